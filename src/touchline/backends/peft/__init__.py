@@ -1,0 +1,1 @@
+"""The default backend: touchline's own small loop on transformers and PEFT."""

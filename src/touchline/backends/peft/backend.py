@@ -1,0 +1,169 @@
+"""What the backend `peft` answers to the planner."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+from pydantic import TypeAdapter, ValidationError
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from touchline.backends.peft.config import BaseModel, PlannedBatches, TrainerConfig
+from touchline.backends.protocol import Backend, Lengths, Override, Resolved
+from touchline.domain import defaults
+from touchline.domain.catalog import ModelInfo
+from touchline.domain.experiment import TrainConfig
+from touchline.domain.finding import Finding, Severity
+from touchline.domain.plan import BatchSummary, Plan, PlannedRun
+from touchline.domain.quantity import Missing
+from touchline.errors import InputFault
+from touchline.packing import largest_divisor, plan_batches
+from touchline.spec.write import to_yaml
+
+_HEADER = """\
+# Everything that the training of this run needs, resolved. touchline writes it and the trainer reads nothing else.
+# To change the run, edit setup_finetune.yaml and accept it: touchline prepare .. --run {run} --accept
+"""
+
+
+class PeftBackend:
+    """The trainer in `touchline.trainer`; it consumes exactly the micro-batches that `packing.plan_batches` gives."""
+
+    name = "peft"
+
+    def faults(self, model: ModelInfo, train: TrainConfig) -> tuple[Finding, ...]:
+        """Settings that this trainer does not have for this model."""
+        found: list[Finding] = []
+        if not model.architecture.endswith("ForCausalLM"):
+            found.append(
+                _error("BK001", "models", f"{model.name} is a {model.architecture}; expected a causal language model")
+            )
+        if isinstance(train.micro_batch_size, int) and train.global_batch_size % train.micro_batch_size:
+            found.append(
+                _error(
+                    "TR001",
+                    "train.micro_batch_size",
+                    f"global_batch_size {train.global_batch_size} is not a multiple of micro_batch_size {train.micro_batch_size}",
+                    f"micro_batch_size: {largest_divisor(train.global_batch_size, train.micro_batch_size)}",
+                )
+            )
+        if train.max_seq_len > model.context_length:
+            found.append(
+                _error(
+                    "TR002",
+                    "train.max_seq_len",
+                    f"max_seq_len {train.max_seq_len} is longer than the context of {model.name}, {model.context_length} tokens",
+                    f"max_seq_len: {model.context_length}",
+                )
+            )
+        return tuple(found)
+
+    def resolve(self, train: TrainConfig, lengths: Lengths) -> Resolved:
+        """Decide micro-batch and packing; the element type is left to the machine that trains."""
+        longest = int(lengths.total.max())
+        limit = defaults.MICRO_BATCH_TOKENS // longest
+        micro = train.micro_batch_size
+        if micro == "auto":
+            micro = largest_divisor(train.global_batch_size, limit)
+        if train.packed == "auto":
+            packed, reason = False, "not packed: no measured run says which way is faster here"
+        else:
+            packed, reason = train.packed, f"{'packed' if train.packed else 'not packed'}: as written"
+        return Resolved(train=replace(train, micro_batch_size=micro, packed=packed), packed_reason=reason)
+
+    def batches(self, train: TrainConfig, lengths: Lengths, seed: int) -> BatchSummary | Missing:
+        """The batches as the trainer will consume them; packing changes the rows, not the steps."""
+        total = lengths.total
+        micro = train.micro_batch_size
+        if micro == "auto":
+            return Missing(missing="micro_batch_size is not resolved")
+        plan = plan_batches(
+            total, global_batch_size=train.global_batch_size, micro_batch_size=micro, epochs=train.epochs, seed=seed
+        )
+        return BatchSummary(
+            digest=plan.digest,
+            steps=plan.steps,
+            steps_per_epoch=plan.steps_per_epoch,
+            micro_batches=plan.micro_batches,
+            micro_batch_size=plan.micro_batch_size,
+            gradient_accumulation_steps=-(-plan.global_batch_size // plan.micro_batch_size),
+            global_batch_size=plan.global_batch_size,
+            num_examples=len(total),
+            real_tokens=int(np.sum(total, dtype=np.int64)),
+            target_tokens=int(np.sum(lengths.answer, dtype=np.int64)),
+            longest_example_tokens=int(total.max()),
+            largest_micro_batch_tokens=plan.largest_micro_batch_tokens(total),
+        )
+
+    def config_text(self, run: PlannedRun, plan: Plan) -> str:
+        """finetune.yaml: JSON inside YAML's block style, so that every YAML reader gives the same numbers."""
+        if run.train is None or run.batches is None:
+            raise ValueError(f"run {run.name} trains nothing")
+        model = plan.models[run.model]
+        config = TrainerConfig(
+            experiment=plan.experiment,
+            run=run.name,
+            run_digest=run.digest,
+            model=BaseModel(
+                name=model.name,
+                path=model.path,
+                weights_sha256=model.weights_sha256,
+                tokenizer_sha256=model.tokenizer_sha256,
+            ),
+            data=replace(run.data, path=run.dataset),
+            data_sha256=plan.datasets[run.dataset].sha256,
+            date=plan.date,
+            train=run.train,
+            seed=run.seed,
+            batches=PlannedBatches(
+                digest=run.batches.digest, steps=run.batches.steps, steps_per_epoch=run.batches.steps_per_epoch
+            ),
+        )
+        return _HEADER.format(run=run.name) + to_yaml(json.loads(_ADAPTER.dump_json(config)))
+
+    def read_config(self, text: str, path: str) -> TrainConfig | Missing:
+        """The training that a finetune.yaml describes."""
+        return read_trainer_config(text, path).train
+
+    def command(self, python: str) -> tuple[str, ...]:
+        """The trainer's own process."""
+        return (python, "-m", "touchline.trainer")
+
+    def memory_coefficients(self, model: ModelInfo) -> Missing:
+        """Not measured yet."""
+        return Missing(missing=f"no measured memory coefficients for backend peft on {model.architecture}")
+
+    def silent_overrides(self, train: TrainConfig) -> tuple[Override, ...]:
+        """None: what it does not do as written, it refuses."""
+        del train
+        return ()
+
+
+_ADAPTER = TypeAdapter(TrainerConfig)
+
+
+def read_trainer_config(text: str, path: str) -> TrainerConfig:
+    """A finetune.yaml of this backend.
+
+    Raises:
+        InputFault: the text is none; with every fault.
+    """
+    try:
+        data = YAML(typ="safe", pure=True).load(text)
+        return _ADAPTER.validate_json(json.dumps(data), strict=True)
+    except ValidationError as fault:
+        findings = [
+            _error("BK002", ".".join(str(part) for part in item["loc"]), item["msg"]) for item in fault.errors()
+        ]
+        raise InputFault(f"{path} is not a finetune.yaml of backend peft", findings=findings) from None
+    except (YAMLError, ValueError) as fault:
+        raise InputFault(f"{path} is not YAML: {str(fault).splitlines()[0]}") from None
+
+
+def _error(code: str, subject: str, message: str, hint: str | None = None) -> Finding:
+    return Finding(code=code, severity=Severity.ERROR, subject=subject, message=message, hint=hint)
+
+
+BACKEND: Backend = PeftBackend()

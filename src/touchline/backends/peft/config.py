@@ -1,0 +1,70 @@
+"""finetune.yaml of the backend `peft`: everything that one training needs, resolved; the trainer reads nothing else."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from touchline.domain.experiment import DataConfig, TrainConfig
+
+FINETUNE_SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BaseModel:
+    """The frozen base."""
+
+    __pydantic_config__: ClassVar[dict[str, object]] = {"extra": "forbid"}
+
+    name: str
+    """Its folder's name."""
+    path: str
+    """Its folder, absolute."""
+    weights_sha256: str
+    """`ModelInfo.weights_sha256` when it was planned; another one is refused."""
+    tokenizer_sha256: str
+    """`ModelInfo.tokenizer_sha256` when it was planned; another one is refused."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PlannedBatches:
+    """What the planner computed; the trainer computes it again and refuses a difference."""
+
+    __pydantic_config__: ClassVar[dict[str, object]] = {"extra": "forbid"}
+
+    digest: str
+    """`BatchPlan.digest`."""
+    steps: int
+    """Optimizer steps of the whole run."""
+    steps_per_epoch: int
+    """Optimizer steps of one epoch."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainerConfig:
+    """One training, resolved."""
+
+    __pydantic_config__: ClassVar[dict[str, object]] = {"extra": "forbid"}
+
+    schema_version: int = FINETUNE_SCHEMA_VERSION
+    """Version of this file's form."""
+    experiment: str
+    """The experiment's name."""
+    run: str
+    """The run's name."""
+    run_digest: str
+    """`PlannedRun.digest`; a saved state with another one is not resumed."""
+    model: BaseModel
+    """The frozen base."""
+    data: DataConfig
+    """Dataset, columns, prompt; the path is absolute."""
+    data_sha256: str
+    """Hash of the dataset's file; another one is refused."""
+    date: str
+    """ISO date frozen in the plan, for chat templates that print one."""
+    train: TrainConfig
+    """The training; nothing in it is `auto` except `base_dtype`, which depends on where it runs."""
+    seed: int
+    """Order of the examples, initial adapter, dropout."""
+    batches: PlannedBatches
+    """What the planner computed."""

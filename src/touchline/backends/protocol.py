@@ -1,0 +1,93 @@
+"""What a backend answers. A facet that it does not answer yet gives `Missing(reason)`, which reaches the plan as it is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from touchline.domain.catalog import ModelInfo
+from touchline.domain.experiment import TrainConfig
+from touchline.domain.finding import Finding
+from touchline.domain.plan import BatchSummary, Plan, PlannedRun
+from touchline.domain.quantity import Missing
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Lengths:
+    """Tokens of a training split, exact, in the dataset's order."""
+
+    prompt: NDArray[np.uint32]
+    """Tokens of each prompt; shape [examples]."""
+    answer: NDArray[np.uint32]
+    """Tokens of each answer with its stop token, which carry the loss; shape [examples]."""
+
+    @property
+    def total(self) -> NDArray[np.uint32]:
+        """Tokens of each example; shape [examples]."""
+        return self.prompt + self.answer
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Resolved:
+    """A training with every `auto` decided that can be decided before it runs."""
+
+    train: TrainConfig
+    """The training."""
+    packed_reason: str
+    """Why it is packed or not."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Override:
+    """A setting that the backend changes without saying so."""
+
+    key: str
+    """The setting."""
+    effect: str
+    """What really happens."""
+
+
+class Backend(Protocol):
+    """A trainer, as the planner sees it: pure functions on values, no process and no file."""
+
+    name: str
+    """Its folder's name, as `train.backend` says it."""
+
+    def faults(self, model: ModelInfo, train: TrainConfig) -> tuple[Finding, ...]:
+        """What it cannot do of what is asked."""
+        ...
+
+    def resolve(self, train: TrainConfig, lengths: Lengths) -> Resolved:
+        """Decide what is `auto`."""
+        ...
+
+    def batches(self, train: TrainConfig, lengths: Lengths, seed: int) -> BatchSummary | Missing:
+        """Its own batching and rounding, exactly; `train` is resolved."""
+        ...
+
+    def config_text(self, run: PlannedRun, plan: Plan) -> str:
+        """The text of finetune.yaml."""
+        ...
+
+    def read_config(self, text: str, path: str) -> TrainConfig | Missing:
+        """The training that a finetune.yaml of its own describes.
+
+        Raises:
+            InputFault: the text is none.
+        """
+        ...
+
+    def command(self, python: str) -> tuple[str, ...]:
+        """The command that trains, run in the run's folder."""
+        ...
+
+    def memory_coefficients(self, model: ModelInfo) -> Missing:
+        """Bytes per token, layer and vocabulary entry of its own loss and activations."""
+        ...
+
+    def silent_overrides(self, train: TrainConfig) -> tuple[Override, ...]:
+        """What it changes without saying so."""
+        ...

@@ -1,0 +1,78 @@
+"""Every default of touchline, with its reason; docs/reference/defaults.md is made from this table.
+
+There is no default for a time, a memory size or a disk size: those come from measured runs, or they are missing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+LORA_RANK: Final = 64
+LORA_ALPHA_PER_RANK: Final = 2
+LORA_TARGET_MODULES: Final = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+EPOCHS: Final = 1
+GLOBAL_BATCH_SIZE: Final = 16
+LEARNING_RATE: Final = 2e-4
+WARMUP_FRACTION: Final = 0.05
+MAX_GRAD_NORM: Final = 1.0
+MAX_SEQ_LEN: Final = 2048
+TRAIN_FRACTION: Final = 0.8
+SPLIT_SEED: Final = 14
+RESUME_INTERVAL: Final = 10.0
+EVALUATE_BATCH_SIZE: Final = 64
+MAX_NEW_TOKENS: Final = 24
+MICRO_BATCH_TOKENS: Final = 4096
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Default:
+    """One default."""
+
+    key: str
+    """The key of experiment.yaml, or the option, that it is for."""
+    value: str
+    """The value, as one writes it."""
+    reason: str
+    """Why this value."""
+
+
+def _row(key: str, value: object, reason: str) -> Default:
+    return Default(key=key, value=str(value), reason=reason)
+
+
+DEFAULTS: Final = (
+    _row("train.lora.rank", LORA_RANK, "high enough for most tasks; a rank costs little memory"),
+    _row("train.lora.alpha", f"{LORA_ALPHA_PER_RANK} x rank", "keeps the adapter's scale the same when the rank varies"),
+    _row(
+        "train.lora.target_modules",
+        ", ".join(LORA_TARGET_MODULES),
+        "all linear layers of a Llama-like block; attention alone learns less at equal rank",
+    ),
+    _row("train.epochs", EPOCHS, "more passes are a choice to make, not to inherit"),
+    _row("train.global_batch_size", GLOBAL_BATCH_SIZE, "a common size for adapters on some thousand examples"),
+    _row(
+        "train.micro_batch_size",
+        f"largest divisor of the global batch within {MICRO_BATCH_TOKENS} padded tokens",
+        "beyond some thousand tokens a forward pass gains no more speed; until runs are measured, memory is not known",
+    ),
+    _row("train.learning_rate", LEARNING_RATE, "the usual peak for LoRA with AdamW; SFT defaults of 2e-5 are too low"),
+    _row("train.schedule", "linear", "falls to zero at the last step"),
+    _row("train.warmup_fraction", WARMUP_FRACTION, "a share of the steps, so that short runs are not all warm-up"),
+    _row("train.max_grad_norm", MAX_GRAD_NORM, "clips only steps that are out of the ordinary"),
+    _row("train.max_seq_len", MAX_SEQ_LEN, "longer examples are faults, never cut in silence"),
+    _row("train.packed", "auto", "not packed until both ways have been predicted from measured runs"),
+    _row("train.gradient_checkpointing", "false", "costs about a third more time; ask for it when memory needs it"),
+    _row("train.base_dtype", "auto", "bfloat16 where processor or GPU is fast at it, else float32"),
+    _row("train.checkpoint.keep", "all", "adapters are small; nothing is deleted unless you say so"),
+    _row("train.checkpoint.resume_minutes", RESUME_INTERVAL, "a killed run loses at most this much work"),
+    _row("data.train_fraction", TRAIN_FRACTION, "for files without splits; of the rest a quarter validates, the other tests"),
+    _row("data.split_seed", SPLIT_SEED, "any fixed number does; changing it makes another experiment"),
+    _row("seeds", "[1]", "one replicate; two or more say how far a seed alone moves the result"),
+    _row("evaluate.epochs", "last", "the model that one would keep"),
+    _row("evaluate.samples", "all", "the interval shrinks with the number of items"),
+    _row("evaluate.batch_size", EVALUATE_BATCH_SIZE, "prompts generated side by side"),
+    _row("evaluate.max_new_tokens", MAX_NEW_TOKENS, "short answers; an answer that is cut is counted as it stands"),
+    _row("compute.executor", "local", "this machine"),
+    _row("compute.gpus_per_run", 1, "one GPU a run; without any GPU the processor is used"),
+)

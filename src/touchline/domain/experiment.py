@@ -1,0 +1,216 @@
+"""What a person writes in experiment.yaml, key by key.
+
+The dataclasses mirror the file; a key's docstring is its reference page. Defaults that are
+decisions live in `touchline.domain.defaults`, with their reasons. Bounds are annotations, checked when a file is read;
+what concerns two keys at once is checked in `__post_init__`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Annotated, ClassVar, Literal
+
+from annotated_types import Ge, Gt, Lt, MinLen
+
+from touchline.domain import defaults
+
+PositiveInt = Annotated[int, Ge(1)]
+NonNegativeInt = Annotated[int, Ge(0)]
+PositiveFloat = Annotated[float, Gt(0)]
+Fraction = Annotated[float, Gt(0), Lt(1)]
+Text = Annotated[str, MinLen(1)]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DataConfig:
+    """The dataset, and how a row of it becomes a chat."""
+
+    __pydantic_config__: ClassVar[dict[str, object]] = {"extra": "forbid"}
+
+    path: Text
+    """The file: JSON, JSONL, CSV or parquet; relative to experiment.yaml."""
+    input: Text = "input"
+    """Column that holds what goes into the prompt's `{input}`."""
+    output: Text = "output"
+    """Column that holds the answer."""
+    messages: Text | None = None
+    """Column that holds a chat, a list of {role, content} whose last turn is the answer; then `input`, `output` and
+    `prompt` are not used."""
+    prompt: str | None = None
+    """The user's turn, with `{input}` (or any other column in braces); the task's own prompt when not given."""
+    system: str | None = None
+    """A system turn put before the user's."""
+    train_fraction: Fraction = defaults.TRAIN_FRACTION
+    """Share of the rows that train, when the file has no splits; the rest is one part validation to three parts test."""
+    split_seed: NonNegativeInt = defaults.SPLIT_SEED
+    """Seed of that split."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LoraConfig:
+    """The adapter."""
+
+    __pydantic_config__: ClassVar[dict[str, object]] = {"extra": "forbid"}
+
+    rank: PositiveInt = defaults.LORA_RANK
+    """Rank of the two factors."""
+    alpha: PositiveFloat | None = None
+    """Scale numerator; 2 x rank when not given."""
+    dropout: Annotated[float, Ge(0), Lt(1)] = 0.0
+    """Dropout on the adapter's input."""
+    target_modules: Annotated[tuple[Text, ...], MinLen(1)] = defaults.LORA_TARGET_MODULES
+    """The linear layers that get an adapter."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Element type of the adapter's weights and of its optimizer state."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CheckpointConfig:
+    """What is saved, when, and how much of it stays."""
+
+    __pydantic_config__: ClassVar[dict[str, object]] = {"extra": "forbid"}
+
+    save: Literal["adapter", "merged"] = "adapter"
+    """The adapter alone, or the whole model with the adapter merged into it."""
+    every: Literal["epoch"] | CheckpointInterval = "epoch"
+    """When a checkpoint is exported: at each epoch's end, or also `{steps: 50}` or `{minutes: 20}`."""
+    keep: Literal["all", "best"] | PositiveInt = "all"
+    """Which exports stay: all, the best by validation loss (and the last), or the last N."""
+    resume_minutes: PositiveFloat = defaults.RESUME_INTERVAL
+    """How often the state from which a killed run goes on is saved, apart from the exports."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CheckpointInterval:
+    """Exports between the epochs' ends; give one of the two."""
+
+    __pydantic_config__: ClassVar[dict[str, object]] = {"extra": "forbid"}
+
+    steps: PositiveInt | None = None
+    """Every so many optimizer steps."""
+    minutes: PositiveFloat | None = None
+    """Every so many minutes of training."""
+
+    def __post_init__(self) -> None:
+        if (self.steps is None) == (self.minutes is None):
+            raise ValueError("give either steps or minutes")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainConfig:
+    """The training, in the field's terms."""
+
+    __pydantic_config__: ClassVar[dict[str, object]] = {"extra": "forbid"}
+
+    epochs: PositiveInt = defaults.EPOCHS
+    """Passes over the training split."""
+    global_batch_size: PositiveInt = defaults.GLOBAL_BATCH_SIZE
+    """Examples per optimizer step: part of the science, never changed to fit memory."""
+    micro_batch_size: PositiveInt | Literal["auto"] = "auto"
+    """Examples per forward pass; `auto` takes the largest divisor of the global batch within the token limit."""
+    learning_rate: PositiveFloat = defaults.LEARNING_RATE
+    """Peak learning rate."""
+    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    """How the learning rate falls after warm-up."""
+    warmup_fraction: Annotated[float, Ge(0), Lt(1)] = defaults.WARMUP_FRACTION
+    """Share of all steps in which the learning rate rises from zero."""
+    weight_decay: Annotated[float, Ge(0)] = 0.0
+    """AdamW's decoupled weight decay."""
+    max_grad_norm: PositiveFloat = defaults.MAX_GRAD_NORM
+    """Gradients are clipped to this norm."""
+    max_seq_len: PositiveInt = defaults.MAX_SEQ_LEN
+    """Longest example in tokens; a longer one is a fault, not cut in silence."""
+    packed: bool | Literal["auto"] = "auto"
+    """Whether several examples share a row; `auto` packs when it is predicted to be faster and fits."""
+    gradient_checkpointing: bool = False
+    """Trade time for memory: recompute activations in the backward pass."""
+    base_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Element type of the frozen base; `auto` takes bfloat16 where the processor or GPU is fast at it."""
+    validate_every_steps: PositiveInt | None = None
+    """Validation loss every so many steps; none: at each epoch's end only."""
+    lora: LoraConfig = field(default_factory=LoraConfig)
+    """The adapter."""
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    """What is saved and when."""
+    backend: Text = "peft"
+    """Which trainer runs it."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EvaluateConfig:
+    """What is evaluated after training, on the test split."""
+
+    __pydantic_config__: ClassVar[dict[str, object]] = {"extra": "forbid"}
+
+    epochs: Literal["last", "all"] | tuple[NonNegativeInt, ...] = "last"
+    """Which epochs' checkpoints: the last, all, or a list counted from 0."""
+    samples: Literal["all"] | PositiveInt = "all"
+    """How many test items, from the first on; the same items for every run."""
+    batch_size: PositiveInt = defaults.EVALUATE_BATCH_SIZE
+    """Prompts generated side by side."""
+    max_new_tokens: PositiveInt = defaults.MAX_NEW_TOKENS
+    """Longest answer in tokens."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ComputeConfig:
+    """Where it runs."""
+
+    __pydantic_config__: ClassVar[dict[str, object]] = {"extra": "forbid"}
+
+    executor: Literal["local"] = "local"
+    """How jobs are started."""
+    gpus_per_run: NonNegativeInt = 1
+    """GPUs that one run uses; on a machine without any, runs use the processor, one at a time."""
+    gpu: Text = "auto"
+    """Which GPU to plan for: `auto` is the one here, a name such as `A100-80GB` plans for another machine."""
+    deadline: Text | None = None
+    """When all should be done: `30min`, `6h`; compared with the plan."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Experiment:
+    """One experiment: a question, a design, a recipe."""
+
+    __pydantic_config__: ClassVar[dict[str, object]] = {"extra": "forbid"}
+
+    name: Text
+    """Short name; also the folder's."""
+    question: str = ""
+    """What the experiment is to answer; it heads the report."""
+    task: Text = "exact_match"
+    """The ready-made task that gives prompt and scorers: `capitalization`, or `exact_match` for any dataset."""
+    models: Annotated[tuple[Text, ...], MinLen(1)] = ()
+    """Base models: folders under `models_dir`, or paths."""
+    data: DataConfig
+    """The dataset."""
+    train: TrainConfig = field(default_factory=TrainConfig)
+    """The training."""
+    factors: dict[str, Annotated[list[object], MinLen(1)]] = field(default_factory=dict)
+    """What varies, crossed: a dotted key of this file and its levels."""
+    pairs: tuple[dict[str, object], ...] = ()
+    """Settings that vary together; each entry is one level of one factor."""
+    exclude: tuple[dict[str, object], ...] = ()
+    """Combinations to leave out: a run that matches every key of an entry is not made."""
+    seeds: Annotated[tuple[NonNegativeInt, ...], MinLen(1)] = (1,)
+    """Replicates: every condition runs once for each."""
+    controls: tuple[Literal["base"], ...] = ()
+    """`base`: every base model is evaluated without training."""
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    """The evaluation."""
+    compute: ComputeConfig = field(default_factory=ComputeConfig)
+    """Where it runs."""
+    run_names: str | None = None
+    """Pattern of the runs' names, `{model_size}_rank{lora_rank}`; made from the factors when not given."""
+
+
+__all__ = [
+    "CheckpointConfig",
+    "CheckpointInterval",
+    "ComputeConfig",
+    "DataConfig",
+    "EvaluateConfig",
+    "Experiment",
+    "LoraConfig",
+    "TrainConfig",
+]

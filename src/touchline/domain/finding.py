@@ -1,0 +1,48 @@
+"""What is wrong with an input: one fault, where it is, what was expected, what to do."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Severity(StrEnum):
+    """How much a finding matters: an error stops the command, the others do not."""
+
+    ERROR = "error"
+    WARNING = "warning"
+    INFO = "info"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Where:
+    """A place in a file; lines and columns count from 1."""
+
+    path: str
+    """The file, as the user named it."""
+    line: int | None = None
+    """The line, from 1; none when the file as a whole is meant."""
+    column: int | None = None
+    """The column, from 1."""
+
+    def __str__(self) -> str:
+        parts = [self.path, *(str(part) for part in (self.line, self.column) if part is not None)]
+        return ":".join(parts)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Finding:
+    """One fault in an input."""
+
+    code: str
+    """A stable code: two letters for the subject and three digits."""
+    severity: Severity
+    """Whether it stops the command."""
+    subject: str
+    """The key, run, model or file it is about."""
+    message: str
+    """What is wrong, and what was expected."""
+    where: Where | None = None
+    """Where it was found."""
+    hint: str | None = None
+    """What to type or to write instead."""

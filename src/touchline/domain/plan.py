@@ -1,0 +1,138 @@
+"""The plan: the resolved truth of an experiment, with hashes, before anything runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from touchline.domain.catalog import DatasetInfo, ModelInfo
+from touchline.domain.experiment import DataConfig, EvaluateConfig, TrainConfig
+from touchline.domain.quantity import Measured
+from touchline.domain.runs import Level, RunKind
+
+PLAN_SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BatchSummary:
+    """What the planner computed of the batches; the trainer computes them again and refuses another digest."""
+
+    digest: str
+    """Hash over every micro-batch's example indices, in order."""
+    steps: int
+    """Optimizer steps of the whole run."""
+    steps_per_epoch: int
+    """Optimizer steps of one epoch."""
+    micro_batches: int
+    """Forward passes of the whole run."""
+    micro_batch_size: int
+    """Examples per forward pass, resolved."""
+    gradient_accumulation_steps: int
+    """Micro-batches per optimizer step."""
+    global_batch_size: int
+    """Examples per optimizer step."""
+    num_examples: int
+    """Training examples."""
+    real_tokens: int
+    """Tokens of the training split, without padding, for one epoch."""
+    target_tokens: int
+    """Of these, tokens with a loss."""
+    longest_example_tokens: int
+    """The longest training example."""
+    largest_micro_batch_tokens: int
+    """Padded tokens of the largest micro-batch, examples side by side: what decides on memory."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PlannedRun:
+    """One run with everything resolved; equal `digest`, equal work."""
+
+    name: str
+    """Its folder."""
+    kind: RunKind
+    """Fine-tuned, or a control."""
+    model: str
+    """Name of its base model, a key of `Plan.models`."""
+    dataset: str
+    """Path of its dataset, a key of `Plan.datasets`."""
+    data: DataConfig
+    """Its dataset's columns and prompt, with the task's prompt filled in."""
+    train: TrainConfig | None
+    """Its training with every `auto` resolved; none for a control."""
+    evaluate: EvaluateConfig
+    """Its evaluation."""
+    seed: int
+    """Its seed."""
+    levels: tuple[Level, ...]
+    """Its level of each factor."""
+    batches: BatchSummary | None
+    """Its batches; none for a control."""
+    packed_reason: str | None
+    """Why it is packed or not."""
+    train_seconds: Measured
+    """Predicted wall time of the training."""
+    evaluate_seconds: Measured
+    """Predicted wall time of the evaluation."""
+    peak_memory: Measured
+    """Predicted peak memory."""
+    disk: Measured
+    """Predicted size of what stays on disk."""
+    accepted: dict[str, object]
+    """Settings that were edited in the run's folder and accepted, by dotted key."""
+    digest: str
+    """Hash over everything above that changes the work; drift is a changed digest."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Revision:
+    """A recorded change of the plan."""
+
+    number: int
+    """Counts from 1; the first is the plan itself."""
+    date: str
+    """ISO date."""
+    reason: str
+    """`planned`, `re-planned: experiment.yaml changed`, `accepted: 135M_rank4 ...`."""
+    runs: tuple[str, ...]
+    """The runs whose digest changed."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Plan:
+    """The whole plan, as plan.json holds it."""
+
+    schema_version: int = PLAN_SCHEMA_VERSION
+    """Version of this file's form."""
+    touchline_version: str
+    """The version that wrote it."""
+    experiment: str
+    """The experiment's name."""
+    question: str
+    """What it is to answer."""
+    task: str
+    """Its task."""
+    date: str
+    """ISO date of the first plan; chat templates that print a date get this one, in training and evaluation."""
+    experiment_sha256: str
+    """Hash of experiment.yaml with the overrides applied."""
+    overrides: tuple[str, ...]
+    """`key=value` given on the command line."""
+    factors: dict[str, tuple[str, ...]]
+    """What varies, and its levels as text."""
+    models: dict[str, ModelInfo]
+    """The base models by name."""
+    datasets: dict[str, DatasetInfo]
+    """The datasets by path."""
+    runs: tuple[PlannedRun, ...]
+    """The runs, fine-tuned first."""
+    executor: str
+    """Where it runs."""
+    gpus_per_run: int
+    """GPUs that one run uses."""
+    deadline: str | None
+    """When all should be done."""
+    revisions: tuple[Revision, ...]
+    """What was changed, when and why."""
+
+    def run(self, name: str) -> PlannedRun | None:
+        """The run of that name."""
+        return next((run for run in self.runs if run.name == name), None)

@@ -1,0 +1,202 @@
+"""What came out: measured figures, checkpoints and scores of one run. Absent is not zero."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from touchline.domain.quantity import Measured
+from touchline.domain.runs import Level, RunKind
+from touchline.domain.status import JobState, RunStatus, TrainingOutcome
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Proportion:
+    """k of n, with an interval."""
+
+    k: int
+    """How many."""
+    n: int
+    """Out of how many."""
+    low: float
+    """Lower end of the interval, 0 to 1."""
+    high: float
+    """Upper end of the interval, 0 to 1."""
+    coverage: float = 0.95
+    """How often such intervals hold the truth."""
+    method: str = "Wilson"
+    """How the interval was computed."""
+
+    @property
+    def value(self) -> float:
+        """The share itself, 0 to 1."""
+        return self.k / self.n
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Difference:
+    """A run against its control on the same items."""
+
+    value: float
+    """Difference of the shares, -1 to 1."""
+    low: float
+    """Lower end of the interval."""
+    high: float
+    """Upper end of the interval."""
+    gained: int
+    """Items right in the run and wrong in the control."""
+    lost: int
+    """Items wrong in the run and right in the control."""
+    p_value: float
+    """Exact McNemar test, two-sided."""
+    p_adjusted: float
+    """The same after Holm over the family of all runs against their controls."""
+    control: str
+    """The control's name."""
+    coverage: float = 0.95
+    """How often such intervals hold the truth."""
+    method: str = "Newcombe, paired"
+    """How the interval was computed."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SampleScore:
+    """One item of one evaluation."""
+
+    id: str
+    """The item."""
+    target: str
+    """What was expected."""
+    output: str
+    """What the model wrote."""
+    exact: bool
+    """Equal, character by character, after surrounding white space is taken off."""
+    match: bool
+    """Equal after case-preserving normalisation: punctuation and white space do not count."""
+    error: str | None = None
+    """Why it could not be generated; counts as wrong."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EvaluationRecord:
+    """eval/<name>.scores.json: what one evaluation gave, beside the genuine .eval log it was read from."""
+
+    schema_version: int = 1
+    """Version of this file's form."""
+    experiment: str
+    """The experiment."""
+    run: str
+    """The run."""
+    task: str
+    """The task."""
+    checkpoint: str
+    """`epoch_0`, or `base` for a control."""
+    log: str
+    """File name of the .eval log in the same folder."""
+    log_sha256: str
+    """Hash of that log."""
+    adapter_sha256: str | None
+    """Hash of the adapter's weights; none for a control."""
+    base_sha256: str
+    """`ModelInfo.weights_sha256` of the base."""
+    data_sha256: str
+    """Hash of the test split."""
+    settings_sha256: str
+    """Hash of prompt, system turn, number of samples, decoding: equal means comparable."""
+    decoding: str
+    """How it was generated: `greedy, batch 64, bfloat16, at most 24 new tokens`."""
+    seconds: float
+    """Wall time of the evaluation, without loading."""
+    samples: tuple[SampleScore, ...]
+    """The items, in the dataset's order."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CheckpointInfo:
+    """One exported checkpoint."""
+
+    name: str
+    """`epoch_0`, `step_50`."""
+    epoch: int | None
+    """Epoch that it ends; none for one in between."""
+    step: int | None
+    """Optimizer step after which it was saved."""
+    complete: bool
+    """Whether every file is there, with the size and hash that were recorded."""
+    problems: tuple[str, ...]
+    """What is wrong with it."""
+    size_bytes: int
+    """Size on disk."""
+    adapter_sha256: str | None
+    """Hash of the adapter's weights."""
+    validation_loss: float | None
+    """Validation loss when it was saved."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LossPoint:
+    """A loss at a step."""
+
+    step: int
+    """Optimizer step, from 1; 0 is before the first."""
+    loss: float
+    """Mean over the target tokens, in nats."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunResult:
+    """Everything that is known of a run."""
+
+    name: str
+    """The run."""
+    kind: RunKind
+    """Fine-tuned, or a control."""
+    model: str
+    """Its base model."""
+    levels: tuple[Level, ...]
+    """Its level of each factor."""
+    seed: int
+    """Its seed."""
+    status: RunStatus
+    """How it stands."""
+    job_state: JobState | None
+    """The executor's word; none when nothing was started."""
+    outcome: TrainingOutcome
+    """What the artefacts say."""
+    attempts: int
+    """How often it was started."""
+    steps_done: int | None
+    """Optimizer steps done; none for a control."""
+    steps_planned: int | None
+    """Optimizer steps planned; none for a control."""
+    exact_match: Proportion | None
+    """Share of the test items that are exactly right."""
+    match: Proportion | None
+    """Share that is right after normalisation."""
+    difference: Difference | None
+    """Against its control, on exact match."""
+    train_seconds: Measured
+    """Wall time of all steps of the training."""
+    validation_seconds: Measured
+    """Wall time of the validations in between."""
+    evaluate_seconds: Measured
+    """Wall time of the evaluation."""
+    final_train_loss: Measured
+    """Training loss over the last steps."""
+    final_val_loss: Measured
+    """Last validation loss."""
+    tokens_per_second: Measured
+    """Real tokens per second of training."""
+    peak_memory: Measured
+    """Peak memory while steps ran."""
+    adapter_size: Measured
+    """Size of the last adapter on disk."""
+    checkpoints: tuple[CheckpointInfo, ...]
+    """Its exports."""
+    train_losses: tuple[LossPoint, ...]
+    """Training loss by step."""
+    validation_losses: tuple[LossPoint, ...]
+    """Validation loss by step."""
+    evaluations: tuple[EvaluationRecord, ...]
+    """Its evaluations, oldest epoch first."""
+    notes: tuple[str, ...]
+    """What a reader must know: failures, refusals, things left out."""

@@ -1,0 +1,103 @@
+"""How a run stands. The scheduler's word, the training's outcome and the run's status are three facts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class JobState(StrEnum):
+    """SLURM's words, and UNKNOWN; the local executor uses the same."""
+
+    PENDING = "PENDING"
+    RUNNING = "RUNNING"
+    COMPLETED = "COMPLETED"
+    FAILED = "FAILED"
+    CANCELLED = "CANCELLED"
+    TIMEOUT = "TIMEOUT"
+    NODE_FAIL = "NODE_FAIL"
+    UNKNOWN = "UNKNOWN"
+
+
+class TrainingOutcome(StrEnum):
+    """What the artefacts say, whatever the exit code was."""
+
+    NOT_STARTED = "not started"
+    PARTIAL = "partial"
+    COMPLETE = "complete"
+
+
+class RunStatus(StrEnum):
+    """Derived from both, and from the evaluations; never edited by hand."""
+
+    PLANNED = "planned"
+    PREPARED = "prepared"
+    RUNNING = "running"
+    INTERRUPTED = "interrupted"
+    FAILED = "failed"
+    TRAINED = "trained"
+    COMPLETED = "completed"
+    COMPLETED_FAILED_EXIT = "completed, failed exit"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AttemptStart:
+    """status/start.<job>.<restart>.json: an attempt began."""
+
+    job_id: str
+    """SLURM's job id, or `local-<token>`."""
+    restart: int
+    """How often SLURM requeued it."""
+    token: str
+    """The token of the intent in the ledger, or empty when started by hand."""
+    host: str
+    """Node name."""
+    boot_id: str
+    """The machine's boot; a pid means nothing after another boot."""
+    pid: int
+    """The supervisor's process."""
+    pid_started: float
+    """When that process began, as the kernel says; a bare pid lies."""
+    time_unix: float
+    """When it was written, in seconds since 1970."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AttemptExit:
+    """status/exit.<job>.<restart>.json: an attempt ended, and how."""
+
+    job_id: str
+    """The job."""
+    restart: int
+    """Its restart."""
+    code: int
+    """Exit code of the work; 128 + n for signal n."""
+    reason: str
+    """`completed`, `failed`, `stopped by SIGTERM`, `another attempt holds the run`."""
+    time_unix: float
+    """When it was written."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Attempt:
+    """One attempt at a job, put together from its files."""
+
+    start: AttemptStart
+    """How it began."""
+    exit: AttemptExit | None
+    """How it ended; none while it runs, or when it died in silence."""
+    heartbeat_unix: float | None
+    """Its last sign of life."""
+    alive: bool | None
+    """Whether its process is there; none when it is on another machine."""
+
+    @property
+    def state(self) -> JobState:
+        """The attempt's state in SLURM's words."""
+        if self.exit is not None:
+            if self.exit.code == 0:
+                return JobState.COMPLETED
+            return JobState.CANCELLED if self.exit.reason.startswith("stopped") else JobState.FAILED
+        if self.alive is None:
+            return JobState.UNKNOWN
+        return JobState.RUNNING if self.alive else JobState.FAILED

@@ -1,0 +1,67 @@
+"""Every exception that touchline raises on purpose, and the exit code it ends a command with.
+
+TouchlineError
+├── InputFault            2   a file or an option is wrong; may carry findings
+├── PolicyFault           3   refused: something would be overwritten, doubled or is not allowed
+│   └── DriftFault        3   what was planned is no longer what is there
+├── EnvironmentFault      4   the machine lacks something: a package, a folder, disk, permission
+└── RunsFailed            1   the command worked, the runs did not
+
+`message` says what and where; `expected` what would have been right; `hint` what to type next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    from touchline.domain.finding import Finding
+
+
+class TouchlineError(Exception):
+    """A fault with words for its reader; `cli` prints it without a traceback."""
+
+    exit_code: ClassVar[int] = 1
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        expected: str | None = None,
+        hint: str | None = None,
+        findings: Sequence[Finding] = (),
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.expected = expected
+        self.hint = hint
+        self.findings = tuple(findings)
+
+
+class RunsFailed(TouchlineError):
+    """Some runs did not end well; the others did, and nothing is lost."""
+
+    exit_code = 1
+
+
+class InputFault(TouchlineError):
+    """A file, an option or a value that the user gave is not usable."""
+
+    exit_code = 2
+
+
+class PolicyFault(TouchlineError):
+    """Refused on purpose, because going on could lose or double work."""
+
+    exit_code = 3
+
+
+class DriftFault(PolicyFault):
+    """The plan and the things it was made from no longer agree."""
+
+
+class EnvironmentFault(TouchlineError):
+    """The machine lacks what the command needs."""
+
+    exit_code = 4

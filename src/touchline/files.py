@@ -1,0 +1,157 @@
+"""Files written so that a kill, a full disk or a second writer leaves either the old content or the new.
+
+`write_atomic` writes beside the target, syncs and renames; nobody ever sees half a file. `append_line` makes one write of a
+whole line, and mends a last line that an earlier kill cut off. `hold_lock` takes a kernel lock that ends with its last
+holder, child processes included. What a network file system without locks does is answered with `EnvironmentFault`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+from touchline.errors import EnvironmentFault, InputFault
+
+_CHUNK_BYTES = 1 << 20
+
+
+@contextlib.contextmanager
+def disk_faults(what: str, path: Path) -> Iterator[None]:
+    """Turn the operating system's refusals into faults that say what to do."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise EnvironmentFault(
+                f"no space left while writing {what} {str(path)!r}",
+                expected="free space on that disk and within your quota",
+                hint=f"df -h {str(path.parent)!r}",
+            ) from error
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise EnvironmentFault(
+                f"no permission to write {what} {str(path)!r}",
+                expected="a folder that you may write to",
+                hint=f"ls -ld {str(path.parent)!r}",
+            ) from error
+        raise
+
+
+def write_atomic(path: Path, content: str | bytes) -> None:
+    """Replace `path` by `content` in one step; the old content stays until the new one is on disk."""
+    data = content.encode() if isinstance(content, str) else content
+    temporary = path.parent / f".{path.name[:40]}.{secrets.token_hex(4)}.tmp"
+    with disk_faults("file", path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with temporary.open("xb") as stream:
+                stream.write(data)
+                stream.flush()
+                os.fsync(stream.fileno())
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+
+
+def write_if_changed(path: Path, content: str) -> bool:
+    """Write `content` unless it is there already, and say whether anything was written."""
+    try:
+        if path.read_bytes() == content.encode():
+            return False
+    except FileNotFoundError:
+        pass
+    write_atomic(path, content)
+    return True
+
+
+def append_line(path: Path, line: str) -> None:
+    """Append one line durably; a last line that was cut off by a kill is closed first, so that it harms no other."""
+    with disk_faults("file", path), path.open("ab+") as stream:
+        size = stream.seek(0, os.SEEK_END)
+        torn = False
+        if size:
+            stream.seek(size - 1)
+            torn = stream.read(1) != b"\n"
+        stream.write(("\n" if torn else "").encode() + line.rstrip("\n").encode() + b"\n")
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def read_text_bounded(path: Path, limit_bytes: int) -> str:
+    """The text of a file that may not be larger than `limit_bytes`.
+
+    Raises:
+        InputFault: it is missing, a folder, too large, or not UTF-8.
+    """
+    try:
+        with path.open("rb") as stream:
+            data = stream.read(limit_bytes + 1)
+    except FileNotFoundError:
+        raise InputFault(f"{str(path)!r} does not exist", expected="a file") from None
+    except IsADirectoryError:
+        raise InputFault(f"{str(path)!r} is a folder", expected="a file") from None
+    except PermissionError:
+        raise EnvironmentFault(f"no permission to read {str(path)!r}", hint=f"ls -l {str(path)!r}") from None
+    if len(data) > limit_bytes:
+        raise InputFault(f"{str(path)!r} is larger than {limit_bytes:,} bytes", expected="a smaller file")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputFault(
+            f"{str(path)!r} is not UTF-8 text (byte {error.start})",
+            expected="a text file in UTF-8",
+            hint=f"file {str(path)!r}",
+        ) from None
+
+
+def sha256_file(path: Path) -> str:
+    """Hash of a file's bytes, as hex."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while chunk := stream.read(_CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def try_lock(path: Path) -> int | None:
+    """Take the kernel lock on `path`; give its descriptor, or None while another process holds it.
+
+    The lock lives as long as any process holds the descriptor: pass it to a child, and the child keeps it when the
+    parent is killed. Close it to let go.
+
+    Raises:
+        EnvironmentFault: the file system knows no locks.
+    """
+    with disk_faults("lock", path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        return None
+    except OSError as error:
+        os.close(descriptor)
+        raise EnvironmentFault(
+            f"the file system of {str(path)!r} knows no file locks ({error.strerror})",
+            expected="a folder on a local disk, or on a network file system with locks",
+        ) from error
+    return descriptor
+
+
+def inside(folder: Path, name: str) -> Path:
+    """`folder/name`, refused when it leads out of the folder, by dots or by links.
+
+    Raises:
+        InputFault: it leads out.
+    """
+    target = folder / name
+    if not target.resolve().is_relative_to(folder.resolve()):
+        raise InputFault(f"{name!r} leads out of {str(folder)!r}", expected="a place inside that folder")
+    return target

@@ -1,0 +1,141 @@
+"""An experiment's folder: where everything lies, and how its files are put there without losing what a person edited.
+
+    experiment.yaml  plan.json  runs_plan.md  ledger.jsonl  RESULTS.md
+    <run>/           one folder a run
+    .touchline/      prepared.json (hashes of what was written into the run folders), run.lock, evaluate/<model>/
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from touchline.domain.plan import Plan
+from touchline.errors import DriftFault, InputFault
+from touchline.files import disk_faults, inside, read_text_bounded, write_atomic, write_if_changed
+from touchline.plan import plan_from_json, plan_to_json
+
+_PLAN_LIMIT_BYTES = 256 << 20
+_ARTEFACTS = re.compile(r"(epoch_\d+|step_\d+|resume|eval|status|metrics\.jsonl|training\.json|slurm-.*\.out)")
+GENERATED_FROM_PLAN = frozenset({"finetune.yaml", "eval.yaml"})
+"""Files that only touchline writes; the others are the user's to change once they are there."""
+
+
+class ExperimentFolder:
+    """The paths of one experiment."""
+
+    def __init__(self, source: Path) -> None:
+        """Take the folder, or its YAML file.
+
+        Raises:
+            InputFault: there is no such file.
+        """
+        self.yaml = source / "experiment.yaml" if source.is_dir() else source
+        if not self.yaml.is_file():
+            raise InputFault(
+                f"{str(self.yaml)!r} does not exist",
+                expected="an experiment.yaml, or a folder with one",
+                hint="touchline demo makes a whole one to start from",
+            )
+        self.root = self.yaml.resolve().parent
+        self.plan_json = self.root / "plan.json"
+        self.runs_plan = self.root / "runs_plan.md"
+        self.ledger = self.root / "ledger.jsonl"
+        self.results = self.root / "RESULTS.md"
+        self.internal = self.root / ".touchline"
+        self.lock = self.internal / "run.lock"
+
+    def run(self, name: str) -> Path:
+        """A run's folder.
+
+        Raises:
+            InputFault: it leads out of the experiment's folder, through a link.
+        """
+        return inside(self.root, name)
+
+    def evaluation(self, model: str) -> Path:
+        """Where the evaluations on one base model keep their status."""
+        return inside(self.internal / "evaluate", model)
+
+    def read_plan(self) -> Plan | None:
+        """The plan on disk; None before the first.
+
+        Raises:
+            InputFault: plan.json is broken.
+        """
+        if not self.plan_json.exists():
+            return None
+        return plan_from_json(read_text_bounded(self.plan_json, _PLAN_LIMIT_BYTES), str(self.plan_json))
+
+    def write_plan(self, plan: Plan, markdown: str) -> bool:
+        """Write runs_plan.md and then plan.json, where they differ; say whether anything changed."""
+        changed = write_if_changed(self.runs_plan, markdown)
+        return write_if_changed(self.plan_json, plan_to_json(plan)) or changed
+
+    def has_started(self, name: str) -> bool:
+        """Whether anything of a run's own is there: an attempt, a saved state, a checkpoint, an evaluation."""
+        folder = self.run(name)
+        return (folder / "metrics.jsonl").exists() or any((folder / "status").glob("start.*")) or any(folder.glob("epoch_*"))
+
+    def write_run(self, name: str, files: Mapping[str, str]) -> list[str]:
+        """Put a run's files in place; give the names of those that a person changed and that were left alone.
+
+        Raises:
+            DriftFault: a file that only touchline writes was changed by hand.
+        """
+        record = self._prepared()
+        known = record.setdefault(name, {})
+        kept: list[str] = []
+        folder = self.run(name)
+        for file, text in files.items():
+            path = folder / file
+            written = known.get(file)
+            if path.exists() and written is not None and _sha256(path.read_bytes()) not in (written, _sha256(text.encode())):
+                if file in GENERATED_FROM_PLAN:
+                    raise DriftFault(
+                        f"{str(path)!r} was changed by hand",
+                        expected="changes in setup_finetune.yaml, which touchline turns into this file",
+                        hint=f"move it away, edit setup_finetune.yaml, then: touchline prepare {str(self.root)!r} --run {name} --accept",
+                    )
+                kept.append(file)
+                continue
+            write_if_changed(path, text)
+            if file.endswith(".slurm"):
+                path.chmod(0o755)
+            known[file] = _sha256(text.encode())
+        write_if_changed(self.internal / "prepared.json", json.dumps(record, indent=1, sort_keys=True) + "\n")
+        return kept
+
+    def supersede(self, name: str) -> Path | None:
+        """Move what a run has made aside, into `superseded/<n>/`, because the run is now another one."""
+        folder = self.run(name)
+        made = [path for path in sorted(folder.glob("*")) if _ARTEFACTS.fullmatch(path.name)] if folder.is_dir() else []
+        if not made:
+            return None
+        number = 1 + len(list((folder / "superseded").glob("*")))
+        target = folder / "superseded" / str(number)
+        with disk_faults("folder", target):
+            target.mkdir(parents=True)
+            for path in made:
+                path.rename(target / path.name)
+        return target
+
+    def write_request(self, model: str, jobs: list[dict[str, str]]) -> Path:
+        """What one evaluation process is to do."""
+        path = self.evaluation(model) / "request.json"
+        write_atomic(path, json.dumps({"jobs": jobs}, indent=1) + "\n")
+        return path
+
+    def _prepared(self) -> dict[str, dict[str, str]]:
+        try:
+            record: dict[str, dict[str, str]] = json.loads((self.internal / "prepared.json").read_text())
+        except (FileNotFoundError, ValueError):
+            return {}
+        return record
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()

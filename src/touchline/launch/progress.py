@@ -1,0 +1,57 @@
+"""How far a job is, read from what it writes; never from what it was asked to do."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from touchline.launch.protocol import Job
+
+_TAIL_BYTES = 8192
+_EVALUATED = re.compile(r"^(\S+) (\S+): (\d+)/(\d+)\s*$", re.MULTILINE)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class JobProgress:
+    """One job, at this moment."""
+
+    name: str
+    """The run, or `evaluate 135M`."""
+    done: int
+    """Steps or items done."""
+    total: int
+    """Steps or items in all; 0 when that is not known yet."""
+    text: str
+    """What to say beside the bar: the loss, the item."""
+
+
+def training_progress(job: Job, total: int) -> JobProgress:
+    """From the last step in metrics.jsonl."""
+    for line in reversed(_tail(job.folder / "metrics.jsonl").splitlines()):
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(row, dict) and row.get("event") == "step":
+            return JobProgress(name=job.name, done=int(row["step"]), total=total, text=f"loss {row['loss']:.3f}")
+    return JobProgress(name=job.name, done=0, total=total, text="starting")
+
+
+def evaluation_progress(job: Job) -> JobProgress:
+    """From the last `run checkpoint: done/total` line of the newest output."""
+    outputs = sorted(job.folder.glob("*.out"), key=lambda path: path.stat().st_mtime)
+    if outputs and (found := _EVALUATED.findall(_tail(outputs[-1]))):
+        run, checkpoint, done, total = found[-1]
+        return JobProgress(name=job.name, done=int(done), total=int(total), text=f"{run} {checkpoint}")
+    return JobProgress(name=job.name, done=0, total=0, text="starting")
+
+
+def _tail(path: Path) -> str:
+    try:
+        with path.open("rb") as stream:
+            stream.seek(max(0, path.stat().st_size - _TAIL_BYTES))
+            return stream.read().decode(errors="replace")
+    except OSError:
+        return ""

@@ -1,0 +1,110 @@
+"""status/: start, heartbeat and exit of every attempt at a job, each written by rename.
+
+    status/lock                          held by the kernel as long as the attempt or its work lives; names the holder
+    status/start.<job>.<restart>.json    AttemptStart
+    status/heartbeat.<job>.<restart>     seconds since 1970, as text
+    status/exit.<job>.<restart>.json     AttemptExit
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from pydantic import TypeAdapter, ValidationError
+
+from touchline.domain.status import Attempt, AttemptExit, AttemptStart
+from touchline.files import write_atomic
+from touchline.launch.processes import ProcessIdentity, is_alive
+
+_START = TypeAdapter(AttemptStart)
+_EXIT = TypeAdapter(AttemptExit)
+_LIMIT_BYTES = 1 << 16
+
+
+def write_start(status: Path, start: AttemptStart) -> None:
+    """Say that an attempt began."""
+    write_atomic(status / f"start.{start.job_id}.{start.restart}.json", _START.dump_json(start) + b"\n")
+
+
+def write_exit(status: Path, end: AttemptExit) -> None:
+    """Say that an attempt ended."""
+    write_atomic(status / f"exit.{end.job_id}.{end.restart}.json", _EXIT.dump_json(end) + b"\n")
+
+
+def write_heartbeat(status: Path, start: AttemptStart, now_unix: float) -> None:
+    """Say that an attempt lives."""
+    write_atomic(status / f"heartbeat.{start.job_id}.{start.restart}", f"{now_unix:.1f}\n")
+
+
+def identity_of(start: AttemptStart) -> ProcessIdentity:
+    """The supervisor that wrote a start file."""
+    return ProcessIdentity(host=start.host, boot_id=start.boot_id, pid=start.pid, started=start.pid_started)
+
+
+def read_attempts(status: Path) -> tuple[Attempt, ...]:
+    """All attempts at a job, oldest first; a torn or foreign file is no attempt."""
+    attempts: list[Attempt] = []
+    for path in status.glob("start.*.json"):
+        try:
+            start = _START.validate_json(_read(path))
+        except (OSError, ValidationError):
+            continue
+        name = f"{start.job_id}.{start.restart}"
+        attempts.append(
+            Attempt(
+                start=start,
+                exit=_exit(status / f"exit.{name}.json"),
+                heartbeat_unix=_heartbeat(status / f"heartbeat.{name}"),
+                alive=is_alive(identity_of(start)),
+            )
+        )
+    return tuple(sorted(attempts, key=lambda attempt: (attempt.start.time_unix, attempt.start.restart)))
+
+
+def write_holder(lock: Path, supervisor: ProcessIdentity, work: ProcessIdentity | None) -> None:
+    """Name the holder inside the lock's own file; in place, since the kernel's lock is on this very file."""
+    holder = {"supervisor": _as_data(supervisor), "work": None if work is None else _as_data(work)}
+    with lock.open("r+b") as stream:
+        stream.write(json.dumps(holder).encode().ljust(600) + b"\n")
+        stream.truncate()
+
+
+def read_holder(lock: Path) -> tuple[ProcessIdentity | None, ProcessIdentity | None]:
+    """(supervisor, work) that the lock's file names."""
+    try:
+        data = json.loads(_read(lock))
+        return _identity(data["supervisor"]), _identity(data["work"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None, None
+
+
+def _as_data(identity: ProcessIdentity) -> dict[str, object]:
+    return {"host": identity.host, "boot_id": identity.boot_id, "pid": identity.pid, "started": identity.started}
+
+
+def _identity(data: dict[str, object] | None) -> ProcessIdentity | None:
+    if data is None:
+        return None
+    return ProcessIdentity(
+        host=str(data["host"]), boot_id=str(data["boot_id"]), pid=int(str(data["pid"])), started=float(str(data["started"]))
+    )
+
+
+def _exit(path: Path) -> AttemptExit | None:
+    try:
+        return _EXIT.validate_json(_read(path))
+    except (OSError, ValidationError):
+        return None
+
+
+def _heartbeat(path: Path) -> float | None:
+    try:
+        return float(_read(path))
+    except (OSError, ValueError):
+        return None
+
+
+def _read(path: Path) -> bytes:
+    with path.open("rb") as stream:
+        return stream.read(_LIMIT_BYTES)

@@ -1,0 +1,46 @@
+"""Tables and text for Markdown files; foreign text is escaped, so that it can be neither markup nor a link nor HTML."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from touchline.domain.quantity import Measured, Missing
+from touchline.units import format_bytes, format_seconds
+
+_SPECIAL = re.compile(r"([\\`*_{}\[\]<>|#!~])")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+
+
+def escape(text: str) -> str:
+    """Foreign text as plain Markdown text on one line."""
+    return _SPECIAL.sub(r"\\\1", _CONTROL.sub(" ", text)).replace("http://", "http\\://").replace("https://", "https\\://")
+
+
+def code(text: str) -> str:
+    """Foreign text as a code span; backticks inside are dropped, since a span cannot hold them safely in a table."""
+    return "`" + _CONTROL.sub(" ", text).replace("`", "'").replace("|", "\\|") + "`"
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> str:
+    """A table; cells are Markdown already. `right` are the columns that hold numbers."""
+    marks = ["---:" if index in right else "---" for index in range(len(header))]
+    lines = [header, marks, *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+
+
+def measured(value: Measured, digits: int = 4) -> str:
+    """A figure with its unit and, where it has one, its interval; or `n/a (reason)`."""
+    if isinstance(value, Missing):
+        return str(value)
+    if value.unit == "s":
+        text = format_seconds(value.value)
+    elif value.unit == "B":
+        text = format_bytes(value.value)
+    elif value.unit == "1":
+        text = f"{value.value:.{digits}g}"
+    else:
+        text = f"{value.value:,.{digits}g} {value.unit}" if value.value < 10**digits else f"{value.value:,.0f} {value.unit}"
+    if value.low is not None and value.high is not None:
+        text += f" ({value.low:.{digits}g} to {value.high:.{digits}g})"
+    return text

@@ -1,0 +1,47 @@
+"""What changed between two plans, and the record of it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from touchline.domain.plan import Plan, Revision
+
+
+def changed_runs(old: Plan, new: Plan) -> tuple[str, ...]:
+    """Runs of the old plan whose work is another one in the new plan, or is gone."""
+    digests = {run.name: run.digest for run in new.runs}
+    return tuple(run.name for run in old.runs if digests.get(run.name) != run.digest)
+
+
+def why_changed(old: Plan, new: Plan, run: str) -> str:
+    """In words, what is different about a run."""
+    before, after = old.run(run), new.run(run)
+    if before is None or after is None:
+        return "it is no longer in the plan" if after is None else "it is new"
+    reasons = [
+        f"{name} changed"
+        for name, same in (
+            ("the base model", old.models[before.model] == new.models[after.model]),
+            ("the dataset", old.datasets[before.dataset].sha256 == new.datasets[after.dataset].sha256),
+            ("data", before.data == after.data),
+            ("train", before.train == after.train),
+            ("the seed", before.seed == after.seed),
+            ("the batches", before.batches == after.batches),
+        )
+        if not same
+    ]
+    return ", ".join(reasons) or "its digest changed"
+
+
+def revise(old: Plan | None, new: Plan, *, date: str, reason: str) -> Plan:
+    """The new plan with the old one's history and one more entry; the old one when nothing changed."""
+    if old is None:
+        first = Revision(number=1, date=date, reason=reason, runs=tuple(run.name for run in new.runs))
+        return replace(new, revisions=(first,))
+    if replace(old, revisions=(), touchline_version="") == replace(new, revisions=(), touchline_version=""):
+        return old
+    before = {run.name: run.digest for run in old.runs}
+    after = {run.name: run.digest for run in new.runs}
+    runs = tuple(name for name in dict.fromkeys((*before, *after)) if before.get(name) != after.get(name))
+    entry = Revision(number=old.revisions[-1].number + 1, date=date, reason=reason, runs=runs)
+    return replace(new, revisions=(*old.revisions, entry))

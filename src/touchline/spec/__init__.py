@@ -1,0 +1,15 @@
+"""experiment.yaml to an `Experiment`, and an `Experiment` to its runs."""
+
+from touchline.spec.expand import expand, with_settings
+from touchline.spec.names import ModelLabel, label_of
+from touchline.spec.read import LoadedExperiment, read_experiment, read_settings
+
+__all__ = [
+    "LoadedExperiment",
+    "ModelLabel",
+    "expand",
+    "label_of",
+    "read_experiment",
+    "read_settings",
+    "with_settings",
+]

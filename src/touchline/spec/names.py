@@ -1,0 +1,217 @@
+"""Names of runs, from what varies: `135M_rank4`, `135M_rank4_seed2`, `1B_rank4_words9L`, `135M_base`.
+
+Size and rank are always there. Further parts come in the order of the file, and only as many as are needed to tell the runs
+apart. The first seed of the list has no part: adding a seed later renames nothing that has already run. When two models
+share a size, the family is put before it; when that does not help, the whole name; a hash is the last resort.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from touchline.domain.experiment import Experiment
+from touchline.domain.runs import RUN_NAME, RunSpec
+from touchline.errors import InputFault
+from touchline.spec.document import Document, error
+
+_SHORT = {"learning_rate": "lr", "global_batch_size": "batch", "micro_batch_size": "micro", "max_seq_len": "len"}
+_SIZE = re.compile(r"(?:^|[-_. ])((?:\d+x)?\d+(?:\.\d+)?[MBT])(?=$|[-_. ])", re.IGNORECASE)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelLabel:
+    """What a run's name may say of its model."""
+
+    name: str
+    """The folder's name."""
+    size: str
+    """`135M`."""
+    family: str
+    """`SmolLM2`."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Condition:
+    """One cell of the design with one seed, before it has a name."""
+
+    model: str
+    """The model as the file names it."""
+    settings: dict[str, object]
+    """Levels of the factors, by dotted key."""
+    experiment: Experiment
+    """The experiment with these settings."""
+    seed: int
+    """The replicate."""
+
+
+def label_of(model: str) -> ModelLabel:
+    """What the name alone tells, for a model that is not on this machine."""
+    name = model.rstrip("/").rsplit("/", 1)[-1] or model
+    found = _SIZE.search(name)
+    if found is None:
+        return ModelLabel(name=name, size=name, family=name)
+    return ModelLabel(name=name, size=found[1].upper().replace("X", "x"), family=name[: found.start()].strip("-_. ") or name)
+
+
+def run_names(
+    conditions: Sequence[Condition], experiment: Experiment, labels: Mapping[str, ModelLabel], document: Document
+) -> list[str]:
+    """A unique name for every condition, in order.
+
+    Raises:
+        InputFault: the file's own pattern uses an unknown part, or does not tell the runs apart.
+    """
+    seeds = [f"_seed{c.seed}" if c.seed != experiment.seeds[0] else "" for c in conditions]
+    if experiment.run_names is not None:
+        named = _from_pattern(experiment.run_names, conditions, labels, document)
+        if "{seed}" not in experiment.run_names:
+            named = [name + seed for name, seed in zip(named, seeds, strict=True)]
+        names = [clean(name) for name in named]
+        if doubles := _doubles(names):
+            message = f"run_names gives {doubles[0]!r} to more than one run; put what varies into it"
+            fault = error("EX009", "run_names", message, document.where(["run_names"]))
+            raise InputFault(f"{document.path}: run names are not unique", findings=[fault])
+        return names
+    model = model_parts([c.model for c in conditions], labels)
+    parts = [f"{model[c.model]}_rank{c.experiment.train.lora.rank}" for c in conditions]
+    for part in _further_parts(conditions):
+        if not _doubles([p + s for p, s in zip(parts, seeds, strict=True)]):
+            break
+        parts = [f"{p}_{part(c)}" for p, c in zip(parts, conditions, strict=True)]
+    return unique([p + s for p, s in zip(parts, seeds, strict=True)], [(c.model, c.settings, c.seed) for c in conditions])
+
+
+def control_names(
+    controls: Sequence[RunSpec], taken: Sequence[str], labels: Mapping[str, ModelLabel], document: Document
+) -> list[str]:
+    """`135M_base`, with the dataset when there are several for one model."""
+    model = model_parts([control.model for control in controls], labels)
+    names = [f"{model[control.model]}_base" for control in controls]
+    if _doubles(names):
+        data = data_parts([control.data.path for control in controls])
+        names = [f"{name}_{data[control.data.path]}" for name, control in zip(names, controls, strict=True)]
+    if _doubles(names):
+        names = [f"{name}_n{control.evaluate.samples}" for name, control in zip(names, controls, strict=True)]
+    found = unique(names, [(control.model, str(control.data), str(control.evaluate)) for control in controls])
+    clashes = {name.casefold() for name in taken} & {name.casefold() for name in found}
+    if clashes:
+        message = f"run_names gives {min(clashes)!r} to a fine-tuned run, which is the control's name"
+        fault = error("EX009", "run_names", message, document.where(["run_names"]))
+        raise InputFault(f"{document.path}: run names are not unique", findings=[fault])
+    return found
+
+
+def model_parts(models: Sequence[str], labels: Mapping[str, ModelLabel]) -> dict[str, str]:
+    """The shortest way to tell the models apart, the same for all of them: size, family and size, or name."""
+    distinct = list(dict.fromkeys(models))
+    ways: list[Callable[[ModelLabel], str]] = [
+        lambda label: label.size,
+        lambda label: f"{label.family}-{label.size}",
+        lambda label: label.name,
+    ]
+    for way in ways:
+        parts = {model: clean(way(labels[model])) for model in distinct}
+        if not _doubles(list(parts.values())):
+            return parts
+    return {model: f"{clean(labels[model].name)}-{_hash(model)}" for model in distinct}
+
+
+def data_parts(paths: Sequence[str]) -> dict[str, str]:
+    """`words9L` for words_9L_80P_2000.json beside words_5L_80P_2000.json: the first word and what differs."""
+    distinct = list(dict.fromkeys(paths))
+    stems = {path: path.rsplit("/", 1)[-1].rsplit(".", 1)[0].split("_") for path in distinct}
+    common = set.intersection(*(set(words) for words in stems.values())) if len(distinct) > 1 else set()
+    return {path: clean("".join([words[0], *(word for word in words[1:] if word not in common)])) for path, words in stems.items()}
+
+
+def clean(text: str) -> str:
+    """Text as a run's name may hold it."""
+    kept = re.sub(r"[^A-Za-z0-9._-]+", "-", text).lstrip("._-") or "run"
+    return kept if RUN_NAME.fullmatch(kept) else f"{kept[:70]}-{_hash(text)}"
+
+
+def unique(names: Sequence[str], identities: Sequence[object]) -> list[str]:
+    """The names, with a hash where two are alike when case does not count."""
+    cleaned = [clean(name) for name in names]
+    doubled = {name.casefold() for name in _doubles(cleaned)}
+    return [
+        clean(f"{name}_{_hash(json.dumps(identity, default=str, sort_keys=True))}") if name.casefold() in doubled else name
+        for name, identity in zip(cleaned, identities, strict=True)
+    ]
+
+
+def _further_parts(conditions: Sequence[Condition]) -> list[Callable[[Condition], str]]:
+    """What varies besides model, rank and seed, in the file's order."""
+    keys = [key for key in dict.fromkeys(k for c in conditions for k in c.settings) if key != "train.lora.rank"]
+    parts: list[Callable[[Condition], str]] = []
+    for key in keys:
+        if len({json.dumps(c.settings.get(key), sort_keys=True) for c in conditions}) < 2:
+            continue
+        if key == "data.path":
+            names = data_parts([c.experiment.data.path for c in conditions])
+            parts.append(lambda c, names=names: names[c.experiment.data.path])  # type: ignore[misc]
+        else:
+            parts.append(lambda c, key=key: _part(key, c.settings.get(key)))  # type: ignore[misc]
+    return parts
+
+
+def _part(key: str, value: object) -> str:
+    last = key.rsplit(".", 1)[-1]
+    short = _SHORT.get(last, last.replace("_", ""))
+    if isinstance(value, bool):
+        return short if value else f"no{short}"
+    text = f"{value:g}" if isinstance(value, float) else value if isinstance(value, str) else json.dumps(value)
+    text = text if len(text) <= 24 else _hash(text)
+    return f"{short}{text}"
+
+
+def _from_pattern(
+    pattern: str, conditions: Sequence[Condition], labels: Mapping[str, ModelLabel], document: Document
+) -> list[str]:
+    data = data_parts([c.experiment.data.path for c in conditions])
+    named: list[str] = []
+    for c in conditions:
+        label = labels[c.model]
+        train = c.experiment.train
+        parts: dict[str, object] = {
+            "model": label.name,
+            "model_size": label.size,
+            "model_family": label.family,
+            "data": data[c.experiment.data.path],
+            "seed": c.seed,
+            **{f"lora_{key}": getattr(train.lora, key) for key in ("rank", "alpha", "dropout")},
+            **{key: getattr(train, key) for key in ("epochs", "global_batch_size", "learning_rate", "max_seq_len", "packed")},
+            **{key.rsplit(".", 1)[-1]: value for key, value in c.settings.items()},
+        }
+        unknown = [name for name in re.findall(r"\{(\w+)\}", pattern) if name not in parts]
+        if unknown:
+            fault = error(
+                "EX009",
+                "run_names",
+                f"run_names: unknown part {{{unknown[0]}}}",
+                document.where(["run_names"]),
+                f"known here: {', '.join(sorted(parts))}",
+            )
+            raise InputFault(f"{document.path}: run_names cannot be used", findings=[fault])
+        named.append(re.sub(r"\{(\w+)\}", lambda m, p=parts: _text(p[m[1]]), pattern))  # type: ignore[misc]
+    return named
+
+
+def _text(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _doubles(names: Sequence[str]) -> list[str]:
+    folded = [name.casefold() for name in names]
+    counts: dict[str, int] = {}
+    for name in folded:
+        counts[name] = counts.get(name, 0) + 1
+    return [name for name, low in zip(names, folded, strict=True) if counts[low] > 1]
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:6]

@@ -1,0 +1,195 @@
+"""experiment.yaml, with overrides from the command line, to an `Experiment`; all its faults in one go."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from touchline.domain.experiment import DataConfig, Experiment
+from touchline.domain.finding import Finding, Where
+from touchline.domain.runs import RUN_NAME
+from touchline.errors import InputFault
+from touchline.spec.document import Document, error, parse
+from touchline.spec.expand import FACTOR_ROOTS, with_settings
+from touchline.spec.validate import build, dotted_keys, unknown_key
+from touchline.units import parse_duration
+
+_STAND_IN = Experiment(name="x", models=("x",), data=DataConfig(path="x"))
+"""What levels are tried on when the file itself has faults, so that theirs are told in the same go."""
+
+_SETTABLE = tuple(key for key in dotted_keys(Experiment) if key.split(".")[0] in FACTOR_ROOTS and "." in key)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LoadedExperiment:
+    """An experiment and what it was read from."""
+
+    experiment: Experiment
+    """The experiment."""
+    document: Document
+    """The text, for places in later findings."""
+    overrides: tuple[str, ...]
+    """`key=value` from the command line."""
+    sha256: str
+    """Hash of the data with the overrides applied; comments and layout do not count."""
+
+
+def read_experiment(text: str, path: str, overrides: Sequence[str] = ()) -> LoadedExperiment:
+    """Read an experiment.
+
+    Args:
+        text: content of experiment.yaml.
+        path: its name, for the findings.
+        overrides: dotted `key=value`; the value is YAML.
+
+    Raises:
+        InputFault: with every fault as a finding.
+    """
+    document = parse(text, path)
+    data = copy.deepcopy(document.data)
+    findings = [fault for override in overrides if (fault := _override(data, override)) is not None]
+    experiment, faults = build(Experiment, data, document)
+    findings += faults
+    findings += _key_faults(data, document)
+    findings += _level_faults(experiment or _STAND_IN, data, document)
+    if experiment is not None:
+        findings += _design_faults(experiment, document)
+    if findings or experiment is None:
+        findings.sort(key=lambda finding: (finding.where.line or 0, finding.where.column or 0) if finding.where else (0, 0))
+        count = f"{len(findings)} fault{'s' if len(findings) != 1 else ''}"
+        raise InputFault(f"{path}: {count}", findings=findings, hint="docs/reference/experiment.md lists every key")
+    digest = hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
+    return LoadedExperiment(experiment=experiment, document=document, overrides=tuple(overrides), sha256=digest)
+
+
+def read_settings(text: str, path: str) -> tuple[Document, dict[str, object]]:
+    """A run's setup_finetune.yaml to dotted settings.
+
+    Raises:
+        InputFault: it cannot be read, or holds a key that a run does not have.
+    """
+    document = parse(text, path)
+    settings: dict[str, object] = {}
+    findings: list[Finding] = []
+
+    def walk(node: object, prefix: str) -> None:
+        group = not prefix or any(key.startswith(prefix + ".") for key in _SETTABLE)
+        if isinstance(node, dict) and group and prefix != "train.checkpoint.every":
+            for key, value in node.items():
+                walk(value, f"{prefix}.{key}" if prefix else key)
+        elif prefix in _SETTABLE or prefix == "seed":
+            settings[prefix] = node
+        else:
+            findings.append(unknown_key(prefix, prefix, (*_SETTABLE, "seed"), document.where(prefix.split("."))))
+
+    walk(document.data, "")
+    if findings:
+        raise InputFault(f"{path}: {len(findings)} unknown keys", findings=findings)
+    return document, settings
+
+
+def _override(data: dict[str, Any], override: str) -> Finding | None:
+    """Apply one `key=value`; give a finding when it has no such form or key."""
+    key, equals, value = override.partition("=")
+    where = Where(path=f"command line: {override}")
+    known = dotted_keys(Experiment)
+    if not equals:
+        return error("EX005", override, f"expected key=value, got {override!r}", where)
+    if key not in known and not key.startswith("factors."):
+        return unknown_key(key, key, known, where)
+    try:
+        parsed = YAML(typ="safe", pure=True).load(value)
+    except (YAMLError, ValueError) as fault:
+        return error("EX005", key, f"the value of {key} is not YAML: {str(fault).splitlines()[0]}", where)
+    node = data
+    parts = ["factors", key[len("factors.") :]] if key.startswith("factors.") else key.split(".")
+    for part in parts[:-1]:
+        inner = node.setdefault(part, {})
+        if not isinstance(inner, dict):
+            return error("EX005", key, f"{part} is not a group of keys in the file", where)
+        node = inner
+    node[parts[-1]] = parsed
+    return None
+
+
+def _entries(data: dict[str, Any], key: str) -> list[tuple[tuple[str | int, ...], dict[str, object]]]:
+    """The mappings under `factors`, `pairs` or `exclude`, with where they stand; what is none is a fault found elsewhere."""
+    node = data.get(key)
+    if isinstance(node, dict):
+        return [((key,), node)]
+    return [((key, i), entry) for i, entry in enumerate(node) if isinstance(entry, dict)] if isinstance(node, list) else []
+
+
+def _key_faults(data: dict[str, Any], document: Document) -> list[Finding]:
+    """Keys of factors, pairs and exclusions that are no keys of a run."""
+    findings: list[Finding] = []
+    for part, also in (("factors", ()), ("pairs", ("models",)), ("exclude", ("models", "seeds"))):
+        known = (*_SETTABLE, *also)
+        for path, entry in _entries(data, part):
+            findings += [unknown_key(k, k, known, document.where((*path, k))) for k in entry if k not in known]
+    return findings
+
+
+def _level_faults(experiment: Experiment, data: dict[str, Any], document: Document) -> list[Finding]:
+    """Each level of factors and pairs tried by itself, so that the finding points at it."""
+    levels: list[tuple[str, object, tuple[str | int, ...]]] = []
+    for path, entry in _entries(data, "factors"):
+        for key, values in entry.items():
+            if isinstance(values, list):
+                levels += [(key, value, (*path, key, i)) for i, value in enumerate(values)]
+    for path, entry in _entries(data, "pairs"):
+        levels += [(key, value, (*path, key)) for key, value in entry.items()]
+    findings: list[Finding] = []
+    for key, value, path in levels:
+        if key in _SETTABLE:
+            _, faults = with_settings(experiment, {key: value}, document)
+            findings += [error(f.code, f.subject, f.message, document.where(path), f.hint) for f in faults]
+    return findings
+
+
+def _design_faults(experiment: Experiment, document: Document) -> list[Finding]:
+    """What only the whole design shows: levels given twice, names, durations."""
+    findings: list[Finding] = []
+    if not RUN_NAME.fullmatch(experiment.name):
+        findings.append(
+            error(
+                "EX006",
+                "name",
+                f"name {experiment.name!r}: expected letters, digits, `.`, `_` and `-`, at most 80, a letter or digit first",
+                document.where(["name"]),
+            )
+        )
+    if not experiment.models and not any("models" in pair for pair in experiment.pairs):
+        findings.append(error("EX004", "models", "models is missing", document.where(["models"]), "touchline models list"))
+    for key, levels in experiment.factors.items():
+        shown = [json.dumps(level, sort_keys=True) for level in levels]
+        for index in [i for i, text in enumerate(shown) if text in shown[:i]]:
+            where = document.where(["factors", key, index])
+            findings.append(error("EX007", key, f"factor {key}: level {shown[index]} is given twice", where))
+    for index, pair in enumerate(experiment.pairs):
+        models = pair.get("models")
+        if models is not None and not (isinstance(models, str) or (isinstance(models, list) and len(models) == 1)):
+            where = document.where(["pairs", index, "models"])
+            findings.append(error("EX003", "models", "expected one model in each entry of pairs", where))
+    if len(set(experiment.seeds)) != len(experiment.seeds):
+        findings.append(error("EX007", "seeds", "a seed is given twice", document.where(["seeds"])))
+    if len(set(experiment.models)) != len(experiment.models):
+        findings.append(error("EX007", "models", "a model is given twice", document.where(["models"])))
+    if experiment.compute.deadline is not None:
+        try:
+            parse_duration(experiment.compute.deadline)
+        except InputFault as fault:
+            where = document.where(["compute", "deadline"])
+            findings.append(error("EX003", "compute.deadline", f"{fault.message}; expected {fault.expected}", where))
+    if experiment.run_names is not None and re.search(r"[{}]", re.sub(r"\{[A-Za-z0-9_]+\}", "", experiment.run_names)):
+        findings.append(error("EX003", "run_names", "expected names in braces, `{model_size}`", document.where(["run_names"])))
+    return findings
+

@@ -1,0 +1,167 @@
+"""Plain data to dataclasses, strictly: nothing is coerced, unknown keys are faults, all faults come at once."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import json
+import types
+from collections.abc import Iterator, Sequence
+from dataclasses import fields, is_dataclass
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from pydantic import TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails
+
+from touchline.domain.finding import Finding
+from touchline.spec.document import Document, Key, error
+
+T = TypeVar("T")
+
+_EXPECTED = {
+    "int_type": "an integer",
+    "int_from_float": "an integer",
+    "float_type": "a number",
+    "bool_type": "true or false",
+    "string_type": "a text",
+    "list_type": "a list",
+    "tuple_type": "a list",
+    "dict_type": "`key: value` lines",
+    "dataclass_type": "`key: value` lines",
+    "too_short": "at least one entry",
+    "string_too_short": "a text that is not empty",
+}
+
+
+@functools.cache
+def adapter(kind: type[T]) -> TypeAdapter[T]:
+    """The validator of a dataclass; building one takes milliseconds, so each is built once."""
+    return TypeAdapter(kind)
+
+
+def build(kind: type[T], data: object, document: Document, prefix: Sequence[Key] = ()) -> tuple[T | None, list[Finding]]:
+    """An instance of `kind`, or everything that is wrong with `data`.
+
+    Args:
+        kind: the dataclass.
+        data: plain data, as `Document.data` holds it.
+        document: where to point.
+        prefix: where `data` stands in the document.
+    """
+    try:
+        return adapter(kind).validate_json(json.dumps(data), strict=True), []
+    except ValidationError as fault:
+        return None, list(_findings(kind, data, fault.errors(include_url=False), document, tuple(prefix)))
+
+
+def _findings(
+    kind: type, data: object, details: list[ErrorDetails], document: Document, prefix: tuple[Key, ...]
+) -> Iterator[Finding]:
+    grouped: dict[tuple[Key, ...], list[ErrorDetails]] = {}
+    for detail in details:
+        grouped.setdefault(_existing(data, detail), []).append(detail)
+    for path, group in grouped.items():
+        whole = (*prefix, *path)
+        subject = ".".join(str(part) for part in whole)
+        where = document.where(whole)
+        first = group[0]
+        if all(detail["type"] == "unexpected_keyword_argument" for detail in group):
+            yield unknown_key(subject, str(path[-1]), dotted_keys_at(kind, path[:-1]), where)
+        elif first["type"] in ("missing", "missing_argument") and len(group) == 1:
+            yield error("EX004", subject, f"{subject} is missing", where)
+        else:
+            got = _value(data, path)
+            expected = " or ".join(dict.fromkeys(_expected(detail) for detail in group))
+            yield error("EX003", subject, f"{subject}: expected {expected}, got {_show(got)}", where)
+
+
+def unknown_key(subject: str, key: str, known: Sequence[str], where: Any) -> Finding:
+    """The finding for a key that does not exist, with the nearest ones that do."""
+    near = difflib.get_close_matches(key, known, n=1, cutoff=0.6) or [k for k in known if k.endswith("." + key)][:1]
+    hint = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(known)}"
+    return error("EX002", subject, f"unknown key {subject!r}", where, hint)
+
+
+def _existing(data: object, detail: ErrorDetails) -> tuple[Key, ...]:
+    """The part of an error's location that is in the data; pydantic adds the names of a union's members."""
+    path: list[Key] = []
+    node = data
+    for key in detail["loc"]:
+        if (isinstance(node, dict) and key in node) or (
+            isinstance(node, list) and isinstance(key, int) and key < len(node)
+        ):
+            node = node[key]  # type: ignore[index]
+            path.append(key)
+        elif detail["type"] in ("missing", "missing_argument") and key == detail["loc"][-1]:
+            path.append(key)
+    return tuple(path)
+
+
+def _value(data: object, path: Sequence[Key]) -> object:
+    node: Any = data
+    for key in path:
+        try:
+            node = node[key]
+        except (KeyError, IndexError, TypeError):
+            return None
+    return node
+
+
+def _expected(detail: ErrorDetails) -> str:
+    context = detail.get("ctx", {})
+    match detail["type"]:
+        case "greater_than_equal":
+            return f"at least {context['ge']}"
+        case "greater_than":
+            return f"more than {context['gt']}"
+        case "less_than":
+            return f"less than {context['lt']}"
+        case "less_than_equal":
+            return f"at most {context['le']}"
+        case "literal_error":
+            return str(context["expected"])
+        case "value_error":
+            return str(context["error"])
+        case other:
+            return _EXPECTED.get(other, detail["msg"])
+
+
+def _show(value: object) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+@functools.cache
+def dotted_keys(kind: type, prefix: str = "") -> tuple[str, ...]:
+    """Every dotted key of a dataclass and of those inside it."""
+    keys: list[str] = []
+    hints = get_type_hints(kind)
+    for item in fields(kind):
+        name = f"{prefix}{item.name}"
+        keys.append(name)
+        inner = dataclass_in(hints[item.name])
+        if inner is not None:
+            keys.extend(dotted_keys(inner, name + "."))
+    return tuple(keys)
+
+
+def dotted_keys_at(kind: type, path: Sequence[Key]) -> tuple[str, ...]:
+    """Names of the keys one level below `path`."""
+    node: type | None = kind
+    for key in path:
+        if node is None:
+            return ()
+        hints = get_type_hints(node)
+        node = dataclass_in(hints[str(key)]) if str(key) in hints else None
+    return tuple(item.name for item in fields(node)) if node is not None else ()
+
+
+def dataclass_in(hint: Any) -> type | None:
+    """The dataclass in a type hint, through Optional and Annotated; none in containers."""
+    if isinstance(hint, type) and is_dataclass(hint):
+        return hint
+    if get_origin(hint) in (Union, types.UnionType):
+        return next((found for part in get_args(hint) if (found := dataclass_in(part))), None)
+    if get_origin(hint) is Literal or not get_args(hint) or get_origin(hint) in (tuple, list, dict):
+        return None
+    return dataclass_in(get_args(hint)[0])

@@ -1,0 +1,46 @@
+"""The interval of one share.
+
+Wilson's score interval (Wilson 1927; Brown, Cai and DasGupta 2001 recommend it). A mean plus or minus its standard
+error is not used: near 100 %, where fine-tuned models sit, it covers far less than it says, and at 100 % its width is 0.
+"""
+
+from __future__ import annotations
+
+import math
+from statistics import NormalDist
+from typing import NamedTuple
+
+
+class Interval(NamedTuple):
+    """Both ends of an interval, in the unit of what it is about."""
+
+    low: float
+    high: float
+
+
+def normal_quantile(coverage: float) -> float:
+    """z such that a normal value lies within plus or minus z with probability `coverage`; 1.96 for 0.95.
+
+    Raises ValueError unless 0 < coverage < 1.
+    """
+    if not 0 < coverage < 1:
+        raise ValueError(f"coverage is {coverage}; it must lie between 0 and 1")
+    return NormalDist().inv_cdf(0.5 + coverage / 2)
+
+
+def wilson(k: int, n: int, coverage: float = 0.95) -> Interval:
+    """Wilson's interval of the share k of n; both ends lie within 0 and 1 and hold k / n between them.
+
+    Raises ValueError unless 0 <= k <= n and n > 0: a share of nothing has no interval.
+    """
+    if n <= 0 or not 0 <= k <= n:
+        raise ValueError(f"{k} of {n} is not a share")
+    z = normal_quantile(coverage)
+    share = k / n
+    scale = 1 + z * z / n
+    centre = (share + z * z / (2 * n)) / scale
+    half = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n)) / scale
+    # At the edges the ends are 0 and 1 by algebra; rounding must not move them off k / n.
+    low = 0.0 if k == 0 else min(max(0.0, centre - half), share)
+    high = 1.0 if k == n else max(min(1.0, centre + half), share)
+    return Interval(low, high)

@@ -1,0 +1,207 @@
+"""Planning, step by step: what is on disk, what the file asks for, what has changed since, and what a person edited."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from touchline import __version__
+from touchline.backends.protocol import Lengths
+from touchline.catalog.datasets import load_dataset
+from touchline.catalog.lengths import token_lengths
+from touchline.catalog.models import load_model
+from touchline.catalog.settings import Settings
+from touchline.domain.catalog import DatasetInfo, ModelInfo
+from touchline.domain.finding import Finding, Severity, Where
+from touchline.domain.plan import Plan, PlannedRun
+from touchline.domain.runs import RunKind, RunSpec
+from touchline.errors import DriftFault, InputFault
+from touchline.files import read_text_bounded
+from touchline.launch.folders import ExperimentFolder
+from touchline.plan import PlanInputs, build_plan, changed_runs, revise, runs_plan_markdown
+from touchline.plan.build import data_key
+from touchline.plan.drift import why_changed
+from touchline.spec import ModelLabel, expand, label_of, read_experiment, read_settings, with_settings
+from touchline.spec.document import SIZE_LIMIT_BYTES
+from touchline.spec.read import LoadedExperiment
+from touchline.spec.settings import flat_settings
+from touchline.tasks import get_task
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Planned:
+    """A plan and where it lies."""
+
+    plan: Plan
+    """The plan."""
+    folder: ExperimentFolder
+    """Its experiment."""
+    changed: bool
+    """Whether files were written."""
+    notes: tuple[str, ...] = ()
+    """What the user should know: files that were left as edited, findings that are no errors."""
+
+
+
+def resolve(
+    loaded: LoadedExperiment,
+    folder: ExperimentFolder,
+    settings: Settings,
+    old: Plan | None,
+    accepted: dict[str, dict[str, object]],
+) -> tuple[Plan, tuple[str, ...]]:
+    """Everything that the planner needs from the disk, with all faults of models, data and combinations together."""
+    experiment = loaded.experiment
+    task = get_task(experiment.task)
+    date = old.date if old is not None else today()
+    names = list(dict.fromkeys([*experiment.models, *_models_in_pairs(loaded)]))
+    findings: list[Finding] = []
+    models: dict[str, ModelInfo] = {}
+    for name in names:
+        try:
+            models[name] = load_model(name, settings.models_dir)
+        except InputFault as fault:
+            findings += _as_findings(fault, "CK100", loaded.document.where(["models"]))
+    labels = {name: _label(models.get(name), name) for name in names}
+    specs = expand(experiment, labels, loaded.document)
+    specs = tuple(_with_accepted(spec, accepted.get(spec.name), loaded, task.prompt) for spec in specs)
+    datasets: dict[str, DatasetInfo] = {}
+    for spec in specs:
+        if spec.data.path not in datasets:
+            try:
+                datasets[spec.data.path] = load_dataset(spec.data, folder.root)
+            except InputFault as fault:
+                findings += [f for f in _as_findings(fault, "DA100", loaded.document.where(["data", "path"])) if f not in findings]
+    shown = [finding for info in (*models.values(), *datasets.values()) for finding in info.findings]
+    findings += shown
+    errors = [finding for finding in findings if finding.severity is Severity.ERROR]
+    if errors:
+        raise InputFault(f"{loaded.document.path}: {len(errors)} fault{'s' if len(errors) > 1 else ''}", findings=findings)
+    inputs = PlanInputs(
+        experiment=experiment,
+        experiment_sha256=loaded.sha256,
+        overrides=loaded.overrides,
+        specs=specs,
+        models=models,
+        datasets=datasets,
+        lengths=_lengths(specs, models, folder, settings, date),
+        date=date,
+        touchline_version=__version__,
+        accepted=accepted,
+    )
+    return build_plan(inputs), tuple(finding.message for finding in shown)
+
+
+def _lengths(
+    specs: Sequence[RunSpec], models: dict[str, ModelInfo], folder: ExperimentFolder, settings: Settings, date: str
+) -> dict[tuple[str, str], Lengths]:
+    found: dict[tuple[str, str], Lengths] = {}
+    for spec in specs:
+        key = (spec.model, data_key(spec.data))
+        if spec.kind is RunKind.FINE_TUNED and key not in found:
+            tokens = token_lengths(models[spec.model], spec.data, "train", folder.root, date, settings.cache_dir)
+            found[key] = Lengths(prompt=tokens.prompt, answer=tokens.answer)
+    return found
+
+
+def settle(
+    folder: ExperimentFolder, old: Plan | None, new: Plan, *, accept: bool, dry_run: bool, reason: str, notes: tuple[str, ...]
+) -> Planned:
+    """Refuse drift, or record it; then write."""
+    drifted = [name for name in (() if old is None else changed_runs(old, new)) if new.run(name) and folder.has_started(name)]
+    if drifted and old is not None and not accept:
+        what = "; ".join(f"{name}: {why_changed(old, new, name)}" for name in drifted)
+        raise DriftFault(
+            f"runs that have started would become other runs: {what}",
+            expected="the things that the plan was made from, unchanged",
+            hint=f"undo the change, or keep it and move their results aside: touchline plan {str(folder.root)!r} --accept",
+        )
+    if old is not None:
+        reason = reason if reason != "planned" else "re-planned"
+    plan_ = revise(old, new, date=today(), reason=reason)
+    changed = False
+    if not dry_run:
+        for name in drifted:
+            folder.supersede(name)
+        changed = folder.write_plan(plan_, runs_plan_markdown(plan_))
+    return Planned(plan=plan_, folder=folder, changed=changed, notes=notes)
+
+
+def accept_edits(planned: Planned, settings: Settings, name: str) -> Planned:
+    """Plan one run again with the settings in its folder; only that run changes."""
+    folder, old = planned.folder, planned.plan
+    path = folder.run(name) / "setup_finetune.yaml"
+    document, edited = read_settings(read_text_bounded(path, SIZE_LIMIT_BYTES), str(path))
+    run_ = old.run(name)
+    if run_ is None or run_.train is None:
+        raise InputFault(f"{name} is a control; it trains nothing", hint="touchline plan DIR --accept")
+    now = flat_settings(run_)
+    accepted = {**run_.accepted, **{key: value for key, value in edited.items() if now.get(key) != value}}
+    loaded = read_experiment(read_text_bounded(folder.yaml, SIZE_LIMIT_BYTES), str(folder.yaml), old.overrides)
+    _, faults = with_settings(loaded.experiment, {key: value for key, value in accepted.items() if key != "seed"}, document)
+    if faults:
+        places = [replace(fault, where=document.where(fault.subject.split("."))) for fault in faults]
+        raise InputFault(f"{path}: {len(faults)} fault{'s' if len(faults) > 1 else ''}", findings=places)
+    others = {run.name: run.accepted for run in old.runs if run.accepted}
+    new, notes = resolve(loaded, folder, settings, old, {**others, name: accepted})
+    changes = ", ".join(f"{key}={value}" for key, value in accepted.items())
+    return settle(folder, old, new, accept=True, dry_run=False, reason=f"accepted for {name}: {changes}", notes=notes)
+
+
+def _with_accepted(spec: RunSpec, accepted: dict[str, object] | None, loaded: LoadedExperiment, prompt: str) -> RunSpec:
+    """A run with its accepted settings and its task's prompt."""
+    if accepted:
+        fields = {"train": spec.train, "data": spec.data, "evaluate": spec.evaluate}
+        base = replace(loaded.experiment, **fields)
+        own, faults = with_settings(base, {k: v for k, v in accepted.items() if k != "seed"}, loaded.document)
+        if own is None:
+            raise InputFault(f"the settings accepted for {spec.name} no longer fit", findings=faults)
+        seed = int(str(accepted.get("seed", spec.seed)))
+        spec = replace(spec, train=own.train, data=own.data, evaluate=own.evaluate, seed=seed)
+    if spec.data.prompt is None and spec.data.messages is None:
+        spec = replace(spec, data=replace(spec.data, prompt=prompt))
+    return spec
+
+
+def refuse_edits(planned: Planned, run_: PlannedRun) -> None:
+    """Launching anything but the plan would make its numbers lies."""
+    path = planned.folder.run(run_.name) / "setup_finetune.yaml"
+    if run_.train is None or not path.exists():
+        return
+    _, edited = read_settings(read_text_bounded(path, SIZE_LIMIT_BYTES), str(path))
+    now = flat_settings(run_)
+    changed = sorted(key for key in {*edited, *now} if edited.get(key) != now.get(key))
+    if changed:
+        raise DriftFault(
+            f"{str(path)!r} differs from the plan in {', '.join(changed)}",
+            expected="the planned settings, or an accepted change",
+            hint=f"touchline prepare {str(planned.folder.root)!r} --run {run_.name} --accept",
+        )
+
+
+def today() -> str:
+    """ISO date of today; the only place where planning asks a clock."""
+    return datetime.datetime.now(tz=datetime.UTC).date().isoformat()
+
+
+def _models_in_pairs(loaded: LoadedExperiment) -> list[str]:
+    found: list[str] = []
+    for pair in loaded.experiment.pairs:
+        models = pair.get("models", [])
+        found += [models] if isinstance(models, str) else [str(name) for name in models] if isinstance(models, list) else []
+    return found
+
+
+def _label(model: ModelInfo | None, name: str) -> ModelLabel:
+    if model is None:
+        return label_of(name)
+    return ModelLabel(name=model.name, size=model.size_label, family=model.family)
+
+
+def _as_findings(fault: InputFault, code: str, where: Where) -> list[Finding]:
+    """A fault's findings, or the fault itself as one; with the place in experiment.yaml where it has no other."""
+    if fault.findings:
+        return [replace(finding, where=finding.where or where) for finding in fault.findings]
+    message = fault.message if fault.expected is None else f"{fault.message}; expected {fault.expected}"
+    return [Finding(code=code, severity=Severity.ERROR, subject="", message=message, where=where, hint=fault.hint)]

@@ -1,0 +1,187 @@
+"""The verbs of touchline, one function each, in the order in which people use them. Start reading here.
+
+    plan      experiment.yaml -> plan.json, runs_plan.md        nothing is queued, nothing is trained
+    prepare   plan.json -> one folder a run                     configs and scripts that you could have typed
+    run       train what is missing, evaluate, report           safe to kill and to call again, always
+    evaluate  checkpoints -> genuine .eval logs                 again and later
+    results   what was measured, and what is missing and why    `status` shows the same reading
+    report    RESULTS.md
+    demo      all of it, on a small real model
+
+Each verb takes values and gives values; it prints nothing. What is slow takes `say`, which hears of progress.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from importlib import resources
+from pathlib import Path
+
+from touchline.catalog.create import create_capitalization
+from touchline.catalog.settings import Settings
+from touchline.domain.plan import Plan
+from touchline.domain.results import RunResult
+from touchline.errors import InputFault, RunsFailed
+from touchline.files import read_text_bounded, write_if_changed
+from touchline.launch.folders import ExperimentFolder
+from touchline.launch.getting import EXPORTABLE, get_model
+from touchline.report import results_markdown
+from touchline.report.figures import loss_figure, write_figure
+from touchline.results.collect import collect_results
+from touchline.scaffold import Site, run_files
+from touchline.spec import read_experiment
+from touchline.spec.document import SIZE_LIMIT_BYTES
+from touchline.steps import running
+from touchline.steps.planning import Planned, accept_edits, refuse_edits, resolve, settle
+from touchline.steps.running import Say
+
+
+def plan(
+    source: Path, settings: Settings, overrides: Sequence[str] = (), *, accept: bool = False, dry_run: bool = False
+) -> Planned:
+    """Resolve an experiment and write its plan.
+
+    Args:
+        source: experiment.yaml or its folder.
+        settings: where models and caches are.
+        overrides: dotted `key=value`.
+        accept: plan again even where runs have started; what those have made is moved aside.
+        dry_run: write nothing.
+
+    Raises:
+        InputFault: with every fault of the file, the models and the data.
+        DriftFault: a run that has started would become another one.
+    """
+    folder = ExperimentFolder(source)
+    old = folder.read_plan()
+    text = read_text_bounded(folder.yaml, SIZE_LIMIT_BYTES)
+    loaded = read_experiment(text, str(folder.yaml), overrides or (old.overrides if old is not None else ()))
+    accepted = {run.name: run.accepted for run in old.runs if run.accepted} if old is not None else {}
+    new, notes = resolve(loaded, folder, settings, old, accepted)
+    return settle(folder, old, new, accept=accept, dry_run=dry_run, reason="planned", notes=notes)
+
+
+def prepare(source: Path, settings: Settings, *, run: str | None = None, accept: bool = False) -> Planned:
+    """Write the folders of the plan's runs; with `accept`, take over what was edited in one run's setup_finetune.yaml.
+
+    Raises:
+        DriftFault: an edit that was not accepted, or a file that only touchline writes was changed.
+        InputFault: no plan, no such run, or an edited file with faults.
+    """
+    planned = _planned(source)
+    runs = running.selected(planned.plan, run)
+    if accept:
+        if run is None:
+            raise InputFault("--accept is for one run", hint="touchline prepare DIR --run RUN --accept")
+        planned = accept_edits(planned, settings, run)
+        runs = running.selected(planned.plan, run)
+    notes = list(planned.notes)
+    for each in runs:
+        if not accept:
+            refuse_edits(planned, each)
+        kept = planned.folder.write_run(each.name, run_files(planned.plan, each, Site(python=sys.executable)))
+        notes += [f"{each.name}/{file} was changed by hand and is left as it is" for file in kept]
+    return replace(planned, notes=tuple(notes))
+
+
+def run(
+    source: Path, settings: Settings, overrides: Sequence[str] = (), *, only: str | None = None, say: Say | None = None
+) -> list[RunResult]:
+    """Plan, prepare, train what is not trained, evaluate what is not evaluated, report. Does nothing twice.
+
+    Raises:
+        PolicyFault: another command is at work on this folder.
+        RunsFailed: some runs did not end well; the others did and are reported.
+        KeyboardInterrupt: after the running jobs have saved.
+    """
+    with running.alone(ExperimentFolder(source)):
+        plan(source, settings, overrides)
+        planned = prepare(source, settings)
+        runs = running.selected(planned.plan, only)
+        failed = running.train(planned, runs, say)
+        failed |= running.evaluate(planned, runs, None, say)
+        found = report(source)
+    if failed:
+        raise _failed(planned, list(failed))
+    return found
+
+
+def evaluate(
+    source: Path, settings: Settings, *, only: str | None = None, epochs: str | None = None, say: Say | None = None
+) -> list[RunResult]:
+    """Evaluate what is trained and not evaluated yet, now or later.
+
+    Args:
+        source: experiment.yaml or its folder.
+        settings: where models and caches are.
+        only: one run; all when None.
+        epochs: `last`, `all` or numbers from 0, instead of what experiment.yaml says.
+        say: hears of progress.
+
+    Raises:
+        PolicyFault: another command is at work on this folder.
+        RunsFailed: an evaluation did not end well.
+    """
+    with running.alone(ExperimentFolder(source)):
+        planned = prepare(source, settings)
+        failed = running.evaluate(planned, running.selected(planned.plan, only), epochs, say)
+        found = report(source)
+    if failed:
+        raise _failed(planned, list(failed))
+    return found
+
+
+def results(source: Path) -> list[RunResult]:
+    """What is known of every run and how it stands, read from the files."""
+    planned = _planned(source)
+    return collect_results(planned.plan, planned.folder.root)
+
+
+def report(source: Path) -> list[RunResult]:
+    """Write RESULTS.md and its figure from what is there, and give the results."""
+    planned = _planned(source)
+    found = collect_results(planned.plan, planned.folder.root)
+    figure = loss_figure(found)
+    write_figure(planned.folder.root / "figures", figure)
+    write_if_changed(planned.folder.results, results_markdown(planned.plan, found, figure))
+    return found
+
+
+def demo(target: Path, settings: Settings, *, say: Say | None = None) -> tuple[Path, list[RunResult]]:
+    """The example `capitalization`, run in `target`; give the report's path and the results.
+
+    Raises:
+        PolicyFault: `target` holds another experiment.
+        EnvironmentFault: a package that trains, or the one that brings the model, is not installed.
+    """
+    example = resources.files("touchline.examples") / "capitalization" / "experiment.yaml"
+    yaml = target / "experiment.yaml"
+    if not yaml.exists():
+        write_if_changed(yaml, example.read_text())
+    for model in read_experiment(yaml.read_text(), str(yaml)).experiment.models:
+        if model in EXPORTABLE:
+            get_model(model, settings)
+    create_capitalization(target / "data", word_length=8, num_words=2000, train_fraction=0.8, seed=14)
+    found = run(target, settings, say=say)
+    return target / "RESULTS.md", found
+
+
+def _planned(source: Path) -> Planned:
+    """The plan on disk.
+
+    Raises:
+        InputFault: there is none.
+    """
+    folder = ExperimentFolder(source)
+    found: Plan | None = folder.read_plan()
+    if found is None:
+        raise InputFault(f"{str(folder.root)!r} has no plan.json", hint=f"touchline plan {str(folder.yaml)!r}")
+    return Planned(plan=found, folder=folder, changed=False)
+
+
+def _failed(planned: Planned, names: list[str]) -> RunsFailed:
+    places = [str(planned.folder.root / name) if planned.plan.run(name) else str(planned.folder.evaluation(name.partition(" ")[2])) for name in names]
+    logs = " ".join(f"{place}/*.out" for place in places)
+    return RunsFailed(f"did not end well: {', '.join(names)}", hint=f"tail -n 20 {logs}")

@@ -1,0 +1,38 @@
+"""What holds for every test. Nothing heavy is imported here: the planning tests run where torch is not installed."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+from tools.tiny_model import write_tiny_model
+
+# The machine's load must not decide on a test's verdict, so no example has a deadline.
+settings.register_profile("touchline", deadline=None)
+settings.load_profile("touchline")
+
+CORE_ONLY = os.environ.get("TOUCHLINE_CORE_ONLY") == "1"
+"""Set by `make test-core`, which runs the planning tests with the core dependencies only."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Refuse a core-only run where torch is installed: it would prove nothing."""
+    if CORE_ONLY and importlib.util.find_spec("torch") is not None:
+        raise pytest.UsageError("TOUCHLINE_CORE_ONLY is set, but torch is installed here; run `make test-core`")
+
+
+def pytest_ignore_collect(collection_path: Path) -> bool | None:
+    """In a core-only run, leave files unopened that hold no planning test: they may import what is not installed."""
+    if CORE_ONLY and collection_path.suffix == ".py" and collection_path.name.startswith("test_"):
+        return "mark.planning" not in collection_path.read_text(encoding="utf-8") or None
+    return None
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a tiny Llama-shaped model in float32; not to be written to."""
+    return write_tiny_model(tmp_path_factory.mktemp("models") / "Tiny-Instruct")

@@ -1,0 +1,140 @@
+"""The reference is made from the code, the schemas are schemas, and every link leads somewhere."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from pathlib import Path
+from typing import Annotated, Literal
+
+import pytest
+from annotated_types import Ge, MultipleOf
+from jsonschema import Draft202012Validator
+from ruamel.yaml import YAML
+
+from tools import docs
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)|!\[[^\]]*\]\(([^)\s]+)\)")
+
+
+def test_generated_pages_say_what_the_code_says() -> None:
+    """A change of a key, a default, a format or an option without `make docs` fails here."""
+    assert docs.problems() == []
+
+
+def test_every_command_has_its_help_page() -> None:
+    """No command is left out of the reference, however it was added."""
+    page = (docs.REFERENCE / "cli.md").read_text(encoding="utf-8")
+    paths = [path for path, _ in docs.commands()]
+    assert ("plan",) in paths
+    assert ("models", "list") in paths
+    for path in paths:
+        assert f"## {' '.join(('touchline', *path))}\n" in page
+
+
+def test_every_command_says_what_it_does() -> None:
+    """A command without help would leave an empty page."""
+    silent = [path for path, command in docs.commands() if not (command.help or "").strip()]
+    assert silent == []
+
+
+def test_every_default_is_a_key_that_exists() -> None:
+    """A default for a key that was renamed would be a lie."""
+    from touchline.domain.defaults import DEFAULTS
+
+    page = docs.experiment_page()
+    assert len(DEFAULTS) == len({row.key for row in DEFAULTS})
+    assert [row.key for row in DEFAULTS if f"| `{row.key}` |" not in page] == []
+    assert [row.key for row in DEFAULTS if not row.reason.strip()] == []
+
+
+@pytest.mark.parametrize("format_", docs.FORMATS, ids=lambda format_: format_.schema)
+def test_every_schema_is_a_valid_schema_with_its_keys_described(format_: docs.Format) -> None:
+    """A reader or an editor can use it: it is well-formed, and each key says what it means."""
+    schema = json.loads(docs.schema_text(format_))
+    Draft202012Validator.check_schema(schema)
+    objects = [node for node in [schema, *schema.get("$defs", {}).values()] if "properties" in node]
+    assert objects
+    for node in objects:
+        assert [name for name, entry in node["properties"].items() if not entry.get("description")] == []
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "examples").rglob("experiment.yaml")), ids=lambda p: p.parent.name)
+def test_the_examples_satisfy_the_schema(path: Path) -> None:
+    """What we hand out as an example is what the schema calls right."""
+    schema = json.loads(docs.schema_text(next(f for f in docs.FORMATS if f.schema == "experiment")))
+    example = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+    assert [error.message for error in Draft202012Validator(schema).iter_errors(example)] == []
+
+
+def test_the_demo_is_one_of_the_examples() -> None:
+    """Without examples the test above would pass on nothing."""
+    assert (ROOT / "examples" / "capitalization" / "experiment.yaml").is_file()
+
+
+def test_the_schema_refuses_what_is_wrong() -> None:
+    """A schema that takes anything would pass the tests above."""
+    schema = json.loads(docs.schema_text(next(f for f in docs.FORMATS if f.schema == "experiment")))
+    validator = Draft202012Validator(schema)
+    good = {"name": "a", "data": {"path": "a.json"}, "models": ["m"]}
+    assert validator.is_valid(good)
+    for bad in (
+        {**good, "modles": ["m"]},
+        {**good, "train": {"lora": {"rank": 0}}},
+        {**good, "train": {"epochs": -1}},
+        {**good, "train": {"epochs": "1"}},
+        {**good, "compute": {"executor": "cloud"}},
+        {"name": "a"},
+    ):
+        assert not validator.is_valid(bad), bad
+
+
+def _anchors(page: Path) -> set[str]:
+    """The anchors of a page's headings, made as Markdown hosts make them."""
+    headings = re.findall(r"^#{1,6} +(.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_link_leads_somewhere(page: Path) -> None:
+    """Files and headings that a page points at exist; addresses of other machines are not tried."""
+    broken = []
+    for match in LINK.finditer(page.read_text(encoding="utf-8")):
+        target = match.group(1) or match.group(2)
+        if re.match(r"[a-z]+:", target):
+            continue
+        name, _, anchor = target.partition("#")
+        file = page if not name else (page.parent / name).resolve()
+        if not file.exists() or (anchor and file.suffix == ".md" and anchor not in _anchors(file)):
+            broken.append(target)
+    assert broken == []
+
+
+def test_types_become_words() -> None:
+    """Bounds, choices and lists are told; a type without words is an error and not an empty cell."""
+    assert docs.describe(Annotated[int, Ge(2)]) == "integer, at least 2"
+    assert docs.describe(int | None) == "integer"
+    assert docs.describe(bool | Literal["auto"]) == "`true` or `false` or `auto`"
+    assert docs.describe(tuple[str, ...]) == "list of: text, may be empty"
+    with pytest.raises(ValueError, match="no words"):
+        docs.describe(bytes)
+    with pytest.raises(ValueError, match="no words"):
+        docs.describe(Annotated[int, MultipleOf(3)])
+
+
+@dataclasses.dataclass
+class _Silent:
+    """A dataclass whose second field says nothing."""
+
+    told: int
+    """What it is."""
+    silent: int
+
+
+def test_a_field_without_a_docstring_is_an_error() -> None:
+    """The reference page would have a hole."""
+    with pytest.raises(ValueError, match="silent"):
+        docs.field_docs(_Silent)

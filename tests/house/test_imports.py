@@ -1,0 +1,56 @@
+"""Planning starts fast, and works where torch is not installed: what the command loads is counted, not timed."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+pytestmark = pytest.mark.planning
+
+HEAVY = ("torch", "transformers", "peft", "inspect_ai", "scipy", "numpy", "altair", "pydantic", "pyarrow", "jinja2")
+"""What neither importing the command nor its help may load; each costs a tenth of a second or more."""
+
+FRAMEWORKS = ("torch", "transformers", "peft", "accelerate", "trl", "inspect_ai")
+"""What no module outside the trainer and the evaluator may load."""
+
+
+def _loaded_after(program: str) -> set[str]:
+    """Names of top-level modules that a fresh interpreter holds after a program."""
+    code = f"{program}\nimport sys\nprint('LOADED', *sorted({{name.split('.')[0] for name in sys.modules}}))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    last = done.stdout.splitlines()[-1]
+    assert last.startswith("LOADED ")
+    return set(last.split()[1:])
+
+
+def test_the_probe_sees_what_is_loaded() -> None:
+    """Without this, a probe that always answers `nothing` would pass the tests below."""
+    assert "numpy" in _loaded_after("import numpy")
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        "import touchline.cli.main",
+        "import sys; sys.argv = ['touchline', '--help']\n"
+        "from touchline.cli.main import main\n"
+        "try:\n    code = main()\nexcept SystemExit as end:\n    code = end.code\n"
+        "assert not code, code",
+        "import sys; sys.argv = ['touchline', 'plan', '--help']\n"
+        "from touchline.cli.main import main\n"
+        "try:\n    code = main()\nexcept SystemExit as end:\n    code = end.code\n"
+        "assert not code, code",
+    ],
+    ids=["import", "--help", "plan --help"],
+)
+def test_the_command_and_its_help_load_nothing_heavy(program: str) -> None:
+    """Help is for people who wait for it, and for login nodes without torch."""
+    assert sorted(_loaded_after(program) & set(HEAVY)) == []
+
+
+def test_the_verbs_load_no_framework() -> None:
+    """`workflow` reaches every package but the trainer and the evaluator; none of them loads a framework."""
+    assert sorted(_loaded_after("import touchline.workflow") & set(FRAMEWORKS)) == []

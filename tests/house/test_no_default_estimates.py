@@ -1,0 +1,203 @@
+"""No minute and no gigabyte is made up: an estimate comes from measured runs, or it is missing.
+
+The checker looks for numbers bound to names that speak of time or memory, for quantities written with a literal, and
+for SLURM limits written into texts.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+SOURCE = ROOT / "src" / "touchline"
+PACKAGES = ("domain", "spec", "plan", "estimate", "backends", "checks", "placement", "scaffold")
+
+ALLOWED = {
+    ("domain", "resume_minutes"): "when the state is saved, a choice, not how long anything takes",
+}
+"""(package, name) -> why its number is no estimate."""
+
+HONEST_CONSTANTS = frozenset({"NO_EVIDENCE"})
+"""Constants that hold no number."""
+WORDS = frozenset(
+    {
+        *("s", "sec", "secs", "second", "seconds", "minute", "minutes", "hour", "hours", "day", "days"),
+        *("time", "walltime", "duration", "eta"),
+        *("gb", "gib", "mb", "mib", "vram", "memory", "mem", "disk"),
+    }
+)
+ESTIMATED = re.compile(r"time_limit|wall_time|_seconds\b|_minutes\b|_hours\b|_gi?b\b|_mi?b\b", re.IGNORECASE)
+UNITS = frozenset({"s", "min", "h", "GiB", "GB", "MiB", "MB", "B", "tokens/s"})
+DURATION = re.compile(r"\d+(?::\d\d){1,2}|\d+(\.\d+)?\s*(s|min|minutes?|h|hours?|[GM]i?B?)", re.IGNORECASE)
+SBATCH_LITERAL = re.compile(r"(?:--time|--mem|--mem-per-cpu|--mem-per-gpu)[= ]\s*\d")
+
+
+def speaks_of_cost(name: str) -> bool:
+    """Whether a name is one of a time, a memory size or a disk size."""
+    return bool(ESTIMATED.search(name)) or name.lower().split("_")[-1] in WORDS
+
+
+def _is_literal(node: ast.expr | None) -> bool:
+    """A number other than zero, or a text that reads as a duration or size; also in arithmetic and `field(...)`.
+
+    A constant's name counts as the number behind it.
+    """
+    match node:
+        case ast.Constant(value=bool() | None):
+            return False
+        case ast.Constant(value=int() | float() as number):
+            return number != 0
+        case ast.Constant(value=str() as text):
+            return bool(DURATION.fullmatch(text.strip()))
+        case ast.Name(id=name) | ast.Attribute(attr=name):
+            return name.isupper() and name not in HONEST_CONSTANTS
+        case ast.UnaryOp(operand=operand):
+            return _is_literal(operand)
+        case ast.BinOp(left=left, right=right):
+            return _is_literal(left) or _is_literal(right)
+        case ast.IfExp(body=body, orelse=orelse):
+            return _is_literal(body) or _is_literal(orelse)
+        case ast.BoolOp(values=values):
+            return any(_is_literal(value) for value in values)
+        case ast.Call(func=ast.Name(id="field"), keywords=keywords):
+            return any(_is_literal(keyword.value) for keyword in keywords)
+        case ast.Tuple(elts=elements) | ast.List(elts=elements):
+            return any(_is_literal(element) for element in elements)
+    return False
+
+
+def _name(node: ast.expr) -> str:
+    match node:
+        case ast.Name(id=name) | ast.Attribute(attr=name):
+            return name
+        case ast.Constant(value=str() as name):
+            return name
+    return ""
+
+
+def _bindings(node: ast.AST) -> Iterator[tuple[str, ast.expr | None]]:
+    """Every name that a node binds to a value: assignments, fields, parameters, keywords, dictionary entries."""
+    match node:
+        case ast.Assign(targets=targets, value=value):
+            yield from ((_name(target), value) for target in targets)
+        case ast.AnnAssign(target=target, value=value) | ast.NamedExpr(target=target, value=value):
+            yield _name(target), value
+        case ast.arguments(
+            posonlyargs=first, args=args, defaults=defaults, kwonlyargs=keywords, kw_defaults=kw_defaults
+        ):
+            positional = [*first, *args]
+            yield from zip((arg.arg for arg in positional[len(positional) - len(defaults) :]), defaults, strict=True)
+            yield from zip((arg.arg for arg in keywords), kw_defaults, strict=True)
+        case ast.Call(keywords=keywords):
+            yield from ((keyword.arg or "", keyword.value) for keyword in keywords)
+        case ast.Dict(keys=keys, values=values):
+            yield from ((_name(key), value) for key, value in zip(keys, values, strict=True) if key is not None)
+
+
+def made_up(source: str) -> list[tuple[int, str]]:
+    """Every made-up time or size in a module's text: line and name."""
+    found: set[tuple[int, str]] = set()
+    for node in ast.walk(ast.parse(source)):
+        for name, value in _bindings(node):
+            if value is not None and speaks_of_cost(name) and _is_literal(value):
+                found.add((value.lineno, name))
+        if isinstance(node, ast.Call) and _name(node.func) == "Quantity":
+            keywords = {keyword.arg: keyword.value for keyword in node.keywords}
+            unit = keywords.get("unit")
+            if isinstance(unit, ast.Constant) and unit.value in UNITS and _is_literal(keywords.get("value")):
+                found.add((node.lineno, "Quantity"))
+    return sorted(found)
+
+
+def _modules() -> list[Path]:
+    return [path for package in PACKAGES for path in sorted((SOURCE / package).rglob("*.py"))]
+
+
+def test_there_are_modules_to_look_at() -> None:
+    """A wrong folder would make the tests below pass on nothing."""
+    assert {path.relative_to(SOURCE).parts[0] for path in _modules()} >= {"domain", "spec", "plan", "backends"}
+
+
+@pytest.mark.parametrize("path", _modules(), ids=lambda path: str(path.relative_to(SOURCE)))
+def test_no_time_or_size_has_a_number_of_its_own(path: Path) -> None:
+    """What plans or describes a plan holds no made-up minute or gigabyte."""
+    package = path.relative_to(SOURCE).parts[0]
+    found = made_up(path.read_text(encoding="utf-8"))
+    assert [(line, name) for line, name in found if (package, name) not in ALLOWED] == []
+
+
+def test_every_exception_is_still_needed() -> None:
+    """An exception that covers nothing would cover the next mistake."""
+    used = {
+        (path.relative_to(SOURCE).parts[0], name)
+        for path in _modules()
+        for _, name in made_up(path.read_text(encoding="utf-8"))
+    }
+    assert set(ALLOWED) <= used
+
+
+def test_no_script_text_asks_slurm_for_a_fixed_time_or_memory() -> None:
+    """`#SBATCH --time=01:00:00` in a template would be a default by another door."""
+    texts = [path for path in sorted(SOURCE.rglob("*")) if path.suffix in {".py", ".jinja", ".j2", ".sh", ".slurm"}]
+    assert texts
+    found = [
+        f"{path.relative_to(ROOT)}:{number}"
+        for path in texts
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+        if SBATCH_LITERAL.search(line)
+    ]
+    assert found == []
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "TIME_LIMIT = 60",
+        "default_minutes: int = 30",
+        "class A:\n    train_seconds: float = 1800.0",
+        "class A:\n    peak_memory_gib: float = field(default=16.0)",
+        "def f(hours=2): ...",
+        "def f(*, memory_gb: float = 24.0): ...",
+        "plan(time_limit='01:00:00')",
+        "x = {'time_limit': '2h'}",
+        "x = {'memory': '80G'}",
+        "run.minutes = 5",
+        "train_seconds = measured or 600",
+        "eval_minutes = 4 * 60",
+        "disk_gib = 3 if big else rest",
+        "x = Quantity(value=60.0, unit='s')",
+        "x = Quantity(unit='GiB', value=2 ** 4)",
+        "seconds = -1",
+        "train_seconds = TYPICAL_TRAINING",
+        "memory_gib: float = defaults.TYPICAL_MEMORY",
+    ],
+)
+def test_the_checker_catches(source: str) -> None:
+    """Each way of making up a time or a size is found."""
+    assert made_up(source) != []
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "epochs: int = 1",
+        "deadline: str | None = None",
+        "train_seconds: Measured = NO_EVIDENCE",
+        "seconds = steps * measured.value",
+        "seconds = 0",
+        "x = Quantity(value=measured, unit='s')",
+        "x = Quantity(value=64, unit='1')",
+        "hours = float(text)",
+        "max_seq_len = 2048",
+        "items = 24",
+        "executor = 'local'",
+    ],
+)
+def test_the_checker_lets_pass(source: str) -> None:
+    """Numbers of the recipe, and numbers that come from somewhere, are not found."""
+    assert made_up(source) == []
