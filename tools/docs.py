@@ -52,6 +52,8 @@ FORMATS = (
     Format(schema="experiment", type="domain.experiment:Experiment", what="experiment.yaml, what a person writes"),
     Format(schema="plan", type="domain.plan:Plan", what="plan.json, the resolved truth of an experiment"),
     Format(schema="finetune", type="backends.peft.config:TrainerConfig", what="finetune.yaml of the backend peft"),
+    Format(schema="eval", type="domain.evaluation:EvaluationConfig", what="eval.yaml, one evaluation, resolved"),
+    Format(schema="ledger", type="launch.ledger:LedgerEntry", what="ledger.jsonl, a line of it"),
     Format(schema="scores", type="domain.results:EvaluationRecord", what="eval/*.scores.json, what an evaluation gave"),
     Format(schema="attempt-start", type="domain.status:AttemptStart", what="status/start.*.json, an attempt began"),
     Format(schema="attempt-exit", type="domain.status:AttemptExit", what="status/exit.*.json, an attempt ended"),

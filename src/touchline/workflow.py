@@ -28,7 +28,7 @@ from touchline.files import read_text_bounded, write_if_changed
 from touchline.launch.folders import ExperimentFolder
 from touchline.launch.getting import EXPORTABLE, get_model
 from touchline.report import results_markdown
-from touchline.report.figures import loss_figure, write_figure
+from touchline.report.figures import loss_figure
 from touchline.results.collect import collect_results
 from touchline.scaffold import Site, run_files
 from touchline.spec import read_experiment
@@ -144,7 +144,7 @@ def report(source: Path) -> list[RunResult]:
     planned = _planned(source)
     found = collect_results(planned.plan, planned.folder.root)
     figure = loss_figure(found)
-    write_figure(planned.folder.root / "figures", figure)
+    planned.folder.write_figure("loss.png", figure.png)
     write_if_changed(planned.folder.results, results_markdown(planned.plan, found, figure))
     return found
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import json
 import re
@@ -49,6 +50,25 @@ def test_every_default_is_a_key_that_exists() -> None:
     assert len(DEFAULTS) == len({row.key for row in DEFAULTS})
     assert [row.key for row in DEFAULTS if f"| `{row.key}` |" not in page] == []
     assert [row.key for row in DEFAULTS if not row.reason.strip()] == []
+
+
+def _versioned() -> set[str]:
+    """`module:Class` of every class in the source with a field `schema_version`."""
+    found: set[str] = set()
+    for path in sorted((ROOT / "src" / "touchline").rglob("*.py")):
+        module = ".".join(path.relative_to(ROOT / "src" / "touchline").with_suffix("").parts)
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ClassDef):
+                names = [field.target.id for field in node.body if isinstance(field, ast.AnnAssign)]  # type: ignore[union-attr]
+                found |= {f"{module}:{node.name}"} if "schema_version" in names else set()
+    return found
+
+
+def test_every_versioned_format_has_a_schema() -> None:
+    """Whoever gives a file a version gives it a schema; a new format cannot be forgotten."""
+    versioned = _versioned()
+    assert "domain.plan:Plan" in versioned
+    assert versioned - {format_.type for format_ in docs.FORMATS} == set()
 
 
 @pytest.mark.parametrize("format_", docs.FORMATS, ids=lambda format_: format_.schema)

@@ -123,6 +123,12 @@ class ExperimentFolder:
                 path.rename(target / path.name)
         return target
 
+    def write_figure(self, name: str, png: bytes | None) -> None:
+        """Put a picture under figures/, where it is another one than is there."""
+        path = self.root / "figures" / name
+        if png is not None and not (path.exists() and path.read_bytes() == png):
+            write_atomic(path, png)
+
     def write_request(self, model: str, jobs: list[dict[str, str]]) -> Path:
         """What one evaluation process is to do."""
         path = self.evaluation(model) / "request.json"

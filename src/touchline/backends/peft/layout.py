@@ -1,0 +1,195 @@
+"""How the examples of a micro-batch lie in rows: padded, packed, or behind a prefix that they share.
+
+One idea covers all three. A row is an optional shared prefix (segment 0) and one segment for each example (1, 2, ...); a
+token sees what stands before it in its own segment, and the prefix. Positions of a segment go on where the prefix ends, so
+an example gets the same positions, sees the same tokens and has the same loss wherever it lies.
+
+An example's last token is never computed: nothing follows it, so nothing is predicted from it. It is a label only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from touchline.domain.catalog import RenderedExample
+
+ROW_TOKENS = 512
+"""Tokens of a row with a shared prefix. Every token of a row is scored against every other, also where the mask hides the
+result, so attention costs the row's length squared; up to some 512 tokens that stays small beside the linear layers."""
+WORTH_SHARING = 0.2
+"""Share of the computed tokens that a shared prefix must save; below it the mask costs about what the tokens save."""
+PADDING = -1
+"""Segment of padding."""
+SHARED = 0
+"""Segment of the shared prefix."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Layout:
+    """A way to arrange examples."""
+
+    row_tokens: int | None = None
+    """Tokens that a row may hold; none: every example has a row of its own."""
+    share_prefix: bool = False
+    """Whether the tokens that all prompts of a micro-batch begin with are computed once a row."""
+
+    @property
+    def several_per_row(self) -> bool:
+        """Whether examples lie side by side, so that they must be hidden from each other."""
+        return self.row_tokens is not None
+
+    @property
+    def name(self) -> str:
+        """`padded`, `packed` or `shared prefix`, with the row's limit."""
+        if self.row_tokens is None:
+            return "padded"
+        return f"{'shared prefix' if self.share_prefix else 'packed'}, rows of {self.row_tokens} tokens"
+
+
+PADDED = Layout()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Rows:
+    """A micro-batch in rows; R rows of width W, T targets."""
+
+    token_ids: NDArray[np.int64]
+    """Tokens, padded on the right; shape [R, W]."""
+    positions: NDArray[np.int64]
+    """Position of each token in its own example; 0 for padding; shape [R, W]."""
+    segments: NDArray[np.int64]
+    """-1 padding, 0 shared prefix, 1, 2, ... the examples of the row; shape [R, W]."""
+    sources: NDArray[np.int64]
+    """Index, in the flattened rows, of the token that predicts each target; shape [T]."""
+    labels: NDArray[np.int64]
+    """The tokens to predict; shape [T]."""
+    owners: NDArray[np.int64]
+    """Index in the micro-batch of each target's example; shape [T]."""
+    masked: bool
+    """Whether a row holds more than one example, so that causal attention alone is not enough."""
+
+    @property
+    def computed_tokens(self) -> int:
+        """Positions that the model computes, padding included."""
+        return int(self.token_ids.size)
+
+
+def visible(segments: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Whether token i sees token j; shape [R, W, W] from segments of shape [R, W]. Padding is seen by none."""
+    queries, keys = segments[:, :, None], segments[:, None, :]
+    width = segments.shape[1]
+    before = np.tril(np.ones((width, width), dtype=np.bool_))
+    seen: NDArray[np.bool_] = ((queries == keys) | ((keys == SHARED) & (queries > SHARED))) & before & (keys != PADDING)
+    return seen
+
+
+def common_prefix(prompts: Sequence[tuple[int, ...]]) -> int:
+    """Tokens that all prompts begin with, leaving each at least its last one.
+
+    The last token of a prompt predicts the first target, so it must stay the example's own.
+    """
+    if len(prompts) < 2:
+        return 0
+    # What the first and the last in order begin with, all between them begin with.
+    first, last = min(prompts), max(prompts)
+    limit = min(len(prompt) for prompt in prompts) - 1
+    for index in range(limit):
+        if first[index] != last[index]:
+            return index
+    return max(limit, 0)
+
+
+def arrange(examples: Sequence[RenderedExample], layout: Layout, pad_id: int = 0) -> Rows:
+    """Arrange a micro-batch.
+
+    Args:
+        examples: at least one; each with at least one token in prompt and answer.
+        layout: how.
+        pad_id: token put where there is none.
+
+    Raises:
+        ValueError: an example has no prompt or no answer.
+    """
+    if not examples or any(not example.prompt_ids or not example.answer_ids for example in examples):
+        raise ValueError("a micro-batch needs examples, each with a prompt and an answer")
+    prefix = common_prefix([example.prompt_ids for example in examples]) if layout.share_prefix else 0
+    inputs = [(example.prompt_ids + example.answer_ids)[:-1] for example in examples]
+    members = _fill([len(ids) - prefix for ids in inputs], prefix, layout)
+    width = max(prefix + sum(len(inputs[index]) - prefix for index in row) for row in members)
+    shape = (len(members), width)
+    token_ids = np.full(shape, pad_id, dtype=np.int64)
+    positions = np.zeros(shape, dtype=np.int64)
+    segments = np.full(shape, PADDING, dtype=np.int64)
+    sources: list[NDArray[np.int64]] = []
+    for number, row in enumerate(members):
+        token_ids[number, :prefix] = inputs[row[0]][:prefix]
+        positions[number, :prefix] = np.arange(prefix)
+        segments[number, :prefix] = SHARED
+        start = prefix
+        for segment, index in enumerate(row, start=1):
+            ids = inputs[index][prefix:]
+            end = start + len(ids)
+            token_ids[number, start:end] = ids
+            positions[number, start:end] = np.arange(prefix, prefix + len(ids))
+            segments[number, start:end] = segment
+            sources.append(np.arange(end - len(examples[index].answer_ids), end) + number * width)
+            start = end
+    order = [index for row in members for index in row]
+    return Rows(
+        token_ids=token_ids,
+        positions=positions,
+        segments=segments,
+        sources=np.concatenate(sources),
+        labels=np.concatenate([np.asarray(examples[index].answer_ids, dtype=np.int64) for index in order]),
+        owners=np.repeat(np.asarray(order, dtype=np.int64), [len(examples[index].answer_ids) for index in order]),
+        masked=len(members) < len(examples),
+    )
+
+
+def _fill(lengths: Sequence[int], prefix: int, layout: Layout) -> list[list[int]]:
+    """Which examples lie in which row: as few rows as the limit allows, filled evenly so that little is padded."""
+    count = len(lengths)
+    if layout.row_tokens is None:
+        return [[index] for index in range(count)]
+    # A long prefix must leave room behind it: sharing it is what the row is for.
+    limit = max(layout.row_tokens, prefix + layout.row_tokens // 2) if prefix else layout.row_tokens
+    room = max(limit - prefix, *lengths)
+    longest_first = sorted(range(count), key=lambda index: (-lengths[index], index))
+    for rows in range(-(-sum(lengths) // room), count + 1):
+        members: list[list[int]] = [[] for _ in range(rows)]
+        used = [0] * rows
+        for index in longest_first:
+            row = min(range(rows), key=used.__getitem__)
+            members[row].append(index)
+            used[row] += lengths[index]
+        if max(used) <= room:
+            return [sorted(row) for row in members]
+    raise AssertionError("a row for each example always has room")
+
+
+def choose_layout(
+    micro_batches: Sequence[Sequence[RenderedExample]], *, packed: bool, max_seq_len: int, obstacle: str | None
+) -> tuple[Layout, str]:
+    """The layout for a training, and why.
+
+    Args:
+        micro_batches: a sample of them.
+        packed: whether several examples were asked to share a row.
+        max_seq_len: longest row of a packed layout, in tokens.
+        obstacle: why a prefix must not be shared; none when it may.
+    """
+    layout = Layout(row_tokens=max_seq_len, share_prefix=obstacle is None) if packed else PADDED
+    if obstacle is not None:
+        return layout, f"{'packed as written' if packed else 'padded'}; {obstacle}"
+    shared = layout if packed else Layout(row_tokens=ROW_TOKENS, share_prefix=True)
+    apart = Layout(row_tokens=max_seq_len) if packed else PADDED
+    with_prefix = sum(arrange(examples, shared).computed_tokens for examples in micro_batches)
+    without = sum(arrange(examples, apart).computed_tokens for examples in micro_batches)
+    saved = 1 - with_prefix / without
+    if saved >= WORTH_SHARING:
+        return shared, f"{'packed as written; ' if packed else ''}a shared prefix saves {saved:.0%} of the tokens"
+    return apart, f"{'packed as written' if packed else 'padded'}; a shared prefix would save {max(saved, 0):.0%} of the tokens"

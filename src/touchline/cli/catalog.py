@@ -1,0 +1,132 @@
+"""`touchline models` and `touchline data`: what is on disk, and how to get it there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from touchline.cli.output import out, out_json, out_table, say, show_findings
+
+models_app = typer.Typer(help="Base models on this machine.", no_args_is_help=True, rich_markup_mode=None)
+data_app = typer.Typer(help="Datasets: look at one, or create one.", no_args_is_help=True, rich_markup_mode=None)
+create_app = typer.Typer(help="Create a dataset.", no_args_is_help=True, rich_markup_mode=None)
+data_app.add_typer(create_app, name="create")
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
+
+
+@models_app.command("list")
+def models_list(json: Json = False) -> None:
+    """List the models under models_dir."""
+    from touchline.catalog.models import find_models
+    from touchline.catalog.settings import load_settings
+    from touchline.domain.catalog import ModelInfo
+    from touchline.units import format_bytes
+
+    settings = load_settings()
+    found = find_models(settings.models_dir)
+    if json:
+        out_json(list[ModelInfo], found, "models")
+        return
+    rows = [
+        (m.name, m.size_label, m.architecture, m.dtype, format_bytes(m.weight_bytes), f"{m.context_length:,}", _verdict(m.findings))
+        for m in found
+    ]
+    out_table(("model", "size", "architecture", "dtype", "weights", "context", "state"), rows, title=str(settings.models_dir))
+    if not found:
+        say("no models there; try: touchline models get SmolLM2-135M-Instruct")
+
+
+@models_app.command("show")
+def models_show(model: Annotated[str, typer.Argument(help="Name under models_dir, or a path.")], json: Json = False) -> None:
+    """Show one model, and what is wrong with it."""
+    from touchline.catalog.models import load_model
+    from touchline.catalog.settings import load_settings
+
+    _show_model(load_model(model, load_settings().models_dir), json)
+
+
+@models_app.command("get")
+def models_get(model: Annotated[str, typer.Argument(help="For example SmolLM2-135M-Instruct.")], json: Json = False) -> None:
+    """Put a model under models_dir that touchline can write by itself; for others, say how to get them."""
+    from touchline.catalog.settings import load_settings
+    from touchline.launch.getting import get_model
+
+    _show_model(get_model(model, load_settings()), json)
+
+
+@create_app.command("capitalization")
+def data_create_capitalization(
+    word_length: Annotated[int, typer.Option(help="Letters of every word.")] = 8,
+    num_words: Annotated[int, typer.Option(help="Words in all splits together.")] = 2000,
+    train_fraction: Annotated[float, typer.Option(help="Share that trains; of the rest a quarter validates.")] = 0.8,
+    seed: Annotated[int, typer.Option(help="Seed of the choice and of the splits.")] = 14,
+    out_dir: Annotated[Path, typer.Option(help="Folder to write into.")] = Path("data"),
+    force: Annotated[bool, typer.Option("--force", help="Replace a file with another content.")] = False,
+) -> None:
+    """Words to capitalize: random splits of one list of real words."""
+    from touchline.catalog.create import create_capitalization
+
+    path = create_capitalization(
+        out_dir, word_length=word_length, num_words=num_words, train_fraction=train_fraction, seed=seed, force=force
+    )
+    out(str(path))
+
+
+@data_app.command("show")
+def data_show(
+    path: Annotated[Path, typer.Argument(help="JSON, JSONL, CSV or parquet.")],
+    input_column: Annotated[str, typer.Option("--input", help="Column of the input.")] = "input",
+    output_column: Annotated[str, typer.Option("--output", help="Column of the answer.")] = "output",
+    messages: Annotated[Optional[str], typer.Option("--messages", help="Column of whole chats.")] = None,  # noqa: UP045
+    json: Json = False,
+) -> None:
+    """Show a dataset: splits, sizes, hash, first row, and what is wrong with it."""
+    from touchline.catalog.datasets import load_dataset
+    from touchline.domain.catalog import DatasetInfo
+    from touchline.domain.experiment import DataConfig
+    from touchline.units import format_bytes
+
+    info = load_dataset(DataConfig(path=str(path), input=input_column, output=output_column, messages=messages), Path())
+    if json:
+        out_json(DatasetInfo, info, "dataset")
+    else:
+        rows = [(split.name, f"{split.num_examples:,}", split.sha256[:16]) for split in info.splits]
+        out_table(("split", "examples", "sha256"), rows, title=f"{info.path} ({info.format}, {format_bytes(info.size_bytes)})")
+        out(f"splits: {info.split_origin}")
+    show_findings(info.findings)
+    if any(finding.severity == "error" for finding in info.findings):
+        raise typer.Exit(1)
+
+
+def _show_model(model: object, json: bool) -> None:
+    from touchline.domain.catalog import ModelInfo
+    from touchline.units import format_bytes
+
+    if not isinstance(model, ModelInfo):
+        raise TypeError(type(model).__name__)
+    if json:
+        out_json(ModelInfo, model, "model")
+    else:
+        rows = [
+            ("folder", model.path),
+            ("architecture", f"{model.architecture}, {model.num_layers} layers, hidden {model.hidden_size}"),
+            ("parameters", f"{model.num_parameters:,} ({model.size_label})"),
+            ("weights", f"{format_bytes(model.weight_bytes)}, {model.dtype}"),
+            ("context", f"{model.context_length:,} tokens"),
+            ("vocabulary", f"{model.vocab_size:,}"),
+            ("chat template", "yes" if model.has_chat_template else "no"),
+            ("stop token", model.stop_token or "none"),
+            ("state", _verdict(model.findings)),
+        ]
+        out_table((model.name, ""), rows)
+    show_findings(model.findings)
+    if any(finding.severity == "error" for finding in model.findings):
+        raise typer.Exit(1)
+
+
+def _verdict(findings: tuple[object, ...]) -> str:
+    errors = sum(getattr(finding, "severity", "") == "error" for finding in findings)
+    return "complete" if not errors else f"{errors} fault{'s' if errors > 1 else ''}"

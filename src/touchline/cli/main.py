@@ -1,0 +1,243 @@
+"""`touchline`: every command parses, calls one verb and prints. Nothing heavy is imported before a command needs it."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+import traceback
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from touchline.cli.catalog import data_app, models_app
+from touchline.cli.output import out, out_json, out_table, say, show_error
+from touchline.errors import TouchlineError
+
+app = typer.Typer(
+    name="touchline",
+    help="Plan, run and report LLM fine-tuning experiments.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.add_typer(models_app, name="models")
+app.add_typer(data_app, name="data")
+
+Source = Annotated[Path, typer.Argument(metavar="EXPERIMENT", help="experiment.yaml, or its folder.")]
+Overrides = Annotated[
+    Optional[list[str]],  # noqa: UP045 (typer reads the annotation when the command is built)
+    typer.Argument(metavar="[KEY=VALUE]...", help="Dotted overrides, for example train.epochs=2."),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
+Run = Annotated[Optional[str], typer.Option("--run", metavar="RUN", help="Only this run.")]  # noqa: UP045
+
+
+@app.command()
+def plan(
+    source: Source,
+    overrides: Overrides = None,
+    accept: Annotated[bool, typer.Option("--accept", help="Plan runs again that have started; their results are moved aside.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check and show, write nothing.")] = False,
+    json: Json = False,
+) -> None:
+    """Resolve an experiment, verify models and data, and write plan.json and runs_plan.md."""
+    from touchline import workflow
+    from touchline.catalog.settings import load_settings
+    from touchline.domain.plan import Plan
+    from touchline.plan.table import RUN_HEADER, design_line, folder_lines, run_rows
+
+    planned = workflow.plan(source, load_settings(), overrides or (), accept=accept, dry_run=dry_run)
+    for note in planned.notes:
+        say(f"note: {note}")
+    if json:
+        out_json(Plan, planned.plan, "plan")
+        return
+    out(f"{planned.plan.experiment}: {design_line(planned.plan)}")
+    out_table(RUN_HEADER, run_rows(planned.plan))
+    out("\n".join(folder_lines(planned.plan)))
+    if not dry_run:
+        say(f"{'wrote' if planned.changed else 'unchanged:'} {planned.folder.plan_json} and runs_plan.md")
+        say(f"next: touchline run {source}")
+
+
+@app.command()
+def prepare(
+    source: Source,
+    run: Run = None,
+    accept: Annotated[bool, typer.Option("--accept", help="Take over what was edited in the run's setup_finetune.yaml.")] = False,
+) -> None:
+    """Write one folder a run: configs, and scripts that bash and sbatch run alike."""
+    from touchline import workflow
+    from touchline.catalog.settings import load_settings
+
+    planned = workflow.prepare(source, load_settings(), run=run, accept=accept)
+    for note in planned.notes:
+        say(f"note: {note}")
+    for each in planned.plan.runs:
+        if run in (None, each.name):
+            out(str(planned.folder.run(each.name)))
+
+
+@app.command()
+def run(source: Source, overrides: Overrides = None, run: Run = None, json: Json = False) -> None:
+    """Plan, train what is not trained, evaluate what is not evaluated, report; call it again after anything."""
+    from touchline import workflow
+    from touchline.catalog.settings import load_settings
+    from touchline.cli.progress import Bars
+
+    with Bars() as bars:
+        found = workflow.run(source, load_settings(), overrides or (), only=run, say=bars.update)
+    _show(found, json)
+    _say_report(source)
+
+
+@app.command()
+def evaluate(
+    source: Source,
+    run: Run = None,
+    epoch: Annotated[Optional[str], typer.Option("--epoch", metavar="last|all|N", help="Which epochs' checkpoints.")] = None,  # noqa: UP045
+    json: Json = False,
+) -> None:
+    """Evaluate checkpoints that are trained and not evaluated yet."""
+    from touchline import workflow
+    from touchline.catalog.settings import load_settings
+    from touchline.cli.progress import Bars
+
+    with Bars() as bars:
+        found = workflow.evaluate(source, load_settings(), only=run, epochs=epoch, say=bars.update)
+    _show(found, json)
+    _say_report(source)
+
+
+@app.command()
+def status(source: Source, json: Json = False) -> None:
+    """How every run stands, from its files."""
+    from touchline import workflow
+    from touchline.domain.results import RunResult
+
+    found = workflow.results(source)
+    if json:
+        out_json(list[RunResult], found, "runs")
+        return
+    rows = [
+        (
+            r.name,
+            r.kind.value,
+            r.status.value,
+            "-" if r.steps_planned is None else f"{r.steps_done or 0}/{r.steps_planned}",
+            "-" if r.job_state is None else r.job_state.value,
+            str(r.attempts),
+        )
+        for r in found
+    ]
+    out_table(("run", "type", "status", "steps", "last job", "attempts"), rows)
+
+
+@app.command()
+def results(source: Source, json: Json = False) -> None:
+    """What was measured: accuracy with intervals, losses, durations, memory."""
+    from touchline import workflow
+
+    _show(workflow.results(source), json)
+
+
+@app.command()
+def report(source: Source) -> None:
+    """Write RESULTS.md."""
+    from touchline import workflow
+
+    workflow.report(source)
+    _say_report(source)
+
+
+@app.command()
+def demo(
+    target: Annotated[Path, typer.Argument(metavar="[DIR]", help="Where to put it.")] = Path("touchline-demo"),
+) -> None:
+    """Plan, train, evaluate and report a small real experiment: SmolLM2-135M learns to capitalize words."""
+    from touchline import workflow
+    from touchline.catalog.settings import load_settings
+    from touchline.cli.progress import Bars
+
+    say(f"experiment: {target / 'experiment.yaml'}; model and data are made on the first call")
+    with Bars() as bars:
+        path, found = workflow.demo(target, load_settings(), say=bars.update)
+    _show(found, False)
+    out(f"report: {path}")
+
+
+def _show(found: list[object] | object, json: bool) -> None:
+    from touchline.domain.results import RunResult
+    from touchline.markdown import measured
+
+    runs: list[RunResult] = found  # type: ignore[assignment]
+    if json:
+        out_json(list[RunResult], runs, "runs")
+        return
+    rows = []
+    for r in runs:
+        exact = "n/a (not evaluated)"
+        if r.exact_match is not None:
+            e = r.exact_match
+            exact = f"{100 * e.value:.1f} % ({100 * e.low:.1f} to {100 * e.high:.1f}; {e.k}/{e.n})"
+        trained = r.steps_planned is not None
+        rows.append(
+            (
+                r.name,
+                r.status.value,
+                exact,
+                measured(r.final_train_loss) if trained else "-",
+                measured(r.final_val_loss) if trained else "-",
+                measured(r.train_seconds) if trained else "-",
+                measured(r.evaluate_seconds),
+            )
+        )
+    out_table(("run", "status", "exact match (95 %)", "train loss", "val loss", "training", "evaluation"), rows)
+
+
+def _say_report(source: Path) -> None:
+    folder = source if source.is_dir() else source.parent
+    out(f"report: {folder / 'RESULTS.md'}")
+
+
+def main() -> None:
+    """The console script: faults become words and exit codes, never tracebacks."""
+    try:
+        code = app(standalone_mode=False)
+    except TouchlineError as error:
+        show_error(error)
+        code = error.exit_code
+    except (KeyboardInterrupt, typer.Abort):
+        say("interrupted; the same command goes on from here")
+        code = 130
+    except BrokenPipeError:
+        # Whoever read stdout has gone; nothing is left to say to it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    except Exception as error:
+        code = _unexpected(error)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _unexpected(error: Exception) -> int:
+    """A usage error of typer's, the operating system's refusal, or a fault of ours."""
+    show = getattr(error, "show", None)
+    if callable(show):
+        show()
+        return int(getattr(error, "exit_code", 2))
+    if isinstance(error, OSError):
+        say(f"error: {error.strerror or error}: {error.filename or ''}")
+        return 4
+    with tempfile.NamedTemporaryFile("w", prefix="touchline-", suffix=".txt", delete=False) as stream:
+        traceback.print_exc(file=stream)
+    say(f"error: a fault in touchline itself: {type(error).__name__}: {error}")
+    say(f"  hint: please report it with {stream.name}")
+    return 4
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,75 @@
+"""What commands print: data to stdout, talk to stderr; foreign text without control sequences."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from touchline.errors import TouchlineError
+
+if TYPE_CHECKING:
+    from touchline.domain.finding import Finding
+
+SCHEMA_VERSION = 1
+_CONTROL = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+
+def clean(text: str) -> str:
+    """Foreign text without escape sequences and control characters; tabs and newlines stay."""
+    return _CONTROL.sub("", text)
+
+
+def say(text: str) -> None:
+    """Talk to the person, on stderr."""
+    sys.stderr.write(clean(text) + "\n")
+    sys.stderr.flush()
+
+
+def out(text: str) -> None:
+    """Data for whoever reads stdout."""
+    sys.stdout.write(text if text.endswith("\n") else text + "\n")
+
+
+def out_json(kind: type, value: object, key: str) -> None:
+    """`{"schema_version": 1, key: value}`; the values as their dataclasses say."""
+    from pydantic import TypeAdapter
+
+    data = TypeAdapter(kind).dump_python(value, mode="json")
+    out(json.dumps({"schema_version": SCHEMA_VERSION, key: data}, indent=2, ensure_ascii=False))
+
+
+def out_table(header: Sequence[str], rows: Sequence[Sequence[str]], title: str | None = None) -> None:
+    """A table on stdout: as wide as it needs to be when nobody looks, folded to the terminal when somebody does."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=None if title is None else Text(clean(title)), title_justify="left", title_style="bold")
+    for name in header:
+        table.add_column(Text(name), overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(clean(cell)) for cell in row))
+    width = None if sys.stdout.isatty() else 200
+    Console(file=sys.stdout, width=width, soft_wrap=False).print(table)
+
+
+def show_findings(findings: Sequence[Finding]) -> None:
+    """One line a finding, and its hint below."""
+    for finding in findings:
+        place = "" if finding.where is None else f"{finding.where}: "
+        say(f"{place}{finding.severity.value} {finding.code}: {finding.message}")
+        if finding.hint:
+            say(f"    hint: {finding.hint}")
+
+
+def show_error(error: TouchlineError) -> None:
+    """What, where, what was expected, what to do."""
+    show_findings(error.findings)
+    say(f"error: {error.message}")
+    if error.expected:
+        say(f"  expected: {error.expected}")
+    if error.hint:
+        say(f"  hint: {error.hint}")

@@ -1,0 +1,1 @@
+"""Whole experiments to start from."""

