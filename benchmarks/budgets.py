@@ -84,7 +84,7 @@ def planning(folder: Path) -> Row:
     data = {"train": rows[:1600], "validation": rows[1600:1700], "test": rows[1700:]}
     (folder / "words.json").write_text(json.dumps(data), encoding="utf-8")
     (folder / "experiment.yaml").write_text(THOUSAND_RUNS, encoding="utf-8")
-    environment = {"TOUCHLINE_MODELS_DIR": str(folder / "models"), "XDG_CACHE_HOME": str(folder / "cache")}
+    environment = {"TOUCHLINE_MODELS_DIR": str(folder / "models"), "TOUCHLINE_CACHE_DIR": str(folder / "cache")}
     command = [TOUCHLINE, "plan", "experiment.yaml"]
     subprocess.run(
         command, cwd=folder, env=os.environ | environment, check=True, capture_output=True, stdin=subprocess.DEVNULL

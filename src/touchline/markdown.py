@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from touchline.domain.quantity import Measured, Missing
 from touchline.units import format_bytes, format_seconds
 
-_SPECIAL = re.compile(r"([\\`*_{}\[\]<>|#!~])")
+# An underscore inside a word is no markup; run names are full of them.
+_SPECIAL = re.compile(r"([\\`*{}\[\]<>|#!~]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9]))")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 

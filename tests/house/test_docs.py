@@ -71,6 +71,19 @@ def test_every_versioned_format_has_a_schema() -> None:
     assert versioned - {format_.type for format_ in docs.FORMATS} == set()
 
 
+def test_every_json_answer_has_a_schema() -> None:
+    """The keys that commands answer under, read from their source, are those of the schemas."""
+    answered: set[str] = set()
+    for path in sorted((ROOT / "src" / "touchline" / "cli").glob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            match node:
+                case ast.Call(func=ast.Name(id="out_json"), args=[_, _, ast.Constant(value=str() as key)]):
+                    answered.add(key)
+                case ast.Call(func=ast.Name(id="out_json")):
+                    raise AssertionError(f"{path.name}:{node.lineno}: write the key as a text, so that it can be found")
+    assert answered == {format_.answer for format_ in docs.FORMATS if format_.answer is not None}
+
+
 @pytest.mark.parametrize("format_", docs.FORMATS, ids=lambda format_: format_.schema)
 def test_every_schema_is_a_valid_schema_with_its_keys_described(format_: docs.Format) -> None:
     """A reader or an editor can use it: it is well-formed, and each key says what it means."""

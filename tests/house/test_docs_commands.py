@@ -88,8 +88,8 @@ def wrong_words(text: str) -> list[str]:
         path, rest = (*path, rest[0]), rest[1:]
     if getattr(known[path], "commands", None) and rest and not rest[0].startswith("-"):
         return [rest[0]]
-    options = {"--help"} | {option for parameter in known[path].params for option in parameter.opts}
-    return [word for word in rest if word.startswith("--") and word.partition("=")[0] not in options]
+    options = {"--help", "-h"} | {option for parameter in known[path].params for option in parameter.opts}
+    return [word for word in rest if word.startswith("-") and word.partition("=")[0] not in options]
 
 
 @pytest.mark.parametrize("command", _all(), ids=lambda c: f"{c.page.relative_to(ROOT)}:{c.line}")

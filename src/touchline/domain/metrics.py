@@ -228,13 +228,11 @@ class Metrics:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ExportedFile:
-    """One file of an export."""
+class SavedFile:
+    """One file of something saved."""
 
-    name: str
-    """Its name in the folder."""
-    size_bytes: int
-    """Its size."""
+    size: int
+    """Its size in bytes."""
     sha256: str
     """Its hash."""
 
@@ -263,10 +261,10 @@ class ExportMarker:
     """Folder of the base, absolute."""
     base_weights_sha256: str
     """`ModelInfo.weights_sha256` of the base."""
-    weights_sha256: str
-    """Hash of the adapter's weights, or of the first file of the merged ones."""
-    files: tuple[ExportedFile, ...]
-    """All files but this one."""
+    adapter_sha256: str
+    """Hash of the adapter's weights as adapter_model.safetensors, whether they were saved alone or merged."""
+    files: dict[str, SavedFile]
+    """All files but this one, by name."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -6,14 +6,20 @@ file with its size and hash. Sizes are compared always; hashes when asked, since
 
 from __future__ import annotations
 
-import json
 import re
-from pathlib import Path
+from pathlib import Path, PurePath
+from typing import TypeVar
 
+from pydantic import TypeAdapter, ValidationError
+
+from touchline.domain.metrics import ExportMarker, TrainingMarker
 from touchline.domain.results import CheckpointInfo
 from touchline.files import sha256_file
 
 MARKER = "touchline.json"
+_EXPORT = TypeAdapter(ExportMarker)
+_TRAINING = TypeAdapter(TrainingMarker)
+T = TypeVar("T", ExportMarker, TrainingMarker)
 _NAME = re.compile(r"(epoch|step)_(\d+)")
 _MARKER_LIMIT_BYTES = 1 << 20
 
@@ -35,58 +41,50 @@ def read_checkpoints(folder: Path, *, hashes: bool = False) -> tuple[CheckpointI
 
 def training_complete(folder: Path, digest: str) -> bool:
     """Whether the training of exactly this run is complete: its marker is there, and so is its last checkpoint."""
-    record = _json(folder / "training.json")
-    if record is None or record.get("run_digest") != digest:
+    marker = read_training_marker(folder)
+    if marker is None or marker.run_digest != digest or not marker.checkpoints:
         return False
-    kept = [item for item in read_checkpoints(folder) if item.epoch is not None]
-    return bool(kept) and kept[-1].complete
+    return _read(folder / marker.checkpoints[-1], hashes=False).complete
 
 
-def training_record(folder: Path) -> dict[str, object] | None:
+def read_training_marker(folder: Path) -> TrainingMarker | None:
     """training.json of a run; None when it is missing or broken."""
-    return _json(folder / "training.json")
+    return _marker(_TRAINING, folder / "training.json")
 
 
 def _read(path: Path, *, hashes: bool) -> CheckpointInfo:
-    marker = _json(path / MARKER)
-    sizes = [file.stat().st_size for file in path.iterdir() if file.is_file()]
-    if marker is None:
-        marker, problems = {}, [f"{MARKER} is missing or broken"]
-    else:
-        problems = _problems(path, marker.get("files"), hashes=hashes)
-    epoch, step, loss, adapter = (marker.get(key) for key in ("epoch", "step", "validation_loss", "adapter_sha256"))
+    marker = _marker(_EXPORT, path / MARKER)
+    size = sum(file.stat().st_size for file in path.iterdir() if file.is_file()) if path.is_dir() else 0
+    problems = [f"{MARKER} is missing or broken"] if marker is None else _problems(path, marker, hashes=hashes)
     return CheckpointInfo(
         name=path.name,
-        epoch=epoch if isinstance(epoch, int) else None,
-        step=step if isinstance(step, int) else None,
+        epoch=None if marker is None else marker.epoch,
+        step=None if marker is None else marker.step,
         complete=not problems,
         problems=tuple(problems),
-        size_bytes=sum(sizes),
-        adapter_sha256=adapter if isinstance(adapter, str) else None,
-        validation_loss=float(loss) if isinstance(loss, int | float) else None,
+        size_bytes=size,
+        adapter_sha256=None if marker is None else marker.weights_sha256,
+        validation_loss=None if marker is None else marker.validation_loss,
     )
 
 
-def _problems(path: Path, files: object, *, hashes: bool) -> list[str]:
-    if not isinstance(files, dict) or not files:
-        return [f"{MARKER} names no files"]
+def _problems(path: Path, marker: ExportMarker, *, hashes: bool) -> list[str]:
     problems: list[str] = []
-    for name, entry in sorted(files.items()):
-        file = path / Path(str(name)).name
-        size = entry.get("size") if isinstance(entry, dict) else None
+    for entry in marker.files:
+        # Only files of the folder itself: a name in a marker must not lead elsewhere.
+        file = path / PurePath(entry.name).name
         if not file.is_file():
-            problems.append(f"{name} is missing")
-        elif file.stat().st_size != size:
-            problems.append(f"{name} has {file.stat().st_size:,} bytes, expected {size:,}")
-        elif hashes and sha256_file(file) != entry.get("sha256"):
-            problems.append(f"{name} has another content than was saved")
+            problems.append(f"{entry.name} is missing")
+        elif file.stat().st_size != entry.size_bytes:
+            problems.append(f"{entry.name} has {file.stat().st_size:,} bytes, expected {entry.size_bytes:,}")
+        elif hashes and sha256_file(file) != entry.sha256:
+            problems.append(f"{entry.name} has another content than was saved")
     return problems
 
 
-def _json(path: Path) -> dict[str, object] | None:
+def _marker(adapter: TypeAdapter[T], path: Path) -> T | None:
     try:
         with path.open("rb") as stream:
-            data = json.loads(stream.read(_MARKER_LIMIT_BYTES))
-    except (OSError, ValueError):
+            return adapter.validate_json(stream.read(_MARKER_LIMIT_BYTES))
+    except (OSError, ValidationError):
         return None
-    return data if isinstance(data, dict) else None

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -21,10 +19,7 @@ from touchline.domain.metrics import (
 
 _ROW: TypeAdapter[MetricsRow] = TypeAdapter(Annotated[MetricsRow, Field(discriminator="event")])
 _LINE_LIMIT_BYTES = 1 << 20
-
-EMPTY = Metrics(
-    attempts=(), steps=(), validations=(), checkpoints=(), end=None, superseded_steps=0, torn_lines=0
-)
+"""A row takes about one kilobyte; a longer line is none of ours."""
 
 
 def read_metrics(path: Path) -> Metrics:
@@ -33,12 +28,57 @@ def read_metrics(path: Path) -> Metrics:
     A line that is no row was cut off by a kill: it is counted and skipped. Rows of steps that a later attempt did again
     are left out.
     """
-    metrics = EMPTY
+    attempts: list[AttemptRow] = []
+    steps: list[StepRow] = []
+    validations: dict[int, ValidationRow] = {}
+    checkpoints: dict[str, CheckpointRow] = {}
+    end: EndRow | None = None
+    superseded = torn = 0
+    for line in _lines(path):
+        try:
+            row = _ROW.validate_json(line)
+        except ValidationError:
+            torn += 1
+            continue
+        match row:
+            case AttemptRow():
+                attempts.append(row)
+                kept = [step for step in steps if step.step <= row.from_step]
+                superseded += len(steps) - len(kept)
+                steps = kept
+                # A fresh start scores the untrained model again, at step 0.
+                last = row.from_step if row.event == "resume" else -1
+                validations = {step: validation for step, validation in validations.items() if step <= last}
+                checkpoints = {name: checkpoint for name, checkpoint in checkpoints.items() if checkpoint.step <= last}
+                end = None
+            case StepRow():
+                steps.append(row)
+            case ValidationRow():
+                # A kill between a validation and the next saved state makes it be done twice; both say the same.
+                validations[row.step] = row
+            case CheckpointRow():
+                checkpoints[row.name] = row
+            case EndRow():
+                end = row
+    return Metrics(
+        attempts=tuple(attempts),
+        steps=tuple(steps),
+        validations=tuple(validations.values()),
+        checkpoints=tuple(checkpoints.values()),
+        end=end,
+        superseded_steps=superseded,
+        torn_lines=torn,
+    )
+
+
+def _lines(path: Path) -> list[bytes]:
+    """The lines that hold something."""
     try:
         with path.open("rb") as stream:
+            lines: list[bytes] = []
             while line := stream.readline(_LINE_LIMIT_BYTES):
                 if line.strip():
-                    metrics = _with(metrics, line)
+                    lines.append(line)
+            return lines
     except FileNotFoundError:
-        return EMPTY
-    return metrics
+        return []

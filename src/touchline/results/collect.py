@@ -1,0 +1,281 @@
+"""What is known of every run, put together from its folder; a figure that was not measured is missing, with the reason."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from touchline.domain.metrics import Metrics, TrainingMarker
+from touchline.domain.plan import Plan, PlannedRun
+from touchline.domain.quantity import Measured, Missing, Quantity
+from touchline.domain.results import (
+    CheckpointInfo,
+    Difference,
+    EvaluationRecord,
+    LossPoint,
+    Proportion,
+    RunResult,
+)
+from touchline.domain.runs import RunKind
+from touchline.domain.status import Attempt, JobState, RunStatus, TrainingOutcome
+from touchline.launch.statusfiles import read_attempts
+from touchline.results.checkpoints import read_checkpoints, read_training_marker
+from touchline.results.evaluations import read_evaluations, settings_sha256
+from touchline.results.metrics import read_metrics
+from touchline.scaffold.folder import evaluation_config
+from touchline.statistics import holm, mcnemar_exact, newcombe_paired, wilson
+
+HELD_EXIT = 76
+"""An attempt that found another one at work is no attempt at the run."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Evidence:
+    """Everything that lies in one run's folder."""
+
+    metrics: Metrics
+    marker: TrainingMarker | None
+    checkpoints: tuple[CheckpointInfo, ...]
+    attempts: tuple[Attempt, ...]
+    evaluations: tuple[EvaluationRecord, ...]
+    stale_evaluations: int
+
+
+def collect_results(plan: Plan, root: Path) -> list[RunResult]:
+    """The results of every run of the plan, in its order.
+
+    Args:
+        plan: the plan.
+        root: the experiment's folder.
+    """
+    found = [_result(plan, run, _evidence(plan, run, root / run.name), root / run.name) for run in plan.runs]
+    return _compared(plan, found)
+
+
+def _evidence(plan: Plan, run: PlannedRun, folder: Path) -> _Evidence:
+    records = read_evaluations(folder)
+    config = evaluation_config(plan, run)
+    checkpoints = read_checkpoints(folder)
+    weights = {item.name: item.adapter_sha256 for item in checkpoints}
+    current = [
+        record
+        for record in records
+        if record.settings_sha256 == settings_sha256(config)
+        and record.base_sha256 == config.model.weights_sha256
+        and record.adapter_sha256 == weights.get(record.checkpoint)
+    ]
+    marker = read_training_marker(folder)
+    attempts = read_attempts(folder / "status")
+    return _Evidence(
+        metrics=read_metrics(folder / "metrics.jsonl"),
+        marker=marker if marker is not None and marker.run_digest == run.digest else None,
+        checkpoints=checkpoints,
+        attempts=tuple(a for a in attempts if a.exit is None or a.exit.code != HELD_EXIT),
+        evaluations=tuple(sorted(current, key=lambda record: record.checkpoint)),
+        stale_evaluations=len(records) - len(current),
+    )
+
+
+def _result(plan: Plan, run: PlannedRun, seen: _Evidence, folder: Path) -> RunResult:
+    outcome = _outcome(run, seen)
+    state = seen.attempts[-1].state if seen.attempts else None
+    last = seen.evaluations[-1] if seen.evaluations else None
+    trained = run.kind is RunKind.FINE_TUNED
+    nothing = Missing(missing="nothing is trained") if not trained else Missing(missing="no step has been measured")
+    return RunResult(
+        name=run.name,
+        kind=run.kind,
+        model=run.model,
+        levels=run.levels,
+        seed=run.seed,
+        status=_status(run, seen, outcome, state, folder),
+        job_state=state,
+        outcome=outcome,
+        attempts=len(seen.attempts),
+        steps_done=(seen.metrics.steps[-1].step if seen.metrics.steps else 0) if trained else None,
+        steps_planned=run.batches.steps if run.batches is not None else None,
+        exact_match=None if last is None else _proportion([sample.exact for sample in last.samples]),
+        match=None if last is None else _proportion([sample.match for sample in last.samples]),
+        difference=None,
+        train_seconds=_seconds(seen.metrics.steps[-1].elapsed_seconds) if seen.metrics.steps else nothing,
+        validation_seconds=_validation_seconds(seen, nothing),
+        evaluate_seconds=_seconds(last.seconds) if last is not None else Missing(missing="not evaluated"),
+        final_train_loss=_final_train_loss(seen, nothing),
+        final_val_loss=_final_val_loss(seen, nothing),
+        tokens_per_second=_tokens_per_second(seen.metrics, nothing),
+        peak_memory=_peak_memory(seen.metrics, nothing),
+        adapter_size=_adapter_size(seen.checkpoints, folder, trained),
+        checkpoints=seen.checkpoints,
+        train_losses=tuple(LossPoint(step=row.step, loss=row.loss) for row in seen.metrics.steps),
+        validation_losses=tuple(LossPoint(step=row.step, loss=row.loss) for row in seen.metrics.validations),
+        evaluations=seen.evaluations,
+        notes=_notes(seen, outcome, state),
+    )
+
+
+def _outcome(run: PlannedRun, seen: _Evidence) -> TrainingOutcome:
+    if run.kind is RunKind.CONTROL:
+        return TrainingOutcome.NOT_STARTED
+    if seen.marker is not None and run.batches is not None and seen.marker.steps == run.batches.steps:
+        kept = {item.name: item.complete for item in seen.checkpoints}
+        if seen.marker.checkpoints and kept.get(seen.marker.checkpoints[-1]):
+            return TrainingOutcome.COMPLETE
+    return TrainingOutcome.PARTIAL if seen.metrics.attempts or seen.attempts else TrainingOutcome.NOT_STARTED
+
+
+def _status(
+    run: PlannedRun, seen: _Evidence, outcome: TrainingOutcome, state: JobState | None, folder: Path
+) -> RunStatus:
+    """The run's status, derived from the job's state, the artefacts and the evaluations."""
+    if state is JobState.RUNNING:
+        return RunStatus.RUNNING
+    if run.kind is RunKind.CONTROL:
+        if seen.evaluations:
+            return RunStatus.COMPLETED
+        return RunStatus.PREPARED if (folder / "eval.yaml").exists() else RunStatus.PLANNED
+    if outcome is TrainingOutcome.COMPLETE:
+        if not seen.evaluations:
+            return RunStatus.TRAINED
+        return RunStatus.COMPLETED if state in (None, JobState.COMPLETED) else RunStatus.COMPLETED_FAILED_EXIT
+    if outcome is TrainingOutcome.PARTIAL:
+        return RunStatus.FAILED if state is JobState.FAILED and not _was_killed(seen) else RunStatus.INTERRUPTED
+    return RunStatus.PREPARED if (folder / "finetune.yaml").exists() else RunStatus.PLANNED
+
+
+def _was_killed(seen: _Evidence) -> bool:
+    """A kill leaves no exit file, or a code above 128; both go on where they were."""
+    last = seen.attempts[-1]
+    return last.exit is None or last.exit.code > 128
+
+
+def _seconds(value: float) -> Quantity:
+    return Quantity(value=value, unit="s", aggregation="sum")
+
+
+def _proportion(right: Sequence[bool]) -> Proportion:
+    low, high = wilson(sum(right), len(right))
+    return Proportion(k=sum(right), n=len(right), low=low, high=high)
+
+
+def _validation_seconds(seen: _Evidence, nothing: Missing) -> Measured:
+    if seen.metrics.validations:
+        return _seconds(seen.metrics.validations[-1].elapsed_seconds)
+    return nothing if not seen.metrics.steps else Missing(missing="no validation was made")
+
+
+def _final_train_loss(seen: _Evidence, nothing: Missing) -> Measured:
+    steps = seen.metrics.steps[-10:]
+    if not steps:
+        return nothing
+    mean = statistics.fmean(row.loss for row in steps)
+    return Quantity(value=mean, unit="1", aggregation="mean", token_unit="label", method=f"mean of the last {len(steps)} steps")
+
+
+def _final_val_loss(seen: _Evidence, nothing: Missing) -> Measured:
+    if not seen.metrics.steps:
+        return nothing
+    if not seen.metrics.validations or seen.metrics.validations[-1].step == 0:
+        return Missing(missing="no validation after the first step")
+    row = seen.metrics.validations[-1]
+    return Quantity(value=row.loss, unit="1", aggregation="mean", token_unit="label", method=f"validation split, step {row.step}")
+
+
+def _tokens_per_second(metrics: Metrics, nothing: Missing) -> Measured:
+    """Real tokens of the steps over their wall time; the first step of each attempt warms up and is left out."""
+    first = {}
+    for row in metrics.steps:
+        first.setdefault(row.attempt, row.step)
+    steps = [row for row in metrics.steps if row.step != first[row.attempt]] or list(metrics.steps)
+    seconds = sum(row.seconds for row in steps)
+    if not steps or seconds <= 0:
+        return nothing
+    value = sum(row.real_tokens for row in steps) / seconds
+    return Quantity(value=value, unit="tokens/s", token_unit="real", aggregation="mean", method="without the first step of an attempt")
+
+
+def _peak_memory(metrics: Metrics, nothing: Missing) -> Measured:
+    peaks = [row.peak_memory for row in metrics.steps if isinstance(row.peak_memory, Quantity)]
+    return max(peaks, key=lambda peak: peak.value) if peaks else nothing
+
+
+def _adapter_size(checkpoints: Sequence[CheckpointInfo], folder: Path, trained: bool) -> Measured:
+    if not trained:
+        return Missing(missing="nothing is trained")
+    for item in reversed([c for c in checkpoints if c.complete and c.epoch is not None]):
+        path = folder / item.name / "adapter_model.safetensors"
+        if path.is_file():
+            return Quantity(value=path.stat().st_size, unit="B", where=f"{item.name}/{path.name}")
+    return Missing(missing="no adapter has been saved")
+
+
+def _notes(seen: _Evidence, outcome: TrainingOutcome, state: JobState | None) -> tuple[str, ...]:
+    notes: list[str] = []
+    failed = [a.exit for a in seen.attempts if a.exit is not None and a.exit.code not in (0, 75)]
+    silent = sum(a.exit is None and a.alive is False for a in seen.attempts)
+    if failed:
+        notes.append(f"{len(failed)} attempt(s) ended with an error; the last: {failed[-1].reason}, exit code {failed[-1].code}")
+    if silent:
+        notes.append(f"{silent} attempt(s) were killed without a word; what they had saved was used")
+    if outcome is TrainingOutcome.COMPLETE and state not in (None, JobState.COMPLETED):
+        notes.append("the training is complete although its job failed; the exit code is reported, not believed")
+    if seen.metrics.superseded_steps:
+        notes.append(f"{seen.metrics.superseded_steps} steps were done again after a kill")
+    broken = [item for item in seen.checkpoints if not item.complete]
+    notes += [f"checkpoint {item.name} cannot be used: {'; '.join(item.problems)}" for item in broken]
+    if seen.stale_evaluations:
+        notes.append(f"{seen.stale_evaluations} evaluation(s) of other settings or weights are left out")
+    errors = sum(sample.error is not None for record in seen.evaluations[-1:] for sample in record.samples)
+    if errors:
+        notes.append(f"{errors} items could not be generated and count as wrong")
+    for row in seen.metrics.attempts[-1:]:
+        notes.append(f"trained on {row.device}, {row.threads} threads, base in {row.base_dtype} ({row.base_dtype_reason}), {row.layout} rows")
+    return tuple(notes)
+
+
+def _compared(plan: Plan, results: list[RunResult]) -> list[RunResult]:
+    """The results with each fine-tuned run's difference to its own control, on the same items."""
+    controls = {
+        (result.model, plan_run.dataset): result
+        for result in results
+        if result.kind is RunKind.CONTROL and result.evaluations and (plan_run := plan.run(result.name)) is not None
+    }
+    raw: dict[str, Difference] = {}
+    notes: dict[str, str] = {}
+    for result in results:
+        run = plan.run(result.name)
+        control = controls.get((result.model, run.dataset)) if run is not None else None
+        if result.kind is RunKind.CONTROL or not result.evaluations or control is None:
+            continue
+        difference = _difference(result.evaluations[-1], control.evaluations[-1], control.name)
+        if isinstance(difference, str):
+            notes[result.name] = difference
+        else:
+            raw[result.name] = difference
+    adjusted = dict(zip(raw, holm([d.p_value for d in raw.values()]), strict=True))
+    return [
+        replace(
+            result,
+            difference=replace(raw[result.name], p_adjusted=adjusted[result.name]) if result.name in raw else None,
+            notes=(*result.notes, *([notes[result.name]] if result.name in notes else [])),
+        )
+        for result in results
+    ]
+
+
+def _difference(run: EvaluationRecord, control: EvaluationRecord, name: str) -> Difference | str:
+    """The paired difference, or why the two cannot be compared."""
+    ids = [sample.id for sample in run.samples]
+    if run.data_sha256 != control.data_sha256 or ids != [sample.id for sample in control.samples]:
+        return f"not compared with {name}: the items differ"
+    if run.settings_sha256 != control.settings_sha256:
+        return f"not compared with {name}: prompt or decoding differ"
+    pairs = [(a.exact, b.exact) for a, b in zip(run.samples, control.samples, strict=True)]
+    both, neither = pairs.count((True, True)), pairs.count((False, False))
+    gained, lost = pairs.count((True, False)), pairs.count((False, True))
+    value, low, high = newcombe_paired(both, gained, lost, neither)
+    p_value = mcnemar_exact(gained, lost)
+    return Difference(
+        value=value, low=low, high=high, gained=gained, lost=lost, p_value=p_value, p_adjusted=p_value, control=name
+    )

@@ -1,0 +1,81 @@
+"""`python -m touchline.trainer [--config finetune.yaml] [--folder DIR]`, run in a run's folder.
+
+Exit codes: 0 trained (now or before), 3 the plan and what is there differ, or refused, 4 the machine lacks something,
+75 stopped by TERM, INT or USR1 with its state saved (the same command goes on), 2 a bad file, 1 anything else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import logging
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+
+from touchline.errors import TouchlineError
+from touchline.trainer.inputs import read_config
+from touchline.trainer.run import Stop, run_training
+
+EXIT_STOPPED = 75
+"""The state is saved; sysexits.h calls it EX_TEMPFAIL, try again."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m touchline.trainer", description="Train one run.")
+    parser.add_argument("--config", type=Path, default=Path("finetune.yaml"), help="relative to the folder")
+    parser.add_argument("--folder", type=Path, default=Path(), help="the run's folder (default: this one)")
+    options = parser.parse_args(arguments)
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="touchline: %(message)s")
+    # Libraries draw bars and look for newer files; a job's log is for its own lines, and a node may have no network.
+    for name in ("HF_HUB_DISABLE_PROGRESS_BARS", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
+        os.environ.setdefault(name, "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    stop = Stop()
+    _listen(stop)
+    folder = options.folder.absolute()
+    try:
+        return 0 if run_training(read_config(folder / options.config), folder, stop) else EXIT_STOPPED
+    except TouchlineError as fault:
+        _tell(fault)
+        return fault.exit_code
+    except ImportError as error:
+        sys.stderr.write(f"touchline: a package is missing: {error.msg}\n  try: pip install 'touchline[train]'\n")
+        return 4
+    except MemoryError:
+        sys.stderr.write("touchline: out of memory\n  try: a smaller train.micro_batch_size\n")
+        return 1
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        sys.stderr.write(f"touchline: no space left on the disk of {folder}\n")
+        return 4
+
+
+def _listen(stop: Stop) -> None:
+    """Let signals ask for a stop; the step in hand is dropped at its next micro-batch, and the state saved."""
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        del frame
+        stop.reason = signal.Signals(number).name
+
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+        signal.signal(number, ask)
+
+
+def _tell(fault: TouchlineError) -> None:
+    lines = [fault.message]
+    lines += [f"{finding.subject}: {finding.message}" for finding in fault.findings]
+    if fault.expected is not None:
+        lines.append(f"expected: {fault.expected}")
+    if fault.hint is not None:
+        lines.append(f"try: {fault.hint}")
+    sys.stderr.write("touchline: " + "\n  ".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

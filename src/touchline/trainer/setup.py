@@ -1,0 +1,205 @@
+"""From a plan to a model that is ready for its first step, and what is written down about it."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from peft import PeftModel
+from torch import nn
+
+from touchline.backends.peft.layout import PADDED, ROW_TOKENS, Layout, choose_layout
+from touchline.domain.catalog import RenderedExample
+from touchline.domain.metrics import AttemptRow, IsolationProof
+from touchline.errors import DriftFault, PolicyFault
+from touchline.trainer.inputs import Inputs
+from touchline.trainer.isolation import prove, sample_for_proof
+from touchline.trainer.log import LOG
+from touchline.trainer.machine import Machine, Stopwatch, library_versions, look_around
+from touchline.trainer.model import TargetLoss, attach_adapter, attention_for, dropout_in, load_base, trainable
+from touchline.trainer.resume import ResumeState
+from touchline.trainer.tensors import give_random_state, unpack_state
+
+SAMPLED_STEPS = 64
+"""Steps whose tokens are counted to choose the layout."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Session:
+    """A model ready to train."""
+
+    inputs: Inputs
+    """What was planned."""
+    machine: Machine
+    """Where it runs."""
+    model: PeftModel
+    """The base with its adapter."""
+    parameters: dict[str, nn.Parameter]
+    """The adapter's parameters."""
+    optimizer: torch.optim.AdamW
+    """Their optimizer."""
+    target_loss: TargetLoss
+    """Their loss."""
+    layout: Layout
+    """How examples lie in rows, proved."""
+    layout_reason: str
+    """Why."""
+    attention: str
+    """Implementation of attention."""
+    isolation: IsolationProof | None
+    """The proof; none where every example has a row of its own."""
+    state: ResumeState | None
+    """Where an earlier attempt stopped."""
+
+    @property
+    def micro_batch_size(self) -> int:
+        """Examples per forward pass."""
+        return self.inputs.batches.micro_batch_size
+
+
+def build_session(inputs: Inputs, saved: tuple[Path, ResumeState] | None) -> Session:
+    """Load the base, attach the adapter, choose and prove the layout, and put a saved state back.
+
+    Raises:
+        PolicyFault: packing was asked for, and this model lets examples of one row see each other.
+        DriftFault: the saved state does not fit what was planned.
+        InputFault: the adapter does not fit the model.
+    """
+    config, train = inputs.config, inputs.config.train
+    machine = look_around(train.base_dtype)
+    assert isinstance(train.packed, bool)
+    obstacle = None
+    if train.lora.dropout > 0:
+        obstacle = "no prefix is shared, because its dropout would be shared with it"
+    layout, reason = choose_layout(
+        list(_sampled(inputs)), packed=train.packed, max_seq_len=train.max_seq_len, obstacle=obstacle
+    )
+    attention = attention_for(machine, _widest(layout, inputs))
+    model = attach_adapter(load_base(config, machine, attention), config)
+    if layout.share_prefix and dropout_in(model) > 0:
+        layout = Layout(row_tokens=train.max_seq_len) if train.packed else PADDED
+        reason = "no prefix is shared, because the base has dropout, which would be shared with it"
+    target_loss = TargetLoss(model, machine)
+    parameters = trainable(model)
+    layout, reason, isolation = _proved(target_loss, inputs, layout, reason)
+    optimizer = torch.optim.AdamW(
+        list(parameters.values()), lr=train.learning_rate, weight_decay=train.weight_decay, fused=True
+    )
+    if saved is not None:
+        _restore(saved, inputs, parameters, optimizer)
+    return Session(
+        inputs=inputs,
+        machine=machine,
+        model=model,
+        parameters=parameters,
+        optimizer=optimizer,
+        target_loss=target_loss,
+        layout=layout,
+        layout_reason=reason,
+        attention=attention,
+        isolation=isolation,
+        state=None if saved is None else saved[1],
+    )
+
+
+def attempt_row(session: Session, attempt: int, watch: Stopwatch) -> AttemptRow:
+    """What is written down about an attempt before its first step."""
+    inputs, machine, state = session.inputs, session.machine, session.state
+    config, batches = inputs.config, inputs.batches
+    label = inputs.train[0].answer_ids
+    return AttemptRow(
+        event="start" if state is None else "resume",
+        attempt=attempt,
+        time_unix=time.time(),
+        from_step=0 if state is None else state.step,
+        run=config.run,
+        run_digest=config.run_digest,
+        steps=batches.steps,
+        versions=library_versions(),
+        device=machine.device_name,
+        device_kind=machine.kind,
+        threads=machine.threads,
+        base_dtype=machine.choice.dtype,
+        base_dtype_requested=config.train.base_dtype,
+        base_dtype_reason=machine.choice.reason,
+        adapter_dtype=config.train.lora.dtype,
+        attention=session.attention,
+        layout=session.layout.name,
+        layout_reason=session.layout_reason,
+        packed_requested=bool(config.train.packed),
+        isolation=session.isolation,
+        gradient_checkpointing=config.train.gradient_checkpointing,
+        optimizer="AdamW, fused",
+        micro_batch_size=batches.micro_batch_size,
+        gradient_accumulation_steps=-(-batches.global_batch_size // batches.micro_batch_size),
+        global_batch_size=batches.global_batch_size,
+        trainable_parameters=sum(parameter.numel() for parameter in session.parameters.values()),
+        label_text=inputs.renderer.decode(label, keep_special=True),
+        label_tokens=len(label),
+        setup_seconds=watch.seconds(),
+    )
+
+
+def _sampled(inputs: Inputs) -> Iterator[list[RenderedExample]]:
+    """The micro-batches of the first steps."""
+    for step in range(min(SAMPLED_STEPS, inputs.batches.steps)):
+        for batch in inputs.batches.step(step):
+            yield [inputs.train[int(index)] for index in batch]
+
+
+def _widest(layout: Layout, inputs: Inputs) -> int:
+    """An upper bound of a row's width, in tokens."""
+    longest = max(len(item.prompt_ids) + len(item.answer_ids) for item in itertools.chain(inputs.train, inputs.validation))
+    if layout.row_tokens is None:
+        return longest
+    together = inputs.batches.micro_batch_size * longest
+    return min(together, max(layout.row_tokens, longest + (ROW_TOKENS // 2 if layout.share_prefix else 0)))
+
+
+def _proved(
+    target_loss: TargetLoss, inputs: Inputs, layout: Layout, reason: str
+) -> tuple[Layout, str, IsolationProof | None]:
+    """The layout, or the next simpler one when this model does not keep the examples of a row apart."""
+    if not layout.several_per_row:
+        return layout, reason, None
+    first = next(_sampled(inputs))
+    sample = sample_for_proof(first, inputs.train, layout)
+    if not sample:
+        return PADDED, f"{reason}; no two examples fit into one row", None
+    proof = prove(target_loss, sample, layout, inputs.config.seed)
+    if proof.passed:
+        return layout, reason, proof
+    failure = (
+        f"{layout.name}: loss differs by {proof.loss_difference:.3g}, neighbours change it by {proof.leak:.3g} nats"
+        f" (tolerance {proof.tolerance:.3g})"
+    )
+    LOG.warning("this model does not keep the examples of a row apart; %s", failure)
+    if not inputs.config.train.packed:
+        return PADDED, f"padded; the model failed the isolation test of {failure}", proof
+    if layout.share_prefix:
+        return _proved(target_loss, inputs, Layout(row_tokens=layout.row_tokens), f"{reason}; failed with {failure}")
+    raise PolicyFault(
+        f"packed: true is refused for {inputs.config.model.name}: its layers let examples of one row see each other; {failure}",
+        expected="a model whose layers all obey the attention mask",
+        hint="train.packed: false",
+    )
+
+
+def _restore(
+    saved: tuple[Path, ResumeState],
+    inputs: Inputs,
+    parameters: dict[str, nn.Parameter],
+    optimizer: torch.optim.Optimizer,
+) -> None:
+    path, state = saved
+    if state.batches_digest != inputs.batches.digest:
+        raise DriftFault(f"the saved state {str(path)!r} was made with another order of the examples")
+    try:
+        random = unpack_state(path, parameters, optimizer)
+    except ValueError as error:
+        raise DriftFault(f"the saved state {str(path)!r} does not fit: {error}") from error
+    give_random_state(random)
