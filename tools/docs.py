@@ -58,6 +58,7 @@ FORMATS = (
     Format(schema="metrics", type="domain.metrics:MetricsRow", what="a line of metrics.jsonl"),
     Format(schema="training", type="domain.metrics:TrainingMarker", what="training.json, the training is complete"),
     Format(schema="checkpoint", type="domain.metrics:ExportMarker", what="touchline.json of an exported checkpoint"),
+    Format(schema="resume", type="trainer.resume:ResumeState", what="resume/*/state.json, where a training goes on"),
     Format(schema="eval", type="domain.evaluation:EvaluationConfig", what="eval.yaml, one evaluation, resolved"),
     Format(schema="scores", type="domain.results:EvaluationRecord", what="eval/*.scores.json, what an evaluation gave"),
     Format(schema="attempt-start", type="domain.status:AttemptStart", what="status/start.*.json, an attempt began"),

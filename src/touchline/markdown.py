@@ -15,7 +15,9 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 def escape(text: str) -> str:
     """Foreign text as plain Markdown text on one line."""
-    return _SPECIAL.sub(r"\\\1", _CONTROL.sub(" ", text)).replace("http://", "http\\://").replace("https://", "https\\://")
+    return (
+        _SPECIAL.sub(r"\\\1", _CONTROL.sub(" ", text)).replace("http://", "http\\://").replace("https://", "https\\://")
+    )
 
 
 def code(text: str) -> str:
@@ -41,7 +43,11 @@ def measured(value: Measured, digits: int = 4) -> str:
     elif value.unit == "1":
         text = f"{value.value:.{digits}g}"
     else:
-        text = f"{value.value:,.{digits}g} {value.unit}" if value.value < 10**digits else f"{value.value:,.0f} {value.unit}"
+        text = (
+            f"{value.value:,.{digits}g} {value.unit}"
+            if value.value < 10**digits
+            else f"{value.value:,.0f} {value.unit}"
+        )
     if value.low is not None and value.high is not None:
         text += f" ({value.low:.{digits}g} to {value.high:.{digits}g})"
     return text

@@ -182,6 +182,11 @@ def _planned(source: Path) -> Planned:
 
 
 def _failed(planned: Planned, names: list[str]) -> RunsFailed:
-    places = [str(planned.folder.root / name) if planned.plan.run(name) else str(planned.folder.evaluation(name.partition(" ")[2])) for name in names]
+    places = [
+        str(planned.folder.root / name)
+        if planned.plan.run(name)
+        else str(planned.folder.evaluation(name.partition(" ")[2]))
+        for name in names
+    ]
     logs = " ".join(f"{place}/*.out" for place in places)
     return RunsFailed(f"did not end well: {', '.join(names)}", hint=f"tail -n 20 {logs}")

@@ -36,9 +36,7 @@ def micro_batches(draw: st.DrawFn) -> list[RenderedExample]:
             max_size=9,
         )
     )
-    return [
-        RenderedExample(prompt_ids=start + tuple(prompt), answer_ids=tuple(answer)) for prompt, answer in examples
-    ]
+    return [RenderedExample(prompt_ids=start + tuple(prompt), answer_ids=tuple(answer)) for prompt, answer in examples]
 
 
 LAYOUTS = st.one_of(
@@ -102,9 +100,7 @@ def test_visibility_is_exactly_the_definition(examples: list[RenderedExample], l
         for i in range(segments.shape[1]):
             for j in range(segments.shape[1]):
                 mine, other = segments[row, i], segments[row, j]
-                expected = (
-                    j <= i and other != PADDING and (mine == other or (other == SHARED and mine != PADDING))
-                )
+                expected = j <= i and other != PADDING and (mine == other or (other == SHARED and mine != PADDING))
                 assert bool(seen[row, i, j]) == expected
 
 
@@ -131,7 +127,8 @@ def test_the_common_prefix_is_common_and_leaves_each_prompt_a_token(examples: li
 
 def _alike(count: int, prefix: int, suffix: int) -> list[RenderedExample]:
     return [
-        RenderedExample(prompt_ids=(7,) * prefix + (index,) * suffix, answer_ids=(1, 2)) for index in range(10, 10 + count)
+        RenderedExample(prompt_ids=(7,) * prefix + (index,) * suffix, answer_ids=(1, 2))
+        for index in range(10, 10 + count)
     ]
 
 

@@ -35,7 +35,7 @@ while True:
 """
 
 
-@pytest.fixture(params=["plain", "it's a \"run\"\nwith $HOME; ünd"])
+@pytest.fixture(params=["plain", 'it\'s a "run"\nwith $HOME; ünd'])
 def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     """A run's folder, once with a name that breaks careless scripts."""
     path = tmp_path / str(request.param)
@@ -68,7 +68,9 @@ def start() -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
         process.wait()
 
 
-def test_the_exit_file_tells_the_code_and_the_reason(folder: Path, start: Callable[..., subprocess.Popen[bytes]]) -> None:
+def test_the_exit_file_tells_the_code_and_the_reason(
+    folder: Path, start: Callable[..., subprocess.Popen[bytes]]
+) -> None:
     """0 is completed, another code is failed, and the supervisor's own code is the work's."""
     for code, state in ((0, JobState.COMPLETED), (7, JobState.FAILED)):
         assert start(folder, sys.executable, "-c", f"raise SystemExit({code})").wait() == code
@@ -78,7 +80,9 @@ def test_the_exit_file_tells_the_code_and_the_reason(folder: Path, start: Callab
     assert len(read_attempts(folder / "status")) == 2
 
 
-def test_a_command_that_is_not_there_is_a_failed_attempt(folder: Path, start: Callable[..., subprocess.Popen[bytes]]) -> None:
+def test_a_command_that_is_not_there_is_a_failed_attempt(
+    folder: Path, start: Callable[..., subprocess.Popen[bytes]]
+) -> None:
     """The exit file says what could not be started."""
     assert start(folder, "/nowhere/at/all").wait() == 127
     end = read_attempts(folder / "status")[-1].exit
@@ -87,7 +91,9 @@ def test_a_command_that_is_not_there_is_a_failed_attempt(folder: Path, start: Ca
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
-def test_a_signal_lets_the_work_save(folder: Path, start: Callable[..., subprocess.Popen[bytes]], number: signal.Signals) -> None:
+def test_a_signal_lets_the_work_save(
+    folder: Path, start: Callable[..., subprocess.Popen[bytes]], number: signal.Signals
+) -> None:
     """TERM, INT and USR1 all reach the work as TERM; its code 75 is kept, and the attempt counts as stopped."""
     process = start(folder, sys.executable, "-c", SAVER)
     until((folder / "began").exists)
@@ -106,7 +112,9 @@ def test_a_twin_ends_at_once_and_harms_nothing(folder: Path, start: Callable[...
     assert (folder / "began").read_text() == "x"
 
 
-def test_work_whose_supervisor_is_killed_saves_and_ends(folder: Path, start: Callable[..., subprocess.Popen[bytes]]) -> None:
+def test_work_whose_supervisor_is_killed_saves_and_ends(
+    folder: Path, start: Callable[..., subprocess.Popen[bytes]]
+) -> None:
     """kill -9 of the supervisor: the kernel asks the work to stop, and the attempt reads as failed, not as running."""
     process = start(folder, sys.executable, "-c", SAVER)
     until((folder / "began").exists)
@@ -123,7 +131,10 @@ def test_an_orphan_that_ignores_its_parents_death_is_ended_before_the_work_begin
     folder: Path, start: Callable[..., subprocess.Popen[bytes]]
 ) -> None:
     """The lock stays with the orphan, so two never work at once; the next attempt asks the orphan to save first."""
-    stubborn = SAVER.replace("signal.signal(signal.SIGTERM, stop)", "import ctypes; ctypes.CDLL(None).prctl(1, 0, 0, 0, 0); signal.signal(signal.SIGTERM, stop)")
+    stubborn = SAVER.replace(
+        "signal.signal(signal.SIGTERM, stop)",
+        "import ctypes; ctypes.CDLL(None).prctl(1, 0, 0, 0, 0); signal.signal(signal.SIGTERM, stop)",
+    )
     process = start(folder, sys.executable, "-c", stubborn)
     until((folder / "began").exists)
     until(lambda: read_holder(folder / "status" / "lock")[1] is not None)
@@ -148,7 +159,9 @@ def test_a_pid_that_another_process_has_now_is_not_the_attempt() -> None:
     assert is_alive(replace(me, host="another")) is None
 
 
-def test_torn_and_foreign_status_files_are_no_attempts(folder: Path, start: Callable[..., subprocess.Popen[bytes]]) -> None:
+def test_torn_and_foreign_status_files_are_no_attempts(
+    folder: Path, start: Callable[..., subprocess.Popen[bytes]]
+) -> None:
     """What a crash or a person left there does not hide the attempts that are whole."""
     start(folder, "true").wait()
     status = folder / "status"

@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 
 from touchline.catalog.words import AMERICAN_ENGLISH, load_words
-from touchline.errors import PolicyFault
-from touchline.files import write_atomic
+from touchline.errors import InputFault, PolicyFault
+from touchline.files import disk_faults, write_atomic
 from touchline.tasks.capitalization import dataset_file_name, generate_capitalization
 
 GENERATOR_VERSION = 1
+"""Changes when the same arguments would give other words."""
 
 
 def create_capitalization(
@@ -22,9 +23,12 @@ def create_capitalization(
     """Write `words_8L_80P_2000.json` into `out_dir`, unless it is there already.
 
     Raises:
-        InputFault: the word list has too few such words, or a split would be empty.
+        InputFault: the word list has too few such words, a split would be empty, or the seed is negative.
         PolicyFault: there is a file of that name with other content, and `force` is not given.
+        EnvironmentFault: the folder cannot be written to.
     """
+    if seed < 0:
+        raise InputFault(f"the seed is {seed}", expected="0 or more", hint="--seed 14")
     splits = generate_capitalization(
         load_words(),
         word_length=word_length,
@@ -33,7 +37,8 @@ def create_capitalization(
         rng=np.random.Generator(np.random.PCG64(seed)),
     )
     about = {
-        "generator": f"touchline data create capitalization, version {GENERATOR_VERSION}",
+        "generator": "touchline data create capitalization",
+        "version": GENERATOR_VERSION,
         "word_list": asdict(AMERICAN_ENGLISH),
         "word_length": word_length,
         "num_words": num_words,
@@ -41,17 +46,20 @@ def create_capitalization(
         "seed": seed,
         "splits": "random splits of one random choice of words; no word is in two of them",
     }
-    text = json.dumps({"about": about, **splits}, indent=1) + "\n"
+    content = (json.dumps({"about": about, **splits}, indent=1) + "\n").encode()
     path = out_dir / dataset_file_name(word_length, train_fraction, num_words)
-    if path.exists():
-        if path.read_text(encoding="utf-8") == text:
+    if not all(folder.is_dir() for folder in (out_dir, *out_dir.parents) if folder.exists()):
+        raise InputFault(f"{str(out_dir)!r} is no folder", expected="a folder, which need not exist yet")
+    with disk_faults("dataset", path):
+        present = path.exists()
+        # The size first: a file that only has the name may be of any size.
+        if present and path.is_file() and path.stat().st_size == len(content) and path.read_bytes() == content:
             return path
-        if not force:
-            raise PolicyFault(
-                f"{str(path)!r} exists with other content, made with another seed perhaps",
-                expected="no such file, or the same content",
-                hint="--force replaces it; --out-dir puts the new one elsewhere",
-            )
-    write_atomic(path, text)
+    if present and (not force or not path.is_file()):
+        raise PolicyFault(
+            f"{str(path)!r} exists with other content, made with another seed perhaps",
+            expected="no such file, or the same content",
+            hint="--force replaces it; --out-dir puts the new one elsewhere",
+        )
+    write_atomic(path, content)
     return path
-

@@ -7,13 +7,16 @@ import functools
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from touchline.catalog.readers import RawDataset, Row, read_rows
+from touchline.catalog.chats import Prompt, chat, instruction
+from touchline.catalog.readers import WHOLE, RawDataset, Row, read_rows
+from touchline.catalog.tally import Tally
 from touchline.domain.catalog import DatasetInfo, Example, Message, SplitInfo
 from touchline.domain.experiment import DataConfig
 from touchline.domain.finding import Finding, Severity, Where
@@ -22,13 +25,26 @@ from touchline.files import sha256_file
 from touchline.tasks.capitalization import split_sizes
 
 SPLITS = ("train", "validation", "test")
-_PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
-_GENERATED = re.compile(r"words_(\d+)L_(\d+)P_(\d+)\.json")
+_GENERATED = re.compile(r"words_(\d+)L_(\d+(?:\.\d+)?)P_(\d+)\.json")
 _SHOWN = 3
+_COLUMNS_SHOWN = 20
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    """A file as it stands: whatever writes to it changes one of these."""
+
+    path: Path
+    size_bytes: int
+    modified_ns: int
+    changed_ns: int
+    inode: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Loaded:
+    """A dataset and its rows."""
+
     info: DatasetInfo
     examples: dict[str, tuple[Example, ...]]
 
@@ -37,54 +53,70 @@ def load_dataset(data: DataConfig, base: Path) -> DatasetInfo:
     """What a dataset is; what is wrong with its rows is in `findings`.
 
     Args:
-        data: path, columns, prompt.
+        data: path, columns, prompt; a prompt that is not given is `{input}`.
         base: folder that a relative path is relative to.
 
     Raises:
         InputFault: it is missing or cannot be read at all; with findings and how to make it.
+        EnvironmentFault: it may not be read, or needs a package that is not installed.
     """
-    return _load(data, base).info
+    return _info(_find(data, base), data)
 
 
 def load_examples(data: DataConfig, split: str, base: Path) -> tuple[Example, ...]:
     """The rows of one split as chats; a split that is not there has none.
 
     Raises:
-        InputFault: the dataset has faults.
+        InputFault: the dataset is missing or has faults; with findings.
+        EnvironmentFault: it may not be read, or needs a package that is not installed.
     """
-    loaded = _load(data, base)
+    loaded = _load(_find(data, base), data)
     errors = [finding for finding in loaded.info.findings if finding.severity is Severity.ERROR]
     if errors:
-        raise InputFault(f"{loaded.info.path} cannot be used", findings=errors)
+        raise InputFault(f"{loaded.info.path!r} cannot be used", findings=errors)
     return loaded.examples.get(split, ())
 
 
-def _load(data: DataConfig, base: Path) -> _Loaded:
-    path = base / Path(data.path).expanduser()
-    if not path.is_file():
-        raise _missing(path, data.path)
-    stat = path.stat()
-    # The key holds what changes when the file does, so that a plan of a thousand runs reads each file once.
-    return _cached(path.resolve(), data, stat.st_size, stat.st_mtime_ns)
+def _find(data: DataConfig, base: Path) -> _File:
+    try:
+        path = base / Path(data.path).expanduser()
+        path = path.resolve(strict=True)
+        stat = path.stat()
+        if not path.is_file():
+            raise InputFault(f"dataset {data.path!r} is a folder", expected="a file: JSON, JSONL, CSV or parquet")
+    except (OSError, RuntimeError, ValueError):
+        # Not there, a name of another user's home, too long a name, a ring of links: there is no such file.
+        raise _missing(data, base) from None
+    return _File(path, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino)
 
 
-@functools.lru_cache(maxsize=16)
-def _cached(path: Path, data: DataConfig, size: int, modified_ns: int) -> _Loaded:
-    del modified_ns
+# A plan of a thousand runs reads each file once. Rows are large, so few files stay; what is known of a file is small.
+@functools.lru_cache(maxsize=256)
+def _info(file: _File, data: DataConfig) -> DatasetInfo:
+    return _load(file, data).info
+
+
+@functools.lru_cache(maxsize=2)
+def _load(file: _File, data: DataConfig) -> _Loaded:
+    path = file.path
     raw = read_rows(path)
     findings = list(raw.findings)
     rows, origin = _splits(raw, data, path, findings)
-    examples = {name: _examples(name, rows[name], data, path, findings) for name in SPLITS if name in rows}
-    _check_splits(rows, examples, path, findings)
-    splits = tuple(
-        SplitInfo(name=name, num_examples=len(rows[name]), sha256=_split_hash(rows[name])) for name in SPLITS if name in rows
-    )
+    tally = Tally(path)
+    prompt = Prompt("{input}" if data.prompt is None else data.prompt, data.input)
+    examples = {name: _examples(name, rows[name], data, prompt, tally) for name in rows}
+    findings += [*tally.findings(), *_prompt_faults(data, prompt, path)]
+    if WHOLE not in raw.splits:
+        findings += _split_faults(rows, path)
+    # With one prompt for all rows every split overlaps; that has been said.
+    if data.messages is not None or prompt.columns:
+        findings += _overlaps(examples, path, made_here=WHOLE in raw.splits)
     info = DatasetInfo(
         path=str(path),
         format=raw.format,
-        size_bytes=size,
+        size_bytes=file.size_bytes,
         sha256=sha256_file(path),
-        splits=splits,
+        splits=tuple(SplitInfo(name=name, num_examples=len(rows[name]), sha256=_hash(rows[name])) for name in rows),
         split_origin=origin,
         about=raw.about,
         findings=tuple(findings),
@@ -93,139 +125,124 @@ def _cached(path: Path, data: DataConfig, size: int, modified_ns: int) -> _Loade
 
 
 def _splits(raw: RawDataset, data: DataConfig, path: Path, findings: list[Finding]) -> tuple[dict[str, list[Row]], str]:
-    """The file's own splits, or random ones of the whole file by `split_seed`."""
-    if "all" not in raw.splits:
-        return raw.splits, "in the file"
-    rows = raw.splits["all"]
+    """The file's own splits, train first, or random ones of the whole file by `split_seed`."""
+    if WHOLE not in raw.splits:
+        return {name: raw.splits[name] for name in SPLITS if name in raw.splits}, "in the file"
+    rows = raw.splits[WHOLE]
     train, validation, test = split_sizes(len(rows), data.train_fraction)
     if min(train, test) < 1:
-        findings.append(_error("DA104", path, f"{len(rows)} rows are too few to make splits of", "give more rows"))
+        message = f"{len(rows)} rows are too few to make splits of at train_fraction {data.train_fraction:g}"
+        findings.append(_error("DA104", path, message, "give more rows, or a file with splits"))
+        return {"train": rows}, "none"
     order = np.random.Generator(np.random.PCG64(data.split_seed)).permutation(len(rows))
     shuffled = [rows[index] for index in order]
-    made = {"train": shuffled[:train], "validation": shuffled[train : train + validation], "test": shuffled[train + validation :]}
+    made = {"train": shuffled[:train]}
+    if validation:
+        made["validation"] = shuffled[train : train + validation]
+    made["test"] = shuffled[train + validation :]
     return made, f"random {train}/{validation}/{test} of the whole file, seed {data.split_seed}"
 
 
-def _examples(name: str, rows: Sequence[Row], data: DataConfig, path: Path, findings: list[Finding]) -> tuple[Example, ...]:
-    """The rows as chats; wrong rows are told once a kind, with their number and the first of them."""
-    wrong: dict[str, list[Row]] = {}
+def _examples(name: str, rows: Sequence[Row], data: DataConfig, prompt: Prompt, tally: Tally) -> tuple[Example, ...]:
+    """The rows as chats; what is wrong with the others is told to `tally`."""
     examples: list[Example] = []
-    for number, row in enumerate(rows):
-        built = _chat(row, data) if data.messages is not None else _instruction(row, data)
-        if isinstance(built, str):
-            wrong.setdefault(built, []).append(row)
-        else:
-            examples.append(Example(id=f"{name}-{number}", prompt=built[0], answer=built[1]))
-    for message, bad in wrong.items():
-        line = bad[0].line
-        where = Where(path=str(path), line=line)
-        count = f" ({len(bad)} of {len(rows)} rows)" if len(bad) > 1 else ""
-        hint = _column_hint(message, bad[0])
-        findings.append(Finding(code="DA105", severity=Severity.ERROR, subject=name, message=f"{name}: {message}{count}", where=where, hint=hint))
+    for number, row in enumerate(rows, 1):
+        built = chat(row.values, data) if data.messages is not None else instruction(row.values, data, prompt)
+        if isinstance(built, tuple):
+            examples.append(Example(id=f"{name}-{number - 1}", prompt=built[0], answer=built[1]))
+            continue
+        for fault in built:
+            hint = None if fault.column is None else _column_hint(fault.column, row.values)
+            tally.add("DA105", name, f"{name}: {fault.message}", line=row.line, row=number, hint=hint)
     return tuple(examples)
 
 
-def _instruction(row: Row, data: DataConfig) -> tuple[tuple[Message, ...], str] | str:
-    template = data.prompt if data.prompt is not None else "{input}"
-    values = {**row.values}
-    if data.input in values:
-        values.setdefault("input", values[data.input])
-    for column in (data.input, data.output):
-        if column not in row.values and not (column == data.input and "{input}" not in template):
-            return f"there is no column {column!r}"
-    absent = [name for name in _PLACEHOLDER.findall(template) if name not in values]
-    if absent:
-        return f"there is no column {absent[0]!r}, which the prompt asks for"
-    answer = row.values[data.output]
-    if not isinstance(answer, str | int | float) or isinstance(answer, bool) or not str(answer).strip():
-        return f"the answer (column {data.output!r}) is empty or no text"
-    # Plain replacement: str.format would let a template reach into objects.
-    prompt = _PLACEHOLDER.sub(lambda found: str(values[found[1]]), template)
-    if not prompt.strip():
-        return "the prompt is empty"
-    system = [Message(role="system", content=data.system)] if data.system else []
-    return (*system, Message(role="user", content=prompt)), str(answer)
+def _column_hint(column: str, values: Mapping[str, object]) -> str:
+    columns = list(values)
+    if len(columns) == 1 and (separator := next((s for s in (";", "\t", "|") if s in columns[0]), None)):
+        return f"the cells seem to be separated by {separator!r}; CSV here has commas"
+    listed = f"columns here: {', '.join(columns[:_COLUMNS_SHOWN])}{', ...' if len(columns) > _COLUMNS_SHOWN else ''}"
+    near = difflib.get_close_matches(column, columns, n=1, cutoff=0.5)
+    if near:
+        return f"did you mean {near[0]!r}? {listed}"
+    return f"{listed}; name them in data: {{input: ..., output: ...}}"
 
 
-def _chat(row: Row, data: DataConfig) -> tuple[tuple[Message, ...], str] | str:
-    turns = row.values.get(str(data.messages))
-    if turns is None:
-        return f"there is no column {data.messages!r}"
-    if isinstance(turns, str):
-        try:
-            turns = json.loads(turns)
-        except ValueError:
-            return f"column {data.messages!r} is no chat"
-    if not isinstance(turns, list) or len(turns) < 2:
-        return f"column {data.messages!r} is no list of at least two turns"
-    messages: list[Message] = []
-    for turn in turns:
-        role = turn.get("role") if isinstance(turn, dict) else None
-        content = turn.get("content") if isinstance(turn, dict) else None
-        if role not in ("system", "user", "assistant") or not isinstance(content, str):
-            return "a turn is no {role: system | user | assistant, content: text}"
-        messages.append(Message(role=role, content=content))
-    if messages[-1].role != "assistant" or not messages[-1].content.strip():
-        return "the last turn is no answer of the assistant"
-    system = [Message(role="system", content=data.system)] if data.system and messages[0].role != "system" else []
-    return (*system, *messages[:-1]), messages[-1].content
-
-
-def _check_splits(
-    rows: dict[str, list[Row]], examples: dict[str, tuple[Example, ...]], path: Path, findings: list[Finding]
-) -> None:
+def _split_faults(rows: Mapping[str, Sequence[Row]], path: Path) -> Iterable[Finding]:
     for name in ("train", "test"):
         if name not in rows:
-            findings.append(_error("DA104", path, f"there is no split {name}", f"add a list {name!r} of rows to the file"))
-    findings += [_error("DA104", path, f"the split {name} is empty", "give it rows, or leave it out") for name in rows if not rows[name]]
-    seen = {name: {(example.prompt, example.answer): example.id for example in examples[name]} for name in examples}
+            present = ", ".join(rows) or "none"
+            message = f"there is no split {name}; splits here: {present}"
+            yield _error("DA104", path, message, f"add the rows of {name}, or give one list to be split at random")
+    for name in rows:
+        if not rows[name]:
+            yield _error("DA104", path, f"the split {name} is empty", "give it rows, or leave it out")
+
+
+def _prompt_faults(data: DataConfig, prompt: Prompt, path: Path) -> Iterable[Finding]:
+    if data.messages is not None:
+        return
+    if not prompt.columns:
+        message = f"data.prompt {_short(data.prompt or '')!r} shows no column, so all rows would be asked the same"
+        yield _error("DA108", path, message, "write {input} where the row's input belongs")
+    if data.output in prompt.columns:
+        message = f"data.prompt shows the answer, {{{data.output}}}; a model would only learn to copy it"
+        yield _error("DA108", path, message, "take it out of data.prompt")
+
+
+def _overlaps(examples: Mapping[str, Sequence[Example]], path: Path, *, made_here: bool) -> Iterable[Finding]:
+    """Rows of one split whose prompt is in another one too."""
+    prompts = {name: dict.fromkeys(example.prompt for example in items) for name, items in examples.items()}
     for first, second in (("train", "validation"), ("train", "test"), ("validation", "test")):
-        shared = [key for key in seen.get(second, {}) if key in seen.get(first, {})]
+        shared = [prompt for prompt in prompts.get(second, {}) if prompt in prompts.get(first, {})]
         if shared:
-            shown = ", ".join(repr(_short(key[0][-1].content)) for key in shared[:_SHOWN])
-            findings.append(
-                _error(
-                    "DA106",
-                    path,
-                    f"splits overlap: {len(shared)} rows of {second} are in {first} too, for example {shown}",
-                    f"take them out of {second}; a model that has seen the answer is not tested",
-                )
-            )
+            shown = ", ".join(repr(_short(_last(prompt))) for prompt in shared[:_SHOWN])
+            count = f"{len(shared):,} prompt{' is' if len(shared) == 1 else 's are'}"
+            hint = f"take them out of {second}; a model that has seen the question is not tested by it"
+            if made_here:
+                hint = "the file has these prompts more than once: keep one row of each"
+            yield _error("DA106", path, f"{count} both in {first} and in {second}, for example {shown}", hint)
 
 
-def _column_hint(message: str, row: Row) -> str | None:
-    found = re.match(r"there is no column '(.*?)'", message)
-    if found is None:
-        return None
-    columns = list(row.values)
-    near = difflib.get_close_matches(found[1], columns, n=1, cutoff=0.5)
-    listed = f"columns here: {', '.join(columns)}"
-    return f"did you mean {near[0]!r}? {listed}" if near else f"{listed}; name them in data: {{input: ..., output: ...}}"
+def _last(prompt: tuple[Message, ...]) -> str:
+    return prompt[-1].content if prompt else ""
 
 
-def _missing(path: Path, written: str) -> InputFault:
+def _missing(data: DataConfig, base: Path) -> InputFault:
     """The fault for a file that is not there, with how to make it when touchline can."""
+    path = base / data.path
     hint = None
     if (made := _GENERATED.fullmatch(path.name)) is not None:
         length, percent, count = made.groups()
         hint = (
             f"touchline data create capitalization --word-length {length} --num-words {count} "
-            f"--train-fraction {int(percent) / 100:g} --out-dir {str(path.parent)!r}"
+            f"--train-fraction {float(percent) / 100:g} --out-dir {shlex.quote(str(path.parent))}"
         )
-    else:
-        present = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
-        near = difflib.get_close_matches(path.name, present, n=3, cutoff=0.5)
-        hint = f"near names there: {', '.join(near)}" if near else None
+    elif near := difflib.get_close_matches(path.name, _names(path.parent), n=3, cutoff=0.5):
+        hint = f"near names there: {', '.join(near)}"
     finding = Finding(
-        code="DA101", severity=Severity.ERROR, subject="data.path", message=f"dataset {written!r} does not exist (looked for {str(path)!r})", hint=hint
+        code="DA101",
+        severity=Severity.ERROR,
+        subject="data.path",
+        message=f"dataset {data.path!r} does not exist (looked for {str(path)!r})",
+        hint=hint,
     )
-    return InputFault(f"{path} does not exist", findings=[finding], hint=hint)
+    return InputFault(f"dataset {data.path!r} does not exist", findings=[finding])
 
 
-def _split_hash(rows: Sequence[Row]) -> str:
+def _names(folder: Path) -> list[str]:
+    try:
+        return [entry.name for entry in folder.iterdir()]
+    except OSError:
+        return []
+
+
+def _hash(rows: Iterable[Row]) -> str:
+    """Hash of rows in order, their columns sorted: equal for equal rows, whatever the format or the spacing."""
+    encode = json.JSONEncoder(sort_keys=True, default=str).encode
     digest = hashlib.sha256()
     for row in rows:
-        digest.update(json.dumps(dict(row.values), sort_keys=True, default=str).encode() + b"\n")
+        digest.update(encode(row.values).encode() + b"\n")
     return digest.hexdigest()
 
 
@@ -234,4 +251,5 @@ def _short(text: str) -> str:
 
 
 def _error(code: str, path: Path, message: str, hint: str | None = None) -> Finding:
-    return Finding(code=code, severity=Severity.ERROR, subject=path.name, message=message, where=Where(path=str(path)), hint=hint)
+    where = Where(path=str(path))
+    return Finding(code=code, severity=Severity.ERROR, subject=path.name, message=message, where=where, hint=hint)

@@ -8,6 +8,8 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,16 +19,18 @@ from pydantic import TypeAdapter
 
 from touchline.catalog.datasets import load_dataset, load_examples
 from touchline.catalog.models import load_renderer
+from touchline.catalog.tokenizer import read_chat_template
 from touchline.domain.catalog import ModelInfo
 from touchline.domain.experiment import DataConfig
-from touchline.errors import TouchlineError
+from touchline.errors import EnvironmentFault
 from touchline.files import write_atomic
 
 _VERSION = 1
+"""Changes when the same rows would render differently."""
 _DATA = TypeAdapter(DataConfig)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class TokenLengths:
     """Tokens of every example of a split, in the dataset's order."""
 
@@ -36,46 +40,65 @@ class TokenLengths:
     """Tokens of each answer with its stop token; shape [examples]."""
 
 
-def token_lengths(model: ModelInfo, data: DataConfig, split: str, base: Path, date: str, cache_dir: Path) -> TokenLengths:
+def token_lengths(
+    model: ModelInfo, data: DataConfig, split: str, base: Path, date: str, cache_dir: Path
+) -> TokenLengths:
     """Lengths of one split.
 
     Args:
         model: whose tokenizer and chat template.
         data: the dataset; its prompt filled in.
-        split: `train`, `validation` or `test`.
+        split: `train`, `validation` or `test`; one that is not there has no lengths.
         base: folder that the dataset's path is relative to.
         date: ISO date frozen in the plan.
         cache_dir: where they are kept.
+
+    Raises:
+        InputFault: dataset, tokenizer or chat template cannot be used.
     """
-    info = load_dataset(data, base)
-    rows = next((item.sha256 for item in info.splits if item.name == split), "")
-    settings = {**json.loads(_DATA.dump_json(data)), "path": ""}
-    # The date changes lengths only through templates that print it; it is in the key all the same, since it is cheap.
-    identity = json.dumps([_VERSION, rows, model.tokenizer_sha256, settings, split, date], sort_keys=True)
-    path = cache_dir / "lengths" / f"{hashlib.sha256(identity.encode()).hexdigest()}.npz"
-    cached = _read(path, next((item.num_examples for item in info.splits if item.name == split), 0))
+    info = next((item for item in load_dataset(data, base).splits if item.name == split), None)
+    if info is None:
+        return TokenLengths(prompt=np.empty(0, np.uint32), answer=np.empty(0, np.uint32))
+    path = cache_dir / "lengths" / f"{_key(model, data, info.sha256, date)}.npz"
+    cached = _read(path, info.num_examples)
     if cached is not None:
         return cached
     renderer = load_renderer(model, date)
-    rendered = [renderer.example(example) for example in load_examples(data, split, base)]
-    lengths = TokenLengths(
-        prompt=np.array([len(item.prompt_ids) for item in rendered], dtype=np.uint32),
-        answer=np.array([len(item.answer_ids) for item in rendered], dtype=np.uint32),
-    )
+    rendered = (renderer.example(example) for example in load_examples(data, split, base))
+    counts = [(len(item.prompt_ids), len(item.answer_ids)) for item in rendered]
+    prompt, answer = np.array(counts, dtype=np.uint32).reshape(-1, 2).T
+    lengths = TokenLengths(prompt=prompt.copy(), answer=answer.copy())
+    _write(path, lengths)
+    return lengths
+
+
+def _key(model: ModelInfo, data: DataConfig, rows_sha256: str, date: str) -> str:
+    """Hash of what the lengths depend on: rows, tokenizer and template, columns and prompt, and for some the date."""
+    settings = {**json.loads(_DATA.dump_json(data)), "path": "", "train_fraction": 0, "split_seed": 0}
+    dated = "strftime_now" in (read_chat_template(Path(model.path)) or "")
+    identity = [_VERSION, rows_sha256, model.tokenizer_sha256, settings, date if dated else ""]
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+
+
+def _write(path: Path, lengths: TokenLengths) -> None:
     buffer = io.BytesIO()
     np.savez_compressed(buffer, prompt=lengths.prompt, answer=lengths.answer)
     try:
         write_atomic(path, buffer.getvalue())
-    except TouchlineError:
-        # A cache that cannot be written costs time, not the plan.
-        return lengths
-    return lengths
+    except (EnvironmentFault, OSError):
+        # A cache that cannot be written costs time the next time, and nothing now.
+        return
 
 
 def _read(path: Path, count: int) -> TokenLengths | None:
+    """Lengths kept earlier; None when there are none, or none that can be used."""
     try:
         with np.load(path, allow_pickle=False) as file:
-            lengths = TokenLengths(prompt=file["prompt"].astype(np.uint32), answer=file["answer"].astype(np.uint32))
-    except Exception:  # noqa: BLE001 (zipfile, zlib and numpy each raise their own; the file is only a cache)
+            found = TokenLengths(prompt=file["prompt"], answer=file["answer"])
+    except (OSError, ValueError, KeyError, EOFError, NotImplementedError, RuntimeError, TypeError, AttributeError):
         return None
-    return lengths if len(lengths.prompt) == len(lengths.answer) == count else None
+    except (zipfile.BadZipFile, zlib.error):
+        return None
+    shapes = {found.prompt.shape, found.answer.shape}
+    types = {found.prompt.dtype, found.answer.dtype}
+    return found if shapes == {(count,)} and types == {np.dtype(np.uint32)} else None

@@ -1,33 +1,37 @@
-"""Model folders in Hugging Face format, read without torch: what they are, whether they are whole, how they render chats."""
+"""Model folders in Hugging Face format, read without torch: what they are, whether they are whole, how they render."""
 
 from __future__ import annotations
 
 import difflib
 import hashlib
 import json
+import shlex
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from touchline.catalog.shards import BrokenShard, Shard, read_shard
-from touchline.catalog.tokenizer import TokenizerFiles, read_tokenizer
+from touchline.catalog.shards import Shard
+from touchline.catalog.tokenizer import read_tokenizer
+from touchline.catalog.weights import model_fault, read_shards
 from touchline.domain.catalog import ModelInfo
 from touchline.domain.finding import Finding, Severity, Where
-from touchline.errors import InputFault
+from touchline.errors import EnvironmentFault, InputFault
 from touchline.files import read_text_bounded
 from touchline.rendering import ChatRenderer
 from touchline.spec.names import label_of
 
-_JSON_LIMIT_BYTES = 64 << 20
+EXPORTABLE_MODEL = "SmolLM2-135M-Instruct"
+"""The model that `touchline models get` can write by itself."""
+_CONFIG_LIMIT_BYTES = 16 << 20
+# Older architectures have names of their own for the same things.
+_CONTEXT = ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length")
+_LAYERS = ("num_hidden_layers", "n_layer", "num_layers")
+_HIDDEN = ("hidden_size", "n_embd", "d_model")
 
 
 def find_models(models_dir: Path) -> list[ModelInfo]:
-    """Every folder under `models_dir` that has a config.json, by name."""
-    if not models_dir.is_dir():
-        return []
-    folders = sorted(path for path in models_dir.iterdir() if (path / "config.json").is_file())
-    return [read_model(folder) for folder in folders]
+    """Every folder under `models_dir` that has a config.json, by name; hidden ones are downloads not yet done."""
+    return [read_model(folder) for folder in _folders(models_dir) if _is_model(folder)]
 
 
 def load_model(name_or_path: str, models_dir: Path) -> ModelInfo:
@@ -36,18 +40,10 @@ def load_model(name_or_path: str, models_dir: Path) -> ModelInfo:
     Raises:
         InputFault: it is not there; says what is, and how to get it.
     """
-    for folder in (Path(name_or_path).expanduser(), models_dir / name_or_path):
-        if (folder / "config.json").is_file():
+    for folder in _candidates(name_or_path, models_dir):
+        if _is_model(folder):
             return read_model(folder)
-    present = [path.name for path in models_dir.iterdir() if path.is_dir()] if models_dir.is_dir() else []
-    near = difflib.get_close_matches(name_or_path, present, n=3, cutoff=0.5)
-    name = Path(name_or_path).name
-    listed = f"near names there: {', '.join(near)}" if near else f"there: {', '.join(sorted(present)) or 'nothing'}"
-    get = f"touchline models get {name}" if name == "SmolLM2-135M-Instruct" else f"hf download ORG/{name} --local-dir {str(models_dir / name)!r}"
-    raise InputFault(
-        f"model {name_or_path!r} is not a folder with a config.json, here or under {str(models_dir)!r}; {listed}",
-        hint=f"{get}    (or: models: [{near[0]}])" if near else get,
-    )
+    raise _unknown(name_or_path, models_dir)
 
 
 def read_model(folder: Path) -> ModelInfo:
@@ -55,33 +51,28 @@ def read_model(folder: Path) -> ModelInfo:
     folder = folder.resolve()
     findings: list[Finding] = []
     config_text, config = _config(folder, findings)
-    shards = _shards(folder, findings)
+    shards = read_shards(folder, findings)
     tokenizer = read_tokenizer(folder, findings)
-    tensors = {name: entry for shard in shards for name, entry in shard.tensors.items()}
-    parameters = sum(elements for _, elements in tensors.values())
-    weight = Counter[str]()
-    for dtype, elements in tensors.values():
-        weight[dtype] += elements
+    parameters = _parameters(shards, config)
     label = label_of(folder.name)
-    size = label.size if label.size != label.name or not parameters else _size(parameters)
     return ModelInfo(
         name=folder.name,
         path=str(folder),
-        architecture=_text((config.get("architectures") or [""])[0]),
+        architecture=_architecture(config),
         model_type=_text(config.get("model_type")),
-        dtype=weight.most_common(1)[0][0] if weight else _text(config.get("dtype") or config.get("torch_dtype")),
+        dtype=_dtype(shards) or _text(config.get("dtype")) or _text(config.get("torch_dtype")),
         num_parameters=parameters,
         weight_bytes=sum(shard.size_bytes for shard in shards),
-        context_length=_number(config, "max_position_embeddings", findings, folder),
-        vocab_size=_number(config, "vocab_size", findings, folder),
-        num_layers=_number(config, "num_hidden_layers", findings, folder),
-        hidden_size=_number(config, "hidden_size", findings, folder),
+        context_length=_number(config, _CONTEXT, findings, folder),
+        vocab_size=_number(config, ("vocab_size",), findings, folder),
+        num_layers=_number(config, _LAYERS, findings, folder),
+        hidden_size=_number(config, _HIDDEN, findings, folder),
         has_chat_template=tokenizer.chat_template is not None,
         stop_token=tokenizer.tokens.eos,
         config_sha256=hashlib.sha256(config_text.encode()).hexdigest(),
         tokenizer_sha256=tokenizer.sha256,
         weights_sha256=_weights_hash(shards),
-        size_label=size,
+        size_label=_size(parameters) if label.size == label.name and parameters else label.size,
         family=label.family,
         findings=tuple(findings),
     )
@@ -90,111 +81,155 @@ def read_model(folder: Path) -> ModelInfo:
 def load_renderer(model: ModelInfo, date: str) -> ChatRenderer:
     """What turns chats into this model's tokens.
 
+    Args:
+        model: the model.
+        date: ISO date frozen in the plan, for templates that print one.
+
     Raises:
-        InputFault: the tokenizer is missing or broken.
+        InputFault: tokenizer or chat template is missing or broken.
     """
     findings: list[Finding] = []
-    files: TokenizerFiles = read_tokenizer(Path(model.path), findings)
+    files = read_tokenizer(Path(model.path), findings)
     errors = [finding for finding in findings if finding.severity is Severity.ERROR]
     if errors or files.tokenizer_json is None:
         raise InputFault(f"the tokenizer of {model.name} cannot be used", findings=errors)
     return ChatRenderer(files.chat_template, files.tokenizer_json, files.tokens, date)
 
 
-def _config(folder: Path, findings: list[Finding]) -> tuple[str, dict[str, Any]]:
-    path = folder / "config.json"
+def _folders(models_dir: Path) -> list[Path]:
     try:
-        text = read_text_bounded(path, _JSON_LIMIT_BYTES)
+        return sorted(path for path in models_dir.iterdir() if path.is_dir() and not path.name.startswith("."))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except PermissionError:
+        raise EnvironmentFault(
+            f"no permission to list {str(models_dir)!r}",
+            expected="the folder of your models",
+            hint="TOUCHLINE_MODELS_DIR names another one",
+        ) from None
+
+
+def _is_model(folder: Path) -> bool:
+    try:
+        return (folder / "config.json").is_file()
+    except OSError:
+        # A name that is too long for the file system, or a folder that may not be entered: no model for this user.
+        return False
+
+
+def _candidates(name_or_path: str, models_dir: Path) -> list[Path]:
+    """Where a model may be: a bare name means the one under `models_dir`, even if a folder here is called the same."""
+    try:
+        here = Path(name_or_path).expanduser()
+    except RuntimeError:
+        here = Path(name_or_path)
+    there = models_dir / name_or_path
+    return [there, here] if Path(name_or_path).name == name_or_path else [here, there]
+
+
+def _unknown(name_or_path: str, models_dir: Path) -> InputFault:
+    present = [folder.name for folder in _folders(models_dir)]
+    name = Path(name_or_path).name or name_or_path
+    folded = {entry.casefold(): entry for entry in present}
+    near = [folded[match] for match in difflib.get_close_matches(name.casefold(), folded, n=3, cutoff=0.5)]
+    if name in present:
+        said = f"{str(models_dir / name)!r} has no config.json; a download that was cut off perhaps"
+    else:
+        listed = f"near names there: {', '.join(near)}" if near else f"there: {', '.join(present) or 'nothing'}"
+        said = f"not a folder with a config.json, here or under {str(models_dir)!r}; {listed}"
+    get = f"touchline models get {name}"
+    if name != EXPORTABLE_MODEL:
+        repository = name_or_path if name_or_path.count("/") == 1 and name_or_path[0] not in "./~" else f"ORG/{name}"
+        get = f"hf download {repository} --local-dir {shlex.quote(str(models_dir / name))}"
+    return InputFault(
+        f"model {name_or_path!r}: {said}",
+        expected="a model under models_dir, or the path of one",
+        hint=f"did you mean {near[0]!r}? Otherwise: {get}" if near and name not in present else get,
+    )
+
+
+def _config(folder: Path, findings: list[Finding]) -> tuple[str, dict[str, object]]:
+    """config.json as text and as data; of a model with several parts, the part that writes text."""
+    path = folder / "config.json"
+    text = ""
+    try:
+        text = read_text_bounded(path, _CONFIG_LIMIT_BYTES)
         data = json.loads(text)
-    except InputFault as fault:
-        findings.append(_error("CK101", folder, fault.message, path))
-        return "", {}
+    except (InputFault, EnvironmentFault) as fault:
+        findings.append(model_fault("CK101", folder, fault.message, path))
+        return text, {}
     except (ValueError, RecursionError) as error:
-        findings.append(_error("CK101", folder, f"config.json is not JSON: {error}", path))
+        findings.append(model_fault("CK101", folder, f"config.json is not JSON: {error}", path))
         return text, {}
     if not isinstance(data, dict):
-        findings.append(_error("CK101", folder, "config.json holds no object", path))
+        findings.append(model_fault("CK101", folder, "config.json holds no object", path))
         return text, {}
-    if "auto_map" in data:
+    if "auto_map" in data or data.get("trust_remote_code"):
         findings.append(
             Finding(
                 code="CK105",
                 severity=Severity.WARNING,
                 subject=folder.name,
-                message="config.json names code of its own (auto_map); touchline never runs it",
+                message=f"model {folder.name}: config.json names code of its own (auto_map); touchline never runs it",
                 where=Where(path=str(path)),
                 hint="use a model that transformers has itself",
             )
         )
-    return text, data
+    inner = data.get("text_config")
+    return text, {**inner, **data} if isinstance(inner, dict) else data
 
 
-def _shards(folder: Path, findings: list[Finding]) -> list[Shard]:
-    """The safetensors files that the index names, or the single one; what is missing or cut off is a finding."""
-    index = folder / "model.safetensors.index.json"
-    names: Iterable[str]
-    if index.is_file():
-        try:
-            names = sorted({str(name) for name in json.loads(read_text_bounded(index, _JSON_LIMIT_BYTES))["weight_map"].values()})
-        except (InputFault, ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
-            findings.append(_error("CK102", folder, f"the index of the shards is broken: {error}", index))
-            return []
-    else:
-        names = sorted(path.name for path in folder.glob("*.safetensors"))
-    names = [Path(name).name for name in names]
-    if not names:
-        pickled = any(folder.glob("*.bin"))
-        message = "it has only .bin weights, which are pickles and are never opened" if pickled else "it has no weights"
-        findings.append(_error("CK103", folder, message, folder, "download the .safetensors files of this model"))
-    found: list[Shard] = []
-    for name in names:
-        path = folder / name
-        try:
-            shard = read_shard(path)
-        except FileNotFoundError:
-            findings.append(_error("CK104", folder, f"shard {name} is missing, and the index names it", path, "download it again"))
-            continue
-        except (BrokenShard, OSError) as error:
-            findings.append(_error("CK104", folder, str(error), path, "download it again"))
-            continue
-        if shard.size_bytes != shard.expected_bytes:
-            message = f"shard {name} has {shard.size_bytes:,} bytes, its header asks for {shard.expected_bytes:,}"
-            findings.append(_error("CK104", folder, message, path, "download it again"))
-        found.append(shard)
-    return found
+def _architecture(config: dict[str, object]) -> str:
+    listed = config.get("architectures")
+    return _text(listed[0]) if isinstance(listed, list) and listed else ""
 
 
-def _weights_hash(shards: list[Shard]) -> str:
+def _number(config: dict[str, object], keys: Sequence[str], findings: list[Finding], folder: Path) -> int:
+    key = next((name for name in keys if name in config), keys[0])
+    value = config.get(key)
+    if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+        return value
+    # After a config.json that cannot be read at all, four more faults of it would tell nothing.
+    if config:
+        said = "is missing" if key not in config else f"is {value!r}"
+        message = f"config.json: {key} {said}, expected a positive integer"
+        findings.append(model_fault("CK101", folder, message, folder / "config.json"))
+    return 1
+
+
+def _parameters(shards: Sequence[Shard], config: dict[str, object]) -> int:
+    """Parameters of all shards; an output layer that is the embedding again is counted once."""
+    tensors = {name: tensor for shard in shards for name, tensor in shard.tensors.items()}
+    total = sum(tensor.elements for tensor in tensors.values())
+    output = tensors.get("lm_head.weight")
+    embeddings = [tensor.elements for name, tensor in tensors.items() if name.endswith("embed_tokens.weight")]
+    if config.get("tie_word_embeddings") is True and output is not None and output.elements in embeddings:
+        return total - output.elements
+    return total
+
+
+def _dtype(shards: Sequence[Shard]) -> str:
+    """Element type of most of the weights by size; empty without weights."""
+    weight = Counter[str]()
+    for shard in shards:
+        for tensor in shard.tensors.values():
+            weight[tensor.dtype] += tensor.size_bytes
+    return weight.most_common(1)[0][0] if weight else ""
+
+
+def _weights_hash(shards: Sequence[Shard]) -> str:
     identity = [[shard.name, shard.size_bytes, shard.header_sha256] for shard in shards]
     return hashlib.sha256(json.dumps(identity).encode()).hexdigest()
 
 
-def _number(config: dict[str, Any], key: str, findings: list[Finding], folder: Path) -> int:
-    value = config.get(key)
-    if not isinstance(value, int) or value < 1:
-        findings.append(_error("CK101", folder, f"config.json: {key} is {value!r}, expected a positive integer", folder / "config.json"))
-        return 1
-    return value
-
-
 def _size(parameters: int) -> str:
-    for unit, scale in (("B", 1e9), ("M", 1e6), ("K", 1e3)):
-        if parameters >= scale:
+    """`135M` of 134,515,008; one digit after the point below ten."""
+    for unit, scale in (("T", 1e12), ("B", 1e9), ("M", 1e6), ("K", 1e3)):
+        if parameters >= 0.9995 * scale:
             value = parameters / scale
-            return f"{value:.0f}{unit}" if value >= 10 else f"{value:.1f}".removesuffix(".0") + unit
+            return f"{value:.0f}{unit}" if value >= 9.95 else f"{value:.1f}".removesuffix(".0") + unit
     return str(parameters)
 
 
 def _text(value: object) -> str:
     return value if isinstance(value, str) else ""
-
-
-def _error(code: str, folder: Path, message: str, path: Path, hint: str | None = None) -> Finding:
-    return Finding(
-        code=code,
-        severity=Severity.ERROR,
-        subject=folder.name,
-        message=f"model {folder.name}: {message}",
-        where=Where(path=str(path)),
-        hint=hint,
-    )

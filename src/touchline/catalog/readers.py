@@ -3,19 +3,32 @@
 from __future__ import annotations
 
 import csv
+import difflib
 import importlib.util
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from touchline.catalog.tally import Tally
 from touchline.domain.finding import Finding, Severity, Where
 from touchline.errors import EnvironmentFault, InputFault
 
-SIZE_LIMIT_BYTES = 4 << 30
+SIZE_LIMIT_BYTES = 1 << 30
 """More does not belong into one file that is read whole."""
-SPLIT_NAMES = {"train": "train", "training": "train", "validation": "validation", "valid": "validation", "val": "validation", "dev": "validation", "test": "test"}
+SPLIT_NAMES = {
+    "train": "train",
+    "training": "train",
+    "validation": "validation",
+    "valid": "validation",
+    "val": "validation",
+    "dev": "validation",
+    "test": "test",
+}
+"""What files call splits, in lower case, and what they are called here."""
 FORMATS = {".json": "json", ".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".parquet": "parquet"}
+WHOLE = "all"
+"""The one split of a file that has none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +38,7 @@ class Row:
     values: Mapping[str, object]
     """Column to value."""
     line: int | None
-    """Line, from 1; none in formats without lines."""
+    """Line that it begins on, from 1; none in formats without lines."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,124 +48,182 @@ class RawDataset:
     format: str
     """`json`, `jsonl`, `csv` or `parquet`."""
     splits: dict[str, list[Row]]
-    """Rows by the split's name; one entry, `all`, when the file has none."""
+    """Rows by the split's name; the one entry `all` when the file has none."""
     about: dict[str, object]
     """What the file says of itself."""
     findings: tuple[Finding, ...]
-    """Lines that are no rows."""
+    """Lines that are no rows, and splits that are none."""
 
 
 def read_rows(path: Path) -> RawDataset:
     """Read a file.
 
     Raises:
-        InputFault: it is missing, too large, of an unknown format or not readable as that.
-        EnvironmentFault: the package that reads its format is not installed.
+        InputFault: it is too large, of an unknown format or not readable as that; with findings.
+        EnvironmentFault: the package that reads its format is not installed, or the file may not be read.
     """
     form = FORMATS.get(path.suffix.lower())
     if form is None:
-        raise _fault(path, f"{path.name} has an unknown ending", f"one of {', '.join(FORMATS)}")
-    if path.stat().st_size > SIZE_LIMIT_BYTES:
-        raise _fault(path, f"{path.name} is larger than {SIZE_LIMIT_BYTES:,} bytes", "a smaller file")
+        raise _fault("DA102", path, f"{path.name} has an unknown ending, expected one of {', '.join(FORMATS)}")
+    size = path.stat().st_size
+    if size > SIZE_LIMIT_BYTES:
+        raise _fault("DA107", path, f"{path.name} has {size:,} bytes, at most {SIZE_LIMIT_BYTES:,} are read")
     try:
         if form == "json":
             return _json(path)
+        tally = Tally(path)
         if form == "parquet":
-            return RawDataset(format=form, splits=_grouped([Row(row, None) for row in _parquet(path)]), about={}, findings=())
-        findings: list[Finding] = []
-        rows = list(_jsonl(path, findings) if form == "jsonl" else _csv(path, findings))
-        return RawDataset(format=form, splits=_grouped(rows), about={}, findings=tuple(findings))
-    except UnicodeDecodeError as error:
-        raise _fault(path, f"{path.name} is not UTF-8 text (byte {error.start})", "a text file in UTF-8") from None
+            rows = list(_parquet(path))
+        else:
+            rows = list(_jsonl(path, tally)) if form == "jsonl" else _csv(path, tally)
+    except PermissionError:
+        raise EnvironmentFault(f"no permission to read {str(path)!r}", hint=f"ls -l {str(path)!r}") from None
+    splits = _grouped(rows, path, tally)
+    return RawDataset(format=form, splits=splits, about={}, findings=tuple(tally.findings()))
 
 
 def _json(path: Path) -> RawDataset:
     try:
         data = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (json.JSONDecodeError, RecursionError) as error:
-        line, column = getattr(error, "lineno", None), getattr(error, "colno", None)
-        finding = _error("DA102", path, f"{path.name} is not JSON: {getattr(error, 'msg', error)}", line, column)
-        raise InputFault(f"{path} cannot be read", findings=[finding]) from None
+    except UnicodeDecodeError as error:
+        raise _fault("DA102", path, f"{path.name} is not UTF-8 text (byte {error.start})") from None
+    except json.JSONDecodeError as error:
+        # One object a line, in a file that is called .json: common, and easily told.
+        hint = "rows one a line are JSONL: name the file .jsonl" if error.msg == "Extra data" else None
+        raise _fault("DA102", path, f"{path.name} is not JSON: {error.msg}", hint, error.lineno, error.colno) from None
+    except (ValueError, RecursionError) as error:
+        raise _fault("DA102", path, f"{path.name} is not JSON: {error}") from None
     if isinstance(data, list):
-        data = {"all": data}
+        data = {WHOLE: data}
     if not isinstance(data, dict):
-        raise _fault(path, f"{path.name} holds neither a list of rows nor an object of splits", "a list of {column: value} objects")
+        message = f"{path.name} holds neither a list of rows nor an object of splits, expected {{train: [...], ...}}"
+        raise _fault("DA102", path, message)
     about = data.pop("about", {})
+    tally = Tally(path)
+    splits = _json_splits(data, path, tally)
+    about = about if isinstance(about, dict) else {}
+    return RawDataset(format="json", splits=splits, about=about, findings=tuple(tally.findings()))
+
+
+def _json_splits(data: dict[str, object], path: Path, tally: Tally) -> dict[str, list[Row]]:
     splits: dict[str, list[Row]] = {}
-    findings: list[Finding] = []
     for name, rows in data.items():
-        split = "all" if name == "all" and len(data) == 1 else SPLIT_NAMES.get(name.lower())
+        split = WHOLE if name == WHOLE and len(data) == 1 else SPLIT_NAMES.get(name.lower())
         if split is None:
-            findings.append(_error("DA103", path, f"{name!r} is not the name of a split; expected train, validation or test"))
+            near = difflib.get_close_matches(name.lower(), SPLIT_NAMES, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else None
+            tally.add("DA103", path.name, f"{name!r} names no split, expected train, validation or test", hint=hint)
         elif split in splits:
-            findings.append(_error("DA103", path, f"the split {split} is given twice"))
+            tally.add("DA103", path.name, f"the split {split} is given twice, the second time as {name!r}")
         elif not isinstance(rows, list):
-            findings.append(_error("DA103", path, f"the split {name} is not a list of rows"))
+            tally.add("DA103", path.name, f"the split {name} is no list of rows")
         else:
-            wrong = [i for i, row in enumerate(rows) if not isinstance(row, dict)]
-            if wrong:
-                findings.append(_error("DA103", path, f"{name}: {len(wrong)} rows are not objects, the first is row {wrong[0]}"))
-            splits[split] = [Row(row, None) for row in rows if isinstance(row, dict)]
-    return RawDataset(format="json", splits=splits, about=about if isinstance(about, dict) else {}, findings=tuple(findings))
-
-
-def _jsonl(path: Path, findings: list[Finding]) -> Iterator[Row]:
-    with path.open(encoding="utf-8-sig") as stream:
-        for number, line in enumerate(stream, 1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except (json.JSONDecodeError, RecursionError) as error:
-                findings.append(_error("DA102", path, f"not JSON: {getattr(error, 'msg', error)}", number, getattr(error, "colno", None)))
-                continue
-            if isinstance(row, dict):
-                yield Row(row, number)
-            else:
-                findings.append(_error("DA103", path, "the row is not an object", number))
-
-
-def _csv(path: Path, findings: list[Finding]) -> Iterator[Row]:
-    with path.open(encoding="utf-8-sig", newline="") as stream:
-        reader = csv.DictReader(stream, strict=True)
-        try:
-            for row in reader:
-                if None in row or None in row.values():
-                    columns = len(reader.fieldnames or ())
-                    findings.append(_error("DA103", path, f"the row has another number of cells than the {columns} columns", reader.line_num))
+            splits[split] = []
+            for number, row in enumerate(rows, 1):
+                if isinstance(row, dict):
+                    splits[split].append(Row(row, None))
                 else:
-                    yield Row(row, reader.line_num)
-        except csv.Error as error:
-            findings.append(_error("DA102", path, f"not CSV: {error}", reader.line_num))
+                    tally.add("DA103", path.name, f"{name}: not an object, expected {{column: value}}", row=number)
+    return splits
 
 
-def _parquet(path: Path) -> list[dict[str, object]]:
+def _lines(path: Path, tally: Tally) -> Iterator[str]:
+    """Lines as text; one that is not UTF-8 is told and goes on with its bad bytes marked."""
+    with path.open("rb") as stream:
+        for number, line in enumerate(stream, 1):
+            try:
+                yield line.decode("utf-8-sig" if number == 1 else "utf-8")
+            except UnicodeDecodeError as error:
+                tally.add("DA102", path.name, "not UTF-8 text", line=number, column=error.start + 1)
+                yield line.decode(errors="replace")
+
+
+def _jsonl(path: Path, tally: Tally) -> Iterator[Row]:
+    for number, line in enumerate(_lines(path, tally), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            tally.add("DA102", path.name, f"not JSON: {error.msg}", line=number, column=error.colno)
+            continue
+        except (ValueError, RecursionError) as error:
+            tally.add("DA102", path.name, f"not JSON: {error}", line=number)
+            continue
+        if isinstance(row, dict):
+            yield Row(row, number)
+        else:
+            tally.add("DA103", path.name, "not an object, expected {column: value}", line=number)
+
+
+def _csv(path: Path, tally: Tally) -> list[Row]:
+    rows: list[Row] = []
+    # A cell may hold a whole chat; the module's own limit of 128 KiB is for the whole process, so it is put back.
+    usual = csv.field_size_limit(SIZE_LIMIT_BYTES)
+    reader = csv.reader(_lines(path, tally), strict=True)
+    try:
+        header = next(reader, [])
+        for name in {name for name in header if header.count(name) > 1}:
+            tally.add("DA103", path.name, f"the column {name!r} is given twice", line=1)
+        begin = reader.line_num + 1
+        for cells in reader:
+            if len(cells) == len(header):
+                rows.append(Row(dict(zip(header, cells, strict=True)), begin))
+            elif cells:
+                message = f"another number of cells than the {len(header)} columns of the first line"
+                tally.add("DA103", path.name, message, line=begin)
+            begin = reader.line_num + 1
+    except csv.Error as error:
+        tally.add("DA102", path.name, f"not CSV: {error}", line=reader.line_num)
+    finally:
+        csv.field_size_limit(usual)
+    return rows
+
+
+def _parquet(path: Path) -> Iterator[Row]:
     if importlib.util.find_spec("pyarrow") is None:
-        raise EnvironmentFault(f"{path.name} needs a package that is not installed", hint="pip install 'touchline[parquet]'")
+        raise EnvironmentFault(
+            f"reading {path.name} needs the package pyarrow, which is not installed",
+            hint="pip install 'touchline[parquet]'",
+        )
     import pyarrow
     import pyarrow.parquet
 
     try:
-        rows: list[dict[str, object]] = pyarrow.parquet.read_table(path).to_pylist()
+        with pyarrow.parquet.ParquetFile(path) as file:
+            groups = range(file.metadata.num_row_groups)
+            unpacked = sum(file.metadata.row_group(group).total_byte_size for group in groups)
+            if unpacked > SIZE_LIMIT_BYTES:
+                message = f"{path.name} unpacks to {unpacked:,} bytes, at most {SIZE_LIMIT_BYTES:,} are read"
+                raise _fault("DA107", path, message)
+            for batch in file.iter_batches():
+                yield from (Row(values, None) for values in batch.to_pylist())
+    except PermissionError:
+        raise
     except (pyarrow.ArrowException, OSError) as error:
-        raise _fault(path, f"{path.name} is not parquet: {error}", "a whole parquet file") from None
-    return rows
+        raise _fault("DA102", path, f"{path.name} is not parquet: {error}", "is the file whole?") from None
 
 
-def _grouped(rows: list[Row]) -> dict[str, list[Row]]:
-    """By the column `split`, where every row has one that names a split."""
-    if not rows or not all(str(row.values.get("split", "")).lower() in SPLIT_NAMES for row in rows):
-        return {"all": rows}
+def _grouped(rows: list[Row], path: Path, tally: Tally) -> dict[str, list[Row]]:
+    """By the column `split`, where rows have one that names splits."""
+    names = [str(row.values.get("split", "")) for row in rows]
+    known = [SPLIT_NAMES.get(name.lower()) for name in names]
+    if not any(known):
+        return {WHOLE: rows}
     splits: dict[str, list[Row]] = {}
-    for row in rows:
-        splits.setdefault(SPLIT_NAMES[str(row.values["split"]).lower()], []).append(row)
+    for row, name, split in zip(rows, names, known, strict=True):
+        if split is None:
+            # To shuffle such a file anew would mix its test rows into the training.
+            message = f"column 'split' is {name[:40]!r}, expected train, validation or test as in other rows"
+            tally.add("DA103", path.name, message, line=row.line)
+        else:
+            splits.setdefault(split, []).append(row)
     return splits
 
 
-def _fault(path: Path, message: str, expected: str) -> InputFault:
-    return InputFault(f"{path} cannot be read", findings=[_error("DA101", path, f"{message}; expected {expected}")])
-
-
-def _error(code: str, path: Path, message: str, line: int | None = None, column: int | None = None) -> Finding:
+def _fault(
+    code: str, path: Path, message: str, hint: str | None = None, line: int | None = None, column: int | None = None
+) -> InputFault:
     where = Where(path=str(path), line=line, column=column)
-    return Finding(code=code, severity=Severity.ERROR, subject=path.name, message=message, where=where)
+    finding = Finding(code=code, severity=Severity.ERROR, subject=path.name, message=message, where=where, hint=hint)
+    return InputFault(f"{str(path)!r} cannot be read", findings=[finding])

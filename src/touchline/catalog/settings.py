@@ -9,6 +9,7 @@ from pathlib import Path
 
 import platformdirs
 
+from touchline.domain.finding import Finding, Severity, Where
 from touchline.errors import InputFault
 from touchline.files import read_text_bounded
 
@@ -42,24 +43,41 @@ def load_settings() -> Settings:
     found |= _from_file(config_path())
     for key in _KEYS:
         if value := os.environ.get(f"TOUCHLINE_{key.upper()}"):
-            found[key] = Path(value).expanduser().absolute()
+            found[key] = _folder(value, Path.cwd(), f"TOUCHLINE_{key.upper()}")
     return Settings(models_dir=found["models_dir"], cache_dir=found["cache_dir"])
 
 
 def _from_file(path: Path) -> dict[str, Path]:
     if not path.exists():
         return {}
+    # Only who has a config file waits for the YAML reader to load.
     from touchline.spec.document import parse
 
-    data = parse(read_text_bounded(path, _LIMIT_BYTES), str(path)).data
-    for key, value in data.items():
+    document = parse(read_text_bounded(path, _LIMIT_BYTES), str(path))
+    faults: list[Finding] = []
+    found: dict[str, Path] = {}
+    for key, value in document.data.items():
+        where = document.where([key])
         if key not in _KEYS:
-            near = difflib.get_close_matches(key, _KEYS, n=1)
-            raise InputFault(
-                f"{path}: unknown key {key!r}",
-                expected=f"one of {', '.join(_KEYS)}",
-                hint=f"did you mean {near[0]!r}?" if near else None,
-            )
-        if not isinstance(value, str) or not value:
-            raise InputFault(f"{path}: {key} is {value!r}", expected="the path of a folder")
-    return {key: Path(str(value)).expanduser().absolute() for key, value in data.items()}
+            near = difflib.get_close_matches(str(key), _KEYS, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else None
+            faults.append(_fault(key, f"unknown key {key!r}, expected one of {', '.join(_KEYS)}", where, hint))
+        elif not isinstance(value, str) or not value:
+            faults.append(_fault(key, f"{key} is {value!r}, expected the path of a folder", where))
+        else:
+            found[key] = _folder(value, path.parent, f"{path}: {key}")
+    if faults:
+        raise InputFault(f"{path}: {len(faults)} fault{'s' if len(faults) > 1 else ''}", findings=faults)
+    return found
+
+
+def _folder(value: str, base: Path, what: str) -> Path:
+    """An absolute folder; a relative one counts from where it was written, not from where one happens to stand."""
+    try:
+        return (base / Path(value).expanduser()).absolute()
+    except RuntimeError:
+        raise InputFault(f"{what}: {value!r} names the home of a user who is not here") from None
+
+
+def _fault(key: str, message: str, where: Where, hint: str | None = None) -> Finding:
+    return Finding(code="US101", severity=Severity.ERROR, subject=str(key), message=message, where=where, hint=hint)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -22,12 +23,25 @@ _DTYPES = {
     "BF16": "bfloat16",
     "I64": "int64",
     "I32": "int32",
+    "I16": "int16",
     "I8": "int8",
     "U8": "uint8",
     "BOOL": "bool",
     "F8_E4M3": "float8_e4m3",
     "F8_E5M2": "float8_e5m2",
 }
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """One entry of a header."""
+
+    dtype: str
+    """Element type, `bfloat16`."""
+    elements: int
+    """Product of its shape."""
+    size_bytes: int
+    """Bytes that it takes in the file."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,8 +54,8 @@ class Shard:
     """Size on disk."""
     expected_bytes: int
     """Size that its header asks for."""
-    tensors: dict[str, tuple[str, int]]
-    """Name to (dtype, elements)."""
+    tensors: Mapping[str, Tensor]
+    """Its tensors by name."""
     header_sha256: str
     """Hash of the header."""
 
@@ -66,14 +80,13 @@ def read_shard(path: Path) -> Shard:
         if length > HEADER_LIMIT_BYTES:
             raise BrokenShard(f"{path.name} is no safetensors file: its header would have {length:,} bytes")
         if 8 + length > size:
-            raise BrokenShard(f"{path.name} is cut off inside its header: {size:,} bytes, at least {8 + length:,} expected")
+            raise BrokenShard(
+                f"{path.name} is cut off inside its header: {size:,} bytes, at least {8 + length:,} expected"
+            )
         header = stream.read(length)
     try:
-        data = json.loads(header)
-        entries = {name: entry for name, entry in data.items() if name != "__metadata__"}
-        tensors = {n: (_DTYPES.get(e["dtype"], str(e["dtype"])), prod(e["shape"])) for n, e in entries.items()}
-        end = max((int(entry["data_offsets"][1]) for entry in entries.values()), default=0)
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        tensors, end = _entries(json.loads(header))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise BrokenShard(f"{path.name} has a broken header: {error}") from error
     return Shard(
         name=path.name,
@@ -82,3 +95,27 @@ def read_shard(path: Path) -> Shard:
         tensors=tensors,
         header_sha256=hashlib.sha256(header).hexdigest(),
     )
+
+
+def _entries(header: object) -> tuple[dict[str, Tensor], int]:
+    """The tensors, and where the last one ends, counted from the header's end."""
+    if not isinstance(header, dict):
+        raise TypeError("it is no object")
+    tensors: dict[str, Tensor] = {}
+    last = 0
+    for name, entry in header.items():
+        if name == "__metadata__":
+            continue
+        begin, end = (_count(offset) for offset in entry["data_offsets"])
+        if end < begin:
+            raise ValueError(f"{name} ends before it begins")
+        elements = prod(_count(extent) for extent in entry["shape"])
+        tensors[name] = Tensor(_DTYPES.get(entry["dtype"], str(entry["dtype"])), elements, end - begin)
+        last = max(last, end)
+    return tensors, last
+
+
+def _count(value: object) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise ValueError(f"{value!r} is no size")
+    return value

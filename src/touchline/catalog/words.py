@@ -42,5 +42,9 @@ def load_words() -> list[str]:
     """
     data = (resources.files("touchline.catalog") / "wordlists" / "american-english.txt").read_bytes()
     if hashlib.sha256(data).hexdigest() != AMERICAN_ENGLISH.sha256:
-        raise EnvironmentFault("the installed word list was changed", hint="pip install --force-reinstall --no-deps touchline")
+        raise EnvironmentFault(
+            "the installed word list was changed, so datasets made from it could not be made again",
+            expected=f"a file with the hash {AMERICAN_ENGLISH.sha256}",
+            hint="pip install --force-reinstall --no-deps touchline",
+        )
     return data.decode("ascii").split()

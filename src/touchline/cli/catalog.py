@@ -31,16 +31,28 @@ def models_list(json: Json = False) -> None:
         out_json(list[ModelInfo], found, "models")
         return
     rows = [
-        (m.name, m.size_label, m.architecture, m.dtype, format_bytes(m.weight_bytes), f"{m.context_length:,}", _verdict(m.findings))
+        (
+            m.name,
+            m.size_label,
+            m.architecture,
+            m.dtype,
+            format_bytes(m.weight_bytes),
+            f"{m.context_length:,}",
+            _verdict(m.findings),
+        )
         for m in found
     ]
-    out_table(("model", "size", "architecture", "dtype", "weights", "context", "state"), rows, title=str(settings.models_dir))
+    out_table(
+        ("model", "size", "architecture", "dtype", "weights", "context", "state"), rows, title=str(settings.models_dir)
+    )
     if not found:
         say("no models there; try: touchline models get SmolLM2-135M-Instruct")
 
 
 @models_app.command("show")
-def models_show(model: Annotated[str, typer.Argument(help="Name under models_dir, or a path.")], json: Json = False) -> None:
+def models_show(
+    model: Annotated[str, typer.Argument(help="Name under models_dir, or a path.")], json: Json = False
+) -> None:
     """Show one model, and what is wrong with it."""
     from touchline.catalog.models import load_model
     from touchline.catalog.settings import load_settings
@@ -49,7 +61,9 @@ def models_show(model: Annotated[str, typer.Argument(help="Name under models_dir
 
 
 @models_app.command("get")
-def models_get(model: Annotated[str, typer.Argument(help="For example SmolLM2-135M-Instruct.")], json: Json = False) -> None:
+def models_get(
+    model: Annotated[str, typer.Argument(help="For example SmolLM2-135M-Instruct.")], json: Json = False
+) -> None:
     """Put a model under models_dir that touchline can write by itself; for others, say how to get them."""
     from touchline.catalog.settings import load_settings
     from touchline.launch.getting import get_model
@@ -94,7 +108,9 @@ def data_show(
         out_json(DatasetInfo, info, "dataset")
     else:
         rows = [(split.name, f"{split.num_examples:,}", split.sha256[:16]) for split in info.splits]
-        out_table(("split", "examples", "sha256"), rows, title=f"{info.path} ({info.format}, {format_bytes(info.size_bytes)})")
+        out_table(
+            ("split", "examples", "sha256"), rows, title=f"{info.path} ({info.format}, {format_bytes(info.size_bytes)})"
+        )
         out(f"splits: {info.split_origin}")
     show_findings(info.findings)
     if any(finding.severity == "error" for finding in info.findings):

@@ -40,7 +40,9 @@ Run = Annotated[Optional[str], typer.Option("--run", metavar="RUN", help="Only t
 def plan(
     source: Source,
     overrides: Overrides = None,
-    accept: Annotated[bool, typer.Option("--accept", help="Plan runs again that have started; their results are moved aside.")] = False,
+    accept: Annotated[
+        bool, typer.Option("--accept", help="Plan runs again that have started; their results are moved aside.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check and show, write nothing.")] = False,
     json: Json = False,
 ) -> None:
@@ -68,7 +70,9 @@ def plan(
 def prepare(
     source: Source,
     run: Run = None,
-    accept: Annotated[bool, typer.Option("--accept", help="Take over what was edited in the run's setup_finetune.yaml.")] = False,
+    accept: Annotated[
+        bool, typer.Option("--accept", help="Take over what was edited in the run's setup_finetune.yaml.")
+    ] = False,
 ) -> None:
     """Write one folder a run: configs, and scripts that bash and sbatch run alike."""
     from touchline import workflow
@@ -99,7 +103,9 @@ def run(source: Source, overrides: Overrides = None, run: Run = None, json: Json
 def evaluate(
     source: Source,
     run: Run = None,
-    epoch: Annotated[Optional[str], typer.Option("--epoch", metavar="last|all|N", help="Which epochs' checkpoints.")] = None,  # noqa: UP045
+    epoch: Annotated[
+        str | None, typer.Option("--epoch", metavar="last|all|N", help="Which epochs' checkpoints.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Evaluate checkpoints that are trained and not evaluated yet."""

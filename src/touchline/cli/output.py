@@ -6,7 +6,7 @@ import json
 import re
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from touchline.errors import TouchlineError
 
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from touchline.domain.finding import Finding
 
 SCHEMA_VERSION = 1
+RICH_LIMIT_ROWS = 100
+"""Longer tables are plain: nobody looks at frames there, and drawing them takes seconds."""
 _CONTROL = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
@@ -33,7 +35,7 @@ def out(text: str) -> None:
     sys.stdout.write(text if text.endswith("\n") else text + "\n")
 
 
-def out_json(kind: type, value: object, key: str) -> None:
+def out_json(kind: Any, value: object, key: str) -> None:
     """`{"schema_version": 1, key: value}`; the values as their dataclasses say."""
     from pydantic import TypeAdapter
 
@@ -43,6 +45,9 @@ def out_json(kind: type, value: object, key: str) -> None:
 
 def out_table(header: Sequence[str], rows: Sequence[Sequence[str]], title: str | None = None) -> None:
     """A table on stdout: as wide as it needs to be when nobody looks, folded to the terminal when somebody does."""
+    if not sys.stdout.isatty() or len(rows) > RICH_LIMIT_ROWS:
+        out(_plain_table(header, rows, title))
+        return
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -52,8 +57,15 @@ def out_table(header: Sequence[str], rows: Sequence[Sequence[str]], title: str |
         table.add_column(Text(name), overflow="fold")
     for row in rows:
         table.add_row(*(Text(clean(cell)) for cell in row))
-    width = None if sys.stdout.isatty() else 200
-    Console(file=sys.stdout, width=width, soft_wrap=False).print(table)
+    Console(file=sys.stdout).print(table)
+
+
+def _plain_table(header: Sequence[str], rows: Sequence[Sequence[str]], title: str | None) -> str:
+    """Columns side by side, two spaces between: for pipes, logs and long tables."""
+    cells = [[clean(cell) for cell in row] for row in (header, *rows)]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells]
+    return "\n".join([*([clean(title)] if title else []), *lines])
 
 
 def show_findings(findings: Sequence[Finding]) -> None:

@@ -43,7 +43,9 @@ def _row(key: str, value: object, reason: str) -> Default:
 
 DEFAULTS: Final = (
     _row("train.lora.rank", LORA_RANK, "high enough for most tasks; a rank costs little memory"),
-    _row("train.lora.alpha", f"{LORA_ALPHA_PER_RANK} x rank", "keeps the adapter's scale the same when the rank varies"),
+    _row(
+        "train.lora.alpha", f"{LORA_ALPHA_PER_RANK} x rank", "keeps the adapter's scale the same when the rank varies"
+    ),
     _row(
         "train.lora.target_modules",
         ", ".join(LORA_TARGET_MODULES),
@@ -66,7 +68,11 @@ DEFAULTS: Final = (
     _row("train.base_dtype", "auto", "bfloat16 where processor or GPU is fast at it, else float32"),
     _row("train.checkpoint.keep", "all", "adapters are small; nothing is deleted unless you say so"),
     _row("train.checkpoint.resume_minutes", RESUME_INTERVAL, "a killed run loses at most this much work"),
-    _row("data.train_fraction", TRAIN_FRACTION, "for files without splits; of the rest a quarter validates, the other tests"),
+    _row(
+        "data.train_fraction",
+        TRAIN_FRACTION,
+        "for files without splits; of the rest a quarter validates, the other tests",
+    ),
     _row("data.split_seed", SPLIT_SEED, "any fixed number does; changing it makes another experiment"),
     _row("seeds", "[1]", "one replicate; two or more say how far a seed alone moves the result"),
     _row("evaluate.epochs", "last", "the model that one would keep"),

@@ -1,4 +1,4 @@
-"""eval.yaml: everything that the evaluation of one run needs, resolved."""
+"""eval.yaml of a run: everything that its evaluation needs, resolved."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ EVALUATION_SCHEMA_VERSION = 1
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EvaluationModel:
-    """The base model."""
+    """The base model, as it was planned."""
 
     __pydantic_config__: ClassVar[dict[str, object]] = {"extra": "forbid"}
 
@@ -21,14 +21,14 @@ class EvaluationModel:
     path: str
     """Its folder, absolute."""
     weights_sha256: str
-    """`ModelInfo.weights_sha256` when it was planned; another one is refused."""
+    """`ModelInfo.weights_sha256` when it was planned; an adapter of another one is refused."""
     tokenizer_sha256: str
-    """`ModelInfo.tokenizer_sha256` when it was planned; another one is refused."""
+    """`ModelInfo.tokenizer_sha256` when it was planned; it decides on the prompt's tokens."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EvaluationConfig:
-    """One run's evaluation."""
+    """One run's evaluation, whichever of its checkpoints is evaluated."""
 
     __pydantic_config__: ClassVar[dict[str, object]] = {"extra": "forbid"}
 
@@ -41,7 +41,7 @@ class EvaluationConfig:
     run_digest: str
     """`PlannedRun.digest`."""
     task: str
-    """The task that scores."""
+    """The task, which scores."""
     date: str
     """ISO date frozen in the plan, for chat templates that print one."""
     model: EvaluationModel
@@ -51,6 +51,6 @@ class EvaluationConfig:
     data_sha256: str
     """`SplitInfo.sha256` of the test split; another one is refused."""
     evaluate: EvaluateConfig
-    """Samples, batch, longest answer."""
+    """Samples, batch size, longest answer."""
     control: bool
-    """Whether the base alone is evaluated."""
+    """Whether the run is a control: the base itself is evaluated."""

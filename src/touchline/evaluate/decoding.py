@@ -100,9 +100,7 @@ def common_prefix(prompts: Sequence[TokenIds]) -> int:
     return length
 
 
-def _prefill(
-    model: PreTrainedModel, prompts: Sequence[TokenIds], pad_id: int, go_on: Callable[[], None]
-) -> _Rows:
+def _prefill(model: PreTrainedModel, prompts: Sequence[TokenIds], pad_id: int, go_on: Callable[[], None]) -> _Rows:
     """Run the prompts: the shared prefix once, then the rests side by side; the first new token of each is then known."""
     device, count = model.device, len(prompts)
     shared = common_prefix(prompts)

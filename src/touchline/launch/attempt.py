@@ -101,7 +101,11 @@ def _work(folder: Path, status: Path, start: AttemptStart, command: Sequence[str
         signal.signal(number, stop)
     try:
         process = subprocess.Popen(  # noqa: S603 (an argument list from the run's own script)
-            list(command), cwd=folder, stdin=subprocess.DEVNULL, pass_fds=(lock,), preexec_fn=_die_with_parent  # noqa: PLW1509
+            list(command),
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            pass_fds=(lock,),
+            preexec_fn=_die_with_parent,  # noqa: PLW1509
         )
     except OSError as error:
         _log(f"cannot start {command[0]}: {error.strerror}")
@@ -145,7 +149,9 @@ def _log(text: str) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m touchline.launch.attempt", description="Run a command as one attempt.")
+    parser = argparse.ArgumentParser(
+        prog="python -m touchline.launch.attempt", description="Run a command as one attempt."
+    )
     parser.add_argument("--folder", type=Path, default=Path(), help="the job's folder (default: this one)")
     parser.add_argument("command", nargs="+", help="the command, behind --")
     options = parser.parse_args(arguments)

@@ -1,8 +1,8 @@
 """An experiment's folder: where everything lies, and how its files are put there without losing what a person edited.
 
-    experiment.yaml  plan.json  runs_plan.md  ledger.jsonl  RESULTS.md
-    <run>/           one folder a run
-    .touchline/      prepared.json (hashes of what was written into the run folders), run.lock, evaluate/<model>/
+experiment.yaml  plan.json  runs_plan.md  ledger.jsonl  RESULTS.md
+<run>/           one folder a run
+.touchline/      prepared.json (hashes of what was written into the run folders), run.lock, evaluate/<model>/
 """
 
 from __future__ import annotations
@@ -78,7 +78,11 @@ class ExperimentFolder:
     def has_started(self, name: str) -> bool:
         """Whether anything of a run's own is there: an attempt, a saved state, a checkpoint, an evaluation."""
         folder = self.run(name)
-        return (folder / "metrics.jsonl").exists() or any((folder / "status").glob("start.*")) or any(folder.glob("epoch_*"))
+        return (
+            (folder / "metrics.jsonl").exists()
+            or any((folder / "status").glob("start.*"))
+            or any(folder.glob("epoch_*"))
+        )
 
     def write_run(self, name: str, files: Mapping[str, str]) -> list[str]:
         """Put a run's files in place; give the names of those that a person changed and that were left alone.
@@ -93,7 +97,11 @@ class ExperimentFolder:
         for file, text in files.items():
             path = folder / file
             written = known.get(file)
-            if path.exists() and written is not None and _sha256(path.read_bytes()) not in (written, _sha256(text.encode())):
+            if (
+                path.exists()
+                and written is not None
+                and _sha256(path.read_bytes()) not in (written, _sha256(text.encode()))
+            ):
                 if file in GENERATED_FROM_PLAN:
                     raise DriftFault(
                         f"{str(path)!r} was changed by hand",

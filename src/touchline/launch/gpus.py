@@ -19,7 +19,11 @@ def visible_gpus() -> tuple[str, ...]:
         return ()
     try:
         listed = subprocess.run(  # noqa: S603 (a fixed command)
-            [program, "--query-gpu=index", "--format=csv,noheader"], capture_output=True, text=True, timeout=20, check=False
+            [program, "--query-gpu=index", "--format=csv,noheader"],
+            capture_output=True,
+            text=True,
+            timeout=20,
+            check=False,
         )
     except (OSError, subprocess.TimeoutExpired):
         return ()

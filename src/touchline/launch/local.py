@@ -43,7 +43,9 @@ class LocalExecutor:
                     start_new_session=True,
                 )
             except FileNotFoundError as error:
-                raise EnvironmentFault(f"cannot start {job.command[0]!r}: not found", expected="bash on PATH") from error
+                raise EnvironmentFault(
+                    f"cannot start {job.command[0]!r}: not found", expected="bash on PATH"
+                ) from error
         return job_id
 
     def state(self, job: Job) -> JobState | None:

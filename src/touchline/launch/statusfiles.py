@@ -1,9 +1,9 @@
 """status/: start, heartbeat and exit of every attempt at a job, each written by rename.
 
-    status/lock                          held by the kernel as long as the attempt or its work lives; names the holder
-    status/start.<job>.<restart>.json    AttemptStart
-    status/heartbeat.<job>.<restart>     seconds since 1970, as text
-    status/exit.<job>.<restart>.json     AttemptExit
+status/lock                          held by the kernel as long as the attempt or its work lives; names the holder
+status/start.<job>.<restart>.json    AttemptStart
+status/heartbeat.<job>.<restart>     seconds since 1970, as text
+status/exit.<job>.<restart>.json     AttemptExit
 """
 
 from __future__ import annotations
@@ -87,7 +87,10 @@ def _identity(data: dict[str, object] | None) -> ProcessIdentity | None:
     if data is None:
         return None
     return ProcessIdentity(
-        host=str(data["host"]), boot_id=str(data["boot_id"]), pid=int(str(data["pid"])), started=float(str(data["started"]))
+        host=str(data["host"]),
+        boot_id=str(data["boot_id"]),
+        pid=int(str(data["pid"])),
+        started=float(str(data["started"])),
     )
 
 

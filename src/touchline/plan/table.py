@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from touchline.domain.plan import Plan, PlannedRun
 from touchline.domain.quantity import Missing
 from touchline.domain.runs import RunKind
@@ -15,13 +17,19 @@ def design_line(plan: Plan) -> str:
     controls = len(plan.runs) - trained
     varied = {factor: levels for factor, levels in plan.factors.items() if len(levels) > 1}
     shape = " x ".join(str(len(levels)) for levels in varied.values())
-    kind = f"{shape} ({', '.join(varied)})" if len(varied) > 1 else f"{shape} levels of {next(iter(varied))}" if varied else "one condition"
+    kind = (
+        f"{shape} ({', '.join(varied)})"
+        if len(varied) > 1
+        else f"{shape} levels of {next(iter(varied))}"
+        if varied
+        else "one condition"
+    )
     return f"{kind}; {trained} fine-tuned + {controls} control{'s' if controls != 1 else ''} = {len(plan.runs)} runs"
 
 
-def run_rows(plan: Plan) -> list[tuple[str, ...]]:
+def run_rows(plan: Plan) -> list[Sequence[str]]:
     """The summary table's cells, plain text: #, run, model, rank, type, steps, time, memory, disk."""
-    rows = []
+    rows: list[Sequence[str]] = []
     for number, run in enumerate(plan.runs, 1):
         rank = "-" if run.train is None else str(run.train.lora.rank)
         steps = "-" if run.batches is None else str(run.batches.steps)
@@ -41,7 +49,9 @@ def runs_plan_markdown(plan: Plan) -> str:
         f"{escape(plan.question)}\n" if plan.question else "",
         f"**Design:** {escape(design_line(plan))}  \n**Task:** {code(plan.task)}  \n**Executor:** {plan.executor}\n",
         "## Variables\n",
-        table(("factor", "levels"), [(code(factor), escape(", ".join(levels))) for factor, levels in plan.factors.items()]),
+        table(
+            ("factor", "levels"), [(code(factor), escape(", ".join(levels))) for factor, levels in plan.factors.items()]
+        ),
         "## Runs\n",
         table(RUN_HEADER, [tuple(escape(cell) for cell in row) for row in run_rows(plan)], right=(0, 3, 5)),
         _estimates(plan),
@@ -99,7 +109,16 @@ def _resources(plan: Plan) -> str:
 
 
 def _batches(plan: Plan) -> str:
-    header = ("run", "examples", "global batch", "micro-batch x accumulation", "steps", "longest example", "largest micro-batch", "packing")
+    header = (
+        "run",
+        "examples",
+        "global batch",
+        "micro-batch x accumulation",
+        "steps",
+        "longest example",
+        "largest micro-batch",
+        "packing",
+    )
     rows = []
     for run in plan.runs:
         if run.batches is not None:

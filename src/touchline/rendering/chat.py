@@ -101,7 +101,9 @@ class ChatRenderer:
 
     def _text(self, messages: Sequence[Message], *, generation: bool) -> str:
         if self._template is None:
-            return "".join(f"{message.content}\n" if message.role != "assistant" else message.content for message in messages)
+            return "".join(
+                f"{message.content}\n" if message.role != "assistant" else message.content for message in messages
+            )
         return self._template.render(
             messages=[{"role": message.role, "content": message.content} for message in messages],
             add_generation_prompt=generation,

@@ -53,7 +53,9 @@ class _Environment(ImmutableSandboxedEnvironment):
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
         if operator == "**":
             raise TemplateFault("the chat template raises to a power", expected="a template that only writes text")
-        sized = left if isinstance(left, (str, list, tuple)) else right if isinstance(right, (str, list, tuple)) else None
+        sized = (
+            left if isinstance(left, (str, list, tuple)) else right if isinstance(right, (str, list, tuple)) else None
+        )
         if sized is not None:
             times = right if sized is left else left
             if isinstance(times, int) and len(sized) * times > OUTPUT_LIMIT_CHARACTERS:
@@ -100,7 +102,10 @@ class ChatTemplate:
         # trim_blocks, lstrip_blocks and these helpers are what transformers gives templates
         # (transformers/utils/chat_template_utils.py); a template is written for them.
         environment = _Environment(
-            trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols], autoescape=False  # noqa: S701
+            trim_blocks=True,
+            lstrip_blocks=True,
+            extensions=[_Generation, loopcontrols],
+            autoescape=False,
         )
         environment.filters["counted"] = _counted(self._counter)
         environment.filters["tojson"] = _to_json
@@ -126,6 +131,14 @@ class ChatTemplate:
                 if length > OUTPUT_LIMIT_CHARACTERS:
                     raise TemplateFault(f"the chat template writes more than {OUTPUT_LIMIT_CHARACTERS:,} characters")
                 parts.append(part)
-        except (jinja2.TemplateError, TypeError, ValueError, KeyError, IndexError, OverflowError, RecursionError) as error:
+        except (
+            jinja2.TemplateError,
+            TypeError,
+            ValueError,
+            KeyError,
+            IndexError,
+            OverflowError,
+            RecursionError,
+        ) as error:
             raise TemplateFault(f"the chat template fails: {error}") from error
         return "".join(parts)

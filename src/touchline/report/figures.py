@@ -28,7 +28,9 @@ def loss_figure(results: Sequence[RunResult]) -> Figure:
     if not trained:
         return Figure(png=None, note="No loss has been measured yet.")
     if importlib.util.find_spec("altair") is None or importlib.util.find_spec("vl_convert") is None:
-        return Figure(png=None, note="Figures are off: the extra `report` is not installed (`pip install 'touchline[report]'`).")
+        return Figure(
+            png=None, note="Figures are off: the extra `report` is not installed (`pip install 'touchline[report]'`)."
+        )
     window = _window(trained)
     note = f"Loss by optimizer step: each step (thin), mean over {window} steps (thick), validation (points)."
     return Figure(png=_draw(trained, window), note=note)
@@ -47,7 +49,9 @@ def _draw(results: Sequence[RunResult], window: int) -> bytes:
     x = altair.X("step:Q", title="optimizer step")
     # Log scales cannot show zero, and losses of a memorised set come close to it.
     positive = all(float(str(row["loss"])) > 0 for row in rows)
-    y = altair.Y("loss:Q", title="loss (nats per target token)", scale=altair.Scale(type="log" if positive else "linear"))
+    y = altair.Y(
+        "loss:Q", title="loss (nats per target token)", scale=altair.Scale(type="log" if positive else "linear")
+    )
     base = altair.Chart(altair.InlineData(values=rows)).encode(x=x, y=y, color=color)
     chart = altair.layer(
         base.transform_filter("datum.kind == 'step'").mark_line(opacity=0.25, strokeWidth=1),

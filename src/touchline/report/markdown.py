@@ -94,7 +94,17 @@ def _runs(results: Sequence[RunResult]) -> str:
 
 
 def _accuracy(results: Sequence[RunResult]) -> str:
-    header = ("run", "checkpoint", "exact match", "95 % interval", "correct", "normalised match", "difference to control", "gained / lost", "p (Holm)")
+    header = (
+        "run",
+        "checkpoint",
+        "exact match",
+        "95 % interval",
+        "correct",
+        "normalised match",
+        "difference to control",
+        "gained / lost",
+        "p (Holm)",
+    )
     rows = []
     for r in results:
         checkpoint = r.evaluations[-1].checkpoint if r.evaluations else "-"
@@ -125,7 +135,18 @@ def _accuracy(results: Sequence[RunResult]) -> str:
 
 
 def _training(results: Sequence[RunResult]) -> str:
-    header = ("run", "steps", "training loss", "validation loss", "training", "validation", "evaluation", "real tokens per second", "peak memory", "adapter")
+    header = (
+        "run",
+        "steps",
+        "training loss",
+        "validation loss",
+        "training",
+        "validation",
+        "evaluation",
+        "real tokens per second",
+        "peak memory",
+        "adapter",
+    )
     rows = []
     for r in results:
         if r.kind is RunKind.CONTROL:
@@ -134,7 +155,9 @@ def _training(results: Sequence[RunResult]) -> str:
         rows.append(
             (
                 escape(r.name),
-                f"{r.steps_done if r.steps_done is not None else 0:,} of {r.steps_planned:,}" if r.steps_planned is not None else "-",
+                f"{r.steps_done if r.steps_done is not None else 0:,} of {r.steps_planned:,}"
+                if r.steps_planned is not None
+                else "-",
                 measured(r.final_train_loss),
                 measured(r.final_val_loss),
                 measured(r.train_seconds),
@@ -192,7 +215,13 @@ def _sources(plan: Plan) -> str:
         for data in plan.datasets.values()
     ]
     models = [
-        (escape(model.name), f"{model.num_parameters / 1e6:,.1f} M", model.dtype, format_bytes(model.weight_bytes), code(model.weights_sha256[:16]))
+        (
+            escape(model.name),
+            f"{model.num_parameters / 1e6:,.1f} M",
+            model.dtype,
+            format_bytes(model.weight_bytes),
+            code(model.weights_sha256[:16]),
+        )
         for model in plan.models.values()
     ]
     return (
@@ -213,7 +242,8 @@ def _commands(plan: Plan) -> str:
         "In this folder:\n\n```text\n"
         "touchline run .                   trains and evaluates what is missing; nothing twice\n"
         "touchline results . --json        every figure above, with unit, kind and origin\n"
-        f"inspect view --log-dir {first}/eval".ljust(34) + "  every prompt and answer\n"
+        f"inspect view --log-dir {first}/eval".ljust(34)
+        + "  every prompt and answer\n"
         "```\n"
     )
 

@@ -63,22 +63,22 @@ def _read(path: Path, *, hashes: bool) -> CheckpointInfo:
         complete=not problems,
         problems=tuple(problems),
         size_bytes=size,
-        adapter_sha256=None if marker is None else marker.weights_sha256,
+        adapter_sha256=None if marker is None else marker.adapter_sha256,
         validation_loss=None if marker is None else marker.validation_loss,
     )
 
 
 def _problems(path: Path, marker: ExportMarker, *, hashes: bool) -> list[str]:
     problems: list[str] = []
-    for entry in marker.files:
+    for name, entry in sorted(marker.files.items()):
         # Only files of the folder itself: a name in a marker must not lead elsewhere.
-        file = path / PurePath(entry.name).name
+        file = path / PurePath(name).name
         if not file.is_file():
-            problems.append(f"{entry.name} is missing")
-        elif file.stat().st_size != entry.size_bytes:
-            problems.append(f"{entry.name} has {file.stat().st_size:,} bytes, expected {entry.size_bytes:,}")
+            problems.append(f"{name} is missing")
+        elif file.stat().st_size != entry.size:
+            problems.append(f"{name} has {file.stat().st_size:,} bytes, expected {entry.size:,}")
         elif hashes and sha256_file(file) != entry.sha256:
-            problems.append(f"{entry.name} has another content than was saved")
+            problems.append(f"{name} has another content than was saved")
     return problems
 
 

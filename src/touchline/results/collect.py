@@ -170,7 +170,9 @@ def _final_train_loss(seen: _Evidence, nothing: Missing) -> Measured:
     if not steps:
         return nothing
     mean = statistics.fmean(row.loss for row in steps)
-    return Quantity(value=mean, unit="1", aggregation="mean", token_unit="label", method=f"mean of the last {len(steps)} steps")
+    return Quantity(
+        value=mean, unit="1", aggregation="mean", token_unit="label", method=f"mean of the last {len(steps)} steps"
+    )
 
 
 def _final_val_loss(seen: _Evidence, nothing: Missing) -> Measured:
@@ -179,12 +181,14 @@ def _final_val_loss(seen: _Evidence, nothing: Missing) -> Measured:
     if not seen.metrics.validations or seen.metrics.validations[-1].step == 0:
         return Missing(missing="no validation after the first step")
     row = seen.metrics.validations[-1]
-    return Quantity(value=row.loss, unit="1", aggregation="mean", token_unit="label", method=f"validation split, step {row.step}")
+    return Quantity(
+        value=row.loss, unit="1", aggregation="mean", token_unit="label", method=f"validation split, step {row.step}"
+    )
 
 
 def _tokens_per_second(metrics: Metrics, nothing: Missing) -> Measured:
     """Real tokens of the steps over their wall time; the first step of each attempt warms up and is left out."""
-    first = {}
+    first: dict[int, int] = {}
     for row in metrics.steps:
         first.setdefault(row.attempt, row.step)
     steps = [row for row in metrics.steps if row.step != first[row.attempt]] or list(metrics.steps)
@@ -192,7 +196,13 @@ def _tokens_per_second(metrics: Metrics, nothing: Missing) -> Measured:
     if not steps or seconds <= 0:
         return nothing
     value = sum(row.real_tokens for row in steps) / seconds
-    return Quantity(value=value, unit="tokens/s", token_unit="real", aggregation="mean", method="without the first step of an attempt")
+    return Quantity(
+        value=value,
+        unit="tokens/s",
+        token_unit="real",
+        aggregation="mean",
+        method="without the first step of an attempt",
+    )
 
 
 def _peak_memory(metrics: Metrics, nothing: Missing) -> Measured:
@@ -215,7 +225,9 @@ def _notes(seen: _Evidence, outcome: TrainingOutcome, state: JobState | None) ->
     failed = [a.exit for a in seen.attempts if a.exit is not None and a.exit.code not in (0, 75)]
     silent = sum(a.exit is None and a.alive is False for a in seen.attempts)
     if failed:
-        notes.append(f"{len(failed)} attempt(s) ended with an error; the last: {failed[-1].reason}, exit code {failed[-1].code}")
+        notes.append(
+            f"{len(failed)} attempt(s) ended with an error; the last: {failed[-1].reason}, exit code {failed[-1].code}"
+        )
     if silent:
         notes.append(f"{silent} attempt(s) were killed without a word; what they had saved was used")
     if outcome is TrainingOutcome.COMPLETE and state not in (None, JobState.COMPLETED):
@@ -230,7 +242,9 @@ def _notes(seen: _Evidence, outcome: TrainingOutcome, state: JobState | None) ->
     if errors:
         notes.append(f"{errors} items could not be generated and count as wrong")
     for row in seen.metrics.attempts[-1:]:
-        notes.append(f"trained on {row.device}, {row.threads} threads, base in {row.base_dtype} ({row.base_dtype_reason}), {row.layout} rows")
+        notes.append(
+            f"trained on {row.device}, {row.threads} threads, base in {row.base_dtype} ({row.base_dtype_reason}), {row.layout} rows"
+        )
     return tuple(notes)
 
 

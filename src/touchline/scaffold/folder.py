@@ -96,7 +96,13 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    filters: dict[str, Callable[[str], str]] = {"q": quote, "sbatch": slurm_value, "comment": comment, "doc": docstring, "py": repr}
+    filters: dict[str, Callable[[str], str]] = {
+        "q": quote,
+        "sbatch": slurm_value,
+        "comment": comment,
+        "doc": docstring,
+        "py": repr,
+    }
     environment.filters |= filters
     return environment
 

@@ -74,7 +74,9 @@ def parse(text: str, path: str) -> Document:
     try:
         root = YAML(typ="rt").load(text)
     except DuplicateKeyError as fault:
-        raise _fault("EX001", path, f"a key is given twice: {str(fault.problem).split(' with value')[0]}", fault) from None
+        raise _fault(
+            "EX001", path, f"a key is given twice: {str(fault.problem).split(' with value')[0]}", fault
+        ) from None
     except MarkedYAMLError as fault:
         raise _fault("EX001", path, f"not YAML: {fault.problem or fault.context}", fault) from None
     except (YAMLError, ValueError) as fault:
@@ -117,7 +119,9 @@ def _plain(node: object, path: Path, document: Document, findings: list[Finding]
         case CommentedMap():
             for key in node:
                 if not isinstance(key, str):
-                    findings.append(error("EX003", str(key), f"expected a name, got {key!r}", document.where((*path, key))))
+                    findings.append(
+                        error("EX003", str(key), f"expected a name, got {key!r}", document.where((*path, key)))
+                    )
             return {str(key): _plain(node[key], (*path, key), document, findings) for key in node}
         case CommentedSeq():
             return [_plain(item, (*path, index), document, findings) for index, item in enumerate(node)]

@@ -103,7 +103,8 @@ def _combinations(experiment: Experiment) -> Iterator[tuple[str, Settings]]:
 
 def _excluded(experiment: Experiment, configured: Experiment, model: str, seed: int) -> bool:
     return any(
-        all(_matches(configured, model, seed, key, value) for key, value in entry.items()) for entry in experiment.exclude
+        all(_matches(configured, model, seed, key, value) for key, value in entry.items())
+        for entry in experiment.exclude
     )
 
 
@@ -165,7 +166,11 @@ def _controls(
             run,
             kind=RunKind.CONTROL,
             seed=experiment.seeds[0],
-            levels=tuple(level for level in run.levels if level.factor == "models" or level.factor.startswith(("data.", "evaluate."))),
+            levels=tuple(
+                level
+                for level in run.levels
+                if level.factor == "models" or level.factor.startswith(("data.", "evaluate."))
+            ),
         )
         for run in distinct.values()
     ]

@@ -54,7 +54,9 @@ def label_of(model: str) -> ModelLabel:
     found = _SIZE.search(name)
     if found is None:
         return ModelLabel(name=name, size=name, family=name)
-    return ModelLabel(name=name, size=found[1].upper().replace("X", "x"), family=name[: found.start()].strip("-_. ") or name)
+    return ModelLabel(
+        name=name, size=found[1].upper().replace("X", "x"), family=name[: found.start()].strip("-_. ") or name
+    )
 
 
 def run_names(
@@ -82,7 +84,9 @@ def run_names(
         if not _doubles([p + s for p, s in zip(parts, seeds, strict=True)]):
             break
         parts = [f"{p}_{part(c)}" for p, c in zip(parts, conditions, strict=True)]
-    return unique([p + s for p, s in zip(parts, seeds, strict=True)], [(c.model, c.settings, c.seed) for c in conditions])
+    return unique(
+        [p + s for p, s in zip(parts, seeds, strict=True)], [(c.model, c.settings, c.seed) for c in conditions]
+    )
 
 
 def control_names(
@@ -125,7 +129,10 @@ def data_parts(paths: Sequence[str]) -> dict[str, str]:
     distinct = list(dict.fromkeys(paths))
     stems = {path: path.rsplit("/", 1)[-1].rsplit(".", 1)[0].split("_") for path in distinct}
     common = set.intersection(*(set(words) for words in stems.values())) if len(distinct) > 1 else set()
-    return {path: clean("".join([words[0], *(word for word in words[1:] if word not in common)])) for path, words in stems.items()}
+    return {
+        path: clean("".join([words[0], *(word for word in words[1:] if word not in common)]))
+        for path, words in stems.items()
+    }
 
 
 def clean(text: str) -> str:
@@ -139,7 +146,9 @@ def unique(names: Sequence[str], identities: Sequence[object]) -> list[str]:
     cleaned = [clean(name) for name in names]
     doubled = {name.casefold() for name in _doubles(cleaned)}
     return [
-        clean(f"{name}_{_hash(json.dumps(identity, default=str, sort_keys=True))}") if name.casefold() in doubled else name
+        clean(f"{name}_{_hash(json.dumps(identity, default=str, sort_keys=True))}")
+        if name.casefold() in doubled
+        else name
         for name, identity in zip(cleaned, identities, strict=True)
     ]
 
@@ -184,7 +193,10 @@ def _from_pattern(
             "data": data[c.experiment.data.path],
             "seed": c.seed,
             **{f"lora_{key}": getattr(train.lora, key) for key in ("rank", "alpha", "dropout")},
-            **{key: getattr(train, key) for key in ("epochs", "global_batch_size", "learning_rate", "max_seq_len", "packed")},
+            **{
+                key: getattr(train, key)
+                for key in ("epochs", "global_batch_size", "learning_rate", "max_seq_len", "packed")
+            },
             **{key.rsplit(".", 1)[-1]: value for key, value in c.settings.items()},
         }
         unknown = [name for name in re.findall(r"\{(\w+)\}", pattern) if name not in parts]

@@ -63,7 +63,9 @@ def read_experiment(text: str, path: str, overrides: Sequence[str] = ()) -> Load
     if experiment is not None:
         findings += _design_faults(experiment, document)
     if findings or experiment is None:
-        findings.sort(key=lambda finding: (finding.where.line or 0, finding.where.column or 0) if finding.where else (0, 0))
+        findings.sort(
+            key=lambda finding: (finding.where.line or 0, finding.where.column or 0) if finding.where else (0, 0)
+        )
         count = f"{len(findings)} fault{'s' if len(findings) != 1 else ''}"
         raise InputFault(f"{path}: {count}", findings=findings, hint="docs/reference/experiment.md lists every key")
     digest = hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
@@ -125,7 +127,9 @@ def _entries(data: dict[str, Any], key: str) -> list[tuple[tuple[str | int, ...]
     node = data.get(key)
     if isinstance(node, dict):
         return [((key,), node)]
-    return [((key, i), entry) for i, entry in enumerate(node) if isinstance(entry, dict)] if isinstance(node, list) else []
+    return (
+        [((key, i), entry) for i, entry in enumerate(node) if isinstance(entry, dict)] if isinstance(node, list) else []
+    )
 
 
 def _key_faults(data: dict[str, Any], document: Document) -> list[Finding]:
@@ -168,7 +172,9 @@ def _design_faults(experiment: Experiment, document: Document) -> list[Finding]:
             )
         )
     if not experiment.models and not any("models" in pair for pair in experiment.pairs):
-        findings.append(error("EX004", "models", "models is missing", document.where(["models"]), "touchline models list"))
+        findings.append(
+            error("EX004", "models", "models is missing", document.where(["models"]), "touchline models list")
+        )
     for key, levels in experiment.factors.items():
         shown = [json.dumps(level, sort_keys=True) for level in levels]
         for index in [i for i, text in enumerate(shown) if text in shown[:i]]:
@@ -190,6 +196,7 @@ def _design_faults(experiment: Experiment, document: Document) -> list[Finding]:
             where = document.where(["compute", "deadline"])
             findings.append(error("EX003", "compute.deadline", f"{fault.message}; expected {fault.expected}", where))
     if experiment.run_names is not None and re.search(r"[{}]", re.sub(r"\{[A-Za-z0-9_]+\}", "", experiment.run_names)):
-        findings.append(error("EX003", "run_names", "expected names in braces, `{model_size}`", document.where(["run_names"])))
+        findings.append(
+            error("EX003", "run_names", "expected names in braces, `{model_size}`", document.where(["run_names"]))
+        )
     return findings
-

@@ -33,13 +33,19 @@ _EXPECTED = {
 }
 
 
-@functools.cache
+_ADAPTERS: dict[type, TypeAdapter[Any]] = {}
+
+
 def adapter(kind: type[T]) -> TypeAdapter[T]:
     """The validator of a dataclass; building one takes milliseconds, so each is built once."""
-    return TypeAdapter(kind)
+    if kind not in _ADAPTERS:
+        _ADAPTERS[kind] = TypeAdapter(kind)
+    return _ADAPTERS[kind]
 
 
-def build(kind: type[T], data: object, document: Document, prefix: Sequence[Key] = ()) -> tuple[T | None, list[Finding]]:
+def build(
+    kind: type[T], data: object, document: Document, prefix: Sequence[Key] = ()
+) -> tuple[T | None, list[Finding]]:
     """An instance of `kind`, or everything that is wrong with `data`.
 
     Args:

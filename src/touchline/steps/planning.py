@@ -43,7 +43,6 @@ class Planned:
     """What the user should know: files that were left as edited, findings that are no errors."""
 
 
-
 def resolve(
     loaded: LoadedExperiment,
     folder: ExperimentFolder,
@@ -72,12 +71,19 @@ def resolve(
             try:
                 datasets[spec.data.path] = load_dataset(spec.data, folder.root)
             except InputFault as fault:
-                findings += [f for f in _as_findings(fault, "DA100", loaded.document.where(["data", "path"])) if f not in findings]
-    shown = [finding for info in (*models.values(), *datasets.values()) for finding in info.findings]
+                findings += [
+                    f
+                    for f in _as_findings(fault, "DA100", loaded.document.where(["data", "path"]))
+                    if f not in findings
+                ]
+    shown = [finding for model in models.values() for finding in model.findings]
+    shown += [finding for dataset in datasets.values() for finding in dataset.findings]
     findings += shown
     errors = [finding for finding in findings if finding.severity is Severity.ERROR]
     if errors:
-        raise InputFault(f"{loaded.document.path}: {len(errors)} fault{'s' if len(errors) > 1 else ''}", findings=findings)
+        raise InputFault(
+            f"{loaded.document.path}: {len(errors)} fault{'s' if len(errors) > 1 else ''}", findings=findings
+        )
     inputs = PlanInputs(
         experiment=experiment,
         experiment_sha256=loaded.sha256,
@@ -106,10 +112,19 @@ def _lengths(
 
 
 def settle(
-    folder: ExperimentFolder, old: Plan | None, new: Plan, *, accept: bool, dry_run: bool, reason: str, notes: tuple[str, ...]
+    folder: ExperimentFolder,
+    old: Plan | None,
+    new: Plan,
+    *,
+    accept: bool,
+    dry_run: bool,
+    reason: str,
+    notes: tuple[str, ...],
 ) -> Planned:
     """Refuse drift, or record it; then write."""
-    drifted = [name for name in (() if old is None else changed_runs(old, new)) if new.run(name) and folder.has_started(name)]
+    drifted = [
+        name for name in (() if old is None else changed_runs(old, new)) if new.run(name) and folder.has_started(name)
+    ]
     if drifted and old is not None and not accept:
         what = "; ".join(f"{name}: {why_changed(old, new, name)}" for name in drifted)
         raise DriftFault(
@@ -139,7 +154,9 @@ def accept_edits(planned: Planned, settings: Settings, name: str) -> Planned:
     now = flat_settings(run_)
     accepted = {**run_.accepted, **{key: value for key, value in edited.items() if now.get(key) != value}}
     loaded = read_experiment(read_text_bounded(folder.yaml, SIZE_LIMIT_BYTES), str(folder.yaml), old.overrides)
-    _, faults = with_settings(loaded.experiment, {key: value for key, value in accepted.items() if key != "seed"}, document)
+    _, faults = with_settings(
+        loaded.experiment, {key: value for key, value in accepted.items() if key != "seed"}, document
+    )
     if faults:
         places = [replace(fault, where=document.where(fault.subject.split("."))) for fault in faults]
         raise InputFault(f"{path}: {len(faults)} fault{'s' if len(faults) > 1 else ''}", findings=places)
@@ -152,8 +169,7 @@ def accept_edits(planned: Planned, settings: Settings, name: str) -> Planned:
 def _with_accepted(spec: RunSpec, accepted: dict[str, object] | None, loaded: LoadedExperiment, prompt: str) -> RunSpec:
     """A run with its accepted settings and its task's prompt."""
     if accepted:
-        fields = {"train": spec.train, "data": spec.data, "evaluate": spec.evaluate}
-        base = replace(loaded.experiment, **fields)
+        base = replace(loaded.experiment, train=spec.train, data=spec.data, evaluate=spec.evaluate)
         own, faults = with_settings(base, {k: v for k, v in accepted.items() if k != "seed"}, loaded.document)
         if own is None:
             raise InputFault(f"the settings accepted for {spec.name} no longer fit", findings=faults)
@@ -189,7 +205,9 @@ def _models_in_pairs(loaded: LoadedExperiment) -> list[str]:
     found: list[str] = []
     for pair in loaded.experiment.pairs:
         models = pair.get("models", [])
-        found += [models] if isinstance(models, str) else [str(name) for name in models] if isinstance(models, list) else []
+        found += (
+            [models] if isinstance(models, str) else [str(name) for name in models] if isinstance(models, list) else []
+        )
     return found
 
 

@@ -91,7 +91,15 @@ def evaluate(planned: Planned, runs: Sequence[PlannedRun], epochs: str | None, s
         ]
         if wanted:
             request = folder.write_request(model, wanted)
-            work = (sys.executable, "-m", "touchline.evaluate", "--experiment", str(folder.root), "--request", str(request))
+            work = (
+                sys.executable,
+                "-m",
+                "touchline.evaluate",
+                "--experiment",
+                str(folder.root),
+                "--request",
+                str(request),
+            )
             command = (sys.executable, "-m", "touchline.launch.attempt", "--", *work)
             jobs.append(Job(name=f"evaluate {model}", folder=request.parent, command=command, output="{job}.out"))
     if jobs:
@@ -153,7 +161,9 @@ def no_such_run(name: str, plan: Plan) -> InputFault:
     names = [run.name for run in plan.runs]
     near = difflib.get_close_matches(name, names, n=1)
     return InputFault(
-        f"the plan has no run {name!r}", expected=f"one of {', '.join(names)}", hint=f"--run {near[0]}" if near else None
+        f"the plan has no run {name!r}",
+        expected=f"one of {', '.join(names)}",
+        hint=f"--run {near[0]}" if near else None,
     )
 
 
@@ -163,7 +173,9 @@ def require_training() -> None:
     Raises:
         EnvironmentFault: they are not.
     """
-    absent = [name for name in ("torch", "transformers", "peft", "inspect_ai") if importlib.util.find_spec(name) is None]
+    absent = [
+        name for name in ("torch", "transformers", "peft", "inspect_ai") if importlib.util.find_spec(name) is None
+    ]
     if absent:
         raise EnvironmentFault(
             f"this environment plans but cannot train: {', '.join(absent)} not installed",

@@ -60,5 +60,6 @@ def generate_capitalization(
 
 
 def dataset_file_name(word_length: int, train_fraction: float, num_words: int) -> str:
-    """`words_8L_80P_2000.json`."""
-    return f"words_{word_length}L_{round(100 * train_fraction)}P_{num_words}.json"
+    """`words_8L_80P_2000.json`; a share that is no whole per cent keeps its digits, `82.5P`."""
+    percent = f"{100 * train_fraction:.6f}".rstrip("0").rstrip(".")
+    return f"words_{word_length}L_{percent}P_{num_words}.json"

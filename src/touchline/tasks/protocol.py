@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -11,7 +11,11 @@ from touchline.errors import InputFault
 SCORER_VERSION = 1
 """Changes when a score would change; evaluations by another version are made again."""
 
-_INSIGNIFICANT = re.compile(r"[\W_]+", re.UNICODE)
+_INSIGNIFICANT = frozenset({"Pc", "Pd", "Pe", "Pf", "Pi", "Po", "Ps", "Zs", "Zl", "Zp", "Cc", "Sk"})
+"""Unicode's categories of punctuation, separators, control characters and lone accents (the backtick is one).
+
+Not simply all that is no letter: vowel signs of Indic scripts and symbols such as + and $ tell answers apart.
+"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -21,7 +25,7 @@ class Scores:
     exact: bool
     """Equal, character by character, after surrounding white space is taken off."""
     match: bool
-    """Equal when punctuation and white space do not count; case does."""
+    """Equal when punctuation and white space, also within, do not count; case does."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,11 +43,17 @@ class Task:
 def score_text(output: str, target: str) -> Scores:
     """Compare an answer with its target; an empty answer is never right.
 
+    A target of nothing but punctuation is compared exactly: without it nothing would be left.
+
     Raises:
         InputFault: the target is empty, so that nothing could be told from wrong.
     """
     if not target.strip():
         raise InputFault("an empty target cannot be scored", expected="an answer in every row")
     exact = output.strip() == target.strip()
-    bare = _INSIGNIFICANT.sub("", target)
-    return Scores(exact=exact, match=exact or (bool(bare) and _INSIGNIFICANT.sub("", output) == bare))
+    bare = _bare(target)
+    return Scores(exact=exact, match=exact or (bool(bare) and _bare(output) == bare))
+
+
+def _bare(text: str) -> str:
+    return "".join(character for character in text if unicodedata.category(character) not in _INSIGNIFICANT)

@@ -57,7 +57,9 @@ def export(out: Path) -> bool:
     if is_complete(out):
         return False
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise PolicyFault(f"{str(out)!r} exists and is no complete export", hint="name another folder, or remove that one")
+        raise PolicyFault(
+            f"{str(out)!r} exists and is no complete export", hint="name another folder, or remove that one"
+        )
     source = gguf_folder()
     for name in ("torch", "transformers", "gguf"):
         if importlib.util.find_spec(name) is None:

@@ -80,7 +80,11 @@ def load_inputs(config: TrainerConfig, folder: Path) -> Inputs:
     if not train:
         raise InputFault(f"the training split of {str(path)!r} is empty", expected="at least one example")
     return Inputs(
-        config=config, model=model, renderer=renderer, train=train, validation=validation,
+        config=config,
+        model=model,
+        renderer=renderer,
+        train=train,
+        validation=validation,
         batches=_planned_batches(config, lengths),
     )
 
@@ -97,9 +101,7 @@ def _planned_batches(config: TrainerConfig, lengths: np.ndarray[tuple[int], np.d
     )
     _same("the order of the examples", config.data.path, config.batches.digest, plan.digest)
     if (plan.steps, plan.steps_per_epoch) != (config.batches.steps, config.batches.steps_per_epoch):
-        raise DriftFault(
-            f"finetune.yaml plans {config.batches.steps} steps, the data gives {plan.steps}", hint=_ACCEPT
-        )
+        raise DriftFault(f"finetune.yaml plans {config.batches.steps} steps, the data gives {plan.steps}", hint=_ACCEPT)
     return plan
 
 

@@ -77,7 +77,9 @@ def _means(target_loss: TargetLoss, rows: Rows, count: int) -> NDArray[np.float6
 
 def _ends(rows: Rows) -> list[tuple[int, int]]:
     """(row, segment) of the first and the last example of each row: a leak may run forwards or backwards."""
-    return [(row, segment) for row in range(len(rows.segments)) for segment in sorted({1, int(rows.segments[row].max())})]
+    return [
+        (row, segment) for row in range(len(rows.segments)) for segment in sorted({1, int(rows.segments[row].max())})
+    ]
 
 
 def _others(rows: Rows, row: int, segment: int, count: int) -> NDArray[np.bool_]:

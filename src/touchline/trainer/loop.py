@@ -10,8 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from touchline.backends.peft.layout import PADDED, Layout, Rows, arrange
-from touchline.domain.catalog import RenderedExample
+from touchline.backends.peft.layout import Rows, arrange
 from touchline.domain.metrics import CheckpointRow, EndRow, StepRow, TrainingMarker, ValidationRow
 from touchline.errors import RunsFailed
 from touchline.files import write_atomic
@@ -28,7 +27,7 @@ FINAL_LOSS_STEPS = 10
 """Steps over which the final training loss is averaged; one step's loss is mostly its examples' difficulty."""
 
 
-class _Stopped(Exception):  # noqa: N818
+class _Stopped(Exception):
     """Asked to stop, between two micro-batches; the state is that after the last whole step."""
 
 
@@ -80,6 +79,12 @@ class Training:
         try:
             with MemorySampler(self._session.machine) as memory:
                 self._run(memory)
+        except torch.OutOfMemoryError as error:
+            raise RunsFailed(
+                f"run {self._config.run}: out of GPU memory at step {self._step + 1}: {str(error).splitlines()[0][:200]}",
+                expected="a micro-batch that fits; what was saved before is untouched",
+                hint="a smaller train.micro_batch_size, or train.gradient_checkpointing: true",
+            ) from error
         except _Stopped:
             self._save()
             self._end(f"stopped by {self._stop.reason}")
@@ -193,7 +198,10 @@ class Training:
         loss = self._validate() if validated else None
         if epoch_ends:
             epoch = self._step // self._batches.steps_per_epoch - 1
-            self._epoch_ends = [*(end for end in self._epoch_ends if end.epoch != epoch), EpochEnd(epoch=epoch, loss=loss)]
+            self._epoch_ends = [
+                *(end for end in self._epoch_ends if end.epoch != epoch),
+                EpochEnd(epoch=epoch, loss=loss),
+            ]
             self._export(epoch, loss)
         elif self._export_due():
             self._export(None, loss)
@@ -246,9 +254,7 @@ class Training:
 
     def _export(self, epoch: int | None, loss: float | None) -> None:
         watch = Stopwatch()
-        path, marker = export(
-            self._session.model, self._config, self._folder, step=self._step, epoch=epoch, loss=loss
-        )
+        path, marker = export(self._session.model, self._config, self._folder, step=self._step, epoch=epoch, loss=loss)
         size = sum(file.size for file in marker.files.values())
         self._record("export", path.name, size, watch)
         LOG.info("saved %s (%s, step %d)", path.name, marker.kind, self._step)

@@ -166,7 +166,9 @@ def gpu_meter(machine: Machine) -> Callable[[], Measured]:
     try:
         pynvml.nvmlInit()
         identity = str(torch.cuda.get_device_properties(machine.device).uuid)
-        handle = pynvml.nvmlDeviceGetHandleByUUID(identity if identity.startswith(("GPU-", "MIG-")) else f"GPU-{identity}")
+        handle = pynvml.nvmlDeviceGetHandleByUUID(
+            identity if identity.startswith(("GPU-", "MIG-")) else f"GPU-{identity}"
+        )
     except pynvml.NVMLError as error:
         reason = f"NVML refuses: {error}"
         return lambda: Missing(missing=reason)

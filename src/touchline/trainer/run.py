@@ -65,7 +65,13 @@ def run_training(config: TrainerConfig, folder: Path, stop: Stop) -> bool:
         log.write(row)
         LOG.info(
             "run %s: %d steps from step %d, %s on %s, %s, attention %s",
-            config.run, row.steps, row.from_step, row.base_dtype, row.device, row.layout, row.attention,
+            config.run,
+            row.steps,
+            row.from_step,
+            row.base_dtype,
+            row.device,
+            row.layout,
+            row.attention,
         )
         complete = Training(session, folder, log, stop).run()
     if complete:

@@ -153,7 +153,9 @@ def _sampled(inputs: Inputs) -> Iterator[list[RenderedExample]]:
 
 def _widest(layout: Layout, inputs: Inputs) -> int:
     """An upper bound of a row's width, in tokens."""
-    longest = max(len(item.prompt_ids) + len(item.answer_ids) for item in itertools.chain(inputs.train, inputs.validation))
+    longest = max(
+        len(item.prompt_ids) + len(item.answer_ids) for item in itertools.chain(inputs.train, inputs.validation)
+    )
     if layout.row_tokens is None:
         return longest
     together = inputs.batches.micro_batch_size * longest

@@ -57,7 +57,9 @@ def unpack_state(
         ValueError: the state is of another adapter.
     """
     saved = load_file(folder / ADAPTER_FILE)
-    if {name: value.shape for name, value in saved.items()} != {name: value.shape for name, value in parameters.items()}:
+    if {name: value.shape for name, value in saved.items()} != {
+        name: value.shape for name, value in parameters.items()
+    }:
         raise ValueError(f"{folder / ADAPTER_FILE} holds another adapter")
     with torch.no_grad():
         for name, parameter in parameters.items():

@@ -192,4 +192,7 @@ def choose_layout(
     saved = 1 - with_prefix / without
     if saved >= WORTH_SHARING:
         return shared, f"{'packed as written; ' if packed else ''}a shared prefix saves {saved:.0%} of the tokens"
-    return apart, f"{'packed as written' if packed else 'padded'}; a shared prefix would save {max(saved, 0):.0%} of the tokens"
+    return (
+        apart,
+        f"{'packed as written' if packed else 'padded'}; a shared prefix would save {max(saved, 0):.0%} of the tokens",
+    )

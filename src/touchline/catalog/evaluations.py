@@ -1,0 +1,106 @@
+"""Finished evaluations of a run: eval/<task>_<checkpoint>.scores.json beside the genuine .eval log. No Inspect here.
+
+The scores file is written last, so its presence means that the evaluation is complete. Whether it is still the one that
+is wanted is told by hashes: of the settings, of the base, of the adapter.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+from pydantic import TypeAdapter, ValidationError
+
+from touchline.domain.evaluation import EvaluationConfig
+from touchline.domain.results import EvaluationRecord
+from touchline.errors import InputFault, TouchlineError
+from touchline.files import read_text_bounded
+from touchline.spec.document import parse
+from touchline.spec.validate import build
+from touchline.tasks.protocol import SCORER_VERSION
+
+EVALUATIONS_FOLDER = "eval"
+SCORES_SUFFIX = ".scores.json"
+BASE_CHECKPOINT = "base"
+"""What a control's checkpoint is called."""
+_CONFIG_LIMIT_BYTES = 1 << 20
+_SCORES_LIMIT_BYTES = 1 << 28
+_RECORD: TypeAdapter[EvaluationRecord] = TypeAdapter(EvaluationRecord)
+
+
+def read_evaluation_config(path: Path) -> EvaluationConfig:
+    """Read a run's eval.yaml.
+
+    Raises:
+        InputFault: it is missing, or not such a file; with findings.
+    """
+    document = parse(read_text_bounded(path, _CONFIG_LIMIT_BYTES), str(path))
+    config, findings = build(EvaluationConfig, document.data, document)
+    if config is None:
+        raise InputFault(f"{str(path)!r} is not a valid eval.yaml", hint="touchline prepare", findings=findings)
+    return config
+
+
+def settings_sha256(config: EvaluationConfig) -> str:
+    """Hash of all that decides on an item's score beside the weights; equal means comparable.
+
+    Prompt, columns, system turn, items, decoding, task, version of the scorers. Not the dataset's path or the run.
+    """
+    data, evaluate = config.data, config.evaluate
+    settings = {
+        "task": config.task,
+        "scorer_version": SCORER_VERSION,
+        "data_sha256": config.data_sha256,
+        "columns": [data.input, data.output, data.messages],
+        "prompt": data.prompt,
+        "system": data.system,
+        "samples": evaluate.samples,
+        "decoding": ["greedy", evaluate.batch_size, evaluate.max_new_tokens],
+        "tokenizer_sha256": config.model.tokenizer_sha256,
+        "date": config.date,
+    }
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+
+
+def evaluation_name(task: str, checkpoint: str) -> str:
+    """`capitalization_epoch_0`: what the log and the scores of one checkpoint are called, without suffix."""
+    return f"{task}_{checkpoint}"
+
+
+def read_evaluations(run_folder: Path) -> list[EvaluationRecord]:
+    """The evaluations in a run's folder whose scores and log are both there, by file name; a broken one is no evaluation."""
+    folder = run_folder / EVALUATIONS_FOLDER
+    if not folder.is_dir():
+        return []
+    found = (_read(path) for path in sorted(folder.glob(f"*{SCORES_SUFFIX}")))
+    return [record for record in found if record is not None]
+
+
+def finished_evaluation(
+    run_folder: Path, config: EvaluationConfig, checkpoint: str, adapter_sha256: str | None
+) -> EvaluationRecord | None:
+    """The evaluation of that checkpoint if it is there and was made with these settings, base and adapter."""
+    name = evaluation_name(config.task, checkpoint)
+    record = _read(run_folder / EVALUATIONS_FOLDER / f"{name}{SCORES_SUFFIX}")
+    if record is None or not is_current(record, config, adapter_sha256) or record.checkpoint != checkpoint:
+        return None
+    return record
+
+
+def is_current(record: EvaluationRecord, config: EvaluationConfig, adapter_sha256: str | None) -> bool:
+    """Whether a record was made with these settings, this base and this adapter."""
+    return (
+        record.settings_sha256 == settings_sha256(config)
+        and record.base_sha256 == config.model.weights_sha256
+        and record.adapter_sha256 == adapter_sha256
+    )
+
+
+def _read(path: Path) -> EvaluationRecord | None:
+    try:
+        record = _RECORD.validate_json(read_text_bounded(path, _SCORES_LIMIT_BYTES), strict=True)
+    except (TouchlineError, ValidationError):
+        return None
+    # Only a file name: a record must not lead to a log elsewhere.
+    return record if Path(record.log).name == record.log and (path.parent / record.log).is_file() else None

@@ -1,0 +1,118 @@
+"""A folder given as a model: an adapter on a base, or a whole model. No torch here.
+
+`touchline/epoch_0` names a folder relative to the working directory, `touchline//abs/epoch_0` an absolute one; a plain name
+is also looked up among the models. An adapter names its base by an absolute path, and touchline's own checkpoints also
+record the base's hash: an adapter on another base would give numbers that mean nothing, so it is refused.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import TypeAdapter, ValidationError
+
+from touchline.catalog.models import load_model
+from touchline.catalog.settings import load_settings
+from touchline.domain.catalog import ModelInfo
+from touchline.domain.finding import Severity
+from touchline.domain.metrics import ExportMarker
+from touchline.errors import DriftFault, EnvironmentFault, InputFault
+from touchline.files import read_text_bounded
+
+MARKER_NAME = "touchline.json"
+ADAPTER_CONFIG = "adapter_config.json"
+_LIMIT_BYTES = 1 << 22
+_MARKER: TypeAdapter[ExportMarker] = TypeAdapter(ExportMarker)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Checkpoint:
+    """What is to be loaded."""
+
+    model: ModelInfo
+    """The folder with the full weights and the tokenizer: the base of an adapter, or the merged model."""
+    adapter: Path | None
+    """The adapter's folder, absolute; none for a whole model."""
+    marker: ExportMarker | None
+    """What touchline recorded when it saved the checkpoint; none for a folder from elsewhere."""
+
+
+def resolve_checkpoint(name: str) -> Checkpoint:
+    """The checkpoint that a model name means.
+
+    Raises:
+        InputFault: there is no such folder, its base is missing, or the weights are broken.
+        DriftFault: the adapter was trained on another base than lies there now.
+    """
+    folder = Path(name).expanduser()
+    marker = read_marker(folder)
+    if (folder / ADAPTER_CONFIG).is_file():
+        base = _load(_base_path(folder / ADAPTER_CONFIG))
+        if marker is not None and marker.base_weights_sha256 != base.weights_sha256:
+            raise DriftFault(
+                f"adapter {str(folder)!r} was trained on another base than {base.path!r} holds now",
+                expected=f"weights with the hash {marker.base_weights_sha256[:12]}, found {base.weights_sha256[:12]}",
+                hint="bring the base back, or train the run again",
+            )
+        return Checkpoint(model=base, adapter=folder.resolve(), marker=marker)
+    if folder.is_dir() and not (folder / "config.json").is_file():
+        raise InputFault(
+            f"{str(folder)!r} is no checkpoint",
+            expected=f"a folder with {ADAPTER_CONFIG}, or with config.json and weights",
+            hint="inspect eval eval.py --model touchline/epoch_0    (in the run's folder)",
+        )
+    return Checkpoint(model=_load(name), adapter=None, marker=marker)
+
+
+def read_marker(folder: Path) -> ExportMarker | None:
+    """What touchline recorded of a checkpoint; none when it saved none there.
+
+    Raises:
+        InputFault: the record is broken.
+    """
+    path = folder / MARKER_NAME
+    if not path.is_file():
+        return None
+    try:
+        return _MARKER.validate_json(read_text_bounded(path, _LIMIT_BYTES))
+    except ValidationError as error:
+        raise InputFault(
+            f"{str(path)!r} is broken: {error.errors()[0]['msg']}", expected="a record of a checkpoint"
+        ) from None
+
+
+def _base_path(path: Path) -> str:
+    try:
+        config = json.loads(read_text_bounded(path, _LIMIT_BYTES))
+    except ValueError as error:
+        raise InputFault(f"{str(path)!r} is not JSON: {error}", expected="an adapter's configuration") from None
+    base = config.get("base_model_name_or_path") if isinstance(config, dict) else None
+    kind = config.get("peft_type") if isinstance(config, dict) else None
+    if kind != "LORA":
+        raise InputFault(f"{str(path)!r}: an adapter of type {kind!r} cannot be evaluated", expected="LORA")
+    if not isinstance(base, str) or not base:
+        raise InputFault(f"{str(path)!r} names no base", expected="an absolute base_model_name_or_path")
+    return base
+
+
+def _load(name: str) -> ModelInfo:
+    model = load_model(name, load_settings().models_dir)
+    errors = [finding for finding in model.findings if finding.severity is Severity.ERROR]
+    if errors:
+        raise InputFault(f"model {model.path!r} cannot be loaded", findings=errors)
+    return model
+
+
+def require_packages() -> None:
+    """Say in words which packages are missing.
+
+    Raises:
+        EnvironmentFault: torch, transformers or peft is not installed.
+    """
+    import importlib.util
+
+    absent = [name for name in ("torch", "transformers", "peft") if importlib.util.find_spec(name) is None]
+    if absent:
+        raise EnvironmentFault(f"{', '.join(absent)} not installed", hint="pip install 'touchline[eval]'")

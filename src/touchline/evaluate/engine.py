@@ -1,0 +1,196 @@
+"""Requests in, generations out: one worker thread a base, shared by all models that Inspect has open.
+
+Requests wait until no new one has come for a moment, then everything that waits is sorted into batches: one adapter, one
+limit, longest prompts first. The adapter that is on goes first. A batch that does not fit into memory is cut in half.
+Greedy always: nothing here can sample.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from touchline.errors import EnvironmentFault
+from touchline.evaluate.decoding import Generation, TokenIds, greedy
+from touchline.evaluate.weights import Weights
+
+LOG = logging.getLogger("touchline.evaluate")
+
+QUIET_SECONDS = 0.05
+"""Requests are taken when none has come for this long: Inspect hands them over one by one, some milliseconds apart."""
+LINGER_SECONDS = 2.0
+"""But at the latest after this."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Decoding:
+    """How answers are written."""
+
+    max_new_tokens: int
+    """Longest answer in tokens."""
+    stop_ids: frozenset[int]
+    """Tokens that end an answer."""
+    pad_id: int
+    """Token for padding; masked."""
+    batch_size: int
+    """Prompts side by side, at most."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Request:
+    """One prompt that waits."""
+
+    adapter: Path | None
+    """The adapter to answer with; none for the base."""
+    prompt: TokenIds
+    """The prompt's tokens."""
+    decoding: Decoding
+    """How."""
+    future: Future[Generation] = field(default_factory=Future)
+    """Gets the answer, or why there is none."""
+
+
+class Engine:
+    """A base in memory and the thread that works with it; the thread starts with the first request."""
+
+    def __init__(self, weights: Weights, decoding_name: str) -> None:
+        self.weights = weights
+        self.name = decoding_name
+        """How it computes: `bfloat16 on cpu`."""
+        self.batches: list[int] = []
+        """Sizes of the batches done, in order."""
+        self.on_batch: Callable[[int], None] = lambda count: None
+        """Called after each batch with its size, in the worker's thread."""
+        self._waiting: list[Request] = []
+        self._arrived = threading.Condition()
+        self._closed = False
+        self._largest: int | None = None
+        self._thread: threading.Thread | None = None
+
+    def submit(self, request: Request) -> Future[Generation]:
+        """Hand a prompt over; raises RuntimeError after `close`."""
+        with self._arrived:
+            if self._closed:
+                raise RuntimeError("the engine is closed")
+            self._waiting.append(request)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._work, name="touchline engine", daemon=True)
+                self._thread.start()
+            self._arrived.notify()
+        return request.future
+
+    def close(self) -> None:
+        """Stop after the batch at hand; what still waits is cancelled."""
+        with self._arrived:
+            self._closed = True
+            waiting, self._waiting = self._waiting, []
+            self._arrived.notify()
+        for request in waiting:
+            request.future.cancel()
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join()
+
+    def _work(self) -> None:
+        while self._gather():
+            for batch in self._take():
+                self._answer(batch)
+
+    def _gather(self) -> bool:
+        """Wait until requests are there and no more seem to come; False when closed."""
+        with self._arrived:
+            self._arrived.wait_for(lambda: self._waiting or self._closed)
+            deadline = time.monotonic() + LINGER_SECONDS
+            seen = -1
+            while not self._closed and seen != len(self._waiting) and time.monotonic() < deadline:
+                seen = len(self._waiting)
+                self._arrived.wait_for(lambda: self._closed or len(self._waiting) != seen, timeout=QUIET_SECONDS)
+            return not self._closed
+
+    def _take(self) -> list[list[Request]]:
+        """Everything that waits, as batches. Sorted by content, so that the order of arrival decides on nothing."""
+        with self._arrived:
+            waiting, self._waiting = self._waiting, []
+        groups: dict[tuple[Path | None, Decoding], list[Request]] = {}
+        for request in waiting:
+            if not request.future.cancelled():
+                groups.setdefault((request.adapter, request.decoding), []).append(request)
+        active = self.weights.active
+        order = sorted(groups, key=lambda key: (key[0] != active, str(key[0] or ""), key[1].max_new_tokens))
+        batches: list[list[Request]] = []
+        for key in order:
+            requests = sorted(groups[key], key=lambda request: (-len(request.prompt), request.prompt))
+            size = key[1].batch_size
+            batches += [requests[start : start + size] for start in range(0, len(requests), size)]
+        return batches
+
+    def _answer(self, batch: list[Request]) -> None:
+        """Generate for one batch and hand the answers out; whatever goes wrong reaches those who wait."""
+        limit = self._largest or len(batch)
+        if len(batch) > limit:
+            for start in range(0, len(batch), limit):
+                self._answer(batch[start : start + limit])
+            return
+        try:
+            answers = self._generate(batch)
+        except Exception as error:  # noqa: BLE001 (handed to those who wait, who are in another thread)
+            for request in batch:
+                _deliver(request.future, error)
+            return
+        if answers is None:
+            self._largest = max(1, len(batch) // 2)
+            LOG.warning("out of memory with %d prompts side by side; going on with %d", len(batch), self._largest)
+            self._answer(batch)
+            return
+        self.batches.append(len(batch))
+        for request, answer in zip(batch, answers, strict=True):
+            _deliver(request.future, answer)
+        self.on_batch(len(batch))
+
+    def _generate(self, batch: list[Request]) -> list[Generation] | None:
+        """The answers, or None when the batch does not fit into memory but a smaller one may."""
+        decoding = batch[0].decoding
+        try:
+            self.weights.activate(batch[0].adapter)
+            return greedy(
+                self.weights.model,
+                [request.prompt for request in batch],
+                max_new_tokens=decoding.max_new_tokens,
+                stop_ids=decoding.stop_ids,
+                pad_id=decoding.pad_id,
+                go_on=self._check_open,
+            )
+        except RuntimeError as error:
+            if not _out_of_memory(error):
+                raise
+            if len(batch) == 1:
+                raise EnvironmentFault(
+                    "there is not enough memory for one prompt", expected="a smaller model, or a larger machine"
+                ) from error
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        return None
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise RuntimeError("the engine is closed")
+
+
+def _out_of_memory(error: RuntimeError) -> bool:
+    """GPUs raise a type of their own; the processor's allocator says it in words."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+def _deliver(future: Future[Generation], result: Generation | Exception) -> None:
+    if not future.set_running_or_notify_cancel():
+        return
+    if isinstance(result, Exception):
+        future.set_exception(result)
+    else:
+        future.set_result(result)

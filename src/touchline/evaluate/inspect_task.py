@@ -1,0 +1,135 @@
+"""A run's evaluation as an Inspect task: test items, one answer each, two named scores."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from inspect_ai import Task
+from inspect_ai.dataset import MemoryDataset, Sample
+from inspect_ai.model import (
+    ChatMessage,
+    ChatMessageAssistant,
+    ChatMessageSystem,
+    ChatMessageUser,
+    GenerateConfig,
+)
+from inspect_ai.scorer import CORRECT, INCORRECT, Score, Scorer, Target, accuracy, scorer, stderr
+from inspect_ai.solver import TaskState, generate
+
+from touchline.catalog.datasets import load_dataset, load_examples
+from touchline.catalog.evaluations import read_evaluation_config, settings_sha256
+from touchline.domain.catalog import Example, Message
+from touchline.domain.evaluation import EvaluationConfig
+from touchline.errors import DriftFault, InputFault
+from touchline.evaluate.provider import BATCH_SIZE_KEY, CONNECTIONS_PER_BATCH, DATE_KEY
+from touchline.tasks import get_task
+
+EVALUATION_FILE = "eval.yaml"
+
+
+def run_task(folder: Path) -> Task:
+    """The task of the run in `folder`, which eval.yaml there describes.
+
+    Raises:
+        InputFault: eval.yaml is missing or wrong, or the data cannot be read.
+        DriftFault: the test items are not those that were planned.
+    """
+    return evaluation_task(read_evaluation_config(folder / EVALUATION_FILE))
+
+
+def evaluation_task(config: EvaluationConfig, *, max_connections: int | None = None) -> Task:
+    """The Inspect task of an evaluation.
+
+    `max_connections` is how many items wait at the model at once; four batches when not given.
+    """
+    evaluate = config.evaluate
+    return Task(
+        name=config.task,
+        dataset=MemoryDataset(
+            [_sample(example) for example in test_examples(config)], name=Path(config.data.path).stem
+        ),
+        solver=generate(),
+        scorer=[exact(config.task), match(config.task)],
+        config=GenerateConfig(
+            max_tokens=evaluate.max_new_tokens,
+            max_connections=max_connections or CONNECTIONS_PER_BATCH * evaluate.batch_size,
+            extra_body={DATE_KEY: config.date, BATCH_SIZE_KEY: evaluate.batch_size},
+        ),
+        metadata=evaluation_metadata(config),
+    )
+
+
+def test_examples(config: EvaluationConfig) -> tuple[Example, ...]:
+    """The items to evaluate, the same for every run: the first `samples` of the test split.
+
+    Raises:
+        InputFault: the split is empty or shorter than `samples`.
+        DriftFault: its hash is another one than was planned.
+    """
+    here = Path()
+    split = next((split for split in load_dataset(config.data, here).splits if split.name == "test"), None)
+    examples = load_examples(config.data, "test", here)
+    if split is None or not examples:
+        raise InputFault(f"{config.data.path!r} has no test items", expected="a test split")
+    if split.sha256 != config.data_sha256:
+        raise DriftFault(
+            f"the test split of {config.data.path!r} is not the one that was planned",
+            expected=f"hash {config.data_sha256[:12]}, found {split.sha256[:12]}",
+            hint="touchline plan",
+        )
+    wanted = config.evaluate.samples
+    if wanted == "all":
+        return examples
+    if wanted > len(examples):
+        raise InputFault(
+            f"evaluate.samples is {wanted}, the test split has {len(examples)} items", expected="fewer, or all"
+        )
+    return examples[:wanted]
+
+
+def evaluation_metadata(config: EvaluationConfig) -> dict[str, str]:
+    """What every log says of itself."""
+    return {
+        "experiment": config.experiment,
+        "run": config.run,
+        "run_digest": config.run_digest,
+        "base_sha256": config.model.weights_sha256,
+        "data_sha256": config.data_sha256,
+        "settings_sha256": settings_sha256(config),
+    }
+
+
+@scorer(metrics=[accuracy(), stderr()])
+def exact(task: str) -> Scorer:
+    """Right when equal character by character, surrounding white space aside."""
+    score_text = get_task(task).score
+
+    async def score(state: TaskState, target: Target) -> Score:
+        output = state.output.completion
+        return Score(value=CORRECT if score_text(output, target.text).exact else INCORRECT, answer=output)
+
+    return score
+
+
+@scorer(metrics=[accuracy(), stderr()])
+def match(task: str) -> Scorer:
+    """Right when equal where punctuation and white space do not count; case does."""
+    score_text = get_task(task).score
+
+    async def score(state: TaskState, target: Target) -> Score:
+        output = state.output.completion
+        return Score(value=CORRECT if score_text(output, target.text).match else INCORRECT, answer=output)
+
+    return score
+
+
+def _sample(example: Example) -> Sample:
+    return Sample(id=example.id, input=[_message(message) for message in example.prompt], target=example.answer)
+
+
+def _message(message: Message) -> ChatMessage:
+    if message.role == "system":
+        return ChatMessageSystem(content=message.content)
+    if message.role == "assistant":
+        return ChatMessageAssistant(content=message.content)
+    return ChatMessageUser(content=message.content)

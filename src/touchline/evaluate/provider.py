@@ -1,0 +1,234 @@
+"""Inspect's model provider `touchline`: chats in, greedy answers out, many models on one loaded base.
+
+Prompts are rendered by the same code as for training (`touchline.rendering`), to token ids; Inspect never tokenizes. What
+would change the answers and is not supported (tools, sampling, several choices, stop sequences ...) is refused, not ignored.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+import threading
+from collections.abc import Sequence
+from concurrent.futures import Future
+from typing import Literal, cast
+
+from inspect_ai.model import (
+    ChatCompletionChoice,
+    ChatMessage,
+    ChatMessageAssistant,
+    GenerateConfig,
+    ModelAPI,
+    ModelOutput,
+    ModelUsage,
+)
+from inspect_ai.tool import ToolChoice, ToolInfo
+
+from touchline.catalog.models import load_renderer
+from touchline.domain.catalog import Message
+from touchline.errors import InputFault
+from touchline.evaluate.checkpoint import Checkpoint, require_packages, resolve_checkpoint
+from touchline.evaluate.decoding import Generation
+from touchline.evaluate.engine import Decoding, Engine, Request
+from touchline.evaluate.weights import Weights, pick_device, pick_dtype
+from touchline.rendering import ChatRenderer
+
+DEFAULT_BATCH_SIZE = 64
+DEFAULT_MAX_NEW_TOKENS = 256
+CONNECTIONS_PER_BATCH = 4
+"""So many batches' prompts wait at once, so that the next batch is full when one is done."""
+DATE_KEY = "touchline_date"
+BATCH_SIZE_KEY = "touchline_batch_size"
+"""Keys under `extra_body` by which a task hands over its frozen date and its batch size."""
+
+_REFUSED = (
+    "stop_seqs",
+    "best_of",
+    "frequency_penalty",
+    "presence_penalty",
+    "repetition_penalty",
+    "logit_bias",
+    "logprobs",
+    "top_logprobs",
+    "response_schema",
+    "system_message",
+    "reasoning_effort",
+    "reasoning_tokens",
+)
+"""Settings of Inspect that would change the answer, and that greedy decoding does not know."""
+
+_engines: dict[tuple[str, str, str, bool], Engine] = {}
+_engines_lock = threading.Lock()
+
+
+def shared_engine(path: str, dtype: str = "auto", device: str = "auto", *, merge: bool = True) -> Engine:
+    """The engine of a base, loaded when first asked for; one for each (base, element type, device) in this process."""
+    place = pick_device(device)
+    choice = pick_dtype(dtype, place)
+    key = (path, choice.dtype, str(place), merge)
+    with _engines_lock:
+        if key not in _engines:
+            _engines[key] = Engine(Weights(path, choice.dtype, place, merge=merge), f"{choice.dtype} on {place}")
+        return _engines[key]
+
+
+def release_engines() -> None:
+    """Drop every loaded base and end its thread."""
+    with _engines_lock:
+        for engine in _engines.values():
+            engine.close()
+        _engines.clear()
+
+
+class TouchlineAPI(ModelAPI):
+    """One checkpoint or base, on a shared engine.
+
+    Args:
+        model_name: the folder, as `touchline/<folder>` names it.
+        base_url: unused; Inspect passes it to every provider.
+        api_key: unused.
+        config: Inspect's settings.
+        batch_size: `-M batch_size=`, prompts side by side.
+        dtype: `-M dtype=`, auto, float32 or bfloat16.
+        device: `-M device=`, auto, cpu or cuda.
+        date: `-M date=`, for chat templates that print one; the task's own date goes first.
+        merge: `-M merge=`, false to compute adapters beside the weights.
+
+    Raises:
+        InputFault: there is no such checkpoint.
+        DriftFault: its base is another one now.
+    """
+
+    def __init__(
+        self,
+        model_name: str,
+        base_url: str | None = None,
+        api_key: str | None = None,
+        config: GenerateConfig = GenerateConfig(),  # noqa: B008 (Inspect's own signature)
+        batch_size: int = DEFAULT_BATCH_SIZE,
+        dtype: str = "auto",
+        device: str = "auto",
+        date: str | None = None,
+        merge: bool = True,
+    ) -> None:
+        super().__init__(model_name=model_name, base_url=base_url, api_key=api_key, config=config)
+        require_packages()
+        if batch_size < 1:
+            raise InputFault(f"batch_size is {batch_size}", expected="a positive number", hint="-M batch_size=64")
+        self.checkpoint: Checkpoint = resolve_checkpoint(model_name)
+        self.batch_size = batch_size
+        self._dtype, self._device, self._merge = dtype, device, merge
+        self._date = str(date) if date is not None else datetime.datetime.now(tz=datetime.UTC).date().isoformat()
+        self._renderers: dict[str, ChatRenderer] = {}
+        self._engine: Engine | None = None
+
+    @property
+    def engine(self) -> Engine:
+        """The loaded base."""
+        if self._engine is None:
+            self._engine = shared_engine(self.checkpoint.model.path, self._dtype, self._device, merge=self._merge)
+        return self._engine
+
+    def renderer(self, date: str) -> ChatRenderer:
+        """What turns chats into the model's tokens."""
+        if date not in self._renderers:
+            self._renderers[date] = load_renderer(self.checkpoint.model, date)
+        return self._renderers[date]
+
+    async def generate(
+        self, input: list[ChatMessage], tools: list[ToolInfo], tool_choice: ToolChoice, config: GenerateConfig
+    ) -> ModelOutput:
+        """Answer one chat.
+
+        Raises:
+            InputFault: something is asked for that is not supported, or the prompt does not fit the model.
+        """
+        del tool_choice
+        refuse_unsupported(tools, config)
+        extra = config.extra_body or {}
+        renderer = self.renderer(str(extra.get(DATE_KEY, self._date)))
+        prompt = renderer.prompt_ids(plain_messages(input))
+        limit = config.max_tokens if config.max_tokens is not None else DEFAULT_MAX_NEW_TOKENS
+        context = self.checkpoint.model.context_length
+        if len(prompt) + limit > context:
+            raise InputFault(
+                f"the prompt has {len(prompt)} tokens, and up to {limit} may follow",
+                expected=f"together at most {context}, the context length of {self.checkpoint.model.name}",
+            )
+        decoding = Decoding(
+            max_new_tokens=limit,
+            stop_ids=renderer.stop_ids,
+            pad_id=renderer.pad_id,
+            batch_size=int(cast("int", extra.get(BATCH_SIZE_KEY, self.batch_size))),
+        )
+        request = Request(adapter=self.checkpoint.adapter, prompt=prompt, decoding=decoding)
+        engine = await asyncio.to_thread(lambda: self.engine) if self._engine is None else self._engine
+        answer = await wait_for(engine.submit(request))
+        return self._output(renderer.decode(answer.ids), answer, len(prompt))
+
+    def max_connections(self) -> int:
+        """Requests that Inspect keeps waiting here."""
+        return CONNECTIONS_PER_BATCH * self.batch_size
+
+    def connection_key(self) -> str:
+        """Every model has connections of its own: the engine, not a server, is what they share."""
+        return self.model_name
+
+    def _output(self, text: str, answer: Generation, prompt_tokens: int) -> ModelOutput:
+        reason: Literal["stop", "max_tokens"] = answer.stop_reason
+        written = len(answer.ids) + (1 if reason == "stop" else 0)
+        message = ChatMessageAssistant(content=text, model=self.model_name, source="generate")
+        return ModelOutput(
+            model=self.model_name,
+            choices=[ChatCompletionChoice(message=message, stop_reason=reason)],
+            usage=ModelUsage(input_tokens=prompt_tokens, output_tokens=written, total_tokens=prompt_tokens + written),
+        )
+
+
+async def wait_for(future: Future[Generation]) -> Generation:
+    """Await an answer from the worker's thread; it wakes this loop by `call_soon_threadsafe`, nothing polls."""
+    return await asyncio.wrap_future(future)
+
+
+def plain_messages(messages: Sequence[ChatMessage]) -> list[Message]:
+    """Inspect's chat as ours.
+
+    Raises:
+        InputFault: a turn is neither of system, user, assistant, or holds more than text.
+    """
+    plain: list[Message] = []
+    for message in messages:
+        content = message.content
+        if message.role == "tool" or not (isinstance(content, str) or all(part.type == "text" for part in content)):
+            raise InputFault(
+                f"a turn of role {message.role} with {'text' if isinstance(content, str) else 'other content'}",
+                expected="text turns of system, user and assistant",
+            )
+        plain.append(Message(role=message.role, content=message.text))
+    return plain
+
+
+def refuse_unsupported(tools: Sequence[ToolInfo], config: GenerateConfig) -> None:
+    """Refuse what would not be done.
+
+    Raises:
+        InputFault: tools, sampling, several choices, or another setting that changes answers.
+    """
+    if tools:
+        raise InputFault("the provider touchline calls no tools", expected="a task without tools")
+    if config.temperature is not None and config.temperature != 0:
+        raise InputFault(
+            f"temperature {config.temperature}: the provider touchline decodes greedily, it never samples",
+            expected="no temperature, or 0",
+        )
+    if config.num_choices is not None and config.num_choices != 1:
+        raise InputFault(f"num_choices {config.num_choices}", expected="one answer: greedy decoding has no other")
+    if (config.top_p is not None and config.top_p != 1) or (config.top_k is not None and config.top_k > 0):
+        raise InputFault(
+            "top_p or top_k: the provider touchline decodes greedily, it never samples", expected="neither"
+        )
+    asked = [name for name in _REFUSED if getattr(config, name, None)]
+    if asked:
+        raise InputFault(
+            f"the provider touchline does not support {', '.join(asked)}", expected="none of these settings"
+        )

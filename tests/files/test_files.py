@@ -1,0 +1,105 @@
+"""Files: old content or new, never half of it; and refusals in words."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from touchline.errors import EnvironmentFault, InputFault
+from touchline.files import append_line, inside, read_text_bounded, try_lock, write_atomic, write_if_changed
+from touchline.units import format_seconds, parse_duration
+
+pytestmark = pytest.mark.planning
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS])
+@pytest.mark.parametrize("call", ["fsync", "replace"])
+def test_a_refused_write_leaves_the_old_content_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, call: str
+) -> None:
+    """A full disk, a quota, a permission: the fault says what to do, the folder is as it was."""
+    path = tmp_path / "file"
+    write_atomic(path, "old")
+
+    def refuse(*arguments: object, **options: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    if call == "fsync":
+        monkeypatch.setattr("os.fsync", refuse)
+    else:
+        monkeypatch.setattr(Path, "replace", refuse)
+    with pytest.raises(EnvironmentFault) as caught:
+        write_atomic(path, "new")
+    monkeypatch.undo()
+    assert caught.value.hint
+    assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
+    assert path.read_text() == "old"
+
+
+def test_what_is_the_same_is_not_written(tmp_path: Path) -> None:
+    """The file keeps its time and its inode."""
+    path = tmp_path / "file"
+    assert write_if_changed(path, "a") is True
+    before = path.stat()
+    assert write_if_changed(path, "a") is False
+    assert (path.stat().st_ino, path.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+
+
+@given(st.text(alphabet=st.characters(codec="utf-8", exclude_characters="\r\n\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029")))
+def test_a_torn_line_is_closed_before_the_next(tmp_path_factory: pytest.TempPathFactory, line: str) -> None:
+    """The new line stands by itself, whatever the kill left."""
+    path = tmp_path_factory.mktemp("log") / "log"
+    path.write_text("whole\ntorn")
+    append_line(path, line)
+    assert path.read_text().split("\n") == ["whole", "torn", line, ""]
+
+
+def test_reading_is_bounded_and_refuses_in_words(tmp_path: Path) -> None:
+    """Missing, a folder, too large, not UTF-8."""
+    (tmp_path / "big").write_text("x" * 11)
+    (tmp_path / "latin").write_bytes(b"\xe4")
+    for name in ("missing", ".", "big", "latin"):
+        with pytest.raises(InputFault):
+            read_text_bounded(tmp_path / name, 10)
+
+
+def test_a_lock_is_held_once(tmp_path: Path) -> None:
+    """And is free again when its descriptor is closed."""
+    first = try_lock(tmp_path / "lock")
+    assert first is not None
+    assert try_lock(tmp_path / "lock") is None
+    os.close(first)
+    again = try_lock(tmp_path / "lock")
+    assert again is not None
+    os.close(again)
+
+
+def test_no_name_leads_out_of_a_folder(tmp_path: Path) -> None:
+    """Neither by dots nor through a link."""
+    folder = tmp_path / "experiment"
+    folder.mkdir()
+    (folder / "link").symlink_to(tmp_path)
+    for name in ("..", "../other", "link", "/etc"):
+        with pytest.raises(InputFault):
+            inside(folder, name)
+    assert inside(folder, "run") == folder / "run"
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("30min", 1800), ("6h", 21600), ("1h30m", 5400), ("90s", 90), ("2d", 172800)]
+)
+def test_durations(text: str, seconds: float) -> None:
+    """As people write them; anything else is refused."""
+    assert parse_duration(text) == seconds
+    with pytest.raises(InputFault):
+        parse_duration(text + " later")
+
+
+def test_seconds_read_at_a_glance() -> None:
+    """Minutes and hours as on a clock."""
+    assert [format_seconds(s) for s in (4.25, 281, 3723)] == ["4.2 s", "4:41", "1:02:03"]
