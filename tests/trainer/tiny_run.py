@@ -52,7 +52,7 @@ def make_config(
         epochs=train.epochs,
         seed=seed,
     )
-    config = TrainerConfig(
+    return TrainerConfig(
         experiment="tiny",
         run="tiny_rank4",
         run_digest="d" * 64,
@@ -66,7 +66,6 @@ def make_config(
         seed=seed,
         batches=PlannedBatches(digest=plan.digest, steps=plan.steps, steps_per_epoch=plan.steps_per_epoch),
     )
-    return config
 
 
 def write_config(folder: Path, config: TrainerConfig) -> Path:

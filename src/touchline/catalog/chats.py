@@ -12,7 +12,8 @@ from touchline.domain.catalog import Message
 from touchline.domain.experiment import DataConfig
 
 _BRACES = re.compile(r"\{([^{}]*)\}")
-_WORD = re.compile(r"[^\W\d]\w*")
+# A word is meant as a column; so is what str.format would take `{input.x}`, `{input!r}` and `{input:>9}` for.
+_WORD = re.compile(r"[^\W\d]\w*|input[.\[!:].*", re.DOTALL)
 _ROLES = ("system", "user", "assistant")
 
 Chat = tuple[tuple[Message, ...], str]

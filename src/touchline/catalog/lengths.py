@@ -93,7 +93,8 @@ def _write(path: Path, lengths: TokenLengths) -> None:
 def _read(path: Path, count: int) -> TokenLengths | None:
     """Lengths kept earlier; None when there are none, or none that can be used."""
     try:
-        with np.load(path, allow_pickle=False) as file:
+        # From memory: given a path to a broken file, numpy leaves it open.
+        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
             found = TokenLengths(prompt=file["prompt"], answer=file["answer"])
     except (OSError, ValueError, KeyError, EOFError, NotImplementedError, RuntimeError, TypeError, AttributeError):
         return None

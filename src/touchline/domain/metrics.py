@@ -1,7 +1,7 @@
 """metrics.jsonl: what a training measured, one JSON object a line, told apart by `event`.
 
-A resumed training appends to the file of the one before it: a row `resume` says from which step it goes on, and what the
-earlier attempts wrote of later steps is superseded. A row `start` supersedes everything before it.
+A resumed training appends to the file of the one before it: a row `resume` says from which step it goes on, and what
+the earlier attempts wrote of later steps is superseded. A row `start` supersedes everything before it.
 """
 
 from __future__ import annotations

@@ -13,13 +13,12 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import torch
 
 from touchline.errors import EnvironmentFault
 from touchline.evaluate.decoding import Generation, TokenIds, greedy
-from touchline.evaluate.weights import Weights
+from touchline.evaluate.weights import Weights, Worn
 
 LOG = logging.getLogger("touchline.evaluate")
 
@@ -47,7 +46,7 @@ class Decoding:
 class Request:
     """One prompt that waits."""
 
-    adapter: Path | None
+    worn: Worn | None
     """The adapter to answer with; none for the base."""
     prompt: TokenIds
     """The prompt's tokens."""
@@ -60,10 +59,9 @@ class Request:
 class Engine:
     """A base in memory and the thread that works with it; the thread starts with the first request."""
 
-    def __init__(self, weights: Weights, decoding_name: str) -> None:
+    def __init__(self, weights: Weights) -> None:
         self.weights = weights
-        self.name = decoding_name
-        """How it computes: `bfloat16 on cpu`."""
+        """The base; only the worker's thread touches it."""
         self.batches: list[int] = []
         """Sizes of the batches done, in order."""
         self.on_batch: Callable[[int], None] = lambda count: None
@@ -117,12 +115,12 @@ class Engine:
         """Everything that waits, as batches. Sorted by content, so that the order of arrival decides on nothing."""
         with self._arrived:
             waiting, self._waiting = self._waiting, []
-        groups: dict[tuple[Path | None, Decoding], list[Request]] = {}
+        groups: dict[tuple[Worn | None, Decoding], list[Request]] = {}
         for request in waiting:
             if not request.future.cancelled():
-                groups.setdefault((request.adapter, request.decoding), []).append(request)
+                groups.setdefault((request.worn, request.decoding), []).append(request)
         active = self.weights.active
-        order = sorted(groups, key=lambda key: (key[0] != active, str(key[0] or ""), key[1].max_new_tokens))
+        order = sorted(groups, key=lambda key: (key[0] != active, str(key[0]), key[1].max_new_tokens))
         batches: list[list[Request]] = []
         for key in order:
             requests = sorted(groups[key], key=lambda request: (-len(request.prompt), request.prompt))
@@ -157,7 +155,7 @@ class Engine:
         """The answers, or None when the batch does not fit into memory but a smaller one may."""
         decoding = batch[0].decoding
         try:
-            self.weights.activate(batch[0].adapter)
+            self.weights.activate(batch[0].worn)
             return greedy(
                 self.weights.model,
                 [request.prompt for request in batch],

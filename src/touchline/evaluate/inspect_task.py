@@ -46,7 +46,7 @@ def evaluation_task(config: EvaluationConfig, *, max_connections: int | None = N
     return Task(
         name=config.task,
         dataset=MemoryDataset(
-            [_sample(example) for example in test_examples(config)], name=Path(config.data.path).stem
+            [_sample(example) for example in planned_items(config)], name=Path(config.data.path).stem
         ),
         solver=generate(),
         scorer=[exact(config.task), match(config.task)],
@@ -59,7 +59,7 @@ def evaluation_task(config: EvaluationConfig, *, max_connections: int | None = N
     )
 
 
-def test_examples(config: EvaluationConfig) -> tuple[Example, ...]:
+def planned_items(config: EvaluationConfig) -> tuple[Example, ...]:
     """The items to evaluate, the same for every run: the first `samples` of the test split.
 
     Raises:

@@ -30,7 +30,7 @@ from touchline.errors import InputFault
 from touchline.evaluate.checkpoint import Checkpoint, require_packages, resolve_checkpoint
 from touchline.evaluate.decoding import Generation
 from touchline.evaluate.engine import Decoding, Engine, Request
-from touchline.evaluate.weights import Weights, pick_device, pick_dtype
+from touchline.evaluate.weights import Weights, Worn, pick_device, pick_dtype
 from touchline.rendering import ChatRenderer
 
 DEFAULT_BATCH_SIZE = 64
@@ -57,27 +57,26 @@ _REFUSED = (
 )
 """Settings of Inspect that would change the answer, and that greedy decoding does not know."""
 
-_engines: dict[tuple[str, str, str, bool], Engine] = {}
+_engines: dict[tuple[str, str, str], Engine] = {}
 _engines_lock = threading.Lock()
 
 
-def shared_engine(path: str, dtype: str = "auto", device: str = "auto", *, merge: bool = True) -> Engine:
+def shared_engine(path: str, dtype: str = "auto", device: str = "auto") -> Engine:
     """The engine of a base, loaded when first asked for; one for each (base, element type, device) in this process."""
     place = pick_device(device)
     choice = pick_dtype(dtype, place)
-    key = (path, choice.dtype, str(place), merge)
+    key = (path, choice.dtype, str(place))
     with _engines_lock:
         if key not in _engines:
-            _engines[key] = Engine(Weights(path, choice.dtype, place, merge=merge), f"{choice.dtype} on {place}")
+            _engines[key] = Engine(Weights(path, choice, place))
         return _engines[key]
 
 
-def release_engines() -> None:
-    """Drop every loaded base and end its thread."""
+def release_engines(keep: str | None = None) -> None:
+    """Drop every loaded base, except that of the folder `keep`, and end its thread."""
     with _engines_lock:
-        for engine in _engines.values():
-            engine.close()
-        _engines.clear()
+        for key in [key for key in _engines if key[0] != keep]:
+            _engines.pop(key).close()
 
 
 class TouchlineAPI(ModelAPI):
@@ -117,7 +116,9 @@ class TouchlineAPI(ModelAPI):
             raise InputFault(f"batch_size is {batch_size}", expected="a positive number", hint="-M batch_size=64")
         self.checkpoint: Checkpoint = resolve_checkpoint(model_name)
         self.batch_size = batch_size
-        self._dtype, self._device, self._merge = dtype, device, merge
+        adapter = self.checkpoint.adapter
+        self._worn = None if adapter is None else Worn(folder=adapter, merged=merge)
+        self._dtype, self._device = dtype, device
         self._date = str(date) if date is not None else datetime.datetime.now(tz=datetime.UTC).date().isoformat()
         self._renderers: dict[str, ChatRenderer] = {}
         self._engine: Engine | None = None
@@ -126,7 +127,7 @@ class TouchlineAPI(ModelAPI):
     def engine(self) -> Engine:
         """The loaded base."""
         if self._engine is None:
-            self._engine = shared_engine(self.checkpoint.model.path, self._dtype, self._device, merge=self._merge)
+            self._engine = shared_engine(self.checkpoint.model.path, self._dtype, self._device)
         return self._engine
 
     def renderer(self, date: str) -> ChatRenderer:
@@ -161,7 +162,7 @@ class TouchlineAPI(ModelAPI):
             pad_id=renderer.pad_id,
             batch_size=int(cast("int", extra.get(BATCH_SIZE_KEY, self.batch_size))),
         )
-        request = Request(adapter=self.checkpoint.adapter, prompt=prompt, decoding=decoding)
+        request = Request(worn=self._worn, prompt=prompt, decoding=decoding)
         engine = await asyncio.to_thread(lambda: self.engine) if self._engine is None else self._engine
         answer = await wait_for(engine.submit(request))
         return self._output(renderer.decode(answer.ids), answer, len(prompt))

@@ -1,1 +1,1 @@
-"""The default trainer: LoRA on transformers and PEFT, started as a process of its own (`python -m touchline.trainer`)."""
+"""The default trainer: LoRA on transformers and PEFT, a process of its own (`python -m touchline.trainer`)."""

@@ -12,6 +12,7 @@ import logging
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
@@ -35,6 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name in ("HF_HUB_DISABLE_PROGRESS_BARS", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
         os.environ.setdefault(name, "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    # What libraries plan to rename in their own code is nothing that the reader of a job's log can act on.
+    warnings.filterwarnings("ignore", category=FutureWarning)
     stop = Stop()
     _listen(stop)
     folder = options.folder.absolute()

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import re
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from peft import PeftModel, get_peft_model_state_dict
 from pydantic import TypeAdapter, ValidationError
-from safetensors import SafetensorError
 from safetensors.torch import save
 from transformers import AutoModelForCausalLM
 
 from touchline.backends.peft.config import TrainerConfig
 from touchline.domain.metrics import ExportMarker
-from touchline.trainer.folders import describe, new_folder, remove_folder, write_bytes
+from touchline.trainer.folders import describe, new_folder, plain_disk_faults, remove_folder, write_bytes
 
 MARKER_FILE = "touchline.json"
 ADAPTER_FILE = "adapter_model.safetensors"
@@ -50,7 +46,7 @@ def export(
         EnvironmentFault: the disk is full or refuses; nothing half-written is left.
     """
     target = folder / (f"step_{step}" if epoch is None else f"epoch_{epoch}")
-    with new_folder(target) as temporary, _plain_disk_faults():
+    with new_folder(target) as temporary, plain_disk_faults():
         adapter_sha256 = _write_adapter(model, temporary)
         if config.train.checkpoint.save == "merged":
             _merge(config, temporary)
@@ -139,14 +135,3 @@ def _merge(config: TrainerConfig, folder: Path) -> None:
     (folder / "adapter_config.json").unlink()
     with torch.no_grad():
         merged.save_pretrained(folder)
-
-
-@contextmanager
-def _plain_disk_faults() -> Iterator[None]:
-    """safetensors, written in Rust, tells a full disk in its own words; give it the system's."""
-    try:
-        yield
-    except SafetensorError as error:
-        if f"os error {errno.ENOSPC}" in str(error) or f"os error {errno.EDQUOT}" in str(error):
-            raise OSError(errno.ENOSPC, "no space left on device") from error
-        raise

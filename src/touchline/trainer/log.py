@@ -27,7 +27,7 @@ _ROW: TypeAdapter[MetricsRow] = TypeAdapter(MetricsRow)
 
 
 class MetricsLog:
-    """metrics.jsonl, appended to. One write a row: a kill leaves whole rows, and at most one cut off, which is closed."""
+    """metrics.jsonl, appended to. One write a row: a kill leaves whole rows and at most one torn, which is closed."""
 
     def __init__(self, path: Path) -> None:
         self._path = path

@@ -32,7 +32,7 @@ class _Stopped(Exception):
 
 
 def learning_rate(step: int, *, steps: int, peak: float, warmup_fraction: float, schedule: str) -> float:
-    """Learning rate of an optimizer step, from 0: a linear rise, then the schedule, which reaches zero after the last."""
+    """Learning rate of an optimizer step, from 0: a linear rise, then the schedule, zero after the last."""
     warmup = math.ceil(warmup_fraction * steps)
     if step < warmup:
         return peak * (step + 1) / warmup
@@ -81,9 +81,9 @@ class Training:
                 self._run(memory)
         except torch.OutOfMemoryError as error:
             raise RunsFailed(
-                f"run {self._config.run}: out of GPU memory at step {self._step + 1}: {str(error).splitlines()[0][:200]}",
-                expected="a micro-batch that fits; what was saved before is untouched",
-                hint="a smaller train.micro_batch_size, or train.gradient_checkpointing: true",
+                f"run {self._config.run}: out of GPU memory at step {self._step + 1}:
+                {str(error).splitlines()[0][:200]}", expected="a micro-batch that fits; what was saved before is
+                untouched", hint="a smaller train.micro_batch_size, or train.gradient_checkpointing: true",
             ) from error
         except _Stopped:
             self._save()

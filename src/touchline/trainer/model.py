@@ -19,8 +19,8 @@ from touchline.errors import InputFault
 from touchline.trainer.machine import Machine, torch_dtype
 
 SHORT_ROW_TOKENS = 512
-"""Up to this width plain matrix products beat the fused attention kernel on processors: its backward pass is slow there,
-and the square that it avoids is small."""
+"""Up to this width plain matrix products beat the fused attention kernel on processors: its backward pass is slow
+there, and the square that it avoids is small."""
 
 
 def attention_for(machine: Machine, widest_row: int) -> str:
@@ -91,8 +91,8 @@ def dropout_in(model: nn.Module) -> float:
 class TargetLoss:
     """The loss of each target token, computed on those alone.
 
-    The model's own forward pass runs, with a hook before its head that keeps the positions that predict a target: the head
-    is the widest layer, and most positions predict nothing. Whatever a model does to its logits afterwards still happens.
+    The model's own forward pass runs, with a hook before its head that keeps the positions that predict a target: the
+    head is the widest layer, and most positions predict nothing. What a model does to its logits afterwards still happens.
 
     Args:
         model: the base with its adapter.

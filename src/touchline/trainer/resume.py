@@ -5,8 +5,8 @@
                          random.safetensors       states of the random generators
                          state.json               the rest, and the hashes of the others
 
-The data's position is the step: the order of the examples follows from the seed. Nothing is pickled. A folder appears whole
-by rename; one whose hashes do not fit was torn by something else, and the one before it is taken.
+The data's position is the step: the order of the examples follows from the seed. Nothing is pickled. A folder appears
+whole by rename; one whose hashes do not fit was torn by something else, and the one before it is taken.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def find_resume(folder: Path, run_digest: str) -> tuple[Path, ResumeState] | Non
 
 
 def save_resume(folder: Path, state: ResumeState, tensors: dict[str, bytes]) -> Path:
-    """Save a state and remove the older ones; `tensors` are the other files' bytes, and `state.files` is filled in here.
+    """Save a state and remove the older ones; `tensors` are the other files' bytes, `state.files` is filled in here.
 
     Raises:
         EnvironmentFault: the disk is full or refuses; the older state stays.

@@ -1,4 +1,4 @@
-"""One attempt at the training of a run's folder, from finetune.yaml to training.json. torch is loaded only when needed."""
+"""One attempt at the training of a run's folder, from finetune.yaml to training.json. torch is loaded late."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """How the examples of a micro-batch lie in rows: padded, packed, or behind a prefix that they share.
 
-One idea covers all three. A row is an optional shared prefix (segment 0) and one segment for each example (1, 2, ...); a
-token sees what stands before it in its own segment, and the prefix. Positions of a segment go on where the prefix ends, so
-an example gets the same positions, sees the same tokens and has the same loss wherever it lies.
+One idea covers all three. A row is an optional shared prefix (segment 0) and one segment for each example (1, 2, ...);
+a token sees what stands before it in its own segment, and the prefix. Positions of a segment go on where the prefix
+ends, so an example gets the same positions, sees the same tokens and has the same loss wherever it lies.
 
 An example's last token is never computed: nothing follows it, so nothing is predicted from it. It is a label only.
 """
@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from touchline.domain.catalog import RenderedExample
 
 ROW_TOKENS = 512
-"""Tokens of a row with a shared prefix. Every token of a row is scored against every other, also where the mask hides the
-result, so attention costs the row's length squared; up to some 512 tokens that stays small beside the linear layers."""
-WORTH_SHARING = 0.2
+"""Tokens of a row with a shared prefix. Every token of a row is scored against every other, also where the mask hides
+the result, so attention costs the row's length squared; up to some 512 tokens that stays small beside the linear
+layers.""" WORTH_SHARING = 0.2
 """Share of the computed tokens that a shared prefix must save; below it the mask costs about what the tokens save."""
 PADDING = -1
 """Segment of padding."""

@@ -1,0 +1,25 @@
+"""What an evaluation tells while it runs: one plain line a batch on stderr, `135M_rank4 epoch_0: 128/300`."""
+
+from __future__ import annotations
+
+import sys
+
+
+class Progress:
+    """Counts items of one job; called from the engine's thread."""
+
+    def __init__(self, run: str, checkpoint: str, total: int) -> None:
+        self._name = f"{run} {checkpoint}"
+        self._total = total
+        self._done = 0
+
+    def __call__(self, count: int) -> None:
+        """So many more items are done."""
+        self._done = min(self._total, self._done + count)
+        say(f"{self._name}: {self._done}/{self._total}")
+
+
+def say(text: str) -> None:
+    """One line to stderr, at once."""
+    sys.stderr.write(f"{text}\n")
+    sys.stderr.flush()

@@ -1,0 +1,180 @@
+"""Settings of the user, the word list, and the datasets that are made from it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from importlib import resources
+from pathlib import Path
+
+import pytest
+
+from touchline.catalog.create import create_capitalization
+from touchline.catalog.datasets import load_dataset
+from touchline.catalog.settings import config_path, load_settings
+from touchline.catalog.words import AMERICAN_ENGLISH, load_words
+from touchline.domain.experiment import DataConfig
+from touchline.errors import EnvironmentFault, InputFault, PolicyFault
+
+pytestmark = pytest.mark.planning
+
+USUAL_SHA256 = "6347fa953384d7846a2dd6529dbb730f002ec853e42300949e09b1e6d5b8d669"
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A home without settings."""
+    for name in ("TOUCHLINE_MODELS_DIR", "TOUCHLINE_CACHE_DIR", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    return tmp_path
+
+
+def write_config(content: str) -> Path:
+    """The user's config file."""
+    path = config_path()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(content)
+    return path
+
+
+def make(out: Path, **changes: object) -> Path:
+    """A small dataset."""
+    settings = {"word_length": 5, "num_words": 40, "train_fraction": 0.5, "seed": 1} | changes
+    return create_capitalization(out, **settings)  # type: ignore[arg-type]
+
+
+def test_without_settings_the_folders_are_the_platforms(home: Path) -> None:
+    """Under the user's home."""
+    settings = load_settings()
+    assert settings.models_dir.is_relative_to(home)
+    assert settings.cache_dir.is_relative_to(home)
+    assert settings.models_dir != settings.cache_dir
+
+
+def test_the_environment_goes_before_the_file_and_the_file_before_the_platform(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Key by key, and an empty variable is none."""
+    path = write_config("models_dir: ~/models\ncache_dir: here\n")
+    assert load_settings().models_dir == home / "models"
+    assert load_settings().cache_dir == path.parent / "here"
+    monkeypatch.setenv("TOUCHLINE_MODELS_DIR", "elsewhere")
+    monkeypatch.setenv("TOUCHLINE_CACHE_DIR", "")
+    monkeypatch.chdir(home)
+    assert load_settings().models_dir == home / "elsewhere"
+    assert load_settings().cache_dir == path.parent / "here"
+
+
+def test_all_faults_of_the_config_file_come_at_once_with_their_places(home: Path) -> None:
+    """Unknown keys with the nearest known one."""
+    write_config("model_dir: x\ncache_dir: 5\nbanana: 1\n")
+    with pytest.raises(InputFault) as caught:
+        load_settings()
+    found = [(f.where.line, f.hint) for f in caught.value.findings if f.where]
+    assert found == [(1, "did you mean 'models_dir'?"), (2, None), (3, None)]
+
+
+@pytest.mark.parametrize(
+    "content", ["- a\n", "models_dir: [\n", "models_dir: ''\n", "models_dir: null\n", "models_dir: ~no-such-user-here/x\n"]
+)
+def test_a_broken_config_file_is_an_input_fault(home: Path, content: str) -> None:
+    """Named, never ignored: a typo must not send the models elsewhere."""
+    write_config(content)
+    with pytest.raises(InputFault):
+        load_settings()
+
+
+def test_an_empty_config_file_is_none(home: Path) -> None:
+    """Somebody has taken everything out, or has commented it."""
+    write_config("# models_dir: /x\n")
+    try:
+        assert load_settings().models_dir.is_relative_to(home)
+    except InputFault as fault:
+        assert str(config_path()) in fault.message  # noqa: PT017
+
+
+def test_the_word_list_is_what_its_record_says() -> None:
+    """Sorted lower-case words of 3 to 15 letters, with their licence beside them, in less than a megabyte."""
+    words = load_words()
+    assert words == sorted(set(words))
+    assert all(word.isascii() and word.isalpha() and word.islower() and 3 <= len(word) <= 15 for word in words)
+    assert len([word for word in words if len(word) == 8]) >= 10_000
+    folder = resources.files("touchline.catalog") / "wordlists"
+    assert len((folder / "american-english.txt").read_bytes()) < 1_000_000
+    licence = (folder / "LICENSE-american-english.txt").read_text(encoding="utf-8")
+    assert "Kevin Atkinson" in licence
+    assert "Permission to use, copy, modify, distribute and sell" in " ".join(licence.split())
+
+
+def test_a_changed_word_list_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The same arguments would no longer give the same dataset."""
+    (tmp_path / "wordlists").mkdir()
+    (tmp_path / "wordlists" / "american-english.txt").write_text("abc\n")
+    monkeypatch.setattr("touchline.catalog.words.resources.files", lambda package: tmp_path)
+    with pytest.raises(EnvironmentFault):
+        load_words()
+
+
+def test_the_usual_dataset_is_whole_and_tells_where_it_is_from(tmp_path: Path) -> None:
+    """1,600, 100 and 300 real words, and what is needed to make it again."""
+    path = create_capitalization(tmp_path, word_length=8, num_words=2000, train_fraction=0.8, seed=14)
+    assert path == tmp_path / "words_8L_80P_2000.json"
+    info = load_dataset(DataConfig(path=str(path)), Path())
+    assert info.findings == ()
+    assert [(split.name, split.num_examples) for split in info.splits] == [("train", 1600), ("validation", 100), ("test", 300)]
+    about = json.loads(path.read_text())["about"]
+    assert (about["seed"], about["word_length"], about["num_words"], about["train_fraction"]) == (14, 8, 2000, 0.8)
+    assert about["word_list"]["sha256"] == AMERICAN_ENGLISH.sha256
+    assert {"name", "version", "licence"} <= set(about["word_list"])
+
+
+def test_the_usual_dataset_is_the_same_everywhere(tmp_path: Path) -> None:
+    """Byte for byte, whatever the version of numpy: results of two machines are comparable by it."""
+    path = create_capitalization(tmp_path, word_length=8, num_words=2000, train_fraction=0.8, seed=14)
+    assert hashlib.sha256(path.read_bytes()).hexdigest() == USUAL_SHA256
+
+
+def test_the_same_arguments_write_the_same_bytes_once(tmp_path: Path) -> None:
+    """A second call touches nothing."""
+    path = make(tmp_path / "new" / "folder")
+    before = path.stat()
+    assert make(tmp_path / "new" / "folder") == path
+    assert (path.stat().st_mtime_ns, path.stat().st_ino) == (before.st_mtime_ns, before.st_ino)
+    assert make(tmp_path / "other").read_bytes() == path.read_bytes()
+    assert [entry.name for entry in path.parent.iterdir()] == [path.name]
+
+
+def test_other_content_is_refused_unless_forced(tmp_path: Path) -> None:
+    """A dataset that somebody trained on is not replaced in passing."""
+    path = make(tmp_path)
+    with pytest.raises(PolicyFault):
+        make(tmp_path, seed=2)
+    path.write_bytes(b"\xff not even text")
+    with pytest.raises(PolicyFault):
+        make(tmp_path)
+    assert path.read_bytes() == b"\xff not even text"
+    assert json.loads(make(tmp_path, force=True).read_text())["about"]["seed"] == 1
+
+
+def test_a_folder_in_the_files_place_is_refused_even_when_forced(tmp_path: Path) -> None:
+    """Nothing is removed that is no dataset."""
+    (tmp_path / "words_5L_50P_40.json").mkdir()
+    with pytest.raises(PolicyFault):
+        make(tmp_path, force=True)
+
+
+def test_a_file_in_the_folders_place_is_an_input_fault(tmp_path: Path) -> None:
+    """Directly or further up."""
+    (tmp_path / "file").write_text("")
+    for out in (tmp_path / "file", tmp_path / "file" / "deeper" / "still"):
+        with pytest.raises(InputFault):
+            make(out)
+
+
+@pytest.mark.parametrize("change", [{"seed": -1}, {"word_length": 40}, {"num_words": 10**9}, {"train_fraction": 1.0}])
+def test_arguments_that_cannot_be_met_leave_nothing_behind(tmp_path: Path, change: dict[str, object]) -> None:
+    """No folder, no file."""
+    with pytest.raises(InputFault):
+        make(tmp_path / "data", **change)
+    assert not (tmp_path / "data").exists()

@@ -1,0 +1,62 @@
+"""Experiments on the tiny model, and `touchline` as a person calls it: a process of its own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.tiny_model import write_tiny_words
+
+EXPERIMENT = """\
+name: tiny
+question: Does it survive?
+task: capitalization
+models: [Tiny-1M-Instruct]
+data: {{path: data/words.json}}
+train:
+  epochs: 2
+  global_batch_size: 8
+  learning_rate: 1e-2
+  max_seq_len: 128
+  base_dtype: float32
+  validate_every_steps: 10
+  lora: {{rank: 4, dropout: 0.1}}
+  checkpoint: {{resume_minutes: 0.005}}
+factors:
+  train.lora.rank: {ranks}
+controls: [base]
+evaluate: {{batch_size: 8, max_new_tokens: 12}}
+"""
+
+
+def make_experiment(folder: Path, *, ranks: str = "[2, 4]", n_train: int = 160, n_test: int = 24) -> Path:
+    """An experiment's folder with its data; nothing is planned yet."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "experiment.yaml").write_text(EXPERIMENT.format(ranks=ranks))
+    (folder / "data").mkdir(exist_ok=True)
+    write_tiny_words(folder / "data" / "words.json", n_train, 16, n_test)
+    return folder
+
+
+def environment(models: Path, cache: Path) -> dict[str, str]:
+    """The environment of a command: models and caches of the test, one thread, a terminal's width."""
+    return os.environ | {
+        "TOUCHLINE_MODELS_DIR": str(models),
+        "TOUCHLINE_CACHE_DIR": str(cache),
+        "OMP_NUM_THREADS": "1",
+        "COLUMNS": "200",
+    }
+
+
+def command(*arguments: str) -> list[str]:
+    """`touchline ...` of this environment."""
+    return [sys.executable, "-m", "touchline.cli.main", *arguments]
+
+
+def touchline(*arguments: str, env: dict[str, str], cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end."""
+    return subprocess.run(
+        command(*arguments), env=env, cwd=cwd, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+    )
