@@ -126,7 +126,9 @@ def test_an_index_of_another_model_is_told(folder: Path) -> None:
     assert "model.extra" in said(model)
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{}", '{"weight_map": []}', '{"weight_map": {}}', '{"weight_map": {"a": 1}}'])
+@pytest.mark.parametrize(
+    "content", ["", "[]", "{}", '{"weight_map": []}', '{"weight_map": {}}', '{"weight_map": {"a": 1}}']
+)
 def test_a_broken_index_is_a_finding(folder: Path, content: str) -> None:
     """Whatever stands in it."""
     split_into_shards(folder)
@@ -174,18 +176,26 @@ def test_any_bytes_are_a_shard_or_a_broken_shard(tmp_path: Path, body: bytes, le
     """No other exception, no matter what a file holds."""
     path = tmp_path / "x.safetensors"
     path.write_bytes((b"" if length is None else struct.pack("<Q", length)) + body)
+    broken = ""
+    size = path.stat().st_size
     try:
-        assert read_shard(path).size_bytes == path.stat().st_size
+        size = read_shard(path).size_bytes
     except BrokenShard as fault:
-        assert "x.safetensors" in str(fault)
+        broken = str(fault)
+    assert size == path.stat().st_size
+    assert broken == "" or "x.safetensors" in broken
 
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["a", "dtype", "shape"]), inner, max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["a", "dtype", "shape"]), inner, max_size=3)
+    ),
     max_leaves=6,
 )
-ENTRY = st.fixed_dictionaries({}, optional={"dtype": JSON, "shape": JSON, "data_offsets": JSON | st.lists(st.integers(-2, 9))})
+ENTRY = st.fixed_dictionaries(
+    {}, optional={"dtype": JSON, "shape": JSON, "data_offsets": JSON | st.lists(st.integers(-2, 9))}
+)
 
 
 @settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -201,6 +211,18 @@ def test_any_header_is_a_shard_or_a_broken_shard(tmp_path: Path, header: object)
         return
     assert isinstance(header, dict)
     assert all(isinstance(tensor.elements, int) and tensor.elements >= 0 for tensor in shard.tensors.values())
+
+
+@pytest.mark.parametrize(
+    "entry", [{"shape": [-3]}, {"shape": [1.5]}, {"data_offsets": [-8, 4]}, {"data_offsets": [9, 8]}]
+)
+def test_senseless_sizes_in_a_header_are_a_broken_shard(tmp_path: Path, entry: dict[str, object]) -> None:
+    """Negative, fractional, or the end before the beginning: never a count of parameters."""
+    text = json.dumps({"a": {"dtype": "F32", "shape": [3], "data_offsets": [0, 12]} | entry}).encode()
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(struct.pack("<Q", len(text)) + text + bytes(12))
+    with pytest.raises(BrokenShard):
+        read_shard(path)
 
 
 def test_deep_nesting_in_a_header_is_a_broken_shard(tmp_path: Path) -> None:
@@ -250,7 +272,8 @@ def test_code_of_the_model_is_a_warning(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("file", "code"), [("config.json", "CK101"), ("tokenizer_config.json", "TK103"), ("generation_config.json", "TK103")]
+    ("file", "code"),
+    [("config.json", "CK101"), ("tokenizer_config.json", "TK103"), ("generation_config.json", "TK103")],
 )
 @pytest.mark.parametrize("content", ["", "{", "[1]", "null", "[" * 100_000, '{"a": 1' + "0" * 5000 + "}"])
 def test_a_broken_file_is_one_finding(folder: Path, file: str, code: str, content: str) -> None:
@@ -320,9 +343,7 @@ def test_special_tokens_may_be_objects_or_stand_in_the_older_map(folder: Path) -
     [lambda text: text, lambda text: [{"name": "tool_use", "template": "no"}, {"name": "default", "template": text}]],
     ids=["text", "named"],
 )
-def test_a_template_in_the_config_renders_as_one_in_its_own_file(
-    folder: Path, pack: Callable[[str], object]
-) -> None:
+def test_a_template_in_the_config_renders_as_one_in_its_own_file(folder: Path, pack: Callable[[str], object]) -> None:
     """A string, or a list of named ones of which the default counts."""
     messages = [Message(role="user", content="hello")]
     expected = load_renderer(read_model(folder), "2026-01-01").prompt_text(messages)
@@ -334,7 +355,9 @@ def test_a_template_in_the_config_renders_as_one_in_its_own_file(
     assert load_renderer(model, "2026-01-01").prompt_text(messages) == expected
 
 
-@pytest.mark.parametrize("entry", [None, 5, [], [{"name": ["default"]}], [{"name": "rag", "template": "x"}], {"a": "b"}])
+@pytest.mark.parametrize(
+    "entry", [None, 5, [], [{"name": ["default"]}], [{"name": "rag", "template": "x"}], {"a": "b"}]
+)
 def test_a_model_without_a_template_is_said_to_have_none(folder: Path, entry: object) -> None:
     """Told, and no error: base models are trained too, on plain text."""
     (folder / "chat_template.jinja").unlink()
@@ -367,7 +390,9 @@ def test_a_config_without_a_size_is_told(folder: Path, key: str, value: object) 
 def test_sizes_of_the_part_that_writes_text_and_older_names_are_read(folder: Path) -> None:
     """Models that also see keep them one level down; GPT-2 calls them otherwise."""
     data = json.loads((folder / "config.json").read_text())
-    inner = {key: data.pop(key) for key in ("max_position_embeddings", "num_hidden_layers", "hidden_size", "vocab_size")}
+    inner = {
+        key: data.pop(key) for key in ("max_position_embeddings", "num_hidden_layers", "hidden_size", "vocab_size")
+    }
     (folder / "config.json").write_text(json.dumps(data | {"text_config": inner}))
     assert read_model(folder).num_layers == LAYERS
     old = {"n_positions": 64, "n_layer": 3, "n_embd": 8, "vocab_size": 10}

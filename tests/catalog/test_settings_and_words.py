@@ -76,7 +76,8 @@ def test_all_faults_of_the_config_file_come_at_once_with_their_places(home: Path
 
 
 @pytest.mark.parametrize(
-    "content", ["- a\n", "models_dir: [\n", "models_dir: ''\n", "models_dir: null\n", "models_dir: ~no-such-user-here/x\n"]
+    "content",
+    ["- a\n", "models_dir: [\n", "models_dir: ''\n", "models_dir: null\n", "models_dir: ~no-such-user-here/x\n"],
 )
 def test_a_broken_config_file_is_an_input_fault(home: Path, content: str) -> None:
     """Named, never ignored: a typo must not send the models elsewhere."""
@@ -87,11 +88,9 @@ def test_a_broken_config_file_is_an_input_fault(home: Path, content: str) -> Non
 
 def test_an_empty_config_file_is_none(home: Path) -> None:
     """Somebody has taken everything out, or has commented it."""
-    write_config("# models_dir: /x\n")
-    try:
+    for content in ("", "\n  \n", "# models_dir: /x\n"):
+        write_config(content)
         assert load_settings().models_dir.is_relative_to(home)
-    except InputFault as fault:
-        assert str(config_path()) in fault.message  # noqa: PT017
 
 
 def test_the_word_list_is_what_its_record_says() -> None:
@@ -122,7 +121,11 @@ def test_the_usual_dataset_is_whole_and_tells_where_it_is_from(tmp_path: Path) -
     assert path == tmp_path / "words_8L_80P_2000.json"
     info = load_dataset(DataConfig(path=str(path)), Path())
     assert info.findings == ()
-    assert [(split.name, split.num_examples) for split in info.splits] == [("train", 1600), ("validation", 100), ("test", 300)]
+    assert [(split.name, split.num_examples) for split in info.splits] == [
+        ("train", 1600),
+        ("validation", 100),
+        ("test", 300),
+    ]
     about = json.loads(path.read_text())["about"]
     assert (about["seed"], about["word_length"], about["num_words"], about["train_fraction"]) == (14, 8, 2000, 0.8)
     assert about["word_list"]["sha256"] == AMERICAN_ENGLISH.sha256

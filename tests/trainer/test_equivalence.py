@@ -109,7 +109,7 @@ def test_the_label_span_decodes_to_exactly_the_answer_and_its_stop_token(inputs:
     """A model that is not trained to stop never does."""
     renderer = inputs.renderer
     rows = arrange(inputs.train, SHARED_PREFIX)
-    for index, example in enumerate(inputs.train):
+    for index in range(len(inputs.train)):
         labels = rows.labels[rows.owners == index].tolist()
         text = renderer.decode(labels, keep_special=True)
         assert text.endswith("<|im_end|>")

@@ -69,7 +69,7 @@ def evaluation_name(task: str, checkpoint: str) -> str:
 
 
 def read_evaluations(run_folder: Path) -> list[EvaluationRecord]:
-    """The evaluations in a run's folder whose scores and log are both there, by file name; a broken one is no evaluation."""
+    """The evaluations in a run's folder with both scores and log, by file name; a broken one is no evaluation."""
     folder = run_folder / EVALUATIONS_FOLDER
     if not folder.is_dir():
         return []

@@ -53,7 +53,10 @@ def _from_file(path: Path) -> dict[str, Path]:
     # Only who has a config file waits for the YAML reader to load.
     from touchline.spec.document import parse
 
-    document = parse(read_text_bounded(path, _LIMIT_BYTES), str(path))
+    text = read_text_bounded(path, _LIMIT_BYTES)
+    if all(line.strip() == "" or line.lstrip().startswith("#") for line in text.splitlines()):
+        return {}
+    document = parse(text, str(path))
     faults: list[Finding] = []
     found: dict[str, Path] = {}
     for key, value in document.data.items():

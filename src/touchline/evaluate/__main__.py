@@ -1,7 +1,7 @@
 """`python -m touchline.evaluate --experiment DIR --request REQUEST.json`: evaluate checkpoints of an experiment.
 
-Exit codes: 0 all evaluated (now or before), 1 some failed, 2 a bad file, 3 drift or refused, 4 the machine lacks something,
-75 stopped by TERM, INT or USR1 (the same command goes on with what is missing).
+Exit codes: 0 all evaluated (now or before), 1 some failed, 2 a bad file, 3 drift or refused, 4 the machine lacks
+something, 75 stopped by TERM, INT or USR1 (the same command goes on with what is missing).
 """
 
 from __future__ import annotations

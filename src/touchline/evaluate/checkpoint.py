@@ -1,8 +1,9 @@
 """A folder given as a model: an adapter on a base, or a whole model. No torch here.
 
-`touchline/epoch_0` names a folder relative to the working directory, `touchline//abs/epoch_0` an absolute one; a plain name
-is also looked up among the models. An adapter names its base by an absolute path, and touchline's own checkpoints also
-record the base's hash: an adapter on another base would give numbers that mean nothing, so it is refused.
+`touchline/epoch_0` names a folder relative to the working directory, `touchline//abs/epoch_0` an absolute one; a
+plain name is also looked up among the models. An adapter names its base by an absolute path, and touchline's own
+checkpoints also record the base's hash: an adapter on another base would give numbers that mean nothing, so it is
+refused.
 """
 
 from __future__ import annotations
@@ -57,10 +58,12 @@ def resolve_checkpoint(name: str) -> Checkpoint:
                 hint="bring the base back, or train the run again",
             )
         return Checkpoint(model=base, adapter=folder.resolve(), marker=marker)
-    if folder.is_dir() and not (folder / "config.json").is_file():
+    models_dir = load_settings().models_dir
+    if not any((place / "config.json").is_file() for place in (folder, models_dir / name)):
         raise InputFault(
-            f"{str(folder)!r} is no checkpoint",
-            expected=f"a folder with {ADAPTER_CONFIG}, or with config.json and weights",
+            f"{name!r} is no checkpoint and no model: {str(folder.absolute())!r} "
+            + ("holds neither an adapter nor a model" if folder.is_dir() else "does not exist"),
+            expected=f"a folder with {ADAPTER_CONFIG} or config.json; or the name of a model in {str(models_dir)!r}",
             hint="inspect eval eval.py --model touchline/epoch_0    (in the run's folder)",
         )
     return Checkpoint(model=_load(name), adapter=None, marker=marker)

@@ -1,11 +1,12 @@
 """Greedy decoding of a batch of prompts, token for token what transformers' own greedy loop writes.
 
-Why a loop of our own: prompts of one task begin alike (chat preamble, instruction), so the keys and values of that common
-prefix are computed once and shared by the whole batch, which is exact; rows that have met their stop token leave the batch;
-and logits are computed for the last position only. What remains is left-padded: the padding sits between the shared prefix
-and each prompt's rest, is masked, and takes no position.
+Why a loop of our own: prompts of one task begin alike (chat preamble, instruction), so the keys and values of that
+common prefix are computed once and shared by the whole batch, which is exact; rows that have met their stop token
+leave the batch; and logits are computed for the last position only. What remains is left-padded: the padding sits
+between the shared prefix and each prompt's rest, is masked, and takes no position.
 
-Not covered: sampling, beams, encoder-decoder models, models whose cache cannot be indexed by row (state-space models).
+Not covered: sampling, beams, encoder-decoder models, models whose cache cannot be indexed by row (state-space
+models).
 """
 
 from __future__ import annotations
@@ -101,7 +102,7 @@ def common_prefix(prompts: Sequence[TokenIds]) -> int:
 
 
 def _prefill(model: PreTrainedModel, prompts: Sequence[TokenIds], pad_id: int, go_on: Callable[[], None]) -> _Rows:
-    """Run the prompts: the shared prefix once, then the rests side by side; the first new token of each is then known."""
+    """Run the prompts: the shared prefix once, then the rests side by side, which gives each its first new token."""
     device, count = model.device, len(prompts)
     shared = common_prefix(prompts)
     cache = DynamicCache(config=model.config)

@@ -1,8 +1,8 @@
 """Requests in, generations out: one worker thread a base, shared by all models that Inspect has open.
 
-Requests wait until no new one has come for a moment, then everything that waits is sorted into batches: one adapter, one
-limit, longest prompts first. The adapter that is on goes first. A batch that does not fit into memory is cut in half.
-Greedy always: nothing here can sample.
+Requests wait until no new one has come for a moment, then everything that waits is sorted into batches: one adapter,
+one limit, longest prompts first. The adapter that is on goes first. A batch that does not fit into memory is cut in
+half. Greedy always: nothing here can sample.
 """
 
 from __future__ import annotations
@@ -105,10 +105,9 @@ class Engine:
         with self._arrived:
             self._arrived.wait_for(lambda: self._waiting or self._closed)
             deadline = time.monotonic() + LINGER_SECONDS
-            seen = -1
-            while not self._closed and seen != len(self._waiting) and time.monotonic() < deadline:
-                seen = len(self._waiting)
-                self._arrived.wait_for(lambda: self._closed or len(self._waiting) != seen, timeout=QUIET_SECONDS)
+            # Each arrival notifies; a wait that times out has seen none.
+            while not self._closed and time.monotonic() < deadline and self._arrived.wait(QUIET_SECONDS):
+                pass
             return not self._closed
 
     def _take(self) -> list[list[Request]]:

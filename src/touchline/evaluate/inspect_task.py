@@ -12,6 +12,7 @@ from inspect_ai.model import (
     ChatMessageSystem,
     ChatMessageUser,
     GenerateConfig,
+    get_model,
 )
 from inspect_ai.scorer import CORRECT, INCORRECT, Score, Scorer, Target, accuracy, scorer, stderr
 from inspect_ai.solver import TaskState, generate
@@ -25,6 +26,8 @@ from touchline.evaluate.provider import BATCH_SIZE_KEY, CONNECTIONS_PER_BATCH, D
 from touchline.tasks import get_task
 
 EVALUATION_FILE = "eval.yaml"
+NO_MODEL = "none/none"
+"""What Inspect calls the model when none was given."""
 
 
 def run_task(folder: Path) -> Task:
@@ -34,7 +37,9 @@ def run_task(folder: Path) -> Task:
         InputFault: eval.yaml is missing or wrong, or the data cannot be read.
         DriftFault: the test items are not those that were planned.
     """
-    return evaluation_task(read_evaluation_config(folder / EVALUATION_FILE))
+    config = read_evaluation_config(folder / EVALUATION_FILE)
+    _require_model(config, folder)
+    return evaluation_task(config)
 
 
 def evaluation_task(config: EvaluationConfig, *, max_connections: int | None = None) -> Task:
@@ -57,6 +62,21 @@ def evaluation_task(config: EvaluationConfig, *, max_connections: int | None = N
         ),
         metadata=evaluation_metadata(config),
     )
+
+
+def _require_model(config: EvaluationConfig, folder: Path) -> None:
+    """Say what to give as a model before Inspect fails on the first item for want of one."""
+    try:
+        model = get_model()
+    except ValueError:
+        # Nothing is evaluated: Inspect only looks at the tasks.
+        return
+    if str(model) != NO_MODEL:
+        return
+    epochs = sorted(path.name for path in folder.glob("epoch_*") if path.is_dir())
+    name = config.model.path if config.control else epochs[-1] if epochs else "epoch_0"
+    hint = f"inspect eval eval.py --model touchline/{name}"
+    raise InputFault(f"no model is given; try: {hint}", expected="--model touchline/<checkpoint folder>", hint=hint)
 
 
 def planned_items(config: EvaluationConfig) -> tuple[Example, ...]:

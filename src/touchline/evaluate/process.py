@@ -1,8 +1,8 @@
 """The evaluation process: the jobs of one request, one after the other, on one loaded base.
 
 For each job Inspect runs the run's task with our provider and writes its log into a scratch folder. A log with status
-`success` is moved into the run's eval/ folder by rename, and then its scores are written beside it, last: a job with scores
-is finished and is not repeated. Killed at any moment, the next start finds either the one or the other.
+`success` is moved into the run's eval/ folder by rename, and then its scores are written beside it, last: a job with
+scores is finished and is not repeated. Killed at any moment, the next start finds either the one or the other.
 """
 
 from __future__ import annotations
@@ -260,5 +260,7 @@ def _publish(job: _Job, engine: Engine, log: EvalLog) -> None:
         # Old scores beside a new log would be a lie; without scores it is no finished evaluation.
         scores.unlink(missing_ok=True)
         log_file(log).replace(target)
-    record = make_record(job.config, log, target, checkpoint=job.name, adapter_sha256=job.adapter_sha256, decoding=decoding)
+    record = make_record(
+        job.config, log, target, checkpoint=job.name, adapter_sha256=job.adapter_sha256, decoding=decoding
+    )
     write_atomic(scores, TypeAdapter(EvaluationRecord).dump_json(record, indent=1))

@@ -1,7 +1,8 @@
 """Inspect's model provider `touchline`: chats in, greedy answers out, many models on one loaded base.
 
-Prompts are rendered by the same code as for training (`touchline.rendering`), to token ids; Inspect never tokenizes. What
-would change the answers and is not supported (tools, sampling, several choices, stop sequences ...) is refused, not ignored.
+Prompts are rendered by the same code as for training (`touchline.rendering`), to token ids; Inspect never tokenizes.
+What would change the answers and is not supported (tools, sampling, several choices, stop sequences ...) is refused,
+not ignored.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A folder for logs in the making, inside the experiment so that a finished log is moved by rename.
 
-Each process holds a kernel lock beside its folder while it lives. A folder whose lock is free is a killed process's, and
-is removed by the next one that starts.
+Each process holds a kernel lock beside its folder while it lives. A folder whose lock is free is a killed process's,
+and is removed by the next one that starts.
 """
 
 from __future__ import annotations

@@ -1,13 +1,14 @@
 """One base in memory, and any number of adapters on it, one at a time.
 
-An adapter is merged into the base's weights, or computed beside them. Before the first merge the weights that adapters
-change are copied and kept aside, so that taking an adapter off restores them bit by bit; subtracting it again would not, in
-floating point. The price is memory for a second copy of these weights.
+An adapter is merged into the base's weights, or computed beside them. Before the first merge the weights that
+adapters change are copied and kept aside, so that taking an adapter off restores them bit by bit; subtracting it
+again would not, in floating point. The price is memory for a second copy of these weights.
 
-Figures, SmolLM2-135M-Instruct in bfloat16 on one core of an EPYC with AVX512-BF16, 300 words of 40 tokens, batch 64, CPU
-seconds: merged 7.1 (rank 4); beside 8.8 (rank 4) and 10.2 (rank 64); putting on and off 0.4 to 0.6. So merging pays from about a
-hundred items on, and `MERGE_FROM_ITEMS` says when evaluations do it. Of 300 answers 293 were the same either way, as many
-as with another batch size: in bfloat16 both round, and 80.7 % against 80.0 % were right. In float32 all are the same.
+Figures, SmolLM2-135M-Instruct in bfloat16 on one core of an EPYC with AVX512-BF16, 300 words of 40 tokens, batch 64,
+CPU seconds: merged 7.1 (rank 4); beside 8.8 (rank 4) and 10.2 (rank 64); putting on and off 0.4 to 0.6. So merging
+pays from about a hundred items on, and `MERGE_FROM_ITEMS` says when evaluations do it. Of 300 answers 293 were the
+same either way, as many as with another batch size: in bfloat16 both round, and 80.7 % against 80.0 % were right. In
+float32 all are the same.
 """
 
 from __future__ import annotations
@@ -17,10 +18,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from peft import PeftModel
+from peft import LoraModel, PeftConfig, PeftModel, PeftModelForCausalLM
 from peft.tuners.tuners_utils import BaseTunerLayer
-from torch import nn
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers.utils.logging import disable_progress_bar
 
 from touchline.catalog.hardware import DtypeChoice, choose_base_dtype
 from touchline.errors import InputFault
@@ -81,6 +83,8 @@ class Weights:
     """
 
     def __init__(self, path: str, dtype: DtypeChoice, device: torch.device) -> None:
+        # Whatever loads draws no bar: lines of a log are for the evaluation.
+        disable_progress_bar()
         self.model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
             path, dtype=_DTYPES[dtype.dtype], local_files_only=True, attn_implementation="sdpa"
         )
@@ -116,7 +120,7 @@ class Weights:
             return
         name = self._load(worn.folder)
         assert self._peft is not None
-        self._peft.base_model.enable_adapter_layers()
+        self._tuner().enable_adapter_layers()
         self._peft.set_adapter(name)
         self._peft.requires_grad_(False)
         if worn.merged:
@@ -131,10 +135,17 @@ class Weights:
             return
         if self._active.merged:
             self._peft.unmerge_adapter()
-            for name, layer in self._targets().items():
-                layer.weight.data.copy_(self._pristine[name])
-        self._peft.base_model.disable_adapter_layers()
+            for name, weight in self._targets().items():
+                weight.copy_(self._pristine[name])
+        self._tuner().disable_adapter_layers()
         self._active = None
+
+    def _tuner(self) -> LoraModel:
+        """PEFT's own part around the base."""
+        assert self._peft is not None
+        tuner = self._peft.base_model
+        assert isinstance(tuner, LoraModel)
+        return tuner
 
     def _load(self, folder: Path) -> str:
         """The name of a loaded adapter; only while none is on."""
@@ -145,10 +156,12 @@ class Weights:
         name = f"adapter_{self._loaded}"
         try:
             if self._peft is None:
-                self._peft = PeftModel.from_pretrained(self.model, str(folder), adapter_name=name)
-            else:
-                self._peft.load_adapter(str(folder), adapter_name=name, torch_device=str(self.device))
-        except (ValueError, RuntimeError, KeyError, OSError) as error:
+                config = PeftConfig.from_pretrained(str(folder))
+                config.inference_mode = True
+                self._peft = PeftModelForCausalLM(self.model, config, adapter_name=name)
+            self._peft.load_adapter(str(folder), adapter_name=name, torch_device=str(self.device))
+        except (ValueError, TypeError, RuntimeError, KeyError, OSError, SafetensorError) as error:
+            self._forget(name)
             raise InputFault(
                 f"adapter {str(folder)!r} cannot be loaded: {str(error).splitlines()[0][:300]}",
                 expected="a LoRA adapter of this base, with adapter_model.safetensors",
@@ -160,24 +173,32 @@ class Weights:
             self._peft.delete_adapter(oldest)
         return name
 
+    def _forget(self, name: str) -> None:
+        """Remove what a failed load has left of an adapter."""
+        if self._peft is not None and name in self._peft.peft_config:
+            self._peft.delete_adapter(name)
+            self._tuner().disable_adapter_layers()
+
     def _keep_pristine(self) -> None:
         """Copies of the weights that adapters change, taken once, before the first is merged."""
-        for name, layer in self._targets().items():
+        for name, weight in self._targets().items():
             if name not in self._pristine:
-                self._pristine[name] = layer.weight.data.clone()
+                self._pristine[name] = weight.clone()
 
-    def _targets(self) -> dict[str, nn.Module]:
-        """The layers under adapters, by name."""
+    def _targets(self) -> dict[str, torch.Tensor]:
+        """The weights under adapters, by their layer's name."""
         return {
-            name: module.get_base_layer()
+            name: module.get_base_layer().weight.data
             for name, module in self.model.named_modules()
             if isinstance(module, BaseTunerLayer)
         }
 
 
 def _keep_head_cheap(model: PreTrainedModel) -> None:
-    """Hand the head contiguous states. Cut to the last position they are a strided view, and torch.matmul then copies the
-    frozen head once for each row: 2.8 GB and five seconds for 50 rows of a vocabulary of 49,152.
+    """Hand the head contiguous states.
+
+    Cut to the last position they are a strided view, and torch.matmul then copies the frozen head once for each row:
+    2.8 GB and five seconds for 50 rows and a vocabulary of 49,152.
     """
     head = model.get_output_embeddings()
     if head is not None:

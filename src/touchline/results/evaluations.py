@@ -1,4 +1,4 @@
-"""Finished evaluations, as the catalog reads them: the evaluation process, which may not import results, asks it too."""
+"""Finished evaluations. The catalog reads them, since the evaluation process asks too and may not import results."""
 
 from __future__ import annotations
 

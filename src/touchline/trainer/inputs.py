@@ -77,8 +77,9 @@ def load_inputs(config: TrainerConfig, folder: Path) -> Inputs:
         longest = max((len(item.prompt_ids) + len(item.answer_ids) for item in items), default=0)
         if longest > config.train.max_seq_len:
             raise InputFault(
-                f"an example of the {split} split has {longest} tokens, more than max_seq_len
-                {config.train.max_seq_len}", expected="examples that fit; none is cut in silence",
+                f"the {split} split has an example of {longest} tokens,"
+                f" more than max_seq_len {config.train.max_seq_len}",
+                expected="examples that fit; none is cut in silence",
                 hint=f"train.max_seq_len: {longest}",
             )
     if not train:

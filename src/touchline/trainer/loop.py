@@ -81,9 +81,9 @@ class Training:
                 self._run(memory)
         except torch.OutOfMemoryError as error:
             raise RunsFailed(
-                f"run {self._config.run}: out of GPU memory at step {self._step + 1}:
-                {str(error).splitlines()[0][:200]}", expected="a micro-batch that fits; what was saved before is
-                untouched", hint="a smaller train.micro_batch_size, or train.gradient_checkpointing: true",
+                f"run {self._config.run}: out of GPU memory at step {self._step + 1}: {str(error)[:200]}",
+                expected="a micro-batch that fits; what was saved before is untouched",
+                hint="a smaller train.micro_batch_size, or train.gradient_checkpointing: true",
             ) from error
         except _Stopped:
             self._save()

@@ -92,7 +92,7 @@ class TargetLoss:
     """The loss of each target token, computed on those alone.
 
     The model's own forward pass runs, with a hook before its head that keeps the positions that predict a target: the
-    head is the widest layer, and most positions predict nothing. What a model does to its logits afterwards still happens.
+    head is the widest layer, and most positions predict nothing. What a model does to its logits then still happens.
 
     Args:
         model: the base with its adapter.

@@ -185,8 +185,8 @@ def _proved(
     if layout.share_prefix:
         return _proved(target_loss, inputs, Layout(row_tokens=layout.row_tokens), f"{reason}; failed with {failure}")
     raise PolicyFault(
-        f"packed: true is refused for {inputs.config.model.name}: its layers let examples of one row see each other;
-        {failure}", expected="a model whose layers all obey the attention mask",
+        f"packed: true is refused for {inputs.config.model.name}: examples of one row see each other; {failure}",
+        expected="a model whose layers all obey the attention mask",
         hint="train.packed: false",
     )
 

@@ -20,7 +20,8 @@ from touchline.domain.catalog import RenderedExample
 ROW_TOKENS = 512
 """Tokens of a row with a shared prefix. Every token of a row is scored against every other, also where the mask hides
 the result, so attention costs the row's length squared; up to some 512 tokens that stays small beside the linear
-layers.""" WORTH_SHARING = 0.2
+layers."""
+WORTH_SHARING = 0.2
 """Share of the computed tokens that a shared prefix must save; below it the mask costs about what the tokens save."""
 PADDING = -1
 """Segment of padding."""

@@ -1,0 +1,34 @@
+"""Tiny models and adapters, made once for all tests of this folder; one thread, since the work is tiny."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.evaluate.tiny_evaluation import make_adapter
+from tests.tiny_model import build_tiny_model
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("inspect_ai")
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model's folder."""
+    return build_tiny_model(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def adapters(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ...]:
+    """Six adapters of that base, more than are kept in memory."""
+    root = tmp_path_factory.mktemp("adapters")
+    return tuple(make_adapter(tiny_base, root / f"a{seed}", rank=2 + seed, seed=seed) for seed in range(6))

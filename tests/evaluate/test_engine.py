@@ -1,0 +1,120 @@
+"""The engine: batches, errors, memory; on the tiny model, with the loop replaced only where memory must run out."""
+
+from __future__ import annotations
+
+from concurrent.futures import wait
+from pathlib import Path
+
+import pytest
+import torch
+
+from touchline.errors import EnvironmentFault
+from touchline.evaluate import engine as engine_module
+from touchline.evaluate.decoding import Generation, greedy
+from touchline.evaluate.engine import Decoding, Engine, Request
+from touchline.evaluate.weights import Weights, Worn, pick_dtype
+
+CPU = torch.device("cpu")
+DECODING = Decoding(max_new_tokens=5, stop_ids=frozenset({2}), pad_id=0, batch_size=8)
+PROMPTS = [tuple(range(3, 6 + i % 9)) for i in range(20)]
+
+
+@pytest.fixture
+def engine(tiny_base: Path):
+    """An engine on the tiny base, closed afterwards."""
+    made = Engine(Weights(str(tiny_base), pick_dtype("float32", CPU), CPU))
+    yield made
+    made.close()
+
+
+def ask(engine: Engine, worn: Worn | None = None, prompts: list[tuple[int, ...]] = PROMPTS) -> list[Generation]:
+    futures = [engine.submit(Request(worn=worn, prompt=prompt, decoding=DECODING)) for prompt in prompts]
+    return [future.result(timeout=60) for future in futures]
+
+
+def test_every_request_gets_its_own_answer(engine: Engine) -> None:
+    """Sorting by length inside does not mix answers up."""
+    model = engine.weights.model
+    expected = [
+        greedy(model, [prompt], max_new_tokens=5, stop_ids=DECODING.stop_ids, pad_id=0)[0] for prompt in PROMPTS
+    ]
+    assert ask(engine) == expected
+
+
+def test_batches_are_as_large_as_allowed_and_no_larger(engine: Engine) -> None:
+    """Twenty requests at eight a batch."""
+    ask(engine)
+    assert sum(engine.batches) == len(PROMPTS)
+    assert max(engine.batches) <= DECODING.batch_size
+
+
+def test_requests_of_several_adapters_at_once_are_answered_each_by_its_own(
+    engine: Engine, adapters: tuple[Path, ...]
+) -> None:
+    """Interleaved requests give what each adapter gives alone, with one swap each."""
+    worn = [None, *(Worn(folder=adapter, merged=True) for adapter in adapters[:3])]
+    alone = {item: ask(engine, item) for item in worn}
+    swaps = engine.weights.swaps
+    futures = [
+        (item, index, engine.submit(Request(worn=item, prompt=prompt, decoding=DECODING)))
+        for index, prompt in enumerate(PROMPTS)
+        for item in worn
+    ]
+    for item, index, future in futures:
+        assert future.result(timeout=60) == alone[item][index]
+    assert engine.weights.swaps - swaps <= 2 * len(worn)
+
+
+def test_an_error_reaches_those_who_wait_and_the_engine_goes_on(engine: Engine, tmp_path: Path) -> None:
+    """A missing adapter fails its own requests, not the next ones."""
+    missing = Worn(folder=tmp_path / "nowhere", merged=False)
+    failed = engine.submit(Request(worn=missing, prompt=(3, 4), decoding=DECODING))
+    fine = engine.submit(Request(worn=None, prompt=(3, 4), decoding=DECODING))
+    wait([failed, fine], timeout=60)
+    assert "cannot be loaded" in str(failed.exception())
+    assert fine.exception() is None
+
+
+def test_a_batch_that_does_not_fit_is_halved_until_it_does(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory for three prompts: all twenty are answered, and the size that fits is remembered."""
+    expected = ask(engine)
+    tried: list[int] = []
+
+    def narrow(model: object, prompts: list[tuple[int, ...]], **options: object) -> list[Generation]:
+        tried.append(len(prompts))
+        if len(prompts) > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return greedy(model, prompts, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(engine_module, "greedy", narrow)
+    assert ask(engine) == expected
+    assert tried[:3] == [8, 4, 2]
+    assert max(tried[3:]) <= 2
+
+
+def test_one_prompt_that_does_not_fit_is_a_fault_in_words(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is nothing left to halve."""
+
+    def full(*arguments: object, **options: object) -> list[Generation]:
+        raise RuntimeError("[enforce fail at alloc_cpu.cpp:124] . DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr(engine_module, "greedy", full)
+    with pytest.raises(EnvironmentFault, match="not enough memory"):
+        ask(engine, prompts=PROMPTS[:3])
+
+
+def test_a_closed_engine_answers_no_more(engine: Engine) -> None:
+    """What still waits is cancelled rather than left hanging."""
+    ask(engine, prompts=PROMPTS[:2])
+    engine.close()
+    with pytest.raises(RuntimeError, match="closed"):
+        engine.submit(Request(worn=None, prompt=(3,), decoding=DECODING))
+
+
+def test_progress_counts_every_item_once(engine: Engine) -> None:
+    """The listener hears of each batch."""
+    heard: list[int] = []
+    engine.on_batch = heard.append
+    ask(engine)
+    engine.close()
+    assert sum(heard) == len(PROMPTS)

@@ -1,0 +1,49 @@
+"""Which element type is chosen, and why."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from touchline.catalog.hardware import choose_base_dtype, processor_flags
+
+X86 = "processor\t: 0\nmodel name\t: some\nflags\t\t: fpu sse avx512f avx512_bf16\n\nprocessor\t: 1\nflags\t\t: fpu\n"
+ARM = "processor\t: 0\nFeatures\t: fp asimd bf16 i8mm\n"
+
+
+@pytest.mark.parametrize(("text", "found"), [(X86, "avx512_bf16"), (ARM, "bf16")])
+def test_the_kernels_list_of_flags_is_read(tmp_path: Path, text: str, found: str) -> None:
+    """x86 calls them flags, Arm features."""
+    path = tmp_path / "cpuinfo"
+    path.write_text(text)
+    assert found in processor_flags(path)
+
+
+def test_no_list_means_no_flags(tmp_path: Path) -> None:
+    """A machine without /proc is taken as slow at bfloat16."""
+    assert processor_flags(tmp_path / "absent") == frozenset()
+    assert choose_base_dtype("auto", cuda_capability=None, flags=frozenset()).dtype == "float32"
+
+
+@pytest.mark.parametrize(
+    ("capability", "flags", "dtype"),
+    [
+        (None, {"amx_bf16"}, "bfloat16"),
+        (None, {"avx2", "fma"}, "float32"),
+        ((7, 5), {"avx512_bf16"}, "float32"),
+        ((8, 0), set(), "bfloat16"),
+        ((12, 0), set(), "bfloat16"),
+    ],
+)
+def test_auto_follows_what_computes(capability: tuple[int, int] | None, flags: set[str], dtype: str) -> None:
+    """The GPU decides where there is one; the processor's flags do not matter then."""
+    choice = choose_base_dtype("auto", cuda_capability=capability, flags=frozenset(flags))
+    assert choice.dtype == dtype
+    assert choice.reason
+
+
+@pytest.mark.parametrize("wanted", ["float32", "bfloat16"])
+def test_what_is_asked_for_is_taken(wanted: str) -> None:
+    """Whatever the machine is."""
+    assert choose_base_dtype(wanted, cuda_capability=(7, 0), flags=frozenset()).dtype == wanted  # type: ignore[arg-type]

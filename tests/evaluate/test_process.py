@@ -1,0 +1,276 @@
+"""The evaluation process and Inspect's own command, on the tiny model, with kills."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from inspect_ai.log import read_eval_log
+from tests.evaluate.tiny_evaluation import (
+    ALL_JOBS,
+    PROMPT,
+    make_adapter,
+    make_experiment,
+    write_marker,
+    write_request,
+    write_run,
+)
+
+from touchline.catalog.evaluations import read_evaluation_config
+from touchline.domain.experiment import EvaluateConfig
+from touchline.errors import DriftFault, InputFault
+from touchline.evaluate.process import evaluate, read_request
+from touchline.evaluate.scratch import SCRATCH
+from touchline.results.evaluations import finished_evaluation, read_evaluations, settings_sha256
+from touchline.tasks import get_task
+
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONWARNINGS": "ignore"}
+
+
+@pytest.fixture(scope="module")
+def evaluated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An experiment of which everything is evaluated, by the process as it is started."""
+    experiment = make_experiment(tmp_path_factory.mktemp("evaluated") / "sp ace 'quote'", items=20)
+    done = run_process(experiment, write_request(experiment, *ALL_JOBS))
+    assert done.returncode == 0, done.stderr
+    assert "tiny_rank4 epoch_0: 20/20" in done.stderr.splitlines()
+    assert done.stdout == ""
+    return experiment
+
+
+def command(experiment: Path, request: Path) -> list[str]:
+    return [sys.executable, "-m", "touchline.evaluate", "--experiment", str(experiment), "--request", str(request)]
+
+
+def run_process(experiment: Path, request: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command(experiment, request), env=ENVIRONMENT, capture_output=True, text=True, timeout=300, check=False
+    )
+
+
+def files(experiment: Path) -> dict[str, tuple[int, int]]:
+    """Everything but locks: path to (modified, size)."""
+    found = [path for path in experiment.rglob("*") if path.is_file() and path.suffix not in (".lock", ".job")]
+    return {str(path): (path.stat().st_mtime_ns, path.stat().st_size) for path in found}
+
+
+@pytest.mark.parametrize(("run", "checkpoint"), ALL_JOBS)
+def test_each_job_leaves_a_genuine_log_and_its_scores(evaluated: Path, run: str, checkpoint: str) -> None:
+    """The log opens, tells what was evaluated, and holds exactly the scores beside it."""
+    config = read_evaluation_config(evaluated / run / "eval.yaml")
+    (record,) = read_evaluations(evaluated / run)
+    log = read_eval_log(str(evaluated / run / "eval" / record.log))
+    assert log.status == "success"
+    assert log.eval.metadata is not None
+    assert log.eval.metadata["run"] == run
+    assert log.eval.metadata["checkpoint"] == checkpoint
+    assert log.eval.metadata["adapter_sha256"] == record.adapter_sha256
+    assert log.eval.metadata["base_sha256"] == record.base_sha256 == config.model.weights_sha256
+    assert log.eval.metadata["settings_sha256"] == record.settings_sha256 == settings_sha256(config)
+    assert log.samples is not None
+    assert [sample.id for sample in record.samples] == [f"test-{number}" for number in range(20)]
+    by_id = {sample.id: sample for sample in log.samples}
+    score = get_task(config.task).score
+    for sample in record.samples:
+        logged = by_id[sample.id]
+        assert (sample.output, sample.target) == (logged.output.completion, logged.target)
+        assert (sample.exact, sample.match) == (
+            score(sample.output, sample.target).exact, score(sample.output, sample.target).match
+        )
+        assert logged.scores is not None
+        assert set(logged.scores) == {"exact", "match"}
+    assert finished_evaluation(evaluated / run, config, checkpoint, record.adapter_sha256) == record
+
+
+def test_control_and_adapters_answer_differently(evaluated: Path) -> None:
+    """The adapter really was on."""
+    outputs = {run: [s.output for s in read_evaluations(evaluated / run)[0].samples] for run, _ in ALL_JOBS}
+    assert len({tuple(output) for output in outputs.values()}) == len(ALL_JOBS)
+
+
+def test_what_is_finished_is_not_repeated(evaluated: Path) -> None:
+    """The same request again touches no file, and says so."""
+    before = files(evaluated)
+    evaluate(evaluated, read_request(evaluated / "request.json"))
+    assert files(evaluated) == before
+
+
+def test_jobs_one_by_one_give_what_they_give_together(evaluated: Path, tmp_path: Path) -> None:
+    """Neither the company nor the order of jobs changes an answer."""
+    alone = shutil.copytree(evaluated, tmp_path / "alone")
+    for run, _ in ALL_JOBS:
+        shutil.rmtree(alone / run / "eval")
+    evaluate(alone, read_request(write_request(alone, *reversed(ALL_JOBS))))
+    for run, _ in ALL_JOBS:
+        assert read_evaluations(alone / run)[0].samples == read_evaluations(evaluated / run)[0].samples
+
+
+@pytest.mark.parametrize("change", ["prompt", "samples", "adapter", "log gone", "scores broken"])
+def test_a_stale_evaluation_is_made_again(evaluated: Path, tmp_path: Path, change: str) -> None:
+    """Other prompt, items or weights, or a broken record: it does not count as finished."""
+    experiment = shutil.copytree(evaluated, tmp_path / "stale")
+    folder = experiment / "tiny_rank4"
+    config = read_evaluation_config(folder / "eval.yaml")
+    (old,) = read_evaluations(folder)
+    if change == "prompt":
+        write_run(experiment, replace(config, data=replace(config.data, prompt=PROMPT + "!")))
+    elif change == "samples":
+        write_run(experiment, replace(config, evaluate=replace(config.evaluate, samples=7)))
+    elif change == "adapter":
+        make_adapter(Path(config.model.path), folder / "epoch_0", seed=9)
+    elif change == "log gone":
+        (folder / "eval" / old.log).unlink()
+    else:
+        (folder / "eval" / "capitalization_epoch_0.scores.json").write_text("{}")
+    evaluate(experiment, read_request(write_request(experiment, ("tiny_rank4", "epoch_0"))))
+    (new,) = read_evaluations(folder)
+    assert (new.log_sha256 != old.log_sha256) is True
+    assert len(new.samples) == (7 if change == "samples" else 20)
+    assert read_eval_log(str(folder / "eval" / new.log)).status == "success"
+
+
+@pytest.mark.parametrize("what", ["base", "digest", "data"])
+def test_drift_is_refused_and_leaves_nothing(evaluated: Path, tmp_path: Path, what: str) -> None:
+    """Another base, another training, other items than planned: exit code 3, no log."""
+    experiment = shutil.copytree(evaluated, tmp_path / "drift")
+    folder = experiment / "tiny_rank4"
+    shutil.rmtree(folder / "eval")
+    config = read_evaluation_config(folder / "eval.yaml")
+    if what == "base":
+        write_run(experiment, replace(config, model=replace(config.model, weights_sha256="1" * 64)))
+    elif what == "digest":
+        write_marker(Path(config.model.path), folder / "epoch_0", run_digest="e" * 64)
+    else:
+        write_run(experiment, replace(config, data_sha256="2" * 64))
+    with pytest.raises(DriftFault):
+        evaluate(experiment, read_request(write_request(experiment, ("tiny_rank4", "epoch_0"))))
+    assert not (folder / "eval").exists()
+    assert not list((experiment / SCRATCH).glob("*/*"))
+
+
+@pytest.mark.parametrize("job", [("../outside", "epoch_0"), ("tiny_rank4", "../../x"), ("tiny_rank4", "epoch_9")])
+def test_a_job_that_leads_out_or_nowhere_is_refused(evaluated: Path, job: tuple[str, str], tmp_path: Path) -> None:
+    """Names in a request stay within the experiment."""
+    experiment = shutil.copytree(evaluated, tmp_path / "copy")
+    with pytest.raises(InputFault):
+        evaluate(experiment, read_request(write_request(experiment, job)))
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"jobs": [{"run": "a"}]}', '{"jobs": [], "more": 1}'])
+def test_a_request_that_is_none_is_refused(tmp_path: Path, text: str) -> None:
+    """Exit code 2, in words."""
+    path = tmp_path / "request.json"
+    path.write_text(text)
+    with pytest.raises(InputFault):
+        read_request(path)
+
+
+def test_too_few_test_items_are_refused(evaluated: Path, tmp_path: Path) -> None:
+    """Twenty-one of twenty cannot be evaluated."""
+    experiment = shutil.copytree(evaluated, tmp_path / "few")
+    config = read_evaluation_config(experiment / "tiny_base" / "eval.yaml")
+    write_run(experiment, replace(config, evaluate=EvaluateConfig(samples=21, max_new_tokens=3)))
+    with pytest.raises(InputFault, match="21"):
+        evaluate(experiment, read_request(write_request(experiment, ("tiny_base", "base"))))
+
+
+def inspect_command(folder: Path, log_dir: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "inspect_ai", "eval", "eval.py", "--display", "plain", "--log-dir", str(log_dir), *options],
+        cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, timeout=300, check=False,
+    )
+
+
+@pytest.mark.parametrize("absolute", [False, True])
+def test_inspects_own_command_works_in_the_runs_folder(evaluated: Path, tmp_path: Path, absolute: bool) -> None:
+    """`inspect eval eval.py --model touchline/epoch_0` answers as the process did."""
+    folder = evaluated / "tiny_rank4"
+    name = f"touchline/{folder / 'epoch_0' if absolute else 'epoch_0'}"
+    done = inspect_command(folder, tmp_path, "--model", name, "-M", "dtype=float32")
+    assert done.returncode == 0, done.stdout + done.stderr
+    (path,) = tmp_path.glob("*.eval")
+    log = read_eval_log(str(path))
+    assert log.status == "success"
+    assert log.samples is not None
+    (record,) = read_evaluations(folder)
+    assert {s.id: s.output.completion for s in log.samples} == {s.id: s.output for s in record.samples}
+
+
+def test_inspects_own_command_without_a_model_says_what_to_pass(evaluated: Path, tmp_path: Path) -> None:
+    """And with sampling asked for, it refuses."""
+    folder = evaluated / "tiny_rank4"
+    done = inspect_command(folder, tmp_path)
+    assert "--model touchline/epoch_0" in "".join((done.stdout + done.stderr).split("\n"))
+    assert not list(tmp_path.glob("*.eval"))
+    sampled = inspect_command(folder, tmp_path, "--model", "touchline/epoch_0", "--temperature", "0.7")
+    assert "never" in sampled.stdout + sampled.stderr
+    assert [read_eval_log(str(path), header_only=True).status for path in tmp_path.glob("*.eval")] == ["error"]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_kill_at_any_moment_leaves_whole_files_and_the_next_start_finishes(
+    evaluated: Path, tmp_path: Path, seed: int
+) -> None:
+    """kill -9 at a seeded moment: every scores file has its log, and the same command gives the same answers."""
+    experiment = shutil.copytree(evaluated, tmp_path / "killed")
+    for run, _ in ALL_JOBS:
+        shutil.rmtree(experiment / run / "eval")
+    request = write_request(experiment, *ALL_JOBS)
+    rng = random.Random(seed)
+    wanted = rng.choice([f"{run} {checkpoint}: {done}/20" for run, checkpoint in ALL_JOBS for done in (0, 8, 20)])
+    process = subprocess.Popen(command(experiment, request), env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    for line in process.stderr:
+        if line.strip() == wanted:
+            time.sleep(rng.random() * 0.3)
+            process.kill()
+            break
+    process.wait()
+    process.stderr.close()
+    for run, _ in ALL_JOBS:
+        for scores in (experiment / run).glob("eval/*.scores.json"):
+            assert read_eval_log(str(scores.parent / json.loads(scores.read_text())["log"])).status == "success"
+    again = run_process(experiment, request)
+    assert again.returncode == 0, again.stderr
+    assert [path for path in (experiment / SCRATCH).iterdir() if path.suffix != ".job"] == []
+    for run, _ in ALL_JOBS:
+        assert read_evaluations(experiment / run)[0].samples == read_evaluations(evaluated / run)[0].samples
+        assert sorted(path.suffix for path in (experiment / run / "eval").iterdir()) == [".eval", ".json"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_it_with_75_and_nothing_half_written(evaluated: Path, tmp_path: Path, number: signal.Signals) -> None:
+    """Asked to stop, it stops; the same command goes on with what is missing."""
+    experiment = shutil.copytree(evaluated, tmp_path / "stopped")
+    shutil.rmtree(experiment / "tiny_rank8" / "eval")
+    request = write_request(experiment, *ALL_JOBS)
+    process = subprocess.Popen(command(experiment, request), env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    for line in process.stderr:
+        if line.strip() == "tiny_rank8 epoch_0: 0/20":
+            process.send_signal(number)
+            break
+    assert process.wait(timeout=60) == 75
+    process.stderr.close()
+    assert not (experiment / "tiny_rank8" / "eval").exists()
+    assert run_process(experiment, request).returncode == 0
+    assert len(read_evaluations(experiment / "tiny_rank8")) == 1
+
+
+def test_a_fault_is_told_in_words_with_its_exit_code(evaluated: Path, tmp_path: Path) -> None:
+    """No traceback; what was expected and what to do."""
+    experiment = shutil.copytree(evaluated, tmp_path / "fault")
+    done = run_process(experiment, write_request(experiment, ("tiny_rank4", "epoch_9")))
+    assert done.returncode == 2
+    assert "epoch_9" in done.stderr
+    assert "try: touchline run" in done.stderr
+    assert "Traceback" not in done.stderr
