@@ -42,8 +42,12 @@ def reference(model: PreTrainedModel, prompt: TokenIds, limit: int, stop: int) -
     ids = torch.tensor([prompt])
     with torch.inference_mode():
         out = model.generate(
-            input_ids=ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=limit,
-            eos_token_id=stop, pad_token_id=PAD,
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            do_sample=False,
+            max_new_tokens=limit,
+            eos_token_id=stop,
+            pad_token_id=PAD,
         )
     new = tuple(out[0, len(prompt) :].tolist())
     return new[: new.index(stop)] if stop in new else new
@@ -115,7 +119,12 @@ def test_each_forward_pass_asks_whether_to_go_on(model: PreTrainedModel) -> None
 
     with pytest.raises(KeyboardInterrupt):
         greedy(
-            model, some_prompts(4, shared=2, longest=4), max_new_tokens=9, stop_ids=frozenset({NEVER}), pad_id=PAD, go_on=go_on
+            model,
+            some_prompts(4, shared=2, longest=4),
+            max_new_tokens=9,
+            stop_ids=frozenset({NEVER}),
+            pad_id=PAD,
+            go_on=go_on,
         )
     assert len(calls) == 3
 

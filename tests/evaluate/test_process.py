@@ -84,7 +84,8 @@ def test_each_job_leaves_a_genuine_log_and_its_scores(evaluated: Path, run: str,
         logged = by_id[sample.id]
         assert (sample.output, sample.target) == (logged.output.completion, logged.target)
         assert (sample.exact, sample.match) == (
-            score(sample.output, sample.target).exact, score(sample.output, sample.target).match
+            score(sample.output, sample.target).exact,
+            score(sample.output, sample.target).match,
         )
         assert logged.scores is not None
         assert set(logged.scores) == {"exact", "match"}
@@ -185,8 +186,24 @@ def test_too_few_test_items_are_refused(evaluated: Path, tmp_path: Path) -> None
 
 def inspect_command(folder: Path, log_dir: Path, *options: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "inspect_ai", "eval", "eval.py", "--display", "plain", "--log-dir", str(log_dir), *options],
-        cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, timeout=300, check=False,
+        [
+            sys.executable,
+            "-m",
+            "inspect_ai",
+            "eval",
+            "eval.py",
+            "--display",
+            "plain",
+            "--log-dir",
+            str(log_dir),
+            *options,
+        ],
+        cwd=folder,
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
     )
 
 
@@ -248,7 +265,9 @@ def test_a_kill_at_any_moment_leaves_whole_files_and_the_next_start_finishes(
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_it_with_75_and_nothing_half_written(evaluated: Path, tmp_path: Path, number: signal.Signals) -> None:
+def test_a_signal_ends_it_with_75_and_nothing_half_written(
+    evaluated: Path, tmp_path: Path, number: signal.Signals
+) -> None:
     """Asked to stop, it stops; the same command goes on with what is missing."""
     experiment = shutil.copytree(evaluated, tmp_path / "stopped")
     shutil.rmtree(experiment / "tiny_rank8" / "eval")

@@ -29,7 +29,10 @@ from touchline.evaluate.provider import (
 
 CHATS = [
     [Message(role="user", content="Capitalize the given word: quantity")],
-    [Message(role="system", content="Be brief."), Message(role="user", content="  spaces, 'quotes' and <b>ünïcode</b>\n")],
+    [
+        Message(role="system", content="Be brief."),
+        Message(role="user", content="  spaces, 'quotes' and <b>ünïcode</b>\n"),
+    ],
     [
         Message(role="user", content="one"),
         Message(role="assistant", content="One"),
@@ -130,8 +133,15 @@ def test_models_on_one_base_share_one_engine(tiny_base: Path, adapters: tuple[Pa
 @pytest.mark.parametrize(
     "config",
     [
-        {"temperature": 0.7}, {"num_choices": 2}, {"top_p": 0.9}, {"top_k": 5}, {"stop_seqs": ["\n"]}, {"logprobs": True},
-        {"frequency_penalty": 1.0}, {"best_of": 3}, {"logit_bias": {1: 5.0}},
+        {"temperature": 0.7},
+        {"num_choices": 2},
+        {"top_p": 0.9},
+        {"top_k": 5},
+        {"stop_seqs": ["\n"]},
+        {"logprobs": True},
+        {"frequency_penalty": 1.0},
+        {"best_of": 3},
+        {"logit_bias": {1: 5.0}},
     ],
 )
 def test_what_would_change_answers_is_refused(config: dict[str, object]) -> None:
@@ -175,7 +185,11 @@ def test_a_folder_that_is_neither_adapter_nor_model_is_refused(
         TouchlineAPI("epoch_3")
     other = shutil.copytree(adapters[0], tmp_path / "other")
     config = json.loads((other / "adapter_config.json").read_text())
-    for changed in ({"peft_type": "PROMPT_TUNING"}, {"base_model_name_or_path": None}, {"base_model_name_or_path": "gone"}):
+    for changed in (
+        {"peft_type": "PROMPT_TUNING"},
+        {"base_model_name_or_path": None},
+        {"base_model_name_or_path": "gone"},
+    ):
         (other / "adapter_config.json").write_text(json.dumps(config | changed))
         with pytest.raises(InputFault):
             TouchlineAPI("other")

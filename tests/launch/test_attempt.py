@@ -1,4 +1,4 @@
-"""The supervisor: one attempt at a time, truthful status files, nothing orphaned; with real processes and real kills."""
+"""The supervisor: one attempt at a time, true status files, nothing orphaned; with real processes and real kills."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ def example(prompt: str, answer: str) -> Example:
 def test_the_label_span_decodes_to_exactly_the_answer_and_its_stop_token(
     renderer: ChatRenderer, prompt: str, answer: str
 ) -> None:
-    """Whatever the texts are: no header, no trailing newline, nothing missing; and the prompt is the one of evaluation."""
+    """Whatever the texts are: no header, no trailing newline, nothing missing; the prompt is that of evaluation."""
     row = example(prompt, answer)
     rendered = renderer.example(row)
     assert renderer.decode(rendered.answer_ids, keep_special=True) == answer + "<|im_end|>"
@@ -45,7 +45,8 @@ def test_the_label_span_decodes_to_exactly_the_answer_and_its_stop_token(
 
 def test_a_template_that_closes_no_turn_gets_the_stop_token(tiny_model: Path) -> None:
     """Otherwise the model would never learn to stop."""
-    template = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}"
+    turns = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
+    template = turns + "{% if add_generation_prompt %}assistant: {% endif %}"
     renderer = ChatRenderer(template, (tiny_model / "tokenizer.json").read_text(), TOKENS, DATE)
     ids = renderer.example(example("hi", "Ho")).answer_ids
     assert renderer.decode(ids, keep_special=True) == "Ho<|im_end|>"

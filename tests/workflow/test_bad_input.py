@@ -1,4 +1,4 @@
-"""Bad input: words that say what, where, what was expected and what to do; the right exit code; nothing half-written."""
+"""Bad input: words that say what, where, what was expected, what to do; the right exit code; nothing half-written."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-
 from tests.workflow.folders import environment, make_experiment, touchline
+
 from tools.tiny_model import write_tiny_model
 from touchline.files import try_lock
 
 pytestmark = pytest.mark.planning
 
 Call = Callable[..., subprocess.CompletedProcess[str]]
-WEIRD = "it's an \"experiment\"\nwith $HOME; `ls` ünd"
+WEIRD = 'it\'s an "experiment"\nwith $HOME; `ls` ünd'
 
 
 @pytest.fixture
@@ -193,7 +193,9 @@ def test_one_run_can_be_edited_and_accepted(call: Call, experiment: Path) -> Non
     before = json.loads((experiment / "plan.json").read_text())
     assert call("prepare", str(experiment), "--run", "1M_rank2", "--accept").returncode == 0
     after = json.loads((experiment / "plan.json").read_text())
-    changed = [new["name"] for old, new in zip(before["runs"], after["runs"], strict=True) if old["digest"] != new["digest"]]
+    changed = [
+        new["name"] for old, new in zip(before["runs"], after["runs"], strict=True) if old["digest"] != new["digest"]
+    ]
     assert changed == ["1M_rank2"]
     assert after["revisions"][-1]["runs"] == ["1M_rank2"]
     assert "epochs: 3" in (experiment / "1M_rank2" / "finetune.yaml").read_text()

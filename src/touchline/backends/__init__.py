@@ -1,4 +1,4 @@
-"""One folder a backend; nothing else names them. A folder's `backend.py` holds `BACKEND`, an instance of the Protocol."""
+"""One folder a backend; nothing else names them. A folder's `backend.py` holds `BACKEND`, which meets the Protocol."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a backend answers. A facet that it does not answer yet gives `Missing(reason)`, which reaches the plan as it is."""
+"""What a backend answers. A facet that it does not answer yet gives `Missing(reason)`, which reaches the plan."""
 
 from __future__ import annotations
 

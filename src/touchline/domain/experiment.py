@@ -41,7 +41,7 @@ class DataConfig:
     system: str | None = None
     """A system turn put before the user's."""
     train_fraction: Fraction = defaults.TRAIN_FRACTION
-    """Share of the rows that train, when the file has no splits; the rest is one part validation to three parts test."""
+    """Share of the rows that train, when the file has no splits; of the rest a quarter validates, the other tests."""
     split_seed: NonNegativeInt = defaults.SPLIT_SEED
     """Seed of that split."""
 

@@ -2,11 +2,11 @@
 
 Every job of touchline runs under it, on a laptop and on a cluster alike. It
   1. takes the lock of the job's folder; while another attempt holds it, it ends at once with code 76, so a job that was
-     submitted twice trains once; where only the work of a dead supervisor is left, that work is asked to save and end;
+     submitted twice trains once; where only the work of a dead supervisor is left, it asks that work to save and end;
   2. writes status/start, starts the command with the lock's descriptor inherited, and writes a heartbeat;
   3. passes TERM, INT and USR1 on as TERM, upon which the trainer saves its state and ends with code 75;
   4. writes status/exit, last.
-If the supervisor itself is killed, the kernel sends the work TERM (Linux), and the lock stays held until the work has ended.
+If the supervisor itself is killed, the kernel sends the work TERM (Linux), and the lock stays held until the work ends.
 """
 
 from __future__ import annotations

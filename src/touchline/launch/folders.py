@@ -106,7 +106,8 @@ class ExperimentFolder:
                     raise DriftFault(
                         f"{str(path)!r} was changed by hand",
                         expected="changes in setup_finetune.yaml, which touchline turns into this file",
-                        hint=f"move it away, edit setup_finetune.yaml, then: touchline prepare {str(self.root)!r} --run {name} --accept",
+                        hint="move it away, edit setup_finetune.yaml, then: "
+                        f"touchline prepare {str(self.root)!r} --run {name} --accept",
                     )
                 kept.append(file)
                 continue

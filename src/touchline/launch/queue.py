@@ -12,7 +12,7 @@ from touchline.launch.protocol import Executor, Job
 
 POLL_SECONDS = 0.2
 STOP_PATIENCE_SECONDS = 120.0
-"""How long jobs may take to save after Ctrl-C; those that take longer go on saving by themselves."""
+"""How long jobs may take to save after Ctrl-C; slower ones go on saving by themselves."""
 
 Slot = tuple[str, ...]
 Watch = Callable[[Sequence[Job]], None]
@@ -23,8 +23,8 @@ def run_jobs(
 ) -> dict[str, JobState]:
     """Run every job once and give each one's final state.
 
-    A job whose attempt is alive already, because an earlier call was killed or it was started by hand, is adopted: waited
-    for, not started again.
+    A job whose attempt is alive already, because an earlier call was killed or it was started by hand, is adopted:
+    waited for, not started again.
 
     Args:
         jobs: what to do, in order.

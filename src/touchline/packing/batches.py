@@ -1,8 +1,8 @@
 """The order of the examples and their division into optimizer steps and micro-batches.
 
-The global batch is the science: each step holds exactly `global_batch_size` examples (the last of an epoch may hold fewer),
-whatever the micro-batch size, so a change of the micro-batch for memory's sake changes nothing else. The planner counts on
-this plan and the trainer consumes it; both compute it from the same arguments and compare `digest`.
+The global batch is the science: each step holds exactly `global_batch_size` examples (the last of an epoch may hold
+fewer), whatever the micro-batch size, so a change of the micro-batch for memory's sake changes nothing else. The
+planner counts on this plan and the trainer consumes it; both compute it from the same arguments and compare `digest`.
 """
 
 from __future__ import annotations

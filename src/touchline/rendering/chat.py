@@ -1,8 +1,8 @@
 """From messages to token ids, and to the span that the loss is taken on.
 
 Training shows the model `prompt_ids + answer_ids`; evaluation shows it `prompt_ids` and reads what it writes. Both call
-this module, so both see the same prompt, token for token. The answer is tokenised apart from the prompt, because that is
-where generation begins: a merge across the border would be a token that generation can never write.
+this module, so both see the same prompt, token for token. The answer is tokenised apart from the prompt, because that
+is where generation begins: a merge across the border would be a token that generation can never write.
 """
 
 from __future__ import annotations

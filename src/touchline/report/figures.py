@@ -23,7 +23,7 @@ class Figure:
 
 
 def loss_figure(results: Sequence[RunResult]) -> Figure:
-    """Training loss (thin: every step; thick: mean over a window) and validation loss (points) by step, one panel a run."""
+    """Training loss (thin: every step; thick: mean over a window) and validation loss (points) by optimizer step."""
     trained = [result for result in results if result.train_losses]
     if not trained:
         return Figure(png=None, note="No loss has been measured yet.")

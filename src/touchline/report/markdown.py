@@ -67,7 +67,7 @@ def bottom_line(results: Sequence[RunResult]) -> list[str]:
         low = max(r.exact_match.low for r in trained if r.exact_match)
         high = min(r.exact_match.high for r in trained if r.exact_match)
         if low <= high:
-            lines.append("The intervals of the fine-tuned runs overlap: no difference between them is established.")
+            lines.append("Fine-tuned runs were not tested against each other; their intervals overlap.")
     if trained and len({r.seed for r in trained}) == 1:
         lines.append("One seed each: this describes these checkpoints, not the settings in general.")
     waiting = [r.name for r in results if r.status not in GOOD]
@@ -129,7 +129,8 @@ def _accuracy(results: Sequence[RunResult]) -> str:
     legend = (
         "Exact match: equal to the target, character by character, without surrounding white space. Normalised match: "
         "punctuation and white space do not count, case does. Intervals: Wilson for a share, Newcombe for a paired "
-        f"difference on the same items. p: exact McNemar test, Holm-adjusted over {family} comparison{'s' if family != 1 else ''}.\n"
+        "difference on the same items. p: exact McNemar test, Holm-adjusted over "
+        f"{family} comparison{'s' if family != 1 else ''}.\n"
     )
     return table(header, rows, right=(2, 4, 5, 8)) + "\n" + legend
 
@@ -169,8 +170,8 @@ def _training(results: Sequence[RunResult]) -> str:
             )
         )
     legend = (
-        "Training loss: mean over the last steps; validation loss: token-weighted mean over the validation split; both in "
-        "nats per target token. Training and validation are wall time of the steps and of the validations in between.\n"
+        "Training loss: mean over the last steps; validation loss: token-weighted mean over the validation split; both "
+        "in nats per target token. Training and validation are wall time of the steps and of the validations in between.\n"
     )
     return table(header, rows, right=(1, 2, 3, 4, 5, 6, 7)) + "\n" + legend
 

@@ -1,7 +1,7 @@
 """Exported checkpoints of a run: what is there, whether it is whole, and what it weighs.
 
-A checkpoint folder (`epoch_0`, `step_50`) was renamed into place when it was whole, and `touchline.json` in it names every
-file with its size and hash. Sizes are compared always; hashes when asked, since reading large files takes time.
+A checkpoint folder (`epoch_0`, `step_50`) was renamed into place when it was whole, and `touchline.json` in it names
+every file with its size and hash. Sizes are compared always; hashes when asked, since reading large files takes time.
 """
 
 from __future__ import annotations

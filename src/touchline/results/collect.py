@@ -1,4 +1,4 @@
-"""What is known of every run, put together from its folder; a figure that was not measured is missing, with the reason."""
+"""What is known of every run, put together from its folder; a figure that was not measured is missing, and says why."""
 
 from __future__ import annotations
 
@@ -243,7 +243,8 @@ def _notes(seen: _Evidence, outcome: TrainingOutcome, state: JobState | None) ->
         notes.append(f"{errors} items could not be generated and count as wrong")
     for row in seen.metrics.attempts[-1:]:
         notes.append(
-            f"trained on {row.device}, {row.threads} threads, base in {row.base_dtype} ({row.base_dtype_reason}), {row.layout} rows"
+            f"trained on {row.device}, {row.threads} threads, base in {row.base_dtype} ({row.base_dtype_reason}); "
+            f"layout: {row.layout}"
         )
     return tuple(notes)
 

@@ -1,8 +1,8 @@
 """Names of runs, from what varies: `135M_rank4`, `135M_rank4_seed2`, `1B_rank4_words9L`, `135M_base`.
 
-Size and rank are always there. Further parts come in the order of the file, and only as many as are needed to tell the runs
-apart. The first seed of the list has no part: adding a seed later renames nothing that has already run. When two models
-share a size, the family is put before it; when that does not help, the whole name; a hash is the last resort.
+Size and rank are always there. Further parts come in the order of the file, and only as many as are needed to tell the
+runs apart. The first seed of the list has no part: adding a seed later renames nothing that has already run. When two
+models share a size, the family is put before it; when that does not help, the whole name; a hash is the last resort.
 """
 
 from __future__ import annotations

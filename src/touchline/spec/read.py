@@ -123,7 +123,7 @@ def _override(data: dict[str, Any], override: str) -> Finding | None:
 
 
 def _entries(data: dict[str, Any], key: str) -> list[tuple[tuple[str | int, ...], dict[str, object]]]:
-    """The mappings under `factors`, `pairs` or `exclude`, with where they stand; what is none is a fault found elsewhere."""
+    """The mappings under `factors`, `pairs` or `exclude`, with where they stand; others are faults found elsewhere."""
     node = data.get(key)
     if isinstance(node, dict):
         return [((key,), node)]
@@ -167,7 +167,8 @@ def _design_faults(experiment: Experiment, document: Document) -> list[Finding]:
             error(
                 "EX006",
                 "name",
-                f"name {experiment.name!r}: expected letters, digits, `.`, `_` and `-`, at most 80, a letter or digit first",
+                f"name {experiment.name!r}: expected letters, digits, `.`, `_` and `-`, at most 80, "
+                "a letter or digit first",
                 document.where(["name"]),
             )
         )

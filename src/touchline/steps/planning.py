@@ -130,7 +130,8 @@ def settle(
         raise DriftFault(
             f"runs that have started would become other runs: {what}",
             expected="the things that the plan was made from, unchanged",
-            hint=f"undo the change, or keep it and move their results aside: touchline plan {str(folder.root)!r} --accept",
+            hint="undo the change, or keep it and move their results aside: "
+            f"touchline plan {str(folder.root)!r} --accept",
         )
     if old is not None:
         reason = reason if reason != "planned" else "re-planned"

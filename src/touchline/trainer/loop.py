@@ -269,6 +269,7 @@ class Training:
             run_digest=self._config.run_digest,
             batches_digest=self._batches.digest,
             step=self._step,
+            threads=self._session.machine.threads,
             boundary_pending=self._pending,
             elapsed_seconds=self._elapsed,
             validation_seconds=self._validation_seconds,

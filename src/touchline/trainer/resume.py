@@ -51,6 +51,8 @@ class ResumeState:
     """`BatchPlan.digest`."""
     step: int
     """Optimizer steps done."""
+    threads: int
+    """Threads that computed it: another number adds in another order, and the results differ in their last bits."""
     boundary_pending: bool
     """Whether validation and export after that step are still to be done."""
     elapsed_seconds: float

@@ -70,6 +70,8 @@ def build_session(inputs: Inputs, saved: tuple[Path, ResumeState] | None) -> Ses
         InputFault: the adapter does not fit the model.
     """
     config, train = inputs.config, inputs.config.train
+    if saved is not None:
+        torch.set_num_threads(saved[1].threads)
     machine = look_around(train.base_dtype)
     assert isinstance(train.packed, bool)
     obstacle = None

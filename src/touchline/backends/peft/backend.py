@@ -45,7 +45,8 @@ class PeftBackend:
                 _error(
                     "TR001",
                     "train.micro_batch_size",
-                    f"global_batch_size {train.global_batch_size} is not a multiple of micro_batch_size {train.micro_batch_size}",
+                    f"global_batch_size {train.global_batch_size} is not a multiple of "
+                    f"micro_batch_size {train.micro_batch_size}",
                     f"micro_batch_size: {largest_divisor(train.global_batch_size, train.micro_batch_size)}",
                 )
             )
@@ -54,7 +55,8 @@ class PeftBackend:
                 _error(
                     "TR002",
                     "train.max_seq_len",
-                    f"max_seq_len {train.max_seq_len} is longer than the context of {model.name}, {model.context_length} tokens",
+                    f"max_seq_len {train.max_seq_len} is longer than the context of {model.name}, "
+                    f"{model.context_length} tokens",
                     f"max_seq_len: {model.context_length}",
                 )
             )
