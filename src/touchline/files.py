@@ -2,7 +2,7 @@
 
 `write_atomic` writes beside the target, syncs and renames; nobody ever sees half a file. `append_line` makes one write
 of a whole line, and mends a last line that an earlier kill cut off. `try_lock` takes a kernel lock that ends with its
-last holder, child processes included. What a network file system without locks does is answered with `EnvironmentFault`.
+last holder, child processes included. What a network file system without locks does is an `EnvironmentFault`.
 """
 
 from __future__ import annotations

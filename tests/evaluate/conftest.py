@@ -1,4 +1,7 @@
-"""Tiny models and adapters, made once for all tests of this folder; one thread, since the work is tiny."""
+"""Tiny models and adapters, made once for all tests of this folder; one thread, since the work is tiny.
+
+Heavy packages are imported by the fixtures alone: this file is also read where torch is not installed.
+"""
 
 from __future__ import annotations
 
@@ -6,15 +9,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.evaluate.tiny_evaluation import make_adapter
 from tests.tiny_model import build_tiny_model
-
-torch = pytest.importorskip("torch")
-pytest.importorskip("inspect_ai")
 
 
 @pytest.fixture(autouse=True)
 def _one_thread() -> Iterator[None]:
+    import torch
+
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -30,5 +31,7 @@ def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def adapters(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ...]:
     """Six adapters of that base, more than are kept in memory."""
+    from tests.evaluate.tiny_evaluation import make_adapter
+
     root = tmp_path_factory.mktemp("adapters")
     return tuple(make_adapter(tiny_base, root / f"a{seed}", rank=2 + seed, seed=seed) for seed in range(6))

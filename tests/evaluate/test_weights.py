@@ -38,7 +38,7 @@ def answers(weights: Weights) -> list[Generation]:
 def test_taking_an_adapter_off_gives_the_base_back_bit_by_bit(
     tiny_base: Path, adapters: tuple[Path, ...], merged: bool, dtype: str
 ) -> None:
-    """The control is the same model before and after any adapter, in bfloat16 too, where subtracting would not be exact."""
+    """The control is the same before and after any adapter; in bfloat16 subtracting would not be exact."""
     weights = make(tiny_base, dtype)
     before = logits(weights)
     for adapter in adapters:

@@ -48,7 +48,8 @@ def load_model(name_or_path: str, models_dir: Path) -> ModelInfo:
 
 def read_model(folder: Path) -> ModelInfo:
     """Read a model's folder; what is wrong with it is in `findings`."""
-    folder = folder.resolve()
+    # Not resolved: a link under models_dir gives the model the name that people call it by.
+    folder = folder.absolute()
     findings: list[Finding] = []
     config_text, config = _config(folder, findings)
     shards = read_shards(folder, findings)
