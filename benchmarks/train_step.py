@@ -64,7 +64,9 @@ def our_inputs(model: Path, folder: Path, batch: int, rank: int, base_dtype: str
     words = [word for word in load_words() if len(word) == 8][: batch + 2]
     rows = [{"input": word, "output": word.capitalize()} for word in words]
     data = folder / "words.json"
-    data.write_text(json.dumps({"train": rows[:batch], "validation": rows[batch : batch + 1], "test": rows[batch + 1 :]}))
+    data.write_text(
+        json.dumps({"train": rows[:batch], "validation": rows[batch : batch + 1], "test": rows[batch + 1 :]})
+    )
     train = TrainConfig(
         global_batch_size=batch,
         micro_batch_size=batch,
@@ -204,10 +206,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         trainer.train()
     # The first step of each pays for allocations.
     theirs, ours = watch.theirs_s[1:], watch.ours_s[1:]
-    print(f"threads             {torch.get_num_threads()}, load {os.getloadavg()[0]:.2f}, base {choice.dtype} ({choice.reason})")
+    print(
+        f"threads             {torch.get_num_threads()}, load {os.getloadavg()[0]:.2f}, base {choice.dtype} ({choice.reason})"
+    )
     print(f"TRL, s per step     median {statistics.median(theirs):.3f}, min {min(theirs):.3f} of {len(theirs)}")
     print(f"ours, s per step    median {statistics.median(ours):.3f}, min {min(ours):.3f} of {len(ours)}")
-    print(f"ratio               median {statistics.median(theirs) / statistics.median(ours):.2f}, of the minima {min(theirs) / min(ours):.2f}")
+    print(
+        f"ratio               median {statistics.median(theirs) / statistics.median(ours):.2f}, of the minima {min(theirs) / min(ours):.2f}"
+    )
     return 0
 
 

@@ -171,7 +171,8 @@ def _training(results: Sequence[RunResult]) -> str:
         )
     legend = (
         "Training loss: mean over the last steps; validation loss: token-weighted mean over the validation split; both "
-        "in nats per target token. Training and validation are wall time of the steps and of the validations in between.\n"
+        "in nats per target token. Training and validation are wall time of the steps and of the validations in "
+        "between.\n"
     )
     return table(header, rows, right=(1, 2, 3, 4, 5, 6, 7)) + "\n" + legend
 
