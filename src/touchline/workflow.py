@@ -13,6 +13,7 @@ Each verb takes values and gives values; it prints nothing. What is slow takes `
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -188,5 +189,5 @@ def _failed(planned: Planned, names: list[str]) -> RunsFailed:
         else str(planned.folder.evaluation(name.partition(" ")[2]))
         for name in names
     ]
-    logs = " ".join(f"{place}/*.out" for place in places)
+    logs = " ".join(f"{shlex.quote(place)}/*.out" for place in places)
     return RunsFailed(f"did not end well: {', '.join(names)}", hint=f"tail -n 20 {logs}")

@@ -222,6 +222,15 @@ def test_a_generated_file_that_was_edited_is_not_overwritten(call: Call, experim
     assert call("prepare", str(experiment)).returncode == 3
 
 
+def test_two_models_of_one_name_are_refused(call: Call, experiment: Path, models: Path) -> None:
+    """Their results would end up under one name."""
+    other = write_tiny_model(models.parent / "other" / "Tiny-1M-Instruct")
+    edit(experiment, "[Tiny-1M-Instruct]", f"[Tiny-1M-Instruct, {other}]")
+    done = call("plan", str(experiment))
+    assert done.returncode == 2
+    assert "two folders of the same name" in done.stderr
+
+
 def test_usage_faults_end_with_two(call: Call, experiment: Path) -> None:
     """Unknown commands, options and runs."""
     assert call("plann").returncode == 2

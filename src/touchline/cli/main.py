@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 import tempfile
 import traceback
@@ -26,6 +27,9 @@ app = typer.Typer(
 )
 app.add_typer(models_app, name="models")
 app.add_typer(data_app, name="data")
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells have it."""
 
 Source = Annotated[Path, typer.Argument(metavar="EXPERIMENT", help="experiment.yaml, or its folder.")]
 Overrides = Annotated[
@@ -63,7 +67,7 @@ def plan(
     out("\n".join(folder_lines(planned.plan)))
     if not dry_run:
         say(f"{'wrote' if planned.changed else 'unchanged:'} {planned.folder.plan_json} and runs_plan.md")
-        say(f"next: touchline run {source}")
+        say(f"next: touchline run {shlex.quote(str(source))}")
 
 
 @app.command()
@@ -214,12 +218,14 @@ def main() -> None:
     """The console script: faults become words and exit codes, never tracebacks."""
     try:
         code = app(standalone_mode=False)
+        if code == INTERRUPTED:
+            raise KeyboardInterrupt  # typer turns Ctrl-C into this code without a word
     except TouchlineError as error:
         show_error(error)
         code = error.exit_code
     except (KeyboardInterrupt, typer.Abort):
         say("interrupted; the same command goes on from here")
-        code = 130
+        code = INTERRUPTED
     except BrokenPipeError:
         # Whoever read stdout has gone; nothing is left to say to it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -60,6 +60,8 @@ def _quiet() -> None:
         os.environ.setdefault(name, "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("INSPECT_DISPLAY", "none")
+    # Inspect and other jobs take cores too; threads that spin while they wait for one may double the wall time.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # Notices of libraries to those who call them; what concerns an evaluation is raised, not warned of.
     warnings.filterwarnings("ignore", category=FutureWarning)
 

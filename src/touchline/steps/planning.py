@@ -23,7 +23,7 @@ from touchline.plan import PlanInputs, build_plan, changed_runs, revise, runs_pl
 from touchline.plan.build import data_key
 from touchline.plan.drift import why_changed
 from touchline.spec import ModelLabel, expand, label_of, read_experiment, read_settings, with_settings
-from touchline.spec.document import SIZE_LIMIT_BYTES
+from touchline.spec.document import SIZE_LIMIT_BYTES, error
 from touchline.spec.read import LoadedExperiment
 from touchline.spec.settings import flat_settings
 from touchline.tasks import get_task
@@ -62,6 +62,12 @@ def resolve(
             models[name] = load_model(name, settings.models_dir)
         except InputFault as fault:
             findings += _as_findings(fault, "CK100", loaded.document.where(["models"]))
+    for name, model in models.items():
+        twin = next((n for n, other in models.items() if other.name == model.name and other.path != model.path), None)
+        if twin is not None and name > twin:
+            message = f"models {twin!r} and {name!r} are two folders of the same name"
+            hint = "rename one of them, or link to it under another name"
+            findings.append(error("EX010", "models", message, loaded.document.where(["models"]), hint))
     labels = {name: _label(models.get(name), name) for name in names}
     specs = expand(experiment, labels, loaded.document)
     specs = tuple(_with_accepted(spec, accepted.get(spec.name), loaded, task.prompt) for spec in specs)

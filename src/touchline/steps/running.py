@@ -58,6 +58,7 @@ def train(planned: Planned, runs: Sequence[PlannedRun], say: Say | None) -> dict
     todo = [run for run in runs if run.batches is not None and not training_complete(folder.run(run.name), run.digest)]
     if not todo:
         return {}
+    require_training()
     steps = {run.name: run.batches.steps for run in todo if run.batches is not None}
     jobs = [
         Job(name=run.name, folder=folder.run(run.name), command=("bash", "finetune.slurm"), output="slurm-{job}.out")
@@ -103,6 +104,7 @@ def evaluate(planned: Planned, runs: Sequence[PlannedRun], epochs: str | None, s
             command = (sys.executable, "-m", "touchline.launch.attempt", "--", *work)
             jobs.append(Job(name=f"evaluate {model}", folder=request.parent, command=command, output="{job}.out"))
     if jobs:
+        require_training()
         ended = run_jobs(
             jobs,
             LocalExecutor(),

@@ -36,8 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name in ("HF_HUB_DISABLE_PROGRESS_BARS", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
         os.environ.setdefault(name, "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    # Read when torch is loaded. Threads that spin while they wait stop each other as soon as anything else wants a core:
-    # on two busy cores a step then took ten times as long, where sleeping ones cost it a tenth.
+    # Read when torch is loaded. Threads that spin while they wait hold each other up as soon as anything else wants a
+    # core: on two busy cores a step then took up to ten times as long.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # What libraries plan to rename in their own code is nothing that the reader of a job's log can act on.
     warnings.filterwarnings("ignore", category=FutureWarning)
