@@ -9,7 +9,6 @@ import time
 from pathlib import Path
 
 import pytest
-
 from tests.workflow.folders import command, environment, make_experiment, touchline
 
 
