@@ -46,10 +46,7 @@ def read_config(path: Path) -> TrainerConfig:
         InputFault: it is missing, too large, or not one.
     """
     text = read_text_bounded(path, CONFIG_LIMIT_BYTES)
-    try:
-        config = read_trainer_config(text, str(path))
-    except RecursionError:
-        raise InputFault(f"{path} is nested too deeply", expected="a finetune.yaml as touchline writes it") from None
+    config = read_trainer_config(text, str(path))
     if not isinstance(config.train.micro_batch_size, int) or not isinstance(config.train.packed, bool):
         raise InputFault(f"{path} leaves micro_batch_size or packed to be decided", expected="a resolved training")
     return config

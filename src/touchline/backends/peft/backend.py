@@ -7,8 +7,6 @@ from dataclasses import replace
 
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 
 from touchline.backends.peft.config import BaseModel, PlannedBatches, TrainerConfig
 from touchline.backends.protocol import Backend, Lengths, Override, Resolved
@@ -20,6 +18,7 @@ from touchline.domain.plan import BatchSummary, Plan, PlannedRun
 from touchline.domain.quantity import Missing
 from touchline.errors import InputFault
 from touchline.packing import largest_divisor, plan_batches
+from touchline.spec.document import parse
 from touchline.spec.write import to_yaml
 
 _HEADER = """\
@@ -152,16 +151,14 @@ def read_trainer_config(text: str, path: str) -> TrainerConfig:
     Raises:
         InputFault: the text is none; with every fault.
     """
+    data = parse(text, path).data
     try:
-        data = YAML(typ="safe", pure=True).load(text)
         return _ADAPTER.validate_json(json.dumps(data), strict=True)
     except ValidationError as fault:
         findings = [
             _error("BK002", ".".join(str(part) for part in item["loc"]), item["msg"]) for item in fault.errors()
         ]
         raise InputFault(f"{path} is not a finetune.yaml of backend peft", findings=findings) from None
-    except (YAMLError, ValueError) as fault:
-        raise InputFault(f"{path} is not YAML: {str(fault).splitlines()[0]}") from None
 
 
 def _error(code: str, subject: str, message: str, hint: str | None = None) -> Finding:
