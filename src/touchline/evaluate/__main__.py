@@ -10,11 +10,11 @@ import argparse
 import os
 import signal
 import sys
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
+from touchline.catalog.worker import prepare_worker
 from touchline.errors import TouchlineError
 
 EXIT_STOPPED = 75
@@ -28,7 +28,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--request", type=Path, required=True, help="the jobs, as JSON")
     options = parser.parse_args(arguments)
     _listen()
-    _quiet()
+    prepare_worker()
+    os.environ.setdefault("INSPECT_DISPLAY", "none")
     try:
         from touchline.evaluate.process import evaluate, read_request
 
@@ -52,18 +53,6 @@ def _listen() -> None:
 
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
         signal.signal(number, stop)
-
-
-def _quiet() -> None:
-    """No bars, no network, no telemetry: a job's log is for its own lines, and a node may have no internet."""
-    for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_HUB_DISABLE_TELEMETRY", "HF_HUB_DISABLE_PROGRESS_BARS"):
-        os.environ.setdefault(name, "1")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    os.environ.setdefault("INSPECT_DISPLAY", "none")
-    # Inspect and other jobs take cores too; threads that spin while they wait for one may double the wall time.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    # Notices of libraries to those who call them; what concerns an evaluation is raised, not warned of.
-    warnings.filterwarnings("ignore", category=FutureWarning)
 
 
 def _tell(fault: TouchlineError) -> None:

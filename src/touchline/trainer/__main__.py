@@ -9,14 +9,13 @@ from __future__ import annotations
 import argparse
 import errno
 import logging
-import os
 import signal
 import sys
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
+from touchline.catalog.worker import prepare_worker
 from touchline.errors import TouchlineError
 from touchline.trainer.inputs import read_config
 from touchline.trainer.run import Stop, run_training
@@ -32,15 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--folder", type=Path, default=Path(), help="the run's folder (default: this one)")
     options = parser.parse_args(arguments)
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="touchline: %(message)s")
-    # Libraries draw bars and look for newer files; a job's log is for its own lines, and a node may have no network.
-    for name in ("HF_HUB_DISABLE_PROGRESS_BARS", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
-        os.environ.setdefault(name, "1")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    # Read when torch is loaded. Threads that spin while they wait hold each other up as soon as anything else wants a
-    # core: on two busy cores a step then took up to ten times as long.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    # What libraries plan to rename in their own code is nothing that the reader of a job's log can act on.
-    warnings.filterwarnings("ignore", category=FutureWarning)
+    prepare_worker()
     stop = Stop()
     _listen(stop)
     folder = options.folder.absolute()
