@@ -95,6 +95,17 @@ def test_training_helps_and_the_report_says_so(finished: Path, environment: dict
 
 
 @pytest.mark.slow
+def test_the_kill_left_no_trace_in_the_adapter(finished: Path, tmp_path: Path, environment: dict[str, str]) -> None:
+    """The adapter of the killed run is, byte for byte, that of one that was never interrupted."""
+    (tmp_path / "experiment.yaml").write_text(EXPERIMENT.replace("controls: [base]", "controls: []"))
+    create_capitalization(tmp_path / "data", word_length=8, num_words=160, train_fraction=0.6, seed=1)
+    done = touchline("run", str(tmp_path), env=environment)
+    assert done.returncode == 0, done.stderr
+    weights = Path("135M_rank8") / "epoch_0" / "adapter_model.safetensors"
+    assert (finished / weights).read_bytes() == (tmp_path / weights).read_bytes()
+
+
+@pytest.mark.slow
 def test_the_same_command_again_starts_nothing_and_changes_nothing(finished: Path, environment: dict[str, str]) -> None:
     """No file is touched, no event is recorded, no framework is loaded."""
 
