@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM
 
 from touchline.catalog.datasets import load_dataset
 from touchline.catalog.models import load_model
-from touchline.domain.evaluation import EvaluationConfig, EvaluationModel
+from touchline.domain.evaluation import EvaluationConfig, PlannedModel
 from touchline.domain.experiment import DataConfig, EvaluateConfig
 from touchline.domain.metrics import ExportMarker, SavedFile
 from touchline.files import sha256_file
@@ -86,7 +86,7 @@ def evaluation_config(base: Path, words: Path, run: str, **changes: object) -> E
         run_digest=RUN_DIGEST,
         task="capitalization",
         date=DATE,
-        model=EvaluationModel(
+        model=PlannedModel(
             name=info.name, path=info.path, weights_sha256=info.weights_sha256, tokenizer_sha256=info.tokenizer_sha256
         ),
         data=data,

@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 from pydantic import TypeAdapter
 
-from touchline.backends.peft.config import BaseModel, PlannedBatches, TrainerConfig
+from touchline.backends.peft.config import PlannedBatches, TrainerConfig
 from touchline.catalog.datasets import load_examples
 from touchline.catalog.models import load_model
+from touchline.domain.evaluation import PlannedModel
 from touchline.domain.experiment import DataConfig, LoraConfig, TrainConfig
 from touchline.files import sha256_file
 from touchline.packing import plan_batches
@@ -56,7 +57,7 @@ def make_config(
         experiment="tiny",
         run="tiny_rank4",
         run_digest="d" * 64,
-        model=BaseModel(
+        model=PlannedModel(
             name=info.name, path=info.path, weights_sha256=info.weights_sha256, tokenizer_sha256=info.tokenizer_sha256
         ),
         data=data,

@@ -1,9 +1,12 @@
-"""What a process sets before it loads torch. One place, so that training and evaluation run alike."""
+"""What the processes that load torch have in common: what they set before they do, and how they say a fault."""
 
 from __future__ import annotations
 
 import os
+import sys
 import warnings
+
+from touchline.errors import TouchlineError
 
 WAITING = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "3000"}
 """How OpenMP threads wait for each other: a moment of spinning, then sleep.
@@ -27,3 +30,14 @@ def prepare_worker() -> None:
         os.environ.setdefault(name, value)
     # What libraries plan to rename in their own code is nothing that the reader of a job's log can act on.
     warnings.filterwarnings("ignore", category=FutureWarning)
+
+
+def tell_fault(fault: TouchlineError) -> None:
+    """Write a fault to the job's log: what, where, what was expected, what to type."""
+    lines = [fault.message]
+    lines += [f"{finding.subject}: {finding.message}" for finding in fault.findings]
+    if fault.expected is not None:
+        lines.append(f"expected: {fault.expected}")
+    if fault.hint is not None:
+        lines.append(f"try: {fault.hint}")
+    sys.stderr.write("touchline: " + "\n  ".join(lines) + "\n")

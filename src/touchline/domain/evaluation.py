@@ -11,7 +11,7 @@ EVALUATION_SCHEMA_VERSION = 1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class EvaluationModel:
+class PlannedModel:
     """The base model, as it was planned."""
 
     __pydantic_config__: ClassVar[dict[str, object]] = {"extra": "forbid"}
@@ -21,7 +21,7 @@ class EvaluationModel:
     path: str
     """Its folder, absolute."""
     weights_sha256: str
-    """`ModelInfo.weights_sha256` when it was planned; an adapter of another one is refused."""
+    """`ModelInfo.weights_sha256` when it was planned; training on, or an adapter of, another one is refused."""
     tokenizer_sha256: str
     """`ModelInfo.tokenizer_sha256` when it was planned; it decides on the prompt's tokens."""
 
@@ -44,7 +44,7 @@ class EvaluationConfig:
     """The task, which scores."""
     date: str
     """ISO date frozen in the plan, for chat templates that print one."""
-    model: EvaluationModel
+    model: PlannedModel
     """The base model."""
     data: DataConfig
     """Dataset, columns, prompt; the path is absolute."""

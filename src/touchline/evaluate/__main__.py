@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
-from touchline.catalog.worker import prepare_worker
+from touchline.catalog.worker import prepare_worker, tell_fault
 from touchline.errors import TouchlineError
 
 EXIT_STOPPED = 75
@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         evaluate(options.experiment.resolve(), read_request(options.request))
     except TouchlineError as fault:
-        _tell(fault)
+        tell_fault(fault)
         return fault.exit_code
     except ImportError as error:
         sys.stderr.write(f"touchline: a package is missing: {error.msg}\n  try: pip install 'touchline[eval]'\n")
@@ -53,16 +53,6 @@ def _listen() -> None:
 
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
         signal.signal(number, stop)
-
-
-def _tell(fault: TouchlineError) -> None:
-    lines = [fault.message]
-    lines += [f"{finding.subject}: {finding.message}" for finding in fault.findings]
-    if fault.expected is not None:
-        lines.append(f"expected: {fault.expected}")
-    if fault.hint is not None:
-        lines.append(f"try: {fault.hint}")
-    sys.stderr.write("touchline: " + "\n  ".join(lines) + "\n")
 
 
 if __name__ == "__main__":

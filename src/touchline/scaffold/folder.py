@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import jinja2
 
 from touchline.backends import get_backend
-from touchline.domain.evaluation import EvaluationConfig, EvaluationModel
+from touchline.domain.evaluation import EvaluationConfig, PlannedModel
 from touchline.domain.plan import Plan, PlannedRun
 from touchline.domain.runs import RunKind
 from touchline.scaffold.shell import comment, docstring, quote, slurm_value
@@ -67,7 +67,7 @@ def evaluation_config(plan: Plan, run: PlannedRun) -> EvaluationConfig:
         run_digest=run.digest,
         task=plan.task,
         date=plan.date,
-        model=EvaluationModel(
+        model=PlannedModel(
             name=model.name,
             path=model.path,
             weights_sha256=model.weights_sha256,

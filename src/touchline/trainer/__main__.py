@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
-from touchline.catalog.worker import prepare_worker
+from touchline.catalog.worker import prepare_worker, tell_fault
 from touchline.errors import TouchlineError
 from touchline.trainer.inputs import read_config
 from touchline.trainer.run import Stop, run_training
@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return 0 if run_training(read_config(folder / options.config), folder, stop) else EXIT_STOPPED
     except TouchlineError as fault:
-        _tell(fault)
+        tell_fault(fault)
         return fault.exit_code
     except ImportError as error:
         sys.stderr.write(f"touchline: a package is missing: {error.msg}\n  try: pip install 'touchline[train]'\n")
@@ -62,16 +62,6 @@ def _listen(stop: Stop) -> None:
 
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
         signal.signal(number, ask)
-
-
-def _tell(fault: TouchlineError) -> None:
-    lines = [fault.message]
-    lines += [f"{finding.subject}: {finding.message}" for finding in fault.findings]
-    if fault.expected is not None:
-        lines.append(f"expected: {fault.expected}")
-    if fault.hint is not None:
-        lines.append(f"try: {fault.hint}")
-    sys.stderr.write("touchline: " + "\n  ".join(lines) + "\n")
 
 
 if __name__ == "__main__":

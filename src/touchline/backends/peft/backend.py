@@ -8,10 +8,11 @@ from dataclasses import replace
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
-from touchline.backends.peft.config import BaseModel, PlannedBatches, TrainerConfig
+from touchline.backends.peft.config import PlannedBatches, TrainerConfig
 from touchline.backends.protocol import Backend, Lengths, Override, Resolved
 from touchline.domain import defaults
 from touchline.domain.catalog import ModelInfo
+from touchline.domain.evaluation import PlannedModel
 from touchline.domain.experiment import TrainConfig
 from touchline.domain.finding import Finding, Severity
 from touchline.domain.plan import BatchSummary, Plan, PlannedRun
@@ -107,7 +108,7 @@ class PeftBackend:
             experiment=plan.experiment,
             run=run.name,
             run_digest=run.digest,
-            model=BaseModel(
+            model=PlannedModel(
                 name=model.name,
                 path=model.path,
                 weights_sha256=model.weights_sha256,

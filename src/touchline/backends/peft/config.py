@@ -5,25 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from touchline.domain.evaluation import PlannedModel
 from touchline.domain.experiment import DataConfig, TrainConfig
 
 FINETUNE_SCHEMA_VERSION = 1
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class BaseModel:
-    """The frozen base."""
-
-    __pydantic_config__: ClassVar[dict[str, object]] = {"extra": "forbid"}
-
-    name: str
-    """Its folder's name."""
-    path: str
-    """Its folder, absolute."""
-    weights_sha256: str
-    """`ModelInfo.weights_sha256` when it was planned; another one is refused."""
-    tokenizer_sha256: str
-    """`ModelInfo.tokenizer_sha256` when it was planned; another one is refused."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,7 +39,7 @@ class TrainerConfig:
     """The run's name."""
     run_digest: str
     """`PlannedRun.digest`; a saved state with another one is not resumed."""
-    model: BaseModel
+    model: PlannedModel
     """The frozen base."""
     data: DataConfig
     """Dataset, columns, prompt; the path is absolute."""
