@@ -17,6 +17,7 @@ SOURCE = Path(__file__).resolve().parents[2] / "src" / "touchline"
 PURE_PACKAGES = (
     "domain",
     "statistics",
+    "logtext",
     "slurmtext",
     "rendering",
     "tasks",

@@ -1,22 +1,47 @@
-"""One folder a backend; nothing else names them. A folder's `backend.py` holds `BACKEND`, which meets the Protocol."""
+"""One folder a backend; nothing else names them.
+
+A folder's `backend.py` holds `BACKEND`, which plans and trains; its `logs.py` holds `READERS` and `DOCUMENTS`, which
+read what that trainer prints and writes. A folder may have one of the two.
+"""
 
 from __future__ import annotations
 
 import difflib
 import functools
 import importlib
+import importlib.util
 import pkgutil
 
 from touchline.backends.protocol import Backend
 from touchline.errors import InputFault
+from touchline.logtext.reader import DocumentReader, LogReader
 
-__all__ = ["Backend", "backend_names", "get_backend"]
+__all__ = ["Backend", "backend_names", "document_readers", "get_backend", "log_readers"]
 
 
 @functools.cache
+def _folders_with(module: str) -> tuple[str, ...]:
+    folders = sorted(found.name for found in pkgutil.iter_modules(__path__) if found.ispkg)
+    return tuple(name for name in folders if importlib.util.find_spec(f"{__name__}.{name}.{module}") is not None)
+
+
 def backend_names() -> tuple[str, ...]:
-    """The backends, by the names of their folders."""
-    return tuple(sorted(module.name for module in pkgutil.iter_modules(__path__) if module.ispkg))
+    """The backends that plan and train, by the names of their folders."""
+    return _folders_with("backend")
+
+
+@functools.cache
+def log_readers() -> tuple[type[LogReader], ...]:
+    """Every backend's readers of log lines; make one instance of each for every file."""
+    modules = [importlib.import_module(f"{__name__}.{name}.logs") for name in _folders_with("logs")]
+    return tuple(reader for module in modules for reader in module.READERS)
+
+
+@functools.cache
+def document_readers() -> tuple[DocumentReader, ...]:
+    """Every backend's readers of state files and configs."""
+    modules = [importlib.import_module(f"{__name__}.{name}.logs") for name in _folders_with("logs")]
+    return tuple(reader for module in modules for reader in module.DOCUMENTS)
 
 
 def get_backend(name: str) -> Backend:

@@ -1,0 +1,1 @@
+"""The grammar that all logs share: progress bars, dictionary lines, time stamps, numbers as people write them."""

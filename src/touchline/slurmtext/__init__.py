@@ -1,0 +1,1 @@
+"""What SLURM writes: its own lines in a job's output."""
