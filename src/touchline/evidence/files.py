@@ -1,0 +1,167 @@
+"""Files and folders become readings: what `history read` and `history add` call, and whoever else asks a log."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from touchline.domain.reading import RunReading
+from touchline.errors import InputFault
+from touchline.evidence.course import Course, Part
+from touchline.evidence.fields import reading_of
+from touchline.evidence.grouping import Group, group_files, role_of
+from touchline.evidence.lines import NoText
+from touchline.evidence.readers import documents
+from touchline.evidence.scan import Scan
+from touchline.evidence.view import RunView, Stretch, align, runs_of
+from touchline.slurmtext.scripts import read_sbatch
+from touchline.spec.document import SIZE_LIMIT_BYTES, parse
+
+__all__ = ["FoundRun", "Group", "Refused", "find_runs", "group_files", "read_group"]
+
+_JSON_LIMIT_BYTES = 256 << 20
+"""A trainer_state.json of a long run has tens of MiB."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FoundRun:
+    """A run, and the files that told of it."""
+
+    reading: RunReading
+    """What they said."""
+    sources: tuple[Path, ...]
+    """Every file that was read: logs, state files, configs."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Refused:
+    """A file of which nothing was learned."""
+
+    path: Path
+    """The file."""
+    reason: str
+    """Why."""
+
+
+def find_runs(
+    paths: Sequence[Path], say: Callable[[int, int, str], None] | None = None
+) -> Iterator[FoundRun | Refused]:
+    """The runs in files and folders; logs are paired with each other, with state files and configs.
+
+    Args:
+        paths: files and folders; a named file brings those of its own run along that lie beside it.
+        say: hears of progress: groups done, groups in all, the group's name.
+    """
+    groups = group_files(paths)
+    for number, group in enumerate(groups):
+        if say is not None:
+            say(number, len(groups), group.key)
+        yield from read_group(group)
+    if say is not None:
+        say(len(groups), len(groups), "")
+
+
+def read_group(group: Group) -> list[FoundRun | Refused]:
+    """Read the files of one group: one run, several when one file holds several, or why there is none."""
+    refused: list[FoundRun | Refused] = []
+    notes: list[str] = []
+    logs: list[list[Part]] = []
+    beside: list[list[Part]] = []
+    for path in group.files:
+        try:
+            role = role_of(path)
+            course = _scan(path, notes) if role == "log" else _document(path, role)
+        except (NoText, InputFault, OSError) as fault:
+            refused.append(Refused(path=path, reason=_reason(fault)))
+            continue
+        parts = [part for part in course.parts if part.has_evidence]
+        if parts:
+            (logs if role == "log" else beside).append(parts)
+    found: list[FoundRun | Refused] = []
+    if not any(part.has_progress or part.seen for parts in logs for part in parts):
+        logs, beside = (
+            [*logs, *(each for each in beside if _tells_course(each))],
+            [each for each in beside if not _tells_course(each)],
+        )
+    runs = [run for run in runs_of(align(logs)) if any(_is_run(stretch) for stretch in run)]
+    side = Stretch(parts=tuple(part for parts in beside for part in parts))
+    for number, run in enumerate(runs, 1):
+        name = group.key if len(runs) == 1 else f"{group.key}#{number}"
+        files = tuple(path.name for path in group.files)
+        reading = reading_of(name, files, RunView(stretches=tuple(run), documents=side), notes)
+        found.append(FoundRun(reading=reading, sources=group.files))
+    if not found and not refused:
+        refused = [Refused(path=path, reason=_nothing(path)) for path in group.files[:1]]
+    return found + refused
+
+
+def _scan(path: Path, notes: list[str]) -> Course:
+    scan = Scan(path, path.name)
+    course = scan.run()
+    notes.extend(f"{path.name}: {note}" for note in scan.file.notes)
+    if scan.file.cut_lines:
+        notes.append(f"{path.name}: {scan.file.cut_lines} lines over 1 MiB, of which only head and tail were read")
+    if scan.file.unterminated:
+        notes.append(f"{path.name}: the last line has no end and was read as far as it is whole")
+    return course
+
+
+def _document(path: Path, role: str) -> Course:
+    course = Course(path.name)
+    if role == "script":
+        for event in read_sbatch(_bounded(path, SIZE_LIMIT_BYTES)):
+            course.feed(event)
+        return course
+    if path.suffix.lower() == ".json":
+        try:
+            data: object = json.loads(_bounded(path, _JSON_LIMIT_BYTES))
+        except (ValueError, RecursionError) as error:
+            raise InputFault(f"no JSON: {error}") from None
+    else:
+        data = parse(_bounded(path, SIZE_LIMIT_BYTES), path.name).data
+    if isinstance(data, dict):
+        for reader in documents():
+            events = reader(path.name, data)
+            if events is not None:
+                for event in events:
+                    course.feed(event)
+                break
+    return course
+
+
+def _bounded(path: Path, limit: int) -> str:
+    with path.open("rb") as stream:
+        data = stream.read(limit + 1)
+    if len(data) > limit:
+        raise InputFault(f"larger than {limit >> 20} MiB")
+    return data.decode("utf-8-sig", "replace")
+
+
+def _tells_course(parts: Sequence[Part]) -> bool:
+    """Whether a document is of a run's course, and not only of its settings."""
+    return any(part.has_progress or part.get("train_seconds") or part.get("step") for part in parts)
+
+
+def _is_run(stretch: Stretch) -> bool:
+    """Whether a segment tells anything that a run would."""
+    return any(part.has_progress or part.signs.count or len(part.seen) > 1 for part in stretch.parts)
+
+
+def _reason(fault: Exception) -> str:
+    if isinstance(fault, InputFault):
+        return "; ".join([fault.message, *(finding.message for finding in fault.findings)])
+    if isinstance(fault, OSError):
+        return fault.strerror or str(fault)
+    return str(fault)
+
+
+def _nothing(path: Path) -> str:
+    if not path.exists():
+        return "does not exist"
+    if path.stat().st_size == 0:
+        return "an empty file"
+    if role_of(path) != "log":
+        return "a configuration or document that tells of no run"
+    return "no line of it tells of a training"

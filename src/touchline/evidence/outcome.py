@@ -1,0 +1,173 @@
+"""How a run ended, from signs, steps and losses; and the lines that prove it.
+
+A cause counts only where no training step follows it in its file: an error that was survived is none. Failures after
+the training was complete do not make it less complete: they are the exit's, a fact of its own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from touchline.domain.observation import Sign, SignKind
+from touchline.domain.quantity import Missing
+from touchline.domain.reading import Outcome, Proof, Said, Word
+from touchline.evidence.course import Part
+from touchline.evidence.view import Stretch
+from touchline.logtext.redact import redact
+
+_CAUSES = (
+    (SignKind.GPU_OOM, Outcome.GPU_OOM),
+    (SignKind.DISK_FULL, Outcome.DISK_QUOTA),
+    (SignKind.TIME_LIMIT, Outcome.TIMEOUT),
+    (SignKind.PREEMPTED, Outcome.PREEMPTED),
+    (SignKind.HOST_OOM, Outcome.HOST_OOM),
+    (SignKind.REQUEUED, Outcome.PREEMPTED),
+    (SignKind.NODE_FAILED, Outcome.CRASH_MID),
+)
+"""Causes that name themselves, the most telling first: a job that hangs after a GPU error runs into its time limit."""
+_CRASHES = (SignKind.EXCEPTION, SignKind.TASK_FAILED)
+_STOPS = (SignKind.CANCELLED, SignKind.INTERRUPTED)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Ending:
+    """How a segment ended."""
+
+    outcome: Outcome
+    """The outcome."""
+    exit: Said
+    """How the process ended."""
+    proofs: tuple[Proof, ...]
+    """The lines that say so."""
+
+
+def ending_of(stretch: Stretch, *, steps_done: float | None, steps_total: float | None, is_document: bool) -> Ending:
+    """The ending of one segment.
+
+    Args:
+        stretch: the segment.
+        steps_done: optimizer steps done; None where nothing says so.
+        steps_total: optimizer steps planned; None where nothing says so.
+        is_document: whether a state file says that the training ended in order.
+    """
+    fatal = [(sign, part) for sign, part in stretch.signs() if sign.line > part.progress_line or _same(sign, part)]
+    trained = [(sign, part) for sign, part in stretch.signs() if sign.kind is SignKind.TRAINED]
+    reached = steps_done is not None and steps_total is not None and steps_total > 0 and steps_done >= steps_total
+    complete = bool(trained) or reached or is_document
+    exit_word = _exit(stretch, fatal, complete)
+    nan = _diverged(stretch)
+    if nan is not None:
+        return Ending(outcome=Outcome.DIVERGED_NAN, exit=exit_word, proofs=(_proof(*nan, "the loss is no number"),))
+    if not complete:
+        return _incomplete(stretch, fatal, exit_word, steps_done)
+    late = _after_training(fatal, trained)
+    if late is not None:
+        outcome, sign, part = late
+        return Ending(outcome=outcome, exit=exit_word, proofs=(_proof(sign, part, outcome.value),))
+    proofs = [_proof(sign, part, "the training is over") for sign, part in trained[-1:]]
+    return Ending(outcome=Outcome.COMPLETED, exit=exit_word, proofs=tuple(proofs))
+
+
+def _same(sign: Sign, part: Part) -> bool:
+    """A bar that was drawn on the line of a traceback's beginning does not follow it."""
+    return sign.line == part.progress_line
+
+
+def _incomplete(stretch: Stretch, fatal: list[tuple[Sign, Part]], exit_word: Said, steps_done: float | None) -> Ending:
+    def ending(outcome: Outcome, sign: Sign, part: Part, says: str) -> Ending:
+        return Ending(outcome=outcome, exit=exit_word, proofs=(_proof(sign, part, says),))
+
+    for kind, outcome in _CAUSES:
+        for sign, part in fatal:
+            if sign.kind is kind:
+                return ending(outcome, sign, part, kind.value)
+    crash = next((each for each in reversed(fatal) if each[0].kind is SignKind.EXCEPTION), None) or next(
+        (each for each in fatal if each[0].kind is SignKind.TASK_FAILED), None
+    )
+    stop = next((each for each in fatal if each[0].kind in _STOPS), None)
+    # A crash that was cancelled afterwards is a crash; what a cancelled program raises is not.
+    if stop is not None and (crash is None or crash[1] is not stop[1] or crash[0].line >= stop[0].line):
+        return ending(Outcome.CANCELLED, *stop, stop[0].kind.value)
+    if crash is not None:
+        return ending(_crash(crash[0], stretch, steps_done), *crash, "the program failed")
+    saved = [each for each in fatal if each[0].kind in (SignKind.SAVED, SignKind.DONE, SignKind.EXPORTING)]
+    if saved and steps_done is None and stretch.has_progress:
+        return ending(Outcome.COMPLETED, *saved[-1], "saved after the last loss")
+    failed = next((each for each in fatal if each[0].kind is SignKind.FAILED_COMMAND), None)
+    if failed is not None and not stretch.has_progress:
+        return ending(Outcome.CRASH_START, *failed, "a command of the job failed")
+    return Ending(outcome=Outcome.RUNNING_OR_TRUNCATED, exit=exit_word, proofs=())
+
+
+def _crash(sign: Sign, stretch: Stretch, steps_done: float | None) -> Outcome:
+    trained_some = bool(steps_done) or any(part.losses.count for part in stretch.parts)
+    if sign.during == "evaluate" and trained_some:
+        return Outcome.CRASH_EVAL
+    if sign.during == "export" and trained_some:
+        return Outcome.CRASH_EXPORT
+    return Outcome.CRASH_MID if trained_some else Outcome.CRASH_START
+
+
+def _after_training(
+    fatal: list[tuple[Sign, Part]], trained: list[tuple[Sign, Part]]
+) -> tuple[Outcome, Sign, Part] | None:
+    """A failure of evaluation, export or disk after a complete training; None where only the exit suffered."""
+    doing: Outcome | None = None
+    for sign, part in fatal:
+        if trained and part is trained[-1][1] and sign.line < trained[-1][0].line:
+            continue
+        match sign.kind:
+            case SignKind.EVALUATING:
+                doing = Outcome.CRASH_EVAL
+            case SignKind.EXPORTING | SignKind.SAVING:
+                doing = Outcome.CRASH_EXPORT
+            case SignKind.SAVED | SignKind.DONE:
+                doing = None
+            case SignKind.DISK_FULL:
+                return Outcome.DISK_QUOTA, sign, part
+            case SignKind.GPU_OOM:
+                return Outcome.GPU_OOM, sign, part
+            case SignKind.EXCEPTION:
+                by_frames = {
+                    "evaluate": Outcome.CRASH_EVAL,
+                    "export": Outcome.CRASH_EXPORT,
+                    "save": Outcome.CRASH_EXPORT,
+                }.get(sign.during or "")
+                if (outcome := by_frames or doing) is not None:
+                    return outcome, sign, part
+            case _:
+                pass
+    return None
+
+
+def _diverged(stretch: Stretch) -> tuple[Sign, Part] | None:
+    """The last sign of a loss that is no number, when no finite loss follows it."""
+    for part in stretch.parts:
+        signs = [sign for sign in part.signs.all() if sign.kind is SignKind.NOT_A_NUMBER]
+        if not signs:
+            continue
+        last = part.losses.last
+        if last is None or signs[-1].line > last.line or (signs[-1].line == last.line and last.value == 0.0):
+            return signs[-1], part
+    return None
+
+
+def _exit(stretch: Stretch, fatal: list[tuple[Sign, Part]], complete: bool) -> Said:
+    codes = stretch.all("exit_code")
+    if codes and codes[-1].number is not None:
+        return Word(value=f"{codes[-1].number:.0f}", where=codes[-1].where)
+    kinds = (
+        *(kind for kind, _ in _CAUSES),
+        *_CRASHES,
+        *_STOPS,
+        SignKind.FAILED_COMMAND,
+    )
+    for sign, part in fatal:
+        if sign.kind in kinds:
+            return Word(value=f"failed: {redact(sign.text)[:160]}", where=f"{part.file}:{sign.line}")
+    del complete
+    return Missing(missing="no line tells the exit code")
+
+
+def _proof(sign: Sign, part: Part, says: str) -> Proof:
+    return Proof(where=f"{part.file}:{sign.line}", text=redact(sign.text)[:300], says=says)

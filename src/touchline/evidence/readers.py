@@ -1,0 +1,31 @@
+"""All readers there are: the backends' own, the scheduler's, and those of no backend."""
+
+from __future__ import annotations
+
+import functools
+
+from touchline.backends import document_readers, log_readers
+from touchline.evidence import faults, generic, packing_words, wandb
+from touchline.logtext.reader import DocumentReader, LogReader
+from touchline.slurmtext.lines import SlurmLines
+
+READERS_VERSION = 1
+"""Goes up when a reader reads something else than before: what was learned from a file is then learned again."""
+
+
+@functools.cache
+def line_readers() -> tuple[type[LogReader], ...]:
+    """Readers of lines; make one instance of each for every file."""
+    return (SlurmLines, *faults.READERS, *packing_words.READERS, *wandb.READERS, *generic.READERS, *log_readers())
+
+
+@functools.cache
+def documents() -> tuple[DocumentReader, ...]:
+    """Readers of state files and configs; the first that knows a document reads it."""
+    return (*document_readers(), *wandb.DOCUMENTS)
+
+
+@functools.cache
+def substrings() -> tuple[tuple[str, str], ...]:
+    """Pieces of text of languages that part no words, each with the reader's word for which it stands."""
+    return tuple((text, text) for text in generic.CJK_TRIGGERS)

@@ -1,0 +1,182 @@
+"""Lines to readers, events to a course: one pass over a file, fast where nothing is said.
+
+A line is offered to the readers whose words it holds; the test is one translation and one split of its bytes. Lines of
+one shape, equal but for their digits, come by the thousand: progress bars, rows of losses, warnings. What is known to
+say nothing is passed over at once; of what does, the first of a shape are all read and then one in sixteen, and always
+the last one before any line of another kind.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from touchline.domain.observation import Event, Stamp
+from touchline.evidence.course import Course
+from touchline.evidence.lines import LineFile
+from touchline.evidence.readers import line_readers, substrings
+from touchline.logtext.bars import may_hold_bar, read_bars
+from touchline.logtext.dicts import read_row
+from touchline.logtext.reader import LogReader
+from touchline.logtext.stamps import read_stamp
+
+_WORDS = bytes(
+    byte + 32 if 65 <= byte <= 90 else byte if 97 <= byte <= 122 or byte == 95 or byte >= 128 else 32
+    for byte in range(256)
+)
+_DIGITS = b"0123456789.+-:,e #<?\xe2\x96\x88\x89\x8a\x8b\x8c\x8d\x8e\x8f"
+"""What a shape leaves out: the characters of numbers and clocks, and those that bars are drawn with."""
+_ESCAPES = re.compile(
+    r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|\x1b[@-Z\\-_]|[\x00-\x08\x0b-\x1f\x7f]"
+)
+_BARE_COLOURS = re.compile(r"\[(?:\d{1,2}(?:;\d{1,3})*)?m")
+_TEXT_LIMIT = 1 << 16
+_SHAPE_LIMIT_BYTES = 1 << 11
+"""Longer lines are read each for itself."""
+_SHAPES_LIMIT = 1 << 15
+"""So many shapes are remembered; a file of free text has no others to speak of."""
+READ_FIRST = 256
+"""Lines of a shape that are all read."""
+READ_EVERY = 16
+"""Of the later ones, one in so many."""
+_COMPLETE_ENDS = (b"}", b"]", b"*", b"!")
+"""What a last line without a newline may end with to be whole: a number or a word may be cut off."""
+_STAMP_STARTS = frozenset("0123456789[(<JFMASONDWTIEst*-= ")
+"""How a line with a time stamp may begin; a row of losses begins with a brace."""
+
+
+class Scan:
+    """One pass over one file."""
+
+    def __init__(self, path: Path, name: str) -> None:
+        """Nothing is read yet; `name` is what the file is called in `where`."""
+        self.file = LineFile(path=path)
+        self.course = Course(name)
+        self._by_word: dict[bytes, list[LogReader]] = {}
+        for reader in [made() for made in line_readers()]:
+            for word in reader.words:
+                self._by_word.setdefault(word.encode(), []).append(reader)
+        self._triggers = frozenset(self._by_word)
+        self._substrings = [(text.encode(), word.encode()) for text, word in substrings()]
+        self._shapes: dict[bytes, int] = {}
+        self._waiting: dict[bytes, tuple[int, bytes]] = {}
+
+    def run(self, say: Callable[[int], None] | None = None) -> Course:
+        """Read the whole file and give its course.
+
+        Raises:
+            NoText: it is binary.
+            OSError: it cannot be read.
+        """
+        held: tuple[int, bytes] | None = None
+        for first, lines in self.file.chunks():
+            if not lines:
+                continue
+            # One line is held back: whether it is the last, and has no end, is known only afterwards.
+            if held is not None:
+                self._lines(held[0], [held[1]])
+            held = (first + len(lines) - 1, lines[-1])
+            self._lines(first, lines[:-1])
+            if say is not None:
+                say(self.file.bytes_read)
+        if held is not None:
+            self._last(*held)
+        self._catch_up()
+        return self.course
+
+    def _lines(self, first: int, lines: list[bytes]) -> None:
+        triggers = self._triggers
+        for number, line in enumerate(lines, first):
+            for part in line.split(b"\r") if b"\r" in line else (line,):
+                cut = part.find(b"%|")
+                if cut >= 0 or part[:1] == b"{":
+                    shape = _bar_shape(part, cut) if cut >= 0 else part.translate(None, _DIGITS)
+                    self._sampled(number, part, shape)
+                    continue
+                words = part.translate(_WORDS).split()
+                if triggers.isdisjoint(words) and not may_hold_bar(part) and not self._add_substrings(part, words):
+                    continue
+                self._sampled(number, part, part.translate(None, _DIGITS))
+
+    def _sampled(self, number: int, part: bytes, shape: bytes) -> None:
+        """Read a line, or let it wait while later ones of its shape may take its place."""
+        seen = self._shapes.get(shape, 0) + 1
+        if seen > 1 or (len(shape) < _SHAPE_LIMIT_BYTES and len(self._shapes) < _SHAPES_LIMIT):
+            self._shapes[shape] = seen
+        if seen > READ_FIRST and seen % READ_EVERY:
+            self._waiting[shape] = (number, part)
+            return
+        if self._waiting:
+            if seen <= READ_FIRST:
+                self._catch_up()
+            else:
+                self._waiting.pop(shape, None)
+        self._offer(number, part)
+
+    def _catch_up(self) -> None:
+        """Read the lines that were passed over and are the last of their shape, in order."""
+        waiting = sorted(self._waiting.values())
+        self._waiting.clear()
+        for number, part in waiting:
+            self._offer(number, part)
+
+    def _last(self, number: int, line: bytes) -> None:
+        """The last line; without its end only what is whole beyond doubt is taken from it."""
+        if not self.file.unterminated or line.rstrip().endswith(_COMPLETE_ENDS):
+            self._lines(number, [line])
+            return
+        done, _, rest = line.rpartition(b"\r")
+        if done:
+            self._lines(number, [done])
+        self._catch_up()
+        for bar in read_bars(rest, number):
+            self.course.feed(bar)
+
+    def _add_substrings(self, part: bytes, words: list[bytes]) -> bool:
+        """Languages that part no words: a known substring counts as its word."""
+        if part.isascii():
+            return False
+        found = [word for text, word in self._substrings if text in part]
+        words += found
+        return bool(found)
+
+    def _offer(self, number: int, raw: bytes) -> None:
+        feed = self.course.feed
+        words = raw.translate(_WORDS).split()
+        self._add_substrings(raw, words)
+        if may_hold_bar(raw):
+            for bar in read_bars(raw, number):
+                feed(bar)
+        readers = {reader for word in words if word in self._triggers for reader in self._by_word[word]}
+        if not readers:
+            return
+        text = clean(raw)
+        row = read_row(text)
+        stamped = False
+        for reader in readers if len(readers) == 1 else sorted(readers, key=lambda each: type(each).__qualname__):
+            events: Iterable[Event] = reader.line(text, number)
+            for event in events if row is None else (*events, *reader.row(row, text, number)):
+                if not stamped:
+                    stamped = True
+                    unix = read_stamp(text) if text[:1] in _STAMP_STARTS else None
+                    if unix is not None:
+                        feed(Stamp(unix, number))
+                feed(event)
+
+
+def _bar_shape(part: bytes, cut: int) -> bytes:
+    """Bars of other labels or totals are other bars, and a full one is the end of one."""
+    start = part.find(b"/", cut)
+    total = part[start : part.find(b" ", start)]
+    label = part[: max(0, cut - 3)].strip()
+    full = b"|" if part[max(0, cut - 3) : cut] == b"100" else b""
+    return total + full + label.translate(None, _DIGITS) if label else total + full
+
+
+def clean(raw: bytes) -> str:
+    """A line's text without escape sequences, colours that lost their escape character, and control characters."""
+    text = raw[:_TEXT_LIMIT].decode("utf-8", "replace")
+    if not text.isprintable():
+        text = _ESCAPES.sub("", text)
+    return _BARE_COLOURS.sub("", text) if "m" in text and "[" in text else text

@@ -1,0 +1,179 @@
+"""Steps of a run: how many were planned and done, from where it was resumed, and how long one takes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from touchline.domain.observation import SignKind
+from touchline.domain.quantity import Measured, Missing, Quantity
+from touchline.evidence.tracks import Track
+from touchline.evidence.view import Found, RunView, Stretch
+
+OPTIMIZER_STEP_BARS = frozenset({"hf_trainer", "trl", "unsloth", "axolotl", "llamafactory", "swift"})
+"""Trainers whose bar counts optimizer steps of the whole run."""
+EPOCH_BARS = frozenset({"torchtune"})
+"""Trainers whose bar counts the optimizer steps of one epoch."""
+RATE_ERROR = 0.008
+"""A count computed from a printed rate is given when the rate's digits leave no more than this relative error."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Steps:
+    """The steps of one segment."""
+
+    done: Measured
+    """Optimizer steps done, those before a resume included."""
+    total: Measured
+    """Optimizer steps planned."""
+    seconds: Measured
+    """Seconds a step."""
+    resumed: bool
+    """Whether it goes on from a saved state."""
+    resumed_at: int | None
+    """Steps done before it; None where it was not resumed, or nothing says where."""
+
+    @property
+    def share_done_here(self) -> float | None:
+        """Share of all steps that this segment did itself; None where that is not known."""
+        if not self.resumed:
+            return 1.0
+        if self.resumed_at is None or isinstance(self.total, Missing) or self.total.value <= self.resumed_at:
+            return None
+        return (self.total.value - self.resumed_at) / self.total.value
+
+
+def steps_of(view: RunView, stretch: Stretch, trainer: str | None) -> Steps:
+    """The steps of one segment of a run."""
+    total = _total(view, stretch, trainer)
+    tracks = _step_tracks(stretch, trainer, total)
+    resumed_at = _resumed_at(stretch, [track for track, _ in tracks])
+    resumed = resumed_at is not None or stretch.began == "resumed"
+    done = _done(view, stretch, tracks, total, trainer)
+    return Steps(
+        done=done,
+        total=total,
+        seconds=_seconds(view, stretch, tracks, total, resumed),
+        resumed=resumed,
+        resumed_at=resumed_at,
+    )
+
+
+def _total(view: RunView, stretch: Stretch, trainer: str | None) -> Measured:
+    said = stretch.all("steps_total") or view.documents.all("steps_total")
+    certain = [each for each in said if each.seen.certain] or said
+    if certain and certain[-1].number:
+        return certain[-1].quantity(unit="steps")
+    tracks = stretch.training_tracks(None)
+    if tracks and tracks[-1][0].total:
+        track, part = tracks[-1]
+        where = f"{part.file}:{track.first[2]}"
+        if trainer in OPTIMIZER_STEP_BARS and track.total:
+            return Quantity(value=track.total, unit="steps", method="the progress bar's total", where=where)
+        epochs = view.setting("epochs")
+        if trainer in EPOCH_BARS and track.total and epochs is not None and epochs.number:
+            return Quantity(
+                value=track.total * epochs.number, unit="steps", method="steps of an epoch × epochs", where=where
+            )
+    return _from_rate(stretch)
+
+
+def _from_rate(stretch: Stretch) -> Measured:
+    """Steps from the trainer's closing rate and runtime: it counts all planned steps, those before a resume as well."""
+    rates, seconds = stretch.all("train_steps_per_second"), stretch.all("train_seconds")
+    if not rates or not seconds or rates[-1].seen.line != seconds[-1].seen.line:
+        return Missing(missing="no line tells the planned steps")
+    rate, duration = rates[-1].number, seconds[-1].number
+    if not rate or not duration:
+        return Missing(missing="no line tells the planned steps")
+    error = 0.0005 / rate
+    if error > RATE_ERROR:
+        return Missing(missing=f"no line tells the planned steps, and a rate of {rate:g} has too few digits")
+    steps = max(1.0, float(round(rate * duration)))
+    return rates[-1].quantity(
+        value=steps,
+        unit="steps",
+        low=steps * (1 - error),
+        high=steps * (1 + error),
+        aggregation=None,
+        method="printed steps per second × runtime",
+    )
+
+
+def _step_tracks(stretch: Stretch, trainer: str | None, total: Measured) -> list[tuple[Track, object]]:
+    """Bars whose items are optimizer steps."""
+    known = int(total.value) if isinstance(total, Quantity) else None
+    tracks = stretch.training_tracks(known)
+    if trainer in OPTIMIZER_STEP_BARS or trainer in EPOCH_BARS:
+        return list(tracks)
+    return [each for each in tracks if each[0].total is not None and each[0].total == known]
+
+
+def _resumed_at(stretch: Stretch, tracks: list[Track]) -> int | None:
+    steps = [sign.step for sign, _ in stretch.signs() if sign.kind is SignKind.RESUMED and sign.step]
+    if steps:
+        return steps[-1]
+    skipped = [found for track in tracks if (found := track.skipped_until())]
+    return skipped[0] if skipped and stretch.began == "resumed" else None
+
+
+def _done(
+    view: RunView, stretch: Stretch, tracks: list[tuple[Track, object]], total: Measured, trainer: str | None
+) -> Measured:
+    found: list[Quantity] = []
+    for each in [*stretch.all("step"), *_losses_with_step(stretch)]:
+        step = each.seen.step if each.seen.name == "loss" else each.number
+        if step is not None:
+            found.append(Quantity(value=step, unit="steps", where=each.where))
+    stale = False
+    if tracks and trainer not in EPOCH_BARS:
+        track, part = tracks[-1]
+        file = getattr(part, "file", "")
+        found.append(Quantity(value=track.last[0], unit="steps", where=f"{file}:{track.last[2]}"))
+        # Losses after the last bar mean that bars are missing from the file, not that the training stopped there.
+        stale = getattr(part, "losses", None) is not None and bool(
+            part.losses.last and part.losses.last.line > track.last[2]  # type: ignore[attr-defined]
+        )
+    trained = [(sign, part) for sign, part in stretch.signs() if sign.kind is SignKind.TRAINED]
+    best = max(found, key=lambda each: each.value, default=None)
+    finished = bool(trained) or bool(view.documents.all("train_seconds"))
+    if finished and isinstance(total, Quantity) and (best is None or (stale and best.value < total.value)):
+        where = f"{trained[-1][1].file}:{trained[-1][0].line}" if trained else total.where
+        return Quantity(value=total.value, unit="steps", method="the training is over: all planned steps", where=where)
+    return best or Missing(missing="no line tells the steps done")
+
+
+def _losses_with_step(stretch: Stretch) -> list[Found]:
+    last = [Found(seen=part.losses.last, file=part.file) for part in stretch.parts if part.losses.last is not None]
+    return [each for each in last if each.seen.step is not None]
+
+
+def _seconds(
+    view: RunView, stretch: Stretch, tracks: list[tuple[Track, object]], total: Measured, resumed: bool
+) -> Measured:
+    clocks = [(track, f"{getattr(part, 'file', '')}:{track.first[2]}") for track, part in tracks]
+    clocks += [(part.clock, part.file) for part in (*stretch.parts, *view.documents.parts) if part.clock.count > 2]
+    best = max(clocks, key=lambda each: each[0].last[0] - each[0].first[0], default=None)
+    rate = best[0].seconds_per_step() if best is not None else None
+    if best is not None and rate is not None:
+        middle, low, high, windows = rate
+        return Quantity(
+            value=middle,
+            unit="s",
+            low=low,
+            high=high,
+            coverage=0.5,
+            aggregation="median",
+            method=f"steps between two points after warm-up, {windows} windows",
+            where=best[1],
+        )
+    durations = stretch.all("train_seconds") or view.documents.all("train_seconds")
+    if durations and durations[-1].number and isinstance(total, Quantity) and total.value:
+        if resumed:
+            return Missing(missing="the runtime after a resume is not that of all steps")
+        return durations[-1].quantity(
+            value=durations[-1].number / total.value,
+            unit="s",
+            aggregation="mean",
+            method="runtime over planned steps; evaluation and saving inside",
+        )
+    return Missing(missing="no two points in time after warm-up")

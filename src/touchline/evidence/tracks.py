@@ -1,0 +1,137 @@
+"""Progress over time: how many steps were done at which second, and how long a step takes.
+
+A bar's own rate is smoothed, counts skipped batches after a resume, and holds evaluations and savings. Here a rate is
+the median over equal windows of steps after warm-up, so that a pause falls into a few windows and leaves the others.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+import statistics
+from dataclasses import dataclass, field
+
+_NUMBERS = re.compile(r"\d[\d.,:e+-]*")
+_OTHER_WORK = re.compile(
+    r"eval|valid|test|map|token|load|fetch|pack|generat|filter|shard|process|convert|sav|drop|add|exampl|file|weight"
+    r"|predict|infer|comput|format|creat|group|quant|merg|push|split|read|build|prepar|hash|cop|extract|chunk|import"
+    r"|param|request|prompt|resolv|cach|collat|sort|truncat|pass|quer|sampl|writ|caption|embed|calib|materiali",
+    re.IGNORECASE,
+)
+_TRAINING = re.compile(r"train|epoch|step|iter|loss|轮|训练|época|эпоха|エポック|에포크", re.IGNORECASE)
+POINTS = 1024
+"""More points of one bar are thinned to every second one, again and again."""
+WINDOWS = 24
+"""Windows of steps over which the median is taken."""
+SKIP_FACTOR = 20
+"""A window that is so many times faster than the median of the rest passes over batches and computes none."""
+
+
+def label_key(label: str) -> str:
+    """What stays the same in a label from step to step."""
+    return _NUMBERS.sub("#", label)
+
+
+def is_training_label(label: str) -> bool | None:
+    """Whether a bar counts training, other work (False), or does not say (None)."""
+    words = _NUMBERS.sub(" ", label)
+    if _TRAINING.search(words) and not re.search(r"eval|valid|test|predict|generat", words, re.IGNORECASE):
+        return True
+    if _OTHER_WORK.search(words):
+        return False
+    return None if not words.strip(" |:#-") else False
+
+
+@dataclass(slots=True)
+class Track:
+    """One bar from its first drawing to its last, or rows that tell step and elapsed time."""
+
+    label: str
+    """Its label as first drawn."""
+    total: int | None
+    """Items in all."""
+    points: list[tuple[int, float, int]] = field(default_factory=list)
+    """Done, elapsed seconds, line; thinned."""
+    first: tuple[int, float, int] = (0, 0.0, 0)
+    """The first point."""
+    last: tuple[int, float, int] = (0, 0.0, 0)
+    """The last point."""
+    count: int = 0
+    """Points seen."""
+    stride: int = 1
+    """Every so many of them are kept."""
+
+    def add(self, done: int, elapsed: float, line: int) -> None:
+        """Take another point."""
+        point = (done, elapsed, line)
+        if self.count == 0:
+            self.first = point
+        self.last = point
+        if self.count % self.stride == 0:
+            self.points.append(point)
+            if len(self.points) >= 2 * POINTS:
+                self.points = self.points[::2]
+                self.stride *= 2
+        self.count += 1
+
+    @property
+    def complete(self) -> bool:
+        """Whether it reached its total."""
+        return self.total is not None and self.last[0] >= self.total
+
+    def seconds_per_step(self) -> tuple[float, float, float, int] | None:
+        """Median, lower and upper quartile of the time of a step in seconds, and the number of windows.
+
+        The first tenth of the steps, at most ten and at least one, is warm-up. None where fewer than two steps or less
+        than two seconds are left: a bar's clock shows whole seconds.
+        """
+        points = _rising([*self.points, self.last])
+        if len(points) < 3:
+            return None
+        warm = points[0][0] + max(1, min(10, (points[-1][0] - points[0][0]) // 10))
+        points = [point for point in points if point[0] >= warm]
+        if len(points) < 2 or points[-1][1] - points[0][1] < 2 or points[-1][0] - points[0][0] < 2:
+            return None
+        rates = _window_rates(points)
+        middle = statistics.median(rates)
+        rates = [rate for rate in rates if rate * SKIP_FACTOR >= middle]
+        if len(rates) < 4:
+            return statistics.median(rates), min(rates), max(rates), len(rates)
+        low, middle, high = statistics.quantiles(rates, n=4)
+        return middle, low, high, len(rates)
+
+    def skipped_until(self) -> int | None:
+        """Step up to which batches were passed over after a resume; None where none were."""
+        points = _rising([*self.points, self.last])
+        rate = self.seconds_per_step()
+        if rate is None or rate[0] <= 0:
+            return None
+        usual, window = rate[0], max(10.0, 3 * rate[0])
+        end = 0
+        for index, (done, elapsed, _) in enumerate(points):
+            while end < len(points) - 1 and points[end][1] - elapsed < window:
+                end += 1
+            if end > index and (points[end][1] - elapsed) / (points[end][0] - done) >= usual / 2:
+                return done if index > 0 and (elapsed - points[0][1]) * SKIP_FACTOR < usual * done else None
+        return None
+
+
+def _rising(points: list[tuple[int, float, int]]) -> list[tuple[int, float, int]]:
+    """The points with more steps and no less time than those before; one a step, its first."""
+    rising: list[tuple[int, float, int]] = []
+    for point in points:
+        if not rising or (point[0] > rising[-1][0] and point[1] >= rising[-1][1]):
+            rising.append(point)
+    return rising
+
+
+def _window_rates(points: list[tuple[int, float, int]]) -> list[float]:
+    """Seconds a step of up to WINDOWS windows, none shorter than the clock can tell."""
+    span_seconds = points[-1][1] - points[0][1]
+    count = max(1, min(WINDOWS, len(points) - 1, int(span_seconds // 10)))
+    edges = [points[round(index * (len(points) - 1) / count)] for index in range(count + 1)]
+    return [
+        (after[1] - before[1]) / (after[0] - before[0])
+        for before, after in itertools.pairwise(edges)
+        if after[0] > before[0]
+    ]
