@@ -90,6 +90,27 @@ FORMATS = (
         what="touchline data show --json",
         answer="dataset",
     ),
+    Format(
+        schema="reading",
+        type="domain.reading:RunReading",
+        what="a line of touchline history read --json, one run that logs tell of",
+    ),
+    Format(
+        schema="record",
+        type="domain.record:RunRecord",
+        what="history/records/*/*.json, what one run teaches; with its id, a line of history export --format jsonl",
+    ),
+    Format(schema="answer-added", type="evidence.adding:Added", what="touchline history add --json", answer="added"),
+    Format(
+        schema="answer-history",
+        type="evidence.index:HistoryRow",
+        what="touchline history list --json",
+        answer="history",
+        many=True,
+    ),
+    Format(
+        schema="answer-record", type="domain.record:RunRecord", what="touchline history show --json", answer="record"
+    ),
 )
 
 

@@ -7,6 +7,7 @@
     results   what was measured, and what is missing and why    `status` shows the same reading
     report    RESULTS.md
     demo      all of it, on a small real model
+    history_* any training log -> what it really says, and a folder of records that later plans are made from
 
 Each verb takes values and gives values; it prints nothing. What is slow takes `say`, which hears of progress.
 """
@@ -15,10 +16,11 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from importlib import resources
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from touchline.catalog.create import create_capitalization
 from touchline.catalog.settings import Settings
@@ -37,6 +39,12 @@ from touchline.spec.document import SIZE_LIMIT_BYTES
 from touchline.steps import running
 from touchline.steps.planning import Planned, accept_edits, refuse_edits, resolve, settle
 from touchline.steps.running import Say
+
+if TYPE_CHECKING:
+    from touchline.domain.record import RunRecord
+    from touchline.evidence.adding import Added
+    from touchline.evidence.files import FoundRun, Refused
+    from touchline.evidence.index import Index
 
 
 def plan(
@@ -167,6 +175,88 @@ def demo(target: Path, settings: Settings, *, say: Say | None = None) -> tuple[P
     create_capitalization(target / "data", word_length=8, num_words=2000, train_fraction=0.8, seed=14)
     found = run(target, settings, say=say)
     return target / "RESULTS.md", found
+
+
+# The history's verbs load the readers of every trainer's logs when they are called, and not before.
+
+
+def history_read(
+    paths: Sequence[Path], *, say: Callable[[int, int, str], None] | None = None
+) -> Iterator[FoundRun | Refused]:
+    """What logs, state files and whole folders say of their runs; nothing is stored.
+
+    Args:
+        paths: files and folders; a log's other stream, states and configs beside it are read with it.
+        say: hears of progress: how many groups of files are done, how many there are, which one is next.
+
+    Raises:
+        InputFault: some of the paths do not exist or may not be read; all of them are named.
+    """
+    from touchline.evidence.adding import readable
+    from touchline.evidence.files import find_runs
+
+    return find_runs(readable(paths), say)
+
+
+def history_add(
+    paths: Sequence[Path],
+    history_dir: Path,
+    *,
+    dry_run: bool = False,
+    say: Callable[[int, int, str], None] | None = None,
+) -> Added:
+    """Put the runs that logs and folders tell of into the history; files that are as they were are not opened.
+
+    Args:
+        paths: files and folders.
+        history_dir: the history; made when it is not there.
+        dry_run: read, and write nothing.
+        say: hears of progress.
+
+    Raises:
+        InputFault: some of the paths do not exist or may not be read, or the history is no folder.
+        EnvironmentFault: no space, or no permission to write.
+    """
+    from touchline.evidence.adding import add_groups, readable
+    from touchline.evidence.files import group_files, read_group
+
+    return add_groups(history_dir, group_files(readable(paths)), read_group, dry_run=dry_run, say=say)
+
+
+def history_list(history_dir: Path) -> Index:
+    """The history's index, brought up to date with its records."""
+    from touchline.evidence.index import load_index
+
+    return load_index(history_dir)
+
+
+def history_show(history_dir: Path, wanted: str) -> tuple[str, RunRecord]:
+    """The id and the record of a run's name, an id, or the beginning of one.
+
+    Raises:
+        InputFault: there is none, or several; with those that come near.
+    """
+    from touchline.evidence.index import find_record, load_index
+
+    return find_record(history_dir, load_index(history_dir), wanted)
+
+
+def history_export(history_dir: Path, *, every: bool = False) -> Iterator[tuple[str, RunRecord]]:
+    """The records with their ids, by name; superseded ones only when `every` is asked for."""
+    from touchline.evidence.history import Broken, read_record, record_path
+    from touchline.evidence.index import load_index
+
+    for row in load_index(history_dir).rows(every=every):
+        record = read_record(record_path(history_dir, row.id))
+        if not isinstance(record, Broken):
+            yield row.id, record
+
+
+def history_rebuild(history_dir: Path) -> Index:
+    """Read every record again and write the index anew."""
+    from touchline.evidence.index import load_index
+
+    return load_index(history_dir, rebuild=True)
 
 
 def _planned(source: Path) -> Planned:

@@ -24,7 +24,9 @@ USUAL_SHA256 = "6347fa953384d7846a2dd6529dbb730f002ec853e42300949e09b1e6d5b8d669
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A home without settings."""
-    for name in ("TOUCHLINE_MODELS_DIR", "TOUCHLINE_CACHE_DIR", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_CACHE_HOME"):
+    for name in ("MODELS_DIR", "CACHE_DIR", "HISTORY_DIR"):
+        monkeypatch.delenv(f"TOUCHLINE_{name}", raising=False)
+    for name in ("XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
     return tmp_path
@@ -49,20 +51,24 @@ def test_without_settings_the_folders_are_the_platforms(home: Path) -> None:
     settings = load_settings()
     assert settings.models_dir.is_relative_to(home)
     assert settings.cache_dir.is_relative_to(home)
-    assert settings.models_dir != settings.cache_dir
+    assert settings.history_dir.is_relative_to(home)
+    assert len({settings.models_dir, settings.cache_dir, settings.history_dir}) == 3
 
 
 def test_the_environment_goes_before_the_file_and_the_file_before_the_platform(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Key by key, and an empty variable is none."""
-    path = write_config("models_dir: ~/models\ncache_dir: here\n")
+    path = write_config("models_dir: ~/models\ncache_dir: here\nhistory_dir: ~/group/history\n")
+    assert load_settings().history_dir == home / "group" / "history"
     assert load_settings().models_dir == home / "models"
     assert load_settings().cache_dir == path.parent / "here"
     monkeypatch.setenv("TOUCHLINE_MODELS_DIR", "elsewhere")
     monkeypatch.setenv("TOUCHLINE_CACHE_DIR", "")
+    monkeypatch.setenv("TOUCHLINE_HISTORY_DIR", "past")
     monkeypatch.chdir(home)
     assert load_settings().models_dir == home / "elsewhere"
+    assert load_settings().history_dir == home / "past"
     assert load_settings().cache_dir == path.parent / "here"
 
 

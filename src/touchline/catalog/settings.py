@@ -1,4 +1,4 @@
-"""Where models and caches are: environment, then the user's config file, then the platform's usual folders."""
+"""Where models, caches and the history are: environment, then the user's config file, then the usual folders."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from touchline.domain.finding import Finding, Severity, Where
 from touchline.errors import InputFault
 from touchline.files import read_text_bounded
 
-_KEYS = ("models_dir", "cache_dir")
+_KEYS = ("models_dir", "cache_dir", "history_dir")
 _LIMIT_BYTES = 1 << 20
 
 
@@ -25,6 +25,9 @@ class Settings:
     """Folder with one folder a model."""
     cache_dir: Path
     """Folder for what can be computed again."""
+    history_dir: Path
+    """Folder with the records of past runs, `history/` under the user's data by default; TOUCHLINE_HISTORY_DIR sets it
+    as the other names of this kind do, and a group may share one."""
 
 
 def config_path() -> Path:
@@ -39,12 +42,16 @@ def load_settings() -> Settings:
         InputFault: the config file is broken or has an unknown key.
     """
     data = platformdirs.user_data_path("touchline")
-    found = {"models_dir": data / "models", "cache_dir": platformdirs.user_cache_path("touchline")}
+    found = {
+        "models_dir": data / "models",
+        "cache_dir": platformdirs.user_cache_path("touchline"),
+        "history_dir": data / "history",
+    }
     found |= _from_file(config_path())
     for key in _KEYS:
         if value := os.environ.get(f"TOUCHLINE_{key.upper()}"):
             found[key] = _folder(value, Path.cwd(), f"TOUCHLINE_{key.upper()}")
-    return Settings(models_dir=found["models_dir"], cache_dir=found["cache_dir"])
+    return Settings(models_dir=found["models_dir"], cache_dir=found["cache_dir"], history_dir=found["history_dir"])
 
 
 def _from_file(path: Path) -> dict[str, Path]:

@@ -13,6 +13,7 @@ from typing import Annotated, Optional
 import typer
 
 from touchline.cli.catalog import data_app, models_app
+from touchline.cli.history import history_app
 from touchline.cli.output import out, out_json, out_table, say, show_error
 from touchline.errors import TouchlineError
 
@@ -27,6 +28,7 @@ app = typer.Typer(
 )
 app.add_typer(models_app, name="models")
 app.add_typer(data_app, name="data")
+app.add_typer(history_app, name="history")
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it."""

@@ -1,0 +1,1 @@
+"""axolotl: what it prints and its configs, read only."""

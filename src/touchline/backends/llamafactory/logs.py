@@ -1,0 +1,289 @@
+"""What LLaMA-Factory prints and writes beside the Trainer's own output.
+
+Source: llamafactory.extras.logging (prefixes), llamafactory.train.callbacks (trainer_log.jsonl, the board's rows),
+llamafactory.hparams.parser, llamafactory.model (adapter, quantization, attention), llamafactory.extras.misc (rates).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import ClassVar
+
+from touchline.backends.llamafactory.config import KEYS, read_config, settings
+from touchline.domain.observation import Event, Inside, Observation, Sign, SignKind
+from touchline.domain.quantity import MemoryKind
+from touchline.logtext.numbers import NUMBER, not_a_number, to_count, to_number, to_seconds
+from touchline.logtext.reader import DocumentReader, LogReader, Row
+
+_NAMED = re.compile(r"(?: - |\] |\|)(?:llamafactory|llmtuner)(?:\.[\w.]+)?(?::\d+(?:\]| >>)| - ) ?(?P<message>.*)")
+_BOARD = re.compile(r"\[[A-Z]+\|20\d\d-\d\d-\d\d \d\d:\d\d:\d\d\] [\w.]+\.py:\d+ >> (?P<message>.*)")
+"""The board's running_log.txt; it holds the Trainer's lines in the same form."""
+_PROCESS = re.compile(
+    r"Process rank: (?P<rank>-?\d+), (?:world size: (?P<world>\d+), )?device: (?P<device>\w+)(?::\d+)?, "
+    r"(?:n_gpu: (?P<count>\d+), ?)?\s*distributed training: (?P<distributed>True|False)"
+    r"(?:, compute dtype: (?:torch\.)?(?P<dtype>\w+))?"
+)
+_TASKS = re.compile(r"Initializing (?P<count>\d+) distributed tasks at: ")
+_RESUMED = re.compile(r"Resuming training from (?P<path>\S+)")
+_METHOD = re.compile(r"Fine-tuning method: (?P<method>LoRA|DoRA|OFT|Full|Freeze)\s*$")
+_QUANTIZING = re.compile(r"Quantizing model to (?P<bits>\d) bit(?: with (?P<by>\w+))?\.")
+_LOADING_QUANTIZED = re.compile(r"Loading (?P<bits>\d)-bit (?P<by>\w+)-quantized model\.")
+_ATTENTION = (
+    ("Using FlashAttention-2 for faster training and inference.", "flash_attention_2"),
+    ("Using FlashAttention-3 ", "flash_attention_3"),
+    ("Using torch SDPA for faster training and inference.", "sdpa"),
+    ("Using vanilla attention implementation.", "eager"),
+    ("Using vanilla Attention implementation.", "eager"),
+)
+_MODULES = re.compile(r"Found linear modules: (?P<modules>[\w.]+(?:,[\w.]+)*)\s*$")
+_RATE = re.compile(rf"\s*effective_tokens_per_sec\s+=\s+(?P<rate>{NUMBER})\s*$")
+_ARGUMENTS = re.compile(r"Training/evaluation parameters \w*TrainingArguments\(")
+_ARGUMENT = re.compile(r"(?P<key>\w+)=(?P<value>.*),")
+_ARGUMENT_LINES = 200
+_CHECKPOINT = re.compile(r"checkpoint-(\d+)\b")
+_INSIDE: tuple[Inside, ...] = ("evaluation", "saving")
+_MEMORY: tuple[tuple[str, MemoryKind], ...] = (("vram_allocated", "allocated"), ("vram_reserved", "reserved"))
+_TEXT = 300
+
+
+class LlamaFactoryLines:
+    """LLaMA-Factory's own lines and the rows of its trainer_log.jsonl."""
+
+    words: ClassVar[frozenset[str]] = frozenset(
+        {
+            *("llamafactory", "llmtuner", "current_steps", "throughput", "effective_tokens_per_sec"),
+            # of lines in the board's log, whose prefix has no word of its own
+            *("compute", "tuning", "sdpa", "flashattention", "quantizing", "quantized", "resuming", "checkpointing"),
+            # printed arguments
+            *("per_device_train_batch_size", "gradient_accumulation_steps", "num_train_epochs", "max_steps"),
+            *("learning_rate", "optim", "bf", "fp"),
+        }
+    )
+
+    def __init__(self) -> None:
+        """A new file."""
+        self._known = False
+        self._quantized = False
+        self._arguments: dict[str, object] = {}
+        self._argument_lines: dict[str, int] = {}
+        self._arguments_start = 0
+        self._first_step = 0
+        self._elapsed = -1.0
+        self._resumed = False
+
+    def line(self, text: str, number: int) -> Iterator[Event]:
+        """Events of one line."""
+        found = _NAMED.search(text) if "llamafactory" in text or "llmtuner" in text else _BOARD.match(text)
+        if found is None:
+            if self._arguments_start:
+                self._collect(text, number)
+            elif rate := _RATE.match(text):
+                yield _trainer(number)
+                yield from _tokens_per_second(to_number(rate["rate"]), number, None)
+            return
+        self._known = True
+        yield from self._settings()
+        message = found["message"].strip()
+        if _ARGUMENTS.match(message):
+            self._arguments_start = number
+        yield from self._message(message, text, number)
+        yield _trainer(number)
+
+    def row(self, row: Row, text: str, number: int) -> Iterator[Event]:
+        """Events of a row of trainer_log.jsonl, or of one that the board logs."""
+        if "current_steps" in row and "total_steps" in row:
+            yield from self._trainer_log(row, text, number)
+            return
+        rate = to_number(row.get("throughput"))
+        logged = self._known and (" >> {" in text or " - {" in text)
+        if rate is not None and logged and {"loss", "learning_rate", "epoch"} <= row.keys():
+            yield from _throughput(rate, number, None, to_number(row.get("epoch")))
+
+    def _message(self, message: str, text: str, number: int) -> Iterator[Event]:
+        if found := _PROCESS.match(message):
+            self._quantized = False
+            yield from _process(found, number)
+        elif found := _TASKS.match(message):
+            # On several nodes it is the number of this one.
+            yield Observation(name="gpus", value=float(found["count"]), line=number, certain=False)
+        elif found := _RESUMED.match(message):
+            steps = _CHECKPOINT.findall(found["path"])
+            step = int(steps[-1]) if steps else None
+            self._resumed = True
+            yield Sign(kind=SignKind.RESUMED, line=number, text=text[:_TEXT], step=step)
+        elif found := _QUANTIZING.match(message) or _LOADING_QUANTIZED.match(message):
+            self._quantized = True
+            bits, by = found["bits"], (found["by"] or "bitsandbytes").lower()
+            # bitsandbytes makes fp4 of it only when asked to, and then the line is the same.
+            word = f"int{bits}" if by == "bitsandbytes" and bits == "8" else f"{bits}-bit"
+            yield Observation(name="quantization", value=word, line=number)
+        elif found := _METHOD.match(message):
+            method = found["method"].lower()
+            word = "qlora" if method == "lora" and self._quantized else method
+            yield Observation(name="method", value=word, line=number)
+        elif message.startswith("Gradient checkpointing enabled."):
+            yield Observation(name="gradient_checkpointing", value="true", line=number)
+        elif found := _MODULES.match(message):
+            yield Observation(name="target_modules", value=found["modules"], line=number)
+        else:
+            word = next((word for beginning, word in _ATTENTION if message.startswith(beginning)), "")
+            if word:
+                yield Observation(name="attention", value=word, line=number)
+
+    def _trainer_log(self, row: Row, text: str, number: int) -> Iterator[Event]:
+        """A row of trainer_log.jsonl; without an epoch it counts batches of an evaluation or prediction."""
+        step, total, epoch = to_count(row.get("current_steps")), to_count(row["total_steps"]), row.get("epoch")
+        if not step or not total or (epoch is None and row.get("loss") is None):
+            yield _trainer(number)
+            return
+        elapsed = to_seconds(str(row.get("elapsed_time", "")))
+        yield from self._new_process(step, elapsed, text, number)
+        yield _trainer(number)
+        at = to_number(epoch)
+        yield Observation(name="steps_total", value=total, line=number, unit="steps")
+        yield Observation(name="step", value=step, line=number, unit="steps", epoch=at)
+        if elapsed is not None:
+            yield Observation(
+                name="train_seconds",
+                value=elapsed,
+                line=number,
+                unit="s",
+                step=step,
+                epoch=at,
+                aggregation="last",
+                inside=_INSIDE,
+            )
+        yield from _losses(row, text, number, step, at)
+        yield from self._costs(row, number, step, at)
+        measured = ("loss", "eval_loss", "predict_loss", "reward", "accuracy", "lr", "learning_rate")
+        if step >= total and all(row.get(key) is None for key in measured):
+            # Only the Trainer's closing row has nothing to say but where it stands.
+            yield Sign(kind=SignKind.TRAINED, line=number, text=text[:_TEXT], step=step)
+
+    def _new_process(self, step: int, elapsed: float | None, text: str, number: int) -> Iterator[Event]:
+        """A clock that begins again: another process appends to the file, from the start or from a checkpoint."""
+        if elapsed is None:
+            return
+        if not self._first_step:
+            self._first_step = step
+        elif elapsed < self._elapsed:
+            self._resumed = step > self._first_step
+            kind = SignKind.RESUMED if self._resumed else SignKind.START
+            yield Sign(kind=kind, line=number, text=text[:_TEXT])
+        self._elapsed = elapsed
+
+    def _costs(self, row: Row, number: int, step: int, epoch: float | None) -> Iterator[Event]:
+        rate = to_number(row.get("throughput"))
+        if rate is not None and not self._resumed:
+            # After a resume all tokens, those before it as well, are divided by the time since.
+            yield from _throughput(rate, number, step, epoch)
+        seen = to_count(row.get("total_tokens"))
+        if seen:
+            yield Observation(
+                name="tokens_seen",
+                value=seen,
+                line=number,
+                unit="tokens",
+                step=step,
+                epoch=epoch,
+                token_unit="padded",
+                aggregation="last",
+            )
+        for key, kind in _MEMORY:
+            size = to_number(row.get(key))
+            if size is not None and size > 0:
+                yield Observation(
+                    name="peak_memory",
+                    value=size,
+                    line=number,
+                    unit="GiB",
+                    step=step,
+                    epoch=epoch,
+                    phase="step",
+                    kind=kind,
+                    aggregation="peak",
+                )
+        yield from _tokens_per_second(to_number(row.get("effective_tokens_per_sec")), number, step)
+
+    def _collect(self, text: str, number: int) -> None:
+        """A line of the printed arguments, whose end has no words of its own."""
+        if number - self._arguments_start > _ARGUMENT_LINES:
+            self._arguments_start = 0
+            return
+        found = _ARGUMENT.fullmatch(text.strip())
+        if found is not None and found["key"] in KEYS and found["key"] not in self._arguments:
+            self._arguments[found["key"]] = found["value"]
+            self._argument_lines[found["key"]] = number
+
+    def _settings(self) -> Iterator[Event]:
+        """What the printed arguments said, once another line shows that they are complete."""
+        values, lines = self._arguments, self._argument_lines
+        self._arguments, self._argument_lines, self._arguments_start = {}, {}, 0
+        if values:
+            yield from settings(values, lines)
+
+
+def _trainer(number: int) -> Observation:
+    return Observation(name="trainer", value="llamafactory", line=number)
+
+
+def _process(found: re.Match[str], number: int) -> Iterator[Event]:
+    yield Observation(name="process", value=f"RANK:{found['rank']}", line=number)
+    if found["dtype"] and found["dtype"] != "None":
+        yield Observation(name="dtype", value=found["dtype"], line=number)
+    if found["device"] == "cpu":
+        return
+    if found["world"]:
+        yield Observation(name="gpus", value=float(found["world"]), line=number)
+    elif found["distributed"] == "False" and found["count"] and int(found["count"]) > 0:
+        # In a distributed training each process counts its own one only.
+        yield Observation(name="gpus", value=float(found["count"]), line=number)
+
+
+def _losses(row: Row, text: str, number: int, step: int, epoch: float | None) -> Iterator[Event]:
+    loss = to_number(row.get("loss"))
+    if loss is not None:
+        yield Observation(name="loss", value=loss, line=number, unit="nats", step=step, epoch=epoch)
+    elif not_a_number(row.get("loss")):
+        yield Sign(kind=SignKind.NOT_A_NUMBER, line=number, text=text[:_TEXT], step=step)
+    loss = to_number(row.get("eval_loss"))
+    if loss is not None:
+        yield Observation(name="eval_loss", value=loss, line=number, unit="nats", step=step, epoch=epoch)
+
+
+def _throughput(rate: float, number: int, step: int | None, epoch: float | None) -> Iterator[Event]:
+    """The Trainer's count of input tokens, padding among them, over the time since the beginning."""
+    if rate > 0:
+        yield Observation(
+            name="tokens_per_second",
+            value=rate,
+            line=number,
+            unit="tokens/s",
+            step=step,
+            epoch=epoch,
+            token_unit="padded",
+            aggregation="mean",
+            inside=_INSIDE,
+        )
+
+
+def _tokens_per_second(rate: float | None, number: int, step: int | None) -> Iterator[Event]:
+    """The data's tokens over the runtime, for each process."""
+    if rate is not None and rate > 0:
+        yield Observation(
+            name="tokens_per_second",
+            value=rate,
+            line=number,
+            unit="tokens/s",
+            step=step,
+            token_unit="real",
+            aggregation="mean",
+            inside=_INSIDE,
+        )
+
+
+READERS: tuple[type[LogReader], ...] = (LlamaFactoryLines,)
+"""Readers of lines."""
+DOCUMENTS: tuple[DocumentReader, ...] = (read_config,)
+"""Readers of state files and configs."""

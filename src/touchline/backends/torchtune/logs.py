@@ -1,0 +1,257 @@
+"""torchtune's lines: recipes on a console, and the files of its DiskLogger.
+
+A step redraws a progress bar whose label is `epoch|step|Loss: value`; the bar counts the optimizer steps of one epoch,
+the label those of the run. "Memory stats after model init" are taken before the first step and are never a training's
+peak, and `tokens_per_second_per_gpu` counts the tokens with a loss (versions before 0.5 counted all positions).
+Source: recipes/*.py, torchtune.training.memory, torchtune.training.metric_logging, _checkpoint_client.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from typing import ClassVar, Literal
+
+from touchline.backends.torchtune.config import read_config
+from touchline.backends.torchtune.resolved import WORDS, ResolvedConfig
+from touchline.domain.observation import Event, Observation, ObservationName, Sign, SignKind
+from touchline.logtext.numbers import NUMBER, not_a_number, to_count, to_number
+from touchline.logtext.reader import DocumentReader, LogReader, Row
+
+_BAR = re.compile(rf"(?<![\d|.])(\d{{1,6}})\|(\d{{1,12}})\|Loss: ({NUMBER}|-?nan|-?inf)(?=[:\s]|$)")
+_DISK = re.compile(r"(?:^|[ \t])Step (\d{1,12}) \| (?P<pairs>[A-Za-z_]\w*:\S.*)$")
+_PAIR = re.compile(r"(?:^|\s)([A-Za-z_]\w*):([^\s|]+)(?=\s|$)")
+_DISK_ONLY = frozenset({"tokens_per_second_per_gpu", "peak_memory_active", "peak_memory_alloc", "gpu_resources"})
+"""Nobody else's `Step 3 | loss:2.1` has these keys."""
+_MEMORY = re.compile(
+    r"^(?:\[?[a-z]*\d+\]?:)?\W{0,12}[A-Z]{3,4} peak memory (?P<what>alloc|allocation|reserved): "
+    rf"(?P<size>{NUMBER}) (?P<unit>GiB|GB)\s*$"
+)
+_BANNER = re.compile(r"(?:^|[\s:])Running (\w*Recipe\w*) with resolved config")
+_NO_TRAINING = re.compile(r"Inference|Generat|Eval|Quantiz")
+_LOGGER = re.compile(r"\btorchtune\.utils\._?logging\b")
+_DTYPE = re.compile(r"(?:^|[\s:])Model is initialized with precision torch\.(bfloat16|float16|float32|float64)\b")
+_LOADED = re.compile(
+    rf"(?:^|[\s:])(?:Instantiating model and loading checkpoint|Model instantiation) took ({NUMBER}) secs"
+)
+_VALIDATION = re.compile(rf"(?:^|[\s:])Validation loss: ({NUMBER})\s*$")
+_BEGIN_SAVE = re.compile(
+    r"(?:^|[\s:\]])(?:Starting checkpoint save for epoch \d+\.\.\.|Saving checkpoint\. This may take)"
+)
+_END_SAVE = re.compile(rf"(?:^|[\s:\]])Checkpoint saved in ({NUMBER}) seconds\.")
+_INNER_SAVE = re.compile(rf"(?:^|[\s:\]])Saving checkpoint took ({NUMBER}) secs")
+_SAVED_FILE = re.compile(
+    rf"(?:^|[\s:\]])(?:Model|Adapter|Recipe) checkpoint (?:of size ({NUMBER}) (GiB|GB) )?saved to \S"
+)
+_LAUNCH = re.compile(r"^[+$\s]{0,4}tune run\b(?P<options>.{0,400})")
+_PER_NODE = re.compile(r"--nproc[_-]per[_-]node[= ](\d{1,4})(?=\s|$)")
+_NODES = re.compile(r"--nnodes[= ](\S+)")
+_TEXT_LIMIT = 300
+_STATS_LINES = 2
+
+
+class TorchtuneLines:
+    """Reads what recipes print, and the rows of the DiskLogger."""
+
+    words: ClassVar[frozenset[str]] = WORDS | {
+        *("loss", "val_loss", "lr", "torchtune", "resolved", "precision", "instantiating", "instantiation"),
+        *("checkpoint", "peak", "peak_memory_alloc", "gpu_resources", "validation", "nproc_per_node", "nproc"),
+    }
+
+    def __init__(self) -> None:
+        """Nothing is read yet."""
+        self._known = False
+        self._config = ResolvedConfig()
+        self._at = (0, 0)
+        self._steps_of_epoch = False
+        self._saving: Literal["no", "inner", "outer"] = "no"
+        self._saved: list[tuple[float, str]] | None = []
+        self._unit: Literal["GiB", "GB"] = "GiB"
+        self._stats_line = -_STATS_LINES - 1
+
+    def line(self, text: str, number: int) -> Iterable[Event]:
+        """Events of one line."""
+        if "|Loss: " in text:
+            self._config.end()
+            yield from self._bars(text, number)
+        elif "Step " in text and (match := _DISK.search(text)) is not None:
+            yield from self._disk(int(match.group(1)), match.group("pairs"), number)
+        elif "resolved config" in text and (match := _BANNER.search(text)) is not None:
+            yield from self._begin(match.group(1), text, number)
+        else:
+            yield from self._config.line(text, number)
+            yield from self._words_of(text, number)
+
+    def row(self, row: Row, text: str, number: int) -> Iterable[Event]:
+        """The first versions print the memory after initialisation as a dictionary, in units of 10**9 bytes."""
+        if "peak_memory_alloc" not in row or "loss" in row or number - self._stats_line > _STATS_LINES:
+            return
+        allocated, reserved = to_number(row["peak_memory_alloc"]), to_number(row.get("peak_memory_reserved"))
+        if allocated:
+            yield _memory(allocated, "GB", number, "allocated", None)
+        if reserved:
+            yield _memory(reserved, "GB", number, "reserved", None)
+
+    # ------------------------------------------------------------------------------------------------------ what it is
+
+    def _trainer(self, number: int) -> Iterator[Event]:
+        if not self._known:
+            self._known = True
+            yield Observation(name="trainer", value="torchtune", line=number)
+
+    def _begin(self, recipe: str, text: str, number: int) -> Iterator[Event]:
+        if _NO_TRAINING.search(recipe):
+            self._config.end()
+            if "Eval" in recipe:
+                yield Sign(kind=SignKind.EVALUATING, line=number, text=text[:_TEXT_LIMIT])
+            return
+        self._known = False
+        self._at, self._steps_of_epoch, self._saving, self._saved = (0, 0), False, "no", []
+        self._config.begin(number, adapter="lora" in recipe.lower())
+        yield Sign(kind=SignKind.START, line=number, text=text[:_TEXT_LIMIT])
+        yield from self._trainer(number)
+        if "SingleDevice" in recipe:
+            yield Observation(name="gpus", value=1, line=number)
+
+    def _words_of(self, text: str, number: int) -> Iterator[Event]:
+        """Lines that stand alone."""
+        if "torchtune" in text and _LOGGER.search(text):
+            yield from self._trainer(number)
+        if "heckpoint" in text:
+            yield from self._saves(text, number)
+        if "after model init" in text:
+            self._stats_line = number
+        elif "peak memory" in text and (match := _MEMORY.match(text)) is not None:
+            self._unit = "GiB" if match.group("unit") == "GiB" else "GB"
+            kind: Literal["allocated", "reserved"] = "reserved" if match.group("what") == "reserved" else "allocated"
+            size = to_number(match.group("size"))
+            if size:
+                yield _memory(size, self._unit, number, kind, None)
+        elif "precision torch." in text and (match := _DTYPE.search(text)) is not None:
+            yield from self._trainer(number)
+            yield Observation(name="dtype", value=match.group(1), line=number)
+        elif "nstantiati" in text and (match := _LOADED.search(text)) is not None:
+            yield from _seconds("load_seconds", match.group(1), number)
+        elif self._known and "Validation loss" in text and (match := _VALIDATION.search(text)) is not None:
+            yield from _number("eval_loss", match.group(1), number, None)
+        elif "nproc" in text and (match := _LAUNCH.match(text)) is not None:
+            yield from _devices(match.group("options"), number)
+
+    # --------------------------------------------------------------------------------------------------- what it did
+
+    def _bars(self, text: str, number: int) -> Iterator[Event]:
+        """Every label on the line; the bar itself is read with all other bars."""
+        for match in _BAR.finditer(text):
+            epoch, step = int(match.group(1)), int(match.group(2))
+            if epoch > self._at[0] > 0 and step <= self._at[1]:
+                # The first version counted the batches of each epoch; such a count is no step of the run.
+                self._steps_of_epoch = True
+            elif epoch < self._at[0] or (epoch == self._at[0] and step < self._at[1]):
+                self._steps_of_epoch, self._known = False, False
+            self._at = (epoch, step)
+            known = None if self._steps_of_epoch else step
+            if not_a_number(match.group(3)):
+                yield Sign(kind=SignKind.NOT_A_NUMBER, line=number, text=text[:_TEXT_LIMIT], step=known)
+            else:
+                yield from _number("loss", match.group(3), number, known)
+            # After the loss: one that goes back begins another attempt, whose trainer this is too.
+            yield from self._trainer(number)
+        # Bars go to stderr without a line's end, and so the logger goes on behind them.
+        if "heckpoint" in text:
+            yield from self._saves(text, number)
+
+    def _disk(self, step: int, pairs: str, number: int) -> Iterator[Event]:
+        """A row of the DiskLogger, or of the StdoutLogger: `Step 3 | loss:0.5 lr:0.0001 `."""
+        if "|" in pairs or "," in pairs.split("DTensor(")[0]:
+            return
+        values = dict(_PAIR.findall(pairs))
+        if not _DISK_ONLY.isdisjoint(values):
+            yield from self._trainer(number)
+        elif values.keys().isdisjoint({"loss", "val_loss"}):
+            return
+        if not_a_number(values.get("loss")):
+            yield Sign(kind=SignKind.NOT_A_NUMBER, line=number, text=f"Step {step} | {pairs}"[:_TEXT_LIMIT], step=step)
+        yield from _number("loss", values.get("loss"), number, step)
+        yield from _number("eval_loss", values.get("val_loss"), number, step)
+        rate = to_number(values.get("tokens_per_second_per_gpu"))
+        if rate:
+            unit = "tokens/s/GPU"
+            yield Observation(
+                name="tokens_per_second", value=rate, line=number, unit=unit, step=step, token_unit="label"
+            )
+        # Memory in use by the allocator is closest to what is allocated; it stands in only where that is missing.
+        allocated = to_number(values.get("peak_memory_alloc")) or to_number(values.get("peak_memory_active"))
+        if allocated:
+            yield _memory(allocated, self._unit, number, "allocated", step)
+        reserved = to_number(values.get("peak_memory_reserved"))
+        if reserved:
+            yield _memory(reserved, self._unit, number, "reserved", step)
+
+    def _saves(self, text: str, number: int) -> Iterator[Event]:
+        """A checkpoint is written, file by file; its size is known when all of it is."""
+        said = text[:_TEXT_LIMIT]
+        if (begin := _BEGIN_SAVE.search(text)) is not None:
+            outer = self._saving == "outer" or "Starting" in begin.group()
+            self._saving, self._saved = "outer" if outer else "inner", []
+            yield Sign(kind=SignKind.SAVING, line=number, text=said)
+        elif (match := _SAVED_FILE.search(text)) is not None:
+            size = to_number(match.group(1))
+            if size is None:
+                self._saved = None
+            elif self._saved is not None:
+                self._saved.append((size, match.group(2)))
+            if self._saving == "no":
+                yield Sign(kind=SignKind.SAVED, line=number, text=said)
+        else:
+            # The recipe's own duration holds the inner one, where both are printed.
+            end = _END_SAVE.search(text) or (_INNER_SAVE.search(text) if self._saving != "outer" else None)
+            if end is not None:
+                yield from _seconds("save_seconds", end.group(1), number)
+                yield Sign(kind=SignKind.SAVED, line=number, text=said)
+                yield from self._size(number)
+
+    def _size(self, number: int) -> Iterator[Event]:
+        """What the files of one checkpoint take; nothing where the size of one of them was not printed."""
+        # Where the beginning of the saving is missing, so may be the first of its files.
+        files = self._saved if self._saving != "no" else None
+        self._saved, self._saving = [], "no"
+        units = {unit for _, unit in files or ()}
+        if files and len(units) == 1:
+            size = sum(size for size, _ in files)
+            yield Observation(name="checkpoint_size", value=size, line=number, unit=units.pop(), aggregation="sum")
+
+
+def _memory(
+    size: float, unit: Literal["GiB", "GB"], number: int, kind: Literal["allocated", "reserved"], step: int | None
+) -> Observation:
+    """A peak; without a step it is that of the initialisation. The counters are reset with every row."""
+    phase: Literal["step", "after_init"] = "after_init" if step is None else "step"
+    return Observation(
+        name="peak_memory", value=size, line=number, unit=unit, step=step, phase=phase, kind=kind, aggregation="peak"
+    )
+
+
+def _number(name: ObservationName, value: object, number: int, step: int | None) -> Iterator[Observation]:
+    found = to_number(value)
+    if found is not None:
+        yield Observation(name=name, value=found, line=number, step=step)
+
+
+def _seconds(name: ObservationName, value: str, number: int) -> Iterator[Observation]:
+    seconds = to_number(value)
+    if seconds is not None:
+        yield Observation(name=name, value=seconds, line=number, unit="s")
+
+
+def _devices(options: str, number: int) -> Iterator[Observation]:
+    """Processes that the command starts, one a device."""
+    each, nodes = _PER_NODE.search(options), _NODES.search(options)
+    count = to_count(nodes.group(1)) if nodes is not None else 1
+    if each is not None and count:
+        yield Observation(name="gpus", value=int(each.group(1)) * count, line=number)
+
+
+READERS: tuple[type[LogReader], ...] = (TorchtuneLines,)
+"""Readers of lines."""
+DOCUMENTS: tuple[DocumentReader, ...] = (read_config,)
+"""Readers of configs."""

@@ -1,0 +1,334 @@
+"""`touchline history`: what training logs really say, and the folder in which that is kept."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal, Optional
+
+import typer
+
+from touchline.cli.output import clean, out, out_json, out_table, say
+
+if TYPE_CHECKING:
+    from touchline.domain.quantity import Missing, Quantity
+    from touchline.domain.reading import RunReading, Word
+    from touchline.evidence.adding import Added, Learned
+    from touchline.evidence.index import HistoryRow, Index
+
+history_app = typer.Typer(
+    help="Past runs: read any training log, and keep what it shows.", no_args_is_help=True, rich_markup_mode=None
+)
+
+Paths = Annotated[list[Path], typer.Argument(metavar="PATH", help="Logs, state files, or folders with some.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
+Everything = Annotated[bool, typer.Option("--all", help="Older readings of the same runs too.")]
+History = Annotated[
+    Optional[Path],  # noqa: UP045 (typer reads the annotation when the command is built)
+    typer.Option("--history", metavar="DIR", help="Another history than the one of your settings."),
+]
+_SHOWN = 20
+_NOTES_SHOWN = 3
+
+
+@history_app.command("read")
+def history_read(
+    paths: Paths,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object a run and line on stdout.")] = False,
+    every: Annotated[bool, typer.Option("--all", help="A row for each missing field too.")] = False,
+) -> None:
+    """Read logs without storing anything: every number with its place, what is missing with the reason."""
+    from touchline import workflow
+    from touchline.evidence.files import FoundRun
+
+    runs = 0
+    with _heard("reading logs") as hear:
+        # Beside a bar nothing can be printed; without one each run is shown as soon as it is read.
+        found = workflow.history_read(paths, say=hear)
+        items = found if hear is None else list(found)
+    for item in items:
+        if isinstance(item, FoundRun):
+            runs += 1
+            _show_reading(item.reading, json, every)
+        else:
+            say(_text(f"{item.path}: no run: {item.reason}"))
+    if not runs:
+        say("no run was found; a training log, a trainer_state.json or a metrics.jsonl would be one")
+        raise typer.Exit(1)
+
+
+@history_app.command("add")
+def history_add(
+    paths: Paths,
+    history: History = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Read and show, write nothing.")] = False,
+    json: Json = False,
+) -> None:
+    """Put the runs of logs and folders into the history; what has not changed since last time is not read again."""
+    from touchline import workflow
+    from touchline.evidence.adding import Added
+
+    with _heard("reading logs") as hear:
+        added = workflow.history_add(paths, _folder(history), dry_run=dry_run, say=hear)
+    if json:
+        out_json(Added, added, "added")
+    else:
+        _show_added(added)
+    if not added.learned and not added.unchanged_runs:
+        raise typer.Exit(1)
+
+
+@history_app.command("list")
+def history_list(history: History = None, every: Everything = False, json: Json = False) -> None:
+    """List the runs of the history."""
+    from touchline import workflow
+    from touchline.evidence.index import HistoryRow
+
+    folder = _folder(history)
+    index = workflow.history_list(folder)
+    _say_broken(index)
+    rows = index.rows(every=every)
+    if json:
+        out_json(list[HistoryRow], rows, "history")
+        return
+    if not rows:
+        say(f"{folder}: no records yet; try: touchline history add FOLDER_WITH_LOGS")
+        return
+    header = ("id", "run", "trainer", "model", "GPU", "steps", "s/step", "peak memory", "outcome")
+    out_table(header, [_row(row) for row in rows], title=_text(folder))
+    if index.newer and not every:
+        say(f"{len(index.newer)} older readings of the same runs are left out; --all shows them")
+
+
+@history_app.command("show")
+def history_show(
+    wanted: Annotated[str, typer.Argument(metavar="ID|NAME", help="A run's name, or a record's id, maybe shortened.")],
+    history: History = None,
+    json: Json = False,
+    every: Annotated[bool, typer.Option("--all", help="A row for each missing field too.")] = False,
+) -> None:
+    """Show one record: every fact with the file and line that it was read from."""
+    from touchline import workflow
+    from touchline.domain.record import RunRecord
+    from touchline.evidence.flat import facts
+
+    id_, record = workflow.history_show(_folder(history), wanted)
+    if json:
+        out_json(RunRecord, record, "record")
+        return
+    whose = f"{record.experiment}, run {record.run}" if record.experiment else "imported"
+    _show_facts(f"{record.name}  ({whose}; {id_})", facts(record), every)
+    _show_lines("versions", record.stack.versions)
+    _show_lines("proof", (f"{proof.where}: {proof.says}: {proof.text}" for proof in record.course.proofs))
+    _show_lines("note", record.notes)
+    _show_lines("source", (f"{s.name}  {s.size_bytes:,} bytes  sha256 {s.sha256}" for s in record.sources))
+    unknown = f" (not known: {', '.join(record.fingerprint_unknown)})" if record.fingerprint_unknown else ""
+    out(_text(f"settings that compare: {record.fingerprint[:16]}{unknown}"))
+
+
+@history_app.command("export")
+def history_export(
+    history: History = None,
+    form: Annotated[Literal["csv", "jsonl"], typer.Option("--format", help="A table, or whole records.")] = "csv",
+    target: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("-o", "--output", metavar="FILE", help="Instead of stdout."),
+    ] = None,
+    every: Everything = False,
+) -> None:
+    """Write the records out: for a spreadsheet, or for other programs."""
+    from touchline import workflow
+    from touchline.errors import InputFault
+    from touchline.evidence.flat import csv_text, jsonl_text
+    from touchline.files import write_atomic
+
+    if target is not None and target.is_dir():
+        raise InputFault(
+            f"{str(target)!r} is a folder", expected="a file to write", hint=f"-o {target / 'history'}.{form}"
+        )
+    records = workflow.history_export(_folder(history), every=every)
+    text = csv_text(records) if form == "csv" else jsonl_text(records)
+    if target is None:
+        if text:
+            out(text)
+    else:
+        write_atomic(target, text)
+        say(f"wrote {target}")
+
+
+@history_app.command("rebuild")
+def history_rebuild(history: History = None) -> None:
+    """Make the index again from the records; nothing is lost without it."""
+    from touchline import workflow
+
+    folder = _folder(history)
+    index = workflow.history_rebuild(folder)
+    _say_broken(index)
+    out(
+        f"{folder}: {len(index.lines)} records, {len(index.newer)} of them superseded, {len(index.broken)} broken files"
+    )
+
+
+# ---- what is shown ---------------------------------------------------------------------------------------------------
+
+
+def _folder(history: Path | None) -> Path:
+    from touchline.catalog.settings import load_settings
+
+    return history if history is not None else load_settings().history_dir
+
+
+@contextmanager
+def _heard(what: str) -> Iterator[Callable[[int, int, str], None] | None]:
+    """What hears of progress: a bar on a terminal, nothing elsewhere."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from touchline.cli.progress import Bars
+    from touchline.launch.progress import JobProgress
+
+    with Bars() as bars:
+        yield lambda done, total, text: bars.update([JobProgress(name=what, done=done, total=total, text=_text(text))])
+
+
+def _show_reading(reading: RunReading, json: bool, every: bool) -> None:
+    from touchline.evidence.flat import facts, line_of
+
+    if json:
+        out(line_of(reading))
+        return
+    _show_facts(f"{reading.name}  ({', '.join(reading.files)})", facts(reading), every)
+    _show_lines("proof", (f"{proof.where}: {proof.says}: {proof.text}" for proof in reading.proofs))
+    _show_lines("note", reading.notes)
+    out("")
+
+
+def _show_facts(title: str, found: Iterable[tuple[str, Quantity | Word | Missing]], every: bool) -> None:
+    """A table of what is known; what is not known on a line a reason, or in the table."""
+    from touchline.domain.quantity import Missing
+
+    rows: list[tuple[str, str, str]] = []
+    missing: dict[str, list[str]] = {}
+    for name, fact in found:
+        if isinstance(fact, Missing):
+            missing.setdefault(fact.missing, []).append(name)
+            if every:
+                rows.append((name, _text(fact), ""))
+        else:
+            rows.append((name, _text(_fact(fact)), _text(fact.where or "")))
+    out_table(("field", "value", "where"), rows, title=_text(title))
+    if not every:
+        _show_lines("missing", (f"{', '.join(names)} ({reason})" for reason, names in missing.items()))
+
+
+def _show_lines(what: str, texts: Iterable[str]) -> None:
+    for text in texts:
+        out(f"{what}: {clean(_text(text))}")
+
+
+def _show_added(added: Added) -> None:
+    if added.learned:
+        header = ("run", "trainer", "model", "steps", "s/step", "peak memory", "outcome", "where")
+        title = f"would learn, in {added.history}" if added.dry_run else f"learned, in {added.history}"
+        out_table(header, [_learned(item) for item in added.learned], title=_text(title))
+        for item in added.learned[:_SHOWN]:
+            for note in item.notes[:_NOTES_SHOWN]:
+                say(_text(f"note: {item.name}: {note}"))
+    if added.refused:
+        shown = added.refused[:_SHOWN]
+        out_table(("refused", "why"), [(_text(item.path), _text(item.reason)) for item in shown])
+        if len(added.refused) > len(shown):
+            say(f"and {len(added.refused) - len(shown)} more; --json names all of them")
+    new = sum(item.new for item in added.learned)
+    out(
+        f"{new} new records, {len(added.learned) - new} known already, {len(added.refused)} files refused; "
+        f"{added.unchanged_files} unchanged files skipped, with {added.unchanged_runs} records"
+        + (f" and {added.unchanged_refused} files without a run" if added.unchanged_refused else "")
+    )
+
+
+def _learned(item: Learned) -> tuple[str, ...]:
+    facts = (item.seconds_per_step, item.peak_memory, item.outcome)
+    places = dict.fromkeys(place for fact in facts if (place := getattr(fact, "where", None)) is not None)
+    return tuple(
+        map(
+            _text,
+            (
+                item.name + ("" if item.new else " (known)"),
+                _short(item.trainer),
+                _short(item.model),
+                _steps(item.steps_done, item.steps_total),
+                _short(item.seconds_per_step),
+                _short(item.peak_memory),
+                item.outcome.value,
+                " ".join(places),
+            ),
+        )
+    )
+
+
+def _row(row: HistoryRow) -> tuple[str, ...]:
+    from touchline.domain.quantity import Missing
+
+    peaks = row.peak_memory
+    return tuple(
+        map(
+            _text,
+            (
+                row.id[:12] + (" (old)" if row.superseded_by else ""),
+                row.name,
+                _short(row.trainer),
+                _short(row.model),
+                _short(row.gpu),
+                _steps(row.steps_done, row.steps_total),
+                _short(row.seconds_per_step),
+                "-"
+                if isinstance(peaks, Missing)
+                else ", ".join(f"{_short(peak)} {peak.kind or ''}".strip() for peak in peaks),
+                row.outcome,
+            ),
+        )
+    )
+
+
+def _steps(done: Quantity | Missing, total: Quantity | Missing) -> str:
+    return f"{_short(done)}/{_short(total)}" if "-" not in (_short(done), _short(total)) else _short(done)
+
+
+def _short(fact: Quantity | Word | Missing) -> str:
+    """A cell of an overview: the number with its unit, or a dash."""
+    from touchline.domain.quantity import Missing, Quantity
+
+    if isinstance(fact, Missing):
+        return "-"
+    return _number(fact) if isinstance(fact, Quantity) else fact.value
+
+
+def _fact(fact: Quantity | Word) -> str:
+    """A fact with all that must be known of it to use it."""
+    from touchline.domain.quantity import Quantity
+
+    if not isinstance(fact, Quantity):
+        return fact.value + (f"  ({fact.method})" if fact.method else "")
+    tokens = f"{fact.token_unit} tokens" if fact.token_unit else None
+    interval = None if fact.low is None or fact.high is None else f"{fact.low:g} to {fact.high:g}"
+    said = [text for text in (fact.aggregation, fact.phase, fact.kind, tokens, interval, fact.method) if text]
+    return _number(fact) + (f"  ({', '.join(said)})" if said else "")
+
+
+def _number(fact: Quantity) -> str:
+    whole = fact.value == int(fact.value) and abs(fact.value) < 1e15
+    number = f"{int(fact.value):,}" if whole else f"{fact.value:.6g}"
+    return number if fact.unit == "1" else f"{number} {fact.unit}"
+
+
+def _say_broken(index: Index) -> None:
+    for item in index.broken:
+        say(_text(f"skipped {item.path}: {item.reason}"))
+
+
+def _text(value: object) -> str:
+    """Text that any terminal takes, whatever bytes a file's name has."""
+    return str(value).encode("utf-8", "replace").decode()

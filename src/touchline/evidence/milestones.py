@@ -1,0 +1,138 @@
+"""Lines that people write into their training scripts: that the training is over, that something is evaluated or saved.
+
+They are read at the beginning of a line only, after time stamps, levels, emoji and bullets, and with little behind
+them: the same words stand in what models write. The trainers' own lines belong to the trainers' readers.
+"""
+
+from __future__ import annotations
+
+import re
+
+from touchline.domain.observation import SignKind
+from touchline.evidence.tracebacks import unprefixed
+
+_LENGTH_LIMIT = 240
+_DECORATION = re.compile(r"^(?:\d{1,2}[.)] +|\[[\w ./:-]{1,40}\]\s*|[\w.:<>]{1,60} - (?=\S)|[^\w\s]+\s*|\s+)*")
+_TRAINERS_OWN = re.compile(
+    r"\*{5} |Saving model checkpoint to |.*\bhuggingface\.co/models =\)|.*\bSaving (?:pre-)?trained model to "
+)
+_TAIL = (
+    r"(?:\s+(?:successfully|sucessfully))?"
+    r"(?:\s*$|\s*[!.:,;|=*)\]\-–—~…✅🎉🏁✓✔🚀]+\s*$"
+    r"|\s+(?:in|after|at|on)\s*:?\s*(?:[\d~(]|(?-i:[A-Z][a-z]{2}\b))[^!?]{0,60}$"
+    r"|\s+and\s+(?=.{0,90}$)(?=.*\b(?:model|adapter|weights|checkpoint)\b.*\bsaved\b).*$"
+    r"|\s*[!.:,;|(\-–—]+\s*(?=.{0,90}$)(?=.*(?:\d|model|saved|saving|loss|time|best|output|checkpoint|adapter)).*$)"
+)
+_WHAT = r"(?:(?:the|your|model|lora|qlora|sft|dpo|grpo|ppo|full|adapter|instruction|(?:stage|phase) \d+)\s+)*"
+_TRAINING = r"(?:training|fine-?\s?tuning|train|sft|dpo)"
+_TRAINED = tuple(
+    re.compile(pattern, re.IGNORECASE)
+    for pattern in (
+        rf"{_WHAT}{_TRAINING}(?:\s+(?:process|run|loop|phase|job|pipeline))?(?:\s+(?:is|has|was)(?: been)?)?\s+"
+        rf"(?:now )?(?:complete[d]?|finished|done|ended|concluded|successful)\b{_TAIL}",
+        rf"(?:finished|completed|done|end of|ended)\s+{_WHAT}(?:training|fine-?\s?tuning)\b{_TAIL}",
+        r"(?:模型)?(?:训练|微调|訓練)(?:过程|過程|任务)?(?:已经?|全部)?(?:完成|结束|結束|完毕)了?"
+        r"(?:[！。!.,，：:（( ]|$).{0,90}$",
+        r"(?:モデル)?(?:学習|訓練|トレーニング)(?:が)?(?:完了|終了)(?:しました)?(?:[！。!.：: ]|$).{0,90}$",
+        r"(?:모델 )?(?:학습|훈련)(?:이|을)?\s?(?:완료|종료)(?:되었습니다|됨|했습니다)?(?:[!.: ]|$).{0,90}$",
+        rf"entrenamiento (?:completado|completo|finalizado|terminado){_TAIL}",
+        rf"entra[iî]nement (?:terminé|termine|achevé|complété|fini){_TAIL}",
+        rf"training (?:abgeschlossen|beendet|fertig|voltooid){_TAIL}",
+        rf"(?:treinamento|treino) (?:conclu[ií]do|finalizado|completo|terminado){_TAIL}",
+        rf"(?:обучение|навчання) (?:модели )?(?:завершено|закончено|окончено){_TAIL}",
+        rf"addestramento (?:completato|terminato|concluso){_TAIL}",
+        rf"(?:eğitim tamamlandı|pelatihan selesai|trening zakończony|huấn luyện hoàn (?:tất|thành)){_TAIL}",
+    )
+)
+_OTHERS: tuple[tuple[re.Pattern[str], SignKind], ...] = tuple(
+    (re.compile(pattern, re.IGNORECASE), kind)
+    for pattern, kind in (
+        (
+            r"(?:(?:start(?:ing)?|running|run|begin(?:ning)?|performing)\s+)(?:\w+[ -]){0,2}evaluation\b[^?!]{0,60}$"
+            r"|evaluating(?: (?:the|on|model|base|final|fine-?tuned|adapter|test|validation|checkpoint)\b[^?!]{0,80})?"
+            r"\s*[.…:]*$",
+            SignKind.EVALUATING,
+        ),
+        (
+            r"(?:merging|exporting|pushing|uploading)\s+(?:\w+[ -]){0,3}"
+            r"(?:adapters?|weights|model|lora|hub|gguf|hugging ?face)\b[^?!]{0,160}$"
+            r"|saving\s+(?:the\s+)?(?:final|merged|fine-?tuned|trained|full)\s+(?:\w+\s+){0,2}?"
+            r"(?:model|adapters?|weights|checkpoint|lora|16-?bit)\b[^?!]{0,160}$"
+            r"|convert(?:ing)?\s+(?:\w+\s){0,2}to gguf\b[^?!]{0,160}$",
+            SignKind.EXPORTING,
+        ),
+        (
+            r"saving\s+(?:(?:the|lora|best|model|peft|current)\s+){0,3}(?:model|adapters?|checkpoint|weights|state|lora)\b"
+            r"[^?!]{0,160}$",
+            SignKind.SAVING,
+        ),
+        (
+            r"(?:(?:the|final|merged|fine-?tuned|trained|lora|peft|full)\s+)*(?:model|adapters?|weights)"
+            r"(?: (?:and|&|\+) (?:tokenizer|adapter|config|processor))?"
+            r"(?: (?:has|have) been| was| were| successfully| is)*"
+            r" (?:saved|exported|pushed|uploaded)\b[^?]{0,200}$"
+            r"|saved\s+(?:(?:the|final|merged|fine-?tuned|trained|lora|peft|full)\s+)*(?:model|adapters?|weights)\b"
+            r"[^?]{0,200}$"
+            r"|(?:最终)?模型(?:和分词器)?已?(?:成功)?保存(?:到|至|在|于|[：: ]|$).{0,200}$",
+            SignKind.SAVED,
+        ),
+    )
+)
+# A checkpoint on the way says nothing of the end; what is best so far is saved at any time.
+_ON_THE_WAY = re.compile(
+    r"checkpoint-?\d|\bbest\b|\bepoch\b|\bstep\b|\bevery\b|\bwill be\b|\bnot saved\b", re.IGNORECASE
+)
+
+CJK_TRIGGERS = (
+    *(
+        "训练完成",
+        "训练结束",
+        "训练完毕",
+        "模型训练完成",
+        "微调完成",
+        "訓練完成",
+        "訓練結束",
+        "训练已完成",
+        "模型微调完成",
+    ),
+    *(
+        "学習完了",
+        "学習が完了しました",
+        "学習終了",
+        "トレーニング完了",
+        "訓練完了",
+        "학습",
+        "훈련",
+        "학습이",
+        "완료",
+        "종료",
+    ),
+    *("模型已保存", "模型保存到", "模型已保存到", "模型已保存至", "最终模型已保存到", "训练完成了", "模型保存至"),
+)
+"""Pieces of lines in languages that part no words; each is one of `WORDS` as well."""
+WORDS: frozenset[str] = frozenset(
+    {
+        *("training", "finetuning", "tuning", "train", "sft", "finished", "evaluating", "evaluation", "merging"),
+        *("exporting", "pushing", "uploading", "saving", "saved", "exported", "pushed", "uploaded", "gguf"),
+        *("entrenamiento", "entrainement", "entraînement", "treinamento", "treino", "addestramento", "pelatihan"),
+        *("обучение", "Обучение", "ОБУЧЕНИЕ", "навчання", "Навчання", "eğitim", "trening", "huấn"),
+        *(word + end for word in CJK_TRIGGERS for end in ("", "！", "。", "：", "，")),
+    }
+)
+"""Words of the lines that `milestone` reads."""
+
+
+def milestone(text: str) -> SignKind | None:
+    """What a hand-written line says of the course of the run; None for all other lines."""
+    if len(text) > _LENGTH_LIMIT or "%|" in text or text.lstrip().startswith(("{", '"', "'")):
+        return None
+    _, rest = unprefixed(text)
+    if _TRAINERS_OWN.match(rest):
+        return None
+    said = rest[_DECORATION.match(rest).end() :].strip()  # type: ignore[union-attr]
+    if any(pattern.match(said) for pattern in _TRAINED):
+        return SignKind.TRAINED
+    for pattern, kind in _OTHERS:
+        if pattern.match(said):
+            return None if kind is SignKind.SAVED and _ON_THE_WAY.search(said) else kind
+    return None

@@ -1,0 +1,269 @@
+"""axolotl's own lines, the numbers it puts into rows, its printed settings and its configs."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from touchline.backends.axolotl.logs import DOCUMENTS, READERS
+from touchline.domain.observation import Event, Observation, Sign, SignKind
+from touchline.logtext.dicts import read_row
+from touchline.spec.document import parse
+
+pytestmark = pytest.mark.planning
+
+FIXTURES = Path(__file__).parents[1] / "fixtures" / "logs" / "axolotl"
+LOGS = ["packed_qlora.out", "rows_with_memory.log", "first_versions.out"]
+_WORD = re.compile(r"[a-z_]+")
+_ESCAPE = re.compile(r"\x1b\[[\d;]*m")
+
+
+def read(text: str) -> list[Event]:
+    """The readers' events of a text, each line offered by its words as the scan does it."""
+    events: list[Event] = []
+    readers = [reader() for reader in READERS]
+    for number, line in enumerate(text.split("\n"), 1):
+        for part in line.split("\r"):
+            clean = _ESCAPE.sub("", part)
+            words = set(_WORD.findall(clean.lower()))
+            for reader in readers:
+                if words & reader.words:
+                    events += reader.line(clean, number)
+                    row = read_row(clean)
+                    if row is not None:
+                        events += reader.row(row, clean, number)
+    return events
+
+
+def read_file(name: str) -> list[Event]:
+    return read((FIXTURES / name).read_text(encoding="utf-8"))
+
+
+def document(name: str) -> tuple[Event, ...] | None:
+    text = (FIXTURES / name).read_text(encoding="utf-8")
+    data = json.loads(text) if name.endswith(".json") else parse(text, name).data
+    assert isinstance(data, dict)
+    return DOCUMENTS[0](name, data)
+
+
+def facts(events: list[Event] | tuple[Event, ...] | None, *names: str) -> list[tuple[object, ...]]:
+    """Name, value and line of the observations of some names, or of all but the trainer."""
+    return [
+        (event.name, event.value, event.line)
+        for event in events or ()
+        if isinstance(event, Observation) and (event.name in names if names else event.name != "trainer")
+    ]
+
+
+def signs(events: list[Event]) -> list[tuple[SignKind, int, int | None]]:
+    return [(event.kind, event.line, event.step) for event in events if isinstance(event, Sign)]
+
+
+def only(events: list[Event], name: str) -> Observation:
+    [found] = [event for event in events if isinstance(event, Observation) and event.name == name]
+    return found
+
+
+def test_memory_is_told_apart_by_when_it_was_measured() -> None:
+    events = read_file("packed_qlora.out")
+    assert facts(events, "memory_before_training", "peak_memory") == [
+        ("memory_before_training", 4.21, 12),
+        ("memory_before_training", 4.4, 12),
+        ("memory_before_training", 4.295, 17),
+        ("memory_before_training", 4.4, 17),
+        ("peak_memory", 5.125, 24),
+        ("peak_memory", 11.325, 24),
+    ]
+    sizes = [each for each in events if isinstance(each, Observation) and each.name.endswith(("memory", "training"))]
+    assert [each.kind for each in sizes] == ["allocated", "reserved"] * 3
+    assert [each.phase for each in sizes] == ["after_init"] * 4 + ["step"] * 2
+    assert {each.unit for each in sizes} == {"GiB"}
+    # What is in use between two steps is no peak.
+    assert {each.aggregation for each in sizes} == {"last"}
+
+
+def test_packing_is_read_before_it_is_rounded_and_not_from_the_samplers() -> None:
+    events = read_file("packed_qlora.out")
+    found = only(events, "packing_efficiency")
+    assert found.value == pytest.approx(96.91)
+    assert (found.unit, found.aggregation) == ("%", "mean")
+    assert facts(events, "packed") == [("packed", "true", 8), ("packed", "true", 9)]
+    assert only(read_file("first_versions.out"), "packing_efficiency").value == pytest.approx(94)
+
+
+def test_numpy_wraps_its_numbers() -> None:
+    line = "[2026-01-01 00:00:00,000] [INFO] [axolotl.utils.trainer] sample_packing_eff_est across ranks: "
+    assert only(read(f"{line}[np.float64(0.9875)]"), "packing_efficiency").value == pytest.approx(98.75)
+
+
+def test_estimated_steps_are_a_guess_that_waits_for_the_training() -> None:
+    events = read_file("packed_qlora.out")
+    found = only(events, "steps_total")
+    assert (found.value, found.line, found.certain) == (68, 11, False)
+    unfinished = (FIXTURES / "packed_qlora.out").read_text(encoding="utf-8").partition("Starting trainer")[0]
+    assert facts(read(unfinished), "steps_total") == []
+
+
+def test_the_course_of_a_run() -> None:
+    events = read_file("packed_qlora.out")
+    assert signs(events) == [
+        (SignKind.START, 20, None),
+        (SignKind.SAVING, 25, 66),
+        (SignKind.TRAINED, 26, None),
+        (SignKind.SAVED, 27, None),
+    ]
+    assert facts(events, "process") == [("process", "PID:512 RANK:0", 1), ("process", "PID:513 RANK:1", 19)]
+    assert facts(events, "dtype", "target_modules") == [
+        ("dtype", "bfloat16", 14),
+        ("target_modules", "down_proj,q_proj,v_proj", 15),
+    ]
+    assert signs(read_file("first_versions.out")) == [(SignKind.START, 6, None), (SignKind.TRAINED, 9, None)]
+    assert signs(read_file("rows_with_memory.log")) == [
+        (SignKind.RESUMED, 30, 20),
+        (SignKind.START, 31, None),
+        (SignKind.EVALUATING, 33, None),
+        (SignKind.TRAINED, 36, None),
+    ]
+
+
+def test_settings_that_it_prints_are_read_with_their_lines() -> None:
+    events = read_file("rows_with_memory.log")
+    assert facts([each for each in events if each.line < 28]) == [
+        ("model", "harbour/Mast-1B", 5),
+        ("method", "lora", 4),
+        ("dtype", "bfloat16", 7),
+        ("lora_rank", 16, 18),
+        ("lora_alpha", 32, 17),
+        ("learning_rate", 0.0003, 16),
+        ("max_seq_len", 1024, 25),
+        ("micro_batch_size", 2, 21),
+        ("gradient_accumulation_steps", 4, 14),
+        ("gpus", 2, 26),
+        ("steps_total", 40, 20),
+        ("target_modules", "all-linear", 19),
+        ("optimizer", "adamw_torch_fused", 23),
+        ("gradient_checkpointing", "true", 15),
+        ("packed", "false", 24),
+        ("attention", "flash_attention_2", 13),
+    ]
+    planned = [each for each in events if isinstance(each, Observation) and each.name == "steps_total"]
+    assert [(each.value, each.line, each.certain) for each in planned] == [(40, 20, False), (40, 28, True)]
+
+
+def test_rows_hold_peaks_and_token_counts() -> None:
+    events = read_file("rows_with_memory.log")
+    peaks = [each for each in events if isinstance(each, Observation) and each.name == "peak_memory"]
+    assert [(each.value, each.kind, each.phase, each.line) for each in peaks] == [
+        (6.09, "allocated", "step", 32),
+        (7.5, "reserved", "step", 32),
+        (8.4, "allocated", "eval", 34),
+        (9.25, "reserved", "eval", 34),
+        (5.02, "allocated", "step", 35),
+        (9.25, "reserved", "step", 35),
+    ]
+    assert {each.aggregation for each in peaks} == {"peak"}
+    rate = only(events, "tokens_per_second")
+    assert (rate.value, rate.token_unit, rate.epoch) == (812.4, "label", 1.5)
+    seen = [each for each in events if isinstance(each, Observation) and each.name == "tokens_seen"]
+    assert [(each.value, each.token_unit) for each in seen] == [(65536, "padded"), (40960, "label")]
+    loaded = [each for each in events if isinstance(each, Observation) and each.name == "memory_before_training"]
+    assert [(each.value, each.kind, each.aggregation) for each in loaded] == [
+        (2.483, "allocated", "peak"),
+        (2.604, "reserved", "peak"),
+    ]
+
+
+def test_of_active_and_allocated_one_is_given() -> None:
+    events = read_file("first_versions.out")
+    assert facts([each for each in events if each.line == 8]) == [("peak_memory", 14.56, 8), ("peak_memory", 14.6, 8)]
+
+
+def test_losses_are_left_to_the_trainers_reader() -> None:
+    names = {each.name for log in LOGS for each in read_file(log) if isinstance(each, Observation)}
+    assert names.isdisjoint({"loss", "eval_loss", "train_seconds", "trainable_parameters", "mean_train_loss"})
+
+
+def test_a_rate_of_another_trainer_is_not_its() -> None:
+    assert read("{'tokens_per_second_per_gpu': 16.4, 'loss': 0.14, 'lr': 9.5e-05}") == []
+
+
+def test_sample_text_says_nothing() -> None:
+    assert read("[INPUT] cuda memory usage while training: 5.000GB (+1.000GB cache)\nStarting trainer...\n") == []
+    assert read('  "base_model": "harbour/Mast-1B",\n  "learning_rate": 9,') == []
+
+
+def test_a_config_of_an_adapter() -> None:
+    assert facts(document("qlora.yml")) == [
+        ("model", "harbour/Mast-3B", 0),
+        ("method", "qlora", 0),
+        ("quantization", "nf4", 0),
+        ("lora_rank", 32, 0),
+        ("lora_alpha", 16, 0),
+        ("learning_rate", 2e-4, 0),
+        ("max_seq_len", 2048, 0),
+        ("micro_batch_size", 2, 0),
+        ("gradient_accumulation_steps", 4, 0),
+        ("epochs", 3, 0),
+        ("target_modules", "q_proj,v_proj", 0),
+        ("optimizer", "paged_adamw_32bit", 0),
+        ("gradient_checkpointing", "true", 0),
+        ("packed", "true", 0),
+        ("attention", "flash_attention_2", 0),
+    ]
+
+
+def test_a_config_without_an_adapter() -> None:
+    assert facts(document("full.yml")) == [
+        ("model", "harbour/Mast-1B", 0),
+        ("method", "full", 0),
+        ("dtype", "bfloat16", 0),
+        ("learning_rate", 1e-5, 0),
+        ("max_seq_len", 512, 0),
+        ("micro_batch_size", 8, 0),
+        ("gradient_accumulation_steps", 1, 0),
+        ("steps_total", 400, 0),
+        ("optimizer", "adamw_torch", 0),
+        ("gradient_checkpointing", "false", 0),
+        ("packed", "false", 0),
+        ("attention", "flash_attention_2", 0),
+    ]
+
+
+def test_a_recipe_for_merging_is_no_training() -> None:
+    assert DOCUMENTS[0]("merge.yml", {"base_model": "harbour/Mast-1B", "merge_method": "slerp"}) is None
+
+
+@pytest.mark.parametrize("name", LOGS)
+def test_the_trainer_is_certain_in_every_log(name: str) -> None:
+    named = [event for event in read_file(name) if isinstance(event, Observation) and event.name == "trainer"]
+    assert named
+    assert all(event.certain and event.value == "axolotl" for event in named)
+
+
+@pytest.mark.parametrize("name", LOGS)
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_a_log_cut_anywhere_says_nothing_that_the_whole_does_not(name: str, data: st.DataObject) -> None:
+    text = (FIXTURES / name).read_text(encoding="utf-8")
+    cut = text[: data.draw(st.integers(min_value=0, max_value=len(text)))]
+    read(cut)
+    whole_lines = cut[: cut.rfind("\n") + 1]
+    events = read(whole_lines)
+    assert events == read(text)[: len(events)]
+
+
+@given(st.text(max_size=300), st.integers(min_value=1))
+def test_other_text_says_nothing(text: str, number: int) -> None:
+    for reader in READERS:
+        assert list(reader().line(text, number)) == []
+
+
+@given(st.dictionaries(st.text(max_size=20), st.none() | st.booleans() | st.integers() | st.floats() | st.text()))
+def test_other_mappings_are_none_of_its(mapping: dict[str, object]) -> None:
+    assert DOCUMENTS[0]("config.yaml", mapping) is None
+    assert not [event for reader in READERS for event in reader().row(mapping, str(mapping), 1)]

@@ -1,0 +1,283 @@
+"""LLaMA-Factory's own lines, its trainer_log.jsonl, its printed arguments and its configs."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from touchline.backends.llamafactory.logs import DOCUMENTS, READERS
+from touchline.domain.observation import Event, Observation, Sign, SignKind
+from touchline.logtext.dicts import read_row
+from touchline.spec.document import parse
+
+pytestmark = pytest.mark.planning
+
+FIXTURES = Path(__file__).parents[1] / "fixtures" / "logs" / "llamafactory"
+LOGS = [
+    "qlora_two_gpus.out",
+    "first_versions.out",
+    "running_log.txt",
+    "trainer_log.jsonl",
+    "trainer_log_first_versions.jsonl",
+]
+_WORD = re.compile(r"[a-z_]+")
+_ESCAPE = re.compile(r"\x1b\[[\d;]*m")
+
+
+def read(text: str) -> list[Event]:
+    """The readers' events of a text, each line offered by its words as the scan does it."""
+    events: list[Event] = []
+    readers = [reader() for reader in READERS]
+    for number, line in enumerate(text.split("\n"), 1):
+        for part in line.split("\r"):
+            clean = _ESCAPE.sub("", part)
+            words = set(_WORD.findall(clean.lower()))
+            for reader in readers:
+                if words & reader.words:
+                    events += reader.line(clean, number)
+                    row = read_row(clean)
+                    if row is not None:
+                        events += reader.row(row, clean, number)
+    return events
+
+
+def read_file(name: str) -> list[Event]:
+    return read((FIXTURES / name).read_text(encoding="utf-8"))
+
+
+def document(name: str) -> tuple[Event, ...] | None:
+    text = (FIXTURES / name).read_text(encoding="utf-8")
+    data = json.loads(text) if name.endswith(".json") else parse(text, name).data
+    assert isinstance(data, dict)
+    return DOCUMENTS[0](name, data)
+
+
+def facts(events: list[Event] | tuple[Event, ...] | None, *names: str) -> list[tuple[object, ...]]:
+    """Name, value and line of the observations of some names, or of all but the trainer."""
+    return [
+        (event.name, event.value, event.line)
+        for event in events or ()
+        if isinstance(event, Observation) and (event.name in names if names else event.name != "trainer")
+    ]
+
+
+def signs(events: list[Event]) -> list[tuple[SignKind, int, int | None]]:
+    return [(event.kind, event.line, event.step) for event in events if isinstance(event, Sign)]
+
+
+def only(events: list[Event], name: str) -> Observation:
+    [found] = [event for event in events if isinstance(event, Observation) and event.name == name]
+    return found
+
+
+def test_a_row_tells_where_it_stands_and_what_it_cost() -> None:
+    events = [each for each in read_file("trainer_log.jsonl") if each.line == 1]
+    assert facts(events) == [
+        ("steps_total", 60, 1),
+        ("step", 10, 1),
+        ("train_seconds", 40, 1),
+        ("loss", 2.25, 1),
+        ("tokens_per_second", 1536, 1),
+        ("tokens_seen", 61440, 1),
+        ("peak_memory", 11.5, 1),
+        ("peak_memory", 13.25, 1),
+    ]
+    elapsed = only(events, "train_seconds")
+    assert (elapsed.aggregation, elapsed.inside, elapsed.step) == ("last", ("evaluation", "saving"), 10)
+    rate = only(events, "tokens_per_second")
+    assert (rate.token_unit, rate.aggregation) == ("padded", "mean")
+    peaks = [each for each in events if isinstance(each, Observation) and each.name == "peak_memory"]
+    assert [(each.kind, each.phase, each.unit) for each in peaks] == [
+        ("allocated", "step", "GiB"),
+        ("reserved", "step", "GiB"),
+    ]
+    loss = only(events, "loss")
+    assert (loss.step, loss.epoch) == (10, 0.5)
+
+
+def test_evaluations_and_the_end_have_rows_of_their_own() -> None:
+    events = read_file("trainer_log.jsonl")
+    assert facts(events, "loss") == [("loss", 2.25, 1), ("loss", 2.0, 2), ("loss", 1.8, 4), ("loss", 1.5, 6)]
+    assert facts(events, "eval_loss") == [("eval_loss", 1.9, 3)]
+    assert facts(events, "train_seconds")[-1] == ("train_seconds", 86571, 7)
+    # The last row counts batches of a prediction.
+    assert facts([each for each in events if each.line == 8]) == []
+
+
+def test_a_clock_that_begins_again_is_another_process() -> None:
+    events = read_file("trainer_log.jsonl")
+    assert signs(events) == [
+        (SignKind.RESUMED, 4, None),
+        (SignKind.NOT_A_NUMBER, 5, 40),
+        (SignKind.TRAINED, 7, 60),
+    ]
+    # After it the rate counts tokens of before.
+    assert [line for _, _, line in facts(events, "tokens_per_second")] == [1, 2, 3]
+    first, second = (FIXTURES / "trainer_log.jsonl").read_text(encoding="utf-8").splitlines()[:2]
+    assert signs(read(f"{first}\n{second}\n{first}\n")) == [(SignKind.START, 3, None)]
+
+
+def test_rows_of_the_first_versions_hold_nulls() -> None:
+    events = read_file("trainer_log_first_versions.jsonl")
+    assert facts(events, "loss", "eval_loss", "step") == [
+        ("step", 5, 1),
+        ("loss", 3.5, 1),
+        ("step", 10, 2),
+        ("eval_loss", 3.25, 2),
+    ]
+    assert signs(events) == []
+
+
+def test_lines_tell_method_and_devices() -> None:
+    events = read_file("qlora_two_gpus.out")
+    assert facts(events) == [
+        ("gpus", 2, 1),
+        ("process", "RANK:0", 2),
+        ("dtype", "bfloat16", 2),
+        ("gpus", 2, 2),
+        ("process", "RANK:1", 3),
+        ("dtype", "bfloat16", 3),
+        ("gpus", 2, 3),
+        ("quantization", "4-bit", 11),
+        ("gradient_checkpointing", "true", 12),
+        ("attention", "sdpa", 13),
+        ("method", "qlora", 14),
+        ("target_modules", "gate_proj,q_proj,v_proj", 15),
+        ("tokens_per_second", 2048.5, 19),
+        ("tokens_per_second", 1234.5678, 21),
+    ]
+    devices = [each for each in events if isinstance(each, Observation) and each.name == "gpus"]
+    assert [each.certain for each in devices] == [False, True, True]
+    rates = [each for each in events if isinstance(each, Observation) and each.name == "tokens_per_second"]
+    assert [each.token_unit for each in rates] == ["padded", "real"]
+    assert signs(events) == [(SignKind.RESUMED, 4, 500)]
+
+
+def test_the_first_versions_print_their_arguments() -> None:
+    assert facts(read_file("first_versions.out")) == [
+        ("process", "RANK:0", 1),
+        ("dtype", "float16", 1),
+        ("gpus", 1, 1),
+        ("learning_rate", 5e-05, 7),
+        ("micro_batch_size", 4, 11),
+        ("gradient_accumulation_steps", 8, 6),
+        ("epochs", 3, 9),
+        ("optimizer", "adamw_torch", 10),
+        ("dtype", "float16", 5),
+        ("gradient_checkpointing", "true", 13),
+        ("attention", "flash_attention_2", 14),
+        ("method", "lora", 15),
+    ]
+
+
+def test_the_boards_log_has_a_prefix_of_its_own() -> None:
+    assert facts(read_file("running_log.txt")) == [
+        ("process", "RANK:0", 1),
+        ("dtype", "bfloat16", 1),
+        ("gpus", 1, 1),
+        ("quantization", "int8", 2),
+        ("method", "dora", 3),
+        ("tokens_per_second", 512.25, 4),
+    ]
+
+
+def test_one_device_of_several_is_not_the_number_of_devices() -> None:
+    line = "[INFO|2025-01-01 00:00:00] llamafactory.hparams.parser:9 >> Process rank: 0, device: {}, n_gpu: {}, "
+    line += "distributed training: {}, compute dtype: torch.float16"
+    assert facts(read(line.format("cuda:0", 1, True)), "gpus") == []
+    assert facts(read(line.format("cpu", 0, False)), "gpus") == []
+    assert facts(read(line.format("cuda:0", 4, False)), "gpus") == [("gpus", 4, 1)]
+
+
+@pytest.mark.parametrize("dtype", ["None", "torch.float32"])
+def test_a_computation_without_a_type_has_none(dtype: str) -> None:
+    line = "01/01/2025 00:00:00 - INFO - llmtuner.hparams.parser - Process rank: -1, device: cuda:0, n_gpu: 1, "
+    found = facts(read(f"{line}distributed training: False, compute dtype: {dtype}"), "dtype")
+    assert found == ([] if dtype == "None" else [("dtype", "float32", 1)])
+
+
+def test_a_config_of_an_adapter() -> None:
+    assert facts(document("lora_sft.yaml")) == [
+        ("model", "harbour/Mast-7B-Chat", 0),
+        ("method", "qlora", 0),
+        ("quantization", "nf4", 0),
+        ("lora_rank", 16, 0),
+        ("target_modules", "q_proj,v_proj", 0),
+        ("learning_rate", 1e-4, 0),
+        ("max_seq_len", 1024, 0),
+        ("micro_batch_size", 2, 0),
+        ("gradient_accumulation_steps", 8, 0),
+        ("epochs", 2, 0),
+        ("optimizer", "adamw_8bit", 0),
+        ("dtype", "bfloat16", 0),
+        ("packed", "true", 0),
+        ("attention", "flash_attention_2", 0),
+        ("gradient_checkpointing", "false", 0),
+    ]
+
+
+def test_a_config_without_an_adapter_has_no_rank() -> None:
+    assert facts(document("full_sft.json")) == [
+        ("model", "harbour/Mast-1B", 0),
+        ("method", "full", 0),
+        ("learning_rate", 1e-5, 0),
+        ("steps_total", 250, 0),
+        ("dtype", "float16", 0),
+    ]
+
+
+def test_what_only_exports_is_no_training() -> None:
+    assert document("export.yaml") is None
+    assert DOCUMENTS[0]("sft.yaml", {"model_name_or_path": "m", "dataset_name": "d", "output_dir": "o"}) is None
+
+
+@pytest.mark.parametrize(
+    ("method", "bits", "kind", "word"),
+    [("bnb", 8, None, "int8"), ("hqq", 4, None, "4-bit"), ("bitsandbytes", 4, "fp4", "fp4")],
+)
+def test_quantizations(method: str, bits: int, kind: str | None, word: str) -> None:
+    config = {
+        "model_name_or_path": "harbour/Mast-1B",
+        "stage": "sft",
+        "do_train": True,
+        "quantization_bit": bits,
+        "quantization_method": method,
+        "quantization_type": kind,
+    }
+    assert facts(DOCUMENTS[0]("a.yaml", config), "quantization") == [("quantization", word, 0)]
+
+
+@pytest.mark.parametrize("name", LOGS)
+def test_the_trainer_is_certain_in_every_log(name: str) -> None:
+    named = [event for event in read_file(name) if isinstance(event, Observation) and event.name == "trainer"]
+    assert named
+    assert all(event.certain and event.value == "llamafactory" for event in named)
+
+
+@pytest.mark.parametrize("name", LOGS)
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_a_log_cut_anywhere_says_nothing_that_the_whole_does_not(name: str, data: st.DataObject) -> None:
+    text = (FIXTURES / name).read_text(encoding="utf-8")
+    cut = text[: data.draw(st.integers(min_value=0, max_value=len(text)))]
+    read(cut)
+    whole_lines = cut[: cut.rfind("\n") + 1]
+    events = read(whole_lines)
+    assert events == read(text)[: len(events)]
+
+
+@given(st.text(max_size=300), st.integers(min_value=1))
+def test_other_text_says_nothing(text: str, number: int) -> None:
+    for reader in READERS:
+        assert list(reader().line(text, number)) == []
+
+
+@given(st.dictionaries(st.text(max_size=20), st.none() | st.booleans() | st.integers() | st.floats() | st.text()))
+def test_other_mappings_are_none_of_its(mapping: dict[str, object]) -> None:
+    assert DOCUMENTS[0]("config.yaml", mapping) is None
+    assert not [event for reader in READERS for event in reader().row(mapping, str(mapping), 1)]
