@@ -58,6 +58,7 @@ ObservationName = Literal[
     "load_seconds",
     "train_samples_per_second",
     "train_steps_per_second",
+    "step_seconds",  # of one step, as the trainer timed it
     "tokens_per_second",
     "tokens_seen",  # counter, with token_unit
     "peak_memory",  # GiB (or GB where only that is known), with phase and kind

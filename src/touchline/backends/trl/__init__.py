@@ -1,1 +1,1 @@
-"""The Hugging Face Trainer and TRL: what they print and write. They are read today, and not yet driven."""
+"""The Hugging Face Trainer and TRL, which builds on it: what they print and write, read only."""

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import ClassVar
 
 from touchline.backends.trl.names import model_events
-from touchline.backends.trl.rows import is_trainer_row, row_events
+from touchline.backends.trl.rows0 import is_trainer_row, row_events
 from touchline.backends.trl.states import read_arguments, read_results, read_stage, read_state
 from touchline.domain.observation import Event, Observation, ObservationName, Sign, SignKind
 from touchline.logtext.dicts import read_row

@@ -1,120 +1,236 @@
-"""The Trainer's rows: dictionaries of metrics, as `print`, logging and trainer_state.json hold them.
+"""The Trainer's rows: a dictionary for a logging step, for an evaluation, and for the end of the training.
 
-transformers 5 prints values as text of four digits, transformers 4 as numbers; both are read. What belongs to other
-trainers on top (memory, throughput) is read by their own readers. Source: transformers/trainer.py, trainer_utils.py
-(speed_metrics), trainer_callback.py (PrinterCallback).
+Source: transformers.trainer (log, _maybe_log_save_evaluate, evaluate, _finalize_training), trainer_utils.speed_metrics,
+trainer_callback.ProgressCallback (since version 5 numbers are text of four digits), trl.trainer (what it adds).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 
-from touchline.domain.observation import Event, Observation, ObservationName, Sign, SignKind
+from touchline.domain.observation import Event, Inside, Observation, Sign, SignKind
+from touchline.domain.quantity import TokenUnit
 from touchline.logtext.numbers import not_a_number, to_count, to_number
 from touchline.logtext.reader import Row
 
-OF_THE_TRAINER = ("learning_rate", "grad_norm", "epoch")
-"""A row of losses has at least one of these; a dictionary without is somebody else's."""
-_FOREIGN = ("current_steps", "event", "iter", "iteration")
-"""Keys of rows that other readers own."""
+INSIDE: tuple[Inside, ...] = ("evaluation", "saving")
+"""The Trainer's clock runs on through both."""
+TEXT = 300
+_OTHERS_OWN = frozenset({"event", "current_steps"})
+"""Keys of rows that repeat the Trainer's numbers and have readers of their own."""
+_TRL_KEYS = frozenset(
+    {
+        *(
+            "mean_token_accuracy",
+            "rewards/chosen",
+            "rewards/accuracies",
+            "rewards/margins",
+            "logps/chosen",
+            "reward_std",
+        ),
+        *("completion_length", "completions/mean_length", "completions/mean_terminated_length", "objective/kl"),
+    }
+)
+"""Numbers that TRL's trainers add."""
+_AT = re.compile(r"(\d+)/\d+")
+_EVAL_RUNTIME = re.compile(r"eval_(?:(?P<data>.+)_)?runtime")
+_COUNTERS: tuple[tuple[str, TokenUnit], ...] = (("num_tokens", "real"), ("num_input_tokens_seen", "padded"))
+_SAME = 2e-3
+"""A row and its copy may be rounded differently."""
 
 
-def is_trainer_row(row: Row) -> bool:
-    """Whether a dictionary is a row of the Trainer."""
-    if any(key in row for key in _FOREIGN):
-        return False
-    if "train_runtime" in row:
-        return True
-    if "loss" in row:
-        return any(key in row for key in OF_THE_TRAINER)
-    return any(key.startswith("eval_") for key in row) and ("epoch" in row or "eval_runtime" in row)
+class Rows:
+    """Reads rows; remembers what decides how the next one is to be taken."""
 
+    def __init__(self) -> None:
+        """A new file."""
+        self.is_trl = False
+        self.resumed = False
+        self._evaluated: tuple[float, float | None] | None = None
 
-def row_events(row: Row, text: str, line: int) -> Iterator[Event]:
-    """Events of a row of the Trainer.
+    def read(self, row: Row, text: str, number: int) -> Iterator[Event]:
+        """Events of a row, or nothing when it is not the Trainer's."""
+        if not _OTHERS_OWN.isdisjoint(row):
+            return
+        if not _TRL_KEYS.isdisjoint(row):
+            self.is_trl = True
+        if is_training(row):
+            yield from self._training(row, text, number)
+        elif is_closing(row):
+            yield from self.closing(row, text, number)
+        if is_evaluation(row):
+            yield from self._evaluation(row, number)
 
-    Args:
-        row: the dictionary.
-        text: the line, for signs.
-        line: its number; 0 in a state file.
-    """
-    epoch = to_number(row.get("epoch"))
-    step = to_count(row.get("step"))
-    if "loss" in row and "train_runtime" not in row:
-        yield from _loss(row, text, line, step, epoch)
-    evaluations = [key for key in row if key.startswith("eval_") and key.endswith("loss")]
-    for key in evaluations:
-        value = to_number(row[key])
-        if value is not None:
-            yield Observation(name="eval_loss", value=value, line=line, unit="nats", step=step, epoch=epoch)
-    for key in row:
-        if key.startswith("eval_") and key.endswith("runtime") and (seconds := to_number(row[key])) is not None:
-            yield Observation(name="eval_seconds", value=seconds, line=line, unit="s", step=step, epoch=epoch)
-    yield from _tokens(row, line, step, epoch)
-    if "train_runtime" in row:
-        yield from _closing(row, text, line, epoch)
+    def trainer(self, number: int) -> Observation:
+        """Who printed it."""
+        return Observation(name="trainer", value="trl" if self.is_trl else "hf_trainer", line=number)
 
-
-def _loss(row: Row, text: str, line: int, step: int | None, epoch: float | None) -> Iterator[Event]:
-    value = to_number(row["loss"])
-    if value is not None:
-        yield Observation(name="loss", value=value, line=line, unit="nats", step=step, epoch=epoch)
-    if not_a_number(row["loss"]) or (value == 0.0 and not_a_number(row.get("grad_norm"))):
-        yield Sign(kind=SignKind.NOT_A_NUMBER, line=line, text=text[:300], step=step)
-
-
-def _tokens(row: Row, line: int, step: int | None, epoch: float | None) -> Iterator[Event]:
-    for key, unit in (("num_tokens", "real"), ("num_input_tokens_seen", "padded")):
-        value = to_number(row.get(key))
-        if value is not None:
+    def _training(self, row: Row, text: str, number: int) -> Iterator[Event]:
+        step, epoch = step_of(row), to_number(row.get("epoch"))
+        loss = to_number(row.get("loss"))
+        if loss is not None:
+            yield Observation(name="loss", value=loss, line=number, unit="nats", step=step, epoch=epoch)
+        if not_a_number(row.get("loss")) or not_a_number(row.get("grad_norm")):
+            yield Sign(kind=SignKind.NOT_A_NUMBER, line=number, text=text[:TEXT], step=step)
+        if _prints_like_the_trainer(row):
+            yield self.trainer(number)
+        seconds = to_number(row.get("train_runtime"))
+        if seconds is not None and seconds > 0:
+            # Since the beginning of the training: it stands in every row when tokens are counted.
             yield Observation(
-                name="tokens_seen",
-                value=value,
-                line=line,
-                unit="tokens",
+                name="train_seconds",
+                value=seconds,
+                line=number,
+                unit="s",
                 step=step,
                 epoch=epoch,
-                token_unit="real" if unit == "real" else "padded",
+                aggregation="last",
+                inside=INSIDE,
+            )
+        yield from self._tokens(row, number, step, epoch)
+
+    def closing(self, row: Row, text: str, number: int) -> Iterator[Event]:
+        """The last row, or a table or tuple that repeats it."""
+        step, epoch = step_of(row), to_number(row.get("epoch"))
+        yield self.trainer(number)
+        seconds = to_number(row.get("train_runtime"))
+        if seconds is not None and seconds > 0:
+            yield Observation(
+                name="train_seconds", value=seconds, line=number, unit="s", step=step, epoch=epoch, inside=INSIDE
+            )
+        yield from mean_loss(row.get("train_loss"), text, number, epoch)
+        yield from rates(row, number, epoch)
+        yield from self._tokens(row, number, step, epoch)
+        yield Sign(kind=SignKind.TRAINED, line=number, text=text[:TEXT], step=step)
+
+    def _evaluation(self, row: Row, number: int) -> Iterator[Event]:
+        """One evaluation, or one for each validation set; a script that prints it once more tells nothing new."""
+        step, epoch = step_of(row), to_number(row.get("epoch"))
+        yield self.trainer(number)
+        for key in evaluations(row):
+            loss = to_number(row.get(f"{key}_loss"))
+            if loss is not None:
+                yield Observation(name="eval_loss", value=loss, line=number, unit="nats", step=step, epoch=epoch)
+            seconds = to_number(row.get(f"{key}_runtime"))
+            if seconds is None or seconds <= 0 or self._is_copy(seconds, epoch):
+                continue
+            self._evaluated = (seconds, epoch)
+            yield Observation(name="eval_seconds", value=seconds, line=number, unit="s", step=step, epoch=epoch)
+
+    def _is_copy(self, seconds: float, epoch: float | None) -> bool:
+        if self._evaluated is None:
+            return False
+        known, at = self._evaluated
+        same_epoch = epoch is None or at is None or abs(epoch - at) <= _SAME * max(1.0, at)
+        return same_epoch and abs(seconds - known) <= _SAME * known
+
+    def _tokens(self, row: Row, number: int, step: int | None, epoch: float | None) -> Iterator[Observation]:
+        for key, unit in _COUNTERS:
+            count = to_number(row.get(key))
+            if count is not None and count > 0:
+                yield Observation(
+                    name="tokens_seen",
+                    value=count,
+                    line=number,
+                    unit="tokens",
+                    step=step,
+                    epoch=epoch,
+                    token_unit=unit,
+                    aggregation="last",
+                )
+        rate = to_number(row.get("train_tokens_per_second"))
+        if rate is not None and rate > 0 and not self.resumed:
+            # Until version 5 the tokens of before a resume are divided by the time since as well.
+            yield Observation(
+                name="tokens_per_second",
+                value=rate,
+                line=number,
+                unit="tokens/s",
+                step=step,
+                epoch=epoch,
+                token_unit="padded",
+                aggregation="mean",
+                inside=INSIDE,
             )
 
 
-_CLOSING: tuple[tuple[str, ObservationName, str], ...] = (
-    ("train_runtime", "train_seconds", "s"),
-    ("train_loss", "mean_train_loss", "nats"),
-    ("train_samples_per_second", "train_samples_per_second", "rows/s"),
-    ("train_steps_per_second", "train_steps_per_second", "steps/s"),
-)
+def is_training(row: Row) -> bool:
+    """Whether it is of a logging step."""
+    at = "epoch" in row or step_of(row) is not None
+    return "loss" in row and at and ("learning_rate" in row or ("grad_norm" in row and "epoch" in row))
 
 
-def _closing(row: Row, text: str, line: int, epoch: float | None) -> Iterator[Event]:
-    """The last row: totals that hold evaluation and saving as well."""
-    for key, name, unit in _CLOSING:
-        value = to_number(row.get(key))
-        if value is None:
-            continue
+def is_closing(row: Row) -> bool:
+    """Whether it is the row of the end; the mean loss is missing in version 4.3 and before."""
+    return (
+        "loss" not in row
+        and to_number(row.get("train_runtime")) is not None
+        and ("train_loss" in row or "train_samples_per_second" in row)
+        and ("epoch" in row or "train_samples_per_second" in row or "train_steps_per_second" in row)
+    )
+
+
+def is_evaluation(row: Row) -> bool:
+    """Whether it is of an evaluation on validation data."""
+    return any(True for _ in evaluations(row)) or ("eval_loss" in row and "epoch" in row)
+
+
+def evaluations(row: Row) -> Iterable[str]:
+    """Beginning of the keys of each evaluation in a row: `eval`, or `eval_` and the name of a validation set."""
+    found = [match for key in row if (match := _EVAL_RUNTIME.fullmatch(key)) is not None]
+    keys = [f"eval_{match['data']}" if match["data"] else "eval" for match in found]
+    return keys or (["eval"] if "eval_loss" in row and "epoch" in row else [])
+
+
+def step_of(row: Row) -> int | None:
+    """Optimizer step of a row that tells it; the Trainer's own rows on standard output do not."""
+    for key in ("global_step/max_steps", "iteration"):
+        found = _AT.fullmatch(str(row.get(key, "")))
+        if found is not None:
+            return int(found[1])
+    return to_count(row.get("step", row.get("global_step")))
+
+
+def mean_loss(value: object, text: str, number: int, epoch: float | None = None) -> Iterator[Event]:
+    """The mean training loss of the last row: over all planned steps, also after a resume."""
+    loss = to_number(value)
+    if loss is not None:
+        yield Observation(name="mean_train_loss", value=loss, line=number, unit="nats", epoch=epoch, aggregation="mean")
+    elif not_a_number(value):
+        yield Sign(kind=SignKind.NOT_A_NUMBER, line=number, text=text[:TEXT])
+
+
+def rates(row: Row, number: int, epoch: float | None = None) -> Iterator[Observation]:
+    """Rates of the last row. Before version 4.6 what is called samples a second are steps a second."""
+    samples, steps = to_number(row.get("train_samples_per_second")), to_number(row.get("train_steps_per_second"))
+    if steps is None:
+        samples, steps = None, samples
+    if samples is not None:
         yield Observation(
-            name=name,
-            value=value,
-            line=line,
-            unit=unit,
+            name="train_samples_per_second",
+            value=samples,
+            line=number,
+            unit="examples/s",
             epoch=epoch,
-            aggregation=None if name == "train_seconds" else "mean",
-            inside=("evaluation", "saving") if unit != "nats" else (),
-        )
-    rate = to_number(row.get("train_tokens_per_second"))
-    if rate:
-        # Trainer.train counts num_input_tokens_seen, which holds padding unless it is told otherwise.
-        yield Observation(
-            name="tokens_per_second",
-            value=rate,
-            line=line,
-            unit="tokens/s",
-            token_unit="padded",
             aggregation="mean",
-            inside=("evaluation", "saving"),
+            inside=INSIDE,
         )
-    if not_a_number(row.get("train_loss")):
-        yield Sign(kind=SignKind.NOT_A_NUMBER, line=line, text=text[:300])
-    # A row within the training may hold the runtime so far (num_input_tokens_seen does that); the last one has no loss.
-    if "loss" not in row and ("train_loss" in row or "train_steps_per_second" in row):
-        yield Sign(kind=SignKind.TRAINED, line=line, text=text[:300])
+    if steps is not None:
+        yield Observation(
+            name="train_steps_per_second",
+            value=steps,
+            line=number,
+            unit="steps/s",
+            epoch=epoch,
+            aggregation="mean",
+            inside=INSIDE,
+        )
+
+
+def _prints_like_the_trainer(row: Row) -> bool:
+    """Loops of other people's name the same things, in another order and without the gradient."""
+    keys = list(row)
+    if "epoch" not in row or "learning_rate" not in row:
+        return False
+    return "grad_norm" in row or keys.index("loss") < keys.index("learning_rate") < keys.index("epoch")

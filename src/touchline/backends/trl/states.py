@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from touchline.backends.trl.rows import row_events
+from touchline.backends.trl.rows0 import row_events
 from touchline.domain.observation import Event, Observation, ObservationName
 from touchline.logtext.numbers import to_number
 from touchline.logtext.reader import Row
