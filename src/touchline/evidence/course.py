@@ -60,8 +60,11 @@ class Losses:
 
     def add(self, loss: Observation) -> None:
         """Take one more."""
-        if isinstance(loss.value, str):
+        if isinstance(loss.value, str) or (self.last is not None and self.last.certain and not loss.certain):
             return
+        if self.last is not None and loss.certain and not self.last.certain:
+            # A trainer's own rows count more than what a script prints beside them.
+            self.count, self.total, self.first, self.second = 0, 0.0, None, None
         self.count += 1
         self.total += loss.value
         self.last = loss
@@ -101,6 +104,8 @@ class Part:
     """Their kinds."""
     stamps: tuple[Stamp, Stamp] | None = None
     """The first and the last time on its lines."""
+    nan_step: int | None = None
+    """Step of the last loss that was no number."""
     trained_line: int = 0
     """Line on which the training was said to be over; 0 for none."""
 
@@ -188,6 +193,8 @@ class Course:
     def _observation(self, found: Observation) -> None:
         if found.name == "loss" and found.aggregation != "last":
             self._loss(found)
+        elif found.name == "epoch":
+            self._step = 0  # counters may begin again with each epoch
         elif found.name == "trainable_parameters" and self.part.trained_line and self.part.has_progress:
             # The next model is made ready after a training that is over.
             self._cut("another run")
@@ -232,6 +239,9 @@ class Course:
             self.part.began = "resumed"
         if sign.kind is SignKind.TRAINED:
             self.part.trained_line = sign.line
+        if sign.kind is SignKind.NOT_A_NUMBER:
+            self.part.progress_line = max(self.part.progress_line, sign.line)
+            self.part.nan_step = sign.step or self.part.nan_step
         self._keep(sign)
 
     def _keep(self, sign: Sign) -> None:

@@ -161,7 +161,7 @@ def _global_batch(view: RunView) -> Measured:
 
 def _gpus(view: RunView) -> Measured:
     found = view.setting("gpus")
-    if found is not None and found.number:
+    if found is not None and found.number and found.seen.certain:
         return found.quantity()
     whole, micro, accumulation = (
         view.setting(name) for name in ("global_batch_size", "micro_batch_size", "gradient_accumulation_steps")
@@ -191,10 +191,10 @@ def _mean_loss(view: RunView, steps: Steps, remarks: list[str]) -> Measured:
     if not steps.resumed:
         return closing[-1].quantity(unit="nats", aggregation="mean")
     losses = [part.losses for part in view.final.parts if part.losses.count]
-    share = steps.share_done_here
+    share = steps.share
     printed = closing[-1].number
     assert printed is not None
-    if share is not None:
+    if share is not None and steps.resumed_at is not None:
         remarks.append(
             f"mean_train_loss: {printed:g} was printed, divided by all steps though only {share:.0%} were done"
         )
@@ -218,7 +218,7 @@ def _examples_per_second(view: RunView, packed: Said, steps: Steps, remarks: lis
         return Missing(missing="no line tells it")
     if isinstance(packed, Word) and packed.value == "true":
         return Missing(missing="the printed rate counts packed rows, not examples")
-    share = steps.share_done_here
+    share = steps.share
     if share is None:
         return Missing(missing="printed after a resume, counting all steps: refused")
     printed = found[-1].number
@@ -240,7 +240,10 @@ def _train_seconds(view: RunView, trainer: str | None, steps: Steps) -> Measured
     if found:
         return (closing or found)[-1].quantity(unit="s")
     total = int(steps.total.value) if isinstance(steps.total, Quantity) else None
-    tracks = view.final.training_tracks(total) if view.final.has_progress or trainer is not None else []
+    ended = (
+        isinstance(steps.done, Quantity) and isinstance(steps.total, Quantity) and steps.done.value >= steps.total.value
+    )
+    tracks = view.final.training_tracks(total) if ended else []
     if tracks and (trainer is not None or view.final.last_loss() is not None):
         return Quantity(
             value=sum(track.last[1] for track, _ in tracks),
@@ -260,7 +263,10 @@ def _train_seconds(view: RunView, trainer: str | None, steps: Steps) -> Measured
 
 def _tokens_per_second(view: RunView) -> Measured:
     found = [each for each in view.measured("tokens_per_second") if each.number is not None and each.seen.token_unit]
-    return found[-1].quantity(unit="tokens/s") if found else Missing(missing="no line tells it")
+    if not found:
+        return Missing(missing="no line tells it")
+    unit = found[-1].seen.unit if "/s" in found[-1].seen.unit else "tokens/s"
+    return found[-1].quantity(unit=unit)
 
 
 def _peak_memory(view: RunView) -> Measured:
@@ -294,8 +300,9 @@ def _packing(view: RunView, packed: Said) -> tuple[Measured, Measured, Measured]
     found_examples = _number(examples, "examples", "no line tells it")
     found_sequences = _number(sequences, "sequences", "no line tells that rows were packed")
     found_density = _number(density, "examples/sequence", "no line tells it")
-    both = isinstance(found_examples, Quantity) and isinstance(found_sequences, Quantity)
-    if density is None and both and found_sequences.value > 0:
+    if density is not None or isinstance(found_examples, Missing) or isinstance(found_sequences, Missing):
+        return found_examples, found_sequences, found_density
+    if found_sequences.value > 0:
         found_density = Quantity(
             value=found_examples.value / found_sequences.value,
             unit="examples/sequence",

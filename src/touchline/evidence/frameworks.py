@@ -61,6 +61,7 @@ _FORMS = (
         "tps:",
         rf"step: +(?P<step>\d+) +loss: +(?P<loss>nan|{NUMBER}).*?memory: +(?P<reserved>{NUMBER})GiB\(.*?tps: +(?P<padded_tokens>{NUMBER})",
     ),
+    _Form("torchtitan", "Training completed", r"\[titan\].* - INFO - (?P<trained>Training completed)$"),
     _Form(
         "mmengine",
         "Iter(train)",
@@ -130,13 +131,29 @@ _MEMORY: dict[str, tuple[MemoryKind, float, str]] = {
 _TOKENS: dict[str, TokenUnit] = {"label_tokens": "label", "padded_tokens": "padded"}
 
 
+def is_framework_line(text: str) -> bool:
+    """Whether a line is in a framework's own form: no other reader takes losses from it."""
+    return any(form.needle in text and form.pattern.search(text) for form in _FORMS)
+
+
 class FrameworkLines:
     """Reads one file's lines of trainers that are no backend."""
 
     words: ClassVar[frozenset[str]] = frozenset(
         {
             *("iter", "iters", "sec", "mem", "trainable", "weights", "iteration", "tps", "iter_dt", "completed"),
-            *("memory", "samples", "rank", "step", "per_step_time", "interval_runtime", "num_updates", "fit", "time"),
+            *(
+                "memory",
+                "samples",
+                "rank",
+                "titan",
+                "step",
+                "per_step_time",
+                "interval_runtime",
+                "num_updates",
+                "fit",
+                "time",
+            ),
         }
     )
 

@@ -12,7 +12,7 @@ from typing import ClassVar
 
 from touchline.domain.observation import Event, Observation, Sign, SignKind
 from touchline.evidence.facts import PlainFacts
-from touchline.evidence.frameworks import FrameworkLines
+from touchline.evidence.frameworks import FrameworkLines, is_framework_line
 from touchline.evidence.tracebacks import unprefixed
 from touchline.logtext.numbers import NUMBER, to_number
 from touchline.logtext.reader import LogReader, Row
@@ -87,7 +87,7 @@ class LoopLines:
 
     def line(self, text: str, number: int) -> Iterator[Event]:
         """Events of one line."""
-        if len(text) > _LENGTH or text.rstrip().endswith("}"):
+        if len(text) > _LENGTH or text.rstrip().endswith("}") or is_framework_line(text):
             return
         if "%|" in text:
             yield from self._bar(text, number)
@@ -115,7 +115,7 @@ class LoopLines:
         value = to_number(loss)
         if value is not None:
             yield from self._named(number)
-            yield Observation(name="loss", value=value, line=number, unit="nats", step=int(step))
+            yield Observation(name="loss", value=value, line=number, unit="nats", step=int(step), certain=False)
         elif loss is not None and str(loss).lower() == "nan":
             yield Sign(kind=SignKind.NOT_A_NUMBER, line=number, text=text[:300], step=int(step))
         validation = next((to_number(row[key]) for key in ("val_loss", "eval_loss", "valid_loss") if key in row), None)
@@ -148,7 +148,9 @@ class LoopLines:
             if validation:
                 yield Observation(name="eval_loss", value=found, line=number, unit="nats", epoch=done)
             else:
-                yield Observation(name="loss", value=found, line=number, unit="nats", step=at, epoch=done)
+                yield Observation(
+                    name="loss", value=found, line=number, unit="nats", step=at, epoch=done, certain=False
+                )
                 break
         for match in losses[1:]:
             groups = match.groupdict()
@@ -179,7 +181,7 @@ class LoopLines:
         value = to_number(match.group(1))
         if value is not None:
             yield from self._named(number)
-            yield Observation(name="loss", value=value, line=number, unit="nats")
+            yield Observation(name="loss", value=value, line=number, unit="nats", certain=False)
         else:
             yield Sign(kind=SignKind.NOT_A_NUMBER, line=number, text=text[-300:])
 

@@ -53,7 +53,10 @@ def ending_of(stretch: Stretch, *, steps_done: float | None, steps_total: float 
     fatal = [(sign, part) for sign, part in stretch.signs() if sign.line > part.progress_line or _same(sign, part)]
     trained = [(sign, part) for sign, part in stretch.signs() if sign.kind is SignKind.TRAINED]
     reached = steps_done is not None and steps_total is not None and steps_total > 0 and steps_done >= steps_total
-    complete = bool(trained) or reached or is_document
+    # Scripts echo "training complete" whatever happened; steps that are missing and an exception say otherwise.
+    short = steps_done is not None and steps_total is not None and steps_done < 0.98 * steps_total
+    failed = any(sign.kind in (SignKind.EXCEPTION, SignKind.GPU_OOM, SignKind.DISK_FULL) for sign, _ in fatal)
+    complete = (bool(trained) and not (short and failed)) or reached or is_document
     exit_word = _exit(stretch, fatal, complete)
     nan = _diverged(stretch)
     if nan is not None:
@@ -77,9 +80,10 @@ def _incomplete(stretch: Stretch, fatal: list[tuple[Sign, Part]], exit_word: Sai
     def ending(outcome: Outcome, sign: Sign, part: Part, says: str) -> Ending:
         return Ending(outcome=outcome, exit=exit_word, proofs=(_proof(sign, part, says),))
 
+    cancelled = any(sign.kind is SignKind.CANCELLED for sign, _ in fatal)
     for kind, outcome in _CAUSES:
         for sign, part in fatal:
-            if sign.kind is kind:
+            if sign.kind is kind and not (cancelled and _is_guess(sign)):
                 return ending(outcome, sign, part, kind.value)
     crash = next((each for each in reversed(fatal) if each[0].kind is SignKind.EXCEPTION), None) or next(
         (each for each in fatal if each[0].kind is SignKind.TASK_FAILED), None
@@ -97,6 +101,13 @@ def _incomplete(stretch: Stretch, fatal: list[tuple[Sign, Part]], exit_word: Sai
     if failed is not None and not stretch.has_progress:
         return ending(Outcome.CRASH_START, *failed, "a command of the job failed")
     return Ending(outcome=Outcome.RUNNING_OR_TRUNCATED, exit=exit_word, proofs=())
+
+
+def _is_guess(sign: Sign) -> bool:
+    """A bare "Killed" is the kernel's usual word for memory, and also what a cancelled process leaves."""
+    return sign.kind is SignKind.HOST_OOM and not any(
+        word in sign.text.lower() for word in ("memory", "oom", "alloc", "out of")
+    )
 
 
 def _crash(sign: Sign, stretch: Stretch, steps_done: float | None) -> Outcome:
@@ -127,6 +138,8 @@ def _after_training(
                 return Outcome.DISK_QUOTA, sign, part
             case SignKind.GPU_OOM:
                 return Outcome.GPU_OOM, sign, part
+            case SignKind.HOST_OOM if not _is_guess(sign):
+                return Outcome.HOST_OOM, sign, part
             case SignKind.EXCEPTION:
                 by_frames = {
                     "evaluate": Outcome.CRASH_EVAL,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 
 from touchline.backends import document_readers, log_readers
-from touchline.evidence import faults, generic, packing_words, wandb
+from touchline.evidence import faults, generic, milestones, packing_words, wandb
 from touchline.logtext.reader import DocumentReader, LogReader
 from touchline.slurmtext.lines import SlurmLines
 
@@ -28,4 +28,4 @@ def documents() -> tuple[DocumentReader, ...]:
 @functools.cache
 def substrings() -> tuple[tuple[str, str], ...]:
     """Pieces of text of languages that part no words, each with the reader's word for which it stands."""
-    return tuple((text, text) for text in generic.CJK_TRIGGERS)
+    return tuple((text, text) for text in {*generic.CJK_TRIGGERS, *milestones.CJK_TRIGGERS})

@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from touchline.domain.observation import Event, Stamp
+from touchline.domain.observation import Event, Sign, SignKind, Stamp
 from touchline.evidence.course import Course
 from touchline.evidence.lines import LineFile
 from touchline.evidence.readers import line_readers, substrings
@@ -42,6 +42,10 @@ READ_EVERY = 16
 """Of the later ones, one in so many."""
 _COMPLETE_ENDS = (b"}", b"]", b"*", b"!")
 """What a last line without a newline may end with to be whole: a number or a word may be cut off."""
+_TAKEN_FROM_THE_LAST_LINE = frozenset(
+    {SignKind.EXCEPTION, SignKind.GPU_OOM, SignKind.HOST_OOM, SignKind.DISK_FULL, SignKind.TIME_LIMIT}
+)
+"""Signs whose words are whole when they are there at all."""
 _STAMP_STARTS = frozenset("0123456789[(<JFMASONDWTIEst*-= ")
 """How a line with a time stamp may begin; a row of losses begins with a brace."""
 
@@ -54,12 +58,15 @@ class Scan:
         self.file = LineFile(path=path)
         self.course = Course(name)
         self._by_word: dict[bytes, list[LogReader]] = {}
-        for reader in [made() for made in line_readers()]:
+        self._readers = [made() for made in line_readers()]
+        for reader in self._readers:
             for word in reader.words:
                 self._by_word.setdefault(word.encode(), []).append(reader)
         self._triggers = frozenset(self._by_word)
         self._substrings = [(text.encode(), word.encode()) for text, word in substrings()]
         self._shapes: dict[bytes, int] = {}
+        self._watchers = [reader for reader in self._readers if hasattr(reader, "inside")]
+        self._attentive = False
         self._waiting: dict[bytes, tuple[int, bytes]] = {}
 
     def run(self, say: Callable[[int], None] | None = None) -> Course:
@@ -89,7 +96,16 @@ class Scan:
         triggers = self._triggers
         for number, line in enumerate(lines, first):
             for part in line.split(b"\r") if b"\r" in line else (line,):
+                if self._attentive:
+                    # Within a traceback any line matters, whatever its words.
+                    self._offer(number, part)
+                    continue
                 cut = part.find(b"%|")
+                if cut >= 0 and part[-1:] not in (b"]", b" "):
+                    # Something was printed on the bar's line: a traceback, the scheduler's last words, a row.
+                    self._catch_up()
+                    self._offer(number, part)
+                    continue
                 if cut >= 0 or part[:1] == b"{":
                     shape = _bar_shape(part, cut) if cut >= 0 else part.translate(None, _DIGITS)
                     self._sampled(number, part, shape)
@@ -132,6 +148,12 @@ class Scan:
         self._catch_up()
         for bar in read_bars(rest, number):
             self.course.feed(bar)
+        # What it tells of the run's end is taken as far as it goes; a number could be half of one.
+        text = clean(rest)
+        for reader in self._readers:
+            for event in reader.line(text, number):
+                if isinstance(event, Sign) and event.kind in _TAKEN_FROM_THE_LAST_LINE:
+                    self.course.feed(event)
 
     def _add_substrings(self, part: bytes, words: list[bytes]) -> bool:
         """Languages that part no words: a known substring counts as its word."""
@@ -149,6 +171,8 @@ class Scan:
             for bar in read_bars(raw, number):
                 feed(bar)
         readers = {reader for word in words if word in self._triggers for reader in self._by_word[word]}
+        if self._attentive:
+            readers.update(self._watchers)
         if not readers:
             return
         text = clean(raw)
@@ -163,6 +187,7 @@ class Scan:
                     if unix is not None:
                         feed(Stamp(unix, number))
                 feed(event)
+        self._attentive = any(reader.inside for reader in self._watchers)
 
 
 def _bar_shape(part: bytes, cut: int) -> bytes:

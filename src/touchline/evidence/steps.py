@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from dataclasses import dataclass
 
 from touchline.domain.observation import SignKind
@@ -13,6 +14,8 @@ OPTIMIZER_STEP_BARS = frozenset({"hf_trainer", "trl", "unsloth", "axolotl", "lla
 """Trainers whose bar counts optimizer steps of the whole run."""
 EPOCH_BARS = frozenset({"torchtune"})
 """Trainers whose bar counts the optimizer steps of one epoch."""
+SHARE_ERROR = 0.05
+"""A resume is placed between two logged rows when they lie no further apart than this share of what follows."""
 RATE_ERROR = 0.008
 """A count computed from a printed rate is given when the rate's digits leave no more than this relative error."""
 
@@ -31,15 +34,8 @@ class Steps:
     """Whether it goes on from a saved state."""
     resumed_at: int | None
     """Steps done before it; None where it was not resumed, or nothing says where."""
-
-    @property
-    def share_done_here(self) -> float | None:
-        """Share of all steps that this segment did itself; None where that is not known."""
-        if not self.resumed:
-            return 1.0
-        if self.resumed_at is None or isinstance(self.total, Missing) or self.total.value <= self.resumed_at:
-            return None
-        return (self.total.value - self.resumed_at) / self.total.value
+    share: float | None
+    """Share of all steps that this segment did itself; None where that is not known."""
 
 
 def steps_of(view: RunView, stretch: Stretch, trainer: str | None) -> Steps:
@@ -49,18 +45,29 @@ def steps_of(view: RunView, stretch: Stretch, trainer: str | None) -> Steps:
     resumed_at = _resumed_at(stretch, [track for track, _ in tracks])
     resumed = resumed_at is not None or stretch.began == "resumed"
     done = _done(view, stretch, tracks, total, trainer)
+    share = _share(view, stretch, total, resumed, resumed_at)
     return Steps(
         done=done,
         total=total,
-        seconds=_seconds(view, stretch, tracks, total, resumed),
+        seconds=_seconds(view, stretch, tracks, done, total, share),
         resumed=resumed,
         resumed_at=resumed_at,
+        share=share,
     )
+
+
+def _share(view: RunView, stretch: Stretch, total: Measured, resumed: bool, resumed_at: int | None) -> float | None:
+    if not resumed:
+        return 1.0
+    if resumed_at is not None and isinstance(total, Quantity) and total.value > resumed_at:
+        return (total.value - resumed_at) / total.value
+    epochs = [each.seen.epoch for each in view.measured("train_seconds") if each.seen.epoch]
+    return _share_by_epochs(stretch, epochs[-1] if epochs else None)
 
 
 def _total(view: RunView, stretch: Stretch, trainer: str | None) -> Measured:
     said = stretch.all("steps_total") or view.documents.all("steps_total")
-    certain = [each for each in said if each.seen.certain] or said
+    certain = [each for each in said if each.seen.certain]
     if certain and certain[-1].number:
         return certain[-1].quantity(unit="steps")
     tracks = stretch.training_tracks(None)
@@ -74,7 +81,15 @@ def _total(view: RunView, stretch: Stretch, trainer: str | None) -> Measured:
             return Quantity(
                 value=track.total * epochs.number, unit="steps", method="steps of an epoch × epochs", where=where
             )
-    return _from_rate(stretch)
+        if track.total and trainer not in EPOCH_BARS and _counts_all_steps(track.label):
+            return Quantity(value=track.total, unit="steps", method="the progress bar's total", where=where)
+    guessed = [each for each in (*said, *view.documents.all("steps_total")) if each.number]
+    return guessed[-1].quantity(unit="steps") if guessed else _from_rate(stretch)
+
+
+def _counts_all_steps(label: str) -> bool:
+    """Whether a bar of a home-made loop counts the steps of the whole run, and not those of an epoch."""
+    return "epoch" not in label.lower() and not any(character.isdigit() for character in label)
 
 
 def _from_rate(stretch: Stretch) -> Measured:
@@ -101,7 +116,7 @@ def _from_rate(stretch: Stretch) -> Measured:
 
 def _step_tracks(stretch: Stretch, trainer: str | None, total: Measured) -> list[tuple[Track, object]]:
     """Bars whose items are optimizer steps."""
-    known = int(total.value) if isinstance(total, Quantity) else None
+    known = round(total.value) if isinstance(total, Quantity) else None
     tracks = stretch.training_tracks(known)
     if trainer in OPTIMIZER_STEP_BARS or trainer in EPOCH_BARS:
         return list(tracks)
@@ -133,6 +148,11 @@ def _done(
         stale = getattr(part, "losses", None) is not None and bool(
             part.losses.last and part.losses.last.line > track.last[2]  # type: ignore[attr-defined]
         )
+    found += [
+        Quantity(value=part.nan_step, unit="steps", where=f"{part.file}:{part.progress_line}")
+        for part in stretch.parts
+        if part.nan_step
+    ]
     trained = [(sign, part) for sign, part in stretch.signs() if sign.kind is SignKind.TRAINED]
     best = max(found, key=lambda each: each.value, default=None)
     finished = bool(trained) or bool(view.documents.all("train_seconds"))
@@ -148,12 +168,17 @@ def _losses_with_step(stretch: Stretch) -> list[Found]:
 
 
 def _seconds(
-    view: RunView, stretch: Stretch, tracks: list[tuple[Track, object]], total: Measured, resumed: bool
+    view: RunView,
+    stretch: Stretch,
+    tracks: list[tuple[Track, object]],
+    done: Measured,
+    total: Measured,
+    resumed_share: float | None,
 ) -> Measured:
     clocks = [(track, f"{getattr(part, 'file', '')}:{track.first[2]}") for track, part in tracks]
     clocks += [(part.clock, part.file) for part in (*stretch.parts, *view.documents.parts) if part.clock.count > 2]
     best = max(clocks, key=lambda each: each[0].last[0] - each[0].first[0], default=None)
-    rate = best[0].seconds_per_step() if best is not None else None
+    rate = best[0].seconds_per_step(pauses=bool(stretch.all("eval_seconds"))) if best is not None else None
     if best is not None and rate is not None:
         middle, low, high, windows = rate
         return Quantity(
@@ -166,14 +191,45 @@ def _seconds(
             method=f"steps between two points after warm-up, {windows} windows",
             where=best[1],
         )
-    durations = stretch.all("train_seconds") or view.documents.all("train_seconds")
-    if durations and durations[-1].number and isinstance(total, Quantity) and total.value:
-        if resumed:
-            return Missing(missing="the runtime after a resume is not that of all steps")
-        return durations[-1].quantity(
-            value=durations[-1].number / total.value,
-            unit="s",
-            aggregation="mean",
-            method="runtime over planned steps; evaluation and saving inside",
+    return _mean_seconds(view, stretch, done, total, resumed_share)
+
+
+def _mean_seconds(
+    view: RunView, stretch: Stretch, done: Measured, total: Measured, resumed_share: float | None
+) -> Measured:
+    """Seconds a step from what the trainer timed itself, else from its runtime."""
+    timed = [each for each in stretch.all("step_seconds") if each.number]
+    if timed:
+        middle = statistics.median(each.number or 0.0 for each in timed)
+        return timed[-1].quantity(value=middle, unit="s", aggregation="median", method=f"{len(timed)} printed times")
+    rates = [each for each in stretch.all("train_steps_per_second") if each.number and not each.seen.inside]
+    if rates:
+        middle = statistics.median(each.number or 0.0 for each in rates)
+        return rates[-1].quantity(
+            value=1 / middle, unit="s", aggregation="median", method=f"{len(rates)} printed rates"
         )
-    return Missing(missing="no two points in time after warm-up")
+    durations = stretch.all("train_seconds") or view.documents.all("train_seconds")
+    steps = done if isinstance(done, Quantity) else total
+    if not durations or not durations[-1].number or isinstance(steps, Missing) or not steps.value:
+        return Missing(missing="no two points in time after warm-up")
+    if resumed_share is None:
+        return Missing(missing="the runtime after a resume is not that of all steps")
+    here = f" ({resumed_share:.0%} of them since the resume)" if resumed_share < 1 else ""
+    return durations[-1].quantity(
+        value=durations[-1].number / (steps.value * resumed_share),
+        unit="s",
+        aggregation="mean",
+        method=f"runtime over steps{here}; evaluation and saving inside",
+    )
+
+
+def _share_by_epochs(stretch: Stretch, final_epoch: float | None) -> float | None:
+    """Share of the epochs that were done since a resume: from half a logging interval before the first row on."""
+    for part in stretch.parts:
+        first, second = part.losses.first, part.losses.second
+        if first is None or second is None or first.epoch is None or second.epoch is None or not final_epoch:
+            continue
+        begun = first.epoch - (second.epoch - first.epoch) / 2
+        if 0 < begun < final_epoch and (second.epoch - first.epoch) / (final_epoch - begun) < SHARE_ERROR:
+            return (final_epoch - begun) / final_epoch
+    return None

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 import re
-import statistics
 from dataclasses import dataclass, field
 
 _NUMBERS = re.compile(r"\d[\d.,:e+-]*")
@@ -18,7 +17,9 @@ _OTHER_WORK = re.compile(
     r"|param|request|prompt|resolv|cach|collat|sort|truncat|pass|quer|sampl|writ|caption|embed|calib|materiali",
     re.IGNORECASE,
 )
-_TRAINING = re.compile(r"train|epoch|step|iter|loss|轮|训练|época|эпоха|エポック|에포크", re.IGNORECASE)
+_TRAINING = re.compile(
+    r"train|epoch|step|iter|loss|\bsft\b|\bdpo\b|fine-?tun|轮|训练|época|эпоха|エポック|에포크", re.IGNORECASE
+)
 POINTS = 1024
 """More points of one bar are thinned to every second one, again and again."""
 WINDOWS = 24
@@ -79,8 +80,11 @@ class Track:
         """Whether it reached its total."""
         return self.total is not None and self.last[0] >= self.total
 
-    def seconds_per_step(self) -> tuple[float, float, float, int] | None:
+    def seconds_per_step(self, *, pauses: bool = False) -> tuple[float, float, float, int] | None:
         """Median, lower and upper quartile of the time of a step in seconds, and the number of windows.
+
+        With `pauses` between steps every window counts alike, so that those without one decide; else a window counts as
+        often as it has steps, so that a file that was cut in its middle is judged by all of its steps.
 
         The first tenth of the steps, at most ten and at least one, is warm-up. None where fewer than two steps or less
         than two seconds are left: a bar's clock shows whole seconds.
@@ -93,12 +97,11 @@ class Track:
         if len(points) < 2 or points[-1][1] - points[0][1] < 2 or points[-1][0] - points[0][0] < 2:
             return None
         rates = _window_rates(points)
-        middle = statistics.median(rates)
-        rates = [rate for rate in rates if rate * SKIP_FACTOR >= middle]
-        if len(rates) < 4:
-            return statistics.median(rates), min(rates), max(rates), len(rates)
-        low, middle, high = statistics.quantiles(rates, n=4)
-        return middle, low, high, len(rates)
+        if pauses:
+            rates = [(rate, 1) for rate, _ in rates]
+        usual = _at_share(rates, 0.5)
+        rates = [each for each in rates if each[0] * SKIP_FACTOR >= usual]
+        return _at_share(rates, 0.5), _at_share(rates, 0.25), _at_share(rates, 0.75), len(rates)
 
     def skipped_until(self) -> int | None:
         """Step up to which batches were passed over after a resume; None where none were."""
@@ -125,13 +128,25 @@ def _rising(points: list[tuple[int, float, int]]) -> list[tuple[int, float, int]
     return rising
 
 
-def _window_rates(points: list[tuple[int, float, int]]) -> list[float]:
-    """Seconds a step of up to WINDOWS windows, none shorter than the clock can tell."""
+def _window_rates(points: list[tuple[int, float, int]]) -> list[tuple[float, int]]:
+    """Seconds a step, and steps, of up to WINDOWS windows, none shorter than the clock can tell."""
     span_seconds = points[-1][1] - points[0][1]
     count = max(1, min(WINDOWS, len(points) - 1, int(span_seconds // 10)))
     edges = [points[round(index * (len(points) - 1) / count)] for index in range(count + 1)]
     return [
-        (after[1] - before[1]) / (after[0] - before[0])
+        ((after[1] - before[1]) / (after[0] - before[0]), after[0] - before[0])
         for before, after in itertools.pairwise(edges)
         if after[0] > before[0]
     ]
+
+
+def _at_share(rates: list[tuple[float, int]], share: float) -> float:
+    """The rate below which so many of the steps lie; a window counts as often as it has steps."""
+    ordered = sorted(rates)
+    wanted = share * sum(steps for _, steps in ordered)
+    counted = 0
+    for rate, steps in ordered:
+        counted += steps
+        if counted >= wanted:
+            return rate
+    return ordered[-1][0]

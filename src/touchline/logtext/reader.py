@@ -12,7 +12,10 @@ Row = Mapping[str, object]
 
 
 class LogReader(Protocol):
-    """Turns lines into events. Feed it lines in order; it may remember what came before, never what comes after."""
+    """Turns lines into events. Feed it lines in order; it may remember what came before, never what comes after.
+
+    A reader may have a property `inside`: while it is true, as within a traceback, every line is offered to it.
+    """
 
     words: ClassVar[frozenset[str]]
     """Lower-case words, made of letters and underscores, or of any non-ASCII characters; a line is offered when it

@@ -24,7 +24,9 @@ _INITIALIZED = re.compile(
     r"Some weights of (?:the model checkpoint at (?P<used>\S+) were not used when initializing"
     r"|\w+ were not initialized from the model checkpoint at (?P<made>\S+) and are newly initialized)"
 )
-_NO_PADDING = re.compile(r"^\s*(?:Unsloth: )?(?P<model>[\w.-]+/[\w.-]+) does not have a padding token! Will use pad_token")
+_NO_PADDING = re.compile(
+    r"^\s*(?:Unsloth: )?(?P<model>[\w.-]+/[\w.-]+) does not have a padding token! Will use pad_token"
+)
 _SKIPPED_FILES = ("adapter_config.json", "preprocessor_config.json", "processor_config.json")
 _QUOTE = r"['\"`“]?"
 _NAME = rf"{_QUOTE}(?P<model>[\w~./][\w./~@+-]{{2,200}}){_QUOTE}"
@@ -54,7 +56,10 @@ _FAMILY = re.compile(
     r"|(?<![a-z])vit(?![a-z])|bart(?![a-z])|solar|openchat|hermes|kimi|exaone|jamba|mamba|rwkv|lfm",
     re.IGNORECASE,
 )
-_SIZE = re.compile(r"(?<![a-z0-9.])(?:\d{1,2}x)?\d{1,4}(?:\.\d{1,2})?[bm](?![a-z0-9])|(?<![a-z])(?:tiny|mini|small|base|large|xl)(?![a-z])", re.IGNORECASE)
+_SIZE = re.compile(
+    r"(?<![a-z0-9.])(?:\d{1,2}x)?\d{1,4}(?:\.\d{1,2})?[bm](?![a-z0-9])|(?<![a-z])(?:tiny|mini|small|base|large|xl)(?![a-z])",
+    re.IGNORECASE,
+)
 _FILES = re.compile(
     r"\.(?:jsonl?|ya?ml|csv|tsv|txt|py|sh|log|parquet|md|toml|out|err|arrow|zip|gz|pdf|bin|pt|safetensors|pth)$",
     re.IGNORECASE,

@@ -1,150 +1,166 @@
-"""State files of the Trainer, and arguments of it, of TRL and of PEFT in JSON or YAML."""
+"""Files that the Trainer, TRL and PEFT write or are started with: states, results, arguments, adapters.
+
+Source: transformers.TrainerState, trainer_pt_utils.save_metrics, transformers.TrainingArguments, peft.LoraConfig.
+The form with `lora`, `train` and `data` is that of a script on the Trainer which our users have.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from touchline.backends.trl.rows0 import row_events
+from touchline.backends.trl.arguments import ANCHORS, KEYS, is_off, is_on, observations
+from touchline.backends.trl.rows import Rows, is_closing, is_evaluation, is_training
 from touchline.domain.observation import Event, Observation, ObservationName
-from touchline.logtext.numbers import to_number
+from touchline.logtext.numbers import to_count, to_number
 from touchline.logtext.reader import Row
 
-_NUMBERS: tuple[tuple[str, ObservationName, str], ...] = (
-    ("per_device_train_batch_size", "micro_batch_size", "1"),
-    ("gradient_accumulation_steps", "gradient_accumulation_steps", "1"),
-    ("num_train_epochs", "epochs", "epochs"),
-    ("learning_rate", "learning_rate", "1"),
-    ("max_length", "max_seq_len", "tokens"),
-    ("max_seq_length", "max_seq_len", "tokens"),
-    ("lora_r", "lora_rank", "1"),
-    ("lora_alpha", "lora_alpha", "1"),
+_OF_OTHERS = frozenset({"_wandb", "_step", "_runtime", "_timestamp", "current_steps"})
+_OTHERS_ARGUMENTS = (
+    frozenset({"finetuning_type"}),
+    frozenset({"stage", "template"}),
+    frozenset({"base_model", "sequence_len"}),
+    frozenset({"swift_version"}),
+    frozenset({"tuner_type"}),
 )
-_WORDS: tuple[tuple[str, ObservationName], ...] = (
-    ("model_name_or_path", "model"),
-    ("optim", "optimizer"),
-    ("attn_implementation", "attention"),
-)
-_FLAGS: tuple[tuple[str, ObservationName], ...] = (
-    ("packing", "packed"),
-    ("gradient_checkpointing", "gradient_checkpointing"),
+"""Arguments of programs that build on the Trainer and have readers of their own."""
+_TRL_ARGUMENTS = frozenset({"dataset_text_field", "packing", "use_peft", "max_prompt_length", "num_generations"})
+_ADAPTER_NESTS = ("lora", "peft", "lora_config", "peft_config", "adapter")
+_RANKS: tuple[tuple[str, ObservationName], ...] = (
+    ("r", "lora_rank"),
+    ("lora_alpha", "lora_alpha"),
+    ("alpha", "lora_alpha"),
 )
 
 
-def read_state(name: str, document: Row) -> tuple[Event, ...] | None:
-    """trainer_state.json: the whole history, with digits that stdout has lost."""
-    del name
-    history = document.get("log_history")
-    if not isinstance(history, list) or "global_step" not in document:
+def read_trainer_state(name: str, document: Row) -> tuple[Event, ...] | None:
+    """`trainer_state.json`: every logged row with its step, and where the training stands."""
+    history, step = document.get("log_history"), to_count(document.get("global_step"))
+    if not isinstance(history, list) or step is None:
         return None
-    return tuple(_state(document, [row for row in history if isinstance(row, Mapping)]))
+    return tuple(_trainer_state(name, document, history, step))
 
 
-def _state(document: Row, history: list[Mapping[str, object]]) -> Iterator[Event]:
-    yield Observation(name="trainer", value="hf_trainer", line=0)
-    for key, name in (("max_steps", "steps_total"), ("num_train_epochs", "epochs"), ("global_step", "step")):
-        value = to_number(document.get(key))
-        if value is not None and value > 0:
-            yield Observation(name=name, value=value, line=0, unit="epochs" if name == "epochs" else "steps")  # type: ignore[arg-type]
-    batch = to_number(document.get("train_batch_size"))
+def _trainer_state(name: str, document: Row, history: list[object], step: int) -> Iterator[Event]:
+    rows = Rows()
+    logged: list[Row] = [row for row in history if isinstance(row, dict)]
+    closing: Row | None = None
+    for row in logged:
+        if is_closing(row):
+            closing = row
+        elif is_training(row) or is_evaluation(row):
+            yield from rows.read(row, name, 0)
+    total, epochs = to_count(document.get("max_steps")), to_number(document.get("num_train_epochs"))
+    if total:
+        yield Observation(name="steps_total", value=total, line=0, unit="steps")
+    if epochs is not None and 0 < epochs < 1e6:
+        yield Observation(name="epochs", value=epochs, line=0, unit="epochs")
+    batch = to_count(document.get("train_batch_size"))
     if batch:
-        # The Trainer writes the batch of a device here; with DataParallel it is that of all of them.
+        # With several GPUs in one process it is that of all of them.
         yield Observation(name="micro_batch_size", value=batch, line=0, certain=False)
-    for row in history:
-        yield from row_events(row, "log_history", 0)
+    if closing is not None and to_count(closing.get("step")) in (None, step):
+        yield from rows.closing(closing, name, 0)
+    yield rows.trainer(0)
+    epoch = to_number(document.get("epoch"))
+    yield Observation(name="step", value=step, line=0, unit="steps", epoch=epoch, aggregation="last")
 
 
 def read_results(name: str, document: Row) -> tuple[Event, ...] | None:
-    """all_results.json, train_results.json, eval_results.json."""
-    if not any(key in document for key in ("train_runtime", "eval_runtime")) or "log_history" in document:
+    """`all_results.json`, `train_results.json`, `eval_results.json`: the last row of training and of evaluation."""
+    if not _OF_OTHERS.isdisjoint(document):
         return None
-    events = list(row_events({key: value for key, value in document.items() if key != "loss"}, name, 0))
-    samples = to_number(document.get("train_samples"))
-    if samples:
-        events.append(Observation(name="train_examples", value=samples, line=0, unit="rows"))
-    effective = to_number(document.get("effective_tokens_per_sec"))
-    if effective:
-        events.append(
-            Observation(name="tokens_per_second", value=effective, line=0, unit="tokens/s", token_unit="real")
-        )
+    closing = is_closing({key: value for key, value in document.items() if key != "loss"})
+    if not closing and not ("eval_loss" in document and "eval_runtime" in document):
+        return None
+    rows = Rows()
+    events: list[Event] = []
+    if is_evaluation(document):
+        events += rows.read({key: value for key, value in document.items() if not key.startswith("train_")}, name, 0)
+    if closing:
+        events += rows.closing(document, name, 0)
+    examples = to_count(document.get("train_samples"))
+    if closing and examples:
+        events.append(Observation(name="train_examples", value=examples, line=0, unit="examples"))
     return tuple(events)
 
 
-def read_stage(name: str, document: Row) -> tuple[Event, ...] | None:
-    """The YAML of a QLoRA stage in a chain of a home-made trainer: model_name, lora, train, data."""
+def read_adapter(name: str, document: Row) -> tuple[Event, ...] | None:
+    """`adapter_config.json`: the adapter, and the base it belongs to."""
     del name
-    lora, train = document.get("lora"), document.get("train")
-    if "model_name" not in document or not isinstance(lora, Mapping) or not isinstance(train, Mapping):
+    if document.get("peft_type") != "LORA" or "r" not in document:
         return None
-    if "train_bs" not in train:
-        return None
-    names: tuple[tuple[Mapping[str, object], str, ObservationName, str], ...] = (
-        (train, "train_bs", "micro_batch_size", "1"),
-        (train, "grad_accum", "gradient_accumulation_steps", "1"),
-        (train, "epochs", "epochs", "epochs"),
-        (train, "lr", "learning_rate", "1"),
-        (train, "max_seq_len", "max_seq_len", "tokens"),
-        (lora, "r", "lora_rank", "1"),
-        (lora, "alpha", "lora_alpha", "1"),
-    )
-    events: list[Event] = [
-        Observation(name="trainer", value="hf_trainer", line=0, certain=False),
-        Observation(name="model", value=str(document["model_name"]), line=0),
-        Observation(name="method", value="qlora", line=0, certain=False),
-    ]
-    for table, key, observed, unit in names:
-        value = to_number(table.get(key))
-        if value is not None:
-            events.append(Observation(name=observed, value=value, line=0, unit=unit))
-    if isinstance(train.get("gradient_checkpointing"), bool):
-        events.append(
-            Observation(name="gradient_checkpointing", value=str(train["gradient_checkpointing"]).lower(), line=0)
-        )
-    events += _targets(lora.get("target_modules"))
-    return tuple(events)
-
-
-def read_arguments(name: str, document: Row) -> tuple[Event, ...] | None:
-    """TrainingArguments, SFTConfig and script arguments; adapter_config.json of PEFT."""
-    del name
-    if any(key in document for key in ("finetuning_type", "stage", "base_model", "sequence_len", "_component_")):
-        return None  # LLaMA-Factory's and axolotl's
-    if "peft_type" in document and "r" in document:
-        return tuple(_adapter(document))
-    if "per_device_train_batch_size" not in document:
-        return None
-    return tuple(_arguments(document))
+    return tuple(_adapter(document))
 
 
 def _adapter(document: Row) -> Iterator[Event]:
-    rank, alpha = to_number(document.get("r")), to_number(document.get("lora_alpha"))
-    yield Observation(name="method", value="dora" if document.get("use_dora") else "lora", line=0)
-    if rank is not None:
-        yield Observation(name="lora_rank", value=rank, line=0)
-    if alpha is not None:
-        yield Observation(name="lora_alpha", value=alpha, line=0)
-    if isinstance(document.get("base_model_name_or_path"), str):
-        yield Observation(name="model", value=str(document["base_model_name_or_path"]), line=0)
-    yield from _targets(document.get("target_modules"))
+    model = document.get("base_model_name_or_path")
+    if isinstance(model, str) and model:
+        yield Observation(name="model", value=model, line=0)
+    # Whether the base was quantised while it trained, the file does not tell.
+    yield Observation(name="method", value="dora" if is_on(document.get("use_dora")) else "lora", line=0, certain=False)
+    yield from _ranks(document)
+    yield from observations({"target_modules": document.get("target_modules")})
 
 
-def _arguments(document: Row) -> Iterator[Event]:
-    for key, name, unit in _NUMBERS:
-        value = to_number(document.get(key))
-        if value is not None and value > 0:
-            yield Observation(name=name, value=value, line=0, unit=unit)
-    most = to_number(document.get("max_steps"))
-    if most is not None and most > 0:
-        yield Observation(name="steps_total", value=most, line=0, unit="steps")
-    for key, name in _WORDS:
-        if isinstance(document.get(key), str) and document[key]:
-            yield Observation(name=name, value=str(document[key]), line=0)
-    for key, name in _FLAGS:
-        if isinstance(document.get(key), bool):
-            yield Observation(name=name, value=str(document[key]).lower(), line=0)
-    yield from _targets(document.get("lora_target_modules"))
+def _ranks(values: Mapping[str, object]) -> Iterator[Observation]:
+    known: set[str] = set()
+    for key, name in _RANKS:
+        number = to_number(values.get(key))
+        if number is not None and number > 0 and name not in known:
+            known.add(name)
+            yield Observation(name=name, value=number, line=0)
 
 
-def _targets(value: object) -> list[Event]:
-    if isinstance(value, list):
-        value = ",".join(sorted(str(each) for each in value))
-    return [Observation(name="target_modules", value=value, line=0)] if isinstance(value, str) and value else []
+def read_stage(name: str, document: Row) -> tuple[Event, ...] | None:
+    """A script's file with `model_name` and the groups `lora`, `train` and `data`."""
+    del name
+    lora, train = document.get("lora"), document.get("train")
+    if not isinstance(lora, dict) or not isinstance(train, dict) or not isinstance(document.get("model_name"), str):
+        return None
+    if not {"train_bs", "grad_accum"} & train.keys():
+        return None
+    return tuple(_stage(document, lora, train))
+
+
+def _stage(document: Row, lora: Row, train: Row) -> Iterator[Event]:
+    yield Observation(name="trainer", value="hf_trainer", line=0, certain=False)
+    names = {
+        "train_bs": "per_device_train_batch_size",
+        "grad_accum": "gradient_accumulation_steps",
+        "epochs": "num_train_epochs",
+        "lr": "learning_rate",
+    }
+    values = {names.get(key, key): value for key, value in train.items()}
+    values |= {"model_name": document["model_name"], "target_modules": lora.get("target_modules")}
+    yield from observations({key: value for key, value in values.items() if key in KEYS})
+    yield from _ranks(lora)
+    yield Observation(name="method", value="lora", line=0, certain=False)
+
+
+def read_arguments(name: str, document: Row) -> tuple[Event, ...] | None:
+    """Arguments of the Trainer or of TRL's commands, in one level or in groups."""
+    del name
+    if any(keys <= document.keys() for keys in _OTHERS_ARGUMENTS):
+        return None
+    groups = {key: value for key, value in document.items() if isinstance(value, dict)}
+    values: dict[str, object] = {}
+    for group in groups.values():
+        values |= {str(key): value for key, value in group.items() if key in KEYS}
+    values |= {key: value for key, value in document.items() if key in KEYS}
+    said = ANCHORS & values.keys()
+    if not said or (said == {"model_name_or_path"} and not {"learning_rate", "max_steps"} & values.keys()):
+        return None
+    return tuple(_arguments(document, groups, values))
+
+
+def _arguments(document: Row, groups: Mapping[str, Row], values: Mapping[str, object]) -> Iterator[Event]:
+    every = {key for group in groups.values() for key in group} | document.keys()
+    trainer = "trl" if _TRL_ARGUMENTS & every else "hf_trainer"
+    yield Observation(name="trainer", value=trainer, line=0, certain=False)
+    yield from observations(values)
+    for key in _ADAPTER_NESTS:
+        group = groups.get(key)
+        if group is not None and not is_off(group.get("enabled")) and "r" in group:
+            yield from _ranks(group)
+            yield Observation(name="method", value="lora", line=0, certain=False)
+            break

@@ -31,7 +31,7 @@ _ALONE = re.compile(
     re.IGNORECASE,
 )
 _VERSION = re.compile(
-    r"(?:^|[^\w/.'\"])(?P<library>PyTorch|Torch|Transformers|PEFT|TRL|Accelerate|bitsandbytes)"
+    r"(?:^\s*|[-:>|\]•*]\s+)(?P<library>PyTorch|Torch|Transformers|PEFT|TRL|Accelerate|bitsandbytes)"
     r"(?: version\s*[:=]?|\s*[:=]| )\s*v?(?P<version>\d+\.\d+(?:\.\d+)?(?:[\w.+-]*\w)?)(?P<rest>.{0,40})$",
     re.IGNORECASE,
 )
@@ -151,7 +151,7 @@ def _version(text: str, number: int) -> Iterator[Observation]:
     if found is not None:
         yield Observation(name="version", value=f"transformers={found['version']}", line=number)
         return
-    said = _VERSION.search(text) if len(text) <= _TRL_LINE_LIMIT else None
+    said = _VERSION.search(text) if len(text) <= _TRL_LINE_LIMIT and "O^O" not in text else None
     if said is not None and _AFTER_VERSION.fullmatch(said["rest"]) is not None:
         library = said["library"].lower().replace("pytorch", "torch")
         yield Observation(name="version", value=f"{library}={said['version']}", line=number)
