@@ -382,10 +382,19 @@ def score(index: Path, folder: Path) -> Score:
         name = case.files[0]
         runs[name] = len(readings)
         unmapped[name] = case.unmapped
-        reading = readings[-1] if readings else None
         refused = "; ".join(each.reason for each in found if not isinstance(each, FoundRun)) or "no run was found"
-        judged.extend(judge(name, expected, reading, refused) for expected in case.expected)
+        judged.extend(_judge_runs(name, expected, readings, refused) for expected in case.expected)
     return Score(judged=tuple(judged), runs=runs, unmapped=unmapped)
+
+
+def _judge_runs(case: str, expected: Expected, readings: Sequence[RunReading], refused: str) -> Judged:
+    """The last run is judged; of a file of several runs, a truth that one of the others shows is shown."""
+    verdicts = [judge(case, expected, reading, refused) for reading in readings] or [
+        judge(case, expected, None, refused)
+    ]
+    if verdicts[-1].verdict == "missing":
+        return next((each for each in verdicts if each.verdict == "right"), verdicts[-1])
+    return verdicts[-1]
 
 
 def judge(case: str, expected: Expected, reading: RunReading | None, refused: str = "") -> Judged:

@@ -239,11 +239,9 @@ def _train_seconds(view: RunView, trainer: str | None, steps: Steps) -> Measured
     closing = [each for each in found if each.seen.aggregation not in ("last", "sum")]
     if found:
         return (closing or found)[-1].quantity(unit="s")
-    total = int(steps.total.value) if isinstance(steps.total, Quantity) else None
-    ended = (
-        isinstance(steps.done, Quantity) and isinstance(steps.total, Quantity) and steps.done.value >= steps.total.value
-    )
-    tracks = view.final.training_tracks(total) if ended else []
+    total = round(steps.total.value) if isinstance(steps.total, Quantity) else None
+    done = steps.done.value if isinstance(steps.done, Quantity) else 0
+    tracks = view.final.training_tracks(total) if total is not None and done >= total else []
     if tracks and (trainer is not None or view.final.last_loss() is not None):
         return Quantity(
             value=sum(track.last[1] for track, _ in tracks),

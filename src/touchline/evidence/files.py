@@ -146,7 +146,8 @@ def _tells_course(parts: Sequence[Part]) -> bool:
 
 def _is_run(stretch: Stretch) -> bool:
     """Whether a segment tells anything that a run would."""
-    return any(part.has_progress or part.signs.count or len(part.seen) > 1 for part in stretch.parts)
+    told = any(part.has_progress or part.signs.count or len(part.seen) > 1 for part in stretch.parts)
+    return told or (bool(stretch.all("trainer")) and bool(stretch.training_tracks(None)))
 
 
 def _reason(fault: Exception) -> str:

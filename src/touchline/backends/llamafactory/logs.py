@@ -78,6 +78,8 @@ class LlamaFactoryLines:
         if found is None:
             if self._arguments_start:
                 self._collect(text, number)
+            elif "/llamafactory/" in text or "/llmtuner/" in text:
+                yield _trainer(number)  # a frame of a traceback, a path in a warning
             elif rate := _RATE.match(text):
                 yield _trainer(number)
                 yield from _tokens_per_second(to_number(rate["rate"]), number, None)

@@ -65,6 +65,24 @@ def observations(
         line = lines if isinstance(lines, int) else lines.get(key, 0)
         return Observation(name=name, value=value, line=line, unit=unit, certain=certain)
 
+    yield from _numbers(values, see)
+    for key, word in _DTYPES:
+        if is_on(values.get(key)):
+            yield see("dtype", word, key)
+            break
+    for name, key in _FLAGS:
+        if is_on(values.get(key)) or is_off(values.get(key)):
+            yield see(name, "true" if is_on(values[key]) else "false", key)
+    optimizer = values.get("optim")
+    if isinstance(optimizer, str) and re.fullmatch(r"[\w.]+", optimizer):
+        yield see("optimizer", optimizer.rpartition(".")[2].lower(), "optim")
+    attention = values.get("attn_implementation")
+    if isinstance(attention, str) and re.fullmatch(r"\w+", attention) and attention != "None":
+        yield see("attention", attention, "attn_implementation")
+    yield from _adapter(values, see)
+
+
+def _numbers(values: Mapping[str, object], see: _See) -> Iterator[Observation]:
     for name, unit, keys in _NUMBERS:
         for key in keys:
             number = (to_count if name in _WHOLE else to_number)(values.get(key))
@@ -81,20 +99,6 @@ def observations(
         if isinstance(model, str) and model.strip() and "$" not in model:
             yield see("model", model.strip(), key)
             break
-    for key, word in _DTYPES:
-        if is_on(values.get(key)):
-            yield see("dtype", word, key)
-            break
-    for name, key in _FLAGS:
-        if is_on(values.get(key)) or is_off(values.get(key)):
-            yield see(name, "true" if is_on(values[key]) else "false", key)
-    optimizer = values.get("optim")
-    if isinstance(optimizer, str) and re.fullmatch(r"[\w.]+", optimizer):
-        yield see("optimizer", optimizer.rpartition(".")[2].lower(), "optim")
-    attention = values.get("attn_implementation")
-    if isinstance(attention, str) and re.fullmatch(r"\w+", attention) and attention != "None":
-        yield see("attention", attention, "attn_implementation")
-    yield from _adapter(values, see)
 
 
 def _adapter(values: Mapping[str, object], see: _See) -> Iterator[Observation]:

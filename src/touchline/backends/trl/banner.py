@@ -41,8 +41,8 @@ _RESUMED = re.compile(
     r"|The following arguments do not match the ones in the `trainer_state\.json` within the checkpoint directory"
 )
 _RESUMED_FROM = re.compile(
-    r"(?:^|[^\w'\"`]\s*)Resum(?:ing|ed)(?: the)?(?: \w+)? from(?: the)?(?: (?:last|latest|previous))?(?: checkpoint)?\s*[:=]?\s*"
-    r"['\"]?(?:[\w.~/:@=+-]*/)?checkpoint-(?P<step>\d+)/?['\"]?[\s.!]*(?:\.\.\.)?\s*$",
+    r"(?:^|[^\w'\"`]\s*)Resum(?:ing|ed)(?: the)?(?: \w+)? from(?: the)?(?: (?:last|latest|previous))?(?: checkpoint)?"
+    r"\s*[:=]?\s*['\"]?(?:[\w.~/:@=+-]*/)?checkpoint-(?P<step>\d+)/?['\"]?[\s.!]*(?:\.\.\.)?\s*$",
     re.IGNORECASE,
 )
 _LOADED_FROM = re.compile(r"trainer\.py:\d+\].*>> Loading model from \S*checkpoint-(?P<step>\d+)/?\.?\s*$")

@@ -156,9 +156,9 @@ class Rows:
 
 
 def is_training(row: Row) -> bool:
-    """Whether it is of a logging step."""
-    at = "epoch" in row or step_of(row) is not None
-    return "loss" in row and at and ("learning_rate" in row or ("grad_norm" in row and "epoch" in row))
+    """Whether it is of a logging step; loops of other people's that count steps, and no epochs, have their own reader."""
+    at = "epoch" in row or "global_step/max_steps" in row or _AT.fullmatch(str(row.get("iteration", ""))) is not None
+    return "loss" in row and at and ("learning_rate" in row or "grad_norm" in row)
 
 
 def is_closing(row: Row) -> bool:

@@ -1,1 +1,1 @@
-"""Unsloth, which patches TRL: what it prints beside what the Trainer prints. It is read, and not yet driven."""
+"""Unsloth, which patches TRL: what it and its notebooks print beside the Trainer's own output, read only."""

@@ -1,0 +1,249 @@
+"""What the words mean that training loops print before their numbers, in ten languages.
+
+A name is taken apart into words; every one of them must be known. `loss` with an unknown word before it (`kl loss`,
+`best loss`, `generator loss`) is a loss of something else and is left out.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Concept(StrEnum):
+    """What a number is of."""
+
+    EPOCH = "epoch"
+    STEP = "step"
+    """Counts optimizer steps, as far as anyone can tell."""
+    GLOBAL_STEP = "global step"
+    """The same, and over the whole run."""
+    BATCH = "batch"
+    """Counts forward passes."""
+    LOSS = "loss"
+    TOKEN_RATE = "tokens/s"
+    PEAK_ALLOCATED = "peak allocated"
+    PEAK_RESERVED = "peak reserved"
+
+
+class Split(StrEnum):
+    """Which data a loss is of."""
+
+    TRAIN = "train"
+    VALIDATION = "validation"
+    TEST = "test"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Meaning:
+    """What a name says."""
+
+    concept: Concept | None = None
+    """None for a name of something that is not read."""
+    split: Split | None = None
+    """As far as it says."""
+    is_mean: bool = False
+    """Whether it is a mean over more than a step."""
+
+
+_TRAIN = frozenset(
+    "train training trn tr entrenamiento entreno treino treinamento entrainement entraînement addestramento trainings"
+    " обучения обучение обуч обучающая обучающей трен 训练 訓練 学習 学习 学習時 학습 훈련 eğitim".split()
+)
+_VALIDATION = frozenset(
+    "val valid validation validating eval evaluation evaluate evaluating dev cv validación validacion validação validacao"
+    " évaluation validierung валидации валидация валидационная валидационные вал 验证 驗證 评估 验证集 検証 評価 검증"
+    " doğrulama".split()
+)
+_TEST = frozenset("test testing prueba teste тест тестовая 测试 测试集 テスト 테스트".split())
+_MEAN = frozenset(
+    "avg average mean running epoch ema smoothed smooth promedio medio media média médio moyenne moyen mittlerer"
+    " durchschnittlicher средняя средние средний среднее ср 平均 평균".split()
+)
+_EMPTY = frozenset(
+    "total overall current cur batch step mb lm ce sft gpt model cross entropy per token last reduced interval raw final_"
+    " de del da do du la le les el a на der des of the all combined complete global iter iteration 当前 总".split()
+)
+"""Words that do not change what a loss is."""
+_LOSS = frozenset(
+    "loss losses pérdida perdida perda perte verlust потери потеря лосс loss_value 损失 损失值 損失 損失值 ロス 손실"
+    " kayıp".split()
+)
+_COMPOUNDS = {
+    "trainloss": "train loss",
+    "valloss": "val loss",
+    "trainingsverlust": "train loss",
+    "validierungsverlust": "val loss",
+    "训练损失": "train loss",
+    "训练集损失": "train loss",
+    "训练损失值": "train loss",
+    "平均训练损失": "avg train loss",
+    "训练平均损失": "avg train loss",
+    "验证损失": "val loss",
+    "验证集损失": "val loss",
+    "平均验证损失": "avg val loss",
+    "评估损失": "val loss",
+    "测试损失": "test loss",
+    "平均损失": "avg loss",
+    "总损失": "loss",
+    "当前损失": "loss",
+    "訓練損失": "train loss",
+    "驗證損失": "val loss",
+    "学習損失": "train loss",
+    "検証損失": "val loss",
+    "平均損失": "avg loss",
+    "学習ロス": "train loss",
+    "検証ロス": "val loss",
+    "训练loss": "train loss",
+    "验证loss": "val loss",
+    "평균손실": "avg loss",
+    "훈련손실": "train loss",
+    "학습손실": "train loss",
+    "검증손실": "val loss",
+}
+_EPOCHS = frozenset(
+    "epoch epochs ep época epoca époque epoque epoche épocas эпоха эпохи эпоху 轮 轮次 轮数 第轮 训练轮次 训练轮数 周期 回合"
+    " エポック 에포크 에폭 epok".split()
+)
+_STEPS = frozenset(
+    "step steps stp update updates upd iter iters iteration iterations it paso pasos passo passos étape etape pas schritt"
+    " шаг шага итерация iteración iteracion iteração itération 步 步数 步骤 训练步数 训练步 迭代 迭代次数 迭代步数 ステップ"
+    " イテレーション 스텝 단계 adım".split()
+)
+_BATCHES = frozenset(
+    "batch batches minibatch mb_idx batch_idx micro_step microstep lote lot батч батча 批次 批 バッチ 배치".split()
+)
+_OF_STEPS = frozenset(
+    "train training global optimizer optim optimization gradient num number current cur total_ at".split()
+)
+_GLOBAL = frozenset({"global", "optimizer", "optim", "optimization"})
+_LEADING = frozenset("in at after on end of finished completed done results result summary for metrics the".split())
+_TOKEN_RATES = frozenset(
+    {
+        *("tok/s", "toks/s", "tokens/s", "tokens/sec", "tok/sec", "toks/sec", "tokens_per_sec", "tokens_per_second"),
+        *("tokens/second", "tokens_per_s", "tok_per_sec", "tokens per second", "tokens per sec", "tok_s", "tokens_s"),
+    }
+)
+_PARTS = re.compile(r"[\s_./:-]+")
+
+
+@functools.lru_cache(maxsize=4096)
+def meaning_of(name: str) -> Meaning:
+    """What a printed name is of."""
+    plain = name.strip().lower()
+    if plain in _TOKEN_RATES:
+        return Meaning(concept=Concept.TOKEN_RATE)
+    words = [word for part in _PARTS.split(plain) for word in _COMPOUNDS.get(part, part).split() if word]
+    while len(words) > 1 and words[0] in _LEADING:
+        words = words[1:]
+    if not words or len(words) > 6:
+        return Meaning()
+    return _loss(words) or _memory(words) or _counter(words) or Meaning(split=_split(words))
+
+
+def _split(words: list[str]) -> Split | None:
+    known = set(words)
+    if known & _VALIDATION:
+        return Split.VALIDATION
+    if known & _TEST:
+        return Split.TEST
+    return Split.TRAIN if known & _TRAIN else None
+
+
+def _loss(words: list[str]) -> Meaning | None:
+    if sum(word in _LOSS for word in words) != 1:
+        return None
+    others = [word for word in words if word not in _LOSS]
+    if any(word not in _TRAIN | _VALIDATION | _TEST | _MEAN | _EMPTY for word in others):
+        return Meaning()
+    return Meaning(concept=Concept.LOSS, split=_split(others), is_mean=any(word in _MEAN for word in others))
+
+
+def _memory(words: list[str]) -> Meaning | None:
+    known = set(words)
+    if not known & {"mem", "memory", "vram"} or not known & {"peak", "max", "maximum"}:
+        return None
+    rest = known - {
+        "mem",
+        "memory",
+        "vram",
+        "peak",
+        "max",
+        "maximum",
+        "gpu",
+        "cuda",
+        "usage",
+        "used",
+        "alloc",
+        "gb",
+        "gib",
+    }
+    if rest <= {"allocated"}:
+        return Meaning(concept=Concept.PEAK_ALLOCATED)
+    return Meaning(concept=Concept.PEAK_RESERVED) if rest <= {"reserved"} else Meaning()
+
+
+def _counter(words: list[str]) -> Meaning | None:
+    last, before = words[-1], words[:-1]
+    for known, concept in ((_EPOCHS, Concept.EPOCH), (_STEPS, Concept.STEP), (_BATCHES, Concept.BATCH)):
+        if last in known and all(word in _OF_STEPS | _TRAIN | _VALIDATION | _TEST for word in before):
+            is_global = concept is Concept.STEP and bool(_GLOBAL.intersection(before))
+            if "micro" in before:
+                concept = Concept.BATCH
+            return Meaning(concept=Concept.GLOBAL_STEP if is_global else concept, split=_split(before))
+    return Meaning(concept=Concept.BATCH) if words[-2:] == ["micro", "step"] else None
+
+
+LOSS_WORDS: frozenset[str] = frozenset(
+    {
+        *("loss", "train_loss", "training_loss", "trn_loss", "tr_loss", "val_loss", "valid_loss", "validation_loss"),
+        *("eval_loss", "dev_loss", "avg_loss", "average_loss", "mean_loss", "epoch_loss", "running_loss", "total_loss"),
+        *("batch_loss", "step_loss", "lm_loss", "avg_train_loss", "avg_val_loss", "train_avg_loss", "loss_train"),
+        *("loss_val", "trainloss", "valloss", "ce_loss", "losses", "mean_train_loss", "mean_val_loss", "sft_loss"),
+        *("pérdida", "Pérdida", "PÉRDIDA", "perdida", "perda", "perte", "verlust", "trainingsverlust"),
+        *("validierungsverlust", "потери", "Потери", "ПОТЕРИ", "потеря", "Потеря", "лосс", "Лосс", "kayıp"),
+    }
+)
+"""Words of the lines that name a loss, as a line's bytes are parted into words."""
+EPOCH_WORDS: frozenset[str] = frozenset(
+    {
+        *("epoch", "epoche", "epoca", "epoque", "época", "Época", "ÉPOCA", "époque", "Époque", "эпоха", "Эпоха"),
+        *("ЭПОХА", "эпохи", "epok"),
+    }
+)
+"""Words of the lines that say which epoch begins."""
+CJK_TRIGGERS: tuple[str, ...] = (
+    *(
+        "损失",
+        "損失",
+        "ロス",
+        "손실",
+        "轮",
+        "エポック",
+        "에포크",
+        "에폭",
+        "loss：",
+        "Loss：",
+        "LOSS：",
+        "epoch：",
+        "Epoch：",
+    ),
+    *("训练loss", "验证loss", "批次大小", "批大小", "学习率", "训练样本", "训练集", "训练数据", "累积步数", "总步数"),
+    *(
+        "总训练",
+        "训练时间",
+        "训练耗时",
+        "耗时",
+        "基础模型",
+        "模型：",
+        "模型:",
+        "最大长度",
+        "序列长度",
+        "显存",
+        "学習率",
+    ),
+    *("バッチサイズ", "배치", "학습률", "LoRA"),
+)
+"""Pieces of lines in languages that part no words, and names before a wide colon."""
