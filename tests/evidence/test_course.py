@@ -25,7 +25,7 @@ def loss(line: int, *, step: int | None = None, epoch: float | None = None, valu
 
 
 def sign(kind: SignKind, line: int, during: During | None = None) -> Sign:
-    return Sign(kind=kind, line=line, text=f"line {line}", during=during)
+    return Sign(kind=kind, line=line, text=f"{kind.value}, line {line}", during=during)
 
 
 def bar(line: int, done: int, total: int, elapsed: float, label: str = "") -> Progress:
@@ -92,6 +92,12 @@ def test_an_error_that_is_survived_is_none() -> None:
 def test_host_memory_before_a_cancellation_is_its_cause() -> None:
     made = course(loss(1, step=1), sign(SignKind.HOST_OOM, 2), sign(SignKind.CANCELLED, 3))
     assert outcome(made) is Outcome.HOST_OOM
+
+
+def test_a_bare_killed_beside_a_cancellation_is_its_consequence() -> None:
+    killed = Sign(kind=SignKind.HOST_OOM, line=2, text="Killed")
+    assert outcome(course(loss(1, step=1), killed, sign(SignKind.CANCELLED, 3))) is Outcome.CANCELLED
+    assert outcome(course(loss(1, step=1), killed)) is Outcome.HOST_OOM
 
 
 def test_a_hang_after_a_gpu_error_is_still_the_gpu_error() -> None:

@@ -137,6 +137,12 @@ def told_later(whole_reading: RunReading, field: str, cut: Cut) -> bool:
     return int(found[3] or found[2]) >= min(len(left), cut.file.read_bytes()[: cut.size].count(b"\n") + 1)
 
 
+def measured_otherwise(full: RunReading, part: RunReading, field: str) -> bool:
+    """Whether the two numbers say of themselves that they are not the same measure: with evaluations, or without."""
+    one, other = getattr(full, field), getattr(part, field)
+    return isinstance(one, Quantity) and isinstance(other, Quantity) and one.method != other.method
+
+
 def contradictions(full: RunReading, part: RunReading, cut: Cut) -> list[str]:
     """Numbers of the cut files that the uncut ones contradict."""
     found = []
@@ -154,7 +160,7 @@ def contradictions(full: RunReading, part: RunReading, cut: Cut) -> list[str]:
     for field in COURSE:
         if value(part, field) is None or same(value(part, field), value(full, field)) or less_far:
             continue
-        if not told_later(full, field, cut):
+        if not told_later(full, field, cut) and not measured_otherwise(full, part, field):
             found.append(f"{field}: {value(part, field)}, not {value(full, field)}, at the same step {done}")
     return found
 

@@ -85,6 +85,11 @@ def test_thinning_keeps_the_ends() -> None:
         ("Running tokenizer on dataset (num_proc=16)", False),
         ("Saving the dataset (0/1 shards)", False),
         ("model.safetensors", False),
+        ("Tokenizing train dataset", False),
+        ("Drop Samples with Zero Trainable Tokens (num_proc=2)", False),
+        ("Generating train split", False),
+        ("Training Epoch: 2/3, step 49/50 completed (loss: 1.03)", True),
+        ("SFT", True),
     ],
 )
 def test_bars_of_other_work_count_no_steps(label: str, training: bool | None) -> None:

@@ -294,7 +294,8 @@ def _row(row: HistoryRow) -> tuple[str, ...]:
 
 
 def _steps(done: Quantity | Missing, total: Quantity | Missing) -> str:
-    return f"{_short(done)}/{_short(total)}" if "-" not in (_short(done), _short(total)) else _short(done)
+    figures = [f"{count:,.0f}" for each in (done, total) if (count := getattr(each, "value", None)) is not None]
+    return "/".join(figures) or "-"
 
 
 def _short(fact: Quantity | Word | Missing) -> str:

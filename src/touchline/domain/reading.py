@@ -109,7 +109,9 @@ class RunReading:
     train_seconds: Measured
     """Duration of the training; its method says what else is inside."""
     seconds_per_step: Measured
-    """Median or mean of an optimizer step after warm-up."""
+    """Time over steps, from after warm-up to the last step known; evaluations and savings in between are inside."""
+    seconds_per_step_without_pauses: Measured
+    """Median over windows of steps: what a step takes when nothing else is done."""
     tokens_per_second: Measured
     """With its token unit."""
     peak_memory: Measured

@@ -18,6 +18,8 @@ _TRAINERS = (
     ("generic",),
 )
 """Who prints through whom: the first of these that is seen is the trainer; any other name stands before `trl`."""
+_ON_THE_WAY = ("last", "sum")
+"""Aggregations of a duration that was logged while the training went on."""
 _WHOLE_EPOCH = 0.05
 """The Trainer drops a remainder of each epoch, so its last row may say 2.98 for 3."""
 
@@ -51,6 +53,7 @@ def reading_of(name: str, files: Sequence[str], view: RunView, notes: Sequence[s
         eval_loss=_last(view, "eval_loss", "no evaluation was logged"),
         train_seconds=_train_seconds(view, kind, steps),
         seconds_per_step=steps.seconds,
+        seconds_per_step_without_pauses=steps.pace,
         tokens_per_second=_tokens_per_second(view),
         peak_memory=_peak_memory(view),
         total_examples=examples,
@@ -135,7 +138,9 @@ def _epochs(view: RunView) -> Measured:
     found = view.setting("epochs")
     if found is not None and found.number is not None:
         return found.quantity(unit="epochs")
-    closing = [each for each in view.measured("train_seconds") if each.seen.epoch]
+    closing = [
+        each for each in view.measured("train_seconds") if each.seen.epoch and each.seen.aggregation not in _ON_THE_WAY
+    ]
     if closing and closing[-1].seen.epoch is not None:
         done = closing[-1].seen.epoch
         if abs(done - round(done)) <= _WHOLE_EPOCH and round(done) >= 1:
@@ -236,7 +241,7 @@ def _examples_per_second(view: RunView, packed: Said, steps: Steps, remarks: lis
 
 def _train_seconds(view: RunView, trainer: str | None, steps: Steps) -> Measured:
     found = [each for each in view.measured("train_seconds") if each.number is not None]
-    closing = [each for each in found if each.seen.aggregation not in ("last", "sum")]
+    closing = [each for each in found if each.seen.aggregation not in _ON_THE_WAY]
     if found:
         return (closing or found)[-1].quantity(unit="s")
     total = round(steps.total.value) if isinstance(steps.total, Quantity) else None

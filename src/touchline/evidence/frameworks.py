@@ -1,225 +1,306 @@
-"""Lines of trainers that have no folder among the backends: each pattern is one program's own form.
+"""Trainers for one machine that print lines of their own: Lightning, litgpt, MLX-LM, nanoGPT, Keras, llama.cpp.
 
-Sources: litgpt/finetune/lora.py, mlx_lm/tuner/trainer.py, megatron/training/training.py, torchtitan/components/metrics.py,
-mmengine/hooks/logger_hook.py, lightning/pytorch/trainer, keras/src/utils/progbar.py, llama-recipes train_utils.py,
-nanoGPT/train.py, DeepSpeedExamples/applications/DeepSpeed-Chat.
+Sources: litgpt/finetune/lora.py and utils.py (create_finetuning_performance_report), mlx_lm/tuner/trainer.py,
+nanoGPT/train.py, lightning/pytorch/utilities/model_summary and loops, keras/src/utils/progbar.py and the older
+generic_utils.py, llama.cpp/examples/finetune. Their forms are tried before those of loops that nobody knows.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import ClassVar
+from typing import Protocol
 
-from touchline.domain.observation import Event, Observation, ObservationName, Sign, SignKind
-from touchline.domain.quantity import Aggregation, MemoryKind, TokenUnit
-from touchline.logtext.numbers import NUMBER, to_number
-from touchline.logtext.reader import Row
+from touchline.domain.observation import Event, Observation, Sign, SignKind
+from touchline.evidence.generic_voice import Voice, trained
+from touchline.logtext.numbers import NUMBER, to_count, to_number, to_seconds
 
-_N = rf"({NUMBER})"
-_V = rf"(nan|{NUMBER})"
-
-
-class _Form:
-    """One line's form: its pattern's named groups are the facts, `x_unit` of a name in `_UNITS`."""
-
-    def __init__(self, trainer: str, needle: str, pattern: str) -> None:
-        self.trainer = trainer
-        self.needle = needle
-        self.pattern = re.compile(pattern)
+_F = rf"(?:{NUMBER}|nan|-?inf)"
+_TEXT_LIMIT = 300
 
 
-_FORMS = (
-    _Form(
-        "litgpt",
-        "iter time:",
-        rf"Epoch (?P<epoch>\d+) \| iter \d+ step (?P<step>\d+) \| loss train: (?P<loss>nan|{NUMBER}), *val: (?P<val>n/a|{NUMBER})",
-    ),
-    _Form("litgpt", "iter time:", rf"^iter \d+ step (?P<step>\d+): loss (?P<loss>nan|{NUMBER}), iter time:"),
-    _Form("litgpt", "Training time:", rf"^Training time: (?P<seconds>{NUMBER})s\s*$"),
-    _Form("litgpt", "Memory used:", rf"^Memory used: (?P<allocated>{NUMBER}) GB"),
-    _Form("mlx", "It/sec", rf"^Iter (?P<step>\d+): Train loss (?P<loss>nan|{NUMBER}),.*?It/sec (?P<rate>{NUMBER})"),
-    _Form("mlx", "Tokens/sec", rf"Tokens/sec (?P<label_tokens>{NUMBER})"),
-    _Form("mlx", "Peak mem", rf"Peak mem (?P<peak_gb>{NUMBER}) GB"),
-    _Form("mlx", "Val loss", rf"^Iter (?P<at>\d+): Val loss (?P<val>{NUMBER}), Val took (?P<val_seconds>{NUMBER})s"),
-    _Form("mlx", "Starting training", r"^Starting training\.\.\., iters: (?P<total>\d+)"),
-    _Form(
-        "mlx",
-        "Trainable parameters:",
-        rf"^Trainable parameters: {NUMBER}% \((?P<trainable>{NUMBER}M)/(?P<all>{NUMBER}M)\)",
-    ),
-    _Form("mlx", "Saved final", r"^Saved final (?:adapter )?weights to (?P<trained>\S+)"),
-    _Form(
-        "megatron",
-        "elapsed time per iteration",
-        rf"iteration +(?P<step>\d+)/ *(?P<total>\d+) \|.*elapsed time per iteration \(ms\): (?P<ms>{NUMBER}) \|"
-        rf"(?:.*?global batch size: +(?P<global>\d+) \|)?.*?(?:lm )?loss: (?P<loss>nan|{NUMBER})",
-    ),
-    _Form("megatron", "validation loss at", rf"validation loss at iteration \d+ .*?loss value: (?P<val>{NUMBER})"),
-    _Form(
-        "torchtitan",
-        "tps:",
-        rf"step: +(?P<step>\d+) +loss: +(?P<loss>nan|{NUMBER}).*?memory: +(?P<reserved>{NUMBER})GiB\(.*?tps: +(?P<padded_tokens>{NUMBER})",
-    ),
-    _Form("torchtitan", "Training completed", r"\[titan\].* - INFO - (?P<trained>Training completed)$"),
-    _Form(
-        "mmengine",
-        "Iter(train)",
-        rf"Iter\(train\) \[ *(?P<step>\d+)/(?P<total>\d+)\].*? time: (?P<pace>{NUMBER}) .*?memory: (?P<mib>\d+) .*?loss: (?P<loss>nan|{NUMBER})",
-    ),
-    _Form("nanogpt", "train loss", rf"^step (?P<at>\d+): train loss {NUMBER}, val loss (?P<val>{NUMBER})"),
-    _Form("nanogpt", "time", rf"^iter (?P<step>\d+): loss (?P<loss>nan|{NUMBER}), time {NUMBER}ms"),
-    _Form("mingpt", "iter_dt", rf"iter_dt {NUMBER}ms; iter (?P<step>\d+): train loss (?P<loss>nan|{NUMBER})"),
-    _Form(
-        "llama-recipes",
-        "completed (loss:",
-        rf"Training Epoch: (?P<epoch>\d+)(?:/(?P<epochs>\d+))?, step \d+/\d+ completed \(loss: (?P<loss>nan|{NUMBER})\)",
-    ),
-    _Form(
-        "deepspeed",
-        "Samples/sec",
-        rf"^Model Parameters: .*?Samples/sec: (?P<samples>{NUMBER}),.*?Batch Size: (?P<micro>\d+)",
-    ),
-    _Form("deepspeed", "Rank:", rf"^Epoch: (?P<epoch>\d+), Step: \d+, Rank: \d+, loss = (?P<loss>nan|{NUMBER})"),
-    _Form(
-        "keras", "/step - ", rf"━+ .*?/step - .*?\bloss: (?P<loss>nan|{NUMBER})(?:.*?\bval_loss: (?P<val>{NUMBER}))?"
-    ),
-    _Form(
-        "keras",
-        "/step - ",
-        rf"^\d+/\d+ \[=+>?\.*\] - .*?\bloss: (?P<loss>nan|{NUMBER})(?:.*?\bval_loss: (?P<val>{NUMBER}))?",
-    ),
-    _Form(
-        "mindformers",
-        "per_step_time",
-        rf"Epoch:\[ *(?P<epoch>\d+)/ *(?P<epochs>\d+)\], *step:\[ *\d+/ *\d+\], *loss: *\[?(?P<loss>nan|{NUMBER})",
-    ),
-    _Form(
-        "paddlenlp",
-        "interval_runtime",
-        rf"loss: (?P<loss>nan|{NUMBER}),.*?global_step: (?P<step>\d+),",
-    ),
-    _Form(
-        "fairseq",
-        "num_updates",
-        rf"train_inner.*?\bloss=(?P<loss>nan|{NUMBER}),.*?num_updates=(?P<step>\d+)",
-    ),
-    _Form("lightning", "Trainable params", rf"^{_N} *(?P<unit>[KMB]?) +Trainable params$"),
-    _Form(
-        "lightning", "`Trainer.fit` stopped", r"`Trainer\.fit` stopped: `max_(?:epochs|steps)=\d+` (?P<trained>reached)"
-    ),
-)
-_SIMPLE: dict[str, tuple[ObservationName, str]] = {
-    "total": ("steps_total", "steps"),
-    "epochs": ("epochs", "epochs"),
-    "global": ("global_batch_size", "1"),
-    "micro": ("micro_batch_size", "1"),
-    "samples": ("train_samples_per_second", "rows/s"),
-    "trainable": ("trainable_parameters", "parameters"),
-    "all": ("total_parameters", "parameters"),
-    "seconds": ("train_seconds", "s"),
-    "val_seconds": ("eval_seconds", "s"),
-    "rate": ("train_steps_per_second", "steps/s"),
-}
-_MEMORY: dict[str, tuple[MemoryKind, float, str]] = {
-    "allocated": ("allocated", 1.0, "GB"),
-    "peak_gb": ("allocated", 1.0, "GB"),
-    "reserved": ("reserved", 1.0, "GiB"),
-    "mib": ("allocated", 1 / 1024, "GiB"),
-}
-"""litgpt and MLX divide by 10⁹, torchtitan by 1024³; mmengine prints MiB."""
-_TOKENS: dict[str, TokenUnit] = {"label_tokens": "label", "padded_tokens": "padded"}
+class Framework(Protocol):
+    """Reads the lines of one trainer."""
+
+    def line(self, text: str, rest: str, number: int) -> list[Event] | None:
+        """Events of a line, `rest` of it without its prefix; None when it is none of this trainer's."""
+        ...
 
 
-def is_framework_line(text: str) -> bool:
-    """Whether a line is in a framework's own form: no other reader takes losses from it."""
-    return any(form.needle in text and form.pattern.search(text) for form in _FORMS)
+class Lightning:
+    """The table of parameters and the last words; its bars are read with those of others."""
+
+    _PARAMETERS = re.compile(rf"^\s*(?P<size>{NUMBER}) *(?P<scale>[KMBT]?)\s+(?P<which>Trainable|Total) params\s*$")
+    _STOPPED = re.compile(r"`Trainer\.fit` stopped: `max_(?P<what>epochs|steps)=(?P<count>\d+)` reached")
+    _SCALES = {"": 1.0, "K": 1e3, "M": 1e6, "B": 1e9, "T": 1e12}  # noqa: RUF012
+
+    def __init__(self, voice: Voice) -> None:
+        """Nothing was read."""
+        self._voice = voice
+
+    def line(self, text: str, rest: str, number: int) -> list[Event] | None:
+        """Events of one line."""
+        del rest
+        if "params" in text and (match := self._PARAMETERS.match(text)) is not None:
+            return list(self._parameters(match, number))
+        if "Trainer.fit" in text and (match := self._STOPPED.search(text)) is not None:
+            return list(self._stopped(match, text, number))
+        return None
+
+    def _parameters(self, match: re.Match[str], number: int) -> Iterator[Event]:
+        size = to_number(match.group("size"))
+        yield from self._voice.once("trainer", "lightning", number)
+        if size:
+            name = "trainable_parameters" if match.group("which") == "Trainable" else "total_parameters"
+            value = round(size * self._SCALES[match.group("scale")])
+            if name == "trainable_parameters":
+                yield from self._voice.once("trainable_parameters", value, number, unit="parameters")
+            else:
+                yield from self._voice.once("total_parameters", value, number, unit="parameters")
+
+    def _stopped(self, match: re.Match[str], text: str, number: int) -> Iterator[Event]:
+        yield from self._voice.once("trainer", "lightning", number)
+        if match.group("what") == "epochs":
+            yield from self._voice.once("epochs", float(match.group("count")), number, unit="epochs")
+        else:
+            yield from self._voice.once("steps_total", float(match.group("count")), number, unit="steps")
+        yield trained(text, number)
 
 
-class FrameworkLines:
-    """Reads one file's lines of trainers that are no backend."""
+class LitGpt:
+    """litgpt and its forerunners; a step is one of the optimizer, an iteration a forward pass."""
 
-    words: ClassVar[frozenset[str]] = frozenset(
-        {
-            *("iter", "iters", "sec", "mem", "trainable", "weights", "iteration", "tps", "iter_dt", "completed"),
-            *(
-                "memory",
-                "samples",
-                "rank",
-                "titan",
-                "step",
-                "per_step_time",
-                "interval_runtime",
-                "num_updates",
-                "fit",
-                "time",
+    _ROW = re.compile(
+        rf"^Epoch (?P<epoch>\d+) \| iter +\d+ step +(?P<step>\d+) \| loss train: +(?P<loss>{_F})"
+        rf"(?:, +val: +(?P<val>n/a|{_F}))? \| iter time:"
+    )
+    _OLD_ROW = re.compile(rf"^iter \d+ step (?P<step>\d+): loss (?P<loss>{_F}), iter time: {NUMBER} ?ms")
+    _VALIDATION = re.compile(rf"^(?:step|iter) \d+: val loss (?P<val>{_F}), val time: {NUMBER} ?ms")
+    _FINAL = re.compile(rf"^Final evaluation \| val loss: +(?P<val>{_F}) \| val ppl:")
+    _TIME = re.compile(rf"^(?:\| - )?Training [Tt]ime *: +(?P<seconds>{NUMBER}) ?s\s*$")
+    _RATE = re.compile(rf"^\| - Tok/sec *: +(?P<rate>{NUMBER}) tok/s\s*$")
+    _MEMORY = re.compile(rf"^(?:\| - )?Memory [Uu]sed *: +(?P<size>{NUMBER}) GB\s*$")
+    _PARAMETERS = re.compile(r"^Number of (?P<which>trainable|non-trainable) parameters: (?P<count>[\d,]+)\s*$")
+
+    def __init__(self, voice: Voice) -> None:
+        """Nothing was read."""
+        self._voice = voice
+        self._known = False
+        self._trainable: int | None = None
+
+    def line(self, text: str, rest: str, number: int) -> list[Event] | None:
+        """Events of one line."""
+        if "loss" in rest:
+            if (match := self._ROW.match(rest) or self._OLD_ROW.match(rest)) is not None:
+                return list(self._row(match, text, number))
+            if (match := self._VALIDATION.match(rest) or self._FINAL.match(rest)) is not None:
+                return list(self._voice.eval_loss(match.group("val"), number))
+            return None
+        bare = text.strip()
+        if "parameters:" in bare and (match := self._PARAMETERS.match(rest)) is not None:
+            return list(self._parameters(match, number))
+        if (match := self._TIME.match(bare)) is not None and (self._known or bare.startswith("|")):
+            return [*self._voice.measured("train_seconds", to_number(match.group("seconds")), number, "s")]
+        if (match := self._RATE.match(bare)) is not None:
+            rate = to_number(match.group("rate"))
+            return list(
+                self._voice.measured("tokens_per_second", rate, number, "tokens/s", aggregation="mean", token_unit="padded")
+            )
+        if (match := self._MEMORY.match(bare)) is not None and (self._known or bare.startswith("|")):
+            return list(self._voice.memory(to_number(match.group("size")), number, "GB", "allocated", phase="step"))
+        return None
+
+    def _row(self, match: re.Match[str], text: str, number: int) -> Iterator[Event]:
+        self._known = True
+        found = match.groupdict()
+        step = int(found["step"])
+        if step == 0 or not self._voice.is_echo(step, None, number):
+            yield from self._voice.loss(found["loss"], number, text, trainer="litgpt", step=step)
+        # The validation loss of the last evaluation is repeated in every row.
+
+    def _parameters(self, match: re.Match[str], number: int) -> Iterator[Event]:
+        count = to_count(match.group("count"))
+        if count is None:
+            return
+        if match.group("which") == "trainable":
+            self._trainable = count
+            yield from self._voice.once("trainable_parameters", count, number, unit="parameters")
+        elif self._trainable is not None:
+            yield from self._voice.once("trainer", "litgpt", number, certain=False)
+            yield from self._voice.once("total_parameters", count + self._trainable, number, unit="parameters")
+
+
+class Mlx:
+    """MLX-LM. Its tokens are those with a loss; its sizes are divided by 10**9."""
+
+    _ROW = re.compile(
+        rf"Iter (?P<step>\d+): Train loss (?P<loss>{_F}), (?:Learning Rate {_F}, )?It/sec (?P<pace>{NUMBER}), "
+        rf"Tokens/sec (?P<rate>{NUMBER})(?:, Trained Tokens (?P<seen>\d+))?(?:, Peak mem (?P<size>{NUMBER}) GB)?"
+    )
+    _VALIDATION = re.compile(rf"Iter (?P<step>\d+): Val loss (?P<val>{_F}), Val took (?P<seconds>{NUMBER})s")
+    _BEGIN = re.compile(r"^Starting training\.\.\., iters: (?P<total>\d+)\s*$")
+    _PARAMETERS = re.compile(rf"^Trainable parameters: {NUMBER}% \((?P<some>{NUMBER})M/(?P<all>{NUMBER})M\)")
+    _END = re.compile(r"^Saved final (?:adapter )?weights to \S")
+
+    def __init__(self, voice: Voice) -> None:
+        """Nothing was read."""
+        self._voice = voice
+
+    def line(self, text: str, rest: str, number: int) -> list[Event] | None:
+        """Events of one line."""
+        if "Iter " in text:
+            # A bar without a line's end may stand before the row.
+            if (match := self._ROW.search(text)) is not None:
+                return list(self._row(match, text, number))
+            if (match := self._VALIDATION.search(text)) is not None:
+                step = int(match.group("step"))
+                seconds = to_number(match.group("seconds"))
+                return [
+                    *self._voice.eval_loss(match.group("val"), number, step=step),
+                    *self._voice.measured("eval_seconds", seconds, number, "s", step=step),
+                ]
+            return None
+        if (match := self._BEGIN.match(rest)) is not None:
+            return [
+                Sign(kind=SignKind.START, line=number, text=text[:_TEXT_LIMIT]),
+                *self._voice.once("trainer", "mlx", number),
+                *self._voice.once("steps_total", float(match.group("total")), number, unit="steps"),
+            ]
+        if (match := self._PARAMETERS.match(rest)) is not None:
+            sizes = [to_number(match.group(name)) for name in ("some", "all")]
+            return [
+                *self._voice.once("trainable_parameters", round((sizes[0] or 0) * 1e6) or None, number, unit="parameters"),
+                *self._voice.once("total_parameters", round((sizes[1] or 0) * 1e6) or None, number, unit="parameters"),
+            ]
+        return [trained(text, number)] if self._END.match(rest) else None
+
+    def _row(self, match: re.Match[str], text: str, number: int) -> Iterator[Event]:
+        step = int(match.group("step"))
+        yield from self._voice.loss(match.group("loss"), number, match.group(0), trainer="mlx", step=step)
+        rate, pace = to_number(match.group("rate")), to_number(match.group("pace"))
+        yield from self._voice.measured(
+            "tokens_per_second", rate, number, "tokens/s", step=step, aggregation="mean", token_unit="label"
+        )
+        yield from self._voice.measured("train_steps_per_second", pace, number, "steps/s", step=step, aggregation="mean")
+        seen = to_count(match.group("seen"))
+        if seen:
+            yield Observation(
+                name="tokens_seen", value=seen, line=number, unit="tokens", step=step, token_unit="label"
+            )
+        yield from self._voice.memory(to_number(match.group("size")), number, "GB", "allocated", step=step, phase="step")
+
+
+class NanoGpt:
+    """nanoGPT: an iteration is an optimizer step; the losses of an evaluation are both estimates."""
+
+    _ROW = re.compile(rf"^iter (?P<step>\d+): loss (?P<loss>{_F}), time (?P<ms>{NUMBER})ms(?:, mfu {_F}%)?\s*$")
+    _EVALUATION = re.compile(rf"^step (?P<step>\d+): train loss (?P<loss>{_F}), val loss (?P<val>{_F})\s*$")
+
+    def __init__(self, voice: Voice) -> None:
+        """Nothing was read."""
+        self._voice = voice
+
+    def line(self, text: str, rest: str, number: int) -> list[Event] | None:
+        """Events of one line."""
+        match = self._ROW.match(rest) or self._EVALUATION.match(rest)
+        if match is None:
+            return None
+        step, found = int(match.group("step")), match.groupdict()
+        if self._voice.is_echo(step, None, number):
+            return []
+        is_mean = found.get("val") is not None
+        return [
+            *self._voice.loss(
+                found["loss"],
+                number,
+                text,
+                trainer="generic",
+                step=step,
+                aggregation="mean" if is_mean else None,
+                certain=False,
             ),
-        }
+            *self._voice.eval_loss(found.get("val"), number, step=step, certain=False),
+        ]
+
+
+class Keras:
+    """Keras: a batch is an optimizer step, the loss the mean of the epoch so far."""
+
+    _HEADER = re.compile(r"^Epoch (?P<epoch>\d+)/(?P<epochs>\d+)\s*$")
+    _ROW = re.compile(
+        r"(?:^|[\s\x08])(?P<done>\d+)/(?P<total>\d+) (?:\[[=>.]{3,}\]|[━╸╺\s]{3,}?)(?P<rest>.*?\bloss: .*)$"
+    )
+    _LOSS = re.compile(rf"(?:^| )loss: (?P<loss>{_F})(?= |$)")
+    _VALIDATION = re.compile(rf" - val_loss: (?P<val>{_F})(?= |$)")
+
+    def __init__(self, voice: Voice) -> None:
+        """Nothing was read."""
+        self._voice = voice
+        self._epoch = 0
+        self._epochs = 0
+
+    def line(self, text: str, rest: str, number: int) -> list[Event] | None:
+        """Events of one line."""
+        if (match := self._HEADER.match(text.strip())) is not None:
+            self._epoch, self._epochs = int(match.group("epoch")), int(match.group("epochs"))
+            return None
+        if "loss: " not in text or not ("[" in text or "━" in text):
+            return None
+        rows = list(self._ROW.finditer(text.replace("\x08", "\n").rpartition("\n")[2]))
+        return None if not rows else list(self._row(rows[-1], text, number))
+
+    def _row(self, match: re.Match[str], text: str, number: int) -> Iterator[Event]:
+        done, total = int(match.group("done")), int(match.group("total"))
+        if not 0 < done <= total:
+            return
+        loss, val = self._LOSS.search(match.group("rest")), self._VALIDATION.search(match.group("rest"))
+        step = (self._epoch - 1) * total + done if self._epoch else None
+        epoch = self._epoch - 1 + done / total if self._epoch else None
+        if loss is not None:
+            yield from self._voice.loss(
+                loss.group("loss"), number, text[-_TEXT_LIMIT:], trainer="keras", step=step, epoch=epoch
+            )
+        if val is not None:
+            yield from self._voice.eval_loss(val.group("val"), number, step=step, epoch=epoch)
+        if self._epoch:
+            yield from self._voice.once("epochs", float(self._epochs), number, unit="epochs")
+            yield from self._voice.once("steps_total", float(self._epochs * total), number, unit="steps")
+
+
+class LlamaCpp:
+    """llama.cpp's `finetune`; before its first step it prints a loss of 0."""
+
+    _ROW = re.compile(
+        rf"train_opt_callback: iter= *(?P<step>\d+) sample=\d+/\d+ sched={_F} loss=(?P<loss>{_F})"
+        r"(?: dt=(?P<pace>[\d:]+))?"
     )
 
-    def line(self, text: str, number: int) -> Iterator[Event]:
+    def __init__(self, voice: Voice) -> None:
+        """Nothing was read."""
+        self._voice = voice
+
+    def line(self, text: str, rest: str, number: int) -> list[Event] | None:
         """Events of one line."""
-        if len(text) > 1000:
-            return
-        for form in _FORMS:
-            if form.needle in text and (match := form.pattern.search(text)) is not None:
-                yield from self._facts(form.trainer, match, text, number)
+        match = self._ROW.search(text) if "train_opt_callback" in text else None
+        if match is None:
+            return None
+        step = int(match.group("step"))
+        events: list[Event] = list(self._voice.once("trainer", "llama.cpp", number))
+        if step > 0:
+            events += self._voice.loss(match.group("loss"), number, text, trainer="llama.cpp", step=step)
+            seconds = to_seconds(match.group("pace") or "")
+            events += self._voice.measured("step_seconds", seconds, number, "s", step=step)
+        return events
 
-    def row(self, row: Row, text: str, number: int) -> Iterator[Event]:
-        """Nothing: rows of loops are read elsewhere."""
-        del row, text, number
-        return iter(())
 
-    def _facts(self, trainer: str, match: re.Match[str], text: str, number: int) -> Iterator[Event]:
-        found = {name: value for name, value in match.groupdict().items() if value is not None}
-        step = int(found["step"]) if "step" in found else None
-        epoch = float(found["epoch"]) if "epoch" in found else None
-        yield Observation(name="trainer", value=trainer, line=number)
-        if "unit" in found:
-            scale = {"": 1.0, "K": 1e3, "M": 1e6, "B": 1e9}[found["unit"]]
-            value = to_number(match.group(1))
-            if value is not None:
-                yield Observation(name="trainable_parameters", value=value * scale, line=number, unit="parameters")
-        loss = to_number(found.get("loss"))
-        if loss is not None:
-            yield Observation(name="loss", value=loss, line=number, unit="nats", step=step, epoch=epoch)
-        elif "loss" in found:
-            yield Sign(kind=SignKind.NOT_A_NUMBER, line=number, text=text[:300], step=step)
-        if (validation := to_number(found.get("val"))) is not None:
-            yield Observation(name="eval_loss", value=validation, line=number, unit="nats", step=step, epoch=epoch)
-        yield from self._measures(found, number, step)
-        if "trained" in found or "seconds" in found:
-            yield Sign(kind=SignKind.TRAINED, line=number, text=text[:300])
-
-    @staticmethod
-    def _measures(found: dict[str, str], number: int, step: int | None) -> Iterator[Event]:
-        for key, (name, unit) in _SIMPLE.items():
-            if (value := to_number(found.get(key))) is not None:
-                mean: Aggregation | None = "mean" if unit.endswith("/s") else None
-                yield Observation(name=name, value=value, line=number, unit=unit, aggregation=mean)
-        for key, (kind, scale, unit) in _MEMORY.items():
-            if (value := to_number(found.get(key))) is not None:
-                yield Observation(
-                    name="peak_memory",
-                    value=value * scale,
-                    line=number,
-                    unit=unit,
-                    phase="step",
-                    kind=kind,
-                    aggregation="peak",
-                )
-        for key, tokens in _TOKENS.items():
-            if (value := to_number(found.get(key))) is not None:
-                yield Observation(
-                    name="tokens_per_second",
-                    value=value,
-                    line=number,
-                    unit="tokens/s",
-                    token_unit=tokens,
-                    aggregation="mean",
-                )
-        for key, scale in (("ms", 1e-3), ("pace", 1.0)):
-            if (value := to_number(found.get(key))) is not None and value > 0:
-                yield Observation(
-                    name="step_seconds", value=value * scale, line=number, unit="s", step=step, aggregation="mean"
-                )
+FRAMEWORKS: tuple[type[Lightning | LitGpt | Mlx | NanoGpt | Keras | LlamaCpp], ...] = (
+    *(LitGpt, Mlx, Lightning, NanoGpt, Keras, LlamaCpp),
+)
+"""In the order in which they are asked."""
+WORDS: frozenset[str] = frozenset(
+    {
+        *("params", "fit", "iter", "tok", "memory", "parameters", "iters", "weights", "loss", "val_loss"),
+        *("train_opt_callback", "epoch", "time"),
+    }
+)
+"""Words of their lines."""

@@ -54,7 +54,7 @@ _ORDINAL = re.compile(
 _COUNTED = re.compile(r"(\d+)\s*/\s*(\d+)\s*(에포크|에폭|エポック|轮|ステップ|스텝|步)")
 _PREFIX = re.compile(
     r"\[(?![^\]]{0,20}(?:\d/|\bep\b|epoch|step|iter|batch))[\w ./:<>-]{1,40}\]:?\s*"
-    r"|\d{1,2}:\d\d:\d\d(?:[.,]\d+)?\s*"
+    r"|(?:\d{1,2}[/.-]\d{1,2}[/.-](?:\d{4}|\d\d),? +)?\d{1,2}:\d\d:\d\d(?:[.,]\d+)?(?: [AP]M)?\s*"
     r"|(?!epoch|step|iter|batch|loss|train|val|eval)[\w.<>]{1,60}(?::[\w.<>]{1,40}){0,2} - (?=\S)"
     r"|\([\w .-]{1,40}\)\s+(?=[A-Za-z\[])"
     r"|(?![\[(+.-])[^\w\s]+\s*|\s+|-{2,}\s*|- ",
@@ -221,6 +221,8 @@ class _Parser:
             return True
         if sign in _SEPARATORS or (sign == "-" and self._stands_alone(token)):
             self.is_named = False
+            return self._label()
+        if sign == "." and self._stands_alone(token):
             return self._label()
         return sign in "-./+%&" and not self.name
 

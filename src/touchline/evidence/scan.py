@@ -32,6 +32,17 @@ _ESCAPES = re.compile(
 )
 _BARE_COLOURS = re.compile(r"\[(?:\d{1,2}(?:;\d{1,3})*)?m")
 _TEXT_LIMIT = 1 << 16
+_FIGURE = re.compile(rb"[0-9:=/]")
+ORDINARY = frozenset(
+    b"accumulation adapter allocate allocated argument arguments batch best cannot cause cell completed compute config"
+    b" configuration continuing data dataset denied directory duration ended epoch epochs eval evaluating evaluation event"
+    b" examples exceeded exceeds execute exists exit exits exported failed file final finished fit found handling ignored"
+    b" length learning loaded loading loss make max memory metrics missing model num open optimization option packed"
+    b" packing padding parameters params peak precision rank reporting requested reserved resolved return running same"
+    b" samples saved saving sec seconds seq sequences session signal skip space started state step steps such swift"
+    b" time took train trainable trainer training tuning val validation weights".split()
+)
+"""Words of ordinary English among the readers' words: with them alone a line must hold a figure, or `:`, `=`, `/`."""
 _SHAPE_LIMIT_BYTES = 1 << 11
 """Longer lines are read each for itself."""
 _SHAPES_LIMIT = 1 << 15
@@ -39,9 +50,13 @@ _SHAPES_LIMIT = 1 << 15
 READ_FIRST = 256
 """Lines of a shape that are all read."""
 READ_EVERY = 16
-"""Of the later ones, one in so many."""
+"""Of the later ones, one in so many,"""
+READ_RARELY = 128
+"""and one in so many when there are thousands of them."""
+READ_MANY = 4096
 _COMPLETE_ENDS = (b"}", b"]", b"*", b"!")
 """What a last line without a newline may end with to be whole: a number or a word may be cut off."""
+_NO_BAR = (b"", b"", b"\0")
 _TAKEN_FROM_THE_LAST_LINE = frozenset(
     {SignKind.EXCEPTION, SignKind.GPU_OOM, SignKind.HOST_OOM, SignKind.DISK_FULL, SignKind.TIME_LIMIT}
 )
@@ -67,6 +82,8 @@ class Scan:
         self._shapes: dict[bytes, int] = {}
         self._watchers = [reader for reader in self._readers if hasattr(reader, "inside")]
         self._attentive = False
+        self._bar = _NO_BAR
+        self._passed = 0
         self._waiting: dict[bytes, tuple[int, bytes]] = {}
 
     def run(self, say: Callable[[int], None] | None = None) -> Course:
@@ -93,34 +110,56 @@ class Scan:
         return self.course
 
     def _lines(self, first: int, lines: list[bytes]) -> None:
-        triggers = self._triggers
+        triggers, rare, waiting = self._triggers, self._triggers - ORDINARY, self._waiting
+        shape, label, total = self._bar
         for number, line in enumerate(lines, first):
             for part in line.split(b"\r") if b"\r" in line else (line,):
+                cut = part.find(b"%|")
+                if cut > 2 and total in part and part[: cut - 3] == label and part[-1:] == b"]":
+                    # The same bar once more: there are more of these than of anything else.
+                    if part[cut - 3 : cut] != b"100" and not self._attentive:
+                        self._passed += 1
+                        if self._passed % READ_EVERY:
+                            waiting[shape] = (number, part)
+                            continue
                 if self._attentive:
                     # Within a traceback any line matters, whatever its words.
                     self._offer(number, part)
-                    continue
-                cut = part.find(b"%|")
-                if cut >= 0 and part[-1:] not in (b"]", b" "):
-                    # Something was printed on the bar's line: a traceback, the scheduler's last words, a row.
-                    self._catch_up()
-                    self._offer(number, part)
-                    continue
-                if cut >= 0 or part[:1] == b"{":
-                    shape = _bar_shape(part, cut) if cut >= 0 else part.translate(None, _DIGITS)
-                    self._sampled(number, part, shape)
-                    continue
-                words = part.translate(_WORDS).split()
-                if triggers.isdisjoint(words) and not may_hold_bar(part) and not self._add_substrings(part, words):
-                    continue
-                self._sampled(number, part, part.translate(None, _DIGITS))
+                elif cut >= 0:
+                    shape, label, total = self._any_bar(number, part, cut)
+                elif part[:1] == b"{":
+                    self._sampled(number, part, part.translate(None, _DIGITS))
+                else:
+                    words = part.translate(_WORDS).split()
+                    if not triggers.isdisjoint(words):
+                        # Ordinary words in a line without a figure are prose.
+                        if rare.isdisjoint(words) and _FIGURE.search(part) is None:
+                            continue
+                        self._sampled(number, part, part.translate(None, _DIGITS))
+                    elif b"it [" in part or self._add_substrings(part, words):
+                        self._sampled(number, part, part.translate(None, _DIGITS))
+        self._bar = shape, label, total
+
+    def _any_bar(self, number: int, part: bytes, cut: int) -> tuple[bytes, bytes, bytes]:
+        """Read a line with a bar; give the shape, label and total of bars that may be passed over from now on."""
+        shape = _bar_shape(part, cut)
+        if part.rstrip()[-1:] != b"]":
+            # Something was printed on the bar's line: a traceback, the scheduler's last words, a row.
+            self._catch_up()
+            self._offer(number, part)
+            return _NO_BAR
+        self._sampled(number, part, shape)
+        if self._shapes.get(shape, 0) <= READ_FIRST or part[max(0, cut - 3) : cut] == b"100":
+            return _NO_BAR
+        start = part.find(b"/", cut)
+        return shape, part[: max(0, cut - 3)], part[start : part.find(b" ", start) + 1]
 
     def _sampled(self, number: int, part: bytes, shape: bytes) -> None:
         """Read a line, or let it wait while later ones of its shape may take its place."""
         seen = self._shapes.get(shape, 0) + 1
         if seen > 1 or (len(shape) < _SHAPE_LIMIT_BYTES and len(self._shapes) < _SHAPES_LIMIT):
             self._shapes[shape] = seen
-        if seen > READ_FIRST and seen % READ_EVERY:
+        if seen > READ_FIRST and seen % (READ_EVERY if seen < READ_MANY else READ_RARELY):
             self._waiting[shape] = (number, part)
             return
         if self._waiting:

@@ -29,7 +29,9 @@ class Steps:
     total: Measured
     """Optimizer steps planned."""
     seconds: Measured
-    """Seconds a step."""
+    """Seconds a step, pauses inside."""
+    pace: Measured
+    """Seconds a step between pauses."""
     resumed: bool
     """Whether it goes on from a saved state."""
     resumed_at: int | None
@@ -50,6 +52,7 @@ def steps_of(view: RunView, stretch: Stretch, trainer: str | None) -> Steps:
         done=done,
         total=total,
         seconds=_seconds(view, stretch, tracks, done, total, share),
+        pace=_pace(view, stretch, tracks),
         resumed=resumed,
         resumed_at=resumed_at,
         share=share,
@@ -175,9 +178,24 @@ def _seconds(
     total: Measured,
     resumed_share: float | None,
 ) -> Measured:
-    clocks = [(track, f"{getattr(part, 'file', '')}:{track.first[2]}") for track, part in tracks]
-    clocks += [(part.clock, part.file) for part in (*stretch.parts, *view.documents.parts) if part.clock.count > 2]
+    clocks = _clocks(view, stretch, tracks)
     best = max(clocks, key=lambda each: each[0].last[0] - each[0].first[0], default=None)
+    mean = best[0].mean_seconds_per_step() if best is not None else None
+    if best is not None and mean is not None:
+        seconds, first, last = mean
+        return Quantity(
+            value=seconds,
+            unit="s",
+            aggregation="mean",
+            method=f"steps {first} to {last} by the clock; evaluation and saving inside",
+            where=best[1],
+        )
+    return _mean_seconds(view, stretch, done, total, resumed_share)
+
+
+def _pace(view: RunView, stretch: Stretch, tracks: list[tuple[Track, object]]) -> Measured:
+    """A step's time when nothing else is done."""
+    best = max(_clocks(view, stretch, tracks), key=lambda each: each[0].last[0] - each[0].first[0], default=None)
     rate = best[0].seconds_per_step(pauses=bool(stretch.all("eval_seconds"))) if best is not None else None
     if best is not None and rate is not None:
         middle, low, high, windows = rate
@@ -188,10 +206,20 @@ def _seconds(
             high=high,
             coverage=0.5,
             aggregation="median",
-            method=f"steps between two points after warm-up, {windows} windows",
+            method=f"{windows} windows of steps after warm-up",
             where=best[1],
         )
-    return _mean_seconds(view, stretch, done, total, resumed_share)
+    timed = [each for each in stretch.all("step_seconds") if each.number]
+    if timed:
+        middle = statistics.median(each.number or 0.0 for each in timed)
+        return timed[-1].quantity(value=middle, unit="s", aggregation="median", method=f"{len(timed)} printed times")
+    return Missing(missing="no two points in time after warm-up")
+
+
+def _clocks(view: RunView, stretch: Stretch, tracks: list[tuple[Track, object]]) -> list[tuple[Track, str]]:
+    """Everything that tells steps against time, with its place."""
+    found = [(track, f"{getattr(part, 'file', '')}:{track.first[2]}") for track, part in tracks]
+    return found + [(part.clock, part.file) for part in (*stretch.parts, *view.documents.parts) if part.clock.count > 2]
 
 
 def _mean_seconds(

@@ -58,6 +58,7 @@ _STAMP = re.compile(
     r"\[?(?:\d{4}[-/]\d\d[-/]\d\d|\d\d[-/]\d\d)[T ,_]+\d\d:\d\d:\d\d(?:[.,]\d+)?(?:Z|[+-]\d\d:?\d\d)?\]?"
     r"(?: - | ?\| |: |, | )?"
     r"|[EWIF]\d{4} \d\d:\d\d:\d\d\.\d+ +\d+ [^\]]{1,120}\] "
+    r"|\| *(?:TRACE|DEBUG|INFO|SUCCESS|WARNING|ERROR|CRITICAL) *\| *[\w.<>]+:[\w.<>]+:\d+ - "
     r"|\[?(?:ERROR|CRITICAL|FATAL|WARNING|INFO|DEBUG|stderr|STDERR)\b\]?(?::[\w.]+:| ?[:|-])? ?"
     r"|\[[\w./-]+:\d+\] ?"
 )

@@ -36,11 +36,11 @@ def label_key(label: str) -> str:
 def is_training_label(label: str) -> bool | None:
     """Whether a bar counts training, other work (False), or does not say (None)."""
     words = _NUMBERS.sub(" ", label)
-    if _TRAINING.search(words) and not re.search(r"eval|valid|test|predict|generat", words, re.IGNORECASE):
-        return True
     if _OTHER_WORK.search(words):
-        return False
-    return None if not words.strip(" |:#-") else False
+        return False  # "Tokenizing train dataset" is no training
+    if _TRAINING.search(words):
+        return True
+    return None if not words.strip(" |:#-[]()/") else False
 
 
 @dataclass(slots=True)
@@ -102,6 +102,23 @@ class Track:
         usual = _at_share(rates, 0.5)
         rates = [each for each in rates if each[0] * SKIP_FACTOR >= usual]
         return _at_share(rates, 0.5), _at_share(rates, 0.25), _at_share(rates, 0.75), len(rates)
+
+    def mean_seconds_per_step(self) -> tuple[float, int, int] | None:
+        """Time over steps from after warm-up, or after batches that were passed over, to the last point.
+
+        Returns:
+            Seconds a step, and the first and the last step; None where a bar's clock cannot tell.
+        """
+        points = _rising([*self.points, self.last])
+        if len(points) < 2:
+            return None
+        begin = self.skipped_until() or points[0][0]
+        warm = begin + max(1, min(10, (points[-1][0] - begin) // 10))
+        points = [point for point in points if point[0] >= warm]
+        if len(points) < 2 or points[-1][1] - points[0][1] < 2:
+            return None
+        (first, start, _), (last, end, _) = points[0], points[-1]
+        return (end - start) / (last - first), first, last
 
     def skipped_until(self) -> int | None:
         """Step up to which batches were passed over after a resume; None where none were."""

@@ -16,8 +16,8 @@ _HEADER = re.compile(r"\*{5} Running (?P<what>[\w ]{1,40}) \*{5}\s*$", re.IGNORE
 _BANNER_LINES = 40
 _BANNER = re.compile(
     r"(?:^|[\s>:\]|-])(?P<label>Num examples|Num Epochs|Instantaneous batch size per device|Gradient Accumulation steps"
-    r"|Total train batch size \(w\. parallel, distributed & accumulation\)|Total optimization steps"
-    rf"|Number of trainable parameters)\s*=\s*(?P<value>{NUMBER})\s*$"
+    r"|Total train batch size \(w\. parallel, distributed & accumulation\)|Total optimization steps)"
+    rf"\s*=\s*(?P<value>{NUMBER})\s*$"
 )
 _LABELS: dict[str, tuple[ObservationName, str]] = {
     "Num examples": ("train_examples", "examples"),
@@ -26,7 +26,6 @@ _LABELS: dict[str, tuple[ObservationName, str]] = {
     "Total train batch size (w. parallel, distributed & accumulation)": ("global_batch_size", "1"),
     "Gradient Accumulation steps": ("gradient_accumulation_steps", "1"),
     "Total optimization steps": ("steps_total", "steps"),
-    "Number of trainable parameters": ("trainable_parameters", "1"),
 }
 _ENDLESS_EPOCHS = 1e9
 """Printed for a stream of data, whose examples are then made up as well."""

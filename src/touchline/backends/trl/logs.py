@@ -12,7 +12,7 @@ from typing import ClassVar
 
 from touchline.backends.trl.banner import Banner
 from touchline.backends.trl.naming import Naming
-from touchline.backends.trl.rows import Rows
+from touchline.backends.trl.rows import TEXT, Rows, mean_loss
 from touchline.backends.trl.states import read_adapter, read_arguments, read_results, read_stage, read_trainer_state
 from touchline.backends.trl.tables import Tables
 from touchline.backends.trl.words import Words, parameters
@@ -21,10 +21,12 @@ from touchline.logtext.dicts import read_row
 from touchline.logtext.numbers import NUMBER, to_count
 from touchline.logtext.reader import DocumentReader, LogReader, Row
 
-_OUTPUT = re.compile(rf"\bTrainOutput\(global_step=(?P<step>\d+), *(?:training_loss=(?P<loss>{NUMBER}|nan|inf), *)?")
+_OUTPUT = re.compile(rf"\bTrainOutput\(global_step=(?P<step>\d+),? *(?:training_loss=(?P<loss>{NUMBER}|nan|inf)\b)?")
 _DICTIONARY = re.compile(r"\{[^{}]*\}")
 _ROW_WORDS = ("learning_rate", "train_runtime", "eval_runtime")
 _MOST_ROWS = 256
+_LINE_LIMIT = 4000
+"""Characters of a sentence; longer lines are data, of which only rows are read."""
 
 
 class TrainerLines:
@@ -92,9 +94,11 @@ class TrainerLines:
         yield from self._following(self._read_row(row, text, number))
 
     def _read(self, text: str, number: int) -> Iterator[Event]:
-        if "{" in text:
+        if "{" in text or "TrainOutput(" in text:
             yield from self._rows_within(text, number)
-        else:
+        if len(text) > _LINE_LIMIT:
+            return
+        if "{" not in text:
             yield from self._tables.columns(text, number)
         yield from self._tables.metrics(text, number)
         if "Epoch " in text:
@@ -114,7 +118,7 @@ class TrainerLines:
         """The events, and what was known of the model of a training that they show to have begun."""
         for event in events:
             yield event
-            if isinstance(event, Sign) and event.kind is SignKind.TRAINED:
+            if _is_end(event):
                 self._naming.over()
             elif isinstance(event, Sign | Observation) and _shows_training(event):
                 yield from self._naming.begins()
@@ -129,14 +133,20 @@ class TrainerLines:
         if output is not None:
             step = to_count(output["step"])
             yield Observation(name="step", value=float(output["step"]), line=number, unit="steps")
-            yield Sign(kind=SignKind.TRAINED, line=number, text=text[:300], step=step)
-        rest = text
-        for count, found in enumerate(_DICTIONARY.finditer(rest)):
+            if "train_loss" not in text:
+                yield from mean_loss(output["loss"], text, number)
+            yield Sign(kind=SignKind.TRAINED, line=number, text=text[:TEXT], step=step)
+        for count, found in enumerate(_DICTIONARY.finditer(text)):
             if count >= _MOST_ROWS:
                 return
             row = read_row(found[0]) if ":" in found[0] else None
             if row is not None:
-                yield from self._rows.read(row, text, number)
+                events = self._rows.read(row, text, number)
+                yield from (event for event in events if output is None or not _is_end(event))
+
+
+def _is_end(event: Event) -> bool:
+    return isinstance(event, Sign) and event.kind is SignKind.TRAINED
 
 
 def _shows_training(event: Observation | Sign) -> bool:

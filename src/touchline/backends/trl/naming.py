@@ -65,50 +65,13 @@ _SIZE = re.compile(
     r"|(?<![a-z])(?:tiny|mini|small|base|large|xl)(?![a-z])",
     re.IGNORECASE,
 )
-_FILES = ("adapter_config.json", "preprocessor_config.json", "processor_config.json")
-_QUOTE = r"['\"`“]?"
-_NAME = rf"{_QUOTE}(?P<model>[\w~./][\w./~@+-]{{2,200}}){_QUOTE}"
-_END = (
-    r"(?:\s*(?:\.\.\.|…|[.!,;])?\s*$|\s*\([^()]{0,80}\)\s*(?:\.\.\.|…)?\s*$|\s*(?:\.\.\.|…)"
-    r"|,? (?:with|in|on|for|using|to|onto)\b.{0,120}$)"
-)
-_LOAD = r"(?:loading|load|using|downloading|fetching)"
-_ADJECTIVES = r"(?: (?:the|pre-?trained|base|student|policy|hf|huggingface|4-bit|8-bit|quantized|language))*"
-_SAID = tuple(
-    re.compile(pattern + _NAME + _END, re.IGNORECASE)
-    for pattern in (
-        rf"{_LOAD}{_ADJECTIVES} (?:model|llm)(?:(?: and| &| \+|/) ?tokenizer)?(?: from(?: pretrained)?)?\s*[:=]?\s*",
-        rf"{_LOAD} tokenizer(?: from| for)?\s*[:=]?\s*",
-        r"(?:(?:base|student|pre-?trained|hf|policy|backbone)[ _-])?mod(?:el|elo|ell|èle)"
-        r"(?:[ _-]?(?:name|id|path|checkpoint))?(?:_or_path)?\s*(?:[:=]|：)\s*",
-        r"(?:fine-?tuning|training|starting training of)(?: (?:of|model|base model))?\s*:?\s+",
-        r"(?:加载|載入|使用)?(?:基础|基座|预训练|底座)?模型(?:名称|路径)?(?:[:=]|：)?\s*",
-    )
-)
-_PREFIX = re.compile(
-    r"\s+|[^\w\s'\"`(./~]+|\[[^\]]{1,80}\]|\([^()]{0,40}(?:pid|rank)[^()]{0,40}\)|\d{1,4}[-/:.][\d\-/:.,TZ+]*"
-    r"|(?:INFO|WARNING|WARN|DEBUG|ERROR|NOTE)\b|(?:__\w+__|[A-Za-z_]\w*(?:\.\w+)+)(?=\s*(?:[:|-]|$))|\d{1,2}(?=[.)]\s)"
-)
-_MOST_PREFIXES = 16
-_LINE_LIMIT = 300
-_FAMILY = re.compile(
-    r"llama|qwen|mi[sx]tral|ministral|codestral|gemma|phi|gpt|bert|(?<![a-z])t5|bloom|falcon|(?<![a-z])opt(?![a-z])|pythia"
-    r"|smol|deepseek|(?<![a-z])yi(?![a-z])|baichuan|glm|internlm|vicuna|zephyr|starcoder|granite|olmo|(?<![a-z])mpt"
-    r"|stablelm|electra|(?<![a-z])xlm|minicpm|nemotron|command-r|(?<![a-z])aya|hunyuan|ernie|whisper|wav2vec|llava"
-    r"|(?<![a-z])vit(?![a-z])|bart(?![a-z])|solar|openchat|hermes|kimi|exaone|jamba|mamba|rwkv|lfm",
-    re.IGNORECASE,
-)
-_SIZE = re.compile(
-    r"(?<![a-z0-9.])(?:\d{1,2}x)?\d{1,4}(?:\.\d{1,2})?[bm](?![a-z0-9])|(?<![a-z])(?:tiny|mini|small|base|large|xl)(?![a-z])",
-    re.IGNORECASE,
-)
 _FILES = re.compile(
     r"\.(?:jsonl?|ya?ml|csv|tsv|txt|py|sh|log|parquet|md|toml|out|err|arrow|zip|gz|pdf|bin|pt|safetensors|pth)$",
     re.IGNORECASE,
 )
 _OWN_WORK = re.compile(
     r"(?:^|/)(?:outputs?|results?|runs?|logs?|data|datasets?|checkpoints?|ckpts?|saves?|exps?|experiments?)(?:/|$)"
-    r"|checkpoint|adapter|lora|fine-?tun|merged|trained",
+    r"|checkpoint|adapter|lora|fine-?tun|merged|(?<!pre)(?<!pre-)trained",
     re.IGNORECASE,
 )
 

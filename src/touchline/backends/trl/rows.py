@@ -156,7 +156,7 @@ class Rows:
 
 
 def is_training(row: Row) -> bool:
-    """Whether it is of a logging step; loops of other people's that count steps, and no epochs, have their own reader."""
+    """Whether it is of a logging step; other people's loops, which count steps and no epochs, are not."""
     at = "epoch" in row or "global_step/max_steps" in row or _AT.fullmatch(str(row.get("iteration", ""))) is not None
     return "loss" in row and at and ("learning_rate" in row or "grad_norm" in row)
 

@@ -87,6 +87,7 @@ class Tables:
             seconds = _seconds(runtime)
             if seconds is not None and seconds > 0:
                 yield Observation(name="train_seconds", value=seconds, line=at, unit="s", epoch=epoch, inside=INSIDE)
+            yield Observation(name="trainer", value="hf_trainer", line=at)
             yield from mean_loss(values["train_loss"], text, self._found["train_loss"][1], epoch)
             yield Sign(kind=SignKind.TRAINED, line=max(at, self._found["train_loss"][1]), text=text[:TEXT])
         if "train_runtime" in self._said:

@@ -31,7 +31,7 @@ _ALONE = re.compile(
     re.IGNORECASE,
 )
 _VERSION = re.compile(
-    r"(?:^\s*|[-:>|\]•*]\s+)(?P<library>PyTorch|Torch|Transformers|PEFT|TRL|Accelerate|bitsandbytes)"
+    r"(?:^\s*|[-:>|\]•*]\s*)(?P<library>PyTorch|Torch|Transformers|PEFT|TRL|Accelerate|bitsandbytes)"
     r"(?: version\s*[:=]?|\s*[:=]| )\s*v?(?P<version>\d+\.\d+(?:\.\d+)?(?:[\w.+-]*\w)?)(?P<rest>.{0,40})$",
     re.IGNORECASE,
 )
@@ -72,7 +72,7 @@ class Words:
         """Events of one line."""
         if "--" in text:
             yield from self._flags(text, number)
-        if "=" in text or ":" in text:
+        if "=" in text or ":" in text or "(" in text:
             yield from self._argument(text, number)
         if "LoraConfig(" in text and not any(word in text for word in _OTHERS_OWN):
             yield from _lora(text, number)

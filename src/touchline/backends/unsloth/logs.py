@@ -25,7 +25,8 @@ _TRAINS = re.compile(r"==\(\(=+\)\)==\s+Unsloth - \S+ faster free finetuning \| 
 _PATCHED = re.compile(r"^\s*Unsloth (?P<version>20\d\d\.[\d.]*\d) patched \d+ layers with ")
 _IMPORTED = re.compile(r"^\W*Unsloth: Will patch your computer to enable |^\W*Unsloth Zoo will now patch everything")
 _GPU = re.compile(
-    rf"(?:/\|\s+(?:GPU: )?|^\s*GPU = )(?P<name>\S.*?|)\. (?:Num GPUs = \d+\. )?Max memory(?::| =) (?P<size>{_SIZE}) GB\b"
+    r"(?:/\|\s+(?:GPU: )?|^\s*GPU = )(?P<name>[^\s.].*?|)\. (?:Num GPUs = \d+\. )?"
+    rf"Max memory(?::| =) (?P<size>{_SIZE}) GB\b"
 )
 _LIBRARIES = re.compile(
     r"(?P<library>Transformers|Pytorch(?: version)?|Torch|vLLM|Triton|Xformers)(?::| =) ?(?P<version>\d[\w.+]*\w)"
@@ -196,6 +197,8 @@ def _sums(text: str, number: int) -> Iterator[Event]:
             yield Observation(
                 name="train_seconds", value=seconds, line=number, unit="s", inside=("evaluation", "saving")
             )
+            # TRL's notebooks took these lines over, so they do not tell whether it is Unsloth.
+            yield Observation(name="trainer", value="trl", line=number, certain=False)
             yield Sign(kind=SignKind.TRAINED, line=number, text=text.strip()[:_TEXT])
 
 

@@ -1,0 +1,227 @@
+"""Training loops of no known trainer: `Epoch 1/3 | Step 100/1000 | Loss: 1.23`, dictionaries, and bars with a loss.
+
+A loss counts only beside the number of a step or an epoch, or below a line that names the epoch. A counter that begins
+again with each epoch is made one of the run where the length of an epoch is known, and is left out where it is not.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from touchline.domain.observation import Event
+from touchline.evidence.generic_grammar import Item, Line, parse, said
+from touchline.evidence.generic_vocabulary import Concept, Split
+from touchline.evidence.generic_voice import SIZES, Voice
+from touchline.logtext.numbers import to_count, to_number
+
+_COUNTERS = (Concept.GLOBAL_STEP, Concept.STEP)
+_OTHERS_OWN = re.compile(
+    r"\bwandb:|tokens_per_second_per_gpu|peak_memory_(?:active|alloc)|\d\|\d+\|Loss: |^\s*[{\"'<$]|trainable params:|%\|"
+)
+"""Lines with readers of their own, and bars."""
+_MNIST = re.compile(
+    r"Train(?:ing)? Epoch: (?P<epoch>\d+)(?:/(?P<epochs>\d+))? \[(?P<done>\d+)/(?P<total>\d+) \(\s*\d+(?:\.\d+)?%\)\]"
+    r"\s*(?:[A-Za-z ]{0,12})Loss: (?P<loss>\S+)"
+)
+_TEST_SET = re.compile(r"(?:Test|Validation|Val|Eval) set: Average loss: (?P<loss>\d+\.\d+),")
+_WHOLE = 1e-9
+_MOST_EPOCHS = 100_000
+
+
+class Counter:
+    """Turns counters of steps and epochs into steps of the run and epochs done."""
+
+    def __init__(self) -> None:
+        """Nothing was counted."""
+        self._first_epoch: int | None = None
+        self._epoch: float | None = None
+        self._last = -1
+        self._per_epoch: bool | None = None
+        self._from_zero = False
+
+    def index(self, epoch: float) -> float:
+        """Epochs done when this one begins: whether they are counted from 0 or from 1 is seen from the first."""
+        if self._first_epoch is None or epoch == 0:
+            self._first_epoch = 0 if epoch < 1 else 1
+        return max(0.0, epoch - self._first_epoch)
+
+    def place(
+        self, epoch: float | None, epochs: float | None, step: int, total: float | None, *, is_global: bool
+    ) -> tuple[int | None, int | None, float | None]:
+        """Step of the run, planned steps, and epochs done; None for what the counter does not say."""
+        self._from_zero = self._from_zero or step == 0
+        done = step + 1 if self._from_zero and total is not None and step == total - 1 else step
+        if epoch is None or is_global or epochs == 1 or epoch != int(epoch):
+            return done, int(total) if total else None, epoch if epoch is not None and epoch != int(epoch) else None
+        index = self.index(epoch)
+        self._learn(epoch, epochs, step, total)
+        if self._per_epoch is False:
+            return done, int(total) if total else None, index
+        if self._per_epoch and total:
+            planned = int(total * epochs) if epochs and self._first_epoch is not None else None
+            return int(index * total + done), planned, index + min(1.0, step / total)
+        return done if index == 0 else None, None, index
+
+    def _learn(self, epoch: float, epochs: float | None, step: int, total: float | None) -> None:
+        """Whether steps begin again with each epoch."""
+        if self._epoch is not None and epoch == self._epoch + 1:
+            self._per_epoch = step <= self._last
+        elif self._epoch is not None and epoch < self._epoch:
+            self._per_epoch = None
+        if self._per_epoch is None and total and epochs and epochs > 1:
+            beyond = step > total / epochs * (self.index(epoch) + 1) * 1.05 + 1
+            self._per_epoch = True if beyond else None
+        self._epoch, self._last = epoch, step
+
+
+class Loops:
+    """Reads one file's loops."""
+
+    def __init__(self, voice: Voice) -> None:
+        """Nothing was read."""
+        self._voice = voice
+        self._counter = Counter()
+        self._epoch: float | None = None
+        self._epochs: float | None = None
+        self._rank: str | None = None
+
+    def line(self, text: str, number: int) -> Iterator[Event]:
+        """Events of one line."""
+        if _OTHERS_OWN.search(text):
+            return
+        rank, rest = said(text)
+        if (match := _MNIST.match(rest)) is not None:
+            yield from self._mnist(match, text, number)
+            return
+        if (match := _TEST_SET.match(rest)) is not None:
+            yield from self._voice.eval_loss(match.group("loss"), number, certain=False)
+            return
+        parsed = parse(rest)
+        if parsed is None or not parsed.items:
+            return
+        if self._rank is not None and rank and rank != self._rank:
+            return
+        if rank and parsed.first(Concept.LOSS) is not None:
+            self._rank = rank
+        yield from self._items(parsed, text, number)
+
+    def _items(self, parsed: Line, text: str, number: int) -> Iterator[Event]:
+        epoch, counter = parsed.first(Concept.EPOCH), parsed.first(*_COUNTERS)
+        batch = parsed.first(Concept.BATCH)
+        if epoch is not None and (epoch.number is None or epoch.number > _MOST_EPOCHS):
+            return
+        if epoch is not None:
+            self._epoch, self._epochs = epoch.number, epoch.total
+        losses = [item for item in parsed.items if item.meaning.concept is Concept.LOSS and not item.unit]
+        if not losses:
+            return
+        if epoch is None and counter is None and batch is None and self._epoch is None:
+            return
+        if counter is not None and to_count(counter.value) is None:
+            return
+        step, planned, done = self._place(counter, batch, parsed.fraction, has_epoch=epoch is not None)
+        training = [item for item in losses if item.split is Split.TRAIN]
+        if training and self._voice.is_echo(step, done, number):
+            return
+        yield from self._losses(training, losses, step, done, text, number)
+        if training or epoch is not None:
+            if self._epochs and self._epochs <= _MOST_EPOCHS:
+                yield from self._voice.once("epochs", self._epochs, number, unit="epochs", certain=False)
+            if planned:
+                yield from self._voice.once("steps_total", planned, number, unit="steps", certain=False)
+            yield from self._measures(parsed, step, number)
+
+    def _place(
+        self, counter: Item | None, batch: Item | None, fraction: tuple[float, float] | None, *, has_epoch: bool
+    ) -> tuple[int | None, int | None, float | None]:
+        if counter is not None:
+            step = to_count(counter.value) or 0
+            is_global = counter.meaning.concept is Concept.GLOBAL_STEP
+            found = self._counter.place(self._epoch, self._epochs, step, counter.total, is_global=is_global)
+            if is_global or self._epoch is None or not (self._voice.accumulation or 1) > 1:
+                return found
+            # Steps of an epoch may be forward passes there.
+            return None, None, found[2]
+        if self._epoch is None:
+            return None, None, None
+        index = self._counter.index(self._epoch)
+        if self._epoch != int(self._epoch):
+            return None, None, self._epoch
+        if batch is None and fraction is None:
+            return None, None, index + 1
+        done, total = (
+            fraction if batch is None and fraction else (batch.number if batch else None, batch and batch.total)
+        )
+        share = min(1.0, (done or 0.0) / total) if total else 0.0
+        del has_epoch
+        return None, None, index + share
+
+    def _losses(
+        self, training: list[Item], losses: list[Item], step: int | None, done: float | None, text: str, number: int
+    ) -> Iterator[Event]:
+        if training:
+            # A mean stands in only where the line has no loss of its own.
+            best = next((item for item in training if not item.meaning.is_mean), training[0])
+            value = "nan" if best.number is None else best.value
+            yield from self._voice.loss(
+                value,
+                number,
+                text,
+                trainer="generic",
+                step=step,
+                epoch=done,
+                aggregation="mean" if best.meaning.is_mean else None,
+                certain=False,
+            )
+        held_out = [item for item in losses if item.split is Split.VALIDATION]
+        if not held_out and training:
+            held_out = [item for item in losses if item.split is Split.TEST]
+        if held_out:
+            yield from self._voice.eval_loss(held_out[0].value, number, step=step, epoch=done, certain=False)
+
+    def _measures(self, parsed: Line, step: int | None, number: int) -> Iterator[Event]:
+        for item in parsed.items:
+            value = item.number
+            match item.meaning.concept:
+                case Concept.TOKEN_RATE if value is not None:
+                    scale = {"k": 1e3, "m": 1e6}.get(item.unit, 1.0)
+                    yield from self._voice.measured(
+                        "tokens_per_second",
+                        value * scale,
+                        number,
+                        "tokens/s",
+                        step=step,
+                        token_unit="padded",
+                        certain=False,
+                    )
+                case Concept.PEAK_ALLOCATED | Concept.PEAK_RESERVED if value is not None and item.unit in SIZES:
+                    scale, unit = SIZES[item.unit]
+                    kind = "reserved" if item.meaning.concept is Concept.PEAK_RESERVED else "allocated"
+                    yield from self._voice.memory(
+                        value * scale,
+                        number,
+                        unit,
+                        "reserved" if kind == "reserved" else "allocated",
+                        step=step,
+                        phase="step",
+                        certain=False,
+                    )
+                case _:
+                    pass
+
+    def _mnist(self, match: re.Match[str], text: str, number: int) -> Iterator[Event]:
+        """`Train Epoch: 1 [640/60000 (1%)] Loss: 2.3`: the counter is one of examples."""
+        done, total = int(match.group("done")), int(match.group("total"))
+        if not total:
+            return
+        epoch = self._counter.index(float(match.group("epoch"))) + min(1.0, done / total)
+        if self._voice.is_echo(None, epoch, number):
+            return
+        yield from self._voice.loss(match.group("loss"), number, text, trainer="generic", epoch=epoch, certain=False)
+        if done < total:
+            yield from self._voice.once("train_examples", total, number, unit="examples", certain=False)
+        if match.group("epochs"):
+            yield from self._voice.once(
+                "epochs", to_number(match.group("epochs")), number, unit="epochs", certain=False
+            )
