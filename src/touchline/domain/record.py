@@ -151,6 +151,8 @@ class CostFacts:
 
     seconds_per_step: Measured
     """Median or mean of an optimizer step after warm-up."""
+    seconds_per_step_without_pauses: Measured
+    """Median over windows of steps: what a step takes when nothing else is done."""
     tokens_per_second: Quantities
     """One entry a token unit."""
     examples_per_second: Measured

@@ -104,7 +104,9 @@ class LitGpt:
         if (match := self._RATE.match(bare)) is not None:
             rate = to_number(match.group("rate"))
             return list(
-                self._voice.measured("tokens_per_second", rate, number, "tokens/s", aggregation="mean", token_unit="padded")
+                self._voice.measured(
+                    "tokens_per_second", rate, number, "tokens/s", aggregation="mean", token_unit="padded"
+                )
             )
         if (match := self._MEMORY.match(bare)) is not None and (self._known or bare.startswith("|")):
             return list(self._voice.memory(to_number(match.group("size")), number, "GB", "allocated", phase="step"))
@@ -169,7 +171,9 @@ class Mlx:
         if (match := self._PARAMETERS.match(rest)) is not None:
             sizes = [to_number(match.group(name)) for name in ("some", "all")]
             return [
-                *self._voice.once("trainable_parameters", round((sizes[0] or 0) * 1e6) or None, number, unit="parameters"),
+                *self._voice.once(
+                    "trainable_parameters", round((sizes[0] or 0) * 1e6) or None, number, unit="parameters"
+                ),
                 *self._voice.once("total_parameters", round((sizes[1] or 0) * 1e6) or None, number, unit="parameters"),
             ]
         return [trained(text, number)] if self._END.match(rest) else None
@@ -181,13 +185,15 @@ class Mlx:
         yield from self._voice.measured(
             "tokens_per_second", rate, number, "tokens/s", step=step, aggregation="mean", token_unit="label"
         )
-        yield from self._voice.measured("train_steps_per_second", pace, number, "steps/s", step=step, aggregation="mean")
+        yield from self._voice.measured(
+            "train_steps_per_second", pace, number, "steps/s", step=step, aggregation="mean"
+        )
         seen = to_count(match.group("seen"))
         if seen:
-            yield Observation(
-                name="tokens_seen", value=seen, line=number, unit="tokens", step=step, token_unit="label"
-            )
-        yield from self._voice.memory(to_number(match.group("size")), number, "GB", "allocated", step=step, phase="step")
+            yield Observation(name="tokens_seen", value=seen, line=number, unit="tokens", step=step, token_unit="label")
+        yield from self._voice.memory(
+            to_number(match.group("size")), number, "GB", "allocated", step=step, phase="step"
+        )
 
 
 class NanoGpt:

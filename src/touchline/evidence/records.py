@@ -127,6 +127,7 @@ def record_of(reading: RunReading, sources: Mapping[str, Source], *, reader_vers
         ),
         costs=CostFacts(
             seconds_per_step=r.seconds_per_step,
+            seconds_per_step_without_pauses=r.seconds_per_step_without_pauses,
             tokens_per_second=_several(r.tokens_per_second),
             examples_per_second=r.examples_per_second,
             peak_memory=_several(r.peak_memory),

@@ -40,8 +40,8 @@ _RESUMED = re.compile(
     r"|The following arguments do not match the ones in the `trainer_state\.json` within the checkpoint directory"
 )
 _RESUMED_FROM = re.compile(
-    r"(?:^|[^\w'\"`]\s*)Resum(?:ing|ed)(?: the)?(?: \w+)? from(?: the)?(?: (?:last|latest|previous))?(?: checkpoint)?"
-    r"\s*[:=]?\s*['\"]?(?:[\w.~/:@=+-]*/)?checkpoint-(?P<step>\d+)/?['\"]?[\s.!]*(?:\.\.\.)?\s*$",
+    r"(?<![\w'\"`])Resum(?:ing|ed)(?: the)?(?: \w+)? from(?: the)?(?: (?:last|latest|previous))?(?: checkpoint)?"
+    r"\s{0,4}[:=]?\s{0,4}['\"]?(?:[\w.~/:@=+-]*/)?checkpoint-(?P<step>\d+)/?['\"]?[\s.!]*(?:\.\.\.)?\s*$",
     re.IGNORECASE,
 )
 _LOADED_FROM = re.compile(r"trainer\.py:\d+\].*>> Loading model from \S*checkpoint-(?P<step>\d+)/?\.?\s*$")
@@ -68,8 +68,8 @@ class Banner:
         header = _HEADER.search(text) if "*****" in text else None
         if header is not None:
             yield from self._header(header["what"].strip().lower(), text, number)
-        elif self._start and "=" in text and (found := _BANNER.search(text)) is not None:
-            yield from self._setting(found, number)
+        elif "=" in text and (found := _BANNER.search(text)) is not None and "| Num Epochs" not in text:
+            yield from self._setting(found, text, number)
         elif "heckpoint" in text or "global step" in text or "skip the first" in text:
             yield from self._checkpoint(text, number)
         elif _TRAINED.search(text) is not None:
@@ -90,19 +90,26 @@ class Banner:
         elif what in ("evaluation", "prediction", "test"):
             yield self._sign(SignKind.EVALUATING, text, number)
 
-    def _setting(self, found: re.Match[str], number: int) -> Iterator[Event]:
+    def _setting(self, found: re.Match[str], text: str, number: int) -> Iterator[Event]:
         count = to_count(found["value"])
-        if number - self._start > _BANNER_LINES or count is None:
+        if count is None:
             return
         name, unit = _LABELS[found["label"]]
         seen = Observation(name=name, value=count, line=number, unit=unit)
         if name == "train_examples":
+            # An evaluation begins with the same words; only a training has epochs.
             self._examples = seen
             return
-        if self._examples is not None:
-            examples, self._examples = self._examples, None
-            if name != "epochs" or count < _ENDLESS_EPOCHS:
+        examples, self._examples = self._examples, None
+        if name == "epochs" and examples is not None and number - examples.line <= _BANNER_LINES:
+            if not self._start:
+                # The title is cut off.
+                yield self._sign(SignKind.START, text, number)
+            self._start = number
+            if count < _ENDLESS_EPOCHS:
                 yield examples
+        if not self._start or number - self._start > _BANNER_LINES:
+            return
         if count > 0 and (name != "epochs" or count < _ENDLESS_EPOCHS):
             yield seen
 

@@ -94,12 +94,11 @@ class TrainerLines:
         yield from self._following(self._read_row(row, text, number))
 
     def _read(self, text: str, number: int) -> Iterator[Event]:
+        yield from self._tables.columns(text, number)
         if "{" in text or "TrainOutput(" in text:
             yield from self._rows_within(text, number)
         if len(text) > _LINE_LIMIT:
             return
-        if "{" not in text:
-            yield from self._tables.columns(text, number)
         yield from self._tables.metrics(text, number)
         if "Epoch " in text:
             yield from self._tables.bar(text, number)

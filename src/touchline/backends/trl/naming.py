@@ -93,10 +93,12 @@ class Naming:
 
     def begins(self) -> Iterator[Observation]:
         """A training begins, or is at work: what was loaded for it."""
-        if self._over or self._waiting:
+        if self._over:
             self._over = False
             waiting, self._waiting = self._waiting, []
-            yield from waiting
+            for seen in waiting:
+                self._certain, self._guessed = seen.certain, True
+                yield seen
 
     def read(self, text: str, number: int) -> Iterator[Observation]:
         """The model that a line names."""
@@ -110,13 +112,12 @@ class Naming:
             if guess is None:
                 return
             certain, model = False, guess
-        if self._certain or (self._guessed and not certain):
-            return
-        self._certain, self._guessed = certain, True
         seen = Observation(name="model", value=model, line=number, certain=certain)
         if self._over:
-            self._waiting.append(seen)
-        else:
+            # Judges and the like are loaded before the next training's own model.
+            self._waiting = [seen]
+        elif not (self._certain or (self._guessed and not certain)):
+            self._certain, self._guessed = certain, True
             yield seen
 
     def _certain_name(self, text: str, number: int) -> str | None:

@@ -12,7 +12,7 @@ from touchline.backends.trl.rows import INSIDE, TEXT, mean_loss, rates
 from touchline.domain.observation import Event, Observation, Progress, Sign, SignKind
 from touchline.logtext.numbers import to_count, to_number, to_seconds
 
-_HEADER = re.compile(r"\*{5} (?P<split>\w+) metrics \*{5}\s*$")
+_HEADER = re.compile(r"\*{5} \w+ metrics \*{5}\s*$")
 _CELL = re.compile(r"(?:^|[\s>:\]-])(?P<key>epoch|(?:train|eval)_\w+)\s+=\s+(?P<value>\S+)\s*$")
 _ENTRY = re.compile(
     r"\s*[\[({]*\s*(?P<quote>['\"])(?P<key>epoch|(?:train|eval)_\w+)(?P=quote)\s*:\s*"
@@ -25,6 +25,8 @@ _KEYS = frozenset(
     }
 )
 _TABLE_LINES = 60
+_BETWEEN_LINES = 3
+"""Lines between a notebook's bar and its table."""
 _BAR = re.compile(
     r"\[ *(?P<done>\d+)/(?P<total>\d+) +(?P<elapsed>\d+(?::\d\d){1,2})(?P<left> < [\d:]+, (?:[\d.]+|\+inf) it/s)?"
     r", Epoch (?P<epoch>[\d.]+)/(?P<epochs>\d+)\]"
@@ -39,43 +41,42 @@ class Tables:
 
     def __init__(self) -> None:
         """A new file."""
-        self._split = ""
+        self._kind = ""
         self._start = 0
         self._found: dict[str, tuple[str, int]] = {}
         self._said: set[str] = set()
         self._columns: list[str] = []
+        self._expected = 0
 
     @property
     def inside(self) -> bool:
         """Whether the next line matters whatever words it holds: a row of a notebook's table has none."""
-        return bool(self._columns)
+        return bool(self._columns) or self._expected > 0
 
     # -------------------------------------------------------------------------------------------- metrics, one a line
 
     def metrics(self, text: str, number: int) -> Iterator[Event]:
         """A line of a table of metrics, or of a dictionary that takes several lines."""
-        header = _HEADER.search(text)
-        if header is not None:
-            self._begin(number, header["split"])
+        if _HEADER.search(text) is not None:
+            self._begin(number, "table")
             return
         if number - self._start > _TABLE_LINES:
             self._begin(number, "")
-        found = _CELL.search(text) if self._split else None
+        # The table's head may be cut off: its clock tells it as well.
+        found, kind = _CELL.search(text), "table"
         if found is None:
-            if "{" in text and "}" in text:
-                return
-            found = _ENTRY.fullmatch(text)
-            if found is None:
-                return
-            if found["key"] in self._found or self._split:
-                self._begin(number, "")
+            found, kind = (None if "{" in text and "}" in text else _ENTRY.fullmatch(text)), "dictionary"
+        if found is None:
+            return
         key = found["key"]
-        if key in _KEYS and key not in self._found:
+        if kind != self._kind or key in self._found:
+            self._begin(number, kind)
+        if key in _KEYS:
             self._found[key] = (found["value"].strip("'\""), number)
             yield from self._complete(text)
 
-    def _begin(self, number: int, split: str) -> None:
-        self._split, self._start = split, number
+    def _begin(self, number: int, kind: str) -> None:
+        self._kind, self._start = kind, number
         self._found, self._said = {}, set()
 
     def _complete(self, text: str) -> Iterator[Event]:
@@ -83,6 +84,8 @@ class Tables:
         values = {key: value for key, (value, _) in self._found.items()}
         epoch = to_number(values.get("epoch"))
         runtime, at = self._found.get("train_runtime", ("", 0))
+        if self._kind == "table" and ":" not in (runtime or values.get("eval_runtime", "")):
+            return
         if runtime and "train_loss" in values and self._is_new("train_runtime"):
             seconds = _seconds(runtime)
             if seconds is not None and seconds > 0:
@@ -95,7 +98,7 @@ class Tables:
                 # Rate and runtime are of one block, and so of one place.
                 yield from rates(values, at, epoch)
             rows = to_count(values.get("train_samples"))
-            if self._split and rows and self._is_new("train_samples"):
+            if rows and self._is_new("train_samples"):
                 line = self._found["train_samples"][1]
                 yield Observation(name="train_examples", value=rows, line=line, unit="examples")
         if "eval_loss" in values and "eval_runtime" in values and self._is_new("eval_loss"):
@@ -120,6 +123,7 @@ class Tables:
         if found["left"]:
             # While it trains, the step that comes next is shown.
             done = max(0, done - 1)
+        self._expected = number + _BETWEEN_LINES
         yield Progress("training", done, total, to_seconds(found["elapsed"]), number)
         yield Observation(name="steps_total", value=total, line=number, unit="steps")
         yield Observation(name="step", value=done, line=number, unit="steps")
@@ -129,6 +133,8 @@ class Tables:
     def columns(self, text: str, number: int) -> Iterator[Event]:
         """The head of a notebook's table, `Step` and `Training Loss`, and its rows."""
         head = _COLUMNS.fullmatch(text.rstrip())
+        if head is not None or number >= self._expected:
+            self._expected = 0
         if head is not None:
             self._columns = [head["first"], "Training Loss", *_GAP.split(head["rest"].strip())]
             yield Observation(name="trainer", value="hf_trainer", line=number, certain=False)

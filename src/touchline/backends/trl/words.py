@@ -20,13 +20,13 @@ _PEFT = re.compile(
     re.IGNORECASE,
 )
 _SHARE = re.compile(
-    rf"\btrainable (?:model )?param(?:eter)?s?\s*[:=]\s*(?P<part>{_COUNT}[KMB]?)\s*"
+    rf"\b(?<!non[- ])trainable (?:model )?param(?:eter)?s?\s*[:=]\s*(?P<part>{_COUNT}[KMB]?)\s*"
     rf"(?:/|of|out of|\|+\s*(?:all|total) (?:model )?param(?:eter)?s?\s*[:=])\s*(?:total\s*)?(?P<whole>{_COUNT}[KMB]?)"
     r"(?![\w.])",
     re.IGNORECASE,
 )
 _ALONE = re.compile(
-    rf"(?:^|[^\w.,]\s*)(?:(?:total|number of|num|model|lora)\s+)*trainable (?:model )?param(?:eter)?s?\s*[:=]\s*"
+    rf"(?<![\w.,])(?<!non[- ])(?:(?:total|number of|num|model|lora)\s+)*trainable (?:model )?param(?:eter)?s?\s*[:=]\s*"
     rf"(?P<part>{_COUNT}[KMB]?)\s*(?:\(\s*~?[\d.]+ ?%[^()]*\))?\s*\.?\s*$",
     re.IGNORECASE,
 )
@@ -97,6 +97,9 @@ class Words:
         if ANCHORS & found.keys():
             self._command = number
         elif not self._command or number - self._command > _COMMAND_LINES or not text.lstrip(" +").startswith("--"):
+            return
+        if len(found) == 1 and "model_name_or_path" in found:
+            # Evaluations and exports are started with a model as well.
             return
         yield from observations(found, number, certain=False)
 

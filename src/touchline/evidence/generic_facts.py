@@ -1,0 +1,344 @@
+"""Facts that people print from their scripts: `Batch size: 4`, `Total steps: 500`, `16,266 training examples`.
+
+Each is a guess that gives way to what a trainer says of itself. A line must be a capital or a letter without case, exactly
+the words below, a colon and one value: dumps of configurations have lower case, underscores or quotes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from touchline.domain.observation import Event, Observation, ObservationName
+from touchline.domain.quantity import MemoryKind
+from touchline.evidence.generic_grammar import said
+from touchline.evidence.generic_voice import SIZES, Voice
+from touchline.logtext.numbers import NUMBER, to_number, to_seconds
+
+_LENGTH_LIMIT = 240
+_LINE = re.compile(r"^\**(?P<name>[^\W\d_][^:=\n*]{0,60}?)\**\s*(?P<sign>[:=])\**\s*(?P<value>\S.{0,200}?)\s*$")
+_COUNT = re.compile(
+    r"(?P<count>\d{1,3}(?:[,_]\d{3})+|\d+)(?:\.0+)?(?P<unit>\s*(?:samples|examples|rows|steps|epochs|tokens|gpus?|sequences"
+    r"|条|步|轮|样本|条样本|个样本|個|件|個のサンプル|개|épocas|époques|эпох|шагов|токенов|iterations))?"
+    r"(?:\s*\([^()]{0,80}\)|\s*[,|/(].{0,80})?\s*\.?",
+    re.IGNORECASE,
+)
+_LAX = re.compile(r"\s*[,|/].*|\s*\(.*\)\s*")
+
+_NAMES: dict[ObservationName, str] = {
+    "micro_batch_size": (
+        "batch size|per-device batch size|per device batch size|micro batch size|micro-batch size|train batch size"
+        "|training batch size|batch size per device|batch size per gpu|per-gpu batch size|per device train batch size"
+        "|批次大小|批大小|批量大小|バッチサイズ|배치 크기|배치 사이즈|tamaño de lote|tamaño del lote|tamanho do lote"
+        "|taille du lot|taille de lot|batchgröße|batch-größe|размер батча|размер пакета"
+    ),
+    "gradient_accumulation_steps": (
+        "gradient accumulation|gradient accumulation steps|grad accumulation|grad accumulation steps|grad accum"
+        "|grad accum steps|accumulation steps|gradient accum steps|梯度累积|梯度累积步数|梯度累計|勾配累積|勾配累積ステップ"
+        "|그래디언트 누적|acumulación de gradientes|acumulação de gradiente|accumulation de gradient|градиентное накопление"
+        "|накопление градиентов|накопление градиента"
+    ),
+    "global_batch_size": (
+        "effective batch size|global batch size|total batch size|effective batch|global batch|有效批次大小|有效批大小|有效批次"
+        "|总批次大小|実効バッチサイズ|유효 배치 크기|effektive batchgröße|tamaño de lote efectivo|tamanho efetivo do lote"
+        "|batch size efetivo|batch size efectivo|эффективный размер батча|эффективный батч"
+    ),
+    "epochs": (
+        "epochs|num epochs|number of epochs|total epochs|training epochs|train epochs|max epochs|num train epochs"
+        "|训练轮数|训练轮次|轮数|总轮数|总轮次|エポック数|에포크|에포크 수|épocas|número de épocas|nombre d'époques|époques|epochen"
+        "|anzahl epochen|эпохи|эпох|количество эпох|число эпох"
+    ),
+    "steps_total": (
+        "total steps|max steps|total training steps|total train steps|total optimization steps|total optimizer steps"
+        "|total optim steps|num training steps|number of training steps|training steps|max iterations|total iterations"
+        "|max iters|total update steps|optimizer steps|estimated total steps|总步数|总训练步数|训练总步数|最大步数|総ステップ数"
+        "|総学習ステップ数|총 스텝|총 스텝 수|총 학습 스텝|pasos totales|total de pasos|total de passos|passos totais"
+        "|étapes totales|schritte insgesamt|gesamtschritte|всего шагов|общее количество шагов"
+    ),
+    "train_examples": (
+        "train samples|training samples|train examples|training examples|num train samples|number of training samples"
+        "|number of training examples|num training examples|num train examples|number of train samples|train dataset size"
+        "|training dataset size|train set size|training set size|train size|train dataset|training dataset|train set"
+        "|training set|train rows|training rows|training data size|train data size|训练样本数|训练样本数量|训练样本|训练集大小|训练集"
+        "|训练集样本数|训练数据量|训练数据|学習データ数|学習データ|学習サンプル数|訓練データ数|학습 데이터|학습 샘플|학습 데이터 수|훈련 데이터"
+        "|muestras de entrenamiento|ejemplos de entrenamiento|amostras de treino|exemplos de treino|amostras de treinamento"
+        "|exemples d'entraînement|échantillons d'entraînement|trainingsbeispiele|обучающих примеров|примеров для обучения"
+    ),
+    "lora_rank": "lora rank|lora r|lora rank r|rank lora|lora rank (r)|lora 秩",
+    "lora_alpha": "lora alpha|alpha lora",
+    "max_seq_len": (
+        "max seq length|max sequence length|maximum sequence length|max seq len|max length|sequence length|seq length"
+        "|context length|max token length|max tokens per sample|block size|最大长度|最大序列长度|序列长度|最大シーケンス長|최대 길이"
+        "|최대 시퀀스 길이|longitud máxima|comprimento máximo|longueur maximale|maximale länge|максимальная длина"
+    ),
+    "gpus": (
+        "number of gpus|num gpus|gpus|gpu count|world size|number of devices|num devices|gpu 数量|gpu数量|gpu 数"
+        "|número de gpus|nombre de gpus|anzahl gpus|количество gpu|gpu 개수"
+    ),
+    "trainable_parameters": (
+        "trainable parameters|trainable params|number of trainable parameters|num trainable parameters|trainable|可训练参数"
+        "|可训练参数量|可训练参数数量|学習可能パラメータ|学習可能なパラメータ数|학습 가능한 파라미터|학습 가능 파라미터|parámetros entrenables"
+        "|parâmetros treináveis|paramètres entraînables|trainierbare parameter|обучаемых параметров|обучаемые параметры"
+    ),
+    "total_parameters": (
+        "total parameters|total params|all parameters|number of parameters|model parameters|总参数|总参数量|総パラメータ数|전체 파라미터"
+        "|parámetros totales|parâmetros totais|всего параметров"
+    ),
+}
+_BY_NAME: dict[str, ObservationName] = {name: fact for fact, names in _NAMES.items() for name in names.split("|")}
+_UNITS: dict[ObservationName, str] = {
+    "epochs": "epochs",
+    "steps_total": "steps",
+    "train_examples": "examples",
+    "max_seq_len": "tokens",
+    "trainable_parameters": "parameters",
+    "total_parameters": "parameters",
+}
+_LIMITS: dict[ObservationName, float] = {"epochs": 1e5, "gpus": 1e5, "lora_rank": 1e5, "micro_batch_size": 1e6}
+_BANNERS = frozenset({"gradient accumulation steps", "num epochs", "number of trainable parameters", "num examples"})
+"""With an equals sign they are the Hugging Face Trainer's."""
+_RATE = re.compile(
+    r"(?:peak |base |max |initial )?learning rate|lr|学习率|学習率|학습률|tasa de aprendizaje|taxa de aprendizado"
+    r"|taxa de aprendizagem|taux d'apprentissage|lernrate|скорость обучения",
+    re.IGNORECASE,
+)
+_MODEL = re.compile(
+    r"(?:base |student |pretrained |pre-trained )?model(?: name| id| path)?|(?:loading|using) (?:base )?model|base model name"
+    r"|model name or path|模型|基础模型|基座模型|模型名称|モデル|ベースモデル|모델|기본 모델|베이스 모델|modelo(?: base)?"
+    r"|modèle(?: de base)?|modell|basismodell|модель|базовая модель",
+    re.IGNORECASE,
+)
+_MODEL_ID = re.compile(
+    r"[`'\"]?(?P<id>[\w.~-]*(?:/[\w.~-]+)+|[A-Za-z][\w.]*(?:-[\w.]+)+|gpt2|distilgpt2)[`'\"]?(?:\s*\(.*\))?/?"
+)
+_LOSS = re.compile(
+    r"(?:(?P<final>final|last) )?(?P<split>train(?:ing)?|eval(?:uation)?|val(?:id(?:ation)?)?)? ?loss"
+    r"|最终(?:训练)?损失|最終(?:学習)?損失|최종 손실|pérdida final|perda final|perte finale|финальный лосс|итоговая потеря"
+    r"|итоговые потери|验证损失|验证集损失|検証損失|검증 손실|pérdida de validación|perda de validação|perte de validation"
+    r"|валидационные потери|потери на валидации|validierungsverlust",
+    re.IGNORECASE,
+)
+_TIME = re.compile(
+    r"(?:total )?(?:train(?:ing)?|fine-?tuning) (?:time|duration|runtime)(?: taken)?(?: \((?P<unit>s|sec|seconds|min|minutes|h|hours)\))?"
+    r"|total time (?:for )?training|总?训练(?:总)?(?:时间|耗时|用时)|総?学習時間|총? ?학습 시간|tiempo (?:total )?de entrenamiento"
+    r"|tempo (?:total )?de (?:treino|treinamento)|(?:temps|durée)(?: totale?)? d'entraînement|trainingszeit|trainingsdauer"
+    r"|время обучения|общее время обучения",
+    re.IGNORECASE,
+)
+_TOOK = re.compile(
+    r"^(?:(?:model |lora |total )?(?:training|fine-?tuning) (?:took|completed in|complete in|finished in|done in|time was|time is"
+    r"|completed successfully in)|(?:trained|fine-?tuned) in|completed training in|finished training in)\s*:?\s*"
+    r"(?P<time>\d.*?)\s*[.!]*$",
+    re.IGNORECASE,
+)
+_PEAK = re.compile(
+    r"(?P<max>max(?:imum)?|peak)(?: gpu| cuda| vram)? ?(?:memory|mem|vram)?(?: usage| used| use| consumption)?"
+    r"(?: ?\(?(?P<kind>allocated|reserved)\)?)?(?: memory)?",
+    re.IGNORECASE,
+)
+_SIZE = re.compile(rf"(?P<size>{NUMBER})\s*(?P<unit>GB|GiB|MiB|MB)\b(?:\s*(?:/|of|\().{{0,60}})?", re.IGNORECASE)
+_LORA = re.compile(
+    r"^LoRA(?: config(?:uration)?| settings| parameters| params)?\s*[:(]?\s*(?:rank|r)\s*[=:]?\s*(?P<rank>\d{1,4})\s*[,|/; ]+\s*"
+    r"(?:lora_)?(?:alpha|α|a)\s*[=:]?\s*(?P<alpha>\d{1,5})\b(?:[\s,|/;)].{0,160})?$",
+    re.IGNORECASE,
+)
+_ON_ROWS = re.compile(
+    r"^(?:fine-?tuning|training)(?: (?:with|using) [\w+/-]{1,20})? on (?P<count>\d{1,3}(?:[,_]\d{3})+|\d+)"
+    r" (?:training |train )?(?:samples|examples|rows|sequences|conversations|pairs|records)\b[.!… ]{0,6}$",
+    re.IGNORECASE,
+)
+_ROWS = re.compile(
+    r"^(?P<count>\d{1,3}(?:[,_]\d{3})+|\d+) (?:training|train|fine-?tuning) (?:samples|examples|rows|sequences|conversations"
+    r"|pairs|records)(?:\s*[,|/].{0,80})?[.!]?$",
+    re.IGNORECASE,
+)
+_SPLIT = re.compile(
+    r"^(?:train(?:ing)?(?: set| size| samples| examples)?)\s*[:=]\s*(?P<count>\d{1,3}(?:[,_]\d{3})+|\d+)(?: (?:samples|examples|rows))?"
+    r"\s*[,|/;]\s*(?:val|valid|validation|eval|evaluation|test|dev)(?: set| size| samples| examples)?\s*[:=]\s*\d",
+    re.IGNORECASE,
+)
+_TARGETS = re.compile(r"(?:lora )?target modules", re.IGNORECASE)
+_GPU = re.compile(r"(?:gpu(?: name)?|device(?: name)?|using gpu|cuda device|显卡|gpu 型号)", re.IGNORECASE)
+_GPU_NAME = re.compile(
+    r"(?P<name>(?:NVIDIA|Tesla|AMD|GeForce|Quadro|RTX|A100|H100|H200|L40S?|T4|V100|MI\d{3})[\w /.+-]{0,50}?)\s*(?:[(|,;].*)?"
+)
+_DURATIONS = re.compile(
+    r"(?P<number>\d+(?:[.,]\d+)?)\s*(?P<unit>hours?|hrs?|h|小时|時間|시간|horas?|heures?|stunden?|std|часов|часа|час|ч"
+    r"|minutes?|mins?|m|分钟|分|분|minutos?|minuten|минут[аы]?|мин"
+    r"|seconds?|secs?|s|秒|초|segundos?|secondes?|sekunden?|секунд[аы]?|сек|с)(?![^\W\d_])",
+    re.IGNORECASE,
+)
+_HOURS = ("h", "小", "時", "시", "st", "ч")
+_MINUTES = ("m", "分", "분", "м")
+
+
+class Facts:
+    """Reads one file's facts."""
+
+    def __init__(self, voice: Voice) -> None:
+        """Nothing was read."""
+        self._voice = voice
+
+    def line(self, text: str, number: int) -> Iterator[Event]:
+        """Events of one line."""
+        if len(text) > _LENGTH_LIMIT or text.lstrip()[:1] in ("{", '"', "'", "<") or "%|" in text or "wandb:" in text:
+            return
+        body = said(text)[1].strip()
+        sentence = self._sentence(body, number)
+        if sentence is not None:
+            yield from sentence
+            return
+        match = _LINE.match(body)
+        if match is None or match.group("name")[:1].islower():
+            return
+        name = " ".join(match.group("name").lower().split())
+        if match.group("sign") == "=" and (name in _BANNERS or "_" in name):
+            return
+        yield from self._named(name, match.group("value"), number)
+
+    def _sentence(self, body: str, number: int) -> list[Event] | None:
+        """Facts that are no name with a value."""
+        voice = self._voice
+        if (match := _LORA.match(body)) is not None:
+            return [
+                *voice.once("lora_rank", float(match.group("rank")), number, certain=False),
+                *voice.once("lora_alpha", float(match.group("alpha")), number, certain=False),
+            ]
+        if (match := _ON_ROWS.match(body) or _ROWS.match(body) or _SPLIT.match(body)) is not None:
+            count = to_number(match.group("count"))
+            return list(voice.once("train_examples", count or None, number, unit="examples", certain=False))
+        if (match := _TOOK.match(body)) is not None:
+            return list(self._seconds(match.group("time"), number))
+        return None
+
+    def _named(self, name: str, value: str, number: int) -> Iterator[Event]:
+        fact = _BY_NAME.get(name)
+        if fact is not None:
+            yield from self._count(fact, value, number)
+        elif _RATE.fullmatch(name):
+            rate = to_number(_LAX.sub("", value))
+            if rate and 0 < rate < 1 and not self._voice.has_trained:
+                yield from self._voice.once("learning_rate", rate, number, certain=False)
+        elif _MODEL.fullmatch(name):
+            found = _MODEL_ID.fullmatch(value.rstrip("."))
+            if found is not None and _is_model(found.group("id")):
+                yield from self._voice.once("model", found.group("id"), number, certain=False)
+        elif (match := _TIME.fullmatch(name)) is not None:
+            yield from self._seconds(value + " " + (match.group("unit") or ""), number)
+        elif (match := _PEAK.fullmatch(name)) is not None and not name.startswith("peak gpu memory"):
+            yield from self._peak(match.group("kind"), value, number)
+        elif _TARGETS.fullmatch(name):
+            modules = re.findall(r"[A-Za-z_]\w*", value)
+            if 0 < len(modules) <= 24 and re.fullmatch(r"[\[({]?[\w'\", ]+[\])}]?", value):
+                yield from self._voice.once("target_modules", ",".join(modules), number, certain=False)
+        elif _GPU.fullmatch(name):
+            gpu = _GPU_NAME.fullmatch(value)
+            if gpu is not None:
+                yield from self._voice.once("gpu", gpu.group("name").strip(), number, certain=False)
+        elif (match := _LOSS.fullmatch(name)) is not None:
+            yield from self._loss(name, match, value, number)
+
+    def _count(self, fact: ObservationName, value: str, number: int) -> Iterator[Event]:
+        match = _COUNT.fullmatch(value)
+        count = to_number(match.group("count")) if match is not None else None
+        if count is None and fact in ("trainable_parameters", "total_parameters"):
+            scaled = re.fullmatch(rf"({NUMBER})\s?([KMB])(?:\s*[(|/].*)?", value)
+            count = to_number("".join(scaled.groups())) if scaled is not None else None
+            count = round(count) if count else None
+        elif match is not None and fact in ("trainable_parameters", "total_parameters") and value.startswith("0"):
+            return
+        if count and 0 < count <= _LIMITS.get(fact, 1e15):
+            yield from self._voice.once(fact, count, number, unit=_UNITS.get(fact, "1"), certain=False)
+
+    def _loss(self, name: str, match: re.Match[str], value: str, number: int) -> Iterator[Event]:
+        loss = to_number(_LAX.sub("", value))
+        if loss is None or abs(loss) > 1e6:
+            return
+        split = match.group("split")
+        held_out = bool(split and not split.lower().startswith("tr")) or bool(
+            re.search(r"验证|検証|검증|valid|валидац", name)
+        )
+        if held_out:
+            yield from self._voice.eval_loss(value if to_number(value) is not None else loss, number, certain=False)
+        elif match.group("final") or (split is None and name != "loss"):
+            yield Observation(name="loss", value=loss, line=number, unit="nats", aggregation="last", certain=False)
+
+    def _peak(self, kind: str | None, value: str, number: int) -> Iterator[Event]:
+        match = _SIZE.fullmatch(value)
+        size = to_number(match.group("size")) if match is not None else None
+        if match is None or size is None:
+            return
+        scale, unit = SIZES[match.group("unit").lower()]
+        which: MemoryKind = "reserved" if (kind or "").lower() == "reserved" else "allocated"
+        yield from self._voice.memory(size * scale, number, unit, which, certain=False)
+
+    def _seconds(self, value: str, number: int) -> Iterator[Event]:
+        seconds = duration(value)
+        if seconds:
+            yield Observation(name="train_seconds", value=seconds, line=number, unit="s", certain=False)
+
+
+def duration(text: str) -> float | None:
+    """Seconds of `1234.5 seconds`, `12.3 minutes`, `2h 13m 5s`, `0:12:34.5`; None for everything else."""
+    text = text.strip().rstrip(".!")
+    without_remark = re.sub(r"\s*[(=~].*$", "", text)
+    if (clock := to_seconds(without_remark)) is not None:
+        return clock
+    parts = list(_DURATIONS.finditer(without_remark))
+    between = _DURATIONS.sub("", without_remark)
+    if not parts or re.sub(r"[\s,:]|and|y|e|et|und|и", "", between):
+        return None
+    total = 0.0
+    for part in parts:
+        value, unit = float(part.group("number").replace(",", ".")), part.group("unit").lower()
+        total += value * (3600 if unit.startswith(_HOURS) else 60 if unit.startswith(_MINUTES) else 1)
+    return total
+
+
+def _is_model(name: str) -> bool:
+    """Whether it looks like the id or path of a model, and not like a class or a phrase with hyphens."""
+    if name.endswith(("ForCausalLM", "LMHeadModel", "Model", ".py", ".json", ".yaml", ".yml", ".txt", ".csv")):
+        return False
+    return "/" in name or name in ("gpt2", "distilgpt2") or any(character.isdigit() for character in name)
+
+
+WORDS: frozenset[str] = frozenset(
+    {
+        *("size", "batch", "accumulation", "accum", "epochs", "steps", "iterations", "iters", "samples", "examples"),
+        *(
+            "dataset",
+            "rows",
+            "set",
+            "rank",
+            "lora",
+            "alpha",
+            "length",
+            "gpus",
+            "world",
+            "devices",
+            "parameters",
+            "params",
+        ),
+        *("trainable", "rate", "lr", "model", "loss", "time", "duration", "runtime", "took", "completed", "finished"),
+        *(
+            "max",
+            "peak",
+            "maximum",
+            "modules",
+            "gpu",
+            "device",
+            "trained",
+            "tuned",
+            "train",
+            "lote",
+            "lot",
+            "batchgröße",
+        ),
+        *("батча", "épocas", "époques", "epochen", "эпох", "Эпох", "Эпохи", "шагов", "pasos", "passos", "étapes"),
+        *("gesamtschritte", "muestras", "ejemplos", "amostras", "exemplos", "exemples", "trainingsbeispiele"),
+        *("примеров", "параметров", "параметры", "parámetros", "parâmetros", "paramètres", "aprendizaje"),
+        *("aprendizado", "apprentissage", "lernrate", "обучения", "modelo", "modèle", "modell", "Модель", "модель"),
+        *("basismodell", "entrenamiento", "treino", "treinamento", "trainingszeit", "trainingsdauer", "Epochs"),
+    }
+)
+"""Words of the lines that facts stand on."""
