@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from importlib import resources
 from pathlib import Path
 
 from touchline.evidence.scan import Scan
@@ -28,22 +29,7 @@ PATTERN = (
     r"[0-9.]+(it/s|s/it)|GPU peak memory|memory allocated|'(eval_|train_)?loss'|\"loss\"|train_runtime|Traceback"
     r"|CUDA out of memory|oom[-_]kill|CANCELLED|DUE TO TIME LIMIT|trainable params|[Pp]acking (density|efficiency)"
 )
-WORDS = (
-    "a",
-    "the",
-    "of",
-    "and",
-    "model",
-    "word",
-    "sequence",
-    "answer",
-    "river",
-    "city",
-    "long",
-    "short",
-    "red",
-    "said",
-)
+COMMON = ("a", "the", "of", "and", "to", "in", "that", "is", "was", "it", "with", "said", "then", "went", "you", "not")
 
 
 def bars(random_: random.Random) -> Iterator[str]:
@@ -100,9 +86,12 @@ def warnings(random_: random.Random) -> Iterator[str]:
 
 
 def text(random_: random.Random) -> Iterator[str]:
-    """Samples of generated text."""
+    """Samples of generated text: common words and others of the language, in equal parts."""
+    data = (resources.files("touchline.catalog") / "wordlists" / "american-english.txt").read_text("utf-8")
+    others = data.split()
     while True:
-        yield " ".join(random_.choices(WORDS, k=16)) + ".\n"
+        pairs = zip(random_.choices(COMMON, k=8), random_.choices(others, k=8), strict=True)
+        yield " ".join(word for pair in pairs for word in pair) + ".\n"
 
 
 KINDS: dict[str, Callable[[random.Random], Iterator[str]]] = {
@@ -117,7 +106,7 @@ KINDS: dict[str, Callable[[random.Random], Iterator[str]]] = {
 def write(folder: Path, size_bytes: int) -> None:
     """One file a kind, all of one size."""
     for name, kind in KINDS.items():
-        made = kind(random.Random(7))  # noqa: S311 (what is written must be the same each time)
+        made = kind(random.Random(7))  # noqa: S311 (the same files each time)
         with (folder / name).open("w", encoding="utf-8") as stream:
             while stream.tell() < size_bytes:
                 stream.write("".join(next(made) for _ in range(2000)))

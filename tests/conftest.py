@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,8 @@ CORE_ONLY = os.environ.get("TOUCHLINE_CORE_ONLY") == "1"
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Refuse a core-only run where torch is installed: it would prove nothing."""
+    """Refuse a core-only run where torch is installed, which proves nothing; keep tests out of the user's history."""
+    os.environ["TOUCHLINE_HISTORY_DIR"] = tempfile.mkdtemp(prefix="touchline-test-history-")
     if CORE_ONLY and importlib.util.find_spec("torch") is not None:
         raise pytest.UsageError("TOUCHLINE_CORE_ONLY is set, but torch is installed here; run `make test-core`")
 

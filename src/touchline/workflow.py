@@ -5,6 +5,7 @@
     run       train what is missing, evaluate, report           safe to kill and to call again, always
     evaluate  checkpoints -> genuine .eval logs                 again and later
     results   what was measured, and what is missing and why    `status` shows the same reading
+    collect   runs_status.yaml, run_metrics.yaml                what the runs taught goes into the history
     report    RESULTS.md
     demo      all of it, on a small real model
     history_* any training log -> what it really says, and a folder of records that later plans are made from
@@ -24,6 +25,7 @@ from typing import TYPE_CHECKING
 
 from touchline.catalog.create import create_capitalization
 from touchline.catalog.settings import Settings
+from touchline.domain.collected import RunMetrics
 from touchline.domain.plan import Plan
 from touchline.domain.results import RunResult
 from touchline.errors import InputFault, RunsFailed
@@ -36,7 +38,7 @@ from touchline.results.collect import collect_results
 from touchline.scaffold import Site, run_files
 from touchline.spec import read_experiment
 from touchline.spec.document import SIZE_LIMIT_BYTES
-from touchline.steps import running
+from touchline.steps import collecting, running
 from touchline.steps.planning import Planned, accept_edits, refuse_edits, resolve, settle
 from touchline.steps.running import Say
 
@@ -92,6 +94,7 @@ def prepare(source: Path, settings: Settings, *, run: str | None = None, accept:
             refuse_edits(planned, each)
         kept = planned.folder.write_run(each.name, run_files(planned.plan, each, Site(python=sys.executable)))
         notes += [f"{each.name}/{file} was changed by hand and is left as it is" for file in kept]
+    collecting.write_collected(planned, collect_results(planned.plan, planned.folder.root))
     return replace(planned, notes=tuple(notes))
 
 
@@ -112,6 +115,7 @@ def run(
         failed = running.train(planned, runs, say)
         failed |= running.evaluate(planned, runs, None, say)
         found = report(source)
+        collect(source, settings)
     if failed:
         raise _failed(planned, list(failed))
     return found
@@ -146,6 +150,19 @@ def results(source: Path) -> list[RunResult]:
     """What is known of every run and how it stands, read from the files."""
     planned = _planned(source)
     return collect_results(planned.plan, planned.folder.root)
+
+
+def collect(source: Path, settings: Settings) -> tuple[list[RunMetrics], list[str]]:
+    """Write runs_status.yaml and each run's run_metrics.yaml, and keep what the runs taught; any time, again and again.
+
+    Returns:
+        What was measured of every run, and what could not be kept.
+    """
+    planned = _planned(source)
+    found = collect_results(planned.plan, planned.folder.root)
+    metrics = collecting.write_collected(planned, found)
+    _, notes = collecting.learn(planned, found, settings)
+    return metrics, notes
 
 
 def report(source: Path) -> list[RunResult]:

@@ -474,7 +474,7 @@ def test_the_state_holds_every_row_and_where_it_stands() -> None:
         ("tokens_seen", 40960, 0),
         ("steps_total", 40, 0),
         ("epochs", 2, 0),
-        ("micro_batch_size", 8, 0),
+        ("micro_batch_size", 4, 0),
         ("train_seconds", 52.5, 0),
         ("mean_train_loss", 0.8125, 0),
         ("train_samples_per_second", 12.19, 0),
@@ -510,7 +510,7 @@ def test_results_are_the_last_rows() -> None:
 
 
 def test_configs_tell_the_plan() -> None:
-    assert values(document("sft.yaml")) == {
+    assert values(document("tides.yaml")) == {
         "trainer": "trl",
         "micro_batch_size": 4,
         "gradient_accumulation_steps": 8,
@@ -518,11 +518,11 @@ def test_configs_tell_the_plan() -> None:
         "max_seq_len": 2048,
         "lora_rank": 16,
         "lora_alpha": 32,
-        "epochs": 3,
+        "epochs": 2,
         "model": "harbour-lab/Tide-Llama-3B",
         "dtype": "bfloat16",
         "gradient_checkpointing": "true",
-        "packed": "true",
+        "packed": "false",
         "optimizer": "adamw_torch_fused",
         "attention": "flash_attention_2",
         "target_modules": "q_proj,v_proj",

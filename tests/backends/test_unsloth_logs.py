@@ -87,7 +87,6 @@ def test_the_later_banners_tell_processes_and_all_parameters() -> None:
         ("version", "torch=2.6.0+cu124", 4),
         ("version", "triton=3.2.0", 4),
         ("version", "xformers=0.0.29.post3", 5),
-        ("gpus", 1, 7),
         ("train_examples", 12000, 8),
         ("epochs", 1, 8),
         ("steps_total", 750, 8),

@@ -126,6 +126,40 @@ def evaluate(
 
 
 @app.command()
+def collect(source: Source, json: Json = False) -> None:
+    """Write runs_status.yaml and each run's run_metrics.yaml, and keep in the history what the runs taught."""
+    from touchline import workflow
+    from touchline.catalog.settings import load_settings
+    from touchline.domain.collected import RunMetrics
+    from touchline.domain.quantity import Quantity
+
+    found, notes = workflow.collect(source, load_settings())
+    for note in notes:
+        say(f"note: {note}")
+    if json:
+        out_json(list[RunMetrics], found, "runs")
+        return
+    header = ("run", "status", "minutes", "s/step", "tokens/s", "peak memory")
+    rows: list[tuple[str, ...]] = []
+    for each in found:
+        memory = [each.resource_metrics.get(name) for name in ("peak_gpu_memory_gb", "peak_process_memory_gib")]
+        facts = (
+            each.resource_metrics.get("training_time_minutes"),
+            each.performance_metrics.get("seconds_per_step"),
+            each.performance_metrics.get("tokens_per_second"),
+            next((fact for fact in memory if isinstance(fact, Quantity)), None),
+        )
+        figures = [
+            f"{fact.value:.4g} {fact.unit} {fact.kind or fact.token_unit or ''}".strip()
+            if isinstance(fact, Quantity)
+            else "-"
+            for fact in facts
+        ]
+        rows.append((each.run_name, each.status, *figures))
+    out_table(header, rows)
+
+
+@app.command()
 def status(source: Source, json: Json = False) -> None:
     """How every run stands, from its files."""
     from touchline import workflow

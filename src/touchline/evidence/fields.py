@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from touchline.domain.observation import ObservationName, SignKind
 from touchline.domain.quantity import Measured, Missing, Quantity
 from touchline.domain.reading import RunReading, Said, Segment, Word
+from touchline.evidence.course import Losses
 from touchline.evidence.outcome import Ending, ending_of
 from touchline.evidence.steps import Steps, steps_of
 from touchline.evidence.view import Found, RunView, Stretch
@@ -20,6 +21,9 @@ _TRAINERS = (
 """Who prints through whom: the first of these that is seen is the trainer; any other name stands before `trl`."""
 _ON_THE_WAY = ("last", "sum")
 """Aggregations of a duration that was logged while the training went on."""
+_ENOUGH = 3
+"""Logged losses from which their mean says something."""
+_FAR = 0.25
 _WHOLE_EPOCH = 0.05
 """The Trainer drops a remainder of each epoch, so its last row may say 2.98 for 3."""
 
@@ -193,12 +197,12 @@ def _mean_loss(view: RunView, steps: Steps, remarks: list[str]) -> Measured:
     closing = [each for each in view.measured("mean_train_loss") if each.number is not None]
     if not closing:
         return Missing(missing="no line gives a mean over the run")
-    if not steps.resumed:
-        return closing[-1].quantity(unit="nats", aggregation="mean")
     losses = [part.losses for part in view.final.parts if part.losses.count]
-    share = steps.share
     printed = closing[-1].number
     assert printed is not None
+    if not steps.resumed or (losses and _agree(printed, losses[0])):
+        return closing[-1].quantity(unit="nats", aggregation="mean")
+    share = steps.share
     if share is not None and steps.resumed_at is not None:
         remarks.append(
             f"mean_train_loss: {printed:g} was printed, divided by all steps though only {share:.0%} were done"
@@ -206,7 +210,7 @@ def _mean_loss(view: RunView, steps: Steps, remarks: list[str]) -> Measured:
         return closing[-1].quantity(
             value=printed / share, unit="nats", aggregation="mean", method=f"printed value ÷ {share:.4f} (resumed)"
         )
-    if losses and losses[0].count >= 3:
+    if losses and losses[0].count >= _ENOUGH:
         remarks.append(f"mean_train_loss: {printed:g} was printed after a resume, divided by all steps: refused")
         return closing[-1].quantity(
             value=losses[0].total / losses[0].count,
@@ -215,6 +219,11 @@ def _mean_loss(view: RunView, steps: Steps, remarks: list[str]) -> Measured:
             method=f"mean of {losses[0].count} logged losses since the resume",
         )
     return Missing(missing="printed after a resume, divided by all steps: refused")
+
+
+def _agree(printed: float, losses: Losses) -> bool:
+    """Whether a printed mean is that of the logged losses: newer versions of the Trainer divide by the steps done."""
+    return losses.count >= _ENOUGH and abs(printed - losses.total / losses.count) < _FAR * abs(printed)
 
 
 def _examples_per_second(view: RunView, packed: Said, steps: Steps, remarks: list[str]) -> Measured:

@@ -1,8 +1,8 @@
-"""Trainers for one machine that print lines of their own: Lightning, litgpt, MLX-LM, nanoGPT, Keras, llama.cpp.
+"""Trainers for one machine that print lines of their own: Lightning, litgpt, MLX-LM, nanoGPT.
 
 Sources: litgpt/finetune/lora.py and utils.py (create_finetuning_performance_report), mlx_lm/tuner/trainer.py,
-nanoGPT/train.py, lightning/pytorch/utilities/model_summary and loops, keras/src/utils/progbar.py and the older
-generic_utils.py, llama.cpp/examples/finetune. Their forms are tried before those of loops that nobody knows.
+nanoGPT/train.py, lightning/pytorch/utilities/model_summary and loops. Their forms are tried before those of loops that
+nobody knows.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Protocol
 
 from touchline.domain.observation import Event, Observation, Sign, SignKind
 from touchline.evidence.generic_voice import Voice, trained
-from touchline.logtext.numbers import NUMBER, to_count, to_number, to_seconds
+from touchline.logtext.numbers import NUMBER, to_count, to_number
 
 _F = rf"(?:{NUMBER}|nan|-?inf)"
 _TEXT_LIMIT = 300
@@ -100,7 +100,8 @@ class LitGpt:
         if "parameters:" in bare and (match := self._PARAMETERS.match(rest)) is not None:
             return list(self._parameters(match, number))
         if (match := self._TIME.match(bare)) is not None and (self._known or bare.startswith("|")):
-            return [*self._voice.measured("train_seconds", to_number(match.group("seconds")), number, "s")]
+            seconds = to_number(match.group("seconds"))
+            return [*self._voice.measured("train_seconds", seconds, number, "s"), trained(text, number)]
         if (match := self._RATE.match(bare)) is not None:
             rate = to_number(match.group("rate"))
             return list(
@@ -116,7 +117,7 @@ class LitGpt:
         self._known = True
         found = match.groupdict()
         step = int(found["step"])
-        if step == 0 or not self._voice.is_echo(step, None, number):
+        if not self._voice.is_echo(step, number):
             yield from self._voice.loss(found["loss"], number, text, trainer="litgpt", step=step)
         # The validation loss of the last evaluation is repeated in every row.
 
@@ -212,7 +213,7 @@ class NanoGpt:
         if match is None:
             return None
         step, found = int(match.group("step")), match.groupdict()
-        if self._voice.is_echo(step, None, number):
+        if self._voice.is_echo(step, number):
             return []
         is_mean = found.get("val") is not None
         return [
@@ -229,84 +230,12 @@ class NanoGpt:
         ]
 
 
-class Keras:
-    """Keras: a batch is an optimizer step, the loss the mean of the epoch so far."""
-
-    _HEADER = re.compile(r"^Epoch (?P<epoch>\d+)/(?P<epochs>\d+)\s*$")
-    _ROW = re.compile(
-        r"(?:^|[\s\x08])(?P<done>\d+)/(?P<total>\d+) (?:\[[=>.]{3,}\]|[━╸╺\s]{3,}?)(?P<rest>.*?\bloss: .*)$"
-    )
-    _LOSS = re.compile(rf"(?:^| )loss: (?P<loss>{_F})(?= |$)")
-    _VALIDATION = re.compile(rf" - val_loss: (?P<val>{_F})(?= |$)")
-
-    def __init__(self, voice: Voice) -> None:
-        """Nothing was read."""
-        self._voice = voice
-        self._epoch = 0
-        self._epochs = 0
-
-    def line(self, text: str, rest: str, number: int) -> list[Event] | None:
-        """Events of one line."""
-        if (match := self._HEADER.match(text.strip())) is not None:
-            self._epoch, self._epochs = int(match.group("epoch")), int(match.group("epochs"))
-            return None
-        if "loss: " not in text or not ("[" in text or "━" in text):
-            return None
-        rows = list(self._ROW.finditer(text.replace("\x08", "\n").rpartition("\n")[2]))
-        return None if not rows else list(self._row(rows[-1], text, number))
-
-    def _row(self, match: re.Match[str], text: str, number: int) -> Iterator[Event]:
-        done, total = int(match.group("done")), int(match.group("total"))
-        if not 0 < done <= total:
-            return
-        loss, val = self._LOSS.search(match.group("rest")), self._VALIDATION.search(match.group("rest"))
-        step = (self._epoch - 1) * total + done if self._epoch else None
-        epoch = self._epoch - 1 + done / total if self._epoch else None
-        if loss is not None:
-            yield from self._voice.loss(
-                loss.group("loss"), number, text[-_TEXT_LIMIT:], trainer="keras", step=step, epoch=epoch
-            )
-        if val is not None:
-            yield from self._voice.eval_loss(val.group("val"), number, step=step, epoch=epoch)
-        if self._epoch:
-            yield from self._voice.once("epochs", float(self._epochs), number, unit="epochs")
-            yield from self._voice.once("steps_total", float(self._epochs * total), number, unit="steps")
-
-
-class LlamaCpp:
-    """llama.cpp's `finetune`; before its first step it prints a loss of 0."""
-
-    _ROW = re.compile(
-        rf"train_opt_callback: iter= *(?P<step>\d+) sample=\d+/\d+ sched={_F} loss=(?P<loss>{_F})"
-        r"(?: dt=(?P<pace>[\d:]+))?"
-    )
-
-    def __init__(self, voice: Voice) -> None:
-        """Nothing was read."""
-        self._voice = voice
-
-    def line(self, text: str, rest: str, number: int) -> list[Event] | None:
-        """Events of one line."""
-        match = self._ROW.search(text) if "train_opt_callback" in text else None
-        if match is None:
-            return None
-        step = int(match.group("step"))
-        events: list[Event] = list(self._voice.once("trainer", "llama.cpp", number))
-        if step > 0:
-            events += self._voice.loss(match.group("loss"), number, text, trainer="llama.cpp", step=step)
-            seconds = to_seconds(match.group("pace") or "")
-            events += self._voice.measured("step_seconds", seconds, number, "s", step=step)
-        return events
-
-
-FRAMEWORKS: tuple[type[Lightning | LitGpt | Mlx | NanoGpt | Keras | LlamaCpp], ...] = (
-    *(LitGpt, Mlx, Lightning, NanoGpt, Keras, LlamaCpp),
-)
+FRAMEWORKS: tuple[type[Lightning | LitGpt | Mlx | NanoGpt], ...] = (*(LitGpt, Mlx, Lightning, NanoGpt),)
 """In the order in which they are asked."""
 WORDS: frozenset[str] = frozenset(
     {
         *("params", "fit", "iter", "tok", "memory", "parameters", "iters", "weights", "loss", "val_loss"),
-        *("train_opt_callback", "epoch", "time"),
+        "time",
     }
 )
 """Words of their lines."""

@@ -1,4 +1,4 @@
-"""The reader of everything that is no backend's: other trainers, loops of no known trainer, and facts that scripts print.
+"""The reader of what is no backend's: other trainers, loops of no known trainer, facts that scripts print.
 
 One reader asks one after the other, so that a line is told once: a trainer's own form first, then bars, loops, facts.
 """
@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from typing import ClassVar
 
 from touchline.domain.observation import Event
-from touchline.evidence import frameworks, generic_clusters, generic_facts, generic_vendors
+from touchline.evidence import frameworks, generic_clusters, generic_facts, generic_others, generic_vendors
 from touchline.evidence.generic_bars import Bars
 from touchline.evidence.generic_grammar import said
 from touchline.evidence.generic_rows import Rows
@@ -29,6 +29,7 @@ class TrainingLines:
         | EPOCH_WORDS
         | frameworks.WORDS
         | generic_clusters.WORDS
+        | generic_others.WORDS
         | generic_vendors.WORDS
         | generic_facts.WORDS
         | frozenset(CJK_TRIGGERS)
@@ -37,18 +38,25 @@ class TrainingLines:
     def __init__(self) -> None:
         """Nothing was read."""
         voice = Voice()
-        makers = (*frameworks.FRAMEWORKS, *generic_clusters.CLUSTERS, *generic_vendors.VENDORS)
+        makers = (*frameworks.FRAMEWORKS, *generic_others.OTHERS, *generic_clusters.CLUSTERS, *generic_vendors.VENDORS)
         self._frameworks: tuple[frameworks.Framework, ...] = tuple(made(voice) for made in makers)
         self._bars = Bars(voice)
         self._loops = Loops(voice)
         self._rows = Rows(voice)
         self._facts = generic_facts.Facts(voice)
+        self._voice = voice
+        self._rank: str | None = None
 
     def line(self, text: str, number: int) -> Iterable[Event]:
         """Events of one line."""
         if text[:1] == "{" and text.rstrip().endswith("}") and "per_step_time" not in text:
             return ()  # a dictionary, read as a row
-        rest = said(text)[1] if len(text) < _LONG else text
+        rank, rest = said(text) if len(text) < _LONG else ("", text)
+        if rank and "loss" in text.lower():
+            # Of several processes that print the same, the first one counts.
+            if self._voice.has_trained and rank != (self._rank or rank):
+                return ()
+            self._rank = rank
         for framework in self._frameworks:
             events = framework.line(text, rest, number)
             if events is not None:

@@ -25,7 +25,8 @@ _CLOCK = re.compile(r"\[[\d:]{4,11}<[^\]]*\]")
 _LABEL_LENGTH = 200
 _TORCHTUNE = re.compile(r"\d\|\d+\|Loss:")
 _RICH = re.compile(
-    r"^\s*Epoch (?P<epoch>\d+)/(?P<last>-?\d+) +[━╸╺ ]+ *(?P<done>\d+)/(?P<total>\d+) +\d+:\d\d:\d\d +• +[\d:-]+ +[\d.]+it/s"
+    r"^\s*Epoch (?P<epoch>\d+)/(?P<last>-?\d+) +[━╸╺ ]+ *(?P<done>\d+)/(?P<total>\d+) +\d+:\d\d:\d\d +•"
+    r" +[\d:-]+ +[\d.]+it/s"
     r" *(?P<rest>.*)$"
 )
 _EXTRA = {
@@ -92,8 +93,9 @@ class Bars:
         if parsed is None:
             return
         loss, epoch = parsed.first(Concept.LOSS), parsed.first(Concept.EPOCH)
+        trainer = "llama-recipes" if "completed (loss: " in label else "generic"
         if loss is not None and not loss.unit and loss.split is Split.TRAIN:
-            yield from self._voice.loss(loss.value, number, text[-400:], trainer="generic", certain=False)
+            yield from self._voice.loss(loss.value, number, text[-400:], trainer=trainer, certain=False)
         if epoch is not None and epoch.total and self._voice.has_trained:
             yield from self._voice.once("epochs", epoch.total, number, unit="epochs", certain=False)
 

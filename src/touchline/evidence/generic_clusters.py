@@ -1,8 +1,8 @@
 """Trainers for clusters: Megatron-LM, DeepSpeed, torchtitan, Composer.
 
 Sources: megatron/training/training.py (training_log), deepspeed/runtime/{engine,pipe/engine}.py and utils/timer.py,
-DeepSpeedExamples/applications/DeepSpeed-Chat, torchtitan/{train,components/metrics}.py, composer/loggers/console_logger.py
-and callbacks/{speed_monitor,memory_monitor}.py.
+DeepSpeedExamples/applications/DeepSpeed-Chat, torchtitan/{train,components/metrics}.py,
+composer/loggers/console_logger.py and callbacks/{speed_monitor,memory_monitor}.py.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ class Megatron:
     _ROW = re.compile(r"\biteration +(?P<step>\d+)/ *(?P<total>\d+) \|(?P<rest>.*\|.*)$")
     _FIELD = re.compile(rf"(?P<name>[A-Za-z_][\w ()/]*?): +(?P<value>{_F}) *(?=\||$)")
     _VALIDATION = re.compile(
-        rf"validation loss at (?P<at>iteration (?P<step>\d+)|the end of training)\b.*?\blm[ _]loss(?: value)?: *(?P<val>{_F})"
+        rf"validation loss at (?P<at>iteration (?P<step>\d+)|the end of training)\b.*?\blm["
+        rf" _]loss(?: value)?: *(?P<val>{_F})"
     )
     _MEMORY = re.compile(
         rf"\[Rank (?P<rank>\d+)\] \(after \d+ iterations\) memory \(MB\) \|.*?max allocated: (?P<allocated>{NUMBER})"
@@ -77,7 +78,8 @@ class DeepSpeed:
         rf"(?:, +MemAllocated={NUMBER}GB, MaxMemAllocated=(?P<size>{NUMBER})GB)?"
     )
     _PIPELINE = re.compile(
-        rf"\bsteps?: +(?P<step>\d+)(?: / +(?P<total>\d+))? loss: (?P<loss>{_F}) .*?iter time \(s\): (?P<pace>{NUMBER}) "
+        rf"\bsteps?: +(?P<step>\d+)(?: / +(?P<total>\d+))? loss: (?P<loss>{_F}) .*?iter time \(s\):"
+        rf" (?P<pace>{NUMBER}) "
         rf"samples/sec: (?P<rate>{NUMBER})"
     )
     _CHAT_ROW = re.compile(
@@ -157,7 +159,8 @@ class Titan:
     """torchtitan: the peak is the allocator's reserve since the last row, the rate that of one device."""
 
     _ROW = re.compile(
-        rf"(?P<validate>validate )?step: +(?P<step>\d+) +loss: +(?P<loss>{_F}) .*?memory: +(?P<size>{NUMBER})GiB\({NUMBER}%\)"
+        rf"(?P<validate>validate )?step: +(?P<step>\d+) +loss: +(?P<loss>{_F}) .*?memory:"
+        rf" +(?P<size>{NUMBER})GiB\({NUMBER}%\)"
         rf" +(?:tps|wps): +(?P<rate>{NUMBER})"
     )
     _BEGIN = re.compile(r"Training starts at step (?P<step>\d+)(?P<rest>[,.].*)?$")
@@ -187,7 +190,7 @@ class Titan:
         if match.group("validate"):
             yield from self._voice.eval_loss(match.group("loss"), number, step=step)
             return
-        if self._voice.is_echo(step, None, number):
+        if self._voice.is_echo(step, number):
             return
         yield from self._voice.loss(match.group("loss"), number, text, trainer="torchtitan", step=step)
         size, rate = to_number(match.group("size")), to_number(match.group("rate"))
@@ -199,8 +202,7 @@ class Titan:
     def _begin(self, match: re.Match[str], text: str, number: int) -> Iterator[Event]:
         step = int(match.group("step"))
         kind = SignKind.RESUMED if step > 1 else SignKind.START
-        if not self._voice.is_echo(step - 1, None, number):
-            yield Sign(kind=kind, line=number, text=text.strip()[:_TEXT_LIMIT], step=step - 1 if step > 1 else None)
+        yield Sign(kind=kind, line=number, text=text.strip()[:_TEXT_LIMIT], step=step - 1 if step > 1 else None)
         yield from self._settings(match.group("rest") or "", number)
 
     def _settings(self, text: str, number: int) -> Iterator[Event]:

@@ -1,7 +1,7 @@
 """Facts that people print from their scripts: `Batch size: 4`, `Total steps: 500`, `16,266 training examples`.
 
-Each is a guess that gives way to what a trainer says of itself. A line must be a capital or a letter without case, exactly
-the words below, a colon and one value: dumps of configurations have lower case, underscores or quotes.
+Each is a guess that gives way to what a trainer says of itself. A line must begin with a capital, or a letter without
+case, and hold exactly the words below, a colon and one value: dumped configurations have lower case or quotes.
 """
 
 from __future__ import annotations
@@ -12,13 +12,14 @@ from collections.abc import Iterator
 from touchline.domain.observation import Event, Observation, ObservationName
 from touchline.domain.quantity import MemoryKind
 from touchline.evidence.generic_grammar import said
-from touchline.evidence.generic_voice import SIZES, Voice
+from touchline.evidence.generic_voice import SIZES, Voice, trained
 from touchline.logtext.numbers import NUMBER, to_number, to_seconds
 
 _LENGTH_LIMIT = 240
 _LINE = re.compile(r"^\**(?P<name>[^\W\d_][^:=\n*]{0,60}?)\**\s*(?P<sign>[:=])\**\s*(?P<value>\S.{0,200}?)\s*$")
 _COUNT = re.compile(
-    r"(?P<count>\d{1,3}(?:[,_]\d{3})+|\d+)(?:\.0+)?(?P<unit>\s*(?:samples|examples|rows|steps|epochs|tokens|gpus?|sequences"
+    r"(?P<count>\d{1,3}(?:[,_]\d{3})+|\d+)(?:\.0+)?(?P<unit>\s*(?:samples|examples|rows|steps|epochs"
+    r"|tokens|gpus?|sequences"
     r"|条|步|轮|样本|条样本|个样本|個|件|個のサンプル|개|épocas|époques|эпох|шагов|токенов|iterations))?"
     r"(?:\s*\([^()]{0,80}\)|\s*[,|/(].{0,80})?\s*\.?",
     re.IGNORECASE,
@@ -34,41 +35,54 @@ _NAMES: dict[ObservationName, str] = {
     ),
     "gradient_accumulation_steps": (
         "gradient accumulation|gradient accumulation steps|grad accumulation|grad accumulation steps|grad accum"
-        "|grad accum steps|accumulation steps|gradient accum steps|梯度累积|梯度累积步数|梯度累計|勾配累積|勾配累積ステップ"
-        "|그래디언트 누적|acumulación de gradientes|acumulação de gradiente|accumulation de gradient|градиентное накопление"
+        "|grad accum steps|accumulation steps|gradient accum steps|梯度累积|梯度累积步数|梯度累計|勾配累積"
+        "|勾配累積ステップ"
+        "|그래디언트 누적|acumulación de gradientes|acumulação de gradiente|accumulation de gradient"
+        "|градиентное накопление"
         "|накопление градиентов|накопление градиента"
     ),
     "global_batch_size": (
-        "effective batch size|global batch size|total batch size|effective batch|global batch|有效批次大小|有效批大小|有效批次"
-        "|总批次大小|実効バッチサイズ|유효 배치 크기|effektive batchgröße|tamaño de lote efectivo|tamanho efetivo do lote"
+        "effective batch size|global batch size|total batch size|effective batch|global batch|有效批次大小"
+        "|有效批大小|有效批次"
+        "|总批次大小|実効バッチサイズ|유효 배치 크기|effektive batchgröße|tamaño de lote efectivo|tamanho"
+        " efetivo do lote"
         "|batch size efetivo|batch size efectivo|эффективный размер батча|эффективный батч"
     ),
     "epochs": (
         "epochs|num epochs|number of epochs|total epochs|training epochs|train epochs|max epochs|num train epochs"
-        "|训练轮数|训练轮次|轮数|总轮数|总轮次|エポック数|에포크|에포크 수|épocas|número de épocas|nombre d'époques|époques|epochen"
+        "|训练轮数|训练轮次|轮数|总轮数|总轮次|エポック数|에포크|에포크 수|épocas|número de épocas|nombre"
+        " d'époques|époques|epochen"
         "|anzahl epochen|эпохи|эпох|количество эпох|число эпох"
     ),
     "steps_total": (
         "total steps|max steps|total training steps|total train steps|total optimization steps|total optimizer steps"
-        "|total optim steps|num training steps|number of training steps|training steps|max iterations|total iterations"
-        "|max iters|total update steps|optimizer steps|estimated total steps|总步数|总训练步数|训练总步数|最大步数|総ステップ数"
+        "|total optim steps|num training steps|number of training steps|training steps|max iterations"
+        "|total iterations"
+        "|max iters|total update steps|optimizer steps|estimated total steps|总步数|总训练步数|训练总步数"
+        "|最大步数|総ステップ数"
         "|総学習ステップ数|총 스텝|총 스텝 수|총 학습 스텝|pasos totales|total de pasos|total de passos|passos totais"
         "|étapes totales|schritte insgesamt|gesamtschritte|всего шагов|общее количество шагов"
     ),
     "train_examples": (
         "train samples|training samples|train examples|training examples|num train samples|number of training samples"
-        "|number of training examples|num training examples|num train examples|number of train samples|train dataset size"
+        "|number of training examples|num training examples|num train examples|number of train samples"
+        "|train dataset size"
         "|training dataset size|train set size|training set size|train size|train dataset|training dataset|train set"
-        "|training set|train rows|training rows|training data size|train data size|训练样本数|训练样本数量|训练样本|训练集大小|训练集"
-        "|训练集样本数|训练数据量|训练数据|学習データ数|学習データ|学習サンプル数|訓練データ数|학습 데이터|학습 샘플|학습 데이터 수|훈련 데이터"
-        "|muestras de entrenamiento|ejemplos de entrenamiento|amostras de treino|exemplos de treino|amostras de treinamento"
-        "|exemples d'entraînement|échantillons d'entraînement|trainingsbeispiele|обучающих примеров|примеров для обучения"
+        "|training set|train rows|training rows|training data size|train data size|训练样本数|训练样本数量"
+        "|训练样本|训练集大小|训练集"
+        "|训练集样本数|训练数据量|训练数据|学習データ数|学習データ|学習サンプル数|訓練データ数|학습 데이터"
+        "|학습 샘플|학습 데이터 수|훈련 데이터"
+        "|muestras de entrenamiento|ejemplos de entrenamiento|amostras de treino|exemplos de treino"
+        "|amostras de treinamento"
+        "|exemples d'entraînement|échantillons d'entraînement|trainingsbeispiele|обучающих примеров"
+        "|примеров для обучения"
     ),
     "lora_rank": "lora rank|lora r|lora rank r|rank lora|lora rank (r)|lora 秩",
     "lora_alpha": "lora alpha|alpha lora",
     "max_seq_len": (
         "max seq length|max sequence length|maximum sequence length|max seq len|max length|sequence length|seq length"
-        "|context length|max token length|max tokens per sample|block size|最大长度|最大序列长度|序列长度|最大シーケンス長|최대 길이"
+        "|context length|max token length|max tokens per sample|block size|最大长度|最大序列长度|序列长度"
+        "|最大シーケンス長|최대 길이"
         "|최대 시퀀스 길이|longitud máxima|comprimento máximo|longueur maximale|maximale länge|максимальная длина"
     ),
     "gpus": (
@@ -76,12 +90,16 @@ _NAMES: dict[ObservationName, str] = {
         "|número de gpus|nombre de gpus|anzahl gpus|количество gpu|gpu 개수"
     ),
     "trainable_parameters": (
-        "trainable parameters|trainable params|number of trainable parameters|num trainable parameters|trainable|可训练参数"
-        "|可训练参数量|可训练参数数量|学習可能パラメータ|学習可能なパラメータ数|학습 가능한 파라미터|학습 가능 파라미터|parámetros entrenables"
-        "|parâmetros treináveis|paramètres entraînables|trainierbare parameter|обучаемых параметров|обучаемые параметры"
+        "trainable parameters|trainable params|number of trainable parameters|num trainable parameters"
+        "|trainable|total trainable parameters|total trainable params|可训练参数"
+        "|可训练参数量|可训练参数数量|学習可能パラメータ|学習可能なパラメータ数|학습 가능한 파라미터|학습"
+        " 가능 파라미터|parámetros entrenables"
+        "|parâmetros treináveis|paramètres entraînables|trainierbare parameter|обучаемых параметров"
+        "|обучаемые параметры"
     ),
     "total_parameters": (
-        "total parameters|total params|all parameters|number of parameters|model parameters|总参数|总参数量|総パラメータ数|전체 파라미터"
+        "total parameters|total params|all parameters|number of parameters|model parameters|总参数"
+        "|总参数量|総パラメータ数|전체 파라미터"
         "|parámetros totales|parâmetros totais|всего параметров"
     ),
 }
@@ -103,8 +121,10 @@ _RATE = re.compile(
     re.IGNORECASE,
 )
 _MODEL = re.compile(
-    r"(?:base |student |pretrained |pre-trained )?model(?: name| id| path)?|(?:loading|using) (?:base )?model|base model name"
-    r"|model name or path|模型|基础模型|基座模型|模型名称|モデル|ベースモデル|모델|기본 모델|베이스 모델|modelo(?: base)?"
+    r"(?:base |student |pretrained |pre-trained )?model(?: name| id| path)?|(?:loading|using)"
+    r" (?:base )?model|base model name"
+    r"|model name or path|模型|基础模型|基座模型|模型名称|モデル|ベースモデル|모델|기본 모델|베이스"
+    r" 모델|modelo(?: base)?"
     r"|modèle(?: de base)?|modell|basismodell|модель|базовая модель",
     re.IGNORECASE,
 )
@@ -113,20 +133,26 @@ _MODEL_ID = re.compile(
 )
 _LOSS = re.compile(
     r"(?:(?P<final>final|last) )?(?P<split>train(?:ing)?|eval(?:uation)?|val(?:id(?:ation)?)?)? ?loss"
-    r"|最终(?:训练)?损失|最終(?:学習)?損失|최종 손실|pérdida final|perda final|perte finale|финальный лосс|итоговая потеря"
-    r"|итоговые потери|验证损失|验证集损失|検証損失|검증 손실|pérdida de validación|perda de validação|perte de validation"
+    r"|最终(?:训练)?损失|最終(?:学習)?損失|최종 손실|pérdida final|perda final|perte finale|финальный"
+    r" лосс|итоговая потеря"
+    r"|итоговые потери|验证损失|验证集损失|検証損失|검증 손실|pérdida de validación|perda de validação"
+    r"|perte de validation"
     r"|валидационные потери|потери на валидации|validierungsverlust",
     re.IGNORECASE,
 )
 _TIME = re.compile(
-    r"(?:total )?(?:train(?:ing)?|fine-?tuning) (?:time|duration|runtime)(?: taken)?(?: \((?P<unit>s|sec|seconds|min|minutes|h|hours)\))?"
-    r"|total time (?:for )?training|总?训练(?:总)?(?:时间|耗时|用时)|総?学習時間|총? ?학습 시간|tiempo (?:total )?de entrenamiento"
-    r"|tempo (?:total )?de (?:treino|treinamento)|(?:temps|durée)(?: totale?)? d'entraînement|trainingszeit|trainingsdauer"
+    r"(?:total )?(?:train(?:ing)?|fine-?tuning) (?:time|duration|runtime)(?: taken)?(?: \((?P<unit>s"
+    r"|sec|seconds|min|minutes|h|hours)\))?"
+    r"|total time (?:for )?training|总?训练(?:总)?(?:时间|耗时|用时)|総?学習時間|총? ?학습 시간|tiempo"
+    r" (?:total )?de entrenamiento"
+    r"|tempo (?:total )?de (?:treino|treinamento)|(?:temps|durée)(?: totale?)? d'entraînement"
+    r"|trainingszeit|trainingsdauer"
     r"|время обучения|общее время обучения",
     re.IGNORECASE,
 )
 _TOOK = re.compile(
-    r"^(?:(?:model |lora |total )?(?:training|fine-?tuning) (?:took|completed in|complete in|finished in|done in|time was|time is"
+    r"^(?:(?:model |lora |total )?(?:training|fine-?tuning) (?:took|completed in|complete in"
+    r"|finished in|done in|time was|time is"
     r"|completed successfully in)|(?:trained|fine-?tuned) in|completed training in|finished training in)\s*:?\s*"
     r"(?P<time>\d.*?)\s*[.!]*$",
     re.IGNORECASE,
@@ -138,7 +164,8 @@ _PEAK = re.compile(
 )
 _SIZE = re.compile(rf"(?P<size>{NUMBER})\s*(?P<unit>GB|GiB|MiB|MB)\b(?:\s*(?:/|of|\().{{0,60}})?", re.IGNORECASE)
 _LORA = re.compile(
-    r"^LoRA(?: config(?:uration)?| settings| parameters| params)?\s*[:(]?\s*(?:rank|r)\s*[=:]?\s*(?P<rank>\d{1,4})\s*[,|/; ]+\s*"
+    r"^LoRA(?: config(?:uration)?| settings| parameters| params)?\s*[:(]?\s*(?:rank"
+    r"|r)\s*[=:]?\s*(?P<rank>\d{1,4})\s*[,|/; ]+\s*"
     r"(?:lora_)?(?:alpha|α|a)\s*[=:]?\s*(?P<alpha>\d{1,5})\b(?:[\s,|/;)].{0,160})?$",
     re.IGNORECASE,
 )
@@ -148,22 +175,26 @@ _ON_ROWS = re.compile(
     re.IGNORECASE,
 )
 _ROWS = re.compile(
-    r"^(?P<count>\d{1,3}(?:[,_]\d{3})+|\d+) (?:training|train|fine-?tuning) (?:samples|examples|rows|sequences|conversations"
+    r"^(?P<count>\d{1,3}(?:[,_]\d{3})+|\d+) (?:training|train|fine-?tuning) (?:samples|examples|rows"
+    r"|sequences|conversations"
     r"|pairs|records)(?:\s*[,|/].{0,80})?[.!]?$",
     re.IGNORECASE,
 )
 _SPLIT = re.compile(
-    r"^(?:train(?:ing)?(?: set| size| samples| examples)?)\s*[:=]\s*(?P<count>\d{1,3}(?:[,_]\d{3})+|\d+)(?: (?:samples|examples|rows))?"
+    r"^(?:train(?:ing)?(?: set| size| samples| examples)?)\s*[:=]\s*(?P<count>\d{1,3}(?:[,_]\d{3})+"
+    r"|\d+)(?: (?:samples|examples|rows))?"
     r"\s*[,|/;]\s*(?:val|valid|validation|eval|evaluation|test|dev)(?: set| size| samples| examples)?\s*[:=]\s*\d",
     re.IGNORECASE,
 )
 _TARGETS = re.compile(r"(?:lora )?target modules", re.IGNORECASE)
 _GPU = re.compile(r"(?:gpu(?: name)?|device(?: name)?|using gpu|cuda device|显卡|gpu 型号)", re.IGNORECASE)
 _GPU_NAME = re.compile(
-    r"(?P<name>(?:NVIDIA|Tesla|AMD|GeForce|Quadro|RTX|A100|H100|H200|L40S?|T4|V100|MI\d{3})[\w /.+-]{0,50}?)\s*(?:[(|,;].*)?"
+    r"(?P<name>(?:NVIDIA|Tesla|AMD|GeForce|Quadro|RTX|A100|H100|H200|L40S?|T4|V100"
+    r"|MI\d{3})[\w /.+-]{0,50}?)\s*(?:[(|,;].*)?"
 )
 _DURATIONS = re.compile(
-    r"(?P<number>\d+(?:[.,]\d+)?)\s*(?P<unit>hours?|hrs?|h|小时|時間|시간|horas?|heures?|stunden?|std|часов|часа|час|ч"
+    r"(?P<number>\d+(?:[.,]\d+)?)\s*(?P<unit>hours?|hrs?|h|小时|時間|시간|horas?|heures?|stunden?|std"
+    r"|часов|часа|час|ч"
     r"|minutes?|mins?|m|分钟|分|분|minutos?|minuten|минут[аы]?|мин"
     r"|seconds?|secs?|s|秒|초|segundos?|secondes?|sekunden?|секунд[аы]?|сек|с)(?![^\W\d_])",
     re.IGNORECASE,
@@ -178,12 +209,14 @@ class Facts:
     def __init__(self, voice: Voice) -> None:
         """Nothing was read."""
         self._voice = voice
+        self._of_epochs = False
+        self._text = ""
 
     def line(self, text: str, number: int) -> Iterator[Event]:
         """Events of one line."""
         if len(text) > _LENGTH_LIMIT or text.lstrip()[:1] in ("{", '"', "'", "<") or "%|" in text or "wandb:" in text:
             return
-        body = said(text)[1].strip()
+        body, self._text = said(text)[1].strip(), text
         sentence = self._sentence(body, number)
         if sentence is not None:
             yield from sentence
@@ -208,7 +241,7 @@ class Facts:
             count = to_number(match.group("count"))
             return list(voice.once("train_examples", count or None, number, unit="examples", certain=False))
         if (match := _TOOK.match(body)) is not None:
-            return list(self._seconds(match.group("time"), number))
+            return list(self._seconds(match.group("time"), number, of_all=False))
         return None
 
     def _named(self, name: str, value: str, number: int) -> Iterator[Event]:
@@ -224,7 +257,8 @@ class Facts:
             if found is not None and _is_model(found.group("id")):
                 yield from self._voice.once("model", found.group("id"), number, certain=False)
         elif (match := _TIME.fullmatch(name)) is not None:
-            yield from self._seconds(value + " " + (match.group("unit") or ""), number)
+            of_all = re.search(r"total|总|総|총|общ", name) is not None
+            yield from self._seconds(f"{value} {match.group('unit') or ''}", number, of_all=of_all)
         elif (match := _PEAK.fullmatch(name)) is not None and not name.startswith("peak gpu memory"):
             yield from self._peak(match.group("kind"), value, number)
         elif _TARGETS.fullmatch(name):
@@ -272,10 +306,19 @@ class Facts:
         which: MemoryKind = "reserved" if (kind or "").lower() == "reserved" else "allocated"
         yield from self._voice.memory(size * scale, number, unit, which, certain=False)
 
-    def _seconds(self, value: str, number: int) -> Iterator[Event]:
+    def _seconds(self, value: str, number: int, *, of_all: bool) -> Iterator[Event]:
+        """How long the training took; some loops print it of each epoch."""
         seconds = duration(value)
-        if seconds:
-            yield Observation(name="train_seconds", value=seconds, line=number, unit="s", certain=False)
+        if not seconds:
+            return
+        if not of_all and self._voice.epoch is not None:
+            begun, planned = self._voice.epoch
+            self._of_epochs = self._of_epochs or (planned > 1 and begun + 1 < planned)
+            if self._of_epochs:
+                return
+        yield Observation(name="train_seconds", value=seconds, line=number, unit="s", certain=False)
+        if self._voice.has_trained:
+            yield trained(self._text, number)
 
 
 def duration(text: str) -> float | None:

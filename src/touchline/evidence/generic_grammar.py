@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
-from touchline.evidence.generic_vocabulary import Concept, Meaning, Split, meaning_of
+from touchline.evidence.generic_vocabulary import Concept, Meaning, Split, meaning_of, words_of
 from touchline.evidence.tracebacks import unprefixed
 from touchline.logtext.numbers import to_number
 
@@ -28,17 +28,23 @@ _TOKEN = re.compile(
     r"|(?P<sign>.)",
     re.DOTALL,
 )
-_UNITS = frozenset(
-    "ms s sec secs second seconds m min mins minutes h hr hrs hour hours it/s its/s s/it s/step ms/step s/iter s/batch"
-    " steps/s step/s batches/s batch/s samples/s samples/sec sample/s ex/s examples/s tok/s tokens/s tokens/sec tok/sec"
-    " tokens toks tok samples examples k m b g t kb mb gb tb kib mib gib tib tflops tflop/s gflops tflops/s nats bits x w c"
-    " % 秒 分 分钟 小时 초 분 сек с мин ms/iter ms/it seg segundos sek".split()
+_UNITS = words_of(
+    "ms s sec secs second seconds m min mins minutes h hr hrs hour hours it/s its/s s/it s/step"
+    " ms/step s/iter s/batch"
+    " steps/s step/s batches/s batch/s samples/s samples/sec sample/s ex/s examples/s tok/s tokens/s"
+    " tokens/sec tok/sec"
+    " tokens toks tok samples examples k m b g t kb mb gb tb kib mib gib tib tflops tflop/s gflops"
+    " tflops/s  nats bits x w c batches steps iters iterations"
+    " % 秒 分 分钟 小时 초 분 сек с мин ms/iter ms/it seg segundos sek"
 )
-_BARE = frozenset(
-    "train training trn val valid validation eval evaluation evaluating dev test testing summary result results metrics"
-    " log end of finished done completed complete avg average mean epoch rank worker stats status progress info report"
-    " and at per in lr n/a none null nan true false step iter - 完成 结果 总结 训练 验证 结束 обучение завершена concluída"
-    " completada terminada entrenamiento validación treino validação 学習 検証 학습 검증".split()
+_BARE = words_of(
+    "train training trn val valid validation eval evaluation evaluating dev test testing summary"
+    " result results metrics"
+    " log end of finished done completed complete avg average mean epoch rank worker stats status"
+    " progress info report"
+    " and at per in lr n/a none null nan true false step iter - 完成 结果 总结 训练 验证 结束 обучение"
+    " завершена concluída"
+    " completada terminada entrenamiento validación treino validação 学習 検証 학습 검증"
 )
 """Words that may stand without a number."""
 _SEPARATORS = frozenset(",|;•·—–→>~*#\\")
@@ -49,13 +55,14 @@ _TAIL = re.compile(
     re.IGNORECASE,
 )
 _ORDINAL = re.compile(
-    r"第\s*(\d+)\s*(?:/\s*(\d+)\s*)?(?P<unit>轮|步|个?\s*(?:epoch|Epoch)|批次|批|次迭代)(?:\s*/\s*共?\s*(\d+)\s*(?:轮|步|批次|批))?"
+    r"第\s*(\d+)\s*(?:/\s*(\d+)\s*)?(?P<unit>轮|步|个?\s*(?:epoch|Epoch)|批次|批"
+    r"|次迭代)(?:\s*/\s*共?\s*(\d+)\s*(?:轮|步|批次|批))?"
 )
 _COUNTED = re.compile(r"(\d+)\s*/\s*(\d+)\s*(에포크|에폭|エポック|轮|ステップ|스텝|步)")
 _PREFIX = re.compile(
     r"\[(?![^\]]{0,20}(?:\d/|\bep\b|epoch|step|iter|batch))[\w ./:<>-]{1,40}\]:?\s*"
     r"|(?:\d{1,2}[/.-]\d{1,2}[/.-](?:\d{4}|\d\d),? +)?\d{1,2}:\d\d:\d\d(?:[.,]\d+)?(?: [AP]M)?\s*"
-    r"|(?!epoch|step|iter|batch|loss|train|val|eval)[\w.<>]{1,60}(?::[\w.<>]{1,40}){0,2} - (?=\S)"
+    r"|(?!epoch|step|iter|batch|loss|train|val|eval)[\w.<>]{1,60}(?::[\w.<>]{1,40}){0,2} -\s+(?=\S)"
     r"|\([\w .-]{1,40}\)\s+(?=[A-Za-z\[])"
     r"|(?![\[(+.-])[^\w\s]+\s*|\s+|-{2,}\s*|- ",
     re.IGNORECASE,
@@ -97,6 +104,8 @@ class Line:
     """Its items, in order; of other names as well."""
     fraction: tuple[float, float] | None = None
     """A fraction without a name behind the first item: `Epoch: [0][10/500]`."""
+    leads: bool = False
+    """Whether the line begins with a fraction without a name: `[10/500] loss: 0.5`."""
 
     def first(self, *concepts: Concept) -> Item | None:
         """The first item of one of the concepts, in the order of the concepts."""
@@ -236,6 +245,7 @@ class _Parser:
         name, self.name, self.is_named = " ".join(self.name), [], False
         value = token.group().replace(",", ".") if token.lastgroup == "comma" else token.group()
         if not name:
+            self.result.leads = self.result.leads or (total is not None and not self.result.items)
             if total is not None and len(self.result.items) == 1 and self.result.fraction is None:
                 self.result.fraction = (to_number(value) or 0.0, total)
             return total is not None or bool(unit) or self._is_enclosed(token)

@@ -1,4 +1,5 @@
-"""Dictionaries that training loops print or write as JSON lines: `{"step": 10, "loss": 2.3, "tokens_per_second": 900}`.
+"""Dictionaries that training loops print or write as JSON lines: `{"step": 10, "loss": 2.3,"
+" "tokens_per_second": 900}`.
 
 Rows of the trainers that have readers of their own are left to these.
 """
@@ -62,7 +63,7 @@ class Rows:
         loss, validation = _first(row, _LOSSES), _first(row, _VALIDATIONS)
         if any(str(row.get(key, "")).lower() in _HELD_OUT for key in _SPLITS):
             loss, validation = None, validation if validation is not None else loss
-        if self._voice.is_echo(step, epoch, number):
+        if self._voice.is_echo(step, number):
             return
         if to_number(loss) is not None or not_a_number(loss):
             yield from self._voice.loss(

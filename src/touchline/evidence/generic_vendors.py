@@ -164,7 +164,7 @@ class MindFormers:
         epoch, epochs = to_count(match.group("epoch")), to_count(match.group("epochs"))
         if epoch:
             step += (epoch - 1) * total
-        if self._voice.is_echo(step, None, number):
+        if self._voice.is_echo(step, number):
             return []
         planned = total * (epochs or 1)
         seconds = int(match.group("ms")) / 1000

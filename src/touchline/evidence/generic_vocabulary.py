@@ -48,28 +48,35 @@ class Meaning:
     """Whether it is a mean over more than a step."""
 
 
-_TRAIN = frozenset(
+def words_of(text: str) -> frozenset[str]:
+    """The words of a text, each once."""
+    return frozenset(text.split())
+
+
+_TRAIN = words_of(
     "train training trn tr entrenamiento entreno treino treinamento entrainement entraînement addestramento trainings"
-    " обучения обучение обуч обучающая обучающей трен 训练 訓練 学習 学习 学習時 학습 훈련 eğitim".split()
+    " обучения обучение обуч обучающая обучающей трен 训练 訓練 学習 学习 学習時 학습 훈련 eğitim"
 )
-_VALIDATION = frozenset(
-    "val valid validation validating eval evaluation evaluate evaluating dev cv validación validacion validação validacao"
+_VALIDATION = words_of(
+    "val valid validation validating eval evaluation evaluate evaluating dev cv validación validacion"
+    " validação validacao"
     " évaluation validierung валидации валидация валидационная валидационные вал 验证 驗證 评估 验证集 検証 評価 검증"
-    " doğrulama".split()
+    " doğrulama"
 )
-_TEST = frozenset("test testing prueba teste тест тестовая 测试 测试集 テスト 테스트".split())
-_MEAN = frozenset(
+_TEST = words_of("test testing prueba teste тест тестовая 测试 测试集 テスト 테스트")
+_MEAN = words_of(
     "avg average mean running epoch ema smoothed smooth promedio medio media média médio moyenne moyen mittlerer"
-    " durchschnittlicher средняя средние средний среднее ср 平均 평균".split()
+    " durchschnittlicher средняя средние средний среднее ср 平均 평균"
 )
-_EMPTY = frozenset(
-    "total overall current cur batch step mb lm ce sft gpt model cross entropy per token last reduced interval raw final_"
-    " de del da do du la le les el a на der des of the all combined complete global iter iteration 当前 总".split()
+_EMPTY = words_of(
+    "total overall current cur batch step mb lm ce sft gpt model cross entropy per token last reduced"
+    " interval raw final_"
+    " de del da do du la le les el a на der des of the all combined complete global iter iteration 当前 总"
 )
 """Words that do not change what a loss is."""
-_LOSS = frozenset(
+_LOSS = words_of(
     "loss losses pérdida perdida perda perte verlust потери потеря лосс loss_value 损失 损失值 損失 損失值 ロス 손실"
-    " kayıp".split()
+    " kayıp"
 )
 _COMPOUNDS = {
     "trainloss": "train loss",
@@ -103,23 +110,24 @@ _COMPOUNDS = {
     "학습손실": "train loss",
     "검증손실": "val loss",
 }
-_EPOCHS = frozenset(
-    "epoch epochs ep época epoca époque epoque epoche épocas эпоха эпохи эпоху 轮 轮次 轮数 第轮 训练轮次 训练轮数 周期 回合"
-    " エポック 에포크 에폭 epok".split()
+_EPOCHS = words_of(
+    "epoch epochs ep época epoca époque epoque epoche épocas эпоха эпохи эпоху 轮 轮次 轮数 第轮"
+    " 训练轮次 训练轮数 周期 回合"
+    " エポック 에포크 에폭 epok"
 )
-_STEPS = frozenset(
-    "step steps stp update updates upd iter iters iteration iterations it paso pasos passo passos étape etape pas schritt"
-    " шаг шага итерация iteración iteracion iteração itération 步 步数 步骤 训练步数 训练步 迭代 迭代次数 迭代步数 ステップ"
-    " イテレーション 스텝 단계 adım".split()
+_STEPS = words_of(
+    "step steps stp update updates upd iter iters iteration iterations it paso pasos passo passos"
+    " étape etape pas schritt"
+    " шаг шага итерация iteración iteracion iteração itération 步 步数 步骤 训练步数 训练步 迭代"
+    " 迭代次数 迭代步数 ステップ"
+    " イテレーション 스텝 단계 adım"
 )
-_BATCHES = frozenset(
-    "batch batches minibatch mb_idx batch_idx micro_step microstep lote lot батч батча 批次 批 バッチ 배치".split()
+_BATCHES = words_of(
+    "batch batches minibatch mb_idx batch_idx micro_step microstep lote lot батч батча 批次 批 バッチ 배치"
 )
-_OF_STEPS = frozenset(
-    "train training global optimizer optim optimization gradient num number current cur total_ at".split()
-)
+_OF_STEPS = words_of("train training global optimizer optim optimization gradient num number current cur at n_ nb")
 _GLOBAL = frozenset({"global", "optimizer", "optim", "optimization"})
-_LEADING = frozenset("in at after on end of finished completed done results result summary for metrics the".split())
+_LEADING = words_of("in at after on end of finished completed done results result summary for metrics the no nr num")
 _TOKEN_RATES = frozenset(
     {
         *("tok/s", "toks/s", "tokens/s", "tokens/sec", "tok/sec", "toks/sec", "tokens_per_sec", "tokens_per_second"),
@@ -187,13 +195,13 @@ def _memory(words: list[str]) -> Meaning | None:
 
 def _counter(words: list[str]) -> Meaning | None:
     last, before = words[-1], words[:-1]
+    if words == ["micro", "step"]:
+        return Meaning(concept=Concept.BATCH)
     for known, concept in ((_EPOCHS, Concept.EPOCH), (_STEPS, Concept.STEP), (_BATCHES, Concept.BATCH)):
         if last in known and all(word in _OF_STEPS | _TRAIN | _VALIDATION | _TEST for word in before):
             is_global = concept is Concept.STEP and bool(_GLOBAL.intersection(before))
-            if "micro" in before:
-                concept = Concept.BATCH
             return Meaning(concept=Concept.GLOBAL_STEP if is_global else concept, split=_split(before))
-    return Meaning(concept=Concept.BATCH) if words[-2:] == ["micro", "step"] else None
+    return None
 
 
 LOSS_WORDS: frozenset[str] = frozenset(
@@ -230,7 +238,7 @@ CJK_TRIGGERS: tuple[str, ...] = (
         "epoch：",
         "Epoch：",
     ),
-    *("训练loss", "验证loss", "批次大小", "批大小", "学习率", "训练样本", "训练集", "训练数据", "累积步数", "总步数"),
+    *("训练loss", "验证loss", "批次", "批大小", "学习率", "训练样本", "训练集", "训练数据", "累积步数", "总步数"),
     *(
         "总训练",
         "训练时间",

@@ -11,6 +11,7 @@ from touchline.logtext.numbers import not_a_number, to_number
 _TEXT_LIMIT = 300
 _HUGE = 1e7
 """A number beyond it is no loss that anybody trained with."""
+_SAME = 1e-9
 _RANK_LINES = 16
 """So close together several ranks print the same step."""
 
@@ -24,30 +25,45 @@ class Voice:
         """Whether a loss was logged: memory and learning rates mean something else before and after."""
         self.accumulation: float | None = None
         """Forward passes per optimizer step, where a line said so."""
-        self._told: dict[str, float | str] = {}
-        self._at = (0.0, 0)
-        self._lines: dict[tuple[float, int], int] = {}
+        self.epoch: tuple[float, float] | None = None
+        """Epochs done when the present one began, and planned ones, where a loop counts them."""
+        self.last_step: tuple[int, int] | None = None
+        """The last step with a loss, and its line."""
+        self._told: dict[str, tuple[float | str, bool]] = {}
+        self._epochs_done = 0.0
+        self._step = 0
+        self._steps: list[tuple[int, int]] = []
 
     def once(
         self, name: ObservationName, value: float | str | None, number: int, *, unit: str = "1", certain: bool = True
     ) -> Iterator[Event]:
         """A setting, told again only when it changes or another attempt begins."""
-        if value is None or self._told.get(name) == value:
+        if value is None or self._told.get(name) in ((value, certain), (value, True)):
             return
-        self._told[name] = value
+        self._told[name] = (value, certain)
         if name == "gradient_accumulation_steps" and not isinstance(value, str):
             self.accumulation = value
         yield Observation(name=name, value=value, line=number, unit=unit, certain=certain)
 
-    def is_echo(self, step: int | None, epoch: float | None, number: int) -> bool:
-        """Whether another process printed the same place just before, so that this one would seem to go back."""
-        place = (epoch or 0.0, step or 0)
-        if place < self._at and number - self._lines.get(place, -_RANK_LINES - 1) <= _RANK_LINES:
+    def is_echo(self, step: int | None, number: int) -> bool:
+        """Whether another process printed this step just before the last one, so that it would seem to go back."""
+        if step is None:
+            return False
+        if step < self._step and any(step == old and number - line <= _RANK_LINES for old, line in self._steps[-2:-1]):
             return True
-        if len(self._lines) > 4 * _RANK_LINES:
-            self._lines = {place: line for place, line in self._lines.items() if number - line <= _RANK_LINES}
-        self._lines[place] = number
+        if not self._steps or self._steps[-1][0] != step:
+            self._steps = [*self._steps[-1:], (step, number)]
+        else:
+            self._steps[-1] = (step, number)
         return False
+
+    def _goes_back(self, step: int | None, epoch: float | None) -> bool:
+        """Whether another attempt begins here, as the course of the file sees it."""
+        in_epochs = epoch is not None and epoch < self._epochs_done - _SAME
+        back = in_epochs or (step is not None and step < self._step and epoch is None)
+        self._epochs_done = (epoch or 0.0) if back else max(self._epochs_done, epoch or 0.0)
+        self._step = (step or 0) if back else max(self._step, step or 0)
+        return back
 
     def loss(
         self,
@@ -70,9 +86,10 @@ class Voice:
             return
         else:
             self.has_trained = True
-            if (epoch or 0.0, step or 0) < self._at:
+            if self._goes_back(step, epoch):
                 self._told.clear()
-            self._at = (epoch or 0.0, step or 0)
+            if step is not None:
+                self.last_step = (step, number)
             yield Observation(
                 name="loss",
                 value=loss,
@@ -85,6 +102,12 @@ class Voice:
             )
         if trainer is not None:
             yield from self.once("trainer", trainer, number, certain=trainer != "generic")
+
+    def at_step(self, step: int, line: int) -> Iterator[Event]:
+        """A step that was done, told once."""
+        if self._told.get("step") != (step, True):
+            self._told["step"] = (step, True)
+            yield Observation(name="step", value=step, line=line, unit="steps", step=step)
 
     def eval_loss(
         self, value: object, number: int, *, step: int | None = None, epoch: float | None = None, certain: bool = True

@@ -17,12 +17,19 @@ from touchline.logtext.numbers import to_count, to_number
 
 _COUNTERS = (Concept.GLOBAL_STEP, Concept.STEP)
 _OTHERS_OWN = re.compile(
-    r"\bwandb:|tokens_per_second_per_gpu|peak_memory_(?:active|alloc)|\d\|\d+\|Loss: |^\s*[{\"'<$]|trainable params:|%\|"
+    r"\bwandb:|tokens_per_second_per_gpu|peak_memory_(?:active|alloc)|\d\|\d+\|Loss: |^\s*[{\"'<$]|trainable params:"
+    r"|%\|"
 )
 """Lines with readers of their own, and bars."""
 _MNIST = re.compile(
     r"Train(?:ing)? Epoch: (?P<epoch>\d+)(?:/(?P<epochs>\d+))? \[(?P<done>\d+)/(?P<total>\d+) \(\s*\d+(?:\.\d+)?%\)\]"
     r"\s*(?:[A-Za-z ]{0,12})Loss: (?P<loss>\S+)"
+)
+_LOSS_AT = re.compile(
+    r"(?P<split>train(?:ing)? |val(?:idation)? |eval(?:uation)? )?loss(?: value)?(?: \([a-z ]{1,20}\))?"
+    r" (?:at|after|for|in|on) "
+    r"(?P<what>step|iteration|iter|epoch) (?P<at>\d{1,12})(?:/\d+)?\s*[:=]\s*(?P<loss>[-+.\deE]+|nan)\s*$",
+    re.IGNORECASE,
 )
 _TEST_SET = re.compile(r"(?:Test|Validation|Val|Eval) set: Average loss: (?P<loss>\d+\.\d+),")
 _WHOLE = 1e-9
@@ -39,6 +46,8 @@ class Counter:
         self._last = -1
         self._per_epoch: bool | None = None
         self._from_zero = False
+        self.is_of_run = False
+        """Whether the last step that was placed is one of the run beyond doubt."""
 
     def index(self, epoch: float) -> float:
         """Epochs done when this one begins: whether they are counted from 0 or from 1 is seen from the first."""
@@ -52,10 +61,12 @@ class Counter:
         """Step of the run, planned steps, and epochs done; None for what the counter does not say."""
         self._from_zero = self._from_zero or step == 0
         done = step + 1 if self._from_zero and total is not None and step == total - 1 else step
-        if epoch is None or is_global or epochs == 1 or epoch != int(epoch):
+        self.is_of_run = epoch is None or is_global or epochs == 1 or epoch != int(epoch)
+        if epoch is None or self.is_of_run:
             return done, int(total) if total else None, epoch if epoch is not None and epoch != int(epoch) else None
         index = self.index(epoch)
         self._learn(epoch, epochs, step, total)
+        self.is_of_run = self._per_epoch is False or bool(self._per_epoch and total)
         if self._per_epoch is False:
             return done, int(total) if total else None, index
         if self._per_epoch and total:
@@ -84,26 +95,23 @@ class Loops:
         self._counter = Counter()
         self._epoch: float | None = None
         self._epochs: float | None = None
-        self._rank: str | None = None
 
     def line(self, text: str, number: int) -> Iterator[Event]:
         """Events of one line."""
         if _OTHERS_OWN.search(text):
             return
-        rank, rest = said(text)
+        rest = said(text)[1]
         if (match := _MNIST.match(rest)) is not None:
             yield from self._mnist(match, text, number)
             return
+        if (match := _LOSS_AT.match(rest)) is not None:
+            rest = f"{match['what']} {match['at']} {match['split'] or ''}loss {match['loss']}"
         if (match := _TEST_SET.match(rest)) is not None:
             yield from self._voice.eval_loss(match.group("loss"), number, certain=False)
             return
         parsed = parse(rest)
         if parsed is None or not parsed.items:
             return
-        if self._rank is not None and rank and rank != self._rank:
-            return
-        if rank and parsed.first(Concept.LOSS) is not None:
-            self._rank = rank
         yield from self._items(parsed, text, number)
 
     def _items(self, parsed: Line, text: str, number: int) -> Iterator[Event]:
@@ -112,19 +120,25 @@ class Loops:
         if epoch is not None and (epoch.number is None or epoch.number > _MOST_EPOCHS):
             return
         if epoch is not None:
-            self._epoch, self._epochs = epoch.number, epoch.total
+            self._epoch, self._epochs = epoch.number, epoch.total or self._epochs
+            self._voice.epoch = (self._counter.index(epoch.number or 0.0), self._epochs or 0.0)
         losses = [item for item in parsed.items if item.meaning.concept is Concept.LOSS and not item.unit]
         if not losses:
             return
-        if epoch is None and counter is None and batch is None and self._epoch is None:
+        if epoch is None and counter is None and batch is None and self._epoch is None and not parsed.leads:
             return
         if counter is not None and to_count(counter.value) is None:
             return
-        step, planned, done = self._place(counter, batch, parsed.fraction, has_epoch=epoch is not None)
+        step, planned, done = self._place(counter, batch, parsed.fraction)
         training = [item for item in losses if item.split is Split.TRAIN]
-        if training and self._voice.is_echo(step, done, number):
+        if training and self._voice.is_echo(step, number):
             return
         yield from self._losses(training, losses, step, done, text, number)
+        is_end = counter is None and batch is None and parsed.fraction is None
+        if training and is_end and self._counter.is_of_run and self._voice.last_step is not None:
+            # The mean of an epoch hides how far the steps have come.
+            last, line = self._voice.last_step
+            yield from self._voice.at_step(last, line)
         if training or epoch is not None:
             if self._epochs and self._epochs <= _MOST_EPOCHS:
                 yield from self._voice.once("epochs", self._epochs, number, unit="epochs", certain=False)
@@ -133,7 +147,7 @@ class Loops:
             yield from self._measures(parsed, step, number)
 
     def _place(
-        self, counter: Item | None, batch: Item | None, fraction: tuple[float, float] | None, *, has_epoch: bool
+        self, counter: Item | None, batch: Item | None, fraction: tuple[float, float] | None
     ) -> tuple[int | None, int | None, float | None]:
         if counter is not None:
             step = to_count(counter.value) or 0
@@ -154,7 +168,6 @@ class Loops:
             fraction if batch is None and fraction else (batch.number if batch else None, batch and batch.total)
         )
         share = min(1.0, (done or 0.0) / total) if total else 0.0
-        del has_epoch
         return None, None, index + share
 
     def _losses(
@@ -216,8 +229,6 @@ class Loops:
         if not total:
             return
         epoch = self._counter.index(float(match.group("epoch"))) + min(1.0, done / total)
-        if self._voice.is_echo(None, epoch, number):
-            return
         yield from self._voice.loss(match.group("loss"), number, text, trainer="generic", epoch=epoch, certain=False)
         if done < total:
             yield from self._voice.once("train_examples", total, number, unit="examples", certain=False)

@@ -32,17 +32,22 @@ _ESCAPES = re.compile(
 )
 _BARE_COLOURS = re.compile(r"\[(?:\d{1,2}(?:;\d{1,3})*)?m")
 _TEXT_LIMIT = 1 << 16
-_FIGURE = re.compile(rb"[0-9:=/]")
+_FIGURE = re.compile(rb"[0-9:=/*\t]")
 ORDINARY = frozenset(
-    b"accumulation adapter allocate allocated argument arguments batch best cannot cause cell completed compute config"
-    b" configuration continuing data dataset denied directory duration ended epoch epochs eval evaluating evaluation event"
-    b" examples exceeded exceeds execute exists exit exits exported failed file final finished fit found handling ignored"
-    b" length learning loaded loading loss make max memory metrics missing model num open optimization option packed"
-    b" packing padding parameters params peak precision rank reporting requested reserved resolved return running same"
-    b" samples saved saving sec seconds seq sequences session signal skip space started state step steps such swift"
-    b" time took train trainable trainer training tuning val validation weights".split()
+    b"accumulation adapter allocate allocated alpha argument arguments batch best bus cannot cause cell"
+    b" completed compute config configuration continuing corrupted curl data dataset denied device devices"
+    b" directory done duration ended epoch epochs eval evaluating evaluation event examples exceeded exceeds"
+    b" exception execute exists exit exits exported exporting failed file final finished finite fit forget"
+    b" found handling ignored illegal infinite kill latency learning length loaded loading logging loss losses"
+    b" lot lote make max maximum memory merging metrics micro missing model modell module modules notebook num"
+    b" open optimization option packages packed packing padding parameters params pasos passos peak permitted"
+    b" precision pushed rank rate reporting requested reserved resolved return rows running runtime same"
+    b" samples saved saving sec seconds seq sequence sequences session set signal signals size skip skipped"
+    b" space started starts state step steps such swift terminate time tokenizer took train trainable trained"
+    b" trainer training tuning uploaded uploading val validation watchdog weights world".split()
 )
-"""Words of ordinary English among the readers' words: with them alone a line must hold a figure, or `:`, `=`, `/`."""
+"""Words of ordinary English among the readers' words: prose holds them, without a figure or one of `:`, `=`, `/`."""
+_SHORT_BYTES = 80
 _SHAPE_LIMIT_BYTES = 1 << 11
 """Longer lines are read each for itself."""
 _SHAPES_LIMIT = 1 << 15
@@ -115,27 +120,25 @@ class Scan:
         for number, line in enumerate(lines, first):
             for part in line.split(b"\r") if b"\r" in line else (line,):
                 cut = part.find(b"%|")
-                if cut > 2 and total in part and part[: cut - 3] == label and part[-1:] == b"]":
+                if cut > 2 and total in part and part[: cut - 3] == label and _goes_on(part, cut):
                     # The same bar once more: there are more of these than of anything else.
-                    if part[cut - 3 : cut] != b"100" and not self._attentive:
-                        self._passed += 1
-                        if self._passed % READ_EVERY:
-                            waiting[shape] = (number, part)
-                            continue
+                    self._passed += 1
+                    if self._passed % READ_EVERY:
+                        waiting[shape] = (number, part)
+                        continue
                 if self._attentive:
                     # Within a traceback any line matters, whatever its words.
                     self._offer(number, part)
                 elif cut >= 0:
                     shape, label, total = self._any_bar(number, part, cut)
-                elif part[:1] == b"{":
+                elif part[:1] in (b"{", b"["):
+                    # Rows and loggers' lines: many of one shape.
                     self._sampled(number, part, part.translate(None, _DIGITS))
                 else:
                     words = part.translate(_WORDS).split()
                     if not triggers.isdisjoint(words):
-                        # Ordinary words in a line without a figure are prose.
-                        if rare.isdisjoint(words) and _FIGURE.search(part) is None:
-                            continue
-                        self._sampled(number, part, part.translate(None, _DIGITS))
+                        if _FIGURE.search(part) is not None or not _is_prose(part, words, rare, triggers):
+                            self._sampled(number, part, part.translate(None, _DIGITS))
                     elif b"it [" in part or self._add_substrings(part, words):
                         self._sampled(number, part, part.translate(None, _DIGITS))
         self._bar = shape, label, total
@@ -227,6 +230,16 @@ class Scan:
                         feed(Stamp(unix, number))
                 feed(event)
         self._attentive = any(reader.inside for reader in self._watchers)
+
+
+def _goes_on(part: bytes, cut: int) -> bool:
+    """Whether a bar is not full, and nothing was printed behind it."""
+    return part[-1:] == b"]" and part[cut - 3 : cut] != b"100"
+
+
+def _is_prose(part: bytes, words: list[bytes], rare: frozenset[bytes], triggers: frozenset[bytes]) -> bool:
+    """Whether a line without a figure only happens to hold a reader's word: an ordinary one, and not at its start."""
+    return rare.isdisjoint(words) and (len(part) > _SHORT_BYTES or triggers.isdisjoint(words[:4]))
 
 
 def _bar_shape(part: bytes, cut: int) -> bytes:

@@ -187,10 +187,16 @@ def _seconds(
             value=seconds,
             unit="s",
             aggregation="mean",
-            method=f"steps {first} to {last} by the clock; evaluation and saving inside",
+            method=f"steps {first} to {last} by the clock{_inside(stretch)}",
             where=best[1],
         )
     return _mean_seconds(view, stretch, done, total, resumed_share)
+
+
+def _inside(stretch: Stretch) -> str:
+    """What else a clock counts: bars go on through evaluations; rows say themselves what is in their time."""
+    timed = stretch.all("train_seconds")
+    return "" if timed and not any(each.seen.inside for each in timed) else "; evaluation and saving inside"
 
 
 def _pace(view: RunView, stretch: Stretch, tracks: list[tuple[Track, object]]) -> Measured:

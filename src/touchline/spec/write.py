@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 
 
 def to_yaml(data: dict[str, object]) -> str:
     """Plain data as YAML in block style; texts and numbers as JSON writes them, which every YAML reader reads alike."""
+    return "\n".join(_lines(data, "")) + "\n"
 
-    def lines(node: dict[str, object], indent: str) -> list[str]:
-        out: list[str] = []
-        for key, value in node.items():
-            if isinstance(value, dict) and value:
-                out.append(f"{indent}{key}:")
-                out += lines(value, indent + "  ")
-            else:
-                out.append(f"{indent}{key}: {json.dumps(value, ensure_ascii=False)}")
-        return out
 
-    return "\n".join(lines(data, "")) + "\n"
+def _lines(node: dict[str, object], indent: str) -> Iterator[str]:
+    for key, value in node.items():
+        if isinstance(value, dict) and value:
+            yield f"{indent}{key}:"
+            yield from _lines(value, indent + "  ")
+        elif isinstance(value, list) and value and all(isinstance(item, dict) and item for item in value):
+            yield f"{indent}{key}:"
+            for item in value:
+                first, *rest = _lines(item, indent + "    ")
+                yield f"{indent}  - {first.lstrip()}"
+                yield from rest
+        else:
+            yield f"{indent}{key}: {json.dumps(value, ensure_ascii=False)}"

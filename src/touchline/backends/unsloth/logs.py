@@ -21,7 +21,9 @@ _LOADED = re.compile(
     r"==\(\(=+\)\)==\s+Unsloth(?: (?P<version>20\d\d\.[\d.]*\d(?:\.\w+)?))?: Fast [\w .-]+ patching"
     r"(?: release (?P<release>20\d\d\.[\d.]*\d))?"
 )
-_TRAINS = re.compile(r"==\(\(=+\)\)==\s+Unsloth - \S+ faster free finetuning \| Num GPUs(?: used)? = (?P<gpus>\d+)")
+_TRAINS = re.compile(
+    r"==\(\(=+\)\)==\s+Unsloth - \S+ faster free finetuning \| Num GPUs(?P<used> used)? = (?P<gpus>\d+)"
+)
 _PATCHED = re.compile(r"^\s*Unsloth (?P<version>20\d\d\.[\d.]*\d) patched \d+ layers with ")
 _IMPORTED = re.compile(r"^\W*Unsloth: Will patch your computer to enable |^\W*Unsloth Zoo will now patch everything")
 _GPU = re.compile(
@@ -107,7 +109,8 @@ class UnslothLines:
             self._gpus = int(trains["gpus"])
             yield Sign(kind=SignKind.START, line=number, text=text.strip()[:_TEXT])
             yield _trainer(number)
-            if self._gpus > 0:
+            # Later versions tell those of one process here, and the processes three lines on.
+            if self._gpus > 0 and not trains["used"]:
                 yield Observation(name="gpus", value=self._gpus, line=number)
             return
         loaded = _LOADED.search(text)
@@ -127,8 +130,7 @@ class UnslothLines:
             return
         yield from _counts(_TOTAL, text, number)
         world = int(found["world"] or 0)
-        if world > 1 and self._gpus > 0:
-            # Each process counts those that hold its own copy of the model.
+        if world > 0 and self._gpus > 0:
             yield Observation(name="gpus", value=world * self._gpus, line=number)
 
 

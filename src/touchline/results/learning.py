@@ -1,0 +1,85 @@
+"""A run of our own becomes a record of the history: its files are read as any log, and the plan knows the rest."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from touchline.domain.plan import Plan, PlannedRun
+from touchline.domain.quantity import Measured, Missing, Quantity
+from touchline.domain.reading import Word
+from touchline.domain.record import RunRecord
+from touchline.evidence.adding import record_of_run
+from touchline.evidence.files import FoundRun, find_runs
+from touchline.results.run_metrics import static_config
+
+_PLANNED = "as planned"
+
+
+def record_of_own(plan: Plan, run: PlannedRun, folder: Path) -> RunRecord | Missing:
+    """What a run of ours teaches; a run that failed teaches how.
+
+    Args:
+        plan: the experiment's plan.
+        run: the run.
+        folder: its folder.
+    """
+    if run.train is None or run.batches is None:
+        return Missing(missing="a control trains nothing")
+    files = [folder / "metrics.jsonl"] if (folder / "metrics.jsonl").is_file() else sorted(folder.glob("slurm-*.out"))
+    found = [each for each in find_runs(files) if isinstance(each, FoundRun)] if files else []
+    if not found:
+        return Missing(missing="nothing was measured")
+    record = record_of_run(found[-1])
+    if not isinstance(record, RunRecord):
+        return Missing(missing=record.reason)
+    return _completed(record, plan, run)
+
+
+def _completed(record: RunRecord, plan: Plan, run: PlannedRun) -> RunRecord:
+    """The record with what the plan knows and no log says."""
+    assert run.train is not None
+    assert run.batches is not None
+    model, batches, config = plan.models[run.model], run.batches, static_config(run)
+    mean = batches.real_tokens / batches.num_examples if batches.num_examples else None
+    return replace(
+        record,
+        origin="touchline",
+        name=run.name,
+        experiment=plan.experiment,
+        run=run.name,
+        run_digest=run.digest,
+        model=replace(
+            record.model,
+            name=Word(value=model.name),
+            parameters=_number(model.num_parameters, "parameters"),
+            layers=_number(model.num_layers, "1"),
+            hidden_size=_number(model.hidden_size, "1"),
+            vocab_size=_number(model.vocab_size, "1"),
+        ),
+        training=replace(
+            record.training,
+            method=Word(value="lora"),
+            rank=_number(run.train.lora.rank, "1"),
+            alpha=_number(float(config["lora_alpha"] or 0), "1"),
+            target_modules=Word(value=",".join(sorted(run.train.lora.target_modules))),
+            adapter_dtype=Word(value=run.train.lora.dtype),
+            quantization=Missing(missing="the base is not quantised"),
+            learning_rate=_number(run.train.learning_rate, "1"),
+        ),
+        batching=replace(
+            record.batching,
+            max_seq_len=_number(run.train.max_seq_len, "tokens"),
+            mean_tokens=_number(mean, "tokens") if mean else Missing(missing="no example"),
+            longest_tokens=_number(batches.longest_example_tokens, "tokens"),
+        ),
+        packing=replace(
+            record.packing,
+            examples=_number(batches.num_examples, "examples"),
+        ),
+        course=replace(record.course, epochs=_number(run.train.epochs, "epochs")),
+    )
+
+
+def _number(value: float, unit: str) -> Measured:
+    return Quantity(value=value, unit=unit, method=_PLANNED)
