@@ -49,6 +49,7 @@ COURSE = (
     "eval_loss",
     "train_seconds",
     "seconds_per_step",
+    "seconds_per_step_without_pauses",
     "tokens_per_second",
     "peak_memory",
     "examples_per_second",

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-
 from tests.evidence.test_generic import FIXTURES, assert_told, read
+
 from touchline.domain.observation import Observation
 from touchline.domain.quantity import Missing
 from touchline.domain.reading import Word
@@ -276,7 +276,8 @@ def test_forward_passes_are_no_steps() -> None:
 
 def test_deepspeed_within_another_trainer_is_not_the_trainer() -> None:
     lines = (
-        b"[2025-02-01 10:01:00,100] [INFO] [logging.py:96:log_dist] [Rank 0] step=10, skipped=0, lr=[9e-06], mom=[(0.9, 0.95)]\n"
+        b"[2025-02-01 10:01:00,100] [INFO] [logging.py:96:log_dist] [Rank 0] "
+        b"step=10, skipped=0, lr=[9e-06], mom=[(0.9, 0.95)]\n"
         b"[2025-02-01 10:01:00,101] [INFO] [timer.py:260:stop] epoch=0/micro_step=40/global_step=10, "
         b"RunningAvgSamplesPerSec=15.25, CurrSamplesPerSec=15.5, MemAllocated=4.25GB, MaxMemAllocated=30.5GB"
     )

@@ -1,4 +1,4 @@
-"""Loops of no known trainer, in many forms and languages, and the facts that scripts print; and what is none of them."""
+"""Loops of no known trainer, in many forms and languages, facts that scripts print, and what is none of them."""
 
 from __future__ import annotations
 
@@ -154,6 +154,7 @@ TOLD: dict[str, str] = {
         4 loss 0.71347 nats epoch=1.533 ~
     """,
     "nano.out": """
+        2 total_parameters 29940000 parameters ~
         3 loss 10.9021 nats @0 mean ~
         3 trainer generic ~
         3 eval_loss 10.9 nats @0 ~
@@ -311,9 +312,13 @@ OTHERS_OWN = (
     "trainable params: 4,194,304 || all params: 6,742,609,920 || trainable%: 0.0622",
     "  Num examples = 1,000",
     "  Num Epochs = 3",
+    "  train_loss               =     1.5507",
+    "  eval_loss = 1.5507",
+    "\\        /    Total batch size = 16 | Total steps = 156",
     "  Gradient Accumulation steps = 8",
     "  Number of trainable parameters = 4,194,304",
     "Peak GPU memory: 45.2 GB",
+    "Loaded 8,000 training examples",
 )
 """Lines of trainers that have readers of their own."""
 
@@ -378,6 +383,9 @@ def test_steps_of_the_run(line: str, step: int, total: int | None, loss: float) 
         ("epoch 0: perplexity: 23.4 eval_loss: 3.15", 1, None, 3.15),
         ("Epoch 1 - Train loss: 0.52 - Test loss: 0.61", 1, 0.52, 0.61),
         ("Val | Epoch 3 | Loss: 0.7", 3, None, 0.7),
+        ("[VAL] Epoch 1 | Loss: 0.7", 1, None, 0.7),
+        ("[TRAIN] Epoch 1 | Loss: 0.7", 1, 0.7, None),
+        ("Epoch 1/3 - Train Loss: 0.9961, Train Acc: 0.8758 - Val Loss: 1.3483 (Saved!)", 1, 0.9961, 1.3483),
     ],
 )
 def test_epochs_done(line: str, done: float, loss: float | None, held_out: float | None) -> None:
@@ -402,6 +410,9 @@ def test_epochs_done(line: str, done: float, loss: float | None, held_out: float
         ("Training examples: 1,000", "train_examples 1000 examples"),
         ("Fine-tuning with LoRA on 52002 samples...", "train_examples 52002 examples"),
         ("  16,266 training examples", "train_examples 16266 examples"),
+        ("Loaded 5749 training samples and 1500 validation samples", "train_examples 5749 examples"),
+        ("effective batch size: 64", "global_batch_size 64"),
+        ("accumulate grad iterations: 4", "gradient_accumulation_steps 4"),
         ("Train: 900, Val: 100", "train_examples 900 examples"),
         ("Train dataset size: 1000", "train_examples 1000 examples"),
         ("Learning rate: 2e-4", "learning_rate 0.0002"),
@@ -438,6 +449,13 @@ def test_a_time_told_after_every_epoch_is_none_of_the_training() -> None:
     assert not [event for event in read(lines) if isinstance(event, Observation) and event.name == "train_seconds"]
     whole = lines.replace(b"\nTraining time: 10.0 seconds", b"", 1)
     assert [told(event) for event in read(whole)][-2:] == ["3 train_seconds 10 s ~", "3 trained"]
+
+
+def test_the_table_of_the_trainer_is_left_to_it() -> None:
+    table = (
+        b"***** train metrics *****\n  epoch                    =        3.0\n  train_loss               =     1.5507"
+    )
+    assert read(table) == []
 
 
 def test_a_step_rate_of_the_loop_is_no_configured_one() -> None:
@@ -573,7 +591,7 @@ def test_no_row_raises(row: dict[str, object]) -> None:
 
 
 def test_words_are_words() -> None:
-    assert READERS == (TrainingLines,)
+    assert (TrainingLines,) == READERS
     for word in TrainingLines.words - frozenset(CJK_TRIGGERS):
         assert re.fullmatch(r"[a-z_\x80-\U0010ffff]+|[^\W\d]+", word), word
     assert set(CJK_TRIGGERS) <= TrainingLines.words

@@ -15,6 +15,7 @@ from touchline import workflow
 from touchline.catalog.settings import Settings
 from touchline.domain.metrics import AttemptRow, EndRow, MetricsRow, StepRow, ValidationRow
 from touchline.domain.quantity import Missing, Quantity
+from touchline.domain.record import RunRecord
 from touchline.evidence.history import read_records
 
 pytestmark = pytest.mark.planning
@@ -144,7 +145,8 @@ def test_a_run_enters_the_history_by_itself_with_what_the_plan_knows(tmp_path: P
     run = planned.plan.runs[0]
     train_by_hand(folder, run.name)
     workflow.collect(folder, settings)
-    (record,) = read_records(settings.history_dir).records.values()
+    (record,) = read_records(settings.history_dir)
+    assert isinstance(record, RunRecord)
     assert (record.origin, record.run, record.run_digest) == ("touchline", run.name, run.digest)
     assert record.training.rank.value == run.train.lora.rank  # type: ignore[union-attr]
     assert record.model.layers.value == planned.plan.models[run.model].num_layers  # type: ignore[union-attr]
@@ -186,7 +188,7 @@ def test_the_log_of_another_trainer_in_a_run_folder_is_read(tmp_path: Path, sett
     rows = [
         f"{{'loss': {2 - n / 10}, 'grad_norm': 1.0, 'learning_rate': 0.001, 'epoch': {n / 10}}}\n" for n in range(1, 11)
     ]
-    closing = {"train_runtime": 120.0, "train_samples_per_second": 8.0, "train_loss": 1.4, "epoch": 1.0}
+    closing = {"train_runtime": 120.0, "train_samples_per_second": 8.0, "train_steps_per_second": 0.5, "epoch": 1.0}
     (folder / name / "slurm-7.out").write_text("".join(rows) + f"{closing}\n")
     workflow.collect(folder, settings)
     metrics = status(folder)[name]["metrics"]

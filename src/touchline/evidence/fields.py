@@ -23,7 +23,7 @@ _ON_THE_WAY = ("last", "sum")
 """Aggregations of a duration that was logged while the training went on."""
 _ENOUGH = 3
 """Logged losses from which their mean says something."""
-_FAR = 0.25
+_FAR = 0.1
 _WHOLE_EPOCH = 0.05
 """The Trainer drops a remainder of each epoch, so its last row may say 2.98 for 3."""
 
@@ -200,9 +200,9 @@ def _mean_loss(view: RunView, steps: Steps, remarks: list[str]) -> Measured:
     losses = [part.losses for part in view.final.parts if part.losses.count]
     printed = closing[-1].number
     assert printed is not None
-    if not steps.resumed or (losses and _agree(printed, losses[0])):
-        return closing[-1].quantity(unit="nats", aggregation="mean")
     share = steps.share
+    if not steps.resumed or (losses and _agree(printed, losses[0], share)):
+        return closing[-1].quantity(unit="nats", aggregation="mean")
     if share is not None and steps.resumed_at is not None:
         remarks.append(
             f"mean_train_loss: {printed:g} was printed, divided by all steps though only {share:.0%} were done"
@@ -221,9 +221,14 @@ def _mean_loss(view: RunView, steps: Steps, remarks: list[str]) -> Measured:
     return Missing(missing="printed after a resume, divided by all steps: refused")
 
 
-def _agree(printed: float, losses: Losses) -> bool:
+def _agree(printed: float, losses: Losses, share: float | None) -> bool:
     """Whether a printed mean is that of the logged losses: newer versions of the Trainer divide by the steps done."""
-    return losses.count >= _ENOUGH and abs(printed - losses.total / losses.count) < _FAR * abs(printed)
+    if losses.count < _ENOUGH:
+        return False
+    logged = losses.total / losses.count
+    if share is None:
+        return abs(printed - logged) < _FAR * abs(printed)
+    return abs(printed - logged) < abs(printed - logged * share)
 
 
 def _examples_per_second(view: RunView, packed: Said, steps: Steps, remarks: list[str]) -> Measured:

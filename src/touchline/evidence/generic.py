@@ -9,7 +9,14 @@ from collections.abc import Iterable
 from typing import ClassVar
 
 from touchline.domain.observation import Event
-from touchline.evidence import frameworks, generic_clusters, generic_facts, generic_others, generic_vendors
+from touchline.evidence import (
+    frameworks,
+    generic_clusters,
+    generic_fact_names,
+    generic_facts,
+    generic_others,
+    generic_vendors,
+)
 from touchline.evidence.generic_bars import Bars
 from touchline.evidence.generic_grammar import said
 from touchline.evidence.generic_rows import Rows
@@ -31,7 +38,7 @@ class TrainingLines:
         | generic_clusters.WORDS
         | generic_others.WORDS
         | generic_vendors.WORDS
-        | generic_facts.WORDS
+        | generic_fact_names.WORDS
         | frozenset(CJK_TRIGGERS)
     )
 

@@ -44,11 +44,11 @@ _BARE = words_of(
     " progress info report"
     " and at per in lr n/a none null nan true false step iter - 完成 结果 总结 训练 验证 结束 обучение"
     " завершена concluída"
-    " completada terminada entrenamiento validación treino validação 学習 検証 학습 검증"
+    " completada terminada completa concluída entrenamiento validación treino validação 学習 検証 학습 검증"
 )
 """Words that may stand without a number."""
 _SEPARATORS = frozenset(",|;•·—–→>~*#\\")
-_IGNORED = frozenset("[]()✓✔✅★☆▶►➤│")
+_IGNORED = frozenset("[]()!✓✔✅★☆▶►➤│")
 _TAIL = re.compile(
     r"[\W_]*(?:(?:new |current |is )?best\b|saved?\b|saving|checkpoint|improved|no improvement|patience|early|eta\b"
     r"|elapsed|remaining|time\b|took|model|lr\b|🎉|✅|保存|最佳|$)",
@@ -60,7 +60,7 @@ _ORDINAL = re.compile(
 )
 _COUNTED = re.compile(r"(\d+)\s*/\s*(\d+)\s*(에포크|에폭|エポック|轮|ステップ|스텝|步)")
 _PREFIX = re.compile(
-    r"\[(?![^\]]{0,20}(?:\d/|\bep\b|epoch|step|iter|batch))[\w ./:<>-]{1,40}\]:?\s*"
+    r"\[(?![^\]]{0,20}(?:\d/|\bep\b|epoch|step|iter|batch|val|eval|test))[\w ./:<>-]{1,40}\]:?\s*"
     r"|(?:\d{1,2}[/.-]\d{1,2}[/.-](?:\d{4}|\d\d),? +)?\d{1,2}:\d\d:\d\d(?:[.,]\d+)?(?: [AP]M)?\s*"
     r"|(?!epoch|step|iter|batch|loss|train|val|eval)[\w.<>]{1,60}(?::[\w.<>]{1,40}){0,2} -\s+(?=\S)"
     r"|\([\w .-]{1,40}\)\s+(?=[A-Za-z\[])"

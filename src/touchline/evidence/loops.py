@@ -21,6 +21,8 @@ _OTHERS_OWN = re.compile(
     r"|%\|"
 )
 """Lines with readers of their own, and bars."""
+_METRICS_BLOCK = re.compile(r"\s*[a-z_]+ += +\S+\s*")
+"""`  train_loss               =     1.5507`, from the table that the Hugging Face Trainer ends with."""
 _MNIST = re.compile(
     r"Train(?:ing)? Epoch: (?P<epoch>\d+)(?:/(?P<epochs>\d+))? \[(?P<done>\d+)/(?P<total>\d+) \(\s*\d+(?:\.\d+)?%\)\]"
     r"\s*(?:[A-Za-z ]{0,12})Loss: (?P<loss>\S+)"
@@ -32,7 +34,8 @@ _LOSS_AT = re.compile(
     re.IGNORECASE,
 )
 _TEST_SET = re.compile(r"(?:Test|Validation|Val|Eval) set: Average loss: (?P<loss>\d+\.\d+),")
-_WHOLE = 1e-9
+_GROUPED = re.compile(r"[-+]?\d{1,3}(?:,\d{3})+")
+"""Thousands, or a decimal comma: nobody can tell."""
 _MOST_EPOCHS = 100_000
 
 
@@ -98,7 +101,7 @@ class Loops:
 
     def line(self, text: str, number: int) -> Iterator[Event]:
         """Events of one line."""
-        if _OTHERS_OWN.search(text):
+        if _OTHERS_OWN.search(text) or _METRICS_BLOCK.fullmatch(text):
             return
         rest = said(text)[1]
         if (match := _MNIST.match(rest)) is not None:
@@ -122,7 +125,11 @@ class Loops:
         if epoch is not None:
             self._epoch, self._epochs = epoch.number, epoch.total or self._epochs
             self._voice.epoch = (self._counter.index(epoch.number or 0.0), self._epochs or 0.0)
-        losses = [item for item in parsed.items if item.meaning.concept is Concept.LOSS and not item.unit]
+        losses = [
+            item
+            for item in parsed.items
+            if item.meaning.concept is Concept.LOSS and not item.unit and not _GROUPED.fullmatch(item.value)
+        ]
         if not losses:
             return
         if epoch is None and counter is None and batch is None and self._epoch is None and not parsed.leads:

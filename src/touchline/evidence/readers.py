@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 
 from touchline.backends import document_readers, log_readers
-from touchline.evidence import faults, generic, milestones, packing_words, wandb
+from touchline.evidence import faults, generic, hints, milestones, packing_words, wandb
 from touchline.logtext.reader import DocumentReader, LogReader
 from touchline.slurmtext.lines import SlurmLines
 
@@ -16,7 +16,8 @@ READERS_VERSION = 1
 @functools.cache
 def line_readers() -> tuple[type[LogReader], ...]:
     """Readers of lines; make one instance of each for every file."""
-    return (SlurmLines, *faults.READERS, *packing_words.READERS, *wandb.READERS, *generic.READERS, *log_readers())
+    others = (faults, hints, packing_words, wandb, generic)
+    return (SlurmLines, *(reader for module in others for reader in module.READERS), *log_readers())
 
 
 @functools.cache

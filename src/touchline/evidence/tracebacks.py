@@ -58,9 +58,12 @@ _STAMP = re.compile(
     r"\[?(?:\d{4}[-/]\d\d[-/]\d\d|\d\d[-/]\d\d)[T ,_]+\d\d:\d\d:\d\d(?:[.,]\d+)?(?:Z|[+-]\d\d:?\d\d)?\]?"
     r"(?: - | ?\| |: |, | )?"
     r"|[EWIF]\d{4} \d\d:\d\d:\d\d\.\d+ +\d+ [^\]]{1,120}\] "
-    r"|\| *(?:TRACE|DEBUG|INFO|SUCCESS|WARNING|ERROR|CRITICAL) *\| *[\w.<>]+:[\w.<>]+:\d+ - "
+    r"|(?:\| *)?(?:TRACE|DEBUG|INFO|SUCCESS|WARNING|ERROR|CRITICAL) *\| *[\w.<>]+:[\w.<>]+:\d+ - "
     r"|\[?(?:ERROR|CRITICAL|FATAL|WARNING|INFO|DEBUG|stderr|STDERR)\b\]?(?::[\w.]+:| ?[:|-])? ?"
     r"|\[[\w./-]+:\d+\] ?"
+    r"|\[titan\] ?"
+    r"|\d\d/\d\d/\d{4} \d\d:\d\d:\d\d - (?:DEBUG|INFO|WARNING|ERROR|CRITICAL) - [\w.]{1,60} - *"
+    r"|[\w.]{1,60} - (?:DEBUG|INFO|WARNING|ERROR|CRITICAL) - "
 )
 _MOST_PREFIXES = 6
 _MOST_OPEN = 64
