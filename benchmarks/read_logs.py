@@ -81,7 +81,8 @@ def warnings(random_: random.Random) -> Iterator[str]:
     while True:
         yield (
             f"[WARNING|tokenization_utils_base.py:3922] 2025-01-{random_.randrange(10, 31)} 10:00:00,123 >> Token "
-            f"indices sequence length is longer than the maximum for this model ({random_.randrange(2049, 9999)} > 2048).\n"
+            f"indices sequence length is longer than the maximum for this model ({random_.randrange(2049, 9999)} > "
+            "2048).\n"
         )
 
 

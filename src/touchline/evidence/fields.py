@@ -9,7 +9,7 @@ from touchline.domain.quantity import Measured, Missing, Quantity
 from touchline.domain.reading import RunReading, Said, Segment, Word
 from touchline.evidence.course import Losses
 from touchline.evidence.outcome import Ending, ending_of
-from touchline.evidence.steps import Steps, steps_of
+from touchline.evidence.steps import OPTIMIZER_STEP_BARS, Steps, steps_of
 from touchline.evidence.view import Found, RunView, Stretch
 
 _TRAINERS = (
@@ -113,6 +113,11 @@ def _ending(view: RunView, stretch: Stretch, trainer: str | None, is_document: b
     steps = steps_of(view, stretch, trainer)
     done = steps.done.value if isinstance(steps.done, Quantity) else None
     total = steps.total.value if isinstance(steps.total, Quantity) else None
+    if done is None and total is None and trainer not in OPTIMIZER_STEP_BARS:
+        # Loops that tell their epochs only: the last loss says how many are done.
+        loss, planned = stretch.last_loss(), view.setting("epochs")
+        done = loss.seen.epoch if loss is not None and loss.seen.step is None else None
+        total = planned.number if planned is not None and done is not None else None
     return ending_of(stretch, steps_done=done, steps_total=total, is_document=is_document)
 
 

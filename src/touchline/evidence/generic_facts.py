@@ -1,7 +1,7 @@
 """Facts that people print from their scripts: `Batch size: 4`, `Total steps: 500`, `16,266 training examples`.
 
 Each is a guess that gives way to what a trainer says of itself. A line must begin with a capital, or a letter without
-case, and hold exactly the words below, a colon and one value: dumped configurations have lower case or quotes.
+case, or be several words, and hold exactly the words below, a colon and one value: dumped configurations do not.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 from touchline.domain.observation import Event, Observation, ObservationName
 from touchline.domain.quantity import MemoryKind
+from touchline.evidence.generic_fact_names import FACTS_BY_NAME, UNITS
 from touchline.evidence.generic_grammar import said
 from touchline.evidence.generic_voice import SIZES, Voice, trained
 from touchline.logtext.numbers import NUMBER, to_number, to_seconds
@@ -26,95 +27,15 @@ _COUNT = re.compile(
 )
 _LAX = re.compile(r"\s*[,|/].*|\s*\(.*\)\s*")
 
-_NAMES: dict[ObservationName, str] = {
-    "micro_batch_size": (
-        "batch size|per-device batch size|per device batch size|micro batch size|micro-batch size|train batch size"
-        "|training batch size|batch size per device|batch size per gpu|per-gpu batch size|per device train batch size"
-        "|批次大小|批大小|批量大小|バッチサイズ|배치 크기|배치 사이즈|tamaño de lote|tamaño del lote|tamanho do lote"
-        "|taille du lot|taille de lot|batchgröße|batch-größe|размер батча|размер пакета"
-    ),
-    "gradient_accumulation_steps": (
-        "gradient accumulation|gradient accumulation steps|grad accumulation|grad accumulation steps|grad accum"
-        "|grad accum steps|accumulation steps|gradient accum steps|梯度累积|梯度累积步数|梯度累計|勾配累積"
-        "|勾配累積ステップ"
-        "|그래디언트 누적|acumulación de gradientes|acumulação de gradiente|accumulation de gradient"
-        "|градиентное накопление"
-        "|накопление градиентов|накопление градиента"
-    ),
-    "global_batch_size": (
-        "effective batch size|global batch size|total batch size|effective batch|global batch|有效批次大小"
-        "|有效批大小|有效批次"
-        "|总批次大小|実効バッチサイズ|유효 배치 크기|effektive batchgröße|tamaño de lote efectivo|tamanho"
-        " efetivo do lote"
-        "|batch size efetivo|batch size efectivo|эффективный размер батча|эффективный батч"
-    ),
-    "epochs": (
-        "epochs|num epochs|number of epochs|total epochs|training epochs|train epochs|max epochs|num train epochs"
-        "|训练轮数|训练轮次|轮数|总轮数|总轮次|エポック数|에포크|에포크 수|épocas|número de épocas|nombre"
-        " d'époques|époques|epochen"
-        "|anzahl epochen|эпохи|эпох|количество эпох|число эпох"
-    ),
-    "steps_total": (
-        "total steps|max steps|total training steps|total train steps|total optimization steps|total optimizer steps"
-        "|total optim steps|num training steps|number of training steps|training steps|max iterations"
-        "|total iterations"
-        "|max iters|total update steps|optimizer steps|estimated total steps|总步数|总训练步数|训练总步数"
-        "|最大步数|総ステップ数"
-        "|総学習ステップ数|총 스텝|총 스텝 수|총 학습 스텝|pasos totales|total de pasos|total de passos|passos totais"
-        "|étapes totales|schritte insgesamt|gesamtschritte|всего шагов|общее количество шагов"
-    ),
-    "train_examples": (
-        "train samples|training samples|train examples|training examples|num train samples|number of training samples"
-        "|number of training examples|num training examples|num train examples|number of train samples"
-        "|train dataset size"
-        "|training dataset size|train set size|training set size|train size|train dataset|training dataset|train set"
-        "|training set|train rows|training rows|training data size|train data size|训练样本数|训练样本数量"
-        "|训练样本|训练集大小|训练集"
-        "|训练集样本数|训练数据量|训练数据|学習データ数|学習データ|学習サンプル数|訓練データ数|학습 데이터"
-        "|학습 샘플|학습 데이터 수|훈련 데이터"
-        "|muestras de entrenamiento|ejemplos de entrenamiento|amostras de treino|exemplos de treino"
-        "|amostras de treinamento"
-        "|exemples d'entraînement|échantillons d'entraînement|trainingsbeispiele|обучающих примеров"
-        "|примеров для обучения"
-    ),
-    "lora_rank": "lora rank|lora r|lora rank r|rank lora|lora rank (r)|lora 秩",
-    "lora_alpha": "lora alpha|alpha lora",
-    "max_seq_len": (
-        "max seq length|max sequence length|maximum sequence length|max seq len|max length|sequence length|seq length"
-        "|context length|max token length|max tokens per sample|block size|最大长度|最大序列长度|序列长度"
-        "|最大シーケンス長|최대 길이"
-        "|최대 시퀀스 길이|longitud máxima|comprimento máximo|longueur maximale|maximale länge|максимальная длина"
-    ),
-    "gpus": (
-        "number of gpus|num gpus|gpus|gpu count|world size|number of devices|num devices|gpu 数量|gpu数量|gpu 数"
-        "|número de gpus|nombre de gpus|anzahl gpus|количество gpu|gpu 개수"
-    ),
-    "trainable_parameters": (
-        "trainable parameters|trainable params|number of trainable parameters|num trainable parameters"
-        "|trainable|total trainable parameters|total trainable params|可训练参数"
-        "|可训练参数量|可训练参数数量|学習可能パラメータ|学習可能なパラメータ数|학습 가능한 파라미터|학습"
-        " 가능 파라미터|parámetros entrenables"
-        "|parâmetros treináveis|paramètres entraînables|trainierbare parameter|обучаемых параметров"
-        "|обучаемые параметры"
-    ),
-    "total_parameters": (
-        "total parameters|total params|all parameters|number of parameters|model parameters|总参数"
-        "|总参数量|総パラメータ数|전체 파라미터"
-        "|parámetros totales|parâmetros totais|всего параметров"
-    ),
-}
-_BY_NAME: dict[str, ObservationName] = {name: fact for fact, names in _NAMES.items() for name in names.split("|")}
-_UNITS: dict[ObservationName, str] = {
-    "epochs": "epochs",
-    "steps_total": "steps",
-    "train_examples": "examples",
-    "max_seq_len": "tokens",
-    "trainable_parameters": "parameters",
-    "total_parameters": "parameters",
-}
 _LIMITS: dict[ObservationName, float] = {"epochs": 1e5, "gpus": 1e5, "lora_rank": 1e5, "micro_batch_size": 1e6}
-_BANNERS = frozenset({"gradient accumulation steps", "num epochs", "number of trainable parameters", "num examples"})
-"""With an equals sign they are the Hugging Face Trainer's."""
+_BANNERS = frozenset(
+    {
+        *("gradient accumulation steps", "num epochs", "number of trainable parameters", "num examples"),
+        *("total batch size", "batch size per device", "total steps", "trainable parameters"),
+        *("total optimization steps", "training set size"),
+    }
+)
+"""With an equals sign they are the Hugging Face Trainer's, or Unsloth's."""
 _RATE = re.compile(
     r"(?:peak |base |max |initial )?learning rate|lr|学习率|学習率|학습률|tasa de aprendizaje|taxa de aprendizado"
     r"|taxa de aprendizagem|taux d'apprentissage|lernrate|скорость обучения",
@@ -175,9 +96,9 @@ _ON_ROWS = re.compile(
     re.IGNORECASE,
 )
 _ROWS = re.compile(
-    r"^(?P<count>\d{1,3}(?:[,_]\d{3})+|\d+) (?:training|train|fine-?tuning) (?:samples|examples|rows"
-    r"|sequences|conversations"
-    r"|pairs|records)(?:\s*[,|/].{0,80})?[.!]?$",
+    r"^(?P<loaded>(?:loaded|using|found|prepared|created):? )?(?P<count>\d{1,3}(?:[,_]\d{3})+|\d+) (?:training|train"
+    r"|fine-?tuning) (?:samples|examples|rows|sequences|conversations|pairs|records)"
+    r"(?P<more>\s*(?:,|/|and|&|\||\+)\s*\d[\d,_]* (?:val|eval|test|dev).{0,60})?[.!]?$",
     re.IGNORECASE,
 )
 _SPLIT = re.compile(
@@ -192,6 +113,8 @@ _GPU_NAME = re.compile(
     r"(?P<name>(?:NVIDIA|Tesla|AMD|GeForce|Quadro|RTX|A100|H100|H200|L40S?|T4|V100"
     r"|MI\d{3})[\w /.+-]{0,50}?)\s*(?:[(|,;].*)?"
 )
+_OTHERS_OWN = re.compile(r"%\||wandb:|trainable params: .* \|\| ")
+"""Bars, and lines with readers of their own."""
 _DURATIONS = re.compile(
     r"(?P<number>\d+(?:[.,]\d+)?)\s*(?P<unit>hours?|hrs?|h|小时|時間|시간|horas?|heures?|stunden?|std"
     r"|часов|часа|час|ч"
@@ -214,7 +137,7 @@ class Facts:
 
     def line(self, text: str, number: int) -> Iterator[Event]:
         """Events of one line."""
-        if len(text) > _LENGTH_LIMIT or text.lstrip()[:1] in ("{", '"', "'", "<") or "%|" in text or "wandb:" in text:
+        if len(text) > _LENGTH_LIMIT or text.lstrip()[:1] in ("{", '"', "'", "<") or _OTHERS_OWN.search(text):
             return
         body, self._text = said(text)[1].strip(), text
         sentence = self._sentence(body, number)
@@ -222,9 +145,11 @@ class Facts:
             yield from sentence
             return
         match = _LINE.match(body)
-        if match is None or match.group("name")[:1].islower():
+        if match is None:
             return
         name = " ".join(match.group("name").lower().split())
+        if match.group("name")[:1].islower() and (" " not in name or match.group("sign") == "="):
+            return
         if match.group("sign") == "=" and (name in _BANNERS or "_" in name):
             return
         yield from self._named(name, match.group("value"), number)
@@ -237,7 +162,10 @@ class Facts:
                 *voice.once("lora_rank", float(match.group("rank")), number, certain=False),
                 *voice.once("lora_alpha", float(match.group("alpha")), number, certain=False),
             ]
-        if (match := _ON_ROWS.match(body) or _ROWS.match(body) or _SPLIT.match(body)) is not None:
+        rows = _ROWS.match(body)
+        if rows is not None and rows.group("loaded") and not rows.group("more"):
+            rows = None  # read with other lines on loading
+        if (match := _ON_ROWS.match(body) or rows or _SPLIT.match(body)) is not None:
             count = to_number(match.group("count"))
             return list(voice.once("train_examples", count or None, number, unit="examples", certain=False))
         if (match := _TOOK.match(body)) is not None:
@@ -245,7 +173,7 @@ class Facts:
         return None
 
     def _named(self, name: str, value: str, number: int) -> Iterator[Event]:
-        fact = _BY_NAME.get(name)
+        fact = FACTS_BY_NAME.get(name)
         if fact is not None:
             yield from self._count(fact, value, number)
         elif _RATE.fullmatch(name):
@@ -282,7 +210,7 @@ class Facts:
         elif match is not None and fact in ("trainable_parameters", "total_parameters") and value.startswith("0"):
             return
         if count and 0 < count <= _LIMITS.get(fact, 1e15):
-            yield from self._voice.once(fact, count, number, unit=_UNITS.get(fact, "1"), certain=False)
+            yield from self._voice.once(fact, count, number, unit=UNITS.get(fact, "1"), certain=False)
 
     def _loss(self, name: str, match: re.Match[str], value: str, number: int) -> Iterator[Event]:
         loss = to_number(_LAX.sub("", value))
@@ -343,45 +271,3 @@ def _is_model(name: str) -> bool:
     if name.endswith(("ForCausalLM", "LMHeadModel", "Model", ".py", ".json", ".yaml", ".yml", ".txt", ".csv")):
         return False
     return "/" in name or name in ("gpt2", "distilgpt2") or any(character.isdigit() for character in name)
-
-
-WORDS: frozenset[str] = frozenset(
-    {
-        *("size", "batch", "accumulation", "accum", "epochs", "steps", "iterations", "iters", "samples", "examples"),
-        *(
-            "dataset",
-            "rows",
-            "set",
-            "rank",
-            "lora",
-            "alpha",
-            "length",
-            "gpus",
-            "world",
-            "devices",
-            "parameters",
-            "params",
-        ),
-        *("trainable", "rate", "lr", "model", "loss", "time", "duration", "runtime", "took", "completed", "finished"),
-        *(
-            "max",
-            "peak",
-            "maximum",
-            "modules",
-            "gpu",
-            "device",
-            "trained",
-            "tuned",
-            "train",
-            "lote",
-            "lot",
-            "batchgröße",
-        ),
-        *("батча", "épocas", "époques", "epochen", "эпох", "Эпох", "Эпохи", "шагов", "pasos", "passos", "étapes"),
-        *("gesamtschritte", "muestras", "ejemplos", "amostras", "exemplos", "exemples", "trainingsbeispiele"),
-        *("примеров", "параметров", "параметры", "parámetros", "parâmetros", "paramètres", "aprendizaje"),
-        *("aprendizado", "apprentissage", "lernrate", "обучения", "modelo", "modèle", "modell", "Модель", "модель"),
-        *("basismodell", "entrenamiento", "treino", "treinamento", "trainingszeit", "trainingsdauer", "Epochs"),
-    }
-)
-"""Words of the lines that facts stand on."""

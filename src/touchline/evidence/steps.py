@@ -84,7 +84,8 @@ def _total(view: RunView, stretch: Stretch, trainer: str | None) -> Measured:
             return Quantity(
                 value=track.total * epochs.number, unit="steps", method="steps of an epoch × epochs", where=where
             )
-        if track.total and trainer not in EPOCH_BARS and _counts_all_steps(track.label):
+        again = sum(other.total == track.total and other.complete for other, _ in tracks)
+        if track.total and trainer not in EPOCH_BARS and again < 2 and _counts_all_steps(track.label):
             return Quantity(value=track.total, unit="steps", method="the progress bar's total", where=where)
     guessed = [each for each in (*said, *view.documents.all("steps_total")) if each.number]
     return guessed[-1].quantity(unit="steps") if guessed else _from_rate(stretch)

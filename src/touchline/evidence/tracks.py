@@ -14,7 +14,7 @@ _NUMBERS = re.compile(r"\d[\d.,:e+-]*")
 _OTHER_WORK = re.compile(
     r"eval|valid|test|map|token|load|fetch|pack|generat|filter|shard|process|convert|sav|drop|add|exampl|file|weight"
     r"|predict|infer|comput|format|creat|group|quant|merg|push|split|read|build|prepar|hash|cop|extract|chunk|import"
-    r"|param|request|prompt|resolv|cach|collat|sort|truncat|pass|quer|sampl|writ|caption|embed|calib|materiali",
+    r"|param|request|prompt|resolv|cach|collat|sort|truncat|pass|quer|sampl|writ|caption|embed|calib|materiali|calculat",
     re.IGNORECASE,
 )
 _TRAINING = re.compile(

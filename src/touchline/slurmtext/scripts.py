@@ -29,7 +29,7 @@ def time_limit_seconds(text: str) -> float | None:
     hours = part["days"] * 24 + part["day_hours"] + part["hours"]
     minutes = part["day_minutes"] + part["minutes"]
     seconds = hours * 3600.0 + minutes * 60.0 + part["day_seconds"] + part["seconds"]
-    return seconds or None  # `--time=0` asks for no limit
+    return seconds or None  # a time of 0 asks for no limit
 
 
 def read_sbatch(text: str) -> tuple[Event, ...]:
