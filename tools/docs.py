@@ -100,6 +100,18 @@ FORMATS = (
         type="domain.record:RunRecord",
         what="history/records/*/*.json, what one run teaches; with its id, a line of history export --format jsonl",
     ),
+    Format(
+        schema="collected",
+        type="domain.collected:RunMetrics",
+        what="a run as touchline collect --json gives it, and as runs_status.yaml and run_metrics.yaml are made from it",
+    ),
+    Format(
+        schema="answer-collected",
+        type="domain.collected:RunMetrics",
+        what="touchline collect --json",
+        answer="collected",
+        many=True,
+    ),
     Format(schema="answer-added", type="evidence.adding:Added", what="touchline history add --json", answer="added"),
     Format(
         schema="answer-history",

@@ -137,7 +137,7 @@ def collect(source: Source, json: Json = False) -> None:
     for note in notes:
         say(f"note: {note}")
     if json:
-        out_json(list[RunMetrics], found, "runs")
+        out_json(list[RunMetrics], found, "collected")
         return
     header = ("run", "status", "minutes", "s/step", "tokens/s", "peak memory")
     rows: list[tuple[str, ...]] = []
