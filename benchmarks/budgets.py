@@ -95,6 +95,24 @@ def planning(folder: Path) -> Row:
     return measure("touchline plan, 1,000 runs", 2.0, command, folder, environment)
 
 
+def history(folder: Path) -> Row:
+    """Adding 10,000 logs again that have not changed; the first call reads them, and is not counted."""
+    for number in range(10_000):
+        log = folder / "logs" / f"sweep{number // 100}" / f"slurm-{number}.out"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        rows = [
+            f"{{'loss': {2 - step / 100}, 'grad_norm': 0.5, 'learning_rate': 1e-05, 'epoch': {step / 10}}}\n"
+            for step in range(1, 11)
+        ]
+        log.write_text("".join(rows) + f"{{'train_runtime': {60 + number}.0, 'train_loss': 1.9, 'epoch': 1.0}}\n")
+    environment = {"TOUCHLINE_HISTORY_DIR": str(folder / "history")}
+    command = [TOUCHLINE, "history", "add", "logs"]
+    subprocess.run(
+        command, cwd=folder, env=os.environ | environment, check=True, capture_output=True, stdin=subprocess.DEVNULL
+    )
+    return measure("history add, 10,000 unchanged", 2.0, command, folder, environment)
+
+
 def main() -> int:
     """Measure everything, print the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -103,6 +121,8 @@ def main() -> int:
     rows = [measure("touchline --help", 0.3, [TOUCHLINE, "--help"], ROOT, {})]
     with tempfile.TemporaryDirectory() as folder:
         rows.append(planning(Path(folder)))
+    with tempfile.TemporaryDirectory() as folder:
+        rows.append(history(Path(folder)))
     if demo.is_dir():
         rows.append(measure("touchline demo, finished", 5.0, [TOUCHLINE, "demo", str(demo)], ROOT, {}))
     else:

@@ -103,7 +103,7 @@ FORMATS = (
     Format(
         schema="collected",
         type="domain.collected:RunMetrics",
-        what="a run as touchline collect --json gives it, and as runs_status.yaml and run_metrics.yaml are made from it",
+        what="a run as touchline collect --json gives it, and runs_status.yaml and run_metrics.yaml are made from it",
     ),
     Format(
         schema="answer-collected",

@@ -224,7 +224,7 @@ def test_a_story_in_a_log_is_no_fact(tmp_path: Path) -> None:
     [
         ("empty.log", b""),
         ("binary.log", bytes(range(256)) * 64),
-        ("cut.log.gz", gzip.compress(b"{'loss': 1.0, 'learning_rate': 1e-5, 'epoch': 0.1}\n" * 5000)[:40]),
+        ("cut.log.gz", gzip.compress(b"{'loss': 1.0, 'learning_rate': 1e-5, 'epoch': 0.1}\n" * 5000, mtime=0)[:40]),
         ("line.log", b"x" * (3 << 20)),
         ("latin.log", "Époque 1/3 terminée, déjà\n".encode("latin-1") * 20),
         ("escapes.log", b"\x1b[31mred\x1b[0m \x1b]0;title\x07\n" * 20),
@@ -232,6 +232,7 @@ def test_a_story_in_a_log_is_no_fact(tmp_path: Path) -> None:
         ("deep.json", b"[" * 100_000),
         ("bomb.yaml", b"a: &a [x, x]\nb: [" + b"*a, " * 20_000 + b"]\n"),
     ],
+    ids=lambda part: part if isinstance(part, str) else "",
 )
 def test_bad_files_are_refused_with_a_reason(tmp_path: Path, name: str, data: bytes) -> None:
     (tmp_path / name).write_bytes(data)
