@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
+from tests.evidence.sound import assert_sound
 
 from touchline.backends.peft.logs import DOCUMENTS, READERS, MetricsLines
 from touchline.domain.metrics import MetricsRow
@@ -45,7 +46,7 @@ def seen(name: str) -> list[Observation]:
 def test_the_fixture_is_what_the_trainer_writes() -> None:
     adapter: TypeAdapter[MetricsRow] = TypeAdapter(MetricsRow)
     for line in fixture("metrics.jsonl").splitlines():
-        adapter.validate_json(line)
+        assert adapter.validate_json(line).event == json.loads(line)["event"]
 
 
 def test_signs() -> None:
@@ -150,4 +151,4 @@ def test_no_cut_raises_or_contradicts(end: int) -> None:
     st.none() | st.booleans() | st.floats() | st.text(max_size=5) | st.just({"value": 1.0}) | st.integers(-5, 5)),
     st.sampled_from(["start", "resume", "step", "validation", "checkpoint", "end", "other"]))  # fmt: skip
 def test_any_row(members: dict[str, object], event: str) -> None:
-    list(MetricsLines().row({**members, "event": event}, "{}", 1))
+    assert_sound(MetricsLines().row({**members, "event": event}, "{}", 1), 1)

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from ruamel.yaml import YAML
+from tests.evidence.sound import assert_sound
 
 from touchline.backends.torchtune.logs import DOCUMENTS, READERS, TorchtuneLines
 from touchline.domain.observation import Event, Observation, Sign, SignKind
@@ -270,4 +271,5 @@ def test_no_cut_raises_or_contradicts(data: st.DataObject) -> None:
 
 @given(st.text(max_size=200))
 def test_any_text(text: str) -> None:
-    read(f"Running LoRAFinetuneRecipeSingleDevice with resolved config:\n{text}", offered=False)
+    whole = f"Running LoRAFinetuneRecipeSingleDevice with resolved config:\n{text}"
+    assert_sound(read(whole, offered=False), whole.count("\n") + 1)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.evidence.sound import assert_sound
 
 from touchline.backends.trl.logs import DOCUMENTS, READERS
 from touchline.backends.trl.naming import said
@@ -604,7 +605,7 @@ def test_a_file_that_is_cut_says_nothing_else(name: str, data: st.DataObject) ->
 @given(st.text(max_size=200))
 @settings(max_examples=200, deadline=None)
 def test_any_text_is_read_without_a_fault(text: str) -> None:
-    read(text, every_line=True)
+    assert_sound(read(text, every_line=True), text.count("\n") + 1)
 
 
 _JSON = st.recursive(
@@ -633,5 +634,5 @@ _KEYS = st.sampled_from(
 @settings(max_examples=300, deadline=None)
 def test_any_document_and_any_row_is_read_without_a_fault(data: dict[str, object]) -> None:
     for reader in DOCUMENTS:
-        reader("some.json", data)
-    list(READERS[0]().row(data, str(data), 1))
+        assert_sound(reader("some.json", data), 0)
+    assert_sound(READERS[0]().row(data, str(data), 1), 1)

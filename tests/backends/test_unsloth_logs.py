@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.evidence.sound import assert_sound
 
 from touchline.backends.unsloth.logs import READERS
 from touchline.domain.observation import Event, Observation, Sign, SignKind
@@ -133,4 +134,4 @@ def test_a_line_that_is_cut_anywhere_is_read_or_not(line: str, data: st.DataObje
 @given(st.text(max_size=200))
 @settings(max_examples=100, deadline=None)
 def test_any_text_is_read_without_a_fault(text: str) -> None:
-    read(text, every_line=True)
+    assert_sound(read(text, every_line=True), text.count("\n") + 1)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.evidence.sound import assert_sound
 
 from touchline.domain.observation import Event, Observation, Sign
 from touchline.evidence.faults import Faults
@@ -115,8 +116,8 @@ def test_a_cut_log_has_no_kind_of_sign_that_the_whole_one_lacks(name: str, share
 
 @given(st.text(max_size=400))
 def test_no_text_breaks_it(text: str) -> None:
-    read(text)
-    read(f'Traceback (most recent call last):\n  File "a.py", line 1, in f\n{text}')
+    for whole in (text, f'Traceback (most recent call last):\n  File "a.py", line 1, in f\n{text}'):
+        assert_sound(read(whole), whole.count("\n") + 1)
 
 
 # --------------------------------------------------------------------------------------------------------- tracebacks

@@ -8,11 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from touchline.domain.observation import Sign
+from touchline.domain.observation import Sign, SignKind
 from touchline.evidence.faults import Faults
 from touchline.evidence.milestones import milestone
 
 pytestmark = pytest.mark.planning
+
+MILESTONES = (SignKind.TRAINED, SignKind.EVALUATING, SignKind.SAVING, SignKind.SAVED, SignKind.EXPORTING)
 
 
 def kinds(text: str) -> list[str]:
@@ -104,5 +106,5 @@ def test_long_after_a_fault_it_is_believed_again() -> None:
 
 @given(st.text(max_size=300))
 def test_no_text_breaks_it(text: str) -> None:
-    milestone(text)
-    milestone(f"Training complete {text}")
+    for whole in (text, f"Training complete {text}"):
+        assert milestone(whole) in {None, *MILESTONES}

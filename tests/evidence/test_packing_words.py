@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.evidence.sound import assert_sound
 
 from touchline.domain.observation import Event, Observation, Sign, SignKind, Stamp
 from touchline.evidence.packing_words import DOCUMENTS, READERS, PackingLines
@@ -153,4 +154,4 @@ def test_no_cut_raises_or_contradicts(data: st.DataObject) -> None:
 
 @given(st.text(max_size=200))
 def test_any_text(text: str) -> None:
-    read(text, offered=False)
+    assert_sound(read(text, offered=False), text.count("\n") + 1)

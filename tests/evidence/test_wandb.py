@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.evidence.sound import assert_sound
 
 from touchline.domain.observation import Event, Observation, Sign, SignKind
 from touchline.evidence.wandb import DOCUMENTS, READERS, WandbLines
@@ -171,4 +172,4 @@ def test_no_cut_raises_or_contradicts(data: st.DataObject) -> None:
 def test_any_document(content: dict[str, object]) -> None:
     for reader in DOCUMENTS:
         for name in ("wandb-summary.json", "wandb-metadata.json", "x.json"):
-            reader(name, content)
+            assert_sound(reader(name, content), 0)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.evidence.sound import assert_sound
 
 from touchline.domain.observation import Event, Observation, Sign
 from touchline.slurmtext.lines import SlurmLines
@@ -218,4 +219,4 @@ def test_a_cut_log_says_nothing_that_the_whole_one_does_not(name: str, share: fl
 
 @given(st.text(max_size=300))
 def test_no_text_breaks_it(text: str) -> None:
-    read(text)
+    assert_sound(read(text), text.count("\n") + 1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.evidence.sound import assert_sound
 
 from touchline.domain.observation import Observation
 from touchline.slurmtext.scripts import read_sbatch, time_limit_seconds
@@ -82,5 +83,5 @@ def test_gpus_are_asked_for_and_not_certain() -> None:
 
 @given(st.text(max_size=200))
 def test_no_script_breaks_it(text: str) -> None:
-    read_sbatch(text)
-    read_sbatch(f"#SBATCH {text}")
+    for whole in (text, f"#SBATCH {text}"):
+        assert_sound(read_sbatch(whole), whole.count("\n") + 1)
