@@ -1,0 +1,96 @@
+"""A language model's dimensions, as far as memory, time and disk depend on them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Linear:
+    """One linear layer of a block; every block has it."""
+
+    name: str
+    """Last part of its name, `q_proj`: what `target_modules` names."""
+    inputs: int
+    """Columns of its matrix."""
+    outputs: int
+    """Rows of its matrix."""
+    bias: bool = False
+    """Whether a bias is added."""
+
+    @property
+    def parameters(self) -> int:
+        """Elements of its matrix and bias."""
+        return self.inputs * self.outputs + (self.outputs if self.bias else 0)
+
+    def adapter_parameters(self, rank: int) -> int:
+        """Elements of a LoRA pair on it: A of shape [rank, inputs] and B of shape [outputs, rank]."""
+        return rank * (self.inputs + self.outputs)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelShape:
+    """A decoder of equal blocks."""
+
+    name: str
+    """The model's name, `Llama-3.2-1B`."""
+    model_type: str
+    """`model_type` of config.json, `llama`."""
+    num_layers: int
+    """Blocks."""
+    hidden_size: int
+    """Width of the residual stream."""
+    intermediate_size: int
+    """Width inside the feed-forward part."""
+    num_heads: int
+    """Attention heads."""
+    num_kv_heads: int
+    """Heads of keys and values."""
+    head_dim: int
+    """Width of one head; heads x head_dim need not be the hidden size."""
+    vocab_size: int
+    """Rows of the embedding."""
+    context_length: int
+    """The longest sequence that the model was made for, in tokens."""
+    tied_embeddings: bool
+    """Whether the output layer is the embedding again."""
+    gated: bool
+    """Whether the feed-forward part multiplies a gate with its input (SwiGLU): three matrices instead of two."""
+    linears: tuple[Linear, ...]
+    """The linear layers of one block, in the model's own names; fused ones as they are (`qkv_proj`)."""
+    other_parameters_per_layer: int
+    """Norms and everything else of a block that is no linear layer."""
+    other_parameters: int
+    """Outside the blocks, besides the embedding and the output layer: the last norm, learned positions."""
+    source: str
+    """Where it was read: the path or address of the config.json."""
+    extrapolated: str | None = None
+    """Why estimates on it go beyond what the formulas were checked on; none for Llama-like models."""
+
+    @property
+    def q_size(self) -> int:
+        """Width of all queries."""
+        return self.num_heads * self.head_dim
+
+    @property
+    def kv_size(self) -> int:
+        """Width of all keys, and of all values."""
+        return self.num_kv_heads * self.head_dim
+
+    @property
+    def linear_parameters(self) -> int:
+        """Elements of the linear layers of all blocks."""
+        return self.num_layers * sum(linear.parameters for linear in self.linears)
+
+    @property
+    def num_parameters(self) -> int:
+        """All parameters, tied weights once."""
+        embeddings = self.vocab_size * self.hidden_size * (1 if self.tied_embeddings else 2)
+        others = self.num_layers * self.other_parameters_per_layer + self.other_parameters
+        return embeddings + self.linear_parameters + others
+
+    def adapter_parameters(self, rank: int, target_modules: tuple[str, ...]) -> int:
+        """Parameters of a LoRA adapter on the named layers of every block."""
+        return self.num_layers * sum(
+            linear.adapter_parameters(rank) for linear in self.linears if linear.name in target_modules
+        )
