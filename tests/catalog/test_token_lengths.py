@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from touchline.catalog import datasets
 from touchline.catalog.datasets import load_examples
 from touchline.catalog.lengths import TokenLengths, token_lengths
 from touchline.catalog.models import load_renderer, read_model
@@ -131,9 +133,9 @@ def test_the_date_counts_only_where_the_template_prints_it(place: Place) -> None
 
 
 def test_a_split_that_is_not_there_has_no_lengths(place: Place) -> None:
-    """And touches no cache."""
+    """And keeps none."""
     assert place.lengths("validation").prompt.shape == (0,)
-    assert not place.cache.exists()
+    assert not (place.cache / "lengths").exists()
     assert place.lengths("test").prompt.shape == (2,)
 
 
@@ -190,4 +192,49 @@ def test_a_dataset_with_faults_has_no_lengths(place: Place) -> None:
     )
     with pytest.raises(InputFault):
         place.lengths()
-    assert not place.cache.exists()
+    assert not (place.cache / "lengths").exists()
+
+
+def test_the_second_time_no_row_is_parsed(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A million rows are planned again without being read as rows: their file's hash tells that they are the same."""
+    first = place.lengths()
+    datasets._info.cache_clear()
+    datasets._load.cache_clear()
+
+    def refuse(path: Path) -> None:
+        raise AssertionError(f"{path} was parsed again")
+
+    monkeypatch.setattr(datasets, "read_rows", refuse)
+    assert place.lengths().prompt.tolist() == first.prompt.tolist()
+
+
+def test_other_bytes_are_parsed_even_with_old_times(place: Place) -> None:
+    place.lengths()
+    path = place.root / "d.json"
+    stat = path.stat()
+    place.write(["another word altogether"] * 12)
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    with pytest.raises(InputFault, match="cannot be used"):
+        place.lengths()
+
+
+def test_short_lengths_take_two_bytes_and_long_ones_four(place: Place) -> None:
+    place.lengths()
+    (kept,) = (place.cache / "lengths").iterdir()
+    with np.load(kept) as file:
+        assert file["prompt"].dtype == np.uint16
+    place.write(["a " * 70_000] + [f"word {n}" for n in range(11)])
+    long = place.lengths()
+    assert int(long.prompt.max()) > 65_535
+    place.counted = 0
+    assert place.lengths().prompt.tolist() == long.prompt.tolist()
+    assert place.counted == 0
+
+
+def test_progress_is_told(place: Place) -> None:
+    heard: list[tuple[int, int]] = []
+    data = DataConfig(path="d.json")
+    token_lengths(
+        read_model(place.model), data, "train", place.root, DAY, place.cache, lambda done, of: heard.append((done, of))
+    )
+    assert heard == [(0, 10)]

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from touchline.catalog.chats import Prompt, chat, instruction
+from touchline.catalog.known import keep_dataset, known_dataset
 from touchline.catalog.readers import WHOLE, RawDataset, Row, read_rows
 from touchline.catalog.tally import Tally
 from touchline.domain.catalog import DatasetInfo, Example, Message, SplitInfo
@@ -49,18 +50,19 @@ class _Loaded:
     examples: dict[str, tuple[Example, ...]]
 
 
-def load_dataset(data: DataConfig, base: Path) -> DatasetInfo:
+def load_dataset(data: DataConfig, base: Path, cache_dir: Path | None = None) -> DatasetInfo:
     """What a dataset is; what is wrong with its rows is in `findings`.
 
     Args:
         data: path, columns, prompt; a prompt that is not given is `{input}`.
         base: folder that a relative path is relative to.
+        cache_dir: where what is known of files is kept, so that a million rows are parsed once; none: nowhere.
 
     Raises:
         InputFault: it is missing or cannot be read at all; with findings and how to make it.
         EnvironmentFault: it may not be read, or needs a package that is not installed.
     """
-    return _info(_find(data, base), data)
+    return _info(_find(data, base), data, cache_dir)
 
 
 def load_examples(data: DataConfig, split: str, base: Path) -> tuple[Example, ...]:
@@ -92,8 +94,17 @@ def _find(data: DataConfig, base: Path) -> _File:
 
 # A plan of a thousand runs reads each file once. Rows are large, so few files stay; what is known of a file is small.
 @functools.lru_cache(maxsize=256)
-def _info(file: _File, data: DataConfig) -> DatasetInfo:
-    return _load(file, data).info
+def _info(file: _File, data: DataConfig, cache_dir: Path | None) -> DatasetInfo:
+    if cache_dir is None:
+        return _load(file, data).info
+    sha256 = sha256_file(file.path)
+    kept = known_dataset(cache_dir, file.path, data, sha256)
+    if kept is not None:
+        return kept
+    info = _load(file, data).info
+    if info.sha256 == sha256:
+        keep_dataset(cache_dir, file.path, data, info)
+    return info
 
 
 @functools.lru_cache(maxsize=2)

@@ -10,6 +10,7 @@ import io
 import json
 import zipfile
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,8 +26,10 @@ from touchline.domain.experiment import DataConfig
 from touchline.errors import EnvironmentFault
 from touchline.files import write_atomic
 
-_VERSION = 1
-"""Changes when the same rows would render differently."""
+_VERSION = 2
+"""Changes when the same rows would render differently, or are kept in another form."""
+_SAY_EVERY = 1000
+"""Examples between two words of progress."""
 _DATA = TypeAdapter(DataConfig)
 
 
@@ -41,7 +44,13 @@ class TokenLengths:
 
 
 def token_lengths(
-    model: ModelInfo, data: DataConfig, split: str, base: Path, date: str, cache_dir: Path
+    model: ModelInfo,
+    data: DataConfig,
+    split: str,
+    base: Path,
+    date: str,
+    cache_dir: Path,
+    say: Callable[[int, int], None] | None = None,
 ) -> TokenLengths:
     """Lengths of one split.
 
@@ -52,11 +61,12 @@ def token_lengths(
         base: folder that the dataset's path is relative to.
         date: ISO date frozen in the plan.
         cache_dir: where they are kept.
+        say: hears of progress while rows are tokenised: how many are done, how many there are.
 
     Raises:
         InputFault: dataset, tokenizer or chat template cannot be used.
     """
-    info = next((item for item in load_dataset(data, base).splits if item.name == split), None)
+    info = next((item for item in load_dataset(data, base, cache_dir).splits if item.name == split), None)
     if info is None:
         return TokenLengths(prompt=np.empty(0, np.uint32), answer=np.empty(0, np.uint32))
     path = cache_dir / "lengths" / f"{_key(model, data, info.sha256, date)}.npz"
@@ -64,10 +74,14 @@ def token_lengths(
     if cached is not None:
         return cached
     renderer = load_renderer(model, date)
-    rendered = (renderer.example(example) for example in load_examples(data, split, base))
-    counts = [(len(item.prompt_ids), len(item.answer_ids)) for item in rendered]
-    prompt, answer = np.array(counts, dtype=np.uint32).reshape(-1, 2).T
-    lengths = TokenLengths(prompt=prompt.copy(), answer=answer.copy())
+    examples = load_examples(data, split, base)
+    counts = np.empty((2, len(examples)), dtype=np.uint32)
+    for number, example in enumerate(examples):
+        rendered = renderer.example(example)
+        counts[:, number] = len(rendered.prompt_ids), len(rendered.answer_ids)
+        if say is not None and number % _SAY_EVERY == 0:
+            say(number, len(examples))
+    lengths = TokenLengths(prompt=counts[0].copy(), answer=counts[1].copy())
     _write(path, lengths)
     return lengths
 
@@ -81,8 +95,11 @@ def _key(model: ModelInfo, data: DataConfig, rows_sha256: str, date: str) -> str
 
 
 def _write(path: Path, lengths: TokenLengths) -> None:
+    # Two bytes where they do, and not compressed: unpacking a million lengths takes longer than reading them.
+    longest = max(int(part.max(initial=0)) for part in (lengths.prompt, lengths.answer))
+    dtype = np.uint16 if longest <= np.iinfo(np.uint16).max else np.uint32
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, prompt=lengths.prompt, answer=lengths.answer)
+    np.savez(buffer, prompt=lengths.prompt.astype(dtype), answer=lengths.answer.astype(dtype))
     try:
         write_atomic(path, buffer.getvalue())
     except (EnvironmentFault, OSError):
@@ -95,11 +112,11 @@ def _read(path: Path, count: int) -> TokenLengths | None:
     try:
         # From memory: given a path to a broken file, numpy leaves it open.
         with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
-            found = TokenLengths(prompt=file["prompt"], answer=file["answer"])
+            parts = file["prompt"], file["answer"]
     except (OSError, ValueError, KeyError, EOFError, NotImplementedError, RuntimeError, TypeError, AttributeError):
         return None
     except (zipfile.BadZipFile, zlib.error):
         return None
-    shapes = {found.prompt.shape, found.answer.shape}
-    types = {found.prompt.dtype, found.answer.dtype}
-    return found if shapes == {(count,)} and types == {np.dtype(np.uint32)} else None
+    if any(part.shape != (count,) or part.dtype not in (np.uint16, np.uint32) for part in parts):
+        return None
+    return TokenLengths(prompt=parts[0].astype(np.uint32), answer=parts[1].astype(np.uint32))

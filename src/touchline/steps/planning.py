@@ -75,7 +75,7 @@ def resolve(
     for spec in specs:
         if spec.data.path not in datasets:
             try:
-                datasets[spec.data.path] = load_dataset(spec.data, folder.root)
+                datasets[spec.data.path] = load_dataset(spec.data, folder.root, settings.cache_dir)
             except InputFault as fault:
                 findings += [
                     f

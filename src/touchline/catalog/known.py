@@ -1,0 +1,45 @@
+"""What is known of dataset files, kept so that a large one is parsed once; hashing its bytes tells whether it still is.
+
+The key holds everything that the answer depends on. What cannot be read is computed again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+from pydantic import TypeAdapter, ValidationError
+
+from touchline.domain.catalog import DatasetInfo
+from touchline.domain.experiment import DataConfig
+from touchline.errors import EnvironmentFault, InputFault
+from touchline.files import read_text_bounded, write_atomic
+
+_VERSION = 1
+"""Changes when the same file would be described or judged differently."""
+_LIMIT_BYTES = 16 << 20
+_DATA = TypeAdapter(DataConfig)
+_INFO = TypeAdapter(DatasetInfo)
+
+
+def known_dataset(cache_dir: Path, path: Path, data: DataConfig, sha256: str) -> DatasetInfo | None:
+    """What was found of a file with this content at this place, read with these settings; None when nothing is kept."""
+    try:
+        return _INFO.validate_json(read_text_bounded(_place(cache_dir, path, data, sha256), _LIMIT_BYTES), strict=True)
+    except (InputFault, EnvironmentFault, OSError, ValidationError):
+        return None
+
+
+def keep_dataset(cache_dir: Path, path: Path, data: DataConfig, info: DatasetInfo) -> None:
+    """Keep it; a cache that cannot be written costs time the next time, and nothing now."""
+    try:
+        write_atomic(_place(cache_dir, path, data, info.sha256), _INFO.dump_json(info))
+    except (EnvironmentFault, OSError):
+        return
+
+
+def _place(cache_dir: Path, path: Path, data: DataConfig, sha256: str) -> Path:
+    settings = {**json.loads(_DATA.dump_json(data)), "path": str(path)}
+    key = hashlib.sha256(json.dumps([_VERSION, sha256, settings], sort_keys=True).encode()).hexdigest()
+    return cache_dir / "datasets" / f"{key}.json"
