@@ -7,6 +7,7 @@ float32. The caller, who has torch, tells the GPU's compute capability; the proc
 
 from __future__ import annotations
 
+import platform
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -31,6 +32,17 @@ class DtypeChoice:
     """The element type of the frozen base."""
     reason: str
     """Why, in words for a log: `the processor has avx512_bf16`."""
+
+
+def processor_name(cpuinfo: Path = CPUINFO) -> str:
+    """The processor's name as the kernel gives it, else as the platform does."""
+    try:
+        with cpuinfo.open(encoding="utf-8", errors="replace") as file:
+            lines = file.read(CPUINFO_LIMIT_BYTES).splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
 
 
 def processor_flags(cpuinfo: Path = CPUINFO) -> frozenset[str]:

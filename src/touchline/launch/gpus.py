@@ -14,20 +14,25 @@ def visible_gpus() -> tuple[str, ...]:
     allowed = os.environ.get("CUDA_VISIBLE_DEVICES")
     if allowed is not None:
         return tuple(part.strip() for part in allowed.split(",") if part.strip() and part.strip() != "-1")
+    return tuple(line.strip() for line in ask_driver("index") if line.strip().isdigit())
+
+
+def ask_driver(fields: str) -> list[str]:
+    """One line a GPU with these fields of nvidia-smi, `index,name`; empty where there is no such program or GPU."""
     program = shutil.which("nvidia-smi")
     if program is None:
-        return ()
+        return []
     try:
         listed = subprocess.run(  # noqa: S603 (a fixed command)
-            [program, "--query-gpu=index", "--format=csv,noheader"],
+            [program, f"--query-gpu={fields}", "--format=csv,noheader"],
             capture_output=True,
             text=True,
             timeout=20,
             check=False,
         )
     except (OSError, subprocess.TimeoutExpired):
-        return ()
-    return tuple(line.strip() for line in listed.stdout.splitlines() if line.strip().isdigit())
+        return []
+    return listed.stdout.splitlines() if listed.returncode == 0 else []
 
 
 def slots(gpus: tuple[str, ...], gpus_per_run: int) -> list[tuple[str, ...]]:

@@ -9,14 +9,13 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import metadata
-from pathlib import Path
 from types import TracebackType
 from typing import Literal, Protocol
 
 import psutil
 import torch
 
-from touchline.catalog.hardware import DtypeChoice, choose_base_dtype
+from touchline.catalog.hardware import DtypeChoice, choose_base_dtype, processor_name
 from touchline.domain.quantity import Measured, MemoryKind, Missing, Quantity
 
 SAMPLE_SECONDS = 0.1
@@ -52,7 +51,7 @@ def look_around(wanted: Literal["auto", "float32", "bfloat16"]) -> Machine:
     choice = choose_base_dtype(wanted, cuda_capability=torch.cuda.get_device_capability() if cuda else None)
     return Machine(
         device=torch.device("cuda", torch.cuda.current_device()) if cuda else torch.device("cpu"),
-        device_name=torch.cuda.get_device_name() if cuda else _processor_name(),
+        device_name=torch.cuda.get_device_name() if cuda else processor_name(),
         base_dtype=_DTYPES[choice.dtype],
         choice=choice,
         threads=torch.get_num_threads(),
@@ -75,15 +74,6 @@ def library_versions() -> dict[str, str]:
     if torch.version.cuda is not None:
         versions["cuda"] = torch.version.cuda
     return versions
-
-
-def _processor_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 class MemorySampler:

@@ -1,0 +1,55 @@
+"""The machine at hand, as a plan must know it. No torch here: the driver's own program tells of the GPUs."""
+
+from __future__ import annotations
+
+import os
+
+import psutil
+
+from touchline.catalog.hardware import processor_name
+from touchline.domain.machine import TargetMachine
+from touchline.domain.quantity import Measured, Missing, Quantity
+from touchline.launch.gpus import ask_driver, visible_gpus
+from touchline.units import GIB
+
+_MIB_PER_GIB = 1024
+
+
+def machine_here(gpus_per_run: int) -> TargetMachine:
+    """The first visible GPU, or the processor where there is none or none is wanted."""
+    visible = visible_gpus() if gpus_per_run else ()
+    if not visible:
+        return _processor()
+    name, memory = _first_gpu(visible[0])
+    return TargetMachine(kind="gpu", name=name, memory=memory, count=len(visible), source="this machine")
+
+
+def computing_threads() -> int:
+    """Threads that a framework starts here by itself: OMP_NUM_THREADS, else one for each core that may be used."""
+    wanted = os.environ.get("OMP_NUM_THREADS", "")
+    if wanted.isdigit() and int(wanted) > 0:
+        return int(wanted)
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = psutil.cpu_count(logical=False) or allowed
+    return max(min(allowed, cores), 1)
+
+
+def _processor() -> TargetMachine:
+    total = psutil.virtual_memory().total / GIB
+    return TargetMachine(
+        kind="cpu",
+        name=processor_name(),
+        memory=Quantity(value=total, unit="GiB", kind="process", where="/proc/meminfo"),
+        count=1,
+        threads=computing_threads(),
+        source="this machine",
+    )
+
+
+def _first_gpu(gpu: str) -> tuple[str, Measured]:
+    for line in ask_driver("index,uuid,name,memory.total"):
+        index, uuid, name, memory = (part.strip() for part in line.split(",", 3))
+        if gpu in (index, uuid) and memory.split()[0].isdigit():
+            value = int(memory.split()[0]) / _MIB_PER_GIB
+            return name, Quantity(value=value, unit="GiB", kind="process", where="nvidia-smi")
+    return f"GPU {gpu}", Missing(missing="nvidia-smi does not tell its name and memory")
