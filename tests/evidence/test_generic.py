@@ -595,3 +595,18 @@ def test_words_are_words() -> None:
     for word in TrainingLines.words - frozenset(CJK_TRIGGERS):
         assert re.fullmatch(r"[a-z_\x80-\U0010ffff]+|[^\W\d]+", word), word
     assert set(CJK_TRIGGERS) <= TrainingLines.words
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        (b"2026-03-01 10:00:00 [info     ] training_started   model=tiny epochs=2 train_samples=1200", 1200),
+        (b"training_start samples=31", 31),
+        (b"generation_started samples=31", None),
+        (b"evaluation_started output=a samples=31", None),
+        (b"training_started batch=4 max_samples=31", None),
+    ],
+)
+def test_an_event_that_begins_a_training_tells_of_its_examples(line: bytes, expected: int | None) -> None:
+    counts = [e.value for e in read(line) if isinstance(e, Observation) and e.name == "train_examples"]
+    assert counts == ([] if expected is None else [expected])

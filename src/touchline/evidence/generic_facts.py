@@ -95,6 +95,12 @@ _ON_ROWS = re.compile(
     r" (?:training |train )?(?:samples|examples|rows|sequences|conversations|pairs|records)\b[.!… ]{0,6}$",
     re.IGNORECASE,
 )
+_BEGUN = re.compile(
+    r"^(?:fine_?tuning|train(?:ing)?)_(?:start(?:ed|ing)?|begins?|begun)\s+(?:\w+=\S*\s+){0,12}?"
+    r"(?:num_|n_)?(?:train_)?(?:samples|examples)=(?P<count>\d+)(?=\s|$)",
+    re.IGNORECASE,
+)
+"""structlog's key-value lines: an event's name, then its facts."""
 _ROWS = re.compile(
     r"^(?P<loaded>(?:loaded|using|found|prepared|created):? )?(?P<count>\d{1,3}(?:[,_]\d{3})+|\d+) (?:training|train"
     r"|fine-?tuning) (?:samples|examples|rows|sequences|conversations|pairs|records)"
@@ -165,7 +171,7 @@ class Facts:
         rows = _ROWS.match(body)
         if rows is not None and rows.group("loaded") and not rows.group("more"):
             rows = None  # read with other lines on loading
-        if (match := _ON_ROWS.match(body) or rows or _SPLIT.match(body)) is not None:
+        if (match := _ON_ROWS.match(body) or rows or _SPLIT.match(body) or _BEGUN.match(body)) is not None:
             count = to_number(match.group("count"))
             return list(voice.once("train_examples", count or None, number, unit="examples", certain=False))
         if (match := _TOOK.match(body)) is not None:
