@@ -1,0 +1,49 @@
+"""Start the isolation self-test in a process of its own: it loads torch, and a broken architecture may take it down."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+from pydantic import TypeAdapter, ValidationError
+
+from touchline.domain.isolation import IsolationCheck
+from touchline.errors import EnvironmentFault, InputFault
+
+_PROGRAM = "touchline.trainer.leaks"
+_NEEDED = ("torch", "transformers")
+_LIMIT_SECONDS = 600.0
+_CHECK = TypeAdapter(IsolationCheck)
+_USAGE = 2
+
+
+def check_isolation(config: Path) -> IsolationCheck:
+    """Whether documents that share a row see each other, in the architecture that a config.json describes.
+
+    Raises:
+        InputFault: no small model of it can be made.
+        EnvironmentFault: the packages that train are not installed, or the test did not end.
+    """
+    absent = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
+    if absent:
+        raise EnvironmentFault(
+            f"the self-test needs {', '.join(absent)}, which this environment has not",
+            hint="pip install 'touchline[train]'",
+        )
+    command = [sys.executable, "-m", _PROGRAM, str(config)]
+    try:
+        done = subprocess.run(  # noqa: S603 (our own words)
+            command, check=False, capture_output=True, text=True, timeout=_LIMIT_SECONDS, stdin=subprocess.DEVNULL
+        )
+    except subprocess.TimeoutExpired:
+        raise EnvironmentFault(f"the self-test of {str(config)!r} did not end in {_LIMIT_SECONDS:.0f} s") from None
+    said = [line.removeprefix("touchline: ").strip() for line in done.stderr.strip().splitlines()]
+    if done.returncode == _USAGE:
+        raise InputFault(next((line for line in said if line.startswith("no ")), said[-1] if said else "no answer"))
+    try:
+        return _CHECK.validate_json(done.stdout.strip().splitlines()[-1])
+    except (ValidationError, IndexError):
+        last = said[-1] if said else "no word"
+        raise EnvironmentFault(f"the self-test ended with code {done.returncode} and {last}") from None
