@@ -43,10 +43,12 @@ from touchline.steps.planning import Planned, accept_edits, refuse_edits, resolv
 from touchline.steps.running import Say
 
 if TYPE_CHECKING:
+    from touchline.domain.answers import EstimateAnswer
     from touchline.domain.record import RunRecord
     from touchline.evidence.adding import Added
     from touchline.evidence.files import FoundRun, Refused
     from touchline.evidence.index import Index
+    from touchline.steps.estimating import EstimateRequest
 
 
 def plan(
@@ -192,6 +194,17 @@ def demo(target: Path, settings: Settings, *, say: Say | None = None) -> tuple[P
     create_capitalization(target / "data", word_length=8, num_words=2000, train_fraction=0.8, seed=14)
     found = run(target, settings, say=say)
     return target / "RESULTS.md", found
+
+
+def estimate(request: EstimateRequest, settings: Settings) -> EstimateAnswer:
+    """Memory, largest micro-batch and time of a training that nobody has planned yet.
+
+    Raises:
+        InputFault: with every option that is wrong.
+    """
+    from touchline.steps.estimating import estimate as answer
+
+    return answer(request, settings)
 
 
 # The history's verbs load the readers of every trainer's logs when they are called, and not before.

@@ -12,11 +12,21 @@ import importlib
 import importlib.util
 import pkgutil
 
+from touchline.backends.memory import MemoryCoefficients
 from touchline.backends.protocol import Backend
+from touchline.domain.quantity import Missing
 from touchline.errors import InputFault
 from touchline.logtext.reader import DocumentReader, LogReader
 
-__all__ = ["Backend", "backend_names", "document_readers", "get_backend", "log_readers"]
+__all__ = [
+    "Backend",
+    "backend_names",
+    "document_readers",
+    "get_backend",
+    "log_readers",
+    "memory_coefficients",
+    "memory_names",
+]
 
 
 @functools.cache
@@ -58,4 +68,18 @@ def get_backend(name: str) -> Backend:
             hint=f"train.backend={near[0] if near else backend_names()[0]}",
         )
     found: Backend = importlib.import_module(f"{__name__}.{name}.backend").BACKEND
+    return found
+
+
+def memory_names() -> tuple[str, ...]:
+    """The trainers whose memory can be computed."""
+    return _folders_with("memory")
+
+
+@functools.cache
+def memory_coefficients(name: str) -> MemoryCoefficients | Missing:
+    """How that trainer holds logits, keys and adapters; missing where nobody has read or measured it."""
+    if name not in _folders_with("memory"):
+        return Missing(missing=f"no memory coefficients of {name!r}; known: {', '.join(_folders_with('memory'))}")
+    found: MemoryCoefficients = importlib.import_module(f"{__name__}.{name}.memory").MEMORY
     return found

@@ -9,10 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from touchline.domain.catalog import ModelInfo
+from touchline.domain.estimate import TrainingSetup
 from touchline.domain.experiment import TrainConfig
 from touchline.domain.finding import Finding
+from touchline.domain.machine import TargetMachine
 from touchline.domain.plan import BatchSummary, Plan, PlannedRun
 from touchline.domain.quantity import Missing
+from touchline.domain.shape import ModelShape
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,16 +31,6 @@ class Lengths:
     def total(self) -> NDArray[np.uint32]:
         """Tokens of each example; shape [examples]."""
         return self.prompt + self.answer
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Resolved:
-    """A training with every `auto` decided that can be decided before it runs."""
-
-    train: TrainConfig
-    """The training."""
-    packed_reason: str
-    """Why it is packed or not."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,8 +53,15 @@ class Backend(Protocol):
         """What it cannot do of what is asked."""
         ...
 
-    def resolve(self, train: TrainConfig, lengths: Lengths) -> Resolved:
-        """Decide what is `auto`."""
+    def setup(self, train: TrainConfig, shape: ModelShape, machine: TargetMachine, width: int) -> TrainingSetup:
+        """What memory and time depend on besides the batch.
+
+        Args:
+            train: the training; `base_dtype: auto` becomes what the machine is fast at.
+            shape: the base model.
+            machine: where it will run.
+            width: tokens of the longest row.
+        """
         ...
 
     def batches(self, train: TrainConfig, lengths: Lengths, seed: int) -> BatchSummary | Missing:
@@ -82,10 +82,6 @@ class Backend(Protocol):
 
     def command(self, python: str) -> tuple[str, ...]:
         """The command that trains, run in the run's folder."""
-        ...
-
-    def memory_coefficients(self, model: ModelInfo) -> Missing:
-        """Bytes per token, layer and vocabulary entry of its own loss and activations."""
         ...
 
     def silent_overrides(self, train: TrainConfig) -> tuple[Override, ...]:

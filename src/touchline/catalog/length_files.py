@@ -53,7 +53,8 @@ def _array(content: bytes, path: Path) -> NDArray[np.uint32]:
         )
     wrong = np.flatnonzero((array < 1) | (array > _LONGEST))
     _refuse(path, [(f"element {index}", str(array[index])) for index in wrong[:_SHOWN]], len(wrong))
-    return array.astype(np.uint32)
+    lengths: NDArray[np.uint32] = array.astype(np.uint32)
+    return lengths
 
 
 def _lines(content: bytes, path: Path) -> NDArray[np.uint32]:

@@ -23,10 +23,18 @@ OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
 QUIET = {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "TOKENIZERS_PARALLELISM": "false"}
 """A job's log is for its own lines, and nobody is told of it."""
 
+ALLOCATOR = {"PYTORCH_ALLOC_CONF": "expandable_segments:True"}
+"""Micro-batches differ in size, and a cache cut for one has no room for the next, although enough is free: of a GPU's
+memory, segments that grow lose less to that. Trainings and probes have it alike, so that what fits in one fits in the
+other. Not verified on a GPU."""
+_ALLOCATOR_NAMES = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_HIP_ALLOC_CONF")
+"""Any of these is the user's own choice."""
+
 
 def prepare_worker() -> None:
     """Set what is not set yet; to be called before torch is imported."""
-    for name, value in (WAITING | OFFLINE | QUIET).items():
+    allocator = {} if any(name in os.environ for name in _ALLOCATOR_NAMES) else ALLOCATOR
+    for name, value in (WAITING | OFFLINE | QUIET | allocator).items():
         os.environ.setdefault(name, value)
     # What libraries plan to rename in their own code is nothing that the reader of a job's log can act on.
     warnings.filterwarnings("ignore", category=FutureWarning)

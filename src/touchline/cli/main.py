@@ -13,6 +13,7 @@ from typing import Annotated, Optional
 import typer
 
 from touchline.cli.catalog import data_app, models_app
+from touchline.cli.estimating import estimate
 from touchline.cli.history import history_app
 from touchline.cli.output import out, out_json, out_table, say, show_error
 from touchline.errors import TouchlineError
@@ -29,6 +30,7 @@ app = typer.Typer(
 app.add_typer(models_app, name="models")
 app.add_typer(data_app, name="data")
 app.add_typer(history_app, name="history")
+app.command()(estimate)
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it."""
@@ -56,7 +58,7 @@ def plan(
     from touchline import workflow
     from touchline.catalog.settings import load_settings
     from touchline.domain.plan import Plan
-    from touchline.plan.table import RUN_HEADER, design_line, folder_lines, run_rows
+    from touchline.plan.sections import folder_lines, sections
 
     planned = workflow.plan(source, load_settings(), overrides or (), accept=accept, dry_run=dry_run)
     for note in planned.notes:
@@ -64,9 +66,15 @@ def plan(
     if json:
         out_json(Plan, planned.plan, "plan")
         return
-    out(f"{planned.plan.experiment}: {design_line(planned.plan)}")
-    out_table(RUN_HEADER, run_rows(planned.plan))
-    out("\n".join(folder_lines(planned.plan)))
+    out(planned.plan.experiment)
+    for section in sections(planned.plan):
+        if section.rows or section.lines:
+            out(f"\n{section.title}")
+        if section.rows:
+            out_table(section.header, section.rows)
+        for line in section.lines:
+            out(f"- {line}")
+    out("\n" + "\n".join(folder_lines(planned.plan)))
     if not dry_run:
         say(f"{'wrote' if planned.changed else 'unchanged:'} {planned.folder.plan_json} and runs_plan.md")
         say(f"next: touchline run {shlex.quote(str(source))}")

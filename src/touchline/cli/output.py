@@ -43,6 +43,13 @@ def out_json(kind: Any, value: object, key: str) -> None:
     out(json.dumps({"schema_version": SCHEMA_VERSION, key: data}, indent=2, ensure_ascii=False))
 
 
+def out_object(kind: Any, value: object) -> None:
+    """A dataclass that carries its own `schema_version`, as one JSON object."""
+    from pydantic import TypeAdapter
+
+    out(json.dumps(TypeAdapter(kind).dump_python(value, mode="json"), indent=2, ensure_ascii=False))
+
+
 def out_table(header: Sequence[str], rows: Sequence[Sequence[str]], title: str | None = None) -> None:
     """A table on stdout: as wide as it needs to be when nobody looks, folded to the terminal when somebody does."""
     if not sys.stdout.isatty() or len(rows) > RICH_LIMIT_ROWS:

@@ -17,6 +17,8 @@ Dtype = Literal["float32", "bfloat16", "float16"]
 Method = Literal["lora", "qlora", "full"]
 Attention = Literal["fused", "eager"]
 """Fused kernels (flash, SDPA) keep nothing that grows with the square of the length; eager attention does."""
+LossKind = Literal["full", "chunked", "fused"]
+"""All logits at once; their loss piece by piece; logits and loss in one kernel that never holds them all."""
 
 
 class Rung(IntEnum):
@@ -130,6 +132,10 @@ class TrainingSetup:
     """Whether torch.compile fuses the model."""
     dropout: float = 0.0
     """Dropout on the adapter's input, which keeps a mask."""
+    accumulates: bool = False
+    """Whether gradients wait through further micro-batches, so that they lie beside the next one's activations."""
+    loss: LossKind | None = None
+    """How the loss is computed, where settings say; none: as the trainer does by itself."""
 
     @property
     def trained_parameters(self) -> int:
@@ -162,6 +168,10 @@ class WhatIf:
     """Memory with it."""
     step_time_factor: float
     """Time of a step with it, over that without."""
+    allocated_gib: float | None = None
+    """Of that memory, the tensors' part."""
+    reason: str = ""
+    """Why memory and time change, and where the factor comes from."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from touchline.domain.estimate import Dtype
 from touchline.domain.quantity import Measured
 
 
@@ -22,6 +23,8 @@ class TargetMachine:
     """Devices; 1 for a processor."""
     threads: int | None = None
     """Threads that compute, on a processor."""
+    base_dtype: Dtype
+    """Element type that `train.base_dtype: auto` becomes there."""
     source: str
     """Who says so: `this machine`, `compute.gpu`, or a config file."""
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from touchline.domain.catalog import DatasetInfo, ModelInfo
+from touchline.domain.estimate import MemoryEstimate
 from touchline.domain.experiment import DataConfig, EvaluateConfig, TrainConfig
-from touchline.domain.quantity import Measured
+from touchline.domain.machine import TargetMachine
+from touchline.domain.packing import PackingSummary
+from touchline.domain.quantity import NO_EVIDENCE, Measured, Missing
 from touchline.domain.runs import Level, RunKind
 
-PLAN_SCHEMA_VERSION = 1
+PLAN_SCHEMA_VERSION = 2
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,13 +76,37 @@ class PlannedRun:
     evaluate_seconds: Measured
     """Predicted wall time of the evaluation."""
     peak_memory: Measured
-    """Predicted peak memory."""
+    """Predicted peak memory of the process: of the GPU, or resident where the processor trains."""
     disk: Measured
     """Predicted size of what stays on disk."""
+    seconds_per_step: Measured = NO_EVIDENCE
+    """Predicted time of an optimizer step."""
+    time_parts: dict[str, Measured] = field(default_factory=dict)
+    """What `train_seconds` is made of: steps, start-up, validation, saving."""
+    time_limit_seconds: Measured = NO_EVIDENCE
+    """Limit to ask a scheduler for: above the interval's upper end, in whole minutes."""
+    memory: MemoryEstimate | Missing = NO_EVIDENCE
+    """Allocated, reserved and process memory with the parts, the verdict and what would change it."""
+    micro_batch_reason: str | None = None
+    """Why the micro-batch is what it is; none for a control."""
+    packing: PackingSummary | Missing = NO_EVIDENCE
+    """How the examples lie in rows, packed and not."""
     accepted: dict[str, object]
     """Settings that were edited in the run's folder and accepted, by dotted key."""
     digest: str
     """Hash over everything above that changes the work; drift is a changed digest."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Assumption:
+    """A setting that nobody wrote, its value, and why this one."""
+
+    key: str
+    """The dotted key of experiment.yaml."""
+    value: str
+    """The value, as one would write it."""
+    reason: str
+    """Why."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -130,6 +157,18 @@ class Plan:
     """GPUs that one run uses."""
     deadline: str | None
     """When all should be done."""
+    machine: TargetMachine
+    """The machine that the estimates are for."""
+    assumptions: tuple[Assumption, ...]
+    """Every setting that was not given."""
+    gpu_hours: Measured
+    """Predicted hours of devices for everything together, evaluations included."""
+    wall_seconds: Measured
+    """Predicted time from start to end, with as many runs at once as there are devices."""
+    disk: Measured
+    """Predicted size on disk of everything together."""
+    evidence: tuple[str, ...]
+    """The past runs that the estimates rest on."""
     revisions: tuple[Revision, ...]
     """What was changed, when and why."""
 

@@ -6,7 +6,7 @@ import os
 
 import psutil
 
-from touchline.catalog.hardware import processor_name
+from touchline.catalog.hardware import BFLOAT16_CAPABILITY, choose_base_dtype, processor_name
 from touchline.domain.machine import TargetMachine
 from touchline.domain.quantity import Measured, Missing, Quantity
 from touchline.launch.gpus import ask_driver, visible_gpus
@@ -20,8 +20,15 @@ def machine_here(gpus_per_run: int) -> TargetMachine:
     visible = visible_gpus() if gpus_per_run else ()
     if not visible:
         return _processor()
-    name, memory = _first_gpu(visible[0])
-    return TargetMachine(kind="gpu", name=name, memory=memory, count=len(visible), source="this machine")
+    name, memory, capability = _first_gpu(visible[0])
+    return TargetMachine(
+        kind="gpu",
+        name=name,
+        memory=memory,
+        count=len(visible),
+        base_dtype=choose_base_dtype("auto", cuda_capability=capability).dtype,
+        source="this machine",
+    )
 
 
 def computing_threads() -> int:
@@ -42,14 +49,17 @@ def _processor() -> TargetMachine:
         memory=Quantity(value=total, unit="GiB", kind="process", where="/proc/meminfo"),
         count=1,
         threads=computing_threads(),
+        base_dtype=choose_base_dtype("auto", cuda_capability=None).dtype,
         source="this machine",
     )
 
 
-def _first_gpu(gpu: str) -> tuple[str, Measured]:
-    for line in ask_driver("index,uuid,name,memory.total"):
-        index, uuid, name, memory = (part.strip() for part in line.split(",", 3))
-        if gpu in (index, uuid) and memory.split()[0].isdigit():
+def _first_gpu(gpu: str) -> tuple[str, Measured, tuple[int, int]]:
+    for line in ask_driver("index,uuid,compute_cap,memory.total,name"):
+        index, uuid, capability, memory, name = (part.strip() for part in line.split(",", 4))
+        major, _, minor = capability.partition(".")
+        if gpu in (index, uuid) and memory.split()[0].isdigit() and major.isdigit() and minor.isdigit():
             value = int(memory.split()[0]) / _MIB_PER_GIB
-            return name, Quantity(value=value, unit="GiB", kind="process", where="nvidia-smi")
-    return f"GPU {gpu}", Missing(missing="nvidia-smi does not tell its name and memory")
+            found = Quantity(value=value, unit="GiB", kind="process", where="nvidia-smi")
+            return name, found, (int(major), int(minor))
+    return f"GPU {gpu}", Missing(missing="nvidia-smi does not tell its name and memory"), BFLOAT16_CAPABILITY

@@ -14,10 +14,14 @@ from touchline.backends.protocol import Lengths
 from touchline.domain.catalog import DatasetInfo, ModelInfo
 from touchline.domain.experiment import DataConfig, Experiment, TrainConfig
 from touchline.domain.finding import Finding, Severity
-from touchline.domain.plan import BatchSummary, Plan, PlannedRun
+from touchline.domain.plan import Plan, PlannedRun
 from touchline.domain.quantity import NO_EVIDENCE, Missing
 from touchline.domain.runs import RunKind, RunSpec
 from touchline.errors import InputFault
+from touchline.plan.assumptions import assumptions
+from touchline.plan.decisions import decide
+from touchline.plan.outlook import Outlook
+from touchline.plan.totals import evidence_of, totals
 
 _DATA = TypeAdapter(DataConfig)
 _TRAIN = TypeAdapter(TrainConfig)
@@ -45,8 +49,15 @@ class PlanInputs:
     """ISO date of today, or of the plan that is planned again."""
     touchline_version: str
     """The version that plans."""
+    given: frozenset[str]
+    """Every dotted key that somebody wrote."""
+    outlook: Outlook
+    """The machine that is planned for, and what past runs have shown."""
     accepted: Mapping[str, dict[str, object]] = field(default_factory=dict)
     """Settings accepted for single runs, by run; already applied to `specs`."""
+    started: Mapping[str, PlannedRun] = field(default_factory=dict)
+    """Runs of the old plan that have started, by name: what was decided and predicted for them stays, so that the
+    same work keeps the same plan and a prediction is never made after the fact."""
 
 
 def data_key(data: DataConfig) -> str:
@@ -85,6 +96,12 @@ def build_plan(inputs: PlanInputs) -> Plan:
         executor=experiment.compute.executor,
         gpus_per_run=experiment.compute.gpus_per_run,
         deadline=experiment.compute.deadline,
+        machine=inputs.outlook.machine,
+        assumptions=assumptions(
+            inputs.given, runs, splits_made=any("random" in info.split_origin for info in inputs.datasets.values())
+        ),
+        **totals(runs, inputs.outlook.machine, experiment.compute.gpus_per_run),
+        evidence=evidence_of(runs),
         revisions=(),
     )
 
@@ -118,17 +135,42 @@ def _planned(spec: RunSpec, inputs: PlanInputs) -> tuple[PlannedRun | None, list
     findings += _length_faults(spec, lengths)
     if findings:
         return None, findings
-    resolved = backend.resolve(spec.train, lengths)
-    batches = backend.batches(resolved.train, lengths, spec.seed)
+    started = inputs.started.get(spec.name)
+    if started is not None:
+        # What was decided for it stays decided, as long as it is still the same run.
+        same = _trained(run, _as_decided(spec.train, started), model, dataset, lengths, inputs)
+        if same.digest == started.digest:
+            return replace(started, evaluate=spec.evaluate, levels=spec.levels, accepted=run.accepted), []
+    return _trained(run, spec.train, model, dataset, lengths, inputs), []
+
+
+def _as_decided(train: TrainConfig, started: PlannedRun) -> TrainConfig:
+    """A training with every `auto` as it was decided when the run started."""
+    if started.train is None:
+        return train
+    micro = started.train.micro_batch_size if train.micro_batch_size == "auto" else train.micro_batch_size
+    packed = started.train.packed if train.packed == "auto" else train.packed
+    return replace(train, micro_batch_size=micro, packed=packed)
+
+
+def _trained(
+    run: PlannedRun, train: TrainConfig, model: ModelInfo, dataset: DatasetInfo, lengths: Lengths, inputs: PlanInputs
+) -> PlannedRun:
+    """A run with its batches, and with what it will take."""
+    decided = decide(train, model, lengths, inputs.outlook, run.seed)
     run = replace(
         run,
-        train=resolved.train,
-        batches=batches if isinstance(batches, BatchSummary) else None,
-        packed_reason=resolved.packed_reason,
+        train=decided.train,
+        batches=decided.batches,
+        packed_reason=decided.packed_reason,
+        micro_batch_reason=decided.micro_batch_reason,
         train_seconds=NO_EVIDENCE,
-        disk=NO_EVIDENCE,
+        memory=decided.memory,
+        peak_memory=decided.memory if isinstance(decided.memory, Missing) else decided.memory.process.quantity(),
+        disk=decided.disk,
+        packing=decided.packing,
     )
-    return replace(run, digest=_digest(run, model, dataset)), []
+    return replace(run, digest=_digest(run, model, dataset))
 
 
 def _length_faults(spec: RunSpec, lengths: Lengths) -> list[Finding]:

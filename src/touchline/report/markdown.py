@@ -10,7 +10,7 @@ from touchline.domain.results import Difference, Proportion, RunResult
 from touchline.domain.runs import RunKind
 from touchline.domain.status import RunStatus
 from touchline.markdown import code, escape, measured, table
-from touchline.plan.table import design_line
+from touchline.plan.sections import design_line
 from touchline.report.figures import Figure
 from touchline.units import format_bytes
 

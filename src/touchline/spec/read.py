@@ -6,7 +6,7 @@ import copy
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,6 +40,8 @@ class LoadedExperiment:
     """`key=value` from the command line."""
     sha256: str
     """Hash of the data with the overrides applied; comments and layout do not count."""
+    given: frozenset[str]
+    """Every dotted key that somebody wrote: in the file, as an override, as a factor or in a pair."""
 
 
 def read_experiment(text: str, path: str, overrides: Sequence[str] = ()) -> LoadedExperiment:
@@ -69,7 +71,21 @@ def read_experiment(text: str, path: str, overrides: Sequence[str] = ()) -> Load
         count = f"{len(findings)} fault{'s' if len(findings) != 1 else ''}"
         raise InputFault(f"{path}: {count}", findings=findings, hint="docs/reference/experiment.md lists every key")
     digest = hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
-    return LoadedExperiment(experiment=experiment, document=document, overrides=tuple(overrides), sha256=digest)
+    return LoadedExperiment(
+        experiment=experiment,
+        document=document,
+        overrides=tuple(overrides),
+        sha256=digest,
+        given=frozenset(_written(data)) | {*experiment.factors, *(key for pair in experiment.pairs for key in pair)},
+    )
+
+
+def _written(node: object, prefix: str = "") -> Iterator[str]:
+    if prefix:
+        yield prefix
+    if isinstance(node, dict):
+        for key, value in node.items():
+            yield from _written(value, f"{prefix}.{key}" if prefix else str(key))
 
 
 def read_settings(text: str, path: str) -> tuple[Document, dict[str, object]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from touchline import __version__
@@ -15,6 +15,7 @@ from touchline.catalog.settings import Settings
 from touchline.domain.catalog import DatasetInfo, ModelInfo
 from touchline.domain.finding import Finding, Severity, Where
 from touchline.domain.plan import Plan, PlannedRun
+from touchline.domain.quantity import Quantity
 from touchline.domain.runs import RunKind, RunSpec
 from touchline.errors import DriftFault, InputFault
 from touchline.files import read_text_bounded
@@ -26,6 +27,7 @@ from touchline.spec import ModelLabel, expand, label_of, read_experiment, read_s
 from touchline.spec.document import SIZE_LIMIT_BYTES, error
 from touchline.spec.read import LoadedExperiment
 from touchline.spec.settings import flat_settings
+from touchline.steps.outlook import free_space, look
 from touchline.tasks import get_task
 
 
@@ -100,9 +102,24 @@ def resolve(
         lengths=_lengths(specs, models, folder, settings, date),
         date=date,
         touchline_version=__version__,
+        given=loaded.given,
+        outlook=look(experiment, models.values()),
         accepted=accepted,
+        started={run.name: run for run in (old.runs if old is not None else ()) if folder.has_started(run.name)},
     )
-    return build_plan(inputs), tuple(finding.message for finding in shown)
+    plan_ = build_plan(inputs)
+    return plan_, (*(finding.message for finding in shown), *_short_of_space(plan_, folder))
+
+
+def _short_of_space(plan_: Plan, folder: ExperimentFolder) -> Iterator[str]:
+    """Free space is no part of the plan, which must be the same when nothing has changed but the disk's load."""
+    free = free_space(folder.root)
+    needed = plan_.disk
+    if isinstance(free, Quantity) and isinstance(needed, Quantity) and (needed.high or needed.value) > free.value:
+        yield (
+            f"the runs will leave up to {needed.high or needed.value:,.0f} MB and {str(folder.root)!r} has "
+            f"{free.value:,.0f} MB free: train.checkpoint.keep says how many checkpoints stay"
+        )
 
 
 def _lengths(

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from typing import Protocol
 
 import torch
 from peft import LoraConfig as PeftLoraConfig
 from peft import PeftModel, get_peft_model
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from touchline.backends.peft.config import TrainerConfig
-from touchline.backends.peft.layout import Rows, visible
+from touchline.backends.peft.layout import Rows, plain_attention, visible
 from touchline.domain import defaults
+from touchline.domain.experiment import TrainConfig
 from touchline.errors import InputFault
 from touchline.trainer.machine import Machine, torch_dtype
 
@@ -22,24 +23,74 @@ SHORT_ROW_TOKENS = 512
 """Up to this width plain matrix products beat the fused attention kernel on processors: its backward pass is slow
 there, and the square that it avoids is small."""
 
+OPTIMIZER = "AdamW, fused"
+"""What `optimizer_for` gives, for people."""
+
+
+class Base(Protocol):
+    """Which model."""
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+        ...
+
+    @property
+    def path(self) -> str:
+        """Its folder."""
+        ...
+
+
+class Recipe(Protocol):
+    """What decides on the model and its adapter: a run's finetune.yaml, or a probe's request."""
+
+    @property
+    def model(self) -> Base:
+        """The frozen base."""
+        ...
+
+    @property
+    def train(self) -> TrainConfig:
+        """The training."""
+        ...
+
+    @property
+    def seed(self) -> int:
+        """The initial adapter's."""
+        ...
+
 
 def attention_for(machine: Machine, widest_row: int) -> str:
     """The implementation of attention that is faster here."""
-    return "eager" if machine.kind == "cpu" and widest_row <= SHORT_ROW_TOKENS else "sdpa"
+    return "eager" if plain_attention(machine.kind, widest_row) else "sdpa"
 
 
-def load_base(config: TrainerConfig, machine: Machine, attention: str) -> nn.Module:
+def load_base(config: Recipe, machine: Machine, attention: str) -> nn.Module:
     """The frozen base on its device."""
     model = AutoModelForCausalLM.from_pretrained(
         config.model.path, dtype=machine.base_dtype, attn_implementation=attention, local_files_only=True
     )
+    return _frozen(model, machine)
+
+
+def random_base(config: Recipe, machine: Machine, attention: str) -> nn.Module:
+    """A frozen base of the same configuration with random weights, which takes the same memory and time."""
+    shape = AutoConfig.from_pretrained(config.model.path, local_files_only=True, trust_remote_code=False)
+    torch.manual_seed(config.seed)
+    # Made where it is used: a GPU draws billions of numbers in a moment, a processor in minutes.
+    with torch.device(machine.device):
+        model = AutoModelForCausalLM.from_config(shape, dtype=machine.base_dtype, attn_implementation=attention)
+    return _frozen(model, machine)
+
+
+def _frozen(model: PreTrainedModel, machine: Machine) -> nn.Module:
     model.config.use_cache = False
     model.requires_grad_(False)
     base: nn.Module = model.to(machine.device)
     return base
 
 
-def attach_adapter(base: nn.Module, config: TrainerConfig) -> PeftModel:
+def attach_adapter(base: nn.Module, config: Recipe) -> PeftModel:
     """Put a fresh adapter on the base; the same seed gives the same one.
 
     Raises:
@@ -81,6 +132,13 @@ def attach_adapter(base: nn.Module, config: TrainerConfig) -> PeftModel:
 def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
     """The adapter's parameters by name, in the model's order."""
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def optimizer_for(parameters: dict[str, nn.Parameter], train: TrainConfig) -> torch.optim.AdamW:
+    """The optimizer of the adapter's parameters."""
+    return torch.optim.AdamW(
+        list(parameters.values()), lr=train.learning_rate, weight_decay=train.weight_decay, fused=True
+    )
 
 
 def dropout_in(model: nn.Module) -> float:
@@ -146,6 +204,19 @@ class TargetLoss:
         seen |= torch.eye(seen.shape[-1], dtype=torch.bool, device=device)
         mask = torch.zeros(seen.shape, dtype=self.machine.base_dtype, device=device)
         return mask.masked_fill_(~seen, torch.finfo(mask.dtype).min).unsqueeze(1)
+
+
+def add_gradient(target_loss: TargetLoss, rows: Rows, targets: int) -> Tensor:
+    """Add a micro-batch's part of the gradient of a step's mean loss, and give its part of that loss.
+
+    Args:
+        target_loss: the loss.
+        rows: the micro-batch.
+        targets: target tokens of the whole step.
+    """
+    loss = target_loss(rows).sum() / targets
+    loss.backward()
+    return loss.detach()
 
 
 @contextlib.contextmanager

@@ -9,14 +9,17 @@ import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
 from touchline.backends.peft.config import PlannedBatches, TrainerConfig
-from touchline.backends.protocol import Backend, Lengths, Override, Resolved
-from touchline.domain import defaults
+from touchline.backends.peft.layout import plain_attention
+from touchline.backends.protocol import Backend, Lengths, Override
 from touchline.domain.catalog import ModelInfo
+from touchline.domain.estimate import TrainingSetup
 from touchline.domain.evaluation import PlannedModel
 from touchline.domain.experiment import TrainConfig
 from touchline.domain.finding import Finding, Severity
+from touchline.domain.machine import TargetMachine
 from touchline.domain.plan import BatchSummary, Plan, PlannedRun
 from touchline.domain.quantity import Missing
+from touchline.domain.shape import ModelShape
 from touchline.errors import InputFault
 from touchline.packing import largest_divisor, plan_batches
 from touchline.spec.document import parse
@@ -62,18 +65,22 @@ class PeftBackend:
             )
         return tuple(found)
 
-    def resolve(self, train: TrainConfig, lengths: Lengths) -> Resolved:
-        """Decide micro-batch and packing; the element type is left to the machine that trains."""
-        longest = int(lengths.total.max())
-        limit = defaults.MICRO_BATCH_TOKENS // longest
-        micro = train.micro_batch_size
-        if micro == "auto":
-            micro = largest_divisor(train.global_batch_size, limit)
-        if train.packed == "auto":
-            packed, reason = False, "not packed: no measured run says which way is faster here"
-        else:
-            packed, reason = train.packed, f"{'packed' if train.packed else 'not packed'}: as written"
-        return Resolved(train=replace(train, micro_batch_size=micro, packed=packed), packed_reason=reason)
+    def setup(self, train: TrainConfig, shape: ModelShape, machine: TargetMachine, width: int) -> TrainingSetup:
+        """An adapter on a base that is held in the element type that the machine is fast at."""
+        device = "cpu" if machine.kind == "cpu" else "cuda"
+        return TrainingSetup(
+            shape=shape,
+            backend=self.name,
+            method="lora",
+            rank=train.lora.rank,
+            target_modules=tuple(train.lora.target_modules),
+            base_dtype=machine.base_dtype if train.base_dtype == "auto" else train.base_dtype,
+            adapter_dtype=train.lora.dtype,
+            gradient_checkpointing=train.gradient_checkpointing,
+            attention="eager" if plain_attention(device, width) else "fused",
+            dropout=train.lora.dropout,
+            accumulates=train.micro_batch_size != train.global_batch_size,
+        )
 
     def batches(self, train: TrainConfig, lengths: Lengths, seed: int) -> BatchSummary | Missing:
         """The batches as the trainer will consume them; packing changes the rows, not the steps."""
@@ -132,10 +139,6 @@ class PeftBackend:
     def command(self, python: str) -> tuple[str, ...]:
         """The trainer's own process."""
         return (python, "-m", "touchline.trainer")
-
-    def memory_coefficients(self, model: ModelInfo) -> Missing:
-        """Not measured yet."""
-        return Missing(missing=f"no measured memory coefficients for backend peft on {model.architecture}")
 
     def silent_overrides(self, train: TrainConfig) -> tuple[Override, ...]:
         """None: what it does not do as written, it refuses."""

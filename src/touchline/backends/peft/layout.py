@@ -29,6 +29,14 @@ SHARED = 0
 """Segment of the shared prefix."""
 
 
+def plain_attention(device: str, widest_row: int) -> bool:
+    """Whether plain matrix products beat the fused attention kernel: on a processor, up to a width.
+
+    The fused kernel's backward pass is slow there, and the square that it avoids is small.
+    """
+    return device == "cpu" and widest_row <= ROW_TOKENS
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Layout:
     """A way to arrange examples."""

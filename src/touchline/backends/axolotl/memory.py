@@ -1,0 +1,22 @@
+"""Memory coefficients of axolotl."""
+
+from __future__ import annotations
+
+from touchline.backends.memory import MemoryCoefficients
+
+MEMORY = MemoryCoefficients(
+    vocab_bytes=12.0,
+    vocab_bytes_low=0.0,
+    vocab_bytes_high=12.0,
+    logits_of="padded",
+    expands_kv=False,
+    adapter_dtype="float32",
+    master_weights=False,
+    float32_adapters="autocast",
+    nf4_upcasts=None,
+    source=(
+        "transformers' Trainer, which its own inherits from: that one's figure; with cut cross entropy or Liger no "
+        "logits are held, which a config says. Its own patches were not read: the interval is wider for it"
+    ),
+)
+"""transformers' Trainer with its own patches; cut cross entropy or Liger where a config says so."""

@@ -1,0 +1,161 @@
+"""The way from a model's name, folder or config.json to its dimensions, without torch and without its weights."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from touchline.catalog.configs import LARGEST_MODEL, UnusableConfig, Values, shown
+from touchline.catalog.families import context_of, family_of, named, widths_of
+from touchline.catalog.public import known_name, near_names, public_model
+from touchline.domain.quantity import Missing
+from touchline.domain.shape import ModelShape
+from touchline.errors import EnvironmentFault, InputFault
+from touchline.files import read_text_bounded
+
+_CONFIG = "config.json"
+_CONFIG_LIMIT_BYTES = 16 << 20
+
+
+def shape_of_config(config: Mapping[str, object], name: str, source: str) -> ModelShape | Missing:
+    """The dimensions that a Hugging Face config.json tells.
+
+    Of a model with several parts, the part that writes text, marked as extrapolated.
+
+    Args:
+        config: the file as data.
+        name: what to call the model.
+        source: path or address of the file.
+
+    Returns:
+        The shape, or why there is none, with the key that is missing or wrong.
+    """
+    inner = config.get("text_config")
+    try:
+        if isinstance(inner, Mapping):
+            return _text_part(config, inner, name, source)
+        return _shape(config, name, source, None)
+    except UnusableConfig as error:
+        return Missing(missing=str(error))
+
+
+def shape_of_folder(folder: Path) -> ModelShape | Missing:
+    """The dimensions of a model folder in Hugging Face format, by its config.json; never raises for what is in it."""
+    path = folder / _CONFIG
+    try:
+        data = json.loads(read_text_bounded(path, _CONFIG_LIMIT_BYTES))
+    except (InputFault, EnvironmentFault) as fault:
+        return Missing(missing=fault.message)
+    except OSError as error:
+        return Missing(missing=f"{str(path)!r} cannot be read: {error.strerror}")
+    except (ValueError, RecursionError):
+        return Missing(missing=f"{str(path)!r} is not JSON")
+    if not isinstance(data, dict):
+        return Missing(missing=f"{str(path)!r} holds no object")
+    return shape_of_config(data, folder.absolute().name, str(path))
+
+
+def load_shape(name_or_path: str, models_dir: Path) -> ModelShape:
+    """The dimensions of a model: of a folder, of a config.json, or of a public model by its name.
+
+    A folder under `models_dir` wins over the built-in catalogue. Names of the catalogue are found with or without
+    organisation, whatever their case, with or without `-Instruct`, `-Base` or `-Chat`, and by torchtune's builders.
+
+    Args:
+        name_or_path: `SmolLM2-135M-Instruct`, `meta-llama/Llama-3.2-1B`, `models/mine`, `models/mine/config.json`.
+        models_dir: the folder of the user's models.
+
+    Raises:
+        InputFault: nothing of that name is known, with near names; or its config.json gives no shape, with the reason.
+    """
+    for folder in _folders(name_or_path, models_dir):
+        found = shape_of_folder(folder)
+        if isinstance(found, Missing):
+            raise InputFault(
+                f"model {name_or_path!r}: {found.missing}",
+                expected="a config.json of a decoder-only language model",
+            )
+        return found
+    public = public_model(name_or_path) or public_model(known_name(name_or_path) or "")
+    if public is None:
+        raise _unknown(name_or_path, models_dir)
+    shape = shape_of_config(public.config, public.name, public.source)
+    assert isinstance(shape, ModelShape), shape
+    return shape
+
+
+def _text_part(outer: Mapping[str, object], inner: Mapping[str, object], name: str, source: str) -> ModelShape:
+    """The part of a model with several that writes text; whether it is tied is said outside, if anywhere."""
+    said = outer if outer.get("tie_word_embeddings") is not None else inner
+    config = {**inner, "tie_word_embeddings": said.get("tie_word_embeddings")}
+    model_type = outer.get("model_type")
+    whole = named(model_type if isinstance(model_type, str) else "")
+    return _shape(config, name, source, f"{whole} has other parts than text, which are not counted")
+
+
+def _shape(config: Mapping[str, object], name: str, source: str, marked: str | None) -> ModelShape:
+    values = Values(config)
+    model_type = values.text("model_type")
+    family = family_of(model_type, values, config)
+    widths = widths_of(values, family)
+    block = family.build(values, widths)
+    shape = ModelShape(
+        name=name,
+        model_type=model_type,
+        num_layers=values.count("num_hidden_layers", "n_layer", "num_layers"),
+        hidden_size=widths.hidden,
+        intermediate_size=widths.inner,
+        num_heads=widths.heads,
+        num_kv_heads=widths.kv_heads,
+        head_dim=widths.head_dim,
+        vocab_size=widths.vocab,
+        context_length=context_of(values, family),
+        tied_embeddings=values.flag("tie_word_embeddings", family.tied),
+        gated=block.gated,
+        linears=block.linears,
+        other_parameters_per_layer=block.others,
+        other_parameters=block.outside,
+        source=source,
+        extrapolated="; ".join(reason for reason in (marked, block.extrapolated) if reason) or None,
+    )
+    if shape.num_parameters > LARGEST_MODEL:
+        raise UnusableConfig(f"config.json: its sizes make {shape.num_parameters:.0e} parameters, which no model has")
+    return shape
+
+
+def _folders(name_or_path: str, models_dir: Path) -> list[Path]:
+    """Folders with a config.json that the name may mean; a bare name means the one under `models_dir` first."""
+    try:
+        here = Path(name_or_path).expanduser()
+    except RuntimeError:
+        here = Path(name_or_path)
+    if here.name == _CONFIG:
+        here = here.parent
+    there = models_dir / name_or_path
+    if not name_or_path:
+        return []
+    bare = Path(name_or_path).name == name_or_path
+    candidates = [there, here] if bare else [here, there]
+    if name_or_path.count("/") == 1 and name_or_path[0] not in "./~":
+        # `meta-llama/Llama-3.2-1B`, downloaded as `Llama-3.2-1B`.
+        candidates.append(models_dir / Path(name_or_path).name)
+    return [folder for folder in candidates if _has_config(folder)]
+
+
+def _has_config(folder: Path) -> bool:
+    try:
+        return (folder / _CONFIG).is_file()
+    except (OSError, ValueError):
+        # A name that no file system takes.
+        return False
+
+
+def _unknown(name_or_path: str, models_dir: Path) -> InputFault:
+    near = near_names(name_or_path)
+    return InputFault(
+        f"model {shown(name_or_path)}: neither a folder with a config.json, here or under {str(models_dir)!r}, "
+        "nor a model of the built-in catalogue",
+        expected="a model folder, the path of a config.json, or the name of a public model",
+        hint=f"did you mean {' or '.join(repr(name) for name in near)}?" if near else None,
+    )

@@ -1,0 +1,129 @@
+"""Bytes and spreads of the memory estimate that were measured or published, each with where it comes from."""
+
+from __future__ import annotations
+
+from typing import Final
+
+LOSS_BYTES: Final = {"full": 12.0, "chunked": 6.5, "fused": 0.0}
+"""Bytes per token and vocabulary entry by kind of loss. Simulated on torch 2.13 (the dispatcher's live storages):
+float32 log-softmax, its gradient and one more float32 copy make 12; in eight chunks whose 16-bit logits stay, 6.5. A
+kernel that never holds the logits: none that grow with the tokens (Liger's documentation; a Llama-3-8B run with it in
+foundation-model-stack/fms-acceleration, scripts/benchmarks/refs/a100_80gb_liger.csv, agrees)."""
+
+UPCAST_KEPT_BYTES: Final = 2.0
+"""What logits that stay until the backward pass take more where a QLoRA head gives them in float32: 16 where 16-bit
+ones take 14, on a T4 (Anassbzdd/fitcheck, data/measurements/t4-sweep-2026-09-15.json, 16 rows). Where they do not stay
+it makes no difference: 12.0 on an A100 (fms-acceleration, refs/a100_80gb_granite.csv), and simulated."""
+
+UPCAST_MOST_BYTES: Final = 16.0
+"""The most where they are given in float32: a float16 run under autocast on an A100 (fms-acceleration,
+refs/a100_80gb.csv, Mistral-7B with prepare_model_for_kbit_training) took 16 bytes, a later bfloat16 one 12."""
+
+NF4_BYTES: Final = 0.5
+"""Bytes per element of a 4-bit base (Dettmers et al. 2023, QLoRA, section 3)."""
+NF4_SCALE_BYTES: Final = 4 / 64
+"""One float32 scale a block of 64 (same source). The T4 rows show the same: 78.1 MiB of scales to 624.75 MiB."""
+NF4_DOUBLE_SCALE_BYTES: Final = 1 / 64 + 4 / (64 * 256)
+"""One 8-bit scale a block of 64, and a float32 one for 256 of those (same source, double quantization)."""
+
+OPTIMIZER_STATES: Final = {
+    "8bit": (2.0, True),
+    "adafactor": (0.02, True),
+    "lion": (1.0, False),
+    "sgd": (0.0, False),
+    "adam": (2.0, False),
+}
+"""Part of an optimizer's name -> (states held, whether in bytes a parameter rather than in elements of the parameter's
+own type). torch.optim.AdamW keeps two moments in the parameter's type; bitsandbytes' 8-bit ones two bytes a parameter
+(bitsandbytes documentation, 8-bit optimizers); Adafactor sums of rows and columns; Lion one moment."""
+
+FOREACH_COPIES: Final = {"adamw_torch": 1.0, "adamw_foreach": 1.0}
+"""Optimizers that make copies of all trained parameters in their step: torch's multi-tensor AdamW makes one, the root
+of the second moment. Full fine-tuning in fms-acceleration's refs peaks at 10.0 bytes a parameter whatever the batch."""
+
+EAGER_BACKWARD_BYTES: Final = {2: 15.0, 4: 18.5}
+"""Bytes per head, token and token of width at once while eager attention runs backward, by the stream's element size.
+From the T4 archive (fitcheck, see above): SmolLM2-360M 1 x 4096 and TinyLlama 2 x 2048, with the boundaries and linear
+parts taken off: 15.3 and 14.9 in float16, 18.9 and 18.2 in float32."""
+
+EAGER_KEPT_BYTES: Final = {2: 6.0, 4: 4.0}
+"""The same, kept by the forward pass: the float32 probabilities, and their 16-bit copy. Simulated on torch 2.13."""
+
+WORKSPACE_BYTES: Final = 18 * 2**20
+"""cuBLAS's workspace, which counts as allocated: what the simulation lacks on the T4's fused rows, the same in each."""
+
+FRAGMENTATION: Final = {
+    "fused": (1.06, 1.02, 1.22),
+    "eager": (1.20, 1.04, 1.52),
+}
+"""Reserved over allocated memory by kind of attention: typical; 5 % lie below; 5 % lie above. Of the T4 archive's 16
+rows with fused attention 1.04 to 1.22, of its 16 eager ones 1.05 to 1.49; fms-acceleration's rows with a fused loss
+(nvidia-smi over allocated) 1.07 to 1.13."""
+LOGITS_FRAGMENTATION: Final = (0.15, 0.0, 0.45)
+"""What is added to these, times the logits' share of the peak: blocks of gigabytes that fit no hole. With all logits
+held, 40 to 70 % of the peak: 1.04 to 1.22 on the T4 (two steps of one shape), 1.04 to 1.64 on the A100, median 1.27."""
+
+CONTEXT_GIB: Final = (0.14, 0.45, 0.80)
+"""What the driver holds for a process besides the allocator's memory, where the GPU is not known: lowest, typical,
+highest. 0.14 on the T4 archive; some 0.5 on A100 and H100."""
+
+RESIDENT_ERROR: Final = 0.008
+"""Standard deviation of the logarithm of what lies there all the time. The T4 archive's after-load figures are within
+1 % of the formula's; torchtune's 2.41 and 2.35 GiB after init (1B, rank 64 and 16) to its last digit."""
+FUSED_ERROR: Final = 0.03
+"""The same for activations with fused attention, of a stack whose code was read or simulated: estimation over the T4's
+16 fused rows 0.4 % mean; A100 rows with known settings up to 4 %."""
+EAGER_ERROR: Final = 0.07
+"""The same with eager attention: simulation against the T4's eager rows 3.3 % mean, 10.5 % at most; closed
+form 2.3 % mean, 10.6 % at most."""
+COMPILED_ERROR: Final = 0.20
+"""The same under torch.compile: torchtune's README, 3B full fine-tuning 2 x 4096: 57.0 GiB by the eager formula, 42.9
+measured."""
+EXTRAPOLATED_ERROR: Final = 0.12
+"""The same for shapes that the formula was not read off: litgpt's Falcon and Phi rows."""
+STACK_ERROR: Final = 0.10
+"""The same where a stack's own code was neither simulated nor measured."""
+
+SAME_RUN_ERROR: Final = 0.01
+"""Half of the spread between runs of the same settings: the T4 archive's repeats are identical, A100 rows 1 %."""
+SAME_MODEL_ERROR: Final = 0.012
+"""Standard deviation where resident memory or slope are fitted to runs of the same model; two of it are 2 %. litgpt's
+tables: micro-batches 1 and 2 give 4 within 0.5 %."""
+SAME_STACK_ERROR: Final = 0.03
+"""The same where runs of other models with the same trainer give a common factor (reference: 3 %)."""
+
+CHECKPOINT_TIME: Final = 1.30
+"""Time of a step with gradient checkpointing over that without: torchtune's README, 3B: 9174 to 7210 tokens a second is
+1.27; a forward pass more is 4/3 by FLOPs."""
+QLORA_TIME: Final = 1.35
+"""Time with a 4-bit base over 16 bits: litgpt's table, Llama 2 7B 3.68 to 2.36 min, phi-1.5 1.77 to 1.62; Qwen's README
+7B at 2048 tokens 7.0 to 5.2 s."""
+FUSED_LOSS_TIME: Final = 1.0
+"""Time with a fused loss: fms-acceleration's Llama-3-8B rows, 3843 to 3829 tokens a second."""
+CHUNKED_LOSS_TIME: Final = 1.0
+"""Time with a chunked loss: torchtune's README, 9174 to 8998 tokens a second."""
+HALF_BATCH_TIME: Final = 1.05
+"""Time of a step of the same global batch in twice as many micro-batches: overhead a micro-batch, little where it is
+large; Qwen's README, 7B: 2048 to 4096 tokens take 1.94 times as long."""
+ADAPTER_DTYPE_TIME: Final = 1.0
+"""Time with 16-bit adapters: a saving of casts that no source puts in figures."""
+
+PROCESS_GIB: Final = (0.38, 0.44, 0.60)
+"""Resident memory of our trainer's process on a processor besides model and data: lowest, typical, highest. Measured: a
+model of a million parameters trains in 0.42 GiB, imports and three steps of one take 0.41 (torch 2.13, CPU build)."""
+LOADED_AGAIN: Final = (0.4, 1.5, 2.6)
+"""How often the base's weights lie there once more, as mapped pages of its file and as what oneDNN reorders: lowest,
+typical, highest. Sixteen runs of SmolLM2-135M in bfloat16 at rank 4 and 64 on one processor: 0.9 to 1.9."""
+PROCESSOR_SCRATCH: Final = (1.0, 1.07, 1.50)
+"""Resident over live bytes of tensors on a processor: lowest, typical, highest. Seven runs of SmolLM2-135M in float32:
+1.03 to 1.08, and 1.28 with checkpointing; oneDNN's and malloc's scratch (reference, section 3)."""
+
+TORCH_FILE_BYTES: Final = 271
+"""What torch.save adds a tensor with a name of some 70 letters: measured on torch 2.13, 270.0 to 271.9 (adapters of 192
+and 336 tensors, rank 4 and 64)."""
+METRICS_ROW_BYTES: Final = 815
+"""One step's row in metrics.jsonl: measured on eight of our own runs, 812 to 816 bytes on average."""
+FOLDER_BYTES: Final = 12_000
+"""The small files of an exported folder and of a run's: adapter_config.json, touchline.json, README.md, state.json."""
+RANDOM_STATE_BYTES: Final = 6_000
+"""torch's generator of the processor, 5,056 bytes, and a header."""

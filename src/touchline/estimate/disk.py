@@ -1,0 +1,143 @@
+"""What a training leaves on disk, file by file: adapters exactly, everything else to a few kilobytes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from touchline.domain.estimate import Dtype, Estimate, Rung, TrainingSetup
+from touchline.domain.shape import ModelShape
+from touchline.estimate.coefficients_memory import (
+    FOLDER_BYTES,
+    METRICS_ROW_BYTES,
+    RANDOM_STATE_BYTES,
+    TORCH_FILE_BYTES,
+)
+from touchline.estimate.layers import FLOAT, role_of, size_of
+
+Save = Literal["adapter", "merged", "full"]
+"""The adapter alone; the whole model with it merged in; the whole model that was trained."""
+_MB = 1e6
+_TYPES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
+_PREFIX = "base_model.model.model.layers"
+"""How PEFT names the layers of a Llama-like model."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DiskEstimate:
+    """What one run leaves."""
+
+    total: Estimate
+    """Everything, MB."""
+    parts: Mapping[str, float]
+    """MB by part: checkpoints, resume, logs."""
+    largest: float
+    """MB at the most while it trains: an old state stays until the next one is whole."""
+
+
+def adapter_tensors(shape: ModelShape, rank: int, target_modules: tuple[str, ...]) -> Iterator[tuple[str, int, int]]:
+    """(name, rows, columns) of an adapter's tensors, as PEFT names them in its file."""
+    for layer in range(shape.num_layers):
+        for linear in shape.linears:
+            if linear.name in target_modules:
+                part = "self_attn" if role_of(linear, shape).startswith("attention") else "mlp"
+                path = f"{_PREFIX}.{layer}.{part}.{linear.name}"
+                yield f"{path}.lora_A.weight", rank, linear.inputs
+                yield f"{path}.lora_B.weight", linear.outputs, rank
+
+
+def adapter_file_bytes(
+    shape: ModelShape,
+    rank: int,
+    target_modules: tuple[str, ...],
+    dtype: Dtype,
+    *,
+    file: Literal["safetensors", "torch"] = "safetensors",
+) -> int:
+    """Bytes of `adapter_model.safetensors`, header included, exact for Llama-like names; or of `adapter_model.pt`.
+
+    A safetensors file is eight bytes of length, a JSON header padded to a multiple of eight, and the tensors one
+    after the other (its README, "Format"). A file of torch.save is some bytes larger a tensor.
+    """
+    tensors = sorted(adapter_tensors(shape, rank, target_modules))
+    size = size_of(dtype)
+    if file == "torch":
+        return sum(size * rows * columns + TORCH_FILE_BYTES for _, rows, columns in tensors)
+    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for name, rows, columns in tensors:
+        start, end = end, end + size * rows * columns
+        header[name] = {"dtype": _TYPES[dtype], "shape": [rows, columns], "data_offsets": [start, end]}
+    length = len(json.dumps(header, separators=(",", ":")))
+    return 8 + -(-length // 8) * 8 + end
+
+
+def model_bytes(shape: ModelShape, dtype: Dtype) -> int:
+    """Bytes of a whole model's shards, without their headers of some hundred bytes a tensor."""
+    return shape.num_parameters * size_of(dtype)
+
+
+def resume_bytes(setup: TrainingSetup) -> int:
+    """Bytes of our saved state: trained parameters, two moments of the same type, their step counts, random states."""
+    trained = setup.trained_parameters * size_of(setup.base_dtype if setup.method == "full" else setup.adapter_dtype)
+    layers = sum(linear.name in setup.target_modules for linear in setup.shape.linears)
+    tensors = 2 * setup.shape.num_layers * max(layers, 1)
+    # Names of some 70 letters with shape and offsets in the header; three entries for each parameter's state.
+    headers = tensors * (130 + 3 * 145) + tensors * FLOAT
+    return 3 * trained + headers + RANDOM_STATE_BYTES
+
+
+def disk_estimate(
+    setup: TrainingSetup,
+    *,
+    save: Save,
+    checkpoints: int,
+    steps: int,
+    resumes: bool = True,
+    tokenizer_bytes: int = 0,
+    merged_dtype: Dtype | None = None,
+) -> DiskEstimate:
+    """What a run leaves on disk.
+
+    Args:
+        setup: the run's settings.
+        save: what a checkpoint holds.
+        checkpoints: how many stay.
+        steps: optimizer steps, each with a row in metrics.jsonl.
+        resumes: whether a state to go on from is kept.
+        tokenizer_bytes: size of the tokenizer's files, which every checkpoint gets a copy of.
+        merged_dtype: element type of merged weights; none: the base's.
+
+    Raises:
+        ValueError: an adapter is to be saved where all is trained, or a merged one.
+    """
+    if (save == "full") != (setup.method == "full"):
+        raise ValueError(f"a checkpoint of kind {save!r} does not go with the method {setup.method!r}")
+    if save == "adapter":
+        each = float(adapter_file_bytes(setup.shape, setup.rank, setup.target_modules, setup.adapter_dtype))
+    else:
+        each = float(model_bytes(setup.shape, merged_dtype or setup.base_dtype))
+    each += tokenizer_bytes + FOLDER_BYTES
+    parts = {
+        "checkpoints": checkpoints * each / _MB,
+        "resume": (resume_bytes(setup) if resumes else 0) / _MB,
+        "logs": (steps * METRICS_ROW_BYTES + FOLDER_BYTES) / _MB,
+    }
+    total = sum(parts.values())
+    # Rows grow with their numbers' digits, and what a scheduler writes beside them is not ours to know.
+    spare = 2 * parts["logs"] + 0.002 * total
+    return DiskEstimate(
+        total=Estimate(
+            value=total,
+            unit="MB",
+            low=total - spare / 2,
+            high=total + spare,
+            method=f"{checkpoints} x {save}, the state to go on from, and logs, by the files' formats",
+            rung=Rung.NOTHING,
+            aggregation="sum",
+        ),
+        parts=parts,
+        largest=total + max(parts["resume"], each / _MB),
+    )

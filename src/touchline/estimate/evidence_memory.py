@@ -1,0 +1,273 @@
+"""What measured peaks say of a run that was not measured: rungs 1 to 3 of the ladder of evidence.
+
+Every rung keeps the closed form's shape, resident memory plus activations, and fits what is unknown in it: nothing
+(the same run), a factor on the activations (one point of the same model), the resident part as well (two or more), or
+one factor for a trainer (other models).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from touchline.backends.memory import MemoryCoefficients
+from touchline.domain.estimate import MicroBatch, Rung, TrainingSetup
+from touchline.domain.quantity import MemoryKind
+from touchline.estimate.coefficients_memory import (
+    RESIDENT_ERROR,
+    SAME_MODEL_ERROR,
+    SAME_RUN_ERROR,
+    SAME_STACK_ERROR,
+)
+from touchline.estimate.gpus import Gpu
+from touchline.estimate.parts import after_init_bytes, peak_parts
+from touchline.estimate.spreads import GIB, NORMAL_95, ORDER, Range, contexts, fragmentation
+
+_PLAUSIBLE = (0.35, 2.8)
+"""A factor on the activations outside of this contradicts the settings that it is said to belong to."""
+_AFTER_INIT = 1.02
+"""A peak within 2 % of what lies there after the model is loaded is that, not a training's."""
+_SPREAD_AT_REST = 0.005
+"""Rounding of published figures, and what an allocator rounds, as a share of the figure."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MeasuredPoint:
+    """A peak that was measured while a run trained."""
+
+    setup: TrainingSetup
+    """The run's settings."""
+    batch: MicroBatch
+    """Its largest micro-batch."""
+    kind: MemoryKind
+    """Which memory."""
+    peak_gib: float
+    """The peak, GiB."""
+    name: str
+    """The run's name or id."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Fitted:
+    """An estimate of one kind of memory from points, or why there is none."""
+
+    kind: MemoryKind
+    """Which memory."""
+    found: Range
+    """GiB."""
+    rung: Rung
+    """What it rests on."""
+    method: str
+    """What was fitted, in words."""
+    names: tuple[str, ...]
+    """The runs."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Point:
+    """A point beside the closed form's figures for it, GiB of its kind."""
+
+    measured: MeasuredPoint
+    resident: float
+    activations: float
+
+    @property
+    def factor(self) -> float:
+        """Activations measured over computed."""
+        return (self.measured.peak_gib - self.resident) / self.activations
+
+
+def fit(
+    setup: TrainingSetup,
+    batch: MicroBatch,
+    coefficients: MemoryCoefficients,
+    gpu: Gpu | None,
+    points: Sequence[MeasuredPoint],
+) -> tuple[Fitted | None, tuple[str, ...]]:
+    """The estimate of the best rung that the points allow, and why any were left out."""
+
+    def computed(other: TrainingSetup, its: MicroBatch, kind: MemoryKind) -> tuple[float, float]:
+        return _computed(other, its, coefficients, gpu, kind)
+
+    return _fit(setup, batch, coefficients, points, computed)
+
+
+def fit_with(
+    setup: TrainingSetup,
+    batch: MicroBatch,
+    coefficients: MemoryCoefficients,
+    points: Sequence[MeasuredPoint],
+    factor: float,
+    addend: float,
+) -> tuple[Fitted | None, tuple[str, ...]]:
+    """The same for memory of a process that is the tensors' times a factor, and an addend in GiB."""
+
+    def computed(other: TrainingSetup, its: MicroBatch, kind: MemoryKind) -> tuple[float, float]:
+        del kind
+        parts = peak_parts(other, its, coefficients)
+        return parts.resident / GIB * factor + addend, parts.activations / GIB * factor
+
+    return _fit(setup, batch, coefficients, points, computed)
+
+
+def _fit(
+    setup: TrainingSetup,
+    batch: MicroBatch,
+    coefficients: MemoryCoefficients,
+    points: Sequence[MeasuredPoint],
+    computed: Callable[[TrainingSetup, MicroBatch, MemoryKind], tuple[float, float]],
+) -> tuple[Fitted | None, tuple[str, ...]]:
+    usable: list[_Point] = []
+    refused: list[str] = []
+    for point in points:
+        if (reason := _after_init(point, coefficients)) is not None:
+            refused.append(reason)
+            continue
+        resident, activations = computed(point.setup, point.batch, point.kind)
+        usable.append(_Point(measured=point, resident=resident, activations=activations))
+    candidates: list[Fitted] = []
+    for kind in ORDER:
+        of_kind = [point for point in usable if point.measured.kind == kind]
+        same_model = [point for point in of_kind if _same_model(point.measured.setup, setup)]
+        same_run = [point for point in same_model if point.measured.batch == batch]
+        resident, activations = computed(setup, batch, kind)
+        if same_run:
+            candidates.append(_observed(kind, same_run))
+        elif same_model:
+            _add(candidates, refused, _from_model(kind, same_model, resident, activations))
+        others = [point for point in of_kind if _same_stack(point.measured.setup, setup) and point not in same_model]
+        if others:
+            _add(candidates, refused, _from_stack(kind, others, resident, activations))
+    # The best rung first, and on one rung the memory that was measured most directly.
+    best = min(candidates, key=lambda item: (item.rung, math.log(item.found.high / item.found.low)), default=None)
+    return best, tuple(refused)
+
+
+def _add(candidates: list[Fitted], refused: list[str], found: Fitted | str) -> None:
+    if isinstance(found, str):
+        refused.append(found)
+    else:
+        candidates.append(found)
+
+
+def _after_init(point: MeasuredPoint, coefficients: MemoryCoefficients) -> str | None:
+    idle = after_init_bytes(point.setup, coefficients) / GIB
+    if point.peak_gib > idle * _AFTER_INIT:
+        return None
+    return (
+        f"{point.name}: {point.peak_gib:.2f} GiB is what lies there after the model is loaded ({idle:.2f} GiB), no "
+        "training's peak"
+    )
+
+
+def _computed(
+    setup: TrainingSetup, batch: MicroBatch, coefficients: MemoryCoefficients, gpu: Gpu | None, kind: MemoryKind
+) -> tuple[float, float]:
+    """(resident, activations) of the closed form in that kind of memory, GiB."""
+    parts = peak_parts(setup, batch, coefficients)
+    factor = 1.0 if kind == "allocated" else fragmentation(setup, parts)[0]
+    addend = contexts(gpu)[0] if kind == "process" else 0.0
+    return parts.resident / GIB * factor + addend, parts.activations / GIB * factor
+
+
+def stack_of(setup: TrainingSetup) -> tuple[object, ...]:
+    """What must be the same for runs of different models to tell of each other."""
+    return (
+        setup.backend,
+        setup.method,
+        setup.base_dtype,
+        setup.adapter_dtype,
+        setup.optimizer,
+        setup.gradient_checkpointing,
+        setup.attention,
+        setup.compiled,
+        setup.dropout > 0,
+        setup.accumulates,
+        setup.loss,
+    )
+
+
+def _same_stack(one: TrainingSetup, other: TrainingSetup) -> bool:
+    return stack_of(one) == stack_of(other)
+
+
+def _same_model(one: TrainingSetup, other: TrainingSetup) -> bool:
+    shapes = (one.shape, other.shape)
+    dimensions = [
+        (shape.num_layers, shape.hidden_size, shape.intermediate_size, shape.vocab_size, shape.num_kv_heads)
+        for shape in shapes
+    ]
+    adapters = [(setup.rank, frozenset(setup.target_modules)) for setup in (one, other)]
+    return _same_stack(one, other) and dimensions[0] == dimensions[1] and adapters[0] == adapters[1]
+
+
+def _observed(kind: MemoryKind, points: list[_Point]) -> Fitted:
+    peaks = sorted(point.measured.peak_gib for point in points)
+    value = peaks[len(peaks) // 2]
+    width = math.exp(NORMAL_95 * SAME_RUN_ERROR)
+    return Fitted(
+        kind=kind,
+        found=Range(value=value, low=min(peaks[0], value / width), high=max(peaks[-1], value * width)),
+        rung=Rung.SAME_RUN,
+        method=f"observed with these settings and this micro-batch ({len(peaks)} run{'s' if len(peaks) > 1 else ''})",
+        names=tuple(point.measured.name for point in points),
+    )
+
+
+def _from_model(kind: MemoryKind, points: list[_Point], resident: float, activations: float) -> Fitted | str:
+    """Resident memory from the closed form and a factor on activations from the points, or both from two or more."""
+    names = tuple(point.measured.name for point in points)
+    first = points[0]
+    distinct = {round(point.activations, 6) for point in points}
+    if len(distinct) > 1:
+        mean_x = sum(point.activations for point in points) / len(points)
+        mean_y = sum(point.measured.peak_gib for point in points) / len(points)
+        square = sum((point.activations - mean_x) ** 2 for point in points)
+        slope = sum((p.activations - mean_x) * (p.measured.peak_gib - mean_y) for p in points) / square
+        value = mean_y + slope * (activations - mean_x)
+        base = value - slope * activations
+        lever = math.sqrt(1 / len(points) + (activations - mean_x) ** 2 / square)
+        noise = _SPREAD_AT_REST * mean_y * lever
+        words = (
+            f"resident memory ({base:.2f} GiB) and a factor on activations ({slope:.2f}) fitted to runs of this model"
+        )
+        plausible = base > 0.5 * first.resident
+    else:
+        slope = sum(point.factor for point in points) / len(points)
+        value = resident + slope * activations
+        # A wrong resident part would be taken for activations, and grow with them.
+        noise = RESIDENT_ERROR * resident * abs(activations / first.activations - 1)
+        words = f"resident memory by formula, a factor on activations ({slope:.2f}) fitted to a run of this model"
+        plausible = True
+    if not plausible or not _PLAUSIBLE[0] <= slope <= _PLAUSIBLE[1]:
+        return f"{', '.join(names)}: activations of {slope:.2f} times the formula's are not these settings'"
+    spread = NORMAL_95 * math.hypot(SAME_MODEL_ERROR, noise / value)
+    return Fitted(
+        kind=kind,
+        found=Range(value=value, low=value * math.exp(-spread), high=value * math.exp(spread)),
+        rung=Rung.SAME_MODEL,
+        method=words,
+        names=names,
+    )
+
+
+def _from_stack(kind: MemoryKind, points: list[_Point], resident: float, activations: float) -> Fitted | str:
+    """One factor on activations for the trainer: the geometric mean over runs of other models."""
+    sound = [point for point in points if _PLAUSIBLE[0] <= point.factor <= _PLAUSIBLE[1]]
+    if not sound:
+        names = ", ".join(point.measured.name for point in points)
+        return f"{names}: activations of {points[0].factor:.2f} times the formula's are not these settings'"
+    logs = [math.log(point.factor) for point in sound]
+    mean = sum(logs) / len(logs)
+    scatter = math.sqrt(sum((value - mean) ** 2 for value in logs) / (len(logs) - 1)) if len(logs) > 1 else 0.0
+    error = math.hypot(max(SAME_STACK_ERROR, scatter), SAME_STACK_ERROR / math.sqrt(len(logs)))
+    value = resident + math.exp(mean) * activations
+    spread = NORMAL_95 * math.hypot(RESIDENT_ERROR * resident, error * math.exp(mean) * activations) / value
+    return Fitted(
+        kind=kind,
+        found=Range(value=value, low=value * math.exp(-spread), high=value * math.exp(spread)),
+        rung=Rung.SAME_STACK,
+        method=f"closed form with a factor on activations ({math.exp(mean):.2f}) from runs of other models",
+        names=tuple(point.measured.name for point in sound),
+    )

@@ -1,0 +1,166 @@
+"""What the blocks of a model keep for the backward pass, in bytes per token: the closed form, tensor by tensor.
+
+Read off transformers' modules and PEFT's layers (torch 2.13, transformers 5.23, PEFT 0.21), where autograd keeps: the
+float32 copy that a norm takes of its input; the inputs of layers that are trained or have an adapter; gate, up and
+their product; queries, keys, values, attention's result and one float32 number a head. A frozen layer keeps its
+weight, not its input. Held against a simulation of that code by `tests/estimate/test_memory_simulated.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from touchline.backends.memory import MemoryCoefficients
+from touchline.domain.estimate import TrainingSetup
+from touchline.domain.shape import Linear, ModelShape
+from touchline.estimate.coefficients_memory import EAGER_BACKWARD_BYTES, EAGER_KEPT_BYTES
+
+Role = Literal["attention_in", "attention_out", "feed_in", "feed_out"]
+FLOAT = 4
+"""Bytes of float32."""
+_SIZES = {"float32": FLOAT, "bfloat16": 2, "float16": 2}
+_ATTENTION_IN = frozenset({"q_proj", "k_proj", "v_proj", "qkv_proj", "query_key_value", "Wqkv", "c_attn", "W_pack"})
+_OUT = frozenset({"o_proj", "out_proj", "dense", "c_proj", "wo", "output_proj", "proj"})
+LAYER_NORMS = frozenset({"bloom", "falcon", "gpt2", "gpt_bigcode", "gpt_neo", "gpt_neox", "gptj", "mpt", "opt", "phi"})
+"""Families with LayerNorm, whose kernel keeps its input as it is; the others have RMSNorm, written out in float32."""
+QUERY_NORMS = frozenset({"qwen3", "qwen3_moe", "gemma3", "gemma3_text", "olmo2", "olmo3"})
+"""Families that norm queries and keys as well."""
+
+
+def size_of(dtype: str) -> int:
+    """Bytes of an element."""
+    return _SIZES[dtype]
+
+
+def computes_in(setup: TrainingSetup, coefficients: MemoryCoefficients) -> int:
+    """Bytes of an element of the stream of activations."""
+    upcast = setup.method == "qlora" and coefficients.nf4_upcasts
+    return FLOAT if upcast else size_of(setup.base_dtype)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BlockBytes:
+    """Bytes of one block per token; those `per_width` are multiplied with the row's width once more."""
+
+    kept: float
+    """Kept by the forward pass."""
+    kept_per_width: float
+    """The same, of attention scores that are held whole."""
+    backward: float
+    """The most at once while the block's backward pass runs, what it kept included."""
+    backward_per_width: float
+    """The same, of scores."""
+
+
+def role_of(linear: Linear, shape: ModelShape) -> Role:
+    """Where in a block a linear layer stands, by its name and, where that says nothing, by its size."""
+    if linear.name in _ATTENTION_IN:
+        return "attention_in"
+    if linear.inputs == shape.intermediate_size and linear.outputs == shape.hidden_size:
+        # `c_proj` is the name of two layers, and an intermediate size may equal the queries' width.
+        return "attention_out" if linear.name in {"o_proj", "out_proj", "output_proj"} else "feed_out"
+    if linear.name in _OUT and linear.outputs == shape.hidden_size:
+        return "attention_out"
+    return "feed_in"
+
+
+def norms_of(shape: ModelShape) -> int:
+    """Norms over the whole stream in a block: its other parameters are theirs."""
+    per_norm = shape.hidden_size * (2 if shape.model_type in LAYER_NORMS else 1)
+    return max(1, min(4, round(shape.other_parameters_per_layer / per_norm)))
+
+
+def block_bytes(setup: TrainingSetup, coefficients: MemoryCoefficients) -> BlockBytes:
+    """The closed form for one block."""
+    shape, element = setup.shape, computes_in(setup, coefficients)
+    feed = _feed_forward(setup, coefficients, element)
+    rest = _norms(setup, coefficients, element) + _attention(setup, coefficients, element)
+    if setup.method == "qlora":
+        rest += coefficients.nf4_input_bytes * sum({role_of(one, shape): one.inputs for one in shape.linears}.values())
+    inner, outer = element * shape.intermediate_size, element * shape.hidden_size
+    # Where the product's gradient splits: gate, its activation and up, and a gradient of each; a float32 adapter on the
+    # way out has two more of that width.
+    casts = setup.adapter_dtype == "float32" and element < FLOAT and coefficients.float32_adapters != "autocast_shared"
+    widths = (8 if casts and "feed_out" in _adapted_roles(setup) else 6) if shape.gated else 4
+    through_feed = rest + widths * inner - outer
+    # Where the norm behind attention runs backward the feed-forward part is free again.
+    through_norm = rest + 8 * outer
+    eager = setup.attention == "eager"
+    heads = shape.num_heads if eager else 0
+    factor = coefficients.activation_factor
+    return BlockBytes(
+        kept=(rest + feed) * factor,
+        kept_per_width=EAGER_KEPT_BYTES[element] * heads,
+        backward=max(rest + feed, through_feed, through_norm) * factor,
+        backward_per_width=EAGER_BACKWARD_BYTES[element] * heads,
+    )
+
+
+def _adapted(setup: TrainingSetup) -> Iterator[tuple[Linear, Role]]:
+    """The layers whose inputs are kept: those with an adapter, or all."""
+    for linear in setup.shape.linears:
+        if setup.method == "full" or linear.name in setup.target_modules:
+            yield linear, role_of(linear, setup.shape)
+
+
+def _adapted_roles(setup: TrainingSetup) -> frozenset[Role]:
+    return frozenset(role for _, role in _adapted(setup))
+
+
+def _norms(setup: TrainingSetup, coefficients: MemoryCoefficients, element: int) -> float:
+    shape = setup.shape
+    plain = coefficients.fused_layers or setup.compiled or shape.model_type in LAYER_NORMS
+    each = (element if plain else FLOAT) * shape.hidden_size
+    if setup.method == "full" and not plain:
+        each += element * shape.hidden_size
+    total = float(norms_of(shape) * each)
+    if shape.model_type in QUERY_NORMS:
+        total += (element if plain else FLOAT) * (shape.q_size + shape.kv_size)
+    return total + _inputs(setup, coefficients, element, frozenset({"attention_in", "feed_in"}))
+
+
+def _attention(setup: TrainingSetup, coefficients: MemoryCoefficients, element: int) -> float:
+    shape = setup.shape
+    eager = setup.attention == "eager"
+    kept_values = shape.q_size if coefficients.expands_kv or eager else shape.kv_size
+    total = float(element * (shape.q_size + 2 * kept_values))
+    if not eager:
+        total += element * shape.q_size + FLOAT * shape.num_heads
+    return total + _inputs(setup, coefficients, element, frozenset({"attention_out"}))
+
+
+def _feed_forward(setup: TrainingSetup, coefficients: MemoryCoefficients, element: int) -> float:
+    shape = setup.shape
+    fused = coefficients.fused_layers or setup.compiled
+    widths = (2 if fused else 3) if shape.gated else 1
+    own = float(widths * element * shape.intermediate_size)
+    # Fused kernels compute the product again, and with it what the way out would keep.
+    return own if fused and shape.gated else own + _inputs(setup, coefficients, element, frozenset({"feed_out"}))
+
+
+def _inputs(setup: TrainingSetup, coefficients: MemoryCoefficients, element: int, roles: frozenset[Role]) -> float:
+    """What layers of these roles keep of their inputs, and what adapters keep between their two matrices."""
+    layers = [(linear, role) for linear, role in _adapted(setup) if role in roles]
+    if setup.method == "full":
+        return sum(element * width for width, role in _shared(layers) if not _held_anyway(setup, role))
+    cast = setup.adapter_dtype == "float32" and element < FLOAT
+    way = coefficients.float32_adapters if cast else "autocast_shared"
+    middle = FLOAT if cast and way == "promoted" else element
+    between = float(sum(middle * setup.rank for _ in layers))
+    if setup.dropout > 0:
+        return between + sum((middle + 1) * linear.inputs for linear, _ in layers)
+    if way == "autocast_shared":
+        return between + sum(element * width for width, role in _shared(layers) if not _held_anyway(setup, role))
+    return between + sum(middle * linear.inputs for linear, _ in layers)
+
+
+def _shared(layers: list[tuple[Linear, Role]]) -> set[tuple[int, Role]]:
+    """Inputs that several layers have in common, once."""
+    return {(linear.inputs, role) for linear, role in layers}
+
+
+def _held_anyway(setup: TrainingSetup, role: Role) -> bool:
+    """Whether fused attention keeps that input for itself."""
+    return role == "attention_out" and setup.attention == "fused"

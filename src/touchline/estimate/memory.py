@@ -1,0 +1,215 @@
+"""Peak memory of a training step, its interval and verdict; and the inverse, the largest micro-batch that fits.
+
+The closed form is `parts`, its uncertainty `spreads`, what measured runs say `evidence_memory`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+from touchline.backends.memory import MemoryCoefficients
+from touchline.domain.estimate import Estimate, MemoryEstimate, MicroBatch, Rung, TrainingSetup, Verdict, WhatIf
+from touchline.domain.quantity import Measured, MemoryKind, Missing
+from touchline.estimate.evidence_memory import Fitted, MeasuredPoint, fit
+from touchline.estimate.gpus import Gpu
+from touchline.estimate.parts import PeakParts, peak_parts, vocab_bytes
+from touchline.estimate.spreads import GIB, ORDER, Range, allocated_range, relative_error, upwards
+from touchline.estimate.what_if import what_ifs
+
+_NO_GPU = Missing(missing="the GPU is not known: name it by compute.gpu")
+_MOST_ROWS = 1 << 20
+"""Rows beyond which nobody asks; the search ends there."""
+
+
+def memory_estimate(
+    setup: TrainingSetup,
+    batch: MicroBatch,
+    *,
+    coefficients: MemoryCoefficients,
+    gpu: Gpu | None,
+    evidence: Sequence[MeasuredPoint] = (),
+    with_what_ifs: bool = True,
+) -> MemoryEstimate:
+    """Peak memory of a step on one device.
+
+    Args:
+        setup: everything but the batch.
+        batch: the largest micro-batch.
+        coefficients: the trainer's.
+        gpu: the device; without one there is no verdict.
+        evidence: measured peaks, of any runs; those that say nothing of this one are left out.
+        with_what_ifs: whether changes of the settings are looked at too.
+
+    Raises:
+        ValueError: the batch is empty.
+    """
+    if batch.rows < 1 or batch.width < 1:
+        raise ValueError("a micro-batch has at least one row of one token")
+    parts = peak_parts(setup, batch, coefficients)
+    found, fitted, refused = _ranges(setup, batch, coefficients, gpu, evidence)
+    estimates = {kind: _estimate(kind, found[kind], setup, coefficients, fitted, refused) for kind in ORDER}
+    allocated = estimates["allocated"].value
+    scale = allocated / (parts.total / GIB)
+    changes: tuple[WhatIf, ...] = ()
+    if with_what_ifs:
+        changes = what_ifs(setup, batch, coefficients, gpu)
+    return MemoryEstimate(
+        allocated=estimates["allocated"],
+        reserved=estimates["reserved"],
+        process=estimates["process"],
+        breakdown={name: size / GIB * scale for name, size in parts.by_name().items()},
+        capacity_gib=_NO_GPU if gpu is None else gpu.capacity,
+        verdict=verdict(estimates["process"], None if gpu is None else gpu.capacity),
+        assumption=_assumption(setup, coefficients, parts, fitted),
+        what_ifs=changes,
+    )
+
+
+def verdict(process: Estimate, capacity: Measured | None) -> Verdict:
+    """Whether the interval lies below, around or above the capacity."""
+    if capacity is None or isinstance(capacity, Missing):
+        return Verdict.UNKNOWN
+    if process.high < capacity.value:
+        return Verdict.FITS
+    return Verdict.OOM if process.low > capacity.value else Verdict.UNCERTAIN
+
+
+def largest_micro_batch(
+    setup: TrainingSetup,
+    width: int,
+    label_share: float,
+    gpu: Gpu,
+    *,
+    coefficients: MemoryCoefficients,
+    evidence: Sequence[MeasuredPoint] = (),
+) -> int:
+    """The most rows of that width with the verdict FITS; 0 where not even one has it.
+
+    Args:
+        setup: everything but the batch.
+        width: tokens of a row, padding included.
+        label_share: share of them with a loss, 0 to 1.
+        gpu: the device.
+        coefficients: the trainer's.
+        evidence: measured peaks.
+    """
+    return _most_rows(setup, width, label_share, gpu, coefficients, evidence, upper=True)
+
+
+def most_that_could_fit(
+    setup: TrainingSetup,
+    width: int,
+    label_share: float,
+    gpu: Gpu,
+    *,
+    coefficients: MemoryCoefficients,
+    evidence: Sequence[MeasuredPoint] = (),
+) -> int:
+    """The most rows that are not surely out of memory: where a probe begins to look."""
+    return _most_rows(setup, width, label_share, gpu, coefficients, evidence, upper=False)
+
+
+def batch_of(rows: int, width: int, label_share: float) -> MicroBatch:
+    """A micro-batch of rows that all have that share of labels."""
+    return MicroBatch(rows=rows, width=width, label_tokens=math.ceil(rows * width * label_share))
+
+
+def _most_rows(
+    setup: TrainingSetup,
+    width: int,
+    label_share: float,
+    gpu: Gpu,
+    coefficients: MemoryCoefficients,
+    evidence: Sequence[MeasuredPoint],
+    *,
+    upper: bool,
+) -> int:
+    def fits(rows: int) -> bool:
+        found, _, _ = _ranges(setup, batch_of(rows, width, label_share), coefficients, gpu, evidence)
+        end = found["process"].high if upper else found["process"].low
+        return end < gpu.capacity_gib if upper else end <= gpu.capacity_gib
+
+    return most(fits)
+
+
+def most(fits: Callable[[int], bool]) -> int:
+    """The last number for which a condition holds that holds up to some number and never beyond; 0 for none."""
+    if not fits(1):
+        return 0
+    above = 2
+    while above <= _MOST_ROWS and fits(above):
+        above *= 2
+    below = above // 2
+    while above - below > 1:
+        middle = (below + above) // 2
+        below, above = (middle, above) if fits(middle) else (below, middle)
+    return below
+
+
+def _ranges(
+    setup: TrainingSetup,
+    batch: MicroBatch,
+    coefficients: MemoryCoefficients,
+    gpu: Gpu | None,
+    evidence: Sequence[MeasuredPoint],
+) -> tuple[dict[MemoryKind, Range], Fitted | None, tuple[str, ...]]:
+    parts = peak_parts(setup, batch, coefficients)
+    fitted, refused = fit(setup, batch, coefficients, gpu, evidence)
+    if fitted is not None:
+        return upwards(fitted.found, fitted.kind, setup, parts, gpu), fitted, refused
+    return upwards(allocated_range(setup, batch, coefficients), "allocated", setup, parts, gpu), None, refused
+
+
+def _estimate(
+    kind: MemoryKind,
+    found: Range,
+    setup: TrainingSetup,
+    coefficients: MemoryCoefficients,
+    fitted: Fitted | None,
+    refused: tuple[str, ...],
+) -> Estimate:
+    step = {
+        "allocated": "",
+        "reserved": ", times what an allocator's cache holds beyond its tensors",
+        "process": ", with that cache and the driver's context",
+    }[kind]
+    if fitted is None:
+        method = f"closed form with {setup.backend}'s coefficients{step}"
+    elif fitted.kind == kind:
+        method = fitted.method
+    else:
+        method = f"{fitted.method} ({fitted.kind} memory), carried over to {kind} memory"
+    if refused:
+        method += f"; left out: {'; '.join(refused)}"
+    return Estimate(
+        value=found.value,
+        unit="GiB",
+        low=found.low,
+        high=found.high,
+        method=method,
+        rung=Rung.NOTHING if fitted is None else fitted.rung,
+        evidence=() if fitted is None else fitted.names,
+        extrapolated=(fitted is None or fitted.rung > Rung.SAME_MODEL)
+        and (setup.shape.extrapolated is not None or setup.compiled or coefficients.relative_error is None),
+        phase="step",
+        kind=kind,
+        aggregation="peak",
+    )
+
+
+def _assumption(setup: TrainingSetup, coefficients: MemoryCoefficients, parts: PeakParts, fitted: Fitted | None) -> str:
+    """What moves the figure most: the loss, where its figure is open; else what the error stands for."""
+    if fitted is not None and fitted.rung <= Rung.SAME_MODEL:
+        return "that the runs it rests on had the settings that their records say"
+    typical, low, high = vocab_bytes(setup, coefficients)
+    error, words = relative_error(setup, coefficients)
+    open_share = (high - low) / typical * parts.logits / parts.total if typical else 0.0
+    if open_share > error:
+        return (
+            f"how the loss is computed: {typical:g} bytes per token and vocabulary entry, {low:g} to {high:g} by "
+            "version and settings"
+        )
+    if parts.phase == "loss" and parts.logits > parts.layers:
+        return f"the longest micro-batch: logits of {typical:g} bytes per token and vocabulary entry are most of it"
+    return words

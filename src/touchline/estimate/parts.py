@@ -1,0 +1,192 @@
+"""Where the memory of a training step goes: what lies there all the time, and what comes and goes at its peak."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from touchline.backends.memory import MemoryCoefficients
+from touchline.domain.estimate import LossKind, MicroBatch, TrainingSetup
+from touchline.estimate.coefficients_memory import (
+    FOREACH_COPIES,
+    LOSS_BYTES,
+    NF4_BYTES,
+    NF4_DOUBLE_SCALE_BYTES,
+    NF4_SCALE_BYTES,
+    OPTIMIZER_STATES,
+    UPCAST_KEPT_BYTES,
+    UPCAST_MOST_BYTES,
+    WORKSPACE_BYTES,
+)
+from touchline.estimate.layers import FLOAT, block_bytes, computes_in, size_of
+
+PARTS = ("weights", "adapter", "optimizer", "gradients", "layers", "logits", "other")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PeakParts:
+    """Bytes at the moment of the peak, by part."""
+
+    weights: float
+    """The base."""
+    adapter: float
+    """The adapter, with the 16-bit copies that autocast makes of it."""
+    optimizer: float
+    """Moments, and float32 copies of trained weights."""
+    gradients: float
+    """Of what is trained, as far as they are there at the peak."""
+    layers: float
+    """Activations of the blocks."""
+    logits: float
+    """Logits, their probabilities and gradients."""
+    other: float
+    """Tables of positions and the workspace of cuBLAS."""
+    resident: float
+    """Of all this, what is there before a step begins."""
+    phase: str = field(default="loss")
+    """What happens at the peak: `loss`, `backward`, `end of backward` or `optimizer step`."""
+
+    @property
+    def total(self) -> float:
+        """All parts."""
+        return sum(self.by_name().values())
+
+    @property
+    def activations(self) -> float:
+        """What comes and goes."""
+        return self.total - self.resident
+
+    def by_name(self) -> dict[str, float]:
+        """Part -> bytes."""
+        return {name: float(getattr(self, name)) for name in PARTS}
+
+
+def weight_bytes(setup: TrainingSetup, coefficients: MemoryCoefficients) -> float:
+    """Bytes of the base."""
+    shape = setup.shape
+    if setup.method != "qlora":
+        return float(shape.num_parameters * size_of(setup.base_dtype))
+    matrices = shape.num_layers * sum(linear.inputs * linear.outputs for linear in shape.linears)
+    scales = NF4_DOUBLE_SCALE_BYTES if coefficients.nf4_double_quant else NF4_SCALE_BYTES
+    rest = shape.num_parameters - matrices
+    return matrices * (NF4_BYTES + scales) + rest * computes_in(setup, coefficients)
+
+
+def optimizer_bytes(setup: TrainingSetup, coefficients: MemoryCoefficients) -> float:
+    """Bytes of the optimizer's state, float32 copies of the trained weights included."""
+    trained, element = setup.trained_parameters, _trained_size(setup)
+    named = (found for name, found in OPTIMIZER_STATES.items() if name in setup.optimizer)
+    states, in_bytes = next(named, OPTIMIZER_STATES["adam"])
+    master = FLOAT if coefficients.master_weights and element < FLOAT else 0
+    if master and not in_bytes:
+        element = FLOAT
+    return trained * (states if in_bytes else states * element) + trained * master
+
+
+def after_init_bytes(setup: TrainingSetup, coefficients: MemoryCoefficients) -> float:
+    """What is allocated once the model is there, before the first step: no training's peak."""
+    adapter = 0 if setup.method == "full" else setup.trained_parameters * size_of(setup.adapter_dtype)
+    return weight_bytes(setup, coefficients) + adapter + _tables(setup, coefficients)
+
+
+def vocab_bytes(setup: TrainingSetup, coefficients: MemoryCoefficients) -> tuple[float, float, float]:
+    """(typical, lowest, highest) bytes per token with logits and vocabulary entry."""
+    if setup.loss is not None:
+        typical = _loss_bytes(setup.loss, coefficients)
+        low = high = typical
+    else:
+        typical, low, high = coefficients.vocab_bytes, coefficients.vocab_bytes_low, coefficients.vocab_bytes_high
+    if setup.method == "qlora" and coefficients.nf4_upcasts:
+        if typical > LOSS_BYTES["full"]:
+            typical += UPCAST_KEPT_BYTES
+        return typical, low, max(high, typical, UPCAST_MOST_BYTES if high >= LOSS_BYTES["full"] else high)
+    return typical, low, high
+
+
+def _loss_bytes(loss: LossKind, coefficients: MemoryCoefficients) -> float:
+    own = coefficients.vocab_bytes
+    # A trainer whose own way is of that kind knows its figure better than the table does.
+    if loss == "full" and own >= LOSS_BYTES["full"]:
+        return own
+    return LOSS_BYTES[loss]
+
+
+def peak_parts(
+    setup: TrainingSetup, batch: MicroBatch, coefficients: MemoryCoefficients, per_entry: float | None = None
+) -> PeakParts:
+    """The largest of a step's peaks.
+
+    They are the loss, with all that the blocks kept; a block's backward pass; its end and the optimizer's step, with
+    all gradients. `per_entry` stands for the bytes per token and vocabulary entry where another than the typical figure
+    is asked for.
+    """
+    shape, tokens = setup.shape, batch.tokens
+    element, block = computes_in(setup, coefficients), block_bytes(setup, coefficients)
+    entry = vocab_bytes(setup, coefficients)[0] if per_entry is None else per_entry
+    weights, other = weight_bytes(setup, coefficients), _tables(setup, coefficients) + WORKSPACE_BYTES
+    adapter, gradients = _adapter(setup, coefficients), float(setup.trained_parameters * _trained_size(setup))
+    optimizer = optimizer_bytes(setup, coefficients)
+    with_logits = batch.label_tokens if coefficients.logits_of == "label" else tokens
+    logits = entry * shape.vocab_size * with_logits
+    stream = float(element * shape.hidden_size)
+    if setup.gradient_checkpointing:
+        boundaries = 0.0 if coefficients.offloads_checkpoints else shape.num_layers * stream
+        kept = tokens * (boundaries + FLOAT * shape.hidden_size)
+    else:
+        kept = tokens * shape.num_layers * (block.kept + block.kept_per_width * batch.width)
+        kept += tokens * FLOAT * shape.hidden_size if setup.method == "full" else 0.0
+    # A block's backward pass needs that block whole; without checkpointing it already is.
+    whole = 0.0 if setup.gradient_checkpointing else block.kept + block.kept_per_width * batch.width
+    backward = kept + tokens * (block.backward + block.backward_per_width * batch.width - whole)
+    # The last norm runs backward in float32: its input, result and their gradients.
+    top = tokens * (10 if element < FLOAT else 8) * stream
+    waiting = gradients if setup.accumulates else 0.0
+    head = shape.vocab_size * shape.hidden_size * element if setup.method == "full" and not setup.accumulates else 0.0
+    held = weights + adapter + optimizer + other
+    at_loss = held + waiting + kept + max(logits, top)
+    in_backward = held + waiting + head + backward + _dequantised(setup)
+    at_step = held + gradients * (1.0 + FOREACH_COPIES.get(setup.optimizer, 0.0))
+    at_end = held + gradients + _second_gradient(setup)
+    peak = max(at_loss, in_backward, at_step, at_end)
+    resident = held
+    common = {"weights": weights, "adapter": adapter, "optimizer": optimizer, "other": other, "resident": resident}
+    if peak in (at_step, at_end):
+        phase = "optimizer step" if peak == at_step else "end of backward"
+        return PeakParts(**common, gradients=peak - held, layers=0.0, logits=0.0, phase=phase)
+    if peak == at_loss:
+        in_layers = kept if logits >= top else kept + top - logits
+        return PeakParts(**common, gradients=waiting, layers=in_layers, logits=logits, phase="loss")
+    layers = in_backward - held - waiting - head
+    return PeakParts(**common, gradients=waiting + head, layers=layers, logits=0.0, phase="backward")
+
+
+def _trained_size(setup: TrainingSetup) -> int:
+    return size_of(setup.base_dtype if setup.method == "full" else setup.adapter_dtype)
+
+
+def _adapter(setup: TrainingSetup, coefficients: MemoryCoefficients) -> float:
+    if setup.method == "full":
+        return 0.0
+    element, base = size_of(setup.adapter_dtype), size_of(setup.base_dtype)
+    # Autocast's copies stay for the backward pass, except where a block's forward pass runs again and makes them anew.
+    cast = element > base and coefficients.float32_adapters != "promoted" and not setup.gradient_checkpointing
+    copies = base if cast else 0
+    return float(setup.trained_parameters * (element + copies))
+
+
+def _tables(setup: TrainingSetup, coefficients: MemoryCoefficients) -> float:
+    """A sine and a cosine for each position and half of a head's width."""
+    return float(FLOAT * setup.shape.context_length * setup.shape.head_dim) if coefficients.rope_table else 0.0
+
+
+def _second_gradient(setup: TrainingSetup) -> float:
+    """A tied embedding gets two gradients, one from each end of the model, and their sum is a third tensor."""
+    if setup.method != "full" or not setup.shape.tied_embeddings:
+        return 0.0
+    return 2.0 * setup.shape.vocab_size * setup.shape.hidden_size * size_of(setup.base_dtype)
+
+
+def _dequantised(setup: TrainingSetup) -> float:
+    """The largest matrix of a 4-bit base in 16 bits, while it is multiplied."""
+    if setup.method != "qlora":
+        return 0.0
+    return float(max(linear.inputs * linear.outputs for linear in setup.shape.linears) * size_of(setup.base_dtype))

@@ -1,0 +1,87 @@
+"""Memory of our trainer's process where a processor trains: its resident set, with a wide interval."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from touchline.backends.memory import MemoryCoefficients
+from touchline.domain.estimate import Estimate, MemoryEstimate, MicroBatch, Rung, TrainingSetup
+from touchline.domain.quantity import Measured
+from touchline.estimate.coefficients_memory import LOADED_AGAIN, PROCESS_GIB, PROCESSOR_SCRATCH, WORKSPACE_BYTES
+from touchline.estimate.evidence_memory import MeasuredPoint, fit_with
+from touchline.estimate.memory import verdict
+from touchline.estimate.parts import peak_parts
+from touchline.estimate.spreads import GIB, Range, allocated_range
+from touchline.estimate.what_if import what_ifs
+
+
+def processor_memory_estimate(
+    setup: TrainingSetup,
+    batch: MicroBatch,
+    *,
+    coefficients: MemoryCoefficients,
+    capacity_gib: Measured,
+    evidence: Sequence[MeasuredPoint] = (),
+) -> MemoryEstimate:
+    """Resident memory of a training process on a processor.
+
+    Tensors are the closed form's, without cuBLAS's workspace; kernels and the allocator add scratch; the libraries
+    take some half a gibibyte. `reserved` is what is resident of tensors and scratch, `process` with the libraries.
+
+    Args:
+        setup: everything but the batch; attention is eager for short rows in our trainer.
+        batch: the largest micro-batch.
+        coefficients: the trainer's.
+        capacity_gib: memory that the process may take, GiB.
+        evidence: measured peaks of the kind `process`, of runs on processors.
+    """
+    parts = peak_parts(setup, batch, coefficients)
+    less = WORKSPACE_BYTES / GIB
+    formula = allocated_range(setup, batch, coefficients)
+    allocated = Range(value=formula.value - less, low=formula.low - less, high=formula.high - less)
+    low, typical, high = PROCESSOR_SCRATCH
+    reserved = allocated.times(typical, low, high)
+    weights = parts.weights / GIB
+    base_low, base, base_high = (own + times * weights for own, times in zip(PROCESS_GIB, LOADED_AGAIN, strict=True))
+    process = reserved.plus(base, base_low, base_high)
+    fitted, _ = fit_with(
+        setup,
+        batch,
+        coefficients,
+        [point for point in evidence if point.kind == "process"],
+        typical,
+        base - less * typical,
+    )
+    rung, names = Rung.NOTHING, tuple[str, ...]()
+    method = "closed form, scratch of kernels and allocator, and the libraries"
+    if fitted is not None:
+        process, rung, names, method = fitted.found, fitted.rung, fitted.names, fitted.method
+
+    def estimate(found: Range, words: str, kind: str) -> Estimate:
+        return Estimate(
+            value=found.value,
+            unit="GiB",
+            low=found.low,
+            high=found.high,
+            method=words,
+            rung=rung if kind == "process" else Rung.NOTHING,
+            evidence=names if kind == "process" else (),
+            extrapolated=setup.shape.extrapolated is not None,
+            phase="step",
+            kind="process" if kind == "process" else "allocated",
+            aggregation="peak",
+        )
+
+    of_process = estimate(process, method, "process")
+    return MemoryEstimate(
+        allocated=estimate(allocated, "closed form", "allocated"),
+        reserved=estimate(reserved, "closed form, and scratch of kernels and allocator", "reserved"),
+        process=of_process,
+        breakdown={
+            name: (size - (WORKSPACE_BYTES if name == "other" else 0)) / GIB for name, size in parts.by_name().items()
+        },
+        capacity_gib=capacity_gib,
+        verdict=verdict(of_process, capacity_gib),
+        assumption="how much scratch the kernels of this processor take beside the tensors",
+        what_ifs=what_ifs(setup, batch, coefficients, None),
+    )

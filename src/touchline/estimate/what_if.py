@@ -1,0 +1,112 @@
+"""Changes of the settings that save memory, what each would leave, and what it costs in time."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+
+from touchline.backends.memory import MemoryCoefficients
+from touchline.domain.estimate import MicroBatch, TrainingSetup, WhatIf
+from touchline.estimate.coefficients_memory import (
+    ADAPTER_DTYPE_TIME,
+    CHECKPOINT_TIME,
+    CHUNKED_LOSS_TIME,
+    FUSED_LOSS_TIME,
+    HALF_BATCH_TIME,
+    LOSS_BYTES,
+    QLORA_TIME,
+)
+from touchline.estimate.gpus import Gpu
+from touchline.estimate.parts import peak_parts, vocab_bytes
+from touchline.estimate.spreads import GIB, Range, upwards
+
+_WORTHWHILE = 0.98
+"""A change that leaves more than this share of the memory is not worth a line."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class _Change:
+    """One change."""
+
+    words: str
+    setup: TrainingSetup
+    batch: MicroBatch
+    factor: float
+    reason: str
+
+
+def what_ifs(
+    setup: TrainingSetup, batch: MicroBatch, coefficients: MemoryCoefficients, gpu: Gpu | None
+) -> tuple[WhatIf, ...]:
+    """The changes that apply here and save at least 2 %, the largest saving first."""
+    now = peak_parts(setup, batch, coefficients).total
+    found: list[WhatIf] = []
+    for change in _changes(setup, batch, coefficients):
+        parts = peak_parts(change.setup, change.batch, coefficients)
+        if parts.total >= now * _WORTHWHILE:
+            continue
+        size = parts.total / GIB
+        known = Range(value=size, low=size, high=size)
+        found.append(
+            WhatIf(
+                change=change.words,
+                reserved_gib=upwards(known, "allocated", change.setup, parts, gpu)["reserved"].value,
+                step_time_factor=change.factor,
+                allocated_gib=size,
+                reason=change.reason,
+            )
+        )
+    return tuple(sorted(found, key=lambda item: item.reserved_gib))
+
+
+def _changes(setup: TrainingSetup, batch: MicroBatch, coefficients: MemoryCoefficients) -> Iterator[_Change]:
+    if not setup.gradient_checkpointing:
+        yield _Change(
+            words="gradient checkpointing",
+            setup=dataclasses.replace(setup, gradient_checkpointing=True),
+            batch=batch,
+            factor=CHECKPOINT_TIME,
+            reason="only each block's input is kept; its forward pass runs once more",
+        )
+    entry = vocab_bytes(setup, coefficients)[0]
+    if entry > LOSS_BYTES["fused"]:
+        yield _Change(
+            words="fused loss",
+            setup=dataclasses.replace(setup, loss="fused"),
+            batch=batch,
+            factor=FUSED_LOSS_TIME,
+            reason="logits and loss in one kernel that never holds them all (Liger, cut cross entropy)",
+        )
+    if entry > LOSS_BYTES["chunked"]:
+        yield _Change(
+            words="chunked loss",
+            setup=dataclasses.replace(setup, loss="chunked"),
+            batch=batch,
+            factor=CHUNKED_LOSS_TIME,
+            reason="only one chunk of the logits is turned to float32 at a time",
+        )
+    if setup.method != "full" and setup.adapter_dtype == "float32" and setup.base_dtype != "float32":
+        yield _Change(
+            words=f"{setup.base_dtype} adapters",
+            setup=dataclasses.replace(setup, adapter_dtype=setup.base_dtype),
+            batch=batch,
+            factor=ADAPTER_DTYPE_TIME,
+            reason="inputs are not cast up, and moments take half; small updates may be lost in rounding",
+        )
+    if batch.rows > 1:
+        half = -(-batch.rows // 2)
+        yield _Change(
+            words=f"micro-batch {half} instead of {batch.rows}",
+            setup=setup,
+            batch=MicroBatch(rows=half, width=batch.width, label_tokens=-(-batch.label_tokens * half // batch.rows)),
+            factor=HALF_BATCH_TIME,
+            reason="activations grow with the tokens of a micro-batch; twice the accumulation keeps the global batch",
+        )
+    if setup.method == "lora":
+        yield _Change(
+            words="QLoRA (NF4)",
+            setup=dataclasses.replace(setup, method="qlora"),
+            batch=batch,
+            factor=QLORA_TIME,
+            reason="the base's matrices take a quarter; each is turned back to 16 bits wherever it is multiplied",
+        )

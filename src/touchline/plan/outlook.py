@@ -1,0 +1,118 @@
+"""What a planner knows of the machine and of past runs, and what follows for a run: memory, micro-batch, disk."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from touchline.backends import memory_coefficients
+from touchline.backends.protocol import Lengths
+from touchline.domain import defaults
+from touchline.domain.estimate import MemoryEstimate, MicroBatch, TrainingSetup, Verdict
+from touchline.domain.experiment import TrainConfig
+from touchline.domain.machine import TargetMachine
+from touchline.domain.quantity import Measured, Missing
+from touchline.domain.shape import ModelShape
+from touchline.estimate.disk import Save, disk_estimate
+from touchline.estimate.evidence_memory import MeasuredPoint
+from touchline.estimate.gpus import Gpu
+from touchline.estimate.memory import memory_estimate
+from touchline.estimate.processor import processor_memory_estimate
+from touchline.packing import largest_divisor
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Outlook:
+    """What estimates rest on, besides the runs themselves."""
+
+    machine: TargetMachine
+    """Where the runs will be."""
+    gpu: Gpu | Missing
+    """Its kind of GPU; missing for a processor, and for a GPU that nobody has described."""
+    shapes: Mapping[str, ModelShape | Missing]
+    """Dimensions of the models, by their names."""
+    memory_points: tuple[MeasuredPoint, ...] = ()
+    """Measured peaks of past runs."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MicroBatchChoice:
+    """A micro-batch, and why this one."""
+
+    size: int
+    """Examples per forward pass."""
+    reason: str
+    """Why."""
+
+
+def longest_batch(lengths: Lengths, rows: int, padded_tokens: int | None = None) -> MicroBatch:
+    """The micro-batch that decides on memory.
+
+    Args:
+        lengths: of the training split.
+        rows: examples side by side.
+        padded_tokens: its padded tokens, where the order of the examples is known; else as many as it can have.
+    """
+    longest, answers = int(lengths.total.max()), int(lengths.answer.max())
+    width = longest if padded_tokens is None else -(-padded_tokens // rows)
+    return MicroBatch(rows=rows, width=width, label_tokens=min(rows * answers, rows * width))
+
+
+def memory_of(setup: TrainingSetup, batch: MicroBatch, outlook: Outlook) -> MemoryEstimate | Missing:
+    """Peak memory of a step, or why it cannot be said."""
+    coefficients = memory_coefficients(setup.backend)
+    if isinstance(coefficients, Missing):
+        return coefficients
+    points = outlook.memory_points
+    if outlook.machine.kind == "cpu":
+        return processor_memory_estimate(
+            setup, batch, coefficients=coefficients, capacity_gib=outlook.machine.memory, evidence=points
+        )
+    gpu = None if isinstance(outlook.gpu, Missing) else outlook.gpu
+    return memory_estimate(setup, batch, coefficients=coefficients, gpu=gpu, evidence=points)
+
+
+def choose_micro_batch(
+    train: TrainConfig, setup: TrainingSetup | Missing, lengths: Lengths, outlook: Outlook
+) -> MicroBatchChoice:
+    """The largest divisor of the global batch that surely fits and that still gains speed."""
+    if train.micro_batch_size != "auto":
+        return MicroBatchChoice(size=train.micro_batch_size, reason="micro-batch as written")
+    longest, whole = int(lengths.total.max()), train.global_batch_size
+    size = largest_divisor(whole, defaults.MICRO_BATCH_TOKENS // longest)
+    gain = (
+        "the whole global batch"
+        if size == whole
+        else f"beyond some {defaults.MICRO_BATCH_TOKENS:,} padded tokens a pass gains no more speed"
+    )
+    if isinstance(setup, Missing):
+        return MicroBatchChoice(size=size, reason=f"micro-batch {size}: {gain}; memory not known ({setup.missing})")
+    while True:
+        found = memory_of(setup, longest_batch(lengths, size), outlook)
+        if isinstance(found, Missing):
+            return MicroBatchChoice(size=size, reason=f"micro-batch {size}: {gain}; memory not known ({found.missing})")
+        if found.verdict in (Verdict.FITS, Verdict.UNKNOWN) or size == 1:
+            break
+        size = largest_divisor(whole, size - 1)
+        gain = "the largest that surely fits"
+    room = f"{found.process.high:.3g} GiB at the most" if found.verdict is Verdict.FITS else found.verdict.value
+    return MicroBatchChoice(size=size, reason=f"micro-batch {size}: {gain}; {room}")
+
+
+def disk_of(setup: TrainingSetup, train: TrainConfig, steps: int) -> Measured:
+    """What a run leaves on disk."""
+    keep = train.checkpoint.keep
+    exports = train.epochs if train.checkpoint.every == "epoch" else _exports(train, steps)
+    kept = exports if keep == "all" else min(exports, 2 if keep == "best" else keep)
+    save: Save = "merged" if train.checkpoint.save == "merged" else "adapter"
+    return disk_estimate(setup, save=save, checkpoints=kept, steps=steps).total.quantity()
+
+
+def _exports(train: TrainConfig, steps: int) -> int:
+    """Exports of a run with an interval: one at each epoch's end, and those between."""
+    every = train.checkpoint.every
+    if every == "epoch" or every.steps is None:
+        return train.epochs
+    per_epoch = steps // train.epochs
+    between = sum((step + 1) % every.steps == 0 and (step + 1) % per_epoch != 0 for step in range(steps))
+    return train.epochs + between

@@ -1,0 +1,316 @@
+"""The plan in sections, for the terminal and for runs_plan.md alike; every cell is plain text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from touchline.domain.estimate import MemoryEstimate
+from touchline.domain.plan import Plan, PlannedRun
+from touchline.domain.quantity import Measured, Missing, Quantity
+from touchline.domain.runs import RunKind
+from touchline.markdown import measured
+from touchline.units import format_bytes, format_seconds
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Section:
+    """A heading, sentences, and a table."""
+
+    title: str
+    """The heading."""
+    lines: tuple[str, ...] = ()
+    """Sentences below it."""
+    header: tuple[str, ...] = ()
+    """Names of the columns; none: no table."""
+    rows: tuple[tuple[str, ...], ...] = ()
+    """The table's cells."""
+    right: tuple[int, ...] = ()
+    """Columns that hold numbers."""
+
+
+_SHOWN = 8
+_WHAT_IFS = 3
+CONTROL = (
+    "A control is the base model without any training, asked the same questions: what a run gains is measured "
+    "against it."
+)
+
+
+def sections(plan: Plan) -> list[Section]:
+    """Everything that a person decides on before anything is queued."""
+    return [
+        Section(title="Run design", lines=tuple(_design(plan))),
+        Section(title="Variables", header=("factor", "levels"), rows=tuple(_variables(plan))),
+        Section(title="All runs", header=RUN_HEADER, rows=tuple(run_rows(plan)), right=(0, 3, 5)),
+        Section(title="In all", lines=tuple(_totals(plan))),
+        Section(title="Models verified", header=_MODEL_HEADER, rows=tuple(_models(plan))),
+        Section(title="Datasets verified", header=_DATA_HEADER, rows=tuple(_datasets(plan))),
+        Section(title="Configuration", header=_BATCH_HEADER, rows=_grouped(_configuration(plan))),
+        Section(
+            title="Packing analysis", header=_PACKING_HEADER, rows=tuple(_packing(plan)), lines=tuple(_advice(plan))
+        ),
+        Section(title="Memory", header=_MEMORY_HEADER, rows=_grouped(_memory(plan)), lines=tuple(_what_if(plan))),
+        Section(title="Settings that were not given", header=_GIVEN_HEADER, rows=tuple(_assumed(plan))),
+        Section(title="Evidence", lines=tuple(_evidence(plan))),
+    ]
+
+
+def _grouped(rows: Iterable[tuple[str, ...]]) -> tuple[tuple[str, ...], ...]:
+    """Rows that differ in their run alone become one, which names the first and counts the others."""
+    names: dict[tuple[str, ...], list[str]] = {}
+    for name, *cells in rows:
+        names.setdefault(tuple(cells), []).append(name)
+    return tuple(
+        (runs[0] if len(runs) == 1 else f"{runs[0]} and {len(runs) - 1} more", *cells) for cells, runs in names.items()
+    )
+
+
+def design_line(plan: Plan) -> str:
+    """`2 x 1 factorial: train.lora.rank; 2 fine-tuned + 1 control = 3 runs`."""
+    trained = sum(run.kind is RunKind.FINE_TUNED for run in plan.runs)
+    controls = len(plan.runs) - trained
+    varied = {factor: levels for factor, levels in plan.factors.items() if len(levels) > 1}
+    shape = " x ".join(str(len(levels)) for levels in varied.values())
+    kind = (
+        f"{shape} factorial ({', '.join(varied)})"
+        if len(varied) > 1
+        else f"{shape} levels of {next(iter(varied))}"
+        if varied
+        else "one condition"
+    )
+    return f"{kind}; {trained} fine-tuned + {controls} control{'s' if controls != 1 else ''} = {len(plan.runs)} runs"
+
+
+RUN_HEADER = ("#", "run", "model", "LoRA rank", "type", "steps", "est. time", "est. peak memory", "est. disk")
+
+
+def run_rows(plan: Plan) -> Iterator[tuple[str, ...]]:
+    """The summary table's cells: #, run, model, rank, type, steps, time, memory with its verdict, disk."""
+    for number, run in enumerate(plan.runs, 1):
+        rank = "-" if run.train is None else str(run.train.lora.rank)
+        steps = "-" if run.batches is None else str(run.batches.steps)
+        time = f"eval only: {_time(run.evaluate_seconds)}" if run.train is None else _time(run.train_seconds)
+        memory = "-" if run.train is None else _memory_cell(run)
+        yield (str(number), run.name, run.model, rank, run.kind.value, steps, time, memory, measured(run.disk))
+
+
+def _time(value: Measured) -> str:
+    """`4:41 (3:50 to 5:40)`."""
+    if isinstance(value, Missing) or value.low is None or value.high is None:
+        return measured(value)
+    return f"{format_seconds(value.value)} ({format_seconds(value.low)} to {format_seconds(value.high)})"
+
+
+def _memory_cell(run: PlannedRun) -> str:
+    if isinstance(run.memory, Missing):
+        return measured(run.peak_memory)
+    return f"{_gib(run.peak_memory)} {run.memory.verdict.value}"
+
+
+def _gib(value: Measured) -> str:
+    if isinstance(value, Missing):
+        return measured(value)
+    ends = "" if value.low is None or value.high is None else f" ({value.low:.3g} to {value.high:.3g})"
+    return f"{value.value:.3g}{ends} {value.unit}"
+
+
+def _design(plan: Plan) -> Iterator[str]:
+    yield f"Type: {design_line(plan)}"
+    yield f"Task: {plan.task}, evaluated with Inspect on the test split"
+    machine = plan.machine
+    devices = f"{plan.gpus_per_run} GPU{'s' if plan.gpus_per_run != 1 else ''} a run" if machine.kind == "gpu" else ""
+    yield f"Planned for: {machine.key}, {_gib(machine.memory)} ({machine.source}){', ' + devices if devices else ''}"
+    yield f"Executor: {plan.executor}"
+    if any(run.kind is RunKind.CONTROL for run in plan.runs):
+        yield CONTROL
+    names = ", ".join(run.name for run in plan.runs[:6])
+    yield f"Names: {names}{', ...' if len(plan.runs) > 6 else ''} (run_names changes them)"
+
+
+def _variables(plan: Plan) -> Iterator[tuple[str, ...]]:
+    for factor, levels in plan.factors.items():
+        yield factor, ", ".join(levels)
+
+
+def _totals(plan: Plan) -> Iterator[str]:
+    hours = "GPU-hours" if plan.machine.kind == "gpu" else "hours of this processor"
+    if isinstance(plan.gpu_hours, Quantity):
+        ends = f" ({plan.gpu_hours.low:.3g} to {plan.gpu_hours.high:.3g})" if plan.gpu_hours.low is not None else ""
+        yield f"Total: {plan.gpu_hours.value:.3g} {hours}{ends}, evaluations included"
+    else:
+        yield f"Total {hours}: {measured(plan.gpu_hours)}"
+    yield f"From start to end: {_time(plan.wall_seconds)}{_deadline(plan)}"
+    yield f"On disk: {measured(plan.disk)}"
+
+
+def _deadline(plan: Plan) -> str:
+    return "" if plan.deadline is None else f"; the deadline is {plan.deadline}"
+
+
+_MODEL_HEADER = ("model", "folder", "architecture", "parameters", "dtype", "weights", "context")
+
+
+def _models(plan: Plan) -> Iterator[tuple[str, ...]]:
+    for model in plan.models.values():
+        yield (
+            model.name,
+            model.path,
+            model.architecture,
+            f"{model.num_parameters / 1e6:,.1f} M",
+            model.dtype,
+            format_bytes(model.weight_bytes),
+            f"{model.context_length:,}",
+        )
+
+
+_DATA_HEADER = ("dataset", "size", "splits", "origin of the splits", "sha256")
+
+
+def _datasets(plan: Plan) -> Iterator[tuple[str, ...]]:
+    for data in plan.datasets.values():
+        yield (
+            data.path,
+            format_bytes(data.size_bytes),
+            ", ".join(f"{split.name} {split.num_examples:,}" for split in data.splits),
+            data.split_origin,
+            data.sha256[:12],
+        )
+
+
+_BATCH_HEADER = (
+    *("run", "trainer", "examples", "global batch", "micro-batch x accumulation x devices", "steps"),
+    *("longest example", "largest micro-batch", "why"),
+)
+
+
+def _configuration(plan: Plan) -> Iterator[tuple[str, ...]]:
+    for run in plan.runs:
+        if run.batches is None or run.train is None:
+            continue
+        b = run.batches
+        yield (
+            run.name,
+            run.train.backend,
+            f"{b.num_examples:,}",
+            str(b.global_batch_size),
+            f"{b.micro_batch_size} x {b.gradient_accumulation_steps} x 1",
+            f"{b.steps:,} ({b.steps_per_epoch:,} an epoch)",
+            f"{b.longest_example_tokens} tokens",
+            f"{b.largest_micro_batch_tokens:,} padded tokens",
+            "; ".join(reason for reason in (run.micro_batch_reason, run.packed_reason) if reason),
+        )
+
+
+_PACKING_HEADER = (
+    *(
+        "model",
+        "micro-batch",
+        "packed",
+        "rows",
+        "density",
+        "efficiency",
+        "largest micro-batch",
+        "est. memory",
+        "machine",
+    ),
+)
+
+
+def _packing(plan: Plan) -> Iterator[tuple[str, ...]]:
+    seen: set[tuple[str, ...]] = set()
+    for run in plan.runs:
+        if isinstance(run.packing, Missing) or run.train is None:
+            continue
+        for packed, side in ((True, run.packing.packed), (False, run.packing.unpacked)):
+            chosen = run.train.packed == packed
+            row = (
+                run.model,
+                str(run.packing.micro_batch_size),
+                f"{'yes' if packed else 'no'}{' (planned)' if chosen else ''}",
+                f"{side.packs:,}",
+                f"{side.density:.2f}",
+                f"{side.efficiency:.1f} %",
+                f"{side.largest_micro_batch_tokens:,} padded tokens",
+                _gib(run.peak_memory) if chosen else "-",
+                plan.machine.name,
+            )
+            if row not in seen:
+                seen.add(row)
+                yield row
+
+
+def _advice(plan: Plan) -> Iterator[str]:
+    told = (line for run in plan.runs if not isinstance(run.packing, Missing) for line in run.packing.advice)
+    yield from dict.fromkeys(told)
+
+
+_MEMORY_HEADER = ("run", "verdict", "allocated", "reserved", "process", "parts of what is allocated", "rests most on")
+
+
+def _memory(plan: Plan) -> Iterator[tuple[str, ...]]:
+    for run in plan.runs:
+        if isinstance(run.memory, Missing):
+            continue
+        m = run.memory
+        parts = ", ".join(f"{name} {value:.3g}" for name, value in m.breakdown.items() if value >= 0.005)
+        figures = tuple(_gib(estimate.quantity()) for estimate in (m.allocated, m.reserved, m.process))
+        yield (run.name, m.verdict.value, *figures, parts, m.assumption)
+
+
+def _what_if(plan: Plan) -> Iterator[str]:
+    """Of each model's largest run, the changes that would save most."""
+    largest: dict[str, tuple[str, MemoryEstimate]] = {}
+    for run in plan.runs:
+        if not isinstance(run.memory, Missing):
+            known = largest.get(run.model)
+            if known is None or run.memory.reserved.value > known[1].reserved.value:
+                largest[run.model] = run.name, run.memory
+    for name, memory in largest.values():
+        now = memory.reserved.value
+        saving = [what for what in memory.what_ifs if what.reserved_gib < now]
+        for what in saving[:_WHAT_IFS]:
+            time = f"{100 * (what.step_time_factor - 1):+.0f} % time"
+            yield f"{name} with {what.change}: {now:.3g} to {what.reserved_gib:.3g} GiB reserved, {time} a step"
+
+
+_GIVEN_HEADER = ("setting", "value", "why")
+
+
+def _assumed(plan: Plan) -> Iterator[tuple[str, ...]]:
+    for each in plan.assumptions:
+        yield each.key, each.value, each.reason
+
+
+def _evidence(plan: Plan) -> Iterator[str]:
+    if plan.evidence:
+        more = ", ..." if len(plan.evidence) > _SHOWN else ""
+        yield f"The estimates rest on {len(plan.evidence)} past runs: {', '.join(plan.evidence[:_SHOWN])}{more}"
+    reasons = {
+        value.missing
+        for run in plan.runs
+        for value in (run.train_seconds, run.peak_memory)
+        if run.train is not None and isinstance(value, Missing)
+    }
+    yield from (f"Not estimated: {reason}" for reason in sorted(reasons))
+    methods = {value.method for run in plan.runs for value in (run.train_seconds,) if isinstance(value, Quantity)}
+    yield from (f"Time: {method}" for method in sorted(method for method in methods if method))
+
+
+def folder_lines(plan: Plan) -> list[str]:
+    """Preview of the experiment's folder."""
+    width = max(len(run.name) for run in plan.runs) + 1
+    return [f"{plan.experiment}/", *(f"  {run.name + '/':<{width}}  {_contents(run)}" for run in plan.runs)]
+
+
+def _contents(run: PlannedRun) -> str:
+    if run.train is None:
+        return "eval.py  eval.slurm  eval/"
+    last = run.train.epochs - 1
+    epochs = "epoch_0/" if last == 0 else f"epoch_0/ ... epoch_{last}/"
+    return f"setup_finetune.yaml  finetune.yaml  finetune.slurm  eval.py  eval.slurm  {epochs}  eval/"
+
+
+def revision_rows(plan: Plan) -> list[Sequence[str]]:
+    """What was changed, when and why."""
+    return [(str(r.number), r.date, r.reason, ", ".join(r.runs) or "none") for r in plan.revisions]

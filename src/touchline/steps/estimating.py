@@ -1,0 +1,241 @@
+"""A what-if without an experiment: from options to a setup, and from the setup to memory, batch and time."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import get_args
+
+from touchline.backends import memory_coefficients, memory_names
+from touchline.backends.memory import MemoryCoefficients
+from touchline.catalog.settings import Settings
+from touchline.catalog.shapes import load_shape
+from touchline.domain.answers import EstimateAnswer, MemoryAnswer
+from touchline.domain.estimate import Attention, Dtype, Method, MicroBatch, TrainingSetup
+from touchline.domain.finding import Finding, Severity
+from touchline.domain.quantity import Missing, Quantity
+from touchline.domain.shape import ModelShape
+from touchline.errors import InputFault
+from touchline.estimate.gpus import Gpu
+from touchline.estimate.memory import batch_of, largest_micro_batch, memory_estimate, most_that_could_fit
+from touchline.estimate.parts import after_init_bytes
+from touchline.steps.outlook import known_gpu, target
+from touchline.units import GIB
+
+_AUTO = "auto"
+_ASIDE = ("lm_head", "embed_tokens", "output", "embed_out")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EstimateRequest:
+    """What was asked for, as it was written."""
+
+    model: str
+    """A name, a model's folder, or a config.json."""
+    method: str = "lora"
+    """lora, qlora or full."""
+    rank: int = 64
+    """Rank of the adapter."""
+    targets: tuple[str, ...] | None = None
+    """Layers with an adapter; none: every linear layer of a block."""
+    backend: str = "peft"
+    """The trainer."""
+    micro_batch: int = 1
+    """Rows per forward pass."""
+    padded_length: int = 2048
+    """Tokens of a row, padding included."""
+    label_share: float = 1.0
+    """Share of the tokens with a loss, 0 to 1."""
+    accumulation: int = 1
+    """Micro-batches per optimizer step."""
+    gpu: str = _AUTO
+    """The GPU's name; `auto` is the one here."""
+    gradient_checkpointing: bool = False
+    """Whether activations are computed again."""
+    base_dtype: str = "bfloat16"
+    """Element type of the base."""
+    adapter_dtype: str | None = None
+    """Element type of the adapter; none: the trainer's own."""
+    optimizer: str = "adamw"
+    """The optimizer."""
+    attention: str = "fused"
+    """Kind of kernel."""
+    compiled: bool = False
+    """Whether the model is compiled."""
+    examples: int | None = None
+    """Rows of an epoch."""
+    epochs: int = 1
+    """Passes over them."""
+    prior: tuple[Path, ...] = ()
+    """Logs of past runs."""
+    simulate: bool = False
+    """Whether the model's own code is run on tensors without content."""
+
+
+def estimate(request: EstimateRequest, settings: Settings) -> EstimateAnswer:
+    """The answer.
+
+    Raises:
+        InputFault: with every option that is wrong.
+    """
+    setup, coefficients = _setup(request, settings)
+    gpu, notes = _gpu(request)
+    batch = batch_of(request.micro_batch, request.padded_length, request.label_share)
+    memory = memory_estimate(setup, batch, coefficients=coefficients, gpu=gpu)
+    return EstimateAnswer(
+        model=setup.shape.name,
+        source=setup.shape.source,
+        parameters=setup.shape.num_parameters,
+        trained_parameters=setup.trained_parameters,
+        settings=_settings(request, setup, gpu),
+        padded_tokens=batch.tokens,
+        memory=MemoryAnswer(
+            allocated_gib=memory.allocated.quantity(),
+            reserved_gib=memory.reserved.quantity(),
+            process_gib=memory.process.quantity(),
+            breakdown=dict(memory.breakdown),
+            after_init_gib=_after_init(setup, coefficients),
+            capacity_gib=memory.capacity_gib,
+            verdict=memory.verdict,
+            assumption=memory.assumption,
+            what_ifs=memory.what_ifs,
+        ),
+        simulated_gib=_simulated(request, setup, batch),
+        largest_micro_batch=_largest(setup, request, gpu, coefficients),
+        seconds_per_step=Missing(missing="no evidence"),
+        steps=Missing(missing="no evidence"),
+        total_seconds=Missing(missing="no evidence"),
+        adapter_size=Missing(missing="no evidence"),
+        notes=(*notes, *_notes(setup)),
+    )
+
+
+def _setup(request: EstimateRequest, settings: Settings) -> tuple[TrainingSetup, MemoryCoefficients]:
+    """The setup that the options mean; all that is wrong with them at once."""
+    faults: list[Finding] = []
+    for option, value, allowed in (
+        ("--method", request.method, get_args(Method)),
+        ("--base-dtype", request.base_dtype, get_args(Dtype)),
+        ("--adapter-dtype", request.adapter_dtype or "float32", get_args(Dtype)),
+        ("--attention", request.attention, get_args(Attention)),
+        ("--backend", request.backend, memory_names()),
+    ):
+        if value not in allowed:
+            faults.append(_wrong(option, value, allowed))
+    if request.method != "full" and request.rank < 1:
+        faults.append(_fault("--rank", f"--rank is {request.rank}, and an adapter has at least rank 1"))
+    shape: ModelShape | None = None
+    try:
+        shape = load_shape(request.model, settings.models_dir)
+    except InputFault as fault:
+        faults += fault.findings or [_fault("--model", fault.message, fault.hint)]
+    if shape is not None:
+        faults += _target_faults(request, shape)
+    if faults or shape is None:
+        raise InputFault(f"{len(faults)} option{'s are' if len(faults) != 1 else ' is'} wrong", findings=faults)
+    coefficients = memory_coefficients(request.backend)
+    assert isinstance(coefficients, MemoryCoefficients)
+    full = request.method == "full"
+    adapter = request.adapter_dtype or (request.base_dtype if full else coefficients.adapter_dtype)
+    values = {
+        "method": request.method,
+        "base_dtype": request.base_dtype,
+        "adapter_dtype": adapter,
+        "attention": request.attention,
+    }
+    setup = TrainingSetup(
+        shape=shape,
+        backend=request.backend,
+        rank=0 if full else request.rank,
+        target_modules=() if full else _targets(request, shape),
+        optimizer=request.optimizer,
+        gradient_checkpointing=request.gradient_checkpointing,
+        compiled=request.compiled,
+        accumulates=request.accumulation > 1,
+        **values,  # type: ignore[arg-type]
+    )
+    return setup, coefficients
+
+
+def _targets(request: EstimateRequest, shape: ModelShape) -> tuple[str, ...]:
+    return tuple(linear.name for linear in shape.linears) if request.targets is None else request.targets
+
+
+def _target_faults(request: EstimateRequest, shape: ModelShape) -> Iterable[Finding]:
+    known = [linear.name for linear in shape.linears]
+    for wanted in request.targets or () if request.method != "full" else ():
+        if wanted not in known and wanted not in _ASIDE:
+            yield _wrong("--targets", wanted, tuple(known))
+
+
+def _gpu(request: EstimateRequest) -> tuple[Gpu | None, list[str]]:
+    """The GPU that is planned for, or why there is none.
+
+    Raises:
+        InputFault: an unknown name.
+    """
+    if request.gpu != _AUTO:
+        return known_gpu(request.gpu, "--gpu"), []
+    _, found = target(_AUTO, 1)
+    if isinstance(found, Missing):
+        return None, [f"no verdict: {found.missing}; --gpu A100-80GB plans for another machine"]
+    return found, []
+
+
+def _settings(request: EstimateRequest, setup: TrainingSetup, gpu: Gpu | None) -> dict[str, str]:
+    shown = {
+        "backend": setup.backend,
+        "method": setup.method,
+        "rank": str(setup.rank),
+        "targets": ",".join(setup.target_modules),
+        "base": setup.base_dtype,
+        "adapter": setup.adapter_dtype,
+        "optimizer": setup.optimizer,
+        "checkpointing": "yes" if setup.gradient_checkpointing else "no",
+        "attention": setup.attention,
+        "compiled": "yes" if setup.compiled else "no",
+        "micro-batch": f"{request.micro_batch} x {request.padded_length}",
+        "accumulation": str(request.accumulation),
+        "gpu": "unknown" if gpu is None else gpu.name,
+    }
+    return {name: value for name, value in shown.items() if value}
+
+
+def _after_init(setup: TrainingSetup, coefficients: MemoryCoefficients) -> Quantity:
+    value = after_init_bytes(setup, coefficients) / GIB
+    return Quantity(value=value, unit="GiB", phase="after_init", kind="allocated", method="weights, adapter and tables")
+
+
+def _largest(
+    setup: TrainingSetup, request: EstimateRequest, gpu: Gpu | None, coefficients: MemoryCoefficients
+) -> Quantity | Missing:
+    if gpu is None:
+        return Missing(missing="the GPU is not known")
+    width, share = request.padded_length, request.label_share
+    fits = largest_micro_batch(setup, width, share, gpu, coefficients=coefficients)
+    could = max(fits, most_that_could_fit(setup, width, share, gpu, coefficients=coefficients))
+    return Quantity(
+        value=fits, unit="rows", low=fits, high=could, method="the most that surely fit, and the most that could"
+    )
+
+
+def _simulated(request: EstimateRequest, setup: TrainingSetup, batch: MicroBatch) -> Quantity | Missing:
+    del setup, batch
+    return Missing(missing="not asked for: --simulate" if not request.simulate else "not built yet")
+
+
+def _notes(setup: TrainingSetup) -> Iterable[str]:
+    if setup.shape.extrapolated is not None:
+        yield f"extrapolated: {setup.shape.extrapolated}"
+
+
+def _wrong(option: str, value: str, allowed: tuple[str, ...]) -> Finding:
+    near = difflib.get_close_matches(value, allowed, n=1)
+    message = f"{option} is {value!r}, expected one of {', '.join(allowed)}"
+    return _fault(option, message, f"did you mean {near[0]}?" if near else None)
+
+
+def _fault(option: str, message: str, hint: str | None = None) -> Finding:
+    return Finding(code="ME010", severity=Severity.ERROR, subject=option, message=message, hint=hint)
