@@ -28,8 +28,8 @@ from touchline.catalog.settings import Settings
 from touchline.domain.collected import RunMetrics
 from touchline.domain.plan import Plan
 from touchline.domain.results import RunResult
-from touchline.errors import InputFault, RunsFailed
-from touchline.files import read_text_bounded, write_if_changed
+from touchline.errors import EnvironmentFault, InputFault, RunsFailed
+from touchline.files import read_text_bounded, write_atomic, write_if_changed
 from touchline.launch.folders import ExperimentFolder
 from touchline.launch.getting import EXPORTABLE, get_model
 from touchline.report import results_markdown
@@ -44,11 +44,15 @@ from touchline.steps.running import Say
 
 if TYPE_CHECKING:
     from touchline.domain.answers import EstimateAnswer
+    from touchline.domain.isolation import IsolationCheck
+    from touchline.domain.packing import PackingSummary
     from touchline.domain.record import RunRecord
     from touchline.evidence.adding import Added
     from touchline.evidence.files import FoundRun, Refused
     from touchline.evidence.index import Index
+    from touchline.packing.handoff import Handoff
     from touchline.steps.estimating import EstimateRequest
+    from touchline.steps.packing import PackRequest
 
 
 def plan(
@@ -205,6 +209,58 @@ def estimate(request: EstimateRequest, settings: Settings) -> EstimateAnswer:
     from touchline.steps.estimating import estimate as answer
 
     return answer(request, settings)
+
+
+def pack(
+    request: PackRequest,
+    settings: Settings,
+    *,
+    plot: Path | None = None,
+    say: Callable[[int, int], None] | None = None,
+) -> PackingSummary:
+    """How a dataset lies in rows, packed and not, by a trainer's own batching; `plot` is a picture of the lengths.
+
+    Raises:
+        InputFault: nothing tells the lengths, or they cannot be used.
+        EnvironmentFault: a picture was asked for, and what draws it is not installed.
+    """
+    from touchline.report.lengths import length_figure
+    from touchline.steps.packing import compare, lengths_of
+
+    lengths = lengths_of(request, settings, say)
+    summary = compare(request, lengths)
+    if plot is not None:
+        figure = length_figure(lengths.total, summary)
+        if figure.png is None:
+            raise EnvironmentFault(figure.note)
+        write_atomic(plot, figure.png)
+    return summary
+
+
+def pack_write(
+    request: PackRequest, to: Path, settings: Settings, *, say: Callable[[int, int], None] | None = None
+) -> Handoff:
+    """Write a dataset's training rows pack by pack, for trainers that pack by next-fit.
+
+    Raises:
+        InputFault: the lengths cannot be used, or an example is longer than a row.
+    """
+    from touchline.steps.packing import lengths_of, write_in_packs
+
+    return write_in_packs(request, to, lengths_of(request, settings, say))
+
+
+def pack_check(model: str, settings: Settings) -> IsolationCheck:
+    """Whether documents that share a row see each other in a model's architecture.
+
+    Raises:
+        InputFault: there is no such model, or no small model of its architecture can be made.
+        EnvironmentFault: the packages that train are not installed.
+    """
+    from touchline.catalog.shapes import load_config
+    from touchline.launch.isolation import check_isolation
+
+    return check_isolation(load_config(model, settings.models_dir))
 
 
 # The history's verbs load the readers of every trainer's logs when they are called, and not before.

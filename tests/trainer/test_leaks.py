@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import pytest
 from transformers import AutoConfig
@@ -60,13 +59,7 @@ def test_what_is_no_architecture_is_a_fault_in_words(content: dict[str, object])
         leaks.check(content)
 
 
-def test_the_program_answers_and_its_faults_become_words(tmp_path: Path) -> None:
-    good, bad, broken = tmp_path / "good.json", tmp_path / "bad.json", tmp_path / "broken.json"
-    good.write_text(json.dumps(config_of("llama")))
-    bad.write_text(json.dumps({"model_type": "no_such_model"}))
-    broken.write_text("{")
-    assert isolated(check_isolation(good))["block mask"]
+def test_the_program_answers_and_its_faults_become_words() -> None:
+    assert isolated(check_isolation(config_of("llama")))["block mask"]
     with pytest.raises(InputFault, match="no_such_model"):
-        check_isolation(bad)
-    with pytest.raises(InputFault, match=r"no config\.json can be read"):
-        check_isolation(broken)
+        check_isolation({"model_type": "no_such_model"})

@@ -17,10 +17,13 @@ from touchline.backends.protocol import Backend
 from touchline.domain.quantity import Missing
 from touchline.errors import InputFault
 from touchline.logtext.reader import DocumentReader, LogReader
+from touchline.packing.forecast import Batching
 
 __all__ = [
     "Backend",
     "backend_names",
+    "batching_names",
+    "batching_of",
     "document_readers",
     "get_backend",
     "log_readers",
@@ -82,4 +85,26 @@ def memory_coefficients(name: str) -> MemoryCoefficients | Missing:
     if name not in _folders_with("memory"):
         return Missing(missing=f"no memory coefficients of {name!r}; known: {', '.join(_folders_with('memory'))}")
     found: MemoryCoefficients = importlib.import_module(f"{__name__}.{name}.memory").MEMORY
+    return found
+
+
+def batching_names() -> tuple[str, ...]:
+    """The trainers whose batches are known beforehand, by the names of their folders."""
+    return _folders_with("batching")
+
+
+def batching_of(name: str) -> Batching:
+    """That trainer's own batching, simulated.
+
+    Raises:
+        InputFault: nobody has written it.
+    """
+    if name not in batching_names():
+        near = difflib.get_close_matches(name, batching_names(), n=1)
+        raise InputFault(
+            f"the batching of {name!r} is not known",
+            expected=f"one of {', '.join(batching_names())}",
+            hint=f"--backend {near[0] if near else batching_names()[0]}",
+        )
+    found: Batching = importlib.import_module(f"{__name__}.{name}.batching").BATCHING
     return found

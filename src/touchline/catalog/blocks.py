@@ -257,15 +257,14 @@ def falcon(values: Values, widths: Widths) -> Block:
     )
 
 
-def experts(count_key: str, width_key: str, *, shared_key: str | None = None, like: Builder) -> Builder:
+def experts(width_key: str, *, shared_key: str | None = None, like: Builder) -> Builder:
     """A mixture of experts with the attention of another architecture.
 
     The experts' matrices are single parameters of three dimensions and no linear layers, so that they have no name
     that a LoRA adapter could target.
 
     Args:
-        count_key: key of config.json with the number of experts.
-        width_key: key with the width inside an expert.
+        width_key: key of config.json with the width inside an expert.
         shared_key: key with the width inside the expert that sees every token; none: there is none.
         like: the architecture whose attention and norms it has.
     """
@@ -276,7 +275,7 @@ def experts(count_key: str, width_key: str, *, shared_key: str | None = None, li
                 "config.json: decoder_sparse_step or mlp_only_layers makes its blocks unlike each other"
             )
         dense = like(values, widths)
-        count, inner = values.count(count_key), values.count(width_key)
+        count, inner = values.count("num_experts", "num_local_experts"), values.count(width_key)
         used = values.count("num_experts_per_tok")
         shared: tuple[Linear, ...] = ()
         if shared_key is not None:

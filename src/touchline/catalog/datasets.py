@@ -79,6 +79,19 @@ def load_examples(data: DataConfig, split: str, base: Path) -> tuple[Example, ..
     return loaded.examples.get(split, ())
 
 
+def load_rows(data: DataConfig, split: str, base: Path) -> tuple[Mapping[str, object], ...]:
+    """The rows of one split as they stand in the file, in its order; a split that is not there has none.
+
+    Raises:
+        InputFault: the dataset is missing or has faults; with findings.
+        EnvironmentFault: it may not be read, or needs a package that is not installed.
+    """
+    load_examples(data, split, base)
+    path = _find(data, base).path
+    rows, _ = _splits(read_rows(path), data, path, [])
+    return tuple(row.values for row in rows.get(split, ()))
+
+
 def _find(data: DataConfig, base: Path) -> _File:
     try:
         path = base / Path(data.path).expanduser()

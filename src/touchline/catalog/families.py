@@ -34,6 +34,8 @@ class Family:
     """Whether a `head_dim` of the file is obeyed."""
     vocab: int | None = None
     """Rows of the embedding where the file gives none; none: it must."""
+    inner_key: str = "intermediate_size"
+    """Key of the feed-forward width."""
     inner_factor: int | None = None
     """Feed-forward width over the stream's where the file gives none; none: it must."""
 
@@ -109,15 +111,19 @@ FAMILIES: Mapping[str, Family] = {
     "cohere": Family(build=blocks.cohere, context=8192, tied=True),
     "cohere2": Family(build=blocks.cohere, context=8192, tied=True, own_head_dim=False),
     "starcoder2": Family(build=blocks.starcoder2, context=4096, tied=True, kv_heads=2),
-    "gpt2": Family(build=blocks.gpt2, context=1024, tied=True, own_head_dim=False, inner_factor=4),
+    "gpt2": Family(build=blocks.gpt2, context=1024, tied=True, own_head_dim=False, inner_key="n_inner", inner_factor=4),
     "gpt_neox": Family(build=blocks.gpt_neox, context=2048, own_head_dim=False),
-    "falcon": Family(build=blocks.falcon, context=2048, tied=True, own_head_dim=False, inner_factor=4),
-    "mixtral": Family(
-        build=blocks.experts("num_local_experts", "intermediate_size", like=llama_like()), context=131072, kv_heads=8
+    "falcon": Family(
+        build=blocks.falcon,
+        context=2048,
+        tied=True,
+        own_head_dim=False,
+        inner_key="ffn_hidden_size",
+        inner_factor=4,
     ),
+    "mixtral": Family(build=blocks.experts("intermediate_size", like=llama_like()), context=131072, kv_heads=8),
     "qwen2_moe": Family(
         build=blocks.experts(
-            "num_experts",
             "moe_intermediate_size",
             shared_key="shared_expert_intermediate_size",
             like=llama_like(inputs_bias="qkv_bias", inputs_bias_default=True),
@@ -127,13 +133,11 @@ FAMILIES: Mapping[str, Family] = {
     ),
     "qwen3_moe": Family(
         build=blocks.experts(
-            "num_experts",
             "moe_intermediate_size",
             like=llama_like(inputs_bias="attention_bias", output_bias="attention_bias", head_norm="shared"),
         ),
         context=32768,
         kv_heads=4,
-        head_dim=128,
     ),
 }
 """By `model_type`."""
@@ -209,9 +213,7 @@ def widths_of(values: Values, family: Family) -> Widths:
             f"config.json: num_attention_heads {heads} is no multiple of num_key_value_heads {kv_heads}"
         )
     inner = values.count(
-        "intermediate_size",
-        "n_inner",
-        "ffn_hidden_size",
+        family.inner_key,
         default=family.inner_factor * hidden if family.inner_factor else None,
     )
     vocab = values.count("vocab_size", default=family.vocab, limit=LARGEST_VOCABULARY)

@@ -42,18 +42,7 @@ def shape_of_config(config: Mapping[str, object], name: str, source: str) -> Mod
 
 def shape_of_folder(folder: Path) -> ModelShape | Missing:
     """The dimensions of a model folder in Hugging Face format, by its config.json; never raises for what is in it."""
-    path = folder / _CONFIG
-    try:
-        data = json.loads(read_text_bounded(path, _CONFIG_LIMIT_BYTES))
-    except (InputFault, EnvironmentFault) as fault:
-        return Missing(missing=fault.message)
-    except OSError as error:
-        return Missing(missing=f"{str(path)!r} cannot be read: {error.strerror}")
-    except (ValueError, RecursionError):
-        return Missing(missing=f"{str(path)!r} is not JSON")
-    if not isinstance(data, dict):
-        return Missing(missing=f"{str(path)!r} holds no object")
-    return shape_of_config(data, folder.absolute().name, str(path))
+    return _shape_of_file(folder / _CONFIG)
 
 
 def load_shape(name_or_path: str, models_dir: Path) -> ModelShape:
@@ -69,8 +58,8 @@ def load_shape(name_or_path: str, models_dir: Path) -> ModelShape:
     Raises:
         InputFault: nothing of that name is known, with near names; or its config.json gives no shape, with the reason.
     """
-    for folder in _folders(name_or_path, models_dir):
-        found = shape_of_folder(folder)
+    for path in _files(name_or_path, models_dir):
+        found = _shape_of_file(path)
         if isinstance(found, Missing):
             raise InputFault(
                 f"model {name_or_path!r}: {found.missing}",
@@ -83,6 +72,41 @@ def load_shape(name_or_path: str, models_dir: Path) -> ModelShape:
     shape = shape_of_config(public.config, public.name, public.source)
     assert isinstance(shape, ModelShape), shape
     return shape
+
+
+def _shape_of_file(path: Path) -> ModelShape | Missing:
+    try:
+        data = json.loads(read_text_bounded(path, _CONFIG_LIMIT_BYTES))
+    except (InputFault, EnvironmentFault) as fault:
+        return Missing(missing=fault.message)
+    except OSError as error:
+        return Missing(missing=f"{str(path)!r} cannot be read: {error.strerror}")
+    except (ValueError, RecursionError):
+        return Missing(missing=f"{str(path)!r} is not JSON")
+    if not isinstance(data, dict):
+        return Missing(missing=f"{str(path)!r} holds no object")
+    name = path.absolute().parent.name if path.name == _CONFIG else path.stem
+    return shape_of_config(data, name, str(path))
+
+
+def load_config(name_or_path: str, models_dir: Path) -> Mapping[str, object]:
+    """A model's config.json as data; of a public model that is not here, the values that its dimensions follow from.
+
+    Raises:
+        InputFault: nothing of that name is known, or its config.json cannot be read.
+    """
+    for path in _files(name_or_path, models_dir):
+        try:
+            data = json.loads(read_text_bounded(path, _CONFIG_LIMIT_BYTES))
+        except (ValueError, RecursionError):
+            raise InputFault(f"{str(path)!r} is not JSON") from None
+        if not isinstance(data, dict):
+            raise InputFault(f"{str(path)!r} holds no object")
+        return data
+    public = public_model(name_or_path) or public_model(known_name(name_or_path) or "")
+    if public is None:
+        raise _unknown(name_or_path, models_dir)
+    return public.config
 
 
 def _text_part(outer: Mapping[str, object], inner: Mapping[str, object], name: str, source: str) -> ModelShape:
@@ -124,28 +148,27 @@ def _shape(config: Mapping[str, object], name: str, source: str, marked: str | N
     return shape
 
 
-def _folders(name_or_path: str, models_dir: Path) -> list[Path]:
-    """Folders with a config.json that the name may mean; a bare name means the one under `models_dir` first."""
+def _files(name_or_path: str, models_dir: Path) -> list[Path]:
+    """The configuration files that the name may mean; a bare name means the folder under `models_dir` first."""
+    if not name_or_path:
+        return []
     try:
         here = Path(name_or_path).expanduser()
     except RuntimeError:
         here = Path(name_or_path)
-    if here.name == _CONFIG:
-        here = here.parent
-    there = models_dir / name_or_path
-    if not name_or_path:
-        return []
+    own = here if here.suffix == ".json" else here / _CONFIG
+    there = models_dir / name_or_path / _CONFIG
     bare = Path(name_or_path).name == name_or_path
-    candidates = [there, here] if bare else [here, there]
+    candidates = [there, own] if bare else [own, there]
     if name_or_path.count("/") == 1 and name_or_path[0] not in "./~":
         # `meta-llama/Llama-3.2-1B`, downloaded as `Llama-3.2-1B`.
-        candidates.append(models_dir / Path(name_or_path).name)
-    return [folder for folder in candidates if _has_config(folder)]
+        candidates.append(models_dir / Path(name_or_path).name / _CONFIG)
+    return [path for path in candidates if _is_file(path)]
 
 
-def _has_config(folder: Path) -> bool:
+def _is_file(path: Path) -> bool:
     try:
-        return (folder / _CONFIG).is_file()
+        return path.is_file()
     except (OSError, ValueError):
         # A name that no file system takes.
         return False

@@ -16,6 +16,7 @@ from touchline.cli.catalog import data_app, models_app
 from touchline.cli.estimating import estimate
 from touchline.cli.history import history_app
 from touchline.cli.output import out, out_json, out_table, say, show_error
+from touchline.cli.packing import pack_app
 from touchline.errors import TouchlineError
 
 app = typer.Typer(
@@ -30,6 +31,7 @@ app = typer.Typer(
 app.add_typer(models_app, name="models")
 app.add_typer(data_app, name="data")
 app.add_typer(history_app, name="history")
+app.add_typer(pack_app, name="pack")
 app.command()(estimate)
 
 INTERRUPTED = 130

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,18 @@ if TYPE_CHECKING:
 
 PLAIN_SECONDS = 10.0
 """Between two plain lines of one job."""
+
+
+@contextmanager
+def counting(what: str) -> Iterator[Callable[[int, int], None] | None]:
+    """What hears how many of something are done, of how many: a bar on a terminal, nothing elsewhere."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from touchline.launch.progress import JobProgress
+
+    with Bars() as bars:
+        yield lambda done, total: bars.update([JobProgress(name=what, done=done, total=total, text="")])
 
 
 class Bars:

@@ -127,7 +127,8 @@ class ProbeMemory:
     """Memory by kind. The peaks are those of the steps; loading counts apart."""
 
     loaded_bytes: int
-    """After loading: resident set of the process, or tensors on the GPU."""
+    """After loading: tensors on the GPU, or the resident set of the process, in which weights that are mapped from their
+    file count only once they have been read."""
     loading_bytes: int | None
     """Peak resident set while loading, where the system tells it."""
     allocated_bytes: int | None

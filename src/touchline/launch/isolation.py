@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import subprocess
 import sys
-from pathlib import Path
+from collections.abc import Mapping
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -19,8 +20,11 @@ _CHECK = TypeAdapter(IsolationCheck)
 _USAGE = 2
 
 
-def check_isolation(config: Path) -> IsolationCheck:
+def check_isolation(config: Mapping[str, object]) -> IsolationCheck:
     """Whether documents that share a row see each other, in the architecture that a config.json describes.
+
+    Args:
+        config: the file as data.
 
     Raises:
         InputFault: no small model of it can be made.
@@ -32,13 +36,13 @@ def check_isolation(config: Path) -> IsolationCheck:
             f"the self-test needs {', '.join(absent)}, which this environment has not",
             hint="pip install 'touchline[train]'",
         )
-    command = [sys.executable, "-m", _PROGRAM, str(config)]
+    command = [sys.executable, "-m", _PROGRAM]
     try:
         done = subprocess.run(  # noqa: S603 (our own words)
-            command, check=False, capture_output=True, text=True, timeout=_LIMIT_SECONDS, stdin=subprocess.DEVNULL
+            command, check=False, capture_output=True, text=True, timeout=_LIMIT_SECONDS, input=json.dumps(config)
         )
     except subprocess.TimeoutExpired:
-        raise EnvironmentFault(f"the self-test of {str(config)!r} did not end in {_LIMIT_SECONDS:.0f} s") from None
+        raise EnvironmentFault(f"the self-test did not end in {_LIMIT_SECONDS:.0f} s") from None
     said = [line.removeprefix("touchline: ").strip() for line in done.stderr.strip().splitlines()]
     if done.returncode == _USAGE:
         raise InputFault(next((line for line in said if line.startswith("no ")), said[-1] if said else "no answer"))

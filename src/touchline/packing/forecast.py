@@ -65,6 +65,9 @@ class BatchForecast:
     """Rows of an epoch that no step uses."""
     notes: tuple[str, ...] = ()
     """What this trainer does that one would not expect, in words: `the last 3 of 20 packs are never used`."""
+    computed_real_tokens: int | None = None
+    """Of the tokens computed in the first epoch, those that are no padding; none: those of all rows. It differs where a
+    trainer leaves rows out, or repeats some so that each device has as many."""
 
     @property
     def density(self) -> float:
@@ -79,7 +82,8 @@ class BatchForecast:
     @property
     def efficiency(self) -> float:
         """Share of the computed tokens that are no padding, 0 to 1."""
-        return int(self.row_tokens.sum()) / self.padded_tokens if self.padded_tokens else 0.0
+        real = int(self.row_tokens.sum()) if self.computed_real_tokens is None else self.computed_real_tokens
+        return real / self.padded_tokens if self.padded_tokens else 0.0
 
 
 class Batching(Protocol):

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 from touchline.domain.results import LossPoint, RunResult
 
+FIGURES_OFF = "Figures are off: the extra `report` is not installed (`pip install 'touchline[report]'`)."
+"""What a report says instead of a picture."""
 POINTS_LIMIT = 600
 """Points of a line; more than a picture has columns only make it slow, so every n-th is drawn."""
 
@@ -28,9 +30,7 @@ def loss_figure(results: Sequence[RunResult]) -> Figure:
     if not trained:
         return Figure(png=None, note="No loss has been measured yet.")
     if importlib.util.find_spec("altair") is None or importlib.util.find_spec("vl_convert") is None:
-        return Figure(
-            png=None, note="Figures are off: the extra `report` is not installed (`pip install 'touchline[report]'`)."
-        )
+        return Figure(png=None, note=FIGURES_OFF)
     window = _window(trained)
     note = f"Loss by optimizer step: each step (thin), mean over {window} steps (thick), validation (points)."
     return Figure(png=_draw(trained, window), note=note)

@@ -18,6 +18,7 @@ from touchline.domain.finding import Finding, Severity
 from touchline.domain.quantity import Missing, Quantity
 from touchline.domain.shape import ModelShape
 from touchline.errors import InputFault
+from touchline.estimate.disk import adapter_file_bytes
 from touchline.estimate.gpus import Gpu
 from touchline.estimate.memory import batch_of, largest_micro_batch, memory_estimate, most_that_could_fit
 from touchline.estimate.parts import after_init_bytes
@@ -107,7 +108,7 @@ def estimate(request: EstimateRequest, settings: Settings) -> EstimateAnswer:
         seconds_per_step=Missing(missing="no evidence"),
         steps=Missing(missing="no evidence"),
         total_seconds=Missing(missing="no evidence"),
-        adapter_size=Missing(missing="no evidence"),
+        adapter_size=_adapter_size(setup),
         notes=(*notes, *_notes(setup)),
     )
 
@@ -219,6 +220,13 @@ def _largest(
     return Quantity(
         value=fits, unit="rows", low=fits, high=could, method="the most that surely fit, and the most that could"
     )
+
+
+def _adapter_size(setup: TrainingSetup) -> Quantity | Missing:
+    if setup.method == "full":
+        return Missing(missing="all is trained, there is no adapter")
+    size = adapter_file_bytes(setup.shape, setup.rank, setup.target_modules, setup.adapter_dtype)
+    return Quantity(value=size / 1e6, unit="MB", method="adapter_model.safetensors, by its format")
 
 
 def _simulated(request: EstimateRequest, setup: TrainingSetup, batch: MicroBatch) -> Quantity | Missing:

@@ -1,4 +1,4 @@
-"""`python -m touchline.trainer.leaks CONFIG.json`: do documents in one row see each other in this architecture?
+"""`python -m touchline.trainer.leaks < config.json`: do documents in one row see each other in this architecture?
 
 A small model of the architecture with random weights is made on the processor. Two documents lie in one row; the
 tokens of one are changed, and the other's log-probabilities must not move; nor may they differ from those that it has
@@ -193,19 +193,19 @@ def _row(model: torch.nn.Module, documents: list[Tensor], name: str) -> list[Ten
     return list(torch.log_softmax(logits.double(), -1).split([len(document) for document in documents]))
 
 
-def main(arguments: list[str]) -> int:
-    """Print the answer as JSON on stdout; a fault goes to stderr in words."""
+def main() -> int:
+    """Read a config.json on stdin, print the answer as JSON on stdout; a fault goes to stderr in words."""
     try:
-        config = json.loads(Path(arguments[0]).read_text(encoding="utf-8"))
+        config = json.load(sys.stdin)
         sys.stdout.write(json.dumps(asdict(check(config))) + "\n")
     except TouchlineError as fault:
         tell_fault(fault)
         return fault.exit_code
-    except (OSError, ValueError, IndexError) as error:
+    except (OSError, ValueError) as error:
         tell_fault(EnvironmentFault(f"no config.json can be read: {error}"))
         return 2
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

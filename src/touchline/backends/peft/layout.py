@@ -127,8 +127,7 @@ def arrange(examples: Sequence[RenderedExample], layout: Layout, pad_id: int = 0
         raise ValueError("a micro-batch needs examples, each with a prompt and an answer")
     prefix = common_prefix([example.prompt_ids for example in examples]) if layout.share_prefix else 0
     inputs = [(example.prompt_ids + example.answer_ids)[:-1] for example in examples]
-    members = _fill([len(ids) - prefix for ids in inputs], prefix, layout)
-    width = max(prefix + sum(len(inputs[index]) - prefix for index in row) for row in members)
+    members, width = fill([len(ids) for ids in inputs], layout, prefix)
     shape = (len(members), width)
     token_ids = np.full(shape, pad_id, dtype=np.int64)
     positions = np.zeros(shape, dtype=np.int64)
@@ -159,8 +158,23 @@ def arrange(examples: Sequence[RenderedExample], layout: Layout, pad_id: int = 0
     )
 
 
-def _fill(lengths: Sequence[int], prefix: int, layout: Layout) -> list[list[int]]:
-    """Which examples lie in which row: as few rows as the limit allows, filled evenly so that little is padded."""
+def fill(lengths: Sequence[int], layout: Layout, prefix: int = 0) -> tuple[list[list[int]], int]:
+    """Which examples lie in which row: as few rows as the limit allows, filled evenly so that little is padded.
+
+    Args:
+        lengths: tokens that are computed of each example: all but its last; at least one example.
+        layout: how.
+        prefix: of these, tokens that all examples share; 0 where the layout shares none.
+
+    Returns:
+        The examples of each row, and the rows' width in tokens.
+    """
+    own = [length - prefix for length in lengths]
+    members = _members(own, layout, prefix)
+    return members, max(prefix + sum(own[index] for index in row) for row in members)
+
+
+def _members(lengths: Sequence[int], layout: Layout, prefix: int) -> list[list[int]]:
     count = len(lengths)
     if layout.row_tokens is None:
         return [[index] for index in range(count)]
@@ -168,7 +182,7 @@ def _fill(lengths: Sequence[int], prefix: int, layout: Layout) -> list[list[int]
     limit = max(layout.row_tokens, prefix + layout.row_tokens // 2) if prefix else layout.row_tokens
     room = max(limit - prefix, *lengths)
     longest_first = sorted(range(count), key=lambda index: (-lengths[index], index))
-    for rows in range(-(-sum(lengths) // room), count + 1):
+    for rows in range(max(-(-sum(lengths) // room), 1), count + 1):
         members: list[list[int]] = [[] for _ in range(rows)]
         used = [0] * rows
         for index in longest_first:

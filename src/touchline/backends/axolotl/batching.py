@@ -1,0 +1,163 @@
+"""What axolotl (0.19) makes of a dataset; read in utils/samplers/multipack.py, core/trainers/base.py,
+core/builders/causal.py, utils/data/utils.py and utils/trainer.py.
+
+Examples that are longer than `sequence_len` are dropped, and packed also those without a token that has a loss. Packed:
+first-fit in the sampler's order, anew in every epoch, in groups of 100,000, into packs of micro_batch_size ×
+sequence_len tokens and at most 200 examples; one pack is one micro-batch, a single row, padded to a multiple of
+sequence_len. Not packed: padded to the longest of the micro-batch, rounded up to 64.
+
+How many packs an epoch may have is the fewest that four other random orders gave, drawn from a generator whose state is
+not known; so the number of steps is a range.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from touchline.backends.hf_loop import hf_forecast, steps_per_epoch
+from touchline.backends.simulation import (
+    Examples,
+    MicroBatches,
+    checked,
+    cut_at_end,
+    forecast,
+    in_one_row,
+    keep,
+    plural,
+    side_by_side,
+)
+from touchline.backends.torch_order import permutation
+from touchline.domain.estimate import MicroBatch
+from touchline.packing.forecast import BatchForecast, Batching, BatchSettings
+from touchline.packing.simple import Filled, first_fit, one_each
+
+PAD_TO_MULTIPLE_OF = 64
+"""Of its collators, where `pad_to_multiple_of` is not given."""
+SHORTEST = 2
+"""Tokens of an example at least, where `min_sample_len` is not given."""
+SAMPLED_ORDERS = 4
+"""Orders that it packs to see how many packs there will be (`num_count_samples`); with as many devices, one."""
+EXAMPLES_PACKED = 1_000_000
+"""Examples, over the orders, that the simulation packs at most, beyond the two orders that it always packs."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AxolotlBatching:
+    """axolotl's batching, with the options that change it."""
+
+    sample_packing_group_size: int = 100_000
+    """Examples that are packed together."""
+    sample_packing_bin_size: int = 200
+    """Examples of a pack at most."""
+
+    def forecast(
+        self, lengths: NDArray[np.uint32], settings: BatchSettings, labels: NDArray[np.uint32] | None = None
+    ) -> BatchForecast:
+        """What it makes of these examples; packed, a row holds micro_batch_size × max_seq_len tokens at most.
+
+        Raises:
+            ValueError: a size is not positive, or there is no example.
+        """
+        total, with_loss = checked(lengths, settings, labels)
+        fits = (total <= settings.max_seq_len) & (total >= SHORTEST)
+        if settings.packed:
+            fits &= with_loss > 0
+        examples = keep(cut_at_end(total, with_loss, int(total.max())), fits)
+        notes = []
+        if len(examples.dropped):
+            notes.append(
+                f"{plural(len(examples.dropped), 'example')} left out: longer than sequence_len, shorter than "
+                f"{SHORTEST} tokens, or without a token that has a loss"
+            )
+        if not settings.packed:
+            return hf_forecast(
+                examples=examples,
+                filled=one_each(len(examples.kept)),
+                settings=settings,
+                capacity=settings.max_seq_len,
+                multiple=PAD_TO_MULTIPLE_OF,
+                notes=notes,
+            )
+        return self._packed(examples, settings, notes)
+
+    def _packed(self, examples: Examples, settings: BatchSettings, notes: list[str]) -> BatchForecast:
+        count, devices = len(examples.kept), settings.data_parallel_size
+        capacity = settings.micro_batch_size * settings.max_seq_len
+        orders = max(2, EXAMPLES_PACKED // max(count, 1))
+        epochs = min(settings.epochs, orders - 1)
+        samples = min(SAMPLED_ORDERS if devices < SAMPLED_ORDERS else 1, orders - epochs)
+        packed = [self._pack(examples.tokens, settings.seed + epoch, capacity) for epoch in range(epochs)]
+        # Any orders will do for those whose state is not known; these repeat none of the epochs'.
+        sampled = [
+            self._pack(examples.tokens, settings.seed + settings.epochs + at, capacity).rows for at in range(samples)
+        ]
+        of_epochs = [filled.rows for filled in packed]
+        counts = sorted(of_epochs + sampled)
+        accumulation = settings.gradient_accumulation_steps
+        limit = min(sampled)
+        multiple = -(-settings.max_seq_len // PAD_TO_MULTIPLE_OF) * PAD_TO_MULTIPLE_OF
+
+        def micro_batches(filled: Filled) -> MicroBatches:
+            taken = min(filled.rows, limit) // devices * devices
+            tokens, labels = filled.sums(examples.tokens), filled.sums(examples.labels)
+            return in_one_row(side_by_side(tokens, labels, np.arange(taken), 1), multiple=multiple)
+
+        def steps(planned: int, beyond: int) -> int:
+            """Of all epochs, none with more packs than `planned`, those that are not simulated with `beyond`."""
+            each = [*of_epochs, *[beyond] * (settings.epochs - epochs)]
+            return sum(_steps(min(packs, planned) // devices, planned // devices, accumulation) for packs in each)
+
+        possible = range(counts[0], counts[-1] + 1)
+        low = min(steps(planned, counts[0]) for planned in possible)
+        high = max(steps(planned, counts[-1]) for planned in possible)
+        expected = min(max(steps(limit, limit), low), high)
+        first = packed[0]
+        taken = min(first.rows, limit) // devices * devices
+        notes.append(
+            f"packed anew in every epoch: {counts[0]} to {counts[-1]} packs in {len(counts)} orders; an epoch takes no "
+            "more than the fewest of orders that cannot be known, so steps are a range"
+        )
+        if count and int(np.diff(np.append(first.starts, count)).max()) == self.sample_packing_bin_size:
+            notes.append(f"packs are cut short at sample_packing_bin_size, {self.sample_packing_bin_size} examples")
+        most = MicroBatch(
+            rows=1,
+            width=-(-capacity // multiple) * multiple,
+            label_tokens=min(capacity, int(examples.labels.sum())),
+        )
+        return forecast(
+            examples=examples,
+            filled=first,
+            settings=settings,
+            capacity=capacity,
+            epochs=(micro_batches(filled) for filled in packed),
+            bound=most if epochs < settings.epochs else None,
+            steps=(expected, low, high),
+            rows_left_over=first.rows - taken,
+            notes=notes if count else [*notes, "nothing is left to train on"],
+        )
+
+    def _pack(self, tokens: NDArray[np.int64], seed: int, capacity: int) -> Filled:
+        order = permutation(len(tokens), seed)
+        size = self.sample_packing_group_size
+        begins = range(0, len(order), size)
+        groups = [
+            first_fit(tokens[order[begin : begin + size]], capacity, most=self.sample_packing_bin_size)
+            for begin in begins
+        ]
+        items = [order[begin + group.items] for begin, group in zip(begins, groups, strict=True)]
+        starts = [begin + group.starts for begin, group in zip(begins, groups, strict=True)]
+        none = [np.zeros(0, np.int64)]
+        return Filled(items=np.concatenate(none + items), starts=np.concatenate(none + starts))
+
+
+def _steps(micro_batches: int, planned: int, accumulation: int) -> int:
+    """Steps of an epoch: with fewer micro-batches than planned, the last incomplete accumulation makes none."""
+    if micro_batches == planned:
+        return steps_per_epoch(planned, accumulation) if planned else 0
+    return micro_batches // accumulation
+
+
+BATCHING: Batching = AxolotlBatching()

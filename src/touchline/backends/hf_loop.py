@@ -1,0 +1,106 @@
+"""The loop of the Hugging Face Trainer, which TRL, LLaMA-Factory and axolotl train by (transformers 5.23, accelerate
+1.15; their rounding is that of all versions that these trainers take).
+
+A random order, seeded with the run's seed plus the epoch (accelerate's `SeedableRandomSampler`); the last micro-batch
+of an epoch may be smaller, and the last step may have fewer micro-batches, so nothing is left over. With several
+devices, each takes every n-th micro-batch, and the first rows come a second time so that all have as many
+(`BatchSamplerShard`, `even_batches`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from touchline.backends.simulation import (
+    Examples,
+    MicroBatches,
+    forecast,
+    in_one_row,
+    plural,
+    side_by_side,
+    simulated_epochs,
+)
+from touchline.backends.torch_order import permutation
+from touchline.domain.estimate import MicroBatch
+from touchline.packing.forecast import BatchForecast, BatchSettings
+from touchline.packing.simple import Filled
+
+
+def steps_per_epoch(micro_batches_per_device: int, accumulation: int) -> int:
+    """ceil(micro-batches / accumulation), at least 1 (`Trainer.set_initial_training_values`)."""
+    return max(-(-micro_batches_per_device // accumulation), 1)
+
+
+def order_of(rows: int, settings: BatchSettings, epoch: int) -> NDArray[np.int64]:
+    """The rows of an epoch in the order of its micro-batches, those of all devices in turn.
+
+    Row indices, shape [rows], or a multiple of devices × micro-batch size where there are several devices.
+    """
+    order = permutation(rows, settings.seed + epoch)
+    if settings.data_parallel_size == 1 or not rows:
+        return order
+    together = settings.micro_batch_size * settings.data_parallel_size
+    again = -rows % together
+    return np.concatenate([order, np.resize(order[:together], again)])
+
+
+def hf_forecast(
+    *,
+    examples: Examples,
+    filled: Filled,
+    settings: BatchSettings,
+    capacity: int,
+    multiple: int = 1,
+    width: int | None = None,
+    flatten: bool = False,
+    notes: list[str],
+) -> BatchForecast:
+    """The forecast of a training by this loop.
+
+    Args:
+        examples: what is trained on.
+        filled: in which rows.
+        settings: the settings.
+        capacity: tokens a row at most.
+        multiple: what the width of a micro-batch is rounded up to.
+        width: the width of all rows, where it is fixed.
+        flatten: whether the rows of a micro-batch are laid one behind the other.
+        notes: what one would not expect; this adds to them.
+    """
+    rows = filled.rows
+    tokens, labels = filled.sums(examples.tokens), filled.sums(examples.labels)
+    known = simulated_epochs(rows, settings.epochs)
+
+    def of(order: NDArray[np.int64]) -> MicroBatches:
+        batches = side_by_side(tokens, labels, order, settings.micro_batch_size, multiple=multiple, width=width)
+        return in_one_row(batches, multiple=multiple) if flatten else batches
+
+    together = settings.micro_batch_size * settings.data_parallel_size
+    steps = steps_per_epoch(-(-rows // together), settings.gradient_accumulation_steps) * settings.epochs if rows else 0
+    if settings.data_parallel_size > 1 and -rows % together:
+        again = plural(-rows % together, "row")
+        notes.append(f"{again} of each epoch taken a second time, so that every device has as many")
+    bound: MicroBatch | None = None
+    if known < settings.epochs:
+        # No order brings more together than the longest rows, with as many labels as any rows have.
+        longest = np.argsort(-tokens, kind="stable")[: settings.micro_batch_size]
+        most_labels = int(np.sort(labels)[-settings.micro_batch_size :].sum())
+        bound = replace(of(longest).largest(), label_tokens=most_labels)
+        notes.append(f"the order was simulated for {known} of {settings.epochs} epochs; the largest is an upper bound")
+    if examples.without_label:
+        notes.append(f"{plural(examples.without_label, 'example')} computed in vain: no token with a loss is left")
+    if not rows:
+        notes.append("nothing is left to train on")
+    return forecast(
+        examples=examples,
+        filled=filled,
+        settings=settings,
+        capacity=capacity,
+        epochs=(of(order_of(rows, settings, epoch)) for epoch in range(known)),
+        bound=bound,
+        steps=(steps, steps, steps),
+        notes=notes,
+    )

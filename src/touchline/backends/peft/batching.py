@@ -1,0 +1,139 @@
+"""What our own trainer makes of a dataset: the micro-batches of `packing.plan_batches`, in the rows of `peft.layout`.
+
+A step holds the same examples whether they are packed or not; packing only lays those of one micro-batch into fewer
+rows. Nothing is cut and nothing left out. The last token of an example is a label and is never computed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from touchline.backends.peft.layout import PADDED, ROW_TOKENS, Layout, fill
+from touchline.backends.simulation import (
+    Examples,
+    MicroBatches,
+    checked,
+    forecast,
+    plural,
+    simulated_epochs,
+)
+from touchline.domain.estimate import MicroBatch
+from touchline.packing.batches import BatchPlan, plan_batches
+from touchline.packing.forecast import BatchForecast, Batching, BatchSettings
+from touchline.packing.simple import Filled, one_each
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PeftBatching:
+    """The batching of `touchline.trainer`, on one device."""
+
+    def forecast(
+        self, lengths: NDArray[np.uint32], settings: BatchSettings, labels: NDArray[np.uint32] | None = None
+    ) -> BatchForecast:
+        """What it makes of these examples; tokens are those that are computed, one less than an example has.
+
+        Raises:
+            ValueError: a size is not positive, there is no example, or one has fewer than two tokens.
+        """
+        total, with_loss = checked(lengths, settings, labels)
+        if total.min() < 2:
+            raise ValueError("an example needs a token of a prompt and one of an answer")
+        computed = total - 1
+        plan = plan_batches(
+            np.asarray(lengths),
+            global_batch_size=settings.micro_batch_size * settings.gradient_accumulation_steps,
+            micro_batch_size=settings.micro_batch_size,
+            epochs=settings.epochs,
+            seed=settings.seed,
+        )
+        examples = Examples(
+            kept=np.arange(len(total)),
+            tokens=computed,
+            labels=np.minimum(with_loss, computed),
+            truncated=np.zeros(0, np.int64),
+            answers_cut=np.zeros(0, np.int64),
+            dropped=np.zeros(0, np.int64),
+        )
+        layout = Layout(row_tokens=settings.max_seq_len) if settings.packed else PADDED
+        known = simulated_epochs(len(total), settings.epochs)
+        epochs = [_arranged(examples, plan, epoch, layout) for epoch in range(known)]
+        bound: MicroBatch | None = None
+        if known < settings.epochs:
+            longest = np.sort(computed)[::-1][: plan.micro_batch_size]
+            most_labels = int(np.sort(examples.labels)[::-1][: plan.micro_batch_size].sum())
+            bound = MicroBatch(rows=len(longest), width=int(longest[0]), label_tokens=most_labels)
+        return forecast(
+            examples=examples,
+            filled=epochs[0][0] if settings.packed else one_each(len(total)),
+            settings=settings,
+            # A row passes its limit for an example that is longer alone.
+            capacity=max(settings.max_seq_len, int(computed.max())),
+            epochs=(batches for _, batches in epochs),
+            bound=bound,
+            steps=(plan.steps,) * 3,
+            notes=_notes(total, settings, known),
+        )
+
+
+def _arranged(examples: Examples, plan: BatchPlan, epoch: int, layout: Layout) -> tuple[Filled, MicroBatches]:
+    """The rows of an epoch and its micro-batches; rows in the order of the micro-batches, or the dataset's own."""
+    first = epoch * plan.steps_per_epoch
+    members = [batch for step in range(first, first + plan.steps_per_epoch) for batch in plan.step(step)]
+    order = np.concatenate(members).astype(np.int64)
+    sizes = np.asarray([len(batch) for batch in members])
+    starts = np.cumsum(sizes) - sizes
+    if layout.several_per_row:
+        filled, sizes, widths = _rows(examples.tokens[order], order, starts, layout)
+    else:
+        filled, widths = one_each(len(order)), np.maximum.reduceat(examples.tokens[order], starts)
+    return filled, MicroBatches(
+        rows=sizes,
+        widths=widths,
+        labels=np.add.reduceat(examples.labels[order], starts),
+        real=np.add.reduceat(examples.tokens[order], starts),
+    )
+
+
+def _rows(
+    tokens: NDArray[np.int64], order: NDArray[np.int64], starts: NDArray[np.int64], layout: Layout
+) -> tuple[Filled, NDArray[np.int64], NDArray[np.int64]]:
+    """The packed rows of all micro-batches, how many each has, and how wide they are."""
+    lengths: list[int] = tokens.tolist()
+    places: list[int] = []
+    sizes: list[int] = []
+    rows: list[int] = []
+    widths: list[int] = []
+    ends = [*starts[1:].tolist(), len(lengths)]
+    for start, end in zip(starts.tolist(), ends, strict=True):
+        members, width = fill(lengths[start:end], layout)
+        places += [start + index for row in members for index in row]
+        sizes += [len(row) for row in members]
+        rows.append(len(members))
+        widths.append(width)
+    in_row = np.asarray(sizes, np.int64)
+    return Filled(items=order[places], starts=np.cumsum(in_row) - in_row), np.asarray(rows), np.asarray(widths)
+
+
+def _notes(lengths: NDArray[np.int64], settings: BatchSettings, known: int) -> list[str]:
+    notes = ["packing changes rows and padding, not the steps" if settings.packed else "one row an example"]
+    if settings.micro_batch_size > 1:
+        notes.append(
+            "counted without a shared prefix: where prompts begin alike, and that saves a fifth of the tokens, their "
+            f"beginning is computed once a row of {settings.max_seq_len if settings.packed else ROW_TOKENS} tokens"
+        )
+    too_long = int((lengths > settings.max_seq_len).sum())
+    if too_long:
+        notes.append(
+            f"{plural(too_long, 'example')} longer than max_seq_len: this trainer cuts none, and refuses to start"
+        )
+    if settings.data_parallel_size > 1:
+        notes.append(f"this trainer uses one device, not {settings.data_parallel_size}")
+    if known < settings.epochs:
+        notes.append(f"the order was counted for {known} of {settings.epochs} epochs; the largest is an upper bound")
+    return notes
+
+
+BATCHING: Batching = PeftBatching()

@@ -1,0 +1,131 @@
+"""What torchtune's recipes (0.6.1) make of a dataset; read in datasets/_packed.py, data/{_collate,_utils}.py and
+recipes/lora_finetune_{single_device,distributed}.py.
+
+The tokenizer cuts at `max_seq_len`. Packed: each example goes into the last pack or else begins a new one, in the
+dataset's order; the packs stay the same in all epochs, and each is padded to `max_seq_len`. Not packed: a micro-batch
+is padded to its longest example. The sampler's seed is 0 whatever the recipe's seed is. A last micro-batch that is not
+full is dropped, and the last micro-batches of an epoch that do not make up an accumulation make no step.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from touchline.backends.simulation import (
+    Examples,
+    MicroBatches,
+    checked,
+    cut_at_end,
+    forecast,
+    plural,
+    side_by_side,
+    simulated_epochs,
+)
+from touchline.backends.torch_order import permutation
+from touchline.domain.estimate import MicroBatch
+from touchline.packing.forecast import BatchForecast, Batching, BatchSettings
+from touchline.packing.simple import Filled, next_fit, one_each
+
+SAMPLER_SEED = 0
+"""Fixed in the recipes: `StatefulDistributedSampler(..., seed=0)`."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TorchtuneBatching:
+    """torchtune's batching of one dataset; the datasets of a list are packed one by one."""
+
+    def forecast(
+        self, lengths: NDArray[np.uint32], settings: BatchSettings, labels: NDArray[np.uint32] | None = None
+    ) -> BatchForecast:
+        """What it makes of these examples; `settings.seed` is not used.
+
+        Raises:
+            ValueError: a size is not positive, or there is no example.
+        """
+        limit = settings.max_seq_len
+        examples = _cut(*checked(lengths, settings, labels), limit)
+        filled = next_fit(examples.tokens, limit) if settings.packed else one_each(len(examples.tokens))
+        rows, micro, devices = filled.rows, settings.micro_batch_size, settings.data_parallel_size
+        batches_each = -(-rows // devices) // micro
+        steps = batches_each // settings.gradient_accumulation_steps
+        used = min(steps * settings.gradient_accumulation_steps * micro * devices, rows)
+        tokens, labels_of = filled.sums(examples.tokens), filled.sums(examples.labels)
+        known = simulated_epochs(rows, settings.epochs)
+        width = limit if settings.packed else None
+
+        def of(order: NDArray[np.int64]) -> MicroBatches:
+            return side_by_side(tokens, labels_of, order, micro, width=width)
+
+        bound: MicroBatch | None = None
+        if known < settings.epochs and batches_each:
+            bound = of(np.argsort(-tokens, kind="stable")[:micro]).largest()
+        return forecast(
+            examples=examples,
+            filled=filled,
+            settings=settings,
+            capacity=limit,
+            epochs=(of(order_of(rows, settings, epoch)) for epoch in range(known)),
+            bound=bound,
+            steps=(steps * settings.epochs,) * 3,
+            rows_left_over=rows - used,
+            notes=_notes(examples, filled, settings, batches_each, steps, known),
+        )
+
+
+def order_of(rows: int, settings: BatchSettings, epoch: int) -> NDArray[np.int64]:
+    """The rows of an epoch's micro-batches, those of all devices in turn; whole micro-batches only."""
+    micro, devices = settings.micro_batch_size, settings.data_parallel_size
+    each = -(-rows // devices)
+    # torch's DistributedSampler: the first rows a second time so that all devices have as many; device r takes every
+    # r-th.
+    shuffled = np.resize(permutation(rows, SAMPLER_SEED + epoch), each * devices)
+    whole = each // micro * micro
+    by_device = shuffled.reshape(each, devices)[:whole].T
+    return by_device.reshape(devices, whole // micro, micro).transpose(1, 0, 2).reshape(-1)
+
+
+def _cut(lengths: NDArray[np.int64], labels: NDArray[np.int64], limit: int) -> Examples:
+    """Its `truncate`: the first `limit` tokens, the last of them replaced by the end of text, which has no loss."""
+    examples = cut_at_end(lengths, labels, limit)
+    return replace(examples, labels=np.maximum(examples.labels - (lengths > limit), 0))
+
+
+def _notes(
+    examples: Examples, filled: Filled, settings: BatchSettings, batches_each: int, steps: int, known: int
+) -> list[str]:
+    micro, accumulation = settings.micro_batch_size, settings.gradient_accumulation_steps
+    row = "pack" if settings.packed else "example"
+    notes = []
+    if not steps:
+        devices = "" if settings.data_parallel_size == 1 else f" on {settings.data_parallel_size} devices"
+        notes.append(
+            f"NO optimizer step is ever made: {plural(filled.rows, row)}{devices} give "
+            f"{batches_each} whole micro-batches of {micro}, and a step takes {accumulation}"
+        )
+    unloaded = -(-filled.rows // settings.data_parallel_size) - batches_each * micro
+    if unloaded:
+        notes.append(
+            f"the last {plural(unloaded, row)} of each device and epoch never loaded: the micro-batch would not be full"
+        )
+    waiting = batches_each - steps * accumulation
+    if waiting:
+        notes.append(
+            f"the last {plural(waiting, 'micro-batch')} of each epoch computed without a step: the gradients are added "
+            "to the first step of the next epoch, and lost after the last"
+        )
+    if len(examples.truncated):
+        notes.append(
+            f"{plural(len(examples.truncated), 'example')} cut at max_seq_len by the tokenizer, without a word; the "
+            "last token that is left becomes the end of text and has no loss"
+        )
+    if examples.without_label:
+        notes.append(f"{plural(examples.without_label, 'example')} computed in vain: no token with a loss is left")
+    if known < settings.epochs:
+        notes.append(f"the order was simulated for {known} of {settings.epochs} epochs; the largest is an upper bound")
+    return notes
+
+
+BATCHING: Batching = TorchtuneBatching()

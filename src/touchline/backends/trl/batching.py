@@ -1,0 +1,70 @@
+"""What TRL's SFTTrainer (1.16, on transformers 5.23) makes of a dataset; read in trl/data_utils.py and
+trl/trainer/sft_trainer.py.
+
+Packed (`packing=True`, strategy `bfd`): `datasets.map` hands the packer 1000 examples at a time, which are cut to
+`max_length` and put longest first into the fullest pack; then padding-free: the packs of a micro-batch lie one behind
+the other in a single row, and nothing is padded. Not packed: cut to `max_length`, those without a label left are
+dropped, and a micro-batch is padded to its longest example.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from touchline.backends.hf_loop import hf_forecast
+from touchline.backends.simulation import checked, cut_at_end, keep, plural
+from touchline.packing.forecast import BatchForecast, Batching, BatchSettings
+from touchline.packing.simple import batch_edges, best_fit_decreasing, one_each
+
+MAP_BATCH = 1000
+"""Examples that `datasets.Dataset.map` hands over at once where nothing else is said."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrlBatching:
+    """TRL's batching, with the options that change it."""
+
+    map_batch: int | None = MAP_BATCH
+    """Examples that are packed together; none: all of them, which TRL does only for who calls `pack_dataset` so."""
+    num_proc: int | None = None
+    """`dataset_num_proc`: processes that pack a share of the examples each."""
+    pad_to_multiple_of: int = 1
+    """What the width of a micro-batch is rounded up to."""
+
+    def forecast(
+        self, lengths: NDArray[np.uint32], settings: BatchSettings, labels: NDArray[np.uint32] | None = None
+    ) -> BatchForecast:
+        """What it makes of these examples; `settings.seed` is `SFTConfig.seed`.
+
+        Raises:
+            ValueError: a size is not positive, or there is no example.
+        """
+        examples = cut_at_end(*checked(lengths, settings, labels), settings.max_seq_len)
+        notes = []
+        if settings.packed:
+            edges = batch_edges(len(examples.kept), self.map_batch, self.num_proc)
+            filled = best_fit_decreasing(examples.tokens, settings.max_seq_len, edges)
+            if len(edges) > 2:
+                together = self.map_batch or "a process's"
+                notes.append(f"examples are packed {together} at a time, in {len(edges) - 1} batches of `datasets.map`")
+        else:
+            examples = keep(examples, examples.labels > 0)
+            filled = one_each(len(examples.kept))
+            if len(examples.dropped):
+                dropped = plural(len(examples.dropped), "example")
+                notes.append(f"{dropped} left out: no token with a loss stands in the first {settings.max_seq_len}")
+        return hf_forecast(
+            examples=examples,
+            filled=filled,
+            settings=settings,
+            capacity=settings.max_seq_len,
+            multiple=self.pad_to_multiple_of,
+            flatten=settings.packed,
+            notes=notes,
+        )
+
+
+BATCHING: Batching = TrlBatching()

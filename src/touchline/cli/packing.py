@@ -1,0 +1,202 @@
+"""`touchline pack`: packed against unpacked, the hand-off to trainers that pack by next-fit, the self-test."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Optional
+
+import typer
+from typer.core import TyperGroup
+
+from touchline.cli.output import out, out_json, out_object, out_table, say
+
+if TYPE_CHECKING:
+    from touchline.domain.packing import PackingSummary
+
+
+class DefaultGroup(TyperGroup):
+    """A group whose first command is meant when none is named: `touchline pack data.json` compares."""
+
+    default = "compare"
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Put the default command in front of what is neither a command nor a wish for help."""
+        if args and args[0] not in self.commands and args[0] not in ("-h", "--help"):
+            args = [self.default, *args]
+        return super().parse_args(ctx, args)
+
+
+pack_app = typer.Typer(
+    cls=DefaultGroup,
+    help="How a dataset lies in rows, packed and not. `touchline pack DATASET ...` means `pack compare`.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
+Dataset = Annotated[Optional[Path], typer.Argument(metavar="[DATASET]", help="JSON, JSONL, CSV or parquet.")]  # noqa: UP045
+Tokenizer = Annotated[
+    Optional[str],  # noqa: UP045 (typer reads the annotation when the command is built)
+    typer.Option("--tokenizer", metavar="MODEL", help="Model whose tokenizer and chat template count."),
+]
+LengthsFile = Annotated[
+    Optional[Path],  # noqa: UP045
+    typer.Option("--lengths", metavar="FILE", help="Token lengths instead: .npy, or one integer a line."),
+]
+MaxSeqLen = Annotated[int, typer.Option("--max-seq-len", min=1, help="Tokens a row at most.")]
+Seed = Annotated[int, typer.Option("--seed", min=0, help="Decides what goes with what.")]
+Prompt = Annotated[Optional[str], typer.Option("--prompt", help="The user's turn, with {input} in it.")]  # noqa: UP045
+Input = Annotated[str, typer.Option("--input", help="Column of the input.")]
+Output = Annotated[str, typer.Option("--output", help="Column of the answer.")]
+Messages = Annotated[Optional[str], typer.Option("--messages", help="Column of whole chats.")]  # noqa: UP045
+
+
+@pack_app.command("compare")
+def pack_compare(
+    max_seq_len: MaxSeqLen,
+    dataset: Dataset = None,
+    tokenizer: Tokenizer = None,
+    lengths: LengthsFile = None,
+    backend: Annotated[
+        str, typer.Option("--backend", metavar="NAME", help="Whose batching; touchline is our own packer.")
+    ] = "touchline",
+    micro_batch: Annotated[int, typer.Option("--micro-batch", min=1, help="Rows per forward pass.")] = 16,
+    accumulation: Annotated[int, typer.Option("--accumulation", min=1, help="Micro-batches per step.")] = 1,
+    devices: Annotated[int, typer.Option("--devices", min=1, help="Devices that share a step.")] = 1,
+    epochs: Annotated[int, typer.Option("--epochs", min=1, help="Passes over the data.")] = 1,
+    seed: Seed = 1,
+    prompt: Prompt = None,
+    input_column: Input = "input",
+    output_column: Output = "output",
+    messages: Messages = None,
+    plot: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--plot", metavar="FILE.png", help="Draw the lengths."),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Packed against unpacked: rows, density, efficiency, steps, largest micro-batch, and what to make of it."""
+    from touchline import workflow
+    from touchline.catalog.settings import load_settings
+    from touchline.cli.progress import counting
+    from touchline.domain.packing import PackingSummary
+    from touchline.steps.packing import PackRequest
+
+    request = PackRequest(
+        dataset=dataset,
+        tokenizer=tokenizer,
+        lengths=lengths,
+        max_seq_len=max_seq_len,
+        backend=backend,
+        micro_batch=micro_batch,
+        accumulation=accumulation,
+        devices=devices,
+        epochs=epochs,
+        seed=seed,
+        prompt=prompt,
+        input_column=input_column,
+        output_column=output_column,
+        messages=messages,
+    )
+    with counting("tokenising") as hear:
+        summary = workflow.pack(request, load_settings(), plot=plot, say=hear)
+    if json:
+        out_object(PackingSummary, summary)
+    else:
+        _show(summary)
+    if plot is not None:
+        say(f"wrote {plot}")
+
+
+@pack_app.command("write")
+def pack_write(
+    dataset: Annotated[Path, typer.Argument(metavar="DATASET", help="JSON, JSONL, CSV or parquet.")],
+    to: Annotated[Path, typer.Option("--out", metavar="FILE.jsonl", help="The file to write.")],
+    max_seq_len: MaxSeqLen,
+    tokenizer: Tokenizer = None,
+    lengths: LengthsFile = None,
+    seed: Seed = 1,
+    prompt: Prompt = None,
+    input_column: Input = "input",
+    output_column: Output = "output",
+    messages: Messages = None,
+) -> None:
+    """Write the training rows pack by pack, so that a trainer that packs by next-fit (torchtune) makes our packs."""
+    from touchline import workflow
+    from touchline.catalog.settings import load_settings
+    from touchline.cli.progress import counting
+    from touchline.steps.packing import PackRequest
+
+    request = PackRequest(
+        dataset=dataset,
+        tokenizer=tokenizer,
+        lengths=lengths,
+        max_seq_len=max_seq_len,
+        seed=seed,
+        prompt=prompt,
+        input_column=input_column,
+        output_column=output_column,
+        messages=messages,
+    )
+    with counting("tokenising") as hear:
+        found = workflow.pack_write(request, to, load_settings(), say=hear)
+    exact = "the same packs" if found.exact else f"{found.difference:+d} packs"
+    out(str(to))
+    say(f"{found.planned_packs:,} packs planned; next-fit in this order makes {found.next_fit_packs:,}: {exact}")
+    say("keep the order: no shuffling before packing (shuffling the packs afterwards is fine)")
+
+
+@pack_app.command("check")
+def pack_check(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A name, a model's folder, or a config.json.")],
+    json: Json = False,
+) -> None:
+    """Whether documents in one row see each other, on a small random model of the architecture; exit 1 when they do."""
+    from touchline import workflow
+    from touchline.catalog.settings import load_settings
+    from touchline.domain.isolation import IsolationCheck
+
+    found = workflow.pack_check(model, load_settings())
+    if json:
+        out_json(IsolationCheck, found, "isolation")
+    else:
+        rows = [
+            (
+                way.name,
+                "isolated" if way.isolated else "LEAKS",
+                "-" if way.leak is None else f"{way.leak:.2g}",
+                "-" if way.difference is None else f"{way.difference:.2g}",
+                way.used_by + (f" ({way.note})" if way.note else ""),
+            )
+            for way in found.ways
+        ]
+        header = ("given to the model", "verdict", "leak, nats", "off from alone, nats", "who does it so")
+        out_table(header, rows, title=f"{found.model_type}, {found.layers} layers, {found.attention} attention")
+    if not found.ways[0].isolated:
+        say(f"packing is not safe for {found.model_type}: even a block mask does not keep documents apart")
+        raise typer.Exit(1)
+
+
+def _show(summary: PackingSummary) -> None:
+    sides = (summary.packed, summary.unpacked)
+    rows = [
+        ("rows", *(f"{side.packs:,}" for side in sides)),
+        ("at least", *(f"{side.lower_bound:,}" for side in sides)),
+        ("density, examples a row", *(f"{side.density:.2f}" for side in sides)),
+        ("efficiency, no padding", *(f"{side.efficiency:.1f} %" for side in sides)),
+        ("padded tokens an epoch", *(f"{side.padded_tokens:,}" for side in sides)),
+        ("largest micro-batch, tokens", *(f"{side.largest_micro_batch_tokens:,}" for side in sides)),
+        ("steps an epoch", *(_range(side.steps_per_epoch_low, side.steps_per_epoch_high) for side in sides)),
+        ("examples a step", *(f"{side.examples_per_step:.1f}" for side in sides)),
+        ("truncated", *(f"{side.truncated:,}, answers cut {side.answers_cut:,}" for side in sides)),
+        ("dropped", *(f"{side.dropped:,}" for side in sides)),
+    ]
+    title = f"{summary.examples:,} examples, max_seq_len {summary.max_seq_len}, batching of {summary.backend}"
+    out_table(("", "packed", "unpacked"), rows, title=title)
+    notes = dict.fromkeys((*summary.packed.notes, *summary.unpacked.notes, *summary.advice))
+    for line in notes:
+        out(f"- {line}")
+
+
+def _range(low: int, high: int) -> str:
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"

@@ -1,0 +1,85 @@
+"""Lengths of a dataset's examples as a histogram: packing does not care which example is which."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+_TABLE_LIMIT = 1 << 22
+"""Longest length that is counted in a table; above it, by sorting."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Histogram:
+    """How many examples there are of each length."""
+
+    lengths: NDArray[np.int64]
+    """The lengths that occur, in tokens, ascending; shape [distinct]."""
+    counts: NDArray[np.int64]
+    """Examples of each, at least 1; shape [distinct]."""
+
+    @classmethod
+    def of(cls, counts: Mapping[int, int]) -> Histogram:
+        """The histogram of these lengths -> how many there are of each, at least 1."""
+        lengths = sorted(counts)
+        return cls(
+            lengths=np.array(lengths, np.int64), counts=np.array([counts[length] for length in lengths], np.int64)
+        )
+
+    @property
+    def examples(self) -> int:
+        """All of them."""
+        return int(self.counts.sum())
+
+    @property
+    def tokens(self) -> int:
+        """Their tokens."""
+        return int(self.lengths @ self.counts)
+
+
+def as_lengths(lengths: ArrayLike) -> NDArray[np.integer]:
+    """The lengths as an array of whole numbers, shape [examples], in the element type they came in.
+
+    Raises:
+        ValueError: they are no row of whole numbers, or one is below 1: the first such is named.
+    """
+    array = np.asarray(lengths)
+    if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
+        raise ValueError(f"lengths are one row of whole numbers, not {array.dtype} of shape {array.shape}")
+    if array.size == 0:
+        return np.zeros(0, np.uint32)
+    if array.min() < 1:
+        first = int(np.argmax(array < 1))
+        raise ValueError(f"example {first} (from 0) has {array[first]} tokens; each needs at least 1")
+    return array
+
+
+def count_lengths(lengths: ArrayLike, max_seq_len: int) -> Histogram:
+    """The histogram of the lengths, in O(examples).
+
+    Raises:
+        ValueError: `max_seq_len` is below 1, or an example is longer (the first such is named; leaving out or cutting
+            such examples is the caller's decision, which the packer does not take).
+    """
+    array = as_lengths(lengths)
+    if max_seq_len < 1:
+        raise ValueError(f"max_seq_len is {max_seq_len}; it must be at least 1")
+    if array.size == 0:
+        return Histogram(lengths=np.zeros(0, np.int64), counts=np.zeros(0, np.int64))
+    longest = int(array.max())
+    if longest > max_seq_len:
+        first = int(np.argmax(array > max_seq_len))
+        count = int((array > max_seq_len).sum())
+        raise ValueError(
+            f"example {first} (from 0) has {array[first]} tokens, more than max_seq_len {max_seq_len}; {count} of "
+            f"{array.size} examples are longer"
+        )
+    if longest > _TABLE_LIMIT:
+        found, counts = np.unique(array, return_counts=True)
+        return Histogram(lengths=found.astype(np.int64), counts=counts.astype(np.int64))
+    table = np.bincount(array)
+    present = np.flatnonzero(table)
+    return Histogram(lengths=present.astype(np.int64), counts=table[present].astype(np.int64))
