@@ -54,6 +54,22 @@ FORMATS = (
     Format(schema="experiment", type="domain.experiment:Experiment", what="experiment.yaml, what a person writes"),
     Format(schema="plan", type="domain.plan:Plan", what="plan.json, the resolved truth of an experiment"),
     Format(schema="ledger", type="launch.ledger:LedgerEntry", what="a line of ledger.jsonl"),
+    Format(
+        schema="estimate",
+        type="domain.answers:EstimateAnswer",
+        what="what `touchline estimate --json` prints",
+    ),
+    Format(
+        schema="packing",
+        type="domain.packing:PackingSummary",
+        what="what `touchline pack --json` prints",
+    ),
+    Format(
+        schema="answer-isolation",
+        type="domain.isolation:IsolationCheck",
+        what="whether packed documents see each other, by way of packing",
+        answer="isolation",
+    ),
     Format(schema="finetune", type="backends.peft.config:TrainerConfig", what="finetune.yaml of the backend peft"),
     Format(schema="metrics", type="domain.metrics:MetricsRow", what="a line of metrics.jsonl"),
     Format(schema="training", type="domain.metrics:TrainingMarker", what="training.json, the training is complete"),

@@ -86,6 +86,9 @@ def wrong_words(text: str) -> list[str]:
     rest = words[1:]
     while rest and (*path, rest[0]) in known:
         path, rest = (*path, rest[0]), rest[1:]
+    default = getattr(known[path], "default", None)
+    if default is not None and rest and rest[0] not in ("-h", "--help"):
+        path = (*path, default)
     if getattr(known[path], "commands", None) and rest and not rest[0].startswith("-"):
         return [rest[0]]
     options = {"--help", "-h"} | {option for parameter in known[path].params for option in parameter.opts}
