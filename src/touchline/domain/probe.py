@@ -127,8 +127,8 @@ class ProbeMemory:
     """Memory by kind. The peaks are those of the steps; loading counts apart."""
 
     loaded_bytes: int
-    """After loading: tensors on the GPU, or the resident set of the process, in which weights that are mapped from their
-    file count only once they have been read."""
+    """After loading: tensors on the GPU, or the resident set of the process; of that, weights that are mapped from
+    their file are a part only once they have been read."""
     loading_bytes: int | None
     """Peak resident set while loading, where the system tells it."""
     allocated_bytes: int | None

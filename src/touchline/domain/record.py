@@ -99,6 +99,9 @@ class StackFacts:
     """`library=version`, sorted, as far as they are known."""
 
 
+_UNTOLD = Missing(missing="no log tells it")
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MachineFacts:
     """Where it ran."""
@@ -109,6 +112,10 @@ class MachineFacts:
     """Capacity of one device."""
     gpus: Measured
     """Devices that trained."""
+    processor: Said = _UNTOLD
+    """Name of the processor, where it trained."""
+    threads: Measured = _UNTOLD
+    """Threads that computed, on a processor."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -173,6 +180,62 @@ class CostFacts:
     """All savings within the training."""
     checkpoint_size: Measured
     """Size on disk of a checkpoint."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WorkFacts:
+    """What was computed: the mean optimizer step, the largest micro-batch, and what took time besides the steps."""
+
+    micro_batches: Measured = _UNTOLD
+    """Forward passes of a step."""
+    padded_tokens: Measured = _UNTOLD
+    """Positions of a step, padding included."""
+    squared_widths: Measured = _UNTOLD
+    """Sum over a step's rows of the row's width squared: what attention's scores grow with."""
+    label_tokens: Measured = _UNTOLD
+    """Positions of a step with a loss."""
+    steps: Measured = _UNTOLD
+    """Steps that these are the mean of, and that the pace was measured over."""
+    largest_rows: Measured = _UNTOLD
+    """Rows of the largest micro-batch."""
+    largest_width: Measured = _UNTOLD
+    """Tokens of its rows, padding included."""
+    largest_label_tokens: Measured = _UNTOLD
+    """Of its positions, those with a loss."""
+    startup_seconds: Measured = _UNTOLD
+    """From the process's start to the first step."""
+    validation_seconds: Measured = _UNTOLD
+    """One validation."""
+    validation_tokens: Measured = _UNTOLD
+    """Tokens that it scored."""
+    saving_seconds: Measured = _UNTOLD
+    """One saved checkpoint."""
+    evaluation_seconds: Measured = _UNTOLD
+    """The evaluation of one checkpoint after training."""
+    evaluation_samples: Measured = _UNTOLD
+    """Items that it asked."""
+
+
+NO_WORK = WorkFacts()
+"""Of a run that only its logs tell of."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PredictedFacts:
+    """What was predicted for it before it ran, to be scored against what came."""
+
+    seconds_per_step: Measured = _UNTOLD
+    """Time of an optimizer step."""
+    train_seconds: Measured = _UNTOLD
+    """Wall time of the training."""
+    peak_memory: Measured = _UNTOLD
+    """Peak memory of the process."""
+    disk: Measured = _UNTOLD
+    """Size on disk."""
+
+
+NOTHING_PREDICTED = PredictedFacts()
+"""Of a run that nobody planned here."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -245,6 +308,10 @@ class RunRecord:
     """What it reached."""
     course: CourseFacts
     """How it went."""
+    work: WorkFacts = NO_WORK
+    """What was computed."""
+    predicted: PredictedFacts = NOTHING_PREDICTED
+    """What was predicted for it."""
     fingerprint: str
     """Hash of the settings that make two runs comparable in time and memory."""
     fingerprint_unknown: tuple[str, ...]
