@@ -19,7 +19,7 @@ from touchline.estimate.layers import FLOAT, role_of, size_of
 
 Save = Literal["adapter", "merged", "full"]
 """The adapter alone; the whole model with it merged in; the whole model that was trained."""
-_MB = 1e6
+_MEGA = 1e6
 _TYPES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 _PREFIX = "base_model.model.model.layers"
 """How PEFT names the layers of a Llama-like model."""
@@ -121,9 +121,9 @@ def disk_estimate(
         each = float(model_bytes(setup.shape, merged_dtype or setup.base_dtype))
     each += tokenizer_bytes + FOLDER_BYTES
     parts = {
-        "checkpoints": checkpoints * each / _MB,
-        "resume": (resume_bytes(setup) if resumes else 0) / _MB,
-        "logs": (steps * METRICS_ROW_BYTES + FOLDER_BYTES) / _MB,
+        "checkpoints": checkpoints * each / _MEGA,
+        "resume": (resume_bytes(setup) if resumes else 0) / _MEGA,
+        "logs": (steps * METRICS_ROW_BYTES + FOLDER_BYTES) / _MEGA,
     }
     total = sum(parts.values())
     # Rows grow with their numbers' digits, and what a scheduler writes beside them is not ours to know.
@@ -132,12 +132,12 @@ def disk_estimate(
         total=Estimate(
             value=total,
             unit="MB",
-            low=total - spare / 2,
+            low=max(0.0, total - spare / 4),
             high=total + spare,
             method=f"{checkpoints} x {save}, the state to go on from, and logs, by the files' formats",
             rung=Rung.NOTHING,
             aggregation="sum",
         ),
         parts=parts,
-        largest=total + max(parts["resume"], each / _MB),
+        largest=total + max(parts["resume"], each / _MEGA),
     )

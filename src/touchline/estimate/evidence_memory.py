@@ -15,17 +15,25 @@ from touchline.backends.memory import MemoryCoefficients
 from touchline.domain.estimate import MicroBatch, Rung, TrainingSetup
 from touchline.domain.quantity import MemoryKind
 from touchline.estimate.coefficients_memory import (
+    FACTOR_PRIOR,
+    PROCESS_NOISE,
     RESIDENT_ERROR,
+    RESIDENT_OF_PROCESS_ERROR,
     SAME_MODEL_ERROR,
     SAME_RUN_ERROR,
     SAME_STACK_ERROR,
 )
 from touchline.estimate.gpus import Gpu
 from touchline.estimate.parts import after_init_bytes, peak_parts
-from touchline.estimate.spreads import GIB, NORMAL_95, ORDER, Range, contexts, fragmentation
+from touchline.estimate.spreads import NORMAL_95, ORDER, Range, contexts, fragmentation
+from touchline.units import GIB
 
 _PLAUSIBLE = (0.35, 2.8)
 """A factor on the activations outside of this contradicts the settings that it is said to belong to."""
+_SHIFTS = 4.0
+"""Standard deviations of resident memory beyond which a point contradicts it."""
+_LINE_SPREAD = 0.04
+"""Standard deviation up to which a line through the points is preferred to the formula's slope."""
 _AFTER_INIT = 1.02
 """A peak within 2 % of what lies there after the model is loaded is that, not a training's."""
 _SPREAD_AT_REST = 0.005
@@ -65,17 +73,28 @@ class Fitted:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Computed:
+    """The closed form in one kind of memory, GiB."""
+
+    resident: float
+    """What lies there all the time."""
+    activations: float
+    """What comes and goes."""
+    resident_error: float
+    """Standard deviation of the first."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class _Point:
-    """A point beside the closed form's figures for it, GiB of its kind."""
+    """A point beside the closed form's figures for it."""
 
     measured: MeasuredPoint
-    resident: float
-    activations: float
+    computed: Computed
 
     @property
     def factor(self) -> float:
         """Activations measured over computed."""
-        return (self.measured.peak_gib - self.resident) / self.activations
+        return (self.measured.peak_gib - self.computed.resident) / self.computed.activations
 
 
 def fit(
@@ -87,10 +106,10 @@ def fit(
 ) -> tuple[Fitted | None, tuple[str, ...]]:
     """The estimate of the best rung that the points allow, and why any were left out."""
 
-    def computed(other: TrainingSetup, its: MicroBatch, kind: MemoryKind) -> tuple[float, float]:
+    def computed(other: TrainingSetup, its: MicroBatch, kind: MemoryKind) -> Computed:
         return _computed(other, its, coefficients, gpu, kind)
 
-    return _fit(setup, batch, coefficients, points, computed)
+    return _fit(setup, batch, coefficients, points, computed, _SPREAD_AT_REST)
 
 
 def fit_with(
@@ -98,17 +117,10 @@ def fit_with(
     batch: MicroBatch,
     coefficients: MemoryCoefficients,
     points: Sequence[MeasuredPoint],
-    factor: float,
-    addend: float,
+    computed: Callable[[TrainingSetup, MicroBatch, MemoryKind], Computed],
 ) -> tuple[Fitted | None, tuple[str, ...]]:
-    """The same for memory of a process that is the tensors' times a factor, and an addend in GiB."""
-
-    def computed(other: TrainingSetup, its: MicroBatch, kind: MemoryKind) -> tuple[float, float]:
-        del kind
-        parts = peak_parts(other, its, coefficients)
-        return parts.resident / GIB * factor + addend, parts.activations / GIB * factor
-
-    return _fit(setup, batch, coefficients, points, computed)
+    """The same for memory that another formula gives."""
+    return _fit(setup, batch, coefficients, points, computed, PROCESS_NOISE)
 
 
 def _fit(
@@ -116,7 +128,8 @@ def _fit(
     batch: MicroBatch,
     coefficients: MemoryCoefficients,
     points: Sequence[MeasuredPoint],
-    computed: Callable[[TrainingSetup, MicroBatch, MemoryKind], tuple[float, float]],
+    computed: Callable[[TrainingSetup, MicroBatch, MemoryKind], Computed],
+    noise: float,
 ) -> tuple[Fitted | None, tuple[str, ...]]:
     usable: list[_Point] = []
     refused: list[str] = []
@@ -124,21 +137,20 @@ def _fit(
         if (reason := _after_init(point, coefficients)) is not None:
             refused.append(reason)
             continue
-        resident, activations = computed(point.setup, point.batch, point.kind)
-        usable.append(_Point(measured=point, resident=resident, activations=activations))
+        usable.append(_Point(measured=point, computed=computed(point.setup, point.batch, point.kind)))
     candidates: list[Fitted] = []
     for kind in ORDER:
         of_kind = [point for point in usable if point.measured.kind == kind]
         same_model = [point for point in of_kind if _same_model(point.measured.setup, setup)]
         same_run = [point for point in same_model if point.measured.batch == batch]
-        resident, activations = computed(setup, batch, kind)
+        target = computed(setup, batch, kind)
         if same_run:
             candidates.append(_observed(kind, same_run))
         elif same_model:
-            _add(candidates, refused, _from_model(kind, same_model, resident, activations))
+            _add(candidates, refused, _from_model(kind, same_model, target, noise))
         others = [point for point in of_kind if _same_stack(point.measured.setup, setup) and point not in same_model]
         if others:
-            _add(candidates, refused, _from_stack(kind, others, resident, activations))
+            _add(candidates, refused, _from_stack(kind, others, target))
     # The best rung first, and on one rung the memory that was measured most directly.
     best = min(candidates, key=lambda item: (item.rung, math.log(item.found.high / item.found.low)), default=None)
     return best, tuple(refused)
@@ -163,12 +175,18 @@ def _after_init(point: MeasuredPoint, coefficients: MemoryCoefficients) -> str |
 
 def _computed(
     setup: TrainingSetup, batch: MicroBatch, coefficients: MemoryCoefficients, gpu: Gpu | None, kind: MemoryKind
-) -> tuple[float, float]:
-    """(resident, activations) of the closed form in that kind of memory, GiB."""
+) -> Computed:
     parts = peak_parts(setup, batch, coefficients)
-    factor = 1.0 if kind == "allocated" else fragmentation(setup, parts)[0]
-    addend = contexts(gpu)[0] if kind == "process" else 0.0
-    return parts.resident / GIB * factor + addend, parts.activations / GIB * factor
+    resident, activations = parts.resident / GIB, parts.activations / GIB
+    if kind == "allocated":
+        return Computed(resident=resident, activations=activations, resident_error=RESIDENT_ERROR * resident)
+    factor = fragmentation(setup, parts)[0]
+    error = RESIDENT_OF_PROCESS_ERROR * resident
+    addend = 0.0
+    if kind == "process":
+        addend, low, high = contexts(gpu)
+        error = math.hypot(error, (high - low) / (2 * NORMAL_95))
+    return Computed(resident=resident * factor + addend, activations=activations * factor, resident_error=error)
 
 
 def stack_of(setup: TrainingSetup) -> tuple[object, ...]:
@@ -215,44 +233,79 @@ def _observed(kind: MemoryKind, points: list[_Point]) -> Fitted:
     )
 
 
-def _from_model(kind: MemoryKind, points: list[_Point], resident: float, activations: float) -> Fitted | str:
-    """Resident memory from the closed form and a factor on activations from the points, or both from two or more."""
+def _from_model(kind: MemoryKind, points: list[_Point], target: Computed, noise: float) -> Fitted | str:
+    """What runs of the same model say: both parts from two or more that differ, else what one is likely to mean."""
     names = tuple(point.measured.name for point in points)
-    first = points[0]
-    distinct = {round(point.activations, 6) for point in points}
-    if len(distinct) > 1:
-        mean_x = sum(point.activations for point in points) / len(points)
-        mean_y = sum(point.measured.peak_gib for point in points) / len(points)
-        square = sum((point.activations - mean_x) ** 2 for point in points)
-        slope = sum((p.activations - mean_x) * (p.measured.peak_gib - mean_y) for p in points) / square
-        value = mean_y + slope * (activations - mean_x)
-        base = value - slope * activations
-        lever = math.sqrt(1 / len(points) + (activations - mean_x) ** 2 / square)
-        noise = _SPREAD_AT_REST * mean_y * lever
-        words = (
-            f"resident memory ({base:.2f} GiB) and a factor on activations ({slope:.2f}) fitted to runs of this model"
-        )
-        plausible = base > 0.5 * first.resident
-    else:
-        slope = sum(point.factor for point in points) / len(points)
-        value = resident + slope * activations
-        # A wrong resident part would be taken for activations, and grow with them.
-        noise = RESIDENT_ERROR * resident * abs(activations / first.activations - 1)
-        words = f"resident memory by formula, a factor on activations ({slope:.2f}) fitted to a run of this model"
-        plausible = True
-    if not plausible or not _PLAUSIBLE[0] <= slope <= _PLAUSIBLE[1]:
-        return f"{', '.join(names)}: activations of {slope:.2f} times the formula's are not these settings'"
-    spread = NORMAL_95 * math.hypot(SAME_MODEL_ERROR, noise / value)
+    found = _from_one(points, target, noise)
+    if len({round(point.computed.activations, 6) for point in points}) > 1:
+        line = _from_line(points, target, noise)
+        # Two runs that hardly differ tell less of a slope than the formula does.
+        if isinstance(found, str) or (not isinstance(line, str) and line.spread < max(_LINE_SPREAD, found.spread)):
+            found = line
+    if isinstance(found, str):
+        return f"{', '.join(names)}: {found}"
+    width = NORMAL_95 * found.spread
     return Fitted(
         kind=kind,
-        found=Range(value=value, low=value * math.exp(-spread), high=value * math.exp(spread)),
+        found=Range(value=found.value, low=found.value * math.exp(-width), high=found.value * math.exp(width)),
         rung=Rung.SAME_MODEL,
-        method=words,
+        method=found.words,
         names=names,
     )
 
 
-def _from_stack(kind: MemoryKind, points: list[_Point], resident: float, activations: float) -> Fitted | str:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Line:
+    """A fit: the value, the standard deviation of its logarithm, and what was fitted."""
+
+    value: float
+    spread: float
+    words: str
+
+
+def _from_line(points: list[_Point], target: Computed, noise: float) -> _Line | str:
+    """Least squares on resident memory and the factor."""
+    mean_x = sum(point.computed.activations for point in points) / len(points)
+    mean_y = sum(point.measured.peak_gib for point in points) / len(points)
+    square = sum((point.computed.activations - mean_x) ** 2 for point in points)
+    slope = sum((p.computed.activations - mean_x) * (p.measured.peak_gib - mean_y) for p in points) / square
+    value = mean_y + slope * (target.activations - mean_x)
+    base = value - slope * target.activations
+    if not _PLAUSIBLE[0] <= slope <= _PLAUSIBLE[1] or base < target.resident / 2:
+        return f"activations of {slope:.2f} times the formula's are not these settings'"
+    lever = math.sqrt(1 / len(points) + (target.activations - mean_x) ** 2 / square)
+    words = f"resident memory ({base:.2f} GiB) and a factor on activations ({slope:.2f}) fitted to runs of this model"
+    return _Line(value=value, spread=math.hypot(SAME_MODEL_ERROR, noise * mean_y * lever / value), words=words)
+
+
+def _from_one(points: list[_Point], target: Computed, noise: float) -> _Line | str:
+    """One point, or the mean of several: what it has over the formula is divided by where the formula is unsure.
+
+    Resident memory and the factor on activations are normal around the formula's; the point's excess has the
+    covariance with the wanted figure that both have in common.
+    """
+    count = len(points)
+    peak = sum(point.measured.peak_gib for point in points) / count
+    resident = sum(point.computed.resident for point in points) / count
+    activations = sum(point.computed.activations for point in points) / count
+    excess = peak - resident - activations
+    of_resident, of_factor = target.resident_error**2, FACTOR_PRIOR**2
+    known = of_resident + of_factor * activations**2
+    factor = 1 + excess * of_factor * activations / known
+    shift = excess * of_resident / known
+    if not _PLAUSIBLE[0] <= factor <= _PLAUSIBLE[1] or abs(shift) > _SHIFTS * target.resident_error:
+        return f"activations of {(peak - resident) / activations:.2f} times the formula's are not these settings'"
+    common = of_resident + of_factor * activations * target.activations
+    value = target.resident + target.activations + excess * common / known
+    left = of_resident + of_factor * target.activations**2 - common**2 / known
+    spread = math.hypot(max(SAME_MODEL_ERROR, noise), math.sqrt(max(left, 0.0)) / value)
+    words = f"resident memory by formula, a factor on activations ({factor:.2f}) fitted to a run of this model"
+    if abs(shift) > noise * peak:
+        words = f"{words}, resident memory {shift:+.2f} GiB"
+    return _Line(value=value, spread=spread, words=words)
+
+
+def _from_stack(kind: MemoryKind, points: list[_Point], target: Computed) -> Fitted | str:
     """One factor on activations for the trainer: the geometric mean over runs of other models."""
     sound = [point for point in points if _PLAUSIBLE[0] <= point.factor <= _PLAUSIBLE[1]]
     if not sound:
@@ -262,8 +315,8 @@ def _from_stack(kind: MemoryKind, points: list[_Point], resident: float, activat
     mean = sum(logs) / len(logs)
     scatter = math.sqrt(sum((value - mean) ** 2 for value in logs) / (len(logs) - 1)) if len(logs) > 1 else 0.0
     error = math.hypot(max(SAME_STACK_ERROR, scatter), SAME_STACK_ERROR / math.sqrt(len(logs)))
-    value = resident + math.exp(mean) * activations
-    spread = NORMAL_95 * math.hypot(RESIDENT_ERROR * resident, error * math.exp(mean) * activations) / value
+    value = target.resident + math.exp(mean) * target.activations
+    spread = NORMAL_95 * math.hypot(target.resident_error, error * math.exp(mean) * target.activations) / value
     return Fitted(
         kind=kind,
         found=Range(value=value, low=value * math.exp(-spread), high=value * math.exp(spread)),

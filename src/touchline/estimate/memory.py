@@ -14,10 +14,10 @@ from touchline.domain.quantity import Measured, MemoryKind, Missing
 from touchline.estimate.evidence_memory import Fitted, MeasuredPoint, fit
 from touchline.estimate.gpus import Gpu
 from touchline.estimate.parts import PeakParts, peak_parts, vocab_bytes
-from touchline.estimate.spreads import GIB, ORDER, Range, allocated_range, relative_error, upwards
+from touchline.estimate.spreads import ORDER, Range, allocated_range, relative_error, upwards
 from touchline.estimate.what_if import what_ifs
+from touchline.units import GIB
 
-_NO_GPU = Missing(missing="the GPU is not known: name it by compute.gpu")
 _MOST_ROWS = 1 << 20
 """Rows beyond which nobody asks; the search ends there."""
 
@@ -51,6 +51,9 @@ def memory_estimate(
     estimates = {kind: _estimate(kind, found[kind], setup, coefficients, fitted, refused) for kind in ORDER}
     allocated = estimates["allocated"].value
     scale = allocated / (parts.total / GIB)
+    capacity: Measured = Missing(missing="the GPU is not known: name it by compute.gpu")
+    if gpu is not None:
+        capacity = gpu.capacity
     changes: tuple[WhatIf, ...] = ()
     if with_what_ifs:
         changes = what_ifs(setup, batch, coefficients, gpu)
@@ -59,16 +62,16 @@ def memory_estimate(
         reserved=estimates["reserved"],
         process=estimates["process"],
         breakdown={name: size / GIB * scale for name, size in parts.by_name().items()},
-        capacity_gib=_NO_GPU if gpu is None else gpu.capacity,
-        verdict=verdict(estimates["process"], None if gpu is None else gpu.capacity),
+        capacity_gib=capacity,
+        verdict=verdict(estimates["process"], capacity),
         assumption=_assumption(setup, coefficients, parts, fitted),
         what_ifs=changes,
     )
 
 
-def verdict(process: Estimate, capacity: Measured | None) -> Verdict:
+def verdict(process: Estimate, capacity: Measured) -> Verdict:
     """Whether the interval lies below, around or above the capacity."""
-    if capacity is None or isinstance(capacity, Missing):
+    if isinstance(capacity, Missing):
         return Verdict.UNKNOWN
     if process.high < capacity.value:
         return Verdict.FITS

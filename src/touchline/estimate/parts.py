@@ -123,7 +123,7 @@ def peak_parts(
     element, block = computes_in(setup, coefficients), block_bytes(setup, coefficients)
     entry = vocab_bytes(setup, coefficients)[0] if per_entry is None else per_entry
     weights, other = weight_bytes(setup, coefficients), _tables(setup, coefficients) + WORKSPACE_BYTES
-    adapter, gradients = _adapter(setup, coefficients), float(setup.trained_parameters * _trained_size(setup))
+    adapter, gradients = _adapter(setup), float(setup.trained_parameters * _trained_size(setup))
     optimizer = optimizer_bytes(setup, coefficients)
     with_logits = batch.label_tokens if coefficients.logits_of == "label" else tokens
     logits = entry * shape.vocab_size * with_logits
@@ -141,17 +141,22 @@ def peak_parts(
     top = tokens * (10 if element < FLOAT else 8) * stream
     waiting = gradients if setup.accumulates else 0.0
     head = shape.vocab_size * shape.hidden_size * element if setup.method == "full" and not setup.accumulates else 0.0
-    held = weights + adapter + optimizer + other
+    copies = _adapter_copies(setup, coefficients)
+    held = weights + adapter + copies + optimizer + other
     at_loss = held + waiting + kept + max(logits, top)
     in_backward = held + waiting + head + backward + _dequantised(setup)
-    at_step = held + gradients * (1.0 + FOREACH_COPIES.get(setup.optimizer, 0.0))
-    at_end = held + gradients + _second_gradient(setup)
+    # Autocast's copies are gone when the backward pass is over.
+    at_step = held - copies + gradients * (1.0 + FOREACH_COPIES.get(setup.optimizer, 0.0))
+    at_end = held - copies + gradients + _second_gradient(setup)
     peak = max(at_loss, in_backward, at_step, at_end)
-    resident = held
-    common = {"weights": weights, "adapter": adapter, "optimizer": optimizer, "other": other, "resident": resident}
+    common = {"weights": weights, "optimizer": optimizer, "other": other}
     if peak in (at_step, at_end):
         phase = "optimizer step" if peak == at_step else "end of backward"
-        return PeakParts(**common, gradients=peak - held, layers=0.0, logits=0.0, phase=phase)
+        held -= copies
+        return PeakParts(
+            **common, adapter=adapter, resident=held, gradients=peak - held, layers=0.0, logits=0.0, phase=phase
+        )
+    common |= {"adapter": adapter + copies, "resident": held}
     if peak == at_loss:
         in_layers = kept if logits >= top else kept + top - logits
         return PeakParts(**common, gradients=waiting, layers=in_layers, logits=logits, phase="loss")
@@ -163,14 +168,16 @@ def _trained_size(setup: TrainingSetup) -> int:
     return size_of(setup.base_dtype if setup.method == "full" else setup.adapter_dtype)
 
 
-def _adapter(setup: TrainingSetup, coefficients: MemoryCoefficients) -> float:
-    if setup.method == "full":
-        return 0.0
+def _adapter(setup: TrainingSetup) -> float:
+    return 0.0 if setup.method == "full" else float(setup.trained_parameters * size_of(setup.adapter_dtype))
+
+
+def _adapter_copies(setup: TrainingSetup, coefficients: MemoryCoefficients) -> float:
+    """Autocast's copies stay for the backward pass, except where a block's forward pass runs again and makes them."""
     element, base = size_of(setup.adapter_dtype), size_of(setup.base_dtype)
-    # Autocast's copies stay for the backward pass, except where a block's forward pass runs again and makes them anew.
-    cast = element > base and coefficients.float32_adapters != "promoted" and not setup.gradient_checkpointing
-    copies = base if cast else 0
-    return float(setup.trained_parameters * (element + copies))
+    if setup.method == "full" or setup.gradient_checkpointing or element <= base:
+        return 0.0
+    return 0.0 if coefficients.float32_adapters == "promoted" else float(setup.trained_parameters * base)
 
 
 def _tables(setup: TrainingSetup, coefficients: MemoryCoefficients) -> float:

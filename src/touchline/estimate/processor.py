@@ -6,13 +6,14 @@ from collections.abc import Sequence
 
 from touchline.backends.memory import MemoryCoefficients
 from touchline.domain.estimate import Estimate, MemoryEstimate, MicroBatch, Rung, TrainingSetup
-from touchline.domain.quantity import Measured
+from touchline.domain.quantity import Measured, MemoryKind
 from touchline.estimate.coefficients_memory import LOADED_AGAIN, PROCESS_GIB, PROCESSOR_SCRATCH, WORKSPACE_BYTES
-from touchline.estimate.evidence_memory import MeasuredPoint, fit_with
+from touchline.estimate.evidence_memory import Computed, MeasuredPoint, fit_with
 from touchline.estimate.memory import verdict
-from touchline.estimate.parts import peak_parts
-from touchline.estimate.spreads import GIB, Range, allocated_range
+from touchline.estimate.parts import peak_parts, weight_bytes
+from touchline.estimate.spreads import NORMAL_95, Range, allocated_range
 from touchline.estimate.what_if import what_ifs
+from touchline.units import GIB
 
 
 def processor_memory_estimate(
@@ -44,14 +45,19 @@ def processor_memory_estimate(
     weights = parts.weights / GIB
     base_low, base, base_high = (own + times * weights for own, times in zip(PROCESS_GIB, LOADED_AGAIN, strict=True))
     process = reserved.plus(base, base_low, base_high)
-    fitted, _ = fit_with(
-        setup,
-        batch,
-        coefficients,
-        [point for point in evidence if point.kind == "process"],
-        typical,
-        base - less * typical,
-    )
+
+    def computed(other: TrainingSetup, its: MicroBatch, kind: MemoryKind) -> Computed:
+        del kind
+        there, held = peak_parts(other, its, coefficients), weight_bytes(other, coefficients) / GIB
+        beside = [own + times * held for own, times in zip(PROCESS_GIB, LOADED_AGAIN, strict=True)]
+        return Computed(
+            resident=(there.resident / GIB - less) * typical + beside[1],
+            activations=there.activations / GIB * typical,
+            resident_error=(beside[2] - beside[0]) / (2 * NORMAL_95),
+        )
+
+    of_processes = [point for point in evidence if point.kind == "process"]
+    fitted, _ = fit_with(setup, batch, coefficients, of_processes, computed)
     rung, names = Rung.NOTHING, tuple[str, ...]()
     method = "closed form, scratch of kernels and allocator, and the libraries"
     if fitted is not None:

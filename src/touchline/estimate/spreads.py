@@ -23,8 +23,8 @@ from touchline.estimate.coefficients_memory import (
 )
 from touchline.estimate.gpus import Gpu
 from touchline.estimate.parts import PeakParts, peak_parts, vocab_bytes
+from touchline.units import GIB
 
-GIB: Final = 2**30
 NORMAL_95: Final = 1.6449
 """Quantile of the normal distribution that 5 % exceed: a two-sided interval of 90 %."""
 ORDER: Final[tuple[MemoryKind, ...]] = ("allocated", "reserved", "process")
@@ -77,12 +77,14 @@ def allocated_range(setup: TrainingSetup, batch: MicroBatch, coefficients: Memor
     _, low_entry, high_entry = vocab_bytes(setup, coefficients)
     typical = peak_parts(setup, batch, coefficients)
     low = peak_parts(setup, batch, coefficients, low_entry)
-    high = peak_parts(setup, batch, at_most(setup, coefficients), high_entry)
     error, _ = relative_error(setup, coefficients)
+    highest = [peak_parts(setup, batch, coefficients, high_entry)]
+    if (upcast := at_most(setup, coefficients)) != coefficients:
+        highest.append(peak_parts(setup, batch, upcast, vocab_bytes(setup, upcast)[2]))
     return Range(
         value=typical.total / GIB,
         low=low.total / GIB * math.exp(-NORMAL_95 * _spread(low, error)),
-        high=high.total / GIB * math.exp(NORMAL_95 * _spread(high, error)),
+        high=max(parts.total / GIB * math.exp(NORMAL_95 * _spread(parts, error)) for parts in highest),
     )
 
 

@@ -18,7 +18,8 @@ from touchline.estimate.coefficients_memory import (
 )
 from touchline.estimate.gpus import Gpu
 from touchline.estimate.parts import peak_parts, vocab_bytes
-from touchline.estimate.spreads import GIB, Range, upwards
+from touchline.estimate.spreads import Range, upwards
+from touchline.units import GIB
 
 _WORTHWHILE = 0.98
 """A change that leaves more than this share of the memory is not worth a line."""

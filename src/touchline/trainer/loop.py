@@ -17,7 +17,7 @@ from touchline.files import write_atomic
 from touchline.trainer.export import drop_old_exports, export, read_exports
 from touchline.trainer.log import LOG, MetricsLog, Progress
 from touchline.trainer.machine import MemorySampler, Stopwatch, gpu_meter, load_1min
-from touchline.trainer.model import scoring
+from touchline.trainer.model import add_gradient, scoring
 from touchline.trainer.resume import EpochEnd, ResumeState, save_resume
 from touchline.trainer.run import MARKER, RESUME_FOLDER, Stop, training_text
 from touchline.trainer.setup import Session
@@ -130,9 +130,7 @@ class Training:
                 raise _Stopped
             rows = arrange(batch, session.layout)
             computed += rows.computed_tokens
-            loss = session.target_loss(rows).sum() / targets
-            loss.backward()
-            total += loss.detach()
+            total += add_gradient(session.target_loss, rows, targets)
         norm = torch.nn.utils.clip_grad_norm_(self._parameters, train.max_grad_norm)
         self._refuse_nonsense(total, norm)
         rate = learning_rate(

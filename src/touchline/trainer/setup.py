@@ -20,7 +20,16 @@ from touchline.trainer.inputs import Inputs
 from touchline.trainer.isolation import prove, sample_for_proof
 from touchline.trainer.log import LOG
 from touchline.trainer.machine import Machine, Stopwatch, library_versions, look_around
-from touchline.trainer.model import TargetLoss, attach_adapter, attention_for, dropout_in, load_base, trainable
+from touchline.trainer.model import (
+    OPTIMIZER,
+    TargetLoss,
+    attach_adapter,
+    attention_for,
+    dropout_in,
+    load_base,
+    optimizer_for,
+    trainable,
+)
 from touchline.trainer.resume import ResumeState
 from touchline.trainer.tensors import give_random_state, unpack_state
 
@@ -88,9 +97,7 @@ def build_session(inputs: Inputs, saved: tuple[Path, ResumeState] | None) -> Ses
     target_loss = TargetLoss(model, machine)
     parameters = trainable(model)
     layout, reason, isolation = _proved(target_loss, inputs, layout, reason)
-    optimizer = torch.optim.AdamW(
-        list(parameters.values()), lr=train.learning_rate, weight_decay=train.weight_decay, fused=True
-    )
+    optimizer = optimizer_for(parameters, train)
     if saved is not None:
         _restore(saved, inputs, parameters, optimizer)
     return Session(
@@ -135,7 +142,7 @@ def attempt_row(session: Session, attempt: int, watch: Stopwatch) -> AttemptRow:
         packed_requested=bool(config.train.packed),
         isolation=session.isolation,
         gradient_checkpointing=config.train.gradient_checkpointing,
-        optimizer="AdamW, fused",
+        optimizer=OPTIMIZER,
         micro_batch_size=batches.micro_batch_size,
         gradient_accumulation_steps=-(-batches.global_batch_size // batches.micro_batch_size),
         global_batch_size=batches.global_batch_size,

@@ -1,0 +1,77 @@
+"""What the time of a step rests on before anything is measured, and how far times scatter.
+
+Medians and standard deviations of logarithms. They hold for one device. Whatever is measured on a machine replaces
+them there; they decide alone only where nothing was.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+GPU_STEP: Final = (0.015, 0.8)
+"""Seconds of an optimizer step besides its forward and backward passes (data, clipping, optimizer, logging), and
+spread. Bounded by logs: 0.015 s is a tenth of the shortest steps that public logs show (torchtune, 0.15 to 0.23 s)."""
+GPU_LAUNCH: Final = (0.0052, 0.45)
+"""Seconds a block and micro-batch while the host launches kernels, and spread. Qwen's README (A100, LoRA, 256 tokens):
+1.0, 1.2 and 1.6 s for 8 micro-batches are 5.2, 4.7 and 5.0 ms a block; litgpt's tables (A100, Alpaca, micro-batch 1):
+4.1, 4.7, 4.4 and 4.8; eight T4 runs 7.1; two torchtune runs of Llama-3.2-1B 9.6 (reference, section 4)."""
+GPU_EFFICIENCY: Final = (0.65, 0.22)
+"""Share of the dense tensor throughput that large matrix products reach, and spread. Qwen's README: 117, 157 and 171 of
+an A100's 312 TFLOP/s, 0.38 to 0.55 with everything else that runs meanwhile; fms-acceleration's A100 rows of
+Mistral-7B, 4 x 4096: 0.48."""
+GPU_EFFICIENCIES: Final = {"T4": (0.22, 0.3), "H100": (0.42, 0.3), "H200": (0.42, 0.3), "B200": (0.35, 0.4)}
+"""The same where it differs. T4: 12.9 of 65 TFLOP/s (reference, section 4, eight runs; its power limit throttles it).
+H100 and later: products that fill an A100 leave these half idle; the typical share of published trainings, 0.35 to 0.5,
+nothing was measured here."""
+GPU_TRAFFIC: Final = (0.55, 0.5)
+"""Share of the memory's bandwidth that element by element kernels reach of what `terms.py` counts, and spread: what
+separates 1.8B (117 TFLOP/s) from 14B (171) in Qwen's README."""
+GPU_WEIGHTS: Final = (0.6, 0.5)
+"""The same for reading weights, and for turning 4-bit ones back into 16 bits. litgpt's table: 79 ms more for Llama 2 7B
+and 191 ms for 13B in NF4 (A100-40GB, 1,555 GB/s)."""
+NF4_SIGMA: Final = 0.7
+"""Its spread where weights are turned back from 4 bits: bitsandbytes in litgpt's table 6 to 8 ps a parameter and pass,
+GPTQ's kernels in Qwen's README 12."""
+GPU_OVERLAP: Final = 3.0
+"""Power of the smooth maximum of launching and computing: Qwen's README shows a flat floor up to 512 tokens (1.8B) and
+proportional time from 2,048 on; a plain sum predicts a held-out model worse (reference, section 4: 30 against 19 %)."""
+FLOAT16_TFLOPS: Final = {"T4": 65.0, "V100-32GB": 125.0, "V100-16GB": 125.0}
+"""Dense float16 tensor throughput of GPUs without bfloat16: NVIDIA's data sheets."""
+FLOAT32_SHARE: Final = (0.08, 0.5)
+"""Throughput in float32 over that in bfloat16, and spread: 19.5 of 312 (A100), 67 of 989 (H100), 8.1 of 65 (T4), and
+more on consumer cards, 82.6 of 165 (RTX 4090): data sheets."""
+
+CPU_STEP: Final = (0.006, 0.9)
+"""Seconds of an optimizer step on a processor besides its passes, and spread; own runs, `cpu_runs.json`."""
+CPU_LAUNCH: Final = (0.0015, 0.8)
+"""Seconds a block and micro-batch on a processor whatever the tokens, and spread; own runs, `cpu_runs.json`."""
+CPU_THREAD_FLOPS: Final = {"float32": (7.0e10, 0.7), "bfloat16": (1.2e11, 1.0), "float16": (3.0e10, 1.2)}
+"""Operations a second and thread, and spread: one core at 2.6 GHz with AVX-512 reaches some 6e10 in float32 (own runs);
+AVX2 alone gives half, matrix units for bfloat16 several times more."""
+CPU_THREADS_POWER: Final = 0.85
+"""Throughput grows with the threads to this power: shared caches and bandwidth; typical, nothing was measured here."""
+CPU_BANDWIDTH: Final = (1.1e10, 0.7)
+"""Bytes a second and thread, and spread: what one core of a server draws from memory."""
+
+MODEL_SIGMA: Final = {"gpu": 0.14, "cpu": 0.08}
+"""How far a model's time differs from what the common rates of its stack and machine say: leaving a model out gives
+17.5 % on a T4, 8 to 22 % on an A100, 5 to 13 % on a processor (reference, section 4)."""
+RATE_SIGMA: Final = {"gpu": 0.12, "cpu": 0.10}
+"""The same of its single rates: small matrices are slower an operation than large ones."""
+VARIANT_SIGMA: Final = 0.12
+"""How far gradient checkpointing, other adapters or another kernel of attention shift the time beyond their operations:
+torchtune's README, 1.27 measured for 4/3 by operations; published ranks 4 and 64 of one model lie 43 % apart."""
+SETTING_SIGMA: Final = {"gpu": 0.06, "cpu": 0.03}
+"""What is peculiar to one batch and length: which kernels a library picks for these sizes."""
+RUN_SIGMA: Final = {"gpu": 0.05, "cpu": 0.035}
+"""How far the same run differs from itself on another day, where the device is busy."""
+LAUNCH_RUN_SIGMA: Final = 0.20
+"""The same where the host is: seed logs of one 1B setting lie between 0.15 and 0.23 s a step (reference, section 4E)."""
+PRIOR_WEIGHT: Final = {"gpu": 8.0, "cpu": 4.0}
+"""How many residuals these spreads are worth: on GPUs they rest on some ten models and three kinds of device, on
+processors on three machines."""
+COLD_WEIGHT: Final = 10.0
+"""The same where nothing was measured: some ten kinds of GPU and stack agree with the published figures that well."""
+COLD_SIGMA: Final = {"gpu": 0.20, "cpu": 0.35}
+"""What is added where nothing was measured on the machine with that trainer: drivers, hosts, versions. With the rates'
+own spread it makes a factor of some 1.6 on a GPU (reference, section 5)."""

@@ -1,0 +1,87 @@
+"""Floating-point operations of a training step.
+
+A product of a matrix of P elements with T tokens is 2·P·T operations. A trained layer does three of them: forward,
+gradient of its input, gradient of its weight; a frozen one (LoRA) only the first two, and with gradient checkpointing
+the forward pass once more. The output layer is not computed again, and where a trainer keeps only the positions with a
+loss, it sees only these. Causal attention of T tokens in rows of S costs 4·S·q·T/2 a layer and forward pass (scores and
+their product with the values, half of which the causal mask leaves), 2.5 times that backward in a fused kernel, which
+computes the scores again; eager attention computes the masked half too, and its backward pass is twice the forward one.
+Kaplan et al. 2020, appendix; Dao 2023 (FlashAttention-2), section 4.1.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from touchline.backends import memory_coefficients
+from touchline.backends.memory import MemoryCoefficients
+from touchline.domain.estimate import TrainingSetup
+from touchline.estimate.work import StepWork
+
+_PRODUCT = 2
+"""A multiplication and an addition."""
+_BACKWARD_FUSED = 2.5
+_BACKWARD_EAGER = 2.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StepFlops:
+    """Operations of one optimizer step, by part."""
+
+    linear: float
+    """The blocks' matrices."""
+    adapter: float
+    """The adapter's."""
+    head: float
+    """The output layer."""
+    attention: float
+    """Scores, and their product with the values."""
+
+    @property
+    def total(self) -> float:
+        """All of them."""
+        return self.linear + self.adapter + self.head + self.attention
+
+
+def passes(setup: TrainingSetup) -> int:
+    """How often a frozen matrix is multiplied with the tokens: forward, backward, and forward again."""
+    return 3 if setup.gradient_checkpointing else 2
+
+
+def step_flops(setup: TrainingSetup, work: StepWork) -> StepFlops:
+    """Operations of one optimizer step on one device.
+
+    Args:
+        setup: the settings.
+        work: the step.
+    """
+    shape = setup.shape
+    trained = setup.method == "full"
+    again = 1 if setup.gradient_checkpointing else 0
+    matrices = _PRODUCT * work.tokens * shape.linear_parameters
+    adapter = 0 if trained else setup.trained_parameters
+    logits = work.label_tokens if _label_tokens_only(setup) else work.tokens
+    fused = setup.attention == "fused"
+    scores = 2 * _PRODUCT * work.squares * shape.q_size * shape.num_layers * (0.5 if fused else 1.0)
+    return StepFlops(
+        linear=matrices * (3 + again if trained else 2 + again),
+        adapter=_PRODUCT * work.tokens * adapter * (3 + again),
+        head=_PRODUCT * logits * shape.vocab_size * shape.hidden_size * (3 if trained else 2),
+        attention=scores * (1 + again + (_BACKWARD_FUSED if fused else _BACKWARD_EAGER)),
+    )
+
+
+def forward_flops(setup: TrainingSetup, work: StepWork) -> float:
+    """Operations of the forward pass alone: what a validation does."""
+    shape = setup.shape
+    logits = work.label_tokens if _label_tokens_only(setup) else work.tokens
+    adapter = 0 if setup.method == "full" else setup.trained_parameters
+    scores = 2 * work.squares * shape.q_size * shape.num_layers * (0.5 if setup.attention == "fused" else 1.0)
+    return _PRODUCT * (
+        work.tokens * (shape.linear_parameters + adapter) + logits * shape.vocab_size * shape.hidden_size + scores
+    )
+
+
+def _label_tokens_only(setup: TrainingSetup) -> bool:
+    found = memory_coefficients(setup.backend)
+    return isinstance(found, MemoryCoefficients) and found.logits_of == "label"

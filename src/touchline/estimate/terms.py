@@ -1,0 +1,175 @@
+"""The terms of a step's time: what each grows with, and its rate by the machine's published figures.
+
+step      once an optimizer step: data, clipping, optimizer, logging
+launch    blocks x micro-batches: the host that launches kernels
+compute   floating-point operations
+traffic   bytes of activations that kernels read and write element by element
+weights   bytes of weights read, turned back from 4 bits, and of the optimizer's states
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Final
+
+import numpy as np
+
+from touchline.domain.estimate import TrainingSetup
+from touchline.domain.machine import TargetMachine
+from touchline.domain.quantity import Missing
+from touchline.estimate.coefficients_time import (
+    CPU_BANDWIDTH,
+    CPU_LAUNCH,
+    CPU_STEP,
+    CPU_THREAD_FLOPS,
+    CPU_THREADS_POWER,
+    FLOAT16_TFLOPS,
+    FLOAT32_SHARE,
+    GPU_EFFICIENCIES,
+    GPU_EFFICIENCY,
+    GPU_LAUNCH,
+    GPU_OVERLAP,
+    GPU_STEP,
+    GPU_TRAFFIC,
+    GPU_WEIGHTS,
+    MODEL_SIGMA,
+    NF4_SIGMA,
+    PRIOR_WEIGHT,
+    RATE_SIGMA,
+    SETTING_SIGMA,
+    VARIANT_SIGMA,
+)
+from touchline.estimate.flops import passes, step_flops
+from touchline.estimate.gpus import Gpu, find_gpu
+from touchline.estimate.layers import size_of
+from touchline.estimate.regression import Rates
+from touchline.estimate.work import StepWork
+
+TERMS: Final = ("step", "launch", "compute", "traffic", "weights")
+_TERA: Final = 1e12
+_GIGA: Final = 1e9
+_STREAM: Final = 20
+"""Reads and writes of the stream's width in a block's forward pass: two norms in float32, two sums, four inputs and two
+outputs of matrices."""
+_INNER: Final = 8
+"""The same of the feed-forward width: outputs of two matrices, the activation, the product, an input."""
+_QUERIES: Final = 8
+"""The same of the queries' width: rotation, and attention's inputs and output."""
+_ADAPTER_INPUT: Final = 2
+"""The same of an adapted layer's input, where it is cast and multiplied once more."""
+_DROPOUT: Final = 2
+"""The same where dropout copies it."""
+_ADAPTER_OUTPUT: Final = 3
+"""The same of its output, to which the adapter's is scaled and added."""
+_NF4_MOVED: Final = 8.0
+"""Bytes moved a parameter and pass where a 4-bit base is turned back: half a byte read, two written, two read again, and
+the scales."""
+_OPTIMIZER_MOVED: Final = 7
+"""Times that a trained parameter's element is moved a step: weight, gradient and two states are read, three written."""
+
+
+def amounts(setup: TrainingSetup, work: StepWork) -> tuple[float, ...]:
+    """The amount of each term in one optimizer step; shape [terms]."""
+    shape, element = setup.shape, size_of(setup.base_dtype)
+    widths = _STREAM * shape.hidden_size + _INNER * shape.intermediate_size + _QUERIES * shape.q_size
+    if setup.method != "full":
+        inputs = _ADAPTER_INPUT + (_DROPOUT if setup.dropout > 0 else 0)
+        adapted = [linear for linear in shape.linears if linear.name in setup.target_modules]
+        widths += sum(inputs * linear.inputs + _ADAPTER_OUTPUT * linear.outputs for linear in adapted)
+    # Backward moves twice what forward does.
+    activations = work.tokens * shape.num_layers * widths * element * (passes(setup) + 1)
+    if setup.attention == "eager":
+        # Scores, their softmax in float32 and back, each read and written, and the same backward.
+        activations += work.squares * shape.num_heads * shape.num_layers * 12 * 4
+    held = _NF4_MOVED if setup.method == "qlora" else element
+    read = work.micro_batches * passes(setup) * shape.linear_parameters * held
+    stepped = setup.trained_parameters * element * _OPTIMIZER_MOVED
+    return (
+        1.0,
+        shape.num_layers * work.micro_batches,
+        step_flops(setup, work).total,
+        activations,
+        read + stepped,
+    )
+
+
+def rates_of(setup: TrainingSetup, machine: TargetMachine) -> Rates | Missing:
+    """What is known of the rates before anything is measured; missing where the machine's speed is not known."""
+    if machine.kind == "cpu":
+        return _processor(setup, machine)
+    gpu = find_gpu(machine.name)
+    if isinstance(gpu, Missing):
+        return gpu
+    return _gpu(setup, gpu)
+
+
+def unknown_gpu() -> Rates:
+    """Rates of a GPU that no table knows, for where something was measured on it: they decide nothing by themselves."""
+    vague = 2.0
+    means = (GPU_STEP[0], GPU_LAUNCH[0], 1 / (100 * _TERA), 1 / (500 * _GIGA), 1 / (500 * _GIGA))
+    return _rates("gpu", means, (GPU_STEP[1], GPU_LAUNCH[1], vague, vague, vague))
+
+
+def peak_flops(setup: TrainingSetup, machine: TargetMachine) -> float:
+    """Operations a second that the machine cannot exceed; infinite where that is not known."""
+    if machine.kind == "cpu":
+        return math.inf
+    gpu = find_gpu(machine.name)
+    if isinstance(gpu, Missing):
+        return math.inf
+    return (gpu.peak_tflops or FLOAT16_TFLOPS.get(gpu.name, math.inf)) * _TERA
+
+
+def machine_key(kind: str, name: str, threads: int | None) -> str:
+    """What is the same for runs on the same kind of machine, by whatever name its device goes."""
+    if kind == "cpu":
+        return f"{name}, {threads} threads"
+    gpu = find_gpu(name)
+    return gpu.name if isinstance(gpu, Gpu) else name.strip().lower()
+
+
+def _gpu(setup: TrainingSetup, gpu: Gpu) -> Rates:
+    share, spread = GPU_EFFICIENCIES.get(gpu.name, GPU_EFFICIENCY)
+    peak = gpu.peak_tflops or FLOAT16_TFLOPS.get(gpu.name)
+    if peak is None:
+        peak, spread = 100.0, 2.0
+    if setup.base_dtype == "float32":
+        slower, vague = FLOAT32_SHARE
+        peak, spread = peak * slower, math.hypot(spread, vague)
+    bandwidth = gpu.bandwidth_gb_s * _GIGA
+    unsure = NF4_SIGMA if setup.method == "qlora" else GPU_WEIGHTS[1]
+    means = (
+        GPU_STEP[0],
+        GPU_LAUNCH[0],
+        1 / (peak * _TERA * share),
+        1 / (bandwidth * GPU_TRAFFIC[0]),
+        1 / (bandwidth * GPU_WEIGHTS[0]),
+    )
+    return _rates("gpu", means, (GPU_STEP[1], GPU_LAUNCH[1], spread, GPU_TRAFFIC[1], unsure))
+
+
+def _processor(setup: TrainingSetup, machine: TargetMachine) -> Rates:
+    threads = float(machine.threads or 1) ** CPU_THREADS_POWER
+    speed, spread = CPU_THREAD_FLOPS[setup.base_dtype]
+    bandwidth, unsure = CPU_BANDWIDTH
+    per_byte = 1 / (bandwidth * threads)
+    means = (CPU_STEP[0], CPU_LAUNCH[0], 1 / (speed * threads), per_byte, per_byte)
+    return _rates("cpu", means, (CPU_STEP[1], CPU_LAUNCH[1], spread, unsure, unsure))
+
+
+def _rates(kind: str, means: tuple[float, ...], sigmas: tuple[float, ...]) -> Rates:
+    names = np.array(TERMS)
+    on_gpu = kind == "gpu"
+    return Rates(
+        means=np.log(np.array(means)),
+        sigmas=np.array(sigmas),
+        # A processor computes what it has launched before it goes on.
+        host=(names == "launch") & on_gpu,
+        alone=(names == "step") | np.full(len(TERMS), not on_gpu),
+        power=GPU_OVERLAP if on_gpu else 1.0,
+        model_sigma=MODEL_SIGMA[kind],
+        rate_sigma=RATE_SIGMA[kind],
+        variant_sigma=VARIANT_SIGMA,
+        setting_sigma=SETTING_SIGMA[kind],
+        weight=PRIOR_WEIGHT[kind],
+    )

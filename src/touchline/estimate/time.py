@@ -1,0 +1,327 @@
+"""Seconds of an optimizer step: one answer a rung of the ladder of evidence, each with its interval.
+
+1  a finished run of the same settings: its own median
+2  runs of the same model: the rates fitted to them, the model's own deviation among these
+3  runs of other models with the same trainer on the same machine: the rates alone
+4  no run: the machine's published figures
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from touchline.domain.estimate import Estimate, Rung, TrainingSetup
+from touchline.domain.machine import TargetMachine
+from touchline.domain.quantity import Missing
+from touchline.estimate.coefficients_time import COLD_SIGMA, COLD_WEIGHT, LAUNCH_RUN_SIGMA, RUN_SIGMA
+from touchline.estimate.flops import step_flops
+from touchline.estimate.ladder import Ladder, choose
+from touchline.estimate.points import TimePoint, model_of, stack_of, variant_of
+from touchline.estimate.regression import Fit, Rates, Row, fit, log_seconds
+from touchline.estimate.residuals import ENOUGH, half_width, spread
+from touchline.estimate.terms import TERMS, amounts, machine_key, peak_flops, rates_of, unknown_gpu
+from touchline.estimate.work import StepWork
+
+_REPEATS = 0.03
+"""Two batches that differ by no more are one: means over two orders of the same data do."""
+_MOST_POINTS = 256
+"""Measured runs that are looked at; the model's own first."""
+_TOO_FAST = 1.05
+"""Share of the device's peak that no measurement can exceed, but for rounding."""
+_ABSURD = 25.0
+"""Factor off the published figures beyond which a measurement is not of what it is said to be."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StepTime:
+    """Seconds of an optimizer step."""
+
+    ladder: Ladder
+    """The answer, and those of all rungs."""
+    flops: float
+    """Operations of the step."""
+    shares: Mapping[str, float]
+    """Share of each term of `terms.py` in the chosen prediction; they sum to 1."""
+    refused: tuple[str, ...]
+    """Measured runs that cannot be what they are said to be, and why."""
+
+    @property
+    def estimate(self) -> Estimate:
+        """The chosen one."""
+        return self.ladder.chosen
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Question:
+    """What is asked, and what is known around it."""
+
+    setup: TrainingSetup
+    work: StepWork
+    kind: str
+    rates: Rates
+
+    def row(self, point: TimePoint | None = None, setting: str = "") -> Row:
+        """The asked step, or a measured one, in the terms of the fit."""
+        setup = self.setup if point is None else point.setup
+        work = self.work if point is None else point.work
+        found = amounts(setup, work)
+        _, shares = log_seconds(self.rates.means, found, self.rates)
+        on_host = float(shares[TERMS.index("launch")] + shares[TERMS.index("step")]) if self.kind == "gpu" else 0.0
+        return Row(
+            amounts=found,
+            model=repr(model_of(setup.shape)),
+            variant=repr(variant_of(setup)),
+            setting=setting,
+            noise=math.hypot(RUN_SIGMA[self.kind], LAUNCH_RUN_SIGMA * on_host),
+        )
+
+
+def seconds_per_step(
+    setup: TrainingSetup, work: StepWork, *, machine: TargetMachine, points: Sequence[TimePoint] = ()
+) -> StepTime | Missing:
+    """Seconds of an optimizer step on one device: the median over a run's steps.
+
+    Args:
+        setup: everything but the batch.
+        work: the step.
+        machine: where it will run.
+        points: measured runs of any kind; those that say nothing of this one are left out.
+
+    Returns:
+        The answers; missing where the machine is not known and nothing was measured on it.
+    """
+    key = machine_key(machine.kind, machine.name, machine.threads)
+    near = [point for point in points if _place(point) == _plain(key) and stack_of(point.setup) == stack_of(setup)]
+    published = rates_of(setup, machine)
+    if isinstance(published, Missing):
+        if not near:
+            return Missing(missing=f"{published.missing}, and nothing was measured on it")
+        rates = unknown_gpu()
+    else:
+        rates = published
+    question = _Question(setup=setup, work=work, kind=machine.kind, rates=rates)
+    near, refused = _believable(question, machine, near, known=not isinstance(published, Missing))
+    if isinstance(published, Missing) and not near:
+        return Missing(missing=f"{published.missing}; {'; '.join(refused)}")
+    near = _nearest(question, near)
+    answers: list[tuple[Estimate, Fit]] = []
+    if not isinstance(published, Missing):
+        answers.append(_cold(question, machine))
+    own = [point for point in near if _same_model(point, setup)]
+    repeats = [point for point in own if _repeats(point, setup, work)]
+    others = [point for point in near if not _same_model(point, setup)]
+    rest = [point for point in own if not _repeats(point, setup, work)]
+    if others:
+        answers.append(_fitted(question, others, Rung.SAME_STACK))
+    if rest:
+        answers.append(_fitted(question, [*rest, *others], Rung.SAME_MODEL))
+    if repeats:
+        answers.append(_repeated(question, repeats))
+    ladder = choose([answer for answer, _ in answers])
+    rung = ladder.chosen.rung
+    return StepTime(
+        ladder=ladder,
+        flops=step_flops(setup, work).total,
+        shares=_shares(question, next(found for answer, found in answers if answer.rung == rung)),
+        refused=refused,
+    )
+
+
+# ---- which measured runs count ---------------------------------------------------------------------------------------
+
+
+def _place(point: TimePoint) -> str:
+    kind = "cpu" if point.machine.endswith(" threads") else "gpu"
+    return _plain(point.machine if kind == "cpu" else machine_key(kind, point.machine, None))
+
+
+def _plain(key: str) -> str:
+    return " ".join(key.lower().split())
+
+
+def _same_model(point: TimePoint, setup: TrainingSetup) -> bool:
+    return model_of(point.setup.shape) == model_of(setup.shape)
+
+
+def _alike(one: StepWork, other: StepWork) -> bool:
+    pairs = (
+        (one.micro_batches, other.micro_batches),
+        (one.tokens, other.tokens),
+        (one.squares, other.squares),
+    )
+    return all(abs(math.log(left / right)) <= _REPEATS for left, right in pairs)
+
+
+def _repeats(point: TimePoint, setup: TrainingSetup, work: StepWork) -> bool:
+    return _same_model(point, setup) and variant_of(point.setup) == variant_of(setup) and _alike(point.work, work)
+
+
+def _believable(
+    question: _Question, machine: TargetMachine, points: Sequence[TimePoint], *, known: bool
+) -> tuple[list[TimePoint], tuple[str, ...]]:
+    """Those that can be what they are said to be, and why the others cannot."""
+    good: list[TimePoint] = []
+    refused: list[str] = []
+    for point in points:
+        speed = step_flops(point.setup, point.work).total / point.seconds_per_step
+        peak = peak_flops(point.setup, machine)
+        expected, _ = log_seconds(question.rates.means, question.row(point).amounts, question.rates)
+        off = point.seconds_per_step / math.exp(expected)
+        if speed > _TOO_FAST * peak:
+            refused.append(
+                f"{point.name}: {point.seconds_per_step:.3g} s a step would be {speed / 1e12:.0f} TFLOP/s, and the"
+                f" {machine.name} has {peak / 1e12:.0f}"
+            )
+        elif known and machine.kind == "gpu" and not 1 / _ABSURD < off < _ABSURD:
+            refused.append(
+                f"{point.name}: {point.seconds_per_step:.3g} s a step is {off:.2g} times what such a step takes by the"
+                " device's published figures: another batch, or another unit of tokens"
+            )
+        else:
+            good.append(point)
+    return good, tuple(refused)
+
+
+def _nearest(question: _Question, points: Sequence[TimePoint]) -> list[TimePoint]:
+    """At most so many, the model's own first, then those with the most similar work."""
+
+    def distance(point: TimePoint) -> tuple[bool, float, str]:
+        ratio = step_flops(point.setup, point.work).total / step_flops(question.setup, question.work).total
+        return not _same_model(point, question.setup), abs(math.log(ratio)), point.name
+
+    return sorted(points, key=distance)[:_MOST_POINTS]
+
+
+# ---- one answer a rung -----------------------------------------------------------------------------------------------
+
+
+def _cold(question: _Question, machine: TargetMachine) -> tuple[Estimate, Fit]:
+    found = fit(question.rates, [], [])
+    value, sigma = found.predict(question.row())
+    half = half_width(math.hypot(sigma, COLD_SIGMA[question.kind]), COLD_WEIGHT)
+    method = f"operations, bytes and kernel launches by the {machine.name}'s published figures; nothing was measured"
+    unsure = question.kind == "cpu" or question.setup.shape.extrapolated is not None
+    return _estimate(value, half, Rung.NOTHING, method, (), extrapolated=unsure), found
+
+
+def _fitted(question: _Question, points: Sequence[TimePoint], rung: Rung) -> tuple[Estimate, Fit]:
+    names = _settings(points)
+    rows = [question.row(point, name) for point, name in zip(points, names, strict=True)]
+    found = fit(question.rates, rows, [math.log(point.seconds_per_step) for point in points])
+    value, sigma = found.predict(question.row(setting="asked"))
+    scores: tuple[float, ...] = ()
+    if rung is Rung.SAME_MODEL:
+        scores = _scores(found)
+    half = half_width(sigma, found.freedom, scores)
+    own = [point for point in points if _same_model(point, question.setup)]
+    if rung is Rung.SAME_MODEL:
+        runs = f"{len(own)} run{'s' if len(own) > 1 else ''} of this model"
+        rest = len(points) - len(own)
+        words = f"rates fitted to {runs}" + (f" and {rest} of others" if rest else "")
+    else:
+        words = f"rates fitted to {len(points)} run{'s' if len(points) > 1 else ''} of other models"
+    if len(scores) >= ENOUGH:
+        words += f"; interval from the errors on {len(scores)} runs, each predicted without it"
+    return (
+        _estimate(
+            value,
+            half,
+            rung,
+            words,
+            tuple(point.name for point in (own or points)),
+            extrapolated=_outside(question, own or list(points), rung),
+        ),
+        found,
+    )
+
+
+def _repeated(question: _Question, points: Sequence[TimePoint]) -> tuple[Estimate, Fit]:
+    found = fit(
+        question.rates,
+        [question.row(point, "asked") for point in points],
+        [math.log(point.seconds_per_step) for point in points],
+    )
+    asked, _ = found.predict(question.row(setting="asked"))
+    # What the batches of two orders of the data differ by is the only thing that is computed.
+    logs = sorted(
+        math.log(point.seconds_per_step) + asked - found.predict(question.row(point, "asked"))[0] for point in points
+    )
+    middle = len(logs) // 2
+    value = logs[middle] if len(logs) % 2 else (logs[middle - 1] + logs[middle]) / 2
+    noise = question.row().noise
+    mean = math.fsum(logs) / len(logs)
+    # The mean is one of what the residuals are taken from, so they are this much too small.
+    short = math.sqrt(len(logs) / (len(logs) - 1)) if len(logs) > 1 else 1.0
+    residuals = [(log - mean) * short for log in logs] if len(logs) > 1 else []
+    sigma, freedom = spread(residuals, prior_sigma=noise, prior_weight=question.rates.weight)
+    half = half_width(sigma * math.sqrt(1 + 1 / len(logs)), freedom)
+    count = f"{len(points)} run{'s' if len(points) > 1 else ''}"
+    return (
+        _estimate(
+            value,
+            half,
+            Rung.SAME_RUN,
+            f"measured with these settings and this batch ({count})",
+            tuple(point.name for point in points),
+            extrapolated=False,
+        ),
+        found,
+    )
+
+
+def _settings(points: Sequence[TimePoint]) -> list[str]:
+    """A name for each setting, the same for runs that repeat each other."""
+    first: list[int] = []
+    for index, point in enumerate(points):
+        twin = next((other for other in range(index) if _repeats(points[other], point.setup, point.work)), index)
+        first.append(first[twin] if twin < index else index)
+    return [str(number) for number in first]
+
+
+def _scores(found: Fit) -> tuple[float, ...]:
+    """Errors over their standard deviations of the runs that others of the same model would have predicted."""
+    residuals, sigmas = found.left_out()
+    models = [row.model for row in found.rows]
+    return tuple(
+        abs(float(residuals[index])) / float(sigmas[index])
+        for index, model in enumerate(models)
+        if models.count(model) > 1
+    )
+
+
+def _outside(question: _Question, points: Sequence[TimePoint], rung: Rung) -> bool:
+    """Whether the asked step lies beyond what was measured: its tokens, or across models its operations."""
+    if question.setup.shape.extrapolated is not None and rung is Rung.SAME_STACK:
+        return True
+
+    def size(setup: TrainingSetup, work: StepWork) -> float:
+        if rung is Rung.SAME_MODEL:
+            return work.tokens_per_micro_batch
+        return step_flops(setup, work).total / work.micro_batches
+
+    seen = [size(point.setup, point.work) for point in points]
+    asked = size(question.setup, question.work)
+    return not min(seen) * (1 - _REPEATS) <= asked <= max(seen) * (1 + _REPEATS)
+
+
+def _estimate(
+    value: float, half: float, rung: Rung, method: str, evidence: tuple[str, ...], *, extrapolated: bool
+) -> Estimate:
+    middle = math.exp(value)
+    return Estimate(
+        value=middle,
+        unit="s",
+        low=middle * math.exp(-half),
+        high=middle * math.exp(half),
+        method=method,
+        rung=rung,
+        evidence=evidence,
+        extrapolated=extrapolated,
+        aggregation="median",
+    )
+
+
+def _shares(question: _Question, found: Fit) -> dict[str, float]:
+    return dict(zip(TERMS, found.shares(question.row(setting="asked")), strict=True))

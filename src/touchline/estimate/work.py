@@ -1,0 +1,88 @@
+"""What one optimizer step computes: the batch in the form that time depends on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from touchline.domain.estimate import MicroBatch
+from touchline.packing.forecast import BatchForecast, BatchSettings
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StepWork:
+    """One optimizer step on one device; a mean over the steps of a run may be no whole numbers."""
+
+    micro_batches: float
+    """Forward passes."""
+    tokens: float
+    """Positions computed, padding included, over all forward passes."""
+    squares: float
+    """Sum, over all rows, of the row's width squared: what attention's scores grow with."""
+    label_tokens: float
+    """Of the positions, those with a loss."""
+
+    def __post_init__(self) -> None:
+        if not (self.micro_batches > 0 and self.tokens > 0 and self.squares > 0 and self.label_tokens >= 0):
+            raise ValueError(f"a step without work: {self}")
+
+    @property
+    def tokens_per_micro_batch(self) -> float:
+        """Positions of a forward pass, on average."""
+        return self.tokens / self.micro_batches
+
+    @property
+    def width(self) -> float:
+        """Tokens of a row, on average over the tokens."""
+        return self.squares / self.tokens
+
+    def times(self, factor: float) -> StepWork:
+        """So many such steps as one."""
+        return StepWork(
+            micro_batches=self.micro_batches * factor,
+            tokens=self.tokens * factor,
+            squares=self.squares * factor,
+            label_tokens=self.label_tokens * factor,
+        )
+
+
+def work_of(batches: Sequence[MicroBatch], *, steps: float = 1) -> StepWork:
+    """The work of a step from its micro-batches, or the mean of so many steps from all of theirs.
+
+    Raises:
+        ValueError: there is no micro-batch.
+    """
+    if not batches:
+        raise ValueError("a step has at least one micro-batch")
+    return StepWork(
+        micro_batches=len(batches) / steps,
+        tokens=sum(batch.tokens for batch in batches) / steps,
+        squares=sum(batch.rows * batch.width**2 for batch in batches) / steps,
+        label_tokens=sum(batch.label_tokens for batch in batches) / steps,
+    )
+
+
+def work_of_forecast(forecast: BatchForecast, settings: BatchSettings, *, label_share: float | None = None) -> StepWork:
+    """The mean step of a forecast on one device.
+
+    Args:
+        forecast: what the trainer will make of the data.
+        settings: the settings that it was made with.
+        label_share: share of the computed positions with a loss; none: as in the largest micro-batch.
+
+    Raises:
+        ValueError: the forecast has no step.
+    """
+    if forecast.steps_per_epoch < 1:
+        raise ValueError("no step: there is less data than one step needs")
+    tokens = forecast.micro_batch_tokens.astype(float)
+    # A row of the largest micro-batch may hold several examples (a packed batch of one row), so rows come from there.
+    rows = max(1.0, min(float(settings.micro_batch_size), float(forecast.largest.rows)))
+    steps = forecast.steps_per_epoch * max(1, settings.data_parallel_size)
+    share = forecast.largest.label_tokens / forecast.largest.tokens if label_share is None else label_share
+    return StepWork(
+        micro_batches=len(tokens) / steps,
+        tokens=float(tokens.sum()) / steps,
+        squares=float((tokens * tokens).sum()) / rows / steps,
+        label_tokens=float(tokens.sum()) * share / steps,
+    )

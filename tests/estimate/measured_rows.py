@@ -1,0 +1,114 @@
+"""The public rows of tests/data/measured, as settings, batches and figures. Sources and licences: its README.md."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+from tests.estimate.made_shapes import SHAPES
+
+from touchline.backends import memory_coefficients
+from touchline.backends.memory import MemoryCoefficients
+from touchline.domain.estimate import Attention, Dtype, LossKind, Method, MicroBatch, TrainingSetup
+
+FOLDER = Path(__file__).resolve().parents[1] / "data" / "measured"
+_UNITS = {"MiB": 2**20, "GiB": 2**30, "GB": 10**9}
+
+
+def _backend(name: str) -> MemoryCoefficients:
+    found = memory_coefficients(name)
+    assert isinstance(found, MemoryCoefficients)
+    return found
+
+
+_TRAINER = _backend("trl")
+STACKS: dict[str, MemoryCoefficients] = {
+    # The archive's script: its outputs stay alive, no autocast, keys and values expanded by hand.
+    "hand-written loop": dataclasses.replace(
+        _TRAINER,
+        vocab_bytes=14.0,
+        vocab_bytes_low=14.0,
+        vocab_bytes_high=14.0,
+        float32_adapters="promoted",
+        expands_kv=True,
+        nf4_upcasts=True,
+        relative_error=0.03,
+    ),
+    # Trainer without prepare_model_for_kbit_training.
+    "fms accelerated": dataclasses.replace(_TRAINER, nf4_upcasts=False),
+    # The same with fused norms, rotations, and a cross entropy in place: 8 bytes (logits, and their float32 copy).
+    "fms kernels": dataclasses.replace(
+        _TRAINER, nf4_upcasts=False, fused_layers=True, vocab_bytes=8.0, vocab_bytes_low=8.0, vocab_bytes_high=8.0
+    ),
+    "trl": _TRAINER,
+    # The same where norms, embeddings and head were cast up first.
+    "trl prepared": dataclasses.replace(_TRAINER, nf4_upcasts=True),
+    "torchtune": _backend("torchtune"),
+    "litgpt": _backend("litgpt"),
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MeasuredRow:
+    """One published run."""
+
+    file: str
+    """Which file it stands in."""
+    name: str
+    """Line of it."""
+    setup: TrainingSetup
+    """Its settings."""
+    batch: MicroBatch
+    """Its batch."""
+    coefficients: MemoryCoefficients
+    """Its trainer's."""
+    gpu: str
+    """Its GPU."""
+    gib: dict[str, float]
+    """Kind -> GiB measured."""
+    ran: bool
+    """Whether it ran, or was out of memory."""
+
+
+def _row(file: str, number: int, row: dict[str, str]) -> MeasuredRow:
+    unit = _UNITS[row["unit"]]
+    rows, width = int(row["rows"]), int(row["width"])
+    setup = TrainingSetup(
+        shape=SHAPES[row["model"]],
+        backend=row["stack"],
+        method=cast(Method, row["method"]),
+        rank=int(row["rank"]),
+        target_modules=tuple(row["targets"].split()),
+        base_dtype=cast(Dtype, row["base_dtype"]),
+        adapter_dtype=cast(Dtype, row["adapter_dtype"]),
+        optimizer=row["optimizer"],
+        gradient_checkpointing=row["checkpointing"] == "1",
+        attention=cast(Attention, row["attention"]),
+        compiled=row["compiled"] == "1",
+        dropout=float(row["dropout"]),
+        loss=cast("LossKind | None", row["loss"] or None),
+    )
+    return MeasuredRow(
+        file=file,
+        name=f"{file}:{number}",
+        setup=setup,
+        batch=MicroBatch(rows=rows, width=width, label_tokens=rows * width),
+        coefficients=STACKS[row["stack"]],
+        gpu=row["gpu"],
+        gib={
+            kind: float(row[kind]) * unit / 2**30 for kind in ("allocated", "reserved", "process") if row.get(kind, "")
+        },
+        ran=row["outcome"] == "ran",
+    )
+
+
+def measured_rows() -> Iterator[MeasuredRow]:
+    """All rows."""
+    for path in sorted(FOLDER.glob("*.csv")):
+        with path.open(newline="", encoding="utf-8") as stream:
+            for number, row in enumerate(csv.DictReader(stream), 2):
+                yield _row(path.stem, number, row)

@@ -1,0 +1,148 @@
+"""Which example goes into which pack."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.packing.cases import CASES
+from tests.packing.drawn import problems
+
+from touchline.packing.assign import PackOrder, PackPlan, pack
+from touchline.packing.histogram import pack_histogram
+from touchline.packing.lengths import count_lengths
+from touchline.packing.spread import length_spread
+
+pytestmark = pytest.mark.planning
+
+ORDERS: tuple[PackOrder, ...] = ("length", "random")
+NARROW = CASES[0].lengths()
+CHATS = CASES[4].lengths()
+
+
+def check(plan: PackPlan, lengths: list[int], max_seq_len: int) -> None:
+    """Every example once, no pack empty or too full, and the figures are those of the packs."""
+    packs = [plan.pack(number) for number in range(plan.packs)]
+    assert sorted(int(index) for one in packs for index in one) == list(range(len(lengths)))
+    tokens = [sum(lengths[index] for index in one) for one in packs]
+    assert tokens == plan.tokens.tolist()
+    assert all(0 < count <= max_seq_len for count in tokens)
+    assert all([lengths[i] for i in one] == sorted((lengths[i] for i in one), reverse=True) for one in packs)
+    assert plan.lower_bound <= plan.packs
+    assert (plan.optimal, plan.gap) == (plan.packs == plan.lower_bound, plan.packs - plan.lower_bound)
+    for at, number in enumerate(plan.opened):
+        assert all(max_seq_len - tokens[number] < lengths[packs[later][0]] for later in plan.opened[at + 1 :])
+
+
+@given(problems(), st.sampled_from(ORDERS), st.integers(0, 3))
+def test_every_example_is_in_one_pack(problem: tuple[list[int], int], order: PackOrder, seed: int) -> None:
+    lengths, max_seq_len = problem
+    plan = pack(lengths, max_seq_len, seed=seed, order=order)
+    check(plan, lengths, max_seq_len)
+    if order == "length":
+        packing = pack_histogram(count_lengths(lengths, max_seq_len), max_seq_len)
+        assert (plan.packs, plan.lower_bound) == (packing.packs, packing.lower_bound)
+        assert (plan.density, plan.efficiency) == (packing.density, packing.efficiency)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_the_seed_decides(order: PackOrder) -> None:
+    """The same seed the same packs, another seed others; a generator counts as a seed."""
+    one, same, other = (pack(CHATS, 2048, seed=seed, order=order) for seed in (1, 1, 2))
+    drawn = pack(CHATS, 2048, seed=np.random.Generator(np.random.PCG64(1)), order=order)
+    for plan in (same, drawn):
+        assert np.array_equal(one.indices, plan.indices)
+        assert np.array_equal(one.offsets, plan.offsets)
+        assert np.array_equal(one.opened, plan.opened)
+    assert not np.array_equal(one.indices, other.indices)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_the_packs_stand_in_no_order(order: PackOrder) -> None:
+    """A trainer that reads them as they stand sees no trend of lengths, nor the order of the file."""
+    plan = pack(CHATS, 2048, seed=3, order=order)
+    longest = CHATS[plan.indices[plan.offsets[:-1]]].astype(float)
+    place = np.arange(plan.packs)
+    assert abs(np.corrcoef(place, longest)[0, 1]) < 0.1
+    assert abs(np.corrcoef(place, plan.indices[plan.offsets[:-1]])[0, 1]) < 0.1
+
+
+def test_equal_lengths_are_dealt_at_random() -> None:
+    """Which of the equal examples meet is the seed's choice: any two share a pack about as often as any other two."""
+    lengths = [10] * 6
+    met = np.zeros((6, 6), int)
+    for seed in range(300):
+        plan = pack(lengths, 20, seed=seed)
+        for number in range(plan.packs):
+            one, two = plan.pack(number)
+            met[one, two] += 1
+            met[two, one] += 1
+    pairs = met[np.triu_indices(6, 1)]
+    assert pairs.sum() == 900
+    assert pairs.min() > 35  # 60 each on average, standard deviation 7
+    assert pairs.max() < 90
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.uint32, np.int32, np.int64])
+def test_the_element_type_makes_no_difference(dtype: type[np.integer]) -> None:
+    plan = pack(NARROW.astype(dtype), 512, seed=1)
+    assert np.array_equal(plan.indices, pack(NARROW.tolist(), 512, seed=1).indices)
+
+
+@pytest.mark.parametrize("distinct", [300, 70_000])
+def test_lengths_beyond_16_bits_are_sorted_all_the_same(distinct: int) -> None:
+    """By their rank where the ranks fit into 16 bits, by themselves where they do not."""
+    lengths = np.arange(distinct) + 65_500
+    plan = pack(lengths, 200_000, seed=1)
+    assert np.array_equal(np.sort(plan.indices), np.arange(distinct))
+    assert np.array_equal(np.add.reduceat(lengths[plan.indices], plan.offsets[:-1]), plan.tokens)
+    assert plan.tokens.max() <= 200_000
+
+
+def test_nothing_to_pack_is_no_pack() -> None:
+    for order in ORDERS:
+        plan = pack([], 100, seed=1, order=order)
+        assert (plan.packs, plan.density, plan.efficiency, plan.optimal) == (0, 0.0, 0.0, True)
+
+
+@pytest.mark.parametrize(
+    ("lengths", "max_seq_len", "words"),
+    [
+        ([5, 12, 3, 20], 10, r"example 1 \(from 0\) has 12 tokens, more than max_seq_len 10; 2 of 4 examples"),
+        ([5, 0, 3], 10, r"example 1 \(from 0\) has 0 tokens"),
+        ([5, -1, 3], 10, r"example 1 \(from 0\) has -1 tokens"),
+        ([], 0, "max_seq_len is 0"),
+        ([1.5], 10, "whole numbers"),
+        ([[1]], 10, "one row"),
+    ],
+)
+@pytest.mark.parametrize("order", ORDERS)
+def test_what_cannot_be_packed_is_refused(lengths: list[int], max_seq_len: int, words: str, order: PackOrder) -> None:
+    """Cutting or leaving out is the caller's decision."""
+    with pytest.raises(ValueError, match=words):
+        pack(lengths, max_seq_len, seed=1, order=order)
+
+
+def test_a_random_order_mixes_lengths_and_costs_packs() -> None:
+    """By length equal ones share packs; in a random order packs are as mixed as random groups."""
+    by_length, random = (pack(NARROW, 2048, seed=1, order=order) for order in ORDERS)
+    assert length_spread(by_length, NARROW).mixing < 0.5
+    assert 0.9 < length_spread(random, NARROW).mixing < 1.1
+    assert length_spread(random, NARROW).median_range_tokens > length_spread(by_length, NARROW).median_range_tokens
+    assert by_length.packs <= random.packs <= 1.06 * by_length.packs
+
+
+def test_the_spread_is_that_of_the_packs() -> None:
+    """Two packs, 6 + 4 and 5 + 5: ranges 2 and 0, variances 2 and 0, of all four 2/3."""
+    lengths = [6, 5, 4, 5]
+    spread = length_spread(pack(lengths, 10, seed=1), lengths)
+    assert (spread.packs, spread.median_range_tokens) == (2, 1.0)
+    assert spread.mixing == pytest.approx(1.5)
+
+
+@pytest.mark.parametrize(("lengths", "packs"), [([], 0), ([9, 9], 0), ([5, 5, 5, 5], 2)])
+def test_a_spread_of_nothing_is_none(lengths: list[int], packs: int) -> None:
+    """Packs of one example have none, nor have equal lengths."""
+    spread = length_spread(pack(lengths, 10, seed=1), lengths)
+    assert (spread.packs, spread.median_range_tokens, spread.mixing) == (packs, 0.0, 1.0)

@@ -1,0 +1,235 @@
+"""Packed against unpacked, and the advice."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.packing.drawn import problems
+
+from touchline.domain.estimate import MicroBatch
+from touchline.domain.finding import Severity
+from touchline.domain.packing import PackingSummary
+from touchline.packing.advice import Case, advise
+from touchline.packing.compare import compare
+from touchline.packing.forecast import BatchForecast, BatchSettings
+from touchline.packing.histogram import pack_histogram
+from touchline.packing.lengths import count_lengths
+from touchline.packing.simple import Filled, next_fit, one_each
+
+pytestmark = pytest.mark.planning
+
+
+def lengths(low: int, high: int, count: int = 8000) -> np.ndarray:
+    """Lengths of equal probability."""
+    return np.random.Generator(np.random.PCG64(1)).integers(low, high + 1, count).astype(np.uint32)
+
+
+CAPITALIZATION = lengths(35, 45)
+CHATS = np.clip(np.random.Generator(np.random.PCG64(1)).lognormal(5.7, 0.8, 8000), 20, 2048).astype(np.uint32)
+
+
+def settings(max_seq_len: int = 2048, micro_batch_size: int = 4, **others: int) -> BatchSettings:
+    """Settings with the usual row."""
+    return BatchSettings(max_seq_len=max_seq_len, packed=True, micro_batch_size=micro_batch_size, **others)
+
+
+def forecast(given: np.ndarray, chosen: BatchSettings, *, packed: bool) -> BatchForecast:
+    """A trainer that packs by next-fit, cuts long examples and steps only on full steps."""
+    kept = np.minimum(given.astype(np.int64), chosen.max_seq_len)
+    truncated = np.flatnonzero(given > chosen.max_seq_len)
+    filled: Filled = next_fit(kept, chosen.max_seq_len) if packed else one_each(len(kept))
+    rows = filled.sums(kept)
+    widths = np.full(len(rows), chosen.max_seq_len) if packed else rows
+    edges = np.arange(0, len(rows), chosen.micro_batch_size)
+    sizes = np.diff(np.append(edges, len(rows)))
+    widest = np.maximum.reduceat(widths, edges)
+    padded = widest * sizes
+    at = int(padded.argmax())
+    per_step = chosen.gradient_accumulation_steps * chosen.data_parallel_size
+    steps = len(rows) // chosen.micro_batch_size // per_step
+    return BatchForecast(
+        rows=len(rows),
+        lower_bound=-(-int(kept.sum()) // chosen.max_seq_len) if packed else len(rows),
+        examples=len(kept),
+        truncated=truncated,
+        dropped=np.zeros(0, np.int64),
+        answers_cut=truncated,
+        row_tokens=rows,
+        micro_batch_tokens=padded,
+        largest=MicroBatch(rows=int(sizes[at]), width=int(widest[at]), label_tokens=0),
+        steps_per_epoch=steps,
+        steps=steps * chosen.epochs,
+        steps_low=steps * chosen.epochs,
+        steps_high=steps * chosen.epochs,
+        rows_left_over=len(rows) - steps * chosen.micro_batch_size * per_step,
+    )
+
+
+def case(given: np.ndarray, chosen: BatchSettings, labels: np.ndarray | None = None) -> Case:
+    """Both ways."""
+    return Case(
+        lengths=given.astype(np.int64),
+        labels=labels,
+        settings=chosen,
+        packed=forecast(given, chosen, packed=True),
+        unpacked=forecast(given, chosen, packed=False),
+    )
+
+
+def told(looked_at: Case, severity: Severity | None = None) -> str:
+    """The advice, a sentence a line."""
+    return "\n".join(one.sentence for one in advise(looked_at) if severity in (None, one.severity))
+
+
+def test_the_two_sides_are_the_two_forecasts() -> None:
+    chosen = settings(micro_batch_size=4, epochs=2)
+    both = case(CAPITALIZATION, chosen)
+    summary = compare(CAPITALIZATION, chosen, both.packed, both.unpacked, backend="torchtune")
+    assert isinstance(summary, PackingSummary)
+    assert (summary.backend, summary.max_seq_len, summary.micro_batch_size, summary.examples) == (
+        "torchtune",
+        2048,
+        4,
+        8000,
+    )
+    assert summary.packed.packs == both.packed.rows == 158
+    assert summary.packed.lower_bound == both.packed.lower_bound == 157
+    assert summary.packed.steps_per_epoch == summary.packed.steps_per_epoch_low == 39
+    assert summary.packed.density == pytest.approx(8000 / 158)
+    assert summary.packed.examples_per_step == pytest.approx(8000 / 39)
+    assert summary.packed.largest_micro_batch_tokens == 4 * 2048
+    assert summary.unpacked.packs == summary.unpacked.lower_bound == 8000
+    assert summary.unpacked.steps_per_epoch == 2000
+    assert summary.unpacked.examples_per_step == 4
+    assert summary.unpacked.largest_micro_batch_tokens == 4 * 45
+    assert 90 < summary.unpacked.efficiency < 95 < summary.packed.efficiency <= 100
+    assert summary.advice == tuple(one.sentence for one in advise(both))
+
+
+def test_no_step_at_all_is_an_error() -> None:
+    """1,000 short examples, 20 packs, micro-batches of 4, 8 accumulated: 5 // 8 is no step, which nobody says."""
+    text = told(case(CAPITALIZATION[:1000], settings(gradient_accumulation_steps=8)), Severity.ERROR)
+    assert text.startswith("No optimizer step is made when packed: an epoch has 20 rows, and a step wants 32 (4 a")
+    assert "not packed" not in text
+    assert told(case(CAPITALIZATION, settings()), Severity.ERROR) == ""
+
+
+def test_no_step_either_way_is_told_as_such() -> None:
+    text = told(case(CAPITALIZATION[:10], settings(gradient_accumulation_steps=8)), Severity.ERROR)
+    assert text.startswith("No optimizer step is made when packed or not packed: an epoch has 1 row,")
+
+
+def test_few_steps_are_told_with_a_row_that_gives_more() -> None:
+    """39 steps instead of 2,000; rows of 512 would give enough."""
+    text = told(case(CAPITALIZATION, settings()))
+    assert "Packed, the run makes 39 optimizer steps where it makes 2,000 when not packed: below 100" in text
+    assert "max_seq_len 512 (" in text
+    assert "Packed, the run makes" not in told(case(CAPITALIZATION, settings(max_seq_len=256)))
+
+
+def test_a_warm_up_longer_than_the_run_is_told() -> None:
+    """The usual 100 steps of warm-up are all of a run of 39."""
+    both = case(CAPITALIZATION, settings())
+    assert "The warm-up of 100 optimizer steps takes 256 %" in told(replace(both, warmup_steps=100))
+    assert "warm-up of" not in told(replace(both, warmup_steps=5))
+
+
+def test_larger_steps_are_told_with_what_keeps_them() -> None:
+    """Fewer rows where there are rows to take away, shorter ones where there are not."""
+    both = case(CHATS, settings(micro_batch_size=16))
+    density = 8000 / both.packed.rows
+    text = told(both)
+    assert f"A step learns from {16 * density:.0f} examples instead of 16, because a row holds {density:.1f}." in text
+    assert "make it of 4 rows instead of 16; otherwise the learning rate is a factor to try: as it is, × 2.1" in text
+    text = told(case(CAPITALIZATION, settings(micro_batch_size=1)))
+    assert "A step learns from 51 examples instead of 1" in text
+    assert "take one row a step and max_seq_len near 45; otherwise" in text
+
+
+def test_a_larger_micro_batch_is_told_with_its_tokens() -> None:
+    """The seeds' out-of-memory: 16 × 45 unpacked became 16 × 2048."""
+    text = told(case(CAPITALIZATION, settings(micro_batch_size=16)))
+    assert "grows from 720 padded tokens (16 × 45) to 32,768 (16 × 2,048), and memory" in text
+    chats = case(np.append(CHATS, np.uint32(2048)), settings(micro_batch_size=16))
+    assert "largest micro-batch grows" not in told(chats)  # one such example unpacked costs as much
+
+
+def test_lost_tokens_are_counted_and_a_row_for_all_is_named() -> None:
+    """Labels tell how many keep nothing to learn."""
+    given = np.array([10, 100, 30, 70], np.uint32)
+    text = told(case(given, settings(max_seq_len=50, micro_batch_size=1), np.array([5, 60, 30, 10])))
+    assert "With max_seq_len 50, 2 of 4 examples (50.0 %) are cut: 70 of 210 tokens are lost." in text
+    assert "They lose the end of what is to be learned, and teach to stop half-way; 1 lose all of it." in text
+    assert "The longest example has 100 tokens" in text
+    both = case(given, settings(max_seq_len=50, micro_batch_size=1))
+    dropping = replace(
+        both.packed, truncated=np.zeros(0, np.int64), answers_cut=np.zeros(0, np.int64), dropped=both.packed.truncated
+    )
+    text = told(replace(both, packed=dropping, unpacked=dropping))
+    assert "2 of 4 examples (50.0 %) are left out: 170 of 210 tokens are lost. The longest" in text
+    assert "are lost" not in told(case(given, settings(max_seq_len=100, micro_batch_size=1)))
+
+
+def test_packing_that_gains_nothing_is_told() -> None:
+    """Examples longer than half a row share none; twice the row would hold them."""
+    text = told(case(lengths(600, 1000), settings(max_seq_len=1024, micro_batch_size=2)))
+    assert "Packing gains nothing: a row holds 1.00 examples, for 100 % of them are longer than half" in text
+    assert "At 2,048 a row would hold 2.2" in text
+    assert "gains nothing" not in told(case(CHATS, settings()))
+
+
+def test_what_packing_saves_is_told_beside_what_else_would() -> None:
+    """Short equal examples are efficient as they are; chats are not, but grouping by length would do nearly as well."""
+    both = case(CAPITALIZATION, settings(micro_batch_size=16))
+    packed, unpacked = both.packed.efficiency, both.unpacked.efficiency
+    text = told(both)
+    words = f"Not packed, {100 * unpacked:.1f} % of the computed tokens are no padding already; packing, with "
+    assert f"{words}{100 * packed:.1f} %" in text
+    assert f"saves {100 * (1 - unpacked / packed):.0f} % of the computing" in text
+    both = case(CHATS, settings(micro_batch_size=16))
+    assert f"{both.packed.efficiency / both.unpacked.efficiency:.1f} times fewer are computed." in told(both)
+    grouped = np.sort(CHATS.astype(np.int64)).reshape(-1, 16)
+    share = grouped.sum() / (16 * grouped.max(axis=1)).sum()
+    assert f"Batches of examples of like length would reach {100 * (share):.1f} % without packing" in told(both)
+    text = told(case(np.full(8, 100, np.uint32), settings(max_seq_len=250, micro_batch_size=1)))
+    assert (
+        "Packing saves no computing: 80.0 % of the computed tokens are no padding, and 100.0 % when not packed." in text
+    )
+
+
+def test_a_packer_that_wastes_rows_is_told_with_ours() -> None:
+    """torchtune's next-fit on chats needs a fifth more rows than there must be."""
+    both = case(CHATS, settings(micro_batch_size=1))
+    rows, ours = both.packed.rows, pack_histogram(count_lengths(CHATS, 2048), 2048)
+    assert ours.optimal
+    assert ours.packs < 0.85 * rows
+    fewer = f"{100 * (1 - ours.packs / rows):.0f} % fewer"
+    assert f"makes {rows:,} rows; {ours.packs:,} are enough, the fewest possible ({fewer})" in told(both)
+    assert "packer makes" not in told(case(CAPITALIZATION, settings()))
+
+
+def test_packed_and_unpacked_are_no_plain_comparison() -> None:
+    text = told(case(CAPITALIZATION, settings()))
+    assert "2,000 → 39 optimizer steps, and 50.6 times the examples in each" in text
+
+
+@given(problems(), st.integers(1, 4), st.integers(1, 3))
+def test_any_dataset_gets_its_advice_gravest_first(problem: tuple[list[int], int], size: int, accumulate: int) -> None:
+    """Nothing fails on odd data, and every sentence is one."""
+    given_lengths, max_seq_len = problem
+    if not given_lengths:
+        given_lengths = [1]
+    chosen = settings(max_seq_len=max_seq_len, micro_batch_size=size, gradient_accumulation_steps=accumulate)
+    found = advise(replace(case(np.array(given_lengths, np.uint32), chosen), warmup_steps=3))
+    ranks = [list(Severity).index(one.severity) for one in found]
+    assert ranks == sorted(ranks)
+    assert all(one.sentence.endswith(".") and "nan" not in one.sentence for one in found)
+
+
+def test_no_examples_no_advice() -> None:
+    both = case(CAPITALIZATION[:4], settings())
+    assert advise(replace(both, lengths=np.zeros(0, np.int64))) == ()
