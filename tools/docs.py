@@ -65,6 +65,12 @@ FORMATS = (
         what="what `touchline pack --json` prints",
     ),
     Format(
+        schema="answer-probe",
+        type="domain.probe:ProbeReport",
+        what="what real steps on this machine showed of micro-batches",
+        answer="probe",
+    ),
+    Format(
         schema="answer-isolation",
         type="domain.isolation:IsolationCheck",
         what="whether packed documents see each other, by way of packing",

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from touchline.domain.answers import EstimateAnswer
     from touchline.domain.isolation import IsolationCheck
     from touchline.domain.packing import PackingSummary
+    from touchline.domain.probe import ProbeReport
     from touchline.domain.record import RunRecord
     from touchline.evidence.adding import Added
     from touchline.evidence.files import FoundRun, Refused
@@ -209,6 +210,35 @@ def estimate(request: EstimateRequest, settings: Settings) -> EstimateAnswer:
     from touchline.steps.estimating import estimate as answer
 
     return answer(request, settings)
+
+
+def probe(
+    source: Path,
+    settings: Settings,
+    *,
+    run: str | None = None,
+    limit_bytes: int | None = None,
+    say: Callable[[str], None] | None = None,
+) -> ProbeReport:
+    """Real steps of a run at its longest batch, on this machine: the largest micro-batch that fits, and its speed.
+
+    Args:
+        source: experiment.yaml or its folder.
+        settings: where models, caches and the history are.
+        run: which run; the one with the most memory when None.
+        limit_bytes: what a try may take of the machine's memory; most of what is free when None.
+        say: hears of each try.
+
+    Raises:
+        InputFault: no plan, no such run, or one that trains nothing.
+        EnvironmentFault: the packages that train are not installed.
+        RunsFailed: no step could be made at all.
+    """
+    from touchline.steps.probing import heaviest, probe_run
+
+    planned = _planned(source)
+    chosen = running.selected(planned.plan, run)[0] if run is not None else heaviest(planned.plan)
+    return probe_run(planned, chosen, settings, limit_bytes=limit_bytes, say=say)
 
 
 def pack(

@@ -148,9 +148,9 @@ def test_a_try_that_fits_tells_time_memory_and_batch() -> None:
 
 
 def test_a_processor_is_named_with_its_threads_as_a_plan_names_it() -> None:
-    gpu = record(attempt(4)).machine.gpu
-    assert isinstance(gpu, Word)
-    assert gpu.value == CPU.key
+    machine = record(attempt(4)).machine
+    assert machine.key == CPU.key
+    assert isinstance(machine.gpu, Missing)
 
 
 def test_of_a_gpu_all_three_kinds_of_memory_are_kept_apart() -> None:

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
-from touchline.cli.output import out, out_object, out_table, say
+from touchline.cli.output import out, out_json, out_object, out_table, say
 
 if TYPE_CHECKING:
     from touchline.domain.answers import EstimateAnswer
+    from touchline.domain.probe import ProbeReport
     from touchline.domain.quantity import Measured
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
@@ -134,3 +135,58 @@ def _cell(value: Measured) -> str:
     if not isinstance(value, Missing) and value.coverage is not None and value.low is not None:
         text += f", {100 * value.coverage:.0f} % interval"
     return text
+
+
+def probe(
+    source: Annotated[Path, typer.Argument(metavar="EXPERIMENT", help="experiment.yaml, or its folder; planned.")],
+    run: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option("--run", metavar="RUN", help="Which run; the one with the most memory when not given."),
+    ] = None,
+    limit: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option("--limit-gib", min=0.1, help="Memory that a try may take; most of what is free when not given."),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Try real steps at the longest batch on this machine: what fits, how fast it is; kept in the history."""
+    from touchline import workflow
+    from touchline.catalog.settings import load_settings
+    from touchline.domain.probe import ProbeReport
+    from touchline.units import GIB
+
+    limit_bytes = None if limit is None else int(limit * GIB)
+    report = workflow.probe(source, load_settings(), run=run, limit_bytes=limit_bytes, say=say)
+    if json:
+        out_json(ProbeReport, report, "probe")
+    else:
+        _show_probe(report)
+    if report.largest is None:
+        raise typer.Exit(1)
+
+
+def _show_probe(report: ProbeReport) -> None:
+    from touchline.units import format_bytes
+
+    rows = []
+    for one in report.tries:
+        memory = None if one.answer is None else one.answer.memory
+        peak = "-" if memory is None else format_bytes(memory.process_bytes or 0)
+        seconds, rate = one.seconds_per_step, one.tokens_per_second
+        rows.append(
+            (
+                str(one.micro_batch_size),
+                f"{one.batch.rows} x {one.batch.width:,}",
+                one.outcome.value.replace("_", " "),
+                peak,
+                "-" if seconds is None else f"{seconds:.3g} s",
+                "-" if rate is None else f"{rate:,.0f}",
+                one.message,
+            )
+        )
+    header = ("micro-batch", "rows x tokens", "outcome", "process memory", "step", "tokens/s", "")
+    out_table(header, rows, title=f"{report.request.model.name}: predicted {report.predicted or 'nothing'}")
+    out(f"largest that fits: {report.largest or 'none'}; as fast as any larger one: {report.recommended or 'none'}")
+    out(f"ended: {report.ended}")
+    if report.recommended is not None:
+        out(f"train.micro_batch_size: {report.recommended}")

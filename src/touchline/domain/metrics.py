@@ -126,6 +126,8 @@ class StepRow:
     """Tokens of its examples, whether they were computed, shared or only predicted."""
     padded_tokens: int
     """Positions that were computed, padding included; below `real_tokens` where a prefix is shared."""
+    squared_widths: int | None = None
+    """Sum over the rows of the row's width squared, what attention's scores grow with; none in older files."""
     target_tokens: int
     """Tokens with a loss."""
     peak_memory: Measured

@@ -117,6 +117,15 @@ class MachineFacts:
     threads: Measured = _UNTOLD
     """Threads that computed, on a processor."""
 
+    @property
+    def key(self) -> str | None:
+        """What must be equal for times to be of the same machine, as `TargetMachine.key` has it; none: not known."""
+        if isinstance(self.gpu, Word):
+            return self.gpu.value
+        if isinstance(self.processor, Word) and isinstance(self.threads, Quantity):
+            return f"{self.processor.value}, {self.threads.value:.0f} threads"
+        return None
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BatchFacts:

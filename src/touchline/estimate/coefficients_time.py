@@ -66,7 +66,7 @@ SETTING_SIGMA: Final = {"gpu": 0.06, "cpu": 0.03}
 RUN_SIGMA: Final = {"gpu": 0.05, "cpu": 0.035}
 """How far the same run differs from itself on another day, where the device is busy."""
 LAUNCH_RUN_SIGMA: Final = 0.20
-"""The same where the host is: seed logs of one 1B setting lie between 0.15 and 0.23 s a step (reference, section 4E)."""
+"""The same where the host is: logs of one 1B setting lie between 0.15 and 0.23 s a step (reference, section 4E)."""
 PRIOR_WEIGHT: Final = {"gpu": 8.0, "cpu": 4.0}
 """How many residuals these spreads are worth: on GPUs they rest on some ten models and three kinds of device, on
 processors on three machines."""
@@ -75,3 +75,23 @@ COLD_WEIGHT: Final = 10.0
 COLD_SIGMA: Final = {"gpu": 0.20, "cpu": 0.35}
 """What is added where nothing was measured on the machine with that trainer: drivers, hosts, versions. With the rates'
 own spread it makes a factor of some 1.6 on a GPU (reference, section 5)."""
+
+STARTUP: Final = ((5.0, 0.7), (3.0e-9, 1.2))
+"""Seconds from the process's start to the first step whatever the model, and seconds a byte of its weights, each with
+its spread. Own runs (`cpu_runs.json`): 4 to 6 s, nearly all of it imports; weights come from a cache at several
+GB/s, and from a shared file system at some 0.1."""
+TOKENISING: Final = ((0.2, 1.0), (1.0e-6, 0.8))
+"""The same for reading and tokenising, a token: 34 microseconds an example of 35 tokens (reference/packing.md,
+section 3, a 128k vocabulary, one thread)."""
+SAVING: Final = ((0.03, 1.0), (4.0e-9, 1.3))
+"""The same for saving a checkpoint, a byte. Own runs: 0.02 to 0.2 s for 1 to 8 MB; a torchtune log, 33 s for the 2.5 GB
+of a merged 1B model on a cluster's scratch, which is 13 ns a byte."""
+VALIDATION_SIGMA: Final = 0.35
+"""Spread of a validation's time about what its operations say: it has other batches than the training."""
+PART_NOISE: Final = 0.15
+"""How far start-up, saving and the like differ from day to day: caches, other users of the disk."""
+PART_WEIGHT: Final = 4.0
+"""How many residuals these spreads are worth."""
+SLURM_MARGIN: Final = 0.10
+"""Added to the upper end of the interval in a SLURM limit: a choice, not a measurement. Being killed costs the whole
+job, a longer limit some minutes in the queue."""

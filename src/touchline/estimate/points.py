@@ -28,7 +28,7 @@ class TimePoint:
     setup: TrainingSetup
     """Its settings."""
     machine: str
-    """`TargetMachine.key` of where it ran, or `terms.machine_key`."""
+    """`TargetMachine.key` of where it ran, or the GPU's name as a log gives it."""
     work: StepWork
     """Its optimizer step, the mean over its steps."""
     seconds_per_step: float

@@ -174,7 +174,7 @@ def fit(rates: Rates, rows: Sequence[Row], logs: Sequence[float]) -> Fit:
     def solved(slopes: Floats, values: Floats, at: Floats) -> tuple[Floats, Floats, Floats]:
         covariance = _covariance(slopes, shared, whole) + own
         surprise = measured - values + np.einsum("ik,ik->i", slopes, at - rates.means)
-        inverse = np.linalg.inv(covariance)
+        inverse: Floats = np.asarray(np.linalg.inv(covariance), dtype=np.float64)
         return inverse, inverse @ surprise, surprise
 
     values, slopes = linearised(moved)
@@ -183,16 +183,14 @@ def fit(rates: Rates, rows: Sequence[Row], logs: Sequence[float]) -> Fit:
         pulled = slopes * weights[:, None]
         wanted = rates.means + np.einsum("ijk,jk->ik", shared, pulled) + (whole @ weights)[:, None]
         step = wanted - moved
-        before = _misfit(measured - values, own)
-        for halving in range(_HALVINGS):
-            trial = moved + step / 2**halving
-            trial_values, trial_slopes = linearised(trial)
-            # A full step may overshoot where terms trade places; a shorter one then fits better.
-            if _misfit(measured - trial_values, own) <= max(before, float(count)):
-                break
-        change = float(np.abs(trial - moved).max())
-        moved, values, slopes = trial, trial_values, trial_slopes
-        if change < _CLOSE:
+        before = max(_misfit(measured - values, own), float(count))
+        shorter = 0
+        # A full step may overshoot where terms trade places; a shorter one then fits better.
+        while shorter < _HALVINGS and _misfit(measured - linearised(moved + step / 2**shorter)[0], own) > before:
+            shorter += 1
+        moved = moved + step / 2**shorter
+        values, slopes = linearised(moved)
+        if float(np.abs(step).max()) < _CLOSE:
             break
     inverse, weights, surprise = solved(slopes, values, moved)
     freedom = rates.weight + count
@@ -223,8 +221,8 @@ def _covariance(slopes: Floats, shared: Floats, whole: Floats) -> Floats:
 
 def _noise(rows: Sequence[Row], rates: Rates) -> Floats:
     peculiar = _same(rows, rows, "setting") * rates.setting_sigma**2
-    found: Floats = peculiar + np.diag([row.noise**2 for row in rows])
-    return found
+    own: Floats = np.diag([row.noise**2 for row in rows]) + peculiar
+    return own
 
 
 def _own(slope: Floats, row: Row, rates: Rates) -> float:

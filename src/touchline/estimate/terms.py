@@ -62,8 +62,8 @@ _DROPOUT: Final = 2
 _ADAPTER_OUTPUT: Final = 3
 """The same of its output, to which the adapter's is scaled and added."""
 _NF4_MOVED: Final = 8.0
-"""Bytes moved a parameter and pass where a 4-bit base is turned back: half a byte read, two written, two read again, and
-the scales."""
+"""Bytes moved a parameter and pass where a 4-bit base is turned back: half a byte read, two written, two read again,
+the scales, and kernels that stay below the bandwidth."""
 _OPTIMIZER_MOVED: Final = 7
 """Times that a trained parameter's element is moved a step: weight, gradient and two states are read, three written."""
 
@@ -120,12 +120,14 @@ def peak_flops(setup: TrainingSetup, machine: TargetMachine) -> float:
     return (gpu.peak_tflops or FLOAT16_TFLOPS.get(gpu.name, math.inf)) * _TERA
 
 
-def machine_key(kind: str, name: str, threads: int | None) -> str:
-    """What is the same for runs on the same kind of machine, by whatever name its device goes."""
-    if kind == "cpu":
-        return f"{name}, {threads} threads"
-    gpu = find_gpu(name)
-    return gpu.name if isinstance(gpu, Gpu) else name.strip().lower()
+def place(key: str) -> str:
+    """What is the same for runs on the same kind of machine, by whatever name its device goes.
+
+    Args:
+        key: `TargetMachine.key`, or a device's name as a log gives it.
+    """
+    gpu = find_gpu(key)
+    return gpu.name if isinstance(gpu, Gpu) else " ".join(key.lower().split())
 
 
 def _gpu(setup: TrainingSetup, gpu: Gpu) -> Rates:

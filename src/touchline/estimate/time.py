@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from touchline.estimate.ladder import Ladder, choose
 from touchline.estimate.points import TimePoint, model_of, stack_of, variant_of
 from touchline.estimate.regression import Fit, Rates, Row, fit, log_seconds
 from touchline.estimate.residuals import ENOUGH, half_width, spread
-from touchline.estimate.terms import TERMS, amounts, machine_key, peak_flops, rates_of, unknown_gpu
+from touchline.estimate.terms import TERMS, amounts, peak_flops, place, rates_of, unknown_gpu
 from touchline.estimate.work import StepWork
 
 _REPEATS = 0.03
@@ -92,22 +93,12 @@ def seconds_per_step(
     Returns:
         The answers; missing where the machine is not known and nothing was measured on it.
     """
-    key = machine_key(machine.kind, machine.name, machine.threads)
-    near = [point for point in points if _place(point) == _plain(key) and stack_of(point.setup) == stack_of(setup)]
-    published = rates_of(setup, machine)
-    if isinstance(published, Missing):
-        if not near:
-            return Missing(missing=f"{published.missing}, and nothing was measured on it")
-        rates = unknown_gpu()
-    else:
-        rates = published
-    question = _Question(setup=setup, work=work, kind=machine.kind, rates=rates)
-    near, refused = _believable(question, machine, near, known=not isinstance(published, Missing))
-    if isinstance(published, Missing) and not near:
-        return Missing(missing=f"{published.missing}; {'; '.join(refused)}")
-    near = _nearest(question, near)
+    asked = _ask(setup, work, machine, points)
+    if isinstance(asked, Missing):
+        return asked
+    question, near, refused, known = asked
     answers: list[tuple[Estimate, Fit]] = []
-    if not isinstance(published, Missing):
+    if known:
         answers.append(_cold(question, machine))
     own = [point for point in near if _same_model(point, setup)]
     repeats = [point for point in own if _repeats(point, setup, work)]
@@ -129,16 +120,48 @@ def seconds_per_step(
     )
 
 
+def step_curve(
+    setup: TrainingSetup, works: Sequence[StepWork], *, machine: TargetMachine, points: Sequence[TimePoint] = ()
+) -> tuple[float, ...] | Missing:
+    """Seconds of several steps of the same settings, by one set of rates, so that they can be compared.
+
+    A measured step is not taken as it is here: its own noise would look like a bend in the curve.
+
+    Args:
+        setup: everything but the batch.
+        works: the steps; at least one.
+        machine: where they will run.
+        points: measured runs of any kind.
+    """
+    asked = _ask(setup, works[0], machine, points)
+    if isinstance(asked, Missing):
+        return asked
+    question, near, _, _ = asked
+    rows = [question.row(point, name) for point, name in zip(near, _settings(near), strict=True)]
+    found = fit(question.rates, rows, [math.log(point.seconds_per_step) for point in near])
+    return tuple(
+        math.exp(found.predict(dataclasses.replace(question, work=work).row(setting="asked"))[0]) for work in works
+    )
+
+
 # ---- which measured runs count ---------------------------------------------------------------------------------------
 
 
-def _place(point: TimePoint) -> str:
-    kind = "cpu" if point.machine.endswith(" threads") else "gpu"
-    return _plain(point.machine if kind == "cpu" else machine_key(kind, point.machine, None))
-
-
-def _plain(key: str) -> str:
-    return " ".join(key.lower().split())
+def _ask(
+    setup: TrainingSetup, work: StepWork, machine: TargetMachine, points: Sequence[TimePoint]
+) -> tuple[_Question, list[TimePoint], tuple[str, ...], bool] | Missing:
+    """The question, the points that count, why others do not, and whether the machine's figures are published."""
+    here = place(machine.key)
+    near = [point for point in points if place(point.machine) == here and stack_of(point.setup) == stack_of(setup)]
+    published = rates_of(setup, machine)
+    if isinstance(published, Missing):
+        if not near:
+            return Missing(missing=f"{published.missing}, and nothing was measured on it")
+        question = _Question(setup=setup, work=work, kind=machine.kind, rates=unknown_gpu())
+        return question, _nearest(question, near), (), False
+    question = _Question(setup=setup, work=work, kind=machine.kind, rates=published)
+    near, refused = _believable(question, machine, near)
+    return question, _nearest(question, near), refused, True
 
 
 def _same_model(point: TimePoint, setup: TrainingSetup) -> bool:
@@ -159,7 +182,7 @@ def _repeats(point: TimePoint, setup: TrainingSetup, work: StepWork) -> bool:
 
 
 def _believable(
-    question: _Question, machine: TargetMachine, points: Sequence[TimePoint], *, known: bool
+    question: _Question, machine: TargetMachine, points: Sequence[TimePoint]
 ) -> tuple[list[TimePoint], tuple[str, ...]]:
     """Those that can be what they are said to be, and why the others cannot."""
     good: list[TimePoint] = []
@@ -174,7 +197,7 @@ def _believable(
                 f"{point.name}: {point.seconds_per_step:.3g} s a step would be {speed / 1e12:.0f} TFLOP/s, and the"
                 f" {machine.name} has {peak / 1e12:.0f}"
             )
-        elif known and machine.kind == "gpu" and not 1 / _ABSURD < off < _ABSURD:
+        elif machine.kind == "gpu" and not 1 / _ABSURD < off < _ABSURD:
             refused.append(
                 f"{point.name}: {point.seconds_per_step:.3g} s a step is {off:.2g} times what such a step takes by the"
                 " device's published figures: another batch, or another unit of tokens"

@@ -9,7 +9,7 @@ from touchline.domain import defaults
 from touchline.domain.machine import TargetMachine
 from touchline.domain.probe import ProbeAnswer, ProbeOutcome, ProbeReport, ProbeRequest, ProbeTry
 from touchline.domain.quantity import Aggregation, Measured, MemoryKind, Missing, Phase, Quantity, TokenUnit
-from touchline.domain.reading import Outcome, Proof, Said, Word
+from touchline.domain.reading import Outcome, Proof, Word
 from touchline.domain.record import (
     BatchFacts,
     CostFacts,
@@ -22,6 +22,7 @@ from touchline.domain.record import (
     RunRecord,
     StackFacts,
     TrainingFacts,
+    WorkFacts,
 )
 from touchline.domain.shape import ModelShape
 from touchline.evidence.readers import READERS_VERSION
@@ -98,6 +99,7 @@ def probe_record(
             efficiency=_number(100, "%", method="rows filled by construction"),
         ),
         costs=_costs(request, one),
+        work=_work(request, one),
         losses=LossFacts(last=_PROBE, mean=_PROBE, evaluation=_PROBE),
         course=_course(request, one),
         fingerprint="",
@@ -156,11 +158,34 @@ def _machine(machine: TargetMachine, known: ProbeAnswer | None) -> MachineFacts:
     name, threads = machine.name, machine.threads
     if known is not None:
         name, threads = known.machine.name, known.machine.threads
-    gpu: Said = Word(value=name, where=WHERE)
-    if machine.kind == "cpu":
-        gpu = Word(value=f"{name}, {threads} threads", where=WHERE, method="no GPU: the processor")
     memory = machine.memory if known is None else _memory_gib(known.machine.memory_bytes)
-    return MachineFacts(gpu=gpu, gpu_memory=memory, gpus=_number(1, "1"))
+    if machine.kind == "cpu":
+        return MachineFacts(
+            gpu=Missing(missing="the processor trained"),
+            gpu_memory=Missing(missing="the processor trained"),
+            gpus=_number(0, "1"),
+            processor=Word(value=name, where=WHERE),
+            threads=Missing(missing="not known") if threads is None else _number(threads, "1"),
+        )
+    return MachineFacts(gpu=Word(value=name, where=WHERE), gpu_memory=memory, gpus=_number(1, "1"))
+
+
+def _work(request: ProbeRequest, one: ProbeTry) -> WorkFacts:
+    """Every micro-batch of a probe is the same."""
+    batch, times = one.batch, request.micro_batches_per_step
+    answer = one.answer
+    setup = None if answer is None else answer.setup_seconds
+    return WorkFacts(
+        micro_batches=_number(times, "1"),
+        padded_tokens=_number(batch.tokens * times, "tokens"),
+        squared_widths=_number(batch.rows * batch.width**2 * times, "1"),
+        label_tokens=_number(batch.label_tokens * times, "tokens"),
+        steps=_number(request.steps - 1, "1"),
+        largest_rows=_number(batch.rows, "1"),
+        largest_width=_number(batch.width, "tokens"),
+        largest_label_tokens=_number(batch.label_tokens, "tokens"),
+        startup_seconds=Missing(missing="it did not get there") if setup is None else _number(setup, "s"),
+    )
 
 
 def _costs(request: ProbeRequest, one: ProbeTry) -> CostFacts:

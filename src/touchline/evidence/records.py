@@ -189,7 +189,7 @@ def comparable(record: RunRecord) -> dict[str, object]:
         "attention": _word(r.training.attention),
         "trainer": _word(r.stack.trainer),
         "versions": versions or None,
-        "gpu": _word(r.machine.gpu),
+        "gpu": _folded(r.machine.key),
         "micro_batch_size": _number(r.batching.micro_batch_size),
         "max_seq_len": _number(r.batching.max_seq_len),
         "packed": _word(r.packing.packed),
@@ -219,7 +219,12 @@ def _several(value: Measured) -> tuple[Quantity, ...] | Missing:
 
 
 def _word(value: Said) -> str | None:
-    return " ".join(value.value.casefold().split()) if isinstance(value, Word) else None
+    return _folded(value.value) if isinstance(value, Word) else None
+
+
+def _folded(text: str | None) -> str | None:
+    """Case and spaces do not part settings."""
+    return None if text is None else " ".join(text.casefold().split())
 
 
 def _number(value: Measured) -> float | None:

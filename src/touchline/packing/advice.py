@@ -105,7 +105,7 @@ def no_step(case: Case) -> Advice | None:
 def few_steps(case: Case) -> Advice | None:
     """W1: packing leaves too few steps to learn in."""
     steps, before = case.packed.steps_low, case.unpacked.steps_low
-    if not 0 < steps < FEW_STEPS:
+    if not 0 < steps < min(FEW_STEPS, before):
         return None
     short = case.packed.rows < case.rows_per_step
     reason = (
@@ -114,11 +114,11 @@ def few_steps(case: Case) -> Advice | None:
         else f"below {FEW_STEPS} a schedule has hardly room for warm-up and decay, and small sets have lost accuracy so"
     )
     shorter = _shorter(case)
-    instead = f" Take fewer rows a step{shorter and ', or ' + shorter}, or do not pack." if before > steps else ""
     return Advice(
         severity=Severity.WARNING,
         sentence=(
-            f"Packed, the run makes {_steps(steps)} where it makes {before:,} when not packed: {reason}.{instead}"
+            f"Packed, the run makes {_steps(steps)} where it makes {before:,} when not packed: {reason}. Take fewer "
+            f"rows a step{shorter and ', or ' + shorter}, or do not pack."
         ),
     )
 
@@ -131,8 +131,9 @@ def long_warmup(case: Case) -> Advice | None:
     return Advice(
         severity=Severity.WARNING,
         sentence=(
-            f"The warm-up of {_steps(case.warmup_steps)} takes {case.warmup_steps / steps:.0%} of the {_steps(steps)} "
-            "of a packed run: the learning rate that was asked for comes late or never. Give the warm-up as a share."
+            f"The warm-up of {_steps(case.warmup_steps)} takes {_percent(case.warmup_steps / steps, 0)} of the "
+            f"{_steps(steps)} of a packed run: the learning rate that was asked for comes late or never. Give it as a "
+            "share."
         ),
     )
 
@@ -218,9 +219,9 @@ def no_gain(case: Case) -> Advice | None:
     return Advice(
         severity=Severity.WARNING,
         sentence=(
-            f"Packing gains nothing: a row holds {case.packed.density:.2f} examples, for {long:.0%} of them are longer "
-            f"than half of max_seq_len {limit:,}, and two such never share a row. At {2 * limit:,} a row would hold "
-            f"{longer.density:.2f}."
+            f"Packing gains nothing: a row holds {case.packed.density:.2f} examples, for {_percent(long, 0)} of them "
+            f"are longer than half of max_seq_len {limit:,}, and two such never share a row. At {2 * limit:,} a row "
+            f"would hold {longer.density:.2f}."
         ),
     )
 
@@ -235,21 +236,21 @@ def what_is_saved(case: Case) -> Advice | None:
     grouped = _grouped_efficiency(case)
     if saved <= 0:
         text = (
-            f"Packing saves no computing: {packed.efficiency:.1%} of the computed tokens are no padding, and "
-            f"{unpacked.efficiency:.1%} when not packed."
+            f"Packing saves no computing: {_percent(packed.efficiency)} of the computed tokens are no padding, and "
+            f"{_percent(unpacked.efficiency)} when not packed."
         )
     elif unpacked.efficiency >= EFFICIENT:
         text = (
-            f"Not packed, {unpacked.efficiency:.1%} of the computed tokens are no padding already; packing, with "
-            f"{packed.efficiency:.1%}, saves {saved:.0%} of the computing. Beyond that it makes larger steps, "
-            "which a larger micro-batch does as well."
+            f"Not packed, {_percent(unpacked.efficiency)} of the computed tokens are no padding already; packing, with "
+            f"{_percent(packed.efficiency)}, saves {_percent(saved, 0)} of the computing. Beyond that it makes larger "
+            "steps, which a larger micro-batch does as well."
         )
     else:
         text = (
-            f"Not packed, {unpacked.efficiency:.1%} of the computed tokens are no padding; packed, "
-            f"{packed.efficiency:.1%}, so that {packed.efficiency / unpacked.efficiency:.1f} times fewer are computed. "
-            f"Batches of examples of like length would reach {grouped:.1%} without packing, and keep the examples a "
-            "step, but not their random company."
+            f"Not packed, {_percent(unpacked.efficiency)} of the computed tokens are no padding; packed, "
+            f"{_percent(packed.efficiency)}, so that {packed.efficiency / unpacked.efficiency:.1f} times fewer are "
+            f"computed. Batches of examples of like length would reach {_percent(grouped)} without packing, and keep "
+            "the examples a step, but not their random company."
         )
     return Advice(severity=Severity.INFO, sentence=text)
 
@@ -267,8 +268,8 @@ def wasteful_packer(case: Case) -> Advice | None:
         severity=Severity.INFO,
         sentence=(
             f"This trainer's packer makes {_rows(forecast.rows)}; {ours.packs:,} are enough"
-            f"{', the fewest possible' if ours.optimal else ''} ({1 - ours.packs / forecast.rows:.0%} fewer). Written "
-            "pack by pack, the dataset gives these to a packer that keeps its order."
+            f"{', the fewest possible' if ours.optimal else ''} ({_percent(1 - ours.packs / forecast.rows, 0)} fewer). "
+            "Written pack by pack, the dataset gives these to a packer that keeps its order."
         ),
     )
 
@@ -321,7 +322,7 @@ def _shorter(case: Case) -> str:
         if steps >= FEW_STEPS:
             return (
                 f"max_seq_len {limit:,} ({packing.packs:,} rows of {packing.density:.1f} examples, "
-                f"{packing.efficiency:.1%} full, about {_steps(steps)})"
+                f"{_percent(packing.efficiency)} full, about {_steps(steps)})"
             )
         limit //= 2
     return ""
@@ -336,4 +337,8 @@ def _steps(count: int) -> str:
 
 
 def _share(count: int, whole: int) -> str:
-    return f"{count:,} of {whole:,} examples ({count / whole:.1%})"
+    return f"{count:,} of {whole:,} examples ({_percent(count / whole)})"
+
+
+def _percent(share: float, digits: int = 1) -> str:
+    return f"{100 * share:.{digits}f} %"

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import statistics
 from dataclasses import replace
 from pathlib import Path
 
+from touchline.domain.metrics import Metrics
 from touchline.domain.plan import Plan, PlannedRun
 from touchline.domain.quantity import Measured, Missing, Quantity
 from touchline.domain.reading import Word
-from touchline.domain.record import RunRecord
+from touchline.domain.record import PredictedFacts, RunRecord
 from touchline.evidence.adding import record_of_run
 from touchline.evidence.files import FoundRun, find_runs
+from touchline.results.metrics import read_metrics
 from touchline.results.run_metrics import static_config
+from touchline.results.work import last_attempt, steady_steps, work_facts
 
 _PLANNED = "as planned"
 
@@ -33,7 +37,43 @@ def record_of_own(plan: Plan, run: PlannedRun, folder: Path) -> RunRecord | Miss
     record = record_of_run(found[-1])
     if not isinstance(record, RunRecord):
         return Missing(missing=record.reason)
-    return _completed(record, plan, run)
+    return _measured(_completed(record, plan, run), run, read_metrics(folder / "metrics.jsonl"))
+
+
+def _measured(record: RunRecord, run: PlannedRun, metrics: Metrics) -> RunRecord:
+    """The record with what every row shows, and with what was predicted before the run."""
+    predicted = PredictedFacts(
+        seconds_per_step=run.seconds_per_step,
+        train_seconds=run.train_seconds,
+        peak_memory=run.peak_memory,
+        disk=run.disk,
+    )
+    record = replace(record, predicted=predicted, work=work_facts(run, metrics))
+    attempt = last_attempt(metrics)
+    if attempt is None:
+        return record
+    machine = record.machine
+    if attempt.device_kind == "cpu":
+        machine = replace(
+            machine,
+            gpu=Missing(missing="the processor trained"),
+            gpu_memory=Missing(missing="the processor trained"),
+            processor=Word(value=attempt.device, where="metrics.jsonl"),
+            threads=Quantity(value=attempt.threads, unit="1", where="metrics.jsonl"),
+        )
+    steps = steady_steps(metrics)
+    costs = record.costs
+    if steps:
+        median = statistics.median(row.seconds for row in steps)
+        pace = Quantity(
+            value=median,
+            unit="s",
+            aggregation="median",
+            where="metrics.jsonl",
+            method=f"{len(steps)} steps after each attempt's first; validation and saving not inside",
+        )
+        costs = replace(costs, seconds_per_step_without_pauses=pace)
+    return replace(record, machine=machine, costs=costs)
 
 
 def _completed(record: RunRecord, plan: Plan, run: PlannedRun) -> RunRecord:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,6 +30,12 @@ def look(experiment: Experiment, models: Iterable[ModelInfo]) -> Outlook:
     """
     machine, gpu = target(experiment.compute.gpu, experiment.compute.gpus_per_run)
     shapes = {model.name: _shape(model) for model in models}
+    return Outlook(machine=machine, gpu=gpu, shapes=shapes)
+
+
+def look_at(machine: TargetMachine, shapes: Mapping[str, ModelShape | Missing]) -> Outlook:
+    """What formulas alone say of a machine."""
+    gpu = find_gpu(machine.name) if machine.kind == "gpu" else Missing(missing="no GPU here")
     return Outlook(machine=machine, gpu=gpu, shapes=shapes)
 
 

@@ -121,7 +121,7 @@ class Training:
         examples = [example for batch in micro_batches for example in batch]
         targets = sum(len(example.answer_ids) for example in examples)
         total = torch.zeros((), device=session.machine.device)
-        computed = 0
+        computed = squares = 0
         for batch in micro_batches:
             if self._stop.asked:
                 # Nothing of a half-done step stays, so that going on is bit for bit the same.
@@ -130,6 +130,7 @@ class Training:
                 raise _Stopped
             rows = arrange(batch, session.layout)
             computed += rows.computed_tokens
+            squares += rows.squared_widths
             total += add_gradient(session.target_loss, rows, targets)
         norm = torch.nn.utils.clip_grad_norm_(self._parameters, train.max_grad_norm)
         self._refuse_nonsense(total, norm)
@@ -167,6 +168,7 @@ class Training:
             micro_batches=len(micro_batches),
             real_tokens=sum(len(example.prompt_ids) + len(example.answer_ids) for example in examples),
             padded_tokens=computed,
+            squared_widths=squares,
             target_tokens=targets,
             peak_memory=peak,
             peak_memory_reserved=reserved,

@@ -86,6 +86,12 @@ class Rows:
         """Positions that the model computes, padding included."""
         return int(self.token_ids.size)
 
+    @property
+    def squared_widths(self) -> int:
+        """Sum over the rows of the width squared: what attention's scores grow with."""
+        rows, width = self.token_ids.shape
+        return int(rows * width**2)
+
 
 def visible(segments: NDArray[np.int64]) -> NDArray[np.bool_]:
     """Whether token i sees token j; shape [R, W, W] from segments of shape [R, W]. Padding is seen by none."""

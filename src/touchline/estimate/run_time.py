@@ -1,0 +1,301 @@
+"""Wall time of a run, part by part: steps, start-up, tokenising, validation, saving, evaluation."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from touchline.domain.estimate import Estimate, Rung, TrainingSetup
+from touchline.domain.machine import TargetMachine
+from touchline.domain.quantity import Missing
+from touchline.estimate.coefficients_time import (
+    PART_NOISE,
+    PART_WEIGHT,
+    SAVING,
+    SLURM_MARGIN,
+    STARTUP,
+    TOKENISING,
+    VALIDATION_SIGMA,
+)
+from touchline.estimate.flops import forward_flops, step_flops
+from touchline.estimate.points import Spent, TimePoint, model_of
+from touchline.estimate.regression import Rates, Row, fit
+from touchline.estimate.residuals import half_width
+from touchline.estimate.terms import place
+from touchline.estimate.work import StepWork
+
+TRAINING = "training"
+"""Name of the part that is the optimizer steps."""
+_MINUTE = 60
+_HOUR = 3600
+_NONE = "this takes no time here"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunTime:
+    """Wall time of a run."""
+
+    total: Estimate
+    """All parts that are known."""
+    breakdown: Mapping[str, Estimate | Missing]
+    """The parts, in order; their values sum to the total."""
+
+
+def run_seconds(
+    step: Estimate,
+    steps: int,
+    *,
+    steps_low: int | None = None,
+    steps_high: int | None = None,
+    parts: Mapping[str, Estimate | Missing] | None = None,
+) -> RunTime:
+    """Wall time of a run.
+
+    A run's steps are all fast or all slow, so their error grows with their number; the errors of the parts are
+    independent of each other, and add as squares.
+
+    Args:
+        step: seconds of an optimizer step.
+        steps: optimizer steps.
+        steps_low: the fewest that it may be.
+        steps_high: the most.
+        parts: what else takes time, each for the whole run; a missing one counts as nothing and is named.
+
+    Raises:
+        ValueError: there is no step.
+    """
+    fewest, most = min(steps, steps_low or steps), max(steps, steps_high or steps)
+    if fewest < 1:
+        raise ValueError("a run has at least one step")
+    training = Estimate(
+        value=step.value * steps,
+        unit="s",
+        low=step.low * fewest,
+        high=step.high * most,
+        method=f"{steps} steps of {step.value:.3g} s; {step.method}",
+        rung=step.rung,
+        evidence=step.evidence,
+        extrapolated=step.extrapolated,
+        aggregation="sum",
+    )
+    breakdown: dict[str, Estimate | Missing] = {TRAINING: training, **(parts or {})}
+    known = [part for part in breakdown.values() if isinstance(part, Estimate)]
+    unknown = [f"{name}: {part.missing}" for name, part in breakdown.items() if isinstance(part, Missing)]
+    value = math.fsum(part.value for part in known)
+    names = [name for name, part in breakdown.items() if isinstance(part, Estimate)]
+    return RunTime(
+        total=Estimate(
+            value=value,
+            unit="s",
+            low=max(0.0, value - math.hypot(*(part.value - part.low for part in known))),
+            high=value + math.hypot(*(part.high - part.value for part in known)),
+            method=" + ".join(names) + (f"; not counted: {'; '.join(unknown)}" if unknown else ""),
+            rung=step.rung,
+            evidence=step.evidence,
+            extrapolated=step.extrapolated,
+            aggregation="sum",
+        ),
+        breakdown=breakdown,
+    )
+
+
+def slurm_time_limit(total: Estimate, *, margin: float = SLURM_MARGIN) -> int:
+    """Minutes to ask SLURM for: the upper end of the interval, which one run in twenty exceeds, and a margin.
+
+    Args:
+        total: seconds of the whole job.
+        margin: share that is added, for a node that is slower than all that were measured.
+    """
+    return max(1, math.ceil(total.high * (1 + margin) / _MINUTE))
+
+
+def gpu_hours(runs: Sequence[tuple[Estimate, int]]) -> Estimate | Missing:
+    """Device hours of an experiment.
+
+    What makes one run slower than predicted makes all of them so: the ends are added as they are.
+
+    Args:
+        runs: seconds of each job, and its devices.
+    """
+    if not runs:
+        return Missing(missing="no run has an estimate")
+    return Estimate(
+        value=math.fsum(total.value * devices for total, devices in runs) / _HOUR,
+        unit="h",
+        low=math.fsum(total.low * devices for total, devices in runs) / _HOUR,
+        high=math.fsum(total.high * devices for total, devices in runs) / _HOUR,
+        method=f"sum over {len(runs)} jobs, their errors taken as common",
+        rung=max(total.rung for total, _ in runs),
+        evidence=tuple(sorted({name for total, _ in runs for name in total.evidence})),
+        extrapolated=any(total.extrapolated for total, _ in runs),
+        aggregation="sum",
+    )
+
+
+# ---- the parts -------------------------------------------------------------------------------------------------------
+
+
+def startup_seconds(
+    setup: TrainingSetup, weights_bytes: float, *, machine: TargetMachine, points: Sequence[TimePoint] = ()
+) -> Estimate:
+    """From the start of the process to the first step: imports, and loading the weights."""
+    observed = _observed(points, setup, machine, "startup")
+    return _part(observed, weights_bytes, STARTUP, setup, "imports, and reading the weights")
+
+
+def tokenising_seconds(
+    setup: TrainingSetup, tokens: float, *, machine: TargetMachine, points: Sequence[TimePoint] = ()
+) -> Estimate:
+    """Reading and tokenising the data, with so many tokens."""
+    observed = _observed(points, setup, machine, "tokenising")
+    return _part(observed, tokens, TOKENISING, setup, "a tokenizer's usual rate")
+
+
+def saving_seconds(
+    setup: TrainingSetup,
+    size_bytes: float,
+    count: int,
+    *,
+    machine: TargetMachine,
+    points: Sequence[TimePoint] = (),
+) -> Estimate:
+    """Saving so many checkpoints of so many bytes each."""
+    one = _part(_observed(points, setup, machine, "saving"), size_bytes, SAVING, setup, "a disk's usual rate")
+    return _times(one, count, f"{count} checkpoints of {one.value:.3g} s")
+
+
+def validation_seconds(
+    setup: TrainingSetup,
+    validation: StepWork,
+    count: int,
+    *,
+    step: Estimate,
+    work: StepWork,
+    machine: TargetMachine,
+    points: Sequence[TimePoint] = (),
+) -> Estimate:
+    """So many validations.
+
+    Args:
+        setup: the settings.
+        validation: the work of one: forward passes only.
+        count: how many.
+        step: seconds of an optimizer step.
+        work: the step.
+        machine: where.
+        points: measured runs; those of the same model with validations count, per token.
+    """
+    own = [
+        (spent, point)
+        for spent, point in _observed(points, setup, machine, "validation")
+        if model_of(point.setup.shape) == model_of(setup.shape)
+    ]
+    share = forward_flops(setup, validation) / step_flops(setup, work).total
+    typical = step.value * share
+    spread = math.hypot(VALIDATION_SIGMA, math.log(step.high / step.low) / 4)
+    prior = ((0.0, 1.0), (typical / validation.tokens, spread))
+    one = _part(own, validation.tokens, prior, setup, f"the forward pass is {share:.0%} of a step's operations")
+    return _times(one, count, f"{count} validations of {one.value:.3g} s")
+
+
+def evaluation_seconds(
+    setup: TrainingSetup, samples: int, count: int, *, machine: TargetMachine, points: Sequence[TimePoint] = ()
+) -> Estimate | Missing:
+    """Evaluating so many checkpoints on so many samples; missing where no evaluation of the model was measured."""
+    own = [
+        (spent, point)
+        for spent, point in _observed(points, setup, machine, "evaluation")
+        if model_of(point.setup.shape) == model_of(setup.shape)
+    ]
+    if not own:
+        return Missing(missing="no evaluation of this model was measured on this machine")
+    rate = sum(spent.seconds for spent, _ in own) / sum(spent.amount for spent, _ in own)
+    one = _part(own, samples, ((0.0, 1.0), (rate, 1.0)), setup, "")
+    return _times(one, count, f"{count} evaluations of {samples} samples")
+
+
+def _observed(
+    points: Sequence[TimePoint], setup: TrainingSetup, machine: TargetMachine, name: str
+) -> list[tuple[Spent, TimePoint]]:
+    here = place(machine.key)
+    found: list[tuple[Spent, TimePoint]] = []
+    for point in points:
+        spent = getattr(point, name)
+        if not isinstance(spent, Spent) or spent.seconds <= 0 or spent.amount <= 0:
+            continue
+        if place(point.machine) == here and point.setup.backend == setup.backend:
+            found.append((spent, point))
+    return found
+
+
+def _part(
+    observed: Sequence[tuple[Spent, TimePoint]],
+    amount: float,
+    prior: tuple[tuple[float, float], tuple[float, float]],
+    setup: TrainingSetup,
+    words: str,
+) -> Estimate:
+    """A constant and a rate, fitted as the steps are.
+
+    Args:
+        observed: what was measured.
+        amount: of what it grows with.
+        prior: seconds, and seconds per unit; each with the standard deviation of its logarithm.
+        setup: the settings.
+        words: how it is known where nothing was measured.
+    """
+    if amount <= 0:
+        return Estimate(value=0.0, unit="s", low=0.0, high=0.0, method=_NONE, rung=Rung.NOTHING, aggregation="sum")
+    terms = [(value, sigma) for value, sigma in prior if value > 0]
+    alone = np.ones(len(terms), dtype=np.bool_)
+    rates = Rates(
+        means=np.log(np.array([value for value, _ in terms])),
+        sigmas=np.array([sigma for _, sigma in terms]),
+        host=~alone,
+        alone=alone,
+        power=1.0,
+        model_sigma=0.0,
+        rate_sigma=0.0,
+        variant_sigma=0.0,
+        setting_sigma=0.0,
+        weight=PART_WEIGHT,
+    )
+
+    def row(size: float) -> Row:
+        amounts = (1.0, size) if len(terms) > 1 else (size,)
+        return Row(amounts=amounts, model="", variant="", setting="", noise=PART_NOISE)
+
+    found = fit(rates, [row(spent.amount) for spent, _ in observed], [math.log(spent.seconds) for spent, _ in observed])
+    value, sigma = found.predict(row(amount))
+    half = half_width(sigma, found.freedom)
+    same = [point for _, point in observed if model_of(point.setup.shape) == model_of(setup.shape)]
+    rung = Rung.SAME_MODEL if same else Rung.SAME_STACK if observed else Rung.NOTHING
+    count = f"fitted to {len(observed)} run{'s' if len(observed) > 1 else ''}"
+    return Estimate(
+        value=math.exp(value),
+        unit="s",
+        low=math.exp(value - half),
+        high=math.exp(value + half),
+        method=count if observed else words,
+        rung=rung,
+        evidence=tuple(point.name for _, point in observed),
+        aggregation="sum",
+    )
+
+
+def _times(one: Estimate, count: int, words: str) -> Estimate:
+    """So many of it, all slow or all fast."""
+    return Estimate(
+        value=one.value * count,
+        unit=one.unit,
+        low=one.low * count,
+        high=one.high * count,
+        method=f"{words}; {one.method}",
+        rung=one.rung,
+        evidence=one.evidence,
+        extrapolated=one.extrapolated,
+        aggregation="sum",
+    )

@@ -1,0 +1,73 @@
+"""The micro-batch beyond which more tokens at once bring no more speed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from touchline.domain.estimate import MicroBatch, TrainingSetup
+from touchline.domain.machine import TargetMachine
+from touchline.domain.quantity import Missing
+from touchline.estimate.bracket import KNEE_GAIN
+from touchline.estimate.points import TimePoint
+from touchline.estimate.time import step_curve
+from touchline.estimate.work import StepWork, work_of
+
+_MOST_ROWS = 1 << 14
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Knee:
+    """Where speed stops growing."""
+
+    rows: int
+    """The smallest micro-batch that twice its rows would speed up by less than 3 %, or the most that is allowed."""
+    reached: bool
+    """Whether it is a knee, and not the limit."""
+    tokens_per_second: dict[int, float]
+    """Predicted padded tokens a second by rows: 1, 2, 4 ..."""
+
+
+def knee(
+    setup: TrainingSetup,
+    width: int,
+    label_share: float,
+    *,
+    machine: TargetMachine,
+    points: Sequence[TimePoint] = (),
+    most: int = _MOST_ROWS,
+    global_rows: int | None = None,
+) -> Knee | Missing:
+    """The micro-batch beyond which the predicted throughput gains less than 3 % a doubling.
+
+    Args:
+        setup: everything but the batch.
+        width: tokens of a row, padding included.
+        label_share: share of them with a loss, 0 to 1.
+        machine: where it runs.
+        points: measured runs.
+        most: the most rows that are allowed, for memory's or the global batch's sake.
+        global_rows: rows of an optimizer step, kept by accumulation; none: one micro-batch a step.
+
+    Raises:
+        ValueError: no row is allowed.
+    """
+    if most < 1 or width < 1:
+        raise ValueError("a micro-batch has at least one row of one token")
+    sizes = [1 << power for power in range(most.bit_length()) if 1 << power <= most]
+    works = [_step(rows, width, label_share, global_rows) for rows in sizes]
+    curve = step_curve(setup, works, machine=machine, points=points)
+    if isinstance(curve, Missing):
+        return curve
+    found = {rows: work.tokens / seconds for rows, work, seconds in zip(sizes, works, curve, strict=True)}
+    for size in sorted(found):
+        larger = found.get(size * 2)
+        if larger is not None and larger / found[size] - 1 < KNEE_GAIN:
+            return Knee(rows=size, reached=True, tokens_per_second=found)
+    return Knee(rows=most, reached=False, tokens_per_second=found)
+
+
+def _step(rows: int, width: int, label_share: float, global_rows: int | None) -> StepWork:
+    labels = round(rows * width * label_share)
+    one = work_of([MicroBatch(rows=rows, width=width, label_tokens=labels)])
+    return one if global_rows is None else one.times(max(1.0, global_rows / rows))

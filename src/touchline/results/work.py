@@ -1,0 +1,88 @@
+"""What a run of our own computed and how long each part took, from every row of its metrics.jsonl."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+
+from touchline.domain.metrics import AttemptRow, Metrics, StepRow
+from touchline.domain.plan import PlannedRun
+from touchline.domain.quantity import Aggregation, Measured, Missing, Quantity
+from touchline.domain.record import WorkFacts
+
+_ROWS = "metrics.jsonl"
+_FEW = 2
+"""Steps after the first of an attempt that a median needs."""
+
+
+def work_facts(run: PlannedRun, metrics: Metrics) -> WorkFacts:
+    """The mean step, the largest micro-batch, start-up, validation and saving.
+
+    Args:
+        run: as planned.
+        metrics: the rows that count.
+    """
+    steps = steady_steps(metrics)
+    if not steps:
+        return WorkFacts()
+    largest = run.batches
+    rows = None if largest is None else min(largest.micro_batch_size, largest.num_examples)
+    squares = [row.squared_widths for row in steps if row.squared_widths is not None]
+    return WorkFacts(
+        micro_batches=_mean([row.micro_batches for row in steps], "1"),
+        padded_tokens=_mean([row.padded_tokens for row in steps], "tokens"),
+        squared_widths=_mean(squares, "1") if len(squares) == len(steps) else Missing(missing="not counted"),
+        label_tokens=_mean([row.target_tokens for row in steps], "tokens"),
+        steps=_number(len(steps), "1"),
+        largest_rows=Missing(missing="no batches") if rows is None else _number(rows, "1"),
+        largest_width=_widest(run),
+        largest_label_tokens=_most_labels(metrics),
+        startup_seconds=_number(metrics.attempts[-1].setup_seconds, "s"),
+        validation_seconds=_median([row.seconds for row in metrics.validations], "s"),
+        validation_tokens=_median([float(row.target_tokens) for row in metrics.validations], "tokens"),
+        saving_seconds=_median([row.seconds for row in metrics.checkpoints], "s"),
+    )
+
+
+def steady_steps(metrics: Metrics) -> list[StepRow]:
+    """The steps that a pace is taken from: not the first of an attempt, and none that held fewer examples."""
+    firsts: set[int] = set()
+    for attempt in {row.attempt for row in metrics.steps}:
+        firsts.add(min(row.step for row in metrics.steps if row.attempt == attempt))
+    steps = [row for row in metrics.steps if row.step not in firsts]
+    if len(steps) < _FEW:
+        return []
+    usual = max(row.examples for row in steps)
+    return [row for row in steps if row.examples == usual]
+
+
+def last_attempt(metrics: Metrics) -> AttemptRow | None:
+    """The attempt that ended the run."""
+    return metrics.attempts[-1] if metrics.attempts else None
+
+
+def _widest(run: PlannedRun) -> Measured:
+    if run.batches is None:
+        return Missing(missing="no batches")
+    return _number(-(-run.batches.largest_micro_batch_tokens // run.batches.micro_batch_size), "tokens")
+
+
+def _most_labels(metrics: Metrics) -> Measured:
+    most = max(-(-row.target_tokens // row.micro_batches) for row in metrics.steps)
+    return Quantity(value=most, unit="tokens", where=_ROWS, method="of the step with most, shared among its passes")
+
+
+def _mean(values: Sequence[float], unit: str) -> Measured:
+    if not values:
+        return Missing(missing="not measured")
+    return _number(statistics.fmean(values), unit, "mean")
+
+
+def _median(values: Sequence[float], unit: str) -> Measured:
+    if not values:
+        return Missing(missing="it did not happen")
+    return _number(statistics.median(values), unit, "median")
+
+
+def _number(value: float, unit: str, aggregation: Aggregation | None = None) -> Quantity:
+    return Quantity(value=value, unit=unit, aggregation=aggregation, where=_ROWS)
