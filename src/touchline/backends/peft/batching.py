@@ -118,7 +118,7 @@ def _rows(
 
 
 def _notes(lengths: NDArray[np.int64], settings: BatchSettings, known: int) -> list[str]:
-    notes = ["packing changes rows and padding, not the steps" if settings.packed else "one row an example"]
+    notes = ["packing changes rows and padding, not the steps"] if settings.packed else []
     if settings.micro_batch_size > 1:
         notes.append(
             "counted without a shared prefix: where prompts begin alike, and that saves a fifth of the tokens, their "
