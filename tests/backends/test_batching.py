@@ -17,7 +17,8 @@ from tests.backends.real_batching.cases import PEERS, cases_for, digest, short, 
 from touchline.backends import batching_names, batching_of, simulation
 from touchline.backends.axolotl.batching import AxolotlBatching
 from touchline.backends.llamafactory.batching import LlamaFactoryBatching, shortened
-from touchline.backends.peft.layout import PADDED, Layout, arrange
+from touchline.backends.peft.batching import PeftBatching
+from touchline.backends.peft.layout import PADDED, Layout, arrange, choose_layout
 from touchline.backends.trl.batching import TrlBatching
 from touchline.domain.catalog import RenderedExample
 from touchline.errors import InputFault
@@ -202,6 +203,38 @@ def test_ours_equals_what_the_trainer_arranges(texts: list[tuple[list[int], list
         assert found.rows == sum(len(rows.token_ids) for rows in first)
         real = [int(count) for rows in first for count in (rows.segments > 0).sum(axis=1)]
         assert found.row_tokens.tolist() == real
+
+
+@given(
+    st.integers(1, 40),
+    st.lists(st.tuples(st.integers(1, 12), st.integers(1, 6)), min_size=2, max_size=25),
+    SETTINGS,
+)
+@settings(max_examples=80, deadline=None)
+def test_a_prefix_of_all_prompts_is_counted_as_the_trainer_shares_it(
+    prefix: int, sizes: list[tuple[int, int]], asked: BatchSettings
+) -> None:
+    """The trainer's own choice of layout and its own rows, where every prompt begins alike."""
+    examples = [
+        RenderedExample(prompt_ids=(*[9] * prefix, 100 + number, *[5] * (prompt - 1)), answer_ids=(7,) * answer)
+        for number, (prompt, answer) in enumerate(sizes)
+    ]
+    lengths = np.asarray([prefix + prompt + answer for prompt, answer in sizes], np.uint32)
+    labels = np.asarray([answer for _, answer in sizes], np.uint32)
+    found = PeftBatching(shared_prefix=prefix).forecast(lengths, asked, labels)
+    plan = plan_batches(
+        lengths,
+        global_batch_size=asked.micro_batch_size * asked.gradient_accumulation_steps,
+        micro_batch_size=asked.micro_batch_size,
+        epochs=asked.epochs,
+        seed=asked.seed,
+    )
+    batches = [[examples[int(index)] for index in batch] for step in range(plan.steps) for batch in plan.step(step)]
+    first = batches[: len(found.micro_batch_tokens)]
+    layout, _ = choose_layout(first, packed=asked.packed, max_seq_len=asked.max_seq_len, obstacle=None)
+    arranged = [arrange(batch, layout) for batch in first]
+    assert [rows.computed_tokens for rows in arranged] == found.micro_batch_tokens.tolist()
+    assert 0 < found.efficiency <= 1
 
 
 # ---- what each does that one would not expect ----------------------------------------------------------------------

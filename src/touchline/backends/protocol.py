@@ -16,6 +16,7 @@ from touchline.domain.machine import TargetMachine
 from touchline.domain.plan import BatchSummary, Plan, PlannedRun
 from touchline.domain.quantity import Missing
 from touchline.domain.shape import ModelShape
+from touchline.packing.forecast import BatchForecast
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -26,6 +27,9 @@ class Lengths:
     """Tokens of each prompt; shape [examples]."""
     answer: NDArray[np.uint32]
     """Tokens of each answer with its stop token, which carry the loss; shape [examples]."""
+
+    prefix: int = 0
+    """Tokens that all prompts begin with."""
 
     @property
     def total(self) -> NDArray[np.uint32]:
@@ -66,6 +70,10 @@ class Backend(Protocol):
 
     def batches(self, train: TrainConfig, lengths: Lengths, seed: int) -> BatchSummary | Missing:
         """Its own batching and rounding, exactly; `train` is resolved."""
+        ...
+
+    def forecast(self, train: TrainConfig, lengths: Lengths, seed: int) -> BatchForecast | Missing:
+        """What goes through the model, micro-batch by micro-batch; `train` is resolved."""
         ...
 
     def config_text(self, run: PlannedRun, plan: Plan) -> str:

@@ -25,8 +25,9 @@ from touchline.domain.catalog import ModelInfo
 from touchline.domain.experiment import DataConfig
 from touchline.errors import EnvironmentFault
 from touchline.files import write_atomic
+from touchline.rendering.prefix import common_prefix
 
-_VERSION = 2
+_VERSION = 3
 """Changes when the same rows would render differently, or are kept in another form."""
 _SAY_EVERY = 1000
 """Examples between two words of progress."""
@@ -41,6 +42,8 @@ class TokenLengths:
     """Tokens of each prompt; shape [examples]."""
     answer: NDArray[np.uint32]
     """Tokens of each answer with its stop token; shape [examples]."""
+    prefix: int = 0
+    """Tokens that all prompts begin with, each keeping at least its last one."""
 
 
 def token_lengths(
@@ -76,12 +79,16 @@ def token_lengths(
     renderer = load_renderer(model, date)
     examples = load_examples(data, split, base)
     counts = np.empty((2, len(examples)), dtype=np.uint32)
+    ends: list[tuple[int, ...]] = []
     for number, example in enumerate(examples):
         rendered = renderer.example(example)
         counts[:, number] = len(rendered.prompt_ids), len(rendered.answer_ids)
+        # What the first and the last in order begin with, all between them do.
+        ends = [min(*ends, rendered.prompt_ids), max(*ends, rendered.prompt_ids)] if ends else [rendered.prompt_ids] * 2
         if say is not None and number % _SAY_EVERY == 0:
             say(number, len(examples))
-    lengths = TokenLengths(prompt=counts[0].copy(), answer=counts[1].copy())
+    prefix = min(common_prefix(ends), int(counts[0].min(initial=1)) - 1) if len(examples) > 1 else 0
+    lengths = TokenLengths(prompt=counts[0].copy(), answer=counts[1].copy(), prefix=prefix)
     _write(path, lengths)
     return lengths
 
@@ -99,7 +106,12 @@ def _write(path: Path, lengths: TokenLengths) -> None:
     longest = max(int(part.max(initial=0)) for part in (lengths.prompt, lengths.answer))
     dtype = np.uint16 if longest <= np.iinfo(np.uint16).max else np.uint32
     buffer = io.BytesIO()
-    np.savez(buffer, prompt=lengths.prompt.astype(dtype), answer=lengths.answer.astype(dtype))
+    np.savez(
+        buffer,
+        prompt=lengths.prompt.astype(dtype),
+        answer=lengths.answer.astype(dtype),
+        prefix=np.array([lengths.prefix], dtype=np.uint32),
+    )
     try:
         write_atomic(path, buffer.getvalue())
     except (EnvironmentFault, OSError):
@@ -113,10 +125,13 @@ def _read(path: Path, count: int) -> TokenLengths | None:
         # From memory: given a path to a broken file, numpy leaves it open.
         with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
             parts = file["prompt"], file["answer"]
+            prefix = file["prefix"]
     except (OSError, ValueError, KeyError, EOFError, NotImplementedError, RuntimeError, TypeError, AttributeError):
         return None
     except (zipfile.BadZipFile, zlib.error):
         return None
     if any(part.shape != (count,) or part.dtype not in (np.uint16, np.uint32) for part in parts):
         return None
-    return TokenLengths(prompt=parts[0].astype(np.uint32), answer=parts[1].astype(np.uint32))
+    if prefix.shape != (1,) or prefix.dtype != np.uint32:
+        return None
+    return TokenLengths(prompt=parts[0].astype(np.uint32), answer=parts[1].astype(np.uint32), prefix=int(prefix[0]))

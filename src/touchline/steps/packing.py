@@ -85,7 +85,7 @@ def lengths_of(request: PackRequest, settings: Settings, say: Callable[[int, int
     found = token_lengths(model, data_of(request), _TRAIN, Path(), today(), settings.cache_dir, say)
     if not len(found.prompt):
         raise InputFault(f"{str(request.dataset)!r} has no training rows")
-    return Lengths(prompt=found.prompt, answer=found.answer)
+    return Lengths(prompt=found.prompt, answer=found.answer, prefix=found.prefix)
 
 
 def compare(request: PackRequest, lengths: Lengths) -> PackingSummary:

@@ -130,7 +130,7 @@ def _lengths(
         key = (spec.model, data_key(spec.data))
         if spec.kind is RunKind.FINE_TUNED and key not in found:
             tokens = token_lengths(models[spec.model], spec.data, "train", folder.root, date, settings.cache_dir)
-            found[key] = Lengths(prompt=tokens.prompt, answer=tokens.answer)
+            found[key] = Lengths(prompt=tokens.prompt, answer=tokens.answer, prefix=tokens.prefix)
     return found
 
 

@@ -76,7 +76,7 @@ def probe_run(
         raise InputFault(f"a probe runs the trainer {PROBED!r}, and {run.name} is trained by {run.train.backend!r}")
     model = planned.plan.models[run.model]
     found = token_lengths(model, run.data, "train", planned.folder.root, planned.plan.date, settings.cache_dir)
-    lengths = Lengths(prompt=found.prompt, answer=found.answer)
+    lengths = Lengths(prompt=found.prompt, answer=found.answer, prefix=found.prefix)
     batches = {size: _largest(run, lengths, size) for size in divisors(run.train.global_batch_size)}
     machine = machine_here(planned.plan.gpus_per_run)
     shape = shape_of_folder(Path(model.path))

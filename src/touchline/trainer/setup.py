@@ -12,7 +12,7 @@ import torch
 from peft import PeftModel
 from torch import nn
 
-from touchline.backends.peft.layout import PADDED, ROW_TOKENS, Layout, choose_layout
+from touchline.backends.peft.layout import PADDED, ROW_TOKENS, SAMPLED_STEPS, Layout, choose_layout
 from touchline.domain.catalog import RenderedExample
 from touchline.domain.metrics import AttemptRow, IsolationProof
 from touchline.errors import DriftFault, PolicyFault
@@ -32,9 +32,6 @@ from touchline.trainer.model import (
 )
 from touchline.trainer.resume import ResumeState
 from touchline.trainer.tensors import give_random_state, unpack_state
-
-SAMPLED_STEPS = 64
-"""Steps whose tokens are counted to choose the layout."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

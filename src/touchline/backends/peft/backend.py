@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
+from touchline.backends.peft.batching import PeftBatching
 from touchline.backends.peft.config import PlannedBatches, TrainerConfig
 from touchline.backends.peft.layout import plain_attention
 from touchline.backends.protocol import Backend, Lengths, Override
@@ -22,6 +23,7 @@ from touchline.domain.quantity import Missing
 from touchline.domain.shape import ModelShape
 from touchline.errors import InputFault
 from touchline.packing import largest_divisor, plan_batches
+from touchline.packing.forecast import BatchForecast, BatchSettings
 from touchline.spec.document import parse
 from touchline.spec.write import to_yaml
 
@@ -105,6 +107,21 @@ class PeftBackend:
             longest_example_tokens=int(total.max()),
             largest_micro_batch_tokens=plan.largest_micro_batch_tokens(total),
         )
+
+    def forecast(self, train: TrainConfig, lengths: Lengths, seed: int) -> BatchForecast | Missing:
+        """The rows that the trainer will make, what all prompts begin with computed once a row where it may."""
+        if train.micro_batch_size == "auto" or train.packed == "auto":
+            return Missing(missing="micro_batch_size or packed is not resolved")
+        settings = BatchSettings(
+            max_seq_len=train.max_seq_len,
+            packed=train.packed,
+            micro_batch_size=train.micro_batch_size,
+            gradient_accumulation_steps=-(-train.global_batch_size // train.micro_batch_size),
+            epochs=train.epochs,
+            seed=seed,
+        )
+        batching = PeftBatching(shared_prefix=lengths.prefix if train.lora.dropout == 0 else 0)
+        return batching.forecast(lengths.total, settings, lengths.answer)
 
     def config_text(self, run: PlannedRun, plan: Plan) -> str:
         """finetune.yaml: JSON inside YAML's block style, so that every YAML reader gives the same numbers."""

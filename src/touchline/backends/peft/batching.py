@@ -6,12 +6,12 @@ rows. Nothing is cut and nothing left out. The last token of an example is a lab
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from touchline.backends.peft.layout import PADDED, ROW_TOKENS, Layout, fill
+from touchline.backends.peft.layout import PADDED, ROW_TOKENS, SAMPLED_STEPS, WORTH_SHARING, Layout, fill
 from touchline.backends.simulation import (
     Examples,
     MicroBatches,
@@ -29,6 +29,9 @@ from touchline.packing.simple import Filled, one_each
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PeftBatching:
     """The batching of `touchline.trainer`, on one device."""
+
+    shared_prefix: int = 0
+    """Tokens that all prompts begin with, which are computed once a row where that pays; 0 where none may be shared."""
 
     def forecast(
         self, lengths: NDArray[np.uint32], settings: BatchSettings, labels: NDArray[np.uint32] | None = None
@@ -57,73 +60,93 @@ class PeftBatching:
             answers_cut=np.zeros(0, np.int64),
             dropped=np.zeros(0, np.int64),
         )
-        layout = Layout(row_tokens=settings.max_seq_len) if settings.packed else PADDED
+        layout = self._layout(examples, plan, settings)
         known = simulated_epochs(len(total), settings.epochs)
-        epochs = [_arranged(examples, plan, epoch, layout) for epoch in range(known)]
+        epochs = [self._arranged(examples, plan, epoch, layout) for epoch in range(known)]
         bound: MicroBatch | None = None
         if known < settings.epochs:
             longest = np.sort(computed)[::-1][: plan.micro_batch_size]
             most_labels = int(np.sort(examples.labels)[::-1][: plan.micro_batch_size].sum())
             bound = MicroBatch(rows=len(longest), width=int(longest[0]), label_tokens=most_labels)
-        return forecast(
-            examples=examples,
-            filled=epochs[0][0] if settings.packed else one_each(len(total)),
+        packed = settings.packed
+        prefix = self.shared_prefix if packed and layout.share_prefix else 0
+        own = replace(examples, tokens=computed - prefix)
+        found = forecast(
+            examples=own,
+            filled=epochs[0][0] if packed else one_each(len(total)),
             settings=settings,
             # A row passes its limit for an example that is longer alone.
-            capacity=max(settings.max_seq_len, int(computed.max())),
+            capacity=max(settings.max_seq_len - prefix, int(own.tokens.max())),
             epochs=(batches for _, batches in epochs),
             bound=bound,
             steps=(plan.steps,) * 3,
-            notes=_notes(total, settings, known),
+            notes=_notes(total, settings, known, layout),
+        )
+        return replace(found, row_tokens=found.row_tokens + prefix)
+
+    def _layout(self, examples: Examples, plan: BatchPlan, settings: BatchSettings) -> Layout:
+        """The layout that the trainer will choose, by the same rule, from a sample of micro-batches."""
+        apart = Layout(row_tokens=settings.max_seq_len) if settings.packed else PADDED
+        if not self.shared_prefix:
+            return apart
+        shared = Layout(row_tokens=settings.max_seq_len if settings.packed else ROW_TOKENS, share_prefix=True)
+        steps = range(min(SAMPLED_STEPS, plan.steps_per_epoch))
+        sample = [examples.tokens[batch].tolist() for step in steps for batch in plan.step(step)]
+
+        def computed(layout: Layout) -> int:
+            filled = [fill(lengths, layout, self._prefix(len(lengths), layout)) for lengths in sample]
+            return sum(len(members) * width for members, width in filled)
+
+        return shared if 1 - computed(shared) / computed(apart) >= WORTH_SHARING else apart
+
+    def _prefix(self, examples: int, layout: Layout) -> int:
+        """A lone example shares nothing."""
+        return self.shared_prefix if layout.share_prefix and examples > 1 else 0
+
+    def _arranged(self, examples: Examples, plan: BatchPlan, epoch: int, layout: Layout) -> tuple[Filled, MicroBatches]:
+        """The rows of an epoch and its micro-batches; rows in the order of the micro-batches, or the dataset's own."""
+        first = epoch * plan.steps_per_epoch
+        members = [batch for step in range(first, first + plan.steps_per_epoch) for batch in plan.step(step)]
+        order = np.concatenate(members).astype(np.int64)
+        sizes = np.asarray([len(batch) for batch in members])
+        starts = np.cumsum(sizes) - sizes
+        real = np.add.reduceat(examples.tokens[order], starts)
+        if layout.several_per_row:
+            in_batch = sizes
+            filled, sizes, widths = self._rows(examples.tokens[order], order, starts, layout)
+            if layout.share_prefix:
+                # Of the shared tokens only those count that are computed: once a row.
+                real = real - np.where(in_batch > 1, self.shared_prefix * (in_batch - sizes), 0)
+        else:
+            filled, widths = one_each(len(order)), np.maximum.reduceat(examples.tokens[order], starts)
+        return filled, MicroBatches(
+            rows=sizes, widths=widths, labels=np.add.reduceat(examples.labels[order], starts), real=real
         )
 
-
-def _arranged(examples: Examples, plan: BatchPlan, epoch: int, layout: Layout) -> tuple[Filled, MicroBatches]:
-    """The rows of an epoch and its micro-batches; rows in the order of the micro-batches, or the dataset's own."""
-    first = epoch * plan.steps_per_epoch
-    members = [batch for step in range(first, first + plan.steps_per_epoch) for batch in plan.step(step)]
-    order = np.concatenate(members).astype(np.int64)
-    sizes = np.asarray([len(batch) for batch in members])
-    starts = np.cumsum(sizes) - sizes
-    if layout.several_per_row:
-        filled, sizes, widths = _rows(examples.tokens[order], order, starts, layout)
-    else:
-        filled, widths = one_each(len(order)), np.maximum.reduceat(examples.tokens[order], starts)
-    return filled, MicroBatches(
-        rows=sizes,
-        widths=widths,
-        labels=np.add.reduceat(examples.labels[order], starts),
-        real=np.add.reduceat(examples.tokens[order], starts),
-    )
-
-
-def _rows(
-    tokens: NDArray[np.int64], order: NDArray[np.int64], starts: NDArray[np.int64], layout: Layout
-) -> tuple[Filled, NDArray[np.int64], NDArray[np.int64]]:
-    """The packed rows of all micro-batches, how many each has, and how wide they are."""
-    lengths: list[int] = tokens.tolist()
-    places: list[int] = []
-    sizes: list[int] = []
-    rows: list[int] = []
-    widths: list[int] = []
-    ends = [*starts[1:].tolist(), len(lengths)]
-    for start, end in zip(starts.tolist(), ends, strict=True):
-        members, width = fill(lengths[start:end], layout)
-        places += [start + index for row in members for index in row]
-        sizes += [len(row) for row in members]
-        rows.append(len(members))
-        widths.append(width)
-    in_row = np.asarray(sizes, np.int64)
-    return Filled(items=order[places], starts=np.cumsum(in_row) - in_row), np.asarray(rows), np.asarray(widths)
+    def _rows(
+        self, tokens: NDArray[np.int64], order: NDArray[np.int64], starts: NDArray[np.int64], layout: Layout
+    ) -> tuple[Filled, NDArray[np.int64], NDArray[np.int64]]:
+        """The packed rows of all micro-batches, how many each has, and how wide they are."""
+        lengths: list[int] = tokens.tolist()
+        places: list[int] = []
+        sizes: list[int] = []
+        rows: list[int] = []
+        widths: list[int] = []
+        ends = [*starts[1:].tolist(), len(lengths)]
+        for start, end in zip(starts.tolist(), ends, strict=True):
+            members, width = fill(lengths[start:end], layout, self._prefix(end - start, layout))
+            places += [start + index for row in members for index in row]
+            sizes += [len(row) for row in members]
+            rows.append(len(members))
+            widths.append(width)
+        in_row = np.asarray(sizes, np.int64)
+        return Filled(items=order[places], starts=np.cumsum(in_row) - in_row), np.asarray(rows), np.asarray(widths)
 
 
-def _notes(lengths: NDArray[np.int64], settings: BatchSettings, known: int) -> list[str]:
+def _notes(lengths: NDArray[np.int64], settings: BatchSettings, known: int, layout: Layout) -> list[str]:
     notes = ["packing changes rows and padding, not the steps"] if settings.packed else []
-    if settings.micro_batch_size > 1:
-        notes.append(
-            "counted without a shared prefix: where prompts begin alike, and that saves a fifth of the tokens, their "
-            f"beginning is computed once a row of {settings.max_seq_len if settings.packed else ROW_TOKENS} tokens"
-        )
+    if layout.share_prefix:
+        notes.append(f"what all prompts begin with is computed once a row ({layout.name})")
     too_long = int((lengths > settings.max_seq_len).sum())
     if too_long:
         notes.append(

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from touchline.domain.catalog import RenderedExample
+from touchline.rendering.prefix import common_prefix
 
 ROW_TOKENS = 512
 """Tokens of a row with a shared prefix. Every token of a row is scored against every other, also where the mask hides
@@ -23,6 +24,8 @@ the result, so attention costs the row's length squared; up to some 512 tokens t
 layers."""
 WORTH_SHARING = 0.2
 """Share of the computed tokens that a shared prefix must save; below it the mask costs about what the tokens save."""
+SAMPLED_STEPS = 64
+"""Steps whose tokens are counted to choose the layout."""
 PADDING = -1
 """Segment of padding."""
 SHARED = 0
@@ -100,22 +103,6 @@ def visible(segments: NDArray[np.int64]) -> NDArray[np.bool_]:
     before = np.tril(np.ones((width, width), dtype=np.bool_))
     seen: NDArray[np.bool_] = ((queries == keys) | ((keys == SHARED) & (queries > SHARED))) & before & (keys != PADDING)
     return seen
-
-
-def common_prefix(prompts: Sequence[tuple[int, ...]]) -> int:
-    """Tokens that all prompts begin with, leaving each at least its last one.
-
-    The last token of a prompt predicts the first target, so it must stay the example's own.
-    """
-    if len(prompts) < 2:
-        return 0
-    # What the first and the last in order begin with, all between them begin with.
-    first, last = min(prompts), max(prompts)
-    limit = min(len(prompt) for prompt in prompts) - 1
-    for index in range(limit):
-        if first[index] != last[index]:
-            return index
-    return max(limit, 0)
 
 
 def arrange(examples: Sequence[RenderedExample], layout: Layout, pad_id: int = 0) -> Rows:
