@@ -19,6 +19,7 @@ from touchline.catalog.models import load_renderer, read_model
 from touchline.domain.experiment import DataConfig
 from touchline.errors import InputFault
 from touchline.rendering import ChatRenderer
+from touchline.rendering.prefix import common_prefix
 
 pytestmark = pytest.mark.planning
 
@@ -238,3 +239,13 @@ def test_progress_is_told(place: Place) -> None:
         read_model(place.model), data, "train", place.root, DAY, place.cache, lambda done, of: heard.append((done, of))
     )
     assert heard == [(0, 10)]
+
+
+def test_what_all_prompts_begin_with_is_counted_and_kept(place: Place) -> None:
+    """Of all prompts, not of the first two; and the shortest prompt keeps its last token."""
+    first = place.lengths(prompt="Say it loud: {input}")
+    renderer = load_renderer(read_model(place.model), DAY)
+    examples = load_examples(DataConfig(path="d.json", prompt="Say it loud: {input}"), "train", place.root)
+    prompts = [renderer.example(example).prompt_ids for example in examples]
+    assert first.prefix == common_prefix(prompts) > 0
+    assert place.lengths(prompt="Say it loud: {input}").prefix == first.prefix

@@ -27,7 +27,7 @@ from touchline.errors import EnvironmentFault
 from touchline.files import write_atomic
 from touchline.rendering.prefix import common_prefix
 
-_VERSION = 3
+_VERSION = 4
 """Changes when the same rows would render differently, or are kept in another form."""
 _SAY_EVERY = 1000
 """Examples between two words of progress."""
@@ -87,7 +87,7 @@ def token_lengths(
         ends = [min(*ends, rendered.prompt_ids), max(*ends, rendered.prompt_ids)] if ends else [rendered.prompt_ids] * 2
         if say is not None and number % _SAY_EVERY == 0:
             say(number, len(examples))
-    prefix = min(common_prefix(ends), int(counts[0].min(initial=1)) - 1) if len(examples) > 1 else 0
+    prefix = min(common_prefix(ends), int(counts[0].min()) - 1) if len(examples) > 1 else 0
     lengths = TokenLengths(prompt=counts[0].copy(), answer=counts[1].copy(), prefix=prefix)
     _write(path, lengths)
     return lengths

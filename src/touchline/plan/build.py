@@ -157,14 +157,18 @@ def _trained(
     run: PlannedRun, train: TrainConfig, model: ModelInfo, dataset: DatasetInfo, lengths: Lengths, inputs: PlanInputs
 ) -> PlannedRun:
     """A run with its batches, and with what it will take."""
-    decided = decide(train, model, lengths, inputs.outlook, run.seed)
+    decided = decide(train, run.evaluate, model, dataset, lengths, inputs.outlook, run.seed)
     run = replace(
         run,
         train=decided.train,
         batches=decided.batches,
         packed_reason=decided.packed_reason,
         micro_batch_reason=decided.micro_batch_reason,
-        train_seconds=NO_EVIDENCE,
+        train_seconds=decided.times.training,
+        evaluate_seconds=decided.times.evaluation,
+        seconds_per_step=decided.times.step,
+        time_parts=dict(decided.times.parts),
+        time_limit_seconds=decided.times.limit,
         memory=decided.memory,
         peak_memory=decided.memory if isinstance(decided.memory, Missing) else decided.memory.process.quantity(),
         disk=decided.disk,

@@ -17,6 +17,7 @@ from touchline.estimate.disk import Save, disk_estimate
 from touchline.estimate.evidence_memory import MeasuredPoint
 from touchline.estimate.gpus import Gpu
 from touchline.estimate.memory import memory_estimate
+from touchline.estimate.points import TimePoint
 from touchline.estimate.processor import processor_memory_estimate
 from touchline.packing import largest_divisor
 
@@ -33,6 +34,8 @@ class Outlook:
     """Dimensions of the models, by their names."""
     memory_points: tuple[MeasuredPoint, ...] = ()
     """Measured peaks of past runs."""
+    time_points: tuple[TimePoint, ...] = ()
+    """Measured times of past runs."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

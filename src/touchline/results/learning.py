@@ -11,6 +11,7 @@ from touchline.domain.plan import Plan, PlannedRun
 from touchline.domain.quantity import Measured, Missing, Quantity
 from touchline.domain.reading import Word
 from touchline.domain.record import PredictedFacts, RunRecord
+from touchline.domain.results import RunResult
 from touchline.evidence.adding import record_of_run
 from touchline.evidence.files import FoundRun, find_runs
 from touchline.results.metrics import read_metrics
@@ -20,13 +21,14 @@ from touchline.results.work import last_attempt, steady_steps, work_facts
 _PLANNED = "as planned"
 
 
-def record_of_own(plan: Plan, run: PlannedRun, folder: Path) -> RunRecord | Missing:
+def record_of_own(plan: Plan, run: PlannedRun, folder: Path, result: RunResult | None = None) -> RunRecord | Missing:
     """What a run of ours teaches; a run that failed teaches how.
 
     Args:
         plan: the experiment's plan.
         run: the run.
         folder: its folder.
+        result: how it stands; with it the record holds how long its evaluation took.
     """
     if run.train is None or run.batches is None:
         return Missing(missing="a control trains nothing")
@@ -37,7 +39,17 @@ def record_of_own(plan: Plan, run: PlannedRun, folder: Path) -> RunRecord | Miss
     record = record_of_run(found[-1])
     if not isinstance(record, RunRecord):
         return Missing(missing=record.reason)
-    return _measured(_completed(record, plan, run), run, read_metrics(folder / "metrics.jsonl"))
+    record = _measured(_completed(record, plan, run), run, read_metrics(folder / "metrics.jsonl"))
+    return record if result is None else _evaluated(record, result)
+
+
+def _evaluated(record: RunRecord, result: RunResult) -> RunRecord:
+    """The record with the evaluation of its last checkpoint."""
+    if isinstance(result.evaluate_seconds, Missing) or result.exact_match is None:
+        return record
+    samples = Quantity(value=result.exact_match.n, unit="items", where="eval/")
+    work = replace(record.work, evaluation_seconds=result.evaluate_seconds, evaluation_samples=samples)
+    return replace(record, work=work)
 
 
 def _measured(record: RunRecord, run: PlannedRun, metrics: Metrics) -> RunRecord:

@@ -53,7 +53,7 @@ def learn(planned: Planned, results: Sequence[RunResult], settings: Settings) ->
         run = planned.plan.run(result.name)
         if run is None or run.train is None or result.status not in _TEACHES:
             continue
-        record = record_of_own(planned.plan, run, planned.folder.run(run.name))
+        record = record_of_own(planned.plan, run, planned.folder.run(run.name), result)
         if not isinstance(record, RunRecord):
             continue
         try:

@@ -1,0 +1,181 @@
+"""How long a run takes: its steps and everything beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from touchline.backends.protocol import Lengths
+from touchline.domain.estimate import Estimate, TrainingSetup
+from touchline.domain.experiment import EvaluateConfig, TrainConfig
+from touchline.domain.machine import TargetMachine
+from touchline.domain.quantity import Measured, Missing, Quantity
+from touchline.estimate.disk import adapter_file_bytes, model_bytes, resume_bytes
+from touchline.estimate.points import TimePoint
+from touchline.estimate.run_time import (
+    evaluation_seconds,
+    run_seconds,
+    saving_seconds,
+    slurm_time_limit,
+    startup_seconds,
+    tokenising_seconds,
+    validation_seconds,
+)
+from touchline.estimate.time import seconds_per_step
+from touchline.estimate.work import StepWork, work_of_forecast
+from touchline.packing.forecast import BatchForecast, BatchSettings
+
+_SECONDS_PER_MINUTE = 60
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Times:
+    """Predicted times of a run."""
+
+    step: Measured
+    """An optimizer step."""
+    training: Measured
+    """The whole training process."""
+    parts: Mapping[str, Measured]
+    """What that is made of."""
+    evaluation: Measured
+    """All evaluations."""
+    limit: Measured
+    """What to ask a scheduler for, for the training."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Course:
+    """What happens in a run besides its steps."""
+
+    steps: int
+    """Optimizer steps."""
+    steps_per_epoch: int
+    """Optimizer steps of an epoch."""
+    weight_bytes: int
+    """Size of the base's weights on disk."""
+    validation_examples: int
+    """Examples of the validation split."""
+    evaluated_samples: int
+    """Items that one evaluation asks."""
+
+
+def unknown_times(missing: Missing) -> Times:
+    """Nothing is known, for one reason."""
+    return Times(step=missing, training=missing, parts={}, evaluation=missing, limit=missing)
+
+
+def work_of(forecast: BatchForecast, train: TrainConfig) -> StepWork:
+    """The mean step of a run, in the terms of the estimates."""
+    assert isinstance(train.micro_batch_size, int)
+    settings = BatchSettings(
+        max_seq_len=train.max_seq_len,
+        packed=bool(train.packed),
+        micro_batch_size=train.micro_batch_size,
+        gradient_accumulation_steps=-(-train.global_batch_size // train.micro_batch_size),
+    )
+    return work_of_forecast(forecast, settings)
+
+
+def times_of(
+    setup: TrainingSetup,
+    forecast: BatchForecast,
+    train: TrainConfig,
+    evaluate: EvaluateConfig,
+    lengths: Lengths,
+    course: Course,
+    *,
+    machine: TargetMachine,
+    points: Sequence[TimePoint],
+) -> Times:
+    """All times of a run, each with its interval or the reason why there is none.
+
+    Args:
+        setup: its settings.
+        forecast: what goes through the model.
+        train: its training, resolved.
+        evaluate: its evaluation.
+        lengths: token lengths of its examples.
+        course: what else happens.
+        machine: where it will run.
+        points: measured runs.
+    """
+    work = work_of(forecast, train)
+    answered = seconds_per_step(setup, work, machine=machine, points=points)
+    evaluation = _evaluation(setup, evaluate, train, course, machine, points)
+    if isinstance(answered, Missing):
+        return Times(step=answered, training=answered, parts={}, evaluation=evaluation, limit=answered)
+    step = answered.estimate
+    parts = _parts(setup, train, lengths, course, step, work, machine, points)
+    found = run_seconds(step, course.steps, parts=parts)
+    limit = Quantity(
+        value=slurm_time_limit(found.total) * _SECONDS_PER_MINUTE,
+        unit="s",
+        method="upper end of the interval, and a margin",
+    )
+    return Times(
+        step=step.quantity(),
+        training=found.total.quantity(),
+        parts={name: _measured(part) for name, part in found.breakdown.items()},
+        evaluation=evaluation,
+        limit=limit,
+    )
+
+
+def _parts(
+    setup: TrainingSetup,
+    train: TrainConfig,
+    lengths: Lengths,
+    course: Course,
+    step: Estimate,
+    work: StepWork,
+    machine: TargetMachine,
+    points: Sequence[TimePoint],
+) -> dict[str, Estimate | Missing]:
+    tokens = float(lengths.total.sum(dtype="int64"))
+    parts: dict[str, Estimate | Missing] = {
+        "start-up": startup_seconds(setup, course.weight_bytes, machine=machine, points=points),
+        "tokenising": tokenising_seconds(setup, tokens, machine=machine, points=points),
+    }
+    if course.validation_examples:
+        count = validations(train, course)
+        share = course.validation_examples * course.steps_per_epoch / len(lengths.total)
+        parts["validation"] = validation_seconds(
+            setup, work.times(share), count, step=step, work=work, machine=machine, points=points
+        )
+    parts["saving"] = saving_seconds(
+        setup, _export_bytes(setup, train) + resume_bytes(setup), train.epochs, machine=machine, points=points
+    )
+    return parts
+
+
+def validations(train: TrainConfig, course: Course) -> int:
+    """How often the validation split is scored: before the first step, at every interval and at each epoch's end."""
+    every = train.validate_every_steps
+    if every is None:
+        return 1 + train.epochs
+    inside = sum(step % every == 0 and step % course.steps_per_epoch != 0 for step in range(1, course.steps + 1))
+    return 1 + train.epochs + inside
+
+
+def _export_bytes(setup: TrainingSetup, train: TrainConfig) -> int:
+    if train.checkpoint.save == "merged":
+        return model_bytes(setup.shape, setup.base_dtype)
+    return adapter_file_bytes(setup.shape, setup.rank, setup.target_modules, setup.adapter_dtype)
+
+
+def _evaluation(
+    setup: TrainingSetup,
+    evaluate: EvaluateConfig,
+    train: TrainConfig,
+    course: Course,
+    machine: TargetMachine,
+    points: Sequence[TimePoint],
+) -> Measured:
+    count = 1 if evaluate.epochs == "last" else train.epochs if evaluate.epochs == "all" else len(evaluate.epochs)
+    found = evaluation_seconds(setup, course.evaluated_samples, count, machine=machine, points=points)
+    return _measured(found)
+
+
+def _measured(found: Estimate | Missing) -> Measured:
+    return found if isinstance(found, Missing) else found.quantity()
