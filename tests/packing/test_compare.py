@@ -113,7 +113,7 @@ def test_the_two_sides_are_the_two_forecasts() -> None:
 def test_no_step_at_all_is_an_error() -> None:
     """1,000 short examples, 20 packs, micro-batches of 4, 8 accumulated: 5 // 8 is no step, which nobody says."""
     text = told(case(CAPITALIZATION[:1000], settings(gradient_accumulation_steps=8)), Severity.ERROR)
-    assert text.startswith("No optimizer step is made when packed: an epoch has 20 rows, and a step wants 32 (4 a")
+    assert text.startswith("No optimizer step is made when packed: an epoch has 20 rows, and a step wants 32 (micro-")
     assert "not packed" not in text
     assert told(case(CAPITALIZATION, settings()), Severity.ERROR) == ""
 
@@ -143,7 +143,8 @@ def test_larger_steps_are_told_with_what_keeps_them() -> None:
     both = case(CHATS, settings(micro_batch_size=16))
     density = 8000 / both.packed.rows
     text = told(both)
-    assert f"A step learns from {16 * density:.0f} examples instead of 16, because a row holds {density:.1f}." in text
+    each = 8000 / both.packed.steps
+    assert f"A step learns from {each:.0f} examples instead of 16, because a row holds {density:.1f}." in text
     assert "make it of 4 rows instead of 16; otherwise the learning rate is a factor to try: as it is, × 2.1" in text
     text = told(case(CAPITALIZATION, settings(micro_batch_size=1)))
     assert "A step learns from 51 examples instead of 1" in text
@@ -214,7 +215,7 @@ def test_a_packer_that_wastes_rows_is_told_with_ours() -> None:
 
 def test_packed_and_unpacked_are_no_plain_comparison() -> None:
     text = told(case(CAPITALIZATION, settings()))
-    assert "2,000 → 39 optimizer steps, and 50.6 times the examples in each" in text
+    assert "2,000 → 39 optimizer steps, and 51.3 times the examples in each" in text
 
 
 @given(problems(), st.integers(1, 4), st.integers(1, 3))

@@ -70,8 +70,16 @@ class Case:
 
     @property
     def growth(self) -> float:
-        """Examples of a packed step over those of an unpacked one; rows per step are the same."""
+        """Examples of a packed step over those of an unpacked one."""
+        before, after = examples_per_step(self.unpacked), examples_per_step(self.packed)
+        if before and after:
+            return after / before
         return self.packed.density / self.unpacked.density if self.unpacked.density else 1.0
+
+
+def examples_per_step(forecast: BatchForecast) -> float:
+    """Examples that a step learns from, on average; 0 where there is no step."""
+    return forecast.examples / forecast.steps_per_epoch if forecast.steps_per_epoch else 0.0
 
 
 def advise(case: Case) -> tuple[Advice, ...]:
@@ -90,14 +98,18 @@ def no_step(case: Case) -> Advice | None:
     if not without:
         return None
     settings, forecast = case.settings, case.packed if case.packed.steps_low == 0 else case.unpacked
+    factors = [f"micro-batches of {settings.micro_batch_size:,}"]
+    if settings.gradient_accumulation_steps > 1:
+        factors.append(f"{settings.gradient_accumulation_steps:,} accumulated")
+    if settings.data_parallel_size > 1:
+        factors.append(f"{settings.data_parallel_size:,} devices")
     shorter = _shorter(case)
     return Advice(
         severity=Severity.ERROR,
         sentence=(
             f"No optimizer step is made when {' or '.join(without)}: an epoch has {_rows(forecast.rows)}, and a step "
-            f"wants {case.rows_per_step:,} ({settings.micro_batch_size} a micro-batch × "
-            f"{settings.gradient_accumulation_steps} accumulated × {settings.data_parallel_size} devices). Lower the "
-            f"accumulation or the micro-batch{shorter and ', or take ' + shorter}."
+            f"wants {case.rows_per_step:,} ({' × '.join(factors)}). Lower the accumulation or the "
+            f"micro-batch{shorter and ', or take ' + shorter}."
         ),
     )
 
@@ -140,13 +152,13 @@ def long_warmup(case: Case) -> Advice | None:
 
 def larger_steps(case: Case) -> Advice | None:
     """W2: a step learns from more examples."""
-    if case.growth < LARGER or case.packed.steps_low == 0:
+    if case.growth < LARGER or 0 in (case.packed.steps_per_epoch, case.unpacked.steps_per_epoch):
         return None
     rows, growth, limit = case.rows_per_step, case.growth, case.settings.max_seq_len
-    before, after = (min(rows * one.density, one.examples) for one in (case.unpacked, case.packed))
+    before, after = examples_per_step(case.unpacked), examples_per_step(case.packed)
     shorter = max(round(limit * rows / growth), int(case.lengths.max()))
     keep = ""
-    if rows >= growth:
+    if round(rows / growth) >= 1:
         keep = f"To keep the examples a step, make it of {_rows(round(rows / growth))} instead of {rows:,}; otherwise "
     elif shorter < limit:
         keep = f"To keep the examples a step, take one row a step and max_seq_len near {shorter:,}; otherwise "
@@ -258,6 +270,9 @@ def what_is_saved(case: Case) -> Advice | None:
 def wasteful_packer(case: Case) -> Advice | None:
     """The trainer's own packer needs more rows than there must be."""
     forecast = case.packed
+    if case.growth < LITTLE_DENSITY:
+        # Rows are made within a micro-batch and the steps stay: fewer rows over all would be another training.
+        return None
     if forecast.rows - forecast.lower_bound <= WASTEFUL * forecast.lower_bound:
         return None
     kept = np.delete(np.minimum(case.lengths, case.settings.max_seq_len), forecast.dropped)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import bisect
 from collections import deque
 from dataclasses import dataclass
+from itertools import chain
 from typing import Literal
 
 import numpy as np
@@ -102,8 +103,14 @@ def _assign(
 ) -> PackPlan:
     """Deal the examples of each length to its places."""
     patterns = packing.patterns
-    sizes = np.array([pattern.examples for pattern in patterns], np.int64)
     repeats = np.array([pattern.packs for pattern in patterns], np.int64)
+    kinds = np.array([len(pattern.parts) for pattern in patterns], np.int64)
+    # The parts of all patterns, one after the other: length, how many of it.
+    parts = np.fromiter(chain.from_iterable(chain.from_iterable(pattern.parts for pattern in patterns)), np.int64)
+    values, numbers = parts[::2], parts[1::2]
+    first = np.cumsum(kinds) - kinds
+    sizes = np.add.reduceat(numbers, first) if len(patterns) else kinds
+    tokens = np.add.reduceat(values * numbers, first) if len(patterns) else kinds
     opened_patterns = np.repeat(np.arange(len(patterns)), repeats)
     shuffled = generator.permutation(packing.packs)
     pattern_of = opened_patterns[shuffled]
@@ -114,16 +121,16 @@ def _assign(
     examples = order[np.argsort(_keys(lengths, histogram)[order], kind="stable")]
 
     # The length of each place, pack by pack; sorted by length, the places meet the examples above.
-    parts = np.array([part for pattern in patterns for part in pattern.parts], np.int64).reshape(-1, 2)
-    flat = np.repeat(_keys(parts[:, 0], histogram), parts[:, 1])
+    flat = np.repeat(_keys(values, histogram), numbers)
     begins = np.cumsum(sizes) - sizes
-    places = flat[np.arange(len(lengths)) + np.repeat(begins[pattern_of] - offsets[:-1], sizes[pattern_of])]
+    at = np.repeat(begins[pattern_of] - offsets[:-1], sizes[pattern_of])
+    at += np.arange(len(lengths))
+    places = flat[at]
     indices = np.empty(len(lengths), np.int64)
     indices[np.argsort(places, kind="stable")] = examples
 
     opened = np.empty(packing.packs, np.int64)
     opened[shuffled] = np.arange(packing.packs)
-    tokens = np.array([pattern.tokens for pattern in patterns], np.int64)
     return PackPlan(
         offsets=offsets,
         indices=indices,

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from touchline.packing.filling import CALL_OPERATIONS
-from touchline.packing.groups import Parts, Pattern
+from touchline.packing.groups import Parts, Pattern, longest_first
 from touchline.packing.lengths import Histogram
 
 _BACKTRACKS = 4
@@ -56,29 +56,17 @@ class ExactFill:
 
     def next_pattern(self) -> Pattern:
         """The next packs, taken out of what is left."""
-        parts, gap = self._longest_first()
+        parts, gap = longest_first(self.lengths, self.counts, self.capacity)
+        self.operations += len(parts)
         if gap:
             parts = self._fill_exactly(parts, gap)
-        times = min(self.counts[length] // number for length, number in parts)
+        times = min([self.counts[length] // number for length, number in parts])
         for length, number in parts:
             self._take(length, number * times)
             if not self.counts[length]:
                 del self.counts[length]
                 del self.lengths[bisect.bisect_left(self.lengths, length)]
         return Pattern(parts, times)
-
-    def _longest_first(self) -> tuple[Parts, int]:
-        """What a pack gets longest first, and the room that stays."""
-        parts: list[tuple[int, int]] = []
-        space, at = self.capacity, len(self.lengths)
-        while at:
-            length = self.lengths[at - 1]
-            number = min(self.counts[length], space // length)
-            parts.append((length, number))
-            space -= number * length
-            at = min(at - 1, bisect.bisect_right(self.lengths, space))
-        self.operations += len(parts)
-        return tuple(parts), space
 
     def _fill_exactly(self, parts: Parts, gap: int) -> Parts:
         """The same pack with its last examples exchanged so that no room stays; the longest one keeps its place."""

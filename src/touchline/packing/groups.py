@@ -8,7 +8,8 @@ packs in an order of opening: the longest example of each fits into none before 
 from __future__ import annotations
 
 import bisect
-from dataclasses import dataclass
+from collections.abc import Mapping
+from typing import NamedTuple
 
 from touchline.packing.lengths import Histogram
 
@@ -16,9 +17,8 @@ Parts = tuple[tuple[int, int], ...]
 """What a pack holds: (length, how many of it), lengths descending."""
 
 
-@dataclass(frozen=True, slots=True)
-class Pattern:
-    """Packs that hold the same lengths."""
+class Pattern(NamedTuple):
+    """Packs that hold the same lengths; a tuple, because thousands of them are made at a time."""
 
     parts: Parts
     """What each holds."""
@@ -51,13 +51,13 @@ class _OpenPacks:
         """Rooms of which there are packs, ascending."""
         self.groups: dict[int, list[tuple[_Node, int]]] = {}
         """Room -> groups of equal packs: what each holds, how many there are."""
-        self.closed: list[tuple[_Node, int]] = []
-        """Groups without room for anything."""
+        self.closed: list[tuple[_Node, int, int]] = []
+        """Groups without room for anything: what each holds, how many there are, the room."""
 
     def put(self, node: _Node, packs: int, space: int) -> None:
         """A group of packs with so much room."""
         if space < self.shortest:
-            self.closed.append((node, packs))
+            self.closed.append((node, packs, space))
             return
         if space not in self.groups:
             self.groups[space] = []
@@ -103,12 +103,12 @@ def best_fit_groups(histogram: Histogram, max_seq_len: int) -> list[Pattern]:
             count = packs.fill(*group, length, count)
         if count:
             packs.fill(None, -(-count // (max_seq_len // length)), max_seq_len, length, count)
-    groups = packs.closed + [entry for group in packs.groups.values() for entry in group]
-    patterns = [Pattern(_parts(node), number) for node, number in groups]
+    left_open = [(node, number, space) for space, group in packs.groups.items() for node, number in group]
+    found = [(_parts(node), number, space) for node, number, space in packs.closed + left_open]
     # A pack is opened when its longest example fits into none before it; of those with the same longest, only the last
     # one opened can have room for another such.
-    patterns.sort(key=lambda pattern: (-pattern.parts[0][0], -pattern.tokens))
-    return patterns
+    found.sort(key=lambda entry: (-entry[0][0][0], entry[2]))
+    return [Pattern(parts, number) for parts, number, _ in found]
 
 
 def _parts(node: _Node) -> Parts:
@@ -127,33 +127,35 @@ def first_fit_groups(histogram: Histogram, max_seq_len: int) -> list[Pattern]:
     the same of what is left. A pack is repeated as long as the counts allow what it took.
     """
     lengths: list[int] = histogram.lengths.tolist()
-    counts: list[int] = histogram.counts.tolist()
-    # lower[i]: the largest j <= i of which examples are left, found by following; index 0 stands for none.
-    lower = list(range(len(lengths) + 1))
-
-    def left(at: int) -> int:
-        root = at
-        while lower[root] != root:
-            root = lower[root]
-        while lower[at] != root:
-            lower[at], at = root, lower[at]
-        return root
-
+    counts: dict[int, int] = dict(zip(lengths, histogram.counts.tolist(), strict=True))
     patterns: list[Pattern] = []
-    while top := left(len(lengths)):
-        taken: list[tuple[int, int]] = []
-        space, at = max_seq_len, top
-        times = counts[top - 1]
-        while at:
-            length, count = lengths[at - 1], counts[at - 1]
-            number = min(count, space // length)
-            taken.append((at, number))
-            times = min(times, count // number)
-            space -= number * length
-            at = left(min(at - 1, bisect.bisect_right(lengths, space)))
-        for at, number in taken:
-            counts[at - 1] -= times * number
-            if not counts[at - 1]:
-                lower[at] = at - 1
-        patterns.append(Pattern(tuple((lengths[at - 1], number) for at, number in taken), times))
+    while lengths:
+        parts, _ = longest_first(lengths, counts, max_seq_len)
+        times = min([counts[length] // number for length, number in parts])
+        for length, number in parts:
+            counts[length] -= times * number
+            if not counts[length]:
+                del lengths[bisect.bisect_left(lengths, length)]
+        patterns.append(Pattern(parts, times))
     return patterns
+
+
+def longest_first(lengths: list[int], counts: Mapping[int, int], space: int) -> tuple[Parts, int]:
+    """What fits into that space longest first, and the room that stays.
+
+    Args:
+        lengths: what is left, ascending.
+        counts: how many there are of each, at least 1.
+        space: tokens.
+    """
+    parts: list[tuple[int, int]] = []
+    at = len(lengths)
+    while at:
+        length = lengths[at - 1]
+        number = space // length
+        if number > counts[length]:
+            number = counts[length]
+        parts.append((length, number))
+        space -= number * length
+        at = bisect.bisect_right(lengths, space, 0, at - 1)
+    return tuple(parts), space

@@ -1,6 +1,6 @@
 """The packer: the fewest packs that it finds, on the histogram of the lengths, beside a bound on how few are possible.
 
-Best-fit decreasing first; where it needs more than the bound, first-fit decreasing, exact filling longest first, and
+Best-fit decreasing first; where it needs more than the bound, exact filling longest first, first-fit decreasing, and
 exact filling from the most numerous lengths, each as long as it may still win. The best is kept, so that it is never
 worse than best-fit or first-fit decreasing of the single examples. Budgets are operation counts: the same lengths give
 the same packs on every machine.
@@ -28,19 +28,19 @@ _PASSES = 8
 @dataclass(frozen=True, slots=True)
 class _Search:
     words: str
+    filler: Callable[[Histogram, int], Filler]
     operations: int
     """Budget."""
     operations_close: int
     """Budget where the packing is close to the bound already."""
-    filler: Callable[[Histogram, int], Filler]
 
 
-_SEARCHES = (
-    _Search("exact fill, longest first", 20_000_000, 10_000_000, ExactFill),
-    _Search("exact fill, most numerous first", 8_000_000, 500_000, partial(SubsetFill, repeat_share=1)),
-    _Search("exact fill, most numerous first", 4_000_000, 500_000, partial(SubsetFill, repeat_share=2)),
+_LONGEST = _Search("exact fill, longest first", ExactFill, 20_000_000, 10_000_000)
+_NUMEROUS = (
+    _Search("exact fill, most numerous first", partial(SubsetFill, repeat_share=1), 8_000_000, 500_000),
+    _Search("exact fill, most numerous first", partial(SubsetFill, repeat_share=2), 4_000_000, 500_000),
 )
-"""In this order. A million operations are some milliseconds; the budgets keep a million examples below 0.2 s."""
+"""A million operations are some milliseconds; the budgets keep a million examples below 0.2 s."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -83,6 +83,20 @@ class Packing:
         return self.tokens / (self.packs * self.max_seq_len) if self.packs else 0.0
 
 
+class _Found:
+    """A packing, and what found it."""
+
+    __slots__ = ("method", "packs", "patterns")
+
+    def __init__(self, patterns: list[Pattern], method: str) -> None:
+        self.patterns = patterns
+        self.method = method
+        self.packs = sum(pattern.packs for pattern in patterns)
+
+    def __lt__(self, other: _Found) -> bool:
+        return self.packs < other.packs
+
+
 def pack_histogram(histogram: Histogram, max_seq_len: int, *, search: bool = True) -> Packing:
     """The fewest packs that are found for these lengths, each at most `max_seq_len` (`count_lengths` sees to it).
 
@@ -90,34 +104,30 @@ def pack_histogram(histogram: Histogram, max_seq_len: int, *, search: bool = Tru
     budgets allow. Without `search` it is best-fit decreasing alone, for what need not be the last word.
     """
     bound = lower_bound(histogram, max_seq_len)
-    best, method = best_fit_groups(histogram, max_seq_len), "best-fit decreasing"
-    packs = _count(best)
-    if search and packs > bound:
-        other = first_fit_groups(histogram, max_seq_len)
-        if _count(other) < packs:
-            best, packs, method = other, _count(other), "first-fit decreasing"
-    each_pass = len(histogram.lengths) * (CALL_OPERATIONS + max_seq_len // 64)
-    for way in _SEARCHES if search else ():
-        if packs == bound:
-            break
-        operations = way.operations_close if packs - bound <= _CLOSE * bound else way.operations
-        if _PASSES * each_pass > operations:
-            continue
-        found = fill(
-            way.filler(histogram, max_seq_len), histogram, max_seq_len, fewer_than=packs, operations=operations
-        )
-        if found is not None:
-            best, packs, method = found, _count(found), way.words
+    best = _Found(best_fit_groups(histogram, max_seq_len), "best-fit decreasing")
+    if search:
+        best = _try(_LONGEST, histogram, max_seq_len, best, bound)
+        if best.packs > bound:
+            best = min(best, _Found(first_fit_groups(histogram, max_seq_len), "first-fit decreasing"))
+        for way in _NUMEROUS:
+            best = _try(way, histogram, max_seq_len, best, bound)
     return Packing(
-        patterns=tuple(best),
+        patterns=tuple(best.patterns),
         max_seq_len=max_seq_len,
-        packs=packs,
+        packs=best.packs,
         lower_bound=bound,
         examples=histogram.examples,
         tokens=histogram.tokens,
-        method=method,
+        method=best.method,
     )
 
 
-def _count(patterns: list[Pattern]) -> int:
-    return sum(pattern.packs for pattern in patterns)
+def _try(search: _Search, histogram: Histogram, max_seq_len: int, best: _Found, bound: int) -> _Found:
+    """The better of what there is and what the search finds, where it is worth a search."""
+    operations = search.operations_close if best.packs - bound <= _CLOSE * bound else search.operations
+    each_pass = len(histogram.lengths) * (CALL_OPERATIONS + max_seq_len // 64)
+    if best.packs == bound or _PASSES * each_pass > operations:
+        return best
+    filler = search.filler(histogram, max_seq_len)
+    found = fill(filler, histogram, max_seq_len, fewer_than=best.packs, operations=operations)
+    return best if found is None else _Found(found, search.words)
