@@ -19,7 +19,7 @@ from touchline.domain.quantity import NO_EVIDENCE, Missing
 from touchline.domain.runs import RunKind, RunSpec
 from touchline.errors import InputFault
 from touchline.plan.assumptions import assumptions
-from touchline.plan.decisions import decide
+from touchline.plan.decisions import Decisions, Question
 from touchline.plan.outlook import Outlook
 from touchline.plan.totals import evidence_of, totals
 
@@ -73,8 +73,9 @@ def build_plan(inputs: PlanInputs) -> Plan:
     """
     findings: list[Finding] = []
     runs: list[PlannedRun] = []
+    decisions = Decisions(inputs.outlook)
     for spec in inputs.specs:
-        run, faults = _planned(spec, inputs)
+        run, faults = _planned(spec, inputs, decisions)
         findings += [fault for fault in faults if fault not in findings]
         if run is not None:
             runs.append(run)
@@ -106,7 +107,7 @@ def build_plan(inputs: PlanInputs) -> Plan:
     )
 
 
-def _planned(spec: RunSpec, inputs: PlanInputs) -> tuple[PlannedRun | None, list[Finding]]:
+def _planned(spec: RunSpec, inputs: PlanInputs, decisions: Decisions) -> tuple[PlannedRun | None, list[Finding]]:
     model, dataset = inputs.models[spec.model], inputs.datasets[spec.data.path]
     run = PlannedRun(
         name=spec.name,
@@ -135,13 +136,21 @@ def _planned(spec: RunSpec, inputs: PlanInputs) -> tuple[PlannedRun | None, list
     findings += _length_faults(spec, lengths)
     if findings:
         return None, findings
+    question = Question(
+        train=spec.train,
+        evaluate=spec.evaluate,
+        model=model,
+        dataset=dataset,
+        data=data_key(spec.data),
+        lengths=lengths,
+    )
     started = inputs.started.get(spec.name)
     if started is not None:
         # What was decided for it stays decided, as long as it is still the same run.
-        same = _trained(run, _as_decided(spec.train, started), model, dataset, lengths, inputs)
+        same = _trained(run, replace(question, train=_as_decided(spec.train, started)), decisions)
         if same.digest == started.digest:
             return replace(started, evaluate=spec.evaluate, levels=spec.levels, accepted=run.accepted), []
-    return _trained(run, spec.train, model, dataset, lengths, inputs), []
+    return _trained(run, question, decisions), []
 
 
 def _as_decided(train: TrainConfig, started: PlannedRun) -> TrainConfig:
@@ -153,11 +162,9 @@ def _as_decided(train: TrainConfig, started: PlannedRun) -> TrainConfig:
     return replace(train, micro_batch_size=micro, packed=packed)
 
 
-def _trained(
-    run: PlannedRun, train: TrainConfig, model: ModelInfo, dataset: DatasetInfo, lengths: Lengths, inputs: PlanInputs
-) -> PlannedRun:
+def _trained(run: PlannedRun, question: Question, decisions: Decisions) -> PlannedRun:
     """A run with its batches, and with what it will take."""
-    decided = decide(train, run.evaluate, model, dataset, lengths, inputs.outlook, run.seed)
+    decided = decisions.decide(question, run.seed)
     run = replace(
         run,
         train=decided.train,
@@ -174,7 +181,7 @@ def _trained(
         disk=decided.disk,
         packing=decided.packing,
     )
-    return replace(run, digest=_digest(run, model, dataset))
+    return replace(run, digest=_digest(run, question.model, question.dataset))
 
 
 def _length_faults(spec: RunSpec, lengths: Lengths) -> list[Finding]:

@@ -12,9 +12,32 @@ from touchline.domain.experiment import EvaluateConfig, TrainConfig
 from touchline.domain.packing import PackingSummary
 from touchline.domain.plan import BatchSummary
 from touchline.domain.quantity import Measured, Missing
+from touchline.packing.forecast import BatchForecast
 from touchline.plan.outlook import Outlook, choose_micro_batch, disk_of, memory_of
 from touchline.plan.packed import Foreseen, choose_packing
 from touchline.plan.times import Course, Times, times_of, unknown_times
+
+ORDER_SEED = 1
+"""Costs are predicted for one order of the examples: another order's differ by less than their intervals, and a sweep
+over seeds need not be predicted seed by seed. Steps and batches are counted in each run's own order."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Question:
+    """A run, as far as its costs depend on it."""
+
+    train: TrainConfig
+    """The training as it was written."""
+    evaluate: EvaluateConfig
+    """The evaluation after it."""
+    model: ModelInfo
+    """Its base."""
+    dataset: DatasetInfo
+    """Its data."""
+    data: str
+    """What its rows are made from and how, as text."""
+    lengths: Lengths
+    """Token lengths of its examples."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,80 +62,121 @@ class Decided:
     """What takes how long."""
 
 
-def decide(
-    train: TrainConfig,
-    evaluate: EvaluateConfig,
-    model: ModelInfo,
-    dataset: DatasetInfo,
-    lengths: Lengths,
-    outlook: Outlook,
-    seed: int,
-) -> Decided:
-    """Decide what is `auto`, and predict.
+class Decisions:
+    """Decides run after run, and what does not differ between runs only once.
 
     Args:
-        train: the training as it was written.
-        evaluate: the evaluation after it.
-        model: its base.
-        dataset: its data.
-        lengths: token lengths of its examples.
         outlook: the machine, and what past runs have shown.
-        seed: the run's seed.
     """
-    backend = get_backend(train.backend)
-    shape = outlook.shapes.get(model.name, Missing(missing="its dimensions were not read"))
-    setup: TrainingSetup | Missing = (
-        shape if isinstance(shape, Missing) else backend.setup(train, shape, outlook.machine, int(lengths.total.max()))
-    )
-    choice = choose_micro_batch(train, setup, lengths, outlook)
-    train = replace(train, micro_batch_size=choice.size)
 
-    def course(batches: BatchSummary) -> Course:
-        samples = next((split.num_examples for split in dataset.splits if split.name == "test"), 0)
-        return Course(
-            steps=batches.steps,
-            steps_per_epoch=batches.steps_per_epoch,
-            weight_bytes=model.weight_bytes,
-            validation_examples=next((s.num_examples for s in dataset.splits if s.name == "validation"), 0),
-            evaluated_samples=samples if evaluate.samples == "all" else min(samples, evaluate.samples),
+    def __init__(self, outlook: Outlook) -> None:
+        self._outlook = outlook
+        self._known: dict[tuple[object, ...], Decided] = {}
+        self._forecasts: dict[tuple[object, ...], BatchForecast | Missing] = {}
+
+    def decide(self, question: Question, seed: int) -> Decided:
+        """Decide what is `auto`, and predict.
+
+        Args:
+            question: the run.
+            seed: its seed.
+        """
+        costs = _costs_alike(question.train)
+        key = (costs, question.evaluate, question.model.name, question.dataset.path, question.data)
+        if key not in self._known:
+            self._known[key] = self._predicted(replace(question, train=costs))
+        known = self._known[key]
+        train = replace(question.train, micro_batch_size=known.train.micro_batch_size, packed=known.train.packed)
+        found = get_backend(train.backend).batches(train, question.lengths, seed)
+        return replace(known, train=train, batches=found if isinstance(found, BatchSummary) else None)
+
+    def _predicted(self, question: Question) -> Decided:
+        train, lengths, outlook = question.train, question.lengths, self._outlook
+        backend = get_backend(train.backend)
+        shape = outlook.shapes.get(question.model.name, Missing(missing="its dimensions were not read"))
+        setup: TrainingSetup | Missing = (
+            shape
+            if isinstance(shape, Missing)
+            else backend.setup(train, shape, outlook.machine, int(lengths.total.max()))
+        )
+        choice = choose_micro_batch(train, setup, lengths, outlook)
+        train = replace(train, micro_batch_size=choice.size)
+
+        def foresee(packed: bool) -> Foreseen:
+            return self._foresee(replace(train, packed=packed), question, setup)
+
+        chosen, reason, packing = choose_packing(train, foresee, lengths)
+        return Decided(
+            train=chosen.train,
+            batches=chosen.batches,
+            micro_batch_reason=choice.reason,
+            packed_reason=reason,
+            memory=chosen.memory,
+            disk=chosen.disk,
+            packing=packing,
+            times=chosen.times,
         )
 
-    def foresee(packed: bool) -> Foreseen:
-        """One of the two ways."""
-        way = replace(train, packed=packed)
-        found = backend.batches(way, lengths, seed)
-        rows = backend.forecast(way, lengths, seed)
+    def _foresee(self, train: TrainConfig, question: Question, setup: TrainingSetup | Missing) -> Foreseen:
+        """What comes of a training with nothing left open."""
+        backend, lengths, machine = get_backend(train.backend), question.lengths, self._outlook.machine
+        found = backend.batches(train, lengths, ORDER_SEED)
+        rows = self._forecast(train, question)
         if isinstance(setup, Missing) or isinstance(found, Missing) or isinstance(rows, Missing):
             why = next(each for each in (setup, found, rows) if isinstance(each, Missing))
             batches = None if isinstance(found, Missing) else found
-            return Foreseen(train=way, batches=batches, forecast=None, memory=why, times=unknown_times(why), disk=why)
-        real = backend.setup(way, setup.shape, outlook.machine, rows.largest.width)
+            return Foreseen(train=train, batches=batches, forecast=None, memory=why, times=unknown_times(why), disk=why)
+        real = backend.setup(train, setup.shape, machine, rows.largest.width)
         return Foreseen(
-            train=way,
+            train=train,
             batches=found,
             forecast=rows,
-            memory=memory_of(real, rows.largest, outlook),
+            memory=memory_of(real, rows.largest, self._outlook),
             times=times_of(
                 real,
                 rows,
-                way,
-                evaluate,
+                train,
+                question.evaluate,
                 lengths,
-                course(found),
-                machine=outlook.machine,
-                points=outlook.time_points,
+                _course(question, found),
+                machine=machine,
+                points=self._outlook.time_points,
             ),
-            disk=disk_of(real, way, found.steps),
+            disk=disk_of(real, train, found.steps),
         )
 
-    chosen, reason, packing = choose_packing(train, foresee, lengths)
-    return Decided(
-        train=chosen.train,
-        batches=chosen.batches,
-        micro_batch_reason=choice.reason,
-        packed_reason=reason,
-        memory=chosen.memory,
-        disk=chosen.disk,
-        packing=packing,
-        times=chosen.times,
+
+    def _forecast(self, train: TrainConfig, question: Question) -> BatchForecast | Missing:
+        """What goes through the model; ranks and intervals change nothing of it."""
+        key = (
+            *(train.backend, train.micro_batch_size, train.global_batch_size, train.epochs, train.max_seq_len),
+            *(train.packed, train.lora.dropout > 0, question.model.name, question.dataset.path, question.data),
+        )
+        if key not in self._forecasts:
+            self._forecasts[key] = get_backend(train.backend).forecast(train, question.lengths, ORDER_SEED)
+        return self._forecasts[key]
+
+
+def _costs_alike(train: TrainConfig) -> TrainConfig:
+    """The training without what changes what is learned and not what it takes."""
+    return replace(
+        train,
+        learning_rate=1.0,
+        schedule="constant",
+        warmup_fraction=0.0,
+        weight_decay=0.0,
+        max_grad_norm=1.0,
+        lora=replace(train.lora, alpha=None),
+    )
+
+
+def _course(question: Question, batches: BatchSummary) -> Course:
+    sizes = {split.name: split.num_examples for split in question.dataset.splits}
+    items, asked = sizes.get("test", 0), question.evaluate.samples
+    return Course(
+        steps=batches.steps,
+        steps_per_epoch=batches.steps_per_epoch,
+        weight_bytes=question.model.weight_bytes,
+        validation_examples=sizes.get("validation", 0),
+        evaluated_samples=items if asked == "all" else min(items, asked),
     )
