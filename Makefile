@@ -4,6 +4,7 @@
 PYTHON ?= python3
 VENV   := .venv
 CORE   := .venv-core
+TUNE   := .venv-torchtune
 BIN    := $(VENV)/bin
 
 # Where the demo's experiment is written; an empty or finished folder of it goes on where it stopped.
@@ -13,7 +14,7 @@ PYTEST_ARGS ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help env core-env demo check test test-main test-core docs budgets clean-env
+.PHONY: help env core-env torchtune-env demo check test test-main test-core docs budgets bench clean-env
 
 help: ## What can be made
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -39,8 +40,19 @@ $(CORE)/.complete: pyproject.toml constraints.txt
 	$(CORE)/bin/python -m pip install --quiet -c constraints.txt -e . pytest pytest-timeout hypothesis
 	touch $@
 
-clean-env: ## Remove both environments
-	rm -rf $(VENV) $(CORE)
+torchtune-env: $(TUNE)/.complete ## Make .venv-torchtune: peers that do not live beside the newest torchao
+
+# torchtune 0.6.1 does not import beside newer versions of torchao. LLaMA-Factory's packer needs little of what
+# LLaMA-Factory asks for.
+$(TUNE)/.complete: Makefile
+	test -x $(TUNE)/bin/python || $(PYTHON) -m venv $(TUNE)
+	$(TUNE)/bin/python -m pip install --quiet torch==2.13.0
+	$(TUNE)/bin/python -m pip install --quiet torchao==0.10.0 torchdata==0.11.0 torchtune==0.6.1
+	$(TUNE)/bin/python -m pip install --quiet --no-deps llamafactory==0.9.5
+	touch $@
+
+clean-env: ## Remove all environments
+	rm -rf $(VENV) $(CORE) $(TUNE)
 
 # ---- using it --------------------------------------------------------------------------------------------------------
 
@@ -71,3 +83,10 @@ docs: $(VENV)/.complete ## Write the generated pages of docs/reference again
 
 budgets: $(VENV)/.complete ## Measure what must be fast; fails when something is not
 	$(BIN)/python benchmarks/budgets.py
+
+bench: $(VENV)/.complete $(TUNE)/.complete ## Measure against peers; fails when one is missing (about 20 minutes)
+	$(BIN)/python benchmarks/packing.py --torchtune-python $(TUNE)/bin/python
+	$(BIN)/python benchmarks/estimates.py
+	$(BIN)/python benchmarks/read_logs.py
+	TOUCHLINE_TORCHTUNE_PYTHON=$(TUNE)/bin/python TOUCHLINE_LLAMAFACTORY_PYTHON=$(TUNE)/bin/python \
+	  $(BIN)/pytest -q tests/backends/test_batching_peers.py

@@ -65,6 +65,11 @@ FORMATS = (
         what="what `touchline pack --json` prints",
     ),
     Format(
+        schema="calibration",
+        type="steps.calibrating:Calibration",
+        what="what `touchline history calibration --json` prints",
+    ),
+    Format(
         schema="answer-probe",
         type="domain.probe:ProbeReport",
         what="what real steps on this machine showed of micro-batches",

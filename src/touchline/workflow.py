@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from touchline.evidence.files import FoundRun, Refused
     from touchline.evidence.index import Index
     from touchline.packing.handoff import Handoff
+    from touchline.steps.calibrating import Calibration
     from touchline.steps.estimating import EstimateRequest
     from touchline.steps.packing import PackRequest
 
@@ -355,6 +356,26 @@ def history_show(history_dir: Path, wanted: str) -> tuple[str, RunRecord]:
     from touchline.evidence.index import find_record, load_index
 
     return find_record(history_dir, load_index(history_dir), wanted)
+
+
+def history_calibration(history_dir: Path, *, plot: Path | None = None) -> Calibration:
+    """Estimates held against what happened; `plot` is a picture of predicted against measured.
+
+    Raises:
+        InputFault: the history is no folder.
+        EnvironmentFault: a picture was asked for, and there is nothing to draw or to draw it with.
+    """
+    from touchline.catalog.settings import load_settings
+    from touchline.report.calibration import calibration_figure
+    from touchline.steps.calibrating import calibrate
+
+    found = calibrate(replace(load_settings(), history_dir=history_dir))
+    if plot is not None:
+        figure = calibration_figure(found.marks)
+        if figure.png is None:
+            raise EnvironmentFault(figure.note)
+        write_atomic(plot, figure.png)
+    return found
 
 
 def history_export(history_dir: Path, *, every: bool = False) -> Iterator[tuple[str, RunRecord]]:

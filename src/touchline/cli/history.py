@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, Optional
 
 import typer
 
-from touchline.cli.output import clean, out, out_json, out_table, say
+from touchline.cli.output import clean, out, out_json, out_object, out_table, say
 
 if TYPE_CHECKING:
     from touchline.domain.quantity import Missing, Quantity
@@ -126,6 +126,50 @@ def history_show(
     _show_lines("source", (f"{s.name}  {s.size_bytes:,} bytes  sha256 {s.sha256}" for s in record.sources))
     unknown = f" (not known: {', '.join(record.fingerprint_unknown)})" if record.fingerprint_unknown else ""
     out(_text(f"settings that compare: {record.fingerprint[:16]}{unknown}"))
+
+
+@history_app.command("calibration")
+def history_calibration(
+    history: History = None,
+    plot: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--plot", metavar="FILE.png", help="Draw predicted against measured."),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """How well estimates do: every run predicted from the others, and what plans said before their runs."""
+    from touchline import workflow
+    from touchline.steps.calibrating import Calibration
+
+    found = workflow.history_calibration(_folder(history), plot=plot)
+    if json:
+        out_object(Calibration, found)
+    else:
+        rows = [
+            (
+                row.quantity,
+                "all" if row.rung is None else f"{row.rung.value} {row.rung.name.lower().replace('_', ' ')}",
+                str(row.count),
+                f"{100 * row.coverage:.0f} % ({100 * row.coverage_interval.low:.0f} to "
+                f"{100 * row.coverage_interval.high:.0f})",
+                f"{100 * row.promised:.0f} %",
+                f"{100 * row.median_error:.1f} %",
+                f"{row.median_ratio:.2f}",
+            )
+            for row in (*found.left_out, *found.planned)
+        ]
+        header = ("estimate", "rests on", "runs", "held the truth", "promised", "median error", "median high/low")
+        if rows:
+            out_table(header, rows)
+        else:
+            say("no run of the history can be held against an estimate yet; touchline run and probe make some")
+        reasons: dict[str, int] = {}
+        for reason in found.unused.values():
+            reasons[reason] = reasons.get(reason, 0) + 1
+        for reason, count in sorted(reasons.items(), key=lambda item: -item[1])[:_NOTES_SHOWN]:
+            say(_text(f"{count} not scored: {reason}"))
+    if plot is not None:
+        say(f"wrote {plot}")
 
 
 @history_app.command("export")

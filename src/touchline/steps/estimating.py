@@ -11,17 +11,25 @@ from typing import get_args
 from touchline.backends import memory_coefficients, memory_names
 from touchline.backends.memory import MemoryCoefficients
 from touchline.catalog.settings import Settings
-from touchline.catalog.shapes import load_shape
+from touchline.catalog.shapes import load_config, load_shape
 from touchline.domain.answers import EstimateAnswer, MemoryAnswer
-from touchline.domain.estimate import Attention, Dtype, Method, MicroBatch, TrainingSetup
+from touchline.domain.estimate import Attention, Dtype, Estimate, Method, MicroBatch, TrainingSetup
 from touchline.domain.finding import Finding, Severity
-from touchline.domain.quantity import Missing, Quantity
+from touchline.domain.quantity import Measured, Missing, Quantity
+from touchline.domain.record import RunRecord
 from touchline.domain.shape import ModelShape
 from touchline.errors import InputFault
 from touchline.estimate.disk import adapter_file_bytes
 from touchline.estimate.gpus import Gpu
 from touchline.estimate.memory import batch_of, largest_micro_batch, memory_estimate, most_that_could_fit
 from touchline.estimate.parts import after_init_bytes
+from touchline.estimate.run_time import run_seconds
+from touchline.estimate.time import seconds_per_step
+from touchline.estimate.work import work_of
+from touchline.evidence.adding import readable, record_of_run
+from touchline.evidence.files import FoundRun, find_runs
+from touchline.launch.simulating import request_for, simulate
+from touchline.steps.evidence import PastRuns, past_runs, points_of
 from touchline.steps.outlook import known_gpu, target
 from touchline.units import GIB
 
@@ -84,7 +92,9 @@ def estimate(request: EstimateRequest, settings: Settings) -> EstimateAnswer:
     setup, coefficients = _setup(request, settings)
     gpu, notes = _gpu(request)
     batch = batch_of(request.micro_batch, request.padded_length, request.label_share)
-    memory = memory_estimate(setup, batch, coefficients=coefficients, gpu=gpu)
+    past = _past(request, setup, settings)
+    memory = memory_estimate(setup, batch, coefficients=coefficients, gpu=gpu, evidence=past.memory)
+    step = _step(request, setup, batch, past)
     return EstimateAnswer(
         model=setup.shape.name,
         source=setup.shape.source,
@@ -103,13 +113,13 @@ def estimate(request: EstimateRequest, settings: Settings) -> EstimateAnswer:
             assumption=memory.assumption,
             what_ifs=memory.what_ifs,
         ),
-        simulated_gib=_simulated(request, setup, batch),
-        largest_micro_batch=_largest(setup, request, gpu, coefficients),
-        seconds_per_step=Missing(missing="no evidence"),
-        steps=Missing(missing="no evidence"),
-        total_seconds=Missing(missing="no evidence"),
+        simulated_gib=_simulated(request, setup, batch, coefficients, settings),
+        largest_micro_batch=_largest(setup, request, gpu, coefficients, past),
+        seconds_per_step=step if isinstance(step, Missing) else step.quantity(),
+        steps=_steps(request),
+        total_seconds=_total(request, step),
         adapter_size=_adapter_size(setup),
-        notes=(*notes, *_notes(setup)),
+        notes=(*notes, *_notes(setup, past)),
     )
 
 
@@ -210,13 +220,14 @@ def _after_init(setup: TrainingSetup, coefficients: MemoryCoefficients) -> Quant
 
 
 def _largest(
-    setup: TrainingSetup, request: EstimateRequest, gpu: Gpu | None, coefficients: MemoryCoefficients
+    setup: TrainingSetup, request: EstimateRequest, gpu: Gpu | None, coefficients: MemoryCoefficients, past: PastRuns
 ) -> Quantity | Missing:
     if gpu is None:
         return Missing(missing="the GPU is not known")
     width, share = request.padded_length, request.label_share
-    fits = largest_micro_batch(setup, width, share, gpu, coefficients=coefficients)
-    could = max(fits, most_that_could_fit(setup, width, share, gpu, coefficients=coefficients))
+    points = past.memory
+    fits = largest_micro_batch(setup, width, share, gpu, coefficients=coefficients, evidence=points)
+    could = max(fits, most_that_could_fit(setup, width, share, gpu, coefficients=coefficients, evidence=points))
     return Quantity(
         value=fits, unit="rows", low=fits, high=could, method="the most that surely fit, and the most that could"
     )
@@ -229,14 +240,84 @@ def _adapter_size(setup: TrainingSetup) -> Quantity | Missing:
     return Quantity(value=size / 1e6, unit="MB", method="adapter_model.safetensors, by its format")
 
 
-def _simulated(request: EstimateRequest, setup: TrainingSetup, batch: MicroBatch) -> Quantity | Missing:
-    del setup, batch
-    return Missing(missing="not asked for: --simulate" if not request.simulate else "not built yet")
+def _simulated(
+    request: EstimateRequest,
+    setup: TrainingSetup,
+    batch: MicroBatch,
+    coefficients: MemoryCoefficients,
+    settings: Settings,
+) -> Measured:
+    if not request.simulate:
+        return Missing(missing="not asked for: --simulate")
+    wanted = request_for(setup, batch, coefficients, dict(load_config(request.model, settings.models_dir)))
+    if isinstance(wanted, Missing):
+        return wanted
+    found = simulate(wanted)
+    if isinstance(found, Missing):
+        return found
+    return Quantity(
+        value=found.peak_bytes / GIB,
+        unit="GiB",
+        phase="step",
+        kind="allocated",
+        aggregation="peak",
+        method="the model's own code on tensors without content, without the libraries' workspace",
+    )
 
 
-def _notes(setup: TrainingSetup) -> Iterable[str]:
+def _past(request: EstimateRequest, setup: TrainingSetup, settings: Settings) -> PastRuns:
+    """The history, and the logs that were named.
+
+    Raises:
+        InputFault: a log is not there, or tells of no run.
+    """
+    found = past_runs(settings, {setup.backend}, {setup.shape.name})
+    if not request.prior:
+        return found
+    records: list[RunRecord] = []
+    for item in find_runs(readable(request.prior)):
+        if not isinstance(item, FoundRun):
+            raise InputFault(f"--prior {item.path}: {item.reason}", expected="the log of a training")
+        record = record_of_run(item)
+        if isinstance(record, RunRecord):
+            records.append(record)
+    named = points_of(records, settings)
+    if not named.time and not named.memory:
+        why = "; ".join(f"{name}: {reason.missing}" for name, reason in named.refused) or "it names no run"
+        raise InputFault(f"--prior: nothing in it can be used: {why}")
+    return PastRuns(
+        time=(*found.time, *named.time), memory=(*found.memory, *named.memory), refused=(*found.refused, *named.refused)
+    )
+
+
+def _step(request: EstimateRequest, setup: TrainingSetup, batch: MicroBatch, past: PastRuns) -> Estimate | Missing:
+    machine, _ = target(request.gpu, 1)
+    work = work_of([batch] * request.accumulation)
+    found = seconds_per_step(setup, work, machine=machine, points=past.time)
+    return found if isinstance(found, Missing) else found.estimate
+
+
+def _steps(request: EstimateRequest) -> Measured:
+    if request.examples is None:
+        return Missing(missing="the number of examples is not given: --examples")
+    a_step = request.micro_batch * request.accumulation
+    return Quantity(value=-(-request.examples // a_step) * request.epochs, unit="steps", method="rounded up each epoch")
+
+
+def _total(request: EstimateRequest, step: Estimate | Missing) -> Measured:
+    steps = _steps(request)
+    if isinstance(steps, Missing):
+        return steps
+    if isinstance(step, Missing):
+        return step
+    return run_seconds(step, int(steps.value)).total.quantity()
+
+
+def _notes(setup: TrainingSetup, past: PastRuns) -> Iterable[str]:
     if setup.shape.extrapolated is not None:
         yield f"extrapolated: {setup.shape.extrapolated}"
+    for name, reason in past.refused:
+        yield f"past run {name} is not used: {reason.missing}"
 
 
 def _wrong(option: str, value: str, allowed: tuple[str, ...]) -> Finding:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import difflib
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from touchline.catalog.settings import Settings
 from touchline.catalog.shapes import shape_of_folder
 from touchline.domain.catalog import ModelInfo
 from touchline.domain.experiment import Experiment
@@ -18,19 +19,27 @@ from touchline.errors import InputFault
 from touchline.estimate.gpus import Gpu, find_gpu, gpu_names
 from touchline.launch.machine import machine_here
 from touchline.plan.outlook import Outlook
+from touchline.steps.evidence import past_runs
 
 _AUTO = "auto"
 
 
-def look(experiment: Experiment, models: Iterable[ModelInfo]) -> Outlook:
+def look(experiment: Experiment, models: Iterable[ModelInfo], trainers: Collection[str], settings: Settings) -> Outlook:
     """What the estimates of this experiment can rest on.
+
+    Args:
+        experiment: the experiment.
+        models: its base models.
+        trainers: its trainers.
+        settings: where the history is.
 
     Raises:
         InputFault: `compute.gpu` names a GPU that is not known.
     """
     machine, gpu = target(experiment.compute.gpu, experiment.compute.gpus_per_run)
     shapes = {model.name: _shape(model) for model in models}
-    return Outlook(machine=machine, gpu=gpu, shapes=shapes)
+    past = past_runs(settings, trainers, shapes)
+    return Outlook(machine=machine, gpu=gpu, shapes=shapes, memory_points=past.memory, time_points=past.time)
 
 
 def look_at(machine: TargetMachine, shapes: Mapping[str, ModelShape | Missing]) -> Outlook:

@@ -103,7 +103,7 @@ def resolve(
         date=date,
         touchline_version=__version__,
         given=loaded.given,
-        outlook=look(experiment, models.values()),
+        outlook=look(experiment, models.values(), {spec.train.backend for spec in specs}, settings),
         accepted=accepted,
         started={run.name: run for run in (old.runs if old is not None else ()) if folder.has_started(run.name)},
     )

@@ -1,0 +1,66 @@
+"""Predicted against measured as a picture: on the diagonal an estimate is right, a red interval missed the truth."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Sequence
+
+from touchline.estimate.calibration import CalibrationMark
+from touchline.report.figures import FIGURES_OFF, Figure
+
+
+def calibration_figure(marks: Sequence[CalibrationMark]) -> Figure:
+    """One panel a quantity, both axes logarithmic.
+
+    Args:
+        marks: each estimate beside the truth; those that are not above zero are left out.
+    """
+    shown = [mark for mark in marks if mark.measured > 0 and mark.low > 0]
+    if not shown:
+        return Figure(png=None, note="No estimate has been held against a run yet.")
+    if importlib.util.find_spec("altair") is None or importlib.util.find_spec("vl_convert") is None:
+        return Figure(png=None, note=FIGURES_OFF)
+    import altair
+    import vl_convert
+
+    panels = []
+    for quantity in dict.fromkeys(mark.quantity for mark in shown):
+        of_it = [mark for mark in shown if mark.quantity == quantity]
+        rows = [
+            {
+                "measured": mark.measured,
+                "predicted": mark.predicted,
+                "low": mark.low,
+                "high": mark.high,
+                "interval": "missed it" if mark.outside else "held the truth",
+            }
+            for mark in of_it
+        ]
+        ends = [
+            min(min(mark.low, mark.measured) for mark in of_it),
+            max(max(mark.high, mark.measured) for mark in of_it),
+        ]
+        scale = altair.Scale(type="log", domain=[ends[0] * 0.9, ends[1] * 1.1], nice=False)
+        unit = of_it[0].unit
+        x = altair.X("measured:Q", title=f"measured, {unit}", scale=scale)
+        y = altair.Y("predicted:Q", title=f"predicted, {unit}", scale=scale)
+        color = altair.Color(
+            "interval:N",
+            title="90 % interval",
+            scale=altair.Scale(domain=["held the truth", "missed it"], range=["#4c78a8", "#d62728"]),
+        )
+        base = altair.Chart(altair.InlineData(values=rows)).encode(x=x, color=color)
+        diagonal = (
+            altair.Chart(altair.InlineData(values=[{"v": end} for end in ends]))
+            .mark_line(color="#999999", strokeDash=[4, 3])
+            .encode(x=altair.X("v:Q", scale=scale), y=altair.Y("v:Q", scale=scale))
+        )
+        bars = base.mark_rule(opacity=0.5).encode(
+            y=altair.Y("low:Q", scale=scale, title=f"predicted, {unit}"), y2="high:Q"
+        )
+        points = base.mark_point(filled=True, size=40).encode(y=y)
+        held = sum(not mark.outside for mark in of_it)
+        title = altair.Title(quantity, subtitle=f"{held} of {len(of_it)} intervals held the truth", anchor="start")
+        panels.append(altair.layer(diagonal, bars, points).properties(width=320, height=320, title=title))
+    png: bytes = vl_convert.vegalite_to_png(altair.hconcat(*panels).to_json(), scale=2)
+    return Figure(png=png, note="Predicted against measured.")
