@@ -5,6 +5,7 @@ PYTHON ?= python3
 VENV   := .venv
 CORE   := .venv-core
 TUNE   := .venv-torchtune
+FACT   := .venv-llamafactory
 BIN    := $(VENV)/bin
 
 # Where the demo's experiment is written; an empty or finished folder of it goes on where it stopped.
@@ -51,8 +52,16 @@ $(TUNE)/.complete: Makefile
 	$(TUNE)/bin/python -m pip install --quiet --no-deps llamafactory==0.9.5
 	touch $@
 
+# Its batching runs on the libraries of .venv, which it sees through a path file: of its own it needs three packages.
+$(FACT)/.complete: $(VENV)/.complete
+	test -x $(FACT)/bin/python || $(PYTHON) -m venv $(FACT)
+	$(FACT)/bin/python -m pip install --quiet --no-deps llamafactory==0.9.5 omegaconf==2.3.0 antlr4-python3-runtime==4.9.3
+	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
+	  > "$$($(FACT)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/venv.pth"
+	touch $@
+
 clean-env: ## Remove all environments
-	rm -rf $(VENV) $(CORE) $(TUNE)
+	rm -rf $(VENV) $(CORE) $(TUNE) $(FACT)
 
 # ---- using it --------------------------------------------------------------------------------------------------------
 
@@ -84,9 +93,9 @@ docs: $(VENV)/.complete ## Write the generated pages of docs/reference again
 budgets: $(VENV)/.complete ## Measure what must be fast; fails when something is not
 	$(BIN)/python benchmarks/budgets.py
 
-bench: $(VENV)/.complete $(TUNE)/.complete ## Measure against peers; fails when one is missing (about 20 minutes)
+bench: $(VENV)/.complete $(TUNE)/.complete $(FACT)/.complete ## Measure against peers; fails when one is missing (about 20 minutes)
 	$(BIN)/python benchmarks/packing.py --torchtune-python $(TUNE)/bin/python
 	$(BIN)/python benchmarks/estimates.py
 	$(BIN)/python benchmarks/read_logs.py
-	TOUCHLINE_TORCHTUNE_PYTHON=$(TUNE)/bin/python TOUCHLINE_LLAMAFACTORY_PYTHON=$(TUNE)/bin/python \
+	TOUCHLINE_TORCHTUNE_PYTHON=$(TUNE)/bin/python TOUCHLINE_LLAMAFACTORY_PYTHON=$(FACT)/bin/python \
 	  $(BIN)/pytest -q tests/backends/test_batching_peers.py
