@@ -63,8 +63,14 @@ VARIANT_SIGMA: Final = 0.12
 torchtune's README, 1.27 measured for 4/3 by operations; published ranks 4 and 64 of one model lie 43 % apart."""
 SETTING_SIGMA: Final = {"gpu": 0.06, "cpu": 0.03}
 """What is peculiar to one batch and length: which kernels a library picks for these sizes."""
-RUN_SIGMA: Final = {"gpu": 0.05, "cpu": 0.035}
-"""How far the same run differs from itself on another day, where the device is busy."""
+RUN_SIGMA: Final = {"gpu": 0.05, "cpu": 0.10}
+"""How far a run's median step scatters about its rates, where the device is busy. GPU: published rows of one README lie
+within 5 %. Processor: own runs by the clock, 3 % where nobody else uses it, 20 % and more where others do."""
+PROCESSOR_TIME_SIGMA: Final = 0.035
+"""The same in processor time, which others change little: own runs (`cpu_runs.json`), 3 to 4 %."""
+REPEAT_SIGMA: Final = {"gpu": 0.08, "cpu": 0.08}
+"""How far the same run differs from itself on another day or another node of the same kind: 10 %, and where the host is
+busy 20 % (reference, section 5)."""
 LAUNCH_RUN_SIGMA: Final = 0.20
 """The same where the host is: logs of one 1B setting lie between 0.15 and 0.23 s a step (reference, section 4E)."""
 PRIOR_WEIGHT: Final = {"gpu": 8.0, "cpu": 4.0}
@@ -81,8 +87,8 @@ STARTUP: Final = ((5.0, 0.7), (3.0e-9, 1.2))
 its spread. Own runs (`cpu_runs.json`): 4 to 6 s, nearly all of it imports; weights come from a cache at several
 GB/s, and from a shared file system at some 0.1."""
 TOKENISING: Final = ((0.2, 1.0), (1.0e-6, 0.8))
-"""The same for reading and tokenising, a token: 34 microseconds an example of 35 tokens (reference/packing.md,
-section 3, a 128k vocabulary, one thread)."""
+"""The same for reading and tokenising, a token: 34 microseconds an example of 35 tokens (measured with
+a vocabulary of 128k, one thread)."""
 SAVING: Final = ((0.03, 1.0), (4.0e-9, 1.3))
 """The same for saving a checkpoint, a byte. Own runs: 0.02 to 0.2 s for 1 to 8 MB; a torchtune log, 33 s for the 2.5 GB
 of a merged 1B model on a cluster's scratch, which is 13 ns a byte."""

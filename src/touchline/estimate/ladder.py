@@ -52,7 +52,7 @@ def choose(answers: Sequence[Estimate]) -> Ladder:
     """
     if not answers:
         raise ValueError("a ladder has at least one rung")
-    ordered = sorted(answers, key=lambda answer: (answer.rung, log_width(answer)))
+    ordered = sorted(answers, key=lambda answer: (answer.rung, log_width(answer), answer.value))
     pairs = [
         (one, other)
         for index, one in enumerate(ordered)
@@ -68,7 +68,7 @@ def choose(answers: Sequence[Estimate]) -> Ladder:
     measured = [answer for answer in sound if answer.rung is not Rung.NOTHING]
     sound = measured or (sound if len(ordered) == 1 else [])
     if sound:
-        chosen = min(sound, key=lambda answer: (log_width(answer), answer.rung))
+        chosen = min(sound, key=lambda answer: (log_width(answer), answer.rung, answer.value))
         return Ladder(chosen=chosen, answers=tuple(ordered), contradictions=words)
     best = ordered[0]
     against = [other for other in ordered if not consistent(best, other)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from touchline.domain.estimate import TrainingSetup
 from touchline.domain.shape import ModelShape
@@ -35,6 +36,8 @@ class TimePoint:
     """Median over its steps after the first ones."""
     steps: int
     """Steps that the median is of."""
+    clock: Literal["wall", "processor"] = "wall"
+    """What was read: a clock, or the time that the process had a processor, which other users of it do not change."""
     startup: Spent | None = None
     """From the process's start to the first step; with bytes of the weights."""
     tokenising: Spent | None = None
@@ -57,12 +60,15 @@ def stack_of(setup: TrainingSetup) -> tuple[object, ...]:
 
 
 def variant_of(setup: TrainingSetup) -> tuple[object, ...]:
-    """What may differ within a stack and shifts the time beyond the operations it adds."""
+    """What may differ within a stack and shifts the time beyond the operations it adds.
+
+    Neither rank nor optimizer is among it: both change little that the operations do not show, and logs spell an
+    optimizer in many ways.
+    """
     return (
         setup.gradient_checkpointing,
         setup.attention,
         setup.adapter_dtype,
-        setup.optimizer,
         setup.dropout > 0,
         frozenset(setup.target_modules),
     )

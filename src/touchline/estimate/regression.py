@@ -20,8 +20,15 @@ from numpy.typing import NDArray
 Floats: TypeAlias = NDArray[np.float64]
 
 _ROUNDS = 40
-_CLOSE = 1e-9
+_CLOSE = 1e-6
 _HALVINGS = 8
+_ENOUGH_TO_DOUBT = 6
+"""Rows from which on one can be told to be an outlier."""
+_KNOWN = 2.0
+"""Its noise, times this, is what the others must know it within."""
+_DOUBTFUL = 2.0
+"""Standard deviations from which on it is one."""
+_DOUBTS = 3
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -80,6 +87,8 @@ class Fit:
     """Inverse of the covariance of the measured logarithms; shape [rows, rows]."""
     weights: Floats
     """That inverse times what the prior did not expect; shape [rows]."""
+    extra: Floats
+    """Variance added to the noise of rows that nothing else agrees with; shape [rows]."""
     scale: float
     """Factor on all standard deviations: how much worse, or better, the prior fits than it says."""
     freedom: float
@@ -119,26 +128,29 @@ class Fit:
         By the usual identity for Gaussian processes (Sundararajan and Keerthi 2001), at the rates of the whole fit.
         """
         precision = np.diag(self.inverse)
-        return self.weights / precision, self.scale * np.sqrt(1 / precision)
+        # A new run would be expected with its ordinary noise, whatever this one had.
+        return self.weights / precision, self.scale * np.sqrt(np.maximum(1 / precision - self.extra, 1e-12))
 
 
 def log_seconds(log_rates: Floats, amounts: Sequence[float], rates: Rates) -> tuple[float, Floats]:
     """Logarithm of the seconds, and its derivative by each logarithm of a rate: the terms' shares, which sum to 1."""
-    parts = np.exp(log_rates) * np.asarray(amounts, dtype=float)
-    base, host = parts[rates.alone].sum(), parts[rates.host].sum()
-    device = parts.sum() - base - host
-    if host <= 0 or device <= 0:
-        overlapped, on_host, on_device = host + device, 1.0, 1.0
-    else:
-        # The larger is taken out, so that no power overflows.
-        larger = max(host, device)
-        inner = ((host / larger) ** rates.power + (device / larger) ** rates.power) ** (1 / rates.power)
-        overlapped = larger * inner
-        on_host = (host / overlapped) ** (rates.power - 1)
-        on_device = (device / overlapped) ** (rates.power - 1)
-    factors = np.where(rates.alone, 1.0, np.where(rates.host, on_host, on_device))
+    values, shares = _log_seconds(log_rates[None, :], np.asarray([amounts], dtype=float), rates)
+    return float(values[0]), shares[0]
+
+
+def _log_seconds(log_rates: Floats, amounts: Floats, rates: Rates) -> tuple[Floats, Floats]:
+    """The same for many rows, each with rates of its own; both of shape [rows, terms]."""
+    parts = np.exp(log_rates) * amounts
+    base, host = parts[:, rates.alone].sum(axis=1), parts[:, rates.host].sum(axis=1)
+    device = parts[:, ~(rates.alone | rates.host)].sum(axis=1)
+    # The larger is taken out, so that no power overflows.
+    larger = np.maximum(np.maximum(host, device), np.finfo(float).tiny)
+    overlapped = larger * ((host / larger) ** rates.power + (device / larger) ** rates.power) ** (1 / rates.power)
+    below = np.maximum(overlapped, np.finfo(float).tiny)
+    on_host, on_device = ((side / below) ** (rates.power - 1) for side in (host, device))
+    factors = np.where(rates.alone, 1.0, np.where(rates.host, on_host[:, None], on_device[:, None]))
     total = base + overlapped
-    return float(np.log(total)), parts * factors / total
+    return np.log(total), parts * factors / total[:, None]
 
 
 def fit(rates: Rates, rows: Sequence[Row], logs: Sequence[float]) -> Fit:
@@ -159,43 +171,90 @@ def fit(rates: Rates, rows: Sequence[Row], logs: Sequence[float]) -> Fit:
             slopes=np.zeros((0, terms)),
             inverse=empty,
             weights=np.zeros(0),
+            extra=np.zeros(0),
             scale=1.0,
             freedom=rates.weight,
         )
     measured = np.asarray(logs, dtype=float)
-    own = _noise(rows, rates)
-    shared, whole = _shared(rows, rows, rates)
-    moved = np.tile(rates.means, (count, 1))
+    amounts = np.array([row.amounts for row in rows], dtype=float)
+    problem = _Problem(rates=rates, rows=rows, measured=measured, amounts=amounts)
+    found = problem.solved(np.zeros(count))
+    if count >= _ENOUGH_TO_DOUBT:
+        for _ in range(_DOUBTS):
+            found = problem.solved(problem.excess(found))
+    return found
 
-    def linearised(at: Floats) -> tuple[Floats, Floats]:
-        pairs = [log_seconds(at[index], row.amounts, rates) for index, row in enumerate(rows)]
-        return np.array([value for value, _ in pairs]), np.array([slope for _, slope in pairs])
 
-    def solved(slopes: Floats, values: Floats, at: Floats) -> tuple[Floats, Floats, Floats]:
-        covariance = _covariance(slopes, shared, whole) + own
-        surprise = measured - values + np.einsum("ik,ik->i", slopes, at - rates.means)
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class _Problem:
+    """Measured rows, and the fit to them with each trusted more or less."""
+
+    rates: Rates
+    rows: tuple[Row, ...]
+    measured: Floats
+    amounts: Floats
+
+    def solved(self, extra: Floats) -> Fit:
+        """The fit, where so much variance is added to each row's noise; shape [rows]."""
+        rates, rows, measured = self.rates, self.rows, self.measured
+        noise = _noise(rows, rates)
+        own = noise + np.diag(extra)
+        weight = np.linalg.inv(own)
+
+        def misfit(at: Floats) -> float:
+            rest = measured - self._linearised(at)[0]
+            return float(rest @ weight @ rest)
+
+        shared, whole = _shared(rows, rows, rates)
+        moved = np.tile(rates.means, (len(rows), 1))
+        values, slopes = self._linearised(moved)
+        for _ in range(_ROUNDS):
+            inverse, weights, _ = self._weighed(slopes, values, moved, _covariance(slopes, shared, whole) + own)
+            pulled = slopes * weights[:, None]
+            wanted = rates.means + np.einsum("ijk,jk->ik", shared, pulled) + (whole @ weights)[:, None]
+            step = wanted - moved
+            before = max(misfit(moved), float(len(rows)))
+            shorter = 0
+            # A full step may overshoot where terms trade places; a shorter one then fits better.
+            while shorter < _HALVINGS and misfit(moved + step / 2**shorter) > before:
+                shorter += 1
+            moved = moved + step / 2**shorter
+            values, slopes = self._linearised(moved)
+            if float(np.abs(step).max()) < _CLOSE:
+                break
+        covariance = _covariance(slopes, shared, whole)
+        inverse, weights, surprise = self._weighed(slopes, values, moved, covariance + own)
+        # How well all of it fits counts with every row at its full weight: the next run may be like the worst.
+        surprises = float(surprise @ np.linalg.solve(covariance + noise, surprise))
+        freedom = rates.weight + len(rows)
+        return Fit(
+            rates=rates,
+            rows=rows,
+            slopes=slopes,
+            inverse=inverse,
+            weights=weights,
+            extra=extra,
+            scale=float(np.sqrt((rates.weight + surprises) / freedom)),
+            freedom=freedom,
+        )
+
+    def excess(self, found: Fit) -> Floats:
+        """Variance that makes a row as likely as two standard deviations are; zero for all that are."""
+        residuals, sigmas = found.left_out()
+        plain = sigmas / found.scale
+        # A run that shared its machine is an outlier, and must not bend what the others tell.
+        wanted = np.maximum(residuals**2 - (_DOUBTFUL * plain) ** 2, 0.0)
+        # But where it alone tells of its surroundings, the others know no better.
+        known = plain <= _KNOWN * np.sqrt(np.diag(_noise(self.rows, self.rates)))
+        return np.where(known, wanted, 0.0)
+
+    def _linearised(self, at: Floats) -> tuple[Floats, Floats]:
+        return _log_seconds(at, self.amounts, self.rates)
+
+    def _weighed(self, slopes: Floats, values: Floats, at: Floats, covariance: Floats) -> tuple[Floats, Floats, Floats]:
+        surprise = self.measured - values + np.einsum("ik,ik->i", slopes, at - self.rates.means)
         inverse: Floats = np.asarray(np.linalg.inv(covariance), dtype=np.float64)
         return inverse, inverse @ surprise, surprise
-
-    values, slopes = linearised(moved)
-    for _ in range(_ROUNDS):
-        inverse, weights, _ = solved(slopes, values, moved)
-        pulled = slopes * weights[:, None]
-        wanted = rates.means + np.einsum("ijk,jk->ik", shared, pulled) + (whole @ weights)[:, None]
-        step = wanted - moved
-        before = max(_misfit(measured - values, own), float(count))
-        shorter = 0
-        # A full step may overshoot where terms trade places; a shorter one then fits better.
-        while shorter < _HALVINGS and _misfit(measured - linearised(moved + step / 2**shorter)[0], own) > before:
-            shorter += 1
-        moved = moved + step / 2**shorter
-        values, slopes = linearised(moved)
-        if float(np.abs(step).max()) < _CLOSE:
-            break
-    inverse, weights, surprise = solved(slopes, values, moved)
-    freedom = rates.weight + count
-    scale = float(np.sqrt((rates.weight + surprise @ weights) / freedom))
-    return Fit(rates=rates, rows=rows, slopes=slopes, inverse=inverse, weights=weights, scale=scale, freedom=freedom)
 
 
 def _same(ones: Sequence[Row], others: Sequence[Row], name: str) -> NDArray[np.bool_]:
@@ -230,7 +289,3 @@ def _own(slope: Floats, row: Row, rates: Rates) -> float:
     each = rates.sigmas**2 + rates.rate_sigma**2
     whole = rates.model_sigma**2 + rates.variant_sigma**2 + rates.setting_sigma**2
     return float(slope @ (each * slope)) + whole + row.noise**2
-
-
-def _misfit(residuals: Floats, own: Floats) -> float:
-    return float(residuals @ np.linalg.solve(own, residuals))

@@ -3,7 +3,8 @@
 While there are few residuals the standard deviation is a known prior's, moved by what is seen, and Student's t makes up
 for not knowing it (a scaled inverse chi-squared prior; Gelman et al., Bayesian Data Analysis, section 2.6). From twenty
 on, no distribution is assumed: the quantile of the residuals themselves is taken, with the one more that a new value
-needs (split conformal prediction; Lei et al. 2018, JASA 113).
+needs (split conformal prediction; Lei et al. 2018, JASA 113). From ten on that quantile exists and is the largest of
+them; it counts where it is wider, because times on a machine with other users have a long tail that no variance shows.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from touchline.domain.estimate import COVERAGE
 
 ENOUGH: Final = 20
 """Residuals of one kind from which on their own quantile is taken."""
+SOME: Final = 10
+"""Residuals from which on it is looked at; fewer have no 90 % quantile that holds for one more."""
 
 
 def t_quantile(coverage: float, freedom: float) -> float:
@@ -69,6 +72,8 @@ def half_width(sigma: float, freedom: float, scores: Sequence[float] = (), cover
         scores: absolute residuals over their own standard deviations, of this kind of prediction.
         coverage: how often the interval is to hold the truth.
     """
-    if len(scores) >= ENOUGH:
-        return sigma * conformal_quantile(scores, coverage)
-    return sigma * t_quantile(coverage, freedom)
+    by_variance = sigma * t_quantile(coverage, freedom)
+    if len(scores) < SOME:
+        return by_variance
+    by_quantile = sigma * conformal_quantile(scores, coverage)
+    return by_quantile if len(scores) >= ENOUGH else max(by_quantile, by_variance)

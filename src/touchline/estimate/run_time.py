@@ -29,8 +29,8 @@ from touchline.estimate.work import StepWork
 
 TRAINING = "training"
 """Name of the part that is the optimizer steps."""
-_MINUTE = 60
-_HOUR = 3600
+_PER = 60
+"""Seconds of a minute, minutes of an hour."""
 _NONE = "this takes no time here"
 
 
@@ -109,7 +109,7 @@ def slurm_time_limit(total: Estimate, *, margin: float = SLURM_MARGIN) -> int:
         total: seconds of the whole job.
         margin: share that is added, for a node that is slower than all that were measured.
     """
-    return max(1, math.ceil(total.high * (1 + margin) / _MINUTE))
+    return max(1, math.ceil(total.high * (1 + margin) / _PER))
 
 
 def gpu_hours(runs: Sequence[tuple[Estimate, int]]) -> Estimate | Missing:
@@ -123,10 +123,10 @@ def gpu_hours(runs: Sequence[tuple[Estimate, int]]) -> Estimate | Missing:
     if not runs:
         return Missing(missing="no run has an estimate")
     return Estimate(
-        value=math.fsum(total.value * devices for total, devices in runs) / _HOUR,
+        value=math.fsum(total.value * devices for total, devices in runs) / _PER**2,
         unit="h",
-        low=math.fsum(total.low * devices for total, devices in runs) / _HOUR,
-        high=math.fsum(total.high * devices for total, devices in runs) / _HOUR,
+        low=math.fsum(total.low * devices for total, devices in runs) / _PER**2,
+        high=math.fsum(total.high * devices for total, devices in runs) / _PER**2,
         method=f"sum over {len(runs)} jobs, their errors taken as common",
         rung=max(total.rung for total, _ in runs),
         evidence=tuple(sorted({name for total, _ in runs for name in total.evidence})),

@@ -136,8 +136,9 @@ def _gpu(setup: TrainingSetup, gpu: Gpu) -> Rates:
     if peak is None:
         peak, spread = 100.0, 2.0
     if setup.base_dtype == "float32":
+        # Another unit computes it, so what tensor units reach of their peak says nothing.
         slower, vague = FLOAT32_SHARE
-        peak, spread = peak * slower, math.hypot(spread, vague)
+        share, spread = slower * GPU_EFFICIENCY[0], math.hypot(GPU_EFFICIENCY[1], vague)
     bandwidth = gpu.bandwidth_gb_s * _GIGA
     unsure = NF4_SIGMA if setup.method == "qlora" else GPU_WEIGHTS[1]
     means = (

@@ -16,7 +16,14 @@ from dataclasses import dataclass
 from touchline.domain.estimate import Estimate, Rung, TrainingSetup
 from touchline.domain.machine import TargetMachine
 from touchline.domain.quantity import Missing
-from touchline.estimate.coefficients_time import COLD_SIGMA, COLD_WEIGHT, LAUNCH_RUN_SIGMA, RUN_SIGMA
+from touchline.estimate.coefficients_time import (
+    COLD_SIGMA,
+    COLD_WEIGHT,
+    LAUNCH_RUN_SIGMA,
+    PROCESSOR_TIME_SIGMA,
+    REPEAT_SIGMA,
+    RUN_SIGMA,
+)
 from touchline.estimate.flops import step_flops
 from touchline.estimate.ladder import Ladder, choose
 from touchline.estimate.points import TimePoint, model_of, stack_of, variant_of
@@ -27,7 +34,7 @@ from touchline.estimate.work import StepWork
 
 _REPEATS = 0.03
 """Two batches that differ by no more are one: means over two orders of the same data do."""
-_MOST_POINTS = 256
+_MOST_POINTS = 128
 """Measured runs that are looked at; the model's own first."""
 _TOO_FAST = 1.05
 """Share of the device's peak that no measurement can exceed, but for rounding."""
@@ -62,6 +69,7 @@ class _Question:
     work: StepWork
     kind: str
     rates: Rates
+    clock: str
 
     def row(self, point: TimePoint | None = None, setting: str = "") -> Row:
         """The asked step, or a measured one, in the terms of the fit."""
@@ -70,12 +78,14 @@ class _Question:
         found = amounts(setup, work)
         _, shares = log_seconds(self.rates.means, found, self.rates)
         on_host = float(shares[TERMS.index("launch")] + shares[TERMS.index("step")]) if self.kind == "gpu" else 0.0
+        clock = self.clock if point is None else point.clock
+        device = PROCESSOR_TIME_SIGMA if clock == "processor" else RUN_SIGMA[self.kind]
         return Row(
             amounts=found,
             model=repr(model_of(setup.shape)),
             variant=repr(variant_of(setup)),
             setting=setting,
-            noise=math.hypot(RUN_SIGMA[self.kind], LAUNCH_RUN_SIGMA * on_host),
+            noise=math.hypot(device, LAUNCH_RUN_SIGMA * on_host),
         )
 
 
@@ -153,15 +163,20 @@ def _ask(
     """The question, the points that count, why others do not, and whether the machine's figures are published."""
     here = place(machine.key)
     near = [point for point in points if place(point.machine) == here and stack_of(point.setup) == stack_of(setup)]
+    clocks = {point.clock for point in near}
     published = rates_of(setup, machine)
-    if isinstance(published, Missing):
-        if not near:
-            return Missing(missing=f"{published.missing}, and nothing was measured on it")
-        question = _Question(setup=setup, work=work, kind=machine.kind, rates=unknown_gpu())
-        return question, _nearest(question, near), (), False
-    question = _Question(setup=setup, work=work, kind=machine.kind, rates=published)
-    near, refused = _believable(question, machine, near)
-    return question, _nearest(question, near), refused, True
+    known = not isinstance(published, Missing)
+    if isinstance(published, Missing) and not near:
+        return Missing(missing=f"{published.missing}, and nothing was measured on it")
+    question = _Question(
+        setup=setup,
+        work=work,
+        kind=machine.kind,
+        rates=unknown_gpu() if isinstance(published, Missing) else published,
+        clock="processor" if clocks == {"processor"} else "wall",
+    )
+    near, refused = _believable(question, machine, near) if known else (near, ())
+    return question, _nearest(question, near), refused, known
 
 
 def _same_model(point: TimePoint, setup: TrainingSetup) -> bool:
@@ -273,7 +288,7 @@ def _repeated(question: _Question, points: Sequence[TimePoint]) -> tuple[Estimat
     )
     middle = len(logs) // 2
     value = logs[middle] if len(logs) % 2 else (logs[middle - 1] + logs[middle]) / 2
-    noise = question.row().noise
+    noise = max(question.row().noise, REPEAT_SIGMA[question.kind])
     mean = math.fsum(logs) / len(logs)
     # The mean is one of what the residuals are taken from, so they are this much too small.
     short = math.sqrt(len(logs) / (len(logs) - 1)) if len(logs) > 1 else 1.0

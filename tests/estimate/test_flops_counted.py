@@ -1,0 +1,57 @@
+"""The formula against torch's own counter, which sees every matrix product of the real model code."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from touchline.catalog.shapes import shape_of_config
+from touchline.domain.estimate import MicroBatch, TrainingSetup
+from touchline.domain.shape import ModelShape
+from touchline.estimate.flops import forward_flops, step_flops
+from touchline.estimate.work import work_of
+
+CONFIG = LlamaConfig(
+    vocab_size=512,
+    hidden_size=96,
+    intermediate_size=256,
+    num_hidden_layers=3,
+    num_attention_heads=6,
+    num_key_value_heads=2,
+    max_position_embeddings=256,
+    tie_word_embeddings=True,
+    attn_implementation="eager",
+)
+
+
+def _setup() -> TrainingSetup:
+    shape = shape_of_config(CONFIG.to_dict(), "tiny", "a test")
+    assert isinstance(shape, ModelShape)
+    return TrainingSetup(
+        shape=shape,
+        backend="trl",
+        method="lora",
+        rank=0,
+        target_modules=(),
+        base_dtype="float32",
+        adapter_dtype="float32",
+        attention="eager",
+    )
+
+
+@pytest.mark.parametrize(("rows", "width"), [(1, 16), (3, 40), (2, 128)])
+def test_every_product_of_a_frozen_model_is_counted(rows: int, width: int) -> None:
+    model = LlamaForCausalLM(CONFIG).requires_grad_(False)
+    embedded = torch.zeros(rows, width, CONFIG.hidden_size, requires_grad=True)
+    work = work_of([MicroBatch(rows=rows, width=width, label_tokens=rows * width)])
+    forward, whole = FlopCounterMode(display=False), FlopCounterMode(display=False)
+    with forward:
+        model(inputs_embeds=embedded)
+    with whole:
+        model(inputs_embeds=embedded).logits.sum().backward()
+    setup = _setup()
+    # The angles of the rotation are a product too: head width times tokens, a thousandth of the rest.
+    assert forward.get_total_flops() == pytest.approx(forward_flops(setup, work), rel=2e-3)
+    assert whole.get_total_flops() == pytest.approx(step_flops(setup, work).total, rel=2e-3)

@@ -1,0 +1,181 @@
+"""Records of the history as points of time: what is used, and why the rest is not."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.estimate.made_shapes import LLAMA_1B
+from tests.estimate.time_rows import cpu_machine, gpu_machine
+from tests.evidence.made import READINGS, make_record, number
+
+from touchline.domain.estimate import Rung
+from touchline.domain.quantity import Missing
+from touchline.domain.reading import Word
+from touchline.domain.record import RunRecord, WorkFacts
+from touchline.domain.shape import ModelShape
+from touchline.estimate.learned import point_of_record, points_of_records, setup_of_record, width_of_record
+from touchline.estimate.points import Spent, TimePoint
+from touchline.estimate.terms import place
+from touchline.estimate.time import StepTime, seconds_per_step
+from touchline.evidence.records import record_of
+
+pytestmark = pytest.mark.planning
+
+
+def shape_of(name: str) -> ModelShape | Missing:
+    """One model is known."""
+    return LLAMA_1B if "1b" in name.lower() else Missing(missing=f"nobody knows {name}")
+
+
+def said(**changes: object) -> RunRecord:
+    """What a torchtune log with its config tells, packed."""
+    told: dict[str, Any] = {
+        "model": Word(value="llama3_2_1b"),
+        "method": Word(value="lora"),
+        "lora_rank": number(64),
+        "target_modules": Word(value="q_proj, v_proj"),
+        "dtype": Word(value="bf16"),
+        "trainer": Word(value="torchtune"),
+        "gpu": Word(value="NVIDIA A100-SXM4-80GB"),
+        "gpus": number(1),
+        "micro_batch_size": number(4),
+        "gradient_accumulation_steps": number(2),
+        "max_seq_len": number(2048, "tokens"),
+        "packed": Word(value="true"),
+        "seconds_per_step": number(2.0, "s"),
+        "steps_done": number(50, "steps"),
+    }
+    return make_record(**(told | changes))
+
+
+def point(record: RunRecord) -> TimePoint:
+    """Its point, which must be there."""
+    found = point_of_record(record, shape_of)
+    assert isinstance(found, TimePoint), found
+    return found
+
+
+def test_a_packed_run_tells_its_work_by_its_settings() -> None:
+    found = point(said())
+    assert found.work.micro_batches == 2
+    assert found.work.tokens == 2 * 4 * 2048
+    assert found.work.squares == 2 * 4 * 2048**2
+    assert (found.seconds_per_step, found.steps) == (2.0, 50)
+    assert found.setup.base_dtype == "bfloat16"
+    assert found.setup.target_modules == ("q_proj", "v_proj")
+    assert place(found.machine) == place(gpu_machine("A100-80GB").key)
+
+
+def test_it_is_evidence_for_its_model_on_its_machine() -> None:
+    found = point(said())
+    answer = seconds_per_step(found.setup, found.work.times(3), machine=gpu_machine(), points=[found])
+    assert isinstance(answer, StepTime)
+    assert answer.estimate.rung is Rung.SAME_MODEL
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"seconds_per_step": Missing(missing="no bar")}, "no seconds per step"),
+        ({"model": Missing(missing="no line")}, "names no model"),
+        ({"model": Word(value="gpt-9")}, "nobody knows gpt-9"),
+        ({"gpu": Missing(missing="no line")}, "names no device"),
+        ({"gpus": number(4)}, "4 devices"),
+        ({"trainer": Missing(missing="no line")}, "which trainer"),
+        ({"method": Missing(missing="no line")}, "the method"),
+        ({"method": Word(value="prefix tuning")}, "the method"),
+        ({"dtype": Missing(missing="no line")}, "element type"),
+        ({"micro_batch_size": Missing(missing="no line")}, "the micro-batch"),
+        ({"gradient_accumulation_steps": Missing(missing="no line")}, "the accumulation"),
+        ({"max_seq_len": Missing(missing="no line")}, "how long a row is"),
+        ({"packed": Word(value="false")}, "padded is not known"),
+        ({"packed": Missing(missing="no line")}, "padded is not known"),
+    ],
+)
+def test_what_cannot_be_used_says_why(changes: dict[str, object], reason: str) -> None:
+    found = point_of_record(said(**changes), shape_of)
+    assert isinstance(found, Missing)
+    assert reason in found.missing
+    points, refused = points_of_records([said(), said(**changes)], shape_of)
+    assert len(points) == 1
+    assert [name for name, _ in refused] == ["night_shift"]
+
+
+def test_accumulation_follows_from_the_global_batch() -> None:
+    record = said(gradient_accumulation_steps=Missing(missing="no line"))
+    whole = replace(record, batching=replace(record.batching, global_batch_size=number(12)))
+    assert point(whole).work.micro_batches == 3
+
+
+def test_the_width_of_padded_batches_is_taken_only_where_lengths_hardly_differ() -> None:
+    record = said(packed=Word(value="false"))
+    near = replace(
+        record, batching=replace(record.batching, mean_tokens=number(50, "tokens"), longest_tokens=number(60, "tokens"))
+    )
+    width = width_of_record(near)
+    assert isinstance(width, float)
+    assert 50 < width < 60
+    far = replace(near, batching=replace(near.batching, longest_tokens=number(500, "tokens")))
+    assert isinstance(width_of_record(far), Missing)
+    alone = replace(far, batching=replace(far.batching, micro_batch_size=number(1)))
+    assert width_of_record(alone) == 50
+
+
+def own(**work: Any) -> RunRecord:
+    """A run of our own on a processor, which tells what it computed."""
+    record = said(gpu=Missing(missing="the processor trained"), trainer=Word(value="peft"), packed=Word(value="false"))
+    told: dict[str, Any] = {
+        "micro_batches": number(2),
+        "padded_tokens": number(1000, "tokens"),
+        "squared_widths": number(120000),
+        "label_tokens": number(100, "tokens"),
+        "steps": number(9),
+        "startup_seconds": number(3, "s"),
+        "validation_seconds": number(1.5, "s"),
+        "validation_tokens": number(40, "tokens"),
+        "saving_seconds": number(0.5, "s"),
+        "evaluation_seconds": number(20, "s"),
+        "evaluation_samples": number(200),
+    }
+    return replace(
+        record,
+        machine=replace(record.machine, processor=Word(value="AMD EPYC"), threads=number(2)),
+        costs=replace(record.costs, checkpoint_size=number(0.5, "GiB")),
+        work=WorkFacts(**(told | work)),
+    )
+
+
+def test_our_own_runs_tell_what_they_computed_and_what_else_took_time() -> None:
+    found = point(own())
+    assert found.machine == cpu_machine("AMD EPYC", 2).key
+    assert (found.work.tokens, found.work.squares, found.work.label_tokens) == (1000, 120000, 100)
+    assert found.steps == 9
+    assert found.validation == Spent(seconds=1.5, amount=400)
+    assert found.saving == Spent(seconds=0.5, amount=0.5 * 2**30)
+    assert found.evaluation == Spent(seconds=20, amount=200)
+    assert found.startup == Spent(seconds=3, amount=2.0 * LLAMA_1B.num_parameters)
+
+
+def test_widths_that_were_not_counted_come_from_the_micro_batch() -> None:
+    found = point(own(squared_widths=Missing(missing="not counted")))
+    # 500 tokens in 4 rows, twice.
+    assert found.work.squares == pytest.approx(1000 * 125)
+
+
+def test_the_settings_of_a_record_are_those_of_its_log() -> None:
+    setup = setup_of_record(said(), shape_of)
+    assert not isinstance(setup, Missing)
+    assert (setup.backend, setup.method, setup.rank) == ("torchtune", "lora", 64)
+    assert not setup.gradient_checkpointing
+    assert setup.attention == "fused"
+
+
+@given(reading=READINGS, known=st.booleans())
+def test_whatever_a_record_holds_there_is_a_point_or_a_reason(reading: Any, known: bool) -> None:
+    record = record_of(reading, {}, reader_version=1)
+    found = point_of_record(record, lambda name: LLAMA_1B if known else Missing(missing=name))
+    assert isinstance(found, TimePoint | Missing)

@@ -1,0 +1,154 @@
+"""Measured times of tests/data/measured as points: public A100 rows, and our own short runs on a processor.
+
+Sources and licences: tests/data/measured/time/README.md.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from tests.estimate.made_shapes import SHAPES
+
+from touchline.catalog.shapes import shape_of_config
+from touchline.domain.estimate import Dtype, Method, MicroBatch, TrainingSetup
+from touchline.domain.experiment import LoraConfig
+from touchline.domain.machine import TargetMachine
+from touchline.domain.quantity import Missing
+from touchline.domain.shape import ModelShape
+from touchline.estimate.points import Spent, TimePoint
+from touchline.estimate.work import StepWork, work_of
+
+FOLDER = Path(__file__).resolve().parents[1] / "data" / "measured"
+CPU_RUNS = FOLDER / "cpu_runs.json"
+
+
+def gpu_machine(name: str = "A100-80GB") -> TargetMachine:
+    """A GPU by name."""
+    return TargetMachine(
+        kind="gpu", name=name, memory=Missing(missing="not asked"), count=1, base_dtype="bfloat16", source="a test"
+    )
+
+
+def cpu_machine(name: str, threads: int) -> TargetMachine:
+    """A processor."""
+    return TargetMachine(
+        kind="cpu",
+        name=name,
+        memory=Missing(missing="not asked"),
+        count=1,
+        threads=threads,
+        base_dtype="float32",
+        source="a test",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PublicRow:
+    """A published time."""
+
+    source: str
+    """Whose table."""
+    point: TimePoint
+    """The row."""
+
+
+def public_rows() -> list[PublicRow]:
+    """All rows of a100_times.csv."""
+    with (FOLDER / "time" / "a100_times.csv").open(newline="", encoding="utf-8") as stream:
+        return [_public(row) for row in csv.DictReader(stream)]
+
+
+def _public(row: Mapping[str, str]) -> PublicRow:
+    rows, width = int(row["rows"]), int(row["width"])
+    setup = TrainingSetup(
+        shape=SHAPES[row["model"]],
+        backend=row["stack"],
+        method=cast(Method, row["method"]),
+        rank=int(row["rank"]),
+        target_modules=tuple(row["targets"].split()),
+        base_dtype=cast(Dtype, row["base_dtype"]),
+        adapter_dtype=cast(Dtype, row["adapter_dtype"]),
+        gradient_checkpointing=row["checkpointing"] == "1",
+        dropout=float(row["dropout"]),
+    )
+    batch = MicroBatch(rows=rows, width=width, label_tokens=rows * width)
+    point = TimePoint(
+        name=f"{row['source']} {row['model']} {row['method']} {rows}x{width}",
+        setup=setup,
+        machine=row["gpu"],
+        work=work_of([batch] * int(row["accumulation"])),
+        seconds_per_step=float(row["seconds"]),
+        steps=10,
+    )
+    return PublicRow(source=row["source"], point=point)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CpuRuns:
+    """Our own short runs."""
+
+    machine: TargetMachine
+    """Where they ran."""
+    points: tuple[TimePoint, ...]
+    """The runs."""
+
+
+def cpu_runs(path: Path = CPU_RUNS, *, clock: str = "cpu_seconds") -> CpuRuns:
+    """What benchmarks/short_runs.py wrote; seconds of processor time, or of the clock: `wall_seconds`."""
+    content = json.loads(path.read_text(encoding="utf-8"))
+    machine = cpu_machine(content["processor"], content["threads"])
+    shapes = {name: _shape(name, config) for name, config in content["models"].items()}
+    points = tuple(_own(row, shapes[row["model"]], content, machine, clock) for row in content["runs"])
+    return CpuRuns(machine=machine, points=points)
+
+
+def _shape(name: str, config: Mapping[str, object]) -> ModelShape:
+    shape = shape_of_config(config, name, "cpu_runs.json")
+    assert isinstance(shape, ModelShape)
+    return shape
+
+
+def _own(
+    row: Mapping[str, Any], shape: ModelShape, content: Mapping[str, Any], machine: TargetMachine, clock: str
+) -> TimePoint:
+    dtype = cast(Dtype, content["base_dtype"])
+    setup = TrainingSetup(
+        shape=shape,
+        backend="peft",
+        method="lora",
+        rank=content["rank"],
+        target_modules=LoraConfig().target_modules,
+        base_dtype=dtype,
+        adapter_dtype="float32",
+        attention="eager" if row["attention"] == "eager" else "fused",
+    )
+    width = row["tokens"] / (row["rows"] * row["micro_batches"])
+    saves: Sequence[float] = row["save_seconds"]
+    return TimePoint(
+        name=row["name"],
+        setup=setup,
+        machine=machine.key,
+        work=StepWork(
+            micro_batches=row["micro_batches"],
+            tokens=row["tokens"],
+            squares=row["tokens"] * width,
+            label_tokens=row["label_tokens"],
+        ),
+        seconds_per_step=row[clock],
+        steps=row["steps"],
+        clock="processor" if clock == "cpu_seconds" else "wall",
+        startup=Spent(seconds=_startup(row), amount=4.0 * shape.num_parameters),
+        validation=Spent(seconds=row["validation_seconds"], amount=row["validation_tokens"]),
+        saving=Spent(seconds=sum(saves) / len(saves), amount=sum(row["save_bytes"]) / len(saves)),
+    )
+
+
+def _startup(row: Mapping[str, Any]) -> float:
+    """What is left of the process's wall time: its steps, one more than were counted, two validations and the saves."""
+    inside = (row["steps"] + 1) * row["wall_seconds"] + 2 * row["validation_seconds"] + sum(row["save_seconds"])
+    return max(0.1, float(row["process_seconds"]) - float(inside))
