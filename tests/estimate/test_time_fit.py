@@ -94,7 +94,7 @@ def test_a_run_as_it_was_predicted_widens_nothing(
     before = fit(rates(), rows, logs)
     new = row(launches, tokens, setting="new")
     after = fit(rates(), [*rows, new], [*logs, before.predict(new)[0]])
-    assert after.predict(row(launches, asked))[1] <= 1.1 * before.predict(row(launches, asked))[1]
+    assert after.predict(row(launches, asked))[1] <= before.predict(row(launches, asked))[1]
 
 
 def test_another_models_point_teaches_less_than_its_own() -> None:
@@ -169,13 +169,17 @@ def test_the_slower_side_counts_where_they_overlap() -> None:
 
 
 def test_one_run_that_shared_its_machine_bends_nothing() -> None:
-    rows = [row(*point, setting=str(index)) for index, point in enumerate(GRID)]
-    logs = [truth(*point) for point in GRID]
+    grid = [(launches, tokens) for launches in (10.0, 20.0, 40.0) for _, tokens in GRID[:4]]
+    rows = [row(*point, setting=str(index)) for index, point in enumerate(grid)]
+    logs = [truth(*point) for point in grid]
+    calm = fit(rates(), rows, logs)
     logs[5] += math.log(3)
-    value, sigma = fit(rates(), rows, logs).predict(row(*GRID[5]))
-    assert value == pytest.approx(truth(*GRID[5]), abs=0.15)
-    # But it is not forgotten: the next run may be like it.
-    assert sigma > 1.5 * fitted(len(GRID)).predict(row(*GRID[5]))[1]
+    wild = fit(rates(), rows, logs)
+    for point in grid:
+        value, sigma = wild.predict(row(*point))
+        assert value == pytest.approx(truth(*point), abs=0.1)
+        # But it is not forgotten: the next run may be like it.
+        assert sigma > 1.5 * calm.predict(row(*point))[1]
 
 
 def test_leaving_one_out_is_what_a_fit_without_it_says() -> None:

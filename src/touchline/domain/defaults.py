@@ -56,14 +56,16 @@ DEFAULTS: Final = (
     _row(
         "train.micro_batch_size",
         f"largest divisor of the global batch within {MICRO_BATCH_TOKENS} padded tokens",
-        "beyond some thousand tokens a forward pass gains no more speed; until runs are measured, memory is not known",
+        "the largest that surely fits by the estimate; beyond some thousand tokens a forward pass gains no more speed",
     ),
     _row("train.learning_rate", LEARNING_RATE, "the usual peak for LoRA with AdamW; SFT defaults of 2e-5 are too low"),
     _row("train.schedule", "linear", "falls to zero at the last step"),
     _row("train.warmup_fraction", WARMUP_FRACTION, "a share of the steps, so that short runs are not all warm-up"),
     _row("train.max_grad_norm", MAX_GRAD_NORM, "clips only steps that are out of the ordinary"),
     _row("train.max_seq_len", MAX_SEQ_LEN, "longer examples are faults, never cut in silence"),
-    _row("train.packed", "auto", "not packed until both ways have been predicted from measured runs"),
+    _row(
+        "train.packed", "auto", "the way that is predicted to be faster by a twentieth and surely fits; else not packed"
+    ),
     _row("train.gradient_checkpointing", "false", "costs about a third more time; ask for it when memory needs it"),
     _row("train.base_dtype", "auto", "bfloat16 where processor or GPU is fast at it, else float32"),
     _row("train.checkpoint.keep", "all", "adapters are small; nothing is deleted unless you say so"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum, StrEnum
@@ -136,6 +137,15 @@ class TrainingSetup:
     """Whether gradients wait through further micro-batches, so that they lie beside the next one's activations."""
     loss: LossKind | None = None
     """How the loss is computed, where settings say; none: as the trainer does by itself."""
+
+    @property
+    def optimizer_family(self) -> str:
+        """What decides on its memory and time, whatever a log calls it: `AdamW, fused` and `adamw_torch` are one."""
+        name = self.optimizer.lower()
+        bits = "8bit " if re.search(r"8-?bit", name) else "4bit " if re.search(r"4-?bit", name) else ""
+        paged = "paged " if "paged" in name else ""
+        known = ("adafactor", "adagrad", "adamw", "adam", "lion", "sgd", "muon", "lamb")
+        return paged + bits + next((each for each in known if each in name), name)
 
     @property
     def trained_parameters(self) -> int:

@@ -196,7 +196,7 @@ def stack_of(setup: TrainingSetup) -> tuple[object, ...]:
         setup.method,
         setup.base_dtype,
         setup.adapter_dtype,
-        setup.optimizer,
+        setup.optimizer_family,
         setup.gradient_checkpointing,
         setup.attention,
         setup.compiled,

@@ -22,7 +22,7 @@ Floats: TypeAlias = NDArray[np.float64]
 _ROUNDS = 40
 _CLOSE = 1e-6
 _HALVINGS = 8
-_ENOUGH_TO_DOUBT = 6
+_ENOUGH_TO_DOUBT = 10
 """Rows from which on one can be told to be an outlier."""
 _KNOWN = 2.0
 """Its noise, times this, is what the others must know it within."""

@@ -145,7 +145,6 @@ class Decisions:
             disk=disk_of(real, train, found.steps),
         )
 
-
     def _forecast(self, train: TrainConfig, question: Question) -> BatchForecast | Missing:
         """What goes through the model; ranks and intervals change nothing of it."""
         key = (
