@@ -45,17 +45,17 @@ torchtune-env: $(TUNE)/.complete ## Make .venv-torchtune: peers that do not live
 
 # torchtune 0.6.1 does not import beside newer versions of torchao. LLaMA-Factory's packer needs little of what
 # LLaMA-Factory asks for.
-$(TUNE)/.complete: Makefile
+$(TUNE)/.complete: benchmarks/peers-torchtune.txt benchmarks/peers-llamafactory.txt
 	test -x $(TUNE)/bin/python || $(PYTHON) -m venv $(TUNE)
 	$(TUNE)/bin/python -m pip install --quiet torch==2.13.0
-	$(TUNE)/bin/python -m pip install --quiet torchao==0.10.0 torchdata==0.11.0 torchtune==0.6.1
-	$(TUNE)/bin/python -m pip install --quiet --no-deps llamafactory==0.9.5
+	$(TUNE)/bin/python -m pip install --quiet -r benchmarks/peers-torchtune.txt
+	$(TUNE)/bin/python -m pip install --quiet --no-deps -r benchmarks/peers-llamafactory.txt
 	touch $@
 
 # Its batching runs on the libraries of .venv, which it sees through a path file: of its own it needs three packages.
-$(FACT)/.complete: $(VENV)/.complete
+$(FACT)/.complete: $(VENV)/.complete benchmarks/peers-llamafactory.txt
 	test -x $(FACT)/bin/python || $(PYTHON) -m venv $(FACT)
-	$(FACT)/bin/python -m pip install --quiet --no-deps llamafactory==0.9.5 omegaconf==2.3.0 antlr4-python3-runtime==4.9.3
+	$(FACT)/bin/python -m pip install --quiet --no-deps -r benchmarks/peers-llamafactory.txt
 	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
 	  > "$$($(FACT)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/venv.pth"
 	touch $@

@@ -9,6 +9,8 @@ from touchline.errors import InputFault
 KIB = 1024
 MIB = 1024**2
 GIB = 1024**3
+GIB_IN = {"GiB": 1.0, "B": 1 / GIB, "MiB": MIB / GIB, "GB": 1e9 / GIB, "MB": 1e6 / GIB}
+"""How many GiB one of each unit is."""
 
 _SECONDS = {"s": 1.0, "sec": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "hour": 3600.0, "hours": 3600.0, "d": 86400.0}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*([a-z]+)")
@@ -45,3 +47,13 @@ def format_bytes(size_bytes: float) -> str:
             return f"{size:.0f} {unit}" if unit == "B" or size >= 100 else f"{size:.3g} {unit}"
         size /= 1024
     raise AssertionError("unreachable")
+
+
+def minutes_to_seconds(minutes: float) -> float:
+    """Sixty times as many."""
+    return 60 * minutes
+
+
+def seconds_to_hours(seconds: float) -> float:
+    """One hour is 3,600 seconds."""
+    return seconds / 3600

@@ -23,7 +23,7 @@ ALLOWED = {
 }
 """(package, name) -> why its number is no estimate."""
 
-HONEST_CONSTANTS = frozenset({"NO_EVIDENCE"})
+HONEST_CONSTANTS = frozenset({"NO_EVIDENCE", "_UNTOLD"})
 """Constants that hold no number."""
 WORDS = frozenset(
     {

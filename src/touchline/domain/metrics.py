@@ -91,7 +91,7 @@ class AttemptRow:
     label_tokens: int
     """Tokens of that span."""
     setup_seconds: float
-    """Wall time from the process's start of work to the first step."""
+    """Wall time from the beginning of the process's work to the first step: data, libraries, weights, proof."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -11,8 +11,7 @@ from touchline.domain.record import RunRecord
 from touchline.domain.shape import ModelShape
 from touchline.estimate.evidence_memory import MeasuredPoint
 from touchline.estimate.learned import setup_of_record, width_of_record
-
-_BYTES_PER_GIB = {"GiB": 1.0, "B": 1 / 2**30, "MiB": 1 / 1024, "GB": 1e9 / 2**30, "MB": 1e6 / 2**30}
+from touchline.units import GIB_IN
 
 
 def memory_points_of_records(
@@ -49,11 +48,9 @@ def memory_points_of_record(
         return batch
     name = record.run or record.name
     points = tuple(
-        MeasuredPoint(
-            setup=setup, batch=batch, kind=peak.kind, peak_gib=peak.value * _BYTES_PER_GIB[peak.unit], name=name
-        )
+        MeasuredPoint(setup=setup, batch=batch, kind=peak.kind, peak_gib=peak.value * GIB_IN[peak.unit], name=name)
         for peak in record.costs.peak_memory
-        if peak.kind is not None and peak.phase == "step" and peak.unit in _BYTES_PER_GIB and peak.value > 0
+        if peak.kind is not None and peak.phase == "step" and peak.unit in GIB_IN and peak.value > 0
     )
     return points or Missing(missing="no peak that was taken while it trained")
 

@@ -19,6 +19,7 @@ from touchline.estimate.gpus import Gpu
 from touchline.estimate.memory import memory_estimate
 from touchline.estimate.points import TimePoint
 from touchline.estimate.processor import processor_memory_estimate
+from touchline.estimate.throughput import knee
 from touchline.packing import largest_divisor
 
 
@@ -81,13 +82,8 @@ def choose_micro_batch(
     """The largest divisor of the global batch that surely fits and that still gains speed."""
     if train.micro_batch_size != "auto":
         return MicroBatchChoice(size=train.micro_batch_size, reason="micro-batch as written")
-    longest, whole = int(lengths.total.max()), train.global_batch_size
-    size = largest_divisor(whole, defaults.MICRO_BATCH_TOKENS // longest)
-    gain = (
-        "the whole global batch"
-        if size == whole
-        else f"beyond some {defaults.MICRO_BATCH_TOKENS:,} padded tokens a pass gains no more speed"
-    )
+    whole = train.global_batch_size
+    size, gain = _fastest(train, setup, lengths, outlook)
     if isinstance(setup, Missing):
         return MicroBatchChoice(size=size, reason=f"micro-batch {size}: {gain}; memory not known ({setup.missing})")
     while True:
@@ -100,6 +96,28 @@ def choose_micro_batch(
         gain = "the largest that surely fits"
     room = f"{found.process.high:.3g} GiB at the most" if found.verdict is Verdict.FITS else found.verdict.value
     return MicroBatchChoice(size=size, reason=f"micro-batch {size}: {gain}; {room}")
+
+
+def _fastest(train: TrainConfig, setup: TrainingSetup | Missing, lengths: Lengths, outlook: Outlook) -> tuple[int, str]:
+    """The micro-batch beyond which a pass gains no more speed, and why: by past runs, else by a usual size."""
+    longest, whole = int(lengths.total.max()), train.global_batch_size
+    limit = defaults.MICRO_BATCH_TOKENS // longest
+    reason = f"beyond some {defaults.MICRO_BATCH_TOKENS:,} padded tokens a pass gains no more speed"
+    if outlook.time_points and not isinstance(setup, Missing):
+        share = float(lengths.answer.mean() / lengths.total.mean())
+        found = knee(
+            setup,
+            longest,
+            share,
+            machine=outlook.machine,
+            points=outlook.time_points,
+            most=whole,
+            global_rows=whole,
+        )
+        if not isinstance(found, Missing):
+            limit, reason = found.rows, "a larger one gains less than 3 % of speed, by past runs"
+    size = largest_divisor(whole, limit)
+    return size, "the whole global batch" if size == whole else reason
 
 
 def disk_of(setup: TrainingSetup, train: TrainConfig, steps: int) -> Measured:

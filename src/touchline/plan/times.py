@@ -24,8 +24,7 @@ from touchline.estimate.run_time import (
 from touchline.estimate.time import seconds_per_step
 from touchline.estimate.work import StepWork, work_of_forecast
 from touchline.packing.forecast import BatchForecast, BatchSettings
-
-_SECONDS_PER_MINUTE = 60
+from touchline.units import minutes_to_seconds
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -109,7 +108,7 @@ def times_of(
     parts = _parts(setup, train, lengths, course, step, work, machine, points)
     found = run_seconds(step, course.steps, parts=parts)
     limit = Quantity(
-        value=slurm_time_limit(found.total) * _SECONDS_PER_MINUTE,
+        value=minutes_to_seconds(slurm_time_limit(found.total)),
         unit="s",
         method="upper end of the interval, and a margin",
     )

@@ -9,8 +9,7 @@ from typing import TypedDict
 from touchline.domain.machine import TargetMachine
 from touchline.domain.plan import PlannedRun
 from touchline.domain.quantity import Measured, Missing, Quantity
-
-_SECONDS_PER_HOUR = 3600
+from touchline.units import seconds_to_hours
 
 
 class Totals(TypedDict):
@@ -31,7 +30,7 @@ def totals(runs: Sequence[PlannedRun], machine: TargetMachine, gpus_per_run: int
     devices = max(gpus_per_run, 1) if machine.kind == "gpu" else 1
     at_once = max(machine.count // devices, 1)
     return Totals(
-        gpu_hours=_scaled(seconds, devices / _SECONDS_PER_HOUR, "h"),
+        gpu_hours=_scaled(seconds, seconds_to_hours(devices), "h"),
         wall_seconds=_scaled(seconds, 1 / min(at_once, max(len(runs), 1)), "s"),
         disk=added([run.disk for run in runs if run.train is not None], "MB"),
     )

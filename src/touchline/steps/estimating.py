@@ -13,7 +13,7 @@ from touchline.backends.memory import MemoryCoefficients
 from touchline.catalog.settings import Settings
 from touchline.catalog.shapes import load_config, load_shape
 from touchline.domain.answers import EstimateAnswer, MemoryAnswer
-from touchline.domain.estimate import Attention, Dtype, Estimate, Method, MicroBatch, TrainingSetup
+from touchline.domain.estimate import Attention, Dtype, Method, MicroBatch, TrainingSetup
 from touchline.domain.finding import Finding, Severity
 from touchline.domain.quantity import Measured, Missing, Quantity
 from touchline.domain.record import RunRecord
@@ -24,7 +24,7 @@ from touchline.estimate.gpus import Gpu
 from touchline.estimate.memory import batch_of, largest_micro_batch, memory_estimate, most_that_could_fit
 from touchline.estimate.parts import after_init_bytes
 from touchline.estimate.run_time import run_seconds
-from touchline.estimate.time import seconds_per_step
+from touchline.estimate.time import StepTime, seconds_per_step
 from touchline.estimate.work import work_of
 from touchline.evidence.adding import readable, record_of_run
 from touchline.evidence.files import FoundRun, find_runs
@@ -115,11 +115,11 @@ def estimate(request: EstimateRequest, settings: Settings) -> EstimateAnswer:
         ),
         simulated_gib=_simulated(request, setup, batch, coefficients, settings),
         largest_micro_batch=_largest(setup, request, gpu, coefficients, past),
-        seconds_per_step=step if isinstance(step, Missing) else step.quantity(),
+        seconds_per_step=step if isinstance(step, Missing) else step.estimate.quantity(),
         steps=_steps(request),
         total_seconds=_total(request, step),
         adapter_size=_adapter_size(setup),
-        notes=(*notes, *_notes(setup, past)),
+        notes=(*notes, *_notes(setup, past), *(() if isinstance(step, Missing) else step.refused)),
     )
 
 
@@ -290,11 +290,10 @@ def _past(request: EstimateRequest, setup: TrainingSetup, settings: Settings) ->
     )
 
 
-def _step(request: EstimateRequest, setup: TrainingSetup, batch: MicroBatch, past: PastRuns) -> Estimate | Missing:
+def _step(request: EstimateRequest, setup: TrainingSetup, batch: MicroBatch, past: PastRuns) -> StepTime | Missing:
     machine, _ = target(request.gpu, 1)
     work = work_of([batch] * request.accumulation)
-    found = seconds_per_step(setup, work, machine=machine, points=past.time)
-    return found if isinstance(found, Missing) else found.estimate
+    return seconds_per_step(setup, work, machine=machine, points=past.time)
 
 
 def _steps(request: EstimateRequest) -> Measured:
@@ -304,13 +303,13 @@ def _steps(request: EstimateRequest) -> Measured:
     return Quantity(value=-(-request.examples // a_step) * request.epochs, unit="steps", method="rounded up each epoch")
 
 
-def _total(request: EstimateRequest, step: Estimate | Missing) -> Measured:
+def _total(request: EstimateRequest, step: StepTime | Missing) -> Measured:
     steps = _steps(request)
     if isinstance(steps, Missing):
         return steps
     if isinstance(step, Missing):
         return step
-    return run_seconds(step, int(steps.value)).total.quantity()
+    return run_seconds(step.estimate, int(steps.value)).total.quantity()
 
 
 def _notes(setup: TrainingSetup, past: PastRuns) -> Iterable[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,6 +44,7 @@ def run_training(config: TrainerConfig, folder: Path, stop: Stop) -> bool:
     Raises:
         TouchlineError: refused or failed, with the reason.
     """
+    begun = time.monotonic()
     if is_done(folder, config):
         LOG.info("run %s is trained already; nothing to do", config.run)
         remove_folder(folder / RESUME_FOLDER)
@@ -53,15 +55,13 @@ def run_training(config: TrainerConfig, folder: Path, stop: Stop) -> bool:
     if stop.asked:
         return False
     # Here, since these imports take seconds and everything above may already have said no.
-    from touchline.trainer.machine import Stopwatch
     from touchline.trainer.setup import attempt_row, build_session
 
-    watch = Stopwatch()
     session = build_session(inputs, saved)
     from touchline.trainer.loop import Training
 
     with MetricsLog(folder / METRICS) as log:
-        row = attempt_row(session, log.attempt, watch)
+        row = attempt_row(session, log.attempt, time.monotonic() - begun)
         log.write(row)
         LOG.info(
             "run %s: %d steps from step %d, %s on %s, %s, attention %s",

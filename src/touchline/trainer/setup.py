@@ -19,7 +19,7 @@ from touchline.errors import DriftFault, PolicyFault
 from touchline.trainer.inputs import Inputs
 from touchline.trainer.isolation import prove, sample_for_proof
 from touchline.trainer.log import LOG
-from touchline.trainer.machine import Machine, Stopwatch, library_versions, look_around
+from touchline.trainer.machine import Machine, library_versions, look_around
 from touchline.trainer.model import (
     OPTIMIZER,
     TargetLoss,
@@ -112,7 +112,7 @@ def build_session(inputs: Inputs, saved: tuple[Path, ResumeState] | None) -> Ses
     )
 
 
-def attempt_row(session: Session, attempt: int, watch: Stopwatch) -> AttemptRow:
+def attempt_row(session: Session, attempt: int, setup_seconds: float) -> AttemptRow:
     """What is written down about an attempt before its first step."""
     inputs, machine, state = session.inputs, session.machine, session.state
     config, batches = inputs.config, inputs.batches
@@ -146,7 +146,7 @@ def attempt_row(session: Session, attempt: int, watch: Stopwatch) -> AttemptRow:
         trainable_parameters=sum(parameter.numel() for parameter in session.parameters.values()),
         label_text=inputs.renderer.decode(label, keep_special=True),
         label_tokens=len(label),
-        setup_seconds=watch.seconds(),
+        setup_seconds=setup_seconds,
     )
 
 
