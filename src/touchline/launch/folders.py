@@ -76,13 +76,17 @@ class ExperimentFolder:
         return write_if_changed(self.plan_json, plan_to_json(plan)) or changed
 
     def has_started(self, name: str) -> bool:
-        """Whether anything of a run's own is there: an attempt, a saved state, a checkpoint, an evaluation."""
+        """Whether anything of a run's training is there: an attempt, a saved state, a checkpoint."""
         folder = self.run(name)
         return (
             (folder / "metrics.jsonl").exists()
             or any((folder / "status").glob("start.*"))
             or any(folder.glob("epoch_*"))
         )
+
+    def has_evaluations(self, name: str) -> bool:
+        """Whether an evaluation of a run, or of a control, is there."""
+        return any((self.run(name) / "eval").glob("*.eval"))
 
     def write_run(self, name: str, files: Mapping[str, str]) -> list[str]:
         """Put a run's files in place; give the names of those that a person changed and that were left alone.

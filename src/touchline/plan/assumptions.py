@@ -37,4 +37,6 @@ def _value(run: PlannedRun, key: str) -> str | None:
         return None
     if isinstance(node, bool):
         return str(node).lower()
+    if isinstance(node, float):
+        return f"{node:g}"
     return ", ".join(str(item) for item in node) if isinstance(node, tuple) else str(node)

@@ -129,7 +129,7 @@ def _planned(spec: RunSpec, inputs: PlanInputs, decisions: Decisions) -> tuple[P
         digest="",
     )
     if spec.kind is RunKind.CONTROL:
-        return replace(run, digest=_digest(run, model, dataset)), []
+        return replace(_evaluated(run, spec, inputs, decisions), digest=_digest(run, model, dataset)), []
     backend = get_backend(spec.train.backend)
     lengths = inputs.lengths[spec.model, data_key(spec.data)]
     findings = [replace(fault, subject=f"{spec.name}: {fault.subject}") for fault in backend.faults(model, spec.train)]
@@ -151,6 +151,25 @@ def _planned(spec: RunSpec, inputs: PlanInputs, decisions: Decisions) -> tuple[P
         if same.digest == started.digest:
             return replace(started, evaluate=spec.evaluate, levels=spec.levels, accepted=run.accepted), []
     return _trained(run, question, decisions), []
+
+
+def _evaluated(run: PlannedRun, spec: RunSpec, inputs: PlanInputs, decisions: Decisions) -> PlannedRun:
+    """A control with what its evaluation takes: as long as that of a run of the same model."""
+    lengths = inputs.lengths.get((spec.model, data_key(spec.data)))
+    if lengths is None or _length_faults(spec, lengths):
+        return run
+    question = Question(
+        train=spec.train,
+        evaluate=spec.evaluate,
+        model=inputs.models[spec.model],
+        dataset=inputs.datasets[spec.data.path],
+        data=data_key(spec.data),
+        lengths=lengths,
+    )
+    started = inputs.started.get(spec.name)
+    if started is not None:
+        return replace(run, evaluate_seconds=started.evaluate_seconds)
+    return replace(run, evaluate_seconds=decisions.decide(question, run.seed).times.evaluation)
 
 
 def _as_decided(train: TrainConfig, started: PlannedRun) -> TrainConfig:

@@ -137,7 +137,7 @@ def _totals(plan: Plan) -> Iterator[str]:
     hours = "GPU-hours" if plan.machine.kind == "gpu" else "hours of this processor"
     if isinstance(plan.gpu_hours, Quantity):
         ends = f" ({plan.gpu_hours.low:.3g} to {plan.gpu_hours.high:.3g})" if plan.gpu_hours.low is not None else ""
-        yield f"Total: {plan.gpu_hours.value:.3g} {hours}{ends}, evaluations included"
+        yield f"Total: {plan.gpu_hours.value:.3g} {hours}{ends}; {plan.gpu_hours.method or 'evaluations included'}"
     else:
         yield f"Total {hours}: {measured(plan.gpu_hours)}"
     yield f"From start to end: {_time(plan.wall_seconds)}{_deadline(plan)}"

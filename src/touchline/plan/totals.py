@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import TypedDict
 
 from touchline.domain.machine import TargetMachine
@@ -25,8 +26,14 @@ def totals(runs: Sequence[PlannedRun], machine: TargetMachine, gpus_per_run: int
 
     Errors of runs of one model are made together, so the ends of the intervals are added, not their squares.
     """
-    parts = [value for run in runs for value in (run.train_seconds, run.evaluate_seconds) if _counts(run, value)]
-    seconds = added(parts, "s")
+    training = [run.train_seconds for run in runs if run.train is not None]
+    evaluations = [run.evaluate_seconds for run in runs]
+    known = [value for value in evaluations if isinstance(value, Quantity)]
+    unknown = dict.fromkeys(value.missing for value in evaluations if isinstance(value, Missing))
+    seconds = added([*training, *known], "s")
+    if isinstance(seconds, Quantity) and unknown:
+        count = len(evaluations) - len(known)
+        seconds = replace(seconds, method=f"{count} evaluations not counted: {'; '.join(unknown)}")
     devices = max(gpus_per_run, 1) if machine.kind == "gpu" else 1
     at_once = max(machine.count // devices, 1)
     return Totals(
@@ -63,15 +70,8 @@ def evidence_of(runs: Iterable[PlannedRun]) -> tuple[str, ...]:
     return tuple(named)
 
 
-def _counts(run: PlannedRun, value: Measured) -> bool:
-    return run.train is not None or value is run.evaluate_seconds
-
-
 def _scaled(value: Measured, factor: float, unit: str) -> Measured:
     if isinstance(value, Missing):
         return value
-    ends = (None if end is None else end * factor for end in (value.low, value.high))
-    low, high = ends
-    return Quantity(
-        value=value.value * factor, unit=unit, low=low, high=high, coverage=value.coverage, aggregation="sum"
-    )
+    low, high = (None if end is None else end * factor for end in (value.low, value.high))
+    return replace(value, value=value.value * factor, unit=unit, low=low, high=high)

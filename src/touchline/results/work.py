@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Sequence
 
@@ -25,8 +26,7 @@ def work_facts(run: PlannedRun, metrics: Metrics) -> WorkFacts:
     steps = steady_steps(metrics)
     if not steps:
         return WorkFacts()
-    largest = run.batches
-    rows = None if largest is None else min(largest.micro_batch_size, largest.num_examples)
+    rows, width = _largest(run, metrics)
     squares = [row.squared_widths for row in steps if row.squared_widths is not None]
     return WorkFacts(
         micro_batches=_mean([row.micro_batches for row in steps], "1"),
@@ -34,8 +34,8 @@ def work_facts(run: PlannedRun, metrics: Metrics) -> WorkFacts:
         squared_widths=_mean(squares, "1") if len(squares) == len(steps) else Missing(missing="not counted"),
         label_tokens=_mean([row.target_tokens for row in steps], "tokens"),
         steps=_number(len(steps), "1"),
-        largest_rows=Missing(missing="no batches") if rows is None else _number(rows, "1"),
-        largest_width=_widest(run),
+        largest_rows=rows,
+        largest_width=width,
         largest_label_tokens=_most_labels(metrics),
         startup_seconds=_number(metrics.attempts[-1].setup_seconds, "s"),
         validation_seconds=_median([row.seconds for row in metrics.validations], "s"),
@@ -61,10 +61,18 @@ def last_attempt(metrics: Metrics) -> AttemptRow | None:
     return metrics.attempts[-1] if metrics.attempts else None
 
 
-def _widest(run: PlannedRun) -> Measured:
-    if run.batches is None:
-        return Missing(missing="no batches")
-    return _number(-(-run.batches.largest_micro_batch_tokens // run.batches.micro_batch_size), "tokens")
+def _largest(run: PlannedRun, metrics: Metrics) -> tuple[Measured, Measured]:
+    """Rows and width of the largest micro-batch: of rows that are all as wide, W is the squares over the tokens."""
+    counted = [row for row in metrics.steps if row.squared_widths]
+    if not counted:
+        # Older rows: examples side by side, as planned.
+        if run.batches is None:
+            return Missing(missing="no batches"), Missing(missing="no batches")
+        rows = min(run.batches.micro_batch_size, run.batches.num_examples)
+        return _number(rows, "1"), _number(-(-run.batches.largest_micro_batch_tokens // rows), "tokens")
+    step = max(counted, key=lambda row: row.padded_tokens / row.micro_batches)
+    width = math.ceil((step.squared_widths or 0) / step.padded_tokens)
+    return _number(max(round(step.padded_tokens / step.micro_batches / width), 1), "1"), _number(width, "tokens")
 
 
 def _most_labels(metrics: Metrics) -> Measured:

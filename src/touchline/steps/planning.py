@@ -105,7 +105,11 @@ def resolve(
         given=loaded.given,
         outlook=look(experiment, models.values(), {spec.train.backend for spec in specs}, settings),
         accepted=accepted,
-        started={run.name: run for run in (old.runs if old is not None else ()) if folder.has_started(run.name)},
+        started={
+            run.name: run
+            for run in (old.runs if old is not None else ())
+            if folder.has_started(run.name) or folder.has_evaluations(run.name)
+        },
     )
     plan_ = build_plan(inputs)
     return plan_, (*(finding.message for finding in shown), *_short_of_space(plan_, folder))
