@@ -95,7 +95,8 @@ budgets: $(VENV)/.complete ## Measure what must be fast; fails when something is
 
 bench: $(VENV)/.complete $(TUNE)/.complete $(FACT)/.complete ## Measure against peers; fails when one is missing (about 20 minutes)
 	$(BIN)/python benchmarks/packing.py --torchtune-python $(TUNE)/bin/python
-	$(BIN)/python benchmarks/estimates.py
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/estimates.py
+	$(BIN)/python benchmarks/calibration.py
 	$(BIN)/python benchmarks/read_logs.py
 	TOUCHLINE_TORCHTUNE_PYTHON=$(TUNE)/bin/python TOUCHLINE_LLAMAFACTORY_PYTHON=$(FACT)/bin/python \
 	  $(BIN)/pytest -q tests/backends/test_batching_peers.py

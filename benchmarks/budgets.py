@@ -95,6 +95,12 @@ def planning(folder: Path) -> Row:
     return measure("touchline plan, 1,000 runs", 2.0, command, folder, environment)
 
 
+def estimating() -> Row:
+    """A what-if about a public model."""
+    words = ("--model", "Llama-3.2-1B", "--backend", "torchtune", "--gpu", "A100-80GB", "--json")
+    return measure("touchline estimate", 1.0, [TOUCHLINE, "estimate", *words], ROOT, {})
+
+
 def history(folder: Path) -> Row:
     """Adding 10,000 logs again that have not changed; the first call reads them, and is not counted."""
     for number in range(10_000):
@@ -119,6 +125,7 @@ def main() -> int:
     parser.add_argument("--demo", type=Path, default=ROOT / "touchline-demo", help="folder of a finished demo")
     demo: Path = parser.parse_args().demo
     rows = [measure("touchline --help", 0.3, [TOUCHLINE, "--help"], ROOT, {})]
+    rows.append(estimating())
     with tempfile.TemporaryDirectory() as folder:
         rows.append(planning(Path(folder)))
     with tempfile.TemporaryDirectory() as folder:

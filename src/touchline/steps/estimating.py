@@ -26,8 +26,6 @@ from touchline.estimate.parts import after_init_bytes
 from touchline.estimate.run_time import run_seconds
 from touchline.estimate.time import StepTime, seconds_per_step
 from touchline.estimate.work import work_of
-from touchline.evidence.adding import readable, record_of_run
-from touchline.evidence.files import FoundRun, find_runs
 from touchline.launch.simulating import request_for, simulate
 from touchline.steps.evidence import PastRuns, past_runs, points_of
 from touchline.steps.outlook import known_gpu, target
@@ -274,6 +272,10 @@ def _past(request: EstimateRequest, setup: TrainingSetup, settings: Settings) ->
     found = past_runs(settings, {setup.backend}, {setup.shape.name})
     if not request.prior:
         return found
+    # The readers of every trainer's logs are loaded when there is a log to read, and not before.
+    from touchline.evidence.adding import readable, record_of_run
+    from touchline.evidence.files import FoundRun, find_runs
+
     records: list[RunRecord] = []
     for item in find_runs(readable(request.prior)):
         if not isinstance(item, FoundRun):
