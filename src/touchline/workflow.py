@@ -58,7 +58,13 @@ if TYPE_CHECKING:
 
 
 def plan(
-    source: Path, settings: Settings, overrides: Sequence[str] = (), *, accept: bool = False, dry_run: bool = False
+    source: Path,
+    settings: Settings,
+    overrides: Sequence[str] = (),
+    *,
+    accept: bool = False,
+    dry_run: bool = False,
+    say: Callable[[int, int], None] | None = None,
 ) -> Planned:
     """Resolve an experiment and write its plan.
 
@@ -68,6 +74,7 @@ def plan(
         overrides: dotted `key=value`.
         accept: plan again even where runs have started; what those have made is moved aside.
         dry_run: write nothing.
+        say: hears how many rows are tokenised, of how many, where their lengths are not known yet.
 
     Raises:
         InputFault: with every fault of the file, the models and the data.
@@ -78,7 +85,7 @@ def plan(
     text = read_text_bounded(folder.yaml, SIZE_LIMIT_BYTES)
     loaded = read_experiment(text, str(folder.yaml), overrides or (old.overrides if old is not None else ()))
     accepted = {run.name: run.accepted for run in old.runs if run.accepted} if old is not None else {}
-    new, notes = resolve(loaded, folder, settings, old, accepted)
+    new, notes = resolve(loaded, folder, settings, old, accepted, say)
     return settle(folder, old, new, accept=accept, dry_run=dry_run, reason="planned", notes=notes)
 
 

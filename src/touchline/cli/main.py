@@ -60,10 +60,12 @@ def plan(
     """Resolve an experiment, verify models and data, and write plan.json and runs_plan.md."""
     from touchline import workflow
     from touchline.catalog.settings import load_settings
+    from touchline.cli.progress import counting
     from touchline.domain.plan import Plan
     from touchline.plan.sections import folder_lines, sections
 
-    planned = workflow.plan(source, load_settings(), overrides or (), accept=accept, dry_run=dry_run)
+    with counting("tokenising") as hear:
+        planned = workflow.plan(source, load_settings(), overrides or (), accept=accept, dry_run=dry_run, say=hear)
     for note in planned.notes:
         say(f"note: {note}")
     if json:

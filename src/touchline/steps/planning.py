@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from touchline import __version__
@@ -51,6 +51,7 @@ def resolve(
     settings: Settings,
     old: Plan | None,
     accepted: dict[str, dict[str, object]],
+    say: Callable[[int, int], None] | None = None,
 ) -> tuple[Plan, tuple[str, ...]]:
     """Everything that the planner needs from the disk, with all faults of models, data and combinations together."""
     experiment = loaded.experiment
@@ -99,7 +100,7 @@ def resolve(
         specs=specs,
         models=models,
         datasets=datasets,
-        lengths=_lengths(specs, models, folder, settings, date),
+        lengths=_lengths(specs, models, folder, settings, date, say),
         date=date,
         touchline_version=__version__,
         given=loaded.given,
@@ -127,13 +128,18 @@ def _short_of_space(plan_: Plan, folder: ExperimentFolder) -> Iterator[str]:
 
 
 def _lengths(
-    specs: Sequence[RunSpec], models: dict[str, ModelInfo], folder: ExperimentFolder, settings: Settings, date: str
+    specs: Sequence[RunSpec],
+    models: dict[str, ModelInfo],
+    folder: ExperimentFolder,
+    settings: Settings,
+    date: str,
+    say: Callable[[int, int], None] | None,
 ) -> dict[tuple[str, str], Lengths]:
     found: dict[tuple[str, str], Lengths] = {}
     for spec in specs:
         key = (spec.model, data_key(spec.data))
         if spec.kind is RunKind.FINE_TUNED and key not in found:
-            tokens = token_lengths(models[spec.model], spec.data, "train", folder.root, date, settings.cache_dir)
+            tokens = token_lengths(models[spec.model], spec.data, "train", folder.root, date, settings.cache_dir, say)
             found[key] = Lengths(prompt=tokens.prompt, answer=tokens.answer, prefix=tokens.prefix)
     return found
 
