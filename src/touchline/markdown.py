@@ -49,5 +49,8 @@ def measured(value: Measured, digits: int = 4) -> str:
             else f"{value.value:,.0f} {value.unit}"
         )
     if value.low is not None and value.high is not None:
-        text += f" ({value.low:.{digits}g} to {value.high:.{digits}g})"
+        if value.unit == "s":
+            text += f" ({format_seconds(value.low)} to {format_seconds(value.high)})"
+        else:
+            text += f" ({value.low:.{digits}g} to {value.high:.{digits}g})"
     return text

@@ -261,7 +261,7 @@ def test_when_the_parent_is_killed_the_child_hears_it(tmp_path: Path, number: si
     parent = subprocess.Popen([sys.executable, "-c", PARENT, *child.command])
     until(child.pids)
     os.kill(parent.pid, number)
-    parent.wait()
+    assert parent.wait() == -number
     until(lambda: gone(child.pids()[0]))
 
 

@@ -299,7 +299,7 @@ def test_a_kill_of_the_parent_leaves_no_child(tiny_model: Path) -> None:
     (child,) = parent.children()
     until(lambda: in_its_steps(child.pid))
     parent.kill()
-    parent.wait()
+    assert parent.wait() == -signal.SIGKILL
     until(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from touchline.backends.memory import MemoryCoefficients
 from touchline.domain.estimate import Estimate, MemoryEstimate, MicroBatch, Rung, TrainingSetup
@@ -89,5 +90,10 @@ def processor_memory_estimate(
         capacity_gib=capacity_gib,
         verdict=verdict(of_process, capacity_gib),
         assumption="how much scratch the kernels of this processor take beside the tensors",
-        what_ifs=what_ifs(setup, batch, coefficients, None),
+        what_ifs=tuple(
+            # What the allocator holds beside tensors is another share here than on a GPU.
+            replace(what, reserved_gib=(what.allocated_gib - less) * typical)
+            for what in what_ifs(setup, batch, coefficients, None)
+            if what.allocated_gib is not None
+        ),
     )

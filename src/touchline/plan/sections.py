@@ -10,7 +10,7 @@ from touchline.domain.plan import Plan, PlannedRun
 from touchline.domain.quantity import Measured, Missing, Quantity
 from touchline.domain.runs import RunKind
 from touchline.markdown import measured
-from touchline.units import format_bytes, format_seconds
+from touchline.units import format_bytes
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -90,16 +90,9 @@ def run_rows(plan: Plan) -> Iterator[tuple[str, ...]]:
     for number, run in enumerate(plan.runs, 1):
         rank = "-" if run.train is None else str(run.train.lora.rank)
         steps = "-" if run.batches is None else str(run.batches.steps)
-        time = f"eval only: {_time(run.evaluate_seconds)}" if run.train is None else _time(run.train_seconds)
+        time = f"eval only: {measured(run.evaluate_seconds)}" if run.train is None else measured(run.train_seconds)
         memory = "-" if run.train is None else _memory_cell(run)
         yield (str(number), run.name, run.model, rank, run.kind.value, steps, time, memory, measured(run.disk))
-
-
-def _time(value: Measured) -> str:
-    """`4:41 (3:50 to 5:40)`."""
-    if isinstance(value, Missing) or value.low is None or value.high is None:
-        return measured(value)
-    return f"{format_seconds(value.value)} ({format_seconds(value.low)} to {format_seconds(value.high)})"
 
 
 def _memory_cell(run: PlannedRun) -> str:
@@ -140,7 +133,7 @@ def _totals(plan: Plan) -> Iterator[str]:
         yield f"Total: {plan.gpu_hours.value:.3g} {hours}{ends}; {plan.gpu_hours.method or 'evaluations included'}"
     else:
         yield f"Total {hours}: {measured(plan.gpu_hours)}"
-    yield f"From start to end: {_time(plan.wall_seconds)}{_deadline(plan)}"
+    yield f"From start to end: {measured(plan.wall_seconds)}{_deadline(plan)}"
     yield f"On disk: {measured(plan.disk)}"
 
 
@@ -286,6 +279,11 @@ def _evidence(plan: Plan) -> Iterator[str]:
     if plan.evidence:
         more = ", ..." if len(plan.evidence) > _SHOWN else ""
         yield f"The estimates rest on {len(plan.evidence)} past runs: {', '.join(plan.evidence[:_SHOWN])}{more}"
+    else:
+        yield (
+            "No past run is known: the intervals are those of formulas and published figures. The cheapest measurement "
+            "that narrows them is `touchline probe` on this experiment, some steps of its heaviest run."
+        )
     reasons = {
         value.missing
         for run in plan.runs

@@ -4,25 +4,28 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import get_args
 
-from touchline.backends import memory_coefficients, memory_names
+from touchline.backends import get_backend, memory_coefficients, memory_names
 from touchline.backends.memory import MemoryCoefficients
 from touchline.catalog.settings import Settings
 from touchline.catalog.shapes import load_config, load_shape
 from touchline.domain.answers import EstimateAnswer, MemoryAnswer
-from touchline.domain.estimate import Attention, Dtype, Method, MicroBatch, TrainingSetup
+from touchline.domain.estimate import Attention, Dtype, MemoryEstimate, Method, MicroBatch, TrainingSetup, Verdict
+from touchline.domain.experiment import TrainConfig
 from touchline.domain.finding import Finding, Severity
+from touchline.domain.machine import TargetMachine
 from touchline.domain.quantity import Measured, Missing, Quantity
 from touchline.domain.record import RunRecord
 from touchline.domain.shape import ModelShape
 from touchline.errors import InputFault
 from touchline.estimate.disk import adapter_file_bytes
 from touchline.estimate.gpus import Gpu
-from touchline.estimate.memory import batch_of, largest_micro_batch, memory_estimate, most_that_could_fit
+from touchline.estimate.memory import batch_of, largest_micro_batch, memory_estimate, most, most_that_could_fit
 from touchline.estimate.parts import after_init_bytes
+from touchline.estimate.processor import processor_memory_estimate
 from touchline.estimate.run_time import run_seconds
 from touchline.estimate.time import StepTime, seconds_per_step
 from touchline.estimate.work import work_of
@@ -32,6 +35,8 @@ from touchline.steps.outlook import known_gpu, target
 from touchline.units import GIB
 
 _AUTO = "auto"
+PROCESSOR_TRAINER = "peft"
+"""The trainer that also uses processors; it knows which attention is faster there."""
 _ASIDE = ("lm_head", "embed_tokens", "output", "embed_out")
 
 
@@ -88,17 +93,20 @@ def estimate(request: EstimateRequest, settings: Settings) -> EstimateAnswer:
         InputFault: with every option that is wrong.
     """
     setup, coefficients = _setup(request, settings)
-    gpu, notes = _gpu(request)
+    machine, gpu, notes = _device(request)
+    if machine.kind == "cpu":
+        eager = get_backend(PROCESSOR_TRAINER).setup(TrainConfig(), setup.shape, machine, request.padded_length)
+        setup = replace(setup, attention=eager.attention)
     batch = batch_of(request.micro_batch, request.padded_length, request.label_share)
     past = _past(request, setup, settings)
-    memory = memory_estimate(setup, batch, coefficients=coefficients, gpu=gpu, evidence=past.memory)
+    memory = _memory(setup, batch, coefficients, machine, gpu, past)
     step = _step(request, setup, batch, past)
     return EstimateAnswer(
         model=setup.shape.name,
         source=setup.shape.source,
         parameters=setup.shape.num_parameters,
         trained_parameters=setup.trained_parameters,
-        settings=_settings(request, setup, gpu),
+        settings=_settings(request, setup, machine, gpu),
         padded_tokens=batch.tokens,
         memory=MemoryAnswer(
             allocated_gib=memory.allocated.quantity(),
@@ -112,7 +120,7 @@ def estimate(request: EstimateRequest, settings: Settings) -> EstimateAnswer:
             what_ifs=memory.what_ifs,
         ),
         simulated_gib=_simulated(request, setup, batch, coefficients, settings),
-        largest_micro_batch=_largest(setup, request, gpu, coefficients, past),
+        largest_micro_batch=_largest(setup, request, coefficients, machine, gpu, past),
         seconds_per_step=step if isinstance(step, Missing) else step.estimate.quantity(),
         steps=_steps(request),
         total_seconds=_total(request, step),
@@ -179,21 +187,41 @@ def _target_faults(request: EstimateRequest, shape: ModelShape) -> Iterable[Find
             yield _wrong("--targets", wanted, tuple(known))
 
 
-def _gpu(request: EstimateRequest) -> tuple[Gpu | None, list[str]]:
-    """The GPU that is planned for, or why there is none.
+def _device(request: EstimateRequest) -> tuple[TargetMachine, Gpu | None, list[str]]:
+    """The machine that is planned for, its kind of GPU, and why there is none.
 
     Raises:
         InputFault: an unknown name.
     """
     if request.gpu != _AUTO:
-        return known_gpu(request.gpu, "--gpu"), []
-    _, found = target(_AUTO, 1)
-    if isinstance(found, Missing):
-        return None, [f"no verdict: {found.missing}; --gpu A100-80GB plans for another machine"]
-    return found, []
+        machine, _ = target(request.gpu, 1)
+        return machine, known_gpu(request.gpu, "--gpu"), []
+    machine, found = target(_AUTO, 1)
+    if not isinstance(found, Missing):
+        return machine, found, []
+    if machine.kind == "gpu":
+        return machine, None, [f"no verdict: {found.missing}"]
+    return machine, None, ["no GPU here, so this is for the processor; --gpu A100-80GB plans for another machine"]
 
 
-def _settings(request: EstimateRequest, setup: TrainingSetup, gpu: Gpu | None) -> dict[str, str]:
+def _memory(
+    setup: TrainingSetup,
+    batch: MicroBatch,
+    coefficients: MemoryCoefficients,
+    machine: TargetMachine,
+    gpu: Gpu | None,
+    past: PastRuns,
+) -> MemoryEstimate:
+    if machine.kind == "cpu":
+        return processor_memory_estimate(
+            setup, batch, coefficients=coefficients, capacity_gib=machine.memory, evidence=past.memory
+        )
+    return memory_estimate(setup, batch, coefficients=coefficients, gpu=gpu, evidence=past.memory)
+
+
+def _settings(
+    request: EstimateRequest, setup: TrainingSetup, machine: TargetMachine, gpu: Gpu | None
+) -> dict[str, str]:
     shown = {
         "backend": setup.backend,
         "method": setup.method,
@@ -207,7 +235,7 @@ def _settings(request: EstimateRequest, setup: TrainingSetup, gpu: Gpu | None) -
         "compiled": "yes" if setup.compiled else "no",
         "micro-batch": f"{request.micro_batch} x {request.padded_length}",
         "accumulation": str(request.accumulation),
-        "gpu": "unknown" if gpu is None else gpu.name,
+        "machine": machine.name if gpu is None else gpu.name,
     }
     return {name: value for name, value in shown.items() if value}
 
@@ -218,17 +246,28 @@ def _after_init(setup: TrainingSetup, coefficients: MemoryCoefficients) -> Quant
 
 
 def _largest(
-    setup: TrainingSetup, request: EstimateRequest, gpu: Gpu | None, coefficients: MemoryCoefficients, past: PastRuns
+    setup: TrainingSetup,
+    request: EstimateRequest,
+    coefficients: MemoryCoefficients,
+    machine: TargetMachine,
+    gpu: Gpu | None,
+    past: PastRuns,
 ) -> Quantity | Missing:
-    if gpu is None:
+    width, share, points = request.padded_length, request.label_share, past.memory
+    if machine.kind == "cpu":
+
+        def verdict(rows: int) -> Verdict:
+            return _memory(setup, batch_of(rows, width, share), coefficients, machine, gpu, past).verdict
+
+        fits = most(lambda rows: verdict(rows) is Verdict.FITS)
+        could = most(lambda rows: verdict(rows) is not Verdict.OOM)
+    elif gpu is None:
         return Missing(missing="the GPU is not known")
-    width, share = request.padded_length, request.label_share
-    points = past.memory
-    fits = largest_micro_batch(setup, width, share, gpu, coefficients=coefficients, evidence=points)
-    could = max(fits, most_that_could_fit(setup, width, share, gpu, coefficients=coefficients, evidence=points))
-    return Quantity(
-        value=fits, unit="rows", low=fits, high=could, method="the most that surely fit, and the most that could"
-    )
+    else:
+        fits = largest_micro_batch(setup, width, share, gpu, coefficients=coefficients, evidence=points)
+        could = most_that_could_fit(setup, width, share, gpu, coefficients=coefficients, evidence=points)
+    words = "the most that surely fit, and the most that could"
+    return Quantity(value=fits, unit="rows", low=fits, high=max(fits, could), method=words)
 
 
 def _adapter_size(setup: TrainingSetup) -> Quantity | Missing:
