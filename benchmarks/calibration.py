@@ -1,12 +1,12 @@
 """Leave-one-out over real runs, by the commands that people use: do 90 % intervals hold nine truths of ten?
 
-    python benchmarks/calibration.py [--history DIR] [--plot FILE.png]
+    python benchmarks/calibration.py [--folder DIR] [--plot FILE.png]
 
 Three Llama-shaped models of random weights are trained a few steps each by `touchline run`, at two lengths, two
 micro-batches, with and without gradient checkpointing: 24 runs, which enter a history by themselves. Then `touchline
 history calibration` predicts every run from the 23 others. Times are wall time, so the machine should have nothing
 else to do; the load is printed. Exit code 1 when the coverage is outside 80 to 98 %, or the median interval's ends are
-more than a factor of 2 apart. With --history, runs that are in that history already are scored, and none is made.
+more than a factor of 2 apart. With --folder everything is kept there, and runs that are there are scored again.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ factors:
   train.gradient_checkpointing: [false, true]
 evaluate: {{samples: 1, max_new_tokens: 4}}
 """
-LETTERS = (60, 240)
+LETTERS = (40, 120)
 """Lengths of the examples, in letters."""
 STEPS = 8
 COVERAGE = (0.80, 0.98)
@@ -64,17 +64,21 @@ def write_data(path: Path, letters: int) -> None:
     path.write_text(json.dumps({name: [row() for _ in range(count)] for name, count in splits.items()}))
 
 
-def make_runs(folder: Path) -> Path:
-    """Train them all; give the history."""
-    history = folder / "history"
-    for size in SIZES:
-        write_model(folder / "models" / size.name, size)
-    environment = os.environ | {
+def places(folder: Path) -> dict[str, str]:
+    """The environment of every command: models, caches and the history lie in the folder."""
+    return os.environ | {
         "TOUCHLINE_MODELS_DIR": str(folder / "models"),
         "TOUCHLINE_CACHE_DIR": str(folder / "cache"),
-        "TOUCHLINE_HISTORY_DIR": str(history),
+        "TOUCHLINE_HISTORY_DIR": str(folder / "history"),
         "OMP_NUM_THREADS": "1",
     }
+
+
+def make_runs(folder: Path) -> None:
+    """Train them all; they enter the history by themselves."""
+    environment = places(folder)
+    for size in SIZES:
+        write_model(folder / "models" / size.name, size)
     for letters in LETTERS:
         experiment = folder / f"calibration_{letters}"
         experiment.mkdir()
@@ -88,22 +92,27 @@ def make_runs(folder: Path) -> Path:
             stdout=subprocess.DEVNULL,
             stdin=subprocess.DEVNULL,
         )
-    return history
+
+
+def calibration(folder: Path, *more: str) -> str:
+    """What the command prints."""
+    command = [TOUCHLINE, "history", "calibration", *more]
+    return subprocess.run(command, env=places(folder), check=True, capture_output=True, text=True).stdout
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Make the runs, or take a history; print the table; judge it."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--history", type=Path, help="score this history instead of making runs")
+    parser.add_argument("--folder", type=Path, help="keep models, runs and history there; score them if they are there")
     parser.add_argument("--plot", type=Path, help="draw predicted against measured")
     options = parser.parse_args(arguments)
     print(f"load {os.getloadavg()[0]:.2f}")
-    with tempfile.TemporaryDirectory() as folder:
-        history = options.history or make_runs(Path(folder))
-        command = [TOUCHLINE, "history", "calibration", "--history", str(history)]
-        picture = [] if options.plot is None else ["--plot", str(options.plot)]
-        sys.stdout.write(subprocess.run([*command, *picture], check=True, capture_output=True, text=True).stdout)
-        found = json.loads(subprocess.run([*command, "--json"], check=True, capture_output=True, text=True).stdout)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = options.folder or Path(temporary)
+        if not (folder / "history").is_dir():
+            make_runs(folder)
+        sys.stdout.write(calibration(folder, *([] if options.plot is None else ["--plot", str(options.plot)])))
+        found = json.loads(calibration(folder, "--json"))
     row = next(each for each in found["left_out"] if each["rung"] is None)
     good = (
         row["count"] >= FEWEST_RUNS

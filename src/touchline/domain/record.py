@@ -236,7 +236,7 @@ class PredictedFacts:
     seconds_per_step: Measured = _UNTOLD
     """Time of an optimizer step."""
     train_seconds: Measured = _UNTOLD
-    """Wall time of the training."""
+    """Time of all optimizer steps; validation, saving and start-up are not inside."""
     peak_memory: Measured = _UNTOLD
     """Peak memory of the process."""
     disk: Measured = _UNTOLD

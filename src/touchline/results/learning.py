@@ -56,7 +56,8 @@ def _measured(record: RunRecord, run: PlannedRun, metrics: Metrics) -> RunRecord
     """The record with what every row shows, and with what was predicted before the run."""
     predicted = PredictedFacts(
         seconds_per_step=run.seconds_per_step,
-        train_seconds=run.train_seconds,
+        # Of the steps alone, as the rows measure it.
+        train_seconds=run.time_parts.get("training", run.train_seconds),
         peak_memory=run.peak_memory,
         disk=run.disk,
     )
