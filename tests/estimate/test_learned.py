@@ -179,3 +179,14 @@ def test_whatever_a_record_holds_there_is_a_point_or_a_reason(reading: Any, know
     record = record_of(reading, {}, reader_version=1)
     found = point_of_record(record, lambda name: LLAMA_1B if known else Missing(missing=name))
     assert isinstance(found, TimePoint | Missing)
+
+
+@pytest.mark.parametrize(
+    "work", [{"padded_tokens": number(-5)}, {"label_tokens": number(-1)}, {"micro_batches": number(-2)}]
+)
+def test_figures_of_no_run_are_refused_in_words(work: dict[str, Any]) -> None:
+    """A record that was edited by hand must not end a plan."""
+    points, refused = points_of_records([own(**work)], shape_of)
+    assert points == ()
+    assert len(refused) == 1
+    assert refused[0][1].missing

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
-from typing import Final, cast
+from typing import Final, TypeVar, cast
 
 from touchline.domain.estimate import Dtype, Method, TrainingSetup
 from touchline.domain.quantity import Measured, Missing
@@ -19,6 +19,8 @@ from touchline.estimate.layers import size_of
 from touchline.estimate.points import Spent, TimePoint
 from touchline.estimate.work import StepWork
 from touchline.units import GIB, MIB
+
+T = TypeVar("T")
 
 _METHODS: Final = frozenset({"lora", "qlora", "full"})
 _DTYPES: Final = {
@@ -32,6 +34,18 @@ _DTYPES: Final = {
 }
 _NARROW = 1.3
 """Longest over mean length up to which the width of a padded batch lies within some per cent of either."""
+
+
+def believable(
+    read: Callable[[RunRecord, Callable[[str], ModelShape | Missing]], T | Missing],
+    record: RunRecord,
+    shape_of: Callable[[str], ModelShape | Missing],
+) -> T | Missing:
+    """What a record teaches; nothing where its figures cannot be those of any run, as in a file edited by hand."""
+    try:
+        return read(record, shape_of)
+    except (ValueError, OverflowError, ZeroDivisionError) as error:
+        return Missing(missing=f"its figures are of no run: {error}")
 
 
 def points_of_records(
@@ -49,7 +63,7 @@ def points_of_records(
     points: list[TimePoint] = []
     refused: list[tuple[str, Missing]] = []
     for record in records:
-        found = point_of_record(record, shape_of)
+        found = believable(point_of_record, record, shape_of)
         if isinstance(found, Missing):
             refused.append((record.name, found))
         else:

@@ -10,7 +10,7 @@ from touchline.domain.quantity import Missing, Quantity
 from touchline.domain.record import RunRecord
 from touchline.domain.shape import ModelShape
 from touchline.estimate.evidence_memory import MeasuredPoint
-from touchline.estimate.learned import setup_of_record, width_of_record
+from touchline.estimate.learned import believable, setup_of_record, width_of_record
 from touchline.units import GIB_IN
 
 
@@ -26,7 +26,7 @@ def memory_points_of_records(
     points: list[MeasuredPoint] = []
     refused: list[tuple[str, Missing]] = []
     for record in records:
-        found = memory_points_of_record(record, shape_of)
+        found = believable(memory_points_of_record, record, shape_of)
         if isinstance(found, Missing):
             refused.append((record.name, found))
         else:
@@ -46,6 +46,8 @@ def memory_points_of_record(
     batch = _largest(record)
     if isinstance(batch, Missing):
         return batch
+    if batch.rows < 1 or batch.width < 1:
+        return Missing(missing="its largest micro-batch is empty")
     name = record.run or record.name
     points = tuple(
         MeasuredPoint(setup=setup, batch=batch, kind=peak.kind, peak_gib=peak.value * GIB_IN[peak.unit], name=name)

@@ -13,7 +13,7 @@ from touchline.domain.quantity import Missing
 from touchline.domain.reading import Word
 from touchline.domain.record import RunRecord
 from touchline.domain.shape import ModelShape
-from touchline.errors import InputFault
+from touchline.errors import EnvironmentFault, InputFault
 from touchline.estimate.evidence_memory import MeasuredPoint
 from touchline.estimate.learned import points_of_records
 from touchline.estimate.learned_memory import memory_points_of_records
@@ -47,7 +47,8 @@ def past_runs(settings: Settings, trainers: Collection[str], models: Collection[
     """
     try:
         index = load_index(settings.history_dir)
-    except InputFault:
+    except (InputFault, EnvironmentFault):
+        # A history that cannot be read teaches nothing; `touchline history list` says why.
         return PastRuns()
     rows = [row for row in index.rows() if _says(row.trainer) in trainers and _measured(row)]
     rows.sort(key=lambda row: (_says(row.model) not in models, row.name, row.id))

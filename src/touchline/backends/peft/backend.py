@@ -27,6 +27,8 @@ from touchline.packing.forecast import BatchForecast, BatchSettings
 from touchline.spec.document import parse
 from touchline.spec.write import to_yaml
 
+_FEWEST_TOKENS = 2
+"""One of a prompt and one of an answer."""
 _HEADER = """\
 # Everything that the training of this run needs, resolved. touchline writes it and the trainer reads nothing else.
 # To change the run, edit setup_finetune.yaml and accept it: touchline prepare .. --run {run} --accept
@@ -112,6 +114,8 @@ class PeftBackend:
         """The rows that the trainer will make, what all prompts begin with computed once a row where it may."""
         if train.micro_batch_size == "auto" or train.packed == "auto":
             return Missing(missing="micro_batch_size or packed is not resolved")
+        if not len(lengths.total) or int(lengths.total.min()) < _FEWEST_TOKENS:
+            return Missing(missing="an example has no prompt or no answer")
         settings = BatchSettings(
             max_seq_len=train.max_seq_len,
             packed=train.packed,
