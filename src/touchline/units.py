@@ -32,6 +32,8 @@ def parse_duration(text: str) -> float:
 
 def format_seconds(seconds: float) -> str:
     """`12.3 s`, `4:41`, `1:02:03`: what a person reads at a glance."""
+    if seconds < 1:
+        return f"{seconds:.2g} s"
     if seconds < 60:
         return f"{seconds:.1f} s"
     whole = round(seconds)

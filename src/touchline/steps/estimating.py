@@ -194,8 +194,8 @@ def _device(request: EstimateRequest) -> tuple[TargetMachine, Gpu | None, list[s
         InputFault: an unknown name.
     """
     if request.gpu != _AUTO:
-        machine, _ = target(request.gpu, 1)
-        return machine, known_gpu(request.gpu, "--gpu"), []
+        gpu = known_gpu(request.gpu, "--gpu")
+        return target(gpu.name, 1)[0], gpu, []
     machine, found = target(_AUTO, 1)
     if not isinstance(found, Missing):
         return machine, found, []

@@ -84,8 +84,9 @@ def known_gpu(name: str, where: str) -> Gpu:
     """
     found = find_gpu(name)
     if isinstance(found, Missing):
-        near = difflib.get_close_matches(name.upper(), gpu_names(), n=1, cutoff=0.4)
-        raise InputFault(f"{where}: {found.missing}", hint=f"did you mean {near[0]}?" if near else None)
+        same = [known for known in gpu_names() if known.upper().startswith(name.upper())]
+        near = same or difflib.get_close_matches(name.upper(), gpu_names(), n=1, cutoff=0.4)
+        raise InputFault(f"{where}: {found.missing}", hint=f"did you mean {' or '.join(near)}?" if near else None)
     return found
 
 
