@@ -37,7 +37,7 @@ def test_twenty_kills_change_nothing(tmp_path: Path, tiny_model: Path) -> None:
     process = subprocess.Popen(
         command("run", str(rough)), env=env, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
     )
-    while sum(hit.values()) < KILLS:
+    while sum(hit.values()) < KILLS or _unhurt(hit):
         time.sleep(dice.uniform(0.2, 4.0))
         if process.poll() is not None:
             if _finished(rough):
@@ -47,6 +47,9 @@ def test_twenty_kills_change_nothing(tmp_path: Path, tiny_model: Path) -> None:
             )
             continue
         victims = _alive(rough)
+        if sum(hit.values()) >= KILLS:
+            # On a busy machine the first twenty may all fall into the training: the others go on until theirs come.
+            victims = {name: victims[name] for name in victims.keys() & _unhurt(hit)}
         name = dice.choice(sorted(victims)) if victims else None
         if name is not None:
             _kill(victims[name])
@@ -55,13 +58,18 @@ def test_twenty_kills_change_nothing(tmp_path: Path, tiny_model: Path) -> None:
     process.wait()
     last = touchline("run", str(rough), env=env)
     assert last.returncode == 0, last.stderr
-    assert min(hit["parent"], hit["trainer"], hit["evaluator"]) > 0, hit
+    assert not _unhurt(hit), hit
     assert _outcome(rough) == _outcome(calm)
     _nothing_twice_and_nothing_left(rough)
     before = _snapshot(rough)
     again = touchline("run", str(rough), env=env)
     assert again.returncode == 0, again.stderr
     assert _snapshot(rough) == before
+
+
+def _unhurt(hit: dict[str, int]) -> set[str]:
+    """The kinds that must have been killed at least once and have not."""
+    return {name for name in ("parent", "trainer", "evaluator") if not hit[name]}
 
 
 def _alive(folder: Path) -> dict[str, psutil.Process]:
