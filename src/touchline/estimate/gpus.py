@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from dataclasses import dataclass
 
@@ -42,6 +43,7 @@ def gpu_names() -> tuple[str, ...]:
     return tuple(GPUS)
 
 
+@functools.cache
 def find_gpu(name: str) -> Gpu | Missing:
     """The GPU of that name: ours, nvidia-smi's, or a usual short form; upper and lower case alike.
 

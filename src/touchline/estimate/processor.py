@@ -24,6 +24,7 @@ def processor_memory_estimate(
     coefficients: MemoryCoefficients,
     capacity_gib: Measured,
     evidence: Sequence[MeasuredPoint] = (),
+    with_what_ifs: bool = True,
 ) -> MemoryEstimate:
     """Resident memory of a training process on a processor.
 
@@ -36,6 +37,7 @@ def processor_memory_estimate(
         coefficients: the trainer's.
         capacity_gib: memory that the process may take, GiB.
         evidence: measured peaks of the kind `process`, of runs on processors.
+        with_what_ifs: whether changes of the settings are looked at too.
     """
     parts = peak_parts(setup, batch, coefficients)
     less = WORKSPACE_BYTES / GIB
@@ -93,7 +95,7 @@ def processor_memory_estimate(
         what_ifs=tuple(
             # What the allocator holds beside tensors is another share here than on a GPU.
             replace(what, reserved_gib=(what.allocated_gib - less) * typical)
-            for what in what_ifs(setup, batch, coefficients, None)
+            for what in (what_ifs(setup, batch, coefficients, None) if with_what_ifs else ())
             if what.allocated_gib is not None
         ),
     )

@@ -106,12 +106,18 @@ class Decisions:
             return self._foresee(replace(train, packed=packed), question, setup)
 
         chosen, reason, packing = choose_packing(train, foresee, lengths)
+        memory = chosen.memory
+        if chosen.forecast is not None and not isinstance(setup, Missing):
+            # Once more, now with what would change it: of the other way nobody asks that.
+            largest = chosen.forecast.largest
+            real = backend.setup(chosen.train, setup.shape, outlook.machine, largest.width)
+            memory = memory_of(real, largest, outlook, with_what_ifs=True)
         return Decided(
             train=chosen.train,
             batches=chosen.batches,
             micro_batch_reason=choice.reason,
             packed_reason=reason,
-            memory=chosen.memory,
+            memory=memory,
             disk=chosen.disk,
             packing=packing,
             times=chosen.times,

@@ -62,18 +62,27 @@ def longest_batch(lengths: Lengths, rows: int, padded_tokens: int | None = None)
     return MicroBatch(rows=rows, width=width, label_tokens=min(rows * answers, rows * width))
 
 
-def memory_of(setup: TrainingSetup, batch: MicroBatch, outlook: Outlook) -> MemoryEstimate | Missing:
-    """Peak memory of a step, or why it cannot be said."""
+def memory_of(
+    setup: TrainingSetup, batch: MicroBatch, outlook: Outlook, *, with_what_ifs: bool = False
+) -> MemoryEstimate | Missing:
+    """Peak memory of a step, or why it cannot be said; changes of the settings are looked at when asked for."""
     coefficients = memory_coefficients(setup.backend)
     if isinstance(coefficients, Missing):
         return coefficients
     points = outlook.memory_points
     if outlook.machine.kind == "cpu":
         return processor_memory_estimate(
-            setup, batch, coefficients=coefficients, capacity_gib=outlook.machine.memory, evidence=points
+            setup,
+            batch,
+            coefficients=coefficients,
+            capacity_gib=outlook.machine.memory,
+            evidence=points,
+            with_what_ifs=with_what_ifs,
         )
     gpu = None if isinstance(outlook.gpu, Missing) else outlook.gpu
-    return memory_estimate(setup, batch, coefficients=coefficients, gpu=gpu, evidence=points)
+    return memory_estimate(
+        setup, batch, coefficients=coefficients, gpu=gpu, evidence=points, with_what_ifs=with_what_ifs
+    )
 
 
 def choose_micro_batch(

@@ -93,6 +93,7 @@ def resolve(
         raise InputFault(
             f"{loaded.document.path}: {len(errors)} fault{'s' if len(errors) > 1 else ''}", findings=findings
         )
+    there = {path.name for path in folder.root.iterdir()} if folder.root.is_dir() else set()
     inputs = PlanInputs(
         experiment=experiment,
         experiment_sha256=loaded.sha256,
@@ -109,7 +110,7 @@ def resolve(
         started={
             run.name: run
             for run in (old.runs if old is not None else ())
-            if folder.has_started(run.name) or folder.has_evaluations(run.name)
+            if run.name in there and (folder.has_started(run.name) or folder.has_evaluations(run.name))
         },
     )
     plan_ = build_plan(inputs)
