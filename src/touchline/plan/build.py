@@ -136,14 +136,7 @@ def _planned(spec: RunSpec, inputs: PlanInputs, decisions: Decisions) -> tuple[P
     findings += _length_faults(spec, lengths)
     if findings:
         return None, findings
-    question = Question(
-        train=spec.train,
-        evaluate=spec.evaluate,
-        model=model,
-        dataset=dataset,
-        data=data_key(spec.data),
-        lengths=lengths,
-    )
+    question = _question(spec, inputs, lengths)
     started = inputs.started.get(spec.name)
     if started is not None:
         # What was decided for it stays decided, as long as it is still the same run.
@@ -153,12 +146,8 @@ def _planned(spec: RunSpec, inputs: PlanInputs, decisions: Decisions) -> tuple[P
     return _trained(run, question, decisions), []
 
 
-def _evaluated(run: PlannedRun, spec: RunSpec, inputs: PlanInputs, decisions: Decisions) -> PlannedRun:
-    """A control with what its evaluation takes: as long as that of a run of the same model."""
-    lengths = inputs.lengths.get((spec.model, data_key(spec.data)))
-    if lengths is None or _length_faults(spec, lengths):
-        return run
-    question = Question(
+def _question(spec: RunSpec, inputs: PlanInputs, lengths: Lengths) -> Question:
+    return Question(
         train=spec.train,
         evaluate=spec.evaluate,
         model=inputs.models[spec.model],
@@ -166,6 +155,14 @@ def _evaluated(run: PlannedRun, spec: RunSpec, inputs: PlanInputs, decisions: De
         data=data_key(spec.data),
         lengths=lengths,
     )
+
+
+def _evaluated(run: PlannedRun, spec: RunSpec, inputs: PlanInputs, decisions: Decisions) -> PlannedRun:
+    """A control with what its evaluation takes: as long as that of a run of the same model."""
+    lengths = inputs.lengths.get((spec.model, data_key(spec.data)))
+    if lengths is None or _length_faults(spec, lengths):
+        return run
+    question = _question(spec, inputs, lengths)
     started = inputs.started.get(spec.name)
     if started is not None:
         return replace(run, evaluate_seconds=started.evaluate_seconds)

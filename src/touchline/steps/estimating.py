@@ -31,7 +31,7 @@ from touchline.estimate.time import StepTime, seconds_per_step
 from touchline.estimate.work import work_of
 from touchline.launch.simulating import request_for, simulate
 from touchline.steps.evidence import PastRuns, past_runs, points_of
-from touchline.steps.outlook import known_gpu, target
+from touchline.steps.outlook import target
 from touchline.units import GIB
 
 _AUTO = "auto"
@@ -100,7 +100,7 @@ def estimate(request: EstimateRequest, settings: Settings) -> EstimateAnswer:
     batch = batch_of(request.micro_batch, request.padded_length, request.label_share)
     past = _past(request, setup, settings)
     memory = _memory(setup, batch, coefficients, machine, gpu, past)
-    step = _step(request, setup, batch, past)
+    step = _step(request, setup, batch, machine, past)
     return EstimateAnswer(
         model=setup.shape.name,
         source=setup.shape.source,
@@ -193,10 +193,7 @@ def _device(request: EstimateRequest) -> tuple[TargetMachine, Gpu | None, list[s
     Raises:
         InputFault: an unknown name.
     """
-    if request.gpu != _AUTO:
-        gpu = known_gpu(request.gpu, "--gpu")
-        return target(gpu.name, 1)[0], gpu, []
-    machine, found = target(_AUTO, 1)
+    machine, found = target(request.gpu, 1, "--gpu")
     if not isinstance(found, Missing):
         return machine, found, []
     if machine.kind == "gpu":
@@ -331,8 +328,9 @@ def _past(request: EstimateRequest, setup: TrainingSetup, settings: Settings) ->
     )
 
 
-def _step(request: EstimateRequest, setup: TrainingSetup, batch: MicroBatch, past: PastRuns) -> StepTime | Missing:
-    machine, _ = target(request.gpu, 1)
+def _step(
+    request: EstimateRequest, setup: TrainingSetup, batch: MicroBatch, machine: TargetMachine, past: PastRuns
+) -> StepTime | Missing:
     work = work_of([batch] * request.accumulation)
     return seconds_per_step(setup, work, machine=machine, points=past.time)
 

@@ -48,14 +48,19 @@ def look_at(machine: TargetMachine, shapes: Mapping[str, ModelShape | Missing]) 
     return Outlook(machine=machine, gpu=gpu, shapes=shapes)
 
 
-def target(wanted: str, gpus_per_run: int) -> tuple[TargetMachine, Gpu | Missing]:
+def target(wanted: str, gpus_per_run: int, where: str = "compute.gpu") -> tuple[TargetMachine, Gpu | Missing]:
     """The machine that is planned for, and its kind of GPU.
+
+    Args:
+        wanted: a GPU's name, or `auto` for what is here.
+        gpus_per_run: GPUs that a run uses.
+        where: the setting or option that names it, for the fault.
 
     Raises:
         InputFault: an unknown name.
     """
     if wanted != _AUTO:
-        gpu = known_gpu(wanted, "compute.gpu")
+        gpu = _known_gpu(wanted, where)
         machine = TargetMachine(
             kind="gpu",
             name=gpu.name,
@@ -63,7 +68,7 @@ def target(wanted: str, gpus_per_run: int) -> tuple[TargetMachine, Gpu | Missing
             count=max(gpus_per_run, 1),
             # Where there are no tensor units for bfloat16, it is emulated.
             base_dtype="float32" if gpu.peak_tflops is None else "bfloat16",
-            source="compute.gpu",
+            source=where,
         )
         return machine, gpu
     machine = machine_here(gpus_per_run)
@@ -76,7 +81,7 @@ def target(wanted: str, gpus_per_run: int) -> tuple[TargetMachine, Gpu | Missing
     return machine, found
 
 
-def known_gpu(name: str, where: str) -> Gpu:
+def _known_gpu(name: str, where: str) -> Gpu:
     """The GPU of that name.
 
     Raises:
