@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from touchline.domain.estimate import MicroBatch
+from touchline.domain.experiment import TrainConfig
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,6 +30,24 @@ class BatchSettings:
     """Passes over the data."""
     seed: int = 1
     """Seed of the order."""
+
+
+def settings_of(train: TrainConfig, *, seed: int = 1) -> BatchSettings:
+    """The settings of a training on one device.
+
+    Args:
+        train: the training, with its micro-batch and packing decided.
+        seed: seed of the order.
+    """
+    assert isinstance(train.micro_batch_size, int)
+    return BatchSettings(
+        max_seq_len=train.max_seq_len,
+        packed=bool(train.packed),
+        micro_batch_size=train.micro_batch_size,
+        gradient_accumulation_steps=-(-train.global_batch_size // train.micro_batch_size),
+        epochs=train.epochs,
+        seed=seed,
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

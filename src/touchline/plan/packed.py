@@ -12,7 +12,7 @@ from touchline.domain.packing import PackingSummary
 from touchline.domain.plan import BatchSummary
 from touchline.domain.quantity import Measured, Missing, Quantity
 from touchline.packing.compare import compare
-from touchline.packing.forecast import BatchForecast, BatchSettings
+from touchline.packing.forecast import BatchForecast, settings_of
 from touchline.plan.times import Times
 from touchline.units import format_seconds
 
@@ -73,13 +73,8 @@ def _choose(packed: Foreseen, apart: Foreseen) -> tuple[Foreseen, str]:
 def _side_by_side(train: TrainConfig, packed: Foreseen, apart: Foreseen, lengths: Lengths) -> PackingSummary | Missing:
     if packed.forecast is None or apart.forecast is None or not isinstance(train.micro_batch_size, int):
         return Missing(missing="not both ways can be predicted")
-    settings = BatchSettings(
-        max_seq_len=train.max_seq_len,
-        packed=True,
-        micro_batch_size=train.micro_batch_size,
-        gradient_accumulation_steps=-(-train.global_batch_size // train.micro_batch_size),
-        epochs=train.epochs,
-    )
+    # Which of the two ways the settings name is not looked at.
+    settings = settings_of(train)
     return compare(
         lengths.total, settings, packed.forecast, apart.forecast, backend=train.backend, labels=lengths.answer
     )

@@ -23,7 +23,7 @@ from touchline.estimate.run_time import (
 )
 from touchline.estimate.time import seconds_per_step
 from touchline.estimate.work import StepWork, work_of_forecast
-from touchline.packing.forecast import BatchForecast, BatchSettings
+from touchline.packing.forecast import BatchForecast, settings_of
 from touchline.units import minutes_to_seconds
 
 
@@ -66,14 +66,7 @@ def unknown_times(missing: Missing) -> Times:
 
 def work_of(forecast: BatchForecast, train: TrainConfig) -> StepWork:
     """The mean step of a run, in the terms of the estimates."""
-    assert isinstance(train.micro_batch_size, int)
-    settings = BatchSettings(
-        max_seq_len=train.max_seq_len,
-        packed=bool(train.packed),
-        micro_batch_size=train.micro_batch_size,
-        gradient_accumulation_steps=-(-train.global_batch_size // train.micro_batch_size),
-    )
-    return work_of_forecast(forecast, settings)
+    return work_of_forecast(forecast, settings_of(train))
 
 
 def times_of(

@@ -25,7 +25,7 @@ from touchline.evidence.probes import probe_record
 from touchline.launch.host_memory import free_host_bytes
 from touchline.launch.machine import machine_here
 from touchline.launch.probing import Say, probe
-from touchline.packing.forecast import BatchSettings
+from touchline.packing.forecast import settings_of
 from touchline.plan.outlook import Outlook, memory_of
 from touchline.steps.outlook import look_at
 from touchline.steps.planning import Planned
@@ -101,14 +101,7 @@ def probe_run(
 
 def _largest(run: PlannedRun, lengths: Lengths, size: int) -> MicroBatch:
     assert run.train is not None
-    settings = BatchSettings(
-        max_seq_len=run.train.max_seq_len,
-        packed=False,
-        micro_batch_size=size,
-        gradient_accumulation_steps=run.train.global_batch_size // size,
-        epochs=run.train.epochs,
-        seed=run.seed,
-    )
+    settings = settings_of(replace(run.train, micro_batch_size=size, packed=False), seed=run.seed)
     largest = batching_of(PROBED).forecast(lengths.total, settings, lengths.answer).largest
     return replace(largest, label_tokens=max(largest.label_tokens, largest.rows))
 

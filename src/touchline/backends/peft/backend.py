@@ -23,7 +23,7 @@ from touchline.domain.quantity import Missing
 from touchline.domain.shape import ModelShape
 from touchline.errors import InputFault
 from touchline.packing import largest_divisor, plan_batches
-from touchline.packing.forecast import BatchForecast, BatchSettings
+from touchline.packing.forecast import BatchForecast, settings_of
 from touchline.spec.document import parse
 from touchline.spec.write import to_yaml
 
@@ -116,16 +116,8 @@ class PeftBackend:
             return Missing(missing="micro_batch_size or packed is not resolved")
         if not len(lengths.total) or int(lengths.total.min()) < _FEWEST_TOKENS:
             return Missing(missing="an example has no prompt or no answer")
-        settings = BatchSettings(
-            max_seq_len=train.max_seq_len,
-            packed=train.packed,
-            micro_batch_size=train.micro_batch_size,
-            gradient_accumulation_steps=-(-train.global_batch_size // train.micro_batch_size),
-            epochs=train.epochs,
-            seed=seed,
-        )
         batching = PeftBatching(shared_prefix=lengths.prefix if train.lora.dropout == 0 else 0)
-        return batching.forecast(lengths.total, settings, lengths.answer)
+        return batching.forecast(lengths.total, settings_of(train, seed=seed), lengths.answer)
 
     def config_text(self, run: PlannedRun, plan: Plan) -> str:
         """finetune.yaml: JSON inside YAML's block style, so that every YAML reader gives the same numbers."""
