@@ -2,71 +2,22 @@
 
 from __future__ import annotations
 
-import json
-import re
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.backends.reading import Readers, facts, only, signs
 
 from touchline.backends.swift.logs import DOCUMENTS, READERS
-from touchline.domain.observation import Event, Observation, Sign, SignKind
-from touchline.logtext.dicts import read_row
-from touchline.spec.document import parse
+from touchline.domain.observation import Observation, SignKind
 
 pytestmark = pytest.mark.planning
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "logs" / "swift"
 LOGS = ["sft_v2.out", "sft_v3.out", "sft_v4.log", "logging.jsonl"]
-_WORD = re.compile(r"[a-z_]+")
-_ESCAPE = re.compile(r"\x1b\[[\d;]*m")
-
-
-def read(text: str) -> list[Event]:
-    """The readers' events of a text, each line offered by its words as the scan does it."""
-    events: list[Event] = []
-    readers = [reader() for reader in READERS]
-    for number, line in enumerate(text.split("\n"), 1):
-        for part in line.split("\r"):
-            clean = _ESCAPE.sub("", part)
-            words = set(_WORD.findall(clean.lower()))
-            for reader in readers:
-                if words & reader.words:
-                    events += reader.line(clean, number)
-                    row = read_row(clean)
-                    if row is not None:
-                        events += reader.row(row, clean, number)
-    return events
-
-
-def read_file(name: str) -> list[Event]:
-    return read((FIXTURES / name).read_text(encoding="utf-8"))
-
-
-def document(name: str) -> tuple[Event, ...] | None:
-    text = (FIXTURES / name).read_text(encoding="utf-8")
-    data = json.loads(text) if name.endswith(".json") else parse(text, name).data
-    assert isinstance(data, dict)
-    return DOCUMENTS[0](name, data)
-
-
-def facts(events: list[Event] | tuple[Event, ...] | None, *names: str) -> list[tuple[object, ...]]:
-    """Name, value and line of the observations of some names, or of all but the trainer."""
-    return [
-        (event.name, event.value, event.line)
-        for event in events or ()
-        if isinstance(event, Observation) and (event.name in names if names else event.name != "trainer")
-    ]
-
-
-def signs(events: list[Event]) -> list[tuple[SignKind, int, int | None]]:
-    return [(event.kind, event.line, event.step) for event in events if isinstance(event, Sign)]
-
-
-def only(events: list[Event], name: str) -> Observation:
-    [found] = [event for event in events if isinstance(event, Observation) and event.name == name]
-    return found
+HERE = Readers(READERS, DOCUMENTS, FIXTURES)
+read, read_file, document = HERE.read, HERE.read_file, HERE.document
 
 
 def test_a_row_tells_where_it_stands_and_what_it_cost() -> None:
