@@ -5,6 +5,9 @@ TouchlineError
 ├── PolicyFault           3   refused: something would be overwritten, doubled or is not allowed
 │   └── DriftFault        3   what was planned is no longer what is there
 ├── EnvironmentFault      4   the machine lacks something: a package, a folder, disk, permission
+│   ├── Refused           4   a scheduler refused a job
+│   ├── LimitReached      4   not now: too many jobs
+│   └── Unclear           4   nobody knows whether a job was taken
 └── RunsFailed            1   the command worked, the runs did not
 
 `message` says what and where; `expected` what would have been right; `hint` what to type next.
@@ -65,3 +68,15 @@ class EnvironmentFault(TouchlineError):
     """The machine lacks what the command needs."""
 
     exit_code = 4
+
+
+class Refused(EnvironmentFault):
+    """The scheduler refused a job, in words: nothing was started, and trying again gives the same answer."""
+
+
+class LimitReached(EnvironmentFault):
+    """The scheduler takes no more jobs now; it may when others have ended."""
+
+
+class Unclear(EnvironmentFault):
+    """It cannot be told whether the scheduler took a job; it is found by its token, now or later."""

@@ -82,15 +82,15 @@ def test_a_run_without_steps_is_refused() -> None:
 
 
 def test_the_limit_is_of_the_upper_end_in_whole_minutes() -> None:
-    assert slurm_time_limit(estimate(100, 50, 600), margin=0.0) == 10
-    assert slurm_time_limit(estimate(100, 50, 601), margin=0.0) == 11
-    assert slurm_time_limit(estimate(100, 50, 600), margin=0.1) == 11
-    assert slurm_time_limit(estimate(0, 0, 0)) == 1
+    assert slurm_time_limit(600, margin=0.0) == 10
+    assert slurm_time_limit(601, margin=0.0) == 11
+    assert slurm_time_limit(600, margin=0.1) == 11
+    assert slurm_time_limit(0) == 1
 
 
 @given(ESTIMATES)
 def test_the_limit_is_never_below_the_upper_end(total: Estimate) -> None:
-    assert slurm_time_limit(total) * 60 >= total.high
+    assert slurm_time_limit(total.high) * 60 >= total.high
 
 
 def test_device_hours_add_ends_as_they_are() -> None:

@@ -231,7 +231,7 @@ def _job(folder: Path, name: str, code: str) -> Job:
     place.mkdir()
     (place / "work.py").write_text(code)
     command = (sys.executable, "-m", "touchline.launch.attempt", "--", sys.executable, "work.py")
-    return Job(name=name, folder=place, command=command, output="{job}.out")
+    return Job(name=name, folder=place, status=place / "status", script=None, command=command, output="{job}.out")
 
 
 def test_the_holder_is_named_in_the_lock(folder: Path, start: Callable[..., subprocess.Popen[bytes]]) -> None:

@@ -158,6 +158,8 @@ class StageConfig:
     continue_: Literal["adapter", "merge"] | None = None
     """How it goes on: `adapter` trains the parent's adapter further, `merge` merges it into the base and trains a new
     one."""
+    parent_checkpoint: Literal["last", "best"] = "last"
+    """Which checkpoint of the parent it goes on from: the last epoch's, or the one with the lowest validation loss."""
     model: Text | None = None
     """The base model, where it is to be said again; all stages of a chain have the same."""
     data: dict[str, object] = field(default_factory=dict)
@@ -188,14 +190,29 @@ class ComputeConfig:
 
     __pydantic_config__: ClassVar[dict[str, object]] = {"extra": "forbid"}
 
-    executor: Literal["local"] = "local"
-    """How jobs are started."""
+    executor: Literal["local", "slurm"] = "local"
+    """How jobs are started: on this machine, or with sbatch."""
     gpus_per_run: NonNegativeInt = 1
     """GPUs that one run uses; on a machine without any, runs use the processor, one at a time."""
     gpu: Text = "auto"
     """Which GPU to plan for: `auto` is the one here, a name such as `A100-80GB` plans for another machine."""
     deadline: Text | None = None
     """When all should be done: `30min`, `6h`; compared with the plan."""
+    time_limit: Text | None = None
+    """Longest that one training may take, `6h`, instead of the estimate's upper end; on this machine nothing limits a
+    run that has no such line."""
+    partition: Text | None = None
+    """`--partition` of the jobs; as the user's config file says when not given, and so for the next ones."""
+    account: Text | None = None
+    """`--account` of the jobs."""
+    qos: Text | None = None
+    """`--qos` of the jobs."""
+    constraint: Text | None = None
+    """`--constraint` of the jobs."""
+    cpus_per_run: PositiveInt | None = None
+    """CPUs of one run."""
+    memory_gb_per_run: PositiveFloat | None = None
+    """Host memory of one run, in GiB."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

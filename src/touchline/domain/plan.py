@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 
 from touchline.domain.catalog import DatasetInfo, ModelInfo
 from touchline.domain.estimate import MemoryEstimate
-from touchline.domain.experiment import DataConfig, EvaluateConfig, TrainConfig
+from touchline.domain.experiment import ComputeConfig, DataConfig, EvaluateConfig, TrainConfig
 from touchline.domain.machine import TargetMachine
 from touchline.domain.packing import PackingSummary
 from touchline.domain.quantity import NO_EVIDENCE, Measured, Missing
-from touchline.domain.runs import Level, RunKind
+from touchline.domain.runs import Level, Link, RunKind
 
 PLAN_SCHEMA_VERSION = 2
 
@@ -91,6 +91,10 @@ class PlannedRun:
     """Why the micro-batch is what it is; none for a control."""
     packing: PackingSummary | Missing = NO_EVIDENCE
     """How the examples lie in rows, packed and not."""
+    link: Link | None = None
+    """The run that it goes on from, and how; none where it starts from the base model."""
+    evaluate_limit_seconds: Measured = NO_EVIDENCE
+    """Limit to ask a scheduler for, for its evaluation."""
     accepted: dict[str, object]
     """Settings that were edited in the run's folder and accepted, by dotted key."""
     digest: str
@@ -157,6 +161,8 @@ class Plan:
     """GPUs that one run uses."""
     deadline: str | None
     """When all should be done."""
+    compute: ComputeConfig = field(default_factory=ComputeConfig)
+    """Where it runs, and what its jobs ask for."""
     machine: TargetMachine
     """The machine that the estimates are for."""
     assumptions: tuple[Assumption, ...]

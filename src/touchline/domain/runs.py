@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Literal
 
 from touchline.domain.experiment import DataConfig, EvaluateConfig, TrainConfig
 
@@ -30,6 +31,20 @@ class Level:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Link:
+    """How a stage of a chain goes on from the one before it."""
+
+    stage: str
+    """The stage's name, as the file has it."""
+    parent: str
+    """Name of the run that it goes on from."""
+    continue_: Literal["adapter", "merge"]
+    """`adapter`: the parent's adapter is trained further; `merge`: it is merged into the base and a new one trained."""
+    parent_checkpoint: Literal["last", "best"] = "last"
+    """Which checkpoint of the parent: its last epoch's, or the one with the lowest validation loss."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class RunSpec:
     """A run before anything is known of the disk: what the design asks for."""
 
@@ -49,3 +64,5 @@ class RunSpec:
     """Order of the examples, initial adapter, dropout."""
     levels: tuple[Level, ...] = ()
     """Its level of each factor."""
+    link: Link | None = None
+    """What it goes on from; none where it starts from the base model."""

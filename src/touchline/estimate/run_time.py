@@ -102,14 +102,14 @@ def run_seconds(
     )
 
 
-def slurm_time_limit(total: Estimate, *, margin: float = SLURM_MARGIN) -> int:
+def slurm_time_limit(high_seconds: float, *, margin: float = SLURM_MARGIN) -> int:
     """Minutes to ask SLURM for: the upper end of the interval, which one run in twenty exceeds, and a margin.
 
     Args:
-        total: seconds of the whole job.
+        high_seconds: upper end of the predicted time of the whole job.
         margin: share that is added, for a node that is slower than all that were measured.
     """
-    return max(1, math.ceil(total.high * (1 + margin) / _PER))
+    return max(1, math.ceil(high_seconds * (1 + margin) / _PER))
 
 
 def gpu_hours(runs: Sequence[tuple[Estimate, int]]) -> Estimate | Missing:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from touchline.domain.status import JobState
+from touchline.domain.jobs import JobView
+from touchline.domain.status import Attempt, JobState
 from touchline.errors import EnvironmentFault
 from touchline.files import disk_faults
 from touchline.launch.processes import send_signal
@@ -19,21 +21,25 @@ class LocalExecutor:
     """Runs the same scripts that sbatch would."""
 
     name = "local"
+    tick_seconds = 0.2
 
     def __init__(self) -> None:
         self._children: dict[Path, subprocess.Popen[bytes]] = {}
 
-    def start(self, job: Job, token: str, gpus: tuple[str, ...]) -> str:
-        """Start a job; its id is `local-<token>`."""
+    def start(self, job: Job, token: str, gpus: tuple[str, ...], after: Sequence[str] = ()) -> str:
+        """Start a job; its id is `local-<token>`. What it waits for is over by then: the queue sees to that."""
+        del after
         job_id = f"local-{token}"
         output = job.folder / job.output.format(job=job_id)
         environment = {key: value for key, value in os.environ.items() if not key.startswith("SLURM_")}
         environment |= {"TOUCHLINE_JOB_ID": job_id, "TOUCHLINE_TOKEN": token}
+        if job.time_limit_seconds is not None:
+            environment["TOUCHLINE_TIME_LIMIT_SECONDS"] = f"{job.time_limit_seconds:.0f}"
         if gpus:
             environment["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
         with disk_faults("output", output), output.open("ab") as stream:
             try:
-                self._children[job.folder] = subprocess.Popen(  # noqa: S603 (a list of our own words)
+                self._children[job.status] = subprocess.Popen(  # noqa: S603 (a list of our own words)
                     list(job.command),
                     cwd=job.folder,
                     env=environment,
@@ -48,24 +54,57 @@ class LocalExecutor:
                 ) from error
         return job_id
 
-    def state(self, job: Job) -> JobState | None:
+    def look(self, jobs: Sequence[Job]) -> Mapping[str, JobView]:
         """From status/, and for a job of our own also from its process: it lives a moment before it writes."""
-        child = self._children.get(job.folder)
+        found = {job.name: self._view(job) for job in jobs}
+        return {name: view for name, view in found.items() if view is not None}
+
+    def _view(self, job: Job) -> JobView | None:
+        child = self._children.get(job.status)
         alive = child is not None and child.poll() is None
-        attempts = read_attempts(job.folder / "status")
+        attempts = read_attempts(job.status)
         living = [attempt for attempt in attempts if attempt.exit is None and attempt.alive]
         if alive or living:
-            return JobState.RUNNING
+            return JobView(job_id=_id((*attempts, *living)), state=JobState.RUNNING, active=True, source="process")
         if child is not None and (not attempts or attempts[-1].exit is None):
-            return JobState.FAILED
-        return attempts[-1].state if attempts else None
+            return JobView(
+                job_id=_id(attempts),
+                state=JobState.FAILED,
+                active=False,
+                source="process",
+                exit_code=child.returncode,
+                reason="it ended without a word",
+            )
+        return _told(attempts[-1]) if attempts else None
 
-    def stop(self, job: Job) -> None:
-        """TERM to the supervisor, which passes it on."""
-        child = self._children.get(job.folder)
-        if child is not None and child.poll() is None:
-            child.send_signal(signal.SIGTERM)
-            return
-        for attempt in read_attempts(job.folder / "status"):
-            if attempt.exit is None and attempt.alive:
-                send_signal(identity_of(attempt.start), signal.SIGTERM)
+    def stop(self, jobs: Sequence[Job]) -> None:
+        """TERM to the supervisors, which pass it on."""
+        for job in jobs:
+            child = self._children.get(job.status)
+            if child is not None and child.poll() is None:
+                child.send_signal(signal.SIGTERM)
+                continue
+            for attempt in read_attempts(job.status):
+                if attempt.exit is None and attempt.alive:
+                    send_signal(identity_of(attempt.start), signal.SIGTERM)
+
+
+def _id(attempts: Sequence[Attempt]) -> str:
+    return attempts[-1].start.job_id if attempts else ""
+
+
+def _told(attempt: Attempt) -> JobView:
+    """What the files of an attempt say that is over, or that runs on another machine."""
+    end = attempt.exit
+    return JobView(
+        job_id=attempt.start.job_id,
+        state=attempt.state,
+        active=False,
+        source="process" if end is None else "exit file",
+        exit_code=None if end is None else end.code,
+        reason="it died without a word" if end is None else end.reason,
+        restarts=attempt.start.restart,
+        node=attempt.start.host,
+        started_unix=attempt.start.time_unix,
+        ended_unix=None if end is None else end.time_unix,
+    )

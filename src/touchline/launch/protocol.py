@@ -1,12 +1,13 @@
-"""What an executor does: start a job, say how it stands, stop it. SLURM will answer the same three."""
+"""What an executor does: start a job, say how jobs stand, stop them; here and on SLURM alike."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from touchline.domain.status import JobState
+from touchline.domain.jobs import JobView
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -14,33 +15,55 @@ class Job:
     """One thing to run in one folder, under the supervisor of `launch.attempt`."""
 
     name: str
-    """What people call it: the run, or `evaluate 135M`."""
+    """What people and the ledger call it: the run, `evaluate 135M_rank4`, or `evaluate SmolLM2-135M-Instruct`."""
     folder: Path
-    """Where it runs and keeps status/."""
+    """Where it runs."""
+    status: Path
+    """Folder of its attempts' start, heartbeat and exit files: `<run>/status`, of an evaluation `<run>/eval/status`."""
+    script: str | None
+    """The script in `folder` that bash and sbatch run alike, `finetune.slurm`; none for work that only runs here."""
     command: tuple[str, ...]
-    """The command: a script, or the supervisor itself."""
+    """What this machine runs: `bash finetune.slurm`, or the supervisor itself."""
     output: str
-    """Name of the file that its output goes to; `{job}` becomes the job's id."""
+    """Name of the file that its output goes to here; `{job}` becomes the job's id."""
+    after: tuple[str, ...] = ()
+    """Names of jobs that must have ended first, well or not: it looks at their artefacts itself."""
+    time_limit_seconds: float | None = None
+    """When this machine ends it; SLURM's limit stands in the script."""
 
 
 class Executor(Protocol):
-    """Starts jobs and tells the truth about them, from the job's folder, whoever started it."""
+    """Starts jobs and tells the truth about them, from their folders, whoever started them."""
 
     name: str
-    """`local`."""
+    """`local` or `slurm`."""
+    tick_seconds: float
+    """How long a queue waits between two turns."""
 
-    def start(self, job: Job, token: str, gpus: tuple[str, ...]) -> str:
+    def start(self, job: Job, token: str, gpus: tuple[str, ...], after: Sequence[str] = ()) -> str:
         """Start a job and give its id; `token` is in the ledger already, so that a start can never be forgotten.
 
+        Args:
+            job: what to start.
+            token: told to the scheduler with the job, so that it is found again after any unclear answer.
+            gpus: ids of GPUs on this machine; SLURM gives its own.
+            after: ids of jobs that must have ended first.
+
         Raises:
-            EnvironmentFault: it cannot be started here.
+            Refused: the scheduler said no, in words, and nothing was started.
+            LimitReached: not now, since there are too many; later it may.
+            Unclear: it cannot be told whether it was started.
+            EnvironmentFault: it cannot be started here at all.
         """
         ...
 
-    def state(self, job: Job) -> JobState | None:
-        """How its last attempt stands; None when there was none."""
+    def look(self, jobs: Sequence[Job]) -> Mapping[str, JobView]:
+        """How the last job of each of these names stands; without an entry: there was none, as far as can be told.
+
+        One query for all of them. A query that fails changes nothing: then the last known state comes back, active.
+        """
         ...
 
-    def stop(self, job: Job) -> None:
-        """Ask its living attempt to save and end."""
+    def stop(self, jobs: Sequence[Job]) -> None:
+        """Ask what lives of these jobs to save and end, and take what waits out of the queue."""
         ...

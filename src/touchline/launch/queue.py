@@ -10,7 +10,6 @@ from touchline.domain.status import JobState
 from touchline.launch.ledger import Ledger
 from touchline.launch.protocol import Executor, Job
 
-POLL_SECONDS = 0.2
 STOP_PATIENCE_SECONDS = 120.0
 """How long jobs may take to save after Ctrl-C; slower ones go on saving by themselves."""
 
@@ -47,11 +46,12 @@ def run_jobs(
                 _begin(job, slot, executor, ledger)
                 running[job.name] = (job, slot)
             watch([job for job, _ in running.values()])
-            time.sleep(POLL_SECONDS)
-            for name, (job, slot) in list(running.items()):
-                state = executor.state(job)
-                if state is not JobState.RUNNING:
-                    ended[name] = state or JobState.UNKNOWN
+            time.sleep(executor.tick_seconds)
+            seen = executor.look([job for job, _ in running.values()])
+            for name, (_, slot) in list(running.items()):
+                view = seen.get(name)
+                if view is None or not view.active:
+                    ended[name] = JobState.UNKNOWN if view is None else view.state
                     ledger.record("ended", name, state=ended[name].value)
                     del running[name]
                     free.append(slot)
@@ -63,7 +63,8 @@ def run_jobs(
 
 
 def _begin(job: Job, slot: Slot, executor: Executor, ledger: Ledger) -> None:
-    if executor.state(job) is JobState.RUNNING:
+    view = executor.look([job]).get(job.name)
+    if view is not None and view.active:
         ledger.record("adopted", job.name)
         return
     token = secrets.token_hex(6)
@@ -75,14 +76,15 @@ def _begin(job: Job, slot: Slot, executor: Executor, ledger: Ledger) -> None:
 def _stop(jobs: Sequence[Job], executor: Executor, ledger: Ledger, watch: Watch) -> None:
     for job in jobs:
         ledger.record("stop requested", job.name)
-        executor.stop(job)
+    executor.stop(jobs)
     deadline = time.monotonic() + STOP_PATIENCE_SECONDS
     left = list(jobs)
     while left and time.monotonic() < deadline:
         watch(left)
-        time.sleep(POLL_SECONDS)
+        time.sleep(executor.tick_seconds)
+        seen = executor.look(left)
         for job in list(left):
-            state = executor.state(job)
-            if state is not JobState.RUNNING:
-                ledger.record("ended", job.name, state=(state or JobState.UNKNOWN).value)
+            view = seen.get(job.name)
+            if view is None or not view.active:
+                ledger.record("ended", job.name, state=(JobState.UNKNOWN if view is None else view.state).value)
                 left.remove(job)

@@ -99,6 +99,7 @@ def build_plan(inputs: PlanInputs) -> Plan:
         executor=experiment.compute.executor,
         gpus_per_run=experiment.compute.gpus_per_run,
         deadline=experiment.compute.deadline,
+        compute=experiment.compute,
         machine=inputs.outlook.machine,
         assumptions=assumptions(
             inputs.given, runs, splits_made=any("random" in info.split_origin for info in inputs.datasets.values())
@@ -167,8 +168,11 @@ def _evaluated(run: PlannedRun, spec: RunSpec, inputs: PlanInputs, decisions: De
     question = _question(spec, inputs, lengths)
     started = inputs.started.get(spec.name)
     if started is not None:
-        return replace(run, evaluate_seconds=started.evaluate_seconds)
-    return replace(run, evaluate_seconds=decisions.decide(question, run.seed).times.evaluation)
+        return replace(
+            run, evaluate_seconds=started.evaluate_seconds, evaluate_limit_seconds=started.evaluate_limit_seconds
+        )
+    times = decisions.decide(question, run.seed).times
+    return replace(run, evaluate_seconds=times.evaluation, evaluate_limit_seconds=times.evaluation_limit)
 
 
 def _as_decided(train: TrainConfig, started: PlannedRun) -> TrainConfig:
@@ -194,6 +198,7 @@ def _trained(run: PlannedRun, question: Question, decisions: Decisions) -> Plann
         seconds_per_step=decided.times.step,
         time_parts=dict(decided.times.parts),
         time_limit_seconds=decided.times.limit,
+        evaluate_limit_seconds=decided.times.evaluation_limit,
         memory=decided.memory,
         peak_memory=decided.memory if isinstance(decided.memory, Missing) else decided.memory.process.quantity(),
         disk=decided.disk,

@@ -42,6 +42,11 @@ class Times:
     limit: Measured
     """What to ask a scheduler for, for the training."""
 
+    @property
+    def evaluation_limit(self) -> Measured:
+        """What to ask a scheduler for, for the evaluations."""
+        return limit_of(self.evaluation)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Course:
@@ -100,17 +105,23 @@ def times_of(
     step = answered.estimate
     parts = _parts(setup, train, lengths, course, step, work, machine, points)
     found = run_seconds(step, course.steps, parts=parts)
-    limit = Quantity(
-        value=minutes_to_seconds(slurm_time_limit(found.total)),
-        unit="s",
-        method="upper end of the interval, and a margin",
-    )
     return Times(
         step=step.quantity(),
         training=found.total.quantity(),
         parts={name: _measured(part) for name, part in found.breakdown.items()},
         evaluation=evaluation,
-        limit=limit,
+        limit=limit_of(found.total.quantity()),
+    )
+
+
+def limit_of(seconds: Measured) -> Measured:
+    """What to ask a scheduler for, from a predicted time with its interval."""
+    if isinstance(seconds, Missing):
+        return seconds
+    return Quantity(
+        value=minutes_to_seconds(slurm_time_limit(seconds.value if seconds.high is None else seconds.high)),
+        unit="s",
+        method="upper end of the interval, and a margin",
     )
 
 

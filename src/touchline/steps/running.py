@@ -61,7 +61,14 @@ def train(planned: Planned, runs: Sequence[PlannedRun], say: Say | None) -> dict
     require_training()
     steps = {run.name: run.batches.steps for run in todo if run.batches is not None}
     jobs = [
-        Job(name=run.name, folder=folder.run(run.name), command=("bash", "finetune.slurm"), output="slurm-{job}.out")
+        Job(
+            name=run.name,
+            folder=folder.run(run.name),
+            status=folder.run(run.name) / "status",
+            script="finetune.slurm",
+            command=("bash", "finetune.slurm"),
+            output="slurm-{job}.out",
+        )
         for run in todo
     ]
     ended = run_jobs(
@@ -102,7 +109,16 @@ def evaluate(planned: Planned, runs: Sequence[PlannedRun], epochs: str | None, s
                 str(request),
             )
             command = (sys.executable, "-m", "touchline.launch.attempt", "--", *work)
-            jobs.append(Job(name=f"evaluate {model}", folder=request.parent, command=command, output="{job}.out"))
+            jobs.append(
+                Job(
+                    name=f"evaluate {model}",
+                    folder=request.parent,
+                    status=request.parent / "status",
+                    script=None,
+                    command=command,
+                    output="{job}.out",
+                )
+            )
     if jobs:
         require_training()
         ended = run_jobs(

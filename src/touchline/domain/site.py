@@ -1,0 +1,64 @@
+"""What a cluster wants to hear from this user's jobs: written once, in the user's config file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+from annotated_types import Ge, Gt, MinLen
+
+PositiveInt = Annotated[int, Ge(1)]
+PositiveFloat = Annotated[float, Gt(0)]
+Text = Annotated[str, MinLen(1)]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SlurmSite:
+    """The key `slurm` of the user's config file; an experiment's `compute` overrules what it says too."""
+
+    __pydantic_config__: ClassVar[dict[str, object]] = {"extra": "forbid"}
+
+    account: Text | None = None
+    """`--account`."""
+    partition: Text | None = None
+    """`--partition`."""
+    qos: Text | None = None
+    """`--qos`."""
+    constraint: Text | None = None
+    """`--constraint`, which nodes: `a100&80gb`."""
+    gpu_type: Text | None = None
+    """Type of the GPUs, where the cluster wants one: `a100` asks for `--gpus=a100:1`."""
+    cpus_per_run: PositiveInt | None = None
+    """`--cpus-per-task`."""
+    memory_gb: PositiveFloat | None = None
+    """`--mem` of the host, in GiB; where runs use the processor it follows from the estimate when it is not given."""
+    modules: tuple[Text, ...] = ()
+    """Environment modules to load, `module load` each."""
+    setup: tuple[Text, ...] = ()
+    """Shell lines before the work, `source /opt/env.sh`; they stand in the scripts as they are."""
+    python: Text | None = None
+    """The interpreter on the compute nodes, where it is not the one that touchline runs with."""
+    options: tuple[Text, ...] = ()
+    """More options for sbatch, each as it stands behind `#SBATCH `: `--mail-type=FAIL`."""
+    signal_seconds: PositiveInt = 120
+    """How long before its time limit a job is told to save and to queue again."""
+    max_restarts: Annotated[int, Ge(0)] = 20
+    """How often a job that made progress queues itself again at its time limit."""
+    max_submitted: PositiveInt | None = None
+    """Most jobs of ours in the queue at once; the others are submitted as those end."""
+    poll_seconds: PositiveFloat = 30.0
+    """How long to wait between two looks at the queue."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Site:
+    """What the scripts must know of where they run."""
+
+    python: str
+    """The interpreter that has touchline, absolute."""
+    slurm: SlurmSite = SlurmSite()
+    """What the cluster wants to hear."""
+    cache_dir: str | None = None
+    """The folder of caches that runs share; none: as the user's environment says."""
+    models_dir: str | None = None
+    """The folder of models."""

@@ -1,0 +1,85 @@
+"""SLURM's commands as they are called: an argument list, a time limit, both streams apart, words that do not change."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Answer:
+    """What a command said."""
+
+    code: int | None
+    """Its exit code; none when it gave none in time, or could not be started."""
+    out: str
+    """Its standard output."""
+    err: str
+    """Its standard error; of one that could not be started or was too slow, what happened."""
+
+    @property
+    def ok(self) -> bool:
+        """Whether it ended with 0."""
+        return self.code == 0
+
+
+class Commands(Protocol):
+    """Runs sbatch, squeue, sacct, scancel, scontrol, sinfo, sacctmgr; the tests' fake answers in their place."""
+
+    def run(
+        self,
+        words: Sequence[str],
+        *,
+        timeout_seconds: float,
+        cwd: Path | None = None,
+        environment: dict[str, str] | None = None,
+        keep: Sequence[int] = (),
+    ) -> Answer:
+        """Run one command to its end; never raises.
+
+        Args:
+            words: the command and its arguments.
+            timeout_seconds: it is killed after that, and the answer has no code.
+            cwd: where; sbatch takes it as the job's folder.
+            environment: variables added to this process's own.
+            keep: descriptors that it inherits: a lock that must be held as long as it lives.
+        """
+        ...
+
+
+class RealCommands:
+    """The commands that are on PATH."""
+
+    def run(
+        self,
+        words: Sequence[str],
+        *,
+        timeout_seconds: float,
+        cwd: Path | None = None,
+        environment: dict[str, str] | None = None,
+        keep: Sequence[int] = (),
+    ) -> Answer:
+        """Run one command; times as seconds since 1970, words in English."""
+        inherited = {"LC_ALL": "C", "SLURM_TIME_FORMAT": "%s"}
+        try:
+            done = subprocess.run(  # noqa: S603 (an argument list of our own words)
+                list(words),
+                cwd=cwd,
+                env={**os.environ, **inherited, **(environment or {})},
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                timeout=timeout_seconds,
+                pass_fds=tuple(keep),
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            return Answer(code=None, out="", err=f"{words[0]}: no answer within {timeout_seconds:.0f} s")
+        except OSError as error:
+            return Answer(code=None, out="", err=f"{words[0]}: {error.strerror}")
+        return Answer(
+            code=done.returncode, out=done.stdout.decode(errors="replace"), err=done.stderr.decode(errors="replace")
+        )
