@@ -9,6 +9,7 @@ TouchlineError
 │   ├── LimitReached      4   not now: too many jobs
 │   └── Unclear           4   nobody knows whether a job was taken
 └── RunsFailed            1   the command worked, the runs did not
+    └── OutOfMemory      79   a training did not fit; only a trainer ends with it
 
 `message` says what and where; `expected` what would have been right; `hint` what to type next.
 """
@@ -46,6 +47,12 @@ class RunsFailed(TouchlineError):
     """Some runs did not end well; the others did, and nothing is lost."""
 
     exit_code = 1
+
+
+class OutOfMemory(RunsFailed):
+    """A training that did not fit; a smaller micro-batch may."""
+
+    exit_code = 79
 
 
 class InputFault(TouchlineError):

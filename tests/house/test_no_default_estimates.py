@@ -19,6 +19,8 @@ SOURCE = ROOT / "src" / "touchline"
 PACKAGES = ("domain", "spec", "plan", "estimate", "backends", "checks", "placement", "scaffold")
 
 ALLOWED = {
+    ("domain", "signal_seconds"): "when a job is told to save, a choice",
+    ("domain", "poll_seconds"): "how often somebody looks, a choice",
     ("domain", "resume_minutes"): "when the state is saved, a choice, not how long anything takes",
 }
 """(package, name) -> why its number is no estimate."""

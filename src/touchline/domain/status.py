@@ -47,6 +47,20 @@ _ENDED = frozenset(
 )
 
 
+EXIT_STOPPED = 75
+"""The work saved its state and ended because it was asked to; the same command goes on from there."""
+EXIT_HELD = 76
+"""Another attempt holds the folder; this one did nothing."""
+EXIT_NO_PARENT = 77
+"""What it builds on, the parent's artefacts or the training to evaluate, is not there."""
+EXIT_LINEAGE = 78
+"""The parent is not what its records say; nothing was trained on it."""
+EXIT_OUT_OF_MEMORY = 79
+"""The work did not fit into memory."""
+TIME_LIMIT = "stopped at its time limit"
+"""Reason of an attempt that this machine ended at its limit."""
+
+
 class TrainingOutcome(StrEnum):
     """What the artefacts say, whatever the exit code was."""
 
@@ -106,6 +120,18 @@ class AttemptExit:
     """When it was written."""
 
 
+    @property
+    def state(self) -> JobState:
+        """The state that these words stand for."""
+        if self.code == 0:
+            return JobState.COMPLETED
+        if self.code == EXIT_OUT_OF_MEMORY:
+            return JobState.OUT_OF_MEMORY
+        if self.reason == TIME_LIMIT:
+            return JobState.TIMEOUT
+        return JobState.CANCELLED if self.reason.startswith("stopped") else JobState.FAILED
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Attempt:
     """One attempt at a job, put together from its files."""
@@ -123,9 +149,7 @@ class Attempt:
     def state(self) -> JobState:
         """The attempt's state in SLURM's words."""
         if self.exit is not None:
-            if self.exit.code == 0:
-                return JobState.COMPLETED
-            return JobState.CANCELLED if self.exit.reason.startswith("stopped") else JobState.FAILED
+            return self.exit.state
         if self.alive is None:
             return JobState.UNKNOWN
         return JobState.RUNNING if self.alive else JobState.FAILED

@@ -19,16 +19,13 @@ from touchline.domain.results import (
     RunResult,
 )
 from touchline.domain.runs import RunKind
-from touchline.domain.status import Attempt, JobState, RunStatus, TrainingOutcome
+from touchline.domain.status import EXIT_HELD, Attempt, JobState, RunStatus, TrainingOutcome
 from touchline.launch.statusfiles import read_attempts
 from touchline.results.checkpoints import read_checkpoints, read_training_marker
 from touchline.results.evaluations import read_evaluations, settings_sha256
 from touchline.results.metrics import read_metrics
 from touchline.scaffold.folder import evaluation_config
 from touchline.statistics import holm, mcnemar_exact, newcombe_paired, wilson
-
-HELD_EXIT = 76
-"""An attempt that found another one at work is no attempt at the run."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -72,7 +69,7 @@ def _evidence(plan: Plan, run: PlannedRun, folder: Path) -> _Evidence:
         metrics=read_metrics(folder / "metrics.jsonl"),
         marker=marker if marker is not None and marker.run_digest == run.digest else None,
         checkpoints=checkpoints,
-        attempts=tuple(a for a in attempts if a.exit is None or a.exit.code != HELD_EXIT),
+        attempts=tuple(a for a in attempts if a.exit is None or a.exit.code != EXIT_HELD),
         evaluations=tuple(sorted(current, key=lambda record: record.checkpoint)),
         stale_evaluations=len(records) - len(current),
     )

@@ -16,12 +16,10 @@ from pathlib import Path
 from types import FrameType
 
 from touchline.catalog.worker import prepare_worker, tell_fault
+from touchline.domain.status import EXIT_OUT_OF_MEMORY, EXIT_STOPPED
 from touchline.errors import TouchlineError
 from touchline.trainer.inputs import read_config
 from touchline.trainer.run import Stop, run_training
-
-EXIT_STOPPED = 75
-"""The state is saved; sysexits.h calls it EX_TEMPFAIL, try again."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -45,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 4
     except MemoryError:
         sys.stderr.write("touchline: out of memory\n  try: a smaller train.micro_batch_size\n")
-        return 1
+        return EXIT_OUT_OF_MEMORY
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from touchline.backends.peft.layout import Rows, arrange
 from touchline.domain.metrics import CheckpointRow, EndRow, StepRow, TrainingMarker, ValidationRow
-from touchline.errors import RunsFailed
+from touchline.errors import OutOfMemory, RunsFailed
 from touchline.files import write_atomic
 from touchline.trainer.export import drop_old_exports, export, read_exports
 from touchline.trainer.log import LOG, MetricsLog, Progress
@@ -25,6 +25,11 @@ from touchline.trainer.tensors import give_random_state, pack_state, take_random
 
 FINAL_LOSS_STEPS = 10
 """Steps over which the final training loss is averaged; one step's loss is mostly its examples' difficulty."""
+
+
+def _says_out_of_memory(error: Exception) -> bool:
+    """The processor's allocator has no exception of its own, only words."""
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
 
 
 class _Stopped(Exception):
@@ -79,9 +84,11 @@ class Training:
         try:
             with MemorySampler(self._session.machine) as memory:
                 self._run(memory)
-        except torch.OutOfMemoryError as error:
-            raise RunsFailed(
-                f"run {self._config.run}: out of GPU memory at step {self._step + 1}: {str(error)[:200]}",
+        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+            if not _says_out_of_memory(error):
+                raise
+            raise OutOfMemory(
+                f"run {self._config.run}: out of memory at step {self._step + 1}: {str(error)[:200]}",
                 expected="a micro-batch that fits; what was saved before is untouched",
                 hint="a smaller train.micro_batch_size, or train.gradient_checkpointing: true",
             ) from error
