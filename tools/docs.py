@@ -55,6 +55,7 @@ FORMATS = (
     Format(schema="experiment", type="domain.experiment:Experiment", what="experiment.yaml, what a person writes"),
     Format(schema="plan", type="domain.plan:Plan", what="plan.json, the resolved truth of an experiment"),
     Format(schema="ledger", type="launch.ledger:LedgerEntry", what="a line of ledger.jsonl"),
+    Format(schema="doctor", type="domain.doctor:DoctorReport", what="what `touchline doctor --json` prints"),
     Format(schema="placement", type="domain.placement:Placement", what="what `touchline place --json` prints"),
     Format(schema="audit", type="domain.audited:DataAudit", what="what `touchline data audit --json` prints"),
     Format(schema="check", type="domain.check:CheckReport", what="what `touchline check --json` prints"),

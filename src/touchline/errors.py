@@ -3,7 +3,9 @@
 TouchlineError
 ├── InputFault            2   a file or an option is wrong; may carry findings
 ├── PolicyFault           3   refused: something would be overwritten, doubled or is not allowed
-│   └── DriftFault        3   what was planned is no longer what is there
+│   ├── DriftFault        3   what was planned is no longer what is there
+│   ├── ParentMissing     3   what a stage goes on from is not there (its training ends with 77)
+│   └── LineageFault      3   a stage's parent is not what its records say (its training ends with 78)
 ├── EnvironmentFault      4   the machine lacks something: a package, a folder, disk, permission
 │   ├── Refused           4   a scheduler refused a job
 │   ├── LimitReached      4   not now: too many jobs
@@ -69,6 +71,14 @@ class PolicyFault(TouchlineError):
 
 class DriftFault(PolicyFault):
     """The plan and the things it was made from no longer agree."""
+
+
+class ParentMissing(PolicyFault):
+    """A stage's parent has no complete training, or not the checkpoint that the stage goes on from."""
+
+
+class LineageFault(PolicyFault):
+    """What a stage would go on from is not what its parent's records say; the chain stops there."""
 
 
 class EnvironmentFault(TouchlineError):

@@ -59,3 +59,8 @@ def minutes_to_seconds(minutes: float) -> float:
 def seconds_to_hours(seconds: float) -> float:
     """One hour is 3,600 seconds."""
     return seconds / 3600
+
+
+def seconds_to_minutes(seconds: float) -> float:
+    """One minute is 60 seconds."""
+    return seconds / 60

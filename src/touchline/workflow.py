@@ -4,21 +4,27 @@
     plan      experiment.yaml -> plan.json, runs_plan.md        nothing is queued, nothing is trained
     prepare   plan.json -> one folder a run                     configs and scripts that you could have typed
     run       train what is missing, evaluate, report           safe to kill and to call again, always
+    submit    the same handed to SLURM, without waiting         drops what it cannot take; call it again
+    resume    go on with the plan after anything                a kill, a reboot, a closed terminal
+    status    how every run stands now                          `cancel` asks runs to save and end
+    place     jobs on GPUs before a deadline                    `optimize` says what would help to make it
+    doctor    what is missing on this machine and its cluster
     evaluate  checkpoints -> genuine .eval logs                 again and later
-    results   what was measured, and what is missing and why    `status` shows the same reading
+    results   what was measured, and what is missing and why    from the files alone
     collect   runs_status.yaml, run_metrics.yaml                what the runs taught goes into the history
     report    RESULTS.md
     demo      all of it, on a small real model
+    pack      lengths -> rows, by a trainer's own batching      `pack_write` hands them over, `pack_check` tries a model
     history_* any training log -> what it really says, and a folder of records that later plans are made from
 
-Each verb takes values and gives values; it prints nothing. What is slow takes `say`, which hears of progress.
+Each verb takes values and gives values; it prints nothing. What is slow takes `say`, which hears of progress, and what
+decides things on the way takes `tell`, which hears them in a sentence.
 """
 
 from __future__ import annotations
 
 import shlex
-import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from importlib import resources
 from pathlib import Path
@@ -27,39 +33,69 @@ from typing import TYPE_CHECKING
 from touchline.catalog.create import create_capitalization
 from touchline.catalog.settings import Settings
 from touchline.domain.collected import RunMetrics
-from touchline.domain.plan import Plan, PlannedRun
+from touchline.domain.plan import Plan
 from touchline.domain.results import RunResult
-from touchline.errors import EnvironmentFault, InputFault, RunsFailed
-from touchline.files import read_text_bounded, write_atomic, write_if_changed
+from touchline.domain.submitted import Submitted
+from touchline.errors import InputFault, PolicyFault, RunsFailed
+from touchline.files import read_text_bounded, write_if_changed
 from touchline.launch.folders import ExperimentFolder
 from touchline.launch.getting import EXPORTABLE, get_model
 from touchline.report import results_markdown
 from touchline.report.figures import loss_figure
 from touchline.results.collect import collect_results
-from touchline.scaffold import Site, run_files
 from touchline.spec import read_experiment
 from touchline.spec.bounds import SIZE_LIMIT_BYTES
-from touchline.steps import collecting, running
+from touchline.steps import collecting, launching, running
+from touchline.steps.deadlines import optimize, place
+from touchline.steps.histories import (
+    history_add,
+    history_calibration,
+    history_export,
+    history_list,
+    history_read,
+    history_rebuild,
+    history_show,
+)
+from touchline.steps.jobs import EVALUATE
+from touchline.steps.launching import Worked
+from touchline.steps.packs import pack, pack_check, pack_write
 from touchline.steps.planning import Planned, accept_edits, refuse_edits, refuse_findings, resolve, settle
+from touchline.steps.preparing import write_folders
+from touchline.steps.recovering import Tell
 from touchline.steps.running import Say
 
 if TYPE_CHECKING:
     from touchline.domain.answers import EstimateAnswer
     from touchline.domain.check import CheckReport
+    from touchline.domain.doctor import DoctorReport
     from touchline.domain.finding import Finding
-    from touchline.domain.isolation import IsolationCheck
-    from touchline.domain.packing import PackingSummary
+    from touchline.domain.live import LiveRun
+    from touchline.domain.placement import Placement
     from touchline.domain.probe import ProbeReport
-    from touchline.domain.record import RunRecord
-    from touchline.evidence.adding import Added
-    from touchline.evidence.files import FoundRun, Refused
-    from touchline.evidence.index import Index
-    from touchline.packing.handoff import Handoff
-    from touchline.steps.calibrating import Calibration
     from touchline.steps.choosing import CheckRequest
+    from touchline.steps.emitting import PlaceRequest
     from touchline.steps.estimating import EstimateRequest
     from touchline.steps.fixing import Changes
-    from touchline.steps.packing import PackRequest
+
+__all__ = [
+    "history_add",
+    "history_calibration",
+    "history_export",
+    "history_list",
+    "history_read",
+    "history_rebuild",
+    "history_show",
+    "optimize",
+    "pack",
+    "pack_check",
+    "pack_write",
+    "place",
+]
+
+
+def silent(sentence: str) -> None:
+    """For callers that need not hear."""
+    del sentence
 
 
 def check(
@@ -144,15 +180,14 @@ def prepare(source: Path, settings: Settings, *, run: str | None = None, accept:
         InputFault: no plan, no such run, an edited file with faults, or what `check` finds now.
     """
     planned = _planned(source)
-    runs = running.selected(planned.plan, run)
+    running.selected(planned.plan, run)
     if accept:
         if run is None:
             raise InputFault("--accept is for one run", hint="touchline prepare DIR --run RUN --accept")
         planned = accept_edits(planned, settings, run)
-        runs = running.selected(planned.plan, run)
     else:
         refuse_findings(planned, settings)
-    return _prepared(planned, runs, accepted=accept)
+    return _prepared(planned, settings, only=run, accepted=accept)
 
 
 def run(
@@ -162,7 +197,9 @@ def run(
     *,
     only: str | None = None,
     allow: Sequence[str] = (),
+    retry: bool = False,
     say: Say | None = None,
+    tell: Tell = silent,
 ) -> list[RunResult]:
     """Plan, prepare, train what is not trained, evaluate what is not evaluated, report. Does nothing twice.
 
@@ -171,22 +208,99 @@ def run(
         RunsFailed: some runs did not end well; the others did and are reported.
         KeyboardInterrupt: after the running jobs have saved.
     """
-    with running.alone(ExperimentFolder(source)):
+    with running.alone(ExperimentFolder(source)) as lock:
         plan(source, settings, overrides, allow=allow)
-        planned = _planned(source)
-        planned = _prepared(planned, planned.plan.runs, accepted=False)
+        planned = _prepared(_planned(source), settings, accepted=False)
+        return _worked(planned, settings, only, say, tell, lock=lock, retry=retry)
+
+
+def submit(
+    source: Path,
+    settings: Settings,
+    *,
+    only: str | None = None,
+    retry: bool = False,
+    say: Callable[[int, int], None] | None = None,
+    tell: Tell = silent,
+) -> list[Submitted]:
+    """Hand to SLURM what is not trained or not evaluated and not in the queue, and come back; call it again any time.
+
+    Args:
+        source: experiment.yaml or its folder, planned.
+        settings: where models are, and what the cluster wants.
+        only: one run; all when None.
+        retry: also what failed twice the same way.
+        say: hears how many jobs are handed over, of how many.
+        tell: hears what is done about jobs that failed.
+
+    Raises:
+        PolicyFault: the plan is for this machine, or another command is at work on this folder.
+    """
+    with running.alone(ExperimentFolder(source)) as lock:
+        planned = prepare(source, settings)
+        if planned.plan.executor != "slurm":
+            raise PolicyFault(
+                "this plan runs on this machine",
+                expected="compute.executor: slurm",
+                hint=f"touchline plan {shlex.quote(str(source))} compute.executor=slurm",
+            )
         runs = running.selected(planned.plan, only)
-        failed = running.train(planned, runs, say)
-        failed |= running.evaluate(planned, runs, None, say)
-        found = report(source)
-        collect(source, settings)
-    if failed:
-        raise _failed(planned, list(failed))
-    return found
+        return launching.submit(planned, runs, settings, tell, lock=lock, retry=retry, heard=say)[1]
+
+
+def resume(
+    source: Path,
+    settings: Settings,
+    *,
+    only: str | None = None,
+    retry: bool = False,
+    say: Say | None = None,
+    tell: Tell = silent,
+) -> list[RunResult]:
+    """Go on with the plan as it is after anything: a kill, a reboot, a closed terminal; nothing is done twice.
+
+    Raises:
+        InputFault: there is no plan yet.
+        PolicyFault: another command is at work on this folder.
+        RunsFailed: some runs did not end well; the others did and are reported.
+    """
+    with running.alone(ExperimentFolder(source)) as lock:
+        planned = prepare(source, settings)
+        return _worked(planned, settings, only, say, tell, lock=lock, retry=retry)
+
+
+def status(source: Path, settings: Settings, *, look: bool = True) -> list[LiveRun]:
+    """How every run stands at this moment, from its folder and one look at the queue.
+
+    Args:
+        source: experiment.yaml or its folder, planned.
+        settings: what the cluster wants.
+        look: ask the scheduler too.
+    """
+    from touchline.steps.live import live
+
+    planned = _planned(source)
+    return live(planned, launching.views(planned, settings) if look else {})
+
+
+def cancel(source: Path, settings: Settings, *, only: str | None = None) -> list[str]:
+    """Ask the jobs of a run, or of all, to save and end, and take what waits out of the queue; give their names.
+
+    Raises:
+        InputFault: no plan, or no such run.
+    """
+    planned = _planned(source)
+    return launching.cancel(planned, running.selected(planned.plan, only), settings)
 
 
 def evaluate(
-    source: Path, settings: Settings, *, only: str | None = None, epochs: str | None = None, say: Say | None = None
+    source: Path,
+    settings: Settings,
+    *,
+    only: str | None = None,
+    epochs: str | None = None,
+    say: Say | None = None,
+    tell: Tell = silent,
 ) -> list[RunResult]:
     """Evaluate what is trained and not evaluated yet, now or later.
 
@@ -201,13 +315,33 @@ def evaluate(
         PolicyFault: another command is at work on this folder.
         RunsFailed: an evaluation did not end well.
     """
-    with running.alone(ExperimentFolder(source)):
+    with running.alone(ExperimentFolder(source)) as lock:
         planned = prepare(source, settings)
-        failed = running.evaluate(planned, running.selected(planned.plan, only), epochs, say)
-        found = report(source)
-    if failed:
-        raise _failed(planned, list(failed))
-    return found
+        return _worked(planned, settings, only, say, tell, lock=lock, train=False, epochs=epochs)
+
+
+def place_experiment(
+    source: Path, settings: Settings, request: PlaceRequest, *, plot: Path | None = None
+) -> tuple[Placement, list[Path], list[str]]:
+    """Place what is left of an experiment, and write the scripts that carry it out when the request names a kind.
+
+    Returns:
+        The placement, the files written (the one to submit first), and what the reader should know.
+
+    Raises:
+        InputFault: there is no plan, nothing is left, or the cluster is too small for a job.
+    """
+    from touchline.steps.deadlines import place_planned
+
+    return place_planned(prepare(source, settings), settings, request, plot=plot)
+
+
+def doctor(folder: Path, settings: Settings) -> DoctorReport:
+    """Look at Python, folders, GPUs and SLURM, and at what of the settings will not do there; nothing is changed."""
+    from touchline.launch.commands import RealCommands
+    from touchline.steps.doctor import examine
+
+    return examine(settings, folder, RealCommands())
 
 
 def results(source: Path) -> list[RunResult]:
@@ -298,160 +432,6 @@ def probe(
     return probe_run(planned, chosen, settings, limit_bytes=limit_bytes, say=say)
 
 
-def pack(
-    request: PackRequest,
-    settings: Settings,
-    *,
-    plot: Path | None = None,
-    say: Callable[[int, int], None] | None = None,
-) -> PackingSummary:
-    """How a dataset lies in rows, packed and not, by a trainer's own batching; `plot` is a picture of the lengths.
-
-    Raises:
-        InputFault: nothing tells the lengths, or they cannot be used.
-        EnvironmentFault: a picture was asked for, and what draws it is not installed.
-    """
-    from touchline.report.lengths import length_figure
-    from touchline.steps.packing import compare, lengths_of
-
-    lengths = lengths_of(request, settings, say)
-    summary = compare(request, lengths)
-    if plot is not None:
-        figure = length_figure(lengths.total, summary)
-        if figure.png is None:
-            raise EnvironmentFault(figure.note)
-        write_atomic(plot, figure.png)
-    return summary
-
-
-def pack_write(
-    request: PackRequest, to: Path, settings: Settings, *, say: Callable[[int, int], None] | None = None
-) -> Handoff:
-    """Write a dataset's training rows pack by pack, for trainers that pack by next-fit.
-
-    Raises:
-        InputFault: the lengths cannot be used, or an example is longer than a row.
-    """
-    from touchline.steps.packing import lengths_of, write_in_packs
-
-    return write_in_packs(request, to, lengths_of(request, settings, say))
-
-
-def pack_check(model: str, settings: Settings) -> IsolationCheck:
-    """Whether documents that share a row see each other in a model's architecture.
-
-    Raises:
-        InputFault: there is no such model, or no small model of its architecture can be made.
-        EnvironmentFault: the packages that train are not installed.
-    """
-    from touchline.catalog.shapes import load_config
-    from touchline.launch.isolation import check_isolation
-
-    return check_isolation(load_config(model, settings.models_dir))
-
-
-# The history's verbs load the readers of every trainer's logs when they are called, and not before.
-
-
-def history_read(
-    paths: Sequence[Path], *, say: Callable[[int, int, str], None] | None = None
-) -> Iterator[FoundRun | Refused]:
-    """What logs, state files and whole folders say of their runs; nothing is stored.
-
-    Args:
-        paths: files and folders; a log's other stream, states and configs beside it are read with it.
-        say: hears of progress: how many groups of files are done, how many there are, which one is next.
-
-    Raises:
-        InputFault: some of the paths do not exist or may not be read; all of them are named.
-    """
-    from touchline.evidence.adding import readable
-    from touchline.evidence.files import find_runs
-
-    return find_runs(readable(paths), say)
-
-
-def history_add(
-    paths: Sequence[Path],
-    history_dir: Path,
-    *,
-    dry_run: bool = False,
-    say: Callable[[int, int, str], None] | None = None,
-) -> Added:
-    """Put the runs that logs and folders tell of into the history; files that are as they were are not opened.
-
-    Args:
-        paths: files and folders.
-        history_dir: the history; made when it is not there.
-        dry_run: read, and write nothing.
-        say: hears of progress.
-
-    Raises:
-        InputFault: some of the paths do not exist or may not be read, or the history is no folder.
-        EnvironmentFault: no space, or no permission to write.
-    """
-    from touchline.evidence.adding import add_groups, readable
-    from touchline.evidence.files import group_files, read_group
-
-    return add_groups(history_dir, group_files(readable(paths)), read_group, dry_run=dry_run, say=say)
-
-
-def history_list(history_dir: Path) -> Index:
-    """The history's index, brought up to date with its records."""
-    from touchline.evidence.index import load_index
-
-    return load_index(history_dir)
-
-
-def history_show(history_dir: Path, wanted: str) -> tuple[str, RunRecord]:
-    """The id and the record of a run's name, an id, or the beginning of one.
-
-    Raises:
-        InputFault: there is none, or several; with those that come near.
-    """
-    from touchline.evidence.index import find_record, load_index
-
-    return find_record(history_dir, load_index(history_dir), wanted)
-
-
-def history_calibration(history_dir: Path, *, plot: Path | None = None) -> Calibration:
-    """Estimates held against what happened; `plot` is a picture of predicted against measured.
-
-    Raises:
-        InputFault: the history is no folder.
-        EnvironmentFault: a picture was asked for, and there is nothing to draw or to draw it with.
-    """
-    from touchline.catalog.settings import load_settings
-    from touchline.report.calibration import calibration_figure
-    from touchline.steps.calibrating import calibrate
-
-    found = calibrate(replace(load_settings(), history_dir=history_dir))
-    if plot is not None:
-        figure = calibration_figure(found.marks)
-        if figure.png is None:
-            raise EnvironmentFault(figure.note)
-        write_atomic(plot, figure.png)
-    return found
-
-
-def history_export(history_dir: Path, *, every: bool = False) -> Iterator[tuple[str, RunRecord]]:
-    """The records with their ids, by name; superseded ones only when `every` is asked for."""
-    from touchline.evidence.history import Broken, read_record, record_path
-    from touchline.evidence.index import load_index
-
-    for row in load_index(history_dir).rows(every=every):
-        record = read_record(record_path(history_dir, row.id))
-        if not isinstance(record, Broken):
-            yield row.id, record
-
-
-def history_rebuild(history_dir: Path) -> Index:
-    """Read every record again and write the index anew."""
-    from touchline.evidence.index import load_index
-
-    return load_index(history_dir, rebuild=True)
-
-
 def _planned(source: Path) -> Planned:
     """The plan on disk.
 
@@ -465,24 +445,42 @@ def _planned(source: Path) -> Planned:
     return Planned(plan=found, folder=folder, changed=False)
 
 
-def _prepared(planned: Planned, runs: Sequence[PlannedRun], *, accepted: bool) -> Planned:
+def _prepared(planned: Planned, settings: Settings, *, only: str | None = None, accepted: bool) -> Planned:
     """Write the runs' folders, and what is known of them."""
-    notes = list(planned.notes)
-    for each in runs:
-        if not accepted:
-            refuse_edits(planned, each)
-        kept = planned.folder.write_run(each.name, run_files(planned.plan, each, Site(python=sys.executable)))
-        notes += [f"{each.name}/{file} was changed by hand and is left as it is" for file in kept]
+    runs = running.selected(planned.plan, only)
+    for each in () if accepted else runs:
+        refuse_edits(planned, each)
+    notes = write_folders(planned, runs, settings)
     collecting.write_collected(planned, collect_results(planned.plan, planned.folder.root))
-    return replace(planned, notes=tuple(notes))
+    return replace(planned, notes=(*planned.notes, *notes))
 
 
-def _failed(planned: Planned, names: list[str]) -> RunsFailed:
-    places = [
-        str(planned.folder.root / name)
-        if planned.plan.run(name)
-        else str(planned.folder.evaluation(name.partition(" ")[2]))
-        for name in names
-    ]
-    logs = " ".join(f"{shlex.quote(place)}/*.out" for place in places)
-    return RunsFailed(f"did not end well: {', '.join(names)}", hint=f"tail -n 20 {logs}")
+def _worked(
+    planned: Planned,
+    settings: Settings,
+    only: str | None,
+    say: Say | None,
+    tell: Tell,
+    *,
+    lock: int,
+    retry: bool = False,
+    train: bool = True,
+    epochs: str | None = None,
+) -> list[RunResult]:
+    """Do the work, report and collect; then say what did not end well."""
+    runs = running.selected(planned.plan, only)
+    done = launching.work(planned, runs, settings, say, tell, lock=lock, retry=retry, train=train, epochs=epochs)
+    source = planned.folder.yaml
+    found = report(source)
+    collect(source, settings)
+    if done.stopped:
+        raise _failed(done)
+    return found
+
+
+def _failed(done: Worked) -> RunsFailed:
+    root = done.planned.folder.root
+    names = [name.removeprefix(EVALUATE) for name in done.stopped]
+    places = [root / name if done.planned.plan.run(name) else done.planned.folder.evaluation(name) for name in names]
+    logs = " ".join(f"{shlex.quote(str(place))}/*.out" for place in dict.fromkeys(places))
+    return RunsFailed(f"did not end well: {', '.join(done.stopped)}", hint=f"tail -n 20 {logs}")

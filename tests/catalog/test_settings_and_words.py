@@ -14,6 +14,7 @@ from touchline.catalog.datasets import load_dataset
 from touchline.catalog.settings import config_path, load_settings
 from touchline.catalog.words import AMERICAN_ENGLISH, load_words
 from touchline.domain.experiment import DataConfig
+from touchline.domain.site import SlurmSite
 from touchline.errors import EnvironmentFault, InputFault, PolicyFault
 
 pytestmark = pytest.mark.planning
@@ -90,6 +91,85 @@ def test_a_broken_config_file_is_an_input_fault(home: Path, content: str) -> Non
     write_config(content)
     with pytest.raises(InputFault):
         load_settings()
+
+
+def test_what_the_cluster_wants_to_hear_is_read_from_the_config_file(home: Path) -> None:
+    """Every key of the example; without the key, SLURM's own defaults."""
+    assert load_settings().slurm == SlurmSite()
+    write_config(
+        "models_dir: ~/models\n"
+        "slurm:\n"
+        "  account: msalganik\n"
+        "  partition: gpu\n"
+        "  constraint: a100&80gb\n"
+        "  gpu_type: a100\n"
+        "  cpus_per_run: 8\n"
+        "  memory_gb: 64\n"
+        "  modules: [anaconda3/2024.6]\n"
+        "  setup: ['source /opt/env.sh']\n"
+        "  options: [--mail-type=FAIL, '--exclude=node7']\n"
+        "  signal_seconds: 300\n"
+        "  max_restarts: 0\n"
+        "  max_submitted: 50\n"
+        "  poll_seconds: 60\n"
+    )
+    site = load_settings().slurm
+    assert (site.account, site.gpu_type, site.memory_gb, site.max_restarts) == ("msalganik", "a100", 64.0, 0)
+    assert site.options == ("--mail-type=FAIL", "--exclude=node7")
+    assert site.modules == ("anaconda3/2024.6",)
+
+
+def test_all_faults_of_the_cluster_settings_come_at_once_with_their_places(home: Path) -> None:
+    write_config("cache_dir: 5\nslurm:\n  acount: x\n  memory_gb: -1\n  signal_seconds: two\n  modules: [1]\n")
+    with pytest.raises(InputFault) as caught:
+        load_settings()
+    found = {(f.where.line, f.subject) for f in caught.value.findings if f.where}
+    assert found == {
+        (1, "cache_dir"),
+        (3, "slurm.acount"),
+        (4, "slurm.memory_gb"),
+        (5, "slurm.signal_seconds"),
+        (6, "slurm.modules.0"),
+    }
+    assert {f.code for f in caught.value.findings} == {"US101"}
+    assert any(f.hint == "did you mean 'account'?" for f in caught.value.findings)
+
+
+@pytest.mark.parametrize(
+    ("lines", "words"),
+    [
+        ('account: "a\\nb"', "one line"),
+        ('modules: ["a\\tb"]', "one line"),
+        ("options: [mail-type=FAIL]", "stray word"),
+        ("options: ['--array=0-3']", "set by touchline"),
+        ("options: [-J x]", "set by touchline"),
+        ("options: ['--excldue=n7']", "no option"),
+        ("options: ['--mail-type=SOMETIMES']", "sbatch wants"),
+        ("options: ['']", "a text that is not empty"),
+        ("options: [' ']", "no option"),
+    ],
+)
+def test_a_setting_that_no_script_can_hold_is_refused(home: Path, lines: str, words: str) -> None:
+    write_config(f"slurm:\n  {lines}\n")
+    with pytest.raises(InputFault) as caught:
+        load_settings()
+    (finding,) = caught.value.findings
+    assert words in finding.message
+    assert finding.where is not None
+    assert finding.where.line == 2
+
+
+def test_options_of_a_sites_own_plugins_are_let_through(home: Path) -> None:
+    write_config("slurm: {options: [--container-image=x, --our-own=3]}\n")
+    assert load_settings().slurm.options == ("--container-image=x", "--our-own=3")
+
+
+@pytest.mark.parametrize("value", ["null", "5", "[]", "text"])
+def test_cluster_settings_are_keys_and_values(home: Path, value: str) -> None:
+    write_config(f"slurm: {value}\n")
+    with pytest.raises(InputFault) as caught:
+        load_settings()
+    assert [f.where.line for f in caught.value.findings if f.where] == [1]
 
 
 def test_an_empty_config_file_is_none(home: Path) -> None:

@@ -18,6 +18,7 @@ from touchline.domain.catalog import DatasetInfo, SplitInfo
 from touchline.domain.finding import Finding, Where
 from touchline.domain.quantity import Missing
 from touchline.spec import expand, label_of, read_experiment
+from touchline.spec.stages import chain_faults
 from touchline.spec.write import to_yaml
 from touchline.tasks.capitalization import split_sizes
 
@@ -33,12 +34,14 @@ def view_of(text: str, *, with_data: bool = True) -> DesignView:
     labels = {model: label_of(model) for model in models}
     runs = expand(replace(experiment, stages=()), labels, loaded.document)
     paths = {run.data.path for run in runs} | {str(s.data["path"]) for s in experiment.stages if "path" in s.data}
+    chained = () if chain_faults(experiment, loaded.document) else expand(experiment, labels, loaded.document)
     nothing = Missing(missing="not here")
     return DesignView(
         experiment=experiment,
         document=loaded.document,
         runs=runs,
         datasets={path: facts_of(path.removeprefix("./")) if with_data else nothing for path in paths},
+        chained=chained if experiment.stages else (),
     )
 
 

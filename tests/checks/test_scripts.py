@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,7 +11,6 @@ from touchline.checks.rule import check_view
 from touchline.checks.script_view import ScriptView
 from touchline.domain.finding import Finding, Severity, Where
 from touchline.domain.stated import Stated, StatedTraining
-from touchline.scaffold.folder import _template
 from touchline.slurmtext.script import read_script
 
 pytestmark = pytest.mark.planning
@@ -47,22 +44,6 @@ def job(*lines: str) -> dict[str, Severity]:
 
 def test_the_base_script_is_sound() -> None:
     assert look(base("sbatch")) == []
-
-
-@pytest.mark.parametrize("name", ["tiny_rank4", "a b'c", "with#hash"])
-@pytest.mark.parametrize("limit", [None, 5400.0])
-@pytest.mark.parametrize("gpus", [0, 1, 4])
-def test_scripts_that_touchline_writes_are_sound(name: str, limit: float | None, gpus: int) -> None:
-    seconds = SimpleNamespace(missing="no runs yet") if limit is None else SimpleNamespace(value=limit)
-    run = SimpleNamespace(name=name, time_limit_seconds=seconds)
-    values = {
-        "run": run,
-        "plan": SimpleNamespace(experiment="exp 1", gpus_per_run=gpus),
-        "site": SimpleNamespace(python="/opt/env/bin/python"),
-        "command": "/opt/env/bin/python -m touchline.trainer finetune.yaml",
-    }
-    for script in ("finetune.slurm", "eval.slurm"):
-        assert look(_template(f"{script}.j2").render(values), "finetune.yaml", "eval.yaml", path=script) == []
 
 
 @given(st.text())

@@ -27,6 +27,7 @@ from tests.evaluate.tiny_evaluation import (
 
 from touchline.catalog.evaluations import read_evaluation_config
 from touchline.domain.experiment import EvaluateConfig
+from touchline.domain.status import EXIT_NO_PARENT
 from touchline.errors import DriftFault, InputFault
 from touchline.evaluate.process import evaluate, read_request
 from touchline.evaluate.scratch import SCRATCH
@@ -58,6 +59,11 @@ def run_process(experiment: Path, request: Path) -> subprocess.CompletedProcess[
     return subprocess.run(
         command(experiment, request), env=ENVIRONMENT, capture_output=True, text=True, timeout=300, check=False
     )
+
+
+def run_one(experiment: Path, run: str) -> subprocess.CompletedProcess[str]:
+    words = [sys.executable, "-m", "touchline.evaluate", "--experiment", str(experiment), "--run", run]
+    return subprocess.run(words, env=ENVIRONMENT, capture_output=True, text=True, timeout=300, check=False)
 
 
 def files(experiment: Path) -> dict[str, tuple[int, int]]:
@@ -93,6 +99,21 @@ def test_each_job_leaves_a_genuine_log_and_its_scores(evaluated: Path, run: str,
         assert logged.scores is not None
         assert set(logged.scores) == {"exact", "match"}
     assert finished_evaluation(evaluated / run, config, checkpoint, record.adapter_sha256) == record
+
+
+def test_a_run_by_itself_does_what_its_eval_yaml_asks_for(evaluated: Path, tmp_path: Path) -> None:
+    """As eval.slurm starts it; what is finished is not repeated, and what is not trained is told apart."""
+    alone = shutil.copytree(evaluated, tmp_path / "alone")
+    config = read_evaluation_config(alone / "tiny_rank8" / "eval.yaml")
+    write_run(alone, replace(config, train_epochs=2, evaluate=replace(config.evaluate, epochs="all", samples=4)))
+    done = run_one(alone, "tiny_rank8")
+    assert (done.returncode, done.stdout) == (EXIT_NO_PARENT, "")
+    assert "tiny_rank8 is not trained: no training.json; no epoch_1;" in done.stderr.splitlines()[-1]
+    (record,) = read_evaluations(alone / "tiny_rank8")
+    assert (record.checkpoint, len(record.samples)) == ("epoch_0", 4)
+    before = files(alone)
+    assert run_one(alone, "tiny_base").stderr == "touchline: tiny_base: evaluated already\n"
+    assert files(alone) == before
 
 
 def test_control_and_adapters_answer_differently(evaluated: Path) -> None:

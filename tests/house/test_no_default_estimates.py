@@ -19,6 +19,7 @@ SOURCE = ROOT / "src" / "touchline"
 PACKAGES = ("domain", "spec", "plan", "estimate", "backends", "checks", "placement", "scaffold")
 
 ALLOWED = {
+    ("domain", "EXIT_OUT_OF_MEMORY"): "an exit code",
     ("domain", "signal_seconds"): "when a job is told to save, a choice",
     ("domain", "poll_seconds"): "how often somebody looks, a choice",
     ("domain", "resume_minutes"): "when the state is saved, a choice, not how long anything takes",

@@ -174,8 +174,8 @@ def test_torn_and_foreign_status_files_are_no_attempts(
 def test_the_queue_runs_jobs_and_records_the_intent_before_the_start(folder: Path) -> None:
     """Every start in the ledger has its intent before it, with the same token; states come from the files."""
     jobs = [_job(folder, "good", "raise SystemExit(0)"), _job(folder, "bad", "raise SystemExit(3)")]
-    ended = run_jobs(jobs, LocalExecutor(), Ledger(folder / "ledger.jsonl", "local"), [()], lambda running: None)
-    assert ended == {"good": JobState.COMPLETED, "bad": JobState.FAILED}
+    ended = run_jobs(jobs, LocalExecutor(), Ledger(folder / "ledger.jsonl", "local"), [()], lambda running, views: None)
+    assert {name: view.state for name, view in ended.items()} == {"good": JobState.COMPLETED, "bad": JobState.FAILED}
     events = [(entry.event, entry.job, entry.token) for entry in read_ledger(folder / "ledger.jsonl")]
     assert [event for event, _, _ in events] == ["intent", "submitted", "ended"] * 2
     assert events[0][2] == events[1][2] != ""
@@ -187,7 +187,7 @@ def test_the_queue_adopts_a_job_that_is_alive(folder: Path, start: Callable[...,
     other = start(job.folder, sys.executable, "-c", SAVER)
     until((job.folder / "began").exists)
 
-    def stop_it(running: object) -> None:
+    def stop_it(running: object, views: object) -> None:
         if other.poll() is None:
             other.terminate()
 
@@ -200,7 +200,7 @@ def test_ctrl_c_lets_running_jobs_save_and_starts_no_more(folder: Path) -> None:
     """KeyboardInterrupt stops what runs, waits for it, and leaves what waits unstarted."""
     jobs = [_job(folder, "first", SAVER), _job(folder, "second", SAVER)]
 
-    def interrupt(running: object) -> None:
+    def interrupt(running: object, views: object) -> None:
         if (jobs[0].folder / "began").exists() and not (jobs[0].folder / "saved").exists() and not asked:
             asked.append(True)
             raise KeyboardInterrupt

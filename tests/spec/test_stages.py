@@ -1,4 +1,4 @@
-"""Stages in experiment.yaml: read, checked key by key where they stand, and refused by what would leave them out."""
+"""Stages in experiment.yaml: read, checked key by key where they stand, and each a run of its own."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ import json
 import pytest
 
 from touchline.domain.experiment import Experiment
+from touchline.domain.runs import RUN_NAME, STAGE, Link, RunKind, RunSpec
 from touchline.errors import InputFault
 from touchline.spec import expand, label_of, read_experiment
 from touchline.spec.stages import stage_experiment, stage_settings
+from touchline.spec.stated import stated_of_run
 from touchline.spec.validate import adapter, dotted_keys_at
 
 pytestmark = pytest.mark.planning
@@ -90,18 +92,136 @@ def test_faults_of_stages_are_told_where_they_stand() -> None:
 
 def test_the_keys_of_a_stage_are_known_by_the_files_names() -> None:
     """Through the list, and without Python's underscore."""
-    assert dotted_keys_at(Experiment, ("stages", 0)) == ("name", "parent", "continue", "model", "data", "train")
+    assert dotted_keys_at(Experiment, ("stages", 0)) == (
+        *("name", "parent", "continue", "parent_checkpoint", "model", "data", "train"),
+    )
     assert dotted_keys_at(Experiment, ("stages", "x")) == ()
     assert dotted_keys_at(Experiment, (0,)) == ()
 
 
-def test_no_runs_are_made_of_a_chain() -> None:
-    """Planning refuses it, rather than train something else than was written."""
-    loaded = read_experiment(CHAIN, "e.yaml")
+def runs_of(text: str) -> list[RunSpec]:
+    """The runs of an experiment."""
+    loaded = read_experiment(text, "e.yaml")
+    labels = {model: label_of(model) for model in loaded.experiment.models}
+    return list(expand(loaded.experiment, labels, loaded.document))
+
+
+def links(text: str) -> dict[str, str | None]:
+    """What each training goes on from."""
+    return {run.name: run.link.parent if run.link else None for run in runs_of(text) if run.kind is RunKind.FINE_TUNED}
+
+
+def test_every_stage_is_a_run_that_goes_on_from_its_parent() -> None:
+    """Parents first; data and settings of its own; its stage among its levels."""
+    easy, hard = runs_of(CHAIN)
+    assert (easy.name, hard.name) == ("1B_rank8_easy", "1B_rank8_hard")
+    assert (easy.data.path, hard.data.path) == ("easy.json", "hard.json")
+    assert (easy.train.epochs, hard.train.epochs, hard.train.lora.rank, hard.train.lora.alpha) == (1, 2, 8, 16.0)
+    assert easy.link is None
+    assert hard.link == Link(stage="hard", parent="1B_rank8_easy", continue_="adapter", parent_checkpoint="last")
+    assert [level.value for run in (easy, hard) for level in run.levels if level.factor == STAGE] == ["easy", "hard"]
+
+
+def test_levels_hold_for_all_stages_and_chains_do_not_cross() -> None:
+    """Every condition and seed has a chain of its own."""
+    text = CHAIN + "factors: {train.learning_rate: [1e-3, 1e-4]}\nseeds: [1, 2]\n"
+    found = links(text)
+    assert len(found) == 8
+    for child, parent in found.items():
+        assert parent == (child.replace("_hard", "_easy") if child.endswith("_hard") else None)
+    rates = {run.name: run.train.learning_rate for run in runs_of(text)}
+    assert all(rates[child] == rates[parent] for child, parent in found.items() if parent is not None)
+    assert list(found).index("1B_rank8_lr0.001_easy") < list(found).index("1B_rank8_lr0.001_hard")
+
+
+def test_stages_may_be_a_tree() -> None:
+    """Any stage above may be the parent, by its last checkpoint or its best."""
+    text = (
+        CHAIN + "  - {name: other, parent: easy, continue: merge, parent_checkpoint: best, train: {lora: {rank: 2}}}\n"
+    )
+    assert links(text) == {"1B_rank8_easy": None, "1B_rank8_hard": "1B_rank8_easy", "1B_rank8_other": "1B_rank8_easy"}
+    other = runs_of(text)[-1]
+    assert other.link is not None
+    assert (other.link.continue_, other.link.parent_checkpoint) == ("merge", "best")
+    assert (other.train.lora.rank, other.train.lora.alpha) == (2, 4.0)
+
+
+def test_what_a_stage_sets_wins_over_a_level() -> None:
+    """As the check says of it (EX129)."""
+    text = (
+        CHAIN.replace("epochs: 2", "epochs: 2, learning_rate: 0.5") + "factors: {train.learning_rate: [1e-3, 1e-4]}\n"
+    )
+    assert {run.train.learning_rate for run in runs_of(text) if run.link} == {0.5}
+
+
+def test_names_of_stages_stay_unique() -> None:
+    """Whatever run_names and stages are put together; a parent is found by the name that it got."""
+    text = (
+        CHAIN.replace("name: easy", "name: x_y").replace("parent: easy", "parent: x_y").replace("name: hard", "name: y")
+    )
+    text += "run_names: 'r{epochs}'\nfactors: {train.epochs: [1]}\n"
+    assert links(text) == {"r1_x_y": None, "r1_y": "r1_x_y"}
+    clash = (
+        text.replace("r{epochs}", "{epochs}")
+        .replace("train.epochs: [1]", "data.system: [a, a_x]")
+        .replace("{epochs}", "{system}")
+    )
+    found = links(clash)
+    assert len({name.casefold() for name in found}) == len(found) == 4
+    assert all(parent in found for parent in found.values() if parent is not None)
+    assert all(RUN_NAME.fullmatch(name) for name in found)
+
+
+def test_a_long_name_keeps_its_parent() -> None:
+    """Names are cut to what a folder may be called."""
+    long = "s" * 80
+    found = links(CHAIN.replace("hard\n", long + "\n"))
+    assert len(found) == 2
+    assert all(RUN_NAME.fullmatch(name) for name in found)
+
+
+def test_controls_are_of_the_base_on_each_stages_items() -> None:
+    """They go on from nothing and have no stage."""
+    controls = [run for run in runs_of(CHAIN + "controls: [base]\n") if run.kind is RunKind.CONTROL]
+    assert [(run.data.path, run.link) for run in controls] == [("easy.json", None), ("hard.json", None)]
+    assert all(level.factor != STAGE for run in controls for level in run.levels)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "code"),
+    [
+        ("parent: easy", "parent: esay", "EX121"),
+        ("parent: easy", "parent: hard", "EX121"),
+        ("    parent: easy\n", "", "EX126"),
+        ("    continue: adapter\n", "", "EX126"),
+        ("name: hard", "name: Easy", "EX125"),
+        ("name: hard", "name: ../hard", "EX125"),
+    ],
+)
+def test_stages_that_are_no_chain_have_no_runs(old: str, new: str, code: str) -> None:
+    """Nothing is trained from the base model that was to go on from something."""
     with pytest.raises(InputFault) as caught:
-        expand(loaded.experiment, {"m-1B": label_of("m-1B")}, loaded.document)
-    (finding,) = caught.value.findings
-    assert (finding.code, finding.where and finding.where.line) == ("EX120", 5)
+        runs_of(CHAIN.replace(old, new))
+    assert code in {finding.code for finding in caught.value.findings}
+    assert all(finding.where is not None and finding.where.line for finding in caught.value.findings)
+
+
+def test_a_stages_setting_is_found_where_it_stands() -> None:
+    """A finding about a run points into its stage; of what the stage does not say, at the experiment's own key."""
+    loaded = read_experiment(CHAIN, "e.yaml")
+    hard = stated_of_run(runs_of(CHAIN)[1], loaded.document)
+    assert hard.epochs is not None
+    assert hard.rank is not None
+    assert (hard.epochs.where.line, hard.sources[0].name.where.line) == (11, 10)
+    assert hard.rank.where.line == 4
+
+
+def test_what_every_stage_says_is_given() -> None:
+    """It is no setting that nobody wrote."""
+    assert "data.path" in read_experiment(CHAIN, "e.yaml").given
+    assert "train.epochs" not in read_experiment(CHAIN, "e.yaml").given
+    both = CHAIN.replace("data: {path: easy.json}", "data: {path: easy.json}, train: {epochs: 1}")
+    assert "train.epochs" in read_experiment(both, "e.yaml").given
 
 
 def test_an_experiment_without_stages_is_the_one_that_it_was() -> None:

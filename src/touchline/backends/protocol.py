@@ -52,6 +52,8 @@ class Backend(Protocol):
 
     name: str
     """Its folder's name, as `train.backend` says it."""
+    goes_on: bool
+    """Whether a run of it can go on from another run's adapter, as the stages of a chain do."""
 
     def faults(self, model: ModelInfo, train: TrainConfig) -> tuple[Finding, ...]:
         """What it cannot do of what is asked."""

@@ -20,10 +20,9 @@ from touchline.spec.document import parse
 from touchline.spec.validate import build
 from touchline.tasks.protocol import SCORER_VERSION
 
+EVALUATION_FILE = "eval.yaml"
 EVALUATIONS_FOLDER = "eval"
 SCORES_SUFFIX = ".scores.json"
-BASE_CHECKPOINT = "base"
-"""What a control's checkpoint is called."""
 _CONFIG_LIMIT_BYTES = 1 << 20
 _SCORES_LIMIT_BYTES = 1 << 28
 _RECORD: TypeAdapter[EvaluationRecord] = TypeAdapter(EvaluationRecord)

@@ -48,4 +48,4 @@ def tell_fault(fault: TouchlineError) -> None:
         lines.append(f"expected: {fault.expected}")
     if fault.hint is not None:
         lines.append(f"try: {fault.hint}")
-    sys.stderr.write("touchline: " + "\n  ".join(lines) + "\n")
+    sys.stderr.write("touchline: error: " + "\n  ".join(lines) + "\n")

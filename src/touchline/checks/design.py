@@ -56,9 +56,11 @@ class DesignView:
     document: Document
     """The file, for places."""
     runs: tuple[RunSpec, ...]
-    """Its runs; of a chain, those that it would have without its stages."""
+    """Its runs; of a chain, those that it would have without its stages, on the data of the last one."""
     datasets: Mapping[str, DatasetFacts | Missing]
     """What is known of each dataset, by its path as the file writes it."""
+    chained: tuple[RunSpec, ...] = ()
+    """The runs that the stages are; none where the stages are no chain."""
 
     def where(self, *path: str | int) -> Where:
         """The place of a key."""

@@ -201,11 +201,11 @@ DOCUMENTED: dict[str, tuple[Severity, str, str]] = {
     "US101": (
         _E,
         "settings-file",
-        """The user's own config file has a key that does not exist, or a value that is no folder.
+        """The user's own config file has a key that does not exist, or a value that it cannot have.
 
-        Why: models would be looked for in another place than the one meant.
+        Why: models would be looked for in another place than the one meant, or jobs would ask for something else.
 
-        Fix: the keys are models_dir, cache_dir and history_dir.
+        Fix: the keys are models_dir, cache_dir, history_dir and slurm; `touchline doctor` tries what stands there.
         """,
     ),
     "CK100": (

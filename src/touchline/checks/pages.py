@@ -9,6 +9,9 @@ from collections.abc import Iterator
 from touchline.checks.documented import DOCUMENTED
 from touchline.checks.documented_configs import DOCUMENTED_CONFIGS
 from touchline.checks.documented_data import DOCUMENTED_DATA
+from touchline.checks.documented_placement import DOCUMENTED_PLACEMENT
+from touchline.checks.documented_runs import DOCUMENTED_RUNS
+from touchline.checks.documented_site import DOCUMENTED_SITE
 from touchline.checks.rule import Example, RulePage, all_rules, parse_page
 
 SUBJECTS = {
@@ -22,9 +25,15 @@ SUBJECTS = {
     "EX": "experiments",
     "EV": "evaluation",
     "BK": "configs of backends",
+    "PL": "placement",
     "US": "your settings",
+    "RN": "runs at work",
 }
 """What the two letters of a code stand for."""
+
+_DOCUMENTED = (
+    DOCUMENTED | DOCUMENTED_CONFIGS | DOCUMENTED_DATA | DOCUMENTED_PLACEMENT | DOCUMENTED_RUNS | DOCUMENTED_SITE
+)
 
 
 @functools.cache
@@ -35,7 +44,7 @@ def all_pages() -> dict[str, RulePage]:
         ValueError: a code has two pages.
     """
     pages = {code: rule.page for code, rule in all_rules().items()}
-    for code, (severity, name, text) in (DOCUMENTED | DOCUMENTED_CONFIGS | DOCUMENTED_DATA).items():
+    for code, (severity, name, text) in _DOCUMENTED.items():
         if code in pages:
             raise ValueError(f"{code} has two pages")
         pages[code] = parse_page(code, name, severity, inspect.cleandoc(text))

@@ -4,40 +4,14 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Iterator, Mapping
-from typing import Final
+from collections.abc import Iterator
 
 from touchline.checks.design import DesignView, model_of, same_path
 from touchline.checks.rule import Fault, rule
-from touchline.domain import defaults
 from touchline.domain.experiment import StageConfig
 from touchline.domain.finding import Severity
 from touchline.domain.runs import RUN_NAME
-from touchline.spec.expand import NOT_RUN_YET, setting
 from touchline.spec.stages import stage_settings
-
-_ADAPTER_SHAPE: Final = ("train.lora.rank", "train.lora.target_modules", "train.lora.alpha", "train.lora.dtype")
-"""What an adapter is made with; one that is trained further keeps it."""
-
-
-@rule("EX120", Severity.INFO)
-def stages_are_not_run_yet(view: DesignView) -> Iterator[Fault]:
-    """The experiment is a chain of stages, which this version checks and does not train.
-
-    Why: `touchline plan` refuses it, rather than leave the stages out.
-
-    Fix: train the stages one after the other, each as an experiment of its own.
-
-    Bad: experiment
-        stages:
-          - {name: easy, data: {path: data/words.json}}
-          - {name: hard, parent: easy, continue: adapter, data: {path: data/more_words.json}}
-
-    Good: experiment
-        stages: []
-    """
-    if view.experiment.stages:
-        yield Fault(message=NOT_RUN_YET, at=view.where("stages"), subject="stages")
 
 
 @rule("EX121", Severity.ERROR)
@@ -214,6 +188,13 @@ def stage_that_does_not_say_how_it_goes_on(view: DesignView) -> Iterator[Fault]:
           - {name: hard, parent: easy, continue: merge, data: {path: data/more_words.json}}
     """
     for index, stage in enumerate(view.experiment.stages):
+        if stage.parent is None and stage.parent_checkpoint != "last":
+            yield Fault(
+                message=f"stage {stage.name} says `parent_checkpoint: {stage.parent_checkpoint}` and has no parent",
+                at=view.where("stages", index, "parent_checkpoint"),
+                subject="stages.parent_checkpoint",
+                hint="parent: the name of a stage above it",
+            )
         if (stage.parent is None) == (stage.continue_ is None):
             continue
         has_parent = stage.parent is not None
@@ -256,43 +237,6 @@ def stage_of_another_model(view: DesignView) -> Iterator[Fault]:
                 subject="stages.model",
                 hint="take model out of the stage",
             )
-
-
-@rule("EX128", Severity.ERROR)
-def stage_that_reshapes_the_adapter(view: DesignView) -> Iterator[Fault]:
-    """A stage goes on with its parent's adapter and gives it another rank, scale, element type or other layers.
-
-    Why: an adapter that is trained further keeps the shape that it has; the setting would have to be ignored.
-
-    Fix: take the setting out, or `continue: merge`, which makes a new adapter.
-
-    Bad: experiment
-        stages:
-          - {name: easy, data: {path: data/words.json}, train: {lora: {rank: 8}}}
-          - {name: hard, parent: easy, continue: adapter, train: {lora: {rank: 16}}, data: {path: data/more_words.json}}
-
-    Good: experiment
-        stages:
-          - {name: easy, data: {path: data/words.json}, train: {lora: {rank: 8}}}
-          - {name: hard, parent: easy, continue: merge, train: {lora: {rank: 16}}, data: {path: data/more_words.json}}
-    """
-    stages = {stage.name: stage for stage in view.experiment.stages}
-    for index, stage in enumerate(view.experiment.stages):
-        parent = stages.get(stage.parent or "")
-        if parent is None or stage.continue_ != "adapter":
-            continue
-        before, after = _shape(view, parent), _shape(view, stage)
-        for key in _ADAPTER_SHAPE:
-            if before[key] != after[key] and not (
-                key.endswith("alpha") and before[_ADAPTER_SHAPE[0]] != after[_ADAPTER_SHAPE[0]]
-            ):
-                yield Fault(
-                    message=f"stage {stage.name} trains the adapter of {parent.name} further, whose {key} is "
-                    f"{_shown(before[key])}, and asks for {_shown(after[key])}",
-                    at=view.where("stages", index, *key.split(".")),
-                    subject=f"stages.{key}",
-                    hint="continue: merge makes a new adapter; or leave the setting as in the parent",
-                )
 
 
 @rule("EX129", Severity.WARNING)
@@ -377,21 +321,6 @@ def _rings(stages: tuple[StageConfig, ...]) -> list[tuple[str, ...]]:
     return list(rings.values())
 
 
-def _shape(view: DesignView, stage: StageConfig) -> Mapping[str, object]:
-    """The adapter's shape in a stage; alpha as it is resolved."""
-    own = stage_settings(stage)
-    found = {key: own.get(key, setting(view.experiment, key)) for key in _ADAPTER_SHAPE}
-    rank, alpha = found["train.lora.rank"], found["train.lora.alpha"]
-    if alpha is None and isinstance(rank, int):
-        found["train.lora.alpha"] = float(defaults.LORA_ALPHA_PER_RANK * rank)
-    elif isinstance(alpha, int | float):
-        found["train.lora.alpha"] = float(alpha)
-    modules = found["train.lora.target_modules"]
-    if isinstance(modules, list | tuple):
-        found["train.lora.target_modules"] = sorted(str(module) for module in modules)
-    return found
-
-
 def _told(view: DesignView, stage: StageConfig) -> str:
     """What a stage trains on and how, as far as stages differ in it."""
     own = stage_settings(stage)
@@ -399,7 +328,3 @@ def _told(view: DesignView, stage: StageConfig) -> str:
     facts = view.dataset(str(path))
     own["data.path"] = same_path(str(path)) if facts is None else facts.train_sha256
     return json.dumps(own, sort_keys=True)
-
-
-def _shown(value: object) -> str:
-    return f"{value:g}" if isinstance(value, float) else ", ".join(value) if isinstance(value, list) else str(value)

@@ -14,10 +14,13 @@ import typer
 
 from touchline.cli.catalog import data_app, models_app
 from touchline.cli.checking import check
+from touchline.cli.doctoring import doctor
 from touchline.cli.estimating import estimate, probe
 from touchline.cli.history import history_app
+from touchline.cli.optimising import optimize
 from touchline.cli.output import out, out_json, out_table, say, show_error
 from touchline.cli.packing import pack_app
+from touchline.cli.placing import place
 from touchline.errors import TouchlineError
 
 app = typer.Typer(
@@ -34,7 +37,10 @@ app.add_typer(data_app, name="data")
 app.add_typer(history_app, name="history")
 app.add_typer(pack_app, name="pack")
 app.command()(check)
+app.command()(doctor)
 app.command()(estimate)
+app.command()(optimize)
+app.command()(place)
 app.command()(probe)
 
 INTERRUPTED = 130
@@ -50,6 +56,7 @@ Allow = Annotated[
     Optional[list[str]],  # noqa: UP045
     typer.Option("--allow", metavar="CODE", help="Errors of these checks do not stop it; repeatable, remembered."),
 ]
+Retry = Annotated[bool, typer.Option("--retry", help="Start also what failed twice the same way.")]
 Run = Annotated[Optional[str], typer.Option("--run", metavar="RUN", help="Only this run.")]  # noqa: UP045
 
 
@@ -91,7 +98,8 @@ def plan(
     out("\n" + "\n".join(folder_lines(planned.plan)))
     if not dry_run:
         say(f"{'wrote' if planned.changed else 'unchanged:'} {planned.folder.plan_json} and runs_plan.md")
-        say(f"next: touchline run {shlex.quote(str(source))}")
+        verb = "submit" if planned.plan.executor == "slurm" else "run"
+        say(f"next: touchline {verb} {shlex.quote(str(source))}")
 
 
 @app.command()
@@ -115,16 +123,87 @@ def prepare(
 
 
 @app.command()
-def run(source: Source, overrides: Overrides = None, run: Run = None, allow: Allow = None, json: Json = False) -> None:
+def run(
+    source: Source,
+    overrides: Overrides = None,
+    run: Run = None,
+    allow: Allow = None,
+    retry: Retry = False,
+    json: Json = False,
+) -> None:
     """Plan, train what is not trained, evaluate what is not evaluated, report; call it again after anything."""
     from touchline import workflow
     from touchline.catalog.settings import load_settings
     from touchline.cli.progress import Bars
 
     with Bars() as bars:
-        found = workflow.run(source, load_settings(), overrides or (), only=run, allow=allow or (), say=bars.update)
+        found = workflow.run(
+            source,
+            load_settings(),
+            overrides or (),
+            only=run,
+            allow=allow or (),
+            retry=retry,
+            say=bars.update,
+            tell=bars.tell,
+        )
     _show(found, json)
     _say_report(source)
+
+
+@app.command()
+def submit(source: Source, run: Run = None, retry: Retry = False, json: Json = False) -> None:
+    """Hand to SLURM what is neither done nor in the queue, and come back at once; call it again any time."""
+    from touchline import workflow
+    from touchline.catalog.settings import load_settings
+    from touchline.cli.progress import counting
+    from touchline.domain.submitted import Submitted
+
+    with counting("submitting") as hear:
+        found = workflow.submit(source, load_settings(), only=run, retry=retry, say=hear, tell=say)
+    if json:
+        out_json(list[Submitted], found, "jobs")
+    else:
+        out_table(("job", "id", "", "why"), [(each.job, each.job_id or "-", each.word, each.reason) for each in found])
+    if not found:
+        say("nothing is missing: every run is trained and evaluated")
+    later = sum(each.word == "later" for each in found)
+    if later:
+        say(f"{later} wait until others have ended: touchline submit {shlex.quote(str(source))}, then")
+    if any(each.word in ("refused", "unclear", "stopped") for each in found):
+        raise typer.Exit(1)
+
+
+@app.command()
+def resume(source: Source, run: Run = None, retry: Retry = False, json: Json = False) -> None:
+    """Go on with the plan after anything: a kill, a reboot, a closed terminal; nothing is done twice."""
+    from touchline import workflow
+    from touchline.catalog.settings import load_settings
+    from touchline.cli.progress import Bars
+
+    with Bars() as bars:
+        found = workflow.resume(source, load_settings(), only=run, retry=retry, say=bars.update, tell=bars.tell)
+    _show(found, json)
+    _say_report(source)
+
+
+@app.command()
+def cancel(
+    source: Source,
+    run: Run = None,
+    every: Annotated[bool, typer.Option("--all", help="Every run.")] = False,
+) -> None:
+    """Ask the jobs of a run to save and end, and take what waits out of the queue; `resume` goes on later."""
+    from touchline import workflow
+    from touchline.catalog.settings import load_settings
+    from touchline.errors import InputFault
+
+    if (run is None) != every:
+        raise InputFault("which runs?", expected="--run RUN, or --all", hint=f"touchline status {str(source)!r}")
+    names = workflow.cancel(source, load_settings(), only=run)
+    for name in names:
+        out(name)
+    say(f"{len(names)} asked to end" if names else "nothing runs or waits")
 
 
 @app.command()
@@ -142,7 +221,7 @@ def evaluate(
     from touchline.cli.progress import Bars
 
     with Bars() as bars:
-        found = workflow.evaluate(source, load_settings(), only=run, epochs=epoch, say=bars.update)
+        found = workflow.evaluate(source, load_settings(), only=run, epochs=epoch, say=bars.update, tell=bars.tell)
     _show(found, json)
     _say_report(source)
 

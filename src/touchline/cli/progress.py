@@ -81,6 +81,15 @@ class Bars:
         for name in gone:
             self._ended(self._known.pop(name))
 
+    def tell(self, sentence: str) -> None:
+        """A sentence above the bars."""
+        if self._progress is None:
+            say(f"note: {sentence}")
+            return
+        from rich.text import Text
+
+        self._progress.console.print(Text(clean(f"note: {sentence}")))
+
     def _bar(self, job: JobProgress) -> None:
         if self._progress is None:
             return

@@ -3,11 +3,29 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from touchline.domain.experiment import DataConfig, EvaluateConfig
 
 EVALUATION_SCHEMA_VERSION = 1
+BASE_CHECKPOINT = "base"
+"""What a control's checkpoint is called."""
+AskedEpochs = Literal["last", "all"] | tuple[int, ...]
+"""What `evaluate.epochs` may say."""
+
+
+def asked_epochs(asked: AskedEpochs, epochs: int) -> tuple[int, ...]:
+    """Epochs, from 0, whose checkpoints are to be evaluated, whether they are there or not.
+
+    Args:
+        asked: what `evaluate.epochs` says.
+        epochs: epochs of the training.
+    """
+    if asked == "last":
+        return (epochs - 1,) if epochs else ()
+    if asked == "all":
+        return tuple(range(epochs))
+    return tuple(epoch for epoch in asked if epoch < epochs)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,3 +72,5 @@ class EvaluationConfig:
     """Samples, batch size, longest answer."""
     control: bool
     """Whether the run is a control: the base itself is evaluated."""
+    train_epochs: int | None = None
+    """Epochs of its training, of which `evaluate.epochs` names some; none for a control, and in files of before."""

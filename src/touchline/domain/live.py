@@ -46,3 +46,7 @@ class LiveRun:
     flags: tuple[FindingRow, ...]
     """What a person should look at: NaN, a loss of zero, no progress, far slower than planned, a limit or a disk that
     will not do."""
+    items_done: int | None = None
+    """Test items that the evaluation at work has answered; none while none is at work."""
+    items_planned: int | None = None
+    """Test items that it has to answer."""

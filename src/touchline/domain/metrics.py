@@ -206,7 +206,33 @@ class EndRow:
     """`done`, or `stopped by SIGTERM`."""
 
 
-MetricsRow = AttemptRow | StepRow | ValidationRow | CheckpointRow | EndRow
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LineageRow:
+    """A stage of a chain has proved that it goes on from its parent's weights; lineage.json says more."""
+
+    event: Literal["lineage"]
+    """Always `lineage`."""
+    attempt: int
+    """The attempt that did it."""
+    time_unix: float
+    """When."""
+    seconds: float
+    """Its wall time."""
+    parent: str
+    """The run that it goes on from."""
+    checkpoint: str
+    """The parent's checkpoint."""
+    how: Literal["adapter", "merge"]
+    """Trained further, or merged into the base."""
+    adapter_sha256: str
+    """Hash of the parent's adapter."""
+    loss: float | None
+    """Loss on the parent's validation items before the first step, in nats; none where it has none."""
+    recorded_loss: float | None
+    """The one that the parent recorded."""
+
+
+MetricsRow = AttemptRow | StepRow | ValidationRow | CheckpointRow | EndRow | LineageRow
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -270,6 +296,42 @@ class ExportMarker:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class KeptCheckpoint:
+    """What training.json says of an export that is kept."""
+
+    name: str
+    """Its folder."""
+    step: int
+    """Optimizer steps done."""
+    adapter_sha256: str
+    """Hash of the adapter's weights."""
+    validation_loss: float | None
+    """Validation loss at this step, in nats; none when none was taken."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ScoringSetup:
+    """How validation losses were computed: the same setup gives the same loss, but for rounding."""
+
+    items_sha256: str
+    """Hash over the validation items' tokens, in the order of the split."""
+    examples: int
+    """Validation items."""
+    micro_batch_size: int
+    """Items that were arranged together."""
+    row_tokens: int | None
+    """`Layout.row_tokens`."""
+    share_prefix: bool
+    """`Layout.share_prefix`."""
+    base_dtype: str
+    """Element type of the frozen base."""
+    attention: str
+    """Implementation of attention."""
+    device_kind: Literal["cpu", "cuda"]
+    """Where it was computed."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class TrainingMarker:
     """training.json, written last of all: the training is complete."""
 
@@ -297,3 +359,9 @@ class TrainingMarker:
     """Exports that are kept, oldest first."""
     adapter_sha256: str
     """Hash of the last adapter's weights, whether it was exported alone or merged."""
+    kept: tuple[KeptCheckpoint, ...] = ()
+    """The same exports with their hashes and losses; none in files of older versions."""
+    trainable_parameters: int | None = None
+    """Parameters that were trained; none in files of older versions."""
+    scoring: ScoringSetup | None = None
+    """How it was validated; none in files of older versions."""

@@ -99,6 +99,8 @@ class Slot:
     """The node, from 0."""
     priority: int
     """Its place in the order in which jobs are started when GPUs fall free, from 0."""
+    late_end_minutes: float | None = None
+    """Nine times of ten it has ended by then, as durations spread; none: no duration has an interval."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -125,5 +127,9 @@ class Placement:
     """The rule that found the order."""
     schedule: tuple[Slot, ...]
     """The jobs by start, then by name."""
+    kept_gpus: int | None = None
+    """How jobs are started. None: whatever fits starts, by priority. A number: a waiting job of so many GPUs or more
+    keeps its place, and what is behind it starts only where, as predicted, it does not delay it. 0: no job starts
+    before the one in front of it."""
     notes: tuple[str, ...] = ()
     """What the reader should know."""

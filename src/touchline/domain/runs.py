@@ -12,6 +12,9 @@ from touchline.domain.experiment import DataConfig, EvaluateConfig, TrainConfig
 RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 """What a run may be called, whatever the level's text: it becomes a folder, a job name and a column."""
 
+STAGE = "stage"
+"""What the stage of a chain is called among a run's levels."""
+
 
 class RunKind(StrEnum):
     """What is done in a run."""

@@ -74,6 +74,7 @@ class RunStatus(StrEnum):
 
     PLANNED = "planned"
     PREPARED = "prepared"
+    QUEUED = "queued"
     RUNNING = "running"
     INTERRUPTED = "interrupted"
     FAILED = "failed"
@@ -118,7 +119,6 @@ class AttemptExit:
     """`completed`, `failed`, `stopped by SIGTERM`, `another attempt holds the run`."""
     time_unix: float
     """When it was written."""
-
 
     @property
     def state(self) -> JobState:

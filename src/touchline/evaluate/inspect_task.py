@@ -18,14 +18,13 @@ from inspect_ai.scorer import CORRECT, INCORRECT, Score, Scorer, Target, accurac
 from inspect_ai.solver import TaskState, generate
 
 from touchline.catalog.datasets import load_dataset, load_examples
-from touchline.catalog.evaluations import read_evaluation_config, settings_sha256
+from touchline.catalog.evaluations import EVALUATION_FILE, read_evaluation_config, settings_sha256
 from touchline.domain.catalog import Example, Message
 from touchline.domain.evaluation import EvaluationConfig
 from touchline.errors import DriftFault, InputFault
 from touchline.evaluate.provider import BATCH_SIZE_KEY, CONNECTIONS_PER_BATCH, DATE_KEY
 from touchline.tasks import get_task
 
-EVALUATION_FILE = "eval.yaml"
 NO_MODEL = "none/none"
 """What Inspect calls the model when none was given."""
 

@@ -18,19 +18,19 @@ from inspect_ai.model import get_model
 from pydantic import TypeAdapter, ValidationError
 
 from touchline.catalog.evaluations import (
-    BASE_CHECKPOINT,
+    EVALUATION_FILE,
     EVALUATIONS_FOLDER,
     SCORES_SUFFIX,
     evaluation_name,
     finished_evaluation,
     read_evaluation_config,
 )
-from touchline.domain.evaluation import EvaluationConfig
+from touchline.domain.evaluation import BASE_CHECKPOINT, EvaluationConfig
 from touchline.domain.results import EvaluationRecord
 from touchline.errors import DriftFault, EnvironmentFault, InputFault, PolicyFault, RunsFailed, TouchlineError
 from touchline.evaluate.checkpoint import Checkpoint, resolve_checkpoint
 from touchline.evaluate.engine import Engine
-from touchline.evaluate.inspect_task import EVALUATION_FILE, evaluation_metadata, evaluation_task, planned_items
+from touchline.evaluate.inspect_task import evaluation_metadata, evaluation_task, planned_items
 from touchline.evaluate.progress import Progress, say
 from touchline.evaluate.provider import CONNECTIONS_PER_BATCH, release_engines, shared_engine
 from touchline.evaluate.records import log_file, make_record

@@ -5,7 +5,8 @@ Every job of touchline runs under it, on a laptop and on a cluster alike. It
      submitted twice trains once; where only the work of a dead supervisor is left, it asks that work to save and end;
   2. writes status/start, starts the command with the lock's descriptor inherited, and writes a heartbeat;
   3. passes TERM, INT and USR1 on as TERM, upon which the trainer saves its state and ends with code 75;
-  4. writes status/exit, last; after USR1, which SLURM sends before the time limit, it has the job queued again, where
+  4. samples what the work takes, into status/resources;
+  5. writes status/exit, last; after USR1, which SLURM sends before the time limit, it has the job queued again, where
      the attempt got further than the one before.
 If the supervisor itself is killed, the kernel sends the work TERM (Linux), and the lock stays held until the work ends.
 
@@ -34,6 +35,7 @@ from touchline.errors import TouchlineError
 from touchline.files import try_lock
 from touchline.launch.claim import drop_claim, take_claim
 from touchline.launch.processes import ProcessIdentity, identify, is_alive, send_signal
+from touchline.launch.sampling import Sampler
 from touchline.launch.statusfiles import read_holder, write_exit, write_heartbeat, write_holder, write_start
 
 HEARTBEAT_SECONDS = 5.0
@@ -173,7 +175,8 @@ def _work(
     if ending.asked:
         process.send_signal(signal.SIGTERM)
     write_holder(status / "lock", identify(), identify(process.pid))
-    code = _accompany(process, status, start, ending)
+    with Sampler(status, start.job_id, start.restart, process.pid):
+        code = _accompany(process, status, start, ending)
     if code < 0:
         code, said = 128 - code, f"killed by {signal.Signals(-code).name}"
     else:

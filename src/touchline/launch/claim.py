@@ -1,15 +1,17 @@
 """A second lock, for file systems on which the kernel's lock of one node says nothing to another node.
 
 status/claim.json names the attempt that works in a folder; it is made so that only one of two can make it (O_EXCL), and
-is taken from a dead holder by a rename, which also only one of two can do. The holder's sign of life is its heartbeat.
+so is the right to take it from a dead holder. The holder's sign of life is its heartbeat.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import secrets
+from collections.abc import Sequence
 from pathlib import Path
 
 from touchline.domain.status import AttemptStart
@@ -36,13 +38,14 @@ def take_claim(status: Path, start: AttemptStart) -> bool:
     with disk_faults("claim", path):
         status.mkdir(parents=True, exist_ok=True)
         while not _make(path, start):
-            if not _is_free(path, start):
+            try:
+                held = path.read_bytes()[:_LIMIT_BYTES]
+            except FileNotFoundError:
+                continue
+            if not _is_free(path, held, start):
                 return False
-            # Of two that find it free, one moves it away; the other finds nothing to move and looks again.
-            with contextlib.suppress(FileNotFoundError):
-                gone = path.with_name(f"claim.{secrets.token_hex(4)}.gone")
-                path.rename(gone)
-                gone.unlink()
+            if _replace(path, held, start):
+                break
     return True
 
 
@@ -53,6 +56,36 @@ def drop_claim(status: Path) -> None:
 
 
 def _make(path: Path, start: AttemptStart) -> bool:
+    return _write_new(path, _content(start))
+
+
+def _replace(path: Path, held: bytes, start: AttemptStart) -> bool:
+    """Put our claim in the place of one that binds nobody; False when somebody else is about to.
+
+    The right to replace that very claim is a file that only one can make. It goes away with the claim that it brought;
+    one whose maker died before that is removed when it is old.
+    """
+    right = path.with_name(f"claim.{hashlib.sha256(held).hexdigest()[:16]}.next")
+    if not _write_new(right, b""):
+        with contextlib.suppress(FileNotFoundError):
+            if _age_seconds(path, (right,)) > STALE_SECONDS:
+                right.unlink()
+        return False
+    try:
+        if path.read_bytes()[:_LIMIT_BYTES] != held:
+            return False
+        new = path.with_name(f"claim.{secrets.token_hex(4)}.new")
+        _write_new(new, _content(start))
+        new.replace(path)
+    except FileNotFoundError:
+        return False
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            right.unlink()
+    return True
+
+
+def _content(start: AttemptStart) -> bytes:
     data = {
         "job_id": start.job_id,
         "restart": start.restart,
@@ -60,23 +93,28 @@ def _make(path: Path, start: AttemptStart) -> bool:
         "boot_id": start.boot_id,
         "pid": start.pid,
         "pid_started": start.pid_started,
+        # No two claims are alike, so that the right to replace one is no right to replace the next.
+        "nonce": secrets.token_hex(8),
     }
+    return json.dumps(data).encode() + b"\n"
+
+
+def _write_new(path: Path, data: bytes) -> bool:
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
     except FileExistsError:
         return False
-    with os.fdopen(descriptor, "w") as stream:
-        stream.write(json.dumps(data) + "\n")
+    with os.fdopen(descriptor, "wb") as stream:
+        stream.write(data)
         stream.flush()
         os.fsync(stream.fileno())
     return True
 
 
-def _is_free(path: Path, start: AttemptStart) -> bool:
-    """Whether the claim that is there binds nobody: its holder is we, has ended, or has long given no sign of life."""
+def _is_free(path: Path, held: bytes, start: AttemptStart) -> bool:
+    """Whether a claim binds nobody: its holder is we, has ended, or has long given no sign of life."""
     try:
-        with path.open("rb") as stream:
-            data = json.loads(stream.read(_LIMIT_BYTES))
+        data = json.loads(held)
         job, restart = str(data["job_id"]), int(data["restart"])
         holder = ProcessIdentity(
             host=str(data["host"]),
@@ -84,20 +122,18 @@ def _is_free(path: Path, start: AttemptStart) -> bool:
             pid=int(data["pid"]),
             started=float(data["pid_started"]),
         )
-    except FileNotFoundError:
-        return True
     except (ValueError, KeyError, TypeError):
         # Cut off while it was written: as old as the file is.
-        return _age_seconds(path, path) > STALE_SECONDS
+        return _age_seconds(path, (path,)) > STALE_SECONDS
     if job == start.job_id or (path.parent / f"exit.{job}.{restart}.json").exists():
         return True
     alive = is_alive(holder)
     if alive is not None:
         return not alive
-    return _age_seconds(path, path.parent / f"heartbeat.{job}.{restart}") > STALE_SECONDS
+    return _age_seconds(path, (path, path.parent / f"heartbeat.{job}.{restart}")) > STALE_SECONDS
 
 
-def _age_seconds(path: Path, sign: Path) -> float:
+def _age_seconds(path: Path, signs: Sequence[Path]) -> float:
     """Age of the newest sign of life, by the file system's own clock: nodes' clocks may differ from it."""
     probe = path.with_name(f"claim.{secrets.token_hex(4)}.clock")
     probe.touch()
@@ -106,7 +142,7 @@ def _age_seconds(path: Path, sign: Path) -> float:
     finally:
         probe.unlink()
     newest = 0.0
-    for each in (path, sign):
+    for sign in signs:
         with contextlib.suppress(OSError):
-            newest = max(newest, each.stat().st_mtime)
+            newest = max(newest, sign.stat().st_mtime)
     return now - newest

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
+
+_OURS = frozenset({"TOUCHLINE_JOB_ID", "TOUCHLINE_TOKEN", "TOUCHLINE_TIME_LIMIT_SECONDS"})
+_OUTER = ("SLURM_", "SLURMD_", "CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "GPU_DEVICE_ORDINAL")
+_CONFIGURATION = frozenset({"SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_CLUSTERS", "SLURM_JWT", "SLURM_DEBUG"})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,22 +68,35 @@ class RealCommands:
         keep: Sequence[int] = (),
     ) -> Answer:
         """Run one command; times as seconds since 1970, words in English."""
-        inherited = {"LC_ALL": "C", "SLURM_TIME_FORMAT": "%s"}
+        # sbatch hands its environment on to the job, which must find there what its user has set and nothing of ours.
+        inherited = {} if words[0] == "sbatch" else {"LC_ALL": "C", "SLURM_TIME_FORMAT": "%s"}
         try:
             done = subprocess.run(  # noqa: S603 (an argument list of our own words)
                 list(words),
                 cwd=cwd,
-                env={**os.environ, **inherited, **(environment or {})},
+                env={**without_outer_job(os.environ), **inherited, **(environment or {})},
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
                 timeout=timeout_seconds,
                 pass_fds=tuple(keep),
                 check=False,
             )
-        except subprocess.TimeoutExpired:
-            return Answer(code=None, out="", err=f"{words[0]}: no answer within {timeout_seconds:.0f} s")
+        except subprocess.TimeoutExpired as late:
+            said = (late.stderr or b"").decode(errors="replace")
+            slow = f"{words[0]}: no answer within {timeout_seconds:.0f} s"
+            return Answer(code=None, out="", err=f"{slow}\n{said}".strip())
         except OSError as error:
             return Answer(code=None, out="", err=f"{words[0]}: {error.strerror}")
         return Answer(
             code=done.returncode, out=done.stdout.decode(errors="replace"), err=done.stderr.decode(errors="replace")
         )
+
+
+def without_outer_job(environment: Mapping[str, str]) -> dict[str, str]:
+    """An environment as it was before the job that we may be in: its ids, limits and GPUs are no other job's."""
+    inside = "SLURM_JOB_ID" in environment
+    return {
+        name: value
+        for name, value in environment.items()
+        if name not in _OURS and not (inside and name.startswith(_OUTER) and name not in _CONFIGURATION)
+    }

@@ -1,6 +1,6 @@
 """An experiment's folder: where everything lies, and how its files are put there without losing what a person edited.
 
-experiment.yaml  plan.json  runs_plan.md  ledger.jsonl  RESULTS.md
+experiment.yaml  plan.json  runs_plan.md  README.md  submit_all.sh  ledger.jsonl  RESULTS.md
 <run>/           one folder a run
 .touchline/      prepared.json (hashes of what was written into the run folders), run.lock, evaluate/<model>/
 """
@@ -16,12 +16,16 @@ from pathlib import Path
 from touchline.domain.plan import Plan
 from touchline.errors import DriftFault, InputFault
 from touchline.files import disk_faults, inside, read_text_bounded, write_atomic, write_if_changed
-from touchline.plan import plan_from_json, plan_to_json
+from touchline.launch.ledger import open_jobs, read_ledger
+from touchline.plan.files import plan_from_json, plan_to_json
 
 _PLAN_LIMIT_BYTES = 256 << 20
 _ARTEFACTS = re.compile(r"(epoch_\d+|step_\d+|resume|eval|status|metrics\.jsonl|training\.json|slurm-.*\.out)")
 GENERATED_FROM_PLAN = frozenset({"finetune.yaml", "eval.yaml"})
 """Files that only touchline writes; the others are the user's to change once they are there."""
+WHOLE = "."
+"""Where prepared.json keeps the files of the whole experiment; no run can be called that."""
+_SCRIPTS = (".slurm", ".sh")
 
 
 class ExperimentFolder:
@@ -84,6 +88,14 @@ class ExperimentFolder:
             or any(folder.glob("epoch_*"))
         )
 
+    def queued(self) -> set[str]:
+        """Runs with a job at a scheduler that, by the ledger and their folders, has not ended."""
+        return {
+            job
+            for job, job_id in open_jobs(read_ledger(self.ledger)).items()
+            if (self.root / job).is_dir() and not any((self.root / job / "status").glob(f"exit.{job_id}.*.json"))
+        }
+
     def has_evaluations(self, name: str) -> bool:
         """Whether an evaluation of a run, or of a control, is there."""
         return any((self.run(name) / "eval").glob("*.eval"))
@@ -97,15 +109,9 @@ class ExperimentFolder:
         record = self._prepared()
         known = record.setdefault(name, {})
         kept: list[str] = []
-        folder = self.run(name)
         for file, text in files.items():
-            path = folder / file
-            written = known.get(file)
-            if (
-                path.exists()
-                and written is not None
-                and _sha256(path.read_bytes()) not in (written, _sha256(text.encode()))
-            ):
+            path = self.run(name) / file
+            if _is_edited(path, text, known.get(file)):
                 if file in GENERATED_FROM_PLAN:
                     raise DriftFault(
                         f"{str(path)!r} was changed by hand",
@@ -115,11 +121,25 @@ class ExperimentFolder:
                     )
                 kept.append(file)
                 continue
-            write_if_changed(path, text)
-            if file.endswith(".slurm"):
-                path.chmod(0o755)
-            known[file] = _sha256(text.encode())
-        write_if_changed(self.internal / "prepared.json", json.dumps(record, indent=1, sort_keys=True) + "\n")
+            _write(path, text, known)
+        self._write_prepared(record)
+        return kept
+
+    def write_experiment(self, files: Mapping[str, str]) -> list[str]:
+        """Put the files of the whole experiment in place, README.md and submit_all.sh; give those that were left alone.
+
+        What a person changed is left alone, and so is a file of that name that touchline has never written.
+        """
+        record = self._prepared()
+        known = record.setdefault(WHOLE, {})
+        kept: list[str] = []
+        for file, text in files.items():
+            path = inside(self.root, file)
+            if _is_edited(path, text, known.get(file, "")):
+                kept.append(file)
+                continue
+            _write(path, text, known)
+        self._write_prepared(record)
         return kept
 
     def supersede(self, name: str) -> Path | None:
@@ -154,6 +174,25 @@ class ExperimentFolder:
         except (FileNotFoundError, ValueError):
             return {}
         return record
+
+    def _write_prepared(self, record: dict[str, dict[str, str]]) -> None:
+        write_if_changed(self.internal / "prepared.json", json.dumps(record, indent=1, sort_keys=True) + "\n")
+
+
+def _is_edited(path: Path, text: str, written: str | None) -> bool:
+    """Whether a file is neither what was written there nor what is to be written; `written` is None where a file of
+    unknown origin is ours to replace.
+    """
+    if written is None or not path.exists():
+        return False
+    return _sha256(path.read_bytes()) not in (written, _sha256(text.encode()))
+
+
+def _write(path: Path, text: str, known: dict[str, str]) -> None:
+    write_if_changed(path, text)
+    if path.suffix in _SCRIPTS:
+        path.chmod(0o755)
+    known[path.name] = _sha256(text.encode())
 
 
 def _sha256(data: bytes) -> str:

@@ -43,7 +43,9 @@ def check_isolation(config: Mapping[str, object]) -> IsolationCheck:
         )
     except subprocess.TimeoutExpired:
         raise EnvironmentFault(f"the self-test did not end in {_LIMIT_SECONDS:.0f} s") from None
-    said = [line.removeprefix("touchline: ").strip() for line in done.stderr.strip().splitlines()]
+    said = [
+        line.removeprefix("touchline: ").removeprefix("error: ").strip() for line in done.stderr.strip().splitlines()
+    ]
     if done.returncode == _USAGE:
         raise InputFault(next((line for line in said if line.startswith("no ")), said[-1] if said else "no answer"))
     try:

@@ -1,9 +1,22 @@
-"""ledger.jsonl: what was intended, started, adopted and ended, one event a line, appended and never rewritten."""
+"""ledger.jsonl: what was intended, started, adopted and ended, one event a line, appended and never rewritten.
+
+intent           a job is about to be started; its token is known to nobody else yet
+submitted        the executor took it; its id
+refused          the executor said no: nothing was started, and the intent is closed
+unclear          nobody knows whether it was taken; the intent stays open until its token was looked for
+not submitted    a later look found no trace of the token: nothing was started, and the intent is closed
+adopted          a job that somebody else started is waited for, not started again
+missing          the scheduler no longer knows a job, for the first time
+found            it does know it after all
+stop requested, cancel requested, resume requested   what a person asked for
+decided          what is done after a failure: again, smaller or stop, and why
+ended            its final state
+"""
 
 from __future__ import annotations
 
-import json
 import time
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -12,7 +25,21 @@ from pydantic import TypeAdapter, ValidationError
 
 from touchline.files import append_line
 
-Event = Literal["intent", "submitted", "adopted", "stop requested", "ended"]
+Event = Literal[
+    "intent",
+    "submitted",
+    "refused",
+    "unclear",
+    "not submitted",
+    "adopted",
+    "missing",
+    "found",
+    "stop requested",
+    "cancel requested",
+    "resume requested",
+    "decided",
+    "ended",
+]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,6 +64,8 @@ class LedgerEntry:
     """For `ended`: the job's state."""
     gpus: tuple[str, ...] = ()
     """The GPUs that it was given."""
+    reason: str = ""
+    """For `refused`, `unclear` and `ended`: why, in the scheduler's words."""
 
 
 _ADAPTER = TypeAdapter(LedgerEntry)
@@ -46,36 +75,125 @@ class Ledger:
     """The ledger of one experiment."""
 
     def __init__(self, path: Path, executor: str) -> None:
-        self._path = path
-        self._executor = executor
+        self.path = path
+        self.executor = executor
+        self._reader = LedgerReader(path)
 
     def record(
-        self, event: Event, job: str, *, token: str = "", job_id: str = "", state: str = "", gpus: tuple[str, ...] = ()
+        self,
+        event: Event,
+        job: str,
+        *,
+        token: str = "",
+        job_id: str = "",
+        state: str = "",
+        gpus: tuple[str, ...] = (),
+        reason: str = "",
+        time_unix: float | None = None,
     ) -> None:
         """Append an event; it is on disk when this returns."""
         entry = LedgerEntry(
-            time_unix=time.time(),
+            time_unix=time.time() if time_unix is None else time_unix,
             event=event,
             job=job,
-            executor=self._executor,
+            executor=self.executor,
             token=token,
             job_id=job_id,
             state=state,
             gpus=gpus,
+            reason=reason,
         )
-        append_line(self._path, _ADAPTER.dump_json(entry).decode())
+        append_line(self.path, _ADAPTER.dump_json(entry).decode())
+
+    def entries(self) -> Sequence[LedgerEntry]:
+        """Every whole entry, in the order of the lines; only what is new is read."""
+        return self._reader.entries()
+
+
+class LedgerReader:
+    """The ledger as far as it is written, read again only from where the last look ended."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._offset = 0
+        self._entries: list[LedgerEntry] = []
+        self._by_job: dict[str, list[LedgerEntry]] = {}
+
+    def entries(self) -> Sequence[LedgerEntry]:
+        """Every whole entry, in the order of the lines."""
+        self._refresh()
+        return self._entries
+
+    def of(self, job: str) -> Sequence[LedgerEntry]:
+        """The events of one job, in the order of the lines."""
+        self._refresh()
+        return self._by_job.get(job, ())
+
+    def _refresh(self) -> None:
+        try:
+            size = self._path.stat().st_size
+        except FileNotFoundError:
+            size = 0
+        if size == self._offset:
+            return
+        if size < self._offset:  # another file in its place
+            self._offset, self._entries, self._by_job = 0, [], {}
+        with self._path.open("rb") as stream:
+            stream.seek(self._offset)
+            new = stream.read()
+        whole = new[: new.rfind(b"\n") + 1]
+        self._offset += len(whole)
+        for entry in _read(whole):
+            self._entries.append(entry)
+            self._by_job.setdefault(entry.job, []).append(entry)
 
 
 def read_ledger(path: Path) -> tuple[LedgerEntry, ...]:
     """Every whole entry; a line that a kill cut off is none."""
-    entries: list[LedgerEntry] = []
     try:
-        lines = path.read_bytes().splitlines()
+        return tuple(_read(path.read_bytes()))
     except FileNotFoundError:
         return ()
-    for line in lines:
-        try:
-            entries.append(_ADAPTER.validate_python(json.loads(line)))
-        except (ValueError, ValidationError):
+
+
+def entries_by_job(entries: Sequence[LedgerEntry]) -> dict[str, list[LedgerEntry]]:
+    """The events of each job, in the order of the lines."""
+    found: dict[str, list[LedgerEntry]] = {}
+    for entry in entries:
+        found.setdefault(entry.job, []).append(entry)
+    return found
+
+
+def open_intents(entries: Iterable[LedgerEntry], executor: str) -> dict[str, LedgerEntry]:
+    """Tokens whose fate nobody has written down, with their intents: a kill came between, or no clear answer did."""
+    found: dict[str, LedgerEntry] = {}
+    for entry in entries:
+        if entry.executor != executor or not entry.token:
             continue
-    return tuple(entries)
+        if entry.event == "intent":
+            found[entry.token] = entry
+        elif entry.event in ("submitted", "refused", "not submitted"):
+            found.pop(entry.token, None)
+    return found
+
+
+def open_jobs(entries: Iterable[LedgerEntry]) -> dict[str, str]:
+    """Jobs that a scheduler took and of which no end is written down, with their ids; those of this machine are left
+    out, since its processes tell themselves."""
+    found: dict[str, str] = {}
+    for entry in entries:
+        if entry.executor == "local":
+            continue
+        if entry.event in ("submitted", "adopted") and entry.job_id:
+            found[entry.job] = entry.job_id
+        elif entry.event == "ended":
+            found.pop(entry.job, None)
+    return found
+
+
+def _read(data: bytes) -> Iterator[LedgerEntry]:
+    for line in data.splitlines():
+        try:
+            yield _ADAPTER.validate_json(line)
+        except ValidationError:
+            continue

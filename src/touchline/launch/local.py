@@ -15,12 +15,17 @@ from touchline.files import disk_faults
 from touchline.launch.processes import send_signal
 from touchline.launch.protocol import Job
 from touchline.launch.statusfiles import identity_of, read_attempts
+from touchline.launch.tails import read_tail
+from touchline.slurmtext.proofs import out_of_memory_line
+
+_TAIL_BYTES = 1 << 16
 
 
 class LocalExecutor:
     """Runs the same scripts that sbatch would."""
 
     name = "local"
+    waits_itself = False
     tick_seconds = 0.2
 
     def __init__(self) -> None:
@@ -75,7 +80,7 @@ class LocalExecutor:
                 exit_code=child.returncode,
                 reason="it ended without a word",
             )
-        return _told(attempts[-1]) if attempts else None
+        return _told(job, attempts[-1]) if attempts else None
 
     def stop(self, jobs: Sequence[Job]) -> None:
         """TERM to the supervisors, which pass it on."""
@@ -93,12 +98,18 @@ def _id(attempts: Sequence[Attempt]) -> str:
     return attempts[-1].start.job_id if attempts else ""
 
 
-def _told(attempt: Attempt) -> JobView:
+def _told(job: Job, attempt: Attempt) -> JobView:
     """What the files of an attempt say that is over, or that runs on another machine."""
     end = attempt.exit
+    state = attempt.state
+    if end is not None and end.code == 128 + signal.SIGKILL:
+        # Whoever killed it did not say why; the kernel does it when memory is short, and then something says so.
+        tail, _ = read_tail(job.folder / job.output.format(job=attempt.start.job_id), _TAIL_BYTES)
+        proof = out_of_memory_line(tail.decode(errors="replace"))
+        state = JobState.UNKNOWN if proof is None else JobState.OUT_OF_MEMORY
     return JobView(
         job_id=attempt.start.job_id,
-        state=attempt.state,
+        state=state,
         active=False,
         source="process" if end is None else "exit file",
         exit_code=None if end is None else end.code,

@@ -120,7 +120,9 @@ def _judged(
     """What an end means; nothing but an answer of a process that ended well is a fit."""
     reply = ProbeReply() if killed is not None else _reply(output)
     outcome, message = ProbeOutcome.CRASHED, ""
-    lines = [line.removeprefix("touchline: ").strip() for line in talk.splitlines() if line.strip()]
+    lines = [
+        line.removeprefix("touchline: ").removeprefix("error: ").strip() for line in talk.splitlines() if line.strip()
+    ]
     if killed is ProbeOutcome.HOST_OOM:
         outcome = killed
         message = f"its process took more than {format_bytes(limit_bytes)} and was ended"

@@ -7,6 +7,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from touchline.domain.jobs import JobView
+from touchline.domain.status import JobState
 from touchline.launch.protocol import Job
 
 _TAIL_BYTES = 8192
@@ -27,8 +29,10 @@ class JobProgress:
     """What to say beside the bar: the loss, the item."""
 
 
-def training_progress(job: Job, total: int) -> JobProgress:
-    """From the last step in metrics.jsonl."""
+def training_progress(job: Job, total: int, view: JobView | None = None) -> JobProgress:
+    """From the last step in metrics.jsonl; of a job that waits, why it does."""
+    if waits := _waits(view):
+        return JobProgress(name=job.name, done=0, total=total, text=waits)
     for line in reversed(_tail(job.folder / "metrics.jsonl").splitlines()):
         try:
             row = json.loads(line)
@@ -39,13 +43,21 @@ def training_progress(job: Job, total: int) -> JobProgress:
     return JobProgress(name=job.name, done=0, total=total, text="starting")
 
 
-def evaluation_progress(job: Job) -> JobProgress:
-    """From the last `run checkpoint: done/total` line of the newest output."""
-    outputs = sorted(job.folder.glob("*.out"), key=lambda path: path.stat().st_mtime)
+def evaluation_progress(job: Job, view: JobView | None = None) -> JobProgress:
+    """From the last `run checkpoint: done/total` line of the newest output; of a job that waits, why it does."""
+    if waits := _waits(view):
+        return JobProgress(name=job.name, done=0, total=0, text=waits)
+    outputs = sorted(job.folder.glob(job.output.replace("{job}", "*")), key=lambda path: path.stat().st_mtime)
     if outputs and (found := _EVALUATED.findall(_tail(outputs[-1]))):
         run, checkpoint, done, total = found[-1]
         return JobProgress(name=job.name, done=int(done), total=int(total), text=f"{run} {checkpoint}")
     return JobProgress(name=job.name, done=0, total=0, text="starting")
+
+
+def _waits(view: JobView | None) -> str:
+    if view is None or view.state is not JobState.PENDING:
+        return ""
+    return f"waits: {view.reason}" if view.reason else "waits"
 
 
 def _tail(path: Path) -> str:

@@ -1,26 +1,51 @@
-"""The queue of one machine: jobs in order, as many at a time as there are slots; safe to kill and to start again."""
+"""Jobs in order, as many at a time as may run; what ends may be started again; safe to kill and to start again."""
 
 from __future__ import annotations
 
-import secrets
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
+from touchline.domain.jobs import JobView
 from touchline.domain.status import JobState
-from touchline.launch.ledger import Ledger
+from touchline.errors import LimitReached, Refused, Unclear
+from touchline.launch.clock import Clock, RealClock
+from touchline.launch.ledger import Ledger, read_ledger
 from touchline.launch.protocol import Executor, Job
+from touchline.launch.submission import begin
 
 STOP_PATIENCE_SECONDS = 120.0
 """How long jobs may take to save after Ctrl-C; slower ones go on saving by themselves."""
+LATER_SECONDS = 30.0
+"""When a scheduler is asked again that took no more jobs, or gave no clear answer."""
 
 Slot = tuple[str, ...]
-Watch = Callable[[Sequence[Job]], None]
+Watch = Callable[[Sequence[Job], Mapping[str, JobView]], None]
+Before = Callable[[Job], None]
+After = Callable[[Job, JobView], Sequence[Job]]
+
+
+def nothing_first(job: Job) -> None:
+    """For work that starts as it is."""
+    del job
+
+
+def nothing_more(job: Job, view: JobView) -> Sequence[Job]:
+    """For work that is not tried again."""
+    del job, view
+    return ()
 
 
 def run_jobs(
-    jobs: Sequence[Job], executor: Executor, ledger: Ledger, slots: Sequence[Slot], watch: Watch
-) -> dict[str, JobState]:
-    """Run every job once and give each one's final state.
+    jobs: Sequence[Job],
+    executor: Executor,
+    ledger: Ledger,
+    slots: Sequence[Slot],
+    watch: Watch,
+    *,
+    before: Before = nothing_first,
+    after: After = nothing_more,
+    clock: Clock | None = None,
+) -> dict[str, JobView]:
+    """Run every job to its end and give how each one ended.
 
     A job whose attempt is alive already, because an earlier call was killed or it was started by hand, is adopted:
     waited for, not started again.
@@ -30,61 +55,139 @@ def run_jobs(
         executor: how.
         ledger: where it is recorded; the intent before the start.
         slots: one job at a time for each.
-        watch: called on every turn with the jobs that run.
+        watch: called on every turn with the jobs that were started and how they stand.
+        before: called with each job before it starts.
+        after: called with each job that has ended; the jobs that it gives are started too, itself perhaps again.
+        clock: what tells the time and waits.
 
     Raises:
-        KeyboardInterrupt: after every running job was asked to save and has ended.
+        KeyboardInterrupt: on this machine after every running job was asked to save and has ended; a scheduler's jobs go
+            on.
     """
-    waiting = list(jobs)
-    running: dict[str, tuple[Job, Slot]] = {}
-    free = list(slots)
-    ended: dict[str, JobState] = {}
+    queue = _Queue(jobs, executor, ledger, slots, before, clock or RealClock())
     try:
-        while waiting or running:
-            while waiting and free:
-                job, slot = waiting.pop(0), free.pop(0)
-                _begin(job, slot, executor, ledger)
-                running[job.name] = (job, slot)
-            watch([job for job, _ in running.values()])
-            time.sleep(executor.tick_seconds)
-            seen = executor.look([job for job, _ in running.values()])
-            for name, (_, slot) in list(running.items()):
-                view = seen.get(name)
-                if view is None or not view.active:
-                    ended[name] = JobState.UNKNOWN if view is None else view.state
-                    ledger.record("ended", name, state=ended[name].value)
-                    del running[name]
-                    free.append(slot)
-        watch([])
+        while queue.waiting or queue.running:
+            queue.start()
+            watch(queue.jobs(), queue.views)
+            queue.wait()
+            for job, view in queue.look():
+                # At the front: what a second try teaches its siblings spares them a first one.
+                queue.waiting[:0] = after(job, view)
+        watch([], queue.views)
     except KeyboardInterrupt:
-        _stop([job for job, _ in running.values()], executor, ledger, watch)
+        if not executor.waits_itself:
+            queue.stop(watch)
         raise
-    return ended
+    return queue.ended
 
 
-def _begin(job: Job, slot: Slot, executor: Executor, ledger: Ledger) -> None:
-    view = executor.look([job]).get(job.name)
-    if view is not None and view.active:
-        ledger.record("adopted", job.name)
-        return
-    token = secrets.token_hex(6)
-    ledger.record("intent", job.name, token=token, gpus=slot)
-    job_id = executor.start(job, token, slot)
-    ledger.record("submitted", job.name, token=token, job_id=job_id, gpus=slot)
+class _Queue:
+    """What waits, what runs, and where there is room."""
 
+    def __init__(
+        self,
+        jobs: Sequence[Job],
+        executor: Executor,
+        ledger: Ledger,
+        slots: Sequence[Slot],
+        before: Before,
+        clock: Clock,
+    ) -> None:
+        self.waiting = list(jobs)
+        self.running: dict[str, tuple[Job, Slot]] = {}
+        self.ended: dict[str, JobView] = {}
+        self.views: dict[str, JobView] = {}
+        self._ids: dict[str, str] = {}
+        self._over: list[tuple[Job, JobView]] = []
+        self._free = list(slots)
+        self._executor, self._ledger, self._clock = executor, ledger, clock
+        self._before = before
+        self._not_before = clock.monotonic()
+        self._events = len(read_ledger(ledger.path))
 
-def _stop(jobs: Sequence[Job], executor: Executor, ledger: Ledger, watch: Watch) -> None:
-    for job in jobs:
-        ledger.record("stop requested", job.name)
-    executor.stop(jobs)
-    deadline = time.monotonic() + STOP_PATIENCE_SECONDS
-    left = list(jobs)
-    while left and time.monotonic() < deadline:
-        watch(left)
-        time.sleep(executor.tick_seconds)
-        seen = executor.look(left)
-        for job in list(left):
-            view = seen.get(job.name)
-            if view is None or not view.active:
-                ledger.record("ended", job.name, state=(JobState.UNKNOWN if view is None else view.state).value)
-                left.remove(job)
+    def jobs(self) -> list[Job]:
+        """What runs."""
+        return [job for job, _ in self.running.values()]
+
+    def wait(self) -> None:
+        """Until the next turn."""
+        self._clock.sleep(self._executor.tick_seconds)
+
+    def start(self) -> None:
+        """Start what may start, as far as there is room."""
+        if self._clock.monotonic() < self._not_before or not self._free:
+            return
+        cancelled = {
+            each.job for each in read_ledger(self._ledger.path)[self._events :] if each.event == "cancel requested"
+        }
+        for job in list(self.waiting):
+            if not self._free:
+                return
+            if job.name in cancelled:
+                self._drop(job, JobState.CANCELLED, "cancelled before it started")
+            elif self._is_ready(job) and not self._begin(job):
+                self._not_before = self._clock.monotonic() + LATER_SECONDS
+                return
+
+    def look(self) -> list[tuple[Job, JobView]]:
+        """The jobs that have ended since, and how."""
+        over, self._over = self._over, []
+        if self.running:
+            self.views = dict(self._executor.look(self.jobs()))
+        for name, (job, slot) in list(self.running.items()):
+            view = self.views.get(name)
+            if view is not None and view.active:
+                continue
+            if view is None:
+                view = JobView(job_id=self._ids.get(name, ""), state=JobState.UNKNOWN, active=False, source="none")
+            self._ledger.record("ended", name, job_id=view.job_id, state=view.state.value, reason=view.reason)
+            del self.running[name]
+            self._free.append(slot)
+            over.append((job, view))
+        self.ended |= {job.name: view for job, view in over}
+        return over
+
+    def stop(self, watch: Watch) -> None:
+        """Ask what runs to save, and wait for it."""
+        for job in self.jobs():
+            self._ledger.record("stop requested", job.name)
+        self._executor.stop(self.jobs())
+        deadline = self._clock.monotonic() + STOP_PATIENCE_SECONDS
+        while self.running and self._clock.monotonic() < deadline:
+            watch(self.jobs(), self.views)
+            self.wait()
+            self.look()
+
+    def _is_ready(self, job: Job) -> bool:
+        """Whether what it comes after is over; a scheduler that can wait by itself needs only to know those jobs."""
+        waiting = {each.name for each in self.waiting}
+        return all(
+            name not in waiting and (self._executor.waits_itself or name not in self.running) for name in job.after
+        )
+
+    def _begin(self, job: Job) -> bool:
+        """Start one; False where no more is taken now."""
+        slot = self._free.pop(0)
+        after = [self._ids[name] for name in job.after if name in self.running and self._ids.get(name)]
+        self._before(job)
+        try:
+            self._ids[job.name] = begin(job, self._executor, self._ledger, slot, after)
+        except (LimitReached, Unclear):
+            self._free.insert(0, slot)
+            return False
+        except Refused as fault:
+            self._free.insert(0, slot)
+            hint = "" if fault.hint is None else f" ({fault.hint})"
+            self._drop(job, JobState.FAILED, f"{fault.message}{hint}")
+            return True
+        self.waiting.remove(job)
+        self.ended.pop(job.name, None)
+        self.running[job.name] = (job, slot)
+        return True
+
+    def _drop(self, job: Job, state: JobState, reason: str) -> None:
+        """A job that ended before it began."""
+        self.waiting.remove(job)
+        view = JobView(job_id="", state=state, active=False, source="ledger", reason=reason)
+        self._ledger.record("ended", job.name, state=state.value, reason=reason)
+        self._over.append((job, view))

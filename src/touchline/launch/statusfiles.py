@@ -9,6 +9,7 @@ status/exit.<job>.<restart>.json     AttemptExit
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
@@ -45,21 +46,34 @@ def identity_of(start: AttemptStart) -> ProcessIdentity:
 def read_attempts(status: Path) -> tuple[Attempt, ...]:
     """All attempts at a job, oldest first; a torn or foreign file is no attempt."""
     attempts: list[Attempt] = []
-    for path in status.glob("start.*.json"):
+    try:
+        names = os.listdir(status)  # noqa: PTH208 (names are enough, of a thousand runs)
+    except OSError:
+        return ()
+    for file in names:
+        if not (file.startswith("start.") and file.endswith(".json")):
+            continue
         try:
-            start = _START.validate_json(_read(path))
+            start = _START.validate_json(_read(status / file))
         except (OSError, ValidationError):
             continue
         name = f"{start.job_id}.{start.restart}"
+        end = _exit(status / f"exit.{name}.json") if f"exit.{name}.json" in names else None
         attempts.append(
             Attempt(
                 start=start,
-                exit=_exit(status / f"exit.{name}.json"),
-                heartbeat_unix=_heartbeat(status / f"heartbeat.{name}"),
-                alive=is_alive(identity_of(start)),
+                exit=end,
+                # What has ended needs no look at its heartbeat, nor at the machine's processes.
+                heartbeat_unix=_heartbeat(status / f"heartbeat.{name}") if end is None else end.time_unix,
+                alive=is_alive(identity_of(start)) if end is None else False,
             )
         )
     return tuple(sorted(attempts, key=lambda attempt: (attempt.start.time_unix, attempt.start.restart)))
+
+
+def read_exit(status: Path, job_id: str, restart: int) -> AttemptExit | None:
+    """How one attempt ended, also one that found another at work; none where there is no such file."""
+    return _exit(status / f"exit.{job_id}.{restart}.json")
 
 
 def write_holder(lock: Path, supervisor: ProcessIdentity, work: ProcessIdentity | None) -> None:

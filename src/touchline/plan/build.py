@@ -59,6 +59,11 @@ class PlanInputs:
     started: Mapping[str, PlannedRun] = field(default_factory=dict)
     """Runs of the old plan that have started, by name: what was decided and predicted for them stays, so that the
     same work keeps the same plan and a prediction is never made after the fact."""
+    specs_by_name: Mapping[str, RunSpec] = field(init=False)
+    """The same runs, by name."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "specs_by_name", {spec.name: spec for spec in self.specs})
 
 
 @functools.lru_cache(maxsize=1024)  # asked several times of each run
@@ -76,11 +81,14 @@ def build_plan(inputs: PlanInputs) -> Plan:
     findings: list[Finding] = []
     runs: list[PlannedRun] = []
     decisions = Decisions(inputs.outlook)
+    known: dict[str, PlannedRun] = {}
     for spec in inputs.specs:
-        run, faults = _planned(spec, inputs, decisions)
+        parent = None if spec.link is None else known.get(spec.link.parent)
+        run, faults = _planned(spec, inputs, decisions, parent)
         findings += [fault for fault in faults if fault not in findings]
         if run is not None:
             runs.append(run)
+            known[run.name] = run
     if any(finding.severity is Severity.ERROR for finding in findings):
         raise InputFault(f"{inputs.experiment.name} cannot be planned: {len(findings)} findings", findings=findings)
     experiment = inputs.experiment
@@ -110,7 +118,10 @@ def build_plan(inputs: PlanInputs) -> Plan:
     )
 
 
-def _planned(spec: RunSpec, inputs: PlanInputs, decisions: Decisions) -> tuple[PlannedRun | None, list[Finding]]:
+def _planned(
+    spec: RunSpec, inputs: PlanInputs, decisions: Decisions, parent: PlannedRun | None
+) -> tuple[PlannedRun | None, list[Finding]]:
+    """A run, or what is wrong with it; `parent` is planned already, or could not be."""
     model, dataset = inputs.models[spec.model], inputs.datasets[spec.data.path]
     run = PlannedRun(
         name=spec.name,
@@ -128,25 +139,31 @@ def _planned(spec: RunSpec, inputs: PlanInputs, decisions: Decisions) -> tuple[P
         evaluate_seconds=NO_EVIDENCE,
         peak_memory=NO_EVIDENCE,
         disk=Missing(missing="nothing is saved"),
+        link=spec.link,
         accepted=inputs.accepted.get(spec.name, {}),
         digest="",
     )
     if spec.kind is RunKind.CONTROL:
-        return replace(_evaluated(run, spec, inputs, decisions), digest=_digest(run, model, dataset)), []
+        return replace(_evaluated(run, spec, inputs, decisions), digest=_digest(run, model, dataset, None)), []
     backend = get_backend(spec.train.backend)
     lengths = inputs.lengths[spec.model, data_key(spec.data)]
     findings = [replace(fault, subject=f"{spec.name}: {fault.subject}") for fault in backend.faults(model, spec.train)]
     findings += _length_faults(spec, lengths)
+    if spec.link is not None and not backend.goes_on:
+        findings.append(_no_stages(spec))
     if findings:
         return None, findings
     question = _question(spec, inputs, lengths)
+    if spec.link is not None:
+        question = replace(question, saved_rank=_saved_rank(spec, inputs.specs_by_name))
     started = inputs.started.get(spec.name)
     if started is not None:
         # What was decided for it stays decided, as long as it is still the same run.
-        same = _trained(run, replace(question, train=_as_decided(spec.train, started)), decisions)
+        same = _trained(run, replace(question, train=_as_decided(spec.train, started)), decisions, parent)
         if same.digest == started.digest:
-            return replace(started, evaluate=spec.evaluate, levels=spec.levels, accepted=run.accepted), []
-    return _trained(run, question, decisions), []
+            kept = replace(started, evaluate=spec.evaluate, levels=spec.levels, link=spec.link, accepted=run.accepted)
+            return kept, []
+    return _trained(run, question, decisions, parent), []
 
 
 def _question(spec: RunSpec, inputs: PlanInputs, lengths: Lengths) -> Question:
@@ -184,7 +201,7 @@ def _as_decided(train: TrainConfig, started: PlannedRun) -> TrainConfig:
     return replace(train, micro_batch_size=micro, packed=packed)
 
 
-def _trained(run: PlannedRun, question: Question, decisions: Decisions) -> PlannedRun:
+def _trained(run: PlannedRun, question: Question, decisions: Decisions, parent: PlannedRun | None) -> PlannedRun:
     """A run with its batches, and with what it will take."""
     decided = decisions.decide(question, run.seed)
     run = replace(
@@ -204,7 +221,34 @@ def _trained(run: PlannedRun, question: Question, decisions: Decisions) -> Plann
         disk=decided.disk,
         packing=decided.packing,
     )
-    return replace(run, digest=_digest(run, question.model, question.dataset))
+    return replace(run, digest=_digest(run, question.model, question.dataset, parent))
+
+
+def _saved_rank(spec: RunSpec, specs: Mapping[str, RunSpec]) -> int:
+    """Ranks that a checkpoint holds: of the adapter that is trained, and where the base had others merged into it, of
+    all of them on the base as it is."""
+    own = spec.train.lora.rank
+    merged = _merged_rank(spec, specs)
+    return merged + 2 * own if merged else own
+
+
+def _merged_rank(spec: RunSpec, specs: Mapping[str, RunSpec]) -> int:
+    """Rank of what is merged into the base before a run trains on it."""
+    if spec.link is None:
+        return 0
+    parent = specs[spec.link.parent]
+    before = _merged_rank(parent, specs)
+    return before + parent.train.lora.rank if spec.link.continue_ == "merge" else before
+
+
+def _no_stages(spec: RunSpec) -> Finding:
+    return Finding(
+        code="BK001",
+        severity=Severity.ERROR,
+        subject=f"{spec.name}: train.backend",
+        message=f"the backend {spec.train.backend} cannot go on from another run's adapter yet",
+        hint="backend: peft",
+    )
 
 
 def _length_faults(spec: RunSpec, lengths: Lengths) -> list[Finding]:
@@ -226,9 +270,12 @@ def _length_faults(spec: RunSpec, lengths: Lengths) -> list[Finding]:
     ]
 
 
-def _digest(run: PlannedRun, model: ModelInfo, dataset: DatasetInfo) -> str:
-    """Equal digests mean equal training; how it is evaluated is compared evaluation by evaluation."""
-    identity = {
+def _digest(run: PlannedRun, model: ModelInfo, dataset: DatasetInfo, parent: PlannedRun | None) -> str:
+    """Equal digests mean equal training; how it is evaluated is compared evaluation by evaluation.
+
+    A stage is another training as soon as what it goes on from is another one.
+    """
+    identity: dict[str, object] = {
         "kind": run.kind,
         "model": [model.name, model.weights_sha256, model.tokenizer_sha256, model.config_sha256],
         "data": [dataset.sha256, {**json.loads(_DATA.dump_json(run.data)), "path": ""}],
@@ -236,6 +283,9 @@ def _digest(run: PlannedRun, model: ModelInfo, dataset: DatasetInfo) -> str:
         "seed": run.seed if run.kind is RunKind.FINE_TUNED else None,
         "batches": None if run.batches is None else run.batches.digest,
     }
+    if run.link is not None:
+        digest = None if parent is None else parent.digest
+        identity["parent"] = [digest, run.link.continue_, run.link.parent_checkpoint]
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
 

@@ -38,6 +38,8 @@ class Question:
     """What its rows are made from and how, as text."""
     lengths: Lengths
     """Token lengths of its examples."""
+    saved_rank: int | None = None
+    """Ranks that each of its checkpoints holds; none: the one that it trains."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -82,7 +84,7 @@ class Decisions:
             seed: its seed.
         """
         costs = _costs_alike(question.train)
-        key = (costs, question.evaluate, question.model.name, question.dataset.path, question.data)
+        key = (costs, question.evaluate, question.model.name, question.dataset.path, question.data, question.saved_rank)
         if key not in self._known:
             self._known[key] = self._predicted(replace(question, train=costs))
         known = self._known[key]
@@ -148,7 +150,7 @@ class Decisions:
                 machine=machine,
                 points=self._outlook.time_points,
             ),
-            disk=disk_of(real, train, found.steps),
+            disk=disk_of(replace(real, rank=question.saved_rank or real.rank), train, found.steps),
         )
 
     def _forecast(self, train: TrainConfig, question: Question) -> BatchForecast | Missing:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from touchline.domain.plan import Plan, Revision
+from touchline.domain.plan import Plan, PlannedRun, Revision
 
 
 def changed_runs(old: Plan, new: Plan) -> tuple[str, ...]:
@@ -27,10 +27,26 @@ def why_changed(old: Plan, new: Plan, run: str) -> str:
             ("train", before.train == after.train),
             ("the seed", before.seed == after.seed),
             ("the batches", before.batches == after.batches),
+            ("how it goes on from its parent", _how(before) == _how(after)),
+            (f"its parent {_parent(after) or _parent(before)}", _trained_on(old, before) == _trained_on(new, after)),
         )
         if not same
     ]
     return ", ".join(reasons) or "its digest changed"
+
+
+def _parent(run: PlannedRun) -> str | None:
+    return None if run.link is None else run.link.parent
+
+
+def _how(run: PlannedRun) -> tuple[str, str] | None:
+    return None if run.link is None else (run.link.continue_, run.link.parent_checkpoint)
+
+
+def _trained_on(plan: Plan, run: PlannedRun) -> str | None:
+    """Digest of the run that it goes on from."""
+    parent = None if run.link is None else plan.run(run.link.parent)
+    return None if parent is None else parent.digest
 
 
 def revise(old: Plan | None, new: Plan, *, date: str, reason: str) -> Plan:

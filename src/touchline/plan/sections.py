@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from touchline.domain.estimate import MemoryEstimate
 from touchline.domain.plan import Plan, PlannedRun
 from touchline.domain.quantity import Measured, Missing, Quantity
-from touchline.domain.runs import RunKind
+from touchline.domain.runs import STAGE, RunKind
 from touchline.markdown import measured
 from touchline.units import format_bytes
 
@@ -43,6 +43,7 @@ def sections(plan: Plan) -> list[Section]:
         Section(title="Run design", lines=tuple(_design(plan))),
         Section(title="Variables", header=("factor", "levels"), rows=tuple(_variables(plan))),
         Section(title="All runs", header=RUN_HEADER, rows=tuple(run_rows(plan)), right=(0, 3, 5)),
+        Section(title="Chains", header=_CHAIN_HEADER, rows=tuple(_chains(plan)), lines=tuple(_about_chains(plan))),
         Section(title="In all", lines=tuple(_totals(plan))),
         Section(title="Models verified", header=_MODEL_HEADER, rows=tuple(_models(plan))),
         Section(title="Datasets verified", header=_DATA_HEADER, rows=tuple(_datasets(plan))),
@@ -70,7 +71,8 @@ def design_line(plan: Plan) -> str:
     """`2 x 1 factorial: train.lora.rank; 2 fine-tuned + 1 control = 3 runs`."""
     trained = sum(run.kind is RunKind.FINE_TUNED for run in plan.runs)
     controls = len(plan.runs) - trained
-    varied = {factor: levels for factor, levels in plan.factors.items() if len(levels) > 1}
+    varied = {factor: levels for factor, levels in plan.factors.items() if len(levels) > 1 and factor != STAGE}
+    stages = len(plan.factors.get(STAGE, ()))
     shape = " x ".join(str(len(levels)) for levels in varied.values())
     kind = (
         f"{shape} factorial ({', '.join(varied)})"
@@ -79,7 +81,41 @@ def design_line(plan: Plan) -> str:
         if varied
         else "one condition"
     )
-    return f"{kind}; {trained} fine-tuned + {controls} control{'s' if controls != 1 else ''} = {len(plan.runs)} runs"
+    chained = f" in chains of {stages} stages" if stages > 1 else ""
+    counts = f"{trained} fine-tuned{chained} + {controls} control{'s' if controls != 1 else ''}"
+    return f"{kind}; {counts} = {len(plan.runs)} runs"
+
+
+_CHAIN_HEADER = ("run", "stage", "goes on from", "how", "checkpoint")
+_CONTINUES = {
+    "adapter": "trains its adapter further",
+    "merge": "merges its adapter into the base and trains a new one",
+}
+
+
+def _chains(plan: Plan) -> Iterator[tuple[str, ...]]:
+    """Every stage and what it goes on from; nothing where no run goes on from another."""
+    for run in plan.runs if any(run.link for run in plan.runs) else ():
+        stage = _stage(run)
+        if stage is None:
+            continue
+        if run.link is None:
+            yield run.name, stage, "the base model", "trains a new adapter", "-"
+        else:
+            yield run.name, stage, run.link.parent, _CONTINUES[run.link.continue_], run.link.parent_checkpoint
+
+
+def _about_chains(plan: Plan) -> Iterator[str]:
+    if any(run.link for run in plan.runs):
+        yield (
+            "A stage begins when the one before it has ended, and proves first that it goes on from its weights: by "
+            "their hash, by the loss on the parent's validation items, and by the number of trainable parameters. A "
+            "broken lineage stops the chain."
+        )
+
+
+def _stage(run: PlannedRun) -> str | None:
+    return next((level.value for level in run.levels if level.factor == STAGE), None)
 
 
 RUN_HEADER = ("#", "run", "model", "LoRA rank", "type", "steps", "est. time", "est. peak memory", "est. disk")

@@ -38,7 +38,7 @@ def totals(runs: Sequence[PlannedRun], machine: TargetMachine, gpus_per_run: int
     at_once = max(machine.count // devices, 1)
     return Totals(
         gpu_hours=_scaled(seconds, seconds_to_hours(devices), "h"),
-        wall_seconds=_scaled(seconds, 1 / min(at_once, max(len(runs), 1)), "s"),
+        wall_seconds=_no_less(_scaled(seconds, 1 / min(at_once, max(len(runs), 1)), "s"), _longest_chain(runs)),
         disk=added([run.disk for run in runs if run.train is not None], "MB"),
     )
 
@@ -58,6 +58,40 @@ def added(parts: Iterable[Measured], unit: str) -> Measured:
         coverage=next((part.coverage for part in found if part.coverage is not None), None),
         aggregation="sum",
     )
+
+
+def _longest_chain(runs: Sequence[PlannedRun]) -> Quantity | None:
+    """The chain of stages that takes longest, with the evaluation of its last; None where no run goes on from another.
+
+    However many devices there are, a stage begins when the one before it has ended.
+    """
+    until: dict[str, Measured] = {}
+    longest: Quantity | None = None
+    for run in runs:
+        if run.train is None:
+            continue
+        before = [] if run.link is None else [until[run.link.parent]]
+        until[run.name] = added([*before, run.train_seconds], "s")
+        # An evaluation whose time is not known is left out here as it is in the sum.
+        known = [run.evaluate_seconds] if isinstance(run.evaluate_seconds, Quantity) else []
+        ended = added([until[run.name], *known], "s")
+        if run.link is not None and isinstance(ended, Quantity):
+            longest = ended if longest is None else _larger(longest, ended)
+    return longest
+
+
+def _no_less(value: Measured, bound: Quantity | None) -> Measured:
+    return value if bound is None or isinstance(value, Missing) else _larger(value, bound)
+
+
+def _larger(one: Quantity, other: Quantity) -> Quantity:
+    """The larger of two sums, end by end."""
+    first, second = (one, other) if one.value >= other.value else (other, one)
+    ends = [
+        None if first_end is None or second_end is None else max(first_end, second_end)
+        for first_end, second_end in ((first.low, second.low), (first.high, second.high))
+    ]
+    return replace(first, low=ends[0], high=ends[1])
 
 
 def evidence_of(runs: Iterable[PlannedRun]) -> tuple[str, ...]:

@@ -44,6 +44,11 @@ def _status(run: RunMetrics) -> dict[str, object]:
     }
 
 
+def run_part(run: RunMetrics) -> str:
+    """One run's part of runs_status.yaml, behind `- name: `."""
+    return runs_status_text("", [run]).partition("  - name: ")[2]
+
+
 def run_metrics_text(run: RunMetrics) -> str:
     """The text of a run's run_metrics.yaml."""
     sections = {**run.packing_metrics, **run.resource_metrics, **run.performance_metrics}

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from touchline.domain.jobs import JobView
 from touchline.domain.metrics import Metrics, TrainingMarker
 from touchline.domain.plan import Plan, PlannedRun
 from touchline.domain.quantity import Measured, Missing, Quantity
@@ -19,11 +21,12 @@ from touchline.domain.results import (
     RunResult,
 )
 from touchline.domain.runs import RunKind
-from touchline.domain.status import EXIT_HELD, Attempt, JobState, RunStatus, TrainingOutcome
+from touchline.domain.status import Attempt, JobState, TrainingOutcome
 from touchline.launch.statusfiles import read_attempts
 from touchline.results.checkpoints import read_checkpoints, read_training_marker
 from touchline.results.evaluations import read_evaluations, settings_sha256
 from touchline.results.metrics import read_metrics
+from touchline.results.standing import Standing, counted, run_status, told, training_outcome
 from touchline.scaffold.folder import evaluation_config
 from touchline.statistics import holm, mcnemar_exact, newcombe_paired, wilson
 
@@ -40,14 +43,18 @@ class _Evidence:
     stale_evaluations: int
 
 
-def collect_results(plan: Plan, root: Path) -> list[RunResult]:
+def collect_results(plan: Plan, root: Path, views: Mapping[str, JobView] | None = None) -> list[RunResult]:
     """The results of every run of the plan, in its order.
 
     Args:
         plan: the plan.
         root: the experiment's folder.
+        views: how jobs stand, by name, where somebody asked the scheduler; else the folders alone tell.
     """
-    found = [_result(plan, run, _evidence(plan, run, root / run.name), root / run.name) for run in plan.runs]
+    seen = views or {}
+    found = [
+        _result(run, _evidence(plan, run, root / run.name), root / run.name, seen.get(run.name)) for run in plan.runs
+    ]
     return _compared(plan, found)
 
 
@@ -69,15 +76,23 @@ def _evidence(plan: Plan, run: PlannedRun, folder: Path) -> _Evidence:
         metrics=read_metrics(folder / "metrics.jsonl"),
         marker=marker if marker is not None and marker.run_digest == run.digest else None,
         checkpoints=checkpoints,
-        attempts=tuple(a for a in attempts if a.exit is None or a.exit.code != EXIT_HELD),
+        attempts=counted(attempts),
         evaluations=tuple(sorted(current, key=lambda record: record.checkpoint)),
         stale_evaluations=len(records) - len(current),
     )
 
 
-def _result(plan: Plan, run: PlannedRun, seen: _Evidence, folder: Path) -> RunResult:
+def _result(run: PlannedRun, seen: _Evidence, folder: Path, view: JobView | None) -> RunResult:
     outcome = _outcome(run, seen)
-    state = seen.attempts[-1].state if seen.attempts else None
+    job = view if view is not None else told(seen.attempts, time.time())
+    state = None if job is None else job.state
+    standing = Standing(
+        kind=run.kind,
+        prepared=(folder / ("eval.yaml" if run.kind is RunKind.CONTROL else "finetune.yaml")).exists(),
+        outcome=outcome,
+        evaluated=bool(seen.evaluations),
+        job=job,
+    )
     last = seen.evaluations[-1] if seen.evaluations else None
     trained = run.kind is RunKind.FINE_TUNED
     nothing = Missing(missing="nothing is trained") if not trained else Missing(missing="no step has been measured")
@@ -87,7 +102,7 @@ def _result(plan: Plan, run: PlannedRun, seen: _Evidence, folder: Path) -> RunRe
         model=run.model,
         levels=run.levels,
         seed=run.seed,
-        status=_status(run, seen, outcome, state, folder),
+        status=run_status(standing),
         job_state=state,
         outcome=outcome,
         attempts=len(seen.attempts),
@@ -113,38 +128,14 @@ def _result(plan: Plan, run: PlannedRun, seen: _Evidence, folder: Path) -> RunRe
 
 
 def _outcome(run: PlannedRun, seen: _Evidence) -> TrainingOutcome:
-    if run.kind is RunKind.CONTROL:
-        return TrainingOutcome.NOT_STARTED
-    if seen.marker is not None and run.batches is not None and seen.marker.steps == run.batches.steps:
-        kept = {item.name: item.complete for item in seen.checkpoints}
-        if seen.marker.checkpoints and kept.get(seen.marker.checkpoints[-1]):
-            return TrainingOutcome.COMPLETE
-    return TrainingOutcome.PARTIAL if seen.metrics.attempts or seen.attempts else TrainingOutcome.NOT_STARTED
-
-
-def _status(
-    run: PlannedRun, seen: _Evidence, outcome: TrainingOutcome, state: JobState | None, folder: Path
-) -> RunStatus:
-    """The run's status, derived from the job's state, the artefacts and the evaluations."""
-    if state is JobState.RUNNING:
-        return RunStatus.RUNNING
-    if run.kind is RunKind.CONTROL:
-        if seen.evaluations:
-            return RunStatus.COMPLETED
-        return RunStatus.PREPARED if (folder / "eval.yaml").exists() else RunStatus.PLANNED
-    if outcome is TrainingOutcome.COMPLETE:
-        if not seen.evaluations:
-            return RunStatus.TRAINED
-        return RunStatus.COMPLETED if state in (None, JobState.COMPLETED) else RunStatus.COMPLETED_FAILED_EXIT
-    if outcome is TrainingOutcome.PARTIAL:
-        return RunStatus.FAILED if state is JobState.FAILED and not _was_killed(seen) else RunStatus.INTERRUPTED
-    return RunStatus.PREPARED if (folder / "finetune.yaml").exists() else RunStatus.PLANNED
-
-
-def _was_killed(seen: _Evidence) -> bool:
-    """A kill leaves no exit file, or a code above 128; both go on where they were."""
-    last = seen.attempts[-1]
-    return last.exit is None or last.exit.code > 128
+    marker, kept = seen.marker, {item.name: item.complete for item in seen.checkpoints}
+    return training_outcome(
+        run.kind,
+        steps_planned=None if run.batches is None else run.batches.steps,
+        marked_steps=None if marker is None else marker.steps,
+        last_export_whole=marker is not None and bool(marker.checkpoints) and kept.get(marker.checkpoints[-1], False),
+        begun=bool(seen.metrics.attempts or seen.attempts),
+    )
 
 
 def _seconds(value: float) -> Quantity:
@@ -227,7 +218,7 @@ def _notes(seen: _Evidence, outcome: TrainingOutcome, state: JobState | None) ->
         )
     if silent:
         notes.append(f"{silent} attempt(s) were killed without a word; what they had saved was used")
-    if outcome is TrainingOutcome.COMPLETE and state not in (None, JobState.COMPLETED):
+    if outcome is TrainingOutcome.COMPLETE and state is not None and state.ended and state is not JobState.COMPLETED:
         notes.append("the training is complete although its job failed; the exit code is reported, not believed")
     if seen.metrics.superseded_steps:
         notes.append(f"{seen.metrics.superseded_steps} steps were done again after a kill")

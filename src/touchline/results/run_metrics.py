@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import statistics
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from touchline.domain.collected import EpochMetrics, RunMetrics, Setting
@@ -16,11 +17,13 @@ from touchline.domain.results import RunResult
 from touchline.domain.status import Attempt, JobState, RunStatus
 from touchline.launch.statusfiles import read_attempts
 from touchline.results.metrics import read_metrics
+from touchline.results.resources import read_resources, resource_figures
 from touchline.units import GIB
 
 WARM_UP_STEPS = 3
 """First steps of each attempt that no pace is taken from, when enough others are there."""
 GB = 1e9
+ON_PROCESSOR = Missing(missing="trained on a processor")
 _ENDED = (RunStatus.TRAINED, RunStatus.COMPLETED, RunStatus.COMPLETED_FAILED_EXIT)
 
 
@@ -51,7 +54,7 @@ def run_metrics(run: PlannedRun, result: RunResult, folder: Path) -> RunMetrics:
         completed=_completed(result, attempts),
         static_config=static_config(run),
         packing_metrics=packing,
-        resource_metrics=resources,
+        resource_metrics=_with_samples(resources, resource_figures(read_resources(folder / "status"))),
         performance_metrics=performance,
         per_epoch_metrics=_epochs(metrics),
         dataset_path=run.dataset,
@@ -124,7 +127,7 @@ def _efficiency(steps: Sequence[StepRow], layout: str | None, nothing: Missing) 
 
 def _resources(metrics: Metrics, result: RunResult, nothing: Missing) -> dict[str, Measured]:
     steps, cuda = metrics.steps, bool(metrics.attempts) and metrics.attempts[-1].device_kind == "cuda"
-    on_cpu = nothing if not steps else Missing(missing="trained on a processor")
+    on_cpu = nothing if not steps else ON_PROCESSOR
     peak, percents = (
         result.peak_memory,
         [row.gpu_percent.value for row in steps if isinstance(row.gpu_percent, Quantity)],
@@ -150,6 +153,39 @@ def _resources(metrics: Metrics, result: RunResult, nothing: Missing) -> dict[st
         "validation_time_minutes": _minutes(result.validation_seconds),
         "saving_time_minutes": _saving(metrics, nothing),
     }
+
+
+def _with_samples(resources: dict[str, Measured], sampled: dict[str, Measured]) -> dict[str, Measured]:
+    """The trainer's own figures, and beside or instead of them what the sampler saw from outside."""
+    gpu_peak, gpu_mean = _in(sampled["gpu_peak"], GB, "GB"), _in(sampled["gpu_mean"], GB, "GB")
+    own = {
+        "peak_gpu_memory_gb": gpu_peak,
+        "avg_gpu_memory_gb": gpu_mean,
+        "gpu_utilization_pct": sampled["gpu_busy"],
+    }
+    filled = {
+        name: own[name] if name in own and _is_unknown(fact) and isinstance(own[name], Quantity) else fact
+        for name, fact in resources.items()
+    }
+    return filled | {
+        "peak_gpu_memory_process_gb": gpu_peak,
+        "avg_gpu_memory_process_gb": gpu_mean,
+        "peak_tree_memory_gib": _in(sampled["tree_peak"], GIB, "GiB"),
+        "avg_tree_memory_gib": _in(sampled["tree_mean"], GIB, "GiB"),
+        "cpu_utilization_pct": sampled["cpu_mean"],
+    }
+
+
+def _is_unknown(fact: Measured) -> bool:
+    """Whether somebody else may tell it; a training on a processor has no GPU, whatever the machine's GPUs do."""
+    return isinstance(fact, Missing) and fact != ON_PROCESSOR
+
+
+def _in(fact: Measured, divisor: float, unit: str) -> Measured:
+    """Bytes in another unit."""
+    if isinstance(fact, Missing):
+        return fact
+    return replace(fact, value=fact.value / divisor, unit=unit)
 
 
 def _scaled(peak: Quantity, divisor: float, unit: str) -> Quantity:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import jinja2
 
@@ -13,37 +13,48 @@ from touchline.backends import get_backend
 from touchline.domain.evaluation import EvaluationConfig, PlannedModel
 from touchline.domain.plan import Plan, PlannedRun
 from touchline.domain.runs import RunKind
+from touchline.domain.site import Site
+from touchline.markdown import escape
+from touchline.scaffold.header import evaluation_header, goes_on_from, training_header
 from touchline.scaffold.shell import comment, docstring, quote, slurm_value
 from touchline.spec.settings import nested_settings
 from touchline.spec.validate import adapter
 from touchline.spec.write import to_yaml
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Site:
-    """What the scripts must know of this machine."""
-
-    python: str
-    """The interpreter that has touchline, absolute."""
-
-
 def run_files(plan: Plan, run: PlannedRun, site: Site) -> dict[str, str]:
-    """Every file of a run's folder that exists before it starts, by name."""
-    values = {"plan": plan, "run": run, "site": site}
+    """Every file of a run's folder that exists before it starts, by name.
+
+    Raises:
+        SlurmValueFault: a setting cannot stand on an #SBATCH line.
+    """
+    python = interpreter(plan, site)
+    values = {"plan": plan, "run": run, "site": site, "python": python, "parent": goes_on_from(run)}
     files = {
         "eval.yaml": _evaluation(plan, run),
-        "eval.py": _template("eval.py.j2").render(values),
-        "eval.slurm": _template("eval.slurm.j2").render(values),
+        "eval.py": template("eval.py.j2").render(values),
+        "eval.slurm": template("eval.slurm.j2").render(
+            values, script="eval.slurm", header=evaluation_header(plan, run, site)
+        ),
     }
     if run.kind is RunKind.FINE_TUNED and run.train is not None:
         backend = get_backend(run.train.backend)
-        command = " ".join(quote(word) for word in backend.command(site.python))
         files |= {
             "setup_finetune.yaml": setup_text(run),
             "finetune.yaml": backend.config_text(run, plan),
-            "finetune.slurm": _template("finetune.slurm.j2").render(values, command=command),
+            "finetune.slurm": template("finetune.slurm.j2").render(
+                values,
+                script="finetune.slurm",
+                header=training_header(plan, run, site),
+                command=" ".join(quote(word) for word in backend.command(python)),
+            ),
         }
     return files
+
+
+def interpreter(plan: Plan, site: Site) -> str:
+    """The Python that the scripts start: on a cluster the one that the user named for its nodes, else the one here."""
+    return site.slurm.python if plan.executor == "slurm" and site.slurm.python is not None else site.python
 
 
 def setup_text(run: PlannedRun) -> str:
@@ -77,6 +88,7 @@ def evaluation_config(plan: Plan, run: PlannedRun) -> EvaluationConfig:
         data_sha256=test,
         evaluate=run.evaluate,
         control=run.kind is RunKind.CONTROL,
+        train_epochs=None if run.train is None else run.train.epochs,
     )
 
 
@@ -100,6 +112,7 @@ def _environment() -> jinja2.Environment:
         "q": quote,
         "sbatch": slurm_value,
         "comment": comment,
+        "md": escape,
         "doc": docstring,
         "py": repr,
     }
@@ -107,5 +120,6 @@ def _environment() -> jinja2.Environment:
     return environment
 
 
-def _template(name: str) -> jinja2.Template:
+def template(name: str) -> jinja2.Template:
+    """One of our own templates."""
     return _environment().get_template(name)

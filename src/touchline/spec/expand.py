@@ -1,4 +1,4 @@
-"""The design to its runs: factors crossed with pairs and seeds, exclusions taken out, controls added."""
+"""The design to its runs: factors crossed with pairs and seeds, exclusions taken out, stages, controls added."""
 
 from __future__ import annotations
 
@@ -6,28 +6,28 @@ import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 from touchline.domain import defaults
-from touchline.domain.experiment import Experiment
+from touchline.domain.experiment import Experiment, StageConfig, TrainConfig
 from touchline.domain.finding import Finding
-from touchline.domain.runs import Level, RunKind, RunSpec
+from touchline.domain.runs import STAGE, Level, Link, RunKind, RunSpec
 from touchline.errors import InputFault
 from touchline.spec.document import Document, error
-from touchline.spec.names import Condition, ModelLabel, control_names, run_names
-from touchline.spec.validate import adapter, build
+from touchline.spec.names import Condition, ModelLabel, control_names, run_names, stage_run_names
+from touchline.spec.overlay import setting, with_settings
+from touchline.spec.stages import chain_faults, stage_settings
+from touchline.spec.validate import adapter
 
 FACTOR_ROOTS = ("data", "train", "evaluate")
 """Parts of the file that a run may have of its own."""
-
-NOT_RUN_YET = "stages are checked but not run yet: this version trains one training a run"
-"""What planning says to a chain."""
 
 Settings = dict[str, object]
 
 
 def expand(experiment: Experiment, labels: Mapping[str, ModelLabel], document: Document) -> tuple[RunSpec, ...]:
-    """Every run of an experiment, fine-tuned ones first, in the order of the file.
+    """Every run of an experiment, fine-tuned ones first, in the order of the file; of a chain, parents first.
+
+    Every stage of every condition is a run of its own, `<run>_<stage>`, linked to the run that it goes on from.
 
     Args:
         experiment: the experiment.
@@ -35,63 +35,101 @@ def expand(experiment: Experiment, labels: Mapping[str, ModelLabel], document: D
         document: where to point.
 
     Raises:
-        InputFault: a combination of levels is impossible, nothing is left, names are not unique, or there are stages,
-            which would otherwise be left out in silence.
+        InputFault: a combination of levels is impossible, nothing is left, names are not unique, or the stages are no
+            chain.
     """
-    if experiment.stages:
-        hint = "take `stages` out and train one after the other"
-        fault = error("EX120", "stages", NOT_RUN_YET, document.where(["stages"]), hint)
-        raise InputFault(f"{document.path}: {NOT_RUN_YET}", findings=[fault])
-    conditions: list[Condition] = []
-    findings: list[Finding] = []
-    cache: dict[str, tuple[Experiment | None, list[Finding]]] = {}
-    for model, settings in _combinations(experiment):
-        key = json.dumps(settings, sort_keys=True)
-        if key not in cache:
-            cache[key] = with_settings(experiment, settings, document)
-        configured, faults = cache[key]
-        findings += [fault for fault in faults if fault not in findings]
-        if configured is None:
-            continue
-        for seed in experiment.seeds:
-            if not _excluded(experiment, configured, model, seed):
-                conditions.append(Condition(model=model, settings=settings, experiment=configured, seed=seed))
-    if findings:
-        raise InputFault(f"{document.path}: some combinations of levels are impossible", findings=findings)
+    if faults := chain_faults(experiment, document):
+        raise InputFault(f"{document.path}: the stages are no chain that can be trained", findings=faults)
+    tried = _Tried(experiment, document)
+    conditions = _conditions(experiment, tried)
+    if tried.findings:
+        raise InputFault(f"{document.path}: some combinations of levels are impossible", findings=tried.findings)
     if not conditions:
         fault = error("EX008", "exclude", "exclude leaves no run at all", document.where(["exclude"]))
         raise InputFault(f"{document.path}: nothing is left to run", findings=[fault])
     names = run_names(conditions, experiment, labels, document)
-    runs = [
-        RunSpec(
-            name=name,
-            kind=RunKind.FINE_TUNED,
-            model=condition.model,
-            data=condition.experiment.data,
-            train=_with_alpha(condition.experiment).train,
-            evaluate=condition.experiment.evaluate,
-            seed=condition.seed,
-            levels=_level_texts(experiment, condition),
-        )
-        for name, condition in zip(names, conditions, strict=True)
-    ]
+    if experiment.stages:
+        runs = _chains(experiment, conditions, names, tried)
+    else:
+        runs = [_run(*each, experiment) for each in zip(names, conditions, strict=True)]
+    if tried.findings:
+        raise InputFault(f"{document.path}: some stages are impossible", findings=tried.findings)
     return (*runs, *_controls(experiment, runs, labels, document))
 
 
-def with_settings(
-    experiment: Experiment, settings: Mapping[str, object], document: Document
-) -> tuple[Experiment | None, list[Finding]]:
-    """The experiment with dotted settings applied, or what is wrong with them."""
-    data: dict[str, Any] = json.loads(adapter(Experiment).dump_json(experiment))
-    for key, value in settings.items():
-        node = data
-        *groups, last = key.split(".")
-        for group in groups:
-            if not isinstance(node.get(group), dict):
-                node[group] = {}
-            node = node[group]
-        node[last] = value
-    return build(Experiment, data, document)
+class _Tried:
+    """The experiment with settings, each tried once, and everything that was wrong with them."""
+
+    def __init__(self, experiment: Experiment, document: Document) -> None:
+        self._alone = replace(experiment, stages=())
+        self._document = document
+        self._known: dict[str, tuple[Experiment | None, list[Finding]]] = {}
+        self.findings: list[Finding] = []
+
+    def with_settings(self, settings: Settings) -> Experiment | None:
+        """The experiment with these settings; None where they are impossible."""
+        key = json.dumps(settings, sort_keys=True)
+        if key not in self._known:
+            self._known[key] = with_settings(self._alone, settings, self._document)
+        configured, faults = self._known[key]
+        self.findings += [fault for fault in faults if fault not in self.findings]
+        return configured
+
+
+def _conditions(experiment: Experiment, tried: _Tried) -> list[Condition]:
+    """Every cell of the design with every seed, without what is excluded."""
+    found: list[Condition] = []
+    for model, settings in _combinations(experiment):
+        configured = tried.with_settings(settings)
+        if configured is None:
+            continue
+        for seed in experiment.seeds:
+            if not _excluded(experiment, configured, model, seed):
+                found.append(Condition(model=model, settings=settings, experiment=configured, seed=seed))
+    return found
+
+
+def _chains(
+    experiment: Experiment, conditions: Sequence[Condition], names: Sequence[str], tried: _Tried
+) -> list[RunSpec]:
+    """Every stage of every condition; what a stage sets wins over a factor's level."""
+    runs: list[RunSpec] = []
+    chains = stage_run_names(names, [stage.name for stage in experiment.stages])
+    for own, condition in zip(chains, conditions, strict=True):
+        for stage in experiment.stages:
+            configured = tried.with_settings({**condition.settings, **stage_settings(stage)})
+            if configured is None:
+                continue
+            run = _run(own[stage.name], replace(condition, experiment=configured), experiment)
+            level = Level(factor=STAGE, value=stage.name)
+            runs.append(replace(run, levels=(*run.levels, level), link=_link(stage, own)))
+    return runs
+
+
+def _run(name: str, condition: Condition, experiment: Experiment) -> RunSpec:
+    configured = condition.experiment
+    return RunSpec(
+        name=name,
+        kind=RunKind.FINE_TUNED,
+        model=condition.model,
+        data=configured.data,
+        train=_with_alpha(configured.train),
+        evaluate=configured.evaluate,
+        seed=condition.seed,
+        levels=_level_texts(experiment, condition),
+    )
+
+
+def _link(stage: StageConfig, names: Mapping[str, str]) -> Link | None:
+    """How a stage goes on; none for one that starts from the base model."""
+    if stage.parent is None or stage.continue_ is None:
+        return None
+    return Link(
+        stage=stage.name,
+        parent=names[stage.parent],
+        continue_=stage.continue_,
+        parent_checkpoint=stage.parent_checkpoint,
+    )
 
 
 def _combinations(experiment: Experiment) -> Iterator[tuple[str, Settings]]:
@@ -126,20 +164,11 @@ def _matches(configured: Experiment, model: str, seed: int, key: str, value: obj
     return found == value or found in wanted
 
 
-def setting(experiment: Experiment, key: str) -> object:
-    """Value of a dotted key."""
-    node: object = experiment
-    for part in key.split("."):
-        node = getattr(node, part)
-    return node
-
-
-def _with_alpha(experiment: Experiment) -> Experiment:
-    lora = experiment.train.lora
+def _with_alpha(train: TrainConfig) -> TrainConfig:
+    lora = train.lora
     if lora.alpha is not None:
-        return experiment
-    filled = replace(lora, alpha=float(defaults.LORA_ALPHA_PER_RANK * lora.rank))
-    return replace(experiment, train=replace(experiment.train, lora=filled))
+        return train
+    return replace(train, lora=replace(lora, alpha=float(defaults.LORA_ALPHA_PER_RANK * lora.rank)))
 
 
 def _level_texts(experiment: Experiment, condition: Condition) -> tuple[Level, ...]:
@@ -179,6 +208,7 @@ def _controls(
                 for level in run.levels
                 if level.factor == "models" or level.factor.startswith(("data.", "evaluate."))
             ),
+            link=None,
         )
         for run in distinct.values()
     ]

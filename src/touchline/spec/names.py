@@ -89,6 +89,16 @@ def run_names(
     )
 
 
+def stage_run_names(names: Sequence[str], stages: Sequence[str]) -> list[dict[str, str]]:
+    """For every run of a design, the names of the runs that its stages are, `135M_rank4_easy`, by stage."""
+    every = [(name, stage) for name in names for stage in stages]
+    found = unique([f"{name}_{stage}" for name, stage in every], every)
+    own: dict[str, dict[str, str]] = {name: {} for name in names}
+    for (name, stage), run in zip(every, found, strict=True):
+        own[name][stage] = run
+    return [own[name] for name in names]
+
+
 def control_names(
     controls: Sequence[RunSpec], taken: Sequence[str], labels: Mapping[str, ModelLabel], document: Document
 ) -> list[str]:

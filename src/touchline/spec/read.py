@@ -18,8 +18,9 @@ from touchline.domain.finding import Finding, Where
 from touchline.domain.runs import RUN_NAME
 from touchline.errors import InputFault
 from touchline.spec.document import Document, error, parse
-from touchline.spec.expand import FACTOR_ROOTS, with_settings
-from touchline.spec.stages import stage_faults
+from touchline.spec.expand import FACTOR_ROOTS
+from touchline.spec.overlay import with_settings
+from touchline.spec.stages import stage_faults, stage_settings
 from touchline.spec.validate import build, dotted_keys, unknown_key
 from touchline.units import parse_duration
 
@@ -78,8 +79,16 @@ def read_experiment(text: str, path: str, overrides: Sequence[str] = ()) -> Load
         document=document,
         overrides=tuple(overrides),
         sha256=digest,
-        given=frozenset(_written(data)) | {*experiment.factors, *(key for pair in experiment.pairs for key in pair)},
+        given=frozenset(_written(data))
+        | {*experiment.factors, *(key for pair in experiment.pairs for key in pair)}
+        | _given_by_stages(experiment),
     )
+
+
+def _given_by_stages(experiment: Experiment) -> frozenset[str]:
+    """Keys that every stage writes."""
+    each = [frozenset(stage_settings(stage)) for stage in experiment.stages]
+    return frozenset.intersection(*each) if each else frozenset()
 
 
 def _written(node: object, prefix: str = "") -> Iterator[str]:
@@ -208,12 +217,12 @@ def _design_faults(experiment: Experiment, document: Document) -> list[Finding]:
         findings.append(error("EX007", "seeds", "a seed is given twice", document.where(["seeds"])))
     if len(set(experiment.models)) != len(experiment.models):
         findings.append(error("EX007", "models", "a model is given twice", document.where(["models"])))
-    if experiment.compute.deadline is not None:
+    for key in ("deadline", "time_limit"):
         try:
-            parse_duration(experiment.compute.deadline)
+            parse_duration(getattr(experiment.compute, key) or "1h")
         except InputFault as fault:
-            where = document.where(["compute", "deadline"])
-            findings.append(error("EX003", "compute.deadline", f"{fault.message}; expected {fault.expected}", where))
+            where = document.where(["compute", key])
+            findings.append(error("EX003", f"compute.{key}", f"{fault.message}; expected {fault.expected}", where))
     if experiment.run_names is not None and re.search(r"[{}]", re.sub(r"\{[A-Za-z0-9_]+\}", "", experiment.run_names)):
         findings.append(
             error("EX003", "run_names", "expected names in braces, `{model_size}`", document.where(["run_names"]))

@@ -7,9 +7,10 @@ from dataclasses import replace
 
 from touchline.domain.experiment import Experiment, StageConfig
 from touchline.domain.finding import Finding
+from touchline.domain.runs import RUN_NAME
 from touchline.errors import InputFault
-from touchline.spec.document import Document, Key, error
-from touchline.spec.expand import with_settings
+from touchline.spec.document import Document, Key, Path, error
+from touchline.spec.overlay import with_settings
 from touchline.spec.validate import build, dotted_keys, unknown_key
 
 STAGE_ROOTS = ("data", "train")
@@ -36,6 +37,35 @@ def stage_experiment(experiment: Experiment, stage: StageConfig, document: Docum
     if configured is None:
         raise InputFault(f"{document.path}: stage {stage.name} is impossible", findings=faults)
     return configured
+
+
+def chain_faults(experiment: Experiment, document: Document) -> list[Finding]:
+    """Why the stages cannot be trained one after the other; the rules of `check` say more of each."""
+    findings: list[Finding] = []
+    above: set[str] = set()
+    for index, stage in enumerate(experiment.stages):
+
+        def fault(code: str, key: str, message: str, index: int = index) -> None:
+            findings.append(error(code, f"stages.{key}", message, document.where(("stages", index, key))))
+
+        if stage.name.casefold() in {name.casefold() for name in above} or not RUN_NAME.fullmatch(stage.name):
+            fault("EX125", "name", f"stage {stage.name!r}: expected a name for a folder that no other stage has")
+        if stage.parent is not None and stage.parent not in above:
+            fault("EX121", "parent", f"stage {stage.name}: its parent {stage.parent!r} is no stage above it")
+        if (stage.parent is None) != (stage.continue_ is None):
+            fault("EX126", "continue", f"stage {stage.name}: `parent` and `continue` go together")
+        above.add(stage.name)
+    return findings
+
+
+def stage_places(document: Document, name: str) -> dict[str, Path]:
+    """Where a stage sets its own settings, by dotted key."""
+    entries = document.data.get("stages")
+    for index, entry in enumerate(entries if isinstance(entries, list) else ()):
+        stage, _ = build(StageConfig, entry, document)
+        if stage is not None and stage.name == name:
+            return {".".join(path): ("stages", index, *path) for path, _ in _settings(stage)}
+    return {}
 
 
 def stage_faults(experiment: Experiment, data: Mapping[str, object], document: Document) -> list[Finding]:

@@ -12,10 +12,11 @@ from typing import TypeVar
 
 from touchline.domain.experiment import CheckpointInterval, DataConfig, TrainConfig
 from touchline.domain.finding import Where
-from touchline.domain.runs import RunSpec
+from touchline.domain.runs import STAGE, RunSpec
 from touchline.domain.stated import Cadence, Stated, StatedSource, StatedTraining
 from touchline.spec.document import Document, Path
 from touchline.spec.expand import level_text
+from touchline.spec.stages import stage_places
 
 T = TypeVar("T")
 
@@ -40,6 +41,10 @@ def stated_of_run(spec: RunSpec, document: Document, known: dict[Path, Place] | 
     """
     known = {} if known is None else known
     places = {level.factor: path for level in spec.levels for path in _level_path(document, level.factor, spec)[:1]}
+    for level in spec.levels:
+        if level.factor == STAGE:
+            # A stage's own settings win over the levels of factors.
+            places |= stage_places(document, level.value)
     return stated_settings(
         backend=spec.train.backend,
         subject=spec.name,

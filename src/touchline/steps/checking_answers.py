@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
 
 import numpy as np
 
@@ -78,7 +76,7 @@ def stage_leaks(seen: Seen) -> Iterator[Finding]:
     """Questions of a stage's test split that another stage trains on; one file's own splits are compared elsewhere."""
     if not seen.loaded.experiment.stages:
         return
-    data = {data_key(each): each for each in _stage_data(seen) if each.path in seen.datasets}
+    data = {data_key(spec.data): spec.data for spec in seen.specs if spec.data.path in seen.datasets}
     for trained, tested in itertools.permutations(data.values(), 2):
         if trained.path == tested.path:
             continue
@@ -94,15 +92,6 @@ def stage_leaks(seen: Seen) -> Iterator[Finding]:
                 where=seen.loaded.document.where(["stages"]),
                 hint="take these rows out of one of the two files",
             )
-
-
-def _stage_data(seen: Seen) -> Iterator[DataConfig]:
-    """The data of every stage; what a stage gets wrong in it was told when the file was read."""
-    for spec, stage in itertools.product(seen.specs, seen.loaded.experiment.stages):
-        try:
-            yield replace(spec.data, **cast("dict[str, Any]", stage.data))
-        except TypeError:
-            continue
 
 
 def _questions(data: DataConfig, split: str, root: Path) -> dict[str, None]:

@@ -72,7 +72,7 @@ def check_experiment(yaml: Path, settings: Settings, gpu: str, date: str) -> Che
     found = CheckedExperiment()
     try:
         loaded = read_experiment(read_text_bounded(yaml, SIZE_LIMIT_BYTES), str(yaml))
-        seen = see(loaded, yaml.parent, settings, {}, chains=True)
+        seen = see(loaded, yaml.parent, settings, {}, only_checked=True)
     except InputFault as fault:
         found.findings += as_findings(fault, "EX003", Where(path=str(yaml)))
         return found
@@ -160,7 +160,11 @@ def launch_findings(
     document = seen.loaded.document
     yield from training_findings(views)
     design = DesignView(
-        experiment=seen.loaded.experiment, document=document, runs=seen.specs, datasets=_dataset_facts(seen)
+        experiment=seen.loaded.experiment,
+        document=document,
+        runs=seen.design,
+        datasets=_dataset_facts(seen),
+        chained=seen.specs if seen.specs is not seen.design else (),
     )
     yield from check_view(design, Where(path=document.path), "design")
     data = {data_key(spec.data): spec.data for spec in seen.specs if spec.data.path in seen.datasets}

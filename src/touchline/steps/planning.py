@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from touchline import __version__
@@ -15,8 +15,9 @@ from touchline.domain.quantity import Quantity
 from touchline.errors import DriftFault, InputFault
 from touchline.files import read_text_bounded
 from touchline.launch.folders import ExperimentFolder
-from touchline.plan import PlanInputs, build_plan, changed_runs, revise, runs_plan_markdown
-from touchline.plan.drift import why_changed
+from touchline.plan.build import PlanInputs, build_plan
+from touchline.plan.drift import changed_runs, revise, why_changed
+from touchline.plan.table import runs_plan_markdown
 from touchline.spec import read_experiment, read_settings, with_settings
 from touchline.spec.bounds import SIZE_LIMIT_BYTES
 from touchline.spec.read import LoadedExperiment
@@ -47,8 +48,13 @@ def resolve(
     old: Plan | None,
     accepted: dict[str, dict[str, object]],
     say: Callable[[int, int], None] | None = None,
+    *,
+    pinned: Collection[str] = (),
 ) -> tuple[Plan, tuple[str, ...]]:
-    """Everything that the planner needs from the disk, with all faults of models, data and combinations together."""
+    """Everything that the planner needs from the disk, with all faults of models, data and combinations together.
+
+    Runs that have started, wait in a queue or are `pinned` keep what was decided for them.
+    """
     experiment = loaded.experiment
     date = old.date if old is not None else today()
     seen = see(loaded, folder.root, settings, accepted)
@@ -59,6 +65,7 @@ def resolve(
     lengths = lengths_of(seen, settings, date, say)
     found = _launchable(seen, lengths, settings, date)
     there = {path.name for path in folder.root.iterdir()} if folder.root.is_dir() else set()
+    kept = {*pinned, *folder.queued()}
     inputs = PlanInputs(
         experiment=experiment,
         experiment_sha256=loaded.sha256,
@@ -75,7 +82,8 @@ def resolve(
         started={
             run.name: run
             for run in (old.runs if old is not None else ())
-            if run.name in there and (folder.has_started(run.name) or folder.has_evaluations(run.name))
+            if run.name in kept
+            or (run.name in there and (folder.has_started(run.name) or folder.has_evaluations(run.name)))
         },
     )
     plan_ = build_plan(inputs)
@@ -149,9 +157,18 @@ def settle(
     notes: tuple[str, ...],
 ) -> Planned:
     """Refuse drift, or record it; then write."""
+    queued = folder.queued()
     drifted = [
-        name for name in (() if old is None else changed_runs(old, new)) if new.run(name) and folder.has_started(name)
+        name
+        for name in (() if old is None else changed_runs(old, new))
+        if new.run(name) and (name in queued or folder.has_started(name))
     ]
+    if waiting := sorted(queued.intersection(drifted)):
+        raise DriftFault(
+            f"runs that wait or run in a queue would become other runs: {', '.join(waiting)}",
+            expected="nothing of them in a queue",
+            hint=f"touchline cancel {str(folder.root)!r} --run {waiting[0]}",
+        )
     if drifted and old is not None and not accept:
         what = "; ".join(f"{name}: {why_changed(old, new, name)}" for name in drifted)
         raise DriftFault(

@@ -13,17 +13,19 @@ from touchline.catalog.models import load_model
 from touchline.catalog.settings import Settings
 from touchline.domain.catalog import DatasetInfo, ModelInfo
 from touchline.domain.finding import Finding, Severity, Where
-from touchline.domain.runs import RunKind, RunSpec
+from touchline.domain.runs import STAGE, RunKind, RunSpec
 from touchline.errors import InputFault
 from touchline.plan.build import data_key
 from touchline.spec import ModelLabel, expand, label_of, with_settings
 from touchline.spec.document import error
 from touchline.spec.read import LoadedExperiment
-from touchline.spec.stages import stage_experiment
+from touchline.spec.stages import chain_faults, stage_experiment, stage_places
 from touchline.tasks import Task, get_task
 from touchline.tasks.exact_match import EXACT_MATCH
 
 MODEL_NOT_HERE = "CK100"
+_NO_CHAIN = frozenset({"EX121", "EX122", "EX123", "EX125", "EX126", "EX127", "EX128"})
+"""Rules whose finding no `allow` makes trainable."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -37,7 +39,9 @@ class Seen:
     task: Task
     """Its task."""
     specs: tuple[RunSpec, ...] = ()
-    """Its runs; none when the design itself has faults."""
+    """Its runs, every stage one of its own; none when the design itself has faults."""
+    design: tuple[RunSpec, ...] = ()
+    """Its runs without stages, as the rules on designs see them; the same where it has none."""
     models: dict[str, ModelInfo] = field(default_factory=dict)
     """The models that are here, by the name that the file uses."""
     datasets: dict[str, DatasetInfo] = field(default_factory=dict)
@@ -57,7 +61,7 @@ def see(
     settings: Settings,
     accepted: dict[str, dict[str, object]],
     *,
-    chains: bool = False,
+    only_checked: bool = False,
 ) -> Seen:
     """Look everything up; faults of models, data and combinations are told together.
 
@@ -66,14 +70,14 @@ def see(
         root: its folder.
         settings: where models and caches are.
         accepted: settings that a person has changed in a run's folder, by run.
-        chains: whether an experiment with stages, or with a task of its own, is looked at as well; such a one can be
-            checked, and not yet run.
+        only_checked: whether an experiment is looked at as well that cannot be run: with a task of its own, or with
+            stages that are no chain, which the rules tell.
 
     Raises:
-        InputFault: there is no such task, stages where they cannot be run, or combinations of levels are impossible.
+        InputFault: there is no such task, stages that are no chain, or combinations of levels are impossible.
     """
     experiment = loaded.experiment
-    seen = Seen(loaded=loaded, root=root, task=_task(loaded, root, chains))
+    seen = Seen(loaded=loaded, root=root, task=_task(loaded, root, only_checked))
     names = list(dict.fromkeys([*experiment.models, *_models_in_pairs(loaded)]))
     for name in names:
         try:
@@ -82,20 +86,73 @@ def see(
             seen.findings += as_findings(fault, MODEL_NOT_HERE, loaded.document.where(["models"]))
     seen.findings += _twins(seen)
     labels = {name: _label(seen.models.get(name), name) for name in names}
-    specs = expand(replace(experiment, stages=()) if chains else experiment, labels, loaded.document)
+    seen.design = _design(loaded, labels)
+    specs = expand(experiment, labels, loaded.document) if _is_chain(seen, only_checked) else seen.design
     seen.specs = tuple(_with_accepted(spec, accepted.get(spec.name), loaded, seen.task.prompt) for spec in specs)
-    # A stage that is impossible was told when the file was read.
-    stages = [stage_experiment(experiment, stage, loaded.document).data for stage in experiment.stages]
-    for data in [*(spec.data for spec in seen.specs), *stages]:
-        if data.path not in seen.datasets:
+    if not experiment.stages:
+        seen.design = seen.specs
+    elif not only_checked:
+        _refuse_broken_stages(seen, seen.specs)
+    for spec in seen.specs:
+        if spec.data.path not in seen.datasets:
             try:
-                seen.datasets[data.path] = load_dataset(data, root, settings.cache_dir)
+                seen.datasets[spec.data.path] = load_dataset(spec.data, root, settings.cache_dir)
             except InputFault as fault:
-                faults = as_findings(fault, "DA100", loaded.document.where(["data", "path"]))
+                faults = as_findings(fault, "DA100", _place_of_data(spec, loaded))
                 seen.findings += [each for each in faults if each not in seen.findings]
     seen.findings += [finding for model in seen.models.values() for finding in model.findings]
     seen.findings += [finding for dataset in seen.datasets.values() for finding in dataset.findings]
     return seen
+
+
+def _design(loaded: LoadedExperiment, labels: dict[str, ModelLabel]) -> tuple[RunSpec, ...]:
+    """The runs without stages, on the data of the last stage: what is evaluated in the end."""
+    experiment = loaded.experiment
+    if experiment.stages:
+        # A stage that is impossible was told when the file was read.
+        last = stage_experiment(experiment, experiment.stages[-1], loaded.document)
+        experiment = replace(experiment, stages=(), data=last.data)
+    return expand(experiment, labels, loaded.document)
+
+
+def _is_chain(seen: Seen, only_checked: bool) -> bool:
+    """Whether there are stages that can be trained one after the other.
+
+    Raises:
+        InputFault: they cannot, and it is to be run.
+    """
+    experiment = seen.loaded.experiment
+    if not experiment.stages:
+        return False
+    if not only_checked:
+        _refuse_broken_stages(seen, ())
+    return not chain_faults(experiment, seen.loaded.document)
+
+
+def _refuse_broken_stages(seen: Seen, chained: tuple[RunSpec, ...]) -> None:
+    """What the rules say of stages that cannot be trained; nobody can allow that.
+
+    Raises:
+        InputFault: with all of it.
+    """
+    # The rules load when something is planned that needs them, and not with every command.
+    from touchline.checks.design import DesignView
+    from touchline.checks.rule import check_view
+
+    loaded = seen.loaded
+    view = DesignView(
+        experiment=loaded.experiment, document=loaded.document, runs=seen.design, datasets={}, chained=chained
+    )
+    found = check_view(view, Where(path=loaded.document.path), "design")
+    if faults := [each for each in found if each.code in _NO_CHAIN and each.severity is Severity.ERROR]:
+        raise InputFault(f"{loaded.document.path}: the stages cannot be trained as they stand", findings=faults)
+
+
+def _place_of_data(spec: RunSpec, loaded: LoadedExperiment) -> Where:
+    """Where a run's dataset is named."""
+    stage = next((level.value for level in spec.levels if level.factor == STAGE), None)
+    own = {} if stage is None else stage_places(loaded.document, stage)
+    return loaded.document.where(own.get("data.path", ("data", "path")))
 
 
 def lengths_of(

@@ -1,7 +1,8 @@
 """`python -m touchline.trainer [--config finetune.yaml] [--folder DIR]`, run in a run's folder.
 
 Exit codes: 0 trained (now or before), 3 the plan and what is there differ, or refused, 4 the machine lacks something,
-75 stopped by TERM, INT or USR1 with its state saved (the same command goes on), 2 a bad file, 1 anything else.
+75 stopped by TERM, INT or USR1 with its state saved (the same command goes on), 77 what a stage goes on from is not
+there, 78 it is there and not what its records say, 2 a bad file, 1 anything else.
 """
 
 from __future__ import annotations
@@ -16,10 +17,13 @@ from pathlib import Path
 from types import FrameType
 
 from touchline.catalog.worker import prepare_worker, tell_fault
-from touchline.domain.status import EXIT_OUT_OF_MEMORY, EXIT_STOPPED
-from touchline.errors import TouchlineError
+from touchline.domain.status import EXIT_LINEAGE, EXIT_NO_PARENT, EXIT_OUT_OF_MEMORY, EXIT_STOPPED
+from touchline.errors import LineageFault, ParentMissing, TouchlineError
 from touchline.trainer.inputs import read_config
 from touchline.trainer.run import Stop, run_training
+
+EXIT_CODES: dict[type[TouchlineError], int] = {ParentMissing: EXIT_NO_PARENT, LineageFault: EXIT_LINEAGE}
+"""Exit codes of faults that a chain's later stages, and whoever starts them, must tell from others."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -37,17 +41,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0 if run_training(read_config(folder / options.config), folder, stop) else EXIT_STOPPED
     except TouchlineError as fault:
         tell_fault(fault)
-        return fault.exit_code
+        return EXIT_CODES.get(type(fault), fault.exit_code)
     except ImportError as error:
-        sys.stderr.write(f"touchline: a package is missing: {error.msg}\n  try: pip install 'touchline[train]'\n")
+        sys.stderr.write(
+            f"touchline: error: a package is missing: {error.msg}\n  try: pip install 'touchline[train]'\n"
+        )
         return 4
     except MemoryError:
-        sys.stderr.write("touchline: out of memory\n  try: a smaller train.micro_batch_size\n")
+        sys.stderr.write("touchline: error: out of memory\n  try: a smaller train.micro_batch_size\n")
         return EXIT_OUT_OF_MEMORY
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        sys.stderr.write(f"touchline: no space left on the disk of {folder}\n")
+        sys.stderr.write(f"touchline: error: no space left on the disk of {folder}\n")
         return 4
 
 

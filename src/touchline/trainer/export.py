@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import json
-import re
 import shutil
 from pathlib import Path
 
 import torch
-from peft import PeftModel, get_peft_model_state_dict
-from pydantic import TypeAdapter, ValidationError
+from peft import PeftModel
 from safetensors.torch import save
 from transformers import AutoModelForCausalLM
 
 from touchline.backends.peft.config import TrainerConfig
 from touchline.domain.metrics import ExportMarker
+from touchline.trainer.exports import (
+    ADAPTER_CONFIG_FILE,
+    ADAPTER_FILE,
+    MARKER_FILE,
+    STAGE_FILE,
+    marker_text,
+    read_exports,
+)
 from touchline.trainer.folders import describe, new_folder, plain_disk_faults, remove_folder, write_bytes
+from touchline.trainer.inherit import Inheritance, adapter_tensors, combine, combined_settings
 
-MARKER_FILE = "touchline.json"
-ADAPTER_FILE = "adapter_model.safetensors"
-_MARKER_LIMIT_BYTES = 1 << 20
-_NAME = re.compile(r"(epoch|step)_\d+")
 _TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -34,20 +37,28 @@ _TOKENIZER_FILES = (
 )
 """What transformers may need to build the tokenizer again; those that the base has are copied."""
 
-_MARKER = TypeAdapter(ExportMarker)
-
 
 def export(
-    model: PeftModel, config: TrainerConfig, folder: Path, *, step: int, epoch: int | None, loss: float | None
+    model: PeftModel,
+    config: TrainerConfig,
+    folder: Path,
+    inheritance: Inheritance | None = None,
+    *,
+    step: int,
+    epoch: int | None,
+    loss: float | None,
 ) -> tuple[Path, ExportMarker]:
     """Write `epoch_<epoch>/`, or `step_<step>/` in between; a folder of that name is replaced.
+
+    Where something was merged into the base before the training, the adapter that is saved holds it too, so that it
+    loads on the base as it is.
 
     Raises:
         EnvironmentFault: the disk is full or refuses; nothing half-written is left.
     """
     target = folder / (f"step_{step}" if epoch is None else f"epoch_{epoch}")
     with new_folder(target) as temporary, plain_disk_faults():
-        adapter_sha256 = _write_adapter(model, temporary)
+        adapter_sha256 = _write_adapter(model, temporary, inheritance)
         if config.train.checkpoint.save == "merged":
             _merge(config, temporary)
         for name in _TOKENIZER_FILES:
@@ -67,24 +78,8 @@ def export(
             adapter_sha256=adapter_sha256,
             files=describe(temporary),
         )
-        (temporary / MARKER_FILE).write_bytes(_MARKER.dump_json(marker, indent=2) + b"\n")
+        (temporary / MARKER_FILE).write_bytes(marker_text(marker))
     return target, marker
-
-
-def read_exports(folder: Path, run_digest: str) -> list[tuple[Path, ExportMarker]]:
-    """This plan's exports in a run's folder, by step; a folder without a readable marker is none."""
-    found: list[tuple[Path, ExportMarker]] = []
-    for path in folder.iterdir():
-        if _NAME.fullmatch(path.name) is None:
-            continue
-        try:
-            with (path / MARKER_FILE).open("rb") as stream:
-                marker = _MARKER.validate_json(stream.read(_MARKER_LIMIT_BYTES))
-        except (OSError, ValidationError):
-            continue
-        if marker.run_digest == run_digest:
-            found.append((path, marker))
-    return sorted(found, key=lambda item: (item[1].step, item[0].name))
 
 
 def drop_old_exports(config: TrainerConfig, folder: Path) -> list[str]:
@@ -105,18 +100,22 @@ def drop_old_exports(config: TrainerConfig, folder: Path) -> list[str]:
     return [path.name for path in dropped]
 
 
-def _write_adapter(model: PeftModel, folder: Path) -> str:
+def _write_adapter(model: PeftModel, folder: Path, inheritance: Inheritance | None) -> str:
     """adapter_model.safetensors and adapter_config.json; gives the hash of the former."""
-    state = get_peft_model_state_dict(model, save_embedding_layers=False)
-    tensors = {name: value.detach().cpu().contiguous() for name, value in sorted(state.items())}
-    saved = write_bytes(folder / ADAPTER_FILE, save(tensors, metadata={"format": "pt"}))
     adapter = model.peft_config["default"]
     was_inference = adapter.inference_mode
     adapter.inference_mode = True
     adapter.save_pretrained(str(folder))
     adapter.inference_mode = was_inference
-    path = folder / "adapter_config.json"
+    path = folder / ADAPTER_CONFIG_FILE
     content = json.loads(path.read_text(encoding="utf-8"))
+    tensors = {name: value.detach().cpu().contiguous() for name, value in sorted(adapter_tensors(model).items())}
+    if inheritance is not None and inheritance.merged:
+        write_bytes(folder / STAGE_FILE, save(tensors, metadata={"format": "pt"}))
+        scale = content["lora_alpha"] / content["r"]
+        tensors, ranks = combine(tensors, scale, inheritance.merged)
+        content = combined_settings(content, ranks, inheritance.targets)
+    saved = write_bytes(folder / ADAPTER_FILE, save(tensors, metadata={"format": "pt"}))
     # PEFT holds the names as a set: sorted, so that equal runs give equal files.
     content["target_modules"] = sorted(content["target_modules"])
     path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
@@ -131,7 +130,7 @@ def _merge(config: TrainerConfig, folder: Path) -> None:
     """
     base = AutoModelForCausalLM.from_pretrained(config.model.path, dtype="auto", local_files_only=True)
     merged = PeftModel.from_pretrained(base, str(folder), torch_device="cpu").merge_and_unload()
-    (folder / ADAPTER_FILE).unlink()
-    (folder / "adapter_config.json").unlink()
+    for name in (ADAPTER_FILE, ADAPTER_CONFIG_FILE, STAGE_FILE):
+        (folder / name).unlink(missing_ok=True)
     with torch.no_grad():
         merged.save_pretrained(folder)

@@ -59,10 +59,7 @@ def load_inputs(config: TrainerConfig, folder: Path) -> Inputs:
         DriftFault: model, data or batches are not those that were planned.
         InputFault: something cannot be read, or an example is too long.
     """
-    path = folder / config.data.path
-    if not path.is_file():
-        raise InputFault(f"the dataset {str(path)!r} is not there", expected="the file that was planned")
-    _same("the dataset", str(path), config.data_sha256, sha256_file(path))
+    path = _planned_data(config, folder)
     model = load_model(config.model.path, Path(config.model.path).parent)
     _same("the weights of the model", model.path, config.model.weights_sha256, model.weights_sha256)
     _same("the tokenizer of the model", model.path, config.model.tokenizer_sha256, model.tokenizer_sha256)
@@ -89,6 +86,28 @@ def load_inputs(config: TrainerConfig, folder: Path) -> Inputs:
         validation=validation,
         batches=_planned_batches(config, lengths),
     )
+
+
+def load_validation(config: TrainerConfig, folder: Path) -> tuple[RenderedExample, ...]:
+    """The validation items of a run, as it was planned; may be none.
+
+    Raises:
+        DriftFault: model or data are not those that were planned.
+        InputFault: something cannot be read.
+    """
+    _planned_data(config, folder)
+    model = load_model(config.model.path, Path(config.model.path).parent)
+    _same("the tokenizer of the model", model.path, config.model.tokenizer_sha256, model.tokenizer_sha256)
+    renderer = load_renderer(model, config.date)
+    return tuple(renderer.example(example) for example in load_examples(config.data, "validation", folder))
+
+
+def _planned_data(config: TrainerConfig, folder: Path) -> Path:
+    path = folder / config.data.path
+    if not path.is_file():
+        raise InputFault(f"the dataset {str(path)!r} is not there", expected="the file that was planned")
+    _same("the dataset", str(path), config.data_sha256, sha256_file(path))
+    return path
 
 
 def _planned_batches(config: TrainerConfig, lengths: np.ndarray[tuple[int], np.dtype[np.uint32]]) -> BatchPlan:

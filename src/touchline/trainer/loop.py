@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from touchline.backends.peft.layout import Rows, arrange
-from touchline.domain.metrics import CheckpointRow, EndRow, StepRow, TrainingMarker, ValidationRow
+from touchline.domain.metrics import CheckpointRow, EndRow, KeptCheckpoint, StepRow, TrainingMarker, ValidationRow
 from touchline.errors import OutOfMemory, RunsFailed
 from touchline.files import write_atomic
-from touchline.trainer.export import drop_old_exports, export, read_exports
+from touchline.trainer.export import drop_old_exports, export
+from touchline.trainer.exports import read_exports
 from touchline.trainer.log import LOG, MetricsLog, Progress
 from touchline.trainer.machine import MemorySampler, Stopwatch, gpu_meter, load_1min
 from touchline.trainer.model import add_gradient, scoring
@@ -22,6 +23,7 @@ from touchline.trainer.resume import EpochEnd, ResumeState, save_resume
 from touchline.trainer.run import MARKER, RESUME_FOLDER, Stop, training_text
 from touchline.trainer.setup import Session
 from touchline.trainer.tensors import give_random_state, pack_state, take_random_state
+from touchline.trainer.validation import arrange_by_length
 
 FINAL_LOSS_STEPS = 10
 """Steps over which the final training loss is averaged; one step's loss is mostly its examples' difficulty."""
@@ -255,13 +257,15 @@ class Training:
 
     def _arrange_validation(self) -> list[Rows]:
         """The validation split in rows, examples of like length together so that little is padded."""
-        examples = sorted(self._session.inputs.validation, key=lambda item: len(item.prompt_ids) + len(item.answer_ids))
-        size = self._session.micro_batch_size
-        return [arrange(examples[i : i + size], self._session.layout) for i in range(0, len(examples), size)]
+        session = self._session
+        return arrange_by_length(session.inputs.validation, session.layout, session.micro_batch_size)
 
     def _export(self, epoch: int | None, loss: float | None) -> None:
         watch = Stopwatch()
-        path, marker = export(self._session.model, self._config, self._folder, step=self._step, epoch=epoch, loss=loss)
+        session = self._session
+        path, marker = export(
+            session.model, self._config, self._folder, session.inheritance, step=self._step, epoch=epoch, loss=loss
+        )
         size = sum(file.size for file in marker.files.values())
         self._record("export", path.name, size, watch)
         LOG.info("saved %s (%s, step %d)", path.name, marker.kind, self._step)
@@ -326,5 +330,16 @@ class Training:
             validation_seconds=self._validation_seconds,
             checkpoints=tuple(path.name for path, _ in exports),
             adapter_sha256=exports[-1][1].adapter_sha256,
+            kept=tuple(
+                KeptCheckpoint(
+                    name=path.name,
+                    step=each.step,
+                    adapter_sha256=each.adapter_sha256,
+                    validation_loss=each.validation_loss,
+                )
+                for path, each in exports
+            ),
+            trainable_parameters=sum(parameter.numel() for parameter in self._parameters),
+            scoring=self._session.scoring,
         )
         write_atomic(self._folder / MARKER, training_text(marker))

@@ -14,6 +14,7 @@ from touchline.errors import DriftFault
 from touchline.trainer.folders import is_whole, remove_folder, remove_leftovers
 from touchline.trainer.inputs import load_inputs
 from touchline.trainer.log import LOG, MetricsLog
+from touchline.trainer.parent import look_at_parent
 from touchline.trainer.resume import find_resume
 
 MARKER = "training.json"
@@ -51,18 +52,22 @@ def run_training(config: TrainerConfig, folder: Path, stop: Stop) -> bool:
         return True
     remove_leftovers(folder)
     saved = find_resume(folder / RESUME_FOLDER, config.run_digest)
+    ancestry = look_at_parent(config, folder, resumes=saved is not None)
     inputs = load_inputs(config, folder)
     if stop.asked:
         return False
     # Here, since these imports take seconds and everything above may already have said no.
+    from touchline.trainer.lineage import lineage_row
     from touchline.trainer.setup import attempt_row, build_session
 
-    session = build_session(inputs, saved)
+    session = build_session(inputs, saved, ancestry)
     from touchline.trainer.loop import Training
 
     with MetricsLog(folder / METRICS) as log:
         row = attempt_row(session, log.attempt, time.monotonic() - begun)
         log.write(row)
+        if session.lineage is not None:
+            log.write(lineage_row(session.lineage, log.attempt))
         LOG.info(
             "run %s: %d steps from step %d, %s on %s, %s, attention %s",
             config.run,

@@ -14,10 +14,13 @@ from torch import nn
 
 from touchline.backends.peft.layout import PADDED, ROW_TOKENS, SAMPLED_STEPS, Layout, choose_layout
 from touchline.domain.catalog import RenderedExample
-from touchline.domain.metrics import AttemptRow, IsolationProof
+from touchline.domain.lineage import Lineage
+from touchline.domain.metrics import AttemptRow, IsolationProof, ScoringSetup
 from touchline.errors import DriftFault, PolicyFault
+from touchline.trainer.inherit import Inheritance, merge_into
 from touchline.trainer.inputs import Inputs
 from touchline.trainer.isolation import prove, sample_for_proof
+from touchline.trainer.lineage import prove_lineage, take_over
 from touchline.trainer.log import LOG
 from touchline.trainer.machine import Machine, library_versions, look_around
 from touchline.trainer.model import (
@@ -30,8 +33,10 @@ from touchline.trainer.model import (
     optimizer_for,
     trainable,
 )
+from touchline.trainer.parent import Ancestry
 from touchline.trainer.resume import ResumeState
 from touchline.trainer.tensors import give_random_state, unpack_state
+from touchline.trainer.validation import items_sha256
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -60,17 +65,29 @@ class Session:
     """The proof; none where every example has a row of its own."""
     state: ResumeState | None
     """Where an earlier attempt stopped."""
+    inheritance: Inheritance | None = None
+    """What a stage of a chain has taken over; none where nothing is merged into the base and nothing was read."""
+    lineage: Lineage | None = None
+    """The proof of it, where this attempt has made it."""
 
     @property
     def micro_batch_size(self) -> int:
         """Examples per forward pass."""
         return self.inputs.batches.micro_batch_size
 
+    @property
+    def scoring(self) -> ScoringSetup:
+        """How validation items are scored."""
+        return _scoring(self.inputs, self.machine, self.layout, self.attention)
 
-def build_session(inputs: Inputs, saved: tuple[Path, ResumeState] | None) -> Session:
+
+def build_session(inputs: Inputs, saved: tuple[Path, ResumeState] | None, ancestry: Ancestry | None = None) -> Session:
     """Load the base, attach the adapter, choose and prove the layout, and put a saved state back.
 
+    Of a stage that begins, the parent's adapter is put in, or merged into the base, and its lineage is proved.
+
     Raises:
+        LineageFault: what a stage goes on from is not what its parent's records say.
         PolicyFault: packing was asked for, and this model lets examples of one row see each other.
         DriftFault: the saved state does not fit what was planned.
         InputFault: the adapter does not fit the model.
@@ -87,13 +104,20 @@ def build_session(inputs: Inputs, saved: tuple[Path, ResumeState] | None) -> Ses
         list(_sampled(inputs)), packed=train.packed, max_seq_len=train.max_seq_len, obstacle=obstacle
     )
     attention = attention_for(machine, _widest(layout, inputs))
-    model = attach_adapter(load_base(config, machine, attention), config)
+    base = load_base(config, machine, attention)
+    inheritance = None if ancestry is None else take_over(ancestry)
+    rounding = merge_into(base, {} if inheritance is None else inheritance.merged)
+    model = attach_adapter(base, config)
     if layout.share_prefix and dropout_in(model) > 0:
         layout = Layout(row_tokens=train.max_seq_len) if train.packed else PADDED
         reason = "no prefix is shared, because the base has dropout, which would be shared with it"
     target_loss = TargetLoss(model, machine)
     parameters = trainable(model)
     layout, reason, isolation = _proved(target_loss, inputs, layout, reason)
+    lineage = None
+    if ancestry is not None and inheritance is not None and ancestry.proved is None:
+        setup = _scoring(inputs, machine, layout, attention)
+        lineage = prove_lineage(ancestry, inheritance, target_loss, setup, rounding)
     optimizer = optimizer_for(parameters, train)
     if saved is not None:
         _restore(saved, inputs, parameters, optimizer)
@@ -109,6 +133,8 @@ def build_session(inputs: Inputs, saved: tuple[Path, ResumeState] | None) -> Ses
         attention=attention,
         isolation=isolation,
         state=None if saved is None else saved[1],
+        inheritance=inheritance,
+        lineage=lineage,
     )
 
 
@@ -147,6 +173,19 @@ def attempt_row(session: Session, attempt: int, setup_seconds: float) -> Attempt
         label_text=inputs.renderer.decode(label, keep_special=True),
         label_tokens=len(label),
         setup_seconds=setup_seconds,
+    )
+
+
+def _scoring(inputs: Inputs, machine: Machine, layout: Layout, attention: str) -> ScoringSetup:
+    return ScoringSetup(
+        items_sha256=items_sha256(inputs.validation),
+        examples=len(inputs.validation),
+        micro_batch_size=inputs.batches.micro_batch_size,
+        row_tokens=layout.row_tokens,
+        share_prefix=layout.share_prefix,
+        base_dtype=machine.choice.dtype,
+        attention=attention,
+        device_kind=machine.kind,
     )
 
 

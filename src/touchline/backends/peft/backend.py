@@ -10,7 +10,7 @@ import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
 from touchline.backends.peft.batching import PeftBatching
-from touchline.backends.peft.config import PlannedBatches, TrainerConfig
+from touchline.backends.peft.config import ParentConfig, PlannedBatches, TrainerConfig
 from touchline.backends.peft.layout import plain_attention
 from touchline.backends.protocol import Backend, Lengths, Override
 from touchline.domain.catalog import ModelInfo
@@ -40,6 +40,7 @@ class PeftBackend:
     """The trainer in `touchline.trainer`; it consumes exactly the micro-batches that `packing.plan_batches` gives."""
 
     name = "peft"
+    goes_on = True
 
     def faults(self, model: ModelInfo, train: TrainConfig) -> tuple[Finding, ...]:
         """Settings that this trainer does not have for this model."""
@@ -143,8 +144,12 @@ class PeftBackend:
             batches=PlannedBatches(
                 digest=run.batches.digest, steps=run.batches.steps, steps_per_epoch=run.batches.steps_per_epoch
             ),
+            parent=_parent(run, plan),
         )
-        return _HEADER.format(run=run.name) + to_yaml(json.loads(_ADAPTER.dump_json(config)))
+        data = json.loads(_ADAPTER.dump_json(config))
+        if config.parent is None:
+            del data["parent"]
+        return _HEADER.format(run=run.name) + to_yaml(data)
 
     def read_config(self, text: str, path: str) -> TrainConfig | Missing:
         """The training that a finetune.yaml describes."""
@@ -158,6 +163,20 @@ class PeftBackend:
         """None: what it does not do as written, it refuses."""
         del train
         return ()
+
+
+def _parent(run: PlannedRun, plan: Plan) -> ParentConfig | None:
+    """What a stage goes on from; runs lie side by side."""
+    parent = None if run.link is None else plan.run(run.link.parent)
+    if run.link is None or parent is None:
+        return None
+    return ParentConfig(
+        run=parent.name,
+        folder=f"../{parent.name}",
+        run_digest=parent.digest,
+        continue_=run.link.continue_,
+        checkpoint=run.link.parent_checkpoint,
+    )
 
 
 _ADAPTER = TypeAdapter(TrainerConfig)

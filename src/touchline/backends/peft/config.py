@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from touchline.domain.evaluation import PlannedModel
-from touchline.domain.experiment import DataConfig, TrainConfig
+from touchline.domain.experiment import DataConfig, TrainConfig, as_written
 
 FINETUNE_SCHEMA_VERSION = 1
 
@@ -23,6 +23,28 @@ class PlannedBatches:
     """Optimizer steps of the whole run."""
     steps_per_epoch: int
     """Optimizer steps of one epoch."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ParentConfig:
+    """The run that a stage goes on from; the trainer looks at its artefacts before anything else."""
+
+    __pydantic_config__: ClassVar[dict[str, object]] = {
+        "extra": "forbid",
+        "alias_generator": as_written,
+        "serialize_by_alias": True,
+    }
+
+    run: str
+    """Its name."""
+    folder: str
+    """Its folder, relative to this run's: `../135M_rank4_easy`."""
+    run_digest: str
+    """`PlannedRun.digest` of it; a training of another one is not gone on from."""
+    continue_: Literal["adapter", "merge"]
+    """`adapter`: its adapter is trained further; `merge`: merged into the base, and a new one trained."""
+    checkpoint: Literal["last", "best"]
+    """Its last epoch's, or the one with the lowest validation loss of those that are there."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,3 +75,5 @@ class TrainerConfig:
     """Order of the examples, initial adapter, dropout."""
     batches: PlannedBatches
     """What the planner computed."""
+    parent: ParentConfig | None = None
+    """What it goes on from; none where it starts from the base model."""

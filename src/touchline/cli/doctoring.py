@@ -1,0 +1,40 @@
+"""`touchline doctor`: whether this machine, and the cluster, will do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from touchline.cli.output import out, out_object, out_table, say
+
+
+def doctor(
+    folder: Annotated[
+        Path, typer.Argument(metavar="[FOLDER]", help="Where experiments are, or will be.", show_default=False)
+    ] = Path(),
+    json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
+) -> None:
+    """Look at Python, folders, GPUs and SLURM, and at what of your settings will not do there."""
+    from touchline import workflow
+    from touchline.catalog.settings import load_settings
+    from touchline.domain.doctor import DoctorReport
+
+    found = workflow.doctor(folder, load_settings())
+    if json:
+        out_object(DoctorReport, found)
+    else:
+        rows = [(each.area, each.name, each.status, each.message) for each in found.checks]
+        out_table(("area", "what", "verdict", "found"), rows)
+        to_do = [each for each in found.checks if each.hint is not None]
+        if to_do:
+            out("\nWhat to do:")
+        for each in to_do:
+            out(f"- {each.name} ({each.status} {each.code}): {each.hint}")
+        if not Path(found.config_file).exists():
+            say(f"no config file; it would be {found.config_file}")
+    warnings = sum(each.status == "warning" for each in found.checks)
+    say(f"{found.errors} errors, {warnings} warnings")
+    if found.errors:
+        raise typer.Exit(1)

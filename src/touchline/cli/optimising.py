@@ -1,0 +1,146 @@
+"""`touchline optimize`: what would make an experiment faster and leave alone what it learns."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Optional
+
+import typer
+
+if TYPE_CHECKING:
+    from touchline.domain.optimised import Optimisation, Side
+    from touchline.domain.placement import Placement
+    from touchline.domain.quantity import Missing
+
+IMPOSSIBLE = 1
+"""Exit code when no order of the jobs meets the deadline, even with every proposal."""
+
+
+def optimize(
+    source: Annotated[Path, typer.Argument(metavar="EXPERIMENT", help="experiment.yaml, or its folder.")],
+    gpus: Annotated[int, typer.Option("--gpus", min=1, help="GPUs of the allocation.")] = 1,
+    deadline: Annotated[
+        Optional[str],  # noqa: UP045 (typer reads the annotation when the command is built)
+        typer.Option("--deadline", metavar="6h", help="When all should be done; as compute.deadline says by default."),
+    ] = None,
+    gpus_per_node: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option("--gpus-per-node", min=1, help="GPUs of one node, which a run never leaves; all by default."),
+    ] = None,
+    cpus: Annotated[Optional[int], typer.Option("--cpus", min=1, help="CPUs of one node.")] = None,  # noqa: UP045
+    memory_gb: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option("--memory-gb", min=0.001, help="Host memory of one node, in GiB."),
+    ] = None,
+    evaluation_minutes: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option(
+            "--evaluation-minutes", min=0, metavar="N", help="What an evaluation takes, where no past one tells."
+        ),
+    ] = None,
+    apply: Annotated[bool, typer.Option("--apply", help="Write the changed experiment.yaml.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
+) -> None:
+    """Propose micro-batch, checkpointing, packing and cadence for a deadline; the science stays as it is."""
+    from touchline import workflow
+    from touchline.catalog.settings import load_settings
+    from touchline.cli.output import out_object, say
+    from touchline.domain.optimised import Optimisation
+    from touchline.domain.placement import Cluster, Placement, Verdict
+    from touchline.steps.optimising import OptimiseRequest
+    from touchline.units import parse_duration, seconds_to_minutes
+
+    request = OptimiseRequest(
+        cluster=Cluster(gpus=gpus, gpus_per_node=gpus_per_node, cpus=cpus, memory_gb=memory_gb),
+        deadline_minutes=None if deadline is None else seconds_to_minutes(parse_duration(deadline)),
+        evaluation_minutes=evaluation_minutes,
+    )
+    found = workflow.optimize(source, load_settings(), request, apply=apply)
+    answer = found.answer
+    if json:
+        out_object(Optimisation, answer)
+    else:
+        _show(answer, found.diff)
+    if found.diff:
+        if apply:
+            say(f"wrote {found.folder.yaml}; next: touchline plan {shlex.quote(str(source))}")
+        else:
+            say(f"nothing is written; --apply writes it, then: touchline plan {shlex.quote(str(source))}")
+    placed = answer.placement_after
+    if isinstance(placed, Placement) and placed.verdict is Verdict.IMPOSSIBLE:
+        raise typer.Exit(IMPOSSIBLE)
+
+
+def _show(answer: Optimisation, diff: str) -> None:
+    from touchline.cli.output import out, out_table
+    from touchline.domain.quantity import Missing
+    from touchline.markdown import measured
+    from touchline.plan.optimise import gain
+
+    out(answer.experiment)
+    if answer.proposals:
+        header = ("setting", "now", "proposed", "all trainings then", "why", "effect on results")
+        rows = [
+            (
+                each.key,
+                each.before,
+                each.after,
+                "-" if isinstance(each.training_seconds, Missing) else measured(each.training_seconds),
+                each.why,
+                each.effect,
+            )
+            for each in answer.proposals
+        ]
+        out_table(header, rows, title="Proposals")
+    else:
+        out("Nothing to propose.")
+    sides: list[tuple[str, ...]] = []
+    for run in answer.runs:
+        for name, side in ((run.name, run.before), ("", run.after)):
+            if not name and run.before == run.after:
+                continue
+            label = name if name else f"  {run.kept or 'proposed'}"
+            sides.append((label, *_cells(side), measured(run.evaluate_seconds) if name else ""))
+    columns = ("run", "micro x accumulation", "checkpointing", "packed", "memory", "fits", "training", "evaluation")
+    out_table(columns, sides, title="Runs, now and as proposed")
+    out(f"All trainings, one after the other: {measured(answer.training_before)}")
+    if answer.proposals:
+        told = gain(answer.training_before, answer.training_after)
+        out(f"With the proposals: {measured(answer.training_after)}{f' ({told})' if told else ''}")
+    out(f"Now: {_placed(answer.placement_before)}")
+    if answer.proposals:
+        out(f"With the proposals: {_placed(answer.placement_after)}")
+    for note in answer.notes:
+        out(f"- {note}")
+    if diff:
+        out(diff)
+
+
+def _cells(side: Side) -> tuple[str, ...]:
+    from touchline.markdown import measured
+
+    memory = measured(side.peak_memory, 3)
+    return (
+        f"{side.micro_batch_size} x {side.gradient_accumulation_steps}",
+        "yes" if side.gradient_checkpointing else "no",
+        "yes" if side.packed else "no",
+        f"{memory}, {side.memory_basis}",
+        side.verdict.value,
+        f"{measured(side.train_seconds)}, {side.time_basis}",
+    )
+
+
+def _placed(placement: Placement | Missing) -> str:
+    from touchline.domain.quantity import Missing
+    from touchline.units import format_seconds, minutes_to_seconds
+
+    if isinstance(placement, Missing):
+        return f"makespan n/a ({placement.missing})"
+    makespan = format_seconds(minutes_to_seconds(placement.makespan_minutes))
+    bound = format_seconds(minutes_to_seconds(placement.lower_bound_minutes))
+    chance = "" if isinstance(placement.probability, Missing) else f", chance {100 * placement.probability:.0f} %"
+    return (
+        f"{placement.verdict.value}{chance}; makespan {makespan}, no order is faster than {bound}; "
+        f"{placement.verdict_reason}"
+    )

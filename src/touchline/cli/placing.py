@@ -1,0 +1,132 @@
+"""`touchline place`: any list of jobs on GPUs, with or without a deadline."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Optional
+
+import typer
+
+from touchline.cli.output import out, out_object, out_table, say
+from touchline.errors import InputFault
+
+if TYPE_CHECKING:
+    from touchline.domain.placement import Placement
+
+_PICTURE_COLUMNS = 72
+_PICTURE_ROWS = 64
+"""More GPUs than these make no picture on a terminal."""
+
+
+def place(
+    jobs: Annotated[
+        Path,
+        typer.Argument(
+            metavar="JOBS.json|EXPERIMENT", help="A list of jobs: id, after, gpus, minutes; or an experiment."
+        ),
+    ],
+    gpus: Annotated[int, typer.Option("--gpus", min=1, help="GPUs in all.")],
+    gpus_per_node: Annotated[
+        Optional[int],  # noqa: UP045 (typer reads the annotation when the command is built)
+        typer.Option("--gpus-per-node", min=1, help="GPUs of a node, which a job never leaves; all when not given."),
+    ] = None,
+    cpus: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option("--cpus", min=1, help="CPUs of a node; not counted when not given."),
+    ] = None,
+    memory_gb: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option("--memory-gb", help="Memory of a node, in GiB; not counted when not given."),
+    ] = None,
+    deadline: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option("--deadline", metavar="6h", help="When all should have ended, from the start on."),
+    ] = None,
+    correlation: Annotated[
+        float, typer.Option("--correlation", min=0.0, max=1.0, help="Share of spread common to the jobs of a chain.")
+    ] = 0.0,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Decides which orders are tried.")] = 0,
+    emit: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(
+            "--emit", metavar="mega|array", help="Of an experiment: write mega_job.slurm, or submit_arrays.sh."
+        ),
+    ] = None,
+    time: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option("--time", metavar="8h", help="How long mega_job.slurm asks for; the deadline when not given."),
+    ] = None,
+    evaluation_minutes: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option(
+            "--evaluation-minutes", min=0, metavar="N", help="What an evaluation takes, where no past one tells."
+        ),
+    ] = None,
+    max_array_size: Annotated[
+        int, typer.Option("--max-array-size", min=1, help="MaxArraySize of `scontrol show config`.")
+    ] = 1001,
+    plot: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--plot", metavar="FILE.png", help="Draw the schedule."),
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
+) -> None:
+    """Place jobs on GPUs before a deadline: impossible, fits or tight, with the chance; and when each job runs."""
+    from touchline import workflow
+    from touchline.domain.placement import Cluster, Placement
+
+    cluster = Cluster(gpus=gpus, gpus_per_node=gpus_per_node, cpus=cpus, memory_gb=memory_gb)
+    notes: list[str] = []
+    files: list[Path] = []
+    if jobs.is_dir() or jobs.suffix in (".yaml", ".yml"):
+        from touchline.catalog.settings import load_settings
+        from touchline.steps.emitting import request_of
+
+        request = request_of(cluster, deadline, evaluation_minutes, seed, emit, time, max_array_size)
+        found, files, notes = workflow.place_experiment(jobs, load_settings(), request, plot=plot)
+    else:
+        if emit is not None:
+            raise InputFault("--emit is for an experiment", expected="its folder, or its experiment.yaml")
+        found = workflow.place(jobs, cluster, deadline, seed=seed, correlation=correlation, plot=plot)
+    if json:
+        out_object(Placement, found)
+    else:
+        _show(found, cluster.gpus)
+    for note in notes:
+        say(f"note: {note}")
+    for path in (*files, *([] if plot is None else [plot])):
+        say(f"wrote {path}")
+
+
+def _show(found: Placement, gpus: int) -> None:
+    from touchline.domain.quantity import Missing
+    from touchline.placement.picture import text_gantt
+    from touchline.placement.verdict import in_words
+
+    chance = str(found.probability) if isinstance(found.probability, Missing) else f"{100 * found.probability:.0f} %"
+    out(f"{found.verdict.value}: {found.verdict_reason}")
+    out_table(
+        ("", "placement"),
+        [
+            ("the last job ends after", in_words(found.makespan_minutes)),
+            ("no order ends before", f"{in_words(found.lower_bound_minutes)} ({found.bounds[0].why})"),
+            ("chance to meet the deadline", chance),
+            ("found by", found.rule),
+        ],
+    )
+    rows = [
+        (
+            str(slot.priority + 1),
+            slot.id,
+            in_words(slot.start_minutes),
+            in_words(slot.end_minutes),
+            ", ".join(map(str, slot.gpus)) or "-",
+            str(slot.node),
+        )
+        for slot in found.schedule
+    ]
+    out_table(("priority", "job", "starts", "ends", "GPUs", "node"), rows)
+    if gpus <= _PICTURE_ROWS:
+        out("\n" + "\n".join(text_gantt(found, gpus, _PICTURE_COLUMNS)))
+    for note in found.notes:
+        out(f"- {note}")

@@ -1,0 +1,135 @@
+"""A run's standing as cells of a table and as one line; the same words on a terminal, in a pipe and in a log."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from touchline.units import format_bytes, format_seconds
+
+if TYPE_CHECKING:
+    from touchline.domain.live import LiveRun
+    from touchline.domain.quantity import Measured
+
+HEADER = ("run", "status", "job", "step", "loss", "tokens/s", "memory", "left (low to high)", "waits for", "flags")
+SHOWN_RUNS = 3
+"""Names of runs that one flag lists before it counts the others."""
+SHOWN_MESSAGES = 5
+"""Sentences of one code before the others are counted: figures differ from run to run."""
+_ORDER = {"error": 0, "warning": 1, "info": 2}
+
+
+def cells(run: LiveRun) -> tuple[str, ...]:
+    """One row of the table."""
+    return (
+        run.name,
+        run.status.value,
+        job(run),
+        steps(run),
+        loss(run),
+        rate(run),
+        memory(run),
+        left(run),
+        run.queue_reason or "-",
+        " ".join(dict.fromkeys(flag.code for flag in run.flags)) or "-",
+    )
+
+
+def job(run: LiveRun) -> str:
+    """`76 RUNNING`, `eval 77 PENDING`; how often it was started where that was more than once."""
+    view, what = run.job, ""
+    if run.evaluation is not None and (view is None or not view.active):
+        view, what = run.evaluation, "eval " if run.job is not None else ""
+    if view is None:
+        return "-" if run.job_state is None else run.job_state.value
+    again = f" (attempt {run.attempts})" if run.attempts > 1 else ""
+    return f"{what}{view.job_id} {view.state.value}{again}".strip()
+
+
+def steps(run: LiveRun) -> str:
+    """`40/100`; of an evaluation that is at work, its items."""
+    if run.items_planned is not None and not (run.job is not None and run.job.active):
+        return f"{run.items_done}/{run.items_planned} items"
+    return "-" if run.steps_planned is None else f"{run.steps_done or 0}/{run.steps_planned}"
+
+
+def loss(run: LiveRun) -> str:
+    """Four digits; a loss that is no number says so."""
+    value = _value(run.loss)
+    if value is not None:
+        return f"{value:.4g}"
+    return "NaN" if any(flag.code == "RN100" for flag in run.flags) else "-"
+
+
+def rate(run: LiveRun) -> str:
+    """Tokens a second."""
+    value = _value(run.tokens_per_second)
+    return "-" if value is None else f"{value:,.0f}"
+
+
+def memory(run: LiveRun) -> str:
+    """Peak memory so far."""
+    value = _value(run.memory)
+    return "-" if value is None else format_bytes(value)
+
+
+def left(run: LiveRun) -> str:
+    """`4:41 (4:10 to 5:20)`."""
+    from touchline.domain.quantity import Missing
+
+    seconds = run.seconds_left
+    if isinstance(seconds, Missing):
+        return "-"
+    if seconds.low is None or seconds.high is None:
+        return format_seconds(seconds.value)
+    return f"{format_seconds(seconds.value)} ({format_seconds(seconds.low)} to {format_seconds(seconds.high)})"
+
+
+def line(run: LiveRun) -> str:
+    """One run in one line, for a log."""
+    parts = [run.name, run.status.value, steps(run)]
+    parts += [f"loss {loss(run)}"] if loss(run) != "-" else []
+    parts += [f"{rate(run)} tokens/s"] if rate(run) != "-" else []
+    parts += [f"{left(run)} left"] if run.status.value == "running" and left(run) != "-" else []
+    parts += [f"waits for {run.queue_reason}"] if run.queue_reason else []
+    return "  ".join(part for part in parts if part != "-")
+
+
+def counts(runs: Sequence[LiveRun]) -> str:
+    """`6 runs: 3 completed · 2 running · 1 queued`."""
+    found = Counter(run.status.value for run in runs)
+    listed = " · ".join(f"{count} {status}" for status, count in found.most_common())
+    return f"{len(runs)} run{'' if len(runs) == 1 else 's'}: {listed}"
+
+
+def flag_lines(runs: Sequence[LiveRun]) -> list[tuple[str, str, str]]:
+    """(severity, sentence, hint) of the flags; what several runs share is told once, and of one code only some."""
+    shared: dict[tuple[str, str, str], list[str]] = {}
+    hints: dict[tuple[str, str, str], str] = {}
+    for run in runs:
+        for flag in run.flags:
+            key = (flag.severity.value, flag.code, flag.message)
+            shared.setdefault(key, []).append(run.name)
+            hints.setdefault(key, flag.hint or "")
+    lines: list[tuple[str, str, str]] = []
+    told: Counter[tuple[str, str]] = Counter()
+    untold: Counter[tuple[str, str]] = Counter()
+    for key in sorted(shared, key=lambda key: (_ORDER.get(key[0], len(_ORDER)), key[1])):
+        severity, code, message = key
+        names = shared[key]
+        if told[severity, code] == SHOWN_MESSAGES:
+            untold[severity, code] += len(names)
+            continue
+        told[severity, code] += 1
+        more = f" and {len(names) - SHOWN_RUNS} more" if len(names) > SHOWN_RUNS else ""
+        lines.append((severity, f"{', '.join(names[:SHOWN_RUNS])}{more}: {severity} {code}: {message}", hints[key]))
+    for (severity, code), count in untold.items():
+        lines.append((severity, f"{count} more with {severity} {code}: the column `flags` names them", ""))
+    return lines
+
+
+def _value(fact: Measured) -> float | None:
+    from touchline.domain.quantity import Missing
+
+    return None if isinstance(fact, Missing) else fact.value

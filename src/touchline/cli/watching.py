@@ -1,0 +1,202 @@
+"""`touchline status` and `touchline logs`: how runs stand, and what they say."""
+
+from __future__ import annotations
+
+import gc
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Optional
+
+import typer
+
+from touchline.cli.output import clean, out, out_json, out_table, say
+
+if TYPE_CHECKING:
+    from touchline.domain.live import LiveRun
+    from touchline.steps.watching import Snapshot, Watcher
+
+PLAIN_SECONDS = 10.0
+"""Between two lines of one run where nobody looks at a terminal."""
+BAR_SECONDS = 10.0
+"""Between two states of a progress bar, where they cannot be drawn over each other."""
+
+
+def status(
+    source: Annotated[Path, typer.Argument(metavar="EXPERIMENT", help="experiment.yaml, or its folder.")],
+    watch: Annotated[bool, typer.Option("--watch", help="Look again and again, until nothing is at work.")] = False,
+    no_queue: Annotated[bool, typer.Option("--no-queue", help="Do not ask the queue; only what the folders say.")] = (
+        False
+    ),
+    json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
+) -> None:
+    """How every run stands: step, loss, speed, memory, time left, why it waits, and what needs a person.
+
+    Codes in the column `flags` are explained below the table. Leaving --watch with Ctrl-C stops no run.
+    """
+    from touchline.catalog.settings import load_settings
+    from touchline.errors import InputFault
+
+    # Not by way of the module of all verbs: what the others load takes longer than the answer for a thousand runs.
+    from touchline.steps.watching import Watcher
+
+    if watch and json:
+        raise InputFault("--watch is for people and --json for programs", expected="one of them")
+    settings = load_settings()
+    if watch:
+        _watch(Watcher(source, settings, look=not no_queue))
+        return
+    with _uncollected():
+        snapshot = Watcher(source, settings, look=not no_queue).now()
+    if snapshot.note:
+        say(snapshot.note)
+    if json:
+        from touchline.domain.live import LiveRun
+
+        out_json(tuple[LiveRun, ...], snapshot.runs, "runs")
+        return
+    _table(snapshot)
+
+
+def logs(
+    source: Annotated[
+        Path, typer.Argument(metavar="EXPERIMENT", help="experiment.yaml, its folder, or the folder of one run.")
+    ],
+    run: Annotated[
+        Optional[str],  # noqa: UP045 (typer reads the annotation when the command is built)
+        typer.Option("--run", metavar="RUN", help="The run."),
+    ] = None,
+    follow: Annotated[
+        bool, typer.Option("-f", "--follow", help="Go on, across new attempts, until the run ends.")
+    ] = False,
+    lines: Annotated[int, typer.Option("-n", "--lines", min=0, help="How many lines to begin with.")] = 50,
+    evaluation: Annotated[bool, typer.Option("--eval", help="The evaluation's output, not the training's.")] = False,
+) -> None:
+    """The newest output of a run, progress bars as their last state; -f goes on until the run ends.
+
+    Leaving with Ctrl-C stops no run.
+    """
+    from touchline.catalog.settings import load_settings
+    from touchline.steps.following import logs as spoken
+
+    terminal = sys.stdout.isatty()
+    drawn, shown_at = False, float("-inf")
+    try:
+        for said in spoken(source, load_settings(), run=run, evaluation=evaluation, lines=lines, follow=follow):
+            if said.file is not None:
+                say(f"==> {said.file}")
+            if said.line is not None:
+                _show(f"\r\x1b[K{clean(said.line)}" if drawn else clean(said.line), "\n")
+                drawn = False
+            elif said.unfinished is not None and terminal:
+                _show(f"\r\x1b[K{clean(said.unfinished)}", "")
+                drawn = True
+            elif said.unfinished is not None and time.monotonic() - shown_at >= BAR_SECONDS:
+                shown_at = time.monotonic()
+                _show(clean(said.unfinished), "\n")
+    except KeyboardInterrupt:
+        _show("\n" if drawn else "", "")
+        say("left; nothing was stopped")
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Without searching for garbage: a plan of a thousand runs is many objects, and all of them are kept."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
+def _show(words: str, end: str) -> None:
+    sys.stdout.write(words + end)
+    sys.stdout.flush()
+
+
+def _table(snapshot: Snapshot) -> None:
+    from touchline.cli import status_text as text
+
+    out_table(text.HEADER, [text.cells(run) for run in snapshot.runs])
+    for _, sentence, hint in text.flag_lines(snapshot.runs):
+        out(clean(sentence))
+        if hint:
+            out(clean(f"    hint: {hint}"))
+    say(text.counts(snapshot.runs))
+
+
+def _watch(watcher: Watcher) -> None:
+    """Until nothing is at work, or Ctrl-C."""
+    try:
+        if sys.stdout.isatty():
+            _draw(watcher)
+        else:
+            _repeat(watcher)
+    except KeyboardInterrupt:
+        say("left; nothing was stopped")
+
+
+def _draw(watcher: Watcher) -> None:
+    """A live view; the table remains when it ends."""
+    from rich.console import Console
+    from rich.live import Live
+
+    from touchline.cli.live_view import view
+
+    console = Console(file=sys.stdout)
+    with Live(console=console, auto_refresh=False, vertical_overflow="crop") as screen:
+        for snapshot in _snapshots(watcher):
+            screen.update(view(snapshot, console.size.height, console.size.width), refresh=True)
+
+
+def _repeat(watcher: Watcher) -> None:
+    """A line for every run that has got further, now and then."""
+    from touchline.cli import status_text as text
+
+    said: dict[str, tuple[float, str]] = {}
+    flagged: set[str] = set()
+    note, ended = "", ""
+    for snapshot in _snapshots(watcher):
+        ended = text.counts(snapshot.runs)
+        if snapshot.note and snapshot.note != note:
+            say(snapshot.note)
+        note = snapshot.note
+        for run in snapshot.runs:
+            when, status = said.get(run.name, (float("-inf"), ""))
+            changed = status != _standing(run)
+            if changed or (run.status.value == "running" and time.monotonic() - when >= PLAIN_SECONDS):
+                said[run.name] = (time.monotonic(), _standing(run))
+                _show(clean(f"{time.strftime('%H:%M:%S')}  {text.line(run)}"), "\n")
+        for _, sentence, hint in text.flag_lines(snapshot.runs):
+            # Figures in a sentence change from look to look; the run and the code are what was told.
+            told = ":".join(sentence.split(":")[:2])
+            if told not in flagged:
+                flagged.add(told)
+                _show(clean(f"{sentence}  (hint: {hint})" if hint else sentence), "\n")
+    _show(ended, "\n")
+
+
+def _standing(run: LiveRun) -> str:
+    return f"{run.status.value} {run.job_state} {run.queue_reason}"
+
+
+def _snapshots(watcher: Watcher) -> Iterator[Snapshot]:
+    """One every two seconds, and the last one when nothing is at work any more."""
+    from touchline.steps.watching import FILES_SECONDS, GRACE_SECONDS
+
+    quiet_since: float | None = None
+    first = True
+    while True:
+        snapshot = watcher.now()
+        yield snapshot
+        now = time.monotonic()
+        quiet_since = None if snapshot.active else now if quiet_since is None else quiet_since
+        over = first or not watcher.is_anything_left(snapshot)
+        if quiet_since is not None and (over or now - quiet_since >= GRACE_SECONDS):
+            return
+        first = False
+        time.sleep(FILES_SECONDS)

@@ -1,0 +1,108 @@
+"""What one run's evaluation has to do: `--run NAME`, as eval.slurm starts it. Neither torch nor Inspect here.
+
+A job that waits for a training starts when that has ended, well or not, and looks at what it left: a training that
+failed in its very last line has trained well, and one that has left nothing is told apart within a second.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import TypeAdapter, ValidationError
+
+from touchline.catalog.checkpoints import read_checkpoints, read_training_marker
+from touchline.catalog.evaluations import EVALUATION_FILE, finished_evaluation, read_evaluation_config
+from touchline.domain.evaluation import BASE_CHECKPOINT, EvaluationConfig, asked_epochs
+from touchline.domain.results import CheckpointInfo
+from touchline.domain.status import AttemptExit
+from touchline.files import inside
+
+_EXIT = TypeAdapter(AttemptExit)
+_LIMIT_BYTES = 1 << 16
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Wanted:
+    """What to evaluate of a run."""
+
+    checkpoints: tuple[str, ...]
+    """Names of the checkpoints that are there and not evaluated."""
+    missing: str | None
+    """What is not there and why, in a line; none when all that is asked for is there."""
+
+
+def wanted_of(experiment: Path, run: str) -> Wanted:
+    """What the run's eval.yaml asks for, held against its folder.
+
+    Args:
+        experiment: the experiment's folder.
+        run: the run's name.
+
+    Raises:
+        InputFault: there is no such run, or its eval.yaml is broken.
+    """
+    folder = inside(experiment, run)
+    config = read_evaluation_config(folder / EVALUATION_FILE)
+    if config.control:
+        done = finished_evaluation(folder, config, BASE_CHECKPOINT, None)
+        return Wanted(checkpoints=() if done else (BASE_CHECKPOINT,), missing=None)
+    found = read_checkpoints(folder)
+    complete = {item.epoch: item for item in found if item.complete and item.epoch is not None}
+    epochs = _epochs(folder, config, complete)
+    there = [complete[epoch] for epoch in epochs if epoch in complete]
+    todo = [item.name for item in there if not finished_evaluation(folder, config, item.name, item.adapter_sha256)]
+    absent = [f"epoch_{epoch}" for epoch in epochs if epoch not in complete]
+    trained = _is_trained(folder, config)
+    # Of a finished training, a checkpoint that is not there was not kept; only when none is left is that a fault.
+    if trained and there:
+        absent = []
+    if not absent and (epochs or trained):
+        return Wanted(checkpoints=tuple(todo), missing=None)
+    return Wanted(checkpoints=tuple(todo), missing=_why(folder, config, absent, found))
+
+
+def _epochs(folder: Path, config: EvaluationConfig, complete: dict[int, CheckpointInfo]) -> tuple[int, ...]:
+    """The epochs that are asked for; a file of before, without the training's length, takes it from what was left."""
+    count = config.train_epochs
+    if count is None:
+        marker = read_training_marker(folder)
+        count = 0 if marker is None else max(complete, default=-1) + 1
+    return asked_epochs(config.evaluate.epochs, count)
+
+
+def _is_trained(folder: Path, config: EvaluationConfig) -> bool:
+    marker = read_training_marker(folder)
+    return marker is not None and marker.run_digest == config.run_digest
+
+
+def _why(folder: Path, config: EvaluationConfig, absent: Sequence[str], found: Sequence[CheckpointInfo]) -> str:
+    """One line: what is missing, what is broken, how the last attempt at the training ended."""
+    marker = read_training_marker(folder)
+    parts = []
+    if marker is None:
+        parts.append("no training.json")
+    elif marker.run_digest != config.run_digest:
+        parts.append("training.json is of other settings than the run has now")
+    broken = {item.name: item.problems for item in found if not item.complete}
+    parts += [f"{name} is not whole ({', '.join(broken[name])})" if name in broken else f"no {name}" for name in absent]
+    return f"{config.run} is not trained: {'; '.join(parts)}; {_last_attempt(folder / 'status')}"
+
+
+def _last_attempt(status: Path) -> str:
+    """How the last attempt ended that said so."""
+    ends = [end for path in status.glob("exit.*.json") if (end := _read_exit(path)) is not None]
+    started = [path.name.split(".")[1:3] for path in status.glob("start.*.json")]
+    if not ends:
+        return "its training was never started" if not started else "no attempt at its training says how it ended"
+    last = max(ends, key=lambda end: (end.time_unix, end.restart))
+    return f"its last attempt, job {last.job_id}, ended with code {last.code} ({last.reason})"
+
+
+def _read_exit(path: Path) -> AttemptExit | None:
+    try:
+        with path.open("rb") as stream:
+            return _EXIT.validate_json(stream.read(_LIMIT_BYTES))
+    except (OSError, ValidationError):
+        return None

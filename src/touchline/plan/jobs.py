@@ -1,0 +1,131 @@
+"""A plan's runs as jobs to place: every training and every evaluation, with its predicted minutes and what it holds."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+
+from touchline.domain.placement import Minutes, PlaceJob
+from touchline.domain.plan import Plan, PlannedRun
+from touchline.domain.quantity import Measured, Missing
+from touchline.domain.site import SlurmSite
+from touchline.errors import InputFault
+from touchline.units import parse_duration, seconds_to_minutes
+
+EVALUATE = "evaluate "
+"""What the names of evaluations begin with; a run is one word."""
+
+
+def evaluation_name(run: str) -> str:
+    """What the evaluation of a run is called."""
+    return EVALUATE + run
+
+
+def place_jobs(
+    plan: Plan,
+    site: SlurmSite,
+    *,
+    trainings: Collection[str] | None = None,
+    evaluations: Collection[str] | None = None,
+    evaluation_minutes: float | None = None,
+) -> list[PlaceJob]:
+    """The jobs of a plan, parents before what builds on them.
+
+    Args:
+        plan: the plan.
+        site: what the user's jobs hold where the experiment does not say.
+        trainings: runs to train; all when None. A parent that is not among them is trained already.
+        evaluations: runs to evaluate; all when None.
+        evaluation_minutes: what an evaluation takes, by the user's word, where it has no estimate.
+
+    Raises:
+        InputFault: with every job that has no estimate, and why.
+    """
+    wanted = {run.name for run in plan.runs if run.train is not None and _among(run, trainings)}
+    jobs: list[PlaceJob] = []
+    unknown: dict[str, list[str]] = {}
+    for run in plan.runs:
+        if run.name in wanted:
+            after = () if run.link is None or run.link.parent not in wanted else (run.link.parent,)
+            found = training_minutes(plan, run)
+            _place(jobs, unknown, _job(plan, site, run, run.name, after, plan.gpus_per_run), found)
+        if _among(run, evaluations):
+            after = (run.name,) if run.name in wanted else ()
+            found = minutes_of(run.evaluate_seconds)
+            if isinstance(found, Missing) and evaluation_minutes is not None:
+                found = Minutes(value=evaluation_minutes)
+            gpus = min(plan.gpus_per_run, 1)
+            _place(jobs, unknown, _job(plan, site, run, evaluation_name(run.name), after, gpus), found)
+    if unknown:
+        raise InputFault(
+            f"{plan.experiment}: nobody can say how long some jobs take: {unknown_words(unknown)}",
+            expected="an estimate of each, from past runs or from a known GPU (compute.gpu)",
+            hint="touchline probe DIR measures a run's steps; --evaluation-minutes N says how long an evaluation takes",
+        )
+    return jobs
+
+
+def training_minutes(plan: Plan, run: PlannedRun) -> Minutes | Missing:
+    """How long a training takes: as predicted, or its limit where the experiment gives one and nothing is predicted."""
+    found = minutes_of(run.train_seconds)
+    if isinstance(found, Missing) and plan.compute.time_limit is not None:
+        return Minutes(value=seconds_to_minutes(parse_duration(plan.compute.time_limit)))
+    return found
+
+
+def minutes_of(seconds: Measured) -> Minutes | Missing:
+    """A predicted time with its interval, in minutes."""
+    if isinstance(seconds, Missing):
+        return seconds
+    ends = [None if end is None else seconds_to_minutes(end) for end in (seconds.low, seconds.high)]
+    return Minutes(value=seconds_to_minutes(seconds.value), low=ends[0], high=ends[1])
+
+
+def upper_minutes(job: PlaceJob) -> float:
+    """The upper end of a job's interval; its value where there is none."""
+    return job.minutes.value if job.minutes.high is None else job.minutes.high
+
+
+def _among(run: PlannedRun, names: Collection[str] | None) -> bool:
+    return names is None or run.name in names
+
+
+def _job(plan: Plan, site: SlurmSite, run: PlannedRun, name: str, after: Sequence[str], gpus: int) -> PlaceJob:
+    """A job with what it holds; its minutes are put in by `_place`."""
+    return PlaceJob(
+        id=name,
+        after=tuple(after),
+        gpus=gpus,
+        cpus=cpus_of(plan, site),
+        memory_gb=_memory_of(plan, site, run, name),
+        minutes=Minutes(value=0),
+    )
+
+
+def cpus_of(plan: Plan, site: SlurmSite) -> int:
+    """CPUs of one job: as its script asks for; 0 where it leaves that to the cluster."""
+    cpus = plan.compute.cpus_per_run or site.cpus_per_run
+    if cpus is None and plan.machine.kind == "cpu" and not plan.gpus_per_run:
+        cpus = plan.machine.threads
+    return cpus or 0
+
+
+def _memory_of(plan: Plan, site: SlurmSite, run: PlannedRun, name: str) -> float:
+    size = plan.compute.memory_gb_per_run or site.memory_gb
+    if size is None and plan.machine.kind == "cpu" and name == run.name and not isinstance(run.peak_memory, Missing):
+        size = run.peak_memory.value if run.peak_memory.high is None else run.peak_memory.high
+    return size or 0.0
+
+
+def _place(jobs: list[PlaceJob], unknown: dict[str, list[str]], job: PlaceJob, minutes: Minutes | Missing) -> None:
+    if isinstance(minutes, Missing):
+        unknown.setdefault(minutes.missing, []).append(job.id)
+    else:
+        jobs.append(replace(job, minutes=minutes))
+
+
+def unknown_words(unknown: Mapping[str, Sequence[str]]) -> str:
+    """Names by what they have in common: `a and 3 more (no evidence); b (...)`."""
+    return "; ".join(
+        f"{names[0]}{f' and {len(names) - 1} more' if len(names) > 1 else ''} ({why})" for why, names in unknown.items()
+    )

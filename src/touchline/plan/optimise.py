@@ -1,0 +1,288 @@
+"""What would make a plan's trainings faster and leave what they learn as it is.
+
+Nothing is predicted here: every way is planned, by the planner, and the plans are compared. Learning rate, global
+batch, epochs and data are no way; neither is a setting that the experiment itself varies.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from touchline.domain.estimate import Rung, Verdict
+from touchline.domain.experiment import TrainConfig
+from touchline.domain.optimised import Basis, Proposal, RunChange, Side
+from touchline.domain.plan import Plan, PlannedRun
+from touchline.domain.quantity import Measured, Missing, Quantity
+from touchline.plan.jobs import unknown_words
+from touchline.plan.totals import added
+from touchline.units import format_seconds
+
+CHECKPOINTING = "train.gradient_checkpointing"
+MICRO_BATCH = "train.micro_batch_size"
+PACKED = "train.packed"
+_ORDER = (CHECKPOINTING, MICRO_BATCH, PACKED)
+"""In which order effects are told: less recomputation, larger batches in the memory that there is, packing."""
+WORTH = 0.95
+"""Share of the time now above which a change is not worth making: less is within what a prediction is worth."""
+_AS_GOOD = 1.01
+"""Ways whose times differ by less than this are equally good, and the one with fewer changes is taken."""
+
+Changes = Mapping[str, object]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Way:
+    """One way to train, planned."""
+
+    changes: Changes
+    """What differs from experiment.yaml, by dotted key."""
+    plan: Plan
+    """The plan with it."""
+
+
+def ways(train: TrainConfig, fixed: Collection[str]) -> list[dict[str, object]]:
+    """Every combination of changes worth planning.
+
+    Args:
+        train: the training as it is written.
+        fixed: keys that are not to be changed: the experiment varies them.
+    """
+    options: dict[str, list[object]] = {CHECKPOINTING: [not train.gradient_checkpointing]}
+    # `auto` is the largest that surely fits and still gains speed, run by run: one value cannot be that for all models.
+    if train.micro_batch_size != "auto":
+        options[MICRO_BATCH] = ["auto"]
+    if train.packed != "auto":
+        options[PACKED] = ["auto"]
+    keys = [key for key in _ORDER if key in options and key not in fixed]
+    chosen = [[(key, None), *((key, value) for value in options[key])] for key in keys]
+    found = ({key: value for key, value in each if value is not None} for each in itertools.product(*chosen))
+    return [each for each in found if each]
+
+
+def best_way(before: Plan, tried: Sequence[Way], started: Collection[str]) -> tuple[Way | None, list[str]]:
+    """The way to take, or none; and why others were not.
+
+    Args:
+        before: the plan as it is.
+        tried: the other ways.
+        started: runs that must stay what they are.
+    """
+    reason = _unpredictable(before)
+    if reason is not None:
+        return None, [f"no faster way can be told: {reason}"]
+    admissible: list[Way] = []
+    refused: dict[str, list[str]] = {}
+    for way in tried:
+        why = _refused(before, way.plan, started)
+        if why is None:
+            admissible.append(way)
+        else:
+            refused.setdefault(why, []).append(words(way.changes))
+    notes = [f"not proposed: {' / '.join(dict.fromkeys(names))} ({why})" for why, names in refused.items()]
+    if not admissible:
+        return None, notes
+    now = _score(before)
+    best = min(_score(way.plan) for way in admissible)
+    good = [way for way in admissible if _as_good(_score(way.plan), best)]
+    way = min(good, key=lambda way: (len(way.changes), _score(way.plan)))
+    found = _score(way.plan)
+    if found[0] < now[0] or found[1] < WORTH * now[1]:
+        return way, notes
+    return None, [*notes, f"no other way is predicted to take less than {WORTH:.0%} of the time now"]
+
+
+def proposals(before: Plan, way: Way, tried: Sequence[Way]) -> list[Proposal]:
+    """The way's changes one after the other, each with what they come to so far."""
+    plans = {frozenset(each.changes): each.plan for each in tried}
+    found: list[Proposal] = []
+    done: list[str] = []
+    for key in (key for key in _ORDER if key in way.changes):
+        done.append(key)
+        plan = plans.get(frozenset(done))
+        total = Missing(missing="not planned by itself") if plan is None else training_seconds(plan)
+        found.append(
+            Proposal(
+                key=key,
+                before=_value(_written(before, key)),
+                after=_value(way.changes[key]),
+                why=_why(key, way),
+                training_seconds=total,
+                effect=_effect(key, way.plan),
+            )
+        )
+    return found
+
+
+def compare(before: Plan, after: Plan, kept: Mapping[str, str]) -> list[RunChange]:
+    """Every training, both ways.
+
+    Args:
+        before: the plan as it is.
+        after: the plan with every change.
+        kept: runs that stay as they are, and why.
+    """
+    found: list[RunChange] = []
+    for run in before.runs:
+        other = after.run(run.name)
+        first, second = side(run), None if other is None else side(other)
+        if first is None or second is None or run.train is None:
+            continue
+        found.append(
+            RunChange(
+                name=run.name,
+                kept=kept.get(run.name, ""),
+                global_batch_size=run.train.global_batch_size,
+                learning_rate=run.train.learning_rate,
+                before=first,
+                after=second,
+                evaluate_seconds=run.evaluate_seconds,
+            )
+        )
+    return found
+
+
+def side(run: PlannedRun) -> Side | None:
+    """A run as it is planned; None for a control."""
+    train, batches = run.train, run.batches
+    if train is None or batches is None:
+        return None
+    return Side(
+        micro_batch_size=batches.micro_batch_size,
+        gradient_accumulation_steps=batches.gradient_accumulation_steps,
+        gradient_checkpointing=train.gradient_checkpointing,
+        packed=train.packed is True,
+        train_seconds=run.train_seconds,
+        time_basis=_time_basis(run.train_seconds),
+        peak_memory=run.peak_memory,
+        memory_basis=_memory_basis(run),
+        verdict=Verdict.UNKNOWN if isinstance(run.memory, Missing) else run.memory.verdict,
+    )
+
+
+def training_seconds(plan: Plan) -> Measured:
+    """All trainings of a plan, one after the other."""
+    return added([run.train_seconds for run in plan.runs if run.train is not None], "s")
+
+
+def words(changes: Changes) -> str:
+    """`train.packed: auto, ...`."""
+    return ", ".join(f"{key}: {_value(value)}" for key, value in changes.items())
+
+
+# ---- judging a way ---------------------------------------------------------------------------------------------------
+
+
+def _trained(plan: Plan) -> Iterator[PlannedRun]:
+    return (run for run in plan.runs if run.train is not None)
+
+
+def _unpredictable(plan: Plan) -> str | None:
+    """Why ways cannot be compared; None where they can."""
+    unknown: dict[str, list[str]] = {}
+    for run in _trained(plan):
+        if isinstance(run.train_seconds, Missing):
+            unknown.setdefault(run.train_seconds.missing, []).append(run.name)
+    return unknown_words(unknown) if unknown else None
+
+
+def _refused(before: Plan, after: Plan, started: Collection[str]) -> str | None:
+    """Why a way is not to be taken; None where it may be."""
+    for run in _trained(before):
+        other = after.run(run.name)
+        if other is None:
+            return f"{run.name} would be gone"
+        if other.digest == run.digest:
+            continue
+        if run.name in started:
+            return f"{run.name} has started and would become another run"
+        if isinstance(other.train_seconds, Missing):
+            return f"{run.name}: {other.train_seconds.missing}"
+        if isinstance(other.memory, Missing):
+            return f"{run.name}: its memory cannot be told: {other.memory.missing}"
+        if other.memory.verdict is not Verdict.FITS and not _needs_less(run, other):
+            return f"{run.name} is not sure to fit: {other.memory.verdict.value}"
+    return None
+
+
+def _needs_less(run: PlannedRun, other: PlannedRun) -> bool:
+    if isinstance(run.memory, Missing) or isinstance(other.memory, Missing):
+        return False
+    return other.memory.process.high <= run.memory.process.high
+
+
+def _score(plan: Plan) -> tuple[int, float]:
+    """(runs that are not sure to fit, seconds of all trainings): the less, the better."""
+    unsure = sum(isinstance(run.memory, Missing) or run.memory.verdict is not Verdict.FITS for run in _trained(plan))
+    total = training_seconds(plan)
+    return unsure, total.value if isinstance(total, Quantity) else float("inf")
+
+
+def _as_good(score: tuple[int, float], best: tuple[int, float]) -> bool:
+    return score[0] == best[0] and score[1] <= _AS_GOOD * best[1]
+
+
+# ---- words -----------------------------------------------------------------------------------------------------------
+
+
+def _time_basis(value: Measured) -> Basis:
+    if isinstance(value, Missing):
+        return "unknown"
+    return "measured" if value.where else "assumed"
+
+
+def _memory_basis(run: PlannedRun) -> Basis:
+    if isinstance(run.memory, Missing):
+        return "unknown"
+    return "assumed" if run.memory.process.rung is Rung.NOTHING else "measured"
+
+
+def _written(plan: Plan, key: str) -> object:
+    """The value of a key in the plan's first training; what is `auto` there is not among the keys."""
+    train = next(run.train for run in plan.runs if run.train is not None)
+    return getattr(train, key.removeprefix("train."))
+
+
+def _value(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _why(key: str, way: Way) -> str:
+    runs = list(_trained(way.plan))
+    if key == CHECKPOINTING:
+        if way.changes[key]:
+            return "activations are computed again instead of kept: it takes longer, and it fits"
+        return "activations need not be computed again: without it every run is predicted to fit"
+    if key == MICRO_BATCH:
+        sizes = dict.fromkeys(_batches(run) for run in runs)
+        return (
+            f"the largest that surely fits and still gains speed, run by run: {', '.join(sizes)} (micro x accumulation)"
+        )
+    packed = sum(run.train is not None and run.train.packed is True for run in runs)
+    return f"whichever way is predicted to be faster and fits: {packed} of {len(runs)} runs packed"
+
+
+def _batches(run: PlannedRun) -> str:
+    batches = run.batches
+    return "?" if batches is None else f"{batches.micro_batch_size} x {batches.gradient_accumulation_steps}"
+
+
+def _effect(key: str, plan: Plan) -> str:
+    if key == CHECKPOINTING:
+        return "none: the same operations, their results kept or computed again"
+    rounding = {
+        MICRO_BATCH: "sums in another order: equal up to rounding; examples, their order and the global batch stay",
+        PACKED: "the same examples in other rows: equal up to rounding, where documents cannot see each other "
+        "(touchline pack check)",
+    }[key]
+    drops = any(run.train is not None and run.train.lora.dropout > 0 for run in plan.runs)
+    return f"{rounding}; with dropout, other masks are drawn" if drops else rounding
+
+
+def gain(before: Measured, after: Measured) -> str:
+    """`20:00:00 to 4:00:00, 5.0 times as fast`; empty where either is missing."""
+    if isinstance(before, Missing) or isinstance(after, Missing) or after.value <= 0:
+        return ""
+    factor = before.value / after.value
+    return f"{format_seconds(before.value)} to {format_seconds(after.value)}, {factor:.2g} times as fast"

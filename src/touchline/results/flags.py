@@ -1,0 +1,276 @@
+"""What a person should look at in a run that waits, runs or has just ended: each with what to do.
+
+Clocks of different machines differ and jump, so an age is only believed when two clocks agree on it: the one of the
+machine that wrote, and the one of the disk that it wrote to.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from touchline.domain.checked import FindingRow
+from touchline.domain.finding import Severity
+from touchline.domain.jobs import JobView
+from touchline.domain.plan import PlannedRun
+from touchline.domain.quantity import Measured, Missing, Quantity
+from touchline.domain.status import EXIT_STOPPED, Attempt, JobState, RunStatus, TrainingOutcome
+from touchline.results.glance import Glance
+from touchline.results.pace import ENOUGH_STEPS, measured_pace, steady
+from touchline.results.standing import HEARTBEAT_STALE_SECONDS
+from touchline.units import format_bytes, format_seconds
+
+STALL_STEPS = 10
+"""So many times the usual step without a new one is a stall."""
+STALL_LEAST_SECONDS = 120.0
+"""And never sooner than this: short steps are held up by much."""
+START_LEAST_SECONDS = 900.0
+"""How long data, libraries and weights may take before the first step is missed, where the plan says less."""
+SLOW_FACTOR = 1.5
+"""So many times the upper end of the plan's interval is far slower than planned."""
+ZERO_STEPS = 3
+"""So many steps in a row with a loss of exactly zero are no accident."""
+HELD_REASONS = frozenset(
+    {
+        *("JobHeldUser", "JobHeldAdmin", "launch failed requeued held", "JobHoldMaxRequeue", "BadConstraints"),
+        *("PartitionDown", "PartitionInactive", "PartitionNodeLimit", "PartitionTimeLimit", "PartitionConfig"),
+        *("InvalidAccount", "InvalidQOS", "AccountNotAllowed", "QOSNotAllowed", "QOSTimeLimit", "InvalidQoS"),
+        *("AssocMaxWallDurationPerJobLimit", "QOSMaxWallDurationPerJobLimit", "ReqNodeNotAvail"),
+    }
+)
+"""Reasons that do not go away by waiting, or that only a person with other rights can take away."""
+NEVER = "DependencyNeverSatisfied"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Watched:
+    """What the flags of one run are told from."""
+
+    experiment: Path
+    """The experiment's folder, for the commands that hints name."""
+    run: PlannedRun
+    """As planned."""
+    glance: Glance
+    """Its folder."""
+    status: RunStatus
+    """How it stands."""
+    job: JobView | None
+    """Its training job."""
+    evaluation: JobView | None
+    """Its evaluation job."""
+    left: Measured
+    """Seconds until its training ends."""
+    limit_seconds: float | None
+    """Its job's time limit; none where there is none."""
+    disk_needed_bytes: float | None
+    """What all unfinished runs together still write; none where nobody knows."""
+    disk_free_bytes: float | None
+    """What is free where they write."""
+    now_unix: float
+    """This machine's time."""
+
+
+def flags(seen: Watched) -> tuple[FindingRow, ...]:
+    """Everything that a person should look at, errors first."""
+    found = [*_queue(seen), *_losses(seen), *_progress(seen), *_limits(seen), *_ends(seen)]
+    order = {Severity.ERROR: 0, Severity.WARNING: 1, Severity.INFO: 2}
+    return tuple(sorted(found, key=lambda row: (order[row.severity], row.code)))
+
+
+def _queue(seen: Watched) -> Iterator[FindingRow]:
+    """Jobs that wait for what never comes."""
+    for job, what in ((seen.job, "its training"), (seen.evaluation, "its evaluation")):
+        if job is None or not job.active or job.state is JobState.RUNNING:
+            continue
+        if NEVER in job.reason:
+            message = f"{what} (job {job.job_id}) waits for a job that ended another way than it asked for, for ever"
+            yield _row(seen, "RN106", Severity.ERROR, message, f"touchline cancel {_target(seen)}, then run it again")
+        elif _word(job.reason) in HELD_REASONS:
+            message = f"{what} (job {job.job_id}) does not start by itself: {job.reason}"
+            yield _row(seen, "RN112", Severity.WARNING, message, f"scontrol show job {job.job_id} tells more")
+
+
+def _word(reason: str) -> str:
+    """`ReqNodeNotAvail` of `ReqNodeNotAvail, UnavailableNodes:n1`."""
+    return reason.partition(",")[0].strip("() ")
+
+
+def _losses(seen: Watched) -> Iterator[FindingRow]:
+    """A training that learns nothing."""
+    steps = seen.glance.recent.steps
+    broken = [step.step for step in steps if step.loss is None]
+    if broken:
+        message = f"the loss is no number (NaN or infinite) at step {broken[0]}"
+        hint = "a lower train.learning_rate, a longer warm-up, or base_dtype: float32"
+        yield _row(seen, "RN100", Severity.ERROR, message, hint, "metrics.jsonl")
+    last = steps[-ZERO_STEPS:]
+    if len(last) == ZERO_STEPS and all(step.loss == 0 for step in last):
+        message = f"the loss is exactly 0 over the last {ZERO_STEPS} steps: no token has a loss"
+        hint = "label_text in metrics.jsonl shows what is learned; touchline check looks at the data"
+        yield _row(seen, "RN101", Severity.ERROR, message, hint, "metrics.jsonl")
+
+
+def _progress(seen: Watched) -> Iterator[FindingRow]:
+    """A job that runs and does not get on, or more slowly than planned."""
+    if seen.status is not RunStatus.RUNNING or seen.job is None or not seen.job.active:
+        return
+    attempt = seen.glance.attempts[-1] if seen.glance.attempts else None
+    if attempt is None or attempt.exit is not None:
+        return
+    age = heartbeat_age(seen.glance, attempt, seen.now_unix)
+    if age is not None and age > HEARTBEAT_STALE_SECONDS:
+        message = f"no sign of life for {format_seconds(age)}, though the scheduler has it running"
+        hint = f"look at node {attempt.start.host!r}; touchline logs {_target(seen)}"
+        yield _row(seen, "RN108", Severity.WARNING, message, hint, "status")
+        return
+    yield from _stall(seen, attempt)
+    pace, plan = measured_pace(steady(seen.glance.recent)), seen.run.seconds_per_step
+    if pace is None or pace.steps < ENOUGH_STEPS or isinstance(plan, Missing):
+        return
+    high = plan.high if plan.high is not None else plan.value
+    if pace.seconds > SLOW_FACTOR * high > 0:
+        message = (
+            f"a step takes {format_seconds(pace.seconds)}, planned were {format_seconds(plan.value)}, "
+            f"at most {format_seconds(high)}"
+        )
+        hint = "is something else on that machine? its finished run teaches the next plan"
+        yield _row(seen, "RN103", Severity.WARNING, message, hint, "metrics.jsonl")
+
+
+def _stall(seen: Watched, attempt: Attempt) -> Iterator[FindingRow]:
+    """Alive, and nothing new for many times as long as a step usually takes."""
+    recent, beat = seen.glance.recent, attempt.heartbeat_unix
+    if beat is None:
+        return
+    pace = measured_pace(steady(recent))
+    if pace is None or recent.last_row_unix is None or recent.last_row_unix < attempt.start.time_unix:
+        quiet = beat - attempt.start.time_unix
+        allowed = max(START_LEAST_SECONDS, 3 * _most(seen.run, ("start-up", "tokenising", "validation")))
+        if quiet > allowed and _since_written(seen, "status", f"start.{_name(attempt)}.json") > allowed:
+            message = f"no first step {format_seconds(quiet)} after its start"
+            hint = f"touchline logs {_target(seen)}; touchline cancel {_target(seen)} stops it"
+            yield _row(seen, "RN102", Severity.WARNING, message, hint, "metrics.jsonl")
+        return
+    quiet = beat - recent.last_row_unix
+    allowed = max(STALL_LEAST_SECONDS, STALL_STEPS * pace.seconds + 2 * recent.longest_pause_seconds)
+    if recent.validation_seconds == 0:
+        # None was in sight yet, so it may be the first one that takes its time.
+        allowed += _most(seen.run, ("validation", "saving"))
+    if quiet > allowed and not recent.ended and _since_written(seen, "metrics.jsonl") > allowed:
+        message = (
+            f"alive, and no new step for {format_seconds(quiet)}; a step usually takes {format_seconds(pace.seconds)}"
+        )
+        hint = f"touchline logs {_target(seen)}; touchline cancel {_target(seen)}, then resume, goes on from its state"
+        yield _row(seen, "RN102", Severity.WARNING, message, hint, "metrics.jsonl")
+
+
+def _limits(seen: Watched) -> Iterator[FindingRow]:
+    """Time or disk that will not do."""
+    active = seen.job is not None and seen.job.active
+    started = seen.job.started_unix if seen.job is not None else None
+    if started is None and seen.glance.attempts:
+        started = seen.glance.attempts[-1].start.time_unix
+    if (
+        active
+        and seen.status is RunStatus.RUNNING
+        and seen.limit_seconds is not None
+        and started is not None
+        and isinstance(seen.left, Quantity)
+    ):
+        remaining = seen.limit_seconds - max(seen.now_unix - started, 0.0)
+        low = seen.left.low if seen.left.low is not None else seen.left.value
+        if seen.left.value > remaining:
+            sure = low > remaining
+            message = (
+                f"{'' if sure else 'probably '}not done at its time limit: {format_seconds(seen.left.value)} left, "
+                f"the limit comes in {format_seconds(max(remaining, 0.0))}"
+            )
+            hint = "it saves in time and goes on when it is started again; a longer compute.time_limit spares that"
+            yield _row(seen, "RN104", Severity.ERROR if sure else Severity.WARNING, message, hint)
+    needed, free = seen.disk_needed_bytes, seen.disk_free_bytes
+    if (active or seen.status is RunStatus.QUEUED) and needed is not None and free is not None and needed > free:
+        message = (
+            f"the disk of {str(seen.experiment)!r} runs out: {format_bytes(free)} free, the unfinished runs still "
+            f"write {format_bytes(needed)}"
+        )
+        hint = "free space, or keep fewer checkpoints: train.checkpoint.keep: last 1"
+        yield _row(seen, "RN105", Severity.ERROR, message, hint)
+
+
+def _ends(seen: Watched) -> Iterator[FindingRow]:
+    """Jobs that are over, and their work is not; or the other way round."""
+    yield from _evaluation_ends(seen)
+    job, outcome = seen.job, seen.glance.outcome
+    if job is None or job.active or seen.run.batches is None:
+        return
+    code = "" if job.exit_code is None else f", exit code {job.exit_code}"
+    if outcome is TrainingOutcome.COMPLETE:
+        if job.state not in (JobState.COMPLETED, JobState.UNKNOWN):
+            message = f"its job ended as {job.state.value}{code}, and yet its training is complete: nothing is lost"
+            yield _row(seen, "RN109", Severity.INFO, message, f"touchline logs {_target(seen)} shows what failed last")
+        return
+    again = f"touchline resume {_target(seen)}"
+    if job.state is JobState.UNKNOWN:
+        message = f"job {job.job_id or '?'} is gone: neither the scheduler nor its folder tells how it ended"
+        yield _row(seen, "RN107", Severity.ERROR, message, again)
+    elif job.state is JobState.COMPLETED:
+        message = "its job ended well, and its training is not complete"
+        yield _row(seen, "RN110", Severity.ERROR, message, f"touchline logs {_target(seen)}; {again}")
+    elif seen.status is RunStatus.FAILED:
+        reason = f": {job.reason}" if job.reason and job.reason != "failed" else ""
+        message = f"its last attempt failed{code}{reason}"
+        yield _row(seen, "RN111", Severity.ERROR, message, f"touchline logs {_target(seen)}")
+    elif seen.status is RunStatus.INTERRUPTED and job.exit_code != EXIT_STOPPED and job.state is JobState.FAILED:
+        message = f"its last attempt was killed{code}: {job.reason or 'it died without a word'}"
+        yield _row(seen, "RN107", Severity.ERROR, message, again)
+
+
+def _evaluation_ends(seen: Watched) -> Iterator[FindingRow]:
+    job = seen.evaluation
+    if job is None or job.active or seen.glance.evaluated or job.state in (JobState.COMPLETED, JobState.CANCELLED):
+        return
+    code = "" if job.exit_code is None else f", exit code {job.exit_code}"
+    message = f"its evaluation ended as {job.state.value}{code}, and no scores are there"
+    yield _row(seen, "RN111", Severity.ERROR, message, f"touchline logs {_target(seen)} --eval")
+
+
+def heartbeat_age(glance: Glance, attempt: Attempt, now_unix: float) -> float | None:
+    """Seconds since the last sign of life, by whichever clock makes it younger; none where there was none."""
+    if attempt.heartbeat_unix is None:
+        return None
+    told = now_unix - attempt.heartbeat_unix
+    written = _age(glance.folder / "status" / f"heartbeat.{_name(attempt)}", now_unix)
+    return max(0.0, told if written is None else min(told, written))
+
+
+def _since_written(seen: Watched, *parts: str) -> float:
+    """How old a file is, by the disk's clock."""
+    return _age(seen.glance.folder.joinpath(*parts), seen.now_unix) or 0.0
+
+
+def _age(path: Path, now_unix: float) -> float | None:
+    try:
+        return now_unix - path.stat().st_mtime
+    except OSError:
+        return None
+
+
+def _name(attempt: Attempt) -> str:
+    return f"{attempt.start.job_id}.{attempt.start.restart}"
+
+
+def _most(run: PlannedRun, parts: tuple[str, ...]) -> float:
+    """Upper end of some parts of the plan's time, in seconds."""
+    found = [run.time_parts.get(part) for part in parts]
+    return sum((part.high or part.value) for part in found if isinstance(part, Quantity))
+
+
+def _target(seen: Watched) -> str:
+    return f"{shlex.quote(str(seen.experiment))} --run {shlex.quote(seen.run.name)}"
+
+
+def _row(seen: Watched, code: str, severity: Severity, message: str, hint: str, file: str = "") -> FindingRow:
+    path = seen.glance.folder / file if file else seen.glance.folder
+    return FindingRow(code=code, severity=severity, path=str(path), line=None, column=None, message=message, hint=hint)

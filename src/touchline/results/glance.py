@@ -1,0 +1,195 @@
+"""What a run's folder tells at a glance: enough for its status, and little enough for a thousand runs in a second.
+
+Nothing large is read: names, small marker files, the heads of score files, the end of metrics.jsonl.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from pydantic_core import from_json
+
+from touchline import __version__
+from touchline.catalog.checkpoints import export_state, read_training_marker
+from touchline.domain.metrics import TrainingMarker
+from touchline.domain.plan import Plan, PlannedRun
+from touchline.domain.runs import RunKind
+from touchline.domain.status import Attempt, TrainingOutcome
+from touchline.errors import TouchlineError
+from touchline.files import write_atomic
+from touchline.launch.statusfiles import read_attempts
+from touchline.results.recent import ACTIVE_TAIL_BYTES, ENDED_TAIL_BYTES, Recent, read_recent
+from touchline.results.standing import counted, training_outcome
+
+_SCORES = ".scores.json"
+_HEAD_BYTES = 4096
+"""The head of a score file, everything before its items, takes about one kilobyte."""
+_ITEMS = b'"samples":'
+_LIMIT_BYTES = 1 << 28
+_KEYS = {"log", "checkpoint", "settings_sha256", "base_sha256", "adapter_sha256"}
+_CACHE = "evaluation_settings.json"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Glance:
+    """One run's folder."""
+
+    folder: Path
+    """The folder."""
+    prepared: bool
+    """Whether it is written."""
+    attempts: tuple[Attempt, ...]
+    """Attempts at its training, oldest first."""
+    superseded_attempts: int
+    """Attempts at what was planned before, moved aside since."""
+    evaluation_attempts: tuple[Attempt, ...]
+    """Attempts at its own evaluation, where it has a job of its own."""
+    outcome: TrainingOutcome
+    """What the artefacts say."""
+    evaluated: bool
+    """Whether an evaluation of these weights with these settings is there."""
+    recent: Recent
+    """The end of its metrics."""
+
+
+def glance(plan: Plan, run: PlannedRun, folder: Path, settings_sha256: Mapping[str, str]) -> Glance:
+    """Look at a run's folder; one that is not there is one where nothing has happened.
+
+    Args:
+        plan: the plan.
+        run: the run.
+        folder: its folder.
+        settings_sha256: what every run's evaluation must have been made with, by run; see `evaluation_settings`.
+    """
+    names = _names(folder)
+    attempts = counted(read_attempts(folder / "status")) if "status" in names else ()
+    marker = read_training_marker(folder) if "training.json" in names else None
+    if marker is not None and marker.run_digest != run.digest:
+        marker = None
+    whole = False
+    weights: dict[str, str | None] = {}
+    if marker is not None and marker.checkpoints:
+        last = marker.checkpoints[-1]
+        whole, weights[last] = export_state(folder, last)
+    eval_names = _names(folder / "eval") if "eval" in names else frozenset()
+    ended = marker is not None or run.kind is RunKind.CONTROL
+    recent = Recent()
+    if "metrics.jsonl" in names:
+        recent = read_recent(folder / "metrics.jsonl", ENDED_TAIL_BYTES if ended else ACTIVE_TAIL_BYTES)
+    return Glance(
+        folder=folder,
+        prepared=("eval.yaml" if run.kind is RunKind.CONTROL else "finetune.yaml") in names,
+        attempts=attempts,
+        superseded_attempts=_superseded(folder) if "superseded" in names else 0,
+        evaluation_attempts=counted(read_attempts(folder / "eval" / "status")) if "status" in eval_names else (),
+        outcome=training_outcome(
+            run.kind,
+            steps_planned=None if run.batches is None else run.batches.steps,
+            marked_steps=None if marker is None else marker.steps,
+            last_export_whole=whole,
+            begun=bool(attempts or recent.steps or recent.resumed_from is not None),
+        ),
+        evaluated=_evaluated(plan, run, folder, eval_names, weights, settings_sha256),
+        recent=_finished(recent, marker),
+    )
+
+
+def evaluation_settings(plan: Plan, plan_file: Path, internal: Path) -> dict[str, str]:
+    """Hash of the settings that each run's evaluation must have been made with.
+
+    It follows from plan.json alone and takes libraries to compute, so it is kept beside the plan for as long as that is
+    the same file.
+    """
+    found = plan_file.stat()
+    key = f"{__version__} {found.st_mtime_ns} {found.st_size}"
+    cache = internal / _CACHE
+    try:
+        kept = from_json(cache.read_bytes())
+        if kept["key"] == key:
+            return {str(run): str(sha) for sha, runs in kept["runs"].items() for run in runs}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        pass
+    settings = _computed_settings(plan)
+    by_hash: dict[str, list[str]] = {}
+    for run, sha in settings.items():
+        by_hash.setdefault(sha, []).append(run)
+    _keep(cache, key, by_hash)
+    return settings
+
+
+def _computed_settings(plan: Plan) -> dict[str, str]:
+    # What writes a run's files knows; it loads templates and readers of other tools' files.
+    from touchline.catalog.evaluations import settings_sha256
+    from touchline.scaffold.folder import evaluation_config
+
+    return {run.name: settings_sha256(evaluation_config(plan, run)) for run in plan.runs}
+
+
+def _keep(cache: Path, key: str, by_hash: Mapping[str, list[str]]) -> None:
+    # Who may only read this experiment computes it again each time.
+    with contextlib.suppress(OSError, TouchlineError):
+        write_atomic(cache, json.dumps({"key": key, "runs": by_hash}) + "\n")
+
+
+def _names(folder: Path) -> frozenset[str]:
+    try:
+        return frozenset(os.listdir(folder))  # noqa: PTH208 (a thousand folders: names are enough)
+    except OSError:
+        return frozenset()
+
+
+def _superseded(folder: Path) -> int:
+    return sum(1 for _ in folder.glob("superseded/*/status/start.*.json"))
+
+
+def _finished(recent: Recent, marker: TrainingMarker | None) -> Recent:
+    """Rows may be lost with a full disk; a complete training's marker knows how many steps there were."""
+    if marker is None or recent.steps_done >= marker.steps:
+        return recent
+    return replace(recent, resumed_from=marker.steps, steps=())
+
+
+def _evaluated(
+    plan: Plan,
+    run: PlannedRun,
+    folder: Path,
+    names: frozenset[str],
+    weights: dict[str, str | None],
+    settings_sha256: Mapping[str, str],
+) -> bool:
+    """Whether one of the score files is of these weights and these settings."""
+    model = plan.models.get(run.model)
+    for name in sorted(name for name in names if name.endswith(_SCORES)):
+        head = _head(folder / "eval" / name)
+        if head is None or head.get("log") not in names or model is None:
+            continue
+        checkpoint = str(head.get("checkpoint"))
+        if run.kind is not RunKind.CONTROL and checkpoint not in weights:
+            weights[checkpoint] = export_state(folder, checkpoint)[1]
+        if (
+            head.get("settings_sha256") == settings_sha256.get(run.name)
+            and head.get("base_sha256") == model.weights_sha256
+            and head.get("adapter_sha256") == weights.get(checkpoint)
+        ):
+            return True
+    return False
+
+
+def _head(path: Path) -> dict[str, object] | None:
+    """A score file without its items; None where it is broken."""
+    try:
+        with path.open("rb") as stream:
+            data = stream.read(_HEAD_BYTES)
+            before, found, _ = data.partition(_ITEMS)
+            head = from_json(before + found + b"[]}") if found else None
+            if not isinstance(head, dict) or not head.keys() >= _KEYS:
+                # Somebody wrote it another way: then all of it is read.
+                head = from_json(data + stream.read(_LIMIT_BYTES))
+    except (OSError, ValueError):
+        return None
+    return head if isinstance(head, dict) else None

@@ -1,0 +1,134 @@
+"""What sbatch answers: an id, a refusal, or nothing that could be trusted.
+
+A refusal is the controller's word, or sbatch's own before it asked: nothing was started. Whatever else comes without an
+id is unclear: the job may be in, though sbatch heard nothing of it.
+Source: messages of SLURM's src/common/slurm_errno.c, those marked in the tests seen on 22.05.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Verdict(StrEnum):
+    """What became of a submission."""
+
+    ACCEPTED = "accepted"
+    REFUSED = "refused"
+    """Trying again gives the same answer."""
+    LIMIT = "limit reached"
+    """Not now; when other jobs have ended it may."""
+    UNCLEAR = "unclear"
+    """It may have been taken."""
+    ABSENT = "absent"
+    """There is no such command, or no folder to start it in; nothing was started."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Submission:
+    """An answer of `sbatch --parsable`."""
+
+    verdict: Verdict
+    """What became of it."""
+    job_id: str = ""
+    """The id, of an accepted one."""
+    cluster: str = ""
+    """The cluster, where it names one: `76;north`."""
+    reason: str = ""
+    """The last words that name a reason, as they were written."""
+    hint: str | None = None
+    """What a person can do about it."""
+
+
+_ID = re.compile(r"(\d{1,10})(?:;([^\s;]{1,200}))?")
+_FAILED = re.compile(r"^\S*: error: Batch job submission failed: (?P<why>.+)$", re.MULTILINE)
+_ERROR = re.compile(
+    r"^(?:\S*: (?:error|fatal): |\S*: (?=unrecognized|invalid|option|ambiguous))(?P<why>.+)$", re.MULTILINE
+)
+_NOT_HEARD = re.compile(
+    r"timed? ?out|unable to contact|connection|transport endpoint|zero bytes|message receive|unexpected message"
+    r"|broken pipe|i/o error|header lengths|protocol version",
+    re.IGNORECASE,
+)
+_LATER = re.compile(
+    r"temporarily unable to accept job|resource temporarily unavailable"
+    r"|\b(?:QOS|Assoc)(?:Max|Grp)SubmitJobs?(?:Per\w+)?(?:Limit)?\b|MaxSubmitJob|MaxJobCount|job submit limit reached",
+    re.IGNORECASE,
+)
+_ABSENT = re.compile(r"^\S+: (?:No such file or directory|Permission denied|Not a directory)$")
+
+_HINTS = (
+    (r"partition name|partition specified", "sinfo -s shows the partitions; set slurm.partition in the config file"),
+    (r"Max\w*Per\w*Limit|accounting/QOS policy", "sacctmgr show qos shows the limits; ask for less"),
+    (
+        r"invalid account|association",
+        "sacctmgr show associations user=$USER shows your accounts; set slurm.account in the config file",
+    ),
+    (r"qos specification", "sacctmgr show associations user=$USER format=account,qos shows yours; set slurm.qos"),
+    (
+        r"time limit is invalid|MaxWall|--time",
+        "sinfo -o '%P %l' shows the partitions' limits; another partition, or fewer epochs a run",
+    ),
+    (
+        r"node configuration|memory specification|node count|more processors|feature|generic resource|\bgres\b|TRES",
+        "sinfo -o '%P %c %m %G %f' shows what the nodes have; ask for less, or set another partition or constraint",
+    ),
+    (r"dependency", "squeue --me shows the jobs that it was to wait for"),
+    (r"reservation", "scontrol show reservation"),
+    (r"script|unable to open file", "touchline prepare writes the scripts"),
+    (r"group not permitted|access|permission", "another partition or account, or ask the people who run the cluster"),
+    (r"credential|authentication|munge", "munge -n | unmunge on this node; tell the people who run the cluster"),
+    (r"partition not available|not available in", "sinfo -s shows which partitions are up"),
+)
+_HINT_LATER = (
+    "the others are submitted when these have ended: touchline resume; slurm.max_submitted keeps below a limit"
+)
+_HINT_UNCLEAR = "it is looked for by its token before anything is submitted again; touchline status shows it"
+
+
+def read_submission(out: str, err: str, code: int | None) -> Submission:
+    """What `sbatch --parsable` said.
+
+    Args:
+        out: its standard output.
+        err: its standard error.
+        code: its exit code; none when it gave none in time, was killed, or could not be started.
+    """
+    last = out.strip().rpartition("\n")[2].strip()  # a wrapper may greet before it
+    match = _ID.fullmatch(last)
+    if code == 0 and match is not None:
+        return Submission(verdict=Verdict.ACCEPTED, job_id=match[1], cluster=match[2] or "")
+    reason = _reason(err)
+    if code is None and _ABSENT.fullmatch(err.strip()):
+        return Submission(verdict=Verdict.ABSENT, reason=err.strip(), hint="sbatch on PATH, and the run's folder there")
+    if code is None or code <= 0 or (code > 128 and code != 255):
+        # Killed or out of time; with code 0 an answer that holds no id. What it has said until then decides nothing,
+        # except that it was waiting at a limit.
+        told = reason or (
+            f"sbatch ended with 0 and said {last[:200]!r}" if code == 0 else "sbatch was ended by a signal"
+        )
+        return Submission(verdict=Verdict.UNCLEAR, reason=told, hint=_HINT_UNCLEAR)
+    if _LATER.search(err):
+        return Submission(verdict=Verdict.LIMIT, reason=reason, hint=_HINT_LATER)
+    failed = _FAILED.search(err)
+    if _NOT_HEARD.search(failed["why"] if failed else err) or not reason:
+        told = reason or f"sbatch ended with {code} and said nothing"
+        return Submission(verdict=Verdict.UNCLEAR, reason=told, hint=_HINT_UNCLEAR)
+    return Submission(verdict=Verdict.REFUSED, reason=reason, hint=_hint(err))
+
+
+def waits_at_a_limit(err: str) -> bool:
+    """Whether an sbatch that was ended for its slowness had been told that there are too many jobs."""
+    return "temporarily unable to accept job" in err
+
+
+def _reason(err: str) -> str:
+    """Why, in sbatch's own words, each said once."""
+    errors = [match["why"].strip().removeprefix("Batch job submission failed: ") for match in _ERROR.finditer(err)]
+    return "; ".join(dict.fromkeys(errors))[:500] or " ".join(err.split())[:500]
+
+
+def _hint(err: str) -> str | None:
+    return next((hint for pattern, hint in _HINTS if re.search(pattern, err, re.IGNORECASE)), None)

@@ -1,0 +1,120 @@
+"""The history's verbs: any training log -> what it really says, and a folder of records that plans are made from.
+
+The readers of every trainer's logs load when a verb is called, and not before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from touchline.errors import EnvironmentFault
+from touchline.files import write_atomic
+
+if TYPE_CHECKING:
+    from touchline.domain.record import RunRecord
+    from touchline.evidence.adding import Added
+    from touchline.evidence.files import FoundRun, Refused
+    from touchline.evidence.index import Index
+    from touchline.steps.calibrating import Calibration
+
+
+def history_read(
+    paths: Sequence[Path], *, say: Callable[[int, int, str], None] | None = None
+) -> Iterator[FoundRun | Refused]:
+    """What logs, state files and whole folders say of their runs; nothing is stored.
+
+    Args:
+        paths: files and folders; a log's other stream, states and configs beside it are read with it.
+        say: hears of progress: how many groups of files are done, how many there are, which one is next.
+
+    Raises:
+        InputFault: some of the paths do not exist or may not be read; all of them are named.
+    """
+    from touchline.evidence.adding import readable
+    from touchline.evidence.files import find_runs
+
+    return find_runs(readable(paths), say)
+
+
+def history_add(
+    paths: Sequence[Path],
+    history_dir: Path,
+    *,
+    dry_run: bool = False,
+    say: Callable[[int, int, str], None] | None = None,
+) -> Added:
+    """Put the runs that logs and folders tell of into the history; files that are as they were are not opened.
+
+    Args:
+        paths: files and folders.
+        history_dir: the history; made when it is not there.
+        dry_run: read, and write nothing.
+        say: hears of progress.
+
+    Raises:
+        InputFault: some of the paths do not exist or may not be read, or the history is no folder.
+        EnvironmentFault: no space, or no permission to write.
+    """
+    from touchline.evidence.adding import add_groups, readable
+    from touchline.evidence.files import group_files, read_group
+
+    return add_groups(history_dir, group_files(readable(paths)), read_group, dry_run=dry_run, say=say)
+
+
+def history_list(history_dir: Path) -> Index:
+    """The history's index, brought up to date with its records."""
+    from touchline.evidence.index import load_index
+
+    return load_index(history_dir)
+
+
+def history_show(history_dir: Path, wanted: str) -> tuple[str, RunRecord]:
+    """The id and the record of a run's name, an id, or the beginning of one.
+
+    Raises:
+        InputFault: there is none, or several; with those that come near.
+    """
+    from touchline.evidence.index import find_record, load_index
+
+    return find_record(history_dir, load_index(history_dir), wanted)
+
+
+def history_calibration(history_dir: Path, *, plot: Path | None = None) -> Calibration:
+    """Estimates held against what happened; `plot` is a picture of predicted against measured.
+
+    Raises:
+        InputFault: the history is no folder.
+        EnvironmentFault: a picture was asked for, and there is nothing to draw or to draw it with.
+    """
+    from touchline.catalog.settings import load_settings
+    from touchline.report.calibration import calibration_figure
+    from touchline.steps.calibrating import calibrate
+
+    found = calibrate(replace(load_settings(), history_dir=history_dir))
+    if plot is not None:
+        figure = calibration_figure(found.marks)
+        if figure.png is None:
+            raise EnvironmentFault(figure.note)
+        write_atomic(plot, figure.png)
+    return found
+
+
+def history_export(history_dir: Path, *, every: bool = False) -> Iterator[tuple[str, RunRecord]]:
+    """The records with their ids, by name; superseded ones only when `every` is asked for."""
+    from touchline.evidence.history import Broken, read_record, record_path
+    from touchline.evidence.index import load_index
+
+    for row in load_index(history_dir).rows(every=every):
+        record = read_record(record_path(history_dir, row.id))
+        if not isinstance(record, Broken):
+            yield row.id, record
+
+
+def history_rebuild(history_dir: Path) -> Index:
+    """Read every record again and write the index anew."""
+    from touchline.evidence.index import load_index
+
+    return load_index(history_dir, rebuild=True)

@@ -1,0 +1,138 @@
+"""What runs have to do, as jobs: trainings, parents first, and evaluations."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from touchline.domain.evaluation import asked_epochs
+from touchline.domain.plan import Plan, PlannedRun
+from touchline.domain.results import CheckpointInfo
+from touchline.domain.runs import RunKind
+from touchline.errors import InputFault
+from touchline.launch.folders import ExperimentFolder
+from touchline.launch.protocol import Job
+from touchline.results.checkpoints import read_checkpoints, training_complete
+from touchline.results.evaluations import finished_evaluation
+from touchline.scaffold.folder import evaluation_config
+from touchline.steps.planning import Planned
+from touchline.units import parse_duration
+
+EVALUATE = "evaluate "
+"""What the names of evaluations begin with; a run is one word."""
+
+
+def trained(folder: ExperimentFolder, run: PlannedRun) -> bool:
+    """Whether there is nothing left to train in a run."""
+    return run.batches is None or training_complete(folder.run(run.name), run.digest)
+
+
+def training_jobs(planned: Planned, runs: Sequence[PlannedRun]) -> list[Job]:
+    """The trainings that are not complete, a stage after the one that it goes on from."""
+    todo = [run for run in runs if not trained(planned.folder, run)]
+    names = {run.name for run in todo}
+    return [_training(planned, run, names) for run in todo]
+
+
+def training_job(planned: Planned, run: PlannedRun) -> Job:
+    """The job of a run's training, whether it is to be done or not."""
+    return _training(planned, run, {each.name for each in planned.plan.runs})
+
+
+def _training(planned: Planned, run: PlannedRun, names: set[str]) -> Job:
+    folder = planned.folder.run(run.name)
+    limit = planned.plan.compute.time_limit
+    return Job(
+        name=run.name,
+        folder=folder,
+        status=folder / "status",
+        script="finetune.slurm",
+        command=("bash", "finetune.slurm"),
+        output="slurm-{job}.out",
+        after=(run.link.parent,) if run.link is not None and run.link.parent in names else (),
+        time_limit_seconds=None if limit is None else parse_duration(limit),
+    )
+
+
+def evaluation_job(planned: Planned, run: PlannedRun) -> Job:
+    """The job that evaluates one run by its own script."""
+    folder = planned.folder.run(run.name)
+    return Job(
+        name=f"{EVALUATE}{run.name}",
+        folder=folder,
+        status=folder / "eval" / "status",
+        script="eval.slurm",
+        command=("bash", "eval.slurm"),
+        output="slurm-eval-{job}.out",
+        after=() if trained(planned.folder, run) else (run.name,),
+    )
+
+
+def evaluation_jobs(planned: Planned, runs: Sequence[PlannedRun]) -> list[Job]:
+    """One evaluation for each run that has, or will have, something to evaluate."""
+    return [
+        evaluation_job(planned, run)
+        for run in runs
+        if not trained(planned.folder, run) or missing_evaluations(planned, run, None)
+    ]
+
+
+def shared_evaluation_jobs(planned: Planned, runs: Sequence[PlannedRun], epochs: str | None) -> list[Job]:
+    """One evaluation for each base model: controls and all adapters of a base share one loaded model."""
+    folder = planned.folder
+    jobs: list[Job] = []
+    for model in planned.plan.models:
+        wanted = [
+            {"run": run.name, "checkpoint": checkpoint}
+            for run in runs
+            if run.model == model
+            for checkpoint in missing_evaluations(planned, run, epochs)
+        ]
+        if wanted:
+            request = folder.write_request(model, wanted)
+            work = ("-m", "touchline.evaluate", "--experiment", str(folder.root), "--request", str(request))
+            jobs.append(
+                Job(
+                    name=f"{EVALUATE}{model}",
+                    folder=request.parent,
+                    status=request.parent / "status",
+                    script=None,
+                    command=(sys.executable, "-m", "touchline.launch.attempt", "--", sys.executable, *work),
+                    output="{job}.out",
+                )
+            )
+    return jobs
+
+
+def missing_evaluations(planned: Planned, run: PlannedRun, epochs: str | None) -> list[str]:
+    """Names of the checkpoints of a run that should be evaluated and are not.
+
+    Raises:
+        InputFault: `epochs` names none.
+    """
+    return _missing(planned.plan, run, planned.folder.run(run.name), epochs)
+
+
+def _missing(plan: Plan, run: PlannedRun, folder: Path, epochs: str | None) -> list[str]:
+    config = evaluation_config(plan, run)
+    if run.kind is RunKind.CONTROL:
+        return [] if finished_evaluation(folder, config, "base", None) else ["base"]
+    complete = [item for item in read_checkpoints(folder) if item.complete and item.epoch is not None]
+    return [
+        item.name
+        for item in _chosen(complete, run, epochs)
+        if not finished_evaluation(folder, config, item.name, item.adapter_sha256)
+    ]
+
+
+def _chosen(complete: Sequence[CheckpointInfo], run: PlannedRun, epochs: str | None) -> list[CheckpointInfo]:
+    """The checkpoints that `evaluate.epochs`, or the option, names; those that are not there yet are left out."""
+    wanted = run.evaluate.epochs
+    if epochs is not None:
+        if not re.fullmatch(r"last|all|\d+(,\d+)*", epochs):
+            raise InputFault(f"--epoch {epochs!r}", expected="last, all, or epochs counted from 0: 0,2")
+        wanted = "last" if epochs == "last" else "all" if epochs == "all" else tuple(int(p) for p in epochs.split(","))
+    asked = asked_epochs(wanted, run.train.epochs if run.train is not None else 0)
+    return [item for item in complete if item.epoch in asked]

@@ -1,0 +1,266 @@
+"""Getting the plan's work done: on this machine, or through SLURM; again after anything that came between."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from touchline.catalog.settings import Settings
+from touchline.domain.jobs import JobView
+from touchline.domain.plan import Plan, PlannedRun
+from touchline.domain.status import JobState
+from touchline.domain.submitted import Submitted
+from touchline.errors import InputFault, LimitReached, Refused, Unclear
+from touchline.files import try_lock
+from touchline.launch.commands import RealCommands
+from touchline.launch.folders import ExperimentFolder
+from touchline.launch.gpus import slots, visible_gpus
+from touchline.launch.ledger import Ledger, open_jobs, read_ledger
+from touchline.launch.local import LocalExecutor
+from touchline.launch.progress import JobProgress, evaluation_progress, training_progress
+from touchline.launch.protocol import Executor, Job
+from touchline.launch.queue import run_jobs
+from touchline.launch.slurm import SlurmExecutor
+from touchline.launch.submission import begin
+from touchline.steps.jobs import (
+    EVALUATE,
+    evaluation_job,
+    evaluation_jobs,
+    shared_evaluation_jobs,
+    training_job,
+    training_jobs,
+)
+from touchline.steps.planning import Planned
+from touchline.steps.recovering import Recovery, Tell
+from touchline.steps.running import require_training
+
+Say = Callable[[Sequence[JobProgress]], None]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Worked:
+    """What came of the work."""
+
+    planned: Planned
+    """The plan, with what was revised on the way."""
+    stopped: Mapping[str, str]
+    """The jobs that did not end well, and why."""
+
+
+def executor_of(plan: Plan, folder: ExperimentFolder, settings: Settings, lock: int | None = None) -> Executor:
+    """Where the plan's jobs are started; `lock` is the experiment's, which orphans of ours must go on holding."""
+    if plan.executor == "slurm":
+        return SlurmExecutor(RealCommands(), folder.ledger, poll_seconds=settings.slurm.poll_seconds, lock=lock)
+    return LocalExecutor()
+
+
+def work(
+    planned: Planned,
+    runs: Sequence[PlannedRun],
+    settings: Settings,
+    say: Say | None,
+    tell: Tell,
+    *,
+    lock: int | None = None,
+    retry: bool = False,
+    train: bool = True,
+    epochs: str | None = None,
+) -> Worked:
+    """Train what is not trained and evaluate what is not evaluated, to the end.
+
+    On SLURM a run is evaluated when it is trained, in a job of its own. Here all evaluations on one base model come
+    last and share one loaded model.
+
+    Args:
+        planned: the plan, its folders written.
+        runs: the runs to work on.
+        settings: where models and the history are, and what the cluster wants.
+        say: hears how far jobs are.
+        tell: hears what is done after a failure.
+        lock: the experiment's lock.
+        retry: start also what failed twice the same way.
+        train: train at all; otherwise only what is trained is evaluated.
+        epochs: which checkpoints, instead of what experiment.yaml says.
+    """
+    executor = executor_of(planned.plan, planned.folder, settings, lock)
+    ledger = Ledger(planned.folder.ledger, planned.plan.executor)
+    recovery = Recovery(planned, settings, executor, ledger, tell, retry=retry)
+    first = training_jobs(planned, runs) if train else []
+    if planned.plan.executor == "slurm":
+        if epochs is not None:
+            raise InputFault("--epoch is for this machine", hint="evaluate.epochs in experiment.yaml, for SLURM")
+        jobs = recovery.admit([*first, *_evaluations(planned, runs, train)])
+        most = settings.slurm.max_submitted or len(jobs)
+        watch = _watching(planned, say)
+        try:
+            run_jobs(jobs, executor, ledger, [()] * most, watch, before=recovery.before, after=recovery.after)
+        except KeyboardInterrupt:
+            tell("the jobs stay in the queue; `touchline resume` goes on, `touchline cancel` ends them")
+            raise
+        return Worked(planned=recovery.planned, stopped=recovery.stopped)
+    if first:
+        require_training()
+        room = slots(visible_gpus(), planned.plan.gpus_per_run)
+        run_jobs(
+            recovery.admit(first),
+            executor,
+            ledger,
+            room,
+            _watching(planned, say),
+            before=recovery.before,
+            after=recovery.after,
+        )
+    return _evaluated_here(recovery, runs, executor, ledger, say, epochs)
+
+
+def _evaluations(planned: Planned, runs: Sequence[PlannedRun], train: bool) -> list[Job]:
+    jobs = evaluation_jobs(planned, runs)
+    return jobs if train else [job for job in jobs if not job.after]
+
+
+def _evaluated_here(
+    recovery: Recovery,
+    runs: Sequence[PlannedRun],
+    executor: Executor,
+    ledger: Ledger,
+    say: Say | None,
+    epochs: str | None,
+) -> Worked:
+    planned = recovery.planned
+    current = [run for each in runs if (run := planned.plan.run(each.name)) is not None]
+    jobs = shared_evaluation_jobs(planned, current, epochs)
+    stopped = dict(recovery.stopped)
+    if jobs:
+        require_training()
+        ended = run_jobs(jobs, executor, ledger, slots(visible_gpus(), 1), _watching(planned, say))
+        stopped |= {name: view.reason for name, view in ended.items() if view.state is not JobState.COMPLETED}
+    return Worked(planned=planned, stopped=stopped)
+
+
+def submit(
+    planned: Planned,
+    runs: Sequence[PlannedRun],
+    settings: Settings,
+    tell: Tell,
+    *,
+    lock: int | None,
+    retry: bool = False,
+    heard: Callable[[int, int], None] | None = None,
+) -> tuple[Planned, list[Submitted]]:
+    """Hand everything that is missing to the scheduler and come back; `heard` hears how many jobs are done."""
+    executor = executor_of(planned.plan, planned.folder, settings, lock)
+    ledger = Ledger(planned.folder.ledger, planned.plan.executor)
+    recovery = Recovery(planned, settings, executor, ledger, tell, retry=retry)
+    jobs = [*training_jobs(planned, runs), *evaluation_jobs(planned, runs)]
+    jobs = _settled(recovery, recovery.admit(jobs), executor)
+    found = [Submitted(job=name, job_id="", word="stopped", reason=why) for name, why in recovery.stopped.items()]
+    ids: dict[str, str] = {}
+    room = settings.slurm.max_submitted
+    seen = executor.look(jobs)
+    living = sum(view.active for view in seen.values())
+    for number, job in enumerate(jobs):
+        recovery.before(job)
+        view = seen.get(job.name)
+        active = view is not None and view.active
+        if not active and room is not None and living >= room:
+            found.append(Submitted(job=job.name, job_id="", word="later", reason=f"{room} jobs are in the queue"))
+            continue
+        found.append(_submitted(job, executor, ledger, ids, active=active))
+        living += found[-1].word == "submitted"
+        if heard is not None:
+            heard(number + 1, len(jobs))
+    return recovery.planned, found
+
+
+def _settled(recovery: Recovery, jobs: Sequence[Job], executor: Executor) -> list[Job]:
+    """The jobs that are to be started now: of those that ended badly, what recovery says."""
+    seen = executor.look(jobs)
+    wanted: list[Job] = []
+    for job in jobs:
+        view = seen.get(job.name)
+        if view is None or view.active or view.state in (JobState.CANCELLED, JobState.COMPLETED):
+            wanted.append(job)
+        else:
+            wanted += recovery.after(job, view)
+    return wanted
+
+
+def _submitted(job: Job, executor: Executor, ledger: Ledger, ids: dict[str, str], *, active: bool) -> Submitted:
+    after = [ids[name] for name in job.after if ids.get(name)]
+    if len(after) < len(job.after):
+        return Submitted(job=job.name, job_id="", word="later", reason=f"{job.after[0]} was not taken")
+    try:
+        ids[job.name] = begin(job, executor, ledger, (), after)
+    except LimitReached as fault:
+        return Submitted(job=job.name, job_id="", word="later", reason=fault.message)
+    except Unclear as fault:
+        return Submitted(job=job.name, job_id="", word="unclear", reason=fault.message)
+    except Refused as fault:
+        hint = "" if fault.hint is None else f" ({fault.hint})"
+        return Submitted(job=job.name, job_id="", word="refused", reason=f"{fault.message}{hint}")
+    word = "in the queue already" if active else "submitted"
+    return Submitted(job=job.name, job_id=ids[job.name], word=word)
+
+
+def cancel(planned: Planned, runs: Sequence[PlannedRun], settings: Settings) -> list[str]:
+    """Ask what lives of these runs to save and end, and have what waits dropped; give the jobs' names.
+
+    What waits in the queue of another touchline command on this machine is dropped by that command, which reads it in
+    the ledger.
+    """
+    executor = executor_of(planned.plan, planned.folder, settings)
+    ledger = Ledger(planned.folder.ledger, planned.plan.executor)
+    jobs = _jobs_of(planned, runs)
+    seen = executor.look(jobs)
+    living = [job for job in jobs if (view := seen.get(job.name)) is not None and view.active]
+    lock = try_lock(planned.folder.lock)
+    waiting: list[Job] = []
+    if lock is None:
+        waiting = [job for job in training_jobs(planned, runs) if job.name not in {each.name for each in living}]
+    else:
+        os.close(lock)
+    for job in (*living, *waiting):
+        view = seen.get(job.name)
+        ledger.record("cancel requested", job.name, job_id="" if view is None else view.job_id)
+    executor.stop(living)
+    return [job.name for job in (*living, *waiting)]
+
+
+def views(planned: Planned, settings: Settings) -> Mapping[str, JobView]:
+    """How the jobs of every run stand, by one look; what has ended is recorded."""
+    folder = planned.folder
+    executor = executor_of(planned.plan, folder, settings)
+    seen = executor.look(_jobs_of(planned, planned.plan.runs))
+    ledger = Ledger(folder.ledger, planned.plan.executor)
+    for name, job_id in open_jobs(read_ledger(folder.ledger)).items():
+        view = seen.get(name)
+        if view is not None and not view.active and view.job_id == job_id:
+            ledger.record("ended", name, job_id=job_id, state=view.state.value, reason=view.reason)
+    return seen
+
+
+def _jobs_of(planned: Planned, runs: Sequence[PlannedRun]) -> list[Job]:
+    """Every job that these runs may have, with an executor that keeps evaluations apart."""
+    jobs = [training_job(planned, run) for run in runs if run.batches is not None]
+    if planned.plan.executor == "slurm":
+        jobs += [evaluation_job(planned, run) for run in runs]
+    return jobs
+
+
+def _watching(planned: Planned, say: Say | None) -> Callable[[Sequence[Job], Mapping[str, JobView]], None]:
+    steps = {run.name: run.batches.steps for run in planned.plan.runs if run.batches is not None}
+
+    def watch(jobs: Sequence[Job], seen: Mapping[str, JobView]) -> None:
+        if say is None:
+            return
+        say(
+            [
+                evaluation_progress(job, seen.get(job.name))
+                if job.name.startswith(EVALUATE)
+                else training_progress(job, steps[job.name], seen.get(job.name))
+                for job in jobs
+            ]
+        )
+
+    return watch

@@ -1,0 +1,236 @@
+"""After a job that did not finish its work: start it again, plan it smaller, or stop; siblings learn from it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from touchline.catalog.settings import Settings
+from touchline.domain.jobs import JobView
+from touchline.domain.metrics import AttemptRow
+from touchline.domain.plan import PlannedRun
+from touchline.domain.recovery import Decision, Diagnosis, Failure, Step
+from touchline.domain.status import EXIT_HELD, EXIT_NO_PARENT, Attempt, JobState
+from touchline.errors import TouchlineError
+from touchline.launch.diagnosis import diagnose, newest_output
+from touchline.launch.ledger import Ledger
+from touchline.launch.protocol import Executor, Job
+from touchline.launch.statusfiles import read_attempts
+from touchline.plan.recovery import decide, halved
+from touchline.results.metrics import read_metrics
+from touchline.steps.jobs import EVALUATE, missing_evaluations, trained
+from touchline.steps.planning import Planned
+from touchline.steps.replanning import with_micro_batches
+
+Tell = Callable[[str], None]
+Shape = tuple[object, ...]
+
+
+class Recovery:
+    """What a queue asks before it starts a job and after one has ended.
+
+    Args:
+        planned: the plan; `planned` is the newest one afterwards.
+        settings: where models and the history are.
+        executor: takes siblings out of its queue that would fail the same way.
+        ledger: where every decision is recorded.
+        tell: hears of every decision, in a sentence.
+        retry: start also what failed twice the same way.
+    """
+
+    def __init__(
+        self,
+        planned: Planned,
+        settings: Settings,
+        executor: Executor,
+        ledger: Ledger,
+        tell: Tell,
+        *,
+        retry: bool = False,
+    ) -> None:
+        self.planned = planned
+        self.stopped: dict[str, str] = {}
+        self._settings, self._executor, self._ledger, self._tell = settings, executor, ledger, tell
+        self._retry = retry
+        self._playing: dict[str, Job] = {}
+        self._smaller: dict[Shape, int] = {}
+        self._withdrawn: set[str] = set()
+
+    def admit(self, jobs: Sequence[Job]) -> list[Job]:
+        """Those of these jobs that may start: not what failed twice the same way already."""
+        admitted: list[Job] = []
+        for job in jobs:
+            failures = [] if self._retry or _of_evaluation(job) else failures_of(job, None)
+            last = failures[-1] if failures else None
+            if last is not None and any(each.signature == last.signature for each in failures[:-1]):
+                decision = decide(failures, None)
+                if decision.step is Step.STOP and last.state is JobState.FAILED:
+                    self._stop(job, f"{decision.why}; `--retry` starts it all the same", failures)
+                    continue
+            admitted.append(job)
+        self._playing |= {job.name: job for job in admitted}
+        return admitted
+
+    def before(self, job: Job) -> None:
+        """A job is about to start: what a sibling has learned is planned for it too."""
+        run = self._run(job)
+        if run is None or run.train is None:
+            return
+        size, now = self._smaller.get(_shape(run)), run.train.micro_batch_size
+        if size is None or not isinstance(now, int) or now <= size or self.planned.folder.has_started(run.name):
+            return
+        self._plan_smaller(run, size, f"{run.name}: {size} examples a forward pass, as its sibling did not fit")
+
+    def after(self, job: Job, view: JobView) -> Sequence[Job]:
+        """A job has ended: what is to be started now, itself perhaps again."""
+        if self._is_done(job):
+            self._playing.pop(job.name, None)
+            return ()
+        if job.name in self._withdrawn and view.state is JobState.CANCELLED:
+            self._withdrawn.discard(job.name)
+            return (job,)
+        if (
+            _of_evaluation(job)
+            and view.exit_code == EXIT_NO_PARENT
+            and job.name.removeprefix(EVALUATE) in self._playing
+        ):
+            return (job,)
+        failures = failures_of(job, view)
+        run = self._run(job)
+        micro = run.train.micro_batch_size if run is not None and run.train is not None else None
+        decision = decide(failures, micro if isinstance(micro, int) else None)
+        if decision.step is Step.SMALLER and run is not None and run.train is not None and isinstance(micro, int):
+            decision = self._shrink(run, micro, run.train.global_batch_size, decision)
+        self._ledger.record("decided", job.name, job_id=view.job_id, state=decision.step.value, reason=decision.why)
+        if decision.step is Step.STOP:
+            self._stop(job, decision.why, failures)
+            return ()
+        self._tell(f"{job.name}: {decision.why}")
+        return (job,)
+
+    def _is_done(self, job: Job) -> bool:
+        run = self.planned.plan.run(job.name.removeprefix(EVALUATE))
+        if run is None:
+            return False
+        return (
+            not missing_evaluations(self.planned, run, None)
+            if _of_evaluation(job)
+            else trained(self.planned.folder, run)
+        )
+
+    def _run(self, job: Job) -> PlannedRun | None:
+        return None if _of_evaluation(job) else self.planned.plan.run(job.name)
+
+    def _stop(self, job: Job, why: str, failures: Sequence[Failure]) -> None:
+        self._playing.pop(job.name, None)
+        lines = failures[-1].diagnosis.lines if failures else ()
+        self.stopped[job.name] = "\n    ".join([why, *lines])
+        self._tell(f"{job.name}: stopped: {self.stopped[job.name]}")
+
+    def _shrink(self, run: PlannedRun, micro: int, global_batch: int, decision: Decision) -> Decision:
+        """Plan a run with a smaller micro-batch, and call back the siblings that wait in the scheduler's queue."""
+        size = halved(micro, global_batch)
+        why = f"{decision.why}: now {size}, and {-(-global_batch // size)} accumulated to the same global batch"
+        try:
+            self._plan_smaller(run, size, f"{run.name}: {why}")
+        except TouchlineError as fault:
+            return Decision(step=Step.STOP, why=f"{decision.why}, and it cannot be planned smaller: {fault.message}")
+        self._smaller[_shape(run)] = size
+        self._call_back(run)
+        return Decision(step=Step.SMALLER, why=why)
+
+    def _plan_smaller(self, run: PlannedRun, size: int, reason: str) -> None:
+        self.planned = with_micro_batches(self.planned, self._settings, {run.name: size}, reason)
+
+    def _call_back(self, run: PlannedRun) -> None:
+        siblings = [
+            job
+            for job in self._playing.values()
+            if job.name != run.name
+            and (other := self._run(job)) is not None
+            and _shape(other) == _shape(run)
+            and not self.planned.folder.has_started(job.name)
+        ]
+        seen = self._executor.look(siblings) if siblings else {}
+        queued = [
+            job for job in siblings if (view := seen.get(job.name)) is not None and view.state is JobState.PENDING
+        ]
+        self._withdrawn |= {job.name for job in queued}
+        if queued:
+            self._executor.stop(queued)
+
+
+def failures_of(job: Job, view: JobView | None) -> list[Failure]:
+    """The attempts at a job that ended without finishing it, oldest first.
+
+    Args:
+        job: the job.
+        view: how its last attempt ended, by the executor's word; None when only the folder is asked.
+    """
+    attempts = [a for a in read_attempts(job.status) if a.exit is None or a.exit.code != EXIT_HELD]
+    rows = () if _of_evaluation(job) else read_metrics(job.folder / "metrics.jsonl").attempts
+    failures = [_failure(job, attempt, attempts[i + 1 :], rows) for i, attempt in enumerate(attempts)]
+    if view is None:
+        return failures
+    last = attempts[-1] if attempts else None
+    told = last is not None and view.job_id in ("", last.start.job_id)
+    code = last.exit.code if told and last is not None and last.exit is not None else view.exit_code
+    diagnosis = failures[-1].diagnosis if told else _diagnosis(job, view.job_id, code)
+    if view.source == "ledger" and view.reason:
+        diagnosis = Diagnosis(cause=view.reason)
+    final = Failure(
+        state=JobState.FAILED if view.state is JobState.COMPLETED else view.state,
+        exit_code=code,
+        reason=view.reason,
+        progressed=told and failures[-1].progressed,
+        diagnosis=diagnosis,
+    )
+    return [*(failures[:-1] if told else failures), final]
+
+
+def _failure(job: Job, attempt: Attempt, later: Sequence[Attempt], rows: Sequence[AttemptRow]) -> Failure:
+    code = None if attempt.exit is None else attempt.exit.code
+    state = attempt.state
+    if attempt.exit is None:
+        state = JobState.UNKNOWN
+    elif state is JobState.COMPLETED:
+        # It said 0, and yet the work is not there.
+        state = JobState.FAILED
+    return Failure(
+        state=state,
+        exit_code=code,
+        reason="it died without a word" if attempt.exit is None else attempt.exit.reason,
+        progressed=_progressed(job.folder, attempt, later, rows),
+        diagnosis=_diagnosis(job, attempt.start.job_id, code),
+    )
+
+
+def _progressed(folder: Path, attempt: Attempt, later: Sequence[Attempt], rows: Sequence[AttemptRow]) -> bool:
+    """Whether an attempt saved further than it had begun: where the next one began, or what is saved now, tells."""
+    begun = attempt.start.time_unix
+    until = later[0].start.time_unix if later else float("inf")
+    own = [row.from_step for row in rows if begun <= row.time_unix < until]
+    if not own:
+        return False
+    after = [row.from_step for row in rows if row.time_unix >= until]
+    if after:
+        return after[0] > own[0]
+    saved = [int(path.name.partition("_")[2]) for path in folder.glob("resume/step_*") if path.name[5:].isdigit()]
+    return max(saved, default=0) > own[0]
+
+
+def _diagnosis(job: Job, job_id: str, code: int | None) -> Diagnosis:
+    pattern = job.output.replace("{job}", "*")
+    return diagnose(newest_output(job.folder, job_id, pattern), code)
+
+
+def _of_evaluation(job: Job) -> bool:
+    return job.name.startswith(EVALUATE)
+
+
+def _shape(run: PlannedRun) -> Shape:
+    """Equal for runs whose forward passes need the same memory at the same micro-batch, but for their data."""
+    train = run.train
+    if train is None:
+        return (run.name,)
+    return (run.model, train.packed, train.max_seq_len, train.gradient_checkpointing, train.base_dtype, train.backend)

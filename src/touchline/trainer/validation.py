@@ -1,0 +1,40 @@
+"""The mean loss over validation items, arranged the same way wherever it is computed."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+from touchline.backends.peft.layout import Layout, Rows, arrange
+from touchline.domain.catalog import RenderedExample
+from touchline.trainer.model import TargetLoss, scoring
+
+
+def arrange_by_length(examples: Sequence[RenderedExample], layout: Layout, together: int) -> list[Rows]:
+    """Items in rows, those of like length together so that little is padded.
+
+    Args:
+        examples: the items.
+        layout: how they lie in rows.
+        together: items that are arranged at once.
+    """
+    ordered = sorted(examples, key=lambda item: len(item.prompt_ids) + len(item.answer_ids))
+    return [arrange(ordered[i : i + together], layout) for i in range(0, len(ordered), together)]
+
+
+def mean_loss(target_loss: TargetLoss, rows: Sequence[Rows]) -> tuple[float, int]:
+    """Mean loss over the target tokens in nats, without dropout, and the number of these tokens."""
+    total, targets = 0.0, 0
+    with scoring(target_loss.model):
+        for each in rows:
+            total += target_loss(each).double().sum().item()
+            targets += len(each.labels)
+    return total / targets, targets
+
+
+def items_sha256(examples: Sequence[RenderedExample]) -> str:
+    """Hash over the tokens of items, in order."""
+    digest = hashlib.sha256()
+    for item in examples:
+        digest.update(f"{list(item.prompt_ids)} {list(item.answer_ids)}\n".encode())
+    return digest.hexdigest()

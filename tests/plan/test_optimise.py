@@ -1,0 +1,200 @@
+"""Ways to train faster: the fastest that surely fits is taken, and the science is never touched."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.scaffold.made_plans import GPU, made_plan, made_run
+
+from touchline.domain.estimate import Estimate, MemoryEstimate, Rung, Verdict
+from touchline.domain.experiment import CheckpointConfig, CheckpointInterval, ComputeConfig, TrainConfig
+from touchline.domain.placement import Cluster
+from touchline.domain.plan import Plan, PlannedRun
+from touchline.domain.quantity import Missing, Quantity
+from touchline.domain.site import SlurmSite
+from touchline.plan.optimise import CHECKPOINTING, MICRO_BATCH, PACKED, Way, best_way, compare, proposals, side, ways
+from touchline.plan.upkeep import CPUS, EVERY, MEMORY, RESUME, saving_proposals, share_proposals
+
+pytestmark = pytest.mark.planning
+
+
+def _memory(gib: float, verdict: Verdict = Verdict.FITS, rung: Rung = Rung.NOTHING) -> MemoryEstimate:
+    found = Estimate(value=gib, unit="GiB", low=gib, high=gib, method="closed form", rung=rung)
+    capacity = Quantity(value=80, unit="GiB")
+    return MemoryEstimate(
+        allocated=found,
+        reserved=found,
+        process=found,
+        breakdown={},
+        capacity_gib=capacity,
+        verdict=verdict,
+        assumption="",
+    )
+
+
+def _run(
+    name: str = "a", seconds: float = 100, *, gib: float = 10, verdict: Verdict = Verdict.FITS, digest: str = "1"
+) -> PlannedRun:
+    run = made_run(name)
+    assert run.train is not None
+    return replace(
+        run,
+        train=replace(run.train, gradient_checkpointing=True, micro_batch_size=1),
+        train_seconds=Quantity(value=seconds, unit="s", low=seconds, high=seconds),
+        memory=_memory(gib, verdict),
+        digest=digest,
+    )
+
+
+def _way(*runs: PlannedRun, **changes: object) -> Way:
+    names = {"checkpointing": CHECKPOINTING, "micro": MICRO_BATCH, "packed": PACKED}
+    return Way(changes={names[key]: value for key, value in changes.items()}, plan=made_plan(*runs))
+
+
+def test_ways_never_touch_what_is_varied_or_what_is_learned() -> None:
+    train = TrainConfig(micro_batch_size=1, packed=False, gradient_checkpointing=True)
+    every = ways(train, ())
+    assert len(every) == 7
+    assert {key for way in every for key in way} == {CHECKPOINTING, MICRO_BATCH, PACKED}
+    assert every[-1] == {CHECKPOINTING: False, MICRO_BATCH: "auto", PACKED: "auto"}
+    assert {key for way in ways(train, {MICRO_BATCH}) for key in way} == {CHECKPOINTING, PACKED}
+    assert ways(TrainConfig(), ()) == [{CHECKPOINTING: True}]
+
+
+def test_the_fastest_way_that_surely_fits_is_taken() -> None:
+    before = made_plan(_run(seconds=100))
+    tried = [
+        _way(_run(seconds=20, digest="2", verdict=Verdict.UNCERTAIN, gib=90), micro="auto", checkpointing=False),
+        _way(_run(seconds=50, digest="3"), micro="auto"),
+        _way(_run(seconds=80, digest="4"), checkpointing=False),
+    ]
+    way, notes = best_way(before, tried, ())
+    assert way is tried[1]
+    assert any("not sure to fit: UNCERTAIN" in note for note in notes)
+
+
+def test_of_ways_that_are_as_good_the_one_with_fewer_changes_is_taken() -> None:
+    before = made_plan(_run(seconds=100))
+    tried = [
+        _way(_run(seconds=49.8, digest="2"), micro="auto", packed="auto"),
+        _way(_run(seconds=50, digest="3"), micro="auto"),
+    ]
+    assert best_way(before, tried, ())[0] is tried[1]
+
+
+def test_what_gains_less_than_a_prediction_is_worth_is_left() -> None:
+    way, notes = best_way(made_plan(_run(seconds=100)), [_way(_run(seconds=97, digest="2"), micro="auto")], ())
+    assert way is None
+    assert "95%" in notes[-1]
+
+
+def test_a_run_that_has_started_stays_what_it_is() -> None:
+    before = made_plan(_run("a"), _run("b"))
+    changed = _way(_run("a", 10, digest="2"), _run("b", 10, digest="2"), checkpointing=False)
+    kept = _way(_run("a"), _run("b", 50, digest="2"), micro="auto")
+    assert best_way(before, [changed, kept], {"a"})[0] is kept
+    assert best_way(before, [changed, kept], ())[0] is changed
+
+
+def test_a_way_that_fits_goes_before_one_that_may_not() -> None:
+    """An experiment that is planned to fail for memory is slowed down if that makes it fit."""
+    before = made_plan(_run(seconds=50, verdict=Verdict.OOM, gib=100))
+    way, _ = best_way(before, [_way(_run(seconds=70, digest="2", gib=30), checkpointing=True)], ())
+    assert way is not None
+
+
+def test_without_an_estimate_nothing_is_proposed_and_the_reason_is_told() -> None:
+    unknown = replace(_run(), train_seconds=Missing(missing="no GPU like it is known"))
+    way, notes = best_way(made_plan(unknown), [_way(_run(seconds=1, digest="2"), micro="auto")], ())
+    assert way is None
+    assert notes == ["no faster way can be told: a (no GPU like it is known)"]
+    blind = replace(_run(seconds=1, digest="2"), memory=Missing(missing="no coefficients"))
+    way, notes = best_way(made_plan(_run()), [_way(blind, micro="auto")], ())
+    assert way is None
+    assert "its memory cannot be told" in notes[0]
+
+
+def test_each_proposal_says_what_it_comes_to_and_what_it_does_to_results() -> None:
+    before = made_plan(_run(seconds=100))
+    both = _way(_run(seconds=20, digest="2"), checkpointing=False, micro="auto")
+    tried = [_way(_run(seconds=60, digest="3"), checkpointing=False), both]
+    first, second = proposals(before, both, tried)
+    assert (first.key, first.before, first.after) == (CHECKPOINTING, "true", "false")
+    assert (second.key, second.before, second.after) == (MICRO_BATCH, "1", "auto")
+    totals = [each.training_seconds for each in (first, second)]
+    assert [total.value for total in totals if isinstance(total, Quantity)] == [60, 20]
+    assert first.effect.startswith("none")
+    assert "rounding" in second.effect
+
+
+def test_before_and_after_stand_side_by_side_with_what_they_rest_on() -> None:
+    run = _run()
+    measured = replace(
+        run,
+        memory=_memory(5, rung=Rung.SAME_MODEL),
+        train_seconds=Quantity(value=9, unit="s", where="an earlier run"),
+    )
+    [row] = compare(made_plan(run), made_plan(measured), {"a": "it has started"})
+    assert (row.before.time_basis, row.before.memory_basis) == ("assumed", "assumed")
+    assert (row.after.time_basis, row.after.memory_basis) == ("measured", "measured")
+    assert (row.kept, row.global_batch_size, row.learning_rate) == ("it has started", 8, run.train.learning_rate)  # type: ignore[union-attr]
+    assert side(replace(run, train=None)) is None
+
+
+@given(seconds=st.lists(st.floats(1, 1e6), min_size=1, max_size=7))
+def test_what_is_proposed_is_never_slower(seconds: list[float]) -> None:
+    before = made_plan(_run(seconds=1000))
+    tried = [_way(_run(seconds=each, digest=str(number)), micro="auto") for number, each in enumerate(seconds, 2)]
+    way, _ = best_way(before, tried, ())
+    if min(seconds) < 950:
+        assert way is not None
+        [run] = way.plan.runs
+        assert isinstance(run.train_seconds, Quantity)
+        assert run.train_seconds.value <= 1.01 * min(seconds)
+    else:
+        assert way is None
+
+
+# ---- cadence and shares ----------------------------------------------------------------------------------------------
+
+
+def _saving(seconds_each: float, checkpoint: CheckpointConfig) -> Plan:
+    run = _run(seconds=7200)
+    assert run.train is not None
+    train = replace(run.train, checkpoint=checkpoint)
+    spent = Quantity(value=seconds_each * train.epochs, unit="s")
+    return made_plan(replace(run, train=train, time_parts={"saving": spent}))
+
+
+def test_saving_takes_at_most_a_fiftieth() -> None:
+    """33 s a save, as in one published log, every two minutes: a quarter of the training."""
+    found, notes = saving_proposals(_saving(33, CheckpointConfig(resume_minutes=2)), ())
+    assert [(each.key, each.after) for each in found] == [(RESUME, "28")]
+    assert notes == []
+    assert saving_proposals(_saving(1, CheckpointConfig(resume_minutes=10)), ()) == ([], [])
+
+
+def test_exports_that_come_too_often_go_back_to_the_epochs_ends() -> None:
+    often = CheckpointConfig(every=CheckpointInterval(steps=1), resume_minutes=60)
+    [found], _ = saving_proposals(_saving(33, often), ())
+    assert (found.key, found.before, found.after) == (EVERY, "{steps: 1}", "epoch")
+    assert saving_proposals(_saving(33, often), {EVERY})[0] == []
+
+
+def test_where_no_save_was_measured_nothing_is_proposed() -> None:
+    found, notes = saving_proposals(made_plan(_run()), ())
+    assert found == []
+    assert "no estimate" in notes[0]
+
+
+def test_cpus_and_memory_are_shared_by_the_runs_of_a_node() -> None:
+    """Seed 004 asked for 16 workers in each of four processes on 32 CPUs."""
+    plan = made_plan(*(_run(f"exp{n}") for n in range(5)), compute=ComputeConfig(cpus_per_run=16), machine=GPU)
+    found = list(share_proposals(plan, Cluster(gpus=4, cpus=32, memory_gb=240), SlurmSite()))
+    assert [(each.key, each.before, each.after) for each in found] == [(CPUS, "16", "8"), (MEMORY, "not set", "60")]
+    plan = made_plan(_run(), compute=ComputeConfig(cpus_per_run=8, memory_gb_per_run=60), machine=GPU)
+    assert list(share_proposals(plan, Cluster(gpus=4, cpus=32, memory_gb=240), SlurmSite())) == []
+    assert list(share_proposals(plan, Cluster(gpus=4), SlurmSite())) == []

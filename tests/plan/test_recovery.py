@@ -1,0 +1,105 @@
+"""What is done after a failure: tried again, made smaller, or stopped with the reason."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from touchline.domain.recovery import Diagnosis, Failure, Step
+from touchline.domain.status import EXIT_LINEAGE, EXIT_NO_PARENT, EXIT_OUT_OF_MEMORY, JobState
+from touchline.plan.recovery import FRUITLESS, decide, halved
+
+pytestmark = pytest.mark.planning
+
+
+def failure(
+    state: JobState = JobState.FAILED,
+    code: int | None = 1,
+    *,
+    cause: str = "RuntimeError: shapes",
+    progressed: bool = False,
+    out_of_memory: bool = False,
+    reason: str = "",
+) -> Failure:
+    return Failure(
+        state=state,
+        exit_code=code,
+        reason=reason,
+        progressed=progressed,
+        diagnosis=Diagnosis(cause=cause, out_of_memory=out_of_memory),
+    )
+
+
+@pytest.mark.parametrize("state", [JobState.PREEMPTED, JobState.NODE_FAIL, JobState.BOOT_FAIL, JobState.UNKNOWN])
+def test_what_comes_from_outside_is_tried_again_while_it_gets_further(state: JobState) -> None:
+    """However often it happens."""
+    assert decide([failure(state, None, progressed=True)] * 50, 8).step is Step.AGAIN
+
+
+@pytest.mark.parametrize("code", [137, 143, None])
+def test_a_kill_is_no_fault_of_the_work(code: int | None) -> None:
+    """It goes on where it saved."""
+    assert decide([failure(code=code, progressed=True)], 8).step is Step.AGAIN
+
+
+def test_what_never_gets_further_is_stopped() -> None:
+    """A node that kills every attempt at once would be fed for ever."""
+    kills = [failure(JobState.NODE_FAIL, None)] * FRUITLESS
+    assert decide(kills[:-1], 8).step is Step.AGAIN
+    assert decide(kills, 8).step is Step.STOP
+    assert decide([*kills[:-1], failure(JobState.NODE_FAIL, None, progressed=True)], 8).step is Step.AGAIN
+
+
+def test_a_time_limit_after_progress_goes_on_and_without_says_what_to_change() -> None:
+    """Trying again with the same limit and nothing saved would end the same way."""
+    assert decide([failure(JobState.TIMEOUT, 75, progressed=True)], 8).step is Step.AGAIN
+    stopped = decide([failure(JobState.TIMEOUT, None)], 8)
+    assert stopped.step is Step.STOP
+    assert "compute.time_limit" in stopped.why
+
+
+@pytest.mark.parametrize(
+    "last",
+    [
+        failure(code=EXIT_OUT_OF_MEMORY),
+        failure(JobState.OUT_OF_MEMORY, None),
+        failure(code=1, out_of_memory=True),
+        failure(code=137, out_of_memory=True),
+    ],
+)
+def test_out_of_memory_is_made_smaller_down_to_one(last: Failure) -> None:
+    """Whether the trainer, the scheduler or only the log says it."""
+    assert decide([last], 8).step is Step.SMALLER
+    assert decide([last], 1).step is Step.STOP
+    assert "gradient_checkpointing" in decide([last], 1).why
+
+
+def test_a_cancelled_job_stays_cancelled_whatever_its_log_says() -> None:
+    """A person's word counts."""
+    assert decide([failure(JobState.CANCELLED, 75, out_of_memory=True)], 8).step is Step.STOP
+
+
+def test_the_same_fault_twice_is_the_last_time() -> None:
+    """Machines err once; another fault is another first time."""
+    assert decide([failure()], 8).step is Step.AGAIN
+    twice = decide([failure(), failure()], 8)
+    assert twice.step is Step.STOP
+    assert "RuntimeError: shapes" in twice.why
+    assert decide([failure(), failure(cause="another")], 8).step is Step.AGAIN
+
+
+@pytest.mark.parametrize("code", [2, 3, 4, EXIT_NO_PARENT, EXIT_LINEAGE])
+def test_what_our_own_programs_refuse_is_not_tried_again(code: int) -> None:
+    """They said what to change."""
+    stopped = decide([failure(code=code, cause="the dataset changed")], 8)
+    assert stopped.step is Step.STOP
+    assert "the dataset changed" in stopped.why
+
+
+@given(micro=st.integers(2, 512), accumulation=st.integers(1, 64))
+def test_a_smaller_micro_batch_keeps_the_global_batch(micro: int, accumulation: int) -> None:
+    """It divides it, is smaller, and never below one."""
+    size = halved(micro, micro * accumulation)
+    assert 1 <= size <= micro // 2
+    assert (micro * accumulation) % size == 0

@@ -1,0 +1,128 @@
+"""One function derives a run's status, whoever asks; a scheduler's word alone never makes a run complete."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+from touchline.domain.jobs import JobView
+from touchline.domain.runs import RunKind
+from touchline.domain.status import Attempt, AttemptExit, AttemptStart, JobState, RunStatus, TrainingOutcome
+from touchline.results.standing import HEARTBEAT_STALE_SECONDS, Standing, counted, run_status, told
+
+pytestmark = pytest.mark.planning
+
+COMPLETE, PARTIAL, NOTHING = TrainingOutcome.COMPLETE, TrainingOutcome.PARTIAL, TrainingOutcome.NOT_STARTED
+NOW = 10_000.0
+
+
+def view(state: JobState, *, active: bool | None = None, exit_code: int | None = None, **more: object) -> JobView:
+    at_work = not state.ended if active is None else active
+    return JobView(job_id="76", state=state, active=at_work, source="sacct", exit_code=exit_code, **more)  # type: ignore[arg-type]
+
+
+def status(
+    job: JobView | None, outcome: TrainingOutcome = PARTIAL, *, evaluated: bool = False, prepared: bool = True,
+    kind: RunKind = RunKind.FINE_TUNED,
+) -> RunStatus:  # fmt: skip
+    return run_status(Standing(kind=kind, prepared=prepared, outcome=outcome, evaluated=evaluated, job=job))
+
+
+@pytest.mark.parametrize(
+    ("job", "outcome", "evaluated", "expected"),
+    [
+        (None, NOTHING, False, RunStatus.PREPARED),
+        (view(JobState.PENDING), NOTHING, False, RunStatus.QUEUED),
+        (view(JobState.CONFIGURING), NOTHING, False, RunStatus.QUEUED),
+        (view(JobState.RUNNING), PARTIAL, False, RunStatus.RUNNING),
+        (view(JobState.COMPLETING), PARTIAL, False, RunStatus.RUNNING),
+        (view(JobState.UNKNOWN, active=True), NOTHING, False, RunStatus.QUEUED),
+        (view(JobState.UNKNOWN, active=True), PARTIAL, False, RunStatus.RUNNING),
+        (view(JobState.PENDING), PARTIAL, False, RunStatus.QUEUED),
+        (view(JobState.COMPLETED, exit_code=0), COMPLETE, False, RunStatus.TRAINED),
+        (view(JobState.COMPLETED, exit_code=0), COMPLETE, True, RunStatus.COMPLETED),
+        (view(JobState.FAILED, exit_code=1), COMPLETE, True, RunStatus.COMPLETED_FAILED_EXIT),
+        (view(JobState.TIMEOUT), COMPLETE, True, RunStatus.COMPLETED_FAILED_EXIT),
+        (view(JobState.UNKNOWN, active=False), COMPLETE, True, RunStatus.COMPLETED),
+        # COMPLETED though dead: the artefacts decide.
+        (view(JobState.COMPLETED, exit_code=0), PARTIAL, False, RunStatus.INTERRUPTED),
+        (view(JobState.COMPLETED, exit_code=0), NOTHING, False, RunStatus.PREPARED),
+        (view(JobState.FAILED, exit_code=1), PARTIAL, False, RunStatus.FAILED),
+        (view(JobState.FAILED, exit_code=137), PARTIAL, False, RunStatus.INTERRUPTED),
+        (view(JobState.FAILED, exit_code=0, signal=9), PARTIAL, False, RunStatus.INTERRUPTED),
+        (view(JobState.OUT_OF_MEMORY, exit_code=0, signal=9), PARTIAL, False, RunStatus.FAILED),
+        (view(JobState.TIMEOUT), PARTIAL, False, RunStatus.INTERRUPTED),
+        (view(JobState.NODE_FAIL), PARTIAL, False, RunStatus.INTERRUPTED),
+        (view(JobState.PREEMPTED), PARTIAL, False, RunStatus.INTERRUPTED),
+        (view(JobState.CANCELLED), PARTIAL, False, RunStatus.INTERRUPTED),
+        (view(JobState.CANCELLED), NOTHING, False, RunStatus.PREPARED),
+        # Ended before our own supervisor could write a word: a module that does not load, a node that does not boot.
+        (view(JobState.FAILED, exit_code=1), NOTHING, False, RunStatus.FAILED),
+        (view(JobState.BOOT_FAIL), NOTHING, False, RunStatus.INTERRUPTED),
+    ],
+)
+def test_status_of_a_training(
+    job: JobView | None, outcome: TrainingOutcome, evaluated: bool, expected: RunStatus
+) -> None:
+    assert status(job, outcome, evaluated=evaluated) is expected
+
+
+def test_every_combination_has_a_status_and_only_artefacts_complete_a_run() -> None:
+    jobs = [None, *(view(state, active=active) for state in JobState for active in (False, True))]
+    done = {RunStatus.COMPLETED, RunStatus.COMPLETED_FAILED_EXIT, RunStatus.TRAINED}
+    for kind, job, outcome, evaluated in itertools.product(RunKind, jobs, TrainingOutcome, (False, True)):
+        found = status(job, outcome, evaluated=evaluated, kind=kind)
+        if job is not None and job.active:
+            assert found in (RunStatus.QUEUED, RunStatus.RUNNING)
+        elif kind is RunKind.CONTROL:
+            assert (found in done) == evaluated
+        else:
+            assert (found in done) == (outcome is COMPLETE)
+
+
+def test_a_control_is_what_its_evaluation_is() -> None:
+    control = RunKind.CONTROL
+    assert status(None, NOTHING, kind=control, prepared=False) is RunStatus.PLANNED
+    assert status(view(JobState.PENDING), NOTHING, kind=control) is RunStatus.QUEUED
+    assert status(view(JobState.FAILED, exit_code=1), NOTHING, kind=control) is RunStatus.FAILED
+    assert status(view(JobState.FAILED, exit_code=1), NOTHING, kind=control, evaluated=True) is RunStatus.COMPLETED
+
+
+def attempt(*, code: int | None = None, alive: bool | None = None, beat: float | None = None) -> Attempt:
+    start = AttemptStart(
+        job_id="7", restart=1, token="", host="n1", boot_id="b", pid=1, pid_started=1.0, time_unix=NOW - 500
+    )
+    end = None if code is None else AttemptExit(job_id="7", restart=1, code=code, reason="failed", time_unix=NOW - 1)
+    return Attempt(start=start, exit=end, heartbeat_unix=beat, alive=alive)
+
+
+def test_a_folder_tells_of_a_job_on_another_machine_by_its_heartbeat() -> None:
+    fresh = told([attempt(beat=NOW - 5)], NOW)
+    assert fresh is not None
+    assert (fresh.state, fresh.active, fresh.source) == (JobState.RUNNING, True, "heartbeat")
+    stale = told([attempt(beat=NOW - HEARTBEAT_STALE_SECONDS - 1)], NOW)
+    assert stale is not None
+    assert (stale.state, stale.active) == (JobState.UNKNOWN, False)
+    silent = told([attempt()], NOW)
+    assert silent is not None
+    assert silent.state is JobState.UNKNOWN
+    assert told([], NOW) is None
+
+
+def test_a_folder_tells_of_a_job_on_this_machine_by_its_process() -> None:
+    dead, living, failed = (
+        told([attempt(alive=False)], NOW),
+        told([attempt(alive=True)], NOW),
+        told([attempt(code=3)], 0),
+    )
+    assert dead is not None
+    assert (dead.state, dead.active, dead.exit_code) == (JobState.FAILED, False, None)
+    assert living is not None
+    assert living.active
+    assert failed is not None
+    assert (failed.state, failed.exit_code, failed.restarts, failed.source) == (JobState.FAILED, 3, 1, "exit file")
+
+
+def test_an_attempt_that_found_another_one_at_work_does_not_count() -> None:
+    assert counted([attempt(code=76), attempt(code=1)]) == (attempt(code=1),)

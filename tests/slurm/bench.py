@@ -1,0 +1,254 @@
+"""Runs rows of the conformance table through an executor, and writes down all that it said on the way."""
+
+from __future__ import annotations
+
+import itertools
+import shlex
+import shutil
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from tests.slurm.rows import Row, Told
+
+from touchline.domain.jobs import JobView
+from touchline.launch.commands import Answer, Commands
+from touchline.launch.ledger import Ledger
+from touchline.launch.protocol import Executor, Job
+from touchline.launch.statusfiles import read_attempts
+from touchline.launch.submission import begin
+
+WORK = Path(__file__).with_name("work.py")
+SCRIPT = """\
+#!/bin/bash
+#SBATCH --job-name={name}
+#SBATCH --output=slurm-%j.out
+#SBATCH --open-mode=append
+#SBATCH --requeue
+#SBATCH --mem=400M
+{directives}
+set -euo pipefail
+cd -- "${{SLURM_SUBMIT_DIR:-$PWD}}"
+exec {python} -m touchline.launch.attempt -- {python} work.py {work}
+"""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Outcome:
+    """What came of one row."""
+
+    job: Job
+    """The job."""
+    history: tuple[JobView, ...]
+    """Every view that the executor gave, oldest first, each different one once."""
+    later: JobView | None
+    """What another process's executor says, when all is over."""
+
+
+class Recorder:
+    """Commands that count what is asked, and lose an answer when they are told to."""
+
+    def __init__(self, commands: Commands, lose: Literal["", "answer", "request"] = "") -> None:
+        """Take the real commands.
+
+        Args:
+            commands: what runs them.
+            lose: what becomes of the first sbatch: its answer is lost, or it does not even arrive.
+        """
+        self._commands = commands
+        self._lose = lose
+        self._guard = threading.Lock()
+        self.calls: list[tuple[str, ...]] = []
+        """What really ran."""
+
+    def run(
+        self,
+        words: Sequence[str],
+        *,
+        timeout_seconds: float,
+        cwd: Path | None = None,
+        environment: dict[str, str] | None = None,
+        keep: Sequence[int] = (),
+    ) -> Answer:
+        """Run one command, or pretend to."""
+        lose = ""
+        with self._guard:
+            if words[0] == "sbatch":
+                lose, self._lose = self._lose, ""
+        lost = Answer(
+            code=1, out="", err="sbatch: error: Batch job submission failed: Socket timed out on send/recv operation\n"
+        )
+        if lose == "request":
+            return lost
+        answer = self._commands.run(words, timeout_seconds=timeout_seconds, cwd=cwd, environment=environment, keep=keep)
+        self.calls.append(tuple(words))
+        return lost if lose == "answer" else answer
+
+    def count(self, command: str) -> int:
+        """How often a command really ran."""
+        return sum(words[0] == command for words in self.calls)
+
+
+def write_run(
+    folder: Path, work: str, directives: Sequence[str] = (), *, name: str = "", limit_seconds: float | None = None
+) -> Job:
+    """A run's folder, as touchline prepares one, and its job, which is called as the folder is, or by a name."""
+    folder.mkdir()
+    shutil.copyfile(WORK, folder / WORK.name)
+    (folder / "finetune.slurm").write_text(
+        SCRIPT.format(
+            name=shlex.quote(name or folder.name),
+            directives="\n".join(f"#SBATCH {line}" for line in directives),
+            python=shlex.quote(sys.executable),
+            work=shlex.quote(work),
+        )
+    )
+    return Job(
+        name=name or folder.name,
+        folder=folder,
+        status=folder / "status",
+        script="finetune.slurm",
+        command=("bash", "finetune.slurm"),
+        output="slurm-{job}.out",
+        time_limit_seconds=limit_seconds,
+    )
+
+
+def write_row(root: Path, row: Row, names: Mapping[str, str] | None = None) -> Job:
+    """The folder and the job of a row; `names` fill what its directives leave open."""
+    directives = [line.format_map(names or {}) for line in row.directives]
+    return write_run(root / row.folder, row.work, directives, limit_seconds=row.limit_seconds)
+
+
+class Bench:
+    """Some rows on one executor."""
+
+    def __init__(self, root: Path, executor: Executor, later: Executor, recorder: Recorder | None = None) -> None:
+        """Take a folder for the runs.
+
+        Args:
+            root: where they go; made when it is not there.
+            executor: what runs them.
+            later: another executor of the same kind, which stands for a process that comes later.
+            recorder: the executor's commands.
+        """
+        root.mkdir(exist_ok=True)
+        self.root = root
+        self.executor = executor
+        self.recorder = recorder
+        self.rows: dict[str, Row] = {}
+        self.jobs: dict[str, Job] = {}
+        self.ids: dict[str, str] = {}
+        self.busiest_look: dict[str, int] = {}
+        """Most calls of one command that one look took."""
+        self._later = later
+        self._history: dict[str, list[JobView]] = {}
+        self._ledger = Ledger(root / "ledger.jsonl", executor.name)
+
+    def begin(self, row: Row, names: Mapping[str, str] | None = None) -> str:
+        """Write a row's folder and submit it."""
+        self.rows[row.name] = row
+        if row.name not in self.jobs:
+            self.jobs[row.name] = write_row(self.root, row, names)
+        self.ids[row.name] = begin(self.jobs[row.name], self.executor, self._ledger)
+        return self.ids[row.name]
+
+    def look(self) -> dict[str, JobView]:
+        """One look at all of them, written down."""
+        calls = [] if self.recorder is None else self.recorder.calls
+        before = len(calls)
+        seen = self.executor.look(tuple(self.jobs.values()))
+        asked = [words[0] for words in calls[before:]]
+        for command in asked:
+            self.busiest_look[command] = max(self.busiest_look.get(command, 0), asked.count(command))
+        found: dict[str, JobView] = {}
+        for name, job in self.jobs.items():
+            view = seen.get(job.name)
+            if view is None:
+                continue
+            found[name] = view
+            history = self._history.setdefault(name, [])
+            if not history or history[-1] != view:
+                history.append(view)
+        return found
+
+    def at_work(self, name: str) -> bool:
+        """Whether a row's work has begun, and heeds signals."""
+        return bool(starts_of(self.jobs[name]))
+
+    def go(self, name: str) -> None:
+        """Let a waiting work end."""
+        (self.jobs[name].folder / "go").touch()
+
+    def unsettled(self, views: Mapping[str, JobView]) -> list[str]:
+        """Rows that have not come to an end, or to what the table says of them."""
+        waiting = []
+        for name, row in self.rows.items():
+            view = views.get(name)
+            told = row.slurm if self.executor.name == "slurm" else row.local
+            assert isinstance(told, Told)
+            waits = told.active and view is not None and view.state is told.state and told.reason in view.reason
+            if view is None or (view.active and not waits):
+                waiting.append(name)
+        return waiting
+
+    def outcomes(self) -> dict[str, Outcome]:
+        """What came of every row."""
+        later = self._later.look(tuple(self.jobs.values()))
+        return {
+            name: Outcome(job=job, history=tuple(self._history.get(name, ())), later=later.get(job.name))
+            for name, job in self.jobs.items()
+        }
+
+
+def starts_of(job: Job) -> list[str]:
+    """Job and restart of every time that the work began."""
+    ran = job.folder / "ran.txt"
+    return ran.read_text().splitlines() if ran.exists() else []
+
+
+def attempts_of(job: Job) -> tuple[str | None, ...]:
+    """Code and reason that each start left behind, oldest first."""
+    return tuple(
+        None if attempt.exit is None else f"{attempt.exit.code} {attempt.exit.reason}"
+        for attempt in read_attempts(job.status)
+    )
+
+
+def files_of(job: Job) -> set[str]:
+    """The files in a run's folder; the job's id reads {job}.
+
+    What an attempt that died was just writing depends on when it died: its sampler's file, and files half written, are
+    left out.
+    """
+    names = {path.relative_to(job.folder).as_posix() for path in job.folder.rglob("*") if path.is_file()}
+    for attempt in read_attempts(job.status):
+        if attempt.exit is None:
+            names.discard(f"status/resources.{attempt.start.job_id}.{attempt.start.restart}.json")
+            names = {name for name in names if not (name.startswith("status/.") and name.endswith(".tmp"))}
+    ids = {attempt.start.job_id for attempt in read_attempts(job.status)}
+    return {name.replace(next(iter(ids)), "{job}") for name in names} if len(ids) == 1 else names
+
+
+def expected_files(told: Told) -> set[str]:
+    """The files that a run's folder must hold in the end."""
+    files = {"finetune.slurm", "work.py", *told.leaves}
+    if told.attempts:
+        files |= {"ran.txt", "slurm-{job}.out", "status/lock"}
+    for restart, end in enumerate(told.attempts):
+        files |= {f"status/start.{{job}}.{restart}.json", f"status/heartbeat.{{job}}.{restart}"}
+        if end is not None:
+            files |= {f"status/exit.{{job}}.{restart}.json", f"status/resources.{{job}}.{restart}.json"}
+    return files
+
+
+def contradictions(history: Sequence[JobView]) -> list[str]:
+    """Where an executor took back that a job was over, or how it ended."""
+    found = []
+    for before, after in itertools.pairwise(history):
+        if not before.active and (after.active or after.state is not before.state):
+            found.append(f"{before.state} ({before.source}: {before.reason}), then {after.state} ({after.source})")
+    return found

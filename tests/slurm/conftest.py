@@ -1,0 +1,31 @@
+"""The cluster of the tests marked `slurm`: started by the first of them, ended after the last test."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+from tests.slurm import packages
+from tests.slurm.cluster import Cluster
+
+REQUIRED = os.environ.get("TOUCHLINE_REQUIRE_SLURM") == "1"
+"""Set where a skip of these tests would hide something: by the project's own gate."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Make the marker known where pytest starts in this folder only."""
+    config.addinivalue_line("markers", "slurm: runs on a real SLURM, which needs root on Debian")
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    """A SLURM of two nodes; the test is skipped, with the reason, where there can be none."""
+    why = packages.unavailable() or packages.install()
+    if why is not None:
+        told = f"no real SLURM here: {why}"
+        if REQUIRED:
+            pytest.fail(f"{told}; TOUCHLINE_REQUIRE_SLURM=1 does not let it be skipped", pytrace=False)
+        pytest.skip(told)
+    with Cluster() as running:
+        yield running

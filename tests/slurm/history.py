@@ -1,0 +1,245 @@
+"""One random history while it is played: what may go wrong in it, what is true in it, and what must hold."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from tests.slurm.fake import FakeSlurm, Trouble
+from tests.slurm.fake_jobs import FakeJob, SimClock
+from tests.slurm.fake_work import DIGEST, Machines
+
+from touchline.domain.jobs import JobView
+from touchline.domain.status import EXIT_STOPPED, JobState
+from touchline.files import try_lock
+from touchline.launch.protocol import Executor, Job
+from touchline.launch.submission import FindsByToken
+from touchline.results.checkpoints import training_complete
+
+MakeExecutor = Callable[["History", int | None], Executor]
+PATIENCE_SECONDS = 6 * 3600.0
+"""A process that goes on for longer than this goes on for ever."""
+SUBMITTING = (
+    *("squeue called", "squeue at work", "squeue answered", "sacct called", "sacct at work", "sacct answered"),
+    *("sbatch called", "sbatch at work", "sbatch answered", "status read", "sleeping"),
+    *("intent unwritten", "intent torn", "intent written"),
+    *("submitted unwritten", "submitted torn", "submitted written"),
+)
+"""Where a process may be killed."""
+
+
+class Killed(BaseException):
+    """The process is killed; nothing of it happens any more."""
+
+
+class Found(BaseException):
+    """The first fault is enough."""
+
+
+class Endless(Exception):
+    """A process that does not come to an end."""
+
+
+@dataclass(kw_only=True)
+class History:
+    """One history while it is played, and what was found."""
+
+    seed: int
+    root: Path
+    clock: SimClock
+    machines: Machines
+    fake: FakeSlurm
+    jobs: list[Job]
+    random: np.random.Generator
+    story: list[str] = field(default_factory=list)
+    faults: list[str] = field(default_factory=list)
+    killed_at: Counter[str] = field(default_factory=Counter)
+    stopped: dict[str, str] = field(default_factory=dict)
+    begun: float = 0.0
+    first_only: bool = False
+    """End at the first fault."""
+    poll_seconds: float = 30.0
+    looks: bool = False
+    """Another command wants to know how things stand."""
+    kill: tuple[str, int] | None = None
+    passed: Counter[str] = field(default_factory=Counter)
+    dead: bool = False
+    windows: list[tuple[float, float, Trouble]] = field(default_factory=list)
+    one_offs: float = 0.0
+    calm: bool = False
+    until: float = 0.0
+
+    # ------------------------------------------------------------------------------------------------------- telling
+
+    def since(self, time: float) -> float:
+        """Seconds since the history began."""
+        return time - self.begun
+
+    def tell(self, text: str) -> None:
+        """A line of the story."""
+        self.story.append(f"{self.since(self.clock.true):9.1f} {text}")
+
+    def fault(self, text: str) -> None:
+        """Something that must not be."""
+        self.tell(f"FAULT {text}")
+        self.faults.append(text)
+        if self.first_only:
+            raise Found
+
+    # ------------------------------------------------------------------------------------------------ what may go wrong
+
+    def step(self, point: str) -> None:
+        """The process is at this step; perhaps it is killed here."""
+        if self.dead:
+            raise Killed
+        if self.clock.true > self.until:
+            raise Endless
+        self.passed[point] += 1
+        if self.kill is not None and self.kill[0] == point and self.passed[point] >= self.kill[1]:
+            self.killed_at[point] += 1
+            self.dead = True
+            self.tell(f"killed: {point}")
+            raise Killed
+
+    def trouble(self, words: Sequence[str]) -> Trouble:
+        """What is wrong with this command now."""
+        now = self.clock.true
+        for begin, end, kind in self.windows:
+            if begin <= now < end:
+                if kind == "frozen":
+                    self.fake.thaw = end
+                return kind
+        if not self.calm and self.random.random() < self.one_offs:
+            kinds: tuple[Trouble, ...] = ("empty", "partial", "slow", "down")
+            if words[0] == "sbatch":
+                kinds = ("lost in", "lost out", "slow", "lost in")
+            kind = kinds[int(self.random.integers(len(kinds)))]
+            self.tell(f"{words[0]}: {kind}")
+            return kind
+        return ""
+
+    def away(self) -> bool:
+        """Whether the controller is away."""
+        return any(begin <= self.clock.true < end and kind in ("down", "frozen") for begin, end, kind in self.windows)
+
+    def by_hand(self) -> None:
+        """A person submits a run that is missing, by its script."""
+        missing = [job for job in self.jobs if not self.complete(job) and not self.active(job.folder)]
+        # Not while the process is about to submit it itself: nothing but the lock in the folder could tell them apart.
+        if missing and try_free(self.root / "run.lock"):
+            self.fake.submit_by_hand(["--parsable", "finetune.slurm"], missing[0].folder)
+
+    # -------------------------------------------------------------------------------------------------------- the truth
+
+    def active(self, folder: Path) -> list[FakeJob]:
+        """The jobs of a folder that may still do something."""
+        return [job for job in self.fake.cluster.jobs if job.folder == folder and self.busy(job)]
+
+    @staticmethod
+    def busy(job: FakeJob) -> bool:
+        """Whether a job may still do something; one whose work has ended and that SLURM only tidies up does not."""
+        return job.active and not (job.state == "COMPLETING" and job.work is None and job.after != "REQUEUE")
+
+    def complete(self, job: Job) -> bool:
+        """Whether nothing is left to train."""
+        return training_complete(job.folder, DIGEST)
+
+    def taken(self, job: FakeJob) -> None:
+        """sbatch took a job: it must be one that was missing."""
+        self.tell(f"job {job.raw} taken for {job.folder.name}")
+        others = [other for other in self.active(job.folder) if other is not job]
+        if others:
+            self.fault(f"doubled: {job.folder.name} was submitted while {others[0].raw} is {others[0].state}")
+        if training_complete(job.folder, DIGEST):
+            self.fault(f"superfluous: {job.folder.name} was submitted though it is complete")
+
+    def _is_true(self, view: JobView, truth: FakeJob) -> bool:
+        if view.source in ("exit file", "ledger") and view.state is JobState.COMPLETED:
+            # It did everything, whatever befell it then.
+            return training_complete(truth.folder, DIGEST)
+        return _same_end(view, truth, told=self.fake.accounting or truth.listed)
+
+    def check(self, views: Mapping[str, JobView], before: Mapping[int, str]) -> None:
+        """What a look says must be so, at its beginning or at its end."""
+        for name, view in views.items():
+            truth = next((job for job in self.fake.cluster.jobs if view.job_id == str(job.raw)), None)
+            if truth is None:
+                if view.job_id and view.state.ended:
+                    self.fault(f"{name}: job {view.job_id} is {view.state}, and there is no such job")
+                continue
+            if (
+                not view.active
+                and not (view.source == "exit file" and view.exit_code == 0)
+                and self.busy(truth)
+                and before.get(truth.raw, "PENDING") in ("PENDING", "RUNNING", "COMPLETING")
+            ):
+                self.fault(
+                    f"{name}: job {truth.raw} is taken to be over ({view.state}, {view.source}), it is {truth.state}"
+                )
+            elif view.state.ended and not truth.active and not self._is_true(view, truth):
+                end = truth.life.end
+                self.fault(
+                    f"{name}: job {truth.raw} is {view.state} {view.exit_code} ({view.source}, {view.reason}); "
+                    f"it was {truth.state} {end.code}:{end.signal}"
+                )
+
+
+def _same_end(view: JobView, truth: FakeJob, *, told: bool) -> bool:
+    """Whether a final state is the true one; the work's own word on memory is better than SLURM's.
+
+    Where nobody can tell any more (`told` is false), UNKNOWN is right, and so is the last word of the folder.
+    """
+    if not told and (view.state is JobState.UNKNOWN or truth.restarts > (view.restarts or 0)):
+        return True
+    if view.state is JobState.OUT_OF_MEMORY and truth.life.end.code == 79:
+        return True
+    if view.state is JobState.TIMEOUT and truth.life.end.code == EXIT_STOPPED and "SIGUSR1" in view.reason:
+        # It was told that its limit comes, saved and ended, and could not be queued again.
+        return True
+    if view.state.value != truth.state:
+        return False
+    return truth.state != "FAILED" or view.exit_code in (None, truth.life.end.code)
+
+
+class Watched:
+    """An executor whose every look is compared with the truth."""
+
+    def __init__(self, inner: Executor, history: History) -> None:
+        self._inner, self._history = inner, history
+        self.name, self.tick_seconds = inner.name, inner.tick_seconds
+
+        self.waits_itself = inner.waits_itself
+
+    def start(self, job: Job, token: str, gpus: tuple[str, ...], after: Sequence[str] = ()) -> str:
+        """As the executor does."""
+        return self._inner.start(job, token, gpus, after)
+
+    def stop(self, jobs: Sequence[Job]) -> None:
+        """As the executor does."""
+        self._inner.stop(jobs)
+
+    def find(self, tokens: Sequence[str], since_unix: float) -> Mapping[str, str]:
+        """As the executor does, where it can."""
+        if isinstance(self._inner, FindsByToken):
+            return self._inner.find(tokens, since_unix)
+        return {}
+
+    def look(self, jobs: Sequence[Job]) -> Mapping[str, JobView]:
+        """As the executor does."""
+        self._history.machines.beat()
+        before = {job.raw: job.state for job in self._history.fake.cluster.jobs}
+        views = self._inner.look(jobs)
+        self._history.check(views, before)
+        return views
+
+
+def try_free(path: Path) -> bool:
+    """Whether nobody holds a lock."""
+    lock = try_lock(path)
+    if lock is not None:
+        os.close(lock)
+    return lock is not None

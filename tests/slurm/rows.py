@@ -1,0 +1,245 @@
+"""The one table of the conformance suite: what each executor must say, of the same script, in each situation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from touchline.domain.status import TIME_LIMIT, JobState
+
+COMPLETED, STOPPED, FAILED = "0 completed", "75 stopped by SIGTERM", "3 failed"
+KILLED = "137 killed by SIGKILL"
+SAVED = ("resume/state",)
+"""What the work saves when it is asked to end."""
+CLAIM = "status/claim.json"
+"""What says who works in a folder; it stays where the holder died."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Told:
+    """What an executor must say in the end, and what must then lie in the run's folder."""
+
+    state: JobState
+    """The final state."""
+    active: bool = False
+    """Whether it may still do something."""
+    reason: str = ""
+    """A word that the reason holds."""
+    attempts: tuple[str | None, ...] = ()
+    """Code and reason in the exit file of each start; None for a start that left no exit file. None of them ran twice:
+    each has its own restart."""
+    leaves: tuple[str, ...] = ()
+    """Files beside those that every start makes."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NotHere:
+    """A situation that this executor cannot be in."""
+
+    reason: str
+    """Why not."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Row:
+    """One situation."""
+
+    scenario: str
+    """Its name in the table."""
+    variant: str = ""
+    """Which of several situations with that name."""
+    work: str
+    """What the job does: a verb of work.py."""
+    directives: tuple[str, ...] = ()
+    """More lines for sbatch; `{row name}` stands for another row's job id, `{first}` and `{second}` for the nodes."""
+    bench: str = "plain"
+    """Which cluster it is on: `plain`, `no accounting`, `answer lost`, `never arrived`, `no cgroup`."""
+    limit_seconds: float | None = None
+    """When this machine ends it."""
+    local: Told | NotHere
+    """What the local executor says."""
+    slurm: Told
+    """What the SLURM executor says."""
+
+    @property
+    def name(self) -> str:
+        """Scenario and variant."""
+        return f"{self.scenario}, {self.variant}" if self.variant else self.scenario
+
+    @property
+    def folder(self) -> str:
+        """The name of its run and folder."""
+        return self.name.replace(",", "").replace(" ", "-")
+
+
+def _both(**words: object) -> Mapping[str, Told]:
+    told = Told(**words)  # type: ignore[arg-type]
+    return {"local": told, "slurm": told}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Reasons:
+    node: NotHere = field(default_factory=lambda: NotHere(reason="a machine that fails takes touchline with it"))
+    preempted: NotHere = field(default_factory=lambda: NotHere(reason="nobody else's jobs come first here"))
+    afterok: NotHere = field(default_factory=lambda: NotHere(reason="dependencies are sbatch's; the queue starts all"))
+    accounts: NotHere = field(default_factory=lambda: NotHere(reason="there are no accounts to ask"))
+    controller: NotHere = field(default_factory=lambda: NotHere(reason="there is no controller"))
+    answer: NotHere = field(default_factory=lambda: NotHere(reason="a process is started, or is not"))
+
+
+_NOT_HERE = _Reasons()
+_DIED = (None,)
+
+ROWS = (
+    Row(scenario="completed", work="finish", **_both(state=JobState.COMPLETED, attempts=(COMPLETED,))),
+    Row(scenario="failed", work="fail", **_both(state=JobState.FAILED, attempts=(FAILED,))),
+    Row(
+        scenario="timeout",
+        work="wait",
+        directives=("--time=1",),
+        limit_seconds=2,
+        local=Told(state=JobState.TIMEOUT, attempts=(f"75 {TIME_LIMIT}",), leaves=SAVED),
+        slurm=Told(state=JobState.TIMEOUT, attempts=(STOPPED,), leaves=SAVED),
+    ),
+    Row(
+        scenario="cancelled pending",
+        work="finish",
+        directives=("--begin=now+1hour",),
+        **_both(state=JobState.CANCELLED),
+    ),
+    Row(
+        scenario="cancelled running",
+        work="wait",
+        **_both(state=JobState.CANCELLED, attempts=(STOPPED,), leaves=SAVED),
+    ),
+    Row(
+        scenario="out of memory",
+        variant="and the work says so",
+        work="say that memory is short",
+        **_both(state=JobState.OUT_OF_MEMORY, attempts=("79 failed",)),
+    ),
+    Row(
+        scenario="out of memory",
+        variant="with cgroups",
+        work="allocate",
+        directives=("--mem=300M",),
+        local=Told(state=JobState.UNKNOWN, reason="SIGKILL", attempts=(KILLED,)),
+        slurm=Told(state=JobState.OUT_OF_MEMORY, attempts=(KILLED,)),
+    ),
+    Row(
+        scenario="out of memory",
+        variant="without cgroups",
+        work="allocate",
+        directives=("--mem=300M",),
+        bench="no cgroup",
+        local=Told(state=JobState.UNKNOWN, reason="SIGKILL", attempts=(KILLED,)),
+        slurm=Told(state=JobState.OUT_OF_MEMORY, attempts=_DIED, leaves=(CLAIM,)),
+    ),
+    Row(
+        scenario="out of memory",
+        variant="proved by the log",
+        work="die over the limit",
+        **_both(state=JobState.OUT_OF_MEMORY, attempts=_DIED, leaves=(CLAIM,)),
+    ),
+    Row(
+        scenario="out of memory",
+        variant="or something else that kills in silence",
+        work="die in silence",
+        **_both(state=JobState.UNKNOWN, attempts=_DIED, leaves=(CLAIM,)),
+    ),
+    Row(
+        scenario="node failure",
+        work="wait",
+        directives=("--nodelist={second}", "--no-requeue"),
+        local=_NOT_HERE.node,
+        slurm=Told(state=JobState.NODE_FAIL, attempts=_DIED, leaves=(CLAIM,)),
+    ),
+    Row(
+        scenario="node failure",
+        variant="queued again",
+        work="wait at first",
+        directives=("--nodelist={second}",),
+        local=_NOT_HERE.node,
+        slurm=Told(state=JobState.COMPLETED, attempts=(None, COMPLETED)),
+    ),
+    Row(
+        scenario="preempted and requeued",
+        work="wait at first",
+        directives=("--partition=preemptible", "--gpus=4"),
+        local=_NOT_HERE.preempted,
+        slurm=Told(state=JobState.COMPLETED, attempts=(STOPPED, COMPLETED), leaves=SAVED),
+    ),
+    Row(
+        scenario="afterok on a failed parent",
+        work="finish",
+        directives=("--dependency=afterok:{failed}",),
+        local=_NOT_HERE.afterok,
+        slurm=Told(state=JobState.PENDING, active=True, reason="DependencyNeverSatisfied"),
+    ),
+    Row(
+        scenario="afterok on a failed parent",
+        variant="to be ended then",
+        work="finish",
+        directives=("--dependency=afterok:{failed}", "--kill-on-invalid-dep=yes"),
+        local=_NOT_HERE.afterok,
+        slurm=Told(state=JobState.CANCELLED),
+    ),
+    Row(
+        scenario="sacct off",
+        work="fail",
+        bench="no accounting",
+        local=_NOT_HERE.accounts,
+        slurm=Told(state=JobState.FAILED, attempts=(FAILED,)),
+    ),
+    Row(
+        scenario="sacct off",
+        variant="killed in silence",
+        work="die in silence",
+        bench="no accounting",
+        local=_NOT_HERE.accounts,
+        slurm=Told(state=JobState.UNKNOWN, attempts=_DIED, leaves=(CLAIM,)),
+    ),
+    Row(
+        scenario="controller restarted",
+        work="wait",
+        local=_NOT_HERE.controller,
+        slurm=Told(state=JobState.COMPLETED, attempts=(COMPLETED,), leaves=("go",)),
+    ),
+    Row(
+        scenario="controller restarted",
+        variant="and the job ended meanwhile",
+        work="wait",
+        local=_NOT_HERE.controller,
+        slurm=Told(state=JobState.COMPLETED, attempts=(COMPLETED,), leaves=("go",)),
+    ),
+    Row(
+        scenario="submission answer lost",
+        work="finish",
+        bench="answer lost",
+        local=_NOT_HERE.answer,
+        slurm=Told(state=JobState.COMPLETED, attempts=(COMPLETED,)),
+    ),
+    Row(
+        scenario="submission answer lost",
+        variant="and the job never arrived",
+        work="finish",
+        bench="never arrived",
+        local=_NOT_HERE.answer,
+        slurm=Told(state=JobState.COMPLETED, attempts=(COMPLETED,)),
+    ),
+)
+
+BESIDE = (
+    Row(
+        scenario="queued again at its limit",
+        work="wait at first",
+        directives=("--time=2", "--signal=B:USR1@60"),
+        local=NotHere(reason="the queue goes on with it"),
+        slurm=Told(
+            state=JobState.COMPLETED,
+            attempts=("75 stopped by SIGUSR1; queued again", COMPLETED),
+            leaves=SAVED,
+        ),
+    ),
+)
+"""What is only SLURM's, and no row of the table: run along with it."""

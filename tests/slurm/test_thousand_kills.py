@@ -1,0 +1,64 @@
+"""1,000 random histories of kills, requeues, full disks and clock jumps, in simulated time against the fake SLURM.
+
+In each: no run is lost, none is doubled, no final state is wrong, and a resume submits what is missing, no more.
+Some 70 s in all. A failing case prints its seed and its story; `play(seed, folder)` plays it again.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.slurm.histories import SUBMITTING, MakeExecutor, play
+from tests.slurm.naive import absent_is_over, tries_again_at_once
+
+pytestmark = pytest.mark.planning
+CHUNKS, SEEDS = 10, 100
+PLANTED_SEEDS = 50
+SHOWN = 60
+MEMORY = Path("/dev/shm")
+KILLED_AT: Counter[str] = Counter()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Iterator[Path]:
+    """In memory where that can be: thousands of small files are written, and none must outlive a power cut."""
+    if not os.access(MEMORY, os.W_OK):
+        yield tmp_path
+        return
+    with tempfile.TemporaryDirectory(dir=MEMORY, prefix="touchline-histories-") as name:
+        yield Path(name)
+
+
+@pytest.mark.parametrize("chunk", range(CHUNKS))
+def test_nothing_is_lost_or_doubled(chunk: int, folder: Path) -> None:
+    """All four properties, at every submission, at every look, and at the end."""
+    for seed in range(chunk * SEEDS, (chunk + 1) * SEEDS):
+        history = play(seed, folder / str(seed))
+        KILLED_AT.update(history.killed_at)
+        assert not history.faults, "\n".join([f"seed {seed}: {history.faults}", *history.story[-SHOWN:]])
+        shutil.rmtree(folder / str(seed))
+
+
+def test_kills_hit_every_step_of_submitting() -> None:
+    """Before, in and after every write and every command; counted over the histories above."""
+    if sum(KILLED_AT.values()) < CHUNKS * SEEDS // 2:
+        pytest.skip("counts what the histories above did: run the whole file in one process")
+    assert {point for point in SUBMITTING if not KILLED_AT[point]} == set()
+
+
+@pytest.mark.parametrize("make_executor", [absent_is_over, tries_again_at_once])
+def test_the_properties_fail_for_a_planted_fault(make_executor: MakeExecutor, folder: Path) -> None:
+    """They can fail: an executor that takes absence for an end, and one that retries without a search."""
+    found: Counter[str] = Counter()
+    for seed in range(PLANTED_SEEDS):
+        history = play(seed, folder / str(seed), make_executor, first_only=True)
+        found.update({fault.partition(":")[0] for fault in history.faults})
+        shutil.rmtree(folder / str(seed))
+    least = 8 if make_executor is absent_is_over else 2
+    assert found["doubled"] >= least, found
