@@ -9,6 +9,7 @@ from touchline.errors import InputFault
 KIB = 1024
 MIB = 1024**2
 GIB = 1024**3
+MIB_PER_GIB = GIB // MIB
 GIB_IN = {"GiB": 1.0, "B": 1 / GIB, "MiB": MIB / GIB, "GB": 1e9 / GIB, "MB": 1e6 / GIB}
 """How many GiB one of each unit is."""
 

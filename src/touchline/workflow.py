@@ -33,6 +33,7 @@ from typing import TYPE_CHECKING
 from touchline.catalog.create import create_capitalization
 from touchline.catalog.settings import Settings
 from touchline.domain.collected import RunMetrics
+from touchline.domain.jobs import EVALUATE
 from touchline.domain.plan import Plan
 from touchline.domain.results import RunResult
 from touchline.domain.submitted import Submitted
@@ -56,7 +57,6 @@ from touchline.steps.histories import (
     history_rebuild,
     history_show,
 )
-from touchline.steps.jobs import EVALUATE
 from touchline.steps.launching import Worked
 from touchline.steps.packs import pack, pack_check, pack_write
 from touchline.steps.planning import Planned, accept_edits, refuse_edits, refuse_findings, resolve, settle
@@ -269,18 +269,20 @@ def resume(
         return _worked(planned, settings, only, say, tell, lock=lock, retry=retry)
 
 
-def status(source: Path, settings: Settings, *, look: bool = True) -> list[LiveRun]:
+def status(
+    source: Path, settings: Settings, *, look: bool = True, say: Callable[[str], None] | None = None
+) -> list[LiveRun]:
     """How every run stands at this moment, from its folder and one look at the queue.
 
     Args:
         source: experiment.yaml or its folder, planned.
         settings: what the cluster wants.
-        look: ask the scheduler too.
+        look: ask the executor too.
+        say: hears why the queue could not be asked.
     """
-    from touchline.steps.live import live
+    from touchline.steps.watching import status as look_at
 
-    planned = _planned(source)
-    return live(planned, launching.views(planned, settings) if look else {})
+    return look_at(source, settings, look=look, say=say)
 
 
 def cancel(source: Path, settings: Settings, *, only: str | None = None) -> list[str]:

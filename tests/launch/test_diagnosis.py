@@ -60,7 +60,7 @@ def test_memory_is_told_from_any_trainers_log(tmp_path: Path, line: str) -> None
 
 def test_a_fault_that_our_own_programs_tell_is_the_cause(tmp_path: Path) -> None:
     """They say what, and not only that."""
-    text = "touchline: run a: 10 steps from step 0\ntouchline: error: the dataset 'x' changed since it was planned\n  try: plan\n"
+    text = "touchline: run a: 10 steps from step 0\ntouchline: error: the dataset 'x' changed since it was planned\n"
     assert diagnose(output(tmp_path, text), 3).cause == "the dataset 'x' changed since it was planned"
 
 

@@ -138,9 +138,10 @@ def test_what_another_command_cancels_does_not_start(tmp_path: Path) -> None:
     ledger.record("cancel requested", "a")
     executor = Scripted()
 
-    def before(each: Job) -> None:
+    def before(each: Job) -> bool:
         if each.name == "a":
             ledger.record("cancel requested", "b")
+        return True
 
     ended = ran(tmp_path, [job(tmp_path, "a"), job(tmp_path, "b"), job(tmp_path, "c")], executor, before=before)
     assert [name for name, _ in executor.started] == ["a", "c"]
@@ -176,3 +177,12 @@ def test_ctrl_c_stops_what_runs_here_and_leaves_a_schedulers_jobs_alone(tmp_path
     with pytest.raises(KeyboardInterrupt):
         run_jobs([job(tmp_path, "a")], executor, ledger, [()], lambda *_: interrupt(), clock=Simulated())
     assert stopped == ([] if waits_itself else ["a"])
+
+
+def test_what_somebody_else_has_done_meanwhile_is_not_started(tmp_path: Path) -> None:
+    """The list of what is missing may be old by the time that there is room."""
+    executor = Scripted()
+    jobs = [job(tmp_path, "a"), job(tmp_path, "b", "a")]
+    ended = ran(tmp_path, jobs, executor, before=lambda each: each.name != "a")
+    assert [name for name, _ in executor.started] == ["b"]
+    assert ended["a"].state is JobState.COMPLETED

@@ -212,19 +212,43 @@ def test_an_exit_code_of_zero_is_final_whatever_slurm_says(bench: Bench) -> None
     assert bench.slurm.count("sacct") == 0
 
 
-def test_a_failure_needs_no_slurm_but_waits_for_its_last_word(bench: Bench) -> None:
+def test_a_failure_waits_for_slurm_s_last_word(bench: Bench) -> None:
+    """SLURM may know a better reason, or queue it again."""
     bench.submitted()
     started(bench.job, "76", bench.clock)
     ended(bench.job, "76", bench.clock, 3, "failed")
     bench.slurm.squeue = DOWN
-    view = bench.view()
-    assert (view.state, view.active, view.source, view.exit_code) == (JobState.FAILED, False, "exit file", 3)
+    assert bench.view().active
     bench.slurm.squeue = None
     bench.slurm.queue = [bench.row(state="COMPLETING")]
     assert bench.view(later=180).active
     bench.slurm.queue = [bench.row(state="OUT_OF_MEMORY", exit_code="0:125")]
     view = bench.view()
     assert (view.state, view.active, view.exit_code, view.signal) == (JobState.OUT_OF_MEMORY, False, 3, 125)
+
+
+def test_a_failure_that_slurm_has_forgotten_is_told_by_its_exit_file(bench: Bench) -> None:
+    """Once the controller itself says that it knows no such job; a list without it is not enough."""
+    bench.submitted()
+    started(bench.job, "76", bench.clock)
+    ended(bench.job, "76", bench.clock, 3, "failed")
+    bench.slurm.sacct = OFF
+    bench.slurm._squeue = lambda words: ScriptedSlurm(clock=bench.clock)._squeue(words)  # type: ignore[method-assign]
+    bench.slurm.queue = [bench.row(state="PENDING", restarts=1)]
+    assert bench.view().active
+    bench.slurm.queue = []
+    view = bench.view()
+    assert (view.state, view.active, view.source, view.exit_code) == (JobState.FAILED, False, "exit file", 3)
+    assert view.reason == "failed"
+
+
+def test_a_failure_is_told_where_there_is_no_slurm(bench: Bench) -> None:
+    bench.submitted()
+    started(bench.job, "76", bench.clock)
+    ended(bench.job, "76", bench.clock, 3, "failed")
+    bench.slurm.squeue = Answer(code=None, out="", err="squeue: No such file or directory")
+    view = bench.view()
+    assert (view.state, view.active, view.exit_code) == (JobState.FAILED, False, 3)
 
 
 @pytest.mark.parametrize("word", ["TIMEOUT", "PREEMPTED", "CANCELLED", "NODE_FAIL", "DEADLINE"])

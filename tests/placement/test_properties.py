@@ -26,7 +26,7 @@ def problems(draw: st.DrawFn) -> tuple[list[PlaceJob], Cluster]:
     memory = draw(st.none() | st.floats(1, 256))
     room = min(per_node or gpus, gpus)
     made = []
-    for number in range(draw(st.integers(1, 24))):
+    for number in range(draw(st.integers(1, 14))):
         value = draw(st.floats(0, 1000))
         pin = draw(st.none() | st.integers(0, gpus - 1))
         # The last node may be smaller than the others.
@@ -50,7 +50,7 @@ def problems(draw: st.DrawFn) -> tuple[list[PlaceJob], Cluster]:
     return made, Cluster(gpus=gpus, gpus_per_node=per_node, cpus=cpus, memory_gb=memory)
 
 
-@settings(max_examples=120, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(problems(), st.none() | st.floats(0.5, 20000), st.randoms(use_true_random=False))
 def test_every_placement_keeps_the_rules(problem: tuple[list[PlaceJob], Cluster], deadline: float | None, rng) -> None:  # type: ignore[no-untyped-def]
     jobs, cluster = problem
@@ -83,7 +83,8 @@ def test_the_same_jobs_have_the_same_plan_and_keep_the_rules(jobs: int, gpus: in
 
 def test_more_time_is_never_less_likely_to_do() -> None:
     made = chains(40, 4, 3, spread=0.4)
-    spans = np.linspace(800, 2400, 9)
+    shortest = place(made, Cluster(gpus=4), deadline_minutes=None).makespan_minutes
+    spans = np.linspace(0.75 * shortest, 1.6 * shortest, 9)
     chances = [place(made, Cluster(gpus=4), deadline_minutes=float(span)).probability for span in spans]
     assert all(isinstance(chance, float) for chance in chances)
     # Another order may be taken for another deadline, so the last digits may differ.

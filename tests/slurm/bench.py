@@ -188,7 +188,7 @@ class Bench:
         waiting = []
         for name, row in self.rows.items():
             view = views.get(name)
-            told = row.slurm if self.executor.name == "slurm" else row.local
+            told = row.slurm if self.executor.name == "slurm" else row.here
             assert isinstance(told, Told)
             waits = told.active and view is not None and view.state is told.state and told.reason in view.reason
             if view is None or (view.active and not waits):

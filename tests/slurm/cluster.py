@@ -21,7 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -137,7 +137,7 @@ class Cluster:
             self._kill_jobs_of(node)
         self._end("slurmdbd")
         self._end("mariadbd", "munged")
-        self._remove_cgroups()
+        remove_cgroups(self.nodes)
         shutil.rmtree(self.layout.root, ignore_errors=True)
         self._held.close()
 
@@ -306,13 +306,6 @@ class Cluster:
                 with suppress(psutil.NoSuchProcess):
                     act(process)
 
-    def _remove_cgroups(self) -> None:
-        for node in self.nodes if self.cgroup else ():
-            for top in Path("/sys/fs/cgroup").glob(f"*/slurm_{node}"):
-                for folder, _, _ in os.walk(top, topdown=False):
-                    with suppress(OSError):
-                        Path(folder).rmdir()
-
     def _idle_nodes(self, states: Sequence[str] = ("idle",)) -> set[str]:
         try:
             lines = self.ask("sinfo", "-h", "-N", "-o", "%N %t").splitlines()
@@ -354,6 +347,15 @@ def has_cgroup() -> bool:
     memory = Path("/sys/fs/cgroup/memory/cgroup.procs")
     parts = (memory, Path("/sys/fs/cgroup/freezer"), Path("/sys/fs/cgroup/cpuset"))
     return all(os.access(part, os.W_OK) for part in parts)
+
+
+def remove_cgroups(nodes: Iterable[str]) -> None:
+    """Remove the control groups of nodes that are no more."""
+    for node in nodes:
+        for top in Path("/sys/fs/cgroup").glob(f"*/slurm_{node}"):
+            for folder, _, _ in os.walk(top, topdown=False):
+                with suppress(OSError):
+                    Path(folder).rmdir()
 
 
 def _hold_ports() -> tuple[socket.socket, int]:

@@ -16,7 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pydantic import TypeAdapter
-from tests.slurm.fake_jobs import NEVER, End, FakeCluster, FakeJob, SimClock, Work
+from tests.slurm.fake_cluster import FakeCluster
+from tests.slurm.fake_jobs import NEVER, End, FakeJob, SimClock, Work
 
 from touchline.domain.metrics import AttemptRow, ExportMarker, SavedFile, TrainingMarker
 from touchline.domain.status import EXIT_HELD, EXIT_OUT_OF_MEMORY, EXIT_STOPPED, AttemptExit, AttemptStart
@@ -134,8 +135,8 @@ class Machines:
     held: list[str] = field(default_factory=list)
     """Attempts that found another one at work."""
     living: dict[Path, Training] = field(default_factory=dict)
-    claims: dict[Path, tuple[str, float]] = field(default_factory=dict)
-    """Job and last sign of life of who claimed a folder and did not drop it."""
+    claims: dict[Path, tuple[str, str, float]] = field(default_factory=dict)
+    """Job, node and last sign of life of who claimed a folder and did not drop it."""
     failures: dict[str, int] = field(default_factory=dict)
     disk_full: bool = False
     deaf: Callable[[], bool] = lambda: False
@@ -221,14 +222,17 @@ class Training:
         machines = self._machines
         other = machines.living.get(self._status)
         claim = machines.claims.get(self._status)
-        stranger = claim is not None and claim[0] != self._job.shown and now - claim[1] <= STALE_SECONDS
+        node = self._job.life.node
+        # A node knows of its own processes whether they live; of another node's only the age of a heartbeat tells.
+        stranger = claim is not None and claim[0] != self._job.shown and claim[1] != node
+        stranger = stranger and claim is not None and now - claim[2] <= STALE_SECONDS
         if other is not None or stranger:
             machines.held.append(f"{self._job.shown}.{self._job.restarts}")
             self._over = True
-            self._finish(now + 0.5, EXIT_HELD, "another attempt holds the run")
+            self._finish(now, EXIT_HELD, "another attempt holds the run")
             return
         machines.living[self._status] = self
-        machines.claims[self._status] = (self._job.shown, now)
+        machines.claims[self._status] = (self._job.shown, node, now)
         if not self._write(lambda: write_start(self._status, self._start)):
             self._finish_without_words(now + 0.5)
             return
@@ -316,7 +320,7 @@ class Training:
         if machines.living.get(self._status) is self:
             del machines.living[self._status]
         if self._status in machines.claims:
-            machines.claims[self._status] = (self._start.job_id, now)
+            machines.claims[self._status] = (self._start.job_id, self._start.host.removesuffix(".fake"), now)
         machines.spans.append(
             Span(
                 run=self._folder.name,

@@ -23,13 +23,15 @@ import pytest
 from tests.slurm.history import PATIENCE_SECONDS, SUBMITTING, Endless, Found, History, Killed, MakeExecutor, Watched
 from tests.slurm.misfortunes import HORIZON_SECONDS, begin_history, fill_disk, misfortunes
 
+from touchline import files
 from touchline.domain.jobs import JobView
+from touchline.domain.observation import Sign
 from touchline.domain.recovery import Step
 from touchline.domain.status import EXIT_HELD
 from touchline.errors import TouchlineError
 from touchline.files import try_lock
+from touchline.launch import diagnosis, statusfiles
 from touchline.launch import ledger as ledger_module
-from touchline.launch import statusfiles
 from touchline.launch.ledger import Ledger
 from touchline.launch.protocol import Executor, Job
 from touchline.launch.queue import run_jobs
@@ -209,10 +211,22 @@ def _check_spans(history: History) -> None:
             history.fault(f"{one.run}: {one.job}.{one.restart} and {other.job}.{other.restart} worked at the same time")
 
 
+_SIGNS: dict[bytes, list[Sign]] = {}
+_signs = diagnosis._signs
+
+
+def _signs_of(output: Path) -> list[Sign]:
+    """What an output tells; there are few different ones, and reading one takes milliseconds."""
+    text = output.read_bytes()
+    if text not in _SIGNS:
+        _SIGNS[text] = _signs(output)
+    return _SIGNS[text]
+
+
 @contextmanager
 def _instrumented(history: History) -> Iterator[None]:
     """Kills and full disks reach the product's own reading and writing."""
-    append, read, sleep = ledger_module.append_line, statusfiles.read_attempts, history.clock.sleep
+    append, read, sleep = files.append_line, statusfiles.read_attempts, history.clock.sleep
 
     def append_line(path: Path, line: str) -> None:
         event = line.partition('"event":"')[2].partition('"')[0]
@@ -251,6 +265,7 @@ def _instrumented(history: History) -> Iterator[None]:
         patch.setattr(ledger_module, "append_line", append_line)
         patch.setattr(ledger_module, "time", SimpleNamespace(time=history.clock.now))
         patch.setattr(os, "fsync", fsync)
+        patch.setattr(diagnosis, "_signs", _signs_of)
         for name, module in list(sys.modules.items()):
             if name.startswith("touchline.launch.slurm") and hasattr(module, "read_attempts"):
                 patch.setattr(module, "read_attempts", read_attempts)

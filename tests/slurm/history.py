@@ -14,7 +14,7 @@ from tests.slurm.fake_jobs import FakeJob, SimClock
 from tests.slurm.fake_work import DIGEST, Machines
 
 from touchline.domain.jobs import JobView
-from touchline.domain.status import EXIT_STOPPED, JobState
+from touchline.domain.status import EXIT_HELD, EXIT_STOPPED, JobState
 from touchline.files import try_lock
 from touchline.launch.protocol import Executor, Job
 from touchline.launch.submission import FindsByToken
@@ -194,6 +194,9 @@ def _same_end(view: JobView, truth: FakeJob, *, told: bool) -> bool:
     Where nobody can tell any more (`told` is false), UNKNOWN is right, and so is the last word of the folder.
     """
     if not told and (view.state is JobState.UNKNOWN or truth.restarts > (view.restarts or 0)):
+        return True
+    if truth.life.end.code == EXIT_HELD:
+        # It found another attempt at work: how that one ended counts for the run.
         return True
     if view.state is JobState.OUT_OF_MEMORY and truth.life.end.code == 79:
         return True

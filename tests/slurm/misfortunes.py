@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 from tests.slurm.fake import FakeSlurm, Trouble
-from tests.slurm.fake_jobs import FakeCluster, FakeJob, SimClock
+from tests.slurm.fake_cluster import FakeCluster
+from tests.slurm.fake_jobs import FakeJob, SimClock
 from tests.slurm.fake_work import Machines, RunPlan
 from tests.slurm.history import History
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from touchline.domain.status import TIME_LIMIT, JobState
 
@@ -56,10 +55,15 @@ class Row:
     """Which cluster it is on: `plain`, `no accounting`, `answer lost`, `never arrived`, `no cgroup`."""
     limit_seconds: float | None = None
     """When this machine ends it."""
-    local: Told | NotHere
-    """What the local executor says."""
     slurm: Told
     """What the SLURM executor says."""
+    local: Told | NotHere | None = None
+    """What the local executor says; None: the same."""
+
+    @property
+    def here(self) -> Told | NotHere:
+        """What the local executor says."""
+        return self.slurm if self.local is None else self.local
 
     @property
     def name(self) -> str:
@@ -72,27 +76,22 @@ class Row:
         return self.name.replace(",", "").replace(" ", "-")
 
 
-def _both(**words: object) -> Mapping[str, Told]:
-    told = Told(**words)  # type: ignore[arg-type]
-    return {"local": told, "slurm": told}
+class _Here:
+    """Why not, on one machine."""
+
+    node = NotHere(reason="a machine that fails takes touchline with it")
+    preempted = NotHere(reason="nobody else's jobs come first here")
+    afterok = NotHere(reason="dependencies are sbatch's; the queue starts all")
+    accounts = NotHere(reason="there are no accounts to ask")
+    controller = NotHere(reason="there is no controller")
+    answer = NotHere(reason="a process is started, or is not")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Reasons:
-    node: NotHere = field(default_factory=lambda: NotHere(reason="a machine that fails takes touchline with it"))
-    preempted: NotHere = field(default_factory=lambda: NotHere(reason="nobody else's jobs come first here"))
-    afterok: NotHere = field(default_factory=lambda: NotHere(reason="dependencies are sbatch's; the queue starts all"))
-    accounts: NotHere = field(default_factory=lambda: NotHere(reason="there are no accounts to ask"))
-    controller: NotHere = field(default_factory=lambda: NotHere(reason="there is no controller"))
-    answer: NotHere = field(default_factory=lambda: NotHere(reason="a process is started, or is not"))
-
-
-_NOT_HERE = _Reasons()
 _DIED = (None,)
 
 ROWS = (
-    Row(scenario="completed", work="finish", **_both(state=JobState.COMPLETED, attempts=(COMPLETED,))),
-    Row(scenario="failed", work="fail", **_both(state=JobState.FAILED, attempts=(FAILED,))),
+    Row(scenario="completed", work="finish", slurm=Told(state=JobState.COMPLETED, attempts=(COMPLETED,))),
+    Row(scenario="failed", work="fail", slurm=Told(state=JobState.FAILED, attempts=(FAILED,))),
     Row(
         scenario="timeout",
         work="wait",
@@ -105,18 +104,18 @@ ROWS = (
         scenario="cancelled pending",
         work="finish",
         directives=("--begin=now+1hour",),
-        **_both(state=JobState.CANCELLED),
+        slurm=Told(state=JobState.CANCELLED),
     ),
     Row(
         scenario="cancelled running",
         work="wait",
-        **_both(state=JobState.CANCELLED, attempts=(STOPPED,), leaves=SAVED),
+        slurm=Told(state=JobState.CANCELLED, attempts=(STOPPED,), leaves=SAVED),
     ),
     Row(
         scenario="out of memory",
         variant="and the work says so",
         work="say that memory is short",
-        **_both(state=JobState.OUT_OF_MEMORY, attempts=("79 failed",)),
+        slurm=Told(state=JobState.OUT_OF_MEMORY, attempts=("79 failed",)),
     ),
     Row(
         scenario="out of memory",
@@ -139,19 +138,19 @@ ROWS = (
         scenario="out of memory",
         variant="proved by the log",
         work="die over the limit",
-        **_both(state=JobState.OUT_OF_MEMORY, attempts=_DIED, leaves=(CLAIM,)),
+        slurm=Told(state=JobState.OUT_OF_MEMORY, attempts=_DIED, leaves=(CLAIM,)),
     ),
     Row(
         scenario="out of memory",
         variant="or something else that kills in silence",
         work="die in silence",
-        **_both(state=JobState.UNKNOWN, attempts=_DIED, leaves=(CLAIM,)),
+        slurm=Told(state=JobState.UNKNOWN, attempts=_DIED, leaves=(CLAIM,)),
     ),
     Row(
         scenario="node failure",
         work="wait",
         directives=("--nodelist={second}", "--no-requeue"),
-        local=_NOT_HERE.node,
+        local=_Here.node,
         slurm=Told(state=JobState.NODE_FAIL, attempts=_DIED, leaves=(CLAIM,)),
     ),
     Row(
@@ -159,21 +158,21 @@ ROWS = (
         variant="queued again",
         work="wait at first",
         directives=("--nodelist={second}",),
-        local=_NOT_HERE.node,
+        local=_Here.node,
         slurm=Told(state=JobState.COMPLETED, attempts=(None, COMPLETED)),
     ),
     Row(
         scenario="preempted and requeued",
         work="wait at first",
         directives=("--partition=preemptible", "--gpus=4"),
-        local=_NOT_HERE.preempted,
+        local=_Here.preempted,
         slurm=Told(state=JobState.COMPLETED, attempts=(STOPPED, COMPLETED), leaves=SAVED),
     ),
     Row(
         scenario="afterok on a failed parent",
         work="finish",
         directives=("--dependency=afterok:{failed}",),
-        local=_NOT_HERE.afterok,
+        local=_Here.afterok,
         slurm=Told(state=JobState.PENDING, active=True, reason="DependencyNeverSatisfied"),
     ),
     Row(
@@ -181,14 +180,14 @@ ROWS = (
         variant="to be ended then",
         work="finish",
         directives=("--dependency=afterok:{failed}", "--kill-on-invalid-dep=yes"),
-        local=_NOT_HERE.afterok,
+        local=_Here.afterok,
         slurm=Told(state=JobState.CANCELLED),
     ),
     Row(
         scenario="sacct off",
         work="fail",
         bench="no accounting",
-        local=_NOT_HERE.accounts,
+        local=_Here.accounts,
         slurm=Told(state=JobState.FAILED, attempts=(FAILED,)),
     ),
     Row(
@@ -196,27 +195,27 @@ ROWS = (
         variant="killed in silence",
         work="die in silence",
         bench="no accounting",
-        local=_NOT_HERE.accounts,
+        local=_Here.accounts,
         slurm=Told(state=JobState.UNKNOWN, attempts=_DIED, leaves=(CLAIM,)),
     ),
     Row(
         scenario="controller restarted",
         work="wait",
-        local=_NOT_HERE.controller,
+        local=_Here.controller,
         slurm=Told(state=JobState.COMPLETED, attempts=(COMPLETED,), leaves=("go",)),
     ),
     Row(
         scenario="controller restarted",
         variant="and the job ended meanwhile",
         work="wait",
-        local=_NOT_HERE.controller,
+        local=_Here.controller,
         slurm=Told(state=JobState.COMPLETED, attempts=(COMPLETED,), leaves=("go",)),
     ),
     Row(
         scenario="submission answer lost",
         work="finish",
         bench="answer lost",
-        local=_NOT_HERE.answer,
+        local=_Here.answer,
         slurm=Told(state=JobState.COMPLETED, attempts=(COMPLETED,)),
     ),
     Row(
@@ -224,7 +223,7 @@ ROWS = (
         variant="and the job never arrived",
         work="finish",
         bench="never arrived",
-        local=_NOT_HERE.answer,
+        local=_Here.answer,
         slurm=Told(state=JobState.COMPLETED, attempts=(COMPLETED,)),
     ),
 )

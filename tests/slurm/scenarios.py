@@ -14,111 +14,19 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from pathlib import Path
 
+from tests.slurm.talk import Talk, TooLong
+
 from touchline.launch.clock import Clock, RealClock
-from touchline.launch.commands import Answer, Commands
+from touchline.launch.commands import Commands
 from touchline.slurmtext.accounting import accounting_format
 from touchline.slurmtext.queue import queue_format
 
 TRANSCRIPTS = Path(__file__).with_name("transcripts.json")
-PATIENCE_SECONDS = 150.0
 SMALL_IDS = 100
 STATES = "%i|%T|%r|%K|%F|%N"
 FIELDS = "JobID,JobName,State,ExitCode,NodeList,TimelimitRaw,Partition,WorkDir,SubmitLine,Comment"
-
-
-class TooLong(Exception):
-    """What was waited for did not come."""
-
-
-@dataclass(kw_only=True)
-class Talk:
-    """One scenario's conversation."""
-
-    commands: Commands
-    clock: Clock
-    folder: Path
-    nodes: Sequence[str]
-    lines: list[str] = field(default_factory=list)
-    ids: list[str] = field(default_factory=list)
-    submitted: list[str] = field(default_factory=list)
-
-    def script(self, name: str, *body: str, options: Sequence[str] = ()) -> str:
-        """Write a script into the folder."""
-        head = ["#!/bin/bash", *(f"#SBATCH {option}" for option in options)]
-        (self.folder / name).write_text("\n".join([*head, *body]) + "\n")
-        return name
-
-    def run(self, *words: str) -> Answer:
-        """Run a command without writing it down."""
-        return self.commands.run(words, timeout_seconds=60.0, cwd=self.folder)
-
-    def submit(self, *words: str, node: int = 0) -> str:
-        """sbatch that goes well, on the first node; its id."""
-        answer = self.run("sbatch", "--parsable", f"--nodelist={self.nodes[node]}", *words)
-        if answer.code != 0:
-            raise TooLong(answer.err)
-        self.ids.append(answer.out.strip())
-        self.submitted += words
-        return answer.out.strip()
-
-    def ask(self, *words: str, only: str | None = None) -> Answer:
-        """Run a command and write down what it said; `only` picks `Key=value` words out of it."""
-        answer = self.run(*words)
-        if words[0] == "sbatch" and answer.code == 0:
-            self.ids += re.findall(r"^(?:Submitted batch job )?(\d+)$", answer.out, re.MULTILINE)
-        self.lines.append(self.neutral("$ " + " ".join(words)))
-        self.lines.append(f"code {answer.code}")
-        out = sorted(re.findall(rf"(?:{only})=\S*", answer.out)) if only else sorted(answer.out.splitlines())
-        self.lines += [f"out {self.neutral(line)}" for line in out]
-        self.lines += [f"err {self.neutral(line)}" for line in answer.err.splitlines()]
-        return answer
-
-    def states(self) -> dict[str, str]:
-        """squeue's word for each of our jobs."""
-        answer = self.run("squeue", "--me", "-h", "-t", "all", "-o", "%i|%T|%r")
-        rows = [line.split("|") for line in answer.out.splitlines()]
-        return {row[0]: f"{row[1]} {row[2]}" for row in rows if re.split(r"[_\[]", row[0])[0] in self.ids}
-
-    def until(self, **wanted: str) -> None:
-        """Wait until squeue says of each job what it should: `until(J1="RUNNING", J2="FAILED NonZero")`."""
-        self._wait(lambda: self._stand(wanted), f"{wanted}; now {self.states()}")
-
-    def booked(self, *wanted: str) -> None:
-        """Wait until sacct says of our jobs what it should, and knows all of them: at first it has no names."""
-
-        def there() -> bool:
-            answer = self.run("sacct", "-n", "-X", "-P", "-j", ",".join(self.ids), "-o", "WorkDir,State")
-            rows = [line.partition("|") for line in answer.out.splitlines()]
-            return all(row[0] for row in rows) and sorted(row[2].split()[0] for row in rows) == sorted(wanted)
-
-        self._wait(there, f"sacct: {wanted}")
-
-    def neutral(self, text: str) -> str:
-        """Without what differs from time to time."""
-        for folder in (str(self.folder.resolve()), str(self.folder)):
-            text = text.replace(folder, "FOLDER")
-        for number, node in enumerate(self.nodes):
-            text = text.replace(node, f"NODE{number + 1}")
-        text = re.sub(r"\b1[78]\d{8}\b", "TIME", text)
-        for number, each in sorted(enumerate(self.ids), key=lambda pair: -len(pair[1])):
-            text = re.sub(rf"(?<![\w.]){each}(?![\w.])", f"J{number + 1}", text)
-            text = re.sub(rf"(?<![\w.]){each}(?=[_.])", f"J{number + 1}", text)
-        return text
-
-    def _stand(self, wanted: dict[str, str]) -> bool:
-        states = self.states()
-        by_name = {self.neutral(each): word for each, word in states.items()}
-        return all(by_name.get(name, "").startswith(word) for name, word in wanted.items())
-
-    def _wait(self, there: Callable[[], bool], what: str) -> None:
-        end = self.clock.monotonic() + PATIENCE_SECONDS
-        while not there():
-            if self.clock.monotonic() > end:
-                raise TooLong(f"{what}: {self.states()}")
-            self.clock.sleep(0.25)
 
 
 Scenario = Callable[[Talk], None]

@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 from tests.slurm import packages
-from tests.slurm.cluster import Cluster
+from tests.slurm.cluster import Cluster, remove_cgroups
 
 pytestmark = pytest.mark.slurm
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -47,6 +47,7 @@ def test_nothing_of_it_outlives_its_process(number: signal.Signals, cluster: Clu
     root = Path(path).parent.parent
     assert root.exists() == (number is signal.SIGKILL)
     if number is signal.SIGKILL:
+        remove_cgroups(spool.name for spool in (root / "spool").iterdir())
         subprocess.run(["rm", "-r", "--", str(root)], check=True)
     assert "UP" in cluster.ask("scontrol", "ping")
 

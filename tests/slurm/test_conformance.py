@@ -49,7 +49,7 @@ CANNOT_HAPPEN_LOCALLY = {
     "submission answer lost",
 }
 BY_NAME = {row.name: row for row in (*ROWS, *BESIDE)}
-LOCAL_ROWS = [row for row in ROWS if isinstance(row.local, Told)]
+LOCAL_ROWS = [row for row in ROWS if isinstance(row.here, Told)]
 CANCELLED_PENDING = "cancelled pending"
 THROUGH, AWAY = "controller restarted", "controller restarted, and the job ended meanwhile"
 LOST = tuple(row.name for row in ROWS if row.scenario == "submission answer lost")
@@ -158,21 +158,26 @@ def _run_on_slurm(cluster: Cluster, without_cgroup: Cluster, root: Path) -> OnSl
     }
     names = {"first": cluster.nodes[0], "second": cluster.nodes[1]}
     with ThreadPoolExecutor() as pool:
-        begun = [pool.submit(_begin_patiently, benches[row.bench], row) for row in ROWS if row.name in LOST]
+        begun = [
+            pool.submit(_begin_patiently, benches[row.bench], _on_a_node(row), names)
+            for row in ROWS
+            if row.name in LOST
+        ]
         for row in (*ROWS, *BESIDE):
             if row.name not in LOST:
                 benches[row.bench].begin(_on_a_node(row), {**names, **benches["plain"].ids})
         course = _Course(cluster, benches, begun)
         end = time.monotonic() + ALL_SECONDS
         while time.monotonic() < end:
+            for future in begun:
+                if future.done():
+                    future.result()
             views = {name: view for bench in benches.values() for name, view in bench.look().items()}
             course.go_on(views)
             waiting = [name for bench in benches.values() for name in bench.unsettled(views)]
             if not waiting and not course.left and all(future.done() for future in begun):
                 break
             time.sleep(POLL_SECONDS)
-        for future in begun:
-            future.result()
     outcomes = {name: outcome for bench in benches.values() for name, outcome in bench.outcomes().items()}
     return OnSlurm(outcomes=outcomes, while_away=course.while_away, benches=benches)
 
@@ -287,7 +292,7 @@ def _cancelled_before_its_turn(root: Path) -> Outcome:
 @pytest.mark.parametrize("name", [row.name for row in LOCAL_ROWS])
 def test_local(name: str, locally: Mapping[str, Outcome]) -> None:
     """State, exit files, files and starts are those of the table."""
-    told = BY_NAME[name].local
+    told = BY_NAME[name].here
     assert isinstance(told, Told)
     _assert_told(locally[name], told)
     assert contradictions(locally[name].history) == []
@@ -304,7 +309,7 @@ def test_a_later_process_on_this_machine_says_the_same(name: str, locally: Mappi
 
 def test_what_cannot_happen_locally_is_these_and_no_others() -> None:
     """A row that the local executor could not stand would be a hole in the suite, were it named n/a."""
-    assert {row.scenario for row in ROWS if isinstance(row.local, NotHere)} == CANNOT_HAPPEN_LOCALLY
+    assert {row.scenario for row in ROWS if isinstance(row.here, NotHere)} == CANNOT_HAPPEN_LOCALLY
     assert not {row.scenario for row in LOCAL_ROWS} & CANNOT_HAPPEN_LOCALLY
 
 
@@ -312,7 +317,7 @@ def test_the_table(on_slurm: OnSlurm, locally: Mapping[str, Outcome]) -> None:
     """For people: `pytest -s`."""
     lines = [("scenario", "local", "slurm")]
     for row in ROWS:
-        here = f"n/a ({row.local.reason})" if isinstance(row.local, NotHere) else _cell(locally[row.name])
+        here = f"n/a ({row.here.reason})" if isinstance(row.here, NotHere) else _cell(locally[row.name])
         lines.append((row.name, here, _cell(on_slurm.outcomes[row.name])))
     widths = [max(len(line[column]) for line in lines) for column in range(3)]
     text = "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib import resources
 
 import pytest
 
@@ -229,3 +230,14 @@ def test_an_experiment_without_stages_is_the_one_that_it_was() -> None:
     loaded = read_experiment(PLAIN, "e.yaml")
     assert loaded.experiment.stages == ()
     assert loaded.sha256 == "d552bbe5d81fc1bfdb2fd3f5e4de388088e79d4afebc1aa65d9e38dff204ab80"
+
+
+def test_the_example_is_a_chain() -> None:
+    """As it comes with the package: short words, then long ones."""
+    text = (resources.files("touchline.examples") / "curriculum" / "experiment.yaml").read_text(encoding="utf-8")
+    trained = [run for run in runs_of(text) if run.kind is RunKind.FINE_TUNED]
+    assert [(run.name, run.data.path) for run in trained] == [
+        ("135M_rank8_easy", "data/words_5L_80P_400.json"),
+        ("135M_rank8_hard", "data/words_10L_80P_400.json"),
+    ]
+    assert trained[1].link == Link(stage="hard", parent="135M_rank8_easy", continue_="adapter")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,12 +30,17 @@ from tests.trainer.tiny_run import write_config
 from transformers import AutoModelForCausalLM
 
 from touchline.backends.peft.config import TrainerConfig
+from touchline.backends.peft.layout import Rows
+from touchline.catalog.hardware import DtypeChoice
 from touchline.domain.experiment import CheckpointConfig, CheckpointInterval, LoraConfig
 from touchline.domain.status import EXIT_LINEAGE, EXIT_NO_PARENT
 from touchline.errors import LineageFault, ParentMissing
+from touchline.evaluate.weights import Weights, Worn
+from touchline.trainer import lineage
 from touchline.trainer.__main__ import main
 from touchline.trainer.inherit import Factors, combine, combined_settings
 from touchline.trainer.inputs import read_config
+from touchline.trainer.model import TargetLoss
 from touchline.trainer.run import Stop, run_training
 
 Records = dict[str, Any]
@@ -99,17 +104,17 @@ def test_a_stage_goes_on_from_its_parents_adapter(
     """Hash, loss and size are those of the parent, and what proves it is written down three times."""
     with caplog.at_level(logging.INFO):
         folder = train(root, hard)
-    lineage = lineage_of(folder)
+    proof = lineage_of(folder)
     parent = json.loads((root / EASY / "training.json").read_text())
-    assert lineage["problems"] == []
-    assert (lineage["parent"], lineage["checkpoint"], lineage["how"]) == (EASY, "epoch_1", "adapter")
-    assert {lineage[f"{of}_sha256"] for of in ("adapter", "marker", "record")} == {parent["adapter_sha256"]}
-    assert lineage["file_tensors_sha256"] == lineage["model_tensors_sha256"]
-    loss = lineage["loss"]
+    assert proof["problems"] == []
+    assert (proof["parent"], proof["checkpoint"], proof["how"]) == (EASY, "epoch_1", "adapter")
+    assert {proof[f"{of}_sha256"] for of in ("adapter", "marker", "record")} == {parent["adapter_sha256"]}
+    assert proof["file_tensors_sha256"] == proof["model_tensors_sha256"]
+    loss = proof["loss"]
     assert loss["recorded"] == parent["final_validation_loss"]
     assert loss["found"] == pytest.approx(loss["recorded"], rel=1e-6)
     assert loss["tolerance"] == 1e-3
-    assert lineage["trainable_parameters"] == lineage["parent_parameters"] == parent["trainable_parameters"]
+    assert proof["trainable_parameters"] == proof["parent_parameters"] == parent["trainable_parameters"]
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     (row,) = [row for row in rows if row["event"] == "lineage"]
     assert (row["parent"], row["loss"], row["recorded_loss"]) == (EASY, loss["found"], loss["recorded"])
@@ -143,10 +148,10 @@ def test_without_validation_items_the_other_proofs_carry(
     rows = json.loads(data[0].read_text())
     words.write_text(json.dumps({name: rows[name] for name in ("train", "test")}))
     train(tmp_path, easy_config(tiny_model, words))
-    lineage = lineage_of(train(tmp_path, hard_config(tiny_model, data[1])))
-    assert lineage["loss"] is None
-    assert "no validation loss" in lineage["loss_missing"]
-    assert lineage["problems"] == []
+    proof = lineage_of(train(tmp_path, hard_config(tiny_model, data[1])))
+    assert proof["loss"] is None
+    assert "no validation loss" in proof["loss_missing"]
+    assert proof["problems"] == []
 
 
 def test_a_resumed_stage_is_bit_for_bit_the_same_and_needs_no_parent(root: Path, hard: TrainerConfig) -> None:
@@ -177,6 +182,27 @@ def weights(folder: Path) -> Path:
     return folder / "epoch_1" / "adapter_model.safetensors"
 
 
+def test_the_parents_items_are_scored_as_the_parent_scored_them(
+    root: Path, hard: TrainerConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In its layout and with its attention, whatever the stage itself uses."""
+    seen: list[str] = []
+    original = lineage.mean_loss
+
+    def spy(target_loss: TargetLoss, rows: Sequence[Rows]) -> tuple[float, int]:
+        config = target_loss.model.get_base_model().config
+        seen.append(config._attn_implementation)
+        return original(target_loss, rows)
+
+    change(root / EASY / "training.json", lambda it: it["scoring"].update(attention="sdpa"))
+    monkeypatch.setattr(lineage, "mean_loss", spy)
+    folder = train(root, replace(hard, train=replace(hard.train, packed=True)))
+    assert seen == ["sdpa"]
+    start = json.loads((folder / "metrics.jsonl").read_text().splitlines()[0])
+    assert start["attention"] == "eager"
+    assert lineage_of(folder)["loss"]["found"] == pytest.approx(lineage_of(folder)["loss"]["recorded"], rel=1e-5)
+
+
 # ---- it does not -----------------------------------------------------------------------------------------------------
 
 
@@ -202,9 +228,9 @@ def test_a_careful_forger_is_found_by_the_loss(
     code, said = refused(root, hard, capsys)
     assert code == EXIT_LINEAGE
     assert "validation items is" in said
-    lineage = lineage_of(root / HARD)
-    assert len(lineage["problems"]) == 1
-    assert lineage["loss"]["relative_difference"] > 1e-3
+    proof = lineage_of(root / HARD)
+    assert len(proof["problems"]) == 1
+    assert proof["loss"]["relative_difference"] > 1e-3
 
 
 def test_a_fresh_adapter_with_forged_records_has_learned_nothing(
@@ -353,9 +379,9 @@ def test_the_best_checkpoint_is_the_one_with_the_lowest_loss_of_those_that_are_t
     assert best != "epoch_2"
     assert hard.parent is not None
     wanted = replace(hard, parent=replace(hard.parent, checkpoint="best"))
-    lineage = lineage_of(train(tmp_path, wanted))
-    assert (lineage["checkpoint"], lineage["checkpoint_rule"]) == (best, "best")
-    assert lineage["loss"]["recorded"] == losses[best]
+    proof = lineage_of(train(tmp_path, wanted))
+    assert (proof["checkpoint"], proof["checkpoint_rule"]) == (best, "best")
+    assert proof["loss"]["recorded"] == losses[best]
     assert lineage_of(train(tmp_path, replace(hard, run="last")))["checkpoint"] == "epoch_2"
     shutil.rmtree(tmp_path / EASY / best)
     assert lineage_of(train(tmp_path, replace(wanted, run="again")))["checkpoint"] == second
@@ -382,10 +408,13 @@ def logits_of(folder: Path, config: TrainerConfig) -> torch.Tensor:
     """Of a checkpoint as the library loads it, on the base as it is."""
     model = AutoPeftModelForCausalLM.from_pretrained(str(folder)).eval()
     assert model.peft_config["default"].base_model_name_or_path == config.model.path
-    generator = torch.Generator().manual_seed(3)
-    ids = torch.randint(0, int(model.config.vocab_size), (2, 17), generator=generator)
     with torch.no_grad():
-        return torch.as_tensor(model(input_ids=ids).logits)
+        return torch.as_tensor(model(input_ids=some_tokens(model)).logits)
+
+
+def some_tokens(model: torch.nn.Module) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(3)
+    return torch.randint(0, int(model.config.vocab_size), (2, 17), generator=generator)  # type: ignore[union-attr, arg-type]
 
 
 def test_a_merged_parent_is_in_the_export_and_the_recorded_loss_too(
@@ -394,11 +423,11 @@ def test_a_merged_parent_is_in_the_export_and_the_recorded_loss_too(
     """The adapter that is saved holds both, side by side, and loads on the original base."""
     config = hard_config(tiny_model, data[1], how="merge", lora=LoraConfig(rank=3, alpha=5.0))
     folder = train(root, config)
-    lineage = lineage_of(folder)
-    assert lineage["problems"] == []
-    assert lineage["merged_rank"] == 4
-    assert lineage["loss"]["tolerance"] == 1e-3
-    assert lineage["loss"]["found"] == pytest.approx(lineage["loss"]["recorded"], rel=1e-4)
+    proof = lineage_of(folder)
+    assert proof["problems"] == []
+    assert proof["merged_rank"] == 4
+    assert proof["loss"]["tolerance"] == 1e-3
+    assert proof["loss"]["found"] == pytest.approx(proof["loss"]["recorded"], rel=1e-4)
     settings = json.loads((folder / "epoch_1" / "adapter_config.json").read_text())
     assert (settings["r"], settings["lora_alpha"], settings["rank_pattern"]) == (7, 7, {})
     model = AutoPeftModelForCausalLM.from_pretrained(str(folder / "epoch_1"))
@@ -419,6 +448,23 @@ def test_an_untrained_stage_after_a_merge_exports_its_parent(
     )
 
 
+@pytest.mark.parametrize("merged", [True, False], ids=["merged", "beside"])
+def test_an_evaluation_wears_what_a_merging_stage_has_saved(
+    root: Path, tiny_model: Path, data: tuple[Path, Path], merged: bool
+) -> None:
+    """On the base that the plan names, with ranks that differ from layer to layer."""
+    lora = LoraConfig(rank=2, target_modules=("q_proj", "down_proj"))
+    config = hard_config(tiny_model, data[1], how="merge", lora=lora)
+    checkpoint = train(root, config) / "epoch_1"
+    assert json.loads((checkpoint / "adapter_config.json").read_text())["rank_pattern"]
+    dtype = DtypeChoice(dtype="float32", reason="asked for")
+    worn = Weights(config.model.path, dtype, torch.device("cpu"))
+    worn.activate(Worn(folder=checkpoint, merged=merged))
+    with torch.no_grad():
+        logits = worn.model(input_ids=some_tokens(worn.model)).logits
+    torch.testing.assert_close(logits, logits_of(checkpoint, config), rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("how", ["adapter", "merge"])
 def test_a_third_stage_goes_on_from_one_that_merged(
     root: Path, tiny_model: Path, data: tuple[Path, Path], how: str
@@ -433,12 +479,10 @@ def test_a_third_stage_goes_on_from_one_that_merged(
         third, run="tiny_third", run_digest="a" * 64, parent=replace(third.parent, run_digest=second.run_digest)
     )
     folder = train(root, third)
-    lineage = lineage_of(folder)
-    assert lineage["problems"] == []
-    assert lineage["merged_rank"] == (4 if how == "adapter" else 6)
-    assert lineage["loss"]["found"] == pytest.approx(
-        lineage["loss"]["recorded"], rel=1e-9 if how == "adapter" else 1e-4
-    )
+    proof = lineage_of(folder)
+    assert proof["problems"] == []
+    assert proof["merged_rank"] == (4 if how == "adapter" else 6)
+    assert proof["loss"]["found"] == pytest.approx(proof["loss"]["recorded"], rel=1e-9 if how == "adapter" else 1e-4)
     model = AutoPeftModelForCausalLM.from_pretrained(str(folder / "epoch_1"))
     training = json.loads((folder / "training.json").read_text())
     assert library_loss(model, third) == pytest.approx(training["final_validation_loss"], rel=1e-4)

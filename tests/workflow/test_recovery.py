@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-
 from tests.workflow.faults import plant
 from tests.workflow.folders import make_experiment
+
 from touchline import workflow
 from touchline.catalog.settings import Settings, load_settings
 from touchline.domain.status import JobState, RunStatus
@@ -38,7 +38,7 @@ def folder(tmp_path: Path) -> Path:
 def test_out_of_memory_halves_the_micro_batch_and_the_siblings_learn_it(
     tmp_path: Path, folder: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """8 does not fit, 4 does not, 2 does: the global batch stays, each change is a revision, the sibling fails never."""
+    """8 and 4 do not fit, 2 does: the global batch stays, each change is a revision, the sibling never fails."""
     plant(tmp_path / "planted", monkeypatch, oom_above="2")
     said: list[str] = []
     found = workflow.run(folder, settings, OVERRIDES, tell=said.append)

@@ -26,12 +26,14 @@ from typer.testing import CliRunner, Result
 from touchline import workflow
 from touchline.catalog.settings import Settings
 from touchline.cli.watching import logs, status
+from touchline.domain.jobs import JobView
 from touchline.domain.live import LiveRun
 from touchline.domain.plan import Plan
-from touchline.domain.status import RunStatus
+from touchline.domain.status import JobState, RunStatus
 from touchline.errors import InputFault
 from touchline.launch.commands import Answer
 from touchline.launch.folders import ExperimentFolder
+from touchline.launch.protocol import Job
 from touchline.steps.watching import Watcher
 
 pytestmark = pytest.mark.planning
@@ -190,6 +192,33 @@ def test_a_queue_that_does_not_answer_is_one_line_and_the_folders_are_shown(
     watcher.now()
     assert sum(words[0] == "squeue" for words in broken.asked) == asked
     assert Watcher(folder, settings, look=False, commands=broken).now().note == ""
+
+
+def test_behind_a_queue_that_failed_nothing_else_is_waited_for(folder: Path, settings: Settings) -> None:
+    workflow.plan(folder, settings, ["compute.executor=slurm"])
+    made.begin(folder / "1M_rank2", job_id="76")
+    commands = Commands(Answer(code=1, out="", err="slurm_load_jobs error: Unable to contact slurm controller"))
+    seen = Watcher(folder, settings, commands=commands).now()
+    assert {words[0] for words in commands.asked} <= {"squeue"}
+    assert {run.queue_reason for run in seen.runs} == {""}
+
+
+def test_a_job_that_ends_between_two_looks_is_not_called_incomplete(
+    folder: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = folder / plan_of(folder).runs[0].name
+    made.begin(place)
+    watcher = Watcher(folder, settings)
+
+    class Ends:
+        def look(self, jobs: list[Job]) -> dict[str, JobView]:
+            finish(folder)
+            over = JobView(job_id="local-1", state=JobState.COMPLETED, active=False, source="exit file", exit_code=0)
+            return {jobs[0].name: over}
+
+    monkeypatch.setattr(watcher, "_executor", Ends())
+    run = watcher.now().runs[0]
+    assert (run.status, run.flags) == (RunStatus.COMPLETED, ())
 
 
 def test_a_finished_experiment_asks_nobody(folder: Path, settings: Settings) -> None:

@@ -21,6 +21,7 @@ from touchline.cli.optimising import optimize
 from touchline.cli.output import out, out_json, out_table, say, show_error
 from touchline.cli.packing import pack_app
 from touchline.cli.placing import place
+from touchline.cli.watching import logs, status
 from touchline.errors import TouchlineError
 
 app = typer.Typer(
@@ -42,6 +43,8 @@ app.command()(estimate)
 app.command()(optimize)
 app.command()(place)
 app.command()(probe)
+app.command()(status)
+app.command()(logs)
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it."""
@@ -258,30 +261,6 @@ def collect(source: Source, json: Json = False) -> None:
         ]
         rows.append((each.run_name, each.status, *figures))
     out_table(header, rows)
-
-
-@app.command()
-def status(source: Source, json: Json = False) -> None:
-    """How every run stands, from its files."""
-    from touchline import workflow
-    from touchline.domain.results import RunResult
-
-    found = workflow.results(source)
-    if json:
-        out_json(list[RunResult], found, "runs")
-        return
-    rows = [
-        (
-            r.name,
-            r.kind.value,
-            r.status.value,
-            "-" if r.steps_planned is None else f"{r.steps_done or 0}/{r.steps_planned}",
-            "-" if r.job_state is None else r.job_state.value,
-            str(r.attempts),
-        )
-        for r in found
-    ]
-    out_table(("run", "type", "status", "steps", "last job", "attempts"), rows)
 
 
 @app.command()

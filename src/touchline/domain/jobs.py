@@ -7,6 +7,9 @@ from typing import Literal
 
 from touchline.domain.status import JobState
 
+EVALUATE = "evaluate "
+"""What the names of evaluations begin with, before the run or the base model; a run's name is one word."""
+
 Source = Literal["exit file", "process", "heartbeat", "squeue", "sacct", "scontrol", "ledger", "none"]
 """What told the state, the strongest first: the job's own exit file, then its process, then the scheduler."""
 

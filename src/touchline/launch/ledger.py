@@ -16,13 +16,14 @@ ended            its final state
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from pydantic import TypeAdapter, ValidationError
 
+from touchline.domain.jobs import JobView
 from touchline.files import append_line
 
 Event = Literal[
@@ -189,6 +190,14 @@ def open_jobs(entries: Iterable[LedgerEntry]) -> dict[str, str]:
         elif entry.event == "ended":
             found.pop(entry.job, None)
     return found
+
+
+def close_ended(ledger: Ledger, views: Mapping[str, JobView]) -> None:
+    """Write down the ends of jobs that a scheduler took and nobody waited for."""
+    for name, job_id in open_jobs(read_ledger(ledger.path)).items():
+        view = views.get(name)
+        if view is not None and not view.active and view.job_id == job_id:
+            ledger.record("ended", name, job_id=job_id, state=view.state.value, reason=view.reason)
 
 
 def _read(data: bytes) -> Iterator[LedgerEntry]:

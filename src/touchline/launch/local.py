@@ -72,13 +72,14 @@ class LocalExecutor:
         if alive or living:
             return JobView(job_id=_id((*attempts, *living)), state=JobState.RUNNING, active=True, source="process")
         if child is not None and (not attempts or attempts[-1].exit is None):
+            killed = child.returncode == -signal.SIGKILL
             return JobView(
                 job_id=_id(attempts),
-                state=JobState.FAILED,
+                state=_killed(job, _id(attempts)) if killed else JobState.FAILED,
                 active=False,
                 source="process",
                 exit_code=child.returncode,
-                reason="it ended without a word",
+                reason="it died without a word",
             )
         return _told(job, attempts[-1]) if attempts else None
 
@@ -102,11 +103,8 @@ def _told(job: Job, attempt: Attempt) -> JobView:
     """What the files of an attempt say that is over, or that runs on another machine."""
     end = attempt.exit
     state = attempt.state
-    if end is not None and end.code == 128 + signal.SIGKILL:
-        # Whoever killed it did not say why; the kernel does it when memory is short, and then something says so.
-        tail, _ = read_tail(job.folder / job.output.format(job=attempt.start.job_id), _TAIL_BYTES)
-        proof = out_of_memory_line(tail.decode(errors="replace"))
-        state = JobState.UNKNOWN if proof is None else JobState.OUT_OF_MEMORY
+    if (end is None and attempt.alive is False) or (end is not None and end.code == 128 + signal.SIGKILL):
+        state = _killed(job, attempt.start.job_id)
     return JobView(
         job_id=attempt.start.job_id,
         state=state,
@@ -119,3 +117,9 @@ def _told(job: Job, attempt: Attempt) -> JobView:
         started_unix=attempt.start.time_unix,
         ended_unix=None if end is None else end.time_unix,
     )
+
+
+def _killed(job: Job, job_id: str) -> JobState:
+    """Whoever killed it did not say why; the kernel does it when memory is short, and then something says so."""
+    tail, _ = read_tail(job.folder / job.output.format(job=job_id), _TAIL_BYTES)
+    return JobState.UNKNOWN if out_of_memory_line(tail.decode(errors="replace")) is None else JobState.OUT_OF_MEMORY

@@ -10,9 +10,7 @@ from touchline.catalog.hardware import BFLOAT16_CAPABILITY, choose_base_dtype, p
 from touchline.domain.machine import TargetMachine
 from touchline.domain.quantity import Measured, Missing, Quantity
 from touchline.launch.gpus import ask_driver, visible_gpus
-from touchline.units import GIB
-
-_MIB_PER_GIB = 1024
+from touchline.units import GIB, MIB_PER_GIB
 
 
 def machine_here(gpus_per_run: int) -> TargetMachine:
@@ -59,7 +57,7 @@ def _first_gpu(gpu: str) -> tuple[str, Measured, tuple[int, int]]:
         index, uuid, capability, memory, name = (part.strip() for part in line.split(",", 4))
         major, _, minor = capability.partition(".")
         if gpu in (index, uuid) and memory.split()[0].isdigit() and major.isdigit() and minor.isdigit():
-            value = int(memory.split()[0]) / _MIB_PER_GIB
+            value = int(memory.split()[0]) / MIB_PER_GIB
             found = Quantity(value=value, unit="GiB", kind="process", where="nvidia-smi")
             return name, found, (int(major), int(minor))
     return f"GPU {gpu}", Missing(missing="nvidia-smi does not tell its name and memory"), BFLOAT16_CAPABILITY

@@ -39,7 +39,7 @@ class Executor(Protocol):
     """`local` or `slurm`."""
     waits_itself: bool
     """Whether it is a scheduler of its own: it holds a job back until those it comes after have ended, and its jobs go
-    on when the command that started them ends. Otherwise the queue of this command does the one, and stops the other."""
+    on when the command that started them ends. Otherwise the command's own queue holds back, and stops what runs."""
     tick_seconds: float
     """How long a queue waits between two turns."""
 

@@ -19,13 +19,14 @@ LATER_SECONDS = 30.0
 
 Slot = tuple[str, ...]
 Watch = Callable[[Sequence[Job], Mapping[str, JobView]], None]
-Before = Callable[[Job], None]
+Before = Callable[[Job], bool]
 After = Callable[[Job, JobView], Sequence[Job]]
 
 
-def nothing_first(job: Job) -> None:
-    """For work that starts as it is."""
+def as_it_is(job: Job) -> bool:
+    """For work that is always to be done."""
     del job
+    return True
 
 
 def nothing_more(job: Job, view: JobView) -> Sequence[Job]:
@@ -41,7 +42,7 @@ def run_jobs(
     slots: Sequence[Slot],
     watch: Watch,
     *,
-    before: Before = nothing_first,
+    before: Before = as_it_is,
     after: After = nothing_more,
     clock: Clock | None = None,
 ) -> dict[str, JobView]:
@@ -56,13 +57,12 @@ def run_jobs(
         ledger: where it is recorded; the intent before the start.
         slots: one job at a time for each.
         watch: called on every turn with the jobs that were started and how they stand.
-        before: called with each job before it starts.
+        before: called with each job before it starts; False when it is done by now, by whomever.
         after: called with each job that has ended; the jobs that it gives are started too, itself perhaps again.
         clock: what tells the time and waits.
 
     Raises:
-        KeyboardInterrupt: on this machine after every running job was asked to save and has ended; a scheduler's jobs go
-            on.
+        KeyboardInterrupt: here after every running job was asked to save and has ended; a scheduler's jobs go on.
     """
     queue = _Queue(jobs, executor, ledger, slots, before, clock or RealClock())
     try:
@@ -167,9 +167,11 @@ class _Queue:
 
     def _begin(self, job: Job) -> bool:
         """Start one; False where no more is taken now."""
+        if not self._before(job):
+            self._drop(job, JobState.COMPLETED, "done by another")
+            return True
         slot = self._free.pop(0)
         after = [self._ids[name] for name in job.after if name in self.running and self._ids.get(name)]
-        self._before(job)
         try:
             self._ids[job.name] = begin(job, self._executor, self._ledger, slot, after)
         except (LimitReached, Unclear):

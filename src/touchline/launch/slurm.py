@@ -21,12 +21,13 @@ from touchline.launch.ledger import Ledger, LedgerReader
 from touchline.launch.protocol import Job
 from touchline.launch.slurm_jobs import Candidates, candidates
 from touchline.launch.slurm_queries import SlurmQueries
-from touchline.launch.slurm_views import HEARTBEAT_STALE_SECONDS, Known, is_alive, last_view, view_of
+from touchline.launch.slurm_views import HEARTBEAT_STALE_SECONDS, Known, ended_itself, is_alive, last_view, view_of
 from touchline.slurmtext.answers import Verdict, read_submission, waits_at_a_limit
 from touchline.slurmtext.queue import QueueRow
 from touchline.slurmtext.states import read_job_id
 from touchline.units import format_seconds
 
+TICK_SECONDS = 2.0
 SUBMIT_SECONDS = 60.0
 """An sbatch that takes longer is given up, and what it did is looked for."""
 LOST_SECONDS = 300.0
@@ -72,7 +73,8 @@ class SlurmExecutor:
         self._missing: dict[str, list[float]] = {}
         self._seen: dict[str, int] = {}
         self._forgotten: set[str] = set()
-        self.tick_seconds = poll_seconds
+        # Exit files are seen at once, without asking anybody; the queue is asked no more often than that.
+        self.tick_seconds = min(poll_seconds, TICK_SECONDS)
 
     # ------------------------------------------------------------------------------------------------------ submitting
 
@@ -212,8 +214,12 @@ class SlurmExecutor:
         submitted = self._submitted.get(job_id)
         if submitted is not None and submitted >= queries.queue.asked:
             return replace(view, state=JobState.PENDING, source="ledger", reason="submitted a moment ago")
+        if queries.is_absent and ended_itself(known):  # read where there is no SLURM
+            return last_view(known, "")
         if queries.fault or not queries.queue.number:
             return replace(view, reason="; ".join(filter(None, (view.reason, queries.fault))))
+        if ended_itself(known) and self._is_forgotten(job_id.partition(".")[0]):
+            return last_view(known, "")
         identity = read_job_id(job_id)
         if identity is not None and not queries.is_unaccounted(identity.whole):
             kept = known.accounted

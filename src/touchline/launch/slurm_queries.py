@@ -97,6 +97,8 @@ class SlurmQueries:
         """The last whole answer."""
         self.fault = ""
         """Why squeue gave no answer when it was asked last; empty where it did."""
+        self.is_absent = False
+        """Whether there is no squeue on this machine."""
         self.has_accounting: bool | None = None
         """Whether this cluster keeps accounts; none before it was asked."""
 
@@ -112,6 +114,7 @@ class SlurmQueries:
         self._queue_pace.ends(well=rows is not None)
         if rows is None:
             self.fault = f"squeue: {_words(answer) or 'an answer that is not whole'}"
+            self.is_absent = answer.code is None and "no such file" in answer.err.lower()
             return
         self.fault = ""
         self.queue = Queue(

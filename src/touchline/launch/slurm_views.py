@@ -111,12 +111,18 @@ def view_of(known: Known, now_unix: float) -> JobView:
     return view
 
 
+def ended_itself(known: Known) -> bool:
+    """Whether its exit file says of itself how it ended: nobody asked it to, and nobody killed it."""
+    end = None if known.attempt is None else known.attempt.exit
+    return end is not None and end.code < 128 and not end.reason.startswith("stopped")
+
+
 def last_view(known: Known, told: str) -> JobView:
     """How a job ended that SLURM has forgotten: from its exit file, or not at all.
 
     Args:
         known: what is known of it.
-        told: why nothing more will be heard of it.
+        told: why nothing more will be heard of it; empty where there is no more to hear.
     """
     attempt = known.attempt
     end = None if attempt is None else attempt.exit
@@ -127,7 +133,8 @@ def last_view(known: Known, told: str) -> JobView:
     else:
         word = _Word(state=JobState.FAILED, source="exit file", code=None, signal=None, reason="", restarts=None)
         view = _final(word, end, known)
-    return replace(view, job_id=known.job_id, ended_unix=end.time_unix, reason=f"{view.reason}; {told}")
+    reason = "; ".join(filter(None, (view.reason, told)))
+    return replace(view, job_id=known.job_id, ended_unix=end.time_unix, reason=reason)
 
 
 def is_alive(attempt: Attempt | None, now_unix: float, *, beats: bool) -> bool:
@@ -159,8 +166,6 @@ def _state(known: Known, now_unix: float) -> JobView:
             return _active(JobState.RUNNING, "heartbeat", "SLURM took its node for dead, and it works on")
         current = end is not None and attempt is not None and (word.restarts or 0) <= attempt.start.restart
         return _final(word, end if current else None, known)
-    if end is not None and end.code < 128 and not end.reason.startswith("stopped"):
-        return _ended(end.state, "exit file", end.reason, code=end.code)
     if end is not None:
         return _active(JobState.COMPLETING, "exit file", end.reason)
     if is_alive(attempt, now_unix, beats=known.beats):

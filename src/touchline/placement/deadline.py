@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from touchline.domain.placement import Minutes
-from touchline.placement.problem import TICKS_PER_MINUTE, Problem
+from touchline.placement.problem import TICKS, Problem
 from touchline.placement.schedule import dispatch, makespan_of
 
 SAMPLES = 400
@@ -24,6 +24,8 @@ STARTS = 40_000
 """Starts of jobs over all draws, from which on there are fewer of them."""
 _STANDARD_DEVIATIONS = 1.6448536269514722
 """A normal variable lies within so many of them 90 times of 100."""
+_LONGEST = math.log(1e12)
+"""No job takes longer than this many times what was predicted, or times would overflow."""
 
 
 def samples_for(problem: Problem) -> int:
@@ -47,7 +49,7 @@ def draw_ticks(problem: Problem, samples: int, generator: np.random.Generator, c
         normal = math.sqrt(correlation) * shared + math.sqrt(1 - correlation) * normal
     both = np.concatenate([normal, -normal])[:samples]
     columns = [_spread(job.minutes, both[:, j]) for j, job in enumerate(problem.jobs)]
-    drawn: list[list[float]] = np.rint(np.stack(columns, axis=1) * TICKS_PER_MINUTE).tolist()
+    drawn: list[list[float]] = np.rint(np.stack(columns, axis=1) * TICKS).tolist()
     return drawn
 
 
@@ -74,9 +76,10 @@ def _spread(minutes: Minutes, normal: NDArray[np.float64]) -> NDArray[np.float64
     above, below = np.maximum(normal, 0) / _STANDARD_DEVIATIONS, np.minimum(normal, 0) / _STANDARD_DEVIATIONS
     if value <= 0:
         return above * high
-    longer = value * np.exp(above * math.log(high / value))
+    # Quotients of very small numbers overflow; differences of their logarithms do not.
+    longer = value * np.exp(np.minimum(above * (math.log(high) - math.log(value)), _LONGEST))
     if low > 0:
-        return longer * np.exp(below * math.log(value / low))
+        return longer * np.exp(below * (math.log(value) - math.log(low)))
     # An interval that begins at zero has no logarithm there.
     return np.maximum(longer + below * value, 0.0)
 

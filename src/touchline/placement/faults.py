@@ -11,8 +11,13 @@ from touchline.domain.finding import Finding, Severity
 from touchline.domain.placement import Cluster, PlaceJob
 from touchline.errors import InputFault
 
+MOST_GPUS = 100_000
+"""More GPUs than any cluster has."""
 _SHOWN = 8
 """Jobs of a circle that are named."""
+_LARGEST = 1e9
+"""Of GPUs, CPUs, gigabytes and minutes alike: what is more is a slip, and sums of it lose their last digits."""
+_EXPECTED = f"expected 0 to {_LARGEST:,.0f}"
 
 
 def refuse_faults(jobs: Sequence[PlaceJob], cluster: Cluster) -> None:
@@ -58,7 +63,7 @@ def job_faults(jobs: Sequence[PlaceJob], cluster: Cluster) -> Iterator[Finding]:
                 near = difflib.get_close_matches(parent, known, n=1)
                 hint = f"did you mean {near[0]!r}?" if near else None
                 yield fault("PL105", subject, f"{job.id!r} comes after {parent!r}, which is no job here", hint=hint)
-        if not wrong:
+        if not wrong and _sensible(job.gpus) and _sensible(job.cpus):
             yield from _fit_faults(job, subject, cluster)
     circle = _circle(jobs)
     if circle:
@@ -66,8 +71,8 @@ def job_faults(jobs: Sequence[PlaceJob], cluster: Cluster) -> Iterator[Finding]:
         yield fault(
             "PL106",
             f"job {circle[0]!r}",
-            f"{len(circle)} job{'s wait' if len(circle) > 1 else ' waits'} for one another and can never start: "
-            + " after ".join(repr(name) for name in shown),
+            f"{f'{len(circle)} jobs wait for one another' if len(circle) > 1 else '1 job waits for itself'} "
+            "and can never start: " + " after ".join(repr(name) for name in shown),
             hint="take one `after` of these away",
         )
 
@@ -88,6 +93,14 @@ def deadline_faults(deadline_minutes: float | None, correlation: float) -> list[
     return found
 
 
+def _sensible(value: float) -> bool:
+    return abs(value) <= _LARGEST
+
+
+def _number(value: float | None) -> str:
+    return "a number that is too large" if value is not None and value > _LARGEST else f"{value:g}"
+
+
 def _cluster_faults(cluster: Cluster) -> Iterator[Finding]:
     for name, value in (
         ("gpus", cluster.gpus),
@@ -95,8 +108,11 @@ def _cluster_faults(cluster: Cluster) -> Iterator[Finding]:
         ("cpus", cluster.cpus),
         ("memory_gb", cluster.memory_gb),
     ):
-        if value is not None and not (math.isfinite(value) and value > 0):
-            yield fault("PL111", f"cluster {name}", f"a cluster with {name} {value:g}", hint="more than 0")
+        if value is not None and not (_sensible(value) and value > 0):
+            yield fault("PL111", f"cluster {name}", f"a cluster with {name} {_number(value)}", hint="more than 0")
+    if _sensible(cluster.gpus) and cluster.gpus > MOST_GPUS:
+        message = f"a cluster with {cluster.gpus:,} GPUs; at most {MOST_GPUS:,} are placed on"
+        yield fault("PL111", "cluster gpus", message)
 
 
 def _value_faults(job: PlaceJob, subject: str) -> Iterator[Finding]:
@@ -108,10 +124,10 @@ def _value_faults(job: PlaceJob, subject: str) -> Iterator[Finding]:
         "minutes.low": job.minutes.low,
         "minutes.high": job.minutes.high,
     }
-    bad = {name for name, value in amounts.items() if value is not None and not (math.isfinite(value) and value >= 0)}
+    bad = {name for name, value in amounts.items() if value is not None and not (_sensible(value) and value >= 0)}
     for name in amounts:
         if name in bad:
-            yield fault("PL103", subject, f"{job.id!r}: {name} is {amounts[name]:g}; expected 0 or more, and finite")
+            yield fault("PL103", subject, f"{job.id!r}: {name} is {_number(amounts[name])}; {_EXPECTED}")
     value, low, high = job.minutes.value, job.minutes.low, job.minutes.high
     if not bad and ((low is not None and low > value) or (high is not None and high < value)):
         ends = f"{'?' if low is None else format(low, 'g')} to {'?' if high is None else format(high, 'g')}"
@@ -128,23 +144,23 @@ def _fit_faults(job: PlaceJob, subject: str, cluster: Cluster) -> Iterator[Findi
     place = "the cluster" if node == cluster.gpus else "a node"
     if job.pin is not None:
         if not 0 <= job.pin < cluster.gpus:
-            last = cluster.gpus - 1
-            yield fault("PL109", subject, f"{job.id!r} is pinned to GPU {job.pin}; there are GPUs 0 to {last}")
+            there = f"there are GPUs 0 to {cluster.gpus - 1}"
+            yield fault("PL109", subject, f"{job.id!r} is pinned to GPU {_number(job.pin)}; {there}")
         elif job.gpus == 0:
             yield fault("PL109", subject, f"{job.id!r} is pinned to GPU {job.pin} and holds no GPU", hint="gpus: 1")
         else:
             # The last node may be smaller than the others.
             node = min(node, cluster.gpus - job.pin // node * node)
-    for name, asked, there, unit in (
+    for name, asked, most, unit in (
         ("GPUs", job.gpus, node, ""),
         ("CPUs", job.cpus, cluster.cpus, ""),
         ("memory", job.memory_gb, cluster.memory_gb, " GiB"),
     ):
-        if there is not None and asked > there:
+        if most is not None and asked > most:
             yield fault(
                 "PL107",
                 subject,
-                f"{job.id!r} asks for {asked:g}{unit}{'' if unit else ' ' + name}; {place} has {there:g}{unit}"
+                f"{job.id!r} asks for {asked:g}{unit}{'' if unit else ' ' + name}; {place} has {most:g}{unit}"
                 + (f" of {name}" if unit else ""),
                 hint="a job never leaves a node" if place == "a node" else None,
             )

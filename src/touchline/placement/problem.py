@@ -8,15 +8,17 @@ depends on the order in which they were given.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from touchline.domain.placement import Cluster, PlaceJob
 from touchline.placement.faults import refuse_faults
 
-TICKS_PER_MINUTE = 10**9
-"""Fine enough for the last digit of any duration; a float holds whole ticks exactly for seventeen years."""
-_PARTS_PER_GIB = 10**6
+TICKS = 10**9
+"""Of a minute: fine enough for the last digit of any duration; a float holds them exactly for seventeen years."""
+_MEMORY_PARTS = 10**6
+"""Of a GiB."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -101,13 +103,14 @@ def compile_problem(jobs: Sequence[PlaceJob], cluster: Cluster) -> Problem:
     for j, above in enumerate(parents):
         for parent in above:
             children[parent].append(j)
-    ticks = tuple(float(round(job.minutes.value * TICKS_PER_MINUTE)) for job in ordered)
+    ticks = tuple(float(round(job.minutes.value * TICKS)) for job in ordered)
     order = _topological(parents, children)
     heads, tails = _heads_and_tails(ticks, parents, children, order)
     nodes = _nodes(cluster)
     counted_cpus = tuple(job.cpus if cluster.cpus is not None else 0 for job in ordered)
     counted_memory = tuple(_parts(job.memory_gb) if cluster.memory_gb is not None else 0 for job in ordered)
     gpus = tuple(job.gpus for job in ordered)
+    pins = Counter(job.pin for job in ordered)
     return Problem(
         jobs=ordered,
         cluster=cluster,
@@ -117,7 +120,7 @@ def compile_problem(jobs: Sequence[PlaceJob], cluster: Cluster) -> Problem:
         cpus=counted_cpus,
         memory=counted_memory,
         pins=tuple(job.pin for job in ordered),
-        pinned=tuple((sum(job.pin == gpu for job in ordered), gpu) for gpu in range(cluster.gpus)),
+        pinned=tuple((pins[gpu], gpu) for gpu in range(cluster.gpus)),
         parents=parents,
         children=tuple(tuple(below) for below in children),
         order=order,
@@ -137,7 +140,7 @@ def _nodes(cluster: Cluster) -> tuple[Node, ...]:
 
 
 def _parts(gib: float) -> int:
-    return round(gib * _PARTS_PER_GIB)
+    return round(gib * _MEMORY_PARTS)
 
 
 def _pooled(nodes: Sequence[Node], jobs: Sequence[PlaceJob], cpus: Sequence[int], memory: Sequence[int]) -> bool:
@@ -182,9 +185,9 @@ def _heads_and_tails(
 
 def as_minutes(ticks: float) -> float:
     """Ticks in minutes."""
-    return ticks / TICKS_PER_MINUTE
+    return ticks / TICKS
 
 
 def as_ticks(minutes: float) -> float:
     """Minutes in ticks; without end where they are."""
-    return float(round(minutes * TICKS_PER_MINUTE)) if math.isfinite(minutes) else minutes
+    return float(round(minutes * TICKS)) if math.isfinite(minutes) else minutes

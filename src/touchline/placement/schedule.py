@@ -7,12 +7,13 @@ heap, which keeps a decision short however many wait.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
 
 from touchline.placement.problem import Problem
 
+NOTHING_CLOSED: Mapping[int, float] = {}
 Ranks = Sequence[int]
 """The place of each job in the order, from 0; the first comes first."""
 
@@ -47,13 +48,13 @@ def dispatch(problem: Problem, ranks: Ranks, ticks: Sequence[float], kept: int |
         ranks: the place of each job in the order.
         ticks: how long each really takes.
         kept: a waiting job of so many GPUs keeps its place: what is behind it starts only where it does not delay it,
-            as far as predicted durations tell (on one node; elsewhere nobody keeps a place). None: whatever fits
-            starts. 0: no job starts before the one in front of it, have its parents ended or not.
+            as far as predicted durations tell. None: whatever fits starts. 0: no job starts before the one in front
+            of it, have its parents ended or not.
     """
     if kept == 0:
         return _in_order(problem, ranks, ticks)
     if not problem.pooled:
-        return _on_nodes(problem, ranks, ticks)
+        return _on_nodes(problem, ranks, ticks, kept)
     run = _whatever_fits(problem, ranks, ticks) if kept is None else _keeping_places(problem, ranks, ticks, kept)
     return Timetable(makespan=run[1], starts=tuple(run[0]), nodes=(0,) * problem.size, gpus=None)
 
@@ -209,22 +210,57 @@ class Room:
         self.pinned = any(jobs for jobs, _ in problem.pinned)
         self.idle = [sorted(node.gpus, key=problem.pinned.__getitem__) for node in problem.nodes] if self.pinned else []
 
-    def find(self, j: int) -> int | None:
-        """The node that a job fits on best; none where it does not fit now."""
+    def find(self, j: int, closed: Mapping[int, float] = NOTHING_CLOSED, end: float = 0.0) -> int | None:
+        """The node that a job fits on best; none where it does not fit now.
+
+        Args:
+            j: the job.
+            closed: nodes that are kept free for another job, and from when on.
+            end: when this one will have ended.
+        """
         problem = self._problem
         gpus, cpus, memory, pin = problem.gpus[j], problem.cpus[j], problem.memory[j], problem.pins[j]
         if pin is not None:
             node = self.node_of[pin]
             fits = self.free[node] >= gpus and self.cpus[node] >= cpus and self.memory[node] >= memory
-            return node if fits and pin in self.idle[node] else None
+            return node if fits and pin in self.idle[node] and end <= closed.get(node, end) else None
         best, least = None, 0
         for node, free in enumerate(self.free):
             if free >= gpus and self.cpus[node] >= cpus and self.memory[node] >= memory:
+                if node in closed and end > closed[node]:
+                    continue
                 if best is None or free < least:
                     best, least = node, free
                 if free == gpus:
                     break
         return best
+
+    def close(
+        self, j: int, running: Sequence[tuple[float, int]], places: Sequence[int], closed: dict[int, float]
+    ) -> None:
+        """Keep the node for a job on which, as predicted, there is room for it first.
+
+        Args:
+            j: the job, which fits nowhere now.
+            running: end and number of every running job, the first end first.
+            places: the node of each job.
+            closed: nodes that are kept already; this one is put in.
+        """
+        problem = self._problem
+        pin = problem.pins[j]
+        free, cpus, memory = list(self.free), list(self.cpus), list(self.memory)
+        for end, i in running:
+            node = places[i]
+            free[node] += problem.gpus[i]
+            cpus[node] += problem.cpus[i]
+            memory[node] += problem.memory[i]
+            there = pin is None or node == self.node_of[pin]
+            enough = (
+                free[node] >= problem.gpus[j] and cpus[node] >= problem.cpus[j] and memory[node] >= problem.memory[j]
+            )
+            if there and enough and node not in closed:
+                closed[node] = end
+                return
 
     def take(self, j: int, node: int) -> tuple[int, ...]:
         """Give a job its share of a node; the GPUs are named only where somebody is pinned."""
@@ -250,7 +286,7 @@ class Room:
             self.idle[node] = sorted([*self.idle[node], *taken], key=problem.pinned.__getitem__)
 
 
-def _on_nodes(problem: Problem, ranks: Ranks, ticks: Sequence[float]) -> Timetable:
+def _on_nodes(problem: Problem, ranks: Ranks, ticks: Sequence[float], kept: int | None) -> Timetable:
     """Nodes, CPUs, memory and pins count."""
     size = problem.size
     room = Room(problem)
@@ -270,11 +306,15 @@ def _on_nodes(problem: Problem, ranks: Ranks, ticks: Sequence[float]) -> Timetab
         # Within one moment nothing falls free, so what does not fit once need not be tried again.
         heads = [(heap[0], shape) for shape, heap in heaps.items() if heap]
         heapify(heads)
+        closed: dict[int, float] = {}
         while heads:
             rank, shape = heappop(heads)
             j = order[rank]
-            node = room.find(j)
+            node = room.find(j, closed, now + problem.ticks[j])
             if node is None:
+                if kept is not None and problem.gpus[j] >= kept:
+                    running = [(max(now, starts[i] + problem.ticks[i]), i) for _, i in events]
+                    room.close(j, sorted(running), places, closed)
                 continue
             heappop(heaps[shape])
             if heaps[shape]:

@@ -74,7 +74,7 @@ def find_schedules(problem: Problem, bound: float, seed: int) -> list[Found]:
 def _ways(problem: Problem) -> Iterator[int | None]:
     """Whatever fits starts; or the wide jobs keep their places, of which there are two kinds worth trying."""
     yield None
-    if problem.pooled and problem.size <= MOST_KEEPING_PLACES:
+    if problem.size <= MOST_KEEPING_PLACES:
         wide = sorted({gpus for gpus in problem.gpus if gpus > 1})
         yield from dict.fromkeys(wide[-1:] + wide[:1])
 

@@ -11,8 +11,6 @@ from touchline.placement.problem import Problem, compile_problem
 CONFIDENT = 0.9
 """From this chance on a deadline fits: the share that an interval holds, too."""
 
-_MINUTES_OF_AN_HOUR = 60
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Judged:
@@ -68,5 +66,5 @@ def in_words(minutes: float) -> str:
     whole = round(minutes)
     if whole < 1:
         return f"{minutes:.2g} min"
-    hours, rest = divmod(whole, _MINUTES_OF_AN_HOUR)
+    hours, rest = divmod(whole, 60)
     return f"{hours} h {rest} min" if hours and rest else (f"{hours} h" if hours else f"{rest} min")

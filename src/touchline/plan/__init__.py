@@ -1,4 +1,4 @@
 """Everything resolved, with hashes, before anything runs.
 
-Nothing is imported here: `status` reads a plan of a thousand runs and builds none, and does not wait for what builds it.
+Nothing is imported here: `status` reads a plan of a thousand runs and does not wait for what builds one.
 """

@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
+from touchline.domain.jobs import EVALUATE
 from touchline.domain.placement import Minutes, PlaceJob
 from touchline.domain.plan import Plan, PlannedRun
 from touchline.domain.quantity import Measured, Missing
 from touchline.domain.site import SlurmSite
 from touchline.errors import InputFault
 from touchline.units import parse_duration, seconds_to_minutes
-
-EVALUATE = "evaluate "
-"""What the names of evaluations begin with; a run is one word."""
 
 
 def evaluation_name(run: str) -> str:

@@ -186,14 +186,16 @@ def _label(name: str, across: float, down: float, size: int) -> tuple[str, int]:
     """As much of a name as there is room for, and its angle; nothing rather than a letter or two."""
     letters, letters_down = int(across / (_LETTER * size)), int(down / (_LETTER * size))
     if len(name) <= letters:
-        return name, 0
+        return _clipped(name, letters), 0
     if across >= size and letters_down >= min(len(name), max(letters + 1, _FEWEST_LETTERS)):
         return _clipped(name, letters_down), 270
     return (_clipped(name, letters), 0) if letters >= _FEWEST_LETTERS else ("", 0)
 
 
 def _clipped(text: str, letters: int) -> str:
-    return text if len(text) <= letters else text[: letters - 1] + "…"
+    """A text of so many letters at most, without control characters: one of these would end the drawing program."""
+    shown = "".join(letter if letter.isprintable() else "?" for letter in text)
+    return shown if len(shown) <= letters else shown[: letters - 1] + "…"
 
 
 def _chains(jobs: Sequence[PlaceJob]) -> dict[str, int]:

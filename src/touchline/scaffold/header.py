@@ -16,7 +16,7 @@ from touchline.domain.quantity import Measured, Missing, Quantity
 from touchline.domain.runs import RunKind
 from touchline.domain.site import Site, SlurmSite
 from touchline.scaffold.shell import comment, slurm_line, slurm_value
-from touchline.units import minutes_to_seconds, parse_duration
+from touchline.units import MIB_PER_GIB, minutes_to_seconds, parse_duration
 
 GRAIN = minutes_to_seconds(1)
 """SLURM counts limits in whole minutes, and gives `--signal` up to a minute early (sbatch(1))."""
@@ -24,7 +24,7 @@ LARGEST_SHARE = 4
 """A warning takes at most this part of a limit, so that most of a short job is left for its work."""
 EVALUATION_SUFFIX = "-eval"
 """What the name of an evaluation's job ends in."""
-_PER_GIB = 1024
+
 
 Option = tuple[str, str | None]
 """An option's long name without dashes, and its value; none for one that has no value."""
@@ -148,7 +148,7 @@ def warning_seconds(limit: float | None, wanted: int) -> int | None:
 def slurm_memory(gib: float) -> str:
     """`64G`, or MiB where it is no whole number of GiB; rounded up."""
     whole = math.ceil(gib)
-    return f"{whole}G" if whole == gib else f"{math.ceil(gib * _PER_GIB)}M"
+    return f"{whole}G" if whole == gib else f"{math.ceil(gib * MIB_PER_GIB)}M"
 
 
 def slurm_time(seconds: float) -> str:

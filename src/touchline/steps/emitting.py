@@ -7,12 +7,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, cast, get_args
 
+from touchline.domain.jobs import EVALUATE
 from touchline.domain.placement import Cluster, PlaceJob, Placement
 from touchline.domain.plan import Plan, PlannedRun
 from touchline.domain.site import SlurmSite
 from touchline.errors import InputFault
 from touchline.placement import place
-from touchline.plan.jobs import EVALUATE, place_jobs, upper_minutes
+from touchline.plan.jobs import place_jobs, upper_minutes
 from touchline.scaffold.header import evaluation_limit, training_limit
 from touchline.scaffold.mega import (
     Allocation,

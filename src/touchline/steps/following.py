@@ -15,12 +15,14 @@ from touchline.errors import InputFault, TouchlineError
 from touchline.launch.commands import RealCommands
 from touchline.launch.folders import ExperimentFolder
 from touchline.launch.protocol import Executor, Job
+from touchline.launch.run_jobs import run_training
 from touchline.launch.statusfiles import read_attempts
 from touchline.launch.tails import Follower, last_lines
 from touchline.results.glance import evaluation_settings, glance
-from touchline.steps.live import evaluation_job, training_job
+from touchline.steps.executors import executor_for
+from touchline.steps.live import evaluation_job
 from touchline.steps.running import selected
-from touchline.steps.watching import GRACE_SECONDS, executor_for
+from touchline.steps.watching import GRACE_SECONDS
 
 FOLLOW_SECONDS = 0.5
 """Between two looks at a file that is followed."""
@@ -135,7 +137,7 @@ def _open(source: Path, run: str | None, evaluation: bool) -> _Output:
         plan=plan,
         folder=folder,
         run=one,
-        job=evaluation_job(plan, folder, one) if whole else training_job(folder, one),
+        job=evaluation_job(plan, folder, one) if whole else run_training(folder, one.name),
     )
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from touchline.domain.evaluation import asked_epochs
@@ -14,14 +14,12 @@ from touchline.domain.runs import RunKind
 from touchline.errors import InputFault
 from touchline.launch.folders import ExperimentFolder
 from touchline.launch.protocol import Job
+from touchline.launch.run_jobs import model_evaluation, run_evaluation, run_training
 from touchline.results.checkpoints import read_checkpoints, training_complete
 from touchline.results.evaluations import finished_evaluation
 from touchline.scaffold.folder import evaluation_config
 from touchline.steps.planning import Planned
 from touchline.units import parse_duration
-
-EVALUATE = "evaluate "
-"""What the names of evaluations begin with; a run is one word."""
 
 
 def trained(folder: ExperimentFolder, run: PlannedRun) -> bool:
@@ -42,15 +40,9 @@ def training_job(planned: Planned, run: PlannedRun) -> Job:
 
 
 def _training(planned: Planned, run: PlannedRun, names: set[str]) -> Job:
-    folder = planned.folder.run(run.name)
     limit = planned.plan.compute.time_limit
-    return Job(
-        name=run.name,
-        folder=folder,
-        status=folder / "status",
-        script="finetune.slurm",
-        command=("bash", "finetune.slurm"),
-        output="slurm-{job}.out",
+    return replace(
+        run_training(planned.folder, run.name),
         after=(run.link.parent,) if run.link is not None and run.link.parent in names else (),
         time_limit_seconds=None if limit is None else parse_duration(limit),
     )
@@ -58,16 +50,8 @@ def _training(planned: Planned, run: PlannedRun, names: set[str]) -> Job:
 
 def evaluation_job(planned: Planned, run: PlannedRun) -> Job:
     """The job that evaluates one run by its own script."""
-    folder = planned.folder.run(run.name)
-    return Job(
-        name=f"{EVALUATE}{run.name}",
-        folder=folder,
-        status=folder / "eval" / "status",
-        script="eval.slurm",
-        command=("bash", "eval.slurm"),
-        output="slurm-eval-{job}.out",
-        after=() if trained(planned.folder, run) else (run.name,),
-    )
+    after = () if trained(planned.folder, run) else (run.name,)
+    return replace(run_evaluation(planned.folder, run.name), after=after)
 
 
 def evaluation_jobs(planned: Planned, runs: Sequence[PlannedRun]) -> list[Job]:
@@ -91,18 +75,7 @@ def shared_evaluation_jobs(planned: Planned, runs: Sequence[PlannedRun], epochs:
             for checkpoint in missing_evaluations(planned, run, epochs)
         ]
         if wanted:
-            request = folder.write_request(model, wanted)
-            work = ("-m", "touchline.evaluate", "--experiment", str(folder.root), "--request", str(request))
-            jobs.append(
-                Job(
-                    name=f"{EVALUATE}{model}",
-                    folder=request.parent,
-                    status=request.parent / "status",
-                    script=None,
-                    command=(sys.executable, "-m", "touchline.launch.attempt", "--", sys.executable, *work),
-                    output="{job}.out",
-                )
-            )
+            jobs.append(model_evaluation(folder, model, folder.write_request(model, wanted)))
     return jobs
 
 

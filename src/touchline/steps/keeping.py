@@ -79,12 +79,12 @@ def _collected(opened: Opened, runs: Sequence[LiveRun], seen: Mapping[str, Glanc
     from touchline.results.run_metrics import run_metrics
 
     parts: dict[str, str] = {}
-    for run, result in zip(
-        due, collect_results(replace(opened.plan, runs=tuple(due)), opened.folder.root), strict=True
-    ):
-        metrics = run_metrics(run, result, seen[run.name].folder)
-        write_if_changed(seen[run.name].folder / "run_metrics.yaml", run_metrics_text(metrics))
-        parts[run.name] = run_part(metrics)
+    results = collect_results(replace(opened.plan, runs=tuple(due)), opened.folder.root)
+    for each, result in zip(due, results, strict=True):
+        place = seen[each.name].folder
+        metrics = run_metrics(each, result, place)
+        write_if_changed(place / "run_metrics.yaml", run_metrics_text(metrics))
+        parts[each.name] = run_part(metrics)
     return parts
 
 

@@ -7,24 +7,21 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from touchline.catalog.settings import Settings
-from touchline.domain.jobs import JobView
-from touchline.domain.plan import Plan, PlannedRun
+from touchline.domain.jobs import EVALUATE, JobView
+from touchline.domain.plan import PlannedRun
 from touchline.domain.status import JobState
 from touchline.domain.submitted import Submitted
 from touchline.errors import InputFault, LimitReached, Refused, Unclear
 from touchline.files import try_lock
 from touchline.launch.commands import RealCommands
-from touchline.launch.folders import ExperimentFolder
 from touchline.launch.gpus import slots, visible_gpus
-from touchline.launch.ledger import Ledger, open_jobs, read_ledger
-from touchline.launch.local import LocalExecutor
+from touchline.launch.ledger import Ledger
 from touchline.launch.progress import JobProgress, evaluation_progress, training_progress
 from touchline.launch.protocol import Executor, Job
 from touchline.launch.queue import run_jobs
-from touchline.launch.slurm import SlurmExecutor
 from touchline.launch.submission import begin
+from touchline.steps.executors import executor_for
 from touchline.steps.jobs import (
-    EVALUATE,
     evaluation_job,
     evaluation_jobs,
     shared_evaluation_jobs,
@@ -48,11 +45,8 @@ class Worked:
     """The jobs that did not end well, and why."""
 
 
-def executor_of(plan: Plan, folder: ExperimentFolder, settings: Settings, lock: int | None = None) -> Executor:
-    """Where the plan's jobs are started; `lock` is the experiment's, which orphans of ours must go on holding."""
-    if plan.executor == "slurm":
-        return SlurmExecutor(RealCommands(), folder.ledger, poll_seconds=settings.slurm.poll_seconds, lock=lock)
-    return LocalExecutor()
+def _executor(planned: Planned, settings: Settings, lock: int | None = None) -> Executor:
+    return executor_for(planned.plan, planned.folder, settings.slurm.poll_seconds, RealCommands(), lock)
 
 
 def work(
@@ -83,7 +77,7 @@ def work(
         train: train at all; otherwise only what is trained is evaluated.
         epochs: which checkpoints, instead of what experiment.yaml says.
     """
-    executor = executor_of(planned.plan, planned.folder, settings, lock)
+    executor = _executor(planned, settings, lock)
     ledger = Ledger(planned.folder.ledger, planned.plan.executor)
     recovery = Recovery(planned, settings, executor, ledger, tell, retry=retry)
     first = training_jobs(planned, runs) if train else []
@@ -149,7 +143,7 @@ def submit(
     heard: Callable[[int, int], None] | None = None,
 ) -> tuple[Planned, list[Submitted]]:
     """Hand everything that is missing to the scheduler and come back; `heard` hears how many jobs are done."""
-    executor = executor_of(planned.plan, planned.folder, settings, lock)
+    executor = _executor(planned, settings, lock)
     ledger = Ledger(planned.folder.ledger, planned.plan.executor)
     recovery = Recovery(planned, settings, executor, ledger, tell, retry=retry)
     jobs = [*training_jobs(planned, runs), *evaluation_jobs(planned, runs)]
@@ -160,7 +154,8 @@ def submit(
     seen = executor.look(jobs)
     living = sum(view.active for view in seen.values())
     for number, job in enumerate(jobs):
-        recovery.before(job)
+        if not recovery.before(job):
+            continue
         view = seen.get(job.name)
         active = view is not None and view.active
         if not active and room is not None and living >= room:
@@ -209,7 +204,7 @@ def cancel(planned: Planned, runs: Sequence[PlannedRun], settings: Settings) -> 
     What waits in the queue of another touchline command on this machine is dropped by that command, which reads it in
     the ledger.
     """
-    executor = executor_of(planned.plan, planned.folder, settings)
+    executor = _executor(planned, settings)
     ledger = Ledger(planned.folder.ledger, planned.plan.executor)
     jobs = _jobs_of(planned, runs)
     seen = executor.look(jobs)
@@ -225,19 +220,6 @@ def cancel(planned: Planned, runs: Sequence[PlannedRun], settings: Settings) -> 
         ledger.record("cancel requested", job.name, job_id="" if view is None else view.job_id)
     executor.stop(living)
     return [job.name for job in (*living, *waiting)]
-
-
-def views(planned: Planned, settings: Settings) -> Mapping[str, JobView]:
-    """How the jobs of every run stand, by one look; what has ended is recorded."""
-    folder = planned.folder
-    executor = executor_of(planned.plan, folder, settings)
-    seen = executor.look(_jobs_of(planned, planned.plan.runs))
-    ledger = Ledger(folder.ledger, planned.plan.executor)
-    for name, job_id in open_jobs(read_ledger(folder.ledger)).items():
-        view = seen.get(name)
-        if view is not None and not view.active and view.job_id == job_id:
-            ledger.record("ended", name, job_id=job_id, state=view.state.value, reason=view.reason)
-    return seen
 
 
 def _jobs_of(planned: Planned, runs: Sequence[PlannedRun]) -> list[Job]:

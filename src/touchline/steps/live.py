@@ -12,7 +12,7 @@ from typing import Protocol
 
 from pydantic_core import from_json
 
-from touchline.domain.jobs import JobView
+from touchline.domain.jobs import EVALUATE, JobView
 from touchline.domain.live import LiveRun
 from touchline.domain.plan import Plan, PlannedRun
 from touchline.domain.quantity import Measured, Missing, Quantity
@@ -21,6 +21,7 @@ from touchline.domain.status import JobState, RunStatus, TrainingOutcome
 from touchline.errors import TouchlineError
 from touchline.launch.folders import ExperimentFolder
 from touchline.launch.protocol import Job
+from touchline.launch.run_jobs import model_evaluation, run_evaluation, run_training
 from touchline.launch.tails import read_tail
 from touchline.results.flags import Watched, flags
 from touchline.results.glance import Glance, evaluation_settings, glance
@@ -29,8 +30,6 @@ from touchline.results.resources import read_resources, resource_figures
 from touchline.results.standing import Standing, run_status, told
 from touchline.units import GIB_IN, parse_duration
 
-EVALUATE = "evaluate "
-"""What the names of evaluations begin with."""
 _EVALUATED = re.compile(rb"^(\S+) (\S+): (\d+)/(\d+)\s*$", re.MULTILINE)
 _OUTPUT_TAIL_BYTES = 8192
 _REQUEST_LIMIT_BYTES = 1 << 24
@@ -87,31 +86,20 @@ def jobs_to_ask(opened: Opened, seen: Mapping[str, Glance]) -> list[Job]:
         over = found.outcome is TrainingOutcome.COMPLETE or run.kind is RunKind.CONTROL
         begun = bool(found.attempts) and found.attempts[-1].exit is None
         if run.batches is not None and (begun or not (local or (over and found.evaluated))):
-            jobs.append(training_job(opened.folder, run))
+            jobs.append(run_training(opened.folder, run.name))
         evaluating = bool(found.evaluation_attempts) and found.evaluation_attempts[-1].exit is None
         if evaluating or not (local or found.evaluated):
-            jobs.append(_own_evaluation(opened.folder, run))
+            jobs.append(run_evaluation(opened.folder, run.name))
     if local:
         jobs += [job for model in opened.plan.models if (job := _shared(opened.folder, model)) is not None]
     return jobs
-
-
-def training_job(folder: ExperimentFolder, run: PlannedRun) -> Job:
-    """The job of a run's training, to ask after."""
-    place = folder.root / run.name
-    return _job(run.name, place, "finetune.slurm", place / "status", "slurm-{job}.out")
 
 
 def evaluation_job(plan: Plan, folder: ExperimentFolder, run: PlannedRun) -> Job:
     """The job that evaluates a run, to ask after: its own on a cluster, the base model's on this machine."""
     if plan.executor == "local" and (shared := _shared(folder, run.model)) is not None:
         return shared
-    return _own_evaluation(folder, run)
-
-
-def _own_evaluation(folder: ExperimentFolder, run: PlannedRun) -> Job:
-    place = folder.root / run.name
-    return _job(f"{EVALUATE}{run.name}", place, "eval.slurm", place / "eval" / "status", "slurm-eval-{job}.out")
+    return run_evaluation(folder, run.name)
 
 
 def live(
@@ -216,10 +204,6 @@ def _known(view: JobView | None, files: JobView | None) -> JobView | None:
     return view
 
 
-def _job(name: str, folder: Path, script: str, status: Path, output: str) -> Job:
-    return Job(name=name, folder=folder, status=status, script=script, command=("bash", script), output=output)
-
-
 def _shared(folder: ExperimentFolder, model: str) -> Job | None:
     """The evaluation process of a base model on this machine; None where there never was one."""
     try:
@@ -228,14 +212,7 @@ def _shared(folder: ExperimentFolder, model: str) -> Job | None:
         return None
     if not (place / "status").is_dir():
         return None
-    return Job(
-        name=f"{EVALUATE}{model}",
-        folder=place,
-        status=place / "status",
-        script=None,
-        command=(),
-        output="{job}.out",
-    )
+    return model_evaluation(folder, model, place / "request.json")
 
 
 def _evaluating(folder: ExperimentFolder, model: str, views: Mapping[str, JobView]) -> _Evaluating | None:
@@ -295,10 +272,10 @@ def _memory(found: Glance) -> Measured:
 
 def _reason(job: JobView | None, evaluation: JobView | None) -> str:
     """Why the job that is next waits; `None` is SLURM's word for none."""
-    for each in (job, evaluation):
-        if each is not None and each.active and each.state is not JobState.RUNNING:
-            return "" if each.reason == "None" else each.reason
-    return ""
+    following = next((each for each in (job, evaluation) if each is not None and each.active), None)
+    if following is None or following.state in (JobState.RUNNING, JobState.UNKNOWN) or following.reason == "None":
+        return ""
+    return following.reason
 
 
 def _limit(plan: Plan, run: PlannedRun, job: JobView | None) -> float | None:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from touchline.catalog.settings import Settings
+from touchline.domain.jobs import EVALUATE
 from touchline.domain.optimised import Optimisation
 from touchline.domain.placement import Cluster, Placement
 from touchline.domain.plan import Plan
@@ -15,7 +16,7 @@ from touchline.errors import InputFault
 from touchline.files import read_text_bounded, write_atomic
 from touchline.launch.folders import ExperimentFolder
 from touchline.placement import place
-from touchline.plan.jobs import EVALUATE, place_jobs
+from touchline.plan.jobs import place_jobs
 from touchline.plan.optimise import Way, best_way, compare, proposals, training_seconds, ways
 from touchline.plan.upkeep import saving_proposals, share_proposals
 from touchline.spec import read_experiment

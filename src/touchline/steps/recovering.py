@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from touchline.catalog.settings import Settings
-from touchline.domain.jobs import JobView
+from touchline.domain.jobs import EVALUATE, JobView
 from touchline.domain.metrics import AttemptRow
 from touchline.domain.plan import PlannedRun
 from touchline.domain.recovery import Decision, Diagnosis, Failure, Step
@@ -18,7 +18,7 @@ from touchline.launch.protocol import Executor, Job
 from touchline.launch.statusfiles import read_attempts
 from touchline.plan.recovery import decide, halved
 from touchline.results.metrics import read_metrics
-from touchline.steps.jobs import EVALUATE, missing_evaluations, trained
+from touchline.steps.jobs import missing_evaluations, trained
 from touchline.steps.planning import Planned
 from touchline.steps.replanning import with_micro_batches
 
@@ -71,15 +71,21 @@ class Recovery:
         self._playing |= {job.name: job for job in admitted}
         return admitted
 
-    def before(self, job: Job) -> None:
-        """A job is about to start: what a sibling has learned is planned for it too."""
+    def before(self, job: Job) -> bool:
+        """Whether a job is still to be started; what a sibling has learned is planned for it then.
+
+        Between the list of what is missing and now, somebody else's job may have finished it.
+        """
+        if self._is_done(job):
+            return False
         run = self._run(job)
         if run is None or run.train is None:
-            return
+            return True
         size, now = self._smaller.get(_shape(run)), run.train.micro_batch_size
         if size is None or not isinstance(now, int) or now <= size or self.planned.folder.has_started(run.name):
-            return
+            return True
         self._plan_smaller(run, size, f"{run.name}: {size} examples a forward pass, as its sibling did not fit")
+        return True
 
     def after(self, job: Job, view: JobView) -> Sequence[Job]:
         """A job has ended: what is to be started now, itself perhaps again."""

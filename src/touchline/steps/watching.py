@@ -5,21 +5,24 @@ Nothing heavy is loaded here, because the answer for a thousand runs is expected
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from touchline.catalog.settings import Settings
-from touchline.domain.jobs import JobView
+from touchline.domain.jobs import EVALUATE, JobView
 from touchline.domain.live import LiveRun
 from touchline.domain.plan import Plan
 from touchline.domain.status import RunStatus, TrainingOutcome
 from touchline.errors import InputFault, TouchlineError
 from touchline.launch.commands import Answer, Commands, RealCommands
 from touchline.launch.folders import ExperimentFolder
+from touchline.launch.ledger import Ledger, close_ended
 from touchline.launch.protocol import Executor, Job
 from touchline.results.glance import Glance
+from touchline.steps.executors import executor_for
 from touchline.steps.keeping import keep_current
 from touchline.steps.live import glances, jobs_to_ask, live
 
@@ -29,6 +32,8 @@ FULL_SECONDS = 30.0
 """Between two looks at the folders of runs that are finished."""
 GRACE_SECONDS = 10.0
 """How long nothing must be at work before a watch ends: the next job may be about to start."""
+PATIENCE_SECONDS = 20.0
+"""How long somebody who looks waits for one of SLURM's commands."""
 _TO_DO = frozenset({RunStatus.PREPARED, RunStatus.TRAINED, RunStatus.INTERRUPTED})
 
 
@@ -68,9 +73,13 @@ class _Heard:
         environment: dict[str, str] | None = None,
         keep: Sequence[int] = (),
     ) -> Answer:
-        """Run one command."""
-        answer = self._commands.run(words, timeout_seconds=timeout_seconds, cwd=cwd, environment=environment, keep=keep)
-        if words and Path(words[0]).name == "squeue":
+        """Run one command. Behind a squeue that failed nothing is asked: it would be waited for in vain."""
+        program = Path(words[0]).name if words else ""
+        if program != "squeue" and self.trouble:
+            return Answer(code=None, out="", err=self.trouble)
+        limit = min(timeout_seconds, PATIENCE_SECONDS)
+        answer = self._commands.run(words, timeout_seconds=limit, cwd=cwd, environment=environment, keep=keep)
+        if program == "squeue":
             said = answer.err.strip().splitlines() or [f"squeue ended with {answer.code}"]
             self.trouble = "" if answer.ok else said[-1]
         return answer
@@ -109,6 +118,7 @@ class Watcher:
         opened = _Opened(plan=self._current_plan(), folder=self.folder)
         seen = self._glances(opened)
         note = self._ask(jobs_to_ask(opened, seen)) if self._look else ""
+        seen |= self._ended_meanwhile(opened, seen)
         runs = live(opened, self._views, seen)
         keep_current(opened, runs, seen)
         views = [view for run in runs for view in (run.job, run.evaluation) if view is not None]
@@ -136,6 +146,12 @@ class Watcher:
         }
         return seen
 
+    def _ended_meanwhile(self, opened: _Opened, seen: Mapping[str, Glance]) -> dict[str, Glance]:
+        """Runs whose jobs are over, and were perhaps not when their folders were read: these are read again."""
+        over = {name.removeprefix(EVALUATE) for name, view in self._views.items() if not view.active}
+        known = {name: found for name, found in seen.items() if name not in over}
+        return glances(opened, known) if len(known) < len(seen) else {}
+
     def _ask(self, jobs: Sequence[Job]) -> str:
         """Ask the executor about jobs, not more often than it may be asked."""
         here = self._plan.executor == "local"
@@ -147,6 +163,10 @@ class Watcher:
         self._asked = time.monotonic()
         try:
             self._views = dict(self._chosen().look(jobs))
+            if not here:
+                # Somebody who may only read looks too.
+                with contextlib.suppress(OSError, TouchlineError):
+                    close_ended(Ledger(self.folder.ledger, self._plan.executor), self._views)
         except TouchlineError as fault:
             self._heard.trouble = fault.message
         return self._note()
@@ -197,15 +217,3 @@ def status(
     if snapshot.note and say is not None:
         say(snapshot.note)
     return list(snapshot.runs)
-
-
-def executor_for(plan: Plan, folder: ExperimentFolder, poll_seconds: float, commands: Commands) -> Executor:
-    """The executor that a plan's jobs run under, to ask and to stop; it starts nothing here."""
-    # Each loads what it needs when it is wanted.
-    if plan.executor == "local":
-        from touchline.launch.local import LocalExecutor
-
-        return LocalExecutor()
-    from touchline.launch.slurm import SlurmExecutor
-
-    return SlurmExecutor(commands, folder.ledger, poll_seconds=poll_seconds)

@@ -1,6 +1,11 @@
 """Proof that a stage goes on from its parent's weights, made on the loaded model before its first step.
 
-What the tolerances of the loss rest on, SmolLM2-135M-Instruct, on a processor with AVX512-BF16: TOLERANCES.
+The parent's items are scored as the parent scored them: in its layout and with its implementation of attention, since
+in bfloat16 either of them moves a loss by more than the tolerance. Measured, SmolLM2-135M-Instruct after 40 steps at
+rank 8, on 20 and on 60 items, base in bfloat16 on a processor, losses of 0.46 and 0.30 nats; differences relative to
+the loss: the same again 0 and 0; another attention 2.1e-3 and 1.6e-4; rows that share no prefix 4.7e-4 and 1.1e-3; the
+base in float32 8.6e-3 and 1.4e-3; the adapter merged, in bfloat16, 8.0e-3 and 3.8e-3 (of the next stage
+7.4e-3 and 1.1e-2), as rounding changes the weights by 40 % of what is merged; no adapter at all 2.9.
 """
 
 from __future__ import annotations
@@ -30,11 +35,14 @@ from touchline.trainer.log import LOG
 from touchline.trainer.machine import Stopwatch
 from touchline.trainer.model import TargetLoss, trainable
 from touchline.trainer.parent import LINEAGE_FILE, Ancestry, ParentCheckpoint
-from touchline.trainer.validation import arrange_by_length, items_sha256, mean_loss
+from touchline.trainer.validation import arrange_by_length, attending, items_sha256, mean_loss
 
 SAME_ARITHMETIC = 1e-3
-MERGED_IN_BFLOAT16 = 2e-2
-OTHER_ARITHMETIC = 2e-2
+"""Tolerance of the loss, relative to it, where nothing is rounded that was not rounded before."""
+MERGED_IN_BFLOAT16 = 5e-2
+"""The same where merged weights are rounded to bfloat16: more than four times what was measured."""
+OTHER_ARITHMETIC = 5e-2
+"""The same where the parent was scored in another element type, or on another kind of device."""
 _SMALLEST_LOSS = 1e-12
 _BROKEN = Missing(missing="not scored, since the lineage is broken already")
 _LINEAGE = TypeAdapter(Lineage)
@@ -222,7 +230,8 @@ def _loss(
         return Missing(missing=f"{parent.config.run} has no validation loss at {parent.path.name}")
     theirs = parent.training.scoring or setup
     layout = Layout(row_tokens=theirs.row_tokens, share_prefix=theirs.share_prefix)
-    found, targets = mean_loss(target_loss, arrange_by_length(examples, layout, theirs.micro_batch_size))
+    with attending(target_loss.model, theirs.attention, setup.attention):
+        found, targets = mean_loss(target_loss, arrange_by_length(examples, layout, theirs.micro_batch_size))
     tolerance, reason = _tolerance(theirs, setup, merges=own.own is None)
     return LossProof(
         recorded=recorded,

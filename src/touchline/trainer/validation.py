@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+
+from peft import PeftModel
 
 from touchline.backends.peft.layout import Layout, Rows, arrange
 from touchline.domain.catalog import RenderedExample
@@ -30,6 +33,20 @@ def mean_loss(target_loss: TargetLoss, rows: Sequence[Rows]) -> tuple[float, int
             total += target_loss(each).double().sum().item()
             targets += len(each.labels)
     return total / targets, targets
+
+
+@contextlib.contextmanager
+def attending(model: PeftModel, implementation: str, usual: str) -> Iterator[None]:
+    """Another implementation of attention for the length of a block; the masks that are given serve every one."""
+    if implementation == usual:
+        yield
+        return
+    base = model.get_base_model()
+    base.set_attn_implementation(implementation)
+    try:
+        yield
+    finally:
+        base.set_attn_implementation(usual)
 
 
 def items_sha256(examples: Sequence[RenderedExample]) -> str:
