@@ -74,9 +74,10 @@ def test_what_says_nothing_leaves_the_exit_code(tmp_path: Path, content: bytes) 
 
 
 def test_the_output_of_the_job_itself_is_read(tmp_path: Path) -> None:
-    """The newest, where the job has none by its id."""
+    """Another job's proves nothing; where the job is not known, the newest one is read."""
     old, new = output(tmp_path, "", "slurm-1.out"), output(tmp_path, "", "slurm-2.out")
     os.utime(old, (1, 1))
     assert newest_output(tmp_path, "1") == old
-    assert newest_output(tmp_path, "9") == new
+    assert newest_output(tmp_path, "9") is None
+    assert newest_output(tmp_path) == new
     assert newest_output(tmp_path / "none") is None

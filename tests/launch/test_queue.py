@@ -38,6 +38,7 @@ class Scripted:
 
     name = "scripted"
     tick_seconds = 1.0
+    trouble = ""
 
     def __init__(self, answers: Mapping[str, list[Exception]] | None = None, *, waits_itself: bool = False) -> None:
         self.waits_itself = waits_itself

@@ -83,9 +83,39 @@ def test_a_refusal_closes_the_intent_and_the_next_try_begins_anew(
     assert len({entry.token for entry in bench.entries()}) == 2
 
 
+def goes_down_at_sbatch(bench: Bench) -> None:
+    """The controller answers the look before, and nothing from then on."""
+    run = bench.slurm.run
+
+    def answer(words: tuple[str, ...], **more: object) -> Answer:
+        if words[0] == "sbatch":
+            bench.slurm.squeue = DOWN
+        return run(words, **more)  # type: ignore[arg-type]
+
+    bench.slurm.run = answer  # type: ignore[method-assign, assignment]
+
+
+def test_nothing_is_submitted_while_nobody_tells_what_is_in_the_queue(bench: Bench) -> None:
+    """Somebody may have submitted it by hand; and an sbatch that cannot be answered would only be waited for."""
+    bench.slurm.squeue = DOWN
+    with pytest.raises(LimitReached):
+        bench.begin()
+    assert bench.slurm.count("sbatch") == 0
+    assert bench.events() == []
+    bench.slurm.squeue, bench.slurm.sbatch = None, [Answer(code=0, out="80\n", err="")]
+    assert bench.begin() == "80"
+
+
+def test_what_was_finished_while_the_scheduler_took_its_time_is_not_begun(bench: Bench) -> None:
+    ledger = Ledger(bench.ledger_path, "slurm")
+    executor = SlurmExecutor(bench.slurm, bench.ledger_path, clock=bench.clock)
+    assert begin(bench.job, executor, ledger, is_done=lambda: True) is None
+    assert (bench.slurm.count("sbatch"), bench.events()) == (0, [])
+
+
 def test_an_unclear_answer_keeps_the_intent_open_until_its_token_was_looked_for(bench: Bench) -> None:
     bench.slurm.sbatch = [LOST, Answer(code=0, out="80\n", err="")]
-    bench.slurm.squeue = DOWN
+    goes_down_at_sbatch(bench)
     with pytest.raises(Unclear):
         bench.begin()
     assert bench.events() == ["intent", "unclear"]
@@ -100,7 +130,7 @@ def test_an_unclear_answer_keeps_the_intent_open_until_its_token_was_looked_for(
 
 def test_an_unclear_answer_of_a_job_that_is_in_is_settled_by_its_token(bench: Bench) -> None:
     bench.slurm.sbatch = [LOST]
-    bench.slurm.squeue = DOWN
+    goes_down_at_sbatch(bench)
     with pytest.raises(Unclear):
         bench.begin()
     bench.slurm.squeue = None
@@ -173,7 +203,7 @@ def test_many_open_intents_are_settled_by_one_search(bench: Bench) -> None:
     executor = SlurmExecutor(bench.slurm, bench.ledger_path, clock=bench.clock)
     ids = [begin(job, executor, ledger) for job in jobs]
     assert ids == [str(number if number % 2 else 100 + number // 2) for number in range(20)]
-    assert (bench.slurm.count("squeue"), bench.slurm.count("sacct"), bench.slurm.count("sbatch")) == (1, 1, 10)
+    assert (bench.slurm.count("squeue"), bench.slurm.count("sacct"), bench.slurm.count("sbatch")) == (2, 1, 10)
 
 
 def test_what_is_at_work_is_adopted_and_what_has_ended_is_begun_again(bench: Bench) -> None:

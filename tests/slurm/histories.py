@@ -86,7 +86,14 @@ def _drive(history: History, executor: Executor, *, retry: bool) -> str:
     history.stopped.clear()
     todo = [job for job in history.jobs if not history.complete(job) and _admitted(history, job, retry=retry)]
     run_jobs(
-        todo, executor, ledger, [()] * len(history.jobs), lambda jobs, views: None, after=after, clock=history.clock
+        todo,
+        executor,
+        ledger,
+        [()] * len(history.jobs),
+        lambda jobs, views: None,
+        before=lambda job: not history.complete(job),
+        after=after,
+        clock=history.clock,
     )
     return "done"
 

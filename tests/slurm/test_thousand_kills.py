@@ -17,7 +17,6 @@ import pytest
 from tests.slurm.histories import SUBMITTING, MakeExecutor, play
 from tests.slurm.naive import absent_is_over, tries_again_at_once
 
-pytestmark = pytest.mark.planning
 CHUNKS, SEEDS = 10, 100
 PLANTED_SEEDS, ENOUGH = 100, 3
 SHOWN = 60

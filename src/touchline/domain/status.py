@@ -57,6 +57,8 @@ EXIT_LINEAGE = 78
 """The parent is not what its records say; nothing was trained on it."""
 EXIT_OUT_OF_MEMORY = 79
 """The work did not fit into memory."""
+WARNED = "stopped by SIGUSR1"
+"""Reason of an attempt that its scheduler told that the limit is near: scripts ask for this signal for that alone."""
 TIME_LIMIT = "stopped at its time limit"
 """Reason of an attempt that this machine ended at its limit."""
 
@@ -127,7 +129,7 @@ class AttemptExit:
             return JobState.COMPLETED
         if self.code == EXIT_OUT_OF_MEMORY:
             return JobState.OUT_OF_MEMORY
-        if self.reason == TIME_LIMIT:
+        if self.reason == TIME_LIMIT or self.reason.startswith(WARNED):
             return JobState.TIMEOUT
         return JobState.CANCELLED if self.reason.startswith("stopped") else JobState.FAILED
 

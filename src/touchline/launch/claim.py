@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import secrets
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,6 +20,9 @@ from touchline.files import disk_faults
 from touchline.launch.processes import ProcessIdentity, is_alive
 
 CLAIM = "claim.json"
+FRESH_SECONDS = 20.0
+"""A holder whose last heartbeat is younger than this is alive."""
+_PAUSE_SECONDS = 2.0
 STALE_SECONDS = 90.0
 """A holder on another node whose last heartbeat is older than this is taken to be dead; heartbeats come every 5 s."""
 _LIMIT_BYTES = 1 << 16
@@ -42,7 +46,11 @@ def take_claim(status: Path, start: AttemptStart) -> bool:
                 held = path.read_bytes()[:_LIMIT_BYTES]
             except FileNotFoundError:
                 continue
-            if not _is_free(path, held, start):
+            free = _is_free(path, held, start)
+            if free is None:
+                time.sleep(_PAUSE_SECONDS)
+                continue
+            if not free:
                 return False
             if _replace(path, held, start):
                 break
@@ -111,8 +119,9 @@ def _write_new(path: Path, data: bytes) -> bool:
     return True
 
 
-def _is_free(path: Path, held: bytes, start: AttemptStart) -> bool:
-    """Whether a claim binds nobody: its holder is we, has ended, or has long given no sign of life."""
+def _is_free(path: Path, held: bytes, start: AttemptStart) -> bool | None:
+    """Whether a claim binds nobody: its holder is we, has ended, or has long given no sign of life; None while it is
+    silent and may still be alive, since only time tells."""
     try:
         data = json.loads(held)
         job, restart = str(data["job_id"]), int(data["restart"])
@@ -124,13 +133,19 @@ def _is_free(path: Path, held: bytes, start: AttemptStart) -> bool:
         )
     except (ValueError, KeyError, TypeError):
         # Cut off while it was written: as old as the file is.
-        return _age_seconds(path, (path,)) > STALE_SECONDS
+        return _by_age(_age_seconds(path, (path,)))
     if job == start.job_id or (path.parent / f"exit.{job}.{restart}.json").exists():
         return True
     alive = is_alive(holder)
     if alive is not None:
         return not alive
-    return _age_seconds(path, (path, path.parent / f"heartbeat.{job}.{restart}")) > STALE_SECONDS
+    return _by_age(_age_seconds(path, (path, path.parent / f"heartbeat.{job}.{restart}")))
+
+
+def _by_age(seconds: float) -> bool | None:
+    if seconds <= FRESH_SECONDS:
+        return False
+    return True if seconds > STALE_SECONDS else None
 
 
 def _age_seconds(path: Path, signs: Sequence[Path]) -> float:

@@ -47,10 +47,10 @@ def diagnose(output: Path | None, exit_code: int | None) -> Diagnosis:
 
 
 def newest_output(folder: Path, job_id: str = "", pattern: str = "slurm-*.out") -> Path | None:
-    """The output of a job in a run's folder; the newest one when the job is not known or has none by its id."""
+    """The output of a job in a run's folder; the newest one when the job is not known. Another job's proves nothing."""
     outputs = [path for path in folder.glob(pattern) if path.is_file()]
     named = [path for path in outputs if job_id and job_id in path.stem]
-    return max(named or outputs, key=lambda path: path.stat().st_mtime_ns, default=None)
+    return max(named if job_id else outputs, key=lambda path: path.stat().st_mtime_ns, default=None)
 
 
 def _own_words(output: Path) -> str | None:

@@ -14,13 +14,17 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from touchline.domain.plan import Plan
+from touchline.domain.status import JobState
 from touchline.errors import DriftFault, InputFault
 from touchline.files import disk_faults, inside, read_text_bounded, write_atomic, write_if_changed
 from touchline.launch.ledger import open_jobs, read_ledger
+from touchline.launch.statusfiles import read_exits
 from touchline.plan.files import plan_from_json, plan_to_json
 
 _PLAN_LIMIT_BYTES = 256 << 20
-_ARTEFACTS = re.compile(r"(epoch_\d+|step_\d+|resume|eval|status|metrics\.jsonl|training\.json|slurm-.*\.out)")
+_ARTEFACTS = re.compile(
+    r"(epoch_\d+|step_\d+|resume|eval|status|(metrics\.jsonl|training\.json|lineage\.json)|slurm-.*\.out)"
+)
 GENERATED_FROM_PLAN = frozenset({"finetune.yaml", "eval.yaml"})
 """Files that only touchline writes; the others are the user's to change once they are there."""
 WHOLE = "."
@@ -89,11 +93,11 @@ class ExperimentFolder:
         )
 
     def queued(self) -> set[str]:
-        """Runs with a job at a scheduler that, by the ledger and their folders, has not ended."""
+        """Runs with a job at a scheduler that, by the ledger and their folders, may still do something."""
         return {
             job
             for job, job_id in open_jobs(read_ledger(self.ledger)).items()
-            if (self.root / job).is_dir() and not any((self.root / job / "status").glob(f"exit.{job_id}.*.json"))
+            if (self.root / job).is_dir() and not _has_ended(self.root / job / "status", job_id)
         }
 
     def has_evaluations(self, name: str) -> bool:
@@ -197,3 +201,9 @@ def _write(path: Path, text: str, known: dict[str, str]) -> None:
 
 def _sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
+
+
+def _has_ended(status: Path, job_id: str) -> bool:
+    """Whether a job's own word is that it ended for good: one that was asked to stop may be queued again."""
+    last = max(read_exits(status, job_id), key=lambda end: end.restart, default=None)
+    return last is not None and (last.code == 0 or last.state is JobState.FAILED)

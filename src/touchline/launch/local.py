@@ -26,6 +26,7 @@ class LocalExecutor:
 
     name = "local"
     waits_itself = False
+    trouble = ""
     tick_seconds = 0.2
 
     def __init__(self) -> None:

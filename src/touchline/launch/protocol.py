@@ -43,6 +43,11 @@ class Executor(Protocol):
     tick_seconds: float
     """How long a queue waits between two turns."""
 
+    @property
+    def trouble(self) -> str:
+        """Why the last look was not answered; empty when it was."""
+        ...
+
     def start(self, job: Job, token: str, gpus: tuple[str, ...], after: Sequence[str] = ()) -> str:
         """Start a job and give its id; `token` is in the ledger already, so that a start can never be forgotten.
 

@@ -167,13 +167,10 @@ class _Queue:
 
     def _begin(self, job: Job) -> bool:
         """Start one; False where no more is taken now."""
-        if not self._before(job):
-            self._drop(job, JobState.COMPLETED, "done by another")
-            return True
         slot = self._free.pop(0)
         after = [self._ids[name] for name in job.after if name in self.running and self._ids.get(name)]
         try:
-            self._ids[job.name] = begin(job, self._executor, self._ledger, slot, after)
+            job_id = begin(job, self._executor, self._ledger, slot, after, is_done=lambda: not self._before(job))
         except (LimitReached, Unclear):
             self._free.insert(0, slot)
             return False
@@ -182,6 +179,11 @@ class _Queue:
             hint = "" if fault.hint is None else f" ({fault.hint})"
             self._drop(job, JobState.FAILED, f"{fault.message}{hint}")
             return True
+        if job_id is None:
+            self._free.insert(0, slot)
+            self._drop(job, JobState.COMPLETED, "done by another")
+            return True
+        self._ids[job.name] = job_id
         self.waiting.remove(job)
         self.ended.pop(job.name, None)
         self.running[job.name] = (job, slot)

@@ -76,6 +76,11 @@ class SlurmExecutor:
         # Exit files are seen at once, without asking anybody; the queue is asked no more often than that.
         self.tick_seconds = min(poll_seconds, TICK_SECONDS)
 
+    @property
+    def trouble(self) -> str:
+        """Why the last look was not answered; empty when it was."""
+        return self._queries.fault
+
     # ------------------------------------------------------------------------------------------------------ submitting
 
     def start(self, job: Job, token: str, gpus: tuple[str, ...], after: Sequence[str] = ()) -> str:

@@ -25,6 +25,7 @@ LONGEST_WAIT_SECONDS = 180.0
 SETTLED_SECONDS = 120.0
 """So long after a job's end sacct's exit code is final, even where it is none."""
 TOKEN_SECONDS = 10.0
+SECOND_LOOK_SECONDS = 3.0
 """So long after a submission a job may still appear: squeue shows it at once, sacct's whole row took 5 s."""
 _TOKEN_PAUSE_SECONDS = 3.0
 _IDS_AT_ONCE = 1000
@@ -175,7 +176,13 @@ class SlurmQueries:
         found: dict[str, str] = {}
         begun = self._clock.monotonic()
         age = self._clock.now() - since_unix
-        left = TOKEN_SECONDS - age if 0 <= age < TOKEN_SECONDS else 0.0 if age >= TOKEN_SECONDS else TOKEN_SECONDS
+        left = (
+            TOKEN_SECONDS - age
+            if 0 <= age < TOKEN_SECONDS
+            else SECOND_LOOK_SECONDS
+            if age >= TOKEN_SECONDS
+            else TOKEN_SECONDS
+        )
         while True:
             elapsed = self._clock.monotonic() - begun
             self.refresh(now=True)

@@ -76,6 +76,12 @@ def read_exit(status: Path, job_id: str, restart: int) -> AttemptExit | None:
     return _exit(status / f"exit.{job_id}.{restart}.json")
 
 
+def read_exits(status: Path, job_id: str) -> list[AttemptExit]:
+    """Every end that a job has written, one for each time that it was started."""
+    found = [_exit(path) for path in status.glob(f"exit.{job_id}.*.json")]
+    return [end for end in found if end is not None]
+
+
 def write_holder(lock: Path, supervisor: ProcessIdentity, work: ProcessIdentity | None) -> None:
     """Name the holder inside the lock's own file; in place, since the kernel's lock is on this very file."""
     holder = {"supervisor": _as_data(supervisor), "work": None if work is None else _as_data(work)}

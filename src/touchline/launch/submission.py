@@ -11,10 +11,10 @@ the token first: a job that has it is adopted, and only where there is none the 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
-from touchline.errors import EnvironmentFault, Unclear
+from touchline.errors import EnvironmentFault, LimitReached, Unclear
 from touchline.launch.ledger import Ledger, open_intents
 from touchline.launch.protocol import Executor, Job
 
@@ -28,8 +28,21 @@ class FindsByToken(Protocol):
         ...
 
 
-def begin(job: Job, executor: Executor, ledger: Ledger, gpus: tuple[str, ...] = (), after: Sequence[str] = ()) -> str:
-    """Start a job unless it is at work already; give its id.
+def never() -> bool:
+    """For work that is always to be done."""
+    return False
+
+
+def begin(
+    job: Job,
+    executor: Executor,
+    ledger: Ledger,
+    gpus: tuple[str, ...] = (),
+    after: Sequence[str] = (),
+    *,
+    is_done: Callable[[], bool] = never,
+) -> str | None:
+    """Start a job unless it is at work already; give its id, or None when there was nothing to do.
 
     The caller holds the experiment (`steps.running.alone`); two that do not see each other's lock are kept apart by
     the lock in the run's folder, where the second job ends at once.
@@ -40,9 +53,11 @@ def begin(job: Job, executor: Executor, ledger: Ledger, gpus: tuple[str, ...] = 
         ledger: the experiment's.
         gpus: ids of GPUs on this machine.
         after: ids of jobs that must have ended first.
+        is_done: whether the work is there by now; asked when nothing of this job is at work any more, since it may have
+            finished it while the scheduler took its time to answer.
 
     Raises:
-        Refused, LimitReached: nothing was started, and the ledger says so.
+        Refused, LimitReached: nothing was started.
         Unclear: it may have been started; the next `begin` of this job looks for its token first.
         EnvironmentFault: it cannot be started here at all.
     """
@@ -53,6 +68,11 @@ def begin(job: Job, executor: Executor, ledger: Ledger, gpus: tuple[str, ...] = 
     if view is not None and view.active:
         ledger.record("adopted", job.name, job_id=view.job_id)
         return view.job_id
+    if is_done():
+        return None
+    if executor.trouble:
+        # What somebody else has put into the queue would not be seen.
+        raise LimitReached(f"{job.name} is not submitted now: {executor.trouble}", hint="the same command later")
     token = secrets.token_hex(8)
     ledger.record("intent", job.name, token=token, gpus=gpus)
     try:

@@ -76,7 +76,8 @@ def _ways(problem: Problem) -> Iterator[int | None]:
     yield None
     if problem.size <= MOST_KEEPING_PLACES:
         wide = sorted({gpus for gpus in problem.gpus if gpus > 1})
-        yield from dict.fromkeys(wide[-1:] + wide[:1])
+        # On nodes every try costs more, and what is in the way is mostly a job as wide as a node.
+        yield from dict.fromkeys(wide[-1:] + wide[:1] if problem.pooled else wide[-1:])
 
 
 def _climb(problem: Problem, kept: int | None, enough: float, generator: np.random.Generator) -> Found:

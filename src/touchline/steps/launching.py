@@ -154,15 +154,15 @@ def submit(
     seen = executor.look(jobs)
     living = sum(view.active for view in seen.values())
     for number, job in enumerate(jobs):
-        if not recovery.before(job):
-            continue
         view = seen.get(job.name)
         active = view is not None and view.active
         if not active and room is not None and living >= room:
             found.append(Submitted(job=job.name, job_id="", word="later", reason=f"{room} jobs are in the queue"))
             continue
-        found.append(_submitted(job, executor, ledger, ids, active=active))
-        living += found[-1].word == "submitted"
+        told = _submitted(job, executor, ledger, ids, recovery, active=active)
+        if told is not None:
+            found.append(told)
+            living += told.word == "submitted"
         if heard is not None:
             heard(number + 1, len(jobs))
     return recovery.planned, found
@@ -181,12 +181,14 @@ def _settled(recovery: Recovery, jobs: Sequence[Job], executor: Executor) -> lis
     return wanted
 
 
-def _submitted(job: Job, executor: Executor, ledger: Ledger, ids: dict[str, str], *, active: bool) -> Submitted:
+def _submitted(
+    job: Job, executor: Executor, ledger: Ledger, ids: dict[str, str], recovery: Recovery, *, active: bool
+) -> Submitted | None:
     after = [ids[name] for name in job.after if ids.get(name)]
     if len(after) < len(job.after):
         return Submitted(job=job.name, job_id="", word="later", reason=f"{job.after[0]} was not taken")
     try:
-        ids[job.name] = begin(job, executor, ledger, (), after)
+        job_id = begin(job, executor, ledger, (), after, is_done=lambda: not recovery.before(job))
     except LimitReached as fault:
         return Submitted(job=job.name, job_id="", word="later", reason=fault.message)
     except Unclear as fault:
@@ -194,6 +196,9 @@ def _submitted(job: Job, executor: Executor, ledger: Ledger, ids: dict[str, str]
     except Refused as fault:
         hint = "" if fault.hint is None else f" ({fault.hint})"
         return Submitted(job=job.name, job_id="", word="refused", reason=f"{fault.message}{hint}")
+    if job_id is None:
+        return None
+    ids[job.name] = job_id
     word = "in the queue already" if active else "submitted"
     return Submitted(job=job.name, job_id=ids[job.name], word=word)
 
