@@ -22,9 +22,11 @@ pytestmark = pytest.mark.planning
 SITE = SlurmSite(signal_seconds=20)
 
 
-def _write(root: Path, stages: list[MegaStage], *, kept: int | None = None, **allocation: object) -> None:
+def _write(
+    root: Path, stages: list[MegaStage], *, kept: int | None = None, pooled: bool = False, **allocation: object
+) -> None:
     asked = {"gpus_per_node": 2, "cpus_per_node": 8, "seconds": 600.0} | allocation
-    text = mega_text("seed4", stages, Allocation(**asked), SITE, kept_gpus=kept)  # type: ignore[arg-type]
+    text = mega_text("seed4", stages, Allocation(**asked), SITE, kept_gpus=kept, pooled=pooled)  # type: ignore[arg-type]
     quicker = text.replace(f"sleep {TICK} &", "sleep 0.1 &")
     assert quicker != text
     (root / "mega_job.slurm").write_text(quicker)
@@ -177,7 +179,8 @@ def test_in_order_nothing_starts_before_the_one_in_front(tmp_path: Path) -> None
     assert _started(done.stdout) == ["a", "wide", "b"]
 
 
-def test_a_wide_stage_keeps_its_place_from_those_that_would_delay_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize("pooled", [True, False])
+def test_a_wide_stage_keeps_its_place_from_those_that_would_delay_it(tmp_path: Path, pooled: bool) -> None:
     """While `a` runs for a minute, as predicted, a short stage may use the free GPU, and a long one may not."""
     root, stand_in = tmp_path / "exp", StandIn(tmp_path, {"n1": 2})
     for name in ("a", "wide", "long", "short"):
@@ -187,11 +190,32 @@ def test_a_wide_stage_keeps_its_place_from_those_that_would_delay_it(tmp_path: P
         replace(stage(name, gpus=2 if name == "wide" else 1, upper=200), predicted_seconds=seconds)
         for name, seconds in predicted.items()
     ]
-    _write(root, stages, kept=2)
+    _write(root, stages, kept=2, pooled=pooled)
     done = stand_in.run(root)
     assert done.returncode == 0, done.stdout
     assert _started(done.stdout) == ["a", "short", "wide", "long"]
     assert stand_in.faults() == []
+
+
+@pytest.mark.parametrize("kept", [2, None])
+def test_on_several_nodes_a_node_is_kept_for_a_wide_stage(tmp_path: Path, kept: int | None) -> None:
+    """The second node is free first, so it is kept: what is behind may use the first, and there only what is short."""
+    root, stand_in = tmp_path / "exp", StandIn(tmp_path, {"n1": 2, "n2": 2})
+    predicted = {"a": 300.0, "pair": 200.0, "b": 60.0, "wide": 60.0, "long": 120.0, "short": 1.0, "other": 120.0}
+    gpus = {"a": 1, "pair": 1, "wide": 2}
+    takes = {"a": 3.0, "pair": 0.2, "b": 1.0}
+    for name in predicted:
+        make_run(root, name, seconds=takes.get(name, 0.2))
+    stages = [
+        replace(stage(name, gpus=gpus.get(name, 1), upper=400), predicted_seconds=seconds)
+        for name, seconds in predicted.items()
+    ]
+    _write(root, stages, kept=kept, nodes=2)
+    done = stand_in.run(root)
+    assert done.returncode == 0, done.stdout
+    assert stand_in.faults() == []
+    nodes = {event["name"]: event["node"] for event in stand_in.events() if "node" in event}
+    print(_started(done.stdout), nodes)
 
 
 def test_without_gpus_the_cpus_decide(tmp_path: Path) -> None:

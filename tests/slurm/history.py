@@ -214,8 +214,12 @@ class Watched:
     def __init__(self, inner: Executor, history: History) -> None:
         self._inner, self._history = inner, history
         self.name, self.tick_seconds = inner.name, inner.tick_seconds
-
         self.waits_itself = inner.waits_itself
+
+    @property
+    def trouble(self) -> str:
+        """As the executor says."""
+        return self._inner.trouble
 
     def start(self, job: Job, token: str, gpus: tuple[str, ...], after: Sequence[str] = ()) -> str:
         """As the executor does."""

@@ -20,6 +20,7 @@ class AbsentIsOver:
     name = "slurm"
     tick_seconds = 30.0
     waits_itself = True
+    trouble = ""
 
     def __init__(self, history: History) -> None:
         self._history = history

@@ -25,6 +25,7 @@ from touchline.domain.status import Attempt, JobState, TrainingOutcome
 from touchline.launch.statusfiles import read_attempts
 from touchline.results.checkpoints import read_checkpoints, read_training_marker
 from touchline.results.evaluations import read_evaluations, settings_sha256
+from touchline.results.glance import superseded_attempts
 from touchline.results.metrics import read_metrics
 from touchline.results.standing import Standing, counted, run_status, told, training_outcome
 from touchline.scaffold.folder import evaluation_config
@@ -105,7 +106,7 @@ def _result(run: PlannedRun, seen: _Evidence, folder: Path, view: JobView | None
         status=run_status(standing),
         job_state=state,
         outcome=outcome,
-        attempts=len(seen.attempts),
+        attempts=len(seen.attempts) + superseded_attempts(folder),
         steps_done=(seen.metrics.steps[-1].step if seen.metrics.steps else 0) if trained else None,
         steps_planned=run.batches.steps if run.batches is not None else None,
         exact_match=None if last is None else _proportion([sample.exact for sample in last.samples]),

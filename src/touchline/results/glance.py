@@ -85,7 +85,7 @@ def glance(plan: Plan, run: PlannedRun, folder: Path, settings_sha256: Mapping[s
         folder=folder,
         prepared=("eval.yaml" if run.kind is RunKind.CONTROL else "finetune.yaml") in names,
         attempts=attempts,
-        superseded_attempts=_superseded(folder) if "superseded" in names else 0,
+        superseded_attempts=superseded_attempts(folder) if "superseded" in names else 0,
         evaluation_attempts=counted(read_attempts(folder / "eval" / "status")) if "status" in eval_names else (),
         outcome=training_outcome(
             run.kind,
@@ -143,7 +143,8 @@ def _names(folder: Path) -> frozenset[str]:
         return frozenset()
 
 
-def _superseded(folder: Path) -> int:
+def superseded_attempts(folder: Path) -> int:
+    """Attempts at what a run was before it was planned again."""
     return sum(1 for _ in folder.glob("superseded/*/status/start.*.json"))
 
 

@@ -105,6 +105,7 @@ def mega_text(
     compute: ComputeConfig | None = None,
     *,
     kept_gpus: int | None = None,
+    pooled: bool = False,
 ) -> str:
     """The text of mega_job.slurm.
 
@@ -116,6 +117,8 @@ def mega_text(
         compute: what the experiment asks for, which goes first.
         kept_gpus: how stages are started, as `Placement.kept_gpus` says: whatever fits, in order; or a wide stage that
             waits keeps its place.
+        pooled: that place is so many GPUs of the one node there is, since CPUs and memory never run short; otherwise a
+            node is kept.
 
     Raises:
         InputFault: a stage could never be started in such an allocation, two have one name, or there is none.
@@ -155,7 +158,8 @@ def mega_text(
         memory_mib=_mib(memory) if counts and memory is not None else None,
         seconds=math.ceil(allocation.seconds),
         kept=kept,
-        kept_gpus=kept_gpus if allocation.nodes == 1 or kept_gpus == 0 else None,
+        kept_gpus=kept_gpus,
+        by_node=allocation.nodes > 1 or not pooled,
         tick=TICK,
     )
 

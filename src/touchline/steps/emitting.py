@@ -13,6 +13,7 @@ from touchline.domain.plan import Plan, PlannedRun
 from touchline.domain.site import SlurmSite
 from touchline.errors import InputFault
 from touchline.placement import place
+from touchline.placement.problem import compile_problem
 from touchline.plan.jobs import place_jobs, upper_minutes
 from touchline.scaffold.header import evaluation_limit, training_limit
 from touchline.scaffold.mega import (
@@ -220,7 +221,8 @@ def _mega(placed: Placed, site: SlurmSite, time_minutes: float | None) -> dict[s
     plan = placed.planned.plan
     allocation = allocation_of(placed.cluster, minutes, needs_gpus=any(job.gpus for job in placed.jobs))
     kept = placed.placement.kept_gpus
-    text = mega_text(plan.experiment, stages_of(placed), allocation, site, plan.compute, kept_gpus=kept)
+    pooled = compile_problem(placed.jobs, placed.cluster).pooled
+    text = mega_text(plan.experiment, stages_of(placed), allocation, site, plan.compute, kept_gpus=kept, pooled=pooled)
     return {MEGA: text}
 
 

@@ -155,6 +155,11 @@ def submit(
     living = sum(view.active for view in seen.values())
     for number, job in enumerate(jobs):
         view = seen.get(job.name)
+        if job.name in recovery.called_back:
+            # It leaves the queue first; the next call plans it smaller.
+            why = "called back: its sibling did not fit; it is planned smaller when it is submitted again"
+            found.append(Submitted(job=job.name, job_id="", word="later", reason=why))
+            continue
         active = view is not None and view.active
         if not active and room is not None and living >= room:
             found.append(Submitted(job=job.name, job_id="", word="later", reason=f"{room} jobs are in the queue"))
@@ -185,7 +190,7 @@ def _submitted(
     job: Job, executor: Executor, ledger: Ledger, ids: dict[str, str], recovery: Recovery, *, active: bool
 ) -> Submitted | None:
     after = [ids[name] for name in job.after if ids.get(name)]
-    if len(after) < len(job.after):
+    if len(after) < len(job.after) and not any(name in recovery.stopped for name in job.after):
         return Submitted(job=job.name, job_id="", word="later", reason=f"{job.after[0]} was not taken")
     try:
         job_id = begin(job, executor, ledger, (), after, is_done=lambda: not recovery.before(job))

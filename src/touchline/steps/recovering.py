@@ -11,7 +11,7 @@ from touchline.domain.metrics import AttemptRow
 from touchline.domain.plan import PlannedRun
 from touchline.domain.recovery import Decision, Diagnosis, Failure, Step
 from touchline.domain.status import EXIT_HELD, EXIT_NO_PARENT, Attempt, JobState
-from touchline.errors import TouchlineError
+from touchline.errors import Refused, TouchlineError
 from touchline.launch.diagnosis import diagnose, newest_output
 from touchline.launch.ledger import Ledger
 from touchline.launch.protocol import Executor, Job
@@ -53,8 +53,13 @@ class Recovery:
         self._settings, self._executor, self._ledger, self._tell = settings, executor, ledger, tell
         self._retry = retry
         self._playing: dict[str, Job] = {}
-        self._smaller: dict[Shape, int] = {}
+        self._smaller = self._learned()
         self._withdrawn: set[str] = set()
+
+    @property
+    def called_back(self) -> frozenset[str]:
+        """Jobs that were taken out of the scheduler's queue, to be planned smaller."""
+        return frozenset(self._withdrawn)
 
     def admit(self, jobs: Sequence[Job]) -> list[Job]:
         """Those of these jobs that may start: not what failed twice the same way already."""
@@ -67,6 +72,9 @@ class Recovery:
                 if decision.step is Step.STOP and last.state is JobState.FAILED:
                     self._stop(job, f"{decision.why}; `--retry` starts it all the same", failures)
                     continue
+            if (parent := self._stopped_parent(job)) is not None:
+                self._stop(job, f"it builds on {parent}, which was stopped", ())
+                continue
             admitted.append(job)
         self._playing |= {job.name: job for job in admitted}
         return admitted
@@ -75,9 +83,14 @@ class Recovery:
         """Whether a job is still to be started; what a sibling has learned is planned for it then.
 
         Between the list of what is missing and now, somebody else's job may have finished it.
+
+        Raises:
+            Refused: what it builds on was stopped.
         """
         if self._is_done(job):
             return False
+        if (parent := self._stopped_parent(job)) is not None:
+            raise Refused(f"it builds on {parent}, which was stopped")
         run = self._run(job)
         if run is None or run.train is None:
             return True
@@ -95,12 +108,14 @@ class Recovery:
         if job.name in self._withdrawn and view.state is JobState.CANCELLED:
             self._withdrawn.discard(job.name)
             return (job,)
-        if (
-            _of_evaluation(job)
-            and view.exit_code == EXIT_NO_PARENT
-            and job.name.removeprefix(EVALUATE) in self._playing
-        ):
+        if view.exit_code == EXIT_NO_PARENT and any(name in self._playing for name in job.after):
+            # What it builds on is started again, and it behind that.
             return (job,)
+        if not view.job_id and view.source == "ledger" and view.state is JobState.FAILED:
+            # Nothing was started, and the same words would come again.
+            self._ledger.record("decided", job.name, state=Step.STOP.value, reason=view.reason)
+            self._stop(job, view.reason, ())
+            return ()
         failures = failures_of(job, view)
         run = self._run(job)
         micro = run.train.micro_batch_size if run is not None and run.train is not None else None
@@ -116,13 +131,25 @@ class Recovery:
 
     def _is_done(self, job: Job) -> bool:
         run = self.planned.plan.run(job.name.removeprefix(EVALUATE))
-        if run is None:
+        if run is None or not trained(self.planned.folder, run):
+            # Before its training is over, nothing can be missing of an evaluation, and yet it is not done.
             return False
-        return (
-            not missing_evaluations(self.planned, run, None)
-            if _of_evaluation(job)
-            else trained(self.planned.folder, run)
-        )
+        return not (_of_evaluation(job) and missing_evaluations(self.planned, run, None))
+
+    def _stopped_parent(self, job: Job) -> str | None:
+        """Something that a job builds on and that will not be there."""
+        return next((name for name in job.after if name in self.stopped), None)
+
+    def _learned(self) -> dict[Shape, int]:
+        """The micro-batches that earlier calls found to fit after larger ones did not."""
+        found: dict[Shape, int] = {}
+        for entry in self._ledger.entries():
+            run = self.planned.plan.run(entry.job)
+            if entry.event != "decided" or entry.state != Step.SMALLER.value or run is None or run.train is None:
+                continue
+            if isinstance(size := run.train.micro_batch_size, int):
+                found[_shape(run)] = min(size, found.get(_shape(run), size))
+        return found
 
     def _run(self, job: Job) -> PlannedRun | None:
         return None if _of_evaluation(job) else self.planned.plan.run(job.name)
