@@ -98,5 +98,6 @@ bench: $(VENV)/.complete $(TUNE)/.complete $(FACT)/.complete ## Measure against 
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/estimates.py
 	$(BIN)/python benchmarks/calibration.py
 	$(BIN)/python benchmarks/read_logs.py
+	$(BIN)/python benchmarks/placement.py
 	TOUCHLINE_TORCHTUNE_PYTHON=$(TUNE)/bin/python TOUCHLINE_LLAMAFACTORY_PYTHON=$(FACT)/bin/python \
 	  $(BIN)/pytest -q tests/backends/test_batching_peers.py

@@ -484,5 +484,7 @@ def _failed(done: Worked) -> RunsFailed:
     root = done.planned.folder.root
     names = [name.removeprefix(EVALUATE) for name in done.stopped]
     places = [root / name if done.planned.plan.run(name) else done.planned.folder.evaluation(name) for name in names]
-    logs = " ".join(f"{shlex.quote(str(place))}/*.out" for place in dict.fromkeys(places))
-    return RunsFailed(f"did not end well: {', '.join(done.stopped)}", hint=f"tail -n 20 {logs}")
+    # What was refused, or never came to be started, has said nothing.
+    spoken = [place for place in dict.fromkeys(places) if any(place.glob("*.out"))]
+    hint = f"tail -n 20 {' '.join(f'{shlex.quote(str(place))}/*.out' for place in spoken)}" if spoken else None
+    return RunsFailed(f"did not end well: {', '.join(done.stopped)}", hint=hint)

@@ -187,7 +187,11 @@ def test_a_wide_stage_keeps_its_place_from_those_that_would_delay_it(tmp_path: P
         make_run(root, name, seconds=1.0 if name == "a" else 0.2)
     predicted = {"a": 60.0, "wide": 60.0, "long": 120.0, "short": 1.0}
     stages = [
-        replace(stage(name, gpus=2 if name == "wide" else 1, upper=200), predicted_seconds=seconds)
+        replace(
+            # Of stages that ask for the same, the first one waits for all.
+            stage(name, gpus=2 if name == "wide" else 1, cpus=2 if name == "short" else 1, upper=200),
+            predicted_seconds=seconds,
+        )
         for name, seconds in predicted.items()
     ]
     _write(root, stages, kept=2, pooled=pooled)
@@ -199,23 +203,27 @@ def test_a_wide_stage_keeps_its_place_from_those_that_would_delay_it(tmp_path: P
 
 @pytest.mark.parametrize("kept", [2, None])
 def test_on_several_nodes_a_node_is_kept_for_a_wide_stage(tmp_path: Path, kept: int | None) -> None:
-    """The second node is free first, so it is kept: what is behind may use the first, and there only what is short."""
+    """`b` is predicted to end first, so its node is kept; the other one is free for what is behind the wide stage."""
     root, stand_in = tmp_path / "exp", StandIn(tmp_path, {"n1": 2, "n2": 2})
-    predicted = {"a": 300.0, "pair": 200.0, "b": 60.0, "wide": 60.0, "long": 120.0, "short": 1.0, "other": 120.0}
-    gpus = {"a": 1, "pair": 1, "wide": 2}
-    takes = {"a": 3.0, "pair": 0.2, "b": 1.0}
-    for name in predicted:
+    predicted = {"b": 60.0, "a": 300.0, "wide": 60.0, "long": 120.0, "short": 1.0}
+    takes = {"b": 1.0, "a": 2.0}
+    # Two stages of five of a node's eight CPUs are never on one node.
+    cpus = {"b": 5, "a": 5, "short": 2}
+    stages = []
+    for name, seconds in predicted.items():
         make_run(root, name, seconds=takes.get(name, 0.2))
-    stages = [
-        replace(stage(name, gpus=gpus.get(name, 1), upper=400), predicted_seconds=seconds)
-        for name, seconds in predicted.items()
-    ]
+        one = stage(name, gpus=2 if name == "wide" else 1, cpus=cpus.get(name, 1), upper=400)
+        stages.append(replace(one, predicted_seconds=seconds))
     _write(root, stages, kept=kept, nodes=2)
     done = stand_in.run(root)
     assert done.returncode == 0, done.stdout
     assert stand_in.faults() == []
-    nodes = {event["name"]: event["node"] for event in stand_in.events() if "node" in event}
-    print(_started(done.stdout), nodes)
+    node = {event["name"]: event["node"] for event in stand_in.events() if "node" in event}
+    assert node["a"] != node["b"]
+    if kept is None:
+        assert node["long"] == node["b"]
+    else:
+        assert (node["long"], node["short"], node["wide"]) == (node["a"], node["b"], node["b"])
 
 
 def test_without_gpus_the_cpus_decide(tmp_path: Path) -> None:

@@ -49,7 +49,7 @@ def real_executor(history: History, lock: int | None) -> Executor:
     executor = SlurmExecutor(
         history.fake, history.root / "ledger.jsonl", clock=history.clock, poll_seconds=history.poll_seconds, lock=lock
     )
-    # Looks at the folders in between would find nothing new in most of these simulated hours, and cost most of the time.
+    # Looks at the folders in between would find nothing new in most of these hours, and cost most of the time.
     executor.tick_seconds = history.poll_seconds
     return executor
 

@@ -159,8 +159,11 @@ class _Queue:
             self.look()
 
     def _is_ready(self, job: Job) -> bool:
-        """Whether what it comes after is over; a scheduler that can wait by itself needs only to know those jobs."""
-        waiting = {each.name for each in self.waiting}
+        """Whether what it comes after is over; a scheduler that can wait by itself needs only to know those jobs.
+
+        What was dropped in this turn may be started again, or take with it what builds on it.
+        """
+        waiting = {each.name for each in (*self.waiting, *(job for job, _ in self._over))}
         return all(
             name not in waiting and (self._executor.waits_itself or name not in self.running) for name in job.after
         )

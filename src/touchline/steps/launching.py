@@ -200,7 +200,8 @@ def _submitted(
         return Submitted(job=job.name, job_id="", word="unclear", reason=fault.message)
     except Refused as fault:
         hint = "" if fault.hint is None else f" ({fault.hint})"
-        return Submitted(job=job.name, job_id="", word="refused", reason=f"{fault.message}{hint}")
+        reason = recovery.stopped[job.name] = f"{fault.message}{hint}"
+        return Submitted(job=job.name, job_id="", word="refused", reason=reason)
     if job_id is None:
         return None
     ids[job.name] = job_id

@@ -73,7 +73,7 @@ class Recovery:
                     self._stop(job, f"{decision.why}; `--retry` starts it all the same", failures)
                     continue
             if (parent := self._stopped_parent(job)) is not None:
-                self._stop(job, f"it builds on {parent}, which was stopped", ())
+                self._stop(job, _will_not_be(parent), ())
                 continue
             admitted.append(job)
         self._playing |= {job.name: job for job in admitted}
@@ -85,12 +85,12 @@ class Recovery:
         Between the list of what is missing and now, somebody else's job may have finished it.
 
         Raises:
-            Refused: what it builds on was stopped.
+            Refused: what it builds on will not be there.
         """
         if self._is_done(job):
             return False
         if (parent := self._stopped_parent(job)) is not None:
-            raise Refused(f"it builds on {parent}, which was stopped")
+            raise Refused(_will_not_be(parent))
         run = self._run(job)
         if run is None or run.train is None:
             return True
@@ -255,6 +255,10 @@ def _progressed(folder: Path, attempt: Attempt, later: Sequence[Attempt], rows: 
 def _diagnosis(job: Job, job_id: str, code: int | None) -> Diagnosis:
     pattern = job.output.replace("{job}", "*")
     return diagnose(newest_output(job.folder, job_id, pattern), code)
+
+
+def _will_not_be(parent: str) -> str:
+    return f"it builds on {parent}, which will not be trained now"
 
 
 def _of_evaluation(job: Job) -> bool:
