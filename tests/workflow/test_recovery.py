@@ -54,6 +54,14 @@ def test_out_of_memory_halves_the_micro_batch_and_the_siblings_learn_it(
     assert sum("sibling" in reason for reason in reasons) == 1
     first, second = (result for result in found if result.steps_planned)
     assert (first.attempts, second.attempts) == (3, 1)
+    assert [(each.state, each.superseded) for each in first.attempt_list] == [
+        (JobState.OUT_OF_MEMORY, True),
+        (JobState.OUT_OF_MEMORY, True),
+        (JobState.COMPLETED, False),
+    ]
+    report = (folder / "RESULTS.md").read_text()
+    assert report.count("planned again since") == 2
+    assert f"| {first.name} | 3 of 3 |" in report
     moved = [read_attempts(path / "status") for path in sorted((folder / first.name / "superseded").iterdir())]
     assert [attempts[-1].state for attempts in moved] == [JobState.OUT_OF_MEMORY] * 2
     assert sum("out of memory" in sentence for sentence in said) == 2

@@ -143,6 +143,26 @@ class LossPoint:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class AttemptResult:
+    """One attempt at a training."""
+
+    job_id: str
+    """Its job."""
+    restart: int
+    """How often that job had been started before."""
+    state: JobState
+    """How it ended, or RUNNING."""
+    reason: str
+    """How, in words."""
+    started_unix: float
+    """When it began, in seconds since 1970."""
+    seconds: Measured
+    """How long it lasted."""
+    superseded: bool
+    """Whether the run has been planned again since, so that what it made was moved aside."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class RunResult:
     """Everything that is known of a run."""
 
@@ -164,6 +184,8 @@ class RunResult:
     """What the artefacts say."""
     attempts: int
     """How often it was started."""
+    attempt_list: tuple[AttemptResult, ...] = ()
+    """Each of them, oldest first."""
     steps_done: int | None
     """Optimizer steps done; none for a control."""
     steps_planned: int | None

@@ -8,7 +8,7 @@ from touchline.domain.plan import Plan
 from touchline.domain.quantity import Missing
 from touchline.domain.results import Difference, Proportion, RunResult
 from touchline.domain.runs import RunKind
-from touchline.domain.status import RunStatus
+from touchline.domain.status import JobState, RunStatus
 from touchline.markdown import code, escape, measured, table
 from touchline.plan.sections import design_line
 from touchline.report.figures import Figure
@@ -37,6 +37,7 @@ def results_markdown(plan: Plan, results: Sequence[RunResult], figure: Figure) -
         _training(results),
         "![training and validation loss](figures/loss.png)\n" if figure.png is not None else "",
         f"{figure.note}\n",
+        *_attempts(results),
         "## Checkpoints\n",
         _checkpoints(results),
         "## Data and models\n",
@@ -187,6 +188,26 @@ def _memory(result: RunResult) -> str:
     if isinstance(value, Missing):
         return str(value)
     return f"{measured(value, 3)} ({value.kind}, while steps ran)"
+
+
+def _attempts(results: Sequence[RunResult]) -> list[str]:
+    """A row for each attempt, where not every run came through at its first."""
+    rows = [
+        (
+            escape(r.name),
+            f"{number} of {len(r.attempt_list)}",
+            escape(each.job_id) + (f", restart {each.restart}" if each.restart else ""),
+            each.state.value,
+            escape(each.reason) + ("; planned again since" if each.superseded else ""),
+            measured(each.seconds),
+        )
+        for r in results
+        if len(r.attempt_list) > 1 or any(each.state is not JobState.COMPLETED for each in r.attempt_list)
+        for number, each in enumerate(r.attempt_list, 1)
+    ]
+    if not rows:
+        return []
+    return ["## Attempts\n", table(("run", "attempt", "job", "state", "how it ended", "lasted"), rows)]
 
 
 def _checkpoints(results: Sequence[RunResult]) -> str:

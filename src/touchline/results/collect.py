@@ -23,9 +23,9 @@ from touchline.domain.results import (
 from touchline.domain.runs import RunKind
 from touchline.domain.status import Attempt, JobState, TrainingOutcome
 from touchline.launch.statusfiles import read_attempts
+from touchline.results.attempts import attempt_results
 from touchline.results.checkpoints import read_checkpoints, read_training_marker
 from touchline.results.evaluations import read_evaluations, settings_sha256
-from touchline.results.glance import superseded_attempts
 from touchline.results.metrics import read_metrics
 from touchline.results.standing import Standing, counted, run_status, told, training_outcome
 from touchline.scaffold.folder import evaluation_config
@@ -97,6 +97,7 @@ def _result(run: PlannedRun, seen: _Evidence, folder: Path, view: JobView | None
     last = seen.evaluations[-1] if seen.evaluations else None
     trained = run.kind is RunKind.FINE_TUNED
     nothing = Missing(missing="nothing is trained") if not trained else Missing(missing="no step has been measured")
+    attempts = attempt_results(folder) if run.kind is RunKind.FINE_TUNED else ()
     return RunResult(
         name=run.name,
         kind=run.kind,
@@ -106,7 +107,8 @@ def _result(run: PlannedRun, seen: _Evidence, folder: Path, view: JobView | None
         status=run_status(standing),
         job_state=state,
         outcome=outcome,
-        attempts=len(seen.attempts) + superseded_attempts(folder),
+        attempts=len(attempts),
+        attempt_list=attempts,
         steps_done=(seen.metrics.steps[-1].step if seen.metrics.steps else 0) if trained else None,
         steps_planned=run.batches.steps if run.batches is not None else None,
         exact_match=None if last is None else _proportion([sample.exact for sample in last.samples]),

@@ -1,0 +1,45 @@
+"""Attempts at a training, each as a row: how it ended and how long it lasted, those before a new plan included."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from touchline.domain.quantity import Measured, Missing, Quantity
+from touchline.domain.results import AttemptResult
+from touchline.domain.status import Attempt
+from touchline.launch.statusfiles import read_attempts
+from touchline.results.standing import counted
+
+
+def attempt_results(folder: Path) -> tuple[AttemptResult, ...]:
+    """Every attempt at a run's training that did something, oldest first."""
+    earlier = [path for path in folder.glob("superseded/*/status") if path.parent.name.isdigit()]
+    before = [
+        _row(attempt, superseded=True)
+        for status in sorted(earlier, key=lambda path: int(path.parent.name))
+        for attempt in counted(read_attempts(status))
+    ]
+    return (*before, *(_row(attempt, superseded=False) for attempt in counted(read_attempts(folder / "status"))))
+
+
+def _row(attempt: Attempt, *, superseded: bool) -> AttemptResult:
+    start, end = attempt.start, attempt.exit
+    silent = "it runs" if attempt.alive else "it died without a word"
+    return AttemptResult(
+        job_id=start.job_id,
+        restart=start.restart,
+        state=attempt.state,
+        reason=silent if end is None else f"{end.reason}, exit code {end.code}" if end.code else end.reason,
+        started_unix=start.time_unix,
+        seconds=_seconds(attempt),
+        superseded=superseded,
+    )
+
+
+def _seconds(attempt: Attempt) -> Measured:
+    if attempt.exit is not None:
+        return Quantity(value=max(attempt.exit.time_unix - attempt.start.time_unix, 0.0), unit="s", method="its clock")
+    if attempt.heartbeat_unix is None:
+        return Missing(missing="it gave no sign of life")
+    lasted = max(attempt.heartbeat_unix - attempt.start.time_unix, 0.0)
+    return Quantity(value=lasted, unit="s", method="until its last heartbeat")
