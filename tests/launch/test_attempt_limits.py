@@ -8,13 +8,17 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from touchline.domain.status import TIME_LIMIT, JobState
+from touchline.domain.status import TIME_LIMIT, AttemptStart, JobState
+from touchline.files import try_lock
 from touchline.launch.attempt import own_job_id
-from touchline.launch.statusfiles import read_attempts
+from touchline.launch.claim import take_claim
+from touchline.launch.processes import identify
+from touchline.launch.statusfiles import read_attempts, write_holder
 
 pytestmark = pytest.mark.planning
 
@@ -157,3 +161,30 @@ def test_a_job_is_not_queued_again(
 def test_an_attempt_knows_which_job_it_is(environment: dict[str, str], expected: str) -> None:
     """Arrays and steps of one allocation are told apart: their status files must not meet."""
     assert own_job_id(environment) == expected
+
+
+@pytest.mark.parametrize(("job", "code"), [("7", 0), ("8", 76)])
+def test_a_requeued_job_waits_for_the_lock_of_its_dead_node(tmp_path: Path, start: Start, job: str, code: int) -> None:
+    """A network file system lets go of a dead node's lock after a while; any other job finds the folder taken."""
+    status = tmp_path / "status"
+    me = identify()
+    elsewhere = AttemptStart(
+        job_id="7",
+        restart=0,
+        token="",
+        host="node1",
+        boot_id=me.boot_id,
+        pid=me.pid,
+        pid_started=me.started,
+        time_unix=time.time(),
+    )
+    assert take_claim(status, elsewhere)
+    lock = try_lock(status / "lock")
+    assert lock is not None
+    write_holder(status / "lock", replace(me, host="node1"), None)
+    process = start("true", SLURM_JOB_ID=job, SLURM_RESTART_COUNT="1")
+    if code == 0:
+        time.sleep(1.5)
+        assert process.poll() is None
+        os.close(lock)
+    assert process.wait(WAIT_SECONDS) == code

@@ -33,7 +33,7 @@ from types import FrameType
 from touchline.domain.status import EXIT_HELD, EXIT_STOPPED, TIME_LIMIT, AttemptExit, AttemptStart
 from touchline.errors import TouchlineError
 from touchline.files import try_lock
-from touchline.launch.claim import drop_claim, take_claim
+from touchline.launch.claim import claimant, drop_claim, take_claim
 from touchline.launch.processes import ProcessIdentity, identify, is_alive, send_signal
 from touchline.launch.sampling import Sampler
 from touchline.launch.statusfiles import read_holder, write_exit, write_heartbeat, write_holder, write_start
@@ -74,7 +74,7 @@ def supervise(folder: Path, status: Path, command: Sequence[str]) -> int:
         pid_started=me.started,
         time_unix=time.time(),
     )
-    lock = _take_over(status / "lock")
+    lock = _take_over(status / "lock", start.job_id)
     if lock is None or not take_claim(status, start):
         _log(f"another attempt holds {folder}; nothing is done twice")
         write_exit(status, _end(start, EXIT_HELD, "another attempt holds the run"))
@@ -128,13 +128,18 @@ def _queue_again(job_id: str) -> None:
         _log(f"the job could not be queued again: {done.stderr.strip()}")
 
 
-def _take_over(path: Path) -> int | None:
+def _take_over(path: Path, job_id: str) -> int | None:
     """The lock's descriptor; None when a living attempt has it. Work without a supervisor is ended first."""
     deadline = time.monotonic() + ORPHAN_PATIENCE_SECONDS
     asked: ProcessIdentity | None = None
     while (descriptor := try_lock(path)) is None:
         supervisor, work = read_holder(path)
-        if supervisor is None or is_alive(supervisor) is not False:
+        alive = None if supervisor is None else is_alive(supervisor)
+        if alive is None and supervisor is not None and claimant(path.parent) == job_id and time.monotonic() < deadline:
+            # This very job, on a node that died: its file system lets go of a dead node's lock after a while.
+            time.sleep(1.0)
+            continue
+        if alive is not False:
             return None
         if work is not None and work != asked:
             _log(f"the work of a killed attempt (process {work.pid}) is still running; asking it to save and end")

@@ -57,6 +57,14 @@ def take_claim(status: Path, start: AttemptStart) -> bool:
     return True
 
 
+def claimant(status: Path) -> str:
+    """Id of the job that holds the folder; empty when none does, or nobody can tell."""
+    try:
+        return str(json.loads((status / CLAIM).read_bytes()[:_LIMIT_BYTES])["job_id"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+
+
 def drop_claim(status: Path) -> None:
     """Let the folder go."""
     with contextlib.suppress(OSError):

@@ -144,6 +144,9 @@ class _Queue:
             del self.running[name]
             self._free.append(slot)
             over.append((job, view))
+        if over:
+            # There may be room again where a scheduler took no more; SLURM itself needs a moment to see the end.
+            self._not_before = min(self._not_before, self._clock.monotonic() + self._executor.tick_seconds)
         self.ended |= {job.name: view for job, view in over}
         return over
 

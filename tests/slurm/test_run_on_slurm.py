@@ -1,0 +1,358 @@
+"""Experiments on a real SLURM by the commands that people type: run, resume, submit, status, cancel; and bad input."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.slurm.cluster import LIMITED_QOS, Cluster
+from tests.workflow.chain_folders import CHAIN, make_chain
+from tests.workflow.faults import plant
+from tests.workflow.folders import command, environment, make_experiment, touchline
+
+from touchline.domain.status import EXIT_NO_PARENT, JobState
+from touchline.launch.folders import ExperimentFolder
+from touchline.launch.ledger import LedgerEntry, read_ledger
+from touchline.launch.statusfiles import read_attempts
+
+pytestmark = pytest.mark.slurm
+WAIT_SECONDS = 120.0
+ONCE = "train.epochs=1"
+SMALL = (ONCE, "train.micro_batch_size=4", "train.packed=false", "evaluate.samples=4", "controls=[]")
+ON_SLURM = "compute.executor=slurm"
+WEIRD = 'it\'s an "experiment"\nwith $HOME; `ls` ünd'
+CONFIG = "slurm: {partition: gpu, cpus_per_run: 1, memory_gb: 2, poll_seconds: 0.3}\n"
+RUN, EVALUATION, CONTROL = "1M_rank2", "evaluate 1M_rank2", "evaluate 1M_base"
+EASY, HARD = "1M_rank4_easy", "1M_rank4_hard"
+OTHERWISE = ("seconds", "tokens_per_second", "peak_memory", "log_sha256")
+"""What two runs of the same thing need not have in common: times, memory, and the hash of a log that holds both."""
+
+
+class Site:
+    """A person on a cluster: `touchline ...` with a config file, models, caches and a history of their own."""
+
+    def __init__(self, cluster: Cluster, root: Path, model: Path) -> None:
+        self.cluster, self.root = cluster, root
+        (root / "models").mkdir()
+        (root / "models" / "Tiny-1M-Instruct").symlink_to(model)
+        config = root / "config" / "touchline" / "config.yaml"
+        config.parent.mkdir(parents=True)
+        config.write_text(CONFIG)
+
+    def variables(self) -> dict[str, str]:
+        """The environment of a command that is typed now."""
+        own = {"XDG_CONFIG_HOME": str(self.root / "config"), "TOUCHLINE_HISTORY_DIR": str(self.root / "history")}
+        return environment(self.root / "models", self.root / "cache") | self.cluster.environment | own
+
+    def call(self, verb: str, folder: Path, *arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
+        """Type a command, which must end with this code, and never with a traceback."""
+        done = touchline(verb, str(folder), *arguments, env=self.variables(), cwd=self.root)
+        assert done.returncode == code, f"{verb}: {done.returncode}\n{done.stdout}\n{done.stderr}"
+        assert "Traceback" not in done.stderr
+        return done
+
+    def json(self, verb: str, folder: Path, *arguments: str) -> Any:
+        """What a command prints as JSON."""
+        return json.loads(self.call(verb, folder, *arguments, "--json").stdout)
+
+    @contextmanager
+    def no_room(self) -> Iterator[Callable[[], None]]:
+        """Both nodes are somebody else's, until what this gives is called, or the block ends."""
+        words = ("--parsable", "--exclusive", "--nodes=2", f"--output={os.devnull}", "--wrap=sleep 600")
+        blocker = self.cluster.ask("sbatch", *words, cwd=self.root)
+
+        def leave() -> None:
+            self.cluster.ask("scancel", blocker)
+
+        until(lambda: self.cluster.ask("squeue", "-h", "-j", blocker, "-o", "%t") == "R")
+        try:
+            yield leave
+        finally:
+            leave()
+
+    def states(self, folder: Path) -> Counter[str]:
+        """States of the jobs that SLURM has, from an experiment's folder."""
+        lines = self.cluster.ask("squeue", "-h", "-o", "%T %Z").splitlines()
+        return Counter(line.split()[0] for line in lines if str(folder) in line)
+
+
+@pytest.fixture
+def site(cluster: Cluster, tmp_path: Path, tiny_model: Path) -> Site:
+    """A person of their own for each test."""
+    return Site(cluster, tmp_path, tiny_model)
+
+
+@pytest.fixture(scope="module")
+def here(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> list[Any]:
+    """The results of the experiment when it is run on this machine."""
+    site = Site(cluster, tmp_path_factory.mktemp("here"), tiny_model)
+    folder = small(site)
+    site.call("run", folder, ONCE)
+    return results(site, folder)
+
+
+def small(site: Site, name: str = "exp", ranks: str = "[2]") -> Path:
+    """A small experiment: one run and its control."""
+    return make_experiment(site.root / name, ranks=ranks, n_train=48, n_test=8)
+
+
+def until(true: Callable[[], bool]) -> None:
+    """Wait until it is so; that it never is, is the failure."""
+    end = time.monotonic() + WAIT_SECONDS
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def results(site: Site, folder: Path) -> list[Any]:
+    """`results --json` without what may differ."""
+
+    def same(item: Any) -> Any:
+        if isinstance(item, dict):
+            return {key: same(value) for key, value in item.items() if not key.endswith(OTHERWISE)}
+        return [same(each) for each in item] if isinstance(item, list) else item
+
+    found: list[Any] = same(site.json("results", folder)["runs"])
+    return found
+
+
+def events(folder: Path, event: str) -> list[LedgerEntry]:
+    """The ledger's lines of one kind."""
+    return [entry for entry in read_ledger(folder / "ledger.jsonl") if entry.event == event]
+
+
+def submissions(folder: Path) -> Counter[str]:
+    """How often each job was submitted; every id is another one, and every intent has its end."""
+    taken = events(folder, "submitted")
+    assert len({entry.job_id for entry in taken}) == len(taken)
+    ends = {entry.token for event in ("submitted", "refused", "not submitted") for entry in events(folder, event)}
+    assert {entry.token for entry in events(folder, "intent")} == ends
+    return Counter(entry.job for entry in taken)
+
+
+def starts(folder: Path) -> list[str]:
+    """Start files of every attempt, at trainings and evaluations, also of those that were moved aside."""
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("start.*.json"))
+
+
+# ---- run and resume --------------------------------------------------------------------------------------------------
+
+
+def test_a_run_on_slurm_gives_what_it_gives_here(site: Site, here: list[Any]) -> None:
+    """In a folder with a hostile name, and with room for two jobs at a time: bit for bit the same losses and answers.
+
+    Both use one thread of one machine; on another processor, or with other threads, sums may be rounded otherwise.
+    """
+    folder = small(site, WEIRD)
+    done = site.call("run", folder, ONCE, ON_SLURM, f"compute.qos={LIMITED_QOS}")
+    assert results(site, folder) == here
+    assert submissions(folder) == {RUN: 1, EVALUATION: 1, CONTROL: 1}
+    assert [path.split(".")[0] for path in starts(folder)] == [
+        "1M_base/eval/status/start",
+        "1M_rank2/eval/status/start",
+        "1M_rank2/status/start",
+    ]
+    refused = events(folder, "refused")
+    assert refused
+    assert {entry.job for entry in refused} == {CONTROL}
+    assert "QOSMaxSubmitJobPerUserLimit" in refused[0].reason
+    assert "refused" not in done.stderr
+    assert {entry.state for entry in events(folder, "ended")} == {"COMPLETED"}
+
+
+def test_a_killed_run_is_finished_by_resume(site: Site, here: list[Any]) -> None:
+    """KILL to the command while the training runs: its jobs go on, and nothing is submitted a second time."""
+    folder = small(site)
+    words = command("run", str(folder), ONCE, ON_SLURM)
+    with subprocess.Popen(words, env=site.variables(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as first:
+        until(lambda: any((folder / RUN / "status").glob("start.*")))
+        first.kill()
+    assert not events(folder, "ended")
+    site.call("resume", folder)
+    assert results(site, folder) == here
+    assert submissions(folder) == {RUN: 1, EVALUATION: 1, CONTROL: 1}
+    assert len(starts(folder)) == 3
+    site.call("resume", folder)
+    assert submissions(folder).total() == 3
+
+
+# ---- chains ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_chain_on_slurm_proves_its_lineage(site: Site) -> None:
+    """The child waits in SLURM's queue for its parent's end."""
+    folder = make_chain(site.root / "chain", CHAIN.replace("controls: [base]", "controls: []"))
+    with site.no_room():
+        site.call("plan", folder, ON_SLURM)
+        site.call("submit", folder)
+        ids = {entry.job: entry.job_id for entry in events(folder, "submitted")}
+        waits = site.cluster.ask("squeue", "-h", "-j", ids[HARD], "-o", "%E")
+        assert waits.startswith(f"afterany:{ids[EASY]}")
+    site.call("resume", folder)
+    lineage = json.loads((folder / HARD / "lineage.json").read_text())
+    assert abs(lineage["loss"]["found"] / lineage["loss"]["recorded"] - 1) <= 1e-3
+    assert lineage["file_tensors_sha256"] == lineage["model_tensors_sha256"]
+    assert set(submissions(folder).values()) == {1}
+    assert len(starts(folder)) == 4
+    assert {run["status"] for run in site.json("status", folder, "--no-queue")["runs"]} == {"completed"}
+
+
+def test_a_child_without_its_parent_ends_at_once_with_the_reason(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The parent fails twice the same way; what builds on it is stopped, and later calls submit none of it."""
+    plant(site.root / "planted", monkeypatch, raise_at="2")
+    folder = make_chain(site.root / "chain", CHAIN.replace("controls: [base]", "controls: []"))
+    done = site.call("run", folder, ON_SLURM, code=1)
+    assert len(read_attempts(folder / EASY / "status")) == 2
+    ends = [attempt.exit for attempt in read_attempts(folder / HARD / "status")]
+    assert ends
+    assert {end.code for end in ends if end is not None} == {EXIT_NO_PARENT}
+    said = [line for line in done.stderr.splitlines() if f"note: {HARD}: stopped" in line]
+    assert len(said) == 1
+    assert EASY in done.stderr.split(said[0])[1].split("note:")[0] + said[0]
+    assert "the weights of layer 3 went away" in done.stderr
+    before = submissions(folder)
+    site.call("resume", folder, code=1)
+    assert submissions(folder) == before
+
+
+# ---- out of memory ---------------------------------------------------------------------------------------------------
+
+
+def test_out_of_memory_calls_the_waiting_sibling_back(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """4 do not fit, 2 do: the sibling leaves the queue before it can fail, and is planned and submitted smaller."""
+    plant(site.root / "planted", monkeypatch, oom_above="2")
+    folder = small(site, ranks="[2, 4]")
+    with site.no_room() as leave:
+        site.call("plan", folder, ON_SLURM, *SMALL)
+        site.call("submit", folder)
+        (waiting,) = (entry.job_id for entry in events(folder, "submitted") if entry.job == "1M_rank4")
+        # Held, it waits for as long as it takes to look.
+        site.cluster.ask("scontrol", "hold", waiting)
+        leave()
+        site.call("resume", folder)
+    plan = ExperimentFolder(folder).read_plan()
+    assert plan is not None
+    for run in plan.runs:
+        assert run.train is not None
+        assert run.batches is not None
+        assert (run.train.micro_batch_size, run.train.global_batch_size) == (2, 8)
+        assert run.batches.gradient_accumulation_steps == 4
+    reasons = [revision.reason for revision in plan.revisions]
+    assert sum("1M_rank2: out of memory with 4" in reason for reason in reasons) == 1
+    assert sum("1M_rank4: 2 examples" in reason for reason in reasons) == 1
+    (aside,) = (folder / RUN / "superseded").iterdir()
+    assert [attempt.state for attempt in read_attempts(aside / "status")] == [JobState.OUT_OF_MEMORY]
+    for name in (RUN, "1M_rank4"):
+        assert submissions(folder)[name] == 2
+        assert [attempt.state for attempt in read_attempts(folder / name / "status")] == [JobState.COMPLETED]
+    assert not (folder / "1M_rank4" / "superseded").exists()
+    assert {run["status"] for run in site.json("status", folder, "--no-queue")["runs"]} == {"completed"}
+
+
+# ---- submit, status, cancel ------------------------------------------------------------------------------------------
+
+
+def test_what_is_cancelled_is_submitted_again_and_nothing_else(site: Site) -> None:
+    """submit, status, cancel --run, submit: two ids for what was cancelled, one for the others; cancel --all ends all."""
+    folder = small(site, ranks="[2, 4]")
+    with site.no_room():
+        site.call("plan", folder, ONCE, ON_SLURM)
+        jobs = site.json("submit", folder)["jobs"]
+        assert [job["word"] for job in jobs] == ["submitted"] * 5
+        assert site.states(folder) == {"PENDING": 5}
+        runs = {run["name"]: run for run in site.json("status", folder)["runs"]}
+        assert {run["status"] for run in runs.values()} == {"queued"}
+        assert runs[RUN]["queue_reason"]
+        assert site.call("cancel", folder, "--run", RUN).stdout.splitlines() == [RUN, EVALUATION]
+        assert site.states(folder) == {"PENDING": 3}
+        again = {job["job"]: job["word"] for job in site.json("submit", folder)["jobs"]}
+        there = "in the queue already"
+        assert again == {
+            RUN: "submitted",
+            EVALUATION: "submitted",
+            "1M_rank4": there,
+            "evaluate 1M_rank4": there,
+            CONTROL: there,
+        }
+        assert submissions(folder) == {RUN: 2, EVALUATION: 2, "1M_rank4": 1, "evaluate 1M_rank4": 1, CONTROL: 1}
+        assert site.states(folder) == {"PENDING": 5}
+        asked = [entry.job for entry in events(folder, "cancel requested")]
+        assert asked == [RUN, EVALUATION]
+        assert len(site.call("cancel", folder, "--all").stdout.splitlines()) == 5
+        assert not site.states(folder)
+    assert not starts(folder)
+
+
+# ---- bad input -------------------------------------------------------------------------------------------------------
+
+
+def test_an_unknown_partition_is_one_message_a_job_and_no_loop(site: Site) -> None:
+    """Refused once, with what to do; nothing that builds on it is even tried."""
+    folder = small(site)
+    (site.root / "config" / "touchline" / "config.yaml").write_text(CONFIG.replace("gpu", "nowhere"))
+    for number, verb in enumerate(("run", "submit"), start=1):
+        if verb == "run":
+            done = site.call("run", folder, ONCE, ON_SLURM, code=1)
+            said = done.stderr
+            assert said.count("invalid partition") == 2
+            assert said.count(f"it builds on {RUN}, which will not be trained now") == 1
+            assert "tail" not in said
+        else:
+            said = site.call("submit", folder, code=1).stdout
+        assert "sinfo -s shows the partitions; set slurm.partition in the config file" in said
+        assert [entry.job for entry in events(folder, "refused")] == [RUN, CONTROL] * number
+    assert not submissions(folder)
+    assert {run["status"] for run in site.json("status", folder)["runs"]} == {"prepared"}
+
+
+def test_over_a_limit_the_rest_comes_later(site: Site) -> None:
+    """`submit` hands over what is taken, says what waits and ends well; `slurm.max_submitted` spares the refusals."""
+    folder = small(site)
+    with site.no_room():
+        site.call("plan", folder, ONCE, ON_SLURM, f"compute.qos={LIMITED_QOS}")
+        for words in (["submitted", "submitted", "later"], ["in the queue already"] * 2 + ["later"]):
+            done = site.call("submit", folder, "--json")
+            assert [job["word"] for job in json.loads(done.stdout)["jobs"]] == words
+            assert "1 wait until others have ended: touchline submit" in done.stderr
+        assert len(events(folder, "refused")) == 2
+        (site.root / "config" / "touchline" / "config.yaml").write_text(CONFIG.replace("}", ", max_submitted: 2}"))
+        done = site.call("submit", folder)
+        assert "2 jobs are in the queue" in done.stdout
+        assert len(events(folder, "refused")) == 2
+        site.call("cancel", folder, "--all")
+
+
+def test_what_is_queued_is_not_changed_under_it(site: Site) -> None:
+    """A changed experiment, an edited setting, an edited generated file: refused with 3 and the way out, all still queued."""
+    folder = small(site)
+    yaml = folder / "experiment.yaml"
+    with site.no_room():
+        site.call("plan", folder, ONCE, ON_SLURM)
+        site.call("submit", folder)
+        files = [yaml, folder / RUN / "setup_finetune.yaml", folder / RUN / "finetune.yaml"]
+        texts = [path.read_text() for path in files]
+        before = (folder / "plan.json").read_bytes()
+        for path, verb, said in (
+            (yaml, "run", f"cancel '{folder}' --run {RUN}"),
+            (files[1], "submit", f"prepare '{folder}' --run {RUN} --accept"),
+            (files[2], "submit", f"prepare '{folder}' --run {RUN} --accept"),
+        ):
+            text = path.read_text()
+            assert "0.01" in text or "1e-2" in text, text
+            path.write_text(text.replace("1e-2", "2e-2").replace("0.01", "0.02"))
+            done = site.call(verb, folder, code=3)
+            assert said in done.stderr, done.stderr
+            path.write_text(text)
+        assert [path.read_text() for path in files] == texts
+        assert (folder / "plan.json").read_bytes() == before
+        assert submissions(folder) == {RUN: 1, EVALUATION: 1, CONTROL: 1}
+        assert site.states(folder) == {"PENDING": 3}
+        site.call("cancel", folder, "--all")
