@@ -12,7 +12,7 @@ from touchline.domain.status import JobState
 from touchline.errors import LimitReached, Refused, Unclear
 from touchline.launch.ledger import Ledger, read_ledger
 from touchline.launch.protocol import Executor, Job
-from touchline.launch.queue import run_jobs
+from touchline.launch.queue import LATER_SECONDS, run_jobs
 
 pytestmark = pytest.mark.planning
 
@@ -125,10 +125,12 @@ def test_a_refused_job_does_not_keep_the_next_ones_from_starting(tmp_path: Path)
 
 
 @pytest.mark.parametrize("fault", [LimitReached("too many"), Unclear("no answer")])
-def test_what_is_not_taken_now_is_tried_later(tmp_path: Path, fault: Exception) -> None:
-    """Nothing is lost, and nothing is asked for ever and at once."""
+def test_what_is_not_taken_now_is_tried_later(tmp_path: Path, fault: LimitReached | Unclear) -> None:
+    """Nothing is lost, nothing is asked for ever and at once, and nobody waits without a word."""
     executor = Scripted({"b": [fault, fault]})
-    ended = ran(tmp_path, [job(tmp_path, name) for name in "abc"], executor, room=3)
+    said: list[str] = []
+    ended = ran(tmp_path, [job(tmp_path, name) for name in "abc"], executor, room=3, tell=said.append)
+    assert said == [f"{fault.message}; tried again later"]
     assert sorted(name for name, _ in executor.started) == ["a", "b", "c"]
     assert all(view.state is JobState.COMPLETED for view in ended.values())
 
@@ -187,3 +189,35 @@ def test_what_somebody_else_has_done_meanwhile_is_not_started(tmp_path: Path) ->
     ended = ran(tmp_path, jobs, executor, before=lambda each: each.name != "a")
     assert [name for name, _ in executor.started] == ["b"]
     assert ended["a"].state is JobState.COMPLETED
+
+
+def test_what_builds_on_a_refused_job_waits_until_that_is_settled(tmp_path: Path) -> None:
+    """`after` hears of the refusal before `before` is asked about the next one, which can then say no."""
+    executor = Scripted({"a": [Refused("unknown partition 'gpuu'")]}, waits_itself=True)
+    stopped: list[str] = []
+
+    def before(each: Job) -> bool:
+        if stopped and each.name == "b":
+            raise Refused("it builds on a")
+        return True
+
+    def after(each: Job, view: JobView) -> Sequence[Job]:
+        del view
+        stopped.append(each.name)
+        return ()
+
+    jobs = [job(tmp_path, "a"), job(tmp_path, "b", "a"), job(tmp_path, "c")]
+    ended = ran(tmp_path, jobs, executor, room=9, before=before, after=after)
+    assert [name for name, _ in executor.started] == ["c"]
+    assert ended["b"].reason == "it builds on a"
+    assert [entry.event for entry in read_ledger(tmp_path / "ledger.jsonl") if entry.job == "b"] == ["ended"]
+
+
+def test_an_end_makes_room_at_once(tmp_path: Path) -> None:
+    """A limit of the scheduler is not waited for longer than the job that fills it."""
+    executor = Scripted({"b": [LimitReached("one job only")]})
+    clock = Simulated()
+    ledger = Ledger(tmp_path / "ledger.jsonl", executor.name)
+    run_jobs([job(tmp_path, name) for name in "ab"], executor, ledger, [()] * 2, lambda *_: None, clock=clock)
+    assert [name for name, _ in executor.started] == ["a", "b"]
+    assert clock.seconds - 1e6 < LATER_SECONDS

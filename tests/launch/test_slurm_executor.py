@@ -701,11 +701,11 @@ def test_a_submission_names_token_parents_and_the_lock(bench: Bench) -> None:
     held = os.open(os.devnull, os.O_RDONLY)
     executor = SlurmExecutor(bench.slurm, bench.ledger.path, clock=bench.clock, lock=held)
     bench.slurm.sbatch = [Answer(code=0, out="76;north\n", err="")]
-    assert executor.start(bench.job, "a1b2", (), ["41", "local-7", "42_3"]) == "76"
+    assert executor.start(bench.job, "a1b2", (), ["41", "local-7", "42_3", "41.2", "43.0"]) == "76"
     os.close(held)
     assert bench.slurm.calls == [
         (
-            *("sbatch", "--parsable", "--comment=a1b2", "--job-name=run", "--dependency=afterany:41:42_3"),
+            *("sbatch", "--parsable", "--comment=a1b2", "--job-name=run", "--dependency=afterany:41:42_3:43"),
             *("--export=ALL,TOUCHLINE_TOKEN=a1b2", "finetune.slurm"),
         )
     ]

@@ -268,8 +268,11 @@ def test_the_readme_names_every_run_and_how_to_run_it() -> None:
     text = experiment_files(made_plan(), SITE)["README.md"]
     for run in made_plan().runs:
         assert run.name in text
-    for words in ("bash submit_all.sh", "sbatch finetune.slurm", "scancel", "squeue", "RESULTS.md", "touchline cancel"):
+    for words in ("bash submit_all.sh", "sbatch finetune.slurm", "scancel", "squeue", "RESULTS.md"):
         assert words in text
+    # As these commands take their arguments.
+    assert "touchline cancel . --all " in text
+    assert f"touchline logs . --run {made_plan().runs[0].name} -f\n" in text
 
 
 def test_foreign_text_is_no_markup_in_the_readme() -> None:

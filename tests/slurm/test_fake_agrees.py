@@ -11,9 +11,8 @@ from tests.slurm.fake_jobs import SimClock
 from tests.slurm.fake_work import Machines
 from tests.slurm.scenarios import SCENARIOS, converse, converse_all, differences, recorded
 
-pytestmark = pytest.mark.planning
 
-
+@pytest.mark.planning
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_the_fake_says_what_the_real_one_said(name: str, tmp_path: Path) -> None:
     """Every code, every word of both streams."""
@@ -25,6 +24,7 @@ def test_the_fake_says_what_the_real_one_said(name: str, tmp_path: Path) -> None
     assert list(differences({name: said}, {name: recorded()[name]})) == []
 
 
+@pytest.mark.planning
 def test_every_scenario_was_recorded() -> None:
     """A new one must be asked of the real SLURM first."""
     assert set(recorded()) == set(SCENARIOS)

@@ -32,8 +32,8 @@ WEIRD = 'it\'s an "experiment"\nwith $HOME; `ls` ünd'
 CONFIG = "slurm: {partition: gpu, cpus_per_run: 1, memory_gb: 2, poll_seconds: 0.3}\n"
 RUN, EVALUATION, CONTROL = "1M_rank2", "evaluate 1M_rank2", "evaluate 1M_base"
 EASY, HARD = "1M_rank4_easy", "1M_rank4_hard"
-OTHERWISE = ("seconds", "tokens_per_second", "peak_memory", "log_sha256")
-"""What two runs of the same thing need not have in common: times, memory, and the hash of a log that holds both."""
+OTHERWISE = ("seconds", "started_unix", "tokens_per_second", "peak_memory", "log_sha256", "job_id")
+"""What two runs of the same thing need not have in common: times, memory, the hash of a log that holds both, ids."""
 
 
 class Site:
@@ -90,15 +90,6 @@ def site(cluster: Cluster, tmp_path: Path, tiny_model: Path) -> Site:
     return Site(cluster, tmp_path, tiny_model)
 
 
-@pytest.fixture(scope="module")
-def here(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> list[Any]:
-    """The results of the experiment when it is run on this machine."""
-    site = Site(cluster, tmp_path_factory.mktemp("here"), tiny_model)
-    folder = small(site)
-    site.call("run", folder, ONCE)
-    return results(site, folder)
-
-
 def small(site: Site, name: str = "exp", ranks: str = "[2]") -> Path:
     """A small experiment: one run and its control."""
     return make_experiment(site.root / name, ranks=ranks, n_train=48, n_test=8)
@@ -143,17 +134,18 @@ def starts(folder: Path) -> list[str]:
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("start.*.json"))
 
 
-# ---- run and resume --------------------------------------------------------------------------------------------------
+# ---- run -------------------------------------------------------------------------------------------------------------
 
 
-def test_a_run_on_slurm_gives_what_it_gives_here(site: Site, here: list[Any]) -> None:
+def test_a_run_on_slurm_gives_what_it_gives_here(site: Site) -> None:
     """In a folder with a hostile name, and with room for two jobs at a time: bit for bit the same losses and answers.
 
     Both use one thread of one machine; on another processor, or with other threads, sums may be rounded otherwise.
     """
-    folder = small(site, WEIRD)
+    here, folder = small(site), small(site, WEIRD)
+    site.call("run", here, ONCE)
     done = site.call("run", folder, ONCE, ON_SLURM, f"compute.qos={LIMITED_QOS}")
-    assert results(site, folder) == here
+    assert results(site, folder) == results(site, here)
     assert submissions(folder) == {RUN: 1, EVALUATION: 1, CONTROL: 1}
     assert [path.split(".")[0] for path in starts(folder)] == [
         "1M_base/eval/status/start",
@@ -168,41 +160,27 @@ def test_a_run_on_slurm_gives_what_it_gives_here(site: Site, here: list[Any]) ->
     assert {entry.state for entry in events(folder, "ended")} == {"COMPLETED"}
 
 
-def test_a_killed_run_is_finished_by_resume(site: Site, here: list[Any]) -> None:
-    """KILL to the command while the training runs: its jobs go on, and nothing is submitted a second time."""
-    folder = small(site)
-    words = command("run", str(folder), ONCE, ON_SLURM)
-    with subprocess.Popen(words, env=site.variables(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as first:
-        until(lambda: any((folder / RUN / "status").glob("start.*")))
-        first.kill()
-    assert not events(folder, "ended")
-    site.call("resume", folder)
-    assert results(site, folder) == here
-    assert submissions(folder) == {RUN: 1, EVALUATION: 1, CONTROL: 1}
-    assert len(starts(folder)) == 3
-    site.call("resume", folder)
-    assert submissions(folder).total() == 3
+# ---- kills and chains ------------------------------------------------------------------------------------------------
 
 
-# ---- chains ----------------------------------------------------------------------------------------------------------
-
-
-def test_a_chain_on_slurm_proves_its_lineage(site: Site) -> None:
-    """The child waits in SLURM's queue for its parent's end."""
+def test_a_killed_chain_is_finished_by_resume(site: Site) -> None:
+    """KILL to the command while the parent trains: jobs go on, the child behind its parent; nothing is done twice."""
     folder = make_chain(site.root / "chain", CHAIN.replace("controls: [base]", "controls: []"))
-    with site.no_room():
-        site.call("plan", folder, ON_SLURM)
-        site.call("submit", folder)
-        ids = {entry.job: entry.job_id for entry in events(folder, "submitted")}
-        waits = site.cluster.ask("squeue", "-h", "-j", ids[HARD], "-o", "%E")
-        assert waits.startswith(f"afterany:{ids[EASY]}")
+    words = command("run", str(folder), ON_SLURM)
+    with subprocess.Popen(words, env=site.variables(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as first:
+        until(lambda: any((folder / EASY / "status").glob("start.*")) and len(events(folder, "submitted")) == 4)
+        first.kill()
+    ids = {entry.job: entry.job_id for entry in events(folder, "submitted")}
+    assert site.cluster.ask("squeue", "-h", "-j", ids[HARD], "-o", "%E").startswith(f"afterany:{ids[EASY]}")
+    assert not events(folder, "ended")
     site.call("resume", folder)
     lineage = json.loads((folder / HARD / "lineage.json").read_text())
     assert abs(lineage["loss"]["found"] / lineage["loss"]["recorded"] - 1) <= 1e-3
     assert lineage["file_tensors_sha256"] == lineage["model_tensors_sha256"]
-    assert set(submissions(folder).values()) == {1}
-    assert len(starts(folder)) == 4
     assert {run["status"] for run in site.json("status", folder, "--no-queue")["runs"]} == {"completed"}
+    assert not site.json("submit", folder)["jobs"]
+    assert submissions(folder) == {EASY: 1, HARD: 1, f"evaluate {EASY}": 1, f"evaluate {HARD}": 1}
+    assert len(starts(folder)) == 4
 
 
 def test_a_child_without_its_parent_ends_at_once_with_the_reason(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -257,11 +235,38 @@ def test_out_of_memory_calls_the_waiting_sibling_back(site: Site, monkeypatch: p
     assert {run["status"] for run in site.json("status", folder, "--no-queue")["runs"]} == {"completed"}
 
 
+def test_submit_learns_too_what_does_not_fit(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody waits: the next call calls the sibling back, and the one after that, another process, plans it smaller."""
+    plant(site.root / "planted", monkeypatch, oom_above="2")
+    folder = small(site, ranks="[2, 4]")
+    with site.no_room() as leave:
+        site.call("plan", folder, ON_SLURM, *SMALL)
+        site.call("submit", folder)
+        held = [entry.job_id for entry in events(folder, "submitted") if entry.job != RUN]
+        site.cluster.ask("scontrol", "hold", ",".join(held))
+        leave()
+        until(lambda: any((folder / RUN / "status").glob("exit.*")))
+    with site.no_room():
+        words = {job["job"]: job for job in site.json("submit", folder)["jobs"]}
+        assert words[RUN]["word"] == "submitted"
+        assert words["1M_rank4"]["word"] == "later"
+        assert "called back" in words["1M_rank4"]["reason"]
+        words = {job["job"]: job for job in site.json("submit", folder)["jobs"]}
+        assert (words[RUN]["word"], words["1M_rank4"]["word"]) == ("in the queue already", "submitted")
+        plan = ExperimentFolder(folder).read_plan()
+        assert plan is not None
+        assert [run.train.micro_batch_size for run in plan.runs if run.train is not None] == [2, 2]
+        once = submissions(folder)
+        assert (once[RUN], once["1M_rank4"]) == (2, 2)
+        site.call("cancel", folder, "--all")
+        assert not site.states(folder)
+
+
 # ---- submit, status, cancel ------------------------------------------------------------------------------------------
 
 
 def test_what_is_cancelled_is_submitted_again_and_nothing_else(site: Site) -> None:
-    """submit, status, cancel --run, submit: two ids for what was cancelled, one for the others; cancel --all ends all."""
+    """submit, status, cancel --run, submit: two ids for what was cancelled, one for the others; --all ends all."""
     folder = small(site, ranks="[2, 4]")
     with site.no_room():
         site.call("plan", folder, ONCE, ON_SLURM)
@@ -331,7 +336,7 @@ def test_over_a_limit_the_rest_comes_later(site: Site) -> None:
 
 
 def test_what_is_queued_is_not_changed_under_it(site: Site) -> None:
-    """A changed experiment, an edited setting, an edited generated file: refused with 3 and the way out, all still queued."""
+    """A changed experiment, edited settings, an edited generated file: refused, with the way out, all still queued."""
     folder = small(site)
     yaml = folder / "experiment.yaml"
     with site.no_room():
@@ -351,6 +356,11 @@ def test_what_is_queued_is_not_changed_under_it(site: Site) -> None:
             done = site.call(verb, folder, code=3)
             assert said in done.stderr, done.stderr
             path.write_text(text)
+        data = folder / "data" / "words.json"
+        text = data.read_text()
+        data.write_text(text.replace('"output": "', '"output": "Q', 1))
+        assert "words.json' changed since it was planned" in site.call("submit", folder, code=3).stderr
+        data.write_text(text)
         assert [path.read_text() for path in files] == texts
         assert (folder / "plan.json").read_bytes() == before
         assert submissions(folder) == {RUN: 1, EVALUATION: 1, CONTROL: 1}

@@ -64,6 +64,16 @@ def test_all_faults_of_a_file_are_told_in_one_go_with_their_lines() -> None:
     assert found.count((9, "EX003", "train.lora.rank")) == 2
 
 
+def test_what_the_scheduler_is_told_is_one_line_and_a_duration() -> None:
+    """A control character would be refused when scripts are written, long after the plan; a fault names its key."""
+    text = f'{GOOD}\ncompute: {{account: "a\\nb", partition: "p\\tq", qos: fine, time_limit: banana}}\n'
+    with pytest.raises(InputFault) as caught:
+        read_experiment(text, "experiment.yaml")
+    told = {each.subject: each.message for each in caught.value.findings}
+    assert set(told) == {"compute.account", "compute.partition", "compute.time_limit"}
+    assert all(message.startswith(f"{key}: ") for key, message in told.items())
+
+
 def test_an_unknown_key_says_which_was_meant() -> None:
     """A near key is offered; a factor's key with its whole path."""
     with pytest.raises(InputFault) as caught:

@@ -171,6 +171,10 @@ def test_drift_of_a_started_run_is_refused_and_accepted_on_demand(call: Call, ex
     assert call("prepare", str(experiment)).returncode == 0
     edit(experiment, "learning_rate: 1e-2", "learning_rate: 2e-2")
     assert call("plan", str(experiment)).returncode == 0
+    # Nobody has edited what was written for the first plan.
+    done = call("prepare", str(experiment))
+    assert done.returncode == 0, done.stderr
+    assert "learning_rate: 0.02" in (experiment / "1M_rank2" / "setup_finetune.yaml").read_text()
     (experiment / "1M_rank2" / "metrics.jsonl").write_text("{}\n")
     edit(experiment, "learning_rate: 2e-2", "learning_rate: 3e-2")
     done = call("plan", str(experiment))

@@ -207,6 +207,17 @@ def test_a_job_is_tried_with_the_users_own_settings() -> None:
     assert ("user=me") in cluster.asked[-3]
 
 
+def test_who_waited_in_vain_for_the_controller_is_not_asked_again() -> None:
+    """Each further command would wait its whole time too; what the accounting is slow in says nothing of sbatch."""
+    slow = Answer(code=None, out="", err="sinfo: no answer within 30 s")
+    cluster = Cluster({"sinfo": slow})
+    facts = ask_cluster(cluster, "me", [])
+    assert [words[0] for words in cluster.asked] == ["sinfo"]
+    assert (facts.partitions, facts.taken) == ((), None)
+    cluster = Cluster({"sacctmgr assoc": slow})
+    assert ask_cluster(cluster, "me", []).taken is True
+
+
 # ---- this machine ----------------------------------------------------------------------------------------------------
 
 

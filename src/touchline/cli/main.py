@@ -172,7 +172,11 @@ def submit(source: Source, run: Run = None, retry: Retry = False, json: Json = F
         say("nothing is missing: every run is trained and evaluated")
     later = sum(each.word == "later" for each in found)
     if later:
-        say(f"{later} wait until others have ended: touchline submit {shlex.quote(str(source))}, then")
+        again = f"touchline submit {shlex.quote(str(source))}"
+        if any(each.word in ("refused", "unclear") for each in found):
+            say(f"{later} more are not submitted, for the reasons above; when those are mended: {again}")
+        else:
+            say(f"{later} wait until others have ended: {again}, then")
     if any(each.word in ("refused", "unclear", "stopped") for each in found):
         raise typer.Exit(1)
 

@@ -43,7 +43,7 @@ def job(run: LiveRun) -> str:
         view, what = run.evaluation, "eval " if run.job is not None else ""
     if view is None:
         return "-" if run.job_state is None else run.job_state.value
-    again = f" (attempt {run.attempts})" if run.attempts > 1 else ""
+    again = f" (attempt {run.attempts})" if run.attempts > 1 and view is run.job else ""
     return f"{what}{view.job_id} {view.state.value}{again}".strip()
 
 

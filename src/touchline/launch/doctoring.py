@@ -29,9 +29,19 @@ def ask_cluster(commands: Commands, user: str, options: Sequence[str]) -> Cluste
         options: what a job of this user asks for, as words for sbatch.
     """
     problems: dict[str, str] = {}
+    silent: list[Answer] = []
+
+    def run(*words: str) -> Answer:
+        # Who waited once in vain for the controller need not wait for each other command too.
+        answer = silent[0] if silent else commands.run(words, timeout_seconds=ANSWER_SECONDS)
+        if answer.code is None and words[0] != "sacctmgr":
+            silent.append(answer)
+        return answer
 
     def ask(*words: str) -> str:
-        answer = commands.run(words, timeout_seconds=ANSWER_SECONDS)
+        if silent:
+            return ""
+        answer = run(*words)
         if not answer.ok:
             problems[" ".join(words[:3])] = said(answer)
             return ""
@@ -46,7 +56,7 @@ def ask_cluster(commands: Commands, user: str, options: Sequence[str]) -> Cluste
     qos = ask(*plain, "qos", f"format={QOS_FORMAT}") if accounting else ""
     asked = accounting and not any(command.startswith("sacctmgr") for command in problems)
     tried = ("sbatch", "--test-only", *options, "--wrap=true")
-    taken = commands.run(tried, timeout_seconds=ANSWER_SECONDS)
+    taken = run(*tried)
     return ClusterFacts(
         user=user,
         version=config.get("SLURM_VERSION", ""),

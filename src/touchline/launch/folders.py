@@ -13,6 +13,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+from touchline.domain.jobs import EVALUATE
 from touchline.domain.plan import Plan
 from touchline.domain.status import JobState
 from touchline.errors import DriftFault, InputFault
@@ -94,11 +95,18 @@ class ExperimentFolder:
 
     def queued(self) -> set[str]:
         """Runs with a job at a scheduler that, by the ledger and their folders, may still do something."""
-        return {
-            job
-            for job, job_id in open_jobs(read_ledger(self.ledger)).items()
-            if (self.root / job).is_dir() and not _has_ended(self.root / job / "status", job_id)
-        }
+        found: set[str] = set()
+        for job, job_id in open_jobs(read_ledger(self.ledger)).items():
+            run = job.removeprefix(EVALUATE)
+            status = self.root / run / ("status" if run == job else "eval/status")
+            if (self.root / run).is_dir() and not _has_ended(status, job_id):
+                found.add(run)
+        return found
+
+    def is_as_written(self, name: str, file: str) -> bool:
+        """Whether a file of a run is, to the byte, what touchline wrote there last."""
+        path, written = self.run(name) / file, self._prepared().get(name, {}).get(file)
+        return written is not None and path.exists() and _sha256(path.read_bytes()) == written
 
     def has_evaluations(self, name: str) -> bool:
         """Whether an evaluation of a run, or of a control, is there."""

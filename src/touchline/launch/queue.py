@@ -44,6 +44,7 @@ def run_jobs(
     *,
     before: Before = as_it_is,
     after: After = nothing_more,
+    tell: Callable[[str], None] | None = None,
     clock: Clock | None = None,
 ) -> dict[str, JobView]:
     """Run every job to its end and give how each one ended.
@@ -59,12 +60,13 @@ def run_jobs(
         watch: called on every turn with the jobs that were started and how they stand.
         before: called with each job before it starts; False when it is done by now, by whomever.
         after: called with each job that has ended; the jobs that it gives are started too, itself perhaps again.
+        tell: hears why nothing can be started or told at the moment, each reason once.
         clock: what tells the time and waits.
 
     Raises:
         KeyboardInterrupt: here after every running job was asked to save and has ended; a scheduler's jobs go on.
     """
-    queue = _Queue(jobs, executor, ledger, slots, before, clock or RealClock())
+    queue = _Queue(jobs, executor, ledger, slots, before, clock or RealClock(), tell)
     try:
         while queue.waiting or queue.running:
             queue.start()
@@ -92,6 +94,7 @@ class _Queue:
         slots: Sequence[Slot],
         before: Before,
         clock: Clock,
+        tell: Callable[[str], None] | None,
     ) -> None:
         self.waiting = list(jobs)
         self.running: dict[str, tuple[Job, Slot]] = {}
@@ -101,7 +104,8 @@ class _Queue:
         self._over: list[tuple[Job, JobView]] = []
         self._free = list(slots)
         self._executor, self._ledger, self._clock = executor, ledger, clock
-        self._before = before
+        self._before, self._tell = before, tell
+        self._told: set[str] = set()
         self._not_before = clock.monotonic()
         self._events = len(read_ledger(ledger.path))
 
@@ -134,6 +138,8 @@ class _Queue:
         over, self._over = self._over, []
         if self.running:
             self.views = dict(self._executor.look(self.jobs()))
+            if self._executor.trouble:
+                self._say(f"{self._executor.trouble}; asked again later, and until then everything stands as it was")
         for name, (job, slot) in list(self.running.items()):
             view = self.views.get(name)
             if view is not None and view.active:
@@ -177,7 +183,8 @@ class _Queue:
         after = [self._ids[name] for name in job.after if name in self.running and self._ids.get(name)]
         try:
             job_id = begin(job, self._executor, self._ledger, slot, after, is_done=lambda: not self._before(job))
-        except (LimitReached, Unclear):
+        except (LimitReached, Unclear) as fault:
+            self._say(f"{fault.message}; tried again later")
             self._free.insert(0, slot)
             return False
         except Refused as fault:
@@ -194,6 +201,11 @@ class _Queue:
         self.ended.pop(job.name, None)
         self.running[job.name] = (job, slot)
         return True
+
+    def _say(self, sentence: str) -> None:
+        if self._tell is not None and sentence not in self._told:
+            self._told.add(sentence)
+            self._tell(sentence)
 
     def _drop(self, job: Job, state: JobState, reason: str) -> None:
         """A job that ended before it began."""

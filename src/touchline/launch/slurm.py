@@ -92,7 +92,8 @@ class SlurmExecutor:
         del gpus
         assert job.script is not None, job.name
         words = ["sbatch", "--parsable", f"--comment={token}", f"--job-name={job.name}"]
-        parents = [each for each in after if read_job_id(each) is not None]
+        # sbatch knows no steps: what waits for one of an allocation waits for the allocation.
+        parents = dict.fromkeys(parent.whole for each in after if (parent := read_job_id(each)) is not None)
         if parents:
             words.append(f"--dependency=afterany:{':'.join(parents)}")
         begun = self._clock.now()

@@ -213,7 +213,8 @@ def _ends(seen: Watched) -> Iterator[FindingRow]:
         return
     again = f"touchline resume {_target(seen)}"
     if job.state is JobState.UNKNOWN:
-        message = f"job {job.job_id or '?'} is gone: neither the scheduler nor its folder tells how it ended"
+        why = job.reason or "neither the scheduler nor its folder tells how it ended"
+        message = f"job {job.job_id or '?'} is gone: {why}"
         yield _row(seen, "RN107", Severity.ERROR, message, again)
     elif job.state is JobState.COMPLETED:
         message = "its job ended well, and its training is not complete"

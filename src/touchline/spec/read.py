@@ -17,6 +17,7 @@ from touchline.domain.experiment import DataConfig, Experiment
 from touchline.domain.finding import Finding, Where
 from touchline.domain.runs import RUN_NAME
 from touchline.errors import InputFault
+from touchline.slurmtext.site_options import value_fault
 from touchline.spec.document import Document, error, parse
 from touchline.spec.expand import FACTOR_ROOTS
 from touchline.spec.overlay import with_settings
@@ -222,7 +223,13 @@ def _design_faults(experiment: Experiment, document: Document) -> list[Finding]:
             parse_duration(getattr(experiment.compute, key) or "1h")
         except InputFault as fault:
             where = document.where(["compute", key])
-            findings.append(error("EX003", f"compute.{key}", f"{fault.message}; expected {fault.expected}", where))
+            message = f"compute.{key}: {fault.message}; expected {fault.expected}"
+            findings.append(error("EX003", f"compute.{key}", message, where))
+    for key in ("partition", "account", "qos", "constraint"):
+        value = getattr(experiment.compute, key)
+        if value is not None and (wrong := value_fault(value)) is not None:
+            where = document.where(["compute", key])
+            findings.append(error("EX003", f"compute.{key}", f"compute.{key}: {wrong}", where))
     if experiment.run_names is not None and re.search(r"[{}]", re.sub(r"\{[A-Za-z0-9_]+\}", "", experiment.run_names)):
         findings.append(
             error("EX003", "run_names", "expected names in braces, `{model_size}`", document.where(["run_names"]))

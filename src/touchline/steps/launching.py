@@ -11,11 +11,11 @@ from touchline.domain.jobs import EVALUATE, JobView
 from touchline.domain.plan import PlannedRun
 from touchline.domain.status import JobState
 from touchline.domain.submitted import Submitted
-from touchline.errors import InputFault, LimitReached, Refused, Unclear
+from touchline.errors import EnvironmentFault, InputFault, LimitReached, Refused, Unclear
 from touchline.files import try_lock
 from touchline.launch.commands import RealCommands
 from touchline.launch.gpus import slots, visible_gpus
-from touchline.launch.ledger import Ledger
+from touchline.launch.ledger import Ledger, close_ended
 from touchline.launch.progress import JobProgress, evaluation_progress, training_progress
 from touchline.launch.protocol import Executor, Job
 from touchline.launch.queue import run_jobs
@@ -85,12 +85,16 @@ def work(
         if epochs is not None:
             raise InputFault("--epoch is for this machine", hint="evaluate.epochs in experiment.yaml, for SLURM")
         jobs = recovery.admit([*first, *_evaluations(planned, runs, train)])
+        # What nobody waited for is over too, and may be planned anew.
+        close_ended(ledger, executor.look(jobs))
         most = settings.slurm.max_submitted or len(jobs)
         watch = _watching(planned, say)
         try:
-            run_jobs(jobs, executor, ledger, [()] * most, watch, before=recovery.before, after=recovery.after)
+            run_jobs(
+                jobs, executor, ledger, [()] * most, watch, before=recovery.before, after=recovery.after, tell=tell
+            )
         except KeyboardInterrupt:
-            tell("the jobs stay in the queue; `touchline resume` goes on, `touchline cancel` ends them")
+            tell("the jobs stay in the queue; `touchline resume` goes on, `touchline cancel --all` ends them")
             raise
         return Worked(planned=recovery.planned, stopped=recovery.stopped)
     if first:
@@ -142,12 +146,16 @@ def submit(
     retry: bool = False,
     heard: Callable[[int, int], None] | None = None,
 ) -> tuple[Planned, list[Submitted]]:
-    """Hand everything that is missing to the scheduler and come back; `heard` hears how many jobs are done."""
+    """Hand everything that is missing to the scheduler and come back; `heard` hears how many jobs are done.
+
+    Raises:
+        EnvironmentFault: the scheduler does not answer.
+    """
     executor = _executor(planned, settings, lock)
     ledger = Ledger(planned.folder.ledger, planned.plan.executor)
     recovery = Recovery(planned, settings, executor, ledger, tell, retry=retry)
     jobs = [*training_jobs(planned, runs), *evaluation_jobs(planned, runs)]
-    jobs = _settled(recovery, recovery.admit(jobs), executor)
+    jobs = _settled(recovery, recovery.admit(jobs), executor, ledger)
     found = [Submitted(job=name, job_id="", word="stopped", reason=why) for name, why in recovery.stopped.items()]
     ids: dict[str, str] = {}
     room = settings.slurm.max_submitted
@@ -173,9 +181,12 @@ def submit(
     return recovery.planned, found
 
 
-def _settled(recovery: Recovery, jobs: Sequence[Job], executor: Executor) -> list[Job]:
+def _settled(recovery: Recovery, jobs: Sequence[Job], executor: Executor, ledger: Ledger) -> list[Job]:
     """The jobs that are to be started now: of those that ended badly, what recovery says."""
     seen = executor.look(jobs)
+    if executor.trouble:
+        raise EnvironmentFault(f"nothing is submitted now: {executor.trouble}", hint="touchline doctor")
+    close_ended(ledger, seen)
     wanted: list[Job] = []
     for job in jobs:
         view = seen.get(job.name)
@@ -214,12 +225,20 @@ def cancel(planned: Planned, runs: Sequence[PlannedRun], settings: Settings) -> 
 
     What waits in the queue of another touchline command on this machine is dropped by that command, which reads it in
     the ledger.
+
+    Raises:
+        EnvironmentFault: the scheduler does not answer.
     """
     executor = _executor(planned, settings)
     ledger = Ledger(planned.folder.ledger, planned.plan.executor)
     jobs = _jobs_of(planned, runs)
     seen = executor.look(jobs)
     living = [job for job in jobs if (view := seen.get(job.name)) is not None and view.active]
+    if executor.trouble and not living:
+        raise EnvironmentFault(
+            f"nobody can tell what is in the queue: {executor.trouble}", hint="the same command later"
+        )
+    close_ended(ledger, seen)
     lock = try_lock(planned.folder.lock)
     waiting: list[Job] = []
     if lock is None:

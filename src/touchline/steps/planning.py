@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import datetime
+import shlex
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from touchline import __version__
 from touchline.backends.protocol import Lengths
 from touchline.catalog.settings import Settings
+from touchline.domain.catalog import ModelInfo
 from touchline.domain.finding import Finding, Severity
 from touchline.domain.plan import Plan, PlannedRun
 from touchline.domain.quantity import Quantity
@@ -115,6 +117,7 @@ def refuse_findings(planned: Planned, settings: Settings) -> None:
 
     Raises:
         InputFault: with every error.
+        DriftFault: a dataset or a model is no longer what was planned.
     """
     folder, plan_ = planned.folder, planned.plan
     loaded = read_experiment(read_text_bounded(folder.yaml, SIZE_LIMIT_BYTES), str(folder.yaml), plan_.overrides)
@@ -124,7 +127,33 @@ def refuse_findings(planned: Planned, settings: Settings) -> None:
     seen = see(loaded, folder.root, settings, {run.name: run.accepted for run in plan_.runs if run.accepted})
     if errors := seen.errors:
         raise InputFault(f"{loaded.document.path}: {len(errors)} faults", findings=errors)
+    _refuse_changes(planned, seen)
     _launchable(seen, lengths_of(seen, settings, plan_.date), settings, plan_.date)
+
+
+def _refuse_changes(planned: Planned, seen: Seen) -> None:
+    """A training notices by itself that its data or its model is another one, but only after its time in the queue."""
+    old = planned.plan
+    changed = [
+        f"the dataset {path!r}"
+        for path, info in old.datasets.items()
+        if any(now.path == path and now.sha256 != info.sha256 for now in seen.datasets.values())
+    ]
+    changed += [
+        f"the model {name!r}"
+        for name, info in old.models.items()
+        if (now := seen.models.get(name)) is not None and _weights(now) != _weights(info)
+    ]
+    if changed:
+        raise DriftFault(
+            f"{' and '.join(changed)} changed since it was planned",
+            expected="what the plan was made from",
+            hint=f"touchline plan {shlex.quote(str(planned.folder.root))}",
+        )
+
+
+def _weights(info: ModelInfo) -> tuple[str, str, str]:
+    return info.config_sha256, info.tokenizer_sha256, info.weights_sha256
 
 
 def _notes(findings: Sequence[Finding]) -> Iterator[str]:
@@ -167,7 +196,8 @@ def settle(
         raise DriftFault(
             f"runs that wait or run in a queue would become other runs: {', '.join(waiting)}",
             expected="nothing of them in a queue",
-            hint=f"touchline cancel {str(folder.root)!r} --run {waiting[0]}",
+            hint=f"touchline cancel {str(folder.root)!r} --run {waiting[0]}; touchline status {str(folder.root)!r} "
+            "then writes down that they have ended",
         )
     if drifted and old is not None and not accept:
         what = "; ".join(f"{name}: {why_changed(old, new, name)}" for name in drifted)
@@ -214,7 +244,8 @@ def accept_edits(planned: Planned, settings: Settings, name: str) -> Planned:
 def refuse_edits(planned: Planned, run_: PlannedRun) -> None:
     """Launching anything but the plan would make its numbers lies."""
     path = planned.folder.run(run_.name) / "setup_finetune.yaml"
-    if run_.train is None or not path.exists():
+    if run_.train is None or not path.exists() or planned.folder.is_as_written(run_.name, path.name):
+        # What nobody has touched is that of an earlier plan at most, and is written again.
         return
     _, edited = read_settings(read_text_bounded(path, SIZE_LIMIT_BYTES), str(path))
     now = flat_settings(run_)
