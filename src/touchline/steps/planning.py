@@ -184,9 +184,10 @@ def settle(
     dry_run: bool,
     reason: str,
     notes: tuple[str, ...],
+    over: Collection[str] = (),
 ) -> Planned:
-    """Refuse drift, or record it; then write."""
-    queued = folder.queued()
+    """Refuse drift, or record it; then write. Of runs that are `over`, nothing that is in a queue matters any more."""
+    queued = folder.queued() - set(over)
     drifted = [
         name
         for name in (() if old is None else changed_runs(old, new))

@@ -18,7 +18,8 @@ from touchline.steps.preparing import site_of
 def with_micro_batches(planned: Planned, settings: Settings, sizes: Mapping[str, int], reason: str) -> Planned:
     """The plan with other micro-batches for some runs: a recorded revision, and their folders written anew.
 
-    What these runs have made so far is moved aside; the global batch, and so the science, stays.
+    What these runs have made so far is moved aside; the global batch, and so the science, stays. Their trainings are
+    over; an evaluation that waits behind one ends at once, finds nothing, and is started again.
 
     Args:
         planned: the plan.
@@ -43,7 +44,7 @@ def with_micro_batches(planned: Planned, settings: Settings, sizes: Mapping[str,
         accepted[name] = {**accepted.get(name, {}), "train.micro_batch_size": size}
     others = {run.name for run in old.runs} - set(sizes)
     new, notes = resolve(loaded, folder, settings, old, accepted, pinned=others)
-    found = settle(folder, old, new, accept=True, dry_run=False, reason=reason, notes=notes)
+    found = settle(folder, old, new, accept=True, dry_run=False, reason=reason, notes=notes, over=sizes)
     for name in sizes:
         run = found.plan.run(name)
         if run is not None:
