@@ -80,8 +80,20 @@ check: $(VENV)/.complete ## Format, lint, types, layers, generated pages
 test: test-main test-core ## All tests, and the planning tests once more where torch is not installed
 
 # One thread for each process: the tests start several at once, and threads that fight for two cores only slow them.
+# The tests on a real SLURM mostly wait for it, so they run beside the others, and what they say is shown last. pytest
+# ends with 5 where PYTEST_ARGS leave it nothing to run.
+SLURM_LOG := .pytest_cache/slurm-tests.log
+test-main: export OMP_NUM_THREADS := 1
+test-main: export TOKENIZERS_PARALLELISM := false
 test-main: $(VENV)/.complete
-	OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/pytest $(PYTEST_ARGS)
+	@mkdir -p $(dir $(SLURM_LOG))
+	@$(BIN)/pytest -m slurm $(PYTEST_ARGS) >$(SLURM_LOG) 2>&1 & slurm=$$!; \
+	trap 'kill $$slurm' INT TERM; \
+	$(BIN)/pytest -m 'not slurm' $(PYTEST_ARGS); others=$$?; \
+	wait $$slurm; slurm=$$?; \
+	cat $(SLURM_LOG); \
+	test $$slurm -eq 0 -o $$slurm -eq 5 || exit $$slurm; \
+	test $$others -eq 0 -o \( $$others -eq 5 -a $$slurm -eq 0 \) || exit $$others
 
 # TOUCHLINE_CORE_ONLY lets tests/conftest.py leave the files unopened that import what is not installed here.
 test-core: $(CORE)/.complete
