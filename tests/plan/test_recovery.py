@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from touchline.domain.recovery import Diagnosis, Failure, Step
 from touchline.domain.status import EXIT_LINEAGE, EXIT_NO_PARENT, EXIT_OUT_OF_MEMORY, JobState
-from touchline.plan.recovery import FRUITLESS, decide, halved
+from touchline.plan.recovery import FRUITLESS, decide, given_up, halved
 
 pytestmark = pytest.mark.planning
 
@@ -103,3 +103,13 @@ def test_a_smaller_micro_batch_keeps_the_global_batch(micro: int, accumulation: 
     size = halved(micro, micro * accumulation)
     assert 1 <= size <= micro // 2
     assert (micro * accumulation) % size == 0
+
+
+def test_what_was_killed_from_outside_starts_again_with_every_new_command() -> None:
+    """A person who types the command again must not be told that their own kills were a fault of the run."""
+    assert given_up([failure(code=137)] * 9) is None
+    assert given_up([failure(JobState.UNKNOWN, None)] * 9) is None
+    assert given_up([]) is None
+    assert given_up([failure()]) is None
+    assert given_up([failure(), failure()]) is not None
+    assert given_up([failure(), failure(code=137)]) is None

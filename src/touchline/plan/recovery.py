@@ -43,6 +43,19 @@ def decide(failures: Sequence[Failure], micro_batch_size: int | None) -> Decisio
     return _inside(failures)
 
 
+def given_up(failures: Sequence[Failure]) -> Decision | None:
+    """Why a person must ask for it before work is started once more: it failed twice the same way by itself.
+
+    What was killed from outside, however often, starts again with every new command.
+    """
+    if not failures or failures[-1].state is not JobState.FAILED or _was_killed(failures[-1]):
+        return None
+    if all(each.signature != failures[-1].signature for each in failures[:-1]):
+        return None
+    decision = decide(failures, None)
+    return decision if decision.step is Step.STOP else None
+
+
 def halved(micro_batch_size: int, global_batch_size: int) -> int:
     """The next smaller micro-batch that divides the global batch: accumulation makes up for it exactly."""
     wanted = micro_batch_size // 2

@@ -16,7 +16,7 @@ from touchline.launch.diagnosis import diagnose, newest_output
 from touchline.launch.ledger import Ledger
 from touchline.launch.protocol import Executor, Job
 from touchline.launch.statusfiles import read_attempts
-from touchline.plan.recovery import decide, halved
+from touchline.plan.recovery import decide, given_up, halved
 from touchline.results.metrics import read_metrics
 from touchline.steps.jobs import missing_evaluations, trained
 from touchline.steps.planning import Planned
@@ -66,12 +66,9 @@ class Recovery:
         admitted: list[Job] = []
         for job in jobs:
             failures = [] if self._retry or _of_evaluation(job) else failures_of(job, None)
-            last = failures[-1] if failures else None
-            if last is not None and any(each.signature == last.signature for each in failures[:-1]):
-                decision = decide(failures, None)
-                if decision.step is Step.STOP and last.state is JobState.FAILED:
-                    self._stop(job, f"{decision.why}; `--retry` starts it all the same", failures)
-                    continue
+            if (decision := given_up(failures)) is not None:
+                self._stop(job, f"{decision.why}; `--retry` starts it all the same", failures)
+                continue
             if (parent := self._stopped_parent(job)) is not None:
                 self._stop(job, _will_not_be(parent), ())
                 continue
