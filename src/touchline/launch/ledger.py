@@ -157,14 +157,6 @@ def read_ledger(path: Path) -> tuple[LedgerEntry, ...]:
         return ()
 
 
-def entries_by_job(entries: Sequence[LedgerEntry]) -> dict[str, list[LedgerEntry]]:
-    """The events of each job, in the order of the lines."""
-    found: dict[str, list[LedgerEntry]] = {}
-    for entry in entries:
-        found.setdefault(entry.job, []).append(entry)
-    return found
-
-
 def open_intents(entries: Iterable[LedgerEntry], executor: str) -> dict[str, LedgerEntry]:
     """Tokens whose fate nobody has written down, with their intents: a kill came between, or no clear answer did."""
     found: dict[str, LedgerEntry] = {}

@@ -8,7 +8,7 @@ from touchline.domain.jobs import JobView
 from touchline.domain.status import JobState
 from touchline.errors import LimitReached, Refused, Unclear
 from touchline.launch.clock import Clock, RealClock
-from touchline.launch.ledger import Ledger, read_ledger
+from touchline.launch.ledger import Ledger
 from touchline.launch.protocol import Executor, Job
 from touchline.launch.submission import begin
 
@@ -107,7 +107,7 @@ class _Queue:
         self._before, self._tell = before, tell
         self._told: set[str] = set()
         self._not_before = clock.monotonic()
-        self._events = len(read_ledger(ledger.path))
+        self._events = len(ledger.entries())
 
     def jobs(self) -> list[Job]:
         """What runs."""
@@ -119,11 +119,9 @@ class _Queue:
 
     def start(self) -> None:
         """Start what may start, as far as there is room."""
-        if self._clock.monotonic() < self._not_before or not self._free:
+        if not self.waiting or not self._free or self._clock.monotonic() < self._not_before:
             return
-        cancelled = {
-            each.job for each in read_ledger(self._ledger.path)[self._events :] if each.event == "cancel requested"
-        }
+        cancelled = {each.job for each in self._ledger.entries()[self._events :] if each.event == "cancel requested"}
         for job in list(self.waiting):
             if not self._free:
                 return

@@ -290,9 +290,7 @@ def _on_nodes(problem: Problem, ranks: Ranks, ticks: Sequence[float], kept: int 
     """Nodes, CPUs, memory and pins count."""
     size = problem.size
     room = Room(problem)
-    order = [0] * size
-    for j, rank in enumerate(ranks):
-        order[rank] = j
+    order = ranks_of(ranks)
     shapes = list(zip(problem.gpus, problem.cpus, problem.memory, problem.pins, strict=True))
     heaps: dict[tuple[int, int, int, int | None], list[int]] = {shape: [] for shape in shapes}
     waiting = [len(above) for above in problem.parents]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from touchline.domain.quantity import Measured, Missing, Quantity
@@ -11,15 +12,20 @@ from touchline.launch.statusfiles import read_attempts
 from touchline.results.standing import counted
 
 
-def attempt_results(folder: Path) -> tuple[AttemptResult, ...]:
-    """Every attempt at a run's training that did something, oldest first."""
+def attempt_results(folder: Path, attempts: Sequence[Attempt]) -> tuple[AttemptResult, ...]:
+    """Every attempt at a run's training that did something, oldest first.
+
+    Args:
+        folder: the run's folder, for the attempts before it was planned again.
+        attempts: those since.
+    """
     earlier = [path for path in folder.glob("superseded/*/status") if path.parent.name.isdigit()]
     before = [
         _row(attempt, superseded=True)
         for status in sorted(earlier, key=lambda path: int(path.parent.name))
         for attempt in counted(read_attempts(status))
     ]
-    return (*before, *(_row(attempt, superseded=False) for attempt in counted(read_attempts(folder / "status"))))
+    return (*before, *(_row(attempt, superseded=False) for attempt in attempts))
 
 
 def _row(attempt: Attempt, *, superseded: bool) -> AttemptResult:

@@ -72,12 +72,11 @@ def _evidence(plan: Plan, run: PlannedRun, folder: Path) -> _Evidence:
         and record.adapter_sha256 == weights.get(record.checkpoint)
     ]
     marker = read_training_marker(folder)
-    attempts = read_attempts(folder / "status")
     return _Evidence(
         metrics=read_metrics(folder / "metrics.jsonl"),
         marker=marker if marker is not None and marker.run_digest == run.digest else None,
         checkpoints=checkpoints,
-        attempts=counted(attempts),
+        attempts=counted(read_attempts(folder / "status")),
         evaluations=tuple(sorted(current, key=lambda record: record.checkpoint)),
         stale_evaluations=len(records) - len(current),
     )
@@ -97,7 +96,7 @@ def _result(run: PlannedRun, seen: _Evidence, folder: Path, view: JobView | None
     last = seen.evaluations[-1] if seen.evaluations else None
     trained = run.kind is RunKind.FINE_TUNED
     nothing = Missing(missing="nothing is trained") if not trained else Missing(missing="no step has been measured")
-    attempts = attempt_results(folder) if run.kind is RunKind.FINE_TUNED else ()
+    attempts = attempt_results(folder, seen.attempts) if run.kind is RunKind.FINE_TUNED else ()
     return RunResult(
         name=run.name,
         kind=run.kind,

@@ -16,7 +16,7 @@ from touchline.files import try_lock
 from touchline.launch.commands import RealCommands
 from touchline.launch.gpus import slots, visible_gpus
 from touchline.launch.ledger import Ledger, close_ended
-from touchline.launch.progress import JobProgress, evaluation_progress, training_progress
+from touchline.launch.progress import evaluation_progress, training_progress
 from touchline.launch.protocol import Executor, Job
 from touchline.launch.queue import run_jobs
 from touchline.launch.submission import begin
@@ -30,9 +30,7 @@ from touchline.steps.jobs import (
 )
 from touchline.steps.planning import Planned
 from touchline.steps.recovering import Recovery, Tell
-from touchline.steps.running import require_training
-
-Say = Callable[[Sequence[JobProgress]], None]
+from touchline.steps.running import Say, require_training
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

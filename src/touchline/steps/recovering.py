@@ -10,7 +10,7 @@ from touchline.domain.jobs import EVALUATE, JobView
 from touchline.domain.metrics import AttemptRow
 from touchline.domain.plan import PlannedRun
 from touchline.domain.recovery import Decision, Diagnosis, Failure, Step
-from touchline.domain.status import EXIT_HELD, EXIT_NO_PARENT, Attempt, JobState
+from touchline.domain.status import EXIT_NO_PARENT, Attempt, JobState
 from touchline.errors import Refused, TouchlineError
 from touchline.launch.diagnosis import diagnose, newest_output
 from touchline.launch.ledger import Ledger
@@ -18,6 +18,7 @@ from touchline.launch.protocol import Executor, Job
 from touchline.launch.statusfiles import read_attempts
 from touchline.plan.recovery import decide, given_up, halved
 from touchline.results.metrics import read_metrics
+from touchline.results.standing import counted
 from touchline.steps.jobs import missing_evaluations, trained
 from touchline.steps.planning import Planned
 from touchline.steps.replanning import with_micro_batches
@@ -197,7 +198,7 @@ def failures_of(job: Job, view: JobView | None) -> list[Failure]:
         job: the job.
         view: how its last attempt ended, by the executor's word; None when only the folder is asked.
     """
-    attempts = [a for a in read_attempts(job.status) if a.exit is None or a.exit.code != EXIT_HELD]
+    attempts = counted(read_attempts(job.status))
     rows = () if _of_evaluation(job) else read_metrics(job.folder / "metrics.jsonl").attempts
     failures = [_failure(job, attempt, attempts[i + 1 :], rows) for i, attempt in enumerate(attempts)]
     if view is None:
