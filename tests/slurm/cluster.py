@@ -401,7 +401,9 @@ def main() -> int:
     if why is not None:
         sys.stderr.write(f"no SLURM: {why}\n")
         return 1
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # Ctrl-C too: what a shell without a terminal starts in the background ignores it, and `make test` starts us so.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.default_int_handler)
     began = time.monotonic()
     with suppress(KeyboardInterrupt), Cluster() as cluster:
         sys.stderr.write(f"up in {time.monotonic() - began:.1f} s; Ctrl-C ends it\n")

@@ -134,7 +134,7 @@ def test_over_the_limit_is_not_now_rather_than_no(site: Site) -> None:
     assert site.until(late, lambda view: not view.active).state is JobState.COMPLETED
 
 
-def _begin_when(site: Site, job: Job, not_yet: type[EnvironmentFault]) -> None:
+def _begin_when(site: Site, job: Job, *not_yet: type[EnvironmentFault]) -> None:
     """Submit a job as soon as SLURM takes it."""
     end = time.monotonic() + WAIT_SECONDS
     while True:
@@ -252,16 +252,17 @@ def _wait_for(true: Callable[[], bool]) -> None:
 
 
 def test_without_a_controller_nothing_is_lost_and_nothing_is_doubled(cluster: Cluster, tmp_path: Path) -> None:
-    """The controller cannot be reached: it is said so, and the next try submits one job."""
+    """The controller cannot be reached: it is said so, nothing is started, and a later try submits one job."""
     site = Site(cluster, tmp_path, patient=False)
     job = write_run(site.root / "run", "finish")
     site.cluster.stop_controller()
     try:
-        with pytest.raises(Unclear):
+        with pytest.raises(LimitReached, match="not submitted now"):
             site.begin(job)
+        assert starts_of(job) == []
     finally:
         site.cluster.start_controller()
-    _begin_when(site, job, Unclear)
+    _begin_when(site, job, LimitReached, Unclear)
     view = site.until(job, lambda view: not view.active)
     assert view.state is JobState.COMPLETED
     assert starts_of(job) == [f"{view.job_id}.0"]
