@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from touchline.domain.quantity import Measured
-from touchline.domain.runs import Level, RunKind
+from touchline.domain.runs import ControlKind, Level, RunKind
 from touchline.domain.status import JobState, RunStatus, TrainingOutcome
 
 
@@ -74,6 +74,21 @@ class SampleScore:
     """Equal after case-preserving normalisation: punctuation and white space do not count."""
     error: str | None = None
     """Why it could not be generated; counts as wrong."""
+    repeat: int = 0
+    """Which of several sampled answers to the item, from 0."""
+    stop: str | None = None
+    """Why the answer ended: `stop`, `max_tokens`; none where it was not recorded."""
+    value: float | None = None
+    """Score by a task of the user's own; none where `exact` is the score."""
+    parsed: bool | None = None
+    """Whether an answer could be read from the output; none where the task does not parse."""
+
+    @property
+    def score(self) -> float:
+        """The score that counts; an item that could not be generated has none of it."""
+        if self.error is not None:
+            return 0.0
+        return float(self.exact) if self.value is None else self.value
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -107,7 +122,11 @@ class EvaluationRecord:
     seconds: float
     """Wall time of the evaluation, without loading."""
     samples: tuple[SampleScore, ...]
-    """The items, in the dataset's order."""
+    """The items, in the dataset's order; the repeats of an item one after the other."""
+    score: str = "exact match"
+    """What `SampleScore.score` is."""
+    repeats: int = 1
+    """Sampled answers to each item."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -219,6 +238,10 @@ class RunResult:
     validation_losses: tuple[LossPoint, ...]
     """Validation loss by step."""
     evaluations: tuple[EvaluationRecord, ...]
-    """Its evaluations, oldest epoch first."""
+    """Its evaluations on the experiment's own task, oldest epoch first."""
+    other_evaluations: tuple[EvaluationRecord, ...] = ()
+    """Its evaluations on further tasks."""
+    control: ControlKind | None = None
+    """Which control it is; none for what the experiment asks about."""
     notes: tuple[str, ...]
     """What a reader must know: failures, refusals, things left out."""

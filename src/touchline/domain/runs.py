@@ -23,6 +23,17 @@ class RunKind(StrEnum):
     CONTROL = "control"
 
 
+class ControlKind(StrEnum):
+    """What a control is for, as `controls` in experiment.yaml says it."""
+
+    BASE = "base"
+    """The base model without any training: what a run gains is measured against it."""
+    NO_OP = "noop"
+    """The base model through a fresh adapter that changes nothing: it must score as the base does."""
+    SHUFFLED = "shuffled"
+    """The same training on answers that were dealt out anew: what it gains is form, not the task."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Level:
     """One setting of one factor, for the tables and the report."""
