@@ -4,6 +4,7 @@
 PYTHON ?= python3
 VENV   := .venv
 CORE   := .venv-core
+TRACK  := .venv-trackers
 TUNE   := .venv-torchtune
 FACT   := .venv-llamafactory
 BIN    := $(VENV)/bin
@@ -15,7 +16,7 @@ PYTEST_ARGS ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help env core-env torchtune-env demo check test test-main test-core docs budgets bench clean-env
+.PHONY: help env core-env trackers-env torchtune-env demo check test test-main test-core test-trackers docs budgets bench clean-env
 
 help: ## What can be made
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -41,6 +42,14 @@ $(CORE)/.complete: pyproject.toml constraints.txt
 	$(CORE)/bin/python -m pip install --quiet -c constraints.txt -e . pytest pytest-timeout hypothesis
 	touch $@
 
+trackers-env: $(TRACK)/.complete ## Make .venv-trackers: core dependencies and every tracker that `export` writes
+
+# Nobody who trains or evaluates needs four trackers, so they live apart: a login node, with what an export takes.
+$(TRACK)/.complete: pyproject.toml constraints.txt
+	test -x $(TRACK)/bin/python || $(PYTHON) -m venv $(TRACK)
+	$(TRACK)/bin/python -m pip install --quiet -c constraints.txt -e '.[trackers]' pytest pytest-timeout hypothesis
+	touch $@
+
 torchtune-env: $(TUNE)/.complete ## Make .venv-torchtune: peers that do not live beside the newest torchao
 
 # torchtune 0.6.1 does not import beside newer versions of torchao. LLaMA-Factory's packer needs little of what
@@ -61,7 +70,7 @@ $(FACT)/.complete: $(VENV)/.complete benchmarks/peers-llamafactory.txt
 	touch $@
 
 clean-env: ## Remove all environments
-	rm -rf $(VENV) $(CORE) $(TUNE) $(FACT)
+	rm -rf $(VENV) $(CORE) $(TRACK) $(TUNE) $(FACT)
 
 # ---- using it --------------------------------------------------------------------------------------------------------
 
@@ -77,7 +86,9 @@ check: $(VENV)/.complete ## Format, lint, types, layers, generated pages
 	$(BIN)/lint-imports
 	$(BIN)/python tools/docs.py --check
 
-test: test-main test-core ## All tests, and the planning tests once more where torch is not installed
+# All tests; the planning tests once more where torch is not installed; those that read trackers back, where they are.
+test: test-main ## All tests
+	@$(MAKE) --no-print-directory -j2 --output-sync=target test-core test-trackers
 
 # One thread for each process: the tests start several at once, and threads that fight for two cores only slow them.
 # The tests on a real SLURM mostly wait for it, so they run beside the others, and what they say is shown last. pytest
@@ -98,6 +109,10 @@ test-main: $(VENV)/.complete
 # TOUCHLINE_CORE_ONLY lets tests/conftest.py leave the files unopened that import what is not installed here.
 test-core: $(CORE)/.complete
 	OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false TOUCHLINE_CORE_ONLY=1 $(CORE)/bin/pytest -m planning $(PYTEST_ARGS) tests/
+
+# TOUCHLINE_TRACKERS lets tests/conftest.py open the files that the other environments leave unopened.
+test-trackers: $(TRACK)/.complete
+	OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false TOUCHLINE_TRACKERS=1 $(TRACK)/bin/pytest -m trackers $(PYTEST_ARGS) tests/exports
 
 docs: $(VENV)/.complete ## Write the generated pages of docs/reference again
 	$(BIN)/python tools/docs.py --write

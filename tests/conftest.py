@@ -18,6 +18,8 @@ settings.load_profile("touchline")
 
 CORE_ONLY = os.environ.get("TOUCHLINE_CORE_ONLY") == "1"
 """Set by `make test-core`, which runs the planning tests with the core dependencies only."""
+TRACKERS = os.environ.get("TOUCHLINE_TRACKERS") == "1"
+"""Set by `make test-trackers`, which runs the tests that read exports back where every tracker is installed."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -28,10 +30,15 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_ignore_collect(collection_path: Path) -> bool | None:
-    """In a core-only run, leave files unopened that hold no planning test: they may import what is not installed."""
-    if CORE_ONLY and collection_path.suffix == ".py" and collection_path.name.startswith("test_"):
-        return "mark.planning" not in collection_path.read_text(encoding="utf-8") or None
-    return None
+    """Leave files unopened that may import what is not installed: in a core-only run those that hold no planning test,
+    and everywhere but among the trackers those that need them."""
+    if collection_path.suffix != ".py" or not collection_path.name.startswith("test_"):
+        return None
+    text = collection_path.read_text(encoding="utf-8")
+    wanted = "mark.trackers" in text if TRACKERS else "mark.trackers" not in text
+    if CORE_ONLY:
+        wanted = wanted and "mark.planning" in text
+    return None if wanted else True
 
 
 @pytest.fixture(scope="session")

@@ -104,6 +104,20 @@ FORMATS = (
         many=True,
     ),
     Format(
+        schema="answer-report",
+        type="domain.report:Report",
+        what="touchline report --json, all that RESULTS.md and report.html say",
+        answer="report",
+    ),
+    Format(schema="clean", type="domain.cleaned:Cleaned", what="what `touchline clean --json` prints"),
+    Format(schema="compare", type="domain.compared:ComparedExperiments", what="what `touchline compare --json` prints"),
+    Format(schema="export", type="domain.exported:Export", what="what `touchline export --json` prints"),
+    Format(
+        schema="general",
+        type="domain.general:GeneralMarker",
+        what="general/*.touchline.json, whose scores a results file of lm-evaluation-harness holds",
+    ),
+    Format(
         schema="answer-status",
         type="domain.live:LiveRun",
         what="touchline status --json",

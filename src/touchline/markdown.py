@@ -10,6 +10,8 @@ from touchline.units import format_bytes, format_seconds
 
 # An underscore inside a word is no markup; run names are full of them.
 _SPECIAL = re.compile(r"([\\`*{}\[\]<>|#!~]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9]))")
+_IN_WORDS = {"s": format_seconds, "B": format_bytes}
+"""Units whose figures people read in larger ones."""
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
@@ -36,10 +38,8 @@ def measured(value: Measured, digits: int = 4) -> str:
     """A figure with its unit and, where it has one, its interval; or `n/a (reason)`."""
     if isinstance(value, Missing):
         return str(value)
-    if value.unit == "s":
-        text = format_seconds(value.value)
-    elif value.unit == "B":
-        text = format_bytes(value.value)
+    if value.unit in _IN_WORDS:
+        text = _IN_WORDS[value.unit](value.value)
     elif value.unit == "1":
         text = f"{value.value:.{digits}g}"
     else:
@@ -49,8 +49,9 @@ def measured(value: Measured, digits: int = 4) -> str:
             else f"{value.value:,.0f} {value.unit}"
         )
     if value.low is not None and value.high is not None:
-        if value.unit == "s":
-            text += f" ({format_seconds(value.low)} to {format_seconds(value.high)})"
+        if value.unit in _IN_WORDS:
+            words = _IN_WORDS[value.unit]
+            text += f" ({words(value.low)} to {words(value.high)})"
         else:
             text += f" ({value.low:.{digits}g} to {value.high:.{digits}g})"
     return text

@@ -65,3 +65,8 @@ def seconds_to_hours(seconds: float) -> float:
 def seconds_to_minutes(seconds: float) -> float:
     """One minute is 60 seconds."""
     return seconds / 60
+
+
+def hours_to_seconds(hours: float) -> float:
+    """One hour is 3,600 seconds."""
+    return 3600 * hours

@@ -12,7 +12,10 @@
     evaluate  checkpoints -> genuine .eval logs                 again and later
     results   what was measured, and what is missing and why    from the files alone
     collect   runs_status.yaml, run_metrics.yaml                what the runs taught goes into the history
-    report    RESULTS.md
+    report    RESULTS.md, report.html                       of any folder with logs and checkpoints, too
+    compare   two experiments or more, side by side         paired where the items are the same
+    export    metrics.jsonl -> the tracker of your choice   idempotent; from the login node
+    clean     what may be deleted without loss              shows; acts when told to
     demo      all of it, on a small real model
     pack      lengths -> rows, by a trainer's own batching      `pack_write` hands them over, `pack_check` tries a model
     history_* any training log -> what it really says, and a folder of records that later plans are made from
@@ -34,15 +37,12 @@ from touchline.catalog.create import create_capitalization
 from touchline.catalog.settings import Settings
 from touchline.domain.collected import RunMetrics
 from touchline.domain.jobs import EVALUATE
-from touchline.domain.plan import Plan
 from touchline.domain.results import RunResult
 from touchline.domain.submitted import Submitted
 from touchline.errors import InputFault, PolicyFault, RunsFailed
 from touchline.files import read_text_bounded, write_if_changed
 from touchline.launch.folders import ExperimentFolder
 from touchline.launch.getting import EXPORTABLE, get_model
-from touchline.report import results_markdown
-from touchline.report.figures import loss_figure
 from touchline.results.collect import collect_results
 from touchline.spec import read_experiment
 from touchline.spec.bounds import SIZE_LIMIT_BYTES
@@ -58,8 +58,17 @@ from touchline.steps.histories import (
     history_show,
 )
 from touchline.steps.launching import Worked
+from touchline.steps.outcomes import clean, compare, export, report
 from touchline.steps.packs import pack, pack_check, pack_write
-from touchline.steps.planning import Planned, accept_edits, refuse_edits, refuse_findings, resolve, settle
+from touchline.steps.planning import (
+    Planned,
+    accept_edits,
+    read_planned,
+    refuse_edits,
+    refuse_findings,
+    resolve,
+    settle,
+)
 from touchline.steps.preparing import write_folders
 from touchline.steps.recovering import Tell
 from touchline.steps.running import Say
@@ -78,6 +87,9 @@ if TYPE_CHECKING:
     from touchline.steps.fixing import Changes
 
 __all__ = [
+    "clean",
+    "compare",
+    "export",
     "history_add",
     "history_calibration",
     "history_export",
@@ -90,6 +102,7 @@ __all__ = [
     "pack_check",
     "pack_write",
     "place",
+    "report",
 ]
 
 
@@ -179,7 +192,7 @@ def prepare(source: Path, settings: Settings, *, run: str | None = None, accept:
         DriftFault: an edit that was not accepted, or a file that only touchline writes was changed.
         InputFault: no plan, no such run, an edited file with faults, or what `check` finds now.
     """
-    planned = _planned(source)
+    planned = read_planned(source)
     running.selected(planned.plan, run)
     if accept:
         if run is None:
@@ -210,7 +223,7 @@ def run(
     """
     with running.alone(ExperimentFolder(source)) as lock:
         plan(source, settings, overrides, allow=allow)
-        planned = _prepared(_planned(source), settings, accepted=False)
+        planned = _prepared(read_planned(source), settings, accepted=False)
         return _worked(planned, settings, only, say, tell, lock=lock, retry=retry)
 
 
@@ -291,7 +304,7 @@ def cancel(source: Path, settings: Settings, *, only: str | None = None) -> list
     Raises:
         InputFault: no plan, or no such run.
     """
-    planned = _planned(source)
+    planned = read_planned(source)
     return launching.cancel(planned, running.selected(planned.plan, only), settings)
 
 
@@ -348,7 +361,7 @@ def doctor(folder: Path, settings: Settings) -> DoctorReport:
 
 def results(source: Path) -> list[RunResult]:
     """What is known of every run and how it stands, read from the files."""
-    planned = _planned(source)
+    planned = read_planned(source)
     return collect_results(planned.plan, planned.folder.root)
 
 
@@ -358,21 +371,11 @@ def collect(source: Path, settings: Settings) -> tuple[list[RunMetrics], list[st
     Returns:
         What was measured of every run, and what could not be kept.
     """
-    planned = _planned(source)
+    planned = read_planned(source)
     found = collect_results(planned.plan, planned.folder.root)
     metrics = collecting.write_collected(planned, found)
     _, notes = collecting.learn(planned, found, settings)
     return metrics, notes
-
-
-def report(source: Path) -> list[RunResult]:
-    """Write RESULTS.md and its figure from what is there, and give the results."""
-    planned = _planned(source)
-    found = collect_results(planned.plan, planned.folder.root)
-    figure = loss_figure(found)
-    planned.folder.write_figure("loss.png", figure.png)
-    write_if_changed(planned.folder.results, results_markdown(planned.plan, found, figure))
-    return found
 
 
 def demo(target: Path, settings: Settings, *, say: Say | None = None) -> tuple[Path, list[RunResult]]:
@@ -429,22 +432,9 @@ def probe(
     """
     from touchline.steps.probing import heaviest, probe_run
 
-    planned = _planned(source)
+    planned = read_planned(source)
     chosen = running.selected(planned.plan, run)[0] if run is not None else heaviest(planned.plan)
     return probe_run(planned, chosen, settings, limit_bytes=limit_bytes, say=say)
-
-
-def _planned(source: Path) -> Planned:
-    """The plan on disk.
-
-    Raises:
-        InputFault: there is none.
-    """
-    folder = ExperimentFolder(source)
-    found: Plan | None = folder.read_plan()
-    if found is None:
-        raise InputFault(f"{str(folder.root)!r} has no plan.json", hint=f"touchline plan {str(folder.yaml)!r}")
-    return Planned(plan=found, folder=folder, changed=False)
 
 
 def _prepared(planned: Planned, settings: Settings, *, only: str | None = None, accepted: bool) -> Planned:
@@ -473,7 +463,7 @@ def _worked(
     runs = running.selected(planned.plan, only)
     done = launching.work(planned, runs, settings, say, tell, lock=lock, retry=retry, train=train, epochs=epochs)
     source = planned.folder.yaml
-    found = report(source)
+    found = list(report(source).report.runs)
     collect(source, settings)
     if done.stopped:
         raise _failed(done)

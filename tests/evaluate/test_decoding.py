@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from touchline.evaluate.decoding import Generation, TokenIds, common_prefix, greedy
+from touchline.evaluate.decoding import Generation, TokenIds, common_prefix, write_answers
 
 STOP, PAD = 2, 0
 NEVER = -1
@@ -54,7 +54,7 @@ def reference(model: PreTrainedModel, prompt: TokenIds, limit: int, stop: int) -
 
 
 def ours(model: PreTrainedModel, prompts: list[TokenIds], limit: int = 10, stop: int = STOP) -> list[Generation]:
-    return greedy(model, prompts, max_new_tokens=limit, stop_ids=frozenset({stop}), pad_id=PAD)
+    return write_answers(model, prompts, max_new_tokens=limit, stop_ids=frozenset({stop}), pad_id=PAD)
 
 
 @pytest.mark.parametrize(("shared", "longest"), [(0, 12), (1, 1), (9, 7), (20, 2)])
@@ -118,7 +118,7 @@ def test_each_forward_pass_asks_whether_to_go_on(model: PreTrainedModel) -> None
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        greedy(
+        write_answers(
             model,
             some_prompts(4, shared=2, longest=4),
             max_new_tokens=9,

@@ -10,7 +10,7 @@ import torch
 
 from touchline.errors import EnvironmentFault
 from touchline.evaluate import engine as engine_module
-from touchline.evaluate.decoding import Generation, greedy
+from touchline.evaluate.decoding import Generation, write_answers
 from touchline.evaluate.engine import Decoding, Engine, Request
 from touchline.evaluate.weights import Weights, Worn, pick_dtype
 
@@ -36,7 +36,7 @@ def test_every_request_gets_its_own_answer(engine: Engine) -> None:
     """Sorting by length inside does not mix answers up."""
     model = engine.weights.model
     expected = [
-        greedy(model, [prompt], max_new_tokens=5, stop_ids=DECODING.stop_ids, pad_id=0)[0] for prompt in PROMPTS
+        write_answers(model, [prompt], max_new_tokens=5, stop_ids=DECODING.stop_ids, pad_id=0)[0] for prompt in PROMPTS
     ]
     assert ask(engine) == expected
 
@@ -84,9 +84,9 @@ def test_a_batch_that_does_not_fit_is_halved_until_it_does(engine: Engine, monke
         tried.append(len(prompts))
         if len(prompts) > 3:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return greedy(model, prompts, **options)  # type: ignore[arg-type]
+        return write_answers(model, prompts, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(engine_module, "greedy", narrow)
+    monkeypatch.setattr(engine_module, "write_answers", narrow)
     assert ask(engine) == expected
     assert tried[:3] == [8, 4, 2]
     assert max(tried[3:]) <= 2
@@ -98,7 +98,7 @@ def test_one_prompt_that_does_not_fit_is_a_fault_in_words(engine: Engine, monkey
     def full(*arguments: object, **options: object) -> list[Generation]:
         raise RuntimeError("[enforce fail at alloc_cpu.cpp:124] . DefaultCPUAllocator: can't allocate memory")
 
-    monkeypatch.setattr(engine_module, "greedy", full)
+    monkeypatch.setattr(engine_module, "write_answers", full)
     with pytest.raises(EnvironmentFault, match="not enough memory"):
         ask(engine, prompts=PROMPTS[:3])
 

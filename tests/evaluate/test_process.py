@@ -247,13 +247,26 @@ def test_inspects_own_command_works_in_the_runs_folder(evaluated: Path, tmp_path
 
 
 def test_inspects_own_command_without_a_model_says_what_to_pass(evaluated: Path, tmp_path: Path) -> None:
-    """And with sampling asked for, it refuses."""
-    folder = evaluated / "tiny_rank4"
-    done = inspect_command(folder, tmp_path)
+    """Before any item fails for want of one."""
+    done = inspect_command(evaluated / "tiny_rank4", tmp_path)
     assert "--model touchline/epoch_0" in "".join((done.stdout + done.stderr).split("\n"))
     assert not list(tmp_path.glob("*.eval"))
-    sampled = inspect_command(folder, tmp_path, "--model", "touchline/epoch_0", "--temperature", "0.7")
-    assert "never" in sampled.stdout + sampled.stderr
+
+
+def test_inspects_own_command_samples_when_asked_and_refuses_what_is_not_done(evaluated: Path, tmp_path: Path) -> None:
+    """The same seed draws the same answers in another process; a setting that is not known is an error in the log."""
+    folder, options = evaluated / "tiny_rank4", ("--model", "touchline/epoch_0", "-M", "dtype=float32")
+    answers = []
+    for place in ("one", "two"):
+        done = inspect_command(folder, tmp_path / place, *options, "--temperature", "2", "--seed", "5", "--epochs", "2")
+        assert done.returncode == 0, done.stdout + done.stderr
+        (path,) = (tmp_path / place).glob("*.eval")
+        samples = read_eval_log(str(path)).samples or []
+        answers.append({(sample.id, sample.epoch): sample.output.completion for sample in samples})
+    assert answers[0] == answers[1]
+    assert len(answers[0]) == 40
+    refused = inspect_command(folder, tmp_path, *options, "--temperature", "0.7", "--top-k", "5")
+    assert "top_k" in refused.stdout + refused.stderr
     assert [read_eval_log(str(path), header_only=True).status for path in tmp_path.glob("*.eval")] == ["error"]
 
 

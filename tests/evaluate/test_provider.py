@@ -18,7 +18,7 @@ from transformers import AutoTokenizer
 from touchline.catalog.models import load_model, load_renderer
 from touchline.domain.catalog import Example, Message
 from touchline.errors import DriftFault, InputFault
-from touchline.evaluate.decoding import greedy
+from touchline.evaluate.decoding import write_answers
 from touchline.evaluate.provider import (
     TouchlineAPI,
     plain_messages,
@@ -111,7 +111,7 @@ def test_answers_are_those_of_the_plain_loop(tiny_base: Path, adapters: tuple[Pa
         output = ask(api, chat)
         prompt = inspect_prompt(api, chat)
         renderer = api.renderer(DATE)
-        (plain,) = greedy(
+        (plain,) = write_answers(
             api.engine.weights.model, [prompt], max_new_tokens=6, stop_ids=renderer.stop_ids, pad_id=renderer.pad_id
         )
         assert output.completion == renderer.decode(plain.ids)
@@ -133,9 +133,11 @@ def test_models_on_one_base_share_one_engine(tiny_base: Path, adapters: tuple[Pa
 @pytest.mark.parametrize(
     "config",
     [
-        {"temperature": 0.7},
+        {"temperature": -0.5},
+        {"temperature": float("inf")},
         {"num_choices": 2},
         {"top_p": 0.9},
+        {"temperature": 1, "top_p": 1.5},
         {"top_k": 5},
         {"stop_seqs": ["\n"]},
         {"logprobs": True},
@@ -145,16 +147,26 @@ def test_models_on_one_base_share_one_engine(tiny_base: Path, adapters: tuple[Pa
     ],
 )
 def test_what_would_change_answers_is_refused(config: dict[str, object]) -> None:
-    """Nothing is sampled in silence, nothing is ignored in silence."""
+    """Nothing is ignored in silence."""
     with pytest.raises(InputFault):
         refuse_unsupported([], GenerateConfig(**config))  # type: ignore[arg-type]
 
 
-def test_greedy_settings_pass_and_tools_do_not() -> None:
+def test_greedy_and_sampled_settings_pass_and_tools_do_not() -> None:
     """Temperature 0 is what is done anyway."""
     refuse_unsupported([], GenerateConfig(temperature=0, num_choices=1, top_p=1, seed=3, max_tokens=5))
+    refuse_unsupported([], GenerateConfig(temperature=0.7, top_p=0.9, seed=3, max_tokens=5))
     with pytest.raises(InputFault, match="tools"):
         refuse_unsupported([ToolInfo(name="search", description="finds")], GenerateConfig())
+
+
+def test_a_temperature_draws_and_none_does_not(tiny_base: Path) -> None:
+    """The same prompt again is another draw; greedily it is the same answer."""
+    api = TouchlineAPI(str(tiny_base), dtype="float32")
+    drawn = [ask(api, CHATS[0], temperature=2.0).completion for _ in range(6)]
+    assert len(set(drawn)) > 1
+    assert len({ask(api, CHATS[0]).completion for _ in range(3)}) == 1
+    assert ask(api, CHATS[0], temperature=0).completion == ask(api, CHATS[0]).completion
 
 
 def test_a_prompt_beyond_the_context_is_refused(tiny_base: Path) -> None:

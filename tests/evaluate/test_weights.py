@@ -12,7 +12,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from touchline.errors import InputFault
-from touchline.evaluate.decoding import Generation, greedy
+from touchline.evaluate.decoding import Generation, write_answers
 from touchline.evaluate.weights import LOADED_ADAPTERS, Weights, Worn, pick_device, pick_dtype
 
 CPU = torch.device("cpu")
@@ -30,7 +30,7 @@ def logits(weights: Weights) -> torch.Tensor:
 
 
 def answers(weights: Weights) -> list[Generation]:
-    return greedy(weights.model, PROMPTS, max_new_tokens=12, stop_ids=frozenset({2}), pad_id=0)
+    return write_answers(weights.model, PROMPTS, max_new_tokens=12, stop_ids=frozenset({2}), pad_id=0)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

@@ -11,6 +11,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import touchline
+from touchline.exports.protocol import TRACKERS
 
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -48,10 +49,11 @@ def test_what_is_asked_for_is_pinned_within_its_bounds(requirement: Requirement)
     assert requirement.specifier.contains(_pins()[canonicalize_name(requirement.name)])
 
 
-def test_everything_is_in_the_extra_all() -> None:
-    """`all` is every extra but the developers'."""
-    (everything,) = EXTRAS["all"]
-    assert Requirement(everything).extras == set(EXTRAS) - {"all", "dev"}
+def test_everything_is_in_the_extra_all_but_what_nobody_needs_together() -> None:
+    """`all` is every extra but the developers' and the trackers; `trackers` has one for each that `export` knows."""
+    (everything,), (trackers,) = EXTRAS["all"], EXTRAS["trackers"]
+    assert Requirement(trackers).extras == set(TRACKERS)
+    assert Requirement(everything).extras == set(EXTRAS) - {"all", "dev", "trackers", *TRACKERS}
 
 
 def test_the_makefile_installs_the_pinned_versions() -> None:

@@ -11,7 +11,6 @@ from touchline.statistics.power import (
     items_for_paired_difference,
     smallest_difference,
     smallest_paired_difference,
-    smallest_seed_difference,
 )
 
 pytestmark = pytest.mark.planning
@@ -65,23 +64,6 @@ def test_the_smallest_paired_difference_is_what_so_many_items_show(items: int, f
     else:
         assert items_for_paired_difference(found, flips) <= items
         assert items_for_paired_difference(found * 0.98, flips) >= items
-
-
-@pytest.mark.parametrize(("seeds", "tolerance"), [(2, 0.15), (3, 0.05), (5, 0.02), (10, 0.01)])
-def test_a_difference_between_seeds_has_the_power_that_it_says(seeds: int, tolerance: float) -> None:
-    """The exact power, by the noncentral t, at the smallest difference is near 80 %."""
-    from scipy.stats import nct, t
-
-    difference = smallest_seed_difference(seeds)
-    assert difference is not None
-    freedom, shift = 2 * (seeds - 1), difference / (2 / seeds) ** 0.5
-    power = 1 - nct.cdf(t.ppf(0.975, freedom), freedom, shift)
-    assert float(power) == pytest.approx(0.8, abs=tolerance)
-
-
-def test_one_seed_shows_nothing_of_the_spread() -> None:
-    """Without a second seed there is no unit to measure in."""
-    assert smallest_seed_difference(1) is None
 
 
 @pytest.mark.parametrize(

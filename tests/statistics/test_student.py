@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from touchline.statistics.student import t_distribution, t_quantile
+from touchline.statistics.student import t_distribution, t_quantile, t_tail
 
 pytestmark = pytest.mark.planning
 
@@ -21,6 +21,21 @@ def test_they_are_those_of_scipy(probability: float, freedom: int) -> None:
     from scipy.stats import t
 
     assert t_quantile(probability, freedom) == pytest.approx(float(t.ppf(probability, freedom)), abs=1e-6, rel=1e-7)
+
+
+@given(st.floats(0, 100), st.floats(1, 4_000))
+def test_tails_between_whole_degrees_of_freedom_are_those_of_scipy(value: float, freedom: float) -> None:
+    from scipy.stats import t
+
+    assert t_tail(value, freedom) == pytest.approx(float(t.sf(value, freedom)), rel=1e-8, abs=1e-300)
+    assert t_quantile(0.975, freedom) == pytest.approx(float(t.ppf(0.975, freedom)), rel=1e-8)
+
+
+def test_the_ends_of_the_tail() -> None:
+    assert t_tail(0.0, 2.5) == 0.5
+    assert t_tail(float("inf"), 2.5) == 0.0
+    with pytest.raises(ValueError, match="no tail"):
+        t_tail(-1.0, 2.5)
 
 
 @given(st.floats(0, 50), st.integers(1, 200))

@@ -90,8 +90,8 @@ def test_training_helps_and_the_report_says_so(finished: Path, environment: dict
     assert base["train_seconds"] == {"missing": "nothing is trained"}
     report = (finished / "RESULTS.md").read_text()
     assert "135M_base" in report
-    assert "One seed each" in report
-    assert (finished / "figures" / "loss.png").read_bytes().startswith(b"\x89PNG")
+    assert "One seed" in report
+    assert (finished / "figures" / "train_loss.png").read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.slow

@@ -60,8 +60,8 @@ def test_out_of_memory_halves_the_micro_batch_and_the_siblings_learn_it(
         (JobState.COMPLETED, False),
     ]
     report = (folder / "RESULTS.md").read_text()
-    assert report.count("planned again since") == 2
-    assert f"| {first.name} | 3 of 3 |" in report
+    assert report.count("; planned again since |") == 2
+    assert f"| `{first.name}` | 3 of 3 |" in report
     moved = [read_attempts(path / "status") for path in sorted((folder / first.name / "superseded").iterdir())]
     assert [attempts[-1].state for attempts in moved] == [JobState.OUT_OF_MEMORY] * 2
     assert sum("out of memory" in sentence for sentence in said) == 2

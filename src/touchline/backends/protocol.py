@@ -54,6 +54,8 @@ class Backend(Protocol):
     """Its folder's name, as `train.backend` says it."""
     goes_on: bool
     """Whether a run of it can go on from another run's adapter, as the stages of a chain do."""
+    deals_labels: bool
+    """Whether it can train on answers that were dealt out anew, as a shuffled control does."""
 
     def faults(self, model: ModelInfo, train: TrainConfig) -> tuple[Finding, ...]:
         """What it cannot do of what is asked."""

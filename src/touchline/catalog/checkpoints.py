@@ -1,7 +1,8 @@
 """Exported checkpoints of a run: what is there, whether it is whole, and what it weighs.
 
-A checkpoint folder (`epoch_0`, `step_50`) was renamed into place when it was whole, and `touchline.json` in it names
-every file with its size and hash. Sizes are compared always; hashes when asked, since reading large files takes time.
+A checkpoint folder (`epoch_0`, `step_50`, a control's `noop`) was renamed into place when it was whole, and
+`touchline.json` in it names every file with its size and hash. Sizes are compared always; hashes when asked, since
+reading large files takes time.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
+from touchline.domain.evaluation import NO_OP_CHECKPOINT
 from touchline.domain.metrics import ExportMarker, TrainingMarker
 from touchline.domain.results import CheckpointInfo
 from touchline.files import sha256_file
@@ -21,7 +23,7 @@ MARKER = "touchline.json"
 _EXPORT = TypeAdapter(ExportMarker)
 _TRAINING = TypeAdapter(TrainingMarker)
 T = TypeVar("T", ExportMarker, TrainingMarker)
-_NAME = re.compile(r"(epoch|step)_(\d+)")
+_NAME = re.compile(rf"(epoch|step)_(\d+)|{NO_OP_CHECKPOINT}")
 _MARKER_LIMIT_BYTES = 1 << 20
 
 
@@ -36,7 +38,8 @@ def read_checkpoints(folder: Path, *, hashes: bool = False) -> tuple[CheckpointI
         return ()
     named = [(match, path) for path in folder.iterdir() if path.is_dir() and (match := _NAME.fullmatch(path.name))]
     return tuple(
-        _read(path, hashes=hashes) for match, path in sorted(named, key=lambda item: (item[0][1], int(item[0][2])))
+        _read(path, hashes=hashes)
+        for match, path in sorted(named, key=lambda item: (item[0][1] or "", int(item[0][2] or 0)))
     )
 
 
@@ -44,7 +47,7 @@ def export_state(folder: Path, name: str) -> tuple[bool, str | None]:
     """(whether an export of a run is whole, hash of its adapter's weights); fast, for a thousand of them."""
     # Only folders of the run itself: a name in a marker must not lead elsewhere.
     path = folder / PurePath(name).name
-    marker = _marker(_EXPORT, path / MARKER)
+    marker = read_export_marker(path)
     return (False, None) if marker is None else (not _problems(path, marker, hashes=False), marker.adapter_sha256)
 
 
@@ -56,13 +59,18 @@ def training_complete(folder: Path, digest: str) -> bool:
     return export_state(folder, marker.checkpoints[-1])[0]
 
 
+def read_export_marker(folder: Path) -> ExportMarker | None:
+    """touchline.json of a checkpoint; None when it is missing or broken."""
+    return _marker(_EXPORT, folder / MARKER)
+
+
 def read_training_marker(folder: Path) -> TrainingMarker | None:
     """training.json of a run; None when it is missing or broken."""
     return _marker(_TRAINING, folder / "training.json")
 
 
 def _read(path: Path, *, hashes: bool) -> CheckpointInfo:
-    marker = _marker(_EXPORT, path / MARKER)
+    marker = read_export_marker(path)
     size = sum(file.stat().st_size for file in path.iterdir() if file.is_file()) if path.is_dir() else 0
     problems = [f"{MARKER} is missing or broken"] if marker is None else _problems(path, marker, hashes=hashes)
     return CheckpointInfo(

@@ -12,12 +12,14 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
-from touchline.domain.evaluation import EvaluationConfig
+from touchline.domain.evaluation import EvaluationConfig, EvaluationTask
+from touchline.domain.experiment import task_file_stem
 from touchline.domain.results import EvaluationRecord
 from touchline.errors import InputFault, TouchlineError
 from touchline.files import read_text_bounded
 from touchline.spec.document import parse
 from touchline.spec.validate import build
+from touchline.tasks import get_task
 from touchline.tasks.protocol import SCORER_VERSION
 
 EVALUATION_FILE = "eval.yaml"
@@ -41,30 +43,54 @@ def read_evaluation_config(path: Path) -> EvaluationConfig:
     return config
 
 
-def settings_sha256(config: EvaluationConfig) -> str:
+def settings_sha256(config: EvaluationConfig, task: EvaluationTask | None = None) -> str:
     """Hash of all that decides on an item's score beside the weights; equal means comparable.
 
-    Prompt, columns, system turn, items, decoding, task, version of the scorers. Not the dataset's path or the run.
+    Prompt, columns, system turn, items, decoding, task, version of the scorers; of a task's own file its hash instead
+    of what concerns the dataset. Not the dataset's path or the run. A setting that came later joins in where it is not
+    at its default, so that what was evaluated before stays comparable.
+
+    Args:
+        config: the run's evaluation.
+        task: one of its further tasks; none: its own.
     """
     data, evaluate = config.data, config.evaluate
-    settings = {
-        "task": config.task,
+    settings: dict[str, object] = {
+        "task": config.task if task is None else task.name,
         "scorer_version": SCORER_VERSION,
         "data_sha256": config.data_sha256,
         "columns": [data.input, data.output, data.messages],
-        "prompt": data.prompt,
+        "prompt": data.prompt if task is None else prompt_of(config, task),
         "system": data.system,
         "samples": evaluate.samples,
         "decoding": ["greedy", evaluate.batch_size, evaluate.max_new_tokens],
         "tokenizer_sha256": config.model.tokenizer_sha256,
         "date": config.date,
     }
+    if task is not None and task.file is not None:
+        about_data = ("scorer_version", "data_sha256", "columns", "prompt", "system")
+        settings = {key: value for key, value in settings.items() if key not in about_data}
+        settings["task_sha256"] = task.sha256
+    if evaluate.temperature:
+        settings["sampled"] = [evaluate.temperature, evaluate.top_p, evaluate.repeats, evaluate.seed]
+    if evaluate.max_error_rate:
+        settings["max_error_rate"] = evaluate.max_error_rate
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+
+
+def prompt_of(config: EvaluationConfig, task: EvaluationTask) -> str | None:
+    """A ready-made further task asks the same items with its own prompt; chats are asked as they stand."""
+    return None if config.data.messages is not None or task.file is not None else get_task(task.name).prompt
 
 
 def evaluation_name(task: str, checkpoint: str) -> str:
     """`capitalization_epoch_0`: what the log and the scores of one checkpoint are called, without suffix."""
-    return f"{task}_{checkpoint}"
+    return f"{task_file_stem(task)}_{checkpoint}"
+
+
+def scores_path(record: EvaluationRecord) -> str:
+    """Where a record lies, relative to its run's folder."""
+    return f"{EVALUATIONS_FOLDER}/{evaluation_name(record.task, record.checkpoint)}{SCORES_SUFFIX}"
 
 
 def read_evaluations(run_folder: Path) -> list[EvaluationRecord]:
@@ -79,8 +105,22 @@ def read_evaluations(run_folder: Path) -> list[EvaluationRecord]:
 def finished_evaluation(
     run_folder: Path, config: EvaluationConfig, checkpoint: str, adapter_sha256: str | None
 ) -> EvaluationRecord | None:
-    """The evaluation of that checkpoint if it is there and was made with these settings, base and adapter."""
-    name = evaluation_name(config.task, checkpoint)
+    """The evaluation of that checkpoint on the run's own task, if all is there that is asked for, further tasks too,
+    and was made with these settings, base and adapter."""
+    if any(finished_task(run_folder, config, task, checkpoint, adapter_sha256) is None for task in config.tasks):
+        return None
+    return finished_task(run_folder, config, None, checkpoint, adapter_sha256)
+
+
+def finished_task(
+    run_folder: Path,
+    config: EvaluationConfig,
+    task: EvaluationTask | None,
+    checkpoint: str,
+    adapter_sha256: str | None,
+) -> EvaluationRecord | None:
+    """The evaluation of that checkpoint on one task, `None` being the run's own; as `finished_evaluation` otherwise."""
+    name = evaluation_name(config.task if task is None else task.name, checkpoint)
     record = _read(run_folder / EVALUATIONS_FOLDER / f"{name}{SCORES_SUFFIX}")
     if record is None or not is_current(record, config, adapter_sha256) or record.checkpoint != checkpoint:
         return None
@@ -88,9 +128,12 @@ def finished_evaluation(
 
 
 def is_current(record: EvaluationRecord, config: EvaluationConfig, adapter_sha256: str | None) -> bool:
-    """Whether a record was made with these settings, this base and this adapter."""
+    """Whether a record is of a task that is asked for, and was made with these settings, this base, this adapter."""
+    task = config.task_named(record.task)
+    if task is None and record.task != config.task:
+        return False
     return (
-        record.settings_sha256 == settings_sha256(config)
+        record.settings_sha256 == settings_sha256(config, task)
         and record.base_sha256 == config.model.weights_sha256
         and record.adapter_sha256 == adapter_sha256
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import hashlib
 import json
@@ -14,7 +15,7 @@ from touchline.catalog.agreement import disagreements
 from touchline.catalog.shards import Shard
 from touchline.catalog.tokenizer import read_tokenizer
 from touchline.catalog.weights import model_fault, read_shards
-from touchline.domain.catalog import ModelInfo
+from touchline.domain.catalog import COPIED_FILES, ModelInfo
 from touchline.domain.finding import Finding, Severity, Where
 from touchline.errors import EnvironmentFault, InputFault
 from touchline.files import read_text_bounded
@@ -77,8 +78,18 @@ def read_model(folder: Path) -> ModelInfo:
         weights_sha256=_weights_hash(shards),
         size_label=_size(parameters) if label.size == label.name and parameters else label.size,
         family=label.family,
+        copied_bytes=_copied_bytes(folder),
         findings=tuple(findings),
     )
+
+
+def _copied_bytes(folder: Path) -> int:
+    """Size of what is copied into every checkpoint; what cannot be looked at is not copied either."""
+    total = 0
+    for name in COPIED_FILES:
+        with contextlib.suppress(OSError):
+            total += (folder / name).stat().st_size
+    return total
 
 
 def load_renderer(model: ModelInfo, date: str) -> ChatRenderer:

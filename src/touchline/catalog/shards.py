@@ -42,6 +42,10 @@ class Tensor:
     """Product of its shape."""
     size_bytes: int
     """Bytes that it takes in the file."""
+    shape: tuple[int, ...] = ()
+    """Its shape."""
+    begin: int = 0
+    """Where its bytes begin, counted from the header's end."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,10 +62,16 @@ class Shard:
     """Its tensors by name."""
     header_sha256: str
     """Hash of the header."""
+    header_bytes: int
+    """Bytes before the data: the header and its length."""
 
 
 class BrokenShard(Exception):
     """The file has no usable header; the text says why."""
+
+
+class CutOffShard(BrokenShard):
+    """The file ends before its header does."""
 
 
 def read_shard(path: Path) -> Shard:
@@ -75,12 +85,12 @@ def read_shard(path: Path) -> Shard:
     with path.open("rb") as stream:
         start = stream.read(8)
         if len(start) < 8:
-            raise BrokenShard(f"{path.name} has {size} bytes, too few for a header")
+            raise CutOffShard(f"{path.name} has {size} bytes, too few for a header")
         length = struct.unpack("<Q", start)[0]
         if length > HEADER_LIMIT_BYTES:
             raise BrokenShard(f"{path.name} is no safetensors file: its header would have {length:,} bytes")
         if 8 + length > size:
-            raise BrokenShard(
+            raise CutOffShard(
                 f"{path.name} is cut off inside its header: {size:,} bytes, at least {8 + length:,} expected"
             )
         header = stream.read(length)
@@ -94,6 +104,7 @@ def read_shard(path: Path) -> Shard:
         expected_bytes=8 + length + end,
         tensors=tensors,
         header_sha256=hashlib.sha256(header).hexdigest(),
+        header_bytes=8 + length,
     )
 
 
@@ -109,8 +120,9 @@ def _entries(header: object) -> tuple[dict[str, Tensor], int]:
         begin, end = (_count(offset) for offset in entry["data_offsets"])
         if end < begin:
             raise ValueError(f"{name} ends before it begins")
-        elements = prod(_count(extent) for extent in entry["shape"])
-        tensors[name] = Tensor(_DTYPES.get(entry["dtype"], str(entry["dtype"])), elements, end - begin)
+        shape = tuple(_count(extent) for extent in entry["shape"])
+        dtype = _DTYPES.get(entry["dtype"], str(entry["dtype"]))
+        tensors[name] = Tensor(dtype, prod(shape), end - begin, shape, begin)
         last = max(last, end)
     return tensors, last
 

@@ -68,8 +68,8 @@ class DesignView:
 
     @property
     def trained(self) -> tuple[RunSpec, ...]:
-        """The runs that train."""
-        return tuple(run for run in self.runs if run.kind is RunKind.FINE_TUNED)
+        """The runs that train and that the experiment asks about; controls are none of them."""
+        return tuple(run for run in self.runs if run.kind is RunKind.FINE_TUNED and run.control is None)
 
     def dataset(self, path: str) -> DatasetFacts | None:
         """What is known of a dataset; None for nothing."""

@@ -208,6 +208,29 @@ def no_base_control(view: DesignView) -> Iterator[Fault]:
         )
 
 
+@rule("EX138", Severity.WARNING)
+def no_op_without_base(view: DesignView) -> Iterator[Fault]:
+    """The no-op adapter is evaluated and the base itself is not.
+
+    Why: the adapter that changes nothing must score as the base does, and without the base nothing is held against it.
+
+    Fix: ask for both; the base costs one more evaluation.
+
+    Bad: experiment
+        controls: [noop]
+
+    Good: experiment
+        controls: [base, noop]
+    """
+    if "noop" in view.experiment.controls and "base" not in view.experiment.controls:
+        yield Fault(
+            message="there is a no-op control and no base control that it could be held against",
+            at=view.where("controls"),
+            subject="controls",
+            hint="controls: [base, noop]",
+        )
+
+
 @rule("EX114", Severity.INFO)
 def levels_are_tested_on_other_items(view: DesignView) -> Iterator[Fault]:
     """The levels of a factor are evaluated on different test items.

@@ -10,10 +10,11 @@ from touchline.checks.design_confounds import known_datasets
 from touchline.checks.rule import Fault, rule
 from touchline.domain.finding import Severity, Where
 from touchline.statistics.power import (
+    ENOUGH_SEEDS,
+    USUAL_FLIPS,
     items_for_difference,
     items_for_paired_difference,
     smallest_difference,
-    smallest_paired_difference,
     smallest_seed_difference,
 )
 
@@ -34,11 +35,8 @@ _A_PART = re.compile(r"^\s*(of\b|out\b|dropout|train\w*|data\b)", re.IGNORECASE)
 _LARGEST_EFFECT = 0.5
 _FAR_FROM = 2
 """How many times more items it takes as a rule, so that too few is said for certain."""
-_USUAL_FLIPS = 0.15
-"""Share of items that two different trainings of one model often judge differently; stated with every use."""
 _FEW_ITEMS = 50
 _FEW_VALIDATION_ROWS = 20
-_ENOUGH_SEEDS = 3
 
 
 @rule("EX108", Severity.INFO)
@@ -46,8 +44,8 @@ def few_seeds(view: DesignView) -> Iterator[Fault]:
     """So few seeds that a difference between levels may be one between seeds.
 
     Why: one run of each level compares two checkpoints and not two settings: another seed moves a result too, and
-    nobody knows by how much. With two seeds only differences of five standard deviations between seeds are shown
-    at 80 % power, with three those of three.
+    nobody knows by how much. With two seeds only differences of ten standard deviations between seeds are shown
+    at 80 % power (Welch's t-test), with three those of three and a half.
 
     Fix: three seeds or more for what is to hold for the setting; with one, write of the checkpoints.
 
@@ -62,9 +60,9 @@ def few_seeds(view: DesignView) -> Iterator[Fault]:
         seeds: [1, 2, 3]
     """
     count = len(view.experiment.seeds)
-    if count >= _ENOUGH_SEEDS or not any(len(levels) > 1 for levels in swept(view).values()):
+    if count >= ENOUGH_SEEDS or not any(len(levels) > 1 for levels in swept(view).values()):
         return
-    needed = smallest_seed_difference(_ENOUGH_SEEDS) or 0.0
+    needed = smallest_seed_difference(ENOUGH_SEEDS) or 0.0
     if count == 1:
         message = "one seed: a difference between levels describes these checkpoints, not the settings"
     else:
@@ -101,13 +99,13 @@ def too_few_items_for_the_effect(view: DesignView) -> Iterator[Fault]:
     if effect is None or items is None:
         return
     least = items_for_paired_difference(effect, effect)
-    usual = items_for_paired_difference(effect, max(effect, _USUAL_FLIPS))
+    usual = items_for_paired_difference(effect, max(effect, USUAL_FLIPS))
     if items < least or items * _FAR_FROM < usual:
         apart = items_for_difference(effect)
         yield Fault(
             message=f"{items:,} test items cannot show the {100 * effect:g} points of the question: on the same items "
             f"it takes {least:,} even if every item that flips gets better, and {usual:,} if "
-            f"{100 * max(effect, _USUAL_FLIPS):g} % of the items flip; on different items {apart:,} a side "
+            f"{100 * max(effect, USUAL_FLIPS):g} % of the items flip; on different items {apart:,} a side "
             "(80 % power, 5 % level)",
             at=_items_place(view),
             subject="evaluate.samples",
@@ -137,16 +135,18 @@ def what_so_many_items_show(view: DesignView) -> Iterator[Fault]:
     effect, items = stated_effect(view.experiment.question), test_items(view)
     if items is None or items < 1 or not any(len(levels) > 1 for levels in swept(view).values()):
         return
-    usual = smallest_paired_difference(items, _USUAL_FLIPS)
+    from touchline.statistics.exact_power import smallest_shown
+
+    usual = smallest_shown(items, USUAL_FLIPS)
     apart = smallest_difference(items)
     if effect is None:
         paired = (
-            f"more than {100 * _USUAL_FLIPS:g} points"
-            if usual is None
+            f"more than {100 * USUAL_FLIPS:g} points"
+            if usual is None or usual > USUAL_FLIPS
             else f"{100 * usual:.1f} points on the same items"
         )
         yield Fault(
-            message=f"{items:,} test items show differences of {paired} (if {100 * _USUAL_FLIPS:g} % of them flip), "
+            message=f"{items:,} test items show differences of {paired} (if {100 * USUAL_FLIPS:g} % of them flip), "
             f"or {100 * apart:.1f} points on different items, at 80 % power",
             at=_items_place(view),
             subject="evaluate.samples",

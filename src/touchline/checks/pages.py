@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from touchline.checks.documented import DOCUMENTED
 from touchline.checks.documented_configs import DOCUMENTED_CONFIGS
 from touchline.checks.documented_data import DOCUMENTED_DATA
+from touchline.checks.documented_evaluation import DOCUMENTED_EVALUATION
 from touchline.checks.documented_placement import DOCUMENTED_PLACEMENT
 from touchline.checks.documented_runs import DOCUMENTED_RUNS
 from touchline.checks.documented_site import DOCUMENTED_SITE
@@ -32,7 +33,13 @@ SUBJECTS = {
 """What the two letters of a code stand for."""
 
 _DOCUMENTED = (
-    DOCUMENTED | DOCUMENTED_CONFIGS | DOCUMENTED_DATA | DOCUMENTED_PLACEMENT | DOCUMENTED_RUNS | DOCUMENTED_SITE
+    DOCUMENTED
+    | DOCUMENTED_CONFIGS
+    | DOCUMENTED_DATA
+    | DOCUMENTED_EVALUATION
+    | DOCUMENTED_PLACEMENT
+    | DOCUMENTED_RUNS
+    | DOCUMENTED_SITE
 )
 
 

@@ -14,13 +14,17 @@ import typer
 
 from touchline.cli.catalog import data_app, models_app
 from touchline.cli.checking import check
+from touchline.cli.cleaning import clean
+from touchline.cli.comparing import compare
 from touchline.cli.doctoring import doctor
 from touchline.cli.estimating import estimate, probe
+from touchline.cli.exporting import export
 from touchline.cli.history import history_app
 from touchline.cli.optimising import optimize
 from touchline.cli.output import out, out_json, out_table, say, show_error
 from touchline.cli.packing import pack_app
 from touchline.cli.placing import place
+from touchline.cli.reporting import report
 from touchline.cli.watching import logs, status
 from touchline.errors import TouchlineError
 
@@ -38,11 +42,15 @@ app.add_typer(data_app, name="data")
 app.add_typer(history_app, name="history")
 app.add_typer(pack_app, name="pack")
 app.command()(check)
+app.command()(clean)
+app.command()(compare)
 app.command()(doctor)
 app.command()(estimate)
+app.command()(export)
 app.command()(optimize)
 app.command()(place)
 app.command()(probe)
+app.command()(report)
 app.command()(status)
 app.command()(logs)
 
@@ -273,15 +281,6 @@ def results(source: Source, json: Json = False) -> None:
     from touchline import workflow
 
     _show(workflow.results(source), json)
-
-
-@app.command()
-def report(source: Source) -> None:
-    """Write RESULTS.md."""
-    from touchline import workflow
-
-    workflow.report(source)
-    _say_report(source)
 
 
 @app.command()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import sys
 from collections.abc import Sequence
@@ -40,14 +41,30 @@ def out_json(kind: Any, value: object, key: str) -> None:
     from pydantic import TypeAdapter
 
     data = TypeAdapter(kind).dump_python(value, mode="json")
-    out(json.dumps({"schema_version": SCHEMA_VERSION, key: data}, indent=2, ensure_ascii=False))
+    out(_json({"schema_version": SCHEMA_VERSION, key: data}))
 
 
 def out_object(kind: Any, value: object) -> None:
     """A dataclass that carries its own `schema_version`, as one JSON object."""
     from pydantic import TypeAdapter
 
-    out(json.dumps(TypeAdapter(kind).dump_python(value, mode="json"), indent=2, ensure_ascii=False))
+    out(_json(TypeAdapter(kind).dump_python(value, mode="json")))
+
+
+def _json(data: object) -> str:
+    """JSON that every reader takes: a loss that is no number becomes null, since JSON has no word for it."""
+    try:
+        return json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False)
+    except ValueError:
+        return json.dumps(_finite(data), indent=2, ensure_ascii=False, allow_nan=False)
+
+
+def _finite(data: object) -> object:
+    if isinstance(data, float):
+        return data if math.isfinite(data) else None
+    if isinstance(data, dict):
+        return {key: _finite(value) for key, value in data.items()}
+    return [_finite(value) for value in data] if isinstance(data, list) else data
 
 
 def out_table(header: Sequence[str], rows: Sequence[Sequence[str]], title: str | None = None) -> None:

@@ -47,6 +47,8 @@ class ScoredRun:
     """What was evaluated: `epoch_2`, `base`."""
     comparable: str
     """Hash of the items and of all settings of the evaluation; only equal ones are compared."""
+    data: str = ""
+    """Hash of the items' texts alone: levels of a factor that changes the evaluation itself are compared on them."""
     items: tuple[str, ...]
     """The items' ids, in order, each once."""
     scores: tuple[float, ...]
@@ -151,6 +153,10 @@ class Contrast:
     items_low: float | None
     """Lower end of an interval over the items alone: it holds for these checkpoints and not for the setting."""
     items_high: float | None
+    """Upper end."""
+    crossed_low: float | None = None
+    """Lower end of a bootstrap interval over seeds and items together; none with fewer than three seeds."""
+    crossed_high: float | None = None
     """Upper end."""
     shown: Shown
     """What may be said of the setting."""

@@ -6,6 +6,19 @@ from dataclasses import dataclass, field
 
 from touchline.domain.finding import Finding
 
+COPIED_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "chat_template.jinja",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "tokenizer.model",
+    "generation_config.json",
+)
+"""What transformers may need to build the tokenizer again; those that the base has are copied into checkpoints."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelInfo:
@@ -47,6 +60,8 @@ class ModelInfo:
     """Short size, `135M`, `1.7B`: from the name where it tells, else from the parameters."""
     family: str
     """The name up to its size, `SmolLM2`, `Llama-3.2`."""
+    copied_bytes: int = 0
+    """Size of the files beside its weights that every checkpoint gets a copy of, `COPIED_FILES`; 0 in older plans."""
     findings: tuple[Finding, ...] = ()
     """What is wrong with the folder; an error means that it cannot be trained."""
 

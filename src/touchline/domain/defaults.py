@@ -81,6 +81,8 @@ DEFAULTS: Final = (
     _row("evaluate.samples", "all", "the interval shrinks with the number of items"),
     _row("evaluate.batch_size", EVALUATE_BATCH_SIZE, "prompts generated side by side"),
     _row("evaluate.max_new_tokens", MAX_NEW_TOKENS, "short answers; an answer that is cut is counted as it stands"),
+    _row("evaluate.temperature", "0", "greedy: one answer an item, and nothing of the difference is luck of the draw"),
+    _row("evaluate.max_error_rate", "0", "an answer that could not be generated is a fault to look at, not a score"),
     _row("compute.executor", "local", "this machine"),
     _row("compute.gpus_per_run", 1, "one GPU a run; without any GPU the processor is used"),
 )

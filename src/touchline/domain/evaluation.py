@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from touchline.domain.experiment import DataConfig, EvaluateConfig
+from touchline.domain.experiment import DataConfig, EvaluateConfig, LoraConfig
 
 EVALUATION_SCHEMA_VERSION = 1
 BASE_CHECKPOINT = "base"
 """What a control's checkpoint is called."""
+NO_OP_CHECKPOINT = "noop"
+"""What the checkpoint of a no-op control is called: a folder with an adapter that changes nothing."""
 AskedEpochs = Literal["last", "all"] | tuple[int, ...]
 """What `evaluate.epochs` may say."""
 
@@ -45,6 +48,24 @@ class PlannedModel:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class EvaluationTask:
+    """A task of `evaluate.tasks`, resolved."""
+
+    __pydantic_config__: ClassVar[dict[str, object]] = {"extra": "forbid"}
+
+    name: str
+    """As the file has it: `exact_match`, `tasks/mine.py@name`."""
+    file: str | None = None
+    """The Inspect task's file, absolute; none for a ready-made task."""
+    function: str | None = None
+    """Which task of the file; none: the only one there."""
+    sha256: str | None = None
+    """Hash of the file when it was planned; another one is refused."""
+    lines: int | None = None
+    """Lines of the file, for whoever reviews it."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class EvaluationConfig:
     """One run's evaluation, whichever of its checkpoints is evaluated."""
 
@@ -69,8 +90,41 @@ class EvaluationConfig:
     data_sha256: str
     """`SplitInfo.sha256` of the test split; another one is refused."""
     evaluate: EvaluateConfig
-    """Samples, batch size, longest answer."""
+    """Samples, decoding, further tasks."""
     control: bool
     """Whether the run is a control: the base itself is evaluated."""
+    no_op: LoraConfig | None = None
+    """Shape of the fresh adapter that a no-op control is evaluated through; none for every other run."""
+    tasks: tuple[EvaluationTask, ...] = ()
+    """What `evaluate.tasks` names, resolved."""
     train_epochs: int | None = None
     """Epochs of its training, of which `evaluate.epochs` names some; none for a control, and in files of before."""
+
+    @property
+    def control_checkpoint(self) -> str:
+        """What a control is evaluated at: the base itself, or the adapter that changes nothing."""
+        return BASE_CHECKPOINT if self.no_op is None else NO_OP_CHECKPOINT
+
+    def task_named(self, name: str) -> EvaluationTask | None:
+        """The further task of that name; none for the run's own task, and for what is not asked for."""
+        return next((task for task in self.tasks if task.name == name), None)
+
+
+def errors_allowed(max_error_rate: float, answers: int) -> int:
+    """How many answers may fail: the share in whole answers, where 0.29 of 100 is 29 whatever floating point says."""
+    return math.floor(round(max_error_rate * answers, 6))
+
+
+def decoding_text(evaluate: EvaluateConfig, dtype: str | None = None) -> str:
+    """How answers are written: `greedy, batch 64, bfloat16, at most 24 new tokens`.
+
+    Args:
+        evaluate: the settings.
+        dtype: element type of the base, where it is known.
+    """
+    how = ["greedy"]
+    if evaluate.temperature:
+        how = [f"temperature {evaluate.temperature:g}", *([f"top-p {evaluate.top_p:g}"] if evaluate.top_p < 1 else [])]
+        how.append(f"{evaluate.repeats} answer{'s' if evaluate.repeats > 1 else ''} an item, seed {evaluate.seed}")
+    typed = [dtype] if dtype is not None else []
+    return ", ".join([*how, f"batch {evaluate.batch_size}", *typed, f"at most {evaluate.max_new_tokens} new tokens"])

@@ -7,10 +7,11 @@ what concerns two keys at once is checked in `__post_init__`.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Annotated, ClassVar, Literal
 
-from annotated_types import Ge, Gt, Lt, MinLen
+from annotated_types import Ge, Gt, Le, Lt, MinLen
 
 from touchline.domain import defaults
 
@@ -19,6 +20,7 @@ NonNegativeInt = Annotated[int, Ge(0)]
 PositiveFloat = Annotated[float, Gt(0)]
 Fraction = Annotated[float, Gt(0), Lt(1)]
 Text = Annotated[str, MinLen(1)]
+_NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9_]+")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -169,6 +171,30 @@ class StageConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class GeneralConfig:
+    """Tasks of lm-evaluation-harness, for a look at whether general ability suffered."""
+
+    __pydantic_config__: ClassVar[dict[str, object]] = {"extra": "forbid"}
+
+    tasks: Annotated[tuple[Text, ...], MinLen(1)]
+    """The harness's names of tasks, `[arc_easy, hellaswag]`; their data must be on this machine."""
+    include_path: Text | None = None
+    """Folder with task files (YAML) of your own; relative to experiment.yaml."""
+    limit: PositiveInt | None = None
+    """Items of each task, from the first on; all when not given."""
+    num_fewshot: NonNegativeInt | None = None
+    """Worked examples before each item; as each task has it when not given."""
+    chat_template: bool = False
+    """Whether items are put to the model as chats, with its own template."""
+
+
+def task_file_stem(task: str) -> str:
+    """What the files of an evaluation on a task are called: its name, of a path with `-` for what is no letter, digit
+    or `_`; `tasks/mine.py@name` gives `tasks-mine-py-name`."""
+    return _NOT_IN_A_NAME.sub("-", task).strip("-").casefold()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class EvaluateConfig:
     """What is evaluated after training, on the test split."""
 
@@ -182,6 +208,36 @@ class EvaluateConfig:
     """Prompts generated side by side."""
     max_new_tokens: PositiveInt = defaults.MAX_NEW_TOKENS
     """Longest answer in tokens."""
+    tasks: tuple[Text, ...] = ()
+    """Further tasks beside the experiment's own, for the same checkpoints: a ready-made task's name, which asks the
+    test split with its own prompt, or an Inspect task in a file of yours, `tasks/mine.py` or `tasks/mine.py@name`,
+    relative to experiment.yaml. Such a file is code: the plan shows it with its hash, and only the evaluation process
+    runs it. Its first scorer counts; `samples` limits its items too, and what its own configuration says of decoding
+    goes first."""
+    temperature: Annotated[float, Ge(0)] = 0.0
+    """0 is greedy decoding, always the likeliest token; above it tokens are drawn, with this temperature."""
+    top_p: Annotated[float, Gt(0), Le(1)] = 1.0
+    """Of the tokens, only the likeliest that together have this probability are drawn from; needs a temperature."""
+    repeats: PositiveInt = 1
+    """Answers drawn to every item; the score of an item is their mean. Needs a temperature: greedy answers are all
+    alike."""
+    seed: NonNegativeInt = 0
+    """Seed of the draws, the same for every run: which token is drawn depends on it, the item, the repeat and the
+    model's probabilities, and not on what is generated beside it."""
+    max_error_rate: Annotated[float, Ge(0), Le(1)] = 0.0
+    """Share of the answers that may fail to be generated or scored; these count as wrong. Above it the evaluation has
+    failed and gives no scores."""
+    general: GeneralConfig | None = None
+    """Also score the base and the last checkpoints with lm-evaluation-harness; none: general ability is not looked
+    at."""
+
+    def __post_init__(self) -> None:
+        if not self.temperature and (self.repeats > 1 or self.top_p < 1):
+            key = "repeats above 1" if self.repeats > 1 else "top_p below 1"
+            raise ValueError(f"a temperature above 0 where there is {key}: greedy decoding draws nothing")
+        names = [task_file_stem(task) for task in self.tasks]
+        if len(set(names)) < len(names):
+            raise ValueError("each of tasks once, and files whose paths differ in more than punctuation")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -226,7 +282,8 @@ class Experiment:
     question: str = ""
     """What the experiment is to answer; it heads the report."""
     task: Text = "exact_match"
-    """The ready-made task that gives prompt and scorers: `capitalization`, or `exact_match` for any dataset."""
+    """The ready-made task that gives prompt and scorers: `capitalization`; `number` and `choice`, which read a number
+    or a letter from what the model writes; or `exact_match` for any dataset."""
     models: tuple[Text, ...] = ()
     """Base models: folders under `models_dir`, or paths."""
     data: DataConfig
@@ -243,8 +300,11 @@ class Experiment:
     """Combinations to leave out: a run that matches every key of an entry is not made."""
     seeds: Annotated[tuple[NonNegativeInt, ...], MinLen(1)] = (1,)
     """Replicates: every condition runs once for each."""
-    controls: tuple[Literal["base"], ...] = ()
-    """`base`: every base model is evaluated without training."""
+    controls: tuple[Literal["base", "noop", "shuffled"], ...] = ()
+    """`base`: every base model is evaluated without training. `noop`: it is evaluated once more through a fresh adapter
+    that changes nothing, which must score the same. `shuffled`: the first condition and seed of every base model and
+    dataset is also trained on answers that were dealt out anew among the training rows, so that what it gains is the
+    form of the answers alone."""
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     """The evaluation."""
     compute: ComputeConfig = field(default_factory=ComputeConfig)
@@ -262,6 +322,7 @@ __all__ = [
     "DataConfig",
     "EvaluateConfig",
     "Experiment",
+    "GeneralConfig",
     "LoraConfig",
     "StageConfig",
     "TrainConfig",

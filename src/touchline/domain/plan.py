@@ -6,11 +6,12 @@ from dataclasses import dataclass, field
 
 from touchline.domain.catalog import DatasetInfo, ModelInfo
 from touchline.domain.estimate import MemoryEstimate
-from touchline.domain.experiment import ComputeConfig, DataConfig, EvaluateConfig, TrainConfig
+from touchline.domain.evaluation import EvaluationTask
+from touchline.domain.experiment import ComputeConfig, DataConfig, EvaluateConfig, LoraConfig, TrainConfig
 from touchline.domain.machine import TargetMachine
 from touchline.domain.packing import PackingSummary
 from touchline.domain.quantity import NO_EVIDENCE, Measured, Missing
-from touchline.domain.runs import Level, Link, RunKind
+from touchline.domain.runs import ControlKind, Level, Link, RunKind
 
 PLAN_SCHEMA_VERSION = 2
 
@@ -95,6 +96,10 @@ class PlannedRun:
     """The run that it goes on from, and how; none where it starts from the base model."""
     evaluate_limit_seconds: Measured = NO_EVIDENCE
     """Limit to ask a scheduler for, for its evaluation."""
+    control: ControlKind | None = None
+    """Which control it is; none for what the experiment asks about."""
+    no_op: LoraConfig | None = None
+    """Shape of the adapter that a no-op control is evaluated through; none for every other run."""
     accepted: dict[str, object]
     """Settings that were edited in the run's folder and accepted, by dotted key."""
     digest: str
@@ -163,6 +168,8 @@ class Plan:
     """When all should be done."""
     compute: ComputeConfig = field(default_factory=ComputeConfig)
     """Where it runs, and what its jobs ask for."""
+    tasks: tuple[EvaluationTask, ...] = ()
+    """Every task that `evaluate.tasks` names, resolved; those in files are code that the evaluation runs."""
     machine: TargetMachine
     """The machine that the estimates are for."""
     assumptions: tuple[Assumption, ...]

@@ -188,6 +188,8 @@ class GeneralScore:
     """With the harness's standard error as an interval."""
     change: Measured
     """Against the run's control."""
+    higher_is_better: bool | None = None
+    """Which way it counts; none where the harness does not tell."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -248,6 +250,10 @@ class Report:
     """The appendix."""
     sources: tuple[Source, ...]
     """Datasets and models."""
+    device: str = "device"
+    """What hours are counted of: `GPU`, `processor`, or `device` where nobody told."""
+    provenance: tuple[tuple[str, str], ...] = ()
+    """(what, value): versions, machine, hashes and revisions that all of this rests on."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

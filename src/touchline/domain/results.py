@@ -82,6 +82,8 @@ class SampleScore:
     """Score by a task of the user's own; none where `exact` is the score."""
     parsed: bool | None = None
     """Whether an answer could be read from the output; none where the task does not parse."""
+    cluster: str | None = None
+    """What it shares with other items, a source document or a template; none where it stands alone."""
 
     @property
     def score(self) -> float:

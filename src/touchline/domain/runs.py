@@ -14,6 +14,8 @@ RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 
 STAGE = "stage"
 """What the stage of a chain is called among a run's levels."""
+SEEDS = "seeds"
+"""What the seed is called among them."""
 
 
 class RunKind(StrEnum):
@@ -80,3 +82,5 @@ class RunSpec:
     """Its level of each factor."""
     link: Link | None = None
     """What it goes on from; none where it starts from the base model."""
+    control: ControlKind | None = None
+    """Which control it is; none for what the experiment asks about."""

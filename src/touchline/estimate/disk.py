@@ -11,9 +11,12 @@ from typing import Literal
 from touchline.domain.estimate import Dtype, Estimate, Rung, TrainingSetup
 from touchline.domain.shape import ModelShape
 from touchline.estimate.coefficients_memory import (
-    FOLDER_BYTES,
+    ANSWER_BYTES,
+    CHECKPOINT_FILES_BYTES,
+    EVALUATION_BYTES,
     METRICS_ROW_BYTES,
     RANDOM_STATE_BYTES,
+    RUN_FILES_BYTES,
     TORCH_FILE_BYTES,
 )
 from touchline.estimate.layers import FLOAT, role_of, size_of
@@ -33,7 +36,7 @@ class DiskEstimate:
     total: Estimate
     """Everything, MB."""
     parts: Mapping[str, float]
-    """MB by part: checkpoints, resume, logs."""
+    """MB by part: checkpoints, resume, logs, evaluations."""
     largest: float
     """MB at the most while it trains: an old state stays until the next one is whole."""
 
@@ -100,6 +103,8 @@ def disk_estimate(
     resumes: bool = True,
     tokenizer_bytes: int = 0,
     merged_dtype: Dtype | None = None,
+    evaluations: int = 0,
+    answers: int = 0,
 ) -> DiskEstimate:
     """What a run leaves on disk.
 
@@ -108,9 +113,11 @@ def disk_estimate(
         save: what a checkpoint holds.
         checkpoints: how many stay.
         steps: optimizer steps, each with a row in metrics.jsonl.
-        resumes: whether a state to go on from is kept.
+        resumes: whether a state to go on from stays when the training is complete; while it trains there is one.
         tokenizer_bytes: size of the tokenizer's files, which every checkpoint gets a copy of.
         merged_dtype: element type of merged weights; none: the base's.
+        evaluations: evaluations of its checkpoints.
+        answers: answers that each of them writes down.
 
     Raises:
         ValueError: an adapter is to be saved where all is trained, or a merged one.
@@ -121,25 +128,28 @@ def disk_estimate(
         each = float(adapter_file_bytes(setup.shape, setup.rank, setup.target_modules, setup.adapter_dtype))
     else:
         each = float(model_bytes(setup.shape, merged_dtype or setup.base_dtype))
-    each += tokenizer_bytes + FOLDER_BYTES
+    each += tokenizer_bytes + CHECKPOINT_FILES_BYTES
+    resume = resume_bytes(setup) / _MEGA
     parts = {
         "checkpoints": checkpoints * each / _MEGA,
-        "resume": (resume_bytes(setup) if resumes else 0) / _MEGA,
-        "logs": (steps * METRICS_ROW_BYTES + FOLDER_BYTES) / _MEGA,
+        "resume": resume if resumes else 0.0,
+        "logs": (steps * METRICS_ROW_BYTES + RUN_FILES_BYTES) / _MEGA,
+        "evaluations": evaluations * (answers * ANSWER_BYTES + EVALUATION_BYTES) / _MEGA,
     }
     total = sum(parts.values())
-    # Rows grow with their numbers' digits, and what a scheduler writes beside them is not ours to know.
-    spare = 2 * parts["logs"] + 0.002 * total
+    # Rows grow with their numbers' digits, answers with the prompts they are kept with, and what a scheduler writes
+    # beside them is not ours to know.
+    spare = 2 * (parts["logs"] + parts["evaluations"]) + 0.002 * total
     return DiskEstimate(
         total=Estimate(
             value=total,
             unit="MB",
             low=max(0.0, total - spare / 4),
             high=total + spare,
-            method=f"{checkpoints} x {save}, the state to go on from, and logs, by the files' formats",
+            method=f"{checkpoints} x {save}{', the state to go on from' if resumes else ''}, and logs, by their forms",
             rung=Rung.NOTHING,
             aggregation="sum",
         ),
         parts=parts,
-        largest=total + max(parts["resume"], each / _MEGA),
+        largest=total + max(resume if resumes else 2 * resume, each / _MEGA),
     )

@@ -21,6 +21,7 @@ from types import FrameType
 from touchline.catalog.worker import prepare_worker, tell_fault
 from touchline.domain.status import EXIT_NO_PARENT, EXIT_STOPPED
 from touchline.errors import TouchlineError
+from touchline.evaluate.children import stop_children
 from touchline.evaluate.wanted import wanted_of
 
 
@@ -71,6 +72,7 @@ def _listen() -> None:
 
     def stop(number: int, frame: FrameType | None) -> None:
         del frame
+        stop_children()
         os.write(2, f"touchline: stopped by {signal.Signals(number).name}\n".encode())
         os._exit(EXIT_STOPPED)
 

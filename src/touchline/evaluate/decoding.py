@@ -1,11 +1,12 @@
-"""Greedy decoding of a batch of prompts, token for token what transformers' own greedy loop writes.
+"""Decoding of a batch of prompts; greedily, token for token what transformers' own greedy loop writes.
 
 Why a loop of our own: prompts of one task begin alike (chat preamble, instruction), so the keys and values of that
 common prefix are computed once and shared by the whole batch, which is exact; rows that have met their stop token
 leave the batch; and logits are computed for the last position only. What remains is left-padded: the padding sits
 between the shared prefix and each prompt's rest, is masked, and takes no position.
 
-Not covered: sampling, beams, encoder-decoder models, models whose cache cannot be indexed by row (state-space
+Which token comes next is asked of a function, so that drawn answers (`touchline.evaluate.sampling`) take the same way.
+Not covered: beams, encoder-decoder models, models whose cache cannot be indexed by row (state-space
 models).
 """
 
@@ -20,6 +21,9 @@ from transformers import DynamicCache, PreTrainedModel
 
 TokenIds = tuple[int, ...]
 StopReason = Literal["stop", "max_tokens"]
+
+Pick = Callable[[torch.Tensor, Sequence[int]], torch.Tensor]
+"""(rows,) next tokens, of (rows, vocabulary) logits and the places of these rows among the prompts."""
 
 COMPACT_FRACTION = 0.75
 """Rows that have ended are dropped when at most this share of the batch is left: dropping copies the cache."""
@@ -47,10 +51,18 @@ class _Rows:
     """(rows, 1) position of the next token."""
     tokens: torch.Tensor
     """(rows,) the last token written."""
+    pick: Pick
+    """Chooses the next tokens."""
+
+
+def likeliest(logits: torch.Tensor, places: Sequence[int]) -> torch.Tensor:
+    """Greedy: the likeliest token of each row."""
+    del places
+    return logits.argmax(dim=-1)
 
 
 @torch.inference_mode()
-def greedy(
+def write_answers(
     model: PreTrainedModel,
     prompts: Sequence[TokenIds],
     *,
@@ -58,8 +70,9 @@ def greedy(
     stop_ids: frozenset[int],
     pad_id: int,
     go_on: Callable[[], None] = lambda: None,
+    pick: Pick = likeliest,
 ) -> list[Generation]:
-    """Write up to `max_new_tokens` tokens after each prompt, always the likeliest.
+    """Write up to `max_new_tokens` tokens after each prompt, each chosen by `pick`.
 
     `model` takes and returns what transformers' causal language models do; `go_on` is called before each forward pass
     and raises to stop. Results are in the prompts' order. Raises ValueError for an empty prompt.
@@ -71,7 +84,7 @@ def greedy(
     stops = torch.tensor(sorted(stop_ids), device=model.device)
     written: list[list[int]] = [[] for _ in prompts]
     reasons: list[StopReason] = ["max_tokens"] * len(prompts)
-    rows = _prefill(model, prompts, pad_id, go_on)
+    rows = _prefill(model, prompts, pad_id, go_on, pick)
     for left in range(max_new_tokens - 1, -1, -1):
         ended = torch.isin(rows.tokens, stops).tolist()
         for place, token, end in zip(rows.places, rows.tokens.tolist(), ended, strict=True):
@@ -101,7 +114,9 @@ def common_prefix(prompts: Sequence[TokenIds]) -> int:
     return length
 
 
-def _prefill(model: PreTrainedModel, prompts: Sequence[TokenIds], pad_id: int, go_on: Callable[[], None]) -> _Rows:
+def _prefill(
+    model: PreTrainedModel, prompts: Sequence[TokenIds], pad_id: int, go_on: Callable[[], None], pick: Pick
+) -> _Rows:
     """Run the prompts: the shared prefix once, then the rests side by side, which gives each its first new token."""
     device, count = model.device, len(prompts)
     shared = common_prefix(prompts)
@@ -126,12 +141,14 @@ def _prefill(model: PreTrainedModel, prompts: Sequence[TokenIds], pad_id: int, g
         use_cache=True,
         logits_to_keep=1,
     )
+    places = list(range(count))
     return _Rows(
-        places=list(range(count)),
+        places=places,
         cache=cache,
         mask=mask,
         positions=positions[:, -1:] + 1,
-        tokens=output.logits[:, -1].argmax(dim=-1),
+        tokens=pick(output.logits[:, -1], places),
+        pick=pick,
     )
 
 
@@ -146,7 +163,7 @@ def _step(model: PreTrainedModel, rows: _Rows) -> None:
         use_cache=True,
         logits_to_keep=1,
     )
-    rows.tokens = output.logits[:, -1].argmax(dim=-1)
+    rows.tokens = rows.pick(output.logits[:, -1], rows.places)
     rows.positions = rows.positions + 1
 
 

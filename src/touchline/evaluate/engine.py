@@ -1,8 +1,9 @@
 """Requests in, generations out: one worker thread a base, shared by all models that Inspect has open.
 
 Requests wait until no new one has come for a moment, then everything that waits is sorted into batches: one adapter,
-one limit, longest prompts first. The adapter that is on goes first. A batch that does not fit into memory is cut in
-half. Greedy always: nothing here can sample.
+one way of decoding, longest prompts first. The adapter that is on goes first. A batch that does not fit into memory is
+cut in half. Greedy, or drawn from each request's own stream of random numbers, so that neither batches nor their order
+decide on an answer.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from dataclasses import dataclass, field
 import torch
 
 from touchline.errors import EnvironmentFault
-from touchline.evaluate.decoding import Generation, TokenIds, greedy
+from touchline.evaluate.decoding import Generation, TokenIds, likeliest, write_answers
+from touchline.evaluate.sampling import Drawing, Sampling
 from touchline.evaluate.weights import Weights, Worn
 
 LOG = logging.getLogger("touchline.evaluate")
@@ -40,6 +42,8 @@ class Decoding:
     """Token for padding; masked."""
     batch_size: int
     """Prompts side by side, at most."""
+    sampling: Sampling | None = None
+    """How tokens are drawn; none: greedily, the likeliest always."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -52,6 +56,8 @@ class Request:
     """The prompt's tokens."""
     decoding: Decoding
     """How."""
+    stream: int = 0
+    """Which random numbers it draws with, where it draws."""
     future: Future[Generation] = field(default_factory=Future)
     """Gets the answer, or why there is none."""
 
@@ -119,10 +125,10 @@ class Engine:
             if not request.future.cancelled():
                 groups.setdefault((request.worn, request.decoding), []).append(request)
         active = self.weights.active
-        order = sorted(groups, key=lambda key: (key[0] != active, str(key[0]), key[1].max_new_tokens))
+        order = sorted(groups, key=lambda key: (key[0] != active, str(key[0]), key[1].max_new_tokens, str(key[1])))
         batches: list[list[Request]] = []
         for key in order:
-            requests = sorted(groups[key], key=lambda request: (-len(request.prompt), request.prompt))
+            requests = sorted(groups[key], key=lambda request: (-len(request.prompt), request.prompt, request.stream))
             size = key[1].batch_size
             batches += [requests[start : start + size] for start in range(0, len(requests), size)]
         return batches
@@ -155,13 +161,16 @@ class Engine:
         decoding = batch[0].decoding
         try:
             self.weights.activate(batch[0].worn)
-            return greedy(
+            return write_answers(
                 self.weights.model,
                 [request.prompt for request in batch],
                 max_new_tokens=decoding.max_new_tokens,
                 stop_ids=decoding.stop_ids,
                 pad_id=decoding.pad_id,
                 go_on=self._check_open,
+                pick=likeliest
+                if decoding.sampling is None
+                else Drawing(decoding.sampling, [request.stream for request in batch]),
             )
         except RuntimeError as error:
             if not _out_of_memory(error):

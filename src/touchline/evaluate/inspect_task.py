@@ -1,7 +1,8 @@
-"""A run's evaluation as an Inspect task: test items, one answer each, two named scores."""
+"""A run's evaluation as an Inspect task: test items, their answers, two named scores."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from inspect_ai import Task
@@ -12,6 +13,7 @@ from inspect_ai.model import (
     ChatMessageSystem,
     ChatMessageUser,
     GenerateConfig,
+    GenerateConfigArgs,
     get_model,
 )
 from inspect_ai.scorer import CORRECT, INCORRECT, Score, Scorer, Target, accuracy, scorer, stderr
@@ -20,46 +22,72 @@ from inspect_ai.solver import TaskState, generate
 from touchline.catalog.datasets import load_dataset, load_examples
 from touchline.catalog.evaluations import EVALUATION_FILE, read_evaluation_config, settings_sha256
 from touchline.domain.catalog import Example, Message
-from touchline.domain.evaluation import EvaluationConfig
+from touchline.domain.evaluation import NO_OP_CHECKPOINT, EvaluationConfig, EvaluationTask
 from touchline.errors import DriftFault, InputFault
+from touchline.evaluate.asked import note_item
+from touchline.evaluate.own_task import own_task
 from touchline.evaluate.provider import BATCH_SIZE_KEY, CONNECTIONS_PER_BATCH, DATE_KEY
-from touchline.tasks import get_task
+from touchline.tasks import Scores, get_task
 
+PARSED_KEY = "parsed"
+"""Under which a score says whether an answer could be read from the output."""
 NO_MODEL = "none/none"
 """What Inspect calls the model when none was given."""
 
 
-def run_task(folder: Path) -> Task:
-    """The task of the run in `folder`, which eval.yaml there describes.
+def run_task(folder: Path, task: str | None = None) -> Task:
+    """The task of the run in `folder`, which eval.yaml there describes; or one of its further tasks, by name.
 
     Raises:
-        InputFault: eval.yaml is missing or wrong, or the data cannot be read.
-        DriftFault: the test items are not those that were planned.
+        InputFault: eval.yaml is missing or wrong, names no such task, or the data cannot be read.
+        DriftFault: the test items, or the further task's file, are not those that were planned.
     """
     config = read_evaluation_config(folder / EVALUATION_FILE)
     _require_model(config, folder)
-    return evaluation_task(config)
+    further = None if task is None else config.task_named(task)
+    if task is not None and further is None:
+        raise InputFault(f"{str(folder / EVALUATION_FILE)!r} names no task {task!r}", hint="touchline prepare")
+    if further is not None and further.file is not None:
+        return own_task(further, config, generate_config(config)).task
+    return evaluation_task(config, further)
 
 
-def evaluation_task(config: EvaluationConfig, *, max_connections: int | None = None) -> Task:
+def evaluation_task(
+    config: EvaluationConfig, task: EvaluationTask | None = None, *, max_connections: int | None = None
+) -> Task:
     """The Inspect task of an evaluation.
 
-    `max_connections` is how many items wait at the model at once; four batches when not given.
+    Args:
+        config: the run's evaluation.
+        task: a ready-made further task, which asks the same items with its own prompt; none: the run's own.
+        max_connections: how many items wait at the model at once; four batches when not given.
     """
-    evaluate = config.evaluate
+    name = config.task if task is None else task.name
+    if task is not None and config.data.messages is None:
+        config = replace(config, data=replace(config.data, prompt=get_task(task.name).prompt))
     return Task(
-        name=config.task,
+        name=name,
         dataset=MemoryDataset(
             [_sample(example) for example in planned_items(config)], name=Path(config.data.path).stem
         ),
+        setup=note_item(),
         solver=generate(),
-        scorer=[exact(config.task), match(config.task)],
-        config=GenerateConfig(
-            max_tokens=evaluate.max_new_tokens,
-            max_connections=max_connections or CONNECTIONS_PER_BATCH * evaluate.batch_size,
-            extra_body={DATE_KEY: config.date, BATCH_SIZE_KEY: evaluate.batch_size},
-        ),
-        metadata=evaluation_metadata(config),
+        scorer=[exact(name), match(name)],
+        config=generate_config(config, max_connections),
+        epochs=config.evaluate.repeats,
+        metadata=evaluation_metadata(config, task),
+    )
+
+
+def generate_config(config: EvaluationConfig, max_connections: int | None = None) -> GenerateConfig:
+    """How answers are written, in Inspect's terms."""
+    evaluate = config.evaluate
+    drawn = {"temperature": evaluate.temperature, "top_p": evaluate.top_p, "seed": evaluate.seed}
+    return GenerateConfig(
+        max_tokens=evaluate.max_new_tokens,
+        max_connections=max_connections or CONNECTIONS_PER_BATCH * evaluate.batch_size,
+        extra_body={DATE_KEY: config.date, BATCH_SIZE_KEY: evaluate.batch_size},
+        **GenerateConfigArgs(**drawn if evaluate.temperature else {}),  # type: ignore[typeddict-item]
     )
 
 
@@ -73,7 +101,8 @@ def _require_model(config: EvaluationConfig, folder: Path) -> None:
     if str(model) != NO_MODEL:
         return
     epochs = sorted(path.name for path in folder.glob("epoch_*") if path.is_dir())
-    name = config.model.path if config.control else epochs[-1] if epochs else "epoch_0"
+    trained = epochs[-1] if epochs else "epoch_0"
+    name = NO_OP_CHECKPOINT if config.no_op is not None else config.model.path if config.control else trained
     hint = f"inspect eval eval.py --model touchline/{name}"
     raise InputFault(f"no model is given; try: {hint}", expected="--model touchline/<checkpoint folder>", hint=hint)
 
@@ -106,15 +135,17 @@ def planned_items(config: EvaluationConfig) -> tuple[Example, ...]:
     return examples[:wanted]
 
 
-def evaluation_metadata(config: EvaluationConfig) -> dict[str, str]:
+def evaluation_metadata(config: EvaluationConfig, task: EvaluationTask | None = None) -> dict[str, str]:
     """What every log says of itself."""
+    own = {} if task is None or task.sha256 is None else {"task_sha256": task.sha256}
     return {
         "experiment": config.experiment,
         "run": config.run,
         "run_digest": config.run_digest,
         "base_sha256": config.model.weights_sha256,
         "data_sha256": config.data_sha256,
-        "settings_sha256": settings_sha256(config),
+        "settings_sha256": settings_sha256(config, task),
+        **own,
     }
 
 
@@ -124,8 +155,8 @@ def exact(task: str) -> Scorer:
     score_text = get_task(task).score
 
     async def score(state: TaskState, target: Target) -> Score:
-        output = state.output.completion
-        return Score(value=CORRECT if score_text(output, target.text).exact else INCORRECT, answer=output)
+        scores = score_text(state.output.completion, target.text)
+        return _as_score(scores, scores.exact, state.output.completion)
 
     return score
 
@@ -136,10 +167,15 @@ def match(task: str) -> Scorer:
     score_text = get_task(task).score
 
     async def score(state: TaskState, target: Target) -> Score:
-        output = state.output.completion
-        return Score(value=CORRECT if score_text(output, target.text).match else INCORRECT, answer=output)
+        scores = score_text(state.output.completion, target.text)
+        return _as_score(scores, scores.match, state.output.completion)
 
     return score
+
+
+def _as_score(scores: Scores, right: bool, output: str) -> Score:
+    parsed = {} if scores.parsed is None else {PARSED_KEY: scores.parsed}
+    return Score(value=CORRECT if right else INCORRECT, answer=output, metadata=parsed or None)
 
 
 def _sample(example: Example) -> Sample:

@@ -6,15 +6,15 @@ import sys
 
 
 class Progress:
-    """Counts items of one job; called from the engine's thread."""
+    """Counts answers of one job; called from the engine's thread."""
 
-    def __init__(self, run: str, checkpoint: str, total: int) -> None:
-        self._name = f"{run} {checkpoint}"
+    def __init__(self, name: str, total: int) -> None:
+        self._name = name
         self._total = total
         self._done = 0
 
     def __call__(self, count: int) -> None:
-        """So many more items are done."""
+        """So many more answers are there."""
         self._done = min(self._total, self._done + count)
         say(f"{self._name}: {self._done}/{self._total}")
 

@@ -1,14 +1,15 @@
-"""Inspect's model provider `touchline`: chats in, greedy answers out, many models on one loaded base.
+"""Inspect's model provider `touchline`: chats in, answers out, many models on one loaded base.
 
 Prompts are rendered by the same code as for training (`touchline.rendering`), to token ids; Inspect never tokenizes.
-What would change the answers and is not supported (tools, sampling, several choices, stop sequences ...) is refused,
-not ignored.
+Greedy unless a temperature is given: a model's own generation settings are not taken over. What would change the
+answers and is not supported (tools, several choices, stop sequences ...) is refused, not ignored.
 """
 
 from __future__ import annotations
 
 import asyncio
 import datetime
+import math
 import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
@@ -28,9 +29,11 @@ from inspect_ai.tool import ToolChoice, ToolInfo
 from touchline.catalog.models import load_renderer
 from touchline.domain.catalog import Message
 from touchline.errors import InputFault
+from touchline.evaluate.asked import next_stream
 from touchline.evaluate.checkpoint import Checkpoint, require_packages, resolve_checkpoint
 from touchline.evaluate.decoding import Generation
 from touchline.evaluate.engine import Decoding, Engine, Request
+from touchline.evaluate.sampling import Sampling
 from touchline.evaluate.weights import Weights, Worn, pick_device, pick_dtype
 from touchline.rendering import ChatRenderer
 
@@ -56,7 +59,7 @@ _REFUSED = (
     "reasoning_effort",
     "reasoning_tokens",
 )
-"""Settings of Inspect that would change the answer, and that greedy decoding does not know."""
+"""Settings of Inspect that would change the answer, and that are not done here."""
 
 _engines: dict[tuple[str, str, str], Engine] = {}
 _engines_lock = threading.Lock()
@@ -162,8 +165,10 @@ class TouchlineAPI(ModelAPI):
             stop_ids=renderer.stop_ids,
             pad_id=renderer.pad_id,
             batch_size=int(cast("int", extra.get(BATCH_SIZE_KEY, self.batch_size))),
+            sampling=sampling_of(config),
         )
-        request = Request(worn=self._worn, prompt=prompt, decoding=decoding)
+        stream = 0 if decoding.sampling is None else next_stream(config.seed, prompt)
+        request = Request(worn=self._worn, prompt=prompt, decoding=decoding, stream=stream)
         engine = await asyncio.to_thread(lambda: self.engine) if self._engine is None else self._engine
         answer = await wait_for(engine.submit(request))
         return self._output(renderer.decode(answer.ids), answer, len(prompt))
@@ -210,25 +215,33 @@ def plain_messages(messages: Sequence[ChatMessage]) -> list[Message]:
     return plain
 
 
+def sampling_of(config: GenerateConfig) -> Sampling | None:
+    """How tokens are drawn; none for greedy decoding."""
+    if not config.temperature:
+        return None
+    return Sampling(temperature=config.temperature, top_p=1.0 if config.top_p is None else config.top_p)
+
+
 def refuse_unsupported(tools: Sequence[ToolInfo], config: GenerateConfig) -> None:
     """Refuse what would not be done.
 
     Raises:
-        InputFault: tools, sampling, several choices, or another setting that changes answers.
+        InputFault: tools, several choices, or another setting that changes answers.
     """
     if tools:
         raise InputFault("the provider touchline calls no tools", expected="a task without tools")
-    if config.temperature is not None and config.temperature != 0:
+    if config.temperature is not None and not (math.isfinite(config.temperature) and config.temperature >= 0):
+        raise InputFault(f"temperature {config.temperature}", expected="0 for greedy decoding, or a number above it")
+    if config.top_p is not None and not 0 < config.top_p <= 1:
+        raise InputFault(f"top_p {config.top_p}", expected="a number above 0, at most 1")
+    if config.top_p is not None and config.top_p < 1 and not config.temperature:
         raise InputFault(
-            f"temperature {config.temperature}: the provider touchline decodes greedily, it never samples",
-            expected="no temperature, or 0",
+            f"top_p {config.top_p} without a temperature: greedy decoding draws nothing", expected="a temperature too"
         )
     if config.num_choices is not None and config.num_choices != 1:
-        raise InputFault(f"num_choices {config.num_choices}", expected="one answer: greedy decoding has no other")
-    if (config.top_p is not None and config.top_p != 1) or (config.top_k is not None and config.top_k > 0):
-        raise InputFault(
-            "top_p or top_k: the provider touchline decodes greedily, it never samples", expected="neither"
-        )
+        raise InputFault(f"num_choices {config.num_choices}", expected="one answer; epochs give several to each item")
+    if config.top_k is not None and config.top_k > 0:
+        raise InputFault(f"top_k {config.top_k}: the provider touchline does not know it", expected="top_p instead")
     asked = [name for name in _REFUSED if getattr(config, name, None)]
     if asked:
         raise InputFault(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import datetime
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlparse
 
@@ -10,11 +12,35 @@ from inspect_ai.log import EvalLog, EvalSample
 from inspect_ai.scorer import CORRECT
 
 from touchline.catalog.evaluations import settings_sha256
-from touchline.domain.evaluation import EvaluationConfig
+from touchline.domain.evaluation import EvaluationConfig, EvaluationTask, errors_allowed
 from touchline.domain.results import EvaluationRecord, SampleScore
 from touchline.errors import RunsFailed
-from touchline.evaluate.inspect_task import planned_items
+from touchline.evaluate.inspect_task import PARSED_KEY, planned_items
+from touchline.evaluate.own_scores import items_sha256, scored, stop_of
 from touchline.files import sha256_file
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Evaluated:
+    """What was evaluated, and how."""
+
+    config: EvaluationConfig
+    """The run's eval.yaml."""
+    task: EvaluationTask | None
+    """The further task; none: the run's own."""
+    checkpoint: str
+    """The checkpoint's name."""
+    adapter_sha256: str | None
+    """Hash of the adapter's weights."""
+    decoding: str
+    """How it was generated, in words."""
+    repeats: int
+    """Answers to each item."""
+
+    @property
+    def name(self) -> str:
+        """The task's name."""
+        return self.config.task if self.task is None else self.task.name
 
 
 def log_file(log: EvalLog) -> Path:
@@ -24,47 +50,105 @@ def log_file(log: EvalLog) -> Path:
     return Path(log.location)
 
 
-def make_record(
-    config: EvaluationConfig, log: EvalLog, path: Path, *, checkpoint: str, adapter_sha256: str | None, decoding: str
-) -> EvaluationRecord:
-    """The scores of a finished log, items in the dataset's order.
+def require_scores(log: EvalLog, max_error_rate: float, answers: int) -> None:
+    """Refuse a log that cannot become a score.
 
     Args:
-        config: the run's eval.yaml.
         log: the log, read from its file.
-        path: where the file lies now.
-        checkpoint: the checkpoint's name.
-        adapter_sha256: hash of the adapter's weights.
-        decoding: how it was generated, in words.
+        max_error_rate: share of the answers that may have failed.
+        answers: how many were planned.
 
     Raises:
-        RunsFailed: the log does not hold exactly the planned items.
+        RunsFailed: Inspect ended with an error, or more answers failed than may.
     """
-    items = {str(sample.id): sample for sample in log.samples or []}
-    planned = [example.id for example in planned_items(config)]
-    if sorted(items) != sorted(planned) or len(log.samples or []) != len(planned):
-        raise RunsFailed(f"the log {path.name} holds {len(items)} items, {len(planned)} were planned")
-    return EvaluationRecord(
-        experiment=config.experiment,
-        run=config.run,
-        task=config.task,
-        checkpoint=checkpoint,
-        log=path.name,
-        log_sha256=sha256_file(path),
-        adapter_sha256=adapter_sha256,
-        base_sha256=config.model.weights_sha256,
-        data_sha256=config.data_sha256,
-        settings_sha256=settings_sha256(config),
-        decoding=decoding,
-        seconds=_seconds(log),
-        samples=tuple(_score(items[name]) for name in planned),
+    # What Inspect cancels when it stops has not failed by itself.
+    errors = [
+        sample.error.message
+        for sample in log.samples or []
+        if sample.error is not None and not sample.error.message.startswith("CancelledError")
+    ]
+    if log.status != "success" and not errors:
+        raise RunsFailed(f"Inspect ended with: {log.error.message if log.error is not None else log.status}")
+    if log.status != "success" or len(errors) > errors_allowed(max_error_rate, answers):
+        raise _too_many(errors, max_error_rate, answers, stopped=log.status != "success")
+
+
+def _too_many(errors: Sequence[str], max_error_rate: float, answers: int, *, stopped: bool = False) -> RunsFailed:
+    """What is said of an evaluation of which too many answers failed; stopped: more would have."""
+    first = errors[0].strip().splitlines() or ["no word"]
+    return RunsFailed(
+        f"{'at least ' if stopped else ''}{len(errors)} of {answers} answers failed, at most "
+        f"{errors_allowed(max_error_rate, answers)} may; the first: {first[0]}",
+        hint="evaluate.max_error_rate says how many may fail; they count as wrong",
     )
 
 
+def make_record(evaluated: Evaluated, log: EvalLog, path: Path, name: str) -> EvaluationRecord:
+    """The scores of a finished log, items in the dataset's order, the repeats of each one after the other.
+
+    Args:
+        evaluated: what was evaluated.
+        log: the log, read from its file.
+        path: where the file lies.
+        name: what it will be called.
+
+    Raises:
+        RunsFailed: the log does not hold exactly the planned items, or more scores are no numbers than may be.
+    """
+    config, task = evaluated.config, evaluated.task
+    own = task is not None and task.file is not None
+    planned = None if own else [example.id for example in planned_items(config)]
+    ordered = _in_order(log, planned, evaluated.repeats, name)
+    if own:
+        score, samples = scored(ordered)
+        data_sha256 = items_sha256(ordered)
+        errors, may = [sample.error for sample in samples if sample.error is not None], config.evaluate.max_error_rate
+        if len(errors) > errors_allowed(may, len(samples)):
+            raise _too_many(errors, may, len(samples))
+    else:
+        score, samples = "exact match", tuple(_score(sample) for sample in ordered)
+        data_sha256 = config.data_sha256
+    return EvaluationRecord(
+        experiment=config.experiment,
+        run=config.run,
+        task=evaluated.name,
+        checkpoint=evaluated.checkpoint,
+        log=name,
+        log_sha256=sha256_file(path),
+        adapter_sha256=evaluated.adapter_sha256,
+        base_sha256=config.model.weights_sha256,
+        data_sha256=data_sha256,
+        settings_sha256=settings_sha256(config, task),
+        decoding=evaluated.decoding,
+        seconds=_seconds(log),
+        samples=samples,
+        score=score,
+        repeats=evaluated.repeats,
+    )
+
+
+def _in_order(log: EvalLog, planned: Sequence[str] | None, repeats: int, name: str) -> list[EvalSample]:
+    """Every planned item with every repeat, once; without a plan the items that the log names.
+
+    Raises:
+        RunsFailed: something is missing, or more than was planned.
+    """
+    samples = {(str(sample.id), sample.epoch): sample for sample in log.samples or []}
+    if planned is None:
+        # A log holds its samples by name; the order of the dataset stands in its head.
+        there = dict.fromkeys(str(sample.id) for sample in log.samples or [])
+        planned = [name for item in log.eval.dataset.sample_ids or [] if (name := str(item)) in there] or list(there)
+    wanted = [(item, repeat) for item in planned for repeat in range(1, repeats + 1)]
+    if set(samples) != set(wanted) or len(log.samples or []) != len(wanted):
+        raise RunsFailed(f"the log {name} holds {len(log.samples or [])} answers, {len(wanted)} were planned")
+    return [samples[each] for each in wanted]
+
+
 def _score(sample: EvalSample) -> SampleScore:
-    """One item; an item with an error counts as wrong."""
+    """One answer; one with an error counts as wrong."""
     scores = sample.scores or {}
     target = sample.target if isinstance(sample.target, str) else " ".join(sample.target)
+    parsed = next((score.metadata.get(PARSED_KEY) for score in scores.values() if score.metadata), None)
     return SampleScore(
         id=str(sample.id),
         target=target,
@@ -72,6 +156,9 @@ def _score(sample: EvalSample) -> SampleScore:
         exact="exact" in scores and scores["exact"].value == CORRECT,
         match="match" in scores and scores["match"].value == CORRECT,
         error=None if sample.error is None else sample.error.message,
+        repeat=sample.epoch - 1,
+        stop=stop_of(sample),
+        parsed=parsed,
     )
 
 

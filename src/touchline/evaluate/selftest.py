@@ -9,7 +9,6 @@ command line is wrong.
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import inspect
 import json
 import os
@@ -22,7 +21,8 @@ from typing import Any
 
 from touchline.catalog.worker import prepare_worker
 from touchline.checks.scoring import PROBED_ITEMS, tried
-from touchline.evaluate.selftest_answer import Answer, ScorerAnswer, TaskFailed, failure, line_of, said
+from touchline.evaluate.loading import load_file
+from touchline.evaluate.selftest_answer import Answer, ScorerAnswer, TaskFailed
 
 DEFAULT_TARGETS = (
     "yes", "no", "none", "12", "two", "Paris", "left kidney", "instrument-shaft", "The robotic arm holds the needle.",
@@ -84,39 +84,6 @@ def parse_target(target: str) -> tuple[Path, str | None, str | None]:
     if found:
         return Path(f"{head}.py"), None, name
     return Path(target), None, None
-
-
-def load_file(path: Path) -> ModuleType:
-    """Import a file in its own folder, without letting that folder hide anything.
-
-    Raises:
-        TaskFailed: it cannot be imported.
-        ImportError: it needs Inspect, which is not installed.
-    """
-    path = path.resolve()
-    os.chdir(path.parent)
-    sys.path.append(str(path.parent))
-    name = f"touchline_task_{path.parent.name}_{path.stem}".replace("-", "_").replace(".", "_")
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise TaskFailed("import", f"{path.name} is no Python file")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    try:
-        spec.loader.exec_module(module)
-    except ImportError as error:
-        if error.name is not None and error.name.partition(".")[0] == "inspect_ai" and _absent("inspect_ai"):
-            raise
-        raise TaskFailed("import", said(error), line_of(error, path)) from error
-    except SystemExit as error:
-        raise TaskFailed("import", f"it ends the process with {error.code!r}; guard it by __name__") from error
-    except Exception as error:
-        raise failure(error, path, "import") from error
-    return module
-
-
-def _absent(package: str) -> bool:
-    return importlib.util.find_spec(package) is None
 
 
 def _function(module: ModuleType, name: str, path: Path, targets: list[str]) -> ScorerAnswer:

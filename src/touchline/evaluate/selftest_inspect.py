@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextvars import ContextVar
@@ -18,9 +17,9 @@ from inspect_ai.log import EvalLog, EvalSample
 from inspect_ai.model import ChatMessageAssistant, ModelOutput, ModelUsage, get_model
 from inspect_ai.scorer import value_to_float
 from inspect_ai.solver import Generate, Solver, TaskState, solver
-from inspect_ai.util import registry_info
 
 from touchline.checks.scoring import PROBED_ITEMS, MadeUp, Probe, made_up_outputs
+from touchline.evaluate.own_task import required_arguments, task_functions
 from touchline.evaluate.selftest_answer import ScorerAnswer, TaskFailed, failure, said, unreachable
 
 MODEL = "mockllm/model"
@@ -54,7 +53,7 @@ def try_tasks(module: ModuleType, name: str | None, path: Path) -> list[ScorerAn
     Raises:
         TaskFailed: there is no such task, or it cannot be built.
     """
-    functions = list(_tasks(module))
+    functions = list(task_functions(module))
     if name is not None:
         functions = [(each, function) for each, function in functions if name in (each, each.rpartition("/")[2])]
     if not functions:
@@ -63,29 +62,10 @@ def try_tasks(module: ModuleType, name: str | None, path: Path) -> list[ScorerAn
     return [answer for each, function in functions[:_TASKS] for answer in _try_task(each, function, path)]
 
 
-def _tasks(module: ModuleType) -> Iterator[tuple[str, Any]]:
-    seen: set[int] = set()
-    for value in list(vars(module).values()):
-        if not callable(value) or id(value) in seen:
-            continue
-        try:
-            info = registry_info(value)
-        except (ValueError, AttributeError, TypeError):
-            continue
-        if info.type == "task":
-            seen.add(id(value))
-            yield info.name, value
-
-
 def _try_task(name: str, function: Any, path: Path) -> list[ScorerAnswer]:
     short = name.rpartition("/")[2]
     try:
-        required = [
-            each.name
-            for each in inspect.signature(function).parameters.values()
-            if each.default is inspect.Parameter.empty and each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD)
-        ]
-        if required:
+        if required := required_arguments(function):
             reason = f"it needs arguments: {', '.join(required)}"
             return [ScorerAnswer(task=short, scorer=short, items=0, missing=reason)]
         task = function()

@@ -12,9 +12,10 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
-from touchline.catalog.checkpoints import read_checkpoints, read_training_marker
-from touchline.catalog.evaluations import EVALUATION_FILE, finished_evaluation, read_evaluation_config
-from touchline.domain.evaluation import BASE_CHECKPOINT, EvaluationConfig, asked_epochs
+from touchline.catalog.checkpoints import export_state, read_checkpoints, read_training_marker
+from touchline.catalog.evaluations import EVALUATION_FILE, read_evaluation_config
+from touchline.catalog.general import is_evaluated
+from touchline.domain.evaluation import EvaluationConfig, asked_epochs
 from touchline.domain.results import CheckpointInfo
 from touchline.domain.status import AttemptExit
 from touchline.files import inside
@@ -46,13 +47,15 @@ def wanted_of(experiment: Path, run: str) -> Wanted:
     folder = inside(experiment, run)
     config = read_evaluation_config(folder / EVALUATION_FILE)
     if config.control:
-        done = finished_evaluation(folder, config, BASE_CHECKPOINT, None)
-        return Wanted(checkpoints=() if done else (BASE_CHECKPOINT,), missing=None)
+        name = config.control_checkpoint
+        adapter = None if config.no_op is None else export_state(folder, name)[1]
+        done = is_evaluated(folder, config, name, adapter)
+        return Wanted(checkpoints=() if done else (name,), missing=None)
     found = read_checkpoints(folder)
     complete = {item.epoch: item for item in found if item.complete and item.epoch is not None}
     epochs = _epochs(folder, config, complete)
     there = [complete[epoch] for epoch in epochs if epoch in complete]
-    todo = [item.name for item in there if not finished_evaluation(folder, config, item.name, item.adapter_sha256)]
+    todo = [item.name for item in there if not is_evaluated(folder, config, item.name, item.adapter_sha256)]
     absent = [f"epoch_{epoch}" for epoch in epochs if epoch not in complete]
     trained = _is_trained(folder, config)
     # Of a finished training, a checkpoint that is not there was not kept; only when none is left is that a fault.

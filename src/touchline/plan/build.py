@@ -13,19 +13,22 @@ from pydantic import TypeAdapter
 from touchline.backends import get_backend
 from touchline.backends.protocol import Lengths
 from touchline.domain.catalog import DatasetInfo, ModelInfo
-from touchline.domain.experiment import DataConfig, Experiment, TrainConfig
+from touchline.domain.evaluation import EvaluationTask
+from touchline.domain.experiment import DataConfig, Experiment, LoraConfig, TrainConfig
 from touchline.domain.finding import Finding, Severity
 from touchline.domain.plan import Plan, PlannedRun
 from touchline.domain.quantity import NO_EVIDENCE, Missing
-from touchline.domain.runs import RunKind, RunSpec
+from touchline.domain.runs import ControlKind, RunKind, RunSpec
 from touchline.errors import InputFault
 from touchline.plan.assumptions import assumptions
 from touchline.plan.decisions import Decisions, Question
 from touchline.plan.outlook import Outlook
 from touchline.plan.totals import evidence_of, totals
+from touchline.statistics.derangement import derangement, label_generator
 
 _DATA = TypeAdapter(DataConfig)
 _TRAIN = TypeAdapter(TrainConfig)
+_LORA = TypeAdapter(LoraConfig)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,6 +57,8 @@ class PlanInputs:
     """Every dotted key that somebody wrote."""
     outlook: Outlook
     """The machine that is planned for, and what past runs have shown."""
+    tasks: tuple[EvaluationTask, ...] = ()
+    """The tasks of `evaluate.tasks`, resolved."""
     accepted: Mapping[str, dict[str, object]] = field(default_factory=dict)
     """Settings accepted for single runs, by run; already applied to `specs`."""
     started: Mapping[str, PlannedRun] = field(default_factory=dict)
@@ -108,6 +113,7 @@ def build_plan(inputs: PlanInputs) -> Plan:
         gpus_per_run=experiment.compute.gpus_per_run,
         deadline=experiment.compute.deadline,
         compute=experiment.compute,
+        tasks=inputs.tasks,
         machine=inputs.outlook.machine,
         assumptions=assumptions(
             inputs.given, runs, splits_made=any("random" in info.split_origin for info in inputs.datasets.values())
@@ -140,17 +146,21 @@ def _planned(
         peak_memory=NO_EVIDENCE,
         disk=Missing(missing="nothing is saved"),
         link=spec.link,
+        control=spec.control,
+        no_op=spec.train.lora if spec.control is ControlKind.NO_OP else None,
         accepted=inputs.accepted.get(spec.name, {}),
         digest="",
     )
     if spec.kind is RunKind.CONTROL:
         return replace(_evaluated(run, spec, inputs, decisions), digest=_digest(run, model, dataset, None)), []
     backend = get_backend(spec.train.backend)
-    lengths = inputs.lengths[spec.model, data_key(spec.data)]
+    lengths = _lengths(spec, inputs)
     findings = [replace(fault, subject=f"{spec.name}: {fault.subject}") for fault in backend.faults(model, spec.train)]
     findings += _length_faults(spec, lengths)
     if spec.link is not None and not backend.goes_on:
-        findings.append(_no_stages(spec))
+        findings.append(_cannot(spec, "go on from another run's adapter yet"))
+    if spec.control is ControlKind.SHUFFLED and not backend.deals_labels:
+        findings.append(_cannot(spec, "train on shuffled answers yet"))
     if findings:
         return None, findings
     question = _question(spec, inputs, lengths)
@@ -162,17 +172,30 @@ def _planned(
         same = _trained(run, replace(question, train=_as_decided(spec.train, started)), decisions, parent)
         if same.digest == started.digest:
             kept = replace(started, evaluate=spec.evaluate, levels=spec.levels, link=spec.link, accepted=run.accepted)
-            return kept, []
+            return replace(kept, control=run.control), []
     return _trained(run, question, decisions, parent), []
 
 
+def _lengths(spec: RunSpec, inputs: PlanInputs) -> Lengths:
+    """Token lengths of a run's training rows; those of a shuffled control have each other's answers.
+
+    An answer is tokenised apart from its prompt, so it is as long behind another one.
+    """
+    lengths = inputs.lengths[spec.model, data_key(spec.data)]
+    if spec.control is not ControlKind.SHUFFLED:
+        return lengths
+    dealt = derangement(len(lengths.answer), label_generator(spec.seed))
+    return replace(lengths, answer=lengths.answer[dealt])
+
+
 def _question(spec: RunSpec, inputs: PlanInputs, lengths: Lengths) -> Question:
+    shuffled = f" shuffled {spec.seed}" if spec.control is ControlKind.SHUFFLED else ""
     return Question(
         train=spec.train,
         evaluate=spec.evaluate,
         model=inputs.models[spec.model],
         dataset=inputs.datasets[spec.data.path],
-        data=data_key(spec.data),
+        data=data_key(spec.data) + shuffled,
         lengths=lengths,
     )
 
@@ -241,12 +264,12 @@ def _merged_rank(spec: RunSpec, specs: Mapping[str, RunSpec]) -> int:
     return before + parent.train.lora.rank if spec.link.continue_ == "merge" else before
 
 
-def _no_stages(spec: RunSpec) -> Finding:
+def _cannot(spec: RunSpec, what: str) -> Finding:
     return Finding(
         code="BK001",
         severity=Severity.ERROR,
         subject=f"{spec.name}: train.backend",
-        message=f"the backend {spec.train.backend} cannot go on from another run's adapter yet",
+        message=f"the backend {spec.train.backend} cannot {what}",
         hint="backend: peft",
     )
 
@@ -258,12 +281,13 @@ def _length_faults(spec: RunSpec, lengths: Lengths) -> list[Finding]:
     if not too_long:
         return []
     first = int((total > limit).argmax())
+    dealt = "with each other's answers " if spec.control is ControlKind.SHUFFLED else ""
     return [
         Finding(
             code="DA201",
             severity=Severity.ERROR,
             subject=f"{spec.name}: train.max_seq_len",
-            message=f"{too_long} of {len(total)} training examples are longer than max_seq_len {limit} tokens; "
+            message=f"{too_long} of {len(total)} training examples {dealt}are longer than max_seq_len {limit} tokens; "
             f"the first is row {first} with {int(total[first])}, the longest has {int(total.max())}",
             hint=f"max_seq_len: {int(total.max())}, or shorter examples",
         )
@@ -283,6 +307,10 @@ def _digest(run: PlannedRun, model: ModelInfo, dataset: DatasetInfo, parent: Pla
         "seed": run.seed if run.kind is RunKind.FINE_TUNED else None,
         "batches": None if run.batches is None else run.batches.digest,
     }
+    if run.no_op is not None:
+        identity["no_op"] = json.loads(_LORA.dump_json(run.no_op))
+    if run.control is ControlKind.SHUFFLED:
+        identity["labels"] = "cyclic derangement 1"
     if run.link is not None:
         digest = None if parent is None else parent.digest
         identity["parent"] = [digest, run.link.continue_, run.link.parent_checkpoint]

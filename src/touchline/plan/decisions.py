@@ -15,7 +15,7 @@ from touchline.domain.quantity import Measured, Missing
 from touchline.packing.forecast import BatchForecast
 from touchline.plan.outlook import Outlook, choose_micro_batch, disk_of, memory_of
 from touchline.plan.packed import Foreseen, choose_packing
-from touchline.plan.times import Course, Times, times_of, unknown_times
+from touchline.plan.times import Course, Times, evaluations_of, times_of, unknown_times
 
 ORDER_SEED = 1
 """Costs are predicted for one order of the examples: another order's differ by less than their intervals, and a sweep
@@ -150,7 +150,14 @@ class Decisions:
                 machine=machine,
                 points=self._outlook.time_points,
             ),
-            disk=disk_of(replace(real, rank=question.saved_rank or real.rank), train, found.steps),
+            disk=disk_of(
+                replace(real, rank=question.saved_rank or real.rank),
+                train,
+                found.steps,
+                model=question.model,
+                evaluations=evaluations_of(question.evaluate, train),
+                answers=_course(question, found).evaluated_samples,
+            ),
         )
 
     def _forecast(self, train: TrainConfig, question: Question) -> BatchForecast | Missing:
@@ -180,10 +187,11 @@ def _costs_alike(train: TrainConfig) -> TrainConfig:
 def _course(question: Question, batches: BatchSummary) -> Course:
     sizes = {split.name: split.num_examples for split in question.dataset.splits}
     items, asked = sizes.get("test", 0), question.evaluate.samples
+    answers = question.evaluate.repeats * (1 + len(question.evaluate.tasks))
     return Course(
         steps=batches.steps,
         steps_per_epoch=batches.steps_per_epoch,
         weight_bytes=question.model.weight_bytes,
         validation_examples=sizes.get("validation", 0),
-        evaluated_samples=items if asked == "all" else min(items, asked),
+        evaluated_samples=answers * (items if asked == "all" else min(items, asked)),
     )

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from touchline.backends import memory_coefficients
 from touchline.backends.protocol import Lengths
 from touchline.domain import defaults
-from touchline.domain.estimate import MemoryEstimate, MicroBatch, TrainingSetup, Verdict
+from touchline.domain.catalog import ModelInfo
+from touchline.domain.estimate import Dtype, MemoryEstimate, MicroBatch, TrainingSetup, Verdict
 from touchline.domain.experiment import TrainConfig
 from touchline.domain.machine import TargetMachine
 from touchline.domain.quantity import Measured, Missing
@@ -129,13 +130,37 @@ def _fastest(train: TrainConfig, setup: TrainingSetup | Missing, lengths: Length
     return size, "the whole global batch" if size == whole else reason
 
 
-def disk_of(setup: TrainingSetup, train: TrainConfig, steps: int) -> Measured:
-    """What a run leaves on disk."""
+_DTYPES: dict[str, Dtype] = {"float32": "float32", "bfloat16": "bfloat16", "float16": "float16"}
+
+
+def disk_of(
+    setup: TrainingSetup, train: TrainConfig, steps: int, *, model: ModelInfo, evaluations: int, answers: int
+) -> Measured:
+    """What a run leaves on disk; the state to go on from is removed when its training is complete.
+
+    Args:
+        setup: its settings.
+        train: its training.
+        steps: its optimizer steps.
+        model: its base, whose element type merged weights have.
+        evaluations: checkpoints that are evaluated.
+        answers: answers that each evaluation writes down.
+    """
     keep = train.checkpoint.keep
     exports = train.epochs if train.checkpoint.every == "epoch" else _exports(train, steps)
     kept = exports if keep == "all" else min(exports, 2 if keep == "best" else keep)
     save: Save = "merged" if train.checkpoint.save == "merged" else "adapter"
-    return disk_estimate(setup, save=save, checkpoints=kept, steps=steps).total.quantity()
+    return disk_estimate(
+        setup,
+        save=save,
+        checkpoints=kept,
+        steps=steps,
+        resumes=False,
+        tokenizer_bytes=model.copied_bytes,
+        merged_dtype=_DTYPES.get(model.dtype),
+        evaluations=evaluations,
+        answers=answers,
+    ).total.quantity()
 
 
 def _exports(train: TrainConfig, steps: int) -> int:

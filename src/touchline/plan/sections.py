@@ -8,8 +8,11 @@ from dataclasses import dataclass
 from touchline.domain.estimate import MemoryEstimate
 from touchline.domain.plan import Plan, PlannedRun
 from touchline.domain.quantity import Measured, Missing, Quantity
-from touchline.domain.runs import STAGE, RunKind
+from touchline.domain.runs import SEEDS, STAGE, RunKind
 from touchline.markdown import measured
+from touchline.plan import further_tasks
+from touchline.plan.control_words import about_controls, about_general, type_of
+from touchline.plan.power import HEADER, power_lines, power_rows
 from touchline.units import format_bytes
 
 
@@ -31,10 +34,6 @@ class Section:
 
 _SHOWN = 8
 _WHAT_IFS = 3
-CONTROL = (
-    "A control is the base model without any training, asked the same questions: what a run gains is measured "
-    "against it."
-)
 
 
 def sections(plan: Plan) -> list[Section]:
@@ -45,8 +44,21 @@ def sections(plan: Plan) -> list[Section]:
         Section(title="All runs", header=RUN_HEADER, rows=tuple(run_rows(plan)), right=(0, 3, 5)),
         Section(title="Chains", header=_CHAIN_HEADER, rows=tuple(_chains(plan)), lines=tuple(_about_chains(plan))),
         Section(title="In all", lines=tuple(_totals(plan))),
+        Section(
+            title="What this design can show",
+            header=HEADER,
+            rows=tuple(power_rows(plan)),
+            lines=tuple(power_lines(plan)),
+        ),
         Section(title="Models verified", header=_MODEL_HEADER, rows=tuple(_models(plan))),
         Section(title="Datasets verified", header=_DATA_HEADER, rows=tuple(_datasets(plan))),
+        Section(
+            title="Further tasks",
+            header=further_tasks.HEADER,
+            rows=tuple(further_tasks.rows(plan)),
+            lines=tuple(further_tasks.about(plan)),
+            right=(2,),
+        ),
         Section(title="Configuration", header=_BATCH_HEADER, rows=_grouped(_configuration(plan))),
         Section(
             title="Packing analysis", header=_PACKING_HEADER, rows=tuple(_packing(plan)), lines=tuple(_advice(plan))
@@ -69,10 +81,11 @@ def _grouped(rows: Iterable[tuple[str, ...]]) -> tuple[tuple[str, ...], ...]:
 
 def design_line(plan: Plan) -> str:
     """`2 x 1 factorial: train.lora.rank; 2 fine-tuned + 1 control = 3 runs`."""
-    trained = sum(run.kind is RunKind.FINE_TUNED for run in plan.runs)
+    trained = sum(run.kind is RunKind.FINE_TUNED and run.control is None for run in plan.runs)
     controls = len(plan.runs) - trained
-    varied = {factor: levels for factor, levels in plan.factors.items() if len(levels) > 1 and factor != STAGE}
-    stages = len(plan.factors.get(STAGE, ()))
+    # Seeds repeat a setting and stages follow each other; neither is asked about.
+    varied = {name: levels for name, levels in plan.factors.items() if len(levels) > 1 and name not in (STAGE, SEEDS)}
+    stages, seeds = len(plan.factors.get(STAGE, ())), len(plan.factors.get(SEEDS, ()))
     shape = " x ".join(str(len(levels)) for levels in varied.values())
     kind = (
         f"{shape} factorial ({', '.join(varied)})"
@@ -81,6 +94,8 @@ def design_line(plan: Plan) -> str:
         if varied
         else "one condition"
     )
+    if seeds > 1:
+        kind += f", {seeds} seeds each"
     chained = f" in chains of {stages} stages" if stages > 1 else ""
     counts = f"{trained} fine-tuned{chained} + {controls} control{'s' if controls != 1 else ''}"
     return f"{kind}; {counts} = {len(plan.runs)} runs"
@@ -128,7 +143,7 @@ def run_rows(plan: Plan) -> Iterator[tuple[str, ...]]:
         steps = "-" if run.batches is None else str(run.batches.steps)
         time = f"eval only: {measured(run.evaluate_seconds)}" if run.train is None else measured(run.train_seconds)
         memory = "-" if run.train is None else _memory_cell(run)
-        yield (str(number), run.name, run.model, rank, run.kind.value, steps, time, memory, measured(run.disk))
+        yield (str(number), run.name, run.model, rank, type_of(run), steps, time, memory, measured(run.disk))
 
 
 def _memory_cell(run: PlannedRun) -> str:
@@ -151,8 +166,8 @@ def _design(plan: Plan) -> Iterator[str]:
     devices = f"{plan.gpus_per_run} GPU{'s' if plan.gpus_per_run != 1 else ''} a run" if machine.kind == "gpu" else ""
     yield f"Planned for: {machine.key}, {_gib(machine.memory)} ({machine.source}){', ' + devices if devices else ''}"
     yield f"Executor: {plan.executor}"
-    if any(run.kind is RunKind.CONTROL for run in plan.runs):
-        yield CONTROL
+    yield from about_controls(plan)
+    yield from about_general(plan)
     names = ", ".join(run.name for run in plan.runs[:6])
     yield f"Names: {names}{', ...' if len(plan.runs) > 6 else ''} (run_names changes them)"
 

@@ -61,7 +61,7 @@ class Course:
     validation_examples: int
     """Examples of the validation split."""
     evaluated_samples: int
-    """Items that one evaluation asks."""
+    """Answers that are written for one checkpoint: items of all tasks, times repeats."""
 
 
 def unknown_times(missing: Missing) -> Times:
@@ -161,6 +161,11 @@ def validations(train: TrainConfig, course: Course) -> int:
     return 1 + train.epochs + inside
 
 
+def evaluations_of(evaluate: EvaluateConfig, train: TrainConfig) -> int:
+    """How many checkpoints of a run are evaluated."""
+    return 1 if evaluate.epochs == "last" else train.epochs if evaluate.epochs == "all" else len(evaluate.epochs)
+
+
 def _export_bytes(setup: TrainingSetup, train: TrainConfig) -> int:
     if train.checkpoint.save == "merged":
         return model_bytes(setup.shape, setup.base_dtype)
@@ -175,7 +180,7 @@ def _evaluation(
     machine: TargetMachine,
     points: Sequence[TimePoint],
 ) -> Measured:
-    count = 1 if evaluate.epochs == "last" else train.epochs if evaluate.epochs == "all" else len(evaluate.epochs)
+    count = evaluations_of(evaluate, train)
     found = evaluation_seconds(setup, course.evaluated_samples, count, machine=machine, points=points)
     return _measured(found)
 

@@ -1,5 +1,1 @@
-"""RESULTS.md and its figures, made from the results alone: nothing in them is invented."""
-
-from touchline.report.markdown import results_markdown
-
-__all__ = ["results_markdown"]
+"""Figures, tables and the report: what was measured, and what it does and does not show."""

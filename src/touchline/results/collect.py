@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from touchline.domain.jobs import JobView
@@ -25,11 +25,14 @@ from touchline.launch.statusfiles import read_attempts
 from touchline.results.attempts import attempt_results
 from touchline.results.checkpoints import read_checkpoints, read_training_marker
 from touchline.results.comparing import compared
-from touchline.results.evaluations import read_evaluations, settings_sha256
+from touchline.results.evaluations import is_current, read_evaluations, scores_path
 from touchline.results.metrics import read_metrics
 from touchline.results.standing import Standing, counted, run_status, told, training_outcome
 from touchline.scaffold.folder import evaluation_config
 from touchline.statistics import wilson
+from touchline.statistics.proportion import wilson_of_share
+
+METRICS = "metrics.jsonl"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,7 +44,9 @@ class _Evidence:
     checkpoints: tuple[CheckpointInfo, ...]
     attempts: tuple[Attempt, ...]
     evaluations: tuple[EvaluationRecord, ...]
+    other_evaluations: tuple[EvaluationRecord, ...]
     stale_evaluations: int
+    not_evaluated: tuple[str, ...]
 
 
 def collect_results(plan: Plan, root: Path, views: Mapping[str, JobView] | None = None) -> list[RunResult]:
@@ -64,21 +69,22 @@ def _evidence(plan: Plan, run: PlannedRun, folder: Path) -> _Evidence:
     config = evaluation_config(plan, run)
     checkpoints = read_checkpoints(folder)
     weights = {item.name: item.adapter_sha256 for item in checkpoints}
-    current = [
-        record
-        for record in records
-        if record.settings_sha256 == settings_sha256(config)
-        and record.base_sha256 == config.model.weights_sha256
-        and record.adapter_sha256 == weights.get(record.checkpoint)
-    ]
+    current = [record for record in records if is_current(record, config, weights.get(record.checkpoint))]
+    # By task in the file's order, then by epoch.
+    order = {name: place for place, name in enumerate((config.task, *(task.name for task in config.tasks)))}
+    current.sort(key=lambda record: (order[record.task], _number(record.checkpoint)))
     marker = read_training_marker(folder)
+    evaluated = {(record.task, record.checkpoint) for record in current}
+    wanted = {(task.name, name) for task in config.tasks for own, name in evaluated if own == config.task}
     return _Evidence(
-        metrics=read_metrics(folder / "metrics.jsonl"),
+        metrics=read_metrics(folder / METRICS),
         marker=marker if marker is not None and marker.run_digest == run.digest else None,
         checkpoints=checkpoints,
         attempts=counted(read_attempts(folder / "status")),
-        evaluations=tuple(sorted(current, key=lambda record: record.checkpoint)),
+        evaluations=tuple(record for record in current if record.task == config.task),
+        other_evaluations=tuple(record for record in current if record.task != config.task),
         stale_evaluations=len(records) - len(current),
+        not_evaluated=tuple(f"{name} on {task}" for task, name in sorted(wanted - evaluated)),
     )
 
 
@@ -110,12 +116,14 @@ def _result(run: PlannedRun, seen: _Evidence, folder: Path, view: JobView | None
         attempt_list=attempts,
         steps_done=(seen.metrics.steps[-1].step if seen.metrics.steps else 0) if trained else None,
         steps_planned=run.batches.steps if run.batches is not None else None,
-        exact_match=None if last is None else _proportion([sample.exact for sample in last.samples]),
-        match=None if last is None else _proportion([sample.match for sample in last.samples]),
+        exact_match=None if last is None else _proportion(last, [sample.exact for sample in last.samples]),
+        match=None if last is None else _proportion(last, [sample.match for sample in last.samples]),
         difference=None,
-        train_seconds=_seconds(seen.metrics.steps[-1].elapsed_seconds) if seen.metrics.steps else nothing,
+        train_seconds=_seconds(seen.metrics.steps[-1].elapsed_seconds, METRICS) if seen.metrics.steps else nothing,
         validation_seconds=_validation_seconds(seen, nothing),
-        evaluate_seconds=_seconds(last.seconds) if last is not None else Missing(missing="not evaluated"),
+        evaluate_seconds=_seconds(last.seconds, scores_path(last))
+        if last is not None
+        else Missing(missing="not evaluated"),
         final_train_loss=_final_train_loss(seen, nothing),
         final_val_loss=_final_val_loss(seen, nothing),
         tokens_per_second=_tokens_per_second(seen.metrics, nothing),
@@ -125,6 +133,8 @@ def _result(run: PlannedRun, seen: _Evidence, folder: Path, view: JobView | None
         train_losses=tuple(LossPoint(step=row.step, loss=row.loss) for row in seen.metrics.steps),
         validation_losses=tuple(LossPoint(step=row.step, loss=row.loss) for row in seen.metrics.validations),
         evaluations=seen.evaluations,
+        other_evaluations=seen.other_evaluations,
+        control=run.control,
         notes=_notes(seen, outcome, state),
     )
 
@@ -140,18 +150,36 @@ def _outcome(run: PlannedRun, seen: _Evidence) -> TrainingOutcome:
     )
 
 
-def _seconds(value: float) -> Quantity:
-    return Quantity(value=value, unit="s", aggregation="sum")
+def _seconds(value: float, where: str) -> Quantity:
+    return Quantity(value=value, unit="s", aggregation="sum", where=where)
 
 
-def _proportion(right: Sequence[bool]) -> Proportion:
-    low, high = wilson(sum(right), len(right))
-    return Proportion(k=sum(right), n=len(right), low=low, high=high)
+def _number(checkpoint: str) -> int:
+    """Its epoch or step; -1 for a base."""
+    last = checkpoint.rpartition("_")[2]
+    return int(last) if last.isdecimal() else -1
+
+
+def _proportion(record: EvaluationRecord, right: Sequence[bool]) -> Proportion | None:
+    """Share of the answers that are right.
+
+    Several answers to an item say less than as many items: each item then counts as one observation, with its mean,
+    which makes the interval too wide rather than too narrow.
+    """
+    if not right:
+        return None
+    k, n = sum(right), len(right)
+    if record.repeats == 1:
+        low, high = wilson(k, n)
+        return Proportion(k=k, n=n, low=low, high=high)
+    items = n / record.repeats
+    low, high = wilson_of_share(k / n, items)
+    return Proportion(k=k, n=n, low=low, high=high, method=f"Wilson over {items:.0f} items")
 
 
 def _validation_seconds(seen: _Evidence, nothing: Missing) -> Measured:
     if seen.metrics.validations:
-        return _seconds(seen.metrics.validations[-1].elapsed_seconds)
+        return _seconds(seen.metrics.validations[-1].elapsed_seconds, METRICS)
     return nothing if not seen.metrics.steps else Missing(missing="no validation was made")
 
 
@@ -161,7 +189,12 @@ def _final_train_loss(seen: _Evidence, nothing: Missing) -> Measured:
         return nothing
     mean = statistics.fmean(row.loss for row in steps)
     return Quantity(
-        value=mean, unit="1", aggregation="mean", token_unit="label", method=f"mean of the last {len(steps)} steps"
+        value=mean,
+        unit="1",
+        aggregation="mean",
+        token_unit="label",
+        method=f"mean of the last {len(steps)} steps",
+        where=METRICS,
     )
 
 
@@ -172,7 +205,12 @@ def _final_val_loss(seen: _Evidence, nothing: Missing) -> Measured:
         return Missing(missing="no validation after the first step")
     row = seen.metrics.validations[-1]
     return Quantity(
-        value=row.loss, unit="1", aggregation="mean", token_unit="label", method=f"validation split, step {row.step}"
+        value=row.loss,
+        unit="1",
+        aggregation="mean",
+        token_unit="label",
+        method=f"validation split, step {row.step}",
+        where=METRICS,
     )
 
 
@@ -192,12 +230,13 @@ def _tokens_per_second(metrics: Metrics, nothing: Missing) -> Measured:
         token_unit="real",
         aggregation="mean",
         method="without the first step of an attempt",
+        where=METRICS,
     )
 
 
 def _peak_memory(metrics: Metrics, nothing: Missing) -> Measured:
     peaks = [row.peak_memory for row in metrics.steps if isinstance(row.peak_memory, Quantity)]
-    return max(peaks, key=lambda peak: peak.value) if peaks else nothing
+    return replace(max(peaks, key=lambda peak: peak.value), where=METRICS) if peaks else nothing
 
 
 def _adapter_size(checkpoints: Sequence[CheckpointInfo], folder: Path, trained: bool) -> Measured:
@@ -228,9 +267,12 @@ def _notes(seen: _Evidence, outcome: TrainingOutcome, state: JobState | None) ->
     notes += [f"checkpoint {item.name} cannot be used: {'; '.join(item.problems)}" for item in broken]
     if seen.stale_evaluations:
         notes.append(f"{seen.stale_evaluations} evaluation(s) of other settings or weights are left out")
-    errors = sum(sample.error is not None for record in seen.evaluations[-1:] for sample in record.samples)
-    if errors:
-        notes.append(f"{errors} items could not be generated and count as wrong")
+    notes += [f"not evaluated: {each}" for each in seen.not_evaluated]
+    for record in (*seen.evaluations[-1:], *seen.other_evaluations):
+        errors = sum(sample.error is not None for sample in record.samples)
+        if errors:
+            what = f"{record.checkpoint} on {record.task}"
+            notes.append(f"{what}: {errors} answers could not be generated or scored and count as wrong")
     for row in seen.metrics.attempts[-1:]:
         notes.append(
             f"trained on {row.device}, {row.threads} threads, base in {row.base_dtype} ({row.base_dtype_reason}); "

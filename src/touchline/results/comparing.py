@@ -1,57 +1,40 @@
-"""Each fine-tuned run against its own control, on the same items."""
+"""Each run against its own control, on the same items: the comparisons of the report, as figures of the runs."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
 from touchline.domain.plan import Plan
-from touchline.domain.results import Difference, EvaluationRecord, RunResult
-from touchline.domain.runs import RunKind
-from touchline.statistics import holm, mcnemar_exact, newcombe_paired
+from touchline.domain.results import RunResult
 
 
 def compared(plan: Plan, results: list[RunResult]) -> list[RunResult]:
-    """The results with each fine-tuned run's difference to its own control, on the same items."""
-    controls = {
-        (result.model, plan_run.dataset): result
+    """The results with each run's difference to the control of its base model, on the experiment's own task.
+
+    What cannot be compared says why among its notes.
+    """
+    # Only who has results to compare waits for numpy.
+    from numpy.random import PCG64, Generator
+
+    from touchline.statistics.comparisons import compare_with_controls
+    from touchline.statistics.own_score import is_binary
+    from touchline.statistics.scored import SEED, last_of_each, scored_run
+
+    datasets = {run.name: run.dataset for run in plan.runs}
+    last = {result.name: next(iter(last_of_each(result.evaluations).values()), None) for result in results}
+    scored = [
+        scored_run(result, record, datasets.get(result.name, ""))
         for result in results
-        if result.kind is RunKind.CONTROL and result.evaluations and (plan_run := plan.run(result.name)) is not None
-    }
-    raw: dict[str, Difference] = {}
-    notes: dict[str, str] = {}
-    for result in results:
-        run = plan.run(result.name)
-        control = controls.get((result.model, run.dataset)) if run is not None else None
-        if result.kind is RunKind.CONTROL or not result.evaluations or control is None:
-            continue
-        difference = _difference(result.evaluations[-1], control.evaluations[-1], control.name)
-        if isinstance(difference, str):
-            notes[result.name] = difference
-        else:
-            raw[result.name] = difference
-    adjusted = dict(zip(raw, holm([d.p_value for d in raw.values()]), strict=True))
+        if (record := last[result.name]) is not None
+    ]
+    found = compare_with_controls(scored, binary=is_binary(scored), rng=Generator(PCG64(SEED)))
+    differences = {comparison.run: comparison.difference for comparison in found.comparisons}
+    refused = {refusal.run: f"not compared with {refusal.other}: {refusal.reason}" for refusal in found.refusals}
     return [
         replace(
             result,
-            difference=replace(raw[result.name], p_adjusted=adjusted[result.name]) if result.name in raw else None,
-            notes=(*result.notes, *([notes[result.name]] if result.name in notes else [])),
+            difference=differences.get(result.name),
+            notes=(*result.notes, *([refused[result.name]] if result.name in refused else [])),
         )
         for result in results
     ]
-
-
-def _difference(run: EvaluationRecord, control: EvaluationRecord, name: str) -> Difference | str:
-    """The paired difference, or why the two cannot be compared."""
-    ids = [sample.id for sample in run.samples]
-    if run.data_sha256 != control.data_sha256 or ids != [sample.id for sample in control.samples]:
-        return f"not compared with {name}: the items differ"
-    if run.settings_sha256 != control.settings_sha256:
-        return f"not compared with {name}: prompt or decoding differ"
-    pairs = [(a.exact, b.exact) for a, b in zip(run.samples, control.samples, strict=True)]
-    both, neither = pairs.count((True, True)), pairs.count((False, False))
-    gained, lost = pairs.count((True, False)), pairs.count((False, True))
-    value, low, high = newcombe_paired(both, gained, lost, neither)
-    p_value = mcnemar_exact(gained, lost)
-    return Difference(
-        value=value, low=low, high=high, gained=gained, lost=lost, p_value=p_value, p_adjusted=p_value, control=name
-    )

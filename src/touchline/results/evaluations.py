@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
-from touchline.catalog.evaluations import finished_evaluation, is_current, read_evaluations, settings_sha256
+from touchline.catalog.evaluations import (
+    finished_evaluation,
+    is_current,
+    read_evaluations,
+    scores_path,
+    settings_sha256,
+)
 
-__all__ = ["finished_evaluation", "is_current", "read_evaluations", "settings_sha256"]
+__all__ = ["finished_evaluation", "is_current", "read_evaluations", "scores_path", "settings_sha256"]

@@ -16,6 +16,7 @@ from pydantic_core import from_json
 
 from touchline import __version__
 from touchline.catalog.checkpoints import export_state, read_training_marker
+from touchline.domain.evaluation import BASE_CHECKPOINT
 from touchline.domain.metrics import TrainingMarker
 from touchline.domain.plan import Plan, PlannedRun
 from touchline.domain.runs import RunKind
@@ -170,7 +171,7 @@ def _evaluated(
         if head is None or head.get("log") not in names or model is None:
             continue
         checkpoint = str(head.get("checkpoint"))
-        if run.kind is not RunKind.CONTROL and checkpoint not in weights:
+        if checkpoint != BASE_CHECKPOINT and checkpoint not in weights:
             weights[checkpoint] = export_state(folder, checkpoint)[1]
         if (
             head.get("settings_sha256") == settings_sha256.get(run.name)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from touchline.domain.evaluation import BASE_CHECKPOINT, asked_epochs
+from touchline.domain.evaluation import BASE_CHECKPOINT, NO_OP_CHECKPOINT, asked_epochs
 from touchline.domain.plan import Plan, PlannedRun
-from touchline.domain.runs import RunKind
+from touchline.domain.runs import ControlKind, RunKind
 from touchline.domain.site import Site
 from touchline.markdown import escape, measured, table
 from touchline.scaffold.folder import interpreter, template
@@ -31,7 +31,7 @@ def submit_text(plan: Plan) -> str:
 def wanted_checkpoints(run: PlannedRun) -> list[str]:
     """Names of the checkpoints that `evaluate.epochs` asks for, whether they are there or not."""
     if run.train is None:
-        return [BASE_CHECKPOINT]
+        return [BASE_CHECKPOINT if run.no_op is None else NO_OP_CHECKPOINT]
     return [f"epoch_{epoch}" for epoch in asked_epochs(run.evaluate.epochs, run.train.epochs)]
 
 
@@ -61,9 +61,18 @@ def readme_text(plan: Plan, site: Site) -> str:
     )
 
 
+_CONTROLS = {
+    ControlKind.BASE: "control: the base model, evaluated only",
+    ControlKind.NO_OP: "control: the base model through an adapter that changes nothing, evaluated only",
+    ControlKind.SHUFFLED: "control: trained on answers that were dealt out anew",
+}
+
+
 def _row(run: PlannedRun) -> tuple[str, ...]:
     levels = ", ".join(f"{level.factor} = {level.value}" for level in run.levels)
-    what = "control: the base model, evaluated only" if run.kind is RunKind.CONTROL else levels or "fine-tuned"
+    # Plans of before do not say which control a control is.
+    control = ControlKind.BASE if run.kind is RunKind.CONTROL and run.control is None else run.control
+    what = levels or "fine-tuned" if control is None else _CONTROLS[control]
     cells = (
         run.name,
         what,

@@ -10,7 +10,8 @@ from dataclasses import replace
 import jinja2
 
 from touchline.backends import get_backend
-from touchline.domain.evaluation import EvaluationConfig, PlannedModel
+from touchline.domain.evaluation import EvaluationConfig, PlannedModel, decoding_text
+from touchline.domain.experiment import task_file_stem
 from touchline.domain.plan import Plan, PlannedRun
 from touchline.domain.runs import RunKind
 from touchline.domain.site import Site
@@ -30,6 +31,7 @@ def run_files(plan: Plan, run: PlannedRun, site: Site) -> dict[str, str]:
     """
     python = interpreter(plan, site)
     values = {"plan": plan, "run": run, "site": site, "python": python, "parent": goes_on_from(run)}
+    values |= {"decoding": decoding_text(run.evaluate)}
     files = {
         "eval.yaml": _evaluation(plan, run),
         "eval.py": template("eval.py.j2").render(values),
@@ -88,6 +90,8 @@ def evaluation_config(plan: Plan, run: PlannedRun) -> EvaluationConfig:
         data_sha256=test,
         evaluate=run.evaluate,
         control=run.kind is RunKind.CONTROL,
+        no_op=run.no_op,
+        tasks=tuple(task for task in plan.tasks if task.name in run.evaluate.tasks),
         train_epochs=None if run.train is None else run.train.epochs,
     )
 
@@ -115,6 +119,7 @@ def _environment() -> jinja2.Environment:
         "md": escape,
         "doc": docstring,
         "py": repr,
+        "stem": task_file_stem,
     }
     environment.filters |= filters
     return environment

@@ -12,11 +12,11 @@ from touchline.domain.experiment import Experiment, StageConfig, TrainConfig
 from touchline.domain.finding import Finding
 from touchline.domain.runs import STAGE, Level, Link, RunKind, RunSpec
 from touchline.errors import InputFault
+from touchline.spec.controls import shuffled_controls, untrained_controls
 from touchline.spec.document import Document, error
-from touchline.spec.names import Condition, ModelLabel, control_names, run_names, stage_run_names
+from touchline.spec.names import Condition, ModelLabel, run_names, stage_run_names
 from touchline.spec.overlay import setting, with_settings
 from touchline.spec.stages import chain_faults, stage_settings
-from touchline.spec.validate import adapter
 
 FACTOR_ROOTS = ("data", "train", "evaluate")
 """Parts of the file that a run may have of its own."""
@@ -25,7 +25,7 @@ Settings = dict[str, object]
 
 
 def expand(experiment: Experiment, labels: Mapping[str, ModelLabel], document: Document) -> tuple[RunSpec, ...]:
-    """Every run of an experiment, fine-tuned ones first, in the order of the file; of a chain, parents first.
+    """Every run of an experiment, fine-tuned ones first, in the order of the file, then controls; parents first.
 
     Every stage of every condition is a run of its own, `<run>_<stage>`, linked to the run that it goes on from.
 
@@ -49,12 +49,15 @@ def expand(experiment: Experiment, labels: Mapping[str, ModelLabel], document: D
         raise InputFault(f"{document.path}: nothing is left to run", findings=[fault])
     names = run_names(conditions, experiment, labels, document)
     if experiment.stages:
-        runs = _chains(experiment, conditions, names, tried)
+        chains = _chains(experiment, conditions, names, tried)
     else:
-        runs = [_run(*each, experiment) for each in zip(names, conditions, strict=True)]
+        chains = [[_run(*each, experiment)] for each in zip(names, conditions, strict=True)]
     if tried.findings:
         raise InputFault(f"{document.path}: some stages are impossible", findings=tried.findings)
-    return (*runs, *_controls(experiment, runs, labels, document))
+    runs = [run for chain in chains for run in chain]
+    shuffled = shuffled_controls(experiment, chains, labels, document)
+    taken = [run.name for run in (*runs, *shuffled)]
+    return (*runs, *shuffled, *untrained_controls(experiment, runs, taken, labels, document))
 
 
 class _Tried:
@@ -91,11 +94,12 @@ def _conditions(experiment: Experiment, tried: _Tried) -> list[Condition]:
 
 def _chains(
     experiment: Experiment, conditions: Sequence[Condition], names: Sequence[str], tried: _Tried
-) -> list[RunSpec]:
-    """Every stage of every condition; what a stage sets wins over a factor's level."""
-    runs: list[RunSpec] = []
+) -> list[list[RunSpec]]:
+    """Every condition's stages, in order; what a stage sets wins over a factor's level."""
+    found: list[list[RunSpec]] = []
     chains = stage_run_names(names, [stage.name for stage in experiment.stages])
     for own, condition in zip(chains, conditions, strict=True):
+        runs: list[RunSpec] = []
         for stage in experiment.stages:
             configured = tried.with_settings({**condition.settings, **stage_settings(stage)})
             if configured is None:
@@ -103,7 +107,8 @@ def _chains(
             run = _run(own[stage.name], replace(condition, experiment=configured), experiment)
             level = Level(factor=STAGE, value=stage.name)
             runs.append(replace(run, levels=(*run.levels, level), link=_link(stage, own)))
-    return runs
+        found.append(runs)
+    return found
 
 
 def _run(name: str, condition: Condition, experiment: Experiment) -> RunSpec:
@@ -186,31 +191,3 @@ def level_text(value: object) -> str:
     if isinstance(value, float):
         return f"{value:g}"
     return value if isinstance(value, str) else json.dumps(value)
-
-
-def _controls(
-    experiment: Experiment, runs: Sequence[RunSpec], labels: Mapping[str, ModelLabel], document: Document
-) -> list[RunSpec]:
-    """One control for every base model and every way in which it would be evaluated."""
-    if "base" not in experiment.controls:
-        return []
-    distinct: dict[tuple[str, str], RunSpec] = {}
-    for run in runs:
-        kind = json.dumps([json.loads(adapter(type(part)).dump_json(part)) for part in (run.data, run.evaluate)])
-        distinct.setdefault((run.model, kind), run)
-    controls = [
-        replace(
-            run,
-            kind=RunKind.CONTROL,
-            seed=experiment.seeds[0],
-            levels=tuple(
-                level
-                for level in run.levels
-                if level.factor == "models" or level.factor.startswith(("data.", "evaluate."))
-            ),
-            link=None,
-        )
-        for run in distinct.values()
-    ]
-    names = control_names(controls, [run.name for run in runs], labels, document)
-    return [replace(control, name=name) for control, name in zip(controls, names, strict=True)]

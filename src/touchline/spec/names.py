@@ -100,23 +100,36 @@ def stage_run_names(names: Sequence[str], stages: Sequence[str]) -> list[dict[st
 
 
 def control_names(
-    controls: Sequence[RunSpec], taken: Sequence[str], labels: Mapping[str, ModelLabel], document: Document
+    controls: Sequence[RunSpec],
+    taken: Sequence[str],
+    labels: Mapping[str, ModelLabel],
+    document: Document,
+    kind: str,
 ) -> list[str]:
-    """`135M_base`, with the dataset when there are several for one model."""
+    """`135M_base`, with the dataset when there are several for one model; `kind` is its last part."""
     model = model_parts([control.model for control in controls], labels)
-    names = [f"{model[control.model]}_base" for control in controls]
+    names = [f"{model[control.model]}_{kind}" for control in controls]
     if _doubles(names):
         data = data_parts([control.data.path for control in controls])
         names = [f"{name}_{data[control.data.path]}" for name, control in zip(names, controls, strict=True)]
     if _doubles(names):
         names = [f"{name}_n{control.evaluate.samples}" for name, control in zip(names, controls, strict=True)]
     found = unique(names, [(control.model, str(control.data), str(control.evaluate)) for control in controls])
-    clashes = {name.casefold() for name in taken} & {name.casefold() for name in found}
+    refuse_taken(found, taken, document)
+    return found
+
+
+def refuse_taken(names: Sequence[str], taken: Sequence[str], document: Document) -> None:
+    """Controls' names must be their own.
+
+    Raises:
+        InputFault: `taken` has one of them.
+    """
+    clashes = {name.casefold() for name in taken} & {name.casefold() for name in names}
     if clashes:
-        message = f"run_names gives {min(clashes)!r} to a fine-tuned run, which is the control's name"
+        message = f"run_names gives {min(clashes)!r} to a fine-tuned run, which is a control's name"
         fault = error("EX009", "run_names", message, document.where(["run_names"]))
         raise InputFault(f"{document.path}: run names are not unique", findings=[fault])
-    return found
 
 
 def model_parts(models: Sequence[str], labels: Mapping[str, ModelLabel]) -> dict[str, str]:

@@ -36,8 +36,8 @@ def newcombe_paired(both: int, gained: int, lost: int, neither: int, coverage: f
     low_second, high_second = wilson(second, n, coverage)
     low_first, high_first = wilson(first, n, coverage)
     value = (gained - lost) / n
-    below = _correlated_sum(share_second - low_second, high_first - share_first, phi)
-    above = _correlated_sum(high_second - share_second, share_first - low_first, phi)
+    below = correlated_sum(share_second - low_second, high_first - share_first, phi)
+    above = correlated_sum(high_second - share_second, share_first - low_first, phi)
     return PairedDifference(value, max(-1.0, value - below), min(1.0, value + above))
 
 
@@ -69,6 +69,6 @@ def _phi_corrected(both: int, gained: int, lost: int, neither: int) -> float:
     return excess / math.sqrt(margins)
 
 
-def _correlated_sum(one: float, other: float, phi: float) -> float:
+def correlated_sum(one: float, other: float, phi: float) -> float:
     """The arm of a difference whose parts have these arms; rounding may take the radicand below 0."""
     return math.sqrt(max(0.0, one * one - 2 * phi * one * other + other * other))

@@ -36,12 +36,24 @@ def wilson(k: int, n: int, coverage: float = 0.95) -> Interval:
     """
     if n <= 0 or not 0 <= k <= n:
         raise ValueError(f"{k} of {n} is not a share")
+    return wilson_of_share(k / n, n, coverage)
+
+
+def wilson_of_share(share: float, n: float, coverage: float = 0.95) -> Interval:
+    """Wilson's interval of a share that was found among so many items, which need not be a whole number.
+
+    Where items go together, or are right in part, n is the number of independent items, right or wrong each, that
+    would tell as much (Korn and Graubard 1998, Survey Methodology 24:193-201).
+
+    Raises ValueError for other than a share of something.
+    """
+    if not n > 0 or not 0 <= share <= 1:
+        raise ValueError(f"{share} of {n} is not a share")
     z = normal_quantile(coverage)
-    share = k / n
     scale = 1 + z * z / n
     centre = (share + z * z / (2 * n)) / scale
     half = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n)) / scale
     # At the edges the ends are 0 and 1 by algebra; rounding must not move them off k / n.
-    low = 0.0 if k == 0 else min(max(0.0, centre - half), share)
-    high = 1.0 if k == n else max(min(1.0, centre + half), share)
+    low = 0.0 if share == 0 else min(max(0.0, centre - half), share)
+    high = 1.0 if share == 1 else max(min(1.0, centre + half), share)
     return Interval(low, high)

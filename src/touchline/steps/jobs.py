@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from touchline.catalog.checkpoints import export_state
+from touchline.catalog.general import is_evaluated
 from touchline.domain.evaluation import asked_epochs
 from touchline.domain.plan import Plan, PlannedRun
 from touchline.domain.results import CheckpointInfo
@@ -16,7 +18,6 @@ from touchline.launch.folders import ExperimentFolder
 from touchline.launch.protocol import Job
 from touchline.launch.run_jobs import model_evaluation, run_evaluation, run_training
 from touchline.results.checkpoints import read_checkpoints, training_complete
-from touchline.results.evaluations import finished_evaluation
 from touchline.scaffold.folder import evaluation_config
 from touchline.steps.planning import Planned
 from touchline.units import parse_duration
@@ -91,12 +92,14 @@ def missing_evaluations(planned: Planned, run: PlannedRun, epochs: str | None) -
 def _missing(plan: Plan, run: PlannedRun, folder: Path, epochs: str | None) -> list[str]:
     config = evaluation_config(plan, run)
     if run.kind is RunKind.CONTROL:
-        return [] if finished_evaluation(folder, config, "base", None) else ["base"]
+        name = config.control_checkpoint
+        adapter = None if config.no_op is None else export_state(folder, name)[1]
+        return [] if is_evaluated(folder, config, name, adapter) else [name]
     complete = [item for item in read_checkpoints(folder) if item.complete and item.epoch is not None]
     return [
         item.name
         for item in _chosen(complete, run, epochs)
-        if not finished_evaluation(folder, config, item.name, item.adapter_sha256)
+        if not is_evaluated(folder, config, item.name, item.adapter_sha256)
     ]
 
 

@@ -6,6 +6,7 @@ import datetime
 import shlex
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from touchline import __version__
 from touchline.backends.protocol import Lengths
@@ -79,6 +80,7 @@ def resolve(
         date=date,
         touchline_version=__version__,
         given=loaded.given,
+        tasks=tuple(seen.tasks.values()),
         outlook=look(experiment, seen.models.values(), {spec.train.backend for spec in seen.specs}, settings),
         accepted=accepted,
         started={
@@ -138,6 +140,11 @@ def _refuse_changes(planned: Planned, seen: Seen) -> None:
         f"the dataset {path!r}"
         for path, info in old.datasets.items()
         if any(now.path == path and now.sha256 != info.sha256 for now in seen.datasets.values())
+    ]
+    changed += [
+        f"the task {task.name!r}"
+        for task in old.tasks
+        if task.name in seen.tasks and seen.tasks[task.name].sha256 != task.sha256
     ]
     changed += [
         f"the model {name!r}"
@@ -262,3 +269,19 @@ def refuse_edits(planned: Planned, run_: PlannedRun) -> None:
 def today() -> str:
     """ISO date of today; the only place where planning asks a clock."""
     return datetime.datetime.now(tz=datetime.UTC).date().isoformat()
+
+
+def read_planned(source: Path) -> Planned:
+    """The plan on disk.
+
+    Args:
+        source: experiment.yaml or its folder.
+
+    Raises:
+        InputFault: there is none.
+    """
+    folder = ExperimentFolder(source)
+    found = folder.read_plan()
+    if found is None:
+        raise InputFault(f"{str(folder.root)!r} has no plan.json", hint=f"touchline plan {str(folder.yaml)!r}")
+    return Planned(plan=found, folder=folder, changed=False)

@@ -11,7 +11,9 @@ from touchline.catalog.datasets import load_dataset
 from touchline.catalog.lengths import token_lengths
 from touchline.catalog.models import load_model
 from touchline.catalog.settings import Settings
+from touchline.catalog.task_files import resolve_task
 from touchline.domain.catalog import DatasetInfo, ModelInfo
+from touchline.domain.evaluation import EvaluationTask
 from touchline.domain.finding import Finding, Severity, Where
 from touchline.domain.runs import STAGE, RunKind, RunSpec
 from touchline.errors import InputFault
@@ -46,6 +48,8 @@ class Seen:
     """The models that are here, by the name that the file uses."""
     datasets: dict[str, DatasetInfo] = field(default_factory=dict)
     """The datasets that can be read, by the path that the file uses."""
+    tasks: dict[str, EvaluationTask] = field(default_factory=dict)
+    """The further tasks of `evaluate.tasks` that are sound, by name."""
     findings: list[Finding] = field(default_factory=list)
     """What is wrong, errors and others."""
 
@@ -100,9 +104,37 @@ def see(
             except InputFault as fault:
                 faults = as_findings(fault, "DA100", _place_of_data(spec, loaded))
                 seen.findings += [each for each in faults if each not in seen.findings]
+    _see_tasks(seen)
+    seen.findings += _general_findings(seen)
     seen.findings += [finding for model in seen.models.values() for finding in model.findings]
     seen.findings += [finding for dataset in seen.datasets.values() for finding in dataset.findings]
     return seen
+
+
+def _see_tasks(seen: Seen) -> None:
+    """The further tasks that the runs are evaluated on; files are read, and not run."""
+    document = seen.loaded.document
+    for name in dict.fromkeys(name for spec in seen.specs for name in spec.evaluate.tasks):
+        where = document.where(["evaluate", "tasks"])
+        try:
+            if name == seen.loaded.experiment.task:
+                raise InputFault(f"the task {name!r} is the experiment's own already", expected="only further tasks")
+            seen.tasks[name] = resolve_task(name, seen.root)
+        except InputFault as fault:
+            seen.findings += as_findings(fault, "EV301", where)
+
+
+def _general_findings(seen: Seen) -> list[Finding]:
+    """Folders with tasks of the harness that are not there: a job would find out after the training."""
+    found: list[Finding] = []
+    for path in dict.fromkeys(
+        spec.evaluate.general.include_path for spec in seen.specs if spec.evaluate.general is not None
+    ):
+        if path is not None and not (seen.root / path).is_dir():
+            where = seen.loaded.document.where(["evaluate", "general", "include_path"])
+            message = f"evaluate.general.include_path: {path!r} is no folder beside experiment.yaml"
+            found.append(error("EX003", "evaluate.general.include_path", message, where))
+    return found
 
 
 def _design(loaded: LoadedExperiment, labels: dict[str, ModelLabel]) -> tuple[RunSpec, ...]:

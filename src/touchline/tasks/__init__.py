@@ -6,12 +6,14 @@ import difflib
 
 from touchline.errors import InputFault
 from touchline.tasks.capitalization import CAPITALIZATION
+from touchline.tasks.choice import CHOICE
 from touchline.tasks.exact_match import EXACT_MATCH
+from touchline.tasks.number import NUMBER
 from touchline.tasks.protocol import Scores, Task
 
 __all__ = ["TASKS", "Scores", "Task", "get_task"]
 
-TASKS = {task.name: task for task in (CAPITALIZATION, EXACT_MATCH)}
+TASKS = {task.name: task for task in (CAPITALIZATION, EXACT_MATCH, NUMBER, CHOICE)}
 
 
 def get_task(name: str) -> Task:

@@ -26,6 +26,8 @@ class Scores:
     """Equal, character by character, after surrounding white space is taken off."""
     match: bool
     """Equal when punctuation and white space, also within, do not count; case does."""
+    parsed: bool | None = None
+    """Whether an answer could be read from the output; none where the output itself is the answer."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -12,6 +12,7 @@ from safetensors.torch import save
 from transformers import AutoModelForCausalLM
 
 from touchline.backends.peft.config import TrainerConfig
+from touchline.domain.catalog import COPIED_FILES
 from touchline.domain.metrics import ExportMarker
 from touchline.trainer.exports import (
     ADAPTER_CONFIG_FILE,
@@ -23,19 +24,6 @@ from touchline.trainer.exports import (
 )
 from touchline.trainer.folders import describe, new_folder, plain_disk_faults, remove_folder, write_bytes
 from touchline.trainer.inherit import Inheritance, adapter_tensors, combine, combined_settings
-
-_TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "chat_template.jinja",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-    "tokenizer.model",
-    "generation_config.json",
-)
-"""What transformers may need to build the tokenizer again; those that the base has are copied."""
 
 
 def export(
@@ -61,7 +49,7 @@ def export(
         adapter_sha256 = _write_adapter(model, temporary, inheritance)
         if config.train.checkpoint.save == "merged":
             _merge(config, temporary)
-        for name in _TOKENIZER_FILES:
+        for name in COPIED_FILES:
             source = Path(config.model.path) / name
             if source.is_file() and not (temporary / name).exists():
                 shutil.copyfile(source, temporary / name)

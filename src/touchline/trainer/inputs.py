@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +11,12 @@ from touchline.backends.peft.backend import read_trainer_config
 from touchline.backends.peft.config import TrainerConfig
 from touchline.catalog.datasets import load_examples
 from touchline.catalog.models import load_model, load_renderer
-from touchline.domain.catalog import ModelInfo, RenderedExample
+from touchline.domain.catalog import Example, ModelInfo, RenderedExample
 from touchline.errors import DriftFault, InputFault
 from touchline.files import read_text_bounded, sha256_file
 from touchline.packing import BatchPlan, plan_batches
 from touchline.rendering import ChatRenderer
+from touchline.statistics.derangement import derangement, label_generator
 
 CONFIG_LIMIT_BYTES = 1 << 20
 _ACCEPT = "touchline plan, or touchline prepare --accept if the change is meant"
@@ -64,7 +65,7 @@ def load_inputs(config: TrainerConfig, folder: Path) -> Inputs:
     _same("the weights of the model", model.path, config.model.weights_sha256, model.weights_sha256)
     _same("the tokenizer of the model", model.path, config.model.tokenizer_sha256, model.tokenizer_sha256)
     renderer = load_renderer(model, config.date)
-    train = tuple(renderer.example(example) for example in load_examples(config.data, "train", folder))
+    train = tuple(renderer.example(example) for example in _training_examples(config, folder))
     validation = tuple(renderer.example(example) for example in load_examples(config.data, "validation", folder))
     lengths = np.asarray([len(item.prompt_ids) + len(item.answer_ids) for item in train], dtype=np.uint32)
     for split, items in (("train", train), ("validation", validation)):
@@ -85,6 +86,17 @@ def load_inputs(config: TrainerConfig, folder: Path) -> Inputs:
         train=train,
         validation=validation,
         batches=_planned_batches(config, lengths),
+    )
+
+
+def _training_examples(config: TrainerConfig, folder: Path) -> tuple[Example, ...]:
+    """The training split; of a shuffled control, every prompt with the answer of another row."""
+    examples = load_examples(config.data, "train", folder)
+    if not config.shuffled_labels:
+        return examples
+    dealt = derangement(len(examples), label_generator(config.seed))
+    return tuple(
+        replace(example, answer=examples[giver].answer) for example, giver in zip(examples, dealt, strict=True)
     )
 
 

@@ -21,6 +21,7 @@ from touchline.domain.finding import Finding, Severity
 from touchline.domain.machine import TargetMachine
 from touchline.domain.plan import BatchSummary, Plan, PlannedRun
 from touchline.domain.quantity import Missing
+from touchline.domain.runs import ControlKind
 from touchline.domain.shape import ModelShape
 from touchline.errors import InputFault
 from touchline.packing import largest_divisor, plan_batches
@@ -41,6 +42,7 @@ class PeftBackend:
 
     name = "peft"
     goes_on = True
+    deals_labels = True
 
     def faults(self, model: ModelInfo, train: TrainConfig) -> tuple[Finding, ...]:
         """Settings that this trainer does not have for this model."""
@@ -145,10 +147,13 @@ class PeftBackend:
                 digest=run.batches.digest, steps=run.batches.steps, steps_per_epoch=run.batches.steps_per_epoch
             ),
             parent=_parent(run, plan),
+            shuffled_labels=run.control is ControlKind.SHUFFLED,
         )
         data = json.loads(_ADAPTER.dump_json(config))
         if config.parent is None:
             del data["parent"]
+        if not config.shuffled_labels:
+            del data["shuffled_labels"]
         return _HEADER.format(run=run.name) + to_yaml(data)
 
     def read_config(self, text: str, path: str) -> TrainConfig | Missing:

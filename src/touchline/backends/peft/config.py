@@ -77,3 +77,6 @@ class TrainerConfig:
     """What the planner computed."""
     parent: ParentConfig | None = None
     """What it goes on from; none where it starts from the base model."""
+    shuffled_labels: bool = False
+    """Whether the training rows have each other's answers, dealt out by `seed`: a control. The file has this line only
+    where it is so."""

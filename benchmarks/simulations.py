@@ -1,0 +1,381 @@
+"""What the report's statistics promise, by simulation: coverage of intervals, false claims, power.
+
+Started by `statistics.py`. Every figure comes from `touchline.statistics.analysis.analyse`, which the report calls, and
+what is called smallest from there or from the planner's own functions; behind it stands twice its simulation error.
+Bounds, each but for two simulation errors: intervals of 95 % cover 92 to 98 % on 100 items at shares of 0.5, 0.9 and
+0.97; at most 5 % of the sweeps in which nothing is there make any false claim; a difference of the smallest size
+that was said to be shown is shown in at least 80 %. Exit code 1 when one is broken. Rows without a bound are there to
+be known.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Literal
+
+import numpy as np
+from numpy.random import PCG64, Generator
+from numpy.typing import NDArray
+
+from touchline.domain.analysis import Analysis, ScoredRun, Shown
+from touchline.domain.quantity import Quantity
+from touchline.domain.runs import Level
+from touchline.statistics.analysis import analyse
+from touchline.statistics.exact_power import smallest_shown
+from touchline.statistics.own_score import LEVEL
+from touchline.statistics.power import smallest_seed_difference
+
+Floats = NDArray[np.float64]
+SHARES = (0.5, 0.9, 0.97)
+ITEMS = 100
+COVERAGE = (0.92, 0.98)
+POWER = 0.8
+Kind = Literal["coverage", "false claims", "power"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Row:
+    """One simulated figure."""
+
+    kind: Kind
+    """What is looked at."""
+    what: str
+    """The design."""
+    share: float
+    """Of the simulations."""
+    simulations: int
+    """How many."""
+    is_bound: bool
+    """Whether a bound is promised for it."""
+
+    @property
+    def error(self) -> float:
+        """Simulation error of the share: the half-width of Wilson's interval at one standard error."""
+        n, share = self.simulations, self.share
+        return float((share * (1 - share) / n + 1 / (4 * n * n)) ** 0.5 / (1 + 1 / n))
+
+    @property
+    def holds(self) -> bool:
+        """Whether it keeps its bound but for two simulation errors."""
+        if self.kind == "coverage":
+            return COVERAGE[0] - 2 * self.error <= self.share <= COVERAGE[1] + 2 * self.error
+        if self.kind == "false claims":
+            return self.share <= LEVEL + 2 * self.error
+        return self.share >= POWER - 2 * self.error
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="a fifth of the simulations")
+    parser.add_argument("--seed", type=int, default=1, help="seed of the simulations")
+    parser.add_argument("--json", action="store_true", help="the rows as JSON")
+    options = parser.parse_args(arguments)
+    started = time.perf_counter()
+    rng, scale = Generator(PCG64(options.seed)), 0.2 if options.quick else 1.0
+    rows = []
+    for row in _rows(rng, lambda count: max(50, int(count * scale))):
+        rows.append(row)
+        if not options.json:
+            _print(row)
+    if options.json:
+        print(json.dumps([asdict(row) | {"error": row.error, "holds": row.holds} for row in rows], indent=2))
+    broken = [row for row in rows if row.is_bound and not row.holds]
+    print(
+        f"{len(rows)} figures in {time.perf_counter() - started:.0f} s, seed {options.seed}; "
+        + (f"{len(broken)} bounds are broken" if broken else "every bound holds"),
+        file=sys.stderr,
+    )
+    return 1 if broken else 0
+
+
+def _print(row: Row) -> None:
+    verdict = ("" if row.holds else "BROKEN") if row.is_bound else "(no bound)"
+    print(
+        f"{row.kind:<13} {row.what:<94} {100 * row.share:6.2f} % +- {200 * row.error:.2f}  {verdict}".rstrip(),
+        flush=True,
+    )
+
+
+def _rows(rng: Generator, times: Callable[[int], int]) -> Iterator[Row]:
+    yield from _coverage_of_items(rng, times(4000))
+    yield from _false_claims_of_items(rng, times(2000))
+    yield from _power_of_items(rng, times(2000))
+    yield from _coverage_of_seeds(rng, times(1000))
+    yield from _false_claims_of_seeds(rng, times(1000))
+    yield from _power_of_seeds(rng, times(1000))
+
+
+# ------------------------------------------------------------------------------------------------- what is simulated
+def _chances(rng: Generator, share: float, items: int, columns: int = 1) -> Floats:
+    """Chance of a right answer to each item, easy and hard ones, with that mean over all items there are."""
+    return rng.beta(4 * share, 4 * (1 - share), size=(items, columns))
+
+
+def _answers(rng: Generator, chances: Floats, answers: int = 1) -> Floats:
+    """Mean score of so many answers to each item."""
+    return rng.binomial(answers, chances) / answers
+
+
+def _run(name: str, scores: Floats, *, control: bool = False, seed: int = 1, **levels: str) -> ScoredRun:
+    return ScoredRun(
+        name=name,
+        model="base",
+        dataset="data",
+        is_control=control,
+        in_family=not control,
+        levels=tuple(Level(factor=factor, value=value) for factor, value in levels.items()),
+        seed=seed,
+        checkpoint="epoch_0",
+        comparable="same",
+        data="same",
+        items=tuple(str(i) for i in range(len(scores))),
+        scores=tuple(float(score) for score in scores),
+    )
+
+
+def _clustered(run: ScoredRun, size: int) -> ScoredRun:
+    return replace(run, clusters=tuple(f"document {i // size}" for i in range(len(run.items))))
+
+
+def _analysis(runs: Sequence[ScoredRun], rng: Generator, **factors: Sequence[str]) -> Analysis:
+    return analyse(runs, task="task", score="score", factors=factors, rng=rng)
+
+
+# ------------------------------------------------------------------------------------------------- coverage
+def _coverage_of_items(rng: Generator, count: int) -> Iterator[Row]:
+    """Intervals of own scores and of differences to the control, on 100 items."""
+    for name, answers, size in (
+        ("right or wrong", 1, 1),
+        ("mean of 4 answers", 4, 1),
+        ("right or wrong, 20 clusters of 5", 1, 5),
+    ):
+        few = count if answers == 1 and size == 1 else count // 4
+        for share in SHARES:
+            gain = 0.02
+            own = paired = 0
+            for _ in range(few):
+                units = ITEMS // size
+                first = np.repeat(_chances(rng, share, units)[:, 0], size)
+                # Half of what makes an item easy is the same for both.
+                other = np.repeat(_chances(rng, share, units)[:, 0], size)
+                second = (first + other) / 2
+                second = second + (1 - second) * gain / (1 - share)
+                runs = [
+                    _run("control", _answers(rng, first, answers), control=True),
+                    _run("run", _answers(rng, second, answers)),
+                ]
+                if size > 1:
+                    runs = [_clustered(run, size) for run in runs]
+                found = _analysis(runs, rng)
+                own += found.scores[0].low <= share <= found.scores[0].high
+                difference = found.comparisons[0].difference
+                paired += difference.low <= gain <= difference.high
+            what = f"n = {ITEMS}, p = {share}, {name}"
+            yield Row(kind="coverage", what=f"score, {what}", share=own / few, simulations=few, is_bound=True)
+            yield Row(
+                kind="coverage",
+                what=f"difference of {gain} to the control, {what}",
+                share=paired / few,
+                simulations=few,
+                is_bound=True,
+            )
+
+
+def _seeds(
+    rng: Generator,
+    *,
+    share: float,
+    items: int,
+    seeds: int,
+    spread: float,
+    effect: float = 0.0,
+    ratio: float = 1.0,
+    taste: float = 0.0,
+) -> list[ScoredRun]:
+    """Two levels of a factor, two of another, and seeds; each seed shifts the chances of all items.
+
+    Args:
+        share: mean score.
+        items: how many.
+        seeds: of each condition.
+        spread: standard deviation between seeds, of the chance of a right answer.
+        effect: of level b of the first factor.
+        ratio: spread at level b over that at level a.
+        taste: standard deviation over items of what level b changes: it helps some and harms others.
+    """
+    easy = np.clip(share + rng.uniform(-0.03, 0.03, size=items), 0, 1)
+    liked = rng.normal(0, taste, size=items) if taste else np.zeros(items)
+    runs = []
+    for rank in ("a", "b"):
+        for rate in ("x", "y"):
+            for seed in range(seeds):
+                scale = spread * (ratio if rank == "b" else 1.0)
+                shift = rng.normal(0, scale) if scale else 0.0
+                chances = easy + shift + (effect + liked if rank == "b" else 0.0)
+                scores = _answers(rng, np.clip(chances, 0, 1)[:, None])[:, 0]
+                runs.append(_run(f"{rank}{rate}{seed}", scores, seed=seed, rank=rank, rate=rate))
+    return runs
+
+
+def _coverage_of_seeds(rng: Generator, count: int) -> Iterator[Row]:
+    """Intervals of a factor's effect over seeds."""
+    for seeds in (2, 3, 5):
+        for share, spread, taste in ((0.6, 0.03, 0.0), (0.9, 0.02, 0.0), (0.5, 0.01, 0.3)):
+            held = crossed = 0
+            for _ in range(count):
+                runs = _seeds(rng, share=share, items=200, seeds=seeds, spread=spread, effect=0.03, taste=taste)
+                found = _analysis(runs, rng, rank=("a", "b")).effects[0].contrasts[0]
+                assert found.low is not None
+                assert found.high is not None
+                held += found.low <= 0.03 <= found.high
+                if found.crossed_low is not None and found.crossed_high is not None:
+                    crossed += found.crossed_low <= 0.03 <= found.crossed_high
+            kinds = ", effect differs from item to item" if taste else ""
+            what = f"{seeds} seeds, p = {share}, spread {spread}{kinds}"
+            yield Row(
+                kind="coverage", what=f"effect, Welch t, {what}", share=held / count, simulations=count, is_bound=False
+            )
+            if seeds > 2:
+                yield Row(
+                    kind="coverage",
+                    what=f"effect, crossed bootstrap, {what}",
+                    share=crossed / count,
+                    simulations=count,
+                    is_bound=False,
+                )
+
+
+# ------------------------------------------------------------------------------------------------- false claims
+def _claims(analysis: Analysis) -> tuple[bool, bool]:
+    """Whether anything is claimed of a checkpoint, and of a setting."""
+    claims = (Shown.HIGHER, Shown.LOWER)
+    of_checkpoints = any(each.shown in claims for each in analysis.comparisons)
+    of_settings = any(each.shown in claims for effect in analysis.effects for each in effect.contrasts)
+    return of_checkpoints, of_settings
+
+
+def _false_claims_of_items(rng: Generator, count: int) -> Iterator[Row]:
+    """Sweeps of eight runs that do exactly as well as their control, on the whole population of items."""
+    for name, answers, size, items in (
+        ("right or wrong", 1, 1, 100),
+        ("right or wrong", 1, 1, 1000),
+        ("mean of 4 answers", 4, 1, 100),
+        ("right or wrong, 20 clusters of 5", 1, 5, 100),
+    ):
+        few = count if answers == 1 and size == 1 else count // 4
+        for share in SHARES:
+            claimed = 0
+            for _ in range(few):
+                easy = np.repeat(_chances(rng, share, items // size)[:, 0], size)
+                runs = []
+                for number in range(9):
+                    own = np.repeat(_chances(rng, share, items // size)[:, 0], size)
+                    scores = _answers(rng, (easy + own) / 2, answers)
+                    run = _run(f"run {number}", scores, control=number == 0)
+                    runs.append(_clustered(run, size) if size > 1 else run)
+                claimed += _claims(_analysis(runs, rng))[0]
+            yield Row(
+                kind="false claims",
+                what=f"any of 8 runs differs from its control, n = {items}, p = {share}, {name}",
+                share=claimed / few,
+                simulations=few,
+                is_bound=True,
+            )
+
+
+def _false_claims_of_seeds(rng: Generator, count: int) -> Iterator[Row]:
+    """Two factors of two levels that do nothing, beside seeds that do."""
+    for seeds in (2, 3, 5):
+        for share, spread, ratio, taste, items in (
+            (0.6, 0.03, 1.0, 0.0, 200),
+            (0.9, 0.0, 1.0, 0.0, 200),
+            (0.9, 0.02, 1.0, 0.0, 1000),
+            (0.6, 0.08, 0.05, 0.0, 1000),
+            (0.5, 0.01, 1.0, 0.3, 200),
+        ):
+            claimed = 0
+            for _ in range(count):
+                runs = _seeds(rng, share=share, items=items, seeds=seeds, spread=spread, ratio=ratio, taste=taste)
+                claimed += _claims(_analysis(runs, rng, rank=("a", "b"), rate=("x", "y")))[1]
+            kinds = ", one level spreads 20 times as much" if ratio != 1 else ""
+            kinds += ", effect differs from item to item" if taste else ""
+            yield Row(
+                kind="false claims",
+                what=f"any of 2 factors has an effect, {seeds} seeds, n = {items}, p = {share}, spread {spread}{kinds}",
+                share=claimed / count,
+                simulations=count,
+                is_bound=True,
+            )
+
+
+# ------------------------------------------------------------------------------------------------- power
+def _power_of_items(rng: Generator, count: int) -> Iterator[Row]:
+    """A run that is better than its control by the smallest difference that was said to be shown."""
+    for items, flips, family in ((100, 0.15, 1), (200, 0.15, 1), (200, 0.15, 8), (1000, 0.06, 8), (200, 0.02, 1)):
+        planned = smallest_shown(items, flips, coverage=1 - LEVEL / family)
+        assert planned is not None
+        for name, smallest in (("as planned", planned), ("as reported by an equal sweep before", None)):
+            shown = told = 0
+            while told < count:
+                effect = smallest
+                if effect is None:
+                    found = _analysis(_flipping(rng, items, 0.0, flips, family), rng).comparisons[0].smallest
+                    assert isinstance(found, Quantity)
+                    effect = found.value
+                analysis = _analysis(_flipping(rng, items, effect, max(flips, effect), family), rng)
+                shown += analysis.comparisons[0].shown is Shown.HIGHER
+                told += 1
+            yield Row(
+                kind="power",
+                what=f"one run of {family}, n = {items}, {100 * flips:g} % flip, {name}",
+                share=shown / count,
+                simulations=count,
+                is_bound=True,
+            )
+
+
+def _flipping(rng: Generator, items: int, effect: float, flips: float, family: int) -> list[ScoredRun]:
+    """A control, a run that is better by `effect`, and others that are as good as the control."""
+    control = rng.random(items) < 0.5
+    runs = [_run("control", control.astype(float), control=True)]
+    for number in range(family):
+        gain = effect if number == 0 else 0.0
+        # Of right answers some get lost, of wrong ones some are gained; half of the items are right.
+        lost = (rng.random(items) < flips - gain) & control
+        gained = (rng.random(items) < flips + gain) & ~control
+        runs.append(_run(f"run {number}", ((control & ~lost) | gained).astype(float)))
+    return runs
+
+
+def _power_of_seeds(rng: Generator, count: int) -> Iterator[Row]:
+    """A level that is better by the smallest difference that so many seeds were said to show."""
+    items, share, spread = 1000, 0.5, 0.02
+    # What a seed's mean over two conditions spreads by: the seeds' own spread, and the flips of that many items.
+    deviation = ((spread**2 + share * (1 - share) / items) / 2) ** 0.5
+    for seeds in (2, 3, 5, 10):
+        unit = smallest_seed_difference(seeds)
+        assert unit is not None
+        for name in ("as planned", "as reported by an equal sweep before"):
+            shown = 0
+            for _ in range(count):
+                effect = unit * deviation
+                if name != "as planned":
+                    pilot = _seeds(rng, share=share, items=items, seeds=seeds, spread=spread)
+                    found = _analysis(pilot, rng, rank=("a", "b")).effects[0].contrasts[0].smallest
+                    assert isinstance(found, Quantity)
+                    effect = min(found.value, 0.3)
+                runs = _seeds(rng, share=share, items=items, seeds=seeds, spread=spread, effect=effect)
+                shown += _analysis(runs, rng, rank=("a", "b")).effects[0].contrasts[0].shown is Shown.HIGHER
+            size = f"{unit:.2f} standard deviations between seeds, " if name == "as planned" else ""
+            yield Row(
+                kind="power",
+                what=f"effect of a level, {size}{seeds} seeds, n = {items}, {name}",
+                share=shown / count,
+                simulations=count,
+                is_bound=True,
+            )

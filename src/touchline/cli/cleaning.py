@@ -1,0 +1,46 @@
+"""`touchline clean`: what of an experiment may go without loss."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from touchline.cli.output import out_object, out_table, say
+
+
+def clean(
+    source: Annotated[Path, typer.Argument(metavar="EXPERIMENT", help="experiment.yaml, or its folder.")],
+    perform: Annotated[bool, typer.Option("--perform", help="Remove it; without this it is only shown.")] = False,
+    deep: Annotated[
+        bool, typer.Option("--deep", help="Read every value of every checkpoint before one is called sound.")
+    ] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
+) -> None:
+    """Show what may go without loss: broken checkpoints with a sound one after them, leftovers of kills and of finished
+    trainings; never the only good copy of anything."""
+    from touchline import workflow
+    from touchline.cli.progress import counting
+    from touchline.domain.cleaned import Cleaned
+    from touchline.units import format_bytes
+
+    with counting("checkpoints") as hear:
+        found = workflow.clean(source, perform=perform, deep=deep, say=hear)
+    if json:
+        out_object(Cleaned, found)
+    elif found.items:
+        rows = [(item.path, format_bytes(item.size_bytes), item.why) for item in found.items]
+        out_table(("removed" if perform else "may go", "size", "why"), rows)
+    for kept in found.kept:
+        say(f"broken and kept: {kept.path} ({', '.join(kept.codes)}): {kept.why}")
+    read = "every value was read" if found.depth == "values" else "sizes and headers were read, values with --deep"
+    if not found.items:
+        say(f"nothing may go without loss ({read})")
+    elif perform:
+        say(f"{len(found.items)} removed, {format_bytes(found.size_bytes)} given back")
+    else:
+        again = f"touchline clean {shlex.quote(str(source))}{' --deep' if deep else ''} --perform"
+        say(f"{len(found.items)} may go, {format_bytes(found.size_bytes)}; nothing was removed ({read})")
+        say(f"next: {again}")

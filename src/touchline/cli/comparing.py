@@ -1,0 +1,147 @@
+"""`touchline compare`: experiments beside each other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from touchline.cli.output import out, out_object, out_table, say
+
+if TYPE_CHECKING:
+    from touchline.domain.compared import ComparedExperiments, ComparedRun, ExperimentEffect, PairedRuns, SettingRow
+
+_VALUES = 6
+"""Values of a setting that are shown of one experiment."""
+
+
+def compare(
+    sources: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="EXPERIMENT EXPERIMENT...",
+            help="Two or more: experiment.yaml, its folder, or a folder with runs that touchline did not make. "
+            "The others are held against the first.",
+        ),
+    ],
+    json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
+) -> None:
+    """Show the settings that differ, runs of the same condition side by side, and their paired differences.
+
+    Scores are compared where both runs answered the same items; where they did not, it says why.
+    """
+    from touchline import workflow
+    from touchline.cli.progress import counting
+    from touchline.domain.compared import ComparedExperiments
+
+    with counting("reading experiments") as hear:
+        found = workflow.compare(sources, say=hear)
+    if json:
+        out_object(ComparedExperiments, found)
+        return
+    _show(found)
+
+
+def _show(found: ComparedExperiments) -> None:
+    labels = [side.label for side in found.experiments]
+    out_table(
+        ("experiment", "folder", "runs", "evaluated", "date", "origin"),
+        [
+            (each.label, each.root, str(each.runs), str(each.evaluated), each.date or "-", each.origin)
+            for each in found.experiments
+        ],
+    )
+    out("")
+    if found.settings:
+        out_table(("setting", *labels), [_setting(row) for row in found.settings], title="Settings that differ")
+    same = f"{found.same_settings} settings are the same"
+    once = f"; {len(found.known_once)} are known of one experiment only" if found.known_once else ""
+    out(f"{same if found.settings else same.replace('are', 'are all')}{once}.\n")
+    rows = [row for condition in found.rows for row in _runs(condition.condition, condition.runs)]
+    header = ("condition", "experiment", "run", "status", "score", "validation loss", "training", "memory")
+    out_table(header, rows, title="Runs side by side")
+    if found.pairs:
+        columns = ("condition", "task", "difference", "95 % interval", "gained", "lost", "p (Holm)", "shown")
+        for label in labels[1:]:
+            pairs = [_pair(pair) for pair in found.pairs if pair.experiment == label]
+            if pairs:
+                out("")
+                out_table(columns, pairs, title=f"{label} minus {labels[0]}, on the same items")
+    for effect in found.effects:
+        out(f"\n{_effect(effect, labels[0])}")
+    if found.refusals:
+        out("\nNot compared")
+        for each in found.refusals:
+            out(f"- {each.experiment}, {each.condition}: {each.reason}")
+    for note in (*_unlike(found), *found.notes):
+        say(f"note: {note}")
+
+
+def _setting(row: SettingRow) -> tuple[str, ...]:
+    return (row.key, *("n/a (not told)" if each is None else _several(each) for each in row.values))
+
+
+def _several(values: Sequence[str]) -> str:
+    more = f" and {len(values) - _VALUES} more" if len(values) > _VALUES else ""
+    return " | ".join(values[:_VALUES]) + more
+
+
+def _runs(condition: str, cells: Sequence[Sequence[ComparedRun]]) -> list[tuple[str, ...]]:
+    """A line for each run; the condition stands once."""
+    from touchline.markdown import measured
+
+    return [
+        (
+            condition if number == 0 else "",
+            run.experiment,
+            run.run,
+            run.status.value,
+            measured(run.score),
+            measured(run.final_val_loss),
+            measured(run.train_seconds),
+            measured(run.peak_memory),
+        )
+        for number, run in enumerate(run for runs in cells for run in runs)
+    ]
+
+
+def _pair(pair: PairedRuns) -> tuple[str, ...]:
+    from touchline.report.words import p_text
+
+    found = pair.comparison.difference
+    return (
+        pair.condition,
+        f"{pair.task}, {pair.score}",
+        f"{found.value:+.4g}",
+        f"{found.low:+.4g} to {found.high:+.4g}",
+        str(found.gained),
+        str(found.lost),
+        p_text(found.p_adjusted).removeprefix("p ").removeprefix("= "),
+        pair.comparison.shown.value,
+    )
+
+
+def _effect(found: ExperimentEffect, first: str) -> str:
+    """What may be said of the experiments as a whole."""
+    name = f"{found.experiment} against {first}, {found.task}, {found.score}"
+    for contrast in found.effect.contrasts:
+        if contrast.value is None:
+            return f"{name}: {contrast.reason}"
+        interval = "" if contrast.low is None else f" ({contrast.low:+.4g} to {contrast.high:+.4g})"
+        reason = f"; {contrast.reason}" if contrast.reason else ""
+        conditions = f"{contrast.strata} condition{'' if contrast.strata == 1 else 's'}"
+        seeds = f"{contrast.seeds} training seed{'' if contrast.seeds == 1 else 's'}"
+        return f"{name}: {contrast.value:+.4g}{interval} over {conditions}, {seeds}: {contrast.shown.value}{reason}"
+    return f"{name}: n/a"
+
+
+def _unlike(found: ComparedExperiments) -> list[str]:
+    """Evaluations that were not alike, once for all runs of an experiment."""
+    unlike = {pair.experiment: pair.evaluation_differs_in for pair in found.pairs if pair.evaluation_differs_in}
+    first = found.experiments[0].label
+    return [
+        f"{label} and {first} were not evaluated alike, so differences are also those of: {', '.join(keys)}"
+        for label, keys in unlike.items()
+    ]

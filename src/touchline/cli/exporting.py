@@ -1,0 +1,64 @@
+"""`touchline export`: runs in TensorBoard, Weights & Biases, trackio or MLflow, from their metrics files."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from touchline.cli.output import out, out_object, out_table, say
+
+
+class Target(StrEnum):
+    """Where runs can be exported to."""
+
+    TENSORBOARD = "tensorboard"
+    WANDB = "wandb"
+    TRACKIO = "trackio"
+    MLFLOW = "mlflow"
+
+
+def export(
+    source: Annotated[Path, typer.Argument(metavar="EXPERIMENT", help="experiment.yaml, or its folder.")],
+    to: Annotated[Target, typer.Option("--to", help="The tracker.")],
+    directory: Annotated[
+        Optional[Path],  # noqa: UP045 (typer reads the annotation when the command is built)
+        typer.Option(
+            "--dir",
+            metavar="DIR",
+            help="Where the tracker's files go; EXPERIMENT/exports/TRACKER, unless TRACKIO_DIR, WANDB_DIR or "
+            "MLFLOW_TRACKING_URI says otherwise.",
+        ),
+    ] = None,
+    run: Annotated[Optional[str], typer.Option("--run", metavar="RUN", help="Only this run.")] = None,  # noqa: UP045
+    json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
+) -> None:
+    """Add what a tracker does not hold yet of every run: losses, rates, memory, scores, settings.
+
+    Needs no network, and may be called while runs train, as often as you like; nothing is exported twice.
+    """
+    from touchline import workflow
+    from touchline.cli.progress import counting
+    from touchline.domain.exported import Export
+
+    with counting(f"exporting to {to.value}") as hear:
+        done = workflow.export(source, to.value, directory=directory, only=run, say=hear)
+    if json:
+        out_object(Export, done)
+    else:
+        rows = [(each.run, str(each.added), str(each.total), each.where) for each in done.runs]
+        out_table(("run", "points added", "points in all", "where"), rows)
+        for command in (each.command for each in done.runs):
+            if command is not None:
+                out(command)
+    for each in done.runs:
+        for note in each.notes:
+            say(f"note: {each.run}: {note}")
+    for reason in done.skipped:
+        say(f"note: left out {reason}")
+    if done.view is not None:
+        say(f"to look at them: {done.view}")
+    elif any(each.command for each in done.runs):
+        say("to look at them: type the lines above where there is a network; each brings one run to the server")

@@ -1,0 +1,94 @@
+"""`touchline report`: RESULTS.md and report.html, once or again and again while runs go on."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Optional
+
+import typer
+
+from touchline.cli.output import out, out_json, say
+
+if TYPE_CHECKING:
+    from touchline.steps.reporting import Written
+
+WATCH_SECONDS = 30.0
+"""Between two looks of --watch, unless the user says otherwise."""
+
+
+def report(
+    source: Annotated[
+        Path,
+        typer.Argument(
+            metavar="EXPERIMENT", help="experiment.yaml, its folder, or any folder with logs and checkpoints of runs."
+        ),
+    ],
+    target: Annotated[
+        Optional[Path],  # noqa: UP045 (typer reads the annotation when the command is built)
+        typer.Option("--out", metavar="DIR", help="Write into this folder and not beside the experiment."),
+    ] = None,
+    deep: Annotated[
+        bool, typer.Option("--deep", help="Read every value of every checkpoint, not only headers.")
+    ] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Write it again and again, until nothing is at work.")] = False,
+    every: Annotated[float, typer.Option("--every", metavar="SECONDS", min=1.0, help="Pause of --watch.")] = (
+        WATCH_SECONDS
+    ),
+    json: Annotated[bool, typer.Option("--json", help="Print the report as JSON on stdout.")] = False,
+) -> None:
+    """Write RESULTS.md, report.html, their figures and samples.jsonl with every answer.
+
+    Of a folder that touchline did not make it finds the runs, reads logs and checkpoints, and says what is missing.
+    """
+    from touchline.domain.report import Report
+    from touchline.errors import InputFault
+
+    if watch and json:
+        raise InputFault("--watch is for people and --json for programs", expected="one of them")
+    if watch:
+        _watch(source, target, deep=deep, every=every)
+        return
+    written = _write(source, target, deep=deep)
+    if json:
+        out_json(Report, written.report, "report")
+        return
+    _tell(written)
+
+
+def _write(source: Path, target: Path | None, *, deep: bool) -> Written:
+    from touchline import workflow
+    from touchline.cli.progress import counting
+
+    with counting("verifying checkpoints") as hear:
+        return workflow.report(source, out=target, deep=deep, say=hear)
+
+
+def _tell(written: Written) -> None:
+    for statement in written.report.headline:
+        out(f"- {statement.text}")
+    if written.note:
+        say(f"note: {written.note}")
+    out(f"report: {written.markdown}")
+    out(f"page: {written.page}")
+
+
+def _watch(source: Path, target: Path | None, *, deep: bool, every: float) -> None:
+    """Until every run is complete or has ended; Ctrl-C leaves, and stops no run."""
+    from touchline.domain.status import RunStatus
+
+    at_work = (RunStatus.PLANNED, RunStatus.PREPARED, RunStatus.QUEUED, RunStatus.RUNNING, RunStatus.TRAINED)
+    try:
+        while True:
+            written = _write(source, target, deep=deep)
+            left = sum(run.status in at_work for run in written.report.runs)
+            total = len(written.report.runs)
+            complete = f"{written.report.completed} of {total} runs complete"
+            say(f"{time.strftime('%H:%M:%S')} wrote {written.page}: {complete}")
+            if not left:
+                break
+            time.sleep(every)
+    except KeyboardInterrupt:
+        say("left; nothing was stopped")
+        return
+    _tell(written)

@@ -1,0 +1,143 @@
+"""One checkpoint answers one task: Inspect runs it, and its log and scores are published."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import replace
+from pathlib import Path
+
+from inspect_ai import eval as inspect_eval
+from inspect_ai import task_with
+from inspect_ai.log import EvalLog, read_eval_log
+from inspect_ai.model import get_model
+from pydantic import TypeAdapter
+
+from touchline.catalog.evaluations import EVALUATIONS_FOLDER, SCORES_SUFFIX, evaluation_name
+from touchline.domain.evaluation import EvaluationTask, decoding_text, errors_allowed
+from touchline.domain.experiment import EvaluateConfig, task_file_stem
+from touchline.domain.results import EvaluationRecord
+from touchline.evaluate.engine import Engine
+from touchline.evaluate.inspect_task import evaluation_metadata, evaluation_task, generate_config
+from touchline.evaluate.job import Job
+from touchline.evaluate.own_task import OwnTask, own_task
+from touchline.evaluate.progress import Progress
+from touchline.evaluate.provider import CONNECTIONS_PER_BATCH
+from touchline.evaluate.records import Evaluated, log_file, make_record, require_scores
+from touchline.evaluate.weights import MERGE_FROM_ITEMS
+from touchline.files import disk_faults, inside, write_atomic
+
+CONNECTIONS_LIMIT = 4096
+"""Items that wait at the model at once, at most: each costs Inspect a task of its event loop."""
+
+
+def said(run: str, checkpoint: str, task: EvaluationTask | None = None) -> str:
+    """`135M_rank4 epoch_0`, and of a further task `135M_rank4 epoch_0/tasks-mine-py`: always two words."""
+    return f"{run} {checkpoint}" if task is None else f"{run} {checkpoint}/{task_file_stem(task.name)}"
+
+
+def answered(
+    job: Job, task: EvaluationTask | None, engine: Engine, dtype: str, scratch: Path
+) -> tuple[Evaluated, EvalLog]:
+    """Let Inspect evaluate, and give its log as read from the file.
+
+    Raises:
+        RunsFailed: Inspect ended with an error, or too many answers failed.
+    """
+    evaluate = job.config.evaluate
+    own = _prepared(job, task)
+    answers = own.items * own.repeats
+    engine.on_batch = Progress(said(job.config.run, job.name, task), answers)
+    engine.on_batch(0)
+    model = get_model(
+        f"touchline/{job.checkpoint.adapter or job.checkpoint.model.path}",
+        memoize=False,
+        batch_size=evaluate.batch_size,
+        dtype=dtype,
+        date=job.config.date,
+        merge=answers >= MERGE_FROM_ITEMS,
+    )
+    # All items wait at once, as far as that is reasonable: then batches depend on the items alone, not on timing.
+    connections = max(CONNECTIONS_PER_BATCH * evaluate.batch_size, min(answers, CONNECTIONS_LIMIT))
+    own.config.max_connections = connections
+    with contextlib.chdir(own.folder):
+        (log,) = inspect_eval(
+            task_with(own.task, model=model, config=own.config),
+            model=model,
+            max_samples=connections,
+            display="none",
+            log_dir=str(scratch),
+            log_format="eval",
+            log_level="error",
+            log_realtime=False,
+            log_model_api=False,
+            ctl_server=False,
+            score_display=False,
+            # Inspect stops as soon as more have failed than may; a number of answers, since it takes a share otherwise.
+            fail_on_error=errors_allowed(evaluate.max_error_rate, answers) + 1,
+            metadata=_metadata(job, task),
+            tags=["touchline", job.config.experiment, job.config.run, job.name],
+        )
+    read = read_eval_log(log.location)
+    require_scores(read, evaluate.max_error_rate, answers)
+    evaluated = Evaluated(
+        config=job.config,
+        task=task,
+        checkpoint=job.name,
+        adapter_sha256=job.adapter_sha256,
+        decoding=decoding_text(_effective(evaluate, own), engine.weights.dtype.dtype),
+        repeats=own.repeats,
+    )
+    return evaluated, read
+
+
+def _prepared(job: Job, task: EvaluationTask | None) -> OwnTask:
+    """The task, ready to be evaluated."""
+    config = job.config
+    if task is not None and task.file is not None:
+        return own_task(task, config, generate_config(config))
+    built = evaluation_task(config, task)
+    return OwnTask(
+        task=built,
+        items=len(built.dataset),
+        repeats=config.evaluate.repeats,
+        config=built.config,
+        folder=Path.cwd(),
+    )
+
+
+def _effective(evaluate: EvaluateConfig, own: OwnTask) -> EvaluateConfig:
+    """The settings with what the task's own configuration says instead."""
+    temperature = own.config.temperature or 0.0
+    return replace(
+        evaluate,
+        max_new_tokens=own.config.max_tokens or evaluate.max_new_tokens,
+        temperature=temperature,
+        top_p=(own.config.top_p or 1.0) if temperature else 1.0,
+        repeats=own.repeats if temperature else 1,
+        seed=own.config.seed if own.config.seed is not None else evaluate.seed,
+    )
+
+
+def _metadata(job: Job, task: EvaluationTask | None) -> dict[str, str | int | None]:
+    marker = job.checkpoint.marker
+    return {
+        **evaluation_metadata(job.config, task),
+        "checkpoint": job.name,
+        "epoch": None if marker is None else marker.epoch,
+        "adapter_sha256": job.adapter_sha256,
+    }
+
+
+def publish(job: Job, evaluated: Evaluated, log: EvalLog) -> None:
+    """Move the log into the run's folder, then write the scores, last."""
+    folder = inside(job.folder, EVALUATIONS_FOLDER)
+    name = evaluation_name(evaluated.name, job.name)
+    target, scores = folder / f"{name}.eval", folder / f"{name}{SCORES_SUFFIX}"
+    made = log_file(log)
+    record = make_record(evaluated, log, made, target.name)
+    with disk_faults("folder", folder):
+        folder.mkdir(exist_ok=True)
+        # Old scores beside a new log would be a lie; without scores it is no finished evaluation.
+        scores.unlink(missing_ok=True)
+        made.replace(target)
+    write_atomic(scores, TypeAdapter(EvaluationRecord).dump_json(record, indent=1))

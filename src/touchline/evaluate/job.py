@@ -1,0 +1,80 @@
+"""One checkpoint of one run that is to be evaluated, with everything resolved and held against the plan."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from touchline.catalog.evaluations import EVALUATION_FILE, read_evaluation_config
+from touchline.domain.evaluation import BASE_CHECKPOINT, NO_OP_CHECKPOINT, EvaluationConfig
+from touchline.errors import DriftFault, InputFault
+from touchline.evaluate.checkpoint import Checkpoint, resolve_checkpoint
+from touchline.files import inside, sha256_file
+
+WEIGHTS_NAME = "adapter_model.safetensors"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Job:
+    """A job with everything resolved."""
+
+    folder: Path
+    """The run's folder."""
+    config: EvaluationConfig
+    """Its eval.yaml."""
+    name: str
+    """The checkpoint's name."""
+    checkpoint: Checkpoint
+    """What is loaded."""
+    adapter_sha256: str | None
+    """Hash of the adapter's weights."""
+
+
+def resolve_job(folder: Path, name: str) -> Job:
+    """What the job needs, compared with what was planned.
+
+    Raises:
+        InputFault: the checkpoint is not there.
+        DriftFault: it was trained on another base, or with other settings.
+    """
+    config = read_evaluation_config(folder / EVALUATION_FILE)
+    digest: str | None = None
+    if name == BASE_CHECKPOINT:
+        checkpoint = resolve_checkpoint(config.model.path)
+    else:
+        if name == NO_OP_CHECKPOINT:
+            # Its libraries load for a no-op control alone.
+            from touchline.evaluate.noop import write_no_op
+
+            write_no_op(folder, config)
+        path = inside(folder, name)
+        if not path.is_dir():
+            raise InputFault(f"checkpoint {str(path)!r} does not exist", expected="a trained run", hint="touchline run")
+        checkpoint = resolve_checkpoint(str(path))
+        digest = _adapter_hash(path, checkpoint)
+        _refuse_other_training(path, checkpoint, config)
+    base = checkpoint.marker.base_weights_sha256 if checkpoint.marker is not None else checkpoint.model.weights_sha256
+    if base != config.model.weights_sha256:
+        raise DriftFault(
+            f"{config.run} {name}: the base {checkpoint.model.path!r} is not the one that was planned",
+            expected=f"weights with the hash {config.model.weights_sha256[:12]}, found {base[:12]}",
+            hint="touchline plan",
+        )
+    return Job(folder=folder, config=config, name=name, checkpoint=checkpoint, adapter_sha256=digest)
+
+
+def _refuse_other_training(path: Path, checkpoint: Checkpoint, config: EvaluationConfig) -> None:
+    if checkpoint.marker is not None and checkpoint.marker.run_digest != config.run_digest:
+        raise DriftFault(
+            f"checkpoint {str(path)!r} was trained with other settings than the run has now",
+            expected=f"digest {config.run_digest[:12]}, found {checkpoint.marker.run_digest[:12]}",
+            hint="touchline run    (trains it again)",
+        )
+
+
+def _adapter_hash(path: Path, checkpoint: Checkpoint) -> str | None:
+    """As it was recorded when it was saved; a folder from elsewhere is hashed."""
+    if checkpoint.marker is not None:
+        return checkpoint.marker.adapter_sha256
+    weights = path / WEIGHTS_NAME
+    return sha256_file(weights) if weights.is_file() else None

@@ -1,0 +1,44 @@
+"""A Python file of somebody else's, imported: only ever in the processes that evaluate or try a task."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+from pathlib import Path
+from types import ModuleType
+
+from touchline.evaluate.selftest_answer import TaskFailed, failure, line_of, said
+
+
+def load_file(path: Path) -> ModuleType:
+    """Import a file in its own folder, without letting that folder hide anything.
+
+    Raises:
+        TaskFailed: it cannot be imported.
+        ImportError: it needs Inspect, which is not installed.
+    """
+    path = path.resolve()
+    os.chdir(path.parent)
+    sys.path.append(str(path.parent))
+    name = f"touchline_task_{path.parent.name}_{path.stem}".replace("-", "_").replace(".", "_")
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise TaskFailed("import", f"{path.name} is no Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except ImportError as error:
+        if error.name is not None and error.name.partition(".")[0] == "inspect_ai" and _absent("inspect_ai"):
+            raise
+        raise TaskFailed("import", said(error), line_of(error, path)) from error
+    except SystemExit as error:
+        raise TaskFailed("import", f"it ends the process with {error.code!r}; guard it by __name__") from error
+    except Exception as error:
+        raise failure(error, path, "import") from error
+    return module
+
+
+def _absent(package: str) -> bool:
+    return importlib.util.find_spec(package) is None

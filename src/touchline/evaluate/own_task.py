@@ -1,0 +1,159 @@
+"""An Inspect task from a file of the user's: loaded, held against its hash, and set up for one of our evaluations.
+
+Everything of it stays as it is, items, solver and scorers, but for what all runs must have alike: the model, how many
+answers an item gets, and how they are decoded where the task itself does not say.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import inspect
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from inspect_ai import Task, task_with
+from inspect_ai.dataset import Dataset
+from inspect_ai.model import GenerateConfig, Model
+from inspect_ai.solver import Solver
+from inspect_ai.util import registry_info
+
+from touchline.domain.evaluation import EvaluationConfig, EvaluationTask
+from touchline.domain.experiment import EvaluateConfig
+from touchline.errors import DriftFault, InputFault, RunsFailed
+from touchline.evaluate.asked import note_item
+from touchline.evaluate.loading import load_file
+from touchline.evaluate.selftest_answer import TaskFailed, line_of, said
+from touchline.files import sha256_file
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OwnTask:
+    """A task, ready to be evaluated."""
+
+    task: Task
+    """As Inspect gets it."""
+    items: int
+    """Items that are evaluated."""
+    repeats: int
+    """Answers to each."""
+    config: GenerateConfig
+    """How answers are decoded."""
+    folder: Path
+    """The file's folder, in which it expects to run."""
+
+
+def own_task(
+    task: EvaluationTask, config: EvaluationConfig, settings: GenerateConfig, model: Model | None = None
+) -> OwnTask:
+    """The task, set up for a run.
+
+    Args:
+        task: where it is; it has a file.
+        config: the run's evaluation.
+        settings: how answers are decoded where the task does not say.
+        model: what is evaluated; none: what Inspect's command names.
+
+    Raises:
+        DriftFault: the file is another one than was planned.
+        InputFault: it cannot be imported, or the task cannot be built from it.
+    """
+    assert task.file is not None
+    path = Path(task.file)
+    if not path.is_file():
+        raise InputFault(f"the task {task.name!r}: {str(path)!r} does not exist", hint="touchline plan")
+    found = sha256_file(path)
+    if found != task.sha256:
+        raise DriftFault(
+            f"the task {task.name!r}: {str(path)!r} is not the file that was planned",
+            expected=f"hash {(task.sha256 or '')[:12]}, found {found[:12]}",
+            hint="touchline plan",
+        )
+    with contextlib.chdir(path.parent):
+        return _set_up(_built(task, path, found), config.evaluate, settings, model, path.parent)
+
+
+def _set_up(
+    built: Task, evaluate: EvaluateConfig, settings: GenerateConfig, model: Model | None, folder: Path
+) -> OwnTask:
+    own = built.config
+    merged = settings.merge(own)
+    merged.extra_body = {**(own.extra_body or {}), **(settings.extra_body or {})}
+    merged.max_connections = settings.max_connections
+    if not isinstance(built.dataset, Dataset):
+        raise InputFault(f"the task {built.name!r} makes its items while it runs", expected="a dataset of items")
+    items = len(built.dataset)
+    if evaluate.samples != "all":
+        items = min(items, evaluate.samples)
+    if not items:
+        raise RunsFailed(f"the task {built.name!r} has no items")
+    repeats = evaluate.repeats if evaluate.repeats > 1 else built.epochs or 1
+    changes: dict[str, Any] = {"setup": [note_item(), *_listed(built.setup)], "config": merged, "epochs": repeats}
+    if model is not None:
+        changes["model"] = model
+    task = task_with(built, dataset=built.dataset[:items], **changes)
+    return OwnTask(task=task, items=items, repeats=repeats, config=merged, folder=folder)
+
+
+@functools.lru_cache(maxsize=32)  # one import for all checkpoints that are evaluated on it
+def _module(path: Path, sha256: str) -> ModuleType:
+    del sha256
+    try:
+        return load_file(path)
+    except TaskFailed as fault:
+        place = "" if fault.line is None else f", line {fault.line}"
+        raise InputFault(f"{str(path)!r}{place}: {fault.message}", expected="an Inspect task") from fault
+
+
+def _built(task: EvaluationTask, path: Path, sha256: str) -> Task:
+    """The task that a function of the file returns, built anew each time: a task is changed when it is set up."""
+    functions = dict(task_functions(_module(path, sha256)))
+    named = {name.rpartition("/")[2]: function for name, function in functions.items()}
+    name = task.function if task.function is not None else next(iter(named), "")
+    if name not in named or (task.function is None and len(named) > 1):
+        has = f"tasks {', '.join(named)}" if named else "no function with @task"
+        raise InputFault(f"the task {task.name!r}: {path.name} has {has}", expected=f"one task, or {path.name}@name")
+    if required := required_arguments(named[name]):
+        raise InputFault(f"the task {task.name!r} needs arguments: {', '.join(required)}", expected="defaults for all")
+    try:
+        built = named[name]()
+    except Exception as error:
+        line = line_of(error, path)
+        place = "" if line is None else f", line {line}"
+        raise InputFault(f"{str(path)!r}{place}: {said(error)}", expected="a task that can be built") from error
+    if not isinstance(built, Task):
+        raise InputFault(f"the task {task.name!r} returns {type(built).__name__}", expected="a Task")
+    return built
+
+
+def task_functions(module: ModuleType) -> Iterator[tuple[str, Any]]:
+    """(registered name, function) of everything in a module that is under `@task`."""
+    seen: set[int] = set()
+    for value in list(vars(module).values()):
+        if not callable(value) or id(value) in seen:
+            continue
+        try:
+            info = registry_info(value)
+        except (ValueError, AttributeError, TypeError):
+            continue
+        if info.type == "task":
+            seen.add(id(value))
+            yield info.name, value
+
+
+def required_arguments(function: Any) -> list[str]:
+    """Arguments that a task must be given."""
+    return [
+        each.name
+        for each in inspect.signature(function).parameters.values()
+        if each.default is inspect.Parameter.empty and each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD)
+    ]
+
+
+def _listed(solvers: Solver | Sequence[Solver] | None) -> list[Solver]:
+    if solvers is None:
+        return []
+    return list(solvers) if isinstance(solvers, Sequence) else [solvers]

@@ -1,0 +1,34 @@
+"""Results of runs to analyses: one for each task and score, at the last checkpoint of each run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from numpy.random import PCG64, Generator
+
+from touchline.domain.analysis import Analysis, ScoredRun
+from touchline.domain.results import RunResult
+from touchline.statistics.analysis import analyse
+from touchline.statistics.scored import SEED, last_of_each, scored_run
+
+
+def analyses(
+    runs: Sequence[RunResult], factors: Mapping[str, Sequence[str]], datasets: Mapping[str, str]
+) -> tuple[Analysis, ...]:
+    """One analysis for each task and score, that of the experiment's own task first; none where nothing is evaluated.
+
+    Args:
+        runs: the results, in the plan's order.
+        factors: what varies, with its levels in the design's order.
+        datasets: dataset of each run, by its name.
+    """
+    found: dict[tuple[str, str], list[ScoredRun]] = {}
+    for own in (True, False):
+        for result in runs:
+            records = last_of_each(result.evaluations if own else result.other_evaluations)
+            for key, record in records.items():
+                found.setdefault(key, []).append(scored_run(result, record, datasets.get(result.name, "")))
+    return tuple(
+        analyse(scored, task=task, score=score, factors=factors, rng=Generator(PCG64(SEED)))
+        for (task, score), scored in found.items()
+    )

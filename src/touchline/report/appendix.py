@@ -1,0 +1,130 @@
+"""The appendix: commands to look at, evaluate, repeat and pass on what the report speaks of, ready to type.
+
+They are those of the experiment's folder, so that the text does not depend on where it was written from.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator, Sequence
+
+from touchline.domain.plan import Plan
+from touchline.domain.report import Command, Gathered
+from touchline.domain.results import RunResult
+from touchline.domain.runs import RunKind
+from touchline.report.facts import is_asked_about
+
+VIEW, EVALUATE, RETRAIN, SYNC, CLEAN = "View", "Evaluate", "Retrain", "Sync", "Clean up"
+OFFLINE_RUN = "wandb"
+"""What `Gathered.files` calls a folder that a tracker wrote offline."""
+
+
+def commands(gathered: Gathered) -> tuple[Command, ...]:
+    """Every command, by group."""
+    runs = [run for run in gathered.runs if is_asked_about(run)] or list(gathered.runs)
+    if gathered.plan is None:
+        return tuple([*_view_found(gathered, runs), *_evaluate_found(gathered, runs), *_sync_found(gathered)])
+    return tuple(_planned(gathered, gathered.plan, runs))
+
+
+def _planned(gathered: Gathered, plan: Plan, runs: Sequence[RunResult]) -> Iterator[Command]:
+    example = runs[0].name if runs else "RUN"
+    folder = shlex.quote(example)
+    log = _last(gathered, example, "log", without="eval")
+    yield _command(VIEW, "this report again, with every checkpoint verified", "touchline report .")
+    yield _command(VIEW, "every figure, with its unit, kind and file", "touchline results . --json")
+    yield _command(VIEW, "how every run stands now", "touchline status .")
+    yield _command(VIEW, "what a job printed", f"cat {shlex.quote(log)}" if log else f"touchline logs . --run {folder}")
+    evaluated = next((run.name for run in gathered.runs if run.evaluations), None)
+    if evaluated is not None:
+        yield _command(VIEW, "every prompt and answer", f"inspect view --log-dir {shlex.quote(f'{evaluated}/eval')}")
+    yield _command(VIEW, "the plan with its estimates", "cat runs_plan.md")
+    last = _checkpoint(gathered, example)
+    yield _command(EVALUATE, "what is trained and not evaluated", "touchline evaluate .")
+    yield _command(EVALUATE, "every epoch that was kept", "touchline evaluate . --epochs all")
+    if last is not None:
+        yield _command(
+            EVALUATE,
+            "one checkpoint, by hand",
+            f"cd {folder} && inspect eval eval.py --model {shlex.quote(f'touchline/{last}')}",
+        )
+    yield _command(RETRAIN, "what is missing, here or on the cluster; nothing twice", "touchline run .")
+    yield _command(RETRAIN, "one training on this machine, by hand", f"cd {folder} && bash finetune.slurm")
+    if plan.executor == "slurm":
+        yield _command(RETRAIN, "one training on the cluster, by hand", f"cd {folder} && sbatch finetune.slurm")
+        yield _command(RETRAIN, "everything on the cluster, by hand", "bash submit_all.sh")
+    yield _command(RETRAIN, "the design with three seeds", run_with(plan, "seeds=[1, 2, 3]"))
+    yield _command(
+        SYNC,
+        "to Weights & Biases: writes offline runs, prints their `wandb sync` lines",
+        "touchline export . --to wandb",
+    )
+    yield _command(SYNC, "to TensorBoard", "touchline export . --to tensorboard")
+    yield from _sync_found(gathered)
+    yield _command(CLEAN, "what can be deleted without loss; deletes nothing", "touchline clean .")
+
+
+def _view_found(gathered: Gathered, runs: Sequence[RunResult]) -> Iterator[Command]:
+    yield _command(VIEW, "this report again, with every checkpoint verified", "touchline report .")
+    for run in runs:
+        log = _last(gathered, run.name, "log")
+        if log is not None:
+            yield _command(VIEW, f"what {run.name} printed", f"cat {shlex.quote(log)}")
+    for run in runs[:1]:
+        yield _command(VIEW, "sizes of its checkpoints", f"du -sh {shlex.quote(run.name)}/*/")
+
+
+def _evaluate_found(gathered: Gathered, runs: Sequence[RunResult]) -> Iterator[Command]:
+    for run in runs:
+        command = evaluation_by_hand(gathered, run.name)
+        if command is not None:
+            yield _command(EVALUATE, f"the last sound checkpoint of {run.name}", command)
+
+
+def run_with(plan: Plan, setting: str) -> str:
+    """The experiment with a setting changed; overrides of the last plan count only where they are given again."""
+    key = setting.partition("=")[0]
+    kept = [each for each in plan.overrides if each.partition("=")[0] != key]
+    return shlex.join(["touchline", "run", ".", *kept, setting])
+
+
+def evaluation_by_hand(gathered: Gathered, run: str) -> str | None:
+    """Where touchline made no plan: the evaluation that lies in the run's folder, on its last sound checkpoint."""
+    script = next((path for _, path in gathered.files.get(run, ()) if path.endswith("eval.py")), None)
+    last = _checkpoint(gathered, run)
+    if script is None or last is None:
+        return None
+    return (
+        f"inspect eval {shlex.quote(script)} --model {shlex.quote(f'hf/{run}')} "
+        f"-M model_path={shlex.quote(f'{run}/{last}')} -M do_sample=false"
+    )
+
+
+def _sync_found(gathered: Gathered) -> Iterator[Command]:
+    """The exact line for each run that a tracker wrote offline."""
+    for run in gathered.runs:
+        for what, path in gathered.files.get(run.name, ()):
+            if what == OFFLINE_RUN:
+                yield _command(SYNC, f"{run.name}, written offline", f"wandb sync {shlex.quote(path)}")
+
+
+def _checkpoint(gathered: Gathered, run: str) -> str | None:
+    """The last sound checkpoint of a run."""
+    sound = [each.name for each in gathered.verification.checkpoints if each.run == run and each.sound]
+    if sound:
+        return sound[-1]
+    result = next((each for each in gathered.runs if each.name == run and each.kind is RunKind.FINE_TUNED), None)
+    kept = [] if result is None else [each.name for each in result.checkpoints if each.complete]
+    return kept[-1] if kept else None
+
+
+def _last(gathered: Gathered, run: str, kind: str, *, without: str = "/") -> str | None:
+    """The last file of a kind whose name has nothing of `without` in it."""
+    found = [
+        path for what, path in gathered.files.get(run, ()) if what == kind and without not in path.rpartition("/")[2]
+    ]
+    return found[-1] if found else None
+
+
+def _command(group: str, text: str, command: str) -> Command:
+    return Command(group=group, text=text, command=command)

@@ -1,0 +1,126 @@
+"""Everything that was read of an experiment becomes the one object that RESULTS.md and report.html are made from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from touchline.domain.quantity import Missing
+from touchline.domain.report import Gathered, Report
+from touchline.domain.results import RunResult
+from touchline.domain.runs import STAGE, RunKind
+from touchline.plan.sections import design_line
+from touchline.report.analyses import analyses as analyses_of
+from touchline.report.appendix import commands
+from touchline.report.estimates import estimate_rows
+from touchline.report.facts import all_device_hours, answer_counts, device_word, devices_of, run_facts
+from touchline.report.findings import Concluded, findings, headline, is_complete
+from touchline.report.issues import issues
+from touchline.report.next_steps import next_steps
+from touchline.report.packing_rows import packing_advice, packing_rows
+from touchline.report.words import bare, count, listed
+
+_NOTHING_EVALUATED = Missing(missing="nothing was evaluated")
+_TRAINED_ON = "trained on "
+"""How the note of a result begins that says on what, with which types and in which layout."""
+_NOT_PLANNED = Missing(missing="not planned by touchline")
+
+
+def build_report(gathered: Gathered) -> Report:
+    """Conclude from what was read; the same readings give the same report."""
+    plan, runs = gathered.plan, gathered.runs
+    analyses = analyses_of(runs, gathered.factors, gathered.datasets)
+    answers = answer_counts(runs)
+    facts = run_facts(gathered, analyses[0] if analyses else None, answers)
+    performance = {each.run_name: each.performance_metrics for each in gathered.metrics}
+    estimates = estimate_rows(plan, runs, performance, gathered.verification)
+    packing = packing_rows(plan, runs, gathered.metrics)
+    concluded = Concluded(gathered=gathered, analyses=analyses, facts=facts, estimates=estimates)
+    return Report(
+        experiment=gathered.experiment,
+        question="" if plan is None else plan.question,
+        origin=gathered.origin,
+        date=gathered.date,
+        design=_design(gathered),
+        task=_task(gathered),
+        decoding=_decoding(runs),
+        headline=headline(concluded),
+        completed=sum(is_complete(run, planned=plan is not None) for run in runs),
+        device_hours=all_device_hours(runs, devices_of(plan)),
+        device_hours_planned=_NOT_PLANNED if plan is None else plan.gpu_hours,
+        runs=runs,
+        metrics=gathered.metrics,
+        facts=facts,
+        factors=gathered.factors,
+        analyses=analyses,
+        answers=answers,
+        general=gathered.general,
+        verification=gathered.verification,
+        findings=findings(concluded),
+        packing=packing,
+        packing_advice=packing_advice(plan, runs, packing),
+        estimates=estimates,
+        issues=issues(gathered, analyses, answers),
+        next_steps=next_steps(gathered, analyses, estimates),
+        commands=commands(gathered),
+        sources=gathered.sources,
+        device=device_word(plan),
+        provenance=tuple(_provenance(gathered)),
+    )
+
+
+def _design(gathered: Gathered) -> str:
+    """The design in a line, from the plan or from what was found."""
+    if gathered.plan is not None:
+        return design_line(gathered.plan)
+    varied = [
+        f"{factor} ({', '.join(levels)})"
+        for factor, levels in gathered.factors.items()
+        if len(levels) > 1 and factor != STAGE
+    ]
+    trained = sum(run.kind is RunKind.FINE_TUNED for run in gathered.runs)
+    controls = len(gathered.runs) - trained
+    what = [count(trained, "training")] + ([count(controls, "control")] if controls else [])
+    return (
+        f"found {' and '.join(what)}; {'varied: ' + '; '.join(varied) if varied else 'nothing that varies was found'}"
+    )
+
+
+def _task(gathered: Gathered) -> str:
+    if gathered.plan is not None:
+        return gathered.plan.task
+    tasks = dict.fromkeys(record.task for run in gathered.runs for record in run.evaluations)
+    return listed(list(tasks)) if tasks else str(_NOTHING_EVALUATED)
+
+
+def _decoding(runs: Sequence[RunResult]) -> str:
+    ways = list(dict.fromkeys(record.decoding for run in runs for record in run.evaluations))
+    return "; ".join(ways[:3]) + (f"; and {len(ways) - 3} more" if len(ways) > 3 else "") or str(_NOTHING_EVALUATED)
+
+
+def _provenance(gathered: Gathered) -> Iterator[tuple[str, str]]:
+    """What all of this rests on."""
+    yield "origin", gathered.origin
+    plan = gathered.plan
+    if plan is None:
+        return
+    machine = plan.machine
+    yield "planned on", plan.date
+    yield "planned for", f"{machine.key}, {bare(machine.memory, 3)} ({machine.source}); executor {plan.executor}"
+    yield "sha256 of experiment.yaml, overrides applied", plan.experiment_sha256
+    if plan.overrides:
+        yield "overrides", ", ".join(plan.overrides)
+    yield "revision of the plan", str(plan.revisions[-1].number) if plan.revisions else "1"
+    evidence = f"{count(len(plan.evidence), 'past run')}: {listed(plan.evidence)}" if plan.evidence else "no past run"
+    yield "estimates rest on", evidence
+    yield from _trained_on(gathered)
+
+
+def _trained_on(gathered: Gathered) -> Iterator[tuple[str, str]]:
+    """Runs by what they were really trained on, as their notes have it."""
+    machines: dict[str, list[str]] = {}
+    for run in gathered.runs:
+        for note in run.notes:
+            if note.startswith(_TRAINED_ON):
+                machines.setdefault(note.removeprefix(_TRAINED_ON), []).append(run.name)
+    for machine, names in machines.items():
+        yield "trained on", machine if len(machines) == 1 else f"{machine} ({listed(names)})"

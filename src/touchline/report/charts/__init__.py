@@ -1,0 +1,43 @@
+"""The figures of a report, as Vega-Lite specs with their data inside: drawn by a browser, and as pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from touchline.domain.report import Report
+from touchline.report.chart import Chart
+from touchline.report.pictures import figures_off
+
+
+def charts(report: Report) -> tuple[Chart, ...]:
+    """Every figure that the report has data for, in the order of its sections; none without the extra `report`."""
+    return () if figures_off() else tuple(chart for chart in _drawn(report) if chart is not None)
+
+
+def _drawn(report: Report) -> Iterator[Chart | None]:
+    # altair is imported by these: the extra may be missing.
+    from touchline.report.charts.cost import cost
+    from touchline.report.charts.effects import contrasts, effect
+    from touchline.report.charts.epochs import score_by_epoch
+    from touchline.report.charts.estimates import estimates
+    from touchline.report.charts.losses import training_loss, validation_loss
+    from touchline.report.charts.scores import differences, scores
+    from touchline.report.charts.storage import storage
+    from touchline.report.inks import inks
+
+    colours = inks(report)
+    own = report.analyses[0] if report.analyses else None
+    for analysis in report.analyses:
+        yield scores(report, analysis, colours)
+        yield differences(report, analysis, colours)
+        if analysis is own:
+            for found in analysis.effects:
+                yield effect(report, analysis, found, colours)
+            yield contrasts(analysis)
+            yield score_by_epoch(report, analysis, colours)
+    yield training_loss(report, colours)
+    yield validation_loss(report, colours)
+    if own is not None:
+        yield cost(report, own, colours)
+    yield estimates(report, colours)
+    yield storage(report, colours)

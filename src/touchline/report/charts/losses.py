@@ -1,0 +1,176 @@
+"""Training and validation loss by optimizer step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import altair
+
+from touchline.domain.report import Report
+from touchline.domain.results import LossPoint, RunResult
+from touchline.report.chart import Chart
+from touchline.report.charts.curves import SMOOTH_SHARE, best, budget, smoothed, thinned
+from touchline.report.charts.parts import Row, colour, finished, followed, log_ticks, number, rows_of
+from touchline.report.inks import Ink
+from touchline.report.pictures import FELT
+
+SECTION = "training"
+_TOUCH = 12
+"""Width of the unseen line around a curve that feels the pointer."""
+
+
+def training_loss(report: Report, inks: Mapping[str, Ink]) -> Chart | None:
+    """Every run's training loss: smoothed, with the steps behind."""
+    trained = [run for run in report.runs if run.train_losses]
+    if not trained:
+        return None
+    points = budget(len(trained))
+    mean = max(2, round(points * SMOOTH_SHARE))
+    raw = [_curve(run, inks, thinned(run.train_losses, points - mean)) for run in trained]
+    smooth = [_curve(run, inks, smoothed(run.train_losses, mean)) for run in trained]
+    broken = [row for run in trained if (row := _broken(run, inks, run.train_losses)) is not None]
+    y = _loss_axis([p.loss for run in trained for p in run.train_losses], "training loss (nats per target token)")
+    lines = _lines("smooth", y, inks, width=1.8, shown=1.0)
+    figure = altair.layer(_lines("raw", y, inks, width=0.8, shown=0.2), lines, _felt("smooth", y))
+    rows: dict[str, Sequence[Row]] = {"raw": raw, "smooth": smooth}
+    caption = "Thick: mean over a twentieth of the steps; thin: single steps, of each stretch the lowest and highest."
+    if broken:
+        figure += _crosses(y, inks)
+        rows["broken"] = broken
+        caption += " Cross: from here on the loss is not a number."
+    return finished(
+        figure, rows, name="train_loss", section=SECTION, title="Training loss", caption=caption, height=280
+    )
+
+
+def validation_loss(report: Report, inks: Mapping[str, Ink]) -> Chart | None:
+    """Every run's validation loss, the lowest point of each marked."""
+    validated = [run for run in report.runs if any(math.isfinite(p.loss) for p in run.validation_losses)]
+    if not validated:
+        return None
+    limit = budget(len(validated))
+    curves = [_curve(run, inks, thinned(run.validation_losses, limit)) for run in validated]
+    lowest = [_point(run, inks, point) for run in validated if (point := best(run.validation_losses)) is not None]
+    y = _loss_axis([p.loss for run in validated for p in run.validation_losses], "validation loss (nats per token)")
+    few = sum(len(run.validation_losses) for run in validated) <= 400
+    lines = _lines("curves", y, inks, width=1.8, shown=1.0, points=few)
+    marks = (
+        rows_of("lowest")
+        .mark_point(shape="diamond", filled=True, size=95, strokeWidth=1.2)
+        .encode(
+            x=_step_axis(),
+            y=y,
+            color=colour(inks, legend=True, lines=True),
+            opacity=followed(),
+            tooltip=_told("lowest validation loss"),
+        )
+    )
+    return finished(
+        altair.layer(lines, _felt("curves", y), marks),
+        {"curves": curves, "lowest": lowest},
+        name="validation_loss",
+        section=SECTION,
+        title="Validation loss",
+        caption="Diamond: the lowest value of each run; where the curve rises after it, the run overfits.",
+        height=280,
+    )
+
+
+def _curve(run: RunResult, inks: Mapping[str, Ink], points: Sequence[LossPoint]) -> Row:
+    """One row for a whole curve, which the figure unrolls: a third of the text of a row for each point."""
+    return {
+        "run": run.name,
+        "setting": inks[run.name].label,
+        "step": [point.step for point in points],
+        "loss": [number(point.loss) for point in points],
+    }
+
+
+def _point(run: RunResult, inks: Mapping[str, Ink], point: LossPoint) -> Row:
+    return {"run": run.name, "setting": inks[run.name].label, "step": point.step, "loss": number(point.loss)}
+
+
+def _broken(run: RunResult, inks: Mapping[str, Ink], points: Sequence[LossPoint]) -> Row | None:
+    """The last number before the first loss that is none."""
+    place = next((index for index, point in enumerate(points) if not math.isfinite(point.loss)), None)
+    if place is None:
+        return None
+    before = next((point for point in reversed(points[:place]) if math.isfinite(point.loss)), None)
+    return None if before is None else _point(run, inks, before)
+
+
+def _lines(
+    name: str,
+    y: altair.Y,
+    inks: Mapping[str, Ink],
+    *,
+    width: float,
+    shown: float,
+    points: bool = False,
+) -> altair.Chart:
+    lines: altair.Chart = (
+        rows_of(name)
+        .transform_flatten(["step", "loss"])
+        .mark_line(strokeWidth=width, point={"size": 14, "filled": True} if points else False)
+        .encode(
+            x=_step_axis(),
+            y=y,
+            detail="run:N",
+            color=colour(inks, legend=True, lines=True),
+            opacity=followed(shown, shown / 8),
+        )
+    )
+    return lines
+
+
+def _felt(name: str, y: altair.Y) -> altair.Chart:
+    """Wide unseen lines that feel the pointer: thin ones are hard to hit."""
+    lines: altair.Chart = (
+        rows_of(name)
+        .transform_flatten(["step", "loss"])
+        .mark_line(strokeWidth=_TOUCH, opacity=0.001, color="#888888")
+        .properties(name=FELT)
+        .encode(x=_step_axis(), y=y, detail="run:N", tooltip=[altair.Tooltip("run:N"), altair.Tooltip("setting:N")])
+    )
+    return lines
+
+
+def _crosses(y: altair.Y, inks: Mapping[str, Ink]) -> altair.Chart:
+    crosses: altair.Chart = (
+        rows_of("broken")
+        .mark_point(shape="cross", angle=45, filled=True, size=110)
+        .encode(
+            x=_step_axis(),
+            y=y,
+            color=colour(inks, legend=True, lines=True),
+            opacity=followed(),
+            tooltip=_told("last loss that is a number"),
+        )
+    )
+    return crosses
+
+
+def _told(what: str) -> list[altair.Tooltip]:
+    return [
+        altair.Tooltip("run:N"),
+        altair.Tooltip("setting:N"),
+        altair.Tooltip("step:Q", format=","),
+        altair.Tooltip("loss:Q", format=".4~r", title=what),
+    ]
+
+
+def _step_axis() -> altair.X:
+    return altair.X("step:Q", title="optimizer step", axis=altair.Axis(format=",d", tickCount=6), scale={"nice": False})
+
+
+def _loss_axis(losses: Sequence[float], title: str) -> altair.Y:
+    """Logarithmic; linear where a loss is zero or less, which a logarithm cannot show."""
+    finite = [loss for loss in losses if math.isfinite(loss)] or [1.0]
+    low, high = min(finite), max(finite)
+    if low <= 0:
+        return altair.Y("loss:Q", title=title, scale=altair.Scale(zero=False))
+    ends = (low / 1.15, high * 1.15)
+    axis = altair.Axis(values=log_ticks(*ends), format=".3~r")
+    scale = altair.Scale(type="log", domain=[number(ends[0]), number(ends[1])], nice=False)
+    return altair.Y("loss:Q", title=f"{title}, log", scale=scale, axis=axis)

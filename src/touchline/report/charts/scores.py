@@ -1,0 +1,262 @@
+"""Scores of the runs with their intervals, and their differences to the controls."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+
+import altair
+
+from touchline.domain.analysis import Analysis, Comparison, RunScore, Shown
+from touchline.domain.report import Report
+from touchline.report.chart import Chart
+from touchline.report.charts.look import INK, MUTED, WHITE
+from touchline.report.charts.parts import Row, colour, finished, followed, number, padded, row_height, rows_of, signed
+from touchline.report.inks import Ink
+from touchline.report.words import p_text, scale_of
+
+SECTION = "findings"
+ROWS_LIMIT = 60
+"""Rows of a figure; what more runs there are stands in the table."""
+
+
+def scores(report: Report, analysis: Analysis, inks: Mapping[str, Ink]) -> Chart | None:
+    """Each run's score and interval; the control of each base model as a dashed line through its runs."""
+    by_run = {score.run: score for score in analysis.scores if score.run in inks}
+    shown, left = _chosen(_grouped(report, analysis), by_run)
+    if not shown:
+        return None
+    share = scale_of(analysis).share
+    rows = [_score_row(by_run[name], inks) for name in shown]
+    values = [end for name in shown for end in (by_run[name].low, by_run[name].value, by_run[name].high)]
+    domain = (0.0, 1.0) if share else padded(values)
+    x = altair.X(
+        "value:Q",
+        title=None if share else analysis.score,
+        scale=altair.Scale(domain=list(domain), nice=False),
+        axis=altair.Axis(format=".0%" if share else ".3~r", tickCount=5),
+    )
+    base = rows_of("scores").encode(y=_names(shown), opacity=followed(), tooltip=_score_told(share))
+    hues = colour(inks, legend=False)
+    intervals = base.mark_rule(strokeWidth=3.5, strokeCap="round").encode(x=_plain(x, "low"), x2="high:Q", color=hues)
+    points = base.mark_point(filled=True, size=75, opacity=1).encode(x=x, color=hues, shape=_shapes(inks))
+    controls = _control_lines(analysis, shown, by_run)
+    lines = (
+        rows_of("controls")
+        .mark_rule(strokeDash=[4, 3], color=MUTED)
+        .encode(x=_plain(x, "value"), y=_names(shown, field="first"), y2="last:N")
+    )
+    caption = f"{analysis.score.capitalize()}, {_methods(by_run[name] for name in shown)}."
+    if controls:
+        caption += " Dashed: the control of the same base model."
+    return finished(
+        altair.layer(*([lines] if controls else []), intervals, points),
+        {"scores": rows, **({"controls": controls} if controls else {})},
+        name=f"scores{_suffix(report, analysis)}",
+        section=SECTION,
+        title=_title(report, analysis, "Score of each run"),
+        caption=caption + left,
+        height=row_height(len(shown)) * len(shown),
+    )
+
+
+def differences(report: Report, analysis: Analysis, inks: Mapping[str, Ink]) -> Chart | None:
+    """Each run's difference to its control on the same items, with what it gained and lost."""
+    by_run = {each.run: each for each in analysis.comparisons if each.run in inks}
+    shown, left = _chosen(
+        [run.name for run in report.runs], by_run, values={n: c.difference.value for n, c in by_run.items()}
+    )
+    if not shown:
+        return None
+    share = scale_of(analysis).share
+    rows = [_difference_row(by_run[name], inks, share=share) for name in shown]
+    values = [
+        0.0,
+        *(100 * end if share else end for n in shown for end in (by_run[n].difference.low, by_run[n].difference.high)),
+    ]
+    low, high = padded(values)
+    # Room for what is written beside the intervals.
+    high += 0.14 * (high - low)
+    x = altair.X(
+        "value:Q",
+        title=f"difference to the control{' (points)' if share else ''}",
+        scale=altair.Scale(domain=[low, high], nice=False),
+        axis=signed(),
+    )
+    base = rows_of("differences").encode(y=_names(shown), opacity=followed(), tooltip=_difference_told(share))
+    hues = colour(inks, legend=False)
+    zero = rows_of("zero").mark_rule(color=INK, strokeWidth=1).encode(x=_plain(x, "zero"))
+    intervals = base.mark_rule(strokeWidth=3.5, strokeCap="round").encode(x=_plain(x, "low"), x2="high:Q", color=hues)
+    filled = base.transform_filter("datum.established").mark_point(filled=True, size=75, opacity=1)
+    hollow = base.transform_filter("!datum.established").mark_point(
+        filled=False, size=70, strokeWidth=2, opacity=1, fill=WHITE
+    )
+    flips = base.mark_text(align="left", dx=8, color=MUTED, fontSize=10).encode(x=_plain(x, "high"), text="flips:N")
+    method = next(iter(by_run.values())).difference.method
+    caption = (
+        f"Against the control on the same items, {_percent_text(analysis)} interval ({method}). Filled: established "
+        f"after Holm over {analysis.family} comparisons; ring: not established. Beside it: items gained and lost."
+    )
+    return finished(
+        altair.layer(
+            zero,
+            intervals,
+            hollow.encode(x=x, color=hues),
+            filled.encode(x=x, color=hues, shape=_shapes(inks)),
+            flips,
+        ),
+        {"differences": rows, "zero": [{"zero": 0}]},
+        name=f"differences{_suffix(report, analysis)}",
+        section=SECTION,
+        title=_title(report, analysis, "Against the control"),
+        caption=caption + left,
+        height=row_height(len(shown)) * len(shown),
+    )
+
+
+def control_rows(report: Report, analysis: Analysis) -> list[Row]:
+    """Each base model with the score of its control, for dashed lines."""
+    by_run = {score.run: score.value for score in analysis.scores}
+    models = {run.name: run.model for run in report.runs}
+    controls = dict.fromkeys(each.difference.control for each in analysis.comparisons)
+    return [
+        {"run": name, "model": models[name], "value": number(by_run[name]), "label": f"{name}"}
+        for name in controls
+        if name in by_run and name in models
+    ]
+
+
+def _grouped(report: Report, analysis: Analysis) -> list[str]:
+    """The runs, each control before those that are compared with it."""
+    of = {each.run: each.difference.control for each in analysis.comparisons}
+    names = [run.name for run in report.runs]
+    made: dict[str, None] = {}
+    for name in names:
+        control = of.get(name)
+        if control is not None and control in names and control not in made:
+            made[control] = None
+            made.update(dict.fromkeys(other for other in names if of.get(other) == control))
+        if name not in of.values() or name in made:
+            made.setdefault(name)
+    return [*made, *(name for name in names if name not in made)]
+
+
+def _chosen(
+    names: Sequence[str], known: Mapping[str, object], values: Mapping[str, float] | None = None
+) -> tuple[list[str], str]:
+    """The rows to draw, in order, and a sentence on those that are not: the highest stay."""
+    there = [name for name in names if name in known]
+    if len(there) <= ROWS_LIMIT:
+        return there, ""
+    height = values or {name: score.value for name, score in known.items() if isinstance(score, RunScore)}
+    top = set(sorted(there, key=lambda name: -height.get(name, 0.0))[:ROWS_LIMIT])
+    return [n for n in there if n in top], f" The {ROWS_LIMIT} highest of {len(there):,}; the table has all."
+
+
+def _control_lines(analysis: Analysis, shown: Sequence[str], by_run: Mapping[str, RunScore]) -> list[Row]:
+    """From the first to the last row of the runs that one control stands for."""
+    rows: list[Row] = []
+    for control in dict.fromkeys(each.difference.control for each in analysis.comparisons):
+        own = {each.run for each in analysis.comparisons if each.difference.control == control} | {control}
+        places = [name for name in shown if name in own]
+        if places and control in by_run:
+            rows.append(
+                {"run": control, "value": number(by_run[control].value), "first": places[0], "last": places[-1]}
+            )
+    return rows
+
+
+def _score_row(score: RunScore, inks: Mapping[str, Ink]) -> Row:
+    count = "" if score.proportion is None else f"{score.proportion.k:,} of {score.proportion.n:,}"
+    return {
+        "run": score.run,
+        "setting": inks[score.run].label,
+        "shape": inks[score.run].shape,
+        "value": number(score.value),
+        "low": number(score.low),
+        "high": number(score.high),
+        "count": count or f"{score.items:,} items",
+    }
+
+
+def _difference_row(each: Comparison, inks: Mapping[str, Ink], *, share: bool) -> Row:
+    found, factor = each.difference, 100 if share else 1
+    return {
+        "run": each.run,
+        "setting": inks[each.run].label,
+        "shape": inks[each.run].shape,
+        "value": number(factor * found.value),
+        "low": number(factor * found.low),
+        "high": number(factor * found.high),
+        "control": found.control,
+        "flips": f"+{found.gained:,} −{found.lost:,}",
+        "p": p_text(found.p_adjusted),
+        "shown": each.shown.value,
+        "established": each.shown in (Shown.HIGHER, Shown.LOWER),
+    }
+
+
+def _names(shown: Sequence[str], field: str = "run") -> altair.Y:
+    return altair.Y(
+        f"{field}:N", sort=None, scale=altair.Scale(domain=list(shown)), title=None, axis=altair.Axis(grid=False)
+    )
+
+
+def _plain(x: altair.X, field: str) -> altair.X:
+    """The same axis for another field."""
+    other = x.copy()
+    other.shorthand = f"{field}:Q"
+    return other
+
+
+def _shapes(inks: Mapping[str, Ink]) -> altair.Shape:
+    names = list(dict.fromkeys(ink.shape for ink in inks.values()))
+    return altair.Shape("shape:N", scale=altair.Scale(domain=names, range=names), legend=None)
+
+
+def _score_told(share: bool) -> list[altair.Tooltip]:
+    form = ".1%" if share else ".4~r"
+    return [
+        altair.Tooltip("run:N"),
+        altair.Tooltip("setting:N"),
+        altair.Tooltip("value:Q", format=form, title="score"),
+        altair.Tooltip("low:Q", format=form, title="from"),
+        altair.Tooltip("high:Q", format=form, title="to"),
+        altair.Tooltip("count:N", title="right"),
+    ]
+
+
+def _difference_told(share: bool) -> list[altair.Tooltip]:
+    form = "+.1f" if share else "+.4~r"
+    return [
+        altair.Tooltip("run:N"),
+        altair.Tooltip("control:N"),
+        altair.Tooltip("value:Q", format=form, title="difference"),
+        altair.Tooltip("low:Q", format=form, title="from"),
+        altair.Tooltip("high:Q", format=form, title="to"),
+        altair.Tooltip("flips:N", title="gained, lost"),
+        altair.Tooltip("p:N", title="Holm"),
+        altair.Tooltip("shown:N"),
+    ]
+
+
+def _methods(found: object) -> str:
+    scores = list(found)  # type: ignore[call-overload]
+    kinds = dict.fromkeys(f"{100 * score.coverage:g} % interval ({score.method})" for score in scores)
+    return ", ".join(kinds)
+
+
+def _percent_text(analysis: Analysis) -> str:
+    return f"{100 * analysis.comparisons[0].difference.coverage:g} %"
+
+
+def _suffix(report: Report, analysis: Analysis) -> str:
+    """Nothing for the experiment's own score, which comes first; a name of a file for all others."""
+    if report.analyses and analysis is report.analyses[0]:
+        return ""
+    return "_" + re.sub(r"[^A-Za-z0-9]+", "_", f"{analysis.task}_{analysis.score}").strip("_").lower()[:60]
+
+
+def _title(report: Report, analysis: Analysis, title: str) -> str:
+    """Of further tasks with their name."""
+    return title if not _suffix(report, analysis) else f"{title}: {analysis.task}, {analysis.score}"

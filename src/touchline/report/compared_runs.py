@@ -1,0 +1,110 @@
+"""Which run of one experiment stands against which of another: the one of the same condition and seed.
+
+A condition is told by the settings that vary within an experiment and have values that the experiments share. Where
+several runs of one are of a condition, because it varies what the other does not, nothing says which is meant.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from touchline.domain.compared import NotCompared, Side
+from touchline.domain.results import RunResult
+from touchline.domain.runs import ControlKind, RunKind
+from touchline.report.compared_settings import MODEL, SEED
+from touchline.report.words import level_words, listed
+
+Condition = tuple[tuple[str, str], ...]
+"""What tells a condition: (key, value), and first of all what a control is for."""
+_KIND = "kind"
+_KINDS = {"base": "control", "noop": "no-op control", "shuffled": "shuffled labels"}
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """A run of a later experiment, and the one run of the first that it is held against."""
+
+    condition: Condition
+    side: Side
+    run: RunResult
+    reference: RunResult
+
+    @property
+    def words(self) -> str:
+        """The condition, with the seed."""
+        return condition_words(self.condition)
+
+    @property
+    def is_asked_about(self) -> bool:
+        """Whether the experiments are about it: a fine-tuned run that is no control."""
+        return not is_control(self.run) and self.run.control is None
+
+
+def conditions_of(sides: Sequence[Side], keys: Sequence[str]) -> dict[Condition, list[list[RunResult]]]:
+    """By condition, for each experiment, its runs; in the order of the first experiment that has them."""
+    found: dict[Condition, list[list[RunResult]]] = {}
+    for number, side in enumerate(sides):
+        for run in side.runs:
+            settings = side.settings.get(run.name, {})
+            # A control has no training: only its model, its data and what it is for tell it from others.
+            asked = [key for key in keys if not (is_control(run) and key.startswith(("train.", SEED)))]
+            kind = ((_KIND, _kind(run)),) if is_control(run) or run.control is not None else ()
+            key = (*kind, *((each, settings[each]) for each in asked if each in settings))
+            found.setdefault(key, [[] for _ in sides])[number].append(run)
+    return found
+
+
+def matches_of(
+    sides: Sequence[Side], conditions: dict[Condition, list[list[RunResult]]], keys: Sequence[str]
+) -> tuple[list[Match], list[NotCompared]]:
+    """Runs that stand against one of the first experiment, and conditions of which nobody can tell what goes together.
+
+    Args:
+        sides: the experiments.
+        conditions: `conditions_of` them.
+        keys: the settings that conditions are told by.
+    """
+    matches: list[Match] = []
+    refusals: list[NotCompared] = []
+    for key, runs in conditions.items():
+        for side, own in zip(sides[1:], runs[1:], strict=True):
+            if len(own) == 1 and len(runs[0]) == 1:
+                matches.append(Match(key, side, own[0], runs[0][0]))
+            elif own and runs[0]:
+                reason = _several(sides[0], runs[0], side, own, keys)
+                refusals.append(NotCompared(condition=condition_words(key), experiment=side.label, reason=reason))
+    return matches, refusals
+
+
+def _several(
+    first: Side, ones: Sequence[RunResult], side: Side, others: Sequence[RunResult], keys: Sequence[str]
+) -> str:
+    """Why nothing tells which of several runs belong together."""
+    apart: dict[str, None] = {}
+    for each, runs in ((first, ones), (side, others)):
+        settings = [each.settings.get(run.name, {}) for run in runs]
+        for key in sorted(set().union(*settings)):
+            if key not in keys and len({one.get(key) for one in settings}) > 1:
+                apart[key] = None
+    why = f", which differ in {listed(list(apart))}" if apart else ", which differ in nothing that is known"
+    return f"{len(ones)} of {first.label} and {len(others)} of {side.label} are of this condition{why}"
+
+
+def is_control(run: RunResult) -> bool:
+    """Whether it trains nothing."""
+    return run.kind is RunKind.CONTROL
+
+
+def _kind(run: RunResult) -> str:
+    return (run.control or ControlKind.BASE).value
+
+
+def condition_words(key: Sequence[tuple[str, str]]) -> str:
+    """`base model: SmolLM2`; `SmolLM2, rank 64, seed 1`."""
+    kind = "".join(f"{_KINDS[value]}: " for each, value in key if each == _KIND)
+    return kind + ", ".join(_one(each, value) for each, value in key if each != _KIND)
+
+
+def _one(key: str, value: str) -> str:
+    return value if key == MODEL else f"seed {value}" if key == SEED else level_words(key, value)

@@ -1,0 +1,141 @@
+"""Estimate against actual: each figure of the plan beside what was measured of the same thing.
+
+Two figures are held against each other only where they are of one kind: memory of the process is no memory allocated,
+and the time of a training that was killed and went on holds work that was done twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+
+from touchline.domain.plan import Plan, PlannedRun
+from touchline.domain.quantity import Measured, Missing, Quantity
+from touchline.domain.report import EstimateRow
+from touchline.domain.results import RunResult
+from touchline.domain.runs import RunKind
+from touchline.domain.status import TrainingOutcome
+from touchline.domain.verification import RunStorage, Verification
+from touchline.report.facts import evaluation_seconds
+from touchline.report.words import count, finite
+from touchline.units import GIB_IN
+
+CLOCK_TICK = 1.0
+"""Seconds that the times in an .eval log are rounded to."""
+TRAINING, STEP, EVALUATION, MEMORY, DISK = "training", "seconds per step", "evaluation", "peak memory", "disk"
+
+
+def estimate_rows(
+    plan: Plan | None,
+    runs: Sequence[RunResult],
+    performance: Mapping[str, Mapping[str, Measured]],
+    verification: Verification,
+) -> tuple[EstimateRow, ...]:
+    """Every figure that the plan or a measurement has, by run.
+
+    Args:
+        plan: the plan; none where nobody planned.
+        runs: what was measured.
+        performance: `RunMetrics.performance_metrics` by run.
+        verification: what the runs take on disk.
+    """
+    if plan is None:
+        return ()
+    planned = {run.name: run for run in plan.runs}
+    storage = {each.run: each for each in verification.storage.runs}
+    return tuple(
+        row
+        for run in runs
+        if run.name in planned
+        for row in _rows(planned[run.name], run, performance.get(run.name, {}), storage.get(run.name))
+        if not (isinstance(row.predicted, Missing) and isinstance(row.measured, Missing))
+    )
+
+
+def _rows(
+    planned: PlannedRun, run: RunResult, performance: Mapping[str, Measured], storage: RunStorage | None
+) -> Iterator[EstimateRow]:
+    evaluation = _evaluation(run, planned.evaluate_seconds)
+    if run.kind is RunKind.CONTROL:
+        yield evaluation
+        return
+    lasted, clean = _training(run)
+    yield _row(run.name, TRAINING, planned.train_seconds, lasted, comparable=clean)
+    pace = performance.get("seconds_per_step", Missing(missing="no step has been measured"))
+    yield _row(run.name, STEP, planned.seconds_per_step, pace)
+    yield evaluation
+    yield _memory(run.name, planned.peak_memory, run.peak_memory)
+    whole = run.outcome is TrainingOutcome.COMPLETE
+    taken: Measured = Missing(missing="nothing was read from disk" if whole else "the training is not complete")
+    if whole and storage is not None and storage.total_bytes > 0:
+        taken = Quantity(value=storage.total_bytes, unit="B", aggregation="sum", method="the run's folder")
+    forecast = planned.disk if storage is None or isinstance(storage.forecast, Missing) else storage.forecast
+    yield _row(run.name, DISK, _in_bytes(forecast), taken)
+
+
+def _row(run: str, quantity: str, predicted: Measured, found: Measured, *, comparable: bool = True) -> EstimateRow:
+    measured = finite(found)
+    return EstimateRow(
+        run=run,
+        quantity=quantity,
+        predicted=predicted,
+        measured=measured,
+        inside=_inside(predicted, measured) if comparable else None,
+    )
+
+
+def _evaluation(run: RunResult, predicted: Measured) -> EstimateRow:
+    """All evaluations on record; their logs count whole seconds, so that each may be off by one."""
+    row = _row(run.name, EVALUATION, predicted, evaluation_seconds(run))
+    if row.inside is not False or isinstance(row.measured, Missing) or isinstance(predicted, Missing):
+        return row
+    rounding = CLOCK_TICK * max(len(run.evaluations) + len(run.other_evaluations), 1)
+    low, high = row.measured.value - rounding, row.measured.value + rounding
+    ends = predicted.low, predicted.high
+    return replace(row, inside=None not in ends and low <= (ends[1] or 0.0) and high >= (ends[0] or 0.0))
+
+
+def _inside(predicted: Measured, measured: Measured) -> bool | None:
+    if isinstance(predicted, Missing) or isinstance(measured, Missing):
+        return None
+    if predicted.low is None or predicted.high is None or predicted.unit != measured.unit:
+        return None
+    return predicted.low <= measured.value <= predicted.high
+
+
+def _training(run: RunResult) -> tuple[Measured, bool]:
+    """How long the training lasted, and whether that is the time of one training without breaks."""
+    counted = [each for each in run.attempt_list if not each.superseded]
+    known = [each.seconds for each in counted if isinstance(each.seconds, Quantity)]
+    if not counted:
+        return run.train_seconds, False
+    if len(known) < len(counted):
+        return Missing(missing="an attempt's length is not known"), False
+    method = "its clock" if len(counted) == 1 else f"sum of {count(len(counted), 'attempt')}"
+    lasted = Quantity(value=sum(each.value for each in known), unit="s", aggregation="sum", method=method)
+    return lasted, len(counted) == 1 and run.outcome is TrainingOutcome.COMPLETE
+
+
+def _memory(run: str, predicted: Measured, found: Measured) -> EstimateRow:
+    """Memory in the plan's unit; compared where both are of one kind."""
+    measured = found
+    if isinstance(found, Quantity) and isinstance(predicted, Quantity):
+        measured = _in_unit(found, predicted.unit)
+    same = (
+        isinstance(predicted, Quantity)
+        and isinstance(measured, Quantity)
+        and (predicted.kind, predicted.phase) == (measured.kind, measured.phase)
+    )
+    return _row(run, MEMORY, predicted, measured, comparable=same)
+
+
+def _in_unit(value: Quantity, unit: str) -> Quantity:
+    if value.unit == unit or value.unit not in GIB_IN or unit not in GIB_IN:
+        return value
+    factor = GIB_IN[value.unit] / GIB_IN[unit]
+    low, high = (None if end is None else end * factor for end in (value.low, value.high))
+    return replace(value, value=value.value * factor, unit=unit, low=low, high=high)
+
+
+def _in_bytes(value: Measured) -> Measured:
+    return value if isinstance(value, Missing) else _in_unit(value, "B")

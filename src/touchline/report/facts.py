@@ -1,0 +1,238 @@
+"""What a report says of a run beside its result: its control, its cost, where its numbers stand, what to heed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+
+from touchline.domain.analysis import Analysis
+from touchline.domain.plan import Plan
+from touchline.domain.quantity import Measured, Missing, Quantity
+from touchline.domain.report import AnswerCounts, Gathered, RunFacts
+from touchline.domain.results import EvaluationRecord, LossPoint, RunResult
+from touchline.domain.runs import ControlKind, RunKind
+from touchline.domain.status import JobState, TrainingOutcome
+from touchline.report.words import bare, count, finite, relative, settings_words
+from touchline.units import seconds_to_hours
+
+RISEN = 1.05
+"""A validation loss that ends this many times above its lowest is told: less is within its noise."""
+CUT = frozenset({"max_tokens", "length", "model_length"})
+"""Reasons of an answer's end that mean: it was cut."""
+_NOT_EVALUATED = Missing(missing="not evaluated")
+
+
+def run_facts(gathered: Gathered, analysis: Analysis | None, answers: Sequence[AnswerCounts]) -> tuple[RunFacts, ...]:
+    """The facts of every run, in order.
+
+    Args:
+        gathered: what was read.
+        analysis: of the experiment's own task; none where nothing was evaluated.
+        answers: how the answers look.
+    """
+    gpus = devices_of(gathered.plan)
+    hours = {run.name: device_hours(run, gpus) for run in gathered.runs}
+    scores = {} if analysis is None else {score.run: score.value for score in analysis.scores}
+    front = pareto(gathered.runs, scores, hours)
+    controls = controls_of(gathered, analysis)
+    saturated = set() if analysis is None else {score.run for score in analysis.scores if score.saturated}
+    by_run: dict[str, list[AnswerCounts]] = {}
+    for each in answers:
+        by_run.setdefault(each.run, []).append(each)
+    return tuple(
+        RunFacts(
+            run=run.name,
+            settings=settings_words(run.levels),
+            gpus=gpus,
+            device_hours=hours[run.name],
+            tokens_per_second_per_gpu=_per_device(run.tokens_per_second, gpus),
+            control=controls.get(run.name),
+            files=tuple(gathered.files.get(run.name, ())),
+            is_pareto=run.name in front,
+            notes=tuple(_flags(run, run.name in saturated, by_run.get(run.name, []))),
+        )
+        for run in gathered.runs
+    )
+
+
+def devices_of(plan: Plan | None) -> int:
+    """GPUs that a run trained on; a processor counts as one device, and so does what nobody told of."""
+    return max(plan.gpus_per_run, 1) if plan is not None and plan.machine.kind == "gpu" else 1
+
+
+def device_word(plan: Plan | None) -> str:
+    """`GPU`, `processor`, or `device` where nobody told."""
+    return "device" if plan is None else "GPU" if plan.machine.kind == "gpu" else "processor"
+
+
+def is_base_control(run: RunResult) -> bool:
+    """Whether a run is the base model itself, untrained."""
+    return run.kind is RunKind.CONTROL and run.control in (None, ControlKind.BASE)
+
+
+def is_asked_about(run: RunResult) -> bool:
+    """Whether a run is what the experiment is about, and no control of any kind."""
+    return run.kind is RunKind.FINE_TUNED and run.control is None
+
+
+def is_failed_exit(run: RunResult) -> bool:
+    """Whether a training is complete though its job did not end well; the exit code is reported, not believed."""
+    state = run.job_state
+    ended_badly = state is not None and state.ended and state is not JobState.COMPLETED
+    return run.kind is RunKind.FINE_TUNED and run.outcome is TrainingOutcome.COMPLETE and ended_badly
+
+
+def controls_of(gathered: Gathered, analysis: Analysis | None) -> dict[str, str]:
+    """Each run's control: the one that it was compared with, else that of its base model and dataset."""
+    bases = {(run.model, gathered.datasets.get(run.name)): run.name for run in gathered.runs if is_base_control(run)}
+    found = {
+        run.name: control
+        for run in gathered.runs
+        if not is_base_control(run) and (control := bases.get((run.model, gathered.datasets.get(run.name)))) is not None
+    }
+    compared = () if analysis is None else analysis.comparisons
+    return found | {each.run: each.difference.control for each in compared}
+
+
+def device_hours(run: RunResult, gpus: int) -> Measured:
+    """Duration of all attempts times devices, in h; of a control that of its evaluations."""
+    if run.kind is RunKind.CONTROL:
+        return _hours(evaluation_seconds(run), gpus)
+    lasted = [each.seconds for each in run.attempt_list]
+    known = [each for each in lasted if isinstance(each, Quantity) and math.isfinite(each.value)]
+    if not known:
+        return _hours(finite(run.train_seconds), gpus)
+    untold = len(lasted) - len(known)
+    method = count(len(known), "attempt") + (f"; {untold} of unknown length not counted" if untold else "")
+    seconds = Quantity(value=math.fsum(each.value for each in known), unit="s", aggregation="sum", method=method)
+    return _hours(seconds, gpus)
+
+
+def evaluation_seconds(run: RunResult) -> Measured:
+    """Wall time of all evaluations on record, of every checkpoint and task."""
+    records = (*run.evaluations, *run.other_evaluations)
+    if not records:
+        return run.evaluate_seconds if isinstance(run.evaluate_seconds, Quantity) else _NOT_EVALUATED
+    seconds = math.fsum(record.seconds for record in records)
+    return Quantity(value=seconds, unit="s", aggregation="sum", method=count(len(records), "evaluation"))
+
+
+def all_device_hours(runs: Sequence[RunResult], gpus: int) -> Measured:
+    """Hours of devices over everything: all attempts at trainings, and all evaluations."""
+    parts: list[Quantity] = []
+    untold = 0
+    for run in runs:
+        training = device_hours(run, gpus)
+        evaluation = _hours(evaluation_seconds(run), gpus) if run.kind is RunKind.FINE_TUNED else _NOT_EVALUATED
+        parts += [part for part in (training, evaluation) if isinstance(part, Quantity)]
+        untold += isinstance(training, Missing)
+    if not parts:
+        return Missing(missing="no time was measured")
+    method = "all attempts and evaluations" + (f"; {count(untold, 'run')} without a time not counted" if untold else "")
+    return Quantity(value=math.fsum(part.value for part in parts), unit="h", aggregation="sum", method=method)
+
+
+def pareto(runs: Sequence[RunResult], scores: Mapping[str, float], hours: Mapping[str, Measured]) -> frozenset[str]:
+    """Runs that no other one of their base model beats in score for the same or less device time."""
+    front: set[str] = set()
+    by_model: dict[str, list[tuple[float, float, str]]] = {}
+    for run in runs:
+        spent = hours[run.name]
+        if is_asked_about(run) and run.name in scores and isinstance(spent, Quantity):
+            by_model.setdefault(run.model, []).append((spent.value, -scores[run.name], run.name))
+    for points in by_model.values():
+        best = math.inf
+        cheapest = math.inf
+        for cost, negative, name in sorted(points):
+            # Equals in both stand on the front together.
+            if negative < best or (negative == best and cost == cheapest):
+                best, cheapest = negative, cost
+                front.add(name)
+    return frozenset(front)
+
+
+def answer_counts(runs: Sequence[RunResult]) -> tuple[AnswerCounts, ...]:
+    """How the answers of every evaluation look: empty, cut, failed, readable."""
+    return tuple(_counted(run.name, record) for run in runs for record in (*run.evaluations, *run.other_evaluations))
+
+
+def _counted(run: str, record: EvaluationRecord) -> AnswerCounts:
+    told_end = [sample.stop for sample in record.samples if sample.stop is not None]
+    told_parse = [sample.parsed for sample in record.samples if sample.parsed is not None]
+    return AnswerCounts(
+        run=run,
+        checkpoint=record.checkpoint,
+        task=record.task,
+        answers=len(record.samples),
+        empty=sum(not sample.output.strip() and sample.error is None for sample in record.samples),
+        cut=sum(stop in CUT for stop in told_end) if told_end else None,
+        errors=sum(sample.error is not None for sample in record.samples),
+        parsed=sum(told_parse) if told_parse else None,
+    )
+
+
+def lowest(points: Sequence[LossPoint]) -> LossPoint | None:
+    """The lowest finite loss after the first step; the earliest of equals."""
+    known = [point for point in points if point.step > 0 and math.isfinite(point.loss)]
+    return min(known, key=lambda point: point.loss, default=None)
+
+
+def risen(run: RunResult) -> tuple[LossPoint, LossPoint] | None:
+    """The lowest and the last validation loss, where the last is clearly above the lowest."""
+    best = lowest(run.validation_losses)
+    last = next((point for point in reversed(run.validation_losses) if math.isfinite(point.loss)), None)
+    if best is None or last is None or last.step <= best.step or last.loss < RISEN * best.loss:
+        return None
+    return best, last
+
+
+def not_finite(run: RunResult) -> int:
+    """Losses that are no numbers."""
+    return sum(not math.isfinite(point.loss) for point in (*run.train_losses, *run.validation_losses))
+
+
+def _flags(run: RunResult, is_saturated: bool, answers: Sequence[AnswerCounts]) -> Iterator[str]:
+    rise = risen(run)
+    if rise is not None:
+        best, last = rise
+        yield (
+            f"overfitting: validation loss {best.loss:.4g} at step {best.step:,}, "
+            f"{relative(last.loss, best.loss)} at the end"
+        )
+    if bad := not_finite(run):
+        yield f"{count(bad, 'loss', 'losses')} not a number"
+    if is_saturated:
+        yield "saturated: near the top of the scale"
+    for each in answers:
+        what = (
+            (each.empty, "empty"),
+            (each.cut or 0, "cut at the token limit"),
+            (each.errors, "not generated"),
+            (0 if each.parsed is None else each.answers - each.errors - each.parsed, "without a readable answer"),
+        )
+        told = [f"{number:,} {kind}" for number, kind in what if number > 0]
+        if told:
+            yield f"{each.task}, {each.checkpoint}: of {count(each.answers, 'answer')} {', '.join(told)}"
+
+
+def _per_device(value: Measured, gpus: int) -> Measured:
+    known = finite(value)
+    if isinstance(known, Missing) or gpus == 1:
+        return known
+    how = f"{bare(known)} over {gpus} GPUs"
+    return Quantity(
+        value=known.value / gpus,
+        unit=known.unit,
+        token_unit=known.token_unit,
+        aggregation=known.aggregation,
+        method=f"{known.method}; {how}" if known.method else how,
+        where=known.where,
+    )
+
+
+def _hours(seconds: Measured, gpus: int) -> Measured:
+    if isinstance(seconds, Missing):
+        return seconds
+    return Quantity(
+        value=seconds_to_hours(seconds.value) * gpus, unit="h", aggregation=seconds.aggregation, method=seconds.method
+    )

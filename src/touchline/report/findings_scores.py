@@ -1,0 +1,272 @@
+"""Sentences about scores: runs against their controls, effects of factors, and the limits of both.
+
+Two questions stay apart. "Is this checkpoint better than its control?" is answered by the items. "Does rank 64 do
+better than rank 4?" is about the setting and is answered by training seeds; with one seed it stays open, and the
+sentence says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from touchline.domain.analysis import Analysis, Comparison, Contrast, FactorEffect, RunScore, Shown
+from touchline.domain.quantity import Missing, Quantity
+from touchline.domain.report import Statement
+from touchline.domain.results import RunResult
+from touchline.domain.runs import ControlKind
+from touchline.report.facts import is_asked_about
+from touchline.report.words import Scale, count, factor_words, level_words, listed, p_text, scale_of
+
+CONTROL, CONTROLS, LIMITS = "Against the control", "Other controls", "Limits"
+POWER_WORDS = "at 80 % power"
+_ONE_SEED = "one seed"
+"""How a note begins that every contrast of a single seed says by itself."""
+MANY = 24
+"""Single comparisons that are told one by one; of more only the summary and the ends are."""
+
+
+def control_summary(analysis: Analysis, runs: Mapping[str, RunResult], where: Sequence[str] = ()) -> Statement | None:
+    """What may be said of all declared comparisons together; none where there is none."""
+    family = [each for each in analysis.comparisons if is_asked_about(runs[each.run])]
+    if not family:
+        return None
+    if len(family) == 1:
+        return _single(analysis, family[0], where)
+    scale = scale_of(analysis)
+    by_shown = {shown: [each for each in family if each.shown is shown] for shown in Shown}
+    for shown, word in ((Shown.HIGHER, "higher"), (Shown.LOWER, "lower")):
+        if len(by_shown[shown]) == len(family):
+            family_words = count(analysis.family, "comparison")
+            text = (
+                f"{_all(len(family))} fine-tuned runs score {word} than {_their_controls(family)}"
+                f"{_same_items(analysis)}: {_ends(family, scale)}; {_worst_p(family)} after Holm over "
+                f"{family_words}."
+            )
+            return Statement(topic=CONTROL, text=text, shown=shown, where=tuple(where))
+    parts = [
+        f"{len(by_shown[shown])} {'score' if len(by_shown[shown]) != 1 else 'scores'} {word} than "
+        f"{'their controls' if len(by_shown[shown]) != 1 else 'its control'} "
+        f"({listed([each.run for each in by_shown[shown]])})"
+        for shown, word in ((Shown.HIGHER, "higher"), (Shown.LOWER, "lower"))
+        if by_shown[shown]
+    ]
+    open_ = [*by_shown[Shown.NOT_ESTABLISHED], *by_shown[Shown.NOT_TESTABLE]]
+    if open_:
+        parts.append(f"for {len(open_)} a difference is not established ({listed([each.run for each in open_])})")
+    if len(open_) == len(family):
+        none = "neither" if len(family) == 2 else "none"
+        text = (
+            f"For {none} of the {len(family)} fine-tuned runs is a difference from its control established"
+            f"{_same_items(analysis)}: {_ends(family, scale)}; p values after Holm over "
+            f"{count(analysis.family, 'comparison')}."
+        )
+        return Statement(topic=CONTROL, text=text, shown=Shown.NOT_ESTABLISHED, where=tuple(where))
+    text = (
+        f"Of {len(family)} fine-tuned runs{_same_items(analysis)}, {'; '.join(parts)}; p values after Holm over "
+        f"{count(analysis.family, 'comparison')}."
+    )
+    return Statement(topic=CONTROL, text=text, where=tuple(where))
+
+
+def control_findings(
+    analysis: Analysis, runs: Mapping[str, RunResult], where: Mapping[str, Sequence[str]]
+) -> Iterator[Statement]:
+    """Every run against its control, each with its numbers; the declared ones first, then the other controls."""
+    family = [each for each in analysis.comparisons if is_asked_about(runs[each.run])]
+    everything = [path for each in family[:MANY] for path in where.get(each.run, ())]
+    summary = control_summary(analysis, runs, everything)
+    if summary is not None and len(family) > 1:
+        yield summary
+    for each in family if len(family) <= MANY else ():
+        yield _single(analysis, each, where.get(each.run, ()))
+    for each in analysis.comparisons:
+        if not is_asked_about(runs[each.run]):
+            yield _other_control(analysis, each, runs[each.run], where.get(each.run, ()))
+
+
+def _single(analysis: Analysis, each: Comparison, where: Sequence[str]) -> Statement:
+    scale, difference = scale_of(analysis), each.difference
+    own = next((score for score in analysis.scores if score.run == each.run), None)
+    found = (
+        f"{scale.difference(difference.value)} ({scale.ends(difference.low, difference.high)}); "
+        f"{_flips(analysis, each)}, {p_text(difference.p_adjusted)}"
+        f"{f' after Holm over {analysis.family} comparisons' if analysis.family > 1 else ''}"
+    )
+    score = "" if own is None else f"{_score(own, scale, analysis)}, "
+    if each.shown in (Shown.HIGHER, Shown.LOWER):
+        text = f"{each.run} scores {each.shown.value} than its control {difference.control}: {score}{found}."
+    else:
+        text = (
+            f"A difference between {each.run} and its control {difference.control} is not established: {score}{found}."
+            f"{_alone(difference.low, difference.high)}{_smallest(each, scale)}"
+        )
+    return Statement(topic=CONTROL, text=text, shown=each.shown, where=tuple(where))
+
+
+def _other_control(analysis: Analysis, each: Comparison, run: RunResult, where: Sequence[str]) -> Statement:
+    """A no-op adapter must score as the base does; what shuffled labels gain is form and not the task."""
+    scale, difference = scale_of(analysis), each.difference
+    numbers = (
+        f"{scale.difference(difference.value)} ({scale.ends(difference.low, difference.high)}) against "
+        f"{difference.control}; {_flips(analysis, each)}"
+    )
+    if run.control is ControlKind.NO_OP:
+        same = difference.gained == difference.lost == 0
+        text = (
+            f"The no-op adapter {each.run} answers as the base does, item by item: loading adapters changes nothing."
+            if same
+            else f"The no-op adapter {each.run} does not score as the base does: {numbers}. Loading an adapter changes "
+            "answers here, and every difference on this page may hold as much of that."
+        )
+    else:
+        text = (
+            f"Trained on shuffled answers, {each.run} scores {numbers}. As much of a gain is form and not the task; "
+            "it is no part of the declared comparisons."
+        )
+    return Statement(topic=CONTROLS, text=text, shown=each.shown, where=tuple(where))
+
+
+def factor_findings(analysis: Analysis) -> Iterator[Statement]:
+    """Every contrast of every factor, with what the seeds allow to be said of it."""
+    scale = scale_of(analysis)
+    for effect in analysis.effects:
+        for contrast in effect.contrasts:
+            yield contrast_statement(effect, contrast, scale)
+
+
+def contrast_statement(effect: FactorEffect, contrast: Contrast, scale: Scale) -> Statement:
+    """One contrast in words."""
+    level, reference = level_words(contrast.factor, contrast.level), level_words(contrast.factor, contrast.reference)
+    also = (
+        f" It changes together with {listed([factor_words(other) for other in effect.confounded_with])}, so that this "
+        "is the effect of both."
+        if effect.confounded_with
+        else ""
+    )
+    if contrast.value is None:
+        why = contrast.reason or "no condition was evaluated at both"
+        text = f"A difference between {level} and {reference} cannot be tested: {why}.{also}"
+        return Statement(topic=effect.factor, text=text, shown=Shown.NOT_TESTABLE)
+    seeds = "1 training seed" if contrast.seeds == 1 else f"{contrast.seeds} training seeds"
+    over = f", averaged over {contrast.strata} conditions" if contrast.strata > 1 else ""
+    if contrast.shown in (Shown.HIGHER, Shown.LOWER):
+        text = (
+            f"{_capital(level)} scores {contrast.shown.value} than {reference}: {_with_ends(contrast, scale)} over "
+            f"{seeds}{over}; {p_text(contrast.p_adjusted if contrast.p_adjusted is not None else 1.0)} after Holm."
+        )
+    else:
+        text = (
+            f"A difference between {level} and {reference} is not established: {_with_ends(contrast, scale)} over "
+            f"{seeds}{over}{_p_of(contrast)}.{_because(contrast)}{_alone(contrast.low, contrast.high)}"
+            f"{_smallest_effect(contrast, scale)}"
+        )
+    return Statement(topic=effect.factor, text=text + also, shown=contrast.shown)
+
+
+def limit_findings(analysis: Analysis) -> Iterator[Statement]:
+    """What a reader must know before believing the numbers above."""
+    for note in analysis.notes:
+        if note.startswith(_ONE_SEED) and analysis.effects:
+            continue
+        yield Statement(topic=LIMITS, text=_sentence(note))
+    for refusal in analysis.refusals:
+        text = f"{refusal.run} is not compared with {refusal.other}: {refusal.reason.rstrip('.')}."
+        yield Statement(topic=LIMITS, text=text, shown=Shown.NOT_TESTABLE)
+
+
+def _score(own: RunScore, scale: Scale, analysis: Analysis) -> str:
+    k_of_n = f"{own.proportion.k:,} of {own.proportion.n:,}; " if own.proportion is not None else ""
+    return f"{analysis.score} {scale.value(own.value)} ({k_of_n}{scale.span(own.low, own.high)})"
+
+
+def _flips(analysis: Analysis, each: Comparison) -> str:
+    gained, lost = ("gained", "lost") if analysis.binary else ("rose", "fell")
+    return f"{count(each.difference.gained, 'item')} {gained}, {each.difference.lost:,} {lost}"
+
+
+def _alone(low: float | None, high: float | None) -> str:
+    """What a reader would wonder at: an interval without 0 beside `not established`."""
+    if low is None or high is None or low <= 0 <= high:
+        return ""
+    return " The interval, which is that of this difference alone, excludes 0; the test, after Holm over all, does not."
+
+
+def _smallest(each: Comparison, scale: Scale) -> str:
+    if isinstance(each.smallest, Missing):
+        return ""
+    return f" These items would have shown {scale.size(each.smallest.value)} {POWER_WORDS}."
+
+
+def _smallest_effect(contrast: Contrast, scale: Scale) -> str:
+    if not isinstance(contrast.smallest, Quantity):
+        return ""
+    if scale.share and contrast.smallest.value > 1:
+        return f" {contrast.seeds} seeds, spread as these are, could have shown no difference at all."
+    return (
+        f" {contrast.seeds} seeds, spread as these are, would have shown {scale.size(contrast.smallest.value)} "
+        f"{POWER_WORDS}."
+    )
+
+
+def _with_ends(contrast: Contrast, scale: Scale) -> str:
+    value = 0.0 if contrast.value is None else contrast.value
+    if contrast.low is not None and contrast.high is not None:
+        crossed = (
+            f"; seeds and items drawn anew {scale.ends(contrast.crossed_low, contrast.crossed_high)}"
+            if contrast.crossed_low is not None and contrast.crossed_high is not None
+            else ""
+        )
+        return f"{scale.difference(value)} ({scale.ends(contrast.low, contrast.high)}, {contrast.method}{crossed})"
+    if contrast.items_low is not None and contrast.items_high is not None:
+        return f"{scale.difference(value)} (by the items alone {scale.ends(contrast.items_low, contrast.items_high)})"
+    return scale.difference(value)
+
+
+def _p_of(contrast: Contrast) -> str:
+    return "" if contrast.p_adjusted is None else f"; {p_text(contrast.p_adjusted)} after Holm"
+
+
+def _because(contrast: Contrast) -> str:
+    """Why no more may be said; where seeds were compared the smallest difference says it."""
+    return f" {_sentence(contrast.reason)}" if contrast.reason and contrast.low is None else ""
+
+
+def _same_items(analysis: Analysis) -> str:
+    numbers = {score.items for score in analysis.scores}
+    return f" on the same {numbers.pop():,} items" if len(numbers) == 1 else ""
+
+
+def _their_controls(family: Sequence[Comparison]) -> str:
+    names = list(dict.fromkeys(each.difference.control for each in family))
+    return f"the control {names[0]}" if len(names) == 1 else "the controls of their base models"
+
+
+def _ends(family: Sequence[Comparison], scale: Scale) -> str:
+    ordered = sorted(family, key=lambda each: each.difference.value)
+    if ordered[0].difference.value == ordered[-1].difference.value:
+        d = ordered[0].difference
+        return f"each {scale.difference(d.value)} ({scale.ends(d.low, d.high)}; {ordered[0].run})"
+    low, high = (
+        f"{scale.difference(d.value)} ({scale.ends(d.low, d.high)}; {each.run})"
+        for each in (ordered[0], ordered[-1])
+        for d in (each.difference,)
+    )
+    return f"from {low} to {high}"
+
+
+def _worst_p(family: Sequence[Comparison]) -> str:
+    return f"each {p_text(max(each.difference.p_adjusted for each in family))}".replace("=", "at most")
+
+
+def _all(number: int) -> str:
+    return "Both" if number == 2 else f"All {number:,}"
+
+
+def _capital(text: str) -> str:
+    """A setting at a sentence's beginning; a model's name stays as it is written."""
+    return text[:1].upper() + text[1:] if text[:1].islower() and " " in text else text
+
+
+def _sentence(text: str) -> str:
+    stripped = text.strip().rstrip(".")
+    return f"{stripped[:1].upper()}{stripped[1:]}." if stripped else ""

@@ -1,0 +1,218 @@
+"""Sentences about losses, times and cost: what was measured, and that no test stands behind it.
+
+A loss of one seed describes one checkpoint, and a duration one job on one machine beside whatever else ran there. So
+differences are told with their numbers, pair by pair of runs that differ in one factor alone, and what else differs
+between the two (a batch size that memory chose) is named.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+
+from touchline.domain.analysis import Analysis, Shown
+from touchline.domain.collected import RunMetrics, Setting
+from touchline.domain.quantity import Measured, Quantity
+from touchline.domain.report import EstimateRow, Gathered, RunFacts, Statement
+from touchline.domain.results import RunResult
+from touchline.report.facts import device_word, is_asked_about, risen
+from touchline.report.findings_pairs import (
+    PAIRS_TOLD,
+    Pair,
+    by_setting,
+    is_number,
+    no_test,
+    number,
+    pairs_of,
+    summary,
+    told_pairs,
+)
+from touchline.report.words import (
+    bare,
+    count,
+    duration,
+    factor_words,
+    level_words,
+    listed,
+    relative,
+    scale_of,
+)
+from touchline.units import format_seconds
+
+LOSSES, SPEED, COST, ESTIMATES = "Losses", "Training efficiency", "Cost", "Estimates"
+LEVELS_TOLD = 3
+"""Levels against the first that are told in a sentence each; of more all are in one sentence."""
+RISES_TOLD = 6
+"""Runs with overfitting that are told one by one."""
+_CONFOUNDERS = (
+    ("effective_batch_size", "global batch size"),
+    ("batch_size", "micro-batch size"),
+    ("gradient_accumulation_steps", "gradient accumulation"),
+    ("packed", "packing"),
+    ("max_seq_len", "context"),
+    ("epochs", "epochs"),
+)
+"""Settings that change how long a training takes, as `RunMetrics.static_config` calls them and as people do."""
+
+
+def loss_findings(gathered: Gathered) -> Iterator[Statement]:
+    """Final losses by factor, then runs whose validation loss rose again."""
+    for name, pick in (("training", _train_loss), ("validation", _validation_loss)):
+        for factor in by_setting(gathered.factors):
+            if factor == "models" and not _one_tokenizer(gathered):
+                continue
+            by_level = pairs_of(gathered, factor, pick)
+            if len(by_level) > LEVELS_TOLD:
+                yield summary(
+                    gathered, factor, f"Final {name} loss", "an effect of the {} on the loss", by_level, LOSSES
+                )
+                continue
+            for level, pairs in by_level.items():
+                yield _loss_statement(gathered, factor, level, name, pairs)
+    yield from _overfitting(gathered)
+
+
+def _overfitting(gathered: Gathered) -> Iterator[Statement]:
+    """Runs whose validation loss rose again: one by one, or of many how many and the worst."""
+    rises = [(run, rise) for run in gathered.runs if (rise := risen(run)) is not None]
+    told = rises if len(rises) <= RISES_TOLD else [max(rises, key=lambda each: each[1][1].loss / each[1][0].loss)]
+    for run, (best, last) in told:
+        many = f"In {len(rises)} runs the validation loss rose again; most in " if told != rises else ""
+        text = (
+            f"{many}{run.name}: validation loss was lowest at step {best.step:,} ({best.loss:.4g}) and "
+            f"{relative(last.loss, best.loss)} at step {last.step:,} ({last.loss:.4g}): a sign of overfitting."
+        )
+        yield Statement(topic=LOSSES, text=text, where=_files(gathered, run.name, "metrics", "log"))
+
+
+def speed_findings(gathered: Gathered) -> Iterator[Statement]:
+    """How long trainings took, and what differs between those that took longer and those that did not."""
+    timed = [(run, number(run.train_seconds)) for run in gathered.runs if is_number(run.train_seconds)]
+    if not timed:
+        return
+    ordered = sorted(timed, key=lambda each: each[1])
+    (first, least), (last, most) = ordered[0], ordered[-1]
+    shortest, longest = format_seconds(least), format_seconds(most)
+    text = f"Training took from {shortest} ({first.name}) to {longest} ({last.name})."
+    if shortest == longest:
+        text = f"Training took {shortest} ({listed([run.name for run, _ in timed])})."
+    yield Statement(topic=SPEED, text=text, where=_files(gathered, first.name, "metrics", "log"))
+    told = {each.run_name: each for each in gathered.metrics}
+    for factor in by_setting(gathered.factors):
+        by_level = pairs_of(gathered, factor, _train_seconds)
+        if len(by_level) > LEVELS_TOLD:
+            yield summary(gathered, factor, "Training time", "whether the {} changes the time", by_level, SPEED)
+            continue
+        for level, pairs in by_level.items():
+            yield _speed_statement(gathered, factor, level, pairs, told)
+
+
+def cost_findings(gathered: Gathered, facts: Sequence[RunFacts], analysis: Analysis | None) -> Iterator[Statement]:
+    """The runs that no other beats for their device time."""
+    if analysis is None:
+        return
+    scale, scores = scale_of(analysis), {score.run: score.value for score in analysis.scores}
+    models: dict[str, list[RunFacts]] = {}
+    candidates: dict[str, int] = {}
+    for run, each in zip(gathered.runs, facts, strict=True):
+        if is_asked_about(run) and run.name in scores and isinstance(each.device_hours, Quantity):
+            candidates[run.model] = candidates.get(run.model, 0) + 1
+            if each.is_pareto:
+                models.setdefault(run.model, []).append(each)
+    for model, front in models.items():
+        if candidates[model] < 2:
+            continue
+        front.sort(key=lambda each: each.device_hours.value if isinstance(each.device_hours, Quantity) else math.inf)
+        points = [f"{each.run} ({scale.value(scores[each.run])} for {duration(each.device_hours)})" for each in front]
+        text = (
+            f"{model}: no other run scores as high for less {device_word(gathered.plan)} time than {listed(points)}. "
+            "Scores and times are those of single runs, without a test of their differences."
+        )
+        yield Statement(topic=COST, text=text)
+
+
+def estimate_findings(rows: Sequence[EstimateRow]) -> Iterator[Statement]:
+    """How many of the plan's intervals held the truth, and which did not."""
+    judged = [row for row in rows if row.inside is not None]
+    if not judged:
+        return
+    missed = [row for row in judged if not row.inside]
+    coverages = {row.predicted.coverage for row in judged if isinstance(row.predicted, Quantity)} - {None}
+    stated = f" (they are to hold {100 * max(c for c in coverages if c):.0f} %)" if len(coverages) == 1 else ""
+    text = f"{len(judged) - len(missed)} of {count(len(judged), 'estimate')} held the measured value{stated}."
+    if missed:
+        told = [
+            f"{row.quantity} of {row.run} ({bare(row.predicted, 3)} planned, {bare(row.measured, 3)} measured)"
+            for row in missed
+        ]
+        text += f" Outside: {listed(told, 4)}."
+    yield Statement(topic=ESTIMATES, text=text, where=("plan.json",))
+
+
+def _loss_statement(gathered: Gathered, factor: str, level: str, name: str, pairs: Sequence[Pair]) -> Statement:
+    words = factor_words(factor)
+    reference = level_words(factor, gathered.factors[factor][0])
+    text = (
+        f"Final {name} loss, {level_words(factor, level)} against {reference}: "
+        f"{told_pairs(pairs, lambda value: f'{value:.4g}')}. {no_test(pairs, f'an effect of the {words} on the loss')}"
+    )
+    where = tuple(path for pair in pairs[:PAIRS_TOLD] for path in _files(gathered, pair.run.name, "metrics", "log"))
+    return Statement(topic=LOSSES, text=text, shown=Shown.NOT_TESTABLE, where=where)
+
+
+def _speed_statement(
+    gathered: Gathered, factor: str, level: str, pairs: Sequence[Pair], told: Mapping[str, RunMetrics]
+) -> Statement:
+    reference = level_words(factor, gathered.factors[factor][0])
+    differing = dict.fromkeys(
+        f"{words} ({_setting(own)} against {_setting(other)})"
+        for pair in pairs
+        for key, words in _CONFOUNDERS
+        if words != factor_words(factor)
+        and pair.run.name in told
+        and pair.reference.name in told
+        and (own := told[pair.run.name].static_config.get(key))
+        != (other := told[pair.reference.name].static_config.get(key))
+    )
+    also = f" They differ in {listed(list(differing))} as well, which is confounded with it." if differing else ""
+    text = (
+        f"Training time, {level_words(factor, level)} against {reference}: {told_pairs(pairs, format_seconds)}. "
+        f"{no_test(pairs, f'whether the {factor_words(factor)} changes the time')}{also}"
+    )
+    return Statement(topic=SPEED, text=text, shown=Shown.NOT_TESTABLE)
+
+
+def _setting(value: Setting) -> str:
+    if value is None:
+        return "not told"
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return f"{value:g}" if isinstance(value, int | float) else value
+
+
+def _one_tokenizer(gathered: Gathered) -> bool:
+    """Whether losses per token of all base models count the same tokens."""
+    if gathered.plan is None:
+        return True
+    return len({model.tokenizer_sha256 for model in gathered.plan.models.values()}) == 1
+
+
+def _files(gathered: Gathered, run: str, *kinds: str) -> tuple[str, ...]:
+    """The first kind of file that is there."""
+    for kind in kinds:
+        found = tuple(path for what, path in gathered.files.get(run, ()) if what == kind)
+        if found:
+            return found[-1:]
+    return ()
+
+
+def _train_loss(run: RunResult) -> Measured:
+    return run.final_train_loss
+
+
+def _validation_loss(run: RunResult) -> Measured:
+    return run.final_val_loss
+
+
+def _train_seconds(run: RunResult) -> Measured:
+    return run.train_seconds

@@ -1,0 +1,290 @@
+"""Issues and notes: what went wrong, what is missing, and what was done otherwise than planned.
+
+An exit code is reported and not believed: a training is complete when all of its steps are done and its last checkpoint
+is sound, whatever its job said.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from touchline.domain.analysis import Analysis
+from touchline.domain.plan import Plan
+from touchline.domain.quantity import Missing
+from touchline.domain.report import AnswerCounts, Gathered, Issue, Weight
+from touchline.domain.results import AttemptResult, RunResult
+from touchline.domain.runs import RunKind
+from touchline.domain.status import JobState, RunStatus, TrainingOutcome
+from touchline.domain.verification import Verification
+from touchline.report.facts import is_failed_exit, not_finite, risen
+from touchline.report.words import bare, count
+
+FAILED_EXIT = "failed exit, complete training"
+NO_EVALUATION = "no evaluation"
+NOTE = "note"
+_EXPERIMENT = "experiment"
+_ORDER = {Weight.ERROR: 0, Weight.WARNING: 1, Weight.INFO: 2}
+_UNDER_WAY = {
+    RunStatus.PLANNED: "not started",
+    RunStatus.PREPARED: "not started",
+    RunStatus.QUEUED: "in the queue",
+    RunStatus.RUNNING: "at work",
+}
+_TOLD_BY_ISSUES = (
+    "the training is complete although its job failed",
+    "checkpoint ",
+    "not compared with ",
+    "trained on ",
+)
+"""How the notes of a result begin whose content stands here, or under provenance, with its numbers."""
+_TOLD_BY_ATTEMPTS = (" attempt(s) ended with an error", " attempt(s) were killed without a word")
+_TOLD_BY_ANSWERS = " count as wrong"
+_HEEDED = (
+    ("not evaluated: ", "an evaluation does not count"),
+    (" are left out", "evaluations are left out"),
+)
+"""What the notes hold that concern the scores, and how such an issue is called."""
+
+
+def issues(gathered: Gathered, analyses: Sequence[Analysis], answers: Sequence[AnswerCounts]) -> tuple[Issue, ...]:
+    """Everything that a reader must know, worst first; within a weight in the order of the runs.
+
+    Args:
+        gathered: what was read, with what only its readers could tell.
+        analyses: for comparisons that were refused.
+        answers: how the answers look.
+    """
+    computed = [
+        *(issue for run in gathered.runs for issue in _of_run(run)),
+        *_of_checkpoints(gathered.verification, {run.name: run for run in gathered.runs}),
+        *_of_comparisons(analyses),
+        *_of_answers(answers),
+        *_of_plan(gathered.plan),
+        *(issue for run in gathered.runs for issue in _notes(run)),
+    ]
+    known = {(issue.subject, issue.title) for issue in gathered.issues}
+    found = [*gathered.issues, *(issue for issue in computed if (issue.subject, issue.title) not in known)]
+    return tuple(sorted(found, key=lambda issue: _ORDER[issue.weight]))
+
+
+def _of_run(run: RunResult) -> Iterator[Issue]:
+    yield from _standing(run)
+    yield from _attempts(run)
+    if run.kind is RunKind.FINE_TUNED and run.outcome is TrainingOutcome.COMPLETE:
+        if run.steps_done is not None and run.steps_planned is not None and run.steps_done < run.steps_planned:
+            yield Issue(
+                weight=Weight.WARNING,
+                subject=run.name,
+                title="fewer steps on record than planned",
+                text=f"{run.steps_done:,} of {run.steps_planned:,} steps are on record; the training's own marker says "
+                "that it is complete.",
+            )
+        for what, value in (("training", run.final_train_loss), ("validation", run.final_val_loss)):
+            if isinstance(value, Missing):
+                yield Issue(
+                    weight=Weight.INFO, subject=run.name, title=f"no {what} loss", text=f"{_upper(value.missing)}."
+                )
+    if bad := not_finite(run):
+        first = next(
+            point.step
+            for point in (*run.train_losses, *run.validation_losses)
+            if point.loss != point.loss or abs(point.loss) == float("inf")
+        )
+        yield Issue(
+            weight=Weight.ERROR,
+            subject=run.name,
+            title="losses that are not numbers",
+            text=f"{count(bad, 'loss', 'losses')} of the run {'is' if bad == 1 else 'are'} NaN or infinite, the first "
+            f"at step {first:,}: the training diverged, and a score of this run is that of broken weights.",
+        )
+    rise = risen(run)
+    if rise is not None:
+        best, last = rise
+        yield Issue(
+            weight=Weight.WARNING,
+            subject=run.name,
+            title="validation loss rose",
+            text=f"Lowest at step {best.step:,} with {best.loss:.4g}, at the end {last.loss:.4g}: the last checkpoint "
+            "is not the best one by validation loss.",
+        )
+
+
+def _standing(run: RunResult) -> Iterator[Issue]:
+    """How the run stands, where that is not simply done."""
+    steps = _steps(run)
+    last = run.attempt_list[-1] if run.attempt_list else None
+    how = "" if last is None else f" Its last attempt: {last.state.value}, {last.reason}."
+    is_control = run.kind is RunKind.CONTROL
+    if is_failed_exit(run) and run.job_state is not None:
+        yield Issue(
+            weight=Weight.INFO,
+            subject=run.name,
+            title=FAILED_EXIT,
+            text=f"The job ended as {run.job_state.value}, but the training is complete{steps}: its checkpoints and "
+            "its scores count. The exit code is reported, not believed.",
+        )
+    if run.job_state is JobState.UNKNOWN and run.outcome is not TrainingOutcome.COMPLETE:
+        yield Issue(
+            weight=Weight.WARNING,
+            subject=run.name,
+            title="job state unknown",
+            text="Neither its files nor the scheduler tell whether its job still runs; nothing is concluded from that.",
+        )
+    match run.status:
+        case RunStatus.FAILED:
+            what = "evaluation" if is_control else "training"
+            text = f"The {what} did not end well{steps}.{how} It has no result."
+            yield Issue(weight=Weight.ERROR, subject=run.name, title=f"{what} failed", text=text)
+        case RunStatus.INTERRUPTED:
+            text = f"It was interrupted{steps}.{how} `touchline resume` goes on from what was saved."
+            yield Issue(weight=Weight.WARNING, subject=run.name, title="interrupted", text=text)
+        case RunStatus.TRAINED:
+            text = "The training is complete, but no checkpoint was evaluated: nothing is said of its score."
+            yield Issue(weight=Weight.WARNING, subject=run.name, title=NO_EVALUATION, text=text)
+        case status if status in _UNDER_WAY:
+            text = f"The run is {_UNDER_WAY[status]}{steps}; it has no result yet."
+            yield Issue(weight=Weight.INFO, subject=run.name, title=_UNDER_WAY[status], text=text)
+        case _:
+            pass
+
+
+def _steps(run: RunResult) -> str:
+    if run.steps_planned is None:
+        return "" if not run.steps_done else f", {run.steps_done:,} steps done"
+    return f", {run.steps_done or 0:,} of {run.steps_planned:,} steps done"
+
+
+def _attempts(run: RunResult) -> Iterator[Issue]:
+    """Attempts that did not end well, in one issue a run."""
+    ended = run.attempt_list[:-1] if is_failed_exit(run) else run.attempt_list
+    bad = [each for each in ended if each.state not in (JobState.COMPLETED, JobState.RUNNING)]
+    if not bad:
+        return
+    total = len(run.attempt_list)
+    went_on = run.outcome is TrainingOutcome.COMPLETE
+    memory = any(each.state is JobState.OUT_OF_MEMORY for each in bad)
+    title = f"attempt ended by {bad[0].state.value}" if len(bad) == 1 else f"{len(bad)} attempts did not end well"
+    after = "The training was completed all the same." if went_on else "The training is not complete."
+    again = " It was planned again with a smaller micro-batch." if memory and any(e.superseded for e in bad) else ""
+    yield Issue(
+        weight=Weight.INFO if went_on else Weight.WARNING,
+        subject=run.name,
+        title=title,
+        text=f"{count(total, 'attempt')}: {'; '.join(_attempt(each) for each in bad)}.{again} {after}",
+    )
+
+
+def _attempt(each: AttemptResult) -> str:
+    lasted = "" if isinstance(each.seconds, Missing) else f" after {bare(each.seconds)}"
+    before = ", planned again since" if each.superseded else ""
+    return f"job {each.job_id} {each.state.value}{lasted} ({each.reason}{before})"
+
+
+def _of_checkpoints(verification: Verification, runs: dict[str, RunResult]) -> Iterator[Issue]:
+    for each in verification.checkpoints:
+        if each.sound:
+            continue
+        told = "; ".join(
+            f"{fault.file}: {fault.message}" if fault.file else _upper(fault.message) for fault in each.faults[:4]
+        )
+        more = f"; and {len(each.faults) - 4} more" if len(each.faults) > 4 else ""
+        yield Issue(
+            weight=Weight.ERROR,
+            subject=each.run,
+            title=f"checkpoint {each.name} is broken",
+            text=f"{told}{more}. It cannot be loaded as it is.",
+            where=f"{each.run}/{each.name}",
+        )
+    for missing in verification.missing:
+        if missing.expected:
+            continue
+        done = missing.run in runs and runs[missing.run].outcome is TrainingOutcome.COMPLETE
+        yield Issue(
+            weight=Weight.ERROR if done else Weight.WARNING,
+            subject=missing.run,
+            title=f"checkpoint {missing.name} is missing",
+            text=f"{_upper(missing.reason)}.",
+        )
+
+
+def _of_comparisons(analyses: Sequence[Analysis]) -> Iterator[Issue]:
+    for analysis in analyses:
+        for refusal in analysis.refusals:
+            yield Issue(
+                weight=Weight.WARNING,
+                subject=refusal.run,
+                title=f"not compared with {refusal.other}",
+                text=f"{analysis.task}, {analysis.score}: {refusal.reason.rstrip('.')}.",
+            )
+
+
+def _of_answers(answers: Sequence[AnswerCounts]) -> Iterator[Issue]:
+    for each in answers:
+        unread = 0 if each.parsed is None else each.answers - each.errors - each.parsed
+        for number, title, meaning in (
+            (each.errors, "answers not generated", "They count as wrong, in the run and in every comparison."),
+            (each.cut or 0, "answers cut", "They ended at the token limit; a longer one may have been right."),
+            (each.empty, "empty answers", "The model wrote nothing, which counts as wrong."),
+            (unread, "answers that could not be read", "The task found no answer in them, which counts as wrong."),
+        ):
+            if number > 0:
+                yield Issue(
+                    weight=Weight.WARNING,
+                    subject=each.run,
+                    title=title,
+                    text=f"{each.task}, {each.checkpoint}: {number:,} of {each.answers:,} "
+                    f"({100 * number / each.answers:.1f} %). {meaning}",
+                )
+
+
+def _of_plan(plan: Plan | None) -> Iterator[Issue]:
+    """What was done otherwise than first planned."""
+    if plan is None:
+        return
+    for revision in plan.revisions[1:]:
+        yield Issue(
+            weight=Weight.INFO,
+            subject=_EXPERIMENT,
+            title=f"plan revised on {revision.date}",
+            text=f"Revision {revision.number}: {revision.reason}; runs that changed: "
+            f"{', '.join(revision.runs) or 'none'}.",
+            where="plan.json",
+        )
+    for run in plan.runs:
+        if run.accepted:
+            settings = ", ".join(f"{key}: {value}" for key, value in run.accepted.items())
+            yield Issue(
+                weight=Weight.INFO,
+                subject=run.name,
+                title="settings edited by hand",
+                text=f"Accepted as edited, and so no longer those of the design: {settings}.",
+                where=f"{run.name}/setup_finetune.yaml",
+            )
+    if plan.overrides:
+        yield Issue(
+            weight=Weight.INFO,
+            subject=_EXPERIMENT,
+            title="settings given on the command line",
+            text=f"They are not in experiment.yaml: {', '.join(plan.overrides)}.",
+            where="plan.json",
+        )
+
+
+def _notes(run: RunResult) -> Iterator[Issue]:
+    """What the result says of itself and nothing above does."""
+    for note in run.notes:
+        if note.startswith(_TOLD_BY_ISSUES) or note.endswith(_TOLD_BY_ANSWERS):
+            continue
+        if run.attempt_list and any(words in note for words in _TOLD_BY_ATTEMPTS):
+            continue
+        title = next((title for words, title in _HEEDED if words in note), None)
+        yield Issue(
+            weight=Weight.INFO if title is None else Weight.WARNING,
+            subject=run.name,
+            title=title or NOTE,
+            text=f"{_upper(note.rstrip('.'))}.",
+        )
+
+
+def _upper(text: str) -> str:
+    return text[:1].upper() + text[1:]

@@ -1,0 +1,67 @@
+"""The appendix of RESULTS.md: commands, where each number stands, datasets and models, and what all of it rests on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from touchline.domain.report import Command, Report
+from touchline.markdown import code, escape, table
+from touchline.report.markup import fence, link
+
+_RUNS_TOLD = 100
+"""Runs whose files are listed; of more the folders are all alike."""
+_FILES_TOLD = 4
+
+
+def appendix_section(report: Report) -> Iterator[str]:
+    """Commands, files, sources, provenance."""
+    yield "## Appendix: commands\n"
+    yield "To be typed in the experiment's folder.\n"
+    groups: dict[str, list[Command]] = {}
+    for command in report.commands:
+        groups.setdefault(command.group, []).append(command)
+    for group, commands in groups.items():
+        yield f"### {escape(group)}\n"
+        yield fence([line for each in commands for line in (f"# {each.text}", each.command)], "bash")
+    yield "## Appendix: where the numbers stand\n"
+    yield from _files(report)
+    if report.sources:
+        yield "## Appendix: datasets and models\n"
+        for kind in dict.fromkeys(source.kind for source in report.sources):
+            of_it = [source for source in report.sources if source.kind == kind]
+            names = list(dict.fromkeys(name for source in of_it for name, _ in source.facts))
+            yield table(
+                (escape(kind), *(escape(name) for name in names)),
+                [(code(source.name), *(_fact(dict(source.facts).get(name)) for name in names)) for source in of_it],
+            )
+    yield "## Appendix: provenance\n"
+    yield table(("what", "value"), [(escape(what), escape(value)) for what, value in report.provenance])
+
+
+def _files(report: Report) -> Iterator[str]:
+    """By run, the files that its figures were read from."""
+    rows = []
+    for facts in report.facts[:_RUNS_TOLD]:
+        kinds: dict[str, list[str]] = {}
+        for what, path in facts.files:
+            kinds.setdefault(what, []).append(path)
+        told = [
+            f"{escape(what)} {', '.join(link(path) for path in paths[:_FILES_TOLD])}"
+            + (f" and {len(paths) - _FILES_TOLD} more" if len(paths) > _FILES_TOLD else "")
+            for what, paths in kinds.items()
+        ]
+        rows.append((code(facts.run), "; ".join(told) or "n/a (no file was found)"))
+    yield table(("run", "files"), rows)
+    if len(report.facts) > _RUNS_TOLD:
+        yield f"{len(report.facts) - _RUNS_TOLD:,} more runs have the same files in their folders.\n"
+    yield (
+        "Losses, steps, speed and memory come from the metrics (of foreign trainers from the log), times of attempts "
+        "from their start and exit files, scores from the evaluation logs, sizes from the files themselves.\n"
+    )
+
+
+def _fact(value: str | None) -> str:
+    if value is None:
+        return "-"
+    is_hash = len(value) == 64 and all(letter in "0123456789abcdef" for letter in value)
+    return code(value[:16]) if is_hash else escape(value)

@@ -1,0 +1,134 @@
+"""Two parts of the section on trainings: estimates beside what was measured, and how the examples lay in rows."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator, Sequence
+
+from touchline.domain.quantity import Measured, Missing, Quantity
+from touchline.domain.report import EstimateRow, Report
+from touchline.domain.results import RunResult
+from touchline.markdown import code, escape, table
+from touchline.report.chart import Chart
+from touchline.report.estimates import MEMORY, TRAINING
+from touchline.report.markup import cell, figures, number, short
+from touchline.report.words import bare, count
+
+_ESTIMATES_TOLD = 60
+"""Rows of the table of estimates; of more, those that missed stand there and the others are counted."""
+
+
+def estimates_part(report: Report, charts: Sequence[Chart]) -> Iterator[str]:
+    """How many intervals held, by what was estimated, then every estimate, or of many those that missed."""
+    if not report.estimates:
+        return
+    yield "### Estimate against actual\n"
+    if all(isinstance(row.measured, Missing) for row in report.estimates):
+        yield f"n/a (nothing was measured yet): {count(len(report.estimates), 'estimate')} in [plan.json](plan.json).\n"
+        return
+    runs = {run.name: run for run in report.runs}
+    by_quantity: dict[str, list[EstimateRow]] = {}
+    for row in report.estimates:
+        by_quantity.setdefault(row.quantity, []).append(row)
+    yield table(
+        ("what", "estimates", "interval held", "measured ÷ planned, median"),
+        [
+            (
+                name,
+                str(sum(isinstance(row.predicted, Quantity) for row in rows)),
+                _held(rows),
+                _median_ratio(rows),
+            )
+            for name, rows in by_quantity.items()
+        ],
+        right=(1, 2, 3),
+    )
+    shown = [row for row in report.estimates if len(report.estimates) <= _ESTIMATES_TOLD or row.inside is False]
+    if shown:
+        yield table(
+            ("run", "what", "planned", "measured", "held"),
+            [
+                (
+                    code(row.run),
+                    row.quantity,
+                    cell(row.predicted, 3),
+                    short(row.measured, 3),
+                    {True: "yes", False: "**no**", None: _unjudged(row, runs[row.run])}[row.inside],
+                )
+                for row in shown[:_ESTIMATES_TOLD]
+            ],
+            right=(2, 3),
+        )
+    if len(shown) < len(report.estimates):
+        yield f"{len(report.estimates) - len(shown):,} estimates that held, or could not be judged, are not listed.\n"
+    yield from figures(charts, "estimates")
+
+
+def _unjudged(row: EstimateRow, run: RunResult) -> str:
+    """Why an estimate is not judged."""
+    if isinstance(row.predicted, Missing):
+        return "- (no estimate)"
+    if isinstance(row.measured, Missing):
+        return "- (not measured)"
+    if row.quantity == TRAINING:
+        return "- (several attempts)" if len(run.attempt_list) > 1 else "- (not complete, or not told by its jobs)"
+    return "- (another kind of memory)" if row.quantity == MEMORY else "- (not of one kind)"
+
+
+def _held(rows: Sequence[EstimateRow]) -> str:
+    judged = [row for row in rows if row.inside is not None]
+    return f"{sum(bool(row.inside) for row in judged)} of {len(judged)}" if judged else "- (none can be judged)"
+
+
+def _median_ratio(rows: Sequence[EstimateRow]) -> str:
+    ratios = [
+        row.measured.value / row.predicted.value
+        for row in rows
+        if row.inside is not None
+        and isinstance(row.predicted, Quantity)
+        and isinstance(row.measured, Quantity)
+        and row.predicted.value > 0
+    ]
+    return f"{statistics.median(ratios):.2f}" if ratios else "-"
+
+
+def packing_part(report: Report) -> Iterator[str]:
+    """Packing by run, and what the next plan should do about it."""
+    if not report.packing:
+        return
+    yield "### Packing\n"
+    told = [
+        row
+        for row in report.packing
+        if any(isinstance(value, Quantity) for value in (row.density, row.efficiency, row.examples_per_second))
+        or row.packed in ("yes", "no")
+    ]
+    if not told:
+        yield f"{escape(report.packing[0].packed)}: no log says how the examples lay in rows.\n"
+        return
+    yield table(
+        ("run", "packed", "density (examples/row)", "efficiency (%)", "examples/s", "peak memory", "why"),
+        [
+            (
+                code(row.run),
+                escape(row.packed),
+                number(row.density, ".2f"),
+                number(row.efficiency, ".1f"),
+                number(row.examples_per_second, ",.3g"),
+                memory_cell(row.peak_memory, told=False),
+                escape(row.reason or "-"),
+            )
+            for row in report.packing
+        ],
+        right=(2, 3, 4),
+    )
+    yield "Efficiency: share of the computed positions that hold a token.\n"
+    if report.packing_advice:
+        yield "For the next plan:\n"
+        yield "\n".join(f"- {escape(line)}" for line in report.packing_advice) + "\n"
+
+
+def memory_cell(value: Measured, told: bool) -> str:
+    """Memory with its kind, unless the table's head has told it."""
+    kind = "" if told or isinstance(value, Missing) or value.kind is None else f" ({value.kind})"
+    return escape(bare(value, 3)) + kind

@@ -1,0 +1,183 @@
+"""The section of RESULTS.md on trainings: losses, steps, speed, memory, durations, estimates, packing, attempts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from touchline.domain.collected import RunMetrics
+from touchline.domain.quantity import Measured, Missing, Quantity
+from touchline.domain.report import Report, RunFacts
+from touchline.domain.results import RunResult
+from touchline.domain.runs import RunKind
+from touchline.domain.status import JobState
+from touchline.markdown import code, escape, table
+from touchline.report.chart import Chart
+from touchline.report.facts import evaluation_seconds, lowest
+from touchline.report.markdown_estimates import estimates_part, memory_cell, packing_part
+from touchline.report.markup import figures, shared, short
+from touchline.report.words import count, device_title, duration, finite
+from touchline.units import minutes_to_seconds
+
+_NAMES = 20
+_NOTHING = Missing(missing="not measured")
+_Trained = tuple[RunResult, RunFacts, RunMetrics | None]
+
+
+def training_section(report: Report, charts: Sequence[Chart]) -> Iterator[str]:
+    """Training results."""
+    yield "## Training results\n"
+    metrics = {each.run_name: each for each in report.metrics}
+    trained = [
+        (run, facts, metrics.get(run.name))
+        for run, facts in zip(report.runs, report.facts, strict=True)
+        if run.kind is RunKind.FINE_TUNED
+    ]
+    if not trained:
+        yield "n/a (no run trains anything)\n"
+        return
+    silent = [run.name for run, _, _ in trained if _is_silent(run)]
+    trained = [each for each in trained if not _is_silent(each[0])]
+    if trained:
+        yield from _losses(report, trained)
+    if silent:
+        more = f" and {len(silent) - _NAMES:,} more" if len(silent) > _NAMES else ""
+        yield f"n/a (nothing was measured yet): {', '.join(map(code, silent[:_NAMES]))}{more}.\n"
+    yield from figures(charts, "training")
+    yield from _durations(report, trained)
+    yield from estimates_part(report, charts)
+    yield from packing_part(report)
+    yield from _attempts(report)
+
+
+def _is_silent(run: RunResult) -> bool:
+    """Whether nothing at all was measured of a training."""
+    figures = (run.final_train_loss, run.final_val_loss, run.train_seconds, run.tokens_per_second, run.peak_memory)
+    return not run.steps_done and not run.attempt_list and all(isinstance(each, Missing) for each in figures)
+
+
+def _losses(report: Report, trained: Sequence[_Trained]) -> Iterator[str]:
+    speeds = [facts.tokens_per_second_per_gpu for _, facts, _ in trained]
+    token = shared(speeds, "token_unit")
+    kind = shared([run.peak_memory for run, _, _ in trained], "kind")
+    device = report.device
+    header = (
+        *("run", "model", "settings", "epochs", "steps", "final train loss", "final val loss", "lowest val loss"),
+        f"{token + ' ' if token else ''}tokens/s per {device}",
+        f"peak memory{f' ({kind})' if kind else ''}",
+    )
+    rows = [
+        (
+            code(run.name),
+            escape(run.model),
+            escape(facts.settings),
+            _epochs(told),
+            _steps(run),
+            short(run.final_train_loss),
+            short(run.final_val_loss),
+            _lowest(run),
+            _speed(facts.tokens_per_second_per_gpu, token is not None),
+            memory_cell(run.peak_memory, kind is not None),
+        )
+        for run, facts, told in trained
+    ]
+    yield table(header, rows, right=(3, 4, 5, 6, 7, 8, 9))
+    yield " ".join(_legend([run for run, _, _ in trained], speeds)) + "\n"
+
+
+def _legend(runs: Sequence[RunResult], speeds: Sequence[Measured]) -> Iterator[str]:
+    """What the columns mean, as the figures themselves say it."""
+    train = _methods([run.final_train_loss for run in runs])
+    yield f"Losses are means over the target tokens, in nats. Train loss: {train or 'as the log has it'}."
+    yield f"Val loss: {_methods([run.final_val_loss for run in runs], 2) or 'as the log has it'}."
+    how = [_methods(speeds), *dict.fromkeys(each.aggregation for each in speeds if isinstance(each, Quantity))]
+    yield f"Tokens/s: {', '.join(str(each) for each in how if each) or 'as the log has it'}."
+    memory = [run.peak_memory for run in runs]
+    phases = dict.fromkeys(each.phase for each in memory if isinstance(each, Quantity) and each.phase)
+    if phases:
+        words = {"step": "while steps ran", "after_init": "after initialisation", "eval": "during evaluation"}
+        yield f"Peak memory: {', '.join(words[phase] for phase in phases)}."
+
+
+def _methods(values: Sequence[Measured], most: int = 3) -> str:
+    """How figures were computed; of many ways the first few."""
+    ways = list(dict.fromkeys(each.method for each in values if isinstance(each, Quantity) and each.method))
+    return escape("; ".join(ways[:most]) + (" ..." if len(ways) > most else ""))
+
+
+def _durations(report: Report, trained: Sequence[_Trained]) -> Iterator[str]:
+    header = ("run", "training steps", "validation", "saving", "evaluations", "all attempts", f"{report.device} time")
+    rows = []
+    for run, facts, told in trained:
+        attempts = count(len(run.attempt_list), "attempt") if run.attempt_list else "n/a (none on record)"
+        rows.append(
+            (
+                code(run.name),
+                short(run.train_seconds),
+                short(run.validation_seconds),
+                _minutes(_NOTHING if told is None else told.resource_metrics.get("saving_time_minutes", _NOTHING)),
+                short(evaluation_seconds(run)),
+                attempts,
+                escape(duration(facts.device_hours)),
+            )
+        )
+    for run, facts in zip(report.runs, report.facts, strict=True):
+        if run.kind is RunKind.CONTROL:
+            time = escape(duration(facts.device_hours))
+            rows.append((code(run.name), "-", "-", "-", short(evaluation_seconds(run)), "-", time))
+    yield "### Duration\n"
+    yield table(header, rows, right=(1, 2, 3, 4, 6))
+    times = "" if report.device != "GPU" else " times its GPUs"
+    yield (
+        f"Wall time, as m:ss or h:mm:ss. {device_title(report.device)} time: of all attempts at the training{times}, "
+        "start-up and lost work included; of a control that of its evaluations.\n"
+    )
+
+
+def _attempts(report: Report) -> Iterator[str]:
+    """A row for each attempt, where not every run came through at its first."""
+    rows = [
+        (
+            code(run.name),
+            f"{number} of {len(run.attempt_list)}",
+            escape(each.job_id) + (f", restart {each.restart}" if each.restart else ""),
+            each.state.value,
+            escape(each.reason) + ("; planned again since" if each.superseded else ""),
+            short(each.seconds),
+        )
+        for run in report.runs
+        if len(run.attempt_list) > 1 or any(each.state is not JobState.COMPLETED for each in run.attempt_list)
+        for number, each in enumerate(run.attempt_list, 1)
+    ]
+    if rows:
+        yield "### Attempts\n"
+        yield table(("run", "attempt", "job", "state", "how it ended", "lasted"), rows, right=(5,))
+
+
+def _epochs(told: RunMetrics | None) -> str:
+    epochs = None if told is None else told.static_config.get("epochs")
+    return "n/a (not told)" if epochs is None else str(epochs)
+
+
+def _steps(run: RunResult) -> str:
+    done = "n/a (not told)" if run.steps_done is None else f"{run.steps_done:,}"
+    return done if run.steps_planned is None else f"{done} of {run.steps_planned:,}"
+
+
+def _lowest(run: RunResult) -> str:
+    best = lowest(run.validation_losses)
+    return "n/a (no validation)" if best is None else f"{best.loss:.4g} (step {best.step:,})"
+
+
+def _speed(value: Measured, told: bool) -> str:
+    known = finite(value)
+    if isinstance(known, Missing):
+        return escape(str(known))
+    unit = "" if told or known.token_unit is None else f" {known.token_unit}"
+    return f"{known.value:,.0f}{unit}" if known.value >= 100 else f"{known.value:.3g}{unit}"
+
+
+def _minutes(value: Measured) -> str:
+    known = finite(value)
+    if isinstance(known, Missing) or known.unit != "min":
+        return short(known)
+    return short(Quantity(value=minutes_to_seconds(known.value), unit="s"))

@@ -1,0 +1,72 @@
+"""Pieces of Markdown that RESULTS.md is made of; everything foreign is escaped here."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+
+from touchline.domain.quantity import Measured, Missing, Quantity
+from touchline.markdown import code, escape
+from touchline.report.chart import Chart
+from touchline.report.words import bare, figure
+
+_LINKABLE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._/-]*")
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+_TICKS = re.compile(r"`+")
+_LINKS_SHOWN = 3
+
+
+def cell(value: Measured, digits: int = 4) -> str:
+    """A figure for a table, with its interval."""
+    return escape(figure(value, digits))
+
+
+def short(value: Measured, digits: int = 4) -> str:
+    """A figure for a table, without its interval."""
+    return escape(bare(value, digits))
+
+
+def number(value: Measured, form: str = ",.0f") -> str:
+    """A figure whose unit stands in the table's head."""
+    known = bare(value)
+    return format(value.value, form) if isinstance(value, Quantity) and "n/a" not in known else escape(known)
+
+
+def link(path: str) -> str:
+    """A relative link to a file; as code where its name is not one that a link can hold safely."""
+    if _LINKABLE.fullmatch(path) and ".." not in path:
+        return f"[{escape(path)}]({path})"
+    return code(path)
+
+
+def sources(paths: Sequence[str]) -> str:
+    """` (from a, b and 3 more)`; nothing where there are none."""
+    if not paths:
+        return ""
+    unique = list(dict.fromkeys(paths))
+    told = ", ".join(link(path) for path in unique[:_LINKS_SHOWN])
+    more = f" and {len(unique) - _LINKS_SHOWN} more" if len(unique) > _LINKS_SHOWN else ""
+    return f" (from {told}{more})"
+
+
+def fence(lines: Iterable[str], language: str = "text") -> str:
+    """A block of code that nothing inside can end."""
+    body = [_CONTROL.sub(" ", line.replace("\r", "")) for text in lines for line in text.split("\n")]
+    longest = max((len(run) for line in body for run in _TICKS.findall(line)), default=0)
+    ticks = "`" * max(3, longest + 1)
+    return "\n".join([f"{ticks}{language}", *body, ticks]) + "\n"
+
+
+def figures(charts: Sequence[Chart], *sections: str) -> list[str]:
+    """The pictures of a section, each with its caption."""
+    return [
+        f"![{escape(chart.title)}](figures/{chart.name}.png)\n\n{escape(chart.caption)}\n"
+        for chart in charts
+        if chart.section in sections and _LINKABLE.fullmatch(chart.name)
+    ]
+
+
+def shared(values: Iterable[Measured], attribute: str) -> str | None:
+    """What all figures of a column have in common (`kind`, `token_unit`, `unit`), so that its head can say it."""
+    found = {getattr(value, attribute) for value in values if not isinstance(value, Missing)}
+    return str(found.pop()) if len(found) == 1 and None not in found else None

@@ -1,0 +1,261 @@
+"""What the next design should be: seeds and items that would settle what is open, levels that nobody has tried."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+
+from touchline.domain.analysis import Analysis, Comparison, Contrast, FactorEffect, Shown
+from touchline.domain.quantity import Quantity
+from touchline.domain.report import Gathered, NextStep
+from touchline.domain.runs import SEEDS
+from touchline.report.appendix import run_with
+from touchline.report.facts import is_asked_about
+from touchline.report.words import Scale, factor_words, level_words, listed, scale_of
+from touchline.statistics.power import items_for_paired_difference, smallest_seed_difference
+
+_WANTED_SEEDS = 3
+"""Fewer seeds give an interval that hardly anything lies outside of."""
+_MOST_SEEDS, _MOST_ITEMS = 20, 100_000
+"""More than these nobody runs; then the sentence says so."""
+_SAME = 1e-9
+"""Mean scores that differ by less differ by rounding."""
+_WIDE = 2.0
+"""Levels of a factor farther apart than this leave a level between them untried."""
+
+
+def design_steps(gathered: Gathered, analysis: Analysis | None) -> Iterator[NextStep]:
+    """Steps about the design; without scores only the levels that nobody tried.
+
+    Args:
+        gathered: what was read.
+        analysis: of the experiment's own task; none where nothing was evaluated.
+    """
+    if analysis is not None:
+        yield from _seeds(gathered, analysis)
+        yield from _items(analysis)
+        yield from _saturated(analysis)
+        yield from _selection(analysis)
+    yield from _neighbours(gathered, analysis)
+
+
+def _seeds(gathered: Gathered, analysis: Analysis) -> Iterator[NextStep]:
+    """Seeds that would settle contrasts which stay open."""
+    open_ = [
+        (effect, contrast)
+        for effect in analysis.effects
+        for contrast in effect.contrasts
+        if contrast.value is not None and contrast.shown in (Shown.NOT_ESTABLISHED, Shown.NOT_TESTABLE)
+    ]
+    if not open_:
+        return
+    scale = scale_of(analysis)
+    used = sorted({run.seed for run in gathered.runs if is_asked_about(run)})
+    single = [contrast for _, contrast in open_ if contrast.seeds <= 1]
+    if single:
+        told = [_contrast_words(contrast, scale) for contrast in single]
+        wanted = _more_seeds(used, _WANTED_SEEDS)
+        yield NextStep(
+            title=f"Repeat with {_WANTED_SEEDS} seeds",
+            why=f"One seed describes these checkpoints, not the setting: {listed(told, 3)}. With {_WANTED_SEEDS} seeds "
+            f"differences of {_seed_words(_WANTED_SEEDS)} standard deviations between seeds would show.",
+            command=_seeds_command(gathered, wanted),
+        )
+        return
+    largest = max(open_, key=lambda each: abs(each[1].value or 0.0))[1]
+    if largest.value == 0:
+        return
+    needed = seeds_needed(largest)
+    if needed is None:
+        yield NextStep(
+            title="Leave the open contrasts open",
+            why=f"The difference of {_contrast_words(largest, scale)}, the largest open one, would need more than "
+            f"{_MOST_SEEDS} seeds to be told from the spread between seeds.",
+        )
+    elif needed > largest.seeds:
+        yield NextStep(
+            title=f"Repeat with {needed} seeds",
+            why=f"The difference of {_contrast_words(largest, scale)} is not established with {largest.seeds} "
+            f"seeds; if it is as large as it looks, {needed} would show it at 80 % power.",
+            command=_seeds_command(gathered, _more_seeds(used, needed)),
+        )
+
+
+def seeds_needed(contrast: Contrast) -> int | None:
+    """Seeds at each level that would show a contrast of this size, from the spread that is behind its `smallest`."""
+    if contrast.value is None or not isinstance(contrast.smallest, Quantity) or contrast.seeds < 2:
+        return None
+    units = smallest_seed_difference(contrast.seeds)
+    if units is None or contrast.smallest.value <= 0 or contrast.value == 0:
+        return None
+    spread = contrast.smallest.value / units
+    for seeds in range(contrast.seeds, _MOST_SEEDS + 1):
+        shown = smallest_seed_difference(seeds)
+        if shown is not None and shown * spread <= abs(contrast.value):
+            return seeds
+    return None
+
+
+def _items(analysis: Analysis) -> Iterator[NextStep]:
+    """Items that would settle comparisons which stay open."""
+    if not analysis.binary:
+        return
+    items = {score.run: score.items for score in analysis.scores}
+    open_ = [each for each in analysis.comparisons if each.shown is Shown.NOT_ESTABLISHED]
+    told = [(each, needed) for each in open_ if (needed := items_needed(each, items.get(each.run, 0))) is not None]
+    if not told:
+        return
+    each, needed = min(told, key=lambda pair: pair[1])
+    scale = scale_of(analysis)
+    size = "more than 100,000" if needed > _MOST_ITEMS else f"about {needed:,}"
+    yield NextStep(
+        title="Test on more items",
+        why=f"{each.run} differs from {each.difference.control} by {scale.difference(each.difference.value)} on "
+        f"{items[each.run]:,} items, which is not established; with as many items flipping as here, {size} would show "
+        "a difference of that size at 80 % power.",
+    )
+
+
+def items_needed(each: Comparison, items: int) -> int | None:
+    """Items that would show a difference of this size; none where nothing flipped either way more often."""
+    difference = each.difference
+    if items == 0 or difference.gained == difference.lost:
+        return None
+    flips = (difference.gained + difference.lost) / items
+    return max(items_for_paired_difference(abs(difference.value), max(flips, abs(difference.value))), items)
+
+
+def _saturated(analysis: Analysis) -> Iterator[NextStep]:
+    full = [score for score in analysis.scores if score.saturated]
+    if not full:
+        return
+    scale = scale_of(analysis)
+    rest = [score.run for score in analysis.scores if not score.saturated]
+    also = f" Still with headroom: {listed(rest)}." if rest else ""
+    yield NextStep(
+        title="Make the test harder",
+        why=f"{listed([f'{score.run} ({scale.value(score.value)})' for score in full], 3)}: near the top of the scale, "
+        f"where a better run could hardly show it.{also}",
+    )
+
+
+def _selection(analysis: Analysis) -> Iterator[NextStep]:
+    told = [note for note in analysis.notes if "selected on" in note.lower() or "picked" in note.lower()]
+    if told:
+        yield NextStep(
+            title="Choose the checkpoint on validation",
+            why="A checkpoint that was picked by its score on the test items is scored too high by them. Choose by "
+            "validation loss, then report the test score of that one.",
+        )
+
+
+def _neighbours(gathered: Gathered, analysis: Analysis | None) -> Iterator[NextStep]:
+    """Levels that nobody tried, beside those that look best; where nothing was scored, in the widest gap."""
+    effects = {} if analysis is None else {effect.factor: effect for effect in analysis.effects}
+    for factor, levels in gathered.factors.items():
+        effect, tried = effects.get(factor), _numbers(levels)
+        if factor in ("models", SEEDS) or tried is None or len(tried) < 2 or (analysis is not None and effect is None):
+            continue
+        best = None if effect is None else _best_level(effect)
+        new = untried_between(tried, best)
+        if new is None:
+            continue
+        name, added = factor_words(factor), ", ".join(_short(level) for level in sorted({*tried, new}))
+        if min(tried) < new < max(tried):
+            low, high = max(level for level in tried if level < new), min(level for level in tried if level > new)
+            why = f"Nothing was tried between {name} {_short(low)} and {_short(high)}"
+        else:
+            why = f"{_upper(name)} {_short(new / 2 if new > max(tried) else new * 2)} is the end of what was tried and "
+            why += "has the highest mean score"
+        shown = effect is not None and any(each.shown in (Shown.HIGHER, Shown.LOWER) for each in effect.contrasts)
+        why += (
+            "; a difference between the levels is established."
+            if shown
+            else f"; no effect of the {name} is established yet, so that seeds come first."
+            if effect is not None
+            else "; what is trained comes first, since no score says yet whether it matters."
+        )
+        how = f" In experiment.yaml, under factors: {factor}: [{added}]." if gathered.plan is not None else ""
+        yield NextStep(title=f"Try {level_words(factor, _short(new))}", why=why + how)
+
+
+def untried_between(tried: Sequence[float], best: float | None) -> float | None:
+    """A level beside the best one: in the middle of a wide gap, else one step beyond the end; none where all is done.
+
+    Levels that grow by factors (ranks, learning rates) are halved and doubled; whole numbers stay whole. Where no level
+    is known to be the best, the widest gap anywhere.
+    """
+    ordered = sorted(tried)
+    if ordered[0] <= 0:
+        return None
+    whole = all(level == int(level) for level in ordered)
+    place = None if best is None else ordered.index(best)
+    gaps = [(low, high) for low, high in itertools.pairwise(ordered) if best is None or best in (low, high)]
+    low, high = max(gaps, key=lambda pair: pair[1] / pair[0])
+    if high / low > _WIDE:
+        middle = math.sqrt(low * high)
+        return float(2 ** round(math.log2(middle))) if whole else float(f"{middle:.1g}")
+    if place == len(ordered) - 1:
+        return ordered[-1] * 2
+    if place == 0 and (not whole or ordered[0] % 2 == 0):
+        return ordered[0] / 2
+    return None
+
+
+def _contrast_words(contrast: Contrast, scale: Scale) -> str:
+    value = 0.0 if contrast.value is None else contrast.value
+    return (
+        f"{level_words(contrast.factor, contrast.level)} against {level_words(contrast.factor, contrast.reference)} "
+        f"({scale.difference(value)})"
+    )
+
+
+def _more_seeds(used: Sequence[int], wanted: int) -> list[int]:
+    """The seeds that were used, and the next ones that were not."""
+    seeds = list(used)
+    candidate = 1
+    while len(seeds) < wanted:
+        if candidate not in seeds:
+            seeds.append(candidate)
+        candidate += 1
+    return sorted(seeds)
+
+
+def _seeds_command(gathered: Gathered, seeds: Sequence[int]) -> str | None:
+    return None if gathered.plan is None else run_with(gathered.plan, f"seeds={list(seeds)}")
+
+
+def _seed_words(seeds: int) -> str:
+    units = smallest_seed_difference(seeds)
+    return "any" if units is None else f"{units:.1f}"
+
+
+def _numbers(levels: Sequence[str]) -> list[float] | None:
+    """Levels as numbers; none where they are none."""
+    try:
+        known = [float(level) for level in levels]
+    except ValueError:
+        return None
+    return known if all(math.isfinite(level) for level in known) else None
+
+
+def _best_level(effect: FactorEffect) -> float | None:
+    """The level with the highest mean score; none where two have it."""
+    by_level: dict[str, list[float]] = {}
+    for point in effect.points:
+        by_level.setdefault(point.level, []).append(point.score)
+    means = {level: math.fsum(scores) / len(scores) for level, scores in by_level.items()}
+    if not means:
+        return None
+    best = max(means.values())
+    levels = [level for level, mean in means.items() if math.isclose(mean, best, abs_tol=_SAME)]
+    return float(levels[0]) if len(levels) == 1 else None
+
+
+def _short(value: float) -> str:
+    return f"{value:g}"
+
+
+def _upper(text: str) -> str:
+    return text[:1].upper() + text[1:]

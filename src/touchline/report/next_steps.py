@@ -1,0 +1,174 @@
+"""Next steps, computed: what is missing, what deserves a look, what would settle what is open.
+
+Each step gives the numbers that ask for it. Commands are those of the experiment's folder.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator, Sequence
+
+from touchline.domain.analysis import Analysis
+from touchline.domain.report import AnswerCounts, EstimateRow, Gathered, NextStep
+from touchline.domain.results import RunResult
+from touchline.domain.status import RunStatus, TrainingOutcome
+from touchline.report.appendix import evaluation_by_hand, run_with
+from touchline.report.facts import answer_counts, is_asked_about, is_base_control, lowest, risen
+from touchline.report.next_design import design_steps
+from touchline.report.words import count, listed, relative, scale_of
+from touchline.units import format_bytes
+
+_FALLING = 0.99
+"""A last validation loss below this share of the one before it is still falling."""
+_MANY, _FLOOR = 0.05, 0.05
+"""Share of answers that are empty, cut or failed, and a score, from which on somebody should look at them."""
+
+
+def next_steps(
+    gathered: Gathered, analyses: Sequence[Analysis], estimates: Sequence[EstimateRow]
+) -> tuple[NextStep, ...]:
+    """What to do next, the most useful first."""
+    main = analyses[0] if analyses else None
+    found = [*_unfinished(gathered), *_answers(gathered, main), *_checkpoints(gathered), *_controls(gathered)]
+    found += design_steps(gathered, main)
+    found += [*_epochs(gathered), *_storage(gathered), *_estimates(estimates)]
+    return tuple(found)
+
+
+def _unfinished(gathered: Gathered) -> Iterator[NextStep]:
+    planned = gathered.plan is not None
+    left = [
+        run.name
+        for run in gathered.runs
+        if run.outcome is not TrainingOutcome.COMPLETE
+        and run.status not in (RunStatus.COMPLETED, RunStatus.COMPLETED_FAILED_EXIT)
+    ]
+    failed = [run.name for run in gathered.runs if run.status is RunStatus.FAILED]
+    if failed:
+        log = shlex.quote(failed[0])
+        yield NextStep(
+            title="Find out why runs failed",
+            why=f"{listed(failed)} did not end well.",
+            command=f"tail -n 40 {log}/slurm-*.out",
+        )
+    if left and planned:
+        why = f"{count(len(left), 'run')} of {len(gathered.runs)} not complete: {listed(left)}."
+        yield NextStep(title="Finish what is not finished", why=why, command="touchline resume .")
+    open_ = [
+        run.name
+        for run in gathered.runs
+        if is_asked_about(run) and run.outcome is TrainingOutcome.COMPLETE and not run.evaluations
+    ]
+    if open_:
+        yield NextStep(
+            title="Evaluate what is trained",
+            why=f"{listed(open_)}: trained and not evaluated. Begin with the last epoch of each; losses alone do not "
+            "say which run does the task better.",
+            command="touchline evaluate ." if planned else evaluation_by_hand(gathered, open_[0]),
+        )
+
+
+def _answers(gathered: Gathered, analysis: Analysis | None) -> Iterator[NextStep]:
+    """Answers that deserve a look before any number is believed."""
+    if analysis is None:
+        return
+    spoiled = [each for each in answer_counts(gathered.runs) if each.answers and _spoiled(each) / each.answers > _MANY]
+    asked = {run.name for run in gathered.runs if is_asked_about(run)}
+    own = [score for score in analysis.scores if score.run in asked]
+    floor = own and all(score.value <= _FLOOR for score in own)
+    if not spoiled and not floor:
+        return
+    why = []
+    if spoiled:
+        worst = max(spoiled, key=lambda each: _spoiled(each) / each.answers)
+        why.append(
+            f"{worst.run} ({worst.checkpoint}): {_spoiled(worst):,} of {count(worst.answers, 'answer')} empty, cut or "
+            f"not generated{f', and {len(spoiled) - 1} evaluations more with many' if len(spoiled) > 1 else ''}."
+        )
+    if floor:
+        best = scale_of(analysis).value(max(score.value for score in own))
+        why.append(f"No fine-tuned run scores above {best}: at the bottom of the scale nothing can be told apart.")
+    name = shlex.quote(f"{(spoiled[0].run if spoiled else own[0].run)}/eval")
+    yield NextStep(title="Read the answers", why=" ".join(why), command=f"inspect view --log-dir {name}")
+
+
+def _spoiled(each: AnswerCounts) -> int:
+    return each.empty + each.errors + (each.cut or 0)
+
+
+def _checkpoints(gathered: Gathered) -> Iterator[NextStep]:
+    broken = [f"{each.run}/{each.name}" for each in gathered.verification.checkpoints if not each.sound]
+    if broken:
+        yield NextStep(
+            title="Look at broken checkpoints",
+            why=f"{listed(broken)}: reading every value, and not headers alone, tells what else is wrong."
+            if gathered.verification.depth == "headers"
+            else f"{listed(broken)} cannot be loaded as they are.",
+            command="touchline report . --deep" if gathered.verification.depth == "headers" else None,
+        )
+
+
+def _controls(gathered: Gathered) -> Iterator[NextStep]:
+    asked = [run for run in gathered.runs if is_asked_about(run)]
+    bases = {run.model for run in gathered.runs if is_base_control(run)}
+    without = [model for model in dict.fromkeys(run.model for run in asked) if model not in bases]
+    if without:
+        yield NextStep(
+            title="Evaluate the base models",
+            why=f"{listed(without)}: no untrained control was evaluated, so that no gain can be told from what the "
+            "base model does already.",
+            command=None if gathered.plan is None else run_with(gathered.plan, "controls=[base]"),
+        )
+
+
+def _epochs(gathered: Gathered) -> Iterator[NextStep]:
+    falling = [run for run in gathered.runs if _still_falling(run)]
+    if falling:
+        run = falling[0]
+        last, before = run.validation_losses[-1], run.validation_losses[-2]
+        also = f" So it was in {listed([each.name for each in falling[1:]])}." if len(falling) > 1 else ""
+        yield NextStep(
+            title="Train for longer",
+            why=f"The validation loss of {run.name} was still falling at the end: {last.loss:.4g} at step "
+            f"{last.step:,}, {relative(last.loss, before.loss)} than at step {before.step:,}.{also}",
+        )
+    rising = [run for run in gathered.runs if risen(run) is not None]
+    if rising:
+        names = [run.name for run in rising]
+        yield NextStep(
+            title="Compare the epochs",
+            why=f"The validation loss rose again in {listed(names)}: an earlier epoch may do better. Evaluate every "
+            "epoch, and choose by validation loss.",
+            command="touchline evaluate . --epochs all" if gathered.plan is not None else None,
+        )
+
+
+def _still_falling(run: RunResult) -> bool:
+    if run.outcome is not TrainingOutcome.COMPLETE or len(run.validation_losses) < 3:
+        return False
+    last, before = run.validation_losses[-1], run.validation_losses[-2]
+    best = lowest(run.validation_losses)
+    return best is not None and best.step == last.step and before.step > 0 and last.loss < _FALLING * before.loss
+
+
+def _storage(gathered: Gathered) -> Iterator[NextStep]:
+    deletable = gathered.verification.storage.deletable
+    if deletable and gathered.plan is not None:
+        size = format_bytes(sum(each.size_bytes for each in deletable))
+        yield NextStep(
+            title=f"Give back {size}",
+            why=f"{count(len(deletable), 'file or folder', 'files and folders')} can go without loss; the command "
+            "shows them, and deletes nothing without --perform.",
+            command="touchline clean .",
+        )
+
+
+def _estimates(rows: Sequence[EstimateRow]) -> Iterator[NextStep]:
+    missed = [row for row in rows if row.inside is False]
+    if missed:
+        yield NextStep(
+            title="Let the next plan know",
+            why=f"{count(len(missed), 'interval')} of this plan missed. What these runs measured goes into the "
+            "history, and the next plan's intervals rest on it.",
+            command="touchline collect .",
+        )

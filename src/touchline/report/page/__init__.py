@@ -1,0 +1,153 @@
+"""report.html: one file that opens from disk, asks no network for anything, and runs only the scripts in it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import jinja2
+from jinja2.filters import do_urlencode
+from markupsafe import Markup
+
+from touchline.domain.report import Report, Statement, Weight
+from touchline.report.chart import Chart
+from touchline.report.inks import CONTROL, inks, used
+from touchline.report.page import details
+from touchline.report.page.browser import browser_data
+from touchline.report.page.embedding import colours, embedded_json, embedded_spec, inlined
+from touchline.report.page.runs import cards, runs_table
+from touchline.report.page.scripts import figure_script
+from touchline.report.pictures import figures_off
+
+SAMPLES = "samples.jsonl"
+"""Beside the page: every answer."""
+_ISSUES_SHOWN = 8
+
+
+def report_html(
+    report: Report,
+    charts: Sequence[Chart],
+    *,
+    script: str | None = None,
+    refresh_seconds: int | None = None,
+    base: str | None = ".",
+) -> str:
+    """The whole page; the same report gives the same text.
+
+    Args:
+        report: what is said.
+        charts: the figures.
+        script: `report.page.scripts.figure_script()`, where the caller has kept it; none: it is made now.
+        refresh_seconds: after how many seconds the page loads itself anew, while runs go on; none: never.
+        base: the experiment's folder as seen from the page's, for links to files; none: no links.
+    """
+    off = figures_off()
+    given = inks(report)
+    own_inks = used({**given, "": CONTROL})
+    scripts: list[tuple[Markup, str]] = []
+    if charts and not off:
+        scripts.append(inlined(figure_script() if script is None else script, "script"))
+    scripts.append(inlined(_source("page.js"), "script"))
+    style, style_hash = inlined(colours(own_inks) + _source("page.css"), "style")
+    browser = browser_data(report, SAMPLES)
+    text = _template().render(
+        report=report,
+        policy=_policy([digest for _, digest in scripts], style_hash),
+        refresh=refresh_seconds,
+        style=style,
+        scripts=[code for code, _ in scripts],
+        figures={} if off else _figures(charts),
+        specs=[] if off else [(chart.name, embedded_spec(chart.spec, own_inks)) for chart in charts],
+        figures_off=off,
+        cards=cards(report),
+        issues=_issues(report),
+        findings=_by_topic(report.findings),
+        refusals=[refusal for analysis in report.analyses for refusal in analysis.refusals],
+        analysis_notes=dict.fromkeys(note for analysis in report.analyses for note in analysis.notes),
+        commands=_by_group(report),
+        runs=runs_table(report, given),
+        tables={
+            name: make(report, given)
+            for name, make in (
+                ("estimates", details.estimates),
+                ("packing", details.packing),
+                ("answers", details.answers),
+                ("general", details.general),
+                ("checkpoints", details.checkpoints),
+                ("storage", details.storage),
+                ("deletable", details.deletable),
+                ("attempts", details.attempts),
+            )
+        },
+        sizes=details.sizes(report),
+        files=[facts for facts in report.facts if facts.files],
+        browser=browser,
+        browser_json=None if browser is None else embedded_json(browser),
+        base=base,
+    )
+    # A lone surrogate in what a model wrote cannot be written as UTF-8, and a NUL is no character of a page.
+    return text.replace("\0", "\ufffd").encode("utf-8", "replace").decode("utf-8")
+
+
+def _template() -> jinja2.Template:
+    return _environment().get_template("page.html.j2")
+
+
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("touchline.report.page", "templates"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["address"] = _address
+    return environment
+
+
+def _address(path: str) -> str:
+    """A path as part of a link, whatever characters are in it."""
+    return do_urlencode(path.encode("utf-8", "replace").decode("utf-8"))
+
+
+def _source(name: str) -> str:
+    """A style or script of ours, as it is."""
+    environment = _environment()
+    if environment.loader is None:
+        raise AssertionError("the environment has a loader")
+    return environment.loader.get_source(environment, name)[0]
+
+
+def _policy(scripts: Sequence[str], style: str) -> str:
+    """Nothing is loaded, and only what is in the page from the start runs."""
+    return (
+        f"default-src 'none'; script-src {' '.join(scripts)}; style-src {style}; img-src data:; "
+        "base-uri 'none'; form-action 'none'"
+    )
+
+
+def _figures(charts: Sequence[Chart]) -> dict[str, list[Chart]]:
+    made: dict[str, list[Chart]] = {}
+    for chart in charts:
+        made.setdefault(chart.section, []).append(chart)
+    return made
+
+
+def _issues(report: Report) -> dict[str, list[object]]:
+    """What must be heeded is shown; of many the first, and what is only for information, can be opened."""
+    heavy: list[object] = [issue for issue in report.issues if issue.weight is not Weight.INFO]
+    light: list[object] = [issue for issue in report.issues if issue.weight is Weight.INFO]
+    return {"shown": heavy[:_ISSUES_SHOWN], "more": heavy[_ISSUES_SHOWN:], "info": light}
+
+
+def _by_topic(statements: Sequence[Statement]) -> dict[str, list[Statement]]:
+    made: dict[str, list[Statement]] = {}
+    for statement in statements:
+        made.setdefault(statement.topic, []).append(statement)
+    return made
+
+
+def _by_group(report: Report) -> dict[str, list[object]]:
+    made: dict[str, list[object]] = {}
+    for command in report.commands:
+        made.setdefault(command.group, []).append(command)
+    return made

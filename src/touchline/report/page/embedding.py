@@ -1,0 +1,88 @@
+"""Texts that stand inside a page without being markup: JSON, scripts and styles with their hashes, and the colours."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Sequence
+
+from markupsafe import Markup
+
+from touchline.report.charts.look import GRID, INK, MUTED, WHITE
+from touchline.report.inks import Ink
+
+_UNSAFE = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", "\u2029": "\\u2029"}
+_TOKENS = {INK: "ink", MUTED: "muted", GRID: "grid", WHITE: "card"}
+"""Colours of the figures that the page sets, by the name of its variable."""
+_LIGHT = {
+    "ink": INK,
+    "muted": MUTED,
+    "grid": GRID,
+    "paper": WHITE,
+    "card": "#f6f8fa",
+    "rule": "#dfe3e8",
+    "mark": "#fff4d6",
+    "good": "#0b6e4f",
+    "bad": "#b3261e",
+    "warn": "#c77700",
+    "link": "#0a58a8",
+}
+_DARK = {
+    "ink": "#e6e9ee",
+    "muted": "#a2abb8",
+    "grid": "#323944",
+    "paper": "#12161c",
+    "card": "#1a2028",
+    "rule": "#323944",
+    "mark": "#3a3320",
+    "good": "#6fd3ad",
+    "bad": "#ff9a90",
+    "warn": "#f2b04a",
+    "link": "#84bcff",
+}
+
+
+def embedded_json(value: object) -> Markup:
+    """JSON that cannot end the script element that it stands in, whatever a model wrote."""
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return Markup(_escaped(text))  # noqa: S704
+
+
+def embedded_spec(spec: dict[str, object], inks: Sequence[Ink]) -> Markup:
+    """A figure's spec whose colours are the page's variables, so that dark paper and print have their own."""
+    text = json.dumps(spec, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    names = _TOKENS | {ink.light: f"k{ink.number}" for ink in inks}
+    for colour, name in names.items():
+        text = text.replace(f'"{colour}"', f'"var(--{name})"')
+    return Markup(_escaped(text))  # noqa: S704
+
+
+def inlined(code: str, tag: str) -> tuple[Markup, str]:
+    """Our own script or style as it stands in the page, and its hash for the content security policy."""
+    text = code.replace("\r\n", "\n").replace("\r", "\n").replace(f"</{tag}", f"<\\/{tag}").replace("<!--", "<\\!--")
+    digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+    return Markup(text), f"'sha256-{digest}'"  # noqa: S704
+
+
+def colours(inks: Sequence[Ink]) -> str:
+    """The variables of light and dark paper; print is always light."""
+    light = _LIGHT | {f"k{ink.number}": ink.light for ink in inks}
+    dark = _DARK | {f"k{ink.number}": ink.dark for ink in inks}
+    classes = "".join(f".k{ink.number}{{--own:var(--k{ink.number})}}" for ink in inks)
+    return (
+        f":root{{color-scheme:light;{_variables(light)}}}\n"
+        f"@media screen and (prefers-color-scheme:dark){{:root:not([data-theme=light])"
+        f"{{color-scheme:dark;{_variables(dark)}}}}}\n"
+        f"@media screen{{:root[data-theme=dark]{{color-scheme:dark;{_variables(dark)}}}}}\n{classes}\n"
+    )
+
+
+def _variables(values: dict[str, str]) -> str:
+    return "".join(f"--{name}:{value};" for name, value in values.items())
+
+
+def _escaped(text: str) -> str:
+    for char, escape in _UNSAFE.items():
+        text = text.replace(char, escape)
+    return text

@@ -1,0 +1,70 @@
+"""PNG twins of the figures, for RESULTS.md; there are none without the extra `report`."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from collections.abc import Mapping
+
+from touchline.report.chart import Chart
+from touchline.report.figures import FIGURES_OFF
+
+WIDTH = 680
+"""Of a figure whose spec takes the width of its place, in pixels."""
+SCALE = 2
+"""Pixels of the picture for each of the figure, so that it is sharp on dense screens."""
+FELT = "felt"
+"""Name of layers that only feel the pointer."""
+
+
+def figures_off() -> str:
+    """Why there are no figures; empty when there are."""
+    here = all(importlib.util.find_spec(name) is not None for name in ("altair", "vl_convert"))
+    return "" if here else FIGURES_OFF
+
+
+def png(chart: Chart) -> bytes:
+    """The figure as a picture, in the light colours; to be asked for only where `figures_off()` is empty."""
+    import vl_convert
+
+    spec = still(chart.spec)
+    if spec.get("width") == "container":
+        spec["width"] = WIDTH
+    # White behind it: dark letters on a dark page could not be read.
+    picture: bytes = vl_convert.vegalite_to_png(json.dumps(spec | {"background": "#ffffff"}), scale=SCALE)
+    return picture
+
+
+def still(spec: Mapping[str, object]) -> dict[str, object]:
+    """The spec without what is there for a pointer alone.
+
+    An opacity of its own makes a layer of each mark, which takes a picture of a thousand curves minutes; where no run
+    is followed all marks of a kind have the same, and that of their strokes and fills looks alike.
+    """
+    made = dict(spec)
+    layers = made.get("layer")
+    if isinstance(layers, list):
+        made["layer"] = [_plain(layer) for layer in layers if layer.get("name") != FELT]
+    return made
+
+
+def _plain(layer: Mapping[str, object]) -> dict[str, object]:
+    made = dict(layer)
+    encoding = made.get("encoding")
+    if isinstance(encoding, dict):
+        kept = {channel: how for channel, how in encoding.items() if channel not in ("opacity", "tooltip")}
+        shown = _shown(encoding.get("opacity"))
+        if shown < 1:
+            kept |= {"strokeOpacity": {"value": shown}, "fillOpacity": {"value": shown}}
+        made["encoding"] = kept
+    return made
+
+
+def _shown(opacity: object) -> float:
+    """How opaque marks are where no run is followed."""
+    if not isinstance(opacity, dict):
+        return 1.0
+    conditions = opacity.get("condition")
+    first = conditions[0] if isinstance(conditions, list) and conditions else conditions
+    value = first.get("value") if isinstance(first, dict) else opacity.get("value")
+    return float(value) if isinstance(value, int | float) else 1.0

@@ -1,0 +1,52 @@
+"""Every answer of every evaluation as one row: what goes into samples.jsonl, and into samples.parquet where pyarrow is.
+
+The rows are flat, and each has the same keys in the same order, so that any reader of tables takes them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from touchline.domain.report import Report
+from touchline.domain.results import EvaluationRecord, RunResult, SampleScore
+
+COLUMNS = (
+    "run", "model", "levels", "seed", "task", "checkpoint", "item", "repeat", "target", "output", "score", "exact",
+    "match", "stop", "error", "parsed",
+)  # fmt: skip
+"""Keys of a row, in order."""
+
+
+def sample_rows(report: Report) -> Iterator[dict[str, object]]:
+    """The answers of all runs in the report's order: a run's own task first, by epoch, then its further tasks.
+
+    `levels` maps factors to levels; every other value is a text, a number, a boolean or None. `score` is what counts;
+    `exact` and `match` are None for a task with a score of its own.
+    """
+    for result in report.runs:
+        for record in (*result.evaluations, *result.other_evaluations):
+            for sample in record.samples:
+                yield _row(result, record, sample)
+
+
+def _row(result: RunResult, record: EvaluationRecord, sample: SampleScore) -> dict[str, object]:
+    own = sample.value is not None
+    values = (
+        result.name,
+        result.model,
+        {level.factor: level.value for level in result.levels},
+        result.seed,
+        record.task,
+        record.checkpoint,
+        sample.id,
+        sample.repeat,
+        sample.target,
+        sample.output,
+        sample.score,
+        None if own else sample.exact,
+        None if own else sample.match,
+        sample.stop,
+        sample.error,
+        sample.parsed,
+    )
+    return dict(zip(COLUMNS, values, strict=True))

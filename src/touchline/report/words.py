@@ -1,0 +1,163 @@
+"""Numbers and names as words, for sentences and tables alike; plain text, who renders it escapes it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from touchline.domain.analysis import Analysis
+from touchline.domain.quantity import Measured, Missing, Quantity
+from touchline.domain.results import RunResult
+from touchline.domain.runs import SEEDS, Level
+from touchline.markdown import measured
+from touchline.units import format_seconds, hours_to_seconds
+
+NOT_FINITE = Missing(missing="not a number")
+SHARES = ("match", "accuracy", "correct")
+"""What the names of scores hold that are shares of right answers, also where repeats are averaged."""
+_SHOWN = 6
+_NAMES = {
+    "models": "base model",
+    "data.path": "dataset",
+    "stage": "stage",
+    "train.lora.rank": "rank",
+    "train.lora.alpha": "alpha",
+    "train.epochs": "epochs",
+    "train.max_seq_len": "context",
+    "train.packed": "packing",
+    "train.lora.target_modules": "adapted layers",
+}
+"""What people call settings that a dotted key names otherwise; of all others it is the key's last part."""
+
+
+def percent(share: float) -> str:
+    """`90.5 %`."""
+    return f"{100 * share:.1f} %"
+
+
+def p_text(p: float) -> str:
+    """`p < 0.001`, `p = 0.049`, `p = 0.31`: never 0, and near 0.05 to the third digit."""
+    return "p < 0.001" if p < 0.001 else f"p = {p:.2g}" if p < 0.1 else f"p = {p:.2f}"
+
+
+def count(number: int, noun: str, plural: str = "") -> str:
+    """`1 run`, `1,500 steps`."""
+    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
+
+
+def listed(names: Sequence[str], shown: int = _SHOWN) -> str:
+    """`a, b and c`; of many the first and how many more."""
+    if len(names) > shown:
+        return f"{', '.join(names[:shown])} and {len(names) - shown:,} more"
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+
+
+def factor_words(factor: str) -> str:
+    """`train.lora.rank` as `rank`, `train.learning_rate` as `learning rate`."""
+    return _NAMES.get(factor, factor.rsplit(".", 1)[-1].replace("_", " "))
+
+
+def level_words(factor: str, value: str) -> str:
+    """`rank 64`, `learning rate 0.0002`; a base model is called by its name alone."""
+    return value if factor == "models" else f"{factor_words(factor)} {value}"
+
+
+def settings_words(levels: Sequence[Level]) -> str:
+    """`rank 64, learning rate 2e-4`; `-` when there is nothing but base model and seed to say."""
+    told = [level_words(level.factor, level.value) for level in levels if level.factor not in ("models", SEEDS)]
+    return ", ".join(told) or "-"
+
+
+def level_of(run: RunResult, factor: str) -> str | None:
+    """A run's level of a factor; none where it has none."""
+    return next((level.value for level in run.levels if level.factor == factor), None)
+
+
+def finite(value: Measured) -> Measured:
+    """The figure, or the reason why there is none: NaN and infinity are none."""
+    return value if isinstance(value, Missing) or math.isfinite(value.value) else NOT_FINITE
+
+
+def figure(value: Measured, digits: int = 4) -> str:
+    """`0.02345`, `4:41`, `5.06 MiB (5 to 5.1)` or `n/a (reason)`; plain text."""
+    known = finite(value)
+    if isinstance(known, Quantity) and not all(math.isfinite(end or 0.0) for end in (known.low, known.high)):
+        known = replace(known, low=None, high=None)
+    return measured(known, digits)
+
+
+def bare(value: Measured, digits: int = 4) -> str:
+    """The same without its interval."""
+    return figure(value if isinstance(value, Missing) else replace(value, low=None, high=None), digits)
+
+
+def duration(hours: Measured, value: float | None = None) -> str:
+    """`20.6 s`, `4:41`, `2:03:00` of a figure in hours, or of another value of its kind."""
+    known = finite(hours)
+    if isinstance(known, Missing):
+        return str(known)
+    return format_seconds(hours_to_seconds(known.value if value is None else value))
+
+
+def device_title(device: str) -> str:
+    """`GPU` or `Processor`, at the beginning of a line."""
+    return device[:1].upper() + device[1:]
+
+
+def relative(value: float, reference: float) -> str:
+    """`10.5 % higher`, `lower by a factor of 4.3`: how much a loss or a time differs."""
+    if not (reference > 0 and value > 0 and math.isfinite(reference) and math.isfinite(value)):
+        return "not comparable"
+    ratio = value / reference
+    if ratio >= 2:
+        return f"higher by a factor of {ratio:.1f}"
+    if ratio <= 0.5:
+        return f"lower by a factor of {1 / ratio:.1f}"
+    change = 100 * (ratio - 1)
+    if abs(change) < 0.05:
+        return "equal within 0.05 %"
+    return f"{abs(change):.1f} % {'higher' if change > 0 else 'lower'}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Scale:
+    """How the scores of an analysis are written: shares in per cent and points, all others as they are."""
+
+    share: bool
+    """Whether they are shares of right answers."""
+
+    def value(self, score: float) -> str:
+        """`90.5 %`, or `0.905`."""
+        return percent(score) if self.share else f"{score:.3f}"
+
+    def span(self, low: float, high: float) -> str:
+        """`85.6 to 93.8 %`, or `0.856 to 0.938`."""
+        return f"{100 * low:.1f} to {100 * high:.1f} %" if self.share else f"{low:.3f} to {high:.3f}"
+
+    def size(self, difference: float) -> str:
+        """`8.2 points`, without a sign."""
+        return f"{100 * difference:.1f} points" if self.share else f"{difference:.3f}"
+
+    def difference(self, value: float) -> str:
+        """`+70.0 points`, or `+0.700`."""
+        return f"{_signed(100 * value, 1)} points" if self.share else _signed(value, 3)
+
+    def ends(self, low: float, high: float) -> str:
+        """`+62.4 to +75.9`: the interval of a difference."""
+        if self.share:
+            # An interval over seed means knows nothing of the ends of the scale.
+            low, high = max(low, -1.0), min(high, 1.0)
+            return f"{_signed(100 * low, 1)} to {_signed(100 * high, 1)}"
+        return f"{_signed(low, 3)} to {_signed(high, 3)}"
+
+
+def _signed(value: float, digits: int) -> str:
+    """With a sign; what rounds to 0 is `+0.0`, never `-0.0`."""
+    return f"{round(value, digits) + 0.0:+.{digits}f}"
+
+
+def scale_of(analysis: Analysis) -> Scale:
+    """Per cent for shares of right answers."""
+    within = all(0 <= score.value <= 1 for score in analysis.scores)
+    return Scale(share=analysis.binary or (within and any(word in analysis.score for word in SHARES)))

@@ -1,0 +1,162 @@
+"""What of an experiment may go without loss; the only good copy of anything is never in the list.
+
+A broken checkpoint may go where its weights are lost and a sound one of the same or a later step is there; the state to
+go on from, where the training is complete and its last checkpoint is sound; what a killed attempt left half-written,
+where what it was to become is there. Everything else stays, however useless it looks.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from touchline.domain.verification import Deletable, VerifiedCheckpoint
+from touchline.results.storage import Place
+from touchline.results.verifying_bases import read_object
+from touchline.results.verifying_expected import Expected
+from touchline.results.verifying_files import role_of, tree_bytes
+from touchline.results.verifying_folder import verify_folder
+from touchline.results.verifying_markers import STATE, numbered
+from touchline.results.verifying_missing import LEFTOVER
+
+RESUME = "resume"
+_TEMPORARY = re.compile(r"\..{1,40}\.[0-9a-f]{8}\.tmp")
+_NO_OP_LEFT = re.compile(r"\.noop\.[0-9a-f]{8}")
+_LOST = frozenset(
+    {
+        *("truncated", "zero-byte", "bad-header", "overlong", "bad-offsets", "no-weights", "missing-file", "changed"),
+        *("nan", "infinite", "all-zero", "missing-tensor", "not-a-zip", "bad-archive", "wrong-size"),
+    }
+)
+"""Faults of a file of weights after which they cannot be brought back."""
+
+
+def deletable_of(
+    places: Sequence[Place], checkpoints: Sequence[VerifiedCheckpoint], root: Path
+) -> tuple[Deletable, ...]:
+    """What may go, run by run.
+
+    Args:
+        places: the runs.
+        checkpoints: all of theirs, verified.
+        root: the experiment's folder; paths in the answer are relative to it.
+    """
+    found: list[Deletable] = []
+    for place in places:
+        # What lies behind a link may be somebody else's.
+        if place.folder.is_symlink() or not place.folder.is_dir():
+            continue
+        own = [item for item in checkpoints if item.run == place.run]
+        found += _in_run(place, own, root)
+    return tuple(found)
+
+
+def _in_run(place: Place, own: Sequence[VerifiedCheckpoint], root: Path) -> Iterator[Deletable]:
+    for item in own:
+        path = place.folder / item.name
+        better = _at_least(item.name, item.step, own)
+        if better is not None and not path.is_symlink() and is_lost(item):
+            why = f"broken ({', '.join(dict.fromkeys(fault.code for fault in item.faults))}); {better.name} is sound"
+            yield _entry(place, path, root, why)
+    yield from _leftovers(place, own, root)
+    last = _last_sound(own)
+    if place.finished and last is not None:
+        for path in (place.folder / RESUME, *sorted(place.folder.glob(f"superseded/*/{RESUME}"))):
+            if path.is_dir() and not path.is_symlink():
+                yield _entry(place, path, root, f"state to go on from of a finished training; {last.name} is sound")
+    if last is not None:
+        yield from _trainer_states(place, own, last, root)
+
+
+def _leftovers(place: Place, own: Sequence[VerifiedCheckpoint], root: Path) -> Iterator[Deletable]:
+    """What killed attempts left beside the checkpoints."""
+    sound = {item.name for item in own if item.sound}
+    for path in sorted(place.folder.iterdir()):
+        if path.is_symlink():
+            continue
+        match = LEFTOVER.fullmatch(path.name)
+        if match is not None and match[1] == RESUME:
+            # Left by a cleaning that was killed.
+            if place.finished and _last_sound(own) is not None:
+                yield _entry(place, path, root, "state to go on from of a finished training, half removed")
+        elif match is not None:
+            name = match[1]
+            better = _at_least(name, None, own)
+            # A kill between two renames leaves a whole checkpoint under such a name.
+            kept = better is None and verify_folder(path, Expected(run=place.run, planned=True, base=place.base)).sound
+            if name in sound:
+                yield _entry(place, path, root, f"left by an attempt that was killed; {name} is sound")
+            elif better is not None and not kept:
+                yield _entry(place, path, root, f"left by an attempt that was killed; {better.name} is sound")
+        elif _NO_OP_LEFT.fullmatch(path.name) and "noop" in sound:
+            yield _entry(place, path, root, "left by an evaluation that was killed; noop is sound")
+    for folder in (place.folder, place.folder / "eval", place.folder / "status", place.folder / "eval" / "status"):
+        if folder.is_dir() and not folder.is_symlink():
+            for path in sorted(folder.glob(".*.tmp")):
+                if path.is_file() and not path.is_symlink() and _TEMPORARY.fullmatch(path.name):
+                    yield _entry(place, path, root, "a file that a kill left half-written; its name never changed")
+
+
+def _trainer_states(
+    place: Place, own: Sequence[VerifiedCheckpoint], last: VerifiedCheckpoint, root: Path
+) -> Iterator[Deletable]:
+    """Optimizer states that the Trainer of transformers leaves in every checkpoint, of a training that is complete."""
+    state = read_object(place.folder / last.name / STATE)
+    done, most = (None, None) if state is None else (state.get("global_step"), state.get("max_steps"))
+    if not isinstance(done, int) or not isinstance(most, int) or not 0 < most <= done:
+        return
+    for item in own:
+        for file in item.files:
+            path = place.folder / item.name / file.name
+            if role_of(file.name) == "optimizer" and file.name != "training_args.bin" and not path.is_symlink():
+                why = f"state to go on from of a finished training; {last.name} is sound"
+                yield _entry(place, path, root, why)
+
+
+def is_lost(item: VerifiedCheckpoint) -> bool:
+    """Whether a broken checkpoint's weights themselves are lost, so that nothing in it can be of use."""
+    roles = {file.name: file.role for file in item.files}
+    return any(
+        fault.code in _LOST
+        and (roles.get(fault.file or "") or role_of(fault.file or "weights.safetensors")) in ("adapter", "model")
+        for fault in item.faults
+    )
+
+
+def _last_sound(own: Sequence[VerifiedCheckpoint]) -> VerifiedCheckpoint | None:
+    """The last checkpoint of a run if it is sound; None where it is broken, whatever is sound before it."""
+    ordered = [item for item in own if _at(item.name, item.step) is not None]
+    last = max(ordered, key=lambda item: _at(item.name, item.step) or (0, 0), default=None)
+    return last if last is not None and last.sound else None
+
+
+def _at_least(name: str, step: int | None, own: Sequence[VerifiedCheckpoint]) -> VerifiedCheckpoint | None:
+    """A sound checkpoint that has come as far as the one of that name, or farther."""
+    match = numbered(name)
+    for item in own:
+        if not item.sound:
+            continue
+        if item.name == name or (step is not None and item.step is not None and item.step >= step):
+            return item
+        other = numbered(item.name)
+        if match is not None and other is not None and match[0] == other[0] and other[1] >= match[1]:
+            return item
+    return None
+
+
+def _at(name: str, step: int | None) -> tuple[int, int] | None:
+    """What to order checkpoints by: steps where they are known."""
+    match = numbered(name)
+    if step is not None:
+        return 1, step
+    return None if match is None else (0, match[1])
+
+
+def _entry(place: Place, path: Path, root: Path, why: str) -> Deletable:
+    size = tree_bytes(path) if path.is_dir() else path.stat().st_size
+    try:
+        relative = path.relative_to(root)
+    except ValueError:
+        relative = path
+    return Deletable(run=place.run, path=str(relative), size_bytes=size, why=why)

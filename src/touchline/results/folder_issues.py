@@ -1,0 +1,110 @@
+"""What in the folders of planned runs cannot be read, or is not what it should be: a report tells it and goes on."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from touchline.catalog.evaluations import EVALUATIONS_FOLDER, SCORES_SUFFIX, read_evaluations
+from touchline.domain.report import Issue, Weight
+from touchline.domain.results import RunResult
+from touchline.domain.status import JobState
+from touchline.results.found_folders import CHECKPOINT, newest_first
+from touchline.results.found_text import below, clean_line, clean_text
+
+_TAIL_BYTES = 1 << 16
+_LAST_LINES = 4
+_BADLY = frozenset({JobState.FAILED, JobState.OUT_OF_MEMORY, JobState.NODE_FAIL})
+
+
+def folder_issues(root: Path, runs: Sequence[RunResult]) -> tuple[Issue, ...]:
+    """Issues that only who opens the files can tell.
+
+    Args:
+        root: the experiment's folder.
+        runs: its results, whose folders are looked into.
+    """
+    return tuple(issue for run in runs for issue in _of_run(root, run))
+
+
+def _of_run(root: Path, run: RunResult) -> Iterator[Issue]:
+    folder = root / run.name
+    try:
+        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    except FileNotFoundError:
+        return
+    except OSError as fault:
+        yield _issue(run, "folder cannot be read", f"{_why(fault)}; what is in it is missing here", root, folder)
+        return
+    links = [entry.name for entry in entries if entry.is_symlink() and _matters(entry.name)]
+    if links:
+        listed = ", ".join(clean_text(name) for name in links[:5])
+        yield _issue(run, "links in the run's folder", f"{listed}: what they lead to is not verified", root, folder)
+    yield from _evaluations(root, run, folder / EVALUATIONS_FOLDER)
+    if run.job_state in _BADLY:
+        logs = [folder / e.name for e in entries if e.name.startswith("slurm-") and e.is_file(follow_symlinks=False)]
+        yield from _last_lines(root, run, newest_first(logs)[:1])
+
+
+def _matters(name: str) -> bool:
+    return CHECKPOINT.fullmatch(name) is not None or name.startswith("slurm-") or name == EVALUATIONS_FOLDER
+
+
+def _evaluations(root: Path, run: RunResult, folder: Path) -> Iterator[Issue]:
+    """Logs that are cut, and scores that cannot be read: an evaluation with one of them is not in the report."""
+    try:
+        names = sorted(path.name for path in folder.iterdir())
+    except FileNotFoundError:
+        return
+    except OSError as fault:
+        yield _issue(run, "evaluations cannot be read", f"{_why(fault)}", root, folder)
+        return
+    read = {record.log for record in read_evaluations(folder.parent)}
+    for name in names:
+        path = folder / name
+        if name.endswith(".eval") and not _is_whole(path):
+            rest = "its scores, kept beside it, count" if name in read else "it gives no score; evaluate again"
+            yield _issue(run, "an evaluation's log is cut", f"{clean_text(name)} has no end: {rest}", root, path)
+        log = f"{name.removesuffix(SCORES_SUFFIX)}.eval"
+        if name.endswith(SCORES_SUFFIX) and log in names and log not in read:
+            yield _issue(run, "scores cannot be read", f"{clean_text(name)}: evaluate again", root, path)
+
+
+def _is_whole(path: Path) -> bool:
+    try:
+        return path.is_file() and zipfile.is_zipfile(path)
+    except OSError:
+        return False
+
+
+def _last_lines(root: Path, run: RunResult, logs: Sequence[Path]) -> Iterator[Issue]:
+    for path in logs:
+        try:
+            with path.open("rb") as stream:
+                stream.seek(max(0, os.fstat(stream.fileno()).st_size - _TAIL_BYTES))
+                text = stream.read(_TAIL_BYTES).decode("utf-8", "replace")
+        except OSError as fault:
+            yield _issue(run, "job output cannot be read", f"{_why(fault)}", root, path)
+            continue
+        # Of a redrawn progress bar only the last drawing is a line.
+        lines = [clean_line(line.rpartition("\r")[2].strip()) for line in text.rstrip().split("\n")]
+        last = tuple(line for line in lines if line)[-_LAST_LINES:]
+        if last:
+            yield Issue(
+                weight=Weight.INFO,
+                subject=run.name,
+                title="last lines of a job that failed",
+                text="The job's output ends with these lines.",
+                lines=last,
+                where=below(root, path),
+            )
+
+
+def _issue(run: RunResult, title: str, text: str, root: Path, path: Path) -> Issue:
+    return Issue(weight=Weight.WARNING, subject=run.name, title=title, text=f"{text}.", where=below(root, path))
+
+
+def _why(fault: OSError) -> str:
+    return fault.strerror or type(fault).__name__

@@ -1,0 +1,160 @@
+"""What lm-evaluation-harness writes: `results_<date>.json`, and `samples_<task>_<date>.jsonl` beside it.
+
+Both are read as strangers' files: bounded, nothing in them is trusted to be of the kind that it should be. Their form
+was taken from files that version 0.4.13 wrote.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from pydantic_core import from_json
+
+from touchline.domain.general import HarnessResults, HarnessScore, HarnessTask
+from touchline.errors import InputFault
+from touchline.files import read_text_bounded
+
+_LIMIT_BYTES = 1 << 26
+_SAMPLES_LIMIT_BYTES = 1 << 28
+_ERROR = "_stderr"
+_PREFIX = "results"
+_LARGE = ("doc", "arguments", "resps", "filtered_resps", "target")
+_FILE_NAME = re.compile(r"[^/\0]{1,255}")
+
+Items = dict[str, float]
+"""Score of each item, by its number and hash."""
+
+
+def read_results(path: Path) -> HarnessResults:
+    """A results file.
+
+    Raises:
+        InputFault: it cannot be read, or is not such a file.
+    """
+    try:
+        data = json.loads(read_text_bounded(path, _LIMIT_BYTES))
+    except (ValueError, RecursionError):
+        raise InputFault(f"{str(path)!r} is not JSON", expected="a results file of the harness") from None
+    results = data.get("results") if isinstance(data, dict) else None
+    if not isinstance(results, dict):
+        raise InputFault(f"{str(path)!r} has no `results`", expected="a results file of the harness")
+    groups = _mapping(data, "group_subtasks").values()
+    inner = {str(name) for names in groups if isinstance(names, list) for name in names}
+    shown = {name: values for name, values in results.items() if isinstance(values, dict)}
+    shown = {name: values for name, values in shown.items() if name not in inner} or shown
+    return HarnessResults(
+        version=str(data.get("lm_eval_version", "of unknown version")),
+        date=_number(data.get("date")) or 0.0,
+        tasks={name: _task(name, data) for name in shown},
+        scores=tuple(score for name, values in shown.items() for score in _scores(name, values)),
+        higher_is_better={
+            (name, str(metric)): higher
+            for name in shown
+            for metric, higher in _mapping(_mapping(data, "higher_is_better"), name).items()
+            if isinstance(higher, bool)
+        },
+    )
+
+
+def read_items(results: Path, score: HarnessScore) -> Items | None:
+    """Score of each item behind one metric; None where they were not kept, or their mean is not the metric.
+
+    Args:
+        results: the results file, beside which the samples lie.
+        score: the metric.
+    """
+    name = f"samples_{score.task}{results.stem.removeprefix(_PREFIX)}.jsonl"
+    if not _FILE_NAME.fullmatch(name):
+        # A task's name must not lead elsewhere.
+        return None
+    found: Items = {}
+    for row in _rows(results.parent / name):
+        if row.get("filter", "none") != score.filter:
+            continue
+        value = _number(row.get(score.key))
+        if value is None:
+            return None
+        found[f"{row.get('doc_id')} {row.get('doc_hash')}"] = value
+    if not found or not math.isclose(math.fsum(found.values()) / len(found), score.value, abs_tol=1e-9):
+        # Perplexities and the like are no means over items.
+        return None
+    return found
+
+
+def _scores(task: str, values: Mapping[str, object]) -> Iterator[HarnessScore]:
+    for name, value in values.items():
+        metric, comma, by = name.partition(",")
+        number = _number(value)
+        if not comma or number is None or metric.endswith(_ERROR):
+            continue
+        yield HarnessScore(
+            task=task,
+            metric=metric if by == "none" else f"{metric} ({by})",
+            key=metric,
+            filter=by,
+            value=number,
+            standard_error=_number(values.get(f"{metric}{_ERROR},{by}")),
+        )
+
+
+def _task(name: str, data: Mapping[str, object]) -> HarnessTask:
+    effective = _number(_mapping(_mapping(data, "n-samples"), name).get("effective"))
+    docs = _mapping(data, "task_hashes").get(name)
+    template = data.get("chat_template_sha")
+    return HarnessTask(
+        version=str(_mapping(data, "versions").get(name)),
+        num_fewshot=str(_mapping(data, "n-shot").get(name)),
+        items=None if effective is None else int(effective),
+        docs=docs if isinstance(docs, str) else None,
+        chat_template=template if isinstance(template, str) else None,
+    )
+
+
+def _mapping(data: Mapping[str, object], key: str) -> Mapping[str, object]:
+    found = data.get(key)
+    return found if isinstance(found, dict) else {}
+
+
+def _number(value: object) -> float | None:
+    """A finite number; the harness writes `N/A` where it has no standard error."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    try:
+        number = float(value)
+    except OverflowError:
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _rows(path: Path) -> Sequence[Mapping[str, object]]:
+    """The lines of a file of samples; nothing where it cannot be read."""
+    try:
+        found = path.stat()
+    except (OSError, ValueError):
+        return ()
+    return _parsed(path, found.st_mtime_ns, found.st_size)
+
+
+@functools.lru_cache(maxsize=1)  # the metrics of a task stand in one file, and are asked for one after the other
+def _parsed(path: Path, modified_ns: int, size_bytes: int) -> Sequence[Mapping[str, object]]:
+    del modified_ns, size_bytes
+    try:
+        text = read_text_bounded(path, _SAMPLES_LIMIT_BYTES)
+    except InputFault:
+        return ()
+    rows: list[Mapping[str, object]] = []
+    # Not every line break of Unicode ends a line here: an answer may hold one.
+    for line in text.split("\n"):
+        try:
+            row = from_json(line)
+        except ValueError:
+            continue
+        if isinstance(row, dict):
+            # What was asked and answered is most of a row, and is not needed here.
+            rows.append({key: value for key, value in row.items() if key not in _LARGE})
+    return rows

@@ -1,0 +1,115 @@
+"""Every answer as a table: samples.jsonl, and samples.parquet where pyarrow is installed; written piece by piece.
+
+A thousand runs of a thousand items are a million rows: they are never all in memory, and a file appears when it is
+whole.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import itertools
+import json
+import os
+import secrets
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from touchline.files import disk_faults
+
+Row = Mapping[str, object]
+"""One answer, as `touchline.report.samples` gives it."""
+
+_ROWS_AT_ONCE = 10_000
+_TYPES = {
+    "seed": "int64",
+    "repeat": "int32",
+    "score": "float64",
+    "exact": "bool",
+    "match": "bool",
+    "parsed": "bool",
+    "levels": "levels",
+}
+"""Types of the columns that are no text."""
+
+
+def write_lines(rows: Iterable[Row], path: Path) -> int:
+    """Write JSON lines, replacing what is there in one step, and give how many."""
+    count = 0
+    with _replacing(path) as temporary, temporary.open("x", encoding="utf-8", errors="backslashreplace") as stream:
+        for row in rows:
+            stream.write(json.dumps(row, ensure_ascii=False) + "\n")
+            count += 1
+        stream.flush()
+        os.fsync(stream.fileno())
+    return count
+
+
+def can_write_parquet() -> bool:
+    """Whether pyarrow is installed."""
+    return importlib.util.find_spec("pyarrow") is not None
+
+
+def write_parquet(rows: Iterable[Row], path: Path) -> int:
+    """Write a Parquet table, replacing what is there in one step, and give how many rows; needs pyarrow.
+
+    Each column has the same type whatever it holds: a table of runs without errors can be read together with others.
+    `levels` is a map of texts.
+    """
+    import pyarrow.parquet
+
+    remaining = iter(rows)
+    first = next(remaining, None)
+    if first is None:
+        return 0
+    schema = pyarrow.schema([(name, _type(pyarrow, name)) for name in first])
+    count = 0
+    with (
+        _replacing(path) as temporary,
+        pyarrow.parquet.ParquetWriter(temporary, schema, compression="zstd") as writer,
+    ):
+        for piece in _pieces(itertools.chain([first], remaining)):
+            writer.write_table(pyarrow.Table.from_pylist([_plain(row) for row in piece], schema=schema))
+            count += len(piece)
+    return count
+
+
+def _type(pyarrow: Any, name: str) -> Any:
+    kind = _TYPES.get(name, "string")
+    if kind == "levels":
+        return pyarrow.map_(pyarrow.string(), pyarrow.string())
+    return getattr(pyarrow, "bool_" if kind == "bool" else kind)()
+
+
+def _pieces(rows: Iterable[Row]) -> Iterator[list[Row]]:
+    remaining = iter(rows)
+    while piece := list(itertools.islice(remaining, _ROWS_AT_ONCE)):
+        yield piece
+
+
+def _plain(row: Row) -> dict[str, object]:
+    """A row as Arrow takes it: maps as pairs, texts that are valid Unicode."""
+    return {name: _cell(value) for name, value in row.items()}
+
+
+def _cell(value: object) -> object:
+    if isinstance(value, Mapping):
+        return [(str(key), str(each)) for key, each in value.items()]
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode("utf-8")
+    return value
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """A file to write, which takes the other's place when the block ends well."""
+    temporary = path.parent / f".{path.name[:40]}.{secrets.token_hex(4)}.tmp"
+    with disk_faults("file", path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield temporary
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise

@@ -1,0 +1,169 @@
+"""Where the bytes of an experiment are: bases, adapters by rank, runs as they are and as they could be kept."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from touchline.domain.quantity import Measured, Missing, Quantity
+from touchline.domain.verification import (
+    AdapterSize,
+    Deletable,
+    RunStorage,
+    StorageSummary,
+    VerifiedCheckpoint,
+)
+from touchline.results.verifying_adapters import ADAPTER_FILE
+from touchline.results.verifying_bases import Base
+from touchline.results.verifying_files import tree_bytes
+
+_BYTES = {"B": 1.0, "MB": 1e6}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Place:
+    """A run and where it lies."""
+
+    run: str
+    """The run."""
+    folder: Path
+    """Its folder."""
+    model: str
+    """Its base model."""
+    base: Base | None
+    """What is known of the base."""
+    forecast: Measured
+    """What the plan said that it leaves."""
+    adapter_bytes: Measured
+    """Size of one of its adapters by its dimensions, for checkpoints in which it is merged (unit B)."""
+    finished: bool
+    """Whether its training is complete."""
+
+
+def summarise(
+    places: Sequence[Place],
+    checkpoints: Sequence[VerifiedCheckpoint],
+    forecast: Measured,
+    deletable: Sequence[Deletable],
+) -> StorageSummary:
+    """Add up what the runs take.
+
+    Args:
+        places: the runs, in order.
+        checkpoints: all of theirs, verified.
+        forecast: what the plan said for all of them.
+        deletable: what may go without loss.
+    """
+    of_run = {place.run: [item for item in checkpoints if item.run == place.run] for place in places}
+    bases: dict[str, Measured] = {}
+    for place in places:
+        known = _base_bytes(place, of_run[place.run])
+        if not isinstance(bases.get(place.model), Quantity):
+            bases[place.model] = known
+    runs = tuple(_run(place, of_run[place.run], bases[place.model]) for place in places)
+    return StorageSummary(
+        bases=bases,
+        adapters=_adapters(places, of_run),
+        runs=runs,
+        total_bytes=sum(run.total_bytes for run in runs),
+        forecast=_of_all(places, forecast),
+        deletable=tuple(deletable),
+    )
+
+
+def in_bytes(value: Measured) -> Measured:
+    """A size in bytes, whatever unit a plan has it in."""
+    if isinstance(value, Missing):
+        return value
+    factor = _BYTES[value.unit]
+    low, high = (None if end is None else end * factor for end in (value.low, value.high))
+    return Quantity(
+        value=value.value * factor,
+        unit="B",
+        low=low,
+        high=high,
+        coverage=value.coverage,
+        aggregation=value.aggregation,
+        method=value.method,
+    )
+
+
+def _of_all(places: Sequence[Place], forecast: Measured) -> Measured:
+    """The forecast for all runs, and for how many of them there is none: a control only writes its evaluation."""
+    found = in_bytes(forecast)
+    without = sum(isinstance(place.forecast, Missing) for place in places)
+    if isinstance(found, Quantity) and without:
+        return replace(found, method=f"without {without} of {len(places)} runs, for which nothing was forecast")
+    return found
+
+
+def _base_bytes(place: Place, checkpoints: Sequence[VerifiedCheckpoint]) -> Measured:
+    """Size of a base: of its own weights, or of the whole model in a checkpoint, which has the same tensors."""
+    if place.base is not None and isinstance(place.base.size, Quantity):
+        return place.base.size
+    for item in checkpoints:
+        if item.sound and item.model_bytes is not None:
+            where = f"{place.run}/{item.name}"
+            return Quantity(value=item.model_bytes, unit="B", where=where, method="the whole model in a checkpoint")
+    return Missing(missing="the base is not on this disk")
+
+
+def _adapters(places: Sequence[Place], of_run: Mapping[str, Sequence[VerifiedCheckpoint]]) -> tuple[AdapterSize, ...]:
+    found: dict[tuple[str, int | None, str | None], AdapterSize] = {}
+    for place in places:
+        for item in of_run[place.run]:
+            if item.adapter_bytes is None or not item.sound:
+                continue
+            # Of a stage, what it adds to the base, not also what it trained by itself.
+            whole = next((file.size_bytes for file in item.files if file.name == ADAPTER_FILE), item.adapter_bytes)
+            found.setdefault(
+                (place.model, item.rank, item.dtype if item.model_bytes is None else None),
+                AdapterSize(model=place.model, rank=item.rank, dtype=item.dtype, size_bytes=whole, run=place.run),
+            )
+    return tuple(sorted(found.values(), key=lambda size: (size.model, size.rank or 0, size.dtype or "")))
+
+
+def _run(place: Place, checkpoints: Sequence[VerifiedCheckpoint], base: Measured) -> RunStorage:
+    return RunStorage(
+        run=place.run,
+        checkpoints=len(checkpoints),
+        total_bytes=tree_bytes(place.folder),
+        checkpoint_bytes=sum(item.size_bytes for item in checkpoints),
+        adapter_bytes=sum(item.adapter_bytes or 0 for item in checkpoints),
+        full_model_bytes=_as_full_models(checkpoints, base),
+        adapter_only_bytes=_as_adapters(checkpoints, place.adapter_bytes),
+        forecast=in_bytes(place.forecast),
+    )
+
+
+def _as_full_models(checkpoints: Sequence[VerifiedCheckpoint], base: Measured) -> Measured:
+    """What the checkpoints take as whole models: those that are, with the adapter beside it; the others as the base."""
+    if not checkpoints:
+        return Missing(missing="no checkpoint")
+    whole = [item for item in checkpoints if item.model_bytes is not None]
+    taken = sum((item.model_bytes or 0) + (item.adapter_bytes or 0) for item in whole)
+    others = len(checkpoints) - len(whole)
+    if others and isinstance(base, Missing):
+        return base
+    would = others * base.value if isinstance(base, Quantity) else 0.0
+    said = f"{len(whole)} as they are" if whole else ""
+    wished = f"{others} x the base's weights" if others else ""
+    return Quantity(value=taken + would, unit="B", aggregation="sum", method=", ".join(filter(None, (said, wished))))
+
+
+def _as_adapters(checkpoints: Sequence[VerifiedCheckpoint], merged: Measured) -> Measured:
+    """What the checkpoints take as adapters alone; of merged models, by the adapter's dimensions."""
+    if not checkpoints:
+        return Missing(missing="no checkpoint")
+    alone = [item.adapter_bytes for item in checkpoints if item.adapter_bytes is not None]
+    others = len(checkpoints) - len(alone)
+    if others and isinstance(merged, Missing):
+        return merged
+    would = others * merged.value if isinstance(merged, Quantity) else 0.0
+    said = f"{len(alone)} as they are" if alone else ""
+    wished = f"{others} by their dimensions" if others else ""
+    return Quantity(
+        value=math.fsum(alone) + would, unit="B", aggregation="sum", method=", ".join(filter(None, (said, wished)))
+    )

@@ -1,0 +1,248 @@
+"""Every checkpoint of an experiment, verified by reading it: what is there, wrong or missing, and what it takes.
+
+    verifying_folder     one checkpoint's folder, by the checks of the modules beside it
+    verifying_missing    what a plan asks for and is not there
+    storage, deletable   where the bytes are, and which of them may go
+
+By default file sizes, headers and small text files are read, a thousand adapters a minute; `deep` reads every value and
+compares every hash. Nothing is ever unpickled, and whatever lies in a folder, the answer says so and nothing is raised.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from touchline.catalog.checkpoints import training_complete
+from touchline.domain import defaults
+from touchline.domain.evaluation import NO_OP_CHECKPOINT
+from touchline.domain.plan import Plan, PlannedRun
+from touchline.domain.quantity import Measured, Missing, Quantity
+from touchline.domain.runs import ControlKind, RunKind
+from touchline.domain.verification import CheckpointFault, Verification, VerifiedCheckpoint
+from touchline.estimate.disk import adapter_file_bytes
+from touchline.files import sha256_file
+from touchline.results.deletable import deletable_of
+from touchline.results.storage import Place, summarise
+from touchline.results.verifying_adapters import ADAPTER_CONFIG, ADAPTER_FILE, Wanted
+from touchline.results.verifying_bases import CONFIG_FILE, Base, planned_base, read_base, read_object
+from touchline.results.verifying_expected import Expected
+from touchline.results.verifying_folder import verify_folder
+from touchline.results.verifying_markers import named_by, numbered
+from touchline.results.verifying_missing import missing_of, missing_of_found
+
+_NOTHING_PLANNED = Missing(missing="nothing was planned")
+Counted = Callable[[int, int], None]
+
+
+def verify_planned(plan: Plan, root: Path, *, deep: bool = False, say: Counted | None = None) -> Verification:
+    """Verify the checkpoints of every run of a plan.
+
+    Args:
+        plan: the plan.
+        root: the experiment's folder.
+        deep: read every value and compare every hash too, not only sizes and headers.
+        say: hears how many checkpoints are done, of how many.
+    """
+    bases = {name: planned_base(model) for name, model in plan.models.items()}
+    work = [
+        (path, _expected(run, bases[run.model])) for run in plan.runs for path in checkpoint_folders(root / run.name)
+    ]
+    checkpoints = _verify(work, deep=deep, say=say)
+    names = {run.name: {item.name for item in checkpoints if item.run == run.name} for run in plan.runs}
+    places = [_planned_place(run, root / run.name, bases[run.model]) for run in plan.runs]
+    return Verification(
+        depth="values" if deep else "headers",
+        checkpoints=checkpoints,
+        missing=tuple(
+            item
+            for run in plan.runs
+            for item in missing_of(run, root / run.name, names[run.name], is_no_op=_is_no_op(run))
+        ),
+        storage=summarise(places, checkpoints, plan.disk, deletable_of(places, checkpoints, root)),
+    )
+
+
+def verify_folders(
+    root: Path, runs: Mapping[str, Path], *, deep: bool = False, say: Counted | None = None
+) -> Verification:
+    """Verify checkpoints in run folders that touchline did not make.
+
+    Of what should be there nothing is planned: a checkpoint is measured against its own configuration, its base where
+    that is on this disk, and the files that the other checkpoints of its run have.
+
+    Args:
+        root: the folder that holds them; paths in the answer are relative to it.
+        runs: folders by the names of the runs.
+        deep: read every value too.
+        say: hears how many checkpoints are done, of how many.
+    """
+    bases = {name: _found_base(folder) for name, folder in runs.items()}
+    work = [
+        (path, Expected(run=name, base=bases[name] if bases[name].tensors is not None else None))
+        for name, folder in runs.items()
+        for path in checkpoint_folders(folder)
+    ]
+    checkpoints = _beside(_verify(work, deep=deep, say=say))
+    names = {name: {item.name for item in checkpoints if item.run == name} for name in runs}
+    places = [
+        Place(
+            run=name,
+            folder=folder,
+            model=bases[name].name,
+            base=bases[name],
+            forecast=_NOTHING_PLANNED,
+            adapter_bytes=Missing(missing="it is merged, and its rank is not recorded"),
+            finished=False,
+        )
+        for name, folder in runs.items()
+    ]
+    return Verification(
+        depth="values" if deep else "headers",
+        checkpoints=checkpoints,
+        missing=tuple(missing_of_found(names)),
+        storage=summarise(places, checkpoints, _NOTHING_PLANNED, deletable_of(places, checkpoints, root)),
+    )
+
+
+def checkpoint_folders(folder: Path) -> list[Path]:
+    """The checkpoints in a run's folder, or under its `output/` and `checkpoints/`, those of the epochs first."""
+    found: list[tuple[str, int, Path]] = []
+    for place in (folder, folder / "output", folder / "outputs", folder / "checkpoints"):
+        try:
+            paths = [path for path in place.iterdir() if path.is_dir()]
+        except OSError:
+            continue
+        for path in paths:
+            match = numbered(path.name)
+            if match is not None:
+                found.append((*match, path))
+            elif path.name == NO_OP_CHECKPOINT:
+                found.append((NO_OP_CHECKPOINT, 0, path))
+    kinds = ("epoch", "step", "checkpoint", "iter", NO_OP_CHECKPOINT)
+    return [path for _, _, path in sorted(found, key=lambda item: (kinds.index(item[0]), item[1], str(item[2])))]
+
+
+def _verify(
+    work: Sequence[tuple[Path, Expected]], *, deep: bool, say: Counted | None
+) -> tuple[VerifiedCheckpoint, ...]:
+    """Each of them, and then each run's against each other."""
+    found: list[VerifiedCheckpoint] = []
+    seen: dict[tuple[str, str], VerifiedCheckpoint] = {}
+    for done, (path, expected) in enumerate(work):
+        if say is not None:
+            say(done, len(work))
+        item = verify_folder(path, expected, deep=deep)
+        digest = _weights_digest(path, deep=deep)
+        earlier = None if digest is None else seen.setdefault((expected.run, digest), item)
+        if earlier is not None and earlier is not item and (earlier.step, earlier.epoch) != (item.step, item.epoch):
+            message = f"the very weights of {earlier.name}: nothing was learned in between, or another file was saved"
+            item = _with(item, CheckpointFault(code="same-weights", file=None, message=message))
+        found.append(item)
+    if say is not None and work:
+        say(len(work), len(work))
+    return tuple(found)
+
+
+def _weights_digest(path: Path, *, deep: bool) -> str | None:
+    """What tells two checkpoints' weights apart: as it was recorded, else of the file where all is read."""
+    marker = named_by(path).marker
+    if marker is not None:
+        return marker.adapter_sha256
+    try:
+        return sha256_file(path / ADAPTER_FILE) if deep and (path / ADAPTER_FILE).is_file() else None
+    except OSError:
+        return None
+
+
+def _with(item: VerifiedCheckpoint, fault: CheckpointFault) -> VerifiedCheckpoint:
+    return replace(item, sound=False, faults=(*item.faults, fault))
+
+
+def _beside(checkpoints: Sequence[VerifiedCheckpoint]) -> tuple[VerifiedCheckpoint, ...]:
+    """Add what every other checkpoint of the run has and one has not: tokenizer and configuration are copied alike."""
+    found: list[VerifiedCheckpoint] = []
+    for item in checkpoints:
+        others = [each for each in checkpoints if each.run == item.run and each.name != item.name]
+        sets = [{file.name for file in each.files if file.role in ("tokenizer", "config")} for each in others]
+        common = set.intersection(*sets) if sets else set()
+        told = {fault.file for fault in item.faults}
+        message = f"every other checkpoint of {item.run} has it"
+        faults = [
+            CheckpointFault(code="missing-file", file=name, message=message)
+            for name in sorted(common - {file.name for file in item.files} - told)
+        ]
+        found.append(replace(item, sound=item.sound and not faults, faults=(*item.faults, *faults)))
+    return tuple(found)
+
+
+# ---- what is expected ------------------------------------------------------------------------------------------------
+
+
+def _is_no_op(run: PlannedRun) -> bool:
+    return run.control is ControlKind.NO_OP
+
+
+def _expected(run: PlannedRun, base: Base) -> Expected:
+    if run.train is None or run.batches is None:
+        # A control's adapter is the base with nothing on it; it is written without a tokenizer.
+        bare = replace(base, files=frozenset())
+        return Expected(run=run.name, planned=True, digest=run.digest, base=bare, untrained=True)
+    return Expected(
+        run=run.name,
+        planned=True,
+        digest=run.digest,
+        base=base,
+        wanted=_wanted(run),
+        saves=run.train.checkpoint.save,
+        steps=run.batches.steps,
+        steps_per_epoch=run.batches.steps_per_epoch,
+    )
+
+
+def _wanted(run: PlannedRun) -> Wanted | None:
+    if run.train is None:
+        return None
+    lora = run.train.lora
+    alpha = defaults.LORA_ALPHA_PER_RANK * lora.rank if lora.alpha is None else lora.alpha
+    return Wanted(rank=lora.rank, alpha=alpha, target_modules=frozenset(lora.target_modules), dtype=lora.dtype)
+
+
+def _planned_place(run: PlannedRun, folder: Path, base: Base) -> Place:
+    return Place(
+        run=run.name,
+        folder=folder,
+        model=run.model,
+        base=base,
+        forecast=run.disk,
+        adapter_bytes=_adapter_bytes(run, base),
+        finished=run.kind is RunKind.FINE_TUNED and training_complete(folder, run.digest),
+    )
+
+
+def _adapter_bytes(run: PlannedRun, base: Base) -> Measured:
+    if run.train is None or base.shape is None:
+        return Missing(missing="nothing is trained" if run.train is None else "the base is not on this disk")
+    lora = run.train.lora
+    size = adapter_file_bytes(base.shape, lora.rank, lora.target_modules, lora.dtype)
+    return Quantity(value=size, unit="B", method="by its dimensions")
+
+
+def _found_base(folder: Path) -> Base:
+    """The base of a run that nobody planned, as far as its checkpoints name it."""
+    name = "n/a (no checkpoint names its base)"
+    for path in checkpoint_folders(folder):
+        config, model = read_object(path / ADAPTER_CONFIG) or {}, read_object(path / CONFIG_FILE) or {}
+        for said in (config.get("base_model_name_or_path"), model.get("_name_or_path")):
+            if not isinstance(said, str) or not said.strip():
+                continue
+            name = Path(said).name or said
+            # Only an absolute path surely means the same folder as when it was written.
+            if Path(said).is_absolute() and (found := read_base(Path(said))) is not None:
+                return found
+            break
+        else:
+            continue
+        break
+    return Base(name=name)

@@ -1,0 +1,194 @@
+"""A LoRA adapter: its tensors against its own configuration, against its base, and against what was planned.
+
+What is compared is only what a sound adapter always fulfils. Other kinds of adapters (DoRA, embeddings, layers saved
+whole) are let through where these rules do not speak of them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from touchline.catalog.shards import Tensor
+from touchline.domain.verification import CheckpointFault
+from touchline.results.verifying_bases import Base, finite
+from touchline.results.verifying_fit import Pair, fit_faults, is_layer
+from touchline.results.verifying_values import listed
+
+ADAPTER_FILE: Final = "adapter_model.safetensors"
+ADAPTER_CONFIG: Final = "adapter_config.json"
+_PREFIX = "base_model.model."
+"""What PEFT puts before a base's own names."""
+_PART = re.compile(r"(.+)\.lora_(A|B)(?:\.[A-Za-z0-9_]+)?\.weight")
+_PLAIN = re.compile(r"[\w.-]+")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Wanted:
+    """The adapter that was planned."""
+
+    rank: int
+    """Its rank."""
+    alpha: float
+    """Numerator of its scale."""
+    target_modules: frozenset[str]
+    """The layers that have one."""
+    dtype: str
+    """Its element type."""
+
+
+def is_b(name: str) -> bool:
+    """Whether a tensor is a factor B, which is zero before the first step."""
+    match = _PART.fullmatch(name)
+    return match is not None and match[2] == "B"
+
+
+def pairs_of(tensors: Mapping[str, Tensor]) -> dict[str, Pair]:
+    """The factors by the layer's name, without PEFT's prefix."""
+    found: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        if match := _PART.fullmatch(name):
+            found.setdefault(match[1].removeprefix(_PREFIX), {})[match[2]] = tensor
+    return {layer: Pair(parts.get("A"), parts.get("B")) for layer, parts in found.items()}
+
+
+def rank_of(tensors: Mapping[str, Tensor]) -> int | None:
+    """The largest rank that an adapter's tensors have."""
+    ranks = [pair.a.shape[0] for pair in pairs_of(tensors).values() if pair.a is not None and pair.a.shape]
+    return max(ranks, default=None)
+
+
+def adapter_faults(
+    tensors: Mapping[str, Tensor],
+    config: Mapping[str, object] | None,
+    base: Base | None,
+    wanted: Wanted | None,
+    file: str = ADAPTER_FILE,
+) -> Iterator[CheckpointFault]:
+    """What is wrong with an adapter whose header could be read.
+
+    Args:
+        tensors: its tensors by name.
+        config: adapter_config.json; none when it is missing or broken, which is a fault of its own.
+        base: its base; none when nothing is known of it.
+        wanted: what was planned; none where nothing was.
+        file: the file of its weights.
+    """
+    pairs = pairs_of(tensors)
+    if not pairs:
+        if config is None or config.get("peft_type", "LORA") == "LORA":
+            yield CheckpointFault(
+                code="missing-tensor", file=file, message="it has no factors of LoRA (lora_A, lora_B)"
+            )
+        return
+    yield from _halves(pairs, file)
+    whole = {layer: (pair.a, pair.b) for layer, pair in pairs.items() if pair.a is not None and pair.b is not None}
+    flat = {layer: (a, b) for layer, (a, b) in whole.items() if len(a.shape) == len(b.shape) == 2}
+    yield from _inner(flat, file)
+    yield from _types(pairs, wanted, file)
+    if config is not None:
+        yield from _configured(flat, config, wanted)
+    if base is not None:
+        yield from fit_faults(flat, pairs, config or {}, base, file)
+
+
+def _halves(pairs: Mapping[str, Pair], file: str) -> Iterator[CheckpointFault]:
+    half = [
+        f"{layer}.lora_{'A' if pair.a is None else 'B'}"
+        for layer, pair in pairs.items()
+        if pair.a is None or pair.b is None
+    ]
+    if half:
+        message = f"the other factor is there and this is not: {listed(sorted(half))}"
+        yield CheckpointFault(code="missing-tensor", file=file, message=message)
+
+
+def _inner(flat: Mapping[str, tuple[Tensor, Tensor]], file: str) -> Iterator[CheckpointFault]:
+    """The inner dimension of B A is one number."""
+    for layer, (a, b) in sorted(flat.items()):
+        if a.shape[0] != b.shape[1]:
+            message = f"{layer}: A is {list(a.shape)} and B is {list(b.shape)}, which cannot be multiplied"
+            yield CheckpointFault(code="wrong-shape", file=file, message=message)
+            return
+
+
+def _types(pairs: Mapping[str, Pair], wanted: Wanted | None, file: str) -> Iterator[CheckpointFault]:
+    """One floating type for all factors, the planned one."""
+    types = sorted({part.dtype for pair in pairs.values() for part in (pair.a, pair.b) if part is not None})
+    if not all("float" in name for name in types):
+        message = f"its factors are {', '.join(types)}, and a layer adds floating-point numbers"
+        yield CheckpointFault(code="wrong-dtype", file=file, message=message)
+    elif len(types) > 1:
+        message = f"its factors are of several types: {', '.join(types)}"
+        yield CheckpointFault(code="wrong-dtype", file=file, message=message)
+    elif wanted is not None and types != [wanted.dtype]:
+        message = f"its factors are {types[0]}, planned was {wanted.dtype}"
+        yield CheckpointFault(code="wrong-dtype", file=file, message=message)
+
+
+def _configured(
+    flat: Mapping[str, tuple[Tensor, Tensor]], config: Mapping[str, object], wanted: Wanted | None
+) -> Iterator[CheckpointFault]:
+    """The configuration says how the factors are put on: another rank or scale makes another model of them."""
+    if config.get("peft_type", "LORA") != "LORA":
+        message = f"its factors are those of LoRA, and peft_type is {str(config.get('peft_type'))[:40]}"
+        yield CheckpointFault(code="wrong-config", file=ADAPTER_CONFIG, message=message)
+        return
+    for layer, (a, _) in sorted(flat.items()):
+        rank = _rank_by_config(layer, config)
+        if rank is not None and rank != a.shape[0]:
+            message = f"it says rank {rank} of {layer}, whose factors have rank {a.shape[0]}"
+            yield CheckpointFault(code="wrong-rank", file=ADAPTER_CONFIG, message=message)
+            break
+    alpha = finite(config.get("lora_alpha"))
+    if alpha is None or alpha <= 0:
+        message = f"lora_alpha is {str(config.get('lora_alpha'))[:40]}, expected a positive number: the adapter's scale"
+        yield CheckpointFault(code="wrong-config", file=ADAPTER_CONFIG, message=message)
+    elif wanted is not None and alpha != wanted.alpha:
+        message = f"lora_alpha is {alpha:g}, planned was {wanted.alpha:g}: it is put on at another scale than trained"
+        yield CheckpointFault(code="wrong-config", file=ADAPTER_CONFIG, message=message)
+    if wanted is not None:
+        yield from _as_wanted(flat, wanted)
+    yield from _targeted(flat, config)
+
+
+def _as_wanted(flat: Mapping[str, tuple[Tensor, Tensor]], wanted: Wanted) -> Iterator[CheckpointFault]:
+    ranks = {a.shape[0] for a, _ in flat.values()}
+    if ranks and ranks != {wanted.rank}:
+        message = f"its factors have rank {', '.join(map(str, sorted(ranks)))}, planned was {wanted.rank}"
+        yield CheckpointFault(code="wrong-rank", file=ADAPTER_FILE, message=message)
+    kinds = {layer.rpartition(".")[2] for layer in flat}
+    if kinds != wanted.target_modules:
+        message = f"it is on {', '.join(sorted(kinds))}; planned was {', '.join(sorted(wanted.target_modules))}"
+        yield CheckpointFault(code="wrong-targets", file=ADAPTER_FILE, message=message)
+
+
+def _targeted(flat: Mapping[str, tuple[Tensor, Tensor]], config: Mapping[str, object]) -> Iterator[CheckpointFault]:
+    """What the configuration lists has factors, and only that; a library leaves out the others without a word."""
+    targets = config.get("target_modules")
+    if not isinstance(targets, list) or not all(isinstance(name, str) for name in targets):
+        return
+    named = [str(name) for name in targets]
+    strange = sorted(layer for layer in flat if not any(is_layer(layer, name) for name in named))
+    if strange:
+        message = f"it does not list {listed(strange)}, which have factors: a library would leave them out"
+        yield CheckpointFault(code="wrong-targets", file=ADAPTER_CONFIG, message=message)
+    unmet = sorted(name for name in named if not any(is_layer(layer, name) for layer in flat))
+    if unmet:
+        message = f"it lists {listed(unmet)}, which have no factors"
+        yield CheckpointFault(code="wrong-targets", file=ADAPTER_CONFIG, message=message)
+
+
+def _rank_by_config(layer: str, config: Mapping[str, object]) -> int | None:
+    """Rank of a layer by `r` and `rank_pattern`; None where it takes a regular expression to know."""
+    pattern = config.get("rank_pattern")
+    if isinstance(pattern, Mapping):
+        for name, rank in pattern.items():
+            if not isinstance(name, str) or not _PLAIN.fullmatch(name):
+                return None
+            if is_layer(layer, name):
+                return rank if isinstance(rank, int) else None
+    rank = config.get("r")
+    return rank if isinstance(rank, int) and not isinstance(rank, bool) else None

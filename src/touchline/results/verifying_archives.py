@@ -1,0 +1,143 @@
+"""Files of torch.save (`.pt`, `.pth`, `.bin`) by their zip directory: the pickle in them is never loaded.
+
+Such a file is a zip archive of stored entries: `<name>/data.pkl` says what the tensors are, `<name>/data/<n>` holds the
+bytes of the n-th storage. The directory lies at the end, so a file that was cut off has none.
+"""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from touchline.domain.verification import CheckpointFault
+from touchline.results.verifying_values import listed, look
+from touchline.results.verifying_weights import unreadable
+
+_MAGIC = b"PK\x03\x04"
+_CHUNK_BYTES = 1 << 22
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Archive:
+    """What the directory of an archive tells."""
+
+    path: Path
+    """The file."""
+    size_bytes: int
+    """Size on disk."""
+    storages: tuple[int, ...] = ()
+    """Bytes of its storages, in their order; a tensor of an adapter has one each."""
+    faults: tuple[CheckpointFault, ...] = field(default=())
+    """What is wrong with it."""
+
+
+def read_archive(path: Path, *, deep: bool = False, dtype: str | None = None) -> Archive:
+    """Read the directory of an archive; no pickle is loaded.
+
+    Args:
+        path: the file.
+        deep: read every entry and compare it with its checksum.
+        dtype: element type of all its storages where it is known, to look at their values too.
+    """
+    name, size = path.name, 0
+    try:
+        size = path.stat().st_size
+        if size == 0:
+            fault = CheckpointFault(code="zero-byte", file=name, message="it holds no byte")
+            return Archive(path=path, size_bytes=0, faults=(fault,))
+        with path.open("rb") as stream:
+            begins = stream.read(len(_MAGIC))
+        if begins != _MAGIC:
+            message = "it does not begin as an archive of torch.save does; what it holds could only be told by loading"
+            return Archive(
+                path=path, size_bytes=size, faults=(CheckpointFault(code="not-a-zip", file=name, message=message),)
+            )
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+            storages = _storages(entries)
+            faults = [*_directory(archive, entries, name), *_numbering(entries, name)]
+            if deep and not faults:
+                faults += _contents(archive, entries, name, dtype)
+    except (zipfile.BadZipFile, zlib.error, ValueError, EOFError, NotImplementedError, RuntimeError) as error:
+        message = f"its directory, which lies at the end, cannot be read: {error}; it was cut off or written over"
+        return Archive(
+            path=path, size_bytes=size, faults=(CheckpointFault(code="truncated", file=name, message=message),)
+        )
+    except OSError as error:
+        return Archive(path=path, size_bytes=size, faults=(unreadable(name, error),))
+    return Archive(
+        path=path, size_bytes=size, storages=tuple(entry.file_size for entry in storages), faults=tuple(faults)
+    )
+
+
+def _storages(entries: Sequence[zipfile.ZipInfo]) -> list[zipfile.ZipInfo]:
+    """The entries `<name>/data/<n>`, by number."""
+    found = [(entry.filename.split("/"), entry) for entry in entries]
+    numbered = [
+        (int(parts[2]), entry)
+        for parts, entry in found
+        if len(parts) == 3 and parts[1] == "data" and parts[2].isascii() and parts[2].isdigit() and len(parts[2]) < 10
+    ]
+    return [entry for _, entry in sorted(numbered, key=lambda item: item[0])]
+
+
+def _directory(archive: zipfile.ZipFile, entries: Sequence[zipfile.ZipInfo], name: str) -> Iterator[CheckpointFault]:
+    """Every entry lies where the directory says, stored as it is."""
+    for entry in entries:
+        if entry.compress_type != zipfile.ZIP_STORED or entry.compress_size != entry.file_size:
+            message = f"{entry.filename} is compressed, which torch.save never does"
+            yield CheckpointFault(code="bad-archive", file=name, message=message)
+            return
+        try:
+            # Opening compares the entry's own head with the directory.
+            archive.open(entry).close()
+        except (zipfile.BadZipFile, EOFError, OSError, NotImplementedError, RuntimeError) as error:
+            message = f"{entry.filename} is not where the directory says: {error}"
+            yield CheckpointFault(code="bad-archive", file=name, message=message)
+            return
+
+
+def _numbering(entries: Sequence[zipfile.ZipInfo], name: str) -> Iterator[CheckpointFault]:
+    """There is a description, and the storages are numbered without gaps."""
+    names = [entry.filename for entry in entries]
+    described = [each for each in names if each.count("/") == 1 and each.endswith("/data.pkl")]
+    if len(described) != 1 or len(set(names)) != len(names):
+        message = f"{len(described)} descriptions of its tensors (data.pkl), one expected"
+        yield CheckpointFault(code="bad-archive", file=name, message=message)
+        return
+    storages = _storages(entries)
+    numbers = [int(entry.filename.rpartition("/")[2]) for entry in storages]
+    if absent := sorted(set(range(max(numbers, default=-1) + 1)) - set(numbers)):
+        message = f"{len(absent)} storages are missing, the first is number {absent[0]}"
+        yield CheckpointFault(code="missing-tensor", file=name, message=message)
+    empty = [entry.filename for entry in storages if not entry.file_size]
+    if empty:
+        yield CheckpointFault(code="zero-byte", file=name, message=f"storages without a byte: {listed(empty)}")
+
+
+def _contents(
+    archive: zipfile.ZipFile, entries: Sequence[zipfile.ZipInfo], name: str, dtype: str | None
+) -> Iterator[CheckpointFault]:
+    """Every byte has its checksum, and where their type is known, the values are numbers."""
+    torn: list[str] = []
+    strange: list[str] = []
+    storages = {entry.filename for entry in _storages(entries)}
+    for entry in entries:
+        try:
+            with archive.open(entry) as stream:
+                while data := stream.read(_CHUNK_BYTES):
+                    if dtype is not None and entry.filename in storages:
+                        values = look(data, dtype)
+                        if values.nan or values.infinite:
+                            strange.append(entry.filename)
+        except zipfile.BadZipFile:
+            torn.append(entry.filename)
+    if torn:
+        message = f"bytes that do not fit their checksum in {listed(torn)}"
+        yield CheckpointFault(code="changed", file=name, message=message)
+    elif strange:
+        message = f"elements that are not finite numbers in {listed(list(dict.fromkeys(strange)))}"
+        yield CheckpointFault(code="nan", file=name, message=message)

@@ -1,0 +1,137 @@
+"""The files of a checkpoint's folder: what each is for, and whether those that are text are whole."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import stat
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from touchline.domain.verification import CheckpointFault, CheckpointFile
+from touchline.results.verifying_weights import unreadable
+
+Role = Literal["adapter", "model", "index", "config", "tokenizer", "optimizer", "marker", "other"]
+_OWN_MARKER = "touchline.json"
+"""Read against its schema by who compares it; that it is no JSON would be said twice."""
+_PATTERNS: tuple[tuple[str, Role], ...] = (
+    (r"touchline\.json|trainer_state\.json", "marker"),
+    (r"adapter_config\.json|config\.json|generation_config\.json|params\.json", "config"),
+    (r".*\.index\.json", "index"),
+    (r"optimizer.*|scheduler\.(pt|bin)|rng_state.*|random_states.*|recipe_state.*|scaler\.pt", "optimizer"),
+    (r"training_args\.bin|.*optim_states\.pt", "optimizer"),
+    (r"(adapter_model|stage_adapter|adapter_weights|adapter_\d+).*\.(safetensors|pt|pth|bin)", "adapter"),
+    (r".*\.safetensors|pytorch_model.*\.bin|hf_model_.*\.pt|.*model.*\.(pt|pth)|consolidated.*\.pth", "model"),
+    (r"tokenizer.*|special_tokens_map\.json|added_tokens\.json|vocab\.(json|txt)|merges\.txt", "tokenizer"),
+    (r"chat_template.*|.*\.spm|.*\.tiktoken", "tokenizer"),
+)
+_ROLES = tuple((re.compile(pattern), role) for pattern, role in _PATTERNS)
+_SMALL_BYTES = 256 << 10
+"""Larger JSON files, vocabularies, are only looked at from both ends unless all values are read."""
+_DEEP_BYTES = 256 << 20
+_ENDS_BYTES = 64
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Entry:
+    """One entry of a folder."""
+
+    path: Path
+    """Where it is."""
+    file: CheckpointFile
+    """What a report says of it."""
+
+
+def role_of(name: str) -> Role:
+    """What a file is for, by its name."""
+    return next((role for pattern, role in _ROLES if pattern.fullmatch(name)), "other")
+
+
+def list_folder(folder: Path) -> tuple[list[Entry], list[CheckpointFault]]:
+    """The files of a checkpoint's folder by name, and what is wrong with its entries.
+
+    Links are followed to read what they lead to; a folder inside is no file of a checkpoint, but its bytes count in
+    `tree_bytes`.
+    """
+    entries: list[Entry] = []
+    faults: list[CheckpointFault] = []
+    try:
+        names = sorted(path.name for path in folder.iterdir())
+    except OSError as error:
+        return [], [unreadable(".", error)]
+    for name in names:
+        role = role_of(name)
+        try:
+            found = (folder / name).stat()
+        except OSError as error:
+            if (folder / name).is_symlink():
+                faults.append(
+                    CheckpointFault(code="missing-file", file=name, message="it is a link that leads nowhere")
+                )
+            else:
+                faults.append(unreadable(name, error))
+            continue
+        if stat.S_ISREG(found.st_mode):
+            file = CheckpointFile(name=name, size_bytes=found.st_size, role=role)
+            entries.append(Entry(path=folder / name, file=file))
+        elif role in ("adapter", "model", "index", "config", "marker") and name.count("."):
+            faults.append(CheckpointFault(code="not-a-file", file=name, message="it is a folder or a device, no file"))
+    return entries, faults
+
+
+def text_faults(entries: Sequence[Entry], *, deep: bool) -> Iterator[CheckpointFault]:
+    """`zero-byte` and `broken-json` of everything that is not weights.
+
+    Args:
+        entries: the folder's files.
+        deep: parse large vocabularies too.
+    """
+    for entry in entries:
+        file = entry.file
+        if file.role in ("adapter", "model", "optimizer", "other"):
+            continue
+        if file.size_bytes == 0:
+            yield CheckpointFault(code="zero-byte", file=file.name, message="it holds no byte")
+        elif file.name.endswith(".json") and file.name != _OWN_MARKER:
+            try:
+                message = _json_fault(entry, deep=deep)
+            except OSError as error:
+                yield unreadable(file.name, error)
+                continue
+            if message is not None:
+                yield CheckpointFault(code="broken-json", file=file.name, message=message)
+
+
+def _json_fault(entry: Entry, *, deep: bool) -> str | None:
+    size = entry.file.size_bytes
+    if size > (_DEEP_BYTES if deep else _SMALL_BYTES):
+        with entry.path.open("rb") as stream:
+            first = stream.read(_ENDS_BYTES).lstrip(b"\xef\xbb\xbf \t\r\n")[:1]
+            stream.seek(-_ENDS_BYTES, os.SEEK_END)
+            last = stream.read().rstrip(b" \t\r\n")[-1:]
+        return None if (first, last) == (b"{", b"}") else "it does not end as it begins: cut off or written over"
+    try:
+        found = json.loads(entry.path.read_bytes().decode("utf-8-sig"))
+    except (ValueError, RecursionError) as error:
+        return f"it is not JSON: {error}"
+    return None if isinstance(found, dict) else "it holds no object"
+
+
+def tree_bytes(folder: Path) -> int:
+    """Bytes of everything under a folder; links are counted as links and not followed, as `du` does it."""
+    total = 0
+    pending = [str(folder)]
+    while pending:
+        try:
+            with os.scandir(pending.pop()) as found:
+                for entry in found:
+                    if entry.is_dir(follow_symlinks=False):
+                        pending.append(entry.path)
+                    else:
+                        total += entry.stat(follow_symlinks=False).st_size
+        except OSError:
+            continue
+    return total

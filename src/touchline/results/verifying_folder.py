@@ -1,0 +1,189 @@
+"""One checkpoint folder, verified: every check that applies to what lies in it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence, Set
+from functools import partial
+from pathlib import Path
+
+from touchline.domain.verification import CheckpointFault, CheckpointKind, VerifiedCheckpoint
+from touchline.results.verifying_adapters import ADAPTER_CONFIG, ADAPTER_FILE, adapter_faults, is_b, rank_of
+from touchline.results.verifying_bases import CONFIG_FILE, Base, read_shape
+from touchline.results.verifying_expected import Expected
+from touchline.results.verifying_files import list_folder, text_faults, tree_bytes
+from touchline.results.verifying_markers import marker_faults
+from touchline.results.verifying_models import (
+    files_of,
+    is_zero_in,
+    model_tensors,
+    shard_faults,
+    tensor_faults,
+    type_faults,
+)
+from touchline.results.verifying_read import Read, read_checkpoint, weight_faults
+from touchline.results.verifying_values import value_faults
+from touchline.results.verifying_weights import read_weights
+
+STAGE_FILE = "stage_adapter.safetensors"
+"""What a stage of a chain has trained, where others were merged into the base before it."""
+_UNTOUCHED = (".experts", "visual", "vision")
+"""Parts that a training may leave as they were, since no token of its data reached them."""
+
+
+def verify_folder(path: Path, expected: Expected, *, deep: bool = False) -> VerifiedCheckpoint:
+    """Verify one folder; whatever is in it, the answer says so and nothing is raised.
+
+    Args:
+        path: the checkpoint's folder.
+        expected: what is known of what it should be.
+        deep: read every value and compare every hash too.
+    """
+    listed, faults = list_folder(path)
+    read = read_checkpoint(path, listed, deep=deep)
+    faults += weight_faults(read)
+    faults += text_faults(listed, deep=deep)
+    faults += marker_faults(path, read.named, expected, {entry.file.name: entry for entry in listed}, deep=deep)
+    faults += _completeness(read, expected)
+    faults += _contents(path, read, expected)
+    if deep:
+        faults += _values(read, expected)
+    return _verified(path, read, expected, _once(faults), deep=deep)
+
+
+def _completeness(read: Read, expected: Expected) -> Iterator[CheckpointFault]:
+    """What must lie beside what is there."""
+    names = set(read.entries)
+    adapters = {name for name in names if read.entries[name].file.role == "adapter"}
+    models = {name for name in names if read.entries[name].file.role == "model"}
+    told = ADAPTER_CONFIG in names
+    if not adapters and not models:
+        what = f"there is {ADAPTER_CONFIG} and no adapter" if told else "neither an adapter nor a model is in it"
+        yield CheckpointFault(code="missing-file" if told else "no-weights", file=None, message=what)
+    if adapters and not told:
+        message = "without it nobody knows rank, scale and layers of the adapter"
+        yield CheckpointFault(code="missing-file", file=ADAPTER_CONFIG, message=message)
+    if told and not adapters and models:
+        yield CheckpointFault(code="missing-file", file=ADAPTER_FILE, message=f"{ADAPTER_CONFIG} is there")
+    if any(name.endswith(".safetensors") for name in models) and CONFIG_FILE not in names:
+        message = "without it the weights cannot be loaded as a model"
+        yield CheckpointFault(code="missing-file", file=CONFIG_FILE, message=message)
+    if expected.planned and expected.base is not None:
+        for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+            if name in expected.base.files and name not in names:
+                message = f"{expected.base.name} has it, and every checkpoint gets a copy"
+                yield CheckpointFault(code="missing-file", file=name, message=message)
+    if expected.saves == "merged" and adapters and not models:
+        yield CheckpointFault(code="wrong-kind", file=None, message="an adapter alone, and a merged model was planned")
+    if expected.saves == "adapter" and models:
+        yield CheckpointFault(code="wrong-kind", file=None, message="a whole model, and an adapter was planned")
+
+
+def _contents(path: Path, read: Read, expected: Expected) -> Iterator[CheckpointFault]:
+    """Tensors against configuration, plan and base."""
+    base = expected.base or _own_base(path, read)
+    yield from shard_faults(read.models, path)
+    if read.models and all(file.usable for file in read.models.values()):
+        tensors = model_tensors(read.models)
+        file = next(iter(read.models)) if len(read.models) == 1 else None
+        whole = not _incomplete(read, path)
+        if expected.base is not None and whole:
+            yield from type_faults(tensors, expected.base, file)
+            yield from tensor_faults(tensors, expected.base, file)
+        elif base is not None and whole:
+            # Itself it fits in any case: by its dimensions alone.
+            yield from tensor_faults(tensors, Base(name=base.name, shape=base.shape), file)
+    staged = STAGE_FILE in read.adapters
+    for name, weights in read.adapters.items():
+        if not weights.usable:
+            continue
+        wanted = expected.wanted if (name == STAGE_FILE) == staged else None
+        yield from adapter_faults(weights.tensors, None if name == STAGE_FILE else read.config, base, wanted, name)
+
+
+def _incomplete(read: Read, path: Path) -> bool:
+    """Whether shards are missing, which is told already: that their tensors are missing too says nothing new."""
+    return any(fault.code in ("missing-file", "stale-index") for fault in shard_faults(read.models, path))
+
+
+def _own_base(path: Path, read: Read) -> Base | None:
+    """What a checkpoint tells of its base by itself: the whole model in it, or its config.json."""
+    shape = read_shape(path) if CONFIG_FILE in read.entries else None
+    whole = bool(read.models) and all(file.usable for file in read.models.values()) and not _incomplete(read, path)
+    if not whole and shape is None:
+        return None
+    return Base(
+        name="the model beside it" if whole else "its config.json",
+        tensors=model_tensors(read.models) if whole else None,
+        layers=shape.num_layers if shape is not None else None,
+        shape=shape,
+    )
+
+
+def _values(read: Read, expected: Expected) -> Iterator[CheckpointFault]:
+    fresh = expected.untrained or read.named.step == 0
+
+    def may_be_zero(name: str) -> bool:
+        starts_at_zero = is_b(name) or ".lora_embedding_A" in name
+        factor = starts_at_zero or ".lora_" in name
+        return not factor or (starts_at_zero and fresh) or any(part in name for part in _UNTOUCHED)
+
+    for name, weights in read.adapters.items():
+        yield from value_faults(weights, name, may_be_zero)
+    homes = {tensor: file for file in files_of(expected.base) for tensor in read_weights(file).tensors}
+    for name, weights in read.models.items():
+        vectors = {key for key, tensor in weights.tensors.items() if len(tensor.shape) < 2}
+        yield from value_faults(weights, name, partial(_was_zero, vectors, expected.base, homes))
+
+
+def _was_zero(vectors: Set[str], base: Base | None, homes: Mapping[str, Path], name: str) -> bool:
+    """Whether zeros are as they should be: in a bias, or where the base has them too."""
+    return name in vectors or is_zero_in(base, name, homes)
+
+
+def _verified(
+    path: Path, read: Read, expected: Expected, faults: tuple[CheckpointFault, ...], *, deep: bool
+) -> VerifiedCheckpoint:
+    adapter, model = (_weights_bytes(read, role) for role in ("adapter", "model"))
+    kinds = {
+        (True, True): CheckpointKind.BOTH,
+        (True, False): CheckpointKind.ADAPTER,
+        (False, True): CheckpointKind.FULL,
+        (False, False): CheckpointKind.UNKNOWN,
+    }
+    loaded = read.adapters.get(ADAPTER_FILE)
+    # What was trained is what a rank is asked of; of a model with an adapter beside it, too.
+    counted = {**read.models, **{name: file for name, file in read.adapters.items() if name != STAGE_FILE}}
+    tensors = {(name, key): tensor for name, file in counted.items() for key, tensor in file.tensors.items()}
+    return VerifiedCheckpoint(
+        run=expected.run,
+        name=path.name,
+        epoch=read.named.epoch,
+        step=read.named.step,
+        kind=kinds[adapter is not None, model is not None],
+        depth="values" if deep else "headers",
+        sound=not faults,
+        faults=faults,
+        files=tuple(entry.file for entry in read.entries.values()),
+        size_bytes=tree_bytes(path),
+        adapter_bytes=adapter,
+        model_bytes=model,
+        tensors=len(tensors) if tensors else None,
+        dtype=", ".join(sorted({tensor.dtype for tensor in tensors.values()})) or None,
+        rank=rank_of(loaded.tensors) if loaded is not None else None,
+        validation_loss=read.named.validation_loss,
+    )
+
+
+def _weights_bytes(read: Read, role: str) -> int | None:
+    """Bytes of weights in one form: torchtune writes an adapter as safetensors and once more as a file of torch."""
+    sizes = {name: entry.file.size_bytes for name, entry in read.entries.items() if entry.file.role == role}
+    form = [size for name, size in sizes.items() if name.endswith(".safetensors")]
+    return sum(form or sizes.values()) if sizes else None
+
+
+def _once(faults: Sequence[CheckpointFault]) -> tuple[CheckpointFault, ...]:
+    """One fault for each file and code: the first says most."""
+    found: dict[tuple[str, str | None], CheckpointFault] = {}
+    for fault in faults:
+        found.setdefault((fault.code, fault.file), fault)
+    return tuple(found.values())

@@ -1,0 +1,165 @@
+"""What is written beside weights when they are saved: touchline.json, or the Trainer's trainer_state.json."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from touchline.catalog.checkpoints import MARKER, read_export_marker
+from touchline.domain.metrics import ExportMarker
+from touchline.domain.verification import CheckpointFault
+from touchline.files import sha256_file
+from touchline.results.verifying_bases import finite, read_object
+from touchline.results.verifying_expected import Expected
+from touchline.results.verifying_files import Entry
+from touchline.results.verifying_weights import unreadable
+
+STATE = "trainer_state.json"
+_NAME = re.compile(r"(epoch|step|checkpoint|iter)[_-](\d{1,12})")
+_WHOLE = 1e-6
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Named:
+    """What a checkpoint says of itself."""
+
+    marker: ExportMarker | None = None
+    """touchline.json; none when it is missing or broken."""
+    epoch: int | None = None
+    """The epoch that it ends, from 0."""
+    step: int | None = None
+    """Optimizer steps done."""
+    validation_loss: float | None = None
+    """Validation loss when it was saved."""
+
+
+def numbered(name: str) -> tuple[str, int] | None:
+    """(`epoch`, `step` or `checkpoint`, number) of a checkpoint's folder; None of any other."""
+    match = _NAME.fullmatch(name)
+    return None if match is None else (match[1], int(match[2]))
+
+
+def named_by(path: Path) -> Named:
+    """What is said of a checkpoint by touchline.json, else by trainer_state.json, else by its name."""
+    marker = read_export_marker(path) if (path / MARKER).is_file() else None
+    if marker is not None:
+        return Named(marker=marker, epoch=marker.epoch, step=marker.step, validation_loss=marker.validation_loss)
+    match = numbered(path.name)
+    kind, number = match if match is not None else ("", 0)
+    state = read_object(path / STATE)
+    if state is None:
+        return Named(
+            epoch=number if kind == "epoch" else None, step=number if kind in ("step", "checkpoint", "iter") else None
+        )
+    step, epoch = state.get("global_step"), finite(state.get("epoch"))
+    return Named(
+        epoch=round(epoch) - 1 if epoch is not None and epoch >= 1 and abs(epoch - round(epoch)) < _WHOLE else None,
+        step=step if isinstance(step, int) else None,
+        validation_loss=_evaluated(state, step),
+    )
+
+
+def marker_faults(
+    path: Path, named: Named, expected: Expected, entries: Mapping[str, Entry], *, deep: bool
+) -> Iterator[CheckpointFault]:
+    """What in a checkpoint is not as its marker, its name and the plan say.
+
+    Args:
+        path: its folder.
+        named: what it says of itself.
+        expected: what is known of what it should be.
+        entries: its files by name.
+        deep: compare hashes too.
+    """
+    marker = named.marker
+    if marker is None:
+        if MARKER in entries and entries[MARKER].file.size_bytes:
+            yield CheckpointFault(code="broken-marker", file=MARKER, message="it is no marker of a saved checkpoint")
+        elif expected.planned:
+            message = "it is written last and is not there: the checkpoint was being written when its attempt ended"
+            yield CheckpointFault(code="half-written", file=MARKER, message=message)
+        if STATE in entries:
+            yield from _state_faults(path, named)
+        return
+    yield from _identity(marker, expected)
+    yield from _place(path, marker, expected)
+    for name, saved in sorted(marker.files.items()):
+        entry = entries.get(name)
+        if entry is None:
+            yield CheckpointFault(code="missing-file", file=name, message="it was saved and is gone")
+        elif entry.file.size_bytes != saved.size:
+            if entry.file.size_bytes:
+                message = f"{entry.file.size_bytes:,} bytes, {saved.size:,} were saved"
+                yield CheckpointFault(code="wrong-size", file=name, message=message)
+        elif deep:
+            try:
+                changed = sha256_file(entry.path) != saved.sha256
+            except OSError as error:
+                yield unreadable(name, error)
+                continue
+            if changed:
+                yield CheckpointFault(code="changed", file=name, message="another content than was saved, by its hash")
+    for name, entry in entries.items():
+        if entry.file.role in ("adapter", "model", "index") and name not in marker.files:
+            message = "it was not saved with the others, and a library may load it instead"
+            yield CheckpointFault(code="stray-file", file=name, message=message)
+
+
+def _identity(marker: ExportMarker, expected: Expected) -> Iterator[CheckpointFault]:
+    """It is of this run and of this base."""
+    if marker.run != expected.run and expected.planned:
+        yield CheckpointFault(code="other-run", file=MARKER, message=f"it was saved by the run {marker.run}")
+    elif expected.digest is not None and marker.run_digest != expected.digest:
+        message = f"it was saved under another plan of this run ({marker.run_digest[:12]}, now {expected.digest[:12]})"
+        yield CheckpointFault(code="other-run", file=MARKER, message=message)
+    base = expected.base
+    if base is not None and base.weights_sha256 is not None and marker.base_weights_sha256 != base.weights_sha256:
+        yield CheckpointFault(
+            code="other-base",
+            file=MARKER,
+            message=f"it was trained on {marker.base_path!r}, which is not the planned base",
+        )
+    if expected.saves is not None and marker.kind != expected.saves:
+        message = f"it says {marker.kind}, planned was {expected.saves}"
+        yield CheckpointFault(code="wrong-kind", file=MARKER, message=message)
+    adapter = marker.files.get("adapter_model.safetensors")
+    if marker.kind == "adapter" and (adapter is None or adapter.sha256 != marker.adapter_sha256):
+        message = "the hash of the adapter in it is not that of the file it lists"
+        yield CheckpointFault(code="broken-marker", file=MARKER, message=message)
+
+
+def _place(path: Path, marker: ExportMarker, expected: Expected) -> Iterator[CheckpointFault]:
+    """Its name, epoch and step go together."""
+    match = numbered(path.name)
+    if match is not None:
+        kind, number = match
+        says = marker.epoch if kind == "epoch" else marker.step
+        if says != number:
+            message = f"it says {kind} {says}, the folder is called {path.name}"
+            yield CheckpointFault(code="wrong-place", file=MARKER, message=message)
+            return
+    per_epoch, last = expected.steps_per_epoch, expected.steps
+    if marker.epoch is not None and per_epoch is not None and marker.step != (marker.epoch + 1) * per_epoch:
+        message = f"step {marker.step:,} at the end of epoch {marker.epoch}, planned are {per_epoch:,} steps an epoch"
+        yield CheckpointFault(code="wrong-place", file=MARKER, message=message)
+    elif last is not None and marker.step > last:
+        message = f"step {marker.step:,} of {last:,} planned"
+        yield CheckpointFault(code="wrong-place", file=MARKER, message=message)
+
+
+def _state_faults(path: Path, named: Named) -> Iterator[CheckpointFault]:
+    match = numbered(path.name)
+    if match is not None and match[0] == "checkpoint" and named.step is not None and named.step != match[1]:
+        message = f"it says step {named.step:,}, the folder is called {path.name}"
+        yield CheckpointFault(code="wrong-place", file=STATE, message=message)
+
+
+def _evaluated(state: Mapping[str, object], step: object) -> float | None:
+    """Validation loss that the Trainer logged at a step."""
+    rows = state.get("log_history")
+    for row in reversed(rows if isinstance(rows, list) else []):
+        if isinstance(row, dict) and row.get("step") == step and finite(row.get("eval_loss")) is not None:
+            return finite(row["eval_loss"])
+    return None

@@ -1,0 +1,115 @@
+"""Checkpoints that a plan asks for and that are not there, each with the reason and whether it is as planned."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Set
+from pathlib import Path
+
+from touchline.catalog.checkpoints import read_training_marker
+from touchline.domain.evaluation import NO_OP_CHECKPOINT
+from touchline.domain.plan import PlannedRun
+from touchline.domain.runs import RunKind
+from touchline.domain.verification import MissingCheckpoint
+from touchline.results.metrics import read_metrics
+from touchline.results.verifying_markers import numbered
+
+LEFTOVER = re.compile(r"\.(?:saving|replaced)-(.+)-[0-9a-f]{8}")
+"""Folders that a killed attempt left: half-written, or about to be replaced; the group is the checkpoint's name."""
+_MOST = 1000
+"""Epochs of one run that are told, whatever the folders are called."""
+
+
+def missing_of(run: PlannedRun, folder: Path, present: Set[str], *, is_no_op: bool) -> Iterator[MissingCheckpoint]:
+    """What of a run's checkpoints is absent.
+
+    Args:
+        run: the planned run.
+        folder: its folder.
+        present: names of the checkpoints that are there.
+        is_no_op: whether it is a control that is evaluated through an adapter of its own.
+    """
+    if run.kind is RunKind.CONTROL or run.train is None or run.batches is None:
+        if is_no_op and NO_OP_CHECKPOINT not in present:
+            reason = "it is written when the control is evaluated"
+            yield MissingCheckpoint(run=run.name, name=NO_OP_CHECKPOINT, reason=reason, expected=True)
+        return
+    wanted = [f"epoch_{epoch}" for epoch in range(run.train.epochs)]
+    if not folder.is_dir():
+        for name in wanted:
+            yield MissingCheckpoint(run=run.name, name=name, reason="the run has no folder yet", expected=True)
+        return
+    marker = read_training_marker(folder)
+    if marker is not None and marker.run_digest == run.digest:
+        kept = set(marker.checkpoints)
+        for name in [*wanted, *sorted(kept - set(wanted))]:
+            if name not in present:
+                yield _of_finished(run, name, named=name in kept)
+    elif absent := [name for name in wanted if name not in present]:
+        yield from _of_unfinished(run, folder, absent)
+
+
+def missing_of_found(present: Mapping[str, Set[str]]) -> Iterator[MissingCheckpoint]:
+    """Epochs of runs that nobody planned: what is between two others, or what another run has.
+
+    Args:
+        present: names of the checkpoints that are there, by run.
+    """
+    epochs = {run: set(_epochs(names)) for run, names in present.items()}
+    everywhere = {number for own in epochs.values() for number in own}
+    for run, own in epochs.items():
+        for number in sorted(everywhere - own)[:_MOST]:
+            between = any(number < other for other in own)
+            reason = "later epochs are there" if between else "other runs have it"
+            yield MissingCheckpoint(run=run, name=f"epoch_{number}", reason=reason, expected=False)
+
+
+def _of_finished(run: PlannedRun, name: str, *, named: bool) -> MissingCheckpoint:
+    keep = "all" if run.train is None else run.train.checkpoint.keep
+    if named:
+        reason, expected = "training.json says that it is kept, and it is not there", False
+    elif keep != "all":
+        reason, expected = f"keep: {keep}", True
+    else:
+        reason, expected = "not there although the training is complete", False
+    return MissingCheckpoint(run=run.name, name=name, reason=reason, expected=expected)
+
+
+def _of_unfinished(run: PlannedRun, folder: Path, absent: list[str]) -> Iterator[MissingCheckpoint]:
+    if run.train is None or run.batches is None:
+        return
+    step, saved, half = _so_far(folder)
+    for name in absent:
+        ends = (int(name.removeprefix("epoch_")) + 1) * run.batches.steps_per_epoch
+        expected = False
+        if name in half:
+            reason = "an attempt ended while it was written"
+        elif name in saved:
+            expected = run.train.checkpoint.keep != "all"
+            reason = f"keep: {run.train.checkpoint.keep}" if expected else f"saved at step {saved[name]:,}, and gone"
+        elif step >= ends:
+            reason = f"step {ends:,} is done, and the attempt ended before it was saved"
+        else:
+            expected = True
+            so_far = f"step {step:,} of {ends:,}" if step else "no step is done"
+            reason = f"the training has not come so far: {so_far}"
+        yield MissingCheckpoint(run=run.name, name=name, reason=reason, expected=expected)
+
+
+def _so_far(folder: Path) -> tuple[int, dict[str, int], set[str]]:
+    """(steps done, step by the name of what was saved, names of what was being written) of a run."""
+    try:
+        metrics = read_metrics(folder / "metrics.jsonl")
+        half = {match[1] for path in folder.iterdir() if (match := LEFTOVER.fullmatch(path.name))}
+    except OSError:
+        # What cannot be read proves nothing; that it cannot be read is told with the metrics.
+        return 0, {}, set()
+    saved = {row.name: row.step for row in metrics.checkpoints if row.kind == "export"}
+    return metrics.steps[-1].step if metrics.steps else 0, saved, half
+
+
+def _epochs(names: Set[str]) -> Iterator[int]:
+    for name in names:
+        match = numbered(name)
+        if match is not None and match[0] == "epoch":
+            yield match[1]

@@ -1,0 +1,191 @@
+"""A whole model in a checkpoint: its shards against their index, and its tensors against those of the base."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from touchline.catalog.shards import Tensor
+from touchline.domain.verification import CheckpointFault
+from touchline.results.verifying_bases import Base, read_object
+from touchline.results.verifying_values import listed, read_values
+from touchline.results.verifying_weights import WeightFile
+
+SINGLE = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+_NUMBERED = re.compile(r"(.+)-(\d{1,5})-of-(\d{1,5})\.safetensors")
+_OPTIONAL = re.compile(r"lm_head\.weight|.*\.(?:inv_freq|masked_bias|attn\.bias)")
+"""Tied to the embedding, or computed: some libraries write them and others do not."""
+
+
+def shard_faults(files: Mapping[str, WeightFile], folder: Path) -> Iterator[CheckpointFault]:
+    """What is wrong between the shards of a model and the index by which they are found.
+
+    Args:
+        files: the model's safetensors files by name.
+        folder: the checkpoint.
+    """
+    yield from _twice(files)
+    index = folder / INDEX
+    if index.is_file() and index.stat().st_size:
+        yield from _indexed(files, index)
+    else:
+        yield from _numbered(files)
+
+
+def model_tensors(files: Mapping[str, WeightFile]) -> dict[str, Tensor]:
+    """The tensors of all shards."""
+    return {name: tensor for file in files.values() for name, tensor in file.tensors.items()}
+
+
+def tensor_faults(tensors: Mapping[str, Tensor], base: Base, file: str | None) -> Iterator[CheckpointFault]:
+    """What of a model's tensors is not as in the base that it was trained from.
+
+    Args:
+        tensors: of all shards, which could all be read.
+        base: with its tensors, or only its dimensions.
+        file: the file to name; none where there are several.
+    """
+    if base.tensors is None:
+        yield from _by_count(tensors, base, file)
+        return
+    absent = sorted(name for name in base.tensors if name not in tensors and not _OPTIONAL.fullmatch(name))
+    strange = sorted(name for name in tensors if name not in base.tensors and not _OPTIONAL.fullmatch(name))
+    if len(absent) > len(base.tensors) / 2 and strange:
+        message = f"{len(strange)} of its {len(tensors)} tensors are none of {base.name}: {listed(strange)}"
+        yield CheckpointFault(code="other-base", file=file, message=message)
+        return
+    if absent:
+        message = f"{len(absent)} tensors of {base.name} are missing: {listed(absent)}"
+        yield CheckpointFault(code="missing-tensor", file=file, message=message)
+    if strange:
+        message = f"{base.name} has no {listed(strange)}"
+        yield CheckpointFault(code="extra-tensor", file=file, message=message)
+    packed = any("float" not in tensor.dtype for tensor in base.tensors.values() if len(tensor.shape) > 1)
+    if packed:
+        return
+    for name, tensor in sorted(tensors.items()):
+        known = base.tensors.get(name)
+        if known is not None and known.shape != tensor.shape:
+            message = f"{name} is {list(tensor.shape)}, and in {base.name} it is {list(known.shape)}"
+            yield CheckpointFault(code="wrong-shape", file=file, message=message)
+            break
+
+
+def type_faults(tensors: Mapping[str, Tensor], base: Base, file: str | None) -> Iterator[CheckpointFault]:
+    """What has one type in the base has one type here: a model saved in parts at several types is not of one save.
+
+    Args:
+        tensors: of all shards.
+        base: the base; nothing is found where its tensors are not known.
+        file: the file to name; none where there are several.
+    """
+    became: dict[str, set[str]] = {}
+    for name, tensor in tensors.items():
+        known = (base.tensors or {}).get(name)
+        if known is not None and len(tensor.shape) > 1:
+            became.setdefault(known.dtype, set()).add(tensor.dtype)
+    for dtype, types in sorted(became.items()):
+        if len(types) > 1 or ("float" in dtype and not all("float" in name for name in types)):
+            message = f"matrices that are {dtype} in {base.name} are {', '.join(sorted(types))}"
+            yield CheckpointFault(code="wrong-dtype", file=file, message=message)
+
+
+def is_zero_in(base: Base | None, name: str, files: Mapping[str, Path]) -> bool:
+    """Whether a tensor is all zeros in the base already; asked only of the few that are in the checkpoint.
+
+    Args:
+        base: the base.
+        name: the tensor.
+        files: the base's file that holds each of its tensors.
+    """
+    tensor = None if base is None or base.tensors is None else base.tensors.get(name)
+    if tensor is None or name not in files:
+        return False
+    try:
+        with files[name].open("rb") as stream:
+            header = int.from_bytes(stream.read(8), "little")
+            values = read_values(stream, 8 + header, tensor)
+    except OSError:
+        return False
+    return values is not None and values.zero
+
+
+def _twice(files: Mapping[str, WeightFile]) -> Iterator[CheckpointFault]:
+    seen: dict[str, str] = {}
+    for file, weights in sorted(files.items()):
+        for name in weights.tensors:
+            if name in seen:
+                message = f"{name} is in {seen[name]} too: loaders would take one of the two"
+                yield CheckpointFault(code="duplicate-tensor", file=file, message=message)
+                return
+            seen[name] = file
+
+
+def _indexed(files: Mapping[str, WeightFile], path: Path) -> Iterator[CheckpointFault]:
+    content = read_object(path)
+    mapped = None if content is None else content.get("weight_map")
+    if not isinstance(mapped, dict) or not all(isinstance(name, str) for name in mapped.values()):
+        yield CheckpointFault(code="broken-index", file=INDEX, message="it is no JSON object with a weight_map")
+        return
+    promised: dict[str, set[str]] = {}
+    for tensor, name in mapped.items():
+        promised.setdefault(str(name), set()).add(tensor)
+    absent = sorted(set(promised) - set(files))
+    if absent and len(absent) == len(promised) and files:
+        message = f"it names {listed(absent)}, and there is {listed(sorted(files))}: it is of another save"
+        yield CheckpointFault(code="stale-index", file=INDEX, message=message)
+        return
+    for name in absent:
+        yield CheckpointFault(
+            code="missing-file", file=name, message=f"the index names {len(promised[name])} tensors in it"
+        )
+    for name, weights in sorted(files.items()):
+        if not weights.readable:
+            continue
+        if name not in promised:
+            message = f"the index does not name {name}, so that its tensors are not loaded"
+            yield CheckpointFault(code="stale-index", file=INDEX, message=message)
+            continue
+        lacks, more = sorted(promised[name] - set(weights.tensors)), sorted(set(weights.tensors) - promised[name])
+        if lacks or more:
+            said = f"{name} has no {listed(lacks)}" if lacks else f"{name} has {listed(more)} too"
+            yield CheckpointFault(code="stale-index", file=INDEX, message=f"by it and not so in the file: {said}")
+
+
+def _numbered(files: Mapping[str, WeightFile]) -> Iterator[CheckpointFault]:
+    """Shards without an index: their names tell how many there should be."""
+    matches = [match for name in files if (match := _NUMBERED.fullmatch(name))]
+    if not matches:
+        return
+    most = max(int(match[3]) for match in matches)
+    if most == 1:
+        return
+    yield CheckpointFault(code="missing-file", file=INDEX, message=f"{len(matches)} shards, found only by their index")
+    absent = sorted(set(range(1, min(most, 1000) + 1)) - {int(match[2]) for match in matches})
+    if absent:
+        message = f"shard {absent[0]} of {most} and {len(absent) - 1} more are missing"
+        yield CheckpointFault(
+            code="missing-file", file=None, message=message if absent[1:] else message.split(" and")[0]
+        )
+
+
+def _by_count(tensors: Mapping[str, Tensor], base: Base, file: str | None) -> Iterator[CheckpointFault]:
+    """By the dimensions alone: a model without a part of its blocks has too few parameters."""
+    shape = base.shape
+    if shape is None or shape.extrapolated is not None or any("float" not in t.dtype for t in tensors.values()):
+        return
+    found = sum(tensor.elements for name, tensor in tensors.items() if not _OPTIONAL.fullmatch(name))
+    head = shape.vocab_size * shape.hidden_size
+    least = shape.num_parameters - (0 if shape.tied_embeddings else head)
+    if not 0.999 * least <= found <= 1.001 * least + head:
+        message = f"{found:,} parameters, and {base.name} has {shape.num_parameters:,} by config.json"
+        yield CheckpointFault(code="missing-tensor" if found < least else "extra-tensor", file=file, message=message)
+
+
+def files_of(base: Base | None) -> Sequence[Path]:
+    """The base's safetensors files."""
+    if base is None or base.path is None:
+        return ()
+    return [Path(base.path) / name for name in sorted(base.files) if name.endswith(".safetensors")]

@@ -1,0 +1,130 @@
+"""One safetensors file: whether its header can be read and describes exactly the bytes that follow it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from touchline.catalog.shards import BrokenShard, CutOffShard, Shard, Tensor, read_shard
+from touchline.domain.verification import CheckpointFault
+
+ELEMENT_BYTES: Mapping[str, int] = {
+    "float64": 8,
+    "float32": 4,
+    "float16": 2,
+    "bfloat16": 2,
+    "float8_e4m3": 1,
+    "float8_e5m2": 1,
+    "int64": 8,
+    "int32": 4,
+    "int16": 2,
+    "int8": 1,
+    "uint8": 1,
+    "bool": 1,
+}
+"""Bytes of an element; of other types a header's sizes cannot be checked."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WeightFile:
+    """What the header of a file tells."""
+
+    path: Path
+    """The file."""
+    size_bytes: int
+    """Size on disk; 0 where it cannot be looked at."""
+    tensors: Mapping[str, Tensor] = field(default_factory=dict)
+    """Its tensors; none where the header cannot be read."""
+    header_bytes: int = 0
+    """Bytes before the data."""
+    readable: bool
+    """Whether the header could be read."""
+    faults: tuple[CheckpointFault, ...] = ()
+    """What is wrong with it."""
+
+    @property
+    def usable(self) -> bool:
+        """Whether every tensor lies in the file where its header says."""
+        return self.readable and not self.faults
+
+
+def read_weights(path: Path, name: str | None = None) -> WeightFile:
+    """Read a file's header and compare it with the file's size; no value is read.
+
+    Args:
+        path: the file.
+        name: what to call it in faults; its own name when None.
+    """
+    called, size = name or path.name, 0
+    try:
+        size = path.stat().st_size
+        if size == 0:
+            return _unreadable(path, 0, CheckpointFault(code="zero-byte", file=called, message="it holds no byte"))
+        shard = read_shard(path)
+    except CutOffShard as error:
+        return _unreadable(path, size, CheckpointFault(code="truncated", file=called, message=str(error)))
+    except BrokenShard as error:
+        return _unreadable(path, size, CheckpointFault(code="bad-header", file=called, message=str(error)))
+    except OSError as error:
+        return _unreadable(path, 0, unreadable(called, error))
+    return WeightFile(
+        path=path,
+        size_bytes=size,
+        tensors=shard.tensors,
+        header_bytes=shard.header_bytes,
+        readable=True,
+        faults=tuple(_layout(shard, called)),
+    )
+
+
+def unreadable(name: str, error: OSError) -> CheckpointFault:
+    """The fault of a file that the system does not give."""
+    reason = error.strerror or type(error).__name__
+    return CheckpointFault(code="unreadable", file=name, message=f"it cannot be read: {reason}")
+
+
+def dtypes_of(tensors: Mapping[str, Tensor]) -> str | None:
+    """The element types of tensors, joined; none where there are none."""
+    return ", ".join(sorted({tensor.dtype for tensor in tensors.values()})) or None
+
+
+def _unreadable(path: Path, size: int, fault: CheckpointFault) -> WeightFile:
+    return WeightFile(path=path, size_bytes=size, readable=False, faults=(fault,))
+
+
+def _layout(shard: Shard, name: str) -> Iterator[CheckpointFault]:
+    """The data as the header describes it: as long as the file, without gaps, overlaps or impossible shapes.
+
+    Loaders refuse a file with any of these, since a tensor would be read from bytes of another.
+    """
+    if shard.size_bytes != shard.expected_bytes:
+        cut = shard.size_bytes < shard.expected_bytes
+        yield CheckpointFault(
+            code="truncated" if cut else "overlong",
+            file=name,
+            message=f"{shard.size_bytes:,} bytes, its header asks for {shard.expected_bytes:,}",
+        )
+    end = 0
+    for tensor_name, tensor in sorted(shard.tensors.items(), key=lambda item: (item[1].begin, item[1].size_bytes)):
+        if tensor.begin != end:
+            said = "overlaps the tensor before it" if tensor.begin < end else "leaves a gap before it"
+            yield CheckpointFault(
+                code="bad-offsets", file=name, message=f"{tensor_name} begins at byte {tensor.begin:,} and {said}"
+            )
+            break
+        end = tensor.begin + tensor.size_bytes
+    for tensor_name, tensor in shard.tensors.items():
+        element = ELEMENT_BYTES.get(tensor.dtype)
+        if element is not None and element * tensor.elements != tensor.size_bytes:
+            yield CheckpointFault(
+                code="bad-header",
+                file=name,
+                message=(
+                    f"{tensor_name} is {tensor.dtype} {list(tensor.shape)}, {element * tensor.elements:,} bytes, "
+                    f"and has {tensor.size_bytes:,}"
+                ),
+            )
+            break
+    if not shard.tensors:
+        yield CheckpointFault(code="no-weights", file=name, message="its header names no tensor")

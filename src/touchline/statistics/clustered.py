@@ -1,0 +1,109 @@
+"""Means of items that are not independent: several from one document, one template, one source."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from touchline.statistics.bootstrap import Floats, cluster_codes
+from touchline.statistics.paired import PairedDifference, correlated_sum
+from touchline.statistics.proportion import Interval, normal_quantile, wilson_of_share
+from touchline.statistics.student import t_quantile
+
+
+def clustered_error(values: Floats, clusters: Sequence[str] | None = None) -> float:
+    """Standard error of the mean where items of a cluster go together.
+
+    The square root of the sum over clusters of the squared sum of their residuals, times C / (C - 1), over the number
+    of items: Miller 2024, "Adding Error Bars to Evals", with the correction that Inspect's `stderr(cluster=)` has.
+    Items that stand alone are clusters of one each, and it is the usual standard error.
+
+    Args:
+        values: scores or differences, shape [items].
+        clusters: what each item belongs to; none where they stand alone.
+
+    Raises:
+        ValueError: other than one cluster for each item, or fewer than two of them.
+    """
+    totals = residual_totals(values, clusters)
+    if len(totals) < 2:
+        raise ValueError("one cluster alone tells nothing of the spread between clusters")
+    return math.sqrt(float((totals**2).sum()) * len(totals) / (len(totals) - 1)) / len(values)
+
+
+def clustered_share(values: Floats, clusters: Sequence[str] | None = None, coverage: float = 0.95) -> Interval:
+    """Wilson's interval of a mean of scores between 0 and 1 that are right in part, or go together.
+
+    Wilson's interval for as many independent items, right or wrong each, as would have this standard error, fewer still
+    for the few clusters that it was found from: the square of z over that of Student's t (Korn and Graubard 1998,
+    Survey Methodology 24:193-201). Where nothing varies, as near 100 %, each cluster counts as one item.
+
+    Args:
+        values: scores, 0 to 1, shape [items].
+        clusters: what each item belongs to; none where they stand alone.
+        coverage: how often such intervals hold the truth.
+
+    Raises:
+        ValueError: other than one cluster for each item, or fewer than two of them.
+    """
+    units = len(values) if clusters is None else len(set(clusters))
+    error, mean = clustered_error(values, clusters), float(np.clip(values.mean(), 0, 1))
+    # Rounding leaves a little where all is alike.
+    varies = error > 1e-9
+    told = mean * (1 - mean) / error**2 if varies else float(units)
+    if clusters is not None and varies and set(np.unique(values)) <= {0.0, 1.0}:
+        # Right or wrong, items cannot tell more than if they stood alone; a handful of clusters may look as if.
+        told = min(told, float(len(values)))
+    small = normal_quantile(coverage) / t_quantile(0.5 + coverage / 2, units - 1)
+    return wilson_of_share(mean, told * small**2, coverage)
+
+
+def clustered_difference(
+    second: Floats, first: Floats, clusters: Sequence[str] | None = None, coverage: float = 0.95
+) -> PairedDifference:
+    """Newcombe's interval for a difference of two means between 0 and 1 on the same items, which may go together.
+
+    The arms of both intervals of `clustered_share` are squared and added with the correlation of the clusters' totals:
+    Donner and Zou 2012, Statistical Methods in Medical Research 21:347-359, which Newcombe's method 10 is a case of.
+
+    Args:
+        second: scores, shape [items].
+        first: the other model's scores of the same items.
+        clusters: what each item belongs to; none where they stand alone.
+        coverage: how often such intervals hold the truth.
+
+    Raises:
+        ValueError: the two are not equally many, or as for `clustered_share`.
+    """
+    if second.shape != first.shape:
+        raise ValueError(f"{second.shape} and {first.shape} are not scores of the same items")
+    one, other = clustered_share(second, clusters, coverage), clustered_share(first, clusters, coverage)
+    mean_one, mean_other = float(second.mean()), float(first.mean())
+    totals_one, totals_other = residual_totals(second, clusters), residual_totals(first, clusters)
+    spread = math.sqrt(float((totals_one**2).sum()) * float((totals_other**2).sum()))
+    together = float((totals_one * totals_other).sum()) / spread if spread > 0 else 0.0
+    value = mean_one - mean_other
+    below = correlated_sum(mean_one - one.low, other.high - mean_other, together)
+    above = correlated_sum(one.high - mean_one, mean_other - other.low, together)
+    return PairedDifference(value, max(-1.0, value - below), min(1.0, value + above))
+
+
+def residual_totals(values: Floats, clusters: Sequence[str] | None = None) -> Floats:
+    """Sum over each cluster of what its items lie above the mean, shape [clusters].
+
+    Raises:
+        ValueError: other than one cluster for each item, or no items.
+    """
+    residuals = values - values.mean()
+    return residuals if clusters is None else cluster_totals(residuals, clusters)
+
+
+def cluster_totals(values: Floats, clusters: Sequence[str]) -> Floats:
+    """Sum of the values in each cluster, shape [clusters].
+
+    Raises:
+        ValueError: other than one cluster for each item, or no items.
+    """
+    return np.bincount(cluster_codes(clusters, len(values)), weights=values).astype(np.float64)

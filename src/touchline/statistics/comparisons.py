@@ -1,0 +1,228 @@
+"""Each run against the control of its own base model, on the same items."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.random import Generator
+
+from touchline.domain.analysis import Comparison, Refusal, ScoredRun, Shown
+from touchline.domain.quantity import Measured, Missing, Quantity
+from touchline.domain.results import Difference
+from touchline.statistics.bootstrap import Floats, bootstrap_intervals, resamples_for
+from touchline.statistics.clustered import cluster_totals, clustered_difference, clustered_error
+from touchline.statistics.exact_power import smallest_shown
+from touchline.statistics.own_score import LEVEL, coverage_of, is_share, named
+from touchline.statistics.paired import mcnemar_exact, newcombe_paired
+from touchline.statistics.power import POWER
+from touchline.statistics.proportion import Interval
+from touchline.statistics.several import holm
+from touchline.statistics.sign_flips import sign_flip_ps
+from touchline.statistics.student import t_quantile
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Compared:
+    """What comparing gave."""
+
+    comparisons: tuple[Comparison, ...]
+    """Runs against their controls."""
+    family: int
+    """How many of them were declared."""
+    refusals: tuple[Refusal, ...]
+    """What is not compared, and why."""
+    notes: tuple[str, ...]
+    """What a reader must know."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Pair:
+    """A run and its control, on the same items."""
+
+    run: ScoredRun
+    control: ScoredRun
+    second: Floats
+    first: Floats
+    is_binary: bool
+    """Whether every item is right or wrong, and stands alone."""
+
+    @property
+    def units(self) -> Floats:
+        """What is independent: the differences of items, or their sums over clusters."""
+        differences = self.second - self.first
+        return differences if self.run.clusters is None else cluster_totals(differences, self.run.clusters)
+
+
+def compare_with_controls(runs: Sequence[ScoredRun], *, binary: bool, rng: Generator) -> Compared:
+    """All comparisons of runs with their controls; p values are adjusted over the declared ones.
+
+    Right or wrong: Newcombe's interval and the exact McNemar test. Other scores: a paired bootstrap and the sign-flip
+    test, which is McNemar's where scores are right or wrong. Clusters: intervals and signs by whole clusters.
+
+    Args:
+        runs: at one checkpoint each, controls too.
+        binary: whether every item of every run is right or wrong, `is_binary`.
+        rng: where the bootstrap's chance comes from.
+    """
+    pairs: list[_Pair] = []
+    refusals: list[Refusal] = []
+    for run in runs:
+        control = control_of(run, runs)
+        if control is None:
+            continue
+        reason = why_not(run, control)
+        if reason is None:
+            alone = binary and run.clusters is None
+            pairs.append(_Pair(run, control, np.asarray(run.scores), np.asarray(control.scores), alone))
+        else:
+            refusals.append(Refusal(run=run.name, other=control.name, reason=reason))
+    family = sum(pair.run.in_family for pair in pairs)
+    found = _differences(pairs, rng)
+    adjusted = iter(holm([found[pair.run.name].p_value for pair in pairs if pair.run.in_family]))
+    comparisons = []
+    for pair in pairs:
+        raw = found[pair.run.name]
+        difference = replace(raw, p_adjusted=next(adjusted) if pair.run.in_family else raw.p_value)
+        comparisons.append(
+            Comparison(
+                run=pair.run.name,
+                difference=difference,
+                shown=shown(difference.value, difference.p_adjusted),
+                smallest=_smallest(pair, family if pair.run.in_family else 1),
+            )
+        )
+    notes = tuple(_notes(runs, pairs))
+    return Compared(comparisons=tuple(comparisons), family=family, refusals=tuple(refusals), notes=notes)
+
+
+def shown(value: float, p_adjusted: float) -> Shown:
+    """What a tested difference allows to be said."""
+    if p_adjusted >= LEVEL:
+        return Shown.NOT_ESTABLISHED
+    return Shown.HIGHER if value > 0 else Shown.LOWER
+
+
+def control_of(run: ScoredRun, runs: Sequence[ScoredRun]) -> ScoredRun | None:
+    """The control of a run's own base model: on its own dataset, or else one that was asked the same; none without."""
+    if run.is_control:
+        return None
+    own = [control for control in runs if control.is_control and control.model == run.model]
+    same = [control for control in own if control.dataset == run.dataset]
+    return next(
+        (control for control in (*same, *own) if why_not(run, control) is None), next(iter((*same, *own)), None)
+    )
+
+
+def why_not(run: ScoredRun, other: ScoredRun) -> str | None:
+    """Why two runs are not compared; none when they are."""
+    if run.items != other.items:
+        shared = len(set(run.items) & set(other.items))
+        return f"the items differ: {len(run.items)} and {len(other.items)}, {shared} of them in both"
+    if run.data != other.data:
+        return "the items differ: same names, other texts"
+    if run.comparable != other.comparable:
+        return "prompt, decoding or another setting of the evaluation differ"
+    return None
+
+
+def _differences(pairs: Sequence[_Pair], rng: Generator) -> dict[str, Difference]:
+    """The difference of each pair, by the run's name, its p value not yet adjusted."""
+    intervals, p_values = _resampled(pairs, rng)
+    found: dict[str, Difference] = {}
+    for pair in pairs:
+        name = pair.run.name
+        gained, lost = int((pair.second > pair.first).sum()), int((pair.second < pair.first).sum())
+        coverage = coverage_of(pair.run)
+        if pair.is_binary:
+            both = int((pair.second * pair.first).sum())
+            _, *ends = newcombe_paired(both, gained, lost, len(pair.first) - both - gained - lost, coverage)
+            low, high = ends
+            p_value, method = mcnemar_exact(gained, lost), "Newcombe, paired"
+        else:
+            p_value = p_values[name]
+            (low, high), coverage, method = _interval(pair, intervals.get(name), coverage)
+        found[name] = Difference(
+            value=float((pair.second - pair.first).mean()),
+            low=low,
+            high=high,
+            gained=gained,
+            lost=lost,
+            p_value=min(1.0, p_value * pair.run.best_of),
+            p_adjusted=1.0,
+            control=pair.control.name,
+            coverage=coverage,
+            method=method,
+        )
+    return found
+
+
+def _interval(pair: _Pair, drawn: Interval | None, coverage: float) -> tuple[Interval, float, str]:
+    """Interval, coverage and method of a difference of scores that are right in part, unbounded, or in clusters."""
+    clusters = pair.run.clusters
+    value = float((pair.second - pair.first).mean())
+    if len(pair.units) < 2:
+        what = "item" if clusters is None else "cluster"
+        return Interval(value, value), 0.0, f"none: one {what} alone tells nothing of the spread"
+    varies = float(np.ptp(pair.units)) > 0
+    if is_share(pair.second) and is_share(pair.first) and (clusters is not None or not varies):
+        _, low, high = clustered_difference(pair.second, pair.first, clusters, coverage)
+        return Interval(low, high), coverage, "Newcombe, paired, clusters" if clusters else "Newcombe, paired"
+    assert drawn is not None
+    return drawn, coverage, f"bootstrap, paired{', clusters' if clusters else ''}"
+
+
+def _resampled(pairs: Sequence[_Pair], rng: Generator) -> tuple[dict[str, Interval], dict[str, float]]:
+    """Bootstrap intervals and sign-flip p values of all pairs that need them; pairs with one control share draws."""
+    groups: dict[tuple[str, tuple[str, ...] | None, float], list[_Pair]] = {}
+    for pair in pairs:
+        if not pair.is_binary:
+            groups.setdefault((pair.control.name, pair.run.clusters, coverage_of(pair.run)), []).append(pair)
+    intervals: dict[str, Interval] = {}
+    p_values: dict[str, float] = {}
+    resamples = resamples_for(len(pairs))
+    for (_, clusters, coverage), group in groups.items():
+        names = [pair.run.name for pair in group]
+        units = np.stack([pair.units for pair in group], axis=1)
+        p_values |= dict(zip(names, sign_flip_ps(units, rng, resamples=resamples), strict=True))
+        if len(units) > 1:
+            differences = np.stack([pair.second - pair.first for pair in group], axis=1)
+            ends = bootstrap_intervals(differences, rng, resamples=resamples, clusters=clusters, coverage=coverage)
+            intervals |= dict(zip(names, ends, strict=True))
+    return intervals, p_values
+
+
+def _smallest(pair: _Pair, family: int) -> Measured:
+    """The smallest difference that the test would have shown at 80 % power, at the first step of Holm's procedure."""
+    level = LEVEL / max(family, 1) / pair.run.best_of
+    items = len(pair.first)
+    if pair.is_binary:
+        flipped = int((pair.second != pair.first).sum())
+        # A little more than was seen: what is told of an equal experiment allows for how little so many items know.
+        value = smallest_shown(items, (flipped + 1) / (items + 2), coverage=1 - level)
+        if value is None:
+            return Missing(missing=f"{items} items can show no difference in a family of {family}")
+        return Quantity(
+            value=value, unit="1", method=f"{_power(family)}; {100 * flipped / items:.3g} % of the items flip"
+        )
+    units = pair.units
+    if len(units) < 2 or not float(np.ptp(units)):
+        return Missing(missing="nothing differs from item to item, so that nothing is known of the spread")
+    error, freedom = clustered_error(pair.second - pair.first, pair.run.clusters), len(units) - 1
+    value = (t_quantile(1 - level / 2, freedom) + t_quantile(POWER, freedom)) * error
+    return Quantity(value=value, unit="1", method=f"{_power(family)}; items spread as these do")
+
+
+def _power(family: int) -> str:
+    return f"{100 * POWER:g} % power" + (f" in a family of {family}" if family > 1 else "")
+
+
+def _notes(runs: Sequence[ScoredRun], pairs: Sequence[_Pair]) -> Iterator[str]:
+    with_control = {run.model for run in runs if run.is_control}
+    alone = dict.fromkeys(run.model for run in runs if not run.is_control and run.model not in with_control)
+    if alone:
+        yield f"no control of {named(list(alone))} was evaluated: what its runs gained is not known"
+    outside = [pair.run.name for pair in pairs if not pair.run.in_family]
+    if outside:
+        yield f"{named(outside)}: controls of their own; their p values stand alone, outside the family"

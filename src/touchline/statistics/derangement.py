@@ -1,0 +1,34 @@
+"""Dealing things out anew so that nobody keeps his own: the labels of a shuffled control."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+_STREAM = 0x5EED1ABE1
+"""Tells these draws from the others that are made of the same seed, as the order of the examples is."""
+
+
+def label_generator(seed: int) -> np.random.Generator:
+    """The generator from which a run's shuffled control deals out the answers; `seed` is the run's."""
+    return np.random.Generator(np.random.PCG64([_STREAM, seed]))
+
+
+def derangement(count: int, generator: np.random.Generator) -> NDArray[np.int64]:
+    """A permutation of `count` things that leaves none in its place, where there are two or more.
+
+    Every cyclic permutation is equally likely. Places are deranged and not values: where answers repeat, as the labels
+    of a classification do, some rows get an answer of the same text, as often as chance has it. Were that ruled out,
+    two balanced classes would always be swapped, and a swap is as easy to learn as the truth.
+
+    Args:
+        count: how many things.
+        generator: the source of chance; the same state gives the same permutation.
+
+    Returns:
+        Shape [count]; place `i` gets what was at place `result[i]`.
+    """
+    order = generator.permutation(count)
+    dealt = np.empty(count, dtype=np.int64)
+    dealt[order] = np.roll(order, -1)
+    return dealt

@@ -1,0 +1,122 @@
+"""One run's own score and its interval."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+import numpy as np
+from numpy.random import Generator
+
+from touchline.domain.analysis import RunScore, ScoredRun
+from touchline.domain.results import Proportion
+from touchline.statistics.bootstrap import Floats, bootstrap_intervals, resamples_for
+from touchline.statistics.clustered import clustered_share
+from touchline.statistics.proportion import Interval, wilson
+
+LEVEL: Final = 0.05
+"""Share of intervals that may miss the truth, and of families of tests that may make a false claim."""
+SATURATED: Final = 0.95
+"""Mean of scores up to 1 from which on a better run could hardly show it."""
+
+
+def is_binary(runs: Sequence[ScoredRun]) -> bool:
+    """Whether every item of every run is right or wrong."""
+    return all(score in (0.0, 1.0) for run in runs for score in run.scores)
+
+
+def is_share(values: Floats) -> bool:
+    """Whether scores lie between 0 and 1, so that a mean of 1 is the best there is."""
+    return bool(values.min() >= 0 and values.max() <= 1)
+
+
+def coverage_of(run: ScoredRun) -> float:
+    """Nominal coverage of a run's intervals: one of the best of k must hold for all k at once."""
+    return 1 - LEVEL / run.best_of
+
+
+def run_scores(runs: Sequence[ScoredRun], *, binary: bool, rng: Generator) -> tuple[tuple[RunScore, ...], list[str]]:
+    """Each run's score with its interval, and what a reader must know of them.
+
+    Right or wrong: Wilson's interval. Right in part or in clusters, between 0 and 1: Wilson's with as many items as
+    tell as much. Any other score: a bootstrap.
+
+    Args:
+        runs: at one checkpoint each.
+        binary: whether every item of every run is right or wrong, `is_binary`.
+        rng: where the bootstrap's chance comes from.
+    """
+    scores = tuple(_score(run, binary, resamples_for(len(runs)), rng) for run in runs)
+    return scores, list(_notes(runs, scores))
+
+
+def _notes(runs: Sequence[ScoredRun], scores: Sequence[RunScore]) -> Iterator[str]:
+    if saturated := [score.run for score in scores if score.saturated]:
+        yield (
+            f"no headroom: {named(saturated)} score{'s' if len(saturated) == 1 else ''} {100 * SATURATED:g} % or more, "
+            "so that better runs could hardly show it; harder items are needed"
+        )
+    for run in runs:
+        if run.best_of > 1:
+            yield (
+                f"selected on test: {run.checkpoint} of {run.name} is the best of {run.best_of} checkpoints by these "
+                "same items; its interval and its p value allow for it, its score stays too good"
+            )
+    counts = {len(set(run.clusters)): len(run.items) for run in runs if run.clusters is not None}
+    for clusters, items in counts.items():
+        yield f"{items} items stand in {clusters} clusters: intervals and tests take clusters as the unit, not items"
+        if clusters < _FEW_CLUSTERS:
+            yield f"{clusters} clusters are few: no test of so few can show a difference at the 5 % level"
+
+
+_FEW_CLUSTERS = 6
+"""Below it even the most extreme of all signs has a two-sided p value of 2 / 2**5 = 0.0625."""
+_NAMES = 4
+
+
+def named(names: Sequence[str]) -> str:
+    """`a, b and 3 more`."""
+    shown = list(names[:_NAMES])
+    more = [f"{len(names) - _NAMES} more"] if len(names) > _NAMES else []
+    return " and ".join([part for part in (", ".join((shown + more)[:-1]), (shown + more)[-1]) if part])
+
+
+def _score(run: ScoredRun, binary: bool, resamples: int, rng: Generator) -> RunScore:
+    values = np.asarray(run.scores, dtype=np.float64)
+    coverage, proportion = coverage_of(run), None
+    if binary and run.clusters is None:
+        interval, method = wilson(int(values.sum()), len(values), coverage), "Wilson"
+        proportion = Proportion(
+            k=int(values.sum()), n=len(values), low=interval.low, high=interval.high, coverage=coverage
+        )
+    else:
+        interval, coverage, method = _interval(values, run.clusters, coverage, resamples, rng)
+    return RunScore(
+        run=run.name,
+        value=float(values.mean()),
+        low=interval.low,
+        high=interval.high,
+        items=len(values),
+        coverage=coverage,
+        method=method,
+        proportion=proportion,
+        saturated=is_share(values) and bool(values.mean() >= SATURATED),
+    )
+
+
+def _interval(
+    values: Floats, clusters: Sequence[str] | None, coverage: float, resamples: int, rng: Generator
+) -> tuple[Interval, float, str]:
+    """Interval, coverage and method of a mean of scores that are not just right or wrong."""
+    mean = float(values.mean())
+    if (len(values) if clusters is None else len(set(clusters))) < 2:
+        what = "item" if clusters is None else "cluster"
+        return Interval(mean, mean), 0.0, f"none: one {what} alone tells nothing of the spread"
+    if is_share(values):
+        return clustered_share(values, clusters, coverage), coverage, f"Wilson, effective {_units(clusters)}"
+    found = bootstrap_intervals(values[:, None], rng, resamples=resamples, clusters=clusters, coverage=coverage)
+    return found[0], coverage, f"bootstrap over {_units(clusters)}, expanded percentiles"
+
+
+def _units(clusters: Sequence[str] | None) -> str:
+    return "items" if clusters is None else "clusters"

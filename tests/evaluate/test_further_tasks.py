@@ -1,0 +1,323 @@
+"""Further tasks, drawn answers, repeats and the gate on errors: real Inspect, on the tiny model."""
+
+from __future__ import annotations
+
+import shutil
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from inspect_ai.log import read_eval_log
+from tests.evaluate.tiny_evaluation import make_experiment, write_request, write_run
+
+from touchline.catalog.evaluations import read_evaluation_config
+from touchline.catalog.task_files import resolve_task
+from touchline.domain.experiment import EvaluateConfig
+from touchline.domain.results import EvaluationRecord
+from touchline.errors import DriftFault, InputFault, RunsFailed
+from touchline.evaluate.process import evaluate, read_request
+from touchline.results.evaluations import finished_evaluation, read_evaluations
+
+# Inspect leaves its event loop's streams to the garbage collector, and a parameter of a library behind the times.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::ResourceWarning", "ignore::FutureWarning", "ignore::DeprecationWarning"
+)
+
+HEAD = """from pathlib import Path
+
+from inspect_ai import Epochs, Task, task
+from inspect_ai.dataset import Sample, csv_dataset
+from inspect_ai.model import GenerateConfig
+from inspect_ai.scorer import CORRECT, Score, accuracy, includes, match, mean, pattern, scorer
+from inspect_ai.solver import generate, system_message, use_tools
+from inspect_ai.tool import tool
+
+WORDS = ["alpha", "beta", "gamma", "delta", "epsilon"]
+SAMPLES = [Sample(id=f"w{i}", input=f"Say {word}", target=word) for i, word in enumerate(WORDS)]
+
+
+@scorer(metrics=[mean()])
+def own(give):
+    async def score(state, target):
+        return give(state, target)
+    return score
+
+"""
+JOB = ("tiny_base", "base")
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An experiment with nothing evaluated."""
+    return make_experiment(tmp_path_factory.mktemp("further") / "sp ace", items=6)
+
+
+@pytest.fixture
+def experiment(prepared: Path, tmp_path: Path) -> Path:
+    """A copy of it."""
+    return shutil.copytree(prepared, tmp_path / "experiment")
+
+
+def ask(experiment: Path, *names: str, run: str = "tiny_base", **settings: object) -> None:
+    """Have a run evaluated on further tasks too, with these settings."""
+    config = read_evaluation_config(experiment / run / "eval.yaml")
+    tasks = tuple(resolve_task(name, experiment) for name in names)
+    changed = replace(EvaluateConfig(batch_size=8, max_new_tokens=6, tasks=names), **settings)  # type: ignore[arg-type]
+    write_run(experiment, replace(config, tasks=tasks, evaluate=changed))
+
+
+def write_task(experiment: Path, body: str, name: str = "tasks/mine.py") -> str:
+    path = experiment / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(HEAD + body)
+    return name
+
+
+def task(scorer: str, more: str = "", samples: str = "SAMPLES") -> str:
+    return f"@task\ndef words():\n    return Task(dataset={samples}, scorer={scorer}{more})\n"
+
+
+def go(experiment: Path, *jobs: tuple[str, str]) -> None:
+    evaluate(experiment, read_request(write_request(experiment, *(jobs or (JOB,)))))
+
+
+def records(experiment: Path, run: str = "tiny_base") -> dict[str, EvaluationRecord]:
+    return {record.task: record for record in read_evaluations(experiment / run)}
+
+
+def test_a_task_of_the_users_own_is_evaluated_beside_the_experiments(experiment: Path) -> None:
+    """By its own scorer, with its own items, and with a log of its own; read from its own folder."""
+    (experiment / "tasks").mkdir()
+    (experiment / "tasks" / "words.csv").write_text("input,target,id\nSay a,a,one\nSay b,b,two\nSay c,c,three\n")
+    name = write_task(experiment, task("[includes(), match()]", samples="csv_dataset('words.csv')"))
+    ask(experiment, name, "exact_match")
+    go(experiment)
+    found = records(experiment)
+    assert list(found) == ["capitalization", "exact_match", "tasks/mine.py"]
+    own = found["tasks/mine.py"]
+    assert own.score == "includes"
+    assert [(sample.id, sample.target) for sample in own.samples] == [("one", "a"), ("two", "b"), ("three", "c")]
+    for sample in own.samples:
+        assert sample.value == float(sample.target in sample.output.lower())
+        assert sample.score == sample.value
+        assert sample.stop in ("stop", "max_tokens")
+    log = read_eval_log(str(experiment / "tiny_base" / "eval" / own.log))
+    assert own.log == "tasks-mine-py_base.eval"
+    assert log.eval.metadata is not None
+    assert log.eval.metadata["task_sha256"] == resolve_task(name, experiment).sha256
+    assert log.eval.metadata["settings_sha256"] == own.settings_sha256
+    ready = found["exact_match"]
+    assert ready.data_sha256 == found["capitalization"].data_sha256
+    asked = (read_eval_log(str(experiment / "tiny_base" / "eval" / ready.log)).samples or [])[0].messages[0].text
+    assert "Capitalize" not in asked
+
+
+def test_what_is_finished_stays_and_what_is_new_is_added(experiment: Path) -> None:
+    """A task that is asked for later costs its own evaluation alone; all of them together are the job."""
+    go(experiment)
+    config = read_evaluation_config(experiment / "tiny_base" / "eval.yaml")
+    assert finished_evaluation(experiment / "tiny_base", config, "base", None) is not None
+    before = records(experiment)["capitalization"]
+    ask(experiment, "number", **{"batch_size": 8})
+    config = read_evaluation_config(experiment / "tiny_base" / "eval.yaml")
+    assert finished_evaluation(experiment / "tiny_base", config, "base", None) is None
+    go(experiment)
+    found = records(experiment)
+    assert found["capitalization"] == before
+    assert {sample.parsed for sample in found["number"].samples} == {None}
+    assert finished_evaluation(experiment / "tiny_base", config, "base", None) == before
+    stamp = (experiment / "tiny_base" / "eval" / found["number"].log).stat().st_mtime_ns
+    go(experiment)
+    assert (experiment / "tiny_base" / "eval" / found["number"].log).stat().st_mtime_ns == stamp
+
+
+def test_a_changed_task_file_is_refused_and_nothing_else_is_lost(experiment: Path) -> None:
+    """The run's own task is evaluated all the same."""
+    name = write_task(experiment, task("match()"))
+    ask(experiment, name)
+    write_task(experiment, task("match()") + f"\nPath({str(experiment / 'ran')!r}).write_text('')\n")
+    with pytest.raises(DriftFault, match="not the file that was planned"):
+        go(experiment)
+    assert list(records(experiment)) == ["capitalization"]
+    assert not (experiment / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("scorer", "values", "score"),
+    [
+        ("own(lambda state, target: Score(value=0.25))", {0.25}, "own"),
+        ("own(lambda state, target: Score(value=True))", {1.0}, "own"),
+        ("own(lambda state, target: Score(value='P'))", {0.5}, "own"),
+        ("own(lambda state, target: Score(value={'quality': 0.75, 'style': 0.1}))", {0.75}, "own.quality"),
+        ("own(lambda state, target: Score(value='0.5'))", {0.5}, "own"),
+    ],
+)
+def test_scores_of_any_form_become_a_number(experiment: Path, scorer: str, values: set[float], score: str) -> None:
+    """Letters, truths, mappings."""
+    ask(experiment, write_task(experiment, task(scorer)))
+    go(experiment)
+    found = records(experiment)["tasks/mine.py"]
+    assert {sample.value for sample in found.samples} == values
+    assert found.score == score
+
+
+def test_items_without_a_score_are_errors_and_count_as_wrong(experiment: Path) -> None:
+    """One of five has no number; the others do."""
+    scorer = "own(lambda state, target: Score(value=float('nan') if target.text == 'beta' else 1))"
+    name = write_task(experiment, task(scorer))
+    ask(experiment, name)
+    with pytest.raises(
+        RunsFailed, match="1 of 5 answers failed, at most 0 may; the first: the scorer gave it no number"
+    ):
+        go(experiment)
+    assert "tasks/mine.py" not in records(experiment)
+    ask(experiment, name, max_error_rate=0.2)
+    go(experiment)
+    found = records(experiment)["tasks/mine.py"]
+    assert [sample.score for sample in found.samples] == [1, 0, 1, 1, 1]
+    assert "no number" in str(found.samples[1].error)
+
+
+@pytest.mark.parametrize(
+    ("body", "fault", "words"),
+    [
+        (task("own(lambda state, target: Score(value='what'))"), RunsFailed, "no score 'own' is a number"),
+        (task("None"), RunsFailed, "gave no answer a score"),
+        (task("match()").replace("words()", "words(path)"), InputFault, "needs arguments: path"),
+        (task("match()", samples="csv_dataset('gone.csv')"), InputFault, "line 22: FileNotFoundError"),
+        ("from helpers_that_are_not_there import words\n", InputFault, "helpers_that_are_not_there"),
+        (task("match()", samples="[]"), InputFault, "mine.py"),
+        ("from json import loads\nraise SystemExit(3)\n" + task("match()"), InputFault, "ends the process"),
+        (task("match()").replace("return Task(", "return dict("), InputFault, "dict"),
+    ],
+)
+def test_a_task_that_cannot_be_evaluated_says_why(
+    experiment: Path, body: str, fault: type[Exception], words: str
+) -> None:
+    """And leaves neither log nor scores of it."""
+    ask(experiment, write_task(experiment, body))
+    with pytest.raises(fault, match=words):
+        go(experiment)
+    assert list(records(experiment)) == ["capitalization"]
+    assert sorted(path.suffix for path in (experiment / "tiny_base" / "eval").iterdir()) == [".eval", ".json"]
+
+
+def test_parse_rates_are_those_of_the_scorer(experiment: Path) -> None:
+    """A pattern that fits some answers and not others is counted; a scorer that does not read says nothing."""
+    ask(
+        experiment,
+        write_task(experiment, task("pattern(r'^([aeiou])')")),
+        write_task(experiment, task("own(lambda s, t: Score(value=1))"), "tasks/b.py"),
+    )
+    go(experiment)
+    found = records(experiment)
+    assert {sample.parsed for sample in found["tasks/b.py"].samples} == {None}
+    for sample in found["tasks/mine.py"].samples:
+        assert sample.parsed in (None, sample.output[:1] in tuple("aeiou"))
+
+
+def test_drawn_answers_with_repeats_are_drawn_again_alike(experiment: Path) -> None:
+    """Two processes' worth of the same settings give the same answers; every item has all its repeats, in order."""
+    ask(experiment, temperature=1.5, top_p=0.95, repeats=3, seed=4)
+    go(experiment)
+    first = records(experiment)["capitalization"]
+    assert first.repeats == 3
+    assert [(sample.id, sample.repeat) for sample in first.samples] == [
+        (f"test-{i}", r) for i in range(6) for r in range(3)
+    ]
+    assert (
+        first.decoding
+        == "temperature 1.5, top-p 0.95, 3 answers an item, seed 4, batch 8, float32, at most 6 new tokens"
+    )
+    per_item = Counter(sample.id for sample in first.samples)
+    assert set(per_item.values()) == {3}
+    assert any(len({s.output for s in first.samples if s.id == item}) > 1 for item in per_item)
+    shutil.rmtree(experiment / "tiny_base" / "eval")
+    ask(experiment, temperature=1.5, top_p=0.95, repeats=3, seed=4, batch_size=2)
+    go(experiment)
+    again = records(experiment)["capitalization"]
+    assert [sample.output for sample in again.samples] == [sample.output for sample in first.samples]
+    ask(experiment, temperature=1.5, top_p=0.95, repeats=3, seed=5)
+    go(experiment)
+    other = records(experiment)["capitalization"]
+    assert [sample.output for sample in other.samples] != [sample.output for sample in first.samples]
+    assert other.settings_sha256 != first.settings_sha256
+
+
+def test_a_tasks_own_decoding_goes_first_and_is_recorded(experiment: Path) -> None:
+    """Its limit of tokens and its temperature; its epochs too, where the experiment asks for no repeats."""
+    more = ", config=GenerateConfig(max_tokens=2, temperature=1.0), epochs=Epochs(2, 'mean')"
+    ask(experiment, write_task(experiment, task("match()", more)))
+    go(experiment)
+    found = records(experiment)
+    own = found["tasks/mine.py"]
+    assert own.decoding == "temperature 1, 2 answers an item, seed 0, batch 8, float32, at most 2 new tokens"
+    assert own.repeats == 2
+    assert found["capitalization"].decoding == "greedy, batch 8, float32, at most 6 new tokens"
+
+
+def test_more_errors_than_may_be_are_a_failure_and_not_a_score(experiment: Path) -> None:
+    """Two of five fail in the solver: below the gate they count as wrong, above it there are no scores."""
+    solver = ", solver=[fails(), generate()]"
+    own = (
+        "from inspect_ai.solver import solver\n\n\n@solver\ndef fails():\n    async def solve(state, generate):\n"
+        "        if state.sample_id in ('w1', 'w3'):\n            raise ValueError('no such word')\n"
+        "        return state\n    return solve\n\n\n"
+    )
+    name = write_task(experiment, own + task("own(lambda state, target: Score(value=1))", solver))
+    ask(experiment, name)
+    with pytest.raises(RunsFailed, match=r"of 5 answers failed, at most 0 may; the first: .*no such word"):
+        go(experiment)
+    ask(experiment, name, max_error_rate=0.3)
+    with pytest.raises(RunsFailed, match="at least 2 of 5 answers failed, at most 1 may"):
+        go(experiment)
+    assert "tasks/mine.py" not in records(experiment)
+    ask(experiment, name, max_error_rate=0.4)
+    go(experiment)
+    found = records(experiment)["tasks/mine.py"]
+    assert [sample.score for sample in found.samples] == [1, 0, 1, 0, 1]
+    assert [sample.error for sample in found.samples].count(None) == 3
+    assert found.samples[1].stop is None
+
+
+def test_prompts_that_do_not_fit_pass_the_gate_of_the_runs_own_task(experiment: Path) -> None:
+    """The error is recorded with the item, which counts as wrong; every one of them fails without a gate."""
+    ask(experiment, max_new_tokens=500, max_error_rate=1.0)
+    go(experiment)
+    found = records(experiment)["capitalization"]
+    assert all("the prompt has" in str(sample.error) for sample in found.samples)
+    assert sum(sample.score for sample in found.samples) == 0
+    ask(experiment, max_new_tokens=500)
+    with pytest.raises(RunsFailed, match="the prompt has"):
+        go(experiment)
+
+
+def test_samples_limit_a_task_of_the_users_own_too(experiment: Path) -> None:
+    """The first ones, as many as it has."""
+    ask(experiment, write_task(experiment, task("match()")), samples=3)
+    go(experiment)
+    assert [sample.id for sample in records(experiment)["tasks/mine.py"].samples] == ["w0", "w1", "w2"]
+
+
+def test_checkpoints_share_the_items_and_settings_of_a_task(experiment: Path) -> None:
+    """So that control and run can be compared; their answers differ."""
+    name = write_task(experiment, task("match()"))
+    for run in ("tiny_base", "tiny_rank4"):
+        ask(experiment, name, run=run)
+    go(experiment, JOB, ("tiny_rank4", "epoch_0"))
+    base, tuned = records(experiment)[name], records(experiment, "tiny_rank4")[name]
+    assert (base.settings_sha256, base.data_sha256) == (tuned.settings_sha256, tuned.data_sha256)
+    assert [s.id for s in base.samples] == [s.id for s in tuned.samples]
+    assert [s.output for s in base.samples] != [s.output for s in tuned.samples]
+
+
+def test_tools_are_refused_in_words(experiment: Path) -> None:
+    """The provider calls none, and says so before anything is scored."""
+    own = (
+        "@tool\ndef look():\n    async def execute(word: str) -> str:\n        '''Look.\n\n        Args:\n"
+        "            word: it\n        '''\n        return word\n    return execute\n\n\n"
+    )
+    ask(experiment, write_task(experiment, own + task("match()", ", solver=[use_tools(look()), generate()]")))
+    with pytest.raises(RunsFailed, match="calls no tools"):
+        go(experiment)

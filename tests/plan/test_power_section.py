@@ -1,0 +1,136 @@
+"""What a plan says its design can show: the numbers of the checks and of the analysis, before anything runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import product
+
+import pytest
+from tests.scaffold.made_plans import DATA, made_control, made_plan, made_run
+
+from touchline.domain.catalog import SplitInfo
+from touchline.domain.experiment import EvaluateConfig
+from touchline.domain.plan import Plan, PlannedRun
+from touchline.domain.runs import ControlKind, Level, RunKind
+from touchline.plan.power import evaluated_items, power_lines, power_rows
+from touchline.plan.sections import sections
+from touchline.plan.table import runs_plan_markdown
+from touchline.statistics.exact_power import smallest_shown
+from touchline.statistics.power import smallest_seed_difference
+
+pytestmark = pytest.mark.planning
+
+ITEMS = 200
+
+
+def trained(rank: str, rate: str, seed: int) -> PlannedRun:
+    """One run of the design."""
+    levels = (
+        Level(factor="train.lora.rank", value=rank),
+        Level(factor="train.learning_rate", value=rate),
+        Level(factor="seeds", value=str(seed)),
+    )
+    return replace(made_run(f"r{rank}_{rate}_s{seed}"), seed=seed, levels=levels)
+
+
+def design(
+    seeds: Sequence[int], *, ranks: Sequence[str] = ("4", "64"), rates: Sequence[str] = ("1e-3",), control: bool = True
+) -> Plan:
+    """A plan of so many ranks, rates and seeds, with 200 test items."""
+    runs = [trained(rank, rate, seed) for rank, rate, seed in product(ranks, rates, seeds)]
+    plan = made_plan(*runs, *([made_control()] if control else []))
+    data = replace(DATA, splits=(SplitInfo(name="test", num_examples=ITEMS, sha256="9" * 64),))
+    factors = {
+        "models": ("Tiny-1M-Instruct",),
+        "train.lora.rank": tuple(ranks),
+        "train.learning_rate": tuple(rates),
+        "seeds": tuple(str(seed) for seed in seeds),
+    }
+    return replace(plan, factors=factors, datasets={DATA.path: data})
+
+
+def row(plan: Plan, start: str) -> tuple[str, ...]:
+    """The first row whose question begins so."""
+    return next(row for row in power_rows(plan) if row[0].startswith(start))
+
+
+def test_three_seeds_and_two_hundred_items() -> None:
+    """The numbers are those of the functions that the analysis and the checks use."""
+    plan = design([1, 2, 3])
+    usual = [each for each in power_rows(plan) if "15 % of them flip" in each[1]]
+    alone, family = smallest_shown(ITEMS, 0.15), smallest_shown(ITEMS, 0.15, coverage=1 - 0.05 / 6)
+    assert alone is not None
+    assert family is not None
+    assert usual == [
+        (
+            "is a checkpoint better than its control?",
+            "200 items, 15 % of them flip",
+            f"{100 * alone:.1f} points",
+            f"{100 * family:.1f} points",
+        )
+    ]
+    units = smallest_seed_difference(3)
+    assert row(plan, "does train.lora.rank matter?") == (
+        "does train.lora.rank matter? 64 against 4",
+        "3 seeds x 1 condition a level, 200 items",
+        f"{units:.1f} standard deviations between seeds",
+        f"{units:.1f} standard deviations between seeds",
+    )
+
+
+def test_two_factors_average_over_each_other_and_share_a_family() -> None:
+    plan = design([1, 2, 3], ranks=("4", "16", "64"), rates=("1e-4", "1e-3"))
+    found = row(plan, "does train.lora.rank matter?")
+    assert found[0].endswith("16, 64 against 4")
+    assert found[1] == "3 seeds x 2 conditions a level, 200 items"
+    three = smallest_seed_difference(3, coverage=1 - 0.05 / 3)
+    assert found[3] == f"{three:.1f} standard deviations between seeds"
+
+
+def test_one_seed_shows_nothing_of_the_setting() -> None:
+    plan = design([1])
+    assert row(plan, "does train.lora.rank matter?")[2] == "nothing of the setting"
+    lines = list(power_lines(plan))
+    assert "With one seed a difference between levels describes these checkpoints, not the settings." in lines
+    assert any("3 seeds would show 3.5 standard deviations" in line for line in lines)
+
+
+def test_without_a_control_no_checkpoint_is_compared() -> None:
+    assert not any(each[0].startswith("is a checkpoint") for each in power_rows(design([1, 2, 3], control=False)))
+
+
+def test_only_the_base_model_is_a_control_to_compare_with() -> None:
+    """A no-op adapter and shuffled labels are compared themselves, and are not counted among the runs."""
+    plan = design([1, 2, 3])
+    shuffled = replace(trained("4", "1e-3", 1), name="shuffled", control=ControlKind.SHUFFLED)
+    no_op = replace(made_control("noop"), kind=RunKind.CONTROL, control=ControlKind.NO_OP)
+    more = replace(plan, runs=(*plan.runs, shuffled, no_op))
+    assert list(power_rows(more)) == list(power_rows(plan))
+
+
+def test_few_flips_show_only_what_goes_one_way() -> None:
+    plan = design([1])
+    few = replace(plan, runs=tuple(replace(run, evaluate=EvaluateConfig(samples=40)) for run in plan.runs))
+    assert evaluated_items(few) == 40
+    found = next(row for row in power_rows(few) if "5 % of them flip" in row[1])
+    assert found[2].endswith("points, all flips one way")
+    tiny = replace(plan, runs=tuple(replace(run, evaluate=EvaluateConfig(samples=3)) for run in plan.runs))
+    assert next(power_rows(tiny))[2] == "nothing"
+
+
+def test_no_items_or_no_training_no_section() -> None:
+    plan = design([1, 2])
+    assert list(power_rows(replace(plan, datasets={}))) == []
+    assert list(power_lines(replace(plan, datasets={}))) == []
+    controls = tuple(run for run in plan.runs if run.kind is RunKind.CONTROL)
+    assert list(power_rows(replace(plan, runs=controls))) == []
+
+
+def test_the_section_stands_in_the_plan() -> None:
+    plan = design([1, 2, 3])
+    (section,) = [section for section in sections(plan) if section.title == "What this design can show"]
+    assert len(section.rows) == 4
+    text = runs_plan_markdown(plan)
+    assert "## What this design can show" in text
+    assert "A difference of this size or more is shown in 80 of 100 such experiments" in text

@@ -1,0 +1,241 @@
+"""What a report is made from, out of stated numbers: the runs of a small sweep, as its readers would find them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from touchline.domain.collected import RunMetrics, Setting
+from touchline.domain.quantity import Measured, Missing, Quantity
+from touchline.domain.report import Gathered, GeneralScore, Issue, Source
+from touchline.domain.results import AttemptResult, EvaluationRecord, LossPoint, Proportion, RunResult, SampleScore
+from touchline.domain.runs import ControlKind, Level, RunKind
+from touchline.domain.status import JobState, RunStatus, TrainingOutcome
+from touchline.domain.verification import StorageSummary, Verification
+from touchline.statistics import wilson
+
+RANK = "train.lora.rank"
+TASK = "capitalization"
+UNKNOWN = Missing(missing="not told")
+NOTHING = Verification(
+    depth="headers",
+    checkpoints=(),
+    missing=(),
+    storage=StorageSummary(bases={}, adapters=(), runs=(), total_bytes=0, forecast=UNKNOWN, deletable=()),
+)
+Rights = Sequence[bool]
+
+
+def loss(value: float) -> Quantity:
+    """A loss in nats."""
+    return Quantity(value=value, unit="1", aggregation="mean", token_unit="label", method="as logged")
+
+
+def record(run: str, checkpoint: str, rights: Rights, *, items: str = "a", task: str = TASK) -> EvaluationRecord:
+    """An evaluation in which the n-th item is right where `rights` says so; other `items` are of another dataset."""
+    return EvaluationRecord(
+        experiment="sweep",
+        run=run,
+        task=task,
+        checkpoint=checkpoint,
+        log=f"{task}_{checkpoint}.eval",
+        log_sha256="0" * 64,
+        adapter_sha256=None if checkpoint == "base" else "1" * 64,
+        base_sha256="2" * 64,
+        data_sha256=items * 64,
+        settings_sha256="4" * 64,
+        decoding="greedy, batch 64, bfloat16, at most 24 new tokens",
+        seconds=30.0,
+        samples=tuple(
+            SampleScore(
+                id=f"{items}-{number}", target="Word", output="Word" if right else "word", exact=right, match=right
+            )
+            for number, right in enumerate(rights)
+        ),
+    )
+
+
+def run(
+    name: str,
+    model: str = "1B",
+    *,
+    rank: str | None = "4",
+    seed: int = 1,
+    evaluations: Sequence[EvaluationRecord] = (),
+    train: Measured = UNKNOWN,
+    val: Measured = UNKNOWN,
+    seconds: float | None = 281.0,
+    steps: int | None = 1500,
+    status: RunStatus | None = None,
+    **changes: object,
+) -> RunResult:
+    """A fine-tuned run whose training is complete."""
+    levels = (Level(factor="models", value=model), *([Level(factor=RANK, value=rank)] if rank else []))
+    last = evaluations[-1] if evaluations else None
+    right = None if last is None else _share([sample.exact for sample in last.samples])
+    made = RunResult(
+        name=name,
+        kind=RunKind.FINE_TUNED,
+        model=model,
+        levels=levels,
+        seed=seed,
+        status=status or (RunStatus.TRAINED if last is None else RunStatus.COMPLETED),
+        job_state=JobState.COMPLETED,
+        outcome=TrainingOutcome.COMPLETE,
+        attempts=1,
+        attempt_list=() if seconds is None else (attempt("71", seconds=seconds + 20),),
+        steps_done=steps,
+        steps_planned=steps,
+        exact_match=right,
+        match=right,
+        difference=None,
+        train_seconds=UNKNOWN if seconds is None else Quantity(value=seconds, unit="s", aggregation="sum"),
+        validation_seconds=UNKNOWN,
+        evaluate_seconds=Missing(missing="not evaluated") if last is None else Quantity(value=last.seconds, unit="s"),
+        final_train_loss=train,
+        final_val_loss=val,
+        tokens_per_second=Quantity(value=1224.0, unit="tokens/s", token_unit="real", aggregation="mean"),
+        peak_memory=Quantity(value=20.5, unit="GiB", kind="allocated", phase="step", aggregation="peak"),
+        adapter_size=UNKNOWN,
+        checkpoints=(),
+        train_losses=(),
+        validation_losses=(),
+        evaluations=tuple(evaluations),
+        notes=(),
+    )
+    return replace(made, **changes)  # type: ignore[arg-type]
+
+
+def control(name: str, model: str = "1B", rights: Rights = (), *, items: str = "a") -> RunResult:
+    """A base model, evaluated where there are `rights`."""
+    nothing = Missing(missing="nothing is trained")
+    made = run(
+        name, model, rank=None, evaluations=[record(name, "base", rights, items=items)] if rights else [], seconds=None
+    )
+    return replace(
+        made,
+        kind=RunKind.CONTROL,
+        control=ControlKind.BASE,
+        status=RunStatus.COMPLETED if rights else RunStatus.PLANNED,
+        outcome=TrainingOutcome.NOT_STARTED,
+        train_seconds=nothing,
+        tokens_per_second=nothing,
+        peak_memory=nothing,
+        steps_done=None,
+        steps_planned=None,
+    )
+
+
+def attempt(
+    job: str,
+    state: JobState = JobState.COMPLETED,
+    reason: str = "completed",
+    *,
+    seconds: float = 300.0,
+    superseded: bool = False,
+) -> AttemptResult:
+    """An attempt at a training."""
+    return AttemptResult(
+        job_id=job,
+        restart=0,
+        state=state,
+        reason=reason,
+        started_unix=1_760_000_000.0,
+        seconds=Quantity(value=seconds, unit="s", method="its clock"),
+        superseded=superseded,
+    )
+
+
+def metrics(result: RunResult, **settings: Setting) -> RunMetrics:
+    """What `collect` writes of a run."""
+    return RunMetrics(
+        run_name=result.name,
+        status=result.status.value,
+        job_id="71",
+        started=None,
+        completed=None,
+        static_config={"model": result.model, "seed": result.seed, "epochs": 3, "effective_batch_size": 16, **settings},
+        packing_metrics={},
+        resource_metrics={},
+        performance_metrics={},
+        per_epoch_metrics=(),
+        dataset_path="words.json",
+        notes=result.notes,
+    )
+
+
+def gathered(
+    runs: Sequence[RunResult],
+    *,
+    factors: dict[str, tuple[str, ...]] | None = None,
+    told: Sequence[RunMetrics] | None = None,
+    verification: Verification = NOTHING,
+    issues: Sequence[Issue] = (),
+    general: Sequence[GeneralScore] = (),
+    sources: Sequence[Source] = (),
+    files: dict[str, tuple[tuple[str, str], ...]] | None = None,
+) -> Gathered:
+    """Runs that touchline did not plan; factors are the levels that they have unless others are given."""
+    if factors is None:
+        factors = {}
+        for each in runs:
+            for level in each.levels:
+                factors[level.factor] = tuple(dict.fromkeys([*factors.get(level.factor, ()), level.value]))
+    return Gathered(
+        experiment="sweep",
+        origin="found: run folders that touchline did not make",
+        date="2025-10-18",
+        root="sweep",
+        plan=None,
+        runs=tuple(runs),
+        metrics=tuple(told if told is not None else [metrics(each) for each in runs]),
+        factors=factors,
+        datasets={each.name: "words.json" for each in runs},
+        verification=verification,
+        general=tuple(general),
+        files=files or {},
+        issues=tuple(issues),
+        sources=tuple(sources),
+    )
+
+
+def rights(k: int, n: int = 100) -> list[bool]:
+    """The first k of n items right."""
+    return [number < k for number in range(n)]
+
+
+def points(*losses: tuple[int, float]) -> tuple[LossPoint, ...]:
+    """A curve."""
+    return tuple(LossPoint(step=step, loss=value) for step, value in losses)
+
+
+def seed_002() -> Gathered:
+    """The four runs of an example report that drew causal claims from them: one seed, other batch sizes by model."""
+    rows = (
+        ("1B_rank4", "1B", "4", 1500, 0.00154, 0.02345, 281, 16),
+        ("1B_rank64", "1B", "64", 1500, 0.00036, 0.02336, 294, 16),
+        ("3B_rank4", "3B", "4", 3000, 0.00031, 0.01656, 1354, 8),
+        ("3B_rank64", "3B", "64", 3000, 0.00027, 0.01830, 946, 8),
+    )
+    runs = [
+        run(
+            name,
+            model,
+            rank=rank,
+            train=loss(train),
+            val=loss(val),
+            seconds=float(seconds),
+            steps=steps,
+            job_state=JobState.FAILED,
+            status=RunStatus.TRAINED,
+            attempt_list=(attempt("71", JobState.FAILED, "exit code 1", seconds=seconds + 20.0),),
+        )
+        for name, model, rank, steps, train, val, seconds, _ in rows
+    ]
+    told = [metrics(each, effective_batch_size=row[-1]) for each, row in zip(runs, rows, strict=True)]
+    return gathered(runs, told=told)
+
+
+def _share(right: Rights) -> Proportion:
+    low, high = wilson(sum(right), len(right))
+    return Proportion(k=sum(right), n=len(right), low=low, high=high)

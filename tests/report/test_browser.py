@@ -1,0 +1,231 @@
+"""report.html in a real Chromium: every figure is drawn, a run is followed, tables sort, nothing leaves the page."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from tests.report.chromium import REQUIRE, Browser, Tab, browser, unavailable
+from tests.report.made_report import ALERT, Make, made_report
+
+from touchline.domain.report import Report
+from touchline.report.charts import charts
+from touchline.report.page import report_html
+from touchline.report.page.scripts import figure_script
+
+pytest.importorskip("altair")
+pytest.importorskip("vl_convert")
+
+DRAWN = "document.documentElement.dataset.figures === 'drawn'"
+RUN = "1B_rank16_s0"
+
+
+@pytest.fixture(scope="module")
+def chrome(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    """One browser for all tests."""
+    reason = unavailable()
+    if reason is not None and os.environ.get(REQUIRE) == "1":
+        pytest.fail(reason)
+    if reason is not None:
+        pytest.skip(reason)
+    with browser(tmp_path_factory.mktemp("profile")) as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def report() -> Report:
+    """Fourteen runs with hostile answers, NaN losses, runs that failed."""
+    return made_report(Make(steps=300, items=120, faults=True))
+
+
+@pytest.fixture(scope="module")
+def page(report: Report, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The report as a file."""
+    path = tmp_path_factory.mktemp("page") / "report.html"
+    path.write_text(report_html(report, charts(report)), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def tab(chrome: Browser, page: Path) -> Tab:
+    """The page, drawn, in a tab of its own."""
+    opened = chrome.tab()
+    opened.open(page)
+    opened.wait(DRAWN)
+    return opened
+
+
+def followed(tab: Tab) -> str:
+    """The run that the page follows."""
+    tab.evaluate("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+    return str(tab.evaluate("document.documentElement.dataset.followed || ''"))
+
+
+def opacities(figure: str, marks: str) -> str:
+    """An expression for the opacities of a figure's marks."""
+    return (
+        f"[...document.querySelectorAll('#figure-{figure} {marks}')].map((p) => Number(p.getAttribute('opacity') ?? 1))"
+    )
+
+
+def shot(tab: Tab, request: pytest.FixtureRequest, name: str) -> None:
+    """Keep a screenshot beside the other things that tests leave for people to look at."""
+    folder = request.config.rootpath / ".pytest_cache" / "report"
+    folder.mkdir(parents=True, exist_ok=True)
+    tab.screenshot(folder / f"{name}.png")
+
+
+def test_every_figure_has_marks_and_nothing_is_asked_for(
+    tab: Tab, report: Report, page: Path, request: pytest.FixtureRequest
+) -> None:
+    marks = tab.evaluate(
+        "Object.fromEntries([...document.querySelectorAll('figure')].map((figure) => [figure.id, figure"
+        ".querySelectorAll('.mark-symbol path, .mark-line path, .mark-rect path, .mark-rule line').length]))"
+    )
+    assert set(marks) == {f"figure-{chart.name}" for chart in charts(report)}
+    assert all(count > 0 for count in marks.values()), marks
+    shot(tab, request, "light")
+    assert tab.requests == [page.resolve().as_uri()]
+    assert tab.evaluate("violations") == []
+    assert tab.errors == []
+
+
+def test_what_a_model_wrote_is_shown_and_does_nothing(tab: Tab, report: Report) -> None:
+    hostile = next(run for run in report.runs for e in run.evaluations if e.samples and e.samples[0].output == ALERT)
+    number = tab.evaluate(
+        f"[...document.querySelectorAll('#browser select')[0].options].findIndex(o => o.text === '{hostile.name}')"
+    )
+    tab.evaluate(
+        f"(() => {{ const [run, kind] = document.querySelectorAll('#browser select'); run.value = '{number}';"
+        " kind.value = 'wrong'; kind.dispatchEvent(new Event('change')); })()"
+    )
+    shown = tab.evaluate("document.querySelector('#browser table').textContent")
+    assert ALERT in shown
+    assert "<img src=x onerror=alert(2)>" in shown
+    assert tab.evaluate("document.querySelectorAll('#browser img, #browser script').length") == 0
+    assert tab.evaluate("asked") == []
+
+
+def test_a_run_is_followed_from_the_table_through_the_figures(tab: Tab) -> None:
+    faint = opacities("cost", ".mark-symbol path") + ".filter((opacity) => opacity < 0.5).length"
+    assert tab.evaluate(faint) == 0
+    tab.move(*tab.middle(f'#runs tr[data-run="{RUN}"]'))
+    assert followed(tab) == RUN
+    tab.wait(f"{faint} > 0")
+    assert tab.evaluate(f"document.querySelector('#runs tr[data-run=\"{RUN}\"]').className") == "followed"
+    tab.move(*tab.middle("h1"))
+    assert followed(tab) == ""
+    tab.wait(f"{faint} === 0")
+
+
+def test_a_run_is_followed_from_a_mark_into_tables_and_other_figures(tab: Tab) -> None:
+    tab.move(*tab.middle(f'#figure-cost .mark-symbol path[aria-label*="{RUN}"]'))
+    tab.wait(f"document.documentElement.dataset.followed === '{RUN}'")
+    assert tab.evaluate(f"document.querySelector('#runs tr[data-run=\"{RUN}\"]').className") == "followed"
+    assert RUN in tab.evaluate("document.querySelector('#tip').textContent")
+    tab.wait(opacities("train_loss", ".mark-line path") + ".filter((opacity) => opacity === 0.125).length > 5")
+
+
+def test_a_kept_run_stays_until_escape(tab: Tab) -> None:
+    where = tab.middle(f'#runs tr[data-run="{RUN}"]')
+    tab.move(*where)
+    tab.click(*where)
+    tab.move(*tab.middle("h1"))
+    assert followed(tab) == RUN
+    tab.send("Input.dispatchKeyEvent", type="keyDown", key="Escape")
+    assert followed(tab) == ""
+
+
+@pytest.mark.parametrize("place", [5, 7, 9])
+def test_tables_sort_by_number_up_down_and_back(tab: Tab, place: int) -> None:
+    texts = f"[...document.querySelectorAll('#runs table.sticky tbody tr')].map((row) => row.cells[{place}].dataset.v)"
+    button = f"document.querySelectorAll('#runs table.sticky th button')[{place}].click()"
+    before = tab.evaluate(texts)
+    tab.evaluate(button)
+    up = [float(value) for value in tab.evaluate(texts) if value not in (None, "")]
+    assert len(up) > 5
+    assert up == sorted(up)
+    tab.evaluate(button)
+    down = tab.evaluate(texts)
+    numbers = [float(value) for value in down if value not in (None, "")]
+    assert numbers == sorted(up, reverse=True)
+    # What is missing stands below, whichever way the rest is sorted.
+    assert down[: len(numbers)] == [value for value in down if value not in (None, "")]
+    tab.evaluate(button)
+    assert tab.evaluate(texts) == before
+
+
+def test_the_sample_browser_shows_what_was_gained_and_every_answer(tab: Tab) -> None:
+    count = "document.querySelectorAll('#browser tbody tr').length"
+    assert tab.evaluate(count) > 3
+    tab.click(*tab.middle("#browser tbody tr:first-child td"))
+    told = tab.evaluate("document.querySelector('#browser tr.all').textContent")
+    assert "1B_base" in told
+    tab.evaluate(
+        "(() => { const find = document.querySelector('#browser input'); find.value = 'no such answer';"
+        " find.dispatchEvent(new Event('input')); })()"
+    )
+    assert tab.evaluate(count) == 0
+
+
+def test_dark_paper_has_light_letters_in_figures_too(tab: Tab, request: pytest.FixtureRequest) -> None:
+    ground = "getComputedStyle(document.documentElement).backgroundColor"
+    letter = "getComputedStyle(document.querySelector('#figure-scores svg text')).fill"
+    light = tab.evaluate(ground), tab.evaluate(letter)
+    tab.media(scheme="dark")
+    dark = tab.evaluate(ground), tab.evaluate(letter)
+    assert bright(light[0]) > bright(light[1])
+    assert bright(dark[0]) < bright(dark[1])
+    shot(tab, request, "dark")
+    tab.evaluate("document.getElementById('theme').click()")
+    assert (tab.evaluate(ground), tab.evaluate(letter)) == light
+    # Print is on white paper whatever the screen has.
+    tab.media(scheme="dark", kind="print")
+    assert tab.evaluate(ground) == light[0]
+    shot(tab, request, "print")
+
+
+def bright(colour: str) -> float:
+    """Of `rgb(1, 2, 3)`."""
+    return sum(float(part) for part in colour.removeprefix("rgb(").removesuffix(")").split(","))
+
+
+def test_a_narrow_window_does_not_scroll_sideways(tab: Tab, request: pytest.FixtureRequest) -> None:
+    tab.size(400)
+    tab.wait("document.documentElement.scrollWidth <= 400")
+    tab.wait("[...document.querySelectorAll('.plot svg')].every((svg) => svg.getBoundingClientRect().right <= 400)")
+    shot(tab, request, "narrow")
+
+
+def test_a_page_without_figures_still_sorts_and_says_so(chrome: Browser, report: Report, tmp_path: Path) -> None:
+    path = tmp_path / "report.html"
+    path.write_text(report_html(report, ()), encoding="utf-8")
+    tab = chrome.tab()
+    tab.open(path)
+    tab.evaluate("document.querySelectorAll('#runs table.sticky th button')[5].click()")
+    assert tab.evaluate("document.querySelectorAll('#runs table.sticky th[aria-sort]').length") == 1
+    assert tab.errors == []
+
+
+def test_a_figure_that_cannot_be_drawn_says_so_and_the_others_are(
+    chrome: Browser, report: Report, tmp_path: Path
+) -> None:
+    found = charts(report)
+    spoiled = replace(found[0], spec={**found[0].spec, "layer": 7})
+    path = tmp_path / "report.html"
+    path.write_text(report_html(report, (spoiled, *found[1:])), encoding="utf-8")
+    tab = chrome.tab()
+    tab.open(path)
+    tab.wait(DRAWN)
+    assert "could not be drawn" in tab.evaluate(f"document.getElementById('figure-{spoiled.name}').textContent")
+    assert tab.evaluate("document.querySelectorAll('.plot[data-drawn=yes]').length") == len(found) - 1
+
+
+def test_the_script_can_stand_in_a_page() -> None:
+    script = figure_script()
+    assert "</script" not in script.lower()
+    assert len(script.encode()) < 1_000_000
+    assert figure_script() is script

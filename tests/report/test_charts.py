@@ -1,0 +1,179 @@
+"""Figures: every spec is what Vega-Lite takes, holds no more data than it should, and is drawn as a picture."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+from tests.report.made_report import Make, fifty, made_report, thousand
+
+from touchline.domain.report import Report
+from touchline.report.chart import Chart
+from touchline.report.charts import charts
+from touchline.report.pictures import png
+
+altair = pytest.importorskip("altair")
+vl_convert = pytest.importorskip("vl_convert")
+
+REPORTS = {
+    "fourteen runs": Make(steps=300, items=60, epochs_evaluated=3),
+    "faults": Make(steps=300, items=60, faults=True),
+    "one model": Make(models=1, steps=40, items=30),
+    "one seed": Make(seeds=1, steps=40, items=30),
+    "one level": Make(ranks=("8",), seeds=1, steps=40, items=30),
+    "two steps": Make(steps=2, items=3),
+}
+ALL = {
+    "scores", "differences", "effect_train_lora_rank", "contrasts", "score_by_epoch", "train_loss", "validation_loss",
+    "cost", "estimates", "storage",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module", params=REPORTS)
+def drawn(request: pytest.FixtureRequest) -> tuple[Chart, ...]:
+    """The figures of each kind of report."""
+    return charts(made_report(REPORTS[request.param]))
+
+
+def rows(chart: Chart) -> Iterator[dict[str, object]]:
+    """Its data."""
+    datasets = chart.spec["datasets"]
+    assert isinstance(datasets, dict)
+    for data in datasets.values():
+        yield from data
+
+
+def test_a_report_with_everything_has_every_figure() -> None:
+    found = charts(made_report(REPORTS["fourteen runs"]))
+    assert {chart.name for chart in found} == ALL
+    assert {chart.section for chart in found} == {"findings", "training", "cost", "estimates", "storage"}
+
+
+def test_every_spec_is_valid_and_every_figure_has_data(drawn: tuple[Chart, ...]) -> None:
+    assert len({chart.name for chart in drawn}) == len(drawn)
+    for chart in drawn:
+        altair.Chart.from_dict(chart.spec)
+        assert list(rows(chart)), chart.name
+        assert chart.title
+        assert chart.caption.endswith(".")
+
+
+def test_every_figure_follows_a_run_and_can_be_said_in_json(drawn: tuple[Chart, ...]) -> None:
+    for chart in drawn:
+        text = json.dumps(chart.spec, allow_nan=False)
+        assert chart.spec["params"] == [{"name": "followed", "value": ""}]
+        assert "datum.run === followed" in text or chart.name == "contrasts"
+
+
+def test_every_figure_is_a_picture(drawn: tuple[Chart, ...]) -> None:
+    for chart in drawn:
+        assert png(chart).startswith(b"\x89PNG\r\n")
+
+
+def test_a_figure_has_a_mark_for_each_run() -> None:
+    report = made_report(Make(steps=60, items=30))
+    by_name = {chart.name: chart for chart in charts(report)}
+    trained = {run.name for run in report.runs if run.train_losses}
+    assert {row["run"] for row in rows(by_name["scores"])} == {run.name for run in report.runs}
+    for name in ("differences", "train_loss", "validation_loss", "cost", "estimates"):
+        assert {row["run"] for row in rows(by_name[name]) if "run" in row} == trained, name
+
+
+def test_curves_have_at_most_200_points_a_run() -> None:
+    for chart in charts(made_report(fifty(steps=2000, items=20))):
+        if chart.section != "training":
+            continue
+        points: dict[object, int] = {}
+        for row in rows(chart):
+            steps = row["step"]
+            points[row["run"]] = points.get(row["run"], 0) + (len(steps) if isinstance(steps, list) else 1)
+        assert max(points.values()) <= 201
+
+
+def test_figures_of_a_thousand_runs_stay_small() -> None:
+    found = charts(made_report(thousand(steps=100, items=10)))
+    assert sum(len(json.dumps(chart.spec)) for chart in found) < 3_000_000
+    by_name = {chart.name: chart for chart in found}
+    assert "60 highest of" in by_name["scores"].caption
+    assert len(by_name["scores"].spec["datasets"]["scores"]) == 60  # type: ignore[index]
+
+
+def test_a_loss_that_is_no_number_is_marked_and_leaves_a_gap() -> None:
+    report = made_report(REPORTS["faults"])
+    chart = next(chart for chart in charts(report) if chart.name == "train_loss")
+    broken = next(run for run in report.runs if any(math.isnan(point.loss) for point in run.train_losses))
+    crosses = chart.spec["datasets"]["broken"]  # type: ignore[index]
+    assert [row["run"] for row in crosses] == [broken.name]
+    assert "not a number" in chart.caption
+    curve = next(row for row in chart.spec["datasets"]["raw"] if row["run"] == broken.name)  # type: ignore[index]
+    assert None in curve["loss"]
+
+
+def test_a_loss_of_zero_is_drawn_on_a_linear_axis() -> None:
+    report = made_report(Make(steps=20, items=10))
+    run = next(run for run in report.runs if run.train_losses)
+    zero = replace(run, train_losses=(*run.train_losses[:-1], replace(run.train_losses[-1], loss=0.0)))
+    changed = replace(report, runs=tuple(zero if each is run else each for each in report.runs))
+    chart = next(chart for chart in charts(changed) if chart.name == "train_loss")
+    assert '"type": "log"' not in json.dumps(chart.spec)
+    assert png(chart)
+
+
+def nothing(report: Report) -> Report:
+    """The report of an experiment of which nothing has run."""
+    runs = tuple(
+        replace(
+            run,
+            train_losses=(),
+            validation_losses=(),
+            evaluations=(),
+            checkpoints=(),
+            exact_match=None,
+            match=None,
+            difference=None,
+        )
+        for run in report.runs
+    )
+    empty = replace(report.verification.storage, runs=(), adapters=(), total_bytes=0, deletable=())
+    verification = replace(report.verification, checkpoints=(), missing=(), storage=empty)
+    return replace(
+        report,
+        runs=runs,
+        analyses=(),
+        answers=(),
+        estimates=(),
+        headline=(),
+        findings=(),
+        verification=verification,
+        completed=0,
+    )
+
+
+def test_there_are_no_figures_of_nothing() -> None:
+    assert charts(nothing(made_report(Make(steps=5, items=5)))) == ()
+
+
+def test_names_of_further_tasks_are_names_of_files() -> None:
+    report = made_report(Make(steps=20, items=10))
+    other = replace(report.analyses[0], task="../mine.py@task", score="F1 / 2")
+    found = charts(replace(report, analyses=(report.analyses[0], other)))
+    names = [chart.name for chart in found]
+    assert "scores_mine_py_task_f1_2" in names
+    assert all(name.replace("_", "").isalnum() for name in names)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "ticks"),
+    [
+        (0.02, 2.5, [0.03, 0.1, 0.3, 1, 3]),
+        (1e-9, 10.0, [10.0**power for power in range(-9, 2)]),
+        (4.45, 6.63, [4.5, 5.0, 5.5, 6.0, 6.5]),
+    ],
+)
+def test_a_logarithmic_axis_has_ticks_that_people_read(low: float, high: float, ticks: list[float]) -> None:
+    from touchline.report.charts.parts import log_ticks
+
+    assert log_ticks(low, high) == pytest.approx([tick for tick in ticks if low <= tick <= high])

@@ -1,0 +1,310 @@
+"""Key findings: every sentence says its numbers, what may be said of them, and nothing more."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.report import made_gathered as made
+
+from touchline.domain.analysis import Shown
+from touchline.domain.quantity import Missing, Quantity
+from touchline.domain.report import Gathered, GeneralScore, Report
+from touchline.domain.results import RunResult
+from touchline.domain.runs import ControlKind, RunKind
+from touchline.domain.status import RunStatus, TrainingOutcome
+from touchline.report.build import build_report
+from touchline.report.facts import pareto
+from touchline.report.words import p_text, relative
+
+pytestmark = pytest.mark.planning
+
+CAUSAL = re.compile(r"\b(because|due to|thanks to|leads? to|causes?|improves?|minimal|negligible|significant)\b", re.I)
+"""Words that no computed sentence uses: one seed shows no cause, and 10 % is not minimal."""
+
+
+def texts(report: Report, topic: str | None = None) -> list[str]:
+    return [each.text for each in report.findings if topic is None or each.topic == topic]
+
+
+def sweep(low: list[int], high: list[int], *, base: int = 20, n: int = 100) -> Gathered:
+    """Rank 4 and rank 64, a seed each number of right items; harder items are right in better runs alone."""
+    runs = [made.control("1B_base", rights=made.rights(base, n))]
+    for rank, rights in (("4", low), ("64", high)):
+        for seed, k in enumerate(rights, 1):
+            name = f"1B_rank{rank}_s{seed}"
+            record = made.record(name, "epoch_2", made.rights(k, n))
+            runs.append(made.run(name, rank=rank, seed=seed, evaluations=[record]))
+    return made.gathered(runs)
+
+
+def test_all_runs_above_their_control_make_one_sentence_with_the_ends() -> None:
+    """Two checkpoints far above the base: the summary, the single runs, and the open question about the setting."""
+    report = build_report(sweep([85], [93]))
+    assert texts(report, "Against the control") == [
+        "Both fine-tuned runs score higher than the control 1B_base on the same 100 items: from +65.0 points (+54.0 to "
+        "+73.0; 1B_rank4_s1) to +73.0 points (+62.3 to +80.3; 1B_rank64_s1); each p < 0.001 after Holm over 2 "
+        "comparisons.",
+        "1B_rank4_s1 scores higher than its control 1B_base: exact match 85.0 % (85 of 100; 76.7 to 90.7 %), +65.0 "
+        "points (+54.0 to +73.0); 65 items gained, 0 lost, p < 0.001 after Holm over 2 comparisons.",
+        "1B_rank64_s1 scores higher than its control 1B_base: exact match 93.0 % (93 of 100; 86.3 to 96.6 %), +73.0 "
+        "points (+62.3 to +80.3); 73 items gained, 0 lost, p < 0.001 after Holm over 2 comparisons.",
+    ]
+    assert [each.shown for each in report.findings[:3]] == [Shown.HIGHER] * 3
+
+
+def test_one_seed_answers_nothing_about_the_rank() -> None:
+    """Eight points between two checkpoints are not established for the setting, whatever the items say."""
+    report = build_report(sweep([85], [93]))
+    (sentence,) = texts(report, made.RANK)
+    assert sentence.startswith("A difference between rank 64 and rank 4 is not established: +8.0 points (by the items")
+    assert sentence.endswith("over 1 training seed. One seed: describes these checkpoints, not the setting.")
+    assert report.headline[1].text == sentence
+
+
+def test_seeds_that_agree_establish_an_effect_with_its_interval() -> None:
+    """Three seeds a rank, far apart."""
+    report = build_report(sweep([70, 71, 72], [92, 93, 93]))
+    (sentence,) = texts(report, made.RANK)
+    assert re.fullmatch(
+        r"Rank 64 scores higher than rank 4: \+21\.7 points \(\+\d+\.\d to \+\d+\.\d, t over seed means; seeds and "
+        r"items drawn anew \+\d+\.\d to \+\d+\.\d\) over 3 training seeds; p < 0\.001 after Holm\.",
+        sentence,
+    )
+
+
+def test_seeds_that_differ_say_what_the_design_could_have_shown() -> None:
+    """Two ranks within the spread of their seeds."""
+    report = build_report(sweep([80, 86, 90], [84, 83, 92]))
+    (sentence,) = texts(report, made.RANK)
+    assert sentence.startswith("A difference between rank 64 and rank 4 is not established: +1.0 points (-")
+    assert re.search(r"3 seeds, spread as these are, would have shown \d+\.\d points at 80 % power\.$", sentence)
+    assert sentence.count("3 seeds") == 1
+
+
+def test_a_difference_that_is_not_there_is_called_not_established() -> None:
+    """A run that answers as its control does, but for two items each way."""
+    base = [True] * 60 + [False] * 40
+    run = [True] * 58 + [False] * 2 + [True] * 3 + [False] * 37
+    name = "1B_rank4"
+    runs = [
+        made.control("1B_base", rights=base),
+        made.run(name, evaluations=[made.record(name, "epoch_2", run)]),
+    ]
+    report = build_report(made.gathered(runs))
+    (sentence,) = texts(report, "Against the control")
+    assert sentence.startswith(
+        "A difference between 1B_rank4 and its control 1B_base is not established: exact match 61.0 % (61 of 100; "
+    )
+    assert "+1.0 points (-3.8 to +5.8); 3 items gained, 2 lost, p = 1.00. These items would have shown" in sentence
+    assert report.headline[0].text == sentence
+
+
+def test_other_items_are_refused_and_said_to_be() -> None:
+    """A run on another test split is not compared, in the findings and among the issues."""
+    runs = [
+        made.control("1B_base", rights=made.rights(20)),
+        made.run("1B_rank4", evaluations=[made.record("1B_rank4", "epoch_2", made.rights(80))]),
+        made.run("1B_rank64", rank="64", evaluations=[made.record("1B_rank64", "epoch_2", made.rights(80), items="b")]),
+    ]
+    report = build_report(made.gathered(runs))
+    assert any(text.startswith("1B_rank64 is not compared with 1B_base: ") for text in texts(report, "Limits"))
+    assert [issue.subject for issue in report.issues if issue.title == "not compared with 1B_base"] == ["1B_rank64"]
+    assert len(report.analyses[0].comparisons) == 1
+
+
+def test_the_famous_example_claims_nothing() -> None:
+    """Losses and times of four runs of one seed: told pair by pair, with 10 % as 10 %, and no effect claimed."""
+    report = build_report(made.seed_002())
+    assert texts(report, "Losses") == [
+        "Final training loss, rank 64 against rank 4: 0.00036 against 0.00154 for 1B (lower by a factor of 4.3); "
+        "0.00027 against 0.00031 for 3B (12.9 % lower). One seed a setting: an effect of the rank on the loss is not "
+        "established.",
+        "Final training loss, 3B against 1B: 0.00031 against 0.00154 for rank 4 (lower by a factor of 5.0); 0.00027 "
+        "against 0.00036 for rank 64 (25.0 % lower). One seed a setting: an effect of the base model on the loss is "
+        "not established.",
+        "Final validation loss, rank 64 against rank 4: 0.02336 against 0.02345 for 1B (0.4 % lower); 0.0183 against "
+        "0.01656 for 3B (10.5 % higher). The direction differs between them. One seed a setting: an effect of the rank "
+        "on the loss is not established.",
+        "Final validation loss, 3B against 1B: 0.01656 against 0.02345 for rank 4 (29.4 % lower); 0.0183 against "
+        "0.02336 for rank 64 (21.7 % lower). One seed a setting: an effect of the base model on the loss is not "
+        "established.",
+    ]
+    assert texts(report, "Training efficiency") == [
+        "Training took from 4:41 (1B_rank4) to 22:34 (3B_rank4).",
+        "Training time, rank 64 against rank 4: 4:54 against 4:41 for 1B (4.6 % higher); 15:46 against 22:34 for 3B "
+        "(30.1 % lower). The direction differs between them. One seed a setting: whether the rank changes the time is "
+        "not established.",
+        "Training time, 3B against 1B: 22:34 against 4:41 for rank 4 (higher by a factor of 4.8); 15:46 against 4:54 "
+        "for rank 64 (higher by a factor of 3.2). One seed a setting: whether the base model changes the time is not "
+        "established. They differ in global batch size (8 against 16) as well, which is confounded with it.",
+    ]
+    assert report.completed == 4
+    assert report.headline[0].text == (
+        "4 trainings are complete, and nothing has been evaluated: no claim about scores can be made."
+    )
+
+
+def test_half_of_the_runs_missing_is_the_first_thing_said() -> None:
+    """The headline begins with what is not there."""
+    there = sweep([85], [93])
+    absent = [
+        made.run(f"3B_rank{rank}", "3B", rank=rank, seconds=None, steps=None, status=RunStatus.PREPARED)
+        for rank in ("4", "64")
+    ]
+    absent = [replace(run, outcome=TrainingOutcome.NOT_STARTED, job_state=None, attempt_list=()) for run in absent]
+    report = build_report(made.gathered([*there.runs, *absent, made.control("3B_base", "3B")]))
+    assert report.headline[0].text == (
+        "3 of 6 runs are complete; not complete: 3B_rank4, 3B_rank64 and 3B_base. What follows is of what is there."
+    )
+    assert report.headline[1].text.startswith("Both fine-tuned runs score higher")
+    assert len(report.headline) == 3
+
+
+def test_a_no_op_adapter_that_answers_otherwise_spoils_every_number() -> None:
+    """The check on the loading of adapters speaks for itself, and is in no family of comparisons."""
+    quiet = made.run("1B_noop", rank=None, evaluations=[made.record("1B_noop", "noop", made.rights(20))])
+    loud = made.run("1B_noop", rank=None, evaluations=[made.record("1B_noop", "noop", made.rights(30))])
+    said = []
+    for noop in (quiet, loud):
+        report = build_report(made.gathered([*sweep([85], [93]).runs, replace(noop, control=ControlKind.NO_OP)]))
+        said += texts(report, "Other controls")
+        assert report.analyses[0].family == 2
+    assert said[0] == (
+        "The no-op adapter 1B_noop answers as the base does, item by item: loading adapters changes nothing."
+    )
+    assert said[1].startswith("The no-op adapter 1B_noop does not score as the base does: +10.0 points (")
+
+
+def test_shuffled_labels_gain_form_and_not_the_task() -> None:
+    """They are told apart from what the experiment asks about."""
+    shuffled = made.run("1B_shuffled", evaluations=[made.record("1B_shuffled", "epoch_2", made.rights(30))])
+    report = build_report(made.gathered([*sweep([85], [93]).runs, replace(shuffled, control=ControlKind.SHUFFLED)]))
+    (sentence,) = texts(report, "Other controls")
+    assert sentence.startswith("Trained on shuffled answers, 1B_shuffled scores +10.0 points (")
+    assert "1B_shuffled" not in " ".join(texts(report, "Against the control"))
+
+
+def test_overfitting_is_told_with_its_numbers() -> None:
+    """The lowest validation loss, where it was, and what became of it."""
+    curve = made.points((0, 2.0), (500, 0.09), (900, 0.0812), (1500, 0.145))
+    report = build_report(made.gathered([made.run("1B_rank4", validation_losses=curve)]))
+    assert texts(report, "Losses") == [
+        "1B_rank4: validation loss was lowest at step 900 (0.0812) and 78.6 % higher at step 1,500 (0.145): a sign of "
+        "overfitting."
+    ]
+    assert report.facts[0].notes == ("overfitting: validation loss 0.0812 at step 900, 78.6 % higher at the end",)
+
+
+def test_losses_that_are_not_numbers_stop_no_report() -> None:
+    """NaN is told as an issue, and compared with nothing."""
+    curve = made.points((1, 2.0), (2, math.nan), (3, math.nan))
+    nan = made.run("1B_rank4", train=made.loss(math.nan), val=made.loss(math.inf), train_losses=curve)
+    report = build_report(made.gathered([nan, made.run("1B_rank64", rank="64", train=made.loss(0.1))]))
+    assert texts(report, "Losses") == []
+    (issue,) = [each for each in report.issues if each.title == "losses that are not numbers"]
+    assert issue.text.startswith("2 losses of the run are NaN or infinite, the first at step 2")
+
+
+def test_general_ability_is_told_with_its_interval() -> None:
+    """A change whose interval holds 0 is not established."""
+    change = Quantity(value=-0.007, unit="1", low=-0.02, high=0.006)
+    clear = Quantity(value=-0.05, unit="1", low=-0.07, high=-0.03)
+    scores = [
+        GeneralScore(run=run, task="hellaswag", metric="acc", score=Quantity(value=0.6, unit="1"), change=each)
+        for run, each in (("1B_rank4", change), ("1B_rank64", clear), ("1B_base", Missing(missing="it is the control")))
+    ]
+    report = build_report(made.gathered([made.run("1B_rank4")], general=scores))
+    assert texts(report, "General ability") == [
+        "hellaswag (acc) of 1B_rank4: 0.6, -0.007 (-0.020 to +0.006) against the control: a change is not established.",
+        "hellaswag (acc) of 1B_rank64: 0.6, -0.050 (-0.070 to -0.030) against the control: lower than its control.",
+    ]
+
+
+def test_the_front_holds_what_nothing_beats_for_less() -> None:
+    """Score and time decide; another base model is another front."""
+    runs = [
+        made.run("cheap", seconds=100.0),
+        made.run("dear_and_worse", seconds=200.0),
+        made.run("dear_and_better", seconds=300.0),
+        made.run("other", "3B", seconds=900.0),
+        made.run("unscored", seconds=1.0),
+    ]
+    scores = {"cheap": 0.8, "dear_and_worse": 0.7, "dear_and_better": 0.9, "other": 0.1}
+    hours = {run.name: run.train_seconds for run in runs}
+    assert pareto(runs, scores, hours) == {"cheap", "dear_and_better", "other"}
+
+
+@pytest.mark.parametrize(
+    ("value", "reference", "words"),
+    [
+        (0.00036, 0.00154, "lower by a factor of 4.3"),
+        (0.00027, 0.00031, "12.9 % lower"),
+        (1354.0, 281.0, "higher by a factor of 4.8"),
+        (1.0, 1.0, "equal within 0.05 %"),
+        (0.0, 1.0, "not comparable"),
+        (math.nan, 1.0, "not comparable"),
+    ],
+)
+def test_how_much_two_numbers_differ(value: float, reference: float, words: str) -> None:
+    """Per cent up to a factor of two, then the factor."""
+    assert relative(value, reference) == words
+
+
+@pytest.mark.parametrize(
+    ("p", "words"),
+    [(0.0, "p < 0.001"), (0.0049, "p = 0.0049"), (0.0491, "p = 0.049"), (0.0512, "p = 0.051"), (1, "p = 1.00")],
+)
+def test_p_values_are_never_zero_and_never_rounded_over_the_level(p: float, words: str) -> None:
+    """0.049 and 0.051 are on two sides of 0.05."""
+    assert p_text(p) == words
+
+
+def test_without_a_control_nothing_is_said_of_a_gain() -> None:
+    """The best score with its interval, and what it does not tell."""
+    runs = [run for run in sweep([85], [93]).runs if run.kind is not RunKind.CONTROL]
+    report = build_report(made.gathered(runs))
+    assert report.headline[0].text == (
+        "The highest exact match is 93.0 % (1B_rank64_s1; 86.3 to 96.6 %). No run was held against a control, so that "
+        "nothing is said of what training gained."
+    )
+    assert "Evaluate the base models" in [each.title for each in report.next_steps]
+
+
+def test_a_further_task_stands_under_its_own_name() -> None:
+    """Its comparisons are a family of their own."""
+    runs = []
+    for run in sweep([85], [93]).runs:
+        record = made.record(run.name, run.evaluations[-1].checkpoint, made.rights(40), task="mine")
+        runs.append(replace(run, other_evaluations=(record,)))
+    report = build_report(made.gathered(runs))
+    (sentence, *_) = texts(report, "mine, exact match: Against the control")
+    assert sentence.startswith("For neither of the 2 fine-tuned runs is a difference from its control established")
+    assert report.headline[0].text.startswith("Both fine-tuned runs score higher")
+
+
+@settings(deadline=None, max_examples=25)
+@given(seed=st.integers(0, 2**32 - 1))
+def test_no_sentence_claims_a_cause(seed: int) -> None:
+    """Whatever the numbers: no word of cause, no adjective for a number, and one seed establishes nothing."""
+    rng = np.random.Generator(np.random.PCG64(seed))
+    runs: list[RunResult] = [made.control("1B_base", rights=made.rights(int(rng.integers(0, 41)), 40))]
+    for rank in ("4", "16", "64"):
+        name = f"1B_rank{rank}"
+        record = made.record(name, "epoch_2", [bool(right) for right in rng.random(40) < rng.random()])
+        curve = made.points(*((step, float(rng.random())) for step in range(0, 50, 10)))
+        run = made.run(
+            name, rank=rank, evaluations=[record] if rng.random() < 0.8 else [], train=made.loss(float(rng.random()))
+        )
+        runs.append(replace(run, validation_losses=curve))
+    report = build_report(made.gathered(runs))
+    for statement in (*report.headline, *report.findings):
+        assert not CAUSAL.search(statement.text), statement.text
+        assert re.search(r"\d|not established|nothing", statement.text), statement.text
+    assert all(each.shown not in (Shown.HIGHER, Shown.LOWER) for each in report.findings if each.topic == made.RANK)
+    assert build_report(made.gathered(runs)) == report

@@ -1,0 +1,254 @@
+"""A planned experiment's report: estimates beside measurements, packing, commands, provenance, deviations."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import replace
+
+import pytest
+from tests.report import made_gathered as made
+from tests.scaffold.made_plans import GPU, made_control, made_plan, made_run
+
+from touchline.domain.experiment import ComputeConfig
+from touchline.domain.packing import PackingSide, PackingSummary
+from touchline.domain.plan import PlannedRun, Revision
+from touchline.domain.quantity import Measured, Missing, Quantity
+from touchline.domain.report import EstimateRow, Gathered, Report
+from touchline.domain.results import RunResult
+from touchline.domain.status import JobState, TrainingOutcome
+from touchline.domain.verification import RunStorage
+from touchline.report.build import build_report
+from touchline.report.markdown import results_markdown
+from touchline.units import GIB
+
+pytestmark = pytest.mark.planning
+
+PEAK = Quantity(value=2.0 * GIB, unit="B", kind="process", phase=None, aggregation="peak")
+
+
+def ours(run: RunResult | None = None, planned: PlannedRun | None = None, **changes: object) -> Gathered:
+    """An experiment of one training and its control, planned by touchline."""
+    record = made.record("1M_rank4", "epoch_1", made.rights(80))
+    trained = run or made.run("1M_rank4", evaluations=[record], peak_memory=PEAK, seconds=3500.0)
+    runs = [trained, made.control("1M_base", rights=made.rights(20))]
+    plan = made_plan(planned or made_run(), made_control())
+    found = made.gathered(runs, factors={"train.lora.rank": ("4",)})
+    return replace(found, plan=replace(plan, **changes), origin="planned by touchline 0")  # type: ignore[arg-type]
+
+
+def row(report: Report, quantity: str, run: str = "1M_rank4") -> EstimateRow:
+    return next(each for each in report.estimates if (each.run, each.quantity) == (run, quantity))
+
+
+def test_each_estimate_is_held_against_the_same_thing() -> None:
+    """The whole attempt for the training, the process for its memory, all evaluations for the evaluation."""
+    report = build_report(ours())
+    training = row(report, "training")
+    assert isinstance(training.measured, Quantity)
+    assert (training.measured.value, training.inside) == (3520.0, True)
+    memory = row(report, "peak memory")
+    assert isinstance(memory.measured, Quantity)
+    assert (memory.measured.value, memory.measured.unit, memory.inside) == (2.0, "GiB", True)
+    assert row(report, "evaluation").inside is False
+    assert row(report, "disk").measured == Missing(missing="nothing was read from disk")
+
+
+def test_what_is_not_of_one_kind_is_not_judged() -> None:
+    """Allocated against process memory; a training in two attempts; one that is not complete."""
+    other = made.run("1M_rank4", peak_memory=replace(PEAK, kind="allocated"))
+    assert row(build_report(ours(other)), "peak memory").inside is None
+    twice = replace(other, attempt_list=(made.attempt("1", JobState.TIMEOUT, "stopped"), made.attempt("2")))
+    again = row(build_report(ours(twice)), "training")
+    assert (again.measured, again.inside) == (
+        Quantity(value=600.0, unit="s", aggregation="sum", method="sum of 2 attempts"),
+        None,
+    )
+    partial = row(build_report(ours(replace(other, outcome=TrainingOutcome.PARTIAL))), "training")
+    assert partial.inside is None
+    text = results_markdown(build_report(ours(twice)), ())
+    assert "| `1M_rank4` | training | 1:00:00 (50:00 to 1:16:40) | 10:00 | - (several attempts) |" in text
+    assert "- (another kind of memory) |" in text
+
+
+def test_superseded_attempts_cost_time_and_are_no_measurement() -> None:
+    """What was moved aside after an OOM counts as device time and not against the new plan's estimate."""
+    attempts = (
+        made.attempt("1", JobState.OUT_OF_MEMORY, "it did not fit", seconds=100.0, superseded=True),
+        made.attempt("2", seconds=3500.0),
+    )
+    report = build_report(ours(made.run("1M_rank4", attempt_list=attempts)))
+    training = row(report, "training")
+    assert isinstance(training.measured, Quantity)
+    assert (training.measured.value, training.inside) == (3500.0, True)
+    hours = report.facts[0].device_hours
+    assert isinstance(hours, Quantity)
+    assert hours.value == pytest.approx(1.0)
+    (issue,) = [each for each in report.issues if each.title == "attempt ended by OUT_OF_MEMORY"]
+    assert issue.text == (
+        "2 attempts: job 1 OUT_OF_MEMORY after 1:40 (it did not fit, planned again since). It was planned again with a "
+        "smaller micro-batch. The training was completed all the same."
+    )
+
+
+def test_several_gpus_share_the_tokens_and_add_the_hours() -> None:
+    """Tokens/s per GPU, hours times GPUs, and the words for them."""
+    report = build_report(ours(machine=GPU, gpus_per_run=2, compute=ComputeConfig(gpus_per_run=2)))
+    facts = report.facts[0]
+    assert (facts.gpus, report.device) == (2, "GPU")
+    assert isinstance(facts.tokens_per_second_per_gpu, Quantity)
+    assert facts.tokens_per_second_per_gpu.value == 612.0
+    assert isinstance(facts.device_hours, Quantity)
+    assert facts.device_hours.value == pytest.approx(2 * 3520 / 3600)
+    text = results_markdown(report, ())
+    assert "real tokens/s per GPU" in text
+    assert "**GPU time:** 1:59:20 measured" in text
+
+
+def test_disk_is_compared_in_bytes_when_the_training_is_whole() -> None:
+    """The folder's size against the forecast."""
+    storage = RunStorage(
+        run="1M_rank4",
+        checkpoints=2,
+        total_bytes=9_900_000,
+        checkpoint_bytes=9_000_000,
+        adapter_bytes=8_000_000,
+        full_model_bytes=made.UNKNOWN,
+        adapter_only_bytes=made.UNKNOWN,
+        forecast=Quantity(value=1e7, unit="B", low=9.7e6, high=1.03e7),
+    )
+    verification = replace(made.NOTHING, storage=replace(made.NOTHING.storage, runs=(storage,)))
+    report = build_report(replace(ours(), verification=verification))
+    assert row(report, "disk").inside is True
+    partial = replace(ours().runs[0], outcome=TrainingOutcome.PARTIAL)
+    report = build_report(replace(ours(partial), verification=verification))
+    assert row(report, "disk").measured == Missing(missing="the training is not complete")
+
+
+def test_packing_that_nobody_counted_is_as_the_plan_computed_it() -> None:
+    """And says so; the plan's advice is repeated, and padding that packing would save is named."""
+    side = PackingSide(
+        packs=80, lower_bound=40, density=1.0, efficiency=55.0, steps_per_epoch=10, steps_per_epoch_low=10,
+        steps_per_epoch_high=10, examples_per_step=8.0, largest_micro_batch_tokens=480, padded_tokens=9000,
+        truncated=0, answers_cut=0, dropped=0,
+    )  # fmt: skip
+    summary = PackingSummary(
+        backend="peft", max_seq_len=128, micro_batch_size=8, examples=80, packed=replace(side, density=2.0),
+        unpacked=side, advice=("The plan's advice.",),
+    )  # fmt: skip
+    gathered = ours(planned=replace(made_run(), packing=summary))
+    gathered = replace(gathered, metrics=(made.metrics(gathered.runs[0], packed=False), *gathered.metrics[1:]))
+    report = build_report(gathered)
+    (packing,) = report.packing
+    assert packing.packed == "no"
+    assert packing.density == Quantity(value=1.0, unit="examples/row", method="as the plan computed it")
+    assert report.packing_advice == (
+        "1M_rank4: not packed, and down to 55 % of the computed positions held a token. Plan once with train.packed: "
+        "true and compare examples/s.",
+        "The plan's advice.",
+    )
+
+
+def test_two_runs_that_differ_in_packing_alone_are_held_against_each_other() -> None:
+    """With the word that it was one run each."""
+    from touchline.domain.runs import Level
+
+    runs, told = [], []
+    for name, packed, rate in (("packed", "true", 30.0), ("padded", "false", 20.0)):
+        run = made.run(name)
+        runs.append(replace(run, levels=(*run.levels, Level(factor="train.packed", value=packed))))
+        told.append(made.metrics(runs[-1], packed=packed == "true"))
+        figures: dict[str, Measured] = {"examples_per_second": Quantity(value=rate, unit="examples/s")}
+        told[-1] = replace(told[-1], performance_metrics=figures)
+    report = build_report(made.gathered(runs, told=told))
+    assert report.packing_advice == (
+        "packed was packed and padded was not: 30 against 20 examples/s, 50.0 % higher packed. One run each, on "
+        "whatever else the machine did.",
+    )
+
+
+def test_what_was_done_otherwise_than_planned_is_an_issue() -> None:
+    """Revisions, edits that were accepted, overrides."""
+    revisions = tuple(
+        Revision(number=n, date="2026-01-02", reason=reason, runs=("1M_rank4",))
+        for n, reason in ((1, "planned"), (2, "accepted: 1M_rank4"))
+    )
+    edited = replace(made_run(), accepted={"train.learning_rate": 0.01})
+    report = build_report(ours(planned=edited, revisions=revisions, overrides=("compute.executor=slurm",)))
+    told = {issue.title: issue.text for issue in report.issues}
+    assert told["plan revised on 2026-01-02"] == "Revision 2: accepted: 1M_rank4; runs that changed: 1M_rank4."
+    assert told["settings edited by hand"].endswith("no longer those of the design: train.learning_rate: 0.01.")
+    assert told["settings given on the command line"].endswith("compute.executor=slurm.")
+    assert dict(report.provenance)["revision of the plan"] == "2"
+
+
+def test_every_command_is_one_that_a_shell_reads() -> None:
+    """Quoted, in the experiment's folder, with all groups; the mark by which our reports are known is there."""
+    report = build_report(ours())
+    assert list(dict.fromkeys(each.group for each in report.commands)) == [
+        "View",
+        "Evaluate",
+        "Retrain",
+        "Sync",
+        "Clean up",
+    ]
+    for each in report.commands:
+        assert shlex.split(each.command)
+    assert "touchline report ." in [each.command for each in report.commands]
+    assert "sbatch" in " ".join(each.command for each in report.commands)
+
+
+def test_seeds_are_no_setting() -> None:
+    """They repeat a setting: no column of settings, no variant, no level to try."""
+    from touchline.domain.runs import Level
+
+    runs = []
+    for seed in (1, 2):
+        name = f"1M_rank4_s{seed}"
+        run = made.run(name, seed=seed, train=made.loss(0.1 * seed))
+        runs.append(replace(run, levels=(*run.levels, Level(factor="seeds", value=str(seed)))))
+    report = build_report(made.gathered(runs))
+    assert [each.settings for each in report.facts] == ["rank 4", "rank 4"]
+    assert not any("seeds" in each.text for each in report.findings)
+    assert not any("seeds" in each.title for each in report.next_steps)
+    text = results_markdown(report, ())
+    assert "**Training seeds:** 1 and 2" in text
+    assert "**Variants:**" not in text
+
+
+def test_notes_of_a_result_are_told_once_and_by_their_weight() -> None:
+    """What concerns the scores is a warning; what other issues or the provenance say is not said again."""
+    notes = (
+        "not evaluated: epoch_1: 40 % of the answers failed, above max_error_rate 10 %",
+        "2 evaluation(s) of other settings or weights are left out",
+        "1 attempt(s) ended with an error; the last: failed, exit code 1",
+        "the training is complete although its job failed; the exit code is reported, not believed",
+        "epoch_1 on capitalization: 3 answers could not be generated or scored and count as wrong",
+        "trained on AMD EPYC, 2 threads",
+        "12 steps were done again after a kill",
+    )
+    report = build_report(ours(made.run("1M_rank4", notes=notes)))
+    told = [(issue.weight.value, issue.title) for issue in report.issues if not issue.title.startswith("no ")]
+    assert told == [
+        ("warning", "an evaluation does not count"),
+        ("warning", "evaluations are left out"),
+        ("info", "note"),
+    ]
+    assert ("trained on", "AMD EPYC, 2 threads") in report.provenance
+
+
+def test_a_command_with_another_setting_repeats_the_overrides_of_the_plan() -> None:
+    """Overrides on a command line take the place of all earlier ones."""
+    record = made.record("1M_rank4", "epoch_1", made.rights(80))
+    other = replace(made.run("1M_rank64", rank="64", evaluations=[record]))
+    gathered = ours(overrides=("compute.executor=slurm", "seeds=[7]"))
+    gathered = replace(
+        gathered,
+        runs=(*gathered.runs, other),
+        metrics=(*gathered.metrics, made.metrics(other)),
+        factors={"train.lora.rank": ("4", "64")},
+        datasets={**gathered.datasets, other.name: "words.json"},
+    )
+    commands = [step.command for step in build_report(gathered).next_steps if "seeds" in step.title]
+    assert [shlex.split(command or "") for command in commands] == [
+        ["touchline", "run", ".", "compute.executor=slurm", "seeds=[1, 2, 3]"]
+    ]

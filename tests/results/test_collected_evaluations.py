@@ -1,0 +1,153 @@
+"""What collecting makes of scores: own task and others, several answers to an item, and the files they come from."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from pydantic import TypeAdapter
+from tests.scaffold.made_plans import made_control, made_plan, made_run
+from tests.steps.made_runs import evaluate, train
+
+from touchline.catalog.evaluations import evaluation_name, settings_sha256
+from touchline.domain.evaluation import EvaluationTask
+from touchline.domain.experiment import EvaluateConfig
+from touchline.domain.plan import Plan
+from touchline.domain.quantity import Quantity
+from touchline.domain.results import EvaluationRecord, RunResult, SampleScore
+from touchline.results.collect import collect_results
+from touchline.scaffold.folder import evaluation_config
+from touchline.statistics import wilson
+
+pytestmark = pytest.mark.planning
+
+TASKS = (EvaluationTask(name="number"), EvaluationTask(name="tasks/a.py", file="/t/a.py", sha256="7" * 64))
+SETTINGS = EvaluateConfig(tasks=("number", "tasks/a.py"))
+
+
+def plan_of(settings: EvaluateConfig = SETTINGS) -> Plan:
+    return replace(made_plan(replace(made_control(), evaluate=settings)), tasks=TASKS)
+
+
+def write(plan: Plan, root: Path, task: EvaluationTask | None, samples: list[SampleScore], **changes: object) -> None:
+    """An evaluation of the control."""
+    run = plan.runs[0]
+    config = evaluation_config(plan, run)
+    name = evaluation_name(plan.task if task is None else task.name, "base")
+    record = EvaluationRecord(
+        experiment=plan.experiment, run=run.name, task=plan.task if task is None else task.name, checkpoint="base",
+        log=f"{name}.eval", log_sha256="0" * 64, adapter_sha256=None, base_sha256=config.model.weights_sha256,
+        data_sha256=config.data_sha256, settings_sha256=settings_sha256(config, task), decoding="greedy", seconds=3.0,
+        samples=tuple(samples),
+    )  # fmt: skip
+    place = root / run.name / "eval"
+    place.mkdir(parents=True, exist_ok=True)
+    (place / f"{name}.eval").write_bytes(b"log")
+    text = TypeAdapter(EvaluationRecord).dump_json(replace(record, **changes))  # type: ignore[arg-type]
+    (place / f"{name}.scores.json").write_bytes(text)
+
+
+def sample(item: int, right: bool = True, **changes: object) -> SampleScore:
+    made = SampleScore(id=f"test-{item}", target="A", output="A" if right else "b", exact=right, match=right)
+    return replace(made, **changes)  # type: ignore[arg-type]
+
+
+def collected(plan: Plan, root: Path) -> RunResult:
+    (result,) = collect_results(plan, root)
+    return result
+
+
+def test_tasks_are_kept_apart_in_the_files_order(tmp_path: Path) -> None:
+    """The score of the run is that of its own task, whatever else it was asked."""
+    plan = plan_of()
+    write(plan, tmp_path, TASKS[1], [sample(0, value=0.5), sample(1, value=1.0)], score="f1")
+    write(plan, tmp_path, None, [sample(0), sample(1, right=False)])
+    result = collected(plan, tmp_path)
+    assert [record.task for record in result.evaluations] == ["capitalization"]
+    assert [record.task for record in result.other_evaluations] == ["tasks/a.py"]
+    assert result.exact_match is not None
+    assert (result.exact_match.k, result.exact_match.n) == (1, 2)
+    assert "not evaluated: base on number" in result.notes
+    write(plan, tmp_path, TASKS[0], [sample(0)])
+    assert [record.task for record in collected(plan, tmp_path).other_evaluations] == ["number", "tasks/a.py"]
+
+
+def test_what_is_of_no_task_that_is_asked_for_is_left_out(tmp_path: Path) -> None:
+    """A task that was taken out of the file, and one whose file has changed."""
+    plan = plan_of()
+    write(plan, tmp_path, None, [sample(0)])
+    write(plan, tmp_path, TASKS[1], [sample(0, value=1.0)])
+    changed = replace(plan, tasks=(TASKS[0], replace(TASKS[1], sha256="8" * 64)))
+    assert collected(changed, tmp_path).other_evaluations == ()
+    without = replace(plan, tasks=(), runs=(replace(plan.runs[0], evaluate=EvaluateConfig()),))
+    result = collected(without, tmp_path)
+    assert result.other_evaluations == ()
+    assert len(result.evaluations) == 1
+    assert any("left out" in note for note in result.notes)
+
+
+def test_several_answers_to_an_item_are_one_observation(tmp_path: Path) -> None:
+    """k of n counts answers, and the interval is that of so many items."""
+    settings = EvaluateConfig(temperature=0.7, repeats=4)
+    plan = replace(plan_of(settings), tasks=())
+    answers = [sample(item, right=repeat < 3, repeat=repeat) for item in range(10) for repeat in range(4)]
+    write(plan, tmp_path, None, answers, repeats=4)
+    found = collected(plan, tmp_path).exact_match
+    assert found is not None
+    assert (found.k, found.n, found.value) == (30, 40, 0.75)
+    narrow, wide = wilson(30, 40), wilson(3, 4)
+    assert wide.low < found.low < narrow.low
+    assert narrow.high < found.high < wide.high
+    assert found.method == "Wilson over 10 items"
+
+
+def test_errors_and_empty_evaluations_are_told(tmp_path: Path) -> None:
+    """An evaluation without a single answer has no score, and breaks nothing."""
+    plan = plan_of()
+    write(plan, tmp_path, None, [sample(0, error="out of memory"), sample(1)])
+    write(plan, tmp_path, TASKS[0], [])
+    result = collected(plan, tmp_path)
+    assert any("base on capitalization: 1 answers could not" in note for note in result.notes)
+    write(plan, tmp_path, None, [])
+    assert collected(plan, tmp_path).exact_match is None
+
+
+def test_numbers_name_their_file(tmp_path: Path) -> None:
+    """Every figure can be followed to the run's folder."""
+    run = made_run(epochs=1)
+    plan = made_plan(run)
+    folder = tmp_path / run.name
+    folder.mkdir()
+    train(plan, run, folder)
+    evaluate(plan, run, folder)
+    (result,) = collect_results(plan, tmp_path)
+    assert [record.checkpoint for record in result.evaluations] == ["epoch_0"]
+    figures = {
+        "metrics.jsonl": (result.train_seconds, result.final_train_loss, result.tokens_per_second, result.peak_memory),
+        "eval/capitalization_epoch_0.scores.json": (result.evaluate_seconds,),
+        "epoch_0/adapter_model.safetensors": (result.adapter_size,),
+    }
+    for where, values in figures.items():
+        for value in values:
+            assert isinstance(value, Quantity)
+            assert value.where == where
+            assert (folder / where).is_file()
+
+
+def test_epochs_come_in_order(tmp_path: Path) -> None:
+    """Epoch 10 after epoch 2, so that the last evaluation is that of the last epoch."""
+    run = made_run(epochs=11)
+    plan = made_plan(run)
+    folder = tmp_path / run.name
+    folder.mkdir()
+    train(plan, run, folder)
+    scores = evaluate(plan, run, folder)
+    for epoch in (2, 10):
+        shutil.copytree(folder / "epoch_0", folder / f"epoch_{epoch}")
+        text = scores.read_text().replace("epoch_0", f"epoch_{epoch}")
+        (scores.parent / scores.name.replace("epoch_0", f"epoch_{epoch}")).write_text(text)
+        (scores.parent / f"capitalization_epoch_{epoch}.eval").write_bytes(b"log")
+    (result,) = collect_results(plan, tmp_path)
+    assert [record.checkpoint for record in result.evaluations] == ["epoch_0", "epoch_2", "epoch_10"]

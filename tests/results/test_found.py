@@ -1,0 +1,246 @@
+"""Seed 002's runs: what a report must get right of them that a report by hand got wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from tests.results.made_seed002 import EPOCHS, NAME, RUNS, TEXTS, make, write_texts
+
+from touchline.domain.quantity import Missing, Quantity
+from touchline.domain.report import Gathered, Issue
+from touchline.domain.results import RunResult
+from touchline.domain.status import JobState, RunStatus, TrainingOutcome
+from touchline.report.build import build_report
+from touchline.report.markdown import results_markdown
+from touchline.results.found import find
+from touchline.units import GIB
+
+pytestmark = pytest.mark.planning
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make(tmp_path_factory.mktemp("seed"))
+
+
+@pytest.fixture(scope="module")
+def gathered(folder: Path) -> Gathered:
+    return find(folder)
+
+
+@pytest.fixture(scope="module")
+def markdown(gathered: Gathered) -> str:
+    return results_markdown(build_report(gathered), (), "")
+
+
+def value(measured: Quantity | Missing) -> float:
+    assert isinstance(measured, Quantity), measured
+    return measured.value
+
+
+def run_of(gathered: Gathered, name: str) -> RunResult:
+    return next(run for run in gathered.runs if run.name == name)
+
+
+def issues(gathered: Gathered, words: str, subject: str | None = None) -> list[Issue]:
+    return [each for each in gathered.issues if words in each.title and subject in (None, each.subject)]
+
+
+def test_texts_that_are_kept_are_those_that_the_script_writes(tmp_path: Path) -> None:
+    write_texts(tmp_path)
+    made = {path.relative_to(tmp_path): path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    kept = {path.relative_to(TEXTS): path.read_bytes() for path in TEXTS.rglob("*") if path.is_file()}
+    assert made == kept
+    assert len(made) > 20
+
+
+def test_the_sparse_weights_take_next_to_nothing(folder: Path) -> None:
+    files = [path.stat() for path in folder.rglob("*") if path.is_file()]
+    assert sum(each.st_size for each in files) > 50 * GIB
+    assert sum(each.st_blocks * 512 for each in files) < 64 << 20
+
+
+# ---- four complete trainings with failed exits -----------------------------------------------------------------------
+
+
+def test_four_complete_trainings_with_failed_exits(gathered: Gathered) -> None:
+    assert [run.name for run in gathered.runs] == [run.name for run in RUNS]
+    for run in gathered.runs:
+        assert run.outcome is TrainingOutcome.COMPLETE
+        assert run.job_state is JobState.FAILED
+        assert run.status is RunStatus.COMPLETED_FAILED_EXIT
+    told = issues(gathered, "failed exit, complete training")
+    assert [each.subject for each in told] == [run.name for run in RUNS]
+    for issue, run in zip(told, RUNS, strict=True):
+        assert "are the same file" in issue.lines[0]
+        assert "exit code 1:0" in issue.text
+        assert issue.where is not None
+        file, _, line = issue.where.partition(":")
+        assert file == f"{run.name}/slurm-{run.job}.out"
+        said = (TEXTS / file).read_bytes().split(b"\n")[int(line) - 1]
+        assert said.startswith(b"mv: ")
+
+
+def test_the_report_counts_them_as_complete(gathered: Gathered, markdown: str) -> None:
+    assert build_report(gathered).completed == 4
+    assert "0 of 4" not in markdown
+    assert "failed exit" in markdown
+
+
+def test_the_cause_is_told_once(gathered: Gathered) -> None:
+    (cause,) = issues(gathered, "moved onto itself")
+    assert "4 of 4 of these trainings are complete" in cause.text
+
+
+# ---- figures ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("known", RUNS, ids=lambda run: run.name)
+def test_figures_are_those_of_the_logs(gathered: Gathered, known: object) -> None:
+    expected = next(run for run in RUNS if run is known)
+    run = run_of(gathered, expected.name)
+    assert (run.steps_done, run.steps_planned) == (expected.steps, expected.steps)
+    assert value(run.final_train_loss) == pytest.approx(expected.loss)
+    assert value(run.final_val_loss) == pytest.approx(expected.validation)
+    assert value(run.train_seconds) == expected.seconds
+    assert value(run.peak_memory) == pytest.approx(expected.memory * GIB)
+    assert run.model == expected.base.name
+    assert {level.factor: level.value for level in run.levels}["train.lora.rank"] == str(expected.rank)
+    assert run.train_losses[-1].step == expected.steps
+    assert run.validation_losses[-1].loss == pytest.approx(expected.validation)
+    metrics = next(each for each in gathered.metrics if each.run_name == run.name)
+    assert metrics.static_config["effective_batch_size"] == expected.batch
+    assert metrics.static_config["epochs"] == EPOCHS
+
+
+def test_every_number_names_its_file_and_line(gathered: Gathered) -> None:
+    for run in gathered.runs:
+        for measured in (run.final_train_loss, run.final_val_loss, run.train_seconds, run.tokens_per_second):
+            assert isinstance(measured, Quantity)
+            assert measured.where is not None
+            file, _, line = measured.where.partition(":")
+            lines = (TEXTS / run.name / file).read_bytes().split(b"\n")
+            assert 1 <= int(line) < len(lines)
+
+
+def test_rates_are_of_label_tokens_and_the_last_logged_ones(gathered: Gathered) -> None:
+    for run, known in zip(gathered.runs, RUNS, strict=True):
+        rate = run.tokens_per_second
+        assert isinstance(rate, Quantity)
+        assert (rate.value, rate.unit, rate.token_unit, rate.aggregation) == (
+            known.rate, "tokens/s/GPU", "label", "last",
+        )  # fmt: skip
+        assert rate.method is not None
+        assert "no mean" in rate.method
+
+
+def test_the_newest_log_counts_and_the_older_is_an_attempt(gathered: Gathered) -> None:
+    run = run_of(gathered, "3B_rank64")
+    assert [(each.job_id, each.state) for each in run.attempt_list] == [
+        ("61000412", JobState.FAILED),
+        ("61000504", JobState.FAILED),
+    ]
+    assert "memory" in run.attempt_list[0].reason
+    assert gathered.files["3B_rank64"][0] == ("log", "3B_rank64/slurm-61000412.out")
+    logs = [path for what, path in gathered.files["3B_rank64"] if what == "log"]
+    assert logs[-1] == "3B_rank64/slurm-61000504.out"
+
+
+def test_what_varied_and_when(gathered: Gathered) -> None:
+    assert gathered.experiment == NAME
+    assert gathered.date == "2025-10-18"
+    assert gathered.plan is None
+    assert set(gathered.factors) == {"models", "train.lora.rank"}
+    assert gathered.factors["train.lora.rank"] == ("4", "64")
+
+
+# ---- what the report by hand got wrong -------------------------------------------------------------------------------
+
+
+def test_sizes_are_those_of_the_files(gathered: Gathered, markdown: str) -> None:
+    storage = {each.run: each for each in gathered.verification.storage.runs}
+    full = {name: value(each.full_model_bytes) / GIB for name, each in storage.items()}
+    assert full == pytest.approx({"1B_rank4": 7.22, "1B_rank64": 7.44, "3B_rank4": 18.33, "3B_rank64": 18.80}, abs=0.01)
+    assert value(storage["3B_rank64"].adapter_only_bytes) / 2**20 == pytest.approx(515, abs=1)
+    assert storage["3B_rank64"].total_bytes / GIB == pytest.approx(19.3, abs=0.05)
+    assert "18.8 GiB" in markdown
+
+
+def test_the_claimed_19_3_gb_is_corrected(gathered: Gathered, markdown: str) -> None:
+    (claim,) = issues(gathered, "an earlier report says")
+    assert claim.subject == "3B_rank64"
+    assert "19.3" in claim.title
+    assert "3 x 6.1 GiB + 3 x 172 MiB = 18.8 GiB" in claim.text
+    assert "twice" in claim.text
+    assert "1B_rank64 7.68 GiB" in claim.text
+    assert claim.lines == ("| 3B_rank64 | ~19.3 GB | ~516 MB |",)
+    assert "18.8 GiB (19.3 GiB with the copies)" in markdown
+
+
+def test_right_numbers_of_the_report_by_hand_raise_nothing(gathered: Gathered) -> None:
+    """Its losses, steps, rates, durations and the other sizes are true, as far as their digits go."""
+    assert {each.subject for each in issues(gathered, "an earlier report")} == {"3B_rank64"}
+
+
+def test_ten_thousand_samples_were_eight_thousand(gathered: Gathered) -> None:
+    (issue,) = issues(gathered, "10,000 training examples")
+    assert "1,500 steps / 3 epochs x 16 examples a step = 8,000" in issue.text
+    assert "3,000 steps / 3 epochs x 8 examples a step = 8,000" in issue.text
+    assert "80 % of 10,000" in issue.text
+    assert issue.where == "README.md:3"
+
+
+def test_different_batch_sizes_are_told_as_confounded(gathered: Gathered) -> None:
+    (issue,) = issues(gathered, "batch size changes with the base model")
+    assert "16 with Llama-3.2-1B-Instruct, 8 with Llama-3.2-3B-Instruct" in issue.text
+    assert not issues(gathered, "micro-batch")
+
+
+def test_nobody_says_that_rank_64_trains_faster(gathered: Gathered, markdown: str) -> None:
+    (issue,) = issues(gathered, "claims of speed")
+    quoted = "rank 64 trained faster than rank 4"
+    assert quoted in issue.lines[0]
+    ours = "\n".join(line for line in markdown.splitlines() if quoted not in line)
+    for words in ("rank 64 is faster", "trains faster", "trained faster", "better utili", "utilization", "because of"):
+        assert words not in ours.replace("says what trains faster", "")
+    assert "minimal" not in markdown.lower()
+
+
+def test_the_seven_sections_are_there(markdown: str) -> None:
+    headings = [line[3:] for line in markdown.splitlines() if line.startswith("## ")]
+    wanted = ("Checkpoint", "Training results", "Key findings", "Storage", "Issues", "Next steps", "Appendix")
+    places = [next(k for k, heading in enumerate(headings) if heading.startswith(word)) for word in wanted]
+    assert places == sorted(places)
+    assert markdown.startswith("# ")
+    assert "n/a (" in markdown
+
+
+def test_all_twelve_checkpoints_are_sound(gathered: Gathered) -> None:
+    assert len(gathered.verification.checkpoints) == 12
+    assert all(each.sound for each in gathered.verification.checkpoints)
+    assert not gathered.verification.missing
+
+
+def test_reading_twice_gives_the_same(folder: Path, gathered: Gathered) -> None:
+    assert find(folder) == gathered
+
+
+def test_our_own_report_beside_it_changes_nothing(folder: Path, gathered: Gathered, markdown: str) -> None:
+    ours = {"RESULTS.md": markdown, "report.html": "<p>touchline</p>", "samples.jsonl": "{}\n"}
+    for name, text in ours.items():
+        (folder / name).write_text(text)
+    (folder / "figures").mkdir()
+    try:
+        assert find(folder) == gathered
+    finally:
+        for name in ours:
+            (folder / name).unlink()
+        (folder / "figures").rmdir()
+
+
+def test_one_run_folder_alone_is_a_report_too(folder: Path) -> None:
+    alone = find(folder / "1B_rank4")
+    assert [run.name for run in alone.runs] == ["1B_rank4"]
+    assert alone.runs[0].outcome is TrainingOutcome.COMPLETE
+    assert alone.factors == {}

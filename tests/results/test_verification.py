@@ -1,0 +1,400 @@
+"""Sound checkpoints of every kind are sound, and what is missing is told with its reason."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.results.conftest import Trained
+from tests.results.made_checkpoints import (
+    ADAPTER,
+    MARKER,
+    adapter_spec,
+    base_spec,
+    copy_tokenizer,
+    finish,
+    load,
+    mark,
+    save,
+    save_pt,
+    values,
+    write_adapter,
+    write_json,
+    write_model,
+    write_trained_run,
+)
+
+from touchline.domain.experiment import LoraConfig
+from touchline.domain.plan import Plan, PlannedRun
+from touchline.domain.runs import ControlKind
+from touchline.domain.verification import CheckpointKind, Verification
+from touchline.results.verification import verify_folders, verify_planned
+
+pytestmark = pytest.mark.planning
+
+
+def faults(found: Verification) -> list[str]:
+    """What is wrong, for a message that tells it."""
+    return [f"{item.run}/{item.name}: {fault}" for item in found.checkpoints for fault in item.faults]
+
+
+def with_run(plan: Plan, name: str, change: Callable[[PlannedRun], PlannedRun]) -> Plan:
+    """A plan with one run changed."""
+    return replace(plan, runs=tuple(change(run) if run.name == name else run for run in plan.runs))
+
+
+def run_of(plan: Plan, name: str) -> PlannedRun:
+    """A run of a plan."""
+    found = plan.run(name)
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize("deep", [False, True])
+def test_what_was_saved_is_sound(trained_once: Trained, deep: bool) -> None:
+    said: list[tuple[int, int]] = []
+    found = verify_planned(
+        trained_once.plan, trained_once.root, deep=deep, say=lambda done, total: said.append((done, total))
+    )
+    assert not faults(found)
+    assert found.missing == ()
+    assert said[0] == (0, 4)
+    assert said[-1] == (4, 4)
+    item = next(each for each in found.checkpoints if (each.run, each.name) == ("1M_rank4", "epoch_1"))
+    assert (item.epoch, item.step, item.rank, item.tensors, item.dtype) == (1, 40, 4, 28, "float32")
+    assert item.kind is CheckpointKind.ADAPTER
+    assert item.depth == ("values" if deep else "headers")
+    assert item.validation_loss == 0.5
+    folder = trained_once.root / "1M_rank4" / "epoch_1"
+    assert item.adapter_bytes == (folder / ADAPTER).stat().st_size
+    assert item.model_bytes is None
+    assert item.size_bytes == sum(path.stat().st_size for path in folder.iterdir())
+    roles = {file.name: file.role for file in item.files}
+    assert roles["tokenizer.json"] == roles["chat_template.jinja"] == "tokenizer"
+    assert roles[MARKER] == "marker"
+    assert roles["adapter_config.json"] == "config"
+
+
+def test_a_base_that_is_gone_harms_nothing(trained: Trained, tmp_path: Path) -> None:
+    """A report is often written where the base is not: fewer things can be compared, and none is made up."""
+    models = {name: replace(model, path=str(tmp_path / "gone")) for name, model in trained.plan.models.items()}
+    found = verify_planned(replace(trained.plan, models=models), trained.root, deep=True)
+    assert not faults(found)
+
+
+# ---- other sound kinds -----------------------------------------------------------------------------------------------
+
+
+def bfloat16(run: PlannedRun) -> PlannedRun:
+    """The run with an adapter in bfloat16."""
+    assert run.train is not None
+    return replace(run, train=replace(run.train, lora=replace(run.train.lora, dtype="bfloat16")))
+
+
+def test_an_adapter_in_bfloat16(trained: Trained) -> None:
+    plan = with_run(trained.plan, "1M_rank4", bfloat16)
+    shutil.rmtree(trained.root / "1M_rank4")
+    write_trained_run(trained.root, plan, run_of(plan, "1M_rank4"), seed=7)
+    found = verify_planned(plan, trained.root, deep=True)
+    assert not faults(found)
+    assert {item.dtype for item in found.checkpoints if item.run == "1M_rank4"} == {"bfloat16"}
+
+
+def merged(run: PlannedRun) -> PlannedRun:
+    """The run with whole models saved."""
+    assert run.train is not None
+    return replace(run, train=replace(run.train, checkpoint=replace(run.train.checkpoint, save="merged")))
+
+
+@pytest.mark.parametrize("shards", [1, 2, 3])
+def test_merged_models_in_one_file_and_in_shards(trained: Trained, shards: int) -> None:
+    plan = with_run(trained.plan, "1M_rank4", merged)
+    run, folder = run_of(plan, "1M_rank4"), trained.root / "1M_rank4"
+    for epoch in (0, 1):
+        shutil.rmtree(folder / f"epoch_{epoch}")
+        write_model(folder / f"epoch_{epoch}", trained.base, shards=shards, seed=epoch)
+        copy_tokenizer(folder / f"epoch_{epoch}", trained.base)
+        mark(folder / f"epoch_{epoch}", run, plan, step=20 * (epoch + 1), epoch=epoch)
+    found = verify_planned(plan, trained.root, deep=True)
+    assert not faults(found)
+    items = [item for item in found.checkpoints if item.run == "1M_rank4"]
+    assert {item.kind for item in items} == {CheckpointKind.FULL}
+    assert items[0].tensors == len(base_spec(trained.base))
+    assert items[0].adapter_bytes is None
+    assert items[0].rank is None
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"use_rslora": True},
+        {"lora_alpha": 16.5},
+        {"target_modules": "all-linear"},
+        {"rank_pattern": {"q_proj": 4}, "r": 9, "target_modules": "all-linear"},
+        {"rank_pattern": {r"^.*(q|k)_proj$": 2}},
+        {"base_model_name_or_path": "meta-llama/Llama-3.2-1B-Instruct"},
+        {"layers_to_transform": [0, 1]},
+    ],
+    ids=", ".join,
+)
+def test_adapters_of_other_libraries(tmp_path: Path, trained_once: Trained, config: dict[str, object]) -> None:
+    if config.get("r") == 9:
+        config = {**config, "rank_pattern": dict.fromkeys(_kinds(), 4)}
+    for epoch in (0, 1):
+        write_adapter(tmp_path / "run" / f"epoch_{epoch}", trained_once.base, 4, seed=300 * epoch, **config)
+    assert not faults(verify_folders(tmp_path, {"run": tmp_path / "run"}, deep=True))
+
+
+def _kinds() -> list[str]:
+    return ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+
+
+def test_an_adapter_on_some_layers(tmp_path: Path, trained_once: Trained) -> None:
+    """q and v alone, of the last block alone, as its configuration says."""
+    folder = tmp_path / "run" / "checkpoint-5"
+    write_adapter(folder, trained_once.base, 4, target_modules=["q_proj", "v_proj"], layers_to_transform=[1])
+    spec, data = load(folder / ADAPTER)
+    kept = {name: each for name, each in spec.items() if "layers.1." in name and ("q_proj" in name or "v_proj" in name)}
+    save(folder / ADAPTER, kept, {name: data[name] for name in kept})
+    assert not faults(verify_folders(tmp_path, {"run": tmp_path / "run"}, deep=True))
+
+
+def test_a_layer_that_was_trained_whole(tmp_path: Path, trained_once: Trained) -> None:
+    folder = tmp_path / "run" / "checkpoint-5"
+    write_adapter(folder, trained_once.base, 4, modules_to_save=["lm_head"])
+    spec, data = load(folder / ADAPTER)
+    spec["base_model.model.lm_head.weight"] = ("float32", (320, 48))
+    save(folder / ADAPTER, spec, data)
+    assert not faults(verify_folders(tmp_path, {"run": tmp_path / "run"}, deep=True))
+
+
+def test_a_fresh_adapter_is_zero_at_step_0_and_only_then(tmp_path: Path, trained_once: Trained) -> None:
+    runs = {"run": tmp_path / "run"}
+    for step in (0, 10):
+        write_adapter(tmp_path / "run" / f"checkpoint-{step}", trained_once.base, 4, fresh=True, seed=step)
+        write_json(tmp_path / "run" / f"checkpoint-{step}" / "trainer_state.json", {"global_step": step})
+    found = verify_folders(tmp_path, runs, deep=True)
+    assert [(item.name, item.sound) for item in found.checkpoints] == [("checkpoint-0", True), ("checkpoint-10", False)]
+    assert {fault.code for fault in found.checkpoints[1].faults} == {"all-zero"}
+
+
+def test_the_adapter_of_a_no_op_control_is_zero_and_sound(trained: Trained) -> None:
+    control = replace(
+        run_of(trained.plan, "1M_base"), name="1M_noop", control=ControlKind.NO_OP, no_op=LoraConfig(rank=4)
+    )
+    plan = replace(trained.plan, runs=(*trained.plan.runs, control))
+    found = verify_planned(plan, trained.root)
+    assert [(item.run, item.name, item.expected) for item in found.missing] == [("1M_noop", "noop", True)]
+    write_adapter(trained.root / "1M_noop" / "noop", trained.base, 4, fresh=True)
+    mark(trained.root / "1M_noop" / "noop", control, plan, step=0, epoch=None)
+    found = verify_planned(plan, trained.root, deep=True)
+    assert not faults(found)
+    assert not found.missing
+    assert found.checkpoints[-1].name == "noop"
+
+
+def test_a_stage_saves_what_it_trained_and_all_together(trained: Trained) -> None:
+    """A stage on a merged parent: the adapter has other ranks than were planned, what was trained lies beside it."""
+    run, folder = run_of(trained.plan, "1M_rank4"), trained.root / "1M_rank4"
+    for epoch in (0, 1):
+        place = folder / f"epoch_{epoch}"
+        shutil.move(place / ADAPTER, place / "stage_adapter.safetensors")
+        write_adapter(place, trained.base, 12, seed=70 * epoch, lora_alpha=12)
+        mark(place, run, trained.plan, step=20 * (epoch + 1), epoch=epoch)
+    found = verify_planned(trained.plan, trained.root, deep=True)
+    assert not faults(found)
+    item = next(each for each in found.checkpoints if each.run == "1M_rank4")
+    assert item.rank == 12
+    assert item.tensors == 28
+
+
+def test_torchtune_writes_a_model_and_two_forms_of_the_adapter(tmp_path: Path, trained_once: Trained) -> None:
+    for epoch in range(3):
+        folder = tmp_path / "1B_rank4" / f"epoch_{epoch}"
+        write_model(folder, trained_once.base, shards=2, dtype="bfloat16", seed=20 * epoch)
+        write_adapter(folder, trained_once.base, 4, dtype="bfloat16", seed=400 * epoch)
+        spec, data = load(folder / ADAPTER)
+        save_pt(folder / "adapter_model.pt", [data[name] for name in sorted(spec)])
+        copy_tokenizer(folder, trained_once.base)
+    found = verify_folders(tmp_path, {"1B_rank4": tmp_path / "1B_rank4"}, deep=True)
+    assert not faults(found)
+    assert [(item.epoch, item.kind, item.rank, item.dtype) for item in found.checkpoints] == [
+        (epoch, CheckpointKind.BOTH, 4, "bfloat16") for epoch in range(3)
+    ]
+    one = found.checkpoints[0]
+    assert one.adapter_bytes == (tmp_path / "1B_rank4" / "epoch_0" / ADAPTER).stat().st_size
+    storage = found.storage.runs[0]
+    assert storage.checkpoint_bytes == 3 * one.size_bytes
+    assert found.storage.adapters[0].size_bytes == one.adapter_bytes
+
+
+def test_links_into_a_store_are_read(tmp_path: Path, trained_once: Trained) -> None:
+    """A download's files are links to where they lie."""
+    folder = tmp_path / "run" / "epoch_0"
+    write_adapter(tmp_path / "blobs", trained_once.base, 4)
+    folder.mkdir(parents=True)
+    for path in (tmp_path / "blobs").iterdir():
+        (folder / path.name).symlink_to(path)
+    assert not faults(verify_folders(tmp_path, {"run": tmp_path / "run"}, deep=True))
+
+
+def test_real_files_of_torch_are_read_and_never_loaded(tmp_path: Path, trained_once: Trained) -> None:
+    torch = pytest.importorskip("torch")
+    for epoch in (0, 1):
+        folder = tmp_path / "run" / f"epoch_{epoch}"
+        write_adapter(folder, trained_once.base, 4, seed=90 * epoch)
+        spec, _ = load(folder / ADAPTER)
+        torch.save({name: torch.rand(shape) for name, (_, shape) in spec.items()}, folder / "adapter_model.pt")
+        torch.save({"state": {0: {"step": torch.tensor(3.0)}}}, folder / "optimizer.pt")
+    assert not faults(verify_folders(tmp_path, {"run": tmp_path / "run"}, deep=True))
+
+
+# ---- what is missing -------------------------------------------------------------------------------------------------
+
+
+def test_what_a_plan_asks_for_and_is_not_there_is_told(trained: Trained) -> None:
+    shutil.rmtree(trained.root / "1M_rank2")
+    shutil.rmtree(trained.root / "1M_rank4" / "epoch_0")
+    found = verify_planned(trained.plan, trained.root)
+    assert [(item.run, item.name, item.reason, item.expected) for item in found.missing] == [
+        ("1M_rank2", "epoch_0", "the run has no folder yet", True),
+        ("1M_rank2", "epoch_1", "the run has no folder yet", True),
+        ("1M_rank4", "epoch_0", "training.json says that it is kept, and it is not there", False),
+    ]
+
+
+def test_what_was_not_to_be_kept_is_no_loss(trained: Trained) -> None:
+    def best(run: PlannedRun) -> PlannedRun:
+        assert run.train is not None
+        return replace(run, train=replace(run.train, checkpoint=replace(run.train.checkpoint, keep="best")))
+
+    plan = with_run(trained.plan, "1M_rank4", best)
+    shutil.rmtree(trained.root / "1M_rank4" / "epoch_0")
+    finish(trained.root / "1M_rank4", run_of(plan, "1M_rank4"), ["epoch_1"])
+    (item,) = verify_planned(plan, trained.root).missing
+    assert (item.name, item.reason, item.expected) == ("epoch_0", "keep: best", True)
+
+
+def test_a_checkpoint_in_the_making_is_told(trained: Trained) -> None:
+    folder = trained.root / "1M_rank4"
+    (folder / "training.json").unlink()
+    (folder / "epoch_1" / MARKER).unlink()
+    (folder / "epoch_1").rename(folder / ".saving-epoch_1-0a1b2c3d")
+    (item,) = verify_planned(trained.plan, trained.root).missing
+    assert (item.name, item.reason, item.expected) == ("epoch_1", "an attempt ended while it was written", False)
+
+
+@pytest.mark.parametrize("what", ["a file", "a folder", "a loop", "a socket"])
+def test_whatever_lies_in_a_run_is_answered(trained: Trained, what: str) -> None:
+    """Nothing that can be in a folder stops the others from being verified."""
+    run = trained.root / "1M_rank4"
+    shutil.rmtree(run / "epoch_1")
+    if what == "a file":
+        (run / "epoch_1").write_text("no folder")
+        (run / "metrics.jsonl").mkdir()
+    elif what == "a folder":
+        (run / "epoch_1" / "adapter_config.json").mkdir(parents=True)
+        (run / "epoch_1" / MARKER).mkdir()
+    elif what == "a loop":
+        (run / "epoch_1").symlink_to(run / "epoch_1")
+    else:
+        (run / "epoch_1").mkdir()
+        os.mkfifo(run / "epoch_1" / ADAPTER)
+    found = verify_planned(trained.plan, trained.root, deep=True)
+    sound = {(item.run, item.name) for item in found.checkpoints if item.sound}
+    assert sound == {("1M_rank2", "epoch_0"), ("1M_rank2", "epoch_1"), ("1M_rank4", "epoch_0")}
+
+
+def test_an_empty_folder_has_nothing_to_verify(tmp_path: Path, trained_once: Trained) -> None:
+    found = verify_planned(trained_once.plan, tmp_path)
+    assert found.checkpoints == ()
+    assert len(found.missing) == 4
+    assert found.storage.total_bytes == 0
+    assert verify_folders(tmp_path, {"a": tmp_path / "a"}).checkpoints == ()
+
+
+def test_the_tensors_of_a_spec_are_those_of_a_base(trained_once: Trained) -> None:
+    assert {
+        shape[0] for name, (_, shape) in adapter_spec(base_spec(trained_once.base), 3).items() if "lora_A" in name
+    } == {3}
+
+
+def test_epochs_that_other_runs_have_are_missed(tmp_path: Path, trained_once: Trained) -> None:
+    for run, epochs in {"a": (0, 1, 2), "b": (0, 2), "c": (0, 1)}.items():
+        for epoch in epochs:
+            write_adapter(tmp_path / run / f"epoch_{epoch}", trained_once.base, 4, seed=epoch)
+    found = verify_folders(tmp_path, {run: tmp_path / run for run in "abc"})
+    assert [(item.run, item.name, item.reason, item.expected) for item in found.missing] == [
+        ("b", "epoch_1", "later epochs are there", False),
+        ("c", "epoch_2", "other runs have it", False),
+    ]
+
+
+def test_what_may_not_be_read_is_told(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("touchline.results.verifying_weights.read_shard", refuse)
+    found = verify_planned(trained.plan, trained.root)
+    assert {fault.code for item in found.checkpoints for fault in item.faults} == {"unreadable"}
+    assert "Permission denied" in found.checkpoints[0].faults[0].message
+    assert found.storage.deletable == ()
+
+
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers(-(10**400), 10**400) | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner, max_size=3),
+    max_leaves=6,
+)
+KEYS = {
+    "adapter_config.json": (
+        "r",
+        "lora_alpha",
+        "target_modules",
+        "rank_pattern",
+        "peft_type",
+        "base_model_name_or_path",
+    ),
+    "trainer_state.json": ("global_step", "max_steps", "epoch", "log_history"),
+    "config.json": ("num_hidden_layers", "hidden_size", "model_type", "_name_or_path", "vocab_size"),
+    "model.safetensors.index.json": ("weight_map", "metadata"),
+}
+
+
+@settings(max_examples=40)
+@given(data=st.data())
+def test_whatever_a_file_says_nothing_is_raised(
+    trained_once: Trained, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    root = tmp_path_factory.mktemp("said")
+    write_adapter(root / "run" / "checkpoint-3", trained_once.base, 2)
+    for name, keys in KEYS.items():
+        said = {key: data.draw(ANYTHING, label=key) for key in keys if data.draw(st.booleans())}
+        path = root / "run" / "checkpoint-3" / name
+        known = json.loads(path.read_text()) if path.is_file() and data.draw(st.booleans()) else {}
+        write_json(path, known | said)
+    (item,) = verify_folders(root, {"run": root / "run"}, deep=True).checkpoints
+    assert item.name == "checkpoint-3"
+
+
+@settings(max_examples=40)
+@given(data=st.binary(max_size=200), place=st.integers(0, 3000))
+def test_whatever_bytes_are_written_over_weights_nothing_is_raised(
+    trained_once: Trained, tmp_path_factory: pytest.TempPathFactory, data: bytes, place: int
+) -> None:
+    root = tmp_path_factory.mktemp("bytes")
+    write_adapter(root / "run" / "epoch_0", trained_once.base, 2)
+    spec, _ = load(root / "run" / "epoch_0" / ADAPTER)
+    save_pt(root / "run" / "epoch_0" / "adapter_model.pt", [values("float32", shape) for _, shape in spec.values()])
+    for name in (ADAPTER, "adapter_model.pt"):
+        path = root / "run" / "epoch_0" / name
+        content = path.read_bytes()
+        path.write_bytes(content[:place] + data + content[place + len(data) :])
+    assert len(verify_folders(root, {"run": root / "run"}, deep=True).checkpoints) == 1

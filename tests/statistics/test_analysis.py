@@ -1,0 +1,218 @@
+"""Analyses of made-up sweeps: scores, comparisons with controls, and what is refused."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.random import PCG64, Generator
+from tests.statistics.made_scores import analysed, scored, table
+
+from touchline.domain.analysis import ScoredRun, Shown
+from touchline.domain.quantity import Missing, Quantity
+from touchline.statistics import holm, mcnemar_exact, wilson
+from touchline.statistics.own_score import named
+
+pytestmark = pytest.mark.planning
+
+
+def of_table(name: str, both: int, gained: int, lost: int, neither: int) -> tuple[ScoredRun, ScoredRun]:
+    """A run with this table against a control."""
+    run, control = table(both, gained, lost, neither)
+    return scored(name, run), scored("base", control, control=True)
+
+
+def test_the_published_vectors_come_out_of_an_analysis() -> None:
+    """Wilson 187 of 200; McNemar 14 against 3; the control is a row as every other."""
+    run, control = of_table("r4", 173, 14, 3, 10)
+    found = analysed([run, control])
+    assert [score.run for score in found.scores] == ["r4", "base"]
+    assert (found.scores[0].low, found.scores[0].high) == pytest.approx((0.8920, 0.9616), abs=5e-5)
+    assert found.scores[0].proportion is not None
+    assert found.scores[0].proportion.k == 187
+    (comparison,) = found.comparisons
+    assert comparison.difference.p_value == pytest.approx(0.01273, abs=5e-6)
+    assert (comparison.difference.gained, comparison.difference.lost) == (14, 3)
+    assert comparison.shown is Shown.HIGHER
+    assert found.binary
+
+
+def test_the_measured_run_of_the_reference() -> None:
+    """0.13 to 0.86 on 100 items: +73.0 points [62.3, 80.1], p below 1e-20."""
+    found = analysed([*of_table("r4", 13, 73, 0, 14)]).comparisons[0].difference
+    assert (found.value, found.low, found.high) == pytest.approx((0.73, 0.623, 0.801), abs=6e-4)
+    assert found.p_adjusted < 1e-20
+
+
+def test_p_values_are_adjusted_over_the_declared_family_alone() -> None:
+    """Three runs are declared; a no-op and shuffled labels have p values of their own."""
+    control = scored("base", [1.0] * 50 + [0.0] * 50, control=True)
+    gains = {"a": 20, "b": 12, "c": 8}
+    runs = [scored(name, [1.0] * (50 + gain) + [0.0] * (50 - gain)) for name, gain in gains.items()]
+    others = [
+        scored("noop", control.scores, in_family=False),
+        scored("shuffled", [1.0] * 58 + [0.0] * 42, in_family=False),
+    ]
+    found = analysed([*runs, *others, control])
+    by_run = {comparison.run: comparison for comparison in found.comparisons}
+    assert found.family == 3
+    raw = [mcnemar_exact(gain, 0) for gain in gains.values()]
+    assert [by_run[name].difference.p_adjusted for name in gains] == pytest.approx(holm(raw))
+    assert by_run["noop"].difference.p_adjusted == 1.0
+    assert by_run["shuffled"].difference.p_adjusted == mcnemar_exact(8, 0)
+    assert any("noop and shuffled: controls of their own" in note for note in found.notes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"items": [f"other {i}" for i in range(100)]}, "the items differ: 100 and 100, 0 of them in both"),
+        ({"items": [str(i) for i in range(1, 101)]}, "the items differ: 100 and 100, 99 of them in both"),
+        ({"data": "another"}, "the items differ: same names, other texts"),
+        ({"comparable": "another"}, "prompt, decoding or another setting of the evaluation differ"),
+    ],
+)
+def test_what_is_not_the_same_evaluation_is_refused_with_the_reason(changes: dict[str, object], reason: str) -> None:
+    control = scored("base", [1.0] * 50 + [0.0] * 50, control=True)
+    found = analysed([scored("r4", [1.0] * 60 + [0.0] * 40, **changes), control])  # type: ignore[arg-type]
+    assert found.comparisons == ()
+    assert [(refusal.run, refusal.other, refusal.reason) for refusal in found.refusals] == [("r4", "base", reason)]
+    assert len(found.scores) == 2
+
+
+def test_a_run_is_held_against_the_control_of_its_own_base_and_dataset() -> None:
+    wrong, right = [0.0] * 20, [1.0] * 20
+    runs = [
+        scored("small", right, model="1M"),
+        scored("large", right, model="3M", dataset="numbers"),
+        scored("alone", right, model="7M"),
+        scored("1M_base", wrong, model="1M", control=True),
+        scored("3M_base_words", right, model="3M", dataset="words", control=True, comparable="words"),
+        scored("3M_base_numbers", wrong, model="3M", dataset="numbers", control=True),
+    ]
+    found = analysed(runs)
+    assert {comparison.run: comparison.difference.control for comparison in found.comparisons} == {
+        "small": "1M_base",
+        "large": "3M_base_numbers",
+    }
+    assert "no control of 7M was evaluated: what its runs gained is not known" in found.notes
+
+
+def test_a_control_on_another_dataset_serves_where_it_was_asked_the_same() -> None:
+    found = analysed(
+        [scored("r4", [1.0] * 9, dataset="long"), scored("base", [0.0] * 9, control=True, dataset="short")]
+    )
+    assert len(found.comparisons) == 1
+
+
+def test_no_difference_says_what_could_have_been_shown() -> None:
+    """2 gained and 1 lost of 200; with eight in the family it takes more."""
+    run, control = of_table("r0", 100, 2, 1, 97)
+    (alone,) = analysed([run, control]).comparisons
+    assert alone.shown is Shown.NOT_ESTABLISHED
+    assert isinstance(alone.smallest, Quantity)
+    assert 0.03 < alone.smallest.value < 0.05
+    eight = analysed([scored(f"r{i}", run.scores) for i in range(8)] + [control]).comparisons[0].smallest
+    assert isinstance(eight, Quantity)
+    assert eight.value > alone.smallest.value
+    assert "family of 8" in str(eight.method)
+
+
+def test_at_the_ceiling_there_is_no_headroom() -> None:
+    found = analysed([*of_table("r64", 190, 8, 0, 2)])
+    assert [score.saturated for score in found.scores] == [True, True]
+    assert any(note.startswith("no headroom: r64 and base score 95 % or more") for note in found.notes)
+
+
+def test_the_best_of_several_by_these_items_pays_for_it() -> None:
+    run, control = table(100, 12, 2, 86)
+    base = scored("base", control, control=True)
+    honest = analysed([scored("r4", run), base])
+    picked = analysed([scored("r4", run, best_of=4), base])
+    assert picked.comparisons[0].difference.p_value == pytest.approx(4 * honest.comparisons[0].difference.p_value)
+    assert picked.scores[0].low < honest.scores[0].low
+    assert picked.scores[0].coverage == pytest.approx(1 - 0.05 / 4)
+    assert any(note.startswith("selected on test: epoch_0 of r4 is the best of 4") for note in picked.notes)
+    assert not any("selected on test" in note for note in honest.notes)
+
+
+def test_scores_in_part_take_a_bootstrap_and_sign_flips() -> None:
+    rng = Generator(PCG64(4))
+    control = rng.integers(0, 5, size=80) / 4
+    better = (control + rng.integers(0, 3, size=80) / 4).clip(0, 1)
+    found = analysed([scored("r4", better), scored("same", control), scored("base", control, control=True)])
+    assert not found.binary
+    assert found.scores[0].proportion is None
+    up, same = found.comparisons
+    assert up.shown is Shown.HIGHER
+    assert up.difference.method == "bootstrap, paired"
+    assert up.difference.low < up.difference.value < up.difference.high
+    # Nothing differs: the interval still has a width, and nothing is claimed.
+    assert (same.difference.p_value, same.shown) == (1.0, Shown.NOT_ESTABLISHED)
+    assert same.difference.low < 0 < same.difference.high
+    assert isinstance(same.smallest, Missing)
+
+
+def test_losses_are_scores_too() -> None:
+    """Scores beyond 1 have bootstrap intervals and no ceiling."""
+    rng = Generator(PCG64(5))
+    losses = rng.exponential(3, size=60)
+    found = analysed([scored("r4", losses * 0.5), scored("base", losses, control=True)])
+    assert found.scores[0].method == "bootstrap over items, expanded percentiles"
+    assert not found.scores[0].saturated
+    assert found.comparisons[0].shown is Shown.LOWER
+
+
+def test_clusters_are_the_unit() -> None:
+    """Ten documents of ten items that all turn together: ten gains in ten, not a hundred in a hundred."""
+    clusters = [f"document {i // 10}" for i in range(100)]
+    runs = [scored("r4", [1.0] * 70 + [0.0] * 30, clusters=clusters), scored("base", [0.0] * 100, control=True)]
+    found = analysed([runs[0], scored("base", [0.0] * 100, control=True, clusters=clusters)])
+    assert found.comparisons[0].difference.p_value == mcnemar_exact(7, 0)
+    assert found.comparisons[0].difference.method == "Newcombe, paired, clusters"
+    low, high = wilson(70, 100)
+    assert found.scores[0].low < low - 0.1
+    assert found.scores[0].high > high + 0.05
+    assert any(note.startswith("100 items stand in 10 clusters") for note in found.notes)
+
+
+@pytest.mark.parametrize(("scores", "clusters"), [([0.5], None), ([0.5, 0.25], ["one", "one"])])
+def test_one_item_or_cluster_has_no_interval(scores: list[float], clusters: list[str] | None) -> None:
+    found = analysed(
+        [scored("r4", scores, clusters=clusters), scored("base", [0.0] * len(scores), control=True, clusters=clusters)]
+    )
+    assert found.scores[0].coverage == 0
+    assert found.scores[0].method.startswith("none: one")
+    assert found.comparisons[0].difference.coverage == 0
+    assert found.comparisons[0].shown is Shown.NOT_ESTABLISHED
+
+
+def test_nothing_evaluated_gives_nothing() -> None:
+    found = analysed([])
+    assert (found.scores, found.comparisons, found.effects, found.family) == ((), (), (), 0)
+
+
+@given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=60), st.integers(0, 3))
+def test_laws_of_every_analysis(pairs: list[tuple[bool, bool]], seed: int) -> None:
+    """Intervals hold their values, p values are probabilities, adjusting never lowers them, seeds do not matter."""
+    runs = [
+        scored("r4", [float(a) for a, _ in pairs]),
+        scored("r8", [float(not a) for a, _ in pairs]),
+        scored("base", [float(b) for _, b in pairs], control=True),
+    ]
+    found = analysed(runs, seed)
+    assert found == analysed(runs, seed + 1)
+    for score in found.scores:
+        assert 0 <= score.low <= score.value <= score.high <= 1
+    for each in found.comparisons:
+        assert each.difference.low <= each.difference.value <= each.difference.high
+        assert 0 < each.difference.p_value <= each.difference.p_adjusted <= 1
+        assert (each.shown is Shown.NOT_ESTABLISHED) == (each.difference.p_adjusted >= 0.05)
+
+
+def test_names_in_a_sentence() -> None:
+    names = list("abcdef")
+    assert [named(names[:count]) for count in (1, 2, 3, 6)] == ["a", "a and b", "a, b and c", "a, b, c, d and 2 more"]
+    assert all(len(a) < len(b) for a, b in pairwise(named(names[:count]) for count in (1, 2, 3, 4)))

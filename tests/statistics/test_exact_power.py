@@ -1,0 +1,113 @@
+"""What the tests of an analysis can show, held against brute force and simulation."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.random import PCG64, Generator
+
+from touchline.statistics import mcnemar_exact
+from touchline.statistics.exact_power import mcnemar_power, smallest_shown
+from touchline.statistics.power import (
+    items_for_paired_difference,
+    smallest_paired_difference,
+    smallest_seed_difference,
+    smallest_seed_difference_by_pilot,
+    welch_power,
+)
+
+pytestmark = pytest.mark.planning
+
+
+@pytest.mark.parametrize(("items", "difference", "flips"), [(20, 0.3, 0.4), (25, 0.1, 0.2), (12, 0.6, 0.6)])
+def test_the_power_is_that_of_every_table_added_up(items: int, difference: float, flips: float) -> None:
+    from scipy.stats import multinomial
+
+    cells = [(flips + difference) / 2, (flips - difference) / 2, 1 - flips]
+    expected = sum(
+        float(multinomial.pmf([gained, lost, items - gained - lost], items, cells))
+        for gained in range(items + 1)
+        for lost in range(items + 1 - gained)
+        if gained > lost and mcnemar_exact(gained, lost) < 0.05
+    )
+    assert mcnemar_power(items, difference, flips, level=0.05) == pytest.approx(expected, abs=1e-9)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(10, 2000), st.floats(0.001, 1))
+def test_what_is_said_to_be_shown_is(items: int, flips: float) -> None:
+    """At the smallest difference the exact test has its power; where flips are too few, as few as can are taken."""
+    found = smallest_shown(items, flips)
+    assert found is not None
+    if items * flips <= 1000:
+        assert mcnemar_power(items, found, max(found, flips), level=0.05) >= 0.8 - 1e-6
+    normal = smallest_paired_difference(items, flips)
+    if normal is not None and items * flips > 20:
+        assert 0 <= found - normal <= 2.5 / items + 0.1 * normal
+
+
+@pytest.mark.parametrize(("difference", "flips", "items"), [(0.03, 0.06, 521), (0.03, 0.15, 1306), (0.01, 0.03, 2352)])
+def test_connor_s_formula_is_a_little_short_for_the_exact_test(difference: float, flips: float, items: int) -> None:
+    """Published numbers of items; the exact test shows with them what is 5 % larger."""
+    assert items_for_paired_difference(difference, flips) == pytest.approx(items, abs=1)
+    assert 0.75 < mcnemar_power(items, difference, flips, level=0.05) < 0.8
+    found = smallest_shown(items, flips)
+    assert found is not None
+    assert difference < found < 1.05 * difference
+
+
+def test_a_larger_family_needs_a_larger_difference() -> None:
+    values = [smallest_shown(200, 0.15, coverage=1 - 0.05 / family) or 0 for family in (1, 2, 8, 50)]
+    assert values == sorted(set(values))
+
+
+def test_so_few_items_show_nothing() -> None:
+    """Five flips in one direction have a p value of 0.0625."""
+    assert smallest_shown(5, 0.5) is None
+    assert smallest_shown(6, 0.5) is not None
+
+
+@pytest.mark.parametrize("call", [lambda: smallest_shown(0, 0.1), lambda: smallest_shown(9, 1.1)])
+def test_what_is_no_design_is_refused(call: object) -> None:
+    assert callable(call)
+    with pytest.raises(ValueError, match="of which a share"):
+        call()
+    with pytest.raises(ValueError, match="cannot come from"):
+        mcnemar_power(10, 0.3, 0.2, level=0.05)
+
+
+def _welch(second: np.ndarray, first: np.ndarray) -> np.ndarray:
+    """Two-sided p values of Welch's test, by scipy."""
+    from scipy.stats import ttest_ind
+
+    return np.asarray(ttest_ind(second, first, axis=1, equal_var=False).pvalue)
+
+
+@pytest.mark.parametrize("seeds", [2, 3, 5, 10])
+def test_a_difference_between_seeds_has_the_power_that_it_says(seeds: int) -> None:
+    """Welch's test by scipy on normal seeds: 80 % at the smallest difference, but for three simulation errors."""
+    difference = smallest_seed_difference(seeds)
+    assert difference is not None
+    rng = Generator(PCG64(seeds))
+    second, first = rng.normal(difference, 1, size=(20_000, seeds)), rng.normal(0, 1, size=(20_000, seeds))
+    assert (_welch(second, first) < 0.05).mean() == pytest.approx(0.8, abs=0.009)
+    assert welch_power(seeds, difference) == pytest.approx(0.8, abs=1e-6)
+
+
+@pytest.mark.parametrize("seeds", [2, 3, 5])
+def test_so_has_one_in_units_that_a_pilot_measured(seeds: int) -> None:
+    units = smallest_seed_difference_by_pilot(seeds)
+    assert units is not None
+    rng = Generator(PCG64(seeds))
+    spreads = np.sqrt(rng.chisquare(2 * (seeds - 1), size=(20_000, 1)) / (2 * (seeds - 1)))
+    second = rng.normal(size=(20_000, seeds)) + units * spreads
+    assert (_welch(second, rng.normal(size=(20_000, seeds))) < 0.05).mean() == pytest.approx(0.8, abs=0.009)
+
+
+def test_one_seed_shows_nothing_of_the_spread() -> None:
+    assert smallest_seed_difference(1) is None
+    assert smallest_seed_difference_by_pilot(1) is None
+    with pytest.raises(ValueError, match="one seed"):
+        welch_power(1, 2.0)

@@ -1,0 +1,146 @@
+"""Bootstraps and sign flips: held against scipy and against exact tests, and the same for the same seed."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.random import PCG64, Generator
+
+from touchline.statistics import mcnemar_exact
+from touchline.statistics.bootstrap import (
+    bootstrap_intervals,
+    bootstrap_means,
+    cluster_codes,
+    crossed_bootstrap,
+    paired_bootstrap,
+)
+from touchline.statistics.sign_flips import sign_flip_p, sign_flip_ps
+
+pytestmark = pytest.mark.planning
+
+
+def rng(seed: int = 1) -> Generator:
+    return Generator(PCG64(seed))
+
+
+def test_percentiles_are_those_of_scipy_but_for_the_expansion() -> None:
+    from scipy.stats import bootstrap
+
+    values = rng(3).exponential(size=60)
+    expected = bootstrap((values,), np.mean, n_resamples=20_000, method="percentile", rng=rng(4)).confidence_interval
+    # 1.04 is what Student's t with 59 degrees of freedom and n - 1 make of it.
+    (found,) = bootstrap_intervals(values[:, None], rng(), resamples=20_000)
+    mean = values.mean()
+    assert (mean - found.low) / (mean - expected.low) == pytest.approx(1.03, abs=0.03)
+    assert (found.high - mean) / (expected.high - mean) == pytest.approx(1.03, abs=0.03)
+
+
+def test_the_spread_of_the_draws_is_the_standard_error() -> None:
+    values = rng(5).normal(size=(80, 3))
+    means = bootstrap_means(values, rng(), resamples=20_000)
+    assert means.shape == (20_000, 3)
+    assert means.std(axis=0) == pytest.approx(values.std(axis=0) / math.sqrt(80), rel=0.02)
+    assert means.mean(axis=0) == pytest.approx(values.mean(axis=0), abs=0.004)
+
+
+def test_whole_clusters_are_drawn() -> None:
+    """Ten copies of each value tell no more than the values alone."""
+    values = rng(6).normal(size=30)
+    alone = bootstrap_means(values[:, None], rng(), resamples=4000).std()
+    copies = np.repeat(values, 10)[:, None]
+    names = [f"document {i // 10}" for i in range(300)]
+    assert bootstrap_means(copies, rng(), resamples=4000, clusters=names).std() == pytest.approx(alone, rel=0.05)
+    assert bootstrap_means(copies, rng(), resamples=4000).std() < alone / 2.5
+
+
+def test_the_same_seed_gives_the_same_interval_and_another_one_nearly() -> None:
+    one, other = rng(7).random(50), rng(8).random(50)
+    first = paired_bootstrap(one, other, rng(1))
+    assert first == paired_bootstrap(one, other, rng(1))
+    assert paired_bootstrap(one, other, rng(2)) == pytest.approx(first, abs=0.01)
+
+
+def test_a_pair_stays_together() -> None:
+    """Two models that differ by the same amount on every item differ by it in every draw."""
+    scores = rng(9).random(40)
+    assert paired_bootstrap(scores + 0.25, scores, rng()) == pytest.approx((0.25, 0.25))
+
+
+@pytest.mark.parametrize("items", [0, 1])
+def test_nothing_is_said_of_the_spread_of_one_item(items: int) -> None:
+    with pytest.raises(ValueError, match="one item or cluster alone"):
+        bootstrap_intervals(np.ones((items, 1)), rng())
+
+
+def test_other_items_are_refused() -> None:
+    with pytest.raises(ValueError, match="not scores of the same items"):
+        paired_bootstrap(np.ones(3), np.ones(4), rng())
+    with pytest.raises(ValueError, match="not seeds x items"):
+        crossed_bootstrap(np.ones((3, 4)), np.ones((3, 5)), rng())
+    with pytest.raises(ValueError, match="not seeds x items"):
+        crossed_bootstrap(np.ones((1, 4)), np.ones((3, 4)), rng())
+    with pytest.raises(ValueError, match="names of clusters"):
+        cluster_codes(["a"], 2)
+    with pytest.raises(ValueError, match="0 draws"):
+        bootstrap_means(np.ones((3, 1)), rng(), resamples=0)
+
+
+def test_the_crossed_bootstrap_knows_of_both_sources() -> None:
+    """Seeds that spread and items that do not, and the other way round, are both seen; neither gives no width."""
+    seeds = np.linspace(0.2, 0.6, 6)[:, None] + np.zeros(50)
+    items = np.zeros((6, 1)) + np.linspace(0, 1, 50)
+    none = np.full((6, 50), 0.5)
+    for second, first in ((seeds, none), (items, none)):
+        low, high = crossed_bootstrap(second, first, rng(), resamples=2000)
+        assert low < float(second.mean() - first.mean()) < high
+        assert high - low > 0.1
+    assert crossed_bootstrap(none, none, rng(), resamples=500) == (0, 0)
+
+
+@given(st.integers(0, 6), st.integers(0, 6), st.integers(0, 30))
+def test_flips_of_right_and_wrong_are_mcnemar_s_test(gained: int, lost: int, same: int) -> None:
+    differences = np.array([1.0] * gained + [-1.0] * lost + [0.0] * same)
+    assert sign_flip_p(differences, rng()) == pytest.approx(mcnemar_exact(gained, lost))
+
+
+@pytest.mark.parametrize(("gained", "lost"), [(20, 9), (40, 38), (30, 12)])
+def test_drawn_signs_come_near_the_exact_test(gained: int, lost: int) -> None:
+    differences = np.array([1.0] * gained + [-1.0] * lost)
+    exact = mcnemar_exact(gained, lost)
+    assert sign_flip_p(differences, rng(), resamples=20_000) == pytest.approx(exact, abs=3 * math.sqrt(exact / 20_000))
+
+
+def test_they_are_those_of_scipy() -> None:
+    from scipy.stats import permutation_test
+
+    differences = np.round(rng(11).normal(0.15, 0.6, size=60), 2)
+    expected = permutation_test(
+        (differences,), np.mean, permutation_type="samples", n_resamples=20_000, rng=rng(12)
+    ).pvalue
+    assert sign_flip_p(differences, rng(), resamples=20_000) == pytest.approx(float(expected), abs=0.01)
+
+
+@given(st.lists(st.floats(-1, 1, allow_nan=False), min_size=1, max_size=40), st.integers(0, 5))
+def test_it_is_a_probability_and_knows_no_direction(differences: list[float], seed: int) -> None:
+    values = np.array(differences)
+    p = sign_flip_p(values, rng(seed), resamples=200)
+    assert 0 < p <= 1
+    assert p == sign_flip_p(-values, rng(seed), resamples=200)
+
+
+def test_what_drawn_signs_cannot_resolve_is_bounded_from_above() -> None:
+    """Two hundred gains: far less than one in ten thousand, and no less than the exact test."""
+    p = sign_flip_p(np.ones(200), rng())
+    assert mcnemar_exact(200, 0) <= p < 1e-40
+
+
+def test_columns_share_their_signs_and_keep_their_own_p() -> None:
+    columns = rng(13).normal(size=(40, 3)) + np.array([0.0, 0.2, 1.0])
+    found = sign_flip_ps(columns, rng(), resamples=5000)
+    assert found[0] > 0.05 > found[2]
+    assert found[1] == sign_flip_p(columns[:, 1], rng(), resamples=5000)
+    assert sign_flip_ps(np.zeros((5, 2)), rng()) == [1.0, 1.0]
