@@ -463,7 +463,7 @@ def _worked(
     runs = running.selected(planned.plan, only)
     done = launching.work(planned, runs, settings, say, tell, lock=lock, retry=retry, train=train, epochs=epochs)
     source = planned.folder.yaml
-    found = list(report(source).report.runs)
+    found = list(report(source, cache=settings.cache_dir).report.runs)
     collect(source, settings)
     if done.stopped:
         raise _failed(done)

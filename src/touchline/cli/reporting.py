@@ -56,12 +56,14 @@ def report(
     _tell(written)
 
 
-def _write(source: Path, target: Path | None, *, deep: bool) -> Written:
+def _write(source: Path, target: Path | None, *, deep: bool, every: float | None = None) -> Written:
     from touchline import workflow
+    from touchline.catalog.settings import load_settings
     from touchline.cli.progress import counting
 
+    cache, refresh = load_settings().cache_dir, None if every is None else round(every)
     with counting("verifying checkpoints") as hear:
-        return workflow.report(source, out=target, deep=deep, say=hear)
+        return workflow.report(source, out=target, deep=deep, cache=cache, refresh_seconds=refresh, say=hear)
 
 
 def _tell(written: Written) -> None:
@@ -74,18 +76,15 @@ def _tell(written: Written) -> None:
 
 
 def _watch(source: Path, target: Path | None, *, deep: bool, every: float) -> None:
-    """Until every run is complete or has ended; Ctrl-C leaves, and stops no run."""
-    from touchline.domain.status import RunStatus
+    """Until no run is in the queue or at work; Ctrl-C leaves, and stops no run."""
+    from touchline.steps.reporting import is_at_work
 
-    at_work = (RunStatus.PLANNED, RunStatus.PREPARED, RunStatus.QUEUED, RunStatus.RUNNING, RunStatus.TRAINED)
     try:
         while True:
-            written = _write(source, target, deep=deep)
-            left = sum(run.status in at_work for run in written.report.runs)
-            total = len(written.report.runs)
-            complete = f"{written.report.completed} of {total} runs complete"
+            written = _write(source, target, deep=deep, every=every)
+            complete = f"{written.report.completed} of {len(written.report.runs)} runs complete"
             say(f"{time.strftime('%H:%M:%S')} wrote {written.page}: {complete}")
-            if not left:
+            if not is_at_work(source, written.report):
                 break
             time.sleep(every)
     except KeyboardInterrupt:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
+from jinja2.filters import do_urlencode
+
 from touchline.domain.quantity import Measured, Missing, Quantity
 from touchline.markdown import code, escape
 from touchline.report.chart import Chart
@@ -13,6 +15,7 @@ from touchline.report.words import bare, figure
 _LINKABLE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._/-]*")
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _TICKS = re.compile(r"`+")
+_LINKED = re.compile(r"(?<=[^!\\])\]\((?!figures/|report\.html|samples\.jsonl)([A-Za-z0-9_][A-Za-z0-9._/-]*)\)")
 _LINKS_SHOWN = 3
 
 
@@ -37,6 +40,16 @@ def link(path: str) -> str:
     if _LINKABLE.fullmatch(path) and ".." not in path:
         return f"[{escape(path)}]({path})"
     return code(path)
+
+
+def rebased(text: str, base: str) -> str:
+    """The same text with its links to the experiment's files leading there from another folder.
+
+    Args:
+        text: a report; what is written beside it is linked by its own name and stays.
+        base: the experiment's folder as seen from the report's.
+    """
+    return text if base == "." else _LINKED.sub(lambda found: f"]({do_urlencode(base)}/{found[1]})", text)
 
 
 def sources(paths: Sequence[str]) -> str:

@@ -76,8 +76,8 @@ def t_tail(value: float, freedom: float) -> float:
     if math.isinf(value):
         return 0.0
     square = value * value
-    if square < freedom:
-        # Near the middle, where freedom / (freedom + square) would round to 1.
+    if value < 1:
+        # Near the middle, where freedom / (freedom + square) would round to 1; further out digits would cancel here.
         return 0.5 - _incomplete_beta(square / (freedom + square), 0.5, freedom / 2) / 2
     return _incomplete_beta(freedom / (freedom + square), freedom / 2, 0.5) / 2
 
@@ -95,6 +95,7 @@ def _incomplete_beta(x: float, a: float, b: float) -> float:
     denominator = 1 / (denominator or _TINY)
     total = denominator
     for m in range(1, _TERMS):
+        before = total
         for step in (
             m * (b - m) * x / ((a + 2 * m - 1) * (a + 2 * m)),
             -(a + m) * (a + b + m) * x / ((a + 2 * m) * (a + 2 * m + 1)),
@@ -102,6 +103,6 @@ def _incomplete_beta(x: float, a: float, b: float) -> float:
             denominator = 1 / ((1 + step * denominator) or _TINY)
             numerator = (1 + step / numerator) or _TINY
             total *= numerator * denominator
-        if abs(numerator * denominator - 1) < 1e-15:
+        if abs(numerator * denominator - 1) < 1e-15 and abs(total / before - 1) < 1e-15:
             break
     return front * total

@@ -20,13 +20,23 @@ if TYPE_CHECKING:
 Counted = Callable[[int, int], None]
 
 
-def report(source: Path, *, out: Path | None = None, deep: bool = False, say: Counted | None = None) -> Written:
+def report(
+    source: Path,
+    *,
+    out: Path | None = None,
+    deep: bool = False,
+    cache: Path | None = None,
+    refresh_seconds: int | None = None,
+    say: Counted | None = None,
+) -> Written:
     """Write RESULTS.md, report.html, their figures and samples.jsonl from what is there.
 
     Args:
         source: experiment.yaml or its folder, or any folder with logs and checkpoints of runs.
         out: where to write; beside the experiment when None.
         deep: read every value of every checkpoint, not only headers.
+        cache: where what takes long to put together may be kept; none: nowhere.
+        refresh_seconds: how often the page loads itself anew while runs are at work; none: never.
         say: hears how many checkpoints are verified, of how many.
 
     Raises:
@@ -35,7 +45,7 @@ def report(source: Path, *, out: Path | None = None, deep: bool = False, say: Co
     """
     from touchline.steps.reporting import write_report
 
-    return write_report(source, out=out, deep=deep, say=say)
+    return write_report(source, out=out, deep=deep, cache=cache, refresh_seconds=refresh_seconds, say=say)
 
 
 def compare(sources: Sequence[Path], *, say: Counted | None = None) -> ComparedExperiments:

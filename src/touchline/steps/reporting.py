@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from importlib import resources
+from importlib import metadata, resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,8 +20,9 @@ from pydantic import TypeAdapter
 
 from touchline.domain.plan import Plan, PlannedRun
 from touchline.domain.report import Gathered, Report, Source
-from touchline.errors import InputFault, PolicyFault
-from touchline.files import disk_faults, read_text_bounded, write_atomic, write_if_changed
+from touchline.domain.status import RunStatus
+from touchline.errors import InputFault, PolicyFault, TouchlineError
+from touchline.files import disk_faults, read_text_bounded, try_lock, write_atomic, write_if_changed
 from touchline.launch.folders import ExperimentFolder
 from touchline.results.collect import collect_results
 from touchline.results.controls import no_op_issues
@@ -41,6 +44,8 @@ _DRAWN = ".drawn.json"
 """Under figures/: hashes of what each picture, and the whole report, were made from; drawing takes the longest."""
 _WHOLE = "."
 """Where it keeps the whole report's; no picture can be called that."""
+
+_AT_WORK = frozenset({RunStatus.QUEUED, RunStatus.RUNNING})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -94,13 +99,23 @@ def gather(source: Path, *, deep: bool = False, say: Counted | None = None) -> G
     )
 
 
-def write_report(source: Path, *, out: Path | None = None, deep: bool = False, say: Counted | None = None) -> Written:
+def write_report(
+    source: Path,
+    *,
+    out: Path | None = None,
+    deep: bool = False,
+    cache: Path | None = None,
+    refresh_seconds: int | None = None,
+    say: Counted | None = None,
+) -> Written:
     """Write the report's files beside the experiment, or into another folder.
 
     Args:
         source: experiment.yaml or its folder, or a folder with runs that touchline did not make.
         out: where to write; beside the experiment when None.
         deep: read every value of every checkpoint.
+        cache: where the page's drawing program may be kept, which takes seconds to put together; none: nowhere.
+        refresh_seconds: how often the page loads itself anew while runs are at work; none: never.
         say: hears how many checkpoints are verified, of how many.
 
     Raises:
@@ -111,17 +126,21 @@ def write_report(source: Path, *, out: Path | None = None, deep: bool = False, s
     from touchline.report.build import build_report
     from touchline.report.charts import charts as charts_of
     from touchline.report.markdown import results_markdown
+    from touchline.report.markup import rebased
     from touchline.report.page import report_html
     from touchline.report.pictures import figures_off
 
     gathered = gather(source, deep=deep, say=say)
-    target = out if out is not None else source if source.is_dir() else source.parent
+    home = source if source.is_dir() else source.parent
+    target = home if out is None else out
+    base = "." if out is None else os.path.relpath(home.resolve(), out.resolve())
     if gathered.plan is None and out is None:
         _refuse_foreign(target / MARKDOWN, source)
     report = build_report(gathered)
     written = Written(report=report, markdown=target / MARKDOWN, page=target / PAGE, note=figures_off())
     state = target / FIGURES / _DRAWN
-    digest, drawn = _digest(report), _read_drawn(state)
+    refresh = refresh_seconds if refresh_seconds is not None and is_at_work(source, report) else None
+    digest, drawn = _digest(report, base, refresh), _read_drawn(state)
     if drawn.get(_WHOLE) == digest and written.markdown.is_file() and written.page.is_file():
         return written
     charts = charts_of(report)
@@ -129,10 +148,28 @@ def write_report(source: Path, *, out: Path | None = None, deep: bool = False, s
         target.mkdir(parents=True, exist_ok=True)
         pictures = {} if written.note else _draw(target / FIGURES, charts, drawn)
         _write_samples(target / SAMPLES, report)
-        write_if_changed(written.page, report_html(report, charts))
-        write_if_changed(written.markdown, results_markdown(report, () if written.note else charts, written.note))
+        page = report_html(report, charts, script=_script(charts, cache), refresh_seconds=refresh, base=base)
+        write_if_changed(written.page, page)
+        text = results_markdown(report, () if written.note else charts, written.note)
+        write_if_changed(written.markdown, rebased(text, base))
         write_if_changed(state, json.dumps(pictures | {_WHOLE: digest}, indent=1, sort_keys=True) + "\n")
     return written
+
+
+def is_at_work(source: Path, report: Report) -> bool:
+    """Whether more will come by itself: a run at work or in the queue, or a command that starts them."""
+    if any(run.status in _AT_WORK for run in report.runs):
+        return True
+    if source.is_dir() and not (source / "experiment.yaml").is_file():
+        return False
+    folder = ExperimentFolder(source)
+    if not folder.lock.exists():
+        return bool(folder.queued())
+    descriptor = try_lock(folder.lock)
+    if descriptor is None:
+        return True
+    os.close(descriptor)
+    return bool(folder.queued())
 
 
 def _found(source: Path, *, deep: bool, say: Counted | None) -> Gathered:
@@ -156,9 +193,29 @@ def _refuse_foreign(path: Path, source: Path) -> None:
         )
 
 
-def _digest(report: Report) -> str:
+def _script(charts: Sequence[Chart], cache: Path | None) -> str | None:
+    """The program that draws in a browser, kept by the version that it comes from; none where nothing is drawn."""
+    from touchline.report.page.scripts import figure_script
+
+    if not charts:
+        return None
+    if cache is None:
+        return figure_script()
+    kept = cache / "figures" / f"vega-{metadata.version('vl-convert-python')}.js"
+    try:
+        return kept.read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        script = figure_script()
+    # A cache that cannot be written costs time and nothing else.
+    with suppress(OSError, TouchlineError):
+        write_atomic(kept, script)
+    return script
+
+
+def _digest(report: Report, base: str, refresh_seconds: int | None) -> str:
     """Of what a report says and of the code that says it; loading what draws takes a second, even for nothing."""
     digest = hashlib.sha256(TypeAdapter(Report).dump_json(report))
+    digest.update(f"{base} {refresh_seconds}".encode())
     package = resources.files("touchline.report")
     with resources.as_file(package) as folder:
         for path in sorted(folder.rglob("*.*")):
