@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,13 +15,14 @@ from hypothesis import strategies as st
 from tools.tiny_model import write_tiny_model
 from touchline.catalog import lengths as lengths_module
 from touchline.catalog.create import create_capitalization
-from touchline.catalog.datasets import load_dataset, load_examples
+from touchline.catalog.datasets import cluster_faults, load_clusters, load_dataset, load_examples
 from touchline.catalog.lengths import token_lengths
 from touchline.catalog.models import find_models, load_model
 from touchline.catalog.settings import load_settings
 from touchline.catalog.shards import BrokenShard, read_shard
 from touchline.domain.experiment import DataConfig
-from touchline.errors import InputFault, PolicyFault
+from touchline.domain.finding import Severity
+from touchline.errors import DriftFault, InputFault, PolicyFault
 
 pytestmark = pytest.mark.planning
 
@@ -201,6 +203,38 @@ def test_a_wrong_column_names_those_that_exist(tmp_path: Path) -> None:
     path = write(tmp_path / "d.json", {"train": ROWS[:5], "test": ROWS[5:]})
     findings = load_dataset(DataConfig(path=str(path), output="outptu"), tmp_path).findings
     assert "did you mean 'output'" in str(findings[0].hint)
+
+
+def test_clusters_come_from_a_column_of_the_test_rows(tmp_path: Path) -> None:
+    """A number is a text; an empty cell stands alone; the rows that are trained on need no such column."""
+    test = [{**row, "doc": doc} for row, doc in zip(ROWS[5:9], ["d1", 7, None, " "], strict=True)]
+    data = DataConfig(path=str(write(tmp_path / "d.json", {"train": ROWS[:5], "test": test})))
+    found = load_examples(data, "test", tmp_path, "doc")
+    assert [example.cluster for example in found] == ["d1", "7", None, None]
+    assert [replace(example, cluster=None) for example in found] == list(load_examples(data, "test", tmp_path))
+    assert {example.cluster for example in load_examples(data, "train", tmp_path, "doc")} == {None}
+    assert cluster_faults(data, tmp_path, "doc") == ()
+    sha256 = next(split.sha256 for split in load_dataset(data, tmp_path).splits if split.name == "test")
+    assert load_clusters(data, tmp_path, "doc", sha256)["test-1"] == "7"
+    with pytest.raises(DriftFault, match="not the one that was planned"):
+        load_clusters(data, tmp_path, "doc", "0" * 64)
+
+
+def test_a_column_of_clusters_that_is_not_there_names_those_that_are(tmp_path: Path) -> None:
+    """As with every other column; a list is no text."""
+    rows = [{**row, "docs": ["a"]} for row in ROWS]
+    data = DataConfig(path=str(write(tmp_path / "d.json", {"train": rows[:5], "test": rows[5:9]})))
+    (fault,) = cluster_faults(data, tmp_path, "doc")
+    assert (fault.code, fault.severity) == ("DA105", Severity.ERROR)
+    assert "there is no column 'doc', which evaluate.cluster asks for (4 times" in fault.message
+    assert fault.hint == "did you mean 'docs'? columns here: input, output, docs"
+    (fault,) = cluster_faults(data, tmp_path, "template")
+    assert str(fault.hint).endswith("name them in evaluate: {cluster: ...}")
+    assert "is no text" in cluster_faults(data, tmp_path, "docs")[0].message
+    with pytest.raises(InputFault) as caught:
+        load_examples(data, "test", tmp_path, "doc")
+    assert [finding.code for finding in caught.value.findings] == ["DA105"]
+    assert load_examples(data, "test", tmp_path)[0].cluster is None
 
 
 def test_broken_lines_are_told_with_their_numbers(tmp_path: Path) -> None:

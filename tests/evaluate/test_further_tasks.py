@@ -16,6 +16,7 @@ from touchline.catalog.task_files import resolve_task
 from touchline.domain.experiment import EvaluateConfig
 from touchline.domain.results import EvaluationRecord
 from touchline.errors import DriftFault, InputFault, RunsFailed
+from touchline.evaluate.inspect_task import planned_items
 from touchline.evaluate.process import evaluate, read_request
 from touchline.results.evaluations import finished_evaluation, read_evaluations
 
@@ -321,3 +322,34 @@ def test_tools_are_refused_in_words(experiment: Path) -> None:
     ask(experiment, write_task(experiment, own + task("match()", ", solver=[use_tools(look()), generate()]")))
     with pytest.raises(RunsFailed, match="calls no tools"):
         go(experiment)
+
+
+def test_clusters_come_with_the_scores(experiment: Path) -> None:
+    """Of the run's own task from the dataset's column, of one of the user's own from its samples' metadata; the log
+    has them too, and an evaluation that is finished stays so when the column is named afterwards."""
+    go(experiment)
+    before = records(experiment)["capitalization"]
+    assert {sample.cluster for sample in before.samples} == {None}
+    samples = (
+        "[Sample(id=str(i), input='Say a', target='a', metadata={'cluster': c})"
+        " for i, c in enumerate(['x', 3, None, ['y'], ' '])]"
+    )
+    ask(experiment, "exact_match", write_task(experiment, task("match()", samples=samples)), cluster="input")
+    go(experiment)
+    found = records(experiment)
+    assert found["capitalization"] == before
+    config = read_evaluation_config(experiment / "tiny_base" / "eval.yaml")
+    words = [example.prompt[-1].content.rpartition(" ")[2] for example in planned_items(config)]
+    assert [sample.cluster for sample in found["exact_match"].samples] == words
+    assert [sample.cluster for sample in found["tasks/mine.py"].samples] == ["x", "3", None, None, None]
+    log = read_eval_log(str(experiment / "tiny_base" / "eval" / found["exact_match"].log))
+    assert {(sample.metadata or {}).get("cluster") for sample in log.samples or []} == set(words)
+
+
+def test_a_column_of_clusters_that_is_gone_is_told_before_a_model_is_asked(experiment: Path) -> None:
+    """With the columns that there are."""
+    ask(experiment, cluster="document")
+    with pytest.raises(InputFault) as caught:
+        go(experiment)
+    assert "columns here: input, output" in str(caught.value.findings)
+    assert not list((experiment / "tiny_base").glob("eval/*.scores.json"))

@@ -55,6 +55,17 @@ def row(plan: Plan, start: str) -> tuple[str, ...]:
     return next(row for row in power_rows(plan) if row[0].startswith(start))
 
 
+def test_items_that_belong_together_are_said_to_show_less() -> None:
+    """How much less is only known when they have been answered."""
+    plan = design([1])
+    clustered = replace(
+        plan, runs=tuple(replace(run, evaluate=EvaluateConfig(cluster="document")) for run in plan.runs)
+    )
+    (line,) = set(power_lines(clustered)) - set(power_lines(plan))
+    assert "evaluate.cluster: document" in line
+    assert "the least that can be hoped for" in line
+
+
 def test_three_seeds_and_two_hundred_items() -> None:
     """The numbers are those of the functions that the analysis and the checks use."""
     plan = design([1, 2, 3])

@@ -14,12 +14,13 @@ from tests.report import made_gathered as made
 
 from touchline.domain.analysis import Shown
 from touchline.domain.quantity import Missing, Quantity
-from touchline.domain.report import Gathered, GeneralScore, Report
+from touchline.domain.report import Gathered, GeneralScore, Issue, Report, Weight
 from touchline.domain.results import RunResult
 from touchline.domain.runs import ControlKind, RunKind
-from touchline.domain.status import RunStatus, TrainingOutcome
+from touchline.domain.status import JobState, RunStatus, TrainingOutcome
 from touchline.report.build import build_report
 from touchline.report.facts import pareto
+from touchline.report.markdown import results_markdown
 from touchline.report.words import p_text, relative
 
 pytestmark = pytest.mark.planning
@@ -127,13 +128,13 @@ def test_the_famous_example_claims_nothing() -> None:
         "established.",
         "Final training loss, 3B against 1B: 0.00031 against 0.00154 for rank 4 (lower by a factor of 5.0); 0.00027 "
         "against 0.00036 for rank 64 (25.0 % lower). One seed a setting: an effect of the base model on the loss is "
-        "not established.",
+        "not established. They differ in global batch size (8 against 16) as well, which is confounded with it.",
         "Final validation loss, rank 64 against rank 4: 0.02336 against 0.02345 for 1B (0.4 % lower); 0.0183 against "
         "0.01656 for 3B (10.5 % higher). The direction differs between them. One seed a setting: an effect of the rank "
         "on the loss is not established.",
         "Final validation loss, 3B against 1B: 0.01656 against 0.02345 for rank 4 (29.4 % lower); 0.0183 against "
         "0.02336 for rank 64 (21.7 % lower). One seed a setting: an effect of the base model on the loss is not "
-        "established.",
+        "established. They differ in global batch size (8 against 16) as well, which is confounded with it.",
     ]
     assert texts(report, "Training efficiency") == [
         "Training took from 4:41 (1B_rank4) to 22:34 (3B_rank4).",
@@ -175,10 +176,18 @@ def test_a_no_op_adapter_that_answers_otherwise_spoils_every_number() -> None:
         report = build_report(made.gathered([*sweep([85], [93]).runs, replace(noop, control=ControlKind.NO_OP)]))
         said += texts(report, "Other controls")
         assert report.analyses[0].family == 2
-    assert said[0] == (
-        "The no-op adapter 1B_noop answers as the base does, item by item: loading adapters changes nothing."
-    )
-    assert said[1].startswith("The no-op adapter 1B_noop does not score as the base does: +10.0 points (")
+    assert said[0] == ("The no-op adapter 1B_noop has the score of 1B_base on every item, as it must.")
+    assert said[1].startswith("The no-op adapter 1B_noop adds nothing and yet does not score as the base does: +10.0 ")
+
+
+def test_answers_of_a_no_op_adapter_are_an_issue_and_no_finding() -> None:
+    """Scores that are alike say nothing of wrong answers that differ, and so the sentence says nothing of answers."""
+    noop = made.run("1B_noop", rank=None, evaluations=[made.record("1B_noop", "noop", made.rights(20))])
+    runs = [*sweep([85], [93]).runs, replace(noop, control=ControlKind.NO_OP)]
+    told = Issue(weight=Weight.ERROR, subject="1B_noop", title="the no-op adapter changes answers", text="3 of 100.")
+    report = build_report(made.gathered(runs, issues=[told]))
+    assert [each for each in report.issues if "no-op" in each.title or "answer" in each.text] == [told]
+    assert "answer" not in " ".join(texts(report, "Other controls"))
 
 
 def test_shuffled_labels_gain_form_and_not_the_task() -> None:
@@ -216,7 +225,14 @@ def test_general_ability_is_told_with_its_interval() -> None:
     change = Quantity(value=-0.007, unit="1", low=-0.02, high=0.006)
     clear = Quantity(value=-0.05, unit="1", low=-0.07, high=-0.03)
     scores = [
-        GeneralScore(run=run, task="hellaswag", metric="acc", score=Quantity(value=0.6, unit="1"), change=each)
+        GeneralScore(
+            run=run,
+            task="hellaswag",
+            metric="acc",
+            score=Quantity(value=0.6, unit="1"),
+            change=each,
+            higher_is_better=True,
+        )
         for run, each in (("1B_rank4", change), ("1B_rank64", clear), ("1B_base", Missing(missing="it is the control")))
     ]
     report = build_report(made.gathered([made.run("1B_rank4")], general=scores))
@@ -224,6 +240,69 @@ def test_general_ability_is_told_with_its_interval() -> None:
         "hellaswag (acc) of 1B_rank4: 0.6, -0.007 (-0.020 to +0.006) against the control: a change is not established.",
         "hellaswag (acc) of 1B_rank64: 0.6, -0.050 (-0.070 to -0.030) against the control: lower than its control.",
     ]
+
+
+@pytest.mark.parametrize(
+    ("higher", "low", "high", "words"),
+    [
+        (False, 0.5, 1.5, "higher than its control, which is worse: of ppl lower is better."),
+        (False, -1.5, -0.5, "lower than its control, which is better: of ppl lower is better."),
+        (False, -0.5, 1.5, "a change is not established."),
+        (True, 0.5, 1.5, "higher than its control."),
+        (None, 0.5, 1.5, "higher than its control; the harness does not tell whether higher is better."),
+    ],
+)
+def test_a_lower_perplexity_is_better(higher: bool | None, low: float, high: float, words: str) -> None:
+    """The sentence tells which way is better where that is not a matter of course; so does the table."""
+    change = Quantity(value=(low + high) / 2, unit="1", low=low, high=high)
+    score = GeneralScore(
+        run="1B_rank4",
+        task="wiki",
+        metric="ppl",
+        score=Quantity(value=12.5, unit="1"),
+        change=change,
+        higher_is_better=higher,
+    )
+    report = build_report(made.gathered([made.run("1B_rank4")], general=[score]))
+    (sentence,) = texts(report, "General ability")
+    assert sentence.endswith(f"against the control: {words}")
+    assert ("ppl (lower is better)" in results_markdown(report, (), "")) == (higher is False)
+
+
+def test_what_no_file_tells_is_not_said() -> None:
+    """A run of unknown seed has none, and is no seed of a setting."""
+    runs = [made.run("a", train=made.loss(0.2)), made.run("b", rank="64", train=made.loss(0.1))]
+    told = [made.metrics(each) for each in runs]
+    told = [replace(each, static_config={k: v for k, v in each.static_config.items() if k != "seed"}) for each in told]
+    report = build_report(made.gathered(runs, told=told))
+    assert "| rank 4 | n/a (not told) |" in results_markdown(report, (), "")
+    assert "One training a setting: an effect of the rank on the loss" in texts(report, "Losses")[0]
+    assert "seed" not in " ".join(each.text for each in report.findings)
+
+
+def test_gpus_that_a_log_tells_of_are_counted() -> None:
+    """Time counts each; a rate that is of one GPU already is divided by none."""
+    runs = [made.run("a", seconds=3580.0), made.run("b", rank="64", seconds=3580.0)]
+    per_gpu = Quantity(value=500.0, unit="tokens/s/GPU", token_unit="real", aggregation="mean")
+    runs[1] = replace(runs[1], tokens_per_second=per_gpu)
+    report = build_report(made.gathered(runs, told=[made.metrics(each, gpus=4) for each in runs]))
+    assert report.device == "GPU"
+    assert [each.gpus for each in report.facts] == [4, 4]
+    assert [each.device_hours.value for each in report.facts if isinstance(each.device_hours, Quantity)] == [4.0, 4.0]
+    rates = [each.tokens_per_second_per_gpu for each in report.facts]
+    assert [each.value for each in rates if isinstance(each, Quantity)] == [306.0, 500.0]
+
+
+def test_a_sum_of_attempts_without_one_of_them_is_at_least_that() -> None:
+    """An attempt of unknown length took some time."""
+    first, last = made.attempt("70", JobState.FAILED, "killed", seconds=1.0), made.attempt("71", seconds=301.0)
+    run = made.run("a", attempt_list=(replace(first, seconds=Missing(missing="no line tells")), last), attempts=2)
+    report = build_report(made.gathered([run, made.run("b", rank="64")]))
+    text = results_markdown(report, (), "")
+    assert "**Device time:** at least 10:02 measured" in text
+    assert "| 2 attempts | at least 5:01 |" in text
+    assert "| 1 attempt | 5:01 |" in text
+    assert "At least: an attempt whose length no file tells is not counted." in text
 
 
 def test_the_front_holds_what_nothing_beats_for_less() -> None:
@@ -308,3 +387,23 @@ def test_no_sentence_claims_a_cause(seed: int) -> None:
         assert re.search(r"\d|not established|nothing", statement.text), statement.text
     assert all(each.shown not in (Shown.HIGHER, Shown.LOWER) for each in report.findings if each.topic == made.RANK)
     assert build_report(made.gathered(runs)) == report
+
+
+def test_a_control_alone_says_nothing_of_training() -> None:
+    """Its score is no highest one of anything that was trained."""
+    report = build_report(made.gathered([made.run("1B_rank4"), made.control("1B_base", rights=made.rights(14))]))
+    assert report.headline[-1].text.startswith(
+        "Only controls were evaluated, the highest exact match is 14.0 % (1B_base;"
+    )
+
+
+def test_what_changes_with_a_factor_is_named_beside_its_effect_on_the_score() -> None:
+    """An alpha of twice the rank: the effect is that of both, whether it is established or not."""
+    found = sweep([85], [93])
+    told = [made.metrics(run, lora_alpha=128.0 if "rank64" in run.name else 8.0) for run in found.runs]
+    report = build_report(replace(found, metrics=tuple(told)))
+    assert texts(report, made.RANK)[-1] == (
+        "Runs of another rank differ in alpha (128 against 8) as well: what the rank does to the score cannot be told "
+        "apart from what that does."
+    )
+    assert not [text for text in texts(build_report(found), made.RANK) if "differ in" in text]

@@ -195,7 +195,8 @@ def test_what_is_trained_and_not_evaluated_comes_first() -> None:
         "Try rank 16",
     ]
     assert report.next_steps[0].command == (
-        "inspect eval 1B_rank4/eval.py --model hf/1B_rank4 -M model_path=1B_rank4/epoch_1 -M do_sample=false"
+        "inspect eval 1B_rank4/eval.py --model hf/1B_rank4 -M model_path=1B_rank4/epoch_1 "
+        "-M 'tokenizer_call_args={\"add_special_tokens\": false}' -M do_sample=false"
     )
     assert report.next_steps[1].command == "touchline report . --deep"
     assert report.next_steps[3].why == (

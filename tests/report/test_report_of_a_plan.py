@@ -219,7 +219,7 @@ def test_notes_of_a_result_are_told_once_and_by_their_weight() -> None:
     """What concerns the scores is a warning; what other issues or the provenance say is not said again."""
     notes = (
         "not evaluated: epoch_1: 40 % of the answers failed, above max_error_rate 10 %",
-        "2 evaluation(s) of other settings or weights are left out",
+        "2 evaluations of other settings or weights left out",
         "1 attempt(s) ended with an error; the last: failed, exit code 1",
         "the training is complete although its job failed; the exit code is reported, not believed",
         "epoch_1 on capitalization: 3 answers could not be generated or scored and count as wrong",

@@ -96,7 +96,7 @@ def test_four_failed_exits_are_four_complete_trainings() -> None:
     """The exit code is reported, not believed; and nothing is called n/a without its reason."""
     text = markdown(made.seed_002())
     assert_whole(text)
-    assert "**Status:** ✓ All 4 trainings are complete; 4 jobs ended with a failed exit all the same" in text
+    assert "**Status:** ✓ All 4 trainings are complete; 4 jobs of complete trainings ended with a failed exit" in text
     assert "### ℹ Failed exit, complete training" in text
     assert "`1B_rank4`, `1B_rank64`: The job ended as FAILED, but the training is complete, 1,500 of 1,500" in text
     assert "Attempt ended by FAILED" not in text
@@ -338,7 +338,7 @@ def test_issues_of_one_kind_stand_together() -> None:
     text = markdown(made.gathered(runs))
     assert_whole(text)
     assert text.count("### ℹ Not started") == 1
-    assert "and 980 more: The run is not started; it has no result yet." in text
+    assert "and 980 more: The run has not been started; it has no result yet." in text
 
 
 @settings(deadline=None, max_examples=20)

@@ -18,7 +18,7 @@ from touchline.results.sample_table import can_write_parquet, write_lines, write
 NASTY = (
     SampleScore(id="i0", target="Ä", output="</script>\n\u2028\udc80", exact=False, match=False, stop="max_tokens"),
     SampleScore(id="i0", target="Ä", output="", exact=False, match=False, repeat=1, error="no memory"),
-    SampleScore(id="i1", target="1", output="1", exact=True, match=True, value=0.25, parsed=True),
+    SampleScore(id="i1", target="1", output="1", exact=True, match=True, value=0.25, parsed=True, cluster="d1"),
 )
 
 
@@ -51,6 +51,7 @@ def test_every_answer_is_a_row_with_the_same_keys(report: Report) -> None:
     assert nasty[0]["stop"] == "max_tokens"
     assert nasty[1]["error"] == "no memory"
     assert nasty[2]["parsed"] is True
+    assert [row["cluster"] for row in nasty] == [None, None, "d1"]
     assert isinstance(nasty[0]["levels"], dict)
 
 

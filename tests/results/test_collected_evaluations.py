@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from pydantic import TypeAdapter
+from tests.report.made_gathered import record, run
 from tests.scaffold.made_plans import made_control, made_plan, made_run
 from tests.steps.made_runs import evaluate, train
 
+from touchline.catalog.datasets import load_dataset
 from touchline.catalog.evaluations import evaluation_name, settings_sha256
 from touchline.domain.evaluation import EvaluationTask
-from touchline.domain.experiment import EvaluateConfig
+from touchline.domain.experiment import DataConfig, EvaluateConfig
 from touchline.domain.plan import Plan
 from touchline.domain.quantity import Quantity
 from touchline.domain.results import EvaluationRecord, RunResult, SampleScore
+from touchline.domain.runs import RunKind
 from touchline.results.collect import collect_results
+from touchline.results.comparing import compared
 from touchline.scaffold.folder import evaluation_config
 from touchline.statistics import wilson
 
@@ -151,3 +156,93 @@ def test_epochs_come_in_order(tmp_path: Path) -> None:
         (scores.parent / f"capitalization_epoch_{epoch}.eval").write_bytes(b"log")
     (result,) = collect_results(plan, tmp_path)
     assert [record.checkpoint for record in result.evaluations] == ["epoch_0", "epoch_2", "epoch_10"]
+
+
+def clustered_plan(root: Path, column: str | None) -> Plan:
+    """A control and a trained run on 40 test items of 8 documents, by a dataset that is there."""
+    rows = [{"input": f"word {i}", "output": "A", "doc": f"d{i // 5}", "alone": None} for i in range(40)]
+    path = root / "words.json"
+    path.write_text(json.dumps({"train": [{"input": "a", "output": "A"}], "test": rows}))
+    data = load_dataset(DataConfig(path=str(path)), root)
+    settings = EvaluateConfig(cluster=column, tasks=("tasks/a.py",))
+    plan = made_plan(replace(made_control(), evaluate=settings, dataset=str(path), data=DataConfig(path=str(path))))
+    return replace(plan, tasks=TASKS[1:], datasets={str(path): data})
+
+
+def test_clusters_are_read_from_the_dataset_whenever_they_are_named(tmp_path: Path) -> None:
+    """The key may come, change and go after the evaluation, whose settings stay the same."""
+    plan = clustered_plan(tmp_path, None)
+    answers = [sample(item, right=item < 20) for item in range(40)]
+    write(plan, tmp_path, None, answers)
+    own = [sample(item, value=float(item % 2), cluster=f"t{item // 2}") for item in range(8)]
+    write(plan, tmp_path, TASKS[1], own, score="f1")
+    before = collected(plan, tmp_path)
+    assert {each.cluster for each in before.evaluations[0].samples} == {None}
+    asked = collected(clustered_plan(tmp_path, "doc"), tmp_path)
+    assert [each.cluster for each in asked.evaluations[0].samples] == [f"d{item // 5}" for item in range(40)]
+    assert asked.other_evaluations == before.other_evaluations
+    assert asked.other_evaluations[0].samples[0].cluster == "t0"
+    assert before.exact_match is not None
+    assert asked.exact_match is not None
+    assert asked.exact_match.method == "Wilson over 8 clusters"
+    assert asked.exact_match.value == before.exact_match.value
+    assert asked.exact_match.low < before.exact_match.low
+    assert before.exact_match.high < asked.exact_match.high
+    # Scored with a column that is no longer meant.
+    write(plan, tmp_path, None, [replace(each, cluster="old") for each in answers])
+    assert collected(plan, tmp_path).evaluations == before.evaluations
+    assert collected(clustered_plan(tmp_path, "alone"), tmp_path).evaluations == before.evaluations
+
+
+@pytest.mark.parametrize(("known", "words"), [(None, "all items count as standing alone"), ("d1", "evaluation's day")])
+def test_clusters_that_cannot_be_read_are_told(tmp_path: Path, known: str | None, words: str) -> None:
+    """A dataset that is gone, or has other rows by now; what the scores file says stays."""
+    plan = clustered_plan(tmp_path, "doc")
+    write(plan, tmp_path, None, [sample(item, cluster=known) for item in range(40)])
+    path = Path(plan.runs[0].dataset)
+    text = path.read_text()
+    for spoiled in (text.replace("word 7", "word 70"), text.replace('"doc"', '"document"'), None):
+        path.unlink() if spoiled is None else path.write_text(spoiled)
+        result = collected(plan, tmp_path)
+        (note,) = [note for note in result.notes if "evaluate.cluster" in note]
+        assert words in note
+        assert {each.cluster for each in result.evaluations[0].samples} == {known}
+
+
+def test_one_cluster_alone_says_nothing_of_the_spread(tmp_path: Path) -> None:
+    """The interval is everything that a share can be."""
+    plan = replace(plan_of(EvaluateConfig(cluster="doc")), tasks=())
+    write(plan, tmp_path, None, [sample(item, cluster="d1") for item in range(10)])
+    found = collected(plan, tmp_path).exact_match
+    assert found is not None
+    assert (found.k, found.n, found.low, found.high) == (10, 10, 0.0, 1.0)
+    assert found.method.startswith("none: one cluster")
+
+
+def test_a_comparison_by_clusters_is_wider() -> None:
+    """The same answers, as 100 items and as 10 documents of 10: four documents gained, one lost."""
+    alone, together = (
+        compared(
+            made_plan(made_run(), made_control()),
+            [
+                _answered("1M_rank4", RunKind.FINE_TUNED, 50, clusters),
+                _answered("1M_base", RunKind.CONTROL, 20, clusters),
+            ],
+        )[0].difference
+        for clusters in (False, True)
+    )
+    assert alone is not None
+    assert together is not None
+    assert alone.value == together.value == pytest.approx(0.3)
+    assert together.method == "Newcombe, paired, clusters"
+    assert together.low < alone.low
+    assert together.high > alone.high
+    assert together.high - together.low > 2 * (alone.high - alone.low)
+    assert together.p_value > alone.p_value
+
+
+def _answered(name: str, kind: RunKind, right: int, clusters: bool) -> RunResult:
+    of = [sample(i, right=i < right, cluster=f"d{i // 10}" if clusters else None) for i in range(100)]
+    checkpoint = "base" if kind is RunKind.CONTROL else "epoch_0"
+    changes = {"kind": kind, "model": "Tiny-1M-Instruct"}
+    return replace(run(name, evaluations=[replace(record(name, checkpoint, [True]), samples=tuple(of))]), **changes)  # type: ignore[arg-type]

@@ -57,7 +57,7 @@ def test_defaults_are_greedy_with_one_answer_and_no_error() -> None:
     """What was done before the keys were there."""
     evaluate = read_experiment(EXPERIMENT, "experiment.yaml").experiment.evaluate
     assert (evaluate.temperature, evaluate.top_p, evaluate.repeats, evaluate.max_error_rate) == (0, 1, 1, 0)
-    assert evaluate.tasks == ()
+    assert (evaluate.tasks, evaluate.cluster) == ((), None)
     assert decoding_text(evaluate, "float32") == "greedy, batch 64, float32, at most 24 new tokens"
 
 
@@ -84,6 +84,8 @@ def test_sampled_settings_are_read_and_told() -> None:
         ("{temperature: 1, repeats: 0}", "evaluate.repeats", "at least 1"),
         ("{max_error_rate: 1.5}", "evaluate.max_error_rate", "at most 1"),
         ("{max_error_rate: some}", "evaluate.max_error_rate", "a number"),
+        ("{cluster: ''}", "evaluate.cluster", "not empty"),
+        ("{cluster: [doc]}", "evaluate.cluster", "text"),
         ("{tasks: number}", "evaluate.tasks", "a list"),
         ("{tasks: ['']}", "evaluate.tasks.0", "not empty"),
         ("{tasks: [number, number]}", "evaluate", "each of tasks once"),
@@ -110,6 +112,8 @@ def test_hashes_of_what_was_evaluated_before_stay() -> None:
     with_tasks = replace(CONFIG, evaluate=replace(CONFIG.evaluate, tasks=("tasks/mine.py",)), tasks=(OWN,))
     assert settings_sha256(with_tasks) == HASH_OF_BEFORE
     assert settings_sha256(replace(CONFIG, evaluate=replace(CONFIG.evaluate, seed=9))) == HASH_OF_BEFORE
+    # Which items belong together changes no score.
+    assert settings_sha256(replace(CONFIG, evaluate=replace(CONFIG.evaluate, cluster="doc"))) == HASH_OF_BEFORE
 
 
 @pytest.mark.parametrize(
@@ -197,6 +201,7 @@ def test_scores_of_before_are_still_read(tmp_path: Path) -> None:
     assert is_current(found, CONFIG, None)
     assert (found.repeats, found.score) == (1, "exact match")
     assert (found.samples[0].repeat, found.samples[0].stop, found.samples[0].score) == (0, None, 0.0)
+    assert found.samples[0].cluster is None
 
 
 def test_an_eval_yaml_of_before_is_still_read() -> None:
@@ -204,7 +209,7 @@ def test_an_eval_yaml_of_before_is_still_read() -> None:
     document = json.loads(TypeAdapter(EvaluationConfig).dump_json(CONFIG))
     for key in ("tasks", "no_op"):
         document.pop(key)
-    for key in ("tasks", "temperature", "top_p", "repeats", "seed", "max_error_rate", "general"):
+    for key in ("tasks", "temperature", "top_p", "repeats", "seed", "max_error_rate", "general", "cluster"):
         document["evaluate"].pop(key)
     assert TypeAdapter(EvaluationConfig).validate_json(json.dumps(document), strict=True) == CONFIG
 

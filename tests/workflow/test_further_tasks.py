@@ -87,6 +87,24 @@ def test_a_plan_shows_the_code_with_its_hash_and_runs_none_of_it(tmp_path: Path,
 
 
 @pytest.mark.planning
+def test_a_column_of_clusters_is_looked_for_before_anything_is_trained(tmp_path: Path, settings: Settings) -> None:
+    """With the columns that there are; one that is there changes no training and no score."""
+    plain = workflow.plan(make(tmp_path / "plain", EVALUATE), settings).plan
+    folder = make(tmp_path / "x", EVALUATE.replace("12}", "12, cluster: inptu}"))
+    with pytest.raises(InputFault) as caught:
+        workflow.plan(folder, settings)
+    (finding,) = caught.value.findings
+    assert finding.code == "DA105"
+    assert "no column 'inptu', which evaluate.cluster asks for" in finding.message
+    assert finding.hint == "did you mean 'input'? columns here: input, output"
+    text = (folder / "experiment.yaml").read_text()
+    (folder / "experiment.yaml").write_text(text.replace("inptu", "input"))
+    plan = workflow.plan(folder, settings).plan
+    assert {run.evaluate.cluster for run in plan.runs} == {"input"}
+    assert [run.digest for run in plan.runs] == [run.digest for run in plain.runs]
+
+
+@pytest.mark.planning
 @pytest.mark.parametrize(
     ("tasks", "words"),
     [

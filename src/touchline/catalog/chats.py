@@ -113,6 +113,17 @@ def chat(values: Mapping[str, object], data: DataConfig) -> Chat | list[RowFault
     return (*system, *messages[:-1]), messages[-1].content
 
 
+def cluster_of(values: Mapping[str, object], column: str) -> str | RowFault | None:
+    """What a row says that it shares with other rows; None for one that stands alone, or what is wrong with it."""
+    if column not in values:
+        return RowFault(f"there is no column {column!r}, which evaluate.cluster asks for", column)
+    value = values[column]
+    text = "" if value is None else plain_text(value)
+    if text is None:
+        return RowFault(f"column {column!r}, which evaluate.cluster asks for, is no text")
+    return text if text.strip() else None
+
+
 def plain_text(value: object) -> str | None:
     """Text or a number as text; None for what is neither, and for text that UTF-8 cannot hold."""
     if isinstance(value, str):

@@ -9,19 +9,19 @@ import json
 import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from touchline.catalog.chats import Prompt, chat, instruction
+from touchline.catalog.chats import Prompt, RowFault, chat, cluster_of, instruction
 from touchline.catalog.known import keep_dataset, known_dataset
 from touchline.catalog.readers import WHOLE, RawDataset, Row, read_rows
 from touchline.catalog.tally import Tally
 from touchline.domain.catalog import DatasetInfo, Example, Message, SplitInfo
 from touchline.domain.experiment import DataConfig
 from touchline.domain.finding import Finding, Severity, Where
-from touchline.errors import InputFault
+from touchline.errors import DriftFault, InputFault
 from touchline.files import sha256_file
 from touchline.tasks.capitalization import split_sizes
 
@@ -48,6 +48,8 @@ class _Loaded:
 
     info: DatasetInfo
     examples: dict[str, tuple[Example, ...]]
+    cluster_faults: tuple[Finding, ...]
+    """What is wrong with the column of clusters."""
 
 
 def load_dataset(data: DataConfig, base: Path, cache_dir: Path | None = None) -> DatasetInfo:
@@ -65,18 +67,57 @@ def load_dataset(data: DataConfig, base: Path, cache_dir: Path | None = None) ->
     return _info(_find(data, base), data, cache_dir)
 
 
-def load_examples(data: DataConfig, split: str, base: Path) -> tuple[Example, ...]:
+def load_examples(data: DataConfig, split: str, base: Path, cluster: str | None = None) -> tuple[Example, ...]:
     """The rows of one split as chats; a split that is not there has none.
+
+    Args:
+        data: path, columns, prompt.
+        split: its name.
+        base: folder that a relative path is relative to.
+        cluster: column that says which test rows belong together; none: they are not asked.
 
     Raises:
         InputFault: the dataset is missing or has faults; with findings.
         EnvironmentFault: it may not be read, or needs a package that is not installed.
     """
-    loaded = _load(_find(data, base), data)
-    errors = [finding for finding in loaded.info.findings if finding.severity is Severity.ERROR]
+    loaded = _load(_find(data, base), data, cluster)
+    found = (*loaded.info.findings, *loaded.cluster_faults)
+    errors = [finding for finding in found if finding.severity is Severity.ERROR]
     if errors:
         raise InputFault(f"{loaded.info.path!r} cannot be used", findings=errors)
     return loaded.examples.get(split, ())
+
+
+def cluster_faults(data: DataConfig, base: Path, column: str) -> tuple[Finding, ...]:
+    """What is wrong with a column that is to say which test rows belong together: it is not there, or holds no texts.
+
+    Raises:
+        InputFault: the dataset is missing or cannot be read at all; with findings.
+        EnvironmentFault: it may not be read, or needs a package that is not installed.
+    """
+    return _load(_find(data, base), data, column).cluster_faults
+
+
+def load_clusters(data: DataConfig, base: Path, column: str, sha256: str) -> Mapping[str, str | None]:
+    """What each test item belongs to, by its id; None for one that stands alone.
+
+    Args:
+        data: path, columns, prompt.
+        base: folder that a relative path is relative to.
+        column: the column that says it.
+        sha256: `SplitInfo.sha256` of the test split that is meant.
+
+    Raises:
+        InputFault: the dataset is missing or has faults; with findings.
+        EnvironmentFault: it may not be read, or needs a package that is not installed.
+        DriftFault: its test split is another one.
+    """
+    found, clusters = _clusters(_find(data, base), data, column)
+    if found != sha256:
+        raise DriftFault(
+            f"the test split of {data.path!r} is not the one that was planned", expected=f"hash {sha256[:12]}"
+        )
+    return clusters
 
 
 def load_rows(data: DataConfig, split: str, base: Path) -> tuple[Mapping[str, object], ...]:
@@ -109,26 +150,39 @@ def _find(data: DataConfig, base: Path) -> _File:
 @functools.lru_cache(maxsize=256)
 def _info(file: _File, data: DataConfig, cache_dir: Path | None) -> DatasetInfo:
     if cache_dir is None:
-        return _load(file, data).info
+        return _load(file, data, None).info
     sha256 = sha256_file(file.path)
     kept = known_dataset(cache_dir, file.path, data, sha256)
     if kept is not None:
         return kept
-    info = _load(file, data).info
+    info = _load(file, data, None).info
     if info.sha256 == sha256:
         keep_dataset(cache_dir, file.path, data, info)
     return info
 
 
+# A report of a thousand runs asks for them a thousand times.
+@functools.lru_cache(maxsize=32)
+def _clusters(file: _File, data: DataConfig, column: str) -> tuple[str, Mapping[str, str | None]]:
+    """(hash of the test split, what each of its items belongs to)."""
+    examples = load_examples(data, "test", file.path.parent, column)
+    info = _load(file, data, column).info
+    sha256 = next((split.sha256 for split in info.splits if split.name == "test"), "")
+    return sha256, {example.id: example.cluster for example in examples}
+
+
 @functools.lru_cache(maxsize=2)
-def _load(file: _File, data: DataConfig) -> _Loaded:
+def _load(file: _File, data: DataConfig, cluster: str | None) -> _Loaded:
     path = file.path
     raw = read_rows(path)
     findings = list(raw.findings)
     rows, origin = _splits(raw, data, path, findings)
     tally = Tally(path)
     prompt = Prompt("{input}" if data.prompt is None else data.prompt, data.input)
+    clusters = Tally(path)
     examples = {name: _examples(name, rows[name], data, prompt, tally) for name in rows}
+    if cluster is not None and "test" in rows:
+        examples["test"] = _clustered(examples["test"], rows["test"], cluster, clusters)
     findings += [*tally.findings(), *_prompt_faults(data, prompt, path)]
     if WHOLE not in raw.splits:
         findings += _split_faults(rows, path)
@@ -145,7 +199,7 @@ def _load(file: _File, data: DataConfig) -> _Loaded:
         about=raw.about,
         findings=tuple(findings),
     )
-    return _Loaded(info=info, examples=examples)
+    return _Loaded(info=info, examples=examples, cluster_faults=tuple(clusters.findings()))
 
 
 def _splits(raw: RawDataset, data: DataConfig, path: Path, findings: list[Finding]) -> tuple[dict[str, list[Row]], str]:
@@ -181,7 +235,20 @@ def _examples(name: str, rows: Sequence[Row], data: DataConfig, prompt: Prompt, 
     return tuple(examples)
 
 
-def _column_hint(column: str, values: Mapping[str, object]) -> str:
+def _clustered(examples: Sequence[Example], rows: Sequence[Row], column: str, tally: Tally) -> tuple[Example, ...]:
+    """The test split's examples with what their rows belong to; what is wrong with it is told to `tally`."""
+    clusters: dict[str, str | None] = {}
+    for number, row in enumerate(rows, 1):
+        found = cluster_of(row.values, column)
+        if not isinstance(found, RowFault):
+            clusters[f"test-{number - 1}"] = found
+            continue
+        hint = None if found.column is None else _column_hint(column, row.values, "evaluate: {cluster: ...}")
+        tally.add("DA105", "test", f"test: {found.message}", line=row.line, row=number, hint=hint)
+    return tuple(replace(example, cluster=clusters.get(example.id)) for example in examples)
+
+
+def _column_hint(column: str, values: Mapping[str, object], key: str = "data: {input: ..., output: ...}") -> str:
     columns = list(values)
     if len(columns) == 1 and (separator := next((s for s in (";", "\t", "|") if s in columns[0]), None)):
         return f"the cells seem to be separated by {separator!r}; CSV here has commas"
@@ -189,7 +256,7 @@ def _column_hint(column: str, values: Mapping[str, object]) -> str:
     near = difflib.get_close_matches(column, columns, n=1, cutoff=0.5)
     if near:
         return f"did you mean {near[0]!r}? {listed}"
-    return f"{listed}; name them in data: {{input: ..., output: ...}}"
+    return f"{listed}; name them in {key}"
 
 
 def _split_faults(rows: Mapping[str, Sequence[Row]], path: Path) -> Iterable[Finding]:

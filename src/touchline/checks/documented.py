@@ -331,7 +331,8 @@ DOCUMENTED: dict[str, tuple[Severity, str, str]] = {
         "row-without-column",
         """A row without the column that the prompt or the answer comes from, or with nothing in it.
 
-        Why: such a row trains on an empty answer, or ends the job.
+        Why: such a row trains on an empty answer, or ends the job. Of the column that `evaluate.cluster` names a test
+        row may leave the cell empty, and then stands alone.
 
         Fix: name the columns under `data`, or mend the row.
         """,

@@ -31,6 +31,7 @@ def report(
     deep: Annotated[
         bool, typer.Option("--deep", help="Read every value of every checkpoint, not only headers.")
     ] = False,
+    parquet: Annotated[bool, typer.Option("--parquet", help="Write the answers as samples.parquet too.")] = False,
     watch: Annotated[bool, typer.Option("--watch", help="Write it again and again, until nothing is at work.")] = False,
     every: Annotated[float, typer.Option("--every", metavar="SECONDS", min=1.0, help="Pause of --watch.")] = (
         WATCH_SECONDS
@@ -49,21 +50,25 @@ def report(
     if watch:
         _watch(source, target, deep=deep, every=every)
         return
-    written = _write(source, target, deep=deep)
+    written = _write(source, target, deep=deep, parquet=parquet)
     if json:
         out_json(Report, written.report, "report")
         return
     _tell(written)
 
 
-def _write(source: Path, target: Path | None, *, deep: bool, every: float | None = None) -> Written:
+def _write(
+    source: Path, target: Path | None, *, deep: bool, parquet: bool = False, every: float | None = None
+) -> Written:
     from touchline import workflow
     from touchline.catalog.settings import load_settings
     from touchline.cli.progress import counting
 
     cache, refresh = load_settings().cache_dir, None if every is None else round(every)
     with counting("verifying checkpoints") as hear:
-        return workflow.report(source, out=target, deep=deep, cache=cache, refresh_seconds=refresh, say=hear)
+        return workflow.report(
+            source, out=target, deep=deep, parquet=parquet, cache=cache, refresh_seconds=refresh, say=hear
+        )
 
 
 def _tell(written: Written) -> None:

@@ -120,6 +120,8 @@ class Example:
     """Everything that the model is shown."""
     answer: str
     """What it should write."""
+    cluster: str | None = None
+    """What it shares with other rows, a source document or a template; none where it stands alone, or was not asked."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

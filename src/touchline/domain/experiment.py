@@ -227,6 +227,11 @@ class EvaluateConfig:
     max_error_rate: Annotated[float, Ge(0), Le(1)] = 0.0
     """Share of the answers that may fail to be generated or scored; these count as wrong. Above it the evaluation has
     failed and gives no scores."""
+    cluster: Text | None = None
+    """Column of the dataset that says which test items belong together, of one template or one source document:
+    intervals and tests then take these clusters as the unit, not the items. An item without a text there stands alone.
+    Changes no score and may be given when all is evaluated. Items of an own task say it themselves, as `cluster` in
+    the metadata of their samples."""
     general: GeneralConfig | None = None
     """Also score the base and the last checkpoints with lm-evaluation-harness; none: general ability is not looked
     at."""

@@ -253,6 +253,8 @@ class Metrics:
     """Steps that were done again after a kill."""
     torn_lines: int
     """Lines that a kill or a full disk cut off."""
+    unread: str | None = None
+    """Why the file, or its rest, could not be read; none where it could, or is not there."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

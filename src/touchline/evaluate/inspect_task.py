@@ -25,6 +25,7 @@ from touchline.domain.catalog import Example, Message
 from touchline.domain.evaluation import NO_OP_CHECKPOINT, EvaluationConfig, EvaluationTask
 from touchline.errors import DriftFault, InputFault
 from touchline.evaluate.asked import note_item
+from touchline.evaluate.own_scores import CLUSTER_KEY
 from touchline.evaluate.own_task import own_task
 from touchline.evaluate.provider import BATCH_SIZE_KEY, CONNECTIONS_PER_BATCH, DATE_KEY
 from touchline.tasks import Scores, get_task
@@ -116,7 +117,7 @@ def planned_items(config: EvaluationConfig) -> tuple[Example, ...]:
     """
     here = Path()
     split = next((split for split in load_dataset(config.data, here).splits if split.name == "test"), None)
-    examples = load_examples(config.data, "test", here)
+    examples = load_examples(config.data, "test", here, config.evaluate.cluster)
     if split is None or not examples:
         raise InputFault(f"{config.data.path!r} has no test items", expected="a test split")
     if split.sha256 != config.data_sha256:
@@ -179,7 +180,12 @@ def _as_score(scores: Scores, right: bool, output: str) -> Score:
 
 
 def _sample(example: Example) -> Sample:
-    return Sample(id=example.id, input=[_message(message) for message in example.prompt], target=example.answer)
+    return Sample(
+        id=example.id,
+        input=[_message(message) for message in example.prompt],
+        target=example.answer,
+        metadata=None if example.cluster is None else {CLUSTER_KEY: example.cluster},
+    )
 
 
 def _message(message: Message) -> ChatMessage:

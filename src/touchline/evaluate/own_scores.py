@@ -10,9 +10,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from inspect_ai.log import EvalSample
 from inspect_ai.scorer import Score, value_to_float
 
+from touchline.catalog.chats import plain_text
 from touchline.domain.results import SampleScore
 from touchline.errors import RunsFailed
 
+CLUSTER_KEY = "cluster"
+"""Under which a sample's metadata says what it shares with others."""
 _NOT_READ = ("no_response", "invalid_response_format")
 """Inspect's words for an output from which no answer could be read."""
 
@@ -40,6 +43,12 @@ def stop_of(sample: EvalSample) -> str | None:
     return sample.output.stop_reason
 
 
+def cluster_of(sample: EvalSample) -> str | None:
+    """What an item shares with others, as its metadata says; a number as text, and none for what is neither."""
+    text = plain_text((sample.metadata or {}).get(CLUSTER_KEY))
+    return text if text is not None and text.strip() else None
+
+
 def items_sha256(samples: Sequence[EvalSample]) -> str:
     """Hash of what was asked and what was expected; equal means the same items."""
     asked = {str(sample.id): [_input(sample), sample.target, sample.choices] for sample in samples}
@@ -65,6 +74,7 @@ def _row(sample: EvalSample, name: str, says: bool) -> SampleScore:
         stop=stop_of(sample),
         value=value,
         parsed=bool(_reads(sample)) if says and error is None else None,
+        cluster=cluster_of(sample),
     )
 
 

@@ -16,7 +16,7 @@ from touchline.domain.evaluation import EvaluationConfig, EvaluationTask, errors
 from touchline.domain.results import EvaluationRecord, SampleScore
 from touchline.errors import RunsFailed
 from touchline.evaluate.inspect_task import PARSED_KEY, planned_items
-from touchline.evaluate.own_scores import items_sha256, scored, stop_of
+from touchline.evaluate.own_scores import cluster_of, items_sha256, scored, stop_of
 from touchline.files import sha256_file
 
 
@@ -159,6 +159,7 @@ def _score(sample: EvalSample) -> SampleScore:
         repeat=sample.epoch - 1,
         stop=stop_of(sample),
         parsed=parsed,
+        cluster=cluster_of(sample),
     )
 
 

@@ -69,6 +69,11 @@ def power_lines(plan: Plan) -> Iterator[str]:
         f"Every run answers the same {items:,} items, so that runs are compared item by item; on different items it "
         f"would take {unpaired:.1f} points. Four times the items show half the difference."
     )
+    if columns := list(dict.fromkeys(run.evaluate.cluster for run in runs if run.evaluate.cluster is not None)):
+        yield (
+            f"Items that belong together (evaluate.cluster: {', '.join(columns)}) tell less than as many that stand "
+            "alone, so that for checkpoints these differences are the least that can be hoped for."
+        )
     factors = _factors(plan, runs)
     if not factors:
         return

@@ -15,6 +15,8 @@ from touchline.domain.runs import RunKind
 from touchline.report.facts import is_asked_about
 
 VIEW, EVALUATE, RETRAIN, SYNC, CLEAN = "View", "Evaluate", "Retrain", "Sync", "Clean up"
+_ONE_BEGINNING = 'tokenizer_call_args={"add_special_tokens": false}'
+"""The chat template writes the token that begins a text; a tokenizer that adds it again changes the prompt."""
 OFFLINE_RUN = "wandb"
 """What `Gathered.files` calls a folder that a tracker wrote offline."""
 
@@ -96,7 +98,7 @@ def evaluation_by_hand(gathered: Gathered, run: str) -> str | None:
         return None
     return (
         f"inspect eval {shlex.quote(script)} --model {shlex.quote(f'hf/{run}')} "
-        f"-M model_path={shlex.quote(f'{run}/{last}')} -M do_sample=false"
+        f"-M model_path={shlex.quote(f'{run}/{last}')} -M {shlex.quote(_ONE_BEGINNING)} -M do_sample=false"
     )
 
 

@@ -17,7 +17,7 @@ from touchline.report.findings import Concluded, findings, headline, is_complete
 from touchline.report.issues import issues
 from touchline.report.next_steps import next_steps
 from touchline.report.packing_rows import packing_advice, packing_rows
-from touchline.report.words import bare, count, listed
+from touchline.report.words import bare, count, factor_words, listed
 
 _NOTHING_EVALUATED = Missing(missing="nothing was evaluated")
 _TRAINED_ON = "trained on "
@@ -45,7 +45,7 @@ def build_report(gathered: Gathered) -> Report:
         decoding=_decoding(runs),
         headline=headline(concluded),
         completed=sum(is_complete(run, planned=plan is not None) for run in runs),
-        device_hours=all_device_hours(runs, devices_of(plan)),
+        device_hours=all_device_hours(runs, devices_of(gathered)),
         device_hours_planned=_NOT_PLANNED if plan is None else plan.gpu_hours,
         runs=runs,
         metrics=gathered.metrics,
@@ -63,7 +63,7 @@ def build_report(gathered: Gathered) -> Report:
         next_steps=next_steps(gathered, analyses, estimates),
         commands=commands(gathered),
         sources=gathered.sources,
-        device=device_word(plan),
+        device=device_word(gathered),
         provenance=tuple(_provenance(gathered)),
     )
 
@@ -73,7 +73,7 @@ def _design(gathered: Gathered) -> str:
     if gathered.plan is not None:
         return design_line(gathered.plan)
     varied = [
-        f"{factor} ({', '.join(levels)})"
+        f"{factor_words(factor)} ({', '.join(levels)})"
         for factor, levels in gathered.factors.items()
         if len(levels) > 1 and factor != STAGE
     ]

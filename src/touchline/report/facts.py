@@ -6,13 +6,13 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 
 from touchline.domain.analysis import Analysis
-from touchline.domain.plan import Plan
+from touchline.domain.collected import RunMetrics
 from touchline.domain.quantity import Measured, Missing, Quantity
 from touchline.domain.report import AnswerCounts, Gathered, RunFacts
 from touchline.domain.results import EvaluationRecord, LossPoint, RunResult
 from touchline.domain.runs import ControlKind, RunKind
 from touchline.domain.status import JobState, TrainingOutcome
-from touchline.report.words import bare, count, finite, relative, settings_words
+from touchline.report.words import at_least, bare, count, finite, is_at_least, relative, settings_words
 from touchline.units import seconds_to_hours
 
 RISEN = 1.05
@@ -30,8 +30,8 @@ def run_facts(gathered: Gathered, analysis: Analysis | None, answers: Sequence[A
         analysis: of the experiment's own task; none where nothing was evaluated.
         answers: how the answers look.
     """
-    gpus = devices_of(gathered.plan)
-    hours = {run.name: device_hours(run, gpus) for run in gathered.runs}
+    gpus = devices_of(gathered)
+    hours = {run.name: device_hours(run, gpus[run.name]) for run in gathered.runs}
     scores = {} if analysis is None else {score.run: score.value for score in analysis.scores}
     front = pareto(gathered.runs, scores, hours)
     controls = controls_of(gathered, analysis)
@@ -43,9 +43,9 @@ def run_facts(gathered: Gathered, analysis: Analysis | None, answers: Sequence[A
         RunFacts(
             run=run.name,
             settings=settings_words(run.levels),
-            gpus=gpus,
+            gpus=gpus[run.name],
             device_hours=hours[run.name],
-            tokens_per_second_per_gpu=_per_device(run.tokens_per_second, gpus),
+            tokens_per_second_per_gpu=_per_device(run.tokens_per_second, gpus[run.name]),
             control=controls.get(run.name),
             files=tuple(gathered.files.get(run.name, ())),
             is_pareto=run.name in front,
@@ -55,14 +55,35 @@ def run_facts(gathered: Gathered, analysis: Analysis | None, answers: Sequence[A
     )
 
 
-def devices_of(plan: Plan | None) -> int:
-    """GPUs that a run trained on; a processor counts as one device, and so does what nobody told of."""
-    return max(plan.gpus_per_run, 1) if plan is not None and plan.machine.kind == "gpu" else 1
+def devices_of(gathered: Gathered) -> dict[str, int]:
+    """By run, the GPUs that it trained on; a processor counts as one device, and so does what nobody told of."""
+    plan = gathered.plan
+    if plan is not None:
+        planned = max(plan.gpus_per_run, 1) if plan.machine.kind == "gpu" else 1
+        return dict.fromkeys((run.name for run in gathered.runs), planned)
+    told = _gpus_told(gathered.metrics)
+    return {run.name: max(told.get(run.name, 1), 1) for run in gathered.runs}
 
 
-def device_word(plan: Plan | None) -> str:
+def device_word(gathered: Gathered) -> str:
     """`GPU`, `processor`, or `device` where nobody told."""
-    return "device" if plan is None else "GPU" if plan.machine.kind == "gpu" else "processor"
+    if gathered.plan is not None:
+        return "GPU" if gathered.plan.machine.kind == "gpu" else "processor"
+    told = _gpus_told(gathered.metrics)
+    kinds = {told.get(run.name, -1) > 0 for run in gathered.runs if run.kind is RunKind.FINE_TUNED}
+    return "GPU" if kinds == {True} else "device"
+
+
+def _gpus_told(metrics: Sequence[RunMetrics]) -> dict[str, int]:
+    """By run, the GPUs that its log or settings tell of."""
+    found = {each.run_name: each.static_config.get("gpus") for each in metrics}
+    return {run: int(gpus) for run, gpus in found.items() if isinstance(gpus, int | float) and math.isfinite(gpus)}
+
+
+def seeds_of(metrics: Sequence[RunMetrics]) -> dict[str, int]:
+    """By run, the seed that the plan or a file tells; a run of an unknown seed is left out."""
+    found = {each.run_name: each.static_config.get("seed") for each in metrics}
+    return {run: seed for run, seed in found.items() if isinstance(seed, int) and not isinstance(seed, bool)}
 
 
 def is_base_control(run: RunResult) -> bool:
@@ -104,8 +125,9 @@ def device_hours(run: RunResult, gpus: int) -> Measured:
         return _hours(finite(run.train_seconds), gpus)
     untold = len(lasted) - len(known)
     method = count(len(known), "attempt") + (f"; {untold} of unknown length not counted" if untold else "")
-    seconds = Quantity(value=math.fsum(each.value for each in known), unit="s", aggregation="sum", method=method)
-    return _hours(seconds, gpus)
+    total = math.fsum(each.value for each in known)
+    seconds = Quantity(value=total, unit="s", aggregation="sum", method=method)
+    return _hours(at_least(seconds) if untold else seconds, gpus)
 
 
 def evaluation_seconds(run: RunResult) -> Measured:
@@ -117,19 +139,23 @@ def evaluation_seconds(run: RunResult) -> Measured:
     return Quantity(value=seconds, unit="s", aggregation="sum", method=count(len(records), "evaluation"))
 
 
-def all_device_hours(runs: Sequence[RunResult], gpus: int) -> Measured:
+def all_device_hours(runs: Sequence[RunResult], gpus: Mapping[str, int]) -> Measured:
     """Hours of devices over everything: all attempts at trainings, and all evaluations."""
     parts: list[Quantity] = []
-    untold = 0
+    untold, least = 0, False
     for run in runs:
-        training = device_hours(run, gpus)
-        evaluation = _hours(evaluation_seconds(run), gpus) if run.kind is RunKind.FINE_TUNED else _NOT_EVALUATED
+        training = device_hours(run, gpus[run.name])
+        trains = run.kind is RunKind.FINE_TUNED
+        evaluation = _hours(evaluation_seconds(run), gpus[run.name]) if trains else _NOT_EVALUATED
         parts += [part for part in (training, evaluation) if isinstance(part, Quantity)]
         untold += isinstance(training, Missing)
+        # A run that never began has taken no time; one that did and has none took some.
+        least = least or (isinstance(training, Missing) and run.attempts > 0) or is_at_least(training)
     if not parts:
         return Missing(missing="no time was measured")
     method = "all attempts and evaluations" + (f"; {count(untold, 'run')} without a time not counted" if untold else "")
-    return Quantity(value=math.fsum(part.value for part in parts), unit="h", aggregation="sum", method=method)
+    total = Quantity(value=math.fsum(part.value for part in parts), unit="h", aggregation="sum", method=method)
+    return at_least(total) if least else total
 
 
 def pareto(runs: Sequence[RunResult], scores: Mapping[str, float], hours: Mapping[str, Measured]) -> frozenset[str]:
@@ -217,7 +243,8 @@ def _flags(run: RunResult, is_saturated: bool, answers: Sequence[AnswerCounts]) 
 
 def _per_device(value: Measured, gpus: int) -> Measured:
     known = finite(value)
-    if isinstance(known, Missing) or gpus == 1:
+    # Some trainers log the rate of one GPU already.
+    if isinstance(known, Missing) or gpus == 1 or known.unit.endswith("/GPU"):
         return known
     how = f"{bare(known)} over {gpus} GPUs"
     return Quantity(
@@ -233,6 +260,7 @@ def _per_device(value: Measured, gpus: int) -> Measured:
 def _hours(seconds: Measured, gpus: int) -> Measured:
     if isinstance(seconds, Missing):
         return seconds
-    return Quantity(
+    hours = Quantity(
         value=seconds_to_hours(seconds.value) * gpus, unit="h", aggregation=seconds.aggregation, method=seconds.method
     )
+    return at_least(hours) if is_at_least(seconds) else hours

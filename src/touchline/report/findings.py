@@ -6,7 +6,7 @@ behind says what the test allows; losses, times and sizes are told as they were,
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from touchline.domain.analysis import Analysis, FactorEffect, Shown
@@ -14,6 +14,8 @@ from touchline.domain.quantity import Missing, Quantity
 from touchline.domain.report import EstimateRow, Gathered, GeneralScore, RunFacts, Statement
 from touchline.domain.results import RunResult
 from touchline.domain.status import RunStatus, TrainingOutcome
+from touchline.report.facts import is_asked_about
+from touchline.report.findings_confounds import confounded_scores
 from touchline.report.findings_scores import (
     contrast_statement,
     control_findings,
@@ -52,7 +54,10 @@ def findings(concluded: Concluded) -> tuple[Statement, ...]:
     where = {each.run: _scored_in(each) for each in concluded.facts}
     found: list[Statement] = []
     for number, analysis in enumerate(concluded.analyses):
-        told = [*control_findings(analysis, runs, where), *factor_findings(analysis), *limit_findings(analysis)]
+        effects = [*factor_findings(analysis)]
+        if number == 0:
+            effects += confounded_scores(gathered, [effect.factor for effect in analysis.effects])
+        told = [*control_findings(analysis, runs, where), *effects, *limit_findings(analysis)]
         found += told if number == 0 else [_of_task(analysis, each) for each in told]
     found += _general(gathered.general)
     found += loss_findings(gathered)
@@ -74,18 +79,25 @@ def headline(concluded: Concluded) -> tuple[Statement, ...]:
     if summary is not None:
         lines.append(summary)
     elif main.scores:
-        scale = scale_of(main)
-        best = max(main.scores, key=lambda score: score.value)
-        lines.append(
-            Statement(
-                topic=COMPLETION,
-                text=f"The highest {main.score} is {scale.value(best.value)} ({best.run}; "
-                f"{scale.span(best.low, best.high)}). No run was held against a control, so that nothing is said of "
-                "what training gained.",
-            )
-        )
+        lines.append(_not_compared(main, runs))
     lines += [each for effect in _asked_first(main.effects) for each in _effect_line(effect, main)]
     return tuple(lines[:_HEADLINES])
+
+
+def _not_compared(analysis: Analysis, runs: Mapping[str, RunResult]) -> Statement:
+    """The highest score where nothing was held against a control."""
+    scale = scale_of(analysis)
+    asked = [score for score in analysis.scores if is_asked_about(runs[score.run])]
+    best = max(asked or analysis.scores, key=lambda score: score.value)
+    score = f"{scale.value(best.value)} ({best.run}; {scale.span(best.low, best.high)})"
+    text = (
+        f"The highest {analysis.score} is {score}. No run was held against a control, so that nothing is said of what "
+        "training gained."
+        if asked
+        else f"Only controls were evaluated, the highest {analysis.score} is {score}: nothing is said of what training "
+        "gained."
+    )
+    return Statement(topic=COMPLETION, text=text)
 
 
 def _asked_first(effects: Sequence[FactorEffect]) -> list[FactorEffect]:
@@ -186,13 +198,22 @@ def _general_statement(each: GeneralScore) -> Statement:
         shown, words = Shown.NOT_ESTABLISHED, "a change is not established"
         if not change.low <= 0 <= change.high:
             shown = Shown.HIGHER if change.low > 0 else Shown.LOWER
-            words = f"{shown.value} than its control"
+            words = f"{shown.value} than its control{_which_way(each, shown)}"
     where = each.score.where if isinstance(each.score, Quantity) else None
     text = (
         f"{each.task} ({each.metric}) of {each.run}: {bare(each.score)}, {change.value:+.3f}{ends} against the "
         f"control: {words}."
     )
     return Statement(topic=GENERAL, text=text, shown=shown, where=() if where is None else (where,))
+
+
+def _which_way(each: GeneralScore, shown: Shown) -> str:
+    """What a higher or lower score means, where that is not a matter of course."""
+    if each.higher_is_better is None:
+        return "; the harness does not tell whether higher is better"
+    if each.higher_is_better:
+        return ""
+    return f", which is {'worse' if shown is Shown.HIGHER else 'better'}: of {each.metric} lower is better"
 
 
 def _scored_in(facts: RunFacts) -> tuple[str, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 
 from touchline.domain.analysis import Shown
@@ -11,7 +11,7 @@ from touchline.domain.quantity import Measured, Quantity
 from touchline.domain.report import Gathered, Statement
 from touchline.domain.results import RunResult
 from touchline.domain.runs import SEEDS, STAGE
-from touchline.report.facts import is_asked_about
+from touchline.report.facts import is_asked_about, seeds_of
 from touchline.report.words import count, factor_words, finite, level_of, level_words, relative
 
 PAIRS_TOLD = 4
@@ -80,7 +80,7 @@ def _context(gathered: Gathered, run: RunResult, factor: str, *, several_seeds: 
         if each.factor not in (factor, SEEDS) and len(gathered.factors.get(each.factor, ())) > 1
     ]
     if several_seeds:
-        parts.append(f"seed {run.seed}")
+        parts.append(f"seed {run.seed}" if run.name in seeds_of(gathered.metrics) else "no seed told")
     return ", ".join(parts)
 
 
@@ -91,6 +91,7 @@ def summary(
     question: str,
     by_level: Mapping[str, Sequence[Pair]],
     topic: str,
+    also: str = "",
 ) -> Statement:
     """A factor of many levels in one sentence: each level against the first, and the ends over its pairs."""
     told = []
@@ -103,7 +104,7 @@ def summary(
     text = (
         f"{what} against that at {level_words(factor, gathered.factors[factor][0])}, over "
         f"{count(len(every), 'pair')} of runs: {'; '.join(told)}{f'; and {rest} levels more' if rest else ''}. "
-        f"{no_test(every, question.format(factor_words(factor)))}"
+        f"{no_test(every, question.format(factor_words(factor)), set(seeds_of(gathered.metrics)))}{also}"
     )
     return Statement(topic=topic, text=text, shown=Shown.NOT_TESTABLE)
 
@@ -124,12 +125,19 @@ def told_pairs(pairs: Sequence[Pair], words: Callable[[float], str]) -> str:
     )
 
 
-def no_test(pairs: Sequence[Pair], what: str) -> str:
-    """Why no more is said."""
+def no_test(pairs: Sequence[Pair], what: str, seeded: Set[str]) -> str:
+    """Why no more is said.
+
+    Args:
+        pairs: what was told.
+        what: what is not established.
+        seeded: runs whose seed is known.
+    """
     seeds = len({pair.run.seed for pair in pairs})
     ways = {pair.value > pair.against for pair in pairs if pair.value != pair.against}
     both = "The direction differs between them. " if len(ways) > 1 and len(pairs) <= PAIRS_TOLD else ""
-    kind = "One seed a setting" if seeds == 1 else f"{seeds} seeds, described and not tested"
+    one = "One seed a setting" if all(pair.run.name in seeded for pair in pairs) else "One training a setting"
+    kind = one if seeds == 1 else f"{seeds} seeds, described and not tested"
     return f"{both}{kind}: {what} is not established."
 
 

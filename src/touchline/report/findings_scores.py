@@ -111,12 +111,11 @@ def _other_control(analysis: Analysis, each: Comparison, run: RunResult, where: 
         f"{difference.control}; {_flips(analysis, each)}"
     )
     if run.control is ControlKind.NO_OP:
-        same = difference.gained == difference.lost == 0
+        # Whether answers differ where scores do not, and what that means, is an issue: it needs the answers themselves.
         text = (
-            f"The no-op adapter {each.run} answers as the base does, item by item: loading adapters changes nothing."
-            if same
-            else f"The no-op adapter {each.run} does not score as the base does: {numbers}. Loading an adapter changes "
-            "answers here, and every difference on this page may hold as much of that."
+            f"The no-op adapter {each.run} has the score of {difference.control} on every item, as it must."
+            if difference.gained == difference.lost == 0
+            else f"The no-op adapter {each.run} adds nothing and yet does not score as the base does: {numbers}."
         )
     else:
         text = (

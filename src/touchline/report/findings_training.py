@@ -11,11 +11,12 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 
 from touchline.domain.analysis import Analysis, Shown
-from touchline.domain.collected import RunMetrics, Setting
+from touchline.domain.collected import RunMetrics
 from touchline.domain.quantity import Measured, Quantity
 from touchline.domain.report import EstimateRow, Gathered, RunFacts, Statement
 from touchline.domain.results import RunResult
-from touchline.report.facts import device_word, is_asked_about, risen
+from touchline.report.facts import device_word, is_asked_about, risen, seeds_of
+from touchline.report.findings_confounds import CHANGE_LOSS, CHANGE_TIME, confounded, confounded_levels
 from touchline.report.findings_pairs import (
     PAIRS_TOLD,
     Pair,
@@ -44,31 +45,25 @@ LEVELS_TOLD = 3
 """Levels against the first that are told in a sentence each; of more all are in one sentence."""
 RISES_TOLD = 6
 """Runs with overfitting that are told one by one."""
-_CONFOUNDERS = (
-    ("effective_batch_size", "global batch size"),
-    ("batch_size", "micro-batch size"),
-    ("gradient_accumulation_steps", "gradient accumulation"),
-    ("packed", "packing"),
-    ("max_seq_len", "context"),
-    ("epochs", "epochs"),
-)
-"""Settings that change how long a training takes, as `RunMetrics.static_config` calls them and as people do."""
+_LAST = "last"
+"""Aggregation of a figure that is the last one of a log, and no mean."""
 
 
 def loss_findings(gathered: Gathered) -> Iterator[Statement]:
     """Final losses by factor, then runs whose validation loss rose again."""
+    told = {each.run_name: each for each in gathered.metrics}
     for name, pick in (("training", _train_loss), ("validation", _validation_loss)):
         for factor in by_setting(gathered.factors):
             if factor == "models" and not _one_tokenizer(gathered):
                 continue
             by_level = pairs_of(gathered, factor, pick)
             if len(by_level) > LEVELS_TOLD:
-                yield summary(
-                    gathered, factor, f"Final {name} loss", "an effect of the {} on the loss", by_level, LOSSES
-                )
+                also = confounded_levels(factor, by_level, told, CHANGE_LOSS)
+                what, question = f"Final {name} loss", "an effect of the {} on the loss"
+                yield summary(gathered, factor, what, question, by_level, LOSSES, also)
                 continue
             for level, pairs in by_level.items():
-                yield _loss_statement(gathered, factor, level, name, pairs)
+                yield _loss_statement(gathered, factor, level, name, pairs, told)
     yield from _overfitting(gathered)
 
 
@@ -101,7 +96,8 @@ def speed_findings(gathered: Gathered) -> Iterator[Statement]:
     for factor in by_setting(gathered.factors):
         by_level = pairs_of(gathered, factor, _train_seconds)
         if len(by_level) > LEVELS_TOLD:
-            yield summary(gathered, factor, "Training time", "whether the {} changes the time", by_level, SPEED)
+            also = confounded_levels(factor, by_level, told, CHANGE_TIME)
+            yield summary(gathered, factor, "Training time", "whether the {} changes the time", by_level, SPEED, also)
             continue
         for level, pairs in by_level.items():
             yield _speed_statement(gathered, factor, level, pairs, told)
@@ -125,7 +121,7 @@ def cost_findings(gathered: Gathered, facts: Sequence[RunFacts], analysis: Analy
         front.sort(key=lambda each: each.device_hours.value if isinstance(each.device_hours, Quantity) else math.inf)
         points = [f"{each.run} ({scale.value(scores[each.run])} for {duration(each.device_hours)})" for each in front]
         text = (
-            f"{model}: no other run scores as high for less {device_word(gathered.plan)} time than {listed(points)}. "
+            f"{model}: no other run scores as high for less {device_word(gathered)} time than {listed(points)}. "
             "Scores and times are those of single runs, without a test of their differences."
         )
         yield Statement(topic=COST, text=text)
@@ -138,8 +134,9 @@ def estimate_findings(rows: Sequence[EstimateRow]) -> Iterator[Statement]:
         return
     missed = [row for row in judged if not row.inside]
     coverages = {row.predicted.coverage for row in judged if isinstance(row.predicted, Quantity)} - {None}
-    stated = f" (they are to hold {100 * max(c for c in coverages if c):.0f} %)" if len(coverages) == 1 else ""
-    text = f"{len(judged) - len(missed)} of {count(len(judged), 'estimate')} held the measured value{stated}."
+    stated = f" ({100 * max(c for c in coverages if c):.0f} % of them should)" if len(coverages) == 1 else ""
+    held = len(judged) - len(missed)
+    text = f"{held} of {count(len(judged), 'interval')} of the plan held the measured value{stated}."
     if missed:
         told = [
             f"{row.quantity} of {row.run} ({bare(row.predicted, 3)} planned, {bare(row.measured, 3)} measured)"
@@ -149,12 +146,17 @@ def estimate_findings(rows: Sequence[EstimateRow]) -> Iterator[Statement]:
     yield Statement(topic=ESTIMATES, text=text, where=("plan.json",))
 
 
-def _loss_statement(gathered: Gathered, factor: str, level: str, name: str, pairs: Sequence[Pair]) -> Statement:
+def _loss_statement(
+    gathered: Gathered, factor: str, level: str, name: str, pairs: Sequence[Pair], told: Mapping[str, RunMetrics]
+) -> Statement:
     words = factor_words(factor)
     reference = level_words(factor, gathered.factors[factor][0])
+    single = name == "training" and any(_is_single(run) for pair in pairs for run in (pair.run, pair.reference))
     text = (
-        f"Final {name} loss, {level_words(factor, level)} against {reference}: "
-        f"{told_pairs(pairs, lambda value: f'{value:.4g}')}. {no_test(pairs, f'an effect of the {words} on the loss')}"
+        f"Final {name} loss{' (of the last logged step alone)' if single else ''}, {level_words(factor, level)} "
+        f"against {reference}: {told_pairs(pairs, lambda value: f'{value:.4g}')}. "
+        f"{no_test(pairs, f'an effect of the {words} on the loss', set(seeds_of(gathered.metrics)))}"
+        f"{confounded(factor, pairs, told, CHANGE_LOSS)}"
     )
     where = tuple(path for pair in pairs[:PAIRS_TOLD] for path in _files(gathered, pair.run.name, "metrics", "log"))
     return Statement(topic=LOSSES, text=text, shown=Shown.NOT_TESTABLE, where=where)
@@ -164,30 +166,17 @@ def _speed_statement(
     gathered: Gathered, factor: str, level: str, pairs: Sequence[Pair], told: Mapping[str, RunMetrics]
 ) -> Statement:
     reference = level_words(factor, gathered.factors[factor][0])
-    differing = dict.fromkeys(
-        f"{words} ({_setting(own)} against {_setting(other)})"
-        for pair in pairs
-        for key, words in _CONFOUNDERS
-        if words != factor_words(factor)
-        and pair.run.name in told
-        and pair.reference.name in told
-        and (own := told[pair.run.name].static_config.get(key))
-        != (other := told[pair.reference.name].static_config.get(key))
-    )
-    also = f" They differ in {listed(list(differing))} as well, which is confounded with it." if differing else ""
     text = (
         f"Training time, {level_words(factor, level)} against {reference}: {told_pairs(pairs, format_seconds)}. "
-        f"{no_test(pairs, f'whether the {factor_words(factor)} changes the time')}{also}"
+        f"{no_test(pairs, f'whether the {factor_words(factor)} changes the time', set(seeds_of(gathered.metrics)))}"
+        f"{confounded(factor, pairs, told, CHANGE_TIME)}"
     )
     return Statement(topic=SPEED, text=text, shown=Shown.NOT_TESTABLE)
 
 
-def _setting(value: Setting) -> str:
-    if value is None:
-        return "not told"
-    if isinstance(value, bool):
-        return "on" if value else "off"
-    return f"{value:g}" if isinstance(value, int | float) else value
+def _is_single(run: RunResult) -> bool:
+    """Whether the final training loss is that of one step."""
+    return isinstance(run.final_train_loss, Quantity) and run.final_train_loss.aggregation == _LAST
 
 
 def _one_tokenizer(gathered: Gathered) -> bool:

@@ -15,9 +15,9 @@ from touchline.domain.report import AnswerCounts, Gathered, Issue, Weight
 from touchline.domain.results import AttemptResult, RunResult
 from touchline.domain.runs import RunKind
 from touchline.domain.status import JobState, RunStatus, TrainingOutcome
-from touchline.domain.verification import Verification
 from touchline.report.facts import is_failed_exit, not_finite, risen
-from touchline.report.words import bare, count
+from touchline.report.issues_checkpoints import checkpoint_issues
+from touchline.report.words import bare, capital, count
 
 FAILED_EXIT = "failed exit, complete training"
 NO_EVALUATION = "no evaluation"
@@ -39,11 +39,23 @@ _TOLD_BY_ISSUES = (
 """How the notes of a result begin whose content stands here, or under provenance, with its numbers."""
 _TOLD_BY_ATTEMPTS = (" attempt(s) ended with an error", " attempt(s) were killed without a word")
 _TOLD_BY_ANSWERS = " count as wrong"
+_UNREAD = "metrics.jsonl cannot be read"
 _HEEDED = (
     ("not evaluated: ", "an evaluation does not count"),
-    (" are left out", "evaluations are left out"),
+    (" left out", "evaluations are left out"),
+    (_UNREAD, "metrics cannot be read"),
 )
-"""What the notes hold that concern the scores, and how such an issue is called."""
+"""What the notes hold that must be heeded, and how such an issue is called."""
+_WHY_NO_SCORE = frozenset(
+    {
+        "an evaluation's log is cut",
+        "scores cannot be read",
+        "evaluations cannot be read",
+        "evaluations are left out",
+        "folder cannot be read",
+    }
+)
+"""Issues that say why a run has no score, so that its lack is no issue of its own."""
 
 
 def issues(gathered: Gathered, analyses: Sequence[Analysis], answers: Sequence[AnswerCounts]) -> tuple[Issue, ...]:
@@ -56,7 +68,7 @@ def issues(gathered: Gathered, analyses: Sequence[Analysis], answers: Sequence[A
     """
     computed = [
         *(issue for run in gathered.runs for issue in _of_run(run)),
-        *_of_checkpoints(gathered.verification, {run.name: run for run in gathered.runs}),
+        *checkpoint_issues(gathered.verification, {run.name: run for run in gathered.runs}),
         *_of_comparisons(analyses),
         *_of_answers(answers),
         *_of_plan(gathered.plan),
@@ -64,26 +76,16 @@ def issues(gathered: Gathered, analyses: Sequence[Analysis], answers: Sequence[A
     ]
     known = {(issue.subject, issue.title) for issue in gathered.issues}
     found = [*gathered.issues, *(issue for issue in computed if (issue.subject, issue.title) not in known)]
-    return tuple(sorted(found, key=lambda issue: _ORDER[issue.weight]))
+    explained = {issue.subject for issue in found if issue.title in _WHY_NO_SCORE}
+    told = [issue for issue in found if issue.title != NO_EVALUATION or issue.subject not in explained]
+    return tuple(sorted(told, key=lambda issue: _ORDER[issue.weight]))
 
 
 def _of_run(run: RunResult) -> Iterator[Issue]:
     yield from _standing(run)
     yield from _attempts(run)
     if run.kind is RunKind.FINE_TUNED and run.outcome is TrainingOutcome.COMPLETE:
-        if run.steps_done is not None and run.steps_planned is not None and run.steps_done < run.steps_planned:
-            yield Issue(
-                weight=Weight.WARNING,
-                subject=run.name,
-                title="fewer steps on record than planned",
-                text=f"{run.steps_done:,} of {run.steps_planned:,} steps are on record; the training's own marker says "
-                "that it is complete.",
-            )
-        for what, value in (("training", run.final_train_loss), ("validation", run.final_val_loss)):
-            if isinstance(value, Missing):
-                yield Issue(
-                    weight=Weight.INFO, subject=run.name, title=f"no {what} loss", text=f"{_upper(value.missing)}."
-                )
+        yield from _measured(run)
     if bad := not_finite(run):
         first = next(
             point.step
@@ -107,6 +109,27 @@ def _of_run(run: RunResult) -> Iterator[Issue]:
             text=f"Lowest at step {best.step:,} with {best.loss:.4g}, at the end {last.loss:.4g}: the last checkpoint "
             "is not the best one by validation loss.",
         )
+
+
+def _measured(run: RunResult) -> Iterator[Issue]:
+    """What is not on record of a training that is complete."""
+    if any(_UNREAD in note for note in run.notes):
+        return
+    if run.steps_done is not None and run.steps_planned is not None and run.steps_done < run.steps_planned:
+        yield Issue(
+            weight=Weight.WARNING,
+            subject=run.name,
+            title="fewer steps on record than planned",
+            text=f"{run.steps_done:,} of {run.steps_planned:,} steps are on record; the training's own marker says "
+            "that it is complete.",
+        )
+    lacking: dict[str, list[str]] = {}
+    for what, value in (("training", run.final_train_loss), ("validation", run.final_val_loss)):
+        if isinstance(value, Missing):
+            lacking.setdefault(value.missing, []).append(what)
+    for why, names in lacking.items():
+        title = f"no {' or '.join(names)} loss"
+        yield Issue(weight=Weight.INFO, subject=run.name, title=title, text=f"{capital(why)}.")
 
 
 def _standing(run: RunResult) -> Iterator[Issue]:
@@ -135,6 +158,12 @@ def _standing(run: RunResult) -> Iterator[Issue]:
             what = "evaluation" if is_control else "training"
             text = f"The {what} did not end well{steps}.{how} It has no result."
             yield Issue(weight=Weight.ERROR, subject=run.name, title=f"{what} failed", text=text)
+        case RunStatus.INTERRUPTED if _is_spoilt(run):
+            text = (
+                "Every step is done and its job ended well, but its last checkpoint is not sound any more, so that "
+                "the training does not count as complete. `touchline resume` goes on from what is sound."
+            )
+            yield Issue(weight=Weight.WARNING, subject=run.name, title="last checkpoint lost", text=text)
         case RunStatus.INTERRUPTED:
             text = f"It was interrupted{steps}.{how} `touchline resume` goes on from what was saved."
             yield Issue(weight=Weight.WARNING, subject=run.name, title="interrupted", text=text)
@@ -142,10 +171,18 @@ def _standing(run: RunResult) -> Iterator[Issue]:
             text = "The training is complete, but no checkpoint was evaluated: nothing is said of its score."
             yield Issue(weight=Weight.WARNING, subject=run.name, title=NO_EVALUATION, text=text)
         case status if status in _UNDER_WAY:
-            text = f"The run is {_UNDER_WAY[status]}{steps}; it has no result yet."
+            begun = run.status not in (RunStatus.PLANNED, RunStatus.PREPARED)
+            how = f"is {_UNDER_WAY[status]}{steps}" if begun else "has not been started"
+            text = f"The run {how}; it has no result yet."
             yield Issue(weight=Weight.INFO, subject=run.name, title=_UNDER_WAY[status], text=text)
         case _:
             pass
+
+
+def _is_spoilt(run: RunResult) -> bool:
+    """Whether a training came to its end, and what it had made was spoilt or lost afterwards."""
+    ended_well = bool(run.attempt_list) and run.attempt_list[-1].state is JobState.COMPLETED
+    return ended_well and run.steps_done is not None and run.steps_done == run.steps_planned
 
 
 def _steps(run: RunResult) -> str:
@@ -178,33 +215,6 @@ def _attempt(each: AttemptResult) -> str:
     lasted = "" if isinstance(each.seconds, Missing) else f" after {bare(each.seconds)}"
     before = ", planned again since" if each.superseded else ""
     return f"job {each.job_id} {each.state.value}{lasted} ({each.reason}{before})"
-
-
-def _of_checkpoints(verification: Verification, runs: dict[str, RunResult]) -> Iterator[Issue]:
-    for each in verification.checkpoints:
-        if each.sound:
-            continue
-        told = "; ".join(
-            f"{fault.file}: {fault.message}" if fault.file else _upper(fault.message) for fault in each.faults[:4]
-        )
-        more = f"; and {len(each.faults) - 4} more" if len(each.faults) > 4 else ""
-        yield Issue(
-            weight=Weight.ERROR,
-            subject=each.run,
-            title=f"checkpoint {each.name} is broken",
-            text=f"{told}{more}. It cannot be loaded as it is.",
-            where=f"{each.run}/{each.name}",
-        )
-    for missing in verification.missing:
-        if missing.expected:
-            continue
-        done = missing.run in runs and runs[missing.run].outcome is TrainingOutcome.COMPLETE
-        yield Issue(
-            weight=Weight.ERROR if done else Weight.WARNING,
-            subject=missing.run,
-            title=f"checkpoint {missing.name} is missing",
-            text=f"{_upper(missing.reason)}.",
-        )
 
 
 def _of_comparisons(analyses: Sequence[Analysis]) -> Iterator[Issue]:
@@ -282,9 +292,5 @@ def _notes(run: RunResult) -> Iterator[Issue]:
             weight=Weight.INFO if title is None else Weight.WARNING,
             subject=run.name,
             title=title or NOTE,
-            text=f"{_upper(note.rstrip('.'))}.",
+            text=f"{capital(note.rstrip('.'))}.",
         )
-
-
-def _upper(text: str) -> str:
-    return text[:1].upper() + text[1:]

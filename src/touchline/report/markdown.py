@@ -16,7 +16,7 @@ from touchline.domain.runs import SEEDS, STAGE, RunKind
 from touchline.domain.status import RunStatus
 from touchline.markdown import code, escape, table
 from touchline.report.chart import Chart
-from touchline.report.facts import is_failed_exit
+from touchline.report.facts import is_failed_exit, seeds_of
 from touchline.report.markdown_appendix import appendix_section
 from touchline.report.markdown_checkpoints import checkpoint_section, storage_section
 from touchline.report.markdown_findings import findings_section, issues_section, next_steps_section
@@ -67,7 +67,8 @@ def _head(report: Report) -> Iterator[str]:
     ]
     if variants:
         yield f"**Variants:** {escape('; '.join(variants))}"
-    seeds = sorted({run.seed for run in report.runs if run.kind is RunKind.FINE_TUNED})
+    known = seeds_of(report.metrics)
+    seeds = sorted({known[run.name] for run in report.runs if run.kind is RunKind.FINE_TUNED and run.name in known})
     if len(seeds) > 1:
         yield f"**Training seeds:** {listed([str(seed) for seed in seeds], 12)}"
     yield f"**Task:** {escape(report.task)}{f'; decoding {escape(report.decoding)}' if report.analyses else ''}"
@@ -97,7 +98,8 @@ def _status(report: Report) -> str:
     # Complete without a score: run folders of trainings alone.
     noun = "training" if report.completed and not report.analyses else "run"
     failed_exits = sum(is_failed_exit(run) for run in report.runs)
-    exits = f"; {count(failed_exits, 'job')} ended with a failed exit all the same" if failed_exits else ""
+    whose = "a complete training" if failed_exits == 1 else "complete trainings"
+    exits = f"; {count(failed_exits, 'job')} of {whose} ended with a failed exit" if failed_exits else ""
     if total and report.completed == total:
         words = "The only" if total == 1 else "Both" if total == 2 else f"All {total:,}"
         return f"✓ {words} {noun}{'s are' if total != 1 else ' is'} complete{exits}"
@@ -130,6 +132,7 @@ def _runs(report: Report) -> str:
     gains = {} if main is None else {each.run: each.difference for each in main.comparisons}
     scale = None if main is None else scale_of(main)
     score_name = "score" if main is None else main.score
+    seeds = seeds_of(report.metrics)
     rows = []
     for run, facts in zip(report.runs, report.facts, strict=True):
         score, gain = "n/a (not evaluated)", "-"
@@ -144,7 +147,7 @@ def _runs(report: Report) -> str:
                 "control" if is_control else run.kind.value,
                 escape(run.model),
                 escape(facts.settings),
-                str(run.seed) if run.kind is RunKind.FINE_TUNED else "-",
+                str(seeds.get(run.name, "n/a (not told)")) if run.kind is RunKind.FINE_TUNED else "-",
                 f"{run.status.value}, failed exit"
                 if run.status is RunStatus.TRAINED and is_failed_exit(run)
                 else run.status.value,

@@ -6,13 +6,13 @@ import statistics
 from collections.abc import Iterator, Sequence
 
 from touchline.domain.quantity import Measured, Missing, Quantity
-from touchline.domain.report import EstimateRow, Report
+from touchline.domain.report import EstimateRow, PackingRow, Report
 from touchline.domain.results import RunResult
 from touchline.markdown import code, escape, table
 from touchline.report.chart import Chart
 from touchline.report.estimates import MEMORY, TRAINING
 from touchline.report.markup import cell, figures, number, short
-from touchline.report.words import bare, count
+from touchline.report.words import bare, count, listed
 
 _ESTIMATES_TOLD = 60
 """Rows of the table of estimates; of more, those that missed stand there and the others are counted."""
@@ -97,14 +97,13 @@ def packing_part(report: Report) -> Iterator[str]:
     if not report.packing:
         return
     yield "### Packing\n"
-    told = [
-        row
+    counted = any(
+        isinstance(value, Quantity)
         for row in report.packing
-        if any(isinstance(value, Quantity) for value in (row.density, row.efficiency, row.examples_per_second))
-        or row.packed in ("yes", "no")
-    ]
-    if not told:
-        yield f"{escape(report.packing[0].packed)}: no log says how the examples lay in rows.\n"
+        for value in (row.density, row.efficiency, row.examples_per_second)
+    )
+    if not counted:
+        yield _uncounted(report.packing)
         return
     yield table(
         ("run", "packed", "density (examples/row)", "efficiency (%)", "examples/s", "peak memory", "why"),
@@ -126,6 +125,16 @@ def packing_part(report: Report) -> Iterator[str]:
     if report.packing_advice:
         yield "For the next plan:\n"
         yield "\n".join(f"- {escape(line)}" for line in report.packing_advice) + "\n"
+
+
+def _uncounted(rows: Sequence[PackingRow]) -> str:
+    """Which runs were packed, where that is all that is known."""
+    ways = {"yes": "Packed", "no": "Not packed"}
+    names: dict[str, list[str]] = {}
+    for row in rows:
+        names.setdefault(row.packed, []).append(row.run)
+    told = [f"{escape(ways.get(packed, packed))}: {escape(listed(runs))}." for packed, runs in names.items()]
+    return f"{' '.join(told)} No log says how the examples lay in rows.\n"
 
 
 def memory_cell(value: Measured, told: bool) -> str:

@@ -11,7 +11,7 @@ from touchline.markdown import code, escape, table
 from touchline.report.chart import Chart
 from touchline.report.findings_training import COST
 from touchline.report.markup import cell, fence, figures, link, sources
-from touchline.report.words import count, factor_words, listed, scale_of
+from touchline.report.words import count, factor_words, listed, metric_words, scale_of
 
 MARKS = {Weight.ERROR: "✗", Weight.WARNING: "⚠", Weight.INFO: "ℹ"}
 _ISSUES_TOLD = 12
@@ -34,7 +34,7 @@ def findings_section(report: Report, charts: Sequence[Chart]) -> Iterator[str]:
         yield table(
             ("run", "task", "metric", "score", "change against the control"),
             [
-                (code(each.run), escape(each.task), escape(each.metric), cell(each.score), cell(each.change))
+                (code(each.run), escape(each.task), escape(metric_words(each)), cell(each.score), cell(each.change))
                 for each in report.general
             ],
         )
@@ -63,14 +63,21 @@ def _scores(report: Report, analysis: Analysis, charts: Sequence[Chart]) -> Iter
     is_main = analysis is report.analyses[0]
     runs = [run for run in report.runs if run.name in own]
     with_match = is_main and any(run.match is not None for run in runs)
+    with_control = bool(analysis.comparisons)
     header = [
         *("run", "checkpoint", analysis.score, "95 % interval", "items"),
         *(["normalised match"] if with_match else []),
-        *("against its control", "gained / lost" if analysis.binary else "rose / fell", "p (Holm)", "shown"),
+        *(
+            ["against its control", "gained / lost" if analysis.binary else "rose / fell", "p (Holm)", "shown"]
+            if with_control
+            else []
+        ),
     ]
     rows = [_score_row(analysis, run, own[run.name], compared.get(run.name), with_match=with_match) for run in runs]
+    rows = [row[: len(header)] for row in rows]
     yield f"### Scores: {escape(analysis.task)}, {escape(analysis.score)}\n"
-    yield table([escape(name) for name in header], rows, right=(2, 4, 5, 8) if with_match else (2, 4, 7))
+    right = (2, 4, 5, 8) if with_match else (2, 4, 7)
+    yield table([escape(name) for name in header], rows, right=tuple(place for place in right if place < len(header)))
     yield f"{_definitions(report, analysis, with_match)}\n"
     yield from figures(charts, "findings")
     if is_main:
@@ -111,9 +118,9 @@ def _definitions(report: Report, analysis: Analysis, with_match: bool) -> str:
         test = "exact McNemar test" if analysis.binary else "sign-flip test"
         parts.append(
             f"Against its control: the same items, interval {escape(paired)}; p: {test}, Holm-adjusted over the "
-            f"declared family of {count(analysis.family, 'comparison')}."
+            f"declared family of {count(analysis.family, 'comparison')}. Shown: what the adjusted p value allows to be "
+            "said at the 5 % level."
         )
-    parts.append("Shown: what the adjusted p value allows to be said at the 5 % level.")
     return " ".join(parts)
 
 

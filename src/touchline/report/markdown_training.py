@@ -15,7 +15,7 @@ from touchline.report.chart import Chart
 from touchline.report.facts import evaluation_seconds, lowest
 from touchline.report.markdown_estimates import estimates_part, memory_cell, packing_part
 from touchline.report.markup import figures, shared, short
-from touchline.report.words import count, device_title, duration, finite
+from touchline.report.words import count, device_title, duration, finite, is_at_least
 from touchline.units import minutes_to_seconds
 
 _NAMES = 20
@@ -89,8 +89,10 @@ def _legend(runs: Sequence[RunResult], speeds: Sequence[Measured]) -> Iterator[s
     train = _methods([run.final_train_loss for run in runs])
     yield f"Losses are means over the target tokens, in nats. Train loss: {train or 'as the log has it'}."
     yield f"Val loss: {_methods([run.final_val_loss for run in runs], 2) or 'as the log has it'}."
-    how = [_methods(speeds), *dict.fromkeys(each.aggregation for each in speeds if isinstance(each, Quantity))]
-    yield f"Tokens/s: {', '.join(str(each) for each in how if each) or 'as the log has it'}."
+    ways = _methods(speeds)
+    sums = dict.fromkeys(each.aggregation for each in speeds if isinstance(each, Quantity) and each.aggregation)
+    how = [*(each for each in sums if each not in ways), *([ways] if ways else [])]
+    yield f"Tokens/s: {', '.join(how) or 'as the log has it'}."
     memory = [run.peak_memory for run in runs]
     phases = dict.fromkeys(each.phase for each in memory if isinstance(each, Quantity) and each.phase)
     if phases:
@@ -127,9 +129,11 @@ def _durations(report: Report, trained: Sequence[_Trained]) -> Iterator[str]:
     yield "### Duration\n"
     yield table(header, rows, right=(1, 2, 3, 4, 6))
     times = "" if report.device != "GPU" else " times its GPUs"
+    least = any(is_at_least(facts.device_hours) for facts in report.facts)
     yield (
         f"Wall time, as m:ss or h:mm:ss. {device_title(report.device)} time: of all attempts at the training{times}, "
-        "start-up and lost work included; of a control that of its evaluations.\n"
+        "start-up and lost work included; of a control that of its evaluations."
+        f"{' At least: an attempt whose length no file tells is not counted.' if least else ''}\n"
     )
 
 

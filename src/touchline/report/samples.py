@@ -9,10 +9,11 @@ from collections.abc import Iterator
 
 from touchline.domain.report import Report
 from touchline.domain.results import EvaluationRecord, RunResult, SampleScore
+from touchline.report.facts import seeds_of
 
 COLUMNS = (
     "run", "model", "levels", "seed", "task", "checkpoint", "item", "repeat", "target", "output", "score", "exact",
-    "match", "stop", "error", "parsed",
+    "match", "stop", "error", "parsed", "cluster",
 )  # fmt: skip
 """Keys of a row, in order."""
 
@@ -23,19 +24,20 @@ def sample_rows(report: Report) -> Iterator[dict[str, object]]:
     `levels` maps factors to levels; every other value is a text, a number, a boolean or None. `score` is what counts;
     `exact` and `match` are None for a task with a score of its own.
     """
+    seeds = seeds_of(report.metrics)
     for result in report.runs:
         for record in (*result.evaluations, *result.other_evaluations):
             for sample in record.samples:
-                yield _row(result, record, sample)
+                yield _row(result, seeds.get(result.name), record, sample)
 
 
-def _row(result: RunResult, record: EvaluationRecord, sample: SampleScore) -> dict[str, object]:
+def _row(result: RunResult, seed: int | None, record: EvaluationRecord, sample: SampleScore) -> dict[str, object]:
     own = sample.value is not None
     values = (
         result.name,
         result.model,
         {level.factor: level.value for level in result.levels},
-        result.seed,
+        seed,
         record.task,
         record.checkpoint,
         sample.id,
@@ -48,5 +50,6 @@ def _row(result: RunResult, record: EvaluationRecord, sample: SampleScore) -> di
         sample.stop,
         sample.error,
         sample.parsed,
+        sample.cluster,
     )
     return dict(zip(COLUMNS, values, strict=True))

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 from touchline.domain.analysis import Analysis
 from touchline.domain.quantity import Measured, Missing, Quantity
+from touchline.domain.report import GeneralScore
 from touchline.domain.results import RunResult
 from touchline.domain.runs import SEEDS, Level
 from touchline.markdown import measured
@@ -53,6 +54,11 @@ def listed(names: Sequence[str], shown: int = _SHOWN) -> str:
     return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
+def capital(text: str) -> str:
+    """A sentence's beginning."""
+    return text[:1].upper() + text[1:]
+
+
 def factor_words(factor: str) -> str:
     """`train.lora.rank` as `rank`, `train.learning_rate` as `learning rate`."""
     return _NAMES.get(factor, factor.rsplit(".", 1)[-1].replace("_", " "))
@@ -92,17 +98,33 @@ def bare(value: Measured, digits: int = 4) -> str:
     return figure(value if isinstance(value, Missing) else replace(value, low=None, high=None), digits)
 
 
+def at_least(value: Quantity) -> Quantity:
+    """A sum of which parts are not known: its lower end is known, and the upper one is not."""
+    return replace(value, low=value.value, high=None)
+
+
+def is_at_least(value: Measured) -> bool:
+    """Whether a figure is such a sum."""
+    return isinstance(value, Quantity) and value.low == value.value and value.high is None
+
+
 def duration(hours: Measured, value: float | None = None) -> str:
-    """`20.6 s`, `4:41`, `2:03:00` of a figure in hours, or of another value of its kind."""
+    """`20.6 s`, `4:41`, `at least 2:03:00` of a figure in hours, or of another value of its kind."""
     known = finite(hours)
     if isinstance(known, Missing):
         return str(known)
-    return format_seconds(hours_to_seconds(known.value if value is None else value))
+    least = "at least " if value is None and is_at_least(known) else ""
+    return least + format_seconds(hours_to_seconds(known.value if value is None else value))
 
 
 def device_title(device: str) -> str:
     """`GPU` or `Processor`, at the beginning of a line."""
     return device[:1].upper() + device[1:]
+
+
+def metric_words(score: GeneralScore) -> str:
+    """A metric's name, and which way it counts where that is not the usual one."""
+    return f"{score.metric} (lower is better)" if score.higher_is_better is False else score.metric
 
 
 def relative(value: float, reference: float) -> str:

@@ -16,7 +16,6 @@ from touchline.domain.results import (
     CheckpointInfo,
     EvaluationRecord,
     LossPoint,
-    Proportion,
     RunResult,
 )
 from touchline.domain.runs import RunKind
@@ -24,13 +23,13 @@ from touchline.domain.status import Attempt, JobState, TrainingOutcome
 from touchline.launch.statusfiles import read_attempts
 from touchline.results.attempts import attempt_results
 from touchline.results.checkpoints import read_checkpoints, read_training_marker
+from touchline.results.clusters import with_clusters
 from touchline.results.comparing import compared
 from touchline.results.evaluations import is_current, read_evaluations, scores_path
 from touchline.results.metrics import read_metrics
+from touchline.results.shares import proportion
 from touchline.results.standing import Standing, counted, run_status, told, training_outcome
 from touchline.scaffold.folder import evaluation_config
-from touchline.statistics import wilson
-from touchline.statistics.proportion import wilson_of_share
 
 METRICS = "metrics.jsonl"
 
@@ -47,6 +46,7 @@ class _Evidence:
     other_evaluations: tuple[EvaluationRecord, ...]
     stale_evaluations: int
     not_evaluated: tuple[str, ...]
+    cluster_note: str | None
 
 
 def collect_results(plan: Plan, root: Path, views: Mapping[str, JobView] | None = None) -> list[RunResult]:
@@ -73,6 +73,7 @@ def _evidence(plan: Plan, run: PlannedRun, folder: Path) -> _Evidence:
     # By task in the file's order, then by epoch.
     order = {name: place for place, name in enumerate((config.task, *(task.name for task in config.tasks)))}
     current.sort(key=lambda record: (order[record.task], _number(record.checkpoint)))
+    clustered, cluster_note = with_clusters(current, config)
     marker = read_training_marker(folder)
     evaluated = {(record.task, record.checkpoint) for record in current}
     wanted = {(task.name, name) for task in config.tasks for own, name in evaluated if own == config.task}
@@ -81,10 +82,11 @@ def _evidence(plan: Plan, run: PlannedRun, folder: Path) -> _Evidence:
         marker=marker if marker is not None and marker.run_digest == run.digest else None,
         checkpoints=checkpoints,
         attempts=counted(read_attempts(folder / "status")),
-        evaluations=tuple(record for record in current if record.task == config.task),
-        other_evaluations=tuple(record for record in current if record.task != config.task),
+        evaluations=tuple(record for record in clustered if record.task == config.task),
+        other_evaluations=tuple(record for record in clustered if record.task != config.task),
         stale_evaluations=len(records) - len(current),
         not_evaluated=tuple(f"{name} on {task}" for task, name in sorted(wanted - evaluated)),
+        cluster_note=cluster_note,
     )
 
 
@@ -101,7 +103,8 @@ def _result(run: PlannedRun, seen: _Evidence, folder: Path, view: JobView | None
     )
     last = seen.evaluations[-1] if seen.evaluations else None
     trained = run.kind is RunKind.FINE_TUNED
-    nothing = Missing(missing="nothing is trained") if not trained else Missing(missing="no step has been measured")
+    unread = f"{METRICS} cannot be read" if seen.metrics.unread is not None else "no step has been measured"
+    nothing = Missing(missing=unread if trained else "nothing is trained")
     attempts = attempt_results(folder, seen.attempts) if run.kind is RunKind.FINE_TUNED else ()
     return RunResult(
         name=run.name,
@@ -116,8 +119,8 @@ def _result(run: PlannedRun, seen: _Evidence, folder: Path, view: JobView | None
         attempt_list=attempts,
         steps_done=(seen.metrics.steps[-1].step if seen.metrics.steps else 0) if trained else None,
         steps_planned=run.batches.steps if run.batches is not None else None,
-        exact_match=None if last is None else _proportion(last, [sample.exact for sample in last.samples]),
-        match=None if last is None else _proportion(last, [sample.match for sample in last.samples]),
+        exact_match=None if last is None else proportion(last, [sample.exact for sample in last.samples]),
+        match=None if last is None else proportion(last, [sample.match for sample in last.samples]),
         difference=None,
         train_seconds=_seconds(seen.metrics.steps[-1].elapsed_seconds, METRICS) if seen.metrics.steps else nothing,
         validation_seconds=_validation_seconds(seen, nothing),
@@ -158,23 +161,6 @@ def _number(checkpoint: str) -> int:
     """Its epoch or step; -1 for a base."""
     last = checkpoint.rpartition("_")[2]
     return int(last) if last.isdecimal() else -1
-
-
-def _proportion(record: EvaluationRecord, right: Sequence[bool]) -> Proportion | None:
-    """Share of the answers that are right.
-
-    Several answers to an item say less than as many items: each item then counts as one observation, with its mean,
-    which makes the interval too wide rather than too narrow.
-    """
-    if not right:
-        return None
-    k, n = sum(right), len(right)
-    if record.repeats == 1:
-        low, high = wilson(k, n)
-        return Proportion(k=k, n=n, low=low, high=high)
-    items = n / record.repeats
-    low, high = wilson_of_share(k / n, items)
-    return Proportion(k=k, n=n, low=low, high=high, method=f"Wilson over {items:.0f} items")
 
 
 def _validation_seconds(seen: _Evidence, nothing: Missing) -> Measured:
@@ -261,13 +247,17 @@ def _notes(seen: _Evidence, outcome: TrainingOutcome, state: JobState | None) ->
         notes.append(f"{silent} attempt(s) were killed without a word; what they had saved was used")
     if outcome is TrainingOutcome.COMPLETE and state is not None and state.ended and state is not JobState.COMPLETED:
         notes.append("the training is complete although its job failed; the exit code is reported, not believed")
+    if seen.metrics.unread is not None:
+        notes.append(f"steps and losses are not known: {METRICS} cannot be read ({seen.metrics.unread})")
     if seen.metrics.superseded_steps:
         notes.append(f"{seen.metrics.superseded_steps} steps were done again after a kill")
     broken = [item for item in seen.checkpoints if not item.complete]
     notes += [f"checkpoint {item.name} cannot be used: {'; '.join(item.problems)}" for item in broken]
     if seen.stale_evaluations:
-        notes.append(f"{seen.stale_evaluations} evaluation(s) of other settings or weights are left out")
+        what = "1 evaluation" if seen.stale_evaluations == 1 else f"{seen.stale_evaluations} evaluations"
+        notes.append(f"{what} of other settings or weights left out")
     notes += [f"not evaluated: {each}" for each in seen.not_evaluated]
+    notes += [seen.cluster_note] if seen.cluster_note is not None else []
     for record in (*seen.evaluations[-1:], *seen.other_evaluations):
         errors = sum(sample.error is not None for sample in record.samples)
         if errors:

@@ -41,7 +41,8 @@ def _of_run(root: Path, run: RunResult) -> Iterator[Issue]:
     links = [entry.name for entry in entries if entry.is_symlink() and _matters(entry.name)]
     if links:
         listed = ", ".join(clean_text(name) for name in links[:5])
-        yield _issue(run, "links in the run's folder", f"{listed}: what they lead to is not verified", root, folder)
+        text = f"{listed}: what a link leads to may be of another run"
+        yield _issue(run, "links in the run's folder", text, root, folder)
     yield from _evaluations(root, run, folder / EVALUATIONS_FOLDER)
     if run.job_state in _BADLY:
         logs = [folder / e.name for e in entries if e.name.startswith("slurm-") and e.is_file(follow_symlinks=False)]
@@ -69,7 +70,13 @@ def _evaluations(root: Path, run: RunResult, folder: Path) -> Iterator[Issue]:
             yield _issue(run, "an evaluation's log is cut", f"{clean_text(name)} has no end: {rest}", root, path)
         log = f"{name.removesuffix(SCORES_SUFFIX)}.eval"
         if name.endswith(SCORES_SUFFIX) and log in names and log not in read:
-            yield _issue(run, "scores cannot be read", f"{clean_text(name)}: evaluate again", root, path)
+            yield _issue(
+                run,
+                "scores cannot be read",
+                f"{clean_text(name)} is broken and gives no score; evaluate again",
+                root,
+                path,
+            )
 
 
 def _is_whole(path: Path) -> bool:

@@ -204,6 +204,7 @@ def _sample(summary: Mapping[str, object], scorer: str) -> SampleScore:
     target = summary.get("target")
     error = summary.get("error")
     repeat = summary.get("epoch")
+    cluster = _dict(summary.get("metadata")).get("cluster")
     text = ", ".join(str(each) for each in target) if isinstance(target, list) else str(target or "")
     return SampleScore(
         id=clean_text(str(summary.get("id"))),
@@ -214,6 +215,7 @@ def _sample(summary: Mapping[str, object], scorer: str) -> SampleScore:
         error=clean_text(str(error))[:300] if error else "no score" if value is None else None,
         repeat=repeat - 1 if isinstance(repeat, int) and repeat >= 1 else 0,
         value=value if value is not None and value not in (0.0, 1.0) else None,
+        cluster=clean_text(cluster)[:_OUTPUT_LIMIT] if isinstance(cluster, str) and cluster.strip() else None,
     )
 
 

@@ -25,7 +25,7 @@ from touchline.results.found_folders import RunFolder
 from touchline.results.found_logs import JobLog
 from touchline.results.found_settings import Settings
 from touchline.results.found_text import below, clean_line
-from touchline.statistics import wilson
+from touchline.results.shares import proportion
 from touchline.units import GIB
 
 GB = 1e9
@@ -322,9 +322,7 @@ def _share(record: EvaluationRecord | None) -> Proportion | None:
     """k of n, where every answer is right or wrong and each item was asked once."""
     if record is None or record.repeats > 1 or any(sample.value is not None for sample in record.samples):
         return None
-    right = sum(sample.exact and sample.error is None for sample in record.samples)
-    low, high = wilson(right, len(record.samples))
-    return Proportion(k=right, n=len(record.samples), low=low, high=high)
+    return proportion(record, [sample.exact and sample.error is None for sample in record.samples])
 
 
 def _adapter(run: FoundRun) -> Measured:

@@ -23,7 +23,7 @@ _LINE_LIMIT_BYTES = 1 << 20
 
 
 def read_metrics(path: Path) -> Metrics:
-    """The rows that count; a file that is not there has none.
+    """The rows that count; a file that is not there has none, and so has one that cannot be read.
 
     A line that is no row was cut off by a kill: it is counted and skipped. Rows of steps that a later attempt did again
     are left out.
@@ -34,7 +34,8 @@ def read_metrics(path: Path) -> Metrics:
     checkpoints: dict[str, CheckpointRow] = {}
     end: EndRow | None = None
     superseded = torn = 0
-    for line in _lines(path):
+    lines, unread = _lines(path)
+    for line in lines:
         try:
             row = _ROW.validate_json(line)
         except ValidationError:
@@ -68,17 +69,20 @@ def read_metrics(path: Path) -> Metrics:
         end=end,
         superseded_steps=superseded,
         torn_lines=torn,
+        unread=unread,
     )
 
 
-def _lines(path: Path) -> list[bytes]:
-    """The lines that hold something."""
+def _lines(path: Path) -> tuple[list[bytes], str | None]:
+    """The lines that hold something, and why there are no more of them."""
+    lines: list[bytes] = []
     try:
         with path.open("rb") as stream:
-            lines: list[bytes] = []
             while line := stream.readline(_LINE_LIMIT_BYTES):
                 if line.strip():
                     lines.append(line)
-            return lines
     except FileNotFoundError:
-        return []
+        return lines, None
+    except OSError as fault:
+        return lines, fault.strerror or type(fault).__name__
+    return lines, None

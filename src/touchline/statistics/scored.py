@@ -54,21 +54,21 @@ def scored_run(result: RunResult, record: EvaluationRecord, dataset: str) -> Sco
         data=_hash(record.data_sha256, *items),
         items=tuple(items),
         scores=tuple(fmean(_finite(sample.score) for sample in samples) for samples in items.values()),
-        clusters=_clusters(items),
+        clusters=clusters_of(items),
     )
 
 
-def _finite(score: float) -> float:
-    """A score that is no number is none: it counts as wrong, as an answer does that could not be generated."""
-    return score if math.isfinite(score) else 0.0
-
-
-def _clusters(items: Mapping[str, Sequence[SampleScore]]) -> tuple[str, ...] | None:
+def clusters_of(items: Mapping[str, Sequence[SampleScore]]) -> tuple[str, ...] | None:
     """What each item belongs to; one without a cluster is a cluster of its own. None where all stand alone."""
     named = {name: samples[0].cluster for name, samples in items.items()}
     if len(set(named.values()) - {None}) == 0 or len(set(named.values())) == len(named):
         return None
     return tuple(f"item {name}" if cluster is None else f"cluster {cluster}" for name, cluster in named.items())
+
+
+def _finite(score: float) -> float:
+    """A score that is no number is none: it counts as wrong, as an answer does that could not be generated."""
+    return score if math.isfinite(score) else 0.0
 
 
 def _in_order(checkpoint: str) -> tuple[tuple[int, str], ...]:

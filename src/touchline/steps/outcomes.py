@@ -25,6 +25,7 @@ def report(
     *,
     out: Path | None = None,
     deep: bool = False,
+    parquet: bool = False,
     cache: Path | None = None,
     refresh_seconds: int | None = None,
     say: Counted | None = None,
@@ -35,6 +36,7 @@ def report(
         source: experiment.yaml or its folder, or any folder with logs and checkpoints of runs.
         out: where to write; beside the experiment when None.
         deep: read every value of every checkpoint, not only headers.
+        parquet: write the answers as samples.parquet too.
         cache: where what takes long to put together may be kept; none: nowhere.
         refresh_seconds: how often the page loads itself anew while runs are at work; none: never.
         say: hears how many checkpoints are verified, of how many.
@@ -45,7 +47,9 @@ def report(
     """
     from touchline.steps.reporting import write_report
 
-    return write_report(source, out=out, deep=deep, cache=cache, refresh_seconds=refresh_seconds, say=say)
+    return write_report(
+        source, out=out, deep=deep, parquet=parquet, cache=cache, refresh_seconds=refresh_seconds, say=say
+    )
 
 
 def compare(sources: Sequence[Path], *, say: Counted | None = None) -> ComparedExperiments:

@@ -1,7 +1,6 @@
-"""Reporting: everything that was read of an experiment becomes one object, and that becomes files.
+"""Reporting: what was gathered of an experiment becomes one object, and that becomes files.
 
-RESULTS.md and its pictures, report.html, and samples.jsonl with every answer. The folder may be one that touchline
-planned, or any other with the logs and checkpoints of trainings.
+RESULTS.md and its pictures, report.html, and samples.jsonl with every answer.
 """
 
 from __future__ import annotations
@@ -9,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib import metadata, resources
@@ -18,20 +17,13 @@ from typing import TYPE_CHECKING
 
 from pydantic import TypeAdapter
 
-from touchline.domain.plan import Plan, PlannedRun
-from touchline.domain.report import Gathered, Report, Source
+from touchline.domain.report import Report
 from touchline.domain.status import RunStatus
-from touchline.errors import InputFault, PolicyFault, TouchlineError
+from touchline.errors import EnvironmentFault, PolicyFault, TouchlineError
 from touchline.files import disk_faults, read_text_bounded, try_lock, write_atomic, write_if_changed
 from touchline.launch.folders import ExperimentFolder
-from touchline.results.collect import collect_results
-from touchline.results.controls import no_op_issues
-from touchline.results.folder_issues import folder_issues
-from touchline.results.general import read_general
-from touchline.results.run_metrics import run_metrics
-from touchline.results.verification import verify_planned
+from touchline.steps.gathering import gather, is_planned
 from touchline.steps.outcomes import Counted
-from touchline.units import format_bytes
 
 if TYPE_CHECKING:
     from touchline.report.chart import Chart
@@ -62,48 +54,12 @@ class Written:
     """Why there are no pictures in RESULTS.md; empty when there are."""
 
 
-def gather(source: Path, *, deep: bool = False, say: Counted | None = None) -> Gathered:
-    """Read everything that a report is made from.
-
-    Args:
-        source: experiment.yaml or its folder, or a folder with runs that touchline did not make.
-        deep: read every value of every checkpoint, not only headers.
-        say: hears how many checkpoints are verified, of how many.
-
-    Raises:
-        InputFault: there is neither an experiment nor any run.
-    """
-    if source.is_dir() and not (source / "experiment.yaml").is_file():
-        return _found(source, deep=deep, say=say)
-    folder = ExperimentFolder(source)
-    plan = folder.read_plan()
-    if plan is None:
-        raise InputFault(f"{str(folder.root)!r} has no plan.json", hint=f"touchline plan {str(folder.yaml)!r}")
-    runs = collect_results(plan, folder.root)
-    planned = {run.name: run for run in plan.runs}
-    return Gathered(
-        experiment=plan.experiment,
-        origin=f"planned by touchline {plan.touchline_version}",
-        date=plan.date,
-        root=str(source if source.is_dir() else source.parent),
-        plan=plan,
-        runs=tuple(runs),
-        metrics=tuple(run_metrics(planned[run.name], run, folder.run(run.name)) for run in runs),
-        factors=dict(plan.factors),
-        datasets={run.name: run.dataset for run in plan.runs},
-        verification=verify_planned(plan, folder.root, deep=deep, say=say),
-        general=read_general(folder.root, runs),
-        files={run.name: tuple(_files(folder.root, run)) for run in plan.runs},
-        issues=(*folder_issues(folder.root, runs), *no_op_issues(runs)),
-        sources=tuple(_sources(plan)),
-    )
-
-
 def write_report(
     source: Path,
     *,
     out: Path | None = None,
     deep: bool = False,
+    parquet: bool = False,
     cache: Path | None = None,
     refresh_seconds: int | None = None,
     say: Counted | None = None,
@@ -114,6 +70,7 @@ def write_report(
         source: experiment.yaml or its folder, or a folder with runs that touchline did not make.
         out: where to write; beside the experiment when None.
         deep: read every value of every checkpoint.
+        parquet: write the answers as samples.parquet too.
         cache: where the page's drawing program may be kept, which takes seconds to put together; none: nowhere.
         refresh_seconds: how often the page loads itself anew while runs are at work; none: never.
         say: hears how many checkpoints are verified, of how many.
@@ -121,7 +78,7 @@ def write_report(
     Raises:
         InputFault: there is neither an experiment nor any run.
         PolicyFault: a RESULTS.md is there that touchline did not write.
-        EnvironmentFault: the folder cannot be written.
+        EnvironmentFault: the folder cannot be written, or pyarrow is missing where parquet is asked for.
     """
     from touchline.report.build import build_report
     from touchline.report.charts import charts as charts_of
@@ -129,11 +86,16 @@ def write_report(
     from touchline.report.markup import rebased
     from touchline.report.page import report_html
     from touchline.report.pictures import figures_off
+    from touchline.results.sample_table import can_write_parquet
 
     gathered = gather(source, deep=deep, say=say)
     home = source if source.is_dir() else source.parent
     target = home if out is None else out
     base = "." if out is None else os.path.relpath(home.resolve(), out.resolve())
+    if parquet and not can_write_parquet():
+        raise EnvironmentFault(
+            "pyarrow is not installed, which writes parquet", hint="pip install 'touchline[parquet]'"
+        )
     if gathered.plan is None and out is None:
         _refuse_foreign(target / MARKDOWN, source)
     report = build_report(gathered)
@@ -141,13 +103,13 @@ def write_report(
     state = target / FIGURES / _DRAWN
     refresh = refresh_seconds if refresh_seconds is not None and is_at_work(source, report) else None
     digest, drawn = _digest(report, base, refresh), _read_drawn(state)
-    if drawn.get(_WHOLE) == digest and written.markdown.is_file() and written.page.is_file():
+    if not parquet and drawn.get(_WHOLE) == digest and written.markdown.is_file() and written.page.is_file():
         return written
     charts = charts_of(report)
     with disk_faults("report", target):
         target.mkdir(parents=True, exist_ok=True)
         pictures = {} if written.note else _draw(target / FIGURES, charts, drawn)
-        _write_samples(target / SAMPLES, report)
+        _write_samples(target, report, parquet=parquet)
         page = report_html(report, charts, script=_script(charts, cache), refresh_seconds=refresh, base=base)
         write_if_changed(written.page, page)
         text = results_markdown(report, () if written.note else charts, written.note)
@@ -160,7 +122,7 @@ def is_at_work(source: Path, report: Report) -> bool:
     """Whether more will come by itself: a run at work or in the queue, or a command that starts them."""
     if any(run.status in _AT_WORK for run in report.runs):
         return True
-    if source.is_dir() and not (source / "experiment.yaml").is_file():
+    if not is_planned(source):
         return False
     folder = ExperimentFolder(source)
     if not folder.lock.exists():
@@ -170,17 +132,6 @@ def is_at_work(source: Path, report: Report) -> bool:
         return True
     os.close(descriptor)
     return bool(folder.queued())
-
-
-def _found(source: Path, *, deep: bool, say: Counted | None) -> Gathered:
-    from touchline.results.found import find
-
-    def hear(done: int, total: int, what: str) -> None:
-        del what
-        if say is not None:
-            say(done, total)
-
-    return find(source, deep=deep, say=hear)
 
 
 def _refuse_foreign(path: Path, source: Path) -> None:
@@ -248,40 +199,13 @@ def _read_drawn(path: Path) -> dict[str, str]:
     return {str(name): str(digest) for name, digest in drawn.items()} if isinstance(drawn, dict) else {}
 
 
-def _write_samples(path: Path, report: Report) -> None:
-    """Every answer, one a line; nothing is there where nothing was evaluated."""
+def _write_samples(target: Path, report: Report, *, parquet: bool) -> None:
+    """Every answer, one a row; nothing is there where nothing was evaluated."""
     from touchline.report.samples import sample_rows
+    from touchline.results.sample_table import write_lines, write_parquet
 
-    lines = [json.dumps(row, ensure_ascii=False) for row in sample_rows(report)]
-    if lines:
-        write_if_changed(path, "\n".join(lines) + "\n")
-
-
-def _files(root: Path, run: PlannedRun) -> Iterator[tuple[str, str]]:
-    """Where a run's numbers can be looked up, as far as it is there."""
-    folder = root / run.name
-    single = (("settings", "finetune.yaml"), ("evaluation settings", "eval.yaml"), ("metrics", "metrics.jsonl"))
-    for what, name in (*single, ("lineage", "lineage.json"), ("run metrics", "run_metrics.yaml")):
-        if (folder / name).is_file():
-            yield what, f"{run.name}/{name}"
-    for what, pattern in (("log", "slurm-*.out"), ("evaluation", "eval/*.eval"), ("attempt", "status/exit.*.json")):
-        for path in sorted(folder.glob(pattern)):
-            yield what, str(path.relative_to(root))
-
-
-def _sources(plan: Plan) -> Iterator[Source]:
-    for data in plan.datasets.values():
-        splits = ", ".join(f"{split.name} {split.num_examples:,}" for split in data.splits)
-        facts = (("splits", splits), ("origin of the splits", data.split_origin), ("sha256", data.sha256))
-        yield Source(kind="dataset", name=data.path, facts=facts)
-    for model in plan.models.values():
-        yield Source(
-            kind="base model",
-            name=model.name,
-            facts=(
-                ("parameters", f"{model.num_parameters:,}"),
-                ("dtype on disk", model.dtype),
-                ("weights", format_bytes(model.weight_bytes)),
-                ("sha256 of the weights", model.weights_sha256),
-            ),
-        )
+    if not any(run.evaluations or run.other_evaluations for run in report.runs):
+        return
+    write_lines(sample_rows(report), target / SAMPLES)
+    if parquet:
+        write_parquet(sample_rows(report), (target / SAMPLES).with_suffix(".parquet"))

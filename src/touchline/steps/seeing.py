@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from touchline.backends.protocol import Lengths
-from touchline.catalog.datasets import load_dataset
+from touchline.catalog.datasets import cluster_faults, load_dataset
 from touchline.catalog.lengths import token_lengths
 from touchline.catalog.models import load_model
 from touchline.catalog.settings import Settings
@@ -105,6 +105,7 @@ def see(
                 faults = as_findings(fault, "DA100", _place_of_data(spec, loaded))
                 seen.findings += [each for each in faults if each not in seen.findings]
     _see_tasks(seen)
+    seen.findings += _cluster_findings(seen)
     seen.findings += _general_findings(seen)
     seen.findings += [finding for model in seen.models.values() for finding in model.findings]
     seen.findings += [finding for dataset in seen.datasets.values() for finding in dataset.findings]
@@ -122,6 +123,16 @@ def _see_tasks(seen: Seen) -> None:
             seen.tasks[name] = resolve_task(name, seen.root)
         except InputFault as fault:
             seen.findings += as_findings(fault, "EV301", where)
+
+
+def _cluster_findings(seen: Seen) -> list[Finding]:
+    """Columns of `evaluate.cluster` that the datasets do not have: an evaluation would find out after the training."""
+    found: list[Finding] = []
+    for spec in seen.specs:
+        if spec.evaluate.cluster is not None and spec.data.path in seen.datasets:
+            faults = cluster_faults(spec.data, seen.root, spec.evaluate.cluster)
+            found += [each for each in faults if each not in found]
+    return found
 
 
 def _general_findings(seen: Seen) -> list[Finding]:

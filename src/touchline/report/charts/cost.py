@@ -11,7 +11,7 @@ from touchline.domain.quantity import Quantity
 from touchline.domain.report import Report
 from touchline.report.chart import Chart
 from touchline.report.charts.look import INK
-from touchline.report.charts.parts import Row, colour, finished, followed, number, padded, rows_of
+from touchline.report.charts.parts import Row, colour, finished, followed, number, rows_of, score_ends
 from touchline.report.facts import is_asked_about
 from touchline.report.inks import Ink
 from touchline.report.words import scale_of
@@ -25,7 +25,6 @@ def cost(report: Report, analysis: Analysis, inks: Mapping[str, Ink]) -> Chart |
     share = scale_of(analysis).share
     hours = [float(str(row["hours"])) for row in rows]
     scores = [float(str(row["score"])) for row in rows]
-    low, high = padded(scores, 0.1)
     unit, factor = ("device-hours", 1) if max(hours) >= 0.1 else ("device-minutes", 60)
     for row in rows:
         row["cost"] = number(float(str(row["hours"])) * factor)
@@ -44,7 +43,7 @@ def cost(report: Report, analysis: Analysis, inks: Mapping[str, Ink]) -> Chart |
     y = altair.Y(
         "score:Q",
         title=analysis.score,
-        scale=altair.Scale(domain=[max(0.0, low), min(1.02, high)] if share else [low, high], nice=False),
+        scale=altair.Scale(domain=score_ends(scores, scale_of(analysis)), nice=False),
         axis=altair.Axis(format=".0%" if share else ".3~r", tickCount=6),
     )
     shapes = list(dict.fromkeys(ink.shape for ink in inks.values()))

@@ -30,6 +30,9 @@ _LEGEND_COLUMNS_CHARS = 72
 _REACH = 2.5
 """Controls farther below the runs than so many times the runs' own span are told and not drawn."""
 _LEAST_SPAN = 0.02
+_LEAST_SHARES = 0.2
+"""An axis of shares holds at least so much: the interval of a score from a hundred items is about as long."""
+_TOP = 1.02
 _FEWEST_TICKS = 3
 _DIGITS = 6
 _ROW, _LOW_ROW, _MANY_ROWS = 20, 14, 30
@@ -89,13 +92,26 @@ def with_controls(values: Sequence[float], controls: Sequence[Row], scale: Scale
     told = [float(str(row["value"])) for row in controls]
     span = max(max(values) - min(values), _LEAST_SPAN * (max(values) - min(0.0, *values)))
     near = [row for row, value in zip(controls, told, strict=True) if min(values) - value <= _REACH * span]
-    low, high = padded([*values, *(float(str(row["value"])) for row in near)], 0.08)
+    ends = score_ends([*values, *(float(str(row["value"])) for row in near)], scale)
     far = [f"{row['label']} ({scale.value(float(str(row['value'])))})" for row in controls if row not in near]
     sentence = " Dashed: controls." if near else ""
     if far:
         sentence += f" Far below and not drawn: {listed(far)}."
-    ends = (max(0.0, low), min(1.0, high)) if scale.share else (low, high)
-    return [number(end) or 0.0 for end in ends], near, sentence
+    return ends, near, sentence
+
+
+def score_ends(values: Sequence[float], scale: Scale) -> list[float]:
+    """The ends of an axis of scores, never so close together that a difference of nothing looks like a cliff."""
+    low, high = padded(values, 0.1)
+    least = _LEAST_SHARES if scale.share else _LEAST_SPAN * max(abs(low), abs(high))
+    if high - low < least:
+        middle = (low + high) / 2
+        low, high = middle - least / 2, middle + least / 2
+    if scale.share:
+        # Points at the very top are whole.
+        low, high = low - max(0.0, high - _TOP), min(high, _TOP)
+        low, high = max(0.0, low), high + max(0.0, -low)
+    return [number(end) or 0.0 for end in (low, min(high, _TOP) if scale.share else high)]
 
 
 def finished(

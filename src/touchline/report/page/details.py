@@ -10,6 +10,7 @@ from touchline.domain.verification import MissingCheckpoint, VerifiedCheckpoint
 from touchline.report.inks import CONTROL, Ink
 from touchline.report.page.cells import ROWS_LIMIT, Cell, Column, Notes, PageTable, TableRow, plain, table_of
 from touchline.report.page.runs import all_checkpoints, checkpoint_words
+from touchline.report.words import metric_words
 from touchline.units import format_bytes
 
 Inks = Mapping[str, Ink]
@@ -134,7 +135,7 @@ def general(report: Report, inks: Inks) -> PageTable | None:
             cells=(
                 _run(each.run, inks),
                 plain(each.task),
-                plain(each.metric),
+                plain(metric_words(each)),
                 notes.measured(each.score, interval=True),
                 notes.measured(each.change, interval=True),
             ),

@@ -11,10 +11,10 @@ from touchline.domain.report import Report, RunFacts, Weight
 from touchline.domain.results import RunResult
 from touchline.domain.status import RunStatus
 from touchline.domain.verification import MissingCheckpoint, VerifiedCheckpoint
-from touchline.report.facts import is_asked_about
+from touchline.report.facts import is_asked_about, seeds_of
 from touchline.report.inks import Ink
 from touchline.report.page.cells import Cell, Column, Notes, PageTable, TableRow, plain, table_of
-from touchline.report.words import Scale, count, factor_words, level_of, p_text, scale_of
+from touchline.report.words import Scale, count, factor_words, is_at_least, level_of, p_text, scale_of
 
 _GOOD = (RunStatus.COMPLETED, RunStatus.COMPLETED_FAILED_EXIT)
 _BAD = (RunStatus.FAILED, RunStatus.INTERRUPTED)
@@ -44,12 +44,20 @@ def cards(report: Report) -> tuple[Card, ...]:
     if not isinstance(hours, Missing):
         planned = report.device_hours_planned
         said = "" if isinstance(planned, Missing) else f" (planned {planned.value:.3g})"
-        made.append(Card(value=f"{hours.value:.3g}", label=f"device-hours{said}"))
+        made.append(Card(value=f"{'≥ ' if is_at_least(hours) else ''}{hours.value:.3g}", label=f"device-hours{said}"))
     for weight, noun, kind in ((Weight.ERROR, "error", "bad"), (Weight.WARNING, "warning", "warn")):
         number = sum(issue.weight is weight for issue in report.issues)
         if number:
             made.append(Card(value=f"{number:,}", label=noun if number == 1 else f"{noun}s", kind=kind))
     return tuple(made)
+
+
+def _seed(run: RunResult, seeds: Mapping[str, int]) -> Cell:
+    """A training's seed; of one that no file tells, nothing."""
+    if not is_asked_about(run):
+        return plain("–", -1)
+    seed = seeds.get(run.name)
+    return Cell(text="n/a", sort=-1, title="not told") if seed is None else plain(str(seed), seed)
 
 
 def _score_cards(report: Report, analysis: Analysis) -> list[Card]:
@@ -75,6 +83,7 @@ def runs_table(report: Report, inks: Mapping[str, Ink]) -> PageTable | None:
     scale = Scale(share=True) if analysis is None else scale_of(analysis)
     factors = [factor for factor in report.factors if factor != "models"]
     checkpoints = _by_run(report)
+    seeds = seeds_of(report.metrics)
     notes = Notes()
     rows = [
         TableRow(
@@ -83,7 +92,7 @@ def runs_table(report: Report, inks: Mapping[str, Ink]) -> PageTable | None:
                 Cell(text=run.name, ink=inks[run.name].number, title="; ".join((facts.settings, *facts.notes))),
                 plain(run.model),
                 *(_level(run, factor) for factor in factors),
-                plain(str(run.seed), run.seed) if is_asked_about(run) else plain("–", -1),
+                _seed(run, seeds),
                 _status(run),
                 *_score_cells(scores.get(run.name), scale, notes),
                 *_difference_cells(compared.get(run.name), facts, scale, notes),

@@ -1,0 +1,111 @@
+"""What else differs between two runs that were to differ in one factor alone, such as a batch size or an alpha."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from touchline.domain.collected import RunMetrics, Setting
+from touchline.domain.quantity import Measured, Missing, Quantity
+from touchline.domain.report import Gathered, Statement
+from touchline.domain.results import RunResult
+from touchline.report.findings_pairs import Pair, pairs_of
+from touchline.report.words import factor_words, listed
+
+CHANGE_TIME = (
+    ("effective_batch_size", "global batch size"),
+    ("batch_size", "micro-batch size"),
+    ("gradient_accumulation_steps", "gradient accumulation"),
+    ("packed", "packing"),
+    ("max_seq_len", "context"),
+    ("epochs", "epochs"),
+    ("gpus", "GPUs"),
+)
+"""Settings that change how long a training takes, as `RunMetrics.static_config` calls them and as people do."""
+CHANGE_LOSS = (
+    ("effective_batch_size", "global batch size"),
+    ("learning_rate", "learning rate"),
+    ("lora_rank", "rank"),
+    ("lora_alpha", "alpha"),
+    ("packed", "packing"),
+    ("max_seq_len", "context"),
+    ("epochs", "epochs"),
+)
+"""Settings that change what is learnt: with the same global batch size that of a micro-batch does not."""
+
+
+def confounded_scores(gathered: Gathered, factors: Sequence[str]) -> Iterator[Statement]:
+    """What else differs between runs whose scores were compared by a factor: the effect is that of both."""
+    told = {each.run_name: each for each in gathered.metrics}
+    for factor in factors:
+        by_level = pairs_of(gathered, factor, _scored) if factor in gathered.factors else {}
+        found = [
+            each for pairs in by_level.values() for p in pairs for each in _differing(factor, p, told, CHANGE_LOSS)
+        ]
+        if found:
+            text = (
+                f"Runs of another {factor_words(factor)} differ in {_valued(found)} as well: what the "
+                f"{factor_words(factor)} does to the score cannot be told apart from what that does."
+            )
+            yield Statement(topic=factor, text=text)
+
+
+def _scored(run: RunResult) -> Measured:
+    """Whether there is a score, as pairs ask for it."""
+    return Quantity(value=1.0, unit="1") if run.evaluations else Missing(missing="not evaluated")
+
+
+def confounded(
+    factor: str, pairs: Sequence[Pair], told: Mapping[str, RunMetrics], settings: Sequence[tuple[str, str]]
+) -> str:
+    """What else differs between the runs of the pairs, with the values, as a sentence."""
+    found = [each for pair in pairs for each in _differing(factor, pair, told, settings)]
+    return f" They differ in {_valued(found)} as well, which is confounded with it." if found else ""
+
+
+def _valued(found: Sequence[tuple[str, Setting, Setting]]) -> str:
+    """`alpha (128 against 8) and context (256 against 512)`."""
+    values = dict.fromkeys(f"{words} ({_setting(own)} against {_setting(other)})" for words, own, other in found)
+    return listed(list(values))
+
+
+def confounded_levels(
+    factor: str,
+    by_level: Mapping[str, Sequence[Pair]],
+    told: Mapping[str, RunMetrics],
+    settings: Sequence[tuple[str, str]],
+) -> str:
+    """The same of a factor with many levels, by name alone."""
+    found = dict.fromkeys(
+        words
+        for pairs in by_level.values()
+        for pair in pairs
+        for words, _, _ in _differing(factor, pair, told, settings)
+    )
+    return f" Some differ in {listed(list(found))} as well, which is confounded with it." if found else ""
+
+
+def _differing(
+    factor: str, pair: Pair, told: Mapping[str, RunMetrics], settings: Sequence[tuple[str, str]]
+) -> Iterator[tuple[str, Setting, Setting]]:
+    """(setting, of the run, of the reference) of each that is not the factor itself and not the same."""
+    if pair.run.name not in told or pair.reference.name not in told:
+        return
+    mine, others = told[pair.run.name].static_config, told[pair.reference.name].static_config
+    values: set[tuple[Setting, Setting]] = set()
+    for key, words in settings:
+        own, other = mine.get(key), others.get(key)
+        if words.replace("-", " ") == factor_words(factor) or own == other:
+            continue
+        # A micro-batch that differs just as the batch does is no second thing.
+        if key == "batch_size" and (own, other) in values:
+            continue
+        values.add((own, other))
+        yield words, own, other
+
+
+def _setting(value: Setting) -> str:
+    if value is None:
+        return "not told"
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return f"{value:g}" if isinstance(value, int | float) else value

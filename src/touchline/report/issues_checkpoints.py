@@ -1,0 +1,57 @@
+"""Issues of checkpoints: what is broken, what is missing, and whether a score of it counts all the same."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from touchline.domain.report import Issue, Weight
+from touchline.domain.results import RunResult
+from touchline.domain.status import TrainingOutcome
+from touchline.domain.verification import Verification, VerifiedCheckpoint
+from touchline.report.words import capital
+
+_CUT, _SIZE = "truncated", "wrong-size"
+"""Codes of faults: a file that is cut has the wrong size too."""
+
+
+def checkpoint_issues(verification: Verification, runs: Mapping[str, RunResult]) -> Iterator[Issue]:
+    """Broken checkpoints, then those that are not there though planned."""
+    for each in verification.checkpoints:
+        if each.sound:
+            continue
+        cut = {fault.file for fault in each.faults if fault.code == _CUT}
+        faults = [fault for fault in each.faults if fault.code != _SIZE or fault.file not in cut]
+        told = "; ".join(
+            f"{fault.file}: {fault.message}" if fault.file else capital(fault.message) for fault in faults[:4]
+        )
+        more = f"; and {len(faults) - 4} more" if len(faults) > 4 else ""
+        scored = " Its score on record is of the weights as they were saved." if _is_scored(each, runs) else ""
+        yield Issue(
+            weight=Weight.ERROR,
+            subject=each.run,
+            title=f"checkpoint {each.name} is broken",
+            text=f"{told}{more}. It does not count as it is.{scored}",
+            where=f"{each.run}/{each.name}",
+        )
+    for missing in verification.missing:
+        if missing.expected:
+            continue
+        done = missing.run in runs and runs[missing.run].outcome is TrainingOutcome.COMPLETE
+        yield Issue(
+            weight=Weight.ERROR if done else Weight.WARNING,
+            subject=missing.run,
+            title=f"checkpoint {missing.name} is missing",
+            text=f"{capital(missing.reason)}.",
+        )
+
+
+def _is_scored(checkpoint: VerifiedCheckpoint, runs: Mapping[str, RunResult]) -> bool:
+    """Whether an evaluation is of the weights that its marker tells of."""
+    run = runs.get(checkpoint.run)
+    weights = {} if run is None else {each.name: each.adapter_sha256 for each in run.checkpoints}
+    saved = weights.get(checkpoint.name)
+    return (
+        run is not None
+        and saved is not None
+        and any((r.checkpoint, r.adapter_sha256) == (checkpoint.name, saved) for r in run.evaluations)
+    )

@@ -1,0 +1,49 @@
+"""Share of an evaluation's answers that are right, with an interval for what is independent: items, or clusters."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import fmean
+
+import numpy as np
+
+from touchline.domain.results import EvaluationRecord, Proportion, SampleScore
+from touchline.statistics import wilson
+from touchline.statistics.clustered import clustered_share
+from touchline.statistics.proportion import wilson_of_share
+from touchline.statistics.scored import clusters_of
+
+
+def proportion(record: EvaluationRecord, right: Sequence[bool]) -> Proportion | None:
+    """Share of the answers that are right; None where there are none.
+
+    Several answers to an item say less than as many items: each item then counts as one observation, with its mean,
+    which makes the interval too wide rather than too narrow. Items that belong together say less than as many that
+    stand alone: the interval is that of their clusters; of a single cluster nothing is known, and it is 0 to 1.
+
+    Args:
+        record: the evaluation.
+        right: whether each of its answers is right, in its order.
+    """
+    if not right:
+        return None
+    k, n = sum(right), len(right)
+    items: dict[str, list[SampleScore]] = {}
+    answers: dict[str, list[bool]] = {}
+    for sample, is_right in zip(record.samples, right, strict=True):
+        items.setdefault(sample.id, []).append(sample)
+        answers.setdefault(sample.id, []).append(is_right)
+    clusters = clusters_of(items)
+    if clusters is not None:
+        count = len(set(clusters))
+        if count == 1:
+            only = "none: one cluster alone tells nothing of the spread"
+            return Proportion(k=k, n=n, low=0.0, high=1.0, coverage=1.0, method=only)
+        low, high = clustered_share(np.asarray([fmean(each) for each in answers.values()]), clusters)
+        return Proportion(k=k, n=n, low=low, high=high, method=f"Wilson over {count} clusters")
+    if record.repeats == 1:
+        low, high = wilson(k, n)
+        return Proportion(k=k, n=n, low=low, high=high)
+    alone = n / record.repeats
+    low, high = wilson_of_share(k / n, alone)
+    return Proportion(k=k, n=n, low=low, high=high, method=f"Wilson over {alone:.0f} items")

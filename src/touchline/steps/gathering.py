@@ -1,0 +1,105 @@
+"""Gathering: everything that is read of an experiment, before anything is concluded.
+
+The folder may be one that touchline planned, or any other with the logs and checkpoints of trainings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from touchline.domain.plan import Plan, PlannedRun
+from touchline.domain.report import Gathered, Source
+from touchline.errors import InputFault
+from touchline.launch.folders import ExperimentFolder
+from touchline.results.collect import collect_results
+from touchline.results.controls import no_op_issues
+from touchline.results.folder_issues import folder_issues
+from touchline.results.general import read_general
+from touchline.results.run_metrics import run_metrics
+from touchline.results.verification import verify_planned
+from touchline.steps.outcomes import Counted
+from touchline.units import format_bytes
+
+
+def is_planned(source: Path) -> bool:
+    """Whether an experiment.yaml is there; any other folder is one that touchline did not make."""
+    return not source.is_dir() or (source / "experiment.yaml").is_file()
+
+
+def gather(source: Path, *, deep: bool = False, say: Counted | None = None) -> Gathered:
+    """Read everything that a report is made from.
+
+    Args:
+        source: experiment.yaml or its folder, or a folder with runs that touchline did not make.
+        deep: read every value of every checkpoint, not only headers.
+        say: hears how many checkpoints are verified, of how many.
+
+    Raises:
+        InputFault: there is neither an experiment nor any run.
+    """
+    if not is_planned(source):
+        return _found(source, deep=deep, say=say)
+    folder = ExperimentFolder(source)
+    plan = folder.read_plan()
+    if plan is None:
+        raise InputFault(f"{str(folder.root)!r} has no plan.json", hint=f"touchline plan {str(folder.yaml)!r}")
+    runs = collect_results(plan, folder.root)
+    planned = {run.name: run for run in plan.runs}
+    return Gathered(
+        experiment=plan.experiment,
+        origin=f"planned by touchline {plan.touchline_version}",
+        date=plan.date,
+        root=str(source if source.is_dir() else source.parent),
+        plan=plan,
+        runs=tuple(runs),
+        metrics=tuple(run_metrics(planned[run.name], run, folder.run(run.name)) for run in runs),
+        factors=dict(plan.factors),
+        datasets={run.name: run.dataset for run in plan.runs},
+        verification=verify_planned(plan, folder.root, deep=deep, say=say),
+        general=read_general(folder.root, runs),
+        files={run.name: tuple(_files(folder.root, run)) for run in plan.runs},
+        issues=(*folder_issues(folder.root, runs), *no_op_issues(runs)),
+        sources=tuple(_sources(plan)),
+    )
+
+
+def _found(source: Path, *, deep: bool, say: Counted | None) -> Gathered:
+    from touchline.results.found import find
+
+    def hear(done: int, total: int, what: str) -> None:
+        del what
+        if say is not None:
+            say(done, total)
+
+    return find(source, deep=deep, say=hear)
+
+
+def _files(root: Path, run: PlannedRun) -> Iterator[tuple[str, str]]:
+    """Where a run's numbers can be looked up, as far as it is there."""
+    folder = root / run.name
+    single = (("settings", "finetune.yaml"), ("evaluation settings", "eval.yaml"), ("metrics", "metrics.jsonl"))
+    for what, name in (*single, ("lineage", "lineage.json"), ("run metrics", "run_metrics.yaml")):
+        if (folder / name).is_file():
+            yield what, f"{run.name}/{name}"
+    for what, pattern in (("log", "slurm-*.out"), ("evaluation", "eval/*.eval"), ("attempt", "status/exit.*.json")):
+        for path in sorted(folder.glob(pattern)):
+            yield what, str(path.relative_to(root))
+
+
+def _sources(plan: Plan) -> Iterator[Source]:
+    for data in plan.datasets.values():
+        splits = ", ".join(f"{split.name} {split.num_examples:,}" for split in data.splits)
+        facts = (("splits", splits), ("origin of the splits", data.split_origin), ("sha256", data.sha256))
+        yield Source(kind="dataset", name=data.path, facts=facts)
+    for model in plan.models.values():
+        yield Source(
+            kind="base model",
+            name=model.name,
+            facts=(
+                ("parameters", f"{model.num_parameters:,}"),
+                ("dtype on disk", model.dtype),
+                ("weights", format_bytes(model.weight_bytes)),
+                ("sha256 of the weights", model.weights_sha256),
+            ),
+        )

@@ -1,0 +1,79 @@
+"""Issues: what went wrong is told once, with its cause."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from tests.report import made_gathered as made
+from tests.report.test_next_steps import checkpoint
+
+from touchline.domain.quantity import Missing
+from touchline.domain.report import Issue, Weight
+from touchline.domain.results import CheckpointInfo
+from touchline.domain.status import RunStatus, TrainingOutcome
+from touchline.domain.verification import CheckpointFault
+from touchline.report.build import build_report
+from touchline.report.issues import NO_EVALUATION
+
+pytestmark = pytest.mark.planning
+
+
+def test_a_run_without_a_score_for_a_reason_is_told_once() -> None:
+    """Who reads its folder says why, and says it alone."""
+    runs = [made.run("1B_rank4"), made.run("1B_rank64", rank="64")]
+    told = Issue(weight=Weight.WARNING, subject="1B_rank4", title="scores cannot be read", text="Evaluate again.")
+    report = build_report(made.gathered(runs, issues=[told]))
+    assert [each.subject for each in report.issues if each.title == NO_EVALUATION] == ["1B_rank64"]
+    assert [each.title for each in report.issues if each.subject == "1B_rank4" and each.weight is Weight.WARNING] == [
+        "scores cannot be read"
+    ]
+
+
+def test_metrics_that_cannot_be_read_are_one_issue() -> None:
+    """Losses and steps that are missing for that reason are none of their own."""
+    gone = Missing(missing="metrics.jsonl cannot be read")
+    note = "steps and losses are not known: metrics.jsonl cannot be read (Is a directory)"
+    run = made.run("1B_rank4", notes=(note,), steps_done=0, steps_planned=1500, train=gone, val=gone)
+    report = build_report(made.gathered([run]))
+    assert [(each.title, each.text) for each in report.issues if each.title != NO_EVALUATION] == [
+        (
+            "metrics cannot be read",
+            "Steps and losses are not known: metrics.jsonl cannot be read (Is a directory).",
+        )
+    ]
+
+
+def test_a_training_whose_checkpoint_was_spoilt_was_not_interrupted() -> None:
+    """Its job ended well and its steps are done; a score of the weights as they were saved counts."""
+    record = replace(made.record("1B_rank4", "epoch_2", made.rights(80)), adapter_sha256="1" * 64)
+    saved = CheckpointInfo(
+        name="epoch_2",
+        epoch=2,
+        step=1500,
+        complete=False,
+        problems=("cut",),
+        size_bytes=1,
+        adapter_sha256="1" * 64,
+        validation_loss=None,
+    )
+    run = made.run(
+        "1B_rank4",
+        evaluations=[record],
+        status=RunStatus.INTERRUPTED,
+        outcome=TrainingOutcome.PARTIAL,
+        checkpoints=(saved,),
+    )
+    faults = tuple(
+        CheckpointFault(code=code, message=f"{code} it is", file="adapter_model.safetensors")
+        for code in ("truncated", "wrong-size")
+    )
+    broken = replace(checkpoint("1B_rank4", "epoch_2", sound=False), faults=faults)
+    report = build_report(made.gathered([run], verification=replace(made.NOTHING, checkpoints=(broken,))))
+    told = {each.title: each.text for each in report.issues}
+    assert told["last checkpoint lost"].startswith("Every step is done and its job ended well, but its last checkpoint")
+    assert told["checkpoint epoch_2 is broken"] == (
+        "adapter_model.safetensors: truncated it is. It does not count as it is. Its score on record is of the weights "
+        "as they were saved."
+    )
+    assert "interrupted" not in told
