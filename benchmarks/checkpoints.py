@@ -39,9 +39,9 @@ from tests.results.test_verification_corrupt import write_hf, write_torchtune  #
 from touchline.domain.verification import Verification  # noqa: E402
 from touchline.estimate.disk import adapter_tensors  # noqa: E402
 from touchline.results.verification import verify_folders, verify_planned  # noqa: E402
-from touchline.results.verifying_bases import Base, read_base  # noqa: E402
-from touchline.results.verifying_expected import Expected  # noqa: E402
-from touchline.results.verifying_folder import verify_folder  # noqa: E402
+from touchline.results.verifying.bases import Base, read_base  # noqa: E402
+from touchline.results.verifying.expected import Expected  # noqa: E402
+from touchline.results.verifying.folder import verify_folder  # noqa: E402
 
 FLOOR = 1000
 TOKENIZER_BYTES = 3_522_871

@@ -22,8 +22,7 @@ from touchline.domain.status import JobState, RunStatus, TrainingOutcome
 from touchline.errors import EnvironmentFault, InputFault
 from touchline.report.build import build_report
 from touchline.report.markdown import results_markdown
-from touchline.results import found_folders
-from touchline.results.found import find
+from touchline.results.found import evaluations, find, folders
 
 pytestmark = pytest.mark.planning
 
@@ -89,7 +88,7 @@ def test_a_run_folder_that_may_not_be_read_leaves_the_others(folder: Path, monke
             raise PermissionError(13, "Permission denied", str(path))
         return scan(path)
 
-    monkeypatch.setattr(found_folders.os, "scandir", refuse)
+    monkeypatch.setattr(folders.os, "scandir", refuse)
     gathered = find(folder)
     assert [run.name for run in gathered.runs] == ["1B_rank4", "1B_rank64", "3B_rank64"]
     (issue,) = [each for each in gathered.issues if each.title == "folder cannot be read"]
@@ -386,7 +385,7 @@ def test_a_hugging_face_run_of_states_alone(tmp_path: Path) -> None:
 
 
 def test_many_folders_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(found_folders, "MOST_FOLDERS", 20)
+    monkeypatch.setattr(folders, "MOST_FOLDERS", 20)
     for k in range(60):
         (tmp_path / f"r{k:02}").mkdir()
         (tmp_path / f"r{k:02}" / "slurm-1.out").write_text(log_of(RUNS[0]))
@@ -548,9 +547,7 @@ def test_evaluations_that_did_not_end_well_give_no_score(folder: Path, more: dic
 
 
 def test_an_archive_that_expands_without_end_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from touchline.results import found_evaluations
-
-    monkeypatch.setattr(found_evaluations, "_SUMMARIES_LIMIT_BYTES", 10_000)
+    monkeypatch.setattr(evaluations, "_SUMMARIES_LIMIT_BYTES", 10_000)
     path = folder / "1B_rank4" / "eval" / "a.eval"
     path.parent.mkdir()
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:

@@ -20,7 +20,7 @@ from touchline.domain.quantity import Missing, Quantity
 from touchline.estimate.disk import adapter_tensors, disk_estimate
 from touchline.results.storage import in_bytes
 from touchline.results.verification import verify_folders, verify_planned
-from touchline.results.verifying_files import tree_bytes
+from touchline.results.verifying.files import tree_bytes
 
 pytestmark = pytest.mark.planning
 

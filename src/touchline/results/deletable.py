@@ -13,12 +13,12 @@ from pathlib import Path
 
 from touchline.domain.verification import Deletable, VerifiedCheckpoint
 from touchline.results.storage import Place
-from touchline.results.verifying_bases import read_object
-from touchline.results.verifying_expected import Expected
-from touchline.results.verifying_files import role_of, tree_bytes
-from touchline.results.verifying_folder import verify_folder
-from touchline.results.verifying_markers import STATE, numbered
-from touchline.results.verifying_missing import LEFTOVER
+from touchline.results.verifying.bases import read_object
+from touchline.results.verifying.expected import Expected
+from touchline.results.verifying.files import role_of, tree_bytes
+from touchline.results.verifying.folder import verify_folder
+from touchline.results.verifying.markers import STATE, numbered
+from touchline.results.verifying.missing import LEFTOVER
 
 RESUME = "resume"
 _TEMPORARY = re.compile(r"\..{1,40}\.[0-9a-f]{8}\.tmp")

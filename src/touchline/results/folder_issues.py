@@ -11,8 +11,8 @@ from touchline.catalog.evaluations import EVALUATIONS_FOLDER, SCORES_SUFFIX, rea
 from touchline.domain.report import Issue, Weight
 from touchline.domain.results import RunResult
 from touchline.domain.status import JobState
-from touchline.results.found_folders import CHECKPOINT, newest_first
-from touchline.results.found_text import below, clean_line, clean_text
+from touchline.results.found.folders import CHECKPOINT, newest_first
+from touchline.results.found.text import below, clean_line, clean_text
 
 _TAIL_BYTES = 1 << 16
 _LAST_LINES = 4

@@ -15,9 +15,9 @@ from touchline.domain.verification import (
     StorageSummary,
     VerifiedCheckpoint,
 )
-from touchline.results.verifying_adapters import ADAPTER_FILE
-from touchline.results.verifying_bases import Base
-from touchline.results.verifying_files import tree_bytes
+from touchline.results.verifying.adapters import ADAPTER_FILE
+from touchline.results.verifying.bases import Base
+from touchline.results.verifying.files import tree_bytes
 
 _BYTES = {"B": 1.0, "MB": 1e6}
 

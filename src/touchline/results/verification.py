@@ -1,7 +1,7 @@
 """Every checkpoint of an experiment, verified by reading it: what is there, wrong or missing, and what it takes.
 
-    verifying_folder     one checkpoint's folder, by the checks of the modules beside it
-    verifying_missing    what a plan asks for and is not there
+    verifying.folder     one checkpoint's folder, by the checks of the modules beside it
+    verifying.missing    what a plan asks for and is not there
     storage, deletable   where the bytes are, and which of them may go
 
 By default file sizes, headers and small text files are read, a thousand adapters a minute; `deep` reads every value and
@@ -25,12 +25,12 @@ from touchline.estimate.disk import adapter_file_bytes
 from touchline.files import sha256_file
 from touchline.results.deletable import deletable_of
 from touchline.results.storage import Place, summarise
-from touchline.results.verifying_adapters import ADAPTER_CONFIG, ADAPTER_FILE, Wanted
-from touchline.results.verifying_bases import CONFIG_FILE, Base, planned_base, read_base, read_object
-from touchline.results.verifying_expected import Expected
-from touchline.results.verifying_folder import verify_folder
-from touchline.results.verifying_markers import named_by, numbered
-from touchline.results.verifying_missing import missing_of, missing_of_found
+from touchline.results.verifying.adapters import ADAPTER_CONFIG, ADAPTER_FILE, Wanted
+from touchline.results.verifying.bases import CONFIG_FILE, Base, planned_base, read_base, read_object
+from touchline.results.verifying.expected import Expected
+from touchline.results.verifying.folder import verify_folder
+from touchline.results.verifying.markers import named_by, numbered
+from touchline.results.verifying.missing import missing_of, missing_of_found
 
 _NOTHING_PLANNED = Missing(missing="nothing was planned")
 Counted = Callable[[int, int], None]

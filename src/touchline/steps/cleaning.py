@@ -22,7 +22,7 @@ from touchline.launch.statusfiles import read_attempts
 from touchline.results.deletable import is_lost
 from touchline.results.standing import counted, told
 from touchline.results.verification import verify_planned
-from touchline.results.verifying_missing import LEFTOVER
+from touchline.results.verifying.missing import LEFTOVER
 from touchline.steps.running import alone
 
 _SHOWN = 5

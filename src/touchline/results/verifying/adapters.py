@@ -13,9 +13,9 @@ from typing import Final
 
 from touchline.catalog.shards import Tensor
 from touchline.domain.verification import CheckpointFault
-from touchline.results.verifying_bases import Base, finite
-from touchline.results.verifying_fit import Pair, fit_faults, is_layer
-from touchline.results.verifying_values import listed
+from touchline.results.verifying.bases import Base, finite
+from touchline.results.verifying.fit import Pair, fit_faults, is_layer
+from touchline.results.verifying.values import listed
 
 ADAPTER_FILE: Final = "adapter_model.safetensors"
 ADAPTER_CONFIG: Final = "adapter_config.json"

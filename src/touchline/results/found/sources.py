@@ -9,8 +9,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from touchline.domain.report import Source
-from touchline.results.found_result import FoundRun
-from touchline.results.found_text import below
+from touchline.results.found.result import FoundRun
+from touchline.results.found.text import below
 
 _DATE = re.compile(r"(?<!\d)(20\d\d)[-_]?(0[1-9]|1[0-2])[-_]?(0[1-9]|[12]\d|3[01])(?!\d)")
 _EVALUATION_SCRIPTS = ("eval.py", "inspect_task.py", "inspect.slurm", "eval.slurm")

@@ -11,10 +11,10 @@ from touchline.catalog.checkpoints import MARKER, read_export_marker
 from touchline.domain.metrics import ExportMarker
 from touchline.domain.verification import CheckpointFault
 from touchline.files import sha256_file
-from touchline.results.verifying_bases import finite, read_object
-from touchline.results.verifying_expected import Expected
-from touchline.results.verifying_files import Entry
-from touchline.results.verifying_weights import unreadable
+from touchline.results.verifying.bases import finite, read_object
+from touchline.results.verifying.expected import Expected
+from touchline.results.verifying.files import Entry
+from touchline.results.verifying.weights import unreadable
 
 STATE = "trainer_state.json"
 _NAME = re.compile(r"(epoch|step|checkpoint|iter)[_-](\d{1,12})")

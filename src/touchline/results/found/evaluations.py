@@ -19,7 +19,7 @@ from pathlib import Path
 
 from touchline.domain.results import EvaluationRecord, SampleScore
 from touchline.files import sha256_file
-from touchline.results.found_text import clean_text
+from touchline.results.found.text import clean_text
 
 _HEADER_LIMIT_BYTES = 32 << 20
 _SUMMARIES_LIMIT_BYTES = 256 << 20

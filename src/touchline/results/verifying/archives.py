@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from touchline.domain.verification import CheckpointFault
-from touchline.results.verifying_values import listed, look
-from touchline.results.verifying_weights import unreadable
+from touchline.results.verifying.values import listed, look
+from touchline.results.verifying.weights import unreadable
 
 _MAGIC = b"PK\x03\x04"
 _CHUNK_BYTES = 1 << 22

@@ -14,8 +14,8 @@ from pathlib import Path, PurePosixPath
 from touchline.domain.collected import Setting
 from touchline.domain.quantity import Measured, Missing
 from touchline.domain.reading import RunReading, Said, Word
-from touchline.results.found_documents import Document
-from touchline.results.found_text import clean_text
+from touchline.results.found.documents import Document
+from touchline.results.found.text import clean_text
 
 NAMED = "the run's name"
 """Where a model's name is from that nothing but its run's name tells."""

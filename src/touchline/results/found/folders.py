@@ -15,7 +15,7 @@ from pathlib import Path
 
 from touchline.domain.report import Issue, Weight
 from touchline.evidence.grouping import SKIPPED_FOLDERS
-from touchline.results.found_text import clean_text
+from touchline.results.found.text import clean_text
 
 DEEPEST = 8
 """Levels below the folder that was asked for."""

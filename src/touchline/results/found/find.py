@@ -14,19 +14,19 @@ from touchline.domain.results import EvaluationRecord
 from touchline.domain.verification import MissingCheckpoint, Verification
 from touchline.errors import EnvironmentFault, InputFault
 from touchline.evidence.lines import NoText
-from touchline.results.found_accounting import Accounted, accounting_of
-from touchline.results.found_beside import evaluations_of, read_evaluations, with_loose
-from touchline.results.found_claims import Held, claims_of, sizes_of
-from touchline.results.found_design import Design, design_of, together_issues
-from touchline.results.found_documents import read_documents
-from touchline.results.found_evaluations import FoundEvaluation
-from touchline.results.found_folders import RunFolder, walk
-from touchline.results.found_issues import issues_of, onto_itself
-from touchline.results.found_logs import JobLog, read_job
-from touchline.results.found_result import FoundRun, metrics_of, result_of
-from touchline.results.found_settings import NAMED, Settings, settings_of, size_of
-from touchline.results.found_sources import date_of, files_of, sources_of
-from touchline.results.found_text import below, clean_text
+from touchline.results.found.accounting import Accounted, accounting_of
+from touchline.results.found.beside import evaluations_of, read_evaluations, with_loose
+from touchline.results.found.claims import Held, claims_of, sizes_of
+from touchline.results.found.design import Design, design_of, together_issues
+from touchline.results.found.documents import read_documents
+from touchline.results.found.evaluations import FoundEvaluation
+from touchline.results.found.folders import RunFolder, walk
+from touchline.results.found.issues import issues_of, onto_itself
+from touchline.results.found.logs import JobLog, read_job
+from touchline.results.found.result import FoundRun, metrics_of, result_of
+from touchline.results.found.settings import NAMED, Settings, settings_of, size_of
+from touchline.results.found.sources import date_of, files_of, sources_of
+from touchline.results.found.text import below, clean_text
 from touchline.results.general import read_general
 from touchline.results.verification import verify_folders
 

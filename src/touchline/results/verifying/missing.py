@@ -12,7 +12,7 @@ from touchline.domain.plan import PlannedRun
 from touchline.domain.runs import RunKind
 from touchline.domain.verification import MissingCheckpoint
 from touchline.results.metrics import read_metrics
-from touchline.results.verifying_markers import numbered
+from touchline.results.verifying.markers import numbered
 
 LEFTOVER = re.compile(r"\.(?:saving|replaced)-(.+)-[0-9a-f]{8}")
 """Folders that a killed attempt left: half-written, or about to be replaced; the group is the checkpoint's name."""

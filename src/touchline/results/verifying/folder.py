@@ -7,12 +7,12 @@ from functools import partial
 from pathlib import Path
 
 from touchline.domain.verification import CheckpointFault, CheckpointKind, VerifiedCheckpoint
-from touchline.results.verifying_adapters import ADAPTER_CONFIG, ADAPTER_FILE, adapter_faults, is_b, rank_of
-from touchline.results.verifying_bases import CONFIG_FILE, Base, read_shape
-from touchline.results.verifying_expected import Expected
-from touchline.results.verifying_files import list_folder, text_faults, tree_bytes
-from touchline.results.verifying_markers import marker_faults
-from touchline.results.verifying_models import (
+from touchline.results.verifying.adapters import ADAPTER_CONFIG, ADAPTER_FILE, adapter_faults, is_b, rank_of
+from touchline.results.verifying.bases import CONFIG_FILE, Base, read_shape
+from touchline.results.verifying.expected import Expected
+from touchline.results.verifying.files import list_folder, text_faults, tree_bytes
+from touchline.results.verifying.markers import marker_faults
+from touchline.results.verifying.models import (
     files_of,
     is_zero_in,
     model_tensors,
@@ -20,9 +20,9 @@ from touchline.results.verifying_models import (
     tensor_faults,
     type_faults,
 )
-from touchline.results.verifying_read import Read, read_checkpoint, weight_faults
-from touchline.results.verifying_values import value_faults
-from touchline.results.verifying_weights import read_weights
+from touchline.results.verifying.read import Read, read_checkpoint, weight_faults
+from touchline.results.verifying.values import value_faults
+from touchline.results.verifying.weights import read_weights
 
 STAGE_FILE = "stage_adapter.safetensors"
 """What a stage of a chain has trained, where others were merged into the base before it."""

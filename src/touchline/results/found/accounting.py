@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from touchline.domain.status import JobState
-from touchline.results.found_text import below, bounded, clean_line
+from touchline.results.found.text import below, bounded, clean_line
 from touchline.slurmtext.states import ExitCode, read_exit_code, read_job_id, read_state
 
 _NAME = re.compile(r"sacct[\w.-]*\.(?:txt|csv|tsv|out|log)", re.IGNORECASE)

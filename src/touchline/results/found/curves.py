@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from touchline.domain.observation import Event, Observation, Sign, SignKind
 from touchline.domain.results import LossPoint
 from touchline.evidence.course import Course
-from touchline.results.found_text import clean_line
+from touchline.results.found.text import clean_line
 
 _MOST_POINTS = 20_000
 _MOST_SIGNS = 2_000

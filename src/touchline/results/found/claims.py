@@ -15,9 +15,9 @@ from touchline.domain.quantity import Quantity
 from touchline.domain.report import Issue, Weight
 from touchline.domain.results import RunResult
 from touchline.domain.verification import VerifiedCheckpoint
-from touchline.results.found_design import Design, words_of
-from touchline.results.found_result import FoundRun
-from touchline.results.found_text import below, bounded, clean_line
+from touchline.results.found.design import Design, words_of
+from touchline.results.found.result import FoundRun
+from touchline.results.found.text import below, bounded, clean_line
 from touchline.units import GIB, format_bytes
 
 _TEXT_LIMIT_BYTES = 1 << 20

@@ -9,9 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from touchline.domain.report import Issue, Weight
-from touchline.results.found_evaluations import FoundEvaluation, Unusable, read_eval_log
-from touchline.results.found_folders import RunFolder, Walk, newest_first
-from touchline.results.found_text import below, bounded
+from touchline.results.found.evaluations import FoundEvaluation, Unusable, read_eval_log
+from touchline.results.found.folders import RunFolder, Walk, newest_first
+from touchline.results.found.text import below, bounded
 
 _LOOSE_LIMIT_BYTES = 4 << 20
 

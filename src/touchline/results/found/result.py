@@ -20,11 +20,11 @@ from touchline.domain.results import (
 from touchline.domain.runs import ControlKind, Level, RunKind
 from touchline.domain.status import JobState, RunStatus, TrainingOutcome
 from touchline.domain.verification import VerifiedCheckpoint
-from touchline.results.found_accounting import Accounted
-from touchline.results.found_folders import RunFolder
-from touchline.results.found_logs import JobLog
-from touchline.results.found_settings import Settings
-from touchline.results.found_text import below, clean_line
+from touchline.results.found.accounting import Accounted
+from touchline.results.found.folders import RunFolder
+from touchline.results.found.logs import JobLog
+from touchline.results.found.settings import Settings
+from touchline.results.found.text import below, clean_line
 from touchline.results.shares import proportion
 from touchline.units import GIB
 

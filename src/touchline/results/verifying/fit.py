@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from touchline.catalog.shards import Tensor
 from touchline.domain.verification import CheckpointFault
-from touchline.results.verifying_bases import Base
-from touchline.results.verifying_values import listed
+from touchline.results.verifying.bases import Base
+from touchline.results.verifying.values import listed
 
 _LAYER = re.compile(r"\.(?:layers|h|blocks|block)\.(\d{1,6})\.")
 _LAYERS_LIMIT = 1000

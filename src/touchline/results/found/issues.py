@@ -10,10 +10,10 @@ from touchline.domain.quantity import Missing, Quantity
 from touchline.domain.reading import Outcome
 from touchline.domain.report import Issue, Weight
 from touchline.domain.status import JobState, TrainingOutcome
-from touchline.results.found_logs import JobLog
-from touchline.results.found_result import FoundRun, reason_of, relocated
-from touchline.results.found_settings import size_of
-from touchline.results.found_text import below, clean_line
+from touchline.results.found.logs import JobLog
+from touchline.results.found.result import FoundRun, reason_of, relocated
+from touchline.results.found.settings import size_of
+from touchline.results.found.text import below, clean_line
 
 _SAME_FILE = re.compile(r"mv: .* are the same file")
 _PLACE_OF_A_NAME = {"lora_rank": "rank", "seed": "seed"}

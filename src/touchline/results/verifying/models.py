@@ -8,9 +8,9 @@ from pathlib import Path
 
 from touchline.catalog.shards import Tensor
 from touchline.domain.verification import CheckpointFault
-from touchline.results.verifying_bases import Base, read_object
-from touchline.results.verifying_values import listed, read_values
-from touchline.results.verifying_weights import WeightFile
+from touchline.results.verifying.bases import Base, read_object
+from touchline.results.verifying.values import listed, read_values
+from touchline.results.verifying.weights import WeightFile
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"

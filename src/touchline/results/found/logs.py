@@ -16,10 +16,10 @@ from touchline.evidence.fields import reading_of
 from touchline.evidence.lines import NoText
 from touchline.evidence.scan import Scan
 from touchline.evidence.view import RunView, Stretch, align, runs_of
-from touchline.results.found_curves import Curve, Curves, Ended
-from touchline.results.found_documents import Document
-from touchline.results.found_folders import job_id
-from touchline.results.found_text import bounded
+from touchline.results.found.curves import Curve, Curves, Ended
+from touchline.results.found.documents import Document
+from touchline.results.found.folders import job_id
+from touchline.results.found.text import bounded
 
 _SUMMARY_LIMIT_BYTES = 64 << 20
 _SUMMARY = re.compile(r"^(?:wandb:)? +Run summary:\s*$", re.MULTILINE)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from touchline.domain.report import Issue, Weight
 from touchline.domain.runs import Level
-from touchline.results.found_settings import Settings
+from touchline.results.found.settings import Settings
 
 MODELS = "models"
 _FACTORS = (

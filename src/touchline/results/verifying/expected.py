@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from touchline.results.verifying_adapters import Wanted
-from touchline.results.verifying_bases import Base
+from touchline.results.verifying.adapters import Wanted
+from touchline.results.verifying.bases import Base
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -11,8 +11,8 @@ from touchline.domain.observation import Event
 from touchline.errors import InputFault
 from touchline.evidence.grouping import role_of
 from touchline.evidence.readers import documents
-from touchline.results.found_curves import Curve
-from touchline.results.found_folders import CHECKPOINT
+from touchline.results.found.curves import Curve
+from touchline.results.found.folders import CHECKPOINT
 from touchline.slurmtext.scripts import read_sbatch
 from touchline.spec.document import parse
 

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from touchline.domain.verification import CheckpointFault
-from touchline.results.verifying_adapters import ADAPTER_CONFIG, ADAPTER_FILE
-from touchline.results.verifying_archives import Archive, read_archive
-from touchline.results.verifying_bases import read_object
-from touchline.results.verifying_files import Entry
-from touchline.results.verifying_markers import Named, named_by
-from touchline.results.verifying_weights import WeightFile, dtypes_of, read_weights
+from touchline.results.verifying.adapters import ADAPTER_CONFIG, ADAPTER_FILE
+from touchline.results.verifying.archives import Archive, read_archive
+from touchline.results.verifying.bases import read_object
+from touchline.results.verifying.files import Entry
+from touchline.results.verifying.markers import Named, named_by
+from touchline.results.verifying.weights import WeightFile, dtypes_of, read_weights
 
 _ARCHIVES = (".pt", ".pth", ".bin")
 

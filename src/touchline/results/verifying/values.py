@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from touchline.catalog.shards import Tensor
 from touchline.domain.verification import CheckpointFault
-from touchline.results.verifying_weights import ELEMENT_BYTES, WeightFile, unreadable
+from touchline.results.verifying.weights import ELEMENT_BYTES, WeightFile, unreadable
 
 _CHUNK_BYTES = 32 << 20
 _SHOWN = 3

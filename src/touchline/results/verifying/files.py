@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from touchline.domain.verification import CheckpointFault, CheckpointFile
-from touchline.results.verifying_weights import unreadable
+from touchline.results.verifying.weights import unreadable
 
 Role = Literal["adapter", "model", "index", "config", "tokenizer", "optimizer", "marker", "other"]
 _OWN_MARKER = "touchline.json"

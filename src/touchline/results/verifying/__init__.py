@@ -1,0 +1,1 @@
+"""The parts of `results.verification`: one look at a checkpoint each."""
