@@ -43,6 +43,18 @@ factors:
   train.epochs: [1, 2, 3, 4, 5, 6, 7, 8, 9, 10]
 """
 
+# 2,000 optimizer steps a run.
+FIFTY_RUNS = """\
+name: fifty
+task: capitalization
+models: [SmolLM2-135M-Instruct]
+data: {path: words.json}
+train: {max_seq_len: 128, epochs: 20}
+factors:
+  train.lora.rank: [1, 2, 4, 8, 12, 16, 24, 32, 48, 64]
+  train.learning_rate: [1.0e-5, 1.0e-4, 2.0e-4, 5.0e-4, 1.0e-3]
+"""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Row:
@@ -82,24 +94,30 @@ def measure(what: str, budget_s: float, command: Sequence[str], folder: Path, en
 
 def planning(folder: Path) -> Row:
     """Planning 1,000 runs; the first call fills the cache of token lengths, and is not counted."""
+    environment = planned(folder, THOUSAND_RUNS, runs=1000, items=300)
+    return measure("touchline plan, 1,000 runs", 2.0, [TOUCHLINE, "plan", "experiment.yaml"], folder, environment)
+
+
+def planned(folder: Path, text: str, *, runs: int, items: int) -> dict[str, str]:
+    """Plan an experiment on a tiny model with so many test items; give the environment that it needs."""
     write_tiny_model(folder / "models" / "SmolLM2-135M-Instruct")
-    rows = [{"input": f"word{number:05d}", "output": f"Word{number:05d}"} for number in range(2000)]
+    rows = [{"input": f"word{number:05d}", "output": f"Word{number:05d}"} for number in range(1700 + items)]
     data = {"train": rows[:1600], "validation": rows[1600:1700], "test": rows[1700:]}
     (folder / "words.json").write_text(json.dumps(data), encoding="utf-8")
-    (folder / "experiment.yaml").write_text(THOUSAND_RUNS, encoding="utf-8")
+    (folder / "experiment.yaml").write_text(text, encoding="utf-8")
     environment = {"TOUCHLINE_MODELS_DIR": str(folder / "models"), "TOUCHLINE_CACHE_DIR": str(folder / "cache")}
     command = [TOUCHLINE, "plan", "experiment.yaml"]
     subprocess.run(
         command, cwd=folder, env=os.environ | environment, check=True, capture_output=True, stdin=subprocess.DEVNULL
     )
     plan = json.loads(next(folder.rglob("plan.json")).read_text(encoding="utf-8"))
-    if len(plan["runs"]) != 1000:
-        raise SystemExit(f"the experiment was to have 1,000 runs and has {len(plan['runs'])}")
-    return measure("touchline plan, 1,000 runs", 2.0, command, folder, environment)
+    if len(plan["runs"]) != runs:
+        raise SystemExit(f"the experiment was to have {runs:,} runs and has {len(plan['runs']):,}")
+    return environment
 
 
-def standing(folder: Path) -> Row:
-    """Status of the 1,000 runs that `planning` planned, all trained and evaluated: half a gigabyte of metrics."""
+def finish(folder: Path, *, items: int) -> None:
+    """Everything that trainings and evaluations of a planned experiment would have written."""
     plan_file = next(folder.rglob("plan.json"))
     root, plan = plan_file.parent, plan_from_json(plan_file.read_text(encoding="utf-8"), str(plan_file))
     for run in plan.runs:
@@ -107,8 +125,20 @@ def standing(folder: Path) -> Row:
         made_runs.beat(root / run.name, 1090.0)
         made_runs.end(root / run.name)
         made_runs.train(plan, run, root / run.name)
-        made_runs.evaluate(plan, run, root / run.name, items=300)
+        made_runs.evaluate(plan, run, root / run.name, items=items)
+
+
+def standing(folder: Path) -> Row:
+    """Status of the 1,000 runs that `planning` planned, all trained and evaluated: half a gigabyte of metrics."""
+    finish(folder, items=300)
     return measure("touchline status, 1,000 runs", 1.0, [TOUCHLINE, "status", "experiment.yaml"], folder, {})
+
+
+def reporting(folder: Path, what: str, budget_s: float) -> Row:
+    """A whole report of a finished experiment: read, verified, concluded, drawn, written, each time to a new place."""
+    environment = {"TOUCHLINE_CACHE_DIR": str(folder / "cache")}
+    command = ["bash", "-c", f"'{TOUCHLINE}' report experiment.yaml --out \"$(mktemp -d -p .)\""]
+    return measure(f"touchline report, {what}", budget_s, command, folder, environment)
 
 
 def estimating() -> Row:
@@ -159,6 +189,11 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         rows.append(planning(Path(folder)))
         rows.append(standing(Path(folder)))
+        rows.append(reporting(Path(folder), "1,000 runs", 60.0))
+    with tempfile.TemporaryDirectory() as folder:
+        planned(Path(folder), FIFTY_RUNS, runs=50, items=1000)
+        finish(Path(folder), items=1000)
+        rows.append(reporting(Path(folder), "50 runs", 10.0))
     with tempfile.TemporaryDirectory() as folder:
         rows.append(history(Path(folder)))
     with tempfile.TemporaryDirectory() as folder:

@@ -27,15 +27,16 @@ ON_PROCESSOR = Missing(missing="trained on a processor")
 _ENDED = (RunStatus.TRAINED, RunStatus.COMPLETED, RunStatus.COMPLETED_FAILED_EXIT)
 
 
-def run_metrics(run: PlannedRun, result: RunResult, folder: Path) -> RunMetrics:
+def run_metrics(run: PlannedRun, result: RunResult, folder: Path, metrics: Metrics | None = None) -> RunMetrics:
     """Everything that is known of one run.
 
     Args:
         run: as planned.
         result: how it stands.
         folder: its folder.
+        metrics: what its metrics.jsonl holds, where the caller has read it.
     """
-    metrics = read_metrics(folder / "metrics.jsonl")
+    metrics = metrics or read_metrics(folder / "metrics.jsonl")
     attempts = read_attempts(folder / "status")
     reading = None if metrics.steps or run.train is None else _from_logs(folder)
     if reading is not None:

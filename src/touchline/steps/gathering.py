@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from touchline.domain.metrics import Metrics
 from touchline.domain.plan import Plan, PlannedRun
 from touchline.domain.report import Gathered, Source
 from touchline.errors import InputFault
@@ -44,7 +45,8 @@ def gather(source: Path, *, deep: bool = False, say: Counted | None = None) -> G
     plan = folder.read_plan()
     if plan is None:
         raise InputFault(f"{str(folder.root)!r} has no plan.json", hint=f"touchline plan {str(folder.yaml)!r}")
-    runs = collect_results(plan, folder.root)
+    rows: dict[str, Metrics] = {}
+    runs = collect_results(plan, folder.root, rows=rows)
     planned = {run.name: run for run in plan.runs}
     return Gathered(
         experiment=plan.experiment,
@@ -53,7 +55,7 @@ def gather(source: Path, *, deep: bool = False, say: Counted | None = None) -> G
         root=str(source if source.is_dir() else source.parent),
         plan=plan,
         runs=tuple(runs),
-        metrics=tuple(run_metrics(planned[run.name], run, folder.run(run.name)) for run in runs),
+        metrics=tuple(run_metrics(planned[run.name], run, folder.run(run.name), rows.pop(run.name)) for run in runs),
         factors=dict(plan.factors),
         datasets={run.name: run.dataset for run in plan.runs},
         verification=verify_planned(plan, folder.root, deep=deep, say=say),

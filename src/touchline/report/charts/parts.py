@@ -126,7 +126,8 @@ def finished(
 ) -> Chart:
     """Close a figure: its size, its data, the look."""
     whole = figure.add_params(altair.param(name=FOLLOWED, value="")).properties(width="container", height=height)
-    spec: dict[str, object] = whole.to_dict()
+    # Specs are parsed in tests; held against the schema each time they take as long to make as to draw.
+    spec: dict[str, object] = whole.to_dict(validate=False)
     spec["config"] = CONFIG
     spec["autosize"] = {"type": "fit-x", "contains": "padding"}
     spec["padding"] = {"left": 4, "right": 12, "top": 6, "bottom": 4}

@@ -21,6 +21,8 @@ from touchline.report.pictures import figures_off
 SAMPLES = "samples.jsonl"
 """Beside the page: every answer."""
 _ISSUES_SHOWN = 8
+_ISSUES_MOST = 200
+"""The page holds no more of each kind; RESULTS.md has them all."""
 
 
 def report_html(
@@ -132,11 +134,17 @@ def _figures(charts: Sequence[Chart]) -> dict[str, list[Chart]]:
     return made
 
 
-def _issues(report: Report) -> dict[str, list[object]]:
+def _issues(report: Report) -> dict[str, object]:
     """What must be heeded is shown; of many the first, and what is only for information, can be opened."""
     heavy: list[object] = [issue for issue in report.issues if issue.weight is not Weight.INFO]
     light: list[object] = [issue for issue in report.issues if issue.weight is Weight.INFO]
-    return {"shown": heavy[:_ISSUES_SHOWN], "more": heavy[_ISSUES_SHOWN:], "info": light}
+    more = heavy[_ISSUES_SHOWN:]
+    return {
+        "shown": heavy[:_ISSUES_SHOWN],
+        "more": more[:_ISSUES_MOST],
+        "info": light[:_ISSUES_MOST],
+        "left": max(0, len(more) - _ISSUES_MOST) + max(0, len(light) - _ISSUES_MOST),
+    }
 
 
 def _by_topic(statements: Sequence[Statement]) -> dict[str, list[Statement]]:
