@@ -15,8 +15,8 @@ from touchline.domain.compared import ComparedExperiments, PairedRuns, Side
 from touchline.domain.quantity import Missing, Quantity
 from touchline.domain.results import RunResult
 from touchline.domain.runs import ControlKind
-from touchline.report.compared_settings import found_settings
 from touchline.report.comparing import compare
+from touchline.report.comparing.settings import found_settings
 from touchline.statistics import holm, mcnemar_exact, newcombe_paired
 
 pytestmark = pytest.mark.planning

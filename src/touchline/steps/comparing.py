@@ -10,8 +10,8 @@ from touchline.domain.compared import ComparedExperiments, Side
 from touchline.domain.plan import Plan, PlannedRun
 from touchline.errors import InputFault
 from touchline.launch.folders import ExperimentFolder
-from touchline.report.compared_settings import DEVICE, found_settings, planned_settings
 from touchline.report.comparing import compare
+from touchline.report.comparing.settings import DEVICE, found_settings, planned_settings
 from touchline.results.collect import collect_results
 from touchline.results.metrics import read_metrics
 

@@ -21,8 +21,8 @@ from touchline.domain.compared import (
 )
 from touchline.domain.quantity import Measured, Missing, Quantity
 from touchline.domain.results import RunResult
-from touchline.report.compared_runs import Condition, Match, condition_words, conditions_of, matches_of
-from touchline.report.compared_scores import (
+from touchline.report.comparing.runs import Condition, Match, condition_words, conditions_of, matches_of
+from touchline.report.comparing.scores import (
     analysed,
     effect_of,
     last_evaluations,
@@ -31,7 +31,7 @@ from touchline.report.compared_scores import (
     tasks_of,
     unscored,
 )
-from touchline.report.compared_settings import DEVICE, matching_keys, setting_rows
+from touchline.report.comparing.settings import DEVICE, matching_keys, setting_rows
 from touchline.report.words import finite, listed
 
 _VALIDATED = frozenset({"validation split (sha256)", "data.prompt", "data.system", "data.input", "data.output"})

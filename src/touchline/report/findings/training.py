@@ -16,8 +16,8 @@ from touchline.domain.quantity import Measured, Quantity
 from touchline.domain.report import EstimateRow, Gathered, RunFacts, Statement
 from touchline.domain.results import RunResult
 from touchline.report.facts import device_word, is_asked_about, risen, seeds_of
-from touchline.report.findings_confounds import CHANGE_LOSS, CHANGE_TIME, confounded, confounded_levels
-from touchline.report.findings_pairs import (
+from touchline.report.findings.confounds import CHANGE_LOSS, CHANGE_TIME, confounded, confounded_levels
+from touchline.report.findings.pairs import (
     PAIRS_TOLD,
     Pair,
     by_setting,

@@ -15,15 +15,15 @@ from touchline.domain.report import EstimateRow, Gathered, GeneralScore, RunFact
 from touchline.domain.results import RunResult
 from touchline.domain.status import RunStatus, TrainingOutcome
 from touchline.report.facts import is_asked_about
-from touchline.report.findings_confounds import confounded_scores
-from touchline.report.findings_scores import (
+from touchline.report.findings.confounds import confounded_scores
+from touchline.report.findings.scores import (
     contrast_statement,
     control_findings,
     control_summary,
     factor_findings,
     limit_findings,
 )
-from touchline.report.findings_training import cost_findings, estimate_findings, loss_findings, speed_findings
+from touchline.report.findings.training import cost_findings, estimate_findings, loss_findings, speed_findings
 from touchline.report.words import bare, count, factor_words, listed, scale_of
 
 GENERAL = "General ability"

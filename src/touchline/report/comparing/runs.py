@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from touchline.domain.compared import NotCompared, Side
 from touchline.domain.results import RunResult
 from touchline.domain.runs import ControlKind, RunKind
-from touchline.report.compared_settings import MODEL, SEED
+from touchline.report.comparing.settings import MODEL, SEED
 from touchline.report.words import level_words, listed
 
 Condition = tuple[tuple[str, str], ...]

@@ -17,10 +17,10 @@ from touchline.domain.status import RunStatus
 from touchline.markdown import code, escape, table
 from touchline.report.chart import Chart
 from touchline.report.facts import is_failed_exit, seeds_of
-from touchline.report.markdown_appendix import appendix_section
-from touchline.report.markdown_checkpoints import checkpoint_section, storage_section
-from touchline.report.markdown_findings import findings_section, issues_section, next_steps_section
-from touchline.report.markdown_training import training_section
+from touchline.report.markdown.appendix import appendix_section
+from touchline.report.markdown.checkpoints import checkpoint_section, storage_section
+from touchline.report.markdown.findings import findings_section, issues_section, next_steps_section
+from touchline.report.markdown.training import training_section
 from touchline.report.markup import link
 from touchline.report.words import count, device_title, duration, factor_words, listed, scale_of
 

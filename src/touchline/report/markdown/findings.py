@@ -9,7 +9,7 @@ from touchline.domain.report import AnswerCounts, Issue, Report, Statement, Weig
 from touchline.domain.results import EvaluationRecord, RunResult
 from touchline.markdown import code, escape, table
 from touchline.report.chart import Chart
-from touchline.report.findings_training import COST
+from touchline.report.findings.training import COST
 from touchline.report.markup import cell, fence, figures, link, sources
 from touchline.report.words import count, factor_words, listed, metric_words, scale_of
 

@@ -8,7 +8,7 @@ from touchline.domain.collected import RunMetrics, Setting
 from touchline.domain.quantity import Measured, Missing, Quantity
 from touchline.domain.report import Gathered, Statement
 from touchline.domain.results import RunResult
-from touchline.report.findings_pairs import Pair, pairs_of
+from touchline.report.findings.pairs import Pair, pairs_of
 from touchline.report.words import factor_words, listed
 
 CHANGE_TIME = (

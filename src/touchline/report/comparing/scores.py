@@ -14,8 +14,8 @@ from touchline.domain.analysis import Analysis, ScoredRun
 from touchline.domain.compared import ExperimentEffect, NotCompared, PairedRuns, Side
 from touchline.domain.results import EvaluationRecord, RunResult, SampleScore
 from touchline.domain.runs import Level
-from touchline.report.compared_runs import Match, condition_words
-from touchline.report.compared_settings import SEED
+from touchline.report.comparing.runs import Match, condition_words
+from touchline.report.comparing.settings import SEED
 from touchline.report.words import listed
 from touchline.statistics.analysis import analyse
 

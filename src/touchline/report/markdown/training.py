@@ -13,7 +13,7 @@ from touchline.domain.status import JobState
 from touchline.markdown import code, escape, table
 from touchline.report.chart import Chart
 from touchline.report.facts import evaluation_seconds, lowest
-from touchline.report.markdown_estimates import estimates_part, memory_cell, packing_part
+from touchline.report.markdown.estimates import estimates_part, memory_cell, packing_part
 from touchline.report.markup import figures, shared, short
 from touchline.report.words import count, device_title, duration, finite, is_at_least
 from touchline.units import minutes_to_seconds

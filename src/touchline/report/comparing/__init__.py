@@ -1,0 +1,5 @@
+"""Experiments held against each other."""
+
+from touchline.report.comparing.compared import compare
+
+__all__ = ["compare"]

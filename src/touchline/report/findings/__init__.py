@@ -1,0 +1,5 @@
+"""What a report concludes, in sentences that carry their numbers."""
+
+from touchline.report.findings.concluded import Concluded, findings, headline, is_complete
+
+__all__ = ["Concluded", "findings", "headline", "is_complete"]
