@@ -63,6 +63,8 @@ class Recorder:
         self._guard = threading.Lock()
         self.calls: list[tuple[str, ...]] = []
         """What really ran."""
+        self.callers: list[int] = []
+        """The thread that asked for each: one may submit while another looks."""
 
     def run(
         self,
@@ -84,8 +86,16 @@ class Recorder:
         if lose == "request":
             return lost
         answer = self._commands.run(words, timeout_seconds=timeout_seconds, cwd=cwd, environment=environment, keep=keep)
-        self.calls.append(tuple(words))
+        with self._guard:
+            self.calls.append(tuple(words))
+            self.callers.append(threading.get_ident())
         return lost if lose == "answer" else answer
+
+    def own_calls(self, first: int) -> list[str]:
+        """The commands that this thread has run, from the `first` of all calls on."""
+        with self._guard:
+            mine = [caller == threading.get_ident() for caller in self.callers[first:]]
+            return [words[0] for words, own in zip(self.calls[first:], mine, strict=True) if own]
 
     def count(self, command: str) -> int:
         """How often a command really ran."""
@@ -158,10 +168,9 @@ class Bench:
 
     def look(self) -> dict[str, JobView]:
         """One look at all of them, written down."""
-        calls = [] if self.recorder is None else self.recorder.calls
-        before = len(calls)
+        before = 0 if self.recorder is None else len(self.recorder.callers)
         seen = self.executor.look(tuple(self.jobs.values()))
-        asked = [words[0] for words in calls[before:]]
+        asked = [] if self.recorder is None else self.recorder.own_calls(before)
         for command in asked:
             self.busiest_look[command] = max(self.busiest_look.get(command, 0), asked.count(command))
         found: dict[str, JobView] = {}
