@@ -13,6 +13,8 @@ BIN    := $(VENV)/bin
 DEMO ?= touchline-demo
 # More options for pytest: make test PYTEST_ARGS='-k packing -x'
 PYTEST_ARGS ?=
+# Two processes at once, each taking whole files; make test PYTEST_BESIDE= is one, whose output can be followed.
+PYTEST_BESIDE ?= -n 2 --dist loadfile
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -100,7 +102,7 @@ test-main: $(VENV)/.complete
 	@mkdir -p $(dir $(SLURM_LOG))
 	@$(BIN)/pytest -m slurm $(PYTEST_ARGS) >$(SLURM_LOG) 2>&1 & slurm=$$!; \
 	trap 'kill $$slurm' INT TERM; \
-	$(BIN)/pytest -m 'not slurm' $(PYTEST_ARGS); others=$$?; \
+	$(BIN)/pytest -m 'not slurm' $(PYTEST_BESIDE) $(PYTEST_ARGS); others=$$?; \
 	wait $$slurm; slurm=$$?; \
 	cat $(SLURM_LOG); \
 	test $$slurm -eq 0 -o $$slurm -eq 5 || exit $$slurm; \

@@ -72,7 +72,9 @@ def unavailable() -> str | None:
 
 def _install() -> str | None:
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C"}
-    install = ("apt-get", "install", "-y", "-qq", "--no-install-recommends", "chromium", "fonts-dejavu-core")
+    # Other tests may be installing packages of theirs at this moment.
+    patient = ("-o", "DPkg::Lock::Timeout=300")
+    install = ("apt-get", *patient, "install", "-y", "-qq", "--no-install-recommends", "chromium", "fonts-dejavu-core")
     told = "apt-get did not answer"
     # The list of packages may be old: look once more, then try again.
     for command in (install, ("apt-get", "update", "-qq"), install):

@@ -55,7 +55,9 @@ def install() -> str | None:
     if not missing:
         return None
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C"}
-    install = ("apt-get", "install", "-y", "-qq", "--no-install-recommends", *missing)
+    # Other tests may be installing packages of theirs at this moment.
+    patient = ("-o", "DPkg::Lock::Timeout=300")
+    install = ("apt-get", *patient, "install", "-y", "-qq", "--no-install-recommends", *missing)
     told = "apt-get did not answer"
     with no_services():
         # The list of packages may be old: look once more, then try again.
