@@ -463,8 +463,9 @@ def _worked(
     runs = running.selected(planned.plan, only)
     done = launching.work(planned, runs, settings, say, tell, lock=lock, retry=retry, train=train, epochs=epochs)
     source = planned.folder.yaml
-    found = list(report(source, cache=settings.cache_dir).report.runs)
+    # The report names the files that collecting writes.
     collect(source, settings)
+    found = list(report(source, cache=settings.cache_dir).report.runs)
     if done.stopped:
         raise _failed(done)
     return found

@@ -17,6 +17,7 @@ from touchline.domain.status import RunStatus, TrainingOutcome
 from touchline.report.facts import is_asked_about
 from touchline.report.findings.confounds import confounded_scores
 from touchline.report.findings.scores import (
+    LIMITS,
     contrast_statement,
     control_findings,
     control_summary,
@@ -58,6 +59,8 @@ def findings(concluded: Concluded) -> tuple[Statement, ...]:
         if number == 0:
             effects += confounded_scores(gathered, [effect.factor for effect in analysis.effects])
         told = [*control_findings(analysis, runs, where), *effects, *limit_findings(analysis)]
+        if number == 0 and not analysis.effects:
+            told += _one_seed(gathered, analysis)
         found += told if number == 0 else [_of_task(analysis, each) for each in told]
     found += _general(gathered.general)
     found += loss_findings(gathered)
@@ -65,6 +68,16 @@ def findings(concluded: Concluded) -> tuple[Statement, ...]:
     found += cost_findings(gathered, concluded.facts, concluded.analyses[0] if concluded.analyses else None)
     found += estimate_findings(concluded.estimates)
     return tuple(found)
+
+
+def _one_seed(gathered: Gathered, analysis: Analysis) -> Iterator[Statement]:
+    """Where nothing varies there is no effect to limit, but a checkpoint is still one of many that might have been."""
+    runs = {run.name: run for run in gathered.runs}
+    asked = [runs[score.run] for score in analysis.scores if is_asked_about(runs[score.run])]
+    if asked and len({run.seed for run in asked}) == 1:
+        one = "One seed" if gathered.plan is not None else "One training a setting"
+        text = f"{one}: this describes these checkpoints; nothing is said of another training of the same settings."
+        yield Statement(topic=LIMITS, text=text)
 
 
 def headline(concluded: Concluded) -> tuple[Statement, ...]:
