@@ -45,7 +45,8 @@ def test_what_is_said_to_be_shown_is(items: int, flips: float) -> None:
         assert mcnemar_power(items, found, max(found, flips), level=0.05) >= 0.8 - 1e-6
     normal = smallest_paired_difference(items, flips)
     if normal is not None and items * flips > 20:
-        assert 0 <= found - normal <= 2.5 / items + 0.1 * normal
+        # The formula is an approximation: where every item flips it asks for up to 0.07 items more than the exact test.
+        assert -0.2 / items <= found - normal <= 2.5 / items + 0.1 * normal
 
 
 @pytest.mark.parametrize(("difference", "flips", "items"), [(0.03, 0.06, 521), (0.03, 0.15, 1306), (0.01, 0.03, 2352)])
