@@ -12,8 +12,9 @@ from hypothesis import settings
 
 from tools.tiny_model import write_tiny_model
 
-# The machine's load must not decide on a test's verdict, so no example has a deadline.
-settings.register_profile("touchline", deadline=None)
+# The machine's load must not decide on a test's verdict, so no example has a deadline; nor must luck decide on whether
+# a change lands: there the examples are the same each time, while by hand they are drawn anew.
+settings.register_profile("touchline", deadline=None, derandomize=os.environ.get("TOUCHLINE_SAME_EXAMPLES") == "1")
 settings.load_profile("touchline")
 
 CORE_ONLY = os.environ.get("TOUCHLINE_CORE_ONLY") == "1"
