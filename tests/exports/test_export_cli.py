@@ -109,7 +109,7 @@ def test_the_lines_for_wandb_are_printed_ready_to_type(experiment: tuple[Path, P
     for line in lines:
         words = f"{line} --dry-run"
         told = subprocess.run(
-            ["/bin/sh", "-c", words], env=os.environ | {"PATH": f"{bin_}:{os.environ['PATH']}"},
+            ["/bin/sh", "-c", words], cwd=folder.parent, env=os.environ | {"PATH": f"{bin_}:{os.environ['PATH']}"},
             capture_output=True, text=True, check=False,
         )  # fmt: skip
         assert "Would sync 1 run(s)" in told.stderr, told.stderr

@@ -7,6 +7,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -36,10 +37,12 @@ def _type(command: str, address: str) -> None:
     environment = os.environ | {
         "WANDB_BASE_URL": address, "WANDB_API_KEY": "a" * 40, "WANDB_ERROR_REPORTING": "false", "NO_PROXY": "*",
     }  # fmt: skip
-    done = subprocess.run(
-        [str(Path(sys.executable).with_name("wandb")), *words[1:]],
-        env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
+    # It keeps logs of its own in a folder `wandb` where it is called.
+    with tempfile.TemporaryDirectory() as here:
+        done = subprocess.run(
+            [str(Path(sys.executable).with_name("wandb")), *words[1:]], cwd=here,
+            env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120, check=False,
+        )  # fmt: skip
     assert done.returncode == 0, done.stderr
 
 
