@@ -197,6 +197,7 @@ def test_a_narrow_window_does_not_scroll_sideways(tab: Tab, request: pytest.Fixt
     tab.size(400)
     tab.wait("document.documentElement.scrollWidth <= 400")
     tab.wait("[...document.querySelectorAll('.plot svg')].every((svg) => svg.getBoundingClientRect().right <= 400)")
+    assert tab.evaluate("document.documentElement.scrollWidth") <= 400
     shot(tab, request, "narrow")
 
 
