@@ -33,6 +33,11 @@ WHOLE = "."
 _SCRIPTS = (".slurm", ".sh")
 
 
+def is_experiment(source: Path) -> bool:
+    """Whether it is meant as an experiment of ours; a folder without experiment.yaml is one that somebody else made."""
+    return not source.is_dir() or (source / "experiment.yaml").is_file()
+
+
 class ExperimentFolder:
     """The paths of one experiment."""
 
@@ -78,6 +83,17 @@ class ExperimentFolder:
         if not self.plan_json.exists():
             return None
         return plan_from_json(read_text_bounded(self.plan_json, _PLAN_LIMIT_BYTES), str(self.plan_json))
+
+    def planned(self) -> Plan:
+        """The plan on disk, for what cannot go on without one.
+
+        Raises:
+            InputFault: there is none, or plan.json is broken.
+        """
+        plan = self.read_plan()
+        if plan is None:
+            raise InputFault(f"{str(self.root)!r} has no plan.json", hint=f"touchline plan {str(self.yaml)!r}")
+        return plan
 
     def write_plan(self, plan: Plan, markdown: str) -> bool:
         """Write runs_plan.md and then plan.json, where they differ; say whether anything changed."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 import secrets
 import shutil
 import time
-from collections.abc import Callable
 from pathlib import Path, PurePath
 
 from touchline.domain.cleaned import Cleaned, KeptBroken
@@ -21,12 +20,11 @@ from touchline.launch.folders import ExperimentFolder
 from touchline.launch.statusfiles import read_attempts
 from touchline.results.deletable import is_lost
 from touchline.results.standing import counted, told
-from touchline.results.verification import verify_planned
+from touchline.results.verification import Counted, verify_planned
 from touchline.results.verifying.missing import LEFTOVER
 from touchline.steps.running import alone
 
 _SHOWN = 5
-Counted = Callable[[int, int], None]
 
 
 def clean(source: Path, *, perform: bool = False, deep: bool = False, say: Counted | None = None) -> Cleaned:

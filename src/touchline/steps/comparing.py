@@ -9,7 +9,7 @@ from pathlib import Path
 from touchline.domain.compared import ComparedExperiments, Side
 from touchline.domain.plan import Plan, PlannedRun
 from touchline.errors import InputFault
-from touchline.launch.folders import ExperimentFolder
+from touchline.launch.folders import ExperimentFolder, is_experiment
 from touchline.report.comparing import compare
 from touchline.report.comparing.settings import DEVICE, found_settings, planned_settings
 from touchline.results.collect import collect_results
@@ -51,12 +51,10 @@ def _refuse(sources: Sequence[Path]) -> None:
 
 
 def _read(source: Path) -> Side:
-    if source.is_dir() and not (source / "experiment.yaml").is_file():
+    if not is_experiment(source):
         return _found(source)
     folder = ExperimentFolder(source)
-    plan = folder.read_plan()
-    if plan is None:
-        raise InputFault(f"{str(folder.root)!r} has no plan.json", hint=f"touchline plan {str(folder.yaml)!r}")
+    plan = folder.planned()
     return Side(
         label=plan.experiment,
         root=str(source if source.is_dir() else source.parent),

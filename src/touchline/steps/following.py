@@ -124,9 +124,7 @@ def _open(source: Path, run: str | None, evaluation: bool) -> _Output:
         if (parent / "experiment.yaml").is_file():
             place, run = parent, source.resolve().name
     folder = ExperimentFolder(place)
-    plan = folder.read_plan()
-    if plan is None:
-        raise InputFault(f"{str(folder.root)!r} has no plan.json", hint=f"touchline plan {str(folder.yaml)!r}")
+    plan = folder.planned()
     chosen = selected(plan, run)
     if run is None and len(chosen) > 1:
         names = ", ".join(each.name for each in chosen[:10]) + (" ..." if len(chosen) > 10 else "")

@@ -11,21 +11,14 @@ from pathlib import Path
 from touchline.domain.metrics import Metrics
 from touchline.domain.plan import Plan, PlannedRun
 from touchline.domain.report import Gathered, Source
-from touchline.errors import InputFault
-from touchline.launch.folders import ExperimentFolder
+from touchline.launch.folders import ExperimentFolder, is_experiment
 from touchline.results.collect import collect_results
 from touchline.results.controls import no_op_issues
 from touchline.results.folder_issues import folder_issues
 from touchline.results.general import read_general
 from touchline.results.run_metrics import run_metrics
-from touchline.results.verification import verify_planned
-from touchline.steps.outcomes import Counted
+from touchline.results.verification import Counted, verify_planned
 from touchline.units import format_bytes
-
-
-def is_planned(source: Path) -> bool:
-    """Whether an experiment.yaml is there; any other folder is one that touchline did not make."""
-    return not source.is_dir() or (source / "experiment.yaml").is_file()
 
 
 def gather(source: Path, *, deep: bool = False, say: Counted | None = None) -> Gathered:
@@ -39,12 +32,10 @@ def gather(source: Path, *, deep: bool = False, say: Counted | None = None) -> G
     Raises:
         InputFault: there is neither an experiment nor any run.
     """
-    if not is_planned(source):
+    if not is_experiment(source):
         return _found(source, deep=deep, say=say)
     folder = ExperimentFolder(source)
-    plan = folder.read_plan()
-    if plan is None:
-        raise InputFault(f"{str(folder.root)!r} has no plan.json", hint=f"touchline plan {str(folder.yaml)!r}")
+    plan = folder.planned()
     rows: dict[str, Metrics] = {}
     runs = collect_results(plan, folder.root, rows=rows)
     planned = {run.name: run for run in plan.runs}

@@ -5,7 +5,7 @@ What they load takes longer than most commands, so each loads it when it is call
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,9 +15,8 @@ if TYPE_CHECKING:
     from touchline.domain.cleaned import Cleaned
     from touchline.domain.compared import ComparedExperiments
     from touchline.domain.exported import Export
+    from touchline.results.verification import Counted
     from touchline.steps.reporting import Written
-
-Counted = Callable[[int, int], None]
 
 
 def report(

@@ -281,7 +281,4 @@ def read_planned(source: Path) -> Planned:
         InputFault: there is none.
     """
     folder = ExperimentFolder(source)
-    found = folder.read_plan()
-    if found is None:
-        raise InputFault(f"{str(folder.root)!r} has no plan.json", hint=f"touchline plan {str(folder.yaml)!r}")
-    return Planned(plan=found, folder=folder, changed=False)
+    return Planned(plan=folder.planned(), folder=folder, changed=False)

@@ -21,9 +21,9 @@ from touchline.domain.report import Report
 from touchline.domain.status import RunStatus
 from touchline.errors import EnvironmentFault, PolicyFault, TouchlineError
 from touchline.files import disk_faults, read_text_bounded, try_lock, write_atomic, write_if_changed
-from touchline.launch.folders import ExperimentFolder
-from touchline.steps.gathering import gather, is_planned
-from touchline.steps.outcomes import Counted
+from touchline.launch.folders import ExperimentFolder, is_experiment
+from touchline.results.verification import Counted
+from touchline.steps.gathering import gather
 
 if TYPE_CHECKING:
     from touchline.report.chart import Chart
@@ -122,7 +122,7 @@ def is_at_work(source: Path, report: Report) -> bool:
     """Whether more will come by itself: a run at work or in the queue, or a command that starts them."""
     if any(run.status in _AT_WORK for run in report.runs):
         return True
-    if not is_planned(source):
+    if not is_experiment(source):
         return False
     folder = ExperimentFolder(source)
     if not folder.lock.exists():

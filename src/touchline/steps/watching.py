@@ -16,7 +16,7 @@ from touchline.domain.jobs import EVALUATE, JobView
 from touchline.domain.live import LiveRun
 from touchline.domain.plan import Plan
 from touchline.domain.status import RunStatus, TrainingOutcome
-from touchline.errors import InputFault, TouchlineError
+from touchline.errors import TouchlineError
 from touchline.launch.commands import Answer, Commands, RealCommands
 from touchline.launch.folders import ExperimentFolder
 from touchline.launch.ledger import Ledger, close_ended
@@ -189,11 +189,7 @@ class Watcher:
         return self._plan
 
     def _read(self) -> Plan:
-        found = self.folder.read_plan()
-        if found is None:
-            raise InputFault(
-                f"{str(self.folder.root)!r} has no plan.json", hint=f"touchline plan {str(self.folder.yaml)!r}"
-            )
+        found = self.folder.planned()
         stat = self.folder.plan_json.stat()
         self._stamp = (stat.st_mtime_ns, stat.st_size)
         return found
