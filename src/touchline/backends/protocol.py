@@ -56,6 +56,8 @@ class Backend(Protocol):
     """Whether a run of it can go on from another run's adapter, as the stages of a chain do."""
     deals_labels: bool
     """Whether it can train on answers that were dealt out anew, as a shuffled control does."""
+    fixed_settings: tuple[tuple[str, str], ...]
+    """Settings that experiment.yaml cannot change: (key, value), `("train.optimizer", "AdamW, ...")`."""
 
     def faults(self, model: ModelInfo, train: TrainConfig) -> tuple[Finding, ...]:
         """What it cannot do of what is asked."""

@@ -87,7 +87,9 @@ def plan(
     from touchline.catalog.settings import load_settings
     from touchline.cli.progress import counting
     from touchline.domain.plan import Plan
+    from touchline.domain.settings import RunSetting
     from touchline.plan.sections import folder_lines, sections
+    from touchline.plan.settings import settings_of
 
     with counting("tokenising") as hear:
         planned = workflow.plan(
@@ -96,7 +98,7 @@ def plan(
     for note in planned.notes:
         say(f"note: {note}")
     if json:
-        out_json(Plan, planned.plan, "plan")
+        out_json(Plan, planned.plan, "plan", settings=(tuple[RunSetting, ...], settings_of(planned.plan)))
         return
     out(planned.plan.experiment)
     for section in sections(planned.plan):

@@ -36,12 +36,20 @@ def out(text: str) -> None:
     sys.stdout.write(text if text.endswith("\n") else text + "\n")
 
 
-def out_json(kind: Any, value: object, key: str) -> None:
-    """`{"schema_version": 1, key: value}`; the values as their dataclasses say."""
+def out_json(kind: Any, value: object, key: str, **beside: tuple[Any, object]) -> None:
+    """Print `{"schema_version": 1, key: value}`; the values as their dataclasses say.
+
+    Args:
+        kind: type of the value.
+        value: the data.
+        key: key that it is printed under.
+        beside: further keys, each with a type and a value.
+    """
     from pydantic import TypeAdapter
 
+    parts = {name: TypeAdapter(of).dump_python(each, mode="json") for name, (of, each) in beside.items()}
     data = TypeAdapter(kind).dump_python(value, mode="json")
-    out(_json({"schema_version": SCHEMA_VERSION, key: data}))
+    out(_json({"schema_version": SCHEMA_VERSION, key: data, **parts}))
 
 
 def out_object(kind: Any, value: object) -> None:

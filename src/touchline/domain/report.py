@@ -13,6 +13,7 @@ from touchline.domain.collected import RunMetrics
 from touchline.domain.plan import Plan
 from touchline.domain.quantity import Measured
 from touchline.domain.results import RunResult
+from touchline.domain.settings import RunSetting
 from touchline.domain.verification import Verification
 
 
@@ -252,6 +253,8 @@ class Report:
     """Datasets and models."""
     device: str = "device"
     """What hours are counted of: `GPU`, `processor`, or `device` where nobody told."""
+    settings: tuple[RunSetting, ...] = ()
+    """Every setting of every run, given or default; of other trainers' runs those that their files hold."""
     provenance: tuple[tuple[str, str], ...] = ()
     """(what, value): versions, machine, hashes and revisions that all of this rests on."""
 

@@ -5,17 +5,23 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 from touchline.domain import defaults
+from touchline.domain.catalog import DatasetInfo
 from touchline.domain.plan import Assumption, PlannedRun
 
 _FROM_THE_FILE = ("data.train_fraction", "data.split_seed")
 """Settings that only count where the dataset's file has no splits of its own."""
 
 
+def is_split_at_random(info: DatasetInfo) -> bool:
+    """Return True if the splits are not in the file."""
+    return "random" in info.split_origin
+
+
 def assumptions(given: Collection[str], runs: Sequence[PlannedRun], *, splits_made: bool) -> tuple[Assumption, ...]:
     """One row for each default that decided on something.
 
     Args:
-        given: the dotted keys that were written.
+        given: the dotted keys that were written with a value, not with `auto`.
         runs: the planned runs, in which every `auto` has become a value.
         splits_made: whether a dataset had to be split.
     """

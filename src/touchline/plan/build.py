@@ -20,7 +20,7 @@ from touchline.domain.plan import Plan, PlannedRun
 from touchline.domain.quantity import NO_EVIDENCE, Missing
 from touchline.domain.runs import ControlKind, RunKind, RunSpec
 from touchline.errors import InputFault
-from touchline.plan.assumptions import assumptions
+from touchline.plan.assumptions import assumptions, is_split_at_random
 from touchline.plan.decisions import Decisions, Question
 from touchline.plan.outlook import Outlook
 from touchline.plan.totals import evidence_of, totals
@@ -116,12 +116,20 @@ def build_plan(inputs: PlanInputs) -> Plan:
         tasks=inputs.tasks,
         machine=inputs.outlook.machine,
         assumptions=assumptions(
-            inputs.given, runs, splits_made=any("random" in info.split_origin for info in inputs.datasets.values())
+            inputs.given - _left_open(experiment),
+            runs,
+            splits_made=any(map(is_split_at_random, inputs.datasets.values())),
         ),
         **totals(runs, inputs.outlook.machine, experiment.compute.gpus_per_run),
         evidence=evidence_of(runs),
         revisions=(),
     )
+
+
+def _left_open(experiment: Experiment) -> set[str]:
+    """Return the keys that are `auto`, written or not."""
+    settings = {"train.micro_batch_size": experiment.train.micro_batch_size, "train.packed": experiment.train.packed}
+    return {key for key, value in settings.items() if value == "auto" and key not in experiment.factors}
 
 
 def _planned(

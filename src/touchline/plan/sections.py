@@ -13,6 +13,8 @@ from touchline.markdown import measured
 from touchline.plan import further_tasks
 from touchline.plan.control_words import about_controls, about_general, type_of
 from touchline.plan.power import HEADER, power_lines, power_rows
+from touchline.plan.settings import HEADER as SETTING_HEADER
+from touchline.plan.settings import setting_cells, settings_of, varying_table
 from touchline.units import format_bytes
 
 
@@ -44,6 +46,7 @@ def sections(plan: Plan) -> list[Section]:
         Section(title="All runs", header=RUN_HEADER, rows=tuple(run_rows(plan)), right=(0, 3, 5)),
         Section(title="Chains", header=_CHAIN_HEADER, rows=tuple(_chains(plan)), lines=tuple(_about_chains(plan))),
         Section(title="In all", lines=tuple(_totals(plan))),
+        *setting_sections(plan),
         Section(
             title="What this design can show",
             header=HEADER,
@@ -64,9 +67,21 @@ def sections(plan: Plan) -> list[Section]:
             title="Packing analysis", header=_PACKING_HEADER, rows=tuple(_packing(plan)), lines=tuple(_advice(plan))
         ),
         Section(title="Memory", header=_MEMORY_HEADER, rows=_grouped(_memory(plan)), lines=tuple(_what_if(plan))),
-        Section(title="Settings that were not given", header=_GIVEN_HEADER, rows=tuple(_assumed(plan))),
         Section(title="Evidence", lines=tuple(_evidence(plan))),
     ]
+
+
+def setting_sections(plan: Plan) -> Iterator[Section]:
+    """Yield the complete table of settings, and the table of those that vary by run."""
+    settings = settings_of(plan)
+    yield Section(
+        title="Settings",
+        lines=("given: written by you; default, decided: not written; fixed: not a setting of experiment.yaml.",),
+        header=SETTING_HEADER,
+        rows=tuple(setting_cells(settings)),
+    )
+    header, rows = varying_table(settings, [run.name for run in plan.runs])
+    yield Section(title="Settings that vary", header=header, rows=rows)
 
 
 def _grouped(rows: Iterable[tuple[str, ...]]) -> tuple[tuple[str, ...], ...]:
@@ -316,14 +331,6 @@ def _what_if(plan: Plan) -> Iterator[str]:
         for what in saving[:_WHAT_IFS]:
             time = f"{100 * (what.step_time_factor - 1):+.0f} % time"
             yield f"{name} with {what.change}: {now:.3g} to {what.reserved_gib:.3g} GiB reserved, {time} a step"
-
-
-_GIVEN_HEADER = ("setting", "value", "why")
-
-
-def _assumed(plan: Plan) -> Iterator[tuple[str, ...]]:
-    for each in plan.assumptions:
-        yield each.key, each.value, each.reason
 
 
 def _evidence(plan: Plan) -> Iterator[str]:

@@ -15,7 +15,7 @@ def runs_plan_markdown(plan: Plan) -> str:
     parts = [
         f"# Plan: {escape(plan.experiment)}\n",
         f"{escape(plan.question)}\n" if plan.question else "",
-        *(_section(section) for section in sections(plan)),
+        *(markdown_section(section) for section in sections(plan)),
         "## Folders\n",
         folders,
         "## Revisions\n",
@@ -24,7 +24,7 @@ def runs_plan_markdown(plan: Plan) -> str:
     return "\n".join(part for part in parts if part)
 
 
-def _section(section: Section) -> str:
+def markdown_section(section: Section) -> str:
     """A section in Markdown; nothing at all when it has nothing to say."""
     if not section.rows and not section.lines:
         return ""

@@ -12,6 +12,7 @@ from touchline.domain.plan import Plan
 from touchline.domain.report import Command, Gathered
 from touchline.domain.results import RunResult
 from touchline.domain.runs import RunKind
+from touchline.plan.settings import leading_text, settings_of
 from touchline.report.facts import is_asked_about
 
 VIEW, EVALUATE, RETRAIN, SYNC, CLEAN = "View", "Evaluate", "Retrain", "Sync", "Clean up"
@@ -51,7 +52,11 @@ def _planned(gathered: Gathered, plan: Plan, runs: Sequence[RunResult]) -> Itera
             f"cd {folder} && inspect eval eval.py --model {shlex.quote(f'touchline/{last}')}",
         )
     yield _command(RETRAIN, "what is missing, here or on the cluster; nothing twice", "touchline run .")
-    yield _command(RETRAIN, "one training on this machine, by hand", f"cd {folder} && bash finetune.slurm")
+    own = leading_text(settings_of(plan), example)
+    with_settings = f" ({example}: {own})" if own else ""
+    yield _command(
+        RETRAIN, f"one training on this machine, by hand{with_settings}", f"cd {folder} && bash finetune.slurm"
+    )
     if plan.executor == "slurm":
         yield _command(RETRAIN, "one training on the cluster, by hand", f"cd {folder} && sbatch finetune.slurm")
         yield _command(RETRAIN, "everything on the cluster, by hand", "bash submit_all.sh")

@@ -17,6 +17,7 @@ from touchline.report.findings import Concluded, findings, headline, is_complete
 from touchline.report.issues import issues
 from touchline.report.next_steps import next_steps
 from touchline.report.packing_rows import packing_advice, packing_rows
+from touchline.report.settings import report_settings
 from touchline.report.words import bare, count, factor_words, listed
 
 _NOTHING_EVALUATED = Missing(missing="nothing was evaluated")
@@ -64,6 +65,7 @@ def build_report(gathered: Gathered) -> Report:
         commands=commands(gathered),
         sources=gathered.sources,
         device=device_word(gathered),
+        settings=report_settings(gathered),
         provenance=tuple(_provenance(gathered)),
     )
 

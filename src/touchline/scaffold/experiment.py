@@ -9,6 +9,8 @@ from touchline.domain.plan import Plan, PlannedRun
 from touchline.domain.runs import ControlKind, RunKind
 from touchline.domain.site import Site
 from touchline.markdown import escape, measured, table
+from touchline.plan.sections import setting_sections
+from touchline.plan.table import markdown_section
 from touchline.scaffold.folder import interpreter, template
 
 _RUN_HEADER = ("run", "what it is", "model", "goes on from", "training", "evaluation")
@@ -54,6 +56,7 @@ def readme_text(plan: Plan, site: Site) -> str:
     return template("README.md.j2").render(
         plan=plan,
         runs=table(_RUN_HEADER, [_row(run) for run in plan.runs]),
+        settings=[markdown_section(each) for each in setting_sections(plan)],
         example=plan.runs[0].name if plan.runs else "RUN",
         trains=any(run.kind is RunKind.FINE_TUNED for run in plan.runs),
         chains=any(run.link is not None for run in plan.runs),

@@ -43,6 +43,11 @@ class PeftBackend:
     name = "peft"
     goes_on = True
     deals_labels = True
+    fixed_settings = (
+        ("train.optimizer", "AdamW (beta1 0.9, beta2 0.999, eps 1e-8)"),
+        ("train.loss", "cross-entropy, mean over the label tokens of a step"),
+        ("train.quantization", "none"),
+    )
 
     def faults(self, model: ModelInfo, train: TrainConfig) -> tuple[Finding, ...]:
         """Settings that this trainer does not have for this model."""

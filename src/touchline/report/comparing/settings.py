@@ -17,7 +17,7 @@ MODEL, SEED = "models", "seeds"
 """Keys of a run's base model and training seed, as the levels of a design have them."""
 DEVICE = "device"
 """Key of what a run was trained on."""
-_COLLECTED = {
+COLLECTED = {
     "model": MODEL,
     "seed": SEED,
     "batch_size": "train.micro_batch_size",
@@ -73,7 +73,7 @@ def found_settings(config: Mapping[str, Setting], levels: Sequence[Level]) -> di
         config: `RunMetrics.static_config`.
         levels: its levels of what varies.
     """
-    found = {_COLLECTED.get(key, key): _text(value) for key, value in config.items() if value is not None}
+    found = {COLLECTED.get(key, key): _text(value) for key, value in config.items() if value is not None}
     return {level.factor: _number(level.value) for level in levels} | found
 
 

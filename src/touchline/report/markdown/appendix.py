@@ -6,6 +6,8 @@ from collections.abc import Iterator
 
 from touchline.domain.report import Command, Report
 from touchline.markdown import code, escape, table
+from touchline.plan.settings import HEADER as SETTING_HEADER
+from touchline.plan.settings import setting_cells, varying_table
 from touchline.report.markup import fence, link
 
 _RUNS_TOLD = 100
@@ -14,7 +16,8 @@ _FILES_TOLD = 4
 
 
 def appendix_section(report: Report) -> Iterator[str]:
-    """Commands, files, sources, provenance."""
+    """Settings, commands, files, sources, provenance."""
+    yield from _settings(report)
     yield "## Appendix: commands\n"
     yield "To be typed in the experiment's folder.\n"
     groups: dict[str, list[Command]] = {}
@@ -36,6 +39,17 @@ def appendix_section(report: Report) -> Iterator[str]:
             )
     yield "## Appendix: provenance\n"
     yield table(("what", "value"), [(escape(what), escape(value)) for what, value in report.provenance])
+
+
+def _settings(report: Report) -> Iterator[str]:
+    """Every setting of every run; nothing where none is known."""
+    if not report.settings:
+        return
+    yield "## Appendix: settings\n"
+    header, rows = varying_table(report.settings, [run.name for run in report.runs])
+    if rows:
+        yield table([escape(name) for name in header], [(code(run), *map(escape, cells)) for run, *cells in rows])
+    yield table(SETTING_HEADER, [tuple(map(escape, cells)) for cells in setting_cells(report.settings)])
 
 
 def _files(report: Report) -> Iterator[str]:

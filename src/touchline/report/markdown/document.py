@@ -15,6 +15,7 @@ from touchline.domain.report import Report, Weight
 from touchline.domain.runs import SEEDS, STAGE, RunKind
 from touchline.domain.status import RunStatus
 from touchline.markdown import code, escape, table
+from touchline.plan.settings import leading_text
 from touchline.report.chart import Chart
 from touchline.report.facts import is_failed_exit, seeds_of
 from touchline.report.markdown.appendix import appendix_section
@@ -67,6 +68,8 @@ def _head(report: Report) -> Iterator[str]:
     ]
     if variants:
         yield f"**Variants:** {escape('; '.join(variants))}"
+    if leading := leading_text(report.settings):
+        yield f"**Settings:** {escape(leading)}; all of them: [appendix](#appendix-settings)"
     known = seeds_of(report.metrics)
     seeds = sorted({known[run.name] for run in report.runs if run.kind is RunKind.FINE_TUNED and run.name in known})
     if len(seeds) > 1:

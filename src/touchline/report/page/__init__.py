@@ -9,6 +9,7 @@ from jinja2.filters import do_urlencode
 from markupsafe import Markup
 
 from touchline.domain.report import Report, Statement, Weight
+from touchline.plan.settings import leading_text
 from touchline.report.chart import Chart
 from touchline.report.inks import CONTROL, inks, used
 from touchline.report.page import details
@@ -71,6 +72,8 @@ def report_html(
             name: make(report, given)
             for name, make in (
                 ("estimates", details.estimates),
+                ("settings", details.settings),
+                ("varying", details.varying),
                 ("packing", details.packing),
                 ("answers", details.answers),
                 ("general", details.general),
@@ -81,6 +84,7 @@ def report_html(
             )
         },
         sizes=details.sizes(report),
+        leading=leading_text(report.settings),
         files=[facts for facts in report.facts if facts.files],
         browser=browser,
         browser_json=None if browser is None else embedded_json(browser),

@@ -7,6 +7,8 @@ from typing import TypeVar
 
 from touchline.domain.report import Report
 from touchline.domain.verification import MissingCheckpoint, VerifiedCheckpoint
+from touchline.plan.settings import HEADER as SETTING_HEADER
+from touchline.plan.settings import setting_cells, varying_table
 from touchline.report.inks import CONTROL, Ink
 from touchline.report.page.cells import ROWS_LIMIT, Cell, Column, Notes, PageTable, TableRow, plain, table_of
 from touchline.report.page.runs import all_checkpoints, checkpoint_words
@@ -55,6 +57,20 @@ def estimates(report: Report, inks: Inks) -> PageTable | None:
         Column(label="Interval"),
     )
     return table_of(columns, rows, notes)
+
+
+def settings(report: Report, inks: Inks) -> PageTable | None:
+    """Every setting, given or default."""
+    del inks
+    rows = [TableRow(cells=tuple(map(plain, cells))) for cells in setting_cells(report.settings)]
+    return table_of([Column(label=label.capitalize()) for label in SETTING_HEADER], rows)
+
+
+def varying(report: Report, inks: Inks) -> PageTable | None:
+    """By run, the settings that vary."""
+    header, cells = varying_table(report.settings, [run.name for run in report.runs])
+    rows = [TableRow(run=run, cells=(_run(run, inks), *map(plain, values))) for run, *values in cells]
+    return table_of([Column(label=label) for label in ("Run", *header[1:])], rows)
 
 
 def packing(report: Report, inks: Inks) -> PageTable | None:

@@ -1,0 +1,48 @@
+"""Settings of runs as one table: what was given, what is a default, and what varies between the runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+Scalar = bool | int | float | str | None
+"""A value of a setting; a list or a mapping is its text, and None means that nothing is set."""
+
+
+class Origin(StrEnum):
+    """Where the value of a setting comes from."""
+
+    GIVEN = "given"
+    """Written in experiment.yaml, as an override, as a level or accepted for a run."""
+    DEFAULT = "default"
+    """Not written: touchline's default."""
+    DECIDED = "decided"
+    """Not written, or `auto`: computed by the planner."""
+    FIXED = "fixed"
+    """Not a setting of experiment.yaml: the same in every experiment with this backend."""
+    LOGGED = "logged"
+    """Read from files of a run that touchline did not plan."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunSetting:
+    """One row of the table of settings."""
+
+    key: str
+    """Dotted key of experiment.yaml; of a computed or fixed setting the key that it would have."""
+    name: str
+    """Name as readers know it, `learning rate`."""
+    unit: str | None = None
+    """Unit of the value, `tokens`."""
+    origin: Origin
+    """Where the value comes from."""
+    reason: str | None = None
+    """Reason for a default or a decision."""
+    varies: bool
+    """Whether runs differ in it; then `values` holds the value of each run."""
+    value: Scalar = None
+    """The value of all runs that have this setting; None where it varies or where nothing is set."""
+    values: dict[str, Scalar] = field(default_factory=dict)
+    """Value by run, of a setting that varies."""
+    unset: str = "-"
+    """Text for a value that is not set."""

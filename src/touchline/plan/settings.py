@@ -1,0 +1,307 @@
+"""The complete table of the settings of every run, declared once for the plan, the README, the reports and `--json`."""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from touchline.backends import backend_names, get_backend
+from touchline.domain.defaults import DEFAULTS
+from touchline.domain.plan import Plan, PlannedRun
+from touchline.domain.runs import SEEDS, STAGE
+from touchline.domain.settings import Origin, RunSetting, Scalar
+from touchline.plan.assumptions import is_split_at_random
+from touchline.spec.settings import flat_settings
+
+HEADER = ("setting", "value", "origin", "key")
+_MICRO, _PACKED = "train.micro_batch_size", "train.packed"
+_ACCUMULATION, _WARMUP_STEPS, _STEPS = "train.gradient_accumulation_steps", "train.warmup_steps", "train.steps"
+_DEVICES = "compute.gpus_per_run"
+_COLUMNS = ("data.input", "data.output", "data.messages")
+_OF_SPLITS = ("data.train_fraction", "data.split_seed")
+_LISTED_LATER = frozenset(
+    {
+        *("train.lora.dropout", "train.lora.dtype", "train.weight_decay", "train.validate_every_steps"),
+        *("train.checkpoint.save", "train.checkpoint.every", "train.backend"),
+        *("data.input", "data.output", "evaluate.top_p", "evaluate.repeats", "evaluate.seed"),
+    }
+)
+"""Keys that version 0.1.0 did not list among the settings that were not given."""
+_COMPUTED = {
+    _ACCUMULATION: "global batch size / (micro-batch size x devices)",
+    _STEPS: "from the batches of the training split",
+    _WARMUP_STEPS: "warmup fraction x steps, rounded up",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """Name, unit and text for nothing of one setting."""
+
+    key: str
+    name: str
+    unit: str | None = None
+    unset: str = "-"
+
+
+_ROWS = (
+    _Row("train.learning_rate", "learning rate"),
+    _Row("train.epochs", "epochs"),
+    _Row("train.global_batch_size", "global batch size", "examples"),
+    _Row(_MICRO, "micro-batch size", "sequences"),
+    _Row(_ACCUMULATION, "gradient accumulation steps"),
+    _Row(_DEVICES, "devices per run"),
+    _Row("train.max_seq_len", "max_seq_len", "tokens"),
+    _Row(_PACKED, "packed"),
+    _Row("train.lora.rank", "LoRA rank"),
+    _Row("train.lora.alpha", "LoRA alpha"),
+    _Row("train.lora.dropout", "LoRA dropout"),
+    _Row("train.lora.target_modules", "LoRA target modules"),
+    _Row("train.lora.dtype", "dtype of the adapter"),
+    _Row("train.base_dtype", "dtype of the base model"),
+    _Row("train.quantization", "quantization", unset="none"),
+    _Row("train.optimizer", "optimizer"),
+    _Row("train.loss", "loss"),
+    _Row("train.schedule", "learning rate schedule"),
+    _Row("train.warmup_fraction", "warmup", "of all steps"),
+    _Row(_WARMUP_STEPS, "warmup steps"),
+    _Row("train.weight_decay", "weight decay"),
+    _Row("train.max_grad_norm", "gradient clipping (norm)"),
+    _Row("train.gradient_checkpointing", "gradient checkpointing"),
+    _Row(SEEDS, "training seed"),
+    _Row(_STEPS, "optimizer steps"),
+    _Row("train.validate_every_steps", "validation every", "steps", "at the end of each epoch"),
+    _Row("train.checkpoint.every", "checkpoint every"),
+    _Row("train.checkpoint.save", "checkpoint holds"),
+    _Row("train.checkpoint.keep", "checkpoints kept"),
+    _Row("train.checkpoint.resume_minutes", "training state saved every", "minutes"),
+    _Row("train.backend", "trainer"),
+    _Row("models", "base model"),
+    _Row("data.path", "dataset"),
+    _Row("data.input", "input column"),
+    _Row("data.output", "answer column"),
+    _Row("data.messages", "chat column", unset="none"),
+    _Row("data.prompt", "prompt", unset="none"),
+    _Row("data.system", "system prompt", unset="none"),
+    _Row("data.train_fraction", "training fraction of a random split"),
+    _Row("data.split_seed", "seed of a random split"),
+    _Row("task", "task"),
+    _Row("evaluate.epochs", "evaluated epochs"),
+    _Row("evaluate.samples", "evaluated test items"),
+    _Row("evaluate.batch_size", "evaluation batch size", "prompts"),
+    _Row("evaluate.max_new_tokens", "longest answer", "tokens"),
+    _Row("evaluate.temperature", "temperature (0: greedy decoding)"),
+    _Row("evaluate.top_p", "top_p"),
+    _Row("evaluate.repeats", "answers per item"),
+    _Row("evaluate.seed", "sampling seed"),
+    _Row("evaluate.max_error_rate", "allowed share of failed answers"),
+    _Row("evaluate.tasks", "further tasks", unset="none"),
+    _Row("evaluate.cluster", "cluster column", unset="none"),
+    _Row("evaluate.general", "general ability", unset="not evaluated"),
+)
+_DECLARED = {row.key: row for row in _ROWS}
+_ORDER = {key: place for place, key in enumerate(_DECLARED)}
+LEADING = (
+    *("train.learning_rate", "train.epochs", "train.global_batch_size", "train.max_seq_len"),
+    *("train.lora.rank", "train.lora.alpha"),
+)
+"""Keys of the settings that a reader asks for first."""
+
+
+def settings_of(plan: Plan) -> tuple[RunSetting, ...]:
+    """Return the settings of all runs of a plan in their declared order, defaults and fixed ones included."""
+    reasons = {row.key: row.reason for row in DEFAULTS}
+    not_given = {each.key for each in plan.assumptions}
+    # Plans of an earlier version do not list these; there a value that equals the default counts as one.
+    silent = {} if not_given & _LISTED_LATER else {row.key: row.value for row in DEFAULTS if row.key in _LISTED_LATER}
+    decided = {
+        _MICRO: _shared(run.micro_batch_reason for run in plan.runs),
+        _PACKED: _shared(run.packed_reason for run in plan.runs),
+        **_COMPUTED,
+    }
+    known = {run.name: dict(_settings(plan, run)) for run in plan.runs}
+    levels = {level.factor for run in plan.runs for level in run.levels}
+
+    def origin(key: str, values: Sequence[Scalar]) -> tuple[Origin, str | None]:
+        if key in _COMPUTED:
+            return Origin.DECIDED, decided[key]
+        if key in _fixed():
+            return Origin.FIXED, None
+        if any(key in run.accepted for run in plan.runs) or (key in levels and key not in not_given):
+            return Origin.GIVEN, None
+        if key in (_MICRO, _PACKED) and key in not_given:
+            return Origin.DECIDED, decided[key] or reasons.get(key)
+        if key in _COLUMNS and key in not_given:
+            return Origin.DECIDED, reasons.get(key)
+        is_unset = all(each is None for each in values)
+        is_default = key in not_given or is_unset or all(value_text(each) == silent.get(key) for each in values)
+        return (Origin.DEFAULT, reasons.get(key)) if is_default else (Origin.GIVEN, None)
+
+    return setting_rows(known, origin)
+
+
+def _shared(reasons: Iterable[str | None]) -> str | None:
+    """Return the reason if all runs have the same one."""
+    found = {reason for reason in reasons if reason is not None}
+    return found.pop() if len(found) == 1 else None
+
+
+def setting_rows(
+    known: Mapping[str, Mapping[str, Scalar]],
+    origin: Callable[[str, Sequence[Scalar]], tuple[Origin, str | None]],
+) -> tuple[RunSetting, ...]:
+    """Return the rows of settings that are known by run.
+
+    Args:
+        known: by run the value of each key; a run lacks what does not apply to it.
+        origin: from a key and its values to where these come from, and the reason for a default.
+    """
+    keys = dict.fromkeys(key for settings in known.values() for key in settings)
+    found = []
+    for key in sorted(keys, key=lambda key: _ORDER.get(key, len(_ORDER))):
+        row = _DECLARED.get(key) or _Row(key, key.rpartition(".")[2].replace("_", " "))
+        values = {run: settings[key] for run, settings in known.items() if key in settings}
+        distinct = list(dict.fromkeys(map(value_text, values.values())))
+        source, reason = origin(key, list(values.values()))
+        varies = len(distinct) > 1
+        found.append(
+            RunSetting(
+                key=key,
+                name=row.name,
+                unit=row.unit,
+                origin=source,
+                reason=reason,
+                varies=varies,
+                value=None if varies else next(iter(values.values())),
+                values=values if varies else {},
+                unset=row.unset,
+            )
+        )
+    return tuple(found)
+
+
+def setting_cells(settings: Sequence[RunSetting]) -> Iterator[tuple[str, ...]]:
+    """Yield the cells of the complete table: name, value, origin with its reason, key."""
+    for each in settings:
+        origin = each.origin.value if each.reason is None else f"{each.origin.value}: {each.reason}"
+        yield each.name, setting_text(each), origin, each.key
+
+
+def varying_table(
+    settings: Sequence[RunSetting], runs: Sequence[str]
+) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]:
+    """Return header and rows of the settings that vary, one row per run; nothing where none varies."""
+    varying = [each for each in settings if each.varies]
+    if not varying:
+        return (), ()
+    header = ("run", *(each.name for each in varying))
+    return header, tuple((run, *(cell(each, run) for each in varying)) for run in runs)
+
+
+def cell(setting: RunSetting, run: str) -> str:
+    """Return the value of a run as text; `-` where it has no such setting."""
+    if not setting.varies:
+        return _with_unset(setting, setting.value)
+    return _with_unset(setting, setting.values[run]) if run in setting.values else "-"
+
+
+def setting_text(setting: RunSetting) -> str:
+    """Return `0.001`, `128 tokens`, or of one that varies `4 or 64`."""
+    texts = dict.fromkeys(_with_unset(setting, value) for value in setting.values.values())
+    if not setting.varies:
+        text = _with_unset(setting, setting.value)
+        return f"{text} {setting.unit}" if setting.unit and setting.value is not None else text
+    shown = [text for text in texts if len(text) <= _SHOWN_CHARACTERS]
+    if len(texts) > _SHOWN_VALUES or len(shown) < len(texts):
+        return f"{len(texts)} values, see the table of runs"
+    # A list of values that hold commas reads as one longer list.
+    joined = (" | " if any("," in text for text in texts) else ", ").join(natural(texts))
+    return f"{joined}{f' {setting.unit}' if setting.unit else ''} (varies)"
+
+
+_SHOWN_VALUES = 8
+_SHOWN_CHARACTERS = 60
+
+
+def leading_text(settings: Sequence[RunSetting], run: str | None = None) -> str:
+    """Return `learning rate 0.001, epochs 1, ...`, of one run or of all; empty where none is known."""
+    by_key = {each.key: each for each in settings}
+    told = []
+    for key in LEADING:
+        each = by_key.get(key)
+        text = "-" if each is None else setting_text(each) if run is None else cell(each, run)
+        if each is not None and text != "-":
+            told.append(f"{each.name} {text}")
+    return ", ".join(told)
+
+
+def natural(texts: Sequence[str] | Mapping[str, object]) -> list[str]:
+    """Return texts in a reader's order: by number where all are numbers, as they come otherwise."""
+    found = list(texts)
+    try:
+        numbers = [float(text) for text in found]
+    except ValueError:
+        return found
+    return found if any(map(math.isnan, numbers)) else sorted(found, key=float)
+
+
+def value_text(value: Scalar) -> str:
+    """Return a value as one writes it in YAML."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return "-" if value is None else str(value)
+
+
+def _with_unset(setting: RunSetting, value: Scalar) -> str:
+    return setting.unset if value is None else value_text(value)
+
+
+def _settings(plan: Plan, run: PlannedRun) -> Iterator[tuple[str, Scalar]]:
+    """Yield key and value of everything that is set for a run."""
+    yield "models", run.model
+    yield "task", plan.task
+    flat = flat_settings(run)
+    seed = flat.pop("seed")
+    unused = {"data.messages"} if run.data.messages is None else {"data.input", "data.output", "data.prompt"}
+    dataset = plan.datasets.get(run.dataset)
+    if dataset is not None and not is_split_at_random(dataset):
+        unused |= {*_OF_SPLITS}
+    for key, value in flat.items():
+        if key not in unused:
+            yield key, _scalar(value)
+    if run.train is None or run.batches is None:
+        return
+    batches = run.batches
+    yield SEEDS, _scalar(seed)
+    yield _MICRO, batches.micro_batch_size
+    yield _ACCUMULATION, batches.gradient_accumulation_steps
+    yield _STEPS, batches.steps
+    yield _WARMUP_STEPS, math.ceil(run.train.warmup_fraction * batches.steps)
+    yield _DEVICES, plan.gpus_per_run if plan.machine.kind == "gpu" else "1 (CPU)"
+    if run.train.backend in backend_names():
+        yield from get_backend(run.train.backend).fixed_settings
+    stage = next((level.value for level in run.levels if level.factor == STAGE), None)
+    if stage is not None:
+        yield STAGE, stage
+
+
+def _scalar(value: object) -> Scalar:
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, list | tuple):
+        return ", ".join(str(each) for each in value) or None
+    if isinstance(value, dict):
+        told = {key: each for key, each in value.items() if each is not None}
+        return ", ".join(f"{each} {key}" for key, each in told.items())
+    return json.dumps(value)
+
+
+@functools.cache
+def _fixed() -> frozenset[str]:
+    """Return the keys of settings that a backend has and experiment.yaml cannot change."""
+    return frozenset(key for name in backend_names() for key, _ in get_backend(name).fixed_settings)

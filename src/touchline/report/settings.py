@@ -1,0 +1,30 @@
+"""The table of settings in a report: of the plan, or of what the files of other trainers' runs hold."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+from touchline.domain.collected import RunMetrics
+from touchline.domain.report import Gathered
+from touchline.domain.settings import Origin, RunSetting, Scalar
+from touchline.plan.settings import setting_rows, settings_of
+from touchline.report.comparing.settings import COLLECTED
+
+
+def report_settings(gathered: Gathered) -> tuple[RunSetting, ...]:
+    """Return the settings of every run, as planned or as logged."""
+    if gathered.plan is not None:
+        return settings_of(gathered.plan)
+    return setting_rows({each.run_name: dict(_logged(each)) for each in gathered.metrics}, _is_logged)
+
+
+def _is_logged(key: str, values: Sequence[Scalar]) -> tuple[Origin, str | None]:
+    del key, values
+    return Origin.LOGGED, None
+
+
+def _logged(metrics: RunMetrics) -> Iterator[tuple[str, Scalar]]:
+    for key, value in metrics.static_config.items():
+        if value is not None and not (isinstance(value, float) and not math.isfinite(value)):
+            yield COLLECTED.get(key, key), value

@@ -1,0 +1,125 @@
+"""The table of settings: complete, with the origin of every value, and the same wherever it is shown."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+from tests.scaffold.made_plans import SITE, made_control, made_plan, made_run
+
+from touchline.domain.defaults import DEFAULTS
+from touchline.domain.experiment import CheckpointConfig, DataConfig, EvaluateConfig, LoraConfig, TrainConfig
+from touchline.domain.plan import Assumption, Plan, PlannedRun
+from touchline.domain.settings import Origin, RunSetting
+from touchline.plan.settings import cell, leading_text, setting_cells, setting_text, settings_of
+from touchline.plan.table import runs_plan_markdown
+from touchline.scaffold.experiment import readme_text
+from touchline.spec.validate import dotted_keys
+
+pytestmark = pytest.mark.planning
+
+
+def _run(name: str, rank: int, **changes: object) -> PlannedRun:
+    made = made_run(name)
+    assert made.train is not None
+    lora = LoraConfig(rank=rank, alpha=2.0 * rank)
+    return dataclasses.replace(made, train=dataclasses.replace(made.train, lora=lora, **changes))
+
+
+def _plan(*runs: PlannedRun, not_given: tuple[str, ...] = ()) -> Plan:
+    rows = tuple(Assumption(key=key, value="", reason="") for key in not_given)
+    return dataclasses.replace(made_plan(*runs), assumptions=rows)
+
+
+def _by_key(plan: Plan) -> dict[str, RunSetting]:
+    return {each.key: each for each in settings_of(plan)}
+
+
+def test_every_key_of_a_run_is_in_the_table_and_every_optional_one_has_a_default_with_a_reason() -> None:
+    """A key that is added to experiment.yaml later cannot be forgotten here."""
+    run = made_run(evaluate=EvaluateConfig())
+    plan = made_plan(run, made_control())
+    split = dataclasses.replace(plan.datasets[run.dataset], split_origin="random 8/1/1 of the whole file, seed 14")
+    plan = dataclasses.replace(plan, datasets={run.dataset: split})
+    shown = set(_by_key(plan))
+    wanted = {
+        f"{part}.{key}"
+        for part, kind in (("train", TrainConfig), ("data", DataConfig), ("evaluate", EvaluateConfig))
+        for key in dotted_keys(kind)
+    }
+    groups = {"train.lora", "train.checkpoint"}
+    inner = {f"evaluate.general.{field.name}" for field in dataclasses.fields(_general())}
+    inner |= {"train.checkpoint.every.steps", "train.checkpoint.every.minutes"}
+    assert wanted - shown - groups - inner == {"data.messages"}, "a chat column is shown where there is one"
+    optional = wanted - groups - inner - {"data.path", "data.messages"}
+    assert optional - {row.key for row in DEFAULTS} == set()
+    assert CheckpointConfig().every == "epoch"
+
+
+def _general() -> type:
+    from touchline.domain.experiment import GeneralConfig
+
+    return GeneralConfig
+
+
+def test_the_table_begins_with_what_a_reader_asks_for_first() -> None:
+    """Learning rate, epochs, batch, length, rank and alpha."""
+    keys = [each.key for each in settings_of(made_plan())]
+    wanted = [
+        *("train.learning_rate", "train.epochs", "train.global_batch_size", "train.micro_batch_size"),
+        *("train.gradient_accumulation_steps", "compute.gpus_per_run", "train.max_seq_len", "train.packed"),
+        *("train.lora.rank", "train.lora.alpha"),
+    ]
+    assert keys[: len(wanted)] == wanted
+
+
+def test_origins() -> None:
+    """What was written, what was not, what the planner chose, and what no file can change."""
+    keys = ("train.schedule", "train.packed", "train.weight_decay", "data.input")
+    found = _by_key(_plan(_run("a", 4), not_given=keys))
+    origins = {key: found[key].origin for key in (*keys, "train.epochs", "train.optimizer", "train.warmup_steps")}
+    assert origins == {
+        "train.schedule": Origin.DEFAULT,
+        "train.packed": Origin.DECIDED,
+        "train.weight_decay": Origin.DEFAULT,
+        "data.input": Origin.DECIDED,
+        "train.epochs": Origin.GIVEN,
+        "train.optimizer": Origin.FIXED,
+        "train.warmup_steps": Origin.DECIDED,
+    }
+    # Version 0.1.0 did not list these: a value that equals the default counts as one, another one was written.
+    before = _by_key(_plan(_run("a", 4, weight_decay=0.1), not_given=("train.schedule",)))
+    assert before["train.weight_decay"].origin is Origin.GIVEN
+    assert before["train.lora.dropout"].origin is Origin.DEFAULT
+
+
+def test_what_varies_has_a_value_of_each_run_in_the_order_of_numbers() -> None:
+    """`4` stands before `16`; a control has no rank."""
+    plan = _plan(_run("r16", 16), _run("r4", 4), made_control())
+    rank = _by_key(plan)["train.lora.rank"]
+    assert rank.varies
+    assert setting_text(rank) == "4, 16 (varies)"
+    assert [cell(rank, run.name) for run in plan.runs] == ["16", "4", "-"]
+    assert leading_text(settings_of(plan), "r16").endswith("LoRA rank 16, LoRA alpha 32")
+    same = _by_key(_plan(_run("a", 4), _run("b", 4)))["train.lora.rank"]
+    assert (same.varies, same.value, same.values) == (False, 4, {})
+
+
+def test_numbers_read_as_one_writes_them_and_nothing_reads_as_absent() -> None:
+    """Small rates, lists, intervals of checkpoints, and what is not set."""
+    run = _run("a", 4, learning_rate=2e-5, checkpoint=CheckpointConfig(keep=3))
+    found = _by_key(_plan(run))
+    texts = {key: setting_text(found[key]) for key in ("train.learning_rate", "train.checkpoint.keep", "data.system")}
+    assert texts == {"train.learning_rate": "2e-05", "train.checkpoint.keep": "3", "data.system": "none"}
+    assert setting_text(found["train.validate_every_steps"]) == "at the end of each epoch"
+    assert setting_text(found["train.lora.target_modules"]).startswith("q_proj, k_proj")
+
+
+def test_plan_and_readme_have_the_whole_table() -> None:
+    """Each row of it, with the key to change it by."""
+    plan = _plan(_run("r16", 16), _run("r4", 4))
+    texts = (runs_plan_markdown(plan), readme_text(plan, SITE))
+    for name, *_, key in setting_cells(settings_of(plan)):
+        for text in texts:
+            assert any(line.startswith(f"| {name} ") and line.endswith(f" {key} |") for line in text.splitlines()), key
+    assert all("| r16 | 16 | 32 |" in text for text in texts)
