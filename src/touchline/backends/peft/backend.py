@@ -43,7 +43,7 @@ class PeftBackend:
     name = "peft"
     goes_on = True
     deals_labels = True
-    fixed_settings = (
+    fixed_settings: tuple[tuple[str, str], ...] = (
         ("train.optimizer", "AdamW (beta1 0.9, beta2 0.999, eps 1e-8)"),
         ("train.loss", "cross-entropy, mean over the label tokens of a step"),
         ("train.quantization", "none"),
