@@ -13,12 +13,101 @@ import fcntl
 import hashlib
 import os
 import secrets
+import stat
 from collections.abc import Iterator
+from io import BufferedReader
 from pathlib import Path
 
 from touchline.errors import EnvironmentFault, InputFault
 
 _CHUNK_BYTES = 1 << 20
+_READ_LIMIT_BYTES = 4 << 30
+_KINDS = (
+    (stat.S_ISDIR, "folder"),
+    (stat.S_ISFIFO, "named pipe"),
+    (stat.S_ISSOCK, "socket"),
+    (stat.S_ISCHR, "device"),
+    (stat.S_ISBLK, "device"),
+)
+
+
+class Unreadable(InputFault, OSError):
+    """Something is there that is not read: no regular file, or larger than its reader takes.
+
+    Also an OSError, so that a reader that goes on without a file that cannot be opened goes on without this one.
+    """
+
+    def __init__(self, path: Path, reason: str, expected: str) -> None:
+        super().__init__(f"{str(path)!r} is {reason}", expected=expected)
+        self.filename, self.strerror = str(path), f"it is {reason}"
+
+
+def _refuse_irregular(path: Path, found: os.stat_result) -> None:
+    """Raise unless a file's content is kept on a disk: nothing else has an end, and a pipe's may never come."""
+    if stat.S_ISREG(found.st_mode):
+        return
+    if stat.S_ISDIR(found.st_mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    kind = next((name for matches, name in _KINDS if matches(found.st_mode)), "special file")
+    raise Unreadable(path, f"a {kind}", "a regular file")
+
+
+def open_regular(path: Path) -> BufferedReader:
+    """Return a file opened for reading bytes; every file that a user or another program wrote is opened here.
+
+    What is no regular file (a named pipe, a socket, a device) is not opened at all, so that no command waits for it.
+
+    Raises:
+        Unreadable: it is no regular file.
+        OSError: it cannot be opened.
+    """
+    _refuse_irregular(path, os.stat(path))  # noqa: PTH116 (the descriptor below is looked at in the same way)
+    # Whoever replaces the file by a pipe in this moment is not waited for either.
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+    try:
+        _refuse_irregular(path, os.fstat(descriptor))
+        return os.fdopen(descriptor, "rb")
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def read_bytes(path: Path, limit_bytes: int = _READ_LIMIT_BYTES) -> bytes:
+    """Return the bytes of a regular file of at most `limit_bytes`.
+
+    Raises:
+        Unreadable: it is no regular file, or larger.
+        OSError: it cannot be opened.
+    """
+    with open_regular(path) as stream:
+        if os.fstat(stream.fileno()).st_size <= limit_bytes:
+            data = stream.read(limit_bytes + 1)
+            if len(data) <= limit_bytes:
+                return data
+    raise Unreadable(path, f"larger than {limit_bytes:,} bytes", "a smaller file")
+
+
+def read_head(path: Path, limit_bytes: int) -> bytes:
+    """Return the first bytes of a regular file.
+
+    Raises:
+        Unreadable: it is no regular file.
+        OSError: it cannot be opened.
+    """
+    with open_regular(path) as stream:
+        return stream.read(limit_bytes)
+
+
+def open_append(path: Path) -> int:
+    """Return the descriptor of a regular file, made where there is none, whose writes go to its end.
+
+    Raises:
+        Unreadable: something else is there.
+        OSError: it cannot be opened.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        _refuse_irregular(path, os.stat(path))  # noqa: PTH116 (as above)
+    return os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK, 0o644)
 
 
 @contextlib.contextmanager
@@ -62,9 +151,9 @@ def write_atomic(path: Path, content: str | bytes) -> None:
 def write_if_changed(path: Path, content: str) -> bool:
     """Write `content` unless it is there already, and say whether anything was written."""
     try:
-        if path.read_bytes() == content.encode():
+        if read_bytes(path) == content.encode():
             return False
-    except FileNotFoundError:
+    except (FileNotFoundError, Unreadable):
         pass
     write_atomic(path, content)
     return True
@@ -72,7 +161,7 @@ def write_if_changed(path: Path, content: str) -> bool:
 
 def append_line(path: Path, line: str) -> None:
     """Append one line durably; a last line that was cut off by a kill is closed first, so that it harms no other."""
-    with disk_faults("file", path), path.open("ab+") as stream:
+    with disk_faults("file", path), os.fdopen(open_append(path), "ab+") as stream:
         size = stream.seek(0, os.SEEK_END)
         torn = False
         if size:
@@ -87,19 +176,16 @@ def read_text_bounded(path: Path, limit_bytes: int) -> str:
     """The text of a file that may not be larger than `limit_bytes`.
 
     Raises:
-        InputFault: it is missing, a folder, too large, or not UTF-8.
+        InputFault: it is missing, no regular file, too large, or not UTF-8.
     """
     try:
-        with path.open("rb") as stream:
-            data = stream.read(limit_bytes + 1)
+        data = read_bytes(path, limit_bytes)
     except FileNotFoundError:
         raise InputFault(f"{str(path)!r} does not exist", expected="a file") from None
     except IsADirectoryError:
         raise InputFault(f"{str(path)!r} is a folder", expected="a file") from None
     except PermissionError:
         raise EnvironmentFault(f"no permission to read {str(path)!r}", hint=f"ls -l {str(path)!r}") from None
-    if len(data) > limit_bytes:
-        raise InputFault(f"{str(path)!r} is larger than {limit_bytes:,} bytes", expected="a smaller file")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -113,7 +199,7 @@ def read_text_bounded(path: Path, limit_bytes: int) -> str:
 def sha256_file(path: Path) -> str:
     """Hash of a file's bytes, as hex."""
     digest = hashlib.sha256()
-    with path.open("rb") as stream:
+    with open_regular(path) as stream:
         while chunk := stream.read(_CHUNK_BYTES):
             digest.update(chunk)
     return digest.hexdigest()

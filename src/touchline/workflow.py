@@ -389,7 +389,7 @@ def demo(target: Path, settings: Settings, *, say: Say | None = None) -> tuple[P
     yaml = target / "experiment.yaml"
     if not yaml.exists():
         write_if_changed(yaml, example.read_text())
-    for model in read_experiment(yaml.read_text(), str(yaml)).experiment.models:
+    for model in read_experiment(read_text_bounded(yaml, SIZE_LIMIT_BYTES), str(yaml)).experiment.models:
         if model in EXPORTABLE:
             get_model(model, settings)
     create_capitalization(target / "data", word_length=8, num_words=2000, train_fraction=0.8, seed=14)

@@ -32,7 +32,7 @@ PURE_PACKAGES = (
     "report",
 )
 
-PURE_MODULES = ("errors.py", "units.py", "markdown.py")
+PURE_MODULES = ("errors.py", "units.py", "jsontext.py", "markdown.py")
 
 FORBIDDEN_MODULES = frozenset(
     {

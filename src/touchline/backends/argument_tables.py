@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import difflib
 import functools
-import json
 import pkgutil
 import re
 from collections.abc import Container, Iterable
 from dataclasses import dataclass
 from typing import Literal
+
+from touchline.jsontext import parse_json
 
 Loader = Literal["plain", "argparse", "pydantic"]
 """What becomes of a value after the file is read: taken as it is, put through argparse, coerced by pydantic."""
@@ -61,7 +62,7 @@ def argument_table(backend: str) -> ArgumentTable:
     """A backend's table."""
     raw = pkgutil.get_data(f"touchline.backends.{backend}", "arguments.json")
     assert raw is not None
-    read = json.loads(raw)
+    read = parse_json(raw)
     arguments = {
         name: Argument(
             name,

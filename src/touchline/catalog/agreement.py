@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ from touchline.catalog.weights import model_fault
 from touchline.domain.finding import Finding, Severity, Where
 from touchline.errors import TouchlineError
 from touchline.files import read_text_bounded
+from touchline.jsontext import parse_json
 
 _LIMIT_BYTES = 1 << 20
 _EMBEDDING = "model.embed_tokens.weight"
@@ -72,7 +72,7 @@ def _stops(folder: Path, tokenizer: TokenizerFiles) -> Iterator[Finding]:
     """Generation ends at the tokens of generation_config.json, training teaches the tokenizer's one."""
     path = folder / "generation_config.json"
     try:
-        generation = json.loads(read_text_bounded(path, _LIMIT_BYTES))
+        generation = parse_json(read_text_bounded(path, _LIMIT_BYTES))
     except (TouchlineError, OSError, ValueError, RecursionError):
         return
     named = isinstance(generation, dict) and generation.get("eos_token_id") is not None

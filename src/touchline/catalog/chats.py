@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Mapping
@@ -10,6 +9,7 @@ from dataclasses import dataclass
 
 from touchline.domain.catalog import Message
 from touchline.domain.experiment import DataConfig
+from touchline.jsontext import parse_json
 
 _BRACES = re.compile(r"\{([^{}]*)\}")
 # A word is meant as a column; so is what str.format would take `{input.x}`, `{input!r}` and `{input:>9}` for.
@@ -95,7 +95,7 @@ def chat(values: Mapping[str, object], data: DataConfig) -> Chat | list[RowFault
     if isinstance(turns, str):
         # CSV has no lists: there a chat is JSON in a cell.
         try:
-            turns = json.loads(turns)
+            turns = parse_json(turns, allow_half_characters=True)
         except (ValueError, RecursionError):
             return [RowFault(f"column {column!r} is no list of turns, and no JSON of one")]
     if not isinstance(turns, list) or len(turns) < 2:

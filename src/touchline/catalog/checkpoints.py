@@ -17,7 +17,7 @@ from pydantic import TypeAdapter, ValidationError
 from touchline.domain.evaluation import NO_OP_CHECKPOINT
 from touchline.domain.metrics import ExportMarker, TrainingMarker
 from touchline.domain.results import CheckpointInfo
-from touchline.files import sha256_file
+from touchline.files import open_regular, sha256_file
 
 MARKER = "touchline.json"
 _EXPORT = TypeAdapter(ExportMarker)
@@ -105,7 +105,7 @@ def _problems(path: Path, marker: ExportMarker, *, hashes: bool) -> list[str]:
 
 def _marker(adapter: TypeAdapter[T], path: Path) -> T | None:
     try:
-        with path.open("rb") as stream:
+        with open_regular(path) as stream:
             return adapter.validate_json(stream.read(_MARKER_LIMIT_BYTES))
     except (OSError, ValidationError):
         return None

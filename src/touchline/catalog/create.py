@@ -10,7 +10,7 @@ import numpy as np
 
 from touchline.catalog.words import AMERICAN_ENGLISH, load_words
 from touchline.errors import InputFault, PolicyFault
-from touchline.files import disk_faults, write_atomic
+from touchline.files import disk_faults, read_bytes, write_atomic
 from touchline.tasks.capitalization import dataset_file_name, generate_capitalization
 
 GENERATOR_VERSION = 1
@@ -53,7 +53,7 @@ def create_capitalization(
     with disk_faults("dataset", path):
         present = path.exists()
         # The size first: a file that only has the name may be of any size.
-        if present and path.is_file() and path.stat().st_size == len(content) and path.read_bytes() == content:
+        if present and path.is_file() and path.stat().st_size == len(content) and read_bytes(path) == content:
             return path
     if present and (not force or not path.is_file()):
         raise PolicyFault(

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from touchline.domain.finding import Finding, Severity, Where
 from touchline.errors import EnvironmentFault, InputFault
+from touchline.files import read_bytes
 
 _LIMIT_BYTES = 4 << 30
 _SHOWN = 10
@@ -28,7 +29,7 @@ def read_lengths(path: Path) -> NDArray[np.uint32]:
     try:
         if path.stat().st_size > _LIMIT_BYTES:
             raise InputFault(f"{str(path)!r} is larger than 4 GiB", expected=_EXPECTED)
-        content = path.read_bytes()
+        content = read_bytes(path)
     except (FileNotFoundError, NotADirectoryError, ValueError):
         raise InputFault(f"{str(path)!r} does not exist", expected=_EXPECTED) from None
     except IsADirectoryError:

@@ -24,7 +24,7 @@ from touchline.catalog.tokenizer import read_chat_template
 from touchline.domain.catalog import ModelInfo
 from touchline.domain.experiment import DataConfig
 from touchline.errors import EnvironmentFault
-from touchline.files import write_atomic
+from touchline.files import read_bytes, write_atomic
 from touchline.rendering.prefix import common_prefix
 
 _VERSION = 4
@@ -123,7 +123,7 @@ def _read(path: Path, count: int) -> TokenLengths | None:
     """Lengths kept earlier; None when there are none, or none that can be used."""
     try:
         # From memory: given a path to a broken file, numpy leaves it open.
-        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
+        with np.load(io.BytesIO(read_bytes(path)), allow_pickle=False) as file:
             parts = file["prompt"], file["answer"]
             prefix = file["prefix"]
     except (OSError, ValueError, KeyError, EOFError, NotImplementedError, RuntimeError, TypeError, AttributeError):

@@ -19,6 +19,7 @@ from touchline.domain.catalog import COPIED_FILES, ModelInfo
 from touchline.domain.finding import Finding, Severity, Where
 from touchline.errors import EnvironmentFault, InputFault
 from touchline.files import read_text_bounded
+from touchline.jsontext import parse_json
 from touchline.rendering import ChatRenderer
 from touchline.spec.names import label_of
 
@@ -168,7 +169,7 @@ def _config(folder: Path, findings: list[Finding]) -> tuple[str, dict[str, objec
     text = ""
     try:
         text = read_text_bounded(path, _CONFIG_LIMIT_BYTES)
-        data = json.loads(text)
+        data = parse_json(text)
     except (InputFault, EnvironmentFault) as fault:
         findings.append(model_fault("CK101", folder, fault.message, path))
         return text, {}

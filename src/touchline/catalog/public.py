@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import difflib
 import functools
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
+
+from touchline.jsontext import parse_json
 
 _FILE = "public_models.json"
 _WITHOUT = frozenset({"instruct", "base", "chat", "it", "pt", "hf"})
@@ -48,7 +49,7 @@ class PublicModel:
 def public_models() -> tuple[PublicModel, ...]:
     """All models of the catalogue, in its order."""
     text = resources.files("touchline.catalog").joinpath(_FILE).read_text(encoding="utf-8")
-    data = json.loads(text)
+    data = parse_json(text)
     sources: dict[str, str] = data["sources"]
 
     def said(reference: str) -> str:

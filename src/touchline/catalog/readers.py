@@ -13,6 +13,8 @@ from pathlib import Path
 from touchline.catalog.tally import Tally
 from touchline.domain.finding import Finding, Severity, Where
 from touchline.errors import EnvironmentFault, InputFault
+from touchline.files import open_regular, read_bytes
+from touchline.jsontext import parse_json
 
 SIZE_LIMIT_BYTES = 1 << 30
 """More does not belong into one file that is read whole."""
@@ -84,7 +86,7 @@ def read_rows(path: Path) -> RawDataset:
 
 def _json(path: Path) -> RawDataset:
     try:
-        data = json.loads(path.read_text(encoding="utf-8-sig"))
+        data = parse_json(read_bytes(path).decode("utf-8-sig"), allow_half_characters=True)
     except UnicodeDecodeError as error:
         raise _fault("DA102", path, f"{path.name} is not UTF-8 text (byte {error.start})") from None
     except json.JSONDecodeError as error:
@@ -129,7 +131,7 @@ def _json_splits(data: dict[str, object], path: Path, tally: Tally) -> dict[str,
 
 def _lines(path: Path, tally: Tally) -> Iterator[str]:
     """Lines as text; one that is not UTF-8 is told and goes on with its bad bytes marked."""
-    with path.open("rb") as stream:
+    with open_regular(path) as stream:
         for number, line in enumerate(stream, 1):
             try:
                 yield line.decode("utf-8-sig" if number == 1 else "utf-8")
@@ -143,7 +145,7 @@ def _jsonl(path: Path, tally: Tally) -> Iterator[Row]:
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
+            row = parse_json(line, allow_half_characters=True)
         except json.JSONDecodeError as error:
             tally.add("DA102", path.name, f"not JSON: {error.msg}", line=number, column=error.colno)
             continue
@@ -190,7 +192,7 @@ def _parquet(path: Path) -> Iterator[Row]:
     import pyarrow.parquet
 
     try:
-        with pyarrow.parquet.ParquetFile(path) as file:
+        with open_regular(path) as stream, pyarrow.parquet.ParquetFile(stream) as file:
             groups = range(file.metadata.num_row_groups)
             unpacked = sum(file.metadata.row_group(group).total_byte_size for group in groups)
             if unpacked > SIZE_LIMIT_BYTES:

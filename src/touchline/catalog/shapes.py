@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from touchline.domain.quantity import Missing
 from touchline.domain.shape import ModelShape
 from touchline.errors import EnvironmentFault, InputFault
 from touchline.files import read_text_bounded
+from touchline.jsontext import parse_json
 
 _CONFIG = "config.json"
 _CONFIG_LIMIT_BYTES = 16 << 20
@@ -76,7 +76,7 @@ def load_shape(name_or_path: str, models_dir: Path) -> ModelShape:
 
 def _shape_of_file(path: Path) -> ModelShape | Missing:
     try:
-        data = json.loads(read_text_bounded(path, _CONFIG_LIMIT_BYTES))
+        data = parse_json(read_text_bounded(path, _CONFIG_LIMIT_BYTES))
     except (InputFault, EnvironmentFault) as fault:
         return Missing(missing=fault.message)
     except OSError as error:
@@ -97,7 +97,7 @@ def load_config(name_or_path: str, models_dir: Path) -> Mapping[str, object]:
     """
     for path in _files(name_or_path, models_dir):
         try:
-            data = json.loads(read_text_bounded(path, _CONFIG_LIMIT_BYTES))
+            data = parse_json(read_text_bounded(path, _CONFIG_LIMIT_BYTES))
         except (ValueError, RecursionError):
             raise InputFault(f"{str(path)!r} is not JSON") from None
         if not isinstance(data, dict):

@@ -6,12 +6,14 @@ Format: 8 bytes little-endian header length, the header as JSON, the data. https
 from __future__ import annotations
 
 import hashlib
-import json
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
+
+from touchline.files import open_regular
+from touchline.jsontext import parse_json
 
 HEADER_LIMIT_BYTES = 100_000_000
 """The format's own limit; more is no header."""
@@ -82,7 +84,7 @@ def read_shard(path: Path) -> Shard:
         OSError: it cannot be opened.
     """
     size = path.stat().st_size
-    with path.open("rb") as stream:
+    with open_regular(path) as stream:
         start = stream.read(8)
         if len(start) < 8:
             raise CutOffShard(f"{path.name} has {size} bytes, too few for a header")
@@ -95,7 +97,7 @@ def read_shard(path: Path) -> Shard:
             )
         header = stream.read(length)
     try:
-        tensors, end = _entries(json.loads(header))
+        tensors, end = _entries(parse_json(header))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise BrokenShard(f"{path.name} has a broken header: {error}") from error
     return Shard(

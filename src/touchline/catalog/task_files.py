@@ -15,7 +15,7 @@ from pathlib import Path
 
 from touchline.domain.evaluation import EvaluationTask
 from touchline.errors import InputFault
-from touchline.files import read_text_bounded
+from touchline.files import read_bytes, read_text_bounded
 from touchline.tasks import TASKS, get_task
 
 _LIMIT_BYTES = 1 << 20
@@ -49,7 +49,7 @@ def resolve_task(name: str, root: Path) -> EvaluationTask:
         name=name,
         file=str(path),
         function=function or None,
-        sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
+        sha256=hashlib.sha256(read_bytes(path)).hexdigest(),
         lines=len(text.splitlines()),
     )
 

@@ -12,6 +12,7 @@ from tokenizers import Tokenizer
 from touchline.domain.finding import Finding, Severity, Where
 from touchline.errors import EnvironmentFault, InputFault
 from touchline.files import read_text_bounded
+from touchline.jsontext import parse_json
 from touchline.rendering import SpecialTokens, TemplateFault
 from touchline.rendering.sandbox import ChatTemplate
 
@@ -133,7 +134,7 @@ def _json(path: Path, findings: list[Finding]) -> dict[str, object]:
     if not path.exists() or (text := _text(path, findings)) is None:
         return {}
     try:
-        data = json.loads(text)
+        data = parse_json(text)
     except (ValueError, RecursionError) as error:
         findings.append(_error("TK103", path, f"{path.name} is not JSON: {error}", _GET))
         return {}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from touchline.catalog.shards import BrokenShard, Shard, read_shard
 from touchline.domain.finding import Finding, Severity, Where
 from touchline.errors import EnvironmentFault, InputFault
 from touchline.files import read_text_bounded
+from touchline.jsontext import parse_json
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -76,7 +76,7 @@ def _promised(folder: Path, findings: list[Finding]) -> dict[str, set[str]]:
     """File name to the tensors in it, as the index says."""
     path = folder / INDEX
     try:
-        weight_map = json.loads(read_text_bounded(path, _INDEX_LIMIT_BYTES))["weight_map"].items()
+        weight_map = parse_json(read_text_bounded(path, _INDEX_LIMIT_BYTES))["weight_map"].items()
         promised: dict[str, set[str]] = {}
         for tensor, name in weight_map:
             # The bare name: an index has no business outside its folder.

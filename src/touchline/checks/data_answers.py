@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ from touchline.checks.data_view import DataRow, DataView
 from touchline.checks.data_words import fault_of_rows, percent
 from touchline.checks.rule import Fault, rule
 from touchline.domain.finding import Severity
+from touchline.jsontext import parse_json
 
 _MARKER = re.compile(
     r"(?:answer|label|response|output|solution|target|ground truth|gold)(?:\s+is)?\s*[:=]\s*$", re.IGNORECASE
@@ -250,9 +250,7 @@ def answer_is_broken_json(view: DataView) -> Iterator[Fault]:
 
 def _reads(text: str) -> bool:
     try:
-        json.loads(text)
+        parse_json(text, allow_half_characters=True)
     except ValueError:
         return False
-    except RecursionError:
-        return True
     return True

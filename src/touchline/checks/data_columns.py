@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from touchline.checks.data_candidates import COLUMNS as CANDIDATE_COLUMNS
+from touchline.jsontext import parse_json
 
 Values = Mapping[str, object]
 Kind = Literal["chat", "columns", "text"]
@@ -254,7 +255,7 @@ def _said(value: object) -> str:
 def _chat(turns: object, answer: str | None) -> Turns:
     if isinstance(turns, str):
         try:
-            turns = json.loads(turns)
+            turns = parse_json(turns, allow_half_characters=True)
         except (ValueError, RecursionError):
             turns = None
     if not isinstance(turns, list) or not all(isinstance(turn, Mapping) for turn in turns):

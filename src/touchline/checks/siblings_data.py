@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import posixpath
 import re
 from collections.abc import Iterator, Mapping
@@ -15,6 +14,7 @@ from touchline.checks.siblings import FolderView, Sibling, TextFile, run_name, r
 from touchline.checks.stage_names import ancestors_of, experiment_of, experiments_in, stage_of, stages_in
 from touchline.domain.finding import Severity
 from touchline.domain.stated import StatedSource
+from touchline.jsontext import parse_json
 
 _PACKING_WORD = re.compile(r"pack(ed|ing)", re.IGNORECASE)
 _PACKING_SAID = re.compile(
@@ -273,7 +273,7 @@ def _said_of(plan: TextFile, each: Sibling, names: frozenset[str]) -> _Said | No
 def _said_in_json(text: str) -> Mapping[str, _Said]:
     """What plan.json says of each run."""
     try:
-        data = json.loads(text)
+        data = parse_json(text)
     except (ValueError, RecursionError):
         return {}
     runs = data.get("runs") if isinstance(data, dict) else None

@@ -8,7 +8,6 @@ refused.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from touchline.domain.finding import Severity
 from touchline.domain.metrics import ExportMarker
 from touchline.errors import DriftFault, EnvironmentFault, InputFault
 from touchline.files import read_text_bounded
+from touchline.jsontext import parse_json
 
 MARKER_NAME = "touchline.json"
 ADAPTER_CONFIG = "adapter_config.json"
@@ -88,7 +88,7 @@ def read_marker(folder: Path) -> ExportMarker | None:
 
 def _base_path(path: Path) -> str:
     try:
-        config = json.loads(read_text_bounded(path, _LIMIT_BYTES))
+        config = parse_json(read_text_bounded(path, _LIMIT_BYTES))
     except ValueError as error:
         raise InputFault(f"{str(path)!r} is not JSON: {error}", expected="an adapter's configuration") from None
     base = config.get("base_model_name_or_path") if isinstance(config, dict) else None

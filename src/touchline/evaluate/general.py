@@ -29,7 +29,7 @@ from touchline.evaluate.children import run_program
 from touchline.evaluate.job import Job, resolve_job
 from touchline.evaluate.progress import say
 from touchline.evaluate.weights import pick_device, pick_dtype
-from touchline.files import disk_faults, inside, write_atomic
+from touchline.files import disk_faults, inside, open_regular, write_atomic
 
 LM_EVAL_PYTHON = "TOUCHLINE_LM_EVAL_PYTHON"
 """Names the interpreter of an environment that has the harness."""
@@ -169,7 +169,7 @@ def _publish(job: Job, results: Path, settings: str, seconds: float) -> None:
 def _last_line(log: Path) -> str:
     """What the harness said last: of an exception, its message."""
     try:
-        with log.open("rb") as stream:
+        with open_regular(log) as stream:
             stream.seek(max(0, log.stat().st_size - _TAIL_BYTES))
             lines = stream.read().decode(errors="replace").strip().splitlines()
     except OSError:

@@ -26,7 +26,7 @@ from touchline.domain.experiment import LoraConfig
 from touchline.domain.metrics import ExportMarker, SavedFile
 from touchline.errors import InputFault
 from touchline.evaluate.checkpoint import read_marker
-from touchline.files import disk_faults, inside, sha256_file, write_atomic
+from touchline.files import disk_faults, inside, open_regular, sha256_file, write_atomic
 
 WEIGHTS = "adapter_model.safetensors"
 _SEED = 0
@@ -102,7 +102,7 @@ def _write(folder: Path, config: EvaluationConfig, lora: LoraConfig) -> None:
     )
     write_atomic(folder / MARKER, _MARKER.dump_json(marker, indent=2) + b"\n")
     for path in folder.iterdir():
-        with path.open("rb") as stream:
+        with open_regular(path) as stream:
             os.fsync(stream.fileno())
 
 

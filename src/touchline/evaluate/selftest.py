@@ -23,6 +23,7 @@ from touchline.catalog.worker import prepare_worker
 from touchline.checks.scoring import PROBED_ITEMS, tried
 from touchline.evaluate.loading import load_file
 from touchline.evaluate.selftest_answer import Answer, ScorerAnswer, TaskFailed
+from touchline.jsontext import parse_json
 
 DEFAULT_TARGETS = (
     "yes", "no", "none", "12", "two", "Paris", "left kidney", "instrument-shaft", "The robotic arm holds the needle.",
@@ -41,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.dup2(2, 1)
     prepare_worker()
     os.environ.setdefault("INSPECT_DISPLAY", "none")
-    answer = self_test(options.target, json.loads(sys.stdin.read() or "{}"))
+    answer = self_test(options.target, parse_json(sys.stdin.read() or "{}"))
     with os.fdopen(answer_fd, "w", encoding="utf-8") as stream:
         stream.write("\n" + json.dumps(asdict(answer), default=str) + "\n")
     return 0

@@ -18,7 +18,7 @@ from touchline.catalog.general import is_evaluated
 from touchline.domain.evaluation import EvaluationConfig, asked_epochs
 from touchline.domain.results import CheckpointInfo
 from touchline.domain.status import AttemptExit
-from touchline.files import inside
+from touchline.files import inside, open_regular
 
 _EXIT = TypeAdapter(AttemptExit)
 _LIMIT_BYTES = 1 << 16
@@ -105,7 +105,7 @@ def _last_attempt(status: Path) -> str:
 
 def _read_exit(path: Path) -> AttemptExit | None:
     try:
-        with path.open("rb") as stream:
+        with open_regular(path) as stream:
             return _EXIT.validate_json(stream.read(_LIMIT_BYTES))
     except (OSError, ValidationError):
         return None

@@ -22,6 +22,7 @@ from touchline.evidence.index import load_index
 from touchline.evidence.readers import READERS_VERSION
 from touchline.evidence.records import record_of, source_names
 from touchline.evidence.seen import Seen, SeenFiles, state_of
+from touchline.files import open_regular
 
 Hear = Callable[[int, int, str], None]
 """Hears how many groups of files are done, how many there are, and which one is next."""
@@ -245,7 +246,7 @@ def source_of(path: Path, name: str) -> Source:
     head = bytearray()
     digest = hashlib.sha256()
     size = 0
-    with path.open("rb") as stream:
+    with open_regular(path) as stream:
         while chunk := stream.read(_CHUNK_BYTES):
             digest.update(chunk)
             size += len(chunk)

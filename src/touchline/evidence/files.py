@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,8 @@ from touchline.evidence.lines import NoText
 from touchline.evidence.readers import documents
 from touchline.evidence.scan import Scan
 from touchline.evidence.view import RunView, Stretch, align, runs_of
+from touchline.files import open_regular
+from touchline.jsontext import parse_json
 from touchline.slurmtext.scripts import read_sbatch
 from touchline.spec.bounds import SIZE_LIMIT_BYTES
 from touchline.spec.document import parse
@@ -117,7 +118,7 @@ def _document(path: Path, role: str) -> Course:
         return course
     if path.suffix.lower() == ".json":
         try:
-            data: object = json.loads(_bounded(path, _JSON_LIMIT_BYTES))
+            data: object = parse_json(_bounded(path, _JSON_LIMIT_BYTES))
         except (ValueError, RecursionError) as error:
             raise InputFault(f"no JSON: {error}") from None
     else:
@@ -133,7 +134,7 @@ def _document(path: Path, role: str) -> Course:
 
 
 def _bounded(path: Path, limit: int) -> str:
-    with path.open("rb") as stream:
+    with open_regular(path) as stream:
         data = stream.read(limit + 1)
     if len(data) > limit:
         raise InputFault(f"larger than {limit >> 20} MiB")

@@ -22,6 +22,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
 from touchline.domain.record import Origin, Source
+from touchline.jsontext import parse_json
 
 HEAD_BYTES = 1 << 20
 """How much of a log's beginning is looked at: megabytes of equal lines are no coincidence."""
@@ -99,7 +100,7 @@ def _history(content: bytes) -> list[bytes]:
     if len(content) > DOCUMENT_LIMIT_BYTES or b'"log_history"' not in content:
         return []
     try:
-        rows = json.loads(content)["log_history"]
+        rows = parse_json(content)["log_history"]
         return [json.dumps(row, sort_keys=True).encode() for row in rows]
     except (ValueError, TypeError, KeyError, RecursionError):
         return []

@@ -20,7 +20,7 @@ from pathlib import Path
 from touchline.domain.record import RunRecord
 from touchline.errors import EnvironmentFault, InputFault
 from touchline.evidence.records import from_json, id_of, sealed, to_json
-from touchline.files import write_atomic
+from touchline.files import open_regular, read_bytes, write_atomic
 
 RECORD_LIMIT_BYTES = 4 << 20
 """A record takes some ten kilobytes; a larger file is none."""
@@ -58,7 +58,7 @@ def remember(history_dir: Path, record: RunRecord) -> Path:
     data = to_json(sealed(record))
     path = record_path(history_dir, id_of(data))
     try:
-        if path.is_file() and path.stat().st_size == len(data) and path.read_bytes() == data:
+        if path.is_file() and path.stat().st_size == len(data) and read_bytes(path) == data:
             return path
         # What else has this name was copied by half, and is mended.
         write_atomic(path, data)
@@ -121,7 +121,7 @@ def _files(records: Path) -> Iterator[tuple[str, str]]:
 def read_record(path: Path) -> RunRecord | Broken:
     """The record in a file of the history, whose name must be the hash of its content."""
     try:
-        with path.open("rb") as stream:
+        with open_regular(path) as stream:
             data = stream.read(RECORD_LIMIT_BYTES + 1)
     except OSError as error:
         return Broken(path=path, reason=f"cannot be read: {error.strerror or error}")

@@ -23,7 +23,7 @@ from touchline.evidence.flat import known
 from touchline.evidence.growth import superseded
 from touchline.evidence.history import Broken, contents, read_record, record_path
 from touchline.evidence.records import plain
-from touchline.files import write_atomic
+from touchline.files import open_regular, write_atomic
 
 INDEX_VERSION = 1
 """Raise it when lines say more or something else: an older index is then made again."""
@@ -209,7 +209,7 @@ def _near(index: Index, wanted: str) -> str:
 def _read(path: Path) -> tuple[dict[str, IndexLine], bool]:
     """The lines that can be read, and whether that was all of it."""
     try:
-        with path.open("rb") as stream:
+        with open_regular(path) as stream:
             first, *rest = stream.read(_INDEX_LIMIT_BYTES).split(b"\n")
     except OSError:
         return {}, False

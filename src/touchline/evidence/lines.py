@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Protocol
 
+from touchline.files import open_regular
+
 BLOCK_BYTES = 1 << 20
 LINE_LIMIT_BYTES = 1 << 20
 KEPT_BYTES = 1 << 15
@@ -51,7 +53,7 @@ class LineFile:
             NoText: the file is binary.
             OSError: it cannot be read.
         """
-        with self.path.open("rb") as raw:
+        with open_regular(self.path) as raw:
             stream = _decompressed(raw)
             first = self._read(stream)
             encoding = _encoding(first)

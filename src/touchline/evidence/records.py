@@ -34,6 +34,7 @@ from touchline.domain.record import (
     TrainingFacts,
 )
 from touchline.errors import InputFault
+from touchline.jsontext import parse_json
 from touchline.logtext.redact import redact
 
 _UNSAID = Missing(missing="not said in the files")
@@ -317,7 +318,7 @@ def from_json(data: bytes) -> RunRecord:
         InputFault: with the reason in a few words: it is no record, a broken one, or one of another version.
     """
     try:
-        version = json.loads(data)["schema_version"]
+        version = parse_json(data)["schema_version"]
     except (ValueError, TypeError, KeyError, RecursionError):
         raise InputFault("not a run record") from None
     if version != RECORD_SCHEMA_VERSION:

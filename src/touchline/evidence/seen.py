@@ -9,7 +9,6 @@ nothing else.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +17,8 @@ from pathlib import Path
 from pydantic import TypeAdapter, ValidationError
 
 from touchline.errors import EnvironmentFault
-from touchline.files import write_atomic
+from touchline.files import read_bytes, write_atomic
+from touchline.jsontext import parse_json
 
 _LIMIT_GROUPS = 200_000
 """The oldest beyond so many are forgotten."""
@@ -86,8 +86,8 @@ class SeenFiles:
 
     def _load(self) -> dict[str, Seen]:
         try:
-            data = self._path.read_bytes()
-            head = json.loads(data)
+            data = read_bytes(self._path)
+            head = parse_json(data)
             if (head["form"], head["reader_version"]) != (_FORM, self._version):
                 return {}
             return _CACHE.validate_python(head).groups

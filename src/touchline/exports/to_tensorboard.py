@@ -11,12 +11,13 @@ the training was started afresh, it is replaced in one step.
 from __future__ import annotations
 
 import io
+import os
 import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from touchline.domain.exported import Exported, Point, RunSeries
-from touchline.files import disk_faults, inside, write_atomic
+from touchline.files import disk_faults, inside, open_append, read_bytes, write_atomic
 
 
 def open_at(directory: Path | None, default: Path) -> TensorBoard:
@@ -56,12 +57,12 @@ def _update(path: Path, events: Sequence[bytes], *, lead: int) -> int:
     with disk_faults("event file", path):
         stale = [other for other in path.parent.glob("events.out.tfevents.*.touchline") if other != path]
         try:
-            there = path.read_bytes()
+            there = read_bytes(path)
         except FileNotFoundError:
             there = b""
         if there != whole:
             if there and whole.startswith(there):
-                with path.open("ab") as stream:
+                with os.fdopen(open_append(path), "ab") as stream:
                     stream.write(whole[len(there) :])
             else:
                 write_atomic(path, whole)

@@ -23,7 +23,8 @@ from typing import Any
 
 from touchline.domain.exported import Exported, Point, RunSeries
 from touchline.exports.wandb_files import mend, rows
-from touchline.files import disk_faults, write_atomic
+from touchline.files import disk_faults, read_bytes, write_atomic
+from touchline.jsontext import parse_json
 
 DIRECTORY = "WANDB_DIR"
 STEP = "step"
@@ -173,7 +174,7 @@ def _merged(one: _Held, other: _Held) -> _Held:
 
 def _read_note(path: Path) -> _Held:
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = parse_json(read_bytes(path))
         return _Held(
             rows=int(data["rows"]),
             training=int(data["training"]),

@@ -6,12 +6,14 @@ several pieces. W&B itself reads it in Go only, since 0.30.
 
 from __future__ import annotations
 
-import json
 import os
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from touchline.files import read_bytes
+from touchline.jsontext import parse_json
 
 _HEADER = b":W&B"
 _HEADER_BYTES = 7
@@ -35,7 +37,7 @@ def records(path: Path) -> Iterator[Any]:
     """Every whole record of the file, as `wandb.proto.wandb_internal_pb2.Record`."""
     from wandb.proto import wandb_internal_pb2
 
-    for data, _ in _contents(path.read_bytes()):
+    for data, _ in _contents(read_bytes(path)):
         yield wandb_internal_pb2.Record.FromString(data)
 
 
@@ -44,7 +46,7 @@ def mend(path: Path) -> None:
 
     Where nothing of the file is whole, it is removed.
     """
-    data = path.read_bytes()
+    data = read_bytes(path)
     whole = max((end for _, end in _contents(data)), default=0)
     if not whole:
         path.unlink()
@@ -80,4 +82,4 @@ def _name(item: Any) -> str:
 
 def _value(item: Any) -> Any:
     """JSON text in files of every version so far; NaN and infinities as W&B writes them."""
-    return json.loads(item.value_json) if item.value_json else None
+    return parse_json(item.value_json) if item.value_json else None

@@ -16,7 +16,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from touchline.domain.status import AttemptStart
-from touchline.files import disk_faults
+from touchline.files import disk_faults, read_head
+from touchline.jsontext import parse_json
 from touchline.launch.processes import ProcessIdentity, is_alive
 
 CLAIM = "claim.json"
@@ -43,7 +44,7 @@ def take_claim(status: Path, start: AttemptStart) -> bool:
         status.mkdir(parents=True, exist_ok=True)
         while not _make(path, start):
             try:
-                held = path.read_bytes()[:_LIMIT_BYTES]
+                held = read_head(path, _LIMIT_BYTES)
             except FileNotFoundError:
                 continue
             free = _is_free(path, held, start)
@@ -60,7 +61,7 @@ def take_claim(status: Path, start: AttemptStart) -> bool:
 def claimant(status: Path) -> str:
     """Id of the job that holds the folder; empty when none does, or nobody can tell."""
     try:
-        return str(json.loads((status / CLAIM).read_bytes()[:_LIMIT_BYTES])["job_id"])
+        return str(parse_json(read_head(status / CLAIM, _LIMIT_BYTES))["job_id"])
     except (OSError, ValueError, KeyError, TypeError):
         return ""
 
@@ -88,7 +89,7 @@ def _replace(path: Path, held: bytes, start: AttemptStart) -> bool:
                 right.unlink()
         return False
     try:
-        if path.read_bytes()[:_LIMIT_BYTES] != held:
+        if read_head(path, _LIMIT_BYTES) != held:
             return False
         new = path.with_name(f"claim.{secrets.token_hex(4)}.new")
         _write_new(new, _content(start))
@@ -131,7 +132,7 @@ def _is_free(path: Path, held: bytes, start: AttemptStart) -> bool | None:
     """Whether a claim binds nobody: its holder is we, has ended, or has long given no sign of life; None while it is
     silent and may still be alive, since only time tells."""
     try:
-        data = json.loads(held)
+        data = parse_json(held)
         job, restart = str(data["job_id"]), int(data["restart"])
         holder = ProcessIdentity(
             host=str(data["host"]),

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from touchline.domain.observation import Sign, SignKind
 from touchline.domain.recovery import Diagnosis
+from touchline.files import open_regular
 
 _TAIL_BYTES = 1 << 20
 """What is read of an output: how an attempt ended stands at its end."""
@@ -56,7 +57,7 @@ def newest_output(folder: Path, job_id: str = "", pattern: str = "slurm-*.out") 
 def _own_words(output: Path) -> str | None:
     """The last fault that one of our own programs told."""
     try:
-        with output.open("rb") as stream:
+        with open_regular(output) as stream:
             size = output.stat().st_size
             stream.seek(max(0, size - _TAIL_BYTES))
             text = stream.read(_TAIL_BYTES).decode(errors="replace")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import json
 import os
 import platform
 import secrets
@@ -15,6 +14,7 @@ from touchline.domain.doctor import FolderFacts, PythonFacts
 from touchline.domain.quantity import Measured, Missing, Quantity
 from touchline.errors import TouchlineError
 from touchline.files import try_lock
+from touchline.jsontext import parse_json
 from touchline.launch.commands import Commands
 from touchline.launch.doctoring import said
 
@@ -50,7 +50,7 @@ def python_there(path: str, commands: Commands) -> PythonFacts:
     """Another interpreter, as it is on this machine; that of the compute nodes is on a shared disk as a rule."""
     answer = commands.run([path, "-c", _ASK_PACKAGES, "touchline", *PACKAGES], timeout_seconds=_OTHER_SECONDS)
     try:
-        version, packages = json.loads(answer.out) if answer.ok else (None, None)
+        version, packages = parse_json(answer.out) if answer.ok else (None, None)
     except ValueError:
         version, packages = None, None
     if not isinstance(version, str) or not isinstance(packages, dict):

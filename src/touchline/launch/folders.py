@@ -17,7 +17,8 @@ from touchline.domain.jobs import EVALUATE
 from touchline.domain.plan import Plan
 from touchline.domain.status import JobState
 from touchline.errors import DriftFault, InputFault
-from touchline.files import disk_faults, inside, read_text_bounded, write_atomic, write_if_changed
+from touchline.files import disk_faults, inside, read_bytes, read_text_bounded, write_atomic, write_if_changed
+from touchline.jsontext import parse_json
 from touchline.launch.ledger import open_jobs, read_ledger
 from touchline.launch.statusfiles import read_exits
 from touchline.plan.files import plan_from_json, plan_to_json
@@ -122,7 +123,7 @@ class ExperimentFolder:
     def is_as_written(self, name: str, file: str) -> bool:
         """Whether a file of a run is, to the byte, what touchline wrote there last."""
         path, written = self.run(name) / file, self._prepared().get(name, {}).get(file)
-        return written is not None and path.exists() and _sha256(path.read_bytes()) == written
+        return written is not None and path.exists() and _sha256(read_bytes(path)) == written
 
     def has_evaluations(self, name: str) -> bool:
         """Whether an evaluation of a run, or of a control, is there."""
@@ -187,7 +188,7 @@ class ExperimentFolder:
     def write_figure(self, name: str, png: bytes | None) -> None:
         """Put a picture under figures/, where it is another one than is there."""
         path = self.root / "figures" / name
-        if png is not None and not (path.exists() and path.read_bytes() == png):
+        if png is not None and not (path.exists() and read_bytes(path) == png):
             write_atomic(path, png)
 
     def write_request(self, model: str, jobs: list[dict[str, str]]) -> Path:
@@ -198,7 +199,7 @@ class ExperimentFolder:
 
     def _prepared(self) -> dict[str, dict[str, str]]:
         try:
-            record: dict[str, dict[str, str]] = json.loads((self.internal / "prepared.json").read_text())
+            record: dict[str, dict[str, str]] = parse_json(read_bytes(self.internal / "prepared.json"))
         except (FileNotFoundError, ValueError):
             return {}
         return record
@@ -213,7 +214,7 @@ def _is_edited(path: Path, text: str, written: str | None) -> bool:
     """
     if written is None or not path.exists():
         return False
-    return _sha256(path.read_bytes()) not in (written, _sha256(text.encode()))
+    return _sha256(read_bytes(path)) not in (written, _sha256(text.encode()))
 
 
 def _write(path: Path, text: str, known: dict[str, str]) -> None:

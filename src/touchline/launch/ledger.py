@@ -24,7 +24,7 @@ from typing import Literal
 from pydantic import TypeAdapter, ValidationError
 
 from touchline.domain.jobs import JobView
-from touchline.files import append_line
+from touchline.files import append_line, open_regular, read_bytes
 
 Event = Literal[
     "intent",
@@ -139,7 +139,7 @@ class LedgerReader:
             return
         if size < self._offset:  # another file in its place
             self._offset, self._entries, self._by_job = 0, [], {}
-        with self._path.open("rb") as stream:
+        with open_regular(self._path) as stream:
             stream.seek(self._offset)
             new = stream.read()
         whole = new[: new.rfind(b"\n") + 1]
@@ -152,7 +152,7 @@ class LedgerReader:
 def read_ledger(path: Path) -> tuple[LedgerEntry, ...]:
     """Every whole entry; a line that a kill cut off is none."""
     try:
-        return tuple(_read(path.read_bytes()))
+        return tuple(_read(read_bytes(path)))
     except FileNotFoundError:
         return ()
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from touchline.domain.jobs import JobView
 from touchline.domain.status import Attempt, JobState
 from touchline.errors import EnvironmentFault
-from touchline.files import disk_faults
+from touchline.files import disk_faults, open_append
 from touchline.launch.processes import send_signal
 from touchline.launch.protocol import Job
 from touchline.launch.statusfiles import identity_of, read_attempts
@@ -43,7 +43,7 @@ class LocalExecutor:
             environment["TOUCHLINE_TIME_LIMIT_SECONDS"] = f"{job.time_limit_seconds:.0f}"
         if gpus:
             environment["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
-        with disk_faults("output", output), output.open("ab") as stream:
+        with disk_faults("output", output), os.fdopen(open_append(output), "ab") as stream:
             try:
                 self._children[job.status] = subprocess.Popen(  # noqa: S603 (a list of our own words)
                     list(job.command),

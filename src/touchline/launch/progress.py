@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from touchline.domain.jobs import JobView
 from touchline.domain.status import JobState
+from touchline.files import open_regular
+from touchline.jsontext import parse_json
 from touchline.launch.protocol import Job
 
 _TAIL_BYTES = 8192
@@ -35,7 +36,7 @@ def training_progress(job: Job, total: int, view: JobView | None = None) -> JobP
         return JobProgress(name=job.name, done=0, total=total, text=waits)
     for line in reversed(_tail(job.folder / "metrics.jsonl").splitlines()):
         try:
-            row = json.loads(line)
+            row = parse_json(line)
         except ValueError:
             continue
         if isinstance(row, dict) and row.get("event") == "step":
@@ -62,7 +63,7 @@ def _waits(view: JobView | None) -> str:
 
 def _tail(path: Path) -> str:
     try:
-        with path.open("rb") as stream:
+        with open_regular(path) as stream:
             stream.seek(max(0, path.stat().st_size - _TAIL_BYTES))
             return stream.read().decode(errors="replace")
     except OSError:

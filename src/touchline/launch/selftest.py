@@ -18,6 +18,7 @@ from touchline.checks.task_files import LEGACY_NAME, TaskFault, TaskFileView
 from touchline.domain.finding import Where
 from touchline.errors import InputFault
 from touchline.files import read_text_bounded
+from touchline.jsontext import parse_json
 
 TIMEOUT = 120.0
 """Seconds after which a task file is given up; one of 24 items takes some five, most of it imports."""
@@ -112,7 +113,7 @@ def _started(target: str, request: str, timeout: float) -> dict[str, Any] | str:
     except OSError as error:
         return f"it could not be started: {error}"
     try:
-        answer = json.loads(done.stdout.strip().splitlines()[-1])
+        answer = parse_json(done.stdout.strip().splitlines()[-1])
     except (ValueError, IndexError):
         answer = None
     if isinstance(answer, dict):

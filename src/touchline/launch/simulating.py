@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -13,6 +12,7 @@ from touchline.backends.memory import MemoryCoefficients
 from touchline.domain.estimate import MicroBatch, TrainingSetup
 from touchline.domain.quantity import Missing
 from touchline.domain.simulation import SimulatedLoop, SimulationRequest, SimulationResult
+from touchline.jsontext import parse_json
 
 TIMEOUT = 120.0
 """Seconds after which a simulation is given up; one of a 3B model takes some ten on a busy processor."""
@@ -66,7 +66,7 @@ def simulate(request: SimulationRequest, *, timeout: float = TIMEOUT) -> Simulat
         return Missing(missing=f"the simulation could not be started: {error}")
     line = done.stdout.decode(errors="replace").strip().splitlines()[-1:] or [""]
     try:
-        answer = json.loads(line[0])
+        answer = parse_json(line[0])
         if isinstance(answer, dict) and "missing" in answer:
             return Missing(missing=f"not simulated: {answer['missing']}")
         return _RESULT.validate_python(answer)

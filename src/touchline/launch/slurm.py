@@ -15,6 +15,7 @@ from pathlib import Path
 from touchline.domain.jobs import JobView
 from touchline.domain.status import Attempt, JobState
 from touchline.errors import EnvironmentFault, LimitReached, Refused, TouchlineError, Unclear
+from touchline.files import open_regular
 from touchline.launch.clock import Clock, RealClock
 from touchline.launch.commands import Commands
 from touchline.launch.ledger import Ledger, LedgerReader
@@ -344,7 +345,7 @@ def _tail(job: Job, job_id: str) -> str:
     """The end of a job's output; empty where there is none."""
     path = job.folder / job.output.format(job=job_id.partition(".")[0])
     try:
-        with path.open("rb") as stream:
+        with open_regular(path) as stream:
             stream.seek(max(path.stat().st_size - _TAIL_BYTES, 0))
             return stream.read(_TAIL_BYTES).decode(errors="replace")
     except OSError:

@@ -15,7 +15,8 @@ from pathlib import Path
 from pydantic import TypeAdapter, ValidationError
 
 from touchline.domain.status import Attempt, AttemptExit, AttemptStart
-from touchline.files import write_atomic
+from touchline.files import open_regular, write_atomic
+from touchline.jsontext import parse_json
 from touchline.launch.processes import ProcessIdentity, is_alive
 
 _START = TypeAdapter(AttemptStart)
@@ -93,7 +94,7 @@ def write_holder(lock: Path, supervisor: ProcessIdentity, work: ProcessIdentity 
 def read_holder(lock: Path) -> tuple[ProcessIdentity | None, ProcessIdentity | None]:
     """(supervisor, work) that the lock's file names."""
     try:
-        data = json.loads(_read(lock))
+        data = parse_json(_read(lock))
         return _identity(data["supervisor"]), _identity(data["work"])
     except (OSError, ValueError, KeyError, TypeError):
         return None, None
@@ -129,5 +130,5 @@ def _heartbeat(path: Path) -> float | None:
 
 
 def _read(path: Path) -> bytes:
-    with path.open("rb") as stream:
+    with open_regular(path) as stream:
         return stream.read(_LIMIT_BYTES)

@@ -7,6 +7,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from touchline.files import open_regular
+
 _BLOCK_BYTES = 1 << 16
 TAIL_LIMIT_BYTES = 4 << 20
 """The most that is read to find the last lines; a progress bar of an hour is one line of megabytes."""
@@ -15,17 +17,11 @@ TAIL_LIMIT_BYTES = 4 << 20
 def read_tail(path: Path, limit_bytes: int) -> tuple[bytes, bool]:
     """(the last bytes, whether they begin where the file does). A file that is not there or not ours is empty."""
     try:
-        # Without O_NONBLOCK a pipe that somebody put in a log's place would be waited for.
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        with open_regular(path) as stream:
+            begin = max(0, os.fstat(stream.fileno()).st_size - limit_bytes)
+            return os.pread(stream.fileno(), limit_bytes, begin), begin == 0
     except OSError:
         return b"", True
-    try:
-        begin = max(0, os.fstat(descriptor).st_size - limit_bytes)
-        return os.pread(descriptor, limit_bytes, begin), begin == 0
-    except OSError:
-        return b"", True
-    finally:
-        os.close(descriptor)
 
 
 def shown(line: str) -> str:
@@ -78,18 +74,13 @@ class Follower:
         At most a few hundred kilobytes at once; the rest comes with the next call.
         """
         try:
-            descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+            with open_regular(self.path) as stream:
+                if os.fstat(stream.fileno()).st_size < self.offset:
+                    self.offset, self._open = 0, ""
+                    self._decoder.reset()
+                data = os.pread(stream.fileno(), 4 * _BLOCK_BYTES, self.offset)
         except OSError:
             return [], shown(self._open)
-        try:
-            if os.fstat(descriptor).st_size < self.offset:
-                self.offset, self._open = 0, ""
-                self._decoder.reset()
-            data = os.pread(descriptor, 4 * _BLOCK_BYTES, self.offset)
-        except OSError:
-            return [], shown(self._open)
-        finally:
-            os.close(descriptor)
         self.offset += len(data)
         *lines, rest = (self._open + self._decoder.decode(data)).split("\n")
         # A bar's earlier states are not kept: an hour of it is megabytes.

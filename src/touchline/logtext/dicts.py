@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import ast
-import json
 import re
+
+from touchline.jsontext import parse_json
 
 _LIMIT = 1 << 16
 _LITERAL_LIMIT = 1 << 13
@@ -29,7 +30,7 @@ def read_row(text: str) -> dict[str, object] | None:
         body = _WRAPPED.sub(r"\1", body)
     for candidate in (body.replace("'", '"'), body) if "'" in body else (body,):
         try:
-            found = json.loads(_NAMES.sub(_json_name, candidate) if _NAMED.search(candidate) else candidate)
+            found = parse_json(_NAMES.sub(_json_name, candidate) if _NAMED.search(candidate) else candidate)
         except (ValueError, RecursionError):
             continue
         return found if isinstance(found, dict) else None

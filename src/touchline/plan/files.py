@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
-
 from pydantic import TypeAdapter, ValidationError
 
 from touchline.domain.plan import PLAN_SCHEMA_VERSION, Plan
 from touchline.errors import InputFault
+from touchline.jsontext import parse_json
 
 _ADAPTER = TypeAdapter(Plan)
 
@@ -44,7 +43,7 @@ def plan_from_json(text: str, path: str) -> Plan:
 def _version(text: str) -> object:
     """What the text says of its version, `absent` where it says nothing; None where it is no JSON object."""
     try:
-        return json.loads(text).get("schema_version", "absent")
+        return parse_json(text).get("schema_version", "absent")
     except (ValueError, AttributeError):
         return None
 

@@ -11,6 +11,7 @@ from touchline.catalog.evaluations import EVALUATIONS_FOLDER, SCORES_SUFFIX, rea
 from touchline.domain.report import Issue, Weight
 from touchline.domain.results import RunResult
 from touchline.domain.status import JobState
+from touchline.files import open_regular
 from touchline.results.found.folders import CHECKPOINT, newest_first
 from touchline.results.found.text import below, clean_line, clean_text
 
@@ -81,7 +82,8 @@ def _evaluations(root: Path, run: RunResult, folder: Path) -> Iterator[Issue]:
 
 def _is_whole(path: Path) -> bool:
     try:
-        return path.is_file() and zipfile.is_zipfile(path)
+        with open_regular(path) as stream:
+            return zipfile.is_zipfile(stream)
     except OSError:
         return False
 
@@ -89,7 +91,7 @@ def _is_whole(path: Path) -> bool:
 def _last_lines(root: Path, run: RunResult, logs: Sequence[Path]) -> Iterator[Issue]:
     for path in logs:
         try:
-            with path.open("rb") as stream:
+            with open_regular(path) as stream:
                 stream.seek(max(0, os.fstat(stream.fileno()).st_size - _TAIL_BYTES))
                 text = stream.read(_TAIL_BYTES).decode("utf-8", "replace")
         except OSError as fault:

@@ -22,7 +22,7 @@ from touchline.domain.plan import Plan, PlannedRun
 from touchline.domain.runs import RunKind
 from touchline.domain.status import Attempt, TrainingOutcome
 from touchline.errors import TouchlineError
-from touchline.files import write_atomic
+from touchline.files import open_regular, read_bytes, write_atomic
 from touchline.launch.statusfiles import read_attempts
 from touchline.results.recent import ACTIVE_TAIL_BYTES, ENDED_TAIL_BYTES, Recent, read_recent
 from touchline.results.standing import counted, training_outcome
@@ -110,7 +110,7 @@ def evaluation_settings(plan: Plan, plan_file: Path, internal: Path) -> dict[str
     key = f"{__version__} {found.st_mtime_ns} {found.st_size}"
     cache = internal / _CACHE
     try:
-        kept = from_json(cache.read_bytes())
+        kept = from_json(read_bytes(cache))
         if kept["key"] == key:
             return {str(run): str(sha) for sha, runs in kept["runs"].items() for run in runs}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
@@ -185,7 +185,7 @@ def _evaluated(
 def _head(path: Path) -> dict[str, object] | None:
     """A score file without its items; None where it is broken."""
     try:
-        with path.open("rb") as stream:
+        with open_regular(path) as stream:
             data = stream.read(_HEAD_BYTES)
             before, found, _ = data.partition(_ITEMS)
             head = from_json(before + found + b"[]}") if found else None

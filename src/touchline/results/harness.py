@@ -7,7 +7,6 @@ was taken from files that version 0.4.13 wrote.
 from __future__ import annotations
 
 import functools
-import json
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,6 +17,7 @@ from pydantic_core import from_json
 from touchline.domain.general import HarnessResults, HarnessScore, HarnessTask
 from touchline.errors import InputFault
 from touchline.files import read_text_bounded
+from touchline.jsontext import parse_json
 
 _LIMIT_BYTES = 1 << 26
 _SAMPLES_LIMIT_BYTES = 1 << 28
@@ -37,7 +37,7 @@ def read_results(path: Path) -> HarnessResults:
         InputFault: it cannot be read, or is not such a file.
     """
     try:
-        data = json.loads(read_text_bounded(path, _LIMIT_BYTES))
+        data = parse_json(read_text_bounded(path, _LIMIT_BYTES))
     except (ValueError, RecursionError):
         raise InputFault(f"{str(path)!r} is not JSON", expected="a results file of the harness") from None
     results = data.get("results") if isinstance(data, dict) else None

@@ -16,6 +16,7 @@ from touchline.domain.metrics import (
     StepRow,
     ValidationRow,
 )
+from touchline.files import open_regular
 
 _ROW: TypeAdapter[MetricsRow] = TypeAdapter(Annotated[MetricsRow, Field(discriminator="event")])
 _LINE_LIMIT_BYTES = 1 << 20
@@ -77,7 +78,7 @@ def _lines(path: Path) -> tuple[list[bytes], str | None]:
     """The lines that hold something, and why there are no more of them."""
     lines: list[bytes] = []
     try:
-        with path.open("rb") as stream:
+        with open_regular(path) as stream:
             while line := stream.readline(_LINE_LIMIT_BYTES):
                 if line.strip():
                     lines.append(line)

@@ -10,6 +10,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from touchline.domain.quantity import Measured, Missing, Quantity
 from touchline.domain.resources import GpuSummary, ResourceSummary
+from touchline.files import open_regular
 
 _LIMIT_BYTES = 1 << 20
 
@@ -25,7 +26,7 @@ def read_resources(status: Path) -> tuple[ResourceSummary, ...]:
     found: list[ResourceSummary] = []
     for path in status.glob("resources.*.json"):
         try:
-            with path.open("rb") as stream:
+            with open_regular(path) as stream:
                 found.append(_adapter().validate_json(stream.read(_LIMIT_BYTES)))
         except (OSError, ValidationError):
             continue

@@ -31,7 +31,7 @@ from touchline.domain.checked import row_of
 from touchline.domain.experiment import DataConfig
 from touchline.domain.finding import Finding, Severity, Where
 from touchline.errors import EnvironmentFault, InputFault
-from touchline.files import read_text_bounded, sha256_file, write_atomic
+from touchline.files import open_regular, read_text_bounded, sha256_file, write_atomic
 from touchline.report.audit import audit_figure
 from touchline.report.figures import Figure
 from touchline.spec.read import read_experiment
@@ -359,7 +359,7 @@ def _broken(folder: Path, paths: Iterable[str]) -> tuple[tuple[str, str], ...]:
         if Path(path).suffix.lower() not in _PICTURE_ENDINGS:
             continue
         try:
-            with (folder / path).open("rb") as stream:
+            with open_regular(folder / path) as stream:
                 head = stream.read(16)
                 stream.seek(-min(64, stream.seek(0, 2)), 2)
                 tail = stream.read()
@@ -384,7 +384,7 @@ def _has_mark(path: Path) -> bool:
     if FORMATS.get(path.suffix.lower()) == "parquet":
         return False
     try:
-        with path.open("rb") as stream:
+        with open_regular(path) as stream:
             return stream.read(3) == b"\xef\xbb\xbf"
     except OSError:
         return False

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -26,6 +25,7 @@ from touchline.domain.quantity import Missing
 from touchline.domain.stated import StatedTraining
 from touchline.errors import EnvironmentFault, InputFault
 from touchline.files import read_text_bounded
+from touchline.jsontext import parse_json
 from touchline.launch.selftest import split_target
 from touchline.launch.shellcheck import bash_findings
 from touchline.launch.validators import checkpoint_findings, validate_torchtune
@@ -361,7 +361,7 @@ def strict_json(text: str, file: FoundFile) -> Iterator[Finding]:
     if file.kind != "json":
         return
     try:
-        json.loads(text)
+        parse_json(text)
     except (ValueError, RecursionError) as fault:
         line, column = getattr(fault, "lineno", None), getattr(fault, "colno", None)
         yield Finding(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -16,6 +15,7 @@ from touchline.domain.quantity import Missing
 from touchline.domain.stated import StatedTraining
 from touchline.errors import TouchlineError
 from touchline.files import read_text_bounded, sha256_file
+from touchline.jsontext import parse_json
 from touchline.spec.foreign import ForeignDocument
 from touchline.steps.lookup import ROWS_LIMIT_BYTES, path_of
 
@@ -107,7 +107,7 @@ def _checkpoint(step: int, path: Path) -> KeptCheckpoint:
 
 def _json(path: Path) -> dict[str, object]:
     try:
-        data = json.loads(read_text_bounded(path, _STATE_LIMIT_BYTES))
+        data = parse_json(read_text_bounded(path, _STATE_LIMIT_BYTES))
     except (TouchlineError, OSError, ValueError, RecursionError):
         return {}
     return data if isinstance(data, dict) else {}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -10,6 +9,8 @@ from touchline.catalog.shards import BrokenShard, read_shard
 from touchline.checks.sizes import size_of_name
 from touchline.domain.finding import Finding, Severity
 from touchline.domain.stated import Stated, StatedTraining
+from touchline.files import read_bytes
+from touchline.jsontext import parse_json
 from touchline.steps.lookup import path_of
 
 _CONFIG = "adapter_config.json"
@@ -109,7 +110,7 @@ def _object(path: Path) -> Mapping[str, object] | None:
     try:
         if path.stat().st_size > _LIMIT:
             return {}
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = parse_json(read_bytes(path, _LIMIT))
     except OSError:
         return {}
     except (ValueError, RecursionError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,6 +12,8 @@ from typing import Final
 
 from touchline.domain.finding import Finding, Severity
 from touchline.domain.stated import StatedSource, StatedTraining
+from touchline.files import open_regular, read_bytes
+from touchline.jsontext import parse_json
 from touchline.spec.document import Key
 from touchline.spec.foreign import ForeignDocument
 from touchline.steps.lookup import path_of
@@ -166,7 +169,7 @@ def _registry(path: Path) -> Mapping[str, object] | None:
     try:
         if path.stat().st_size > _LIMIT:
             return None
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = parse_json(read_bytes(path, _LIMIT))
     except (OSError, ValueError, RecursionError):
         return None
     return found if isinstance(found, dict) else None
@@ -214,7 +217,7 @@ def beginning(path: Path) -> Beginning | None:
 def _beginning(path: Path, changed: int, size: int) -> Beginning | None:
     del changed
     try:
-        with path.open(encoding="utf-8-sig") as file:
+        with open_regular(path) as raw, io.TextIOWrapper(raw, encoding="utf-8-sig") as file:
             text = file.read(_BEGINNING)
             start = text.lstrip()
             if start.startswith("["):
@@ -226,7 +229,7 @@ def _beginning(path: Path, changed: int, size: int) -> Beginning | None:
                 return Beginning(None, _names(row))
             if size > _LIMIT:
                 return None
-            whole = json.loads(text + file.read())
+            whole = parse_json(text + file.read())
     except (OSError, ValueError, RecursionError):
         return None
     if not isinstance(whole, dict):
@@ -240,7 +243,7 @@ def _beginning(path: Path, changed: int, size: int) -> Beginning | None:
 
 def _row(line: str) -> object:
     try:
-        found = json.loads(line)
+        found = parse_json(line)
     except ValueError:
         return None
     return found if isinstance(found, dict) else None

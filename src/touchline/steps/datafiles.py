@@ -13,6 +13,8 @@ from pathlib import Path
 from touchline.catalog.readers import FORMATS, SPLIT_NAMES, WHOLE
 from touchline.checks.data_columns import find_layout
 from touchline.checks.data_view import column_counts
+from touchline.files import open_regular
+from touchline.jsontext import parse_json
 
 _HEAD_BYTES = 1 << 16
 _SPLIT = re.compile(rf"(?:^|(?<=[_\-.]))(?:{'|'.join(sorted(SPLIT_NAMES, key=len, reverse=True))})(?=$|[_\-.])", re.I)
@@ -78,7 +80,7 @@ def is_dataset(path: Path) -> bool:
     if form == "parquet":
         return True
     try:
-        with path.open("rb") as stream:
+        with open_regular(path) as stream:
             head = stream.read(_HEAD_BYTES).decode("utf-8-sig", errors="replace")
     except OSError:
         return False
@@ -98,7 +100,7 @@ def _is_jsonl(head: str) -> bool:
         return _is_json(head)
     for line in head.splitlines()[:5]:
         try:
-            values = json.loads(line)
+            values = parse_json(line)
         except (ValueError, RecursionError):
             # A first line that is longer than what was read, or is broken: its keys tell.
             if line.lstrip().startswith("{") and _keys_tell(line):

@@ -17,7 +17,8 @@ from touchline.domain.live import LiveRun
 from touchline.domain.plan import PlannedRun
 from touchline.domain.status import JobState, RunStatus
 from touchline.errors import TouchlineError
-from touchline.files import write_if_changed
+from touchline.files import read_text_bounded, write_if_changed
+from touchline.jsontext import parse_json
 from touchline.results.glance import Glance
 from touchline.steps.live import Opened
 
@@ -40,7 +41,7 @@ def keep_current(opened: Opened, runs: Sequence[LiveRun], seen: Mapping[str, Gla
     with contextlib.suppress(OSError, TouchlineError, UnicodeDecodeError):
         if path.stat().st_size > _LIMIT_BYTES:
             return False
-        split = split_status(path.read_text(encoding="utf-8"))
+        split = split_status(read_text_bounded(path, _LIMIT_BYTES))
         if split is None or list(split[1]) != [run.name for run in runs]:
             return False
         head, parts = split
@@ -115,7 +116,7 @@ def split_status(text: str) -> tuple[str, dict[str, str]] | None:
     found: dict[str, str] = {}
     for part in parts:
         try:
-            found[json.loads(part.partition("\n")[0])] = part
+            found[parse_json(part.partition("\n")[0])] = part
         except (ValueError, TypeError):
             return None
     return head, found

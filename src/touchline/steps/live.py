@@ -19,6 +19,7 @@ from touchline.domain.quantity import Measured, Missing, Quantity
 from touchline.domain.runs import RunKind
 from touchline.domain.status import JobState, RunStatus, TrainingOutcome
 from touchline.errors import TouchlineError
+from touchline.files import open_regular
 from touchline.launch.folders import ExperimentFolder
 from touchline.launch.protocol import Job
 from touchline.launch.run_jobs import model_evaluation, run_evaluation, run_training
@@ -221,7 +222,7 @@ def _evaluating(folder: ExperimentFolder, model: str, views: Mapping[str, JobVie
     if view is None or job is None or not view.active:
         return None
     try:
-        with (job.folder / "request.json").open("rb") as stream:
+        with open_regular(job.folder / "request.json") as stream:
             asked = from_json(stream.read(_REQUEST_LIMIT_BYTES))["jobs"]
         runs = frozenset(str(each["run"]) for each in asked)
     except (OSError, ValueError, KeyError, TypeError):

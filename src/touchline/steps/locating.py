@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 from touchline.catalog.readers import SPLIT_NAMES, WHOLE
+from touchline.files import read_bytes
 
 _SPACE = re.compile(r"[ \t\r\n]*")
 _DECODE = json.JSONDecoder().raw_decode
@@ -30,7 +31,7 @@ class JsonLines:
         """The line of a split's n-th row, both from 1; entries that are no rows are not counted, as the reader does."""
         try:
             if self._text is None:
-                self._text = self._path.read_text(encoding="utf-8-sig")
+                self._text = read_bytes(self._path).decode("utf-8-sig")
                 self._begin(self._text)
             return self._row(self._text, split, number)
         except (OSError, ValueError, RecursionError):

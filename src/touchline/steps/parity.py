@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -22,6 +21,7 @@ from touchline.domain.quantity import Missing
 from touchline.domain.stated import Stated, StatedSource, StatedTraining
 from touchline.errors import TouchlineError
 from touchline.files import read_text_bounded
+from touchline.jsontext import parse_json
 from touchline.rendering.rows import ShownRow, shown_row
 from touchline.rendering.text import ModelText
 from touchline.spec.foreign import UnreadableFile, parse_foreign
@@ -249,7 +249,7 @@ def _source_path(source: StatedSource, folder: Path) -> Path | None:
 
 def _registered(registry: Path, name: str) -> Path | None:
     try:
-        entry = json.loads(read_text_bounded(registry, _CONFIG_LIMIT_BYTES)).get(name)
+        entry = parse_json(read_text_bounded(registry, _CONFIG_LIMIT_BYTES)).get(name)
     except (TouchlineError, ValueError, AttributeError, RecursionError):
         return None
     file = entry.get("file_name") if isinstance(entry, dict) else None
@@ -273,7 +273,7 @@ def _own_data(stated: StatedTraining) -> tuple[DataConfig | None, Path]:
 def _embedding_rows(model: Path) -> int | None:
     """`vocab_size` of config.json; of a model with several parts, of the one that writes text."""
     try:
-        config = json.loads(read_text_bounded(model / "config.json", _CONFIG_LIMIT_BYTES))
+        config = parse_json(read_text_bounded(model / "config.json", _CONFIG_LIMIT_BYTES))
     except (TouchlineError, ValueError, RecursionError):
         return None
     if not isinstance(config, dict):

@@ -16,6 +16,7 @@ from touchline.domain.finding import Finding, Severity, Where
 from touchline.domain.placement import Cluster, Minutes, PlaceJob, Placement
 from touchline.errors import EnvironmentFault, InputFault
 from touchline.files import read_text_bounded, write_atomic
+from touchline.jsontext import parse_json
 from touchline.units import parse_duration, seconds_to_minutes
 
 SIZE_LIMIT_BYTES = 4 * 1024**2
@@ -93,7 +94,7 @@ def _entries(path: Path) -> list[Any]:
     text = read_text_bounded(path, SIZE_LIMIT_BYTES)
     form = 'a list of jobs, or {"jobs": [...]}'
     try:
-        data = json.loads(text, object_pairs_hook=_TwiceGiven, parse_constant=_no_constant)
+        data = parse_json(text, pairs=_TwiceGiven, constant=_no_constant)
     except json.JSONDecodeError as fault:
         where = Where(path=str(path), line=fault.lineno, column=fault.colno)
         raise _not_read(path, f"is not JSON: {fault.msg}", form, where) from None

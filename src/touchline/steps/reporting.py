@@ -20,7 +20,8 @@ from pydantic import TypeAdapter
 from touchline.domain.report import Report
 from touchline.domain.status import RunStatus
 from touchline.errors import EnvironmentFault, PolicyFault, TouchlineError
-from touchline.files import disk_faults, read_text_bounded, try_lock, write_atomic, write_if_changed
+from touchline.files import disk_faults, read_bytes, read_text_bounded, try_lock, write_atomic, write_if_changed
+from touchline.jsontext import parse_json
 from touchline.launch.folders import ExperimentFolder, is_experiment
 from touchline.results.verification import Counted
 from touchline.steps.gathering import gather
@@ -154,7 +155,7 @@ def _script(charts: Sequence[Chart], cache: Path | None) -> str | None:
         return figure_script()
     kept = cache / "figures" / f"vega-{metadata.version('vl-convert-python')}.js"
     try:
-        return kept.read_text(encoding="utf-8")
+        return read_bytes(kept).decode()
     except (OSError, ValueError):
         script = figure_script()
     # A cache that cannot be written costs time and nothing else.
@@ -193,7 +194,7 @@ def _draw(folder: Path, charts: Sequence[Chart], drawn: Mapping[str, str]) -> di
 
 def _read_drawn(path: Path) -> dict[str, str]:
     try:
-        drawn: object = json.loads(path.read_text())
+        drawn: object = parse_json(read_bytes(path))
     except (OSError, ValueError):
         return {}
     return {str(name): str(digest) for name, digest in drawn.items()} if isinstance(drawn, dict) else {}

@@ -14,6 +14,8 @@ from transformers import AutoModelForCausalLM
 from touchline.backends.peft.config import TrainerConfig
 from touchline.domain.catalog import COPIED_FILES
 from touchline.domain.metrics import ExportMarker
+from touchline.files import read_bytes
+from touchline.jsontext import parse_json
 from touchline.trainer.exports import (
     ADAPTER_CONFIG_FILE,
     ADAPTER_FILE,
@@ -96,7 +98,7 @@ def _write_adapter(model: PeftModel, folder: Path, inheritance: Inheritance | No
     adapter.save_pretrained(str(folder))
     adapter.inference_mode = was_inference
     path = folder / ADAPTER_CONFIG_FILE
-    content = json.loads(path.read_text(encoding="utf-8"))
+    content = parse_json(read_bytes(path))
     tensors = {name: value.detach().cpu().contiguous() for name, value in sorted(adapter_tensors(model).items())}
     if inheritance is not None and inheritance.merged:
         write_bytes(folder / STAGE_FILE, save(tensors, metadata={"format": "pt"}))

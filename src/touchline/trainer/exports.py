@@ -8,6 +8,7 @@ from pathlib import Path
 from pydantic import TypeAdapter, ValidationError
 
 from touchline.domain.metrics import ExportMarker
+from touchline.files import open_regular
 
 MARKER_FILE = "touchline.json"
 ADAPTER_FILE = "adapter_model.safetensors"
@@ -27,7 +28,7 @@ def read_exports(folder: Path, run_digest: str) -> list[tuple[Path, ExportMarker
         if _NAME.fullmatch(path.name) is None:
             continue
         try:
-            with (path / MARKER_FILE).open("rb") as stream:
+            with open_regular(path / MARKER_FILE) as stream:
                 marker = _MARKER.validate_json(stream.read(_MARKER_LIMIT_BYTES))
         except (OSError, ValidationError):
             continue

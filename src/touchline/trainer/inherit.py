@@ -9,7 +9,6 @@ it has to merge.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +22,8 @@ from torch import Tensor, nn
 
 from touchline.domain.quantity import Measured, Missing, Quantity
 from touchline.errors import LineageFault
+from touchline.files import read_bytes
+from touchline.jsontext import parse_json
 from touchline.trainer.exports import ADAPTER_CONFIG_FILE, ADAPTER_FILE, STAGE_FILE
 from touchline.trainer.parent import ParentCheckpoint
 
@@ -237,7 +238,7 @@ def _layers(tensors: dict[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
 
 def _read(path: Path) -> tuple[dict[str, Tensor], str]:
     """The tensors of a file and the hash of the very bytes that they were read from."""
-    data = path.read_bytes()
+    data = read_bytes(path)
     try:
         return load(data), hashlib.sha256(data).hexdigest()
     except SafetensorError as error:
@@ -251,7 +252,7 @@ def _settings(path: Path) -> dict[str, Any]:
         LineageFault: it is broken, or of a kind of adapter that is more than B A.
     """
     try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        content: dict[str, Any] = parse_json(read_bytes(path))
         strange = [key for key in ("use_rslora", "use_dora", "lora_bias") if content.get(key)]
     except (ValueError, AttributeError) as error:
         raise LineageFault(f"{str(path)!r} is no adapter's configuration: {error}") from error

@@ -28,6 +28,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 
 from touchline.domain.isolation import IsolationCheck, WayOfPacking
 from touchline.errors import EnvironmentFault, InputFault, TouchlineError
+from touchline.jsontext import parse_json
 
 LAYERS = 4
 """Hybrid models repeat a pattern of at most four kinds of layers."""
@@ -196,7 +197,7 @@ def _row(model: torch.nn.Module, documents: list[Tensor], name: str) -> list[Ten
 def main() -> int:
     """Read a config.json on stdin, print the answer as JSON on stdout; a fault goes to stderr in words."""
     try:
-        config = json.load(sys.stdin)
+        config = parse_json(sys.stdin.read())
         sys.stdout.write(json.dumps(asdict(check(config))) + "\n")
     except TouchlineError as fault:
         tell_fault(fault)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import sys
@@ -13,7 +12,8 @@ from types import TracebackType
 from pydantic import TypeAdapter
 
 from touchline.domain.metrics import AttemptRow, MetricsRow
-from touchline.files import disk_faults
+from touchline.files import disk_faults, open_append, open_regular
+from touchline.jsontext import parse_json
 from touchline.units import format_seconds
 
 LOG = logging.getLogger("touchline.trainer")
@@ -32,7 +32,7 @@ class MetricsLog:
     def __init__(self, path: Path) -> None:
         self._path = path
         with disk_faults("file", path):
-            self._descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            self._descriptor = open_append(path)
             self._torn = self._ends_torn()
         self.attempt = 1 + _attempts(path)
 
@@ -68,11 +68,11 @@ class MetricsLog:
 def _attempts(path: Path) -> int:
     """Attempts that metrics.jsonl knows of."""
     count = 0
-    with path.open("rb") as stream:
+    with open_regular(path) as stream:
         for line in stream:
             if b'"from_step"' in line:
                 try:
-                    count += json.loads(line)["event"] in ("start", "resume")
+                    count += parse_json(line)["event"] in ("start", "resume")
                 except (ValueError, KeyError, TypeError):
                     continue
     return count

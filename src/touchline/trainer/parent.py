@@ -19,7 +19,7 @@ from touchline.domain.lineage import Lineage
 from touchline.domain.metrics import ExportMarker, TrainingMarker
 from touchline.domain.status import AttemptExit, AttemptStart
 from touchline.errors import InputFault, LineageFault, ParentMissing
-from touchline.files import sha256_file
+from touchline.files import open_regular, sha256_file
 from touchline.trainer.exports import ADAPTER_CONFIG_FILE, ADAPTER_FILE, STAGE_FILE, read_exports
 from touchline.trainer.inputs import read_config
 
@@ -202,5 +202,5 @@ def _how_it_ended(place: Path) -> str:
 
 
 def _read(path: Path) -> bytes:
-    with path.open("rb") as stream:
+    with open_regular(path) as stream:
         return stream.read(_LIMIT_BYTES)

@@ -24,6 +24,7 @@ from pydantic import TypeAdapter, ValidationError
 from touchline.catalog.worker import prepare_worker
 from touchline.domain.probe import ProbeAnswer, ProbeFault, ProbeReply, ProbeRequest
 from touchline.errors import EnvironmentFault, InputFault, TouchlineError
+from touchline.files import open_regular
 
 REQUEST_LIMIT_BYTES = 1 << 20
 _PR_SET_PDEATHSIG = 1
@@ -76,7 +77,7 @@ def read_request(path: Path | None, *, attached: bool = False) -> ProbeRequest:
     """
     try:
         if path is not None:
-            with path.open("rb") as stream:
+            with open_regular(path) as stream:
                 data = stream.read(REQUEST_LIMIT_BYTES)
         elif attached:
             data = sys.stdin.buffer.readline(REQUEST_LIMIT_BYTES)

@@ -20,7 +20,7 @@ from pydantic import TypeAdapter
 
 from touchline.domain.metrics import SavedFile
 from touchline.errors import DriftFault
-from touchline.files import disk_faults
+from touchline.files import disk_faults, open_regular
 from touchline.trainer.folders import is_whole, new_folder, remove_folder, remove_leftovers, write_bytes
 from touchline.trainer.log import LOG
 
@@ -122,7 +122,7 @@ def _saved(folder: Path) -> list[Path]:
 
 def _read(path: Path) -> ResumeState | None:
     try:
-        with (path / STATE_FILE).open("rb") as stream:
+        with open_regular(path / STATE_FILE) as stream:
             state = _STATE.validate_json(stream.read(STATE_LIMIT_BYTES))
     except (OSError, pydantic_core.ValidationError):
         return None

@@ -11,6 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 from touchline.backends.peft.config import TrainerConfig
 from touchline.domain.metrics import ExportMarker, TrainingMarker
 from touchline.errors import DriftFault
+from touchline.files import open_regular
 from touchline.trainer.folders import is_whole, remove_folder, remove_leftovers
 from touchline.trainer.inputs import load_inputs
 from touchline.trainer.log import LOG, MetricsLog
@@ -117,5 +118,5 @@ def training_text(marker: TrainingMarker) -> bytes:
 
 
 def _read(path: Path) -> bytes:
-    with path.open("rb") as stream:
+    with open_regular(path) as stream:
         return stream.read(_LIMIT_BYTES)

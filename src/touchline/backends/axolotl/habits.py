@@ -6,7 +6,6 @@ Source: axolotl.utils.schemas.config, axolotl.utils.data.shared, axolotl.loaders
 from __future__ import annotations
 
 import functools
-import json
 import pkgutil
 from typing import Final
 
@@ -14,6 +13,7 @@ from touchline.backends.argument_tables import argument_table, near_choice, numb
 from touchline.backends.config_reading import Settings
 from touchline.backends.trl.habits import check_counts, check_meant
 from touchline.domain.finding import Severity
+from touchline.jsontext import parse_json
 
 MEANT: Final = {
     **dict.fromkeys(
@@ -103,7 +103,7 @@ def _check_nested(settings: Settings) -> None:
 def _optimizers() -> tuple[str, ...]:
     raw = pkgutil.get_data("touchline.backends.llamafactory", "arguments.json")
     assert raw is not None
-    return (*json.loads(raw)["arguments"]["optim"][1], *_OWN_OPTIMIZERS)
+    return (*parse_json(raw)["arguments"]["optim"][1], *_OWN_OPTIMIZERS)
 
 
 def _check_words(settings: Settings) -> None:

@@ -6,7 +6,6 @@ axolotl.utils.data.sft (steps, packing), axolotl.core.trainers.base (rows), axol
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from statistics import fmean
@@ -15,6 +14,7 @@ from typing import ClassVar
 from touchline.backends.axolotl.config import KEYS, read_config, settings
 from touchline.domain.observation import Event, Observation, ObservationName, Sign, SignKind
 from touchline.domain.quantity import Aggregation, MemoryKind, Phase, TokenUnit
+from touchline.jsontext import parse_json
 from touchline.logtext.numbers import to_count, to_number
 from touchline.logtext.reader import DocumentReader, LogReader, Row
 
@@ -204,7 +204,7 @@ class AxolotlLines:
         if found is None or found["key"] not in KEYS or found["key"] in self._block:
             return
         try:
-            self._block[found["key"]] = json.loads(found["value"].removesuffix(","))
+            self._block[found["key"]] = parse_json(found["value"].removesuffix(","))
         except ValueError:
             return
         self._block_lines[found["key"]] = number

@@ -7,7 +7,6 @@ Source: llamafactory.hparams.parser (0.9.5).
 from __future__ import annotations
 
 import functools
-import json
 import pkgutil
 import re
 from collections.abc import Mapping
@@ -23,6 +22,7 @@ from touchline.backends.trl.habits import MEANT as TRAINERS
 from touchline.backends.trl.habits import check_habits
 from touchline.backends.trl.trainer import check_trainer
 from touchline.domain.finding import Edit, Severity
+from touchline.jsontext import parse_json
 from touchline.spec.foreign import Dialect, ForeignDocument
 
 _STAGES = frozenset({"pt", "sft", "rm", "ppo", "dpo", "kto", "orpo"})
@@ -210,7 +210,7 @@ def templates() -> frozenset[str]:
     """Names of the chat templates that any release has."""
     raw = pkgutil.get_data(__package__, "templates.json")
     assert raw is not None
-    return frozenset(json.loads(raw))
+    return frozenset(parse_json(raw))
 
 
 def _check_template(settings: Settings, trains: bool) -> None:

@@ -7,11 +7,11 @@ branch that was never released; it is read once, and nothing of torchtune is imp
 from __future__ import annotations
 
 import functools
-import json
 import pkgutil
 from dataclasses import dataclass
 
 from touchline.backends.near import nearest
+from touchline.jsontext import parse_json
 
 RELEASED = "0.6.1"
 """The last release."""
@@ -49,7 +49,7 @@ class Component:
 def _table() -> dict[str, object]:
     text = pkgutil.get_data(__package__, _TABLE)
     assert text is not None
-    found: dict[str, object] = json.loads(text)
+    found: dict[str, object] = parse_json(text)
     return found
 
 

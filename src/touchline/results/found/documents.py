@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,8 @@ from touchline.domain.observation import Event
 from touchline.errors import InputFault
 from touchline.evidence.grouping import role_of
 from touchline.evidence.readers import documents
+from touchline.files import open_regular
+from touchline.jsontext import parse_json
 from touchline.results.found.curves import Curve
 from touchline.results.found.folders import CHECKPOINT
 from touchline.slurmtext.scripts import read_sbatch
@@ -58,7 +59,7 @@ def read_documents(paths: Sequence[Path]) -> tuple[list[Document], list[tuple[Pa
 def _read(path: Path) -> Document:
     curve = Curve(path.name)
     is_json = path.suffix.lower() == ".json"
-    with path.open("rb") as stream:
+    with open_regular(path) as stream:
         limit = _STATE_LIMIT_BYTES if is_json else _CONFIG_LIMIT_BYTES
         raw = stream.read(limit + 1)
     if len(raw) > limit:
@@ -69,7 +70,7 @@ def _read(path: Path) -> Document:
         for event in read_sbatch(text):
             curve.feed(event)
     elif is_json:
-        data = json.loads(text)
+        data = parse_json(text)
     elif role_of(path) == "document":
         data = parse(text, path.name).data
     known = data if isinstance(data, dict) else {}

@@ -18,7 +18,8 @@ from datetime import datetime
 from pathlib import Path
 
 from touchline.domain.results import EvaluationRecord, SampleScore
-from touchline.files import sha256_file
+from touchline.files import open_regular, sha256_file
+from touchline.jsontext import parse_json
 from touchline.results.found.text import clean_text
 
 _HEADER_LIMIT_BYTES = 32 << 20
@@ -58,7 +59,7 @@ def read_eval_log(path: Path) -> FoundEvaluation:
         Unusable: it is cut, no log of Inspect's, of an evaluation that did not end, or without scores.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
+        with open_regular(path) as stream, zipfile.ZipFile(stream) as archive:
             header = _member(archive, "header.json", _HEADER_LIMIT_BYTES)
             summaries = _member(archive, "summaries.json", _SUMMARIES_LIMIT_BYTES)
         digest = sha256_file(path)
@@ -92,7 +93,7 @@ def _member(archive: zipfile.ZipFile, name: str, limit: int) -> object:
     if len(data) > limit:
         raise Unusable(f"{name} is larger than {limit >> 20} MiB")
     try:
-        return json.loads(data)
+        return parse_json(data)
     except (ValueError, RecursionError):
         raise Unusable(f"{name} is no JSON") from None
 
@@ -127,7 +128,7 @@ def _zstandard(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, limit: int) -> 
 
 def _broken(path: Path) -> str:
     try:
-        with path.open("rb") as stream:
+        with open_regular(path) as stream:
             start = stream.read(4)
     except OSError as fault:
         return fault.strerror or "it cannot be read"

@@ -6,6 +6,7 @@ import os
 import re
 from pathlib import Path
 
+from touchline.files import read_head
 from touchline.logtext.redact import redact
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
@@ -30,9 +31,6 @@ def below(root: Path, path: Path) -> str:
 def bounded(path: Path, limit_bytes: int) -> str | None:
     """The beginning of a text file; None where it cannot be read. A pipe or a device is not opened: it may not end."""
     try:
-        if not path.is_file():
-            return None
-        with path.open("rb") as stream:
-            return stream.read(limit_bytes).decode("utf-8-sig", "replace")
+        return read_head(path, limit_bytes).decode("utf-8-sig", "replace")
     except OSError:
         return None

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from touchline.domain.verification import CheckpointFault
+from touchline.files import open_regular
 from touchline.results.verifying.values import listed, look
 from touchline.results.verifying.weights import unreadable
 
@@ -48,14 +49,14 @@ def read_archive(path: Path, *, deep: bool = False, dtype: str | None = None) ->
         if size == 0:
             fault = CheckpointFault(code="zero-byte", file=name, message="it holds no byte")
             return Archive(path=path, size_bytes=0, faults=(fault,))
-        with path.open("rb") as stream:
+        with open_regular(path) as stream:
             begins = stream.read(len(_MAGIC))
         if begins != _MAGIC:
             message = "it does not begin as an archive of torch.save does; what it holds could only be told by loading"
             return Archive(
                 path=path, size_bytes=size, faults=(CheckpointFault(code="not-a-zip", file=name, message=message),)
             )
-        with zipfile.ZipFile(path) as archive:
+        with open_regular(path) as stream, zipfile.ZipFile(stream) as archive:
             entries = archive.infolist()
             storages = _storages(entries)
             faults = [*_directory(archive, entries, name), *_numbering(entries, name)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from touchline.domain.quantity import Measured, Missing, Quantity
 from touchline.domain.shape import ModelShape
 from touchline.errors import EnvironmentFault, InputFault
 from touchline.files import read_text_bounded
+from touchline.jsontext import parse_json
 
 CONFIG_FILE = "config.json"
 _CONFIG_LIMIT_BYTES = 16 << 20
@@ -99,7 +99,7 @@ def read_object(path: Path) -> dict[str, object] | None:
     """A JSON object of a bounded file; None where it is missing or no such thing."""
     try:
         # A pipe in its place would keep a reader waiting for ever.
-        data = json.loads(read_text_bounded(path, _CONFIG_LIMIT_BYTES)) if path.is_file() else None
+        data = parse_json(read_text_bounded(path, _CONFIG_LIMIT_BYTES)) if path.is_file() else None
     except (OSError, InputFault, EnvironmentFault, ValueError, RecursionError):
         return None
     return data if isinstance(data, dict) else None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import stat
@@ -12,6 +11,8 @@ from pathlib import Path
 from typing import Literal
 
 from touchline.domain.verification import CheckpointFault, CheckpointFile
+from touchline.files import open_regular, read_bytes
+from touchline.jsontext import parse_json
 from touchline.results.verifying.weights import unreadable
 
 Role = Literal["adapter", "model", "index", "config", "tokenizer", "optimizer", "marker", "other"]
@@ -108,13 +109,13 @@ def text_faults(entries: Sequence[Entry], *, deep: bool) -> Iterator[CheckpointF
 def _json_fault(entry: Entry, *, deep: bool) -> str | None:
     size = entry.file.size_bytes
     if size > (_DEEP_BYTES if deep else _SMALL_BYTES):
-        with entry.path.open("rb") as stream:
+        with open_regular(entry.path) as stream:
             first = stream.read(_ENDS_BYTES).lstrip(b"\xef\xbb\xbf \t\r\n")[:1]
             stream.seek(-_ENDS_BYTES, os.SEEK_END)
             last = stream.read().rstrip(b" \t\r\n")[-1:]
         return None if (first, last) == (b"{", b"}") else "it does not end as it begins: cut off or written over"
     try:
-        found = json.loads(entry.path.read_bytes().decode("utf-8-sig"))
+        found = parse_json(read_bytes(entry.path).decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
         return f"it is not JSON: {error}"
     return None if isinstance(found, dict) else "it holds no object"

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from touchline.catalog.shards import Tensor
 from touchline.domain.verification import CheckpointFault
+from touchline.files import open_regular
 from touchline.results.verifying.bases import Base, read_object
 from touchline.results.verifying.values import listed, read_values
 from touchline.results.verifying.weights import WeightFile
@@ -104,7 +105,7 @@ def is_zero_in(base: Base | None, name: str, files: Mapping[str, Path]) -> bool:
     if tensor is None or name not in files:
         return False
     try:
-        with files[name].open("rb") as stream:
+        with open_regular(files[name]) as stream:
             header = int.from_bytes(stream.read(8), "little")
             values = read_values(stream, 8 + header, tensor)
     except OSError:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from touchline.catalog.shards import Tensor
 from touchline.domain.verification import CheckpointFault
+from touchline.files import open_regular
 from touchline.results.verifying.weights import ELEMENT_BYTES, WeightFile, unreadable
 
 _CHUNK_BYTES = 32 << 20
@@ -44,7 +45,7 @@ def value_faults(weights: WeightFile, name: str, may_be_zero: Callable[[str], bo
         return
     found: dict[str, list[str]] = {"nan": [], "infinite": [], "all-zero": []}
     try:
-        with weights.path.open("rb") as stream:
+        with open_regular(weights.path) as stream:
             for tensor_name, tensor in sorted(weights.tensors.items(), key=lambda item: item[1].begin):
                 values = read_values(stream, weights.header_bytes, tensor)
                 if values is None:

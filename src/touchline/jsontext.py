@@ -1,0 +1,94 @@
+"""JSON text to values: the one reader of JSON that a user or another program wrote.
+
+What Python's own parser takes and later code fails on is refused here, as a `ValueError` with a place like any other
+fault of the text: nesting without end, and strings that no file can hold.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from typing import Any
+
+NESTING_LIMIT = 100
+"""Levels of objects and lists; configs of models have about 6."""
+
+_HALF = re.compile(r"\\u[dD][89a-fA-F]")
+
+
+def parse_json(
+    text: str | bytes,
+    *,
+    allow_half_characters: bool = False,
+    pairs: Callable[[list[tuple[str, Any]]], Any] | None = None,
+    constant: Callable[[str], Any] | None = None,
+) -> Any:
+    """Return the value that a JSON text holds.
+
+    Args:
+        text: the text; bytes are UTF-8, UTF-16 or UTF-32.
+        allow_half_characters: whether a string may hold half of a surrogate pair, which no file can be written with.
+        pairs: makes an object of its pairs.
+        constant: makes a value of NaN and the infinities.
+
+    Raises:
+        ValueError: it is no JSON, is nested too deep, or holds half of a surrogate pair.
+    """
+    try:
+        value = json.loads(text, object_pairs_hook=pairs, parse_constant=constant)
+    except RecursionError:
+        raise _too_deep() from None
+    if _brackets(text) > NESTING_LIMIT and is_nested_deeper(value, NESTING_LIMIT):
+        raise _too_deep()
+    if not allow_half_characters:
+        _refuse_half_characters(text, value)
+    return value
+
+
+def is_nested_deeper(value: object, limit: int) -> bool:
+    """Return whether lists and mappings lie in each other more than `limit` levels deep."""
+    level = [value] if isinstance(value, (dict, list)) else []
+    for _ in range(limit):
+        level = [
+            part
+            for each in level
+            for part in (each.values() if isinstance(each, dict) else each)
+            if isinstance(part, (dict, list))
+        ]
+        if not level:
+            return False
+    return True
+
+
+def has_half_characters(text: str) -> bool:
+    """Return whether a text holds half of a surrogate pair: it cannot be written to a file or given to a tokenizer."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return True
+    return False
+
+
+def _refuse_half_characters(text: str | bytes, value: object) -> None:
+    # Bytes in another encoding than UTF-8 have no such text in them as it is looked for here; they are rare.
+    written = text if isinstance(text, str) else text.decode("utf-8", "replace") if b"\\u" in text else ""
+    if "\\u" not in written or _HALF.search(written) is None:
+        return
+    if has_half_characters(json.dumps(value, ensure_ascii=False, default=str)):
+        raise json.JSONDecodeError("Half of a surrogate pair in a string", written, _place(written))
+
+
+def _brackets(text: str | bytes) -> int:
+    if isinstance(text, str):
+        return text.count("[") + text.count("{")
+    return text.count(b"[") + text.count(b"{")
+
+
+def _place(text: str) -> int:
+    found = _HALF.search(text)
+    return 0 if found is None else found.start()
+
+
+def _too_deep() -> json.JSONDecodeError:
+    return json.JSONDecodeError(f"Nested more than {NESTING_LIMIT} levels deep", "", 0)

@@ -1,0 +1,91 @@
+"""What a user or another program wrote is opened in one place, and read as JSON in one place.
+
+`touchline.files` opens regular files only, so that no command waits for a pipe; `touchline.jsontext` refuses nesting
+without end. The checker walks the syntax trees for every other way to open a file or to read JSON.
+"""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+SOURCE = Path(__file__).resolve().parents[2] / "src" / "touchline"
+
+OPENERS = frozenset({"open", "read_text", "read_bytes", "fdopen", "fromfile", "memmap", "safe_open", "from_file"})
+PARSERS = frozenset({"loads", "load"})
+
+KERNEL = "the kernel's own files, which are regular and short"
+PACKAGE = "files of the package"
+ARCHIVE = "an entry of an archive that is open"
+LIBRARY = "gives a path in a folder that touchline made to the library that reads it"
+NEW = "a file that is made anew"
+
+ALLOWED: dict[tuple[str, str], str] = {
+    ("files.py", "open"): "the one place",
+    ("files.py", "fdopen"): "the one place",
+    ("jsontext.py", "loads"): "the one place",
+    ("catalog/words.py", "read_bytes"): PACKAGE,
+    ("catalog/public.py", "read_text"): PACKAGE,
+    ("workflow.py", "read_text"): PACKAGE,
+    ("catalog/hardware.py", "open"): KERNEL,
+    ("trainer/probe_memory.py", "read_text"): KERNEL,
+    ("launch/sampling.py", "read_text"): KERNEL,
+    ("launch/host_memory.py", "read_text"): KERNEL,
+    ("launch/doctoring_here.py", "read_text"): KERNEL,
+    ("launch/processes.py", "read_text"): KERNEL,
+    ("results/verifying/archives.py", "open"): ARCHIVE,
+    ("results/found/evaluations.py", "open"): ARCHIVE,
+    ("catalog/lengths.py", "load"): "reads bytes in memory",
+    ("catalog/length_files.py", "load"): "reads bytes in memory",
+    ("results/sample_table.py", "open"): NEW,
+    ("evaluate/children.py", "open"): NEW,
+    ("launch/claim.py", "open"): NEW,
+    ("launch/claim.py", "fdopen"): NEW,
+    ("evaluate/selftest.py", "fdopen"): "a copy of stdout",
+    ("launch/local.py", "fdopen"): "a descriptor that touchline.files opened",
+    ("exports/to_tensorboard.py", "fdopen"): "a descriptor that touchline.files opened",
+    ("launch/statusfiles.py", "open"): "a lock that is held: the kernel's lock is on this very file",
+    ("trainer/folders.py", "open"): "a folder, whose entries are put on the disk",
+    ("cli/main.py", "open"): "/dev/null",
+}
+"""(module, name of what is called) -> why it is no file of somebody else."""
+
+
+def _calls(tree: ast.AST) -> set[str]:
+    """Names of the calls that open a file or read JSON."""
+    found: set[str] = set()
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Call):
+            continue
+        function = node.func
+        owner = function.value.id if isinstance(function, ast.Attribute) and isinstance(function.value, ast.Name) else ""
+        name = function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
+        if name in OPENERS and not (isinstance(function, ast.Name) and name != "open"):
+            found.add(name)
+        if name in PARSERS and owner in {"json", "np", "pickle", "marshal"} and not _is_own_dump(node):
+            found.add(name)
+    return found
+
+
+def _is_own_dump(call: ast.Call) -> bool:
+    """Whether a call reads what was written to JSON in the same expression."""
+    (argument,) = call.args
+    return isinstance(argument, ast.Call) and getattr(argument.func, "attr", "") == "dump_json"
+
+
+def test_every_file_of_a_user_is_opened_by_the_one_reader() -> None:
+    """A way to open or to parse that is not in the list above is a command that may wait, or end in a traceback."""
+    found = {
+        (path.relative_to(SOURCE).as_posix(), name)
+        for path in sorted(SOURCE.rglob("*.py"))
+        for name in _calls(ast.parse(path.read_text(encoding="utf-8")))
+    }
+    assert found - ALLOWED.keys() == set()
+    assert ALLOWED.keys() - found == set()
+
+
+def test_the_checker_sees_every_way_to_open() -> None:
+    """It would pass on everything if it saw nothing."""
+    source = "open('a'); p.open(); p.read_text(); os.fdopen(3); json.loads(t); json.load(f); np.fromfile('a'); x.read()"
+    assert _calls(ast.parse(source)) == {"open", "read_text", "fdopen", "loads", "load", "fromfile"}
+    assert _calls(ast.parse("json.loads(kind.dump_json(a)); read_bytes(path); open_regular(path)")) == set()
