@@ -14,6 +14,7 @@ from typing import Any
 NESTING_LIMIT = 100
 """Levels of objects and lists; configs of models have about 6."""
 
+_TOKEN = re.compile(r'[\[\]{}]|"(?:[^"\\]|\\.)*"')
 _HALF = re.compile(r"\\u[dD][89a-fA-F]")
 
 
@@ -38,9 +39,9 @@ def parse_json(
     try:
         value = json.loads(text, object_pairs_hook=pairs, parse_constant=constant)
     except RecursionError:
-        raise _too_deep() from None
+        raise _too_deep(text) from None
     if _brackets(text) > NESTING_LIMIT and is_nested_deeper(value, NESTING_LIMIT):
-        raise _too_deep()
+        raise _too_deep(text)
     if not allow_half_characters:
         _refuse_half_characters(text, value)
     return value
@@ -90,5 +91,11 @@ def _place(text: str) -> int:
     return 0 if found is None else found.start()
 
 
-def _too_deep() -> json.JSONDecodeError:
-    return json.JSONDecodeError(f"Nested more than {NESTING_LIMIT} levels deep", "", 0)
+def _too_deep(text: str | bytes) -> json.JSONDecodeError:
+    written = text if isinstance(text, str) else text.decode("utf-8", "replace")
+    depth = 0
+    for found in _TOKEN.finditer(written):
+        depth += 1 if found[0] in "[{" else -1 if found[0] in "]}" else 0
+        if depth > NESTING_LIMIT:
+            return json.JSONDecodeError(f"Nested more than {NESTING_LIMIT} levels deep", written, found.start())
+    return json.JSONDecodeError(f"Nested more than {NESTING_LIMIT} levels deep", written, 0)

@@ -236,7 +236,7 @@ def test_links_that_go_round_are_a_missing_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("content", "line"),
-    [(b"", 1), (b'{"train": [\n\n', 3), (b"\xff\xfe", None), (b"[" * 200_000, None), (b"7", None), (b'"x"', None)],
+    [(b"", 1), (b'{"train": [\n\n', 3), (b"\xff\xfe", None), (b"[" * 200_000, 1), (b"7", None), (b'"x"', None)],
 )
 def test_what_is_no_json_is_told_with_its_line(tmp_path: Path, content: bytes, line: int | None) -> None:
     """As far as there is one."""

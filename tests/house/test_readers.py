@@ -58,7 +58,9 @@ def _calls(tree: ast.AST) -> set[str]:
         if not isinstance(node, ast.Call):
             continue
         function = node.func
-        owner = function.value.id if isinstance(function, ast.Attribute) and isinstance(function.value, ast.Name) else ""
+        owner = (
+            function.value.id if isinstance(function, ast.Attribute) and isinstance(function.value, ast.Name) else ""
+        )
         name = function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
         if name in OPENERS and not (isinstance(function, ast.Name) and name != "open"):
             found.add(name)

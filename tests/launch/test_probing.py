@@ -235,7 +235,8 @@ def test_a_child_that_never_reads_its_request_is_no_trouble() -> None:
 
 
 PARENT = """\
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that starts tests behind it ignores Ctrl-C for them
 from touchline.domain.experiment import TrainConfig
 from touchline.domain.probe import ProbedModel, ProbeRequest
 from touchline.launch.probe_try import run_try

@@ -20,6 +20,7 @@ from touchline.domain.report import Gathered
 from touchline.domain.results import RunResult
 from touchline.domain.status import JobState, RunStatus, TrainingOutcome
 from touchline.errors import EnvironmentFault, InputFault
+from touchline.evidence import lines
 from touchline.report.build import build_report
 from touchline.report.markdown import results_markdown
 from touchline.results.found import evaluations, find, folders
@@ -97,14 +98,14 @@ def test_a_run_folder_that_may_not_be_read_leaves_the_others(folder: Path, monke
 
 
 def test_a_log_that_may_not_be_opened_is_an_issue(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    plain = Path.open
+    plain = lines.open_regular
 
-    def refuse(path: Path, *args: object, **more: object) -> object:
+    def refuse(path: Path) -> object:
         if path.name == "slurm-61000503.out":
             raise PermissionError(13, "Permission denied", str(path))
-        return plain(path, *args, **more)  # type: ignore[arg-type]
+        return plain(path)
 
-    monkeypatch.setattr(Path, "open", refuse)
+    monkeypatch.setattr(lines, "open_regular", refuse)
     gathered = find(folder)
     assert len(gathered.runs) == 4
     assert one(gathered, "3B_rank4").outcome is TrainingOutcome.NOT_STARTED

@@ -40,6 +40,16 @@ def beyond_bounds_slowly(text: str) -> tuple[str, int] | None:
     return _counted(YAML(typ="rt").parse(text), *kinds)
 
 
+def first_tag(text: str) -> int | None:
+    """Return the line, from 0, of the first value with a tag; None where there is none."""
+    try:
+        return next(
+            (event.start_mark.line for event in yaml.parse(text, Loader=Loader) if getattr(event, "tag", None)), None
+        )
+    except UNREADABLE:
+        return None
+
+
 def _counted(found: Iterable[Any], start: type, end: type, alias: type) -> tuple[str, int] | None:
     depth = aliases = 0
     for event in found:

@@ -9,6 +9,7 @@ import datetime
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq, TaggedScalar
@@ -17,10 +18,23 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from touchline.domain.finding import Finding, Severity, Where
 from touchline.errors import InputFault
-from touchline.spec.bounds import SIZE_LIMIT_BYTES, UNREADABLE, beyond_bounds, beyond_bounds_slowly
+from touchline.jsontext import has_half_characters
+from touchline.spec.bounds import (
+    DEPTH_LIMIT,
+    SIZE_LIMIT_BYTES,
+    UNREADABLE,
+    beyond_bounds,
+    beyond_bounds_slowly,
+    first_tag,
+)
 
 Key = str | int
 Path = tuple[Key, ...]
+
+VALUES_LIMIT = 100_000
+"""Values of a document with its aliases unfolded."""
+_LARGEST_INTEGER = (1 << 63) - 1
+_PLAIN_TAGS = (None, "tag:yaml.org,2002:map", "tag:yaml.org,2002:seq")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,15 +50,15 @@ class Document:
 
     def where(self, path: Iterable[Key]) -> Where:
         """The place of the deepest part of `path` that is in the file."""
-        node: object = self.root
+        node: Any = self.root
         line, column = 0, 0
         for key in path:
-            if isinstance(node, CommentedMap) and key in node:
-                line, column = node.lc.key(key)
-            elif isinstance(node, CommentedSeq) and isinstance(key, int) and key < len(node):
-                line, column = node.lc.item(key)
-            else:
+            listed = isinstance(node, CommentedSeq) and isinstance(key, int) and key < len(node)
+            if not listed and not (isinstance(node, CommentedMap) and key in node):
                 break
+            # What came by a merge has no place of its own.
+            place = (node.lc.data or {}).get(key)
+            line, column = place[:2] if place else (line, column)
             node = node[key]
         return Where(path=self.path, line=line + 1, column=column + 1)
 
@@ -60,9 +74,42 @@ def parse(text: str, path: str) -> Document:
     Raises:
         InputFault: it is no YAML, no mapping, too large, too deep, has tags or doubled keys; with findings.
     """
+    root = _loaded(text, path)
+    if root is None:
+        raise _single(error("EX001", path, "the file is empty", Where(path=path), "touchline demo shows a whole one"))
+    if not isinstance(root, CommentedMap):
+        raise _single(error("EX001", path, "expected `key: value` lines at the top", Where(path=path, line=1)))
+    document = Document(path=path, root=root, data={})
+    reader = _Plain(document)
+    data = reader.of(root, ())
+    if reader.findings:
+        raise InputFault(f"{path} cannot be read", findings=reader.findings)
+    assert isinstance(data, dict)
+    return Document(path=path, root=root, data=data)
+
+
+def parse_value(text: str, key: str, path: str) -> object:
+    """Return the plain value of a dotted key that stands on its own, by the rules of a file's values.
+
+    Raises:
+        InputFault: it is no YAML, or no plain value; with findings.
+    """
+    node = _loaded(text, path)
+    document = Document(path=path, root=CommentedMap({key: node}), data={})
+    reader = _Plain(document, pointed=False)
+    value = reader.of(node, (key,))
+    if reader.findings:
+        raise InputFault(f"{path} cannot be read", findings=reader.findings)
+    return value
+
+
+def _loaded(text: str, path: str) -> object:
+    """The tree of a text, whatever it is; with the faults of a text that has none."""
     try:
+        if has_half_characters(text):
+            raise ValueError("it is not UTF-8 text")
         _bounded(text, path)
-        root = YAML(typ="rt").load(text)
+        return YAML(typ="rt").load(text)
     except DuplicateKeyError as fault:
         raise _fault(
             "EX001", path, f"a key is given twice: {str(fault.problem).split(' with value')[0]}", fault
@@ -71,17 +118,11 @@ def parse(text: str, path: str) -> Document:
         raise _fault("EX001", path, f"not YAML: {fault.problem or fault.context}", fault) from None
     except (YAMLError, ValueError, RecursionError) as fault:
         raise _single(error("EX001", path, f"not YAML: {fault}", Where(path=path))) from None
-    if root is None:
-        raise _single(error("EX001", path, "the file is empty", Where(path=path), "touchline demo shows a whole one"))
-    if not isinstance(root, CommentedMap):
-        raise _single(error("EX001", path, "expected `key: value` lines at the top", Where(path=path, line=1)))
-    findings: list[Finding] = []
-    document = Document(path=path, root=root, data={})
-    data = _plain(root, (), document, findings)
-    if findings:
-        raise InputFault(f"{path} cannot be read", findings=findings)
-    assert isinstance(data, dict)
-    return Document(path=path, root=root, data=data)
+    except (LookupError, TypeError, AttributeError, ArithmeticError, AssertionError, NotImplementedError):
+        # What a constructor of the library meets in a value that its tag does not fit: `!!bool maybe`.
+        line = first_tag(text)
+        where = Where(path=path) if line is None else Where(path=path, line=line + 1)
+        raise _single(error("EX003", path, "a YAML tag that its value does not fit", where)) from None
 
 
 def _bounded(text: str, path: str) -> None:
@@ -97,36 +138,72 @@ def _bounded(text: str, path: str) -> None:
         raise _single(error("EX001", path, message, Where(path=path, line=line + 1)))
 
 
-def _plain(node: object, path: Path, document: Document, findings: list[Finding]) -> object:
-    """Plain data of a node; what YAML may hold and an experiment may not becomes a finding."""
-    match node:
-        case CommentedMap():
+class _Plain:
+    """Plain data of a tree; what YAML may hold and an experiment may not becomes a finding."""
+
+    def __init__(self, document: Document, *, pointed: bool = True) -> None:
+        self.findings: list[Finding] = []
+        self._document = document
+        self._pointed = pointed
+        self._left = VALUES_LIMIT
+
+    def of(self, node: object, path: Path) -> object:
+        """Return the plain data of a node that stands at `path`.
+
+        Raises:
+            InputFault: it unfolds into too much.
+        """
+        self._left -= 1
+        if self._left < 0 or len(path) > DEPTH_LIMIT + 1:
+            message = "aliases that unfold into more than a file can hold, or into themselves"
+            raise _single(error("EX001", self._document.path, message, self._where(path)))
+        if isinstance(node, (CommentedMap, CommentedSeq)) and node.tag.value not in _PLAIN_TAGS:
+            self._fault(path, f"the YAML tag {node.tag.value}; expected a plain value")
+        if isinstance(node, CommentedMap):
             for key in node:
                 if not isinstance(key, str):
-                    findings.append(
-                        error("EX003", str(key), f"expected a name, got {key!r}", document.where((*path, key)))
-                    )
-            return {str(key): _plain(node[key], (*path, key), document, findings) for key in node}
-        case CommentedSeq():
-            return [_plain(item, (*path, index), document, findings) for index, item in enumerate(node)]
-        case TaggedScalar():
-            findings.append(error("EX003", _dotted(path), "a YAML tag; expected a plain value", document.where(path)))
-            return None
-        case None | bool():
-            return node
-        case int():
-            return int(node)
-        case float():
-            if not math.isfinite(node):
-                findings.append(error("EX003", _dotted(path), f"{node} is not a number to use", document.where(path)))
-            return float(node)
-        case str():
-            return str(node)
-        case datetime.date():
-            return node.isoformat()
-        case _:
-            findings.append(error("EX003", _dotted(path), "expected a plain value", document.where(path)))
-            return None
+                    self._fault((*path, str(key)), f"expected a name, got {key!r}"[:200])
+            return {self._text(str(key), path): self.of(node[key], (*path, str(key))) for key in node}
+        if isinstance(node, CommentedSeq):
+            return [self.of(item, (*path, index)) for index, item in enumerate(node)]
+        return self._scalar(node, path)
+
+    def _scalar(self, node: object, path: Path) -> object:
+        match node:
+            case None | bool():
+                return node
+            case int() if abs(node) <= _LARGEST_INTEGER:
+                return int(node)
+            case float() if math.isfinite(node):
+                return float(node)
+            case str():
+                return self._text(str(node), path)
+            case datetime.date():
+                return node.isoformat()
+            case TaggedScalar():
+                self._fault(path, "a YAML tag; expected a plain value")
+            case int():
+                self._fault(path, "a number beyond 64 bits")
+            case float():
+                self._fault(path, f"{node} is not a number to use")
+            case _:
+                self._fault(path, "expected a plain value")
+        return None
+
+    def _text(self, text: str, path: Path) -> str:
+        if has_half_characters(text):
+            # A YAML text in JSON's way writes one character as a pair of escapes.
+            text = text.encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass")
+        if "\0" in text or has_half_characters(text):
+            self._fault(path, "a text with a character that no file or command takes (NUL, or half of a pair)")
+        return text
+
+    def _fault(self, path: Path, message: str) -> None:
+        subject = _dotted(path).encode(errors="backslashreplace").decode()
+        self.findings.append(error("EX003", subject, message, self._where(path)))
+
+    def _where(self, path: Path) -> Where:
+        return self._document.where(path) if self._pointed else Where(path=self._document.path)
 
 
 def _dotted(path: Sequence[Key]) -> str:

@@ -166,15 +166,15 @@ class _Reader:
     def mapping(self, node: yaml.MappingNode, path: tuple[Key, ...]) -> dict[str, object]:
         """A mapping, merges applied as YAML 1.1 does: what stands in the mapping itself wins."""
         found: dict[str, object] = {}
-        for key, value in self._merged(node):
+        for key, value in self._merged(node, DEPTH_LIMIT):
+            self._refuse_unnamed(key)
             if key.value not in found:
                 found[str(key.value)] = self._place(value, (*path, str(key.value)), key)
         own: dict[str, Any] = {}
         for key, value in node.value:
             if key.tag == _MERGE:
                 continue
-            if not isinstance(key, yaml.ScalarNode):
-                raise _unreadable(_at(self._path, key.start_mark), "expected a name before the colon")
+            self._refuse_unnamed(key)
             name = str(key.value)
             if name in own:
                 dotted = ".".join(str(part) for part in (*path, name))
@@ -185,16 +185,23 @@ class _Reader:
             found[name] = self._place(value, (*path, name), key)
         return found
 
-    def _merged(self, node: yaml.MappingNode) -> Iterator[tuple[Any, Any]]:
+    def _refuse_unnamed(self, key: yaml.Node) -> None:
+        if not isinstance(key, yaml.ScalarNode):
+            raise _unreadable(_at(self._path, key.start_mark), "expected a name before the colon")
+
+    def _merged(self, node: yaml.MappingNode, levels: int) -> Iterator[tuple[Any, Any]]:
         for key, value in node.value:
             if key.tag != _MERGE:
                 continue
             parts = value.value if isinstance(value, yaml.SequenceNode) else [value]
             for part in parts:
-                if not isinstance(part, yaml.MappingNode) or part is node:
+                if not isinstance(part, yaml.MappingNode) or part is node or not levels:
                     raise _unreadable(_at(self._path, value.start_mark), "expected a mapping to merge")
+                self._left -= len(part.value)
+                if self._left < 0:
+                    raise _unreadable(_at(self._path, value.start_mark), "merges that unfold into too much")
                 yield from ((k, v) for k, v in part.value if k.tag != _MERGE)
-                yield from self._merged(part)
+                yield from self._merged(part, levels - 1)
 
     def _place(self, node: Any, path: tuple[Key, ...], at: Any) -> object:
         self._left -= id(node) in self._seen
@@ -215,7 +222,9 @@ class _Reader:
             raise _tagged(self._path, node)
         try:
             value = self._scalars.construct_object(node, deep=True)
-        except (yaml.YAMLError, ValueError, OverflowError):
+        except (yaml.YAMLError, ValueError, OverflowError, LookupError, AttributeError, TypeError):
+            return str(node.value)  # a tag that its value does not fit: `!!bool maybe`
+        if isinstance(value, bytes):
             return str(node.value)
         if isinstance(value, int) and value.bit_length() > _LARGEST_BITS:
             return str(node.value)  # no setting, and no float either

@@ -10,15 +10,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
-
 from touchline.domain.experiment import DataConfig, Experiment
 from touchline.domain.finding import Finding, Where
 from touchline.domain.runs import RUN_NAME
 from touchline.errors import InputFault
 from touchline.slurmtext.site_options import value_fault
-from touchline.spec.document import Document, error, parse
+from touchline.spec.document import Document, error, parse, parse_value
 from touchline.spec.expand import FACTOR_ROOTS
 from touchline.spec.overlay import with_settings
 from touchline.spec.stages import stage_faults, stage_settings
@@ -136,9 +133,10 @@ def _override(data: dict[str, Any], override: str) -> Finding | None:
     if key not in known and not key.startswith("factors."):
         return unknown_key(key, key, known, where)
     try:
-        parsed = YAML(typ="safe", pure=True).load(value)
-    except (YAMLError, ValueError) as fault:
-        return error("EX005", key, f"the value of {key} is not YAML: {str(fault).splitlines()[0]}", where)
+        parsed = parse_value(value, key, where.path)
+    except InputFault as fault:
+        message = fault.findings[0].message.removeprefix("not YAML: ").splitlines()[0]
+        return error("EX005", key, f"the value of {key} cannot be read: {message}", where)
     node = data
     parts = ["factors", key[len("factors.") :]] if key.startswith("factors.") else key.split(".")
     for part in parts[:-1]:

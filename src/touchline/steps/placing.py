@@ -94,7 +94,7 @@ def _entries(path: Path) -> list[Any]:
     text = read_text_bounded(path, SIZE_LIMIT_BYTES)
     form = 'a list of jobs, or {"jobs": [...]}'
     try:
-        data = parse_json(text, pairs=_TwiceGiven, constant=_no_constant)
+        data = parse_json(text, pairs=_TwiceGiven, constant=_no_constant, allow_half_characters=True)
     except json.JSONDecodeError as fault:
         where = Where(path=str(path), line=fault.lineno, column=fault.colno)
         raise _not_read(path, f"is not JSON: {fault.msg}", form, where) from None
