@@ -27,7 +27,7 @@ pytestmark = pytest.mark.slurm
 WAIT_SECONDS = 120.0
 ONCE = "train.epochs=1"
 SMALL = (ONCE, "train.micro_batch_size=4", "train.packed=false", "evaluate.samples=4", "controls=[]")
-ON_SLURM = "compute.executor=slurm"
+ON_SLURM = "compute={executor: slurm, gpu: cpu}"
 WEIRD = 'it\'s an "experiment"\nwith $HOME; `ls` ünd'
 CONFIG = "slurm: {partition: gpu, cpus_per_run: 1, memory_gb: 2, poll_seconds: 0.3}\n"
 RUN, EVALUATION, CONTROL = "1M_rank2", "evaluate 1M_rank2", "evaluate 1M_base"

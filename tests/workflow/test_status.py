@@ -181,7 +181,7 @@ def test_without_a_plan_the_message_names_the_command(tmp_path: Path) -> None:
 def test_a_queue_that_does_not_answer_is_one_line_and_the_folders_are_shown(
     folder: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    workflow.plan(folder, settings, ["compute.executor=slurm"])
+    workflow.plan(folder, settings, ["compute.executor=slurm", "compute.gpu=cpu"])
     finish(folder)
     broken = Commands(Answer(code=None, out="", err="squeue: No such file or directory"))
     watcher = Watcher(folder, settings, commands=broken)
@@ -195,7 +195,7 @@ def test_a_queue_that_does_not_answer_is_one_line_and_the_folders_are_shown(
 
 
 def test_behind_a_queue_that_failed_nothing_else_is_waited_for(folder: Path, settings: Settings) -> None:
-    workflow.plan(folder, settings, ["compute.executor=slurm"])
+    workflow.plan(folder, settings, ["compute.executor=slurm", "compute.gpu=cpu"])
     made.begin(folder / "1M_rank2", job_id="76")
     commands = Commands(Answer(code=1, out="", err="slurm_load_jobs error: Unable to contact slurm controller"))
     seen = Watcher(folder, settings, commands=commands).now()
@@ -222,7 +222,7 @@ def test_a_job_that_ends_between_two_looks_is_not_called_incomplete(
 
 
 def test_a_finished_experiment_asks_nobody(folder: Path, settings: Settings) -> None:
-    workflow.plan(folder, settings, ["compute.executor=slurm"])
+    workflow.plan(folder, settings, ["compute.executor=slurm", "compute.gpu=cpu"])
     for number in range(3):
         finish(folder, number) if number < 2 else made.evaluate(
             plan_of(folder), plan_of(folder).runs[2], folder / plan_of(folder).runs[2].name
@@ -404,7 +404,7 @@ def test_the_evaluations_output_here_and_on_a_cluster(folder: Path, settings: Se
     (shared / "local-1.out").write_text("shared\n")
     assert call("logs", str(folder), "--run", plan.runs[0].name, "--eval").stdout == "shared\n"
     assert call("logs", str(folder), "--run", plan.runs[2].name).stdout == "shared\n"
-    workflow.plan(folder, settings, ["compute.executor=slurm"])
+    workflow.plan(folder, settings, ["compute.executor=slurm", "compute.gpu=cpu"])
     (folder / plan.runs[0].name / "slurm-eval-3.out").write_text("own\n")
     assert call("logs", str(folder), "--run", plan.runs[0].name, "--eval").stdout == "own\n"
 

@@ -59,6 +59,9 @@ class Backend(Protocol):
     fixed_settings: tuple[tuple[str, str], ...]
     """Settings that experiment.yaml cannot change: (key, value), `("train.optimizer", "AdamW, ...")`."""
 
+    most_devices: int
+    """Most devices that one of its runs uses."""
+
     def faults(self, model: ModelInfo, train: TrainConfig) -> tuple[Finding, ...]:
         """What it cannot do of what is asked."""
         ...

@@ -27,6 +27,17 @@ DOCUMENTED_CONFIGS: dict[str, tuple[Severity, str, str]] = {
         Fix: do not edit finetune.yaml; edit setup_finetune.yaml and accept the change.
         """,
     ),
+    "BK003": (
+        _E,
+        "devices-not-used",
+        """`compute.gpus_per_run` asks for more devices than a run can use, or for none of a GPU that is planned for.
+
+        Why: the job reserves all of them and computes on one, so the others are paid for and idle; and a plan for
+        several would promise a speed that the run does not have.
+
+        Fix: one GPU per run, and several runs at once: the message says how many the trainer and the machine use.
+        """,
+    ),
     "BK010": (
         _E,
         "config-not-readable",

@@ -189,13 +189,15 @@ DOCUMENTED_SITE: dict[str, tuple[Severity, str, str]] = {
         """,
     ),
     "US133": (
-        _W,
+        _E,
         "planned-for-the-login-node",
-        """This machine has no GPU and the cluster's nodes have.
+        """The runs are started by SLURM, and nothing says which GPU its nodes have.
 
-        Why: `compute.gpu: auto` plans time, memory and micro-batches for the machine at hand, here a processor.
+        Why: `compute.gpu: auto` is the machine at hand, here a login node; time limits, memory and micro-batches of its
+        CPU or GPU would be wrong on the nodes.
 
-        Fix: write the GPU of the nodes in experiment.yaml, `compute: {gpu: A100-80GB}`.
+        Fix: name the GPU of the nodes in experiment.yaml, `compute: {gpu: A100-80GB}`, or its type as `slurm.gpu_type`
+        in the user's config file. `compute: {gpu: cpu}` plans for runs on CPUs.
         """,
     ),
 }

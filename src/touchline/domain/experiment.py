@@ -20,6 +20,8 @@ NonNegativeInt = Annotated[int, Ge(0)]
 PositiveFloat = Annotated[float, Gt(0)]
 Fraction = Annotated[float, Gt(0), Lt(1)]
 Text = Annotated[str, MinLen(1)]
+CPU = "cpu"
+"""The value of `compute.gpu` that plans for CPUs."""
 _NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9_]+")
 
 
@@ -254,9 +256,11 @@ class ComputeConfig:
     executor: Literal["local", "slurm"] = "local"
     """How jobs are started: on this machine, or with sbatch."""
     gpus_per_run: NonNegativeInt = 1
-    """GPUs that one run uses; on a machine without any, runs use the processor, one at a time."""
+    """GPUs that one run uses; on a machine without any, runs use the processor, one at a time. More than the trainer
+    uses is an error."""
     gpu: Text = "auto"
-    """Which GPU to plan for: `auto` is the one here, a name such as `A100-80GB` plans for another machine."""
+    """Which GPU to plan for: `auto` is the one here, a name such as `A100-80GB` plans for another machine, `cpu` for
+    runs on CPUs. With `executor: slurm` it has to be given, unless the user's `slurm.gpu_type` tells it."""
     deadline: Text | None = None
     """When all should be done: `30min`, `6h`; compared with the plan."""
     time_limit: Text | None = None
@@ -274,6 +278,11 @@ class ComputeConfig:
     """CPUs of one run."""
     memory_gb_per_run: PositiveFloat | None = None
     """Host memory of one run, in GiB."""
+
+    @property
+    def gpus(self) -> int:
+        """GPUs that a job asks for; none where it is planned for the CPU."""
+        return 0 if self.gpu.lower() == CPU else self.gpus_per_run
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -321,6 +330,7 @@ class Experiment:
 
 
 __all__ = [
+    "CPU",
     "CheckpointConfig",
     "CheckpointInterval",
     "ComputeConfig",

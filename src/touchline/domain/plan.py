@@ -132,6 +132,11 @@ class Revision:
     """The runs whose digest changed."""
 
 
+def devices_of(machine: TargetMachine, gpus_per_run: int) -> int:
+    """Devices that one training uses on a machine: its GPUs, or one CPU."""
+    return max(gpus_per_run, 1) if machine.kind == "gpu" else 1
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Plan:
     """The whole plan, as plan.json holds it."""
@@ -184,6 +189,11 @@ class Plan:
     """The past runs that the estimates rest on."""
     revisions: tuple[Revision, ...]
     """What was changed, when and why."""
+
+    @property
+    def devices(self) -> int:
+        """Devices that one training uses: its GPUs, or one CPU."""
+        return devices_of(self.machine, self.gpus_per_run)
 
     def run(self, name: str) -> PlannedRun | None:
         """The run of that name."""

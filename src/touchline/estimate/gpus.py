@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import functools
 import re
 from dataclasses import dataclass
@@ -9,7 +10,9 @@ from dataclasses import dataclass
 from touchline.domain.quantity import Missing, Quantity
 from touchline.estimate.coefficients_gpus import ALIASES, GPUS
 
-_VENDORS = re.compile(r"^(?:nvidia|amd|tesla|geforce|\s)+", re.IGNORECASE)
+_VENDORS = re.compile(r"^(?:nvidia|amd|tesla|geforce|[\s_-])+", re.IGNORECASE)
+_SLICE = re.compile(r"\d+g\.\d+gb|\bmig\b")
+_FAMILY = re.compile(r"(?:rtx)?[a-z]{0,2}\d+")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,6 +63,45 @@ def find_gpu(name: str) -> Gpu | Missing:
                 return Missing(missing=f"{name!r} is sold with several memories: say one of {both}")
             return _gpu(known_or_none)
     return Missing(missing=f"the GPU {name!r} is not known; known are {', '.join(GPUS)}")
+
+
+def similar_gpus(name: str) -> tuple[str, ...]:
+    """Return the known GPUs that a name may stand for, best last: of `a100` and `A100-90GB` those with either memory.
+
+    A name that is known gives itself alone; a slice of a divided GPU (`a100_1g.5gb`) and what resembles none, nothing.
+    """
+    found = find_gpu(name)
+    if isinstance(found, Gpu):
+        return (found.name,)
+    words = _words(name)
+    if _SLICE.search(name.lower()) or not words:
+        return ()
+    family = _FAMILY.match(words[0])
+    tried = [words[:count] for count in range(len(words), 0, -1)] + ([] if family is None else [(family[0],)])
+    for start in tried:
+        kin = [known for known in GPUS if _words(known)[: len(start)] == start]
+        if kin:
+            return tuple(sorted(kin, key=lambda known: GPUS[known][0]))
+    return ()
+
+
+def nearest_gpus(name: str) -> tuple[str, ...]:
+    """Return the known GPUs that a mistyped name was meant to be, best last."""
+    similar = similar_gpus(name)
+    if _SLICE.search(name.lower()) or any(_words(known)[:1] == _words(name)[:1] for known in similar):
+        return similar
+    plain, names = _plain(name), {_plain(known): known for known in GPUS}
+    longer = tuple(known for its, known in names.items() if len(plain) > 1 and its.startswith(plain))
+    near = difflib.get_close_matches(plain, list(names), n=1, cutoff=0.6)
+    return tuple(dict.fromkeys((*similar, *(longer or (names[each] for each in near)))))
+
+
+def _words(name: str) -> tuple[str, ...]:
+    """`NVIDIA RTX-6000 Ada` becomes `rtx6000`, `ada`."""
+    found = re.findall(r"[a-z0-9]+", _VENDORS.sub("", name.strip()).lower())
+    if len(found) > 1 and found[0] == "rtx":
+        found = [found[0] + found[1], *found[2:]]
+    return tuple(found)
 
 
 def _plain(name: str) -> str:

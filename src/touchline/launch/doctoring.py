@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from touchline.domain.doctor import ClusterFacts
+from touchline.domain.doctor import ClusterFacts, PartitionFacts
+from touchline.domain.quantity import Missing
 from touchline.launch.commands import Answer, Commands
 from touchline.slurmtext.site_facts import (
     ASSOCIATION_FORMAT,
@@ -18,6 +19,9 @@ from touchline.slurmtext.site_facts import (
 
 ANSWER_SECONDS = 30.0
 """How long one question may take; a controller that is busy takes some."""
+
+LISTING_SECONDS = 10.0
+"""How long a plan waits for the list of partitions."""
 
 
 def ask_cluster(commands: Commands, user: str, options: Sequence[str]) -> ClusterFacts:
@@ -69,6 +73,15 @@ def ask_cluster(commands: Commands, user: str, options: Sequence[str]) -> Cluste
         answer=said(taken),
         problems=problems,
     )
+
+
+def ask_partitions(commands: Commands) -> tuple[PartitionFacts, ...] | Missing:
+    """Return the cluster's partitions with their GPUs, or why they are not known."""
+    answer = commands.run(("sinfo", "--noheader", f"--format={SINFO_FORMAT}"), timeout_seconds=LISTING_SECONDS)
+    if not answer.ok:
+        return Missing(missing=said(answer))
+    found = read_partitions(answer.out)
+    return found or Missing(missing="sinfo lists no partition")
 
 
 def said(answer: Answer) -> str:

@@ -110,7 +110,7 @@ def build_plan(inputs: PlanInputs) -> Plan:
         datasets={info.path: info for info in inputs.datasets.values()},
         runs=tuple(runs),
         executor=experiment.compute.executor,
-        gpus_per_run=experiment.compute.gpus_per_run,
+        gpus_per_run=experiment.compute.gpus,
         deadline=experiment.compute.deadline,
         compute=experiment.compute,
         tasks=inputs.tasks,
@@ -120,7 +120,7 @@ def build_plan(inputs: PlanInputs) -> Plan:
             runs,
             splits_made=any(map(is_split_at_random, inputs.datasets.values())),
         ),
-        **totals(runs, inputs.outlook.machine, experiment.compute.gpus_per_run),
+        **totals(runs, inputs.outlook.machine, experiment.compute.gpus),
         evidence=evidence_of(runs),
         revisions=(),
     )

@@ -253,7 +253,7 @@ def _configuration(plan: Plan) -> Iterator[tuple[str, ...]]:
             run.train.backend,
             f"{b.num_examples:,}",
             str(b.global_batch_size),
-            f"{b.micro_batch_size} x {b.gradient_accumulation_steps} x 1",
+            f"{b.micro_batch_size} x {b.gradient_accumulation_steps} x {plan.devices}",
             f"{b.steps:,} ({b.steps_per_epoch:,} an epoch)",
             f"{b.longest_example_tokens} tokens",
             f"{b.largest_micro_batch_tokens:,} padded tokens",

@@ -95,7 +95,7 @@ def _proposal(key: str, plan: Plan, needs: list[float]) -> Proposal:
 def share_proposals(plan: Plan, cluster: Cluster, site: SlurmSite) -> Iterator[Proposal]:
     """CPUs and memory of one run, so that as many run at once as the GPUs allow."""
     on_node = min(cluster.gpus_per_node or cluster.gpus, cluster.gpus)
-    at_once = on_node // max(plan.gpus_per_run, 1)
+    at_once = on_node // plan.devices
     if at_once < 1:
         return
     trainings = sum(run.train is not None for run in plan.runs)

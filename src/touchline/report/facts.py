@@ -59,8 +59,7 @@ def devices_of(gathered: Gathered) -> dict[str, int]:
     """By run, the GPUs that it trained on; a processor counts as one device, and so does what nobody told of."""
     plan = gathered.plan
     if plan is not None:
-        planned = max(plan.gpus_per_run, 1) if plan.machine.kind == "gpu" else 1
-        return dict.fromkeys((run.name for run in gathered.runs), planned)
+        return dict.fromkeys((run.name for run in gathered.runs), plan.devices)
     told = _gpus_told(gathered.metrics)
     return {run.name: max(told.get(run.name, 1), 1) for run in gathered.runs}
 

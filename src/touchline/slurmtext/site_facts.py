@@ -12,6 +12,7 @@ Seen on SLURM 22.05. A line that cannot be read is left out: these are facts to 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import replace
 
 from touchline.domain.doctor import AssociationFacts, PartitionFacts, QosFacts
@@ -26,7 +27,9 @@ CONFIG_KEYS = (
     *("EnforcePartLimits", "SelectType"),
 )
 """What is kept of `scontrol show config`."""
-_GPU = re.compile(r"gpu(?::(?P<type>[A-Za-z][\w.-]*))?(?::(?P<count>\d+))?(?:\(|$)")
+_GPU = re.compile(r"(?:gres/)?gpu(?P<words>(?:[:=][\w.-]+)*)(?:\(|$)")
+_COUNT = re.compile(r"(\d+)([KMGTP]?)", re.IGNORECASE)
+_FLAGS = frozenset({"no_consume"})
 _NOTHING = frozenset({"", "(null)", "N/A", "UNLIMITED", "None"})
 
 
@@ -65,14 +68,31 @@ def read_partitions(sinfo: str, scontrol: str = "") -> tuple[PartitionFacts, ...
 
 
 def read_gpus(gres: str) -> dict[str, int]:
-    """GPUs by type of `gpu:a100:4(S:0-1),shard:8`; the type is empty where there is none, the count 1 where none is."""
+    """GPUs by type of `gpu:a100:4(S:0-1),shard:8`; the type is empty where there is none, the count 1 where none is.
+
+    A type may begin with a digit, as the slices of a divided GPU do: `gpu:1g.10gb:7`.
+    """
     found: dict[str, int] = {}
     # Commas also stand inside the brackets that tell the sockets.
-    for part in re.split(r",(?![^()]*\))", gres):
-        match = _GPU.match(part)
-        if match is not None:
-            kind = match["type"] or ""
-            found[kind] = found.get(kind, 0) + int(match["count"] or 1)
+    for part in re.split(r",(?![^()]*\))", gres.strip()):
+        match = _GPU.match(part.strip())
+        if match is None:
+            continue
+        words = [word for word in re.split(r"[:=]", match["words"]) if word and word not in _FLAGS]
+        count = _COUNT.fullmatch(words[-1]) if words else None
+        kind = "".join(words[:1]) if count is None or len(words) > 1 else ""
+        number = 1 if count is None else int(count[1]) * 1024 ** " KMGTP".index(count[2].upper() or " ")
+        if number:
+            found[kind] = found.get(kind, 0) + number
+    return found
+
+
+def gpus_offered(partitions: Iterable[PartitionFacts]) -> dict[str, dict[str, int]]:
+    """Return the GPUs of a node by type and partition; the types in the order in which they are first seen."""
+    found: dict[str, dict[str, int]] = {}
+    for part in partitions:
+        for kind, count in part.gpus.items():
+            found.setdefault(kind, {})[part.name] = count
     return found
 
 

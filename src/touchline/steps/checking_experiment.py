@@ -34,7 +34,7 @@ from touchline.spec.stated import Place, stated_of_run
 from touchline.steps.auditing import config_findings
 from touchline.steps.checking_answers import answer_findings, module_findings, stage_leaks
 from touchline.steps.choosing import CheckRequest, chosen, in_order
-from touchline.steps.outlook import free_space, target
+from touchline.steps.outlook import free_space
 from touchline.steps.parity import Parity
 from touchline.steps.scoring import task_findings
 from touchline.steps.seeing import MODEL_NOT_HERE, Seen, as_findings, lengths_of, see
@@ -72,6 +72,9 @@ def check_experiment(yaml: Path, settings: Settings, gpu: str, date: str) -> Che
     found = CheckedExperiment()
     try:
         loaded = read_experiment(read_text_bounded(yaml, SIZE_LIMIT_BYTES), str(yaml))
+        if gpu != "auto":
+            compute = replace(loaded.experiment.compute, gpu=gpu)
+            loaded = replace(loaded, experiment=replace(loaded.experiment, compute=compute))
         seen = see(loaded, yaml.parent, settings, {}, only_checked=True)
     except InputFault as fault:
         found.findings += as_findings(fault, "EX003", Where(path=str(yaml)))
@@ -86,13 +89,7 @@ def check_experiment(yaml: Path, settings: Settings, gpu: str, date: str) -> Che
             lengths = lengths_of(seen, settings, date)
         except TouchlineError as fault:
             found.findings += fault.findings
-    compute = loaded.experiment.compute
-    try:
-        around = surroundings_of(gpu if gpu != "auto" else compute.gpu, compute.gpus_per_run, yaml.parent)
-    except InputFault as fault:
-        found.findings += as_findings(fault, "EX003", loaded.document.where(["compute", "gpu"]))
-        around = Surroundings()
-    found.views = list(training_views(seen, lengths, around))
+    found.views = list(training_views(seen, lengths, surroundings_of(seen)))
     allow = CheckRequest(allow=loaded.experiment.allow)
     found.findings += unknown_codes(seen)
     found.findings += chosen(launch_findings(seen, found.views, lengths, settings, date), allow)
@@ -117,14 +114,9 @@ def _backend_findings(seen: Seen) -> Iterator[Finding]:
 def checked_for_launch(
     seen: Seen, lengths: dict[tuple[str, str], Lengths], settings: Settings, date: str
 ) -> list[Finding]:
-    """What stands against launching an experiment that can be read, without what it allows.
-
-    Raises:
-        InputFault: `compute.gpu` names a GPU that is not known.
-    """
+    """What stands against launching an experiment that can be read, without what it allows."""
     experiment = seen.loaded.experiment
-    around = surroundings_of(experiment.compute.gpu, experiment.compute.gpus_per_run, seen.root)
-    views = list(training_views(seen, lengths, around))
+    views = list(training_views(seen, lengths, surroundings_of(seen)))
     found = [*unknown_codes(seen), *launch_findings(seen, views, lengths, settings, date)]
     return in_order(chosen(found, CheckRequest(allow=experiment.allow)))
 
@@ -263,17 +255,15 @@ def training_findings(views: Iterable[TrainingView]) -> Iterator[Finding]:
         yield from check_view(view, view.stated.where, view.stated.subject)
 
 
-def surroundings_of(gpu: str, gpus_per_run: int, folder: Path) -> Surroundings:
-    """The machine that an experiment is for.
-
-    Raises:
-        InputFault: the GPU is not known.
-    """
-    machine, found = target(gpu, gpus_per_run)
-    free = free_space(folder)
+def surroundings_of(seen: Seen) -> Surroundings:
+    """The machine that an experiment is for; one that nothing names is not known."""
+    if seen.target is None:
+        return Surroundings()
+    machine, found = seen.target.machine, seen.target.gpu
+    free = free_space(seen.root)
     return Surroundings(
         gpu=found if isinstance(found, Gpu) else None,
-        gpu_count=max(gpus_per_run, 1) if machine.kind == "gpu" else None,
+        gpu_count=max(seen.loaded.experiment.compute.gpus, 1) if machine.kind == "gpu" else None,
         cpus=None,
         free_disk_bytes=None if isinstance(free, Missing) else int(free.value * 1e6),
         source=machine.source,

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 
 from touchline.domain.doctor import AssociationFacts, ClusterFacts, DoctorCheck, PartitionFacts, QosFacts, Status
 from touchline.domain.site import SlurmSite
+from touchline.estimate.gpus import similar_gpus
 from touchline.slurmtext.site_facts import first_number
 from touchline.units import GIB, MIB, format_bytes, format_seconds
 
@@ -120,13 +121,14 @@ def _gpus(chosen: Sequence[PartitionFacts], site: SlurmSite, gpus_here: int) -> 
         yield _found("GPUs", "error", message, "US122", hint)
         return
     yield _ok("GPUs", f"a node of {names} has {offered}")
-    if not gpus_here:
+    if not gpus_here and site.gpu_type is None:
+        near = [name for kind in kinds for name in similar_gpus(kind)]
         yield _found(
             "planning",
             "warning",
-            "this machine has no GPU, so `compute.gpu: auto` plans time and memory for its processor",
+            "this machine has no GPU, so experiments have to name the one of the nodes",
             "US133",
-            "write the GPU of the nodes, compute.gpu: A100-80GB, in experiment.yaml",
+            f"compute.gpu: {near[-1] if near else 'A100-80GB'} in experiment.yaml, or slurm.gpu_type {CONFIG}",
         )
 
 

@@ -31,7 +31,7 @@ from touchline.estimate.time import StepTime, seconds_per_step
 from touchline.estimate.work import work_of
 from touchline.launch.simulating import request_for, simulate
 from touchline.steps.evidence import PastRuns, past_runs, points_of
-from touchline.steps.outlook import target
+from touchline.steps.target import target_named
 from touchline.units import GIB
 
 _AUTO = "auto"
@@ -193,7 +193,8 @@ def _device(request: EstimateRequest) -> tuple[TargetMachine, Gpu | None, list[s
     Raises:
         InputFault: an unknown name.
     """
-    machine, found = target(request.gpu, 1, "--gpu")
+    target = target_named(request.gpu, "--gpu")
+    machine, found = target.machine, target.gpu
     if not isinstance(found, Missing):
         return machine, found, []
     if machine.kind == "gpu":

@@ -18,7 +18,7 @@ from touchline.domain.quantity import Missing
 from touchline.domain.stated import StatedSource, StatedTraining
 from touchline.errors import TouchlineError
 from touchline.estimate.gpus import Gpu
-from touchline.steps.outlook import target
+from touchline.steps.target import target_named
 
 _ROWS = frozenset({".json", ".jsonl", ".csv", ".parquet"})
 _OTHER_TOKENIZERS = ("*.model", "original/*.model", "vocab.*", "*.tiktoken", "tokenization_*.py", "tekken.json")
@@ -164,7 +164,8 @@ def surroundings(gpu: str, cpus: int | None) -> Surroundings:
     Raises:
         InputFault: a GPU of that name is not known.
     """
-    machine, found = target(gpu, 1, "--gpu")
+    target = target_named(gpu, "--gpu")
+    machine, found = target.machine, target.gpu
     known = found if isinstance(found, Gpu) else None
     source = "--gpu" if gpu != "auto" else "this machine"
     if cpus is None and known is not None and gpu == "auto":

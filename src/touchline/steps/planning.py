@@ -28,6 +28,7 @@ from touchline.spec.settings import flat_settings
 from touchline.steps.choosing import ALLOWED
 from touchline.steps.outlook import free_space, look
 from touchline.steps.seeing import Seen, lengths_of, see
+from touchline.steps.target import target_of
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,7 +62,7 @@ def resolve(
     experiment = loaded.experiment
     date = old.date if old is not None else today()
     seen = see(loaded, folder.root, settings, accepted)
-    if errors := seen.errors:
+    if (errors := seen.errors) or seen.target is None:
         raise InputFault(
             f"{loaded.document.path}: {len(errors)} fault{'s' if len(errors) > 1 else ''}", findings=seen.findings
         )
@@ -81,7 +82,7 @@ def resolve(
         touchline_version=__version__,
         given=loaded.given,
         tasks=tuple(seen.tasks.values()),
-        outlook=look(experiment, seen.models.values(), {spec.train.backend for spec in seen.specs}, settings),
+        outlook=look(seen.target, seen.models.values(), {spec.train.backend for spec in seen.specs}, settings),
         accepted=accepted,
         started={
             run.name: run
@@ -122,6 +123,7 @@ def refuse_findings(planned: Planned, settings: Settings) -> None:
         DriftFault: a dataset or a model is no longer what was planned.
     """
     folder, plan_ = planned.folder, planned.plan
+    refuse_other_machine(plan_, settings)
     loaded = read_experiment(read_text_bounded(folder.yaml, SIZE_LIMIT_BYTES), str(folder.yaml), plan_.overrides)
     if loaded.sha256 != plan_.experiment_sha256:
         # What is prepared is the plan; the changed file is checked when it is planned.
@@ -131,6 +133,21 @@ def refuse_findings(planned: Planned, settings: Settings) -> None:
         raise InputFault(f"{loaded.document.path}: {len(errors)} faults", findings=errors)
     _refuse_changes(planned, seen)
     _launchable(seen, lengths_of(seen, settings, plan_.date), settings, plan_.date)
+
+
+def refuse_other_machine(plan_: Plan, settings: Settings) -> None:
+    """Refuse a plan that an earlier version made for the CPU of a login node.
+
+    Raises:
+        InputFault: the plan's jobs run on a cluster, and nothing says which GPU its nodes have.
+    """
+    if plan_.executor == "slurm" and plan_.machine.kind == "cpu" and plan_.compute.gpus:
+        target_of(plan_.compute, settings.slurm)
+        raise DriftFault(
+            "the plan is for the CPU of the machine that planned it, and its jobs ask for a GPU",
+            expected="a plan for the GPU of the nodes",
+            hint=f"touchline plan {shlex.quote(plan_.experiment)}",
+        )
 
 
 def _refuse_changes(planned: Planned, seen: Seen) -> None:

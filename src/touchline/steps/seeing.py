@@ -22,6 +22,7 @@ from touchline.spec import ModelLabel, expand, label_of, with_settings
 from touchline.spec.document import error
 from touchline.spec.read import LoadedExperiment
 from touchline.spec.stages import chain_faults, stage_experiment, stage_places
+from touchline.steps.target import Target, device_findings, target_of
 from touchline.tasks import Task, get_task
 from touchline.tasks.exact_match import EXACT_MATCH
 
@@ -50,6 +51,8 @@ class Seen:
     """The datasets that can be read, by the path that the file uses."""
     tasks: dict[str, EvaluationTask] = field(default_factory=dict)
     """The further tasks of `evaluate.tasks` that are sound, by name."""
+    target: Target | None = None
+    """The machine that its runs will use; None where nothing names it."""
     findings: list[Finding] = field(default_factory=list)
     """What is wrong, errors and others."""
 
@@ -104,12 +107,26 @@ def see(
             except InputFault as fault:
                 faults = as_findings(fault, "DA100", _place_of_data(spec, loaded))
                 seen.findings += [each for each in faults if each not in seen.findings]
+    _see_target(seen, settings)
     _see_tasks(seen)
     seen.findings += _cluster_findings(seen)
     seen.findings += _general_findings(seen)
     seen.findings += [finding for model in seen.models.values() for finding in model.findings]
     seen.findings += [finding for dataset in seen.datasets.values() for finding in dataset.findings]
     return seen
+
+
+def _see_target(seen: Seen, settings: Settings) -> None:
+    """Find the machine that the runs will use, and what stands against it."""
+    compute, document = seen.loaded.experiment.compute, seen.loaded.document
+    try:
+        seen.target = target_of(compute, settings.slurm)
+    except InputFault as fault:
+        key = "gpu" if compute.gpu.lower() != "auto" else "executor"
+        seen.findings += as_findings(fault, "EX003", document.where(["compute", key]))
+    trainers = [spec.train.backend for spec in seen.specs if spec.kind is RunKind.FINE_TUNED]
+    machine = None if seen.target is None else seen.target.machine
+    seen.findings += device_findings(compute, trainers, machine, document.where(["compute", "gpus_per_run"]))
 
 
 def _see_tasks(seen: Seen) -> None:

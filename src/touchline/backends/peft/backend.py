@@ -48,6 +48,7 @@ class PeftBackend:
         ("train.loss", "cross-entropy, mean over the label tokens of a step"),
         ("train.quantization", "none"),
     )
+    most_devices = 1
 
     def faults(self, model: ModelInfo, train: TrainConfig) -> tuple[Finding, ...]:
         """Settings that this trainer does not have for this model."""
