@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-
 from tests.workflow.folders import environment, make_experiment, touchline
+
 from touchline import workflow
 from touchline.catalog.settings import Settings
 from touchline.domain.experiment import ComputeConfig
