@@ -25,10 +25,12 @@ from tests.evaluate.tiny_evaluation import (
     write_run,
 )
 
-from touchline.catalog.evaluations import read_evaluation_config
+from touchline.catalog.evaluations import read_asked, read_evaluation_config
+from touchline.catalog.models import load_renderer, read_model
 from touchline.domain.experiment import EvaluateConfig
 from touchline.domain.status import EXIT_NO_PARENT
 from touchline.errors import DriftFault, InputFault
+from touchline.evaluate.inspect_task import planned_items
 from touchline.evaluate.process import evaluate, read_request
 from touchline.evaluate.scratch import SCRATCH
 from touchline.results.evaluations import finished_evaluation, read_evaluations, settings_sha256
@@ -99,6 +101,18 @@ def test_each_job_leaves_a_genuine_log_and_its_scores(evaluated: Path, run: str,
         assert logged.scores is not None
         assert set(logged.scores) == {"exact", "match"}
     assert finished_evaluation(evaluated / run, config, checkpoint, record.adapter_sha256) == record
+
+
+def test_the_scores_hold_each_item_as_the_model_saw_it(evaluated: Path) -> None:
+    """Question and full prompt: what the tokenizer was given, special tokens included, also for a control."""
+    for run, _ in ALL_JOBS:
+        config = read_evaluation_config(evaluated / run / "eval.yaml")
+        (record,) = read_evaluations(evaluated / run)
+        renderer = load_renderer(read_model(Path(config.model.path)), config.date)
+        asked = read_asked(evaluated / run, record)
+        for example in planned_items(config):
+            assert asked[example.id].question == example.prompt[-1].content
+            assert asked[example.id].prompt == renderer.prompt_text(example.prompt)
 
 
 def test_a_run_by_itself_does_what_its_eval_yaml_asks_for(evaluated: Path, tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ from touchline.domain.report import (
     Weight,
 )
 from touchline.domain.results import (
+    AskedItem,
     CheckpointInfo,
     Difference,
     EvaluationRecord,
@@ -33,6 +34,7 @@ from touchline.domain.results import (
     Proportion,
     RunResult,
     SampleScore,
+    StepCurves,
 )
 from touchline.domain.runs import ControlKind, Level, RunKind
 from touchline.domain.status import JobState, RunStatus, TrainingOutcome
@@ -188,6 +190,7 @@ def made_report(make: Make = Make()) -> Report:
             ),
             Source(kind="base model", name="1B", facts=(("dtype on disk", "bfloat16"), ("weights", "2.3 GiB"))),
         ),
+        asked={record.asked_key: _asked(words) for run in runs for record in run.evaluations},
     )
 
 
@@ -216,6 +219,14 @@ def _samples(
             SampleScore(id=str(index), target=target, output=output, exact=exact, match=exact, stop="stop", parsed=True)
         )
     return tuple(made)
+
+
+def _asked(words: Sequence[str]) -> dict[str, AskedItem]:
+    questions = [f"Capitalize the given word: {word}" for word in words]
+    return {
+        str(index): AskedItem(question=question, prompt=f"<|user|>\n{question}<|end|>\n<|assistant|>\n")
+        for index, question in enumerate(questions)
+    }
 
 
 def _record(run: str, checkpoint: str, samples: tuple[SampleScore, ...]) -> EvaluationRecord:
@@ -287,6 +298,7 @@ def _trained(
         seed=seed,
         evaluations=evaluations,
         train_losses=_train_losses(make.steps, size, rng),
+        curves=_curves(make.steps),
         validation_losses=_validation_losses(make.steps, size, rng),
         checkpoints=checkpoints,
         hours=_HOURS[model] * (1 + 0.01 * size) * (1 + rng.normal(scale=0.004)),
@@ -297,6 +309,17 @@ def _trained(
 
 def _adapter_bytes(model: int, rank: str) -> int:
     return int(float(rank) * (4 if model == 0 else 8) * MIB)
+
+
+def _curves(steps: int) -> StepCurves:
+    """Warm-up and a line down to 0; a gradient norm that falls; a speed that varies."""
+    numbers = range(1, steps + 1)
+    return StepCurves(
+        steps=tuple(numbers),
+        learning_rate=tuple(1e-3 * min(step / 10, 1 - step / (steps + 1)) for step in numbers),
+        gradient_norm=tuple(0.1 + 30 / (step + 3) for step in numbers),
+        tokens_per_second=tuple(1200.0 + 40 * math.sin(step) for step in numbers),
+    )
 
 
 def _train_losses(steps: int, size: float, rng: np.random.Generator) -> tuple[LossPoint, ...]:
@@ -327,6 +350,7 @@ def _result(
     seed: int,
     evaluations: tuple[EvaluationRecord, ...],
     train_losses: tuple[LossPoint, ...] = (),
+    curves: StepCurves | Missing = _NONE,
     validation_losses: tuple[LossPoint, ...] = (),
     checkpoints: tuple[CheckpointInfo, ...] = (),
     hours: float | None = None,
@@ -363,6 +387,7 @@ def _result(
         adapter_size=Quantity(value=adapter, unit="B") if adapter else _NONE,
         checkpoints=checkpoints,
         train_losses=train_losses,
+        curves=curves,
         validation_losses=validation_losses,
         evaluations=evaluations,
         control=None if trained else ControlKind.BASE,
@@ -404,6 +429,7 @@ def _spoiled(runs: list[RunResult]) -> list[RunResult]:
         **no_evaluation
         | {"status": RunStatus.FAILED, "job_state": JobState.OUT_OF_MEMORY, "outcome": TrainingOutcome.NOT_STARTED},
         train_losses=(),
+        curves=Missing(missing="no step has been measured"),
         validation_losses=(),
         checkpoints=(),
         steps_done=0,

@@ -164,6 +164,11 @@ def test_the_sample_browser_shows_what_was_gained_and_every_answer(tab: Tab) -> 
     tab.click(*tab.middle("#browser tbody tr:first-child td"))
     told = tab.evaluate("document.querySelector('#browser tr.all').textContent")
     assert "1B_base" in told
+    word = tab.evaluate("document.querySelector('#browser tbody tr.item td:nth-child(3)').textContent").lower()
+    question = f"Capitalize the given word: {word}"
+    assert tab.evaluate("document.querySelector('#browser tbody tr.item td:nth-child(2)').textContent") == question
+    prompt = tab.evaluate("document.querySelector('#browser tr.all pre').textContent")
+    assert prompt == f"<|user|>\n{question}<|end|>\n<|assistant|>\n"
     tab.evaluate(
         "(() => { const find = document.querySelector('#browser input'); find.value = 'no such answer';"
         " find.dispatchEvent(new Event('input')); })()"

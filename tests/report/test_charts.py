@@ -10,6 +10,7 @@ from dataclasses import replace
 import pytest
 from tests.report.made_report import Make, fifty, made_report, thousand
 
+from touchline.domain.quantity import Missing
 from touchline.domain.report import Report
 from touchline.report.chart import Chart
 from touchline.report.charts import charts
@@ -28,7 +29,7 @@ REPORTS = {
 }
 ALL = {
     "scores", "differences", "effect_train_lora_rank", "contrasts", "score_by_epoch", "train_loss", "validation_loss",
-    "cost", "estimates", "storage",
+    "learning_rate", "gradient_norm", "tokens_per_second", "cost", "estimates", "storage",
 }  # fmt: skip
 
 
@@ -78,7 +79,16 @@ def test_a_figure_has_a_mark_for_each_run() -> None:
     by_name = {chart.name: chart for chart in charts(report)}
     trained = {run.name for run in report.runs if run.train_losses}
     assert {row["run"] for row in rows(by_name["scores"])} == {run.name for run in report.runs}
-    for name in ("differences", "train_loss", "validation_loss", "cost", "estimates"):
+    for name in (
+        "differences",
+        "train_loss",
+        "validation_loss",
+        "learning_rate",
+        "gradient_norm",
+        "tokens_per_second",
+        "cost",
+        "estimates",
+    ):
         assert {row["run"] for row in rows(by_name[name]) if "run" in row} == trained, name
 
 
@@ -128,6 +138,7 @@ def nothing(report: Report) -> Report:
         replace(
             run,
             train_losses=(),
+            curves=Missing(missing="no step has been measured"),
             validation_losses=(),
             evaluations=(),
             checkpoints=(),

@@ -27,7 +27,7 @@ def report() -> Report:
     """A small report whose first run has been asked something strange as well."""
     made = made_report(Make(models=1, ranks=("4",), seeds=1, steps=5, items=7))
     first = next(run for run in made.runs if run.evaluations)
-    odd = replace(first.evaluations[0], task="tasks/mine.py", score="f1", samples=NASTY)
+    odd = replace(first.evaluations[0], task="tasks/mine.py", score="f1", samples=NASTY, settings_sha256="5" * 64)
     changed = replace(first, other_evaluations=(odd,))
     return replace(made, runs=tuple(changed if run is first else run for run in made.runs))
 
@@ -53,6 +53,11 @@ def test_every_answer_is_a_row_with_the_same_keys(report: Report) -> None:
     assert nasty[2]["parsed"] is True
     assert [row["cluster"] for row in nasty] == [None, None, "d1"]
     assert isinstance(nasty[0]["levels"], dict)
+    own = [row for row in rows if row["task"] != "tasks/mine.py"]
+    assert all(str(row["target"]).lower() in str(row["question"]) for row in own)
+    assert all(row["prompt"] == f"<|user|>\n{row['question']}<|end|>\n<|assistant|>\n" for row in own)
+    # Nobody recorded what the other task asked; the item 1 of this one is another than its i1.
+    assert [(row["question"], row["prompt"]) for row in nasty] == [(None, None)] * 3
 
 
 @pytest.mark.planning

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
 from touchline.domain.evaluation import EvaluationConfig, EvaluationTask
 from touchline.domain.experiment import task_file_stem
-from touchline.domain.results import EvaluationRecord
+from touchline.domain.results import AskedItem, EvaluationRecord, EvaluationScores
 from touchline.errors import InputFault, TouchlineError
 from touchline.files import read_text_bounded
 from touchline.spec.document import parse
@@ -26,8 +27,10 @@ EVALUATION_FILE = "eval.yaml"
 EVALUATIONS_FOLDER = "eval"
 SCORES_SUFFIX = ".scores.json"
 _CONFIG_LIMIT_BYTES = 1 << 20
-_SCORES_LIMIT_BYTES = 1 << 28
+_SCORES_LIMIT_BYTES = 1 << 30
+"""Holds the full prompt of every item."""
 _RECORD: TypeAdapter[EvaluationRecord] = TypeAdapter(EvaluationRecord)
+_SCORES: TypeAdapter[EvaluationScores] = TypeAdapter(EvaluationScores)
 
 
 def read_evaluation_config(path: Path) -> EvaluationConfig:
@@ -100,6 +103,30 @@ def read_evaluations(run_folder: Path) -> list[EvaluationRecord]:
         return []
     found = (_read(path) for path in sorted(folder.glob(f"*{SCORES_SUFFIX}")))
     return [record for record in found if record is not None]
+
+
+def question_of(turns: Sequence[tuple[str, str]]) -> str:
+    """Return the question of an item: the text of its last user turn, or of all turns if it has none.
+
+    Args:
+        turns: (role, text) of each turn.
+    """
+    asked = [text for role, text in turns if role == "user"]
+    return asked[-1] if asked else "\n".join(text for _, text in turns)
+
+
+def read_asked(run_folder: Path, record: EvaluationRecord) -> dict[str, AskedItem]:
+    """Read the items of an evaluation as they were asked, by id. Empty if its scores file does not hold them."""
+    try:
+        text = read_text_bounded(run_folder / scores_path(record), _SCORES_LIMIT_BYTES)
+        return _SCORES.validate_json(text, strict=True).asked
+    except (TouchlineError, ValidationError):
+        return {}
+
+
+def scores_json(scores: EvaluationScores) -> bytes:
+    """Return the content of a scores file."""
+    return _SCORES.dump_json(scores, indent=1)
 
 
 def finished_evaluation(

@@ -5,14 +5,14 @@ Texts here are plain; who renders them escapes them. Numbers are `Measured`: abs
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from touchline.domain.analysis import Analysis, Shown
 from touchline.domain.collected import RunMetrics
 from touchline.domain.plan import Plan
 from touchline.domain.quantity import Measured
-from touchline.domain.results import RunResult
+from touchline.domain.results import AskedItem, RunResult
 from touchline.domain.settings import RunSetting
 from touchline.domain.verification import Verification
 
@@ -251,6 +251,8 @@ class Report:
     """The appendix."""
     sources: tuple[Source, ...]
     """Datasets and models."""
+    asked: dict[str, dict[str, AskedItem]] = field(default_factory=dict)
+    """Items as asked, by id, by `EvaluationRecord.asked_key`."""
     device: str = "device"
     """What hours are counted of: `GPU`, `processor`, or `device` where nobody told."""
     settings: tuple[RunSetting, ...] = ()
@@ -291,3 +293,5 @@ class Gathered:
     """What only who read the files can tell: lines of logs, exits, files that could not be read."""
     sources: tuple[Source, ...]
     """Datasets and models, as far as they are known."""
+    asked: dict[str, dict[str, AskedItem]] = field(default_factory=dict)
+    """Items as asked, by id, by `EvaluationRecord.asked_key`."""

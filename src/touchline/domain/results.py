@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from touchline.domain.quantity import Measured
+from touchline.domain.quantity import Measured, Missing
 from touchline.domain.runs import ControlKind, Level, RunKind
 from touchline.domain.status import JobState, RunStatus, TrainingOutcome
 
@@ -94,6 +94,16 @@ class SampleScore:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class AskedItem:
+    """Test item as it was asked."""
+
+    question: str
+    """The item's input: its last user turn, before the chat template."""
+    prompt: str | None = None
+    """Full prompt as the model saw it, chat template and special tokens included; None where it was not recorded."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class EvaluationRecord:
     """eval/<name>.scores.json: what one evaluation gave, beside the genuine .eval log it was read from."""
 
@@ -130,6 +140,19 @@ class EvaluationRecord:
     repeats: int = 1
     """Sampled answers to each item."""
 
+    @property
+    def asked_key(self) -> str:
+        """Key of the items as asked: evaluations with the same data and the same settings share it."""
+        return f"{self.data_sha256} {self.settings_sha256}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EvaluationScores(EvaluationRecord):
+    """The scores file: an evaluation with its items as asked. Files written before 0.2 have no `asked`."""
+
+    asked: dict[str, AskedItem] = field(default_factory=dict)
+    """Item as asked, by its id."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CheckpointInfo:
@@ -164,6 +187,20 @@ class LossPoint:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class StepCurves:
+    """Measurements of each optimizer step, side by side."""
+
+    steps: tuple[int, ...]
+    """Number of each step, from 1."""
+    learning_rate: tuple[float, ...]
+    """Learning rate of its update."""
+    gradient_norm: tuple[float, ...]
+    """Norm of its gradient before clipping."""
+    tokens_per_second: tuple[float, ...]
+    """Non-padding tokens over its wall-clock time, all devices together."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class AttemptResult:
     """One attempt at a training."""
 
@@ -181,6 +218,10 @@ class AttemptResult:
     """How long it lasted."""
     superseded: bool
     """Whether the run has been planned again since, so that what it made was moved aside."""
+
+
+NO_CURVES = Missing(missing="its log is not read for them")
+"""Instead of curves, of a run that another tool trained."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -239,6 +280,8 @@ class RunResult:
     """Training loss by step."""
     validation_losses: tuple[LossPoint, ...]
     """Validation loss by step."""
+    curves: StepCurves | Missing = NO_CURVES
+    """Learning rate, gradient norm and speed by step, or why they are not there."""
     evaluations: tuple[EvaluationRecord, ...]
     """Its evaluations on the experiment's own task, oldest epoch first."""
     other_evaluations: tuple[EvaluationRecord, ...] = ()

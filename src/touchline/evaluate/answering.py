@@ -10,12 +10,10 @@ from inspect_ai import eval as inspect_eval
 from inspect_ai import task_with
 from inspect_ai.log import EvalLog, read_eval_log
 from inspect_ai.model import get_model
-from pydantic import TypeAdapter
 
-from touchline.catalog.evaluations import EVALUATIONS_FOLDER, SCORES_SUFFIX, evaluation_name
+from touchline.catalog.evaluations import EVALUATIONS_FOLDER, SCORES_SUFFIX, evaluation_name, scores_json
 from touchline.domain.evaluation import EvaluationTask, decoding_text, errors_allowed
 from touchline.domain.experiment import EvaluateConfig, task_file_stem
-from touchline.domain.results import EvaluationRecord
 from touchline.evaluate.engine import Engine
 from touchline.evaluate.inspect_task import evaluation_metadata, evaluation_task, generate_config
 from touchline.evaluate.job import Job
@@ -140,4 +138,4 @@ def publish(job: Job, evaluated: Evaluated, log: EvalLog) -> None:
         # Old scores beside a new log would be a lie; without scores it is no finished evaluation.
         scores.unlink(missing_ok=True)
         made.replace(target)
-    write_atomic(scores, TypeAdapter(EvaluationRecord).dump_json(record, indent=1))
+    write_atomic(scores, scores_json(record))

@@ -44,6 +44,8 @@ CONNECTIONS_PER_BATCH = 4
 DATE_KEY = "touchline_date"
 BATCH_SIZE_KEY = "touchline_batch_size"
 """Keys under `extra_body` by which a task hands over its frozen date and its batch size."""
+PROMPT_KEY = "touchline_prompt"
+"""Key in an output's metadata for the prompt as the model saw it."""
 
 _REFUSED = (
     "stop_seqs",
@@ -152,7 +154,8 @@ class TouchlineAPI(ModelAPI):
         refuse_unsupported(tools, config)
         extra = config.extra_body or {}
         renderer = self.renderer(str(extra.get(DATE_KEY, self._date)))
-        prompt = renderer.prompt_ids(plain_messages(input))
+        text = renderer.prompt_text(plain_messages(input))
+        prompt = renderer.encode(text)
         limit = config.max_tokens if config.max_tokens is not None else DEFAULT_MAX_NEW_TOKENS
         context = self.checkpoint.model.context_length
         if len(prompt) + limit > context:
@@ -171,7 +174,7 @@ class TouchlineAPI(ModelAPI):
         request = Request(worn=self._worn, prompt=prompt, decoding=decoding, stream=stream)
         engine = await asyncio.to_thread(lambda: self.engine) if self._engine is None else self._engine
         answer = await wait_for(engine.submit(request))
-        return self._output(renderer.decode(answer.ids), answer, len(prompt))
+        return self._output(renderer.decode(answer.ids), answer, text, len(prompt))
 
     def max_connections(self) -> int:
         """Requests that Inspect keeps waiting here."""
@@ -181,7 +184,7 @@ class TouchlineAPI(ModelAPI):
         """Every model has connections of its own: the engine, not a server, is what they share."""
         return self.model_name
 
-    def _output(self, text: str, answer: Generation, prompt_tokens: int) -> ModelOutput:
+    def _output(self, text: str, answer: Generation, prompt: str, prompt_tokens: int) -> ModelOutput:
         reason: Literal["stop", "max_tokens"] = answer.stop_reason
         written = len(answer.ids) + (1 if reason == "stop" else 0)
         message = ChatMessageAssistant(content=text, model=self.model_name, source="generate")
@@ -189,6 +192,7 @@ class TouchlineAPI(ModelAPI):
             model=self.model_name,
             choices=[ChatCompletionChoice(message=message, stop_reason=reason)],
             usage=ModelUsage(input_tokens=prompt_tokens, output_tokens=written, total_tokens=prompt_tokens + written),
+            metadata={PROMPT_KEY: prompt},
         )
 
 

@@ -11,12 +11,13 @@ from urllib.parse import unquote, urlparse
 from inspect_ai.log import EvalLog, EvalSample
 from inspect_ai.scorer import CORRECT
 
-from touchline.catalog.evaluations import settings_sha256
+from touchline.catalog.evaluations import question_of, settings_sha256
 from touchline.domain.evaluation import EvaluationConfig, EvaluationTask, errors_allowed
-from touchline.domain.results import EvaluationRecord, SampleScore
+from touchline.domain.results import AskedItem, EvaluationScores, SampleScore
 from touchline.errors import RunsFailed
 from touchline.evaluate.inspect_task import PARSED_KEY, planned_items
 from touchline.evaluate.own_scores import cluster_of, items_sha256, scored, stop_of
+from touchline.evaluate.provider import PROMPT_KEY
 from touchline.files import sha256_file
 
 
@@ -83,7 +84,7 @@ def _too_many(errors: Sequence[str], max_error_rate: float, answers: int, *, sto
     )
 
 
-def make_record(evaluated: Evaluated, log: EvalLog, path: Path, name: str) -> EvaluationRecord:
+def make_record(evaluated: Evaluated, log: EvalLog, path: Path, name: str) -> EvaluationScores:
     """The scores of a finished log, items in the dataset's order, the repeats of each one after the other.
 
     Args:
@@ -108,7 +109,7 @@ def make_record(evaluated: Evaluated, log: EvalLog, path: Path, name: str) -> Ev
     else:
         score, samples = "exact match", tuple(_score(sample) for sample in ordered)
         data_sha256 = config.data_sha256
-    return EvaluationRecord(
+    return EvaluationScores(
         experiment=config.experiment,
         run=config.run,
         task=evaluated.name,
@@ -124,7 +125,22 @@ def make_record(evaluated: Evaluated, log: EvalLog, path: Path, name: str) -> Ev
         samples=samples,
         score=score,
         repeats=evaluated.repeats,
+        asked=_asked(ordered),
     )
+
+
+def _asked(samples: Sequence[EvalSample]) -> dict[str, AskedItem]:
+    """Return each item as asked; of repeats the first one whose prompt was recorded."""
+    items: dict[str, AskedItem] = {}
+    for sample in samples:
+        item = items.get(str(sample.id))
+        if item is not None and item.prompt is not None:
+            continue
+        asked = sample.input
+        question = asked if isinstance(asked, str) else question_of([(turn.role, turn.text) for turn in asked])
+        prompt = (sample.output.metadata or {}).get(PROMPT_KEY)
+        items[str(sample.id)] = AskedItem(question=question, prompt=prompt if isinstance(prompt, str) else None)
+    return items
 
 
 def _in_order(log: EvalLog, planned: Sequence[str] | None, repeats: int, name: str) -> list[EvalSample]:

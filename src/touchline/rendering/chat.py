@@ -66,7 +66,7 @@ class ChatRenderer:
 
     def prompt_ids(self, messages: Sequence[Message]) -> tuple[int, ...]:
         """The prompt as token ids; special tokens are those that the template writes, none are added."""
-        return self._encode(self.prompt_text(messages))
+        return self.encode(self.prompt_text(messages))
 
     def example(self, example: Example) -> RenderedExample:
         """An example's prompt and its answer with the stop token, as token ids.
@@ -82,7 +82,7 @@ class ChatRenderer:
                 f"with an answer the chat template writes another prompt than without one (example {example.id})",
                 expected="a template whose rendered chat begins with its generation prompt",
             )
-        return RenderedExample(prompt_ids=self._encode(prompt), answer_ids=self._answer(whole[len(prompt) :], example))
+        return RenderedExample(prompt_ids=self.encode(prompt), answer_ids=self._answer(whole[len(prompt) :], example))
 
     def decode(self, ids: Sequence[int], *, keep_special: bool = False) -> str:
         """Text of token ids; special tokens are left out unless asked for."""
@@ -92,12 +92,12 @@ class ChatRenderer:
         answer = example.answer if rest.startswith(example.answer) else example.answer.strip()
         if not rest.startswith(answer):
             raise TemplateFault(f"the chat template changes the answer of example {example.id}: {rest[:60]!r}")
-        ids = self._encode(rest)
+        ids = self.encode(rest)
         for position, token in enumerate(ids):
             if token in self.stop_ids:
                 return ids[: position + 1]
         # The template closes no turn: the model would never learn to stop, so the stop token is put there.
-        return (*self._encode(answer), self._id(self._tokens.eos) or min(self.stop_ids))
+        return (*self.encode(answer), self._id(self._tokens.eos) or min(self.stop_ids))
 
     def _text(self, messages: Sequence[Message], *, generation: bool) -> str:
         if self._template is None:
@@ -115,7 +115,8 @@ class ChatRenderer:
             documents=None,
         )
 
-    def _encode(self, text: str) -> tuple[int, ...]:
+    def encode(self, text: str) -> tuple[int, ...]:
+        """Return the token ids of a rendered text; no special tokens are added."""
         return tuple(self._tokenizer.encode(text, add_special_tokens=False).ids)
 
     def _id(self, token: str | None) -> int | None:

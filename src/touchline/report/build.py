@@ -64,6 +64,7 @@ def build_report(gathered: Gathered) -> Report:
         next_steps=next_steps(gathered, analyses, estimates),
         commands=commands(gathered),
         sources=gathered.sources,
+        asked=gathered.asked,
         device=device_word(gathered),
         settings=report_settings(gathered),
         provenance=tuple(_provenance(gathered)),

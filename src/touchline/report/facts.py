@@ -9,7 +9,7 @@ from touchline.domain.analysis import Analysis
 from touchline.domain.collected import RunMetrics
 from touchline.domain.quantity import Measured, Missing, Quantity
 from touchline.domain.report import AnswerCounts, Gathered, RunFacts
-from touchline.domain.results import EvaluationRecord, LossPoint, RunResult
+from touchline.domain.results import EvaluationRecord, LossPoint, RunResult, StepCurves
 from touchline.domain.runs import ControlKind, RunKind
 from touchline.domain.status import JobState, TrainingOutcome
 from touchline.report.words import at_least, bare, count, finite, is_at_least, relative, settings_words
@@ -214,6 +214,15 @@ def risen(run: RunResult) -> tuple[LossPoint, LossPoint] | None:
 def not_finite(run: RunResult) -> int:
     """Losses that are no numbers."""
     return sum(not math.isfinite(point.loss) for point in (*run.train_losses, *run.validation_losses))
+
+
+def curves_missing(runs: Sequence[RunResult]) -> str:
+    """Say why no run has learning rate, gradient norm and speed by step; empty if one has them."""
+    asked = [run.curves for run in runs if is_asked_about(run)]
+    reasons = list(dict.fromkeys(curves.missing for curves in asked if isinstance(curves, Missing)))
+    if not reasons or any(isinstance(curves, StepCurves) for curves in asked):
+        return ""
+    return f"Learning rate, gradient norm and tokens/s by step: n/a ({'; '.join(reasons)})."
 
 
 def _flags(run: RunResult, is_saturated: bool, answers: Sequence[AnswerCounts]) -> Iterator[str]:

@@ -8,11 +8,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from touchline.domain.report import Report
-from touchline.domain.results import EvaluationRecord, RunResult, SampleScore
+from touchline.domain.results import AskedItem, EvaluationRecord, RunResult, SampleScore
 from touchline.report.facts import seeds_of
 
 COLUMNS = (
-    "run", "model", "levels", "seed", "task", "checkpoint", "item", "repeat", "target", "output", "score", "exact",
+    "run", "model", "levels", "seed", "task", "checkpoint", "item", "repeat", "question", "prompt",
+    "target", "output", "score", "exact",
     "match", "stop", "error", "parsed", "cluster",
 )  # fmt: skip
 """Keys of a row, in order."""
@@ -21,17 +22,21 @@ COLUMNS = (
 def sample_rows(report: Report) -> Iterator[dict[str, object]]:
     """The answers of all runs in the report's order: a run's own task first, by epoch, then its further tasks.
 
-    `levels` maps factors to levels; every other value is a text, a number, a boolean or None. `score` is what counts;
-    `exact` and `match` are None for a task with a score of its own.
+    `levels` maps factors to levels; every other value is a text, a number, a boolean or None. `question` is the item's
+    input, `prompt` all that the model saw, None where it was not recorded. `score` is what counts; `exact` and `match`
+    are None for a task with a score of its own.
     """
     seeds = seeds_of(report.metrics)
     for result in report.runs:
         for record in (*result.evaluations, *result.other_evaluations):
+            asked = report.asked.get(record.asked_key, {})
             for sample in record.samples:
-                yield _row(result, seeds.get(result.name), record, sample)
+                yield _row(result, seeds.get(result.name), record, sample, asked.get(sample.id))
 
 
-def _row(result: RunResult, seed: int | None, record: EvaluationRecord, sample: SampleScore) -> dict[str, object]:
+def _row(
+    result: RunResult, seed: int | None, record: EvaluationRecord, sample: SampleScore, asked: AskedItem | None
+) -> dict[str, object]:
     own = sample.value is not None
     values = (
         result.name,
@@ -42,6 +47,8 @@ def _row(result: RunResult, seed: int | None, record: EvaluationRecord, sample: 
         record.checkpoint,
         sample.id,
         sample.repeat,
+        None if asked is None else asked.question,
+        None if asked is None else asked.prompt,
         sample.target,
         sample.output,
         sample.score,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Mapping, Sequence
@@ -9,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from touchline.domain.jobs import JobView
-from touchline.domain.metrics import Metrics, TrainingMarker
+from touchline.domain.metrics import Metrics, StepRow, TrainingMarker
 from touchline.domain.plan import Plan, PlannedRun
 from touchline.domain.quantity import Measured, Missing, Quantity
 from touchline.domain.results import (
@@ -17,6 +18,7 @@ from touchline.domain.results import (
     EvaluationRecord,
     LossPoint,
     RunResult,
+    StepCurves,
 )
 from touchline.domain.runs import RunKind
 from touchline.domain.status import Attempt, JobState, TrainingOutcome
@@ -144,6 +146,7 @@ def _result(run: PlannedRun, seen: _Evidence, folder: Path, view: JobView | None
         adapter_size=_adapter_size(seen.checkpoints, folder, trained),
         checkpoints=seen.checkpoints,
         train_losses=tuple(LossPoint(step=row.step, loss=row.loss) for row in seen.metrics.steps),
+        curves=_curves(seen.metrics.steps, nothing),
         validation_losses=tuple(LossPoint(step=row.step, loss=row.loss) for row in seen.metrics.validations),
         evaluations=seen.evaluations,
         other_evaluations=seen.other_evaluations,
@@ -160,6 +163,17 @@ def _outcome(run: PlannedRun, seen: _Evidence) -> TrainingOutcome:
         marked_steps=None if marker is None else marker.steps,
         last_export_whole=marker is not None and bool(marker.checkpoints) and kept.get(marker.checkpoints[-1], False),
         begun=bool(seen.metrics.attempts or seen.attempts),
+    )
+
+
+def _curves(steps: Sequence[StepRow], nothing: Missing) -> StepCurves | Missing:
+    if not steps:
+        return nothing
+    return StepCurves(
+        steps=tuple(row.step for row in steps),
+        learning_rate=tuple(row.learning_rate for row in steps),
+        gradient_norm=tuple(row.grad_norm for row in steps),
+        tokens_per_second=tuple(row.real_tokens / row.seconds if row.seconds > 0 else math.nan for row in steps),
     )
 
 

@@ -12,6 +12,7 @@ from touchline.domain.metrics import Metrics
 from touchline.domain.plan import Plan, PlannedRun
 from touchline.domain.report import Gathered, Source
 from touchline.launch.folders import ExperimentFolder, is_experiment
+from touchline.results.asked import asked_items
 from touchline.results.collect import collect_results
 from touchline.results.controls import no_op_issues
 from touchline.results.folder_issues import folder_issues
@@ -54,6 +55,7 @@ def gather(source: Path, *, deep: bool = False, say: Counted | None = None) -> G
         files={run.name: tuple(_files(folder.root, run)) for run in plan.runs},
         issues=(*folder_issues(folder.root, runs), *no_op_issues(runs)),
         sources=tuple(_sources(plan)),
+        asked=asked_items(folder.root, runs),
     )
 
 

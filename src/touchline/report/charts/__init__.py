@@ -22,6 +22,7 @@ def _drawn(report: Report) -> Iterator[Chart | None]:
     from touchline.report.charts.estimates import estimates
     from touchline.report.charts.losses import training_loss, validation_loss
     from touchline.report.charts.scores import differences, scores
+    from touchline.report.charts.steps import step_charts
     from touchline.report.charts.storage import storage
     from touchline.report.inks import inks
 
@@ -37,6 +38,7 @@ def _drawn(report: Report) -> Iterator[Chart | None]:
             yield score_by_epoch(report, analysis, colours)
     yield training_loss(report, colours)
     yield validation_loss(report, colours)
+    yield from step_charts(report, colours)
     if own is not None:
         yield cost(report, own, colours)
     yield estimates(report, colours)

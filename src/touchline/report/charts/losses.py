@@ -27,12 +27,12 @@ def training_loss(report: Report, inks: Mapping[str, Ink]) -> Chart | None:
         return None
     points = budget(len(trained))
     mean = max(2, round(points * SMOOTH_SHARE))
-    raw = [_curve(run, inks, thinned(run.train_losses, points - mean)) for run in trained]
-    smooth = [_curve(run, inks, smoothed(run.train_losses, mean)) for run in trained]
+    raw = [curve(run, inks, thinned(run.train_losses, points - mean)) for run in trained]
+    smooth = [curve(run, inks, smoothed(run.train_losses, mean)) for run in trained]
     broken = [row for run in trained if (row := _broken(run, inks, run.train_losses)) is not None]
     y = _loss_axis([p.loss for run in trained for p in run.train_losses], "training loss (nats per target token)")
-    lines = _lines("smooth", y, inks, width=1.8, shown=1.0)
-    figure = altair.layer(_lines("raw", y, inks, width=0.8, shown=0.2), lines, _felt("smooth", y))
+    drawn = lines("smooth", y, inks, width=1.8, shown=1.0)
+    figure = altair.layer(lines("raw", y, inks, width=0.8, shown=0.2), drawn, felt("smooth", y))
     rows: dict[str, Sequence[Row]] = {"raw": raw, "smooth": smooth}
     caption = "Thick: mean over a twentieth of the steps; thin: single steps, of each stretch the lowest and highest."
     if broken:
@@ -50,11 +50,11 @@ def validation_loss(report: Report, inks: Mapping[str, Ink]) -> Chart | None:
     if not validated:
         return None
     limit = budget(len(validated))
-    curves = [_curve(run, inks, thinned(run.validation_losses, limit)) for run in validated]
+    curves = [curve(run, inks, thinned(run.validation_losses, limit)) for run in validated]
     lowest = [_point(run, inks, point) for run in validated if (point := best(run.validation_losses)) is not None]
     y = _loss_axis([p.loss for run in validated for p in run.validation_losses], "validation loss (nats per token)")
     few = sum(len(run.validation_losses) for run in validated) <= 400
-    lines = _lines("curves", y, inks, width=1.8, shown=1.0, points=few)
+    drawn = lines("curves", y, inks, width=1.8, shown=1.0, points=few)
     marks = (
         rows_of("lowest")
         .mark_point(shape="diamond", filled=True, size=95, strokeWidth=1.2)
@@ -67,7 +67,7 @@ def validation_loss(report: Report, inks: Mapping[str, Ink]) -> Chart | None:
         )
     )
     return finished(
-        altair.layer(lines, _felt("curves", y), marks),
+        altair.layer(drawn, felt("curves", y), marks),
         {"curves": curves, "lowest": lowest},
         name="validation_loss",
         section=SECTION,
@@ -77,7 +77,7 @@ def validation_loss(report: Report, inks: Mapping[str, Ink]) -> Chart | None:
     )
 
 
-def _curve(run: RunResult, inks: Mapping[str, Ink], points: Sequence[LossPoint]) -> Row:
+def curve(run: RunResult, inks: Mapping[str, Ink], points: Sequence[LossPoint]) -> Row:
     """One row for a whole curve, which the figure unrolls: a third of the text of a row for each point."""
     return {
         "run": run.name,
@@ -100,7 +100,7 @@ def _broken(run: RunResult, inks: Mapping[str, Ink], points: Sequence[LossPoint]
     return None if before is None else _point(run, inks, before)
 
 
-def _lines(
+def lines(
     name: str,
     y: altair.Y,
     inks: Mapping[str, Ink],
@@ -109,7 +109,8 @@ def _lines(
     shown: float,
     points: bool = False,
 ) -> altair.Chart:
-    lines: altair.Chart = (
+    """Draw the curves of the rows called `name`, one line per run."""
+    chart: altair.Chart = (
         rows_of(name)
         .transform_flatten(["step", "loss"])
         .mark_line(strokeWidth=width, point={"size": 14, "filled": True} if points else False)
@@ -121,19 +122,19 @@ def _lines(
             opacity=followed(shown, shown / 8),
         )
     )
-    return lines
+    return chart
 
 
-def _felt(name: str, y: altair.Y) -> altair.Chart:
+def felt(name: str, y: altair.Y) -> altair.Chart:
     """Wide unseen lines that feel the pointer: thin ones are hard to hit."""
-    lines: altair.Chart = (
+    chart: altair.Chart = (
         rows_of(name)
         .transform_flatten(["step", "loss"])
         .mark_line(strokeWidth=_TOUCH, opacity=0.001, color="#888888")
         .properties(name=FELT)
         .encode(x=_step_axis(), y=y, detail="run:N", tooltip=[altair.Tooltip("run:N"), altair.Tooltip("setting:N")])
     )
-    return lines
+    return chart
 
 
 def _crosses(y: altair.Y, inks: Mapping[str, Ink]) -> altair.Chart:

@@ -12,7 +12,7 @@ from touchline.domain.runs import RunKind
 from touchline.domain.status import JobState
 from touchline.markdown import code, escape, table
 from touchline.report.chart import Chart
-from touchline.report.facts import evaluation_seconds, lowest
+from touchline.report.facts import curves_missing, evaluation_seconds, lowest
 from touchline.report.markdown.estimates import estimates_part, memory_cell, packing_part
 from touchline.report.markup import figures, shared, short
 from touchline.report.words import count, device_title, duration, finite, is_at_least
@@ -43,6 +43,8 @@ def training_section(report: Report, charts: Sequence[Chart]) -> Iterator[str]:
         more = f" and {len(silent) - _NAMES:,} more" if len(silent) > _NAMES else ""
         yield f"n/a (nothing was measured yet): {', '.join(map(code, silent[:_NAMES]))}{more}.\n"
     yield from figures(charts, "training")
+    if missing := curves_missing(report.runs):
+        yield f"{escape(missing)}\n"
     yield from _durations(report, trained)
     yield from estimates_part(report, charts)
     yield from packing_part(report)

@@ -11,6 +11,7 @@ from markupsafe import Markup
 from touchline.domain.report import Report, Statement, Weight
 from touchline.plan.settings import leading_text
 from touchline.report.chart import Chart
+from touchline.report.facts import curves_missing
 from touchline.report.inks import CONTROL, inks, used
 from touchline.report.page import details
 from touchline.report.page.browser import browser_data
@@ -67,6 +68,7 @@ def report_html(
         refusals=[refusal for analysis in report.analyses for refusal in analysis.refusals],
         analysis_notes=dict.fromkeys(note for analysis in report.analyses for note in analysis.notes),
         commands=_by_group(report),
+        curves_missing=curves_missing(report.runs),
         runs=runs_table(report, given),
         tables={
             name: make(report, given)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from touchline.domain.report import Report
-from touchline.domain.results import EvaluationRecord, RunResult, SampleScore
+from touchline.domain.results import AskedItem, EvaluationRecord, RunResult, SampleScore
 from touchline.report.facts import is_asked_about
 
 BUDGET_CHARS = 420_000
@@ -16,6 +16,11 @@ MISSED_SHARE = 0.2
 """Of the budget, for items that every run misses."""
 OUTPUT_CHARS = 320
 """Of one answer; the whole one is in samples.jsonl."""
+QUESTION_CHARS = 2_000
+PROMPT_CHARS = 4_000
+"""Of one question and of one prompt; the whole ones are in samples.jsonl."""
+FRAMES, FRAME_CHARS = 16, 20_000
+"""Texts around questions that are kept once for all prompts that share them, and the longest of them."""
 _RIGHT = 0.5
 """A score from here on counts as right, where scores are no yes or no."""
 
@@ -30,16 +35,48 @@ class _Answer:
 
 
 @dataclass(kw_only=True, slots=True)
+class _Prompts:
+    """Prompts as frames around their questions: one chat template with one instruction gives one frame."""
+
+    frames: dict[tuple[str, str], int] = field(default_factory=dict)
+    """Number of each (text before the question, text after it)."""
+
+    def packed(self, asked: AskedItem | None, shown: str) -> int | str | None:
+        """Return the number of a prompt's frame, the prompt itself if it has none, None if it was not recorded.
+
+        Args:
+            asked: the item as asked.
+            shown: the question that the page shows, which differs from the asked one where runs ask differently.
+        """
+        if asked is None or asked.prompt is None:
+            return None
+        # The last occurrence: examples before the question may hold its words too.
+        before, question, after = asked.prompt.rpartition(shown) if shown else ("", "", "")
+        frame = (before, after)
+        if not question or len(shown) > QUESTION_CHARS or len(before) + len(after) > FRAME_CHARS:
+            return _cut(asked.prompt, PROMPT_CHARS)
+        if frame not in self.frames and len(self.frames) >= FRAMES:
+            return _cut(asked.prompt, PROMPT_CHARS)
+        return self.frames.setdefault(frame, len(self.frames))
+
+
+@dataclass(kw_only=True, slots=True)
 class _Item:
     """One item, with the answers of all runs that had it."""
 
     id: str
     target: str
+    asked: dict[int, AskedItem] = field(default_factory=dict)
+    """As asked, by the number of the way of asking."""
     answers: list[_Answer] = field(default_factory=list)
 
     @property
     def right(self) -> int:
         return sum(answer.score >= _RIGHT for answer in self.answers)
+
+    @property
+    def question(self) -> str:
+        return next((each.question for each in self.asked.values()), "")
 
     @property
     def differs(self) -> bool:
@@ -56,20 +93,24 @@ def browser_data(report: Report, sample_file: str) -> dict[str, object] | None:
     evaluated = [(run, record) for run in report.runs if (record := _record(report, run)) is not None]
     if len(evaluated) < 2:
         return None
-    items = _items(evaluated)
+    items = _items(report, evaluated)
     controls = {facts.run: facts.control for facts in report.facts}
     names = [run.name for run, _ in evaluated]
+    prompts = _Prompts()
+    ways = list(dict.fromkeys(record.asked_key for _, record in evaluated))
     differing = sorted((item for item in items if item.differs), key=_evenness)
     missed = [item for item in items if item.right == 0 and not item.differs]
-    kept, left = _within(differing, len(names), BUDGET_CHARS * (1 - MISSED_SHARE))
-    kept_missed, left_missed = _within(missed, len(names), BUDGET_CHARS * MISSED_SHARE)
+    kept, left = _within(differing, len(names), prompts, BUDGET_CHARS * (1 - MISSED_SHARE))
+    kept_missed, left_missed = _within(missed, len(names), prompts, BUDGET_CHARS * MISSED_SHARE)
     return {
         "runs": names,
         "first": _best(report, names),
         "controls": [names.index(c) if (c := controls.get(name)) in names else None for name in names],
         "checkpoints": [record.checkpoint for _, record in evaluated],
         "task": evaluated[0][1].task,
-        "items": [_packed(item, len(names)) for item in items if id(item) in kept | kept_missed],
+        "asked": [ways.index(record.asked_key) for _, record in evaluated],
+        "items": [_packed(item, len(names), prompts) for item in items if id(item) in kept | kept_missed],
+        "frames": [list(frame) for frame in prompts.frames],
         "total": len(items),
         "differing": len(differing),
         "missed": len(missed),
@@ -95,14 +136,19 @@ def _best(report: Report, names: Sequence[str]) -> int:
     return 0 if best is None else names.index(best.run)
 
 
-def _items(evaluated: Sequence[tuple[RunResult, EvaluationRecord]]) -> list[_Item]:
+def _items(report: Report, evaluated: Sequence[tuple[RunResult, EvaluationRecord]]) -> list[_Item]:
     """The items in the order of the first run that has them; other data makes another item of the same id."""
     found: dict[tuple[str, str], _Item] = {}
+    ways: dict[str, int] = {}
     for number, (_, record) in enumerate(evaluated):
+        way = ways.setdefault(record.asked_key, len(ways))
+        asked = report.asked.get(record.asked_key, {})
         for samples in _repeats(record).values():
             first = samples[0]
             item = found.setdefault((record.data_sha256, first.id), _Item(id=first.id, target=first.target))
             score = sum(sample.score for sample in samples) / len(samples)
+            if (own := asked.get(first.id)) is not None:
+                item.asked.setdefault(way, own)
             item.answers.append(_Answer(run=number, text=_text(samples), score=round(score, 4)))
     return list(found.values())
 
@@ -121,8 +167,8 @@ def _text(samples: Sequence[SampleScore]) -> str:
     return _cut(text) + more
 
 
-def _cut(text: str) -> str:
-    return text if len(text) <= OUTPUT_CHARS else f"{text[:OUTPUT_CHARS]}… [{len(text):,} characters]"
+def _cut(text: str, limit: int = OUTPUT_CHARS) -> str:
+    return text if len(text) <= limit else f"{text[:limit]}… [{len(text):,} characters]"
 
 
 def _evenness(item: _Item) -> float:
@@ -130,21 +176,22 @@ def _evenness(item: _Item) -> float:
     return abs(2 * item.right / len(item.answers) - 1)
 
 
-def _within(items: Sequence[_Item], runs: int, budget: float) -> tuple[set[int], int]:
+def _within(items: Sequence[_Item], runs: int, prompts: _Prompts, budget: float) -> tuple[set[int], int]:
     """The items that fit, by identity, and how many do not."""
     kept: set[int] = set()
     for item in items:
-        budget -= len(json.dumps(_packed(item, runs), ensure_ascii=False, separators=(",", ":")))
+        budget -= len(json.dumps(_packed(item, runs, prompts), ensure_ascii=False, separators=(",", ":")))
         if budget < 0:
             break
         kept.add(id(item))
     return kept, len(items) - len(kept)
 
 
-def _packed(item: _Item, runs: int) -> list[object]:
-    """[id, target, [[answer, score, runs], ...]]: equal answers stand once, the commonest first.
+def _packed(item: _Item, runs: int, prompts: _Prompts) -> list[object]:
+    """[id, question, prompts, target, [[answer, score, runs], ...]]: equal answers stand once, the commonest first.
 
-    Where every run had the item, the commonest one's runs are left out: they are the rest.
+    Prompts are by way of asking. Where every run had the item, the
+    commonest answer's runs are left out: they are the rest.
     """
     groups: dict[tuple[str, float], list[int]] = {}
     for answer in item.answers:
@@ -152,4 +199,5 @@ def _packed(item: _Item, runs: int) -> list[object]:
     ordered = sorted(groups.items(), key=lambda each: -len(each[1]))
     whole = len(item.answers) == runs
     rest = [[text, score, None if whole and place == 0 else own] for place, ((text, score), own) in enumerate(ordered)]
-    return [_cut(item.id), _cut(item.target), rest]
+    asked = [prompts.packed(item.asked.get(way), item.question) for way in range(max(item.asked, default=-1) + 1)]
+    return [_cut(item.id), _cut(item.question, QUESTION_CHARS), asked, _cut(item.target), rest]

@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from touchline.domain.results import EvaluationRecord, SampleScore
+from touchline.catalog.evaluations import question_of
+from touchline.domain.results import AskedItem, EvaluationScores, SampleScore
 from touchline.files import open_regular, sha256_file
 from touchline.jsontext import parse_json
 from touchline.results.found.text import clean_text
@@ -44,7 +45,7 @@ class FoundEvaluation:
 
     path: Path
     """The log."""
-    record: EvaluationRecord
+    record: EvaluationScores
     """Its scores; the run is not known yet."""
     model: str
     """The model as the log names it, with its path where it has one: it tells which run's checkpoint this is."""
@@ -75,6 +76,41 @@ def read_eval_log(path: Path) -> FoundEvaluation:
     if not isinstance(summaries, list) or not summaries:
         raise Unusable("it holds no samples")
     return _found(path, header, [each for each in summaries if isinstance(each, dict)], digest)
+
+
+def read_asked(path: Path) -> dict[str, AskedItem]:
+    """Read the question of each item, by id, from an .eval log. Empty if the log cannot be read."""
+    try:
+        with open_regular(path) as stream, zipfile.ZipFile(stream) as archive:
+            summaries = _member(archive, "summaries.json", _SUMMARIES_LIMIT_BYTES)
+    except (Unusable, zipfile.BadZipFile, OSError, zlib.error, EOFError, NotImplementedError, RuntimeError):
+        return {}
+    return _asked([each for each in summaries if isinstance(each, dict)]) if isinstance(summaries, list) else {}
+
+
+def _asked(summaries: Sequence[dict[str, object]]) -> dict[str, AskedItem]:
+    """Return each item's question; the prompt as the model saw it does not stand in a log of Inspect's."""
+    items: dict[str, AskedItem] = {}
+    for each in summaries:
+        question = _question(each.get("input"))
+        if question is not None:
+            items.setdefault(clean_text(str(each.get("id"))), AskedItem(question=clean_text(question)))
+    return items
+
+
+def _question(asked: object) -> str | None:
+    if isinstance(asked, str):
+        return asked
+    turns = [_dict(turn) for turn in asked] if isinstance(asked, list) else []
+    texts = [(str(turn.get("role")), _turn_text(turn.get("content"))) for turn in turns]
+    return question_of(texts) if texts else None
+
+
+def _turn_text(content: object) -> str:
+    """Return the text of a turn; of content in several parts that of the text parts."""
+    if isinstance(content, list):
+        return "\n".join(str(_dict(part).get("text")) for part in content if _dict(part).get("type") == "text")
+    return content if isinstance(content, str) else ""
 
 
 def _member(archive: zipfile.ZipFile, name: str, limit: int) -> object:
@@ -167,7 +203,7 @@ def _found(
         path=path,
         model=model,
         dataset=clean_text(str(_dict(told.get("dataset")).get("name") or "")),
-        record=EvaluationRecord(
+        record=EvaluationScores(
             experiment="",
             run="",
             task=clean_text(str(told.get("task") or "unnamed task"))[:200],
@@ -183,6 +219,7 @@ def _found(
             samples=samples,
             score=scorer,
             repeats=1 + max(sample.repeat for sample in samples),
+            asked=_asked(summaries),
         ),
     )
 

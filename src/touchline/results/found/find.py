@@ -10,7 +10,7 @@ from pathlib import Path
 
 from touchline.domain.quantity import Quantity
 from touchline.domain.report import Gathered, Issue, Weight
-from touchline.domain.results import EvaluationRecord
+from touchline.domain.results import EvaluationScores
 from touchline.domain.verification import MissingCheckpoint, Verification
 from touchline.errors import EnvironmentFault, InputFault
 from touchline.evidence.lines import NoText
@@ -41,7 +41,7 @@ class _Read:
     folder: RunFolder
     jobs: tuple[JobLog, ...]
     settings: Settings
-    evaluations: tuple[EvaluationRecord, ...]
+    evaluations: tuple[EvaluationScores, ...]
     evaluated: str
     """The models of its evaluations, as their logs name them."""
     issues: tuple[Issue, ...]
@@ -114,6 +114,7 @@ def _gathered(root: Path, read: Sequence[_Read], issues: list[Issue], *, deep: b
         files={run.folder.name: tuple(files_of(root, run)) for run in runs},
         issues=tuple(sorted(issues, key=lambda issue: _ORDER.index(issue.weight))),
         sources=tuple(sources_of(runs)),
+        asked={record.asked_key: record.asked for each in read for record in each.evaluations},
     )
 
 
@@ -171,12 +172,12 @@ def _by_weight(documents: Sequence[Path]) -> list[Path]:
     return sorted(documents, key=lambda path: (first.index(path.name) if path.name in first else len(first), str(path)))
 
 
-def _named(record: EvaluationRecord, folder: RunFolder, *, control: bool) -> EvaluationRecord:
+def _named(record: EvaluationScores, folder: RunFolder, *, control: bool) -> EvaluationScores:
     checkpoint = "base" if control else record.checkpoint
     return replace(record, run=folder.name, checkpoint=checkpoint)
 
 
-def _latest(records: Sequence[EvaluationRecord]) -> list[EvaluationRecord]:
+def _latest(records: Sequence[EvaluationScores]) -> list[EvaluationScores]:
     """One a task and checkpoint: the last by its log's name, which begins with its time."""
     kept = {(record.task, record.checkpoint): record for record in records}
     return list(kept.values())

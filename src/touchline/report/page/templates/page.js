@@ -139,19 +139,26 @@
 
   // ------------------------------------------------------------------ samples
   const SHOWN = 12;
+  const BRIEF = 280;
   const RIGHT = 0.5;
   const browse = (data) => {
     const place = byId("browser");
     const answersOf = (item) => {
-      const known = new Set(item[2].flatMap((group) => group[2] || []));
+      const known = new Set(item[4].flatMap((group) => group[2] || []));
       const answers = new Map();
-      item[2].forEach(([text, score, runs], group) => {
+      item[4].forEach(([text, score, runs], group) => {
         const own = runs || data.runs.map((_, run) => run).filter((run) => !known.has(run));
         for (const run of own) answers.set(run, { text, score, group });
       });
       return answers;
     };
-    const items = data.items.map((item) => ({ id: item[0], target: item[1], groups: item[2], answers: answersOf(item) }));
+    const items = data.items.map((item) => ({ id: item[0], question: item[1], prompts: item[2], target: item[3], groups: item[4], answers: answersOf(item) }));
+    const promptOf = (item, run) => {
+      const prompt = item.prompts[data.asked[run]];
+      if (typeof prompt !== "number") return prompt || "";
+      const [before, after] = data.frames[prompt];
+      return before + item.question + after;
+    };
     const kinds = {
       gained: ["gained against the control", (own, other) => own && other && own.score > other.score],
       lost: ["lost against the control", (own, other) => own && other && own.score < other.score],
@@ -174,12 +181,12 @@
       bar.append(wrap);
       return box;
     };
-        const run = choice("Run", data.runs.map((name, index) => [String(index), name]), String(data.first));
+    const run = choice("Run", data.runs.map((name, index) => [String(index), name]), String(data.first));
     const kind = choice("Items", Object.entries(kinds).map(([key, [text]]) => [key, text]), "gained");
     const find = make("input");
     find.type = "search";
-    find.placeholder = "find in answers";
-    find.setAttribute("aria-label", "Find in answers");
+    find.placeholder = "find in questions and answers";
+    find.setAttribute("aria-label", "Find in questions and answers");
     const count = make("span", "", "small");
     bar.append(find, count);
     const wrap = make("div", undefined, "scroll");
@@ -194,7 +201,7 @@
       if (answer) cell.className = answer.score >= RIGHT ? "right" : "wrong";
       return cell;
     };
-    const open = (row, item) => {
+    const open = (row, item, own) => {
       const next = row.nextElementSibling;
       if (next && next.classList.contains("all")) { next.remove(); return; }
       const list = make("ul");
@@ -207,32 +214,36 @@
       });
       const cell = make("td");
       cell.colSpan = row.cells.length;
-      cell.append(list);
+      const prompt = promptOf(item, own);
+      cell.append(make("div", prompt ? "Prompt as the model saw it" : "The prompt as the model saw it was not recorded.", "who"));
+      if (prompt) cell.append(make("pre", prompt, "prompt"));
+      cell.append(make("div", "Answers", "who"), list);
       const all = make("tr", undefined, "all");
       all.append(cell);
       row.after(all);
     };
+    const brief = (text) => (text.length > BRIEF ? `${text.slice(0, BRIEF)}…` : text);
     const render = () => {
       const own = Number(run.value);
       const control = data.controls[own];
       const words = find.value.toLowerCase();
       const test = kinds[kind.value][1];
       const found = items.filter((item) => test(item.answers.get(own), item.answers.get(control), item)
-        && (!words || [item.id, item.target, ...item.groups.map((group) => group[0])].some((text) => text.toLowerCase().includes(words))));
+        && (!words || [item.id, item.question, item.target, ...item.groups.map((group) => group[0])].some((text) => text.toLowerCase().includes(words))));
       const table = make("table", undefined, "samples");
       const head = make("tr");
-      const titles = ["Item", "Expected", control === null ? "" : `Control ${data.runs[control]}`, data.runs[own]];
+      const titles = ["Item", "Question", "Expected", control === null ? "" : `Control ${data.runs[control]}`, data.runs[own]];
       for (const title of titles.filter((text) => text)) head.append(make("th", title));
       const body = make("tbody");
       for (const item of found.slice(0, limit)) {
         const row = make("tr", undefined, "item");
         row.tabIndex = 0;
-        row.title = "All answers";
-        row.append(make("td", item.id), make("td", item.target));
+        row.title = "Prompt and all answers";
+        row.append(make("td", item.id), make("td", brief(item.question) || "n/a"), make("td", item.target));
         if (control !== null) row.append(shownAnswer(item.answers.get(control)));
         row.append(shownAnswer(item.answers.get(own)));
-        row.addEventListener("click", () => { if (!String(getSelection())) open(row, item); });
-        row.addEventListener("keydown", (event) => { if (event.key === "Enter") open(row, item); });
+        row.addEventListener("click", () => { if (!String(getSelection())) open(row, item, own); });
+        row.addEventListener("keydown", (event) => { if (event.key === "Enter") open(row, item, own); });
         body.append(row);
       }
       const top = make("thead");

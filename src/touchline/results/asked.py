@@ -1,0 +1,31 @@
+"""Test items as they were asked: their question, and the full prompt that the model saw."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from touchline.catalog.evaluations import EVALUATIONS_FOLDER, read_asked
+from touchline.domain.results import AskedItem, RunResult
+
+
+def asked_items(root: Path, runs: Sequence[RunResult]) -> dict[str, dict[str, AskedItem]]:
+    """Read the items of every evaluation as asked, by id, by `EvaluationRecord.asked_key`.
+
+    Evaluations with the same data and settings ask the same, so that one file of each is read. Scores files written
+    before 0.2 do not hold the items: their questions are read from the .eval log.
+
+    Args:
+        root: the experiment's folder.
+        runs: its results.
+    """
+    from touchline.results.found.evaluations import read_asked as read_from_log
+
+    items: dict[str, dict[str, AskedItem]] = {}
+    for run in runs:
+        for record in (*run.evaluations, *run.other_evaluations):
+            if not items.get(record.asked_key):
+                asked = read_asked(root / run.name, record)
+                log = root / run.name / EVALUATIONS_FOLDER / record.log
+                items[record.asked_key] = asked or read_from_log(log)
+    return items
