@@ -211,6 +211,19 @@ def risen(run: RunResult) -> tuple[LossPoint, LossPoint] | None:
     return best, last
 
 
+def generalization_gap(run: RunResult) -> Measured:
+    """Return the last validation loss minus the final training loss."""
+    train, validation = finite(run.final_train_loss), finite(run.final_val_loss)
+    for loss in (train, validation):
+        if isinstance(loss, Missing):
+            return loss
+    if not isinstance(train, Quantity) or not isinstance(validation, Quantity):
+        raise AssertionError("neither is missing")
+    return Quantity(
+        value=validation.value - train.value, unit=validation.unit, method="validation loss minus training loss"
+    )
+
+
 def not_finite(run: RunResult) -> int:
     """Losses that are no numbers."""
     return sum(not math.isfinite(point.loss) for point in (*run.train_losses, *run.validation_losses))

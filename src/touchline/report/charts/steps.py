@@ -98,4 +98,4 @@ def _axis(finite: list[float], title: str, *, log: bool) -> altair.Y:
         return altair.Y(
             "loss:Q", title=f"{title}, log", scale=scale, axis=altair.Axis(values=log_ticks(*ends), format=".3~r")
         )
-    return altair.Y("loss:Q", title=title, axis=altair.Axis(format="~g", tickCount=5), scale=altair.Scale(zero=True))
+    return altair.Y("loss:Q", title=title, axis=altair.Axis(format=",.3~r", tickCount=5), scale=altair.Scale(zero=True))

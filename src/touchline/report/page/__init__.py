@@ -16,7 +16,7 @@ from touchline.report.inks import CONTROL, inks, used
 from touchline.report.page import details
 from touchline.report.page.browser import browser_data
 from touchline.report.page.embedding import colours, embedded_json, embedded_spec, inlined
-from touchline.report.page.runs import cards, runs_table
+from touchline.report.page.runs import cards, costs_table, runs_table
 from touchline.report.page.scripts import figure_script
 from touchline.report.pictures import figures_off
 
@@ -70,6 +70,7 @@ def report_html(
         commands=_by_group(report),
         curves_missing=curves_missing(report.runs),
         runs=runs_table(report, given),
+        costs=costs_table(report, given),
         tables={
             name: make(report, given)
             for name, make in (

@@ -28,6 +28,8 @@ class Cell:
     """Class of the cell: `good`, `bad`, `warn`, `quiet`."""
     note: int | None = None
     """Number of the note below the table: why it is missing."""
+    below: str = ""
+    """Second line, such as the interval of a figure."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -9,12 +9,16 @@ from touchline.domain.analysis import Analysis, Comparison, RunScore, Shown
 from touchline.domain.quantity import Missing
 from touchline.domain.report import Report, RunFacts, Weight
 from touchline.domain.results import RunResult
+from touchline.domain.runs import SEEDS
+from touchline.domain.settings import RunSetting
 from touchline.domain.status import RunStatus
 from touchline.domain.verification import MissingCheckpoint, VerifiedCheckpoint
-from touchline.report.facts import is_asked_about, seeds_of
+from touchline.plan.settings import LEADING
+from touchline.plan.settings import cell as setting_cell
+from touchline.report.facts import generalization_gap, is_asked_about, seeds_of
 from touchline.report.inks import Ink
 from touchline.report.page.cells import Cell, Column, Notes, PageTable, TableRow, plain, table_of
-from touchline.report.words import Scale, count, factor_words, is_at_least, level_of, p_text, scale_of
+from touchline.report.words import Scale, count, device_title, factor_words, is_at_least, level_of, p_text, scale_of
 
 _GOOD = (RunStatus.COMPLETED, RunStatus.COMPLETED_FAILED_EXIT)
 _BAD = (RunStatus.FAILED, RunStatus.INTERRUPTED)
@@ -76,13 +80,13 @@ def _score_cards(report: Report, analysis: Analysis) -> list[Card]:
 
 
 def runs_table(report: Report, inks: Mapping[str, Ink]) -> PageTable | None:
-    """Every run: settings, scores, losses, cost, checkpoints. Columns that no run has are left out."""
+    """Return a row for every run: hyperparameters, score, difference to its control, losses."""
     analysis = report.analyses[0] if report.analyses else None
     scores = {} if analysis is None else {score.run: score for score in analysis.scores}
     compared = {} if analysis is None else {each.run: each for each in analysis.comparisons}
     scale = Scale(share=True) if analysis is None else scale_of(analysis)
-    factors = [factor for factor in report.factors if factor != "models"]
-    checkpoints = _by_run(report)
+    settings = _hyperparameters(report)
+    several = len({run.model for run in report.runs}) > 1
     seeds = seeds_of(report.metrics)
     notes = Notes()
     rows = [
@@ -90,14 +94,55 @@ def runs_table(report: Report, inks: Mapping[str, Ink]) -> PageTable | None:
             run=run.name,
             cells=(
                 Cell(text=run.name, ink=inks[run.name].number, title="; ".join((facts.settings, *facts.notes))),
-                plain(run.model),
-                *(_level(run, factor) for factor in factors),
+                *([plain(run.model)] if several else []),
+                *(_setting(run, key, setting) for key, setting in settings.items()),
                 _seed(run, seeds),
                 _status(run),
-                *_score_cells(scores.get(run.name), scale, notes),
+                _score_cell(scores.get(run.name), scale, notes),
                 *_difference_cells(compared.get(run.name), facts, scale, notes),
                 notes.measured(run.final_train_loss, unit=False, digits=3),
                 notes.measured(run.final_val_loss, unit=False, digits=3),
+                notes.measured(generalization_gap(run), unit=False, digits=3),
+            ),
+        )
+        for run, facts in zip(report.runs, report.facts, strict=True)
+    ]
+    columns = (
+        Column(label="Run"),
+        *([Column(label="Model")] if several else []),
+        *(
+            Column(label=_short_name(key), numeric=_is_numeric(rows, index), title=key)
+            for index, key in enumerate(settings, 2 if several else 1)
+        ),
+        Column(label="Seed", numeric=True),
+        Column(label="Status"),
+        Column(
+            label=analysis.score.capitalize() if analysis is not None else "Score",
+            numeric=True,
+            title="With its 95 % interval",
+        ),
+        Column(
+            label=f"Δ control{' (points)' if scale.share else ''}",
+            numeric=True,
+            title="Difference to the control on the same items, with its interval",
+        ),
+        Column(label="p (Holm)", numeric=True, title="Exact McNemar test, adjusted over the family"),
+        Column(label="Train loss", numeric=True, title="Nats per label token, over the last steps"),
+        Column(label="Val. loss", numeric=True, title="Nats per label token, the last one"),
+        Column(label="Gap", numeric=True, title="Generalization gap: validation loss minus training loss"),
+    )
+    return table_of(columns, rows, notes, limit=None)
+
+
+def costs_table(report: Report, inks: Mapping[str, Ink]) -> PageTable | None:
+    """Return a row for every run: device time, speed, memory, checkpoints."""
+    checkpoints = _by_run(report)
+    notes = Notes()
+    rows = [
+        TableRow(
+            run=run.name,
+            cells=(
+                Cell(text=run.name, ink=inks[run.name].number),
                 notes.measured(facts.device_hours, unit=False, digits=3),
                 notes.measured(facts.tokens_per_second_per_gpu),
                 notes.measured(run.peak_memory),
@@ -109,25 +154,12 @@ def runs_table(report: Report, inks: Mapping[str, Ink]) -> PageTable | None:
     ]
     columns = (
         Column(label="Run"),
-        Column(label="Model"),
-        *(
-            Column(label=factor_words(factor).capitalize(), numeric=_numbers(report.factors[factor]), title=factor)
-            for factor in factors
-        ),
-        Column(label="Seed", numeric=True),
-        Column(label="Status"),
-        Column(label=analysis.score.capitalize() if analysis is not None else "Score", numeric=True),
-        Column(label="Interval", numeric=True, title="95 % interval of the score"),
         Column(
-            label=f"Δ control{' (pp)' if scale.share else ''}",
+            label=f"{device_title(report.device)}-hours",
             numeric=True,
-            title="Difference to the control on the same items, with its interval",
+            title="Of all attempts at the training; of a control that of its evaluations",
         ),
-        Column(label="p (Holm)", numeric=True, title="Exact McNemar test, adjusted over the family"),
-        Column(label="Train loss", numeric=True, title="Nats per target token, over the last steps"),
-        Column(label="Val. loss", numeric=True, title="Nats per target token, the last one"),
-        Column(label="Device-h", numeric=True),
-        Column(label="Rate", numeric=True, title="Tokens a second and device"),
+        Column(label="Speed", numeric=True, title="Tokens per second and device"),
         Column(label="Peak memory", numeric=True),
         Column(label="Checkpoints"),
         Column(label="Adapter", numeric=True),
@@ -135,21 +167,42 @@ def runs_table(report: Report, inks: Mapping[str, Ink]) -> PageTable | None:
     return table_of(columns, rows, notes, limit=None)
 
 
-def _level(run: RunResult, factor: str) -> Cell:
-    value = level_of(run, factor)
-    if value is None:
+_ALWAYS = tuple(key for key in LEADING if key != "train.max_seq_len")
+"""Hyperparameters that the table of runs has even where they do not vary."""
+_SHORT = {"train.global_batch_size": "Batch", "train.epochs": "Epochs"}
+
+
+def _hyperparameters(report: Report) -> dict[str, RunSetting | None]:
+    """Return the settings that are columns: those a reader asks for first, and whatever the design varies.
+
+    A level that is no setting of the experiment, such as a stage, has no setting and stands as it is. The seed has a
+    column of its own.
+    """
+    known = {each.key: each for each in report.settings}
+    varied = [key for key, levels in report.factors.items() if len(levels) > 1 and key not in ("models", SEEDS)]
+    keys = [key for key in _ALWAYS if key in known or key in report.factors]
+    return {key: known.get(key) for key in dict.fromkeys((*keys, *varied))}
+
+
+def _setting(run: RunResult, key: str, setting: RunSetting | None) -> Cell:
+    """Return a run's value of a setting; a dash for what a run that trains nothing does not have."""
+    text = level_of(run, key)
+    if setting is not None and is_asked_about(run):
+        text = setting_cell(setting, run.name)
+    if text is None or text == "-":
         return plain("–", "")
     try:
-        return plain(value, float(value))
+        return plain(text, float(text))
     except ValueError:
-        return plain(value)
+        return plain(text)
 
 
-def _numbers(levels: Sequence[str]) -> bool:
-    try:
-        return all(float(level) is not None for level in levels)
-    except ValueError:
-        return False
+def _short_name(key: str) -> str:
+    return _SHORT.get(key) or factor_words(key).capitalize()
+
+
+def _is_numeric(rows: Sequence[TableRow], index: int) -> bool:
+    return all(isinstance(row.cells[index].sort, float) or row.cells[index].sort == "" for row in rows)
 
 
 def _status(run: RunResult) -> Cell:
@@ -163,20 +216,18 @@ def _status(run: RunResult) -> Cell:
     return Cell(text=run.status.value, kind=kind, title="; ".join((tries + done, *run.notes)))
 
 
-def _score_cells(score: RunScore | None, scale: Scale, notes: Notes) -> tuple[Cell, Cell]:
+def _score_cell(score: RunScore | None, scale: Scale, notes: Notes) -> Cell:
     if score is None:
-        missing = notes.missing("not evaluated")
-        return missing, missing
-    told = "" if score.proportion is None else f"{score.proportion.k:,} of {score.proportion.n:,} items"
+        return notes.missing("not evaluated")
+    told = (
+        score.method
+        if score.proportion is None
+        else (f"{score.proportion.k:,} of {score.proportion.n:,} items; interval: {score.method}")
+    )
     if score.saturated:
         told += "; near the top of the scale: a better run could hardly show it"
-    value = Cell(text=scale.value(score.value), sort=score.value, title=told)
-    return value, Cell(
-        text=scale.span(score.low, score.high).removesuffix(" %").replace(" to ", "–"),
-        sort=score.low,
-        title=score.method,
-        kind="quiet",
-    )
+    ends = scale.span(score.low, score.high).removesuffix(" %").replace(" to ", "–")
+    return Cell(text=scale.value(score.value), sort=score.value, title=told, below=f"[{ends}]")
 
 
 def _difference_cells(each: Comparison | None, facts: RunFacts, scale: Scale, notes: Notes) -> tuple[Cell, Cell]:
@@ -185,12 +236,12 @@ def _difference_cells(each: Comparison | None, facts: RunFacts, scale: Scale, no
         return empty, empty
     found = each.difference
     ends = scale.ends(found.low, found.high).replace(" to ", ", ")
-    text = f"{scale.difference(found.value).removesuffix(' points')} [{ends}]"
+    text = scale.difference(found.value).removesuffix(" points")
     told = f"against {found.control}: {found.gained:,} items gained, {found.lost:,} lost; {each.shown.value}"
     established = each.shown in (Shown.HIGHER, Shown.LOWER)
     p_value = p_text(found.p_adjusted).removeprefix("p ").removeprefix("= ").replace("< ", "<")
     return (
-        Cell(text=text, sort=found.value, title=told, kind="" if established else "quiet"),
+        Cell(text=text, sort=found.value, title=told, kind="" if established else "quiet", below=f"[{ends}]"),
         Cell(text=p_value, sort=found.p_adjusted, title=f"before Holm: {p_text(found.p_value)}"),
     )
 

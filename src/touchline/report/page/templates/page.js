@@ -233,7 +233,8 @@
       const table = make("table", undefined, "samples");
       const head = make("tr");
       const titles = ["Item", "Question", "Expected", control === null ? "" : `Control ${data.runs[control]}`, data.runs[own]];
-      for (const title of titles.filter((text) => text)) head.append(make("th", title));
+      const heads = titles.filter((text) => text);
+      for (const title of heads) head.append(make("th", title));
       const body = make("tbody");
       for (const item of found.slice(0, limit)) {
         const row = make("tr", undefined, "item");
@@ -242,6 +243,7 @@
         row.append(make("td", item.id), make("td", brief(item.question) || "n/a"), make("td", item.target));
         if (control !== null) row.append(shownAnswer(item.answers.get(control)));
         row.append(shownAnswer(item.answers.get(own)));
+        [...row.cells].forEach((cell, index) => { cell.dataset.label = heads[index]; });
         row.addEventListener("click", () => { if (!String(getSelection())) open(row, item, own); });
         row.addEventListener("keydown", (event) => { if (event.key === "Enter") open(row, item, own); });
         body.append(row);
