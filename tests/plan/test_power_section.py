@@ -104,7 +104,7 @@ def test_one_seed_shows_nothing_of_the_setting() -> None:
     assert row(plan, "does train.lora.rank matter?")[2] == "nothing of the setting"
     lines = list(power_lines(plan))
     assert "With one seed a difference between levels describes these checkpoints, not the settings." in lines
-    assert any("3 seeds would show 3.5 standard deviations" in line for line in lines)
+    assert any("3 seeds would show 4.6 standard deviations" in line for line in lines)
 
 
 def test_without_a_control_no_checkpoint_is_compared() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from dataclasses import replace
@@ -11,17 +12,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.report import made_gathered as made
+from tests.scaffold.made_plans import made_plan
 
 from touchline.domain.analysis import Shown
 from touchline.domain.quantity import Missing, Quantity
 from touchline.domain.report import Gathered, GeneralScore, Issue, Report, Weight
 from touchline.domain.results import RunResult
-from touchline.domain.runs import ControlKind, RunKind
+from touchline.domain.runs import ControlKind, Level, RunKind
 from touchline.domain.status import JobState, RunStatus, TrainingOutcome
+from touchline.report.analyses import analyses
 from touchline.report.build import build_report
 from touchline.report.facts import pareto
+from touchline.report.findings import Concluded, headline
 from touchline.report.markdown import results_markdown
-from touchline.report.words import p_text, relative
+from touchline.report.words import factor_words, p_text, relative
 
 pytestmark = pytest.mark.planning
 
@@ -65,7 +69,11 @@ def test_one_seed_answers_nothing_about_the_rank() -> None:
     (sentence,) = texts(report, made.RANK)
     assert sentence.startswith("A difference between rank 64 and rank 4 is not established: +8.0 points (by the items")
     assert sentence.endswith("over 1 training seed. One seed: describes these checkpoints, not the setting.")
-    assert report.headline[1].text == sentence
+    assert report.headline[0].text == (
+        "A difference between rank 64 and rank 4 is not established: +8.0 points with one training seed, which "
+        "describes these checkpoints and not the setting."
+    )
+    assert report.headline[1].text.startswith("Both fine-tuned runs score higher than the control")
 
 
 def test_seeds_that_agree_establish_an_effect_with_its_interval() -> None:
@@ -73,9 +81,13 @@ def test_seeds_that_agree_establish_an_effect_with_its_interval() -> None:
     report = build_report(sweep([70, 71, 72], [92, 93, 93]))
     (sentence,) = texts(report, made.RANK)
     assert re.fullmatch(
-        r"Rank 64 scores higher than rank 4: \+21\.7 points \(\+\d+\.\d to \+\d+\.\d, t over seed means; seeds and "
-        r"items drawn anew \+\d+\.\d to \+\d+\.\d\) over 3 training seeds; p < 0\.001 after Holm\.",
+        r"Rank 64 scores higher than rank 4: \+21\.7 points \(\+20\.2 to \+23\.1; paired t-test over 3 training seeds; "
+        r"t = 65, 2 degrees of freedom, p < 0\.001; p < 0\.001 after Holm over 1 contrast\)\.",
         sentence,
+    )
+    assert report.headline[0].text == (
+        "Rank 64 scores higher than rank 4: +21.7 points (+20.2 to +23.1; paired t-test, 3 training seeds, p < 0.001 "
+        "after Holm)."
     )
 
 
@@ -85,7 +97,7 @@ def test_seeds_that_differ_say_what_the_design_could_have_shown() -> None:
     (sentence,) = texts(report, made.RANK)
     assert sentence.startswith("A difference between rank 64 and rank 4 is not established: +1.0 points (-")
     assert re.search(r"3 seeds, spread as these are, would have shown \d+\.\d points at 80 % power\.$", sentence)
-    assert sentence.count("3 seeds") == 1
+    assert "paired t-test over 3 training seeds; t = 0.48, 2 degrees of freedom, p = 0.68; p = 0.68 after" in sentence
 
 
 def test_a_difference_that_is_not_there_is_called_not_established() -> None:
@@ -103,7 +115,10 @@ def test_a_difference_that_is_not_there_is_called_not_established() -> None:
         "A difference between 1B_rank4 and its control 1B_base is not established: exact match 61.0 % (61 of 100; "
     )
     assert "+1.0 points (-3.8 to +5.8); 3 items gained, 2 lost, p = 1.00. These items would have shown" in sentence
-    assert report.headline[0].text == sentence
+    assert report.headline[0].text == (
+        "A difference between 1B_rank4 and its control 1B_base is not established: +1.0 points (-3.8 to +5.8; "
+        "p = 1.00, 100 items)."
+    )
 
 
 def test_other_items_are_refused_and_said_to_be() -> None:
@@ -151,8 +166,8 @@ def test_the_famous_example_claims_nothing() -> None:
     )
 
 
-def test_half_of_the_runs_missing_is_the_first_thing_said() -> None:
-    """The headline begins with what is not there."""
+def test_half_of_the_runs_missing_is_the_first_caveat() -> None:
+    """The answer comes first, and at once what is not there."""
     there = sweep([85], [93])
     absent = [
         made.run(f"3B_rank{rank}", "3B", rank=rank, seconds=None, steps=None, status=RunStatus.PREPARED)
@@ -160,10 +175,11 @@ def test_half_of_the_runs_missing_is_the_first_thing_said() -> None:
     ]
     absent = [replace(run, outcome=TrainingOutcome.NOT_STARTED, job_state=None, attempt_list=()) for run in absent]
     report = build_report(made.gathered([*there.runs, *absent, made.control("3B_base", "3B")]))
-    assert report.headline[0].text == (
-        "3 of 6 runs are complete; not complete: 3B_rank4, 3B_rank64 and 3B_base. What follows is of what is there."
+    assert report.headline[1].text == (
+        "3 of 6 runs are complete; not complete: 3B_rank4, 3B_rank64 and 3B_base. The rest of this report is of "
+        "what is there."
     )
-    assert report.headline[1].text.startswith("Both fine-tuned runs score higher")
+    assert report.headline[2].text.startswith("Both fine-tuned runs score higher")
     assert len(report.headline) == 3
 
 
@@ -348,9 +364,9 @@ def test_without_a_control_nothing_is_said_of_a_gain() -> None:
     """The best score with its interval, and what it does not tell."""
     runs = [run for run in sweep([85], [93]).runs if run.kind is not RunKind.CONTROL]
     report = build_report(made.gathered(runs))
-    assert report.headline[0].text == (
-        "The highest exact match is 93.0 % (1B_rank64_s1; 86.3 to 96.6 %). No run was held against a control, so that "
-        "nothing is said of what training gained."
+    assert report.headline[1].text == (
+        "The highest exact match is 93.0 % (1B_rank64_s1; 86.3 to 96.6 %). No run was compared with a control, so that "
+        "the gain from training is unknown."
     )
     assert "Evaluate the base models" in [each.title for each in report.next_steps]
 
@@ -364,7 +380,7 @@ def test_a_further_task_stands_under_its_own_name() -> None:
     report = build_report(made.gathered(runs))
     (sentence, *_) = texts(report, "mine, exact match: Against the control")
     assert sentence.startswith("For neither of the 2 fine-tuned runs is a difference from its control established")
-    assert report.headline[0].text.startswith("Both fine-tuned runs score higher")
+    assert report.headline[1].text.startswith("Both fine-tuned runs score higher")
 
 
 @settings(deadline=None, max_examples=25)
@@ -392,18 +408,154 @@ def test_no_sentence_claims_a_cause(seed: int) -> None:
 def test_a_control_alone_says_nothing_of_training() -> None:
     """Its score is no highest one of anything that was trained."""
     report = build_report(made.gathered([made.run("1B_rank4"), made.control("1B_base", rights=made.rights(14))]))
-    assert report.headline[-1].text.startswith(
-        "Only controls were evaluated, the highest exact match is 14.0 % (1B_base;"
+    assert report.headline[0].text.startswith(
+        "Only controls were evaluated; the highest exact match is 14.0 % (1B_base;"
     )
 
 
 def test_what_changes_with_a_factor_is_named_beside_its_effect_on_the_score() -> None:
-    """An alpha of twice the rank: the effect is that of both, whether it is established or not."""
+    """A context that differs: the effect is that of both, whether it is established or not."""
     found = sweep([85], [93])
-    told = [made.metrics(run, lora_alpha=128.0 if "rank64" in run.name else 8.0) for run in found.runs]
+    told = [made.metrics(run, max_seq_len=256 if "rank64" in run.name else 128) for run in found.runs]
     report = build_report(replace(found, metrics=tuple(told)))
     assert texts(report, made.RANK)[-1] == (
-        "Runs of another rank differ in alpha (128 against 8) as well: what the rank does to the score cannot be told "
-        "apart from what that does."
+        "Runs of another rank differ in context (256 against 128) as well: what the rank does to the score cannot be "
+        "told apart from what that does."
     )
     assert not [text for text in texts(build_report(found), made.RANK) if "differ in" in text]
+
+
+def test_an_alpha_that_follows_the_rank_is_part_of_the_pair() -> None:
+    """Twice the rank, or any other ratio, in settings or as a level: the sentence is about the pair."""
+    for ratio, words in ((2.0, "alpha = 2 x rank"), (1.0, "alpha = 1 x rank"), (0.5, "alpha = 0.5 x rank")):
+        for low, high in (([85], [93]), ([70, 71, 72], [92, 93, 93]), ([80, 86, 90], [84, 83, 92])):
+            found = sweep(low, high)
+            told = [made.metrics(run, lora_alpha=ratio * (64 if "rank64" in run.name else 4)) for run in found.runs]
+            report = build_report(replace(found, metrics=tuple(told)))
+            everything = [each.text for each in (*report.headline, *report.findings)]
+            assert not any("differ in alpha" in text or "alpha (" in text for text in everything)
+            assert (
+                f"rank 4 (with {words})" in texts(report, made.RANK)[0] or f"(with {words})" in report.headline[0].text
+            )
+            assert f"(with {words})" in report.headline[0].text
+    found = sweep([85], [93])
+    told = [made.metrics(run, lora_alpha=16.0 if "rank64" in run.name else 8.0) for run in found.runs]
+    report = build_report(replace(found, metrics=tuple(told)))
+    assert "differ in alpha (16 against 8) as well" in texts(report, made.RANK)[-1]
+    fixed = [made.metrics(run, lora_alpha=16.0) for run in found.runs]
+    assert "alpha" not in " ".join(texts(build_report(replace(found, metrics=tuple(fixed))), made.RANK))
+
+
+def factorial(
+    rng: np.random.Generator, design: dict[str, tuple[str, ...]], seeds: int, *, tied: int = 0, control: bool = True
+) -> Gathered:
+    """Runs of every combination of levels and seeds; the last `tied` factors follow the first level for level."""
+    keys = list(design)
+    crossed = keys[: len(keys) - tied]
+    runs: list[RunResult] = [made.control("1B_base", rights=made.rights(20, 40))] if control else []
+    for number, places in enumerate(itertools.product(*(range(len(design[key])) for key in crossed))):
+        level_at = dict(zip(crossed, places, strict=True))
+        levels = [Level(factor=key, value=design[key][level_at.get(key, places[0])]) for key in keys]
+        chance = rng.random()
+        for seed in range(1, seeds + 1):
+            name = f"run_{number}_s{seed}"
+            record = made.record(name, "epoch_2", [bool(right) for right in rng.random(40) < chance])
+            models = [level.value for level in levels if level.factor == "models"]
+            run = made.run(name, models[0] if models else "1B", rank=None, seed=seed, evaluations=[record])
+            runs.append(replace(run, levels=(*levels, *(() if models else run.levels))))
+    return made.gathered(runs)
+
+
+DESIGNS: list[tuple[dict[str, tuple[str, ...]], int]] = [
+    ({made.RANK: ("4", "64")}, 0),
+    ({made.RANK: ("4", "16", "64")}, 0),
+    ({made.RANK: ("4", "64"), "train.learning_rate": ("1e-4", "1e-3")}, 0),
+    ({made.RANK: ("4", "64"), "train.learning_rate": ("1e-4", "1e-3")}, 1),
+    (
+        {
+            made.RANK: ("4", "16", "64"),
+            "train.learning_rate": ("1e-3", "5e-4", "1e-4"),
+            "train.epochs": ("1", "2", "3"),
+        },
+        2,
+    ),
+    ({"models": ("1B", "3B"), made.RANK: ("4", "64")}, 0),
+    ({"models": ("1B", "3B", "8B"), "train.learning_rate": ("1e-3", "5e-4", "1e-4")}, 1),
+    ({"train.lora.target_modules": ('["q_proj", "k_proj"]', '["q_proj", "k_proj", "v_proj", "o_proj", "up_proj"]')}, 0),
+    (
+        {
+            "train.lora.target_modules": ('["q_proj", "k_proj", "v_proj", "o_proj"]', '["up_proj", "down_proj", "q"]'),
+            "data.prompt": (
+                "Write the word with a capital letter: {input}",
+                "Please be so kind as to say {input} again",
+            ),
+        },
+        1,
+    ),
+    ({"data.prompt": ("one two three four five six seven eight nine ten " * 3, "a b c d e f g h i j k l " * 4)}, 0),
+    ({"models": ("a base model with a name of many words", "another one with still more of them")}, 0),
+    ({}, 0),
+]
+
+
+def test_the_answer_comes_first_and_has_forty_words_at_most() -> None:
+    """Over many designs, seeds, controls and questions."""
+    rng = np.random.Generator(np.random.PCG64(4))
+    plan = made_plan()
+    questions = (
+        "",
+        "Does a higher rank help?",
+        "Does fine-tuning beat the base model at all?",
+        "Is a larger learning rate better, and what do epochs and the base model change?",
+    )
+    checked = 0
+    for design, tied in DESIGNS:
+        for seeds, control, question in itertools.product((1, 2, 3), (True, False), questions):
+            found = factorial(rng, design, seeds, tied=tied, control=control)
+            planned = replace(found, plan=replace(plan, question=question) if question else None)
+            told = analyses(planned.runs, planned.factors, planned.datasets)
+            answer, *caveats = headline(Concluded(gathered=planned, analyses=told, facts=(), estimates=()))
+            assert 3 < len(answer.text.split()) <= 40, answer.text
+            assert answer.text.endswith((".", "...")), answer.text
+            assert answer.text not in [each.text for each in caveats]
+            asked = [e for e in told[0].effects if question and factor_words(e.factor) in question]
+            if question.startswith("Does a higher") and made.RANK in design:
+                assert answer.topic == made.RANK
+            if question.startswith("Does fine-tuning") and control and "models" not in design:
+                assert answer.topic == "Against the control"
+            if question.startswith("Is a larger") and asked:
+                assert answer.topic in {each.factor for each in asked}
+            checked += 1
+    assert checked == len(DESIGNS) * 24
+
+
+def test_settings_that_vary_as_pairs_are_named_as_the_pair() -> None:
+    rng = np.random.Generator(np.random.PCG64(5))
+    found = factorial(rng, {made.RANK: ("4", "64"), "train.learning_rate": ("1e-3", "1e-4")}, 3, tied=1)
+    report = build_report(found)
+    assert [effect.factor for effect in report.analyses[0].effects] == [made.RANK]
+    assert re.search(r"ank 64 with learning rate 1e-4 .*rank 4 with learning rate 1e-3", report.headline[0].text)
+    assert not any("confounded" in each.text or "changes together" in each.text for each in report.findings)
+
+
+def test_an_effect_that_differs_between_base_models_is_the_first_caveat() -> None:
+    """Rank 64 gains 30 points with one model and loses 30 with the other."""
+    runs: list[RunResult] = []
+    shares = {("1B", "4"): 50, ("1B", "64"): 80, ("3B", "4"): 80, ("3B", "64"): 50}
+    for (model, rank), share in shares.items():
+        for seed in (1, 2, 3):
+            name = f"{model}_rank{rank}_s{seed}"
+            record = made.record(name, "epoch_2", made.rights(share + seed % 2))
+            runs.append(made.run(name, model, rank=rank, seed=seed, evaluations=[record]))
+    # One run a point better, so that the seeds' effects spread.
+    better = made.record(runs[0].name, "epoch_2", made.rights(53))
+    runs[0] = replace(runs[0], evaluations=(better,))
+    report = build_report(made.gathered(runs))
+    assert report.headline[0].text.startswith("A difference between rank 64 and rank 4 is not established: ")
+    assert re.match(
+        r"The effect of the rank differs with the base model: rank 64 against rank 4 gives -30\.0 points with 3B and "
+        r"\+29\.\d points with 1B, a difference of -59\.\d points \(.*paired t-test over 3 training seeds; t = "
+        r".*1 interaction",
+        report.headline[1].text,
+    )
+    assert report.headline[1] in report.findings

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,9 +13,8 @@ from touchline.statistics.power import (
     items_for_paired_difference,
     smallest_paired_difference,
     smallest_seed_difference,
-    smallest_seed_difference_by_pilot,
-    welch_power,
 )
+from touchline.statistics.student import detectable_errors
 
 pytestmark = pytest.mark.planning
 
@@ -79,36 +77,30 @@ def test_what_is_no_design_is_refused(call: object) -> None:
         mcnemar_power(10, 0.3, 0.2, level=0.05)
 
 
-def _welch(second: np.ndarray, first: np.ndarray) -> np.ndarray:
-    """Two-sided p values of Welch's test, by scipy."""
-    from scipy.stats import ttest_ind
-
-    return np.asarray(ttest_ind(second, first, axis=1, equal_var=False).pvalue)
-
-
 @pytest.mark.parametrize("seeds", [2, 3, 5, 10])
 def test_a_difference_between_seeds_has_the_power_that_it_says(seeds: int) -> None:
-    """Welch's test by scipy on normal seeds: 80 % at the smallest difference, but for three simulation errors."""
+    """The paired test by scipy on normal seeds: 80 % at the smallest difference, but for three simulation errors."""
+    from scipy.stats import ttest_rel
+
     difference = smallest_seed_difference(seeds)
     assert difference is not None
     rng = Generator(PCG64(seeds))
     second, first = rng.normal(difference, 1, size=(20_000, seeds)), rng.normal(0, 1, size=(20_000, seeds))
-    assert (_welch(second, first) < 0.05).mean() == pytest.approx(0.8, abs=0.009)
-    assert welch_power(seeds, difference) == pytest.approx(0.8, abs=1e-6)
+    assert (ttest_rel(second, first, axis=1).pvalue < 0.05).mean() == pytest.approx(0.8, abs=0.009)
 
 
-@pytest.mark.parametrize("seeds", [2, 3, 5])
-def test_so_has_one_in_units_that_a_pilot_measured(seeds: int) -> None:
-    units = smallest_seed_difference_by_pilot(seeds)
-    assert units is not None
-    rng = Generator(PCG64(seeds))
-    spreads = np.sqrt(rng.chisquare(2 * (seeds - 1), size=(20_000, 1)) / (2 * (seeds - 1)))
-    second = rng.normal(size=(20_000, seeds)) + units * spreads
-    assert (_welch(second, rng.normal(size=(20_000, seeds))) < 0.05).mean() == pytest.approx(0.8, abs=0.009)
+@pytest.mark.parametrize("family", [1, 2, 8, 400])
+@pytest.mark.parametrize("freedom", [1, 1.37, 2, 4, 19, 300])
+def test_what_is_detectable_is_that_of_scipy_s_noncentral_t(freedom: float, family: int) -> None:
+    from scipy.stats import nct, t
+
+    found = detectable_errors(freedom, power=0.8, coverage=1 - 0.05 / family)
+    assert found is not None
+    critical = t.ppf(1 - 0.025 / family, freedom)
+    assert float(nct.sf(critical, freedom, found)) == pytest.approx(0.8, abs=2e-4)
 
 
 def test_one_seed_shows_nothing_of_the_spread() -> None:
     assert smallest_seed_difference(1) is None
-    assert smallest_seed_difference_by_pilot(1) is None
-    with pytest.raises(ValueError, match="one seed"):
-        welch_power(1, 2.0)
+    with pytest.raises(ValueError, match="power"):
+        smallest_seed_difference(3, power=0.3)

@@ -15,7 +15,6 @@ from touchline.statistics.bootstrap import (
     bootstrap_intervals,
     bootstrap_means,
     cluster_codes,
-    crossed_bootstrap,
     paired_bootstrap,
 )
 from touchline.statistics.sign_flips import sign_flip_p, sign_flip_ps
@@ -79,26 +78,10 @@ def test_nothing_is_said_of_the_spread_of_one_item(items: int) -> None:
 def test_other_items_are_refused() -> None:
     with pytest.raises(ValueError, match="not scores of the same items"):
         paired_bootstrap(np.ones(3), np.ones(4), rng())
-    with pytest.raises(ValueError, match="not seeds x items"):
-        crossed_bootstrap(np.ones((3, 4)), np.ones((3, 5)), rng())
-    with pytest.raises(ValueError, match="not seeds x items"):
-        crossed_bootstrap(np.ones((1, 4)), np.ones((3, 4)), rng())
     with pytest.raises(ValueError, match="names of clusters"):
         cluster_codes(["a"], 2)
     with pytest.raises(ValueError, match="0 draws"):
         bootstrap_means(np.ones((3, 1)), rng(), resamples=0)
-
-
-def test_the_crossed_bootstrap_knows_of_both_sources() -> None:
-    """Seeds that spread and items that do not, and the other way round, are both seen; neither gives no width."""
-    seeds = np.linspace(0.2, 0.6, 6)[:, None] + np.zeros(50)
-    items = np.zeros((6, 1)) + np.linspace(0, 1, 50)
-    none = np.full((6, 50), 0.5)
-    for second, first in ((seeds, none), (items, none)):
-        low, high = crossed_bootstrap(second, first, rng(), resamples=2000)
-        assert low < float(second.mean() - first.mean()) < high
-        assert high - low > 0.1
-    assert crossed_bootstrap(none, none, rng(), resamples=500) == (0, 0)
 
 
 @given(st.integers(0, 6), st.integers(0, 6), st.integers(0, 30))

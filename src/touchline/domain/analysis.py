@@ -7,7 +7,7 @@ that of the seed, and the analysis says so instead of answering.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from touchline.domain.quantity import Measured
@@ -22,6 +22,15 @@ class Shown(StrEnum):
     LOWER = "lower"
     NOT_ESTABLISHED = "not established"
     NOT_TESTABLE = "not testable"
+
+
+class SeedTestKind(StrEnum):
+    """The test over training seeds; the design fixes which one."""
+
+    PAIRED = "paired t-test"
+    """The same seeds trained both levels: `scipy.stats.ttest_rel`."""
+    WELCH = "Welch's t-test"
+    """The levels have no seed in common: `scipy.stats.ttest_ind(equal_var=False)`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -127,6 +136,46 @@ class SeedScore:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class SeedTest:
+    """A t-test over the seeds' means of two levels: the means, and what scipy gives for them."""
+
+    kind: SeedTestKind
+    """Which test."""
+    seeds: tuple[int, ...]
+    """Training seeds at the level; for the paired test those of both."""
+    reference_seeds: tuple[int, ...]
+    """Training seeds at the reference."""
+    means: tuple[float, ...]
+    """Mean score of each seed at the level, over items and conditions."""
+    reference_means: tuple[float, ...]
+    """The same at the reference."""
+    statistic: float | None
+    """Student's t; none where the seeds do not differ, for which the test is not defined."""
+    freedom: float | None
+    """Degrees of freedom; none where the test is not defined."""
+    error: float
+    """Standard error of the difference of the means; 0 where the seeds do not differ."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WithItems:
+    """The same test with the variation between items in its standard error, which can only widen it."""
+
+    error: float
+    """Standard error: the larger of the seeds' and that of discordant items, plus what other items would change."""
+    freedom: float
+    """Degrees of freedom of the test over seeds."""
+    p_value: float
+    """Two-sided."""
+    p_adjusted: float
+    """After Holm over the same family."""
+    low: float
+    """Lower end of the interval."""
+    high: float
+    """Upper end."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Contrast:
     """Two levels of a factor, everything else averaged over."""
 
@@ -135,39 +184,62 @@ class Contrast:
     level: str
     """The level that is asked about."""
     reference: str
-    """The level it is held against: the first one in the design."""
+    """The level it is compared with: the first one in the design."""
     value: float | None
     """Mean score at `level` minus that at `reference`, over the conditions that have both; none when there are none."""
     low: float | None
-    """Lower end of the interval over training seeds; none with fewer than two seeds."""
+    """Lower end of the interval of `test`; none with fewer than two seeds, or where the test is not defined."""
     high: float | None
     """Upper end."""
     p_value: float | None
-    """Two-sided, over training seeds; none with fewer than two."""
+    """Two-sided p value of `test`; none where there is no interval."""
     p_adjusted: float | None
-    """After Holm over all contrasts of the experiment."""
+    """After Holm over the family; none where there is no p value."""
+    test: SeedTest | None = None
+    """The test over training seeds; none with fewer than two."""
+    with_items: WithItems | None = None
+    """The test with the variation between items; a claim needs both. None with fewer than two seeds."""
     seeds: int
-    """Training seeds at each of the two levels, the same ones."""
+    """Training seeds at each of the two levels; where they differ, the fewer."""
     strata: int
     """Conditions of the other factors that were averaged over."""
     items_low: float | None
     """Lower end of an interval over the items alone: it holds for these checkpoints and not for the setting."""
     items_high: float | None
     """Upper end."""
-    crossed_low: float | None = None
-    """Lower end of a bootstrap interval over seeds and items together; none with fewer than three seeds."""
-    crossed_high: float | None = None
-    """Upper end."""
     shown: Shown
     """What may be said of the setting."""
     reason: str
     """Why no more may be said: `one seed: describes these checkpoints, not the setting`; empty when it is shown."""
     smallest: Measured
-    """The smallest effect that so many seeds, spread as these are, would have shown at 80 % power."""
+    """Minimum detectable difference: what so many seeds, spread as these are, would have shown at 80 % power."""
     coverage: float = 0.95
     """How often such intervals hold the truth."""
-    method: str = "t over seed means"
-    """How the interval was computed."""
+
+    @property
+    def is_shown(self) -> bool:
+        """Whether a difference is established."""
+        return self.shown in (Shown.HIGHER, Shown.LOWER)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Interaction:
+    """The effect of one factor at two levels of another: whether it differs between them."""
+
+    factor: str
+    """The factor whose effect it is."""
+    other_factor: str
+    """The factor at whose levels the effect is compared."""
+    other_level: str
+    """One level of the other factor."""
+    other_reference: str
+    """The other factor's first level."""
+    effect: float
+    """Effect at `other_level`: mean score at the contrast's level minus that at its reference."""
+    other_effect: float
+    """The same at `other_reference`."""
+    difference: Contrast
+    """Difference of the two effects, tested over the seeds' effects."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -182,6 +254,11 @@ class FactorEffect:
     """Every evaluated run."""
     contrasts: tuple[Contrast, ...]
     """Each later level against the first."""
+    tied: tuple[str, ...] = ()
+    """Other factors whose levels change with it one for one by design, as `pairs` writes it: the effect is that of the
+    pair, the levels above are those of `factor`, and the others have no effect of their own."""
+    tied_levels: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """Levels of each tied factor, in the order of `levels`."""
     confounded_with: tuple[str, ...] = ()
     """Other factors or settings that change together with it, so that the effect is theirs as well."""
 
@@ -205,7 +282,13 @@ class Analysis:
     refusals: tuple[Refusal, ...]
     """What is not compared, and why."""
     effects: tuple[FactorEffect, ...]
-    """Factors with two levels or more among the evaluated runs."""
+    """Factors with two levels or more among the evaluated runs; their contrasts are one family."""
+    effects_family: int = 0
+    """How many contrasts were tested: the family that Holm's adjustment is over."""
+    interactions: tuple[Interaction, ...] = ()
+    """Effects that were compared between the levels of another factor; a family of their own."""
+    interactions_family: int = 0
+    """How many of them were tested."""
     notes: tuple[str, ...]
     """What a reader must know: selection on the test items, saturation, clusters, unequal seeds."""
     checkpoints: dict[str, str]

@@ -8,8 +8,10 @@ from numpy.random import PCG64, Generator
 
 from touchline.domain.analysis import Analysis, ScoredRun
 from touchline.domain.results import RunResult
+from touchline.domain.runs import RunKind
 from touchline.statistics.analysis import analyse
 from touchline.statistics.scored import SEED, last_of_each, scored_run
+from touchline.statistics.strata import tied_factors
 
 
 def analyses(
@@ -28,7 +30,9 @@ def analyses(
             records = last_of_each(result.evaluations if own else result.other_evaluations)
             for key, record in records.items():
                 found.setdefault(key, []).append(scored_run(result, record, datasets.get(result.name, "")))
+    asked = [run for run in runs if run.kind is RunKind.FINE_TUNED and run.control is None]
+    tied = tied_factors([{level.factor: level.value for level in run.levels} for run in asked], list(factors))
     return tuple(
-        analyse(scored, task=task, score=score, factors=factors, rng=Generator(PCG64(SEED)))
+        analyse(scored, task=task, score=score, factors=factors, rng=Generator(PCG64(SEED)), tied=tied)
         for (task, score), scored in found.items()
     )

@@ -168,8 +168,6 @@ class Scale:
     def ends(self, low: float, high: float) -> str:
         """`+62.4 to +75.9`: the interval of a difference."""
         if self.share:
-            # An interval over seed means knows nothing of the ends of the scale.
-            low, high = max(low, -1.0), min(high, 1.0)
             return f"{_signed(100 * low, 1)} to {_signed(100 * high, 1)}"
         return f"{_signed(low, 3)} to {_signed(high, 3)}"
 

@@ -1,4 +1,4 @@
-"""Bootstrap intervals of means: items drawn again, or whole clusters of them, or items and training seeds together.
+"""Bootstrap intervals of means: items drawn again, or whole clusters of them.
 
 A column is one run's scores, or the differences of two runs' scores on the same items: drawing items and not scores
 keeps the pairs together. All columns share their draws, so that a thousand runs on a thousand items are one product of
@@ -119,40 +119,6 @@ def paired_bootstrap(
         raise ValueError(f"{second.shape} and {first.shape} are not scores of the same items")
     differences = (second - first)[:, None]
     return bootstrap_intervals(differences, rng, resamples=resamples, clusters=clusters, coverage=coverage)[0]
-
-
-def crossed_bootstrap(
-    second: Floats, first: Floats, rng: Generator, *, resamples: int = RESAMPLES, coverage: float = 0.95
-) -> Interval:
-    """Interval of a difference of two settings' means, training seeds and items both drawn again.
-
-    Seeds of each setting are drawn by themselves, items once for both, and every cell counts as often as its seed times
-    its item: the pigeonhole bootstrap of Owen 2007, Annals of Applied Statistics 1:386-411. It counts the flips of
-    items from seed to seed three times, and few seeds too little; so it stands beside the t interval, not in its
-    place.
-
-    Args:
-        second: scores at one level, shape [seeds, items].
-        first: scores at the other, shape [seeds, items] with the same items.
-        rng: where chance comes from.
-        resamples: draws.
-        coverage: how often such intervals hold the truth.
-
-    Raises:
-        ValueError: other items, or fewer than two seeds of either.
-    """
-    seeds, items = second.shape
-    if first.shape[1] != items or min(seeds, len(first)) < 2:
-        raise ValueError(f"{second.shape} and {first.shape} are not seeds x items that can be drawn again")
-    differences = []
-    for by_item in _draws(items, resamples, rng):
-        means = []
-        for scores in (second, first):
-            by_seed = np.concatenate(list(_draws(len(scores), len(by_item), rng)), axis=0)
-            means.append(((by_item @ scores.T) * by_seed).sum(axis=1) / (items * len(scores)))
-        differences.append(means[0] - means[1])
-    low, high = np.quantile(np.concatenate(differences), [(1 - coverage) / 2, (1 + coverage) / 2])
-    return Interval(float(low), float(high))
 
 
 def cluster_codes(clusters: Sequence[str], items: int) -> NDArray[np.intp]:

@@ -27,10 +27,25 @@ def clustered_error(values: Floats, clusters: Sequence[str] | None = None) -> fl
     Raises:
         ValueError: other than one cluster for each item, or fewer than two of them.
     """
-    totals = residual_totals(values, clusters)
-    if len(totals) < 2:
+    return math.sqrt(float(squared_errors(values, clusters)))
+
+
+def squared_errors(values: Floats, clusters: Sequence[str] | None = None) -> Floats:
+    """Return the squares of the standard errors of many means, shape [...], of values of shape [..., items].
+
+    Raises:
+        ValueError: as for `clustered_error`.
+    """
+    totals = values - values.mean(axis=-1, keepdims=True)
+    items = values.shape[-1]
+    if clusters is not None:
+        codes = cluster_codes(clusters, items)
+        totals = totals @ (codes[:, None] == np.arange(codes.max() + 1)).astype(np.float64)
+    units = totals.shape[-1]
+    if units < 2:
         raise ValueError("one cluster alone tells nothing of the spread between clusters")
-    return math.sqrt(float((totals**2).sum()) * len(totals) / (len(totals) - 1)) / len(values)
+    # Divided before it is multiplied: scores of a scale of 1e150 have squares that are no floats any more.
+    return np.asarray(np.square(totals / items).sum(axis=-1) * (units / (units - 1)))
 
 
 def clustered_share(values: Floats, clusters: Sequence[str] | None = None, coverage: float = 0.95) -> Interval:

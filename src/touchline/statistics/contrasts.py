@@ -1,13 +1,13 @@
-"""The difference of two levels' mean scores, and how far it would be another one with other seeds and other items.
+"""Difference between two levels' mean scores, tested over training seeds; variation between items can only widen it.
 
-Training seeds are the unit. Every seed's mean at a level, over conditions and items, is one value, and the two levels'
-values are compared by Welch's t-test, since levels may differ in their spread too. Two things are added, because seeds
-are few and items are a sample:
+A seed's mean at a level, over conditions and items, is one value, and the values of two levels are compared by the
+t-test of `seed_tests`. Seeds are few and items are a sample, so a claim also needs a second, wider test. Its squared
+standard error is max(seeds, discordant) + max(0, items - discordant), with the degrees of freedom of the first test:
 
-- Two or three seeds may agree by luck. The variance is never taken for smaller than what the flips of items from seed
-  to seed alone make of it, which all the items tell.
-- What another sample of items would change: the variance over items of the mean difference, as far as it is more than
-  those same flips. Where a level helps some kinds of items and harms others, other items give another difference.
+- `discordant`: what flips of items from seed to seed alone make of the variance. Two or three seeds may agree by luck;
+  all the items tell how far apart they could have been.
+- `items`: the variance over items of the mean difference. Where a level helps some items and harms others, other items
+  would give another difference.
 """
 
 from __future__ import annotations
@@ -15,168 +15,159 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
 
 import numpy as np
-from numpy.random import Generator
 
-from touchline.statistics.bootstrap import QUICK_RESAMPLES, Floats, crossed_bootstrap
-from touchline.statistics.clustered import clustered_difference, clustered_error
+from touchline.domain.analysis import SeedTest, SeedTestKind
+from touchline.statistics.bootstrap import Floats
+from touchline.statistics.clustered import clustered_difference, clustered_error, squared_errors
 from touchline.statistics.own_score import is_share
 from touchline.statistics.paired import newcombe_paired
 from touchline.statistics.proportion import Interval, normal_quantile
-from touchline.statistics.strata import Strata, Stratum
-from touchline.statistics.student import t_quantile, t_tail
+from touchline.statistics.seed_tests import SeedTestValues, seed_test
+from touchline.statistics.student import t_quantile
 
-_NOTHING: Final = 1e-18
-"""Variance that is rounding."""
-CROSSED_FROM: Final = 3
-"""Seeds from which on seeds are drawn again; two give three different draws."""
+_NOTHING = 1e-18
+"""Variance that is rounding, of scores up to 1."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """Conditions that were asked the same items: their mean scores at two levels."""
+
+    second: Floats
+    """At the level that is asked about, shape [..., seeds, items]."""
+    first: Floats
+    """At the reference, shape [..., seeds, items]."""
+    clusters: tuple[str, ...] | None
+    """What the items belong to; none where they stand alone."""
+    weight: float
+    """Their share of all conditions."""
+
+    @property
+    def units(self) -> int:
+        """Items or clusters that are independent."""
+        return int(self.second.shape[-1]) if self.clusters is None else len(set(self.clusters))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Estimate:
+class Difference:
     """Two levels' difference."""
 
     value: float
     """Mean at the level minus that at the reference."""
-    error: float | None
-    """Its standard error over seeds and items; none with one seed."""
-    freedom: float | None
-    """Degrees of freedom of the error."""
-    seeds: int
-    """Training seeds of each level."""
     items: Interval
     """Over items alone, for these checkpoints."""
-    crossed: Interval | None
-    """Seeds and items drawn again; none with fewer than three seeds, or where conditions have items of their own."""
-
-    @property
-    def p_value(self) -> float | None:
-        """Two-sided; none with one seed."""
-        if self.error is None or self.freedom is None:
-            return None
-        if not self.error:
-            return float(not self.value)
-        return min(1.0, 2 * t_tail(abs(self.value) / self.error, self.freedom))
-
-    def interval(self, coverage: float) -> Interval | None:
-        """Over seeds and items; none with one seed."""
-        if self.error is None or self.freedom is None:
-            return None
-        arm = t_quantile(0.5 + coverage / 2, self.freedom) * self.error
-        return Interval(self.value - arm, self.value + arm)
-
-    @property
-    def spread(self) -> float | None:
-        """The standard deviation between seeds that this error comes from, were there no other source of it."""
-        return None if self.error is None else self.error * math.sqrt(self.seeds / 2)
+    test: SeedTest | None = None
+    """Over training seeds; none with fewer than two of either level."""
+    interval: Interval | None = None
+    """Of the test; none where it is not defined."""
+    p_value: float | None = None
+    """Of the test; none where it is not defined."""
+    wide_error: float = math.nan
+    """Standard error with the variation between items."""
+    wide_freedom: float = math.nan
+    """Degrees of freedom of the wider test."""
+    wide_p_value: float = math.nan
+    """P value of the wider test."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Sample:
-    """Conditions that were asked the same items: their mean scores."""
-
-    second: Floats
-    """Shape [seeds, items]."""
-    first: Floats
-    """Shape [seeds, items]."""
-    clusters: tuple[str, ...] | None
-    """What the items belong to."""
-    weight: float
-    """Their share of all conditions."""
-    conditions: int
-    """How many they are."""
-
-
-def estimate(strata: Strata, rng: Generator, coverage: float) -> Estimate:
-    """The difference of two levels, averaged over conditions and seeds.
+def difference(
+    samples: Sequence[Sample],
+    kind: SeedTestKind,
+    seeds: Sequence[int],
+    reference_seeds: Sequence[int],
+    coverage: float,
+) -> Difference:
+    """Return the difference of two levels, averaged over conditions and seeds, with its tests.
 
     Args:
-        strata: at least one condition.
-        rng: where the bootstrap's chance comes from.
-        coverage: of the intervals over items, and over seeds and items drawn again.
+        samples: at least one; weights sum to 1.
+        kind: the test that the design calls for.
+        seeds: training seeds of the level, in the order of the samples' rows.
+        reference_seeds: those of the reference.
+        coverage: of the intervals.
     """
-    samples = _samples(strata.strata, strata.seeds)
-    value = sum(sample.weight * float(sample.second.mean() - sample.first.mean()) for sample in samples)
-    error = freedom = crossed = None
-    if strata.seeds > 1:
-        error, freedom = _error(samples, strata.seeds)
-        if strata.seeds >= CROSSED_FROM and len(samples) == 1 and samples[0].clusters is None:
-            crossed = crossed_bootstrap(
-                samples[0].second, samples[0].first, rng, resamples=QUICK_RESAMPLES, coverage=coverage
-            )
-    return Estimate(
-        value=value,
-        error=error,
-        freedom=freedom,
-        seeds=strata.seeds,
-        items=_over_items(samples, value, coverage),
-        crossed=crossed,
-    )
-
-
-def _samples(strata: Sequence[Stratum], seeds: int) -> list[_Sample]:
-    groups: dict[tuple[str, tuple[str, ...]], list[Stratum]] = {}
-    for stratum in strata:
-        run = next(iter(stratum.second.values()))
-        groups.setdefault((run.data, run.items), []).append(stratum)
-    found = []
-    for group in groups.values():
-        second, first = (
-            np.mean([[side[seed].scores for seed in sorted(side)] for side in sides], axis=0)
-            if seeds > 1
-            # Without seeds in common each condition is the mean of its own.
-            else np.mean([np.mean([run.scores for run in side.values()], axis=0) for side in sides], axis=0)[None, :]
-            for sides in ([stratum.second for stratum in group], [stratum.first for stratum in group])
-        )
-        clusters = next(iter(group[0].second.values())).clusters
-        found.append(_Sample(second, first, clusters, len(group) / len(strata), len(group)))
-    return found
-
-
-def _error(samples: Sequence[_Sample], seeds: int) -> tuple[float, float]:
-    """Standard error of the difference over seeds and items, and Satterthwaite's degrees of freedom."""
-    of_levels = [
-        float(np.var(sum(sample.weight * getattr(sample, side).mean(axis=1) for sample in samples), ddof=1)) / seeds
-        for side in ("second", "first")
-    ]
-    of_seeds = sum(of_levels)
-    of_flips = sum(sample.weight**2 * _flips(sample, seeds) for sample in samples)
-    of_items = sum(
-        sample.weight**2 * clustered_error((sample.second - sample.first).mean(axis=0), sample.clusters) ** 2
-        for sample in samples
-        if _units(sample) > 1
-    )
-    beyond = max(0.0, of_items - of_flips)
-    freedom = 2.0 * (seeds - 1)
-    if of_seeds > of_flips:
-        freedom = of_seeds**2 / (sum(variance**2 for variance in of_levels) / (seeds - 1))
-    of_seeds = max(of_seeds, of_flips)
-    variance = of_seeds + beyond
-    if variance < _NOTHING:
-        # Every item of every seed turned the same way: what so many items leave open.
+    second, first = seed_means(samples)
+    value = float(second.mean() - first.mean())
+    items = _over_items(samples, value, coverage)
+    if min(len(seeds), len(reference_seeds)) < 2:
+        return Difference(value=value, items=items)
+    tested = seed_test(second, first, kind, coverage)
+    freedom, variance = float(tested.freedom), float(widened_variance(samples, tested))
+    is_defined = bool(np.isfinite(tested.statistic))
+    if variance > _NOTHING * max(1.0, float(np.abs(second).max()), float(np.abs(first).max())) ** 2:
+        wide = math.sqrt(variance)
+    else:
+        # Every item of every seed has the same score at a level: what so many items leave open.
         over = _over_items(samples, 0.0, 0.95)
-        return (over.high - over.low) / 2 / normal_quantile(0.95), freedom
-    units = min(_units(sample) for sample in samples)
-    parts = of_seeds**2 / freedom + (beyond**2 / (units - 1) if units > 1 else 0.0)
-    return math.sqrt(variance), max(variance**2 / parts, float(seeds - 1))
+        wide = (over.high - over.low) / 2 / normal_quantile(0.95)
+    return Difference(
+        value=value,
+        items=items,
+        test=SeedTest(
+            kind=kind,
+            seeds=tuple(seeds),
+            reference_seeds=tuple(reference_seeds),
+            means=tuple(float(mean) for mean in second),
+            reference_means=tuple(float(mean) for mean in first),
+            statistic=float(tested.statistic) if is_defined else None,
+            freedom=freedom if is_defined else None,
+            error=float(tested.error),
+        ),
+        interval=Interval(float(tested.low), float(tested.high)) if is_defined else None,
+        p_value=float(tested.p_value) if is_defined else None,
+        wide_error=wide,
+        wide_freedom=freedom,
+        wide_p_value=_p_value(value, wide, freedom),
+    )
 
 
-def _flips(sample: _Sample, seeds: int) -> float:
-    """Variance of the difference that flips of items from seed to seed make: what seed and item do not explain."""
-    if _units(sample) < 2:
-        return 0.0
-    total = 0.0
-    for scores in (sample.second, sample.first):
-        residuals = scores - scores.mean(axis=0, keepdims=True) - scores.mean(axis=1, keepdims=True) + scores.mean()
-        total += sum(clustered_error(row, sample.clusters) ** 2 for row in residuals) / (seeds - 1) / seeds
-    return total
+def seed_means(samples: Sequence[Sample]) -> tuple[Floats, Floats]:
+    """Return each seed's mean at the level and at the reference, over conditions and items, shape [..., seeds]."""
+    second = sum(sample.weight * sample.second.mean(axis=-1) for sample in samples)
+    first = sum(sample.weight * sample.first.mean(axis=-1) for sample in samples)
+    return np.asarray(second), np.asarray(first)
 
 
-def _over_items(samples: Sequence[_Sample], value: float, coverage: float) -> Interval:
-    """The interval over items alone."""
-    if len(samples) == 1 and _units(samples[0]) > 1:
+def widened_variance(samples: Sequence[Sample], tested: SeedTestValues) -> Floats:
+    """Return the squared standard error with the variation between items, never less than that over seeds."""
+    discordant: Floats = np.zeros(tested.error.shape)
+    items: Floats = np.zeros(tested.error.shape)
+    for sample in samples:
+        if sample.units > 1:
+            discordant = discordant + sample.weight**2 * (
+                _discordant(sample.second, sample.clusters) + _discordant(sample.first, sample.clusters)
+            )
+            mean = sample.second.mean(axis=-2) - sample.first.mean(axis=-2)
+            items = items + sample.weight**2 * squared_errors(mean, sample.clusters)
+    return np.maximum(tested.error**2, discordant) + np.maximum(0.0, items - discordant)
+
+
+def _discordant(scores: Floats, clusters: Sequence[str] | None) -> Floats:
+    """Return the variance of a level's mean that flips of items make: what neither seed nor item explains."""
+    seeds = scores.shape[-2]
+    residuals = (
+        scores
+        - scores.mean(axis=-2, keepdims=True)
+        - scores.mean(axis=-1, keepdims=True)
+        + scores.mean(axis=(-2, -1), keepdims=True)
+    )
+    return np.asarray(squared_errors(residuals, clusters).sum(axis=-1) / (seeds - 1) / seeds)
+
+
+def _p_value(value: float, error: float, freedom: float) -> float:
+    """Return the two-sided p value of a difference with this standard error; 1 where there is neither."""
+    if not error > 0:
+        return 1.0
+    from scipy.special import stdtr
+
+    return float(2 * stdtr(freedom, -abs(value) / error))
+
+
+def _over_items(samples: Sequence[Sample], value: float, coverage: float) -> Interval:
+    """Return the interval over items alone."""
+    if len(samples) == 1 and samples[0].units > 1:
         (sample,) = samples
         second, first = sample.second.mean(axis=0), sample.first.mean(axis=0)
         if sample.clusters is None and set(np.unique([second, first])) <= {0.0, 1.0}:
@@ -185,16 +176,12 @@ def _over_items(samples: Sequence[_Sample], value: float, coverage: float) -> In
             return Interval(*newcombe_paired(*table, coverage)[1:])
         if is_share(second) and is_share(first):
             return Interval(*clustered_difference(second, first, sample.clusters, coverage)[1:])
-    units = min(_units(sample) for sample in samples)
+    units = min(sample.units for sample in samples)
     if units < 2:
         return Interval(value, value)
     variance = sum(
-        sample.weight**2 * clustered_error((sample.second - sample.first).mean(axis=0), sample.clusters) ** 2
+        sample.weight**2 * clustered_error(sample.second.mean(axis=0) - sample.first.mean(axis=0), sample.clusters) ** 2
         for sample in samples
     )
     arm = t_quantile(0.5 + coverage / 2, units - 1) * math.sqrt(variance)
     return Interval(value - arm, value + arm)
-
-
-def _units(sample: _Sample) -> int:
-    return sample.second.shape[1] if sample.clusters is None else len(set(sample.clusters))

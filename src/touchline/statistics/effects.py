@@ -7,159 +7,240 @@ from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Final
 
-from numpy.random import Generator
+import numpy as np
 
-from touchline.domain.analysis import Contrast, FactorEffect, ScoredRun, SeedScore, Shown
+from touchline.domain.analysis import Contrast, FactorEffect, ScoredRun, SeedScore, Shown, WithItems
 from touchline.domain.quantity import Measured, Missing, Quantity
-from touchline.statistics.contrasts import Estimate, estimate
+from touchline.statistics.contrasts import Difference, Sample, difference
 from touchline.statistics.own_score import LEVEL, named
-from touchline.statistics.power import POWER, smallest_seed_difference_by_pilot
+from touchline.statistics.power import POWER
 from touchline.statistics.several import holm
-from touchline.statistics.strata import DATASET, SEEDS, Strata, settings_of, strata_of
+from touchline.statistics.strata import DATASET, SEEDS, Strata, Stratum, settings_of, strata_of
+from touchline.statistics.student import detectable_errors, t_quantile
 
 ONE_SEED: Final = "one seed: describes these checkpoints, not the setting"
+NO_SPREAD: Final = "the seeds' means do not differ, so the t-test over seeds is not defined"
 _COVERAGE: Final = 1 - LEVEL
+_UNKNOWN_SPREAD: Final = Missing(missing="one seed: nothing is known of the spread between seeds")
 
 
-@dataclass(frozen=True, slots=True)
-class _Found:
-    """Two levels and what was found of them."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Tested:
+    """What was compared, and what came of it, before the family is known."""
 
     factor: str
+    """The dotted key."""
     level: str
+    """The level that is asked about."""
     reference: str
+    """The level it is compared with."""
     strata: Strata
-    estimate: Estimate | None
+    """The conditions that both have."""
+    difference: Difference | None
+    """None where there is no condition."""
 
 
 def factor_effects(
-    runs: Sequence[ScoredRun], factors: Mapping[str, Sequence[str]], rng: Generator
-) -> tuple[tuple[FactorEffect, ...], list[str]]:
-    """The effect of every factor with two levels or more among the runs, and what a reader must know of them.
+    runs: Sequence[ScoredRun], factors: Mapping[str, Sequence[str]], tied: Sequence[Sequence[str]] = ()
+) -> tuple[tuple[FactorEffect, ...], int, list[str]]:
+    """Return the effect of every factor with two levels or more among the runs, the family's size, and notes.
 
     Args:
         runs: at one checkpoint each; only those of the family count.
         factors: what varies, with its levels in the design's order.
-        rng: where the bootstrap's chance comes from.
+        tied: groups of factors that change together by design; the first of each stands for all.
     """
-    own = [run for run in runs if run.in_family and not run.is_control]
-    found: dict[str, list[_Found]] = {}
-    for factor, levels in _levels(own, factors).items():
+    own = own_runs(runs)
+    found: dict[str, list[Tested]] = {}
+    for factor, levels in levels_of(own, factors, tied).items():
         reference, *later = levels
         for level in later:
-            strata = strata_of(own, factor, level, reference)
-            difference = estimate(strata, rng, _COVERAGE) if strata.strata else None
-            found.setdefault(factor, []).append(_Found(factor, level, reference, strata, difference))
-    p_values = [p for each in found.values() for one in each if (p := _p_value(one)) is not None]
-    adjusted = iter(holm(p_values))
+            strata = strata_of(own, factor, level, reference, tied_to(factor, tied))
+            found.setdefault(factor, []).append(
+                Tested(
+                    factor=factor,
+                    level=level,
+                    reference=reference,
+                    strata=strata,
+                    difference=compare(strata) if strata.strata else None,
+                )
+            )
+    contrasts, family = adjusted([each for tests in found.values() for each in tests])
+    remaining = iter(contrasts)
     effects = tuple(
         FactorEffect(
             factor=factor,
             levels=(each[0].reference, *(one.level for one in each)),
-            points=tuple(_points(own, factor)),
-            contrasts=tuple(
-                _contrast(one, None if _p_value(one) is None else next(adjusted), len(p_values)) for one in each
-            ),
+            points=tuple(_points(own, factor, tied_to(factor, tied))),
+            contrasts=tuple(next(remaining) for _ in each),
+            tied=tuple(tied_to(factor, tied)),
+            tied_levels=_tied_levels(own, factor, (each[0].reference, *(one.level for one in each)), tied),
             confounded_with=tuple(dict.fromkeys(key for one in each for key in one.strata.confounded_with)),
         )
         for factor, each in found.items()
     )
-    return effects, list(_notes(effects, [one for each in found.values() for one in each]))
+    return effects, family, list(_notes(effects, [one for each in found.values() for one in each]))
 
 
-def _levels(runs: Sequence[ScoredRun], factors: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
-    """Levels that were evaluated, of each factor that has two of them; first those that the design names."""
+def own_runs(runs: Sequence[ScoredRun]) -> list[ScoredRun]:
+    """Return the fine-tuned runs that the experiment asks about."""
+    return [run for run in runs if run.in_family and not run.is_control]
+
+
+def tied_to(factor: str, tied: Sequence[Sequence[str]]) -> Sequence[str]:
+    """Return the factors that change with this one by design."""
+    return next((group[1:] for group in tied if group[0] == factor), ())
+
+
+def levels_of(
+    runs: Sequence[ScoredRun], factors: Mapping[str, Sequence[str]], tied: Sequence[Sequence[str]]
+) -> dict[str, list[str]]:
+    """Return the evaluated levels of each factor that has two of them; first those that the design names."""
     settings = [settings_of(run) for run in runs]
+    followers = {factor for group in tied for factor in group[1:]}
     found: dict[str, list[str]] = {}
     for factor, designed in factors.items():
         there = dict.fromkeys(each[factor] for each in settings if factor in each)
         levels = [*(level for level in designed if level in there), *(each for each in there if each not in designed)]
-        if factor != SEEDS and len(levels) > 1:
+        if factor != SEEDS and factor not in followers and len(levels) > 1:
             found[factor] = levels
     return found
 
 
-def _p_value(found: _Found) -> float | None:
-    return None if found.estimate is None else found.estimate.p_value
+def compare(strata: Strata) -> Difference:
+    """Compare two levels over the conditions that both have; at least one."""
+    return difference(
+        samples_of(strata.strata, is_seeded=bool(strata.seeds)),
+        strata.kind,
+        strata.seeds,
+        strata.reference_seeds,
+        _COVERAGE,
+    )
 
 
-def _contrast(found: _Found, p_adjusted: float | None, family: int) -> Contrast:
-    empty = Contrast(
-        factor=found.factor,
-        level=found.level,
-        reference=found.reference,
+def samples_of(strata: Sequence[Stratum], *, is_seeded: bool) -> list[Sample]:
+    """Return mean scores by seed and item, conditions with the same items together."""
+    groups: dict[tuple[str, tuple[str, ...]], list[Stratum]] = {}
+    for stratum in strata:
+        run = next(iter(stratum.second.values()))
+        groups.setdefault((run.data, run.items), []).append(stratum)
+    found = []
+    for group in groups.values():
+        second, first = (
+            np.mean([[side[seed].scores for seed in sorted(side)] for side in sides], axis=0)
+            if is_seeded
+            # Without seeds in common each condition is the mean of its own.
+            else np.mean([np.mean([run.scores for run in side.values()], axis=0) for side in sides], axis=0)[None, :]
+            for sides in ([stratum.second for stratum in group], [stratum.first for stratum in group])
+        )
+        clusters = next(iter(group[0].second.values())).clusters
+        found.append(Sample(second, first, clusters, len(group) / len(strata)))
+    return found
+
+
+def adjusted(tests: Sequence[Tested]) -> tuple[list[Contrast], int]:
+    """Return the contrasts with Holm's adjustment over all that were tested, and how many these are.
+
+    A test that is not defined because seeds do not differ stays in the family, with a p value of 1.
+    """
+    tested = [each.difference for each in tests if each.difference is not None and each.difference.test is not None]
+    by_seeds = iter(holm([1.0 if each.p_value is None else each.p_value for each in tested]))
+    by_items = iter(holm([min(each.wide_p_value, 1.0) for each in tested]))
+    contrasts = []
+    for each in tests:
+        is_tested = each.difference is not None and each.difference.test is not None
+        adjusted_p = (next(by_seeds), next(by_items)) if is_tested else None
+        contrasts.append(_contrast(each, adjusted_p, len(tested)))
+    return contrasts, len(tested)
+
+
+def _contrast(tested: Tested, adjusted_p: tuple[float, float] | None, family: int) -> Contrast:
+    strata, found = tested.strata, tested.difference
+    contrast = Contrast(
+        factor=tested.factor,
+        level=tested.level,
+        reference=tested.reference,
         value=None,
         low=None,
         high=None,
         p_value=None,
         p_adjusted=None,
-        seeds=found.strata.seeds,
-        strata=len(found.strata.strata),
+        seeds=min(len(strata.seeds), len(strata.reference_seeds)) or min(len(strata.strata), 1),
+        strata=len(strata.strata),
         items_low=None,
         items_high=None,
         shown=Shown.NOT_TESTABLE,
-        reason=found.strata.reason,
-        smallest=Missing(missing=found.strata.reason),
+        reason=strata.reason,
+        smallest=Missing(missing=strata.reason),
         coverage=_COVERAGE,
     )
-    if found.estimate is None:
-        return empty
-    difference = found.estimate
-    over_seeds, crossed = difference.interval(_COVERAGE), difference.crossed
-    described = replace(
-        empty,
-        value=difference.value,
-        items_low=difference.items.low,
-        items_high=difference.items.high,
+    if found is None:
+        return contrast
+    contrast = replace(
+        contrast,
+        value=found.value,
+        items_low=found.items.low,
+        items_high=found.items.high,
         reason=ONE_SEED,
-        smallest=Missing(missing="one seed: nothing is known of the spread between seeds"),
+        smallest=_UNKNOWN_SPREAD,
     )
-    if over_seeds is None or p_adjusted is None:
-        return described
-    smallest = _smallest(difference, family)
+    if found.test is None or adjusted_p is None:
+        return contrast
+    arm = t_quantile(0.5 + _COVERAGE / 2, found.wide_freedom) * found.wide_error
+    smallest = _smallest(found, family)
     shown = Shown.NOT_ESTABLISHED
-    if p_adjusted < LEVEL:
-        shown = Shown.HIGHER if difference.value > 0 else Shown.LOWER
+    if adjusted_p[1] < LEVEL and (found.p_value is None or adjusted_p[0] < LEVEL):
+        shown = Shown.HIGHER if found.value > 0 else Shown.LOWER
     return replace(
-        described,
-        low=over_seeds.low,
-        high=over_seeds.high,
-        p_value=difference.p_value,
-        p_adjusted=p_adjusted,
-        crossed_low=None if crossed is None else crossed.low,
-        crossed_high=None if crossed is None else crossed.high,
+        contrast,
+        low=None if found.interval is None else found.interval.low,
+        high=None if found.interval is None else found.interval.high,
+        p_value=found.p_value,
+        p_adjusted=None if found.p_value is None else adjusted_p[0],
+        test=found.test,
+        with_items=WithItems(
+            error=found.wide_error,
+            freedom=found.wide_freedom,
+            p_value=found.wide_p_value,
+            p_adjusted=adjusted_p[1],
+            low=found.value - arm,
+            high=found.value + arm,
+        ),
         shown=shown,
-        reason=_reason(found.strata, smallest, shown),
+        reason=_reason(strata, found, smallest, shown),
         smallest=smallest,
     )
 
 
-def _smallest(difference: Estimate, family: int) -> Measured:
-    """The smallest effect that would have been shown at 80 % power, at the first step of Holm's procedure."""
-    unit = smallest_seed_difference_by_pilot(difference.seeds, coverage=1 - LEVEL / max(family, 1))
-    if unit is None or difference.spread is None:
-        return Missing(missing="one seed: nothing is known of the spread between seeds")
+def _smallest(found: Difference, family: int) -> Measured:
+    """Return the minimum detectable difference at the first step of Holm's procedure."""
+    units = detectable_errors(found.wide_freedom, power=POWER, coverage=1 - LEVEL / max(family, 1))
+    if units is None or not found.wide_error > 0:
+        return Missing(missing="nothing differs between seeds or items, so that nothing is known of the spread")
     among = f" in a family of {family}" if family > 1 else ""
     return Quantity(
-        value=unit * difference.spread,
+        value=units * found.wide_error,
         unit="1",
-        method=f"{100 * POWER:g} % power{among}; spread estimated from these seeds",
+        method=f"{100 * POWER:g} % power{among}; noncentral t, spread estimated from these seeds",
     )
 
 
-def _reason(strata: Strata, smallest: Measured, shown: Shown) -> str:
+def _reason(strata: Strata, found: Difference, smallest: Measured, shown: Shown) -> str:
     parts = []
     if strata.confounded_with:
         parts.append(f"{named(strata.confounded_with)} changes with it: the effect is of both")
+    if found.p_value is None:
+        parts.append(NO_SPREAD)
     if shown is Shown.NOT_ESTABLISHED and isinstance(smallest, Quantity):
-        parts.append(f"{strata.seeds} seeds that spread like these show a difference of {smallest.value:.3g} or more")
+        seeds = min(len(strata.seeds), len(strata.reference_seeds))
+        parts.append(f"{seeds} seeds that spread like these show a difference of {smallest.value:.3g} or more")
     return "; ".join(parts)
 
 
-def _points(runs: Sequence[ScoredRun], factor: str) -> Iterator[SeedScore]:
-    """Every run that has a level of the factor; the group tells what else varies."""
+def _points(runs: Sequence[ScoredRun], factor: str, tied: Sequence[str]) -> Iterator[SeedScore]:
+    """Yield every run that has a level of the factor; the group tells what else varies."""
     settings = [(run, settings_of(run)) for run in runs]
-    keys = dict.fromkeys(key for _, each in settings for key in each if key not in (factor, DATASET))
+    keys = dict.fromkeys(key for _, each in settings for key in each if key not in (factor, DATASET, *tied))
     varied = [key for key in keys if len({each.get(key) for _, each in settings}) > 1]
     for run, each in settings:
         if factor in each:
@@ -173,12 +254,26 @@ def _points(runs: Sequence[ScoredRun], factor: str) -> Iterator[SeedScore]:
             )
 
 
+def _tied_levels(
+    runs: Sequence[ScoredRun], factor: str, levels: Sequence[str], tied: Sequence[Sequence[str]]
+) -> dict[str, tuple[str, ...]]:
+    """Return the levels of each tied factor, in the order of the factor's own."""
+    settings = [settings_of(run) for run in runs]
+    return {
+        other: tuple(
+            next((each[other] for each in settings if each.get(factor) == level and other in each), "")
+            for level in levels
+        )
+        for other in tied_to(factor, tied)
+    }
+
+
 def _words(factor: str) -> str:
     """`train.learning_rate` as `learning rate`."""
     return factor.rsplit(".", 1)[-1].replace("_", " ")
 
 
-def _notes(effects: Sequence[FactorEffect], found: Sequence[_Found]) -> Iterator[str]:
+def _notes(effects: Sequence[FactorEffect], found: Sequence[Tested]) -> Iterator[str]:
     if any(contrast.reason == ONE_SEED for effect in effects for contrast in effect.contrasts):
         yield "one seed: differences between levels describe these checkpoints, not the settings"
     for effect in effects:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 
-from touchline.domain.analysis import ScoredRun
+from touchline.domain.analysis import ScoredRun, SeedTestKind
 from touchline.domain.runs import STAGE
 
 SEEDS = "seeds"
@@ -20,10 +20,12 @@ _CHANGES_EVALUATION = ("models", "data", "dataset", "evaluate", STAGE)
 class Stratum:
     """One condition of all other factors, at two levels of one."""
 
+    condition: tuple[tuple[str, str | None], ...]
+    """Levels of the other factors that vary."""
     second: Mapping[int, ScoredRun]
     """The run at the level that is asked about, by seed."""
     first: Mapping[int, ScoredRun]
-    """The run at the reference, by the same seeds."""
+    """The run at the reference; by the same seeds where the design pairs them."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,8 +34,12 @@ class Strata:
 
     strata: tuple[Stratum, ...]
     """The conditions, all with the same seeds wherever that leaves two or more."""
-    seeds: int
-    """Training seeds of each; 1 where conditions share none."""
+    kind: SeedTestKind
+    """The test over seeds: paired where the two levels were trained with the same ones."""
+    seeds: tuple[int, ...]
+    """Training seeds of the level; none where conditions share fewer than two."""
+    reference_seeds: tuple[int, ...]
+    """Training seeds of the reference."""
     confounded_with: tuple[str, ...]
     """What else changes between the two levels."""
     left_out: int
@@ -51,8 +57,32 @@ def settings_of(run: ScoredRun) -> dict[str, str]:
     return found
 
 
-def strata_of(runs: Sequence[ScoredRun], factor: str, level: str, reference: str) -> Strata:
-    """The conditions in which both levels of a factor were run, everything else alike.
+def tied_factors(levels: Sequence[Mapping[str, str]], factors: Sequence[str]) -> tuple[tuple[str, ...], ...]:
+    """Return groups of factors whose levels change together, one for one, in every run of a design.
+
+    The first of a group stands for all: the base model if it is among them, else the first in the design's order.
+
+    Args:
+        levels: level of each factor, of every fine-tuned run of the design, evaluated or not.
+        factors: what varies, in the design's order.
+    """
+    groups: list[list[str]] = []
+    for factor in factors:
+        values = {each.get(factor) for each in levels}
+        if factor == SEEDS or len(values) < 2 or None in values:
+            continue
+        for group in groups:
+            pairs = {(each[group[0]], each[factor]) for each in levels}
+            if len(pairs) == len(values) == len({each[group[0]] for each in levels}):
+                group.append(factor)
+                break
+        else:
+            groups.append([factor])
+    return tuple(tuple(sorted(group, key=lambda factor: factor != MODELS)) for group in groups if len(group) > 1)
+
+
+def strata_of(runs: Sequence[ScoredRun], factor: str, level: str, reference: str, tied: Sequence[str] = ()) -> Strata:
+    """Find the conditions in which both levels of a factor were run, everything else alike.
 
     Where nothing else stays alike because another factor always changes with this one, the two are taken together, and
     that is told.
@@ -61,24 +91,33 @@ def strata_of(runs: Sequence[ScoredRun], factor: str, level: str, reference: str
         runs: fine-tuned runs of the family.
         factor: the dotted key.
         level: the level that is asked about.
-        reference: the level it is held against.
+        reference: the level it is compared with.
+        tied: factors that change with it by design.
     """
     own = [(run, settings) for run in runs if (settings := settings_of(run)).get(factor) in (level, reference)]
-    others = list(dict.fromkeys(key for _, settings in own for key in settings if key != factor))
+    others = list(dict.fromkeys(key for _, settings in own for key in settings if key not in (factor, *tied)))
     varied = [key for key in others if len({settings.get(key) for _, settings in own}) > 1]
     confounded: list[str] = []
-    found, differing = _paired(own, factor, level, varied)
+    changes_evaluation = any(key.split(".")[0] in _CHANGES_EVALUATION for key in (factor, *tied))
+    found, differing = _cells(own, factor, level, varied, changes_evaluation=changes_evaluation)
     if not found and not differing:
         confounded = [key for key in varied if _changes_with(own, factor, key)]
-        found, differing = _paired(own, factor, level, [key for key in varied if key not in confounded])
-    kept, seeds = _with_common_seeds(found)
+        changes_evaluation |= any(key.split(".")[0] in _CHANGES_EVALUATION for key in confounded)
+        alike = [key for key in varied if key not in confounded]
+        found, differing = _cells(own, factor, level, alike, changes_evaluation=changes_evaluation)
+    kind = SeedTestKind.PAIRED
+    if found and not any(stratum.second.keys() & stratum.first.keys() for stratum in found):
+        kind = SeedTestKind.WELCH
+    kept, seeds, others_seeds = _with_common_seeds(found, kind)
     used = sum(len(stratum.second) + len(stratum.first) for stratum in kept)
     reason = ""
     if not kept:
         reason = differing or f"no two runs with a seed in common differ in {factor} alone"
     return Strata(
         strata=tuple(kept),
+        kind=kind,
         seeds=seeds,
+        reference_seeds=others_seeds,
         confounded_with=tuple(confounded) if kept else (),
         left_out=len(own) - used,
         reason=reason,
@@ -88,35 +127,44 @@ def strata_of(runs: Sequence[ScoredRun], factor: str, level: str, reference: str
 _Own = tuple[ScoredRun, Mapping[str, str]]
 
 
-def _paired(own: Sequence[_Own], factor: str, level: str, alike: Sequence[str]) -> tuple[list[Stratum], str]:
-    """The conditions by what is to be alike, and why some were refused."""
+def _cells(
+    own: Sequence[_Own], factor: str, level: str, alike: Sequence[str], *, changes_evaluation: bool
+) -> tuple[list[Stratum], str]:
+    """Find the conditions by what is to be alike, and why some were refused.
+
+    Conditions of runs with the same seeds at both levels; where no condition has any, those with two seeds or more at
+    a level, other ones at each.
+    """
     cells: dict[tuple[str | None, ...], tuple[dict[int, ScoredRun], dict[int, ScoredRun]]] = {}
     for run, settings in own:
         second, first = cells.setdefault(tuple(settings.get(key) for key in alike), ({}, {}))
         # Of two runs of one condition and seed the first counts: they are no replicates.
         (second if settings[factor] == level else first).setdefault(run.seed, run)
+    is_paired = any(second.keys() & first.keys() for second, first in cells.values())
     found: list[Stratum] = []
     refused = ""
-    for second, first in cells.values():
-        seeds = [seed for seed in second if seed in first]
-        if not seeds:
+    for values, (all_second, all_first) in cells.items():
+        second, first = all_second, all_first
+        if is_paired:
+            second = {seed: run for seed, run in all_second.items() if seed in all_first}
+            first = {seed: all_first[seed] for seed in second}
+        if not second or not first or (not is_paired and max(len(second), len(first)) < 2):
             continue
-        reasons = [reason for seed in seeds if (reason := _why_not(second[seed], first[seed], factor))]
-        reasons += [reason for seed in seeds[1:] if (reason := _why_not(second[seed], second[seeds[0]], factor))]
-        if reasons:
-            refused = reasons[0]
+        like = next(iter(second.values()))
+        reasons = [_why_not(run, like, same_evaluation=not changes_evaluation) for run in first.values()]
+        reasons += [_why_not(run, like, same_evaluation=True) for run in second.values()]
+        if any(reasons):
+            refused = next(reason for reason in reasons if reason)
             continue
-        found.append(
-            Stratum(second={seed: second[seed] for seed in seeds}, first={seed: first[seed] for seed in seeds})
-        )
+        found.append(Stratum(condition=tuple(zip(alike, values, strict=True)), second=second, first=first))
     return found, refused
 
 
-def _why_not(one: ScoredRun, other: ScoredRun, factor: str) -> str:
-    """Why two runs' items cannot be held against each other; empty when they can."""
+def _why_not(one: ScoredRun, other: ScoredRun, *, same_evaluation: bool) -> str:
+    """Why two runs' items cannot be compared; empty when they can."""
     if one.items != other.items or one.data != other.data:
         return "the items differ"
-    if one.comparable != other.comparable and factor.split(".")[0] not in _CHANGES_EVALUATION:
+    if one.comparable != other.comparable and same_evaluation:
         return "prompt, decoding or another setting of the evaluation differ"
     return ""
 
@@ -129,23 +177,40 @@ def _changes_with(own: Sequence[_Own], factor: str, key: str) -> bool:
     return all(len(found) == 1 for found in values.values())
 
 
-def _with_common_seeds(strata: Sequence[Stratum]) -> tuple[list[Stratum], int]:
-    """Strata with the same seeds, and how many: all strata where two seeds or more are in all of them, else those with
-    the most seeds; as they are, and counted as one seed, where no stratum has two."""
-    kept: list[Stratum] = []
-    common: set[int] = set()
-    for stratum in sorted(strata, key=lambda stratum: -len(stratum.second)):
-        shared = set(stratum.second) & common if kept else set(stratum.second)
-        if len(shared) >= 2:
-            kept.append(stratum)
-            common = shared
-    if not kept:
-        return list(strata), 1 if strata else 0
-    ordered = [stratum for stratum in strata if any(stratum is each for each in kept)]
-    return [
+def _with_common_seeds(
+    strata: Sequence[Stratum], kind: SeedTestKind
+) -> tuple[list[Stratum], tuple[int, ...], tuple[int, ...]]:
+    """Find strata with the same seeds, and those of the level and the reference.
+
+    All strata where two seeds or more are in all of them, else those with the most seeds; as they are, and without
+    seeds, where no stratum has two.
+    """
+    if kind is SeedTestKind.WELCH:
+        by_second = _in_common([stratum.second.keys() for stratum in strata])
+        by_first = _in_common([stratum.first.keys() for stratum in strata])
+        kept = [each for each in strata if by_second <= each.second.keys() and by_first <= each.first.keys()]
+    else:
+        by_second = by_first = _in_common([stratum.second.keys() for stratum in strata])
+        kept = [each for each in strata if by_second <= each.second.keys()]
+    if not by_second or not by_first or not kept:
+        return list(strata), (), ()
+    second, first = tuple(sorted(by_second)), tuple(sorted(by_first))
+    chosen = [
         Stratum(
-            second={seed: run for seed, run in stratum.second.items() if seed in common},
-            first={seed: run for seed, run in stratum.first.items() if seed in common},
+            condition=stratum.condition,
+            second={seed: stratum.second[seed] for seed in second},
+            first={seed: stratum.first[seed] for seed in first},
         )
-        for stratum in ordered
-    ], len(common)
+        for stratum in kept
+    ]
+    return chosen, second, first
+
+
+def _in_common(seeds: Sequence[Set[int]]) -> Set[int]:
+    """Seeds that conditions have in common, from that with the most on, as long as two are left; empty without two."""
+    common: Set[int] = frozenset()
+    for own in sorted(seeds, key=lambda each: -len(each)):
+        shared = own & common if common else own
+        if len(shared) >= 2:
+            common = shared
+    return common

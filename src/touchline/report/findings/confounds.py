@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
+from touchline.domain.analysis import FactorEffect
 from touchline.domain.collected import RunMetrics, Setting
 from touchline.domain.quantity import Measured, Missing, Quantity
 from touchline.domain.report import Gathered, Statement
 from touchline.domain.results import RunResult
+from touchline.report.facts import is_asked_about
 from touchline.report.findings.pairs import Pair, pairs_of
-from touchline.report.words import factor_words, listed
+from touchline.report.words import factor_words, level_of, listed
 
 CHANGE_TIME = (
     ("effective_batch_size", "global batch size"),
@@ -31,12 +33,47 @@ CHANGE_LOSS = (
     ("epochs", "epochs"),
 )
 """Settings that change what is learnt: with the same global batch size that of a micro-batch does not."""
+RANK, ALPHA = "train.lora.rank", "train.lora.alpha"
 
 
-def confounded_scores(gathered: Gathered, factors: Sequence[str]) -> Iterator[Statement]:
+def ties(gathered: Gathered) -> dict[str, str]:
+    """Return what is tied to a factor by a rule in every run: `alpha = 2 x rank`, by the factor."""
+    told = {each.run_name: each for each in gathered.metrics}
+    asked = [run for run in gathered.runs if is_asked_about(run)]
+    ranks = {_rank(run, told) for run in asked}
+    ratios = {_alpha_per_rank(run, told) for run in asked}
+    if len(ranks) < 2 or len(ratios) != 1 or None in ratios:
+        return {}
+    return {RANK: f"alpha = {ratios.pop():g} x rank"}
+
+
+def _rank(run: RunResult, told: Mapping[str, RunMetrics]) -> float | None:
+    """Return a run's rank, from its settings or its level."""
+    rank = told[run.name].static_config.get("lora_rank") if run.name in told else None
+    return _number(rank if rank is not None else level_of(run, RANK))
+
+
+def _alpha_per_rank(run: RunResult, told: Mapping[str, RunMetrics]) -> float | None:
+    alpha = told[run.name].static_config.get("lora_alpha") if run.name in told else None
+    known, rank = _number(alpha if alpha is not None else level_of(run, ALPHA)), _rank(run, told)
+    return None if known is None or not rank else round(known / rank, 9)
+
+
+def _number(value: Setting) -> float | None:
+    try:
+        return None if value is None else float(value)
+    except ValueError:
+        return None
+
+
+def confounded_scores(gathered: Gathered, effects: Sequence[FactorEffect]) -> Iterator[Statement]:
     """What else differs between runs whose scores were compared by a factor: the effect is that of both."""
     told = {each.run_name: each for each in gathered.metrics}
-    for factor in factors:
+    for effect in effects:
+        factor = effect.factor
+        if effect.tied:
+            # The statement is about the pair; runs that differ in the factor alone are not there.
+            continue
         by_level = pairs_of(gathered, factor, _scored) if factor in gathered.factors else {}
         found = [
             each for pairs in by_level.values() for p in pairs for each in _differing(factor, p, told, CHANGE_LOSS)
@@ -91,13 +128,15 @@ def _differing(
     if pair.run.name not in told or pair.reference.name not in told:
         return
     mine, others = told[pair.run.name].static_config, told[pair.reference.name].static_config
+    own_ratio, other_ratio = (_alpha_per_rank(run, told) for run in (pair.run, pair.reference))
+    is_tied = own_ratio is not None and own_ratio == other_ratio
     values: set[tuple[Setting, Setting]] = set()
     for key, words in settings:
         own, other = mine.get(key), others.get(key)
         if words.replace("-", " ") == factor_words(factor) or own == other:
             continue
-        # A micro-batch that differs just as the batch does is no second thing.
-        if key == "batch_size" and (own, other) in values:
+        # Alpha that follows the rank is no second thing, nor a micro-batch that differs just as the batch does.
+        if (key == "lora_alpha" and factor == RANK and is_tied) or (key == "batch_size" and (own, other) in values):
             continue
         values.add((own, other))
         yield words, own, other

@@ -9,18 +9,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from touchline.domain.analysis import Analysis, Comparison, Contrast, FactorEffect, RunScore, Shown
-from touchline.domain.quantity import Missing, Quantity
+from touchline.domain.analysis import Analysis, Comparison, RunScore, Shown
+from touchline.domain.quantity import Missing
 from touchline.domain.report import Statement
 from touchline.domain.results import RunResult
 from touchline.domain.runs import ControlKind
 from touchline.report.facts import is_asked_about
-from touchline.report.words import Scale, count, factor_words, level_words, listed, p_text, scale_of
+from touchline.report.words import Scale, count, listed, p_text, scale_of
 
 CONTROL, CONTROLS, LIMITS = "Against the control", "Other controls", "Limits"
 POWER_WORDS = "at 80 % power"
 _ONE_SEED = "one seed"
 """How a note begins that every contrast of a single seed says by itself."""
+ALONE = " The interval, which is that of this difference alone, excludes 0; the test, after Holm over all, does not."
+"""What a reader would wonder at: an interval without 0 beside `not established`."""
 MANY = 24
 """Single comparisons that are told one by one; of more only the summary and the ends are."""
 
@@ -125,49 +127,12 @@ def _other_control(analysis: Analysis, each: Comparison, run: RunResult, where: 
     return Statement(topic=CONTROLS, text=text, shown=each.shown, where=tuple(where))
 
 
-def factor_findings(analysis: Analysis) -> Iterator[Statement]:
-    """Every contrast of every factor, with what the seeds allow to be said of it."""
-    scale = scale_of(analysis)
-    for effect in analysis.effects:
-        for contrast in effect.contrasts:
-            yield contrast_statement(effect, contrast, scale)
-
-
-def contrast_statement(effect: FactorEffect, contrast: Contrast, scale: Scale) -> Statement:
-    """One contrast in words."""
-    level, reference = level_words(contrast.factor, contrast.level), level_words(contrast.factor, contrast.reference)
-    also = (
-        f" It changes together with {listed([factor_words(other) for other in effect.confounded_with])}, so that this "
-        "is the effect of both."
-        if effect.confounded_with
-        else ""
-    )
-    if contrast.value is None:
-        why = contrast.reason or "no condition was evaluated at both"
-        text = f"A difference between {level} and {reference} cannot be tested: {why}.{also}"
-        return Statement(topic=effect.factor, text=text, shown=Shown.NOT_TESTABLE)
-    seeds = "1 training seed" if contrast.seeds == 1 else f"{contrast.seeds} training seeds"
-    over = f", averaged over {contrast.strata} conditions" if contrast.strata > 1 else ""
-    if contrast.shown in (Shown.HIGHER, Shown.LOWER):
-        text = (
-            f"{_capital(level)} scores {contrast.shown.value} than {reference}: {_with_ends(contrast, scale)} over "
-            f"{seeds}{over}; {p_text(contrast.p_adjusted if contrast.p_adjusted is not None else 1.0)} after Holm."
-        )
-    else:
-        text = (
-            f"A difference between {level} and {reference} is not established: {_with_ends(contrast, scale)} over "
-            f"{seeds}{over}{_p_of(contrast)}.{_because(contrast)}{_alone(contrast.low, contrast.high)}"
-            f"{_smallest_effect(contrast, scale)}"
-        )
-    return Statement(topic=effect.factor, text=text + also, shown=contrast.shown)
-
-
 def limit_findings(analysis: Analysis) -> Iterator[Statement]:
     """What a reader must know before believing the numbers above."""
     for note in analysis.notes:
         if note.startswith(_ONE_SEED) and analysis.effects:
             continue
-        yield Statement(topic=LIMITS, text=_sentence(note))
+        yield Statement(topic=LIMITS, text=sentence(note))
     for refusal in analysis.refusals:
         text = f"{refusal.run} is not compared with {refusal.other}: {refusal.reason.rstrip('.')}."
         yield Statement(topic=LIMITS, text=text, shown=Shown.NOT_TESTABLE)
@@ -187,47 +152,13 @@ def _alone(low: float | None, high: float | None) -> str:
     """What a reader would wonder at: an interval without 0 beside `not established`."""
     if low is None or high is None or low <= 0 <= high:
         return ""
-    return " The interval, which is that of this difference alone, excludes 0; the test, after Holm over all, does not."
+    return ALONE
 
 
 def _smallest(each: Comparison, scale: Scale) -> str:
     if isinstance(each.smallest, Missing):
         return ""
     return f" These items would have shown {scale.size(each.smallest.value)} {POWER_WORDS}."
-
-
-def _smallest_effect(contrast: Contrast, scale: Scale) -> str:
-    if not isinstance(contrast.smallest, Quantity):
-        return ""
-    if scale.share and contrast.smallest.value > 1:
-        return f" {contrast.seeds} seeds, spread as these are, could have shown no difference at all."
-    return (
-        f" {contrast.seeds} seeds, spread as these are, would have shown {scale.size(contrast.smallest.value)} "
-        f"{POWER_WORDS}."
-    )
-
-
-def _with_ends(contrast: Contrast, scale: Scale) -> str:
-    value = 0.0 if contrast.value is None else contrast.value
-    if contrast.low is not None and contrast.high is not None:
-        crossed = (
-            f"; seeds and items drawn anew {scale.ends(contrast.crossed_low, contrast.crossed_high)}"
-            if contrast.crossed_low is not None and contrast.crossed_high is not None
-            else ""
-        )
-        return f"{scale.difference(value)} ({scale.ends(contrast.low, contrast.high)}, {contrast.method}{crossed})"
-    if contrast.items_low is not None and contrast.items_high is not None:
-        return f"{scale.difference(value)} (by the items alone {scale.ends(contrast.items_low, contrast.items_high)})"
-    return scale.difference(value)
-
-
-def _p_of(contrast: Contrast) -> str:
-    return "" if contrast.p_adjusted is None else f"; {p_text(contrast.p_adjusted)} after Holm"
-
-
-def _because(contrast: Contrast) -> str:
-    """Why no more may be said; where seeds were compared the smallest difference says it."""
-    return f" {_sentence(contrast.reason)}" if contrast.reason and contrast.low is None else ""
 
 
 def _same_items(analysis: Analysis) -> str:
@@ -261,11 +192,7 @@ def _all(number: int) -> str:
     return "Both" if number == 2 else f"All {number:,}"
 
 
-def _capital(text: str) -> str:
-    """A setting at a sentence's beginning; a model's name stays as it is written."""
-    return text[:1].upper() + text[1:] if text[:1].islower() and " " in text else text
-
-
-def _sentence(text: str) -> str:
+def sentence(text: str) -> str:
+    """Return the text with a capital letter and a full stop; empty stays empty."""
     stripped = text.strip().rstrip(".")
     return f"{stripped[:1].upper()}{stripped[1:]}." if stripped else ""

@@ -1,0 +1,260 @@
+"""The bottom line: the answer to the experiment's question first, in at most 40 words, then the caveats."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from touchline.domain.analysis import Analysis, Contrast, FactorEffect, Shown
+from touchline.domain.report import Statement
+from touchline.domain.results import RunResult
+from touchline.domain.status import TrainingOutcome
+from touchline.report.facts import is_asked_about
+from touchline.report.findings.concluded import COMPLETION, Concluded, is_complete
+from touchline.report.findings.confounds import ties
+from touchline.report.findings.scores import CONTROL, control_summary
+from touchline.report.findings.settings import capital_level, interaction_statement, pair_words, seeds_words
+from touchline.report.words import Scale, count, factor_words, listed, p_text, scale_of
+
+MOST_WORDS = 40
+"""Words that the answer has at most."""
+_CAVEATS = 4
+_INTERACTIONS = 2
+"""Interactions that are named; of more the largest, and how many there are."""
+_ABOUT_CONTROL = ("base", "control", "fine-tun", "finetun", "untrained", "at all")
+"""Words of questions about what training gains, where no factor is named."""
+
+
+def headline(concluded: Concluded) -> tuple[Statement, ...]:
+    """Return the answer to the question, then what limits it: runs that are missing, interactions, the controls."""
+    gathered = concluded.gathered
+    runs = {run.name: run for run in gathered.runs}
+    incomplete = list(_incomplete(concluded))
+    if not concluded.analyses:
+        return (_nothing_scored(gathered.runs), *incomplete)
+    main = concluded.analyses[0]
+    question = "" if gathered.plan is None else gathered.plan.question
+    effects = _asked_first(main.effects, question)
+    about_control = _control_answer(main, runs)
+    if not effects or (about_control is not None and _is_about_control(question, effects)):
+        answer = about_control or _highest(main, runs)
+        told = [_factor_answer(effect, main, ties(gathered)) for effect in effects[:1]]
+    else:
+        answer, summary = _factor_answer(effects[0], main, ties(gathered)), control_summary(main, runs)
+        told = [summary if summary is not None else _highest(main, runs)]
+        told += [_factor_answer(effect, main, ties(gathered)) for effect in effects[1:]]
+    caveats = [*incomplete, *_differing(main, effects), *told]
+    return (answer, *caveats[:_CAVEATS])
+
+
+def _asked_first(effects: Sequence[FactorEffect], question: str) -> list[FactorEffect]:
+    """Sort the factors that the question names first; base models last, since a larger one is seldom the question."""
+    return sorted(effects, key=lambda effect: (not _is_named(effect, question), effect.factor == "models"))
+
+
+def _is_named(effect: FactorEffect, question: str) -> bool:
+    """Whether the question names the factor, or what is tied to it."""
+    asked = question.casefold()
+    return any(
+        words in asked
+        for factor in (effect.factor, *effect.tied)
+        for words in (factor_words(factor).casefold(), factor.rsplit(".", 1)[-1].casefold())
+    )
+
+
+def _is_about_control(question: str, effects: Sequence[FactorEffect]) -> bool:
+    asked = question.casefold()
+    if any(_is_named(effect, question) for effect in effects if effect.factor != "models"):
+        return False
+    # Where base models are compared with each other, the word alone does not mean the control.
+    asks_for = _ABOUT_CONTROL[1:] if any(effect.factor == "models" for effect in effects) else _ABOUT_CONTROL
+    return any(words in asked for words in asks_for)
+
+
+# ------------------------------------------------------------------------------------------------- a factor
+def _factor_answer(effect: FactorEffect, analysis: Analysis, tie_of: Mapping[str, str]) -> Statement:
+    """Answer whether a factor matters."""
+    tie, scale = tie_of.get(effect.factor, ""), scale_of(analysis)
+    established = [each for each in effect.contrasts if each.is_shown]
+    known = [each for each in effect.contrasts if each.value is not None]
+    name = factor_words(effect.factor)
+    if established:
+        best = max(established, key=lambda each: abs(each.value or 0.0))
+        return _established(effect, best, scale, tie, len(effect.contrasts) - 1, len(established) - 1)
+    shown = Shown.NOT_ESTABLISHED if any(each.test is not None for each in known) else Shown.NOT_TESTABLE
+    if not known:
+        text = (
+            f"An effect of the {name} is not established: no two runs that differ in it alone, with a seed in common, "
+            "were evaluated on the same items."
+        )
+        return _answer(effect.factor, shown, text, f"An effect of the {name} is not established.")
+    with_tie = f" (with {tie})" if tie else ""
+    if len(effect.contrasts) == 1:
+        (each,) = known
+        level, reference = (pair_words(effect, words, tie) for words in (each.level, each.reference))
+        between = f"A difference between {level} and {reference}{with_tie} is not established"
+        bare = f"A difference between {level} and {reference} is not established"
+    else:
+        between = f"An effect of the {name}{with_tie} is not established"
+        bare = f"An effect of the {name} is not established"
+    values = [each.value or 0.0 for each in known]
+    size = _span(min(values), max(values), scale) + (" against the first level" if len(values) > 1 else "")
+    return _answer(
+        effect.factor,
+        shown,
+        f"{between}: {size}{_test_words(known, scale)}.",
+        f"{bare}: {size}{_test_words(known, scale)}.",
+        f"{bare}: {size}.",
+        f"An effect of the {name} is not established: {size}.",
+    )
+
+
+def _span(low: float, high: float, scale: Scale) -> str:
+    """`+8.0 points`, or `-2.0 to +8.0 points`."""
+    if scale.difference(low) == scale.difference(high):
+        return scale.difference(low)
+    return f"{scale.ends(low, high)} points" if scale.share else scale.ends(low, high)
+
+
+def _established(
+    effect: FactorEffect, best: Contrast, scale: Scale, tie: str, others: int, established: int
+) -> Statement:
+    level, reference = (pair_words(effect, words, tie) for words in (best.level, best.reference))
+    claim = f"{capital_level(level)} scores {best.shown.value} than {reference}"
+    with_tie = f" (with {tie})" if tie else ""
+    numbers = f"{scale.difference(best.value or 0.0)}{_test_words([best], scale)}"
+    rest = f" Of {count(others, 'other level')} {established or 'none'} {_differ(established)}." if others else ""
+    name = factor_words(effect.factor)
+    return _answer(
+        effect.factor,
+        best.shown,
+        f"{claim}{with_tie}: {numbers}.{rest}",
+        f"{claim}: {numbers}.{rest}",
+        f"{claim}: {numbers}.",
+        f"{claim}: {scale.difference(best.value or 0.0)}.",
+        f"Levels of the {name} differ, the most by {numbers}.",
+    )
+
+
+def _differ(number: int) -> str:
+    return "differs from it" if number <= 1 else "differ from it"
+
+
+def _test_words(contrasts: Sequence[Contrast], scale: Scale) -> str:
+    """` (+17.4 to +26.0; paired t-test, 3 training seeds, p = 0.004 after Holm)`; of several the smallest p value."""
+    tested = [each for each in contrasts if each.test is not None and each.p_adjusted is not None]
+    if not tested:
+        if any(each.test is not None for each in contrasts):
+            return " (seeds do not differ, so that no t-test is defined)"
+        return " with one training seed, which describes these checkpoints and not the setting"
+    each = min(tested, key=lambda contrast: contrast.p_adjusted or 0.0)
+    if each.test is None or each.p_adjusted is None or each.low is None or each.high is None:
+        raise TypeError("a p value without a test")
+    ends = f"{scale.ends(each.low, each.high)}; " if len(contrasts) == 1 else ""
+    p = f"{p_text(each.p_adjusted)} after Holm"
+    smallest = "" if len(contrasts) == 1 else " at the smallest"
+    return f" ({ends}{each.test.kind.value}, {seeds_words(each.test)}, {p}{smallest})"
+
+
+# ------------------------------------------------------------------------------------------------- controls
+def _control_answer(analysis: Analysis, runs: Mapping[str, RunResult]) -> Statement | None:
+    """Answer what training gained; none where no run was compared with a control."""
+    family = sorted(
+        (each for each in analysis.comparisons if is_asked_about(runs[each.run])),
+        key=lambda each: each.difference.value,
+    )
+    if not family:
+        return None
+    scale, worst = scale_of(analysis), max(each.difference.p_adjusted for each in family)
+    higher, lower = (sum(each.shown is shown for each in family) for shown in (Shown.HIGHER, Shown.LOWER))
+    span = _span(family[0].difference.value, family[-1].difference.value, scale)
+    if len(family) == 1:
+        (each,) = family
+        items = next(score.items for score in analysis.scores if score.run == each.run)
+        ends = scale.ends(each.difference.low, each.difference.high)
+        numbers = f"{span} ({ends}; {p_text(worst)}, {count(items, 'item')})"
+        if each.shown in (Shown.HIGHER, Shown.LOWER):
+            text = f"{each.run} scores {each.shown.value} than its control {each.difference.control}: {numbers}."
+        else:
+            text = (
+                f"A difference between {each.run} and its control {each.difference.control} is not established: "
+                f"{numbers}."
+            )
+        return _answer(CONTROL, each.shown, text)
+    if max(higher, lower) == len(family):
+        shown = Shown.HIGHER if higher else Shown.LOWER
+        p = p_text(worst).replace("=", "at most")
+        text = (
+            f"All {len(family)} fine-tuned runs score {shown.value} than their controls: {span}, each {p} after Holm."
+        )
+        return _answer(CONTROL, shown, text)
+    counts = [f"{higher} score higher"] if higher else []
+    counts += [f"{lower} score lower"] if lower else []
+    open_ = len(family) - higher - lower
+    counts += [f"for {open_} a difference is not established"] if open_ else []
+    text = f"Of {len(family)} fine-tuned runs against their controls, {listed(counts)}: {span}."
+    return _answer(CONTROL, None if higher or lower else Shown.NOT_ESTABLISHED, text)
+
+
+def _highest(analysis: Analysis, runs: Mapping[str, RunResult]) -> Statement:
+    """The highest score where nothing was compared with a control."""
+    scale = scale_of(analysis)
+    asked = [score for score in analysis.scores if is_asked_about(runs[score.run])]
+    best = max(asked or analysis.scores, key=lambda score: score.value)
+    score = f"{scale.value(best.value)} ({best.run}; {scale.span(best.low, best.high)})"
+    text = (
+        f"The highest {analysis.score} is {score}. No run was compared with a control, so that the gain from training "
+        "is unknown."
+        if asked
+        else f"Only controls were evaluated; the highest {analysis.score} is {score}: no gain from training is known."
+    )
+    return _answer(COMPLETION, None, text, f"The highest score is {score}; the gain from training is unknown.")
+
+
+# ------------------------------------------------------------------------------------------------- caveats
+def _differing(analysis: Analysis, effects: Sequence[FactorEffect]) -> Iterator[Statement]:
+    """Interactions that are established: an effect that differs is not that of the answer at every level."""
+    order = [effect.factor for effect in effects]
+    found = [each for each in analysis.interactions if each.difference.is_shown]
+    found.sort(key=lambda each: (order.index(each.factor), -abs(each.difference.value or 0.0)))
+    family = count(analysis.interactions_family, "interaction")
+    for each in found[:_INTERACTIONS]:
+        yield interaction_statement(each, scale_of(analysis), family)
+
+
+def _incomplete(concluded: Concluded) -> Iterator[Statement]:
+    """What is not there."""
+    gathered = concluded.gathered
+    runs, planned = gathered.runs, gathered.plan is not None
+    done = [run for run in runs if is_complete(run, planned=planned)]
+    if len(done) == len(runs):
+        return
+    rest = [run.name for run in runs if not is_complete(run, planned=planned)]
+    yield Statement(
+        topic=COMPLETION,
+        text=f"{len(done)} of {count(len(runs), 'run')} {'is' if len(done) == 1 else 'are'} complete; not complete: "
+        f"{listed(rest)}.{' The rest of this report is of what is there.' if done else ''}",
+    )
+
+
+def _nothing_scored(runs: Sequence[RunResult]) -> Statement:
+    trained = sum(run.outcome is TrainingOutcome.COMPLETE for run in runs)
+    done = f"{count(trained, 'training')} {'is' if trained == 1 else 'are'} complete" if trained else ""
+    return Statement(
+        topic=COMPLETION,
+        text=f"{done or 'Nothing is trained'}, and nothing has been evaluated: no claim about scores can be made.",
+        shown=Shown.NOT_TESTABLE,
+    )
+
+
+# ------------------------------------------------------------------------------------------------- the limit
+def words(text: str) -> int:
+    """Return the number of words, counted between white space."""
+    return len(text.split())
+
+
+def _answer(topic: str, shown: Shown | None, *forms: str) -> Statement:
+    """Return the first form that is short enough; names of many words are cut where none is."""
+    text = next((form for form in forms if words(form) <= MOST_WORDS), None)
+    if text is None:
+        text = " ".join(forms[-1].split()[: MOST_WORDS - 1]) + " ..."
+    return Statement(topic=topic, text=text, shown=shown)
