@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
@@ -34,7 +35,7 @@ _SCORES: TypeAdapter[EvaluationScores] = TypeAdapter(EvaluationScores)
 
 
 def read_evaluation_config(path: Path) -> EvaluationConfig:
-    """Read a run's eval.yaml.
+    """Read a run's eval.yaml; the dataset's path comes relative to the working directory, or absolute.
 
     Raises:
         InputFault: it is missing, or not such a file; with findings.
@@ -43,7 +44,7 @@ def read_evaluation_config(path: Path) -> EvaluationConfig:
     config, findings = build(EvaluationConfig, document.data, document)
     if config is None:
         raise InputFault(f"{str(path)!r} is not a valid eval.yaml", hint="touchline prepare", findings=findings)
-    return config
+    return replace(config, data=replace(config.data, path=str(path.parent / config.data.path)))
 
 
 def settings_sha256(config: EvaluationConfig, task: EvaluationTask | None = None) -> str:

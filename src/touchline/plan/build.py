@@ -180,7 +180,8 @@ def _planned(
         same = _trained(run, replace(question, train=_as_decided(spec.train, started)), decisions, parent)
         if same.digest == started.digest:
             kept = replace(started, evaluate=spec.evaluate, levels=spec.levels, link=spec.link, accepted=run.accepted)
-            return replace(kept, control=run.control), []
+            # The same data may lie elsewhere now: the digest holds its hash and not its path.
+            return replace(kept, control=run.control, dataset=run.dataset, data=run.data, model=run.model), []
     return _trained(run, question, decisions, parent), []
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pydantic import TypeAdapter, ValidationError
 
+from touchline.domain.anchors import relative_datasets
 from touchline.domain.plan import PLAN_SCHEMA_VERSION, Plan
 from touchline.errors import InputFault
 from touchline.jsontext import parse_json
@@ -37,7 +38,7 @@ def plan_from_json(text: str, path: str) -> Plan:
         raise InputFault(f"{path} is not a plan: {place}: {first['msg']}", hint=hint) from None
     if plan.schema_version != PLAN_SCHEMA_VERSION:
         raise _other_version(path, plan.schema_version, hint)
-    return plan
+    return relative_datasets(plan)
 
 
 def _version(text: str) -> object:

@@ -13,7 +13,7 @@ from touchline.errors import TouchlineError
 
 
 def with_clusters(
-    records: Sequence[EvaluationRecord], config: EvaluationConfig
+    records: Sequence[EvaluationRecord], config: EvaluationConfig, folder: Path
 ) -> tuple[tuple[EvaluationRecord, ...], str | None]:
     """The records with each item's cluster as `evaluate.cluster` has it, and what a reader must know.
 
@@ -24,6 +24,7 @@ def with_clusters(
     Args:
         records: evaluations that are current by `config`.
         config: the run's evaluation as it is planned now.
+        folder: the run's folder, to which the dataset's path is relative.
     """
     column = config.evaluate.cluster
     asked = [record for record in records if _is_of_the_dataset(record, config)]
@@ -32,7 +33,7 @@ def with_clusters(
     clusters: Mapping[str, str | None] = {}
     if column is not None:
         try:
-            clusters = load_clusters(config.data, Path(), column, config.data_sha256)
+            clusters = load_clusters(config.data, folder, column, config.data_sha256)
         except TouchlineError as fault:
             known = any(sample.cluster is not None for record in asked for sample in record.samples)
             left = "clusters are those of the evaluation's day" if known else "all items count as standing alone"

@@ -85,7 +85,7 @@ def _evidence(plan: Plan, run: PlannedRun, folder: Path) -> _Evidence:
     # By task in the file's order, then by epoch.
     order = {name: place for place, name in enumerate((config.task, *(task.name for task in config.tasks)))}
     current.sort(key=lambda record: (order[record.task], _number(record.checkpoint)))
-    clustered, cluster_note = with_clusters(current, config)
+    clustered, cluster_note = with_clusters(current, config, folder)
     marker = read_training_marker(folder)
     evaluated = {(record.task, record.checkpoint) for record in current}
     wanted = {(task.name, name) for task in config.tasks for own, name in evaluated if own == config.task}

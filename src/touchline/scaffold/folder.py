@@ -10,6 +10,7 @@ from dataclasses import replace
 import jinja2
 
 from touchline.backends import get_backend
+from touchline.domain.anchors import from_run_folder
 from touchline.domain.evaluation import EvaluationConfig, PlannedModel, decoding_text
 from touchline.domain.experiment import task_file_stem
 from touchline.domain.plan import Plan, PlannedRun
@@ -86,7 +87,7 @@ def evaluation_config(plan: Plan, run: PlannedRun) -> EvaluationConfig:
             weights_sha256=model.weights_sha256,
             tokenizer_sha256=model.tokenizer_sha256,
         ),
-        data=replace(run.data, path=run.dataset),
+        data=replace(run.data, path=from_run_folder(run.dataset)),
         data_sha256=test,
         evaluate=run.evaluate,
         control=run.kind is RunKind.CONTROL,

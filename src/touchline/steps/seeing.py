@@ -12,6 +12,7 @@ from touchline.catalog.lengths import token_lengths
 from touchline.catalog.models import load_model
 from touchline.catalog.settings import Settings
 from touchline.catalog.task_files import resolve_task
+from touchline.domain.anchors import portable_path
 from touchline.domain.catalog import DatasetInfo, ModelInfo
 from touchline.domain.evaluation import EvaluationTask
 from touchline.domain.finding import Finding, Severity, Where
@@ -103,7 +104,9 @@ def see(
     for spec in seen.specs:
         if spec.data.path not in seen.datasets:
             try:
-                seen.datasets[spec.data.path] = load_dataset(spec.data, root, settings.cache_dir)
+                info = load_dataset(spec.data, root, settings.cache_dir)
+                path = portable_path(spec.data.path, info.path, root)
+                seen.datasets[spec.data.path] = replace(info, path=path)
             except InputFault as fault:
                 faults = as_findings(fault, "DA100", _place_of_data(spec, loaded))
                 seen.findings += [each for each in faults if each not in seen.findings]

@@ -13,6 +13,7 @@ from touchline.backends.peft.batching import PeftBatching
 from touchline.backends.peft.config import ParentConfig, PlannedBatches, TrainerConfig
 from touchline.backends.peft.layout import plain_attention
 from touchline.backends.protocol import Backend, Lengths, Override
+from touchline.domain.anchors import from_run_folder
 from touchline.domain.catalog import ModelInfo
 from touchline.domain.estimate import TrainingSetup
 from touchline.domain.evaluation import PlannedModel
@@ -144,7 +145,7 @@ class PeftBackend:
                 weights_sha256=model.weights_sha256,
                 tokenizer_sha256=model.tokenizer_sha256,
             ),
-            data=replace(run.data, path=run.dataset),
+            data=replace(run.data, path=from_run_folder(run.dataset)),
             data_sha256=plan.datasets[run.dataset].sha256,
             date=plan.date,
             train=run.train,
