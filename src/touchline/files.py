@@ -231,6 +231,19 @@ def try_lock(path: Path) -> int | None:
     return descriptor
 
 
+def is_other_folder(recorded: str, here: Path) -> bool:
+    """Return True if `recorded` names a folder on this machine that is not `here`.
+
+    A recorded path that does not exist says nothing: the folder was moved, or another node calls it by another path.
+    """
+    if recorded in ("", str(here)):
+        return False
+    try:
+        return Path(recorded).is_dir() and not Path(recorded).samefile(here)
+    except (OSError, ValueError):
+        return False
+
+
 def inside(folder: Path, name: str) -> Path:
     """`folder/name`, refused when it leads out of the folder, by dots or by links.
 

@@ -1,4 +1,4 @@
-"""Paths in an experiment's files: relative where the target lies in the experiment's folder, so that the folder moves."""
+"""Paths in the files of an experiment: relative where the target lies in its folder, so that the folder can move."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def portable_path(written: str, found: str, root: PurePath) -> str:
 
 
 def from_run_folder(path: str) -> str:
-    """Return a path that is relative to the experiment's folder as seen from a run's folder; absolute ones unchanged."""
+    """Return a path relative to the experiment's folder as seen from a run's folder; absolute paths stay."""
     return path if posixpath.isabs(path) else f"../{path}"
 
 

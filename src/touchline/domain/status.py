@@ -105,6 +105,8 @@ class AttemptStart:
     """When that process began, as the kernel says; a bare pid lies."""
     time_unix: float
     """When it was written, in seconds since 1970."""
+    folder: str = ""
+    """Absolute path of its status folder; empty in files of version 0.1.0. A copied experiment has another one."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

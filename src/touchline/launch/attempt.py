@@ -73,6 +73,7 @@ def supervise(folder: Path, status: Path, command: Sequence[str]) -> int:
         pid=me.pid,
         pid_started=me.started,
         time_unix=time.time(),
+        folder=str(status.resolve()),
     )
     lock = _take_over(status / "lock", start.job_id)
     if lock is None or not take_claim(status, start):

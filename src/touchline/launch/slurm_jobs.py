@@ -8,6 +8,7 @@ from pathlib import Path, PurePath
 
 from touchline.domain.jobs import JobView
 from touchline.domain.status import EXIT_HELD, Attempt, JobState
+from touchline.files import is_other_folder
 from touchline.launch.ledger import LedgerEntry
 from touchline.launch.protocol import Job
 from touchline.launch.slurm_queries import Accounted, Queue
@@ -54,8 +55,11 @@ class Candidates:
         return known if is_ours else None
 
     def _is_ours(self, job_id: str, comment: str, folder: str, script: str) -> bool:
-        if folder in (self.folder, str(self.job.folder)) or any(token in comment for token in self.tokens):
+        if folder in (self.folder, str(self.job.folder)):
             return True
+        if any(token in comment for token in self.tokens):
+            # A copied experiment has the ledger of the original, whose jobs stay the original's.
+            return not is_other_folder(folder, self.job.folder)
         if job_id in self.attempts:  # a task or a step, started from a folder above
             return PurePath(folder) in PurePath(self.folder).parents
         # Another node may call the same folder by another path.
@@ -104,9 +108,12 @@ def candidates(job: Job, events: Sequence[LedgerEntry], queue: Queue, executor: 
             recorded.pop(entry.job_id, None)
         elif entry.event == "ended" and entry.job_id:
             recorded[entry.job_id] = _recorded(entry)
+    listed = [job_id for job_id in listed if not _is_of_other_folder(job, job_id, queue)]
     attempts: dict[str, Attempt] = {}
     by_hand: list[Attempt] = []
     for attempt in read_attempts(job.status):
+        if _is_of_other_folder(job, attempt.start.job_id, queue):
+            continue
         if read_job_id(attempt.start.job_id) is None:
             by_hand.append(attempt)
         elif (other := attempts.get(attempt.start.job_id)) is None or other.start.restart <= attempt.start.restart:
@@ -139,9 +146,24 @@ def _recorded(entry: LedgerEntry) -> JobView:
     return JobView(job_id=entry.job_id, state=state, active=False, source="ledger", reason=entry.reason)
 
 
+def _is_of_other_folder(job: Job, job_id: str, queue: Queue) -> bool:
+    """Return True for a job in the queue that was started from another folder with a run of the same name.
+
+    Its records came here with a copy of the experiment.
+    """
+    identity = read_job_id(job_id)
+    rows = queue.by_id.get(job_id if identity is None else identity.whole, ())
+    return any(PurePath(row.folder).name == job.folder.name and is_other_folder(row.folder, job.folder) for row in rows)
+
+
 def _rows_of(job: Job, folder: str, tokens: Mapping[str, str], queue: Queue) -> list[QueueRow]:
     """Jobs that squeue lists and that were submitted with our tokens, or by hand from the job's folder."""
-    found = [row for token in tokens for row in queue.by_comment.get(token, ())]
+    found = [
+        row
+        for token in tokens
+        for row in queue.by_comment.get(token, ())
+        if not is_other_folder(row.folder, job.folder)
+    ]
     for each in dict.fromkeys((folder, str(job.folder))):
         found += [row for row in queue.by_folder.get(each, ()) if _is_our_script(job, row)]
     return found

@@ -15,7 +15,7 @@ from pathlib import Path
 from pydantic import TypeAdapter, ValidationError
 
 from touchline.domain.status import Attempt, AttemptExit, AttemptStart
-from touchline.files import open_regular, write_atomic
+from touchline.files import is_other_folder, open_regular, write_atomic
 from touchline.jsontext import parse_json
 from touchline.launch.processes import ProcessIdentity, is_alive
 
@@ -66,10 +66,15 @@ def read_attempts(status: Path) -> tuple[Attempt, ...]:
                 exit=end,
                 # What has ended needs no look at its heartbeat, nor at the machine's processes.
                 heartbeat_unix=_heartbeat(status / f"heartbeat.{name}") if end is None else end.time_unix,
-                alive=is_alive(identity_of(start)) if end is None else False,
+                alive=_is_alive(start, status) if end is None else False,
             )
         )
     return tuple(sorted(attempts, key=lambda attempt: (attempt.start.time_unix, attempt.start.restart)))
+
+
+def _is_alive(start: AttemptStart, status: Path) -> bool | None:
+    """Return False for an attempt at work in the folder that this one was copied from: here nothing runs."""
+    return False if is_other_folder(start.folder, status) else is_alive(identity_of(start))
 
 
 def read_exit(status: Path, job_id: str, restart: int) -> AttemptExit | None:
