@@ -14,6 +14,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
+from touchline.catalog.models import locate_model
 from touchline.domain.evaluation import EvaluationConfig, EvaluationTask
 from touchline.domain.experiment import task_file_stem
 from touchline.domain.results import AskedItem, EvaluationRecord, EvaluationScores
@@ -35,7 +36,7 @@ _SCORES: TypeAdapter[EvaluationScores] = TypeAdapter(EvaluationScores)
 
 
 def read_evaluation_config(path: Path) -> EvaluationConfig:
-    """Read a run's eval.yaml; the dataset's path comes relative to the working directory, or absolute.
+    """Read a run's eval.yaml, with the paths of dataset and model as they are from here.
 
     Raises:
         InputFault: it is missing, or not such a file; with findings.
@@ -44,7 +45,8 @@ def read_evaluation_config(path: Path) -> EvaluationConfig:
     config, findings = build(EvaluationConfig, document.data, document)
     if config is None:
         raise InputFault(f"{str(path)!r} is not a valid eval.yaml", hint="touchline prepare", findings=findings)
-    return replace(config, data=replace(config.data, path=str(path.parent / config.data.path)))
+    model = replace(config.model, path=locate_model(config.model.path, config.model.weights_sha256))
+    return replace(config, model=model, data=replace(config.data, path=str(path.parent / config.data.path)))
 
 
 def settings_sha256(config: EvaluationConfig, task: EvaluationTask | None = None) -> str:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from touchline.catalog.agreement import disagreements
+from touchline.catalog.settings import load_settings
 from touchline.catalog.shards import Shard
 from touchline.catalog.tokenizer import read_tokenizer
 from touchline.catalog.weights import model_fault, read_shards
@@ -47,6 +48,25 @@ def load_model(name_or_path: str, models_dir: Path) -> ModelInfo:
         if _is_model(folder):
             return read_model(folder)
     raise _unknown(name_or_path, models_dir)
+
+
+def locate_model(path: str, weights_sha256: str) -> str:
+    """Return the folder of a model that a plan or a checkpoint names, on the machine that this is.
+
+    A recorded folder that is not here is looked for by its name under `models_dir`, and taken if its weights have the
+    recorded hash.
+
+    Args:
+        path: the folder as it was recorded.
+        weights_sha256: `ModelInfo.weights_sha256` as it was recorded.
+
+    Returns:
+        The folder, or `path` where there is no such model.
+    """
+    if _is_model(Path(path)):
+        return path
+    here = load_settings().models_dir / Path(path).name
+    return str(here) if _is_model(here) and read_model(here).weights_sha256 == weights_sha256 else path
 
 
 def read_model(folder: Path) -> ModelInfo:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
-from touchline.catalog.models import load_model
+from touchline.catalog.models import load_model, locate_model
 from touchline.catalog.settings import load_settings
 from touchline.domain.catalog import ModelInfo
 from touchline.domain.finding import Severity
@@ -50,7 +50,8 @@ def resolve_checkpoint(name: str) -> Checkpoint:
     folder = Path(name).expanduser()
     marker = read_marker(folder)
     if (folder / ADAPTER_CONFIG).is_file():
-        base = _load(_base_path(folder / ADAPTER_CONFIG))
+        recorded = _base_path(folder / ADAPTER_CONFIG)
+        base = _load(recorded if marker is None else locate_model(recorded, marker.base_weights_sha256))
         if marker is not None and marker.base_weights_sha256 != base.weights_sha256:
             raise DriftFault(
                 f"adapter {str(folder)!r} was trained on another base than {base.path!r} holds now",

@@ -10,7 +10,7 @@ import numpy as np
 from touchline.backends.peft.backend import read_trainer_config
 from touchline.backends.peft.config import TrainerConfig
 from touchline.catalog.datasets import load_examples
-from touchline.catalog.models import load_model, load_renderer
+from touchline.catalog.models import load_model, load_renderer, locate_model
 from touchline.domain.catalog import Example, ModelInfo, RenderedExample
 from touchline.errors import DriftFault, InputFault
 from touchline.files import read_text_bounded, sha256_file
@@ -41,7 +41,7 @@ class Inputs:
 
 
 def read_config(path: Path) -> TrainerConfig:
-    """finetune.yaml.
+    """Read finetune.yaml, with the path of the model as it is on this machine.
 
     Raises:
         InputFault: it is missing, too large, or not one.
@@ -50,7 +50,9 @@ def read_config(path: Path) -> TrainerConfig:
     config = read_trainer_config(text, str(path))
     if not isinstance(config.train.micro_batch_size, int) or not isinstance(config.train.packed, bool):
         raise InputFault(f"{path} leaves micro_batch_size or packed to be decided", expected="a resolved training")
-    return config
+    return replace(
+        config, model=replace(config.model, path=locate_model(config.model.path, config.model.weights_sha256))
+    )
 
 
 def load_inputs(config: TrainerConfig, folder: Path) -> Inputs:
