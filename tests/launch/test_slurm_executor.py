@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import os
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -800,3 +802,46 @@ def test_stop_cancels_what_lives_and_only_that(bench: Bench) -> None:
     bench.slurm.scancel = Answer(code=8, out="", err="scancel: error: Kill job error on job id 76: Unable to contact\n")
     with pytest.raises(EnvironmentFault, match="Unable to contact"):
         bench.executor.stop([bench.job])
+
+
+# ---- copied experiments ----------------------------------------------------------------------------------------------
+
+
+def _copy(bench: Bench, root: Path) -> Bench:
+    """`cp -r` of the experiment, and who looks at the copy; the cluster is the same one."""
+    shutil.copytree(bench.job.folder.parent, root)
+    copy = Bench.__new__(Bench)
+    copy.clock, copy.slurm = bench.clock, bench.slurm
+    copy.job = replace(bench.job, folder=root / "run", status=root / "run" / "status")
+    copy.ledger = Ledger(root / "ledger.jsonl", "slurm")
+    copy.executor = copy.another()
+    return copy
+
+
+@pytest.mark.parametrize("state", ["PENDING", "RUNNING"])
+def test_a_copy_does_not_own_the_jobs_of_the_original(state: str, bench: Bench, tmp_path: Path) -> None:
+    """Neither shown nor cancelled from the copy, whether they wait or run; the original's stay as they are."""
+    bench.submitted()
+    bench.slurm.queue.append(bench.row(state=state, comment="t" * 16))
+    if state == "RUNNING":
+        started(bench.job, "76", bench.clock, token="t" * 16)
+    copy = _copy(bench, tmp_path / "copy")
+    assert bench.view().active
+    seen = copy.look()
+    assert seen is None or not seen.active
+    copy.executor.stop([copy.job])
+    assert bench.slurm.count("scancel") == 0
+    bench.executor.stop([bench.job])
+    assert ("scancel", "76") in bench.slurm.calls
+
+
+def test_a_moved_experiment_keeps_its_jobs(bench: Bench, tmp_path: Path) -> None:
+    """SLURM still lists them under the folder's old name, where nothing is any more."""
+    bench.submitted()
+    bench.slurm.queue.append(bench.row(comment="t" * 16))
+    started(bench.job, "76", bench.clock, token="t" * 16)
+    copy = _copy(bench, tmp_path / "moved")
+    shutil.rmtree(bench.job.folder.parent)
+    assert copy.view().active
+    copy.executor.stop([copy.job])
+    assert ("scancel", "76") in bench.slurm.calls
