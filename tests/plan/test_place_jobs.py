@@ -8,7 +8,8 @@ import pytest
 from tests.scaffold.made_plans import CPU, GPU, made_control, made_plan, made_run
 
 from touchline.domain.experiment import ComputeConfig
-from touchline.domain.quantity import Missing
+from touchline.domain.placement import Minutes
+from touchline.domain.quantity import Missing, Quantity
 from touchline.domain.site import SlurmSite
 from touchline.errors import InputFault
 from touchline.plan.jobs import place_jobs, upper_minutes
@@ -75,3 +76,15 @@ def test_the_users_word_stands_in_for_evaluations_and_limits_for_trainings() -> 
     training, evaluation = place_jobs(plan, SlurmSite(), evaluation_minutes=17)
     assert (training.minutes.value, training.minutes.high) == (180, None)
     assert evaluation.minutes.value == 17
+
+
+def test_a_job_of_an_evaluation_includes_the_start_of_its_process() -> None:
+    spent = Quantity(value=60.0, unit="s", low=30.0, high=120.0)
+    run = replace(made_run("a"), evaluate_seconds=spent, evaluate_startup_seconds=replace(spent, value=30.0))
+    _, evaluation = place_jobs(made_plan(run), SlurmSite())
+    assert (evaluation.minutes.value, evaluation.minutes.high) == (1.5, 4.0)
+    # A plan of an earlier version has none.
+    _, evaluation = place_jobs(made_plan(replace(run, evaluate_startup_seconds=UNKNOWN)), SlurmSite())
+    assert evaluation.minutes.value == 1.0
+    _, evaluation = place_jobs(made_plan(run), SlurmSite(), evaluation_minutes=7)
+    assert evaluation.minutes == Minutes(value=7)

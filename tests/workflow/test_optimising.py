@@ -11,7 +11,7 @@ from tests.tiny_model import write_tiny_words
 from touchline.catalog.settings import Settings
 from touchline.domain.optimised import Optimisation
 from touchline.domain.placement import Cluster, Placement, Verdict
-from touchline.domain.quantity import Missing, Quantity
+from touchline.domain.quantity import Quantity
 from touchline.launch.folders import ExperimentFolder
 from touchline.spec import read_experiment
 from touchline.steps.optimising import Optimised, OptimiseRequest, apply, optimise
@@ -101,7 +101,7 @@ def test_proposals_are_what_planning_the_changed_file_gives(settings: Settings, 
 
 
 def test_evaluations_are_part_of_the_deadline(settings: Settings, tmp_path: Path) -> None:
-    """Three evaluations of two hours on two GPUs do not fit into three hours; unknown ones are named, not ignored."""
+    """Three evaluations of two hours on two GPUs do not fit into three hours; predicted ones count as predicted."""
     folder = _folder(tmp_path)
     told = _optimised(folder, settings, evaluation_minutes=120.0, deadline_minutes=180.0).answer
     assert isinstance(told.placement_after, Placement)
@@ -109,9 +109,10 @@ def test_evaluations_are_part_of_the_deadline(settings: Settings, tmp_path: Path
     assert told.placement_after.makespan_minutes > 180
     untold = _optimised(folder, settings, deadline_minutes=180.0).answer
     assert isinstance(untold.placement_after, Placement)
-    assert any("3 evaluations are not part" in note for note in untold.notes)
+    assert not any("evaluations are not part" in note for note in untold.notes)
     names = {slot.id for slot in untold.placement_after.schedule}
-    assert names == {run.name for run in untold.runs}
+    assert names == {name for run in untold.runs for name in (run.name, f"evaluate {run.name}")} | {"evaluate 57K_base"}
+    assert untold.placement_after.makespan_minutes < told.placement_after.makespan_minutes
 
 
 def test_what_the_experiment_varies_is_left_alone(settings: Settings, tmp_path: Path) -> None:
@@ -145,4 +146,5 @@ def test_where_nothing_is_known_nothing_is_promised(settings: Settings, tmp_path
     answer = _optimised(folder, settings).answer
     assert any("data workers" in note for note in answer.notes)
     assert any("length grouping" in note for note in answer.notes)
-    assert isinstance(answer.runs[0].evaluate_seconds, Missing)
+    assert isinstance(answer.runs[0].evaluate_seconds, Quantity)
+    assert "no evaluation of this model was measured" in str(answer.runs[0].evaluate_seconds.method)

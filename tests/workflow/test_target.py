@@ -223,6 +223,33 @@ def test_one_gpu_is_never_taken_for_several(site: dict[str, str], tmp_path: Path
         assert "compute.gpus_per_run is 2, and the trainer 'peft' uses 1 GPU per run" in " ".join(done.stderr.split())
 
 
+def test_evaluations_have_a_time_and_a_limit_before_anything_was_measured(site: dict[str, str], tmp_path: Path) -> None:
+    folder = make_experiment(tmp_path / "exp", n_train=32)
+    on = ("compute={executor: slurm, gpu: A100-80GB}", "evaluate.epochs=all")
+    done = touchline("plan", str(folder), *on, env=site | {"TOUCHLINE_HISTORY_DIR": str(tmp_path / "history")})
+    assert done.returncode == 0, done.stderr
+    runs = json.loads((folder / "plan.json").read_text())["runs"]
+    for run in runs:
+        spent, limit = run["evaluate_seconds"], run["evaluate_limit_seconds"]
+        assert 0 < spent["low"] < spent["value"] < spent["high"], run["name"]
+        assert limit["value"] >= spent["high"] + run["evaluate_startup_seconds"]["high"]
+        assert limit["value"] < 600
+    trained, base = runs[0], runs[-1]
+    assert trained["evaluate_seconds"]["method"].startswith("2 evaluations of")
+    assert base["train"] is None
+    assert not base["evaluate_seconds"]["method"].startswith("2 evaluations of")
+    hours = json.loads((folder / "plan.json").read_text())["gpu_hours"]
+    parts = [run[key]["value"] for run in runs for key in ("evaluate_seconds", "evaluate_startup_seconds")]
+    trainings = [run["train_seconds"]["value"] for run in runs if run["train"] is not None]
+    assert hours["value"] == pytest.approx(sum(parts + trainings) / 3600)
+    assert touchline("prepare", str(folder), env=site).returncode == 0
+    for script in folder.glob("*/eval.slurm"):
+        assert "#SBATCH --time=0:0" in script.read_text(), script
+    placed = touchline("place", str(folder), "--gpus", "2", "--deadline", "2h", env=site)
+    assert placed.returncode == 0, placed.stderr
+    assert "evaluate 1M_base" in placed.stdout
+
+
 def test_a_plan_for_the_cpu_of_a_cluster_asks_for_no_gpu(tmp_path: Path, tiny_model: Path) -> None:
     (tmp_path / "models").mkdir()
     (tmp_path / "models" / "Tiny-1M-Instruct").symlink_to(tiny_model)

@@ -36,7 +36,7 @@ def optimize(
     evaluation_minutes: Annotated[
         Optional[float],  # noqa: UP045
         typer.Option(
-            "--evaluation-minutes", min=0, metavar="N", help="What an evaluation takes, where no past one tells."
+            "--evaluation-minutes", min=0, metavar="N", help="Minutes per evaluation, instead of the prediction."
         ),
     ] = None,
     apply: Annotated[bool, typer.Option("--apply", help="Write the changed experiment.yaml.")] = False,

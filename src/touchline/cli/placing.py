@@ -59,7 +59,7 @@ def place(
     evaluation_minutes: Annotated[
         Optional[float],  # noqa: UP045
         typer.Option(
-            "--evaluation-minutes", min=0, metavar="N", help="What an evaluation takes, where no past one tells."
+            "--evaluation-minutes", min=0, metavar="N", help="Minutes per evaluation, instead of the prediction."
         ),
     ] = None,
     max_array_size: Annotated[

@@ -94,6 +94,9 @@ class PlannedRun:
     """How the examples lie in rows, packed and not."""
     link: Link | None = None
     """The run that it goes on from, and how; none where it starts from the base model."""
+    evaluate_startup_seconds: Measured = NO_EVIDENCE
+    """Predicted time from the start of the evaluation's process to its first prompt, which `evaluate_seconds` leaves
+    out; runs on one base share it where they are evaluated in one process."""
     evaluate_limit_seconds: Measured = NO_EVIDENCE
     """Limit to ask a scheduler for, for its evaluation."""
     control: ControlKind | None = None

@@ -94,6 +94,15 @@ SAVING: Final = ((0.03, 1.0), (4.0e-9, 1.3))
 of a merged 1B model on a cluster's scratch, which is 13 ns a byte."""
 VALIDATION_SIGMA: Final = 0.35
 """Spread of a validation's time about what its operations say: it has other batches than the training."""
+FORWARD_LAUNCHES: Final = {"gpu": 0.25, "cpu": 0.25}
+"""Time to launch a block in a forward pass without gradients, over that of a whole training pass."""
+ANSWERING_SIGMA: Final = 0.35
+"""Spread of the time of generating answers about what its amounts say: other kernels than a training's."""
+EVALUATION_OVERHEAD: Final = ((1.5, 0.5), (0.006, 0.6))
+"""Seconds of an evaluation besides the model: for each checkpoint, and for each answer, which is scored and logged;
+each with its spread."""
+EVALUATION_STARTUP: Final = ((7.0, 0.5), (3.0e-9, 1.2))
+"""Seconds from the start of an evaluation's process to its first prompt, and seconds per byte of the weights."""
 PART_NOISE: Final = 0.15
 """How far start-up, saving and the like differ from day to day: caches, other users of the disk."""
 PART_WEIGHT: Final = 4

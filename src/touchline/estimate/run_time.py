@@ -12,6 +12,7 @@ from touchline.domain.estimate import Estimate, Rung, TrainingSetup
 from touchline.domain.machine import TargetMachine
 from touchline.domain.quantity import Missing
 from touchline.estimate.coefficients_time import (
+    EVALUATION_STARTUP,
     PART_NOISE,
     PART_WEIGHT,
     SAVING,
@@ -199,6 +200,16 @@ def validation_seconds(
     prior = ((0.0, 1.0), (typical / validation.tokens, spread))
     one = _part(own, validation.tokens, prior, setup, f"the forward pass is {share:.0%} of a step's operations")
     return _times(one, count, f"{count} validations of {one.value:.3g} s")
+
+
+def evaluation_startup_seconds(setup: TrainingSetup, weights_bytes: float) -> Estimate:
+    """From the start of an evaluation's process to its first prompt: imports, and loading the weights."""
+    return _part((), weights_bytes, EVALUATION_STARTUP, setup, "imports, and reading the weights")
+
+
+def times_over(one: Estimate, count: int) -> Estimate:
+    """Return the estimate of so many of one kind, all slow or all fast."""
+    return one if count == 1 else _times(one, count, f"{count} evaluations of {one.value:.3g} s")
 
 
 def evaluation_seconds(

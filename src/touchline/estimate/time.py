@@ -154,6 +154,39 @@ def step_curve(
     )
 
 
+def seconds_of_work(
+    setup: TrainingSetup,
+    amounts_: tuple[float, ...],
+    *,
+    like: StepWork,
+    machine: TargetMachine,
+    points: Sequence[TimePoint] = (),
+) -> tuple[float, float, int, tuple[str, ...]] | Missing:
+    """Return the seconds of other work than a training step, by the machine's rates as trainings have shown them.
+
+    Args:
+        setup: the settings of the trainings.
+        amounts_: amount of each term of `terms.TERMS`.
+        like: a step of about the same size, to choose the measured runs by.
+        machine: where.
+        points: measured runs of any kind.
+
+    Returns:
+        Seconds, standard deviation of their logarithm, its degrees of freedom, and the runs that were used; missing
+        where the machine is not known and nothing was measured on it.
+    """
+    asked = _ask(setup, like, machine, points)
+    if isinstance(asked, Missing):
+        return asked
+    question, near, _, _ = asked
+    rows = [question.row(point, name) for point, name in zip(near, _settings(near), strict=True)]
+    found = fit(question.rates, rows, [math.log(point.seconds_per_step) for point in near])
+    row = Row(amounts=amounts_, model=repr(model_of(setup.shape)), variant="", setting="other work", noise=0.0)
+    value, sigma = found.predict(row)
+    sigma, freedom = (sigma, found.freedom) if near else (math.hypot(sigma, COLD_SIGMA[machine.kind]), COLD_WEIGHT)
+    return math.exp(value), sigma, freedom, tuple(point.name for point in near)
+
+
 # ---- which measured runs count ---------------------------------------------------------------------------------------
 
 

@@ -23,6 +23,7 @@ from touchline.errors import InputFault
 from touchline.plan.assumptions import assumptions, is_split_at_random
 from touchline.plan.decisions import Decisions, Question
 from touchline.plan.outlook import Outlook
+from touchline.plan.times import evaluation_limit
 from touchline.plan.totals import evidence_of, totals
 from touchline.statistics.derangement import derangement, label_generator
 
@@ -120,7 +121,7 @@ def build_plan(inputs: PlanInputs) -> Plan:
             runs,
             splits_made=any(map(is_split_at_random, inputs.datasets.values())),
         ),
-        **totals(runs, inputs.outlook.machine, experiment.compute.gpus),
+        **totals(runs, inputs.outlook.machine, experiment.compute.gpus, shared=experiment.compute.executor == "local"),
         evidence=evidence_of(runs),
         revisions=(),
     )
@@ -218,10 +219,18 @@ def _evaluated(run: PlannedRun, spec: RunSpec, inputs: PlanInputs, decisions: De
     started = inputs.started.get(spec.name)
     if started is not None:
         return replace(
-            run, evaluate_seconds=started.evaluate_seconds, evaluate_limit_seconds=started.evaluate_limit_seconds
+            run,
+            evaluate_seconds=started.evaluate_seconds,
+            evaluate_startup_seconds=started.evaluate_startup_seconds,
+            evaluate_limit_seconds=started.evaluate_limit_seconds,
         )
     times = decisions.decide(question, run.seed).times
-    return replace(run, evaluate_seconds=times.evaluation, evaluate_limit_seconds=times.evaluation_limit)
+    return replace(
+        run,
+        evaluate_seconds=times.base_evaluation,
+        evaluate_startup_seconds=times.evaluation_startup,
+        evaluate_limit_seconds=evaluation_limit(times.base_evaluation, times.evaluation_startup),
+    )
 
 
 def _as_decided(train: TrainConfig, started: PlannedRun) -> TrainConfig:
@@ -244,10 +253,11 @@ def _trained(run: PlannedRun, question: Question, decisions: Decisions, parent: 
         micro_batch_reason=decided.micro_batch_reason,
         train_seconds=decided.times.training,
         evaluate_seconds=decided.times.evaluation,
+        evaluate_startup_seconds=decided.times.evaluation_startup,
         seconds_per_step=decided.times.step,
         time_parts=dict(decided.times.parts),
         time_limit_seconds=decided.times.limit,
-        evaluate_limit_seconds=decided.times.evaluation_limit,
+        evaluate_limit_seconds=evaluation_limit(decided.times.evaluation, decided.times.evaluation_startup),
         memory=decided.memory,
         peak_memory=decided.memory if isinstance(decided.memory, Missing) else decided.memory.process.quantity(),
         disk=decided.disk,

@@ -11,6 +11,7 @@ from touchline.domain.plan import Plan, PlannedRun
 from touchline.domain.quantity import Measured, Missing
 from touchline.domain.site import SlurmSite
 from touchline.errors import InputFault
+from touchline.plan.totals import added
 from touchline.units import parse_duration, seconds_to_minutes
 
 
@@ -34,7 +35,7 @@ def place_jobs(
         site: what the user's jobs hold where the experiment does not say.
         trainings: runs to train; all when None. A parent that is not among them is trained already.
         evaluations: runs to evaluate; all when None.
-        evaluation_minutes: what an evaluation takes, by the user's word, where it has no estimate.
+        evaluation_minutes: what an evaluation takes, by the user's word; as predicted when None.
 
     Raises:
         InputFault: with every job that has no estimate, and why.
@@ -49,9 +50,8 @@ def place_jobs(
             _place(jobs, unknown, _job(plan, site, run, run.name, after, plan.gpus_per_run), found)
         if _among(run, evaluations):
             after = (run.name,) if run.name in wanted else ()
-            found = minutes_of(run.evaluate_seconds)
-            if isinstance(found, Missing) and evaluation_minutes is not None:
-                found = Minutes(value=evaluation_minutes)
+            told = evaluation_minutes
+            found = minutes_of(evaluation_seconds(run)) if told is None else Minutes(value=told)
             gpus = min(plan.gpus_per_run, 1)
             _place(jobs, unknown, _job(plan, site, run, evaluation_name(run.name), after, gpus), found)
     if unknown:
@@ -69,6 +69,13 @@ def training_minutes(plan: Plan, run: PlannedRun) -> Minutes | Missing:
     if isinstance(found, Missing) and plan.compute.time_limit is not None:
         return Minutes(value=seconds_to_minutes(parse_duration(plan.compute.time_limit)))
     return found
+
+
+def evaluation_seconds(run: PlannedRun) -> Measured:
+    """How long the job of a run's evaluation takes, with the start of its process where that was predicted."""
+    if isinstance(run.evaluate_seconds, Missing) or isinstance(run.evaluate_startup_seconds, Missing):
+        return run.evaluate_seconds
+    return added([run.evaluate_seconds, run.evaluate_startup_seconds], "s")
 
 
 def minutes_of(seconds: Measured) -> Minutes | Missing:

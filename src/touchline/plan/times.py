@@ -10,20 +10,24 @@ from touchline.domain.estimate import Estimate, TrainingSetup
 from touchline.domain.experiment import EvaluateConfig, TrainConfig
 from touchline.domain.machine import TargetMachine
 from touchline.domain.quantity import Measured, Missing, Quantity
+from touchline.estimate.answers import answering_seconds, answers_of
 from touchline.estimate.disk import adapter_file_bytes, model_bytes, resume_bytes
 from touchline.estimate.points import TimePoint
 from touchline.estimate.run_time import (
     evaluation_seconds,
+    evaluation_startup_seconds,
     run_seconds,
     saving_seconds,
     slurm_time_limit,
     startup_seconds,
+    times_over,
     tokenising_seconds,
     validation_seconds,
 )
 from touchline.estimate.time import seconds_per_step
 from touchline.estimate.work import StepWork, work_of_forecast
 from touchline.packing.forecast import BatchForecast, settings_of
+from touchline.plan.totals import added
 from touchline.units import minutes_to_seconds
 
 
@@ -38,14 +42,13 @@ class Times:
     parts: Mapping[str, Measured]
     """What that is made of."""
     evaluation: Measured
-    """All evaluations."""
+    """All evaluations, without the start of their process."""
+    base_evaluation: Measured
+    """The evaluation of the base, which writes longer answers than a trained model."""
+    evaluation_startup: Measured
+    """From the start of an evaluation's process to its first prompt."""
     limit: Measured
     """What to ask a scheduler for, for the training."""
-
-    @property
-    def evaluation_limit(self) -> Measured:
-        """What to ask a scheduler for, for the evaluations."""
-        return limit_of(self.evaluation)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -66,7 +69,15 @@ class Course:
 
 def unknown_times(missing: Missing) -> Times:
     """Nothing is known, for one reason."""
-    return Times(step=missing, training=missing, parts={}, evaluation=missing, limit=missing)
+    return Times(
+        step=missing,
+        training=missing,
+        parts={},
+        evaluation=missing,
+        base_evaluation=missing,
+        evaluation_startup=missing,
+        limit=missing,
+    )
 
 
 def work_of(forecast: BatchForecast, train: TrainConfig) -> StepWork:
@@ -99,9 +110,19 @@ def times_of(
     """
     work = work_of(forecast, train)
     answered = seconds_per_step(setup, work, machine=machine, points=points)
-    evaluation = _evaluation(setup, evaluate, train, course, machine, points)
+    evaluation = _evaluation(setup, evaluate, train, lengths, course, machine, points)
+    base = _evaluation(setup, evaluate, None, lengths, course, machine, points)
+    startup = evaluation_startup_seconds(setup, course.weight_bytes).quantity()
     if isinstance(answered, Missing):
-        return Times(step=answered, training=answered, parts={}, evaluation=evaluation, limit=answered)
+        return Times(
+            step=answered,
+            training=answered,
+            parts={},
+            evaluation=evaluation,
+            base_evaluation=base,
+            evaluation_startup=startup,
+            limit=answered,
+        )
     step = answered.estimate
     parts = _parts(setup, train, lengths, course, step, work, machine, points)
     found = run_seconds(step, course.steps, parts=parts)
@@ -110,8 +131,15 @@ def times_of(
         training=found.total.quantity(),
         parts={name: _measured(part) for name, part in found.breakdown.items()},
         evaluation=evaluation,
+        base_evaluation=base,
+        evaluation_startup=startup,
         limit=limit_of(found.total.quantity()),
     )
+
+
+def evaluation_limit(seconds: Measured, startup: Measured) -> Measured:
+    """What to ask a scheduler for, for evaluations and the start of their process."""
+    return limit_of(added([seconds, startup], "s"))
 
 
 def limit_of(seconds: Measured) -> Measured:
@@ -175,14 +203,30 @@ def _export_bytes(setup: TrainingSetup, train: TrainConfig) -> int:
 def _evaluation(
     setup: TrainingSetup,
     evaluate: EvaluateConfig,
-    train: TrainConfig,
+    train: TrainConfig | None,
+    lengths: Lengths,
     course: Course,
     machine: TargetMachine,
     points: Sequence[TimePoint],
 ) -> Measured:
-    count = evaluations_of(evaluate, train)
+    """All evaluations of a run: as measured of this model, else by formulas; without a training, that of the base."""
+    count = 1 if train is None else evaluations_of(evaluate, train)
+    if not course.evaluated_samples:
+        return Missing(missing="there is nothing to evaluate on")
     found = evaluation_seconds(setup, course.evaluated_samples, count, machine=machine, points=points)
-    return _measured(found)
+    if not isinstance(found, Missing):
+        return found.quantity()
+    answers = answers_of(
+        lengths.prompt,
+        lengths.answer,
+        lengths.prefix,
+        samples=course.evaluated_samples,
+        batch_size=evaluate.batch_size,
+        max_new_tokens=evaluate.max_new_tokens,
+        trained=train is not None,
+    )
+    one = answering_seconds(setup, answers, machine=machine, points=points)
+    return one if isinstance(one, Missing) else times_over(one, count).quantity()
 
 
 def _measured(found: Estimate | Missing) -> Measured:

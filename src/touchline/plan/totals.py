@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TypedDict
 
 from touchline.domain.machine import TargetMachine
-from touchline.domain.plan import PlannedRun
+from touchline.domain.plan import PlannedRun, devices_of
 from touchline.domain.quantity import Measured, Missing, Quantity
 from touchline.units import seconds_to_hours
 
@@ -21,26 +21,38 @@ class Totals(TypedDict):
     disk: Measured
 
 
-def totals(runs: Sequence[PlannedRun], machine: TargetMachine, gpus_per_run: int) -> Totals:
+def totals(runs: Sequence[PlannedRun], machine: TargetMachine, gpus_per_run: int, *, shared: bool) -> Totals:
     """Hours of devices, time from start to end, and disk of everything together.
 
     Errors of runs of one model are made together, so the ends of the intervals are added, not their squares.
+
+    Args:
+        runs: the runs.
+        machine: where they will be.
+        gpus_per_run: GPUs of one training; an evaluation uses one at most.
+        shared: whether all evaluations on one base share a process, as on this machine.
     """
     training = [run.train_seconds for run in runs if run.train is not None]
     evaluations = [run.evaluate_seconds for run in runs]
-    known = [value for value in evaluations if isinstance(value, Quantity)]
+    starts = {run.model if shared else run.name: run.evaluate_startup_seconds for run in runs}
+    known = [value for value in (*evaluations, *starts.values()) if isinstance(value, Quantity)]
     unknown = dict.fromkeys(value.missing for value in evaluations if isinstance(value, Missing))
-    seconds = added([*training, *known], "s")
-    if isinstance(seconds, Quantity) and unknown:
-        count = len(evaluations) - len(known)
-        seconds = replace(seconds, method=f"{count} evaluations not counted: {'; '.join(unknown)}")
-    devices = max(gpus_per_run, 1) if machine.kind == "gpu" else 1
+    devices = devices_of(machine, gpus_per_run)
+    seconds, on_devices = added([*training, *known], "s"), added([*training * devices, *known], "s")
+    if unknown:
+        count = sum(isinstance(value, Missing) for value in evaluations)
+        note = f"{count} evaluations not counted: {'; '.join(unknown)}"
+        seconds, on_devices = _noted(seconds, note), _noted(on_devices, note)
     at_once = max(machine.count // devices, 1)
     return Totals(
-        gpu_hours=_scaled(seconds, seconds_to_hours(devices), "h"),
+        gpu_hours=_scaled(on_devices, seconds_to_hours(1), "h"),
         wall_seconds=_no_less(_scaled(seconds, 1 / min(at_once, max(len(runs), 1)), "s"), _longest_chain(runs)),
         disk=added([run.disk for run in runs if run.train is not None], "MB"),
     )
+
+
+def _noted(value: Measured, note: str) -> Measured:
+    return value if isinstance(value, Missing) else replace(value, method=note)
 
 
 def added(parts: Iterable[Measured], unit: str) -> Measured:

@@ -73,7 +73,7 @@ class PlaceRequest:
     deadline_minutes: float | None = None
     """When all should be done; as the experiment says when None."""
     evaluation_minutes: float | None = None
-    """What an evaluation takes, by the user's word, where it has no estimate."""
+    """What an evaluation takes, by the user's word; as predicted when None."""
     seed: int = 0
     """Decides which orders are tried."""
     emit: Emit | None = None
@@ -151,7 +151,7 @@ def place_experiment(
         site: what the user's jobs hold where the experiment does not say.
         cluster: where.
         deadline_minutes: when all should be done; the experiment's own deadline when None.
-        evaluation_minutes: what an evaluation takes, by the user's word, where it has no estimate.
+        evaluation_minutes: what an evaluation takes, by the user's word; as predicted when None.
         seed: of the search.
 
     Raises:

@@ -232,7 +232,7 @@ def lengths_of(
     found: dict[tuple[str, str], Lengths] = {}
     for spec in seen.specs:
         key = (spec.model, data_key(spec.data))
-        if spec.kind is RunKind.FINE_TUNED and key not in found:
+        if key not in found:
             model = seen.models[spec.model]
             tokens = token_lengths(model, spec.data, "train", seen.root, date, settings.cache_dir, say)
             found[key] = Lengths(prompt=tokens.prompt, answer=tokens.answer, prefix=tokens.prefix)
