@@ -80,8 +80,7 @@ def token_lengths(
     examples = load_examples(data, split, base)
     counts = np.empty((2, len(examples)), dtype=np.uint32)
     ends: list[tuple[int, ...]] = []
-    for number, example in enumerate(examples):
-        rendered = renderer.example(example)
+    for number, rendered in enumerate(renderer.examples(examples)):
         counts[:, number] = len(rendered.prompt_ids), len(rendered.answer_ids)
         # What the first and the last in order begin with, all between them do.
         ends = [min(*ends, rendered.prompt_ids), max(*ends, rendered.prompt_ids)] if ends else [rendered.prompt_ids] * 2

@@ -14,6 +14,7 @@ from pathlib import Path
 from touchline.catalog.agreement import disagreements
 from touchline.catalog.settings import load_settings
 from touchline.catalog.shards import Shard
+from touchline.catalog.templates import IsolatedTemplate
 from touchline.catalog.tokenizer import read_tokenizer
 from touchline.catalog.weights import model_fault, read_shards
 from touchline.domain.catalog import COPIED_FILES, ModelInfo
@@ -128,7 +129,7 @@ def load_renderer(model: ModelInfo, date: str) -> ChatRenderer:
     errors = [finding for finding in findings if finding.severity is Severity.ERROR]
     if errors or files.tokenizer_json is None:
         raise InputFault(f"the tokenizer of {model.name} cannot be used", findings=errors)
-    return ChatRenderer(files.chat_template, files.tokenizer_json, files.tokens, date)
+    return ChatRenderer(files.chat_template, files.tokenizer_json, files.tokens, date, IsolatedTemplate)
 
 
 def _folders(models_dir: Path) -> list[Path]:

@@ -9,12 +9,12 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 
+from touchline.catalog.templates import IsolatedTemplate, expect_template
 from touchline.domain.finding import Finding, Severity, Where
 from touchline.errors import EnvironmentFault, InputFault
 from touchline.files import read_text_bounded
 from touchline.jsontext import parse_json
 from touchline.rendering import SpecialTokens, TemplateFault
-from touchline.rendering.sandbox import ChatTemplate
 
 _LIMIT_BYTES = 256 << 20
 _ANY_DATE = "2000-01-01"
@@ -38,12 +38,14 @@ class TokenizerFiles:
 
 def read_tokenizer(folder: Path, findings: list[Finding]) -> TokenizerFiles:
     """Read a tokenizer; what is wrong with it is added to `findings`."""
-    path = folder / "tokenizer.json"
-    text = _text(path, findings)
-    tokenizer = None if text is None else _parsed(text, path, findings)
     config = _json(folder / "tokenizer_config.json", findings)
     special = _json(folder / "special_tokens_map.json", findings)
     template = _template(folder, config, findings)
+    if template is not None:
+        expect_template()
+    path = folder / "tokenizer.json"
+    text = _text(path, findings)
+    tokenizer = None if text is None else _parsed(text, path, findings)
     names = {key: _token(config.get(f"{key}_token")) or _token(special.get(f"{key}_token")) for key in _SPECIAL}
     stops = () if tokenizer is None else _stops(tokenizer, _json(folder / "generation_config.json", findings))
     tokens = SpecialTokens(bos=names["bos"], eos=names["eos"], pad=names["pad"], unk=names["unk"], stops=stops)
@@ -105,7 +107,7 @@ def _check_template(template: str | None, folder: Path, findings: list[Finding])
         )
         return
     try:
-        ChatTemplate(template, _ANY_DATE)
+        IsolatedTemplate(template, _ANY_DATE)
     except TemplateFault as fault:
         findings.append(_error("TK105", folder, fault.message, _GET))
 

@@ -1,15 +1,16 @@
 """Chat templates are foreign programs: they run in jinja2's immutable sandbox, with counted loops and bounded text.
 
-Limits are operation counts, so the same template gives the same verdict on every machine. The date that a template asks
-for by `strftime_now` is the one frozen in the plan, in training and evaluation alike.
+Limits here are operation counts, so the same template gives the same verdict on every machine; what a single expression
+may take is bounded by the process that it runs in (`catalog.templates`). The date that a template asks for by
+`strftime_now` is the one frozen in the plan, in training and evaluation alike.
 """
 
 from __future__ import annotations
 
 import datetime
 import json
-from collections.abc import Iterable, Iterator
-from typing import Any, NoReturn
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NoReturn, Protocol
 
 import jinja2
 from jinja2 import nodes
@@ -21,6 +22,7 @@ from touchline.errors import InputFault
 
 TEMPLATE_LIMIT_CHARACTERS = 1 << 20
 OUTPUT_LIMIT_CHARACTERS = 16 << 20
+_SAID_CHARACTERS = 300
 LOOP_LIMIT = 1_000_000
 """Turns of all loops of one rendering together; a chat of 1,000 turns takes some thousands."""
 
@@ -31,6 +33,20 @@ MARKS = ("\uf8f0", "\uf8f1")
 
 class TemplateFault(InputFault):
     """A chat template is broken, refuses the chat, or does more than a template should."""
+
+
+class Template(Protocol):
+    """A compiled chat template, in this process or in another one."""
+
+    def render_all(self, chats: Sequence[Mapping[str, object]]) -> list[str]:
+        """Return the texts of some chats, each given by the template's variables."""
+
+
+class Compile(Protocol):
+    """What makes a template of its source, a date, and whether answers are marked."""
+
+    def __call__(self, source: str, date: str, *, mark_answers: bool = False) -> Template:
+        """Return the compiled template."""
 
 
 class _Generation(Extension):
@@ -88,7 +104,7 @@ def _counted(counter: list[int]) -> Any:
 
 
 def _refuse(message: str) -> NoReturn:
-    raise TemplateFault(f"the chat template refuses this chat: {message}")
+    raise TemplateFault(f"the chat template refuses this chat: {_short(str(message))}")
 
 
 def _to_json(value: object, ensure_ascii: bool = False, indent: int | None = None) -> str:
@@ -126,8 +142,12 @@ class ChatTemplate:
         environment.globals["strftime_now"] = day.strftime
         try:
             self._template = environment.from_string(source)
+        except TemplateFault:
+            raise
         except jinja2.TemplateSyntaxError as error:
             raise TemplateFault(f"the chat template does not compile: {error.message} (line {error.lineno})") from error
+        except Exception as error:
+            raise TemplateFault(f"the chat template does not compile: {_said(error)}") from error
 
     def render(self, **variables: object) -> str:
         """The text of a chat.
@@ -144,14 +164,26 @@ class ChatTemplate:
                 if length > OUTPUT_LIMIT_CHARACTERS:
                     raise TemplateFault(f"the chat template writes more than {OUTPUT_LIMIT_CHARACTERS:,} characters")
                 parts.append(part)
-        except (
-            jinja2.TemplateError,
-            TypeError,
-            ValueError,
-            KeyError,
-            IndexError,
-            OverflowError,
-            RecursionError,
-        ) as error:
-            raise TemplateFault(f"the chat template fails: {error}") from error
+        except TemplateFault:
+            raise
+        except Exception as error:
+            raise TemplateFault(f"the chat template fails: {_said(error)}") from error
         return "".join(parts)
+
+    def render_all(self, chats: Sequence[Mapping[str, object]]) -> list[str]:
+        """Return the texts of some chats.
+
+        Raises:
+            TemplateFault: as `render`.
+        """
+        return [self.render(**chat) for chat in chats]
+
+
+def _said(error: Exception) -> str:
+    return "it takes too much memory" if isinstance(error, MemoryError) else _short(str(error)) or type(error).__name__
+
+
+def _short(text: str) -> str:
+    """A template's own words, as they can be printed."""
+    printable = text.encode(errors="backslashreplace").decode()
+    return printable if len(printable) <= _SAID_CHARACTERS else printable[:_SAID_CHARACTERS] + "..."

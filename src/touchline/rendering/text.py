@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from tokenizers import Tokenizer
 
 from touchline.domain.catalog import Message
-from touchline.rendering.chat import ChatRenderer, SpecialTokens
-from touchline.rendering.sandbox import MARKS, ChatTemplate, TemplateFault
+from touchline.jsontext import has_half_characters
+from touchline.rendering.chat import ChatRenderer, SpecialTokens, half_character, variables_of
+from touchline.rendering.sandbox import MARKS, ChatTemplate, Compile, Template, TemplateFault
 
 Ids = tuple[int, ...]
 
@@ -27,20 +28,29 @@ class ModelText:
         tokenizer_json: content of tokenizer.json.
         tokens: the special tokens that its files name.
         date: ISO date for templates that print one.
+        compile_template: what makes a template of its text.
     """
 
-    def __init__(self, template: str | None, tokenizer_json: str, tokens: SpecialTokens, date: str) -> None:
+    def __init__(
+        self,
+        template: str | None,
+        tokenizer_json: str,
+        tokens: SpecialTokens,
+        date: str,
+        compile_template: Compile = ChatTemplate,
+    ) -> None:
         self.template = template
         """The model's own chat template."""
         self.tokens = tokens
         """The special tokens that its files name."""
         self._date = date
+        self._compile = compile_template
         self._json = tokenizer_json
         self._renderer: ChatRenderer | None = None
         self._tokenizer = Tokenizer.from_str(tokenizer_json)
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
-        self._templates: dict[tuple[str, bool], ChatTemplate] = {}
+        self._templates: dict[tuple[str, bool], Template] = {}
         added = self._tokenizer.get_added_tokens_decoder()
         self.special: dict[str, int] = {token.content: number for number, token in added.items() if token.special}
         """Special tokens of the tokenizer by their text: what is written so becomes one token that ends or begins."""
@@ -60,7 +70,7 @@ class ModelText:
             TemplateFault: the template does not compile, or no token ends an answer.
         """
         if self._renderer is None:
-            self._renderer = ChatRenderer(self.template, self._json, self.tokens, self._date)
+            self._renderer = ChatRenderer(self.template, self._json, self.tokens, self._date, self._compile)
         return self._renderer
 
     def ids(self, text: str, *, special_tokens: bool = False) -> Ids:
@@ -130,14 +140,8 @@ class ModelText:
             raise TemplateFault("the model has no chat template")
         key = (source, marked)
         if key not in self._templates:
-            self._templates[key] = ChatTemplate(source, self._date, mark_answers=marked)
-        return self._templates[key].render(
-            messages=[{"role": message.role, "content": message.content} for message in messages],
-            add_generation_prompt=generation,
-            bos_token=self.tokens.bos or "",
-            eos_token=self.tokens.eos or "",
-            pad_token=self.tokens.pad or "",
-            unk_token=self.tokens.unk or "",
-            tools=None,
-            documents=None,
-        )
+            self._templates[key] = self._compile(source, self._date, mark_answers=marked)
+        (text,) = self._templates[key].render_all([variables_of(messages, self.tokens, generation)])
+        if has_half_characters(text):
+            raise half_character("a chat, as the chat template writes it,")
+        return text

@@ -12,6 +12,7 @@ from touchline.backends.peft.backend import trainer_config
 from touchline.backends.rendering import RowSettings, training_row
 from touchline.catalog.datasets import load_examples
 from touchline.catalog.readers import WHOLE, read_rows
+from touchline.catalog.templates import IsolatedTemplate
 from touchline.catalog.tokenizer import read_tokenizer
 from touchline.checks.rendering import RenderingView, SpecialInData, rendering_view, special_tokens_in
 from touchline.checks.rule import check_view
@@ -131,7 +132,7 @@ class Parity:
             errors = tuple(fault for fault in faults if fault.severity is Severity.ERROR)
             text = None
             if not errors and files.tokenizer_json is not None:
-                text = ModelText(files.chat_template, files.tokenizer_json, files.tokens, self._date)
+                text = ModelText(files.chat_template, files.tokenizer_json, files.tokens, self._date, IsolatedTemplate)
             self._texts[model] = (text, _embedding_rows(model), errors)
         return self._texts[model]
 

@@ -67,8 +67,8 @@ def load_inputs(config: TrainerConfig, folder: Path) -> Inputs:
     _same("the weights of the model", model.path, config.model.weights_sha256, model.weights_sha256)
     _same("the tokenizer of the model", model.path, config.model.tokenizer_sha256, model.tokenizer_sha256)
     renderer = load_renderer(model, config.date)
-    train = tuple(renderer.example(example) for example in _training_examples(config, folder))
-    validation = tuple(renderer.example(example) for example in load_examples(config.data, "validation", folder))
+    train = tuple(renderer.examples(_training_examples(config, folder)))
+    validation = tuple(renderer.examples(load_examples(config.data, "validation", folder)))
     lengths = np.asarray([len(item.prompt_ids) + len(item.answer_ids) for item in train], dtype=np.uint32)
     for split, items in (("train", train), ("validation", validation)):
         longest = max((len(item.prompt_ids) + len(item.answer_ids) for item in items), default=0)
@@ -113,7 +113,7 @@ def load_validation(config: TrainerConfig, folder: Path) -> tuple[RenderedExampl
     model = load_model(config.model.path, Path(config.model.path).parent)
     _same("the tokenizer of the model", model.path, config.model.tokenizer_sha256, model.tokenizer_sha256)
     renderer = load_renderer(model, config.date)
-    return tuple(renderer.example(example) for example in load_examples(config.data, "validation", folder))
+    return tuple(renderer.examples(load_examples(config.data, "validation", folder)))
 
 
 def _planned_data(config: TrainerConfig, folder: Path) -> Path:
