@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from touchline.domain.quantity import Measured, Missing
 from touchline.units import format_bytes, format_seconds
@@ -12,6 +12,8 @@ from touchline.units import format_bytes, format_seconds
 _SPECIAL = re.compile(r"([\\`*{}\[\]<>|#!~]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9]))")
 _IN_WORDS = {"s": format_seconds, "B": format_bytes}
 """Units whose figures people read in larger ones."""
+_TICKS = re.compile(r"`+")
+_CONTROL_IN_CODE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
@@ -32,6 +34,14 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[
     marks = ["---:" if index in right else "---" for index in range(len(header))]
     lines = [header, marks, *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+
+
+def fence(lines: Iterable[str], language: str = "text") -> str:
+    """A block of code that nothing inside can end."""
+    body = [_CONTROL_IN_CODE.sub(" ", line.replace("\r", "")) for text in lines for line in text.split("\n")]
+    longest = max((len(run) for line in body for run in _TICKS.findall(line)), default=0)
+    ticks = "`" * max(3, longest + 1)
+    return "\n".join([f"{ticks}{language}", *body, ticks]) + "\n"
 
 
 def measured(value: Measured, digits: int = 4) -> str:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from touchline.domain.catalog import Message
 from touchline.domain.experiment import DataConfig
+from touchline.domain.finding import Severity
 from touchline.jsontext import parse_json
+from touchline.rendering.rows import ROLES, role_and_content
 
 _BRACES = re.compile(r"\{([^{}]*)\}")
 # A word is meant as a column; so is what str.format would take `{input.x}`, `{input!r}` and `{input:>9}` for.
 _WORD = re.compile(r"[^\W\d]\w*|input[.\[!:].*", re.DOTALL)
-_ROLES = ("system", "user", "assistant")
 
 Chat = tuple[tuple[Message, ...], str]
 """The turns before the answer, and the answer."""
@@ -26,8 +27,10 @@ class RowFault:
 
     message: str
     """What is wrong; the same for all rows with the same fault."""
-    column: str | None = None
-    """The column that is not there, for a hint."""
+    columns: tuple[str, ...] = ()
+    """The columns that are not there, for a hint."""
+    in_prompt: bool = False
+    """Whether they stand in braces in the prompt."""
 
 
 class Prompt:
@@ -39,44 +42,101 @@ class Prompt:
 
     Args:
         template: the turn, with columns in braces.
-        input_column: the column that `{input}` stands for.
+        inputs: the column, or the columns, that `{input}` stands for.
     """
 
-    def __init__(self, template: str, input_column: str) -> None:
+    def __init__(self, template: str, inputs: str | Sequence[str]) -> None:
         # Every second piece is what stood in braces.
         self._pieces = _BRACES.split(template)
-        self._input = input_column
-        self.columns: frozenset[str] = frozenset(self._column(n) for n in self._pieces[1::2] if _WORD.fullmatch(n))
-        """Columns that every row must have."""
+        self._inputs = (inputs,) if isinstance(inputs, str) else tuple(inputs)
+        self.columns: frozenset[str] = frozenset(
+            column for n in self._pieces[1::2] if _WORD.fullmatch(n) for column in self._columns(n)
+        )
+        """Columns that the prompt shows."""
 
     def text(self, values: Mapping[str, object], faults: list[RowFault]) -> str:
-        """The turn for one row; what the row lacks is added to `faults`."""
+        """Return the turn for one row; what the row lacks is added to `faults`."""
         written = [self._pieces[0]]
         for name, after in zip(self._pieces[1::2], self._pieces[2::2], strict=True):
-            column = self._column(name)
-            if column in values:
-                value = plain_text(values[column])
-                if value is None:
-                    faults.append(RowFault(f"column {column!r}, which the prompt shows, is no text"))
-                written.append(value or "")
-            elif column in self.columns:
-                faults.append(RowFault(f"there is no column {column!r}, which the prompt asks for", column))
+            columns = self._columns(name)
+            there = [column for column in columns if column in values]
+            if there:
+                written.append(_joined(values, there, faults))
+            elif columns[0] in self.columns:
+                listed = " or ".join(map(repr, columns))
+                message = f"there is no column {listed}, which the prompt asks for"
+                faults.append(RowFault(message, columns, in_prompt=name != "input"))
             else:
                 written.append(f"{{{name}}}")
             written.append(after)
         return "".join(written)
 
-    def _column(self, name: str) -> str:
-        return self._input if name == "input" else name
+    def _columns(self, name: str) -> tuple[str, ...]:
+        return self._inputs if name == "input" else (name,)
+
+
+def brace_faults(template: str, names: Iterable[str]) -> Iterator[tuple[str, str, Severity]]:
+    """Yield message, hint and severity of each name in a prompt whose braces are wrong.
+
+    Args:
+        template: the prompt as written.
+        names: what may stand in braces: `input`, and the columns.
+    """
+    known = dict.fromkeys(names)
+    shows_none = not any(f"{{{name}}}" in template for name in known)
+    for name in known:
+        word = re.escape(name)
+        right = f"write {{{name}}}, one brace before it and one behind it"
+        if re.search(rf"\{{\{{\s*{word}\s*\}}\}}", template):
+            message = f"{{{{{name}}}}} puts the column into braces: {{...}}; one pair of braces is enough"
+            yield message, right, Severity.WARNING
+        elif re.search(rf"\{{(?:\s+{word}\s*|\s*{word}\s+)\}}", template):
+            yield f"{{ {name} }} has spaces inside its braces, so it is not replaced", right, Severity.ERROR
+        elif re.search(rf"\{{\s*{word}(?![\w}}.!:\[]|\s*\}})", template):
+            yield f"the brace before {name!r} is not closed", right, Severity.ERROR
+        elif re.search(rf"(?<![\w{{]){word}\}}", template) and not re.search(rf"\{{[^{{}}]*{word}\}}", template):
+            yield f"the brace behind {name!r} is not opened", right, Severity.ERROR
+        elif name == "input" and shows_none and (other := _OTHER_BRACES.search(template)) is not None:
+            yield f"{other.group()} is not a column in braces", right, Severity.ERROR
+
+
+_OTHER_BRACES = re.compile(r"\{0?\}|%s|\$input\b|\[+input\]+|<+input>+|\(input\)|\{%.*?%\}|%\(?input\)?s?%?", re.DOTALL)
+"""Placeholders of other notations."""
+
+
+def is_chat(value: object) -> bool:
+    """Return True if a value is a list of turns."""
+    if not isinstance(value, list) or not value:
+        return False
+    return all(isinstance(turn, Mapping) and role_and_content(turn)[0] is not None for turn in value)
+
+
+def _joined(values: Mapping[str, object], columns: Sequence[str], faults: list[RowFault]) -> str:
+    """Return the text of a column, or of several line by line; of several an empty or null one is left out."""
+    texts = []
+    for column in columns:
+        value = values[column]
+        text = "" if value is None and len(columns) > 1 else plain_text(value)
+        if text is None:
+            faults.append(RowFault(f"column {column!r}, which the prompt shows, is no text"))
+        elif text or len(columns) == 1:
+            texts.append(text)
+    return "\n".join(texts)
 
 
 def instruction(values: Mapping[str, object], data: DataConfig, prompt: Prompt) -> Chat | list[RowFault]:
-    """A row of columns as a chat, or everything that is wrong with it."""
+    """Return a row of columns as a chat, or everything that is wrong with it."""
     faults: list[RowFault] = []
     text = prompt.text(values, faults)
     answer = plain_text(values.get(data.output))
     if data.output not in values:
-        faults.append(RowFault(f"there is no column {data.output!r} for the answer", data.output))
+        message = f"there is no column {data.output!r} for the answer"
+        # A file with other columns is one mistake, not one of the prompt and one of the answer.
+        absent = next((fault for fault in faults if fault.columns and not fault.in_prompt), None)
+        if absent is not None:
+            faults.remove(absent)
+            message = f"{absent.message}, and no column {data.output!r} for the answer"
+        faults.append(RowFault(message, (*(absent.columns if absent else ()), data.output)))
     elif answer is None or not answer.strip():
         faults.append(RowFault(f"the answer, column {data.output!r}, is empty or no text"))
     if not faults and not text.strip():
@@ -90,7 +150,7 @@ def chat(values: Mapping[str, object], data: DataConfig) -> Chat | list[RowFault
     """A row with a whole chat, or what is wrong with it."""
     column = data.messages or ""
     if column not in values:
-        return [RowFault(f"there is no column {column!r} for the chat", column)]
+        return [RowFault(f"there is no column {column!r} for the chat", (column,))]
     turns = values[column]
     if isinstance(turns, str):
         # CSV has no lists: there a chat is JSON in a cell.
@@ -102,11 +162,12 @@ def chat(values: Mapping[str, object], data: DataConfig) -> Chat | list[RowFault
         return [RowFault(f"column {column!r} is no list of at least two turns")]
     messages: list[Message] = []
     for turn in turns:
-        role = turn.get("role") if isinstance(turn, dict) else None
-        content = plain_text(turn.get("content")) if isinstance(turn, dict) else None
-        if role not in _ROLES or content is None:
-            return [RowFault(f"a turn is no {{role: {' | '.join(_ROLES)}, content: text}}")]
-        messages.append(Message(role=str(role), content=content))
+        role, said = role_and_content(turn) if isinstance(turn, dict) else (None, None)
+        content = plain_text(said)
+        if role is None or content is None:
+            expected = " | ".join(dict.fromkeys(ROLES.values()))
+            return [RowFault(f"a turn is not a {{role: {expected}, content: text}} or {{from: ..., value: text}}")]
+        messages.append(Message(role=role, content=content))
     if messages[-1].role != "assistant" or not messages[-1].content.strip():
         return [RowFault("the last turn is no answer of the assistant")]
     system = () if messages[0].role == "system" else _system(data)
@@ -116,7 +177,7 @@ def chat(values: Mapping[str, object], data: DataConfig) -> Chat | list[RowFault
 def cluster_of(values: Mapping[str, object], column: str) -> str | RowFault | None:
     """What a row says that it shares with other rows; None for one that stands alone, or what is wrong with it."""
     if column not in values:
-        return RowFault(f"there is no column {column!r}, which evaluate.cluster asks for", column)
+        return RowFault(f"there is no column {column!r}, which evaluate.cluster asks for", (column,))
     value = values[column]
     text = "" if value is None else plain_text(value)
     if text is None:

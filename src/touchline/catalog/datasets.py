@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from touchline.catalog.chats import Prompt, RowFault, chat, cluster_of, instruction
+from touchline.catalog.chats import Prompt, RowFault, brace_faults, chat, cluster_of, instruction, is_chat
 from touchline.catalog.known import keep_dataset, known_dataset
 from touchline.catalog.readers import WHOLE, RawDataset, Row, read_rows
 from touchline.catalog.tally import Tally
@@ -183,7 +183,8 @@ def _load(file: _File, data: DataConfig, cluster: str | None) -> _Loaded:
     examples = {name: _examples(name, rows[name], data, prompt, tally) for name in rows}
     if cluster is not None and "test" in rows:
         examples["test"] = _clustered(examples["test"], rows["test"], cluster, clusters)
-    findings += [*tally.findings(), *_prompt_faults(data, prompt, path)]
+    columns = dict.fromkeys(name for each in rows.values() for row in each[:1] for name in row.values)
+    findings += [*tally.findings(), *_prompt_faults(data, prompt, path, columns)]
     if WHOLE not in raw.splits:
         findings += _split_faults(rows, path)
     # With one prompt for all rows every split overlaps; that has been said.
@@ -230,8 +231,8 @@ def _examples(name: str, rows: Sequence[Row], data: DataConfig, prompt: Prompt, 
             examples.append(Example(id=f"{name}-{number - 1}", prompt=built[0], answer=built[1]))
             continue
         for fault in built:
-            hint = None if fault.column is None else _column_hint(fault.column, row.values)
-            tally.add("DA105", name, f"{name}: {fault.message}", line=row.line, row=number, hint=hint)
+            hint = _fault_hint(fault, row.values) if fault.columns else None
+            tally.add("DA105", "data", fault.message, line=row.line, row=number, hint=hint, split=name)
     return tuple(examples)
 
 
@@ -243,20 +244,39 @@ def _clustered(examples: Sequence[Example], rows: Sequence[Row], column: str, ta
         if not isinstance(found, RowFault):
             clusters[f"test-{number - 1}"] = found
             continue
-        hint = None if found.column is None else _column_hint(column, row.values, "evaluate: {cluster: ...}")
-        tally.add("DA105", "test", f"test: {found.message}", line=row.line, row=number, hint=hint)
+        hint = _column_hint(found.columns, row.values, "evaluate: {cluster: ...}") if found.columns else None
+        tally.add("DA105", "data", found.message, line=row.line, row=number, hint=hint, split="test")
     return tuple(replace(example, cluster=clusters.get(example.id)) for example in examples)
 
 
-def _column_hint(column: str, values: Mapping[str, object], key: str = "data: {input: ..., output: ...}") -> str:
-    columns = list(values)
-    if len(columns) == 1 and (separator := next((s for s in (";", "\t", "|") if s in columns[0]), None)):
+def _fault_hint(fault: RowFault, values: Mapping[str, object]) -> str:
+    if fault.in_prompt:
+        listed = ", ".join(f"{{{name}}}" for name in list(values)[:_COLUMNS_SHOWN])
+        near = _near(fault.columns, values)
+        guess = f"did you mean {{{near[0]}}}? " if near else ""
+        return f"{guess}a name in braces in data.prompt is a column; here: {listed}, and {{input}} for data.input"
+    return _column_hint(fault.columns, values)
+
+
+def _column_hint(
+    columns: Sequence[str], values: Mapping[str, object], key: str = "data: {input: ..., output: ...}"
+) -> str:
+    there = list(values)
+    if len(there) == 1 and (separator := next((s for s in (";", "\t", "|") if s in there[0]), None)):
         return f"the cells seem to be separated by {separator!r}; CSV here has commas"
-    listed = f"columns here: {', '.join(columns[:_COLUMNS_SHOWN])}{', ...' if len(columns) > _COLUMNS_SHOWN else ''}"
-    near = difflib.get_close_matches(column, columns, n=1, cutoff=0.5)
-    if near:
-        return f"did you mean {near[0]!r}? {listed}"
+    chat = next((name for name, value in values.items() if is_chat(value)), None)
+    if chat is not None:
+        return f"column {chat!r} holds chats: data: {{messages: {chat}}}"
+    listed = f"columns here: {', '.join(there[:_COLUMNS_SHOWN])}{', ...' if len(there) > _COLUMNS_SHOWN else ''}"
+    if near := _near(columns, values):
+        return f"did you mean {' and '.join(map(repr, near))}? {listed}"
     return f"{listed}; name them in {key}"
+
+
+def _near(columns: Sequence[str], values: Mapping[str, object]) -> list[str]:
+    """Return the columns of a row that are called nearly like those that are not there."""
+    found = [difflib.get_close_matches(column, list(values), n=1, cutoff=0.5) for column in columns]
+    return list(dict.fromkeys(name for near in found for name in near))
 
 
 def _split_faults(rows: Mapping[str, Sequence[Row]], path: Path) -> Iterable[Finding]:
@@ -270,10 +290,15 @@ def _split_faults(rows: Mapping[str, Sequence[Row]], path: Path) -> Iterable[Fin
             yield _error("DA104", path, f"the split {name} is empty", "give it rows, or leave it out")
 
 
-def _prompt_faults(data: DataConfig, prompt: Prompt, path: Path) -> Iterable[Finding]:
+def _prompt_faults(data: DataConfig, prompt: Prompt, path: Path, columns: Iterable[str]) -> Iterable[Finding]:
     if data.messages is not None:
         return
-    if not prompt.columns:
+    braces = list(brace_faults(data.prompt or "", ("input", *columns)))
+    for message, hint, severity in braces:
+        yield replace(
+            _error("DA108", path, f"data.prompt {_short(data.prompt or '')!r}: {message}", hint), severity=severity
+        )
+    if not prompt.columns and not braces:
         message = f"data.prompt {_short(data.prompt or '')!r} shows no column, so all rows would be asked the same"
         yield _error("DA108", path, message, "write {input} where the row's input belongs")
     if data.output in prompt.columns:

@@ -16,11 +16,14 @@ from touchline.domain.experiment import DataConfig
 from touchline.errors import EnvironmentFault, InputFault
 from touchline.files import read_text_bounded, write_atomic
 
-_VERSION = 1
+_VERSION = 2
 """Changes when the same file would be described or judged differently."""
 _LIMIT_BYTES = 16 << 20
 _DATA = TypeAdapter(DataConfig)
 _INFO = TypeAdapter(DatasetInfo)
+Columns = dict[str, dict[str, int]]
+"""Of each column how often its values are of which kind."""
+_COLUMNS = TypeAdapter(Columns)
 
 
 def known_dataset(cache_dir: Path, path: Path, data: DataConfig, sha256: str) -> DatasetInfo | None:
@@ -35,6 +38,22 @@ def keep_dataset(cache_dir: Path, path: Path, data: DataConfig, info: DatasetInf
     """Keep it; a cache that cannot be written costs time the next time, and nothing now."""
     try:
         write_atomic(_place(cache_dir, path, data, info.sha256), _INFO.dump_json(info))
+    except (EnvironmentFault, OSError):
+        return
+
+
+def known_columns(cache_dir: Path, sha256: str) -> Columns | None:
+    """Return the columns of a file with this content and ending; None if nothing is kept."""
+    try:
+        return _COLUMNS.validate_json(read_text_bounded(cache_dir / "columns" / f"{sha256}.json", _LIMIT_BYTES))
+    except (InputFault, EnvironmentFault, OSError, ValidationError):
+        return None
+
+
+def keep_columns(cache_dir: Path, sha256: str, columns: Columns) -> None:
+    """Keep the columns of a file."""
+    try:
+        write_atomic(cache_dir / "columns" / f"{sha256}.json", _COLUMNS.dump_json(columns))
     except (EnvironmentFault, OSError):
         return
 

@@ -9,20 +9,23 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from touchline.checks.data_candidates import COLUMNS as CANDIDATE_COLUMNS
+from touchline.domain.experiment import DataConfig
 from touchline.jsontext import parse_json
+from touchline.rendering.rows import ROLES
 
 Values = Mapping[str, object]
 Kind = Literal["chat", "columns", "text"]
 
 CHATS = ("messages", "conversations", "conversation", "chat", "dialogue", "dialog")
 PROMPTS = (
-    *("instruction", "prompt", "question", "query", "problem", "input", "inputs", "source", "src", "premise"),
-    *("sentence", "sentence1", "article", "document", "text", "context", "ctx"),
+    *("instruction", "prompt", "question", "query", "problem", "input", "inputs", "premise"),
+    *("sentence", "sentence1", "utterance", "review", "tweet", "headline", "article", "document", "text"),
+    *("source", "src", "context", "ctx"),
 )
 """Columns of the prompt; the first that a file has leads."""
 BESIDES = (
@@ -33,7 +36,7 @@ BESIDES = (
 ANSWERS = (
     *("output", "outputs", "response", "completion", "answer", "answers", "solution", "target", "targets", "tgt"),
     *("ground_truth", "chosen", "correct_answer", "answerkey", "answer_key", "final_answer", "summary", "highlights"),
-    *("label", "labels", "class", "sentiment", "gold"),
+    *("label", "labels", "class", "sentiment", "intent", "emotion", "gold"),
 )
 TEXTS = ("text", "content")
 QUESTIONS = ("question", "question_type")
@@ -51,7 +54,8 @@ _ABOUT = re.compile(
     r"|short_answer|answer_.*|label_.*|is_.*)$"
 )
 _EXTENSION = re.compile(r"\.(?:jpe?g|png|gif|bmp|webp|tiff?|mp4|avi|mov|mkv|webm|wav|mp3|flac|ogg|m4a|npy|dcm)$", re.I)
-_ROLES = {"human": "user", "gpt": "assistant", "model": "assistant", "bot": "assistant", "chatgpt": "assistant"}
+_SHOWN_KINDS = frozenset({"text", "number", "null"})
+"""Kinds of values that a prompt can show."""
 _ANSWERING = ("assistant", "function_call")
 
 
@@ -77,6 +81,8 @@ class Layout:
     """Further columns that may tell two rows with one prompt apart."""
     template: str | None = None
     """The prompt with columns in braces; none: the columns under each other."""
+    inputs: tuple[str, ...] = ()
+    """Columns that `{input}` of the template stands for, under each other."""
     stated: bool = False
     """Whether an experiment names these columns."""
     rejected: str | None = None
@@ -119,23 +125,18 @@ def find_layout(counts: Mapping[str, int], kinds: Mapping[str, Counter[str]]) ->
         kinds: of each column how often its values are of which kind, as `kind_of` says it.
     """
     names = {name.casefold(): name for name in counts}
-
-    def first(known: Iterable[str]) -> str | None:
-        return next((names[name] for name in known if name in names), None)
-
     media = tuple(name for name in counts if _MEDIA.match(name.casefold()))
-    candidates = first(CANDIDATE_COLUMNS)
+    candidates = _first(counts, CANDIDATE_COLUMNS)
     chat = next((names[name] for name in CHATS if name in names and kinds[names[name]]["list"]), None)
     chosen = names.get("chosen") if "rejected" in names else None
-    answer = chosen or first(ANSWERS)
-    leading = first(PROMPTS)
+    answer = chosen or _first(counts, ANSWERS)
+    prompts = _prompts(counts, kinds, {answer})
     layout: Layout | None = None
     if chat is not None:
         layout = Layout(kind="chat", chat=chat, answer=chosen)
-    elif leading is not None and answer is not None and leading != answer:
-        beside = [names[name] for name in BESIDES if name in names and names[name] not in (leading, answer)]
-        layout = Layout(kind="columns", prompts=(leading, *beside), answer=answer)
-    elif (text := first(TEXTS)) is not None and kinds[text]["text"]:
+    elif prompts and answer is not None:
+        layout = Layout(kind="columns", prompts=prompts, answer=answer)
+    elif (text := _first(counts, TEXTS)) is not None and kinds[text]["text"]:
         layout = Layout(kind="text", answer=text)
     if layout is None:
         return None
@@ -150,14 +151,80 @@ def find_layout(counts: Mapping[str, int], kinds: Mapping[str, Counter[str]]) ->
     )
 
 
+def _first(counts: Mapping[str, int], known: Iterable[str]) -> str | None:
+    """Return the first of some known names that is a column, whatever its case."""
+    names = {name.casefold(): name for name in counts}
+    return next((names[name] for name in known if name in names), None)
+
+
+def _prompts(
+    counts: Mapping[str, int], kinds: Mapping[str, Counter[str]], taken: Collection[str | None]
+) -> tuple[str, ...]:
+    """Return the columns of the prompt, the leading one first; none where no name tells it."""
+    names = {name.casefold(): name for name in counts}
+    leading = _first(counts, PROMPTS)
+    if leading is None or leading in taken:
+        return ()
+    beside = (names[name] for name in BESIDES if name in names and names[name] not in (leading, *taken))
+    return (leading, *(name for name in beside if kinds[name].keys() <= _SHOWN_KINDS))
+
+
+def resolve_columns(
+    data: DataConfig, given: Collection[str], counts: Mapping[str, int], kinds: Mapping[str, Counter[str]]
+) -> DataConfig:
+    """Return the data settings with columns that were not given found by name, as `find_layout` finds them.
+
+    What is given stays. Where the names tell nothing, the defaults stay, and the loader says what is missing.
+
+    Args:
+        data: the settings.
+        given: dotted keys that were written, `data.input`.
+        counts: rows that have each column.
+        kinds: of each column how often its values are of which kind.
+    """
+    default = DataConfig(path=data.path)
+    opens_input = "data.input" not in given and data.input == default.input
+    opens_output = "data.output" not in given and data.output == default.output
+    if data.messages is not None or not (opens_input or opens_output):
+        return data
+    if data.prompt is not None:
+        # A prompt that names its columns says what the input is; `{input}` of it is the column of that name.
+        shown = set(re.findall(r"\{([^{}]+)\}", data.prompt))
+        opens_input = opens_input and "input" in shown and "input" not in counts
+        asked = (shown - {"input"}) | ({data.input} if isinstance(data.input, str) else {*data.input})
+    else:
+        asked = set() if opens_input else {data.input} if isinstance(data.input, str) else {*data.input}
+    if not (opens_input or opens_output):
+        return data
+    taken = {data.output} if not opens_output else set()
+    rest = {name: count for name, count in counts.items() if name not in taken | (asked if opens_output else set())}
+    found = find_layout(counts if opens_input and opens_output else rest, kinds)
+    if opens_input and opens_output and found is not None and found.kind == "chat" and found.answer is None:
+        return replace(data, messages=found.chat)
+    if opens_output and not opens_input:
+        answer = data.output if data.output in rest else _first(rest, ANSWERS)
+        return replace(data, output=answer or data.output)
+    if not opens_output:
+        prompts = _prompts(rest, kinds, taken)
+    elif found is not None and found.kind == "columns":
+        prompts = found.prompts
+        data = replace(data, output=found.answer or data.output)
+    else:
+        return data
+    return replace(data, input=prompts[0] if len(prompts) == 1 else prompts) if prompts else data
+
+
 def stated_layout(
-    counts: Mapping[str, int], *, inputs: str, output: str, messages: str | None, template: str
+    counts: Mapping[str, int], *, inputs: str | tuple[str, ...], output: str, messages: str | None, template: str
 ) -> Layout:
     """The layout that an experiment states, with media and allowed answers found by name."""
+    joined = (inputs,) if isinstance(inputs, str) else inputs
     media = tuple(name for name in counts if _MEDIA.match(name.casefold()))
     candidates = next((name for name in counts if name.casefold() in CANDIDATE_COLUMNS), None)
-    asked = [inputs if name == "input" else name for name in re.findall(r"\{([^{}]+)\}", template)]
-    prompts = tuple(dict.fromkeys(name for name in asked if name in counts or name == inputs))
+    asked = [
+        column for name in re.findall(r"\{([^{}]+)\}", template) for column in (joined if name == "input" else (name,))
+    ]
+    prompts = tuple(dict.fromkeys(name for name in asked if name in counts or name in joined))
     used = {*prompts, output, messages, candidates, *media}
     return Layout(
         kind="columns" if messages is None else "chat",
@@ -170,7 +237,8 @@ def stated_layout(
             (name for name in counts if name.casefold() in QUESTIONS and name not in used - {*prompts}), None
         ),
         others=_others(counts, used),
-        template=template.replace("{input}", "{" + inputs + "}"),
+        template=template,
+        inputs=joined,
         stated=True,
     )
 
@@ -233,16 +301,17 @@ def turns_of(values: Values, layout: Layout) -> Turns:
         return _chat(values.get(layout.chat or ""), text_of(values.get(layout.answer)) if layout.answer else None)
     answer = text_of(values.get(layout.answer or ""))
     if layout.template is not None:
-        prompt = re.sub(r"\{([^{}]+)\}", lambda m: _filled(values, m), layout.template)
+        prompt = re.sub(r"\{([^{}]+)\}", lambda m: _filled(values, m, layout.inputs), layout.template)
     else:
         texts = (_said(values.get(name)) for name in layout.prompts)
         prompt = "\n".join(text for text in texts if text)
     return Turns(prompt=prompt, asked=prompt, answer=answer)
 
 
-def _filled(values: Values, match: re.Match[str]) -> str:
-    name = match.group(1)
-    return (text_of(values[name]) or "") if name in values else match.group()
+def _filled(values: Values, match: re.Match[str], inputs: Sequence[str]) -> str:
+    columns = inputs if match.group(1) == "input" else (match.group(1),)
+    there = [text_of(values[name]) or "" for name in columns if name in values]
+    return "\n".join(text for text in there if text or len(columns) == 1) if there else match.group()
 
 
 def _said(value: object) -> str:
@@ -266,7 +335,7 @@ def _chat(turns: object, answer: str | None) -> Turns:
         role = turn.get("role", turn.get("from"))
         if not isinstance(role, str):
             return Turns(prompt="", asked="", answer=answer, fault="has a turn without a role")
-        said.append((_ROLES.get(role.casefold(), role.casefold()), _content(turn, media)))
+        said.append((ROLES.get(role.casefold(), role.casefold()), _content(turn, media)))
     last = max((place for place, (role, _) in enumerate(said) if role in _ANSWERING), default=-1)
     fault = None
     if answer is None:

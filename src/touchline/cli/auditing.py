@@ -59,7 +59,13 @@ def audit(
             messages=messages,
             prompt=prompt,
         )
-    request = AuditRequest(data=data, task=task, scorer=scorer, media_root=media_root)
+    request = AuditRequest(
+        data=data,
+        given=stated_columns(input_column, output_column),
+        task=task,
+        scorer=scorer,
+        media_root=media_root,
+    )
     found = run_audit(path, request, plot=plot)
     if json:
         out_object(DataAudit, found)
@@ -69,6 +75,12 @@ def audit(
         say(f"wrote {plot}")
     if found.failed:
         raise typer.Exit(1)
+
+
+def stated_columns(input_column: str | None, output_column: str | None) -> frozenset[str]:
+    """Return the dotted keys of the columns that were given as options."""
+    options = {"data.input": input_column, "data.output": output_column}
+    return frozenset(key for key, value in options.items() if value is not None)
 
 
 def _show(found: DataAudit) -> None:

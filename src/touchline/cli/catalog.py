@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
 from touchline.cli.auditing import audit
 from touchline.cli.output import out, out_json, out_table, say, show_findings
+
+if TYPE_CHECKING:
+    from touchline.domain.experiment import DataConfig
 
 models_app = typer.Typer(help="Base models on this machine.", no_args_is_help=True, rich_markup_mode=None)
 data_app = typer.Typer(
@@ -18,6 +21,7 @@ create_app = typer.Typer(help="Create a dataset.", no_args_is_help=True, rich_ma
 data_app.add_typer(create_app, name="create")
 data_app.command("audit")(audit)
 
+_SHOWN_CHARACTERS = 2000
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 
 
@@ -96,18 +100,24 @@ def data_create_capitalization(
 @data_app.command("show")
 def data_show(
     path: Annotated[Path, typer.Argument(help="JSON, JSONL, CSV or parquet.")],
-    input_column: Annotated[str, typer.Option("--input", help="Column of the input.")] = "input",
-    output_column: Annotated[str, typer.Option("--output", help="Column of the answer.")] = "output",
+    input_column: Annotated[Optional[str], typer.Option("--input", help="Column of the input.")] = None,  # noqa: UP045
+    output_column: Annotated[Optional[str], typer.Option("--output", help="Column of the answer.")] = None,  # noqa: UP045
     messages: Annotated[Optional[str], typer.Option("--messages", help="Column of whole chats.")] = None,  # noqa: UP045
     json: Json = False,
 ) -> None:
     """Show a dataset: splits, sizes, hash, first row, and what is wrong with it."""
     from touchline.catalog.datasets import load_dataset
+    from touchline.cli.auditing import stated_columns
     from touchline.domain.catalog import DatasetInfo
     from touchline.domain.experiment import DataConfig
+    from touchline.steps.resolving import with_columns
     from touchline.units import format_bytes
 
-    info = load_dataset(DataConfig(path=str(path), input=input_column, output=output_column, messages=messages), Path())
+    stated = DataConfig(
+        path=str(path), input=input_column or "input", output=output_column or "output", messages=messages
+    )
+    data = with_columns(stated, stated_columns(input_column, output_column), Path(), None)
+    info = load_dataset(data, Path())
     if json:
         out_json(DatasetInfo, info, "dataset")
     else:
@@ -116,9 +126,28 @@ def data_show(
             ("split", "examples", "sha256"), rows, title=f"{info.path} ({info.format}, {format_bytes(info.size_bytes)})"
         )
         out(f"splits: {info.split_origin}")
+        if not any(finding.severity == "error" for finding in info.findings):
+            _show_row(data)
     show_findings(info.findings)
     if any(finding.severity == "error" for finding in info.findings):
         raise typer.Exit(1)
+
+
+def _show_row(data: DataConfig) -> None:
+    """Print the first training row, turn by turn, and the columns that it is made of."""
+    from touchline.cli.output import clean
+    from touchline.steps.resolving import first_row
+
+    found = first_row(data, Path())
+    if found is None:
+        return
+    example, used, unused = found
+    out(f"columns used: {', '.join(used)}; not used: {', '.join(unused) or 'none'}")
+    out("first training row:")
+    for turn in (*example.prompt, None):
+        role, text = ("answer", example.answer) if turn is None else (turn.role, turn.content)
+        shown = text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]} [...]"
+        out(f"  {role}: {clean(shown)}".replace("\n", "\n    "))
 
 
 def _show_model(model: object, json: bool) -> None:

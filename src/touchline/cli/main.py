@@ -8,6 +8,7 @@ import sys
 import tempfile
 import traceback
 from pathlib import Path
+from textwrap import indent
 from typing import Annotated, Optional
 
 import typer
@@ -21,6 +22,7 @@ from touchline.cli.estimating import estimate, probe
 from touchline.cli.exporting import export
 from touchline.cli.history import history_app
 from touchline.cli.optimising import optimize
+from touchline.cli.output import clean as without_controls
 from touchline.cli.output import out, out_json, out_table, say, show_error
 from touchline.cli.packing import pack_app
 from touchline.cli.placing import place
@@ -102,10 +104,12 @@ def plan(
         return
     out(planned.plan.experiment)
     for section in sections(planned.plan):
-        if section.rows or section.lines:
+        if not section.is_empty:
             out(f"\n{section.title}")
         if section.rows:
             out_table(section.header, section.rows)
+        for sentence, text in section.blocks:
+            out(f"- {sentence}\n{indent(without_controls(text), '    ')}")
         for line in section.lines:
             out(f"- {line}")
     out("\n" + "\n".join(folder_lines(planned.plan)))

@@ -46,8 +46,8 @@ LengthsFile = Annotated[
 MaxSeqLen = Annotated[int, typer.Option("--max-seq-len", min=1, help="Tokens a row at most.")]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Decides what goes with what.")]
 Prompt = Annotated[Optional[str], typer.Option("--prompt", help="The user's turn, with {input} in it.")]  # noqa: UP045
-Input = Annotated[str, typer.Option("--input", help="Column of the input.")]
-Output = Annotated[str, typer.Option("--output", help="Column of the answer.")]
+Input = Annotated[Optional[str], typer.Option("--input", help="Column of the input.")]  # noqa: UP045
+Output = Annotated[Optional[str], typer.Option("--output", help="Column of the answer.")]  # noqa: UP045
 Messages = Annotated[Optional[str], typer.Option("--messages", help="Column of whole chats.")]  # noqa: UP045
 
 
@@ -66,8 +66,8 @@ def pack_compare(
     epochs: Annotated[int, typer.Option("--epochs", min=1, help="Passes over the data.")] = 1,
     seed: Seed = 1,
     prompt: Prompt = None,
-    input_column: Input = "input",
-    output_column: Output = "output",
+    input_column: Input = None,
+    output_column: Output = None,
     messages: Messages = None,
     plot: Annotated[
         Optional[Path],  # noqa: UP045
@@ -117,8 +117,8 @@ def pack_write(
     lengths: LengthsFile = None,
     seed: Seed = 1,
     prompt: Prompt = None,
-    input_column: Input = "input",
-    output_column: Output = "output",
+    input_column: Input = None,
+    output_column: Output = None,
     messages: Messages = None,
 ) -> None:
     """Write the training rows pack by pack, so that a trainer that packs by next-fit (torchtune) makes our packs."""

@@ -33,13 +33,15 @@ class DataConfig:
 
     path: Text
     """The file: JSON, JSONL, CSV or parquet; relative to experiment.yaml."""
-    input: Text = "input"
-    """Column that holds what goes into the prompt's `{input}`."""
+    input: Text | Annotated[tuple[Text, ...], MinLen(2)] = "input"
+    """Column that holds what goes into the prompt's `{input}`, or a list of columns that are joined line by line, empty
+    ones left out: `[instruction, input]`. Found by the columns' names when none of `input`, `output`, `messages` is
+    given; the plan shows what was found."""
     output: Text = "output"
-    """Column that holds the answer."""
+    """Column that holds the answer; found by its name when not given."""
     messages: Text | None = None
-    """Column that holds a chat, a list of {role, content} whose last turn is the answer; then `input`, `output` and
-    `prompt` are not used."""
+    """Column that holds a chat, a list of {role, content} or {from, value} whose last turn is the answer; then `input`,
+    `output` and `prompt` are not used."""
     prompt: str | None = None
     """The user's turn, with `{input}` (or any other column in braces); the task's own prompt when not given."""
     system: str | None = None

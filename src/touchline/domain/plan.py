@@ -110,6 +110,30 @@ class PlannedRun:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class ShownExample:
+    """The first training row of a dataset as a model sees it."""
+
+    dataset: str
+    """Path of the dataset, as the experiment has it."""
+    model: str
+    """Model whose chat template was used."""
+    row: str
+    """The row, `train-0`."""
+    columns_used: tuple[str, ...]
+    """Columns with their use, `question (prompt)`."""
+    columns_not_used: tuple[str, ...]
+    """Columns that neither prompt nor answer shows."""
+    prompt: str
+    """The rendered prompt, without a loss; a long one is cut in the middle."""
+    label: str
+    """The label span: answer and stop token, with a loss."""
+    prompt_tokens: int
+    """Tokens of the prompt."""
+    label_tokens: int
+    """Tokens with a loss."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Assumption:
     """A setting that nobody wrote, its value, and why this one."""
 
@@ -188,6 +212,8 @@ class Plan:
     """Predicted time from start to end, with as many runs at once as there are devices."""
     disk: Measured
     """Predicted size on disk of everything together."""
+    examples: tuple[ShownExample, ...] = ()
+    """One rendered training row per dataset and prompt; none in plans of version 0.1.0."""
     evidence: tuple[str, ...]
     """The past runs that the estimates rest on."""
     revisions: tuple[Revision, ...]

@@ -16,7 +16,7 @@ from touchline.domain.catalog import DatasetInfo, ModelInfo
 from touchline.domain.evaluation import EvaluationTask
 from touchline.domain.experiment import DataConfig, Experiment, LoraConfig, TrainConfig
 from touchline.domain.finding import Finding, Severity
-from touchline.domain.plan import Plan, PlannedRun
+from touchline.domain.plan import Plan, PlannedRun, ShownExample
 from touchline.domain.quantity import NO_EVIDENCE, Missing
 from touchline.domain.runs import ControlKind, RunKind, RunSpec
 from touchline.errors import InputFault
@@ -60,6 +60,8 @@ class PlanInputs:
     """The machine that is planned for, and what past runs have shown."""
     tasks: tuple[EvaluationTask, ...] = ()
     """The tasks of `evaluate.tasks`, resolved."""
+    examples: tuple[ShownExample, ...] = ()
+    """A rendered row of each dataset."""
     accepted: Mapping[str, dict[str, object]] = field(default_factory=dict)
     """Settings accepted for single runs, by run; already applied to `specs`."""
     started: Mapping[str, PlannedRun] = field(default_factory=dict)
@@ -115,6 +117,7 @@ def build_plan(inputs: PlanInputs) -> Plan:
         deadline=experiment.compute.deadline,
         compute=experiment.compute,
         tasks=inputs.tasks,
+        examples=inputs.examples,
         machine=inputs.outlook.machine,
         assumptions=assumptions(
             inputs.given - _left_open(experiment),

@@ -32,6 +32,13 @@ class Section:
     """The table's cells."""
     right: tuple[int, ...] = ()
     """Columns that hold numbers."""
+    blocks: tuple[tuple[str, str], ...] = ()
+    """(sentence, text that is shown as it stands)."""
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to show."""
+        return not (self.rows or self.lines or self.blocks)
 
 
 _SHOWN = 8
@@ -55,6 +62,7 @@ def sections(plan: Plan) -> list[Section]:
         ),
         Section(title="Models verified", header=_MODEL_HEADER, rows=tuple(_models(plan))),
         Section(title="Datasets verified", header=_DATA_HEADER, rows=tuple(_datasets(plan))),
+        Section(title="Rendered examples", blocks=tuple(_examples(plan)), lines=tuple(_about_examples(plan))),
         Section(
             title="Further tasks",
             header=further_tasks.HEADER,
@@ -235,6 +243,27 @@ def _datasets(plan: Plan) -> Iterator[tuple[str, ...]]:
             data.split_origin,
             data.sha256[:12],
         )
+
+
+LABEL_MARKS = ("\u27e6", "\u27e7")
+"""Around the label span of a rendered example."""
+
+
+def _examples(plan: Plan) -> Iterator[tuple[str, str]]:
+    """Yield one training row per dataset as the model sees it."""
+    begin, end = LABEL_MARKS
+    for each in plan.examples:
+        unused = ", ".join(each.columns_not_used) or "none"
+        yield (
+            f"{each.dataset}, row {each.row}, chat template of {each.model}: {each.prompt_tokens:,} prompt tokens, "
+            f"{each.label_tokens:,} label tokens. Columns used: {', '.join(each.columns_used)}; not used: {unused}.",
+            f"{each.prompt}{begin}{each.label}{end}",
+        )
+
+
+def _about_examples(plan: Plan) -> Iterator[str]:
+    if plan.examples:
+        yield f"Only the label span, between {' and '.join(LABEL_MARKS)}, has a loss."
 
 
 _BATCH_HEADER = (

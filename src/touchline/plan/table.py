@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from touchline.domain.plan import Plan
-from touchline.markdown import escape, table
+from touchline.markdown import escape, fence, table
 from touchline.plan.sections import Section, folder_lines, revision_rows, sections
 
 
@@ -26,11 +26,13 @@ def runs_plan_markdown(plan: Plan) -> str:
 
 def markdown_section(section: Section) -> str:
     """A section in Markdown; nothing at all when it has nothing to say."""
-    if not section.rows and not section.lines:
+    if section.is_empty:
         return ""
     parts = [f"## {section.title}\n"]
     if section.rows:
         parts.append(_table(section.header, section.rows, section.right))
+    for sentence, text in section.blocks:
+        parts += [f"{escape(sentence)}\n", fence(text.split("\n"))]
     if section.lines:
         parts.append("\n".join(f"- {escape(line)}" for line in section.lines) + "\n")
     return "\n".join(parts)

@@ -15,7 +15,11 @@ Form = Literal["messages", "chat completion", "text completion", "instruction"]
 """How a row is written: a whole chat; turns apart from the answer; two texts; columns that a trainer joins."""
 
 _TURNS = ("messages", "conversations", "conversation", "chat")
-_ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
+ROLES = {
+    **{"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"},
+    **{"model": "assistant", "bot": "assistant", "chatgpt": "assistant"},
+}
+"""Names that datasets give the roles of a chat."""
 _ASKED = ("question", "input", "prompt", "query")
 _ANSWERED = ("answer", "output", "response", "completion")
 _MEDIA = ("image", "images", "image_path", "image_filename", "video", "videos", "audio", "audios")
@@ -73,16 +77,23 @@ def _asked(text: str, system: object) -> tuple[Message, ...]:
     return (*first, Message(role="user", content=text))
 
 
+def role_and_content(turn: Mapping[str, object]) -> tuple[str | None, object]:
+    """Return role and content of a turn, written as {role, content} or {from, value}; no role if it is unknown."""
+    role = turn.get("role", turn.get("from"))
+    known = ROLES.get(role.casefold()) if isinstance(role, str) else None
+    return known, turn.get("content", turn.get("value"))
+
+
 def _chat(turns: list[object]) -> tuple[Message, ...] | None:
     """Turns of {role, content} or {from, value}; None unless all are text and the last is an answer."""
     messages: list[Message] = []
     for turn in turns:
         if not isinstance(turn, dict):
             return None
-        role, content = turn.get("role", turn.get("from")), turn.get("content", turn.get("value"))
-        if not isinstance(role, str) or role not in _ROLES or not isinstance(content, str):
+        role, content = role_and_content(turn)
+        if role is None or not isinstance(content, str):
             return None
-        messages.append(Message(role=_ROLES[role], content=content))
+        messages.append(Message(role=role, content=content))
     if len(messages) < 2 or messages[-1].role != "assistant":
         return None
     return tuple(messages)

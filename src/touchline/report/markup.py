@@ -13,8 +13,6 @@ from touchline.report.chart import Chart
 from touchline.report.words import bare, figure
 
 _LINKABLE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._/-]*")
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
-_TICKS = re.compile(r"`+")
 _LINKED = re.compile(r"(?<=[^!\\])\]\((?!figures/|report\.html|samples\.jsonl)([A-Za-z0-9_][A-Za-z0-9._/-]*)\)")
 _LINKS_SHOWN = 3
 
@@ -60,14 +58,6 @@ def sources(paths: Sequence[str]) -> str:
     told = ", ".join(link(path) for path in unique[:_LINKS_SHOWN])
     more = f" and {len(unique) - _LINKS_SHOWN} more" if len(unique) > _LINKS_SHOWN else ""
     return f" (from {told}{more})"
-
-
-def fence(lines: Iterable[str], language: str = "text") -> str:
-    """A block of code that nothing inside can end."""
-    body = [_CONTROL.sub(" ", line.replace("\r", "")) for text in lines for line in text.split("\n")]
-    longest = max((len(run) for line in body for run in _TICKS.findall(line)), default=0)
-    ticks = "`" * max(3, longest + 1)
-    return "\n".join([f"{ticks}{language}", *body, ticks]) + "\n"
 
 
 def figures(charts: Sequence[Chart], *sections: str) -> list[str]:

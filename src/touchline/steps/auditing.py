@@ -13,7 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from touchline.catalog.readers import FORMATS, WHOLE, read_rows
 from touchline.checks.data_baselines import baselines
-from touchline.checks.data_columns import Layout, Values, stated_layout
+from touchline.checks.data_columns import Layout, Values, resolve_columns, stated_layout
 from touchline.checks.data_scorers import USUAL_SCORER, Scorer, scorer_of
 from touchline.checks.data_scores import scorer_findings
 from touchline.checks.data_view import (
@@ -51,12 +51,14 @@ _PICTURES = (_PNG, b"\xff\xd8\xff", b"GIF8", b"BM", b"RIFF", b"II*\x00", b"MM\x0
 _PICTURE_ENDINGS = frozenset({".png", ".jpg", ".jpeg", ".gif", ".bmp", ".webp"})
 _MEDIA_TRIED = 50
 _KEPT_FROM_BYTES = 1 << 16
-_VERSION = 3
+_VERSION = 4
 """Changes when the same file would be judged differently."""
 _YAML_LIMIT = 1 << 20
 _FINDINGS = TypeAdapter(tuple[Finding, ...])
 _ORDER = {Severity.ERROR: 0, Severity.WARNING: 1, Severity.INFO: 2}
 
+ALL_GIVEN = frozenset({"data.input", "data.output"})
+"""Keys of settings whose columns are all resolved."""
 Read = dict[str, list[tuple[Values, int | None]]]
 
 
@@ -66,6 +68,8 @@ class AuditRequest:
 
     data: DataConfig | None = None
     """Columns and prompt as an experiment states them; none: found by the columns' names."""
+    given: frozenset[str] = ALL_GIVEN
+    """Dotted keys of `data` that were written; other columns are found by name."""
     task: str | None = None
     """The task whose prompt and scorer count."""
     scorer: str | None = None
@@ -310,7 +314,8 @@ def _layout(splits: Read, request: AuditRequest) -> Layout | None:
     data = request.data
     if data is None:
         return layout_of(splits)
-    counts, _ = column_counts(values for rows in splits.values() for values, _ in rows)
+    counts, kinds = column_counts(values for rows in splits.values() for values, _ in rows)
+    data = resolve_columns(data, request.given, counts, kinds)
     template = data.prompt
     if template is None:
         template = TASKS[request.task].prompt if request.task in TASKS else "{input}"
@@ -399,14 +404,14 @@ def _source(path: Path, request: AuditRequest) -> tuple[DatasetFiles, AuditReque
     if path.is_dir() and (path / "experiment.yaml").is_file():
         path = path / "experiment.yaml"
     if path.suffix.lower() in (".yaml", ".yml"):
-        loaded = read_experiment(read_text_bounded(path, _YAML_LIMIT), str(path)).experiment
-        data = request.data or loaded.data
+        read = read_experiment(read_text_bounded(path, _YAML_LIMIT), str(path))
+        loaded = read.experiment
+        if request.data is None:
+            request = replace(request, data=loaded.data, given=read.given)
         file = path.parent / loaded.data.path
         if not file.is_file():
             raise InputFault(f"dataset {loaded.data.path!r} does not exist (looked for {str(file)!r})")
-        return DatasetFiles(path=file, files={WHOLE: file}), replace(
-            request, data=data, task=request.task or loaded.task
-        )
+        return DatasetFiles(path=file, files={WHOLE: file}), replace(request, task=request.task or loaded.task)
     if path.is_file():
         return DatasetFiles(path=path, files={WHOLE: path}), request
     found = group_splits(each for each in sorted(path.iterdir()) if each.is_file() and is_dataset(each))

@@ -26,6 +26,7 @@ from touchline.packing.forecast import Batching, BatchSettings
 from touchline.packing.handoff import Handoff, hand_off
 from touchline.packing.ours import OurBatching
 from touchline.steps.planning import today
+from touchline.steps.resolving import with_columns
 
 OURS = "touchline"
 """Our own packer over the whole split, for whoever can use its packs."""
@@ -58,10 +59,10 @@ class PackRequest:
     """Decides what goes with what."""
     prompt: str | None = None
     """The user's turn."""
-    input_column: str = "input"
-    """Column of the input."""
-    output_column: str = "output"
-    """Column of the answer."""
+    input_column: str | None = None
+    """Column of the input; None: found by name."""
+    output_column: str | None = None
+    """Column of the answer; None: found by name."""
     messages: str | None = None
     """Column of whole chats."""
 
@@ -135,11 +136,17 @@ def write_in_packs(request: PackRequest, to: Path, lengths: Lengths) -> Handoff:
 
 
 def data_of(request: PackRequest) -> DataConfig:
-    """The dataset as experiment.yaml would name it."""
-    return DataConfig(
+    """Return the dataset as experiment.yaml would name it; columns that were not given are found by name."""
+    stated = DataConfig(
         path=str(request.dataset),
-        input=request.input_column,
-        output=request.output_column,
+        input=request.input_column or "input",
+        output=request.output_column or "output",
         messages=request.messages,
         prompt=request.prompt,
     )
+    given = {
+        key
+        for key, column in (("data.input", request.input_column), ("data.output", request.output_column))
+        if column is not None
+    }
+    return with_columns(stated, given, Path(), None)

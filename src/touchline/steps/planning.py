@@ -27,7 +27,7 @@ from touchline.spec.read import LoadedExperiment
 from touchline.spec.settings import flat_settings
 from touchline.steps.choosing import ALLOWED
 from touchline.steps.outlook import free_space, look
-from touchline.steps.seeing import Seen, lengths_of, see
+from touchline.steps.seeing import Seen, examples_of, lengths_of, see
 from touchline.steps.target import target_of
 
 
@@ -83,6 +83,7 @@ def resolve(
         given=loaded.given,
         tasks=tuple(seen.tasks.values()),
         outlook=look(seen.target, seen.models.values(), {spec.train.backend for spec in seen.specs}, settings),
+        examples=examples_of(seen, date),
         accepted=accepted,
         started={
             run.name: run

@@ -15,7 +15,9 @@ from touchline.catalog.task_files import resolve_task
 from touchline.domain.anchors import portable_path
 from touchline.domain.catalog import DatasetInfo, ModelInfo
 from touchline.domain.evaluation import EvaluationTask
+from touchline.domain.experiment import DataConfig
 from touchline.domain.finding import Finding, Severity, Where
+from touchline.domain.plan import ShownExample
 from touchline.domain.runs import STAGE, RunKind, RunSpec
 from touchline.errors import InputFault
 from touchline.plan.build import data_key
@@ -23,6 +25,7 @@ from touchline.spec import ModelLabel, expand, label_of, with_settings
 from touchline.spec.document import error
 from touchline.spec.read import LoadedExperiment
 from touchline.spec.stages import chain_faults, stage_experiment, stage_places
+from touchline.steps.resolving import shown_example, with_columns
 from touchline.steps.target import Target, device_findings, target_of
 from touchline.tasks import Task, get_task
 from touchline.tasks.exact_match import EXACT_MATCH
@@ -96,6 +99,7 @@ def see(
     labels = {name: _label(seen.models.get(name), name) for name in names}
     seen.design = _design(loaded, labels)
     specs = expand(experiment, labels, loaded.document) if _is_chain(seen, only_checked) else seen.design
+    specs = _with_columns(specs, loaded, root, settings)
     seen.specs = tuple(_with_accepted(spec, accepted.get(spec.name), loaded, seen.task.prompt) for spec in specs)
     if not experiment.stages:
         seen.design = seen.specs
@@ -130,6 +134,27 @@ def _see_target(seen: Seen, settings: Settings) -> None:
     trainers = [spec.train.backend for spec in seen.specs if spec.kind is RunKind.FINE_TUNED]
     machine = None if seen.target is None else seen.target.machine
     seen.findings += device_findings(compute, trainers, machine, document.where(["compute", "gpus_per_run"]))
+
+
+def _with_columns(
+    specs: tuple[RunSpec, ...], loaded: LoadedExperiment, root: Path, settings: Settings
+) -> tuple[RunSpec, ...]:
+    """Return the runs with the columns of their datasets that nobody named."""
+    known: dict[DataConfig, DataConfig] = {}
+    for spec in specs:
+        if spec.data not in known:
+            known[spec.data] = with_columns(spec.data, loaded.given, root, settings.cache_dir)
+    return tuple(replace(spec, data=known[spec.data]) for spec in specs)
+
+
+def examples_of(seen: Seen, date: str) -> tuple[ShownExample, ...]:
+    """Return one rendered training row per dataset, columns and prompt, by the first model that trains on it."""
+    found: dict[str, ShownExample] = {}
+    for spec in seen.specs:
+        if spec.kind is RunKind.FINE_TUNED and spec.control is None and data_key(spec.data) not in found:
+            model = seen.models[spec.model]
+            found[data_key(spec.data)] = shown_example(model, spec.data, seen.root, date, spec.evaluate.cluster)
+    return tuple(found.values())
 
 
 def _see_tasks(seen: Seen) -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from touchline.domain.report import Command, Report
-from touchline.markdown import code, escape, table
+from touchline.markdown import code, escape, fence, table
 from touchline.plan.settings import HEADER as SETTING_HEADER
 from touchline.plan.settings import setting_cells, varying_table
-from touchline.report.markup import fence, link
+from touchline.report.markup import link
 
 _RUNS_TOLD = 100
 """Runs whose files are listed; of more the folders are all alike."""

@@ -7,10 +7,10 @@ from collections.abc import Iterator, Sequence
 from touchline.domain.analysis import Analysis, Comparison, RunScore
 from touchline.domain.report import AnswerCounts, Issue, Report, Statement, Weight
 from touchline.domain.results import EvaluationRecord, RunResult
-from touchline.markdown import code, escape, table
+from touchline.markdown import code, escape, fence, table
 from touchline.report.chart import Chart
 from touchline.report.findings.training import COST
-from touchline.report.markup import cell, fence, figures, link, sources
+from touchline.report.markup import cell, figures, link, sources
 from touchline.report.words import count, factor_words, listed, metric_words, scale_of
 
 MARKS = {Weight.ERROR: "✗", Weight.WARNING: "⚠", Weight.INFO: "ℹ"}
