@@ -95,7 +95,8 @@ def test_columns_that_are_joined_leave_out_what_is_empty(tmp_path: Path, setting
     folder = write(tmp_path / "alpaca", ALPACA)
     workflow.plan(folder, settings)
     workflow.prepare(folder, settings)
-    text = (folder / planned(folder, settings).runs[0].name / "finetune.yaml").read_text()
+    run = folder / planned(folder, settings).runs[0].name
+    text = (run / "finetune.yaml").read_text()
     from touchline.backends.peft.config import TrainerConfig  # what the trainer reads
     from touchline.catalog.datasets import load_examples
     from touchline.spec.document import parse
@@ -104,7 +105,7 @@ def test_columns_that_are_joined_leave_out_what_is_empty(tmp_path: Path, setting
     document = parse(text, "finetune.yaml")
     config, faults = build(TrainerConfig, document.data, document)
     assert config is not None, faults
-    turns = {each.prompt[0].content for each in load_examples(config.data, "train", folder)}
+    turns = {each.prompt[0].content for each in load_examples(config.data, "train", run)}
     assert {turn.count("\n") for turn in turns} == {0, 1}
     assert all(turn.strip() == turn for turn in turns)
 
