@@ -312,7 +312,7 @@ def test_the_command_shows_and_says_what_to_type(trained: Trained, call: Callabl
     assert out.splitlines()[0].split() == ["may", "go", "size", "why"]
     assert "1M_rank2/epoch_0" in out
     assert "nothing was removed" in err
-    assert f"next: touchline clean {trained.root} --perform" in err
+    assert f"next: touchline clean {trained.root} --delete" in err
     assert "broken and kept: 1M_rank4/epoch_1 (broken-marker)" in err
     code, out, err = call(str(trained.root), "--perform")
     assert code == 0

@@ -27,7 +27,7 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(tmp_path: Path, tiny_model: P
     process.send_signal(signal.SIGINT)
     _, talk = process.communicate()
     assert process.returncode == 130
-    assert "goes on from here" in talk
+    assert "rerun the same command to resume" in talk
     assert "Traceback" not in talk
     rows = [json.loads(line) for line in metrics.read_text().splitlines()]
     assert rows[-1]["event"] == "end"

@@ -43,7 +43,7 @@ def audit(
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
 ) -> None:
-    """What is wrong with a dataset: columns, duplicates, leaks, labels, baselines, encoding, missing media."""
+    """Find problems: duplicates, leaks, labels, encoding, media."""
     from touchline.domain.audited import DataAudit
     from touchline.domain.experiment import DataConfig
     from touchline.steps.auditing import AuditRequest

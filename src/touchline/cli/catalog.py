@@ -13,10 +13,10 @@ from touchline.cli.output import out, out_json, out_table, say, show_findings
 if TYPE_CHECKING:
     from touchline.domain.experiment import DataConfig
 
-models_app = typer.Typer(help="Base models on this machine.", no_args_is_help=True, rich_markup_mode=None)
-data_app = typer.Typer(
-    help="Datasets: look at one, audit one, or create one.", no_args_is_help=True, rich_markup_mode=None
+models_app = typer.Typer(
+    help="List base models on this machine, check or fetch one.", no_args_is_help=True, rich_markup_mode=None
 )
+data_app = typer.Typer(help="Show, audit or create a dataset.", no_args_is_help=True, rich_markup_mode=None)
 create_app = typer.Typer(help="Create a dataset.", no_args_is_help=True, rich_markup_mode=None)
 data_app.add_typer(create_app, name="create")
 data_app.command("audit")(audit)
@@ -72,7 +72,7 @@ def models_show(
 def models_get(
     model: Annotated[str, typer.Argument(help="For example SmolLM2-135M-Instruct.")], json: Json = False
 ) -> None:
-    """Put a model under models_dir that touchline can write by itself; for others, say how to get them."""
+    """Put a model under models_dir, or show how to get it."""
     from touchline.catalog.settings import load_settings
     from touchline.launch.getting import get_model
 
@@ -88,7 +88,7 @@ def data_create_capitalization(
     out_dir: Annotated[Path, typer.Option(help="Folder to write into.")] = Path("data"),
     force: Annotated[bool, typer.Option("--force", help="Replace a file with another content.")] = False,
 ) -> None:
-    """Words to capitalize: random splits of one list of real words."""
+    """Create words to capitalize, split from a list of real words."""
     from touchline.catalog.create import create_capitalization
 
     path = create_capitalization(
@@ -105,7 +105,7 @@ def data_show(
     messages: Annotated[Optional[str], typer.Option("--messages", help="Column of whole chats.")] = None,  # noqa: UP045
     json: Json = False,
 ) -> None:
-    """Show a dataset: splits, sizes, hash, first row, and what is wrong with it."""
+    """Show splits, sizes, hash, first row and problems."""
     from touchline.catalog.datasets import load_dataset
     from touchline.cli.auditing import stated_columns
     from touchline.domain.catalog import DatasetInfo

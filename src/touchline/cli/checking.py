@@ -52,7 +52,10 @@ def check(
     json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
     sarif: Annotated[bool, typer.Option("--sarif", help="Print SARIF 2.1.0 on stdout, for code review tools.")] = False,
 ) -> None:
-    """Find what would fail after hours in the queue, in configs, scripts, data and designs; exit 1 on errors."""
+    """Check experiments, configs, job scripts and data.
+
+    The exit code is 1 if there are errors.
+    """
     from touchline import workflow
     from touchline.catalog.settings import load_settings
     from touchline.errors import InputFault

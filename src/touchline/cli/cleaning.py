@@ -13,14 +13,19 @@ from touchline.cli.output import out_object, out_table, say
 
 def clean(
     source: Annotated[Path, typer.Argument(metavar="EXPERIMENT", help="experiment.yaml, or its folder.")],
-    perform: Annotated[bool, typer.Option("--perform", help="Remove it; without this it is only shown.")] = False,
+    perform: Annotated[
+        bool, typer.Option("--delete", "--perform", help="Delete the listed files (default: dry run).")
+    ] = False,
     deep: Annotated[
         bool, typer.Option("--deep", help="Read every value of every checkpoint before one is called sound.")
     ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
 ) -> None:
-    """Show what may go without loss: broken checkpoints with a sound one after them, leftovers of kills and of finished
-    trainings; never the only good copy of anything."""
+    """List files that are safe to delete; --delete removes them.
+
+    Corrupt checkpoints with a valid one after them, leftovers of killed and of finished trainings; never the only valid
+    copy of anything.
+    """
     from touchline import workflow
     from touchline.cli.progress import counting
     from touchline.domain.cleaned import Cleaned
@@ -41,6 +46,6 @@ def clean(
     elif perform:
         say(f"{len(found.items)} removed, {format_bytes(found.size_bytes)} given back")
     else:
-        again = f"touchline clean {shlex.quote(str(source))}{' --deep' if deep else ''} --perform"
+        again = f"touchline clean {shlex.quote(str(source))}{' --deep' if deep else ''} --delete"
         say(f"{len(found.items)} may go, {format_bytes(found.size_bytes)}; nothing was removed ({read})")
         say(f"next: {again}")

@@ -28,7 +28,7 @@ def compare(
     ],
     json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
 ) -> None:
-    """Show the settings that differ, runs of the same condition side by side, and their paired differences.
+    """Compare experiments: settings, scores, paired differences.
 
     Scores are compared where both runs answered the same items; where they did not, it says why.
     """

@@ -16,7 +16,7 @@ def doctor(
     ] = Path(),
     json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
 ) -> None:
-    """Look at Python, folders, GPUs and SLURM, and at what of your settings will not do there."""
+    """Check Python, folders, GPUs, SLURM and your config."""
     from touchline import workflow
     from touchline.catalog.settings import load_settings
     from touchline.domain.doctor import DoctorReport

@@ -60,7 +60,7 @@ def estimate(
     ] = False,
     json: Json = False,
 ) -> None:
-    """Memory, largest micro-batch and time of a training, with intervals, without an experiment."""
+    """Estimate memory, largest micro-batch and step time."""
     from touchline import workflow
     from touchline.catalog.settings import load_settings
     from touchline.domain.answers import EstimateAnswer
@@ -149,7 +149,7 @@ def probe(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Try real steps at the longest batch on this machine: what fits, how fast it is; kept in the history."""
+    """Run a few real steps to measure memory and speed."""
     from touchline import workflow
     from touchline.catalog.settings import load_settings
     from touchline.domain.probe import ProbeReport

@@ -35,7 +35,7 @@ def export(
     run: Annotated[Optional[str], typer.Option("--run", metavar="RUN", help="Only this run.")] = None,  # noqa: UP045
     json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
 ) -> None:
-    """Add what a tracker does not hold yet of every run: losses, rates, memory, scores, settings.
+    """Export metrics to TensorBoard, W&B, trackio or MLflow.
 
     Needs no network, and may be called while runs train, as often as you like; nothing is exported twice.
     """

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from touchline.evidence.index import HistoryRow, Index
 
 history_app = typer.Typer(
-    help="Past runs: read any training log, and keep what it shows.", no_args_is_help=True, rich_markup_mode=None
+    help="Read training logs and keep them as evidence for plans.", no_args_is_help=True, rich_markup_mode=None
 )
 
 Paths = Annotated[list[Path], typer.Argument(metavar="PATH", help="Logs, state files, or folders with some.")]
@@ -39,7 +39,10 @@ def history_read(
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object a run and line on stdout.")] = False,
     every: Annotated[bool, typer.Option("--all", help="A row for each missing field too.")] = False,
 ) -> None:
-    """Read logs without storing anything: every number with its place, what is missing with the reason."""
+    """Read logs without storing anything.
+
+    Every number with its file and line, every missing one with the reason.
+    """
     from touchline import workflow
     from touchline.evidence.files import FoundRun
 
@@ -66,7 +69,10 @@ def history_add(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Read and show, write nothing.")] = False,
     json: Json = False,
 ) -> None:
-    """Put the runs of logs and folders into the history; what has not changed since last time is not read again."""
+    """Add runs from logs and folders to the history.
+
+    Files that have not changed since the last time are not read again.
+    """
     from touchline import workflow
     from touchline.evidence.adding import Added
 
@@ -109,7 +115,7 @@ def history_show(
     json: Json = False,
     every: Annotated[bool, typer.Option("--all", help="A row for each missing field too.")] = False,
 ) -> None:
-    """Show one record: every fact with the file and line that it was read from."""
+    """Show one record, each fact with its file and line."""
     from touchline import workflow
     from touchline.domain.record import RunRecord
     from touchline.evidence.flat import facts
@@ -137,7 +143,10 @@ def history_calibration(
     ] = None,
     json: Json = False,
 ) -> None:
-    """How well estimates do: every run predicted from the others, and what plans said before their runs."""
+    """Score estimates: predicted against measured values.
+
+    Every run is predicted from the others (leave-one-out), and compared with what its plan predicted.
+    """
     from touchline import workflow
     from touchline.steps.calibrating import Calibration
 
@@ -182,7 +191,7 @@ def history_export(
     ] = None,
     every: Everything = False,
 ) -> None:
-    """Write the records out: for a spreadsheet, or for other programs."""
+    """Write the records as CSV or JSON lines."""
     from touchline import workflow
     from touchline.errors import InputFault
     from touchline.evidence.flat import csv_text, jsonl_text
@@ -204,7 +213,7 @@ def history_export(
 
 @history_app.command("rebuild")
 def history_rebuild(history: History = None) -> None:
-    """Make the index again from the records; nothing is lost without it."""
+    """Rebuild the index from the records."""
     from touchline import workflow
 
     folder = _folder(history)

@@ -7,12 +7,14 @@ import shlex
 import sys
 import tempfile
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from textwrap import indent
 from typing import Annotated, Optional
 
 import typer
 
+from touchline import __version__
 from touchline.cli.catalog import data_app, models_app
 from touchline.cli.checking import check
 from touchline.cli.cleaning import clean
@@ -20,6 +22,7 @@ from touchline.cli.comparing import compare
 from touchline.cli.doctoring import doctor
 from touchline.cli.estimating import estimate, probe
 from touchline.cli.exporting import export
+from touchline.cli.grouping import CLUSTER, DATA_AND_MODELS, EVIDENCE, EXPERIMENT, LOOK, GroupedCommands
 from touchline.cli.history import history_app
 from touchline.cli.optimising import optimize
 from touchline.cli.output import clean as without_controls
@@ -32,6 +35,7 @@ from touchline.errors import TouchlineError
 
 app = typer.Typer(
     name="touchline",
+    cls=GroupedCommands,
     help="Plan, run and report LLM fine-tuning experiments.",
     no_args_is_help=True,
     add_completion=False,
@@ -39,22 +43,23 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.add_typer(models_app, name="models")
-app.add_typer(data_app, name="data")
-app.add_typer(history_app, name="history")
-app.add_typer(pack_app, name="pack")
-app.command()(check)
-app.command()(clean)
-app.command()(compare)
-app.command()(doctor)
-app.command()(estimate)
-app.command()(export)
-app.command()(optimize)
-app.command()(place)
-app.command()(probe)
-app.command()(report)
-app.command()(status)
-app.command()(logs)
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        out(f"touchline {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def common(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Plan, run and report LLM fine-tuning experiments."""
+    del version
+
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it."""
@@ -73,7 +78,6 @@ Retry = Annotated[bool, typer.Option("--retry", help="Start also what failed twi
 Run = Annotated[Optional[str], typer.Option("--run", metavar="RUN", help="Only this run.")]  # noqa: UP045
 
 
-@app.command()
 def plan(
     source: Source,
     overrides: Overrides = None,
@@ -84,7 +88,7 @@ def plan(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check and show, write nothing.")] = False,
     json: Json = False,
 ) -> None:
-    """Resolve an experiment, verify models and data, and write plan.json and runs_plan.md."""
+    """Check inputs, estimate costs and write the plan."""
     from touchline import workflow
     from touchline.catalog.settings import load_settings
     from touchline.cli.progress import counting
@@ -119,7 +123,6 @@ def plan(
         say(f"next: touchline {verb} {shlex.quote(str(source))}")
 
 
-@app.command()
 def prepare(
     source: Source,
     run: Run = None,
@@ -127,7 +130,7 @@ def prepare(
         bool, typer.Option("--accept", help="Take over what was edited in the run's setup_finetune.yaml.")
     ] = False,
 ) -> None:
-    """Write one folder a run: configs, and scripts that bash and sbatch run alike."""
+    """Write run folders with configs and job scripts."""
     from touchline import workflow
     from touchline.catalog.settings import load_settings
 
@@ -139,7 +142,6 @@ def prepare(
             out(str(planned.folder.run(each.name)))
 
 
-@app.command()
 def run(
     source: Source,
     overrides: Overrides = None,
@@ -148,7 +150,7 @@ def run(
     retry: Retry = False,
     json: Json = False,
 ) -> None:
-    """Plan, train what is not trained, evaluate what is not evaluated, report; call it again after anything."""
+    """Run all missing steps: plan, train, evaluate, report."""
     from touchline import workflow
     from touchline.catalog.settings import load_settings
     from touchline.cli.progress import Bars
@@ -168,9 +170,8 @@ def run(
     _say_report(source)
 
 
-@app.command()
 def submit(source: Source, run: Run = None, retry: Retry = False, json: Json = False) -> None:
-    """Hand to SLURM what is neither done nor in the queue, and come back at once; call it again any time."""
+    """Submit unfinished runs to SLURM and return."""
     from touchline import workflow
     from touchline.catalog.settings import load_settings
     from touchline.cli.progress import counting
@@ -195,9 +196,8 @@ def submit(source: Source, run: Run = None, retry: Retry = False, json: Json = F
         raise typer.Exit(1)
 
 
-@app.command()
 def resume(source: Source, run: Run = None, retry: Retry = False, json: Json = False) -> None:
-    """Go on with the plan after anything: a kill, a reboot, a closed terminal; nothing is done twice."""
+    """Resume an interrupted experiment."""
     from touchline import workflow
     from touchline.catalog.settings import load_settings
     from touchline.cli.progress import Bars
@@ -208,13 +208,12 @@ def resume(source: Source, run: Run = None, retry: Retry = False, json: Json = F
     _say_report(source)
 
 
-@app.command()
 def cancel(
     source: Source,
     run: Run = None,
     every: Annotated[bool, typer.Option("--all", help="Every run.")] = False,
 ) -> None:
-    """Ask the jobs of a run to save and end, and take what waits out of the queue; `resume` goes on later."""
+    """Cancel runs; running jobs save their state first."""
     from touchline import workflow
     from touchline.catalog.settings import load_settings
     from touchline.errors import InputFault
@@ -227,7 +226,6 @@ def cancel(
     say(f"{len(names)} asked to end" if names else "nothing runs or waits")
 
 
-@app.command()
 def evaluate(
     source: Source,
     run: Run = None,
@@ -236,7 +234,7 @@ def evaluate(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Evaluate checkpoints that are trained and not evaluated yet."""
+    """Evaluate trained checkpoints without current results."""
     from touchline import workflow
     from touchline.catalog.settings import load_settings
     from touchline.cli.progress import Bars
@@ -247,9 +245,8 @@ def evaluate(
     _say_report(source)
 
 
-@app.command()
 def collect(source: Source, json: Json = False) -> None:
-    """Write runs_status.yaml and each run's run_metrics.yaml, and keep in the history what the runs taught."""
+    """Update status files; add finished runs to the history."""
     from touchline import workflow
     from touchline.catalog.settings import load_settings
     from touchline.domain.collected import RunMetrics
@@ -281,19 +278,19 @@ def collect(source: Source, json: Json = False) -> None:
     out_table(header, rows)
 
 
-@app.command()
 def results(source: Source, json: Json = False) -> None:
-    """What was measured: accuracy with intervals, losses, durations, memory."""
+    """Print scores, losses, durations and memory per run."""
     from touchline import workflow
 
     _show(workflow.results(source), json)
 
 
-@app.command()
 def demo(
     target: Annotated[Path, typer.Argument(metavar="[DIR]", help="Where to put it.")] = Path("touchline-demo"),
 ) -> None:
-    """Plan, train, evaluate and report a small real experiment: SmolLM2-135M learns to capitalize words."""
+    """Run a small real experiment from plan to report.
+
+    SmolLM2-135M learns to capitalize words, in about ten minutes on a laptop."""
     from touchline import workflow
     from touchline.catalog.settings import load_settings
     from touchline.cli.progress import Bars
@@ -339,6 +336,22 @@ def _say_report(source: Path) -> None:
     out(f"report: {folder / 'RESULTS.md'}")
 
 
+_COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
+    EXPERIMENT: (demo, check, plan, prepare, run, resume, evaluate, clean),
+    LOOK: (status, logs, results, report, compare, collect, export),
+    CLUSTER: (submit, cancel, place, doctor),
+    EVIDENCE: (estimate, probe, optimize),
+}
+"""Commands in the order of the help."""
+for _group, _commands in _COMMANDS.items():
+    for _command in _commands:
+        app.command(rich_help_panel=_group)(_command)
+app.add_typer(data_app, name="data", rich_help_panel=DATA_AND_MODELS)
+app.add_typer(models_app, name="models", rich_help_panel=DATA_AND_MODELS)
+app.add_typer(pack_app, name="pack", rich_help_panel=DATA_AND_MODELS)
+app.add_typer(history_app, name="history", rich_help_panel=EVIDENCE)
+
+
 def main() -> None:
     """The console script: faults become words and exit codes, never tracebacks."""
     try:
@@ -349,7 +362,7 @@ def main() -> None:
         show_error(error)
         code = error.exit_code
     except (KeyboardInterrupt, typer.Abort):
-        say("interrupted; the same command goes on from here")
+        say("interrupted; rerun the same command to resume")
         code = INTERRUPTED
     except BrokenPipeError:
         # Whoever read stdout has gone; nothing is left to say to it.
@@ -371,7 +384,7 @@ def _unexpected(error: Exception) -> int:
         return 4
     with tempfile.NamedTemporaryFile("w", prefix="touchline-", suffix=".txt", delete=False) as stream:
         traceback.print_exc(file=stream)
-    say(f"error: a fault in touchline itself: {type(error).__name__}: {error}")
+    say(f"internal error: {type(error).__name__}: {error}")
     say(f"  hint: please report it with {stream.name}")
     return 4
 

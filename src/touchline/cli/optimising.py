@@ -42,7 +42,7 @@ def optimize(
     apply: Annotated[bool, typer.Option("--apply", help="Write the changed experiment.yaml.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
 ) -> None:
-    """Propose micro-batch, checkpointing, packing and cadence for a deadline; the science stays as it is."""
+    """Suggest faster settings with equivalent results."""
     from touchline import workflow
     from touchline.catalog.settings import load_settings
     from touchline.cli.output import out_object, say

@@ -28,7 +28,7 @@ class DefaultGroup(TyperGroup):
 
 pack_app = typer.Typer(
     cls=DefaultGroup,
-    help="How a dataset lies in rows, packed and not. `touchline pack DATASET ...` means `pack compare`.",
+    help="Compare packed and unpacked batching of a dataset.\n\n`touchline pack DATASET` is short for `pack compare`.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -75,7 +75,7 @@ def pack_compare(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Packed against unpacked: rows, density, efficiency, steps, largest micro-batch, and what to make of it."""
+    """Compare packed and unpacked batching of a dataset."""
     from touchline import workflow
     from touchline.catalog.settings import load_settings
     from touchline.cli.progress import counting
@@ -121,7 +121,10 @@ def pack_write(
     output_column: Output = None,
     messages: Messages = None,
 ) -> None:
-    """Write the training rows pack by pack, so that a trainer that packs by next-fit (torchtune) makes our packs."""
+    """Write the training examples in the order of the packs.
+
+    A trainer that packs by next-fit (torchtune) then makes these packs.
+    """
     from touchline import workflow
     from touchline.catalog.settings import load_settings
     from touchline.cli.progress import counting
@@ -151,7 +154,10 @@ def pack_check(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A name, a model's folder, or a config.json.")],
     json: Json = False,
 ) -> None:
-    """Whether documents in one row see each other, on a small random model of the architecture; exit 1 when they do."""
+    """Test for attention leaks between packed examples.
+
+    The test runs on a small random model of the architecture. The exit code is 1 if there is a leak.
+    """
     from touchline import workflow
     from touchline.catalog.settings import load_settings
     from touchline.domain.isolation import IsolationCheck

@@ -71,7 +71,7 @@ def place(
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
 ) -> None:
-    """Place jobs on GPUs before a deadline: impossible, fits or tight, with the chance; and when each job runs."""
+    """Schedule jobs on GPUs against a deadline."""
     from touchline import workflow
     from touchline.domain.placement import Cluster, Placement
 

@@ -38,7 +38,7 @@ def report(
     ),
     json: Annotated[bool, typer.Option("--json", help="Print the report as JSON on stdout.")] = False,
 ) -> None:
-    """Write RESULTS.md, report.html, their figures and samples.jsonl with every answer.
+    """Write RESULTS.md, report.html, figures and samples.jsonl.
 
     Of a folder that touchline did not make it finds the runs, reads logs and checkpoints, and says what is missing.
     """

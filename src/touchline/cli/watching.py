@@ -32,7 +32,7 @@ def status(
     ),
     json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
 ) -> None:
-    """How every run stands: step, loss, speed, memory, time left, why it waits, and what needs a person.
+    """Show run status: progress, speed, time left, warnings.
 
     Codes in the column `flags` are explained below the table. Leaving --watch with Ctrl-C stops no run.
     """
@@ -74,7 +74,7 @@ def logs(
     lines: Annotated[int, typer.Option("-n", "--lines", min=0, help="How many lines to begin with.")] = 50,
     evaluation: Annotated[bool, typer.Option("--eval", help="The evaluation's output, not the training's.")] = False,
 ) -> None:
-    """The newest output of a run, progress bars as their last state; -f goes on until the run ends.
+    """Print a run's latest log; -f follows it.
 
     Leaving with Ctrl-C stops no run.
     """

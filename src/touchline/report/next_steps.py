@@ -158,7 +158,7 @@ def _storage(gathered: Gathered) -> Iterator[NextStep]:
         yield NextStep(
             title=f"Give back {size}",
             why=f"{count(len(deletable), 'file or folder', 'files and folders')} can go without loss; the command "
-            "shows them, and deletes nothing without --perform.",
+            "shows them, and deletes nothing without --delete.",
             command="touchline clean .",
         )
 

@@ -119,7 +119,7 @@ def storage_section(report: Report, charts: Sequence[Chart]) -> Iterator[str]:
             right=(2,),
         )
         rest = len(storage.deletable) - _DELETABLE
-        yield f"{f'And {rest:,} more. ' if rest > 0 else ''}`touchline clean .` shows them; `--perform` deletes.\n"
+        yield f"{f'And {rest:,} more. ' if rest > 0 else ''}`touchline clean .` shows them; `--delete` deletes.\n"
 
 
 def _verdict(report: Report) -> str:
