@@ -71,7 +71,7 @@ def traceback(*frames: tuple[str, str], last: str = "ValueError: no") -> str:
     ("name", "expected"),
     [
         ("evaluate.err", [("EXCEPTION", "evaluate")]),
-        ("save_chain.err", [("EXCEPTION", None), ("DISK_FULL", None), ("EXCEPTION", "save")]),
+        ("save_chain.err", [("EXCEPTION", None), ("DISK_FULL", None), ("EXCEPTION", "save"), ("DISK_FULL", "save")]),
         (
             "two_ranks.err",
             [

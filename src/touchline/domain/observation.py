@@ -138,6 +138,8 @@ class SignKind(StrEnum):
     """It goes on from a saved state; `step` where the line says it."""
     TRAINED = "trained"
     """The trainer says that the training is over."""
+    STOPPED = "stopped"
+    """The training ends itself before its last planned step: early stopping, a limit on its time."""
     EVALUATING = "evaluating"
     """An evaluation begins."""
     SAVING = "saving"
@@ -186,6 +188,8 @@ class Sign:
     """Optimizer step, where the line says it."""
     during: During | None = None
     """Where an exception was raised."""
+    is_uncaught: bool = False
+    """Whether the traceback begins at the program's outermost frame, so that nothing in it caught the exception."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ Everything is held in bounded memory: of each kind of observation the first and 
 
 from __future__ import annotations
 
+import re
 from collections import deque
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
@@ -16,6 +17,9 @@ KEPT = 200
 """Of each name so many first and so many last observations are kept; of signs as well."""
 CLOCK_BACK_SECONDS = 3600.0
 """A clock that jumps back further belongs to another execution, not to a corrected clock."""
+BUFFERED_ROWS = 64
+"""So many rows a program may hold back on standard output and print only after its traceback."""
+_JOB = re.compile(r"(?:\bStepId=|\bJobId=|\*\*\* (?:JOB|STEP) |\b[Jj]ob |\bstep )(?P<job>\d+)")
 T = TypeVar("T")
 
 
@@ -108,6 +112,22 @@ class Part:
     """Step of the last loss that was no number."""
     trained_line: int = 0
     """Line on which the training was said to be over; 0 for none."""
+    advance_line: int = 0
+    """The last line on which a bar that may count training steps went on; 0 for none."""
+    row_lines: deque[int] = field(default_factory=lambda: deque(maxlen=BUFFERED_ROWS))
+    """Lines of the last rows with a loss."""
+    ended_line: int = 0
+    """Line on which the scheduler ended the job; 0 for none."""
+    ended_by: str = ""
+    """The scheduler's number of that job."""
+    at_epoch: float = 0.0
+    """Epochs done at its last row with a loss."""
+    at_step: int = 0
+    """Step of that row."""
+    at: float = 0.0
+    """Where that row stands: its step, else its epoch."""
+    interval: float = 0.0
+    """How far its last two rows were apart."""
 
     @property
     def has_progress(self) -> bool:
@@ -119,6 +139,26 @@ class Part:
         """Whether it says anything of a training at all."""
         return bool(self.seen or self.kinds) or self.has_progress
 
+    def goes_on_after(self, sign: Sign) -> bool:
+        """Return True if the training went on after a sign.
+
+        A program that ends by an exception prints what standard output still held after the traceback: those rows are
+        older than it. Only a bar that goes on, or more rows than a buffer holds, show that somebody survived it.
+        """
+        if sign.line >= self.progress_line:
+            return False
+        if not sign.is_uncaught:
+            return True
+        if self.advance_line:
+            return self.advance_line > sign.line
+        return len(self.row_lines) == BUFFERED_ROWS and self.row_lines[0] > sign.line
+
+    def is_evaluating(self, bar: Progress) -> bool:
+        """Return True if a bar without a label begins after the words that begin an evaluation."""
+        signs = self.signs.all()
+        last = signs[-1] if signs else None
+        return last is not None and last.kind is SignKind.EVALUATING and last.line > self.progress_line
+
     def get(self, name: ObservationName) -> list[Observation]:
         """The observations of a name that were kept."""
         kept = self.seen.get(name)
@@ -126,6 +166,20 @@ class Part:
 
 
 _MOST_TRACKS = 4096
+_MOST_HELD = 500
+"""So many events after a job's end are no echo of it: another job has begun."""
+_ALIVE_LINES = 400
+"""A process that has logged nothing for so many lines is over, as far as another one's rows may be taken for its."""
+_OTHERS = 4
+"""Of so many earlier parts a row may be."""
+_FAULTS = frozenset({SignKind.EXCEPTION, SignKind.GPU_OOM, SignKind.HOST_OOM, SignKind.DISK_FULL})
+_ENDS = frozenset(
+    {
+        *(SignKind.HOST_OOM, SignKind.TIME_LIMIT, SignKind.CANCELLED, SignKind.PREEMPTED, SignKind.NODE_FAILED),
+        SignKind.TASK_FAILED,
+    }
+)
+"""What a scheduler says when it ends a job."""
 
 
 class Course:
@@ -135,16 +189,30 @@ class Course:
         """Begin a file."""
         self.file = file
         self.parts = [Part(file)]
-        self._epoch = 0.0
-        self._step = 0
-
-    @property
-    def part(self) -> Part:
+        self.part = self.parts[0]
         """The part that goes on."""
-        return self.parts[-1]
+        self.is_interleaved = False
+        """Whether two processes were found to write the file at once, so that every row of it counts."""
+        self._held: list[Event] | None = None
 
     def feed(self, event: Event) -> None:
         """Take the next event."""
+        if self._held is not None:
+            if self._begins_again(event):
+                self._release(self._again())
+            elif isinstance(event, Sign) and event.kind is SignKind.REQUEUED:
+                self._release(None)
+            else:
+                self._held.append(event)
+                return
+        self._take(event)
+
+    def close(self) -> None:
+        """End the file: what was held belongs to the part before it."""
+        if self._held is not None:
+            self._release(None)
+
+    def _take(self, event: Event) -> None:
         if isinstance(event, Progress):
             self._progress(event)
         elif isinstance(event, Observation):
@@ -157,13 +225,49 @@ class Course:
         part.first_line = part.first_line or event.line
         part.last_line = max(part.last_line, event.line)
 
+    # ------------------------------------------------------------------------------------- events after a job's end
+
+    def _begins_again(self, event: Event) -> bool:
+        """Return True if an event shows that what was held since the job's end belongs to another one."""
+        held = self._held or []
+        if len(held) >= _MOST_HELD:
+            return True
+        if isinstance(event, Sign):
+            ended = _job_of(event)
+            known = self.part.ended_by
+            return event.kind in (SignKind.START, SignKind.RESUMED) or (ended is not None and ended != known)
+        if isinstance(event, Progress):
+            track = self.part.open_tracks.get((label_key(event.label), event.total))
+            return track is not None and event.done < track.last[0]
+        if not isinstance(event, Observation):
+            return False
+        if event.name == "trainable_parameters":
+            return True
+        if event.name != "loss" or event.aggregation == "last":
+            return False
+        before = next((each for each in held if isinstance(each, Observation) and each.name == "loss"), None)
+        if before is not None:
+            return _position(event) > _position(before)
+        return not self.part.losses.count or (
+            bool(self.part.ended_line) and _position(event) < (self.part.at_step, self.part.at_epoch)
+        )
+
+    def _release(self, began: str | None) -> None:
+        """Take what was held: into another part, or, where None, into the one before it, losses left out."""
+        held, self._held = self._held or [], None
+        if began is not None:
+            self._cut(began)
+        for event in held:
+            echo = began is None and isinstance(event, Observation) and event.name == "loss"
+            if not (echo and event.aggregation != "last"):
+                self._take(event)
+
     # ------------------------------------------------------------------------------------------------ where to cut
 
     def _cut(self, began: str) -> None:
         """Begin another part."""
-        self.parts.append(Part(self.file, began=began))
-        self._epoch = 0.0
-        self._step = 0
+        self.part = Part(self.file, began=began)
+        self.parts.append(self.part)
 
     def _again(self) -> str:
         """How a training begins after one that has shown progress."""
@@ -180,10 +284,12 @@ class Course:
             if restarted and is_training_label(bar.label) is not False:
                 self._cut(self._again())
             track = None
+        elif track is not None and bar.done > track.last[0] and is_training_label(bar.label) is not False:
+            self.part.advance_line = bar.line
         if track is None:
             if len(self.part.tracks) >= _MOST_TRACKS:
                 return
-            track = Track(label=bar.label, total=bar.total)
+            track = Track(label=bar.label, total=bar.total, is_evaluation=self.part.is_evaluating(bar))
             self.part.tracks.append(track)
             self.part.open_tracks[key] = track
         track.add(bar.done, bar.elapsed_seconds, bar.line)
@@ -192,9 +298,15 @@ class Course:
 
     def _observation(self, found: Observation) -> None:
         if found.name == "loss" and found.aggregation != "last":
+            if self._is_held(found):
+                self._held = [found]
+                return
             self._loss(found)
+        elif found.name == "step" and found.step is not None:
+            self._to_process(found)
+            self.part.progress_line = max(self.part.progress_line, found.line)
         elif found.name == "epoch":
-            self._step = 0  # counters may begin again with each epoch
+            self.part.at_step = 0  # counters may begin again with each epoch
         elif found.name == "trainable_parameters" and self.part.trained_line and self.part.has_progress:
             # The next model is made ready after a training that is over.
             self._cut("another run")
@@ -203,27 +315,61 @@ class Course:
             part.clock.add(found.step, found.value, found.line)
         part.seen.setdefault(found.name, Kept()).add(found)
 
+    def _is_held(self, loss: Observation) -> bool:
+        """Return True if a loss goes back after the end: a summary, unless others follow that go on from there."""
+        part = self.part
+        if self._held is not None or not part.trained_line or loss.line <= part.trained_line:
+            return False
+        return not loss.certain and self._goes_back(loss)
+
+    def _goes_back(self, loss: Observation) -> bool:
+        part = self.part
+        if loss.epoch is not None:
+            # Loops that count the steps of each epoch go back in steps alone.
+            return loss.epoch < part.at_epoch - 1e-9
+        return loss.step is not None and loss.step < part.at_step
+
     def _loss(self, loss: Observation) -> None:
-        back_in_epochs = loss.epoch is not None and loss.epoch < self._epoch - 1e-9
-        back_in_steps = loss.step is not None and loss.step < self._step
-        if loss.epoch is not None and loss.step is not None and loss.epoch > self._epoch:
-            back_in_steps = False  # loops that count the steps of each epoch from the start
-        if back_in_epochs or (back_in_steps and loss.epoch is None):
+        self._to_process(loss)
+        if self._goes_back(loss):
             self._cut(self._again())
         elif self.part.trained_line and loss.line > self.part.trained_line and self._is_further(loss):
             self._cut("another run")
-        self._epoch = max(self._epoch, loss.epoch or 0.0)
-        self._step = max(self._step, loss.step or 0)
         part = self.part
+        part.interval = max(0.0, _at(loss) - part.at) or part.interval
+        part.at = _at(loss)
+        part.at_epoch = max(part.at_epoch, loss.epoch or 0.0)
+        part.at_step = max(part.at_step, loss.step or 0)
         part.losses.add(loss)
         part.progress_line = loss.line
+        part.row_lines.append(loss.line)
         if loss.step is not None and part.stamps is not None and part.stamps[1].line == loss.line:
             part.clock.add(loss.step, part.stamps[1].unix - part.stamps[0].unix, loss.line)
 
+    def _to_process(self, found: Observation) -> None:
+        """Turn to the part of the process that printed a row, where two of them write into one file."""
+        if len(self.parts) == 1:
+            return
+        now, at = self.part, _at(found)
+        gap = at - now.at
+        if now.last_line == found.line or 0 <= gap <= 2 * now.interval:
+            return
+        for part in reversed(self.parts[-_OTHERS:]):
+            if part is now or part.trained_line or part.ended_line or found.line - part.progress_line > _ALIVE_LINES:
+                continue
+            step = part.interval or (at - part.at if gap < 0 else now.interval)
+            if step > 0 and abs(part.at + step - at) <= 0.25 * step:
+                self.is_interleaved = True
+                later = max(part, now, key=lambda each: each.first_line)
+                later.began = "another run"
+                self.part = part
+                return
+
     def _is_further(self, loss: Observation) -> bool:
         """Whether a loss after the end belongs to another training: a summary repeats the last step."""
-        return (loss.epoch is not None and loss.epoch > 0 and loss.epoch < self._epoch) or (
-            loss.step is not None and 0 < loss.step < self._step
+        part = self.part
+        return (loss.epoch is not None and loss.epoch > 0 and loss.epoch < part.at_epoch) or (
+            loss.step is not None and 0 < loss.step < part.at_step
         )
 
     def _sign(self, sign: Sign) -> None:
@@ -233,7 +379,7 @@ class Course:
             if self.part.has_progress:
                 self._cut("restarted")
             return
-        if sign.kind in (SignKind.START, SignKind.RESUMED) and self.part.has_progress:
+        if sign.kind in (SignKind.START, SignKind.RESUMED) and (self.part.has_progress or self._has_failed()):
             self._cut("resumed" if sign.kind is SignKind.RESUMED else self._again())
         if sign.kind is SignKind.RESUMED:
             self.part.began = "resumed"
@@ -243,6 +389,15 @@ class Course:
             self.part.progress_line = max(self.part.progress_line, sign.line)
             self.part.nan_step = sign.step or self.part.nan_step
         self._keep(sign)
+        job = _job_of(sign)
+        if job is not None:
+            self.part.ended_line, self.part.ended_by = sign.line, job
+            self._held = []
+
+    def _has_failed(self) -> bool:
+        """Return True if the part began a training and failed before its first step."""
+        part = self.part
+        return SignKind.START in part.kinds and not part.kinds.isdisjoint(_FAULTS)
 
     def _keep(self, sign: Sign) -> None:
         self.part.signs.add(sign)
@@ -254,3 +409,20 @@ class Course:
             self._cut("another run")
             known = None
         self.part.stamps = (known[0], stamp) if known is not None else (stamp, stamp)
+
+
+def _job_of(sign: Sign) -> str | None:
+    """The scheduler's number of the job that it says it ended; None where it says nothing of that kind."""
+    if sign.kind not in _ENDS:
+        return None
+    match = _JOB.search(sign.text)
+    return None if match is None else match.group("job")
+
+
+def _at(found: Observation) -> float:
+    """Where in its run a row stands: its step, else its epoch."""
+    return float(found.step) if found.step is not None else found.epoch or 0.0
+
+
+def _position(loss: Observation) -> tuple[int, float]:
+    return loss.step or 0, loss.epoch or 0.0

@@ -143,15 +143,26 @@ class Faults:
         self._fault_line = fault_line
         if fault.root is None:
             if not fault.survived:
-                yield _sign(SignKind.EXCEPTION, text, line, during=during)
-        elif fault.root.during is None and during is not None and not fault.survived:
+                yield _sign(SignKind.EXCEPTION, text, line, during=during, is_uncaught=fault.is_uncaught)
+        elif not fault.survived and (
+            (fault.is_uncaught and not fault.root.is_uncaught) or (fault.root.during is None and during is not None)
+        ):
             # The frames of the last exception of a chain begin further outside, and know where the first was raised.
-            fault.root.during = during
-            yield _sign(SignKind.EXCEPTION, fault.root.text, fault.root.line, during=during)
+            fault.root.during = fault.root.during or during
+            for kind in (SignKind.EXCEPTION, *causes_of(fault.root.text, fault.root.name.rpartition(".")[2])):
+                yield _sign(
+                    kind,
+                    fault.root.text,
+                    fault.root.line,
+                    during=fault.root.during,
+                    is_uncaught=fault.is_uncaught,
+                )
         known = () if fault.root is None else causes_of(fault.root.text, fault.root.name.rpartition(".")[2])
         for kind in causes:
             if kind not in known:
-                yield _sign(kind, text, line, during=during, step=step_of(text))
+                yield _sign(
+                    kind, text, line, during=during, step=step_of(text), is_uncaught=fault.is_uncaught
+                )
         if SignKind.GPU_OOM in causes:
             yield from self._figures(fault.text, line, during)
 
@@ -255,8 +266,18 @@ class _Message:
 READERS: tuple[type[LogReader], ...] = (Faults,)
 
 
-def _sign(kind: SignKind, text: str, number: int, *, during: During | None = None, step: int | None = None) -> Sign:
-    return Sign(kind=kind, line=number, text=text.strip()[:_TEXT_LIMIT], during=during, step=step)
+def _sign(
+    kind: SignKind,
+    text: str,
+    number: int,
+    *,
+    during: During | None = None,
+    step: int | None = None,
+    is_uncaught: bool = False,
+) -> Sign:
+    return Sign(
+        kind=kind, line=number, text=text.strip()[:_TEXT_LIMIT], during=during, step=step, is_uncaught=is_uncaught
+    )
 
 
 def _exit_code(code: str, number: int) -> Observation:

@@ -130,6 +130,7 @@ def _document(path: Path, role: str) -> Course:
                 for event in events:
                     course.feed(event)
                 break
+    course.close()
     return course
 
 

@@ -6,6 +6,7 @@ the training was complete do not make it less complete: they are the exit's, a f
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from touchline.domain.observation import Sign, SignKind
@@ -25,7 +26,15 @@ _CAUSES = (
     (SignKind.NODE_FAILED, Outcome.CRASH_MID),
 )
 """Causes that name themselves, the most telling first: a job that hangs after a GPU error runs into its time limit."""
-_CRASHES = (SignKind.EXCEPTION, SignKind.TASK_FAILED)
+_LATE = ("evaluate", "export")
+"""Where an exception is raised after the training."""
+_CONSEQUENCE = re.compile(
+    r"\b(?:BrokenPipeError|ConnectionResetError|ConnectionRefusedError|ConnectionAbortedError|EOFError|DistBackendError"
+    r"|DistNetworkError|DistStoreError|ActorDiedError|ActorUnavailableError|WorkerCrashedError|EngineDeadError"
+    r"|ChildProcessError|SignalException)\b|\bNCCL (?:error|communicator)|[Cc]onnection (?:closed|reset) by peer"
+    r"|Watchdog caught|watchdog thread|ProcessGroupNCCL|Rank \d+ detected|Socket Timeout|\bwandb\b"
+)
+"""What the other processes raise when one has failed."""
 _STOPS = (SignKind.CANCELLED, SignKind.INTERRUPTED)
 
 
@@ -50,44 +59,47 @@ def ending_of(stretch: Stretch, *, steps_done: float | None, steps_total: float 
         steps_total: optimizer steps planned; None where nothing says so.
         is_document: whether a state file says that the training ended in order.
     """
-    fatal = [(sign, part) for sign, part in stretch.signs() if sign.line > part.progress_line or _same(sign, part)]
+    fatal = [each for part in stretch.parts for each in _fatal(part)]
     trained = [(sign, part) for sign, part in stretch.signs() if sign.kind is SignKind.TRAINED]
     reached = steps_done is not None and steps_total is not None and steps_total > 0 and steps_done >= steps_total
     # Scripts echo "training complete" whatever happened; steps that are missing and an exception say otherwise.
     short = steps_done is not None and steps_total is not None and steps_done < 0.98 * steps_total
     failed = any(sign.kind in (SignKind.EXCEPTION, SignKind.GPU_OOM, SignKind.DISK_FULL) for sign, _ in fatal)
     complete = (bool(trained) and not (short and failed)) or reached or is_document
-    exit_word = _exit(stretch, fatal, complete)
     nan = _diverged(stretch)
     if nan is not None:
+        exit_word = _exit(stretch, fatal, None)
         return Ending(outcome=Outcome.DIVERGED_NAN, exit=exit_word, proofs=(_proof(*nan, "the loss is no number"),))
     if not complete:
-        return _incomplete(stretch, fatal, exit_word, steps_done)
+        return _incomplete(stretch, fatal, steps_done)
     late = _after_training(fatal, trained)
     if late is not None:
         outcome, sign, part = late
+        exit_word = _exit(stretch, fatal, (sign, part))
         return Ending(outcome=outcome, exit=exit_word, proofs=(_proof(sign, part, outcome.value),))
     proofs = [_proof(sign, part, "the training is over") for sign, part in trained[-1:]]
-    return Ending(outcome=Outcome.COMPLETED, exit=exit_word, proofs=tuple(proofs))
+    return Ending(outcome=Outcome.COMPLETED, exit=_exit(stretch, fatal, None), proofs=tuple(proofs))
 
 
-def _same(sign: Sign, part: Part) -> bool:
-    """A bar that was drawn on the line of a traceback's beginning does not follow it."""
-    return sign.line == part.progress_line
+def _fatal(part: Part) -> list[tuple[Sign, Part]]:
+    """Signs that no training step follows, in the order of the lines; of one line its cause before its exception."""
+    signs = [sign for sign in part.signs.all() if not part.goes_on_after(sign)]
+    return [(sign, part) for sign in sorted(signs, key=lambda each: (each.line, each.kind is SignKind.EXCEPTION))]
 
 
-def _incomplete(stretch: Stretch, fatal: list[tuple[Sign, Part]], exit_word: Said, steps_done: float | None) -> Ending:
+def _incomplete(stretch: Stretch, fatal: list[tuple[Sign, Part]], steps_done: float | None) -> Ending:
     def ending(outcome: Outcome, sign: Sign, part: Part, says: str) -> Ending:
-        return Ending(outcome=outcome, exit=exit_word, proofs=(_proof(sign, part, says),))
+        cause = None if outcome is Outcome.COMPLETED else (sign, part)
+        return Ending(
+            outcome=outcome, exit=_exit(stretch, fatal, cause), proofs=(_proof(sign, part, says),)
+        )
 
     cancelled = any(sign.kind is SignKind.CANCELLED for sign, _ in fatal)
     for kind, outcome in _CAUSES:
         for sign, part in fatal:
             if sign.kind is kind and not (cancelled and _is_guess(sign)):
                 return ending(outcome, sign, part, kind.value)
-    crash = next((each for each in reversed(fatal) if each[0].kind is SignKind.EXCEPTION), None) or next(
-        (each for each in fatal if each[0].kind is SignKind.TASK_FAILED), None
-    )
+    crash = _crash_of(fatal)
     stop = next((each for each in fatal if each[0].kind in _STOPS), None)
     # A crash that was cancelled afterwards is a crash; what a cancelled program raises is not.
     if stop is not None and (crash is None or crash[1] is not stop[1] or crash[0].line >= stop[0].line):
@@ -100,7 +112,7 @@ def _incomplete(stretch: Stretch, fatal: list[tuple[Sign, Part]], exit_word: Sai
     failed = next((each for each in fatal if each[0].kind is SignKind.FAILED_COMMAND), None)
     if failed is not None and not stretch.has_progress:
         return ending(Outcome.CRASH_START, *failed, "a command of the job failed")
-    return Ending(outcome=Outcome.RUNNING_OR_TRUNCATED, exit=exit_word, proofs=())
+    return Ending(outcome=Outcome.RUNNING_OR_TRUNCATED, exit=_exit(stretch, fatal, None), proofs=())
 
 
 def _is_guess(sign: Sign) -> bool:
@@ -125,7 +137,8 @@ def _after_training(
     """A failure of evaluation, export or disk after a complete training; None where only the exit suffered."""
     doing: Outcome | None = None
     for sign, part in fatal:
-        if trained and part is trained[-1][1] and sign.line < trained[-1][0].line:
+        is_before = bool(trained) and part is trained[-1][1] and sign.line < trained[-1][0].line
+        if is_before and not (sign.is_uncaught and sign.during in _LATE):
             continue
         match sign.kind:
             case SignKind.EVALUATING:
@@ -165,21 +178,28 @@ def _diverged(stretch: Stretch) -> tuple[Sign, Part] | None:
     return None
 
 
-def _exit(stretch: Stretch, fatal: list[tuple[Sign, Part]], complete: bool) -> Said:
+def _crash_of(fatal: list[tuple[Sign, Part]]) -> tuple[Sign, Part] | None:
+    """The exception that ended the program: the last one that is no consequence of another process's end."""
+    raised = [each for each in fatal if each[0].kind is SignKind.EXCEPTION]
+    causes = [each for each in raised if _CONSEQUENCE.search(each[0].text) is None]
+    if causes or raised:
+        return (causes or raised)[-1]
+    return next((each for each in fatal if each[0].kind is SignKind.TASK_FAILED), None)
+
+
+def _exit(stretch: Stretch, fatal: list[tuple[Sign, Part]], cause: tuple[Sign, Part] | None) -> Said:
+    """How the process ended: its code, else the line that gives the cause, not the first that reads like an error."""
     codes = stretch.all("exit_code")
     if codes and codes[-1].number is not None:
         return Word(value=f"{codes[-1].number:.0f}", where=codes[-1].where)
-    kinds = (
-        *(kind for kind, _ in _CAUSES),
-        *_CRASHES,
-        *_STOPS,
-        SignKind.FAILED_COMMAND,
-    )
-    for sign, part in fatal:
-        if sign.kind in kinds:
-            return Word(value=f"failed: {redact(sign.text)[:160]}", where=f"{part.file}:{sign.line}")
-    del complete
-    return Missing(missing="no line tells the exit code")
+    if cause is None:
+        named = (each for kind, _ in _CAUSES for each in fatal if each[0].kind is kind)
+        others = (each for kind in (*_STOPS, SignKind.FAILED_COMMAND) for each in fatal if each[0].kind is kind)
+        cause = next(named, None) or _crash_of(fatal) or next(others, None)
+    if cause is None:
+        return Missing(missing="no line tells the exit code")
+    sign, part = cause
+    return Word(value=f"failed: {redact(sign.text)[:160]}", where=f"{part.file}:{sign.line}")
 
 
 def _proof(sign: Sign, part: Part, says: str) -> Proof:

@@ -112,6 +112,7 @@ class Scan:
         if held is not None:
             self._last(*held)
         self._catch_up()
+        self.course.close()
         return self.course
 
     def _lines(self, first: int, lines: list[bytes]) -> None:
@@ -162,7 +163,8 @@ class Scan:
         seen = self._shapes.get(shape, 0) + 1
         if seen > 1 or (len(shape) < _SHAPE_LIMIT_BYTES and len(self._shapes) < _SHAPES_LIMIT):
             self._shapes[shape] = seen
-        if seen > READ_FIRST and seen % (READ_EVERY if seen < READ_MANY else READ_RARELY):
+        often = READ_EVERY if seen < READ_MANY else READ_RARELY
+        if seen > READ_FIRST and seen % often and not self.course.is_interleaved:
             self._waiting[shape] = (number, part)
             return
         if self._waiting:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from touchline.domain.observation import SignKind
 from touchline.domain.quantity import Measured, Missing, Quantity
+from touchline.evidence.course import Part
 from touchline.evidence.tracks import Track
 from touchline.evidence.view import Found, RunView, Stretch
 
@@ -16,6 +17,8 @@ EPOCH_BARS = frozenset({"torchtune"})
 """Trainers whose bar counts the optimizer steps of one epoch."""
 SHARE_ERROR = 0.05
 """A resume is placed between two logged rows when they lie no further apart than this share of what follows."""
+EARLY = 0.98
+"""A closing row that stands below this share of the planned steps is one of a training that was stopped."""
 RATE_ERROR = 0.008
 """A count computed from a printed rate is given when the rate's digits leave no more than this relative error."""
 
@@ -73,7 +76,7 @@ def _total(view: RunView, stretch: Stretch, trainer: str | None) -> Measured:
     certain = [each for each in said if each.seen.certain]
     if certain and certain[-1].number:
         return certain[-1].quantity(unit="steps")
-    tracks = stretch.training_tracks(None)
+    tracks = [each for each in stretch.training_tracks(None) if each[0].last[0] > 0 or not _is_over(view, stretch)]
     if tracks and tracks[-1][0].total:
         track, part = tracks[-1]
         where = f"{part.file}:{track.first[2]}"
@@ -89,6 +92,12 @@ def _total(view: RunView, stretch: Stretch, trainer: str | None) -> Measured:
             return Quantity(value=track.total, unit="steps", method="the progress bar's total", where=where)
     guessed = [each for each in (*said, *view.documents.all("steps_total")) if each.number]
     return guessed[-1].quantity(unit="steps") if guessed else _from_rate(stretch)
+
+
+def _is_over(view: RunView, stretch: Stretch) -> bool:
+    """Return True if the training is over; a bar that never moved is then not its own."""
+    over = any(sign.kind is SignKind.TRAINED for sign, _ in stretch.signs())
+    return over or bool(view.documents.all("train_seconds"))
 
 
 def _counts_all_steps(label: str) -> bool:
@@ -118,7 +127,7 @@ def _from_rate(stretch: Stretch) -> Measured:
     )
 
 
-def _step_tracks(stretch: Stretch, trainer: str | None, total: Measured) -> list[tuple[Track, object]]:
+def _step_tracks(stretch: Stretch, trainer: str | None, total: Measured) -> list[tuple[Track, Part]]:
     """Bars whose items are optimizer steps."""
     known = round(total.value) if isinstance(total, Quantity) else None
     tracks = stretch.training_tracks(known)
@@ -136,34 +145,90 @@ def _resumed_at(stretch: Stretch, tracks: list[Track]) -> int | None:
 
 
 def _done(
-    view: RunView, stretch: Stretch, tracks: list[tuple[Track, object]], total: Measured, trainer: str | None
+    view: RunView, stretch: Stretch, tracks: list[tuple[Track, Part]], total: Measured, trainer: str | None
 ) -> Measured:
     found: list[Quantity] = []
     for each in [*stretch.all("step"), *_losses_with_step(stretch)]:
         step = each.seen.step if each.seen.name == "loss" else each.number
         if step is not None:
-            found.append(Quantity(value=step, unit="steps", where=each.where))
-    stale = False
+            found.append(each.quantity(value=step, unit="steps", aggregation=None, token_unit=None))
+    bar: Quantity | None = None
     if tracks and trainer not in EPOCH_BARS:
         track, part = tracks[-1]
-        file = getattr(part, "file", "")
-        found.append(Quantity(value=track.last[0], unit="steps", where=f"{file}:{track.last[2]}"))
-        # Losses after the last bar mean that bars are missing from the file, not that the training stopped there.
-        stale = getattr(part, "losses", None) is not None and bool(
-            part.losses.last and part.losses.last.line > track.last[2]  # type: ignore[attr-defined]
-        )
+        bar = Quantity(value=track.last[0], unit="steps", where=f"{part.file}:{track.last[2]}")
+        found.append(bar)
     found += [
         Quantity(value=part.nan_step, unit="steps", where=f"{part.file}:{part.progress_line}")
         for part in stretch.parts
         if part.nan_step
     ]
-    trained = [(sign, part) for sign, part in stretch.signs() if sign.kind is SignKind.TRAINED]
     best = max(found, key=lambda each: each.value, default=None)
-    finished = bool(trained) or bool(view.documents.all("train_seconds"))
-    if finished and isinstance(total, Quantity) and (best is None or (stale and best.value < total.value)):
-        where = f"{trained[-1][1].file}:{trained[-1][0].line}" if trained else total.where
-        return Quantity(value=total.value, unit="steps", method="the training is over: all planned steps", where=where)
-    return best or Missing(missing="no line tells the steps done")
+    trained = [(sign, part) for sign, part in stretch.signs() if sign.kind is SignKind.TRAINED]
+    if not trained and not view.documents.all("train_seconds"):
+        return best or Missing(missing="no line tells the steps done")
+    if best is not None and best.value == 0:
+        best = None  # counted before the first step of a training that is over
+    where = f"{trained[-1][1].file}:{trained[-1][0].line}" if trained else None
+    return _done_at_end(view, stretch, best, bar, total, where)
+
+
+def _done_at_end(
+    view: RunView, stretch: Stretch, best: Quantity | None, bar: Quantity | None, total: Measured, where: str | None
+) -> Measured:
+    """Steps of a training that is over: all that were planned, unless something shows that it stopped before."""
+    if not isinstance(total, Quantity) or (best is not None and best.value >= total.value):
+        return best or Missing(missing="no line tells the steps done")
+    whole = Quantity(
+        value=total.value, unit="steps", method="the training is over: all planned steps", where=where or total.where
+    )
+    by_epoch = _steps_by_epoch(view, stretch, total.value)
+    if by_epoch is not None and by_epoch[1] and by_epoch[0] < EARLY * total.value:
+        # The closing row stands in an earlier epoch than the last one that was planned.
+        early = max(by_epoch[0], best.value if best is not None else 0)
+        if best is not None and best.value >= EARLY * early:
+            return best
+        return Quantity(value=early, unit="steps", method="the closing row's epoch × steps of an epoch", where=where)
+    if by_epoch is not None and by_epoch[0] >= EARLY * total.value:
+        return whole
+    if best is None:
+        return whole
+    said = [each for each in stretch.all("step") if each.number == best.value]
+    rows = [part.losses for part in stretch.parts if part.losses.last is not None]
+    last = max((each.last.line for each in rows if each.last is not None and each.last.step is None), default=0)
+    if said or (bar is not None and bar.value == best.value and best.value < total.value - 1):
+        stale = bar is not None and not said and last > int((bar.where or ":0").rpartition(":")[2])
+        # Losses after the last bar mean that bars are missing, unless the training was stopped.
+        return whole if stale and not _was_stopped(stretch) else best
+    interval = max((part.interval for part in stretch.parts), default=0.0)
+    if best.value + max(interval, 1.0) >= total.value and not _was_stopped(stretch):
+        return whole
+    return best
+
+
+def _was_stopped(stretch: Stretch) -> bool:
+    """Return True if a line says that the training was stopped before its planned end."""
+    return any(sign.kind is SignKind.STOPPED for sign, _ in stretch.signs())
+
+
+def _steps_by_epoch(view: RunView, stretch: Stretch, total: float) -> tuple[float, bool] | None:
+    """Steps done by the closing row's epoch, and whether an epoch's steps are known; None where no epoch is told.
+
+    The Trainer rounds its epochs up where `max_steps` ends the training: the total then tells no epoch's length.
+    """
+    epochs = view.setting("epochs")
+    closing = [each.seen.epoch for each in view.measured("train_seconds") if each.seen.epoch]
+    rows = [part.losses.last.epoch for part in stretch.parts if part.losses.last is not None and part.losses.last.epoch]
+    reached = max([*closing, *rows], default=None)
+    if reached is None or epochs is None or not epochs.number:
+        return None
+    examples, batch = view.setting("train_examples"), view.setting("global_batch_size")
+    if examples is not None and batch is not None and examples.number and batch.number:
+        per_epoch = examples.number / batch.number
+        if abs(per_epoch * epochs.number - total) <= max(epochs.number, 0.02 * total):
+            return round(reached * total / epochs.number), True
+        return round(reached * per_epoch), False
+    is_known = total % epochs.number == 0 and (epochs.number > 1 or abs(reached - round(reached)) < 0.01)
+    return round(reached * total / epochs.number), is_known
 
 
 def _losses_with_step(stretch: Stretch) -> list[Found]:
@@ -174,7 +239,7 @@ def _losses_with_step(stretch: Stretch) -> list[Found]:
 def _seconds(
     view: RunView,
     stretch: Stretch,
-    tracks: list[tuple[Track, object]],
+    tracks: list[tuple[Track, Part]],
     done: Measured,
     total: Measured,
     resumed_share: float | None,
@@ -200,7 +265,7 @@ def _inside(stretch: Stretch) -> str:
     return "" if timed and not any(each.seen.inside for each in timed) else "; evaluation and saving inside"
 
 
-def _pace(view: RunView, stretch: Stretch, tracks: list[tuple[Track, object]]) -> Measured:
+def _pace(view: RunView, stretch: Stretch, tracks: list[tuple[Track, Part]]) -> Measured:
     """A step's time when nothing else is done."""
     best = max(_clocks(view, stretch, tracks), key=lambda each: each[0].last[0] - each[0].first[0], default=None)
     rate = best[0].seconds_per_step(pauses=bool(stretch.all("eval_seconds"))) if best is not None else None
@@ -223,9 +288,9 @@ def _pace(view: RunView, stretch: Stretch, tracks: list[tuple[Track, object]]) -
     return Missing(missing="no two points in time after warm-up")
 
 
-def _clocks(view: RunView, stretch: Stretch, tracks: list[tuple[Track, object]]) -> list[tuple[Track, str]]:
+def _clocks(view: RunView, stretch: Stretch, tracks: list[tuple[Track, Part]]) -> list[tuple[Track, str]]:
     """Everything that tells steps against time, with its place."""
-    found = [(track, f"{getattr(part, 'file', '')}:{track.first[2]}") for track, part in tracks]
+    found = [(track, f"{part.file}:{track.first[2]}") for track, part in tracks]
     return found + [(part.clock, part.file) for part in (*stretch.parts, *view.documents.parts) if part.clock.count > 2]
 
 

@@ -65,6 +65,7 @@ _STAMP = re.compile(
     r"|\d\d/\d\d/\d{4} \d\d:\d\d:\d\d - (?:DEBUG|INFO|WARNING|ERROR|CRITICAL) - [\w.]{1,60} - *"
     r"|[\w.]{1,60} - (?:DEBUG|INFO|WARNING|ERROR|CRITICAL) - "
 )
+_OUTERMOST = frozenset({"<module>", "_run_module_as_main"})
 _MOST_PREFIXES = 6
 _MOST_OPEN = 64
 _FRAMES_KEPT = 400
@@ -92,6 +93,11 @@ class Fault:
     """The first of its chain; None when it stands alone."""
     survived: bool = False
     """Python reported it and went on."""
+
+    @property
+    def is_uncaught(self) -> bool:
+        """Whether its frames begin where a program begins; a handler prints them from the function that caught it."""
+        return not self.survived and bool(self.frames) and self.frames[0][1] in _OUTERMOST
 
 
 @dataclass(slots=True)

@@ -61,6 +61,8 @@ class Track:
     """Points seen."""
     stride: int = 1
     """Every so many of them are kept."""
+    is_evaluation: bool = False
+    """Whether it began after the words that begin an evaluation or a prediction."""
 
     def add(self, done: int, elapsed: float, line: int) -> None:
         """Take another point."""

@@ -11,6 +11,9 @@ from touchline.domain.reading import Said, Word
 from touchline.evidence.course import Part
 from touchline.evidence.tracks import Track, is_training_label
 
+GUESS = "a guess from a line that anything could print"
+"""How what no trainer's own line says is marked."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Found:
@@ -44,7 +47,10 @@ class Found:
             "kind": seen.kind,
             "token_unit": seen.token_unit,
             "aggregation": seen.aggregation,
-            "method": f"{inside} inside" if inside else None,
+            "method": ", ".join(
+                part for part in (f"{inside} inside" if inside else "", "" if seen.certain else GUESS) if part
+            )
+            or None,
             "where": self.where,
         }
         return Quantity(**{**known, **changes})  # type: ignore[arg-type]
@@ -83,7 +89,7 @@ class Stretch:
 
     def training_tracks(self, total: int | None) -> list[tuple[Track, Part]]:
         """Bars that count training steps: those that say so, else the unlabelled one that took longest."""
-        tracks = [(track, part) for part in self.parts for track in part.tracks]
+        tracks = [(track, part) for part in self.parts for track in part.tracks if not track.is_evaluation]
         said = [each for each in tracks if is_training_label(each[0].label)]
         bare = [each for each in tracks if is_training_label(each[0].label) is None]
         if total is not None and (exact := [each for each in (*bare, *said) if each[0].total == total]):
@@ -132,7 +138,7 @@ class RunView:
         found = self.setting(name)
         if found is None:
             return Missing(missing=reason)
-        method = None if found.seen.certain else "a guess from a line that anything could print"
+        method = None if found.seen.certain else GUESS
         return Word(value=str(found.seen.value), where=found.where, method=method)
 
 
