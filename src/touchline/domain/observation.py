@@ -170,6 +170,9 @@ class SignKind(StrEnum):
     """A command of the job's script failed, before or after the training: `mv: ... are the same file`."""
 
 
+OVER = frozenset({SignKind.TRAINED, SignKind.STOPPED})
+"""Signs of a training that is over."""
+
 During = Literal["load", "train", "evaluate", "save", "export"]
 """In which part of the run an exception was raised, as the frames of its traceback say."""
 

@@ -10,7 +10,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
-from touchline.domain.observation import Event, Observation, ObservationName, Progress, Sign, SignKind, Stamp
+from touchline.domain.observation import OVER, Event, Observation, ObservationName, Progress, Sign, SignKind, Stamp
 from touchline.evidence.tracks import Track, is_training_label, label_key
 
 KEPT = 200
@@ -383,7 +383,7 @@ class Course:
             self._cut("resumed" if sign.kind is SignKind.RESUMED else self._again())
         if sign.kind is SignKind.RESUMED:
             self.part.began = "resumed"
-        if sign.kind is SignKind.TRAINED:
+        if sign.kind in OVER:
             self.part.trained_line = sign.line
         if sign.kind is SignKind.NOT_A_NUMBER:
             self.part.progress_line = max(self.part.progress_line, sign.line)

@@ -12,8 +12,10 @@ from touchline.domain.observation import Event
 from touchline.evidence import (
     frameworks,
     generic_clusters,
+    generic_dumps,
     generic_fact_names,
     generic_facts,
+    generic_labs,
     generic_others,
     generic_vendors,
 )
@@ -36,6 +38,8 @@ class TrainingLines:
         | EPOCH_WORDS
         | frameworks.WORDS
         | generic_clusters.WORDS
+        | generic_dumps.WORDS
+        | generic_labs.WORDS
         | generic_others.WORDS
         | generic_vendors.WORDS
         | generic_fact_names.WORDS
@@ -46,11 +50,13 @@ class TrainingLines:
         """Nothing was read."""
         voice = Voice()
         makers = (*frameworks.FRAMEWORKS, *generic_others.OTHERS, *generic_clusters.CLUSTERS, *generic_vendors.VENDORS)
+        makers = (*makers, *generic_labs.LABS)
         self._frameworks: tuple[frameworks.Framework, ...] = tuple(made(voice) for made in makers)
         self._bars = Bars(voice)
         self._loops = Loops(voice)
         self._rows = Rows(voice)
         self._facts = generic_facts.Facts(voice)
+        self._dumps = generic_dumps.Dumps(voice)
         self._voice = voice
         self._rank: str | None = None
 
@@ -71,7 +77,10 @@ class TrainingLines:
         if "%|" in text or "it [" in text or "━" in text:
             return tuple(self._bars.line(text, number))
         events = list(self._loops.line(text, number))
-        return events or tuple(self._facts.line(text, number))
+        dumped = [] if events else list(self._dumps.line(text, number))
+        if events or self._dumps.is_source(number):
+            return events
+        return list(self._facts.line(text, number)) or dumped
 
     def row(self, row: Row, text: str, number: int) -> Iterable[Event]:
         """Events of a dictionary."""

@@ -33,7 +33,7 @@ _UNITS = words_of(
     " ms/step s/iter s/batch"
     " steps/s step/s batches/s batch/s samples/s samples/sec sample/s ex/s examples/s tok/s tokens/s"
     " tokens/sec tok/sec"
-    " tokens toks tok samples examples k m b g t kb mb gb tb kib mib gib tib tflops tflop/s gflops"
+    " tokens toks tok samples examples day days d images img imgs k m b g t kb mb gb tb kib mib gib tib tflops tflop/s gflops"
     " tflops/s  nats bits x w c batches steps iters iterations"
     " % 秒 分 分钟 小时 초 분 сек с мин ms/iter ms/it seg segundos sek"
 )
@@ -68,6 +68,11 @@ _PREFIX = re.compile(
     re.IGNORECASE,
 )
 _PREFIXES = 8
+_FIELD_ENDS = re.compile(r"\s*[|;\t]\s*|,\s+|\s+[-–—•·]+\s+|\s{3,}")
+_ODD_UNIT = re.compile(r"(?P<known>.*\d\S*?)(?:\s+|(?<=\d))[^\W\d]{1,16}(?:/[^\W\d]{1,12})?\s*[.;]?\s*$")
+"""A number with a word behind it that is no unit that is known: `loss 1.1918 BPC`."""
+_UNKNOWN_LENGTH = 48
+_COUNTERS = frozenset({Concept.EPOCH, Concept.STEP, Concept.GLOBAL_STEP, Concept.BATCH})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -84,6 +89,8 @@ class Item:
     """Unit in lower case, if there is one."""
     scope: Split | None = None
     """Data that a label before it names: `val | loss 0.5`."""
+    name: str = ""
+    """The name itself, in lower case."""
 
     @property
     def number(self) -> float | None:
@@ -133,7 +140,34 @@ def parse(rest: str) -> Line | None:
     if len(rest) > LENGTH_LIMIT:
         return None
     rest = _ORDINAL.sub(_ordinal, rest) if "第" in rest else rest
-    return _Parser(_COUNTED.sub(r"\3 \1/\2", rest)).line()
+    rest = _COUNTED.sub(r"\3 \1/\2", rest)
+    return _Parser(rest).line() or _by_fields(rest)
+
+
+def _by_fields(rest: str) -> Line | None:
+    """The items of a row of which a field holds something unknown: an odd unit, a date, a remark.
+
+    Fields are parted by bars, commas, tabs or dashes. A sentence has no field with a counter and none with a loss.
+    """
+    fields = [field for field in _FIELD_ENDS.split(rest) if field.strip()]
+    if len(fields) < 2:
+        return None
+    result, unknown = Line(), 0
+    for field in fields:
+        parsed = _Parser(field, result.items[-1].scope if result.items else None).line()
+        if parsed is None and (known := _ODD_UNIT.match(field)) is not None:
+            parsed = _Parser(known.group("known")).line()
+        if parsed is None:
+            unknown += len(field)
+            continue
+        result.leads = result.leads or (parsed.leads and not result.items)
+        result.fraction = result.fraction or parsed.fraction
+        result.items += parsed.items
+    counted = result.leads or any(item.meaning.concept in _COUNTERS for item in result.items)
+    measured = sum(item.meaning.concept not in _COUNTERS for item in result.items)
+    if not counted or not measured or unknown > max(_UNKNOWN_LENGTH, len(rest) // 2):
+        return None
+    return result
 
 
 def _ordinal(match: re.Match[str]) -> str:
@@ -145,13 +179,13 @@ def _ordinal(match: re.Match[str]) -> str:
 class _Parser:
     """Reads one line from left to right."""
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, scope: Split | None = None) -> None:
         self.text = text
         self.tokens = [match for match in _TOKEN.finditer(text) if match.lastgroup != "space"]
         self.at = 0
         self.name: list[str] = []
         self.is_named = False  # a colon or equals sign stands behind the name
-        self.scope: Split | None = None
+        self.scope = scope
         self.depth = 0
         self.result = Line()
 
@@ -252,7 +286,9 @@ class _Parser:
         meaning = meaning_of(name)
         if meaning.concept is None and len(name) > 40:
             return False
-        self.result.items.append(Item(meaning=meaning, value=value, total=total, unit=unit, scope=self.scope))
+        self.result.items.append(
+            Item(meaning=meaning, value=value, total=total, unit=unit, scope=self.scope, name=name.lower())
+        )
         if meaning.concept in (Concept.EPOCH, Concept.STEP) and meaning.split is not None:
             self.scope = meaning.split
         return True

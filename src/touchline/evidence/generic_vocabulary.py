@@ -46,6 +46,8 @@ class Meaning:
     """As far as it says."""
     is_mean: bool = False
     """Whether it is a mean over more than a step."""
+    is_objective: bool = False
+    """Whether a loss is named after what it optimizes: `dpo_loss`, `rl_loss`; a plain one on the same line counts."""
 
 
 def words_of(text: str) -> frozenset[str]:
@@ -78,7 +80,10 @@ _LOSS = words_of(
     "loss losses pérdida perdida perda perte verlust потери потеря лосс loss_value 损失 损失值 損失 損失值 ロス 손실"
     " kayıp"
 )
+_OBJECTIVES = words_of("rl dpo grpo ppo kto orpo simpo nll mlm clm kd distill distillation ntp mtp")
 _COMPOUNDS = {
+    "heldout": "val",
+    "held-out": "val",
     "trainloss": "train loss",
     "valloss": "val loss",
     "trainingsverlust": "train loss",
@@ -164,9 +169,14 @@ def _loss(words: list[str]) -> Meaning | None:
     if sum(word in _LOSS for word in words) != 1:
         return None
     others = [word for word in words if word not in _LOSS]
-    if any(word not in _TRAIN | _VALIDATION | _TEST | _MEAN | _EMPTY for word in others):
+    if any(word not in _TRAIN | _VALIDATION | _TEST | _MEAN | _EMPTY | _OBJECTIVES for word in others):
         return Meaning()
-    return Meaning(concept=Concept.LOSS, split=_split(others), is_mean=any(word in _MEAN for word in others))
+    return Meaning(
+        concept=Concept.LOSS,
+        split=_split(others),
+        is_mean=any(word in _MEAN for word in others),
+        is_objective=any(word in _OBJECTIVES for word in others),
+    )
 
 
 def _memory(words: list[str]) -> Meaning | None:
@@ -209,6 +219,7 @@ LOSS_WORDS: frozenset[str] = frozenset(
         *("loss", "train_loss", "training_loss", "trn_loss", "tr_loss", "val_loss", "valid_loss", "validation_loss"),
         *("eval_loss", "dev_loss", "avg_loss", "average_loss", "mean_loss", "epoch_loss", "running_loss", "total_loss"),
         *("batch_loss", "step_loss", "lm_loss", "avg_train_loss", "avg_val_loss", "train_avg_loss", "loss_train"),
+        *("rl_loss", "dpo_loss", "grpo_loss", "nll_loss", "loss_rl"),
         *("loss_val", "trainloss", "valloss", "ce_loss", "losses", "mean_train_loss", "mean_val_loss", "sft_loss"),
         *("pérdida", "Pérdida", "PÉRDIDA", "perdida", "perda", "perte", "verlust", "trainingsverlust"),
         *("validierungsverlust", "потери", "Потери", "ПОТЕРИ", "потеря", "Потеря", "лосс", "Лосс", "kayıp"),

@@ -37,6 +37,8 @@ _TEST_SET = re.compile(r"(?:Test|Validation|Val|Eval) set: Average loss: (?P<los
 _GROUPED = re.compile(r"[-+]?\d{1,3}(?:,\d{3})+")
 """Thousands, or a decimal comma: nobody can tell."""
 _MOST_EPOCHS = 100_000
+_MEASURED = frozenset({"reward", "rewards", "lr", "learning rate", "learning_rate", "grad norm", "grad_norm", "gnorm"})
+"""Names of what is measured while a training goes on."""
 
 
 class Counter:
@@ -131,6 +133,7 @@ class Loops:
             if item.meaning.concept is Concept.LOSS and not item.unit and not _GROUPED.fullmatch(item.value)
         ]
         if not losses:
+            yield from self._without_loss(parsed, counter, number)
             return
         if epoch is None and counter is None and batch is None and self._epoch is None and not parsed.leads:
             return
@@ -152,6 +155,18 @@ class Loops:
             if planned:
                 yield from self._voice.once("steps_total", planned, number, unit="steps", certain=False)
             yield from self._measures(parsed, step, number)
+
+    def _without_loss(self, parsed: Line, counter: Item | None, number: int) -> Iterator[Event]:
+        """Steps of a row that tells no loss but other things that are measured while a training goes on."""
+        named = {item.name for item in parsed.items}
+        if self._voice.has_trained or _MEASURED.isdisjoint(named):
+            return
+        step, planned, _ = self._place(counter, None, parsed.fraction)
+        if step and (parsed.fraction is not None or (counter is not None and counter.total)):
+            yield from self._voice.at_step(step, number)
+            yield from self._voice.once("steps_total", planned, number, unit="steps", certain=False)
+            if self._epochs and self._epochs <= _MOST_EPOCHS:
+                yield from self._voice.once("epochs", self._epochs, number, unit="epochs", certain=False)
 
     def _place(
         self, counter: Item | None, batch: Item | None, fraction: tuple[float, float] | None
@@ -175,6 +190,10 @@ class Loops:
             fraction if batch is None and fraction else (batch.number if batch else None, batch and batch.total)
         )
         share = min(1.0, (done or 0.0) / total) if total else 0.0
+        if batch is None and total and not (self._voice.accumulation or 1) > 1:
+            # `Epoch:[1/3](200/5000)`: iterations, which are steps where nothing says that gradients are accumulated.
+            planned = int(total * self._epochs) if self._epochs else None
+            return int(index * total + (done or 0)), planned, index + share
         return None, None, index + share
 
     def _losses(
@@ -182,7 +201,8 @@ class Loops:
     ) -> Iterator[Event]:
         if training:
             # A mean stands in only where the line has no loss of its own.
-            best = next((item for item in training if not item.meaning.is_mean), training[0])
+            # and one that is named after its objective where there is no plain one.
+            best = min(training, key=lambda item: (item.meaning.is_objective, item.meaning.is_mean))
             value = "nan" if best.number is None else best.value
             yield from self._voice.loss(
                 value,

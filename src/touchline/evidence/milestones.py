@@ -48,6 +48,14 @@ _OTHERS: tuple[tuple[re.Pattern[str], SignKind], ...] = tuple(
     (re.compile(pattern, re.IGNORECASE), kind)
     for pattern, kind in (
         (
+            r"early[ -]?stop(?:ping|ped)?(?: (?:is |was |has been )?(?:triggered|activated|reached)"
+            r"| (?:training )?(?:at|after|in) (?:epoch|step|iteration|\d)|[!.]*$|[.:!,(] ?(?:no|val|best|patience|after|at)\b)"
+            r"[^?]{0,160}$"
+            r"|(?:stop(?:ping|ped)|halt(?:ing|ed)) (?:the )?(?:training )?early\b[^?]{0,160}$"
+            r"|training (?:was )?(?:stopped|halted) early\b[^?]{0,160}$|stopping_early: [^?]{0,160}$",
+            SignKind.STOPPED,
+        ),
+        (
             r"(?:(?:start(?:ing)?|running|run|begin(?:ning)?|performing)\s+)(?:\w+[ -]){0,2}evaluation\b[^?!]{0,60}$"
             r"|evaluating(?: (?:the|on|model|base|final|fine-?tuned|adapter|test|validation|checkpoint)\b[^?!]{0,80})?"
             r"\s*[.…:]*$",
@@ -114,6 +122,7 @@ WORDS: frozenset[str] = frozenset(
     {
         *("training", "finetuning", "tuning", "train", "sft", "finished", "evaluating", "evaluation", "merging"),
         *("exporting", "pushing", "uploading", "saving", "saved", "exported", "pushed", "uploaded", "gguf"),
+        *("early", "earlystopping", "stopped", "stopping", "halted", "halting", "stopping_early", "early_stop"),
         *("entrenamiento", "entrainement", "entraînement", "treinamento", "treino", "addestramento", "pelatihan"),
         *("обучение", "Обучение", "ОБУЧЕНИЕ", "навчання", "Навчання", "eğitim", "trening", "huấn"),
         *(word + end for word in CJK_TRIGGERS for end in ("", "！", "。", "：", "，")),

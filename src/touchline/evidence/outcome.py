@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from touchline.domain.observation import Sign, SignKind
+from touchline.domain.observation import OVER, Sign, SignKind
 from touchline.domain.quantity import Missing
 from touchline.domain.reading import Outcome, Proof, Said, Word
 from touchline.evidence.course import Part
@@ -60,7 +60,7 @@ def ending_of(stretch: Stretch, *, steps_done: float | None, steps_total: float 
         is_document: whether a state file says that the training ended in order.
     """
     fatal = [each for part in stretch.parts for each in _fatal(part)]
-    trained = [(sign, part) for sign, part in stretch.signs() if sign.kind is SignKind.TRAINED]
+    trained = [(sign, part) for sign, part in stretch.signs() if sign.kind in OVER]
     reached = steps_done is not None and steps_total is not None and steps_total > 0 and steps_done >= steps_total
     # Scripts echo "training complete" whatever happened; steps that are missing and an exception say otherwise.
     short = steps_done is not None and steps_total is not None and steps_done < 0.98 * steps_total

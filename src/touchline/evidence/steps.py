@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from dataclasses import dataclass
 
-from touchline.domain.observation import SignKind
+from touchline.domain.observation import OVER, SignKind
 from touchline.domain.quantity import Measured, Missing, Quantity
 from touchline.evidence.course import Part
 from touchline.evidence.tracks import Track
@@ -96,7 +96,7 @@ def _total(view: RunView, stretch: Stretch, trainer: str | None) -> Measured:
 
 def _is_over(view: RunView, stretch: Stretch) -> bool:
     """Return True if the training is over; a bar that never moved is then not its own."""
-    over = any(sign.kind is SignKind.TRAINED for sign, _ in stretch.signs())
+    over = any(sign.kind in OVER for sign, _ in stretch.signs())
     return over or bool(view.documents.all("train_seconds"))
 
 
@@ -163,7 +163,7 @@ def _done(
         if part.nan_step
     ]
     best = max(found, key=lambda each: each.value, default=None)
-    trained = [(sign, part) for sign, part in stretch.signs() if sign.kind is SignKind.TRAINED]
+    trained = [(sign, part) for sign, part in stretch.signs() if sign.kind in OVER]
     if not trained and not view.documents.all("train_seconds"):
         return best or Missing(missing="no line tells the steps done")
     if best is not None and best.value == 0:
