@@ -39,6 +39,8 @@ _ECHO_LINES = 60
 _GUESS_LINES = 300
 """A process that was killed so soon after an exception was killed for it, and not for want of memory."""
 _WRAPPED_LINES = 8
+_NOT_SAID = ("{", '"', "raise ", "# ", "print(", "logger.", "logging.", "assert ", "except ", "if ", "elif ")
+"""Beginnings of data, and of a program's text."""
 _BAR_WITH_NAN = re.compile(r"\bloss\W{1,3}nan\b", re.IGNORECASE)
 
 _SCHEDULERS = re.compile(r"\bslurm(?:step)?d(?:-[\w.-]+)?: |\bs(?:run|batch|alloc): |^=>> PBS|^TERM_[A-Z]+: ")
@@ -181,7 +183,7 @@ class Faults:
 
     def _alone(self, text: str, number: int) -> Iterator[Event]:
         _, rest = unprefixed(text)
-        if rest.lstrip().startswith(("{", '"')):
+        if rest.lstrip().startswith(_NOT_SAID):
             return
         if (kind := milestone(text)) is not None:
             if kind is not SignKind.TRAINED or number - self._fault_line >= _ECHO_LINES:

@@ -14,6 +14,7 @@ from touchline.evidence.grouping import Group, group_files, role_of
 from touchline.evidence.lines import NoText
 from touchline.evidence.readers import documents
 from touchline.evidence.scan import Scan
+from touchline.evidence.tables import read_metrics_table
 from touchline.evidence.view import RunView, Stretch, align, runs_of
 from touchline.files import open_regular
 from touchline.jsontext import parse_json
@@ -80,7 +81,7 @@ def read_group(group: Group) -> list[FoundRun | Refused]:
             continue
         parts = [part for part in course.parts if part.has_evidence]
         if parts:
-            (logs if role == "log" else beside).append(parts)
+            (logs if role in ("log", "table") else beside).append(parts)
     found: list[FoundRun | Refused] = []
     if not any(part.has_progress or part.seen for parts in logs for part in parts):
         logs, beside = (
@@ -112,6 +113,11 @@ def _scan(path: Path, notes: list[str]) -> Course:
 
 def _document(path: Path, role: str) -> Course:
     course = Course(path.name)
+    if role == "table":
+        for event in read_metrics_table(_bounded(path, _JSON_LIMIT_BYTES)) or ():
+            course.feed(event)
+        course.close()
+        return course
     if role == "script":
         for event in read_sbatch(_bounded(path, SIZE_LIMIT_BYTES)):
             course.feed(event)
@@ -166,6 +172,6 @@ def _nothing(path: Path) -> str:
         return "does not exist"
     if path.stat().st_size == 0:
         return "an empty file"
-    if role_of(path) != "log":
+    if role_of(path) not in ("log", "table"):
         return "a configuration or document that tells of no run"
     return "no line of it tells of a training"

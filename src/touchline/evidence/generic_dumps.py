@@ -73,10 +73,17 @@ _WITHIN = re.compile(r"(?<![\w.])(?P<key>[a-z_]\w{1,60})=(?P<value>'[^']*'|\"[^\
 _MODEL_ID = re.compile(r"[\w.~-]*(?:/[\w.-]+)+|[A-Za-z][\w.]*(?:-[\w.]+)+|gpt2|distilgpt2")
 _NAMED = re.compile(r"[A-Za-z][\w-]{1,40}")
 _SOURCE = re.compile(r"\s*(?:async )?def \w+\(|\s*class \w+[^:]{0,80}:\s*$|\s*self\.\w+ = |import \w+|from [\w.]+ import ")
-_SOURCE_LINES = 80
+_SOURCE_LINES = 400
 _LAUNCHERS_OWN = re.compile(r"\[config\.py:")
 _OTHERS_OWN = re.compile(r"\b(?:v?LLM|sglang|engine|server)\b|TrainingArguments\(|\b[A-Z]{2,6}Config\(|\bLoraConfig\(", re.IGNORECASE)
 """Lines of servers that generate text, and of arguments that have a reader of their own."""
+_ENTRY = re.compile(r"'(?P<key>\w+)': (?P<value>[^\s{\[(][^,{}]*)")
+_VERL_KEYS = frozenset(
+    {
+        *("ppo_micro_batch_size_per_gpu", "micro_batch_size_per_gpu", "lr", "lora_rank", "total_epochs"),
+        *("total_training_steps", "optimizer", "enable_gradient_checkpointing"),
+    }
+)
 _VERL_MODEL = re.compile(r"'model': \{")
 _VERL_PATH = re.compile(r"'path': '(?P<path>[^']+)'")
 
@@ -106,11 +113,15 @@ class Dumps:
         body = unprefixed(text)[1].strip()
         if body.startswith(("'", "{'")) or self._is_dictionary:
             yield from self._dictionary(body, number)
+        if self._is_dictionary:
+            return
         if len(body) <= _LENGTH_LIMIT and (match := _PAIR.match(body)) is not None:
             yield from self._said(match.group("key"), match.group("value").strip().strip("'\""), number)
         elif body.count("=") >= 2 and _OTHERS_OWN.search(body) is None:
-            for match in _WITHIN.finditer(body):
-                yield from self._said(match.group("key"), match.group("value").strip("'\""), number)
+            pairs = [(match.group("key"), match.group("value").strip("'\"")) for match in _WITHIN.finditer(body)]
+            known = [pair for pair in pairs if pair[0] in _NUMBERS or pair[0] in _WORD_KEYS or pair[0] in _SWITCHES]
+            for key, value in known if len(known) > 1 else ():
+                yield from self._said(key, value, number)
 
     def is_source(self, number: int) -> bool:
         """Return True within a program's text, which some programs copy into their logs."""
@@ -128,6 +139,7 @@ class Dumps:
         """verl's configuration, sorted by name: the actor's settings stand before the critic's."""
         if "'actor_rollout_ref'" in body:
             self._is_dictionary = True
+            yield from self._voice.once("trainer", "verl", number)
         if not self._is_dictionary:
             return
         if "'critic'" in body[:12]:
@@ -136,15 +148,18 @@ class Dumps:
         path = _VERL_PATH.search(body) if self._in_model else None
         if path is not None:
             self._in_model = False
-            yield from self._once("model", path.group("path"), number)
-        for match in re.finditer(r"'(?P<key>train_batch_size|n_gpus_per_node|nnodes)': (?P<value>\d+)", body):
-            count = float(match.group("value"))
-            if match.group("key") == "train_batch_size":
-                yield from self._once("global_batch_size", count, number)
-            elif count > 0:
+            yield from self._once("model", path.group("path"), number, certain=True)
+        for match in _ENTRY.finditer(body):
+            key, value = match.group("key"), match.group("value").strip().strip("'")
+            count = to_number(value)
+            if key == "train_batch_size" and count:
+                yield from self._once("global_batch_size", count, number, certain=True)
+            elif key in ("n_gpus_per_node", "nnodes") and count:
                 self._machine.append(count)
                 if len(self._machine) == 2:
-                    yield from self._once("gpus", self._machine[0] * self._machine[1], number)
+                    yield from self._once("gpus", self._machine[0] * self._machine[1], number, certain=True)
+            elif key in _VERL_KEYS:
+                yield from self._said(key, value, number, certain=True)
 
     def _said(self, key: str, value: str, number: int, *, certain: bool = False) -> Iterator[Event]:
         key = key.lower()

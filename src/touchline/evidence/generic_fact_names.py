@@ -43,7 +43,7 @@ _NAMES: dict[ObservationName, str] = {
         "|étapes totales|schritte insgesamt|gesamtschritte|всего шагов|общее количество шагов"
     ),
     "train_examples": (
-        "train samples|training samples|train examples|training examples|num train samples|number of training samples"
+        "estimated samples|train samples|training samples|train examples|training examples|num train samples|number of training samples"
         "|number of training examples|num training examples|num train examples|number of train samples"
         "|train dataset size"
         "|training dataset size|train set size|training set size|train size|train dataset|training dataset|train set"

@@ -6,6 +6,7 @@ case, or be several words, and hold exactly the words below, a colon and one val
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
 
@@ -19,7 +20,7 @@ from touchline.logtext.numbers import NUMBER, to_number, to_seconds
 _LENGTH_LIMIT = 240
 _LINE = re.compile(r"^\**(?P<name>[^\W\d_][^:=\n*]{0,60}?)\**\s*(?P<sign>[:=])\**\s*(?P<value>\S.{0,200}?)\s*$")
 _COUNT = re.compile(
-    r"(?P<count>\d{1,3}(?:[,_]\d{3})+|\d+)(?:\.0+)?(?P<unit>\s*(?:samples|examples|rows|steps|epochs"
+    r"~?(?P<count>\d{1,3}(?:[,_]\d{3})+|\d+)(?:\.0+)?(?P<unit>\s*(?:samples|examples|rows|steps|epochs"
     r"|tokens|gpus?|sequences"
     r"|条|步|轮|样本|条样本|个样本|個|件|個のサンプル|개|épocas|époques|эпох|шагов|токенов|iterations))?"
     r"(?:\s*\([^()]{0,80}\)|\s*[,|/(].{0,80})?\s*\.?",
@@ -78,15 +79,31 @@ _TOOK = re.compile(
     r"(?P<time>\d.*?)\s*[.!]*$",
     re.IGNORECASE,
 )
-_PEAK = re.compile(
-    r"(?P<max>max(?:imum)?|peak)(?: gpu| cuda| vram)? ?(?:memory|mem|vram)?(?: usage| used| use| consumption)?"
-    r"(?: ?\(?(?P<kind>allocated|reserved)\)?)?(?: memory)?",
+_PEAK_WORDS = frozenset(
+    "peak max maximum highest gpu cuda vram memory mem usage used use consumption footprint allocated allocation alloc"
+    " reserved reservation training train during while final overall total device torch pytorch process of the in on for"
+    " gb gib mb mib rank step global".split()
+)
+_PACKINGS_OWN = frozenset({"usage", "use", "used", "allocated", "allocation", "reserved"})
+"""Names behind `Peak GPU memory` that have a reader of their own."""
+_PEAK_SENTENCE = re.compile(
+    rf"(?P<name>(?:[A-Za-z]+[ _/]){{1,6}}[A-Za-z]+)(?: ?\([^()]{{1,20}}\))?\s*(?::|=|is|was)?\s*(?P<size>{NUMBER})\s?"
+    r"(?P<unit>GiB|GB|MiB|MB|G|M)\b",
     re.IGNORECASE,
 )
+_PEAK_NAME_UNIT = re.compile(r"[(\[_ ](?P<unit>GiB|GB|MiB|MB)[)\]]?$", re.IGNORECASE)
+_RESERVED_TOO = re.compile(rf"^[\s,;|]*(?:peak |max )?reserved\s*[:=]?\s*(?P<size>{NUMBER})\s?(?P<unit>GiB|GB|MiB|MB)\b", re.IGNORECASE)
+_PRODUCT = re.compile(
+    r"(?P<first>\d+)(?: ?\([^()]{1,40}\)| per \w+)? ?[x×*] ?(?P<second>\d+)(?: ?\([^()]{1,40}\)| \w+)?"
+    r"(?: ?[x×*] ?(?P<third>\d+)(?: ?\([^()]{1,40}\)| \w+)?)? ?= ?(?P<whole>\d[\d,]*)\b.*"
+)
+"""`1 x 32 = 32 (effective)`"""
+_OF_ALL = re.compile(r"\bof ([\d,]{4,})\b")
+_LEADS = re.compile(r"^(?:calculated|computed|estimated|planned|resolved|final|using|setting|set|running for|training for) +")
 _SIZE = re.compile(rf"(?P<size>{NUMBER})\s*(?P<unit>GB|GiB|MiB|MB)\b(?:\s*(?:/|of|\().{{0,60}})?", re.IGNORECASE)
 _LORA = re.compile(
     r"^LoRA(?: config(?:uration)?| settings| parameters| params)?\s*[:(]?\s*(?:rank"
-    r"|r)\s*[=:]?\s*(?P<rank>\d{1,4})\s*[,|/; ]+\s*"
+    r"|r)\s*(?:\(r\))?\s*[=:]?\s*(?P<rank>\d{1,4})\s*[,|/; ]+\s*"
     r"(?:lora_)?(?:alpha|α|a)\s*[=:]?\s*(?P<alpha>\d{1,5})\b(?:[\s,|/;)].{0,160})?$",
     re.IGNORECASE,
 )
@@ -154,7 +171,7 @@ class Facts:
         if match is None:
             return
         name = " ".join(match.group("name").lower().split())
-        if match.group("name")[:1].islower() and (" " not in name or match.group("sign") == "="):
+        if match.group("name")[:1].islower() and (" " not in name or match.group("sign") == "=") and not is_peak(name):
             return
         if match.group("sign") == "=" and (name in _BANNERS or "_" in name):
             return
@@ -168,6 +185,8 @@ class Facts:
                 *voice.once("lora_rank", float(match.group("rank")), number, certain=False),
                 *voice.once("lora_alpha", float(match.group("alpha")), number, certain=False),
             ]
+        if (peaks := self._peaks(body, number)) is not None:
+            return peaks
         rows = _ROWS.match(body)
         if rows is not None and rows.group("loaded") and not rows.group("more"):
             rows = None  # read with other lines on loading
@@ -179,8 +198,11 @@ class Facts:
         return None
 
     def _named(self, name: str, value: str, number: int) -> Iterator[Event]:
-        fact = FACTS_BY_NAME.get(name)
-        if fact is not None:
+        plain = _LEADS.sub("", name).replace("_", " ")
+        fact = FACTS_BY_NAME.get(name) or FACTS_BY_NAME.get(plain)
+        if fact in ("micro_batch_size", "global_batch_size") and (product := _PRODUCT.fullmatch(value)) is not None:
+            yield from self._product(product, number)
+        elif fact is not None:
             yield from self._count(fact, value, number)
         elif _RATE.fullmatch(name):
             rate = to_number(_LAX.sub("", value))
@@ -193,8 +215,8 @@ class Facts:
         elif (match := _TIME.fullmatch(name)) is not None:
             of_all = re.search(r"total|总|総|총|общ", name) is not None
             yield from self._seconds(f"{value} {match.group('unit') or ''}", number, of_all=of_all)
-        elif (match := _PEAK.fullmatch(name)) is not None and not name.startswith("peak gpu memory"):
-            yield from self._peak(match.group("kind"), value, number)
+        elif is_peak(name):
+            yield from self._peak(name, value, number)
         elif _TARGETS.fullmatch(name):
             modules = re.findall(r"[A-Za-z_]\w*", value)
             if 0 < len(modules) <= 24 and re.fullmatch(r"[\[({]?[\w'\", ]+[\])}]?", value):
@@ -218,6 +240,22 @@ class Facts:
         if count and 0 < count <= _LIMITS.get(fact, 1e15):
             yield from self._voice.once(fact, count, number, unit=UNITS.get(fact, "1"), certain=False)
 
+        if fact == "trainable_parameters" and (of_all := _OF_ALL.search(value)) is not None:
+            whole = to_number(of_all.group(1))
+            yield from self._voice.once("total_parameters", whole, number, unit="parameters", certain=False)
+
+    def _product(self, match: re.Match[str], number: int) -> Iterator[Event]:
+        """A batch as the product of its factors; of three the last is taken for the number of GPUs."""
+        factors = [float(each) for each in match.group("first", "second", "third") if each is not None]
+        whole = to_number(match.group("whole"))
+        if whole is None or math.prod(factors) != whole:
+            return
+        yield from self._voice.once("global_batch_size", whole, number, certain=False)
+        yield from self._voice.once("micro_batch_size", factors[0], number, certain=False)
+        if re.search(r"gpu|device|node|rank", match.group()[: match.start("whole")], re.IGNORECASE) is None:
+            if len(factors) == 2:
+                yield from self._voice.once("gradient_accumulation_steps", factors[1], number, certain=False)
+
     def _loss(self, name: str, match: re.Match[str], value: str, number: int) -> Iterator[Event]:
         loss = to_number(_LAX.sub("", value))
         if loss is None or abs(loss) > 1e6:
@@ -231,14 +269,32 @@ class Facts:
         elif match.group("final") or (split is None and name != "loss"):
             yield Observation(name="loss", value=loss, line=number, unit="nats", aggregation="last", certain=False)
 
-    def _peak(self, kind: str | None, value: str, number: int) -> Iterator[Event]:
+    def _peak(self, name: str, value: str, number: int) -> Iterator[Event]:
+        """A peak under its name; its unit stands behind the number, or in the name."""
         match = _SIZE.fullmatch(value)
-        size = to_number(match.group("size")) if match is not None else None
-        if match is None or size is None:
-            return
-        scale, unit = SIZES[match.group("unit").lower()]
-        which: MemoryKind = "reserved" if (kind or "").lower() == "reserved" else "allocated"
+        inside = _PEAK_NAME_UNIT.search(name)
+        size = to_number(match.group("size")) if match is not None else to_number(_LAX.sub("", value))
+        unit = match.group("unit") if match is not None else inside.group("unit") if inside is not None else None
+        if size is not None and unit is not None:
+            yield from self._memory(name, size, unit, number)
+
+    def _memory(self, name: str, size: float, unit: str, number: int) -> Iterator[Event]:
+        scale, unit = SIZES[unit.lower()]
+        which: MemoryKind = "reserved" if "reserv" in name else "allocated"
         yield from self._voice.memory(size * scale, number, unit, which, certain=False)
+
+    def _peaks(self, body: str, number: int) -> list[Event] | None:
+        """`peak memory allocated: 10184 MiB reserved: 10200 MiB`, and other peaks in plain words."""
+        match = _PEAK_SENTENCE.match(body)
+        size = to_number(match.group("size")) if match is not None else None
+        if match is None or size is None or not is_peak(match.group("name").lower().replace("_", " ").replace("/", " ")):
+            return None
+        events = list(self._memory(match.group("name").lower(), size, match.group("unit"), number))
+        more = _RESERVED_TOO.match(body[match.end() :])
+        reserved = to_number(more.group("size")) if more is not None else None
+        if more is not None and reserved is not None:
+            events += self._memory("reserved", reserved, more.group("unit"), number)
+        return events
 
     def _seconds(self, value: str, number: int, *, of_all: bool) -> Iterator[Event]:
         """How long the training took; some loops print it of each epoch."""
@@ -253,6 +309,18 @@ class Facts:
         yield Observation(name="train_seconds", value=seconds, line=number, unit="s", certain=False)
         if self._voice.has_trained:
             yield trained(self._text, number)
+
+
+def is_peak(name: str) -> bool:
+    """Return True if a name, in lower case, is that of a peak of the GPU's memory and of nothing else."""
+    words = set(re.findall(r"[a-z]+", name))
+    if name.startswith("peak gpu memory") and words - {"peak", "gpu", "memory"} <= _PACKINGS_OWN:
+        return False
+    return (
+        bool(words & {"peak", "max", "maximum", "highest"})
+        and bool(words & {"memory", "mem", "vram"})
+        and words <= _PEAK_WORDS
+    )
 
 
 def duration(text: str) -> float | None:

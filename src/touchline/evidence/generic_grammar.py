@@ -253,7 +253,8 @@ class _Parser:
             # `Loss 2.3 (2.5)`, `loss (train): 2.3`, `50 (step)`
             closing = self.text.find(")", token.start())
             inner = self.text[token.start() + 1 : closing] if closing > 0 else ""
-            if inner and not re.search(r"[:=(]|[^\W\d_]\s+[\d.]", inner) and len(inner) <= 30:
+            counted = re.fullmatch(r"\s*\d+\s*/\s*\d+\s*", inner) is not None and self.result.fraction is None
+            if inner and not counted and not re.search(r"[:=(]|[^\W\d_]\s+[\d.]", inner) and len(inner) <= 30:
                 while self.at + 1 < len(self.tokens) and self.tokens[self.at + 1].start() <= closing:
                     self.at += 1
                 self.depth -= 1

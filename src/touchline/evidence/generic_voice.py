@@ -180,6 +180,7 @@ def trained(text: str, number: int) -> Sign:
 SIZES: dict[str, tuple[float, str]] = {
     "gb": (1.0, "GB"),
     "g": (1.0, "GB"),
+    "m": (1 / 1000, "GB"),
     "gib": (1.0, "GiB"),
     "mib": (1 / 1024, "GiB"),
     "mb": (1 / 1000, "GB"),

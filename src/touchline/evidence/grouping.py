@@ -14,6 +14,8 @@ from pathlib import Path
 
 LOG_SUFFIXES = frozenset({".out", ".err", ".log", ".txt", ".jsonl", ".stdout", ".stderr"})
 DOCUMENT_SUFFIXES = frozenset({".json", ".yaml", ".yml"})
+TABLE_NAMES = frozenset({"metrics.csv", "log_history.csv", "train_log.csv", "training_log.csv"})
+"""Tables of metrics that trainers write; any other one is read when it is named."""
 SCRIPT_SUFFIXES = frozenset({".slurm", ".sbatch", ".sh"})
 _SCHEDULER = re.compile(r"\.[oe](\d+)(?:[.-]\d+)?$")
 _ROLE = re.compile(
@@ -53,8 +55,10 @@ class Group:
 
 
 def role_of(path: Path) -> str:
-    """`log`, `document`, `script`, by the name alone."""
+    """`log`, `table`, `document`, `script`, by the name alone."""
     suffix = _plain(path).suffix.lower()
+    if suffix == ".csv":
+        return "table"
     if suffix in DOCUMENT_SUFFIXES:
         return "document"
     return "script" if suffix in SCRIPT_SUFFIXES else "log"
@@ -64,7 +68,7 @@ def key_of(path: Path) -> str:
     """A file's name without its extension and without words that tell a stream or a role; may be empty."""
     name = _SCHEDULER.sub(r".\1", _plain(path).name)
     stem = Path(name)
-    while stem.suffix.lower() in LOG_SUFFIXES | DOCUMENT_SUFFIXES | SCRIPT_SUFFIXES:
+    while stem.suffix.lower() in LOG_SUFFIXES | DOCUMENT_SUFFIXES | SCRIPT_SUFFIXES | {".csv"}:
         stem = stem.with_suffix("")
     return _ROLE.sub("", stem.name)
 
@@ -124,7 +128,7 @@ def _readable(folder: Path) -> Iterable[Path]:
         return
     for path in entries:
         suffix = _plain(path).suffix.lower()
-        known = suffix in LOG_SUFFIXES | DOCUMENT_SUFFIXES | SCRIPT_SUFFIXES or _SCHEDULER.search(path.name)
+        known = path.name in TABLE_NAMES or suffix in LOG_SUFFIXES | DOCUMENT_SUFFIXES | SCRIPT_SUFFIXES or _SCHEDULER.search(path.name)
         if known and path.name not in NOT_OURS and not path.name.startswith(".") and path.is_file():
             yield path
 
@@ -152,11 +156,11 @@ def _in_folder(files: set[Path]) -> list[Group]:
 
 
 def _tells_course(path: Path) -> bool:
-    return role_of(path) == "log" or bool(_STATE.search(_plain(path).stem))
+    return role_of(path) in ("log", "table") or bool(_STATE.search(_plain(path).stem))
 
 
 def _order(path: Path) -> int:
-    return ("log", "document", "script").index(role_of(path))
+    return ("log", "table", "document", "script").index(role_of(path))
 
 
 def _plain(path: Path) -> Path:

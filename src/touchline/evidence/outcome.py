@@ -173,6 +173,8 @@ def _diverged(stretch: Stretch) -> tuple[Sign, Part] | None:
         if not signs:
             continue
         last = part.losses.last
+        if last is None and part.progress_line > signs[-1].line:
+            continue  # steps follow, and no loss that would be one
         if last is None or signs[-1].line > last.line or (signs[-1].line == last.line and last.value == 0.0):
             return signs[-1], part
     return None

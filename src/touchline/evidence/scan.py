@@ -61,6 +61,10 @@ READ_RARELY = 128
 READ_MANY = 4096
 _COMPLETE_ENDS = (b"}", b"]", b"*", b"!")
 """What a last line without a newline may end with to be whole: a number or a word may be cut off."""
+_UNIT_AT_END = re.compile(
+    rb"(?:\d ?(?:ms|sec|secs|seconds|min|mins|minutes|hours|GiB|GB|MiB|MB|it/s|s/it|tokens/s|tok/s|steps|epochs|samples)"
+    rb"|(?i:complete|completed|finished|done|saved|triggered))$"
+)
 _NO_BAR = (b"", b"", b"\0")
 _TAKEN_FROM_THE_LAST_LINE = frozenset(
     {SignKind.EXCEPTION, SignKind.GPU_OOM, SignKind.HOST_OOM, SignKind.DISK_FULL, SignKind.TIME_LIMIT}
@@ -90,6 +94,7 @@ class Scan:
         self._bar = _NO_BAR
         self._passed = 0
         self._waiting: dict[bytes, tuple[int, bytes]] = {}
+        self._endings: dict[bytes, int] = {}
 
     def run(self, say: Callable[[int], None] | None = None) -> Course:
         """Read the whole file and give its course.
@@ -161,6 +166,8 @@ class Scan:
     def _sampled(self, number: int, part: bytes, shape: bytes) -> None:
         """Read a line, or let it wait while later ones of its shape may take its place."""
         seen = self._shapes.get(shape, 0) + 1
+        if part[-1:].isdigit() and (shape in self._endings or len(self._endings) < _SHAPES_LIMIT):
+            self._endings[shape] = _digits_at_end(part)
         if seen > 1 or (len(shape) < _SHAPE_LIMIT_BYTES and len(self._shapes) < _SHAPES_LIMIT):
             self._shapes[shape] = seen
         often = READ_EVERY if seen < READ_MANY else READ_RARELY
@@ -183,7 +190,7 @@ class Scan:
 
     def _last(self, number: int, line: bytes) -> None:
         """The last line; without its end only what is whole beyond doubt is taken from it."""
-        if not self.file.unterminated or line.rstrip().endswith(_COMPLETE_ENDS):
+        if not self.file.unterminated or self._is_whole(line.rpartition(b"\r")[2].rstrip()):
             self._lines(number, [line])
             return
         done, _, rest = line.rpartition(b"\r")
@@ -198,6 +205,19 @@ class Scan:
             for event in reader.line(text, number):
                 if isinstance(event, Sign) and event.kind in _TAKEN_FROM_THE_LAST_LINE:
                     self.course.feed(event)
+
+    def _is_whole(self, line: bytes) -> bool:
+        """Return True if nothing is missing from a last line without an end.
+
+        It ends like a sentence or a dictionary, or in a number with as many digits as that of the lines of its shape.
+        """
+        if line.endswith(_COMPLETE_ENDS):
+            return True
+        if not line[-1:].isdigit():
+            # A word may be cut off as well: what is left of it is no unit, and no name that a reader knows.
+            return line[-1:].isalpha() and _UNIT_AT_END.search(line) is not None
+        known = self._endings.get(line.translate(None, _DIGITS))
+        return known is not None and known == _digits_at_end(line)
 
     def _add_substrings(self, part: bytes, words: list[bytes]) -> bool:
         """Languages that part no words: a known substring counts as its word."""
@@ -232,6 +252,10 @@ class Scan:
                         feed(Stamp(unix, number))
                 feed(event)
         self._attentive = any(reader.inside for reader in self._watchers)
+
+
+def _digits_at_end(line: bytes) -> int:
+    return len(line) - len(line.rstrip(b"0123456789"))
 
 
 def _goes_on(part: bytes, cut: int) -> bool:
