@@ -29,8 +29,8 @@ read, read_file, document = HERE.read, HERE.read_file, HERE.document
 def test_a_row_tells_where_it_stands_and_what_it_cost() -> None:
     events = [each for each in read_file("trainer_log.jsonl") if each.line == 1]
     assert facts(events) == [
-        ("steps_total", 60, 1),
         ("step", 10, 1),
+        ("steps_total", 60, 1),
         ("train_seconds", 40, 1),
         ("loss", 2.25, 1),
         ("tokens_per_second", 1536, 1),

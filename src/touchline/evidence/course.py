@@ -258,8 +258,8 @@ class Course:
         if began is not None:
             self._cut(began)
         for event in held:
-            echo = began is None and isinstance(event, Observation) and event.name == "loss"
-            if not (echo and event.aggregation != "last"):
+            is_loss = isinstance(event, Observation) and event.name == "loss" and event.aggregation != "last"
+            if began is not None or not is_loss:
                 self._take(event)
 
     # ------------------------------------------------------------------------------------------------ where to cut

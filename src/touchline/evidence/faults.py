@@ -162,9 +162,7 @@ class Faults:
         known = () if fault.root is None else causes_of(fault.root.text, fault.root.name.rpartition(".")[2])
         for kind in causes:
             if kind not in known:
-                yield _sign(
-                    kind, text, line, during=during, step=step_of(text), is_uncaught=fault.is_uncaught
-                )
+                yield _sign(kind, text, line, during=during, step=step_of(text), is_uncaught=fault.is_uncaught)
         if SignKind.GPU_OOM in causes:
             yield from self._figures(fault.text, line, during)
 

@@ -5,7 +5,7 @@ One reader asks one after the other, so that a line is told once: a trainer's ow
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import ClassVar
 
 from touchline.domain.observation import Event
@@ -49,6 +49,7 @@ class TrainingLines:
     def __init__(self) -> None:
         """Nothing was read."""
         voice = Voice()
+        makers: tuple[Callable[[Voice], frameworks.Framework], ...]
         makers = (*frameworks.FRAMEWORKS, *generic_others.OTHERS, *generic_clusters.CLUSTERS, *generic_vendors.VENDORS)
         makers = (*makers, *generic_labs.LABS)
         self._frameworks: tuple[frameworks.Framework, ...] = tuple(made(voice) for made in makers)

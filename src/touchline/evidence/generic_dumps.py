@@ -18,14 +18,14 @@ _LENGTH_LIMIT = 400
 _LINE_LIMIT = 20_000
 _KEYS: Mapping[ObservationName, str] = {
     "micro_batch_size": (
-        "micro_batch_size per_device_train_batch_size train_micro_batch_size_per_gpu micro_batch_size_per_gpu batch_size"
-        " per_device_batch_size device_batch_size per_gpu_train_batch_size ppo_micro_batch_size_per_gpu"
+        "micro_batch_size per_device_train_batch_size train_micro_batch_size_per_gpu micro_batch_size_per_gpu"
+        " batch_size per_device_batch_size device_batch_size per_gpu_train_batch_size ppo_micro_batch_size_per_gpu"
         " micro_train_batch_size"
     ),
     "global_batch_size": "global_batch_size effective_batch_size total_batch_size global_train_batch_size",
     "gradient_accumulation_steps": (
-        "gradient_accumulation_steps grad_accum_steps grad_accumulation_steps accumulation_steps accumulate_grad_batches"
-        " gradient_accumulation grad_accum gradient_accumulation_iters"
+        "gradient_accumulation_steps grad_accum_steps grad_accumulation_steps accumulation_steps"
+        " accumulate_grad_batches gradient_accumulation grad_accum gradient_accumulation_iters"
     ),
     "epochs": "epochs num_epochs num_train_epochs max_epochs total_epochs n_epochs train_epochs",
     "steps_total": (
@@ -72,10 +72,14 @@ _PAIR = re.compile(
 _WITHIN = re.compile(r"(?<![\w.])(?P<key>[a-z_]\w{1,60})=(?P<value>'[^']*'|\"[^\"]*\"|[^\s,;()'\"]+)(?=[\s,;)]|$)")
 _MODEL_ID = re.compile(r"[\w.~-]*(?:/[\w.-]+)+|[A-Za-z][\w.]*(?:-[\w.]+)+|gpt2|distilgpt2")
 _NAMED = re.compile(r"[A-Za-z][\w-]{1,40}")
-_SOURCE = re.compile(r"\s*(?:async )?def \w+\(|\s*class \w+[^:]{0,80}:\s*$|\s*self\.\w+ = |import \w+|from [\w.]+ import ")
+_SOURCE = re.compile(
+    r"\s*(?:async )?def \w+\(|\s*class \w+[^:]{0,80}:\s*$|\s*self\.\w+ = |import \w+|from [\w.]+ import "
+)
 _SOURCE_LINES = 400
 _LAUNCHERS_OWN = re.compile(r"\[config\.py:")
-_OTHERS_OWN = re.compile(r"\b(?:v?LLM|sglang|engine|server)\b|TrainingArguments\(|\b[A-Z]{2,6}Config\(|\bLoraConfig\(", re.IGNORECASE)
+_OTHERS_OWN = re.compile(
+    r"\b(?:v?LLM|sglang|engine|server)\b|TrainingArguments\(|\b[A-Z]{2,6}Config\(|\bLoraConfig\(", re.IGNORECASE
+)
 """Lines of servers that generate text, and of arguments that have a reader of their own."""
 _ENTRY = re.compile(r"'(?P<key>\w+)': (?P<value>[^\s{\[(][^,{}]*)")
 _VERL_KEYS = frozenset(
@@ -210,5 +214,5 @@ def _is_model(name: str) -> bool:
 WORDS: frozenset[str] = frozenset(
     {*(re.sub(r"\d+", "", key) for key in (*_NUMBERS, *_WORD_KEYS, *_SWITCHES)), "actor_rollout_ref", "nnodes"}
     | {"n_gpus_per_node", "train_batch_size", "path"}
-) - {"", "bf", "fp", "dtype", "pretrain"} | {"def", "self", "import"}
+) - {"", "dtype", "pretrain"} | {"def", "self", "import"}
 """Words of their lines."""

@@ -43,7 +43,8 @@ _NAMES: dict[ObservationName, str] = {
         "|étapes totales|schritte insgesamt|gesamtschritte|всего шагов|общее количество шагов"
     ),
     "train_examples": (
-        "estimated samples|train samples|training samples|train examples|training examples|num train samples|number of training samples"
+        "estimated samples"
+        "|train samples|training samples|train examples|training examples|num train samples|number of training samples"
         "|number of training examples|num training examples|num train examples|number of train samples"
         "|train dataset size"
         "|training dataset size|train set size|training set size|train size|train dataset|training dataset|train set"
@@ -112,6 +113,10 @@ WORDS: frozenset[str] = frozenset(
         ),
         *("trainable", "rate", "lr", "model", "loss", "time", "duration", "runtime", "took", "completed", "finished"),
         *(
+            *("peak_memory_mb", "peak_memory_gb", "peak_memory", "peak_memory_gib", "peak_memory_mib", "peak_mem"),
+            *("max_memory_allocated", "max_memory_reserved", "max_memory", "peak_gpu_memory", "peak_vram", "vram"),
+            *("peak_memory_allocated", "peak_memory_reserved", "gpu_peak_memory", "peak_gpu_memory_gb", "peak_mem_gb"),
+            *("peak_gpu_memory_mb", "peak_vram_gb", "max_mem", "max_gpu_memory", "peak_gpu_mem", "highest"),
             "max",
             "peak",
             "maximum",

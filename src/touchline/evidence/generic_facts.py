@@ -80,9 +80,14 @@ _TOOK = re.compile(
     re.IGNORECASE,
 )
 _PEAK_WORDS = frozenset(
-    "peak max maximum highest gpu cuda vram memory mem usage used use consumption footprint allocated allocation alloc"
-    " reserved reservation training train during while final overall total device torch pytorch process of the in on for"
-    " gb gib mb mib rank step global".split()
+    {
+        *("peak", "max", "maximum", "highest", "gpu", "cuda", "vram", "memory"),
+        *("mem", "usage", "used", "use", "consumption", "footprint", "allocated", "allocation"),
+        *("alloc", "reserved", "reservation", "training", "train", "during", "while", "final"),
+        *("overall", "total", "device", "torch", "pytorch", "process", "of", "the"),
+        *("in", "on", "for", "gb", "gib", "mb", "mib", "rank"),
+        *("step", "global"),
+    }
 )
 _PACKINGS_OWN = frozenset({"usage", "use", "used", "allocated", "allocation", "reserved"})
 """Names behind `Peak GPU memory` that have a reader of their own."""
@@ -92,14 +97,18 @@ _PEAK_SENTENCE = re.compile(
     re.IGNORECASE,
 )
 _PEAK_NAME_UNIT = re.compile(r"[(\[_ ](?P<unit>GiB|GB|MiB|MB)[)\]]?$", re.IGNORECASE)
-_RESERVED_TOO = re.compile(rf"^[\s,;|]*(?:peak |max )?reserved\s*[:=]?\s*(?P<size>{NUMBER})\s?(?P<unit>GiB|GB|MiB|MB)\b", re.IGNORECASE)
+_RESERVED_TOO = re.compile(
+    rf"^[\s,;|]*(?:peak |max )?reserved\s*[:=]?\s*(?P<size>{NUMBER})\s?(?P<unit>GiB|GB|MiB|MB)\b", re.IGNORECASE
+)
 _PRODUCT = re.compile(
     r"(?P<first>\d+)(?: ?\([^()]{1,40}\)| per \w+)? ?[x×*] ?(?P<second>\d+)(?: ?\([^()]{1,40}\)| \w+)?"
     r"(?: ?[x×*] ?(?P<third>\d+)(?: ?\([^()]{1,40}\)| \w+)?)? ?= ?(?P<whole>\d[\d,]*)\b.*"
 )
 """`1 x 32 = 32 (effective)`"""
 _OF_ALL = re.compile(r"\bof ([\d,]{4,})\b")
-_LEADS = re.compile(r"^(?:calculated|computed|estimated|planned|resolved|final|using|setting|set|running for|training for) +")
+_LEADS = re.compile(
+    r"^(?:calculated|computed|estimated|planned|resolved|final|using|setting|set|running for|training for) +"
+)
 _SIZE = re.compile(rf"(?P<size>{NUMBER})\s*(?P<unit>GB|GiB|MiB|MB)\b(?:\s*(?:/|of|\().{{0,60}})?", re.IGNORECASE)
 _LORA = re.compile(
     r"^LoRA(?: config(?:uration)?| settings| parameters| params)?\s*[:(]?\s*(?:rank"
@@ -173,7 +182,7 @@ class Facts:
         name = " ".join(match.group("name").lower().split())
         if match.group("name")[:1].islower() and (" " not in name or match.group("sign") == "=") and not is_peak(name):
             return
-        if match.group("sign") == "=" and (name in _BANNERS or "_" in name):
+        if match.group("sign") == "=" and (name in _BANNERS or ("_" in name and not is_peak(name))):
             return
         yield from self._named(name, match.group("value"), number)
 
@@ -252,9 +261,9 @@ class Facts:
             return
         yield from self._voice.once("global_batch_size", whole, number, certain=False)
         yield from self._voice.once("micro_batch_size", factors[0], number, certain=False)
-        if re.search(r"gpu|device|node|rank", match.group()[: match.start("whole")], re.IGNORECASE) is None:
-            if len(factors) == 2:
-                yield from self._voice.once("gradient_accumulation_steps", factors[1], number, certain=False)
+        counts_devices = re.search(r"gpu|device|node|rank", match.group()[: match.start("whole")], re.IGNORECASE)
+        if counts_devices is None and len(factors) == 2:
+            yield from self._voice.once("gradient_accumulation_steps", factors[1], number, certain=False)
 
     def _loss(self, name: str, match: re.Match[str], value: str, number: int) -> Iterator[Event]:
         loss = to_number(_LAX.sub("", value))
@@ -287,7 +296,11 @@ class Facts:
         """`peak memory allocated: 10184 MiB reserved: 10200 MiB`, and other peaks in plain words."""
         match = _PEAK_SENTENCE.match(body)
         size = to_number(match.group("size")) if match is not None else None
-        if match is None or size is None or not is_peak(match.group("name").lower().replace("_", " ").replace("/", " ")):
+        if (
+            match is None
+            or size is None
+            or not is_peak(match.group("name").lower().replace("_", " ").replace("/", " "))
+        ):
             return None
         events = list(self._memory(match.group("name").lower(), size, match.group("unit"), number))
         more = _RESERVED_TOO.match(body[match.end() :])

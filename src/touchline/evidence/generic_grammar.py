@@ -33,8 +33,8 @@ _UNITS = words_of(
     " ms/step s/iter s/batch"
     " steps/s step/s batches/s batch/s samples/s samples/sec sample/s ex/s examples/s tok/s tokens/s"
     " tokens/sec tok/sec"
-    " tokens toks tok samples examples day days d images img imgs k m b g t kb mb gb tb kib mib gib tib tflops tflop/s gflops"
-    " tflops/s  nats bits x w c batches steps iters iterations"
+    " tokens toks tok samples examples day days d images img imgs k m b g t kb mb gb tb kib mib gib tib tflops tflop/s"
+    " gflops tflops/s  nats bits x w c batches steps iters iterations"
     " % 秒 分 分钟 小时 초 분 сек с мин ms/iter ms/it seg segundos sek"
 )
 _BARE = words_of(
@@ -68,7 +68,7 @@ _PREFIX = re.compile(
     re.IGNORECASE,
 )
 _PREFIXES = 8
-_FIELD_ENDS = re.compile(r"\s*[|;\t]\s*|,\s+|\s+[-–—•·]+\s+|\s{3,}")
+_FIELD_ENDS = re.compile(r"\s*[|;\t]\s*|,\s+|\s+[-–—•·]+\s+|\s{3,}|(?<=[\d\])%])\s+(?=[A-Za-z_][\w./-]*=)")
 _ODD_UNIT = re.compile(r"(?P<known>.*\d\S*?)(?:\s+|(?<=\d))[^\W\d]{1,16}(?:/[^\W\d]{1,12})?\s*[.;]?\s*$")
 """A number with a word behind it that is no unit that is known: `loss 1.1918 BPC`."""
 _UNKNOWN_LENGTH = 48
@@ -149,16 +149,16 @@ def _by_fields(rest: str) -> Line | None:
 
     Fields are parted by bars, commas, tabs or dashes. A sentence has no field with a counter and none with a loss.
     """
-    fields = [field for field in _FIELD_ENDS.split(rest) if field.strip()]
-    if len(fields) < 2:
+    parts = [part for part in _FIELD_ENDS.split(rest) if part.strip()]
+    if len(parts) < 2:
         return None
     result, unknown = Line(), 0
-    for field in fields:
-        parsed = _Parser(field, result.items[-1].scope if result.items else None).line()
-        if parsed is None and (known := _ODD_UNIT.match(field)) is not None:
+    for part in parts:
+        parsed = _Parser(part, result.items[-1].scope if result.items else None).line()
+        if parsed is None and (known := _ODD_UNIT.match(part)) is not None:
             parsed = _Parser(known.group("known")).line()
         if parsed is None:
-            unknown += len(field)
+            unknown += len(part)
             continue
         result.leads = result.leads or (parsed.leads and not result.items)
         result.fraction = result.fraction or parsed.fraction

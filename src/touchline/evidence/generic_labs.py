@@ -1,7 +1,7 @@
 """Trainers of laboratories and competitions: OLMo, verl, and the loops that came from modded-nanogpt.
 
-Sources: olmo/train.py and olmo-core's console logger, verl/utils/logger/aggregate_logger.py and trainer/ppo/metric_utils.py,
-modded-nanogpt/train_gpt.py and openai/parameter-golf/train_gpt.py.
+Sources: olmo/train.py and olmo-core's console logger, verl/utils/logger/aggregate_logger.py and
+trainer/ppo/metric_utils.py, modded-nanogpt/train_gpt.py and openai/parameter-golf/train_gpt.py.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ _TEXT_LIMIT = 300
 class Olmo:
     """OLMo and OLMo-core: a block of `name=value` lines below `[step=10/1000,epoch=0]`; sizes are of 10**6 bytes."""
 
-    _HEADER = re.compile(r"\[step=(?P<step>\d+)(?:/(?P<total>\d+))?(?:,epoch=(?P<epoch>\d+)(?:/(?P<epochs>\d+))?)?[\],]")
+    _HEADER = re.compile(
+        r"\[step=(?P<step>\d+)(?:/(?P<total>\d+))?(?:,epoch=(?P<epoch>\d+)(?:/(?P<epochs>\d+))?)?[\],]"
+    )
     _ENTRY = re.compile(rf"^\s+(?P<name>[A-Za-z][\w /().@-]{{0,80}}?)\s?=\s?(?P<value>{_F})\s*$")
     _LOADING = re.compile(r"\bPeak GPU Memory \(MB\) (?:before|after) \w+: (?P<size>[\d,.]+)")
     _PARAMETERS = re.compile(r"\bTotal number of parameters: (?P<count>[\d,]+)\s*$")
@@ -95,7 +97,9 @@ class Olmo:
                 "train_steps_per_second", size, number, "steps/s", step=step, aggregation="mean"
             )
         elif name in ("throughput/total_tokens", "throughput/total tokens") and size:
-            yield Observation(name="tokens_seen", value=size, line=number, unit="tokens", step=step, token_unit="padded")
+            yield Observation(
+                name="tokens_seen", value=size, line=number, unit="tokens", step=step, token_unit="padded"
+            )
         elif name == "System/Peak GPU Memory (MB)":
             yield from self._voice.memory((size or 0) / 1000, number, "GB", "allocated", step=step, phase="step")
         elif name in ("system/GPU active mem (GiB)", "gpu_memory/GPU active mem (GiB)"):
@@ -144,9 +148,7 @@ class Verl:
         seconds = to_number(found.get("timing_s/step", found.get("perf/time_per_step")))
         yield from self._voice.measured("step_seconds", seconds, number, "s", step=step)
         rate = to_number(found.get("perf/throughput"))
-        yield from self._voice.measured(
-            "tokens_per_second", rate, number, "tokens/s/GPU", step=step, token_unit="real"
-        )
+        yield from self._voice.measured("tokens_per_second", rate, number, "tokens/s/GPU", step=step, token_unit="real")
         for name, kind in self._PEAKS:
             size = to_number(found.get(name))
             yield from self._voice.memory(size, number, "GiB", kind, step=step, phase="step")

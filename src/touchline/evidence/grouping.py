@@ -128,7 +128,11 @@ def _readable(folder: Path) -> Iterable[Path]:
         return
     for path in entries:
         suffix = _plain(path).suffix.lower()
-        known = path.name in TABLE_NAMES or suffix in LOG_SUFFIXES | DOCUMENT_SUFFIXES | SCRIPT_SUFFIXES or _SCHEDULER.search(path.name)
+        known = (
+            path.name in TABLE_NAMES
+            or suffix in LOG_SUFFIXES | DOCUMENT_SUFFIXES | SCRIPT_SUFFIXES
+            or _SCHEDULER.search(path.name)
+        )
         if known and path.name not in NOT_OURS and not path.name.startswith(".") and path.is_file():
             yield path
 

@@ -79,6 +79,11 @@ class Counter:
             return int(index * total + done), planned, index + min(1.0, step / total)
         return done if index == 0 else None, None, index
 
+    def end_epoch(self, epoch: float) -> None:
+        """Learn that the steps so far were those of an epoch that is named only behind them."""
+        self.index(epoch)
+        self._epoch = epoch
+
     def _learn(self, epoch: float, epochs: float | None, step: int, total: float | None) -> None:
         """Whether steps begin again with each epoch."""
         if self._epoch is not None and epoch == self._epoch + 1:
@@ -100,6 +105,7 @@ class Loops:
         self._counter = Counter()
         self._epoch: float | None = None
         self._epochs: float | None = None
+        self._is_named_behind = False
 
     def line(self, text: str, number: int) -> Iterator[Event]:
         """Events of one line."""
@@ -124,6 +130,9 @@ class Loops:
         batch = parsed.first(Concept.BATCH)
         if epoch is not None and (epoch.number is None or epoch.number > _MOST_EPOCHS):
             return
+        is_summary = epoch is not None and counter is None and batch is None and parsed.fraction is None
+        if epoch is not None and is_summary and self._epoch is None and self._voice.last_step is not None:
+            self._is_named_behind = True
         if epoch is not None:
             self._epoch, self._epochs = epoch.number, epoch.total or self._epochs
             self._voice.epoch = (self._counter.index(epoch.number or 0.0), self._epochs or 0.0)
@@ -149,6 +158,10 @@ class Loops:
             # The mean of an epoch hides how far the steps have come.
             last, line = self._voice.last_step
             yield from self._voice.at_step(last, line)
+        if is_summary and self._is_named_behind and self._epoch is not None:
+            # The steps that follow are those of the next epoch.
+            self._counter.end_epoch(self._epoch)
+            self._epoch += 1
         if training or epoch is not None:
             if self._epochs and self._epochs <= _MOST_EPOCHS:
                 yield from self._voice.once("epochs", self._epochs, number, unit="epochs", certain=False)

@@ -49,7 +49,8 @@ _OTHERS: tuple[tuple[re.Pattern[str], SignKind], ...] = tuple(
     for pattern, kind in (
         (
             r"early[ -]?stop(?:ping|ped)?(?: (?:is |was |has been )?(?:triggered|activated|reached)"
-            r"| (?:training )?(?:at|after|in) (?:epoch|step|iteration|\d)|[!.]*$|[.:!,(] ?(?:no|val|best|patience|after|at)\b)"
+            r"| (?:training )?(?:at|after|in) (?:epoch|step|iteration|\d)|[!.]*$"
+            r"|[.:!,(] ?(?:no|val|best|patience|after|at)\b)"
             r"[^?]{0,160}$"
             r"|(?:stop(?:ping|ped)|halt(?:ing|ed)) (?:the )?(?:training )?early\b[^?]{0,160}$"
             r"|training (?:was )?(?:stopped|halted) early\b[^?]{0,160}$|stopping_early: [^?]{0,160}$",

@@ -90,9 +90,7 @@ def _fatal(part: Part) -> list[tuple[Sign, Part]]:
 def _incomplete(stretch: Stretch, fatal: list[tuple[Sign, Part]], steps_done: float | None) -> Ending:
     def ending(outcome: Outcome, sign: Sign, part: Part, says: str) -> Ending:
         cause = None if outcome is Outcome.COMPLETED else (sign, part)
-        return Ending(
-            outcome=outcome, exit=_exit(stretch, fatal, cause), proofs=(_proof(sign, part, says),)
-        )
+        return Ending(outcome=outcome, exit=_exit(stretch, fatal, cause), proofs=(_proof(sign, part, says),))
 
     cancelled = any(sign.kind is SignKind.CANCELLED for sign, _ in fatal)
     for kind, outcome in _CAUSES:

@@ -62,7 +62,8 @@ READ_MANY = 4096
 _COMPLETE_ENDS = (b"}", b"]", b"*", b"!")
 """What a last line without a newline may end with to be whole: a number or a word may be cut off."""
 _UNIT_AT_END = re.compile(
-    rb"(?:\d ?(?:ms|sec|secs|seconds|min|mins|minutes|hours|GiB|GB|MiB|MB|it/s|s/it|tokens/s|tok/s|steps|epochs|samples)"
+    rb"(?:\d ?(?:ms|sec|secs|seconds|min|mins|minutes|hours|GiB|GB|MiB|MB|it/s|s/it|tokens/s|tok/s|steps"
+    rb"|epochs|samples)"
     rb"|(?i:complete|completed|finished|done|saved|triggered))$"
 )
 _NO_BAR = (b"", b"", b"\0")

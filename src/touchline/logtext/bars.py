@@ -12,7 +12,8 @@ from collections.abc import Iterator
 from touchline.domain.observation import Progress
 
 _BAR = re.compile(
-    rb"(\d{1,3})%\|[^|\r\n]{0,300}\| *(\d{1,12})/(\d{1,12}) \[((?:\d{1,5}:)?\d{1,3}:\d{2}|\d{1,4} days?, [\d:]+)(?:<|, *[\d.?]+ ?(?:it/s|s/it))"
+    rb"(\d{1,3})%\|[^|\r\n]{0,300}\| *(\d{1,12})/(\d{1,12}) \[((?:\d{1,5}:)?\d{1,3}:\d{2}|\d{1,4} days?, [\d:]+)"
+    rb"(?:<|, *[\d.?]+ ?(?:it/s|s/it))"
 )
 _COUNTER = re.compile(rb"(?:^|[ :])(\d{1,12})it \[((?:\d{1,5}:)?\d{1,3}:\d{2}), ")
 _LABEL_BYTES = 120

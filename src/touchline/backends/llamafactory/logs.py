@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import ClassVar
 
 from touchline.backends.llamafactory.config import KEYS, read_config, settings
@@ -47,6 +48,17 @@ _MEMORY: tuple[tuple[str, MemoryKind], ...] = (("vram_allocated", "allocated"), 
 _TEXT = 300
 
 
+@dataclass(slots=True)
+class _Process:
+    """Where one process stands that writes trainer_log.jsonl."""
+
+    total: int
+    first: int
+    step: int = 0
+    elapsed: float = -1.0
+    interval: int = 0
+
+
 class LlamaFactoryLines:
     """LLaMA-Factory's own lines and the rows of its trainer_log.jsonl."""
 
@@ -68,8 +80,7 @@ class LlamaFactoryLines:
         self._arguments: dict[str, object] = {}
         self._argument_lines: dict[str, int] = {}
         self._arguments_start = 0
-        self._first_step = 0
-        self._elapsed = -1.0
+        self._processes: list[_Process] = []
         self._resumed = False
 
     def line(self, text: str, number: int) -> Iterator[Event]:
@@ -140,11 +151,12 @@ class LlamaFactoryLines:
             yield _trainer(number)
             return
         elapsed = to_seconds(str(row.get("elapsed_time", "")))
-        yield from self._new_process(step, elapsed, text, number)
-        yield _trainer(number)
+        yield from self._new_process(step, total, elapsed, text, number)
         at = to_number(epoch)
+        # The step comes first: it tells which process the rest of the row is of, where several write the file.
+        yield Observation(name="step", value=step, line=number, unit="steps", step=step, epoch=at)
+        yield _trainer(number)
         yield Observation(name="steps_total", value=total, line=number, unit="steps")
-        yield Observation(name="step", value=step, line=number, unit="steps", epoch=at)
         if elapsed is not None:
             yield Observation(
                 name="train_seconds",
@@ -163,17 +175,39 @@ class LlamaFactoryLines:
             # Only the Trainer's closing row has nothing to say but where it stands.
             yield Sign(kind=SignKind.TRAINED, line=number, text=text[:_TEXT], step=step)
 
-    def _new_process(self, step: int, elapsed: float | None, text: str, number: int) -> Iterator[Event]:
-        """A clock that begins again: another process appends to the file, from the start or from a checkpoint."""
+    def _new_process(self, step: int, total: int, elapsed: float | None, text: str, number: int) -> Iterator[Event]:
+        """A clock that begins again: another process appends to the file, from the start or from a checkpoint.
+
+        Two processes may append at once: a row then goes on from the last one of its own process.
+        """
         if elapsed is None:
             return
-        if not self._first_step:
-            self._first_step = step
-        elif elapsed < self._elapsed:
-            self._resumed = step > self._first_step
-            kind = SignKind.RESUMED if self._resumed else SignKind.START
-            yield Sign(kind=kind, line=number, text=text[:_TEXT])
-        self._elapsed = elapsed
+        now = self._processes[-1] if self._processes else None
+        if now is None or now.total != total or elapsed < now.elapsed:
+            other = self._process_of(step, total, elapsed)
+            if other is not None:
+                self._processes.remove(other)
+                self._processes.append(other)
+            else:
+                if now is not None:
+                    self._resumed = step > self._processes[0].first and now.total == total
+                    kind = SignKind.RESUMED if self._resumed else SignKind.START
+                    yield Sign(kind=kind, line=number, text=text[:_TEXT])
+                self._processes = [*self._processes[-3:], _Process(total=total, first=step)]
+        elif step - now.step > 2 * now.interval > 0 and (other := self._process_of(step, total, elapsed)) is not None:
+            self._processes.remove(other)
+            self._processes.append(other)
+        now = self._processes[-1]
+        now.interval = step - now.step if step - now.step > 0 else now.interval
+        now.step, now.elapsed = step, elapsed
+
+    def _process_of(self, step: int, total: int, elapsed: float) -> _Process | None:
+        """The process, not the present one, whose next row it is."""
+        for process in self._processes[:-1]:
+            interval = process.interval or step - process.step
+            if process.total == total and elapsed >= process.elapsed and step == process.step + interval > process.step:
+                return process
+        return None
 
     def _costs(self, row: Row, number: int, step: int, epoch: float | None) -> Iterator[Event]:
         rate = to_number(row.get("throughput"))
