@@ -68,7 +68,7 @@ DOCUMENTED: dict[str, tuple[Severity, str, str]] = {
 
         Why: models and data have no default that could be right.
 
-        Fix: write the key; `touchline models list` and `touchline data list` tell what is here.
+        Fix: write the key; `touchline models list` tells which models are here.
         """,
     ),
     "EX005": (

@@ -229,8 +229,9 @@ def cancel(
 def evaluate(
     source: Source,
     run: Run = None,
-    epoch: Annotated[
-        str | None, typer.Option("--epoch", metavar="last|all|N", help="Which epochs' checkpoints.")
+    epochs: Annotated[
+        str | None,
+        typer.Option("--epochs", "--epoch", metavar="last|all|N", help="Epochs whose checkpoints are evaluated."),
     ] = None,
     json: Json = False,
 ) -> None:
@@ -240,7 +241,7 @@ def evaluate(
     from touchline.cli.progress import Bars
 
     with Bars() as bars:
-        found = workflow.evaluate(source, load_settings(), only=run, epochs=epoch, say=bars.update, tell=bars.tell)
+        found = workflow.evaluate(source, load_settings(), only=run, epochs=epochs, say=bars.update, tell=bars.tell)
     _show(found, json)
     _say_report(source)
 
