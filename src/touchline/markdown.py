@@ -58,6 +58,8 @@ def measured(value: Measured, digits: int = 4) -> str:
             if value.value < 10**digits
             else f"{value.value:,.0f} {value.unit}"
         )
+    if value.low == value.value and value.high is None:
+        text = f"at least {text}"
     if value.low is not None and value.high is not None:
         if value.unit in _IN_WORDS:
             words = _IN_WORDS[value.unit]

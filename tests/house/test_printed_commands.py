@@ -56,8 +56,8 @@ def mentions(text: str, where: str) -> Iterator[Printed]:
         before = text[: match.start()]
         is_code = before.endswith("`") and bool(end) and end is not None and end.group() == "`"
         # A line of a page may begin in the middle of a sentence; one of a template is a command.
-        begins = r"(?:^|`|[:;$>] |\n)\s*\Z" if where.endswith(".j2") else r"(?:\A|`|[:;$>] )\Z"
-        is_first = re.search(begins, before) is not None
+        begins = {".j2": r"(?:^|`|[:;$>] |\n)\s*\Z", ".md": r"(?:`|\$ )\Z"}
+        is_first = re.search(begins.get(Path(where).suffix, r"(?:\A|`|[:;$>] )\Z"), before) is not None
         yield Printed(where=where, words=words, is_code=is_code, is_first=is_first)
 
 
@@ -214,3 +214,23 @@ def test_right_commands_and_sentences_pass() -> None:
         f"$ touchline plan \\\n>  {FILLED} train.epochs=2"
     )
     assert [fault for each in mentions(text, "here") if (fault := fault_of(each))] == []
+
+
+SOURCE_OF_THE_PROJECT = re.compile(
+    r"seeds? (?:project|document|repo|kit|system|00\d)|table of seed|DESIGN\.md|"
+    r"seeds' (?:table|kit|config|script|own|users)"
+)
+"""Documents that this project was made from: a user has none of them, and `seed` means a random seed."""
+
+
+def test_no_message_names_what_the_project_was_made_from() -> None:
+    """A table is called by what it holds, not by the document that it came from."""
+    texts = [
+        each
+        for path in sorted(SOURCES.rglob("*.py"))
+        for each in texts_of_source(path.read_text(encoding="utf-8"), str(path.relative_to(ROOT)))
+    ]
+    pages = [*SOURCES.rglob("*.j2"), *(ROOT / "docs").rglob("*.md"), *ROOT.glob("*.md")]
+    texts += [(page.read_text(encoding="utf-8"), str(page.relative_to(ROOT))) for page in pages]
+    assert [where for text, where in texts if SOURCE_OF_THE_PROJECT.search(text)] == []
+    assert SOURCE_OF_THE_PROJECT.search("the table of seed 003, for one A100, allows 4")

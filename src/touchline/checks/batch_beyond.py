@@ -41,7 +41,7 @@ def batch_beyond_every_gpu(view: TrainingView) -> Iterator[Fault]:
         return
     checkpointing = stated.gradient_checkpointing
     if checkpointing is None or not checkpointing.value or checkpointing.is_default:
-        # Without it the seeds' table speaks, or a setting of FSDP in another file.
+        # Without it the rule-of-thumb table speaks, or a setting of FSDP in another file.
         return
     width = width_of(view)
     if isinstance(width, Missing):

@@ -1,7 +1,7 @@
-"""Rules on the micro-batch: packed and not packed, against the memory estimate or the seeds' table.
+"""Rules on the micro-batch: packed and not packed, against the memory estimate or a rule-of-thumb table.
 
-Where the GPU is known the estimate decides, by its interval. Where it is not, the table of seed 003 stands in, and says
-so: it speaks of one A100 of 80 GB without gradient checkpointing, and is silent about everything else.
+Where the GPU is known the estimate decides, by its interval. Where it is not, the table stands in, and the message says
+so: it holds for one A100 of 80 GB without gradient checkpointing, and for nothing else.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from touchline.domain.estimate import Verdict
 from touchline.domain.finding import Severity
 from touchline.domain.quantity import Missing
 from touchline.domain.stated import StatedTraining
+from touchline.packing import largest_divisor
 
 _SMALL_SHARE: Final = 0.25
 """Share of a GPU's memory up to which what could be divided among several is not what fills it."""
@@ -207,7 +208,7 @@ def _by_estimate(view: TrainingView, found: Fitting) -> Judgement | None:
         f"{rows} rows of {'' if width.reached else 'up to '}{width.tokens:,} tokens need {found.low:.0f} to "
         f"{found.high:.0f} GiB of the {gpu.capacity_gib:.0f} of a {gpu.name}"
     )
-    hint: str | None = _hint(view.stated, max(fits, 1))
+    hint: str | None = _hint(view.stated, max(fits, 1)) + _instead(view.stated)
     if found.verdict is Verdict.OOM:
         divisible = found.low - found.without_states
         alone = shared == "one" or divisible < _SMALL_SHARE * gpu.capacity_gib
@@ -230,9 +231,9 @@ def _by_table(view: TrainingView) -> Judgement | None:
         return None
     packed = stated.packed.value
     limit = max(limit, 1)
-    where = f"the GPU is not known; the table of seed 003, for one {TABLE_GPU} without gradient checkpointing, allows"
+    where = f"unknown GPU; the rule-of-thumb table for one {TABLE_GPU} without gradient checkpointing allows"
     if view.around.gpu is not None:
-        where = f"the model's dimensions are not known; the table of seed 003, for one {TABLE_GPU}, allows"
+        where = f"the model's dimensions are not known; the rule-of-thumb table for one {TABLE_GPU} allows"
     words = (
         f"a micro-batch of {micro.value} {'packed' if packed else 'unpacked'} rows; {where} {limit} for models of the "
         f"class {_class(view)}"
@@ -243,7 +244,7 @@ def _by_table(view: TrainingView) -> Judgement | None:
         if view.around.gpu is not None or (not packed and _fits_the_tables_gpu(view, micro.value)):
             severity = Severity.WARNING
         return Judgement(
-            kind="over", severity=severity, message=words, hint=f"{_hint(stated, limit)}, gradient checkpointing, {ask}"
+            kind="over", severity=severity, message=words, hint=f"{_hint(stated, limit)}{_instead(stated)}, {ask}"
         )
     if micro.value == limit and limit > 1:
         return Judgement(
@@ -291,10 +292,19 @@ def _class(view: TrainingView) -> str:
 
 
 def _hint(stated: StatedTraining, rows: int) -> str:
-    """The batch with the accumulation that keeps the effective batch."""
+    """Return the largest batch within `rows` that keeps the effective batch, with its accumulation."""
     micro, accumulation = stated.micro_batch_size, stated.gradient_accumulation_steps
     assert micro is not None
-    text = f"{micro.key.rpartition('.')[2]}: {rows}"
-    if accumulation is None or micro.value % rows:
-        return text
-    return f"{text}, {accumulation.key.rpartition('.')[2]}: {accumulation.value * micro.value // rows}"
+    key = micro.key.rpartition(".")[2]
+    if accumulation is None:
+        return f"{key}: {rows}"
+    whole = accumulation.value * micro.value
+    rows = largest_divisor(whole, rows)
+    return f"{key}: {rows}, {accumulation.key.rpartition('.')[2]}: {whole // rows}"
+
+
+def _instead(stated: StatedTraining) -> str:
+    """Return what else saves memory: checkpointing where it is off, no packing where rows are packed."""
+    checkpointing, packed = stated.gradient_checkpointing, stated.packed
+    text = "" if checkpointing is not None and checkpointing.value else ", or gradient checkpointing"
+    return text if packed is None or not packed.value else f"{text}, or disable packing"

@@ -1,6 +1,6 @@
 """Whether a training's micro-batch fits: by the memory estimate where model and GPU are known, else by a rule of thumb.
 
-The rule of thumb is the table of seed document 003 (`tools/validate_config.py`): it was written for one A100 of 80 GB,
+The rule of thumb is a table of micro-batch sizes that users handed on: it was written for one A100 of 80 GB,
 rows of 2,048 tokens and no gradient checkpointing, and says nothing of anything else.
 """
 
@@ -191,7 +191,7 @@ def largest(view: TrainingView, gpu: Gpu, width: Width) -> tuple[int, int] | Mis
 
 
 def table_limit(num_parameters: int, *, packed: bool, max_seq_len: int | None) -> int:
-    """The rows that the seeds' table allows: more where rows are shorter than its own, or the model below its smallest.
+    """Return the rows that the table allows: more where rows are shorter than its own, or the model below its smallest.
 
     Args:
         num_parameters: of the model.

@@ -1,4 +1,4 @@
-"""One line a training, as seed 003's validator prints it: size, batch, packing, accumulation, effective batch."""
+"""One line per training: size, batch, packing, accumulation, effective batch."""
 
 from __future__ import annotations
 

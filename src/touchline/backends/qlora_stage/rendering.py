@@ -1,4 +1,4 @@
-"""Rows of seed 004's QLoRA script: the answer is found by the marker before it, after the row was cut.
+"""Rows of a hand-written QLoRA stage script: the answer is found by the marker before it, after the row was cut.
 
 A row whose marker was cut off keeps its labels everywhere, so the loss is taken on the prompt.
 Source: reference facts on that script; it was not run here.
