@@ -119,7 +119,7 @@ def difference(
         p_value=float(tested.p_value) if is_defined else None,
         wide_error=wide,
         wide_freedom=freedom,
-        wide_p_value=_p_value(value, wide, freedom),
+        wide_p_value=float(wide_p_values(np.asarray(value), np.asarray(wide**2), np.asarray(freedom))),
     )
 
 
@@ -156,13 +156,13 @@ def _discordant(scores: Floats, clusters: Sequence[str] | None) -> Floats:
     return np.asarray(squared_errors(residuals, clusters).sum(axis=-1) / (seeds - 1) / seeds)
 
 
-def _p_value(value: float, error: float, freedom: float) -> float:
-    """Return the two-sided p value of a difference with this standard error; 1 where there is neither."""
-    if not error > 0:
-        return 1.0
+def wide_p_values(values: Floats, variances: Floats, freedoms: Floats) -> Floats:
+    """Return two-sided p values of differences with these squared standard errors; 1 where there is no error."""
     from scipy.special import stdtr
 
-    return float(2 * stdtr(freedom, -abs(value) / error))
+    errors = np.sqrt(variances)
+    statistics = np.divide(np.abs(values), errors, out=np.zeros(np.shape(errors)), where=errors > 0)
+    return np.asarray(2 * stdtr(freedoms, -statistics))
 
 
 def _over_items(samples: Sequence[Sample], value: float, coverage: float) -> Interval:

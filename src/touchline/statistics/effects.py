@@ -154,6 +154,11 @@ def adjusted(tests: Sequence[Tested]) -> tuple[list[Contrast], int]:
     return contrasts, len(tested)
 
 
+def is_established(by_seeds: float | None, with_items: float) -> bool:
+    """Return True if the adjusted p values allow a claim: both tests, or the wider one where seeds do not differ."""
+    return with_items < LEVEL and (by_seeds is None or by_seeds < LEVEL)
+
+
 def _contrast(tested: Tested, adjusted_p: tuple[float, float] | None, family: int) -> Contrast:
     strata, found = tested.strata, tested.difference
     contrast = Contrast(
@@ -189,7 +194,7 @@ def _contrast(tested: Tested, adjusted_p: tuple[float, float] | None, family: in
     arm = t_quantile(0.5 + _COVERAGE / 2, found.wide_freedom) * found.wide_error
     smallest = _smallest(found, family)
     shown = Shown.NOT_ESTABLISHED
-    if adjusted_p[1] < LEVEL and (found.p_value is None or adjusted_p[0] < LEVEL):
+    if is_established(None if found.p_value is None else adjusted_p[0], adjusted_p[1]):
         shown = Shown.HIGHER if found.value > 0 else Shown.LOWER
     return replace(
         contrast,
