@@ -99,10 +99,11 @@ FORMATS = (
     Format(
         schema="answer-runs",
         type="domain.results:RunResult",
-        what="touchline results --json, and run, evaluate and status with it",
+        what="touchline run --json, and resume and evaluate with it",
         answer="runs",
         many=True,
     ),
+    Format(schema="results", type="domain.answers:ResultsAnswer", what="what `touchline results --json` prints"),
     Format(
         schema="answer-report",
         type="domain.report:Report",

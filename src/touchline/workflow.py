@@ -35,6 +35,7 @@ from typing import TYPE_CHECKING
 
 from touchline.catalog.create import create_capitalization
 from touchline.catalog.settings import Settings
+from touchline.domain.analysis import Analysis
 from touchline.domain.collected import RunMetrics
 from touchline.domain.jobs import EVALUATE
 from touchline.domain.results import RunResult
@@ -363,6 +364,14 @@ def results(source: Path) -> list[RunResult]:
     """What is known of every run and how it stands, read from the files."""
     planned = read_planned(source)
     return collect_results(planned.plan, planned.folder.root)
+
+
+def analyses(source: Path, found: Sequence[RunResult]) -> tuple[Analysis, ...]:
+    """Return the tests of the results, as the report makes them; one for each task and score."""
+    from touchline.report.analyses import analyses as analyses_of
+
+    planned = read_planned(source)
+    return analyses_of(found, planned.plan.factors, {run.name: run.dataset for run in planned.plan.runs})
 
 
 def collect(source: Path, settings: Settings) -> tuple[list[RunMetrics], list[str]]:

@@ -26,7 +26,7 @@ from touchline.cli.grouping import CLUSTER, DATA_AND_MODELS, EVIDENCE, EXPERIMEN
 from touchline.cli.history import history_app
 from touchline.cli.optimising import optimize
 from touchline.cli.output import clean as without_controls
-from touchline.cli.output import out, out_json, out_table, say, show_error
+from touchline.cli.output import out, out_json, out_object, out_table, say, show_error
 from touchline.cli.packing import pack_app
 from touchline.cli.placing import place
 from touchline.cli.reporting import report
@@ -282,8 +282,13 @@ def collect(source: Source, json: Json = False) -> None:
 def results(source: Source, json: Json = False) -> None:
     """Print scores, losses, durations and memory per run."""
     from touchline import workflow
+    from touchline.domain.answers import ResultsAnswer
 
-    _show(workflow.results(source), json)
+    found = workflow.results(source)
+    if json:
+        out_object(ResultsAnswer, ResultsAnswer(runs=tuple(found), analyses=workflow.analyses(source, found)))
+        return
+    _show(found, json)
 
 
 def demo(

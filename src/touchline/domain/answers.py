@@ -1,13 +1,16 @@
-"""What `touchline estimate` and `touchline pack` answer, as their `--json` gives it."""
+"""What `touchline estimate`, `touchline pack` and `touchline results` answer, as their `--json` gives it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from touchline.domain.analysis import Analysis
 from touchline.domain.estimate import Verdict, WhatIf
 from touchline.domain.quantity import Measured
+from touchline.domain.results import RunResult
 
 ESTIMATE_SCHEMA_VERSION = 1
+RESULTS_SCHEMA_VERSION = 1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,3 +71,15 @@ class EstimateAnswer:
     """Size of the adapter on disk."""
     notes: tuple[str, ...]
     """What is assumed, extrapolated or unknown."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ResultsAnswer:
+    """The results of an experiment, and the tests that were made of them."""
+
+    schema_version: int = RESULTS_SCHEMA_VERSION
+    """Version of this form."""
+    runs: tuple[RunResult, ...]
+    """Every run."""
+    analyses: tuple[Analysis, ...]
+    """One for each task and score, the experiment's own first; those of the report."""

@@ -14,7 +14,7 @@ from touchline.report.facts import seeds_of
 COLUMNS = (
     "run", "model", "levels", "seed", "task", "checkpoint", "item", "repeat", "question", "prompt",
     "target", "output", "score", "exact",
-    "match", "stop", "error", "parsed", "cluster",
+    "match", "stop", "error", "parsed", "cluster", "metric",
 )  # fmt: skip
 """Keys of a row, in order."""
 
@@ -23,8 +23,8 @@ def sample_rows(report: Report) -> Iterator[dict[str, object]]:
     """The answers of all runs in the report's order: a run's own task first, by epoch, then its further tasks.
 
     `levels` maps factors to levels; every other value is a text, a number, a boolean or None. `question` is the item's
-    input, `prompt` all that the model saw, None where it was not recorded. `score` is what counts; `exact` and `match`
-    are None for a task with a score of its own.
+    input, `prompt` all that the model saw, None where it was not recorded. `score` is what counts, `metric` its name;
+    `exact` and `match` are None for a task with a score of its own.
     """
     seeds = seeds_of(report.metrics)
     for result in report.runs:
@@ -58,5 +58,6 @@ def _row(
         sample.error,
         sample.parsed,
         sample.cluster,
+        record.score,
     )
     return dict(zip(COLUMNS, values, strict=True))

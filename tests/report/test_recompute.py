@@ -1,0 +1,162 @@
+"""The reviewer's script of docs/concepts/recompute.md as it stands there, on made and on trained experiments."""
+
+from __future__ import annotations
+
+import json
+import re
+import runpy
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pydantic import TypeAdapter
+from tests.report import made_gathered as made
+from tests.report.test_findings import DESIGNS, factorial
+from tests.workflow.folders import environment, make_experiment, touchline
+
+from tools.tiny_model import write_tiny_model
+from touchline.domain.answers import ResultsAnswer
+from touchline.domain.report import Gathered
+from touchline.domain.results import EvaluationRecord, RunResult
+from touchline.domain.runs import RunKind
+from touchline.report.build import build_report
+from touchline.report.samples import sample_rows
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "concepts" / "recompute.md"
+
+
+@pytest.fixture(scope="module")
+def script(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The script, as one would save it."""
+    (code,) = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+    path = tmp_path_factory.mktemp("recompute") / "recompute.py"
+    path.write_text(code)
+    assert "touchline" not in {word for line in code.splitlines() if "import" in line for word in line.split()}
+    return path
+
+
+def recompute(script: Path, samples: Path, results: Path, capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
+    """Exit code and output of the script, without a process of its own: scipy loads once."""
+    code = runpy.run_path(str(script))["main"](str(samples), str(results))
+    return code, capsys.readouterr().out
+
+
+def write(folder: Path, gathered: Gathered) -> tuple[Path, Path]:
+    """samples.jsonl and what `touchline results --json` prints."""
+    report = build_report(gathered)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in sample_rows(report)))
+    answer = ResultsAnswer(runs=gathered.runs, analyses=report.analyses)
+    (folder / "results.json").write_bytes(TypeAdapter(ResultsAnswer).dump_json(answer))
+    return folder / "samples.jsonl", folder / "results.json"
+
+
+def rescored(run: RunResult, values: Sequence[float], metric: str, clusters: Sequence[str | None]) -> RunResult:
+    """The run with other scores of its items, by a metric of the user's own."""
+    records = []
+    for record in run.evaluations:
+        samples = [
+            replace(sample, value=float(value), cluster=cluster)
+            for sample, value, cluster in zip(record.samples, values, clusters, strict=True)
+        ]
+        records.append(replace(record, samples=tuple(samples), score=metric))
+    return replace(run, evaluations=tuple(records))
+
+
+def repeated(record: EvaluationRecord, rng: np.random.Generator) -> EvaluationRecord:
+    """Three sampled answers to each item."""
+    samples = [
+        replace(sample, repeat=repeat, exact=bool(right), match=bool(right))
+        for sample in record.samples
+        for repeat, right in enumerate(rng.random(3) < 0.6)
+    ]
+    return replace(record, samples=tuple(samples), repeats=3)
+
+
+def many_experiments(rng: np.random.Generator) -> list[tuple[str, Gathered]]:
+    """Designs, seeds, missing runs, metrics, repeats and clusters of many kinds."""
+    made_ones = [
+        (f"design {number}, {seeds} seeds", factorial(rng, design, seeds, tied=tied))
+        for number, (design, tied) in enumerate(DESIGNS)
+        for seeds in (1, 2, 3)
+    ]
+    crossed = factorial(rng, {"models": ("1B", "3B"), made.RANK: ("4", "16", "64")}, 3)
+    half = [run for run in crossed.runs if run.kind is RunKind.CONTROL or rng.random() < 0.8]
+    made_ones.append(("runs are missing", made.gathered(half, factors=crossed.factors)))
+    ranks = factorial(rng, {made.RANK: ("4", "64")}, 5)
+    apart = [replace(run, seed=run.seed + 10 * ("run_1" in run.name)) for run in ranks.runs]
+    made_ones.append(("no seed in common", made.gathered(apart)))
+    scales = {
+        "rouge": lambda: rng.beta(2, 3, size=40),
+        "loss": lambda: rng.gamma(2, 1, size=40) + 1,
+        "rating": lambda: rng.integers(1, 11, size=40).astype(float),
+    }
+    for metric, draw in scales.items():
+        for clusters in ([None] * 40, [f"document {i // 4}" for i in range(40)]):
+            runs = [rescored(run, draw(), metric, clusters) for run in crossed.runs]
+            made_ones.append((f"{metric}, {'in clusters' if clusters[0] else 'alone'}", made.gathered(runs)))
+    sampled = [replace(run, evaluations=tuple(repeated(e, rng) for e in run.evaluations)) for run in crossed.runs]
+    made_ones.append(("sampled answers", made.gathered(sampled)))
+    same = [
+        replace(run, evaluations=ranks.runs[1].evaluations) for run in ranks.runs if run.kind is not RunKind.CONTROL
+    ]
+    made_ones.append(("seeds that do not differ", made.gathered(same)))
+    return made_ones
+
+
+def test_every_number_is_found_again_from_the_answers_alone(
+    script: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number, (what, gathered) in enumerate(many_experiments(np.random.Generator(np.random.PCG64(8)))):
+        code, out = recompute(script, *write(tmp_path / str(number), gathered), capsys)
+        assert code == 0, f"{what}: {out}"
+        checked = int(out.splitlines()[-1].split()[0])
+        assert checked > len(gathered.runs), what
+
+
+def test_a_number_that_is_not_so_is_found(script: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each of these alone, changed by a hundredth or a digit."""
+    rng = np.random.Generator(np.random.PCG64(9))
+    gathered = factorial(rng, {made.RANK: ("4", "64"), "train.learning_rate": ("1e-4", "1e-3")}, 3)
+    samples, results = write(tmp_path, gathered)
+    right = json.loads(results.read_text())
+    for path in (
+        ("effects", 0, "contrasts", 0, "p_value"),
+        ("effects", 1, "contrasts", 0, "p_adjusted"),
+        ("effects", 0, "contrasts", 0, "low"),
+        ("effects", 0, "contrasts", 0, "test", "means", 2),
+        ("effects", 0, "contrasts", 0, "with_items", "high"),
+        ("interactions", 0, "difference", "p_value"),
+        ("comparisons", 0, "difference", "low"),
+        ("scores", 1, "high"),
+    ):
+        wrong = json.loads(json.dumps(right))
+        place = wrong["analyses"][0]
+        for key in path[:-1]:
+            place = place[key]
+        place[path[-1]] = place[path[-1]] * 1.01 + 1e-6
+        results.write_text(json.dumps(wrong))
+        code, out = recompute(script, samples, results, capsys)
+        assert (code, "DIFFERS" in out) == (1, True), path
+
+
+@pytest.mark.slow
+def test_it_holds_for_an_experiment_that_was_really_trained(script: Path, tmp_path: Path) -> None:
+    """Two ranks, two seeds and the base model, on the tiny model; answers with a space are read as they were scored."""
+    write_tiny_model(tmp_path / "models" / "Tiny-1M-Instruct")
+    env = environment(tmp_path / "models", tmp_path / "cache") | {"TOUCHLINE_HISTORY_DIR": str(tmp_path / "history")}
+    folder = make_experiment(tmp_path / "exp", n_train=32, n_test=20)
+    done = touchline("run", str(folder), "seeds=[1,2]", "train.epochs=1", env=env)
+    assert done.returncode == 0, done.stderr
+    answer = touchline("results", str(folder), "--json", env=env)
+    (folder / "results.json").write_text(answer.stdout)
+    told = json.loads(answer.stdout)["analyses"][0]["effects"][0]["contrasts"][0]["test"]
+    assert (told["kind"], told["seeds"], told["reference_seeds"]) == ("paired t-test", [1, 2], [1, 2])
+    # -I: an interpreter that knows nothing of this folder.
+    command = [sys.executable, "-I", str(script), str(folder / "samples.jsonl"), str(folder / "results.json")]
+    found = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert found.returncode == 0, found.stdout + found.stderr
