@@ -559,3 +559,20 @@ def test_an_effect_that_differs_between_base_models_is_the_first_caveat() -> Non
         report.headline[1].text,
     )
     assert report.headline[1] in report.findings
+
+
+def test_the_seeds_means_stand_in_a_table_from_which_the_test_can_be_made_again() -> None:
+    """The printed means, read back, give the printed t, degrees of freedom and p to their digits."""
+    from scipy.stats import ttest_rel
+
+    text = results_markdown(build_report(sweep([80, 86, 90], [84, 83, 92])), ())
+    (row,) = [line for line in text.splitlines() if line.startswith("| rank 64 - rank 4 ")]
+    cells = [cell.strip() for cell in row.strip("|").split("|")]
+    second, first = ([float(mean.removesuffix(" %")) for mean in cell.split(", ")] for cell in cells[3:5])
+    assert (second, first) == ([84.0, 83.0, 92.0], [80.0, 86.0, 90.0])
+    expected = ttest_rel(second, first)
+    ends = expected.confidence_interval(0.95)
+    assert cells[1:3] == ["paired t-test", "1, 2, 3"]
+    assert cells[6] == f"{ends.low:+.1f} to {ends.high:+.1f}"
+    assert cells[7:10] == [f"{expected.statistic:.4g}", "2", f"{expected.pvalue:.2f}"]
+    assert cells[12] == "not established"

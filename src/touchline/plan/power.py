@@ -78,12 +78,15 @@ def power_lines(plan: Plan) -> Iterator[str]:
     if not factors:
         return
     counts = {factor: _seeds(runs, factor) for factor in factors}
-    unit = "Standard deviations between seeds are those of a level's mean over its conditions, from seed to seed"
+    unit = (
+        "Levels are compared by the paired t-test over the seeds' means. Standard deviations between seeds are those of "
+        "a level's mean over its conditions, from seed to seed; where a seed moves both levels alike, less is enough"
+    )
     if min(counts.values()) < 2:
         yield "With one seed a difference between levels describes these checkpoints, not the settings."
     wanted = sorted({2, ENOUGH_SEEDS, 5} - set(counts.values()))
     others = "; ".join(f"{seeds} seeds would show {_deviations(seeds, 1)}" for seeds in wanted)
-    yield f"{unit}: where that is 1 point, they are points. On their own, {others}."
+    yield f"{unit}. Where one is 1 point, they are points. On their own, {others}."
 
 
 def evaluated_items(plan: Plan) -> int | None:

@@ -7,7 +7,6 @@ import math
 from collections.abc import Iterator, Sequence
 
 from touchline.domain.analysis import Analysis, Comparison, Contrast, FactorEffect, Shown
-from touchline.domain.quantity import Quantity
 from touchline.domain.report import Gathered, NextStep
 from touchline.domain.runs import SEEDS
 from touchline.report.appendix import run_with
@@ -83,13 +82,10 @@ def _seeds(gathered: Gathered, analysis: Analysis) -> Iterator[NextStep]:
 
 
 def seeds_needed(contrast: Contrast) -> int | None:
-    """Seeds at each level that would show a contrast of this size, from the spread that is behind its `smallest`."""
-    if contrast.value is None or not isinstance(contrast.smallest, Quantity) or contrast.seeds < 2:
+    """Return how many seeds at each level would show a contrast of this size, if seeds spread as these do."""
+    if not contrast.value or contrast.with_items is None or contrast.with_items.error <= 0:
         return None
-    units = smallest_seed_difference(contrast.seeds)
-    if units is None or contrast.smallest.value <= 0 or contrast.value == 0:
-        return None
-    spread = contrast.smallest.value / units
+    spread = contrast.with_items.error * math.sqrt(contrast.seeds / 2)
     for seeds in range(contrast.seeds, _MOST_SEEDS + 1):
         shown = smallest_seed_difference(seeds)
         if shown is not None and shown * spread <= abs(contrast.value):

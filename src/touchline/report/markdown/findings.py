@@ -11,6 +11,7 @@ from touchline.markdown import code, escape, fence, table
 from touchline.report.chart import Chart
 from touchline.report.findings.training import COST
 from touchline.report.markup import cell, figures, link, sources
+from touchline.report.tests import CAPTION, HEADER, NUMERIC, seed_test_rows
 from touchline.report.words import count, factor_words, listed, metric_words, scale_of
 
 MARKS = {Weight.ERROR: "✗", Weight.WARNING: "⚠", Weight.INFO: "ℹ"}
@@ -26,6 +27,10 @@ def findings_section(report: Report, charts: Sequence[Chart]) -> Iterator[str]:
         yield "Nothing has been evaluated: there is no score, and what follows describes trainings alone.\n"
     for number, analysis in enumerate(report.analyses):
         yield from _scores(report, analysis, charts if number == 0 else ())
+    if tests := seed_test_rows(report):
+        yield "### Tests over training seeds\n"
+        yield table(HEADER, [tuple(escape(cell) for cell in row) for row in tests], right=NUMERIC)
+        yield f"{CAPTION}\n"
     if any(_is_remarkable(each) for each in report.answers):
         yield "### Answers\n"
         yield from _answers(report.answers)

@@ -19,6 +19,7 @@ from touchline.report.page.embedding import colours, embedded_json, embedded_spe
 from touchline.report.page.runs import cards, costs_table, runs_table
 from touchline.report.page.scripts import figure_script
 from touchline.report.pictures import figures_off
+from touchline.report.tests import CAPTION
 
 SAMPLES = "samples.jsonl"
 """Beside the page: every answer."""
@@ -75,6 +76,7 @@ def report_html(
             name: make(report, given)
             for name, make in (
                 ("estimates", details.estimates),
+                ("seed_tests", details.seed_tests),
                 ("settings", details.settings),
                 ("varying", details.varying),
                 ("packing", details.packing),
@@ -86,6 +88,7 @@ def report_html(
                 ("attempts", details.attempts),
             )
         },
+        tests_caption=CAPTION.replace("`", ""),
         sizes=details.sizes(report),
         leading=leading_text(report.settings),
         files=[facts for facts in report.facts if facts.files],

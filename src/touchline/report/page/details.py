@@ -12,6 +12,7 @@ from touchline.plan.settings import setting_cells, varying_table
 from touchline.report.inks import CONTROL, Ink
 from touchline.report.page.cells import ROWS_LIMIT, Cell, Column, Notes, PageTable, TableRow, plain, table_of
 from touchline.report.page.runs import all_checkpoints, checkpoint_words
+from touchline.report.tests import HEADER, NUMERIC, seed_test_rows
 from touchline.report.words import metric_words
 from touchline.units import format_bytes
 
@@ -30,6 +31,17 @@ def _wrong(each: VerifiedCheckpoint | MissingCheckpoint) -> bool:
 
 def _run(name: str, inks: Inks) -> Cell:
     return Cell(text=name, ink=inks.get(name, CONTROL).number)
+
+
+def seed_tests(report: Report, inks: Inks) -> PageTable | None:
+    """The tests over training seeds."""
+    del inks
+    columns = [Column(label=_title(name), numeric=place in NUMERIC) for place, name in enumerate(HEADER)]
+    return table_of(columns, [TableRow(cells=tuple(map(plain, row))) for row in seed_test_rows(report)])
+
+
+def _title(name: str) -> str:
+    return name if name in ("t", "df", "p") else name[:1].upper() + name[1:]
 
 
 def estimates(report: Report, inks: Inks) -> PageTable | None:

@@ -1,0 +1,87 @@
+"""Table of the tests over training seeds, for RESULTS.md and report.html: the seeds' means, and what scipy gives."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+from touchline.domain.analysis import Analysis, Contrast, Interaction
+from touchline.domain.report import Report
+from touchline.report.words import Scale, factor_words, level_words, p_text, scale_of
+
+HEADER: Final = (
+    *("comparison", "test", "seeds", "means at the level", "means at the reference", "difference"),
+    *("95 % interval", "t", "df", "p", "p (Holm)", "with items", "shown"),
+)
+NUMERIC: Final = (5, 7, 8, 9, 10)
+"""Places of the columns that hold numbers."""
+CAPTION: Final = (
+    "Test: `scipy.stats.ttest_rel` (paired) or `ttest_ind(equal_var=False)` (Welch) over the means of the seeds, over "
+    "items and conditions. Holm: over all comparisons of one score; interactions, marked x, are a family of their own. "
+    "With items: p after Holm with the variation between items in the standard error, which can only widen it; a claim "
+    "needs both below 0.05."
+)
+UNDEFINED: Final = "n/a (seeds do not differ)"
+
+
+def seed_test_rows(report: Report) -> list[tuple[str, ...]]:
+    """Return a row for every contrast and interaction with two seeds or more."""
+    return [row for number, analysis in enumerate(report.analyses) for row in _rows(analysis, is_main=number == 0)]
+
+
+def _rows(analysis: Analysis, *, is_main: bool) -> Iterator[tuple[str, ...]]:
+    scale = scale_of(analysis)
+    prefix = "" if is_main else f"{analysis.task}, {analysis.score}: "
+    for effect in analysis.effects:
+        for contrast in effect.contrasts:
+            words = (
+                f"{level_words(contrast.factor, contrast.level)} - {level_words(contrast.factor, contrast.reference)}"
+            )
+            if contrast.test is not None:
+                yield _row(prefix + words, contrast, scale)
+    for each in analysis.interactions:
+        if each.difference.test is not None:
+            yield _row(prefix + _interaction_words(each), each.difference, scale)
+
+
+def _interaction_words(each: Interaction) -> str:
+    """`(rank 64 - rank 4) x (3B - 1B)`."""
+    found, other = each.difference, each.other_factor
+    return (
+        f"({factor_words(each.factor)} {found.level} - {found.reference}) x "
+        f"({level_words(other, each.other_level)} - {level_words(other, each.other_reference)})"
+    )
+
+
+def _row(what: str, contrast: Contrast, scale: Scale) -> tuple[str, ...]:
+    test, wide = contrast.test, contrast.with_items
+    if test is None or wide is None:
+        raise TypeError("only what was tested has a row")
+    seeds = ", ".join(map(str, test.seeds))
+    if test.seeds != test.reference_seeds:
+        seeds += f"; {', '.join(map(str, test.reference_seeds))}"
+    is_defined = contrast.low is not None and contrast.high is not None
+    return (
+        what,
+        test.kind.value,
+        seeds,
+        _means(test.means, scale),
+        _means(test.reference_means, scale),
+        scale.difference(contrast.value or 0.0),
+        scale.ends(contrast.low or 0.0, contrast.high or 0.0) if is_defined else UNDEFINED,
+        "-" if test.statistic is None else f"{test.statistic:.4g}",
+        "-" if test.freedom is None else f"{test.freedom:.4g}",
+        _p(contrast.p_value),
+        _p(contrast.p_adjusted),
+        _p(wide.p_adjusted),
+        contrast.shown.value,
+    )
+
+
+def _means(values: Sequence[float], scale: Scale) -> str:
+    """With the digits that a reader needs to make the test again."""
+    return ", ".join(f"{100 * value:.2f} %" if scale.share else f"{value:.6g}" for value in values)
+
+
+def _p(value: float | None) -> str:
+    return "-" if value is None else p_text(value).removeprefix("p ").removeprefix("= ").replace("< ", "<")
