@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 from dataclasses import replace
 
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.report import made_gathered as made
 
-from touchline.domain.analysis import Contrast, Shown
+from touchline.domain.analysis import Contrast, Shown, WithItems
 from touchline.domain.quantity import Quantity
 from touchline.domain.report import Gathered, NextStep, Report
 from touchline.domain.status import JobState, RunStatus, TrainingOutcome
@@ -97,9 +98,7 @@ def test_open_contrasts_ask_for_as_many_seeds_as_their_spread_needs() -> None:
 @given(value=st.floats(0.005, 0.5), spread=st.floats(0.001, 0.2), seeds=st.integers(2, 6))
 def test_the_seeds_that_are_asked_for_are_the_fewest_that_do(value: float, spread: float, seeds: int) -> None:
     """One seed fewer would not show the difference, and so many do."""
-    unit = smallest_seed_difference(seeds)
-    assert unit is not None
-    needed = seeds_needed(contrast_of(value, unit * spread, seeds))
+    needed = seeds_needed(contrast_of(value, spread, seeds))
     if needed is None:
         most = smallest_seed_difference(20)
         assert most is not None
@@ -111,11 +110,15 @@ def test_the_seeds_that_are_asked_for_are_the_fewest_that_do(value: float, sprea
     assert needed == seeds or fewer is None or fewer * spread > value
 
 
-def contrast_of(value: float, smallest: float, seeds: int) -> Contrast:
+def contrast_of(value: float, spread: float, seeds: int) -> Contrast:
+    """Seeds with this standard deviation at each of two levels."""
+    wide = WithItems(
+        error=spread * math.sqrt(2 / seeds), freedom=seeds - 1, p_value=0.5, p_adjusted=0.5, low=-1.0, high=1.0
+    )
     return Contrast(
         factor=made.RANK, level="64", reference="4", value=value, low=-1.0, high=1.0, p_value=0.5, p_adjusted=0.5,
         seeds=seeds, strata=1, items_low=None, items_high=None, shown=Shown.NOT_ESTABLISHED, reason="",
-        smallest=Quantity(value=smallest, unit="1"),
+        smallest=Quantity(value=0.1, unit="1"), with_items=wide,
     )  # fmt: skip
 
 

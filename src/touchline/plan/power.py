@@ -79,7 +79,7 @@ def power_lines(plan: Plan) -> Iterator[str]:
         return
     counts = {factor: _seeds(runs, factor) for factor in factors}
     unit = (
-        "Levels are compared by the paired t-test over the seeds' means. Standard deviations between seeds are those of "
+        "Levels are compared by the paired t-test over seeds' means. Standard deviations between seeds are those of "
         "a level's mean over its conditions, from seed to seed; where a seed moves both levels alike, less is enough"
     )
     if min(counts.values()) < 2:
