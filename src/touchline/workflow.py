@@ -113,7 +113,7 @@ def silent(sentence: str) -> None:
 
 
 def check(
-    paths: Sequence[Path], settings: Settings, request: CheckRequest | None = None
+    paths: Sequence[Path], settings: Settings, request: CheckRequest | None = None, tell: Tell = silent
 ) -> tuple[CheckReport, list[Finding]]:
     """Find what is wrong with experiments, configs, scripts and data, all faults in one pass.
 
@@ -121,6 +121,7 @@ def check(
         paths: files and folders.
         settings: where models and caches are.
         request: the machine to check for, and which findings count; the machine here and all when None.
+        tell: receives a line before the code of a task file runs; only a file that is named itself is run.
 
     Returns:
         What was found, and the findings with the fixes that they have.
@@ -131,10 +132,12 @@ def check(
     from touchline.steps.checking import check_paths
     from touchline.steps.choosing import CheckRequest
 
-    return check_paths(paths, settings, request or CheckRequest())
+    return check_paths(paths, settings, request or CheckRequest(), tell)
 
 
-def check_fix(paths: Sequence[Path], settings: Settings, request: CheckRequest, *, write: bool) -> Changes:
+def check_fix(
+    paths: Sequence[Path], settings: Settings, request: CheckRequest, tell: Tell = silent, *, write: bool
+) -> Changes:
     """Make the changes that have one safe answer, or only tell what they would be.
 
     Raises:
@@ -144,7 +147,7 @@ def check_fix(paths: Sequence[Path], settings: Settings, request: CheckRequest, 
     from touchline.steps.checking import check_paths
     from touchline.steps.fixing import fix
 
-    return fix(check_paths(paths, settings, request)[1], write=write)
+    return fix(check_paths(paths, settings, request, tell)[1], write=write)
 
 
 def plan(

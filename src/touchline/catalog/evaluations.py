@@ -1,7 +1,8 @@
 """Finished evaluations of a run: eval/<task>_<checkpoint>.scores.json beside the genuine .eval log. No Inspect here.
 
 The scores file is written last, so its presence means that the evaluation is complete. Whether it is still the one that
-is wanted is told by hashes: of the settings, of the base, of the adapter.
+is wanted is told by hashes: of the settings, of the base, of the adapter. An evaluation by other settings, such as
+another temperature, lies beside the first one under `<task>_<checkpoint>.<hash>`; nothing is ever replaced.
 """
 
 from __future__ import annotations
@@ -22,12 +23,13 @@ from touchline.errors import InputFault, TouchlineError
 from touchline.files import read_text_bounded
 from touchline.spec.document import parse
 from touchline.spec.validate import build
-from touchline.tasks import get_task
+from touchline.tasks import TASKS, get_task
 from touchline.tasks.protocol import SCORER_VERSION
 
 EVALUATION_FILE = "eval.yaml"
 EVALUATIONS_FOLDER = "eval"
 SCORES_SUFFIX = ".scores.json"
+LOG_SUFFIX = ".eval"
 _CONFIG_LIMIT_BYTES = 1 << 20
 _SCORES_LIMIT_BYTES = 1 << 30
 """Holds the full prompt of every item."""
@@ -46,7 +48,21 @@ def read_evaluation_config(path: Path) -> EvaluationConfig:
     if config is None:
         raise InputFault(f"{str(path)!r} is not a valid eval.yaml", hint="touchline prepare", findings=findings)
     model = replace(config.model, path=locate_model(config.model.path, config.model.weights_sha256))
-    return replace(config, model=model, data=replace(config.data, path=str(path.parent / config.data.path)))
+    return replace(
+        config,
+        model=model,
+        data=replace(config.data, path=str(path.parent / config.data.path)),
+        own=None if config.own is None else _placed(config.own, path.parent),
+        tasks=tuple(_placed(task, path.parent) for task in config.tasks),
+    )
+
+
+def _placed(task: EvaluationTask, folder: Path) -> EvaluationTask:
+    """Return a task with its paths as they are from here."""
+    if task.file is None:
+        return task
+    modules = {str((folder / name).resolve()): sha256 for name, sha256 in task.modules.items()}
+    return replace(task, file=str((folder / task.file).resolve()), modules=modules)
 
 
 def settings_sha256(config: EvaluationConfig, task: EvaluationTask | None = None) -> str:
@@ -60,9 +76,9 @@ def settings_sha256(config: EvaluationConfig, task: EvaluationTask | None = None
         config: the run's evaluation.
         task: one of its further tasks; none: its own.
     """
-    data, evaluate = config.data, config.evaluate
+    data, evaluate, asked = config.data, config.evaluate, config.resolved(task)
     settings: dict[str, object] = {
-        "task": config.task if task is None else task.name,
+        "task": asked.name,
         "scorer_version": SCORER_VERSION,
         "data_sha256": config.data_sha256,
         "columns": [data.input, data.output, data.messages],
@@ -73,10 +89,14 @@ def settings_sha256(config: EvaluationConfig, task: EvaluationTask | None = None
         "tokenizer_sha256": config.model.tokenizer_sha256,
         "date": config.date,
     }
-    if task is not None and task.file is not None:
-        about_data = ("scorer_version", "data_sha256", "columns", "prompt", "system")
-        settings = {key: value for key, value in settings.items() if key not in about_data}
-        settings["task_sha256"] = task.sha256
+    if asked.is_file:
+        about_data = ("data_sha256", "columns", "prompt", "system") if not asked.takes_data else ()
+        settings = {key: value for key, value in settings.items() if key not in ("scorer_version", *about_data)}
+        if asked.takes_data:
+            settings["prompt"] = data.prompt
+        settings["task_sha256"] = asked.code_sha256
+    elif asked.name in TASKS and TASKS[asked.name].with_labels is not None:
+        settings["labels"] = list(config.labels)
     if evaluate.temperature:
         settings["sampled"] = [evaluate.temperature, evaluate.top_p, evaluate.repeats, evaluate.seed]
     if evaluate.max_error_rate:
@@ -85,8 +105,9 @@ def settings_sha256(config: EvaluationConfig, task: EvaluationTask | None = None
 
 
 def prompt_of(config: EvaluationConfig, task: EvaluationTask) -> str | None:
-    """A ready-made further task asks the same items with its own prompt; chats are asked as they stand."""
-    return None if config.data.messages is not None or task.file is not None else get_task(task.name).prompt
+    """Return the prompt of a ready-made further task, which asks the same items; chats are asked as they stand."""
+    unknown = config.data.messages is not None or task.is_file
+    return None if unknown else get_task(task.name, config.labels).prompt
 
 
 def evaluation_name(task: str, checkpoint: str) -> str:
@@ -94,9 +115,14 @@ def evaluation_name(task: str, checkpoint: str) -> str:
     return f"{task_file_stem(task)}_{checkpoint}"
 
 
+def evaluation_key(settings: str, base: str, adapter: str | None) -> str:
+    """Return what tells the evaluations of one task and checkpoint apart: a hash of settings and weights, short."""
+    return hashlib.sha256("\n".join((settings, base, adapter or "")).encode()).hexdigest()[:8]
+
+
 def scores_path(record: EvaluationRecord) -> str:
-    """Where a record lies, relative to its run's folder."""
-    return f"{EVALUATIONS_FOLDER}/{evaluation_name(record.task, record.checkpoint)}{SCORES_SUFFIX}"
+    """Return where a record lies, relative to its run's folder."""
+    return f"{EVALUATIONS_FOLDER}/{record.log.removesuffix(LOG_SUFFIX)}{SCORES_SUFFIX}"
 
 
 def read_evaluations(run_folder: Path) -> list[EvaluationRecord]:
@@ -104,7 +130,7 @@ def read_evaluations(run_folder: Path) -> list[EvaluationRecord]:
     folder = run_folder / EVALUATIONS_FOLDER
     if not folder.is_dir():
         return []
-    found = (_read(path) for path in sorted(folder.glob(f"*{SCORES_SUFFIX}")))
+    found = (read_evaluation(path) for path in sorted(folder.glob(f"*{SCORES_SUFFIX}")))
     return [record for record in found if record is not None]
 
 
@@ -149,12 +175,14 @@ def finished_task(
     checkpoint: str,
     adapter_sha256: str | None,
 ) -> EvaluationRecord | None:
-    """The evaluation of that checkpoint on one task, `None` being the run's own; as `finished_evaluation` otherwise."""
-    name = evaluation_name(config.task if task is None else task.name, checkpoint)
-    record = _read(run_folder / EVALUATIONS_FOLDER / f"{name}{SCORES_SUFFIX}")
-    if record is None or not is_current(record, config, adapter_sha256) or record.checkpoint != checkpoint:
-        return None
-    return record
+    """Return the evaluation of that checkpoint on one task, `None` being the run's own; as `finished_evaluation`."""
+    name = evaluation_name(config.resolved(task).name, checkpoint)
+    key = evaluation_key(settings_sha256(config, task), config.model.weights_sha256, adapter_sha256)
+    for stem in (name, f"{name}.{key}"):
+        record = read_evaluation(run_folder / EVALUATIONS_FOLDER / f"{stem}{SCORES_SUFFIX}")
+        if record is not None and is_current(record, config, adapter_sha256) and record.checkpoint == checkpoint:
+            return record
+    return None
 
 
 def is_current(record: EvaluationRecord, config: EvaluationConfig, adapter_sha256: str | None) -> bool:
@@ -169,7 +197,14 @@ def is_current(record: EvaluationRecord, config: EvaluationConfig, adapter_sha25
     )
 
 
-def _read(path: Path) -> EvaluationRecord | None:
+def is_earlier(record: EvaluationRecord, config: EvaluationConfig, adapter_sha256: str | None) -> bool:
+    """Return True if a record is of these weights, by other settings or on a task no longer asked for."""
+    same_weights = record.base_sha256 == config.model.weights_sha256 and record.adapter_sha256 == adapter_sha256
+    return same_weights and not is_current(record, config, adapter_sha256)
+
+
+def read_evaluation(path: Path) -> EvaluationRecord | None:
+    """Read one scores file; None if it is broken, or its log is not beside it."""
     try:
         record = _RECORD.validate_json(read_text_bounded(path, _SCORES_LIMIT_BYTES), strict=True)
     except (TouchlineError, ValidationError):

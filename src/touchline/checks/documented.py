@@ -185,11 +185,13 @@ DOCUMENTED: dict[str, tuple[Severity, str, str]] = {
     "EX015": (
         _E,
         "task-not-runnable",
-        """A task that does not exist, or one that is a file of its own.
+        """A task that does not exist, a file that holds none, or a metric that the task does not have.
 
-        Why: a ready-made task gives prompt and scorers; a file is checked, and cannot be planned and run yet.
+        Why: the evaluation comes after the training, so a wrong name would show when the hours are spent.
 
-        Fix: take a ready-made task, `exact_match` for any dataset.
+        Fix: a ready-made task's name, `exact_match` for any dataset and `classification` for labels, or
+        `tasks/mine.py@name`, a file with a function under `@task`, relative to experiment.yaml. The file is parsed and
+        hashed here; only the evaluation process runs it.
 
         Bad: experiment
             task: capitalisation

@@ -68,13 +68,13 @@ def check(
         raise InputFault("nothing to check", expected="a file or a folder", hint="touchline check .")
     request = CheckRequest(gpu=gpu, cpus=cpus, select=_codes(select), ignore=_codes(ignore), allow=_codes(allow))
     if fix or diff:
-        changes = workflow.check_fix(paths, load_settings(), request, write=fix)
+        changes = workflow.check_fix(paths, load_settings(), request, say, write=fix)
         out(changes.text or "nothing has one safe answer")
         for note in changes.notes:
             say(f"note: {note}")
         if diff:
             return
-    report, findings = workflow.check(paths, load_settings(), request)
+    report, findings = workflow.check(paths, load_settings(), request, say)
     if sarif:
         from touchline.report.sarif import sarif_text
 

@@ -311,30 +311,29 @@ def demo(
 def _show(found: list[object] | object, json: bool) -> None:
     from touchline.domain.results import RunResult
     from touchline.markdown import measured
+    from touchline.report.words import score_words
 
     runs: list[RunResult] = found  # type: ignore[assignment]
     if json:
         out_json(list[RunResult], runs, "runs")
         return
     rows = []
+    metric = next((r.metric for r in runs if r.metric is not None), "score")
     for r in runs:
-        exact = "n/a (not evaluated)"
-        if r.exact_match is not None:
-            e = r.exact_match
-            exact = f"{100 * e.value:.1f} % ({100 * e.low:.1f} to {100 * e.high:.1f}; {e.k}/{e.n})"
+        score = score_words(r.score, r.exact_match if r.metric == "exact match" else None)
         trained = r.steps_planned is not None
         rows.append(
             (
                 r.name,
                 r.status.value,
-                exact,
+                score,
                 measured(r.final_train_loss) if trained else "-",
                 measured(r.final_val_loss) if trained else "-",
                 measured(r.train_seconds) if trained else "-",
                 measured(r.evaluate_seconds),
             )
         )
-    out_table(("run", "status", "exact match (95 %)", "train loss", "val loss", "training", "evaluation"), rows)
+    out_table(("run", "status", f"{metric} (95 %)", "train loss", "val loss", "training", "evaluation"), rows)
 
 
 def _say_report(source: Path) -> None:

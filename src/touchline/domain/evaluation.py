@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from touchline.domain.experiment import DataConfig, EvaluateConfig, LoraConfig
@@ -56,13 +57,34 @@ class EvaluationTask:
     name: str
     """As the file has it: `exact_match`, `tasks/mine.py@name`."""
     file: str | None = None
-    """The Inspect task's file, absolute; none for a ready-made task."""
+    """The Inspect task's file, relative where it lies in the experiment's folder; none for a ready-made task."""
     function: str | None = None
     """Which task of the file; none: the only one there."""
     sha256: str | None = None
     """Hash of the file when it was planned; another one is refused."""
     lines: int | None = None
     """Lines of the file, for whoever reviews it."""
+    modules: dict[str, str] = field(default_factory=dict)
+    """Modules beside the file that it imports, and their hashes when it was planned."""
+    takes_data: bool = False
+    """Whether its function has an argument `data`, which gets the experiment's test items."""
+    scorers: tuple[str, ...] = ()
+    """Its scorers as the file declares them, in order; empty where that cannot be read without running it."""
+    own_prompt: tuple[str, ...] = ()
+    """Calls in the file that change the prompt of an item, as far as they can be read: `system_message('Be brief')`."""
+
+    @property
+    def is_file(self) -> bool:
+        """Whether it is code of the user's."""
+        return self.file is not None
+
+    @property
+    def code_sha256(self) -> str | None:
+        """Hash of the file, and of its modules where it has any."""
+        if not self.modules:
+            return self.sha256
+        parts = [self.sha256 or "", *sorted(self.modules.values())]
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -95,6 +117,10 @@ class EvaluationConfig:
     """Whether the run is a control: the base itself is evaluated."""
     no_op: LoraConfig | None = None
     """Shape of the fresh adapter that a no-op control is evaluated through; none for every other run."""
+    own: EvaluationTask | None = None
+    """The run's own task where it is a file; none for a ready-made one."""
+    labels: tuple[str, ...] = ()
+    """The labels that a classification reads from the answers."""
     tasks: tuple[EvaluationTask, ...] = ()
     """What `evaluate.tasks` names, resolved."""
     train_epochs: int | None = None
@@ -104,6 +130,10 @@ class EvaluationConfig:
     def control_checkpoint(self) -> str:
         """What a control is evaluated at: the base itself, or the adapter that changes nothing."""
         return BASE_CHECKPOINT if self.no_op is None else NO_OP_CHECKPOINT
+
+    def resolved(self, task: EvaluationTask | None) -> EvaluationTask:
+        """Return a further task, or for None the run's own."""
+        return task or self.own or EvaluationTask(name=self.task)
 
     def task_named(self, name: str) -> EvaluationTask | None:
         """The further task of that name; none for the run's own task, and for what is not asked for."""

@@ -212,12 +212,18 @@ class EvaluateConfig:
     """Prompts generated side by side."""
     max_new_tokens: PositiveInt = defaults.MAX_NEW_TOKENS
     """Longest answer in tokens."""
+    metric: Text | None = None
+    """Which score of the experiment's own task is the primary metric, where the task has several: a scorer's name, of a
+    scorer that gives several scores `scorer.key`; `exact match` or `match` of a ready-made task. The first one when
+    not given. Changes no score and may be given when all is evaluated."""
+    labels: tuple[Text | int, ...] = ()
+    """The labels of `task: classification`; all answers that the dataset has when not given. They stand in the task's
+    own prompt."""
     tasks: tuple[Text, ...] = ()
     """Further tasks beside the experiment's own, for the same checkpoints: a ready-made task's name, which asks the
     test split with its own prompt, or an Inspect task in a file of yours, `tasks/mine.py` or `tasks/mine.py@name`,
-    relative to experiment.yaml. Such a file is code: the plan shows it with its hash, and only the evaluation process
-    runs it. Its first scorer counts; `samples` limits its items too, and what its own configuration says of decoding
-    goes first."""
+    relative to experiment.yaml. As with `task`, such a file is code that only the evaluation process runs, and its
+    first score counts; `samples` limits its items too, and what its own configuration says of decoding goes first."""
     temperature: Annotated[float, Ge(0)] = 0.0
     """0 is greedy decoding, always the likeliest token; above it tokens are drawn, with this temperature."""
     top_p: Annotated[float, Gt(0), Le(1)] = 1.0
@@ -245,6 +251,8 @@ class EvaluateConfig:
             key = "repeats above 1" if self.repeats > 1 else "top_p below 1"
             raise ValueError(f"a temperature above 0 where there is {key}: greedy decoding draws nothing")
         names = [task_file_stem(task) for task in self.tasks]
+        if len({str(label).strip().casefold() for label in self.labels} - {""}) < len(self.labels):
+            raise ValueError("labels that differ in more than case, none of them empty")
         if len(set(names)) < len(names):
             raise ValueError("each of tasks once, and files whose paths differ in more than punctuation")
 
@@ -298,8 +306,13 @@ class Experiment:
     question: str = ""
     """What the experiment is to answer; it heads the report."""
     task: Text = "exact_match"
-    """The ready-made task that gives prompt and scorers: `capitalization`; `number` and `choice`, which read a number
-    or a letter from what the model writes; or `exact_match` for any dataset."""
+    """What the models are scored on. A ready-made task gives prompt and scorers: `exact_match` for any dataset;
+    `classification`, which reads one of the dataset's labels from what the model writes; `number` and `choice`, which
+    read a number or a letter; `capitalization`. Or an Inspect task in a file of yours, `tasks/mine.py` or
+    `tasks/mine.py@name`, relative to experiment.yaml: its first score is the primary metric (`evaluate.metric` names
+    another one). If its function has an argument `data`, it gets the path of a JSON Lines file with the test items as
+    training would ask them, for `json_dataset`; without one the file brings items of its own. Such a file is code: the
+    plan shows it with its hash, and only the evaluation process runs it."""
     models: tuple[Text, ...] = ()
     """Base models: folders under `models_dir`, or paths."""
     data: DataConfig

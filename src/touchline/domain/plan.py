@@ -8,6 +8,7 @@ from touchline.domain.catalog import DatasetInfo, ModelInfo
 from touchline.domain.estimate import MemoryEstimate
 from touchline.domain.evaluation import EvaluationTask
 from touchline.domain.experiment import ComputeConfig, DataConfig, EvaluateConfig, LoraConfig, TrainConfig
+from touchline.domain.labels import LabelSet
 from touchline.domain.machine import TargetMachine
 from touchline.domain.packing import PackingSummary
 from touchline.domain.quantity import NO_EVIDENCE, Measured, Missing
@@ -201,7 +202,12 @@ class Plan:
     compute: ComputeConfig = field(default_factory=ComputeConfig)
     """Where it runs, and what its jobs ask for."""
     tasks: tuple[EvaluationTask, ...] = ()
-    """Every task that `evaluate.tasks` names, resolved; those in files are code that the evaluation runs."""
+    """Every task that `evaluate.tasks` names, resolved, and the experiment's own where it is a file; those in files are
+    code that the evaluation runs."""
+    labels: tuple[LabelSet, ...] = ()
+    """The labels of each dataset that a classification is scored on."""
+    kept_evaluations: tuple[str, ...] = ()
+    """Evaluations by other settings that were there when this was planned, and stay: one line for each kind."""
     machine: TargetMachine
     """The machine that the estimates are for."""
     assumptions: tuple[Assumption, ...]
@@ -223,6 +229,16 @@ class Plan:
     def devices(self) -> int:
         """Devices that one training uses: its GPUs, or one CPU."""
         return devices_of(self.machine, self.gpus_per_run)
+
+    @property
+    def own_task(self) -> EvaluationTask | None:
+        """The experiment's own task where it is a file; None for a ready-made one."""
+        return next((task for task in self.tasks if task.name == self.task and task.is_file), None)
+
+    @property
+    def further_tasks(self) -> tuple[EvaluationTask, ...]:
+        """The tasks of `evaluate.tasks`."""
+        return tuple(task for task in self.tasks if task.name != self.task)
 
     def run(self, name: str) -> PlannedRun | None:
         """The run of that name."""

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from touchline.domain.labels import LabelReport
 from touchline.domain.quantity import Measured, Missing
 from touchline.domain.runs import ControlKind, Level, RunKind
 from touchline.domain.status import JobState, RunStatus, TrainingOutcome
+
+NOT_EVALUATED = Missing(missing="not evaluated")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -84,6 +87,10 @@ class SampleScore:
     """Whether an answer could be read from the output; none where the task does not parse."""
     cluster: str | None = None
     """What it shares with other items, a source document or a template; none where it stands alone."""
+    label: str | None = None
+    """The label that a classification read from the output; none where it read none, and for other tasks."""
+    scores: dict[str, float] = field(default_factory=dict)
+    """Every score that a task of the user's own gave the answer, by name."""
 
     @property
     def score(self) -> float:
@@ -101,6 +108,18 @@ class AskedItem:
     """The item's input: its last user turn, before the chat template."""
     prompt: str | None = None
     """Full prompt as the model saw it, chat template and special tokens included; None where it was not recorded."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TaskMetric:
+    """A metric as the task itself declares and Inspect computes it."""
+
+    score: str
+    """The score, `rouge_l`, of a scorer with several scores `judge.quality`."""
+    name: str
+    """The metric, `mean`, `stderr`."""
+    value: float
+    """Its value."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -139,6 +158,12 @@ class EvaluationRecord:
     """What `SampleScore.score` is."""
     repeats: int = 1
     """Sampled answers to each item."""
+    metrics: tuple[TaskMetric, ...] = ()
+    """The metrics that a task of the user's own declares, in its order."""
+    labels: tuple[str, ...] = ()
+    """The labels of a classification."""
+    prompt_difference: str | None = None
+    """How the task's prompts differ from those of training; none where they agree, or were not compared."""
 
     @property
     def asked_key(self) -> str:
@@ -253,11 +278,11 @@ class RunResult:
     steps_planned: int | None
     """Optimizer steps planned; none for a control."""
     exact_match: Proportion | None
-    """Share of the test items that are exactly right."""
+    """Share of the test items that are exactly right; none where the task is a file."""
     match: Proportion | None
-    """Share that is right after normalisation."""
+    """Share that is right after normalisation; none where the task is a file."""
     difference: Difference | None
-    """Against its control, on exact match."""
+    """Against its control, on the primary metric."""
     train_seconds: Measured
     """Wall time of all steps of the training."""
     validation_seconds: Measured
@@ -286,6 +311,15 @@ class RunResult:
     """Its evaluations on the experiment's own task, oldest epoch first."""
     other_evaluations: tuple[EvaluationRecord, ...] = ()
     """Its evaluations on further tasks."""
+    earlier_evaluations: tuple[EvaluationRecord, ...] = ()
+    """Evaluations of the same weights by other settings: other decoding, other items, another task. They are kept, and
+    no comparison uses them."""
+    metric: str | None = None
+    """The primary metric, `exact match`, `accuracy` or a score of the task's file; none where nothing is evaluated."""
+    score: Measured = NOT_EVALUATED
+    """The primary metric's mean over the test items at the last checkpoint, with its interval."""
+    labels: LabelReport | None = None
+    """Of a classification: precision and recall of each label, and what was taken for what."""
     control: ControlKind | None = None
     """Which control it is; none for what the experiment asks about."""
     notes: tuple[str, ...]

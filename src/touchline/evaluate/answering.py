@@ -11,11 +11,20 @@ from inspect_ai import task_with
 from inspect_ai.log import EvalLog, read_eval_log
 from inspect_ai.model import get_model
 
-from touchline.catalog.evaluations import EVALUATIONS_FOLDER, SCORES_SUFFIX, evaluation_name, scores_json
+from touchline.catalog.evaluations import (
+    EVALUATIONS_FOLDER,
+    LOG_SUFFIX,
+    SCORES_SUFFIX,
+    evaluation_key,
+    evaluation_name,
+    read_evaluation,
+    scores_json,
+    settings_sha256,
+)
 from touchline.domain.evaluation import EvaluationTask, decoding_text, errors_allowed
 from touchline.domain.experiment import EvaluateConfig, task_file_stem
 from touchline.evaluate.engine import Engine
-from touchline.evaluate.inspect_task import evaluation_metadata, evaluation_task, generate_config
+from touchline.evaluate.inspect_task import evaluation_metadata, evaluation_task, generate_config, write_items
 from touchline.evaluate.job import Job
 from touchline.evaluate.own_task import OwnTask, own_task
 from touchline.evaluate.progress import Progress
@@ -91,8 +100,9 @@ def answered(
 def _prepared(job: Job, task: EvaluationTask | None) -> OwnTask:
     """The task, ready to be evaluated."""
     config = job.config
-    if task is not None and task.file is not None:
-        return own_task(task, config, generate_config(config))
+    asked = config.resolved(task)
+    if asked.is_file:
+        return own_task(asked, config, generate_config(config), data=lambda: write_items(config, job.folder))
     built = evaluation_task(config, task)
     return OwnTask(
         task=built,
@@ -127,11 +137,14 @@ def _metadata(job: Job, task: EvaluationTask | None) -> dict[str, str | int | No
 
 
 def publish(job: Job, evaluated: Evaluated, log: EvalLog) -> None:
-    """Move the log into the run's folder, then write the scores, last."""
+    """Move the log into the run's folder, then write the scores, last.
+
+    A log or scores by other settings, or of other weights, are never replaced: the new ones get another name.
+    """
     folder = inside(job.folder, EVALUATIONS_FOLDER)
-    name = evaluation_name(evaluated.name, job.name)
-    target, scores = folder / f"{name}.eval", folder / f"{name}{SCORES_SUFFIX}"
     made = log_file(log)
+    name = _free_name(folder, job, evaluated)
+    target, scores = folder / f"{name}{LOG_SUFFIX}", folder / f"{name}{SCORES_SUFFIX}"
     record = make_record(evaluated, log, made, target.name)
     with disk_faults("folder", folder):
         folder.mkdir(exist_ok=True)
@@ -139,3 +152,25 @@ def publish(job: Job, evaluated: Evaluated, log: EvalLog) -> None:
         scores.unlink(missing_ok=True)
         made.replace(target)
     write_atomic(scores, scores_json(record))
+
+
+def _free_name(folder: Path, job: Job, evaluated: Evaluated) -> str:
+    """Return `task_epoch_0`, or with a hash behind it where another evaluation has that name."""
+    name = evaluation_name(evaluated.name, job.name)
+    settings = settings_sha256(job.config, evaluated.task)
+    log, scores = folder / f"{name}{LOG_SUFFIX}", folder / f"{name}{SCORES_SUFFIX}"
+    if not log.exists() and not scores.exists():
+        return name
+    there = read_evaluation(scores)
+    if there is not None:
+        same = (there.settings_sha256, there.adapter_sha256) == (settings, job.adapter_sha256)
+    else:
+        # Without scores it was left by a process that was killed in between: ours, if its head says so.
+        try:
+            told = read_eval_log(str(log), header_only=True).eval.metadata or {}
+        except (OSError, ValueError, KeyError, EOFError):
+            told = {}
+        same = (told.get("settings_sha256"), told.get("adapter_sha256")) == (settings, job.adapter_sha256)
+        same = same and not scores.exists()
+    key = evaluation_key(settings, job.config.model.weights_sha256, job.adapter_sha256)
+    return name if same else f"{name}.{key}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,22 +17,47 @@ from inspect_ai.model import (
     GenerateConfigArgs,
     get_model,
 )
-from inspect_ai.scorer import CORRECT, INCORRECT, Score, Scorer, Target, accuracy, scorer, stderr
+from inspect_ai.scorer import (
+    CORRECT,
+    INCORRECT,
+    Metric,
+    SampleScore,
+    Score,
+    Scorer,
+    Target,
+    accuracy,
+    metric,
+    scorer,
+    stderr,
+)
 from inspect_ai.solver import TaskState, generate
 
 from touchline.catalog.datasets import load_dataset, load_examples
-from touchline.catalog.evaluations import EVALUATION_FILE, read_evaluation_config, settings_sha256
+from touchline.catalog.evaluations import (
+    EVALUATION_FILE,
+    EVALUATIONS_FOLDER,
+    read_evaluation_config,
+    settings_sha256,
+)
 from touchline.domain.catalog import Example, Message
 from touchline.domain.evaluation import NO_OP_CHECKPOINT, EvaluationConfig, EvaluationTask
+from touchline.domain.labels import LabelReport
 from touchline.errors import DriftFault, InputFault
 from touchline.evaluate.asked import note_item
 from touchline.evaluate.own_scores import CLUSTER_KEY
 from touchline.evaluate.own_task import own_task
 from touchline.evaluate.provider import BATCH_SIZE_KEY, CONNECTIONS_PER_BATCH, DATE_KEY
+from touchline.files import disk_faults, inside, write_if_changed
+from touchline.statistics.labels import label_report
 from touchline.tasks import Scores, get_task
+from touchline.tasks.classification import canonical_label
 
 PARSED_KEY = "parsed"
 """Under which a score says whether an answer could be read from the output."""
+LABEL_KEY, TARGET_KEY, LABELS_KEY = "label", "target", "labels"
+"""Under which a classification's score says which label it read, which is right, and which there are."""
+ITEMS_FILE = "items.jsonl"
+"""The test items that a task of the user's own gets as `data`, in the run's folder of evaluations."""
 NO_MODEL = "none/none"
 """What Inspect calls the model when none was given."""
 
@@ -48,9 +74,36 @@ def run_task(folder: Path, task: str | None = None) -> Task:
     further = None if task is None else config.task_named(task)
     if task is not None and further is None:
         raise InputFault(f"{str(folder / EVALUATION_FILE)!r} names no task {task!r}", hint="touchline prepare")
-    if further is not None and further.file is not None:
-        return own_task(further, config, generate_config(config)).task
+    asked = config.resolved(further)
+    if asked.is_file:
+        return own_task(asked, config, generate_config(config), data=lambda: write_items(config, folder)).task
     return evaluation_task(config, further)
+
+
+def write_items(config: EvaluationConfig, folder: Path) -> Path:
+    """Write the test items as training would ask them, for a task's argument `data`; return the file's path.
+
+    Each line has `id`, `input` (the turns), `target` and `metadata`, which `json_dataset` reads without more.
+
+    Raises:
+        InputFault: the data cannot be read.
+        DriftFault: the test items are not those that were planned.
+    """
+    place = inside(folder, EVALUATIONS_FOLDER) / ITEMS_FILE
+    rows = [
+        {
+            "id": example.id,
+            "input": [{"role": message.role, "content": message.content} for message in example.prompt],
+            "target": example.answer,
+            "metadata": {} if example.cluster is None else {CLUSTER_KEY: example.cluster},
+        }
+        for example in planned_items(config)
+    ]
+    text = "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows)
+    with disk_faults("folder", place.parent):
+        place.parent.mkdir(exist_ok=True)
+        write_if_changed(place, text)
+    return place
 
 
 def evaluation_task(
@@ -64,8 +117,9 @@ def evaluation_task(
         max_connections: how many items wait at the model at once; four batches when not given.
     """
     name = config.task if task is None else task.name
+    ready = get_task(name, config.labels)
     if task is not None and config.data.messages is None:
-        config = replace(config, data=replace(config.data, prompt=get_task(task.name).prompt))
+        config = replace(config, data=replace(config.data, prompt=ready.prompt))
     return Task(
         name=name,
         dataset=MemoryDataset(
@@ -73,7 +127,9 @@ def evaluation_task(
         ),
         setup=note_item(),
         solver=generate(),
-        scorer=[exact(name), match(name)],
+        scorer=[exact(name), match(name)]
+        if ready.with_labels is None
+        else [label(name, list(config.labels)), exact(name, list(config.labels))],
         config=generate_config(config, max_connections),
         epochs=config.evaluate.repeats,
         metadata=evaluation_metadata(config, task),
@@ -138,7 +194,8 @@ def planned_items(config: EvaluationConfig) -> tuple[Example, ...]:
 
 def evaluation_metadata(config: EvaluationConfig, task: EvaluationTask | None = None) -> dict[str, str]:
     """What every log says of itself."""
-    own = {} if task is None or task.sha256 is None else {"task_sha256": task.sha256}
+    asked = config.resolved(task)
+    own = {} if asked.code_sha256 is None else {"task_sha256": asked.code_sha256}
     return {
         "experiment": config.experiment,
         "run": config.run,
@@ -151,9 +208,9 @@ def evaluation_metadata(config: EvaluationConfig, task: EvaluationTask | None = 
 
 
 @scorer(metrics=[accuracy(), stderr()])
-def exact(task: str) -> Scorer:
+def exact(task: str, labels: list[str] | None = None) -> Scorer:
     """Right when equal character by character, surrounding white space aside."""
-    score_text = get_task(task).score
+    score_text = get_task(task, labels or ()).score
 
     async def score(state: TaskState, target: Target) -> Score:
         scores = score_text(state.output.completion, target.text)
@@ -170,6 +227,51 @@ def match(task: str) -> Scorer:
     async def score(state: TaskState, target: Target) -> Score:
         scores = score_text(state.output.completion, target.text)
         return _as_score(scores, scores.match, state.output.completion)
+
+    return score
+
+
+@metric
+def macro_f1() -> Metric:
+    """Mean F1 of the labels that items have."""
+
+    def compute(scores: list[SampleScore]) -> float:
+        return _report(scores).macro_f1 or 0.0
+
+    return compute
+
+
+@metric
+def balanced_accuracy() -> Metric:
+    """Mean recall of the labels that items have."""
+
+    def compute(scores: list[SampleScore]) -> float:
+        return _report(scores).balanced_accuracy or 0.0
+
+    return compute
+
+
+def _report(scores: list[SampleScore]) -> LabelReport:
+    told = [each.score.metadata or {} for each in scores]
+    known = list(dict.fromkeys(str(label) for each in told for label in each.get(LABELS_KEY, ())))
+    return label_report(known, [(str(each.get(TARGET_KEY, "")), each.get(LABEL_KEY)) for each in told])
+
+
+@scorer(metrics=[accuracy(), stderr(), macro_f1(), balanced_accuracy()])
+def label(task: str, labels: list[str]) -> Scorer:
+    """Right when the label that is read from the output is the target."""
+    score_text = get_task(task, labels).score
+
+    async def score(state: TaskState, target: Target) -> Score:
+        scores = score_text(state.output.completion, target.text)
+        told = {
+            PARSED_KEY: scores.parsed,
+            LABEL_KEY: scores.label,
+            TARGET_KEY: canonical_label(target.text, labels),
+            LABELS_KEY: labels,
+        }
+        value = CORRECT if scores.match else INCORRECT
+        return Score(value=value, answer=scores.label, explanation=state.output.completion, metadata=told)
 
     return score
 

@@ -7,11 +7,11 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 
-from inspect_ai.log import EvalSample
+from inspect_ai.log import EvalLog, EvalSample
 from inspect_ai.scorer import Score, value_to_float
 
 from touchline.catalog.chats import plain_text
-from touchline.domain.results import SampleScore
+from touchline.domain.results import SampleScore, TaskMetric
 from touchline.errors import RunsFailed
 
 CLUSTER_KEY = "cluster"
@@ -20,19 +20,36 @@ _NOT_READ = ("no_response", "invalid_response_format")
 """Inspect's words for an output from which no answer could be read."""
 
 
-def scored(samples: Sequence[EvalSample]) -> tuple[str, tuple[SampleScore, ...]]:
-    """(name of the score, the answers with it): the first score of the first scorer, `match` or `judge.quality`.
+def scored(samples: Sequence[EvalSample], metric: str | None = None) -> tuple[str, tuple[SampleScore, ...]]:
+    """Return the primary score's name, `match` or `judge.quality`, and the answers with it.
+
+    Args:
+        samples: the answers.
+        metric: the score that `evaluate.metric` names; the first score of the first scorer for None.
 
     Raises:
-        RunsFailed: there is no scorer, or no score of it is a number.
+        RunsFailed: there is no scorer, no score of that name, or no score of it is a number.
     """
-    name = next((name for sample in samples for name, _ in _scores(sample)), None)
-    if name is None:
+    names = list(dict.fromkeys(name for sample in samples for name, _ in _scores(sample)))
+    if not names:
         raise RunsFailed("the task's scorer gave no answer a score", expected="a task with a scorer")
+    name = metric if metric is not None else names[0]
+    if name not in names:
+        raise RunsFailed(
+            f"the task has no score {name!r}, which evaluate.metric names",
+            expected=f"one of {', '.join(names)}",
+            hint=f"evaluate.metric: {names[0]}",
+        )
     says = any(_reads(sample) is not None for sample in samples)
     rows = tuple(_row(sample, name, says) for sample in samples)
     if all(row.value is None for row in rows):
-        raise RunsFailed(f"no score {name!r} is a number: {rows[0].error}")
+        numbers = list(
+            dict.fromkeys(key for sample in samples for key, number in _scores(sample) if number is not None)
+        )
+        raise RunsFailed(
+            f"no score {name!r} is a number: {rows[0].error}",
+            hint=f"evaluate.metric: {numbers[0]}" if numbers else None,
+        )
     return name, rows
 
 
@@ -75,7 +92,20 @@ def _row(sample: EvalSample, name: str, says: bool) -> SampleScore:
         value=value,
         parsed=bool(_reads(sample)) if says and error is None else None,
         cluster=cluster_of(sample),
+        scores={key: number for key, number in _scores(sample) if number is not None},
     )
+
+
+def task_metrics(log: EvalLog) -> tuple[TaskMetric, ...]:
+    """Return the metrics that a task declares, as Inspect computed them, in the task's order."""
+    found: list[TaskMetric] = []
+    for score in [] if log.results is None else log.results.scores:
+        own = score.name if score.name == score.scorer else f"{score.scorer}.{score.name}"
+        for metric in score.metrics.values():
+            value = _number(metric.value)
+            if value is not None:
+                found.append(TaskMetric(score=own, name=metric.name, value=value))
+    return tuple(found)
 
 
 def _scores(sample: EvalSample) -> Iterator[tuple[str, float | None]]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -21,6 +21,7 @@ from inspect_ai.model import GenerateConfig, Model
 from inspect_ai.solver import Solver
 from inspect_ai.util import registry_info
 
+from touchline.catalog.task_files import DATA_ARGUMENT
 from touchline.domain.evaluation import EvaluationConfig, EvaluationTask
 from touchline.domain.experiment import EvaluateConfig
 from touchline.errors import DriftFault, InputFault, RunsFailed
@@ -47,15 +48,21 @@ class OwnTask:
 
 
 def own_task(
-    task: EvaluationTask, config: EvaluationConfig, settings: GenerateConfig, model: Model | None = None
+    task: EvaluationTask,
+    config: EvaluationConfig,
+    settings: GenerateConfig,
+    model: Model | None = None,
+    *,
+    data: Callable[[], Path],
 ) -> OwnTask:
-    """The task, set up for a run.
+    """Set up a task for a run.
 
     Args:
         task: where it is; it has a file.
         config: the run's evaluation.
         settings: how answers are decoded where the task does not say.
         model: what is evaluated; none: what Inspect's command names.
+        data: writes the test items and gives the file's path; called for a task with an argument `data` alone.
 
     Raises:
         DriftFault: the file is another one than was planned.
@@ -72,8 +79,16 @@ def own_task(
             expected=f"hash {(task.sha256 or '')[:12]}, found {found[:12]}",
             hint="touchline plan",
         )
+    for name, sha256 in task.modules.items():
+        module = Path(name)
+        if not module.is_file() or sha256_file(module) != sha256:
+            raise DriftFault(
+                f"the task {task.name!r} imports {name!r}, which is not the file that was planned",
+                expected=f"hash {sha256[:12]}",
+                hint="touchline plan",
+            )
     with contextlib.chdir(path.parent):
-        return _set_up(_built(task, path, found), config.evaluate, settings, model, path.parent)
+        return _set_up(_built(task, path, found, data), config.evaluate, settings, model, path.parent)
 
 
 def _set_up(
@@ -85,6 +100,8 @@ def _set_up(
     merged.max_connections = settings.max_connections
     if not isinstance(built.dataset, Dataset):
         raise InputFault(f"the task {built.name!r} makes its items while it runs", expected="a dataset of items")
+    if not built.scorer:
+        raise InputFault(f"the task {built.name!r} has no scorer", expected="Task(..., scorer=match())")
     items = len(built.dataset)
     if evaluate.samples != "all":
         items = min(items, evaluate.samples)
@@ -108,19 +125,20 @@ def _module(path: Path, sha256: str) -> ModuleType:
         raise InputFault(f"{str(path)!r}{place}: {fault.message}", expected="an Inspect task") from fault
 
 
-def _built(task: EvaluationTask, path: Path, sha256: str) -> Task:
-    """The task that a function of the file returns, built anew each time: a task is changed when it is set up."""
+def _built(task: EvaluationTask, path: Path, sha256: str, data: Callable[[], Path]) -> Task:
+    """Build the task that a function of the file returns, anew each time: a task is changed when it is set up."""
     functions = dict(task_functions(_module(path, sha256)))
     named = {name.rpartition("/")[2]: function for name, function in functions.items()}
     name = task.function if task.function is not None else next(iter(named), "")
     if name not in named or (task.function is None and len(named) > 1):
         has = f"tasks {', '.join(named)}" if named else "no function with @task"
         raise InputFault(f"the task {task.name!r}: {path.name} has {has}", expected=f"one task, or {path.name}@name")
-    if required := required_arguments(named[name]):
+    if required := [each for each in required_arguments(named[name]) if each != DATA_ARGUMENT]:
         raise InputFault(f"the task {task.name!r} needs arguments: {', '.join(required)}", expected="defaults for all")
+    given = {DATA_ARGUMENT: str(data())} if DATA_ARGUMENT in inspect.signature(named[name]).parameters else {}
     try:
-        built = named[name]()
-    except Exception as error:
+        built = named[name](**given)
+    except (Exception, SystemExit) as error:
         line = line_of(error, path)
         place = "" if line is None else f", line {line}"
         raise InputFault(f"{str(path)!r}{place}: {said(error)}", expected="a task that can be built") from error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import unquote, urlparse
 
@@ -15,10 +15,12 @@ from touchline.catalog.evaluations import question_of, settings_sha256
 from touchline.domain.evaluation import EvaluationConfig, EvaluationTask, errors_allowed
 from touchline.domain.results import AskedItem, EvaluationScores, SampleScore
 from touchline.errors import RunsFailed
-from touchline.evaluate.inspect_task import PARSED_KEY, planned_items
-from touchline.evaluate.own_scores import cluster_of, items_sha256, scored, stop_of
+from touchline.evaluate.inspect_task import LABEL_KEY, PARSED_KEY, planned_items
+from touchline.evaluate.own_scores import cluster_of, items_sha256, scored, stop_of, task_metrics
+from touchline.evaluate.prompts import prompt_difference
 from touchline.evaluate.provider import PROMPT_KEY
 from touchline.files import sha256_file
+from touchline.tasks import get_task
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -97,17 +99,22 @@ def make_record(evaluated: Evaluated, log: EvalLog, path: Path, name: str) -> Ev
         RunsFailed: the log does not hold exactly the planned items, or more scores are no numbers than may be.
     """
     config, task = evaluated.config, evaluated.task
-    own = task is not None and task.file is not None
+    asked = config.resolved(task)
+    own = asked.is_file
     planned = None if own else [example.id for example in planned_items(config)]
     ordered = _in_order(log, planned, evaluated.repeats, name)
     if own:
-        score, samples = scored(ordered)
+        score, samples = scored(ordered, config.evaluate.metric if task is None else None)
         data_sha256 = items_sha256(ordered)
         errors, may = [sample.error for sample in samples if sample.error is not None], config.evaluate.max_error_rate
         if len(errors) > errors_allowed(may, len(samples)):
             raise _too_many(errors, may, len(samples))
     else:
-        score, samples = "exact match", tuple(_score(sample) for sample in ordered)
+        ready = get_task(asked.name, config.labels)
+        score, field_name = ready.metric(None)
+        samples = tuple(_score(sample, reads_labels=ready.with_labels is not None) for sample in ordered)
+        if field_name != "exact":
+            samples = tuple(replace(each, value=float(each.match)) for each in samples)
         data_sha256 = config.data_sha256
     return EvaluationScores(
         experiment=config.experiment,
@@ -126,6 +133,9 @@ def make_record(evaluated: Evaluated, log: EvalLog, path: Path, name: str) -> Ev
         score=score,
         repeats=evaluated.repeats,
         asked=_asked(ordered),
+        metrics=task_metrics(log) if own else (),
+        labels=() if own or get_task(asked.name).with_labels is None else config.labels,
+        prompt_difference=prompt_difference(config, ordered),
     )
 
 
@@ -160,22 +170,25 @@ def _in_order(log: EvalLog, planned: Sequence[str] | None, repeats: int, name: s
     return [samples[each] for each in wanted]
 
 
-def _score(sample: EvalSample) -> SampleScore:
-    """One answer; one with an error counts as wrong."""
+def _score(sample: EvalSample, *, reads_labels: bool) -> SampleScore:
+    """Return the scores of one answer; one with an error counts as wrong."""
     scores = sample.scores or {}
     target = sample.target if isinstance(sample.target, str) else " ".join(sample.target)
-    parsed = next((score.metadata.get(PARSED_KEY) for score in scores.values() if score.metadata), None)
+    told = next((score.metadata for score in scores.values() if score.metadata), {})
+    right = scores.get("label" if reads_labels else "match")
+    label = told.get(LABEL_KEY)
     return SampleScore(
         id=str(sample.id),
         target=target,
         output=sample.output.completion,
         exact="exact" in scores and scores["exact"].value == CORRECT,
-        match="match" in scores and scores["match"].value == CORRECT,
+        match=right is not None and right.value == CORRECT,
         error=None if sample.error is None else sample.error.message,
         repeat=sample.epoch - 1,
         stop=stop_of(sample),
-        parsed=parsed,
+        parsed=told.get(PARSED_KEY),
         cluster=cluster_of(sample),
+        label=None if label is None else str(label),
     )
 
 

@@ -174,6 +174,10 @@ def _summary(result: RunResult) -> dict[str, float | str]:
     summary |= {name: figure.value for name, figure in figures.items() if isinstance(figure, Quantity)}
     if result.steps_planned is not None:
         summary |= {"steps_done": float(result.steps_done or 0), "steps_planned": float(result.steps_planned)}
+    if isinstance(result.score, Quantity) and result.metric is not None:
+        name = _UNSAFE.sub("_", result.metric)
+        ends = {f"{name}_low": result.score.low, f"{name}_high": result.score.high}
+        summary |= {name: result.score.value} | {key: end for key, end in ends.items() if end is not None}
     if result.exact_match is not None:
         share = result.exact_match
         summary |= {"exact_match": share.value, "exact_match_low": share.low, "exact_match_high": share.high}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -43,23 +44,22 @@ class SelfTest:
 
 
 def find_task_file(path: Path) -> Path:
-    """The file with the task: the path itself, or of a folder its `task.py`, or the legacy `inspect.py`.
+    """Return the path of a task file.
 
     Raises:
-        InputFault: there is none.
+        InputFault: it is a folder, or does not exist.
     """
     if path.is_dir():
-        for name in (TASK_NAME, LEGACY_NAME):
-            if (path / name).is_file():
-                return path / name
-        raise InputFault(f"{str(path)!r} has no {TASK_NAME}", expected=f"a folder with {TASK_NAME}, or a file")
+        there = next((path / name for name in (TASK_NAME, LEGACY_NAME) if (path / name).is_file()), None)
+        hint = None if there is None else f"touchline check {shlex.quote(str(there))}"
+        raise InputFault(f"{str(path)!r} is a folder, not a task file", expected="a file, FILE.py", hint=hint)
     if not path.is_file():
-        raise InputFault(f"the task {str(path)!r} does not exist", expected="a file, or a folder with task.py")
+        raise InputFault(f"the task {str(path)!r} does not exist", expected="a file, FILE.py")
     return path
 
 
 def split_target(target: str) -> tuple[Path, str]:
-    """`FILE.py@task` or `FILE.py:function` as the path, and the rest with its sign; a folder has no rest."""
+    """Split `FILE.py@task` or `FILE.py:function` into the path, and the rest with its sign."""
     for sign in ("@", ":"):
         head, found, name = target.rpartition(f".py{sign}")
         if found:
@@ -74,7 +74,7 @@ def self_test(
     """Try the scorers of a task file on made-up answers.
 
     Args:
-        target: `FILE.py`, `FILE.py@task`, `FILE.py:function`, or a folder with task.py.
+        target: `FILE.py`, `FILE.py@task` or `FILE.py:function`.
         targets: right answers, for a function.
         rows: the run's data, with which an Inspect task's items are compared.
         data: what to call them.

@@ -16,6 +16,7 @@ from touchline.domain.catalog import DatasetInfo, ModelInfo
 from touchline.domain.evaluation import EvaluationTask
 from touchline.domain.experiment import DataConfig, Experiment, LoraConfig, TrainConfig
 from touchline.domain.finding import Finding, Severity
+from touchline.domain.labels import LabelSet
 from touchline.domain.plan import Plan, PlannedRun, ShownExample
 from touchline.domain.quantity import NO_EVIDENCE, Missing
 from touchline.domain.runs import ControlKind, RunKind, RunSpec
@@ -59,7 +60,9 @@ class PlanInputs:
     outlook: Outlook
     """The machine that is planned for, and what past runs have shown."""
     tasks: tuple[EvaluationTask, ...] = ()
-    """The tasks of `evaluate.tasks`, resolved."""
+    """The tasks of `evaluate.tasks`, and the experiment's own where it is a file, resolved."""
+    labels: tuple[LabelSet, ...] = ()
+    """The labels of each dataset that a classification is scored on."""
     examples: tuple[ShownExample, ...] = ()
     """A rendered row of each dataset."""
     accepted: Mapping[str, dict[str, object]] = field(default_factory=dict)
@@ -118,6 +121,7 @@ def build_plan(inputs: PlanInputs) -> Plan:
         compute=experiment.compute,
         tasks=inputs.tasks,
         examples=inputs.examples,
+        labels=inputs.labels,
         machine=inputs.outlook.machine,
         assumptions=assumptions(
             inputs.given - _left_open(experiment),

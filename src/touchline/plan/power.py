@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from touchline.domain.evaluation import EvaluationTask
 from touchline.domain.plan import Plan, PlannedRun
 from touchline.domain.runs import SEEDS, ControlKind, RunKind
 from touchline.statistics.power import (
@@ -57,6 +58,11 @@ def power_rows(plan: Plan) -> Iterator[tuple[str, ...]]:
 def power_lines(plan: Plan) -> Iterator[str]:
     """What the table means, and what it would take to show more."""
     runs, items = _asked(plan), evaluated_items(plan)
+    if runs and plan.own_task is not None and items is None:
+        yield (
+            f"n/a (how many items {plan.task} has shows when it runs): with an argument `data` it gets the test items, "
+            "whose number is known"
+        )
     if not runs or not items:
         return
     yield (
@@ -89,8 +95,16 @@ def power_lines(plan: Plan) -> Iterator[str]:
     yield f"{unit}. Where one is 1 point, they are points. On their own, {others}."
 
 
-def evaluated_items(plan: Plan) -> int | None:
-    """The fewest test items that a run is evaluated on; None where that is not known."""
+def evaluated_items(plan: Plan, task: EvaluationTask | None = None) -> int | None:
+    """Return the fewest items that a run is evaluated on; None where that is not known.
+
+    Args:
+        plan: the plan.
+        task: one of its further tasks; the experiment's own for None.
+    """
+    asked = task or plan.own_task
+    if asked is not None and asked.is_file and not asked.takes_data:
+        return None
     counts: list[int] = []
     for run in plan.runs:
         dataset, samples = plan.datasets.get(run.dataset), run.evaluate.samples

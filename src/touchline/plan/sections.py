@@ -10,7 +10,7 @@ from touchline.domain.plan import Plan, PlannedRun
 from touchline.domain.quantity import Measured, Missing, Quantity
 from touchline.domain.runs import SEEDS, STAGE, RunKind
 from touchline.markdown import measured
-from touchline.plan import further_tasks
+from touchline.plan import tasks
 from touchline.plan.control_words import about_controls, about_general, type_of
 from touchline.plan.power import HEADER, power_lines, power_rows
 from touchline.plan.settings import HEADER as SETTING_HEADER
@@ -64,11 +64,11 @@ def sections(plan: Plan) -> list[Section]:
         Section(title="Datasets verified", header=_DATA_HEADER, rows=tuple(_datasets(plan))),
         Section(title="Rendered examples", blocks=tuple(_examples(plan)), lines=tuple(_about_examples(plan))),
         Section(
-            title="Further tasks",
-            header=further_tasks.HEADER,
-            rows=tuple(further_tasks.rows(plan)),
-            lines=tuple(further_tasks.about(plan)),
-            right=(2,),
+            title="Tasks",
+            header=tasks.HEADER,
+            rows=tuple(tasks.rows(plan)),
+            lines=tuple(tasks.about(plan)),
+            right=(3,),
         ),
         Section(title="Configuration", header=_BATCH_HEADER, rows=_grouped(_configuration(plan))),
         Section(
@@ -184,7 +184,9 @@ def _gib(value: Measured) -> str:
 
 def _design(plan: Plan) -> Iterator[str]:
     yield f"Type: {design_line(plan)}"
-    yield f"Task: {plan.task}, evaluated with Inspect on the test split"
+    own = plan.own_task
+    items = "the test split" if own is None or own.takes_data else "items of its own"
+    yield f"Task: {plan.task}, evaluated with Inspect on {items}"
     machine = plan.machine
     devices = f"{plan.gpus_per_run} GPU{'s' if plan.gpus_per_run != 1 else ''} a run" if machine.kind == "gpu" else ""
     yield f"Planned for: {machine.key}, {_gib(machine.memory)} ({machine.source}){', ' + devices if devices else ''}"

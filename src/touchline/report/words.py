@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from touchline.domain.analysis import Analysis
 from touchline.domain.quantity import Measured, Missing, Quantity
 from touchline.domain.report import GeneralScore
-from touchline.domain.results import RunResult
+from touchline.domain.results import Proportion, RunResult
 from touchline.domain.runs import SEEDS, Level
 from touchline.markdown import measured
 from touchline.units import format_seconds, hours_to_seconds
@@ -175,6 +175,18 @@ class Scale:
 def _signed(value: float, digits: int) -> str:
     """With a sign; what rounds to 0 is `+0.0`, never `-0.0`."""
     return f"{round(value, digits) + 0.0:+.{digits}f}"
+
+
+def score_words(score: Measured, right: Proportion | None) -> str:
+    """Return a run's primary score with its interval, and of right and wrong answers how many they are."""
+    if isinstance(score, Missing):
+        return str(score)
+    counted = "" if right is None else f"; {right.k}/{right.n}"
+    if score.low is None or score.high is None:
+        return f"{score.value:.4g}"
+    if score.low >= 0 and score.high <= 1:
+        return f"{100 * score.value:.1f} % ({100 * score.low:.1f} to {100 * score.high:.1f}{counted})"
+    return f"{score.value:.4g} ({score.low:.4g} to {score.high:.4g}{counted})"
 
 
 def scale_of(analysis: Analysis) -> Scale:

@@ -27,8 +27,9 @@ from touchline.results.attempts import attempt_results
 from touchline.results.checkpoints import read_checkpoints, read_training_marker
 from touchline.results.clusters import with_clusters
 from touchline.results.comparing import compared
-from touchline.results.evaluations import is_current, read_evaluations, scores_path
+from touchline.results.evaluations import is_current, is_earlier, read_evaluations, scores_path
 from touchline.results.metrics import read_metrics
+from touchline.results.primary import labels_of_record, with_metric
 from touchline.results.shares import proportion
 from touchline.results.standing import Standing, counted, run_status, told, training_outcome
 from touchline.scaffold.folder import evaluation_config
@@ -46,7 +47,10 @@ class _Evidence:
     attempts: tuple[Attempt, ...]
     evaluations: tuple[EvaluationRecord, ...]
     other_evaluations: tuple[EvaluationRecord, ...]
+    earlier_evaluations: tuple[EvaluationRecord, ...]
     stale_evaluations: int
+    metric_note: str | None
+    ready_made: bool
     not_evaluated: tuple[str, ...]
     cluster_note: str | None
 
@@ -77,15 +81,17 @@ def collect_results(
 
 
 def _evidence(plan: Plan, run: PlannedRun, folder: Path) -> _Evidence:
-    records = read_evaluations(folder)
     config = evaluation_config(plan, run)
     checkpoints = read_checkpoints(folder)
     weights = {item.name: item.adapter_sha256 for item in checkpoints}
+    records = read_evaluations(folder)
     current = [record for record in records if is_current(record, config, weights.get(record.checkpoint))]
+    earlier = [record for record in records if is_earlier(record, config, weights.get(record.checkpoint))]
     # By task in the file's order, then by epoch.
     order = {name: place for place, name in enumerate((config.task, *(task.name for task in config.tasks)))}
     current.sort(key=lambda record: (order[record.task], _number(record.checkpoint)))
     clustered, cluster_note = with_clusters(current, config, folder)
+    clustered, metric_note = with_metric(clustered, config)
     marker = read_training_marker(folder)
     evaluated = {(record.task, record.checkpoint) for record in current}
     wanted = {(task.name, name) for task in config.tasks for own, name in evaluated if own == config.task}
@@ -96,7 +102,10 @@ def _evidence(plan: Plan, run: PlannedRun, folder: Path) -> _Evidence:
         attempts=counted(read_attempts(folder / "status")),
         evaluations=tuple(record for record in clustered if record.task == config.task),
         other_evaluations=tuple(record for record in clustered if record.task != config.task),
-        stale_evaluations=len(records) - len(current),
+        earlier_evaluations=tuple(earlier),
+        stale_evaluations=len(records) - len(current) - len(earlier),
+        metric_note=metric_note,
+        ready_made=config.own is None,
         not_evaluated=tuple(f"{name} on {task}" for task, name in sorted(wanted - evaluated)),
         cluster_note=cluster_note,
     )
@@ -114,6 +123,7 @@ def _result(run: PlannedRun, seen: _Evidence, folder: Path, view: JobView | None
         job=job,
     )
     last = seen.evaluations[-1] if seen.evaluations else None
+    ready = last if seen.ready_made else None
     trained = run.kind is RunKind.FINE_TUNED
     unread = f"{METRICS} cannot be read" if seen.metrics.unread is not None else "no step has been measured"
     nothing = Missing(missing=unread if trained else "nothing is trained")
@@ -131,8 +141,8 @@ def _result(run: PlannedRun, seen: _Evidence, folder: Path, view: JobView | None
         attempt_list=attempts,
         steps_done=(seen.metrics.steps[-1].step if seen.metrics.steps else 0) if trained else None,
         steps_planned=run.batches.steps if run.batches is not None else None,
-        exact_match=None if last is None else proportion(last, [sample.exact for sample in last.samples]),
-        match=None if last is None else proportion(last, [sample.match for sample in last.samples]),
+        exact_match=None if ready is None else proportion(ready, [sample.exact for sample in ready.samples]),
+        match=None if ready is None else proportion(ready, [sample.match for sample in ready.samples]),
         difference=None,
         train_seconds=_seconds(seen.metrics.steps[-1].elapsed_seconds, METRICS) if seen.metrics.steps else nothing,
         validation_seconds=_validation_seconds(seen, nothing),
@@ -150,6 +160,9 @@ def _result(run: PlannedRun, seen: _Evidence, folder: Path, view: JobView | None
         validation_losses=tuple(LossPoint(step=row.step, loss=row.loss) for row in seen.metrics.validations),
         evaluations=seen.evaluations,
         other_evaluations=seen.other_evaluations,
+        earlier_evaluations=seen.earlier_evaluations,
+        metric=None if last is None else last.score,
+        labels=None if last is None else labels_of_record(last),
         control=run.control,
         notes=_notes(seen, outcome, state),
     )
@@ -279,10 +292,18 @@ def _notes(seen: _Evidence, outcome: TrainingOutcome, state: JobState | None) ->
     notes += [f"checkpoint {item.name} cannot be used: {'; '.join(item.problems)}" for item in broken]
     if seen.stale_evaluations:
         what = "1 evaluation" if seen.stale_evaluations == 1 else f"{seen.stale_evaluations} evaluations"
-        notes.append(f"{what} of other settings or weights left out")
+        notes.append(f"{what} of other weights left out")
+    if seen.earlier_evaluations:
+        number = len(seen.earlier_evaluations)
+        what = "1 evaluation" if number == 1 else f"{number} evaluations"
+        ways = "; ".join(dict.fromkeys(record.decoding for record in seen.earlier_evaluations))
+        notes.append(f"{what} by other settings kept beside and compared with nothing: {ways}")
+    notes += [seen.metric_note] if seen.metric_note is not None else []
     notes += [f"not evaluated: {each}" for each in seen.not_evaluated]
     notes += [seen.cluster_note] if seen.cluster_note is not None else []
     for record in (*seen.evaluations[-1:], *seen.other_evaluations):
+        if record.prompt_difference is not None:
+            notes.append(f"{record.task} asks otherwise than training: {record.prompt_difference}")
         errors = sum(sample.error is not None for sample in record.samples)
         if errors:
             what = f"{record.checkpoint} on {record.task}"

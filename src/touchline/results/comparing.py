@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from touchline.domain.analysis import RunScore
 from touchline.domain.plan import Plan
+from touchline.domain.quantity import Quantity
 from touchline.domain.results import RunResult
 
 
@@ -17,7 +19,7 @@ def compared(plan: Plan, results: list[RunResult]) -> list[RunResult]:
     from numpy.random import PCG64, Generator
 
     from touchline.statistics.comparisons import compare_with_controls
-    from touchline.statistics.own_score import is_binary
+    from touchline.statistics.own_score import is_binary, run_scores
     from touchline.statistics.scored import SEED, last_of_each, scored_run
 
     datasets = {run.name: run.dataset for run in plan.runs}
@@ -27,14 +29,29 @@ def compared(plan: Plan, results: list[RunResult]) -> list[RunResult]:
         for result in results
         if (record := last[result.name]) is not None
     ]
-    found = compare_with_controls(scored, binary=is_binary(scored), rng=Generator(PCG64(SEED)))
+    binary = is_binary(scored)
+    own = {each.run: each for each in run_scores(scored, binary=binary, rng=Generator(PCG64(SEED)))[0]}
+    found = compare_with_controls(scored, binary=binary, rng=Generator(PCG64(SEED)))
     differences = {comparison.run: comparison.difference for comparison in found.comparisons}
     refused = {refusal.run: f"not compared with {refusal.other}: {refusal.reason}" for refusal in found.refusals}
     return [
         replace(
             result,
             difference=differences.get(result.name),
+            score=_primary(own[result.name]) if result.name in own else result.score,
             notes=(*result.notes, *([refused[result.name]] if result.name in refused else [])),
         )
         for result in results
     ]
+
+
+def _primary(score: RunScore) -> Quantity:
+    return Quantity(
+        value=score.value,
+        unit="1",
+        low=score.low,
+        high=score.high,
+        coverage=score.coverage,
+        aggregation="mean",
+        method=f"{score.method}, {score.items} items",
+    )

@@ -5,9 +5,17 @@ from __future__ import annotations
 from touchline.catalog.evaluations import (
     finished_evaluation,
     is_current,
+    is_earlier,
     read_evaluations,
     scores_path,
     settings_sha256,
 )
 
-__all__ = ["finished_evaluation", "is_current", "read_evaluations", "scores_path", "settings_sha256"]
+__all__ = [
+    "finished_evaluation",
+    "is_current",
+    "is_earlier",
+    "read_evaluations",
+    "scores_path",
+    "settings_sha256",
+]

@@ -45,9 +45,9 @@ def record_of_own(plan: Plan, run: PlannedRun, folder: Path, result: RunResult |
 
 def _evaluated(record: RunRecord, result: RunResult) -> RunRecord:
     """The record with the evaluation of its last checkpoint."""
-    if isinstance(result.evaluate_seconds, Missing) or result.exact_match is None:
+    if isinstance(result.evaluate_seconds, Missing) or not result.evaluations:
         return record
-    samples = Quantity(value=result.exact_match.n, unit="items", where="eval/")
+    samples = Quantity(value=len(result.evaluations[-1].samples), unit="items", where="eval/")
     work = replace(record.work, evaluation_seconds=result.evaluate_seconds, evaluation_samples=samples)
     return replace(record, work=work)
 

@@ -11,8 +11,9 @@ import jinja2
 
 from touchline.backends import get_backend
 from touchline.domain.anchors import from_run_folder
-from touchline.domain.evaluation import EvaluationConfig, PlannedModel, decoding_text
+from touchline.domain.evaluation import EvaluationConfig, EvaluationTask, PlannedModel, decoding_text
 from touchline.domain.experiment import task_file_stem
+from touchline.domain.labels import labels_of
 from touchline.domain.plan import Plan, PlannedRun
 from touchline.domain.runs import RunKind
 from touchline.domain.site import Site
@@ -92,9 +93,19 @@ def evaluation_config(plan: Plan, run: PlannedRun) -> EvaluationConfig:
         evaluate=run.evaluate,
         control=run.kind is RunKind.CONTROL,
         no_op=run.no_op,
-        tasks=tuple(task for task in plan.tasks if task.name in run.evaluate.tasks),
+        own=None if plan.own_task is None else _from_run(plan.own_task),
+        labels=labels_of(plan.labels, run.dataset, run.data, run.evaluate),
+        tasks=tuple(_from_run(task) for task in plan.further_tasks if task.name in run.evaluate.tasks),
         train_epochs=None if run.train is None else run.train.epochs,
     )
+
+
+def _from_run(task: EvaluationTask) -> EvaluationTask:
+    """Return a task with its paths as seen from a run's folder."""
+    if task.file is None:
+        return task
+    modules = {from_run_folder(path): sha256 for path, sha256 in task.modules.items()}
+    return replace(task, file=from_run_folder(task.file), modules=modules)
 
 
 def _evaluation(plan: Plan, run: PlannedRun) -> str:

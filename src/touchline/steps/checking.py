@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -66,6 +66,10 @@ TORCHTUNE = "torchtune"
 _CONFIG_ENDINGS = frozenset({".yaml", ".yml", ".json"})
 
 
+def _ignore(message: str) -> None:
+    del message
+
+
 @dataclass(slots=True)
 class Checked:
     """What was found so far."""
@@ -78,8 +82,16 @@ class Checked:
     """Files that were looked at."""
 
 
-def check_paths(paths: Sequence[Path], settings: Settings, request: CheckRequest) -> tuple[CheckReport, list[Finding]]:
-    """Check files and folders.
+def check_paths(
+    paths: Sequence[Path], settings: Settings, request: CheckRequest, on_message: Callable[[str], None] = _ignore
+) -> tuple[CheckReport, list[Finding]]:
+    """Check files and folders. Only the code of a task file that is named itself is run.
+
+    Args:
+        paths: files and folders.
+        settings: where models and caches are.
+        request: what to check for.
+        on_message: receives a line before the code of a task file runs.
 
     Returns:
         The report, and its findings with their fixes.
@@ -90,9 +102,9 @@ def check_paths(paths: Sequence[Path], settings: Settings, request: CheckRequest
     tasks = [path for path in paths if is_task_target(path)]
     checker = _Checker(settings, request)
     for path in tasks:
+        on_message(f"running the code of {path}, which was named, to try its scorers")
         checker.task(path)
-    # A folder may hold a task beside an experiment and its data, so it is looked through as well.
-    paths = [path for path in paths if path not in tasks or path.is_dir()]
+    paths = [path for path in paths if path not in tasks]
     files, findings = find_files(paths)
     checker.found.findings += findings
     for file in files:
@@ -385,14 +397,12 @@ def format_of(document: ForeignDocument, name: str) -> ConfigFormat | None:
 
 
 def is_task_target(path: Path) -> bool:
-    """Whether a path means a task to try: `X.py`, `X.py@task`, `X.py:function`, or a folder with task.py."""
-    place, rest = split_target(str(path))
-    if place.suffix == ".py":
-        return place.is_file()
-    if rest or not path.is_dir() or (path / EXPERIMENT).is_file():
-        # An experiment names its own task, with its own data.
-        return False
-    return any((path / name).is_file() for name in ("task.py", "inspect.py"))
+    """Return True if a path names a task file itself: `X.py`, `X.py@task` or `X.py:function`.
+
+    A folder never does, whatever lies in it: the code of a file runs only if that file was named.
+    """
+    place, _ = split_target(str(path))
+    return place.suffix == ".py" and place.is_file()
 
 
 def _asked(training: StatedTraining) -> tuple[object, ...]:

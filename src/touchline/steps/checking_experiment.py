@@ -17,6 +17,7 @@ from touchline.catalog.shapes import shape_of_folder
 from touchline.checks.design import NO_DATASET, DatasetFacts, DesignView, dataset_facts, row_set_sha256
 from touchline.checks.pages import all_pages
 from touchline.checks.rule import check_view
+from touchline.checks.task_prompts import prompt_findings
 from touchline.checks.views import DataFacts, ModelFacts, Surroundings, TrainingView
 from touchline.domain.catalog import DatasetInfo, ModelInfo
 from touchline.domain.experiment import TrainConfig
@@ -37,7 +38,7 @@ from touchline.steps.choosing import CheckRequest, chosen, in_order
 from touchline.steps.outlook import free_space
 from touchline.steps.parity import Parity
 from touchline.steps.scoring import task_findings
-from touchline.steps.seeing import MODEL_NOT_HERE, Seen, as_findings, lengths_of, see
+from touchline.steps.seeing import MODEL_NOT_HERE, Seen, as_findings, labels_of_spec, lengths_of, see
 
 _QUOTED = re.compile(r"'([^']+)'")
 _DIGITS = re.compile(r"\d+")
@@ -166,6 +167,7 @@ def launch_findings(
     yield from module_findings(seen)
     yield from stage_leaks(seen)
     yield from _scorer_findings(seen)
+    yield from _prompt_findings(seen)
     yield from _parity_findings(seen, settings, date)
 
 
@@ -189,6 +191,23 @@ def _scorer_findings(seen: Seen) -> Iterator[Finding]:
         if spec.data.path in seen.datasets and spec.data.path not in told:
             told.add(spec.data.path)
             yield from task_findings(experiment.task, spec.data, seen.root, seen.loaded.document.where(["task"]))
+
+
+def _prompt_findings(seen: Seen) -> Iterator[Finding]:
+    """Find what the tasks ask otherwise than training, for each kind of data."""
+    own, document = seen.loaded.experiment.task, seen.loaded.document
+    told: list[Finding] = []
+    for spec in seen.specs:
+        if spec.kind is not RunKind.FINE_TUNED:
+            continue
+        for name, task in seen.tasks.items():
+            if name != own and name not in spec.evaluate.tasks:
+                continue
+            labels = labels_of_spec(seen, spec)
+            where = document.where(["task"] if name == own else ["evaluate", "tasks"])
+            found = prompt_findings(task, spec.data, where, is_own=name == own, labels=labels)
+            told += [each for each in found if each not in told]
+    yield from told
 
 
 def _parity_findings(seen: Seen, settings: Settings, date: str) -> Iterator[Finding]:

@@ -12,6 +12,7 @@ from touchline import __version__
 from touchline.backends.protocol import Lengths
 from touchline.catalog.settings import Settings
 from touchline.domain.catalog import ModelInfo
+from touchline.domain.evaluation import decoding_text
 from touchline.domain.finding import Finding, Severity
 from touchline.domain.plan import Plan, PlannedRun
 from touchline.domain.quantity import Quantity
@@ -21,6 +22,8 @@ from touchline.launch.folders import ExperimentFolder
 from touchline.plan.build import PlanInputs, build_plan
 from touchline.plan.drift import changed_runs, revise, why_changed
 from touchline.plan.table import runs_plan_markdown
+from touchline.results.evaluations import is_current, read_evaluations
+from touchline.scaffold.folder import evaluation_config
 from touchline.spec import read_experiment, read_settings, with_settings
 from touchline.spec.bounds import SIZE_LIMIT_BYTES
 from touchline.spec.read import LoadedExperiment
@@ -82,6 +85,7 @@ def resolve(
         touchline_version=__version__,
         given=loaded.given,
         tasks=tuple(seen.tasks.values()),
+        labels=tuple(seen.labels),
         outlook=look(seen.target, seen.models.values(), {spec.train.backend for spec in seen.specs}, settings),
         examples=examples_of(seen, date),
         accepted=accepted,
@@ -93,7 +97,28 @@ def resolve(
         },
     )
     plan_ = build_plan(inputs)
-    return plan_, (*_notes((*seen.findings, *found)), *_short_of_space(plan_, folder))
+    plan_ = replace(plan_, kept_evaluations=tuple(_kept_evaluations(plan_, folder)))
+    notes = (*_notes((*seen.findings, *found)), *plan_.kept_evaluations, *_short_of_space(plan_, folder))
+    return plan_, notes
+
+
+def _kept_evaluations(plan_: Plan, folder: ExperimentFolder) -> Iterator[str]:
+    """Announce which evaluations will be made again by other settings, and that the earlier ones stay."""
+    earlier: dict[tuple[str, str, str], int] = {}
+    for run_ in plan_.runs:
+        if not folder.has_evaluations(run_.name):
+            continue
+        config = evaluation_config(plan_, run_)
+        for record in read_evaluations(folder.run(run_.name)):
+            if not is_current(record, config, record.adapter_sha256):
+                key = (record.task, record.decoding, decoding_text(run_.evaluate))
+                earlier[key] = earlier.get(key, 0) + 1
+    for (task, before, now), number in earlier.items():
+        count = "1 evaluation" if number == 1 else f"{number} evaluations"
+        yield (
+            f"{count} on {task} by other settings ({before}) stay{'s' if number == 1 else ''}, with logs and scores; "
+            f"the plan evaluates beside them ({now}), and no comparison mixes the two"
+        )
 
 
 def _launchable(seen: Seen, lengths: dict[tuple[str, str], Lengths], settings: Settings, date: str) -> list[Finding]:
@@ -162,7 +187,7 @@ def _refuse_changes(planned: Planned, seen: Seen) -> None:
     changed += [
         f"the task {task.name!r}"
         for task in old.tasks
-        if task.name in seen.tasks and seen.tasks[task.name].sha256 != task.sha256
+        if task.name in seen.tasks and seen.tasks[task.name].code_sha256 != task.code_sha256
     ]
     changed += [
         f"the model {name!r}"

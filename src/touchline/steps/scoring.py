@@ -2,41 +2,42 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from touchline.catalog.datasets import load_dataset, load_examples
+from touchline.catalog.task_files import is_task_file
 from touchline.checks.rule import check_view
 from touchline.checks.scoring import PROBED_ITEMS, probes_of
 from touchline.checks.task_files import TaskFileView
 from touchline.domain.experiment import DataConfig
-from touchline.domain.finding import Finding, Where
+from touchline.domain.finding import Finding, Severity, Where
 from touchline.errors import TouchlineError
 from touchline.files import read_text_bounded
 from touchline.launch.selftest import Rows, find_task_file, self_test, split_target
-from touchline.tasks import TASKS, get_task
+from touchline.tasks import get_task
 
 _TEXT_LIMIT_BYTES = 4 << 20
 _SPLITS = ("test", "validation", "train")
 
 
-def task_findings(task: str, data: DataConfig | None, base: Path, where: Where | None = None) -> Iterator[Finding]:
-    """What is wrong with the scoring of an experiment: its ready-made task, or the task file that it names.
+def task_findings(task: str, data: DataConfig, base: Path, where: Where | None = None) -> Iterator[Finding]:
+    """Find what is wrong with the scoring of an experiment's task. A task file is read here and never run.
 
     Args:
-        task: `capitalization`, or `FILE.py`, `FILE.py@task`, `FILE.py:function`, or a folder with task.py.
-        data: the run's data; none: not compared, and a ready-made task is not tried.
+        task: `capitalization`, or `FILE.py` or `FILE.py@task`.
+        data: the run's data.
         base: folder that relative paths are relative to.
-        where: the place of findings that name none; the task's file where there is one.
+        where: the place of findings that name none.
 
     Raises:
         InputFault: there is no such task or file.
     """
-    if task not in TASKS and _is_path(task, base):
-        yield from file_findings(_placed(task, base), data, base)
-        return
-    ready = get_task(task)
-    if data is None:
+    if is_task_file(task):
+        path, rest = split_target(task)
+        yield from text_findings(base / path)
+        yield _not_run(f"{base / path}{rest}", where)
         return
     try:
         splits = {split.name: split.num_examples for split in load_dataset(data, base).splits}
@@ -45,15 +46,27 @@ def task_findings(task: str, data: DataConfig | None, base: Path, where: Where |
         # What is wrong with the data has been said by those who look at the data.
         return
     place = where or Where(path=data.path)
-    views = probes_of(ready, targets, items=splits.get("test", 0))
+    views = probes_of(get_task(task), targets, items=splits.get("test", 0))
     yield from _each_once(finding for view in views for finding in check_view(view, place, task))
+
+
+def _not_run(target: str, where: Where | None) -> Finding:
+    """Say that the scorers of a task file were not tried, and how to try them."""
+    return Finding(
+        code="EV217",
+        severity=Severity.INFO,
+        subject="task",
+        message=f"{Path(target).name} was read and not run, so its scorers were not tried; naming it runs its code",
+        where=where,
+        hint=f"touchline check {shlex.quote(target)}",
+    )
 
 
 def file_findings(target: str, data: DataConfig | None = None, base: Path | None = None) -> Iterator[Finding]:
     """What is wrong with a task file and its scorers; the file is run, in a process of its own.
 
     Args:
-        target: `FILE.py`, `FILE.py@task`, `FILE.py:function`, or a folder with task.py.
+        target: `FILE.py`, `FILE.py@task` or `FILE.py:function`.
         data: the run's data, with which the task's items are compared.
         base: folder that the data's path is relative to.
 
@@ -84,16 +97,6 @@ def text_findings(path: Path) -> Iterator[Finding]:
 def _each_once(findings: Iterable[Finding]) -> Iterator[Finding]:
     """What is said of a task's items is the same for each of its scorers."""
     return iter({(finding.code, finding.message): finding for finding in findings}.values())
-
-
-def _is_path(task: str, base: Path) -> bool:
-    path, _ = split_target(task)
-    return path.suffix == ".py" or "/" in task or (base / path).is_dir()
-
-
-def _placed(task: str, base: Path) -> str:
-    path, rest = split_target(task)
-    return f"{base / path}{rest}"
 
 
 def _rows(data: DataConfig, base: Path) -> Rows | None:

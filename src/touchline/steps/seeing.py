@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from touchline.backends.protocol import Lengths
 from touchline.catalog.datasets import cluster_faults, load_dataset
+from touchline.catalog.label_sets import label_set
 from touchline.catalog.lengths import token_lengths
 from touchline.catalog.models import load_model
 from touchline.catalog.settings import Settings
-from touchline.catalog.task_files import resolve_task
+from touchline.catalog.task_files import is_task_file, resolve_task
 from touchline.domain.anchors import portable_path
 from touchline.domain.catalog import DatasetInfo, ModelInfo
 from touchline.domain.evaluation import EvaluationTask
-from touchline.domain.experiment import DataConfig
+from touchline.domain.experiment import DataConfig, task_file_stem
 from touchline.domain.finding import Finding, Severity, Where
+from touchline.domain.labels import LabelSet, labels_of
 from touchline.domain.plan import ShownExample
 from touchline.domain.runs import STAGE, RunKind, RunSpec
-from touchline.errors import InputFault
+from touchline.errors import InputFault, TouchlineError
 from touchline.plan.build import data_key
 from touchline.spec import ModelLabel, expand, label_of, with_settings
 from touchline.spec.document import error
@@ -27,7 +29,7 @@ from touchline.spec.read import LoadedExperiment
 from touchline.spec.stages import chain_faults, stage_experiment, stage_places
 from touchline.steps.resolving import shown_example, with_columns
 from touchline.steps.target import Target, device_findings, target_of
-from touchline.tasks import Task, get_task
+from touchline.tasks import TASKS, Task, get_task
 from touchline.tasks.exact_match import EXACT_MATCH
 
 MODEL_NOT_HERE = "CK100"
@@ -44,7 +46,7 @@ class Seen:
     root: Path
     """Its folder."""
     task: Task
-    """Its task."""
+    """Its ready-made task; for a task in a file, `exact_match` stands in, whose prompt is the input alone."""
     specs: tuple[RunSpec, ...] = ()
     """Its runs, every stage one of its own; none when the design itself has faults."""
     design: tuple[RunSpec, ...] = ()
@@ -54,9 +56,11 @@ class Seen:
     datasets: dict[str, DatasetInfo] = field(default_factory=dict)
     """The datasets that can be read, by the path that the file uses."""
     tasks: dict[str, EvaluationTask] = field(default_factory=dict)
-    """The further tasks of `evaluate.tasks` that are sound, by name."""
+    """The tasks that are sound, by name: those of `evaluate.tasks`, and the experiment's own where it is a file."""
     target: Target | None = None
     """The machine that its runs will use; None where nothing names it."""
+    labels: list[LabelSet] = field(default_factory=list)
+    """The labels of each dataset that a classification is scored on."""
     findings: list[Finding] = field(default_factory=list)
     """What is wrong, errors and others."""
 
@@ -81,14 +85,15 @@ def see(
         root: its folder.
         settings: where models and caches are.
         accepted: settings that a person has changed in a run's folder, by run.
-        only_checked: whether an experiment is looked at as well that cannot be run: with a task of its own, or with
-            stages that are no chain, which the rules tell.
+        only_checked: whether an experiment is looked at as well that cannot be run, with stages that are no chain,
+            which the rules tell.
 
     Raises:
-        InputFault: there is no such task, stages that are no chain, or combinations of levels are impossible.
+        InputFault: stages that are no chain, or combinations of levels are impossible.
     """
     experiment = loaded.experiment
-    seen = Seen(loaded=loaded, root=root, task=_task(loaded, root, only_checked))
+    seen = Seen(loaded=loaded, root=root, task=EXACT_MATCH)
+    _see_own_task(seen)
     names = list(dict.fromkeys([*experiment.models, *_models_in_pairs(loaded)]))
     for name in names:
         try:
@@ -100,7 +105,9 @@ def see(
     seen.design = _design(loaded, labels)
     specs = expand(experiment, labels, loaded.document) if _is_chain(seen, only_checked) else seen.design
     specs = _with_columns(specs, loaded, root, settings)
-    seen.specs = tuple(_with_accepted(spec, accepted.get(spec.name), loaded, seen.task.prompt) for spec in specs)
+    specs = tuple(_with_accepted(spec, accepted.get(spec.name), loaded) for spec in specs)
+    _see_labels(seen, specs)
+    seen.specs = tuple(_with_prompt(spec, seen) for spec in specs)
     if not experiment.stages:
         seen.design = seen.specs
     elif not only_checked:
@@ -163,11 +170,68 @@ def _see_tasks(seen: Seen) -> None:
     for name in dict.fromkeys(name for spec in seen.specs for name in spec.evaluate.tasks):
         where = document.where(["evaluate", "tasks"])
         try:
-            if name == seen.loaded.experiment.task:
+            if task_file_stem(name) == task_file_stem(seen.loaded.experiment.task):
                 raise InputFault(f"the task {name!r} is the experiment's own already", expected="only further tasks")
-            seen.tasks[name] = resolve_task(name, seen.root)
+            seen.tasks[name] = _portable(resolve_task(name, seen.root), seen.root)
         except InputFault as fault:
             seen.findings += as_findings(fault, "EV301", where)
+
+
+def _see_own_task(seen: Seen) -> None:
+    """Resolve the experiment's own task, and the metric that is named; a file is read, and not run."""
+    experiment, document = seen.loaded.experiment, seen.loaded.document
+    name = experiment.task
+    try:
+        if is_task_file(name):
+            seen.tasks[name] = _portable(resolve_task(name, seen.root), seen.root)
+        else:
+            seen.task = get_task(name)
+    except InputFault as fault:
+        seen.findings += as_findings(fault, "EX015", document.where(["task"]))
+        return
+    if not is_task_file(name):
+        try:
+            seen.task.metric(experiment.evaluate.metric)
+        except InputFault as fault:
+            seen.findings += as_findings(fault, "EX015", document.where(["evaluate", "metric"]))
+
+
+def _see_labels(seen: Seen, specs: Sequence[RunSpec]) -> None:
+    """Count the labels of every dataset that a classification is scored on."""
+    own, told = seen.loaded.experiment.task, set[tuple[object, ...]]()
+    for spec in specs:
+        names = (own, *spec.evaluate.tasks)
+        if not any(name in TASKS and TASKS[name].with_labels is not None for name in names):
+            continue
+        data = spec.data
+        key = (data.path, data.output, data.messages, data.train_fraction, data.split_seed, spec.evaluate.labels)
+        if key in told:
+            continue
+        told.add(key)
+        try:
+            found, findings = label_set(data, seen.root, spec.evaluate.labels)
+        except TouchlineError:
+            # What is wrong with the data is found where the datasets are looked up.
+            continue
+        if found is not None:
+            found = replace(found, dataset=portable_path(data.path, found.dataset, seen.root))
+            seen.labels += [] if found in seen.labels else [found]
+        seen.findings += [each for each in findings if each not in seen.findings]
+
+
+def labels_of_spec(seen: Seen, spec: RunSpec) -> tuple[str, ...]:
+    """Return the labels that a run is scored on; none if its dataset has no labels."""
+    found = str((seen.root / Path(spec.data.path).expanduser()).resolve())
+    return labels_of(seen.labels, portable_path(spec.data.path, found, seen.root), spec.data, spec.evaluate)
+
+
+def _portable(task: EvaluationTask, root: Path) -> EvaluationTask:
+    """Return a task whose paths move with the experiment's folder, as far as they lie in it."""
+    if task.file is None:
+        return task
+    here = root.resolve()
+    modules = {portable_path(path, path, here): sha256 for path, sha256 in task.modules.items()}
+    return replace(task, file=portable_path(task.file, task.file, here), modules=modules)
 
 
 def _cluster_findings(seen: Seen) -> list[Finding]:
@@ -272,24 +336,6 @@ def as_findings(fault: InputFault, code: str, where: Where | None) -> list[Findi
     return [Finding(code=code, severity=Severity.ERROR, subject="", message=message, where=where, hint=fault.hint)]
 
 
-def _task(loaded: LoadedExperiment, root: Path, only_checked: bool) -> Task:
-    """The task; one that is given as a file has a prompt of its own, which only its process knows."""
-    name = loaded.experiment.task
-    try:
-        return get_task(name)
-    except InputFault as fault:
-        where = loaded.document.where(["task"])
-        path = root / name.partition("@")[0].partition(":")[0]
-        if not path.exists():
-            raise InputFault(fault.message, findings=as_findings(fault, "EX015", where), hint=fault.hint) from None
-        message = f"the task {name!r} is a file: it is checked, and `plan` and `run` do not take it yet"
-        severity = Severity.INFO if only_checked else Severity.ERROR
-        finding = Finding(code="EX015", severity=severity, subject="task", message=message, where=where)
-        if not only_checked:
-            raise InputFault(message, findings=[finding]) from None
-        return EXACT_MATCH
-
-
 def _twins(seen: Seen) -> list[Finding]:
     found: list[Finding] = []
     models, document = seen.models, seen.loaded.document
@@ -318,15 +364,24 @@ def _label(model: ModelInfo | None, name: str) -> ModelLabel:
     return ModelLabel(name=model.name, size=model.size_label, family=model.family)
 
 
-def _with_accepted(spec: RunSpec, accepted: dict[str, object] | None, loaded: LoadedExperiment, prompt: str) -> RunSpec:
-    """A run with its accepted settings and its task's prompt."""
-    if accepted:
-        base = replace(loaded.experiment, train=spec.train, data=spec.data, evaluate=spec.evaluate)
-        own, faults = with_settings(base, {k: v for k, v in accepted.items() if k != "seed"}, loaded.document)
-        if own is None:
-            raise InputFault(f"the settings accepted for {spec.name} no longer fit", findings=faults)
-        seed = int(str(accepted.get("seed", spec.seed)))
-        spec = replace(spec, train=own.train, data=own.data, evaluate=own.evaluate, seed=seed)
-    if spec.data.prompt is None and spec.data.messages is None:
-        spec = replace(spec, data=replace(spec.data, prompt=prompt))
-    return spec
+def _with_accepted(spec: RunSpec, accepted: dict[str, object] | None, loaded: LoadedExperiment) -> RunSpec:
+    """Return a run with its accepted settings."""
+    if not accepted:
+        return spec
+    base = replace(loaded.experiment, train=spec.train, data=spec.data, evaluate=spec.evaluate)
+    own, faults = with_settings(base, {k: v for k, v in accepted.items() if k != "seed"}, loaded.document)
+    if own is None:
+        raise InputFault(f"the settings accepted for {spec.name} no longer fit", findings=faults)
+    seed = int(str(accepted.get("seed", spec.seed)))
+    return replace(spec, train=own.train, data=own.data, evaluate=own.evaluate, seed=seed)
+
+
+def _with_prompt(spec: RunSpec, seen: Seen) -> RunSpec:
+    """Return a run with its task's prompt, where the data give none."""
+    if spec.data.prompt is not None or spec.data.messages is not None:
+        return spec
+    task = seen.task
+    if task.with_labels is not None:
+        found = labels_of_spec(seen, spec)
+        task = task.with_labels(found) if found else task
+    return replace(spec, data=replace(spec.data, prompt=task.prompt))

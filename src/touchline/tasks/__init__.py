@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Sequence
 
 from touchline.errors import InputFault
 from touchline.tasks.capitalization import CAPITALIZATION
 from touchline.tasks.choice import CHOICE
+from touchline.tasks.classification import CLASSIFICATION
 from touchline.tasks.exact_match import EXACT_MATCH
 from touchline.tasks.number import NUMBER
 from touchline.tasks.protocol import Scores, Task
 
 __all__ = ["TASKS", "Scores", "Task", "get_task"]
 
-TASKS = {task.name: task for task in (CAPITALIZATION, EXACT_MATCH, NUMBER, CHOICE)}
+TASKS = {task.name: task for task in (CAPITALIZATION, CLASSIFICATION, EXACT_MATCH, NUMBER, CHOICE)}
 
 
-def get_task(name: str) -> Task:
-    """The task of that name.
+def get_task(name: str, labels: Sequence[str] = ()) -> Task:
+    """Return the task of that name.
+
+    Args:
+        name: as experiment.yaml has it.
+        labels: the labels of the dataset, for a task that reads one of them.
 
     Raises:
         InputFault: there is none.
@@ -26,7 +32,8 @@ def get_task(name: str) -> Task:
         near = difflib.get_close_matches(name, TASKS, n=1)
         raise InputFault(
             f"there is no task {name!r}",
-            expected=f"one of {', '.join(TASKS)}",
+            expected=f"one of {', '.join(TASKS)}; or a file, tasks/mine.py@name",
             hint=f"task: {near[0] if near else 'exact_match'}",
         )
-    return TASKS[name]
+    task = TASKS[name]
+    return task if task.with_labels is None or not labels else task.with_labels(labels)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from touchline.errors import InputFault
 
@@ -18,6 +19,10 @@ Not simply all that is no letter: vowel signs of Indic scripts and symbols such 
 """
 
 
+MetricField = Literal["exact", "match"]
+"""Which of an answer's scores a metric is the mean of."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Scores:
     """Whether one answer is right."""
@@ -28,6 +33,8 @@ class Scores:
     """Equal when punctuation and white space, also within, do not count; case does."""
     parsed: bool | None = None
     """Whether an answer could be read from the output; none where the output itself is the answer."""
+    label: str | None = None
+    """The label that was read from the output; none where none was, and for tasks without labels."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,6 +47,28 @@ class Task:
     """The user's turn, with `{input}`."""
     score: Callable[[str, str], Scores]
     """Scores of (output, target)."""
+    metrics: tuple[tuple[str, MetricField], ...] = (("exact match", "exact"), ("match", "match"))
+    """Names of its metrics, and which of the scores each one is; the first is the primary metric."""
+    with_labels: Callable[[Sequence[str]], Task] | None = None
+    """Gives the same task with the labels of a dataset; none for a task without labels."""
+
+    def metric(self, name: str | None) -> tuple[str, MetricField]:
+        """Return the metric of that name; the primary one for None.
+
+        Raises:
+            InputFault: it has no such metric.
+        """
+        if name is None:
+            return self.metrics[0]
+        found = next((each for each in self.metrics if name in each), None)
+        if found is None:
+            names = [each for each, _ in self.metrics]
+            raise InputFault(
+                f"the task {self.name!r} has no metric {name!r}",
+                expected=f"one of {', '.join(names)}",
+                hint=f"evaluate.metric: {names[0]}",
+            )
+        return found
 
 
 def score_text(output: str, target: str) -> Scores:

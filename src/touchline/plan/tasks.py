@@ -1,0 +1,116 @@
+"""The section of the plan on what the runs are scored on: prompts, scores, items, and which of it is code."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from touchline.domain.evaluation import EvaluationTask
+from touchline.domain.plan import Plan
+from touchline.plan.power import evaluated_items
+from touchline.tasks import TASKS, get_task
+
+HEADER = ("task", "from", "scores, the primary one first", "items", "sha256")
+_LABELS_SHOWN = 20
+
+
+def rows(plan: Plan) -> Iterator[tuple[str, ...]]:
+    """Give a row for the experiment's own task, for each further one, and for each module that a file imports."""
+    own = plan.own_task or EvaluationTask(name=plan.task)
+    metrics = {run.evaluate.metric for run in plan.runs}
+    for task in (own, *plan.further_tasks):
+        place = "the experiment's own: " if task is own else ""
+        metric = next(iter(metrics)) if task is own and len(metrics) == 1 else None
+        yield task.name, f"{place}{_place(task)}", _scores(task, metric), _items(plan, task), _sha(task.sha256)
+        for module, sha256 in task.modules.items():
+            yield task.name, f"imports {module}", "-", "-", _sha(sha256)
+
+
+def about(plan: Plan) -> Iterator[str]:
+    """Tell what to know before such a plan is accepted: prompts, labels, code, evaluations that stay."""
+    yield from _prompts(plan)
+    yield from _labels(plan)
+    own = plan.own_task
+    if own is not None or any(task.is_file for task in plan.further_tasks):
+        yield (
+            "A task in a file is code of yours, run with your rights by the evaluation process and by nothing else: "
+            "read it before you go on. If the file, or a module beside it that it imports, changes after this plan, "
+            "the evaluation refuses it; data that it reads is not looked at, but other items than another run had are "
+            "never compared."
+        )
+    if any(task.is_file and not task.takes_data for task in (own, *plan.further_tasks) if task is not None):
+        yield (
+            "How many items such a file has is not known before it runs: its time is taken to be that of the test "
+            "split. With an argument `data` it gets the path of the test items instead."
+        )
+    yield from plan.kept_evaluations
+
+
+def _prompts(plan: Plan) -> Iterator[str]:
+    """The prompt that each dataset's items are asked with, which is that of training."""
+    told: set[str] = set()
+    for run in plan.runs:
+        data = run.data
+        if data.messages is not None:
+            how = f"the chats of column {data.messages!r} as they stand"
+        else:
+            how = repr(data.prompt or "{input}")
+        system = f", after the system turn {data.system!r}" if data.system else ""
+        told.add(f"{how}{system}")
+    own = plan.own_task
+    if own is not None and not own.takes_data:
+        yield f"Prompt of training: {'; '.join(sorted(told))}. Prompts of {own.name}: its own{_changes(own)}"
+    else:
+        changed = "" if own is None or not own.own_prompt else f"; {own.name} changes it{_changes(own)}"
+        yield f"Prompt, of training and evaluation alike: {'; '.join(sorted(told))}{changed}"
+    for task in plan.further_tasks:
+        if task.is_file:
+            where = "that of training" if task.takes_data else "its own"
+            yield f"Prompt of {task.name}: {where}{_changes(task)}"
+        elif any(run.data.messages is None for run in plan.runs):
+            labels = plan.labels[0].labels if plan.labels else ()
+            yield f"Prompt of {task.name}: {get_task(task.name, labels).prompt!r}"
+
+
+def _changes(task: EvaluationTask) -> str:
+    return f", with {'; '.join(dict.fromkeys(task.own_prompt))}" if task.own_prompt else ""
+
+
+def _labels(plan: Plan) -> Iterator[str]:
+    """The labels of each dataset, and what the most frequent one scores as the answer to all."""
+    for each in plan.labels:
+        more = f" and {len(each.labels) - _LABELS_SHOWN} more" if len(each.labels) > _LABELS_SHOWN else ""
+        yield f"Labels of {each.dataset}: {', '.join(each.labels[:_LABELS_SHOWN])}{more}"
+        most = each.majority("test")
+        if most is not None:
+            label, number, rows_ = most
+            yield (
+                f"Majority baseline: {label!r} as the answer to every test item scores {100 * number / rows_:.1f} % "
+                f"({number:,} of {rows_:,})"
+            )
+
+
+def _place(task: EvaluationTask) -> str:
+    if task.file is None:
+        return "ready-made"
+    lines = "" if task.lines is None else f", {task.lines:,} lines"
+    return f"{task.file}{lines}" if task.function is None else f"{task.file}, {task.function}{lines}"
+
+
+def _scores(task: EvaluationTask, metric: str | None) -> str:
+    """The task's scores; the named metric goes first."""
+    if task.name in TASKS:
+        ready = get_task(task.name)
+        names = [name for name, _ in ready.metrics]
+        first = ready.metric(metric)[0] if any(metric in each for each in ready.metrics) else names[0]
+        return ", ".join(dict.fromkeys((first, *names)))
+    listed = "; ".join(task.scorers) or "n/a (seen when it runs)"
+    return listed if metric is None else f"{metric} (evaluate.metric); declared: {listed}"
+
+
+def _items(plan: Plan, task: EvaluationTask) -> str:
+    items = evaluated_items(plan, task)
+    return "n/a (it brings its own)" if items is None else f"{items:,}"
+
+
+def _sha(sha256: str | None) -> str:
+    return "-" if sha256 is None else sha256[:12]

@@ -1,0 +1,77 @@
+"""The primary metric of an evaluation, as the experiment names it now: naming another one evaluates nothing again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from touchline.domain.evaluation import EvaluationConfig
+from touchline.domain.labels import LabelReport
+from touchline.domain.results import EvaluationRecord
+from touchline.errors import InputFault
+from touchline.statistics.labels import label_report
+from touchline.tasks import get_task
+from touchline.tasks.classification import canonical_label
+
+
+def with_metric(
+    records: Sequence[EvaluationRecord], config: EvaluationConfig
+) -> tuple[tuple[EvaluationRecord, ...], str | None]:
+    """Return the records with `evaluate.metric` as the score of the experiment's own task, and what a reader must know.
+
+    Args:
+        records: evaluations that are current by `config`.
+        config: the run's evaluation as it is planned now.
+    """
+    own = [record for record in records if record.task == config.task]
+    if config.evaluate.metric is None or not own:
+        return tuple(records), None
+    found: list[EvaluationRecord] = []
+    note = None
+    for record in records:
+        chosen = _chosen(record, config, config.evaluate.metric) if record.task == config.task else record
+        if chosen is None:
+            names = dict.fromkeys(name for sample in record.samples for name in sample.scores)
+            note = (
+                f"evaluate.metric: the task has no score {config.evaluate.metric!r}, expected one of "
+                f"{', '.join(names) or record.score}; {record.score} is shown"
+            )
+        found.append(chosen or record)
+    return tuple(found), note
+
+
+def labels_of_record(record: EvaluationRecord) -> LabelReport | None:
+    """Return what a classification shows label by label; None for another task."""
+    if not record.labels:
+        return None
+    answers = [(canonical_label(sample.target, record.labels), sample.label) for sample in record.samples]
+    return label_report(record.labels, answers)
+
+
+def _chosen(record: EvaluationRecord, config: EvaluationConfig, metric: str) -> EvaluationRecord | None:
+    """Return the record with another score; None if it has none of that name."""
+    if config.own is None:
+        try:
+            name, field = get_task(config.task).metric(metric)
+        except InputFault:
+            return None
+        if name == record.score:
+            return record
+        scored = (
+            replace(sample, value=float(sample.match if field == "match" else sample.exact))
+            for sample in record.samples
+        )
+        return replace(record, score=name, samples=tuple(scored))
+    if not any(metric in sample.scores for sample in record.samples):
+        return None
+    samples = tuple(
+        replace(
+            sample,
+            value=sample.scores.get(metric),
+            error=sample.error
+            if metric in sample.scores
+            else sample.error or f"the scorer gave it no number as {metric}",
+        )
+        for sample in record.samples
+    )
+    return replace(record, score=metric, samples=samples)

@@ -1,0 +1,49 @@
+"""What a classification's answers show, label by label."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from statistics import fmean
+
+from touchline.domain.labels import LabelReport, LabelScore
+
+
+def label_report(labels: Sequence[str], answers: Sequence[tuple[str, str | None]]) -> LabelReport:
+    """Return precision, recall and F1 of each label, and what was taken for what.
+
+    Args:
+        labels: the labels, in the order of the tables.
+        answers: of each answer the right label, and the one that was read; None where none could be read.
+    """
+    known = list(dict.fromkeys((*labels, *(right for right, _ in answers))))
+    pairs = Counter(answers)
+    asked_for = Counter(right for right, _ in answers)
+    rows = [[pairs[right, read] for read in known] for right in known]
+    confusion = tuple((*row, asked_for[right] - sum(row)) for right, row in zip(known, rows, strict=True))
+    scores = tuple(_label_score(label, place, confusion) for place, label in enumerate(known))
+    asked = [each for each in scores if each.items]
+    return LabelReport(
+        labels=scores,
+        confusion=confusion,
+        unread=sum(row[-1] for row in confusion),
+        answers=len(answers),
+        accuracy=sum(each.right for each in scores) / len(answers) if answers else 0.0,
+        macro_f1=fmean(each.f1 or 0.0 for each in asked) if asked else None,
+        balanced_accuracy=fmean(each.recall or 0.0 for each in asked) if asked else None,
+        majority=max((each.items for each in scores), default=0) / len(answers) if answers else 0.0,
+    )
+
+
+def _label_score(label: str, place: int, confusion: Sequence[Sequence[int]]) -> LabelScore:
+    items, right = sum(confusion[place]), confusion[place][place]
+    predicted = sum(row[place] for row in confusion)
+    return LabelScore(
+        label=label,
+        items=items,
+        predicted=predicted,
+        right=right,
+        precision=right / predicted if predicted else None,
+        recall=right / items if items else None,
+        f1=2 * right / (items + predicted) if items else None,
+    )
