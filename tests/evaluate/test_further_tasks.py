@@ -184,7 +184,7 @@ def test_items_without_a_score_are_errors_and_count_as_wrong(experiment: Path) -
     ("body", "fault", "words"),
     [
         (task("own(lambda state, target: Score(value='what'))"), RunsFailed, "no score 'own' is a number"),
-        (task("None"), RunsFailed, "gave no answer a score"),
+        (task("None"), InputFault, "has no scorer"),
         (task("match()").replace("words()", "words(path)"), InputFault, "needs arguments: path"),
         (task("match()", samples="csv_dataset('gone.csv')"), InputFault, "line 22: FileNotFoundError"),
         ("from helpers_that_are_not_there import words\n", InputFault, "helpers_that_are_not_there"),

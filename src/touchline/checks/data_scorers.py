@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from touchline.errors import InputFault
-from touchline.tasks import TASKS
+from touchline.tasks import TASKS, get_task
 from touchline.tasks.protocol import score_text
 
 
@@ -53,12 +53,17 @@ USUAL_SCORER = Scorer(name="match", right=_match)
 """When nothing says how answers are scored."""
 
 
-def scorer_of(name: str) -> Scorer | None:
-    """The scorer, or the one of the task of that name; none: it is known to nobody here."""
+def scorer_of(name: str, labels: Sequence[str] = ()) -> Scorer | None:
+    """Return the scorer, or the one of the task of that name; None if there is none.
+
+    Args:
+        name: its name.
+        labels: the labels of the dataset, for a task that reads one of them.
+    """
     if name in SCORERS:
         return Scorer(name=name, right=SCORERS[name], stated=True)
     if name in TASKS:
-        score = TASKS[name].score
+        score = get_task(name, labels).score
 
         def right(output: str, target: str) -> bool:
             try:

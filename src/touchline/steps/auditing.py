@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
+from touchline.catalog.label_sets import LABELS_LIMIT
 from touchline.catalog.readers import FORMATS, WHOLE, read_rows
 from touchline.checks.data_baselines import baselines
 from touchline.checks.data_columns import Layout, Values, resolve_columns, stated_layout
@@ -232,6 +233,8 @@ def see(files: DatasetFiles, request: AuditRequest, shown: Path) -> Seen:
     if layout is None:
         return Seen(view=None, findings=_ordered([*findings, _unknown(splits, where)]), forms=forms)
     rows = data_rows(splits, layout)
+    labels = sorted({row.label for split in rows.values() for row in split if row.label})
+    scorer = _scorer(request, labels) if len(labels) <= LABELS_LIMIT else scorer
     readers = {path: JsonLines(path) for path in set(origin.values()) if path.suffix.lower() == ".json"}
     located = {split: readers[path] for split, path in origin.items() if path in readers}
     view = DataView(
@@ -322,11 +325,11 @@ def _layout(splits: Read, request: AuditRequest) -> Layout | None:
     return stated_layout(counts, inputs=data.input, output=data.output, messages=data.messages, template=template)
 
 
-def _scorer(request: AuditRequest) -> Scorer:
+def _scorer(request: AuditRequest, labels: Sequence[str] = ()) -> Scorer:
     name = request.scorer or request.task
     if name is None:
         return USUAL_SCORER
-    found = scorer_of(name)
+    found = scorer_of(name, labels)
     if found is not None:
         return found
     if request.scorer is not None:
