@@ -65,7 +65,7 @@ def task(scorer: str, *, imports: str | None = None, solver: str = "generate()",
 def test_a_legacy_inspect_py_is_tried_and_told_to_be_renamed(tmp_path: Path) -> None:
     """It does not hide the standard module; its scorers are fine, so the name is all that is told."""
     write(tmp_path / "tasks" / "words" / "inspect.py", task("[match(), includes()]", imports="match, includes"))
-    findings = list(file_findings(str(tmp_path / "tasks" / "words")))
+    findings = list(file_findings(str(tmp_path / "tasks" / "words" / "inspect.py")))
     assert [finding.code for finding in findings] == ["EV216"]
     assert "task.py" in (findings[0].hint or "")
 

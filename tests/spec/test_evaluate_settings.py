@@ -233,7 +233,7 @@ def test_a_task_file_is_hashed_and_never_run(tmp_path: Path) -> None:
     [
         ("mine.py", None, "does not exist"),
         ("mine.txt", "", "no task 'mine.txt'"),
-        ("tasks/", None, "no Python file"),
+        ("tasks/", None, "not a Python file"),
         ("mine.py", "def f(:\n", "line 1"),
         ("mine.py", "\x00", "mine.py"),
         ("mine.py", "x = 1\n", "no Inspect task"),

@@ -205,9 +205,15 @@ def is_earlier(record: EvaluationRecord, config: EvaluationConfig, adapter_sha25
 
 def read_evaluation(path: Path) -> EvaluationRecord | None:
     """Read one scores file; None if it is broken, or its log is not beside it."""
+    record = read_scores(path)
+    # Only a file name: a record must not lead to a log elsewhere.
+    whole = record is not None and Path(record.log).name == record.log and (path.parent / record.log).is_file()
+    return record if whole else None
+
+
+def read_scores(path: Path) -> EvaluationRecord | None:
+    """Read one scores file, whether its log is there or not; None if it is broken."""
     try:
-        record = _RECORD.validate_json(read_text_bounded(path, _SCORES_LIMIT_BYTES), strict=True)
+        return _RECORD.validate_json(read_text_bounded(path, _SCORES_LIMIT_BYTES), strict=True)
     except (TouchlineError, ValidationError):
         return None
-    # Only a file name: a record must not lead to a log elsewhere.
-    return record if Path(record.log).name == record.log and (path.parent / record.log).is_file() else None

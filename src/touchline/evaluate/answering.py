@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from dataclasses import replace
 from pathlib import Path
+from zipfile import BadZipFile
 
 from inspect_ai import eval as inspect_eval
 from inspect_ai import task_with
@@ -17,7 +18,7 @@ from touchline.catalog.evaluations import (
     SCORES_SUFFIX,
     evaluation_key,
     evaluation_name,
-    read_evaluation,
+    read_scores,
     scores_json,
     settings_sha256,
 )
@@ -161,16 +162,16 @@ def _free_name(folder: Path, job: Job, evaluated: Evaluated) -> str:
     log, scores = folder / f"{name}{LOG_SUFFIX}", folder / f"{name}{SCORES_SUFFIX}"
     if not log.exists() and not scores.exists():
         return name
-    there = read_evaluation(scores)
+    wanted = (settings, job.adapter_sha256)
+    there = read_scores(scores)
     if there is not None:
-        same = (there.settings_sha256, there.adapter_sha256) == (settings, job.adapter_sha256)
+        same = (there.settings_sha256, there.adapter_sha256) == wanted
     else:
         # Without scores it was left by a process that was killed in between: ours, if its head says so.
         try:
             told = read_eval_log(str(log), header_only=True).eval.metadata or {}
-        except (OSError, ValueError, KeyError, EOFError):
+        except (OSError, ValueError, KeyError, EOFError, BadZipFile):
             told = {}
-        same = (told.get("settings_sha256"), told.get("adapter_sha256")) == (settings, job.adapter_sha256)
-        same = same and not scores.exists()
+        same = (told.get("settings_sha256"), told.get("adapter_sha256")) == wanted
     key = evaluation_key(settings, job.config.model.weights_sha256, job.adapter_sha256)
     return name if same else f"{name}.{key}"

@@ -72,6 +72,7 @@ def issues(gathered: Gathered, analyses: Sequence[Analysis], answers: Sequence[A
         *_of_comparisons(analyses),
         *_of_answers(answers),
         *_of_plan(gathered.plan),
+        *(issue for run in gathered.runs for issue in _of_prompts(run)),
         *(issue for run in gathered.runs for issue in _notes(run)),
     ]
     known = {(issue.subject, issue.title) for issue in gathered.issues}
@@ -109,6 +110,18 @@ def _of_run(run: RunResult) -> Iterator[Issue]:
             text=f"Lowest at step {best.step:,} with {best.loss:.4g}, at the end {last.loss:.4g}: the last checkpoint "
             "is not the best one by validation loss.",
         )
+
+
+def _of_prompts(run: RunResult) -> Iterator[Issue]:
+    """Prompts of tasks that are not those of training."""
+    for record in (*run.evaluations[-1:], *run.other_evaluations):
+        if record.prompt_difference is not None and run.kind is RunKind.FINE_TUNED:
+            yield Issue(
+                weight=Weight.WARNING if record in run.evaluations else Weight.INFO,
+                subject=run.name,
+                title="a task asks otherwise than training",
+                text=f"{record.task}: {record.prompt_difference}. The run is scored on prompts it was not taught.",
+            )
 
 
 def _measured(run: RunResult) -> Iterator[Issue]:

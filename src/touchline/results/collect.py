@@ -302,8 +302,6 @@ def _notes(seen: _Evidence, outcome: TrainingOutcome, state: JobState | None) ->
     notes += [f"not evaluated: {each}" for each in seen.not_evaluated]
     notes += [seen.cluster_note] if seen.cluster_note is not None else []
     for record in (*seen.evaluations[-1:], *seen.other_evaluations):
-        if record.prompt_difference is not None:
-            notes.append(f"{record.task} asks otherwise than training: {record.prompt_difference}")
         errors = sum(sample.error is not None for sample in record.samples)
         if errors:
             what = f"{record.checkpoint} on {record.task}"

@@ -10,6 +10,7 @@ from touchline.domain.results import EvaluationRecord, RunResult
 from touchline.markdown import code, escape, fence, table
 from touchline.report.chart import Chart
 from touchline.report.findings.training import COST
+from touchline.report.markdown.scores import more_about_scores
 from touchline.report.markup import cell, figures, link, sources
 from touchline.report.tests import CAPTION, HEADER, NUMERIC, seed_test_rows
 from touchline.report.words import count, factor_words, listed, metric_words, scale_of
@@ -31,6 +32,7 @@ def findings_section(report: Report, charts: Sequence[Chart]) -> Iterator[str]:
         yield "### Tests over training seeds\n"
         yield table(HEADER, [tuple(escape(cell) for cell in row) for row in tests], right=NUMERIC)
         yield f"{CAPTION}\n"
+    yield from more_about_scores(report)
     if any(_is_remarkable(each) for each in report.answers):
         yield "### Answers\n"
         yield from _answers(report.answers)
@@ -67,7 +69,7 @@ def _scores(report: Report, analysis: Analysis, charts: Sequence[Chart]) -> Iter
     compared = {each.run: each for each in analysis.comparisons}
     is_main = analysis is report.analyses[0]
     runs = [run for run in report.runs if run.name in own]
-    with_match = is_main and any(run.match is not None for run in runs)
+    with_match = is_main and analysis.score == "exact match" and any(run.match is not None for run in runs)
     with_control = bool(analysis.comparisons)
     header = [
         *("run", "checkpoint", analysis.score, "95 % interval", "items"),
@@ -114,6 +116,8 @@ def _definitions(report: Report, analysis: Analysis, with_match: bool) -> str:
     """What the columns mean, in a clause each."""
     method = "; ".join(dict.fromkeys(score.method for score in analysis.scores))
     parts = [f"Interval: {escape(method)}."]
+    if analysis.score == "accuracy" and report.runs and any(run.labels is not None for run in report.runs):
+        parts.append("Accuracy: the label that is read from the answer is the target.")
     if analysis.score == "exact match":
         parts.append("Exact match: equal to the target, character by character, without surrounding white space.")
     if with_match:

@@ -13,7 +13,7 @@ from touchline.plan.settings import leading_text
 from touchline.report.chart import Chart
 from touchline.report.facts import curves_missing
 from touchline.report.inks import CONTROL, inks, used
-from touchline.report.page import details
+from touchline.report.page import details, scores
 from touchline.report.page.browser import browser_data
 from touchline.report.page.embedding import colours, embedded_json, embedded_spec, inlined
 from touchline.report.page.runs import cards, costs_table, runs_table
@@ -82,6 +82,9 @@ def report_html(
                 ("packing", details.packing),
                 ("answers", details.answers),
                 ("general", details.general),
+                ("labels", scores.label_summary),
+                ("metrics", scores.metrics),
+                ("evaluations", scores.evaluations),
                 ("checkpoints", details.checkpoints),
                 ("storage", details.storage),
                 ("deletable", details.deletable),
@@ -89,6 +92,7 @@ def report_html(
             )
         },
         tests_caption=CAPTION.replace("`", ""),
+        run_labels=scores.run_labels(report),
         sizes=details.sizes(report),
         leading=leading_text(report.settings),
         files=[facts for facts in report.facts if facts.files],
