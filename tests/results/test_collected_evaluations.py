@@ -90,7 +90,8 @@ def test_what_is_of_no_task_that_is_asked_for_is_left_out(tmp_path: Path) -> Non
     result = collected(without, tmp_path)
     assert result.other_evaluations == ()
     assert len(result.evaluations) == 1
-    assert any("left out" in note for note in result.notes)
+    assert [record.task for record in result.earlier_evaluations] == [TASKS[1].name]
+    assert any("by other settings kept beside" in note for note in result.notes)
 
 
 def test_several_answers_to_an_item_are_one_observation(tmp_path: Path) -> None:

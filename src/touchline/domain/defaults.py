@@ -102,6 +102,12 @@ DEFAULTS: Final = (
     _row("evaluate.seed", 0, "counts only above temperature 0"),
     _row("evaluate.tasks", "none", "the experiment's own task alone"),
     _row("evaluate.cluster", "none", "items count as independent"),
+    _row("evaluate.metric", "the task's first", "the score that a task declares first is the one it is about"),
+    _row(
+        "evaluate.labels",
+        "all answers of the dataset",
+        "a label that no row has cannot be learned",
+    ),
     _row("evaluate.general", "none", "general ability costs time and needs lm-evaluation-harness"),
     _row("evaluate.max_error_rate", "0", "an answer that could not be generated is a fault to look at, not a score"),
     _row("compute.executor", "local", "this machine"),

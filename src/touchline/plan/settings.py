@@ -100,6 +100,8 @@ _ROWS = (
     _Row("evaluate.max_error_rate", "allowed share of failed answers"),
     _Row("evaluate.tasks", "further tasks", unset="none"),
     _Row("evaluate.cluster", "cluster column", unset="none"),
+    _Row("evaluate.metric", "primary metric", unset="the task's first"),
+    _Row("evaluate.labels", "labels", unset="all answers of the dataset"),
     _Row("evaluate.general", "general ability", unset="not evaluated"),
 )
 _DECLARED = {row.key: row for row in _ROWS}

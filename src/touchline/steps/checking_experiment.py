@@ -39,6 +39,7 @@ from touchline.steps.outlook import free_space
 from touchline.steps.parity import Parity
 from touchline.steps.scoring import task_findings
 from touchline.steps.seeing import MODEL_NOT_HERE, Seen, as_findings, labels_of_spec, lengths_of, see
+from touchline.tasks import TASKS
 
 _QUOTED = re.compile(r"'([^']+)'")
 _DIGITS = re.compile(r"\d+")
@@ -187,6 +188,9 @@ def _dataset_facts(seen: Seen) -> dict[str, DatasetFacts | Missing]:
 def _scorer_findings(seen: Seen) -> Iterator[Finding]:
     """The task's scorers on made-up answers to the first test items of each dataset."""
     experiment, told = seen.loaded.experiment, set[str]()
+    if experiment.task not in TASKS and experiment.task not in seen.tasks:
+        # That there is no such task has been found where it was looked up.
+        return
     for spec in seen.specs:
         if spec.data.path in seen.datasets and spec.data.path not in told:
             told.add(spec.data.path)
