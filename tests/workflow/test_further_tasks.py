@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -68,18 +69,20 @@ def test_a_plan_shows_the_code_with_its_hash_and_runs_none_of_it(tmp_path: Path,
     folder = make(tmp_path / "tasks")
     plan = workflow.plan(folder, settings).plan
     own, ready = plan.tasks
-    assert (own.name, own.file, own.lines) == ("tasks/mine.py", str(folder / "tasks" / "mine.py"), 12)
+    assert (own.name, own.file, own.lines) == ("tasks/mine.py", "tasks/mine.py", 12)
     assert ready == EvaluationTask(name="exact_match")
     assert plan_of(folder).tasks == plan.tasks
     text = (folder / "runs_plan.md").read_text()
     assert own.sha256 is not None
     assert own.sha256[:12] in text
     assert "code of yours" in text
-    assert "Further tasks" not in (tmp_path / "plain" / "runs_plan.md").read_text()
+    assert "code of yours" not in (tmp_path / "plain" / "runs_plan.md").read_text()
     assert [run.digest for run in plan.runs] == [run.digest for run in plain.runs]
     workflow.prepare(folder, settings)
     for run in plan.runs:
-        assert read_evaluation_config(folder / run.name / "eval.yaml").tasks == plan.tasks
+        file, other = read_evaluation_config(folder / run.name / "eval.yaml").tasks
+        assert (replace(file, file=own.file), other) == plan.tasks
+        assert file.file == str(folder / "tasks" / "mine.py")
     script = (folder / "1M_base" / "eval.py").read_text()
     compile(script, "eval.py", "exec")
     assert "run_task(Path(__file__).parent, 'tasks/mine.py')" in script
