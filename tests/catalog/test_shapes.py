@@ -12,7 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from touchline.catalog.families import FAMILIES
-from touchline.catalog.public import PublicModel, known_name, near_names, public_model, public_models
+from touchline.catalog.public import (
+    PublicModel,
+    is_stored_in_4_bits,
+    known_name,
+    near_names,
+    public_model,
+    public_models,
+)
 from touchline.catalog.shapes import load_shape, shape_of_config, shape_of_folder
 from touchline.domain.quantity import Missing
 from touchline.domain.shape import ModelShape
@@ -252,10 +259,8 @@ def test_a_size_that_is_not_there_is_missing_by_its_key(key: str) -> None:
         ({"attention_bias": 1}, "attention_bias is 1, expected true or false"),
         ({"num_hidden_layers": 1 << 19, "hidden_size": 9 << 16, "intermediate_size": 1 << 20}, "which no model has"),
         ({"model_type": "mamba", "state_size": 16}, "state-space layers"),
-        ({"model_type": "qwen3_next", "linear_num_key_heads": 16}, "linear attention"),
-        ({"model_type": "deepseek_v3", "kv_lora_rank": 512}, "matrices of low rank"),
-        ({"model_type": "olmoe", "num_experts": 64}, "a mixture of experts"),
-        ({"model_type": "mystery", "layer_types": ["full_attention", "conv"]}, "layers of another kind (conv)"),
+        ({"model_type": "rwkv", "rwkv_version": 4}, "recurrent layers"),
+        ({"model_type": "deepseek_v3", "kv_lora_rank": 512}, "qk_rope_head_dim is missing"),
         ({"model_type": "bert", "architectures": ["BertModel"]}, "no decoder-only language model"),
         ({"model_type": "mystery", "auto_map": {"AutoConfig": "x.Y"}}, "code of its own"),
         ({"model_type": "mystery", "tie_word_embeddings": None}, "tie_word_embeddings is missing"),
@@ -273,6 +278,88 @@ def test_an_unknown_architecture_with_llamas_keys_is_counted_as_llama_and_marked
     assert isinstance(shape, ModelShape)
     assert shape.num_parameters == 134_515_008
     assert shape.extrapolated == "model_type 'mystery' is not known here; counted as if its blocks were Llama's"
+
+
+@pytest.mark.parametrize(
+    ("changed", "words", "least"),
+    [
+        ({"model_type": "qwen3_next", "linear_num_key_heads": 16}, "linear attention", 0.05),
+        ({"model_type": "olmoe", "num_experts": 64}, "a mixture of experts", 0.01),
+        ({"model_type": "mystery", "layer_types": ["full_attention", "conv"]}, "layers of another kind (conv)", 0.2),
+        ({"model_type": "falcon_h1", "mamba_d_ssm": 1536}, "state-space layers", 0.3),
+        ({"model_type": "gpt_oss", "num_local_experts": 4, "layer_types": ["sliding_attention"]}, "experts", 0.01),
+    ],
+)
+def test_blocks_of_another_kind_are_counted_and_marked_with_the_error_of_the_count(
+    changed: dict[str, object], words: str, least: float
+) -> None:
+    shape = shape_of_config({**SMOLLM2, **changed}, "model", "here")
+    assert isinstance(shape, ModelShape), shape
+    assert shape.extrapolated is not None
+    assert words in shape.extrapolated
+    assert shape.count_error >= least
+
+
+def test_attention_of_low_rank_has_the_parameters_of_deepseek_v2() -> None:
+    """transformers 5.23, DeepseekV2Config() and DeepseekV2ForCausalLM on meta tensors: 38,612 million."""
+    config = {
+        **{"architectures": ["DeepseekV2ForCausalLM"], "model_type": "deepseek_v2", "vocab_size": 32000},
+        **{"hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32, "num_attention_heads": 32},
+        **{"kv_lora_rank": 512, "q_lora_rank": 1536, "qk_rope_head_dim": 64, "qk_nope_head_dim": 128},
+        **{"v_head_dim": 128, "n_routed_experts": 64, "n_shared_experts": 2, "moe_intermediate_size": 1407},
+        **{"num_experts_per_tok": None, "tie_word_embeddings": False, "max_position_embeddings": 2048},
+    }
+    shape = shape_of_config(config, "model", "here")
+    assert isinstance(shape, ModelShape), shape
+    assert shape.num_parameters == pytest.approx(38.612e9, rel=0.02)
+
+
+def test_names_that_say_how_the_weights_are_stored_mean_the_model(tmp_path: Path) -> None:
+    for written, meant in (
+        ("unsloth/llama-3-8b-bnb-4bit", "Llama-3-8B"),
+        ("unsloth/Meta-Llama-3.1-8B-Instruct-bnb-4bit", "Llama-3.1-8B"),
+        ("unsloth/Qwen3-14B-Base-unsloth-bnb-4bit", "Qwen3-14B"),
+        ("unsloth/mistral-7b-instruct-v0.3-bnb-4bit", "Mistral-7B-v0.3"),
+        ("unsloth/Mistral-Nemo-Instruct-2407-bnb-4bit", "Mistral-Nemo-2407"),
+        ("mistralai/Mistral-Nemo-Base-2407", "Mistral-Nemo-2407"),
+        ("mistralai/Mistral-Small-Instruct-2409", "Mistral-Small-2409"),
+        ("mistralai/Mistral-Small-24B-Instruct-2501", "Mistral-Small-24B-2501"),
+        ("microsoft/Phi-3-medium-4k-instruct", "Phi-3-medium-4k"),
+        ("google/gemma-3-27b-it", "gemma-3-27b"),
+        ("google/gemma-3-270m-it", "gemma-3-270m"),
+        ("Qwen/Qwen3-VL-8B-Instruct", "Qwen3-VL-8B"),
+        ("Qwen/Qwen2.5-VL-7B-Instruct", "Qwen2.5-VL-7B"),
+    ):
+        assert load_shape(written, tmp_path).name == meant, written
+        assert is_stored_in_4_bits(written) == written.endswith("bnb-4bit")
+
+
+def test_a_config_with_a_vision_tower_counts_it_in_both_of_its_forms() -> None:
+    """Qwen2-VL's config.json holds the text model's values at the top; later ones in text_config."""
+    vision = {"model_type": "qwen2_vl", "depth": 2, "embed_dim": 128, "mlp_ratio": 4, "spatial_merge_size": 2}
+    flat = {**SMOLLM2, "architectures": ["Qwen2VLForConditionalGeneration"], "model_type": "qwen2_vl"}
+    text = {key: value for key, value in SMOLLM2.items() if key != "architectures"}
+    found = [
+        shape_of_config({**flat, "vision_config": vision}, "model", "here"),
+        shape_of_config(
+            {
+                "model_type": "qwen2_vl",
+                "text_config": {**text, "model_type": "qwen2_vl_text"},
+                "vision_config": vision,
+            },
+            "model",
+            "here",
+        ),
+    ]
+    for shape in found:
+        assert isinstance(shape, ModelShape), shape
+        assert shape.vision is not None
+        assert shape.vision.patches_per_token == 4
+        assert shape.vision.parameters > 2 * 12 * 128 * 128
+        assert "vision tower" in (shape.extrapolated or "")
+        bare = shape_of_config({**SMOLLM2, "model_type": "qwen2_vl_text"}, "model", "here")
+        assert isinstance(bare, ModelShape)
+        assert shape.num_parameters == bare.num_parameters + shape.vision.parameters
 
 
 def test_a_mixture_of_experts_is_marked_and_its_experts_are_no_linear_layers() -> None:

@@ -57,6 +57,8 @@ class Block:
     """Whether the feed-forward part has a gate."""
     extrapolated: str | None = None
     """Why estimates on it go beyond what the formulas were checked on."""
+    count_error: float = 0.0
+    """Standard deviation of the logarithm of its parameter count, where the config does not determine it."""
 
 
 Builder = Callable[[Values, Widths], Block]
@@ -103,7 +105,9 @@ def llama_like(
     feed_bias: str | None = None,
     norms: int = 2,
     head_norm: HeadNorm = "none",
+    gated: bool = True,
     extrapolated: str | None = None,
+    count_error: float = 0.0,
 ) -> Builder:
     """Separate queries, keys and values, RMSNorms, and a gated feed-forward part.
 
@@ -114,7 +118,9 @@ def llama_like(
         feed_bias: key that gives the feed-forward part biases; none: it has none.
         norms: norms over the stream in a block, besides the last one of the model; 0 when they have no parameters.
         head_norm: norms of queries and keys.
+        gated: whether the feed-forward part has a gate.
         extrapolated: why estimates on it go beyond what was checked.
+        count_error: standard deviation of the logarithm of the parameter count.
     """
 
     def build(values: Values, widths: Widths) -> Block:
@@ -124,14 +130,20 @@ def llama_like(
             widths,
             inputs_biased=biased,
             output_biased=output_bias is not None and values.flag(output_bias, False),
-        ) + gated_feed_forward(widths, feed_bias is not None and values.flag(feed_bias, False))
+        )
+        feed_biased = feed_bias is not None and values.flag(feed_bias, False)
+        if gated:
+            layers += gated_feed_forward(widths, feed_biased)
+        else:
+            layers += plain_feed_forward(widths, "up_proj", "down_proj", feed_biased)
         per_head = {"none": 0, "shared": 2 * widths.head_dim, "whole": widths.q + widths.kv}[head_norm]
         return Block(
             linears=layers,
             others=norms * widths.hidden + per_head,
             outside=widths.hidden if norms else 0,
-            gated=True,
+            gated=gated,
             extrapolated=extrapolated,
+            count_error=count_error,
         )
 
     return build
@@ -293,6 +305,72 @@ def experts(width_key: str, *, shared_key: str | None = None, like: Builder) -> 
             outside=dense.outside,
             gated=True,
             extrapolated=f"mixture of experts, {used} of {count} for each token; formulas were checked on dense models",
+        )
+
+    return build
+
+
+def latent_attention(values: Values, widths: Widths) -> tuple[Linear, ...]:
+    """Return the layers of multi-head latent attention (DeepSeek-V2 and V3, GLM-4.7 Flash)."""
+    rotated, plain = values.count("qk_rope_head_dim"), values.count("qk_nope_head_dim")
+    latent, value = values.count("kv_lora_rank"), values.count("v_head_dim")
+    wide = widths.heads * (rotated + plain)
+    if "q_lora_rank" in values:
+        rank = values.count("q_lora_rank")
+        queries = (
+            Linear(name="q_a_proj", inputs=widths.hidden, outputs=rank),
+            Linear(name="q_b_proj", inputs=rank, outputs=wide),
+        )
+    else:
+        queries = (Linear(name="q_proj", inputs=widths.hidden, outputs=wide),)
+    return (
+        *queries,
+        Linear(name="kv_a_proj_with_mqa", inputs=widths.hidden, outputs=latent + rotated),
+        Linear(name="kv_b_proj", inputs=latent, outputs=widths.heads * (plain + value)),
+        Linear(name="o_proj", inputs=widths.heads * value, outputs=widths.hidden),
+    )
+
+
+def counted_from_keys(reason: str, count_error: float) -> Builder:
+    """Return a builder that counts an unknown architecture by the keys that its config has in common with known ones.
+
+    Args:
+        reason: what is unknown about it; marks every estimate.
+        count_error: standard deviation of the logarithm of the parameter count.
+    """
+
+    def build(values: Values, widths: Widths) -> Block:
+        latent = "kv_lora_rank" in values
+        biased = values.flag("attention_bias", False)
+        mixing = latent_attention(values, widths) if latent else attention(widths, inputs_biased=biased)
+        experts_keys = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
+        if not any(key in values for key in experts_keys):
+            return Block(
+                linears=mixing + gated_feed_forward(widths),
+                others=2 * widths.hidden,
+                outside=widths.hidden,
+                gated=True,
+                extrapolated=reason,
+                count_error=count_error,
+            )
+        count = values.count(*experts_keys)
+        inner = values.count("moe_intermediate_size", default=widths.inner)
+        shared = values.count("shared_expert_intermediate_size", default=1)
+        if "n_shared_experts" in values:
+            shared = values.count("n_shared_experts") * inner
+        routed = count * 3 * widths.hidden * inner + count * widths.hidden
+        return Block(
+            linears=(
+                *mixing,
+                Linear(name="gate_proj", inputs=widths.hidden, outputs=shared),
+                Linear(name="up_proj", inputs=widths.hidden, outputs=shared),
+                Linear(name="down_proj", inputs=shared, outputs=widths.hidden),
+            ),
+            others=2 * widths.hidden + routed,
+            outside=widths.hidden,
+            gated=True,
+            extrapolated=reason,
+            count_error=count_error,
         )
 
     return build

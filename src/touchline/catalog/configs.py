@@ -75,6 +75,11 @@ class Values:
         value = self._config.get(key)
         return tuple(entry for entry in value if isinstance(entry, str)) if isinstance(value, list) else ()
 
+    def list_of(self, key: str) -> list[object]:
+        """A list; empty where there is none."""
+        value = self._config.get(key)
+        return value if isinstance(value, list) else []
+
     def is_empty(self, key: str) -> bool:
         """Whether a list is empty or not there."""
         return self._config.get(key) in (None, [])

@@ -18,6 +18,8 @@ from touchline.jsontext import parse_json
 _FILE = "public_models.json"
 _WITHOUT = frozenset({"instruct", "base", "chat", "it", "pt", "hf"})
 """Parts of a name that say how a model was trained on, not how large it is."""
+_QUANTISED = re.compile(r"(?:-unsloth)?-bnb-4bit$", re.IGNORECASE)
+"""How the hub's names of models say that their weights are stored in 4 bits by bitsandbytes."""
 _BUILDER = re.compile(r"(?:torchtune\.models\.\w+\.)?(?:q?lora_)?(\w+)")
 
 
@@ -81,6 +83,11 @@ def public_model(name: str) -> PublicModel | None:
     return _by_name().get(_folded(name)) if name else None
 
 
+def is_stored_in_4_bits(name: str) -> bool:
+    """Return True if a model's name says that its weights are stored in 4 bits by bitsandbytes."""
+    return _QUANTISED.search(name.strip().rstrip("/")) is not None
+
+
 def known_name(builder: str) -> str | None:
     """The catalogue's name of what a torchtune builder makes; None when it has none.
 
@@ -111,6 +118,6 @@ def _by_builder() -> dict[str, str]:
 
 def _folded(name: str) -> str:
     """`qwen2.5-0.5b` of `Qwen/Qwen2.5-0.5B-Instruct`; `_` between digits is a point, as in `phi-1_5`."""
-    last = name.strip().rstrip("/").rsplit("/", 1)[-1].casefold()
+    last = _QUANTISED.sub("", name.strip().rstrip("/").rsplit("/", 1)[-1]).casefold()
     last = re.sub(r"(?<=\d)_(?=\d)", ".", last)
     return "-".join(part for part in last.split("-") if part not in _WITHOUT)

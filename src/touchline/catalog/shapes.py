@@ -7,6 +7,7 @@ from pathlib import Path
 
 from touchline.catalog.configs import LARGEST_MODEL, UnusableConfig, Values, shown
 from touchline.catalog.families import context_of, family_of, named, widths_of
+from touchline.catalog.towers import tower_of
 from touchline.catalog.public import known_name, near_names, public_model
 from touchline.domain.quantity import Missing
 from touchline.domain.shape import ModelShape
@@ -115,15 +116,38 @@ def _text_part(outer: Mapping[str, object], inner: Mapping[str, object], name: s
     config = {**inner, "tie_word_embeddings": said.get("tie_word_embeddings")}
     model_type = outer.get("model_type")
     whole = named(model_type if isinstance(model_type, str) else "")
-    return _shape(config, name, source, f"{whole} has other parts than text, which are not counted")
+    vision = outer.get("vision_config")
+    return _shape(config, name, source, whole, vision if isinstance(vision, Mapping) else None)
 
 
-def _shape(config: Mapping[str, object], name: str, source: str, marked: str | None) -> ModelShape:
+def _shape(
+    config: Mapping[str, object],
+    name: str,
+    source: str,
+    whole: str | None,
+    vision: Mapping[str, object] | None = None,
+) -> ModelShape:
+    """The shape of a text model, with its vision tower.
+
+    Args:
+        config: the text model's values.
+        name: what to call the model.
+        source: path or address of the file.
+        whole: the model that this is a part of, as a message says it; none: it is the whole.
+        vision: values of the vision tower; none: there is none, or nothing is known of it.
+    """
     values = Values(config)
     model_type = values.text("model_type")
-    family = family_of(model_type, values, config)
+    family = family_of(model_type, values, config, is_part=whole is not None)
     widths = widths_of(values, family)
     block = family.build(values, widths)
+    within = config.get("vision_config")
+    tower = tower_of(vision or (within if isinstance(within, Mapping) else None), widths.hidden)
+    marked = None
+    if tower is not None:
+        marked = "its vision tower is counted as frozen; what images add is not measured"
+    elif whole is not None:
+        marked = f"{whole} has other parts than text, which are not counted"
     shape = ModelShape(
         name=name,
         model_type=model_type,
@@ -139,9 +163,11 @@ def _shape(config: Mapping[str, object], name: str, source: str, marked: str | N
         gated=block.gated,
         linears=block.linears,
         other_parameters_per_layer=block.others,
-        other_parameters=block.outside,
+        other_parameters=block.outside + (0 if tower is None else tower.parameters),
         source=source,
         extrapolated="; ".join(reason for reason in (marked, block.extrapolated) if reason) or None,
+        count_error=block.count_error,
+        vision=tower,
     )
     if shape.num_parameters > LARGEST_MODEL:
         raise UnusableConfig(f"config.json: its sizes make {shape.num_parameters:.0e} parameters, which no model has")

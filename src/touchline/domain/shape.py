@@ -29,6 +29,22 @@ class Linear:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class VisionTower:
+    """Image encoder in front of a language model."""
+
+    num_layers: int
+    """Blocks."""
+    hidden_size: int
+    """Width of its residual stream."""
+    intermediate_size: int
+    """Width inside its feed-forward part."""
+    patches_per_token: int
+    """Patches of an image that become one token of the language model."""
+    parameters: int
+    """Elements of the encoder and of the layers that join it to the language model."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ModelShape:
     """A decoder of equal blocks."""
 
@@ -61,11 +77,15 @@ class ModelShape:
     other_parameters_per_layer: int
     """Norms and everything else of a block that is no linear layer."""
     other_parameters: int
-    """Outside the blocks, besides the embedding and the output layer: the last norm, learned positions."""
+    """Outside the blocks, besides the embedding and the output layer: the last norm, positions, a vision tower."""
     source: str
     """Where it was read: the path or address of the config.json."""
     extrapolated: str | None = None
     """Why estimates on it go beyond what the formulas were checked on; none for Llama-like models."""
+    count_error: float = 0.0
+    """Standard deviation of the logarithm of the parameter count, where the config does not determine it."""
+    vision: VisionTower | None = None
+    """The image encoder, whose parameters are among `other_parameters`; none: text only."""
 
     @property
     def q_size(self) -> int:
