@@ -13,10 +13,11 @@ from tests.estimate.made_shapes import SHAPES
 
 from touchline.backends import memory_coefficients
 from touchline.backends.memory import MemoryCoefficients
+from touchline.catalog.shapes import load_shape
 from touchline.domain.estimate import Attention, Dtype, LossKind, Method, MicroBatch, TrainingSetup
 
 FOLDER = Path(__file__).resolve().parents[1] / "data" / "measured"
-_UNITS = {"MiB": 2**20, "GiB": 2**30, "GB": 10**9}
+_UNITS = {"B": 1, "MiB": 2**20, "GiB": 2**30, "GB": 10**9}
 
 
 def _backend(name: str) -> MemoryCoefficients:
@@ -29,14 +30,7 @@ _TRAINER = _backend("trl")
 STACKS: dict[str, MemoryCoefficients] = {
     # The archive's script: its outputs stay alive, no autocast, keys and values expanded by hand.
     "hand-written loop": dataclasses.replace(
-        _TRAINER,
-        vocab_bytes=14.0,
-        vocab_bytes_low=14.0,
-        vocab_bytes_high=14.0,
-        float32_adapters="promoted",
-        expands_kv=True,
-        nf4_upcasts=True,
-        relative_error=0.03,
+        _backend("plain"), vocab_bytes_low=14.0, expands_kv=True, nf4_upcasts=True, relative_error=0.03
     ),
     # Trainer without prepare_model_for_kbit_training.
     "fms accelerated": dataclasses.replace(_TRAINER, nf4_upcasts=False),
@@ -49,6 +43,8 @@ STACKS: dict[str, MemoryCoefficients] = {
     "trl prepared": dataclasses.replace(_TRAINER, nf4_upcasts=True),
     "torchtune": _backend("torchtune"),
     "litgpt": _backend("litgpt"),
+    "plain": _backend("plain"),
+    "unsloth": _backend("unsloth"),
 }
 
 
@@ -78,7 +74,7 @@ def _row(file: str, number: int, row: dict[str, str]) -> MeasuredRow:
     unit = _UNITS[row["unit"]]
     rows, width = int(row["rows"]), int(row["width"])
     setup = TrainingSetup(
-        shape=SHAPES[row["model"]],
+        shape=SHAPES.get(row["model"]) or load_shape(row["model"], Path("/nowhere")),
         backend=row["stack"],
         method=cast(Method, row["method"]),
         rank=int(row["rank"]),
@@ -91,6 +87,11 @@ def _row(file: str, number: int, row: dict[str, str]) -> MeasuredRow:
         compiled=row["compiled"] == "1",
         dropout=float(row["dropout"]),
         loss=cast("LossKind | None", row["loss"] or None),
+        release=row.get("release") or None,
+        padded=bool(int(row["padded"])) if row.get("padded") else None,
+        whole_modules=tuple(row.get("whole", "").split()),
+        dynamic_4bit=bool(int(row.get("dynamic") or 0)),
+        variant=row.get("variant") or "lora",
     )
     return MeasuredRow(
         file=file,

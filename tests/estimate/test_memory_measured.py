@@ -45,9 +45,10 @@ def test_the_rows_are_there() -> None:
     assert counts == {
         "fitcheck_t4": 32,
         "fms_acceleration_a100": 38,
-        "litgpt_config_hub_a10g": 8,
+        "litgpt_config_hub_a10g": 32,
         "qwen_readme_a100": 36,
         "torchtune_readme_a100": 4,
+        "unsloth_notebooks": 27,
     }
 
 
@@ -59,9 +60,10 @@ def test_the_rows_are_there() -> None:
         ("fitcheck_t4", "process", 32, 0.10, 0.25),
         ("fms_acceleration_a100", "allocated", 29, 0.02, 0.10),
         ("fms_acceleration_a100", "process", 29, 0.12, 0.30),
-        ("litgpt_config_hub_a10g", "allocated", 8, 0.05, 0.12),
+        ("litgpt_config_hub_a10g", "allocated", 30, 0.02, 0.18),
         ("qwen_readme_a100", "process", 36, 0.12, 0.45),
         ("torchtune_readme_a100", "allocated", 4, 0.05, 0.10),
+        ("unsloth_notebooks", "reserved", 27, 0.10, 0.62),
     ],
 )
 def test_without_a_prior_run(file: str, kind: str, least: int, median: float, largest: float) -> None:
@@ -118,9 +120,10 @@ def test_no_run_that_was_out_of_memory_is_said_to_fit() -> None:
     false_fits = [name for name, (ran, verdict) in verdicts.items() if not ran and verdict is Verdict.FITS]
     false_ooms = [name for name, (ran, verdict) in verdicts.items() if ran and verdict is Verdict.OOM]
     assert (false_fits, false_ooms) == ([], [])
-    assert sum(not ran for ran, _ in verdicts.values()) == 9
-    # Decisive where it can be: the runs within some tens of percent of the capacity stay open.
-    assert statistics.mean(verdict is not Verdict.UNCERTAIN for _, verdict in verdicts.values()) >= 0.9
+    assert sum(not ran for ran, _ in verdicts.values()) == 11
+    # Decisive where it can be: the runs within some tens of percent of the capacity stay open, as the notebooks' are,
+    # which were made to fill a T4.
+    assert statistics.mean(verdict is not Verdict.UNCERTAIN for _, verdict in verdicts.values()) >= 0.85
 
 
 @pytest.mark.parametrize("kind", ["fitcheck_t4", "fms_acceleration_a100", "qwen_readme_a100"])

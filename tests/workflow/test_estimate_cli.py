@@ -19,7 +19,7 @@ pytestmark = pytest.mark.planning
 Call = Callable[..., subprocess.CompletedProcess[str]]
 STORY = (
     *("estimate", "--model", "Llama-3.2-1B", "--method", "lora", "--rank", "64", "--backend", "torchtune"),
-    *("--targets", "q_proj,v_proj,o_proj,gate_proj,up_proj,down_proj", "--micro-batch", "16"),
+    *("--target-modules", "q_proj,v_proj,o_proj,gate_proj,up_proj,down_proj", "--micro-batch-size", "16"),
 )
 
 
@@ -51,7 +51,7 @@ def test_the_story_of_the_seeds(
     call: Call, length: str, more: tuple[str, ...], low: float, high: float, verdict: str
 ) -> None:
     """What the rule called 6 GB took 80.5 GiB and died on an 80 GB card."""
-    found = answer(call(*STORY, "--padded-length", length, "--gpu", "A100-80GB", *more, "--json"))
+    found = answer(call(*STORY, "--seq-len", length, "--gpu", "A100-80GB", *more, "--json"))
     memory = found["memory"]
     assert low <= memory["allocated_gib"]["value"] <= high
     assert memory["verdict"] == verdict
@@ -63,12 +63,12 @@ def test_the_story_of_the_seeds(
 
 def test_the_largest_micro_batch_fits_and_one_more_need_not(call: Call) -> None:
     most = int(
-        answer(call(*STORY, "--padded-length", "2048", "--gpu", "A100-80GB", "--json"))["largest_micro_batch"]["value"]
+        answer(call(*STORY, "--seq-len", "2048", "--gpu", "A100-80GB", "--json"))["largest_micro_batch"]["value"]
     )
     story = [word if word != "16" else str(most) for word in STORY]
     beyond = [word if word != "16" else str(most + 1) for word in STORY]
     verdicts = [
-        answer(call(*words, "--padded-length", "2048", "--gpu", "A100-80GB", "--json"))["memory"]["verdict"]
+        answer(call(*words, "--seq-len", "2048", "--gpu", "A100-80GB", "--json"))["memory"]["verdict"]
         for words in (story, beyond)
     ]
     assert verdicts[0] == "FITS"
@@ -90,9 +90,69 @@ def test_an_unknown_gpu_is_a_fault_and_no_guess(call: Call) -> None:
 
 
 def test_a_folder_of_ones_own_is_found(call: Call) -> None:
-    found = answer(call("estimate", "--model", "Tiny-1M-Instruct", "--padded-length", "64", "--json"))
+    found = answer(call("estimate", "--model", "Tiny-1M-Instruct", "--seq-len", "64", "--json"))
     assert found["model"] == "Tiny-1M-Instruct"
     assert found["source"].endswith("config.json")
+
+
+def test_no_time_is_given_without_the_mean_length(call: Call) -> None:
+    """Memory grows with the longest sequence, time with the mean one: one number cannot be both."""
+    words = ("estimate", "--model", "Llama-3.2-1B", "--gpu", "A100-80GB", "--seq-len", "2048", "--json")
+    without, with_mean = answer(call(*words)), answer(call(*words, "--mean-length", "256", "--examples", "100"))
+    assert "--mean-length" in without["seconds_per_step"]["missing"]
+    assert with_mean["memory"]["allocated_gib"] == without["memory"]["allocated_gib"]
+    longer = answer(call(*words, "--mean-length", "2048"))
+    assert longer["seconds_per_step"]["value"] > 2 * with_mean["seconds_per_step"]["value"]
+    assert with_mean["total_seconds"]["value"] > 0
+    done = call(*words, "--mean-length", "4096")
+    assert done.returncode == 2
+    assert "--seq-len 4096" in done.stderr
+
+
+def test_old_names_of_options_still_work_and_are_not_shown(call: Call) -> None:
+    old = (
+        *("estimate", "--model", "Llama-3.2-1B", "--gpu", "A100-80GB", "--json", "--padded-length=512"),
+        *("--micro-batch", "2", "--accumulation", "4", "--targets", "q_proj", "--label-share", "0.5"),
+    )
+    new = (
+        *("estimate", "--model", "Llama-3.2-1B", "--gpu", "A100-80GB", "--json", "--seq-len", "512"),
+        *("--micro-batch-size", "2", "--gradient-accumulation-steps", "4", "--target-modules", "q_proj"),
+        *("--label-fraction", "0.5"),
+    )
+    assert answer(call(*old)) == answer(call(*new))
+    shown = call("estimate", "--help").stdout
+    for name in ("--padded-length", "--accumulation", "--targets", "--label-share", "--prior"):
+        assert name not in shown
+    assert "--memory-limit-gib" in call("probe", "--help").stdout
+
+
+def test_settings_that_change_memory_are_options(call: Call) -> None:
+    """Each is a term that 0.1.0 had no option for, or no term."""
+    words = ("estimate", "--model", "Llama-3.1-8B", "--gpu", "A100-80GB", "--seq-len", "1024", "--json")
+
+    def gib(*more: str) -> float:
+        return float(answer(call(*words, *more))["memory"]["allocated_gib"]["value"])
+
+    litgpt = ("--backend", "litgpt", "--target-modules", "q_proj,v_proj")
+    assert gib(*litgpt, "--lora-dropout", "0") < gib(*litgpt) == gib(*litgpt, "--lora-dropout", "0.05")
+    unsloth = ("--backend", "unsloth", "--method", "qlora", "--gradient-checkpointing", "--micro-batch-size", "4")
+    early, late = (gib(*unsloth, "--backend-version", version) for version in ("2024.5", "2025.3"))
+    assert early > late + 1
+    assert gib("--adapter", "dora") > gib() + 1
+    assert gib("--loss", "fused") < gib("--loss", "full", "--backend", "trl")
+    assert gib("--backend", "plain") > gib("--backend", "trl")
+    done = call(*words, "--adapter", "dorra")
+    assert done.returncode == 2
+    assert "did you mean dora?" in done.stderr
+
+
+def test_a_model_that_is_stored_in_4_bits_is_qlora(call: Call) -> None:
+    words = ("estimate", "--model", "unsloth/llama-3-8b-bnb-4bit", "--backend", "unsloth", "--gpu", "T4", "--json")
+    found = answer(call(*words))
+    assert found["model"] == "Llama-3-8B"
+    assert found["settings"]["method"] == "qlora"
+    assert found["settings"]["base"] == "float16"
+    assert any("stored in 4 bits" in note for note in found["notes"])
 
 
 def test_packing_of_a_file_of_lengths(call: Call, tmp_path: Path) -> None:

@@ -9,6 +9,20 @@ from touchline.domain.estimate import Dtype
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class ReleaseLoss:
+    """How the releases of a trainer up to one hold the logits."""
+
+    before: tuple[int, ...]
+    """The first release for which this no longer holds; empty: the newest."""
+    typical: float
+    """Bytes per token and vocabulary entry."""
+    low: float
+    """The fewest, by model."""
+    high: float
+    """The most, by model."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class MemoryCoefficients:
     """How a trainer holds logits, keys and values, and adapters."""
 
@@ -21,7 +35,7 @@ class MemoryCoefficients:
     logits_of: Literal["padded", "label"]
     """Which tokens have logits: all, or those with a loss."""
     expands_kv: bool
-    """Whether keys and values are held as wide as the queries."""
+    """Whether keys and values are held as wide as the queries, whatever the batch."""
     adapter_dtype: Dtype
     """Element type of adapters where the settings do not say."""
     master_weights: bool
@@ -39,6 +53,8 @@ class MemoryCoefficients:
     """Whether the scales of a 4-bit base are themselves held in 8 bits."""
     nf4_input_bytes: float = 0.0
     """Bytes per element of the inputs that 4-bit layers keep for the backward pass; bitsandbytes' layers once did."""
+    keeps_dequantised: bool = False
+    """Whether the buffer in which 4-bit matrices are turned back to 16 bits stays."""
     fused_layers: bool = False
     """Whether kernels of its own compute norms and feed-forward parts, and so keep less for the backward pass."""
     rope_table: bool = False
@@ -50,3 +66,25 @@ class MemoryCoefficients:
     relative_error: float | None = None
     """Standard deviation of the logarithm of measured over computed activations, where this stack was measured; none:
     the formula's own."""
+    masks_expand_kv: bool = False
+    """Whether keys and values are held as wide as the queries where rows are padded: transformers leaves grouped heads
+    to the kernel only where there is no mask."""
+    fused_qkv: bool = False
+    """Whether queries, keys and values come from one layer with one adapter, whose result is padded with zeros where
+    not all three are adapted, and is held whole by the values where nothing is expanded."""
+    eager_families: tuple[str, ...] = ()
+    """Values of `model_type` whose attention it computes with whole scores, as scores that are capped need."""
+    unties: bool = False
+    """Whether the output layer is a copy of the embedding, also where the model ties them."""
+    quantises_head: bool = False
+    """Whether the output layer of a 4-bit base is in 4 bits too."""
+    dropout: float = 0.0
+    """Dropout of adapters where the settings do not say."""
+    whole_ends: bool = False
+    """Whether embedding and output layer, where an adapter names them, are trained whole, in float32."""
+    releases: tuple[ReleaseLoss, ...] = ()
+    """How the loss was computed in earlier releases, the oldest first; `vocab_bytes` where the release is not known."""
+    dynamic_extra: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    """Bytes per parameter that a 4-bit base stored by Unsloth takes more: typical, lowest, highest."""
+    reserves: tuple[float, float, float] | None = None
+    """Reserved over allocated memory, where this trainer differs from others: typical, lowest, highest."""

@@ -315,14 +315,13 @@ def latent_attention(values: Values, widths: Widths) -> tuple[Linear, ...]:
     rotated, plain = values.count("qk_rope_head_dim"), values.count("qk_nope_head_dim")
     latent, value = values.count("kv_lora_rank"), values.count("v_head_dim")
     wide = widths.heads * (rotated + plain)
+    queries = [Linear(name="q_proj", inputs=widths.hidden, outputs=wide)]
     if "q_lora_rank" in values:
         rank = values.count("q_lora_rank")
-        queries = (
+        queries = [
             Linear(name="q_a_proj", inputs=widths.hidden, outputs=rank),
             Linear(name="q_b_proj", inputs=rank, outputs=wide),
-        )
-    else:
-        queries = (Linear(name="q_proj", inputs=widths.hidden, outputs=wide),)
+        ]
     return (
         *queries,
         Linear(name="kv_a_proj_with_mqa", inputs=widths.hidden, outputs=latent + rotated),

@@ -88,6 +88,11 @@ def is_stored_in_4_bits(name: str) -> bool:
     return _QUANTISED.search(name.strip().rstrip("/")) is not None
 
 
+def is_dynamic_4_bit(name: str) -> bool:
+    """Return True if the name is that of a 4-bit model which Unsloth keeps partly in 16 bits."""
+    return is_stored_in_4_bits(name) and name.strip().rstrip("/").lower().endswith("-unsloth-bnb-4bit")
+
+
 def known_name(builder: str) -> str | None:
     """The catalogue's name of what a torchtune builder makes; None when it has none.
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from touchline.catalog.configs import LARGEST_MODEL, UnusableConfig, Values, shown
 from touchline.catalog.families import context_of, family_of, named, widths_of
-from touchline.catalog.towers import tower_of
 from touchline.catalog.public import known_name, near_names, public_model
+from touchline.catalog.towers import tower_of
 from touchline.domain.quantity import Missing
 from touchline.domain.shape import ModelShape
 from touchline.errors import EnvironmentFault, InputFault

@@ -17,46 +17,86 @@ if TYPE_CHECKING:
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 
 
+RENAMED_ESTIMATE = {
+    "--padded-length": "--seq-len",
+    "--micro-batch": "--micro-batch-size",
+    "--accumulation": "--gradient-accumulation-steps",
+    "--targets": "--target-modules",
+    "--label-share": "--label-fraction",
+    "--prior": "--evidence",
+}
+RENAMED_PROBE = {"--limit-gib": "--memory-limit-gib"}
+
+
 def estimate(
-    model: Annotated[str, typer.Option("--model", metavar="MODEL", help="A name, a model's folder, or a config.json.")],
+    model: Annotated[str, typer.Option("--model", metavar="MODEL", help="Model name, folder or config.json.")],
     method: Annotated[str, typer.Option("--method", metavar="lora|qlora|full", help="What is trained.")] = "lora",
-    rank: Annotated[int, typer.Option("--rank", min=0, help="Rank of the adapter.")] = 64,
-    targets: Annotated[
+    rank: Annotated[int, typer.Option("--rank", min=0, help="Adapter rank.")] = 64,
+    target_modules: Annotated[
         Optional[str],  # noqa: UP045 (typer reads the annotation when the command is built)
-        typer.Option("--targets", metavar="A,B,...", help="Layers with an adapter; all linear ones when not given."),
+        typer.Option("--target-modules", metavar="A,B,...", help="Adapted layers (default: all linear layers)."),
     ] = None,
-    backend: Annotated[str, typer.Option("--backend", metavar="NAME", help="The trainer.")] = "peft",
-    micro_batch: Annotated[int, typer.Option("--micro-batch", min=1, help="Rows per forward pass.")] = 1,
-    padded_length: Annotated[
-        int, typer.Option("--padded-length", min=1, help="Tokens of a row, padding included; packed: max_seq_len.")
+    adapter: Annotated[
+        str, typer.Option("--adapter", metavar="NAME", help="Adapter type: lora, dora, vera, ... (default: lora).")
+    ] = "lora",
+    lora_dropout: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option("--lora-dropout", min=0.0, max=1.0, help="Adapter dropout (default: the trainer's)."),
+    ] = None,
+    backend: Annotated[
+        str, typer.Option("--backend", metavar="NAME", help="Trainer; plain is a hand-written loop.")
+    ] = "peft",
+    release: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option("--backend-version", metavar="VERSION", help="Trainer version, such as 2024.8 for unsloth."),
+    ] = None,
+    micro_batch_size: Annotated[int, typer.Option("--micro-batch-size", min=1, help="Sequences per forward pass.")] = 1,
+    seq_len: Annotated[
+        int, typer.Option("--seq-len", min=1, help="Longest sequence in tokens, including padding (decides memory).")
     ] = 2048,
-    label_share: Annotated[
-        float, typer.Option("--label-share", min=0.0, max=1.0, help="Share of the tokens with a loss.")
+    mean_length: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option("--mean-length", min=1.0, help="Mean sequence length, including padding (decides time)."),
+    ] = None,
+    label_fraction: Annotated[
+        float, typer.Option("--label-fraction", min=0.0, max=1.0, help="Fraction of tokens that are labels.")
     ] = 1.0,
-    accumulation: Annotated[int, typer.Option("--accumulation", min=1, help="Micro-batches per step.")] = 1,
-    gpu: Annotated[str, typer.Option("--gpu", metavar="NAME", help="A100-80GB, ...; auto is the one here.")] = "auto",
+    image_tokens: Annotated[
+        int, typer.Option("--image-tokens", min=0, help="Tokens per sequence that stand for images.")
+    ] = 0,
+    gradient_accumulation_steps: Annotated[
+        int, typer.Option("--gradient-accumulation-steps", min=1, help="Micro-batches per step.")
+    ] = 1,
+    gpu: Annotated[str, typer.Option("--gpu", metavar="NAME", help="A100-80GB, ... (default: the GPU here).")] = "auto",
     gradient_checkpointing: Annotated[
-        bool, typer.Option("--gradient-checkpointing", help="Activations are computed again.")
+        bool, typer.Option("--gradient-checkpointing", help="Recompute activations in the backward pass.")
     ] = False,
-    base_dtype: Annotated[str, typer.Option("--base-dtype", metavar="DTYPE", help="Of the base.")] = "bfloat16",
+    base_dtype: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option("--base-dtype", metavar="DTYPE", help="Base dtype (default: bfloat16 where the GPU has it)."),
+    ] = None,
     adapter_dtype: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Option("--adapter-dtype", metavar="DTYPE", help="Of the adapter; as the trainer does when not given."),
+        typer.Option("--adapter-dtype", metavar="DTYPE", help="Adapter dtype (default: the trainer's)."),
     ] = None,
-    optimizer: Annotated[str, typer.Option("--optimizer", metavar="NAME", help="The optimizer.")] = "adamw",
-    attention: Annotated[str, typer.Option("--attention", metavar="fused|eager", help="Kind of kernel.")] = "fused",
-    compiled: Annotated[bool, typer.Option("--compiled", help="torch.compile fuses the model.")] = False,
+    optimizer: Annotated[str, typer.Option("--optimizer", metavar="NAME", help="Optimizer.")] = "adamw",
+    loss: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option("--loss", metavar="full|chunked|fused", help="Loss computation (default: the trainer's)."),
+    ] = None,
+    attention: Annotated[str, typer.Option("--attention", metavar="fused|eager", help="Attention kernel.")] = "fused",
+    compiled: Annotated[bool, typer.Option("--compiled", help="torch.compile is used.")] = False,
     examples: Annotated[
         Optional[int],  # noqa: UP045
-        typer.Option("--examples", min=1, help="Rows of an epoch, for the total."),
+        typer.Option("--examples", min=1, help="Sequences per epoch, for the total time."),
     ] = None,
-    epochs: Annotated[int, typer.Option("--epochs", min=1, help="Passes over them.")] = 1,
-    prior: Annotated[
+    epochs: Annotated[int, typer.Option("--epochs", min=1, help="Epochs.")] = 1,
+    evidence: Annotated[
         Optional[list[Path]],  # noqa: UP045
-        typer.Option("--prior", metavar="FILE", help="Logs of past runs to rest on, besides the history; repeatable."),
+        typer.Option("--evidence", metavar="FILE", help="Log of a past run to use as evidence (repeatable)."),
     ] = None,
     simulate: Annotated[
-        bool, typer.Option("--simulate", help="Run the model's own code on tensors without content; needs torch.")
+        bool, typer.Option("--simulate", help="Measure memory with fake tensors (needs torch).")
     ] = False,
     json: Json = False,
 ) -> None:
@@ -70,22 +110,28 @@ def estimate(
         model=model,
         method=method,
         rank=rank,
-        targets=tuple(part.strip() for part in targets.split(",") if part.strip()) if targets is not None else None,
+        target_modules=_parts(target_modules),
+        adapter=adapter,
+        lora_dropout=lora_dropout,
         backend=backend,
-        micro_batch=micro_batch,
-        padded_length=padded_length,
-        label_share=label_share,
-        accumulation=accumulation,
+        release=release,
+        micro_batch_size=micro_batch_size,
+        seq_len=seq_len,
+        mean_length=mean_length,
+        label_fraction=label_fraction,
+        image_tokens=image_tokens,
+        gradient_accumulation_steps=gradient_accumulation_steps,
         gpu=gpu,
         gradient_checkpointing=gradient_checkpointing,
         base_dtype=base_dtype,
         adapter_dtype=adapter_dtype,
         optimizer=optimizer,
+        loss=loss,
         attention=attention,
         compiled=compiled,
         examples=examples,
         epochs=epochs,
-        prior=tuple(prior or ()),
+        evidence=tuple(evidence or ()),
         simulate=simulate,
     )
     answer = workflow.estimate(request, load_settings())
@@ -93,6 +139,10 @@ def estimate(
         out_object(EstimateAnswer, answer)
         return
     _show(answer)
+
+
+def _parts(text: str | None) -> tuple[str, ...] | None:
+    return None if text is None else tuple(part.strip() for part in text.split(",") if part.strip())
 
 
 def _show(answer: EstimateAnswer) -> None:
@@ -145,7 +195,7 @@ def probe(
     ] = None,
     limit: Annotated[
         Optional[float],  # noqa: UP045
-        typer.Option("--limit-gib", min=0.1, help="Memory that a try may take; most of what is free when not given."),
+        typer.Option("--memory-limit-gib", min=0.1, help="Memory limit of a try (default: most of what is free)."),
     ] = None,
     json: Json = False,
 ) -> None:

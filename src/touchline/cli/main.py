@@ -20,7 +20,7 @@ from touchline.cli.checking import check
 from touchline.cli.cleaning import clean
 from touchline.cli.comparing import compare
 from touchline.cli.doctoring import doctor
-from touchline.cli.estimating import estimate, probe
+from touchline.cli.estimating import RENAMED_ESTIMATE, RENAMED_PROBE, estimate, probe
 from touchline.cli.exporting import export
 from touchline.cli.grouping import CLUSTER, DATA_AND_MODELS, EVIDENCE, EXPERIMENT, LOOK, GroupedCommands
 from touchline.cli.history import history_app
@@ -29,6 +29,7 @@ from touchline.cli.output import clean as without_controls
 from touchline.cli.output import out, out_json, out_object, out_table, say, show_error
 from touchline.cli.packing import pack_app
 from touchline.cli.placing import place
+from touchline.cli.renamed import with_old_names
 from touchline.cli.reporting import report
 from touchline.cli.watching import logs, status
 from touchline.errors import TouchlineError
@@ -348,9 +349,11 @@ _COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
     EVIDENCE: (estimate, probe, optimize),
 }
 """Commands in the order of the help."""
+_RENAMED = {estimate: RENAMED_ESTIMATE, probe: RENAMED_PROBE}
+"""Commands with options that were renamed."""
 for _group, _commands in _COMMANDS.items():
     for _command in _commands:
-        app.command(rich_help_panel=_group)(_command)
+        app.command(rich_help_panel=_group, cls=with_old_names(_RENAMED.get(_command, {})))(_command)
 app.add_typer(data_app, name="data", rich_help_panel=DATA_AND_MODELS)
 app.add_typer(models_app, name="models", rich_help_panel=DATA_AND_MODELS)
 app.add_typer(pack_app, name="pack", rich_help_panel=DATA_AND_MODELS)

@@ -137,6 +137,18 @@ class TrainingSetup:
     """Whether gradients wait through further micro-batches, so that they lie beside the next one's activations."""
     loss: LossKind | None = None
     """How the loss is computed, where settings say; none: as the trainer does by itself."""
+    variant: str = "lora"
+    """Kind of adapter, as PEFT calls it: `lora`, `dora`, `vera`, `ia3` ..."""
+    whole_modules: tuple[str, ...] = ()
+    """Layers outside the blocks that are trained whole beside the adapter: `embed_tokens`, `lm_head`."""
+    padded: bool | None = None
+    """Whether rows are padded, so that attention gets a mask; none: not known."""
+    release: str | None = None
+    """The trainer's version, `2024.8`; none: not known."""
+    dynamic_4bit: bool = False
+    """Whether the 4-bit base was stored by Unsloth, which keeps some layers in 16 bits."""
+    image_tokens: int = 0
+    """Tokens of a row that stand for images."""
 
     @property
     def optimizer_family(self) -> str:
@@ -152,7 +164,8 @@ class TrainingSetup:
         """Parameters with a gradient."""
         if self.method == "full":
             return self.shape.num_parameters
-        return self.shape.adapter_parameters(self.rank, self.target_modules)
+        whole = self.shape.vocab_size * self.shape.hidden_size * len(self.whole_modules)
+        return self.shape.adapter_parameters(self.rank, self.target_modules) + whole
 
 
 class Verdict(StrEnum):

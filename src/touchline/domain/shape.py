@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+ENDS = ("embed_tokens", "lm_head")
+"""The layers outside the blocks that adapters may name: the embedding and the output layer."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Linear:
@@ -110,7 +113,8 @@ class ModelShape:
         return embeddings + self.linear_parameters + others
 
     def adapter_parameters(self, rank: int, target_modules: tuple[str, ...]) -> int:
-        """Parameters of a LoRA adapter on the named layers of every block."""
+        """Parameters of a LoRA adapter on the named layers of every block, and on embedding and output layer."""
+        ends = sum(name in target_modules for name in ENDS)
         return self.num_layers * sum(
             linear.adapter_parameters(rank) for linear in self.linears if linear.name in target_modules
-        )
+        ) + ends * rank * (self.vocab_size + self.hidden_size)

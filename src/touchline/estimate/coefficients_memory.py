@@ -49,6 +49,37 @@ parts taken off: 15.3 and 14.9 in float16, 18.9 and 18.2 in float32."""
 EAGER_KEPT_BYTES: Final = {2: 6.0, 4: 4.0}
 """The same, kept by the forward pass: the float32 probabilities, and their 16-bit copy. Simulated on torch 2.13."""
 
+VARIANT_BYTES: Final = {
+    "lora": 0.0,
+    "rslora": 0.0,
+    "gralora": 0.0,
+    "delora": 0.2,
+    "oft": 0.1,
+    "vblora": -0.3,
+    "c3a": -0.6,
+    "shira": -1.8,
+    "vera": -1.9,
+    "randlora": 1.4,
+    "adalora": 1.4,
+    "road": 1.6,
+    "lokr": 3.7,
+    "hira": 3.8,
+    "fourierft": 4.0,
+    "loha": 4.7,
+    "dora": 6.5,
+    "boft": 7.0,
+    "waveft": 7.5,
+}
+"""Kind of adapter -> bytes per token that each output of an adapted layer keeps more than LoRA. One row each of
+huggingface/peft, method_comparison/MetaMathQA/results (Apache-2.0; Llama-3.2-3B on an L40S, query and value): what its
+reserved peak lies above the one of LoRA at rank 32, over 2,880 tokens and 4,096 outputs in 28 blocks."""
+VARIANT_ERROR: Final = 0.6
+"""Standard deviation of these, as a share of them and of two bytes: each rests on one run."""
+
+MASK_BYTES: Final = 3
+"""Bytes per row, token and token of width of the mask of a padded batch: a boolean one, and its 16-bit copy for the
+kernel (transformers 5.23, masking_utils.py; torch, sdp_utils)."""
+
 WORKSPACE_BYTES: Final = 18 * 2**20
 """cuBLAS's workspace, which counts as allocated: what the simulation lacks on the T4's fused rows, the same in each."""
 

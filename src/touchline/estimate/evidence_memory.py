@@ -180,7 +180,7 @@ def _computed(
     resident, activations = parts.resident / GIB, parts.activations / GIB
     if kind == "allocated":
         return Computed(resident=resident, activations=activations, resident_error=RESIDENT_ERROR * resident)
-    factor = fragmentation(setup, parts)[0]
+    factor = fragmentation(setup, parts, coefficients)[0]
     error = RESIDENT_OF_PROCESS_ERROR * resident
     addend = 0.0
     if kind == "process":

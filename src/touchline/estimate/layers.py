@@ -15,7 +15,7 @@ from typing import Literal
 from touchline.backends.memory import MemoryCoefficients
 from touchline.domain.estimate import TrainingSetup
 from touchline.domain.shape import Linear, ModelShape
-from touchline.estimate.coefficients_memory import EAGER_BACKWARD_BYTES, EAGER_KEPT_BYTES
+from touchline.estimate.coefficients_memory import EAGER_BACKWARD_BYTES, EAGER_KEPT_BYTES, VARIANT_BYTES
 
 Role = Literal["attention_in", "attention_out", "feed_in", "feed_out"]
 FLOAT = 4
@@ -79,6 +79,7 @@ def block_bytes(setup: TrainingSetup, coefficients: MemoryCoefficients) -> Block
     rest = _norms(setup, coefficients, element) + _attention(setup, coefficients, element)
     if setup.method == "qlora":
         rest += coefficients.nf4_input_bytes * sum({role_of(one, shape): one.inputs for one in shape.linears}.values())
+    rest += variant_bytes(setup)
     inner, outer = element * shape.intermediate_size, element * shape.hidden_size
     # Where the product's gradient splits: gate, its activation and up, and a gradient of each; a float32 adapter on the
     # way out has two more of that width.
@@ -87,7 +88,7 @@ def block_bytes(setup: TrainingSetup, coefficients: MemoryCoefficients) -> Block
     through_feed = rest + widths * inner - outer
     # Where the norm behind attention runs backward the feed-forward part is free again.
     through_norm = rest + 8 * outer
-    eager = setup.attention == "eager"
+    eager = is_eager(setup, coefficients)
     heads = shape.num_heads if eager else 0
     factor = coefficients.activation_factor
     return BlockBytes(
@@ -96,6 +97,27 @@ def block_bytes(setup: TrainingSetup, coefficients: MemoryCoefficients) -> Block
         backward=max(rest + feed, through_feed, through_norm) * factor,
         backward_per_width=EAGER_BACKWARD_BYTES[element] * heads,
     )
+
+
+def variant_bytes(setup: TrainingSetup) -> float:
+    """Return what a block of this kind of adapter keeps per token more than LoRA."""
+    return VARIANT_BYTES.get(setup.variant, 0.0) * adapted_outputs(setup)
+
+
+def adapted_outputs(setup: TrainingSetup) -> int:
+    """Return the outputs of all adapted layers of a block."""
+    return 0 if setup.method == "full" else sum(linear.outputs for linear, _ in _adapted(setup))
+
+
+def is_eager(setup: TrainingSetup, coefficients: MemoryCoefficients) -> bool:
+    """Return True if attention holds its scores whole."""
+    return setup.attention == "eager" or setup.shape.model_type in coefficients.eager_families
+
+
+def expands_kv(setup: TrainingSetup, coefficients: MemoryCoefficients) -> bool:
+    """Return True if keys and values are held as wide as the queries."""
+    masked = coefficients.masks_expand_kv and bool(setup.padded)
+    return coefficients.expands_kv or masked or is_eager(setup, coefficients)
 
 
 def _adapted(setup: TrainingSetup) -> Iterator[tuple[Linear, Role]]:
@@ -123,9 +145,16 @@ def _norms(setup: TrainingSetup, coefficients: MemoryCoefficients, element: int)
 
 def _attention(setup: TrainingSetup, coefficients: MemoryCoefficients, element: int) -> float:
     shape = setup.shape
-    eager = setup.attention == "eager"
-    kept_values = shape.q_size if coefficients.expands_kv or eager else shape.kv_size
+    eager = is_eager(setup, coefficients)
+    kept_values = shape.q_size if expands_kv(setup, coefficients) else shape.kv_size
     total = float(element * (shape.q_size + 2 * kept_values))
+    if coefficients.fused_qkv:
+        whole = element * (shape.q_size + 2 * shape.kv_size)
+        adapted = {linear.name for linear, role in _adapted(setup) if role == "attention_in"}
+        if adapted and adapted < {"q_proj", "k_proj", "v_proj"}:
+            total += whole
+        if shape.kv_size == shape.q_size:
+            total += whole - element * shape.kv_size
     if not eager:
         total += element * shape.q_size + FLOAT * shape.num_heads
     return total + _inputs(setup, coefficients, element, frozenset({"attention_out"}))
@@ -143,8 +172,10 @@ def _feed_forward(setup: TrainingSetup, coefficients: MemoryCoefficients, elemen
 def _inputs(setup: TrainingSetup, coefficients: MemoryCoefficients, element: int, roles: frozenset[Role]) -> float:
     """What layers of these roles keep of their inputs, and what adapters keep between their two matrices."""
     layers = [(linear, role) for linear, role in _adapted(setup) if role in roles]
+    if coefficients.fused_qkv:
+        layers = _joined(layers)
     if setup.method == "full":
-        return sum(element * width for width, role in _shared(layers) if not _held_anyway(setup, role))
+        return sum(element * width for width, role in _shared(layers) if not _held_anyway(setup, coefficients, role))
     cast = setup.adapter_dtype == "float32" and element < FLOAT
     way = coefficients.float32_adapters if cast else "autocast_shared"
     middle = FLOAT if cast and way == "promoted" else element
@@ -152,8 +183,16 @@ def _inputs(setup: TrainingSetup, coefficients: MemoryCoefficients, element: int
     if setup.dropout > 0:
         return between + sum((middle + 1) * linear.inputs for linear, _ in layers)
     if way == "autocast_shared":
-        return between + sum(element * width for width, role in _shared(layers) if not _held_anyway(setup, role))
+        return between + sum(
+            element * width for width, role in _shared(layers) if not _held_anyway(setup, coefficients, role)
+        )
     return between + sum(middle * linear.inputs for linear, _ in layers)
+
+
+def _joined(layers: list[tuple[Linear, Role]]) -> list[tuple[Linear, Role]]:
+    """Return the layers with queries, keys and values as one, whose adapter has the input in common."""
+    inputs = [layer for layer in layers if layer[1] == "attention_in"]
+    return [*inputs[:1], *(layer for layer in layers if layer[1] != "attention_in")]
 
 
 def _shared(layers: list[tuple[Linear, Role]]) -> set[tuple[int, Role]]:
@@ -161,6 +200,6 @@ def _shared(layers: list[tuple[Linear, Role]]) -> set[tuple[int, Role]]:
     return {(linear.inputs, role) for linear, role in layers}
 
 
-def _held_anyway(setup: TrainingSetup, role: Role) -> bool:
-    """Whether fused attention keeps that input for itself."""
-    return role == "attention_out" and setup.attention == "fused"
+def _held_anyway(setup: TrainingSetup, coefficients: MemoryCoefficients, role: Role) -> bool:
+    """Return True if fused attention keeps that input for itself."""
+    return role == "attention_out" and not is_eager(setup, coefficients)

@@ -13,7 +13,7 @@ from touchline.domain.estimate import Estimate, MemoryEstimate, MicroBatch, Rung
 from touchline.domain.quantity import Measured, MemoryKind, Missing
 from touchline.estimate.evidence_memory import Fitted, MeasuredPoint, fit
 from touchline.estimate.gpus import Gpu
-from touchline.estimate.parts import PeakParts, peak_parts, vocab_bytes
+from touchline.estimate.parts import peak_parts, vocab_bytes
 from touchline.estimate.spreads import ORDER, Range, allocated_range, relative_error, upwards
 from touchline.estimate.what_if import what_ifs
 from touchline.units import GIB
@@ -64,7 +64,7 @@ def memory_estimate(
         breakdown={name: size / GIB * scale for name, size in parts.by_name().items()},
         capacity_gib=capacity,
         verdict=verdict(estimates["process"], capacity),
-        assumption=_assumption(setup, coefficients, parts, fitted),
+        assumption=_assumption(setup, batch, coefficients, fitted),
         what_ifs=changes,
     )
 
@@ -160,8 +160,12 @@ def _ranges(
     parts = peak_parts(setup, batch, coefficients)
     fitted, refused = fit(setup, batch, coefficients, gpu, evidence)
     if fitted is not None:
-        return upwards(fitted.found, fitted.kind, setup, parts, gpu), fitted, refused
-    return upwards(allocated_range(setup, batch, coefficients), "allocated", setup, parts, gpu), None, refused
+        return upwards(fitted.found, fitted.kind, setup, parts, gpu, coefficients), fitted, refused
+    return (
+        upwards(allocated_range(setup, batch, coefficients), "allocated", setup, parts, gpu, coefficients),
+        None,
+        refused,
+    )
 
 
 def _estimate(
@@ -201,14 +205,18 @@ def _estimate(
     )
 
 
-def _assumption(setup: TrainingSetup, coefficients: MemoryCoefficients, parts: PeakParts, fitted: Fitted | None) -> str:
+def _assumption(
+    setup: TrainingSetup, batch: MicroBatch, coefficients: MemoryCoefficients, fitted: Fitted | None
+) -> str:
     """What moves the figure most: the loss, where its figure is open; else what the error stands for."""
     if fitted is not None and fitted.rung <= Rung.SAME_MODEL:
         return "that the runs it rests on had the settings that their records say"
+    parts = peak_parts(setup, batch, coefficients)
     typical, low, high = vocab_bytes(setup, coefficients)
     error, words = relative_error(setup, coefficients)
-    open_share = (high - low) / typical * parts.logits / parts.total if typical else 0.0
-    if open_share > error:
+    # Where the peak is in the backward pass, a loss at the upper end of its figure may still make another peak.
+    ends = [peak_parts(setup, batch, coefficients, entry).total for entry in (low, high)]
+    if ends[1] - ends[0] > error * parts.activations:
         return (
             f"how the loss is computed: {typical:g} bytes per token and vocabulary entry, {low:g} to {high:g} by "
             "version and settings"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 
 from touchline.backends.memory import MemoryCoefficients
@@ -9,6 +10,7 @@ from touchline.domain.estimate import LossKind, MicroBatch, TrainingSetup
 from touchline.estimate.coefficients_memory import (
     FOREACH_COPIES,
     LOSS_BYTES,
+    MASK_BYTES,
     NF4_BYTES,
     NF4_DOUBLE_SCALE_BYTES,
     NF4_SCALE_BYTES,
@@ -42,6 +44,8 @@ class PeakParts:
     """Tables of positions and the workspace of cuBLAS."""
     resident: float
     """Of all this, what is there before a step begins."""
+    at_loss: float
+    """Of the step, what the loss takes of logits, also where the peak is elsewhere."""
     phase: str = field(default="loss")
     """What happens at the peak: `loss`, `backward`, `end of backward` or `optimizer step`."""
 
@@ -63,12 +67,20 @@ class PeakParts:
 def weight_bytes(setup: TrainingSetup, coefficients: MemoryCoefficients) -> float:
     """Bytes of the base."""
     shape = setup.shape
+    head = shape.vocab_size * shape.hidden_size
+    copied = head if coefficients.unties and shape.tied_embeddings else 0
     if setup.method != "qlora":
-        return float(shape.num_parameters * size_of(setup.base_dtype))
+        return float((shape.num_parameters + copied) * size_of(setup.base_dtype))
     matrices = shape.num_layers * sum(linear.inputs * linear.outputs for linear in shape.linears)
+    rest = shape.num_parameters + copied - matrices
+    if coefficients.quantises_head:
+        matrices, rest = matrices + head, rest - head
     scales = NF4_DOUBLE_SCALE_BYTES if coefficients.nf4_double_quant else NF4_SCALE_BYTES
-    rest = shape.num_parameters - matrices
-    return matrices * (NF4_BYTES + scales) + rest * computes_in(setup, coefficients)
+    size = matrices * (NF4_BYTES + scales) + rest * computes_in(setup, coefficients)
+    if setup.dynamic_4bit:
+        size += matrices * coefficients.dynamic_extra[0]
+    # An embedding that is trained whole lies there in float32, and its 16-bit original on disk.
+    return size - (len(setup.whole_modules) * head * computes_in(setup, coefficients) if setup.whole_modules else 0)
 
 
 def optimizer_bytes(setup: TrainingSetup, coefficients: MemoryCoefficients) -> float:
@@ -94,12 +106,26 @@ def vocab_bytes(setup: TrainingSetup, coefficients: MemoryCoefficients) -> tuple
         typical = _loss_bytes(setup.loss, coefficients)
         low = high = typical
     else:
-        typical, low, high = coefficients.vocab_bytes, coefficients.vocab_bytes_low, coefficients.vocab_bytes_high
+        typical, low, high = _of_release(setup, coefficients)
     if setup.method == "qlora" and coefficients.nf4_upcasts:
         if typical > LOSS_BYTES["full"]:
             typical += UPCAST_KEPT_BYTES
         return typical, low, max(high, typical, UPCAST_MOST_BYTES if high >= LOSS_BYTES["full"] else high)
     return typical, low, high
+
+
+def _of_release(setup: TrainingSetup, coefficients: MemoryCoefficients) -> tuple[float, float, float]:
+    """The trainer's own way, in the release that the settings name."""
+    number = tuple(int(part) for part in re.findall(r"\d+", setup.release or "")[:2])
+    for release in coefficients.releases if number else ():
+        if not release.before or number < release.before:
+            return release.typical, release.low, release.high
+    typical = coefficients.vocab_bytes
+    if coefficients.releases and setup.base_dtype == "float16":
+        # Without bfloat16 the outputs are turned to float32, and most published runs are of the oldest releases, but
+        # for 4-bit models of the second.
+        typical = coefficients.releases[1 if setup.dynamic_4bit else 0].typical
+    return typical, coefficients.vocab_bytes_low, coefficients.vocab_bytes_high
 
 
 def _loss_bytes(loss: LossKind, coefficients: MemoryCoefficients) -> float:
@@ -123,6 +149,9 @@ def peak_parts(
     element, block = computes_in(setup, coefficients), block_bytes(setup, coefficients)
     entry = vocab_bytes(setup, coefficients)[0] if per_entry is None else per_entry
     weights, other = weight_bytes(setup, coefficients), _tables(setup, coefficients) + WORKSPACE_BYTES
+    opening = _dequantised(setup)
+    if coefficients.keeps_dequantised:
+        other, opening = other + opening, 0.0
     adapter, gradients = _adapter(setup), float(setup.trained_parameters * _trained_size(setup))
     optimizer = optimizer_bytes(setup, coefficients)
     with_logits = batch.label_tokens if coefficients.logits_of == "label" else tokens
@@ -143,13 +172,20 @@ def peak_parts(
     head = shape.vocab_size * shape.hidden_size * element if setup.method == "full" and not setup.accumulates else 0.0
     copies = _adapter_copies(setup, coefficients)
     held = weights + adapter + copies + optimizer + other
-    at_loss = held + waiting + kept + max(logits, top)
-    in_backward = held + waiting + head + backward + _dequantised(setup)
+    opened = 0.0
+    if setup.method == "qlora" and coefficients.quantises_head:
+        # A 4-bit output layer is turned back to 16 bits where it is multiplied, beside everything that was kept.
+        opened = float(shape.vocab_size * shape.hidden_size * size_of(setup.base_dtype))
+    at_loss = held + waiting + kept + max(logits + opened, top)
+    in_backward = held + waiting + head + backward + opening
+    if setup.padded:
+        mask = float(MASK_BYTES * batch.rows * batch.width**2)
+        at_loss, in_backward = at_loss + mask, in_backward + mask
     # Autocast's copies are gone when the backward pass is over.
     at_step = held - copies + gradients * (1.0 + FOREACH_COPIES.get(setup.optimizer, 0.0))
     at_end = held - copies + gradients + _second_gradient(setup)
     peak = max(at_loss, in_backward, at_step, at_end)
-    common = {"weights": weights, "optimizer": optimizer, "other": other}
+    common = {"weights": weights, "optimizer": optimizer, "other": other, "at_loss": logits}
     if peak in (at_step, at_end):
         phase = "optimizer step" if peak == at_step else "end of backward"
         held -= copies
@@ -158,7 +194,8 @@ def peak_parts(
         )
     common |= {"adapter": adapter + copies, "resident": held}
     if peak == at_loss:
-        in_layers = kept if logits >= top else kept + top - logits
+        in_layers = kept if logits + opened >= top else kept + top - logits
+        logits += opened if logits + opened >= top else 0.0
         return PeakParts(**common, gradients=waiting, layers=in_layers, logits=logits, phase="loss")
     layers = in_backward - held - waiting - head
     return PeakParts(**common, gradients=waiting + head, layers=layers, logits=0.0, phase="backward")

@@ -18,15 +18,21 @@ from touchline.estimate.coefficients_memory import (
     FRAGMENTATION,
     FUSED_ERROR,
     LOGITS_FRAGMENTATION,
+    NF4_BYTES,
     RESIDENT_ERROR,
     STACK_ERROR,
+    VARIANT_BYTES,
+    VARIANT_ERROR,
 )
 from touchline.estimate.gpus import Gpu
-from touchline.estimate.parts import PeakParts, peak_parts, vocab_bytes
+from touchline.estimate.layers import adapted_outputs, computes_in, size_of
+from touchline.estimate.parts import PeakParts, peak_parts, vocab_bytes, weight_bytes
 from touchline.units import GIB
 
 NORMAL_95: Final = 1.6449
 """Quantile of the normal distribution that 5 % exceed: a two-sided interval of 90 %."""
+PLAIN_VARIANT: Final = "lora"
+"""The kind of adapter that the closed form is of."""
 ORDER: Final[tuple[MemoryKind, ...]] = ("allocated", "reserved", "process")
 
 
@@ -78,30 +84,80 @@ def allocated_range(setup: TrainingSetup, batch: MicroBatch, coefficients: Memor
     typical = peak_parts(setup, batch, coefficients)
     low = peak_parts(setup, batch, coefficients, low_entry)
     error, _ = relative_error(setup, coefficients)
+    wider, upcast = at_most(setup, batch, coefficients)
     highest = [peak_parts(setup, batch, coefficients, high_entry)]
-    if (upcast := at_most(setup, coefficients)) != coefficients:
-        highest.append(peak_parts(setup, batch, upcast, vocab_bytes(setup, upcast)[2]))
-    return Range(
-        value=typical.total / GIB,
-        low=low.total / GIB * math.exp(-NORMAL_95 * _spread(low, error)),
-        high=max(parts.total / GIB * math.exp(NORMAL_95 * _spread(parts, error)) for parts in highest),
-    )
+    if (wider, upcast) != (setup, coefficients):
+        highest.append(peak_parts(wider, batch, upcast, vocab_bytes(wider, upcast)[2]))
+    below, above = weight_spread(setup, coefficients)
+    value = typical.total / GIB
+    if setup.variant != PLAIN_VARIANT:
+        below, above = (math.hypot(end, _of_variant(setup, batch)) for end in (below, above))
+    down = math.hypot(typical.total - low.total * math.exp(-NORMAL_95 * _spread(low, error)), below)
+    most = max(parts.total * math.exp(NORMAL_95 * _spread(parts, error)) for parts in highest)
+    up = math.hypot(most + _images(setup, batch) - typical.total, above)
+    return Range(value=value, low=max(value - down / GIB, value / 10), high=value + up / GIB)
 
 
-def at_most(setup: TrainingSetup, coefficients: MemoryCoefficients) -> MemoryCoefficients:
-    """What holds for the upper end: where a version may cast a 4-bit base's norms and head up, it does."""
+def weight_spread(setup: TrainingSetup, coefficients: MemoryCoefficients) -> tuple[float, float]:
+    """Return how many bytes the base may lie below and above `weight_bytes`, 5 % beyond each."""
+    size = weight_bytes(setup, coefficients)
+    below = above = size * (math.exp(NORMAL_95 * setup.shape.count_error) - 1)
+    if setup.method == "qlora":
+        matrices = setup.shape.linear_parameters
+        typical, low, high = coefficients.dynamic_extra
+        stored = typical if setup.dynamic_4bit else 0.0
+        below = math.hypot(below, matrices * (stored - min(low, stored)))
+        above = math.hypot(above, matrices * (max(high, stored) - stored))
+        # Experts are one tensor of three dimensions: quantised by some versions, left in 16 bits by others.
+        others = setup.shape.num_layers * setup.shape.other_parameters_per_layer
+        below = math.hypot(below, others * (computes_in(setup, coefficients) - NF4_BYTES))
+    return below, above
+
+
+def at_most(
+    setup: TrainingSetup, batch: MicroBatch, coefficients: MemoryCoefficients
+) -> tuple[TrainingSetup, MemoryCoefficients]:
+    """Return what holds for the upper end where the settings leave it open.
+
+    A version may cast a 4-bit base's norms and head up, and rows side by side may be padded.
+    """
     if setup.method == "qlora" and coefficients.nf4_upcasts is None:
-        return dataclasses.replace(coefficients, nf4_upcasts=True)
-    return coefficients
+        coefficients = dataclasses.replace(coefficients, nf4_upcasts=True)
+    if setup.padded is None and coefficients.masks_expand_kv and batch.rows > 1:
+        setup = dataclasses.replace(setup, padded=True)
+    return setup, coefficients
+
+
+def _of_variant(setup: TrainingSetup, batch: MicroBatch) -> float:
+    """Bytes that another kind of adapter than LoRA may take more or less, 5 % beyond."""
+    known = abs(VARIANT_BYTES.get(setup.variant, 0.0)) + 2.0
+    layers = 1 if setup.gradient_checkpointing else setup.shape.num_layers
+    return NORMAL_95 * VARIANT_ERROR * known * adapted_outputs(setup) * layers * batch.tokens
+
+
+def _images(setup: TrainingSetup, batch: MicroBatch) -> float:
+    """Bytes of a vision tower's activations where adapters train it too; as typical it is taken to be frozen."""
+    tower = setup.shape.vision
+    if tower is None:
+        return 0.0
+    patches = tower.patches_per_token * batch.rows * (setup.image_tokens or batch.width)
+    widths = 8 * tower.hidden_size + 3 * tower.intermediate_size
+    layers = 2 if setup.gradient_checkpointing else tower.num_layers
+    return float(patches * widths * layers * size_of(setup.base_dtype))
 
 
 def _spread(parts: PeakParts, error: float) -> float:
     return math.hypot(RESIDENT_ERROR * parts.resident, error * parts.activations) / parts.total
 
 
-def fragmentation(setup: TrainingSetup, parts: PeakParts) -> tuple[float, float, float]:
+def fragmentation(
+    setup: TrainingSetup, parts: PeakParts, coefficients: MemoryCoefficients
+) -> tuple[float, float, float]:
     """Reserved over allocated: typical, 5 % below, 5 % above."""
-    share = parts.logits / parts.total
+    if coefficients.reserves is not None:
+        return coefficients.reserves
+    # Holes that the logits left stay in the allocator's cache, also where the peak comes later.
+    share = min(1.0, parts.at_loss / parts.total)
     base = FRAGMENTATION[setup.attention]
     typical, low, high = (value + extra * share for value, extra in zip(base, LOGITS_FRAGMENTATION, strict=True))
     return typical, low, max(high, typical)
@@ -116,10 +172,15 @@ def contexts(gpu: Gpu | None) -> tuple[float, float, float]:
 
 
 def upwards(
-    known: Range, kind: MemoryKind, setup: TrainingSetup, parts: PeakParts, gpu: Gpu | None
+    known: Range,
+    kind: MemoryKind,
+    setup: TrainingSetup,
+    parts: PeakParts,
+    gpu: Gpu | None,
+    coefficients: MemoryCoefficients,
 ) -> dict[MemoryKind, Range]:
     """The three kinds of memory from one that is known."""
-    factor, addend = fragmentation(setup, parts), contexts(gpu)
+    factor, addend = fragmentation(setup, parts, coefficients), contexts(gpu)
     found = {kind: known}
     if kind == "process":
         typical, low, high = addend

@@ -51,7 +51,7 @@ def what_ifs(
         found.append(
             WhatIf(
                 change=change.words,
-                reserved_gib=upwards(known, "allocated", change.setup, parts, gpu)["reserved"].value,
+                reserved_gib=upwards(known, "allocated", change.setup, parts, gpu, coefficients)["reserved"].value,
                 step_time_factor=change.factor,
                 allocated_gib=size,
                 reason=change.reason,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,17 +11,28 @@ from typing import get_args
 
 from touchline.backends import get_backend, memory_coefficients, memory_names
 from touchline.backends.memory import MemoryCoefficients
+from touchline.catalog.public import is_dynamic_4_bit, is_stored_in_4_bits
 from touchline.catalog.settings import Settings
 from touchline.catalog.shapes import load_config, load_shape
 from touchline.domain.answers import EstimateAnswer, MemoryAnswer
-from touchline.domain.estimate import Attention, Dtype, MemoryEstimate, Method, MicroBatch, TrainingSetup, Verdict
+from touchline.domain.estimate import (
+    Attention,
+    Dtype,
+    LossKind,
+    MemoryEstimate,
+    Method,
+    MicroBatch,
+    TrainingSetup,
+    Verdict,
+)
 from touchline.domain.experiment import TrainConfig
 from touchline.domain.finding import Finding, Severity
 from touchline.domain.machine import TargetMachine
 from touchline.domain.quantity import Measured, Missing, Quantity
 from touchline.domain.record import RunRecord
-from touchline.domain.shape import ModelShape
+from touchline.domain.shape import ENDS, ModelShape
 from touchline.errors import InputFault
+from touchline.estimate.coefficients_memory import VARIANT_BYTES
 from touchline.estimate.disk import adapter_file_bytes
 from touchline.estimate.gpus import Gpu
 from touchline.estimate.memory import batch_of, largest_micro_batch, memory_estimate, most, most_that_could_fit
@@ -28,7 +40,7 @@ from touchline.estimate.parts import after_init_bytes
 from touchline.estimate.processor import processor_memory_estimate
 from touchline.estimate.run_time import run_seconds
 from touchline.estimate.time import StepTime, seconds_per_step
-from touchline.estimate.work import work_of
+from touchline.estimate.work import StepWork
 from touchline.launch.simulating import request_for, simulate
 from touchline.steps.evidence import PastRuns, past_runs, points_of
 from touchline.steps.target import target_named
@@ -37,7 +49,7 @@ from touchline.units import GIB
 _AUTO = "auto"
 PROCESSOR_TRAINER = "peft"
 """The trainer that also uses processors; it knows which attention is faster there."""
-_ASIDE = ("lm_head", "embed_tokens", "output", "embed_out")
+_ASIDE = (*ENDS, "output", "embed_out")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,37 +62,49 @@ class EstimateRequest:
     """lora, qlora or full."""
     rank: int = 64
     """Rank of the adapter."""
-    targets: tuple[str, ...] | None = None
+    target_modules: tuple[str, ...] | None = None
     """Layers with an adapter; none: every linear layer of a block."""
+    adapter: str = "lora"
+    """Kind of adapter, as PEFT calls it."""
+    lora_dropout: float | None = None
+    """Dropout on the adapter's input; none: the trainer's own."""
     backend: str = "peft"
     """The trainer."""
-    micro_batch: int = 1
-    """Rows per forward pass."""
-    padded_length: int = 2048
-    """Tokens of a row, padding included."""
-    label_share: float = 1.0
+    release: str | None = None
+    """Its version."""
+    micro_batch_size: int = 1
+    """Sequences per forward pass."""
+    seq_len: int = 2048
+    """Tokens of the longest sequence, padding included: what memory depends on."""
+    mean_length: float | None = None
+    """Tokens of a sequence on average, padding included: what time depends on."""
+    label_fraction: float = 1.0
     """Share of the tokens with a loss, 0 to 1."""
-    accumulation: int = 1
+    image_tokens: int = 0
+    """Tokens of a sequence that stand for images."""
+    gradient_accumulation_steps: int = 1
     """Micro-batches per optimizer step."""
     gpu: str = _AUTO
     """The GPU's name; `auto` is the one here."""
     gradient_checkpointing: bool = False
     """Whether activations are computed again."""
-    base_dtype: str = "bfloat16"
-    """Element type of the base."""
+    base_dtype: str | None = None
+    """Element type of the base; none: bfloat16, or float16 on a GPU without it."""
     adapter_dtype: str | None = None
     """Element type of the adapter; none: the trainer's own."""
     optimizer: str = "adamw"
     """The optimizer."""
+    loss: str | None = None
+    """How the loss is computed; none: as the trainer does."""
     attention: str = "fused"
     """Kind of kernel."""
     compiled: bool = False
     """Whether the model is compiled."""
     examples: int | None = None
-    """Rows of an epoch."""
+    """Sequences of an epoch."""
     epochs: int = 1
     """Passes over them."""
-    prior: tuple[Path, ...] = ()
+    evidence: tuple[Path, ...] = ()
     """Logs of past runs."""
     simulate: bool = False
     """Whether the model's own code is run on tensors without content."""
@@ -92,15 +116,15 @@ def estimate(request: EstimateRequest, settings: Settings) -> EstimateAnswer:
     Raises:
         InputFault: with every option that is wrong.
     """
-    setup, coefficients = _setup(request, settings)
     machine, gpu, notes = _device(request)
+    setup, coefficients = _setup(request, settings, gpu)
     if machine.kind == "cpu":
-        eager = get_backend(PROCESSOR_TRAINER).setup(TrainConfig(), setup.shape, machine, request.padded_length)
+        eager = get_backend(PROCESSOR_TRAINER).setup(TrainConfig(), setup.shape, machine, request.seq_len)
         setup = replace(setup, attention=eager.attention)
-    batch = batch_of(request.micro_batch, request.padded_length, request.label_share)
+    batch = batch_of(request.micro_batch_size, request.seq_len, request.label_fraction)
     past = _past(request, setup, settings)
     memory = _memory(setup, batch, coefficients, machine, gpu, past)
-    step = _step(request, setup, batch, machine, past)
+    step = _step(request, setup, machine, past)
     return EstimateAnswer(
         model=setup.shape.name,
         source=setup.shape.source,
@@ -125,24 +149,33 @@ def estimate(request: EstimateRequest, settings: Settings) -> EstimateAnswer:
         steps=_steps(request),
         total_seconds=_total(request, step),
         adapter_size=_adapter_size(setup),
-        notes=(*notes, *_notes(setup, past), *(() if isinstance(step, Missing) else step.refused)),
+        notes=(*notes, *_notes(request, setup, past), *(() if isinstance(step, Missing) else step.refused)),
     )
 
 
-def _setup(request: EstimateRequest, settings: Settings) -> tuple[TrainingSetup, MemoryCoefficients]:
+def _setup(request: EstimateRequest, settings: Settings, gpu: Gpu | None) -> tuple[TrainingSetup, MemoryCoefficients]:
     """The setup that the options mean; all that is wrong with them at once."""
     faults: list[Finding] = []
+    dtype = request.base_dtype or ("float16" if gpu is not None and gpu.peak_tflops is None else "bfloat16")
     for option, value, allowed in (
         ("--method", request.method, get_args(Method)),
-        ("--base-dtype", request.base_dtype, get_args(Dtype)),
+        ("--base-dtype", dtype, get_args(Dtype)),
         ("--adapter-dtype", request.adapter_dtype or "float32", get_args(Dtype)),
         ("--attention", request.attention, get_args(Attention)),
         ("--backend", request.backend, memory_names()),
+        ("--adapter", request.adapter, tuple(VARIANT_BYTES)),
+        ("--loss", request.loss or "full", get_args(LossKind)),
     ):
         if value not in allowed:
             faults.append(_wrong(option, value, allowed))
     if request.method != "full" and request.rank < 1:
         faults.append(_fault("--rank", f"--rank is {request.rank}, and an adapter has at least rank 1"))
+    if request.mean_length is not None and request.mean_length > request.seq_len:
+        said = f"--mean-length is {request.mean_length:g}, above --seq-len {request.seq_len}"
+        faults.append(_fault("--mean-length", said, f"--seq-len {math.ceil(request.mean_length)}"))
+    if request.image_tokens > request.seq_len:
+        said = f"--image-tokens is {request.image_tokens}, above --seq-len {request.seq_len}"
+        faults.append(_fault("--image-tokens", said, f"--seq-len {request.image_tokens + request.seq_len}"))
     shape: ModelShape | None = None
     try:
         shape = load_shape(request.model, settings.models_dir)
@@ -154,37 +187,59 @@ def _setup(request: EstimateRequest, settings: Settings) -> tuple[TrainingSetup,
         raise InputFault(f"{len(faults)} option{'s are' if len(faults) != 1 else ' is'} wrong", findings=faults)
     coefficients = memory_coefficients(request.backend)
     assert isinstance(coefficients, MemoryCoefficients)
-    full = request.method == "full"
-    adapter = request.adapter_dtype or (request.base_dtype if full else coefficients.adapter_dtype)
+    method = _method(request)
+    full = method == "full"
+    targets = () if full else _targets(request, shape)
+    adapter = request.adapter_dtype or (dtype if full else coefficients.adapter_dtype)
     values = {
-        "method": request.method,
-        "base_dtype": request.base_dtype,
+        "method": method,
+        "base_dtype": dtype,
         "adapter_dtype": adapter,
         "attention": request.attention,
+        "loss": request.loss,
     }
     setup = TrainingSetup(
         shape=shape,
         backend=request.backend,
         rank=0 if full else request.rank,
-        target_modules=() if full else _targets(request, shape),
+        target_modules=tuple(name for name in targets if not (coefficients.whole_ends and name in ENDS)),
+        whole_modules=tuple(name for name in targets if coefficients.whole_ends and name in ENDS),
+        variant=request.adapter,
+        dropout=coefficients.dropout if request.lora_dropout is None else request.lora_dropout,
         optimizer=request.optimizer,
         gradient_checkpointing=request.gradient_checkpointing,
         compiled=request.compiled,
-        accumulates=request.accumulation > 1,
+        accumulates=request.gradient_accumulation_steps > 1,
+        padded=_padded(request),
+        release=request.release,
+        dynamic_4bit=method == "qlora" and is_dynamic_4_bit(request.model),
+        image_tokens=request.image_tokens,
         **values,  # type: ignore[arg-type]
     )
     return setup, coefficients
 
 
+def _method(request: EstimateRequest) -> str:
+    """The method; an adapter on weights that are stored in 4 bits is QLoRA."""
+    return "qlora" if request.method == "lora" and is_stored_in_4_bits(request.model) else request.method
+
+
+def _padded(request: EstimateRequest) -> bool | None:
+    """Whether sequences of different lengths lie side by side; None where the mean length is not given."""
+    if request.micro_batch_size == 1:
+        return False
+    return None if request.mean_length is None else request.mean_length < request.seq_len
+
+
 def _targets(request: EstimateRequest, shape: ModelShape) -> tuple[str, ...]:
-    return tuple(linear.name for linear in shape.linears) if request.targets is None else request.targets
+    return tuple(linear.name for linear in shape.linears) if request.target_modules is None else request.target_modules
 
 
 def _target_faults(request: EstimateRequest, shape: ModelShape) -> Iterable[Finding]:
     known = [linear.name for linear in shape.linears]
-    for wanted in request.targets or () if request.method != "full" else ():
+    for wanted in request.target_modules or () if request.method != "full" else ():
         if wanted not in known and wanted not in _ASIDE:
-            yield _wrong("--targets", wanted, tuple(known))
+            yield _wrong("--target-modules", wanted, tuple(known))
 
 
 def _device(request: EstimateRequest) -> tuple[TargetMachine, Gpu | None, list[str]]:
@@ -231,8 +286,12 @@ def _settings(
         "checkpointing": "yes" if setup.gradient_checkpointing else "no",
         "attention": setup.attention,
         "compiled": "yes" if setup.compiled else "no",
-        "micro-batch": f"{request.micro_batch} x {request.padded_length}",
-        "accumulation": str(request.accumulation),
+        "loss": setup.loss or "",
+        "adapter type": setup.variant if setup.variant != "lora" else "",
+        "dropout": f"{setup.dropout:g}" if setup.dropout else "",
+        "micro-batch": f"{request.micro_batch_size} x {request.seq_len}",
+        "mean length": "" if request.mean_length is None else f"{request.mean_length:g}",
+        "accumulation": str(request.gradient_accumulation_steps),
         "machine": machine.name if gpu is None else gpu.name,
     }
     return {name: value for name, value in shown.items() if value}
@@ -251,7 +310,7 @@ def _largest(
     gpu: Gpu | None,
     past: PastRuns,
 ) -> Quantity | Missing:
-    width, share, points = request.padded_length, request.label_share, past.memory
+    width, share, points = request.seq_len, request.label_fraction, past.memory
     if machine.kind == "cpu":
 
         def verdict(rows: int) -> Verdict:
@@ -307,39 +366,46 @@ def _past(request: EstimateRequest, setup: TrainingSetup, settings: Settings) ->
         InputFault: a log is not there, or tells of no run.
     """
     found = past_runs(settings, {setup.backend}, {setup.shape.name})
-    if not request.prior:
+    if not request.evidence:
         return found
     # The readers of every trainer's logs are loaded when there is a log to read, and not before.
     from touchline.evidence.adding import readable, record_of_run
     from touchline.evidence.files import FoundRun, find_runs
 
     records: list[RunRecord] = []
-    for item in find_runs(readable(request.prior)):
+    for item in find_runs(readable(request.evidence)):
         if not isinstance(item, FoundRun):
-            raise InputFault(f"--prior {item.path}: {item.reason}", expected="the log of a training")
+            raise InputFault(f"--evidence {item.path}: {item.reason}", expected="the log of a training")
         record = record_of_run(item)
         if isinstance(record, RunRecord):
             records.append(record)
     named = points_of(records, settings)
     if not named.time and not named.memory:
         why = "; ".join(f"{name}: {reason.missing}" for name, reason in named.refused) or "it names no run"
-        raise InputFault(f"--prior: nothing in it can be used: {why}")
+        raise InputFault(f"--evidence: nothing in it can be used: {why}")
     return PastRuns(
         time=(*found.time, *named.time), memory=(*found.memory, *named.memory), refused=(*found.refused, *named.refused)
     )
 
 
-def _step(
-    request: EstimateRequest, setup: TrainingSetup, batch: MicroBatch, machine: TargetMachine, past: PastRuns
-) -> StepTime | Missing:
-    work = work_of([batch] * request.accumulation)
+def _step(request: EstimateRequest, setup: TrainingSetup, machine: TargetMachine, past: PastRuns) -> StepTime | Missing:
+    if request.mean_length is None:
+        return Missing(missing="the mean length is not given: --mean-length (that of packed sequences is --seq-len)")
+    rows, passes = request.micro_batch_size, request.gradient_accumulation_steps
+    tokens = rows * request.mean_length * passes
+    work = StepWork(
+        micro_batches=passes,
+        tokens=tokens,
+        squares=tokens * request.mean_length,
+        label_tokens=tokens * request.label_fraction,
+    )
     return seconds_per_step(setup, work, machine=machine, points=past.time)
 
 
 def _steps(request: EstimateRequest) -> Measured:
     if request.examples is None:
         return Missing(missing="the number of examples is not given: --examples")
-    a_step = request.micro_batch * request.accumulation
+    a_step = request.micro_batch_size * request.gradient_accumulation_steps
     return Quantity(value=-(-request.examples // a_step) * request.epochs, unit="steps", method="rounded up each epoch")
 
 
@@ -352,7 +418,9 @@ def _total(request: EstimateRequest, step: StepTime | Missing) -> Measured:
     return run_seconds(step.estimate, int(steps.value)).total.quantity()
 
 
-def _notes(setup: TrainingSetup, past: PastRuns) -> Iterable[str]:
+def _notes(request: EstimateRequest, setup: TrainingSetup, past: PastRuns) -> Iterable[str]:
+    if setup.method != request.method:
+        yield f"{request.model} is stored in 4 bits: estimated as --method {setup.method}"
     if setup.shape.extrapolated is not None:
         yield f"extrapolated: {setup.shape.extrapolated}"
     for name, reason in past.refused:

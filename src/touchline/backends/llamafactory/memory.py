@@ -10,6 +10,7 @@ MEMORY = MemoryCoefficients(
     vocab_bytes_high=12.0,
     logits_of="padded",
     expands_kv=False,
+    masks_expand_kv=True,
     adapter_dtype="float32",
     master_weights=False,
     float32_adapters="autocast",
