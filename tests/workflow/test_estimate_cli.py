@@ -102,7 +102,7 @@ def test_no_time_is_given_without_the_mean_length(call: Call) -> None:
     assert "--mean-length" in without["seconds_per_step"]["missing"]
     assert with_mean["memory"]["allocated_gib"] == without["memory"]["allocated_gib"]
     longer = answer(call(*words, "--mean-length", "2048"))
-    assert longer["seconds_per_step"]["value"] > 2 * with_mean["seconds_per_step"]["value"]
+    assert longer["seconds_per_step"]["value"] > 1.2 * with_mean["seconds_per_step"]["value"]
     assert with_mean["total_seconds"]["value"] > 0
     done = call(*words, "--mean-length", "4096")
     assert done.returncode == 2
