@@ -10,14 +10,10 @@ from touchline.cli import status_text as text
 from touchline.cli.output import clean
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from rich.console import RenderableType
 
     from touchline.domain.live import LiveRun
     from touchline.steps.watching import Snapshot
-
-    _Cell = Callable[[LiveRun], RenderableType]
 
 BAR_WIDTH = 24
 NARROW_BAR_WIDTH = 10
@@ -34,6 +30,8 @@ _STYLES = {
 }
 _NUMBERS = frozenset({"step", "loss", "tokens/s", "memory"})
 _SEVERITIES = {"error": "bold red", "warning": "yellow", "info": "cyan"}
+_BAR_AT = 2
+"""Place of the bar: behind the run and its status."""
 _FRAME_ROWS = 7
 """Rows of a screen that are no runs and no flags."""
 
@@ -55,11 +53,16 @@ def view(snapshot: Snapshot, height: int, width: int) -> RenderableType:
     told = flagged[: max(2, room // 3 // 2)]
     chosen = chosen_runs(snapshot.runs, max(room - 2 * len(told), 3))
     table = Table(box=None, padding=(0, 1), pad_edge=False, header_style="bold", expand=False)
-    columns = _columns(width, waits=any(run.queue_reason for run in chosen))
-    for name, _ in columns:
+    bar = BAR_WIDTH if width >= _WIDE else NARROW_BAR_WIDTH
+    rows = [text.cells(run) for run in chosen]
+    kept = text.fitting_columns(rows, width, spare=bar + 2)
+    for place, name in enumerate(text.HEADER[n] for n in kept):
+        if place == _BAR_AT:
+            table.add_column("")
         table.add_column(name, no_wrap=True, overflow="ellipsis", justify="right" if name in _NUMBERS else "left")
-    for run in chosen:
-        table.add_row(*(cell(run) for _, cell in columns))
+    for run, row in zip(chosen, rows, strict=True):
+        cells = [_text(row[n], _style(text.HEADER[n], run)) for n in kept]
+        table.add_row(*cells[:_BAR_AT], _bar(run, bar), *cells[_BAR_AT:])
     head = Text(f"{clean(snapshot.experiment)}  ", style="bold")
     head.append(text.counts(snapshot.runs), style="not bold")
     head.append(f"   {time.strftime('%H:%M:%S')}", style="dim not bold")
@@ -91,21 +94,10 @@ def chosen_runs(runs: Sequence[LiveRun], most: int) -> list[LiveRun]:
     return sorted(runs, key=rank)[:most]
 
 
-def _columns(width: int, *, waits: bool) -> list[tuple[str, _Cell]]:
-    """The columns that fit, in their order; (columns of the terminal they need, name, cell)."""
-    known: list[tuple[int, str, _Cell]] = [
-        (0, "run", lambda run: _text(run.name)),
-        (0, "status", lambda run: _text(run.status.value, _STYLES.get(run.status.value, ""))),
-        (0, "", lambda run: _bar(run, BAR_WIDTH if width >= _WIDE else NARROW_BAR_WIDTH)),
-        (0, "step", lambda run: _text(text.steps(run))),
-        (70, "loss", lambda run: _text(text.loss(run))),
-        (110, "tokens/s", lambda run: _text(text.rate(run))),
-        (125, "memory", lambda run: _text(text.memory(run))),
-        (80, "left (low to high)", lambda run: _text(text.left(run))),
-        (140, "job", lambda run: _text(text.job(run), "dim")),
-        (95, "waits for", lambda run: _text(run.queue_reason or "-", "yellow" if run.queue_reason else "dim")),
-    ]
-    return [(name, cell) for least, name, cell in known if width >= least and (waits or name != "waits for")]
+def _style(column: str, run: LiveRun) -> str:
+    if column == "status":
+        return _STYLES.get(run.status.value, "")
+    return "dim" if column == "job" else "yellow" if column == "waits for" and run.queue_reason else ""
 
 
 def _bar(run: LiveRun, width: int) -> RenderableType:

@@ -92,6 +92,11 @@ def out_table(header: Sequence[str], rows: Sequence[Sequence[str]], title: str |
     Console(file=sys.stdout).print(table)
 
 
+def out_plain_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table on stdout, one line per row, without frames."""
+    out(_plain_table(header, rows, None))
+
+
 def _plain_table(header: Sequence[str], rows: Sequence[Sequence[str]], title: str | None) -> str:
     """Columns side by side, two spaces between: for pipes, logs and long tables."""
     cells = [[clean(cell) for cell in row] for row in (header, *rows)]

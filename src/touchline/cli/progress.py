@@ -1,4 +1,4 @@
-"""Progress of running jobs: bars on a terminal, now and then a plain line elsewhere."""
+"""Progress of running jobs: one line per active job and one in total on a terminal, one line per minute elsewhere."""
 
 from __future__ import annotations
 
@@ -12,17 +12,21 @@ from typing import TYPE_CHECKING
 from touchline.cli.output import clean, say
 
 if TYPE_CHECKING:
-    from rich.progress import Progress, TaskID
+    from rich.live import Live
 
+    from touchline.domain.quantity import Measured
     from touchline.launch.progress import JobProgress
 
-PLAIN_SECONDS = 10.0
-"""Between two plain lines of one job."""
+PLAIN_SECONDS = 60.0
+"""Between two plain lines."""
+BAR_COLUMNS = 8
+NAME_COLUMNS = 28
+"""Width of the longest name that is shown whole on a narrow terminal."""
 
 
 @contextmanager
 def counting(what: str) -> Iterator[Callable[[int, int], None] | None]:
-    """What hears how many of something are done, of how many: a bar on a terminal, nothing elsewhere."""
+    """Give a callback for (done, total): it draws a bar on a terminal; None elsewhere."""
     if not sys.stderr.isatty():
         yield None
         return
@@ -33,80 +37,129 @@ def counting(what: str) -> Iterator[Callable[[int, int], None] | None]:
 
 
 class Bars:
-    """Context that draws; its `update` is what the verbs call `say`."""
+    """Context that shows progress; `update` receives the rows, `tell` a sentence."""
 
     def __init__(self) -> None:
         self._started = time.monotonic()
-        self._said: dict[str, tuple[float, int]] = {}
-        self._tasks: dict[str, TaskID] = {}
-        self._known: dict[str, JobProgress] = {}
-        self._progress: Progress | None = None
+        self._rows: dict[str, JobProgress] = {}
+        self._total: JobProgress | None = None
+        self._said = time.monotonic()
+        self._live: Live | None = None
 
     def __enter__(self) -> Bars:
         if sys.stderr.isatty():
             from rich.console import Console
-            from rich.progress import (
-                BarColumn,
-                MofNCompleteColumn,
-                Progress,
-                TextColumn,
-                TimeElapsedColumn,
-                TimeRemainingColumn,
-            )
+            from rich.live import Live
 
-            columns = (
-                TextColumn("{task.description}", markup=False),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TimeElapsedColumn(),
-                TimeRemainingColumn(),
-                TextColumn("{task.fields[note]}", markup=False),
-            )
-            self._progress = Progress(*columns, console=Console(stderr=True), transient=False)
-            self._progress.start()
+            self._live = Live(console=Console(stderr=True), refresh_per_second=4, transient=True)
+            self._live.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._progress is not None:
-            self._progress.stop()
+        if self._live is not None:
+            self._live.stop()
 
     def update(self, jobs: Sequence[JobProgress]) -> None:
-        """Show how far the running jobs are; a job that is gone from the list has ended."""
-        gone = [name for name in self._known if name not in {job.name for job in jobs}]
-        for job in jobs:
-            self._known[job.name] = job
-            self._bar(job) if self._progress is not None else self._line(job)
-        for name in gone:
-            self._ended(self._known.pop(name))
+        """Show the jobs that are active, and report those that are no longer in the list as ended."""
+        rows = {job.name: job for job in jobs if not job.is_total}
+        self._total = next((job for job in jobs if job.is_total), self._total)
+        ended = [row for name, row in self._rows.items() if name not in rows]
+        begun = [row for name, row in rows.items() if name not in self._rows]
+        self._rows = rows
+        for row in ended:
+            self._print(self._last_line(row))
+        if self._live is not None:
+            from rich.text import Text
+
+            width, height = self._live.console.size
+            self._live.update(Text("\n".join(lines(list(rows.values()), self._total, width, height))))
+            return
+        for row in begun:
+            say(f"{row.name}: started")
+        if time.monotonic() - self._said >= PLAIN_SECONDS:
+            self._said = time.monotonic()
+            say(plain_line(list(rows.values()), self._total, time.monotonic() - self._started))
 
     def tell(self, sentence: str) -> None:
-        """A sentence above the bars."""
-        if self._progress is None:
-            say(f"note: {sentence}")
+        """Print a sentence above the bars."""
+        self._print(f"note: {sentence}")
+
+    def _print(self, line: str) -> None:
+        if self._live is None:
+            say(line)
             return
         from rich.text import Text
 
-        self._progress.console.print(Text(clean(f"note: {sentence}")))
+        self._live.console.print(Text(clean(line)))
 
-    def _bar(self, job: JobProgress) -> None:
-        if self._progress is None:
-            return
-        if job.name not in self._tasks:
-            self._tasks[job.name] = self._progress.add_task(clean(job.name), total=job.total or None, note="")
-        self._progress.update(self._tasks[job.name], completed=job.done, total=job.total or None, note=clean(job.text))
+    def _last_line(self, row: JobProgress) -> str:
+        from touchline.units import format_seconds
 
-    def _line(self, job: JobProgress) -> None:
-        when, done = self._said.get(job.name, (0.0, -1))
-        now = time.monotonic()
-        if (job.done != done and now - when >= PLAIN_SECONDS) or done < 0:
-            self._said[job.name] = (now, job.done)
-            say(f"{job.name}: {job.done}/{job.total or '?'}  {job.text}  ({now - self._started:.0f} s in all)")
+        done = f", {row.done}/{row.total}" if row.total else ""
+        text = f", {row.text}" if row.text else ""
+        return f"{row.name}: ended{done}{text} ({format_seconds(time.monotonic() - self._started)} in total)"
 
-    def _ended(self, job: JobProgress) -> None:
-        if self._progress is not None and job.name in self._tasks:
-            self._progress.update(self._tasks[job.name], note="ended")
-            self._progress.stop_task(self._tasks[job.name])
-        else:
-            say(f"{job.name}: ended after {time.monotonic() - self._started:.0f} s in all")
+
+def lines(rows: Sequence[JobProgress], total: JobProgress | None, width: int, height: int) -> list[str]:
+    """Return one line per active job and the total, none wider than the terminal.
+
+    Args:
+        rows: the active jobs.
+        total: all jobs together, if known.
+        width: columns of the terminal.
+        height: its rows; jobs beyond are counted.
+    """
+    room = max(height - 3, 1)
+    shown = list(rows) if len(rows) <= room else list(rows[: room - 1])
+    names = [clean(row.name) for row in (*shown, *([total] if total is not None else []))]
+    column = min(max((len(name) for name in names), default=0), max(NAME_COLUMNS, width - 60))
+    found = [_line(row, column, width) for row in shown]
+    if len(shown) < len(rows):
+        found.append(f"and {len(rows) - len(shown)} more")
+    if total is not None:
+        found.append(_line(total, column, width))
+    return found
+
+
+def plain_line(rows: Sequence[JobProgress], total: JobProgress | None, elapsed_seconds: float) -> str:
+    """Return the progress of everything in one line, for a log."""
+    from touchline.units import format_seconds
+
+    parts = [f"{format_seconds(elapsed_seconds)} elapsed"]
+    if total is not None:
+        queued = f", {total.text}" if total.text else ""
+        parts.append(f"{total.done}/{total.total} jobs done, {len(rows)} active{queued}")
+        parts += [text] if (text := _left(total.left)) else []
+    parts += [" ".join(filter(None, (clean(row.name), _count(row), clean(row.text)))) for row in rows[:4]]
+    parts += [f"and {len(rows) - 4} more"] if len(rows) > 4 else []
+    return "; ".join(parts)
+
+
+def _line(row: JobProgress, column: int, width: int) -> str:
+    name = clean(row.name)
+    if len(name) > column:
+        # The beginnings of names are alike; their ends tell runs apart.
+        name = f"{name[: column // 2 - 1]}…{name[-(column - column // 2) :]}"
+    filled = min(BAR_COLUMNS * row.done // row.total, BAR_COLUMNS) if row.total else 0
+    bar = "━" * filled + "╌" * (BAR_COLUMNS - filled)
+    parts = [name.ljust(column), bar, _count(row).rjust(9), _left(row.left), clean(row.text)]
+    text = " ".join(part for part in parts if part)
+    return text if len(text) <= width else f"{text[: width - 1]}…"
+
+
+def _count(row: JobProgress) -> str:
+    return f"{row.done}/{row.total}" if row.total else "…"
+
+
+def _left(left: Measured) -> str:
+    """Return `4:41 left (4:10 to 5:20)`; empty where it is not known."""
+    from touchline.domain.quantity import Missing
+    from touchline.units import format_seconds
+
+    if isinstance(left, Missing):
+        return ""
+    if left.low is None or left.high is None:
+        return f"{format_seconds(left.value)} left"
+    return f"{format_seconds(left.value)} left ({format_seconds(left.low)} to {format_seconds(left.high)})"

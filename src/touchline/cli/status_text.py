@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from touchline.domain.quantity import Measured
 
 HEADER = ("run", "status", "job", "step", "loss", "tokens/s", "memory", "left (low to high)", "waits for", "flags")
+_ALWAYS = ("run", "status", "step")
+_LEAST_FIRST = ("memory", "tokens/s", "job", "loss", "waits for", "left (low to high)", "flags")
+"""Columns that a narrow terminal leaves out, the least important first."""
+_GAP = 2
 SHOWN_RUNS = 3
 """Names of runs that one flag lists before it counts the others."""
 SHOWN_MESSAGES = 5
@@ -34,6 +38,26 @@ def cells(run: LiveRun) -> tuple[str, ...]:
         run.queue_reason or "-",
         " ".join(dict.fromkeys(flag.code for flag in run.flags)) or "-",
     )
+
+
+def fitting_columns(rows: Sequence[Sequence[str]], width: int, spare: int = 0) -> list[int]:
+    """Return the columns of `HEADER` that fit side by side, in their order.
+
+    Columns without a value are left out first, then those of `_LEAST_FIRST`, until the rest fits. The run, its status
+    and its steps always stay.
+
+    Args:
+        rows: the cells of every run.
+        width: columns of the terminal.
+        spare: columns that something else beside them takes.
+    """
+    kept = [n for n, name in enumerate(HEADER) if name in _ALWAYS or any(row[n] != "-" for row in rows)]
+    widths = [max([len(name), *(len(row[n]) for row in rows)]) + _GAP for n, name in enumerate(HEADER)]
+    for name in _LEAST_FIRST:
+        if sum(widths[n] for n in kept) + spare <= width:
+            break
+        kept = [n for n in kept if HEADER[n] != name]
+    return kept
 
 
 def job(run: LiveRun) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import shutil
 import sys
 import time
 from collections.abc import Iterator
@@ -12,13 +13,13 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
-from touchline.cli.output import clean, out, out_json, out_table, say
+from touchline.cli.output import clean, out, out_json, out_plain_table, say
 
 if TYPE_CHECKING:
     from touchline.domain.live import LiveRun
     from touchline.steps.watching import Snapshot, Watcher
 
-PLAIN_SECONDS = 10.0
+PLAIN_SECONDS = 60.0
 """Between two lines of one run where nobody looks at a terminal."""
 BAR_SECONDS = 10.0
 """Between two states of a progress bar, where they cannot be drawn over each other."""
@@ -121,7 +122,12 @@ def _show(words: str, end: str) -> None:
 def _table(snapshot: Snapshot) -> None:
     from touchline.cli import status_text as text
 
-    out_table(text.HEADER, [text.cells(run) for run in snapshot.runs])
+    rows = [text.cells(run) for run in snapshot.runs]
+    kept = list(range(len(text.HEADER)))
+    if sys.stdout.isatty():
+        kept = text.fitting_columns(rows, shutil.get_terminal_size().columns)
+    # In lines of its own a table of many runs stays one line per run; frames and folded cells make it three.
+    out_plain_table([text.HEADER[n] for n in kept], [[row[n] for n in kept] for row in rows])
     for _, sentence, hint in text.flag_lines(snapshot.runs):
         out(clean(sentence))
         if hint:

@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from touchline.catalog.settings import Settings
-from touchline.domain.jobs import EVALUATE, JobView
 from touchline.domain.plan import PlannedRun
 from touchline.domain.status import JobState
 from touchline.domain.submitted import Submitted
@@ -16,9 +15,8 @@ from touchline.files import try_lock
 from touchline.launch.commands import RealCommands
 from touchline.launch.gpus import slots, visible_gpus
 from touchline.launch.ledger import Ledger, close_ended
-from touchline.launch.progress import evaluation_progress, training_progress
 from touchline.launch.protocol import Executor, Job
-from touchline.launch.queue import run_jobs
+from touchline.launch.queue import Watch, run_jobs
 from touchline.launch.submission import begin
 from touchline.steps.executors import executor_for
 from touchline.steps.jobs import (
@@ -29,6 +27,7 @@ from touchline.steps.jobs import (
     training_jobs,
 )
 from touchline.steps.planning import Planned
+from touchline.steps.progress import Progress
 from touchline.steps.recovering import Recovery, Tell
 from touchline.steps.running import Say, require_training
 
@@ -79,6 +78,7 @@ def work(
     ledger = Ledger(planned.folder.ledger, planned.plan.executor)
     recovery = Recovery(planned, settings, executor, ledger, tell, retry=retry)
     first = training_jobs(planned, runs) if train else []
+    room = slots(visible_gpus(), planned.plan.gpus_per_run)
     if planned.plan.executor == "slurm":
         if epochs is not None:
             raise InputFault("--epoch is for this machine", hint="evaluate.epochs in experiment.yaml, for SLURM")
@@ -86,7 +86,7 @@ def work(
         # What nobody waited for is over too, and may be planned anew.
         close_ended(ledger, executor.look(jobs))
         most = settings.slurm.max_submitted or len(jobs)
-        watch = _watching(planned, say)
+        watch = _watching(planned, runs, say, at_once=most, train=train)
         try:
             run_jobs(
                 jobs, executor, ledger, [()] * most, watch, before=recovery.before, after=recovery.after, tell=tell
@@ -95,19 +95,11 @@ def work(
             tell("the jobs stay in the queue; `touchline resume` goes on, `touchline cancel --all` ends them")
             raise
         return Worked(planned=recovery.planned, stopped=recovery.stopped)
+    watch = _watching(planned, runs, say, at_once=len(room), train=train, epochs=epochs)
     if first:
         require_training()
-        room = slots(visible_gpus(), planned.plan.gpus_per_run)
-        run_jobs(
-            recovery.admit(first),
-            executor,
-            ledger,
-            room,
-            _watching(planned, say),
-            before=recovery.before,
-            after=recovery.after,
-        )
-    return _evaluated_here(recovery, runs, executor, ledger, say, epochs)
+        run_jobs(recovery.admit(first), executor, ledger, room, watch, before=recovery.before, after=recovery.after)
+    return _evaluated_here(recovery, runs, executor, ledger, watch, epochs)
 
 
 def _evaluations(planned: Planned, runs: Sequence[PlannedRun], train: bool) -> list[Job]:
@@ -120,7 +112,7 @@ def _evaluated_here(
     runs: Sequence[PlannedRun],
     executor: Executor,
     ledger: Ledger,
-    say: Say | None,
+    watch: Watch,
     epochs: str | None,
 ) -> Worked:
     planned = recovery.planned
@@ -129,7 +121,7 @@ def _evaluated_here(
     stopped = dict(recovery.stopped)
     if jobs:
         require_training()
-        ended = run_jobs(jobs, executor, ledger, slots(visible_gpus(), 1), _watching(planned, say))
+        ended = run_jobs(jobs, executor, ledger, slots(visible_gpus(), 1), watch)
         stopped |= {name: view.reason for name, view in ended.items() if view.state is not JobState.COMPLETED}
     return Worked(planned=planned, stopped=stopped)
 
@@ -258,19 +250,15 @@ def _jobs_of(planned: Planned, runs: Sequence[PlannedRun]) -> list[Job]:
     return jobs
 
 
-def _watching(planned: Planned, say: Say | None) -> Callable[[Sequence[Job], Mapping[str, JobView]], None]:
-    steps = {run.name: run.batches.steps for run in planned.plan.runs if run.batches is not None}
-
-    def watch(jobs: Sequence[Job], seen: Mapping[str, JobView]) -> None:
-        if say is None:
-            return
-        say(
-            [
-                evaluation_progress(job, seen.get(job.name))
-                if job.name.startswith(EVALUATE)
-                else training_progress(job, steps[job.name], seen.get(job.name))
-                for job in jobs
-            ]
-        )
-
-    return watch
+def _watching(
+    planned: Planned,
+    runs: Sequence[PlannedRun],
+    say: Say | None,
+    *,
+    at_once: int,
+    train: bool,
+    epochs: str | None = None,
+) -> Watch:
+    if say is None:
+        return lambda jobs, seen: None
+    return Progress(planned, runs, say, at_once=at_once, train=train, epochs=epochs).watch
