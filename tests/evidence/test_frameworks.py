@@ -74,6 +74,7 @@ TOLD: dict[str, str] = {
         11 trained
     """,
     "keras.out": """
+        1 epochs 2 epochs ~
         2 loss 1.4021 nats @50 epoch=0.4167
         2 trainer keras
         2 epochs 2 epochs

@@ -122,18 +122,18 @@ TOLD: dict[str, str] = {
         13 trained
     """,
     "portioned.out": """
+        1 epochs 2 epochs ~
         3 loss 0.5 nats epoch=1 mean ~
         3 trainer generic ~
-        3 epochs 2 epochs ~
         6 eval_loss 0.42 nats epoch=1 ~
         8 loss 0.31 nats epoch=2 mean ~
         10 eval_loss 0.4 nats epoch=2 ~
     """,
     "headers.out": """
+        1 epochs 3 epochs ~
         4 loss 1.2031 nats epoch=1 ~
         4 trainer generic ~
         4 eval_loss 1.1044 nats epoch=1 ~
-        4 epochs 3 epochs ~
         8 loss 0.9017 nats epoch=2 ~
         8 eval_loss 0.952 nats epoch=2 ~
         12 loss 0.745 nats epoch=3 ~

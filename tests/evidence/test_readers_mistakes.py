@@ -105,8 +105,32 @@ def test_epochs_that_were_not_needed_leave_the_training_complete(tmp_path: Path)
     assert value(reading.epochs) == 50
 
 
+STOPS = (
+    "Early stopping triggered.",
+    "Early stopping triggered after 3 epochs without improvement",
+    "[pretrain] early stop after 3 epochs (no improvement for 2)",
+    "Early stopping at epoch 3",
+    "Epoch 00003: early stopping",
+    "early stop since valid performance hasn't improved for last 5 runs",
+    "Monitored metric val_loss did not improve in the last 3 records. Best score: 0.512. Signaling Trainer to stop.",
+    "Patience exceeded, stopping.",
+    "No improvement for 3 epochs, stopping.",
+    "Training stopped early at epoch 3",
+    "Stopping early: validation loss rises",
+)
+
+
+def test_every_way_to_say_that_a_training_stopped_itself(tmp_path: Path) -> None:
+    for index, words in enumerate(STOPS):
+        folder = tmp_path / str(index)
+        folder.mkdir()
+        text = "".join(f"Epoch {n}/9 | loss: {2 / n:.4f}\n" for n in range(1, 4))
+        assert outcome(log(folder, f"{text}{words}\n")) == "completed", words
+
+
 def test_words_about_early_stopping_end_nothing(tmp_path: Path) -> None:
     words = "Early stopping patience: 3\nUsing early stopping with patience 3\nEarlyStopping counter: 1 out of 3\n"
+    words += "early_stopping: true\nearly_stopping_patience=3\nPatience: 3\nNo improvement for 2 epochs\n"
     text = words + "".join(f"Epoch {n}/9 | loss: {2 / n:.4f}\n{words}" for n in range(1, 4))
     assert outcome(log(tmp_path, text)) == "running_or_truncated"
 
@@ -425,6 +449,21 @@ def test_a_limit_on_time_ends_a_training_that_is_complete(tmp_path: Path) -> Non
 # ------------------------------------------------------------------------------------------- trainers of laboratories
 
 
+def test_a_dictionary_of_settings_is_read(tmp_path: Path) -> None:
+    for index, text in enumerate(
+        (
+            "{'lr': 0.0002, 'epochs': 3, 'batch_size': 8, 'seed': 1}\n",
+            "args: {'train': 'a.txt', 'lr': 0.0002, 'epochs': 3, 'batch_size': 8, 'use_gpu': True}\n",
+            "2026-01-05 10:00:00 INFO config: {'batch_size': 8, 'epochs': 3, 'lr': 0.0002}\n",
+        )
+    ):
+        folder = tmp_path / str(index)
+        folder.mkdir()
+        reading = log(folder, text + "Epoch 1 | loss: 2.5\nEpoch 2 | loss: 2.25\n")
+        found = (reading.learning_rate, reading.epochs, reading.micro_batch_size)
+        assert [value(each) for each in found] == [0.0002, 3, 8], text
+
+
 def test_a_row_of_verl(tmp_path: Path) -> None:
     text = "".join(
         f"(TaskRunner pid=7) step:{n} - actor/entropy:0.62 - actor/pg_loss:{0.5 / n} - actor/lr:1e-06 "
@@ -584,6 +623,11 @@ def test_a_second_run_behind_the_first_is_one(tmp_path: Path) -> None:
 
 
 # ----------------------------------------------------------------------------------------------------------- causes
+
+
+def test_a_warning_that_names_an_exception_ends_nothing(tmp_path: Path) -> None:
+    text = "WARNING 06-25 16:32:09 [import_utils.py:408] ImportError: libnvrtc.so.13: cannot open shared object file\n"
+    assert outcome(log(tmp_path, "step 10/50 | loss 2.5\n" + text)) == "running_or_truncated"
 
 
 @pytest.mark.parametrize(

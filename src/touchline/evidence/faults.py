@@ -41,6 +41,8 @@ _GUESS_LINES = 300
 _WRAPPED_LINES = 8
 _NOT_SAID = ("{", '"', "raise ", "# ", "print(", "logger.", "logging.", "assert ", "except ", "if ", "elif ")
 """Beginnings of data, and of a program's text."""
+_HARMLESS = re.compile(r"\b(?:WARN|WARNING|INFO|DEBUG)\b")
+"""Levels of messages that end nothing, whatever exception they name."""
 _BAR_WITH_NAN = re.compile(r"\bloss\W{1,3}nan\b", re.IGNORECASE)
 
 _SCHEDULERS = re.compile(r"\bslurm(?:step)?d(?:-[\w.-]+)?: |\bs(?:run|batch|alloc): |^=>> PBS|^TERM_[A-Z]+: ")
@@ -193,6 +195,7 @@ class Faults:
             if kind is not SignKind.GPU_OOM or is_gpu_alone(text[: -len(rest)], rest)
         ]
         is_fatal, during = fatal(rest)
+        is_fatal = is_fatal and _HARMLESS.search(text[: -len(rest)]) is None
         if is_fatal:
             yield _sign(SignKind.EXCEPTION, text, number, during=during)
         for kind in causes:

@@ -85,7 +85,8 @@ class TrainingLines:
 
     def row(self, row: Row, text: str, number: int) -> Iterable[Event]:
         """Events of a dictionary."""
-        return self._rows.row(row, text, number)
+        events = list(self._rows.row(row, text, number))
+        return events or (list(self._dumps.row(row, number)) if text[:1] == "{" and "'" in text[:12] else events)
 
 
 _LONG = 4096

@@ -12,9 +12,14 @@ from collections.abc import Iterator, Mapping
 from touchline.domain.observation import Event, ObservationName
 from touchline.evidence.generic_voice import Voice
 from touchline.evidence.tracebacks import unprefixed
+from touchline.logtext.dicts import read_row
 from touchline.logtext.numbers import to_number
+from touchline.logtext.reader import Row
 
 _LENGTH_LIMIT = 400
+_FEW = 2
+_MEASURED = frozenset({"step", "global_step", "current_steps", "epoch", "train_runtime", "messages", "text", "prompt"})
+"""Keys of rows of metrics or of data."""
 _LINE_LIMIT = 20_000
 _KEYS: Mapping[ObservationName, str] = {
     "micro_batch_size": (
@@ -119,6 +124,9 @@ class Dumps:
             yield from self._dictionary(body, number)
         if self._is_dictionary:
             return
+        if body.endswith("}") and "{'" in body and (row := read_row(body)) is not None:
+            yield from self.row(row, number)
+            return
         if len(body) <= _LENGTH_LIMIT and (match := _PAIR.match(body)) is not None:
             yield from self._said(match.group("key"), match.group("value").strip().strip("'\""), number)
         elif body.count("=") >= 2 and _OTHERS_OWN.search(body) is None:
@@ -126,6 +134,16 @@ class Dumps:
             known = [pair for pair in pairs if pair[0] in _NUMBERS or pair[0] in _WORD_KEYS or pair[0] in _SWITCHES]
             for key, value in known if len(known) > 1 else ():
                 yield from self._said(key, value, number)
+
+    def row(self, row: Row, number: int) -> Iterator[Event]:
+        """Events of a dictionary that holds several settings and nothing that is measured."""
+        keys = {str(key).lower() for key in row}
+        known = keys & (_NUMBERS.keys() | _WORD_KEYS.keys() | _SWITCHES.keys())
+        if self._voice.has_trained or len(known) < _FEW or any("loss" in key or key in _MEASURED for key in keys):
+            return
+        for key, value in row.items():
+            if isinstance(value, int | float | str):
+                yield from self._said(str(key), str(value), number)
 
     def is_source(self, number: int) -> bool:
         """Return True within a program's text, which some programs copy into their logs."""

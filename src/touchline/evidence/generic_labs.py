@@ -159,6 +159,7 @@ class Speedrun:
 
     _ROW = re.compile(r"^(?:step: ?)?(?P<step>\d+)/(?P<total>\d+) (?P<rest>[a-z_/]+: ?\S.*)$")
     _PAIR = re.compile(rf"(?P<name>[a-z_/]+): ?(?P<value>{_F})(?P<unit>[a-z]*)(?=\s|$)")
+    _SHORT = re.compile(rf"^s:(?P<step>\d+) (?P<kind>trl|tel):(?P<loss>{_F})(?= |$)")
     _STOPPED = re.compile(r"^stopping_early: .*\bstep: ?(?P<step>\d+)/(?P<total>\d+)")
     _SECONDS: Mapping[str, float] = {"ms": 1e-3, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
 
@@ -178,10 +179,23 @@ class Speedrun:
                 *self._voice.measured("train_seconds", seconds, number, "s", step=step, aggregation="last"),
                 sign,
             ]
+        if (match := self._SHORT.match(rest)) is not None:
+            return list(self._short(match, text, number))
         if "train_time" not in rest and "step_avg" not in rest and "val_bpb" not in rest:
             return None
         match = self._ROW.match(rest)
         return None if match is None else list(self._row(match, text, number))
+
+    def _short(self, match: re.Match[str], text: str, number: int) -> Iterator[Event]:
+        """llm.c's log file: `s:250 trl:4.6 lr:0.0018 norm:0.5` for training, `tel` for validation."""
+        step = int(match.group("step"))
+        if match.group("kind") == "tel":
+            yield from self._voice.eval_loss(match.group("loss"), number, step=step, certain=False)
+        else:
+            # The step is counted from 0.
+            yield from self._voice.loss(
+                match.group("loss"), number, text, trainer="generic", step=step + 1, certain=False
+            )
 
     def _row(self, match: re.Match[str], text: str, number: int) -> Iterator[Event]:
         found = {each["name"]: (each["value"], each["unit"]) for each in self._PAIR.finditer(match.group("rest"))}
@@ -221,7 +235,7 @@ WORDS: frozenset[str] = frozenset(
     {
         *("crossentropyloss", "trainconfig", "tokens_per_second", "batches_per_second", "memory", "parameters", "ce"),
         *("epoch", "timing_s", "throughput", "step_avg", "train_time", "val_bpb", "stopping_early", "total_tokens"),
-        *("tps", "bps", "mem"),
+        *("tps", "bps", "mem", "trl", "tel"),
     }
 )
 """Words of their lines."""

@@ -132,7 +132,10 @@ _BATCHES = words_of(
 )
 _OF_STEPS = words_of("train training global optimizer optim optimization gradient num number current cur at n_ nb")
 _GLOBAL = frozenset({"global", "optimizer", "optim", "optimization"})
-_LEADING = words_of("in at after on end of finished completed done results result summary for metrics the no nr num")
+_LEADING = words_of(
+    "starting start begin beginning in at after on end of finished completed done results result summary for"
+    " metrics the no nr num"
+)
 _TOKEN_RATES = frozenset(
     {
         *("tok/s", "toks/s", "tokens/s", "tokens/sec", "tok/sec", "toks/sec", "tokens_per_sec", "tokens_per_second"),

@@ -142,6 +142,8 @@ class Loops:
             if item.meaning.concept is Concept.LOSS and not item.unit and not _GROUPED.fullmatch(item.value)
         ]
         if not losses:
+            if epoch is not None and epoch.total and epoch.split is Split.TRAIN and epoch.total <= _MOST_EPOCHS:
+                yield from self._voice.once("epochs", epoch.total, number, unit="epochs", certain=False)
             yield from self._without_loss(parsed, counter, number)
             return
         if epoch is None and counter is None and batch is None and self._epoch is None and not parsed.leads:

@@ -17,7 +17,7 @@ _TRAINERS_OWN = re.compile(
     r"\*{5} |Saving model checkpoint to |.*\bhuggingface\.co/models =\)|.*\bSaving (?:pre-)?trained model to "
 )
 _TAIL = (
-    r"(?:\s+(?:successfully|sucessfully))?"
+    r"(?:\s+(?:successfully|sucessfully|com sucesso|con éxito|avec succès|erfolgreich|успешно|con successo))?"
     r"(?:\s*$|\s*[!.:,;|=*)\]\-–—~…✅🎉🏁✓✔🚀]+\s*$"
     r"|\s+(?:in|after|at|on)\s*:?\s*(?:[\d~(]|(?-i:[A-Z][a-z]{2}\b))[^!?]{0,60}$"
     r"|\s+and\s+(?=.{0,90}$)(?=.*\b(?:model|adapter|weights|checkpoint)\b.*\bsaved\b).*$"
@@ -52,6 +52,10 @@ _OTHERS: tuple[tuple[re.Pattern[str], SignKind], ...] = tuple(
             r"| (?:training )?(?:at|after|in) (?:epoch|step|iteration|\d)|[!.]*$"
             r"|[.:!,(] ?(?:no|val|best|patience|after|at)\b)"
             r"[^?]{0,160}$"
+            r"|early stop since [^?]{0,160}$|epoch \d+: early stopping$|[^?]{0,160}signaling trainer to stop[^?]{0,40}$"
+            r"|(?:max(?:imum)? )?patience (?:of \d+ )?(?:was |has been )?(?:reached|exceeded|exhausted)"
+            r"\b[^?]{0,80}$"
+            r"|no improvement (?:for|in|after) \d+ [^?]{0,60}\bstopping\b[^?]{0,40}$"
             r"|(?:stop(?:ping|ped)|halt(?:ing|ed)) (?:the )?(?:training )?early\b[^?]{0,160}$"
             r"|training (?:was )?(?:stopped|halted) early\b[^?]{0,160}$|stopping_early: [^?]{0,160}$",
             SignKind.STOPPED,
@@ -123,6 +127,7 @@ WORDS: frozenset[str] = frozenset(
     {
         *("training", "finetuning", "tuning", "train", "sft", "finished", "evaluating", "evaluation", "merging"),
         *("exporting", "pushing", "uploading", "saving", "saved", "exported", "pushed", "uploaded", "gguf"),
+        *("patience", "signaling", "improvement"),
         *("early", "earlystopping", "stopped", "stopping", "halted", "halting", "stopping_early", "early_stop"),
         *("entrenamiento", "entrainement", "entraînement", "treinamento", "treino", "addestramento", "pelatihan"),
         *("обучение", "Обучение", "ОБУЧЕНИЕ", "навчання", "Навчання", "eğitim", "trening", "huấn"),

@@ -162,6 +162,11 @@ def _done(
         for part in stretch.parts
         if part.nan_step
     ]
+    found += [
+        Quantity(value=sign.step, unit="steps", method="the last checkpoint's step", where=f"{part.file}:{sign.line}")
+        for sign, part in stretch.signs()
+        if sign.kind is SignKind.SAVING and sign.step
+    ]
     best = max(found, key=lambda each: each.value, default=None)
     trained = [(sign, part) for sign, part in stretch.signs() if sign.kind in OVER]
     if not trained and not view.documents.all("train_seconds"):
