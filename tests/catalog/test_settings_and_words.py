@@ -12,7 +12,7 @@ import pytest
 from touchline.catalog.create import create_capitalization
 from touchline.catalog.datasets import load_dataset
 from touchline.catalog.settings import config_path, load_settings
-from touchline.catalog.words import AMERICAN_ENGLISH, load_words
+from touchline.catalog.words import AMERICAN_ENGLISH, AMERICAN_ENGLISH_HUGE, load_words
 from touchline.domain.experiment import DataConfig
 from touchline.domain.site import SlurmSite
 from touchline.errors import EnvironmentFault, InputFault, PolicyFault
@@ -192,13 +192,63 @@ def test_the_word_list_is_what_its_record_says() -> None:
     assert "Permission to use, copy, modify, distribute and sell" in " ".join(licence.split())
 
 
+def test_every_set_of_ten_thousand_words_that_guides_name_can_be_made(tmp_path: Path) -> None:
+    """The larger list is taken only where the smaller one has too few, so that older datasets stay the same."""
+    assert set(load_words()) <= set(load_words(AMERICAN_ENGLISH_HUGE))
+    for length in (5, 8, 9, 13):
+        path = make(tmp_path, word_length=length, num_words=10_000, train_fraction=0.8, seed=14)
+        data = json.loads(path.read_text())
+        rows = [row for split in ("train", "validation", "test") for row in data[split]]
+        assert len({row["input"] for row in rows}) == 10_000
+        assert {len(row["input"]) for row in rows} == {length}
+        origin = AMERICAN_ENGLISH if length == 8 else AMERICAN_ENGLISH_HUGE
+        assert data["about"]["word_list"]["sha256"] == origin.sha256
+    with pytest.raises(InputFault) as caught:
+        make(tmp_path, word_length=15, num_words=10_000)
+    assert "4,819" in caught.value.message
+
+
+def test_a_missing_set_is_hinted_at_with_a_command_that_succeeds(tmp_path: Path) -> None:
+    """For a set that is too large, the largest that exists."""
+    for name, words in (("words_13L_80P_10000.json", "10000"), ("words_15L_80P_9000.json", "4819")):
+        with pytest.raises(InputFault) as caught:
+            load_dataset(DataConfig(path=name), tmp_path)
+        hint = caught.value.findings[0].hint
+        assert hint is not None
+        assert f"--num-words {words} " in hint
+        assert ("only 4,819" in hint) == (words == "4819")
+    with pytest.raises(InputFault) as caught:
+        load_dataset(DataConfig(path="words_40L_80P_10.json"), tmp_path)
+    assert "--words FILE" in (caught.value.findings[0].hint or "")
+
+
+def test_any_file_of_words_may_be_used(tmp_path: Path) -> None:
+    """One word per line; what is no lower-case word is left out, and the origin says what it is."""
+    words = [f"wört{a}{b}" for a in "abcdefghij" for b in "abcde"]
+    (tmp_path / "my words.txt").write_text("\n".join([*words, "Upper1", "two words", "", "wörtaa", "日本語日本語"]))
+    path = make(tmp_path / "out", word_length=6, num_words=50, words=tmp_path / "my words.txt")
+    data = json.loads(path.read_text())
+    assert {row["input"] for split in ("train", "validation", "test") for row in data[split]} == set(words)
+    assert all(row["output"] == row["input"].capitalize() for row in data["train"])
+    assert data["about"]["word_list"]["name"] == "my words.txt"
+    with pytest.raises(InputFault) as caught:
+        make(tmp_path / "out", word_length=9, words=tmp_path / "my words.txt")
+    assert caught.value.hint == "--word-length 6"
+    (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
+    for bad in (tmp_path / "binary", tmp_path / "absent", tmp_path):
+        with pytest.raises((InputFault, EnvironmentFault)):
+            make(tmp_path / "out", words=bad)
+
+
 def test_a_changed_word_list_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The same arguments would no longer give the same dataset."""
     (tmp_path / "wordlists").mkdir()
     (tmp_path / "wordlists" / "american-english.txt").write_text("abc\n")
     monkeypatch.setattr("touchline.catalog.words.resources.files", lambda package: tmp_path)
-    with pytest.raises(EnvironmentFault):
-        load_words()
+    (tmp_path / "wordlists" / "american-english-huge.txt.gz").write_bytes(b"\x1f\x8bcut")
+    for words in (AMERICAN_ENGLISH, AMERICAN_ENGLISH_HUGE):
+        with pytest.raises(EnvironmentFault):
+            load_words(words)
 
 
 def test_the_usual_dataset_is_whole_and_tells_where_it_is_from(tmp_path: Path) -> None:

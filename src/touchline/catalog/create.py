@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 
-from touchline.catalog.words import AMERICAN_ENGLISH, load_words
+from touchline.catalog.words import choose_words
 from touchline.errors import InputFault, PolicyFault
 from touchline.files import disk_faults, read_bytes, write_atomic
 from touchline.tasks.capitalization import dataset_file_name, generate_capitalization
@@ -18,9 +17,25 @@ GENERATOR_VERSION = 1
 
 
 def create_capitalization(
-    out_dir: Path, *, word_length: int, num_words: int, train_fraction: float, seed: int, force: bool = False
+    out_dir: Path,
+    *,
+    word_length: int,
+    num_words: int,
+    train_fraction: float,
+    seed: int,
+    words: Path | None = None,
+    force: bool = False,
 ) -> Path:
     """Write `words_8L_80P_2000.json` into `out_dir`, unless it is there already.
+
+    Args:
+        out_dir: folder to write into.
+        word_length: letters of every word.
+        num_words: words in all splits together.
+        train_fraction: share that trains.
+        seed: seed of the choice and of the splits.
+        words: text file with one word per line; none: the smaller of the shipped lists that has enough words.
+        force: replace a file with other content.
 
     Raises:
         InputFault: the word list has too few such words, a split would be empty, or the seed is negative.
@@ -29,8 +44,9 @@ def create_capitalization(
     """
     if seed < 0:
         raise InputFault(f"the seed is {seed}", expected="0 or more", hint="--seed 14")
+    chosen, origin = choose_words(word_length, num_words, words)
     splits = generate_capitalization(
-        load_words(),
+        chosen,
         word_length=word_length,
         num_words=num_words,
         train_fraction=train_fraction,
@@ -39,7 +55,7 @@ def create_capitalization(
     about = {
         "generator": "touchline data create capitalization",
         "version": GENERATOR_VERSION,
-        "word_list": asdict(AMERICAN_ENGLISH),
+        "word_list": origin,
         "word_length": word_length,
         "num_words": num_words,
         "train_fraction": train_fraction,

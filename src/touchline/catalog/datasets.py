@@ -18,6 +18,7 @@ from touchline.catalog.chats import Prompt, RowFault, brace_faults, chat, cluste
 from touchline.catalog.known import keep_dataset, known_dataset
 from touchline.catalog.readers import WHOLE, RawDataset, Row, read_rows
 from touchline.catalog.tally import Tally
+from touchline.catalog.words import count_words
 from touchline.domain.catalog import DatasetInfo, Example, Message, SplitInfo
 from touchline.domain.experiment import DataConfig
 from touchline.domain.finding import Finding, Severity, Where
@@ -330,10 +331,18 @@ def _missing(data: DataConfig, base: Path) -> InputFault:
     hint = None
     if (made := _GENERATED.fullmatch(path.name)) is not None:
         length, percent, count = made.groups()
+        there = count_words(int(length)) if len(length) < 4 else 0
+        if int(count) > there:
+            # A command that cannot succeed is no help: offer the largest set that exists.
+            count = str(there)
         hint = (
             f"touchline data create capitalization --word-length {length} --num-words {count} "
             f"--train-fraction {float(percent) / 100:g} --out-dir {shlex.quote(str(path.parent))}"
         )
+        if count != made.group(3):
+            hint = f"only {int(count):,} words of {length} letters come with touchline: {hint}, or --words FILE"
+        if not there:
+            hint = "no word of that length comes with touchline: touchline data create capitalization --words FILE"
     elif near := difflib.get_close_matches(path.name, _names(path.parent), n=3, cutoff=0.5):
         hint = f"near names there: {', '.join(near)}"
     finding = Finding(

@@ -86,13 +86,23 @@ def data_create_capitalization(
     train_fraction: Annotated[float, typer.Option(help="Share that trains; of the rest a quarter validates.")] = 0.8,
     seed: Annotated[int, typer.Option(help="Seed of the choice and of the splits.")] = 14,
     out_dir: Annotated[Path, typer.Option(help="Folder to write into.")] = Path("data"),
+    words: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--words", metavar="FILE", help="Word list, one per line (default: the list shipped)."),
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a file with another content.")] = False,
 ) -> None:
     """Create words to capitalize, split from a list of real words."""
     from touchline.catalog.create import create_capitalization
 
     path = create_capitalization(
-        out_dir, word_length=word_length, num_words=num_words, train_fraction=train_fraction, seed=seed, force=force
+        out_dir,
+        word_length=word_length,
+        num_words=num_words,
+        train_fraction=train_fraction,
+        seed=seed,
+        words=words,
+        force=force,
     )
     out(str(path))
 

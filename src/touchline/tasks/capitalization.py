@@ -42,9 +42,9 @@ def generate_capitalization(
     candidates = sorted({word for word in words if len(word) == word_length})
     if num_words > len(candidates):
         raise InputFault(
-            f"the word list has {len(candidates):,} words of {word_length} letters, {num_words:,} are asked for",
+            f"the word list has {len(candidates):,} words of {word_length} letters, {num_words:,} were requested",
             expected=f"at most {len(candidates):,}",
-            hint=f"--num-words {len(candidates)}" if candidates else "--word-length 8",
+            hint=f"--num-words {len(candidates)}, or another list: --words FILE" if candidates else "--word-length 8",
         )
     sizes = split_sizes(num_words, train_fraction) if 0 < train_fraction < 1 else (0, 0, 0)
     if min(sizes) < 1:
