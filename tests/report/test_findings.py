@@ -576,3 +576,43 @@ def test_the_seeds_means_stand_in_a_table_from_which_the_test_can_be_made_again(
     assert cells[6] == f"{ends.low:+.1f} to {ends.high:+.1f}"
     assert cells[7:10] == [f"{expected.statistic:.4g}", "2", f"{expected.pvalue:.2f}"]
     assert cells[12] == "not established"
+
+
+def test_seeds_that_agree_too_well_are_not_called_established_beside_a_small_p() -> None:
+    """Where only the variation between items takes the claim away, the answer gives that p value."""
+    rng = np.random.Generator(np.random.PCG64(3))
+    found = 0
+    for _ in range(60):
+        report = build_report(factorial(rng, {made.RANK: ("4", "64")}, 3))
+        (contrast,) = report.analyses[0].effects[0].contrasts
+        wide = contrast.with_items
+        if contrast.p_adjusted is None or wide is None or not contrast.p_adjusted < 0.05 <= wide.p_adjusted:
+            continue
+        found += 1
+        assert (
+            f"with the variation between items, 3 training seeds, {p_text(wide.p_adjusted)}" in report.headline[0].text
+        )
+        assert "The seeds alone would show it" in texts(report, made.RANK)[0]
+    assert found > 0
+
+
+def test_no_sentence_has_a_second_phrase_for_not_established() -> None:
+    rng = np.random.Generator(np.random.PCG64(6))
+    for design, tied in DESIGNS:
+        for seeds in (1, 2, 3):
+            text = results_markdown(build_report(factorial(rng, design, seeds, tied=tied)), ())
+            assert not re.search(r"not testable|cannot be tested|not tested|no significant|no difference was", text)
+
+
+def test_scores_that_are_no_numbers_establish_nothing() -> None:
+    from tests.statistics.made_scores import analysed, scored
+
+    for bad in (math.nan, math.inf, -math.inf):
+        runs = [
+            scored(f"r{rank}{seed}", [0.1 * seed, bad, 0.3, 0.2], seed=seed, rank=rank)
+            for rank in ("4", "64")
+            for seed in (1, 2, 3)
+        ]
+        with np.errstate(all="ignore"):
+            (effect,) = analysed(runs, rank=("4", "64")).effects
+        assert effect.contrasts[0].shown is Shown.NOT_ESTABLISHED

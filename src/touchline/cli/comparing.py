@@ -119,21 +119,25 @@ def _pair(pair: PairedRuns) -> tuple[str, ...]:
         str(found.gained),
         str(found.lost),
         p_text(found.p_adjusted).removeprefix("p ").removeprefix("= "),
-        pair.comparison.shown.value,
+        pair.comparison.shown.words,
     )
 
 
 def _effect(found: ExperimentEffect, first: str) -> str:
     """What may be said of the experiments as a whole."""
+    from touchline.report.words import p_text
+
     name = f"{found.experiment} against {first}, {found.task}, {found.score}"
     for contrast in found.effect.contrasts:
         if contrast.value is None:
             return f"{name}: {contrast.reason}"
         interval = "" if contrast.low is None else f" ({contrast.low:+.4g} to {contrast.high:+.4g})"
         reason = f"; {contrast.reason}" if contrast.reason else ""
+        if contrast.test is not None and contrast.p_value is not None:
+            interval += f" by {contrast.test.kind.value}, {p_text(contrast.p_value)},"
         conditions = f"{contrast.strata} condition{'' if contrast.strata == 1 else 's'}"
         seeds = f"{contrast.seeds} training seed{'' if contrast.seeds == 1 else 's'}"
-        return f"{name}: {contrast.value:+.4g}{interval} over {conditions}, {seeds}: {contrast.shown.value}{reason}"
+        return f"{name}: {contrast.value:+.4g}{interval} over {conditions}, {seeds}: {contrast.shown.words}{reason}"
     return f"{name}: n/a"
 
 

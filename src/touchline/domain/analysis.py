@@ -23,6 +23,11 @@ class Shown(StrEnum):
     NOT_ESTABLISHED = "not established"
     NOT_TESTABLE = "not testable"
 
+    @property
+    def words(self) -> str:
+        """What a reader is told: what cannot be tested is not established either."""
+        return Shown.NOT_ESTABLISHED.value if self is Shown.NOT_TESTABLE else self.value
+
 
 class SeedTestKind(StrEnum):
     """The test over training seeds; the design fixes which one."""

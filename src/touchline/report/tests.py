@@ -74,7 +74,7 @@ def _row(what: str, contrast: Contrast, scale: Scale) -> tuple[str, ...]:
         _p(contrast.p_value),
         _p(contrast.p_adjusted),
         _p(wide.p_adjusted),
-        contrast.shown.value,
+        contrast.shown.words,
     )
 
 

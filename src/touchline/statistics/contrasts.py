@@ -162,7 +162,8 @@ def wide_p_values(values: Floats, variances: Floats, freedoms: Floats) -> Floats
 
     errors = np.sqrt(variances)
     statistics = np.divide(np.abs(values), errors, out=np.zeros(np.shape(errors)), where=errors > 0)
-    return np.asarray(2 * stdtr(freedoms, -statistics))
+    # Scores that are no numbers show nothing.
+    return np.asarray(np.nan_to_num(2 * stdtr(freedoms, -statistics), nan=1.0))
 
 
 def _over_items(samples: Sequence[Sample], value: float, coverage: float) -> Interval:

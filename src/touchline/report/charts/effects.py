@@ -94,6 +94,8 @@ def effect(report: Report, analysis: Analysis, found: FactorEffect, inks: Mappin
     caption = f"Dots: mean of the training seeds; rings: single seeds.{told}"
     if len({point.seed for point in points}) == 1:
         caption += " One seed: this describes these checkpoints, not the setting."
+    if found.tied:
+        caption += f" Together with {', '.join(map(factor_words, found.tied))}, which is tied to it by design."
     if found.confounded_with:
         caption += f" Changes together with {', '.join(map(factor_words, found.confounded_with))}."
     return finished(
@@ -184,7 +186,7 @@ def _contrast_row(contrast: Contrast, *, share: bool) -> Row | None:
         "basis": "over seeds" if over_seeds else "over items" if low is not None else "none",
         "seeds": contrast.seeds,
         "p": "-" if contrast.p_adjusted is None else p_text(contrast.p_adjusted),
-        "shown": contrast.shown.value,
+        "shown": contrast.shown.words,
         "established": contrast.shown in (Shown.HIGHER, Shown.LOWER),
     }
 

@@ -191,7 +191,7 @@ def _difference_row(each: Comparison, inks: Mapping[str, Ink], *, share: bool) -
         "control": found.control,
         "flips": f"+{found.gained:,} −{found.lost:,}",
         "p": p_text(found.p_adjusted),
-        "shown": each.shown.value,
+        "shown": each.shown.words,
         "established": each.shown in (Shown.HIGHER, Shown.LOWER),
     }
 

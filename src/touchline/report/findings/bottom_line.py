@@ -14,6 +14,7 @@ from touchline.report.findings.confounds import ties
 from touchline.report.findings.scores import CONTROL, control_summary
 from touchline.report.findings.settings import capital_level, interaction_statement, pair_words, seeds_words
 from touchline.report.words import Scale, count, factor_words, listed, p_text, scale_of
+from touchline.statistics.own_score import LEVEL
 
 MOST_WORDS = 40
 """Words that the answer has at most."""
@@ -146,13 +147,26 @@ def _test_words(contrasts: Sequence[Contrast], scale: Scale) -> str:
         if any(each.test is not None for each in contrasts):
             return " (seeds do not differ, so that no t-test is defined)"
         return " with one training seed, which describes these checkpoints and not the setting"
-    each = min(tested, key=lambda contrast: contrast.p_adjusted or 0.0)
-    if each.test is None or each.p_adjusted is None or each.low is None or each.high is None:
+    each = min(tested, key=_claimed_p)
+    if each.test is None or each.with_items is None or each.low is None or each.high is None:
         raise TypeError("a p value without a test")
-    ends = f"{scale.ends(each.low, each.high)}; " if len(contrasts) == 1 else ""
-    p = f"{p_text(each.p_adjusted)} after Holm"
+    low, high, widened = each.low, each.high, ""
+    if not each.is_shown and (each.p_adjusted or 0.0) < LEVEL:
+        # The seeds alone would show it: what takes the claim away is what stands here.
+        low, high, widened = each.with_items.low, each.with_items.high, " with the variation between items"
+    ends = f"{scale.ends(low, high)}; " if len(contrasts) == 1 else ""
     smallest = "" if len(contrasts) == 1 else " at the smallest"
-    return f" ({ends}{each.test.kind.value}, {seeds_words(each.test)}, {p}{smallest})"
+    return (
+        f" ({ends}{each.test.kind.value}{widened}, {seeds_words(each.test)}, {p_text(_claimed_p(each))} after "
+        f"Holm{smallest})"
+    )
+
+
+def _claimed_p(contrast: Contrast) -> float:
+    """Return the adjusted p value that decides: the larger one of the two tests where a claim fails on the wider."""
+    by_seeds = 1.0 if contrast.p_adjusted is None else contrast.p_adjusted
+    with_items = 1.0 if contrast.with_items is None else contrast.with_items.p_adjusted
+    return with_items if by_seeds < LEVEL <= with_items else by_seeds
 
 
 # ------------------------------------------------------------------------------------------------- controls

@@ -137,7 +137,7 @@ def no_test(pairs: Sequence[Pair], what: str, seeded: Set[str]) -> str:
     ways = {pair.value > pair.against for pair in pairs if pair.value != pair.against}
     both = "The direction differs between them. " if len(ways) > 1 and len(pairs) <= PAIRS_TOLD else ""
     one = "One seed a setting" if all(pair.run.name in seeded for pair in pairs) else "One training a setting"
-    kind = one if seeds == 1 else f"{seeds} seeds, described and not tested"
+    kind = one if seeds == 1 else f"{seeds} seeds, without a test"
     return f"{both}{kind}: {what} is not established."
 
 

@@ -39,7 +39,7 @@ def contrast_statement(effect: FactorEffect, contrast: Contrast, analysis: Analy
     )
     if contrast.value is None:
         why = contrast.reason or "no condition was evaluated at both"
-        text = f"A difference between {level} and {reference}{with_tie} cannot be tested: {why}.{also}"
+        text = f"A difference between {level} and {reference}{with_tie} is not established: {why}.{also}"
         return Statement(topic=effect.factor, text=text, shown=Shown.NOT_TESTABLE)
     numbers = contrast_numbers(contrast, scale, count(analysis.effects_family, "contrast"))
     if contrast.is_shown:

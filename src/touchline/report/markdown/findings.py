@@ -109,7 +109,7 @@ def _score_row(
     d = compared.difference
     p = "<0.001" if d.p_adjusted < 0.001 else f"{d.p_adjusted:.3f}"
     value = f"{scale.difference(d.value)} ({scale.ends(d.low, d.high)})"
-    return (*cells, value, f"{d.gained:,} / {d.lost:,}", p, compared.shown.value)
+    return (*cells, value, f"{d.gained:,} / {d.lost:,}", p, compared.shown.words)
 
 
 def _definitions(report: Report, analysis: Analysis, with_match: bool) -> str:

@@ -237,7 +237,7 @@ def _difference_cells(each: Comparison | None, facts: RunFacts, scale: Scale, no
     found = each.difference
     ends = scale.ends(found.low, found.high).replace(" to ", ", ")
     text = scale.difference(found.value).removesuffix(" points")
-    told = f"against {found.control}: {found.gained:,} items gained, {found.lost:,} lost; {each.shown.value}"
+    told = f"against {found.control}: {found.gained:,} items gained, {found.lost:,} lost; {each.shown.words}"
     established = each.shown in (Shown.HIGHER, Shown.LOWER)
     p_value = p_text(found.p_adjusted).removeprefix("p ").removeprefix("= ").replace("< ", "<")
     return (
