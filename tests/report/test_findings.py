@@ -25,7 +25,7 @@ from touchline.report.build import build_report
 from touchline.report.facts import pareto
 from touchline.report.findings import Concluded, headline
 from touchline.report.markdown import results_markdown
-from touchline.report.words import factor_words, p_text, relative
+from touchline.report.words import factor_words, level_of, p_text, relative
 
 pytestmark = pytest.mark.planning
 
@@ -616,3 +616,22 @@ def test_scores_that_are_no_numbers_establish_nothing() -> None:
         with np.errstate(all="ignore"):
             (effect,) = analysed(runs, rank=("4", "64")).effects
         assert effect.contrasts[0].shown is Shown.NOT_ESTABLISHED
+
+
+def test_losses_of_ranks_with_an_alpha_that_follows_are_those_of_the_pair() -> None:
+    """Said once, and not as a confounder; a batch size that differs stays one."""
+    found = made.seed_002()
+    alphas = {"4": 8.0, "64": 128.0}
+    told = [
+        replace(
+            each,
+            static_config=each.static_config | {"lora_alpha": alphas[level_of(run, made.RANK) or "4"]},
+        )
+        for each, run in zip(found.metrics, found.runs, strict=True)
+    ]
+    losses = texts(build_report(replace(found, metrics=tuple(told))), "Losses")
+    about_rank = [text for text in losses if "rank 64 against rank 4" in text]
+    assert about_rank
+    assert all(text.endswith("Alpha is 2 x rank in each of them.") for text in about_rank)
+    assert not any("differ in alpha" in text for text in losses)
+    assert any("They differ in global batch size (8 against 16) as well" in text for text in losses)

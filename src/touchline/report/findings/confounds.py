@@ -96,7 +96,15 @@ def confounded(
 ) -> str:
     """What else differs between the runs of the pairs, with the values, as a sentence."""
     found = [each for pair in pairs for each in _differing(factor, pair, told, settings)]
-    return f" They differ in {_valued(found)} as well, which is confounded with it." if found else ""
+    tie = _tied_alpha(factor, pairs, told) if any(key == "lora_alpha" for key, _ in settings) else ""
+    return tie + (f" They differ in {_valued(found)} as well, which is confounded with it." if found else "")
+
+
+def _tied_alpha(factor: str, pairs: Sequence[Pair], told: Mapping[str, RunMetrics]) -> str:
+    """That alpha follows the rank in all of the pairs, so that they differ in both."""
+    ratios = {_alpha_per_rank(run, told) for pair in pairs for run in (pair.run, pair.reference)}
+    ratio = ratios.pop() if len(ratios) == 1 else None
+    return "" if factor != RANK or ratio is None else f" Alpha is {ratio:g} x rank in each of them."
 
 
 def _valued(found: Sequence[tuple[str, Setting, Setting]]) -> str:
