@@ -81,7 +81,7 @@ def read_bytes(path: Path, limit_bytes: int = _READ_LIMIT_BYTES) -> bytes:
     """
     with open_regular(path) as stream:
         if os.fstat(stream.fileno()).st_size <= limit_bytes:
-            data = stream.read(limit_bytes + 1)
+            data = _read_up_to(stream, limit_bytes + 1)
             if len(data) <= limit_bytes:
                 return data
     raise Unreadable(path, f"larger than {limit_bytes:,} bytes", "a smaller file")
@@ -95,7 +95,16 @@ def read_head(path: Path, limit_bytes: int) -> bytes:
         OSError: it cannot be opened.
     """
     with open_regular(path) as stream:
-        return stream.read(limit_bytes)
+        return _read_up_to(stream, limit_bytes)
+
+
+def _read_up_to(stream: BufferedReader, limit_bytes: int) -> bytes:
+    """Return the next bytes, read piece by piece: one read would ask for memory for the whole limit at once."""
+    pieces: list[bytes] = []
+    while limit_bytes > 0 and (piece := stream.read(min(limit_bytes, _CHUNK_BYTES))):
+        pieces.append(piece)
+        limit_bytes -= len(piece)
+    return b"".join(pieces)
 
 
 def open_append(path: Path) -> int:

@@ -45,7 +45,7 @@ def report() -> Report:
 def page(report: Report, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The report as a file."""
     path = tmp_path_factory.mktemp("page") / "report.html"
-    path.write_text(report_html(report, charts(report)), encoding="utf-8")
+    path.write_text(report_html(report, charts(report), script=figure_script()), encoding="utf-8")
     return path
 
 
@@ -222,7 +222,7 @@ def test_a_figure_that_cannot_be_drawn_says_so_and_the_others_are(
     found = charts(report)
     spoiled = replace(found[0], spec={**found[0].spec, "layer": 7})
     path = tmp_path / "report.html"
-    path.write_text(report_html(report, (spoiled, *found[1:])), encoding="utf-8")
+    path.write_text(report_html(report, (spoiled, *found[1:]), script=figure_script()), encoding="utf-8")
     tab = chrome.tab()
     tab.open(path)
     tab.wait(DRAWN)

@@ -25,11 +25,10 @@ def audit_figure(view: DataView) -> Figure:
         view: the dataset; without rows there is nothing to draw.
     """
     if not view.count:
-        return Figure(png=None, note="There are no rows to draw.")
+        return Figure(spec=None, note="There are no rows to draw.")
     if importlib.util.find_spec("altair") is None or importlib.util.find_spec("vl_convert") is None:
-        return Figure(png=None, note=FIGURES_OFF)
+        return Figure(spec=None, note=FIGURES_OFF)
     import altair
-    import vl_convert
 
     splits = [name for name, rows in view.splits.items() if rows]
     colour = altair.Color(
@@ -75,8 +74,7 @@ def audit_figure(view: DataView) -> Figure:
     )
     parts = (lengths,) if distinct * 2 > view.count else (lengths, labels)
     chart = altair.vconcat(*parts).properties(title=title)
-    png: bytes = vl_convert.vegalite_to_png(chart.to_json(), scale=2)
-    return Figure(png=png, note="Lengths and answers of a dataset.")
+    return Figure(spec=chart.to_dict(), note="Lengths and answers of a dataset.")
 
 
 def _histogram(view: DataView, what: str) -> list[dict[str, Any]]:

@@ -17,11 +17,10 @@ def calibration_figure(marks: Sequence[CalibrationMark]) -> Figure:
     """
     shown = [mark for mark in marks if mark.measured > 0 and mark.low > 0]
     if not shown:
-        return Figure(png=None, note="No estimate has been held against a run yet.")
+        return Figure(spec=None, note="No estimate has been held against a run yet.")
     if importlib.util.find_spec("altair") is None or importlib.util.find_spec("vl_convert") is None:
-        return Figure(png=None, note=FIGURES_OFF)
+        return Figure(spec=None, note=FIGURES_OFF)
     import altair
-    import vl_convert
 
     panels = []
     for quantity in dict.fromkeys(mark.quantity for mark in shown):
@@ -62,5 +61,4 @@ def calibration_figure(marks: Sequence[CalibrationMark]) -> Figure:
         held = sum(not mark.outside for mark in of_it)
         title = altair.Title(quantity, subtitle=f"{held} of {len(of_it)} intervals held the truth", anchor="start")
         panels.append(altair.layer(diagonal, bars, points).properties(width=320, height=320, title=title))
-    png: bytes = vl_convert.vegalite_to_png(altair.hconcat(*panels).to_json(), scale=2)
-    return Figure(png=png, note="Predicted against measured.")
+    return Figure(spec=altair.hconcat(*panels).to_dict(), note="Predicted against measured.")

@@ -1,4 +1,4 @@
-"""What a verb says of its picture: the PNG, or why there is none; without the extra `report` figures are off."""
+"""Figure of a verb: what to draw, or why there is nothing to draw; without the extra `report` figures are off."""
 
 from __future__ import annotations
 
@@ -10,9 +10,14 @@ FIGURES_OFF = "Figures are off: the extra `report` is not installed (`pip instal
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Figure:
-    """A picture, or the reason why there is none."""
+    """A picture to draw, or the reason why there is none."""
 
-    png: bytes | None
-    """The picture."""
+    spec: dict[str, object] | None
+    """Its Vega-Lite spec."""
     note: str
     """What it shows, or why it is not there."""
+
+
+def off_because(fault: str) -> str:
+    """Say that figures are off although what draws them is installed."""
+    return f"Figures are off: {fault}. The rest of the report does not depend on them."

@@ -41,14 +41,12 @@ def gantt_figure(placement: Placement, jobs: Sequence[PlaceJob], gpus: int, gpus
         gpus_per_node: GPUs of a node, between which lines are drawn; none: one node.
     """
     if importlib.util.find_spec("altair") is None or importlib.util.find_spec("vl_convert") is None:
-        return Figure(png=None, note=FIGURES_OFF)
+        return Figure(spec=None, note=FIGURES_OFF)
     if not any(slot.gpus for slot in placement.schedule):
-        return Figure(png=None, note="No job holds a GPU.")
-    import vl_convert
+        return Figure(spec=None, note="No job holds a GPU.")
 
     chart = _chart(placement, _chains(jobs), gpus, gpus_per_node)
-    png: bytes = vl_convert.vegalite_to_png(chart.to_json(), scale=2)
-    return Figure(png=png, note="When each job runs, and on which GPUs.")
+    return Figure(spec=chart.to_dict(), note="When each job runs, and on which GPUs.")
 
 
 def _chart(placement: Placement, chains: dict[str, int], gpus: int, gpus_per_node: int | None) -> Any:

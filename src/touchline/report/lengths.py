@@ -22,9 +22,8 @@ def length_figure(lengths: NDArray[np.uint32], summary: PackingSummary) -> Figur
         summary: how they lie in rows; its efficiencies stand in the title.
     """
     if importlib.util.find_spec("altair") is None or importlib.util.find_spec("vl_convert") is None:
-        return Figure(png=None, note=FIGURES_OFF)
+        return Figure(spec=None, note=FIGURES_OFF)
     import altair
-    import vl_convert
 
     end = float(max(int(lengths.max()), 1))
     counts, edges = np.histogram(lengths, bins=BINS, range=(0.0, end))
@@ -58,5 +57,4 @@ def length_figure(lengths: NDArray[np.uint32], summary: PackingSummary) -> Figur
         anchor="start",
     )
     chart = altair.layer(bars, rules, words).properties(width=640, height=300, title=title)
-    png: bytes = vl_convert.vegalite_to_png(chart.to_json(), scale=2)
-    return Figure(png=png, note="Tokens of each example.")
+    return Figure(spec=chart.to_dict(), note="Tokens of each example.")

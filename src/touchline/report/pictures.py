@@ -6,7 +6,6 @@ import importlib.util
 import json
 from collections.abc import Mapping
 
-from touchline.report.chart import Chart
 from touchline.report.figures import FIGURES_OFF
 
 WIDTH = 680
@@ -23,11 +22,17 @@ def figures_off() -> str:
     return "" if here else FIGURES_OFF
 
 
-def png(chart: Chart) -> bytes:
-    """The figure as a picture, in the light colours; to be asked for only where `figures_off()` is empty."""
+def png(figure: Mapping[str, object]) -> bytes:
+    """Return a figure as a picture, in the light colours.
+
+    Only where `figures_off()` is empty, and in a process of its own (`touchline.report.draw`): it may abort.
+
+    Args:
+        figure: its Vega-Lite spec.
+    """
     import vl_convert
 
-    spec = still(chart.spec)
+    spec = still(figure)
     if spec.get("width") == "container":
         spec["width"] = WIDTH
     # White behind it: dark letters on a dark page could not be read.

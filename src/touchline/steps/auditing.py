@@ -37,6 +37,7 @@ from touchline.report.audit import audit_figure
 from touchline.report.figures import Figure
 from touchline.spec.read import read_experiment
 from touchline.steps.datafiles import DatasetFiles, group_splits, is_dataset
+from touchline.steps.drawing import write_picture
 from touchline.steps.locating import JsonLines
 from touchline.tasks import TASKS
 
@@ -107,10 +108,8 @@ def audit(path: Path, request: AuditRequest | None = None, *, plot: Path | None 
     files, wanted = _source(path, request or AuditRequest())
     seen = see(files, wanted, path)
     if plot is not None:
-        figure = Figure(png=None, note="There are no rows to draw.") if seen.view is None else audit_figure(seen.view)
-        if figure.png is None:
-            raise EnvironmentFault(figure.note)
-        write_atomic(plot, figure.png)
+        figure = Figure(spec=None, note="There are no rows to draw.") if seen.view is None else audit_figure(seen.view)
+        write_picture(figure, plot)
     return audit_of(seen, path)
 
 

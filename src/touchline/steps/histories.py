@@ -10,8 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from touchline.errors import EnvironmentFault
-from touchline.files import write_atomic
+from touchline.steps.drawing import write_picture
 
 if TYPE_CHECKING:
     from touchline.domain.record import RunRecord
@@ -96,9 +95,7 @@ def history_calibration(history_dir: Path, *, plot: Path | None = None) -> Calib
     found = calibrate(replace(load_settings(), history_dir=history_dir))
     if plot is not None:
         figure = calibration_figure(found.marks)
-        if figure.png is None:
-            raise EnvironmentFault(figure.note)
-        write_atomic(plot, figure.png)
+        write_picture(figure, plot)
     return found
 
 

@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from touchline.catalog.settings import Settings
-from touchline.errors import EnvironmentFault
-from touchline.files import write_atomic
+from touchline.steps.drawing import write_picture
 
 if TYPE_CHECKING:
     from touchline.domain.isolation import IsolationCheck
@@ -40,9 +39,7 @@ def pack(
     summary = compare(request, lengths)
     if plot is not None:
         figure = length_figure(lengths.total, summary)
-        if figure.png is None:
-            raise EnvironmentFault(figure.note)
-        write_atomic(plot, figure.png)
+        write_picture(figure, plot)
     return summary
 
 

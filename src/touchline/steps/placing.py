@@ -14,9 +14,10 @@ from pydantic_core import ErrorDetails
 
 from touchline.domain.finding import Finding, Severity, Where
 from touchline.domain.placement import Cluster, Minutes, PlaceJob, Placement
-from touchline.errors import EnvironmentFault, InputFault
-from touchline.files import read_text_bounded, write_atomic
+from touchline.errors import InputFault
+from touchline.files import read_text_bounded
 from touchline.jsontext import parse_json
+from touchline.steps.drawing import write_picture
 from touchline.units import parse_duration, seconds_to_minutes
 
 SIZE_LIMIT_BYTES = 4 * 1024**2
@@ -85,9 +86,7 @@ def draw(found: Placement, jobs: Sequence[PlaceJob], cluster: Cluster, path: Pat
     from touchline.report.gantt import gantt_figure
 
     figure = gantt_figure(found, jobs, cluster.gpus, cluster.gpus_per_node)
-    if figure.png is None:
-        raise EnvironmentFault(figure.note)
-    write_atomic(path, figure.png)
+    write_picture(figure, path)
 
 
 def _entries(path: Path) -> list[Any]:

@@ -10,7 +10,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from importlib import metadata, resources
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -83,6 +83,7 @@ def write_report(
     """
     from touchline.report.build import build_report
     from touchline.report.charts import charts as charts_of
+    from touchline.report.figures import off_because
     from touchline.report.markdown import results_markdown
     from touchline.report.markup import rebased
     from touchline.report.page import report_html
@@ -100,23 +101,34 @@ def write_report(
     if gathered.plan is None and out is None:
         _refuse_foreign(target / MARKDOWN, source)
     report = build_report(gathered)
-    written = Written(report=report, markdown=target / MARKDOWN, page=target / PAGE, note=figures_off())
-    state = target / FIGURES / _DRAWN
+    off = figures_off()
+    written = Written(report=report, markdown=target / MARKDOWN, page=target / PAGE, note=off)
     refresh = refresh_seconds if refresh_seconds is not None and is_at_work(source, report) else None
-    digest, drawn = _digest(report, base, refresh), _read_drawn(state)
+    digest, drawn = _digest(report, base, refresh), _read_drawn(target / FIGURES / _DRAWN)
     if not parquet and drawn.get(_WHOLE) == digest and written.markdown.is_file() and written.page.is_file():
         return written
-    charts = charts_of(report)
+    charts: tuple[Chart, ...] = ()
+    try:
+        charts = charts_of(report)
+    except (ImportError, MemoryError) as error:
+        off = off_because(f"altair cannot be loaded ({type(error).__name__}: {error})")
     with disk_faults("report", target):
         target.mkdir(parents=True, exist_ok=True)
-        pictures = {} if written.note else _draw(target / FIGURES, charts, drawn)
+        drawing = _Drawing() if off else _draw(target / FIGURES, charts, drawn, _script_cache(cache))
         _write_samples(target, report, parquet=parquet)
-        page = report_html(report, charts, script=_script(charts, cache), refresh_seconds=refresh, base=base)
+        page_off = off or ("" if drawing.script is not None or not charts else off_because(drawing.fault))
+        page = report_html(
+            report, charts, script=drawing.script, figures_off=page_off, refresh_seconds=refresh, base=base
+        )
         write_if_changed(written.page, page)
-        text = results_markdown(report, () if written.note else charts, written.note)
+        note = off or (off_because(drawing.fault) if drawing.fault else "")
+        shown = [chart for chart in charts if chart.name in drawing.digests]
+        text = results_markdown(report, shown, note)
         write_if_changed(written.markdown, rebased(text, base))
-        write_if_changed(state, json.dumps(pictures | {_WHOLE: digest}, indent=1, sort_keys=True) + "\n")
-    return written
+        # Without the whole report's digest the next report draws again what is missing now.
+        state = drawing.digests | ({} if drawing.fault else {_WHOLE: digest})
+        write_if_changed(target / FIGURES / _DRAWN, json.dumps(state, indent=1, sort_keys=True) + "\n")
+    return replace(written, note=note)
 
 
 def is_at_work(source: Path, report: Report) -> bool:
@@ -145,23 +157,9 @@ def _refuse_foreign(path: Path, source: Path) -> None:
         )
 
 
-def _script(charts: Sequence[Chart], cache: Path | None) -> str | None:
-    """The program that draws in a browser, kept by the version that it comes from; none where nothing is drawn."""
-    from touchline.report.page.scripts import figure_script
-
-    if not charts:
-        return None
-    if cache is None:
-        return figure_script()
-    kept = cache / "figures" / f"vega-{metadata.version('vl-convert-python')}.js"
-    try:
-        return read_bytes(kept).decode()
-    except (OSError, ValueError):
-        script = figure_script()
-    # A cache that cannot be written costs time and nothing else.
-    with suppress(OSError, TouchlineError):
-        write_atomic(kept, script)
-    return script
+def _script_cache(cache: Path | None) -> Path | None:
+    """Return where the program that draws in a browser is kept, by the version that it comes from."""
+    return None if cache is None else cache / "figures" / f"vega-{metadata.version('vl-convert-python')}.js"
 
 
 def _digest(report: Report, base: str, refresh_seconds: int | None) -> str:
@@ -176,20 +174,59 @@ def _digest(report: Report, base: str, refresh_seconds: int | None) -> str:
     return digest.hexdigest()
 
 
-def _draw(folder: Path, charts: Sequence[Chart], drawn: Mapping[str, str]) -> dict[str, str]:
-    """Draw what has changed, drop what is no longer in the report; give the hash of what each was drawn from."""
-    from touchline.report.pictures import png
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Drawing:
+    """What there is of a report's figures."""
 
-    now: dict[str, str] = {}
-    for chart in charts:
-        digest = hashlib.sha256(json.dumps(chart.spec, sort_keys=True).encode()).hexdigest()
-        path = folder / f"{chart.name}.png"
-        if drawn.get(chart.name) != digest or not path.is_file():
-            write_atomic(path, png(chart))
-        now[chart.name] = digest
-    for name in drawn.keys() - now.keys() - {_WHOLE}:
+    digests: dict[str, str] = field(default_factory=dict)
+    """Hash of what each picture under figures/ was drawn from, by name."""
+    script: str | None = None
+    """The program that draws in a browser; None where it could not be made."""
+    fault: str = ""
+    """Why figures are missing; empty when all are there."""
+
+
+def _draw(folder: Path, charts: Sequence[Chart], drawn: Mapping[str, str], cache: Path | None) -> _Drawing:
+    """Draw what has changed in a process of its own, and delete what is no longer in the report.
+
+    Args:
+        folder: where the pictures are.
+        charts: the figures.
+        drawn: hash of what each picture there was drawn from, by name.
+        cache: where the program that draws in a browser is kept; None for nowhere.
+    """
+    from touchline.launch.drawing import draw
+
+    digests = {
+        chart.name: hashlib.sha256(json.dumps(chart.spec, sort_keys=True).encode()).hexdigest() for chart in charts
+    }
+    stale = [
+        chart
+        for chart in charts
+        if drawn.get(chart.name) != digests[chart.name] or not (folder / f"{chart.name}.png").is_file()
+    ]
+    script = _kept(cache) if charts else None
+    made = draw({chart.name: chart.spec for chart in stale}, script=bool(charts) and script is None)
+    for name, picture in made.pictures.items():
+        write_atomic(folder / f"{name}.png", picture)
+    if made.script is not None and cache is not None:
+        # A cache that cannot be written costs time and nothing else.
+        with suppress(OSError, TouchlineError):
+            write_atomic(cache, made.script)
+    lost = {chart.name for chart in stale} - made.pictures.keys()
+    for name in (drawn.keys() - digests.keys() - {_WHOLE}) | lost:
         (folder / f"{Path(name).name}.png").unlink(missing_ok=True)
-    return now
+    there = {name: digest for name, digest in digests.items() if name not in lost}
+    return _Drawing(digests=there, script=script or made.script, fault=made.fault)
+
+
+def _kept(cache: Path | None) -> str | None:
+    if cache is None:
+        return None
+    try:
+        return cache.read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        return None
 
 
 def _read_drawn(path: Path) -> dict[str, str]:

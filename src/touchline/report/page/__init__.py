@@ -17,8 +17,6 @@ from touchline.report.page import details, scores
 from touchline.report.page.browser import browser_data
 from touchline.report.page.embedding import colours, embedded_json, embedded_spec, inlined
 from touchline.report.page.runs import cards, costs_table, runs_table
-from touchline.report.page.scripts import figure_script
-from touchline.report.pictures import figures_off
 from touchline.report.tests import CAPTION
 
 SAMPLES = "samples.jsonl"
@@ -33,6 +31,7 @@ def report_html(
     charts: Sequence[Chart],
     *,
     script: str | None = None,
+    figures_off: str = "",
     refresh_seconds: int | None = None,
     base: str | None = ".",
 ) -> str:
@@ -41,16 +40,17 @@ def report_html(
     Args:
         report: what is said.
         charts: the figures.
-        script: `report.page.scripts.figure_script()`, where the caller has kept it; none: it is made now.
+        script: `report.page.scripts.figure_script()`; none is needed where there are no charts, or figures are off.
+        figures_off: why there are no figures; empty when there are.
         refresh_seconds: after how many seconds the page loads itself anew, while runs go on; none: never.
         base: the experiment's folder as seen from the page's, for links to files; none: no links.
     """
-    off = figures_off()
+    drawn = bool(charts) and not figures_off
     given = inks(report)
     own_inks = used({**given, "": CONTROL})
     scripts: list[tuple[Markup, str]] = []
-    if charts and not off:
-        scripts.append(inlined(figure_script() if script is None else script, "script"))
+    if drawn and script is not None:
+        scripts.append(inlined(script, "script"))
     scripts.append(inlined(_source("page.js"), "script"))
     style, style_hash = inlined(colours(own_inks) + _source("page.css"), "style")
     browser = browser_data(report, SAMPLES)
@@ -60,9 +60,9 @@ def report_html(
         refresh=refresh_seconds,
         style=style,
         scripts=[code for code, _ in scripts],
-        figures={} if off else _figures(charts),
-        specs=[] if off else [(chart.name, embedded_spec(chart.spec, own_inks)) for chart in charts],
-        figures_off=off,
+        figures=_figures(charts) if drawn else {},
+        specs=[(chart.name, embedded_spec(chart.spec, own_inks)) for chart in charts] if drawn else [],
+        figures_off=figures_off,
         cards=cards(report),
         issues=_issues(report),
         findings=_by_topic(report.findings),
