@@ -7,7 +7,7 @@ and what was measured stands under a key of its own.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from touchline.domain.quantity import Measured
 
@@ -57,5 +57,7 @@ class RunMetrics:
     """Epoch by epoch."""
     dataset_path: str
     """Its dataset."""
+    versions: dict[str, str] = field(default_factory=dict)
+    """Versions of Python and of the libraries that trained it; empty where none were recorded."""
     notes: tuple[str, ...]
     """What a reader must know."""

@@ -164,6 +164,8 @@ class EvaluationRecord:
     """The labels of a classification."""
     prompt_difference: str | None = None
     """How the task's prompts differ from those of training; none where they agree, or were not compared."""
+    versions: dict[str, str] = field(default_factory=dict)
+    """Versions of Python and of the libraries that evaluated; empty where they were not recorded."""
 
     @property
     def asked_key(self) -> str:

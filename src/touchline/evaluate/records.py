@@ -8,10 +8,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import unquote, urlparse
 
+import torch
 from inspect_ai.log import EvalLog, EvalSample
 from inspect_ai.scorer import CORRECT
 
 from touchline.catalog.evaluations import question_of, settings_sha256
+from touchline.catalog.versions import stack_versions
 from touchline.domain.evaluation import EvaluationConfig, EvaluationTask, errors_allowed
 from touchline.domain.results import AskedItem, EvaluationScores, SampleScore
 from touchline.errors import RunsFailed
@@ -21,6 +23,8 @@ from touchline.evaluate.prompts import prompt_difference
 from touchline.evaluate.provider import PROMPT_KEY
 from touchline.files import sha256_file
 from touchline.tasks import get_task
+
+_LIBRARIES = ("touchline", "torch", "transformers", "peft", "safetensors", "tokenizers", "inspect_ai")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -136,6 +140,7 @@ def make_record(evaluated: Evaluated, log: EvalLog, path: Path, name: str) -> Ev
         metrics=task_metrics(log) if own else (),
         labels=() if own or get_task(asked.name).with_labels is None else config.labels,
         prompt_difference=prompt_difference(config, ordered),
+        versions=stack_versions(_LIBRARIES, torch.version.cuda),
     )
 
 

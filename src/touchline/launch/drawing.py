@@ -20,7 +20,7 @@ from touchline.jsontext import parse_json
 
 SILENCE_SECONDS = 60.0
 """Time without a finished figure after which the process is killed; one takes about a second."""
-_PROGRAM = "touchline.report.draw"
+_PROGRAM = "touchline.steps.draw"
 _CHUNK_BYTES = 1 << 20
 _TOLD_CHARACTERS = 200
 

@@ -23,6 +23,7 @@ from touchline.report.words import bare, count, factor_words, listed
 _NOTHING_EVALUATED = Missing(missing="nothing was evaluated")
 _TRAINED_ON = "trained on "
 """How the note of a result begins that says on what, with which types and in which layout."""
+_NOT_RECORDED = Missing(missing="no version was recorded")
 _NOT_PLANNED = Missing(missing="not planned by touchline")
 
 
@@ -103,6 +104,7 @@ def _decoding(runs: Sequence[RunResult]) -> str:
 def _provenance(gathered: Gathered) -> Iterator[tuple[str, str]]:
     """What all of this rests on."""
     yield "origin", gathered.origin
+    yield from _stack(gathered)
     plan = gathered.plan
     if plan is None:
         return
@@ -116,6 +118,24 @@ def _provenance(gathered: Gathered) -> Iterator[tuple[str, str]]:
     evidence = f"{count(len(plan.evidence), 'past run')}: {listed(plan.evidence)}" if plan.evidence else "no past run"
     yield "estimates rest on", evidence
     yield from _trained_on(gathered)
+
+
+def _stack(gathered: Gathered) -> Iterator[tuple[str, str]]:
+    """Versions of what trained and of what evaluated, by runs where these differ."""
+    trained = {each.run_name: each.versions for each in gathered.metrics}
+    training = {run.name: trained.get(run.name, {}) for run in gathered.runs if run.kind is RunKind.FINE_TUNED}
+    evaluation = {
+        f"{run.name} {record.checkpoint}" if len(run.evaluations) > 1 else run.name: record.versions
+        for run in gathered.runs
+        for record in run.evaluations
+    }
+    for what, versions in (("training", training), ("evaluation", evaluation)):
+        groups: dict[str, list[str]] = {}
+        for name, own in versions.items():
+            told = ", ".join(f"{library} {version}" for library, version in own.items())
+            groups.setdefault(told or str(_NOT_RECORDED), []).append(name)
+        for told, names in groups.items():
+            yield f"{what} stack", told if len(groups) == 1 else f"{told} ({listed(names)})"
 
 
 def _trained_on(gathered: Gathered) -> Iterator[tuple[str, str]]:

@@ -59,8 +59,24 @@ def run_metrics(run: PlannedRun, result: RunResult, folder: Path, metrics: Metri
         performance_metrics=performance,
         per_epoch_metrics=_epochs(metrics),
         dataset_path=run.dataset,
+        versions=_versions(metrics) if reading is None else printed_versions(reading),
         notes=result.notes,
     )
+
+
+def _versions(metrics: Metrics) -> dict[str, str]:
+    """Return the versions of all attempts; `2.12.0, then 2.13.0` of what changed between them."""
+    names = dict.fromkeys(name for row in metrics.attempts for name in row.versions)
+    return {
+        name: ", then ".join(dict.fromkeys(row.versions[name] for row in metrics.attempts if name in row.versions))
+        for name in names
+    }
+
+
+def printed_versions(reading: RunReading) -> dict[str, str]:
+    """Return the versions that a log of another trainer printed."""
+    pairs = (each.partition("=") for each in reading.versions)
+    return {name.strip(): version.strip() for name, _, version in pairs if version.strip()}
 
 
 def static_config(run: PlannedRun) -> dict[str, Setting]:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import os
-import platform
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib import metadata
 from types import TracebackType
 from typing import Literal, Protocol
 
@@ -16,6 +14,7 @@ import psutil
 import torch
 
 from touchline.catalog.hardware import DtypeChoice, choose_base_dtype, processor_name
+from touchline.catalog.versions import stack_versions
 from touchline.domain.quantity import Measured, MemoryKind, Missing, Quantity
 
 SAMPLE_SECONDS = 0.1
@@ -64,16 +63,8 @@ def torch_dtype(name: Literal["float32", "bfloat16"]) -> torch.dtype:
 
 
 def library_versions() -> dict[str, str]:
-    """Versions of Python and of what computes."""
-    versions = {"python": platform.python_version()}
-    for name in _LIBRARIES:
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            versions[name] = "not installed"
-    if torch.version.cuda is not None:
-        versions["cuda"] = torch.version.cuda
-    return versions
+    """Return the versions of Python and of what computes."""
+    return stack_versions(_LIBRARIES, torch.version.cuda)
 
 
 class MemorySampler:

@@ -220,6 +220,10 @@ def _found(
             score=scorer,
             repeats=1 + max(sample.repeat for sample in samples),
             asked=_asked(summaries),
+            versions={
+                clean_text(name)[:100]: clean_text(str(version))[:100]
+                for name, version in _dict(told.get("packages")).items()
+            },
         ),
     )
 

@@ -25,6 +25,7 @@ from touchline.results.found.folders import RunFolder
 from touchline.results.found.logs import JobLog
 from touchline.results.found.settings import Settings
 from touchline.results.found.text import below, clean_line
+from touchline.results.run_metrics import printed_versions
 from touchline.results.shares import proportion
 from touchline.units import GIB
 
@@ -210,6 +211,7 @@ def metrics_of(run: FoundRun, result: RunResult, root: Path) -> RunMetrics:
         },
         per_epoch_metrics=(),
         dataset_path=run.settings.dataset or "",
+        versions={} if job is None else printed_versions(job.reading),
         notes=result.notes,
     )
 
