@@ -8,8 +8,10 @@ from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 
+from touchline.files import read_head
+
 DRIVER = Path("/proc/driver/nvidia/version")
-_DRIVER_LIMIT = 4096
+_DRIVER_LIMIT_BYTES = 4096
 _DRIVER_VERSION = re.compile(r"NVRM version:.*?\s(\d+\.\d+(?:\.\d+)?)\s")
 
 
@@ -36,8 +38,7 @@ def stack_versions(libraries: Sequence[str], cuda: str | None, driver: Path = DR
 
 def _driver(path: Path) -> str | None:
     try:
-        with path.open(encoding="utf-8", errors="replace") as stream:
-            text = stream.read(_DRIVER_LIMIT)
+        text = read_head(path, _DRIVER_LIMIT_BYTES).decode("utf-8", "replace")
     except OSError:
         return None
     found = _DRIVER_VERSION.search(text)

@@ -140,7 +140,7 @@ class RunFacts:
     gpus: int
     """Devices that it trained on."""
     device_hours: Measured
-    """Duration of all attempts times devices, in h."""
+    """Duration of all attempts and evaluations times devices, in h."""
     tokens_per_second_per_gpu: Measured
     """With its token unit; of a processor it is per process."""
     control: str | None

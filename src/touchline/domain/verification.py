@@ -21,6 +21,11 @@ class CheckpointKind(StrEnum):
 Depth = Literal["headers", "values"]
 """How far a checkpoint was read: file sizes and headers, or every value too."""
 
+_BESIDE = (".json", ".jinja", ".model", ".txt")
+"""Endings of the files beside the weights: configs and tokenizer."""
+_INDEX = ".index.json"
+"""Ending of the file that tells which shard holds which weights."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CheckpointFault:
@@ -82,6 +87,14 @@ class VerifiedCheckpoint:
     """Rank of the adapter, as its tensors have it."""
     validation_loss: float | None
     """Recorded when it was saved."""
+
+    @property
+    def weights_sound(self) -> bool:
+        """Whether its weights are sound: nothing is wrong but with files that can be written again without training."""
+        return self.kind is not CheckpointKind.UNKNOWN and all(
+            fault.file is not None and fault.file.endswith(_BESIDE) and not fault.file.endswith(_INDEX)
+            for fault in self.faults
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 from touchline.domain.analysis import Analysis
 from touchline.domain.collected import RunMetrics
@@ -115,9 +116,19 @@ def controls_of(gathered: Gathered, analysis: Analysis | None) -> dict[str, str]
 
 
 def device_hours(run: RunResult, gpus: int) -> Measured:
-    """Duration of all attempts times devices, in h; of a control that of its evaluations."""
+    """Return the duration of all attempts and evaluations times devices, in h; of a control that of its evaluations."""
+    evaluation = _hours(evaluation_seconds(run), gpus)
     if run.kind is RunKind.CONTROL:
-        return _hours(evaluation_seconds(run), gpus)
+        return evaluation
+    training = training_hours(run, gpus)
+    if isinstance(training, Missing) or isinstance(evaluation, Missing):
+        return training
+    total = replace(training, value=training.value + evaluation.value, method=f"{training.method}; {evaluation.method}")
+    return at_least(total) if is_at_least(training) else total
+
+
+def training_hours(run: RunResult, gpus: int) -> Measured:
+    """Return the duration of all attempts at a training times devices, in h."""
     lasted = [each.seconds for each in run.attempt_list]
     known = [each for each in lasted if isinstance(each, Quantity) and math.isfinite(each.value)]
     if not known:
@@ -143,8 +154,8 @@ def all_device_hours(runs: Sequence[RunResult], gpus: Mapping[str, int]) -> Meas
     parts: list[Quantity] = []
     untold, least = 0, False
     for run in runs:
-        training = device_hours(run, gpus[run.name])
         trains = run.kind is RunKind.FINE_TUNED
+        training = training_hours(run, gpus[run.name]) if trains else device_hours(run, gpus[run.name])
         evaluation = _hours(evaluation_seconds(run), gpus[run.name]) if trains else _NOT_EVALUATED
         parts += [part for part in (training, evaluation) if isinstance(part, Quantity)]
         untold += isinstance(training, Missing)
@@ -214,11 +225,8 @@ def risen(run: RunResult) -> tuple[LossPoint, LossPoint] | None:
 def generalization_gap(run: RunResult) -> Measured:
     """Return the last validation loss minus the final training loss."""
     train, validation = finite(run.final_train_loss), finite(run.final_val_loss)
-    for loss in (train, validation):
-        if isinstance(loss, Missing):
-            return loss
-    if not isinstance(train, Quantity) or not isinstance(validation, Quantity):
-        raise AssertionError("neither is missing")
+    if isinstance(train, Missing) or isinstance(validation, Missing):
+        return train if isinstance(train, Missing) else validation
     return Quantity(
         value=validation.value - train.value, unit=validation.unit, method="validation loss minus training loss"
     )

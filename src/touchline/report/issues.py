@@ -57,6 +57,11 @@ _WHY_NO_SCORE = frozenset(
 )
 """Issues that say why a run has no score, so that its lack is no issue of its own."""
 
+_WHY_NOT_DONE = frozenset({"complete log, broken checkpoint", "training not complete"})
+"""Issues of a run that touchline did not plan that say why it is not complete."""
+_NOT_DONE = frozenset({"training failed", "interrupted", "last checkpoint lost"})
+"""Issues that say no more than that."""
+
 
 def issues(gathered: Gathered, analyses: Sequence[Analysis], answers: Sequence[AnswerCounts]) -> tuple[Issue, ...]:
     """Everything that a reader must know, worst first; within a weight in the order of the runs.
@@ -78,7 +83,13 @@ def issues(gathered: Gathered, analyses: Sequence[Analysis], answers: Sequence[A
     known = {(issue.subject, issue.title) for issue in gathered.issues}
     found = [*gathered.issues, *(issue for issue in computed if (issue.subject, issue.title) not in known)]
     explained = {issue.subject for issue in found if issue.title in _WHY_NO_SCORE}
-    told = [issue for issue in found if issue.title != NO_EVALUATION or issue.subject not in explained]
+    unfinished = {issue.subject for issue in gathered.issues if issue.title in _WHY_NOT_DONE}
+    told = [
+        issue
+        for issue in found
+        if (issue.title != NO_EVALUATION or issue.subject not in explained)
+        and (issue.title not in _NOT_DONE or issue.subject not in unfinished)
+    ]
     return tuple(sorted(told, key=lambda issue: _ORDER[issue.weight]))
 
 
@@ -231,17 +242,24 @@ def _attempt(each: AttemptResult) -> str:
 
 
 def _of_comparisons(analyses: Sequence[Analysis]) -> Iterator[Issue]:
+    """Comparisons that were refused, each reason once whatever the number of tasks."""
+    tasks: dict[tuple[str, str, str], list[str]] = {}
     for analysis in analyses:
         for refusal in analysis.refusals:
-            yield Issue(
-                weight=Weight.WARNING,
-                subject=refusal.run,
-                title=f"not compared with {refusal.other}",
-                text=f"{analysis.task}, {analysis.score}: {refusal.reason.rstrip('.')}.",
-            )
+            key = (refusal.run, refusal.other, refusal.reason.rstrip("."))
+            tasks.setdefault(key, []).append(f"{analysis.task}, {analysis.score}")
+    for (run, other, reason), where in tasks.items():
+        yield Issue(
+            weight=Weight.WARNING,
+            subject=run,
+            title=f"not compared with {other}",
+            text=f"{'; '.join(dict.fromkeys(where))}: {reason}.",
+        )
 
 
 def _of_answers(answers: Sequence[AnswerCounts]) -> Iterator[Issue]:
+    """Answers that deserve a look, in one issue per run and kind whatever the number of tasks and checkpoints."""
+    found: dict[tuple[str, str, str], list[str]] = {}
     for each in answers:
         unread = 0 if each.parsed is None else each.answers - each.errors - each.parsed
         for number, title, meaning in (
@@ -251,13 +269,10 @@ def _of_answers(answers: Sequence[AnswerCounts]) -> Iterator[Issue]:
             (unread, "answers that could not be read", "The task found no answer in them, which counts as wrong."),
         ):
             if number > 0:
-                yield Issue(
-                    weight=Weight.WARNING,
-                    subject=each.run,
-                    title=title,
-                    text=f"{each.task}, {each.checkpoint}: {number:,} of {each.answers:,} "
-                    f"({100 * number / each.answers:.1f} %). {meaning}",
-                )
+                share = f"{number:,} of {each.answers:,} ({100 * number / each.answers:.1f} %)"
+                found.setdefault((each.run, title, meaning), []).append(f"{each.task}, {each.checkpoint}: {share}")
+    for (run, title, meaning), where in found.items():
+        yield Issue(weight=Weight.WARNING, subject=run, title=title, text=f"{'; '.join(where)}. {meaning}")
 
 
 def _of_plan(plan: Plan | None) -> Iterator[Issue]:

@@ -25,6 +25,16 @@ def checkpoint_issues(verification: Verification, runs: Mapping[str, RunResult])
             f"{fault.file}: {fault.message}" if fault.file else capital(fault.message) for fault in faults[:4]
         )
         more = f"; and {len(faults) - 4} more" if len(faults) > 4 else ""
+        if each.weights_sound:
+            yield Issue(
+                weight=Weight.WARNING,
+                subject=each.run,
+                title=f"checkpoint {each.name} lacks a sound file beside its weights",
+                text=f"{told}{more}. Its weights are sound: the training counts, and the checkpoint can be used again "
+                f"with that file{_from_another(each, verification)}.",
+                where=f"{each.run}/{each.name}",
+            )
+            continue
         scored = " Its score on record is of the weights as they were saved." if _is_scored(each, runs) else ""
         yield Issue(
             weight=Weight.ERROR,
@@ -43,6 +53,15 @@ def checkpoint_issues(verification: Verification, runs: Mapping[str, RunResult])
             title=f"checkpoint {missing.name} is missing",
             text=f"{capital(missing.reason)}.",
         )
+
+
+def _from_another(checkpoint: VerifiedCheckpoint, verification: Verification) -> str:
+    """Name another checkpoint of the run that has every file that is wrong here."""
+    lacking = {fault.file for fault in checkpoint.faults}
+    for other in verification.checkpoints:
+        if other.run == checkpoint.run and other.sound and lacking <= {file.name for file in other.files}:
+            return f", which {other.name} has too"
+    return ""
 
 
 def _is_scored(checkpoint: VerifiedCheckpoint, runs: Mapping[str, RunResult]) -> bool:

@@ -15,10 +15,11 @@ import sys
 
 def main() -> int:
     """Draw what is asked for; 1 if it cannot be drawn, with the reason on standard error."""
+    from touchline.jsontext import parse_json
     from touchline.report.page.scripts import figure_script
     from touchline.report.pictures import png
 
-    request = json.load(sys.stdin)
+    request = parse_json(sys.stdin.read())
     if request["script"]:
         _write({"script": figure_script()})
     for name, spec in request["specs"].items():

@@ -33,6 +33,7 @@ MARKDOWN, PAGE, SAMPLES, FIGURES = "RESULTS.md", "report.html", "samples.jsonl",
 _OURS = "touchline report"
 """Stands in every RESULTS.md of ours, among its commands."""
 _MARKDOWN_LIMIT_BYTES = 64 << 20
+_SCRIPT_LIMIT_BYTES = 16 << 20
 _DRAWN = ".drawn.json"
 """Under figures/: hashes of what each picture, and the whole report, were made from; drawing takes the longest."""
 _WHOLE = "."
@@ -224,8 +225,8 @@ def _kept(cache: Path | None) -> str | None:
     if cache is None:
         return None
     try:
-        return cache.read_text(encoding="utf-8")
-    except (OSError, ValueError):
+        return read_text_bounded(cache, _SCRIPT_LIMIT_BYTES)
+    except (OSError, TouchlineError):
         return None
 
 

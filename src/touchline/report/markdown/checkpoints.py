@@ -86,7 +86,7 @@ def storage_section(report: Report, charts: Sequence[Chart]) -> Iterator[str]:
     if storage.runs:
         yield "### By run\n"
         yield table(
-            ("run", "checkpoints", "folder", "of it checkpoints", "as full models", "as adapters only", "planned"),
+            ("run", "checkpoints", "folder", "checkpoints' size", "as full models", "as adapters only", "planned"),
             [
                 (
                     code(each.run),
@@ -102,8 +102,8 @@ def storage_section(report: Report, charts: Sequence[Chart]) -> Iterator[str]:
             right=(1, 2, 3, 4, 5, 6),
         )
         yield (
-            "As full models: the base's weights and the adapter's for each checkpoint. As adapters only: the adapter's "
-            "weights alone; then the base must be kept as well.\n"
+            "As full models: the weights of a whole model for each checkpoint, the adapter merged into it (where both "
+            "were saved: of both). As adapters only: the adapter's weights alone; then the base must be kept as well.\n"
         )
     yield f"{_storage_line(report)}\n"
     yield from figures(charts, "storage")

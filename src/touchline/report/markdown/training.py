@@ -12,7 +12,7 @@ from touchline.domain.runs import RunKind
 from touchline.domain.status import JobState
 from touchline.markdown import code, escape, table
 from touchline.report.chart import Chart
-from touchline.report.facts import curves_missing, evaluation_seconds, lowest
+from touchline.report.facts import curves_missing, evaluation_seconds, generalization_gap, lowest
 from touchline.report.markdown.estimates import estimates_part, memory_cell, packing_part
 from touchline.report.markup import figures, shared, short
 from touchline.report.words import count, device_title, duration, finite, is_at_least
@@ -63,7 +63,17 @@ def _losses(report: Report, trained: Sequence[_Trained]) -> Iterator[str]:
     kind = shared([run.peak_memory for run, _, _ in trained], "kind")
     device = report.device
     header = (
-        *("run", "model", "settings", "epochs", "steps", "final train loss", "final val loss", "lowest val loss"),
+        *(
+            "run",
+            "model",
+            "settings",
+            "epochs",
+            "steps",
+            "final train loss",
+            "final val loss",
+            "gap",
+            "lowest val loss",
+        ),
         f"{token + ' ' if token else ''}tokens/s per {device}",
         f"peak memory{f' ({kind})' if kind else ''}",
     )
@@ -76,13 +86,14 @@ def _losses(report: Report, trained: Sequence[_Trained]) -> Iterator[str]:
             _steps(run),
             short(run.final_train_loss),
             short(run.final_val_loss),
+            short(generalization_gap(run)),
             _lowest(run),
             _speed(facts.tokens_per_second_per_gpu, token is not None),
             memory_cell(run.peak_memory, kind is not None),
         )
         for run, facts, told in trained
     ]
-    yield table(header, rows, right=(3, 4, 5, 6, 7, 8, 9))
+    yield table(header, rows, right=(3, 4, 5, 6, 7, 8, 9, 10))
     yield " ".join(_legend([run for run, _, _ in trained], speeds)) + "\n"
 
 
@@ -91,6 +102,7 @@ def _legend(runs: Sequence[RunResult], speeds: Sequence[Measured]) -> Iterator[s
     train = _methods([run.final_train_loss for run in runs])
     yield f"Losses are means over the target tokens, in nats. Train loss: {train or 'as the log has it'}."
     yield f"Val loss: {_methods([run.final_val_loss for run in runs], 2) or 'as the log has it'}."
+    yield "Gap: generalization gap, the final validation loss minus the final training loss."
     ways = _methods(speeds)
     sums = dict.fromkeys(each.aggregation for each in speeds if isinstance(each, Quantity) and each.aggregation)
     how = [*(each for each in sums if each not in ways), *([ways] if ways else [])]
@@ -134,7 +146,7 @@ def _durations(report: Report, trained: Sequence[_Trained]) -> Iterator[str]:
     least = any(is_at_least(facts.device_hours) for facts in report.facts)
     yield (
         f"Wall time, as m:ss or h:mm:ss. {device_title(report.device)} time: of all attempts at the training{times}, "
-        "start-up and lost work included; of a control that of its evaluations."
+        "start-up and lost work included, and of the evaluations."
         f"{' At least: an attempt whose length no file tells is not counted.' if least else ''}\n"
     )
 

@@ -66,7 +66,6 @@ def report_html(
         cards=cards(report),
         issues=_issues(report),
         findings=_by_topic(report.findings),
-        refusals=[refusal for analysis in report.analyses for refusal in analysis.refusals],
         analysis_notes=dict.fromkeys(note for analysis in report.analyses for note in analysis.notes),
         commands=_by_group(report),
         curves_missing=curves_missing(report.runs),

@@ -157,7 +157,7 @@ def costs_table(report: Report, inks: Mapping[str, Ink]) -> PageTable | None:
         Column(
             label=f"{device_title(report.device)}-hours",
             numeric=True,
-            title="Of all attempts at the training; of a control that of its evaluations",
+            title="Of all attempts at the training and of all evaluations",
         ),
         Column(label="Speed", numeric=True, title="Tokens per second and device"),
         Column(label="Peak memory", numeric=True),

@@ -87,11 +87,11 @@ class FoundRun:
             self.settings.values.get("epochs"),
             [each for each in self.checkpoints if each.epoch is not None],
         )
-        saved_all = isinstance(epochs, int) and any(each.epoch == epochs - 1 and each.sound for each in steps)
+        saved_all = isinstance(epochs, int) and any(each.epoch == epochs - 1 and each.weights_sound for each in steps)
         if self.job is None:
             begun = bool(self.checkpoints)
             return TrainingOutcome.COMPLETE if saved_all else _partial(begun)
-        if self.job.is_complete and (not self.checkpoints or self.checkpoints[-1].sound):
+        if self.job.is_complete and (not self.checkpoints or self.checkpoints[-1].weights_sound):
             return TrainingOutcome.COMPLETE
         return _partial(self.job.has_step or bool(self.checkpoints))
 
