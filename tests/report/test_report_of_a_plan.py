@@ -98,7 +98,7 @@ def test_several_gpus_share_the_tokens_and_add_the_hours() -> None:
     assert isinstance(facts.tokens_per_second_per_gpu, Quantity)
     assert facts.tokens_per_second_per_gpu.value == 612.0
     assert isinstance(facts.device_hours, Quantity)
-    assert facts.device_hours.value == pytest.approx(2 * 3520 / 3600)
+    assert facts.device_hours.value == pytest.approx(2 * (3520 + 30) / 3600)
     text = results_markdown(report, ())
     assert "real tokens/s per GPU" in text
     assert "**GPU time:** 1:59:20 measured" in text

@@ -253,6 +253,10 @@ class Report:
     """Datasets and models."""
     asked: dict[str, dict[str, AskedItem]] = field(default_factory=dict)
     """Items as asked, by id, by `EvaluationRecord.asked_key`."""
+    definition: str = ""
+    """experiment.yaml as it was written; empty for runs that touchline did not plan."""
+    compared: str = ""
+    """What was compared: the levels of each factor, the seeds, the controls."""
     device: str = "device"
     """What hours are counted of: `GPU`, `processor`, or `device` where nobody told."""
     settings: tuple[RunSetting, ...] = ()
@@ -293,5 +297,9 @@ class Gathered:
     """What only who read the files can tell: lines of logs, exits, files that could not be read."""
     sources: tuple[Source, ...]
     """Datasets and models, as far as they are known."""
+    definition: str = ""
+    """experiment.yaml as it was written; empty for runs that touchline did not plan."""
+    description: str = ""
+    """What a README says of runs that touchline did not plan, as a quote; empty where there is none."""
     asked: dict[str, dict[str, AskedItem]] = field(default_factory=dict)
     """Items as asked, by id, by `EvaluationRecord.asked_key`."""

@@ -16,6 +16,7 @@ from touchline.plan.settings import leading_text, settings_of
 from touchline.report.facts import is_asked_about
 
 VIEW, EVALUATE, RETRAIN, SYNC, CLEAN = "View", "Evaluate", "Retrain", "Sync", "Clean up"
+COMMIT = "Commit"
 _ONE_BEGINNING = 'tokenizer_call_args={"add_special_tokens": false}'
 """The chat template writes the token that begins a text; a tokenizer that adds it again changes the prompt."""
 OFFLINE_RUN = "wandb"
@@ -44,7 +45,7 @@ def _planned(gathered: Gathered, plan: Plan, runs: Sequence[RunResult]) -> Itera
     yield _command(VIEW, "the plan with its estimates", "cat runs_plan.md")
     last = _checkpoint(gathered, example)
     yield _command(EVALUATE, "what is trained and not evaluated", "touchline evaluate .")
-    yield _command(EVALUATE, "every epoch that was kept", "touchline evaluate . --epochs all")
+    yield _command(EVALUATE, "every epoch that was kept", run_with(plan, "evaluate.epochs=all"))
     if last is not None:
         yield _command(
             EVALUATE,
@@ -68,6 +69,11 @@ def _planned(gathered: Gathered, plan: Plan, runs: Sequence[RunResult]) -> Itera
     )
     yield _command(SYNC, "to TensorBoard", "touchline export . --to tensorboard")
     yield from _sync_found(gathered)
+    yield _command(
+        COMMIT,
+        "everything but weights, training states and locks, which .gitignore leaves out",
+        f"git add . && git commit -m {shlex.quote(f'Results of {plan.experiment}')}",
+    )
     yield _command(CLEAN, "what can be deleted without loss; deletes nothing", "touchline clean .")
 
 

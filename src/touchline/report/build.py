@@ -12,7 +12,15 @@ from touchline.plan.sections import design_line
 from touchline.report.analyses import analyses as analyses_of
 from touchline.report.appendix import commands
 from touchline.report.estimates import estimate_rows
-from touchline.report.facts import all_device_hours, answer_counts, device_word, devices_of, run_facts
+from touchline.report.facts import (
+    all_device_hours,
+    answer_counts,
+    compared_text,
+    device_word,
+    devices_of,
+    run_facts,
+    seeds_of,
+)
 from touchline.report.findings import Concluded, findings, headline, is_complete
 from touchline.report.issues import issues
 from touchline.report.next_steps import next_steps
@@ -66,6 +74,8 @@ def build_report(gathered: Gathered) -> Report:
         commands=commands(gathered),
         sources=gathered.sources,
         asked=gathered.asked,
+        definition=gathered.definition,
+        compared=compared_text(gathered.runs, gathered.factors, seeds_of(gathered.metrics)),
         device=device_word(gathered),
         settings=report_settings(gathered),
         provenance=tuple(_provenance(gathered)),
@@ -93,7 +103,11 @@ def _task(gathered: Gathered) -> str:
     if gathered.plan is not None:
         return gathered.plan.task
     tasks = dict.fromkeys(record.task for run in gathered.runs for record in run.evaluations)
-    return listed(list(tasks)) if tasks else str(_NOTHING_EVALUATED)
+    if tasks:
+        return listed(list(tasks))
+    datasets = dict.fromkeys(source.name for source in gathered.sources if source.kind == "dataset")
+    told = [*([f"trained on {listed(list(datasets))}"] if datasets else []), gathered.description]
+    return "; ".join(["not evaluated", *filter(None, told)]) if any(told) else str(_NOTHING_EVALUATED)
 
 
 def _decoding(runs: Sequence[RunResult]) -> str:

@@ -11,15 +11,31 @@ from touchline.domain.collected import RunMetrics
 from touchline.domain.quantity import Measured, Missing, Quantity
 from touchline.domain.report import AnswerCounts, Gathered, RunFacts
 from touchline.domain.results import EvaluationRecord, LossPoint, RunResult, StepCurves
-from touchline.domain.runs import ControlKind, RunKind
+from touchline.domain.runs import SEEDS, ControlKind, RunKind
 from touchline.domain.status import JobState, TrainingOutcome
-from touchline.report.words import at_least, bare, count, finite, is_at_least, relative, settings_words
+from touchline.report.words import (
+    at_least,
+    bare,
+    count,
+    factor_words,
+    finite,
+    is_at_least,
+    listed,
+    relative,
+    settings_words,
+)
 from touchline.units import seconds_to_hours
 
 RISEN = 1.05
 """A validation loss that ends this many times above its lowest is told: less is within its noise."""
 CUT = frozenset({"max_tokens", "length", "model_length"})
 """Reasons of an answer's end that mean: it was cut."""
+_LEVELS_SHOWN = 12
+_CONTROLS = {
+    ControlKind.BASE: "untrained base model",
+    ControlKind.NO_OP: "adapter that changes nothing",
+    ControlKind.SHUFFLED: "trained on shuffled answers",
+}
 _NOT_EVALUATED = Missing(missing="not evaluated")
 
 
@@ -84,6 +100,34 @@ def seeds_of(metrics: Sequence[RunMetrics]) -> dict[str, int]:
     """By run, the seed that the plan or a file tells; a run of an unknown seed is left out."""
     found = {each.run_name: each.static_config.get("seed") for each in metrics}
     return {run: seed for run, seed in found.items() if isinstance(seed, int) and not isinstance(seed, bool)}
+
+
+def compared_text(runs: Sequence[RunResult], factors: Mapping[str, Sequence[str]], seeds: Mapping[str, int]) -> str:
+    """Say what was compared: the levels of each factor, the seeds, the controls.
+
+    Args:
+        runs: the results.
+        factors: what varies, and its levels.
+        seeds: by run, its training seed where it is known.
+    """
+    varied = [
+        f"{factor_words(factor)} {listed(levels, _LEVELS_SHOWN)}"
+        for factor, levels in factors.items()
+        if len(levels) > 1 and factor != SEEDS
+    ]
+    asked = [run for run in runs if is_asked_about(run)]
+    own = sorted({seeds[run.name] for run in asked if run.name in seeds})
+    if own:
+        noun = "training seed" if len(own) == 1 else "training seeds"
+        varied.append(f"{noun} {listed([str(seed) for seed in own], _LEVELS_SHOWN)}")
+    controls = [run for run in runs if run.kind is RunKind.CONTROL or run.control is not None]
+    if controls:
+        noun = "control" if len(controls) == 1 else "controls"
+        names = [f"{run.name} ({_CONTROLS[run.control or ControlKind.BASE]})" for run in controls]
+        varied.append(f"{noun} {listed(names, _LEVELS_SHOWN)}")
+    if not varied:
+        return "nothing varies between the runs"
+    return "; ".join(varied)
 
 
 def is_base_control(run: RunResult) -> bool:

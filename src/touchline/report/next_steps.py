@@ -9,17 +9,22 @@ import shlex
 from collections.abc import Iterator, Sequence
 
 from touchline.domain.analysis import Analysis
+from touchline.domain.quantity import Missing
 from touchline.domain.report import AnswerCounts, EstimateRow, Gathered, NextStep
-from touchline.domain.results import RunResult
+from touchline.domain.results import RunResult, StepCurves
 from touchline.domain.status import RunStatus, TrainingOutcome
 from touchline.report.appendix import evaluation_by_hand, run_with
 from touchline.report.facts import answer_counts, is_asked_about, is_base_control, lowest, risen
 from touchline.report.next_design import design_steps
-from touchline.report.words import count, listed, relative, scale_of
+from touchline.report.words import count, finite, listed, relative, scale_of
 from touchline.units import format_bytes
 
 _FALLING = 0.99
 """A last validation loss below this share of the one before it is still falling."""
+_WIDE_GAP = 2.0
+"""A validation loss above so many times the training loss asks for more data: less is within the noise of both."""
+_VANISHED = 0.05
+"""Share of its peak below which a learning rate teaches next to nothing."""
 _MANY, _FLOOR = 0.05, 0.05
 """Share of answers that are empty, cut or failed, and a score, from which on somebody should look at them."""
 
@@ -31,7 +36,7 @@ def next_steps(
     main = analyses[0] if analyses else None
     found = [*_unfinished(gathered), *_answers(gathered, main), *_checkpoints(gathered), *_controls(gathered)]
     found += design_steps(gathered, main)
-    found += [*_epochs(gathered), *_storage(gathered), *_estimates(estimates)]
+    found += [*_epochs(gathered), *_data(gathered), *_storage(gathered), *_estimates(estimates)]
     return tuple(found)
 
 
@@ -132,6 +137,7 @@ def _epochs(gathered: Gathered) -> Iterator[NextStep]:
             why=f"The validation loss of {run.name} was still falling at the end: {last.loss:.4g} at step "
             f"{last.step:,}, {relative(last.loss, before.loss)} than at step {before.step:,}.{also}",
         )
+        yield from _schedule(gathered, falling)
     rising = [run for run in gathered.runs if risen(run) is not None]
     if rising:
         names = [run.name for run in rising]
@@ -139,7 +145,48 @@ def _epochs(gathered: Gathered) -> Iterator[NextStep]:
             title="Compare the epochs",
             why=f"The validation loss rose again in {listed(names)}: an earlier epoch may do better. Evaluate every "
             "epoch, and choose by validation loss.",
-            command="touchline evaluate . --epochs all" if gathered.plan is not None else None,
+            command=None if gathered.plan is None else run_with(gathered.plan, "evaluate.epochs=all"),
+        )
+
+
+def _schedule(gathered: Gathered, falling: Sequence[RunResult]) -> Iterator[NextStep]:
+    """Another schedule, where the loss was still falling while the learning rate had all but vanished."""
+    ended = [
+        run
+        for run in falling
+        if isinstance(run.curves, StepCurves)
+        and run.curves.learning_rate[-1] < _VANISHED * max(run.curves.learning_rate)
+    ]
+    if ended:
+        rates = ended[0].curves.learning_rate if isinstance(ended[0].curves, StepCurves) else ()
+        plan = gathered.plan
+        tried = {run.train.schedule for run in plan.runs if run.train is not None} if plan is not None else set()
+        others = [each for each in ("cosine", "constant", "linear") if each not in tried]
+        named = f" Tried: {listed(sorted(tried))}; not tried: {listed(others)}." if tried and others else ""
+        yield NextStep(
+            title="Try another learning rate schedule",
+            why=f"The learning rate of {ended[0].name} fell from {max(rates):.3g} to {rates[-1]:.2g} while its "
+            f"validation loss was still falling.{named}",
+            command=run_with(plan, f"train.schedule={others[0]}") if plan is not None and tried and others else None,
+        )
+
+
+def _data(gathered: Gathered) -> Iterator[NextStep]:
+    """A larger dataset, where training fits what it has seen and not what it has not."""
+    wide = []
+    for run in gathered.runs:
+        train, validation = finite(run.final_train_loss), finite(run.final_val_loss)
+        if run.outcome is not TrainingOutcome.COMPLETE or isinstance(train, Missing) or isinstance(validation, Missing):
+            continue
+        if train.value > 0 and validation.value > _WIDE_GAP * train.value:
+            wide.append((validation.value / train.value, run, train.value, validation.value))
+    if wide:
+        ratio, run, train_loss, loss = max(wide, key=lambda each: each[0])
+        more = f", and {len(wide) - 1} other runs alike" if len(wide) > 1 else ""
+        yield NextStep(
+            title="Train on a larger dataset",
+            why=f"Generalization gap: the validation loss of {run.name} ({loss:.4g}) is {ratio:.1f} times its training "
+            f"loss ({train_loss:.4g}){more}. More distinct training examples, or fewer epochs, narrow it.",
         )
 
 

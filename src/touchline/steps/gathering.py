@@ -11,6 +11,8 @@ from pathlib import Path
 from touchline.domain.metrics import Metrics
 from touchline.domain.plan import Plan, PlannedRun
 from touchline.domain.report import Gathered, Source
+from touchline.errors import TouchlineError
+from touchline.files import read_text_bounded
 from touchline.launch.folders import ExperimentFolder, is_experiment
 from touchline.results.asked import asked_items
 from touchline.results.collect import collect_results
@@ -20,6 +22,8 @@ from touchline.results.general import read_general
 from touchline.results.run_metrics import run_metrics
 from touchline.results.verification import Counted, verify_planned
 from touchline.units import format_bytes
+
+_DEFINITION_LIMIT_BYTES = 1 << 20
 
 
 def gather(source: Path, *, deep: bool = False, say: Counted | None = None) -> Gathered:
@@ -56,7 +60,16 @@ def gather(source: Path, *, deep: bool = False, say: Counted | None = None) -> G
         issues=(*folder_issues(folder.root, runs), *no_op_issues(runs)),
         sources=tuple(_sources(plan)),
         asked=asked_items(folder.root, runs),
+        definition=_definition(folder),
     )
+
+
+def _definition(folder: ExperimentFolder) -> str:
+    """Read experiment.yaml as text; empty where it cannot be read."""
+    try:
+        return read_text_bounded(folder.yaml, _DEFINITION_LIMIT_BYTES)
+    except (OSError, TouchlineError):
+        return ""
 
 
 def _found(source: Path, *, deep: bool, say: Counted | None) -> Gathered:

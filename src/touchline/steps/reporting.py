@@ -39,6 +39,19 @@ _DRAWN = ".drawn.json"
 _WHOLE = "."
 """Where it keeps the whole report's; no picture can be called that."""
 
+_IGNORE = ".gitignore"
+_IGNORED = """\
+# Written by `touchline report`, once: what a repository of results does without. Change it as you like.
+epoch_*/
+step_*/
+*.safetensors
+*.bin
+*.pt
+resume/
+superseded/
+*.lock
+"""
+"""Weights, training states and locks; everything else of an experiment is text, figures and evaluation logs."""
 _AT_WORK = frozenset({RunStatus.QUEUED, RunStatus.RUNNING})
 
 
@@ -117,6 +130,8 @@ def write_report(
         target.mkdir(parents=True, exist_ok=True)
         drawing = _Drawing() if off else _draw(target / FIGURES, charts, drawn, _script_cache(cache))
         _write_samples(target, report, parquet=parquet)
+        if gathered.plan is not None and out is None and not (target / _IGNORE).exists():
+            write_atomic(target / _IGNORE, _IGNORED)
         page_off = off or ("" if drawing.script is not None or not charts else off_because(drawing.fault))
         page = report_html(
             report, charts, script=drawing.script, figures_off=page_off, refresh_seconds=refresh, base=base

@@ -18,6 +18,9 @@ _FILES_TOLD = 4
 def appendix_section(report: Report) -> Iterator[str]:
     """Settings, commands, files, sources, provenance."""
     yield from _settings(report)
+    if report.definition:
+        yield "## Appendix: experiment.yaml\n"
+        yield fence([report.definition.rstrip("\n")], "yaml")
     yield "## Appendix: commands\n"
     yield "To be typed in the experiment's folder.\n"
     groups: dict[str, list[Command]] = {}

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 
 from touchline.domain.quantity import Measured, Missing
 from touchline.domain.report import Report, Weight
-from touchline.domain.runs import SEEDS, STAGE, RunKind
+from touchline.domain.runs import RunKind
 from touchline.domain.status import RunStatus
 from touchline.markdown import code, escape, table
 from touchline.plan.settings import leading_text
@@ -23,7 +23,7 @@ from touchline.report.markdown.checkpoints import checkpoint_section, storage_se
 from touchline.report.markdown.findings import findings_section, issues_section, next_steps_section
 from touchline.report.markdown.training import training_section
 from touchline.report.markup import link
-from touchline.report.words import count, device_title, duration, factor_words, listed, scale_of
+from touchline.report.words import count, device_title, duration, listed, scale_of
 
 _DONE = (RunStatus.COMPLETED, RunStatus.COMPLETED_FAILED_EXIT)
 
@@ -61,19 +61,8 @@ def _head(report: Report) -> Iterator[str]:
     yield f"**Design:** {escape(report.design)}"
     models = list(dict.fromkeys(run.model for run in report.runs))
     yield f"**Base models:** {escape(listed(models) or 'n/a (not known)')}"
-    variants = [
-        f"{factor_words(factor)} {', '.join(levels)}"
-        for factor, levels in report.factors.items()
-        if len(levels) > 1 and factor not in ("models", STAGE, SEEDS)
-    ]
-    if variants:
-        yield f"**Variants:** {escape('; '.join(variants))}"
     if leading := leading_text(report.settings):
         yield f"**Settings:** {escape(leading)}; all of them: [appendix](#appendix-settings)"
-    known = seeds_of(report.metrics)
-    seeds = sorted({known[run.name] for run in report.runs if run.kind is RunKind.FINE_TUNED and run.name in known})
-    if len(seeds) > 1:
-        yield f"**Training seeds:** {listed([str(seed) for seed in seeds], 12)}"
     yield f"**Task:** {escape(report.task)}{f'; decoding {escape(report.decoding)}' if report.analyses else ''}"
     measured = f"{duration(report.device_hours)} measured"
     if isinstance(report.device_hours, Missing):
@@ -113,6 +102,8 @@ def _status(report: Report) -> str:
 
 
 def _overview(report: Report) -> Iterator[str]:
+    if report.compared:
+        yield f"**Compared:** {escape(report.compared)}.\n"
     yield "\n".join(f"- {escape(each.text)}" for each in report.headline) + "\n"
     weights = Counter(issue.weight for issue in report.issues)
     told = [count(weights[weight], weight.value) for weight in (Weight.ERROR, Weight.WARNING) if weights[weight]]

@@ -25,7 +25,7 @@ from touchline.results.found.issues import issues_of, onto_itself
 from touchline.results.found.logs import JobLog, read_job
 from touchline.results.found.result import FoundRun, metrics_of, result_of
 from touchline.results.found.settings import NAMED, Settings, settings_of, size_of
-from touchline.results.found.sources import date_of, files_of, sources_of
+from touchline.results.found.sources import date_of, description_of, files_of, sources_of
 from touchline.results.found.text import below, clean_text
 from touchline.results.general import read_general
 from touchline.results.verification import verify_folders
@@ -114,6 +114,7 @@ def _gathered(root: Path, read: Sequence[_Read], issues: list[Issue], *, deep: b
         files={run.folder.name: tuple(files_of(root, run)) for run in runs},
         issues=tuple(sorted(issues, key=lambda issue: _ORDER.index(issue.weight))),
         sources=tuple(sources_of(runs)),
+        description=description_of(root),
         asked={record.asked_key: record.asked for each in read for record in each.evaluations},
     )
 

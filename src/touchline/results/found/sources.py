@@ -10,9 +10,13 @@ from pathlib import Path
 
 from touchline.domain.report import Source
 from touchline.results.found.result import FoundRun
-from touchline.results.found.text import below
+from touchline.results.found.text import below, bounded, clean_line
 
 _DATE = re.compile(r"(?<!\d)(20\d\d)[-_]?(0[1-9]|1[0-2])[-_]?(0[1-9]|[12]\d|3[01])(?!\d)")
+_READMES = ("readme.md", "readme", "readme.txt", "readme.rst")
+_README_LIMIT_BYTES = 64 << 10
+_NO_PROSE = ("#", "|", "```", "---", "===", "<", "![", "[!")
+"""Beginnings of lines that are headings, tables, code, rules or pictures."""
 _EVALUATION_SCRIPTS = ("eval.py", "inspect_task.py", "inspect.slurm", "eval.slurm")
 
 
@@ -42,6 +46,27 @@ def files_of(root: Path, run: FoundRun) -> Iterator[tuple[str, str]]:
         yield "evaluation", below(root, path)
     for path in run.folder.wandb:
         yield "wandb", below(root, path)
+
+
+def description_of(root: Path) -> str:
+    """Quote the README of a folder: `README.md: "Capitalize words of 8 letters; 10,000 samples."`; empty if none.
+
+    Of its text the first paragraph, or the title where it has none.
+    """
+    readmes = sorted(path for path in root.iterdir() if path.name.lower() in _READMES and not path.is_symlink())
+    for path in readmes:
+        title, paragraph = "", []
+        for line in (bounded(path, _README_LIMIT_BYTES) or "").splitlines():
+            told = line.strip()
+            if told and not told.startswith(_NO_PROSE):
+                paragraph.append(told)
+            elif paragraph:
+                break
+            elif told.startswith("#") and not title:
+                title = told.lstrip("#").strip()
+        if quote := clean_line(" ".join(paragraph) or title):
+            return f'{below(root, path)}: "{quote}"'
+    return ""
 
 
 def sources_of(runs: Sequence[FoundRun]) -> Iterator[Source]:
