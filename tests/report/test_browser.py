@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from pydantic import TypeAdapter
 from tests.report.chromium import REQUIRE, Browser, Tab, browser, unavailable
 from tests.report.made_report import ALERT, Make, made_report
 
-from touchline.domain.report import Report
+from touchline.domain.report import NextStep, Report
+from touchline.domain.results import AskedItem
+from touchline.domain.settings import Origin, RunSetting
 from touchline.report.charts import charts
 from touchline.report.page import report_html
 from touchline.report.page.scripts import figure_script
@@ -198,12 +202,90 @@ def bright(colour: str) -> float:
     return sum(float(part) for part in colour.removeprefix("rgb(").removesuffix(")").split(","))
 
 
-def test_a_narrow_window_does_not_scroll_sideways(tab: Tab, request: pytest.FixtureRequest) -> None:
-    tab.size(400)
-    tab.wait("document.documentElement.scrollWidth <= 400")
-    tab.wait("[...document.querySelectorAll('.plot svg')].every((svg) => svg.getBoundingClientRect().right <= 400)")
-    assert tab.evaluate("document.documentElement.scrollWidth") <= 400
-    shot(tab, request, "narrow")
+WIDTHS = (320, 400, 800, 1400)
+LONG = "x" * 180
+
+
+def stretched(report: Report) -> Report:
+    """The report with everything as long as it may come: names, levels, paths, prompts, words without a break."""
+    names = {run.name: f"{run.name}_{'a_very_long_name_' * 5}{LONG[:60]}" for run in report.runs}
+    renamed = json.loads(json.dumps(TypeAdapter(Report).dump_python(report, mode="json")))
+    text = json.dumps(renamed)
+    for old in sorted(names, key=len, reverse=True):
+        text = text.replace(f'"{old}"', json.dumps(names[old]))
+    made = TypeAdapter(Report).validate_json(text)
+    key = next(iter(made.asked))
+    asked = {
+        item: AskedItem(question=f"{LONG}{each.question}{LONG * 4}", prompt=f"<|user|>{LONG}{each.question}{LONG * 4}")
+        for item, each in made.asked[key].items()
+    }
+    path = f"/scratch/{LONG}/{LONG}/words.json"
+    varying = [
+        RunSetting(
+            key=f"train.setting_{number}",
+            name=f"setting {number}",
+            origin=Origin.GIVEN,
+            varies=True,
+            values={run.name: f"{LONG[:40]}{number}" for run in made.runs},
+        )
+        for number in range(8)
+    ]
+    factors = {each.key: (*dict.fromkeys(map(str, each.values.values())), "other") for each in varying}
+    source = replace(made.sources[0], name=path, facts=(("sha256", "0123456789abcdef" * 4), ("splits", LONG)))
+    return replace(
+        made,
+        experiment=f"experiment_{LONG}",
+        question=LONG,
+        asked={key: asked},
+        settings=(*varying, *made.settings),
+        factors={**made.factors, **factors},
+        sources=(source,),
+        provenance=(("sha256 of experiment.yaml", "f" * 64), ("trained on", path)),
+        compared=LONG,
+        definition=f"name: {LONG}\nquestion: {LONG * 3}\n",
+        issues=(replace(made.issues[0], text=LONG, lines=(LONG * 3,), where=path), *made.issues),
+        next_steps=(NextStep(title=LONG, why=LONG, command=f"touchline run {path}"),),
+    )
+
+
+@pytest.mark.parametrize("kind", ["as it is", "stretched", "one run"])
+def test_no_window_is_scrolled_sideways(
+    kind: str, chrome: Browser, report: Report, page: Path, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    """Everything unfolded, light and dark: wide tables and figures scroll in a box of their own, long words break."""
+    path = page
+    if kind != "as it is":
+        made = stretched(report) if kind == "stretched" else made_report(Make(models=1, ranks=("4",), seeds=1, steps=9))
+        path = tmp_path / "report.html"
+        path.write_text(report_html(made, charts(made), script=figure_script()), encoding="utf-8")
+    tab = chrome.tab()
+    tab.open(path)
+    tab.wait(DRAWN)
+    tab.evaluate("for (const fold of document.querySelectorAll('details')) fold.open = true")
+    tab.evaluate("document.querySelector('#browser tr.item')?.click()")
+    for width in WIDTHS:
+        for scheme in ("light", "dark"):
+            tab.media(scheme=scheme)
+            tab.size(width)
+            tab.wait(f"innerWidth === {width} && document.scrollingElement.scrollWidth <= {width}", 20)
+        # What sticks out is within a box that scrolls.
+        out = tab.evaluate(
+            "[...document.querySelectorAll('body *')].filter((e) => e.getBoundingClientRect().right > innerWidth + 1"
+            " && !e.closest('.scroll, .plot, pre')).map((e) => `${e.tagName}.${e.className}`).slice(0, 5)"
+        )
+        assert out == [], width
+    if kind == "as it is":
+        tab.size(400)
+        shot(tab, request, "narrow")
+
+
+def test_the_table_of_runs_is_not_cut_at_1400_pixels(tab: Tab) -> None:
+    tab.size(1400)
+    box = "document.querySelector('#runs .scroll')"
+    assert tab.evaluate(f"{box}.scrollWidth <= {box}.clientWidth")
+    heads = tab.evaluate("[...document.querySelectorAll('#runs table.sticky th')].map((head) => head.textContent)")
+    assert len(heads) == len(set(heads))
+    assert {"Run", "Rank", "Seed", "Train loss", "Val. loss", "Gap"} <= set(heads)
 
 
 def test_a_page_without_figures_still_sorts_and_says_so(chrome: Browser, report: Report, tmp_path: Path) -> None:

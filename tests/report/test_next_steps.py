@@ -14,6 +14,7 @@ from tests.report import made_gathered as made
 from touchline.domain.analysis import Contrast, Shown, WithItems
 from touchline.domain.quantity import Quantity
 from touchline.domain.report import Gathered, NextStep, Report
+from touchline.domain.results import StepCurves
 from touchline.domain.status import JobState, RunStatus, TrainingOutcome
 from touchline.domain.verification import (
     CheckpointFault,
@@ -252,3 +253,33 @@ def test_nothing_is_proposed_for_deletion_where_touchline_made_nothing() -> None
     )
     gathered = replace(made.seed_002(), verification=replace(made.NOTHING, storage=storage))
     assert not any("Give back" in title for title in titles(gathered))
+
+
+def test_a_wide_gap_after_several_epochs_asks_for_more_data_and_one_after_the_first_for_none() -> None:
+    """In its only epoch a training sees every example for the first time, as validation does."""
+    low, high = made.loss(0.1), made.loss(0.3)
+    wanted = "Train on a larger dataset"
+    for epochs, train, val, asks in ((3, low, high, True), (1, low, high, False), (3, high, high, False)):
+        run = made.run("a", train=train, val=val)
+        gathered = made.gathered([run, made.run("b", train=train, val=val)])
+        gathered = replace(gathered, metrics=tuple(made.metrics(each, epochs=epochs) for each in gathered.runs))
+        assert (wanted in titles(gathered)) is asks, (epochs, train, val)
+        if asks:
+            why = step(build_report(gathered), wanted).why
+            assert "3.0 times" in why
+            assert "1 other run alike" in why
+
+
+def test_a_rate_that_vanished_while_the_loss_still_fell_asks_for_another_schedule() -> None:
+    points = made.points((0, 2.0), (500, 0.5), (1000, 0.4), (1500, 0.3))
+    for last, asks in ((1e-6, True), (5e-4, False)):
+        curves = StepCurves(
+            steps=(1, 2, 3),
+            learning_rate=(1e-4, 1e-3, last),
+            gradient_norm=(1.0, 1.0, 1.0),
+            tokens_per_second=(1.0, 1.0, 1.0),
+        )
+        gathered = made.gathered([made.run("a", validation_losses=points, curves=curves)])
+        assert "Train for longer" in titles(gathered)
+        assert ("Try another learning rate schedule" in titles(gathered)) is asks
+    assert "Try another learning rate schedule" not in titles(made.gathered([made.run("a", validation_losses=points)]))

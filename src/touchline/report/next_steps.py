@@ -135,7 +135,8 @@ def _epochs(gathered: Gathered) -> Iterator[NextStep]:
         yield NextStep(
             title="Train for longer",
             why=f"The validation loss of {run.name} was still falling at the end: {last.loss:.4g} at step "
-            f"{last.step:,}, {relative(last.loss, before.loss)} than at step {before.step:,}.{also}",
+            f"{last.step:,}, {relative(last.loss, before.loss)} than at step {before.step:,}.{also} More epochs, or a "
+            "larger dataset, give it more steps.",
         )
         yield from _schedule(gathered, falling)
     rising = [run for run in gathered.runs if risen(run) is not None]
@@ -174,7 +175,11 @@ def _schedule(gathered: Gathered, falling: Sequence[RunResult]) -> Iterator[Next
 def _data(gathered: Gathered) -> Iterator[NextStep]:
     """A larger dataset, where training fits what it has seen and not what it has not."""
     wide = []
+    epochs = {each.run_name: each.static_config.get("epochs") for each in gathered.metrics}
     for run in gathered.runs:
+        if not isinstance(repeated := epochs.get(run.name), int | float) or repeated <= 1:
+            # In its only epoch a training sees every example for the first time, as validation does.
+            continue
         train, validation = finite(run.final_train_loss), finite(run.final_val_loss)
         if run.outcome is not TrainingOutcome.COMPLETE or isinstance(train, Missing) or isinstance(validation, Missing):
             continue
@@ -182,7 +187,7 @@ def _data(gathered: Gathered) -> Iterator[NextStep]:
             wide.append((validation.value / train.value, run, train.value, validation.value))
     if wide:
         ratio, run, train_loss, loss = max(wide, key=lambda each: each[0])
-        more = f", and {len(wide) - 1} other runs alike" if len(wide) > 1 else ""
+        more = f"; {count(len(wide) - 1, 'other run')} alike" if len(wide) > 1 else ""
         yield NextStep(
             title="Train on a larger dataset",
             why=f"Generalization gap: the validation loss of {run.name} ({loss:.4g}) is {ratio:.1f} times its training "
