@@ -12,7 +12,7 @@ from touchline.domain.quantity import Missing
 from touchline.domain.report import Issue, Weight
 from touchline.domain.results import CheckpointInfo
 from touchline.domain.status import RunStatus, TrainingOutcome
-from touchline.domain.verification import CheckpointFault
+from touchline.domain.verification import CheckpointFault, CheckpointKind
 from touchline.report.build import build_report
 from touchline.report.issues import NO_EVALUATION
 
@@ -77,3 +77,46 @@ def test_a_training_whose_checkpoint_was_spoilt_was_not_interrupted() -> None:
         "as they were saved."
     )
     assert "interrupted" not in told
+
+
+def test_a_checkpoint_whose_weights_are_sound_lacks_a_file_and_is_told_once() -> None:
+    """A config or a tokenizer file can be written again; weights, an index or the adapter cannot."""
+    verdicts = {
+        "adapter_config.json": True,
+        "tokenizer.json": True,
+        "config.json": True,
+        "chat_template.jinja": True,
+        "adapter_model.safetensors": False,
+        "model.safetensors.index.json": False,
+        "model-00001-of-00002.safetensors": False,
+        None: False,
+    }
+    for file, sound in verdicts.items():
+        fault = CheckpointFault(code="missing-file", message="it is not there", file=file)
+        broken = replace(checkpoint("1B_rank4", "epoch_2", sound=False), faults=(fault,))
+        assert broken.weights_sound is sound, file
+        report = build_report(
+            made.gathered([made.run("1B_rank4")], verification=replace(made.NOTHING, checkpoints=(broken,)))
+        )
+        told = [each for each in report.issues if "it is not there" in each.text.lower()]
+        assert [each.weight for each in told] == [Weight.WARNING if sound else Weight.ERROR]
+        assert ("the training counts" in told[0].text) is sound
+    nothing = replace(checkpoint("1B_rank4", "epoch_2", sound=False), faults=(), kind=CheckpointKind.UNKNOWN)
+    assert not nothing.weights_sound
+
+
+def test_why_a_run_is_not_complete_is_said_once() -> None:
+    run = made.run("1B_rank4", status=RunStatus.FAILED, outcome=TrainingOutcome.PARTIAL)
+    for title in ("complete log, broken checkpoint", "training not complete"):
+        told = Issue(weight=Weight.ERROR, subject="1B_rank4", title=title, text="Cut.")
+        report = build_report(made.gathered([run], issues=[told]))
+        assert [each.title for each in report.issues if each.weight is Weight.ERROR] == [title]
+
+
+def test_a_warning_on_answers_is_said_once_whatever_the_number_of_tasks() -> None:
+    records = [made.record("1B_rank4", "epoch_2", made.rights(80), task=task) for task in ("one", "two", "three")]
+    cut = [replace(each, samples=tuple(replace(item, stop="max_tokens") for item in each.samples)) for each in records]
+    run = made.run("1B_rank4", evaluations=cut[:1], other_evaluations=tuple(cut[1:]))
+    report = build_report(made.gathered([run]))
+    (told,) = [each for each in report.issues if each.title == "answers cut"]
+    assert all(f"{task}, epoch_2: 100 of 100" in told.text for task in ("one", "two", "three"))

@@ -197,6 +197,7 @@ def test_what_is_trained_and_not_evaluated_comes_first() -> None:
         "Look at broken checkpoints",
         "Evaluate the base models",
         "Try rank 16",
+        "Train on a larger dataset",
     ]
     assert report.next_steps[0].command == (
         "inspect eval 1B_rank4/eval.py --model hf/1B_rank4 -M model_path=1B_rank4/epoch_1 "
@@ -225,7 +226,8 @@ def test_a_loss_that_still_falls_asks_for_more_and_one_that_rises_for_less() -> 
     flat = made.run("flat", validation_losses=made.points((0, 2.0), (10, 0.4), (20, 0.3999)))
     report = build_report(made.gathered([falling, rising, flat]))
     assert step(report, "Train for longer").why == (
-        "The validation loss of falls was still falling at the end: 0.4 at step 20, 20.0 % lower than at step 10."
+        "The validation loss of falls was still falling at the end: 0.4 at step 20, 20.0 % lower than at step 10. "
+        "More epochs, or a larger dataset, give it more steps."
     )
     assert step(report, "Compare the epochs").why.startswith("The validation loss rose again in rises: ")
 

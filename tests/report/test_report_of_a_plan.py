@@ -189,6 +189,7 @@ def test_every_command_is_one_that_a_shell_reads() -> None:
         "Evaluate",
         "Retrain",
         "Sync",
+        "Commit",
         "Clean up",
     ]
     for each in report.commands:
@@ -211,7 +212,7 @@ def test_seeds_are_no_setting() -> None:
     assert not any("seeds" in each.text for each in report.findings)
     assert not any("seeds" in each.title for each in report.next_steps)
     text = results_markdown(report, ())
-    assert "**Training seeds:** 1 and 2" in text
+    assert "**Compared:** training seeds 1 and 2." in text
     assert "**Variants:**" not in text
 
 
