@@ -302,7 +302,7 @@ class Course:
                 self._held = [found]
                 return
             self._loss(found)
-        elif found.name == "step" and found.step is not None:
+        elif found.name == "step" and found.step:
             self._to_process(found)
             self.part.progress_line = max(self.part.progress_line, found.line)
         elif found.name == "epoch":

@@ -79,7 +79,7 @@ class TrainingLines:
             return tuple(self._bars.line(text, number))
         events = list(self._loops.line(text, number))
         dumped = [] if events else list(self._dumps.line(text, number))
-        if events or self._dumps.is_source(number):
+        if events or self._dumps.is_source(text, number):
             return events
         return list(self._facts.line(text, number)) or dumped
 

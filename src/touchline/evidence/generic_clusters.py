@@ -59,6 +59,10 @@ class Megatron:
         loss = fields.get("lm loss") or fields.get("lm_loss") or fields.get("loss")
         if loss is not None:
             yield from self._voice.loss(loss, number, text, trainer="megatron", step=step)
+        else:
+            # While the loss scale is sought, steps are skipped and no loss is printed.
+            yield from self._voice.once("trainer", "megatron", number)
+            yield from self._voice.at_step(step, number)
         yield from self._voice.once("steps_total", float(match.group("total")), number, unit="steps")
         batch = to_count(fields.get("global batch size") or fields.get("gloabl batch size"))
         yield from self._voice.once("global_batch_size", batch, number)

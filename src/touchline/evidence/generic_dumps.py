@@ -113,7 +113,7 @@ class Dumps:
         """Events of one line; nothing once a loss was logged, for then names stand beside measurements."""
         if _SOURCE.match(text) is not None:
             self._source_line = number
-        if self._voice.has_trained or len(text) > _LINE_LIMIT or "%|" in text or self.is_source(number):
+        if self._voice.has_trained or len(text) > _LINE_LIMIT or "%|" in text or self.is_source(text, number):
             return
         if "...." in text and (match := _DOTTED.search(text)) is not None:
             is_launchers = _LAUNCHERS_OWN.search(text) is not None
@@ -145,9 +145,11 @@ class Dumps:
             if isinstance(value, int | float | str):
                 yield from self._said(str(key), str(value), number)
 
-    def is_source(self, number: int) -> bool:
-        """Return True within a program's text, which some programs copy into their logs."""
-        return self._source_line > 0 and number - self._source_line < _SOURCE_LINES
+    def is_source(self, text: str, number: int) -> bool:
+        """Return True for a line that may be of a program's text, which some programs copy into their logs."""
+        if not self._source_line or number - self._source_line >= _SOURCE_LINES or self._voice.has_trained:
+            return False
+        return text[:1] in (" ", "\t") or " = " in text or "(" in text or text.rstrip().endswith((":", ","))
 
     def _dotted(self, key: str, value: str, number: int, *, is_launchers: bool) -> Iterator[Event]:
         key = key.replace("-", "_")
@@ -224,9 +226,9 @@ def _is_plausible(name: ObservationName, count: float) -> bool:
 
 
 def _is_model(name: str) -> bool:
-    return not name.endswith((".py", ".json", ".yaml", ".yml", ".txt", ".csv")) and (
-        "/" in name or name in ("gpt2", "distilgpt2") or any(character.isdigit() for character in name)
-    )
+    return not name.endswith(
+        (".py", ".json", ".yaml", ".yml", ".txt", ".csv", ".pt", ".pth", ".bin", ".ckpt", ".safetensors", ".npz")
+    ) and ("/" in name or name in ("gpt2", "distilgpt2") or any(character.isdigit() for character in name))
 
 
 WORDS: frozenset[str] = frozenset(

@@ -23,6 +23,8 @@ class Voice:
         """Nothing was said."""
         self.has_trained = False
         """Whether a loss was logged: memory and learning rates mean something else before and after."""
+        self.has_losses = False
+        """Whether a loss was logged; `has_trained` may come from a step that was told without one."""
         self.accumulation: float | None = None
         """Forward passes per optimizer step, where a line said so."""
         self.epoch: tuple[float, float] | None = None
@@ -80,12 +82,12 @@ class Voice:
         """A training loss, or the sign that it is no number; then the trainer, which may belong to a new attempt."""
         loss = to_number(value)
         if not_a_number(value):
-            self.has_trained = True
+            self.has_trained = self.has_losses = True
             yield Sign(kind=SignKind.NOT_A_NUMBER, line=number, text=text.strip()[:_TEXT_LIMIT], step=step)
         elif loss is None or abs(loss) > _HUGE:
             return
         else:
-            self.has_trained = True
+            self.has_trained = self.has_losses = True
             if self._goes_back(step, epoch):
                 self._told.clear()
             if step is not None:
@@ -105,6 +107,7 @@ class Voice:
 
     def at_step(self, step: int, line: int) -> Iterator[Event]:
         """A step that was done, told once."""
+        self.has_trained = self.has_trained or step > 0
         if self._told.get("step") != (step, True):
             self._told["step"] = (step, True)
             yield Observation(name="step", value=step, line=line, unit="steps", step=step)

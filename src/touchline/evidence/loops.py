@@ -174,7 +174,7 @@ class Loops:
     def _without_loss(self, parsed: Line, counter: Item | None, number: int) -> Iterator[Event]:
         """Steps of a row that tells no loss but other things that are measured while a training goes on."""
         named = {item.name for item in parsed.items}
-        if self._voice.has_trained or _MEASURED.isdisjoint(named):
+        if self._voice.has_losses or _MEASURED.isdisjoint(named):
             return
         step, planned, _ = self._place(counter, None, parsed.fraction)
         if step and (parsed.fraction is not None or (counter is not None and counter.total)):

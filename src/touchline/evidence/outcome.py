@@ -98,7 +98,8 @@ def _incomplete(stretch: Stretch, fatal: list[tuple[Sign, Part]], steps_done: fl
             if sign.kind is kind and not (cancelled and _is_guess(sign)):
                 return ending(outcome, sign, part, kind.value)
     crash = _crash_of(fatal)
-    stop = next((each for each in fatal if each[0].kind in _STOPS), None)
+    stops = [each for each in fatal if each[0].kind in _STOPS]
+    stop = next((each for each in stops if "CANCELLED" in each[0].text), stops[0] if stops else None)
     # A crash that was cancelled afterwards is a crash; what a cancelled program raises is not.
     if stop is not None and (crash is None or crash[1] is not stop[1] or crash[0].line >= stop[0].line):
         return ending(Outcome.CANCELLED, *stop, stop[0].kind.value)

@@ -25,15 +25,23 @@ def to_number(value: object) -> float | None:
     if isinstance(value, bool):
         return None
     if isinstance(value, int | float):
-        return float(value) if math.isfinite(value) else None
+        return _finite(value)
     if not isinstance(value, str):
         return None
     text = value.strip()
     if _NUMBER.fullmatch(text):
-        return float(text.replace(",", "").replace("_", ""))
+        return _finite(float(text.replace(",", "").replace("_", "")))
     if text and text[-1].lower() in _SCALES and _NUMBER.fullmatch(text[:-1]):
-        return float(text[:-1].replace(",", "").replace("_", "")) * _SCALES[text[-1].lower()]
+        return _finite(float(text[:-1].replace(",", "").replace("_", "")) * _SCALES[text[-1].lower()])
     return None
+
+
+def _finite(value: float) -> float | None:
+    """The number as a float; None where it is beyond what one holds."""
+    try:
+        return float(value) if math.isfinite(value) else None
+    except OverflowError:
+        return None
 
 
 def to_count(value: object) -> int | None:
