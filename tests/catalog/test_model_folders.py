@@ -474,13 +474,49 @@ def test_an_unknown_model_says_how_to_get_it(tmp_path: Path) -> None:
     hostile = tmp_path / "models of 'mine'"
     for name, hint in (
         ("SmolLM2-135M-Instruct", "touchline models get SmolLM2-135M-Instruct"),
-        ("Llama-3.2-1B", "hf download ORG/Llama-3.2-1B --local-dir "),
+        ("Llama-3.2-1B", "hf download meta-llama/Llama-3.2-1B --local-dir "),
+        ("my-model-7b", "hf download ORG/my-model-7b --local-dir "),
+        ("HuggingFaceTB/SmolLM2-135M-Instruct", "touchline models get SmolLM2-135M-Instruct"),
         ("meta-llama/Llama-3.2-1B", "hf download meta-llama/Llama-3.2-1B --local-dir "),
     ):
         with pytest.raises(InputFault) as caught:
             load_model(name, hostile)
         assert str(caught.value.hint).startswith(hint)
         assert "nothing" in caught.value.message
+
+
+def test_a_hub_id_is_called_one_and_says_where_was_looked(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither `has no config.json` of a folder that has one, nor a download of what is here already."""
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    with pytest.raises(InputFault) as caught:
+        load_model(f"SomeOrg/{folder.name}", folder.parent)
+    assert "a Hugging Face Hub id" in caught.value.message
+    assert str(folder.parent / "SomeOrg" / folder.name) in caught.value.message
+    assert "config.json" not in caught.value.message
+    assert caught.value.hint == f"models: [{folder.name}]"
+    snapshot = tmp_path / "hub" / "models--SomeOrg--Other-1B" / "snapshots" / "abc"
+    shutil.copytree(folder, snapshot)
+    with pytest.raises(InputFault) as caught:
+        load_model("SomeOrg/Other-1B", tmp_path / "nothing")
+    assert caught.value.hint == f"models: [{snapshot}]"
+    for name, is_gated in {
+        "meta-llama/Llama-3.2-1B-Instruct": True,
+        "Llama-3.2-3B": True,
+        "gemma-2-2b-it": True,
+        "google/gemma-3-1b-it": True,
+        "Qwen/Qwen2.5-0.5B-Instruct": False,
+        "Qwen2.5-0.5B": False,
+        "TinyLlama-1.1B-Chat-v1.0": False,
+        "allenai/OLMo-2-0425-1B": False,
+    }.items():
+        with pytest.raises(InputFault) as caught:
+            load_model(name, tmp_path / "nothing")
+        hint = str(caught.value.hint)
+        assert ("gated: first accept its licence" in hint) == is_gated, name
+        assert "ORG/" not in hint, name
+        assert f"--local-dir {tmp_path / 'nothing' / name.rpartition('/')[2]}" in hint
 
 
 @pytest.mark.parametrize("name", ["~nobody-of-that-name/x", "x" * 5000, "a\nb", "../..", ".", "/", "a/b/c/d"])

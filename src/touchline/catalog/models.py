@@ -6,12 +6,12 @@ import contextlib
 import difflib
 import hashlib
 import json
-import shlex
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 from touchline.catalog.agreement import disagreements
+from touchline.catalog.hub import cached_snapshot, how_to_get, is_hub_id
 from touchline.catalog.settings import load_settings
 from touchline.catalog.shards import Shard
 from touchline.catalog.templates import IsolatedTemplate
@@ -25,8 +25,6 @@ from touchline.jsontext import parse_json
 from touchline.rendering import ChatRenderer
 from touchline.spec.names import label_of
 
-EXPORTABLE_MODEL = "SmolLM2-135M-Instruct"
-"""The model that `touchline models get` can write by itself."""
 _CONFIG_LIMIT_BYTES = 16 << 20
 # Older architectures have names of their own for the same things.
 _CONTEXT = ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length")
@@ -164,24 +162,34 @@ def _candidates(name_or_path: str, models_dir: Path) -> list[Path]:
 
 
 def _unknown(name_or_path: str, models_dir: Path) -> InputFault:
+    """Return why a model was not found: where it was looked for, what is there, and how to get it."""
     present = [folder.name for folder in _folders(models_dir)]
     name = Path(name_or_path).name or name_or_path
-    folded = {entry.casefold(): entry for entry in present}
-    near = [folded[match] for match in difflib.get_close_matches(name.casefold(), folded, n=3, cutoff=0.5)]
-    if name in present:
+    get = how_to_get(name_or_path, models_dir)
+    if name == name_or_path and name in present:
+        # The folder is there and is not a model.
         said = f"{str(models_dir / name)!r} has no config.json; a download that was cut off perhaps"
-    else:
-        listed = f"near names there: {', '.join(near)}" if near else f"there: {', '.join(present) or 'nothing'}"
+        return _not_here(name_or_path, said, get)
+    folded = {entry.casefold(): entry for entry in present}
+    near = [folded[match] for match in difflib.get_close_matches(name.casefold(), folded, n=3, cutoff=0.7)]
+    listed = f"near names there: {', '.join(near)}" if near else f"there: {', '.join(present) or 'nothing'}"
+    guess = f"did you mean {near[0]!r}? Otherwise: {get}" if near else get
+    if not is_hub_id(name_or_path):
         said = f"not a folder with a config.json, here or under {str(models_dir)!r}; {listed}"
-    get = f"touchline models get {name}"
-    if name != EXPORTABLE_MODEL:
-        repository = name_or_path if name_or_path.count("/") == 1 and name_or_path[0] not in "./~" else f"ORG/{name}"
-        get = f"hf download {repository} --local-dir {shlex.quote(str(models_dir / name))}"
-    return InputFault(
-        f"model {name_or_path!r}: {said}",
-        expected="a model under models_dir, or the path of one",
-        hint=f"did you mean {near[0]!r}? Otherwise: {get}" if near and name not in present else get,
-    )
+        return _not_here(name_or_path, said, guess)
+    looked = ", ".join(repr(str(folder)) for folder in _candidates(name_or_path, models_dir))
+    said = f"a Hugging Face Hub id, which touchline does not download; looked for a folder at {looked}"
+    if _is_model(models_dir / name):
+        return _not_here(name_or_path, f"{said}; {name!r} is under models_dir", f"models: [{name}]")
+    if (cached := cached_snapshot(name_or_path)) is not None:
+        return _not_here(name_or_path, f"{said}; it is in the cache of huggingface_hub", f"models: [{cached}]")
+    return _not_here(name_or_path, f"{said}; {listed}", guess)
+
+
+def _not_here(name: str, said: str, hint: str) -> InputFault:
+    wanted = f"models: [{Path(name).name}], once it is under models_dir"
+    expected = wanted if is_hub_id(name) else "a model under models_dir, or the path of one"
+    return InputFault(f"model {name!r}: {said}", expected=expected, hint=hint)
 
 
 def _config(folder: Path, findings: list[Finding]) -> tuple[str, dict[str, object]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
+from touchline.catalog.hub import how_to_get, is_hub_id
 from touchline.catalog.models import load_model
 from touchline.catalog.settings import Settings
 from touchline.domain.catalog import ModelInfo
@@ -22,6 +23,8 @@ def get_model(name: str, settings: Settings) -> ModelInfo:
         InputFault: touchline cannot fetch this model.
         EnvironmentFault: the package that brings it is missing, or it cannot be written.
     """
+    if is_hub_id(name) and name.rpartition("/")[2] in EXPORTABLE:
+        name = name.rpartition("/")[2]
     try:
         found = load_model(name, settings.models_dir)
         if not any(finding.severity is Severity.ERROR for finding in found.findings):
@@ -33,7 +36,7 @@ def get_model(name: str, settings: Settings) -> ModelInfo:
         raise InputFault(
             f"touchline cannot fetch {name!r}",
             expected=f"one of {', '.join(EXPORTABLE)}, or a folder that you put under {str(settings.models_dir)!r}",
-            hint=f"hf download ORG/{name} --local-dir {str(settings.models_dir / name)!r}",
+            hint=how_to_get(name, settings.models_dir),
         )
     command = [sys.executable, "-m", EXPORTABLE[name], "--out", str(settings.models_dir / name)]
     done = subprocess.run(command, check=False, capture_output=True, text=True)  # noqa: S603 (our own words)
