@@ -175,7 +175,7 @@ def test_what_was_done_otherwise_than_planned_is_an_issue() -> None:
     edited = replace(made_run(), accepted={"train.learning_rate": 0.01})
     report = build_report(ours(planned=edited, revisions=revisions, overrides=("compute.executor=slurm",)))
     told = {issue.title: issue.text for issue in report.issues}
-    assert told["plan revised on 2026-01-02"] == "Revision 2: accepted: 1M_rank4; runs that changed: 1M_rank4."
+    assert told["plan revised on 2026-01-02"] == "Revision 2: accepted: 1M_rank4; changed: 1M_rank4."
     assert told["settings edited by hand"].endswith("no longer those of the design: train.learning_rate: 0.01.")
     assert told["settings given on the command line"].endswith("compute.executor=slurm.")
     assert dict(report.provenance)["revision of the plan"] == "2"

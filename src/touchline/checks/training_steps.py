@@ -28,11 +28,19 @@ def _rows(view: TrainingView, numbers: Arithmetic) -> str:
 def _window(stated: StatedTraining) -> str:
     """`micro-batches of 4 × 8 accumulated`."""
     words = []
+    if stated.micro_batch_size is None and stated.global_batch_size is not None:
+        words.append(f"batches of {stated.global_batch_size.value}")
     if stated.micro_batch_size is not None:
         words.append(f"micro-batches of {stated.micro_batch_size.value}")
     if stated.gradient_accumulation_steps is not None and stated.gradient_accumulation_steps.value > 1:
         words.append(f"{stated.gradient_accumulation_steps.value} accumulated")
     return " × ".join(words)
+
+
+def _in_window(stated: StatedTraining) -> str:
+    """Return ` in micro-batches of 4`; nothing where no batch size is known."""
+    window = _window(stated)
+    return f" in {window}" if window else ""
 
 
 @rule("TR010", Severity.ERROR)
@@ -70,8 +78,8 @@ def no_optimizer_step(view: TrainingView) -> Iterator[Fault]:
         full = f"at most {on_each // each} micro-batches of {each} are full; gradient_accumulation_steps: 1"
         yield Fault(
             message=(
-                f"no optimizer step is made: an epoch has {_rows(view, numbers)}, and a step takes {_window(stated)}; "
-                "what does not fill a step is dropped"
+                f"no optimizer step is made: an epoch has {_rows(view, numbers)}, and a step takes "
+                f"{_window(stated) or 'more'}; what does not fill a step is dropped"
             ),
             at=accumulation if accumulation is not None and accumulation.value > 1 else micro,
             hint=full if on_each >= each else f"batch_size: {max(on_each, 1)}",
@@ -107,8 +115,8 @@ def few_optimizer_steps(view: TrainingView) -> Iterator[Fault]:
         return
     yield Fault(
         message=(
-            f"the training has {numbers.steps} optimizer step{'s' if high > 1 else ''}: {_rows(view, numbers)} an "
-            f"epoch in {_window(stated)}"
+            f"the training has {numbers.steps} optimizer step{'s' if high > 1 else ''}: {_rows(view, numbers)} per "
+            f"epoch{_in_window(stated)}"
         ),
         at=stated.gradient_accumulation_steps or stated.micro_batch_size,
         hint="a smaller batch, less accumulation or more epochs",

@@ -105,7 +105,13 @@ def plan(
     for note in planned.notes:
         say(f"note: {note}")
     if json:
-        out_json(Plan, planned.plan, "plan", settings=(tuple[RunSetting, ...], settings_of(planned.plan)))
+        out_json(
+            Plan,
+            planned.plan,
+            "plan",
+            settings=(tuple[RunSetting, ...], settings_of(planned.plan)),
+            marks=(dict[str, str], {**planned.marks}),
+        )
         return
     out(planned.plan.experiment)
     for section in sections(planned.plan):
@@ -117,6 +123,11 @@ def plan(
             out(f"- {sentence}\n{indent(without_controls(text), '    ')}")
         for line in section.lines:
             out(f"- {line}")
+    if planned.marks:
+        out("\nSince the last plan")
+        for mark in dict.fromkeys(planned.marks.values()):
+            names = [name for name, own in planned.marks.items() if own == mark]
+            out(f"- {mark.value}: {', '.join(names)}")
     out("\n" + "\n".join(folder_lines(planned.plan)))
     if not dry_run:
         say(f"{'wrote' if planned.changed else 'unchanged:'} {planned.folder.plan_json} and runs_plan.md")

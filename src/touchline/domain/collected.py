@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from touchline.domain.quantity import Measured
+from touchline.domain.quantity import NO_EVIDENCE, Measured
 
 Setting = str | int | float | bool | None
 """One setting of a run."""
@@ -27,6 +27,8 @@ class EpochMetrics:
     """Mean over its steps, in nats."""
     validation_loss: float | None
     """The last one of the epoch, in nats; none when none was taken."""
+    peak_memory: Measured = NO_EVIDENCE
+    """Peak from the first step of the attempt to the end of the epoch, in GiB; its kind is that of the steps' rows."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -157,7 +157,11 @@ class Revision:
     reason: str
     """`planned`, `re-planned: experiment.yaml changed`, `accepted: 135M_rank4 ...`."""
     runs: tuple[str, ...]
-    """The runs whose digest changed."""
+    """The runs whose digest changed, new and removed ones included."""
+    new: tuple[str, ...] = ()
+    """Of these, the runs that the plan before did not have."""
+    removed: tuple[str, ...] = ()
+    """Of these, the runs that the plan no longer has."""
 
 
 def devices_of(machine: TargetMachine, gpus_per_run: int) -> int:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from touchline.domain.jobs import EVALUATE
@@ -124,6 +124,16 @@ class ExperimentFolder:
         """Whether a file of a run is, to the byte, what touchline wrote there last."""
         path, written = self.run(name) / file, self._prepared().get(name, {}).get(file)
         return written is not None and path.exists() and _sha256(read_bytes(path)) == written
+
+    def is_trained(self, name: str) -> bool:
+        """Return True if a run's training wrote its completion marker."""
+        return (self.run(name) / "training.json").exists()
+
+    def leftovers(self, names: Collection[str]) -> list[str]:
+        """Return the folders of runs that were prepared once and are not among `names`."""
+        return [
+            name for name in sorted(self._prepared()) if (self.run(name) / "eval.py").exists() and name not in names
+        ]
 
     def has_evaluations(self, name: str) -> bool:
         """Whether an evaluation of a run, or of a control, is there."""

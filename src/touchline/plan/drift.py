@@ -59,5 +59,12 @@ def revise(old: Plan | None, new: Plan, *, date: str, reason: str) -> Plan:
     before = {run.name: run.digest for run in old.runs}
     after = {run.name: run.digest for run in new.runs}
     runs = tuple(name for name in dict.fromkeys((*before, *after)) if before.get(name) != after.get(name))
-    entry = Revision(number=old.revisions[-1].number + 1, date=date, reason=reason, runs=runs)
+    entry = Revision(
+        number=old.revisions[-1].number + 1,
+        date=date,
+        reason=reason,
+        runs=runs,
+        new=tuple(name for name in after if name not in before),
+        removed=tuple(name for name in before if name not in after),
+    )
     return replace(new, revisions=(*old.revisions, entry))

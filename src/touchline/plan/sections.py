@@ -6,12 +6,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from touchline.domain.estimate import MemoryEstimate
-from touchline.domain.plan import Plan, PlannedRun
+from touchline.domain.plan import Plan, PlannedRun, Revision
 from touchline.domain.quantity import Measured, Missing, Quantity
-from touchline.domain.runs import SEEDS, STAGE, RunKind
+from touchline.domain.runs import STAGE
 from touchline.markdown import measured
 from touchline.plan import tasks
 from touchline.plan.control_words import about_controls, about_general, type_of
+from touchline.plan.design_words import design_line
 from touchline.plan.power import HEADER, power_lines, power_rows
 from touchline.plan.settings import HEADER as SETTING_HEADER
 from touchline.plan.settings import setting_cells, settings_of, varying_table
@@ -50,9 +51,16 @@ def sections(plan: Plan) -> list[Section]:
     return [
         Section(title="Run design", lines=tuple(_design(plan))),
         Section(title="Variables", header=("factor", "levels"), rows=tuple(_variables(plan))),
-        Section(title="All runs", header=RUN_HEADER, rows=tuple(run_rows(plan)), right=(0, 3, 5)),
+        Section(
+            title="All runs",
+            header=RUN_HEADER,
+            rows=tuple(run_rows(plan)),
+            right=(0, 3, 5),
+            lines=tuple(_newest(plan)),
+        ),
         Section(title="Chains", header=_CHAIN_HEADER, rows=tuple(_chains(plan)), lines=tuple(_about_chains(plan))),
         Section(title="In all", lines=tuple(_totals(plan))),
+        Section(title="Time limits", header=_LIMIT_HEADER, rows=_grouped(_limits(plan))),
         *setting_sections(plan),
         Section(
             title="What this design can show",
@@ -72,7 +80,7 @@ def sections(plan: Plan) -> list[Section]:
         ),
         Section(title="Configuration", header=_BATCH_HEADER, rows=_grouped(_configuration(plan))),
         Section(
-            title="Packing analysis", header=_PACKING_HEADER, rows=tuple(_packing(plan)), lines=tuple(_advice(plan))
+            title="Packing analysis", header=_PACKING_HEADER, rows=_grouped(_packing(plan)), lines=tuple(_advice(plan))
         ),
         Section(title="Memory", header=_MEMORY_HEADER, rows=_grouped(_memory(plan)), lines=tuple(_what_if(plan))),
         Section(title="Evidence", lines=tuple(_evidence(plan))),
@@ -100,28 +108,6 @@ def _grouped(rows: Iterable[tuple[str, ...]]) -> tuple[tuple[str, ...], ...]:
     return tuple(
         (runs[0] if len(runs) == 1 else f"{runs[0]} and {len(runs) - 1} more", *cells) for cells, runs in names.items()
     )
-
-
-def design_line(plan: Plan) -> str:
-    """`2 x 1 factorial: train.lora.rank; 2 fine-tuned + 1 control = 3 runs`."""
-    trained = sum(run.kind is RunKind.FINE_TUNED and run.control is None for run in plan.runs)
-    controls = len(plan.runs) - trained
-    # Seeds repeat a setting and stages follow each other; neither is asked about.
-    varied = {name: levels for name, levels in plan.factors.items() if len(levels) > 1 and name not in (STAGE, SEEDS)}
-    stages, seeds = len(plan.factors.get(STAGE, ())), len(plan.factors.get(SEEDS, ()))
-    shape = " x ".join(str(len(levels)) for levels in varied.values())
-    kind = (
-        f"{shape} factorial ({', '.join(varied)})"
-        if len(varied) > 1
-        else f"{shape} levels of {next(iter(varied))}"
-        if varied
-        else "one condition"
-    )
-    if seeds > 1:
-        kind += f", {seeds} seeds each"
-    chained = f" in chains of {stages} stages" if stages > 1 else ""
-    counts = f"{trained} fine-tuned{chained} + {controls} control{'s' if controls != 1 else ''}"
-    return f"{kind}; {counts} = {len(plan.runs)} runs"
 
 
 _CHAIN_HEADER = ("run", "stage", "goes on from", "how", "checkpoint")
@@ -165,14 +151,30 @@ def run_rows(plan: Plan) -> Iterator[tuple[str, ...]]:
         rank = "-" if run.train is None else str(run.train.lora.rank)
         steps = "-" if run.batches is None else str(run.batches.steps)
         time = f"eval only: {measured(run.evaluate_seconds)}" if run.train is None else measured(run.train_seconds)
-        memory = "-" if run.train is None else _memory_cell(run)
+        memory = "-" if run.train is None else _memory_cell(run, plan)
         yield (str(number), run.name, run.model, rank, type_of(run), steps, time, memory, measured(run.disk))
 
 
-def _memory_cell(run: PlannedRun) -> str:
+def _newest(plan: Plan) -> Iterator[str]:
+    """Yield what the last revision changed among the runs."""
+    last = plan.revisions[-1] if plan.revisions else None
+    if last is not None and last.number > 1:
+        yield f"Revision {last.number} of {last.date}: {revision_text(last)}"
+
+
+def _memory_cell(run: PlannedRun, plan: Plan) -> str:
     if isinstance(run.memory, Missing):
         return measured(run.peak_memory)
-    return f"{_gib(run.peak_memory)} {run.memory.verdict.value}"
+    return f"{_gib(run.peak_memory)}, {_share(run.peak_memory, plan)}, {run.memory.verdict.value}"
+
+
+def _share(memory: Measured, plan: Plan) -> str:
+    """Return a memory's share of the machine's, `12 %`."""
+    whole = plan.machine.memory
+    if isinstance(memory, Missing) or isinstance(whole, Missing) or memory.unit != whole.unit or not whole.value:
+        return "n/a (the machine's memory is not known)"
+    share = 100 * memory.value / whole.value
+    return f"{share:.0f} %" if share >= 10 else f"{share:.2g} %"
 
 
 def _gib(value: Measured) -> str:
@@ -211,6 +213,18 @@ def _totals(plan: Plan) -> Iterator[str]:
         yield f"Total {hours}: {measured(plan.gpu_hours)}"
     yield f"From start to end: {measured(plan.wall_seconds)}{_deadline(plan)}"
     yield f"On disk: {measured(plan.disk)}"
+
+
+_LIMIT_HEADER = ("run", "time limit of the training", "time limit of the evaluation")
+
+
+def _limits(plan: Plan) -> Iterator[tuple[str, ...]]:
+    """Yield what each job may take; on this machine nothing has a limit unless one is given."""
+    if plan.executor == "local" and plan.compute.time_limit is None:
+        return
+    for run in plan.runs:
+        training = "-" if run.train is None else measured(run.time_limit_seconds)
+        yield run.name, training, measured(run.evaluate_limit_seconds)
 
 
 def _deadline(plan: Plan) -> str:
@@ -285,49 +299,46 @@ def _configuration(plan: Plan) -> Iterator[tuple[str, ...]]:
             f"{b.num_examples:,}",
             str(b.global_batch_size),
             f"{b.micro_batch_size} x {b.gradient_accumulation_steps} x {plan.devices}",
-            f"{b.steps:,} ({b.steps_per_epoch:,} an epoch)",
+            f"{b.steps:,} ({b.steps_per_epoch:,} per epoch)",
             f"{b.longest_example_tokens} tokens",
-            f"{b.largest_micro_batch_tokens:,} padded tokens",
+            f"{_largest(run):,} computed tokens",
             "; ".join(reason for reason in (run.micro_batch_reason, run.packed_reason) if reason),
         )
 
 
+def _largest(run: PlannedRun) -> int:
+    """Return the computed tokens of the largest micro-batch, in the layout that the trainer uses."""
+    assert run.batches is not None
+    if isinstance(run.packing, Missing) or run.train is None:
+        return run.batches.largest_micro_batch_tokens
+    side = run.packing.packed if run.train.packed else run.packing.unpacked
+    return side.largest_micro_batch_tokens
+
+
 _PACKING_HEADER = (
-    *(
-        "model",
-        "micro-batch",
-        "packed",
-        "rows",
-        "density",
-        "efficiency",
-        "largest micro-batch",
-        "est. memory",
-        "machine",
-    ),
+    *("run", "model", "micro-batch", "packed", "sequences", "density", "efficiency", "largest micro-batch"),
+    *("est. memory", "machine"),
 )
 
 
 def _packing(plan: Plan) -> Iterator[tuple[str, ...]]:
-    seen: set[tuple[str, ...]] = set()
     for run in plan.runs:
         if isinstance(run.packing, Missing) or run.train is None:
             continue
         for packed, side in ((True, run.packing.packed), (False, run.packing.unpacked)):
             chosen = run.train.packed == packed
-            row = (
+            yield (
+                run.name,
                 run.model,
                 str(run.packing.micro_batch_size),
                 f"{'yes' if packed else 'no'}{' (planned)' if chosen else ''}",
                 f"{side.packs:,}",
                 f"{side.density:.2f}",
                 f"{side.efficiency:.1f} %",
-                f"{side.largest_micro_batch_tokens:,} padded tokens",
+                f"{side.largest_micro_batch_tokens:,} computed tokens",
                 _gib(run.peak_memory) if chosen else "-",
                 plan.machine.name,
             )
-            if row not in seen:
-                seen.add(row)
-                yield row
 
 
 def _advice(plan: Plan) -> Iterator[str]:
@@ -335,7 +346,16 @@ def _advice(plan: Plan) -> Iterator[str]:
     yield from dict.fromkeys(told)
 
 
-_MEMORY_HEADER = ("run", "verdict", "allocated", "reserved", "process", "parts of what is allocated", "rests most on")
+_MEMORY_HEADER = (
+    "run",
+    "verdict",
+    "of the machine's",
+    "allocated",
+    "reserved",
+    "process",
+    "parts of what is allocated",
+    "rests most on",
+)
 
 
 def _memory(plan: Plan) -> Iterator[tuple[str, ...]]:
@@ -345,7 +365,7 @@ def _memory(plan: Plan) -> Iterator[tuple[str, ...]]:
         m = run.memory
         parts = ", ".join(f"{name} {value:.3g}" for name, value in m.breakdown.items() if value >= 0.005)
         figures = tuple(_gib(estimate.quantity()) for estimate in (m.allocated, m.reserved, m.process))
-        yield (run.name, m.verdict.value, *figures, parts, m.assumption)
+        yield (run.name, m.verdict.value, _share(m.process.quantity(), plan), *figures, parts, m.assumption)
 
 
 def _what_if(plan: Plan) -> Iterator[str]:
@@ -399,5 +419,16 @@ def _contents(run: PlannedRun) -> str:
 
 
 def revision_rows(plan: Plan) -> list[Sequence[str]]:
-    """What was changed, when and why."""
-    return [(str(r.number), r.date, r.reason, ", ".join(r.runs) or "none") for r in plan.revisions]
+    """Return what was changed, when and why."""
+    return [(str(r.number), r.date, r.reason, revision_text(r)) for r in plan.revisions]
+
+
+def revision_text(revision: Revision) -> str:
+    """Return `new: 135M_rank8; removed: 135M_rank64`, or that no run changed."""
+    if revision.number == 1:
+        return ", ".join(revision.runs)
+    changed = [name for name in revision.runs if name not in (*revision.new, *revision.removed)]
+    parts = (("new", revision.new), ("changed", changed), ("removed", revision.removed))
+    return "; ".join(f"{what}: {', '.join(names)}" for what, names in parts if names) or (
+        "no run changed; predictions were updated"
+    )

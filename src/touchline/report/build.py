@@ -8,7 +8,7 @@ from touchline.domain.quantity import Missing
 from touchline.domain.report import Gathered, Report
 from touchline.domain.results import RunResult
 from touchline.domain.runs import STAGE, RunKind
-from touchline.plan.sections import design_line
+from touchline.plan.design_words import design_line
 from touchline.report.analyses import analyses as analyses_of
 from touchline.report.appendix import commands
 from touchline.report.estimates import estimate_rows

@@ -15,6 +15,7 @@ from touchline.domain.report import AnswerCounts, Gathered, Issue, Weight
 from touchline.domain.results import AttemptResult, RunResult
 from touchline.domain.runs import RunKind
 from touchline.domain.status import JobState, RunStatus, TrainingOutcome
+from touchline.plan.sections import revision_text
 from touchline.report.facts import is_failed_exit, not_finite, risen
 from touchline.report.issues_checkpoints import checkpoint_issues
 from touchline.report.words import bare, capital, count
@@ -280,12 +281,14 @@ def _of_plan(plan: Plan | None) -> Iterator[Issue]:
     if plan is None:
         return
     for revision in plan.revisions[1:]:
+        if not revision.runs:
+            # The predictions alone are others, as after every finished run.
+            continue
         yield Issue(
             weight=Weight.INFO,
             subject=_EXPERIMENT,
             title=f"plan revised on {revision.date}",
-            text=f"Revision {revision.number}: {revision.reason}; runs that changed: "
-            f"{', '.join(revision.runs) or 'none'}.",
+            text=f"Revision {revision.number}: {revision.reason}; {revision_text(revision)}.",
             where="plan.json",
         )
     for run in plan.runs:

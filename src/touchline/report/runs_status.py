@@ -57,7 +57,9 @@ def run_metrics_text(run: RunMetrics) -> str:
             "schema_version": run.schema_version,
             "run_name": run.run_name,
             "status": run.status,
-            "timestamp": run.completed or run.started,
+            "timestamp": run.started,
+            "started": run.started,
+            "completed": run.completed,
             "static_config": dict(run.static_config),
             "packing_metrics": {**_values(run.packing_metrics), "dataset_path": run.dataset_path},
             "resource_metrics": _values(run.resource_metrics),
@@ -68,6 +70,9 @@ def run_metrics_text(run: RunMetrics) -> str:
                     "training_time_minutes": _rounded(epoch.training_time_minutes),
                     "mean_train_loss": _rounded(epoch.mean_train_loss),
                     "validation_loss": None if epoch.validation_loss is None else _rounded(epoch.validation_loss),
+                    "peak_memory_gib": _rounded(epoch.peak_memory.value)
+                    if isinstance(epoch.peak_memory, Quantity)
+                    else None,
                 }
                 for epoch in run.per_epoch_metrics
             ],

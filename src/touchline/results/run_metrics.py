@@ -123,12 +123,25 @@ def _packing(run: PlannedRun, metrics: Metrics, nothing: Missing) -> dict[str, M
     if run.batches is not None:
         examples = Quantity(value=run.batches.num_examples, unit="examples", method="as planned")
     layout = metrics.attempts[-1].layout if metrics.attempts else None
-    rows = nothing if layout is None else Missing(missing=f"rows of the layout {layout!r} are not counted")
+    efficiency = _efficiency(metrics.steps, layout, nothing)
+    if layout is None or isinstance(run.packing, Missing) or run.train is None:
+        rows = nothing if layout is None else Missing(missing=f"rows of the layout {layout!r} are not counted")
+        return {
+            "total_examples": examples,
+            "total_sequences": rows,
+            "packing_density": rows,
+            "packing_efficiency": efficiency,
+        }
+    # The trainer consumes the micro-batches that were planned, or refuses them.
+    side = run.packing.packed if run.train.packed else run.packing.unpacked
+    planned = "of the planned micro-batches"
+    if isinstance(efficiency, Missing) and metrics.steps:
+        efficiency = Quantity(value=side.efficiency, unit="%", aggregation="mean", method=planned)
     return {
         "total_examples": examples,
-        "total_sequences": rows,
-        "packing_density": rows,
-        "packing_efficiency": _efficiency(metrics.steps, layout, nothing),
+        "total_sequences": Quantity(value=side.packs, unit="sequences", method=planned),
+        "packing_density": Quantity(value=side.density, unit="examples/sequence", method=planned),
+        "packing_efficiency": efficiency,
     }
 
 
@@ -264,9 +277,18 @@ def _epochs(metrics: Metrics) -> tuple[EpochMetrics, ...]:
             training_time_minutes=sum(row.seconds for row in rows) / 60,
             mean_train_loss=statistics.fmean(row.loss for row in rows),
             validation_loss=losses.get(epoch),
+            peak_memory=_peak([row.peak_memory for row in rows]),
         )
         for epoch, rows in sorted(epochs.items())
     )
+
+
+def _peak(peaks: Sequence[Measured]) -> Measured:
+    """Return the largest of the peaks in GiB."""
+    known = [peak for peak in peaks if isinstance(peak, Quantity)]
+    if not known:
+        return Missing(missing="no step logged its memory")
+    return _scaled(max(known, key=lambda peak: peak.value), GIB, "GiB")
 
 
 def _read_packing(reading: RunReading) -> dict[str, Measured]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import datetime
 import shlex
-from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
 from pathlib import Path
 
 from touchline import __version__
@@ -46,6 +47,53 @@ class Planned:
     """Whether files were written."""
     notes: tuple[str, ...] = ()
     """What the user should know: files that were left as edited, findings that are no errors."""
+    marks: Mapping[str, RunMark] = field(default_factory=dict)
+    """How far each run is; empty for a first plan."""
+
+
+class RunMark(StrEnum):
+    """How far a run is when its experiment is planned again."""
+
+    DONE = "done"
+    """Trained, or a control, and evaluated."""
+    TRAINED = "trained, not evaluated"
+    """Its training is complete."""
+    STARTED = "started"
+    """An attempt at its training is on disk."""
+    NEW = "new"
+    """The plan before did not have it."""
+    CHANGED = "changed"
+    """It is another run now; what it had made is moved aside."""
+    TO_DO = "not started"
+    """Planned before, and nothing of it is on disk."""
+
+
+def _marks(folder: ExperimentFolder, old: Plan | None, new: Plan, drifted: Collection[str]) -> dict[str, RunMark]:
+    """Return how far each run is; nothing for a first plan."""
+    before = set() if old is None else {run.name for run in old.runs}
+    return {} if old is None else {run.name: _mark(folder, run, before, drifted) for run in new.runs}
+
+
+def _mark(folder: ExperimentFolder, run: PlannedRun, before: Collection[str], drifted: Collection[str]) -> RunMark:
+    if run.name not in before:
+        return RunMark.NEW
+    if run.name in drifted:
+        return RunMark.CHANGED
+    if run.train is None:
+        return RunMark.DONE if folder.has_evaluations(run.name) else RunMark.TO_DO
+    if folder.is_trained(run.name):
+        return RunMark.DONE if folder.has_evaluations(run.name) else RunMark.TRAINED
+    return RunMark.STARTED if folder.has_started(run.name) else RunMark.TO_DO
+
+
+def _left_behind(folder: ExperimentFolder, plan_: Plan) -> Iterator[str]:
+    """Yield a note on folders of runs that the plan no longer has."""
+    names = folder.leftovers([run.name for run in plan_.runs])
+    if names:
+        yield (
+            f"no longer in the plan, folder{'s' if len(names) > 1 else ''} kept and not reported: {', '.join(names)}; "
+            "delete by hand, or put the levels back"
+        )
 
 
 def resolve(
@@ -266,7 +314,9 @@ def settle(
         for name in drifted:
             folder.supersede(name)
         changed = folder.write_plan(plan_, runs_plan_markdown(plan_))
-    return Planned(plan=plan_, folder=folder, changed=changed, notes=notes)
+    notes = (*notes, *_left_behind(folder, plan_))
+    marks = _marks(folder, old, plan_, drifted)
+    return Planned(plan=plan_, folder=folder, changed=changed, notes=notes, marks=marks)
 
 
 def accept_edits(planned: Planned, settings: Settings, name: str) -> Planned:

@@ -1,0 +1,57 @@
+"""The design of a plan in one line: what is crossed, what varies with it, and how many runs that makes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Container, Iterable, Mapping, Sequence
+
+from touchline.domain.plan import Plan, PlannedRun
+from touchline.domain.runs import SEEDS, STAGE, RunKind
+
+
+def design_line(plan: Plan) -> str:
+    """Return `2 x 2 factorial (models, train.lora.rank); 4 fine-tuned + 2 controls = 6 runs`."""
+    asked = [run for run in plan.runs if run.kind is RunKind.FINE_TUNED and run.control is None]
+    controls = len(plan.runs) - len(asked)
+    # Seeds repeat a setting and stages follow each other; neither is asked about.
+    varied = {name: levels for name, levels in plan.factors.items() if len(levels) > 1 and name not in (STAGE, SEEDS)}
+    conditions = {tuple(sorted(found.items())) for run in asked if (found := _levels(run, varied))}
+    follows = _following(varied, [dict(condition) for condition in conditions])
+    crossed = {name: levels for name, levels in varied.items() if name not in follows}
+    stages, seeds = len(plan.factors.get(STAGE, ())), len(plan.factors.get(SEEDS, ()))
+    if not varied:
+        kind = "one condition"
+    elif len(crossed) == 1:
+        kind = f"{len(conditions)} levels of {next(iter(crossed))}"
+    elif len(conditions) == math.prod(map(len, crossed.values())):
+        kind = f"{' x '.join(str(len(levels)) for levels in crossed.values())} factorial ({', '.join(crossed)})"
+    else:
+        kind = f"{len(conditions)} conditions of {', '.join(crossed)}, not fully crossed"
+    kind += "".join(f"; {name} varies with {other}" for name, other in follows.items())
+    if seeds > 1:
+        kind += f", {seeds} seeds each"
+    chained = f" in chains of {stages} stages" if stages > 1 else ""
+    counts = f"{len(asked)} fine-tuned{chained} + {controls} control{'s' if controls != 1 else ''}"
+    return f"{kind}; {counts} = {len(plan.runs)} run{'s' if len(plan.runs) != 1 else ''}"
+
+
+def _levels(run: PlannedRun, factors: Container[str]) -> dict[str, str]:
+    return {level.factor: level.value for level in run.levels if level.factor in factors}
+
+
+def _following(factors: Iterable[str], conditions: Sequence[Mapping[str, str]]) -> dict[str, str]:
+    """Return the factors whose level follows from that of another one, as in `pairs`, with that one."""
+    found: dict[str, str] = {}
+    for name in factors:
+        for other in factors:
+            if other == name or found.get(other) is not None:
+                continue
+            levels: dict[str | None, set[str | None]] = {}
+            for condition in conditions:
+                levels.setdefault(condition.get(other), set()).add(condition.get(name))
+            mutual = len(levels) == len({next(iter(each)) for each in levels.values()})
+            is_first = list(factors).index(name) < list(factors).index(other)
+            if all(len(each) == 1 for each in levels.values()) and not (mutual and is_first):
+                found[name] = other
+                break
+    return found

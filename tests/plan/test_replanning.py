@@ -1,0 +1,123 @@
+"""What a plan says of its design, of what changed since the last plan, and of what each run may take."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+
+import pytest
+from tests.scaffold.made_plans import GPU, made_control, made_plan, made_run
+from tests.tiny_model import write_tiny_words
+from tests.workflow.folders import EXPERIMENT
+
+from tools.tiny_model import write_tiny_model
+from touchline import workflow
+from touchline.catalog.settings import Settings
+from touchline.domain.estimate import Verdict
+from touchline.domain.experiment import ComputeConfig
+from touchline.domain.plan import Plan, PlannedRun
+from touchline.domain.quantity import Quantity
+from touchline.domain.runs import Level
+from touchline.plan.design_words import design_line
+from touchline.plan.sections import revision_text, sections
+from touchline.plan.table import runs_plan_markdown
+from touchline.steps.planning import RunMark
+
+pytestmark = pytest.mark.planning
+
+
+def _plan(conditions: list[dict[str, str]], seeds: int = 1) -> Plan:
+    """A plan of these conditions, with one control."""
+    runs: list[PlannedRun] = []
+    for number, (condition, seed) in enumerate(product(conditions, range(seeds))):
+        levels = tuple(Level(factor=factor, value=value) for factor, value in condition.items())
+        extra = (Level(factor="seeds", value=str(seed)),) if seeds > 1 else ()
+        runs.append(replace(made_run(f"run{number}"), levels=(*levels, *extra)))
+    factors: dict[str, dict[str, None]] = {}
+    for run in runs:
+        for level in run.levels:
+            factors.setdefault(level.factor, {})[level.value] = None
+    return replace(made_plan(*runs, made_control()), factors={name: tuple(levels) for name, levels in factors.items()})
+
+
+def test_the_design_sentence_counts_what_is_crossed() -> None:
+    """Settings that vary together are one factor: the numbers before the word factorial multiply to the conditions."""
+    pairs = [{"models": f"m{i}", "train.learning_rate": f"{r}"} for i, r in enumerate((1, 1, 2, 2, 3, 3))]
+    crossed = [{**pair, "rank": rank, "data": data} for pair in pairs for rank in "48" for data in "ab"]
+    line = design_line(_plan(crossed))
+    assert line.startswith("6 x 2 x 2 factorial (models, rank, data); train.learning_rate varies with models; 24 fine-")
+    assert design_line(_plan(pairs)) == (
+        "6 levels of models; train.learning_rate varies with models; 6 fine-tuned + 1 control = 7 runs"
+    )
+    tied = [{"rank": rank, "alpha": str(2 * int(rank))} for rank in ("4", "8")]
+    assert design_line(_plan(tied)).startswith("2 levels of rank; alpha varies with rank; 2 fine-tuned")
+    full = [{"rank": rank, "rate": rate} for rank in "48" for rate in "123"]
+    assert design_line(_plan(full, seeds=2)).startswith("2 x 3 factorial (rank, rate), 2 seeds each; 12 fine-tuned")
+    assert design_line(_plan(full[:-1])).startswith("5 conditions of rank, rate, not fully crossed; 5 fine-tuned")
+    assert design_line(_plan([{"rank": "4"}])).startswith("one condition; 1 fine-tuned")
+
+
+def test_memory_is_a_share_of_the_machine_and_jobs_have_time_limits(tiny: tuple[Path, Settings]) -> None:
+    """In percent, and as sbatch will be asked."""
+    folder, settings = tiny
+    plan = workflow.plan(folder, settings, dry_run=True).plan
+    whole = Quantity(value=80.0, unit="GiB")
+    run = plan.runs[0]
+    assert run.train is not None
+    half = replace(run, peak_memory=Quantity(value=40.0, unit="GiB"))
+    on_gpu = replace(plan, runs=(half,), machine=replace(GPU, memory=whole))
+    (runs,) = [each for each in sections(on_gpu) if each.title == "All runs"]
+    assert ", 50 %, " in runs.rows[0][7]
+    assert any(verdict.value in runs.rows[0][7] for verdict in Verdict)
+    assert not [each for each in sections(plan) if each.title == "Time limits" and each.rows]
+    cluster = made_plan(compute=ComputeConfig(executor="slurm"))
+    text = runs_plan_markdown(cluster)
+    assert "## Time limits" in text
+    assert "1:30:00" in text, "5,400 s"
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> tuple[Path, Settings]:
+    write_tiny_model(tmp_path / "models" / "Tiny-1M-Instruct")
+    folder = tmp_path / "e"
+    folder.mkdir()
+    (folder / "experiment.yaml").write_text(EXPERIMENT.format(ranks="[2, 4]"))
+    write_tiny_words(folder / "data" / "words.json", 40, 8, 12)
+    base = tmp_path / "here"
+    return folder, Settings(models_dir=tmp_path / "models", cache_dir=base / "cache", history_dir=base / "history")
+
+
+def test_planning_again_tells_done_new_and_removed(tiny: tuple[Path, Settings]) -> None:
+    """The level that was added is new, the one that was taken out is gone and its folder is named."""
+    folder, settings = tiny
+    first = workflow.plan(folder, settings)
+    workflow.prepare(folder, settings)
+    assert not first.marks
+    again = workflow.plan(folder, settings)
+    assert set(again.marks.values()) == {RunMark.TO_DO}
+    assert len(again.plan.revisions) == 1, "nothing changed, so nothing is revised"
+    names = [run.name for run in first.plan.runs]
+    (folder / names[0] / "training.json").write_text("{}")
+    (folder / names[0] / "eval").mkdir(exist_ok=True)
+    (folder / names[0] / "eval" / "a.eval").write_text("")
+    (folder / "experiment.yaml").write_text(EXPERIMENT.format(ranks="[2, 8]"))
+    last = workflow.plan(folder, settings)
+    new = [run.name for run in last.plan.runs if run.name not in names]
+    assert last.marks[names[0]] is RunMark.DONE
+    assert [name for name, mark in last.marks.items() if mark is RunMark.NEW] == new
+    revision = last.plan.revisions[-1]
+    assert (revision.new, revision.removed) == (tuple(new), (names[1],))
+    assert revision_text(revision) == f"new: {new[0]}; removed: {names[1]}"
+    assert f"new: {new[0]}; removed: {names[1]}" in (folder / "runs_plan.md").read_text().replace("\\_", "_")
+    assert any(f"folder kept and not reported: {names[1]}" in note for note in last.notes)
+
+
+def test_a_revision_without_changed_runs_says_so() -> None:
+    """Not `(all)`, and not `none`: the predictions are what changed."""
+    plan = _plan([{"rank": "4"}])
+    from touchline.plan.drift import revise
+
+    first = revise(None, plan, date="2026-01-01", reason="planned")
+    second = revise(first, replace(plan, evidence=("a run",)), date="2026-01-02", reason="re-planned")
+    assert revision_text(second.revisions[-1]) == "no run changed; predictions were updated"
