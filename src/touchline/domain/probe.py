@@ -12,7 +12,7 @@ from typing import Annotated, ClassVar, Literal
 from annotated_types import Ge
 
 from touchline.domain.estimate import MicroBatch
-from touchline.domain.experiment import NonNegativeInt, PositiveInt, Text, TrainConfig
+from touchline.domain.experiment import NonNegativeInt, PositiveFloat, PositiveInt, Text, TrainConfig
 
 STEPS = 3
 """Optimizer steps of a try: the first makes the optimizer's state and warms up, the others are timed."""
@@ -76,6 +76,8 @@ class ProbeRequest:
     """Forward passes per optimizer step; 2 where gradients are accumulated: more need no more memory."""
     steps: Annotated[int, Ge(2)] = STEPS
     """Optimizer steps."""
+    budget_seconds: PositiveFloat | None = None
+    """Time after which no further step is begun, once the least number is done; none: all steps are done."""
     gpu_limit_bytes: PositiveInt | None = None
     """What the process may take of the GPU's memory, to try for a smaller one; none: all that is free."""
     gpu_in_use_before_bytes: NonNegativeInt | None = None

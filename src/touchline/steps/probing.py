@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +21,8 @@ from touchline.domain.record import RunRecord
 from touchline.domain.shape import ModelShape
 from touchline.errors import InputFault
 from touchline.estimate.bracket import divisors
+from touchline.estimate.points import TimePoint, model_of, stack_of
+from touchline.estimate.terms import place
 from touchline.evidence.history import remember
 from touchline.evidence.probes import probe_record
 from touchline.launch.host_memory import free_host_bytes
@@ -27,6 +30,7 @@ from touchline.launch.machine import machine_here
 from touchline.launch.probing import Say, probe
 from touchline.packing.forecast import settings_of
 from touchline.plan.outlook import Outlook, memory_of
+from touchline.steps.evidence import past_runs
 from touchline.steps.outlook import look_at
 from touchline.steps.planning import Planned
 from touchline.units import GIB
@@ -74,19 +78,119 @@ def probe_run(
         raise InputFault(f"{run.name} is a control: it trains nothing", hint="--run another one")
     if run.train.backend != PROBED:
         raise InputFault(f"a probe runs the trainer {PROBED!r}, and {run.name} is trained by {run.train.backend!r}")
-    model = planned.plan.models[run.model]
-    found = token_lengths(model, run.data, "train", planned.folder.root, planned.plan.date, settings.cache_dir)
-    lengths = Lengths(prompt=found.prompt, answer=found.answer, prefix=found.prefix)
+    lengths = _lengths(planned.plan, run, planned.folder.root, settings)
     batches = {size: _largest(run, lengths, size) for size in divisors(run.train.global_batch_size)}
     machine = machine_here(planned.plan.gpus_per_run)
-    shape = shape_of_folder(Path(model.path))
+    shape = shape_of_folder(Path(planned.plan.models[run.model].path))
     limit = free_host_bytes() if limit_bytes is None else limit_bytes
+    request, keep = _request(planned.plan, run, settings)
+    predicted = _predicted(run, shape, batches, machine, limit)
+    return probe(request, batches, predicted=predicted, host_limit_bytes=limit, say=say, keep=keep)
 
-    def keep(one: ProbeTry) -> None:
-        record = probe_record(request, one, None if isinstance(shape, Missing) else shape, machine)
-        if isinstance(record, RunRecord):
-            remember(settings.history_dir, record)
 
+MOST_STEPS = 20
+"""Steps of a quick probe, at most."""
+BUDGET_SECONDS = 4.0
+"""Time of its steps, as far as the least number of steps leaves a choice; the start of its process comes on top."""
+PATIENCE_SECONDS = 180.0
+"""Time after which a quick probe is given up: it is no longer cheap."""
+
+
+def unmeasured(plan: Plan, runs: Sequence[PlannedRun], settings: Settings) -> list[PlannedRun]:
+    """Return one run of each model of which nothing was measured on this machine, the one with the longest training.
+
+    Args:
+        plan: a plan; one for another machine has none that could be measured here.
+        runs: the runs that are still to be trained.
+        settings: where the history is.
+    """
+    if plan.executor != "local" or machine_here(plan.gpus_per_run).key != plan.machine.key:
+        return []
+    found: dict[str, PlannedRun] = {}
+    for run in runs:
+        if run.train is None or run.batches is None or run.train.backend != PROBED:
+            continue
+        if run.model not in found or _seconds(run) > _seconds(found[run.model]):
+            found[run.model] = run
+    past = past_runs(settings, {PROBED}, found).time if found else ()
+    return [run for run in found.values() if not _is_known(plan, run, past)]
+
+
+def quick_probe(plan: Plan, run: PlannedRun, root: Path, settings: Settings) -> ProbeTry:
+    """Measure some steps of a run at its usual batch, in a process of its own, and keep them in the history.
+
+    Args:
+        plan: the plan.
+        run: a run that trains with our trainer.
+        root: the experiment's folder.
+        settings: where models, caches and the history are.
+
+    Raises:
+        InputFault: the model cannot be loaded.
+        EnvironmentFault: the packages that train are not installed, or the history cannot be written.
+        RunsFailed: no step could be made.
+    """
+    assert run.train is not None
+    assert run.batches is not None
+    lengths = _lengths(plan, run, root, settings)
+    limit = free_host_bytes()
+    request, keep = _request(plan, run, settings)
+    request = replace(request, steps=MOST_STEPS, budget_seconds=BUDGET_SECONDS)
+    report = probe(
+        request,
+        {run.batches.micro_batch_size: _usual(run, lengths)},
+        predicted=run.batches.micro_batch_size,
+        host_limit_bytes=limit,
+        timeout_seconds=PATIENCE_SECONDS,
+        keep=keep,
+    )
+    return report.tries[-1]
+
+
+def _is_known(plan: Plan, run: PlannedRun, past: Sequence[TimePoint]) -> bool:
+    assert run.train is not None
+    shape = shape_of_folder(Path(plan.models[run.model].path))
+    if isinstance(shape, Missing):
+        # Without dimensions no estimate could use what is measured.
+        return True
+    setup = get_backend(run.train.backend).setup(run.train, shape, plan.machine, 1)
+    return any(
+        model_of(point.setup.shape) == model_of(shape)
+        and place(point.machine) == place(plan.machine.key)
+        and stack_of(point.setup) == stack_of(setup)
+        for point in past
+    )
+
+
+def _seconds(run: PlannedRun) -> float:
+    return 0.0 if isinstance(run.train_seconds, Missing) else run.train_seconds.value
+
+
+def _usual(run: PlannedRun, lengths: Lengths) -> MicroBatch:
+    """Return a micro-batch with as many tokens as those of the run have on average."""
+    assert run.train is not None
+    forecast = get_backend(run.train.backend).forecast(run.train, lengths, run.seed)
+    if isinstance(forecast, Missing) or run.batches is None:
+        raise InputFault(f"the batches of {run.name} are not known")
+    tokens = float(forecast.micro_batch_tokens.mean())
+    rows = max(1, min(forecast.largest.rows, run.batches.micro_batch_size))
+    width = max(2, math.ceil(tokens / rows))
+    share = forecast.largest.label_tokens / forecast.largest.tokens
+    return MicroBatch(rows=rows, width=width, label_tokens=min(max(rows, round(rows * width * share)), rows * width))
+
+
+def _lengths(plan: Plan, run: PlannedRun, root: Path, settings: Settings) -> Lengths:
+    model = plan.models[run.model]
+    found = token_lengths(model, run.data, "train", root, plan.date, settings.cache_dir)
+    return Lengths(prompt=found.prompt, answer=found.answer, prefix=found.prefix)
+
+
+def _request(plan: Plan, run: PlannedRun, settings: Settings) -> tuple[ProbeRequest, Callable[[ProbeTry], None]]:
+    """Return what all tries of a run have in common, and what puts each of them into the history."""
+    assert run.train is not None
+    assert run.batches is not None
+    model, machine = plan.models[run.model], machine_here(plan.gpus_per_run)
+    shape = shape_of_folder(Path(model.path))
     request = ProbeRequest(
         model=ProbedModel(name=model.name, path=model.path),
         train=run.train,
@@ -95,8 +199,13 @@ def probe_run(
         label_tokens=1,
         micro_batches_per_step=2 if run.batches.gradient_accumulation_steps > 1 else 1,
     )
-    predicted = _predicted(run, shape, batches, machine, limit)
-    return probe(request, batches, predicted=predicted, host_limit_bytes=limit, say=say, keep=keep)
+
+    def keep(one: ProbeTry) -> None:
+        record = probe_record(request, one, None if isinstance(shape, Missing) else shape, machine)
+        if isinstance(record, RunRecord):
+            remember(settings.history_dir, record)
+
+    return request, keep
 
 
 def _largest(run: PlannedRun, lengths: Lengths, size: int) -> MicroBatch:

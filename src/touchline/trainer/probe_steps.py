@@ -18,6 +18,7 @@ from torch import nn
 from touchline.backends.peft.layout import PADDED, Layout, arrange
 from touchline.domain.catalog import RenderedExample
 from touchline.domain.probe import (
+    STEPS,
     ProbeAnswer,
     ProbeMachine,
     ProbeMemory,
@@ -150,6 +151,8 @@ class _Probe:
         with MemorySampler(machine) as sampler:
             sampler.watch(active=True)
             for _ in range(self._request.steps):
+                if self._spent():
+                    break
                 watch = Stopwatch()
                 self._step(target_loss, parameters, optimizer)
                 if machine.kind == "cuda":
@@ -172,6 +175,11 @@ class _Probe:
             )
         assert isinstance(reserved, Quantity)
         return gpu_memory(loaded_bytes, loading_bytes, int(peak.value), int(reserved.value), self._request)
+
+    def _spent(self) -> bool:
+        """Return True if the steps so far are enough and the time for them is over."""
+        budget = self._request.budget_seconds
+        return budget is not None and len(self.step_seconds) >= STEPS and sum(self.step_seconds) >= budget
 
     def _step(
         self, target_loss: TargetLoss, parameters: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer
