@@ -29,6 +29,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -81,6 +82,7 @@ if TYPE_CHECKING:
     from touchline.domain.finding import Finding
     from touchline.domain.live import LiveRun
     from touchline.domain.placement import Placement
+    from touchline.domain.plan import Plan
     from touchline.domain.probe import ProbeReport
     from touchline.steps.choosing import CheckRequest
     from touchline.steps.emitting import PlaceRequest
@@ -159,6 +161,7 @@ def plan(
     accept: bool = False,
     dry_run: bool = False,
     say: Callable[[int, int], None] | None = None,
+    measure: Callable[[Plan, ExperimentFolder], bool] | None = None,
 ) -> Planned:
     """Resolve an experiment and write its plan.
 
@@ -170,6 +173,7 @@ def plan(
         accept: plan again even where runs have started; what those have made is moved aside.
         dry_run: write nothing.
         say: hears how many rows are tokenised, of how many, where their lengths are not known yet.
+        measure: gets the plan before it is written, and measures what is not known; True where it has to be made again.
 
     Raises:
         InputFault: with every fault of the file, the models and the data.
@@ -186,6 +190,8 @@ def plan(
         loaded = read_experiment(text, str(folder.yaml), (*others, f"allow=[{codes}]"))
     accepted = {run.name: run.accepted for run in old.runs if run.accepted} if old is not None else {}
     new, notes = resolve(loaded, folder, settings, old, accepted, say)
+    if measure is not None and measure(new, folder):
+        new, notes = resolve(loaded, folder, settings, old, accepted, say)
     return settle(folder, old, new, accept=accept, dry_run=dry_run, reason="planned", notes=notes)
 
 
@@ -215,18 +221,24 @@ def run(
     only: str | None = None,
     allow: Sequence[str] = (),
     retry: bool = False,
+    probe: bool = True,
     say: Say | None = None,
     tell: Tell = silent,
 ) -> list[RunResult]:
     """Plan, prepare, train what is not trained, evaluate what is not evaluated, report. Does nothing twice.
+
+    With `probe`, some steps are measured first of each model of which nothing is known on this machine.
 
     Raises:
         PolicyFault: another command is at work on this folder.
         RunsFailed: some runs did not end well; the others did and are reported.
         KeyboardInterrupt: after the running jobs have saved.
     """
+    from touchline.steps.probing import measure_unknown
+
     with running.alone(ExperimentFolder(source)) as lock:
-        plan(source, settings, overrides, allow=allow)
+        measure = partial(measure_unknown, settings=settings, tell=tell) if probe else None
+        plan(source, settings, overrides, allow=allow, measure=measure)
         planned = _prepared(read_planned(source), settings, accepted=False)
         return _worked(planned, settings, only, say, tell, lock=lock, retry=retry)
 
@@ -390,7 +402,9 @@ def collect(source: Path, settings: Settings) -> tuple[list[RunMetrics], list[st
     return metrics, notes
 
 
-def demo(target: Path, settings: Settings, *, say: Say | None = None) -> tuple[Path, list[RunResult]]:
+def demo(
+    target: Path, settings: Settings, *, probe: bool = True, say: Say | None = None, tell: Tell = silent
+) -> tuple[Path, list[RunResult]]:
     """The example `capitalization`, run in `target`; give the report's path and the results.
 
     Raises:
@@ -405,7 +419,7 @@ def demo(target: Path, settings: Settings, *, say: Say | None = None) -> tuple[P
         if model in EXPORTABLE:
             get_model(model, settings)
     create_capitalization(target / "data", word_length=8, num_words=2000, train_fraction=0.8, seed=14)
-    found = run(target, settings, say=say)
+    found = run(target, settings, probe=probe, say=say, tell=tell)
     return target / "RESULTS.md", found
 
 

@@ -76,6 +76,9 @@ Allow = Annotated[
     typer.Option("--allow", metavar="CODE", help="Errors of these checks do not stop it; repeatable, remembered."),
 ]
 Retry = Annotated[bool, typer.Option("--retry", help="Start also what failed twice the same way.")]
+Probe = Annotated[
+    bool, typer.Option("--probe/--no-probe", help="Measure a few steps first where nothing is known of the model here.")
+]
 Run = Annotated[Optional[str], typer.Option("--run", metavar="RUN", help="Only this run.")]  # noqa: UP045
 
 
@@ -160,6 +163,7 @@ def run(
     run: Run = None,
     allow: Allow = None,
     retry: Retry = False,
+    probe: Probe = True,
     json: Json = False,
 ) -> None:
     """Run all missing steps: plan, train, evaluate, report."""
@@ -175,6 +179,7 @@ def run(
             only=run,
             allow=allow or (),
             retry=retry,
+            probe=probe,
             say=bars.update,
             tell=bars.tell,
         )
@@ -305,6 +310,7 @@ def results(source: Source, json: Json = False) -> None:
 
 def demo(
     target: Annotated[Path, typer.Argument(metavar="[DIR]", help="Where to put it.")] = Path("touchline-demo"),
+    probe: Probe = True,
 ) -> None:
     """Run a small real experiment from plan to report.
 
@@ -315,7 +321,7 @@ def demo(
 
     say(f"experiment: {target / 'experiment.yaml'}; model and data are made on the first call")
     with Bars() as bars:
-        path, found = workflow.demo(target, load_settings(), say=bars.update)
+        path, found = workflow.demo(target, load_settings(), probe=probe, say=bars.update, tell=bars.tell)
     _show(found, False)
     out(f"report: {path}")
 

@@ -9,10 +9,13 @@ from touchline.domain.estimate import MicroBatch, TrainingSetup
 from touchline.domain.machine import TargetMachine
 from touchline.domain.quantity import Missing
 from touchline.estimate.bracket import KNEE_GAIN
-from touchline.estimate.points import TimePoint
+from touchline.estimate.points import TimePoint, model_of
+from touchline.estimate.terms import place
 from touchline.estimate.time import step_curve
 from touchline.estimate.work import StepWork, work_of
 
+_APART = 1.5
+"""Micro-batches whose sizes differ by less show nothing of how speed grows with them."""
 _MOST_ROWS = 1 << 14
 
 
@@ -65,6 +68,19 @@ def knee(
         if larger is not None and larger / found[size] - 1 < KNEE_GAIN:
             return Knee(rows=size, reached=True, tokens_per_second=found)
     return Knee(rows=most, reached=False, tokens_per_second=found)
+
+
+def shows_the_knee(setup: TrainingSetup, machine: TargetMachine, points: Sequence[TimePoint]) -> bool:
+    """Return True if runs of this model on this machine had micro-batches of different sizes.
+
+    One size, as a probe or a sweep of ranks has it, says how fast the machine is and not how that grows.
+    """
+    sizes = [
+        point.work.tokens_per_micro_batch
+        for point in points
+        if model_of(point.setup.shape) == model_of(setup.shape) and place(point.machine) == place(machine.key)
+    ]
+    return bool(sizes) and max(sizes) >= _APART * min(sizes)
 
 
 def _step(rows: int, width: int, label_share: float, global_rows: int | None) -> StepWork:

@@ -34,6 +34,8 @@ from touchline.estimate.work import StepWork
 
 _REPEATS = 0.03
 """Two batches that differ by no more are one: means over two orders of the same data do."""
+_FEW_STEPS = 20
+"""Steps below which a measurement, as of a probe, is of the model but no repeat of a run: it has no long-run median."""
 _MOST_POINTS = 128
 """Measured runs that are looked at; the model's own first."""
 _TOO_FAST = 1.05
@@ -111,9 +113,9 @@ def seconds_per_step(
     if known:
         answers.append(_cold(question, machine))
     own = [point for point in near if _same_model(point, setup)]
-    repeats = [point for point in own if _repeats(point, setup, work)]
+    repeats = [point for point in own if point.steps >= _FEW_STEPS and _repeats(point, setup, work)]
     others = [point for point in near if not _same_model(point, setup)]
-    rest = [point for point in own if not _repeats(point, setup, work)]
+    rest = [point for point in own if point not in repeats]
     if others:
         answers.append(_fitted(question, others, Rung.SAME_STACK))
     if rest:

@@ -20,7 +20,7 @@ from touchline.estimate.gpus import Gpu
 from touchline.estimate.memory import memory_estimate
 from touchline.estimate.points import TimePoint
 from touchline.estimate.processor import processor_memory_estimate
-from touchline.estimate.throughput import knee
+from touchline.estimate.throughput import knee, shows_the_knee
 from touchline.packing import largest_divisor
 
 
@@ -113,7 +113,7 @@ def _fastest(train: TrainConfig, setup: TrainingSetup | Missing, lengths: Length
     longest, whole = int(lengths.total.max()), train.global_batch_size
     limit = defaults.MICRO_BATCH_TOKENS // longest
     reason = f"beyond some {defaults.MICRO_BATCH_TOKENS:,} padded tokens a pass gains no more speed"
-    if outlook.time_points and not isinstance(setup, Missing):
+    if not isinstance(setup, Missing) and shows_the_knee(setup, outlook.machine, outlook.time_points):
         share = float(lengths.answer.mean() / lengths.total.mean())
         found = knee(
             setup,

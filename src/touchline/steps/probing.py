@@ -15,19 +15,20 @@ from touchline.catalog.shapes import shape_of_folder
 from touchline.domain.estimate import MicroBatch
 from touchline.domain.machine import TargetMachine
 from touchline.domain.plan import Plan, PlannedRun
-from touchline.domain.probe import ProbedModel, ProbeReport, ProbeRequest, ProbeTry
+from touchline.domain.probe import ProbedModel, ProbeOutcome, ProbeReport, ProbeRequest, ProbeTry
 from touchline.domain.quantity import Missing
 from touchline.domain.record import RunRecord
 from touchline.domain.shape import ModelShape
-from touchline.errors import InputFault
+from touchline.errors import InputFault, TouchlineError
 from touchline.estimate.bracket import divisors
 from touchline.estimate.points import TimePoint, model_of, stack_of
 from touchline.estimate.terms import place
 from touchline.evidence.history import remember
 from touchline.evidence.probes import probe_record
+from touchline.launch.folders import ExperimentFolder
 from touchline.launch.host_memory import free_host_bytes
 from touchline.launch.machine import machine_here
-from touchline.launch.probing import Say, probe
+from touchline.launch.probing import Say, describe, probe
 from touchline.packing.forecast import settings_of
 from touchline.plan.outlook import Outlook, memory_of
 from touchline.steps.evidence import past_runs
@@ -114,6 +115,37 @@ def unmeasured(plan: Plan, runs: Sequence[PlannedRun], settings: Settings) -> li
             found[run.model] = run
     past = past_runs(settings, {PROBED}, found).time if found else ()
     return [run for run in found.values() if not _is_known(plan, run, past)]
+
+
+def measure_unknown(plan: Plan, folder: ExperimentFolder, settings: Settings, tell: Callable[[str], None]) -> bool:
+    """Measure some steps of each model that is to be trained here and of which nothing is known on this machine.
+
+    What goes wrong is told and does not stop anything: the plan then rests on formulas.
+
+    Args:
+        plan: the plan, before it is written.
+        folder: its experiment.
+        settings: where models, caches and the history are.
+        tell: hears what is tried and what came of it.
+
+    Returns:
+        Whether something was learned, so that the plan is to be made again.
+    """
+    learned = False
+    for run in unmeasured(plan, [run for run in plan.runs if not folder.has_started(run.name)], settings):
+        tell(
+            f"nothing was measured of {run.model} on this machine: trying some of its training steps for a few seconds "
+            "(--no-probe leaves that out)"
+        )
+        try:
+            one = quick_probe(plan, run, folder.root, settings)
+        except TouchlineError as fault:
+            tell(f"the probe gave nothing ({fault.message}): the plan rests on formulas")
+            continue
+        kept = one.outcome is ProbeOutcome.FITS or one.outcome.out_of_memory
+        tell(f"probe: {describe(one)}" + ("; kept in the history" if kept else ": the plan rests on formulas"))
+        learned = learned or kept
+    return learned
 
 
 def quick_probe(plan: Plan, run: PlannedRun, root: Path, settings: Settings) -> ProbeTry:
