@@ -21,7 +21,7 @@ from touchline.errors import InputFault
 from touchline.estimate.gpus import gpu_names, similar_gpus
 from touchline.launch.commands import Answer
 from touchline.launch.machine import machine_here
-from touchline.steps.target import device_findings, target_of
+from touchline.steps.target import device_findings, target_of, type_findings
 
 pytestmark = pytest.mark.planning
 
@@ -136,6 +136,37 @@ def test_an_unknown_gpu_gets_the_list_and_what_it_may_mean() -> None:
     # A type is never taken for a GPU that merely begins alike.
     assert [similar_gpus(kind) for kind in ("a100_1g.5gb", "1g.10gb", "2080ti", "b300", "")] == [()] * 5
     assert similar_gpus("l4") == ("L4",)
+
+
+def test_jobs_that_may_get_another_gpu_than_is_planned_for() -> None:
+    def found(said: str, site: SlurmSite | None = None, gpu: str = "A100-80GB") -> list[tuple[str, str]]:
+        compute, site = ComputeConfig(executor="slurm", gpu=gpu), site or SlurmSite()
+        target = target_of(compute, site, Cluster(said))
+        return [(each.code, str(each.hint)) for each in type_findings(target, compute, site, None, Cluster(said))]
+
+    mixed = ROW.format(name="gpu*", gres="gpu:a100:4,gpu:v100:2")
+    assert found(mixed) == [("US134", "slurm.gpu_type: a100 in the user's config file")]
+    assert found(mixed, SlurmSite(gpu_type="a100")) == []
+    assert found(mixed, SlurmSite(constraint="a100&80gb")) == []
+    ((code, hint),) = found(mixed, gpu="H100")
+    assert (code, hint.split(",")[0]) == ("US133", "compute.gpu=A100-80GB")
+    # Another partition's GPUs are not the jobs'.
+    two = mixed + rows(new="gpu:h100:8")
+    assert found(two, SlurmSite(partition="new"), "H100") == []
+    assert [code for code, _ in found(two, SlurmSite(partition="gpu"), "H100")] == ["US133"]
+    # What has no type, or one that nobody knows, may be anything.
+    for fine in (ROW.format(name="gpu*", gres="gpu:4"), ROW.format(name="gpu*", gres="gpu:mystery:4"), "", rows(a="x")):
+        assert found(fine) == [], fine
+
+
+def test_a_plan_for_another_machine_does_not_run_here(site: dict[str, str], tmp_path: Path) -> None:
+    folder = make_experiment(tmp_path / "exp", n_train=32)
+    for verb, more in (("run", ["compute.gpu=H100"]), ("resume", [])):
+        done = touchline(verb, str(folder), *more, env=site)
+        assert done.returncode == 3, (verb, done.stderr)
+        assert "the plan is for H100 (compute.gpu), and this machine has" in done.stderr
+        assert "compute.gpu=auto" in done.stderr
+    assert not list(folder.glob("*/metrics.jsonl"))
 
 
 def gpu(count: int) -> TargetMachine:

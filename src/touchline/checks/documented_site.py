@@ -200,5 +200,16 @@ DOCUMENTED_SITE: dict[str, tuple[Severity, str, str]] = {
         in the user's config file. `compute: {gpu: cpu}` plans for runs on CPUs.
         """,
     ),
+    "US134": (
+        _W,
+        "any-gpu-type",
+        """The plan is for one kind of GPU, and the jobs ask for any that their partition has.
+
+        Why: `--gpus=1` without a type gives whatever is free; on a smaller GPU the run ends out of memory, on a slower
+        one at its time limit.
+
+        Fix: set `slurm.gpu_type` in the user's config file to the type as sinfo writes it, or a constraint.
+        """,
+    ),
 }
 """Code to usual severity, name and page."""

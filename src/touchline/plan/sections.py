@@ -390,8 +390,8 @@ def _evidence(plan: Plan) -> Iterator[str]:
         yield f"The estimates rest on {len(plan.evidence)} past runs: {', '.join(plan.evidence[:_SHOWN])}{more}"
     else:
         yield (
-            "No past run is known: the intervals are those of formulas and published figures. The cheapest measurement "
-            "that narrows them is `touchline probe` on this experiment, some steps of its heaviest run."
+            "No past run is known: the intervals are those of formulas and published figures. `touchline run` measures "
+            "some steps first where the runs are on this machine; `touchline probe` does it for the heaviest run alone."
         )
     reasons = {
         value.missing

@@ -30,6 +30,7 @@ from touchline.steps.planning import Planned
 from touchline.steps.progress import Progress
 from touchline.steps.recovering import Recovery, Tell
 from touchline.steps.running import Say, require_training
+from touchline.steps.target import refuse_elsewhere
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -97,6 +98,7 @@ def work(
         return Worked(planned=recovery.planned, stopped=recovery.stopped)
     watch = _watching(planned, runs, say, at_once=len(room), train=train, epochs=epochs)
     if first:
+        refuse_elsewhere(planned.plan)
         require_training()
         run_jobs(recovery.admit(first), executor, ledger, room, watch, before=recovery.before, after=recovery.after)
     return _evaluated_here(recovery, runs, executor, ledger, watch, epochs)

@@ -28,8 +28,13 @@ from touchline.spec.document import error
 from touchline.spec.read import LoadedExperiment
 from touchline.spec.stages import chain_faults, stage_experiment, stage_places
 from touchline.steps.resolving import shown_example, with_columns
+<<<<<<< HEAD
 from touchline.steps.target import Target, device_findings, target_of
 from touchline.tasks import TASKS, Task, get_task
+=======
+from touchline.steps.target import Target, device_findings, target_of, type_findings
+from touchline.tasks import Task, get_task
+>>>>>>> 0d8c638 (Jobs that may get another GPU than is planned for are told of, and a plan for another machine does not run here)
 from touchline.tasks.exact_match import EXACT_MATCH
 
 MODEL_NOT_HERE = "CK100"
@@ -140,6 +145,8 @@ def _see_target(seen: Seen, settings: Settings) -> None:
         seen.findings += as_findings(fault, "EX003", document.where(["compute", key]))
     trainers = [spec.train.backend for spec in seen.specs if spec.kind is RunKind.FINE_TUNED]
     machine = None if seen.target is None else seen.target.machine
+    if seen.target is not None:
+        seen.findings += type_findings(seen.target, compute, settings.slurm, document.where(["compute", "gpu"]))
     seen.findings += device_findings(compute, trainers, machine, document.where(["compute", "gpus_per_run"]))
 
 

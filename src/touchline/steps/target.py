@@ -15,10 +15,12 @@ from touchline.backends import backend_names, get_backend
 from touchline.domain.experiment import CPU, ComputeConfig
 from touchline.domain.finding import Finding, Severity, Where
 from touchline.domain.machine import TargetMachine
+from touchline.domain.plan import Plan
 from touchline.domain.quantity import Missing, Quantity
 from touchline.domain.site import SlurmSite
-from touchline.errors import InputFault
+from touchline.errors import InputFault, PolicyFault
 from touchline.estimate.gpus import Gpu, find_gpu, gpu_names, nearest_gpus, similar_gpus
+from touchline.estimate.terms import place
 from touchline.launch.commands import Commands, RealCommands
 from touchline.launch.doctoring import ask_partitions
 from touchline.launch.machine import machine_here
@@ -27,6 +29,7 @@ from touchline.slurmtext.site_facts import gpus_offered
 AUTO = "auto"
 SETTING = "compute.gpu"
 PLANNED_FOR_LOGIN_NODE = "US133"
+ANY_TYPE = "US134"
 UNKNOWN = "EX003"
 DEVICES = "BK003"
 _EXAMPLE = "A100-80GB"
@@ -65,6 +68,23 @@ def target_of(compute: ComputeConfig, site: SlurmSite, commands: Commands | None
         return _of_type(site.gpu_type, compute, site)
     partition = compute.partition or site.partition
     raise _not_named(*_offered(commands or RealCommands(), partition))
+
+
+def refuse_elsewhere(plan: Plan) -> None:
+    """Refuse to train here what was planned for a GPU that this machine does not have.
+
+    Raises:
+        PolicyFault: `compute.gpu` names another machine, and the runs would be started on this one.
+    """
+    if plan.executor != "local" or plan.machine.source != SETTING:
+        return
+    machine = machine_here(plan.gpus_per_run)
+    if place(machine.key) != place(plan.machine.key):
+        raise PolicyFault(
+            f"the plan is for {plan.machine.name} (compute.gpu), and this machine has {machine.name}",
+            expected="the machine that was planned for: times, memory and micro-batches are of it",
+            hint="compute.gpu=auto plans for this machine; compute.executor=slurm runs on a cluster",
+        )
 
 
 def target_named(name: str, where: str) -> Target:
@@ -157,6 +177,53 @@ def device_findings(
 
 def _most_devices(trainer: str) -> int:
     return get_backend(trainer).most_devices if trainer in backend_names() else 1
+
+
+def type_findings(
+    target: Target, compute: ComputeConfig, site: SlurmSite, where: Where | None, commands: Commands | None = None
+) -> Iterator[Finding]:
+    """Yield what stands against getting the GPU that is planned for: jobs that name no type get any that is free.
+
+    Args:
+        target: the machine that is planned for.
+        compute: where the runs will be.
+        site: the user's settings for the cluster.
+        where: the place of `compute.gpu`.
+        commands: how SLURM is asked what it offers; the programs on PATH when None.
+    """
+    if compute.executor != "slurm" or target.machine.kind != "gpu" or site.gpu_type is not None:
+        return
+    if compute.constraint or site.constraint:
+        # Which nodes these words mean is the site's own matter.
+        return
+    asked = ask_partitions(commands or RealCommands())
+    partition = compute.partition or site.partition
+    parts = [] if isinstance(asked, Missing) else asked
+    jobs = [part for part in parts if (part.default if partition is None else part.name in partition.split(","))]
+    kinds = list(gpus_offered(jobs))
+    named_here = [part.name for part in jobs]
+    if not kinds or "" in kinds:
+        return
+    right = [kind for kind in kinds if target.machine.name in similar_gpus(kind)]
+    unsure = [kind for kind in kinds if not similar_gpus(kind)]
+    in_words = f"{', '.join(kinds)} in {', '.join(named_here)}"
+    if not right and not unsure:
+        yield _finding(
+            PLANNED_FOR_LOGIN_NODE,
+            f"compute.gpu plans for {target.machine.name}, and the jobs' partition has none: {in_words}",
+            f"compute.gpu={similar_gpus(kinds[0])[-1]}, or another partition",
+            where,
+            subject=SETTING,
+        )
+    elif len(kinds) > 1:
+        yield _finding(
+            ANY_TYPE,
+            f"compute.gpu plans for {target.machine.name}, and the jobs ask for any GPU: {in_words}",
+            f"slurm.gpu_type: {(right or unsure)[0]} in the user's config file",
+            where,
+            subject=SETTING,
+            severity=Severity.WARNING,
+        )
 
 
 # ---- a cluster -------------------------------------------------------------------------------------------------------
@@ -261,7 +328,13 @@ def _fault(message: str, hint: str, code: str = PLANNED_FOR_LOGIN_NODE) -> Input
     return InputFault(message, hint=hint, findings=[finding])
 
 
-def _finding(code: str, message: str, hint: str, where: Where | None) -> Finding:
-    return Finding(
-        code=code, severity=Severity.ERROR, subject="compute.gpus_per_run", message=message, hint=hint, where=where
-    )
+def _finding(
+    code: str,
+    message: str,
+    hint: str,
+    where: Where | None,
+    *,
+    subject: str = "compute.gpus_per_run",
+    severity: Severity = Severity.ERROR,
+) -> Finding:
+    return Finding(code=code, severity=severity, subject=subject, message=message, hint=hint, where=where)
