@@ -38,10 +38,9 @@ from touchline.catalog.create import create_capitalization
 from touchline.catalog.settings import Settings
 from touchline.domain.analysis import Analysis
 from touchline.domain.collected import RunMetrics
-from touchline.domain.jobs import EVALUATE
 from touchline.domain.results import RunResult
 from touchline.domain.submitted import Submitted
-from touchline.errors import InputFault, PolicyFault, RunsFailed
+from touchline.errors import InputFault, PolicyFault
 from touchline.files import read_text_bounded, write_if_changed
 from touchline.launch.folders import ExperimentFolder
 from touchline.launch.getting import EXPORTABLE, get_model
@@ -59,7 +58,6 @@ from touchline.steps.histories import (
     history_rebuild,
     history_show,
 )
-from touchline.steps.launching import Worked
 from touchline.steps.outcomes import clean, compare, export, report
 from touchline.steps.packs import pack, pack_check, pack_write
 from touchline.steps.planning import (
@@ -493,15 +491,5 @@ def _worked(
     collect(source, settings)
     found = list(report(source, cache=settings.cache_dir).report.runs)
     if done.stopped:
-        raise _failed(done)
+        raise launching.failure_of(done)
     return found
-
-
-def _failed(done: Worked) -> RunsFailed:
-    root = done.planned.folder.root
-    names = [name.removeprefix(EVALUATE) for name in done.stopped]
-    places = [root / name if done.planned.plan.run(name) else done.planned.folder.evaluation(name) for name in names]
-    # What was refused, or never came to be started, has said nothing.
-    spoken = [place for place in dict.fromkeys(places) if any(place.glob("*.out"))]
-    hint = f"tail -n 20 {' '.join(f'{shlex.quote(str(place))}/*.out' for place in spoken)}" if spoken else None
-    return RunsFailed(f"did not end well: {', '.join(done.stopped)}", hint=hint)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -10,7 +11,7 @@ from touchline.catalog.settings import Settings
 from touchline.domain.plan import PlannedRun
 from touchline.domain.status import JobState
 from touchline.domain.submitted import Submitted
-from touchline.errors import EnvironmentFault, InputFault, LimitReached, Refused, Unclear
+from touchline.errors import EnvironmentFault, InputFault, LimitReached, Refused, RunsFailed, Unclear
 from touchline.files import try_lock
 from touchline.launch.commands import RealCommands
 from touchline.launch.gpus import slots, visible_gpus
@@ -264,3 +265,14 @@ def _watching(
     if say is None:
         return lambda jobs, seen: None
     return Progress(planned, runs, say, at_once=at_once, train=train, epochs=epochs).watch
+
+
+def failure_of(done: Worked) -> RunsFailed:
+    """Return the fault that names the jobs that did not end well."""
+    root = done.planned.folder.root
+    names = [name.removeprefix(EVALUATE) for name in done.stopped]
+    places = [root / name if done.planned.plan.run(name) else done.planned.folder.evaluation(name) for name in names]
+    # What was refused, or never came to be started, has said nothing.
+    spoken = [place for place in dict.fromkeys(places) if any(place.glob("*.out"))]
+    hint = f"tail -n 20 {' '.join(f'{shlex.quote(str(place))}/*.out' for place in spoken)}" if spoken else None
+    return RunsFailed(f"did not end well: {', '.join(done.stopped)}", hint=hint)

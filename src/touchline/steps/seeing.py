@@ -28,13 +28,8 @@ from touchline.spec.document import error
 from touchline.spec.read import LoadedExperiment
 from touchline.spec.stages import chain_faults, stage_experiment, stage_places
 from touchline.steps.resolving import shown_example, with_columns
-<<<<<<< HEAD
-from touchline.steps.target import Target, device_findings, target_of
-from touchline.tasks import TASKS, Task, get_task
-=======
 from touchline.steps.target import Target, device_findings, target_of, type_findings
-from touchline.tasks import Task, get_task
->>>>>>> 0d8c638 (Jobs that may get another GPU than is planned for are told of, and a plan for another machine does not run here)
+from touchline.tasks import TASKS, Task, get_task
 from touchline.tasks.exact_match import EXACT_MATCH
 
 MODEL_NOT_HERE = "CK100"
