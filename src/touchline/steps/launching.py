@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from touchline.catalog.settings import Settings
+from touchline.domain.jobs import EVALUATE
 from touchline.domain.plan import PlannedRun
 from touchline.domain.status import JobState
 from touchline.domain.submitted import Submitted
