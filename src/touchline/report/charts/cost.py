@@ -36,7 +36,7 @@ def cost(report: Report, analysis: Analysis, inks: Mapping[str, Ink]) -> Chart |
     )
     x = altair.X(
         "cost:Q",
-        title=f"{unit} a run{', log' if far else ''}",
+        title=f"{unit} per run{', log' if far else ''}",
         scale=scale,
         axis=altair.Axis(format=".3~r", tickCount=6),
     )

@@ -162,7 +162,7 @@ def contrasts(analysis: Analysis) -> Chart | None:
         {"contrasts": rows, "zero": [{"zero": 0}]},
         name="contrasts",
         section=SECTION,
-        title="What the factors do",
+        title="Factor effects",
         caption=(
             "Each level against the first, all other factors averaged over. Thick: interval over training seeds; "
             "dotted: over items alone, which holds for these checkpoints and not for the setting. Filled: established."

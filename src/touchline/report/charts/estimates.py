@@ -81,8 +81,8 @@ def estimates(report: Report, inks: Mapping[str, Ink]) -> Chart | None:
         section="estimates",
         title="Estimate against actual",
         caption=(
-            "A point a run: right of 1 it took more than was predicted. Grey: where the interval of the plan lay. "
-            f"Filled: the interval held the measured value; ring: it did not, or there was none.{left}"
+            "One point per run; right of 1: above the prediction. Grey: prediction interval. Filled: inside it; ring: "
+            f"outside or not predicted.{left}"
         ),
         height=_BAND * count,
     )

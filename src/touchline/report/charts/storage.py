@@ -17,7 +17,7 @@ from touchline.report.inks import CONTROL, Ink
 from touchline.units import GIB, KIB, MIB, format_bytes
 
 _UNITS = ((GIB, "GiB"), (MIB, "MiB"), (KIB, "KiB"), (1, "B"))
-_PARTS = ("adapters", "rest of the checkpoints", "logs and everything else")
+_PARTS = ("adapters", "rest of checkpoints", "other files")
 _HUES = ("#0072b2", "#e69f00", "#9aa0a8")
 
 

@@ -29,7 +29,7 @@ def appendix_section(report: Report) -> Iterator[str]:
     for group, commands in groups.items():
         yield f"### {escape(group)}\n"
         yield fence([line for each in commands for line in (f"# {each.text}", each.command)], "bash")
-    yield "## Appendix: where the numbers stand\n"
+    yield "## Appendix: data sources\n"
     yield from _files(report)
     if report.sources:
         yield "## Appendix: datasets and models\n"

@@ -41,7 +41,7 @@ def checkpoint_section(report: Report) -> Iterator[str]:
         {each.name for each in verification.checkpoints} | {each.name for each in verification.missing}, key=_in_order
     )
     yield _matrix(report, names) if len(names) <= _COLUMNS else _counts(report)
-    yield f"{SOUND} sound, {BROKEN} broken, {ABSENT} not there though planned, {NOT_EXPECTED} not planned.\n"
+    yield f"{SOUND} valid, {BROKEN} corrupt, {ABSENT} missing, {NOT_EXPECTED} not planned.\n"
     broken = [each for each in verification.checkpoints if not each.sound]
     if broken:
         rows = [

@@ -110,12 +110,10 @@ def _overview(report: Report) -> Iterator[str]:
     if told:
         yield f"{' and '.join(told)}: see [Issues and notes](#issues-and-notes).\n"
     yield _runs(report)
+    answers = f" Every answer: {link('samples.jsonl')}." if report.analyses else ""
     yield (
-        f"The same as an interactive page: {link('report.html')}. Every answer: {link('samples.jsonl')}. A figure that "
-        "was not measured reads `n/a` with the reason.\n"
-        if report.analyses
-        else f"The same as an interactive page: {link('report.html')}. A figure that was not measured reads `n/a` with "
-        "the reason.\n"
+        f"The same as an interactive page: {link('report.html')}.{answers} Missing values are shown as "
+        "`n/a (reason)`.\n"
     )
 
 

@@ -106,7 +106,7 @@ def packing(report: Report, inks: Inks) -> PageTable | None:
     columns = (
         Column(label="Run"),
         Column(label="Packed"),
-        Column(label="Examples a row", numeric=True),
+        Column(label="Examples per sequence", numeric=True),
         Column(label="Efficiency", numeric=True, title="Share of the computed positions that hold a token"),
         Column(label="Examples/s", numeric=True),
         Column(label="Peak memory", numeric=True),
@@ -234,9 +234,9 @@ def storage(report: Report, inks: Inks) -> PageTable | None:
         Column(label="Checkpoints", numeric=True),
         Column(label="Folder", numeric=True),
         Column(label="Checkpoints' size", numeric=True),
-        Column(label="As adapters alone", numeric=True),
+        Column(label="Adapters only", numeric=True),
         Column(label="As full models", numeric=True),
-        Column(label="Forecast", numeric=True),
+        Column(label="Predicted", numeric=True),
     )
     return table_of(columns, rows, notes)
 
