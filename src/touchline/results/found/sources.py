@@ -55,9 +55,12 @@ def description_of(root: Path) -> str:
     """
     readmes = sorted(path for path in root.iterdir() if path.name.lower() in _READMES and not path.is_symlink())
     for path in readmes:
-        title, paragraph = "", []
+        title, paragraph, in_code = "", [], False
         for line in (bounded(path, _README_LIMIT_BYTES) or "").splitlines():
             told = line.strip()
+            in_code ^= told.startswith("```")
+            if in_code:
+                continue
             if told and not told.startswith(_NO_PROSE):
                 paragraph.append(told)
             elif paragraph:
