@@ -40,7 +40,12 @@ inherited = [key for key in os.environ if key.startswith(("SLURM_CPUS_PER", "SLU
 environment = {key: value for key, value in os.environ.items() if key not in inherited}
 environment |= {"SLURM_STEP_ID": str(step), "SLURM_CPUS_PER_TASK": options["cpus-per-task"]}
 environment |= {"CUDA_VISIBLE_DEVICES": ",".join(map(str, mine))} if gpus else {}
-log = options["output"].replace("%J", f"{os.environ['SLURM_JOB_ID']}.{step}")
+log = os.path.join(os.getcwd(), options["output"])
+if "\\" in log:
+    log = re.sub(r"\\(.)", r"\1", log, flags=re.DOTALL)
+else:
+    known = {"%": "%", "J": f"{os.environ['SLURM_JOB_ID']}.{step}"}
+    log = re.sub("%([%J])", lambda match: known[match[1]], log)
 with open(log, "ab") as stream:
     work = subprocess.Popen(words, env=environment, stdout=stream, stderr=stream)
     signal.signal(signal.SIGUSR1, lambda number, frame: work.send_signal(number))

@@ -160,6 +160,29 @@ def test_a_run_on_slurm_gives_what_it_gives_here(site: Site) -> None:
     assert {entry.state for entry in events(folder, "ended")} == {"COMPLETED"}
 
 
+@pytest.mark.parametrize("name", ["50%% of %j, %A %x %5j", r"back\slash and %j"])
+def test_a_folder_whose_name_means_something_to_slurm(site: Site, name: str) -> None:
+    """Its jobs write into it, by touchline and by submit_all.sh, and are found again: nothing is submitted twice."""
+    folder, by_hand = small(site, f"a {name}"), small(site, f"b {name}")
+    site.call("run", folder, *SMALL, ON_SLURM)
+    assert submissions(folder) == {RUN: 1, EVALUATION: 1}
+    assert {run["status"] for run in site.json("status", folder)["runs"]} == {"completed"}
+    site.call("prepare", by_hand, *SMALL, ON_SLURM, "--yes")
+    script = ["bash", str(by_hand / "submit_all.sh")]
+    first = subprocess.run(script, env=site.variables(), capture_output=True, text=True, check=True)
+    assert len(first.stdout.splitlines()) == 2
+    again = subprocess.run(script, env=site.variables(), capture_output=True, text=True, check=True)
+    assert again.stdout == ""
+    until(lambda: any((by_hand / RUN / "eval").glob("*.scores.json")))
+    until(lambda: not site.states(by_hand).keys() & {"PENDING", "RUNNING", "COMPLETING"})
+    assert {run["status"] for run in site.json("status", by_hand)["runs"]} == {"completed"}
+    after = subprocess.run(script, env=site.variables(), capture_output=True, text=True, check=True)
+    assert after.stdout == ""
+    for each in (folder, by_hand):
+        outputs = [path.name for path in (each / RUN).glob("slurm-*.out") if path.stat().st_size]
+        assert len(outputs) == 2, outputs
+
+
 # ---- kills and chains ------------------------------------------------------------------------------------------------
 
 

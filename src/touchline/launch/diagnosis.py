@@ -8,6 +8,7 @@ from pathlib import Path
 from touchline.domain.observation import Sign, SignKind
 from touchline.domain.recovery import Diagnosis
 from touchline.files import open_regular
+from touchline.slurmtext.patterns import JOB_ID
 
 _TAIL_BYTES = 1 << 20
 """What is read of an output: how an attempt ended stands at its end."""
@@ -50,7 +51,7 @@ def diagnose(output: Path | None, exit_code: int | None) -> Diagnosis:
 def newest_output(folder: Path, job_id: str = "", pattern: str = "slurm-*.out") -> Path | None:
     """The output of a job in a run's folder; the newest one when the job is not known. Another job's proves nothing."""
     outputs = [path for path in folder.glob(pattern) if path.is_file()]
-    named = [path for path in outputs if job_id and job_id in path.stem]
+    named = [path for path in outputs if job_id and (job_id in path.stem or JOB_ID in path.stem)]
     return max(named if job_id else outputs, key=lambda path: path.stat().st_mtime_ns, default=None)
 
 

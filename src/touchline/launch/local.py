@@ -36,7 +36,7 @@ class LocalExecutor:
         """Start a job; its id is `local-<token>`. What it waits for is over by then: the queue sees to that."""
         del after
         job_id = f"local-{token}"
-        output = job.folder / job.output.format(job=job_id)
+        output = job.output_path(job_id)
         environment = {key: value for key, value in os.environ.items() if not key.startswith("SLURM_")}
         environment |= {"TOUCHLINE_JOB_ID": job_id, "TOUCHLINE_TOKEN": token}
         if job.time_limit_seconds is not None:
@@ -122,5 +122,5 @@ def _told(job: Job, attempt: Attempt) -> JobView:
 
 def _killed(job: Job, job_id: str) -> JobState:
     """Whoever killed it did not say why; the kernel does it when memory is short, and then something says so."""
-    tail, _ = read_tail(job.folder / job.output.format(job=job_id), _TAIL_BYTES)
+    tail, _ = read_tail(job.output_path(job_id), _TAIL_BYTES)
     return JobState.UNKNOWN if out_of_memory_line(tail.decode(errors="replace")) is None else JobState.OUT_OF_MEMORY

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from touchline.domain.jobs import JobView
+from touchline.slurmtext.patterns import JOB_ID
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,6 +31,13 @@ class Job:
     """Names of jobs that must have ended first, well or not: it looks at their artefacts itself."""
     time_limit_seconds: float | None = None
     """When this machine ends it; SLURM's limit stands in the script."""
+
+    def output_path(self, job_id: str) -> Path:
+        """Return the file that a job's output is in, or would be."""
+        named = self.folder / self.output.format(job=job_id)
+        # Below a folder with a backslash SLURM replaces no pattern.
+        unnamed = self.folder / self.output.format(job=JOB_ID)
+        return unnamed if not named.exists() and unnamed.exists() else named
 
 
 class Executor(Protocol):

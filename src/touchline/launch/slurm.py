@@ -24,6 +24,7 @@ from touchline.launch.slurm_jobs import Candidates, candidates
 from touchline.launch.slurm_queries import SlurmQueries
 from touchline.launch.slurm_views import HEARTBEAT_STALE_SECONDS, Known, ended_itself, is_alive, last_view, view_of
 from touchline.slurmtext.answers import Verdict, read_submission, waits_at_a_limit
+from touchline.slurmtext.patterns import JOB_ID, output_pattern
 from touchline.slurmtext.queue import QueueRow
 from touchline.slurmtext.states import read_job_id
 from touchline.units import format_seconds
@@ -93,6 +94,9 @@ class SlurmExecutor:
         del gpus
         assert job.script is not None, job.name
         words = ["sbatch", "--parsable", f"--comment={token}", f"--job-name={job.name}"]
+        output = output_pattern(str(job.folder.resolve()), job.output.format(job=JOB_ID))
+        if output is not None:
+            words.append(f"--output={output}")
         # sbatch knows no steps: what waits for one of an allocation waits for the allocation.
         parents = dict.fromkeys(parent.whole for each in after if (parent := read_job_id(each)) is not None)
         if parents:
@@ -343,7 +347,7 @@ def _by_hand(attempt: Attempt, alive: bool) -> JobView:
 
 def _tail(job: Job, job_id: str) -> str:
     """The end of a job's output; empty where there is none."""
-    path = job.folder / job.output.format(job=job_id.partition(".")[0])
+    path = job.output_path(job_id.partition(".")[0])
     try:
         with open_regular(path) as stream:
             stream.seek(max(path.stat().st_size - _TAIL_BYTES, 0))

@@ -227,7 +227,7 @@ def _evaluating(folder: ExperimentFolder, model: str, views: Mapping[str, JobVie
         runs = frozenset(str(each["run"]) for each in asked)
     except (OSError, ValueError, KeyError, TypeError):
         runs = frozenset()
-    output, _ = read_tail(job.folder / job.output.format(job=view.job_id), _OUTPUT_TAIL_BYTES)
+    output, _ = read_tail(job.output_path(view.job_id), _OUTPUT_TAIL_BYTES)
     return _Evaluating(view=view, runs=runs, output=output)
 
 
