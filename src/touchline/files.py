@@ -140,9 +140,14 @@ def disk_faults(what: str, path: Path) -> Iterator[None]:
         raise
 
 
+def _encoded(text: str) -> bytes:
+    """A text as a file holds it: what is no character, from a name that is not UTF-8 say, as its escape."""
+    return text.encode(errors="backslashreplace")
+
+
 def write_atomic(path: Path, content: str | bytes) -> None:
     """Replace `path` by `content` in one step; the old content stays until the new one is on disk."""
-    data = content.encode() if isinstance(content, str) else content
+    data = _encoded(content) if isinstance(content, str) else content
     temporary = path.parent / f".{path.name[:40]}.{secrets.token_hex(4)}.tmp"
     with disk_faults("file", path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -160,7 +165,7 @@ def write_atomic(path: Path, content: str | bytes) -> None:
 def write_if_changed(path: Path, content: str) -> bool:
     """Write `content` unless it is there already, and say whether anything was written."""
     try:
-        if read_bytes(path) == content.encode():
+        if read_bytes(path) == _encoded(content):
             return False
     except (FileNotFoundError, Unreadable):
         pass
@@ -176,7 +181,7 @@ def append_line(path: Path, line: str) -> None:
         if size:
             stream.seek(size - 1)
             torn = stream.read(1) != b"\n"
-        stream.write(("\n" if torn else "").encode() + line.rstrip("\n").encode() + b"\n")
+        stream.write(("\n" if torn else "").encode() + _encoded(line.rstrip("\n")) + b"\n")
         stream.flush()
         os.fsync(stream.fileno())
 

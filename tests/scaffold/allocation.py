@@ -68,8 +68,9 @@ plan = json.loads(pathlib.Path("work.json").read_text())
 saved = pathlib.Path("resume")
 left = float(saved.read_text()) if saved.exists() else plan["seconds"]
 print("GPUs", os.environ.get("CUDA_VISIBLE_DEVICES", "none"), "in", os.getcwd(), flush=True)
+pathlib.Path("began").touch()
 end = time.monotonic() + left
-while time.monotonic() < end:
+while time.monotonic() < end or not pathlib.Path(plan["until"]).exists():
     time.sleep(0.02)
     if asked:
         saved.write_text(str(plan["then"]))
@@ -87,13 +88,30 @@ def digest_of(name: str) -> str:
 
 
 def make_run(
-    root: Path, name: str, *, seconds: float = 0.1, then: float = 0.0, code: int = 0, complete: bool = True
+    root: Path,
+    name: str,
+    *,
+    seconds: float = 0.1,
+    then: float = 0.0,
+    until: str = ".",
+    code: int = 0,
+    complete: bool = True,
 ) -> None:
-    """A run's folder, its script in the shape of ours, with work that takes `seconds`, and `then` after a stop."""
+    """A run's folder, its script in the shape of ours, with work that takes `seconds`, and `then` after a stop.
+
+    It goes on until another file is there: `../b/began` until the run `b` has begun, however long that takes.
+    """
     folder = root / name
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "work.py").write_text(WORK)
-    plan = {"seconds": seconds, "then": then, "code": code, "complete": complete, "digest": digest_of(name)}
+    plan = {
+        "seconds": seconds,
+        "then": then,
+        "until": until,
+        "code": code,
+        "complete": complete,
+        "digest": digest_of(name),
+    }
     (folder / "work.json").write_text(json.dumps(plan))
     (folder / "finetune.yaml").write_text("x: 1\n")
     (folder / "finetune.slurm").write_text(_script(f"{sys.executable} work.py"))

@@ -301,10 +301,13 @@ class Cluster:
                 ):
                     doomed += [process, *process.children(recursive=True)]
         # Power is gone for all at once: none may still do something because another one died before it.
-        for act in (psutil.Process.suspend, psutil.Process.kill):
-            for process in doomed:
-                with suppress(psutil.NoSuchProcess):
-                    act(process)
+        for process in doomed:
+            with suppress(psutil.NoSuchProcess):
+                process.suspend()
+        # Children first: when a shepherd dies before them, the kernel hangs up on its stopped children and wakes them.
+        for process in reversed(doomed):
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
 
     def _idle_nodes(self, states: Sequence[str] = ("idle",)) -> set[str]:
         try:

@@ -167,7 +167,8 @@ def test_a_folder_whose_name_means_something_to_slurm(site: Site, name: str) -> 
     site.call("run", folder, *SMALL, ON_SLURM)
     assert submissions(folder) == {RUN: 1, EVALUATION: 1}
     assert {run["status"] for run in site.json("status", folder)["runs"]} == {"completed"}
-    site.call("prepare", by_hand, *SMALL, ON_SLURM, "--yes")
+    site.call("plan", by_hand, *SMALL, ON_SLURM)
+    site.call("prepare", by_hand)
     script = ["bash", str(by_hand / "submit_all.sh")]
     first = subprocess.run(script, env=site.variables(), capture_output=True, text=True, check=True)
     assert len(first.stdout.splitlines()) == 2

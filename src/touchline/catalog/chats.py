@@ -193,9 +193,10 @@ def plain_text(value: object) -> str | None:
         except UnicodeEncodeError:
             return None
         return value
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    return str(value)
+    # A whole number may be beyond a float's range, and is finite all the same.
+    return None if isinstance(value, float) and not math.isfinite(value) else str(value)
 
 
 def _system(data: DataConfig) -> tuple[Message, ...]:

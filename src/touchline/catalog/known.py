@@ -15,6 +15,7 @@ from touchline.domain.catalog import DatasetInfo
 from touchline.domain.experiment import DataConfig
 from touchline.errors import EnvironmentFault, InputFault
 from touchline.files import read_text_bounded, write_atomic
+from touchline.jsontext import has_half_characters
 
 _VERSION = 2
 """Changes when the same file would be described or judged differently."""
@@ -28,6 +29,8 @@ _COLUMNS = TypeAdapter(Columns)
 
 def known_dataset(cache_dir: Path, path: Path, data: DataConfig, sha256: str) -> DatasetInfo | None:
     """What was found of a file with this content at this place, read with these settings; None when nothing is kept."""
+    if has_half_characters(str(path)):
+        return None
     try:
         return _INFO.validate_json(read_text_bounded(_place(cache_dir, path, data, sha256), _LIMIT_BYTES), strict=True)
     except (InputFault, EnvironmentFault, OSError, ValidationError):
@@ -36,6 +39,9 @@ def known_dataset(cache_dir: Path, path: Path, data: DataConfig, sha256: str) ->
 
 def keep_dataset(cache_dir: Path, path: Path, data: DataConfig, info: DatasetInfo) -> None:
     """Keep it; a cache that cannot be written costs time the next time, and nothing now."""
+    # JSON holds no name that is not UTF-8.
+    if has_half_characters(str(path)):
+        return
     try:
         write_atomic(_place(cache_dir, path, data, info.sha256), _INFO.dump_json(info))
     except (EnvironmentFault, OSError):

@@ -14,7 +14,7 @@ from touchline.catalog.tally import Tally
 from touchline.domain.finding import Finding, Severity, Where
 from touchline.errors import EnvironmentFault, InputFault
 from touchline.files import open_regular, read_bytes
-from touchline.jsontext import parse_json
+from touchline.jsontext import has_half_characters, parse_json
 
 SIZE_LIMIT_BYTES = 1 << 30
 """More does not belong into one file that is read whole."""
@@ -122,8 +122,10 @@ def _json_splits(data: dict[str, object], path: Path, tally: Tally) -> dict[str,
         else:
             splits[split] = []
             for number, row in enumerate(rows, 1):
-                if isinstance(row, dict):
+                if isinstance(row, dict) and _names_fit(row):
                     splits[split].append(Row(row, None))
+                elif isinstance(row, dict):
+                    tally.add("DA102", path.name, f"{name}: {_HALF_NAME}", row=number)
                 else:
                     tally.add("DA103", path.name, f"{name}: not an object, expected {{column: value}}", row=number)
     return splits
@@ -140,6 +142,13 @@ def _lines(path: Path, tally: Tally) -> Iterator[str]:
                 yield line.decode(errors="replace")
 
 
+_HALF_NAME = "the name of a column holds half of a surrogate pair, which no file can"
+
+
+def _names_fit(row: dict[str, object]) -> bool:
+    return not any(has_half_characters(name) for name in row)
+
+
 def _jsonl(path: Path, tally: Tally) -> Iterator[Row]:
     for number, line in enumerate(_lines(path, tally), 1):
         if not line.strip():
@@ -152,8 +161,10 @@ def _jsonl(path: Path, tally: Tally) -> Iterator[Row]:
         except (ValueError, RecursionError) as error:
             tally.add("DA102", path.name, f"not JSON: {error}", line=number)
             continue
-        if isinstance(row, dict):
+        if isinstance(row, dict) and _names_fit(row):
             yield Row(row, number)
+        elif isinstance(row, dict):
+            tally.add("DA102", path.name, _HALF_NAME, line=number)
         else:
             tally.add("DA103", path.name, "not an object, expected {column: value}", line=number)
 

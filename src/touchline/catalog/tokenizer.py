@@ -17,6 +17,7 @@ from touchline.jsontext import parse_json
 from touchline.rendering import SpecialTokens, TemplateFault
 
 _LIMIT_BYTES = 256 << 20
+_SAID_CHARACTERS = 300
 _ANY_DATE = "2000-01-01"
 """Whether a template compiles depends on no date."""
 _GET = "download the model's tokenizer files again"
@@ -70,8 +71,11 @@ _SPECIAL = ("bos", "eos", "pad", "unk")
 def _parsed(text: str, path: Path, findings: list[Finding]) -> Tokenizer | None:
     try:
         return Tokenizer.from_str(text)
-    except Exception as error:  # noqa: BLE001 (the library raises nothing narrower)
-        findings.append(_error("TK101", path, f"tokenizer.json is broken: {error}", _GET))
+    except BaseException as error:
+        # The library raises nothing narrower than Exception, and where its Rust code panics not even that.
+        if not isinstance(error, Exception) and type(error).__module__ != "pyo3_runtime":
+            raise
+        findings.append(_error("TK101", path, f"tokenizer.json is broken: {str(error)[:_SAID_CHARACTERS]}", _GET))
         return None
 
 

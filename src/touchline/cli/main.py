@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import shlex
 import sys
@@ -379,6 +380,10 @@ app.add_typer(history_app, name="history", rich_help_panel=EVIDENCE)
 
 def main() -> None:
     """The console script: faults become words and exit codes, never tracebacks."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A name that is not UTF-8, or a sign that the terminal does not know, is shown as its escape.
+            stream.reconfigure(errors="backslashreplace")
     try:
         code = app(standalone_mode=False)
         if code == INTERRUPTED:
