@@ -86,6 +86,7 @@ if TYPE_CHECKING:
     from touchline.steps.emitting import PlaceRequest
     from touchline.steps.estimating import EstimateRequest
     from touchline.steps.fixing import Changes
+    from touchline.steps.starting import Start
 
 __all__ = [
     "clean",
@@ -148,6 +149,35 @@ def check_fix(
     from touchline.steps.fixing import fix
 
     return fix(check_paths(paths, settings, request, tell)[1], write=write)
+
+
+def init(
+    target: Path | None,
+    settings: Settings,
+    *,
+    data: Path,
+    input_columns: Sequence[str] = (),
+    output_column: str | None = None,
+    model: str | None = None,
+    name: str | None = None,
+) -> Start:
+    """Write a commented experiment.yaml for the user's own dataset, and give its path.
+
+    Raises:
+        InputFault: data or model cannot be used.
+        PolicyFault: there is an experiment.yaml already.
+    """
+    from touchline.steps.starting import start
+
+    return start(
+        target,
+        settings,
+        data=data,
+        input_columns=input_columns,
+        output_column=output_column,
+        model=model,
+        name=name,
+    )
 
 
 def plan(

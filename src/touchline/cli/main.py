@@ -32,6 +32,7 @@ from touchline.cli.packing import pack_app
 from touchline.cli.placing import place
 from touchline.cli.renamed import with_old_names
 from touchline.cli.reporting import report
+from touchline.cli.starting import init
 from touchline.cli.watching import logs, status
 from touchline.errors import TouchlineError
 
@@ -361,7 +362,7 @@ def _say_report(source: Path) -> None:
 
 
 _COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
-    EXPERIMENT: (demo, check, plan, prepare, run, resume, evaluate, clean),
+    EXPERIMENT: (init, demo, check, plan, prepare, run, resume, evaluate, clean),
     LOOK: (status, logs, results, report, compare, collect, export),
     CLUSTER: (submit, cancel, place, doctor),
     EVIDENCE: (estimate, probe, optimize),
