@@ -121,7 +121,8 @@ def _parsed(path: Path, text: str) -> ast.Module:
 def _refuse_without_task(path: Path, tree: ast.Module, function: str) -> None:
     """Refuse what can be seen to be wrong; where names come from elsewhere, running it will tell."""
     found = [name for name, _ in _tasks(tree)]
-    if any(_brings_names(node) for node in tree.body):
+    brought = {name for node in tree.body for name in _brought_names(node)}
+    if function in brought or "*" in brought or (brought and not found and not function):
         return
     if not found:
         raise InputFault(f"{str(path)!r} has no Inspect task", expected="a function with @task that returns a Task")
@@ -210,9 +211,19 @@ def _declared_scorers(tree: ast.Module) -> Iterator[tuple[str, str]]:
         for each in node.decorator_list:
             if isinstance(each, ast.Call) and _called(each) == "scorer":
                 given = next((part.value for part in each.keywords if part.arg == "metrics"), None)
-                names = [_called(part) for part in ast.walk(given) if isinstance(part, ast.Call)] if given else []
                 name = _given_name(each) or node.name
-                yield node.name, f"{name}: {', '.join(filter(None, names))}" if any(names) else name
+                yield node.name, "; ".join(_with_metrics(name, given)) or name
+
+
+def _with_metrics(name: str, given: ast.expr | None) -> Iterator[str]:
+    """`rouge: mean, stderr`; of a scorer with a mapping of metrics one for each of its scores, `judge.tone: mean`."""
+    if isinstance(given, ast.Dict):
+        for key, value in zip(given.keys, given.values, strict=True):
+            own = f"{name}.{key.value}" if isinstance(key, ast.Constant) and isinstance(key.value, str) else name
+            yield from _with_metrics(own, value)
+        return
+    names = [_called(part) for part in ast.walk(given) if isinstance(part, ast.Call)] if given is not None else []
+    yield f"{name}: {', '.join(filter(None, names))}" if any(names) else name
 
 
 def _own_prompt(tree: ast.Module) -> Iterator[str]:
@@ -245,10 +256,11 @@ def _given_name(decorator: ast.expr) -> str | None:
     return None
 
 
-def _brings_names(node: ast.stmt) -> bool:
-    """Whether a statement may bring a task from another module; Inspect's own modules hold none."""
+def _brought_names(node: ast.stmt) -> list[str]:
+    """Return the names that a statement brings from another module, where it may hold a task; Inspect's own do not."""
     if not isinstance(node, ast.ImportFrom):
-        return False
-    inspect_ai = (node.module or "").partition(".")[0] == "inspect_ai"
-    standard = node.level == 0 and (node.module or "").partition(".")[0] in sys.stdlib_module_names
-    return not inspect_ai and not standard
+        return []
+    package = (node.module or "").partition(".")[0]
+    if package == "inspect_ai" or (node.level == 0 and package in sys.stdlib_module_names):
+        return []
+    return [alias.asname or alias.name for alias in node.names]

@@ -12,6 +12,7 @@ from typing import Literal
 
 from touchline.domain.finding import Where
 from touchline.tasks import Task
+from touchline.tasks.protocol import MetricField
 
 ProbeKind = Literal["right", "formatted", "empty", "constant", "shuffled", "truncated", "wrong"]
 """What an output is: the item's own target; the same in a form that scorers often look for; nothing; one answer for
@@ -138,10 +139,11 @@ def probes_of(task: Task, targets: Sequence[str], *, items: int | None = None) -
         targets: right answers, of which the first are tried.
         items: items of the evaluation, where `targets` are only the first of them.
     """
-    scorers: dict[str, Callable[[str, str], float]] = {
-        "exact": lambda output, target: float(task.score(output, target).exact),
-        "match": lambda output, target: float(task.score(output, target).match),
-    }
+
+    def scorer(field: MetricField) -> Callable[[str, str], float]:
+        return lambda output, target: float(getattr(task.score(output, target), field))
+
+    scorers = {field: scorer(field) for _, field in task.metrics}
     count = len(targets) if items is None else items
     return [
         ScoringView(task=task.name, scorer=name, kind="ready-made", items=count, probes=tried(score, targets))

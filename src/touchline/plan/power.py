@@ -70,6 +70,11 @@ def power_lines(plan: Plan) -> Iterator[str]:
         f"{100 * (1 - COVERAGE):.0f} % level; the last column when it is one of all comparisons of its kind (Holm's "
         "procedure, first step)."
     )
+    if plan.own_task is not None:
+        yield (
+            f"These figures are for items that are right or wrong. Other scores of {plan.task} show smaller or larger "
+            "differences, by how far they spread from item to item."
+        )
     unpaired = 100 * smallest_difference(items)
     yield (
         f"Every run answers the same {items:,} items, so that runs are compared item by item; on different items it "

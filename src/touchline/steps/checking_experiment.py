@@ -194,7 +194,9 @@ def _scorer_findings(seen: Seen) -> Iterator[Finding]:
     for spec in seen.specs:
         if spec.data.path in seen.datasets and spec.data.path not in told:
             told.add(spec.data.path)
-            yield from task_findings(experiment.task, spec.data, seen.root, seen.loaded.document.where(["task"]))
+            labels = labels_of_spec(seen, spec)
+            where = seen.loaded.document.where(["task"])
+            yield from task_findings(experiment.task, spec.data, seen.root, where, labels)
 
 
 def _prompt_findings(seen: Seen) -> Iterator[Finding]:

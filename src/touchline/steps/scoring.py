@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from touchline.catalog.datasets import load_dataset, load_examples
@@ -22,7 +22,9 @@ _TEXT_LIMIT_BYTES = 4 << 20
 _SPLITS = ("test", "validation", "train")
 
 
-def task_findings(task: str, data: DataConfig, base: Path, where: Where | None = None) -> Iterator[Finding]:
+def task_findings(
+    task: str, data: DataConfig, base: Path, where: Where | None = None, labels: Sequence[str] = ()
+) -> Iterator[Finding]:
     """Find what is wrong with the scoring of an experiment's task. A task file is read here and never run.
 
     Args:
@@ -30,6 +32,7 @@ def task_findings(task: str, data: DataConfig, base: Path, where: Where | None =
         data: the run's data.
         base: folder that relative paths are relative to.
         where: the place of findings that name none.
+        labels: the labels of the dataset, for a classification.
 
     Raises:
         InputFault: there is no such task or file.
@@ -46,7 +49,7 @@ def task_findings(task: str, data: DataConfig, base: Path, where: Where | None =
         # What is wrong with the data has been said by those who look at the data.
         return
     place = where or Where(path=data.path)
-    views = probes_of(get_task(task), targets, items=splits.get("test", 0))
+    views = probes_of(get_task(task, labels), targets, items=splits.get("test", 0))
     yield from _each_once(finding for view in views for finding in check_view(view, place, task))
 
 

@@ -71,7 +71,8 @@ def read_label(output: str, labels: Sequence[str]) -> str | None:
         labels: the labels, all different.
     """
     text = _THOUGHT.sub(" ", unicodedata.normalize("NFKC", output))
-    same = [label for label in labels if label.strip() == text.strip()]
+    same = [label for label in labels if label.strip() == output.strip()]
+    same = same or [label for label in labels if label_key(label) == label_key(text)]
     if same:
         return same[0]
     if all(len(label.strip()) == 1 and label.strip().isalpha() for label in labels):
