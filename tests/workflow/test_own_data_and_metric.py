@@ -116,7 +116,8 @@ def test_other_decoding_is_announced_and_leaves_everything_as_it_was(
         assert difference is None or isinstance(difference, dict)
     assert "### Evaluations by decoding" in (folder / "RESULTS.md").read_text()
     assert "no: other settings" in (folder / "report.html").read_text()
-    assert touchline("plan", str(folder), env=env).returncode == 0
+    back = touchline("plan", str(folder), "evaluate.temperature=0", "evaluate.max_new_tokens=8", env=env)
+    assert back.returncode == 0, back.stderr
     assert touchline("run", str(folder), env=env).returncode == 0
     assert len(list(folder.glob("*/eval/*.eval"))) == 4
     for run in results_of(folder, env).values():
