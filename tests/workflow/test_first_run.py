@@ -16,14 +16,16 @@ from tests.workflow.folders import command, environment, make_experiment, touchl
 
 from touchline import workflow
 from touchline.catalog.settings import Settings
+from touchline.domain.estimate import MicroBatch
 from touchline.domain.plan import Plan
+from touchline.domain.probe import ProbeAnswer, ProbeMachine, ProbeOutcome, ProbeTry
 from touchline.domain.quantity import Quantity
 from touchline.domain.record import RunRecord
 from touchline.errors import EnvironmentFault
 from touchline.evidence.history import contents, read_record
 from touchline.launch.folders import ExperimentFolder
 from touchline.steps import probing
-from touchline.steps.probing import measure_unknown, unmeasured
+from touchline.steps.probing import busy_load, measure_unknown, unmeasured
 
 
 @pytest.fixture
@@ -127,6 +129,44 @@ def test_only_what_trains_here_and_is_unknown_is_measured(site: dict[str, str], 
         replace(here, machine=replace(here.machine, threads=(here.machine.threads or 1) + 7)),
     ):
         assert unmeasured(elsewhere, elsewhere.runs, settings) == []
+
+
+def test_a_busy_machine_is_told_of() -> None:
+    for device, load, threads, said in (
+        ("cpu", 7.0, 2, 7.0),
+        ("cpu", 2.0, 2, None),
+        ("cpu", None, 2, None),
+        ("cuda", 9.0, 1, None),
+    ):
+        machine = ProbeMachine(
+            device=device,  # type: ignore[arg-type]
+            name="x",
+            memory_bytes=1,
+            threads=threads,
+            base_dtype="bfloat16",
+            versions={},
+            load_1min=load,
+        )
+        answer = ProbeAnswer(
+            outcome=ProbeOutcome.FITS,
+            machine=machine,
+            work=None,
+            memory=None,
+            step_seconds=(),
+            setup_seconds=None,
+            message="",
+        )
+        one = ProbeTry(
+            micro_batch_size=1,
+            batch=MicroBatch(rows=1, width=1, label_tokens=1),
+            outcome=ProbeOutcome.FITS,
+            wall_seconds=1.0,
+            seen_bytes=1,
+            limit_bytes=1,
+            answer=answer,
+            message="",
+        )
+        assert busy_load(one) == said, (device, load)
 
 
 def test_what_a_probe_cannot_do_stops_nothing(

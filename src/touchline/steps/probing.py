@@ -93,6 +93,8 @@ MOST_STEPS = 20
 """Steps of a quick probe, at most."""
 BUDGET_SECONDS = 4.0
 """Time of its steps, as far as the least number of steps leaves a choice; the start of its process comes on top."""
+_BUSY = 1.5
+"""Load per thread above which others use the machine as well."""
 PATIENCE_SECONDS = 180.0
 """Time after which a quick probe is given up: it is no longer cheap."""
 
@@ -144,8 +146,20 @@ def measure_unknown(plan: Plan, folder: ExperimentFolder, settings: Settings, te
             continue
         kept = one.outcome is ProbeOutcome.FITS or one.outcome.out_of_memory
         tell(f"probe: {describe(one)}" + ("; kept in the history" if kept else ": the plan rests on formulas"))
+        if kept and (load := busy_load(one)) is not None:
+            tell(
+                f"the machine was busy (load {load:.1f}): the times of this plan are those of a machine as busy as that"
+            )
         learned = learned or kept
     return learned
+
+
+def busy_load(one: ProbeTry) -> float | None:
+    """Return the load of the machine before a try on a CPU if others used it too, else None."""
+    if one.answer is None or one.answer.machine.device != "cpu" or one.answer.machine.load_1min is None:
+        return None
+    load = one.answer.machine.load_1min
+    return load if load > _BUSY * one.answer.machine.threads else None
 
 
 def quick_probe(plan: Plan, run: PlannedRun, root: Path, settings: Settings) -> ProbeTry:
