@@ -162,10 +162,10 @@ def _parsed(words: list[str]) -> str | None:
     if not rest or rest[0] in ("--help", "-h"):
         return None
     try:
-        known[path].make_context("touchline", rest)
+        known[path].make_context("touchline", list(rest))
     except Exception as fault:  # noqa: BLE001 (the parser's classes are not importable in every version of typer)
-        if type(fault).__name__ == "MissingParameter" and all(word.startswith("-") for word in rest):
-            # The name of a command with an option, as help texts have it, says how and not on what.
+        if type(fault).__name__ == "MissingParameter":
+            # Unknown options are refused before: what is left is a command's name with options, without its subject.
             return None
         return f"{type(fault).__name__}: {getattr(fault, 'message', fault)}"
     return None

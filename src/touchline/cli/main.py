@@ -123,7 +123,9 @@ def plan(
         if not section.is_empty:
             out(f"\n{section.title}")
         if section.rows:
-            out_table(section.header, section.rows)
+            shown = section.narrow if section.narrow and sys.stdout.isatty() else tuple(range(len(section.header)))
+            rows = [tuple(row[column] for column in shown) for row in section.rows]
+            out_table([section.header[column] for column in shown], rows)
         for sentence, text in section.blocks:
             out(f"- {sentence}\n{indent(without_controls(text), '    ')}")
         for line in section.lines:

@@ -31,8 +31,11 @@ def design_line(plan: Plan) -> str:
     if seeds > 1:
         kind += f", {seeds} seeds each"
     chained = f" in chains of {stages} stages" if stages > 1 else ""
-    counts = f"{len(asked)} fine-tuned{chained} + {controls} control{'s' if controls != 1 else ''}"
-    return f"{kind}; {counts} = {len(plan.runs)} run{'s' if len(plan.runs) != 1 else ''}"
+    trained = f"{len(asked)} fine-tuned{chained}"
+    runs = f"run{'s' if len(plan.runs) != 1 else ''}"
+    if not controls:
+        return f"{kind}; {len(asked)} fine-tuned {runs}{chained}, no control"
+    return f"{kind}; {trained} + {controls} control{'s' if controls != 1 else ''} = {len(plan.runs)} {runs}"
 
 
 def _levels(run: PlannedRun, factors: Container[str]) -> dict[str, str]:

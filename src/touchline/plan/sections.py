@@ -15,6 +15,7 @@ from touchline.plan.control_words import about_controls, about_general, type_of
 from touchline.plan.design_words import design_line
 from touchline.plan.power import HEADER, power_lines, power_rows
 from touchline.plan.settings import HEADER as SETTING_HEADER
+from touchline.plan.settings import NARROW as SETTING_NARROW
 from touchline.plan.settings import setting_cells, settings_of, varying_table
 from touchline.units import format_bytes
 
@@ -33,6 +34,8 @@ class Section:
     """The table's cells."""
     right: tuple[int, ...] = ()
     """Columns that hold numbers."""
+    narrow: tuple[int, ...] = ()
+    """Columns that a terminal shows, where not all fit; none: all of them."""
     blocks: tuple[tuple[str, str], ...] = ()
     """(sentence, text that is shown as it stands)."""
 
@@ -56,6 +59,7 @@ def sections(plan: Plan) -> list[Section]:
             header=RUN_HEADER,
             rows=tuple(run_rows(plan)),
             right=(0, 3, 5),
+            narrow=(1, 5, 6, 7, 8),
             lines=tuple(_newest(plan)),
         ),
         Section(title="Chains", header=_CHAIN_HEADER, rows=tuple(_chains(plan)), lines=tuple(_about_chains(plan))),
@@ -68,8 +72,8 @@ def sections(plan: Plan) -> list[Section]:
             rows=tuple(power_rows(plan)),
             lines=tuple(power_lines(plan)),
         ),
-        Section(title="Models verified", header=_MODEL_HEADER, rows=tuple(_models(plan))),
-        Section(title="Datasets verified", header=_DATA_HEADER, rows=tuple(_datasets(plan))),
+        Section(title="Models verified", header=_MODEL_HEADER, rows=tuple(_models(plan)), narrow=(0, 3, 4, 5, 6)),
+        Section(title="Datasets verified", header=_DATA_HEADER, rows=tuple(_datasets(plan)), narrow=(0, 1, 2)),
         Section(title="Rendered examples", blocks=tuple(_examples(plan)), lines=tuple(_about_examples(plan))),
         Section(
             title="Tasks",
@@ -78,11 +82,23 @@ def sections(plan: Plan) -> list[Section]:
             lines=tuple(tasks.about(plan)),
             right=(3,),
         ),
-        Section(title="Configuration", header=_BATCH_HEADER, rows=_grouped(_configuration(plan))),
         Section(
-            title="Packing analysis", header=_PACKING_HEADER, rows=_grouped(_packing(plan)), lines=tuple(_advice(plan))
+            title="Configuration", header=_BATCH_HEADER, rows=_grouped(_configuration(plan)), narrow=(0, 2, 3, 4, 5)
         ),
-        Section(title="Memory", header=_MEMORY_HEADER, rows=_grouped(_memory(plan)), lines=tuple(_what_if(plan))),
+        Section(
+            title="Packing analysis",
+            header=_PACKING_HEADER,
+            rows=_grouped(_packing(plan)),
+            narrow=(0, 3, 4, 5, 6),
+            lines=tuple(_advice(plan)),
+        ),
+        Section(
+            title="Memory",
+            header=_MEMORY_HEADER,
+            rows=_grouped(_memory(plan)),
+            narrow=(0, 1, 2, 4, 5),
+            lines=tuple(_what_if(plan)),
+        ),
         Section(title="Evidence", lines=tuple(_evidence(plan))),
     ]
 
@@ -95,6 +111,7 @@ def setting_sections(plan: Plan) -> Iterator[Section]:
         lines=("given: written by you; default, decided: not written; fixed: not a setting of experiment.yaml.",),
         header=SETTING_HEADER,
         rows=tuple(setting_cells(settings)),
+        narrow=SETTING_NARROW,
     )
     header, rows = varying_table(settings, [run.name for run in plan.runs])
     yield Section(title="Settings that vary", header=header, rows=rows)
@@ -196,7 +213,10 @@ def _design(plan: Plan) -> Iterator[str]:
     yield from about_controls(plan)
     yield from about_general(plan)
     names = ", ".join(run.name for run in plan.runs[:6])
-    yield f"Names: {names}{', ...' if len(plan.runs) > 6 else ''} (run_names changes them)"
+    yield (
+        f"Names of runs and folders: {names}{', ...' if len(plan.runs) > 6 else ''}; other ones, before the first run: "
+        "touchline plan DIR run_names='{model_size}_rank{lora_rank}'"
+    )
 
 
 def _variables(plan: Plan) -> Iterator[tuple[str, ...]]:

@@ -16,7 +16,9 @@ from touchline.domain.settings import Origin, RunSetting, Scalar
 from touchline.plan.assumptions import is_split_at_random
 from touchline.spec.settings import flat_settings
 
-HEADER = ("setting", "value", "origin", "key")
+HEADER = ("setting", "value", "origin", "why", "key")
+NARROW = (0, 1, 2)
+"""Columns for a terminal; reasons and keys stand in runs_plan.md."""
 _MICRO, _PACKED = "train.micro_batch_size", "train.packed"
 _ACCUMULATION, _WARMUP_STEPS, _STEPS = "train.gradient_accumulation_steps", "train.warmup_steps", "train.steps"
 _DEVICES = "compute.gpus_per_run"
@@ -186,10 +188,9 @@ def setting_rows(
 
 
 def setting_cells(settings: Sequence[RunSetting]) -> Iterator[tuple[str, ...]]:
-    """Yield the cells of the complete table: name, value, origin with its reason, key."""
+    """Yield the cells of the complete table: name, value, origin, reason, key."""
     for each in settings:
-        origin = each.origin.value if each.reason is None else f"{each.origin.value}: {each.reason}"
-        yield each.name, setting_text(each), origin, each.key
+        yield each.name, setting_text(each), each.origin.value, each.reason or "-", each.key
 
 
 def varying_table(
