@@ -101,6 +101,15 @@ def test_an_early_stop_is_not_the_whole_plan(tmp_path: Path, text: str, expected
     assert outcome(reading) == "completed"
 
 
+def test_rates_and_epochs_of_a_training_that_was_stopped(tmp_path: Path) -> None:
+    bars = "".join(bar(step, 5000, step) + "\n" for step in range(0, 501, 10))
+    last = "{'train_runtime': 500.0, 'train_samples_per_second': 80.0, 'train_steps_per_second': 10.0, "
+    reading = log(tmp_path, bars + rows(10, 500, 500) + last + "'train_loss': 1.7, 'epoch': 1.0}\n")
+    assert steps(reading) == (500, 5000)
+    assert isinstance(reading.epochs, Missing), "the closing row's epoch is not the planned one"
+    assert value(reading.examples_per_second) == 8.0, "the Trainer divides all planned examples by the runtime"
+
+
 def test_epochs_that_were_not_needed_leave_the_training_complete(tmp_path: Path) -> None:
     text = "".join(f"[Epoch {n}/50]\nTrain Loss: {2 / n:.4f}\nVal Loss: {3 / n:.4f}\n" for n in range(1, 25))
     reading = log(tmp_path, text + "Early stopping triggered.\nTest Loss: 0.4872, Test Accuracy: 0.8253\n")
@@ -322,6 +331,24 @@ def test_what_is_guessed_is_marked(tmp_path: Path) -> None:
     for said in (reading.micro_batch_size, reading.epochs, reading.last_loss):
         assert isinstance(said, Quantity)
         assert "guess" in (said.method or "")
+
+
+def test_what_is_printed_behind_a_bar_counts(tmp_path: Path) -> None:
+    lines = [
+        bar(292 * n, 876, 150 * n).lstrip()
+        + f"01/05/2026 10:0{n}:40 - INFO - __main__ - epoch {n}: eval_loss: {4 - n}.5"
+        for n in range(1, 4)
+    ]
+    banner = BANNER.format(examples=2336, epochs=3, steps=876)
+    assert value(log(tmp_path, banner + "\n".join(lines) + "\n").eval_loss) == 1.5
+
+
+def test_settings_in_columns_do_not_begin_an_epoch(tmp_path: Path) -> None:
+    text = "per_device_train_batch_size   4\ngradient_accumulation_steps   8\nnum_train_epochs              3\n"
+    reading = log(tmp_path, text + "".join(f"Step {n}/312 - loss: 1.7 - 3.2s/step - 1300 tok/s\n" for n in (10, 20)))
+    assert steps(reading) == (20, 312)
+    assert value(reading.seconds_per_step) == 3.2
+    assert value(reading.tokens_per_second) == 1300
 
 
 def test_a_programs_text_in_a_log_is_no_configuration(tmp_path: Path) -> None:
@@ -605,6 +632,12 @@ def test_attempts_within_one_process_after_caught_faults(tmp_path: Path) -> None
     )
     assert [each.outcome.value for each in reading.segment_list] == ["gpu_oom", "gpu_oom", "completed"]
     assert outcome(reading) == "completed"
+
+
+def test_a_caught_fault_and_the_same_first_step_again(tmp_path: Path) -> None:
+    text = "step 10/100 | loss 2.5\n" + CAUGHT + "".join(f"step {n}/200 | loss 2.5\n" for n in range(10, 201, 10))
+    reading = log(tmp_path, text)
+    assert [each.outcome.value for each in reading.segment_list] == ["gpu_oom", "completed"]
 
 
 def test_a_closing_summary_is_no_second_run(tmp_path: Path) -> None:

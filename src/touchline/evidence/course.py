@@ -116,6 +116,8 @@ class Part:
     """The last line on which a bar that may count training steps went on; 0 for none."""
     row_lines: deque[int] = field(default_factory=lambda: deque(maxlen=BUFFERED_ROWS))
     """Lines of the last rows with a loss."""
+    fault_line: int = 0
+    """Line of the last fault that something may have caught; 0 for none."""
     ended_line: int = 0
     """Line on which the scheduler ended the job; 0 for none."""
     ended_by: str = ""
@@ -324,10 +326,12 @@ class Course:
 
     def _goes_back(self, loss: Observation) -> bool:
         part = self.part
+        # A program that caught a fault and tries again may log the same first step once more.
+        again = part.fault_line > part.progress_line and part.losses.count > 0
         if loss.epoch is not None:
             # Loops that count the steps of each epoch go back in steps alone.
-            return loss.epoch < part.at_epoch - 1e-9
-        return loss.step is not None and loss.step < part.at_step
+            return loss.epoch < part.at_epoch - 1e-9 or (again and loss.epoch <= part.at_epoch)
+        return loss.step is not None and (loss.step < part.at_step or (again and loss.step <= part.at_step))
 
     def _loss(self, loss: Observation) -> None:
         self._to_process(loss)
@@ -388,6 +392,8 @@ class Course:
         if sign.kind is SignKind.NOT_A_NUMBER:
             self.part.progress_line = max(self.part.progress_line, sign.line)
             self.part.nan_step = sign.step or self.part.nan_step
+        if sign.kind in _FAULTS and not sign.is_uncaught:
+            self.part.fault_line = sign.line
         self._keep(sign)
         job = _job_of(sign)
         if job is not None:

@@ -18,10 +18,12 @@ _GPU = re.compile(
     r"|Cuda failure (?:\d+ )?'out of memory'|CUDA failed with error out of memory"
     r"|CU(?:BLAS|DNN|SOLVER)_STATUS_ALLOC_FAILED|(?:cuda|hip)Error(?:MemoryAllocation|OutOfMemory)"
     r"|RESOURCE_EXHAUSTED: Out of memory|ErrorOutOfMemory\b"
+    r"|\[METAL\] Command buffer execution failed: Insufficient Memory"
     r"|Allocation on device .{0,60}(?:out of memory|would exceed allowed memory)"
 )
 _GPU_ALONE = re.compile(
     r"\b(?:CUDA|HIP|XPU|NPU|MPS backend) out of memory(?:\. Tried to allocate \d| \(MPS allocated)"
+    r"|\[METAL\] Command buffer execution failed: Insufficient Memory"
     r"|NCCL WARN Cuda failure (?:\d+ )?'out of memory'|^(?:Error|error) out of memory at line \d+ in file "
 )
 _HOST = re.compile(
@@ -93,6 +95,7 @@ _FATAL_LINES: tuple[tuple[str, During | None], ...] = (
         None,
     ),
     (rf"{_BY_SHELL}(?:Segmentation fault|Illegal instruction|Bus error|Aborted)\s", None),
+    (r"(?:libc\+\+abi: )?terminating (?:due to|with) uncaught exception of type ", None),
     (r"Fatal Python error: |terminate called after throwing an instance of|!{3,} Segfault encountered", None),
     (
         r"(?:free|munmap_chunk|malloc)\(\): (?:invalid|corrupt)|double free or corruption|corrupted size",

@@ -54,6 +54,7 @@ _WORDS = """
     space quota filesystemquotaexceeded errno pytorchstreamwriter inline_container
     nan inf infinite finite diverged
     c interrupted sigterm sigint signal signals terminated aborted exitcode sigkill exits
+    terminating metal insufficient
     segmentation segfault fatal bus illegal terminate corruption corrupted watchdog
     unrecognized arguments argument option found open module such
     same cannot denied permitted exists omitting rsync recoverable curl unbound lmod modulefile failed directory

@@ -46,7 +46,7 @@ def reading_of(name: str, files: Sequence[str], view: RunView, notes: Sequence[s
         model=view.word("model", "no line names the model"),
         steps_done=steps.done,
         steps_total=steps.total,
-        epochs=_epochs(view),
+        epochs=_epochs(view, steps),
         micro_batch_size=view.count("micro_batch_size", "no line tells it"),
         gradient_accumulation_steps=view.count("gradient_accumulation_steps", "no line tells it"),
         global_batch_size=_global_batch(view),
@@ -143,10 +143,12 @@ def _outcome(ending: Ending, final: Stretch) -> Word:
     return Word(value=ending.outcome.value, where=where)
 
 
-def _epochs(view: RunView) -> Measured:
+def _epochs(view: RunView, steps: Steps) -> Measured:
     found = view.setting("epochs")
     if found is not None and found.number is not None:
         return found.quantity(unit="epochs")
+    if (steps.early_share or 1.0) < 1:
+        return Missing(missing="no line tells the planned epochs, and the training stopped before their end")
     closing = [
         each for each in view.measured("train_seconds") if each.seen.epoch and each.seen.aggregation not in _ON_THE_WAY
     ]
@@ -254,6 +256,14 @@ def _examples_per_second(view: RunView, packed: Said, steps: Steps, remarks: lis
             unit="examples/s",
             aggregation="mean",
             method=f"printed value × {share:.4f} (resumed)",
+        )
+    if steps.early_share is not None and found[-1].seen.certain:
+        remarks.append(f"examples_per_second: {printed:g} was printed, counting all planned steps")
+        return found[-1].quantity(
+            value=printed * steps.early_share,
+            unit="examples/s",
+            aggregation="mean",
+            method=f"printed value × {steps.early_share:.4f} (stopped before its plan)",
         )
     return found[-1].quantity(unit="examples/s", aggregation="mean")
 

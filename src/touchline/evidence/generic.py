@@ -5,6 +5,7 @@ One reader asks one after the other, so that a line is told once: a trainer's ow
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from typing import ClassVar
 
@@ -76,7 +77,10 @@ class TrainingLines:
             if events is not None:
                 return events
         if "%|" in text or "it [" in text or "━" in text:
-            return tuple(self._bars.line(text, number))
+            events = list(self._bars.line(text, number))
+            behind = _BEHIND_A_BAR.search(text)
+            # What follows a bar on its line was printed by something else.
+            return events if behind is None else [*events, *self.line(behind.group("rest"), number)]
         events = list(self._loops.line(text, number))
         dumped = [] if events else list(self._dumps.line(text, number))
         if events or self._dumps.is_source(text, number):
@@ -90,5 +94,6 @@ class TrainingLines:
 
 
 _LONG = 4096
+_BEHIND_A_BAR = re.compile(r".*(?:it/s|s/it)[^\]%]{0,200}\](?P<rest>[^\]%|]{12,})$")
 READERS: tuple[type[LogReader], ...] = (TrainingLines,)
 """Readers of lines."""

@@ -35,7 +35,7 @@ _KEYS: Mapping[ObservationName, str] = {
     "epochs": "epochs num_epochs num_train_epochs max_epochs total_epochs n_epochs train_epochs",
     "steps_total": (
         "max_steps train_iters train_steps num_iterations iterations max_iters total_steps total_training_steps"
-        " num_training_steps max_train_steps"
+        " num_training_steps max_train_steps max_step max_iter total_step num_train_steps"
     ),
     "learning_rate": "learning_rate lr actor_learning_rate",
     "max_seq_len": (

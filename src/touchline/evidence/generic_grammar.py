@@ -37,6 +37,11 @@ _UNITS = words_of(
     " gflops tflops/s  nats bits x w c batches steps iters iterations"
     " % 秒 分 分钟 小时 초 분 сек с мин ms/iter ms/it seg segundos sek"
 )
+_BARE_RATES = {
+    **dict.fromkeys(("tok/s", "tokens/s", "tokens/sec", "tok/sec"), Concept.TOKEN_RATE),
+    **dict.fromkeys(("s/step", "s/it", "s/iter", "ms/step", "ms/it", "ms/iter"), Concept.STEP_TIME),
+}
+"""Units that say what a number without a name is of."""
 _BARE = words_of(
     "train training trn val valid validation eval evaluation evaluating dev test testing summary"
     " result results metrics"
@@ -283,6 +288,9 @@ class _Parser:
             self.result.leads = self.result.leads or (total is not None and not self.result.items)
             if total is not None and len(self.result.items) == 1 and self.result.fraction is None:
                 self.result.fraction = (to_number(value) or 0.0, total)
+            if unit in _BARE_RATES and self.result.items:
+                meaning = Meaning(concept=_BARE_RATES[unit])
+                self.result.items.append(Item(meaning=meaning, value=value, unit=unit, scope=self.scope))
             return total is not None or bool(unit) or self._is_enclosed(token)
         meaning = meaning_of(name)
         if meaning.concept is None and len(name) > 40:

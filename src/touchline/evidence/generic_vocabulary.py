@@ -24,6 +24,7 @@ class Concept(StrEnum):
     """Counts forward passes."""
     LOSS = "loss"
     TOKEN_RATE = "tokens/s"
+    STEP_TIME = "s/step"
     PEAK_ALLOCATED = "peak allocated"
     PEAK_RESERVED = "peak reserved"
 

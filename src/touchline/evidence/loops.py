@@ -37,6 +37,8 @@ _TEST_SET = re.compile(r"(?:Test|Validation|Val|Eval) set: Average loss: (?P<los
 _GROUPED = re.compile(r"[-+]?\d{1,3}(?:,\d{3})+")
 """Thousands, or a decimal comma: nobody can tell."""
 _MOST_EPOCHS = 100_000
+_PLANNED = re.compile(r"^(?:num|number|n|max|total|train)[ _].*|^epochs$")
+"""Names of how many epochs are planned."""
 _MEASURED = frozenset({"reward", "rewards", "lr", "learning rate", "learning_rate", "grad norm", "grad_norm", "gnorm"})
 """Names of what is measured while a training goes on."""
 
@@ -96,6 +98,13 @@ class Counter:
         self._epoch, self._last = epoch, step
 
 
+def _is_count(epoch: Item, parsed: Line) -> bool:
+    """Return True if a number counts epochs, and does not say how many are planned."""
+    if epoch.number is None or epoch.number > _MOST_EPOCHS:
+        return False
+    return not (_PLANNED.search(epoch.name) and epoch.total is None and len(parsed.items) == 1)
+
+
 class Loops:
     """Reads one file's loops."""
 
@@ -128,23 +137,18 @@ class Loops:
     def _items(self, parsed: Line, text: str, number: int) -> Iterator[Event]:
         epoch, counter = parsed.first(Concept.EPOCH), parsed.first(*_COUNTERS)
         batch = parsed.first(Concept.BATCH)
-        if epoch is not None and (epoch.number is None or epoch.number > _MOST_EPOCHS):
+        if epoch is not None and not _is_count(epoch, parsed):
             return
         is_summary = epoch is not None and counter is None and batch is None and parsed.fraction is None
-        if epoch is not None and is_summary and self._epoch is None and self._voice.last_step is not None:
-            self._is_named_behind = True
         if epoch is not None:
-            self._epoch, self._epochs = epoch.number, epoch.total or self._epochs
-            self._voice.epoch = (self._counter.index(epoch.number or 0.0), self._epochs or 0.0)
+            self._begin_epoch(epoch, is_summary=is_summary)
         losses = [
             item
             for item in parsed.items
             if item.meaning.concept is Concept.LOSS and not item.unit and not _GROUPED.fullmatch(item.value)
         ]
         if not losses:
-            if epoch is not None and epoch.total and epoch.split is Split.TRAIN and epoch.total <= _MOST_EPOCHS:
-                yield from self._voice.once("epochs", epoch.total, number, unit="epochs", certain=False)
-            yield from self._without_loss(parsed, counter, number)
+            yield from self._without_loss(parsed, epoch, counter, number)
             return
         if epoch is None and counter is None and batch is None and self._epoch is None and not parsed.leads:
             return
@@ -171,8 +175,16 @@ class Loops:
                 yield from self._voice.once("steps_total", planned, number, unit="steps", certain=False)
             yield from self._measures(parsed, step, number)
 
-    def _without_loss(self, parsed: Line, counter: Item | None, number: int) -> Iterator[Event]:
-        """Steps of a row that tells no loss but other things that are measured while a training goes on."""
+    def _begin_epoch(self, epoch: Item, *, is_summary: bool) -> None:
+        if is_summary and self._epoch is None and self._voice.last_step is not None:
+            self._is_named_behind = True
+        self._epoch, self._epochs = epoch.number, epoch.total or self._epochs
+        self._voice.epoch = (self._counter.index(epoch.number or 0.0), self._epochs or 0.0)
+
+    def _without_loss(self, parsed: Line, epoch: Item | None, counter: Item | None, number: int) -> Iterator[Event]:
+        """Epochs of a header, and steps of a row that tells other things that are measured while a training goes on."""
+        if epoch is not None and epoch.total and epoch.split is Split.TRAIN and epoch.total <= _MOST_EPOCHS:
+            yield from self._voice.once("epochs", epoch.total, number, unit="epochs", certain=False)
         named = {item.name for item in parsed.items}
         if self._voice.has_losses or _MEASURED.isdisjoint(named):
             return
@@ -249,6 +261,11 @@ class Loops:
                         step=step,
                         token_unit="padded",
                         certain=False,
+                    )
+                case Concept.STEP_TIME if value is not None:
+                    scale = 1e-3 if item.unit.startswith("ms") else 1.0
+                    yield from self._voice.measured(
+                        "step_seconds", value * scale, number, "s", step=step, certain=False
                     )
                 case Concept.PEAK_ALLOCATED | Concept.PEAK_RESERVED if value is not None and item.unit in SIZES:
                     scale, unit = SIZES[item.unit]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from touchline.domain.observation import OVER, SignKind
 from touchline.domain.quantity import Measured, Missing, Quantity
-from touchline.evidence.course import Part
+from touchline.evidence.course import Losses, Part
 from touchline.evidence.tracks import Track
 from touchline.evidence.view import Found, RunView, Stretch
 
@@ -17,6 +17,8 @@ EPOCH_BARS = frozenset({"torchtune"})
 """Trainers whose bar counts the optimizer steps of one epoch."""
 SHARE_ERROR = 0.05
 """A resume is placed between two logged rows when they lie no further apart than this share of what follows."""
+_INTERVALS = (1, 2, 5, 10, 20, 25, 50, 100, 200, 250, 500, 1000)
+"""Steps between two logged rows, as people set them."""
 EARLY = 0.98
 """A closing row that stands below this share of the planned steps is one of a training that was stopped."""
 RATE_ERROR = 0.008
@@ -41,6 +43,9 @@ class Steps:
     """Steps done before it; None where it was not resumed, or nothing says where."""
     share: float | None
     """Share of all steps that this segment did itself; None where that is not known."""
+    early_share: float | None
+    """Share of the planned steps that were done, of a Trainer's run that is over and stopped before its plan; else
+    None. The Trainer's closing row counts all planned ones."""
 
 
 def steps_of(view: RunView, stretch: Stretch, trainer: str | None) -> Steps:
@@ -59,7 +64,16 @@ def steps_of(view: RunView, stretch: Stretch, trainer: str | None) -> Steps:
         resumed=resumed,
         resumed_at=resumed_at,
         share=share,
+        early_share=_early_share(view, stretch, trainer, done, total),
     )
+
+
+def _early_share(view: RunView, stretch: Stretch, trainer: str | None, done: Measured, total: Measured) -> float | None:
+    if trainer not in OPTIMIZER_STEP_BARS or not _is_over(view, stretch):
+        return None
+    if not isinstance(done, Quantity) or not isinstance(total, Quantity) or not 0 < done.value < EARLY * total.value:
+        return None
+    return done.value / total.value
 
 
 def _share(view: RunView, stretch: Stretch, total: Measured, resumed: bool, resumed_at: int | None) -> float | None:
@@ -203,11 +217,17 @@ def _done_at_end(
     if said or (bar is not None and bar.value == best.value and best.value < total.value - 1):
         stale = bar is not None and not said and last > int((bar.where or ":0").rpartition(":")[2])
         # Losses after the last bar mean that bars are missing, unless the training was stopped.
-        return whole if stale and not _was_stopped(stretch) else best
+        return whole if stale and not _was_stopped(stretch) and not _keeps_pace(rows, best.value) else best
     interval = max((part.interval for part in stretch.parts), default=0.0)
     if best.value + max(interval, 1.0) >= total.value and not _was_stopped(stretch):
         return whole
     return best
+
+
+def _keeps_pace(rows: list[Losses], steps: float) -> bool:
+    """Return True if so many steps make as many rows as were logged, at an interval that people choose."""
+    per_row = steps / max((each.count for each in rows), default=1)
+    return any(abs(per_row - interval) <= 0.05 * interval for interval in _INTERVALS)
 
 
 def _was_stopped(stretch: Stretch) -> bool:
