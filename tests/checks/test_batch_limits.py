@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from typing import Any
 
 import numpy as np
@@ -53,6 +54,19 @@ def test_the_message_says_what_it_rests_on() -> None:
     told = found(view(stated("torchtune", packed=True, micro_batch_size=16)))["PK001"]
     assert "unknown GPU; the rule-of-thumb table for one A100" in told.message
     assert "--gpu" in (told.hint or "")
+
+
+def test_the_hint_keeps_the_effective_batch_and_offers_no_packing() -> None:
+    """Whatever the limit is: the batch that is named divides what a step learns from."""
+    for card in (None, "A100-80GB"):
+        for rows, steps in ((60, 8), (66, 5), (61, 1), (100, 3)):
+            training = stated("torchtune", packed=True, micro_batch_size=rows, gradient_accumulation_steps=steps)
+            around = {} if card is None else {"gpu": gpu(card)}
+            hint = found(view(training, base=model("Llama-2-7b"), **around))["PK001"].hint or ""
+            told = re.search(r"micro_batch_size: (\d+), gradient_accumulation_steps: (\d+)", hint)
+            assert told is not None, hint
+            assert int(told[1]) * int(told[2]) == rows * steps
+            assert "or disable packing" in hint
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from touchline.checks.checkpoints import checkpoints_of, kept
 from touchline.checks.summary import summary_of
 from touchline.domain.finding import Severity
 from touchline.domain.quantity import Missing, Quantity
+from touchline.markdown import measured
 
 pytestmark = pytest.mark.planning
 ERROR, WARNING, INFO = Severity.ERROR, Severity.WARNING, Severity.INFO
@@ -87,7 +88,9 @@ def test_the_effective_batch_of_packed_rows() -> None:
     unknown = summary_of(view(training)).effective_batch_examples
     assert isinstance(unknown, Quantity)
     assert (unknown.low, unknown.high) == (4, None)
+    assert measured(unknown).startswith("at least ")
     known = summary_of(view(training, lengths=np.full(8000, 40))).effective_batch_examples
+    assert not measured(known).startswith("at least ")
     assert isinstance(known, Quantity)
     assert known.value == pytest.approx(4 * 51, rel=0.01)
     assert isinstance(summary_of(view(stated("trl", micro_batch_size=None))).effective_batch_examples, Missing)

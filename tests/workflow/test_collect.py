@@ -122,6 +122,11 @@ def test_collect_fills_in_what_was_measured_and_says_why_the_rest_is_not(tmp_pat
     assert status(folder)[name]["missing"]["peak_gpu_memory_gb"] == "trained on a processor"  # type: ignore[index]
     whole = YAML(typ="safe").load((folder / name / "run_metrics.yaml").read_text())
     assert [epoch["epoch"] for epoch in whole["per_epoch_metrics"]] == [0, 1]
+    assert [epoch["peak_memory_gib"] for epoch in whole["per_epoch_metrics"]] == [2.0, 2.0]
+    assert whole["timestamp"] == whole["started"] == status(folder)[name]["started"]
+    assert whole["completed"] == status(folder)[name]["completed"]
+    assert metrics["packing_density"] == 1.0, "not packed: every sequence holds one example"
+    assert metrics["total_sequences"] == metrics["total_examples"]
     assert whole["static_config"]["effective_batch_size"] == planned.plan.runs[0].batches.global_batch_size  # type: ignore[union-attr]
 
 
