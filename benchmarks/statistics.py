@@ -1,6 +1,6 @@
 """Coverage, false claims and power of the report's statistics, by simulation: `simulations.py` has all of it.
 
-    python benchmarks/statistics.py [--quick] [--seed 1] [--json]
+    python benchmarks/statistics.py [--quick] [--seed 1] [--only "null sweeps"] [--json]
 
 A module of the standard library has the same name, and Python looks into a script's own folder first: the standard one
 is loaded here by its path, for this script and for every other benchmark that asks for `statistics`.

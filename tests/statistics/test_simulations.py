@@ -39,3 +39,27 @@ def test_it_starts_as_a_script() -> None:
         [sys.executable, str(BENCHMARKS / "statistics.py"), "--help"], capture_output=True, text=True, check=True
     )
     assert "--quick" in done.stdout
+
+
+def test_a_null_sweep_of_every_cell_is_decided_as_the_report_decides_it() -> None:
+    """4 spreads, 3 numbers of seeds, 2 of items, 2 of conditions; each cell is held against `analyse` itself."""
+    script = (
+        "import statistics, simulations as s; from numpy.random import PCG64, Generator;"
+        "rows = list(s._null_sweeps(Generator(PCG64(5)), 20));"
+        "print(len([r for r in rows if 'contrasts' in r.what]), all(r.is_bound and r.holds for r in rows), len(rows))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=BENCHMARKS, capture_output=True, text=True, check=False)
+    assert done.stdout.split() == ["48", "True", "72"], done.stderr
+
+
+def test_a_broken_bound_is_an_exit_code() -> None:
+    script = (
+        "import statistics, simulations as s;"
+        "row = lambda share: lambda rng, count: iter([s.Row(kind='false claims', what='x', share=share,"
+        " simulations=count, is_bound=True)]);"
+        "s._parts = lambda: {'a': (row(0.2), 1000)}; broken = s.main([]);"
+        "s._parts = lambda: {'a': (row(0.05), 1000)}; print(broken, s.main([]))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=BENCHMARKS, capture_output=True, text=True, check=True)
+    assert "BROKEN" in done.stdout
+    assert done.stdout.splitlines()[-1] == "1 0"
