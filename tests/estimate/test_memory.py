@@ -387,7 +387,8 @@ def test_the_same_run_is_observed() -> None:
     found = estimate_from(point(8, 2048, 1.2), point(4, 2048, 1.1)).allocated
     assert found.value == pytest.approx(point(8, 2048, 1.2).peak_gib)
     assert found.rung is Rung.SAME_RUN
-    assert found.high / found.low < 1.04
+    # One run: Student's t.
+    assert found.high / found.low < 1.07
     assert "observed" in found.method
 
 
@@ -594,4 +595,4 @@ def test_a_run_on_the_processor_narrows_the_next() -> None:
     assert found.verdict is Verdict.OOM
     # Such a run took 1.570 GiB.
     assert found.process.low <= 1.570 <= found.process.high
-    assert found.process.high / found.process.low < 1.25
+    assert found.process.high / found.process.low < 1.45

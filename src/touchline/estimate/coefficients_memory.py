@@ -123,9 +123,9 @@ FACTOR_PRIOR: Final = 0.35
 rows lie 0 to 50 % above, a compiled model's a quarter below."""
 RESIDENT_OF_PROCESS_ERROR: Final = 0.03
 """The same of what lies there all the time in reserved memory or a process: the allocator's cache of it."""
-PROCESS_NOISE: Final = 0.06
+PROCESS_NOISE: Final = 0.08
 """The same between runs of our own trainer on a processor: runs of one setting took 1.08 to 1.32 GiB, by what else the
-machine did; from 127 to 214 tokens the formula was 9 % short."""
+machine did, which is 7 %; from 127 to 214 tokens the formula was 9 % short."""
 SAME_MODEL_ERROR: Final = 0.012
 """Standard deviation where resident memory or slope are fitted to runs of the same model; two of it are 2 %. litgpt's
 tables: micro-batches 1 and 2 give 4 within 0.5 %."""
@@ -148,12 +148,15 @@ large; Qwen's README, 7B: 2048 to 4096 tokens take 1.94 times as long."""
 ADAPTER_DTYPE_TIME: Final = 1.0
 """Time with 16-bit adapters: a saving of casts that no source puts in figures."""
 
-PROCESS_GIB: Final = (0.38, 0.44, 0.60)
+PROCESS_GIB: Final = (0.34, 0.45, 0.75)
 """Resident memory of our trainer's process on a processor besides model and data: lowest, typical, highest. Measured: a
-model of a million parameters trains in 0.42 GiB, imports and three steps of one take 0.41 (torch 2.13, CPU build)."""
-LOADED_AGAIN: Final = (0.4, 1.5, 2.6)
+model of a million parameters trains in 0.41 to 0.48 GiB beside its tensors, imports and three steps of one take 0.41
+(torch 2.13, CPU build). Another build of torch, more threads and larger datasets take more; how much was not
+measured."""
+LOADED_AGAIN: Final = (0.2, 1.2, 2.6)
 """How often the base's weights lie there once more, as mapped pages of its file and as what oneDNN reorders: lowest,
-typical, highest. Sixteen runs of SmolLM2-135M in bfloat16 at rank 4 and 64 on one processor: 0.9 to 1.9."""
+typical, highest. Sixteen runs of SmolLM2-135M in bfloat16 at rank 4 and 64 on one processor: 0.9 to 1.9; four steps of
+it on another, in one thread: 0.3 to 1.7."""
 PROCESSOR_SCRATCH: Final = (1.0, 1.07, 1.50)
 """Resident over live bytes of tensors on a processor: lowest, typical, highest. Seven runs of SmolLM2-135M in float32:
 1.03 to 1.08, and 1.28 with checkpointing; oneDNN's and malloc's scratch (reference, section 3)."""

@@ -2,7 +2,8 @@
 
 Every rung keeps the closed form's shape, resident memory plus activations, and fits what is unknown in it: nothing
 (the same run), a factor on the activations (one point of the same model), the resident part as well (two or more), or
-one factor for a trainer (other models).
+one factor for a trainer (other models). From two runs on, a rung stands in for the closed form only if it predicts each
+run from the others at least as well as the closed form does; few runs get Student's t.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from touchline.estimate.coefficients_memory import (
 )
 from touchline.estimate.gpus import Gpu
 from touchline.estimate.parts import after_init_bytes, peak_parts
+from touchline.estimate.residuals import half_width, spread
 from touchline.estimate.spreads import NORMAL_95, ORDER, Range, contexts, fragmentation
 from touchline.units import GIB
 
@@ -36,6 +38,8 @@ _LINE_SPREAD = 0.04
 """Standard deviation up to which a line through the points is preferred to the formula's slope."""
 _AFTER_INIT = 1.02
 """A peak within 2 % of what lies there after the model is loaded is that, not a training's."""
+_PRIOR_WEIGHT = 4
+"""How many residuals the standard deviations of `coefficients_memory.py` are worth."""
 _SPREAD_AT_REST = 0.005
 """Rounding of published figures, and what an allocator rounds, as a share of the figure."""
 
@@ -82,6 +86,13 @@ class Computed:
     """What comes and goes."""
     resident_error: float
     """Standard deviation of the first."""
+    phase: str = ""
+    """When the peak is."""
+
+    @property
+    def total(self) -> float:
+        """Both."""
+        return self.resident + self.activations
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -149,8 +160,9 @@ def _fit(
         elif same_model:
             _add(candidates, refused, _from_model(kind, same_model, target, noise))
         others = [point for point in of_kind if _same_stack(point.measured.setup, setup) and point not in same_model]
+        alike = [point for point in others if point.computed.phase == target.phase]
         if others:
-            _add(candidates, refused, _from_stack(kind, others, target))
+            _add(candidates, refused, _from_stack(kind, alike if len(alike) > 1 else others, target))
     # The best rung first, and on one rung the memory that was measured most directly.
     best = min(candidates, key=lambda item: (item.rung, math.log(item.found.high / item.found.low)), default=None)
     return best, tuple(refused)
@@ -179,14 +191,17 @@ def _computed(
     parts = peak_parts(setup, batch, coefficients)
     resident, activations = parts.resident / GIB, parts.activations / GIB
     if kind == "allocated":
-        return Computed(resident=resident, activations=activations, resident_error=RESIDENT_ERROR * resident)
+        error = RESIDENT_ERROR * resident
+        return Computed(resident=resident, activations=activations, resident_error=error, phase=parts.phase)
     factor = fragmentation(setup, parts, coefficients)[0]
     error = RESIDENT_OF_PROCESS_ERROR * resident
     addend = 0.0
     if kind == "process":
         addend, low, high = contexts(gpu)
         error = math.hypot(error, (high - low) / (2 * NORMAL_95))
-    return Computed(resident=resident * factor + addend, activations=activations * factor, resident_error=error)
+    return Computed(
+        resident=resident * factor + addend, activations=activations * factor, resident_error=error, phase=parts.phase
+    )
 
 
 def stack_of(setup: TrainingSetup) -> tuple[object, ...]:
@@ -203,6 +218,10 @@ def stack_of(setup: TrainingSetup) -> tuple[object, ...]:
         setup.dropout > 0,
         setup.accumulates,
         setup.loss,
+        setup.variant,
+        setup.whole_modules,
+        setup.dynamic_4bit,
+        setup.shape.vision is not None,
     )
 
 
@@ -223,7 +242,8 @@ def _same_model(one: TrainingSetup, other: TrainingSetup) -> bool:
 def _observed(kind: MemoryKind, points: list[_Point]) -> Fitted:
     peaks = sorted(point.measured.peak_gib for point in points)
     value = peaks[len(peaks) // 2]
-    width = math.exp(NORMAL_95 * SAME_RUN_ERROR)
+    sigma, freedom = _scatter([math.log(peak) for peak in peaks], SAME_RUN_ERROR)
+    width = math.exp(half_width(sigma, freedom))
     return Fitted(
         kind=kind,
         found=Range(value=value, low=min(peaks[0], value / width), high=max(peaks[-1], value * width)),
@@ -233,18 +253,50 @@ def _observed(kind: MemoryKind, points: list[_Point]) -> Fitted:
     )
 
 
+def _scatter(logs: Sequence[float], prior_sigma: float) -> tuple[float, int]:
+    """Standard deviation of a new one of these, and its degrees of freedom."""
+    count = len(logs)
+    mean = math.fsum(logs) / count
+    # The mean is one of what the residuals are taken from, so they are this much too small.
+    short = math.sqrt(count / (count - 1)) if count > 1 else 0.0
+    sigma, freedom = spread(
+        [(log - mean) * short for log in logs] if count > 1 else [], prior_sigma=prior_sigma, prior_weight=_PRIOR_WEIGHT
+    )
+    return sigma * math.sqrt(1 + 1 / count), freedom
+
+
+def _worse_than_formula(points: list[_Point], predict: Callable[[list[_Point], Computed], float | None]) -> str | None:
+    """Why a fit does not stand in for the closed form: it predicts runs that it has not seen less well."""
+    fitted: list[float] = []
+    formula: list[float] = []
+    for index, point in enumerate(points):
+        predicted = predict([*points[:index], *points[index + 1 :]], point.computed)
+        if predicted is None or predicted <= 0:
+            continue
+        fitted.append(math.log(predicted / point.measured.peak_gib))
+        formula.append(math.log(point.computed.total / point.measured.peak_gib))
+    if not fitted:
+        return None
+    ours, theirs = (math.sqrt(math.fsum(each * each for each in errors) / len(errors)) for errors in (fitted, formula))
+    if ours <= max(theirs, SAME_STACK_ERROR):
+        return None
+    return f"predicting each run from the others is {ours:.0%} off, and the closed form {theirs:.0%}"
+
+
 def _from_model(kind: MemoryKind, points: list[_Point], target: Computed, noise: float) -> Fitted | str:
     """What runs of the same model say: both parts from two or more that differ, else what one is likely to mean."""
     names = tuple(point.measured.name for point in points)
-    found = _from_one(points, target, noise)
-    if len({round(point.computed.activations, 6) for point in points}) > 1:
-        line = _from_line(points, target, noise)
-        # Two runs that hardly differ tell less of a slope than the formula does.
-        if isinstance(found, str) or (not isinstance(line, str) and line.spread < max(_LINE_SPREAD, found.spread)):
-            found = line
+    found = _line(points, target, noise)
+    if not isinstance(found, str) and len(points) > 1:
+
+        def predict(others: list[_Point], its: Computed) -> float | None:
+            line = _line(others, its, noise)
+            return None if isinstance(line, str) else line.value
+
+        found = _worse_than_formula(points, predict) or found
     if isinstance(found, str):
         return f"{', '.join(names)}: {found}"
-    width = NORMAL_95 * found.spread
+    width = half_width(found.spread, _PRIOR_WEIGHT + len(points))
     return Fitted(
         kind=kind,
         found=Range(value=found.value, low=found.value * math.exp(-width), high=found.value * math.exp(width)),
@@ -252,6 +304,17 @@ def _from_model(kind: MemoryKind, points: list[_Point], target: Computed, noise:
         method=found.words,
         names=names,
     )
+
+
+def _line(points: list[_Point], target: Computed, noise: float) -> _Line | str:
+    """The fit with one or with two parameters, by which is surer."""
+    found = _from_one(points, target, noise)
+    if len({round(point.computed.activations, 6) for point in points}) > 1:
+        line = _from_line(points, target, noise)
+        # Two runs that hardly differ tell less of a slope than the formula does.
+        if isinstance(found, str) or (not isinstance(line, str) and line.spread < max(_LINE_SPREAD, found.spread)):
+            found = line
+    return found
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -275,7 +338,10 @@ def _from_line(points: list[_Point], target: Computed, noise: float) -> _Line | 
         return f"activations of {slope:.2f} times the formula's are not these settings'"
     lever = math.sqrt(1 / len(points) + (target.activations - mean_x) ** 2 / square)
     words = f"resident memory ({base:.2f} GiB) and a factor on activations ({slope:.2f}) fitted to runs of this model"
-    return _Line(value=value, spread=math.hypot(SAME_MODEL_ERROR, noise * mean_y * lever / value), words=words)
+    rest = math.fsum((p.measured.peak_gib - base - slope * p.computed.activations) ** 2 for p in points)
+    seen = math.sqrt(rest / (len(points) - 2)) if len(points) > 2 else 0.0
+    own = max(noise * mean_y, seen)
+    return _Line(value=value, spread=math.hypot(SAME_MODEL_ERROR, own * lever / value), words=words)
 
 
 def _from_one(points: list[_Point], target: Computed, noise: float) -> _Line | str:
@@ -309,18 +375,25 @@ def _from_stack(kind: MemoryKind, points: list[_Point], target: Computed) -> Fit
     """One factor on activations for the trainer: the geometric mean over runs of other models."""
     sound = [point for point in points if _PLAUSIBLE[0] <= point.factor <= _PLAUSIBLE[1]]
     if not sound:
-        names = ", ".join(point.measured.name for point in points)
-        return f"{names}: activations of {points[0].factor:.2f} times the formula's are not these settings'"
+        refused = ", ".join(point.measured.name for point in points)
+        return f"{refused}: activations of {points[0].factor:.2f} times the formula's are not these settings'"
     logs = [math.log(point.factor) for point in sound]
-    mean = sum(logs) / len(logs)
-    scatter = math.sqrt(sum((value - mean) ** 2 for value in logs) / (len(logs) - 1)) if len(logs) > 1 else 0.0
-    error = math.hypot(max(SAME_STACK_ERROR, scatter), SAME_STACK_ERROR / math.sqrt(len(logs)))
-    value = target.resident + math.exp(mean) * target.activations
-    spread = NORMAL_95 * math.hypot(target.resident_error, error * math.exp(mean) * target.activations) / value
+    names = tuple(point.measured.name for point in sound)
+
+    def predict(others: list[_Point], its: Computed) -> float:
+        factor = math.exp(math.fsum(math.log(other.factor) for other in others) / len(others))
+        return its.resident + factor * its.activations
+
+    if len(sound) > 1 and (reason := _worse_than_formula(sound, predict)) is not None:
+        return f"{', '.join(names)}: {reason}"
+    factor = math.exp(math.fsum(logs) / len(logs))
+    sigma, freedom = _scatter(logs, SAME_STACK_ERROR)
+    value = target.resident + factor * target.activations
+    width = half_width(math.hypot(target.resident_error, sigma * factor * target.activations) / value, freedom)
     return Fitted(
         kind=kind,
-        found=Range(value=value, low=value * math.exp(-spread), high=value * math.exp(spread)),
+        found=Range(value=value, low=value * math.exp(-width), high=value * math.exp(width)),
         rung=Rung.SAME_STACK,
-        method=f"closed form with a factor on activations ({math.exp(mean):.2f}) from runs of other models",
-        names=tuple(point.measured.name for point in sound),
+        method=f"closed form with a factor on activations ({factor:.2f}) from runs of other models",
+        names=names,
     )

@@ -56,7 +56,7 @@ class TimePoint:
 
 def stack_of(setup: TrainingSetup) -> tuple[object, ...]:
     """What must be the same for runs to share the rates of a machine."""
-    return setup.backend, setup.method, setup.base_dtype, setup.compiled, setup.loss
+    return setup.backend, setup.method, setup.base_dtype, setup.compiled, setup.loss, setup.variant
 
 
 def variant_of(setup: TrainingSetup) -> tuple[object, ...]:
