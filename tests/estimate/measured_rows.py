@@ -48,6 +48,18 @@ STACKS: dict[str, MemoryCoefficients] = {
 }
 
 
+FITTED: dict[str, frozenset[str]] = {
+    "litgpt_config_hub_a10g": frozenset(
+        {"Llama-2-7B qlora", "TinyLlama-1.1B qlora", "Mistral-7B-v0.1 qlora", "Llama-3-8B lora", "Llama-3.2-1B lora"}
+    ),
+    "unsloth_notebooks": frozenset(
+        {"Llama-3-8B qlora", "Mistral-7B-v0.3 qlora", "Qwen3-14B qlora", "Qwen3-32B qlora", "phi-4 qlora"}
+    ),
+}
+"""The rows of each file that a coefficient was fitted to: they are scored apart. Of PEFT's comparison, all but LoRA and
+full fine-tuning."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MeasuredRow:
     """One published run."""
@@ -68,6 +80,13 @@ class MeasuredRow:
     """Kind -> GiB measured."""
     ran: bool
     """Whether it ran, or was out of memory."""
+
+    @property
+    def fitted(self) -> bool:
+        """Whether a coefficient was fitted to it."""
+        if self.setup.variant not in ("lora", "full"):
+            return True
+        return f"{self.setup.shape.name} {self.setup.method}" in FITTED.get(self.file, frozenset())
 
 
 def _row(file: str, number: int, row: dict[str, str]) -> MeasuredRow:

@@ -69,10 +69,10 @@ PACKED = point("prior run: packed, batch 1", lora(), batches(1, 2048), 1 / 4.34)
 SHORT = point("batch 16", lora(), batches(16, 56), 0.1874)
 LOGGED = [
     # (model, rank, rows, width, seconds logged, error that the reference states for two points)
-    (LLAMA_3B, 64, 8, 56, 0.316, 0.12),
+    (LLAMA_3B, 64, 8, 56, 0.316, 0.17),
     (LLAMA_1B, 16, 32, 216, 0.455, 0.10),
     (LLAMA_1B, 64, 4, 54, 0.228, 0.30),
-    (LLAMA_3B, 4, 8, 56, 0.451, 0.40),
+    (LLAMA_3B, 4, 8, 56, 0.451, 0.42),
 ]
 """The group's logs (reference, section 4E). The last is 43 % from the first, identical work: no model predicts both."""
 
@@ -302,3 +302,24 @@ def test_one_noisy_run_makes_no_knee() -> None:
     assert not isinstance(found, Missing)
     speeds = list(found.tokens_per_second.values())
     assert speeds == sorted(speeds)
+
+
+def test_the_floor_of_a_step_grows_with_what_the_host_launches() -> None:
+    """Two adapters without checkpointing launch a third of the kernels of seven with it: their floor is lower.
+
+    PEFT's own comparison (Llama-3.2-3B, 28 blocks, L40S, rank 32 on query and value, some 850 tokens a step) takes
+    0.188 s a step, of which 5.2 ms a block alone would be 0.146.
+    """
+    machine = replace(A100, name="L40S")
+    few = replace(lora(LLAMA_3B), target_modules=("q_proj", "v_proj"))
+    many = replace(few, target_modules=tuple(each.name for each in LLAMA_3B.linears), gradient_checkpointing=True)
+    short = batches(1, 8)
+    floor, ceiling = (seconds_per_step(each, short, machine=machine) for each in (few, many))
+    assert not isinstance(floor, Missing)
+    assert not isinstance(ceiling, Missing)
+    assert floor.estimate.value < 0.7 * ceiling.estimate.value
+    assert floor.estimate.value < 0.146
+    whole = seconds_per_step(few, batches(4, 212), machine=machine)
+    assert not isinstance(whole, Missing)
+    assert whole.estimate.low <= 0.188 <= whole.estimate.high
+    assert whole.estimate.value == pytest.approx(0.188, rel=0.25)

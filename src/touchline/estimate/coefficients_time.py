@@ -11,8 +11,9 @@ from typing import Final
 GPU_STEP: Final = (0.015, 0.8)
 """Seconds of an optimizer step besides its forward and backward passes (data, clipping, optimizer, logging), and
 spread. Bounded by logs: 0.015 s is a tenth of the shortest steps that public logs show (torchtune, 0.15 to 0.23 s)."""
-GPU_LAUNCH: Final = (0.0052, 0.45)
-"""Seconds a block and micro-batch while the host launches kernels, and spread. Qwen's README (A100, LoRA, 256 tokens):
+GPU_LAUNCH: Final = (0.0052, 0.50)
+"""Seconds a block and micro-batch while the host launches the kernels of seven adapters with checkpointing (`launches`
+in terms.py), and spread. Qwen's README (A100, LoRA, 256 tokens):
 1.0, 1.2 and 1.6 s for 8 micro-batches are 5.2, 4.7 and 5.0 ms a block; litgpt's tables (A100, Alpaca, micro-batch 1):
 4.1, 4.7, 4.4 and 4.8; eight T4 runs 7.1; two torchtune runs of Llama-3.2-1B 9.6 (reference, section 4)."""
 GPU_EFFICIENCY: Final = (0.65, 0.22)

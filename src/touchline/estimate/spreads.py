@@ -154,7 +154,7 @@ def fragmentation(
     setup: TrainingSetup, parts: PeakParts, coefficients: MemoryCoefficients
 ) -> tuple[float, float, float]:
     """Reserved over allocated: typical, 5 % below, 5 % above."""
-    if coefficients.reserves is not None:
+    if coefficients.reserves is not None and setup.attention == "fused":
         return coefficients.reserves
     # Holes that the logits left stay in the allocator's cache, also where the peak comes later.
     share = min(1.0, parts.at_loss / parts.total)

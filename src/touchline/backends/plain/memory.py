@@ -16,6 +16,7 @@ MEMORY = MemoryCoefficients(
     float32_adapters="promoted",
     nf4_upcasts=None,
     relative_error=0.06,
+    reserves=(1.06, 1.0, 1.30),
     source=(
         "simulated on torch 2.13 and transformers 5.23: 14.00 where the loop holds on to `outputs` through the "
         "backward pass, 12.00 where it does not. Read: PEFT 0.21 makes adapters float32 (autocast_adapter_dtype) and, "
