@@ -110,6 +110,12 @@ def test_rates_and_epochs_of_a_training_that_was_stopped(tmp_path: Path) -> None
     assert value(reading.examples_per_second) == 8.0, "the Trainer divides all planned examples by the runtime"
 
 
+def test_an_early_stop_whose_bars_and_rows_are_two_files(tmp_path: Path) -> None:
+    bars = "".join(bar(step, 5000, step) for step in range(0, 501, 10))
+    out = rows(10, 500, 500) + closing(510.0, 1.7, 1.0, 500)
+    assert steps(read(tmp_path, train_7__err=bars, train_7__out=out)) == (500, 5000)
+
+
 def test_epochs_that_were_not_needed_leave_the_training_complete(tmp_path: Path) -> None:
     text = "".join(f"[Epoch {n}/50]\nTrain Loss: {2 / n:.4f}\nVal Loss: {3 / n:.4f}\n" for n in range(1, 25))
     reading = log(tmp_path, text + "Early stopping triggered.\nTest Loss: 0.4872, Test Accuracy: 0.8253\n")
@@ -409,6 +415,10 @@ def test_rows_without_a_loss_still_count_their_steps(tmp_path: Path) -> None:
         ("Peak GPU memory usage: 29.84 GB", 29.84, "GB", "allocated"),
         ("peak memory allocated: 10184 MiB", 10184 / 1024, "GiB", "allocated"),
         ("peak memory allocated: 10184 MiB reserved: 10200 MiB", 10184 / 1024, "GiB", "allocated"),
+        ("GPU memory peak: 12.5 GB", 12.5, "GB", "allocated"),
+        ("Peak memory usage was 13.7 GB", 13.7, "GB", "allocated"),
+        ("torch.cuda.max_memory_allocated: 20.3 GiB", 20.3, "GiB", "allocated"),
+        ("Peak mem: 21.5GB | reserved: 23.0GB", 21.5, "GB", "allocated"),
         ("Max GPU memory reserved during training: 17.2 GiB", 17.2, "GiB", "reserved"),
         ("peak_memory_mb: 20480", 20.48, "GB", "allocated"),
         ("Peak VRAM: 11.5GB", 11.5, "GB", "allocated"),
@@ -448,6 +458,25 @@ def test_speeds_of_steps_in_plain_words(tmp_path: Path) -> None:
     assert steps(reading) == (3000, 3000)
     assert value(reading.eval_loss) == 3.0
     assert isinstance(reading.last_loss, Missing)
+
+
+def test_rates_in_plain_words(tmp_path: Path) -> None:
+    text = "step 10/20 | loss 2.5\nstep 20/20 | loss 2.4\nAverage step time: 430 ms\nThroughput: 1,234.5 tokens/sec\n"
+    reading = log(tmp_path, text + "Throughput: fast\nTraining throughput: 3.5 samples/s\n")
+    assert value(reading.seconds_per_step) == pytest.approx(0.43)
+    assert value(reading.tokens_per_second) == 1234.5
+    assert value(reading.examples_per_second) == 3.5
+
+
+def test_a_configuration_that_deepspeed_shows_as_json(tmp_path: Path) -> None:
+    text = (
+        "[2026-01-01 10:00:00,000] [INFO] [config.py:987:print_user_config]   json = {\n"
+        '    "train_batch_size": 64, \n    "train_micro_batch_size_per_gpu": 4, \n'
+        '    "gradient_accumulation_steps": 2, \n    "zero_optimization": {\n        "stage": 2\n    }\n}\n'
+    )
+    reading = log(tmp_path, text + "step 10 | loss 2.5\nstep 20 | loss 2.4\n")
+    found = (reading.global_batch_size, reading.micro_batch_size, reading.gradient_accumulation_steps, reading.gpus)
+    assert [value(each) for each in found] == [64, 4, 2, 8]
 
 
 def test_a_bar_without_a_forecast_has_counts_and_a_clock(tmp_path: Path) -> None:

@@ -77,6 +77,12 @@ _PAIR = re.compile(
 _WITHIN = re.compile(r"(?<![\w.])(?P<key>[a-z_]\w{1,60})=(?P<value>'[^']*'|\"[^\"]*\"|[^\s,;()'\"]+)(?=[\s,;)]|$)")
 _MODEL_ID = re.compile(r"[\w.~-]*(?:/[\w.-]+)+|[A-Za-z][\w.]*(?:-[\w.]+)+|gpt2|distilgpt2")
 _NAMED = re.compile(r"[A-Za-z][\w-]{1,40}")
+_JSON_BEGINS = re.compile(r"\[config\.py:\d+:print_user_config\]\s+json = \{")
+"""DeepSpeed shows its user's configuration as JSON."""
+_JSON_ENTRY = re.compile(
+    r'\s*"(?P<key>train_batch_size|train_micro_batch_size_per_gpu|gradient_accumulation_steps)": (?P<value>\d+),?\s*$'
+)
+_JSON_LINES = 100
 _SOURCE = re.compile(
     r"\s*(?:async )?def \w+\(|\s*class \w+[^:]{0,80}:\s*$|\s*self\.\w+ = |import \w+|from [\w.]+ import "
 )
@@ -108,6 +114,7 @@ class Dumps:
         self._in_model = False
         self._machine: list[float] = []
         self._source_line = 0
+        self._json_line = 0
 
     def line(self, text: str, number: int) -> Iterator[Event]:
         """Events of one line; nothing once a loss was logged, for then names stand beside measurements."""
@@ -118,6 +125,15 @@ class Dumps:
         if "...." in text and (match := _DOTTED.search(text)) is not None:
             is_launchers = _LAUNCHERS_OWN.search(text) is not None
             yield from self._dotted(match.group("key"), match.group("value"), number, is_launchers=is_launchers)
+            return
+        if _JSON_BEGINS.search(text) is not None:
+            self._json_line = number
+        if (
+            self._json_line
+            and number - self._json_line < _JSON_LINES
+            and (match := _JSON_ENTRY.match(text)) is not None
+        ):
+            yield from self._dotted(match.group("key"), match.group("value"), number, is_launchers=True)
             return
         body = unprefixed(text)[1].strip()
         if body.startswith(("'", "{'")) or self._is_dictionary:
@@ -234,5 +250,5 @@ def _is_model(name: str) -> bool:
 WORDS: frozenset[str] = frozenset(
     {*(re.sub(r"\d+", "", key) for key in (*_NUMBERS, *_WORD_KEYS, *_SWITCHES)), "actor_rollout_ref", "nnodes"}
     | {"n_gpus_per_node", "train_batch_size", "path"}
-) - {"", "dtype", "pretrain"} | {"def", "self", "import"}
+) - {"", "dtype", "pretrain"} | {"def", "self", "import", "print_user_config"}
 """Words of their lines."""

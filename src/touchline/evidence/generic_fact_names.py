@@ -113,6 +113,7 @@ WORDS: frozenset[str] = frozenset(
         ),
         *("trainable", "rate", "lr", "model", "loss", "time", "duration", "runtime", "took", "completed", "finished"),
         *(
+            *("throughput", "speed", "tokens", "tok", "step"),
             *("peak_memory_mb", "peak_memory_gb", "peak_memory", "peak_memory_gib", "peak_memory_mib", "peak_mem"),
             *("max_memory_allocated", "max_memory_reserved", "max_memory", "peak_gpu_memory", "peak_vram", "vram"),
             *("peak_memory_allocated", "peak_memory_reserved", "gpu_peak_memory", "peak_gpu_memory_gb", "peak_mem_gb"),

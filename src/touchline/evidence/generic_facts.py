@@ -86,7 +86,7 @@ _PEAK_WORDS = frozenset(
         *("alloc", "reserved", "reservation", "training", "train", "during", "while", "final"),
         *("overall", "total", "device", "torch", "pytorch", "process", "of", "the"),
         *("in", "on", "for", "gb", "gib", "mb", "mib", "rank"),
-        *("step", "global"),
+        *("step", "global", "was", "is"),
     }
 )
 _PACKINGS_OWN = frozenset({"usage", "use", "used", "allocated", "allocation", "reserved"})
@@ -99,6 +99,20 @@ _PEAK_SENTENCE = re.compile(
 _PEAK_NAME_UNIT = re.compile(r"[(\[_ ](?P<unit>GiB|GB|MiB|MB)[)\]]?$", re.IGNORECASE)
 _RESERVED_TOO = re.compile(
     rf"^[\s,;|]*(?:peak |max )?reserved\s*[:=]?\s*(?P<size>{NUMBER})\s?(?P<unit>GiB|GB|MiB|MB)\b", re.IGNORECASE
+)
+_STEP_TIME = re.compile(
+    r"(?:(?:average|avg\.?|mean|median) )?(?:step time|time per step|time/step|seconds per step|step duration)"
+)
+_STEP_TIME_VALUE = re.compile(
+    rf"(?P<number>{NUMBER})\s?(?P<unit>s|sec|secs|seconds|ms|milliseconds)(?:/step| per step)?\.?"
+)
+_THROUGHPUT = re.compile(
+    r"(?:(?:average|avg\.?|mean|training|overall|final) ){0,2}"
+    r"(?:throughput|training speed|tokens per second|tokens/s(?:ec)?|tok/s|samples per second|samples/s(?:ec)?"
+    r"|examples/s(?:ec)?)"
+)
+_THROUGHPUT_VALUE = re.compile(
+    rf"(?P<number>{NUMBER})\s?(?P<unit>(?:tokens?|toks?|samples?|examples?)(?:/| per )(?:s|sec|second))?\.?"
 )
 _PRODUCT = re.compile(
     r"(?P<first>\d+)(?: ?\([^()]{1,40}\)| per \w+)? ?[x×*] ?(?P<second>\d+)(?: ?\([^()]{1,40}\)| \w+)?"
@@ -207,6 +221,10 @@ class Facts:
         return None
 
     def _named(self, name: str, value: str, number: int) -> Iterator[Event]:
+        measured = self._measurement(name, value, number)
+        if measured is not None:
+            yield from measured
+            return
         plain = _LEADS.sub("", name).replace("_", " ")
         fact = FACTS_BY_NAME.get(name) or FACTS_BY_NAME.get(plain)
         if fact in ("micro_batch_size", "global_batch_size") and (product := _PRODUCT.fullmatch(value)) is not None:
@@ -224,8 +242,6 @@ class Facts:
         elif (match := _TIME.fullmatch(name)) is not None:
             of_all = re.search(r"total|总|総|총|общ", name) is not None
             yield from self._seconds(f"{value} {match.group('unit') or ''}", number, of_all=of_all)
-        elif is_peak(name):
-            yield from self._peak(name, value, number)
         elif _TARGETS.fullmatch(name):
             modules = re.findall(r"[A-Za-z_]\w*", value)
             if 0 < len(modules) <= 24 and re.fullmatch(r"[\[({]?[\w'\", ]+[\])}]?", value):
@@ -287,6 +303,38 @@ class Facts:
         if size is not None and unit is not None:
             yield from self._memory(name, size, unit, number)
 
+    def _measurement(self, name: str, value: str, number: int) -> Iterator[Event] | None:
+        """Events of a name that is of a speed or a peak; None for any other."""
+        if _STEP_TIME.fullmatch(name) is not None:
+            return self._step_time(value, number)
+        if _THROUGHPUT.fullmatch(name) is not None:
+            return self._throughput(name, value, number)
+        return self._peak(name, value, number) if is_peak(name) else None
+
+    def _step_time(self, value: str, number: int) -> Iterator[Event]:
+        match = _STEP_TIME_VALUE.fullmatch(value)
+        seconds = to_number(match.group("number")) if match is not None else None
+        if match is not None and seconds is not None:
+            scale = 1e-3 if match.group("unit").lower().startswith(("ms", "milli")) else 1.0
+            yield from self._voice.measured(
+                "step_seconds", seconds * scale, number, "s", aggregation="mean", certain=False
+            )
+
+    def _throughput(self, name: str, value: str, number: int) -> Iterator[Event]:
+        match = _THROUGHPUT_VALUE.fullmatch(value)
+        rate = to_number(match.group("number")) if match is not None else None
+        if match is None or rate is None:
+            return
+        unit = (match.group("unit") or name).lower()
+        if unit.startswith("tok"):
+            yield from self._voice.measured(
+                "tokens_per_second", rate, number, "tokens/s", aggregation="mean", token_unit="padded", certain=False
+            )
+        elif unit.startswith(("sample", "example")):
+            yield from self._voice.measured(
+                "train_samples_per_second", rate, number, "examples/s", aggregation="mean", certain=False
+            )
+
     def _memory(self, name: str, size: float, unit: str, number: int) -> Iterator[Event]:
         scale, unit = SIZES[unit.lower()]
         which: MemoryKind = "reserved" if "reserv" in name else "allocated"
@@ -331,7 +379,7 @@ def is_peak(name: str) -> bool:
         return False
     return (
         bool(words & {"peak", "max", "maximum", "highest"})
-        and bool(words & {"memory", "mem", "vram"})
+        and bool(words & {"memory", "mem", "vram", "allocated", "reserved"})
         and words <= _PEAK_WORDS
     )
 

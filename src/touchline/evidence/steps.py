@@ -212,12 +212,17 @@ def _done_at_end(
     if best is None:
         return whole
     said = [each for each in stretch.all("step") if each.number == best.value]
-    rows = [part.losses for part in stretch.parts if part.losses.last is not None]
+    bar_file, _, bar_place = ((bar.where if bar is not None else None) or ":0").rpartition(":")
+    # Lines of different files follow no order.
+    rows = [part.losses for part in stretch.parts if part.losses.last is not None and part.file == bar_file]
     last = max((each.last.line for each in rows if each.last is not None and each.last.step is None), default=0)
     if said or (bar is not None and bar.value == best.value and best.value < total.value - 1):
-        stale = bar is not None and not said and last > int((bar.where or ":0").rpartition(":")[2])
+        first = min((each.first.line for each in rows if each.first is not None), default=0)
+        bar_line = int(bar_place)
+        held_back = first > bar_line and _keeps_pace(rows, best.value)
+        stale = bar is not None and not said and last > bar_line
         # Losses after the last bar mean that bars are missing, unless the training was stopped.
-        return whole if stale and not _was_stopped(stretch) and not _keeps_pace(rows, best.value) else best
+        return whole if stale and not _was_stopped(stretch) and not held_back else best
     interval = max((part.interval for part in stretch.parts), default=0.0)
     if best.value + max(interval, 1.0) >= total.value and not _was_stopped(stretch):
         return whole
