@@ -277,3 +277,16 @@ def test_ready_made_tasks_are_known_by_their_names(tmp_path: Path) -> None:
 def test_a_share_of_errors_is_whole_answers(rate: float, answers: int, allowed: int) -> None:
     """As a person counts, not as binary fractions do."""
     assert errors_allowed(rate, answers) == allowed
+
+
+def test_a_key_in_the_wrong_place_is_told_its_own() -> None:
+    """`labels` and `metric` belong under `evaluate`."""
+    for text in ("labels: [a, b]", "data: {path: d.json, labels: [a, b]}"):
+        with pytest.raises(InputFault) as caught:
+            read_experiment(
+                f"name: n\nmodels: [m]\ndata: {{path: d.json}}\n{text}\n".replace(
+                    "data: {path: d.json}\ndata:", "data:"
+                ),
+                "experiment.yaml",
+            )
+        assert [finding.hint for finding in caught.value.findings] == ["did you mean 'evaluate.labels'?"]

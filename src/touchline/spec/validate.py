@@ -73,7 +73,8 @@ def _findings(
         where = document.where(whole)
         first = group[0]
         if all(detail["type"] == "unexpected_keyword_argument" for detail in group):
-            yield unknown_key(subject, str(path[-1]), dotted_keys_at(kind, path[:-1]), where)
+            elsewhere = dotted_keys(kind) if is_dataclass(kind) else ()
+            yield unknown_key(subject, str(path[-1]), dotted_keys_at(kind, path[:-1]), where, elsewhere)
         elif first["type"] in ("missing", "missing_argument") and len(group) == 1:
             yield error("EX004", subject, f"{subject} is missing", where)
         else:
@@ -82,9 +83,18 @@ def _findings(
             yield error("EX003", subject, f"{subject}: expected {expected}, got {_show(got)}", where)
 
 
-def unknown_key(subject: str, key: str, known: Sequence[str], where: Any) -> Finding:
-    """The finding for a key that does not exist, with the nearest ones that do."""
-    near = difflib.get_close_matches(key, known, n=1, cutoff=0.6) or [k for k in known if k.endswith("." + key)][:1]
+def unknown_key(subject: str, key: str, known: Sequence[str], where: Any, elsewhere: Sequence[str] = ()) -> Finding:
+    """Return the finding for a key that does not exist, with the nearest one that does.
+
+    Args:
+        subject: the key as it is written.
+        key: its last part.
+        known: keys of the place where it stands.
+        where: that place.
+        elsewhere: keys of other places, where one of the same name may be meant.
+    """
+    near = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
+    near = near or [each for each in (*known, *elsewhere) if each.endswith(f".{key}")][:1]
     hint = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(known)}"
     return error("EX002", subject, f"unknown key {subject!r}", where, hint)
 
