@@ -10,11 +10,12 @@ from collections.abc import Iterator
 from touchline.domain.report import Report
 from touchline.domain.results import AskedItem, EvaluationRecord, RunResult, SampleScore
 from touchline.report.facts import seeds_of
+from touchline.tasks import TASKS
 
 COLUMNS = (
     "run", "model", "levels", "seed", "task", "checkpoint", "item", "repeat", "question", "prompt",
     "target", "output", "score", "exact",
-    "match", "stop", "error", "parsed", "cluster", "metric",
+    "match", "stop", "error", "parsed", "cluster", "metric", "label", "decoding",
 )  # fmt: skip
 """Keys of a row, in order."""
 
@@ -37,7 +38,7 @@ def sample_rows(report: Report) -> Iterator[dict[str, object]]:
 def _row(
     result: RunResult, seed: int | None, record: EvaluationRecord, sample: SampleScore, asked: AskedItem | None
 ) -> dict[str, object]:
-    own = sample.value is not None
+    own = sample.value is not None and record.task not in TASKS
     values = (
         result.name,
         result.model,
@@ -59,5 +60,7 @@ def _row(
         sample.parsed,
         sample.cluster,
         record.score,
+        sample.label,
+        record.decoding,
     )
     return dict(zip(COLUMNS, values, strict=True))

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from touchline.errors import InputFault
 from touchline.tasks.choice import chosen
-from touchline.tasks.protocol import Scores, Task
+from touchline.tasks.protocol import Scores, Task, score_text
 
 LISTED_LABELS = 20
 """The task's own prompt names at most so many labels."""
@@ -265,8 +265,14 @@ def _goes_on_with_another(tokens: Sequence[str], each: _Found, found: Sequence[_
 
 
 def _alone(output: str, target: str) -> Scores:
-    """Score by the target's own label, where the other labels are not known."""
-    return score_classification(output, target, (target.strip(),) if target.strip() else ())
+    """Score where the labels are not known: the whole output must be the target's label."""
+    scores = score_text(output, target)
+    kept = _bare(target)
+    return replace(scores, match=scores.exact or (bool(kept) and _bare(output) == kept))
+
+
+def _bare(text: str) -> str:
+    return "".join(character for character in text.casefold() if _counts(character))
 
 
 CLASSIFICATION = Task(
