@@ -19,7 +19,7 @@ from touchline.catalog.settings import Settings
 from touchline.domain.estimate import MicroBatch
 from touchline.domain.plan import Plan
 from touchline.domain.probe import ProbeAnswer, ProbeMachine, ProbeOutcome, ProbeTry
-from touchline.domain.quantity import Quantity
+from touchline.domain.quantity import Missing, Quantity
 from touchline.domain.record import RunRecord
 from touchline.errors import EnvironmentFault
 from touchline.evidence.history import contents, read_record
@@ -68,7 +68,11 @@ def test_the_first_run_probes_says_so_and_plans_by_it(site: dict[str, str], tmp_
     assert ratio(run.seconds_per_step) <= 4
     assert ratio(run.train_seconds) <= 4
     assert any(name.startswith("probe Tiny") for name in plan.evidence)
-    assert sum(record.name.startswith("probe") for record in records(tmp_path)) == 1
+    (record,) = (record for record in records(tmp_path) if record.name.startswith("probe"))
+    # A mean batch says nothing of the largest one's memory, nor of a validation's.
+    assert isinstance(record.costs.peak_memory, Missing)
+    assert isinstance(run.peak_memory, Quantity)
+    assert run.peak_memory.where is None
     # Another experiment on this model knows it already.
     other = make_experiment(tmp_path / "other", n_train=32, ranks="[4]")
     again = touchline("run", str(other), *small, env=site)

@@ -89,6 +89,7 @@ def probe_run(
     return probe(request, batches, predicted=predicted, host_limit_bytes=limit, say=say, keep=keep)
 
 
+_NO_MEMORY = Missing(missing="a batch of the mean size was tried, not the largest one")
 MOST_STEPS = 20
 """Steps of a quick probe, at most."""
 BUDGET_SECONDS = 4.0
@@ -180,7 +181,7 @@ def quick_probe(plan: Plan, run: PlannedRun, root: Path, settings: Settings) -> 
     assert run.batches is not None
     lengths = _lengths(plan, run, root, settings)
     limit = free_host_bytes()
-    request, keep = _request(plan, run, settings)
+    request, keep = _request(plan, run, settings, largest=False)
     request = replace(request, steps=MOST_STEPS, budget_seconds=BUDGET_SECONDS)
     report = probe(
         request,
@@ -231,8 +232,13 @@ def _lengths(plan: Plan, run: PlannedRun, root: Path, settings: Settings) -> Len
     return Lengths(prompt=found.prompt, answer=found.answer, prefix=found.prefix)
 
 
-def _request(plan: Plan, run: PlannedRun, settings: Settings) -> tuple[ProbeRequest, Callable[[ProbeTry], None]]:
-    """Return what all tries of a run have in common, and what puts each of them into the history."""
+def _request(
+    plan: Plan, run: PlannedRun, settings: Settings, *, largest: bool = True
+) -> tuple[ProbeRequest, Callable[[ProbeTry], None]]:
+    """Return what all tries of a run have in common, and what puts each of them into the history.
+
+    Without the `largest` batch a try says how fast the machine is, and nothing of the memory that a training takes.
+    """
     assert run.train is not None
     assert run.batches is not None
     model, machine = plan.models[run.model], machine_here(plan.gpus_per_run)
@@ -249,7 +255,8 @@ def _request(plan: Plan, run: PlannedRun, settings: Settings) -> tuple[ProbeRequ
     def keep(one: ProbeTry) -> None:
         record = probe_record(request, one, None if isinstance(shape, Missing) else shape, machine)
         if isinstance(record, RunRecord):
-            remember(settings.history_dir, record)
+            costs = record.costs if largest else replace(record.costs, peak_memory=_NO_MEMORY)
+            remember(settings.history_dir, replace(record, costs=costs))
 
     return request, keep
 
