@@ -79,7 +79,7 @@ def read_group(group: Group) -> list[FoundRun | Refused]:
         except (NoText, InputFault, OSError) as fault:
             refused.append(Refused(path=path, reason=_reason(fault)))
             continue
-        parts = [part for part in course.parts if part.has_evidence]
+        parts = [part for part in course.parts if part.has_evidence or part.advance_line]
         if parts:
             (logs if role in ("log", "table") else beside).append(parts)
     found: list[FoundRun | Refused] = []
