@@ -18,7 +18,7 @@ from touchline.domain.reading import Word
 from touchline.domain.record import RunRecord, WorkFacts
 from touchline.domain.shape import ModelShape
 from touchline.estimate.learned import point_of_record, points_of_records, setup_of_record, width_of_record
-from touchline.estimate.points import Spent, TimePoint
+from touchline.estimate.points import Spent, TimePoint, stack_of
 from touchline.estimate.terms import place
 from touchline.estimate.time import StepTime, seconds_per_step
 from touchline.evidence.records import record_of
@@ -190,3 +190,13 @@ def test_figures_of_no_run_are_refused_in_words(work: dict[str, Any]) -> None:
     assert points == ()
     assert len(refused) == 1
     assert refused[0][1].missing
+
+
+def test_a_kind_of_adapter_is_a_stack_of_its_own() -> None:
+    """A DoRA log tells of DoRA alone; of a kind that nothing is known of, the reason is given."""
+    dora, lora = point(said(method=Word(value="DoRA"))), point(said())
+    assert (dora.setup.method, dora.setup.variant) == ("lora", "dora")
+    assert stack_of(dora.setup) != stack_of(lora.setup)
+    unknown = point_of_record(said(method=Word(value="mystery")), shape_of)
+    assert isinstance(unknown, Missing)
+    assert "'mystery'" in unknown.missing

@@ -111,6 +111,7 @@ def setup_of(view: TrainingView) -> TrainingSetup | Missing:
         attention="eager" if stated.attention is not None and stated.attention.value == "eager" else "fused",
         compiled=stated.compiled is not None and stated.compiled.value,
         accumulates=accumulation is not None and accumulation.value > 1,
+        dropout=coefficients.dropout,
     )
 
 

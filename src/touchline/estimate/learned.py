@@ -15,6 +15,7 @@ from touchline.domain.quantity import Measured, Missing
 from touchline.domain.reading import Said, Word
 from touchline.domain.record import RunRecord
 from touchline.domain.shape import ModelShape
+from touchline.estimate.coefficients_memory import VARIANT_BYTES
 from touchline.estimate.layers import size_of
 from touchline.estimate.points import Spent, TimePoint
 from touchline.estimate.work import StepWork
@@ -117,7 +118,13 @@ def setup_of_record(record: RunRecord, shape_of: Callable[[str], ModelShape | Mi
     method, dtype, trainer = (_word(said) for said in (training.method, training.base_dtype, record.stack.trainer))
     if trainer is None:
         return Missing(missing="the log does not tell which trainer")
+    # Other kinds of adapters than LoRA are named where the method is, as PEFT names them.
+    variant = method.lower() if method is not None and method.lower() in VARIANT_BYTES else "lora"
+    if method is not None and variant != "lora":
+        method = "lora"
     if method not in _METHODS:
+        if method is not None:
+            return Missing(missing=f"nothing is known of what the method {method[:40]!r} keeps")
         return Missing(missing="the log does not tell the method")
     if dtype not in _DTYPES:
         return Missing(missing="the log does not tell the element type")
@@ -133,6 +140,7 @@ def setup_of_record(record: RunRecord, shape_of: Callable[[str], ModelShape | Mi
         optimizer=_word(training.optimizer) or "adamw",
         gradient_checkpointing=_word(training.gradient_checkpointing) == "true",
         attention="eager" if _word(training.attention) == "eager" else "fused",
+        variant=variant,
     )
 
 
