@@ -635,3 +635,17 @@ def test_losses_of_ranks_with_an_alpha_that_follows_are_those_of_the_pair() -> N
     assert all(text.endswith("Alpha is 2 x rank in each of them.") for text in about_rank)
     assert not any("differ in alpha" in text for text in losses)
     assert any("They differ in global batch size (8 against 16) as well" in text for text in losses)
+
+
+def test_what_changes_with_the_factor_in_evaluated_runs_alone_is_the_first_caveat() -> None:
+    """A crossed design of which only the diagonal was evaluated: no pair by design, and the effect is of both."""
+    rng = np.random.Generator(np.random.PCG64(7))
+    crossed = factorial(rng, {made.RANK: ("4", "64"), "train.learning_rate": ("1e-4", "1e-3")}, 3)
+    runs = [
+        run if run.name.startswith(("run_0", "run_3")) or run.kind is RunKind.CONTROL else replace(run, evaluations=())
+        for run in crossed.runs
+    ]
+    report = build_report(made.gathered(runs, factors=crossed.factors))
+    told = "The rank changes together with the learning rate: this is the effect of both."
+    assert told in [each.text for each in report.headline[1:3]]
+    assert all(not effect.tied for effect in report.analyses[0].effects)

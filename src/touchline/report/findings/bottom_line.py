@@ -43,7 +43,7 @@ def headline(concluded: Concluded) -> tuple[Statement, ...]:
         answer, summary = _factor_answer(effects[0], main, ties(gathered)), control_summary(main, runs)
         told = [summary if summary is not None else _highest(main, runs)]
         told += [_factor_answer(effect, main, ties(gathered)) for effect in effects[1:]]
-    caveats = [*incomplete, *_differing(main, effects), *told]
+    caveats = [*incomplete, *_confounded(effects[:1]), *_differing(main, effects), *told]
     return (answer, *caveats[:_CAVEATS])
 
 
@@ -225,6 +225,15 @@ def _highest(analysis: Analysis, runs: Mapping[str, RunResult]) -> Statement:
 
 
 # ------------------------------------------------------------------------------------------------- caveats
+def _confounded(effects: Sequence[FactorEffect]) -> Iterator[Statement]:
+    """What else changes between the levels, though no design ties it to them."""
+    for effect in effects:
+        if effect.confounded_with:
+            others = listed([factor_words(other) for other in effect.confounded_with])
+            text = f"The {factor_words(effect.factor)} changes together with the {others}: this is the effect of both."
+            yield Statement(topic=effect.factor, text=text)
+
+
 def _differing(analysis: Analysis, effects: Sequence[FactorEffect]) -> Iterator[Statement]:
     """Interactions that are established: an effect that differs is not that of the answer at every level."""
     order = [effect.factor for effect in effects]
