@@ -97,3 +97,8 @@ class LimitReached(EnvironmentFault):
 
 class Unclear(EnvironmentFault):
     """It cannot be told whether the scheduler took a job; it is found by its token, now or later."""
+
+
+def install_hint(extra: str) -> str:
+    """Return the command that installs an extra. touchline is installed from a checkout: no index has it."""
+    return f"pip install -c constraints.txt -e '.[{extra}]' in the checkout of touchline"

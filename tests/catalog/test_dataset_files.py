@@ -19,7 +19,7 @@ from touchline.catalog.datasets import load_dataset, load_examples
 from touchline.domain.catalog import DatasetInfo, Message
 from touchline.domain.experiment import DataConfig
 from touchline.domain.finding import Finding, Severity
-from touchline.errors import EnvironmentFault, InputFault
+from touchline.errors import EnvironmentFault, InputFault, install_hint
 
 pytestmark = pytest.mark.planning
 
@@ -614,7 +614,7 @@ def test_parquet_without_its_package_says_what_to_install(tmp_path: Path, monkey
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(EnvironmentFault) as caught:
         load(path)
-    assert caught.value.hint == "pip install 'touchline[parquet]'"
+    assert caught.value.hint == install_hint("parquet")
 
 
 @settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from touchline.cli.exporting import Target
-from touchline.errors import EnvironmentFault, InputFault
+from touchline.errors import EnvironmentFault, InputFault, install_hint
 from touchline.exports.protocol import TRACKERS, open_tracker
 
 pytestmark = pytest.mark.planning
@@ -25,7 +25,7 @@ def test_a_tracker_that_is_not_installed_is_told_with_what_to_type(
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(EnvironmentFault) as told:
         open_tracker(tracker, None, tmp_path / "exports")
-    assert told.value.hint == f"pip install 'touchline[{tracker}]'"
+    assert told.value.hint == install_hint(tracker)
     assert not (tmp_path / "exports").exists()
 
 

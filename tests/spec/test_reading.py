@@ -214,3 +214,18 @@ def test_sizes_are_read_from_names_only_where_they_are_sizes(name: str, size: st
     """0.5B is not 5B, 8x7B is not 7B, 4bit is no size."""
     label = label_of(f"/models/{name}")
     assert (label.size, label.family) == (size, family)
+
+
+def test_a_tab_is_named_as_what_is_wrong() -> None:
+    """However it stands in the indentation; a tab inside a value is no fault."""
+    for text in (
+        "name: x\ndata:\n\tpath: a.json\n",
+        "name: x\ndata:\n  path: a\n \tprompt: b\n",
+        "train:\n\t\n\tepochs: 1\n",
+    ):
+        with pytest.raises(InputFault) as caught:
+            read_experiment(text, "experiment.yaml")
+        assert "spaces" in (caught.value.findings[0].hint or ""), text
+    with pytest.raises(InputFault) as caught:
+        read_experiment("name: [x\ny: 'a\tb'\n", "experiment.yaml")
+    assert caught.value.findings[0].hint is None

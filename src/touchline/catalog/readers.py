@@ -12,7 +12,7 @@ from pathlib import Path
 
 from touchline.catalog.tally import Tally
 from touchline.domain.finding import Finding, Severity, Where
-from touchline.errors import EnvironmentFault, InputFault
+from touchline.errors import EnvironmentFault, InputFault, install_hint
 from touchline.files import open_regular, read_bytes
 from touchline.jsontext import has_half_characters, parse_json
 
@@ -197,7 +197,7 @@ def _parquet(path: Path) -> Iterator[Row]:
     if importlib.util.find_spec("pyarrow") is None:
         raise EnvironmentFault(
             f"reading {path.name} needs the package pyarrow, which is not installed",
-            hint="pip install 'touchline[parquet]'",
+            hint=install_hint("parquet"),
         )
     import pyarrow
     import pyarrow.parquet

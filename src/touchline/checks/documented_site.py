@@ -14,7 +14,7 @@ DOCUMENTED_SITE: dict[str, tuple[Severity, str, str]] = {
 
         Why: a login node that only plans needs none of them; a job that is started with that interpreter ends at once.
 
-        Fix: install the extras, `pip install 'touchline[train,eval]'`, or name the nodes' interpreter in slurm.python.
+        Fix: install the extras, `pip install -e '.[train,eval]'`, or name the nodes' interpreter in slurm.python.
         """,
     ),
     "US111": (

@@ -20,7 +20,7 @@ from types import FrameType
 
 from touchline.catalog.worker import prepare_worker, tell_fault
 from touchline.domain.status import EXIT_NO_PARENT, EXIT_STOPPED
-from touchline.errors import TouchlineError
+from touchline.errors import TouchlineError, install_hint
 from touchline.evaluate.children import stop_children
 from touchline.evaluate.wanted import wanted_of
 
@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         tell_fault(fault)
         return fault.exit_code
     except ImportError as error:
-        sys.stderr.write(f"touchline: error: a package is missing: {error.msg}\n  try: pip install 'touchline[eval]'\n")
+        sys.stderr.write(f"touchline: error: a package is missing: {error.msg}\n  try: {install_hint('eval')}\n")
         return 4
     return 0
 

@@ -18,7 +18,7 @@ from touchline.catalog.settings import load_settings
 from touchline.domain.catalog import ModelInfo
 from touchline.domain.finding import Severity
 from touchline.domain.metrics import ExportMarker
-from touchline.errors import DriftFault, EnvironmentFault, InputFault
+from touchline.errors import DriftFault, EnvironmentFault, InputFault, install_hint
 from touchline.files import read_text_bounded
 from touchline.jsontext import parse_json
 
@@ -119,4 +119,4 @@ def require_packages() -> None:
 
     absent = [name for name in ("torch", "transformers", "peft") if importlib.util.find_spec(name) is None]
     if absent:
-        raise EnvironmentFault(f"{', '.join(absent)} not installed", hint="pip install 'touchline[eval]'")
+        raise EnvironmentFault(f"{', '.join(absent)} not installed", hint=install_hint("eval"))

@@ -21,6 +21,7 @@ from typing import Any
 
 from touchline.catalog.worker import prepare_worker
 from touchline.checks.scoring import PROBED_ITEMS, tried
+from touchline.errors import install_hint
 from touchline.evaluate.loading import load_file
 from touchline.evaluate.selftest_answer import Answer, ScorerAnswer, TaskFailed
 from touchline.jsontext import parse_json
@@ -71,7 +72,7 @@ def self_test(target: str, request: dict[str, Any]) -> Answer:
     except ImportError as error:
         if error.name is None or not error.name.startswith("inspect_ai"):
             raise
-        missing = "inspect-ai is not installed here; pip install 'touchline[eval]'"
+        missing = f"inspect-ai is not installed here; {install_hint('eval')}"
         answer.scorers.append(ScorerAnswer(task=path.stem, scorer=path.stem, items=0, missing=missing))
     return answer
 

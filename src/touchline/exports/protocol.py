@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from touchline.domain.exported import Exported, RunSeries
-from touchline.errors import EnvironmentFault, InputFault
+from touchline.errors import EnvironmentFault, InputFault, install_hint
 
 TRACKERS = {"tensorboard": "tensorboard", "wandb": "wandb", "trackio": "trackio", "mlflow": "mlflow"}
 """Trackers, and the package that each needs; the extra of touchline has the tracker's name."""
@@ -50,7 +50,7 @@ def open_tracker(name: str, directory: Path | None, default: Path) -> Tracker:
         raise EnvironmentFault(
             f"the package {TRACKERS[name]} is not installed",
             expected=f"touchline with its extra {name}",
-            hint=f"pip install 'touchline[{name}]'",
+            hint=install_hint(name),
         )
     module = importlib.import_module(f"touchline.exports.to_{name}")
     tracker: Tracker = module.open_at(directory, default)

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pydantic import TypeAdapter, ValidationError
 
 from touchline.domain.isolation import IsolationCheck
-from touchline.errors import EnvironmentFault, InputFault
+from touchline.errors import EnvironmentFault, InputFault, install_hint
 
 _PROGRAM = "touchline.trainer.leaks"
 _NEEDED = ("torch", "transformers")
@@ -34,7 +34,7 @@ def check_isolation(config: Mapping[str, object]) -> IsolationCheck:
     if absent:
         raise EnvironmentFault(
             f"the self-test needs {', '.join(absent)}, which this environment has not",
-            hint="pip install 'touchline[train]'",
+            hint=install_hint("train"),
         )
     command = [sys.executable, "-m", _PROGRAM]
     try:

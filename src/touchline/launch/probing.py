@@ -13,7 +13,7 @@ from dataclasses import replace
 
 from touchline.domain.estimate import MicroBatch
 from touchline.domain.probe import ProbeFault, ProbeOutcome, ProbeReport, ProbeRequest, ProbeTry
-from touchline.errors import EnvironmentFault, InputFault, RunsFailed, TouchlineError
+from touchline.errors import EnvironmentFault, InputFault, RunsFailed, TouchlineError, install_hint
 from touchline.estimate.bracket import Ended, Trial, search
 from touchline.launch.probe_try import gpu_in_use_bytes, run_try
 from touchline.units import format_bytes
@@ -140,5 +140,5 @@ def _require_packages() -> None:
     absent = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
     if absent:
         raise EnvironmentFault(
-            f"a probe needs {', '.join(absent)}, which this environment has not", hint="pip install 'touchline[train]'"
+            f"a probe needs {', '.join(absent)}, which this environment has not", hint=install_hint("train")
         )

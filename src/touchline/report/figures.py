@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-FIGURES_OFF = "Figures are off: the extra `report` is not installed (`pip install 'touchline[report]'`)."
+from touchline.errors import install_hint
+
+FIGURES_OFF = f"Figures are off: the extra `report` is not installed ({install_hint('report')})."
 """What a report says instead of a picture."""
 
 

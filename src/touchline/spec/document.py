@@ -115,7 +115,9 @@ def _loaded(text: str, path: str) -> object:
             "EX001", path, f"a key is given twice: {str(fault.problem).split(' with value')[0]}", fault
         ) from None
     except MarkedYAMLError as fault:
-        raise _fault("EX001", path, f"not YAML: {fault.problem or fault.context}", fault) from None
+        problem = fault.problem or fault.context or ""
+        hint = "YAML is indented with spaces, never with tabs" if _is_indented_by_tab(text, fault) else None
+        raise _fault("EX001", path, f"not YAML: {problem}", fault, hint) from None
     except (YAMLError, ValueError, RecursionError) as fault:
         raise _single(error("EX001", path, f"not YAML: {fault}", Where(path=path))) from None
     except (LookupError, TypeError, AttributeError, ArithmeticError, AssertionError, NotImplementedError):
@@ -210,10 +212,19 @@ def _dotted(path: Sequence[Key]) -> str:
     return ".".join(str(part) for part in path)
 
 
-def _fault(code: str, path: str, message: str, fault: MarkedYAMLError) -> InputFault:
+def _is_indented_by_tab(text: str, fault: MarkedYAMLError) -> bool:
+    """Return True if the line of a fault, or the one before it, begins with a tab among its spaces."""
+    mark = fault.problem_mark
+    if mark is None:
+        return False
+    around = text.split("\n")[max(mark.line - 1, 0) : mark.line + 1]
+    return any("\t" in line[: len(line) - len(line.lstrip())] for line in around)
+
+
+def _fault(code: str, path: str, message: str, fault: MarkedYAMLError, hint: str | None = None) -> InputFault:
     mark = fault.problem_mark or fault.context_mark
     where = Where(path=path) if mark is None else Where(path=path, line=mark.line + 1, column=mark.column + 1)
-    return _single(error(code, path, message, where))
+    return _single(error(code, path, message, where, hint))
 
 
 def _single(finding: Finding) -> InputFault:

@@ -15,7 +15,7 @@ from touchline.domain.doctor import Area, ClusterFacts, DoctorCheck, DoctorRepor
 from touchline.domain.experiment import ComputeConfig
 from touchline.domain.quantity import Quantity
 from touchline.domain.site import SlurmSite
-from touchline.errors import TouchlineError
+from touchline.errors import TouchlineError, install_hint
 from touchline.launch.commands import Commands
 from touchline.launch.doctoring import ask_cluster
 from touchline.launch.doctoring_here import look_at_folder, python_here, python_there
@@ -113,7 +113,7 @@ def _pythons(pythons: Sequence[PythonFacts]) -> Iterator[DoctorCheck]:
             yield _check("python", name, "ok", f"{about}; jobs use slurm.python")
         else:
             message = f"{about}: plans, but cannot train and evaluate: {', '.join(absent)} not installed"
-            hint = f"{each.path} -m pip install 'touchline[train,eval]'"
+            hint = f"{each.path} -m {install_hint('train,eval')}"
             yield _check("python", name, "error" if number else "warning", message, "US110", hint)
 
 

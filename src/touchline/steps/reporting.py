@@ -19,7 +19,7 @@ from pydantic import TypeAdapter
 
 from touchline.domain.report import Report
 from touchline.domain.status import RunStatus
-from touchline.errors import EnvironmentFault, PolicyFault, TouchlineError
+from touchline.errors import EnvironmentFault, PolicyFault, TouchlineError, install_hint
 from touchline.files import disk_faults, read_bytes, read_text_bounded, try_lock, write_atomic, write_if_changed
 from touchline.jsontext import parse_json
 from touchline.launch.folders import ExperimentFolder, is_experiment
@@ -109,9 +109,7 @@ def write_report(
     target = home if out is None else out
     base = "." if out is None else os.path.relpath(home.resolve(), out.resolve())
     if parquet and not can_write_parquet():
-        raise EnvironmentFault(
-            "pyarrow is not installed, which writes parquet", hint="pip install 'touchline[parquet]'"
-        )
+        raise EnvironmentFault("pyarrow is not installed, which writes parquet", hint=install_hint("parquet"))
     if gathered.plan is None and out is None:
         _refuse_foreign(target / MARKDOWN, source)
     report = build_report(gathered)

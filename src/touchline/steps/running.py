@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from touchline.domain.plan import Plan, PlannedRun
-from touchline.errors import EnvironmentFault, InputFault, PolicyFault
+from touchline.errors import EnvironmentFault, InputFault, PolicyFault, install_hint
 from touchline.files import try_lock
 from touchline.launch.folders import ExperimentFolder
 from touchline.launch.progress import JobProgress
@@ -75,5 +75,5 @@ def require_training() -> None:
     if absent:
         raise EnvironmentFault(
             f"this environment plans but cannot train: {', '.join(absent)} not installed",
-            hint="pip install 'touchline[train,eval]'",
+            hint=install_hint("train,eval"),
         )

@@ -18,7 +18,7 @@ from types import FrameType
 
 from touchline.catalog.worker import prepare_worker, tell_fault
 from touchline.domain.status import EXIT_LINEAGE, EXIT_NO_PARENT, EXIT_OUT_OF_MEMORY, EXIT_STOPPED
-from touchline.errors import LineageFault, ParentMissing, TouchlineError
+from touchline.errors import LineageFault, ParentMissing, TouchlineError, install_hint
 from touchline.trainer.inputs import read_config
 from touchline.trainer.run import Stop, run_training
 
@@ -43,9 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         tell_fault(fault)
         return EXIT_CODES.get(type(fault), fault.exit_code)
     except ImportError as error:
-        sys.stderr.write(
-            f"touchline: error: a package is missing: {error.msg}\n  try: pip install 'touchline[train]'\n"
-        )
+        sys.stderr.write(f"touchline: error: a package is missing: {error.msg}\n  try: {install_hint('train')}\n")
         return 4
     except MemoryError:
         sys.stderr.write("touchline: error: out of memory\n  try: a smaller train.micro_batch_size\n")

