@@ -565,16 +565,27 @@ def test_blocks_of_olmo(tmp_path: Path) -> None:
 def test_lightnings_table_of_metrics(tmp_path: Path) -> None:
     folder = tmp_path / "lightning_logs" / "version_0"
     folder.mkdir(parents=True)
-    lines = ["epoch,step,train_loss_step,val_loss"]
+    lines = ["epoch,step,train_loss_step,val_loss,train_loss_epoch"]
     for step in range(49, 500, 50):
-        lines.append(f"{step // 250},{step},{3 - step / 500},")
+        lines.append(f"{step // 250},{step},{3 - step / 500},,")
         if step % 250 == 249:
-            lines.append(f"{step // 250},{step},,{3.5 - step / 500}")
+            lines.append(f"{step // 250},{step},,{3.5 - step / 500},")
+            lines.append(f"{step // 250},{step},,,2.9")
     (folder / "metrics.csv").write_text("\n".join(lines))
     [reading] = everything(tmp_path)
     assert steps(reading)[0] == 500
     assert value(reading.last_loss) == pytest.approx(3 - 499 / 500)
     assert value(reading.eval_loss) == pytest.approx(3.5 - 499 / 500)
+
+
+def test_a_log_that_is_a_table(tmp_path: Path) -> None:
+    for index, mark in enumerate(",\t"):
+        folder = tmp_path / str(index)
+        folder.mkdir()
+        text = f"step{mark}loss\n" + "".join(f"{n}{mark}{3 - n / 1000}\n" for n in range(10, 501, 10))
+        reading = log(folder, text)
+        assert steps(reading)[0] == 500
+        assert value(reading.last_loss) == 2.5
 
 
 # ------------------------------------------------------------------------------------- several jobs and processes

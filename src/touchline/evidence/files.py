@@ -14,7 +14,7 @@ from touchline.evidence.grouping import Group, group_files, role_of
 from touchline.evidence.lines import NoText
 from touchline.evidence.readers import documents
 from touchline.evidence.scan import Scan
-from touchline.evidence.tables import read_metrics_table
+from touchline.evidence.tables import begins_table, read_metrics_table
 from touchline.evidence.view import RunView, Stretch, align, runs_of
 from touchline.files import open_regular
 from touchline.jsontext import parse_json
@@ -24,6 +24,7 @@ from touchline.spec.document import parse
 
 __all__ = ["FoundRun", "Group", "Refused", "find_runs", "group_files", "read_group"]
 
+_HEADER_BYTES = 2048
 _JSON_LIMIT_BYTES = 256 << 20
 """A trainer_state.json of a long run has tens of MiB."""
 
@@ -74,7 +75,7 @@ def read_group(group: Group) -> list[FoundRun | Refused]:
     beside: list[list[Part]] = []
     for path in group.files:
         try:
-            role = role_of(path)
+            role = "table" if _is_table(path) else role_of(path)
             course = _scan(path, notes) if role == "log" else _document(path, role)
         except (NoText, InputFault, OSError) as fault:
             refused.append(Refused(path=path, reason=_reason(fault)))
@@ -98,6 +99,14 @@ def read_group(group: Group) -> list[FoundRun | Refused]:
     if not found and not refused:
         refused = [Refused(path=path, reason=_nothing(path)) for path in group.files[:1]]
     return found + refused
+
+
+def _is_table(path: Path) -> bool:
+    """Return True if a log is a table of metrics, whatever its name."""
+    if role_of(path) != "log" or path.suffix.lower() in (".gz", ".jsonl"):
+        return False
+    with path.open("rb") as stream:
+        return begins_table(stream.read(_HEADER_BYTES).decode("utf-8", "replace"))
 
 
 def _scan(path: Path, notes: list[str]) -> Course:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Iterator, Sequence
 
 from touchline.domain.observation import Event, Observation, Sign, SignKind
@@ -12,8 +13,17 @@ from touchline.logtext.numbers import not_a_number, to_count, to_number
 
 _STEP_COLUMNS = ("global_step", "step", "trainer/global_step", "iteration", "iter")
 _EPOCH_COLUMNS = ("epoch",)
+_HEADER = re.compile(
+    r"(?=[^\n]*(?:step|iter|epoch))(?=[^\n]*loss)(?:[a-z_/]{1,30}[,\t]){1,40}[a-z_/]{1,30}\r?\n\s*-?[\d.]",
+    re.IGNORECASE,
+)
 _SUFFIXES = ("_step", "_epoch")
 _MOST_COLUMNS = 1000
+
+
+def begins_table(text: str) -> bool:
+    """Return True if a file's first line is the header of a table of metrics: `step,loss`, with commas or tabs."""
+    return _HEADER.match(text) is not None
 
 
 def read_metrics_table(text: str) -> tuple[Event, ...] | None:
@@ -22,7 +32,8 @@ def read_metrics_table(text: str) -> tuple[Event, ...] | None:
     A table has a column of steps or epochs and one of losses. Lightning counts steps from 0, and writes a row for the
     training and one for the validation of the same step, each with the other's columns empty.
     """
-    rows = csv.reader(io.StringIO(text.replace("\0", "")))
+    text = text.replace("\0", "")
+    rows = csv.reader(io.StringIO(text), delimiter="\t" if "\t" in text.partition("\n")[0] else ",")
     try:
         header = [name.strip() for name in next(rows, [])]
         if not 2 <= len(header) <= _MOST_COLUMNS:
@@ -53,8 +64,9 @@ class _Columns:
                 self.validations.append(index)
             elif meaning.split is not Split.TEST:
                 self.losses.append(index)
-        # The loss of a step counts before the mean of an epoch.
-        self.losses.sort(key=lambda index: plain[index].endswith("_epoch"))
+        # The mean of an epoch is no last loss, where the losses of steps have a column of their own.
+        of_steps = [index for index in self.losses if not plain[index].endswith("_epoch")]
+        self.losses = of_steps or self.losses
 
     def events(self, rows: Iterator[list[str]]) -> Iterator[Event]:
         """Events of the rows, each with its line."""
@@ -66,7 +78,7 @@ class _Columns:
                 continue
             if step is not None:
                 # The first row of a count from 0 stands one before a whole number of intervals.
-                offset = (1 if (step + 1) % 5 == 0 or step == 0 else 0) if offset is None else offset
+                offset = (1 if (step + 1) % 5 == 0 else 0) if offset is None else offset
                 step += offset
             value = next((cell for index in self.losses if (cell := _cell(row, index))), "")
             at = None if step is not None else epoch
