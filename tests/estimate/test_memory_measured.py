@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import json
 import os
 import statistics
 from pathlib import Path
 
 import pytest
 from tests.estimate.made_shapes import SHAPES
-from tests.estimate.measured_rows import STACKS, MeasuredRow, measured_rows
+from tests.estimate.measured_rows import FOLDER, STACKS, MeasuredRow, measured_rows
 
+from touchline.backends import memory_coefficients
+from touchline.backends.memory import MemoryCoefficients
+from touchline.backends.peft.layout import plain_attention
+from touchline.catalog.shapes import shape_of_config
 from touchline.domain.estimate import MicroBatch, TrainingSetup, Verdict
+from touchline.domain.quantity import Missing
+from touchline.domain.shape import ModelShape
 from touchline.estimate.evidence_memory import MeasuredPoint
 from touchline.estimate.gpus import Gpu, find_gpu
 from touchline.estimate.memory import memory_estimate
+from touchline.estimate.processor import processor_memory_estimate
 
 pytestmark = pytest.mark.planning
 
@@ -245,3 +253,52 @@ def test_a_changed_coefficient_is_seen() -> None:
     wrong = dataclasses.replace(row.coefficients, vocab_bytes=16.0, vocab_bytes_low=16.0, vocab_bytes_high=16.0)
     estimate = memory_estimate(row.setup, row.batch, coefficients=wrong, gpu=gpu(row.gpu))
     assert abs(estimate.allocated.value / row.gib["allocated"] - 1) > 0.05
+
+
+def _cpu_points() -> list[MeasuredPoint]:
+    """Our own trainer's processes on a processor, models of 1 to 135 million parameters."""
+    content = json.loads((FOLDER / "cpu_memory.json").read_text(encoding="utf-8"))
+    found = []
+    for row in content["runs"]:
+        shape = shape_of_config(content["models"][row["model"]], row["model"], "cpu_memory.json")
+        assert isinstance(shape, ModelShape)
+        setup = TrainingSetup(
+            shape=shape,
+            backend="peft",
+            method="lora",
+            rank=row["rank"],
+            target_modules=tuple(linear.name for linear in shape.linears),
+            base_dtype=row["base_dtype"],
+            adapter_dtype="float32",
+            attention="eager" if plain_attention("cpu", row["width"]) else "fused",
+            gradient_checkpointing=row["checkpointing"],
+        )
+        batch = MicroBatch(rows=row["rows"], width=row["width"], label_tokens=row["label_tokens"])
+        found.append(
+            MeasuredPoint(setup=setup, batch=batch, kind="process", peak_gib=row["process_gib"], name=row["model"])
+        )
+    return found
+
+
+def test_processes_of_small_models_lie_in_their_intervals_with_and_without_a_past_run() -> None:
+    points = _cpu_points()
+    assert len(points) == 14
+    trainer = memory_coefficients("peft")
+    assert isinstance(trainer, MemoryCoefficients)
+    held, errors, widths = [], [], []
+    for point in points:
+        for known in ((), *((other,) for other in points if other is not point)):
+            found = processor_memory_estimate(
+                point.setup,
+                point.batch,
+                coefficients=trainer,
+                capacity_gib=Missing(missing="not asked"),
+                evidence=known,
+                with_what_ifs=False,
+            ).process
+            held.append(found.low <= point.peak_gib <= found.high)
+            errors.append(abs(found.value / point.peak_gib - 1))
+            widths.append(found.high / found.low)
+    assert statistics.mean(held) >= 0.9
+    assert statistics.median(errors) <= 0.15
+    assert statistics.median(widths) <= 2.3
