@@ -33,6 +33,7 @@ from types import FrameType
 from touchline.domain.status import EXIT_HELD, EXIT_STOPPED, TIME_LIMIT, AttemptExit, AttemptStart
 from touchline.errors import TouchlineError
 from touchline.files import try_lock
+from touchline.jsontext import has_half_characters
 from touchline.launch.claim import claimant, drop_claim, take_claim
 from touchline.launch.processes import ProcessIdentity, identify, is_alive, send_signal
 from touchline.launch.sampling import Sampler
@@ -73,7 +74,8 @@ def supervise(folder: Path, status: Path, command: Sequence[str]) -> int:
         pid=me.pid,
         pid_started=me.started,
         time_unix=time.time(),
-        folder=str(status.resolve()),
+        # JSON holds no name that is not UTF-8; such a folder is not recorded, which says nothing.
+        folder="" if has_half_characters(str(status.resolve())) else str(status.resolve()),
     )
     lock = _take_over(status / "lock", start.job_id)
     if lock is None or not take_claim(status, start):

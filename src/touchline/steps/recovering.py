@@ -56,6 +56,7 @@ class Recovery:
         self._playing: dict[str, Job] = {}
         self._smaller = self._learned()
         self._withdrawn: set[str] = set()
+        self._unbegun: dict[str, list[Failure]] = {}
 
     @property
     def called_back(self) -> frozenset[str]:
@@ -115,6 +116,10 @@ class Recovery:
             self._stop(job, view.reason, ())
             return ()
         failures = failures_of(job, view)
+        if not read_attempts(job.status):
+            # Its script ended before the supervisor did anything: only this command knows how often.
+            self._unbegun.setdefault(job.name, []).extend(failures)
+            failures = list(self._unbegun[job.name])
         run = self._run(job)
         micro = run.train.micro_batch_size if run is not None and run.train is not None else None
         decision = decide(failures, micro if isinstance(micro, int) else None)
