@@ -11,7 +11,7 @@ import json
 import zipfile
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -94,7 +94,7 @@ def token_lengths(
 
 def _key(model: ModelInfo, data: DataConfig, rows_sha256: str, date: str) -> str:
     """Hash of what the lengths depend on: rows, tokenizer and template, columns and prompt, and for some the date."""
-    settings = {**json.loads(_DATA.dump_json(data)), "path": "", "train_fraction": 0, "split_seed": 0}
+    settings = {**json.loads(_DATA.dump_json(replace(data, path=""))), "path": "", "train_fraction": 0, "split_seed": 0}
     dated = "strftime_now" in (read_chat_template(Path(model.path)) or "")
     identity = [_VERSION, rows_sha256, model.tokenizer_sha256, settings, date if dated else ""]
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,29 @@
+"""A job whose script ends before it begins: the command ends too, and says why."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from tests.hostile.harness import call
+from tests.workflow.folders import make_experiment
+
+from touchline.launch.ledger import read_ledger
+
+
+def test_a_script_that_never_begins_is_not_started_for_ever(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "Tiny-1M-Instruct").symlink_to(tiny_model)
+    for name in ("MODELS", "CACHE", "HISTORY"):
+        monkeypatch.setenv(f"TOUCHLINE_{name}_DIR", str(tmp_path / name.lower()))
+    folder = make_experiment(tmp_path / "exp", ranks="[2]", n_train=16, n_test=4)
+    assert call("plan", folder, "train.epochs=1", "controls=[]")[0] == 0
+    assert call("prepare", folder)[0] == 0
+    script = folder / "1M_rank2" / "finetune.slurm"
+    script.write_text("#!/bin/bash\necho 'ModuleNotFoundError: No module named touchline' >&2\nexit 1\n")
+    code, _, said = call("resume", folder)
+    assert code == 1
+    assert "failed twice the same way" in said
+    assert len([entry for entry in read_ledger(folder / "ledger.jsonl") if entry.event == "submitted"]) == 2
