@@ -20,7 +20,9 @@ def finished(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     (root / "models").mkdir()
     (root / "models" / "Tiny-1M-Instruct").symlink_to(tiny_model)
     folder = make_experiment(root / "finished", ranks="[2]", n_train=32, n_test=8)
-    done = touchline("run", str(folder), "train.epochs=1", "--no-probe", env=environment(root / "models", root / "cache"))
+    done = touchline(
+        "run", str(folder), "train.epochs=1", "--no-probe", env=environment(root / "models", root / "cache")
+    )
     assert done.returncode == 0, done.stderr
     return folder
 
