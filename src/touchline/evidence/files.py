@@ -16,7 +16,7 @@ from touchline.evidence.readers import documents
 from touchline.evidence.scan import Scan
 from touchline.evidence.tables import begins_table, read_metrics_table
 from touchline.evidence.view import RunView, Stretch, align, runs_of
-from touchline.files import open_regular
+from touchline.files import open_regular, read_head
 from touchline.jsontext import parse_json
 from touchline.slurmtext.scripts import read_sbatch
 from touchline.spec.bounds import SIZE_LIMIT_BYTES
@@ -105,8 +105,7 @@ def _is_table(path: Path) -> bool:
     """Return True if a log is a table of metrics, whatever its name."""
     if role_of(path) != "log" or path.suffix.lower() in (".gz", ".jsonl"):
         return False
-    with path.open("rb") as stream:
-        return begins_table(stream.read(_HEADER_BYTES).decode("utf-8", "replace"))
+    return begins_table(read_head(path, _HEADER_BYTES).decode("utf-8", "replace"))
 
 
 def _scan(path: Path, notes: list[str]) -> Course:
