@@ -701,3 +701,5 @@ def test_a_count_that_is_unsure_widens_the_interval() -> None:
     unsure = dataclasses.replace(STORY, shape=dataclasses.replace(STORY.shape, count_error=0.3, extrapolated="hybrid"))
     sure, wide = (memory_estimate(each, batch(1, 64), coefficients=TORCHTUNE, gpu=A100) for each in (STORY, unsure))
     assert wide.allocated.high / wide.allocated.low > 1.5 * sure.allocated.high / sure.allocated.low
+    assert "how many bytes the base takes: hybrid" in wide.assumption
+    assert "how many bytes" not in sure.assumption

@@ -14,7 +14,7 @@ from touchline.domain.quantity import Measured, MemoryKind, Missing
 from touchline.estimate.evidence_memory import Fitted, MeasuredPoint, fit
 from touchline.estimate.gpus import Gpu
 from touchline.estimate.parts import peak_parts, vocab_bytes
-from touchline.estimate.spreads import ORDER, Range, allocated_range, relative_error, upwards
+from touchline.estimate.spreads import ORDER, Range, allocated_range, relative_error, upwards, weight_spread
 from touchline.estimate.what_if import what_ifs
 from touchline.units import GIB
 
@@ -216,6 +216,9 @@ def _assumption(
     error, words = relative_error(setup, coefficients)
     # Where the peak is in the backward pass, a loss at the upper end of its figure may still make another peak.
     ends = [peak_parts(setup, batch, coefficients, entry).total for entry in (low, high)]
+    unsure = max(weight_spread(setup, coefficients))
+    if unsure > max(ends[1] - ends[0], error * parts.activations):
+        return f"how many bytes the base takes: {setup.shape.extrapolated or 'which layers are not in 4 bits'}"
     if ends[1] - ends[0] > error * parts.activations:
         return (
             f"how the loss is computed: {typical:g} bytes per token and vocabulary entry, {low:g} to {high:g} by "
