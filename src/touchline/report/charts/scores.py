@@ -75,8 +75,8 @@ def differences(report: Report, analysis: Analysis, inks: Mapping[str, Ink]) -> 
         *(100 * end if share else end for n in shown for end in (by_run[n].difference.low, by_run[n].difference.high)),
     ]
     low, high = padded(values)
-    # Room for what is written beside the intervals.
-    high += 0.14 * (high - low)
+    # Room for the counts beside the intervals, also on a phone.
+    high += 0.3 * (high - low)
     x = altair.X(
         "value:Q",
         title=f"difference to the control{' (points)' if share else ''}",
