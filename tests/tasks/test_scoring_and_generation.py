@@ -128,7 +128,7 @@ def test_too_few_words_say_how_many_there_are() -> None:
     with pytest.raises(InputFault) as caught:
         _generate(len(WORDS) + 1, 0.8, 0)
     assert f"{len(WORDS)} words of 3 letters" in caught.value.message
-    assert caught.value.hint == f"--num-words {len(WORDS)}"
+    assert caught.value.hint == f"--num-words {len(WORDS)}, or another list: --words FILE"
     with pytest.raises(InputFault, match="0 words of 99 letters"):
         generate_capitalization(
             WORDS, word_length=99, num_words=1, train_fraction=0.8, rng=np.random.Generator(np.random.PCG64(0))
