@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from touchline.catalog.families import FAMILIES
@@ -63,6 +63,8 @@ VARIANTS: Mapping[str, list[dict[str, object]]] = {
     "qwen2_moe": [{**EXPERTS, "shared_expert_intermediate_size": 40}, {**EXPERTS, "qkv_bias": False}],
     "qwen3_moe": [EXPERTS, {**EXPERTS, "head_dim": 10, "attention_bias": True}],
 }
+TEXT_PARTS = {"qwen2_vl": "qwen2_vl_text", "qwen2_5_vl": "qwen2_5_vl_text", "qwen3_vl": "qwen3_vl_text"}
+"""Models with eyes, and the architecture of the part that writes text, which is not built by itself."""
 CASES = [(name, variant) for name, variants in VARIANTS.items() for variant in variants]
 
 
@@ -117,14 +119,16 @@ def _complete(config: Mapping[str, object], variant: Mapping[str, object]) -> di
 
 
 def test_every_understood_architecture_is_held_against_its_module() -> None:
-    assert set(VARIANTS) == set(FAMILIES)
+    assert set(VARIANTS) | set(TEXT_PARTS.values()) == set(FAMILIES)
 
 
 @pytest.mark.parametrize("model_type", sorted(FAMILIES))
 def test_what_a_file_leaves_out_has_the_default_of_the_architectures_own_class(model_type: str) -> None:
     default = AutoConfig.for_model(model_type)
     family = FAMILIES[model_type]
-    assert family.tied is default.tie_word_embeddings
+    # Whether the text part of a model with eyes ties its embeddings is said by the whole.
+    whole = AutoConfig.for_model(next((name for name, part in TEXT_PARTS.items() if part == model_type), model_type))
+    assert family.tied is whole.tie_word_embeddings
     assert family.context == default.max_position_embeddings
     if family.kv_heads is not None:
         assert family.kv_heads == default.num_key_value_heads
@@ -146,10 +150,30 @@ def test_a_real_text_part_is_the_language_model_of_the_whole() -> None:
     shape = shape_of_config({**written, "text_config": text}, "tiny", "here")
     assert isinstance(shape, ModelShape), shape
     assert shape.extrapolated is not None
-    assert "gemma3" in shape.extrapolated
+    assert "vision tower" in shape.extrapolated
+    assert shape.vision is not None
     language = whole.model.language_model
-    assert shape.num_parameters == sum(weight.numel() for weight in language.parameters())
+    text_parameters = shape.num_parameters - shape.vision.parameters
+    assert text_parameters == sum(weight.numel() for weight in language.parameters())
     assert whole.lm_head.weight is language.embed_tokens.weight
+
+
+@pytest.mark.parametrize("model_type", sorted(TEXT_PARTS))
+def test_the_text_part_of_a_model_with_eyes_is_counted_as_its_language_model(model_type: str) -> None:
+    """Whatever the vision tower has, which is counted apart."""
+    rope = {"rope_type": "default", "rope_theta": 10_000.0, "mrope_section": [1, 1, 1]}
+    text = {**TINY, "rope_parameters": rope, **({"head_dim": 8} if model_type == "qwen3_vl" else {})}
+    outer = AutoConfig.for_model(model_type, text_config=dict(text))
+    with torch.device("meta"):
+        whole = AutoModelForImageTextToText.from_config(outer)
+    written = json.loads(outer.to_json_string(use_diff=True))
+    shape = shape_of_config({**written, "text_config": {**text, **written["text_config"]}}, "tiny", "here")
+    assert isinstance(shape, ModelShape), shape
+    assert shape.model_type == TEXT_PARTS[model_type]
+    assert shape.vision is not None
+    language = sum(weight.numel() for weight in whole.model.language_model.parameters())
+    assert shape.num_parameters - shape.vision.parameters == language + whole.lm_head.weight.numel()
+    assert shape.tied_embeddings is (whole.lm_head.weight is whole.model.language_model.embed_tokens.weight)
 
 
 def _small_eyes() -> dict[str, object]:

@@ -51,8 +51,8 @@ FAMILIES: Mapping[str, Family] = {
     "mistral": Family(build=llama_like(), context=131072, kv_heads=8),
     "ministral": Family(build=llama_like(), context=131072, kv_heads=8),
     "qwen2": Family(build=llama_like(inputs_bias="always"), context=32768, kv_heads=32),
-    "qwen2_vl_text": Family(build=llama_like(inputs_bias="always"), context=32768, kv_heads=32),
-    "qwen2_5_vl_text": Family(build=llama_like(inputs_bias="always"), context=128000, kv_heads=32),
+    "qwen2_vl_text": Family(build=llama_like(inputs_bias="always"), context=32768, kv_heads=8),
+    "qwen2_5_vl_text": Family(build=llama_like(inputs_bias="always"), context=32768, kv_heads=8),
     "qwen3_vl_text": Family(
         build=llama_like(inputs_bias="attention_bias", output_bias="attention_bias", head_norm="shared"),
         context=128000,
