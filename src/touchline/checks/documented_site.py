@@ -211,5 +211,16 @@ DOCUMENTED_SITE: dict[str, tuple[Severity, str, str]] = {
         Fix: set `slurm.gpu_type` in the user's config file to the type as sinfo writes it, or a constraint.
         """,
     ),
+    "US135": (
+        _E,
+        "stated-facts",
+        """A fact that is stated of past runs has a key that does not exist, or a value that it cannot have.
+
+        Why: an estimate that rests on a wrong fact is wrong, and a misspelt one would be ignored silently.
+
+        Fix: the message names the option, or the file and line, and what is expected. The keys that can be stated with
+        `touchline history add` and in a file `touchline-facts.yaml` beside the logs are in docs/concepts/past-runs.md.
+        """,
+    ),
 }
 """Code to usual severity, name and page."""

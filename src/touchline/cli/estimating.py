@@ -95,6 +95,12 @@ def estimate(
         Optional[list[Path]],  # noqa: UP045
         typer.Option("--evidence", metavar="FILE", help="Log of a past run to use as evidence (repeatable)."),
     ] = None,
+    evidence_facts: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(
+            "--evidence-fact", metavar="KEY=VALUE", help="Fact that those logs lack: gpu=A100-80GB (repeatable)."
+        ),
+    ] = None,
     simulate: Annotated[
         bool, typer.Option("--simulate", help="Measure memory with fake tensors (needs torch).")
     ] = False,
@@ -103,6 +109,7 @@ def estimate(
     """Estimate memory, largest micro-batch and step time."""
     from touchline import workflow
     from touchline.catalog.settings import load_settings
+    from touchline.cli.stating import stated_pairs
     from touchline.domain.answers import EstimateAnswer
     from touchline.steps.estimating import EstimateRequest
 
@@ -132,6 +139,7 @@ def estimate(
         examples=examples,
         epochs=epochs,
         evidence=tuple(evidence or ()),
+        evidence_facts=stated_pairs(evidence_facts or []),
         simulate=simulate,
     )
     answer = workflow.estimate(request, load_settings())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, Optional
 
 import typer
 
+from touchline.cli import stating
 from touchline.cli.output import clean, out, out_json, out_object, out_table, say
 
 if TYPE_CHECKING:
@@ -66,22 +68,41 @@ def history_read(
 def history_add(
     paths: Paths,
     history: History = None,
+    gpu: stating.Gpu = None,
+    gpus: stating.Gpus = None,
+    model: stating.Model = None,
+    dataset: stating.Dataset = None,
+    trainer: stating.Trainer = None,
+    method: stating.Method = None,
+    precision: stating.Precision = None,
+    facts: stating.Facts = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Read and show, write nothing.")] = False,
     json: Json = False,
 ) -> None:
     """Add runs from logs and folders to the history.
 
-    Files that have not changed since the last time are not read again.
+    Files that have not changed since the last time are not read again. What a log does not hold can be stated, here or
+    in a file touchline-facts.yaml beside the logs; it never replaces what the log measured.
     """
     from touchline import workflow
     from touchline.evidence.adding import Added
 
+    named = {
+        "gpu": gpu,
+        "gpus": gpus,
+        "model": model,
+        "dataset": dataset,
+        "trainer": trainer,
+        "method": method,
+        "precision": precision,
+    }
+    stated = {**stating.stated_pairs(facts or []), **{key: value for key, value in named.items() if value is not None}}
     with _heard("reading logs") as hear:
-        added = workflow.history_add(paths, _folder(history), dry_run=dry_run, say=hear)
+        added = workflow.history_add(paths, _folder(history), facts=stated, dry_run=dry_run, say=hear)
     if json:
         out_json(Added, added, "added")
     else:
-        _show_added(added)
+        _show_added(added, paths)
     if not added.learned and not added.unchanged_runs:
         raise typer.Exit(1)
 
@@ -281,7 +302,7 @@ def _show_lines(what: str, texts: Iterable[str]) -> None:
         out(f"{what}: {clean(_text(text))}")
 
 
-def _show_added(added: Added) -> None:
+def _show_added(added: Added, paths: list[Path]) -> None:
     if added.learned:
         header = ("run", "trainer", "model", "steps", "s/step", "peak memory", "outcome", "where")
         title = f"would learn, in {added.history}" if added.dry_run else f"learned, in {added.history}"
@@ -289,6 +310,7 @@ def _show_added(added: Added) -> None:
         for item in added.learned[:_SHOWN]:
             for note in item.notes[:_NOTES_SHOWN]:
                 say(_text(f"note: {item.name}: {note}"))
+        _say_lacking(added, paths)
     if added.refused:
         shown = added.refused[:_SHOWN]
         out_table(("refused", "why"), [(_text(item.path), _text(item.reason)) for item in shown])
@@ -300,6 +322,23 @@ def _show_added(added: Added) -> None:
         f"{added.unchanged_files} unchanged files skipped, with {added.unchanged_runs} records"
         + (f" and {added.unchanged_refused} files without a run" if added.unchanged_refused else "")
     )
+
+
+def _say_lacking(added: Added, paths: list[Path]) -> None:
+    """Name the facts without which runs are no evidence, with the command that states them."""
+    from touchline.domain.run_facts import pasted
+
+    groups: dict[tuple[str, ...], list[str]] = {}
+    for item in added.learned:
+        if item.missing_facts:
+            groups.setdefault(item.missing_facts, []).append(item.name)
+    for keys, names in groups.items():
+        shown = ", ".join(names[:_NOTES_SHOWN]) + (
+            f" and {len(names) - _NOTES_SHOWN} more" if names[_NOTES_SHOWN:] else ""
+        )
+        say(_text(f"{shown}: no estimate of time can use this run; missing: {', '.join(keys)}"))
+        files = " ".join(shlex.quote(str(path)) for path in paths)
+        say(_text(f"hint: touchline history add {files} {pasted(keys)}"))
 
 
 def _learned(item: Learned) -> tuple[str, ...]:

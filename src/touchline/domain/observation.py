@@ -31,6 +31,9 @@ ObservationName = Literal[
     "attention",  # eager, sdpa, flash_attention_2
     "packed",  # true, false
     "max_seq_len",
+    "dataset",  # what it trained on, as the config or its user names it
+    "mean_tokens",  # mean length of an example
+    "longest_tokens",  # length of the longest example
     "epochs",  # planned
     "steps_total",  # planned optimizer steps
     "micro_batch_size",

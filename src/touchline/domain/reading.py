@@ -40,6 +40,7 @@ class Word:
 
 Said = Word | Missing
 """A word, or why there is none."""
+_UNTOLD = Missing(missing="no line tells it")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -182,3 +183,9 @@ class RunReading:
     """The lines that prove the outcome."""
     notes: tuple[str, ...]
     """What was corrected, refused, cut or left out, and why."""
+    dataset: Said = _UNTOLD
+    """What it trained on."""
+    mean_tokens: Measured = _UNTOLD
+    """Mean length of an example, in tokens."""
+    longest_tokens: Measured = _UNTOLD
+    """Length of the longest example, in tokens."""

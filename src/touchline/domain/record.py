@@ -162,6 +162,22 @@ class PackingFacts:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class DatasetFacts:
+    """What it trained on."""
+
+    name: Said = _UNTOLD
+    """Its name, or the file's name."""
+    sha256: Said = _UNTOLD
+    """Hash of the file."""
+    examples: Measured = _UNTOLD
+    """Examples of its training split."""
+
+
+NO_DATASET = DatasetFacts()
+"""Of a run whose files name no dataset."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class CostFacts:
     """What it took."""
 
@@ -321,6 +337,10 @@ class RunRecord:
     """What was computed."""
     predicted: PredictedFacts = NOTHING_PREDICTED
     """What was predicted for it."""
+    dataset: DatasetFacts = NO_DATASET
+    """What it trained on."""
+    revision: int = 0
+    """How often what was stated of these files has changed: of two records of the same files the later one counts."""
     fingerprint: str
     """Hash of the settings that make two runs comparable in time and memory."""
     fingerprint_unknown: tuple[str, ...]

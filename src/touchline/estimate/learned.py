@@ -14,6 +14,7 @@ from touchline.domain.estimate import Dtype, Method, TrainingSetup
 from touchline.domain.quantity import Measured, Missing
 from touchline.domain.reading import Said, Word
 from touchline.domain.record import RunRecord
+from touchline.domain.run_facts import DTYPES, flag_of
 from touchline.domain.shape import ModelShape
 from touchline.estimate.coefficients_memory import VARIANT_BYTES
 from touchline.estimate.layers import size_of
@@ -24,15 +25,18 @@ from touchline.units import GIB, MIB
 T = TypeVar("T")
 
 _METHODS: Final = frozenset({"lora", "qlora", "full"})
-_DTYPES: Final = {
-    "float32": "float32",
-    "fp32": "float32",
-    "bfloat16": "bfloat16",
-    "bf16": "bfloat16",
-    "float16": "float16",
-    "fp16": "float16",
-    "half": "float16",
+_LACKING: Final = {
+    "gpu": "the log names no device",
+    "model": "the log names no model",
+    "trainer": "the log does not tell which trainer",
+    "method": "the log does not tell the method",
+    "precision": "the log does not tell the element type",
+    "micro_batch_size": "the log does not tell the micro-batch",
+    "gradient_accumulation_steps": "the log does not tell the accumulation",
+    "dataset": "how far its batches were padded is not known",
+    "max_seq_len": "packed, and the log does not tell how long a row is",
 }
+"""Why a record teaches nothing, by the fact that it lacks."""
 _NARROW = 1.3
 """Longest over mean length up to which the width of a padded batch lies within some per cent of either."""
 
@@ -78,11 +82,12 @@ def point_of_record(record: RunRecord, shape_of: Callable[[str], ModelShape | Mi
     if seconds is None or seconds <= 0:
         return Missing(missing="no seconds per step")
     machine = record.machine.key
-    if machine is None:
-        return Missing(missing="the log names no device")
     devices = _first(record.machine.gpus)
     if devices is not None and devices > 1:
         return Missing(missing=f"{devices:.0f} devices: what they tell each other takes time that is not counted")
+    lacking = missing_facts(record)
+    if lacking or machine is None:
+        return unstated(lacking)
     setup = setup_of_record(record, shape_of)
     if isinstance(setup, Missing):
         return setup
@@ -107,27 +112,70 @@ def point_of_record(record: RunRecord, shape_of: Callable[[str], ModelShape | Mi
     )
 
 
+def missing_facts(record: RunRecord) -> tuple[str, ...]:
+    """Return the facts without which a record teaches nothing of time, by the keys that state them.
+
+    Empty too where the run was not timed and its memory not measured: no fact would make up for that.
+    """
+    costs = record.costs
+    timed = _first(costs.seconds_per_step_without_pauses, costs.seconds_per_step) is not None
+    if not timed and isinstance(costs.peak_memory, Missing):
+        return ()
+    machine = ("gpu",) if timed and record.machine.key is None else ()
+    return (*machine, *_missing_settings(record), *_missing_batches(record))
+
+
+def unstated(keys: tuple[str, ...]) -> Missing:
+    """Return why a record teaches nothing that lacks these facts, with the options that state them."""
+    return Missing(missing="; ".join(f"{_LACKING[key]} (history add {flag_of(key)})" for key in keys))
+
+
+def _missing_settings(record: RunRecord) -> tuple[str, ...]:
+    training = record.training
+    known = {
+        "model": isinstance(record.model.name, Word),
+        "trainer": isinstance(record.stack.trainer, Word),
+        "method": isinstance(training.method, Word),
+        "precision": _word(training.base_dtype) in DTYPES,
+    }
+    return tuple(key for key, is_known in known.items() if not is_known)
+
+
+def _missing_batches(record: RunRecord) -> tuple[str, ...]:
+    told = record.work
+    if all(_first(each) is not None for each in (told.micro_batches, told.padded_tokens, told.label_tokens)):
+        return ()
+    batching = record.batching
+    rows = _first(batching.micro_batch_size)
+    known = {
+        "micro_batch_size": rows is not None,
+        "gradient_accumulation_steps": _first(batching.gradient_accumulation_steps, batching.global_batch_size)
+        is not None,
+    }
+    keys = [key for key, is_known in known.items() if not is_known]
+    if isinstance(width_of_record(record), Missing):
+        keys.append("max_seq_len" if _word(record.packing.packed) == "true" else "dataset")
+    return tuple(keys)
+
+
 def setup_of_record(record: RunRecord, shape_of: Callable[[str], ModelShape | Missing]) -> TrainingSetup | Missing:
     """The settings of a recorded run, or which of them nobody told."""
-    if not isinstance(record.model.name, Word):
-        return Missing(missing="the log names no model")
+    lacking = _missing_settings(record)
+    if lacking or not isinstance(record.model.name, Word):
+        return unstated(lacking)
     shape = shape_of(record.model.name.value)
     if isinstance(shape, Missing):
         return shape
     training = record.training
     method, dtype, trainer = (_word(said) for said in (training.method, training.base_dtype, record.stack.trainer))
-    if trainer is None:
-        return Missing(missing="the log does not tell which trainer")
+    assert trainer is not None
+    assert dtype is not None
     # Other kinds of adapters than LoRA are named where the method is, as PEFT names them.
     variant = method.lower() if method is not None and method.lower() in VARIANT_BYTES else "lora"
     if method is not None and variant != "lora":
         method = "lora"
     if method not in _METHODS:
-        if method is not None:
-            return Missing(missing=f"nothing is known of what the method {method[:40]!r} keeps")
-        return Missing(missing="the log does not tell the method")
-    if dtype not in _DTYPES:
-        return Missing(missing="the log does not tell the element type")
+        return Missing(missing=f"nothing is known of what the method {str(method)[:40]!r} keeps")
     targets = _word(training.target_modules)
     return TrainingSetup(
         shape=shape,
@@ -135,8 +183,8 @@ def setup_of_record(record: RunRecord, shape_of: Callable[[str], ModelShape | Mi
         method=cast(Method, method),
         rank=int(_first(training.rank) or 0),
         target_modules=tuple(sorted(re.findall(r"\w+", targets))) if targets else (),
-        base_dtype=cast(Dtype, _DTYPES[dtype]),
-        adapter_dtype=cast(Dtype, _DTYPES.get(_word(training.adapter_dtype) or dtype, _DTYPES[dtype])),
+        base_dtype=cast(Dtype, DTYPES[dtype]),
+        adapter_dtype=cast(Dtype, DTYPES.get(_word(training.adapter_dtype) or dtype, DTYPES[dtype])),
         optimizer=_word(training.optimizer) or "adamw",
         gradient_checkpointing=_word(training.gradient_checkpointing) == "true",
         attention="eager" if _word(training.attention) == "eager" else "fused",
@@ -151,14 +199,14 @@ def width_of_record(record: RunRecord) -> float | Missing:
         for each in (record.batching.max_seq_len, record.batching.mean_tokens, record.batching.longest_tokens)
     )
     if _word(record.packing.packed) == "true":
-        return limit or Missing(missing="packed, and the log does not tell how long a row is")
+        return limit or unstated(("max_seq_len",))
     rows = _first(record.batching.micro_batch_size)
     if mean and rows == 1:
         return mean
     if mean and longest and rows and longest <= _NARROW * mean:
         # The longest of so many equally likely lengths lies this far up.
         return mean + (longest - mean) * (1 - 1 / rows)
-    return Missing(missing="how far its batches were padded is not known")
+    return unstated(("dataset",))
 
 
 def _work_of_record(record: RunRecord) -> StepWork | Missing:
@@ -173,11 +221,11 @@ def _work_of_record(record: RunRecord) -> StepWork | Missing:
         for each in (batching.micro_batch_size, batching.gradient_accumulation_steps, batching.global_batch_size)
     )
     if rows is None or rows < 1:
-        return Missing(missing="the log does not tell the micro-batch")
+        return unstated(("micro_batch_size",))
     if passes is None and whole is not None:
         passes = whole / rows
     if passes is None or passes < 1:
-        return Missing(missing="the log does not tell the accumulation")
+        return unstated(("gradient_accumulation_steps",))
     width = width_of_record(record)
     if isinstance(width, Missing):
         return width

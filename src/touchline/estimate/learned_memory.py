@@ -10,7 +10,7 @@ from touchline.domain.quantity import Missing, Quantity
 from touchline.domain.record import RunRecord
 from touchline.domain.shape import ModelShape
 from touchline.estimate.evidence_memory import MeasuredPoint
-from touchline.estimate.learned import believable, setup_of_record, width_of_record
+from touchline.estimate.learned import believable, setup_of_record, unstated, width_of_record
 from touchline.units import GIB_IN
 
 
@@ -66,7 +66,7 @@ def _largest(record: RunRecord) -> MicroBatch | Missing:
         return MicroBatch(rows=rows, width=width, label_tokens=min(labels, rows * width))
     micro = record.batching.micro_batch_size
     if not isinstance(micro, Quantity) or micro.value < 1:
-        return Missing(missing="the log does not tell the micro-batch")
+        return unstated(("micro_batch_size",))
     longest = record.batching.longest_tokens
     width_or_none = math.ceil(longest.value) if isinstance(longest, Quantity) else width_of_record(record)
     if isinstance(width_or_none, Missing):

@@ -18,7 +18,8 @@ from touchline.errors import InputFault
 from touchline.evidence.files import FoundRun, Group, Refused
 from touchline.evidence.growth import DOCUMENT_LIMIT_BYTES, HEAD_BYTES, growth, is_document
 from touchline.evidence.history import contents, record_id, remember
-from touchline.evidence.index import load_index
+from touchline.evidence.index import IndexLine, load_index
+from touchline.evidence.padding import with_lengths
 from touchline.evidence.readers import READERS_VERSION
 from touchline.evidence.records import record_of, source_names
 from touchline.evidence.seen import Seen, SeenFiles, state_of
@@ -58,6 +59,8 @@ class Learned:
     """The files that it was read from."""
     notes: tuple[str, ...]
     """What was corrected, refused, cut or left out, and why."""
+    missing_facts: tuple[str, ...] = ()
+    """Facts without which no estimate can rest on it, by the keys that state them; empty too where none would help."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -132,6 +135,8 @@ def add_groups(
     read: Callable[[Group], Sequence[FoundRun | Refused]],
     *,
     dry_run: bool = False,
+    again: bool = False,
+    lacking: Callable[[RunRecord], tuple[str, ...]] = lambda record: (),
     say: Hear | None = None,
 ) -> Added:
     """Read the groups of files that have changed, and put their runs into the history.
@@ -144,6 +149,8 @@ def add_groups(
         groups: files that belong together.
         read: reads one group.
         dry_run: write nothing.
+        again: read unchanged files too, because something is stated of them.
+        lacking: gives the facts without which no estimate can rest on a record.
         say: hears of progress.
 
     Raises:
@@ -157,16 +164,17 @@ def add_groups(
         for number, group in enumerate(groups):
             if say is not None:
                 say(number, len(groups), group.key)
-            state = state_of(group.files)
-            before = seen.get(group.files, state) if state is not None else None
+            files = (*group.files, *group.facts)
+            state = state_of(files)
+            before = seen.get(group.files, state) if state is not None and not again else None
             if before is not None and there.issuperset(before.records):
                 tally.unchanged_files += len(group.files)
                 tally.unchanged_refused += before.refused
                 tally.unchanged_runs += len(before.records)
                 continue
-            records, refused = _learn(history_dir, read(group), there, tally, dry_run)
+            records, refused = _learn(history_dir, read(group), there, tally, dry_run, lacking)
             # A file that has grown meanwhile is read again next time.
-            if state is not None and state == state_of(group.files):
+            if state is not None and state == state_of(files):
                 seen.put(group.files, Seen(state=state, records=tuple(records), refused=refused))
         if say is not None and groups:
             say(len(groups), len(groups), "")
@@ -187,7 +195,12 @@ def add_groups(
 
 
 def _learn(
-    history_dir: Path, found: Sequence[FoundRun | Refused], there: set[str], tally: _Tally, dry_run: bool
+    history_dir: Path,
+    found: Sequence[FoundRun | Refused],
+    there: set[str],
+    tally: _Tally,
+    dry_run: bool,
+    lacking: Callable[[RunRecord], tuple[str, ...]],
 ) -> tuple[list[str], int]:
     """Put one group's runs into the history; give their ids, and how many files were refused."""
     ids: list[str] = []
@@ -200,11 +213,33 @@ def _learn(
             tally.refused.append(_refused(record))
             continue
         parts[item.sources] += 1
+        if item.stated:
+            record = _revised(history_dir, record)
         id_ = record_id(record) if dry_run else remember(history_dir, record).stem
-        tally.learned.append(_learned(id_, id_ not in there, item))
+        learned = replace(_learned(id_, id_ not in there, item), missing_facts=lacking(record))
+        tally.learned.append(learned)
         there.add(id_)
         ids.append(id_)
     return ids, refused
+
+
+def _revised(history_dir: Path, record: RunRecord) -> RunRecord:
+    """Return a record of stated facts as the latest reading of its logs: a new statement replaces an older one."""
+    logs = _logs(record)
+    rivals = [
+        line
+        for line in load_index(history_dir).lines.values()
+        if line.origin == record.origin and line.part == record.part and _logs(line) == logs
+    ]
+    latest = max((line.revision for line in rivals), default=0)
+    same = replace(record, revision=latest)
+    known = not rivals or any(line.id == record_id(same) for line in rivals)
+    return same if known else replace(record, revision=latest + 1)
+
+
+def _logs(record: RunRecord | IndexLine) -> frozenset[str]:
+    """Return the hashes of the sources that decide which run it is."""
+    return frozenset(source.sha256 for source in record.sources if source.growth)
 
 
 def _refused(item: RunRecord | Refused) -> RefusedFile:
@@ -229,7 +264,8 @@ def record_of_run(found: FoundRun, part: int = 0) -> RunRecord | Refused:
             fault = error  # A companion that may not be read tells nothing either.
     if not sources:
         return Refused(path=found.sources[0], reason=f"gone while it was read: {fault.strerror if fault else ''}")
-    return record_of(found.reading, sources, reader_version=READERS_VERSION, part=part)
+    record = record_of(found.reading, sources, reader_version=READERS_VERSION, part=part)
+    return record if found.lengths is None else with_lengths(record, found.lengths)
 
 
 def source_of(path: Path, name: str) -> Source:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from touchline.domain.observation import ObservationName, SignKind
 from touchline.domain.quantity import Measured, Missing, Quantity
 from touchline.domain.reading import RunReading, Said, Segment, Word
+from touchline.domain.run_facts import FACTS
 from touchline.evidence.course import Losses
 from touchline.evidence.outcome import Ending, ending_of
 from touchline.evidence.steps import OPTIMIZER_STEP_BARS, Steps, steps_of
-from touchline.evidence.view import Found, RunView, Stretch
+from touchline.evidence.view import LIBRARIES, Found, RunView, Stretch
 
 _TRAINERS = (
     ("peft", "axolotl", "llamafactory", "swift", "unsloth", "torchtune"),
@@ -36,7 +37,7 @@ def reading_of(name: str, files: Sequence[str], view: RunView, notes: Sequence[s
     steps = steps_of(view, final, kind)
     finished = bool(view.documents.all("train_seconds"))
     endings = [_ending(view, stretch, kind, finished and stretch is final) for stretch in view.stretches]
-    remarks = list(notes)
+    remarks = [*notes, *_contradictions(view)]
     packed = view.word("packed", "no line tells whether rows are packed")
     examples, sequences, density = _packing(view, packed)
     return RunReading(
@@ -93,7 +94,21 @@ def reading_of(name: str, files: Sequence[str], view: RunView, notes: Sequence[s
         segment_list=tuple(_segment(view, each, ending, kind) for each, ending in _pairs(view, endings)),
         proofs=endings[-1].proofs,
         notes=tuple(remarks),
+        dataset=view.word("dataset", "no line names the dataset"),
+        mean_tokens=view.count("mean_tokens", "no line tells it", "tokens"),
+        longest_tokens=view.count("longest_tokens", "no line tells it", "tokens"),
     )
+
+
+def _contradictions(view: RunView) -> Iterator[str]:
+    for key, fact in FACTS.items():
+        pair = view.contradicted(fact.name)
+        if pair is not None:
+            stated, read = pair
+            yield (
+                f"{key}: {stated.seen.value} was stated ({stated.where}), and {read.seen.value} was read "
+                f"({read.where}), which counts"
+            )
 
 
 def _trainer(view: RunView) -> Said:
@@ -102,6 +117,9 @@ def _trainer(view: RunView) -> Said:
     names = {str(each.seen.value): each for each in reversed([*certain, *found])}
     known = {name for group in _TRAINERS for name in group}
     others = tuple(name for name in names if name not in known)
+    stated = view.stated_fact("trainer")
+    if stated is not None and LIBRARIES.issuperset(names):
+        return Word(value=str(stated.seen.value), where=stated.where, method=stated.provenance)
     for group in (_TRAINERS[0], others, *_TRAINERS[1:]):
         for name in group:
             if name in names:

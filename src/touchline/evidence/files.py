@@ -12,8 +12,10 @@ from touchline.evidence.course import Course, Part
 from touchline.evidence.fields import reading_of
 from touchline.evidence.grouping import Group, group_files, role_of
 from touchline.evidence.lines import NoText
+from touchline.evidence.padding import DatasetLengths
 from touchline.evidence.readers import documents
 from touchline.evidence.scan import Scan
+from touchline.evidence.stating import NOTHING_STATED, StatedFacts, Stating
 from touchline.evidence.tables import begins_table, read_metrics_table
 from touchline.evidence.view import RunView, Stretch, align, runs_of
 from touchline.files import open_regular, read_head
@@ -36,7 +38,11 @@ class FoundRun:
     reading: RunReading
     """What they said."""
     sources: tuple[Path, ...]
-    """Every file that was read: logs, state files, configs."""
+    """Every file that was read: logs, state files, configs, files of facts."""
+    stated: StatedFacts = NOTHING_STATED
+    """What the user stated."""
+    lengths: DatasetLengths | None = None
+    """The lengths of the dataset that was stated, where they could be measured."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,24 +56,32 @@ class Refused:
 
 
 def find_runs(
-    paths: Sequence[Path], say: Callable[[int, int, str], None] | None = None
+    paths: Sequence[Path],
+    say: Callable[[int, int, str], None] | None = None,
+    stating: Stating | None = None,
 ) -> Iterator[FoundRun | Refused]:
     """The runs in files and folders; logs are paired with each other, with state files and configs.
 
     Args:
         paths: files and folders; a named file brings those of its own run along that lie beside it.
         say: hears of progress: groups done, groups in all, the group's name.
+        stating: what options state of them; files of facts beside them are read in any case.
+
+    Raises:
+        InputFault: a file of facts is wrong.
     """
     groups = group_files(paths)
+    stating = stating or Stating()
+    stating.load(groups)
     for number, group in enumerate(groups):
         if say is not None:
             say(number, len(groups), group.key)
-        yield from read_group(group)
+        yield from read_group(group, stating.of(group))
     if say is not None:
         say(len(groups), len(groups), "")
 
 
-def read_group(group: Group) -> list[FoundRun | Refused]:
+def read_group(group: Group, stated: StatedFacts = NOTHING_STATED) -> list[FoundRun | Refused]:
     """Read the files of one group: one run, several when one file holds several, or why there is none."""
     refused: list[FoundRun | Refused] = []
     notes: list[str] = []
@@ -94,8 +108,8 @@ def read_group(group: Group) -> list[FoundRun | Refused]:
     for number, run in enumerate(runs, 1):
         name = group.key if len(runs) == 1 else f"{group.key}#{number}"
         files = tuple(path.name for path in group.files)
-        reading = reading_of(name, files, RunView(stretches=tuple(run), documents=side), notes)
-        found.append(FoundRun(reading=reading, sources=group.files))
+        reading = reading_of(name, files, RunView(stretches=tuple(run), documents=side, stated=stated.facts), notes)
+        found.append(FoundRun(reading=reading, sources=(*group.files, *group.facts), stated=stated))
     if not found and not refused:
         refused = [Refused(path=path, reason=_nothing(path)) for path in group.files[:1]]
     return found + refused

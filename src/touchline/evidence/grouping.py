@@ -9,8 +9,10 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+from touchline.domain.run_facts import FACTS_FILE
 
 LOG_SUFFIXES = frozenset({".out", ".err", ".log", ".txt", ".jsonl", ".stdout", ".stderr"})
 DOCUMENT_SUFFIXES = frozenset({".json", ".yaml", ".yml"})
@@ -34,6 +36,7 @@ NOT_OURS = frozenset(
         *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.json", "added_tokens.json"),
         *("generation_config.json", "model.safetensors.index.json", "requirements.txt", "ledger.jsonl", "plan.json"),
         *("runs_status.yaml", "run_metrics.yaml", "eval.yaml", "touchline.json", "training.json", "merges.txt"),
+        FACTS_FILE,
     }
 )
 """Names that never tell of a run's course, or that touchline derives from files that do."""
@@ -47,6 +50,8 @@ class Group:
     """What their names share."""
     files: tuple[Path, ...]
     """Logs first, then state files, then configs and scripts; each sorted."""
+    facts: tuple[Path, ...] = ()
+    """Files that state facts of them (`domain/run_facts.py`), the farthest above them first."""
 
     @property
     def logs(self) -> tuple[Path, ...]:
@@ -85,10 +90,19 @@ def group_files(paths: Sequence[Path]) -> tuple[Group, ...]:
     for folder in sorted(by_folder):
         files = by_folder[folder]
         companions = _companions(folder, [path for path in named if path.parent == folder])
+        facts = tuple(_facts_above(folder, [path for path in paths if path.is_dir()]))
         for group in _in_folder(files | companions):
             if any(path in files for path in group.files) and _is_wanted(group, wanted, files):
-                groups.append(group)
+                groups.append(replace(group, facts=facts))
     return tuple(groups)
+
+
+def _facts_above(folder: Path, roots: Sequence[Path]) -> list[Path]:
+    """Return the files of facts of a folder and of those above it, up to one that was named; the farthest first."""
+    root = next((each for each in roots if each == folder or each in folder.parents), folder)
+    above = [folder, *folder.parents]
+    found = [each / FACTS_FILE for each in above[: above.index(root) + 1] if (each / FACTS_FILE).is_file()]
+    return found[::-1]
 
 
 def _is_wanted(group: Group, named: set[Path], walked: set[Path]) -> bool:
@@ -149,14 +163,19 @@ def _in_folder(files: set[Path]) -> list[Group]:
         key = next(each for each in runs if each)
         runs[key] += runs.pop("")
     if not runs:
-        return [Group(key=key_of(path) or path.parent.name, files=(path,)) for path in rest]
+        return [Group(key=key_of(path) or _folder_name(path), files=(path,)) for path in rest]
     groups = []
     for key, found in runs.items():
         # A config of another name is of the folder's only run, or of all of them when it is the only config.
         shared = rest if len(runs) == 1 or [role_of(path) for path in rest] == ["document"] else []
         files_of = sorted({*found, *shared}, key=lambda path: (_order(path), path.name))
-        groups.append(Group(key=key or found[0].parent.name, files=tuple(files_of)))
+        groups.append(Group(key=key or _folder_name(found[0]), files=tuple(files_of)))
     return groups
+
+
+def _folder_name(path: Path) -> str:
+    """Return the name of a file's folder, also of a file that is named from inside it."""
+    return path.absolute().parent.name or path.stem
 
 
 def _tells_course(path: Path) -> bool:

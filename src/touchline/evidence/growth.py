@@ -64,6 +64,11 @@ class Reading(Protocol):
         ...
 
     @property
+    def revision(self) -> int:
+        """How often what was stated of its files had changed."""
+        ...
+
+    @property
     def sources(self) -> Sequence[Source]:
         """What it was read from."""
         ...
@@ -141,11 +146,13 @@ def _behind(
     return found
 
 
-def _order(reading: Reading) -> tuple[bool, int, int, int, int, str]:
-    """What a reading saw of a run: as its owner, more of its logs, with later readers, with more files beside them."""
+def _order(reading: Reading) -> tuple[bool, int, int, int, int, int, str]:
+    """What a reading saw of a run: as its owner, more of its logs, with the latest statements, with later readers,
+    with more files beside them.
+    """
     size = sum(source.size_bytes for source in reading.sources if source.growth)
     own = reading.origin == "touchline"
-    return own, size, reading.reader_version, len(reading.sources), reading.known, reading.id
+    return own, size, reading.revision, reading.reader_version, len(reading.sources), reading.known, reading.id
 
 
 def _supersedes(new: Reading, old: Reading) -> bool:

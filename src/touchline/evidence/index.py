@@ -25,7 +25,7 @@ from touchline.evidence.history import Broken, contents, read_record, record_pat
 from touchline.evidence.records import plain
 from touchline.files import open_regular, write_atomic
 
-INDEX_VERSION = 1
+INDEX_VERSION = 2
 """Raise it when lines say more or something else: an older index is then made again."""
 _HEAD = json.dumps({"index_version": INDEX_VERSION})
 _INDEX_LIMIT_BYTES = 1 << 30
@@ -77,6 +77,8 @@ class IndexLine:
     """Which of the runs in its sources it is."""
     known: int
     """How many facts it holds."""
+    revision: int
+    """How often what was stated of its files had changed."""
     sources: tuple[Source, ...]
     """What it was read from."""
 
@@ -165,6 +167,7 @@ def line_of(id_: str, record: RunRecord) -> IndexLine:
         reader_version=record.reader_version,
         part=record.part,
         known=known(record),
+        revision=record.revision,
         sources=record.sources,
     )
 

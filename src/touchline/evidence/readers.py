@@ -9,7 +9,7 @@ from touchline.evidence import faults, generic, hints, milestones, packing_words
 from touchline.logtext.reader import DocumentReader, LogReader
 from touchline.slurmtext.lines import SlurmLines
 
-READERS_VERSION = 2
+READERS_VERSION = 3
 """Goes up when a reader reads something else than before: what was learned from a file is then learned again."""
 
 

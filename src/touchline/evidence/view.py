@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from touchline.domain.observation import Observation, ObservationName, Sign
 from touchline.domain.quantity import Missing, Quantity
 from touchline.domain.reading import Said, Word
+from touchline.domain.run_facts import DTYPES, STATED
 from touchline.evidence.course import Part
 from touchline.evidence.tracks import Track, is_training_label
 
 GUESS = "a guess from a line that anything could print"
 """How what no trainer's own line says is marked."""
+
+LIBRARIES = frozenset({"hf_trainer", "generic"})
+"""What other trainers are built on, or what any loop prints: another trainer may stand above it."""
+_VENDORS = frozenset({"nvidia", "amd", "tesla", "geforce"})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -23,6 +30,8 @@ class Found:
     """What was read."""
     file: str
     """Where."""
+    is_stated: bool = False
+    """Whether the user stated it, and no file of the run."""
 
     @property
     def where(self) -> str:
@@ -33,6 +42,11 @@ class Found:
     def number(self) -> float | None:
         """The value, if it is a number."""
         return None if isinstance(self.seen.value, str) else self.seen.value
+
+    @property
+    def provenance(self) -> str | None:
+        """How it is known, where no trainer's own line says it."""
+        return STATED if self.is_stated else None if self.seen.certain else GUESS
 
     def quantity(self, **changes: object) -> Quantity:
         """The observation as a Quantity; `changes` replace its members."""
@@ -47,9 +61,7 @@ class Found:
             "kind": seen.kind,
             "token_unit": seen.token_unit,
             "aggregation": seen.aggregation,
-            "method": ", ".join(
-                part for part in (f"{inside} inside" if inside else "", "" if seen.certain else GUESS) if part
-            )
+            "method": ", ".join(part for part in (f"{inside} inside" if inside else "", self.provenance or "") if part)
             or None,
             "where": self.where,
         }
@@ -102,6 +114,10 @@ class Stretch:
         return [each for each in bare if each[0].total == longest[0].total and each[1] is longest[1]]
 
 
+NO_STRETCH = Stretch(parts=())
+"""Nothing at all."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunView:
     """One run: its segments in order, the last of which counts, and what lies beside its logs."""
@@ -110,6 +126,8 @@ class RunView:
     """The segments."""
     documents: Stretch
     """State files and configs, one part each."""
+    stated: Stretch = NO_STRETCH
+    """What the user stated, one part a file or flag; the last one counts."""
 
     @property
     def final(self) -> Stretch:
@@ -117,10 +135,30 @@ class RunView:
         return self.stretches[-1]
 
     def setting(self, name: ObservationName) -> Found | None:
-        """What the run is: certain words before guesses, the log before configs, the last segment before others."""
+        """Return what the run is: the last segment first, then the others, configs, what was stated, and guesses."""
+        found = self._read(name)
+        certain = next((each for each in found if each.seen.certain), None)
+        stated = self.stated_fact(name)
+        if certain is not None and (stated is None or not refines(name, stated.seen.value, certain.seen.value)):
+            return certain
+        return stated or (found[0] if found else None)
+
+    def stated_fact(self, name: ObservationName) -> Found | None:
+        """Return what the user stated."""
+        stated = self.stated.all(name)
+        return dataclasses.replace(stated[-1], is_stated=True) if stated else None
+
+    def contradicted(self, name: ObservationName) -> tuple[Found, Found] | None:
+        """Return what was stated and what a file of the run says, where they differ."""
+        stated = self.stated_fact(name)
+        certain = next((each for each in self._read(name) if each.seen.certain), None)
+        if stated is None or certain is None or agree(name, stated.seen.value, certain.seen.value):
+            return None
+        return stated, certain
+
+    def _read(self, name: ObservationName) -> list[Found]:
         sources = [*reversed(self.stretches), self.documents]
-        found = [each for source in sources for each in reversed(source.all(name))]
-        return next((each for each in found if each.seen.certain), found[0] if found else None)
+        return [each for source in sources for each in reversed(source.all(name))]
 
     def measured(self, name: ObservationName) -> list[Found]:
         """What the last segment measured, else what the state files say; the last one stands last."""
@@ -138,8 +176,49 @@ class RunView:
         found = self.setting(name)
         if found is None:
             return Missing(missing=reason)
-        method = None if found.seen.certain else GUESS
-        return Word(value=str(found.seen.value), where=found.where, method=method)
+        return Word(value=str(found.seen.value), where=found.where, method=found.provenance)
+
+
+def agree(name: ObservationName, stated: float | str, read: float | str) -> bool:
+    """Return True if what was stated and what was read are of one thing: `A100-80GB`, `NVIDIA A100-SXM4-80GB`."""
+    if not isinstance(stated, str) or not isinstance(read, str):
+        return stated == read
+    if refines(name, stated, read):
+        return True
+    if name == "gpu":
+        return _words(stated) <= _words(read) or _plain(stated) in _plain(read)
+    if name in ("model", "dataset"):
+        return _plain(re.split(r"[/\\]", stated.rstrip("/\\"))[-1]) == _plain(
+            re.split(r"[/\\]", read.rstrip("/\\"))[-1]
+        )
+    if name == "dtype":
+        return DTYPES.get(stated, stated) == DTYPES.get(read.lower().removeprefix("torch."), read)
+    if name == "target_modules":
+        return set(re.findall(r"\w+", stated)) == set(re.findall(r"\w+", read))
+    return _plain(stated) == _plain(read)
+
+
+def refines(name: ObservationName, stated: float | str, read: float | str) -> bool:
+    """Return True if what was stated says the same as what was read, and more of it.
+
+    `A100` is a GPU of one of two memories, and `llama3_2_1b` a trainer's word for all models of that size.
+    """
+    if not isinstance(stated, str) or not isinstance(read, str):
+        return False
+    if name == "gpu":
+        return _words(read) < _words(stated)
+    if name == "trainer":
+        return read in LIBRARIES and stated not in LIBRARIES
+    builder = re.fullmatch(r"[a-z0-9]+(?:_[a-z0-9]+)+", read) is not None
+    return name == "model" and builder and _plain(stated) != _plain(read) and _plain(read) in _plain(stated)
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(re.findall(r"[a-z0-9]+", text.lower())) - _VENDORS
+
+
+def _plain(text: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", text.lower())
 
 
 def align(courses: Sequence[Sequence[Part]]) -> list[Stretch]:

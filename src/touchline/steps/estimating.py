@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import get_args
 
@@ -30,11 +30,13 @@ from touchline.domain.finding import Finding, Severity
 from touchline.domain.machine import TargetMachine
 from touchline.domain.quantity import Measured, Missing, Quantity
 from touchline.domain.record import RunRecord
+from touchline.domain.run_facts import FACTS
 from touchline.domain.shape import ENDS, ModelShape
 from touchline.errors import InputFault
 from touchline.estimate.coefficients_memory import VARIANT_BYTES
 from touchline.estimate.disk import adapter_file_bytes
 from touchline.estimate.gpus import Gpu
+from touchline.estimate.learned import missing_facts
 from touchline.estimate.memory import batch_of, largest_micro_batch, memory_estimate, most, most_that_could_fit
 from touchline.estimate.parts import after_init_bytes
 from touchline.estimate.processor import processor_memory_estimate
@@ -106,6 +108,8 @@ class EstimateRequest:
     """Passes over them."""
     evidence: tuple[Path, ...] = ()
     """Logs of past runs."""
+    evidence_facts: Mapping[str, str] = field(default_factory=dict)
+    """What is stated of these logs, by the keys of `domain/run_facts.py`."""
     simulate: bool = False
     """Whether the model's own code is run on tensors without content."""
 
@@ -369,11 +373,12 @@ def _past(request: EstimateRequest, setup: TrainingSetup, settings: Settings) ->
     if not request.evidence:
         return found
     # The readers of every trainer's logs are loaded when there is a log to read, and not before.
-    from touchline.evidence.adding import readable, record_of_run
-    from touchline.evidence.files import FoundRun, find_runs
+    from touchline.evidence.adding import record_of_run
+    from touchline.evidence.files import FoundRun
+    from touchline.steps.stating import read_stated
 
     records: list[RunRecord] = []
-    for item in find_runs(readable(request.evidence)):
+    for item in read_stated(request.evidence, request.evidence_facts, settings):
         if not isinstance(item, FoundRun):
             raise InputFault(f"--evidence {item.path}: {item.reason}", expected="the log of a training")
         record = record_of_run(item)
@@ -381,8 +386,18 @@ def _past(request: EstimateRequest, setup: TrainingSetup, settings: Settings) ->
             records.append(record)
     named = points_of(records, settings)
     if not named.time and not named.memory:
-        why = "; ".join(f"{name}: {reason.missing}" for name, reason in named.refused) or "it names no run"
-        raise InputFault(f"--evidence: nothing in it can be used: {why}")
+        needs = {record.name: missing_facts(record) for record in records}
+        lacking = tuple(dict.fromkeys(key for keys in needs.values() for key in keys))
+        why = "; ".join(
+            f"{name}: {'it lacks ' + ', '.join(needs[name]) if needs.get(name) else reason.missing}"
+            for name, reason in named.refused
+        )
+        why = why or "it names no run"
+        raise InputFault(
+            f"--evidence: nothing in it can be used: {why}",
+            expected=f"the facts that it lacks: {', '.join(lacking)}" if lacking else None,
+            hint=" ".join(f"--evidence-fact {key}={FACTS[key].example}" for key in lacking) or None,
+        )
     return PastRuns(
         time=(*found.time, *named.time), memory=(*found.memory, *named.memory), refused=(*found.refused, *named.refused)
     )

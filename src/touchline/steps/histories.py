@@ -5,43 +5,48 @@ The readers of every trainer's logs load when a verb is called, and not before.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from touchline.catalog.settings import load_settings
 from touchline.steps.drawing import write_picture
 
 if TYPE_CHECKING:
     from touchline.domain.record import RunRecord
     from touchline.evidence.adding import Added
-    from touchline.evidence.files import FoundRun, Refused
+    from touchline.evidence.files import FoundRun, Group, Refused
     from touchline.evidence.index import Index
     from touchline.steps.calibrating import Calibration
 
 
 def history_read(
-    paths: Sequence[Path], *, say: Callable[[int, int, str], None] | None = None
+    paths: Sequence[Path],
+    *,
+    facts: Mapping[str, str] | None = None,
+    say: Callable[[int, int, str], None] | None = None,
 ) -> Iterator[FoundRun | Refused]:
     """What logs, state files and whole folders say of their runs; nothing is stored.
 
     Args:
         paths: files and folders; a log's other stream, states and configs beside it are read with it.
+        facts: what is stated of them, by the keys of `domain/run_facts.py`.
         say: hears of progress: how many groups of files are done, how many there are, which one is next.
 
     Raises:
-        InputFault: some of the paths do not exist or may not be read; all of them are named.
+        InputFault: some of the paths do not exist or may not be read, or a stated fact is wrong; all of them are named.
     """
-    from touchline.evidence.adding import readable
-    from touchline.evidence.files import find_runs
+    from touchline.steps.stating import read_stated
 
-    return find_runs(readable(paths), say)
+    return read_stated(paths, facts or {}, load_settings(), say)
 
 
 def history_add(
     paths: Sequence[Path],
     history_dir: Path,
     *,
+    facts: Mapping[str, str] | None = None,
     dry_run: bool = False,
     say: Callable[[int, int, str], None] | None = None,
 ) -> Added:
@@ -50,17 +55,30 @@ def history_add(
     Args:
         paths: files and folders.
         history_dir: the history; made when it is not there.
+        facts: what is stated of them, by the keys of `domain/run_facts.py`.
         dry_run: read, and write nothing.
         say: hears of progress.
 
     Raises:
-        InputFault: some of the paths do not exist or may not be read, or the history is no folder.
+        InputFault: some of the paths do not exist or may not be read, a stated fact is wrong, or the history is no
+            folder.
         EnvironmentFault: no space, or no permission to write.
     """
+    from touchline.estimate.learned import missing_facts
+    from touchline.evidence import files
     from touchline.evidence.adding import add_groups, readable
-    from touchline.evidence.files import group_files, read_group
+    from touchline.steps.stating import load_stating, with_dataset
 
-    return add_groups(history_dir, group_files(readable(paths)), read_group, dry_run=dry_run, say=say)
+    settings = load_settings()
+    groups = files.group_files(readable(paths))
+    stating = load_stating(groups, facts or {})
+
+    def read(group: Group) -> list[FoundRun | Refused]:
+        return [with_dataset(item, settings) for item in files.read_group(group, stating.of(group))]
+
+    return add_groups(
+        history_dir, groups, read, dry_run=dry_run, again=stating.has_options, lacking=missing_facts, say=say
+    )
 
 
 def history_list(history_dir: Path) -> Index:
@@ -88,7 +106,6 @@ def history_calibration(history_dir: Path, *, plot: Path | None = None) -> Calib
         InputFault: the history is no folder.
         EnvironmentFault: a picture was asked for, and there is nothing to draw or to draw it with.
     """
-    from touchline.catalog.settings import load_settings
     from touchline.report.calibration import calibration_figure
     from touchline.steps.calibrating import calibrate
 

@@ -1,0 +1,59 @@
+"""Options that state facts of past runs which their logs do not hold."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Optional
+
+import typer
+
+Gpu = Annotated[
+    Optional[str],  # noqa: UP045 (typer reads the annotation when the command is built)
+    typer.Option("--gpu", metavar="NAME", help="GPU of these runs: A100-80GB, ..."),
+]
+Gpus = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option("--gpus", metavar="N", help="Number of GPUs."),
+]
+Model = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option("--model", metavar="MODEL", help="Base model."),
+]
+Dataset = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option("--dataset", metavar="FILE", help="Dataset; its lengths give the padding."),
+]
+Trainer = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option("--trainer", metavar="NAME", help="Trainer: trl, torchtune, ..."),
+]
+Method = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option("--method", metavar="lora|qlora|full", help="What was trained."),
+]
+Precision = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option("--precision", metavar="DTYPE", help="Base dtype: bf16, fp16, fp32."),
+]
+Facts = Annotated[
+    Optional[list[str]],  # noqa: UP045
+    typer.Option("--fact", metavar="KEY=VALUE", help="Any other fact: micro_batch_size=4 (repeatable)."),
+]
+
+
+def stated_pairs(texts: Sequence[str]) -> dict[str, str]:
+    """Return facts by key from `KEY=VALUE` texts.
+
+    Raises:
+        InputFault: a text has no `=`.
+    """
+    from touchline.domain.run_facts import FACTS
+    from touchline.errors import InputFault
+
+    wrong = [text for text in texts if "=" not in text]
+    if wrong:
+        raise InputFault(
+            f"{', '.join(map(repr, wrong))}: not KEY=VALUE",
+            expected=f"facts such as micro_batch_size=4; known: {', '.join(FACTS)}",
+        )
+    return {key.strip().replace("-", "_"): value.strip() for key, _, value in (text.partition("=") for text in texts)}
