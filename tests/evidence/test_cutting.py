@@ -41,6 +41,8 @@ SETTINGS = (
     "learning_rate",
     "max_seq_len",
     "gpu_memory_total",
+    "mean_tokens",
+    "longest_tokens",
 )
 """Numbers that do not grow while a run goes on: the cut file says the same, or nothing."""
 COURSE = (

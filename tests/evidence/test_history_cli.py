@@ -24,7 +24,7 @@ pytestmark = pytest.mark.planning
 Call = Callable[..., tuple[int, str, str]]
 
 
-def read_group(group: Group) -> list[FoundRun | Refused]:
+def read_group(group: Group, stated: object = None) -> list[FoundRun | Refused]:
     """Stands for all readers: a line that begins with `run` is a run."""
     log = group.files[0]
     lines = [line for line in log.read_text().splitlines() if line.startswith("run ")]

@@ -6,6 +6,7 @@ follows from the lengths alone; the order itself need not be known.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -57,7 +58,16 @@ def with_lengths(record: RunRecord, lengths: DatasetLengths) -> RunRecord:
         sha256=Word(value=lengths.sha256, where=lengths.where),
         examples=stated(len(total), "examples", "training split"),
     )
-    return replace(record, batching=batching, work=work, dataset=dataset)
+    notes = (*record.notes, *_other_size(record, lengths))
+    return replace(record, batching=batching, work=work, dataset=dataset, notes=notes)
+
+
+def _other_size(record: RunRecord, lengths: DatasetLengths) -> Iterator[str]:
+    """Yield a note if the log counts other examples than the dataset has."""
+    logged, there = record.packing.examples, len(lengths.total)
+    if isinstance(logged, Quantity) and logged.value != there:
+        said = f"the log tells {logged.value:,.0f} examples ({logged.where})"
+        yield f"dataset: {said}, and the training split that was stated has {there:,}"
 
 
 def longest_of(lengths: NDArray[np.int64], rows: int) -> tuple[float, float]:

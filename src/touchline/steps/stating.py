@@ -15,8 +15,9 @@ from touchline.domain.quantity import Missing
 from touchline.domain.reading import Word
 from touchline.errors import EnvironmentFault, InputFault
 from touchline.estimate.gpus import find_gpu, nearest_gpus
+from touchline.evidence import files
 from touchline.evidence.adding import readable
-from touchline.evidence.files import FoundRun, Group, Refused, group_files, read_group
+from touchline.evidence.files import FoundRun, Group, Refused, group_files
 from touchline.evidence.padding import DatasetLengths
 from touchline.evidence.records import model_name
 from touchline.evidence.stating import CODE, Stating
@@ -46,7 +47,7 @@ def read_stated(
     for number, group in enumerate(groups):
         if say is not None:
             say(number, len(groups), group.key)
-        yield from (with_dataset(item, settings) for item in read_group(group, stating.of(group)))
+        yield from (with_dataset(item, settings) for item in files.read_group(group, stating.of(group)))
     if say is not None:
         say(len(groups), len(groups), "")
 
