@@ -646,3 +646,62 @@ def test_any_json_is_a_dataset_or_an_input_fault(tmp_path: Path, data: object, c
     path = write_json(tmp_path / "d.json", data)
     found = all_errors(path, messages="input" if chats else None)
     assert found == [] or all(finding.where is not None for finding in found)
+
+
+def test_a_value_that_cannot_be_used_is_named_with_what_makes_it_usable(tmp_path: Path) -> None:
+    """Answers that are no text, turns of tools, files of spreadsheets, packed files, other layouts of JSON."""
+    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    calls = [turns[0], {"role": "assistant", "content": None, "tool_calls": [{}]}, turns[1]]
+    cells = "text;label\n" + "".join(f"one, two {number};yes\n" for number in range(9))
+    excel = "text,label\n" + "".join(f"café {number},yes\n" for number in range(9))
+
+    def each(value: object) -> str:
+        return "".join(json.dumps({"input": f"w{number}", "output": value}) + "\n" for number in range(9))
+
+    def chats(value: object) -> str:
+        return "".join(json.dumps({"chat": value}) + "\n" for _ in range(9))
+
+    for name, content, message, hint in (
+        ("bool.jsonl", each(True), "is true or false", "as words"),
+        ("null.jsonl", each(None), "is empty", "take these rows out"),
+        ("blank.jsonl", each(" "), "is empty", "take these rows out"),
+        ("list.jsonl", each(["x"]), "is a list", "one text per row"),
+        ("nested.jsonl", each({"label": "x"}), "is an object", "columns of their own"),
+        ("calls.jsonl", chats(calls), "calls a tool", "take these chats out"),
+        (
+            "tools.jsonl",
+            chats([turns[0], {"role": "tool", "content": "4"}, turns[1]]),
+            "'tool'",
+            "take these chats out",
+        ),
+        ("rows.jsonl", json.dumps(rows(9)), "not an object", "name the file .json"),
+        ("cells.csv", cells, "than the 1 column of", "separated by ';'"),
+        ("excel.csv", excel.encode("cp1252"), "not UTF-8", "save it as UTF-8"),
+        ("utf16.csv", excel.encode("utf-16"), "not UTF-8", "save it as UTF-8"),
+        ("excel.json", json.dumps(["é"], ensure_ascii=False).encode("cp1252"), "not UTF-8", "save it as UTF-8"),
+        ("data.json", json.dumps({"data": rows(9)}), "'data' names no split", "list of rows alone"),
+        ("columns.json", json.dumps({"text": {"0": "a"}}), "'text' names no split", "one object per row"),
+        ("my rows.csv.gz", b"\x1f\x8b", "unknown ending", "gunzip -k '"),
+        ("sheet.xlsx", b"PK", "unknown ending", "save the sheet as CSV"),
+        ("tabs.TSV", "a\tb\n", "unknown ending", "CSV with commas"),
+    ):
+        path = tmp_path / name
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        found = all_errors(path, messages="chat" if '"chat"' in str(content) else None)
+        said = [finding for finding in found if message in finding.message]
+        assert said, (name, found)
+        assert hint in (said[0].hint or ""), (name, found)
+        assert not any("universal-newline" in finding.message for finding in found)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "train.csv").touch()
+    with pytest.raises(InputFault, match="is a folder") as caught:
+        load(tmp_path / "folder")
+    assert "train.csv" in (caught.value.hint or "")
+
+
+def test_a_prompt_that_shows_the_answer_is_told_where_it_was_said(tmp_path: Path) -> None:
+    """Without a prompt of its own the columns are the mistake."""
+    path = write_json(tmp_path / "d.json", rows(9))
+    for prompt, hint in (("{input} {output}", "take it out of data.prompt"), (None, "name another column")):
+        found = all_errors(path, prompt=prompt, input="input" if prompt else "output")
+        assert [hint in (finding.hint or "") for finding in found] == [True], found

@@ -229,3 +229,19 @@ def test_a_tab_is_named_as_what_is_wrong() -> None:
     with pytest.raises(InputFault) as caught:
         read_experiment("name: [x\ny: 'a\tb'\n", "experiment.yaml")
     assert caught.value.findings[0].hint is None
+
+
+def test_a_value_from_the_command_line_is_not_looked_for_in_the_file() -> None:
+    """Also where the file has another value for the key, or a longer path into it is wrong."""
+    text = "name: a\nmodels: [m]\ndata: {path: d.json}\ntrain: {learning_rate: 1e-3, epochs: 1}\n"
+    for override in (
+        *("train.learning_rate=abc", "models=3", "models=[m, m]", "seeds=[1, x]", "train={epochs: x}"),
+        *("factors.train.lora.rank=x", "compute.deadline=soon", "evaluate.samples={}"),
+    ):
+        with pytest.raises(InputFault) as caught:
+            read_experiment(text, "experiment.yaml", [override])
+        places = {finding.where.path for finding in caught.value.findings if finding.where is not None}
+        assert places == {f"command line: {override}"}, (override, caught.value.findings)
+    with pytest.raises(InputFault) as caught:
+        read_experiment(text.replace("1e-3", "abc"), "experiment.yaml", ["train.epochs=2"])
+    assert [finding.where and finding.where.line for finding in caught.value.findings] == [4]

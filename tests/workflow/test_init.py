@@ -90,3 +90,19 @@ def test_nothing_is_replaced_and_nothing_is_left_after_a_fault(settings: Setting
         assert not (tmp_path / "second").exists()
     assert caught.value.hint == "--model Tiny-1M-Instruct"
     assert "Tiny-2M-Instruct" in (caught.value.expected or "")
+
+
+def test_columns_are_asked_for_only_where_they_are_not_found(settings: Settings, tmp_path: Path) -> None:
+    """A row that cannot be read, or a value that does not fit, is not mended by naming the columns."""
+    for name, content, asked in (
+        ("semicolons.csv", "text;label\n" + "".join(f"a{number};b\n" for number in range(9)), False),
+        ("empty.csv", "", False),
+        ("broken.jsonl", '{"text": "a", "label"\n', False),
+        ("kinds.jsonl", "".join(f'{{"text": "a{number}", "label": true}}\n' for number in range(9)), False),
+        ("headers.csv", "Review Text,Its Mark\n" + "".join(f"a{number},b\n" for number in range(9)), True),
+    ):
+        (tmp_path / name).write_text(content)
+        with pytest.raises(InputFault) as caught:
+            workflow.init(None, settings, data=tmp_path / name)
+        assert (caught.value.hint is not None) is asked, (name, caught.value)
+        assert caught.value.findings

@@ -17,6 +17,9 @@ _BRACES = re.compile(r"\{([^{}]*)\}")
 # A word is meant as a column; so is what str.format would take `{input.x}`, `{input!r}` and `{input:>9}` for.
 _WORD = re.compile(r"[^\W\d]\w*|input[.\[!:].*", re.DOTALL)
 
+_ROLE_CHARACTERS = 40
+"""A longer name of a role is none, and not printed."""
+
 Chat = tuple[tuple[Message, ...], str]
 """The turns before the answer, and the answer."""
 
@@ -31,6 +34,8 @@ class RowFault:
     """The columns that are not there, for a hint."""
     in_prompt: bool = False
     """Whether they stand in braces in the prompt."""
+    hint: str | None = None
+    """What makes an example of it, where a column is there and its value does not fit."""
 
 
 class Prompt:
@@ -118,7 +123,8 @@ def _joined(values: Mapping[str, object], columns: Sequence[str], faults: list[R
         value = values[column]
         text = "" if value is None and len(columns) > 1 else plain_text(value)
         if text is None:
-            faults.append(RowFault(f"column {column!r}, which the prompt shows, is no text"))
+            message = f"column {column!r}, which the prompt shows, is {_kind(value)}"
+            faults.append(RowFault(message, hint=_remedy(value)))
         elif text or len(columns) == 1:
             texts.append(text)
     return "\n".join(texts)
@@ -138,7 +144,8 @@ def instruction(values: Mapping[str, object], data: DataConfig, prompt: Prompt) 
             message = f"{absent.message}, and no column {data.output!r} for the answer"
         faults.append(RowFault(message, (*(absent.columns if absent else ()), data.output)))
     elif answer is None or not answer.strip():
-        faults.append(RowFault(f"the answer, column {data.output!r}, is empty or no text"))
+        value = values[data.output]
+        faults.append(RowFault(f"the answer, column {data.output!r}, is {_kind(value)}", hint=_remedy(value)))
     if not faults and not text.strip():
         faults.append(RowFault("the prompt is empty"))
     if faults or answer is None:
@@ -165,13 +172,27 @@ def chat(values: Mapping[str, object], data: DataConfig) -> Chat | list[RowFault
         role, said = role_and_content(turn) if isinstance(turn, dict) else (None, None)
         content = plain_text(said)
         if role is None or content is None:
-            expected = " | ".join(dict.fromkeys(ROLES.values()))
-            return [RowFault(f"a turn is not a {{role: {expected}, content: text}} or {{from: ..., value: text}}")]
+            return [_turn_fault(turn, role)]
         messages.append(Message(role=role, content=content))
     if messages[-1].role != "assistant" or not messages[-1].content.strip():
         return [RowFault("the last turn is no answer of the assistant")]
     system = () if messages[0].role == "system" else _system(data)
     return (*system, *messages[:-1]), messages[-1].content
+
+
+def _turn_fault(turn: object, role: str | None) -> RowFault:
+    """Return what is wrong with a turn without a role that is known, or without text."""
+    known = " | ".join(dict.fromkeys(ROLES.values()))
+    named = (turn.get("role"), turn.get("from")) if isinstance(turn, Mapping) else ()
+    stated = next((each for each in named if isinstance(each, str)), None)
+    untrained = "tool calls and the turns of tools are not trained on: take these chats out"
+    if isinstance(turn, Mapping) and "tool_calls" in turn and role is not None:
+        return RowFault(f"a turn of the {role} calls a tool and has no text", hint=untrained)
+    if stated is not None and role is None and len(stated) <= _ROLE_CHARACTERS:
+        return RowFault(
+            f"a turn has the role {stated!r}, expected {known}", hint=untrained if "tool" in stated else None
+        )
+    return RowFault(f"a turn is not a {{role: {known}, content: text}} or {{from: ..., value: text}}")
 
 
 def cluster_of(values: Mapping[str, object], column: str) -> str | RowFault | None:
@@ -197,6 +218,28 @@ def plain_text(value: object) -> str | None:
         return None
     # A whole number may be beyond a float's range, and is finite all the same.
     return None if isinstance(value, float) and not math.isfinite(value) else str(value)
+
+
+def _kind(value: object) -> str:
+    """Return what a value is that cannot stand as text."""
+    if value is None or (isinstance(value, str) and not value.strip()):
+        return "empty"
+    if isinstance(value, bool):
+        return "true or false, no text"
+    if isinstance(value, list | tuple):
+        return "a list, no text"
+    return "an object with fields of its own, no text" if isinstance(value, Mapping) else "no text"
+
+
+def _remedy(value: object) -> str | None:
+    """Return what makes a text of such a value."""
+    if value is None or (isinstance(value, str) and not value.strip()):
+        return "fill them in, or take these rows out"
+    if isinstance(value, bool):
+        return 'write them as words, for example "yes" and "no", or as 1 and 0'
+    if isinstance(value, Mapping):
+        return "write its fields as columns of their own, one level deep"
+    return "write one text per row" if isinstance(value, list | tuple) else None
 
 
 def _system(data: DataConfig) -> tuple[Message, ...]:

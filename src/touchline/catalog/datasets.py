@@ -10,13 +10,13 @@ import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import numpy as np
 
 from touchline.catalog.chats import Prompt, RowFault, brace_faults, chat, cluster_of, instruction, is_chat
 from touchline.catalog.known import keep_dataset, known_dataset
-from touchline.catalog.readers import WHOLE, RawDataset, Row, read_rows
+from touchline.catalog.readers import FORMATS, WHOLE, RawDataset, Row, read_rows, separator_hint
 from touchline.catalog.tally import Tally
 from touchline.catalog.words import count_words
 from touchline.domain.catalog import DatasetInfo, Example, Message, SplitInfo
@@ -140,7 +140,13 @@ def _find(data: DataConfig, base: Path) -> _File:
         path = path.resolve(strict=True)
         stat = path.stat()
         if not path.is_file():
-            raise InputFault(f"dataset {data.path!r} is a folder", expected="a file: JSON, JSONL, CSV or parquet")
+            there = sorted(name for name in _names(path) if FORMATS.get(PurePath(name).suffix.lower()))
+            raise InputFault(
+                f"dataset {data.path!r} is a folder",
+                expected="a file: JSON, JSONL, CSV or parquet; one with a column 'split', or an object "
+                "{train: [...], test: [...]}, has its splits in one file",
+                hint=f"data files there: {', '.join(there[:_COLUMNS_SHOWN])}" if there else None,
+            )
     except (OSError, RuntimeError, ValueError):
         # Not there, a name of another user's home, too long a name, a ring of links: there is no such file.
         raise _missing(data, base) from None
@@ -211,7 +217,8 @@ def _splits(raw: RawDataset, data: DataConfig, path: Path, findings: list[Findin
     rows = raw.splits[WHOLE]
     train, validation, test = split_sizes(len(rows), data.train_fraction)
     if min(train, test) < 1:
-        message = f"{len(rows)} rows are too few to make splits of at train_fraction {data.train_fraction:g}"
+        count = "1 row is" if len(rows) == 1 else f"{len(rows)} rows are"
+        message = f"{count} too few to make splits of at train_fraction {data.train_fraction:g}"
         findings.append(_error("DA104", path, message, "give more rows, or a file with splits"))
         return {"train": rows}, "none"
     order = np.random.Generator(np.random.PCG64(data.split_seed)).permutation(len(rows))
@@ -232,7 +239,7 @@ def _examples(name: str, rows: Sequence[Row], data: DataConfig, prompt: Prompt, 
             examples.append(Example(id=f"{name}-{number - 1}", prompt=built[0], answer=built[1]))
             continue
         for fault in built:
-            hint = _fault_hint(fault, row.values) if fault.columns else None
+            hint = _fault_hint(fault, row.values) if fault.columns else fault.hint
             tally.add("DA105", "data", fault.message, line=row.line, row=number, hint=hint, split=name)
     return tuple(examples)
 
@@ -263,8 +270,8 @@ def _column_hint(
     columns: Sequence[str], values: Mapping[str, object], key: str = "data: {input: ..., output: ...}"
 ) -> str:
     there = list(values)
-    if len(there) == 1 and (separator := next((s for s in (";", "\t", "|") if s in there[0]), None)):
-        return f"the cells seem to be separated by {separator!r}; CSV here has commas"
+    if (separated := separator_hint(there)) is not None:
+        return separated
     chat = next((name for name, value in values.items() if is_chat(value)), None)
     if chat is not None:
         return f"column {chat!r} holds chats: data: {{messages: {chat}}}"
@@ -303,8 +310,10 @@ def _prompt_faults(data: DataConfig, prompt: Prompt, path: Path, columns: Iterab
         message = f"data.prompt {_short(data.prompt or '')!r} shows no column, so all rows would be asked the same"
         yield _error("DA108", path, message, "write {input} where the row's input belongs")
     if data.output in prompt.columns:
-        message = f"data.prompt shows the answer, {{{data.output}}}; a model would only learn to copy it"
-        yield _error("DA108", path, message, "take it out of data.prompt")
+        message = f"the prompt shows the answer, column {data.output!r}; a model would only learn to copy it"
+        written = data.prompt is not None and f"{{{data.output}}}" in data.prompt
+        hint = "take it out of data.prompt" if written else "name another column as the input, or as the answer"
+        yield _error("DA108", path, message, hint)
 
 
 def _overlaps(examples: Mapping[str, Sequence[Example]], path: Path, *, made_here: bool) -> Iterable[Finding]:

@@ -6,7 +6,8 @@ import csv
 import difflib
 import importlib.util
 import json
-from collections.abc import Iterator, Mapping
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,7 +67,8 @@ def read_rows(path: Path) -> RawDataset:
     """
     form = FORMATS.get(path.suffix.lower())
     if form is None:
-        raise _fault("DA102", path, f"{path.name} has an unknown ending, expected one of {', '.join(FORMATS)}")
+        message = f"{path.name} has an unknown ending, expected one of {', '.join(FORMATS)}"
+        raise _fault("DA102", path, message, _ending_hint(path))
     size = path.stat().st_size
     if size > SIZE_LIMIT_BYTES:
         raise _fault("DA107", path, f"{path.name} has {size:,} bytes, at most {SIZE_LIMIT_BYTES:,} are read")
@@ -88,7 +90,7 @@ def _json(path: Path) -> RawDataset:
     try:
         data = parse_json(read_bytes(path).decode("utf-8-sig"), allow_half_characters=True)
     except UnicodeDecodeError as error:
-        raise _fault("DA102", path, f"{path.name} is not UTF-8 text (byte {error.start})") from None
+        raise _fault("DA102", path, f"{path.name} is not UTF-8 text (byte {error.start})", _UTF8) from None
     except json.JSONDecodeError as error:
         # One object a line, in a file that is called .json: common, and easily told.
         hint = "rows one a line are JSONL: name the file .jsonl" if error.msg == "Extra data" else None
@@ -113,7 +115,12 @@ def _json_splits(data: dict[str, object], path: Path, tally: Tally) -> dict[str,
         split = WHOLE if name == WHOLE and len(data) == 1 else SPLIT_NAMES.get(name.lower())
         if split is None:
             near = difflib.get_close_matches(name.lower(), SPLIT_NAMES, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else None
+            if isinstance(rows, list):
+                hint = (
+                    f"did you mean {near[0]!r}?" if near else "a file without splits is the list of rows alone: [...]"
+                )
+            else:
+                hint = "write one object per row, {column: value}, in a list"
             tally.add("DA103", path.name, f"{name!r} names no split, expected train, validation or test", hint=hint)
         elif split in splits:
             tally.add("DA103", path.name, f"the split {split} is given twice, the second time as {name!r}")
@@ -131,6 +138,22 @@ def _json_splits(data: dict[str, object], path: Path, tally: Tally) -> dict[str,
     return splits
 
 
+_UTF8 = "save it as UTF-8 (in a spreadsheet: CSV UTF-8)"
+_PACKED = {".gz": "gunzip -k", ".bz2": "bunzip2 -k", ".xz": "unxz -k", ".zst": "unzstd", ".zip": "unzip"}
+"""Endings of packed files, and what unpacks one and keeps it."""
+_SHEETS = (".xlsx", ".xls", ".ods", ".numbers")
+
+
+def _ending_hint(path: Path) -> str | None:
+    """Return what makes a dataset of a file with another ending."""
+    ending = path.suffix.lower()
+    if ending in _PACKED:
+        return f"{_PACKED[ending]} {shlex.quote(str(path))}"
+    if ending in _SHEETS:
+        return "save the sheet as CSV UTF-8, with commas"
+    return "save it as CSV with commas" if ending in (".tsv", ".tab") else None
+
+
 def _lines(path: Path, tally: Tally) -> Iterator[str]:
     """Lines as text; one that is not UTF-8 is told and goes on with its bad bytes marked."""
     with open_regular(path) as stream:
@@ -138,7 +161,7 @@ def _lines(path: Path, tally: Tally) -> Iterator[str]:
             try:
                 yield line.decode("utf-8-sig" if number == 1 else "utf-8")
             except UnicodeDecodeError as error:
-                tally.add("DA102", path.name, "not UTF-8 text", line=number, column=error.start + 1)
+                tally.add("DA102", path.name, "not UTF-8 text", line=number, column=error.start + 1, hint=_UTF8)
                 yield line.decode(errors="replace")
 
 
@@ -166,7 +189,14 @@ def _jsonl(path: Path, tally: Tally) -> Iterator[Row]:
         elif isinstance(row, dict):
             tally.add("DA102", path.name, _HALF_NAME, line=number)
         else:
-            tally.add("DA103", path.name, "not an object, expected {column: value}", line=number)
+            hint = "a whole list of rows is JSON: name the file .json" if isinstance(row, list) else None
+            tally.add("DA103", path.name, "not an object, expected {column: value}", line=number, hint=hint)
+
+
+def separator_hint(columns: Sequence[str]) -> str | None:
+    """Return a hint where the only column's name seems to be several, separated by something else than commas."""
+    separator = next((each for each in (";", "\t", "|") if len(columns) == 1 and each in columns[0]), None)
+    return None if separator is None else f"the cells seem to be separated by {separator!r}; CSV here has commas"
 
 
 def _csv(path: Path, tally: Tally) -> list[Row]:
@@ -183,11 +213,15 @@ def _csv(path: Path, tally: Tally) -> list[Row]:
             if len(cells) == len(header):
                 rows.append(Row(dict(zip(header, cells, strict=True)), begin))
             elif cells:
-                message = f"another number of cells than the {len(header)} columns of the first line"
-                tally.add("DA103", path.name, message, line=begin)
+                columns = "1 column" if len(header) == 1 else f"{len(header)} columns"
+                message = f"another number of cells than the {columns} of the first line"
+                hint = separator_hint(header) or "a cell with a comma in it stands in double quotes"
+                tally.add("DA103", path.name, message, line=begin, hint=hint)
             begin = reader.line_num + 1
     except csv.Error as error:
-        tally.add("DA102", path.name, f"not CSV: {error}", line=reader.line_num)
+        # The module's own words for a lone carriage return name a mode of Python.
+        message = "a line ends in the middle of a cell" if "new-line" in str(error) else str(error)
+        tally.add("DA102", path.name, f"not CSV: {message}", line=reader.line_num)
     finally:
         csv.field_size_limit(usual)
     return rows

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import datetime
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from ruamel.yaml import YAML
@@ -47,9 +47,15 @@ class Document:
     """The tree, with marks."""
     data: dict[str, object]
     """The same as plain dicts, lists, numbers and texts."""
+    overridden: Mapping[Path, str] = field(default_factory=dict)
+    """Paths whose values come from the command line -> `key=value` as given there."""
 
     def where(self, path: Iterable[Key]) -> Where:
-        """The place of the deepest part of `path` that is in the file."""
+        """Return the place of the deepest part of `path` that is in the file, or the override that it comes from."""
+        path = tuple(path)
+        for length in range(len(path), 0, -1):
+            if (override := self.overridden.get(path[:length])) is not None:
+                return Where(path=f"command line: {override}")
         node: Any = self.root
         line, column = 0, 0
         for key in path:

@@ -7,7 +7,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from touchline.domain.experiment import DataConfig, Experiment
@@ -58,6 +58,7 @@ def read_experiment(text: str, path: str, overrides: Sequence[str] = ()) -> Load
     document = parse(text, path)
     data = copy.deepcopy(document.data)
     findings = [fault for override in overrides if (fault := _override(data, override)) is not None]
+    document = replace(document, overridden={_parts(override.partition("=")[0]): override for override in overrides})
     experiment, faults = build(Experiment, data, document)
     findings += faults
     findings += _key_faults(data, document)
@@ -138,7 +139,7 @@ def _override(data: dict[str, Any], override: str) -> Finding | None:
         message = fault.findings[0].message.removeprefix("not YAML: ").splitlines()[0]
         return error("EX005", key, f"the value of {key} cannot be read: {message}", where)
     node = data
-    parts = ["factors", key[len("factors.") :]] if key.startswith("factors.") else key.split(".")
+    parts = _parts(key)
     for part in parts[:-1]:
         inner = node.setdefault(part, {})
         if not isinstance(inner, dict):
@@ -146,6 +147,11 @@ def _override(data: dict[str, Any], override: str) -> Finding | None:
         node = inner
     node[parts[-1]] = parsed
     return None
+
+
+def _parts(key: str) -> tuple[str, ...]:
+    """Return the path of a dotted key; under `factors` the rest of it is one key."""
+    return ("factors", key[len("factors.") :]) if key.startswith("factors.") else tuple(key.split("."))
 
 
 def _entries(data: dict[str, Any], key: str) -> list[tuple[tuple[str | int, ...], dict[str, object]]]:

@@ -12,7 +12,7 @@ import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
 from touchline.catalog.label_sets import LABELS_LIMIT
-from touchline.catalog.readers import FORMATS, WHOLE, read_rows
+from touchline.catalog.readers import FORMATS, WHOLE, read_rows, separator_hint
 from touchline.checks.data_baselines import baselines
 from touchline.checks.data_columns import Layout, Values, resolve_columns, stated_layout
 from touchline.checks.data_scorers import USUAL_SCORER, Scorer, scorer_of
@@ -271,9 +271,7 @@ def _nothing(files: DatasetFiles) -> Finding:
 def _unknown(splits: Read, where: Where) -> Finding:
     columns = sorted(column_counts(values for rows in splits.values() for values, _ in rows)[0])
     listed = ", ".join(map(repr, columns[:10])) + (", ..." if len(columns) > 10 else "")
-    hint = "name them: --input and --output"
-    if len(columns) == 1 and (separator := next((each for each in ";\t|" if each in columns[0]), None)):
-        hint = f"the cells seem to be separated by {separator!r}; CSV here has commas"
+    hint = separator_hint(columns) or "name them: --input and --output"
     return Finding(
         code="DA307",
         severity=Severity.WARNING,

@@ -13,6 +13,7 @@ from pathlib import Path
 from touchline.catalog.datasets import load_dataset, load_examples
 from touchline.catalog.lengths import token_lengths
 from touchline.catalog.models import find_models, load_model
+from touchline.catalog.readers import read_rows
 from touchline.catalog.settings import Settings
 from touchline.domain.catalog import ModelInfo
 from touchline.domain.experiment import DataConfig
@@ -120,11 +121,20 @@ def _refuse_data(columns: DataConfig, settings: Settings) -> None:
     info = load_dataset(columns, Path(), settings.cache_dir)
     errors = [finding for finding in info.findings if finding.severity is Severity.ERROR]
     if errors:
+        unnamed = not _has_columns(columns)
         raise InputFault(
             f"{columns.path!r} cannot be used yet",
             findings=errors,
-            hint="name the columns: --input COLUMN --output COLUMN",
+            hint="name the columns: --input COLUMN --output COLUMN" if unnamed else None,
         )
+
+
+def _has_columns(data: DataConfig) -> bool:
+    """Return False if a file has several columns and not those of the prompt and the answer."""
+    inputs = (data.input,) if isinstance(data.input, str) else data.input
+    wanted = (*inputs, data.output) if data.messages is None else (data.messages,)
+    rows = [row for split in read_rows(Path(data.path)).splits.values() for row in split[:1]]
+    return not any(len(row.values) > 1 and not row.values.keys() >= set(wanted) for row in rows)
 
 
 def _only_model(settings: Settings) -> ModelInfo:
