@@ -27,7 +27,7 @@ from touchline.cli.grouping import CLUSTER, DATA_AND_MODELS, EVIDENCE, EXPERIMEN
 from touchline.cli.history import history_app
 from touchline.cli.optimising import optimize
 from touchline.cli.output import clean as without_controls
-from touchline.cli.output import out, out_json, out_object, out_table, say, show_error
+from touchline.cli.output import out, out_item, out_json, out_object, out_table, say, show_error
 from touchline.cli.packing import pack_app
 from touchline.cli.placing import place
 from touchline.cli.renamed import with_old_names
@@ -127,9 +127,10 @@ def plan(
             rows = [tuple(row[column] for column in shown) for row in section.rows]
             out_table([section.header[column] for column in shown], rows)
         for sentence, text in section.blocks:
-            out(f"- {sentence}\n{indent(without_controls(text), '    ')}")
+            out_item(sentence)
+            out(indent(without_controls(text), "    "))
         for line in section.lines:
-            out(f"- {line}")
+            out_item(line)
     if planned.marks:
         out("\nSince the last plan")
         for mark in dict.fromkeys(planned.marks.values()):

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import math
 import re
+import shutil
 import sys
+import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +36,24 @@ def say(text: str) -> None:
 def out(text: str) -> None:
     """Data for whoever reads stdout."""
     sys.stdout.write(text if text.endswith("\n") else text + "\n")
+
+
+def out_item(text: str) -> None:
+    """Print an item of a list on stdout; a terminal gets it broken between words."""
+    if not sys.stdout.isatty():
+        out(f"- {text}")
+        return
+    width = shutil.get_terminal_size().columns
+    out(
+        textwrap.fill(
+            clean(text),
+            width,
+            initial_indent="- ",
+            subsequent_indent="  ",
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+    )
 
 
 def out_json(kind: Any, value: object, key: str, **beside: tuple[Any, object]) -> None:
