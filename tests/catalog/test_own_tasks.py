@@ -80,12 +80,13 @@ def test_what_can_be_seen_to_be_wrong_is_told_before_the_training(tmp_path: Path
     """In words, with the line, what was expected, and where there is one what to write instead."""
     cases = (
         ("@task\ndef one(:\n", "tasks/mine.py", "line 21: invalid syntax", None),
-        (TASK, "tasks/mine.py@two", "has no task 'two'", "mine.py@one"),
+        (TASK, "tasks/mine.py@two", "has no task 'two'", "task: tasks/mine.py@one"),
         (TASK.replace("limit=3", "limit"), "tasks/mine.py", "line 21: the task one needs arguments: limit", None),
         (TASK.replace("(data, limit=3)", "(*, wanted, data)"), "tasks/mine.py", "needs arguments: wanted", None),
-        (TASK + TASK.replace("one", "two"), "tasks/mine.py", "has 2 tasks: one, two", "mine.py@one"),
+        (TASK + TASK.replace("one", "two"), "tasks/mine.py", "has 2 tasks: one, two", "task: tasks/mine.py@one"),
         (TASK.replace("(data)", "('gone.jsonl')"), "tasks/mine.py", "line 22: there is no data 'gone.jsonl'", None),
         (TASK, "tasks/mime.py", "does not exist", "task: tasks/mine.py"),
+        (TASK, "tasks/mime.py@one", "does not exist", "task: tasks/mine.py@one"),
         ("def one():\n    ...\n", "tasks/mine.py", "has no Inspect task", None),
         (TASK, "tasks", "no task 'tasks'", None),
     )

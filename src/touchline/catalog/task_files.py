@@ -57,11 +57,11 @@ def resolve_task(name: str, root: Path) -> EvaluationTask:
         raise InputFault(f"the task {name!r} is not a Python file", expected="tasks/mine.py, or tasks/mine.py@name")
     if not path.is_file():
         near = difflib.get_close_matches(path.name, [each.name for each in path.parent.glob("*.py")], n=1)
-        hint = None if not near else f"task: {Path(written).with_name(near[0])}"
+        hint = None if not near else f"task: {Path(written).with_name(near[0])}{'@' if function else ''}{function}"
         raise InputFault(f"the task {name!r}: {str(path)!r} does not exist", expected="a Python file", hint=hint)
     text = read_text_bounded(path, _LIMIT_BYTES)
     tree = _parsed(path, text)
-    _refuse_without_task(path, tree, function)
+    _refuse_without_task(path, tree, written, function)
     builder = _function(tree, function)
     _refuse_arguments(path, builder)
     modules = local_modules(path, tree)
@@ -118,7 +118,7 @@ def _parsed(path: Path, text: str) -> ast.Module:
         raise InputFault(f"{str(path)!r}{line}: {message}", expected="an Inspect task in Python") from None
 
 
-def _refuse_without_task(path: Path, tree: ast.Module, function: str) -> None:
+def _refuse_without_task(path: Path, tree: ast.Module, written: str, function: str) -> None:
     """Refuse what can be seen to be wrong; where names come from elsewhere, running it will tell."""
     found = [name for name, _ in _tasks(tree)]
     brought = {name for node in tree.body for name in _brought_names(node)}
@@ -131,13 +131,13 @@ def _refuse_without_task(path: Path, tree: ast.Module, function: str) -> None:
         raise InputFault(
             f"{str(path)!r} has no task {function!r}",
             expected=f"one of {', '.join(found)}",
-            hint=f"{path.name}@{near[0]}",
+            hint=f"task: {written}@{near[0]}",
         )
     if not function and len(found) > 1:
         raise InputFault(
             f"{str(path)!r} has {len(found)} tasks: {', '.join(found)}",
             expected="one of them named",
-            hint=f"{path.name}@{found[0]}",
+            hint=f"task: {written}@{found[0]}",
         )
 
 

@@ -95,7 +95,9 @@ class Layout:
         elif self.kind == "text":
             taken = f"{self.answer!r} as whole texts"
         else:
-            taken = f"{', '.join(map(repr, self.prompts))} as the prompt, {self.answer!r} as the answer"
+            prompt = ", ".join(map(repr, self.prompts)) or "no column"
+            answer = "no column" if self.answer is None else repr(self.answer)
+            taken = f"{prompt} as the prompt, {answer} as the answer"
         more = [f"{', '.join(map(repr, self.media))} as media"] if self.media else []
         more += [f"{self.candidates!r} as the allowed answers"] if self.candidates else []
         return ", ".join([taken, *more])

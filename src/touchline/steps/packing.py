@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -77,10 +78,11 @@ def lengths_of(request: PackRequest, settings: Settings, say: Callable[[int, int
         total = read_lengths(request.lengths)
         return Lengths(prompt=np.zeros_like(total), answer=total)
     if request.dataset is None or request.tokenizer is None:
+        named = shlex.quote("data.json" if request.dataset is None else str(request.dataset))
         raise InputFault(
             "nothing tells how long the examples are",
             expected="a dataset with --tokenizer MODEL, or --lengths FILE",
-            hint="touchline pack data.json --tokenizer SmolLM2-135M-Instruct --max-seq-len 2048",
+            hint=f"touchline pack {named} --tokenizer SmolLM2-135M-Instruct --max-seq-len {request.max_seq_len}",
         )
     model = load_model(request.tokenizer, settings.models_dir)
     found = token_lengths(model, data_of(request), _TRAIN, Path(), today(), settings.cache_dir, say)
