@@ -408,3 +408,13 @@ def test_answers_that_were_cut_at_one_length_are_told_among_longer_ones(tmp_path
     for row in rows[:8]:
         row["output"] = row["output"][:57] + "q"
     assert "DA352" in codes(audit(write(tmp_path / "cut.jsonl", rows)))
+
+
+def test_a_file_without_rows_names_no_columns(tmp_path: Path) -> None:
+    """A column that was not found is not called None."""
+    for name, content in (("a.csv", ""), ("b.csv", "text,label\n"), ("c.json", "[]"), ("d.jsonl", "\n")):
+        path = tmp_path / name
+        path.write_text(content)
+        found = audit(path, AuditRequest())
+        assert "None" not in found.columns
+        assert "no column as the answer" in found.columns
