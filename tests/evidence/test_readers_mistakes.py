@@ -828,3 +828,113 @@ def test_no_table_however_broken_stops_a_reader(tmp_path: Path) -> None:
     ):
         file.write_text(text)
         list(find_runs([file]))
+
+
+# ---------------------------------------------------------------------------------- counters, blocks and copies of rows
+
+LED = "\n".join(f"[{step:5d}/500] loss: {2 - step / 500:.4f}" for step in range(50, 500, 50))
+
+
+def test_a_fraction_before_a_loss_counts_steps_where_it_goes_on_like_steps(tmp_path: Path) -> None:
+    reading = log(tmp_path, LED + "\n")
+    assert steps(reading) == (450.0, 500.0)
+    assert outcome(reading) == "running_or_truncated"
+    assert isinstance(reading.steps_done, Quantity)
+    assert "guess" in (reading.steps_done.method or "")
+
+
+def test_a_fraction_before_a_loss_that_begins_again_is_one_of_an_epoch(tmp_path: Path) -> None:
+    again = "[500/500] loss: 1.0\n[100/500] loss: 0.9\n[300/500] loss: 0.8\n"
+    assert steps(log(tmp_path, f"{LED}\n{again}")) == (800.0, None)
+
+
+def test_a_fraction_before_a_loss_that_may_count_something_else_gives_no_steps(tmp_path: Path) -> None:
+    epochs = "".join(f"[{at}/10] loss: {2 - at / 10:.2f}\n" for at in range(1, 8))
+    examples = "".join(f"[{at}/60000] loss: {2 - at / 60000:.3f}\n" for at in range(0, 60000, 6400))
+    held_out = "".join(f"[{at}/500] val loss: 0.5\n" for at in range(100, 500, 100))
+    for number, (text, at) in enumerate(((epochs, None), (examples, None), ("Step 5 | loss: 0.9\n" + held_out, 5.0))):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        assert steps(log(folder, text)) == (at, None), text
+
+
+EXAMPLES = """Epoch {epoch}
+-------------------------------
+loss: 2.{epoch}03494  [   64/60000]
+loss: 2.{epoch}94637  [ 6464/60000]
+loss: 1.{epoch}01000  [57664/60000]
+Test Error:
+ Accuracy: 44.7%, Avg loss: 1.7{epoch}1022
+
+"""
+
+
+def test_a_counter_of_examples_is_none_of_steps_and_the_loss_of_a_test_none_of_the_training(tmp_path: Path) -> None:
+    reading = log(tmp_path, EXAMPLES.format(epoch=1) + EXAMPLES.format(epoch=2) + "Done!\n")
+    assert steps(reading) == (None, None)
+    assert value(reading.last_loss) == 1.201
+    assert value(reading.eval_loss) == 1.721022
+
+
+@pytest.mark.parametrize("header", ["Evaluation Results:", "📊 Validation results", "Test set metrics:", "Eval:"])
+def test_a_block_of_an_evaluation_is_none_of_the_training(tmp_path: Path, header: str) -> None:
+    rows_of_steps = "".join(f"INFO:__main__:Epoch 1 | Step {at}/40 | Loss: 0.{90 - at}\n" for at in range(10, 41, 10))
+    reading = log(tmp_path, f"{rows_of_steps}INFO:__main__:{header}\nINFO:__main__:   Loss: 0.4887\n")
+    assert value(reading.last_loss) == 0.5
+    assert value(reading.eval_loss) == 0.4887
+    assert steps(reading)[0] == 40
+
+
+def test_the_mean_of_an_epoch_is_not_its_last_loss(tmp_path: Path) -> None:
+    text = "".join(f"Epoch 3 - Batch loss: 0.{at}\n" for at in (61, 52, 43)) + "Epoch 3 - Average Train Loss: 0.55\n"
+    assert value(log(tmp_path, text).last_loss) == 0.43
+    only = "".join(f"Epoch {at} - Average Train Loss: 0.{70 - at}\n" for at in (1, 2, 3))
+    assert value(log(tmp_path, only).last_loss) == 0.67
+
+
+def test_a_rounded_global_step_is_no_step(tmp_path: Path) -> None:
+    bars = "".join(
+        f"Epoch 0: :  {at // 20}%|█▏ | {at}/2000 [{at // 60:02d}:{at % 60:02d}<10:00, reduced_train_loss=0.{at}, "
+        f"global_step={printed}, consumed_samples=1.2e+4, train_step_timing in s=1.00]\n"
+        for at, printed in ((100, "99.00"), (1237, "1.24e+3"), (1999, "2e+3"))
+    )
+    assert steps(log(tmp_path, bars))[0] == 1999
+    assert steps(log(tmp_path, bars.replace("1999/2000", "1500/2000")))[0] is None
+
+
+def test_a_history_at_the_end_of_a_log_of_rows_is_no_second_run(tmp_path: Path) -> None:
+    keys = '"grad_norm": 1.0, "learning_rate": 0.0001, "epoch"'
+    logged = [
+        f'{{"loss": {2 - at / 100}, {keys}: {at / 40}, "global_step/max_steps": "{at}/40", "memory(GiB)": 9.5}}'
+        for at in range(10, 41, 10)
+    ]
+    closing_row = (
+        '{"train_runtime": 80.0, "train_samples_per_second": 2.0, "train_steps_per_second": 0.5, "train_loss": 1.8, '
+        '"epoch": 1.0, "global_step/max_steps": "40/40"}'
+    )
+    history = ", ".join(f'{{"loss": {2 - at / 100}, {keys}: {at / 40}, "step": {at}}}' for at in range(10, 41, 10))
+    end = f'"log_history": [{history}], "memory": 9.5'
+    last = f'{{"last_model_checkpoint": "out/checkpoint-40", "global_step": 40, {end}}}'
+    path = tmp_path / "logging.jsonl"
+    path.write_text("\n".join([*logged, closing_row, last]) + "\n")
+    found = [each for each in find_runs([path]) if isinstance(each, FoundRun)]
+    assert len(found) == 1
+    assert value(found[0].reading.last_loss) == 1.6
+    assert steps(found[0].reading) == (40, 40)
+
+
+def test_an_evaluation_alone_is_no_run(tmp_path: Path) -> None:
+    path = tmp_path / "eval.log"
+    path.write_text("Loading model\n[4/4] Running evaluation...\n  [100/500] Accuracy so far: 0.85\nAccuracy: 0.8508\n")
+    assert not [each for each in find_runs([path]) if isinstance(each, FoundRun)]
+
+
+def test_a_launcher_whose_processes_end_well_has_completed(tmp_path: Path) -> None:
+    bars = "".join(
+        f"Train step of epoch {epoch}: 100%|██████████| 17/17 [00:32<00:00,  1.9s/it, "
+        f"gpt_loss=0.{9 - epoch}, lr=5e-6]\n"
+        for epoch in range(2)
+    )
+    well = "[2026-01-05 10:00:00,123] [INFO] [launch.py:367:main] Process 1234 exits successfully.\n"
+    assert outcome(log(tmp_path, bars + well)) == "completed"
+    assert outcome(log(tmp_path, bars)) == "running_or_truncated"

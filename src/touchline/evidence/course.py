@@ -66,6 +66,8 @@ class Losses:
         """Take one more."""
         if isinstance(loss.value, str) or (self.last is not None and self.last.certain and not loss.certain):
             return
+        if self._is_mean_of_rows(loss):
+            return
         if self.last is not None and loss.certain and not self.last.certain:
             # A trainer's own rows count more than what a script prints beside them.
             self.count, self.total, self.first, self.second = 0, 0.0, None, None
@@ -76,6 +78,13 @@ class Losses:
             self.first = loss
         elif self.second is None:
             self.second = loss
+
+    def _is_mean_of_rows(self, loss: Observation) -> bool:
+        """Return True if a loss is the mean of an epoch whose own rows were logged: the last of these counts."""
+        last = self.last
+        if last is None or loss.aggregation != "mean" or last.aggregation == "mean":
+            return False
+        return loss.step is None and loss.epoch is not None and (last.epoch or 0.0) > loss.epoch - 1 + 1e-9
 
 
 @dataclass(slots=True)

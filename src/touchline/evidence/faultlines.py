@@ -78,6 +78,8 @@ ELASTIC_KILLED = re.compile(r"Signal 9 \(SIGKILL\) received by PID \d+")
 """A child that torch elastic found killed."""
 DEEPSPEED = re.compile(r"\bexits with return code = (?P<code>-?\d{1,3})$")
 """DeepSpeed's launcher on a child."""
+DEEPSPEED_DONE = re.compile(r"\[launch\.py:\d+:main\] Process \d+ exits successfully\.")
+"""DeepSpeed's launcher on a child that ended well."""
 _LIBRARIES = r"(?:torch|safetensors_rust|huggingface_hub|transformers|datasets|accelerate|deepspeed|jaxlib)"
 _ALONE = re.compile(
     rf"{_LIBRARIES}\.[\w.]*(?:Error|Exception)(?::|$)"

@@ -14,6 +14,7 @@ from touchline.domain.observation import During, Event, Observation, Observation
 from touchline.evidence.faultlines import (
     COMMANDS,
     DEEPSPEED,
+    DEEPSPEED_DONE,
     ELASTIC,
     ELASTIC_CODE,
     ELASTIC_KILLED,
@@ -224,6 +225,8 @@ class Faults:
                 yield from self._killed(text, number)
             yield _sign(SignKind.TASK_FAILED, text, number)
             self._fault_line = number
+        elif DEEPSPEED_DONE.search(text) is not None:
+            yield _sign(SignKind.DONE, text, number)
         elif (code := ELASTIC_CODE.match(rest)) is not None:
             yield _exit_code(code.group("code"), number)
         elif ELASTIC_KILLED.search(rest) is not None:

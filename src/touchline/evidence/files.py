@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from touchline.domain.observation import SignKind
 from touchline.domain.reading import RunReading
 from touchline.errors import InputFault
 from touchline.evidence.course import Course, Part
@@ -177,7 +178,8 @@ def _tells_course(parts: Sequence[Part]) -> bool:
 
 def _is_run(stretch: Stretch) -> bool:
     """Whether a segment tells anything that a run would."""
-    told = any(part.has_progress or part.signs.count or len(part.seen) > 1 for part in stretch.parts)
+    # An evaluation alone is no training.
+    told = any(part.has_progress or part.kinds - {SignKind.EVALUATING} or len(part.seen) > 1 for part in stretch.parts)
     return told or (bool(stretch.all("trainer")) and bool(stretch.training_tracks(None)))
 
 

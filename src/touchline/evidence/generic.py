@@ -25,7 +25,7 @@ from touchline.evidence.generic_grammar import said
 from touchline.evidence.generic_rows import Rows
 from touchline.evidence.generic_vocabulary import CJK_TRIGGERS, EPOCH_WORDS, LOSS_WORDS
 from touchline.evidence.generic_voice import Voice
-from touchline.evidence.loops import Loops
+from touchline.evidence.loops import HELD_OUT_WORDS, Loops
 from touchline.logtext.reader import LogReader, Row
 
 __all__ = ["CJK_TRIGGERS", "READERS", "TrainingLines"]
@@ -45,6 +45,7 @@ class TrainingLines:
         | generic_vendors.WORDS
         | generic_fact_names.WORDS
         | frozenset(CJK_TRIGGERS)
+        | HELD_OUT_WORDS
     )
 
     def __init__(self) -> None:

@@ -22,6 +22,9 @@ _POSTFIX = re.compile(
 _OPEN = re.compile(r"(?:^|[ :])\d+it \[[\d:]{4,11}, *(?P<rest>[^\]]*=[^\]]*)\]")
 _PAIR = re.compile(r"(?P<key>[A-Za-z_][\w/ .-]*?) *[=:] *(?P<value>[^,\s=]+)(?=,|\s|$)")
 _CLOCK = re.compile(r"\[[\d:]{4,11}<[^\]]*\]")
+_COUNTED = re.compile(r"\| *(\d+)/\d+ \[")
+_ROUNDED = 0.006
+"""A number of three digits is off by half of the last one at most."""
 _LABEL_LENGTH = 200
 _TORCHTUNE = re.compile(r"\d\|\d+\|Loss:")
 _RICH = re.compile(
@@ -80,10 +83,8 @@ class Bars:
                 training = value
             elif split is Split.VALIDATION:
                 validation = value
-        step = to_number(pairs.get("global_step")) if trainer == "nemo" else None
         if training is not None:
-            # NeMo counts the steps before this one.
-            at = to_count(step + 1) if step is not None else None
+            at = _nemo_step(pairs.get("global_step"), text) if trainer == "nemo" else None
             yield from self._voice.loss(training, number, text, trainer=trainer, step=at, certain=trainer != "generic")
         yield from self._voice.eval_loss(validation, number, certain=False)
 
@@ -98,6 +99,21 @@ class Bars:
             yield from self._voice.loss(loss.value, number, text[-400:], trainer=trainer, certain=False)
         if epoch is not None and epoch.total and self._voice.has_trained:
             yield from self._voice.once("epochs", epoch.total, number, unit="epochs", certain=False)
+
+
+def _nemo_step(printed: str | None, text: str) -> int | None:
+    """Steps done by NeMo's `global_step`, which counts those before this one and has three digits.
+
+    From 1000 on it is rounded (`2e+3`); then the bar's own counter gives the step, where the two agree.
+    """
+    before = to_number(printed)
+    if before is None:
+        return None
+    if "e" not in str(printed).lower():
+        return to_count(before + 1)
+    counted = _COUNTED.findall(text)
+    done = int(counted[-1]) if counted else 0
+    return done if done and abs(done - 1 - before) <= _ROUNDED * before + 1 else None
 
 
 def _label(text: str, end: int) -> str:

@@ -116,8 +116,8 @@ class Line:
     """Its items, in order; of other names as well."""
     fraction: tuple[float, float] | None = None
     """A fraction without a name behind the first item: `Epoch: [0][10/500]`."""
-    leads: bool = False
-    """Whether the line begins with a fraction without a name: `[10/500] loss: 0.5`."""
+    lead: tuple[float, float] | None = None
+    """A fraction without a name that the line begins with: `[10/500] loss: 0.5`."""
 
     def first(self, *concepts: Concept) -> Item | None:
         """The first item of one of the concepts, in the order of the concepts."""
@@ -165,10 +165,10 @@ def _by_fields(rest: str) -> Line | None:
         if parsed is None:
             unknown += len(part)
             continue
-        result.leads = result.leads or (parsed.leads and not result.items)
+        result.lead = result.lead or (None if result.items else parsed.lead)
         result.fraction = result.fraction or parsed.fraction
         result.items += parsed.items
-    counted = result.leads or any(item.meaning.concept in _COUNTERS for item in result.items)
+    counted = result.lead is not None or any(item.meaning.concept in _COUNTERS for item in result.items)
     measured = sum(item.meaning.concept not in _COUNTERS for item in result.items)
     if not counted or not measured or unknown > max(_UNKNOWN_LENGTH, len(rest) // 2):
         return None
@@ -285,7 +285,8 @@ class _Parser:
         name, self.name, self.is_named = " ".join(self.name), [], False
         value = token.group().replace(",", ".") if token.lastgroup == "comma" else token.group()
         if not name:
-            self.result.leads = self.result.leads or (total is not None and not self.result.items)
+            if total is not None and not self.result.items and self.result.lead is None:
+                self.result.lead = (to_number(value) or 0.0, total)
             if total is not None and len(self.result.items) == 1 and self.result.fraction is None:
                 self.result.fraction = (to_number(value) or 0.0, total)
             if unit in _BARE_RATES and self.result.items:

@@ -36,11 +36,25 @@ _LOSS_AT = re.compile(
 _TEST_SET = re.compile(r"(?:Test|Validation|Val|Eval) set: Average loss: (?P<loss>\d+\.\d+),")
 _GROUPED = re.compile(r"[-+]?\d{1,3}(?:,\d{3})+")
 """Thousands, or a decimal comma: nobody can tell."""
+_HELD_OUT = re.compile(
+    r"\W*(?:final |overall )?(?:val(?:id(?:ation)?)?|eval(?:uation)?|test(?:ing)?|dev)(?: set)?"
+    r"(?: (?:errors?|results?|metrics|summary|performance|stats))?\W*",
+    re.IGNORECASE,
+)
+"""A line that names the data which the lines below it are of: `Test Error:`, `Evaluation results:`."""
+HELD_OUT_WORDS = frozenset({"evaluation", "validation", "test", "eval"})
+"""Words of such lines."""
+_BLOCK_LINES = 8
+"""So many lines below such a line may belong to it."""
 _MOST_EPOCHS = 100_000
 _PLANNED = re.compile(r"^(?:num|number|n|max|total|train)[ _].*|^epochs$")
 """Names of how many epochs are planned."""
 _MEASURED = frozenset({"reward", "rewards", "lr", "learning rate", "learning_rate", "grad norm", "grad_norm", "gnorm"})
 """Names of what is measured while a training goes on."""
+_ROUND = frozenset({"1", "2", "25", "5"})
+"""What people log every so many steps, trailing zeros left out."""
+_FULL = 0.9
+"""Beyond this share of its total a counter that begins again has come to its end."""
 
 
 class Counter:
@@ -53,6 +67,9 @@ class Counter:
         self._last = -1
         self._per_epoch: bool | None = None
         self._from_zero = False
+        self._lead: tuple[int, int] | None = None
+        self._lead_offset = 0
+        self._is_by_steps = False
         self.is_of_run = False
         """Whether the last step that was placed is one of the run beyond doubt."""
 
@@ -80,6 +97,23 @@ class Counter:
             planned = int(total * epochs) if epochs and self._first_epoch is not None else None
             return int(index * total + done), planned, index + min(1.0, step / total)
         return done if index == 0 else None, None, index
+
+    def place_lead(self, done: int, total: int) -> int | None:
+        """Step of the run of a fraction without a name; None where it may count epochs or examples.
+
+        People log every 10 or 50 steps; a counter of examples goes on by multiples of the batch. One that begins again
+        after its end is one of an epoch.
+        """
+        last, self._lead = self._lead, (done, total)
+        if last is None or last[1] != total or done == last[0]:
+            self._lead_offset = 0
+            return None
+        if done < last[0]:
+            self._lead_offset = self._lead_offset + total if last[0] >= _FULL * total else 0
+            return self._lead_offset + done if self._is_by_steps else None
+        digits = str(done - last[0]).rstrip("0")
+        self._is_by_steps = self._is_by_steps or (done - last[0] > 1 and digits in _ROUND)
+        return self._lead_offset + done if self._is_by_steps else None
 
     def end_epoch(self, epoch: float) -> None:
         """Learn that the steps so far were those of an epoch that is named only behind them."""
@@ -115,6 +149,7 @@ class Loops:
         self._epoch: float | None = None
         self._epochs: float | None = None
         self._is_named_behind = False
+        self._held_out: int | None = None
 
     def line(self, text: str, number: int) -> Iterator[Event]:
         """Events of one line."""
@@ -128,6 +163,9 @@ class Loops:
             rest = f"{match['what']} {match['at']} {match['split'] or ''}loss {match['loss']}"
         if (match := _TEST_SET.match(rest)) is not None:
             yield from self._voice.eval_loss(match.group("loss"), number, certain=False)
+            return
+        if _HELD_OUT.fullmatch(rest):
+            self._held_out = number
             return
         parsed = parse(rest)
         if parsed is None or not parsed.items:
@@ -150,16 +188,25 @@ class Loops:
         if not losses:
             yield from self._without_loss(parsed, epoch, counter, number)
             return
-        if epoch is None and counter is None and batch is None and self._epoch is None and not parsed.leads:
-            return
+        if epoch is None and counter is None and batch is None and parsed.lead is None:
+            if parsed.fraction is None and self._is_of_block(losses, number):
+                yield from self._below(losses, number)
+                return
+            if self._epoch is None:
+                return
         if counter is not None and to_count(counter.value) is None:
             return
-        step, planned, done = self._place(counter, batch, parsed.fraction)
         training = [item for item in losses if item.split is Split.TRAIN]
+        self._held_out = None
+        lead = parsed.lead if training and counter is None and batch is None else None
+        if lead is not None:
+            step, planned, done = self._led(*lead)
+        else:
+            step, planned, done = self._place(counter, batch, parsed.fraction, counts_steps=epoch is not None)
         if training and self._voice.is_echo(step, number):
             return
         yield from self._losses(training, losses, step, done, text, number)
-        is_end = counter is None and batch is None and parsed.fraction is None
+        is_end = counter is None and batch is None and parsed.fraction is None and lead is None
         if training and is_end and self._counter.is_of_run and self._voice.last_step is not None:
             # The mean of an epoch hides how far the steps have come.
             last, line = self._voice.last_step
@@ -169,11 +216,44 @@ class Loops:
             self._counter.end_epoch(self._epoch)
             self._epoch += 1
         if training or epoch is not None:
-            if self._epochs and self._epochs <= _MOST_EPOCHS:
-                yield from self._voice.once("epochs", self._epochs, number, unit="epochs", certain=False)
-            if planned:
-                yield from self._voice.once("steps_total", planned, number, unit="steps", certain=False)
+            yield from self._plan(planned, number)
             yield from self._measures(parsed, step, number)
+
+    def _plan(self, planned: int | None, number: int) -> Iterator[Event]:
+        """Planned epochs and steps."""
+        if self._epochs and self._epochs <= _MOST_EPOCHS:
+            yield from self._voice.once("epochs", self._epochs, number, unit="epochs", certain=False)
+        if planned:
+            yield from self._voice.once("steps_total", planned, number, unit="steps", certain=False)
+
+    def _is_of_block(self, losses: list[Item], number: int) -> bool:
+        """Return True if a loss without any counter is none of a training's row.
+
+        Either a line above it names other data, or steps are logged together with their losses, which this one is not.
+        """
+        if self._held_out is not None and self._held_out < number <= self._held_out + _BLOCK_LINES:
+            return True
+        plain = all(item.split is Split.TRAIN and not item.meaning.is_mean for item in losses)
+        return plain and self._voice.last_step is not None
+
+    def _below(self, losses: list[Item], number: int) -> Iterator[Event]:
+        """The loss of a block of held-out data, below the line that names the data."""
+        is_named = self._held_out is not None and number <= self._held_out + _BLOCK_LINES
+        held_out = [item for item in losses if item.meaning.split is not Split.TRAIN]
+        if is_named and held_out:
+            done = None if self._epoch is None or self._epoch != int(self._epoch) else self._counter.index(self._epoch)
+            yield from self._voice.eval_loss(
+                held_out[0].value, number, epoch=None if done is None else done + 1, certain=False
+            )
+
+    def _led(self, done: float, total: float) -> tuple[int | None, int | None, float | None]:
+        """Place a row that begins with a fraction without a name: `[10/500] loss: 0.5`."""
+        step = self._counter.place_lead(int(done), int(total)) if total > 0 else None
+        if self._epoch is None:
+            self._counter.is_of_run = step is not None
+            return step, int(total) if step is not None else None, None
+        placed = self._place(None, None, (done, total))
+        return placed if step is not None else (None, None, placed[2])
 
     def _begin_epoch(self, epoch: Item, *, is_summary: bool) -> None:
         if is_summary and self._epoch is None and self._voice.last_step is not None:
@@ -191,13 +271,21 @@ class Loops:
         step, planned, _ = self._place(counter, None, parsed.fraction)
         if step and (parsed.fraction is not None or (counter is not None and counter.total)):
             yield from self._voice.at_step(step, number)
-            yield from self._voice.once("steps_total", planned, number, unit="steps", certain=False)
-            if self._epochs and self._epochs <= _MOST_EPOCHS:
-                yield from self._voice.once("epochs", self._epochs, number, unit="epochs", certain=False)
+            yield from self._plan(planned, number)
 
     def _place(
-        self, counter: Item | None, batch: Item | None, fraction: tuple[float, float] | None
+        self,
+        counter: Item | None,
+        batch: Item | None,
+        fraction: tuple[float, float] | None,
+        *,
+        counts_steps: bool = True,
     ) -> tuple[int | None, int | None, float | None]:
+        """Step of the run, planned steps, and epochs done.
+
+        `counts_steps` is whether a fraction without a name may be one of iterations: behind an epoch it is, and behind
+        a loss it counts examples as often (`loss: 2.3 [6400/60000]`).
+        """
         if counter is not None:
             step = to_count(counter.value) or 0
             is_global = counter.meaning.concept is Concept.GLOBAL_STEP
@@ -217,7 +305,7 @@ class Loops:
             fraction if batch is None and fraction else (batch.number if batch else None, batch and batch.total)
         )
         share = min(1.0, (done or 0.0) / total) if total else 0.0
-        if batch is None and total and not (self._voice.accumulation or 1) > 1:
+        if batch is None and total and counts_steps and not (self._voice.accumulation or 1) > 1:
             # `Epoch:[1/3](200/5000)`: iterations, which are steps where nothing says that gradients are accumulated.
             planned = int(total * self._epochs) if self._epochs else None
             return int(index * total + (done or 0)), planned, index + share

@@ -105,7 +105,12 @@ def _total(view: RunView, stretch: Stretch, trainer: str | None) -> Measured:
         if track.total and trainer not in EPOCH_BARS and again < 2 and _counts_all_steps(track.label):
             return Quantity(value=track.total, unit="steps", method="the progress bar's total", where=where)
     guessed = [each for each in (*said, *view.documents.all("steps_total")) if each.number]
-    return guessed[-1].quantity(unit="steps") if guessed else _from_rate(stretch)
+    if not guessed:
+        return _from_rate(stretch)
+    done = max((each.seen.step or 0 for each in _losses_with_step(stretch)), default=0)
+    if done > (guessed[-1].number or 0):
+        return Missing(missing="the steps go beyond the only number that could be the planned ones")
+    return guessed[-1].quantity(unit="steps")
 
 
 def _is_over(view: RunView, stretch: Stretch) -> bool:

@@ -124,6 +124,8 @@ class TrainerLines:
 
     def _rows_within(self, text: str, number: int) -> Iterator[Event]:
         """Rows with something behind them, several on one line, or within `TrainOutput(...)`."""
+        if '"log_history": [' in text and self._rows.has_trained:
+            return  # the whole history once more
         output = _OUTPUT.search(text) if "TrainOutput(" in text else None
         if output is None and not any(word in text for word in _ROW_WORDS):
             return

@@ -47,6 +47,8 @@ class Rows:
         """A new file."""
         self.is_trl = False
         self.resumed = False
+        self.has_trained = False
+        """Whether a row of a logging step was read."""
         self._evaluated: tuple[float, float | None] | None = None
 
     def read(self, row: Row, text: str, number: int) -> Iterator[Event]:
@@ -56,6 +58,7 @@ class Rows:
         if not _TRL_KEYS.isdisjoint(row):
             self.is_trl = True
         if is_training(row):
+            self.has_trained = True
             yield from self._training(row, text, number)
         elif is_closing(row):
             yield from self.closing(row, text, number)
