@@ -102,3 +102,9 @@ class Unclear(EnvironmentFault):
 def install_hint(extra: str) -> str:
     """Return the command that installs an extra. touchline is installed from a checkout: no index has it."""
     return f"pip install -c constraints.txt -e '.[{extra}]' in the checkout of touchline"
+
+
+def quoted(path: str) -> str:
+    """Return a path as a word of a command that is offered: nothing in it is expanded, and it is no option."""
+    path = f"./{path}" if path.startswith("-") else path
+    return "'" + path.replace("'", "'\"'\"'") + "'"

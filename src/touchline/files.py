@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from io import BufferedReader
 from pathlib import Path
 
-from touchline.errors import EnvironmentFault, InputFault
+from touchline.errors import EnvironmentFault, InputFault, quoted
 
 _CHUNK_BYTES = 1 << 20
 _READ_LIMIT_BYTES = 4 << 30
@@ -135,7 +135,7 @@ def disk_faults(what: str, path: Path) -> Iterator[None]:
             raise EnvironmentFault(
                 f"no permission to write {what} {str(path)!r}",
                 expected="a folder that you may write to",
-                hint=f"ls -ld {str(path.parent)!r}",
+                hint=f"ls -ld {quoted(str(path.parent))}",
             ) from error
         raise
 
@@ -199,14 +199,14 @@ def read_text_bounded(path: Path, limit_bytes: int) -> str:
     except IsADirectoryError:
         raise InputFault(f"{str(path)!r} is a folder", expected="a file") from None
     except PermissionError:
-        raise EnvironmentFault(f"no permission to read {str(path)!r}", hint=f"ls -l {str(path)!r}") from None
+        raise EnvironmentFault(f"no permission to read {str(path)!r}", hint=f"ls -l {quoted(str(path))}") from None
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise InputFault(
             f"{str(path)!r} is not UTF-8 text (byte {error.start})",
             expected="a text file in UTF-8",
-            hint=f"file {str(path)!r}",
+            hint=f"file {quoted(str(path))}",
         ) from None
 
 

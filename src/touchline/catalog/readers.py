@@ -13,7 +13,7 @@ from pathlib import Path
 
 from touchline.catalog.tally import Tally
 from touchline.domain.finding import Finding, Severity, Where
-from touchline.errors import EnvironmentFault, InputFault, install_hint
+from touchline.errors import EnvironmentFault, InputFault, install_hint, quoted
 from touchline.files import open_regular, read_bytes
 from touchline.jsontext import has_half_characters, parse_json
 
@@ -81,7 +81,7 @@ def read_rows(path: Path) -> RawDataset:
         else:
             rows = list(_jsonl(path, tally)) if form == "jsonl" else _csv(path, tally)
     except PermissionError:
-        raise EnvironmentFault(f"no permission to read {str(path)!r}", hint=f"ls -l {str(path)!r}") from None
+        raise EnvironmentFault(f"no permission to read {str(path)!r}", hint=f"ls -l {quoted(str(path))}") from None
     splits = _grouped(rows, path, tally)
     return RawDataset(format=form, splits=splits, about={}, findings=tuple(tally.findings()))
 

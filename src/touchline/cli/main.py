@@ -34,7 +34,7 @@ from touchline.cli.renamed import with_old_names
 from touchline.cli.reporting import report
 from touchline.cli.starting import init
 from touchline.cli.watching import logs, status
-from touchline.errors import TouchlineError
+from touchline.errors import TouchlineError, quoted
 
 app = typer.Typer(
     name="touchline",
@@ -241,7 +241,7 @@ def cancel(
     from touchline.errors import InputFault
 
     if (run is None) != every:
-        raise InputFault("which runs?", expected="--run RUN, or --all", hint=f"touchline status {str(source)!r}")
+        raise InputFault("which runs?", expected="--run RUN, or --all", hint=f"touchline status {quoted(str(source))}")
     names = workflow.cancel(source, load_settings(), only=run)
     for name in names:
         out(name)

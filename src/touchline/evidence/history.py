@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from touchline.domain.record import RunRecord
-from touchline.errors import EnvironmentFault, InputFault
+from touchline.errors import EnvironmentFault, InputFault, quoted
 from touchline.evidence.records import from_json, id_of, sealed, to_json
 from touchline.files import open_regular, read_bytes, write_atomic
 
@@ -114,7 +114,7 @@ def _files(records: Path) -> Iterator[tuple[str, str]]:
         return
     except PermissionError as error:
         raise EnvironmentFault(
-            f"no permission to read the history {str(error.filename)!r}", hint=f"ls -ld {str(error.filename)!r}"
+            f"no permission to read the history {str(error.filename)!r}", hint=f"ls -ld {quoted(str(error.filename))}"
         ) from None
 
 

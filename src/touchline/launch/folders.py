@@ -16,7 +16,7 @@ from pathlib import Path
 from touchline.domain.jobs import EVALUATE
 from touchline.domain.plan import Plan
 from touchline.domain.status import JobState
-from touchline.errors import DriftFault, InputFault
+from touchline.errors import DriftFault, InputFault, quoted
 from touchline.files import disk_faults, inside, read_bytes, read_text_bounded, write_atomic, write_if_changed
 from touchline.jsontext import parse_json
 from touchline.launch.ledger import open_jobs, read_ledger
@@ -93,7 +93,7 @@ class ExperimentFolder:
         """
         plan = self.read_plan()
         if plan is None:
-            raise InputFault(f"{str(self.root)!r} has no plan.json", hint=f"touchline plan {str(self.yaml)!r}")
+            raise InputFault(f"{str(self.root)!r} has no plan.json", hint=f"touchline plan {quoted(str(self.yaml))}")
         return plan
 
     def write_plan(self, plan: Plan, markdown: str) -> bool:
@@ -156,7 +156,7 @@ class ExperimentFolder:
                         f"{str(path)!r} was changed by hand",
                         expected="changes in setup_finetune.yaml, which touchline turns into this file",
                         hint="move it away, edit setup_finetune.yaml, then: "
-                        f"touchline prepare {str(self.root)!r} --run {name} --accept",
+                        f"touchline prepare {quoted(str(self.root))} --run {name} --accept",
                     )
                 kept.append(file)
                 continue

@@ -14,7 +14,7 @@ from pathlib import Path, PurePath
 from touchline.domain.cleaned import Cleaned, KeptBroken
 from touchline.domain.plan import Plan
 from touchline.domain.verification import Deletable, Verification
-from touchline.errors import InputFault, PolicyFault
+from touchline.errors import InputFault, PolicyFault, quoted
 from touchline.files import disk_faults
 from touchline.launch.folders import ExperimentFolder
 from touchline.launch.statusfiles import read_attempts
@@ -46,7 +46,7 @@ def clean(source: Path, *, perform: bool = False, deep: bool = False, say: Count
     if plan is None:
         raise InputFault(
             f"{str(folder.root)!r} has no plan.json, by which runs and their checkpoints are known",
-            hint=f"touchline plan {str(folder.yaml)!r}",
+            hint=f"touchline plan {quoted(str(folder.yaml))}",
         )
     if not perform:
         return _answer(plan, verify_planned(plan, folder.root, deep=deep, say=say), performed=False)
@@ -92,7 +92,7 @@ def _refuse_at_work(plan: Plan, folder: ExperimentFolder) -> None:
         raise PolicyFault(
             f"runs are at work or in the queue: {', '.join(busy[:_SHOWN])}{more}",
             expected="runs that have ended",
-            hint=f"touchline status {str(folder.root)!r}; touchline cancel {str(folder.root)!r} --all",
+            hint=f"touchline status {quoted(str(folder.root))}; touchline cancel {quoted(str(folder.root))} --all",
         )
 
 

@@ -11,7 +11,7 @@ from touchline.domain.jobs import EVALUATE
 from touchline.domain.placement import Cluster, PlaceJob, Placement
 from touchline.domain.plan import Plan, PlannedRun
 from touchline.domain.site import SlurmSite
-from touchline.errors import InputFault
+from touchline.errors import InputFault, quoted
 from touchline.placement import place
 from touchline.placement.problem import compile_problem
 from touchline.plan.jobs import place_jobs, upper_minutes
@@ -161,7 +161,7 @@ def place_experiment(
     trainings = {job.name for job in training_jobs(planned, runs)}
     evaluations = {job.name.removeprefix(EVALUATE) for job in evaluation_jobs(planned, runs)}
     if not trainings and not evaluations:
-        raise InputFault("nothing is left to run", hint=f"touchline results {str(planned.folder.root)!r}")
+        raise InputFault("nothing is left to run", hint=f"touchline results {quoted(str(planned.folder.root))}")
     jobs = place_jobs(
         planned.plan, site, trainings=trainings, evaluations=evaluations, evaluation_minutes=evaluation_minutes
     )
@@ -330,7 +330,7 @@ def _require_scripts(placed: Placed) -> None:
     ]
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-        raise InputFault(f"{missing[0]}{more} not there", hint=f"touchline prepare {str(folder.root)!r}")
+        raise InputFault(f"{missing[0]}{more} not there", hint=f"touchline prepare {quoted(str(folder.root))}")
 
 
 def _notes(plan: Plan) -> list[str]:

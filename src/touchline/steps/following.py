@@ -11,7 +11,7 @@ from touchline.catalog.settings import Settings
 from touchline.domain.plan import Plan, PlannedRun
 from touchline.domain.runs import RunKind
 from touchline.domain.status import TrainingOutcome
-from touchline.errors import InputFault, TouchlineError
+from touchline.errors import InputFault, TouchlineError, quoted
 from touchline.launch.commands import RealCommands
 from touchline.launch.folders import ExperimentFolder
 from touchline.launch.protocol import Executor, Job
@@ -81,7 +81,7 @@ def logs(
     path = newest(output)
     if path is None and not follow:
         raise InputFault(
-            f"{output.job.name} has no output yet", hint=f"touchline status {str(output.folder.root)!r} tells why"
+            f"{output.job.name} has no output yet", hint=f"touchline status {quoted(str(output.folder.root))} tells why"
         )
     follower: Follower | None = None
     if path is not None:

@@ -17,7 +17,7 @@ from touchline.domain.evaluation import decoding_text
 from touchline.domain.finding import Finding, Severity
 from touchline.domain.plan import Plan, PlannedRun
 from touchline.domain.quantity import Quantity
-from touchline.errors import DriftFault, InputFault
+from touchline.errors import DriftFault, InputFault, quoted
 from touchline.files import read_text_bounded
 from touchline.launch.folders import ExperimentFolder
 from touchline.plan.build import PlanInputs, build_plan
@@ -295,8 +295,8 @@ def settle(
         raise DriftFault(
             f"runs that wait or run in a queue would become other runs: {', '.join(waiting)}",
             expected="nothing of them in a queue",
-            hint=f"touchline cancel {str(folder.root)!r} --run {waiting[0]}; touchline status {str(folder.root)!r} "
-            "then writes down that they have ended",
+            hint=f"touchline cancel {quoted(str(folder.root))} --run {waiting[0]}; "
+            f"touchline status {quoted(str(folder.root))} then writes down that they have ended",
         )
     if drifted and old is not None and not accept:
         what = "; ".join(f"{name}: {why_changed(old, new, name)}" for name in drifted)
@@ -304,7 +304,7 @@ def settle(
             f"runs that have started would become other runs: {what}",
             expected="the things that the plan was made from, unchanged",
             hint="undo the change, or keep it and move their results aside: "
-            f"touchline plan {str(folder.root)!r} --accept",
+            f"touchline plan {quoted(str(folder.root))} --accept",
         )
     if old is not None:
         reason = reason if reason != "planned" else "re-planned"
@@ -355,7 +355,7 @@ def refuse_edits(planned: Planned, run_: PlannedRun) -> None:
         raise DriftFault(
             f"{str(path)!r} differs from the plan in {', '.join(changed)}",
             expected="the planned settings, or an accepted change",
-            hint=f"touchline prepare {str(planned.folder.root)!r} --run {run_.name} --accept",
+            hint=f"touchline prepare {quoted(str(planned.folder.root))} --run {run_.name} --accept",
         )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from touchline.catalog.settings import Settings
-from touchline.errors import DriftFault
+from touchline.errors import DriftFault, quoted
 from touchline.files import read_text_bounded
 from touchline.scaffold import run_files
 from touchline.spec import read_experiment
@@ -37,7 +37,7 @@ def with_micro_batches(planned: Planned, settings: Settings, sizes: Mapping[str,
         raise DriftFault(
             f"{str(folder.yaml)!r} was changed since it was planned",
             expected="the file as it was planned",
-            hint=f"touchline plan {str(folder.root)!r}",
+            hint=f"touchline plan {quoted(str(folder.root))}",
         )
     accepted = {run.name: run.accepted for run in old.runs if run.accepted}
     for name, size in sizes.items():

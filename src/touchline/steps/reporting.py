@@ -19,7 +19,7 @@ from pydantic import TypeAdapter
 
 from touchline.domain.report import Report
 from touchline.domain.status import RunStatus
-from touchline.errors import EnvironmentFault, PolicyFault, TouchlineError, install_hint
+from touchline.errors import EnvironmentFault, PolicyFault, TouchlineError, install_hint, quoted
 from touchline.files import disk_faults, read_bytes, read_text_bounded, try_lock, write_atomic, write_if_changed
 from touchline.jsontext import parse_json
 from touchline.launch.folders import ExperimentFolder, is_experiment
@@ -167,7 +167,7 @@ def _refuse_foreign(path: Path, source: Path) -> None:
         raise PolicyFault(
             f"{str(path)!r} is there and was not written by touchline",
             expected="a folder without it, or another place for the report",
-            hint=f"touchline report {str(source)!r} --out {str(source / 'touchline-report')!r}",
+            hint=f"touchline report {quoted(str(source))} --out {quoted(str(source / 'touchline-report'))}",
         )
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from touchline.domain.plan import Plan, PlannedRun
-from touchline.errors import EnvironmentFault, InputFault, PolicyFault, install_hint
+from touchline.errors import EnvironmentFault, InputFault, PolicyFault, install_hint, quoted
 from touchline.files import try_lock
 from touchline.launch.folders import ExperimentFolder
 from touchline.launch.progress import JobProgress
@@ -30,7 +30,7 @@ def alone(folder: ExperimentFolder) -> Iterator[int]:
         raise PolicyFault(
             f"another touchline command is at work on {str(folder.root)!r}",
             expected="one at a time",
-            hint=f"touchline status {str(folder.root)!r}",
+            hint=f"touchline status {quoted(str(folder.root))}",
         )
     try:
         yield descriptor
