@@ -32,6 +32,7 @@ ObservationName = Literal[
     "packed",  # true, false
     "max_seq_len",
     "dataset",  # what it trained on, as the config or its user names it
+    "grouped_by_length",  # true: batches are of examples of similar lengths
     "mean_tokens",  # mean length of an example
     "longest_tokens",  # length of the longest example
     "epochs",  # planned

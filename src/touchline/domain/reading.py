@@ -189,3 +189,5 @@ class RunReading:
     """Mean length of an example, in tokens."""
     longest_tokens: Measured = _UNTOLD
     """Length of the longest example, in tokens."""
+    grouped_by_length: Said = _UNTOLD
+    """true where batches are of examples of similar lengths."""

@@ -143,6 +143,8 @@ class BatchFacts:
     """Mean length of an example, in tokens."""
     longest_tokens: Measured
     """Length of the longest example, in tokens."""
+    grouped_by_length: Said = _UNTOLD
+    """true where batches are of examples of similar lengths, so that a row is hardly padded."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

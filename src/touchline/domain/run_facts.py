@@ -63,6 +63,7 @@ FACTS: Final[dict[str, FactKey]] = {
     "epochs": FactKey(name="epochs", form="number", example="1", unit="epochs"),
     "max_seq_len": FactKey(name="max_seq_len", form="count", example="2048", unit="tokens"),
     "packed": FactKey(name="packed", form="bool", example="false"),
+    "grouped_by_length": FactKey(name="grouped_by_length", form="bool", example="false"),
     "mean_length": FactKey(name="mean_tokens", form="number", example="210", unit="tokens"),
     "longest_length": FactKey(name="longest_tokens", form="count", example="512", unit="tokens"),
     "dataset": FactKey(name="dataset", form="word", example="data.json"),

@@ -201,7 +201,7 @@ def width_of_record(record: RunRecord) -> float | Missing:
     if _word(record.packing.packed) == "true":
         return limit or unstated(("max_seq_len",))
     rows = _first(record.batching.micro_batch_size)
-    if mean and rows == 1:
+    if mean and (rows == 1 or _word(record.batching.grouped_by_length) == "true"):
         return mean
     if mean and longest and rows and longest <= _NARROW * mean:
         # The longest of so many equally likely lengths lies this far up.

@@ -96,6 +96,7 @@ def reading_of(name: str, files: Sequence[str], view: RunView, notes: Sequence[s
         notes=tuple(remarks),
         dataset=view.word("dataset", "no line names the dataset"),
         mean_tokens=view.count("mean_tokens", "no line tells it", "tokens"),
+        grouped_by_length=view.word("grouped_by_length", "no line tells it"),
         longest_tokens=view.count("longest_tokens", "no line tells it", "tokens"),
     )
 

@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from touchline.domain.observation import SignKind
+from touchline.domain.observation import Event, Observation, SignKind
 from touchline.domain.reading import RunReading
 from touchline.errors import InputFault
 from touchline.evidence.course import Course, Part
 from touchline.evidence.fields import reading_of
 from touchline.evidence.grouping import Group, group_files, role_of
 from touchline.evidence.lines import NoText
+from touchline.evidence.notebooks import arguments, is_notebook, printed_text
 from touchline.evidence.padding import DatasetLengths
 from touchline.evidence.readers import documents
 from touchline.evidence.scan import Scan
 from touchline.evidence.stating import NOTHING_STATED, StatedFacts, Stating
-from touchline.evidence.tables import begins_table, read_metrics_table
+from touchline.evidence.tables import (
+    begins_exported_rows,
+    begins_table,
+    read_exported_rows,
+    read_metrics_rows,
+    read_metrics_table,
+)
 from touchline.evidence.view import RunView, Stretch, align, runs_of
+from touchline.evidence.wandb import arguments_of, plain_config
 from touchline.files import open_regular, read_head
 from touchline.jsontext import parse_json
 from touchline.slurmtext.scripts import read_sbatch
@@ -91,13 +99,19 @@ def read_group(group: Group, stated: StatedFacts = NOTHING_STATED) -> list[Found
     for path in group.files:
         try:
             role = "table" if _is_table(path) else role_of(path)
-            course = _scan(path, notes) if role == "log" else _document(path, role)
+            given: list[Part] = []
+            if role == "notebook":
+                course, given = _notebook(path, notes)
+            else:
+                course = _scan(path, notes) if role == "log" else _document(path, role)
         except (NoText, InputFault, OSError) as fault:
             refused.append(Refused(path=path, reason=_reason(fault)))
             continue
         parts = [part for part in course.parts if part.has_evidence or part.advance_line]
         if parts:
-            (logs if role in ("log", "table") else beside).append(parts)
+            (logs if role in ("log", "table", "notebook") else beside).append(parts)
+        if given:
+            beside.append(given)
     found: list[FoundRun | Refused] = []
     if not any(part.has_progress or part.seen for parts in logs for part in parts):
         logs, beside = (
@@ -118,13 +132,32 @@ def read_group(group: Group, stated: StatedFacts = NOTHING_STATED) -> list[Found
 
 def _is_table(path: Path) -> bool:
     """Return True if a log is a table of metrics, whatever its name."""
-    if role_of(path) != "log" or path.suffix.lower() in (".gz", ".jsonl"):
+    if role_of(path) != "log" or path.suffix.lower() == ".gz":
         return False
-    return begins_table(read_head(path, _HEADER_BYTES).decode("utf-8", "replace"))
+    head = read_head(path, _HEADER_BYTES).decode("utf-8", "replace")
+    return begins_exported_rows(head) if path.suffix.lower() == ".jsonl" else begins_table(head)
 
 
-def _scan(path: Path, notes: list[str]) -> Course:
-    scan = Scan(path, path.name)
+def _notebook(path: Path, notes: list[str]) -> tuple[Course, list[Part]]:
+    """Return what a notebook's cells printed, and what they were given."""
+    raw = _bounded(path, _JSON_LIMIT_BYTES)
+    try:
+        data: object = parse_json(raw)
+    except (ValueError, RecursionError) as error:
+        raise InputFault(f"no JSON: {error}") from None
+    if not is_notebook(data):
+        raise InputFault("no notebook: it has no cells")
+    assert isinstance(data, dict)
+    course = _scan(path, notes, printed_text(raw, data).encode("utf-8", "replace"))
+    given = Course(path.name)
+    for event in _read_document(path.name, arguments(data)):
+        given.feed(replace(event, certain=False) if isinstance(event, Observation) else event)
+    given.close()
+    return course, given.parts
+
+
+def _scan(path: Path, notes: list[str], content: bytes | None = None) -> Course:
+    scan = Scan(path, path.name, content)
     course = scan.run()
     notes.extend(f"{path.name}: {note}" for note in scan.file.notes)
     if scan.file.cut_lines:
@@ -137,7 +170,9 @@ def _scan(path: Path, notes: list[str]) -> Course:
 def _document(path: Path, role: str) -> Course:
     course = Course(path.name)
     if role == "table":
-        for event in read_metrics_table(_bounded(path, _JSON_LIMIT_BYTES)) or ():
+        text = _bounded(path, _JSON_LIMIT_BYTES)
+        lines = path.suffix.lower() == ".jsonl"
+        for event in (read_exported_rows(text) if lines else read_metrics_table(text)) or ():
             course.feed(event)
         course.close()
         return course
@@ -152,15 +187,30 @@ def _document(path: Path, role: str) -> Course:
             raise InputFault(f"no JSON: {error}") from None
     else:
         data = parse(_bounded(path, SIZE_LIMIT_BYTES), path.name).data
-    if isinstance(data, dict):
-        for reader in documents():
-            events = reader(path.name, data)
-            if events is not None:
-                for event in events:
-                    course.feed(event)
-                break
+    for event in _read_document(path.name, data):
+        course.feed(event)
     course.close()
     return course
+
+
+def _read_document(name: str, data: object) -> tuple[Event, ...]:
+    """Return what the first reader that knows a document says of it; W&B's arguments are read as those of a config."""
+    if not isinstance(data, dict):
+        return read_metrics_rows(data) or ()
+    data = plain_config(data)
+    given = arguments_of(name, data)
+    if given:
+        others = _first_reader(name, given)
+        return (*_first_reader(name, data), *(replace(e, certain=False) for e in others if isinstance(e, Observation)))
+    return _first_reader(name, data) or read_metrics_rows(data) or ()
+
+
+def _first_reader(name: str, data: dict[str, object]) -> tuple[Event, ...]:
+    for reader in documents():
+        events = reader(name, data)
+        if events is not None:
+            return events
+    return ()
 
 
 def _bounded(path: Path, limit: int) -> str:
@@ -196,6 +246,6 @@ def _nothing(path: Path) -> str:
         return "does not exist"
     if path.stat().st_size == 0:
         return "an empty file"
-    if role_of(path) not in ("log", "table"):
-        return "a configuration or document that tells of no run"
+    if role_of(path) not in ("log", "table", "notebook"):
+        return "a configuration or document that tells of no run; name the run's log with it"
     return "no line of it tells of a training"

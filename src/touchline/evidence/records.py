@@ -119,6 +119,7 @@ def record_of(reading: RunReading, sources: Mapping[str, Source], *, reader_vers
             max_seq_len=r.max_seq_len,
             mean_tokens=r.mean_tokens,
             longest_tokens=r.longest_tokens,
+            grouped_by_length=r.grouped_by_length,
         ),
         packing=PackingFacts(
             packed=r.packed,

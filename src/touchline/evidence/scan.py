@@ -78,9 +78,9 @@ _STAMP_STARTS = frozenset("0123456789[(<JFMASONDWTIEst*-= ")
 class Scan:
     """One pass over one file."""
 
-    def __init__(self, path: Path, name: str) -> None:
-        """Nothing is read yet; `name` is what the file is called in `where`."""
-        self.file = LineFile(path=path)
+    def __init__(self, path: Path, name: str, content: bytes | None = None) -> None:
+        """Nothing is read yet; `name` is what the file is called in `where`, `content` a text in place of its own."""
+        self.file = LineFile(path=path, content=content)
         self.course = Course(name)
         self._by_word: dict[bytes, list[LogReader]] = {}
         self._readers = [made() for made in line_readers()]

@@ -132,6 +132,14 @@ def read_metadata(name: str, document: Row) -> tuple[Event, ...] | None:
         return None
     events: list[Event] = []
     gpu, count = document.get("gpu"), to_count(document.get("gpu_count"))
+    if not isinstance(gpu, str) or not gpu:
+        listed = document.get("gpu_nvidia") or document.get("gpu_devices")
+        names = (
+            {each.get("name") for each in listed if isinstance(each, Mapping)} if isinstance(listed, list) else set()
+        )
+        gpu, count = (
+            (names.pop(), count or len(listed)) if len(names) == 1 and isinstance(listed, list) else (None, count)
+        )
     if isinstance(gpu, str) and gpu:
         events.append(Observation(name="gpu", value=gpu, line=0, certain=False))
     if count:
@@ -143,6 +151,41 @@ def read_metadata(name: str, document: Row) -> tuple[Event, ...] | None:
         if size:
             events.append(Observation(name="gpu_memory_total", value=size / 1024**3, line=0, unit="GiB", certain=False))
     return tuple(events)
+
+
+def plain_config(document: Mapping[str, object]) -> dict[str, object]:
+    """Return W&B's config.yaml as the arguments that it holds, each under its key; another mapping as it is.
+
+    An adapter's settings lie one level deeper than in a config that a person writes.
+    """
+    plain = dict(document)
+    if not {"_wandb", "wandb_version"} & document.keys():
+        return plain
+    wrapped = {key: each["value"] for key, each in document.items() if isinstance(each, Mapping) and "value" in each}
+    if not wrapped:
+        return plain
+    wrapped.pop("_wandb", None)
+    adapters = wrapped.get("peft_config")
+    if isinstance(adapters, Mapping) and isinstance(adapters.get("default"), Mapping):
+        wrapped["peft_config"] = dict(adapters["default"])
+    path = wrapped.get("_name_or_path")
+    if isinstance(path, str) and path:
+        wrapped.setdefault("model_name_or_path", path)
+    return wrapped
+
+
+def arguments_of(name: str, document: Mapping[str, object]) -> dict[str, object]:
+    """Return the arguments that wandb-metadata.json says a program was started with; of other files none."""
+    words = document.get("args")
+    if name != "wandb-metadata.json" or not isinstance(words, list):
+        return {}
+    found: dict[str, object] = {}
+    given = [str(word) for word in words]
+    for word, after in zip(given, [*given[1:], "--"], strict=True):
+        if word.startswith("--"):
+            key, equals, value = word[2:].partition("=")
+            found[key.replace("-", "_")] = value if equals else "true" if after.startswith("--") else after
+    return found
 
 
 def _facts(block: Mapping[str, tuple[object, int]], *, rounded: bool, cut: bool) -> Iterator[Event]:
