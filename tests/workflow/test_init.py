@@ -9,6 +9,7 @@ import pytest
 
 from tools.tiny_model import write_tiny_model
 from touchline import workflow
+from touchline.catalog.models import load_model
 from touchline.catalog.settings import Settings
 from touchline.errors import InputFault, PolicyFault
 from touchline.spec import read_experiment
@@ -68,6 +69,16 @@ def test_what_it_writes_can_be_planned(
     plan = workflow.plan(made.path, settings).plan
     assert len(plan.runs) == 5
     assert all(run.batches is None or run.batches.longest_example_tokens <= run.train.max_seq_len for run in plan.runs)
+
+
+def test_a_row_beyond_the_models_context_is_a_warning(settings: Settings, tmp_path: Path) -> None:
+    """No length is written that the model does not have."""
+    rows = [{"question": f"{n} " * (2_000 if n % 3 else 2), "answer": f"yes {n}"} for n in range(60)]
+    made = workflow.init(None, settings, data=_write(tmp_path / "long.jsonl", rows))  # type: ignore[arg-type]
+    written = read_experiment(made.path.read_text(), "experiment.yaml").experiment
+    context = load_model("Tiny-1M-Instruct", settings.models_dir).context_length
+    assert written.train.max_seq_len == context
+    assert any(note.startswith("warning: the longest row") for note in made.notes)
 
 
 def test_nothing_is_replaced_and_nothing_is_left_after_a_fault(settings: Settings, tmp_path: Path) -> None:

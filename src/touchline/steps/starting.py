@@ -108,13 +108,19 @@ def start(
         data=replace(columns, path=written.path),
         rows=len(answers),
         longest=longest,
+        context=found.context_length,
         origin=load_dataset(columns, Path(), settings.cache_dir).split_origin,
     )
     read_experiment(text, str(path))
     write_atomic(path, text)
     shown = columns.messages or f"{_listed(columns.input)} -> {columns.output}"
     what = f"{len(labels)} labels" if classifies else "exact match with the answer"
-    return Start(path=path, notes=(f"columns: {shown}", f"task: {task} ({what})", f"model: {found.name}"))
+    notes = [f"columns: {shown}", f"task: {task} ({what})", f"model: {found.name}"]
+    if 0 < found.context_length < longest:
+        notes.append(
+            f"warning: the longest row has {longest:,} tokens, the model reads at most {found.context_length:,}"
+        )
+    return Start(path=path, notes=tuple(notes))
 
 
 def _refuse_data(columns: DataConfig, settings: Settings) -> None:
@@ -183,10 +189,12 @@ def _yaml(
     data: DataConfig,
     rows: int,
     longest: int,
+    context: int,
     origin: str,
 ) -> str:
     batch = next((size for size in _BATCHES if rows >= _STEPS_PER_EPOCH * size), 1)
     length = -(-longest // _LENGTH_STEP) * _LENGTH_STEP
+    length = min(length, context) if context else length
     if data.messages is not None:
         columns = [f"  messages: {_quoted(data.messages)}   # column with the chat; its last turn is the answer"]
     else:
