@@ -42,7 +42,7 @@ from touchline.domain.results import RunResult
 from touchline.domain.submitted import Submitted
 from touchline.errors import InputFault, PolicyFault
 from touchline.files import read_text_bounded, write_if_changed
-from touchline.launch.folders import ExperimentFolder
+from touchline.launch.folders import ExperimentFolder, is_experiment
 from touchline.launch.getting import EXPORTABLE, get_model
 from touchline.results.collect import collect_results
 from touchline.spec import read_experiment
@@ -337,6 +337,13 @@ def status(
         look: ask the executor too.
         say: hears why the queue could not be asked.
     """
+    if not is_experiment(source):
+        from touchline.steps.foreign import snapshot
+
+        found = snapshot(source)
+        if say is not None:
+            say(found.note)
+        return list(found.runs)
     from touchline.steps.watching import status as look_at
 
     return look_at(source, settings, look=look, say=say)
@@ -404,7 +411,15 @@ def doctor(folder: Path, settings: Settings) -> DoctorReport:
 
 
 def results(source: Path) -> list[RunResult]:
-    """What is known of every run and how it stands, read from the files."""
+    """Return what is known of every run and how it stands, read from the files; also of folders of other tools.
+
+    Raises:
+        InputFault: there is neither an experiment nor any run.
+    """
+    if not is_experiment(source):
+        from touchline.steps.gathering import gather
+
+        return list(gather(source).runs)
     planned = read_planned(source)
     return collect_results(planned.plan, planned.folder.root)
 
@@ -413,16 +428,35 @@ def analyses(source: Path, found: Sequence[RunResult]) -> tuple[Analysis, ...]:
     """Return the tests of the results, as the report makes them; one for each task and score."""
     from touchline.report.analyses import analyses as analyses_of
 
+    if not is_experiment(source):
+        from touchline.steps.gathering import gather
+
+        gathered = gather(source)
+        return analyses_of(found, gathered.factors, gathered.datasets)
     planned = read_planned(source)
     return analyses_of(found, planned.plan.factors, {run.name: run.dataset for run in planned.plan.runs})
 
 
-def collect(source: Path, settings: Settings) -> tuple[list[RunMetrics], list[str]]:
+def collect(source: Path, settings: Settings, *, out: Path | None = None) -> tuple[list[RunMetrics], list[str]]:
     """Write runs_status.yaml and each run's run_metrics.yaml, and keep what the runs taught; any time, again and again.
+
+    Args:
+        source: experiment.yaml or its folder, or a folder that another tool made, into which nothing is written.
+        settings: where the history is.
+        out: where the files of another tool's folder are written; None: nowhere.
 
     Returns:
         What was measured of every run, and what could not be kept.
+
+    Raises:
+        InputFault: there is neither an experiment nor any run; `out` was given for an experiment, which has its place.
     """
+    if not is_experiment(source):
+        from touchline.steps import foreign
+
+        return foreign.collect(source, out)
+    if out is not None:
+        raise InputFault("--out is for folders that another tool made; an experiment's files lie in its own folder")
     planned = read_planned(source)
     found = collect_results(planned.plan, planned.folder.root)
     metrics = collecting.write_collected(planned, found)

@@ -268,14 +268,21 @@ def evaluate(
     _say_report(source)
 
 
-def collect(source: Source, json: Json = False) -> None:
+def collect(
+    source: Source,
+    target: Annotated[
+        Path | None,
+        typer.Option("--out", metavar="DIR", help="Where to write what another tool's folder tells."),
+    ] = None,
+    json: Json = False,
+) -> None:
     """Update status files; add finished runs to the history."""
     from touchline import workflow
     from touchline.catalog.settings import load_settings
     from touchline.domain.collected import RunMetrics
     from touchline.domain.quantity import Quantity
 
-    found, notes = workflow.collect(source, load_settings())
+    found, notes = workflow.collect(source, load_settings(), out=target)
     for note in notes:
         say(f"note: {note}")
     if json:

@@ -45,12 +45,19 @@ def status(
 
     if watch and json:
         raise InputFault("--watch is for people and --json for programs", expected="one of them")
+    from touchline.launch.folders import is_experiment
+
     settings = load_settings()
-    if watch:
+    if watch and is_experiment(source):
         _watch(Watcher(source, settings, look=not no_queue))
         return
     with _uncollected():
-        snapshot = Watcher(source, settings, look=not no_queue).now()
+        if is_experiment(source):
+            snapshot = Watcher(source, settings, look=not no_queue).now()
+        else:
+            from touchline.steps.foreign import snapshot as foreign_snapshot
+
+            snapshot = foreign_snapshot(source)
     if snapshot.note:
         say(snapshot.note)
     if json:

@@ -13,7 +13,7 @@ from touchline.domain.runs import RunKind
 from touchline.domain.status import TrainingOutcome
 from touchline.errors import InputFault, TouchlineError, quoted
 from touchline.launch.commands import RealCommands
-from touchline.launch.folders import ExperimentFolder
+from touchline.launch.folders import ExperimentFolder, is_experiment
 from touchline.launch.protocol import Executor, Job
 from touchline.launch.run_jobs import run_training
 from touchline.launch.statusfiles import read_attempts
@@ -77,6 +77,11 @@ def logs(
     Raises:
         InputFault: no plan, no such run, or there is no output and none to wait for.
     """
+    if not is_experiment(source) and not (source.resolve().parent / "experiment.yaml").is_file():
+        from touchline.steps import foreign
+
+        yield from foreign.logs(source, run=run, lines=lines, follow=follow)
+        return
     output = _open(source, run, evaluation)
     path = newest(output)
     if path is None and not follow:

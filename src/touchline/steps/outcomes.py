@@ -86,15 +86,21 @@ def clean(source: Path, *, perform: bool = False, deep: bool = False, say: Count
     """Find what of an experiment may go without loss, and remove it when asked to.
 
     Args:
-        source: experiment.yaml or its folder, planned.
-        perform: remove it; else it is only shown.
+        source: experiment.yaml or its folder, planned, or a folder that another tool made.
+        perform: remove it; else it is only shown. Nothing is removed of what another tool made.
         deep: read every value of every checkpoint before one is called sound.
         say: hears how many checkpoints are verified, of how many.
 
     Raises:
-        InputFault: there is no plan.
-        PolicyFault: runs are at work, or another command is.
+        InputFault: there is no plan, and no run of another tool.
+        PolicyFault: runs are at work, or another command is; or another tool's files should be removed.
     """
+    from touchline.launch.folders import is_experiment
+
+    if not is_experiment(source):
+        from touchline.steps import foreign
+
+        return foreign.clean(source, perform=perform, deep=deep, say=say)
     from touchline.steps.cleaning import clean as clean_up
 
     return clean_up(source, perform=perform, deep=deep, say=say)

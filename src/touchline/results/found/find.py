@@ -8,7 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from touchline.domain.quantity import Quantity
+from touchline.domain.quantity import Missing, Quantity
+from touchline.domain.reading import Outcome
 from touchline.domain.report import Gathered, Issue, Weight
 from touchline.domain.results import EvaluationScores
 from touchline.domain.verification import MissingCheckpoint, Verification
@@ -68,7 +69,7 @@ def find(root: Path, *, deep: bool = False, say: Callable[[int, int, str], None]
     for number, folder in enumerate(folders):
         if say is not None:
             say(number, len(folders), folder.name)
-        read.append(_read(root, folder, evaluations_of(folder, folders, loose)))
+        read += _apart(root, _read(root, folder, evaluations_of(folder, folders, loose)))
     if say is not None:
         say(len(folders), len(folders), "")
     read = [each for each in read if _is_run(each)]
@@ -165,6 +166,39 @@ def _read(root: Path, folder: RunFolder, loose: Sequence[FoundEvaluation]) -> _R
         evaluated=" ".join(each.model for each in (*evaluations, *loose)),
         issues=(*issues, *unusable),
     )
+
+
+def _apart(root: Path, read: _Read) -> list[_Read]:
+    """Return the runs of a folder of nothing but logs: one of each log, unless they are attempts at one run.
+
+    Attempts have the settings of the first, and all but the last of them do not finish.
+    """
+    folder = read.folder
+    paths = [job.path for job in read.jobs if job.path is not None]
+    if folder.checkpoints or folder.documents or folder.evaluations or len(paths) < 2:
+        return [read]
+    readings = [job.reading for job in read.jobs]
+    finished = sum(reading.outcome.value == Outcome.COMPLETED for reading in readings)
+    told = (
+        (reading.model for reading in readings),
+        (reading.lora_rank for reading in readings),
+        (reading.micro_batch_size for reading in readings),
+        (reading.steps_total for reading in readings),
+    )
+    differ = any(len({fact.value for fact in facts if not isinstance(fact, Missing)}) > 1 for facts in told)
+    if finished < 2 and not differ:
+        return [read]
+    prefix = "" if folder.path == root else f"{folder.name}/"
+    parts = [
+        replace(folder, name=prefix + clean_text(path.name.partition(".")[0]), logs=(path,))
+        for path in sorted(paths, key=lambda path: path.name)
+    ]
+    names = Counter(part.name for part in parts)
+    parts = [
+        part if names[part.name] == 1 else replace(part, name=prefix + clean_text(part.logs[0].name)) for part in parts
+    ]
+    first, *others = [_read(root, part, ()) for part in parts]
+    return [replace(first, issues=(*read.issues, *first.issues)), *others]
 
 
 def _by_weight(documents: Sequence[Path]) -> list[Path]:
