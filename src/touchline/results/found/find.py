@@ -174,7 +174,7 @@ def _apart(root: Path, read: _Read) -> list[_Read]:
     Attempts have the settings of the first, and all but the last of them do not finish.
     """
     folder = read.folder
-    paths = [job.path for job in read.jobs if job.path is not None]
+    paths = [job.path for job in read.jobs]
     if folder.checkpoints or folder.documents or folder.evaluations or len(paths) < 2:
         return [read]
     readings = [job.reading for job in read.jobs]
