@@ -31,6 +31,9 @@ _DATA_ENDINGS: Final = frozenset(ending for endings in _ENDINGS.values() for end
 _ALPACA: Final = ("instruction", "output")
 _SECTIONS: Final = ("dataset", "dataset_val")
 _REGISTRY: Final = "dataset_info.json"
+_TRAINED_ON: Final = ("train", "training")
+_HELD_OUT: Final = ("validation", "val", "valid", "eval", "dev", "test")
+"""Names of splits, the likeliest first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +52,8 @@ def data_findings_of(training: StatedTraining, document: ForeignDocument, folder
         path = path_of(source.name.value, folder) if source.kind == "file" else None
         if path is not None and path.is_file():
             yield from _format(source, path)
-            yield from _field(training, source, path)
+            own = training.backend == "torchtune" and _loads_by_itself(document, source)
+            yield from _field(training, source, path, Severity.WARNING if own else Severity.ERROR)
     if training.backend == "torchtune":
         yield from _mapped(document, folder)
     elif training.backend == "axolotl":
@@ -71,7 +75,7 @@ def _format_of(ending: str) -> str | None:
     return next((name for name, endings in _ENDINGS.items() if ending in endings), None)
 
 
-def _field(training: StatedTraining, source: StatedSource, path: Path) -> Iterator[Finding]:
+def _field(training: StatedTraining, source: StatedSource, path: Path, severity: Severity) -> Iterator[Finding]:
     """`field` is the key under which the rows of a JSON object are."""
     if training.backend not in ("torchtune", "axolotl") or path.suffix.lower() != ".json":
         return
@@ -81,13 +85,28 @@ def _field(training: StatedTraining, source: StatedSource, path: Path) -> Iterat
     field = source.field
     if field is not None and begins.keys is None:
         message = f"field: {field.value} is a key of a JSON object, and {source.name.value} is a list of rows"
-        yield _finding("BK025", field.key, message, source, "leave field out")
+        yield _finding("BK025", field.key, message, source, "leave field out", severity)
     elif field is not None and begins.keys is not None and field.value not in begins.keys:
         message = f"{source.name.value} has no key {field.value!r}; it has {', '.join(begins.keys[:6])}"
-        yield _finding("BK025", field.key, message, source, f"field: {begins.keys[0]}")
+        yield _finding("BK025", field.key, message, source, _field_for(source, begins.keys), severity)
     elif field is None and begins.keys is not None and training.backend == "torchtune" and begins.columns:
         message = f"the rows of {source.name.value} are under {', '.join(begins.keys[:6])}, and no field is named"
-        yield _finding("BK025", source.name.key, message, source, f"field: {begins.keys[0]}")
+        yield _finding("BK025", source.name.key, message, source, _field_for(source, begins.keys), severity)
+
+
+def _field_for(source: StatedSource, keys: Sequence[str]) -> str:
+    """Return the field that a source means: the key that its split names, else the one that its role is called by."""
+    split = None if source.split is None or source.split.is_default else source.split.value.partition("[")[0]
+    wanted = _HELD_OUT if source.role == "validation" else _TRAINED_ON
+    named = [key for key in (split, *wanted) if key in keys and not (key in _TRAINED_ON and wanted is _HELD_OUT)]
+    return f"field: {named[0] if named else keys[0]}"
+
+
+def _loads_by_itself(document: ForeignDocument, source: StatedSource) -> bool:
+    """Whether a dataset is built by a component of the user's own, which may take its rows from a file in any way."""
+    section = document.data.get(source.name.key.partition(".")[0])
+    named = section.get("_component_") if isinstance(section, dict) else None
+    return isinstance(named, str) and not named.startswith("torchtune.")
 
 
 def _mapped(document: ForeignDocument, folder: Path) -> Iterator[Finding]:
@@ -197,9 +216,16 @@ def _absent(
     )
 
 
-def _finding(code: str, subject: str, message: str, source: StatedSource, hint: str | None = None) -> Finding:
+def _finding(
+    code: str,
+    subject: str,
+    message: str,
+    source: StatedSource,
+    hint: str | None = None,
+    severity: Severity = Severity.ERROR,
+) -> Finding:
     at = source.field if subject.endswith("field") and source.field is not None else source.name
-    return Finding(code=code, severity=Severity.ERROR, subject=subject, message=message, where=at.where, hint=hint)
+    return Finding(code=code, severity=severity, subject=subject, message=message, where=at.where, hint=hint)
 
 
 def beginning(path: Path) -> Beginning | None:

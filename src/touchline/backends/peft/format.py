@@ -26,6 +26,8 @@ from touchline.spec.validate import build
 _OURS = frozenset({"schema_version", "run_digest", "batches", "data_sha256"})
 """Keys of finetune.yaml that no other trainer's config has."""
 _ENOUGH = 2
+_SECTIONS = frozenset({"model", "data", "train", "batches"})
+"""One of these is in every finetune.yaml; records that runs write (training.json, touchline.json) have none."""
 _GROUPS = ("train", "data", "evaluate")
 
 
@@ -39,7 +41,7 @@ class FinetuneFormat:
     def claims(self, data: Mapping[str, object], file_name: str) -> bool:
         """Whether it has the keys that touchline alone writes."""
         del file_name
-        return len(_OURS & data.keys()) >= _ENOUGH
+        return len(_OURS & data.keys()) >= _ENOUGH and not _SECTIONS.isdisjoint(data)
 
     def read(self, document: ForeignDocument) -> ConfigReading:
         """The training that it describes, or everything that the trainer would refuse."""

@@ -67,6 +67,8 @@ _BITS_AND_BYTES: Final = tuple(
 _RATES: Final = frozenset({"learning_rate", "learningrate", "lr_rate", "base_lr", "step_size"})
 _SPLIT = re.compile(r"(\w+)(?:\[(\d*)(%?):(\d*)(%?)\])?")
 _WHOLE: Final = 100
+_ROWS_BY: Final = (COMPONENT, "source", "data_files", "name", "data_dir", "field", "revision", "filter_fn", "filter_kwargs")
+"""What chooses a dataset's rows beside the split: `field` is the key of a JSON object under which they are."""
 _VERSIONS: Final = re.compile(r"(?i)(code-?llama|llama-?[234]|qwen-?[123]|gemma|mistral|phi-?[34])")
 _PLAIN: Final = {
     "codellama": "llama2",
@@ -203,7 +205,7 @@ def _overlap(config: Config) -> Iterator[Finding]:
     train, held = config.get("dataset"), config.get("dataset_val")
     if not isinstance(train, dict) or not isinstance(held, dict):
         return
-    same = all(train.get(key) == held.get(key) for key in (COMPONENT, "source", "data_files", "name", "data_dir"))
+    same = all(train.get(key) == held.get(key) for key in _ROWS_BY)
     one, other = (_SPLIT.fullmatch(str(each.get("split") or "train").strip()) for each in (train, held))
     if not same or one is None or other is None or one[1] != other[1]:
         return
