@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from touchline.checks.arithmetic import HF_LOOP, arithmetic
+from touchline.checks.arithmetic import HF_LOOP, arithmetic, most
 from touchline.checks.rule import Fault, rule
 from touchline.checks.views import TrainingView
 from touchline.domain.finding import Severity
@@ -21,6 +21,14 @@ NOTICED: Final = 200 * 10**9
 """Bytes of one training that a shared disk's other users notice."""
 HUNDREDS: Final = 100
 """Checkpoints of one training beyond which something else was meant."""
+SOME: Final = 5
+"""Checkpoints of one training from which their number is worth a word."""
+TWENTY: Final = 20
+"""Checkpoints with an optimizer's state that nobody means to keep."""
+OFTEN: Final = 50
+"""Steps between checkpoints that are few whatever the data."""
+LONG: Final = 5
+"""Epochs from which a training of unknown length is a long one."""
 _ELEMENT_BYTES: Final = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
@@ -175,6 +183,82 @@ def hundreds_of_checkpoints(view: TrainingView) -> Iterator[Fault]:
     count = checkpoints_of(view)
     if not isinstance(count, Missing) and count >= HUNDREDS:
         yield Fault(message=f"{count:,} checkpoints are written and stay", at=stated.save_steps or stated.epochs)
+
+
+@rule("BK022", Severity.WARNING)
+def checkpoints_pile_up(view: TrainingView) -> Iterator[Fault]:
+    """Checkpoints that are written every so many steps, and nobody deletes.
+
+    Why: each holds the optimizer's state as well unless `save_only_model` is true, and a full disk ends the run.
+
+    Fix: give `save_total_limit`; `save_only_model: true` where nothing is to go on from one.
+
+    Bad: llamafactory
+        save_steps: 10
+        save_total_limit: null
+
+    Bad: trl
+        save_steps: 25
+        save_total_limit: null
+
+    Good: llamafactory
+        save_steps: 10
+        save_total_limit: 3
+    """
+    stated = view.stated
+    every = arithmetic(view).interval(stated.save_steps)
+    cadence = stated.save_cadence
+    if stated.backend not in HF_LOOP or stated.save_limit is not None or every is None or stated.save_steps is None:
+        return
+    if cadence is None or cadence.value != "steps":
+        return
+    exact = checkpoints_of(view)
+    if not isinstance(exact, Missing) and exact >= HUNDREDS:
+        return  # CK012 tells it
+    count, severity = _piled(view, every)
+    if severity is None:
+        return
+    only = stated.save_only_model
+    state = "" if only is None else "the model alone" if only.value else "the optimizer's state"
+    default = ", the default" if only is not None and only.is_default else ""
+    holds = "" if only is None else f", each with {state} ({only}{default})"
+    several = f"up to {count} checkpoints" if count is not None else f"checkpoints of every {every} steps"
+    yield Fault(
+        message=f"{several} stay (no save_total_limit){holds}{_size_of_all(view, count)}",
+        at=stated.save_steps if not stated.save_steps.is_default else stated.output_dir,
+        hint="save_total_limit: 3",
+        severity=severity,
+    )
+
+
+def _piled(view: TrainingView, every: int) -> tuple[int | None, Severity | None]:
+    """Return the most checkpoints that can stay, where that is known, and how much that matters."""
+    stated, high = view.stated, most(arithmetic(view).steps)
+    if high is None:
+        epochs = 0.0 if stated.epochs is None else stated.epochs.value
+        limited = stated.max_steps is not None and stated.max_steps.value > 0
+        often = every <= OFTEN or (epochs >= LONG and not limited)
+        return None, Severity.WARNING if often else None
+    bounded = isinstance(view.data, Missing) and stated.validation_fraction is not None
+    share = stated.validation_fraction.value if bounded and stated.validation_fraction is not None else 0.0
+    count = int(high * (1 - share) // every) if share < 1 else high // every
+    if count < SOME:
+        return count, None
+    whole = stated.method is not None and stated.method.value == "full"
+    return count, Severity.WARNING if count >= TWENTY or whole else Severity.INFO
+
+
+def _size_of_all(view: TrainingView, count: int | None) -> str:
+    """Return the disk that they take, where whole models are kept."""
+    found = kept(view)
+    if not isinstance(found, Missing) and found.each:
+        each = found.each
+    elif view.stated.method is not None and view.stated.method.value == "full" and not isinstance(view.model, Missing):
+        each = 2 * (view.model.num_parameters or 0)
+    else:
+        return ""
+    total = f", {format_bytes(each * count)} in all" if count else ""
+    return f": {format_bytes(each)} each or more{total}" if each else ""
 
 
 @rule("CK013", Severity.WARNING)

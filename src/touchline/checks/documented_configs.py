@@ -233,12 +233,12 @@ DOCUMENTED_CONFIGS: dict[str, tuple[Severity, str, str]] = {
         """,
     ),
     "BK021": (
-        _I,
+        _E,
         "packed-rows-mixed",
         """Packed examples that are not kept apart.
 
         Why: each example is trained with the ones before it in its row as context, and the loss looks better than it
-        is.
+        is. In LLaMA-Factory that is certain, and an error; where an attention kernel decides, it is noted.
 
         Fix: `neat_packing: true` in LLaMA-Factory, an attention kernel that knows of packing in axolotl.
 
@@ -288,24 +288,6 @@ DOCUMENTED_CONFIGS: dict[str, tuple[Severity, str, str]] = {
         Why: transformers then begins at step 0 again with a new optimizer, or trains nothing, and says so nowhere.
 
         Fix: a whole checkpoint (save_only_model: false), or more steps.
-        """,
-    ),
-    "BK022": (
-        _I,
-        "checkpoints-pile-up",
-        """Complete checkpoints that nobody deletes.
-
-        Why: each holds the optimizer's state as well, and a full disk ends the run.
-
-        Fix: give save_total_limit, or save_only_model: true.
-
-        Bad: llamafactory
-            save_steps: 10
-            save_total_limit: null
-
-        Good: llamafactory
-            save_steps: 10
-            save_total_limit: 3
         """,
     ),
 }

@@ -4,14 +4,28 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator
+from typing import Final
 
-from touchline.checks.limits import Width, fitting, on_processor, pages_out, setup_of, sharing, width_of
+from touchline.checks.limits import (
+    Width,
+    fitting,
+    on_processor,
+    pages_out,
+    setup_of,
+    sharing,
+    table_gpu,
+    width_of,
+)
 from touchline.checks.rule import Fault, rule
 from touchline.checks.views import TrainingView
 from touchline.domain.estimate import Verdict
 from touchline.domain.finding import Severity
 from touchline.domain.quantity import Missing
 from touchline.estimate.gpus import Gpu, find_gpu, gpu_names
+
+
+_SHARED_BY_CONFIG: Final = frozenset({"llamafactory", "axolotl"})
+"""Trainers whose own config says whether devices share the weights; of others a launcher's config may."""
 
 
 @rule("ME020", Severity.ERROR)
@@ -39,7 +53,7 @@ def not_enough_memory(view: TrainingView) -> Iterator[Fault]:
     found = fitting(view, gpu, 1, known)
     if isinstance(found, Missing) or found.verdict is Verdict.FITS:
         return
-    alone = sharing(view) == "one"
+    alone = sharing(view) == "one" or stated.backend in _SHARED_BY_CONFIG
     if found.verdict is Verdict.OOM:
         # A backend's optimizer inside the backward pass, or a paged one, keeps less than the estimate counts.
         sure = alone and found.without_gradients > gpu.capacity_gib and not pages_out(stated)
@@ -48,8 +62,11 @@ def not_enough_memory(view: TrainingView) -> Iterator[Fault]:
         severity = Severity.WARNING
     else:
         return
+    if sharing(view) != "one" and alone:
+        devices = "; its config names neither deepspeed nor fsdp, so every device holds all weights"
+    else:
+        devices = "" if alone else "; on several that share the weights it may"
     row = f"one row of {known.tokens:,} tokens" if known.tokens > 1 else "even the shortest row"
-    devices = "" if alone else "; on several that share the weights it may"
     yield Fault(
         message=(
             f"{row} needs {found.low:.0f} to {found.high:.0f} GiB, and a {gpu.name} has {gpu.capacity_gib:.0f}{devices}"
@@ -61,11 +78,12 @@ def not_enough_memory(view: TrainingView) -> Iterator[Fault]:
 
 @rule("ME021", Severity.WARNING)
 def fits_on_no_gpu(view: TrainingView) -> Iterator[Fault]:
-    """The training is for one device, and there is no GPU that it would fit on.
+    """The training is for one device, and there is no GPU that it would fit on, or none with the usual 80 GB.
 
-    Why: the estimate's lower end is more than the largest GPU has.
+    Why: the estimate's lower end is more than the largest GPU has; or one short row and the weights alone are more than
+    80 GB, and nothing says that the job gets one of the few GPUs that hold more.
 
-    Fix: a smaller batch or `max_seq_len`, gradient checkpointing, or several devices.
+    Fix: a smaller batch or `max_seq_len`, gradient checkpointing, a 4-bit base (QLoRA), or several devices.
 
     Bad: peft
         train:
@@ -82,20 +100,32 @@ def fits_on_no_gpu(view: TrainingView) -> Iterator[Fault]:
           packed: true
     """
     stated = view.stated
-    if view.around.gpu is not None or sharing(view) != "one" or stated.micro_batch_size is None:
+    if view.around.gpu is not None or sharing(view) != "one" or on_processor(stated):
         return
-    width, rows = width_of(view), stated.micro_batch_size.value
-    if isinstance(width, Missing) or not width.reached or rows < 1 or on_processor(stated):
-        return
-    gpu = _largest_gpu()
-    found = fitting(view, gpu, rows, width)
-    if not isinstance(found, Missing) and found.verdict is Verdict.OOM:
+    width = width_of(view)
+    rows = 0 if stated.micro_batch_size is None else stated.micro_batch_size.value
+    if not isinstance(width, Missing) and width.reached and rows >= 1:
+        gpu = _largest_gpu()
+        found = fitting(view, gpu, rows, width)
+        if not isinstance(found, Missing) and found.verdict is Verdict.OOM:
+            yield Fault(
+                message=(
+                    f"{rows} rows of {width.tokens:,} tokens need {found.low:.0f} GiB or more, and the largest GPU "
+                    f"that is known, {gpu.name}, has {gpu.capacity_gib:.0f}"
+                ),
+                at=stated.micro_batch_size,
+            )
+            return
+    usual = table_gpu()
+    least = fitting(view, usual, 1, Width(tokens=1, reached=True))
+    if not isinstance(least, Missing) and least.verdict is Verdict.OOM and not pages_out(stated):
         yield Fault(
             message=(
-                f"{rows} rows of {width.tokens:,} tokens need {found.low:.0f} GiB or more, and the largest GPU that is "
-                f"known, {gpu.name}, has {gpu.capacity_gib:.0f}"
+                f"the weights and one short row need {least.low:.0f} GiB or more on the job's one GPU, and a "
+                f"{usual.name} has {usual.capacity_gib:.0f}"
             ),
-            at=stated.micro_batch_size,
+            at=stated.model,
+            hint="a 4-bit base, several devices that share the weights, or --gpu for the GPU that it has",
         )
 
 

@@ -10,7 +10,7 @@ from touchline.checks.script_view import ScriptView
 from touchline.checks.scripts_endings import stops_at_errors
 from touchline.domain.finding import Severity
 from touchline.slurmtext.script import Script
-from touchline.slurmtext.shell import Step
+from touchline.slurmtext.shell import Simple, Step
 
 _LOOKED_AT = 40
 """Commands of one kind that are looked at, each of which is compared with the whole script."""
@@ -202,46 +202,78 @@ def config_changed_in_place(view: ScriptView) -> Iterator[Fault]:
         sed "s|^prev_checkpoint:.*|prev_checkpoint: $BEST|" stage2.yaml > stage2.$SLURM_JOB_ID.yaml
     """
     script = view.script
-    if not script.directives:
+    submits = any(step.command.name == "sbatch" for step in script.steps)
+    if not script.directives and not submits:
         return
-    tried = 0
-    for step in script.steps:
-        command = step.command
-        texts = [word.text for word in command.words]
-        in_place = command.name == "sed" and any(re.match(r"-[nErz]*i|--in-place", text) for text in texts[1:])
-        if command.name == "yq" and any(text in ("-i", "--inplace") for text in texts[1:]):
-            in_place = True
-        tried += in_place
-        if not in_place or tried > _LOOKED_AT:
+    changes = [step for step in script.steps if _edits_in_place(step.command)]
+    for step in changes[:_LOOKED_AT]:
+        command, target = step.command, step.command.words[-1].text
+        names = [name for name in script.possible(target) if _IS_CONFIG.search(name)]
+        if not (names or _CALLED_CONFIG.fullmatch(target)) or _is_own_copy(script, step, target):
             continue
-        target = command.words[-1]
-        name = script.resolved(target) or target.text
-        if not re.search(r"\.(?:ya?ml|toml|json)$", name) or _is_own_copy(script, step, target.text):
+        if not script.directives and not _is_read_by_jobs(script, step):
             continue
+        what = names[0] if len(names) == 1 else target
         yield Fault(
-            message=f"{command.name} -i changes {name} for everybody who reads it",
+            message=f"{command.name} -i changes {what} for everybody who reads it",
             at=script.where(command.line, command.column),
             hint="write a changed copy for this job",
-            subject=name,
+            subject=what,
         )
+
+
+_IS_CONFIG = re.compile(r"\.(?:ya?ml|toml|json)$")
+_CALLED_CONFIG = re.compile(r"\$\{?\w*(?:conf|cfg|yaml|yml)\w*(?:\[[^\]]*\])?\}?(?:/[\w.-]+\.ya?ml)?", re.IGNORECASE)
+_OWN = re.compile(r"SLURM_|TMP|RUN|tmp|\$\$|OUT|copy|JOB")
+"""What the name of a file holds that belongs to one job alone."""
+_EDITORS = frozenset({"sed", "gsed", "perl", "yq"})
+_PASSING_ON = frozenset({"xargs", "find", "srun", "sudo", "env"})
+_IN_PLACE = re.compile(r"-[nErszp]*i(?:\.?\w*)?|--in-?place(?:=.*)?")
+
+
+def _edits_in_place(command: Simple) -> bool:
+    """Whether a command changes files where they are: `sed -i`, `perl -pi`, `yq -i`, also behind `xargs`."""
+    texts = [word.text for word in command.words]
+    if command.name in _PASSING_ON:
+        start = next((index for index, text in enumerate(texts) if text in _EDITORS), None)
+        texts = [] if start is None else texts[start:]
+    return bool(texts) and texts[0] in _EDITORS and any(_IN_PLACE.fullmatch(text) for text in texts[1:])
+
+
+def _is_read_by_jobs(script: Script, step: Step) -> bool:
+    """Whether jobs are submitted behind a change that is made in a loop: they start when all changes are made."""
+    loops = {group.line for _, group in step.parents if group.kind in ("for", "while")}
+    names = {match[1] for line in loops if (match := re.search(r"\bfor\s+(\w+)", script.lines[line - 1])) is not None}
+    target = step.command.words[-1].text
+    if any(re.search(rf"\$\{{?{name}\b", target) for name in names):
+        return False  # each turn of the loop has a file of its own
+    beside = [each.command for each in script.steps if loops & {group.line for _, group in each.parents}]
+    moved = any(each.name in ("cd", "pushd") and each.line <= step.command.line for each in beside)
+    return not moved and any(each.name == "sbatch" for each in beside)
 
 
 def _is_own_copy(script: Script, step: Step, target: str) -> bool:
     """Whether a file was made by this script, or its name belongs to this job alone."""
-    if re.search(r"SLURM_|TMP|RUN|tmp|\$\$|OUT|copy|JOB", target):
+    if _OWN.search(target):
         return True
+    meant = _without_braces(target)
     for each in script.steps:
         if each.command.line > step.command.line:
             break
         command = each.command
-        if any(word.text == target for operator, word in command.redirects if operator.startswith(">")):
+        if any(_without_braces(word.text) == meant for operator, word in command.redirects if operator.startswith(">")):
             return True
-        if command.name in ("cp", "mv", "envsubst", "install", "ln") and command.words[-1].text == target:
+        copies = command.name in ("cp", "mv", "envsubst", "install", "ln", "tee", "rsync")
+        if copies and _without_braces(command.words[-1].text) == meant:
             return True
         for name, word in command.assignments:
-            if target in (f"${name}", f"${{{name}}}") and re.search(r"SLURM_|TMP|mktemp|tmp|\$", word.raw):
+            if meant.startswith(f"${name}") and (_OWN.search(word.raw) or "mktemp" in word.raw):
                 return True
     return False
+
+
+def _without_braces(text: str) -> str:
+    return text.replace("${", "$").replace("}", "")
 
 
 _NEWEST = re.compile(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from touchline.checks.arithmetic import HF_LOOP
 from touchline.checks.rule import Fault, rule
 from touchline.checks.script_view import ScriptView, said
 from touchline.domain.finding import Severity
@@ -270,17 +271,23 @@ def launcher_in_every_task(view: ScriptView) -> Iterator[Fault]:
 
 @rule("SL019", Severity.WARNING)
 def one_training_started_several_times(view: ScriptView) -> Iterator[Fault]:
-    """`srun` starts a plain program once for each task, and the job has fewer GPUs than tasks.
+    """`srun` starts a training once for each task, and nothing divides the work among the tasks.
 
-    Why: every task runs the whole training, all write into the same folder, and they share one GPU. `--ntasks` counts
-    processes; cores are `--cpus-per-task`.
+    Why: every task runs the whole training, and all write into the same folder. A trainer's own command
+    (`llamafactory-cli`, `axolotl`, `trl`, `tune`) starts its own processes, one for each GPU; transformers' Trainer
+    does not know of SLURM's ranks. `--ntasks` counts processes; cores are `--cpus-per-task`.
 
-    Fix: `#SBATCH --ntasks=1` with `#SBATCH --cpus-per-task=8`.
+    Fix: `#SBATCH --ntasks=1` with `#SBATCH --cpus-per-task=8`, and for several GPUs `torchrun --nproc_per_node=2`.
 
     Bad: sbatch
         #SBATCH --ntasks=8
         #SBATCH --gres=gpu:1
         srun python train.py
+
+    Bad: sbatch
+        #SBATCH --ntasks=2
+        #SBATCH --gres=gpu:2
+        srun llamafactory-cli train sft.yaml
 
     Good: sbatch
         #SBATCH --ntasks=1
@@ -288,26 +295,63 @@ def one_training_started_several_times(view: ScriptView) -> Iterator[Fault]:
         srun python train.py
     """
     asked = view.requested
-    if asked.tasks_per_node is None or not asked.gpus_per_node or view.script.is_heterogeneous:
-        return
-    if asked.tasks_per_node <= asked.gpus_per_node or asked.gpus_per_node != 1:
+    if view.script.is_heterogeneous or _RANKS.search(view.script.text):
         return
     for launch in view.script.launches:
-        if launch.launcher != "python" or launch.srun is None or not launch.is_training:
+        if launch.srun is None or not launch.is_training or launch.launcher in _LAUNCHERS:
             continue
-        if any(
-            name in launch.srun for name in ("ntasks", "ntasks-per-node", "tasks-per-node", "multi-prog", "overlap")
-        ):
+        if any(name in launch.srun for name in ("multi-prog", "overlap")):
             continue
-        if re.search(r"SLURM_(?:PROCID|LOCALID|NTASKS)|LOCAL_RANK|\bRANK=|MASTER_", view.script.text):
+        tasks = _tasks(view, launch)
+        own = launch.launcher != "python"
+        if tasks is None or tasks < 2:
             continue
+        crowded = asked.gpus_per_node is not None and 0 < asked.gpus_per_node < tasks
+        if not (own or crowded or _is_of_transformers(view, launch)):
+            continue
+        if launch.nproc is not None and launch.launcher == "tune":
+            continue  # with a launcher's options it is one, and SL018 speaks of it
+        gpus = asked.gpus_per_node
+        on = " on one GPU" if gpus == 1 else "" if gpus is None else f", each with all {gpus} GPUs" if own else ""
         yield Fault(
-            message=f"srun starts this training {asked.tasks_per_node} times on one GPU; cores are asked for by"
-            " --cpus-per-task",
+            message=f"srun starts this training {tasks} times{on}; cores are asked for by --cpus-per-task",
             at=view.script.where(launch.line),
-            hint=f"#SBATCH --ntasks=1 and #SBATCH --cpus-per-task={asked.tasks_per_node}",
+            hint=f"#SBATCH --ntasks=1 and #SBATCH --cpus-per-task={tasks}"
+            + ("" if own or gpus is None or gpus < 2 else f", and torchrun --nproc_per_node={gpus}"),
             subject="ntasks",
         )
+
+
+_LAUNCHERS = ("torchrun", "accelerate", "deepspeed")
+_RANKS = re.compile(r"SLURM_(?:PROCID|LOCALID|NTASKS)|LOCAL_RANK|\bRANK=|WORLD_SIZE|MASTER_|--mpi\b|\bmpirun\b")
+"""What scripts that give each task its rank speak of."""
+_HF_ARGUMENTS = frozenset(
+    {
+        *("per_device_train_batch_size", "model_name_or_path", "num_train_epochs", "gradient_accumulation_steps"),
+        *("dataloader_num_workers", "save_total_limit", "lora_r"),
+    }
+)
+"""Arguments of transformers' Trainer, which takes its rank from a launcher alone."""
+
+
+def _tasks(view: ScriptView, launch: Launch) -> int | None:
+    """Return how often srun starts a command on a node: by its own options, else by the job's."""
+    assert launch.srun is not None
+    for name in ("ntasks", "ntasks-per-node", "tasks-per-node"):
+        if name in launch.srun:
+            text = launch.srun[name] or ""
+            return int(text) if re.fullmatch(r"\d{1,4}", text) else None
+    nodes = launch.srun.get("nodes")
+    return None if nodes is not None and nodes != "1" else view.requested.tasks_per_node
+
+
+def _is_of_transformers(view: ScriptView, launch: Launch) -> bool:
+    """Whether a program trains by transformers' Trainer, as its arguments or its config show."""
+    if _HF_ARGUMENTS & launch.arguments.keys():
+        return True
+    paths = [path for reference in launch.configs for path in view.script.possible(reference.path)]
+    names = {path.rpartition("/")[2] for path in paths}
+    return any(each.backend in HF_LOOP and each.where.path.rpartition("/")[2] in names for each in view.configs)
 
 
 @rule("SL020", Severity.WARNING)
@@ -342,8 +386,8 @@ def more_data_workers_than_cores(view: ScriptView) -> Iterator[Fault]:
     chains: set[int] = set()
     for launch in view.script.launches:
         workers = _workers(view, launch)
-        processes = _number(view, launch) or (view.requested.gpus_per_node if launch.launcher != "python" else 1)
-        if workers is None or processes is None:
+        processes = _number(view, launch) or (view.requested.gpus_per_node if launch.launcher != "python" else 1) or 1
+        if workers is None:
             continue
         total = workers * processes
         if total > cores:
@@ -371,9 +415,14 @@ def _workers(view: ScriptView, launch: Launch) -> int | None:
     text = view.script.resolved(launch.data_workers)
     if text is not None and re.fullmatch(r"\d{1,4}", text):
         return int(text)
-    names = {reference.path.rpartition("/")[2] for reference in launch.configs}
-    stated = [each.data_workers for each in view.configs if each.where.path.rpartition("/")[2] in names]
-    return stated[0].value if len(stated) == 1 and stated[0] is not None else None
+    paths = [path for reference in launch.configs for path in view.script.possible(reference.path)]
+    names = {path.rpartition("/")[2] for path in paths}
+    counts = {
+        each.data_workers.value
+        for each in view.configs
+        if each.where.path.rpartition("/")[2] in names and each.data_workers is not None
+    }
+    return max(counts, default=None)
 
 
 def _too_many(view: ScriptView, launch: Launch, what: str, total: int, cores: int) -> Fault:

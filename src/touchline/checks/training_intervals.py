@@ -23,6 +23,10 @@ FORWARD_SHARE: Final = 3
 _FAR = 5
 """So many times the training's length an interval was not chosen for it."""
 _NEVER: Final = 100_000
+_MANY_EPOCHS: Final = 5
+"""Epochs from which learning by heart is likely."""
+_MANY_WRITTEN: Final = 10
+"""The same where each epoch's checkpoint is written, and may be evaluated afterwards."""
 _TRY_OUT: Final = 50
 """Steps below which a training is a mere try-out."""
 
@@ -237,3 +241,36 @@ def _in_use(stated: StatedTraining, each: Stated[float]) -> bool:
     """Whether an interval has any effect."""
     cadence = stated.eval_cadence if each is stated.eval_steps else stated.save_cadence
     return cadence is None or cadence.value == "steps"
+
+
+@rule("TR025", Severity.WARNING)
+def many_epochs_unseen(view: TrainingView) -> Iterator[Fault]:
+    """Many epochs, and no validation data.
+
+    Why: an adapter begins to learn its rows by heart within a few epochs; without rows that are held out nobody sees
+    when, and the last checkpoint is taken for the best one.
+
+    Fix: hold rows out (`val_size: 0.05` in LLaMA-Factory, `val_set_size` in axolotl, `eval_strategy` with a split in
+    TRL, `dataset_val` in torchtune), or fewer epochs.
+
+    Bad: llamafactory
+        num_train_epochs: 7
+        val_size: 0
+        eval_strategy: "no"
+
+    Good: llamafactory
+        num_train_epochs: 7
+        val_size: 0.1
+    """
+    stated = view.stated
+    epochs, share = stated.epochs, stated.validation_fraction
+    limited = stated.max_steps is not None and stated.max_steps.value > 0
+    if epochs is None or limited or stated.backend not in (*HF_LOOP, "torchtune"):
+        return
+    holds_out = share is not None and share.value > 0
+    if epochs.value < (_MANY_WRITTEN if stated.backend == "torchtune" else _MANY_EPOCHS) or holds_out:
+        return
+    evaluates = stated.eval_cadence is not None and stated.eval_cadence.value != "no"
+    if any(source.role == "validation" for source in stated.sources) or (evaluates and stated.backend == "trl"):
+        return
+    yield Fault(message=f"{epochs.value:g} epochs, and no validation data tells when they begin to harm", at=epochs)

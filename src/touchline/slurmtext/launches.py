@@ -47,6 +47,7 @@ _CONFIG_OPTIONS = frozenset(
     }
 )
 _CONFIG = re.compile(r"[^\s=]+\.(?:ya?ml|toml)", re.IGNORECASE)
+_VARIABLE = re.compile(r"\$(?:[A-Za-z_]\w*|\{[A-Za-z_]\w*(?:\[[^\]]*\])?\})")
 _NAMING = frozenset({"echo", "printf", "which", "command", "type", "module", "ml", "pip", "ls", "test", "[", "[["})
 _YAML_FIRST = frozenset({"axolotl", "llamafactory-cli", "trl"})
 _DATA_WORKERS = ("dataloader_num_workers", "num_workers", "num-workers", "dataloader-num-workers", "data_workers")
@@ -257,11 +258,23 @@ def _configs(
     found: list[ConfigReference] = []
     for given, is_launcher in ((options, launcher == "accelerate"), (arguments, False)):
         for name, word in given.items():
-            if word is not None and name in _CONFIG_OPTIONS and _CONFIG.fullmatch(word.text):
+            if word is not None and name in _CONFIG_OPTIONS and _names_config(word):
                 found.append(_reference(word, is_launcher=is_launcher))
-    if launcher in _YAML_FIRST and rest and _CONFIG.fullmatch(rest[0].text):
-        found.append(_reference(rest[0], is_launcher=False))
+    first = _config_first(launcher, rest)
+    if first is not None:
+        found.append(_reference(first, is_launcher=False))
     return found
+
+
+def _config_first(launcher: str, rest: list[ShellWord]) -> ShellWord | None:
+    """Return the config that a trainer's command takes without an option: `llamafactory-cli train X`."""
+    if launcher not in _YAML_FIRST or not rest:
+        return None
+    return rest[0] if _names_config(rest[0]) else None
+
+
+def _names_config(word: ShellWord) -> bool:
+    return _CONFIG.fullmatch(word.text) is not None or _VARIABLE.fullmatch(word.text) is not None
 
 
 def _reference(word: ShellWord, *, is_launcher: bool) -> ConfigReference:

@@ -60,6 +60,21 @@ def requested(script: Script) -> Requested:
     )
 
 
+def gpu_type(script: Script) -> str | None:
+    """The kind of GPU that a job asks for, in the site's word; None where it asks for any."""
+    directive = next((found for name in _GPU_OPTIONS if (found := _gpus_asked(script, name)) is not None), None)
+    for part in (directive.value or "").split(",") if directive is not None else ():
+        entry = _GPU_ENTRY.fullmatch(part)
+        if entry is not None and entry["type"]:
+            return entry["type"]
+        named = re.fullmatch(r"([A-Za-z][\w.-]*)(?::\d+)?", part)
+        if directive is not None and directive.option != "gres" and named is not None:
+            return named[1]
+    constraint = script.value("constraint") or ""
+    words = re.findall(r"[A-Za-z]\w*(?:-\w+)*", constraint)
+    return words[0] if len(words) == 1 else None
+
+
 def _number(script: Script, option: str, absent: int | None) -> int | None:
     value = script.value(option)
     if value is None:

@@ -24,6 +24,15 @@ from touchline.slurmtext.shell_words import ShellWord, UnreadableShell
 _SHELL = re.compile(r"#!\s*\S*(?:/|\s)(?:ba|da|z|k|a)?sh\b")
 _SHELL_LIMIT_CHARACTERS = 1 << 18
 _REFERENCE = re.compile(r"\$(?:(?P<plain>[A-Za-z_]\w*)|\{(?P<braced>[A-Za-z_]\w*)\})")
+_USED = re.compile(r"\$(?:(?P<plain>[A-Za-z_]\w*)|\{(?P<braced>[A-Za-z_]\w*)(?:\[[^\]]*\]|:-[^}]*)?\})")
+_GIVEN = re.compile(
+    r"^[ \t]*(?:(?:export|local|readonly|declare(?:[ \t]+-\w+)*)[ \t]+)?(?P<name>[A-Za-z_]\w*)="
+    r"(?:\((?P<array>[^)]*)\)|\"(?P<double>[^\"\n]*)\"|'(?P<single>[^'\n]*)'|(?P<bare>[^\s;&|]+))"
+    r"|\bfor[ \t]+(?P<loop>[A-Za-z_]\w*)[ \t]+in[ \t]+(?P<listed>[^;\n]+)",
+    re.MULTILINE,
+)
+"""`NAME=text`, `NAME=(one two)` and `for NAME in one two`."""
+_WORDS = re.compile(r"\"[^\"]*\"|'[^']*'|[^\s\"']+")
 _OTHER_SCHEDULER = re.compile(r"^#(?:PBS|BSUB|\$|COBALT|PJM)\s+-", re.MULTILINE)
 _SBATCH = re.compile(r"^#SBATCH", re.MULTILINE)
 _SUBMITS = re.compile(r"(?:^|[\s;&|(`])sbatch\s", re.MULTILINE)
@@ -120,6 +129,39 @@ class Script:
             return None
         text = _REFERENCE.sub(lambda found: self.variables.get(found["plain"] or found["braced"], "$"), word.text)
         return None if "$" in text else text
+
+    def possible(self, text: str) -> tuple[str, ...]:
+        """Return the texts that a word may stand for: a variable counts with each value that the script gives it.
+
+        Values of plain assignments, elements of arrays and words of `for` loops count; one that holds an expansion
+        itself does not, and a word with several variables is taken as it is.
+        """
+        found = list(_USED.finditer(text))
+        if not found:
+            return (text,)
+        names = {match["plain"] or match["braced"] for match in found}
+        if len(names) != 1:
+            return ()
+        values = self._values.get(names.pop(), ())
+        return tuple(dict.fromkeys(_USED.sub(value.replace("\\", r"\\"), text) for value in values))
+
+    @cached_property
+    def _values(self) -> dict[str, tuple[str, ...]]:
+        """Plain texts that variables are set to, anywhere in the script."""
+        given: dict[str, list[str]] = {}
+        for match in _GIVEN.finditer(self.text):
+            words = match["array"] or match["listed"]
+            if words is None:
+                words = match["double"] or match["single"] or match["bare"] or ""
+            taken = _WORDS.findall(words) if match["array"] or match["listed"] else [words]
+            name = match["name"] or match["loop"]
+            given.setdefault(name, []).extend(taken)
+        plain = {name: [each.strip("\"'") for each in values if "$(" not in each] for name, values in given.items()}
+        whole = {name: [each for each in values if "$" not in each] for name, values in plain.items()}
+        for name, values in plain.items():  # `for CONFIG in "${CONFIGS[@]}"`, `CONFIG=${CONFIGS[$i]}`
+            for match in (match for each in values for match in [_USED.fullmatch(each)] if match):
+                whole[name] += whole.get(match["plain"] or match["braced"], [])
+        return {name: tuple(dict.fromkeys(values)) for name, values in whole.items()}
 
     def where(self, line: int, column: int | None = None) -> Where:
         """A place in it."""

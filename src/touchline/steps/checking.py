@@ -17,18 +17,20 @@ from touchline.checks.script_view import ScriptView
 from touchline.checks.siblings import FolderView, TextFile
 from touchline.checks.summary import summary_of
 from touchline.checks.task_files import is_task_file
-from touchline.checks.views import TrainingView
+from touchline.checks.views import Surroundings, TrainingView
 from touchline.domain.check import CheckedConfig, CheckReport
 from touchline.domain.checked import row_of
 from touchline.domain.finding import Finding, Severity, Where
 from touchline.domain.quantity import Missing
 from touchline.domain.stated import StatedTraining
 from touchline.errors import EnvironmentFault, InputFault
+from touchline.estimate.gpus import Gpu, find_gpu, similar_gpus
 from touchline.files import read_text_bounded
 from touchline.jsontext import parse_json
 from touchline.launch.selftest import split_target
 from touchline.launch.shellcheck import bash_findings
 from touchline.launch.validators import checkpoint_findings, validate_torchtune
+from touchline.slurmtext.resources import gpu_type, requested
 from touchline.slurmtext.script import Script, is_job_script, read_script
 from touchline.slurmtext.shell import Simple
 from touchline.spec.bounds import SIZE_LIMIT_BYTES
@@ -107,7 +109,8 @@ def check_paths(
     paths = [path for path in paths if path not in tasks]
     files, findings = find_files(paths)
     checker.found.findings += findings
-    for file in files:
+    # Scripts first: they say on which machine the configs that they name are trained.
+    for file in sorted(files, key=lambda file: file.kind != "script"):
         checker.file(file)
     if paths:
         checker.together(paths)
@@ -253,17 +256,32 @@ class _Checker:
         for training in reading.trainings:
             if self._is_planned(file, training):
                 continue
-            view = self._training(training, file.path.parent)
+            view = self._training(training, file.path.parent, self._around_of(file.path))
             self._siblings.add(view, file.path.parent, document, reading.findings)
             self.found.findings += data_findings_of(training, document, file.path.parent)
             self.found.findings += self._parity.findings(training, file.path.parent)
 
-    def _training(self, stated: StatedTraining, folder: Path) -> TrainingView:
+    def _around_of(self, config: Path) -> Surroundings:
+        """The machine of the one job script that names a config; what was asked for on the command line holds."""
+        named = [script for script, place in self._scripts if _same(str(config), _configs_of(script, place))]
+        if len(named) != 1:
+            return self._around
+        asked = requested(named[0])
+        gpu, source = self._around.gpu, self._around.source
+        if self._request.gpu == "auto":
+            similar = similar_gpus(gpu_type(named[0]) or "")
+            found = find_gpu(similar[-1]) if similar else None  # of a name with two memories the larger one
+            gpu, source = (found, "the job's script") if isinstance(found, Gpu) else (gpu, source)
+        alone = len(named[0].launches) == 1
+        count = asked.gpus if asked.gpus == 1 or alone else None
+        return replace(self._around, gpu=gpu, gpu_count=self._around.gpu_count or count, source=source)
+
+    def _training(self, stated: StatedTraining, folder: Path, around: Surroundings | None = None) -> TrainingView:
         view = TrainingView(
             stated=stated,
             model=self._lookup.model(stated, folder),
             data=self._lookup.data(stated, folder),
-            around=self._around,
+            around=around or self._around,
         )
         self.found.views.append((view, folder))
         self.found.findings += self._lookup.model_findings(stated, folder)
@@ -324,9 +342,11 @@ class _Checker:
 
     def _command(self, script: Script, command: Simple, folder: Path) -> None:
         """A training whose settings stand in a command; with variables in it nobody knows what it will be told."""
-        if not all(word.is_literal for word in command.words):
+        words = [script.resolved(word) for word in command.words]
+        told = [word for word in words if word is not None]
+        if len(told) < len(words):
             return
-        reading = read_command([word.text for word in command.words], script.where(command.line, command.column))
+        reading = read_command(told, script.where(command.line, command.column))
         if reading is not None:
             self.found.findings += reading.findings
             for training in reading.trainings:
@@ -334,7 +354,7 @@ class _Checker:
 
     def _script_findings(self, script: Script, path: Path) -> Iterator[Finding]:
         configs = {each.stated.where.path: each.stated for each in self._siblings.found}
-        named = [str(path.parent / config.path) for launch in script.launches for config in launch.configs]
+        named = _configs_of(script, path)
         view = ScriptView(
             script=script,
             siblings=_beside(path, script.mentions()),
@@ -418,6 +438,13 @@ def _beside(script: Path, mentioned: Sequence[str]) -> frozenset[str] | None:
         return frozenset(names | {each for each in mentioned if (script.parent / each).exists()})
     except OSError:
         return None
+
+
+def _configs_of(script: Script, place: Path) -> list[str]:
+    """Return where the configs that a script names may be: beside it, in the folder above, or where it is called."""
+    paths = [path for launch in script.launches for each in launch.configs for path in script.possible(each.path)]
+    folders = (place.parent, *place.parent.parents[:1], Path())
+    return [str(folder / path) for path in dict.fromkeys(paths) for folder in folders]
 
 
 def _same(name: str, others: Sequence[str]) -> bool:

@@ -6,7 +6,6 @@ and .quantization (0.9.5).
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 
 from touchline.backends.config_reading import Settings
@@ -21,21 +20,16 @@ _LORA_UNUSED = ("lora_rank", "lora_alpha", "lora_dropout", "lora_target")
 _PROJECTED = ("use_galore", "use_apollo", "use_badam")
 _BNB_BITS = (4, 8)
 _LENGTH = 2048
-MANY_CHECKPOINTS = 5
-"""Complete checkpoints that are worth a word."""
-VERY_MANY_CHECKPOINTS = 1000
-"""Complete checkpoints that nobody means; `max_samples` is a bound, often far above the rows that there are."""
 
 
 def check_conflicts(settings: Settings, training: StatedTraining) -> None:
-    """BK012 to BK022 of a training."""
+    """BK012 to BK021 of a training."""
     for look in (_method, _quantized, _staged, _data, _optimizers, _elsewhere):
         for key, message in look(settings):
             settings.find("BK016", Severity.ERROR, key, message)
     _check_required(settings, training)
     _check_overridden(settings, training)
     _check_packing(settings, training)
-    _check_checkpoints(settings, training)
 
 
 def _method(settings: Settings) -> Iterator[Refusal]:
@@ -193,37 +187,8 @@ def _check_packing(settings: Settings, training: StatedTraining) -> None:
     if stage(settings) == "sft" and settings.on("packing") and not settings.on("neat_packing"):
         settings.find(
             "BK021",
-            Severity.INFO,
+            Severity.ERROR,
             "packing",
             "packed examples attend to those before them in the row; only neat_packing keeps them apart",
             "neat_packing: true",
         )
-
-
-def _check_checkpoints(settings: Settings, training: StatedTraining) -> None:
-    """BK022, where the number of rows is bounded by the file itself."""
-    rows, epochs = training.max_examples, training.epochs
-    if rows is None or epochs is None or training.save_limit is not None or training.save_cadence is None:
-        return
-    if training.save_cadence.value != "steps" or training.save_only_model is None or training.save_only_model.value:
-        return
-    assert training.micro_batch_size is not None
-    assert training.gradient_accumulation_steps is not None
-    assert training.save_steps is not None
-    share = training.validation_fraction.value if training.validation_fraction is not None else 0.0
-    kept = rows.value * max(1, sum(source.role == "train" for source in training.sources))
-    kept = int(kept * (1 - share)) if share < 1 else kept - int(share)
-    per_step = training.micro_batch_size.value * training.gradient_accumulation_steps.value
-    steps = math.ceil(kept / max(1, per_step)) * epochs.value
-    count = int(steps // training.save_steps.value) if training.save_steps.value >= 1 else 0
-    if count < MANY_CHECKPOINTS:
-        return
-    state = training.save_only_model
-    settings.find(
-        "BK022",
-        Severity.WARNING if count >= VERY_MANY_CHECKPOINTS else Severity.INFO,
-        "save_steps" if settings.given("save_steps") else "output_dir",
-        f"up to {count} checkpoints stay (no save_total_limit), each with the optimizer's state "
-        f"({state}{', the default' if state.is_default else ''}), on one device with all of max_samples",
-        "save_total_limit: 3",
-    )

@@ -67,7 +67,10 @@ _BITS_AND_BYTES: Final = tuple(
 _RATES: Final = frozenset({"learning_rate", "learningrate", "lr_rate", "base_lr", "step_size"})
 _SPLIT = re.compile(r"(\w+)(?:\[(\d*)(%?):(\d*)(%?)\])?")
 _WHOLE: Final = 100
-_ROWS_BY: Final = (COMPONENT, "source", "data_files", "name", "data_dir", "field", "revision", "filter_fn", "filter_kwargs")
+_ROWS_BY: Final = (
+    *(COMPONENT, "source", "data_files", "name", "data_dir"),
+    *("field", "revision", "filter_fn", "filter_kwargs"),
+)
 """What chooses a dataset's rows beside the split: `field` is the key of a JSON object under which they are."""
 _VERSIONS: Final = re.compile(r"(?i)(code-?llama|llama-?[234]|qwen-?[123]|gemma|mistral|phi-?[34])")
 _PLAIN: Final = {

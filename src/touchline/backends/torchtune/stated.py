@@ -84,7 +84,7 @@ def stated_training(config: Config) -> StatedTraining:
         distributed=_distributed(config),
         offloads=_offloads(config),
         sources=tuple(sources(config)),
-        output_dir=_text(config, "output_dir"),
+        output_dir=_text(config, "checkpointer", "output_dir") or _text(config, "output_dir"),
         resume=_resume(config),
         save_cadence=_cadence(config, "save_every_n_steps", otherwise="epoch"),
         save_steps=_number(config, "save_every_n_steps"),
