@@ -23,7 +23,6 @@ from touchline.domain.finding import Severity
 from touchline.domain.quantity import Missing
 from touchline.estimate.gpus import Gpu, find_gpu, gpu_names
 
-
 _SHARED_BY_CONFIG: Final = frozenset({"llamafactory", "axolotl"})
 """Trainers whose own config says whether devices share the weights; of others a launcher's config may."""
 

@@ -9,6 +9,7 @@ from touchline.checks.rule import Fault, rule
 from touchline.checks.views import TrainingView
 from touchline.domain.finding import Severity
 from touchline.domain.quantity import Missing
+from touchline.domain.stated import StatedTraining
 
 SMALL_BATCH: Final = 4
 """Rows of a micro-batch up to which packing is worth a thought."""
@@ -43,7 +44,7 @@ def packing_not_used(view: TrainingView) -> Iterator[Fault]:
     """
     stated = view.stated
     packed, micro = stated.packed, stated.micro_batch_size
-    if packed is None or packed.value or micro is None or not 1 <= micro.value <= SMALL_BATCH:
+    if packed is None or packed.value or micro is None or not 1 <= micro.value <= SMALL_BATCH or not _can_pack(stated):
         return
     data, limit = view.data, stated.max_seq_len
     density = ""
@@ -53,6 +54,12 @@ def packing_not_used(view: TrainingView) -> Iterator[Fault]:
             return
         density = f", some {each:.1f} examples would share a row of {limit.value:,} tokens"
     yield Fault(message=f"not packed with a micro-batch of {micro.value}{density}: consider packing", at=packed)
+
+
+def _can_pack(stated: StatedTraining) -> bool:
+    """Whether a setting makes this trainer pack: a user's own script has none, and rows with pictures stay apart."""
+    of_a_command = not stated.where.path.lower().endswith((".yaml", ".yml", ".json"))
+    return stated.backend != "qlora_stage" and stated.image_root is None and not of_a_command
 
 
 @rule("PK006", Severity.WARNING)

@@ -94,14 +94,27 @@ def best_way(before: Plan, tried: Sequence[Way], started: Collection[str]) -> tu
 
 
 def proposals(before: Plan, way: Way, tried: Sequence[Way]) -> list[Proposal]:
-    """The way's changes one after the other, each with what they come to so far."""
+    """Return the way's changes one after the other, each with what they come to so far.
+
+    The change that saves most comes first, so that no step is slower than the one before it; one that pays only
+    together with those behind it has no time of its own.
+    """
     plans = {frozenset(each.changes): each.plan for each in tried}
+    keys = [key for key in _ORDER if key in way.changes]
     found: list[Proposal] = []
     done: list[str] = []
-    for key in (key for key in _ORDER if key in way.changes):
+    last = training_seconds(before)
+    while keys:
+        key = min(keys, key=lambda key: _seconds_with(plans, [*done, key]))
+        keys.remove(key)
         done.append(key)
         plan = plans.get(frozenset(done))
         total = Missing(missing="not planned by itself") if plan is None else training_seconds(plan)
+        slower = isinstance(total, Quantity) and isinstance(last, Quantity) and total.value > last.value
+        if slower and keys:
+            total = Missing(missing="it pays together with the changes below")
+        elif isinstance(total, Quantity):
+            last = total
         found.append(
             Proposal(
                 key=key,
@@ -113,6 +126,12 @@ def proposals(before: Plan, way: Way, tried: Sequence[Way]) -> list[Proposal]:
             )
         )
     return found
+
+
+def _seconds_with(plans: Mapping[frozenset[str], Plan], keys: Sequence[str]) -> float:
+    plan = plans.get(frozenset(keys))
+    total = None if plan is None else training_seconds(plan)
+    return total.value if isinstance(total, Quantity) else float("inf")
 
 
 def compare(before: Plan, after: Plan, kept: Mapping[str, str]) -> list[RunChange]:

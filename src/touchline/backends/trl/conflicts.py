@@ -71,6 +71,9 @@ def _check_adapter(settings: Settings) -> None:
 def _check_packing(settings: Settings, training: StatedTraining) -> None:
     if training.packed is None or not training.packed.value:
         return
+    if settings.values.get("packing_strategy") == "wrapped":
+        message = "examples are cut anywhere and attend to those before them in the row; bfd keeps them whole and apart"
+        settings.find("BK021", Severity.WARNING, "packing_strategy", message, "packing_strategy: bfd")
     validates = training.eval_cadence is not None and training.eval_cadence.value != "no"
     if validates and settings.flag("eval_packing") is None:
         message = "validation is packed too (eval_packing follows packing), so eval_loss is one over packs"
