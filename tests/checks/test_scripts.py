@@ -319,9 +319,9 @@ def test_data_workers_come_from_the_configs_that_are_named() -> None:
         (["set -e", "python train.py --s 1", "python evaluate.py"], {}),
         (["python train.py --s 1 && python evaluate.py"], {}),
         (["python train.py --s 1 || exit 1", "python evaluate.py"], {}),
-        (["set -e", "python train.py", "mv slurm-$SLURM_JOB_ID.out ."], {"SL034": Severity.WARNING}),
+        (["set -e", "python train.py", "mv slurm-$SLURM_JOB_ID.out ."], {"SL034": Severity.ERROR}),
         (["set -e", "python train.py", "mv slurm-$SLURM_JOB_ID.out . || true"], {}),
-        (["set -e", "python train.py", "cp -r out/model ./out/"], {"SL034": Severity.WARNING}),
+        (["set -e", "python train.py", "cp -r out/model ./out/"], {"SL034": Severity.ERROR}),
         (["set -e", "python train.py", "cp -r out /project/x"], {}),
         (["python train.py", "cp -r out /project/x"], {"SL035": Severity.INFO}),
         (["#SBATCH --signal=B:USR1@60", "python train.py"], {"SL036": Severity.WARNING}),
@@ -342,7 +342,7 @@ def test_how_a_job_ends_is_known(lines: list[str], codes: dict[str, Severity]) -
 def test_an_output_folder_is_missed_where_the_script_is_evidently_submitted_from_here() -> None:
     text = HEADER + "#SBATCH --output=logs/%j.out\nmkdir -p logs\npython train.py\n"
     assert said(text) == {"SL040": Severity.INFO}
-    assert said(text, "train.py") == {"SL040": Severity.WARNING}
+    assert said(text, "train.py") == {"SL040": Severity.ERROR}
     assert said(text, "train.py", "logs") == {}
     assert look(text, known=False) == []
     (finding,) = look(text, "train.py")
@@ -424,11 +424,11 @@ def test_scripts_that_submit_are_looked_at(text: str, codes: dict[str, Severity]
     ("lines", "there", "codes"),
     [
         (["python train.py --config conf/exp1.yaml"], (), {"SL050": Severity.INFO}),
-        (["python train.py --config conf/exp1.yaml"], ("train.py",), {"SL050": Severity.WARNING}),
+        (["python train.py --config conf/exp1.yaml"], ("train.py",), {"SL050": Severity.ERROR}),
         (["tune run lora --config finetun.yaml"], ("finetune.yaml",), {"SL050": Severity.WARNING}),
         (["python train.py --config conf/exp1.yaml"], ("train.py", "conf/exp1.yaml"), {}),
         (["cd /project", "python train.py --config conf/exp1.yaml"], ("train.py",), {}),
-        (['cd "$SLURM_SUBMIT_DIR"', "python train.py --config exp1.yaml"], ("train.py",), {"SL050": Severity.WARNING}),
+        (['cd "$SLURM_SUBMIT_DIR"', "python train.py --config exp1.yaml"], ("train.py",), {"SL050": Severity.ERROR}),
         (["python train.py --config $CONFIG"], ("train.py",), {}),
         (["sed s/a/b/ base.yaml > run.yaml", "python train.py --config run.yaml"], ("train.py",), {}),
         (["python train.py --config /abs/run.yaml"], ("train.py",), {}),

@@ -280,12 +280,32 @@ def test_what_only_names_python_starts_nothing(line: str) -> None:
         ("tune run lora_finetune_single_device --config ./finetune.yaml", ["./finetune.yaml"]),
         ("tune run lora_finetune_single_device --config llama3/8B_lora", []),
         ("axolotl train qlora.yml", ["qlora.yml"]),
-        ("accelerate launch --config_file zero3.yaml train.py --config $CFG", ["zero3.yaml"]),
+        ("accelerate launch --config_file zero3.yaml train.py --config $CFG", ["zero3.yaml", "$CFG"]),
         ("llamafactory-cli train a.yaml", ["a.yaml"]),
     ],
 )
 def test_config_files_that_are_named_are_known(line: str, paths: list[str]) -> None:
     assert [each.path for launch in read(line).launches for each in launch.configs] == paths
+
+
+def test_a_word_stands_for_every_value_that_the_script_gives_its_variable() -> None:
+    script = read(
+        "CONFIGS=(configs/a.yaml 'configs/b.yaml')",
+        'CONFIG="${CONFIGS[$SLURM_ARRAY_TASK_ID]}"',
+        "DIR=configs",
+        "for name in x.yaml y.yaml; do axolotl train $name; done",
+        'OTHER="$UNKNOWN/z.yaml"',
+    )
+    told = {
+        "plain.yaml": ("plain.yaml",),
+        "${CONFIG}": ("configs/a.yaml", "configs/b.yaml"),
+        "$DIR/c.yaml": ("configs/c.yaml",),
+        "$name": ("x.yaml", "y.yaml"),
+        "$OTHER": (),
+        "$DIR/$name": (),
+        "$1": ("$1",),
+    }
+    assert {word: script.possible(word) for word in told} == told
 
 
 def test_a_variable_that_is_set_once_is_known() -> None:

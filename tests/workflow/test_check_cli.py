@@ -63,7 +63,8 @@ def test_a_valid_config_passes(call: Call, tmp_path: Path) -> None:
 
 
 def test_codes_are_selected_ignored_and_allowed(call: Call, tmp_path: Path) -> None:
-    (tmp_path / "stage.yaml").write_text(WRONG, encoding="utf-8")
+    quoted = changed(base("llamafactory"), "learning_rate: 1.0e-4", 'learning_rate: "1e-4"')
+    (tmp_path / "stage.yaml").write_text(quoted, encoding="utf-8")
     everything = codes(call("check", "stage.yaml", "--json"))
     assert {"BK014", "PK005"} <= everything
     assert codes(call("check", "stage.yaml", "--select", "PK", "--json")) == {"PK005"}

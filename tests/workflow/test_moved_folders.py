@@ -60,6 +60,19 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
     return Site(root, base, env)
 
 
+def test_checking_a_finished_experiment_finds_nothing_in_what_its_runs_wrote(site: Site, tmp_path: Path) -> None:
+    done = touchline("check", str(site.root), "--json", env=site.env)
+    after = json.loads(done.stdout)["findings"]
+    for name in ("experiment.yaml", "data"):
+        source = site.root / name
+        (shutil.copytree if source.is_dir() else shutil.copy)(source, tmp_path / name)
+    before = json.loads(touchline("check", str(tmp_path), "--json", env=site.env).stdout)["findings"]
+    assert {each["code"] for each in after} == {each["code"] for each in before}
+    assert {Path(each["path"]).name for each in after} == {Path(each["path"]).name for each in before}
+    marker = next(site.root.glob("*/training.json"))
+    assert touchline("check", str(marker), env=site.env).returncode == 0
+
+
 def _made(root: Path) -> dict[str, int]:
     """Modification times of what a training or an evaluation makes: nothing may be made a second time."""
     kept = ("metrics.jsonl", "adapter_model.safetensors", ".eval")

@@ -25,6 +25,8 @@ SOME: Final = 5
 """Checkpoints of one training from which their number is worth a word."""
 TWENTY: Final = 20
 """Checkpoints with an optimizer's state that nobody means to keep."""
+THOUSAND: Final = 1000
+"""Checkpoints that nobody means, though their number is only a bound."""
 OFTEN: Final = 50
 """Steps between checkpoints that are few whatever the data."""
 LONG: Final = 5
@@ -234,18 +236,20 @@ def checkpoints_pile_up(view: TrainingView) -> Iterator[Fault]:
 def _piled(view: TrainingView, every: int) -> tuple[int | None, Severity | None]:
     """Return the most checkpoints that can stay, where that is known, and how much that matters."""
     stated, high = view.stated, most(arithmetic(view).steps)
+    epochs = 0.0 if stated.epochs is None else stated.epochs.value
+    limited = stated.max_steps is not None and stated.max_steps.value > 0
+    likely = every <= OFTEN or (epochs >= LONG and not limited)
     if high is None:
-        epochs = 0.0 if stated.epochs is None else stated.epochs.value
-        limited = stated.max_steps is not None and stated.max_steps.value > 0
-        often = every <= OFTEN or (epochs >= LONG and not limited)
-        return None, Severity.WARNING if often else None
-    bounded = isinstance(view.data, Missing) and stated.validation_fraction is not None
-    share = stated.validation_fraction.value if bounded and stated.validation_fraction is not None else 0.0
+        return None, Severity.WARNING if likely else None
+    counted = limited or not isinstance(view.data, Missing)
+    share = 0.0 if counted or stated.validation_fraction is None else stated.validation_fraction.value
     count = int(high * (1 - share) // every) if share < 1 else high // every
     if count < SOME:
         return count, None
     whole = stated.method is not None and stated.method.value == "full"
-    return count, Severity.WARNING if count >= TWENTY or whole else Severity.INFO
+    # A number of rows that is only bounded, by `max_samples`, is often far above those that there are.
+    sure = (counted or likely) and (whole or count >= TWENTY)
+    return count, Severity.WARNING if sure or count >= THOUSAND else Severity.INFO
 
 
 def _size_of_all(view: TrainingView, count: int | None) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Iterator
 from typing import Final
 
@@ -45,7 +46,10 @@ def not_enough_memory(view: TrainingView) -> Iterator[Fault]:
           _component_: torchtune.models.llama3_1.lora_llama3_1_8b
     """
     stated, gpu = view.stated, view.around.gpu
-    if gpu is None or on_processor(stated) or sharing(view) == "sharded":
+    if gpu is None or on_processor(stated):
+        return
+    if sharing(view) == "sharded":
+        yield from _whole_weights(view, gpu)
         return
     width = width_of(view)
     known = Width(tokens=1, reached=True) if isinstance(width, Missing) or not width.reached else width
@@ -73,6 +77,28 @@ def not_enough_memory(view: TrainingView) -> Iterator[Fault]:
         at=stated.model,
         severity=severity,
     )
+
+
+_WHOLE_WEIGHTS: Final = re.compile(r"(?:z|zero|stage)[-_]?(?:stage[-_]?)?[12](?!\d)", re.IGNORECASE)
+"""Settings of DeepSpeed that divide states and gradients, and leave every device all weights."""
+_GIB: Final = 1 << 30
+
+
+def _whole_weights(view: TrainingView, gpu: Gpu) -> Iterator[Fault]:
+    """ZeRO 1 and 2 leave all weights on each device, where they alone may be too many."""
+    distributed = view.stated.distributed
+    if distributed is None or isinstance(view.model, Missing) or view.model.num_parameters is None:
+        return
+    bits = 16 if view.stated.quantization_bits is None else view.stated.quantization_bits.value
+    weights = view.model.num_parameters * bits / 8 / _GIB
+    name = distributed.value.rpartition("/")[2]
+    if _WHOLE_WEIGHTS.search(name) and weights > gpu.capacity_gib:
+        yield Fault(
+            message=f"the weights alone are {weights:.0f} GiB, {name} leaves all of them on each device, and a "
+            f"{gpu.name} has {gpu.capacity_gib:.0f}",
+            at=distributed,
+            hint="ZeRO stage 3, or a 4-bit base",
+        )
 
 
 @rule("ME021", Severity.WARNING)

@@ -57,8 +57,15 @@ def place_of_the_script(view: ScriptView) -> Iterator[Fault]:
                 at=script.where(found.line, found.column),
                 hint='cd "$SLURM_SUBMIT_DIR"',
                 subject="$0",
+                severity=Severity.ERROR if step.command.name == "cd" and _names_beside(script) else None,
             )
             return
+
+
+def _names_beside(script: Script) -> bool:
+    """Whether a program that it starts is named by a relative path."""
+    programs = [launch.program.text for launch in script.launches if launch.program is not None]
+    return any(name.endswith(".py") and not name.startswith(("/", "~", "$")) for name in programs)
 
 
 _SECRETS = (

@@ -268,7 +268,7 @@ def failure_that_does_not_stop(view: ScriptView) -> Iterator[Fault]:
             return
 
 
-@rule("SL034", Severity.WARNING)
+@rule("SL034", Severity.ERROR)
 def move_onto_itself(view: ScriptView) -> Iterator[Fault]:
     """A file is moved or copied into the folder where it is already.
 

@@ -52,7 +52,7 @@ def output_folder_that_is_not_there(view: ScriptView) -> Iterator[Fault]:
             f" submitted from here ends at once without output{too_late}",
             at=said(view, directive),
             hint=f"mkdir -p {plain} before sbatch",
-            severity=None if view.is_started_here else Severity.INFO,
+            severity=Severity.ERROR if view.is_started_here else Severity.INFO,
         )
 
 
@@ -172,7 +172,7 @@ def config_that_is_not_there(view: ScriptView) -> Iterator[Fault]:
                 at=script.where(reference.line, reference.column),
                 hint=f"did you mean {close[0]}?" if close else None,
                 subject=path,
-                severity=None if close or view.is_started_here else Severity.INFO,
+                severity=Severity.ERROR if view.is_started_here else None if close else Severity.INFO,
             )
 
 

@@ -275,7 +275,8 @@ def one_training_started_several_times(view: ScriptView) -> Iterator[Fault]:
 
     Why: every task runs the whole training, and all write into the same folder. A trainer's own command
     (`llamafactory-cli`, `axolotl`, `trl`, `tune`) starts its own processes, one for each GPU; transformers' Trainer
-    does not know of SLURM's ranks. `--ntasks` counts processes; cores are `--cpus-per-task`.
+    does not know of SLURM's ranks. `--ntasks` counts processes; cores are `--cpus-per-task`. With a trainer's own
+    command it is an error.
 
     Fix: `#SBATCH --ntasks=1` with `#SBATCH --cpus-per-task=8`, and for several GPUs `torchrun --nproc_per_node=2`.
 
@@ -319,11 +320,14 @@ def one_training_started_several_times(view: ScriptView) -> Iterator[Fault]:
             hint=f"#SBATCH --ntasks=1 and #SBATCH --cpus-per-task={tasks}"
             + ("" if own or gpus is None or gpus < 2 else f", and torchrun --nproc_per_node={gpus}"),
             subject="ntasks",
+            severity=Severity.ERROR if own else None,
         )
 
 
 _LAUNCHERS = ("torchrun", "accelerate", "deepspeed")
-_RANKS = re.compile(r"SLURM_(?:PROCID|LOCALID|NTASKS)|LOCAL_RANK|\bRANK=|WORLD_SIZE|MASTER_|--mpi\b|\bmpirun\b")
+_RANKS = re.compile(
+    r"SLURM_(?:PROCID|LOCALID|NTASKS|NODEID)|(?:LOCAL|NODE)_RANK|NNODES|\bRANK=|WORLD_SIZE|MASTER_|--mpi\b|\bmpirun\b"
+)
 """What scripts that give each task its rank speak of."""
 _HF_ARGUMENTS = frozenset(
     {
@@ -335,14 +339,18 @@ _HF_ARGUMENTS = frozenset(
 
 
 def _tasks(view: ScriptView, launch: Launch) -> int | None:
-    """Return how often srun starts a command on a node: by its own options, else by the job's."""
+    """Return how often srun starts a command: by its own options, else by the job's."""
     assert launch.srun is not None
     for name in ("ntasks", "ntasks-per-node", "tasks-per-node"):
         if name in launch.srun:
             text = launch.srun[name] or ""
             return int(text) if re.fullmatch(r"\d{1,4}", text) else None
-    nodes = launch.srun.get("nodes")
-    return None if nodes is not None and nodes != "1" else view.requested.tasks_per_node
+    if "nodes" in launch.srun and launch.srun["nodes"] != "1":
+        return None
+    asked, whole = view.requested, view.script.value("ntasks") or ""
+    if asked.nodes is not None and asked.nodes > 1 and "nodes" not in launch.srun:
+        return int(whole) if re.fullmatch(r"\d{1,4}", whole) else asked.nodes * (asked.tasks_per_node or 1)
+    return asked.tasks_per_node
 
 
 def _is_of_transformers(view: ScriptView, launch: Launch) -> bool:

@@ -184,7 +184,7 @@ def nodes_that_nothing_uses(view: ScriptView) -> Iterator[Fault]:
         yield Fault(message=message, at=said(view, nodes), hint="#SBATCH --nodes=1")
 
 
-@rule("SL058", Severity.WARNING)
+@rule("SL058", Severity.ERROR)
 def memory_in_megabytes(view: ScriptView) -> Iterator[Fault]:
     """So little memory is asked for that the unit was probably forgotten: a plain 64 is 64 megabytes.
 
@@ -211,10 +211,11 @@ def memory_in_megabytes(view: ScriptView) -> Iterator[Fault]:
         match = _MEGABYTES.fullmatch(asked.value or "") if asked is not None else None
         if asked is not None and match is not None and 0 < int(match[1]) < _FEW and view.trainings:
             message = f"--{option}={asked.value} is {int(match[1])} megabytes"
-            yield Fault(message=message, at=said(view, asked), hint=f"--{option}={match[1]}G")
+            severity = None if option == "mem" else Severity.WARNING
+            yield Fault(message=message, at=said(view, asked), hint=f"--{option}={match[1]}G", severity=severity)
 
 
-@rule("SL059", Severity.WARNING)
+@rule("SL059", Severity.ERROR)
 def resource_that_is_nearly_gpu(view: ScriptView) -> Iterator[Fault]:
     """`--gres` names a resource that is nearly `gpu`.
 
@@ -323,7 +324,7 @@ def submitted_script_is_missing(view: ScriptView) -> Iterator[Fault]:
             yield Fault(message=message, at=view.script.where(word.line, word.column), subject="sbatch")
 
 
-@rule("SL062", Severity.WARNING)
+@rule("SL062", Severity.ERROR)
 def other_number_of_nodes(view: ScriptView) -> Iterator[Fault]:
     """The launcher waits for another number of nodes than the job has.
 

@@ -22,8 +22,13 @@ _PART: Final = re.compile(
     re.IGNORECASE,
 )
 _CLOCK: Final = re.compile(r"(?:(\d+)-)?(\d{1,3}):(\d\d):(\d\d)")
-_TIME: Final = re.compile(r"time|duration|hours|minutes|runtime|wall", re.IGNORECASE)
-_LIMIT: Final = re.compile(r"limit|deadline|per step|s/step|eval", re.IGNORECASE)
+_TIME: Final = re.compile(r"time|duration|hours|minutes|runtime|takes", re.IGNORECASE)
+_LIMIT: Final = re.compile(
+    r"limit|deadline|per step|s/step|eval|at most|max|allow|wall|queue|partition|every", re.IGNORECASE
+)
+_EXPECTS: Final = re.compile(
+    r"estimate|expect|planned|predicted|training (?:time|takes)|runs? (?:takes|for)", re.IGNORECASE
+)
 _EACH: Final = re.compile(r"\b(?:each|per run|a run|every run)\b", re.IGNORECASE)
 _GOES_ON: Final = re.compile(r"--requeue|scontrol\s+requeue|touchline\.launch|resume_from_checkpoint", re.IGNORECASE)
 _HALF: Final = 0.5
@@ -43,7 +48,7 @@ class _Planned:
 
 @rule("EX158", Severity.WARNING)
 def limit_below_the_plan(view: FolderView) -> Iterator[Fault]:
-    """A job's time limit is below the time that the plan names for its run.
+    """A job's time limit is below the time that the plan, or a comment of the script, names for its run.
 
     Why: SLURM ends the job in the middle; what was trained since the last checkpoint is lost. Where the limit is less
     than half of the plan's lowest time, and nothing in the script goes on afterwards, it is an error.
@@ -80,13 +85,14 @@ def limit_below_the_plan(view: FolderView) -> Iterator[Fault]:
     for each in view.scripts:
         place = PurePath(each.path)
         plan = plans.get(str(place.parent.parent)) or plans.get(str(place.parent))
-        if plan is None or "eval" in place.name.lower():
+        if "eval" in place.name.lower():
             continue
         script = read_script(each.text, each.path)
         limit = script.asked("time")
         seconds = None if limit is None or limit.value is None else time_limit_seconds(limit.value)
         names = [place.parent.name, place.stem, script.value("job-name") or ""]
-        planned = _planned(plan, [name for name in names if name])
+        planned = None if plan is None else _planned(plan, [name for name in names if name])
+        planned = planned or _of_comments(script)
         if limit is None or not seconds or planned is None or seconds >= planned.seconds or not _trains(script):
             continue
         sure = seconds < _HALF * planned.least and _GOES_ON.search(each.text) is None
@@ -111,21 +117,45 @@ def _told_by_numbers(plan: TextFile) -> bool:
 def _planned(plan: TextFile, names: list[str]) -> _Planned | None:
     if plan.path.endswith(".json"):
         return _of_json(plan, names)
+    file = PurePath(plan.path).name
     header: list[str] = []
+    heading = ""
     for number, line in enumerate(plan.text.splitlines(), 1):
         cells = [cell.strip(" `*") for cell in line.strip().strip("|").split("|")] if "|" in line else []
+        where = f"{file}, line {number},"
         if not cells:
             header = []
+            heading = line if line.startswith("#") else heading
+            own = any(_names(line, name) for name in names)
+            of_heading = any(_names(heading, name) for name in names) and _TIME.search(line) is not None
+            seconds = _seconds(line, "") if (own or of_heading) and not _LIMIT.search(line) else None
+            if seconds:
+                return _Planned(seconds, seconds, where)
         elif not header:
             header = cells
         elif any(name in cells for name in names):
             for title, cell in zip(header, cells, strict=False):
                 seconds = _seconds(cell, title) if _TIME.search(title) and not _LIMIT.search(title) else None
                 if seconds:
-                    return _Planned(seconds, seconds, f"{PurePath(plan.path).name}, line {number},")
+                    return _Planned(seconds, seconds, where)
     found = [line for line in plan.text.splitlines() if _EACH.search(line) and "|" not in line]
     told = [seconds for line in found if (seconds := _seconds(line, ""))]
-    return _Planned(told[0], told[0], PurePath(plan.path).name) if len(told) == 1 else None
+    return _Planned(told[0], told[0], file) if len(told) == 1 else None
+
+
+def _names(line: str, name: str) -> bool:
+    return re.search(rf"(?<![\w.-]){re.escape(name)}(?![\w-]|\.\w)", line) is not None
+
+
+def _of_comments(script: Script) -> _Planned | None:
+    """Return the time that a comment of the script expects: `# Estimated time: 6 hours`."""
+    for number, line in enumerate(script.lines, 1):
+        if not line.lstrip().startswith("#") or line.startswith(("#SBATCH", "#!")) or not _EXPECTS.search(line):
+            continue
+        seconds = None if _LIMIT.search(line) else _seconds(line, "")
+        if seconds:
+            return _Planned(seconds, seconds, f"line {number}")
+    return None
 
 
 def _of_json(plan: TextFile, names: list[str]) -> _Planned | None:
