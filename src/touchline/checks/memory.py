@@ -23,6 +23,7 @@ from touchline.domain.estimate import Verdict
 from touchline.domain.finding import Severity
 from touchline.domain.quantity import Missing
 from touchline.estimate.gpus import Gpu, find_gpu, gpu_names
+from touchline.units import GIB
 
 _SHARED_BY_CONFIG: Final = frozenset({"llamafactory", "axolotl"})
 """Trainers whose own config says whether devices share the weights; of others a launcher's config may."""
@@ -81,7 +82,6 @@ def not_enough_memory(view: TrainingView) -> Iterator[Fault]:
 
 _WHOLE_WEIGHTS: Final = re.compile(r"(?:z|zero|stage)[-_]?(?:stage[-_]?)?[12](?!\d)", re.IGNORECASE)
 """Settings of DeepSpeed that divide states and gradients, and leave every device all weights."""
-_GIB: Final = 1 << 30
 
 
 def _whole_weights(view: TrainingView, gpu: Gpu) -> Iterator[Fault]:
@@ -90,7 +90,7 @@ def _whole_weights(view: TrainingView, gpu: Gpu) -> Iterator[Fault]:
     if distributed is None or isinstance(view.model, Missing) or view.model.num_parameters is None:
         return
     bits = 16 if view.stated.quantization_bits is None else view.stated.quantization_bits.value
-    weights = view.model.num_parameters * bits / 8 / _GIB
+    weights = view.model.num_parameters * bits / 8 / GIB
     name = distributed.value.rpartition("/")[2]
     if _WHOLE_WEIGHTS.search(name) and weights > gpu.capacity_gib:
         yield Fault(

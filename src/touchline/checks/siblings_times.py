@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -12,10 +11,11 @@ from typing import Final
 from touchline.checks.rule import Fault, rule
 from touchline.checks.siblings import FolderView, TextFile
 from touchline.domain.finding import Severity
+from touchline.jsontext import parse_json
 from touchline.slurmtext.script import Script, read_script
 from touchline.slurmtext.scripts import time_limit_seconds
 
-_UNITS: Final = {"h": 3600.0, "m": 60.0, "s": 1.0, "d": 86400.0}
+_UNITS: Final = dict(zip("dhms", (86400.0, 3600.0, 60.0, 1.0), strict=True))
 _NUMBER: Final = r"(\d+(?:\.\d+)?)"
 _PART: Final = re.compile(
     rf"{_NUMBER}(?:\s*(?:-|–|to)\s*\d+(?:\.\d+)?)?\s*\+?\s*(d(?:ays?)?|h(?:ours?|rs?)?|m(?:in(?:ute)?s?)?|s(?:ec(?:ond)?s?)?)\b",
@@ -65,7 +65,7 @@ def limit_below_the_plan(view: FolderView) -> Iterator[Fault]:
         == run_a/finetune.slurm
         #!/bin/bash
         #SBATCH --gres=gpu:1
-        #SBATCH --time=01:00:00
+        #SBATCH -t 01:00:00
         tune run lora_finetune_single_device --config finetune.yaml
 
     Good: folder
@@ -78,7 +78,7 @@ def limit_below_the_plan(view: FolderView) -> Iterator[Fault]:
         == run_a/finetune.slurm
         #!/bin/bash
         #SBATCH --gres=gpu:1
-        #SBATCH --time=05:00:00
+        #SBATCH -t 05:00:00
         tune run lora_finetune_single_device --config finetune.yaml
     """
     plans = {str(PurePath(plan.path).parent): plan for plan in sorted(view.plans, key=_told_by_numbers)}
@@ -160,7 +160,7 @@ def _of_comments(script: Script) -> _Planned | None:
 
 def _of_json(plan: TextFile, names: list[str]) -> _Planned | None:
     try:
-        data = json.loads(plan.text)
+        data = parse_json(plan.text)
     except (ValueError, RecursionError):
         return None
     runs = data.get("runs") if isinstance(data, dict) else None
