@@ -11,7 +11,7 @@ from touchline.backends.formats import ConfigFormat
 from touchline.backends.trl.commands import read_command
 from touchline.catalog.readers import WHOLE
 from touchline.catalog.settings import Settings
-from touchline.catalog.tree import FoundFile, find_files
+from touchline.catalog.tree import PLANS, FoundFile, find_files
 from touchline.checks.rule import check_view
 from touchline.checks.script_view import ScriptView
 from touchline.checks.siblings import FolderView, TextFile
@@ -63,6 +63,8 @@ _ARGUMENTS = (
     *("per_device_train_batch_size", "gradient_accumulation_steps", "num_train_epochs", "learning_rate", "output_dir"),
     *("model_name_or_path", "lr_scheduler_type", "logging_steps", "save_steps"),
 )
+_ANSWERS = "samples.jsonl"
+"""What models answered, which results write beside the plan: no data that anything is trained on."""
 EXPERIMENT = "experiment.yaml"
 TORCHTUNE = "torchtune"
 _CONFIG_ENDINGS = frozenset({".yaml", ".yml", ".json"})
@@ -317,6 +319,8 @@ class _Checker:
         if file.named:
             files = DatasetFiles(path=file.path, files={WHOLE: file.path})
             self.found.findings += data_findings(files, cache_dir=self._settings.cache_dir)
+        elif file.path.name == _ANSWERS and any((file.path.parent / name).is_file() for name in PLANS):
+            self.found.files -= 1
         else:
             self._rows.append(file.path)
 
