@@ -233,6 +233,29 @@ def test_exports_of_a_history_are_read(tmp_path: Path) -> None:
     assert values(read(tmp_path / "wandb_export_1.csv"), "steps_done", "last_loss") == [80, -6]
 
 
+# ---- SLURM -----------------------------------------------------------------------------------------------------------
+
+
+def test_saved_accounting_tells_the_gpus_of_its_job(tmp_path: Path) -> None:
+    """In each of sacct's forms; by the job's id, where there are several."""
+    (tmp_path / "slurm-77.out").write_text(LOG)
+    forms = (
+        "JobID|State|AllocTRES\n76|COMPLETED|cpu=4,gres/gpu:t4=4\n77|COMPLETED|cpu=4,gres/gpu:a100=2,mem=9G\n77.0|X|\n",
+        "JobID      State      AllocTRES\n---------- ---------- ------------------------\n"
+        "76         COMPLETED  gres/gpu:t4=4\n77         COMPLETED  gres/gpu:a100=2\n",
+        "JobID,State,ReqGRES\n77,COMPLETED,gres/gpu:a100:2\n",
+    )
+    for text in forms:
+        (tmp_path / "sacct.txt").write_text(text)
+        reading = read(tmp_path)
+        assert values(reading, "gpu", "steps_done") == ["a100", 100], text
+        assert reading.gpu.where is not None  # type: ignore[union-attr]
+        assert reading.gpu.where.startswith("sacct.txt:")  # type: ignore[union-attr]
+    # Of several jobs none of which is the log's, nothing is taken.
+    (tmp_path / "sacct.txt").write_text("JobID|AllocTRES\n1|gres/gpu:t4=4\n2|gres/gpu:a100=2\n")
+    assert values(read(tmp_path), "gpu") == [None]
+
+
 # ---- PEFT's comparison -----------------------------------------------------------------------------------------------
 
 

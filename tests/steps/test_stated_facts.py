@@ -146,6 +146,12 @@ def test_what_was_measured_counts(place: Path, read: str, stated: str, kept: str
     assert any("was stated (--gpu)" in note for note in record.notes) is contradicted
 
 
+def test_a_gpu_of_several_memories_must_be_stated(place: Path) -> None:
+    write_log(place / "logs" / "night_21.out", gpu="NVIDIA A100")
+    assert "gpu" in missing_facts(add(place))
+    assert "gpu" not in missing_facts(add(place, gpu="A100-40GB"))
+
+
 def test_nearer_statements_count_more(place: Path) -> None:
     """Options over files, the log's own folder over those above, a log's name over the whole folder."""
     write_log(place / "logs" / "deep" / "day_3.out")

@@ -13,10 +13,11 @@ from typing import Final, TypeVar, cast
 from touchline.domain.estimate import Dtype, Method, TrainingSetup
 from touchline.domain.quantity import Measured, Missing
 from touchline.domain.reading import Said, Word
-from touchline.domain.record import RunRecord
+from touchline.domain.record import MachineFacts, RunRecord
 from touchline.domain.run_facts import DTYPES, flag_of
 from touchline.domain.shape import ModelShape
 from touchline.estimate.coefficients_memory import VARIANT_BYTES
+from touchline.estimate.gpus import similar_gpus
 from touchline.estimate.layers import size_of
 from touchline.estimate.points import Spent, TimePoint
 from touchline.estimate.work import StepWork
@@ -26,7 +27,7 @@ T = TypeVar("T")
 
 _METHODS: Final = frozenset({"lora", "qlora", "full"})
 _LACKING: Final = {
-    "gpu": "the log names no device",
+    "gpu": "the log names no device, or one that is sold with several memories",
     "model": "the log names no model",
     "trainer": "the log does not tell which trainer",
     "method": "the log does not tell the method",
@@ -121,13 +122,18 @@ def missing_facts(record: RunRecord) -> tuple[str, ...]:
     timed = _first(costs.seconds_per_step_without_pauses, costs.seconds_per_step) is not None
     if not timed and isinstance(costs.peak_memory, Missing):
         return ()
-    machine = ("gpu",) if timed and record.machine.key is None else ()
+    machine = ("gpu",) if timed and not _is_known(record.machine) else ()
     return (*machine, *_missing_settings(record), *_missing_batches(record))
 
 
 def unstated(keys: tuple[str, ...]) -> Missing:
     """Return why a record teaches nothing that lacks these facts, with the options that state them."""
     return Missing(missing="; ".join(f"{_LACKING[key]} (history add {flag_of(key)})" for key in keys))
+
+
+def _is_known(machine: MachineFacts) -> bool:
+    """Return True if a machine is one kind; `A100` stands for GPUs of two memories."""
+    return machine.key is not None and (isinstance(machine.gpu, Missing) or len(similar_gpus(machine.gpu.value)) < 2)
 
 
 def _missing_settings(record: RunRecord) -> tuple[str, ...]:

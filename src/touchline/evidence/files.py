@@ -29,6 +29,7 @@ from touchline.evidence.view import RunView, Stretch, align, runs_of
 from touchline.evidence.wandb import arguments_of, plain_config
 from touchline.files import open_regular, read_head
 from touchline.jsontext import parse_json
+from touchline.slurmtext.saved_sacct import machine_events
 from touchline.slurmtext.scripts import read_sbatch
 from touchline.spec.bounds import SIZE_LIMIT_BYTES
 from touchline.spec.document import parse
@@ -103,7 +104,7 @@ def read_group(group: Group, stated: StatedFacts = NOTHING_STATED) -> list[Found
             if role == "notebook":
                 course, given = _notebook(path, notes)
             else:
-                course = _scan(path, notes) if role == "log" else _document(path, role)
+                course = _scan(path, notes) if role == "log" else _document(path, role, group)
         except (NoText, InputFault, OSError) as fault:
             refused.append(Refused(path=path, reason=_reason(fault)))
             continue
@@ -167,8 +168,13 @@ def _scan(path: Path, notes: list[str], content: bytes | None = None) -> Course:
     return course
 
 
-def _document(path: Path, role: str) -> Course:
+def _document(path: Path, role: str, group: Group) -> Course:
     course = Course(path.name)
+    if role == "accounting":
+        names = [each.name for each in group.files if each != path]
+        for event in machine_events(_bounded(path, SIZE_LIMIT_BYTES), names):
+            course.feed(event)
+        return course
     if role == "table":
         text = _bounded(path, _JSON_LIMIT_BYTES)
         lines = path.suffix.lower() == ".jsonl"

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from touchline.domain.run_facts import FACTS_FILE
+from touchline.slurmtext.saved_sacct import SAVED_SACCT
 
 LOG_SUFFIXES = frozenset({".out", ".err", ".log", ".txt", ".jsonl", ".stdout", ".stderr"})
 DOCUMENT_SUFFIXES = frozenset({".json", ".yaml", ".yml"})
@@ -63,7 +64,9 @@ class Group:
 
 
 def role_of(path: Path) -> str:
-    """`log`, `table`, `notebook`, `document`, `script`, by the name alone."""
+    """`log`, `table`, `notebook`, `document`, `script`, `accounting`, by the name alone."""
+    if SAVED_SACCT.fullmatch(path.name):
+        return "accounting"
     suffix = _plain(path).suffix.lower()
     if suffix == NOTEBOOK_SUFFIX:
         return "notebook"
@@ -193,18 +196,20 @@ def _in_folder(files: set[Path]) -> list[Group]:
     for path in sorted(files):
         by_key[key_of(path)].append(path)
     runs = {key: found for key, found in by_key.items() if any(_tells_course(path) for path in found)}
-    rest = [path for key, found in by_key.items() if key not in runs for path in found]
+    others = [path for key, found in by_key.items() if key not in runs for path in found]
+    accounts = [path for path in others if role_of(path) == "accounting"]
+    rest = [path for path in others if path not in accounts]
     if "" in runs and len(runs) == 2:
         # State files of the folder, and one log with a name of its own: one run.
         key = next(each for each in runs if each)
         runs[key] += runs.pop("")
     if not runs:
-        return [Group(key=key_of(path) or _folder_name(path), files=(path,)) for path in rest]
+        return [Group(key=key_of(path) or _folder_name(path), files=(path,)) for path in others]
     groups = []
     for key, found in runs.items():
         # A config of another name is of the folder's only run, or of all of them when it is the only config.
         shared = rest if len(runs) == 1 or [role_of(path) for path in rest] == ["document"] else []
-        files_of = sorted({*found, *shared}, key=lambda path: (_order(path), path.name))
+        files_of = sorted({*found, *shared, *accounts}, key=lambda path: (_order(path), path.name))
         groups.append(Group(key=key or _folder_name(found[0]), files=tuple(files_of)))
     return groups
 
@@ -219,7 +224,7 @@ def _tells_course(path: Path) -> bool:
 
 
 def _order(path: Path) -> int:
-    return ("log", "table", "notebook", "document", "script").index(role_of(path))
+    return ("log", "table", "notebook", "document", "script", "accounting").index(role_of(path))
 
 
 def _plain(path: Path) -> Path:

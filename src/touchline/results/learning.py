@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import statistics
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from touchline.domain.metrics import Metrics
 from touchline.domain.plan import Plan, PlannedRun
 from touchline.domain.quantity import Measured, Missing, Quantity
 from touchline.domain.reading import Word
-from touchline.domain.record import PredictedFacts, RunRecord
+from touchline.domain.record import DatasetFacts, PredictedFacts, RunRecord
 from touchline.domain.results import RunResult
 from touchline.evidence.adding import record_of_run
 from touchline.evidence.files import FoundRun, find_runs
@@ -131,6 +131,11 @@ def _completed(record: RunRecord, plan: Plan, run: PlannedRun) -> RunRecord:
             examples=_number(batches.num_examples, "examples"),
         ),
         course=replace(record.course, epochs=_number(run.train.epochs, "epochs")),
+        dataset=DatasetFacts(
+            name=Word(value=PurePath(run.dataset).name, method=_PLANNED),
+            sha256=Word(value=plan.datasets[run.dataset].sha256, method=_PLANNED),
+            examples=_number(batches.num_examples, "examples"),
+        ),
     )
 
 
