@@ -169,6 +169,17 @@ def test_nearer_statements_count_more(place: Path) -> None:
     assert item.reading.lora_rank.value == 32  # type: ignore[union-attr]
 
 
+def test_a_file_in_the_history_holds_for_all_logs_and_counts_least(place: Path) -> None:
+    (place / "history").mkdir()
+    (place / "history" / "touchline-facts.yaml").write_text("gpu: T4\nprecision: fp16\n")
+    (place / "logs" / "touchline-facts.yaml").write_text("gpu: L4\n")
+    record = add(place)
+    assert isinstance(record.machine.gpu, Word)
+    assert isinstance(record.training.base_dtype, Word)
+    assert (record.machine.gpu.value, record.training.base_dtype.value) == ("L4", "float16")
+    assert workflow.history_rebuild(place / "history").broken == ()
+
+
 def test_a_statement_is_corrected_by_another_and_lost_by_none(place: Path) -> None:
     for gpu in ("A100-80GB", "H100", "A100-80GB"):
         record = add(place, gpu=gpu)

@@ -40,6 +40,7 @@ def history_read(
     paths: Paths,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object a run and line on stdout.")] = False,
     every: Annotated[bool, typer.Option("--all", help="A row for each missing field too.")] = False,
+    facts: stating.Facts = None,
 ) -> None:
     """Read logs without storing anything.
 
@@ -51,7 +52,7 @@ def history_read(
     runs = 0
     with _heard("reading logs") as hear:
         # Beside a bar nothing can be printed; without one each run is shown as soon as it is read.
-        found = workflow.history_read(paths, say=hear)
+        found = workflow.history_read(paths, facts=stating.stated_pairs(facts or []), say=hear)
         items = found if hear is None else list(found)
     for item in items:
         if isinstance(item, FoundRun):

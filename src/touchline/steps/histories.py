@@ -64,6 +64,7 @@ def history_add(
             folder.
         EnvironmentFault: no space, or no permission to write.
     """
+    from touchline.domain.run_facts import FACTS_FILE
     from touchline.estimate.learned import missing_facts
     from touchline.evidence import files
     from touchline.evidence.adding import add_groups, readable
@@ -71,6 +72,9 @@ def history_add(
 
     settings = load_settings()
     groups = files.group_files(readable(paths))
+    common = history_dir / FACTS_FILE
+    if common.is_file():
+        groups = tuple(replace(group, facts=(common, *group.facts)) for group in groups)
     stating = load_stating(groups, facts or {})
 
     def read(group: Group) -> list[FoundRun | Refused]:
