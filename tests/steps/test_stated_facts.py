@@ -284,6 +284,38 @@ def test_the_commands_say_and_take_the_facts(
     assert json.loads(told)["seconds_per_step"] != json.loads(alone)["seconds_per_step"], (told, alone)
 
 
+def test_a_plan_takes_evidence_with_its_facts(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is kept in the history; evidence that cannot be used is an error before anything is planned."""
+    from touchline.cli.main import main
+
+    def call(*words: str) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["touchline", *words])
+        with pytest.raises(SystemExit) as end:
+            main()
+        assert isinstance(end.value.code, int)
+        return end.value.code, capsys.readouterr().err
+
+    (place / "experiment.yaml").write_text(
+        f"name: words\nquestion: Is it so?\ntask: capitalization\nmodels: [{MODEL}]\ndata: {{path: words.json}}\n"
+        "train: {epochs: 1, global_batch_size: 8, max_seq_len: 64, lora: {rank: 4}}\ncompute: {executor: local}\n"
+    )
+    code, talk = call("plan", "experiment.yaml", "--prior", "logs")
+    assert code == 2
+    assert "--evidence-fact gpu=A100-80GB" in talk
+    assert not (place / "plan.json").exists()
+    stated = [word for key, value in whole().items() for word in ("--evidence-fact", f"{key}={value}")]
+    code, talk = call("plan", "experiment.yaml", "--evidence", "logs", *stated)
+    assert code == 0, talk
+    assert "1 new records in the history" in talk
+    assert (place / "plan.json").exists()
+    assert missing_facts(records(place)[0]) == ()
+    code, talk = call("plan", "experiment.yaml", "--evidence", "logs", "--dry-run")
+    assert code == 2
+    assert "touchline history add" in talk
+
+
 def test_every_fact_can_be_stated_by_its_example(place: Path) -> None:
     (place / "data.json").write_bytes((place / "words.json").read_bytes())
     stated = {key: fact.example for key, fact in FACTS.items()}

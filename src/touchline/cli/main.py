@@ -33,8 +33,9 @@ from touchline.cli.placing import place
 from touchline.cli.renamed import with_old_names
 from touchline.cli.reporting import report
 from touchline.cli.starting import init
+from touchline.cli.stating import stated_pairs
 from touchline.cli.watching import logs, status
-from touchline.errors import TouchlineError, quoted
+from touchline.errors import InputFault, TouchlineError, quoted
 
 app = typer.Typer(
     name="touchline",
@@ -77,6 +78,14 @@ Allow = Annotated[
     Optional[list[str]],  # noqa: UP045
     typer.Option("--allow", metavar="CODE", help="Errors of these checks do not stop it; repeatable, remembered."),
 ]
+Evidence = Annotated[
+    Optional[list[Path]],  # noqa: UP045
+    typer.Option("--evidence", metavar="FILE", help="Log of a past run, kept in the history (repeatable)."),
+]
+EvidenceFacts = Annotated[
+    Optional[list[str]],  # noqa: UP045
+    typer.Option("--evidence-fact", metavar="KEY=VALUE", help="Fact that those logs lack: gpu=H100 (repeatable)."),
+]
 Retry = Annotated[bool, typer.Option("--retry", help="Start also what failed twice the same way.")]
 Probe = Annotated[
     bool, typer.Option("--probe/--no-probe", help="Measure a few steps first where nothing is known of the model here.")
@@ -91,6 +100,8 @@ def plan(
         bool, typer.Option("--accept", help="Plan runs again that have started; their results are moved aside.")
     ] = False,
     allow: Allow = None,
+    evidence: Evidence = None,
+    evidence_facts: EvidenceFacts = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check and show, write nothing.")] = False,
     json: Json = False,
 ) -> None:
@@ -102,10 +113,20 @@ def plan(
     from touchline.domain.settings import RunSetting
     from touchline.plan.sections import folder_lines, sections
     from touchline.plan.settings import settings_of
+    from touchline.steps.histories import add_evidence
 
+    settings = load_settings()
+    if evidence and dry_run:
+        raise InputFault(
+            "--evidence is kept in the history, and --dry-run writes nothing",
+            expected="one of them",
+            hint=f"touchline history add {' '.join(quoted(str(path)) for path in evidence)}",
+        )
+    if evidence:
+        say(add_evidence(evidence, settings.history_dir, stated_pairs(evidence_facts or [])))
     with counting("tokenising") as hear:
         planned = workflow.plan(
-            source, load_settings(), overrides or (), allow=allow or (), accept=accept, dry_run=dry_run, say=hear
+            source, settings, overrides or (), allow=allow or (), accept=accept, dry_run=dry_run, say=hear
         )
     for note in planned.notes:
         say(f"note: {note}")
@@ -238,7 +259,6 @@ def cancel(
     """Cancel runs; running jobs save their state first."""
     from touchline import workflow
     from touchline.catalog.settings import load_settings
-    from touchline.errors import InputFault
 
     if (run is None) != every:
         raise InputFault("which runs?", expected="--run RUN, or --all", hint=f"touchline status {quoted(str(source))}")
@@ -378,7 +398,7 @@ _COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
     EVIDENCE: (estimate, probe, optimize),
 }
 """Commands in the order of the help."""
-_RENAMED = {estimate: RENAMED_ESTIMATE, probe: RENAMED_PROBE}
+_RENAMED = {plan: {"--prior": "--evidence"}, estimate: RENAMED_ESTIMATE, probe: RENAMED_PROBE}
 """Commands with options that were renamed."""
 for _group, _commands in _COMMANDS.items():
     for _command in _commands:

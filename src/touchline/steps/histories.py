@@ -85,6 +85,32 @@ def history_add(
     )
 
 
+def add_evidence(paths: Sequence[Path], history_dir: Path, facts: Mapping[str, str]) -> str:
+    """Add the runs that a plan is to rest on to the history; return what was added, in words.
+
+    Raises:
+        InputFault: a path or a fact is wrong, nothing is a run, or each run lacks facts that estimates need.
+    """
+    from touchline.domain.run_facts import FACTS
+    from touchline.errors import InputFault
+
+    added = history_add(paths, history_dir, facts=facts)
+    lacking = tuple(dict.fromkeys(key for item in added.learned for key in item.missing_facts))
+    if not added.learned and not added.unchanged_runs:
+        why = "; ".join(f"{item.path}: {item.reason}" for item in added.refused) or "no file was found"
+        raise InputFault(f"--evidence tells of no run: {why}", expected="the log of a training")
+    if added.learned and all(item.missing_facts for item in added.learned):
+        raise InputFault(
+            f"--evidence: no run in it can be used: they lack {', '.join(lacking)}",
+            expected="the facts that they lack",
+            hint=" ".join(f"--evidence-fact {key}={FACTS[key].example}" for key in lacking),
+        )
+    new = sum(item.new for item in added.learned)
+    return (
+        f"evidence: {new} new records in the history, {len(added.learned) - new + added.unchanged_runs} known already"
+    )
+
+
 def history_list(history_dir: Path) -> Index:
     """The history's index, brought up to date with its records."""
     from touchline.evidence.index import load_index
