@@ -37,8 +37,8 @@ _REPEATS = 0.03
 _FEW_STEPS = 20
 """Steps below which a measurement, as of a probe, is of the model but no repeat of a run: it has no long-run median."""
 _SHORT_SIGMA = 0.2
-"""How far the median of so few steps scatters about a run's: a choice; trainings after probes on a shared machine took
-1.1 and 1.4 times the probe's step, and 0.7 times."""
+"""Standard deviation of the logarithm of the wall time of so few steps about a run's median, since other work on the
+machine comes and goes. A choice: trainings after probes on a shared machine took 0.7, 1.1 and 1.4 times its step."""
 _MOST_POINTS = 128
 """Measured runs that are looked at; the model's own first."""
 _TOO_FAST = 1.05
@@ -85,7 +85,7 @@ class _Question:
         on_host = float(shares[TERMS.index("launch")] + shares[TERMS.index("step")]) if self.kind == "gpu" else 0.0
         clock = self.clock if point is None else point.clock
         device = PROCESSOR_TIME_SIGMA if clock == "processor" else RUN_SIGMA[self.kind]
-        short = _SHORT_SIGMA if point is not None and point.steps < _FEW_STEPS else 0.0
+        short = _SHORT_SIGMA if point is not None and point.steps < _FEW_STEPS and clock == "wall" else 0.0
         return Row(
             amounts=found,
             model=repr(model_of(setup.shape)),
