@@ -11,8 +11,8 @@ from collections.abc import Iterator, Mapping
 from touchline.domain.observation import Event, Observation, ObservationName, Sign, SignKind
 from touchline.logtext.numbers import to_count, to_number
 from touchline.logtext.reader import DocumentReader, LogReader, Row
+from touchline.units import GIB
 
-_GIB = 1024**3
 _OUT_OF_MEMORY = "out of memory"
 _PACKAGES = ("torch", "transformers", "peft", "bitsandbytes")
 
@@ -127,7 +127,7 @@ def _measured(train: Row, rows: list[Row]) -> Iterator[Event]:
     )
     if peak:
         yield Observation(
-            name="peak_memory", value=peak / _GIB, line=0, unit="GiB", phase="step", kind="reserved", aggregation="peak"
+            name="peak_memory", value=peak / GIB, line=0, unit="GiB", phase="step", kind="reserved", aggregation="peak"
         )
     for key, name in (("num_trainable_params", "trainable_parameters"), ("num_total_params", "total_parameters")):
         count = to_count(train.get(key))
@@ -135,7 +135,7 @@ def _measured(train: Row, rows: list[Row]) -> Iterator[Event]:
             yield _fact(name, count)  # type: ignore[arg-type]
     size = to_number(train.get("file_size"))
     if size:
-        yield _fact("checkpoint_size", size / _GIB, "GiB")
+        yield _fact("checkpoint_size", size / GIB, "GiB")
 
 
 def _end(run: Row, train: Row) -> Iterator[Event]:
