@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from pathlib import Path
 
@@ -97,5 +98,7 @@ def test_a_named_file_runs_after_a_line_that_says_so(tmp_path: Path) -> None:
     link.symlink_to(path)
     for name in (Path(f"{path}@words"), link):
         workflow.check([name], settings, None, said.append)
-    assert mark.read_text() == "ran\nbuilt\n" * 2
+    # Where Inspect is not installed, the file's own import of it ends what had begun to run.
+    built = "built\n" if importlib.util.find_spec("inspect_ai") is not None else ""
+    assert mark.read_text() == f"ran\n{built}" * 2
     assert len(said) == 2
