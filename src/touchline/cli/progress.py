@@ -10,11 +10,11 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from touchline.cli.output import clean, say
+from touchline.cli.status_text import with_interval
 
 if TYPE_CHECKING:
     from rich.live import Live
 
-    from touchline.domain.quantity import Measured
     from touchline.launch.progress import JobProgress
 
 PLAIN_SECONDS = 60.0
@@ -131,7 +131,7 @@ def plain_line(rows: Sequence[JobProgress], total: JobProgress | None, elapsed_s
     if total is not None:
         queued = f", {total.text}" if total.text else ""
         parts.append(f"{total.done}/{total.total} jobs done, {len(rows)} active{queued}")
-        parts += [text] if (text := _left(total.left)) else []
+        parts += [text] if (text := with_interval(total.left, "left")) else []
     parts += [" ".join(filter(None, (clean(row.name), _count(row), clean(row.text)))) for row in rows[:4]]
     parts += [f"and {len(rows) - 4} more"] if len(rows) > 4 else []
     return "; ".join(parts)
@@ -144,22 +144,10 @@ def _line(row: JobProgress, column: int, width: int) -> str:
         name = f"{name[: column // 2 - 1]}…{name[-(column - column // 2) :]}"
     filled = min(BAR_COLUMNS * row.done // row.total, BAR_COLUMNS) if row.total else 0
     bar = "━" * filled + "╌" * (BAR_COLUMNS - filled)
-    parts = [name.ljust(column), bar, _count(row).rjust(9), _left(row.left), clean(row.text)]
+    parts = [name.ljust(column), bar, _count(row).rjust(9), with_interval(row.left, "left"), clean(row.text)]
     text = " ".join(part for part in parts if part)
     return text if len(text) <= width else f"{text[: width - 1]}…"
 
 
 def _count(row: JobProgress) -> str:
     return f"{row.done}/{row.total}" if row.total else "…"
-
-
-def _left(left: Measured) -> str:
-    """Return `4:41 left (4:10 to 5:20)`; empty where it is not known."""
-    from touchline.domain.quantity import Missing
-    from touchline.units import format_seconds
-
-    if isinstance(left, Missing):
-        return ""
-    if left.low is None or left.high is None:
-        return f"{format_seconds(left.value)} left"
-    return f"{format_seconds(left.value)} left ({format_seconds(left.low)} to {format_seconds(left.high)})"

@@ -100,14 +100,19 @@ def memory(run: LiveRun) -> str:
 
 def left(run: LiveRun) -> str:
     """`4:41 (4:10 to 5:20)`."""
+    return with_interval(run.seconds_left, "") or "-"
+
+
+def with_interval(seconds: Measured, word: str) -> str:
+    """Return `4:41 left (4:10 to 5:20)` with a word behind the value; empty where it is missing."""
     from touchline.domain.quantity import Missing
 
-    seconds = run.seconds_left
     if isinstance(seconds, Missing):
-        return "-"
+        return ""
+    value = f"{format_seconds(seconds.value)} {word}".rstrip()
     if seconds.low is None or seconds.high is None:
-        return format_seconds(seconds.value)
-    return f"{format_seconds(seconds.value)} ({format_seconds(seconds.low)} to {format_seconds(seconds.high)})"
+        return value
+    return f"{value} ({format_seconds(seconds.low)} to {format_seconds(seconds.high)})"
 
 
 def line(run: LiveRun) -> str:

@@ -45,8 +45,8 @@ def totals(runs: Sequence[PlannedRun], machine: TargetMachine, gpus_per_run: int
         seconds, on_devices = _noted(seconds, note), _noted(on_devices, note)
     at_once = max(machine.count // devices, 1)
     return Totals(
-        gpu_hours=_scaled(on_devices, seconds_to_hours(1), "h"),
-        wall_seconds=_no_less(_scaled(seconds, 1 / min(at_once, max(len(runs), 1)), "s"), _longest_chain(runs)),
+        gpu_hours=scaled(on_devices, seconds_to_hours(1), "h"),
+        wall_seconds=_no_less(scaled(seconds, 1 / min(at_once, max(len(runs), 1)), "s"), _longest_chain(runs)),
         disk=added([run.disk for run in runs if run.train is not None], "MB"),
     )
 
@@ -116,7 +116,8 @@ def evidence_of(runs: Iterable[PlannedRun]) -> tuple[str, ...]:
     return tuple(named)
 
 
-def _scaled(value: Measured, factor: float, unit: str) -> Measured:
+def scaled(value: Measured, factor: float, unit: str) -> Measured:
+    """Return a value and its interval times a factor, in another unit; a missing value stays missing."""
     if isinstance(value, Missing):
         return value
     low, high = (None if end is None else end * factor for end in (value.low, value.high))

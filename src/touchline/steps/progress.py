@@ -8,11 +8,11 @@ from dataclasses import replace
 
 from touchline.domain.jobs import EVALUATE, JobView
 from touchline.domain.plan import PlannedRun
-from touchline.domain.quantity import Measured, Missing, Quantity
+from touchline.domain.quantity import Measured
 from touchline.domain.status import JobState
 from touchline.launch.progress import JobProgress, evaluation_progress
 from touchline.launch.protocol import Job
-from touchline.plan.totals import added
+from touchline.plan.totals import added, scaled
 from touchline.results.pace import seconds_left
 from touchline.results.recent import ACTIVE_TAIL_BYTES, read_recent
 from touchline.steps.jobs import missing_evaluations, trained
@@ -95,7 +95,7 @@ class Progress:
         if current in parts and row.total:
             for name in parts[: parts.index(current)]:
                 self._left.pop(name, None)
-            self._left[current] = _scaled(self._runs[run].evaluate_seconds, 1 - row.done / row.total)
+            self._left[current] = scaled(self._runs[run].evaluate_seconds, 1 - row.done / row.total, "s")
         return replace(row, left=added([self._left[name] for name in parts if name in self._left], "s"))
 
     def _parts(self, name: str) -> list[str]:
@@ -107,7 +107,7 @@ class Progress:
 
     def _total(self, rows: Collection[JobProgress]) -> JobProgress:
         waiting = sum(row.waits for row in rows)
-        left = _scaled(added(self._left.values(), "s"), 1 / min(self._at_once, max(len(self._left), 1)))
+        left = scaled(added(self._left.values(), "s"), 1 / min(self._at_once, max(len(self._left), 1)), "s")
         return JobProgress(
             name=TOTAL,
             done=self._all - len(self._left),
@@ -116,10 +116,3 @@ class Progress:
             left=left,
             is_total=True,
         )
-
-
-def _scaled(value: Measured, factor: float) -> Measured:
-    if isinstance(value, Missing):
-        return value
-    ends = [None if end is None else end * factor for end in (value.low, value.high)]
-    return Quantity(value=value.value * factor, unit=value.unit, low=ends[0], high=ends[1], coverage=value.coverage)
