@@ -1,4 +1,4 @@
-"""Loops of no known trainer, in many forms and languages, facts that scripts print, and what is none of them."""
+"""Loops of no known trainer, in many forms, facts that scripts print, and lines that say nothing of a training."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from touchline.domain.observation import Event, Observation, Sign
 from touchline.evidence.files import FoundRun, find_runs
-from touchline.evidence.generic import CJK_TRIGGERS, READERS, TrainingLines
+from touchline.evidence.generic import READERS, TrainingLines
 from touchline.evidence.generic_facts import duration
 from touchline.evidence.generic_grammar import parse, said
 from touchline.evidence.generic_vocabulary import Concept, Split, meaning_of
@@ -32,9 +32,7 @@ def is_offered(line: bytes) -> bool:
     """Whether a line holds one of the reader's words."""
     plain = bytes(byte + 32 if 65 <= byte <= 90 else byte for byte in line)
     words = set(re.findall(rb"[a-z_\x80-\xff]+", plain))
-    return any(word.encode() in words for word in TrainingLines.words) or any(
-        text.encode() in line for text in CJK_TRIGGERS
-    )
+    return any(word.encode() in words for word in TrainingLines.words)
 
 
 def read(content: bytes) -> list[Event]:
@@ -188,66 +186,6 @@ TOLD: dict[str, str] = {
         2 loss 0.874 nats ~
         4 loss 0.8625 nats ~
     """,
-    "chinese.out": """
-        1 model tern-labs/Tern-7B-Instruct ~
-        2 train_examples 12000 examples ~
-        3 micro_batch_size 4 ~
-        4 gradient_accumulation_steps 8 ~
-        5 learning_rate 0.0002 ~
-        6 epochs 3 epochs ~
-        7 max_seq_len 2048 tokens ~
-        8 loss 1.821 nats epoch=0 ~
-        8 trainer generic ~
-        9 loss 1.503 nats epoch=1 ~
-        10 loss 1.41 nats epoch=1.2 ~
-        11 loss 1.3955 nats epoch=2 ~
-        12 eval_loss 1.4201 nats epoch=2 ~
-        13 train_seconds 3723 s ~
-        13 trained
-    """,
-    "spanish.out": """
-        1 loss 0.812 nats epoch=1 ~
-        1 trainer generic ~
-        1 eval_loss 0.8502 nats epoch=1 ~
-        1 epochs 3 epochs ~
-        2 loss 0.612 nats epoch=2 ~
-        2 eval_loss 0.7031 nats epoch=2 ~
-        3 loss 0.521 nats epoch=3 ~
-        3 eval_loss 0.6875 nats epoch=3 ~
-    """,
-    "portuguese.out": """
-        1 loss 1.5077 nats epoch=1 ~
-        1 trainer generic ~
-        1 epochs 2 epochs ~
-    """,
-    "french.out": """
-        1 loss 1.2034 nats epoch=1 ~
-        1 trainer generic ~
-        1 epochs 2 epochs ~
-        2 loss 1.1034 nats epoch=2 ~
-    """,
-    "german.out": """
-        1 loss 1.304 nats epoch=1 ~
-        1 trainer generic ~
-        1 eval_loss 1.4022 nats epoch=1 ~
-        1 epochs 2 epochs ~
-    """,
-    "russian.out": """
-        1 loss 0.912 nats epoch=1 ~
-        1 trainer generic ~
-        1 epochs 2 epochs ~
-        2 loss 0.7544 nats epoch=2 ~
-    """,
-    "japanese.out": """
-        1 loss 1.6011 nats epoch=1 ~
-        1 trainer generic ~
-        1 epochs 2 epochs ~
-    """,
-    "korean.out": """
-        1 loss 1.7022 nats epoch=1 ~
-        1 trainer generic ~
-        1 epochs 2 epochs ~
-    """,
 }
 """What each fixture says, and nothing else."""
 
@@ -289,6 +227,12 @@ NO_TRAINING = (
     "Testing DataLoader 0: 100%|██████████| 9/9 [00:02<00:00,  4.00it/s, loss=0.951]",
     "user 4.2 M params",
     "GPU memory used: 3.2 GB",
+    "轮次 1/3 - 训练损失: 0.5 - 验证损失: 0.6",
+    "エポック: 1/3, loss：0.5",
+    "Эпоха 1/9 - Потери обуч: 2,301, Потери вал: 0,5",
+    "Época 1/3 - Pérdida: 0.5",
+    "valid | epoch 001 | valid on 'valid' subset | loss 5.25 | nll_loss 3.6 | ppl 12.1 | num_updates 5000",
+    "train_inner | epoch 001:    100 / 5000 loss=8.102, nll_loss=6.5, ppl=90.51, num_updates=100",
 )
 """Stories, chats, rows of data, dumps of configurations, output of installers: no line of them says anything."""
 OTHERS_OWN = (
@@ -348,10 +292,6 @@ def test_lines_of_other_readers_are_left_to_them(line: str) -> None:
         ("Training loss (for one batch) at step 100: 0.5", 100, None, 0.5),
         ("[INFO|2025-03-04 09:00:00] step = 10 , loss = 0.5", 10, None, 0.5),
         ("📈 Step 10/20 — Loss: 0.5 ✅", 10, 20, 0.5),
-        ("paso 10/20, pérdida: 0.5", 10, 20, 0.5),
-        ("步数: 10/20, 损失值: 0.5", 10, 20, 0.5),
-        ("шаг 10/20 | лосс 0.5", 10, 20, 0.5),
-        ("ステップ 10/20 | 損失: 0.5", 10, 20, 0.5),
     ],
 )
 def test_steps_of_the_run(line: str, step: int, total: int | None, loss: float) -> None:
@@ -369,12 +309,8 @@ def test_steps_of_the_run(line: str, step: int, total: int | None, loss: float) 
         ("Epoch 1 finished. Avg training loss: 0.3891", 1, 0.3891, None),
         ("Epoch: [0][10/500]\tTime 0.1 (0.2)\tLoss 2.3 (2.5)", 0.02, 2.3, None),
         ("Epoch 1, Batch 100/500, Loss: 0.5123, Tokens/s: 12345", 0.2, 0.5123, None),
-        ("轮次 1/3 - 训练损失: 0.5 - 验证损失: 0.6", 1, 0.5, 0.6),
-        ("Epoch：1，平均损失：0.51", 1, 0.51, None),
-        ("エポック: 1/3, 訓練損失: 0.5, 検証損失: 0.6", 1, 0.5, 0.6),
-        ("에포크 [1/3], 훈련 손실: 0.5, 검증 손실: 0.6", 1, 0.5, 0.6),
-        ("Эпоха 1/9 - Потери обуч: 2,301, Потери вал: 0,5", 1, None, 0.5),
         ("epoch 0: perplexity: 23.4 eval_loss: 3.15", 1, None, 3.15),
+        ("Epoch 1/9 - Train loss: 2,301, Val loss: 0,5", 1, None, 0.5),
         ("Epoch 1 - Train loss: 0.52 - Test loss: 0.61", 1, 0.52, 0.61),
         ("Val | Epoch 3 | Loss: 0.7", 3, None, 0.7),
         ("[VAL] Epoch 1 | Loss: 0.7", 1, None, 0.7),
@@ -423,10 +359,6 @@ def test_epochs_done(line: str, done: float, loss: float | None, held_out: float
         ("Training took 0:12:34", "train_seconds 754 s"),
         ("Training completed in 12.5 minutes!", "train_seconds 750 s"),
         ("Max memory allocated: 12.5 GiB", "peak_memory 12.5 GiB after_init allocated peak"),
-        ("有效批次: 32 (4 x 8)", "global_batch_size 32"),
-        ("Tamaño de lote: 4", "micro_batch_size 4"),
-        ("Размер батча: 4", "micro_batch_size 4"),
-        ("학습률: 2e-4", "learning_rate 0.0002"),
     ],
 )
 def test_printed_facts_are_guesses(line: str, expected: str) -> None:
@@ -514,8 +446,6 @@ def test_a_counter_from_zero_ends_one_below_its_total() -> None:
         ("2h 13m 5s", 7985),
         ("1 hour and 30 minutes", 5400),
         ("0:12:34", 754),
-        ("1小时 2分钟 3秒", 3723),
-        ("12,5 минут", 750),
         ("3", None),
         ("a few minutes", None),
         ("12 apples", None),
@@ -530,7 +460,6 @@ def test_durations(text: str, seconds: float | None) -> None:
     [
         ("train_loss", Concept.LOSS, Split.TRAIN),
         ("Val. Loss", Concept.LOSS, Split.VALIDATION),
-        ("pérdida de validación", Concept.LOSS, Split.VALIDATION),
         ("avg training loss", Concept.LOSS, Split.TRAIN),
         ("global_step", Concept.GLOBAL_STEP, None),
         ("optimizer step", Concept.GLOBAL_STEP, None),
@@ -565,7 +494,7 @@ def test_a_cut_log_never_raises_and_says_what_the_whole_one_says(name: str, shar
     assert events == [told(event) for event in read(content)][: len(events)]
 
 
-@given(st.text(st.sampled_from("0123456789.,:;=/|[](){}-_ \tepochstlrain损失轮步%█'\"\\nNaE+"), max_size=200))
+@given(st.text(st.sampled_from("0123456789.,:;=/|[](){}-_ \tepochstlrain%█'\"\\nNaE+"), max_size=200))
 def test_no_text_raises(text: str) -> None:
     reader = TrainingLines()
     for number in (1, 2):
@@ -586,9 +515,8 @@ def test_no_row_raises(row: dict[str, object]) -> None:
 
 def test_words_are_words() -> None:
     assert (TrainingLines,) == READERS
-    for word in TrainingLines.words - frozenset(CJK_TRIGGERS):
-        assert re.fullmatch(r"[a-z_\x80-\U0010ffff]+|[^\W\d]+", word), word
-    assert set(CJK_TRIGGERS) <= TrainingLines.words
+    for word in TrainingLines.words:
+        assert re.fullmatch(r"[a-z_]+", word), word
 
 
 @pytest.mark.parametrize(

@@ -43,15 +43,6 @@ def words_of(line: str) -> set[str]:
         ("LoRA training complete. Model saved to out/", "TRAINED"),
         ("Training complete and model saved to out/", "TRAINED"),
         ("5. Training Complete! Saving weights...", "TRAINED"),
-        ("训练完成", "TRAINED"),
-        ("🎉 训练完成！", "TRAINED"),
-        ("学習完了", "TRAINED"),
-        ("학습 완료", "TRAINED"),
-        ("Entrenamiento completado", "TRAINED"),
-        ("Entraînement terminé.", "TRAINED"),
-        ("Training abgeschlossen", "TRAINED"),
-        ("Treinamento concluído!", "TRAINED"),
-        ("Обучение завершено", "TRAINED"),
         ("Evaluating...", "EVALUATING"),
         ("Running final evaluation", "EVALUATING"),
         ("🔍 Evaluating on the test set...", "EVALUATING"),
@@ -62,7 +53,6 @@ def words_of(line: str) -> set[str]:
         ("Model saved to out/lora", "SAVED"),
         ("💾 Model and tokenizer saved to out/", "SAVED"),
         ("Rank 0:  Model saved to out/", "SAVED"),
-        ("模型已保存到 out/", "SAVED"),
     ],
 )
 def test_a_hand_written_milestone_is_read(line: str, kind: str) -> None:

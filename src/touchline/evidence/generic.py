@@ -17,18 +17,15 @@ from touchline.evidence import (
     generic_fact_names,
     generic_facts,
     generic_labs,
-    generic_others,
     generic_vendors,
 )
 from touchline.evidence.generic_bars import Bars
 from touchline.evidence.generic_grammar import said
 from touchline.evidence.generic_rows import Rows
-from touchline.evidence.generic_vocabulary import CJK_TRIGGERS, EPOCH_WORDS, LOSS_WORDS
+from touchline.evidence.generic_vocabulary import EPOCH_WORDS, LOSS_WORDS
 from touchline.evidence.generic_voice import Voice
 from touchline.evidence.loops import HELD_OUT_WORDS, Loops
 from touchline.logtext.reader import LogReader, Row
-
-__all__ = ["CJK_TRIGGERS", "READERS", "TrainingLines"]
 
 
 class TrainingLines:
@@ -41,10 +38,8 @@ class TrainingLines:
         | generic_clusters.WORDS
         | generic_dumps.WORDS
         | generic_labs.WORDS
-        | generic_others.WORDS
         | generic_vendors.WORDS
         | generic_fact_names.WORDS
-        | frozenset(CJK_TRIGGERS)
         | HELD_OUT_WORDS
     )
 
@@ -52,7 +47,7 @@ class TrainingLines:
         """Nothing was read."""
         voice = Voice()
         makers: tuple[Callable[[Voice], frameworks.Framework], ...]
-        makers = (*frameworks.FRAMEWORKS, *generic_others.OTHERS, *generic_clusters.CLUSTERS, *generic_vendors.VENDORS)
+        makers = (*frameworks.FRAMEWORKS, *generic_clusters.CLUSTERS, *generic_vendors.VENDORS)
         makers = (*makers, *generic_labs.LABS)
         self._frameworks: tuple[frameworks.Framework, ...] = tuple(made(voice) for made in makers)
         self._bars = Bars(voice)
@@ -65,7 +60,7 @@ class TrainingLines:
 
     def line(self, text: str, number: int) -> Iterable[Event]:
         """Events of one line."""
-        if text[:1] == "{" and text.rstrip().endswith("}") and "per_step_time" not in text:
+        if text[:1] == "{" and text.rstrip().endswith("}"):
             return ()  # a dictionary, read as a row
         rank, rest = said(text) if len(text) < _LONG else ("", text)
         if rank and "loss" in text.lower():

@@ -94,9 +94,8 @@ class Bars:
         if parsed is None:
             return
         loss, epoch = parsed.first(Concept.LOSS), parsed.first(Concept.EPOCH)
-        trainer = "llama-recipes" if "completed (loss: " in label else "generic"
         if loss is not None and not loss.unit and loss.split is Split.TRAIN:
-            yield from self._voice.loss(loss.value, number, text[-400:], trainer=trainer, certain=False)
+            yield from self._voice.loss(loss.value, number, text[-400:], trainer="generic", certain=False)
         if epoch is not None and epoch.total and self._voice.has_trained:
             yield from self._voice.once("epochs", epoch.total, number, unit="epochs", certain=False)
 

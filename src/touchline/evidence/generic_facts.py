@@ -1,7 +1,7 @@
 """Facts that people print from their scripts: `Batch size: 4`, `Total steps: 500`, `16,266 training examples`.
 
-Each is a guess that gives way to what a trainer says of itself. A line must begin with a capital, or a letter without
-case, or be several words, and hold exactly the words below, a colon and one value: dumped configurations do not.
+Each is a guess that gives way to what a trainer says of itself. A line must begin with a capital
+or be several words, and hold exactly the words below, a colon and one value: dumped configurations do not.
 """
 
 from __future__ import annotations
@@ -21,8 +21,7 @@ _LENGTH_LIMIT = 240
 _LINE = re.compile(r"^\**(?P<name>[^\W\d_][^:=\n*]{0,60}?)\**\s*(?P<sign>[:=])\**\s*(?P<value>\S.{0,200}?)\s*$")
 _COUNT = re.compile(
     r"~?(?P<count>\d{1,3}(?:[,_]\d{3})+|\d+)(?:\.0+)?(?P<unit>\s*(?:samples|examples|rows|steps|epochs"
-    r"|tokens|gpus?|sequences"
-    r"|条|步|轮|样本|条样本|个样本|個|件|個のサンプル|개|épocas|époques|эпох|шагов|токенов|iterations))?"
+    r"|tokens|gpus?|sequences|iterations))?"
     r"(?:\s*\([^()]{0,80}\)|\s*[,|/(].{0,80})?\s*\.?",
     re.IGNORECASE,
 )
@@ -37,39 +36,21 @@ _BANNERS = frozenset(
     }
 )
 """With an equals sign they are the Hugging Face Trainer's, or Unsloth's."""
-_RATE = re.compile(
-    r"(?:peak |base |max |initial )?learning rate|lr|学习率|学習率|학습률|tasa de aprendizaje|taxa de aprendizado"
-    r"|taxa de aprendizagem|taux d'apprentissage|lernrate|скорость обучения",
-    re.IGNORECASE,
-)
+_RATE = re.compile(r"(?:peak |base |max |initial )?learning rate|lr", re.IGNORECASE)
 _MODEL = re.compile(
-    r"(?:base |student |pretrained |pre-trained )?model(?: name| id| path)?|(?:loading|using)"
-    r" (?:base )?model|base model name"
-    r"|model name or path|模型|基础模型|基座模型|模型名称|モデル|ベースモデル|모델|기본 모델|베이스"
-    r" 모델|modelo(?: base)?"
-    r"|modèle(?: de base)?|modell|basismodell|модель|базовая модель",
+    r"(?:base |student |pretrained |pre-trained )?model(?: name| id| path)?|(?:loading|using) (?:base )?model"
+    r"|base model name|model name or path",
     re.IGNORECASE,
 )
 _MODEL_ID = re.compile(
     r"[`'\"]?(?P<id>[\w.~-]*(?:/[\w.~-]+)+|[A-Za-z][\w.]*(?:-[\w.]+)+|gpt2|distilgpt2)[`'\"]?(?:\s*\(.*\))?/?"
 )
 _LOSS = re.compile(
-    r"(?:(?P<final>final|last) )?(?P<split>train(?:ing)?|eval(?:uation)?|val(?:id(?:ation)?)?)? ?loss"
-    r"|最终(?:训练)?损失|最終(?:学習)?損失|최종 손실|pérdida final|perda final|perte finale|финальный"
-    r" лосс|итоговая потеря"
-    r"|итоговые потери|验证损失|验证集损失|検証損失|검증 손실|pérdida de validación|perda de validação"
-    r"|perte de validation"
-    r"|валидационные потери|потери на валидации|validierungsverlust",
-    re.IGNORECASE,
+    r"(?:(?P<final>final|last) )?(?P<split>train(?:ing)?|eval(?:uation)?|val(?:id(?:ation)?)?)? ?loss", re.IGNORECASE
 )
 _TIME = re.compile(
     r"(?:total )?(?:train(?:ing)?|fine-?tuning) (?:time|duration|runtime)(?: taken)?(?: \((?P<unit>s"
-    r"|sec|seconds|min|minutes|h|hours)\))?"
-    r"|total time (?:for )?training|总?训练(?:总)?(?:时间|耗时|用时)|総?学習時間|총? ?학습 시간|tiempo"
-    r" (?:total )?de entrenamiento"
-    r"|tempo (?:total )?de (?:treino|treinamento)|(?:temps|durée)(?: totale?)? d'entraînement"
-    r"|trainingszeit|trainingsdauer"
-    r"|время обучения|общее время обучения",
+    r"|sec|seconds|min|minutes|h|hours)\))?|total time (?:for )?training",
     re.IGNORECASE,
 )
 _TOOK = re.compile(
@@ -154,7 +135,7 @@ _SPLIT = re.compile(
     re.IGNORECASE,
 )
 _TARGETS = re.compile(r"(?:lora )?target modules", re.IGNORECASE)
-_GPU = re.compile(r"(?:gpu(?: name)?|device(?: name)?|using gpu|cuda device|显卡|gpu 型号)", re.IGNORECASE)
+_GPU = re.compile(r"(?:gpu(?: name)?|device(?: name)?|using gpu|cuda device)", re.IGNORECASE)
 _GPU_NAME = re.compile(
     r"(?P<name>(?:NVIDIA|Tesla|AMD|GeForce|Quadro|RTX|A100|H100|H200|L40S?|T4|V100"
     r"|MI\d{3})[\w /.+-]{0,50}?)\s*(?:[(|,;].*)?"
@@ -162,14 +143,11 @@ _GPU_NAME = re.compile(
 _OTHERS_OWN = re.compile(r"%\||wandb:|trainable params: .* \|\| ")
 """Bars, and lines with readers of their own."""
 _DURATIONS = re.compile(
-    r"(?P<number>\d+(?:[.,]\d+)?)\s*(?P<unit>hours?|hrs?|h|小时|時間|시간|horas?|heures?|stunden?|std"
-    r"|часов|часа|час|ч"
-    r"|minutes?|mins?|m|分钟|分|분|minutos?|minuten|минут[аы]?|мин"
-    r"|seconds?|secs?|s|秒|초|segundos?|secondes?|sekunden?|секунд[аы]?|сек|с)(?![^\W\d_])",
+    r"(?P<number>\d+(?:[.,]\d+)?)\s*(?P<unit>hours?|hrs?|h|minutes?|mins?|m|seconds?|secs?|s)(?![^\W\d_])",
     re.IGNORECASE,
 )
-_HOURS = ("h", "小", "時", "시", "st", "ч")
-_MINUTES = ("m", "分", "분", "м")
+_SECONDS = {"h": 3600.0, "m": 60.0, "s": 1.0}
+"""Seconds of a unit, by its first letter."""
 
 
 class Facts:
@@ -240,7 +218,7 @@ class Facts:
             if found is not None and _is_model(found.group("id")):
                 yield from self._voice.once("model", found.group("id"), number, certain=False)
         elif (match := _TIME.fullmatch(name)) is not None:
-            of_all = re.search(r"total|总|総|총|общ", name) is not None
+            of_all = "total" in name
             yield from self._seconds(f"{value} {match.group('unit') or ''}", number, of_all=of_all)
         elif _TARGETS.fullmatch(name):
             modules = re.findall(r"[A-Za-z_]\w*", value)
@@ -251,7 +229,7 @@ class Facts:
             if gpu is not None:
                 yield from self._voice.once("gpu", gpu.group("name").strip(), number, certain=False)
         elif (match := _LOSS.fullmatch(name)) is not None:
-            yield from self._loss(name, match, value, number)
+            yield from self._loss(match, value, number)
 
     def _count(self, fact: ObservationName, value: str, number: int) -> Iterator[Event]:
         match = _COUNT.fullmatch(value)
@@ -281,17 +259,14 @@ class Facts:
         if counts_devices is None and len(factors) == 2:
             yield from self._voice.once("gradient_accumulation_steps", factors[1], number, certain=False)
 
-    def _loss(self, name: str, match: re.Match[str], value: str, number: int) -> Iterator[Event]:
+    def _loss(self, match: re.Match[str], value: str, number: int) -> Iterator[Event]:
         loss = to_number(_LAX.sub("", value))
         if loss is None or abs(loss) > 1e6:
             return
         split = match.group("split")
-        held_out = bool(split and not split.lower().startswith("tr")) or bool(
-            re.search(r"验证|検証|검증|valid|валидац", name)
-        )
-        if held_out:
+        if split and not split.lower().startswith("tr"):
             yield from self._voice.eval_loss(value if to_number(value) is not None else loss, number, certain=False)
-        elif match.group("final") or (split is None and name != "loss"):
+        elif match.group("final"):
             yield Observation(name="loss", value=loss, line=number, unit="nats", aggregation="last", certain=False)
 
     def _peak(self, name: str, value: str, number: int) -> Iterator[Event]:
@@ -392,12 +367,12 @@ def duration(text: str) -> float | None:
         return clock
     parts = list(_DURATIONS.finditer(without_remark))
     between = _DURATIONS.sub("", without_remark)
-    if not parts or re.sub(r"[\s,:]|and|y|e|et|und|и", "", between):
+    if not parts or re.sub(r"[\s,:]|and", "", between):
         return None
     total = 0.0
     for part in parts:
         value, unit = float(part.group("number").replace(",", ".")), part.group("unit").lower()
-        total += value * (3600 if unit.startswith(_HOURS) else 60 if unit.startswith(_MINUTES) else 1)
+        total += value * _SECONDS[unit[0]]
     return total
 
 

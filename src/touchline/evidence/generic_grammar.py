@@ -14,7 +14,7 @@ from touchline.evidence.tracebacks import unprefixed
 from touchline.logtext.numbers import to_number
 
 LENGTH_LIMIT = 600
-_WIDE = str.maketrans("：，（）；／【】｜＝、　│║┃\u00a0", ":,();/[]|=, |||" + " ")
+_BOX_LINES = str.maketrans("│║┃\u00a0", "||| ")
 _NUMBER = (
     r"[-+]?(?:\d{1,3}(?:[,_]\d{3})+(?!\d)|\d+)(?:\.\d+)?(?:[eE][-+]?\d+)?"
     r"|[-+]?\.\d+(?:[eE][-+]?\d+)?|[-+]?(?:nan|inf|infinity)(?!\w)"
@@ -35,7 +35,7 @@ _UNITS = words_of(
     " tokens/sec tok/sec"
     " tokens toks tok samples examples day days d images img imgs k m b g t kb mb gb tb kib mib gib tib tflops tflop/s"
     " gflops tflops/s  nats bits x w c batches steps iters iterations"
-    " % 秒 分 分钟 小时 초 분 сек с мин ms/iter ms/it seg segundos sek"
+    " % ms/iter ms/it"
 )
 _BARE_RATES = {
     **dict.fromkeys(("tok/s", "tokens/s", "tokens/sec", "tok/sec"), Concept.TOKEN_RATE),
@@ -47,23 +47,16 @@ _BARE = words_of(
     " result results metrics"
     " log end of finished done completed complete avg average mean epoch rank worker stats status"
     " progress info report"
-    " and at per in lr n/a none null nan true false step iter - 完成 结果 总结 训练 验证 结束 обучение"
-    " завершена concluída"
-    " completada terminada completa concluída entrenamiento validación treino validação 学習 検証 학습 검증"
+    " and at per in lr n/a none null nan true false step iter -"
 )
 """Words that may stand without a number."""
 _SEPARATORS = frozenset(",|;•·—–→>~*#\\")
 _IGNORED = frozenset("[]()!✓✔✅★☆▶►➤│")
 _TAIL = re.compile(
     r"[\W_]*(?:(?:new |current |is )?best\b|saved?\b|saving|checkpoint|improved|no improvement|patience|early|eta\b"
-    r"|elapsed|remaining|time\b|took|model|lr\b|🎉|✅|保存|最佳|$)",
+    r"|elapsed|remaining|time\b|took|model|lr\b|🎉|✅|$)",
     re.IGNORECASE,
 )
-_ORDINAL = re.compile(
-    r"第\s*(\d+)\s*(?:/\s*(\d+)\s*)?(?P<unit>轮|步|个?\s*(?:epoch|Epoch)|批次|批"
-    r"|次迭代)(?:\s*/\s*共?\s*(\d+)\s*(?:轮|步|批次|批))?"
-)
-_COUNTED = re.compile(r"(\d+)\s*/\s*(\d+)\s*(에포크|에폭|エポック|轮|ステップ|스텝|步)")
 _PREFIX = re.compile(
     r"\[(?![^\]]{0,20}(?:\d/|\bep\b|epoch|step|iter|batch|val|eval|test))[\w ./:<>-]{1,40}\]:?\s*"
     r"|(?:\d{1,2}[/.-]\d{1,2}[/.-](?:\d{4}|\d\d),? +)?\d{1,2}:\d\d:\d\d(?:[.,]\d+)?(?: [AP]M)?\s*"
@@ -130,7 +123,7 @@ class Line:
 
 def said(text: str) -> tuple[str, str]:
     """A line's rank, and the line without what loggers and people put before it: times, levels, modules, bullets."""
-    rank, rest = unprefixed(text.translate(_WIDE))
+    rank, rest = unprefixed(text.translate(_BOX_LINES))
     for _ in range(_PREFIXES):
         match = _PREFIX.match(rest)
         if match is None or match.end() == 0:
@@ -144,8 +137,6 @@ def parse(rest: str) -> Line | None:
     """The items of a line without its prefix; None when it holds anything else."""
     if len(rest) > LENGTH_LIMIT:
         return None
-    rest = _ORDINAL.sub(_ordinal, rest) if "第" in rest else rest
-    rest = _COUNTED.sub(r"\3 \1/\2", rest)
     return _Parser(rest).line() or _by_fields(rest)
 
 
@@ -158,13 +149,16 @@ def _by_fields(rest: str) -> Line | None:
     if len(parts) < 2:
         return None
     result, unknown = Line(), 0
+    scope: Split | None = None
     for part in parts:
-        parsed = _Parser(part, result.items[-1].scope if result.items else None).line()
+        parser = _Parser(part, scope)
+        parsed = parser.line()
         if parsed is None and (known := _ODD_UNIT.match(part)) is not None:
-            parsed = _Parser(known.group("known")).line()
+            parsed = _Parser(known.group("known"), scope).line()
         if parsed is None:
             unknown += len(part)
             continue
+        scope = parser.scope
         result.lead = result.lead or (None if result.items else parsed.lead)
         result.fraction = result.fraction or parsed.fraction
         result.items += parsed.items
@@ -173,12 +167,6 @@ def _by_fields(rest: str) -> Line | None:
     if not counted or not measured or unknown > max(_UNKNOWN_LENGTH, len(rest) // 2):
         return None
     return result
-
-
-def _ordinal(match: re.Match[str]) -> str:
-    unit = match.group("unit").replace("个", "").strip().replace("次迭代", "迭代")
-    total = match.group(2) or match.group(4)
-    return f" {unit} {match.group(1)}" + (f"/{total}" if total else "") + " "
 
 
 class _Parser:
@@ -308,7 +296,7 @@ class _Parser:
         following = self.tokens[self.at + 1 : self.at + 3]
         if len(following) < 2 or following[1].lastgroup != "number":
             return None
-        if following[0].group() != "/" and following[0].group().lower() not in ("of", "de", "von", "из", "sur", "su"):
+        if following[0].group().lower() not in ("/", "of"):
             return None
         self.at += 2
         return to_number(following[1].group())

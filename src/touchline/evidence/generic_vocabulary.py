@@ -1,4 +1,4 @@
-"""What the words mean that training loops print before their numbers, in ten languages.
+"""Meaning of the words that training loops print before their numbers.
 
 A name is taken apart into words; every one of them must be known. `loss` with an unknown word before it (`kl loss`,
 `best loss`, `generator loss`) is a loss of something else and is left out.
@@ -56,81 +56,21 @@ def words_of(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-_TRAIN = words_of(
-    "train training trn tr entrenamiento entreno treino treinamento entrainement entraînement addestramento trainings"
-    " обучения обучение обуч обучающая обучающей трен 训练 訓練 学習 学习 学習時 학습 훈련 eğitim"
-)
-_VALIDATION = words_of(
-    "val valid validation validating eval evaluation evaluate evaluating dev cv validación validacion"
-    " validação validacao"
-    " évaluation validierung валидации валидация валидационная валидационные вал 验证 驗證 评估 验证集 検証 評価 검증"
-    " doğrulama"
-)
-_TEST = words_of("test testing prueba teste тест тестовая 测试 测试集 テスト 테스트")
-_MEAN = words_of(
-    "avg average mean running epoch ema smoothed smooth promedio medio media média médio moyenne moyen mittlerer"
-    " durchschnittlicher средняя средние средний среднее ср 平均 평균"
-)
+_TRAIN = words_of("train training trn tr trainings")
+_VALIDATION = words_of("val valid validation validating eval evaluation evaluate evaluating dev cv")
+_TEST = words_of("test testing")
+_MEAN = words_of("avg average mean running epoch ema smoothed smooth")
 _EMPTY = words_of(
-    "total overall current cur batch step mb lm ce sft gpt model cross entropy per token last reduced"
-    " interval raw final_"
-    " de del da do du la le les el a на der des of the all combined complete global iter iteration 当前 总"
+    "total overall current cur batch step mb lm ce sft gpt model cross entropy per token last reduced interval raw"
+    " final_ of the all combined complete global iter iteration"
 )
 """Words that do not change what a loss is."""
-_LOSS = words_of(
-    "loss losses pérdida perdida perda perte verlust потери потеря лосс loss_value 损失 损失值 損失 損失值 ロス 손실"
-    " kayıp"
-)
+_LOSS = words_of("loss losses loss_value")
 _OBJECTIVES = words_of("rl dpo grpo ppo kto orpo simpo nll mlm clm kd distill distillation ntp mtp")
-_COMPOUNDS = {
-    "heldout": "val",
-    "held-out": "val",
-    "trainloss": "train loss",
-    "valloss": "val loss",
-    "trainingsverlust": "train loss",
-    "validierungsverlust": "val loss",
-    "训练损失": "train loss",
-    "训练集损失": "train loss",
-    "训练损失值": "train loss",
-    "平均训练损失": "avg train loss",
-    "训练平均损失": "avg train loss",
-    "验证损失": "val loss",
-    "验证集损失": "val loss",
-    "平均验证损失": "avg val loss",
-    "评估损失": "val loss",
-    "测试损失": "test loss",
-    "平均损失": "avg loss",
-    "总损失": "loss",
-    "当前损失": "loss",
-    "訓練損失": "train loss",
-    "驗證損失": "val loss",
-    "学習損失": "train loss",
-    "検証損失": "val loss",
-    "平均損失": "avg loss",
-    "学習ロス": "train loss",
-    "検証ロス": "val loss",
-    "训练loss": "train loss",
-    "验证loss": "val loss",
-    "평균손실": "avg loss",
-    "훈련손실": "train loss",
-    "학습손실": "train loss",
-    "검증손실": "val loss",
-}
-_EPOCHS = words_of(
-    "epoch epochs ep época epoca époque epoque epoche épocas эпоха эпохи эпоху 轮 轮次 轮数 第轮"
-    " 训练轮次 训练轮数 周期 回合"
-    " エポック 에포크 에폭 epok"
-)
-_STEPS = words_of(
-    "step steps stp update updates upd iter iters iteration iterations it paso pasos passo passos"
-    " étape etape pas schritt"
-    " шаг шага итерация iteración iteracion iteração itération 步 步数 步骤 训练步数 训练步 迭代"
-    " 迭代次数 迭代步数 ステップ"
-    " イテレーション 스텝 단계 adım"
-)
-_BATCHES = words_of(
-    "batch batches minibatch mb_idx batch_idx micro_step microstep lote lot батч батча 批次 批 バッチ 배치"
-)
+_COMPOUNDS = {"heldout": "val", "held-out": "val", "trainloss": "train loss", "valloss": "val loss"}
+_EPOCHS = words_of("epoch epochs ep")
+_STEPS = words_of("step steps stp update updates upd iter iters iteration iterations it")
+_BATCHES = words_of("batch batches minibatch mb_idx batch_idx micro_step microstep")
 _OF_STEPS = words_of("train training global optimizer optim optimization gradient num number current cur at n_ nb")
 _GLOBAL = frozenset({"global", "optimizer", "optim", "optimization"})
 _LEADING = words_of(
@@ -225,48 +165,8 @@ LOSS_WORDS: frozenset[str] = frozenset(
         *("batch_loss", "step_loss", "lm_loss", "avg_train_loss", "avg_val_loss", "train_avg_loss", "loss_train"),
         *("rl_loss", "dpo_loss", "grpo_loss", "nll_loss", "loss_rl"),
         *("loss_val", "trainloss", "valloss", "ce_loss", "losses", "mean_train_loss", "mean_val_loss", "sft_loss"),
-        *("pérdida", "Pérdida", "PÉRDIDA", "perdida", "perda", "perte", "verlust", "trainingsverlust"),
-        *("validierungsverlust", "потери", "Потери", "ПОТЕРИ", "потеря", "Потеря", "лосс", "Лосс", "kayıp"),
     }
 )
 """Words of the lines that name a loss, as a line's bytes are parted into words."""
-EPOCH_WORDS: frozenset[str] = frozenset(
-    {
-        *("epoch", "epoche", "epoca", "epoque", "época", "Época", "ÉPOCA", "époque", "Époque", "эпоха", "Эпоха"),
-        *("ЭПОХА", "эпохи", "epok"),
-    }
-)
+EPOCH_WORDS: frozenset[str] = frozenset({"epoch"})
 """Words of the lines that say which epoch begins."""
-CJK_TRIGGERS: tuple[str, ...] = (
-    *(
-        "损失",
-        "損失",
-        "ロス",
-        "손실",
-        "轮",
-        "エポック",
-        "에포크",
-        "에폭",
-        "loss：",
-        "Loss：",
-        "LOSS：",
-        "epoch：",
-        "Epoch：",
-    ),
-    *("训练loss", "验证loss", "批次", "批大小", "学习率", "训练样本", "训练集", "训练数据", "累积步数", "总步数"),
-    *(
-        "总训练",
-        "训练时间",
-        "训练耗时",
-        "耗时",
-        "基础模型",
-        "模型：",
-        "模型:",
-        "最大长度",
-        "序列长度",
-        "显存",
-        "学習率",
-    ),
-    *("バッチサイズ", "배치", "학습률", "LoRA"),
-)
-"""Pieces of lines in languages that part no words, and names before a wide colon."""

@@ -6,6 +6,8 @@ again with each epoch is made one of the run where the length of an epoch is kno
 
 from __future__ import annotations
 
+import itertools
+import math
 import re
 from collections.abc import Iterator
 
@@ -53,6 +55,8 @@ _MEASURED = frozenset({"reward", "rewards", "lr", "learning rate", "learning_rat
 """Names of what is measured while a training goes on."""
 _ROUND = frozenset({"1", "2", "25", "5"})
 """What people log every so many steps, trailing zeros left out."""
+_MOST_BITS = 30.0
+_ROUNDING = 0.02
 _FULL = 0.9
 """Beyond this share of its total a counter that begins again has come to its end."""
 
@@ -139,6 +143,18 @@ def _is_count(epoch: Item, parsed: Line) -> bool:
     return not (_PLANNED.search(epoch.name) and epoch.total is None and len(parsed.items) == 1)
 
 
+def _is_in_bits(parsed: Line, losses: list[Item]) -> bool:
+    """Return True if a row's perplexity is 2, and not e, to the power of one of its losses."""
+    values = [item.number for item in losses if item.number is not None and 0.5 < item.number < _MOST_BITS]
+    perplexities = [item.number for item in parsed.items if item.name in ("ppl", "perplexity") and item.number]
+
+    def agree(base: float) -> bool:
+        pairs = itertools.product(values, perplexities)
+        return any(abs(base**value - perplexity) < _ROUNDING * perplexity for value, perplexity in pairs)
+
+    return agree(2.0) and not agree(math.e)
+
+
 class Loops:
     """Reads one file's loops."""
 
@@ -185,6 +201,8 @@ class Loops:
             for item in parsed.items
             if item.meaning.concept is Concept.LOSS and not item.unit and not _GROUPED.fullmatch(item.value)
         ]
+        if _is_in_bits(parsed, losses):
+            return
         if not losses:
             yield from self._without_loss(parsed, epoch, counter, number)
             return

@@ -17,7 +17,7 @@ _TRAINERS_OWN = re.compile(
     r"\*{5} |Saving model checkpoint to |.*\bhuggingface\.co/models =\)|.*\bSaving (?:pre-)?trained model to "
 )
 _TAIL = (
-    r"(?:\s+(?:successfully|sucessfully|com sucesso|con éxito|avec succès|erfolgreich|успешно|con successo))?"
+    r"(?:\s+(?:successfully|sucessfully))?"
     r"(?:\s*$|\s*[!.:,;|=*)\]\-–—~…✅🎉🏁✓✔🚀]+\s*$"
     r"|\s+(?:in|after|at|on)\s*:?\s*(?:[\d~(]|(?-i:[A-Z][a-z]{2}\b))[^!?]{0,60}$"
     r"|\s+and\s+(?=.{0,90}$)(?=.*\b(?:model|adapter|weights|checkpoint)\b.*\bsaved\b).*$"
@@ -31,17 +31,6 @@ _TRAINED = tuple(
         rf"{_WHAT}{_TRAINING}(?:\s+(?:process|run|loop|phase|job|pipeline))?(?:\s+(?:is|has|was)(?: been)?)?\s+"
         rf"(?:now )?(?:complete[d]?|finished|done|ended|concluded|successful)\b{_TAIL}",
         rf"(?:finished|completed|done|end of|ended)\s+{_WHAT}(?:training|fine-?\s?tuning)\b{_TAIL}",
-        r"(?:模型)?(?:训练|微调|訓練)(?:过程|過程|任务)?(?:已经?|全部)?(?:完成|结束|結束|完毕)了?"
-        r"(?:[！。!.,，：:（( ]|$).{0,90}$",
-        r"(?:モデル)?(?:学習|訓練|トレーニング)(?:が)?(?:完了|終了)(?:しました)?(?:[！。!.：: ]|$).{0,90}$",
-        r"(?:모델 )?(?:학습|훈련)(?:이|을)?\s?(?:완료|종료)(?:되었습니다|됨|했습니다)?(?:[!.: ]|$).{0,90}$",
-        rf"entrenamiento (?:completado|completo|finalizado|terminado){_TAIL}",
-        rf"entra[iî]nement (?:terminé|termine|achevé|complété|fini){_TAIL}",
-        rf"training (?:abgeschlossen|beendet|fertig|voltooid){_TAIL}",
-        rf"(?:treinamento|treino) (?:conclu[ií]do|finalizado|completo|terminado){_TAIL}",
-        rf"(?:обучение|навчання) (?:модели )?(?:завершено|закончено|окончено){_TAIL}",
-        rf"addestramento (?:completato|terminato|concluso){_TAIL}",
-        rf"(?:eğitim tamamlandı|pelatihan selesai|trening zakończony|huấn luyện hoàn (?:tất|thành)){_TAIL}",
     )
 )
 _OTHERS: tuple[tuple[re.Pattern[str], SignKind], ...] = tuple(
@@ -85,8 +74,7 @@ _OTHERS: tuple[tuple[re.Pattern[str], SignKind], ...] = tuple(
             r"(?: (?:has|have) been| was| were| successfully| is)*"
             r" (?:saved|exported|pushed|uploaded)\b[^?]{0,200}$"
             r"|saved\s+(?:(?:the|final|merged|fine-?tuned|trained|lora|peft|full)\s+)*(?:model|adapters?|weights)\b"
-            r"[^?]{0,200}$"
-            r"|(?:最终)?模型(?:和分词器)?已?(?:成功)?保存(?:到|至|在|于|[：: ]|$).{0,200}$",
+            r"[^?]{0,200}$",
             SignKind.SAVED,
         ),
     )
@@ -96,42 +84,12 @@ _ON_THE_WAY = re.compile(
     r"checkpoint-?\d|\bbest\b|\bepoch\b|\bstep\b|\bevery\b|\bwill be\b|\bnot saved\b", re.IGNORECASE
 )
 
-CJK_TRIGGERS = (
-    *(
-        "训练完成",
-        "训练结束",
-        "训练完毕",
-        "模型训练完成",
-        "微调完成",
-        "訓練完成",
-        "訓練結束",
-        "训练已完成",
-        "模型微调完成",
-    ),
-    *(
-        "学習完了",
-        "学習が完了しました",
-        "学習終了",
-        "トレーニング完了",
-        "訓練完了",
-        "학습",
-        "훈련",
-        "학습이",
-        "완료",
-        "종료",
-    ),
-    *("模型已保存", "模型保存到", "模型已保存到", "模型已保存至", "最终模型已保存到", "训练完成了", "模型保存至"),
-)
-"""Pieces of lines in languages that part no words; each is one of `WORDS` as well."""
 WORDS: frozenset[str] = frozenset(
     {
         *("training", "finetuning", "tuning", "train", "sft", "finished", "evaluating", "evaluation", "merging"),
         *("exporting", "pushing", "uploading", "saving", "saved", "exported", "pushed", "uploaded", "gguf"),
         *("patience", "signaling", "improvement"),
         *("early", "earlystopping", "stopped", "stopping", "halted", "halting", "stopping_early", "early_stop"),
-        *("entrenamiento", "entrainement", "entraînement", "treinamento", "treino", "addestramento", "pelatihan"),
-        *("обучение", "Обучение", "ОБУЧЕНИЕ", "навчання", "Навчання", "eğitim", "trening", "huấn"),
-        *(word + end for word in CJK_TRIGGERS for end in ("", "！", "。", "：", "，")),
     }
 )
 """Words of the lines that `milestone` reads."""

@@ -5,11 +5,11 @@ from __future__ import annotations
 import functools
 
 from touchline.backends import document_readers, log_readers
-from touchline.evidence import faults, generic, hints, milestones, packing_words, wandb
+from touchline.evidence import faults, generic, hints, packing_words, wandb
 from touchline.logtext.reader import DocumentReader, LogReader
 from touchline.slurmtext.lines import SlurmLines
 
-READERS_VERSION = 3
+READERS_VERSION = 4
 """Goes up when a reader reads something else than before: what was learned from a file is then learned again."""
 
 
@@ -24,9 +24,3 @@ def line_readers() -> tuple[type[LogReader], ...]:
 def documents() -> tuple[DocumentReader, ...]:
     """Readers of state files and configs; the first that knows a document reads it."""
     return (*document_readers(), *wandb.DOCUMENTS)
-
-
-@functools.cache
-def substrings() -> tuple[tuple[str, str], ...]:
-    """Pieces of text of languages that part no words, each with the reader's word for which it stands."""
-    return tuple((text, text) for text in {*generic.CJK_TRIGGERS, *milestones.CJK_TRIGGERS})

@@ -15,7 +15,7 @@ from pathlib import Path
 from touchline.domain.observation import Event, Sign, SignKind, Stamp
 from touchline.evidence.course import Course
 from touchline.evidence.lines import LineFile
-from touchline.evidence.readers import line_readers, substrings
+from touchline.evidence.readers import line_readers
 from touchline.logtext.bars import may_hold_bar, read_bars
 from touchline.logtext.dicts import read_row
 from touchline.logtext.reader import LogReader
@@ -39,8 +39,8 @@ ORDINARY = frozenset(
     b" directory done duration ended epoch epochs eval evaluating evaluation event examples exceeded exceeds"
     b" exception execute exists exit exits exported exporting failed file final finished finite fit forget"
     b" found handling ignored illegal infinite kill latency learning length loaded loading logging loss losses"
-    b" lot lote make max maximum memory merging metrics micro missing model modell module modules notebook num"
-    b" open optimization option packages packed packing padding parameters params pasos passos peak permitted"
+    b" make max maximum memory merging metrics micro missing model module modules notebook num"
+    b" open optimization option packages packed packing padding parameters params peak permitted"
     b" precision pushed rank rate reporting requested reserved resolved return rows running runtime same"
     b" samples saved saving sec seconds seq sequence sequences session set signal signals size skip skipped"
     b" space started starts state step steps such swift terminate time tokenizer took train trainable trained"
@@ -88,7 +88,6 @@ class Scan:
             for word in reader.words:
                 self._by_word.setdefault(word.encode(), []).append(reader)
         self._triggers = frozenset(self._by_word)
-        self._substrings = [(text.encode(), word.encode()) for text, word in substrings()]
         self._shapes: dict[bytes, int] = {}
         self._watchers = [reader for reader in self._readers if hasattr(reader, "inside")]
         self._attentive = False
@@ -146,7 +145,7 @@ class Scan:
                     if not triggers.isdisjoint(words):
                         if _FIGURE.search(part) is not None or not _is_prose(part, words, rare, triggers):
                             self._sampled(number, part, part.translate(None, _DIGITS))
-                    elif b"it [" in part or self._add_substrings(part, words):
+                    elif b"it [" in part:
                         self._sampled(number, part, part.translate(None, _DIGITS))
         self._bar = shape, label, total
 
@@ -220,18 +219,9 @@ class Scan:
         known = self._endings.get(line.translate(None, _DIGITS))
         return known is not None and known == _digits_at_end(line)
 
-    def _add_substrings(self, part: bytes, words: list[bytes]) -> bool:
-        """Languages that part no words: a known substring counts as its word."""
-        if part.isascii():
-            return False
-        found = [word for text, word in self._substrings if text in part]
-        words += found
-        return bool(found)
-
     def _offer(self, number: int, raw: bytes) -> None:
         feed = self.course.feed
         words = raw.translate(_WORDS).split()
-        self._add_substrings(raw, words)
         if may_hold_bar(raw):
             for bar in read_bars(raw, number):
                 feed(bar)

@@ -17,9 +17,7 @@ _OTHER_WORK = re.compile(
     r"|param|request|prompt|resolv|cach|collat|sort|truncat|pass|quer|sampl|writ|caption|embed|calib|materiali|calculat",
     re.IGNORECASE,
 )
-_TRAINING = re.compile(
-    r"train|epoch|step|iter|loss|\bsft\b|\bdpo\b|fine-?tun|轮|训练|época|эпоха|エポック|에포크", re.IGNORECASE
-)
+_TRAINING = re.compile(r"train|epoch|step|iter|loss|\bsft\b|\bdpo\b|fine-?tun", re.IGNORECASE)
 POINTS = 1024
 """More points of one bar are thinned to every second one, again and again."""
 WINDOWS = 24
