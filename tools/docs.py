@@ -464,12 +464,12 @@ def pages() -> dict[Path, Callable[[], str]]:
         REFERENCE / "cli.md": cli_page,
         REFERENCE / "schemas" / "README.md": schemas_page,
     }
-    from touchline.checks.pages import all_pages, list_text, page_text
+    from touchline.checks import rule_pages
 
-    head = NOTE.format(source="src/touchline/checks")
-    made[RULES / "README.md"] = lambda: head + list_text()
-    for code, page in all_pages().items():
-        made[RULES / f"{code}.md"] = functools.partial(lambda found: head + page_text(found), page)
+    package = Path(rule_pages.__file__).parent
+    head = NOTE.format(source=f"{package.relative_to(ROOT)}/pages")
+    folder = f"../../{package.relative_to(ROOT)}/pages"
+    made[RULES / "README.md"] = lambda: head + rule_pages.index_text(folder)
     for format_ in FORMATS:
         made[REFERENCE / "schemas" / f"{format_.schema}.schema.json"] = functools.partial(schema_text, format_)
     return made

@@ -10,7 +10,7 @@ from tests.checks.trainings import found, stated, view
 from tests.faults.case import base, changed
 from tests.faults.harness import check_files, codes, errors
 
-from touchline.checks.training_names import name_of_another_setting, output_over_the_base
+from touchline.checks.training_names import name_of_another_setting, output_over_base_model
 from touchline.domain.finding import Finding, Severity
 
 pytestmark = pytest.mark.planning
@@ -59,9 +59,9 @@ def test_the_output_is_the_base_in_whatever_spelling() -> None:
         ("a", "A"),
     ]
     for model, output in same:
-        assert len(list(output_over_the_base(view(stated("trl", model=model, output_dir=output))))) == 1, output
+        assert len(list(output_over_base_model(view(stated("trl", model=model, output_dir=output))))) == 1, output
     for model, output in other:
-        assert list(output_over_the_base(view(stated("trl", model=model, output_dir=output)))) == [], output
+        assert list(output_over_base_model(view(stated("trl", model=model, output_dir=output)))) == [], output
 
 
 def test_a_job_of_one_gpu_decides_whether_the_weights_fit(tmp_path: Path) -> None:

@@ -11,7 +11,6 @@ import typer
 from typer.testing import CliRunner
 
 from touchline.checks.data_candidates import candidates_of_prompt, chosen, nearest
-from touchline.checks.rule import all_rules
 from touchline.cli.auditing import audit as audit_command
 from touchline.domain.audited import DataAudit
 from touchline.domain.experiment import DataConfig
@@ -327,19 +326,6 @@ def test_what_was_found_of_a_large_file_is_kept_until_the_file_changes(tmp_path:
     assert data_findings(files, cache_dir=cache) == first
     write(path, rows)
     assert data_findings(files, cache_dir=cache) == ()
-
-
-def test_no_good_example_of_a_page_has_an_error(tmp_path: Path) -> None:
-    pages = {code: rule.page for code, rule in all_rules().items() if code.startswith("DA3")}
-    assert len(pages) > 35
-    path = tmp_path / "data.jsonl"
-    for code, page in pages.items():
-        assert (code, len(page.bad) > 0, len(page.good) > 0) == (code, True, True)
-        for example in page.good:
-            path.write_text(example.lines + "\n", encoding="utf-8")
-            found = data_findings(DatasetFiles(path=path, files={"all": path}))
-            assert [(finding.code, finding.message) for finding in found if finding.severity == "error"] == []
-            assert is_dataset(path), code
 
 
 def run(*arguments: str) -> tuple[int, str, str]:

@@ -12,18 +12,9 @@ from tests.faults.harness import check_files, codes
 
 from touchline.checks.design import row_set_sha256, work_digest
 from touchline.checks.design_evaluation import stated_effect
-from touchline.checks.rule import Example, all_rules
 from touchline.domain.finding import Severity
 
 pytestmark = pytest.mark.planning
-
-RULES = [code for code, rule in all_rules().items() if rule.view == "DesignView"]
-
-
-def examples(which: str) -> list[tuple[str, Example]]:
-    """(code, example) of all rules on designs."""
-    pages = {code: all_rules()[code].page for code in RULES}
-    return [(code, item) for code in RULES for item in (pages[code].bad if which == "bad" else pages[code].good)]
 
 
 def codes_of(text: str) -> set[str]:
@@ -34,29 +25,6 @@ def codes_of(text: str) -> set[str]:
 def test_the_base_has_no_fault() -> None:
     """What all examples are merged into is silent itself."""
     assert findings_of(base("experiment")) == []
-
-
-@pytest.mark.parametrize(("code", "example"), examples("bad"))
-def test_what_a_page_calls_bad_is_found(code: str, example: Example) -> None:
-    """The rule fires, at a line of the file."""
-    found = [finding for finding in findings_of(merged(example.lines)) if finding.code == code]
-    assert found
-    assert all(finding.where is not None and finding.where.line for finding in found)
-    assert all(finding.message for finding in found)
-
-
-@pytest.mark.parametrize(("code", "example"), examples("good"))
-def test_what_a_page_calls_good_is_not_found(code: str, example: Example) -> None:
-    """The rule is silent, and there is no error of any other."""
-    found = findings_of(merged(example.lines))
-    assert code not in {finding.code for finding in found}
-    assert [finding for finding in found if finding.severity is Severity.ERROR] == []
-
-
-def test_every_rule_shows_both() -> None:
-    """A page without an example proves nothing."""
-    assert len(RULES) >= 30
-    assert [code for code in RULES if not all_rules()[code].page.bad or not all_rules()[code].page.good] == []
 
 
 @pytest.mark.parametrize(

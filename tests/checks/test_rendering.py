@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.faults.examples_d import VIEWS, findings_of
 from tests.faults.models_d import CHATML, rendering_of, text_of
 
 from touchline.backends.llamafactory.templates import TEMPLATES
@@ -14,7 +13,7 @@ from touchline.backends.rendering import RowSettings, TrainedRow, training_row
 from touchline.checks.micro_batch import IGNORED, extreme_batch, micro_batch
 from touchline.checks.rendering import RenderingView, rendering_view, special_tokens_in
 from touchline.checks.rendering_difference import difference
-from touchline.checks.rule import Example, all_rules, check_view
+from touchline.checks.rule import check_view
 from touchline.domain.catalog import Example as Row
 from touchline.domain.catalog import Message
 from touchline.domain.finding import Finding, Severity, Where
@@ -23,14 +22,6 @@ from touchline.rendering.rows import Form, ShownRow, shown_row
 
 pytestmark = pytest.mark.planning
 
-OURS = ("RenderingView", "ScoringView", "TaskFileView")
-PAGES = [
-    (code, kind, example)
-    for code, rule in all_rules().items()
-    if rule.view in OURS
-    for kind in ("bad", "good")
-    for example in getattr(rule.page, kind)
-]
 WORDS = st.text(st.characters(codec="utf-8", exclude_characters="<|>\uf8f0\uf8f1"), min_size=1).filter(str.strip)
 BACKENDS = ("peft", "trl", "axolotl", "qlora_stage")
 """Trainers that use the model's own template."""
@@ -61,17 +52,6 @@ def chat(asked: str, answer: str, *, system: str | None = None, form: Form = "ch
     """One row."""
     first = () if system is None else (Message(role="system", content=system),)
     return ShownRow(example=Row(id="r", prompt=(*first, Message(role="user", content=asked)), answer=answer), form=form)
-
-
-@pytest.mark.parametrize(("code", "kind", "example"), PAGES, ids=lambda value: value if isinstance(value, str) else "")
-def test_a_page_shows_what_is_found_and_what_is_not(code: str, kind: str, example: Example) -> None:
-    """The bad example fires this rule; the good one does not, and no other error either."""
-    assert example.kind in VIEWS
-    found = findings_of(example)
-    if kind == "bad":
-        assert code in {finding.code for finding in found}
-    else:
-        assert [f.message for f in found if f.code == code or f.severity is Severity.ERROR] == []
 
 
 @settings(max_examples=60)

@@ -10,50 +10,59 @@ import pytest
 from tests.faults.examples_d import VIEWS, findings_of
 from tests.faults.harness import check_files, codes, example_files
 
-from touchline.checks.pages import SUBJECTS, all_pages
-from touchline.checks.rule import Example, all_rules
+from touchline.checks.rule import all_rules
+from touchline.checks.rule_pages import SUBJECTS, RuleExample, all_pages
 from touchline.domain.finding import Finding, Severity
 
 pytestmark = pytest.mark.planning
 
 SOURCE = Path(__file__).parents[2] / "src" / "touchline"
-BAD = [(page.code, example) for page in all_pages().values() for example in page.bad]
-GOOD = [(page.code, example) for page in all_pages().values() for example in page.good]
 
 
-def _id(value: object) -> str:
-    return value.kind if isinstance(value, Example) else str(value)
-
-
-def _findings(example: Example, tmp_path: Path) -> list[Finding]:
-    """What an example gives: of a rendering, a scorer or a task file in memory, of everything else from files."""
+def _findings(example: RuleExample, tmp_path: Path) -> list[Finding]:
+    """Check an example: renderings, scorers and task files in memory, all others as files."""
     if example.kind in VIEWS:
         return findings_of(example)
     files, options = example_files(example)
     return check_files(files, tmp_path, options)
 
 
-@pytest.mark.parametrize(("code", "example"), BAD, ids=_id)
-def test_what_a_page_shows_as_found_is_found(code: str, example: Example, tmp_path: Path) -> None:
-    found = _findings(example, tmp_path)
-    assert code in codes(found), [(f.code, f.message) for f in found]
+@pytest.mark.parametrize("subject", SUBJECTS)
+def test_the_examples_of_a_page_fire_its_rule_and_the_corrected_ones_do_not(subject: str, tmp_path: Path) -> None:
+    checked = 0
+    for page in all_pages().values():
+        for number, example in enumerate((*page.bad, *page.good)) if page.code.startswith(subject) else ():
+            findings = _findings(example, tmp_path / f"{page.code}-{number}")
+            said = [(each.code, str(each.severity), each.message) for each in findings]
+            is_bad = number < len(page.bad)
+            assert (page.code in codes(findings)) == is_bad, (page.code, number, said)
+            if is_bad:
+                assert all(each.where and each.message for each in findings if each.code == page.code), said
+            checked += 1
+    assert checked > 0 or subject in WITHOUT_EXAMPLES
 
 
-@pytest.mark.parametrize(("code", "example"), GOOD, ids=_id)
-def test_what_a_page_shows_as_right_is_left_alone(code: str, example: Example, tmp_path: Path) -> None:
-    found = _findings(example, tmp_path)
-    assert code not in codes(found), [(f.code, f.message) for f in found]
+WITHOUT_EXAMPLES = ("PL", "RN", "US")
+"""Subjects of which readers and running jobs report all codes."""
 
 
-def test_every_rule_has_a_page_that_shows_it() -> None:
+def test_every_rule_has_a_page_with_its_name_and_both_examples() -> None:
     pages = all_pages()
     assert len(pages) > 100
-    assert [code for code, rule in all_rules().items() if not rule.page.bad] == []
-    assert [
-        page.code for page in pages.values() if len(page.what) < 12 or len(page.why) < 12 or len(page.fix) < 8
-    ] == []
+    for code, rule in all_rules().items():
+        page = pages[code]
+        assert (rule.name, rule.severity) == (page.name, page.severity), code
+        assert page.bad, code
+        assert page.good or code in NO_GOOD_EXAMPLE, code
+        doc = (rule.check.__doc__ or "").removeprefix("Report ")
+        assert page.summary.lower() == doc.lower(), (code, page.summary, doc)
+    assert [page.code for page in pages.values() if min(map(len, (page.summary, page.why, page.fix))) < 8] == []
     assert {code[:2] for code in pages} <= set(SUBJECTS)
     assert len({page.name for page in pages.values()}) == len(pages)
+    assert [code for code, page in pages.items() if page.code != code] == []
+
+
+NO_GOOD_EXAMPLE: tuple[str, ...] = ()
 
 
 def _said() -> set[str]:

@@ -8,21 +8,12 @@ from collections.abc import Mapping
 
 import pytest
 from tests.checks.designs import merged
-from tests.checks.folders import files_of, findings_of, view_of
+from tests.checks.folders import findings_of, view_of
 
-from touchline.checks.rule import Example, all_rules
 from touchline.checks.siblings import effective_digest
 from touchline.domain.finding import Severity
 
 pytestmark = pytest.mark.planning
-
-RULES = [code for code, rule in all_rules().items() if rule.view == "FolderView"]
-
-
-def examples(which: str) -> list[tuple[str, Example]]:
-    """(code, example) of all rules on folders."""
-    pages = {code: all_rules()[code].page for code in RULES}
-    return [(code, item) for code in RULES for item in (pages[code].bad if which == "bad" else pages[code].good)]
 
 
 def severities(files: Mapping[str, str]) -> dict[str, Severity]:
@@ -38,28 +29,6 @@ def stage(name: str, output: str, *, data: str = "data/{}", more: str = "") -> s
         f"data: {{train_jsonl: {path}/train.jsonl, val_jsonl: {path}/validation.jsonl}}\n{more}",
         "qlora_stage",
     )
-
-
-@pytest.mark.parametrize(("code", "example"), examples("bad"))
-def test_what_a_page_calls_bad_is_found(code: str, example: Example) -> None:
-    """The rule fires, and points at a file."""
-    found = [finding for finding in findings_of(files_of(example.lines)) if finding.code == code]
-    assert found
-    assert all(finding.where is not None and finding.where.path in files_of(example.lines) for finding in found)
-
-
-@pytest.mark.parametrize(("code", "example"), examples("good"))
-def test_what_a_page_calls_good_is_not_found(code: str, example: Example) -> None:
-    """The rule is silent, and there is no error of any other."""
-    found = findings_of(files_of(example.lines))
-    assert code not in {finding.code for finding in found}
-    assert [finding for finding in found if finding.severity is Severity.ERROR] == []
-
-
-def test_every_rule_shows_both() -> None:
-    """A page without an example proves nothing."""
-    assert len(RULES) >= 17
-    assert [code for code in RULES if not all_rules()[code].page.bad or not all_rules()[code].page.good] == []
 
 
 def test_a_whole_study_has_its_faults_and_no_others() -> None:

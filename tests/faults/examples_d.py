@@ -9,7 +9,8 @@ from typing import Any
 from ruamel.yaml import YAML
 from tests.faults.models_d import rendering_of
 
-from touchline.checks.rule import Example, check_view
+from touchline.checks.rule import check_view
+from touchline.checks.rule_pages import RuleExample
 from touchline.checks.scoring import Probe, ScoringView, tried
 from touchline.checks.task_files import TaskFileView
 from touchline.domain.finding import Finding, Where
@@ -79,6 +80,6 @@ VIEWS: dict[str, Callable[[str], object]] = {
 """What makes a view of an example, by its kind."""
 
 
-def findings_of(example: Example) -> list[Finding]:
+def findings_of(example: RuleExample) -> list[Finding]:
     """What all rules say of an example of one of these kinds."""
     return list(check_view(VIEWS[example.kind](example.lines), Where(path="example"), "example"))

@@ -20,7 +20,8 @@ from tests.faults.folders import parts_of
 from tools.tiny_model import write_tiny_model
 from touchline import workflow
 from touchline.catalog.settings import Settings
-from touchline.checks.rule import BROKEN_RULE, Example
+from touchline.checks.rule import BROKEN_RULE
+from touchline.checks.rule_pages import RuleExample
 from touchline.domain.finding import Finding, Severity
 from touchline.steps.choosing import CheckRequest
 
@@ -52,7 +53,7 @@ def _models(root: Path) -> Path:
     return root / "models" if (root / "models").is_dir() else _tiny()
 
 
-def example_files(example: Example) -> tuple[dict[str, str], dict[str, Any]]:
+def example_files(example: RuleExample) -> tuple[dict[str, str], dict[str, Any]]:
     """The files, and the options, that an example of a rule's page stands for."""
     if example.kind == "data":
         return {"data.jsonl": example.lines + "\n"}, {}

@@ -17,7 +17,7 @@ import pytest
 from tests.faults.case import FaultCase
 from tests.faults.harness import check_files, codes, errors
 
-from touchline.checks.pages import all_pages
+from touchline.checks.rule_pages import all_pages
 from touchline.domain.finding import Finding
 
 pytestmark = pytest.mark.planning

@@ -15,7 +15,7 @@ from pydantic import TypeAdapter
 from typer.testing import CliRunner
 
 from touchline.catalog.settings import Settings
-from touchline.checks.pages import all_pages
+from touchline.checks.rule_pages import all_pages
 from touchline.cli.doctoring import doctor
 from touchline.domain.doctor import DoctorCheck, DoctorReport, PythonFacts
 from touchline.domain.quantity import Quantity

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from touchline.checks.limits import Width, fitting, on_processor, width_of
-from touchline.checks.rule import Fault, rule
+from touchline.checks.rule import Violation, rule
 from touchline.checks.views import TrainingView
 from touchline.domain.finding import Severity
 from touchline.domain.quantity import Missing
@@ -19,22 +19,8 @@ _FEW: Final = 16
 
 
 @rule("PK020", Severity.WARNING)
-def batch_beyond_every_gpu(view: TrainingView) -> Iterator[Fault]:
-    """The activations of one micro-batch alone are more than the largest GPU holds.
-
-    Why: weights and optimizer states can be divided among devices, a device's own rows cannot; so the first step ends
-    without memory on any number of GPUs.
-
-    Fix: a smaller micro-batch with more accumulation is the same training.
-
-    Bad: axolotl
-        micro_batch_size: 8192
-        sequence_len: 4096
-
-    Good: axolotl
-        micro_batch_size: 2
-        sequence_len: 4096
-    """
+def batch_beyond_every_gpu(view: TrainingView) -> Iterator[Violation]:
+    """Report a micro-batch whose activations exceed the largest GPU."""
     stated = view.stated
     micro = stated.micro_batch_size
     if view.around.gpu is not None or micro is None or micro.is_default or micro.value < _FEW or on_processor(stated):
@@ -50,7 +36,7 @@ def batch_beyond_every_gpu(view: TrainingView) -> Iterator[Fault]:
     gpu = _largest()
     found = fitting(view, gpu, micro.value, Width(tokens=tokens, reached=width.reached))
     if not isinstance(found, Missing) and found.without_states > gpu.capacity_gib:
-        yield Fault(
+        yield Violation(
             message=f"the activations of {micro.value} rows of {'' if width.reached else 'up to '}{width.tokens:,} "
             f"tokens take {found.without_states:.0f} GiB or more, and the largest GPU, {gpu.name}, has "
             f"{gpu.capacity_gib:.0f}",

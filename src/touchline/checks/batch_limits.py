@@ -25,7 +25,7 @@ from touchline.checks.limits import (
     table_limit,
     width_of,
 )
-from touchline.checks.rule import Fault, rule
+from touchline.checks.rule import Violation, rule
 from touchline.checks.sizes import size_class
 from touchline.checks.views import TrainingView
 from touchline.domain.estimate import Verdict
@@ -53,131 +53,36 @@ class Judgement:
 
 
 @rule("PK001", Severity.ERROR)
-def packed_batch_too_large(view: TrainingView) -> Iterator[Fault]:
-    """A packed micro-batch is larger than memory allows.
-
-    Why: a packed row is always full, so every step needs what an unpacked one needs in its worst case. The batch size
-    of a run that was not packed, taken over, ended in 78 GB where 20 were expected.
-
-    Fix: the largest batch that fits, as the message names it, with more accumulation to keep the effective batch; or
-    gradient checkpointing. `--gpu A100-80GB` lets the estimate decide where the GPU is not known.
-
-    Bad: torchtune
-        tokenizer:
-          max_seq_len: 2048
-        dataset:
-          packed: true
-        batch_size: 64
-        enable_activation_checkpointing: false
-
-    Good: torchtune
-        tokenizer:
-          max_seq_len: 2048
-        dataset:
-          packed: true
-        batch_size: 2
-        enable_activation_checkpointing: false
-    """
+def packed_batch_too_large(view: TrainingView) -> Iterator[Violation]:
+    """Report a packed micro-batch larger than memory allows."""
     yield from _told(view, packed=True, kind="over")
 
 
 @rule("PK002", Severity.WARNING)
-def packed_batch_at_limit(view: TrainingView) -> Iterator[Fault]:
-    """A packed micro-batch is as large as memory allows.
-
-    Why: the estimate has an interval, and the rule of thumb has exceptions; at the limit some of them run out of
-    memory.
-
-    Fix: half the batch and twice the accumulation is the same training; or measure with a few steps first.
-
-    Bad: torchtune
-        model:
-          _component_: torchtune.models.llama3_2.lora_llama3_2_1b
-        tokenizer:
-          max_seq_len: 2048
-        dataset:
-          packed: true
-        batch_size: 8
-        enable_activation_checkpointing: false
-
-    Good: torchtune
-        model:
-          _component_: torchtune.models.llama3_2.lora_llama3_2_1b
-        tokenizer:
-          max_seq_len: 2048
-        dataset:
-          packed: true
-        batch_size: 4
-        enable_activation_checkpointing: false
-    """
+def packed_batch_at_limit(view: TrainingView) -> Iterator[Violation]:
+    """Report a packed micro-batch as large as memory allows."""
     yield from _told(view, packed=True, kind="at")
 
 
 @rule("PK003", Severity.ERROR)
-def unpacked_batch_too_large(view: TrainingView) -> Iterator[Fault]:
-    """A micro-batch that is not packed is larger than memory allows.
-
-    Why: it is padded to its longest example, so the longest one of the data decides, maybe hours after the start.
-
-    Fix: a smaller batch with more accumulation, gradient checkpointing, or a smaller `max_seq_len`.
-
-    Bad: torchtune
-        tokenizer:
-          max_seq_len: 2048
-        dataset:
-          packed: false
-        batch_size: 256
-        enable_activation_checkpointing: false
-
-    Good: torchtune
-        tokenizer:
-          max_seq_len: 2048
-        dataset:
-          packed: false
-        batch_size: 4
-        enable_activation_checkpointing: false
-    """
+def unpacked_batch_too_large(view: TrainingView) -> Iterator[Violation]:
+    """Report an unpacked micro-batch larger than memory allows."""
     yield from _told(view, packed=False, kind="over")
 
 
 @rule("PK004", Severity.INFO)
-def unpacked_batch_at_limit(view: TrainingView) -> Iterator[Fault]:
-    """A micro-batch that is not packed is as large as memory allows for the longest rows.
-
-    Why: it fits as long as examples stay shorter; one batch of long ones may not.
-
-    Fix: look at the longest examples, or halve the batch and double the accumulation.
-
-    Bad: torchtune
-        model:
-          _component_: torchtune.models.llama3_2.lora_llama3_2_1b
-        tokenizer:
-          max_seq_len: 2048
-        dataset:
-          packed: false
-        batch_size: 20
-        enable_activation_checkpointing: false
-
-    Good: torchtune
-        model:
-          _component_: torchtune.models.llama3_2.lora_llama3_2_1b
-        tokenizer:
-          max_seq_len: 2048
-        dataset:
-          packed: false
-        batch_size: 16
-        enable_activation_checkpointing: false
-    """
+def unpacked_batch_at_limit(view: TrainingView) -> Iterator[Violation]:
+    """Report an unpacked micro-batch as large as memory allows."""
     yield from _told(view, packed=False, kind="at")
 
 
-def _told(view: TrainingView, *, packed: bool, kind: Literal["over", "at"]) -> Iterator[Fault]:
+def _told(view: TrainingView, *, packed: bool, kind: Literal["over", "at"]) -> Iterator[Violation]:
     stated = view.stated
     if stated.packed is None or stated.packed.value != packed:
         return
     found = judge(view)
     if found is not None and found.kind == kind:
-        yield Fault(message=found.message, at=stated.micro_batch_size, hint=found.hint, severity=found.severity)
+        yield Violation(message=found.message, at=stated.micro_batch_size, hint=found.hint, severity=found.severity)
 
 
 @functools.lru_cache(maxsize=32)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from touchline.checks.arithmetic import HF_LOOP, arithmetic, most
-from touchline.checks.rule import Fault, rule
+from touchline.checks.rule import Violation, rule
 from touchline.checks.views import TrainingView
 from touchline.domain.finding import Severity
 from touchline.domain.quantity import Missing
@@ -96,30 +96,14 @@ def checkpoints_of(view: TrainingView) -> int | Missing:
 
 
 @rule("CK010", Severity.ERROR)
-def checkpoints_fill_the_disk(view: TrainingView) -> Iterator[Fault]:
-    """The checkpoints that stay need more than is free where they go.
-
-    Why: the job ends in the middle, with "No space left on device" or over its quota, and the last checkpoint is
-    broken.
-
-    Fix: keep fewer (`save_total_limit`), save the adapter alone, or save less often.
-
-    Bad: experiment
-        train:
-          epochs: 1000000000
-          checkpoint: {save: merged}
-
-    Good: experiment
-        train:
-          epochs: 2
-          checkpoint: {save: merged}
-    """
+def checkpoints_fill_disk(view: TrainingView) -> Iterator[Violation]:
+    """Report checkpoints that need more disk space than is free."""
     free, found, stated = view.around.free_disk_bytes, kept(view), view.stated
     if free is None or isinstance(found, Missing) or not found.total:
         return
     if found.total > 0.8 * free:
         over = found.total > free
-        yield Fault(
+        yield Violation(
             message=(
                 f"{found.checkpoints} checkpoints of {format_bytes(found.each)} or more are "
                 f"{format_bytes(found.total)}, and {format_bytes(free)} are free"
@@ -131,27 +115,12 @@ def checkpoints_fill_the_disk(view: TrainingView) -> Iterator[Fault]:
 
 
 @rule("CK011", Severity.WARNING)
-def many_whole_models(view: TrainingView) -> Iterator[Fault]:
-    """Ten or more checkpoints stay, and each is a whole model.
-
-    Why: one project's 100 epochs of 4.7 GB each were 470 GB, which filled a shared disk. Of an adapter's training the
-    adapter alone is all that is new. Less than 200 GB in all are only mentioned.
-
-    Fix: save the adapter alone (`save_adapter_weights_only: true` in torchtune), keep the last few
-    (`save_total_limit`), or save less often.
-
-    Bad: torchtune
-        epochs: 20
-        save_adapter_weights_only: false
-
-    Good: torchtune
-        epochs: 20
-        save_adapter_weights_only: true
-    """
+def many_full_checkpoints(view: TrainingView) -> Iterator[Violation]:
+    """Report ten or more kept checkpoints that are each a full model."""
     found, stated = kept(view), view.stated
     if isinstance(found, Missing) or not found.whole or found.checkpoints < MANY:
         return
-    yield Fault(
+    yield Violation(
         message=(
             f"{found.checkpoints} checkpoints stay, each a whole model of {format_bytes(found.each)} or more: "
             f"{format_bytes(found.total)}"
@@ -163,50 +132,17 @@ def many_whole_models(view: TrainingView) -> Iterator[Fault]:
 
 
 @rule("CK012", Severity.WARNING)
-def hundreds_of_checkpoints(view: TrainingView) -> Iterator[Fault]:
-    """A hundred checkpoints or more are written and they all stay.
-
-    Why: each takes seconds to minutes to write, during which nothing is trained, and file systems of clusters limit the
-    number of files too.
-
-    Fix: a longer interval, or a limit.
-
-    Bad: llamafactory
-        save_steps: 1
-        save_total_limit: 2000
-        max_steps: 1000
-
-    Good: llamafactory
-        save_steps: 100
-        save_total_limit: 2000
-        max_steps: 1000
-    """
+def many_checkpoints(view: TrainingView) -> Iterator[Violation]:
+    """Report a hundred or more kept checkpoints."""
     stated = view.stated
     count = checkpoints_of(view)
     if not isinstance(count, Missing) and count >= HUNDREDS:
-        yield Fault(message=f"{count:,} checkpoints are written and stay", at=stated.save_steps or stated.epochs)
+        yield Violation(message=f"{count:,} checkpoints are written and stay", at=stated.save_steps or stated.epochs)
 
 
 @rule("BK022", Severity.WARNING)
-def checkpoints_pile_up(view: TrainingView) -> Iterator[Fault]:
-    """Checkpoints that are written every so many steps, and nobody deletes.
-
-    Why: each holds the optimizer's state as well unless `save_only_model` is true, and a full disk ends the run.
-
-    Fix: give `save_total_limit`; `save_only_model: true` where nothing is to go on from one.
-
-    Bad: llamafactory
-        save_steps: 10
-        save_total_limit: null
-
-    Bad: trl
-        save_steps: 25
-        save_total_limit: null
-
-    Good: llamafactory
-        save_steps: 10
-        save_total_limit: 3
-    """
+def unlimited_checkpoints(view: TrainingView) -> Iterator[Violation]:
+    """Report step checkpoints that are never deleted."""
     stated = view.stated
     every = arithmetic(view).interval(stated.save_steps)
     cadence = stated.save_cadence
@@ -225,7 +161,7 @@ def checkpoints_pile_up(view: TrainingView) -> Iterator[Fault]:
     default = ", the default" if only is not None and only.is_default else ""
     holds = "" if only is None else f", each with {state} ({only}{default})"
     several = f"up to {count} checkpoints" if count is not None else f"checkpoints of every {every} steps"
-    yield Fault(
+    yield Violation(
         message=f"{several} stay (no save_total_limit){holds}{_size_of_all(view, count)}",
         at=stated.save_steps if not stated.save_steps.is_default else stated.output_dir,
         hint="save_total_limit: 3",
@@ -266,25 +202,11 @@ def _size_of_all(view: TrainingView, count: int | None) -> str:
 
 
 @rule("CK013", Severity.WARNING)
-def resumes_without_optimizer(view: TrainingView) -> Iterator[Fault]:
-    """A training is to go on from a checkpoint, and its checkpoints leave out what is needed for that.
-
-    Why: without the optimizer's and the schedule's state the training begins them anew in the middle: moments are zero
-    and the learning rate warms up again.
-
-    Fix: `save_only_model: false`, or no resuming.
-
-    Bad: llamafactory
-        save_only_model: true
-        resume_from_checkpoint: saves/model/checkpoint-500
-
-    Good: llamafactory
-        save_only_model: false
-        resume_from_checkpoint: saves/model/checkpoint-500
-    """
+def resume_without_optimizer(view: TrainingView) -> Iterator[Violation]:
+    """Report a resumed training whose checkpoints leave out the optimizer."""
     resume, only = view.stated.resume, view.stated.save_only_model
     if resume is not None and only is not None and only.value and resume.value.lower() not in ("", "false", "none"):
-        yield Fault(
+        yield Violation(
             message=f"goes on from a checkpoint, and {only.key} leaves the optimizer's state out of checkpoints",
             at=only,
             hint=f"{only.key}: false",
@@ -292,22 +214,11 @@ def resumes_without_optimizer(view: TrainingView) -> Iterator[Fault]:
 
 
 @rule("CK014", Severity.INFO)
-def nothing_to_resume_from(view: TrainingView) -> Iterator[Fault]:
-    """Nothing is saved before the end.
-
-    Why: a job that meets its time limit or is preempted leaves nothing at all.
-
-    Fix: save at each epoch's end, and keep the last one.
-
-    Bad: llamafactory
-        save_strategy: "no"
-
-    Good: llamafactory
-        save_strategy: epoch
-    """
+def no_checkpoint_before_end(view: TrainingView) -> Iterator[Violation]:
+    """Report a training that saves nothing before its end."""
     cadence = view.stated.save_cadence
     if cadence is not None and cadence.value == "no":
-        yield Fault(message="no checkpoint is written on the way", at=cadence)
+        yield Violation(message="no checkpoint is written on the way", at=cadence)
 
 
 def _small_states(stated: StatedTraining) -> bool:

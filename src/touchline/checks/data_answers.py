@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from touchline.checks.data_text import ends_whole, open_fence, open_thought, short
 from touchline.checks.data_view import DataRow, DataView
 from touchline.checks.data_words import fault_of_rows, percent
-from touchline.checks.rule import Fault, rule
+from touchline.checks.rule import Violation, rule
 from touchline.domain.finding import Severity
 from touchline.jsontext import parse_json
 
@@ -27,25 +27,8 @@ _EXTRACT_LENGTH = 15
 
 
 @rule("DA350", Severity.WARNING)
-def prompt_tells_the_answer(view: DataView) -> Iterator[Fault]:
-    """The prompt ends with the answer, or gives it after a word such as `Answer:`.
-
-    Why: the model learns to copy; in an evaluation it is told what it is asked.
-
-    Fix: end the prompt before the answer. Often a column with question and answer together was taken as the prompt.
-
-    Bad: data
-        {"input": "Q: capital of France? A: Paris", "output": "Paris"}
-        {"input": "Q: capital of Chile? A: Santiago", "output": "Santiago"}
-        {"input": "Q: capital of Peru? A: Lima", "output": "Lima"}
-        {"input": "Q: capital of Kenya? A: Nairobi", "output": "Nairobi"}
-
-    Good: data
-        {"input": "Q: capital of France? A:", "output": "Paris"}
-        {"input": "Q: capital of Chile? A:", "output": "Santiago"}
-        {"input": "Q: capital of Peru? A:", "output": "Lima"}
-        {"input": "Q: capital of Kenya? A:", "output": "Nairobi"}
-    """
+def prompt_gives_answer(view: DataView) -> Iterator[Violation]:
+    """Report prompts that end with the answer or state it."""
     if view.layout.kind == "text" or view.count < _LEAK_ROWS:
         return
     labels = tuple(view.all_labels) if view.closed and len(view.all_labels) <= 50 else ()
@@ -82,25 +65,8 @@ def _offers(row: DataRow, labels: tuple[str, ...]) -> bool:
 
 
 @rule("DA351", Severity.INFO)
-def answers_stand_in_the_prompts(view: DataView) -> Iterator[Fault]:
-    """Nearly every answer stands word for word in its prompt.
-
-    Why: that is so where answers are taken from a passage; anywhere else the prompt gives them away.
-
-    Fix: nothing where the task is to extract; else look at what the prompt shows.
-
-    Bad: data
-        {"input": "The river Ob flows north through Siberia. Where?", "output": "north through Siberia"}
-        {"input": "The river Po flows east through the plain. Where?", "output": "east through the plain"}
-        {"input": "The river Ebro flows south to the sea. Where?", "output": "south to the sea"}
-        {"input": "The river Elbe flows north to Hamburg. Where?", "output": "north to Hamburg"}
-
-    Good: data
-        {"input": "Where does the river Ob flow?", "output": "north through Siberia"}
-        {"input": "Where does the river Po flow?", "output": "east through the plain"}
-        {"input": "Where does the river Ebro flow?", "output": "south to the sea"}
-        {"input": "Where does the river Elbe flow?", "output": "north to Hamburg"}
-    """
+def answers_quoted_in_prompts(view: DataView) -> Iterator[Violation]:
+    """Report data whose answers nearly all occur word for word in their prompts."""
     if view.layout.kind == "text":
         return
     long = [row for row in view.rows if len(row.label) >= _EXTRACT_LENGTH and not row.candidates]
@@ -114,31 +80,8 @@ def answers_stand_in_the_prompts(view: DataView) -> Iterator[Fault]:
 
 
 @rule("DA352", Severity.WARNING)
-def answers_cut_at_one_length(view: DataView) -> Iterator[Fault]:
-    """Several answers have exactly the greatest length and stop within a sentence.
-
-    Why: they were cut when the data was made; the model learns to stop there too.
-
-    Fix: make these answers again without the limit, or take the rows out.
-
-    Bad: data
-        {"input": "Tell of the sea.", "output": "The sea is wide and old, and ships go"}
-        {"input": "Tell of the sun.", "output": "The sun is far and hot, and plants ne"}
-        {"input": "Tell of a tree.", "output": "A tree is tall and slow, and birds co"}
-        {"input": "Tell of a dog.", "output": "A dog is quick and loyal."}
-        {"input": "Tell of a cat.", "output": "A cat is quiet and proud."}
-        {"input": "Tell of a cow.", "output": "A cow is calm and big."}
-        {"input": "Tell of a bee.", "output": "A bee is small and busy."}
-
-    Good: data
-        {"input": "Tell of the sea.", "output": "The sea is wide and old, and ships go far."}
-        {"input": "Tell of the sun.", "output": "The sun is far and hot, and plants need it."}
-        {"input": "Tell of a tree.", "output": "A tree is tall and slow, and birds come."}
-        {"input": "Tell of a dog.", "output": "A dog is quick and loyal."}
-        {"input": "Tell of a cat.", "output": "A cat is quiet and proud."}
-        {"input": "Tell of a cow.", "output": "A cow is calm and big."}
-        {"input": "Tell of a bee.", "output": "A bee is small and busy."}
-    """
+def answers_cut_at_one_length(view: DataView) -> Iterator[Violation]:
+    """Report answers cut within a sentence at one common length."""
     found = _cut_at_the_greatest(view) or _cut_at_one(view)
     if found is not None:
         cut, message = found
@@ -176,37 +119,8 @@ def _cut_at_one(view: DataView) -> tuple[list[DataRow], str] | None:
 
 
 @rule("DA353", Severity.INFO)
-def answer_stops_within_a_sentence(view: DataView) -> Iterator[Fault]:
-    """A long answer stops within a sentence or a block of code, where nearly all others end.
-
-    Why: it was probably cut when the data was made.
-
-    Fix: look at these rows.
-
-    Bad: data
-        {"input": "Tell of sea.", "output": "The sea is wide and old, and ships have crossed it for long."}
-        {"input": "Tell of sun.", "output": "The sun is far and hot, and every plant there is needs light."}
-        {"input": "Tell of tree.", "output": "A tree is tall and slow, and birds build nests in its crown."}
-        {"input": "Tell of dog.", "output": "A dog is quick and loyal, and it knows its people by a step."}
-        {"input": "Tell of cat.", "output": "A cat is quiet and proud, and it sleeps through half a day."}
-        {"input": "Tell of cow.", "output": "A cow is calm and big, and it eats grass from dawn to night."}
-        {"input": "Tell of bee.", "output": "A bee is small and busy, and it carries pollen as it flies."}
-        {"input": "Tell of owl.", "output": "An owl is silent and wise, so they say, and hunts by night."}
-        {"input": "Tell of fox.", "output": "A fox is red and clever, and it lives at the edges of towns."}
-        {"input": "Tell of elk.", "output": "An elk is large and shy, and it walks through snow and rests where the"}
-
-    Good: data
-        {"input": "Tell of sea.", "output": "The sea is wide and old, and ships have crossed it for long."}
-        {"input": "Tell of sun.", "output": "The sun is far and hot, and every plant there is needs light."}
-        {"input": "Tell of tree.", "output": "A tree is tall and slow, and birds build nests in its crown."}
-        {"input": "Tell of dog.", "output": "A dog is quick and loyal, and it knows its people by a step."}
-        {"input": "Tell of cat.", "output": "A cat is quiet and proud, and it sleeps through half a day."}
-        {"input": "Tell of cow.", "output": "A cow is calm and big, and it eats grass from dawn to night."}
-        {"input": "Tell of bee.", "output": "A bee is small and busy, and it carries pollen as it flies."}
-        {"input": "Tell of owl.", "output": "An owl is silent and wise, so they say, and hunts by night."}
-        {"input": "Tell of fox.", "output": "A fox is red and clever, and it lives at the edges of towns."}
-        {"input": "Tell of elk.", "output": "An elk is large and shy, and it walks through snow in winter."}
-    """
+def answer_ends_mid_sentence(view: DataView) -> Iterator[Violation]:
+    """Report long answers that stop within a sentence or a block of code."""
     if view.layout.kind == "text":
         return
     long = [row for row in view.rows if len(row.label) >= _LONG]
@@ -219,25 +133,8 @@ def answer_stops_within_a_sentence(view: DataView) -> Iterator[Fault]:
 
 
 @rule("DA354", Severity.WARNING)
-def answer_is_broken_json(view: DataView) -> Iterator[Fault]:
-    """Answers are JSON, and some cannot be read as JSON.
-
-    Why: the model learns to write what no program can read; such an answer was often cut.
-
-    Fix: repair these answers or take them out.
-
-    Bad: data
-        {"input": "order 1", "output": "{\\"item\\": \\"tea\\", \\"count\\": 2}"}
-        {"input": "order 2", "output": "{\\"item\\": \\"salt\\", \\"count\\": 1}"}
-        {"input": "order 3", "output": "{\\"item\\": \\"rice\\", \\"cou"}
-        {"input": "order 4", "output": "{\\"item\\": \\"milk\\", \\"count\\": 3}"}
-
-    Good: data
-        {"input": "order 1", "output": "{\\"item\\": \\"tea\\", \\"count\\": 2}"}
-        {"input": "order 2", "output": "{\\"item\\": \\"salt\\", \\"count\\": 1}"}
-        {"input": "order 3", "output": "{\\"item\\": \\"rice\\", \\"count\\": 5}"}
-        {"input": "order 4", "output": "{\\"item\\": \\"milk\\", \\"count\\": 3}"}
-    """
+def invalid_json_answer(view: DataView) -> Iterator[Violation]:
+    """Report answers that are not valid JSON where the others are."""
     answered = [row for row in view.rows if row.label]
     shaped = [row for row in answered if row.label.startswith(('{"', "[{", '["'))]
     if len(shaped) < _LEAK_ROWS or len(shaped) * 2 < len(answered):

@@ -8,7 +8,7 @@ from touchline.checks.data_columns import Values, text_of
 from touchline.checks.data_text import short
 from touchline.checks.data_view import DataRow, DataView
 from touchline.checks.data_words import fault_of_rows
-from touchline.checks.rule import Fault, rule
+from touchline.checks.rule import Violation, rule
 from touchline.domain.finding import Severity
 
 Turn = Mapping[str, object]
@@ -68,28 +68,8 @@ def _disorder(turns: Sequence[Turn]) -> str | None:
 
 
 @rule("DA380", Severity.WARNING)
-def turns_out_of_order(view: DataView) -> Iterator[Fault]:
-    """The turns of a chat do not take turns: two of one role in a row, a system turn in the middle, no question first.
-
-    Why: many chat templates refuse such a row, others drop or move the turn, and the model is trained on another chat
-    than the one that was written.
-
-    Fix: put turns of one role together, the system turn first, and begin with the user.
-
-    Bad: data
-        {"messages": [{"role": "user", "content": "Which organ?"}, {"role": "assistant", "content": "kidney"}]}
-        {"messages": [{"role": "user", "content": "Which tool?"}, {"role": "assistant", "content": "forceps"}]}
-        {"messages": [{"role": "user", "content": "Which phase?"}, {"role": "assistant", "content": "idle"}]}
-        {"messages": [{"role": "user", "content": "Which side?"}, {"role": "assistant", "content": "left"}]}
-        {"messages": [{"role": "user", "content": "Hm."}, {"role": "user", "content": "Where?"}, {"role": "assistant", "content": "here"}]}
-
-    Good: data
-        {"messages": [{"role": "user", "content": "Which organ?"}, {"role": "assistant", "content": "kidney"}]}
-        {"messages": [{"role": "user", "content": "Which tool?"}, {"role": "assistant", "content": "forceps"}]}
-        {"messages": [{"role": "user", "content": "Which phase?"}, {"role": "assistant", "content": "idle"}]}
-        {"messages": [{"role": "user", "content": "Which side?"}, {"role": "assistant", "content": "left"}]}
-        {"messages": [{"role": "user", "content": "Hm. Where?"}, {"role": "assistant", "content": "here"}]}
-    """  # noqa: E501
+def roles_not_alternating(view: DataView) -> Iterator[Violation]:
+    """Report chats whose roles do not alternate."""
     rows = _rows(view, _disorder)
     if rows:
         severity = None if len(rows) <= _FEW * view.count or len(rows) == 1 else Severity.INFO
@@ -98,21 +78,8 @@ def turns_out_of_order(view: DataView) -> Iterator[Fault]:
 
 
 @rule("DA381", Severity.WARNING)
-def role_that_is_not_known(view: DataView) -> Iterator[Fault]:
-    """A turn has a role that chats do not have: `bot2`, `Assistant` with a capital, `asistant`.
-
-    Why: the template writes it as it stands, or refuses it; the turn is then masked as if it were the user's.
-
-    Fix: write `system`, `user`, `assistant` or `tool`.
-
-    Bad: data
-        {"messages": [{"role": "user", "content": "Which organ?"}, {"role": "assistant", "content": "kidney"}]}
-        {"messages": [{"role": "user", "content": "Which tool?"}, {"role": "Assistant", "content": "forceps"}]}
-
-    Good: data
-        {"messages": [{"role": "user", "content": "Which organ?"}, {"role": "assistant", "content": "kidney"}]}
-        {"messages": [{"role": "user", "content": "Which tool?"}, {"role": "assistant", "content": "forceps"}]}
-    """
+def unknown_role(view: DataView) -> Iterator[Violation]:
+    """Report turns with a role that chats do not have."""
 
     def unknown(turns: Sequence[Turn]) -> str | None:
         for turn in turns:
@@ -131,21 +98,8 @@ def role_that_is_not_known(view: DataView) -> Iterator[Fault]:
 
 
 @rule("DA382", Severity.WARNING)
-def turn_that_says_nothing(view: DataView) -> Iterator[Fault]:
-    """A turn has no text: it is missing, null, empty or no text at all.
-
-    Why: the template writes an empty turn or `None`, or stops at it; where it is the answer the model learns silence.
-
-    Fix: fill it in, or take the chat out; often the key is misspelt.
-
-    Bad: data
-        {"messages": [{"role": "user", "content": "Which organ?"}, {"role": "assistant", "content": "kidney"}]}
-        {"messages": [{"role": "user", "content": ""}, {"role": "assistant", "content": "forceps"}]}
-
-    Good: data
-        {"messages": [{"role": "user", "content": "Which organ?"}, {"role": "assistant", "content": "kidney"}]}
-        {"messages": [{"role": "user", "content": "Which tool?"}, {"role": "assistant", "content": "forceps"}]}
-    """
+def empty_turn(view: DataView) -> Iterator[Violation]:
+    """Report turns without text."""
     rows = _rows(view, _silent)
     if rows:
         what = _silent(turns_in(rows[0].values, view.layout.chat))
@@ -173,23 +127,8 @@ def _silent(turns: Sequence[Turn]) -> str | None:
 
 
 @rule("DA383", Severity.WARNING)
-def turns_of_two_forms(view: DataView) -> Iterator[Fault]:
-    """Some turns are written `{role, content}` and others `{from, value}`.
-
-    Why: a loader reads one of the forms; the others stop it, or come out as empty turns.
-
-    Fix: write all turns in one form.
-
-    Bad: data
-        {"messages": [{"role": "user", "content": "Which organ?"}, {"role": "assistant", "content": "kidney"}]}
-        {"messages": [{"role": "user", "content": "Which phase?"}, {"role": "assistant", "content": "idle"}]}
-        {"messages": [{"from": "human", "value": "Which tool?"}, {"from": "gpt", "value": "forceps"}]}
-
-    Good: data
-        {"messages": [{"role": "user", "content": "Which organ?"}, {"role": "assistant", "content": "kidney"}]}
-        {"messages": [{"role": "user", "content": "Which phase?"}, {"role": "assistant", "content": "idle"}]}
-        {"messages": [{"role": "user", "content": "Which tool?"}, {"role": "assistant", "content": "forceps"}]}
-    """
+def mixed_turn_formats(view: DataView) -> Iterator[Violation]:
+    """Report data that mixes `{role, content}` and `{from, value}` turns."""
 
     def openai(turn: Turn) -> bool:
         return "role" in turn and "from" not in turn
@@ -221,21 +160,8 @@ def _having(names: Sequence[set[str]], role: str) -> int:
 
 
 @rule("DA384", Severity.WARNING)
-def chosen_is_rejected(view: DataView) -> Iterator[Fault]:
-    """The better answer of a preference and the worse one are the same text.
-
-    Why: such a pair has no gradient but noise, and as a test item it is a coin.
-
-    Fix: take these pairs out.
-
-    Bad: data
-        {"prompt": "Which organ?", "chosen": "kidney", "rejected": "liver"}
-        {"prompt": "Which tool?", "chosen": "forceps", "rejected": "forceps"}
-
-    Good: data
-        {"prompt": "Which organ?", "chosen": "kidney", "rejected": "liver"}
-        {"prompt": "Which tool?", "chosen": "forceps", "rejected": "scissors"}
-    """
+def chosen_is_rejected(view: DataView) -> Iterator[Violation]:
+    """The better answer of a preference and the worse one are the same text."""
     name = view.layout.rejected
     if name is None or view.layout.answer is None:
         return
@@ -246,21 +172,8 @@ def chosen_is_rejected(view: DataView) -> Iterator[Fault]:
 
 
 @rule("DA385", Severity.WARNING)
-def rejected_answer_missing(view: DataView) -> Iterator[Fault]:
-    """A preference has no worse answer, or an empty one.
-
-    Why: the trainer stops there, or learns that anything is better than silence.
-
-    Fix: write the worse answer, or take the pair out.
-
-    Bad: data
-        {"prompt": "Which organ?", "chosen": "kidney", "rejected": "liver"}
-        {"prompt": "Which tool?", "chosen": "forceps", "rejected": ""}
-
-    Good: data
-        {"prompt": "Which organ?", "chosen": "kidney", "rejected": "liver"}
-        {"prompt": "Which tool?", "chosen": "forceps", "rejected": "scissors"}
-    """
+def rejected_answer_missing(view: DataView) -> Iterator[Violation]:
+    """A preference has no worse answer, or an empty one."""
     name = view.layout.rejected
     if name is None or view.layout.answer is None or "chosen" not in view.layout.answer.casefold():
         return
@@ -270,25 +183,8 @@ def rejected_answer_missing(view: DataView) -> Iterator[Fault]:
 
 
 @rule("DA386", Severity.WARNING)
-def rejected_answer_constant(view: DataView) -> Iterator[Fault]:
-    """Nearly all preferences reject the same text.
-
-    Why: the model learns to avoid that one text, and nothing of what makes an answer better.
-
-    Fix: reject answers that a model could have given to the prompt.
-
-    Bad: data
-        {"prompt": "Which organ?", "chosen": "kidney", "rejected": "I do not know."}
-        {"prompt": "Which tool?", "chosen": "forceps", "rejected": "I do not know."}
-        {"prompt": "Which phase?", "chosen": "idle", "rejected": "I do not know."}
-        {"prompt": "Which side?", "chosen": "left", "rejected": "I do not know."}
-
-    Good: data
-        {"prompt": "Which organ?", "chosen": "kidney", "rejected": "liver"}
-        {"prompt": "Which tool?", "chosen": "forceps", "rejected": "scissors"}
-        {"prompt": "Which phase?", "chosen": "idle", "rejected": "suturing"}
-        {"prompt": "Which side?", "chosen": "left", "rejected": "right"}
-    """
+def rejected_answer_constant(view: DataView) -> Iterator[Violation]:
+    """Nearly all preferences reject the same text."""
     name = view.layout.rejected
     if name is None or view.count < _ALL:
         return

@@ -10,7 +10,7 @@ from touchline.checks.data_candidates import Candidates, chosen, is_place, neare
 from touchline.checks.data_text import short, squeezed
 from touchline.checks.data_view import DataRow, DataView
 from touchline.checks.data_words import at_file, fault_of_rows, percent
-from touchline.checks.rule import Fault, rule
+from touchline.checks.rule import Violation, rule
 from touchline.domain.finding import Severity
 
 _LISTED = 3
@@ -22,23 +22,8 @@ _PLACES = 0.05
 
 
 @rule("DA330", Severity.ERROR)
-def answer_outside_the_candidates(view: DataView) -> Iterator[Fault]:
-    """An answer is not among the answers that the row allows.
-
-    Why: a model that chooses from the list as it is told can never be right.
-
-    Fix: write the answer as the list does, `instrument-shaft` and not `shaft`.
-
-    Bad: data
-        {"question": "Which part?", "answer": "shaft", "candidates": ["instrument-shaft", "wrist"]}
-        {"question": "Which one?", "answer": "wrist", "candidates": ["instrument-shaft", "wrist"]}
-        {"question": "Which other?", "answer": "instrument-shaft", "candidates": ["instrument-shaft", "wrist"]}
-
-    Good: data
-        {"question": "Which part?", "answer": "instrument-shaft", "candidates": ["instrument-shaft", "wrist"]}
-        {"question": "Which one?", "answer": "wrist", "candidates": ["instrument-shaft", "wrist"]}
-        {"question": "Which other?", "answer": "instrument-shaft", "candidates": ["instrument-shaft", "wrist"]}
-    """
+def answer_outside_candidates(view: DataView) -> Iterator[Violation]:
+    """Report answers that are not among the row's allowed answers."""
     rows = [row for row in view.rows if row.candidates and row.label]
     # A list in few prompts is a sentence that happens to look like one.
     if not rows or (view.layout.candidates is None and len(rows) < LISTS * view.count):
@@ -64,7 +49,7 @@ def _by_place(rows: list[DataRow]) -> bool:
     return places * 2 > len(unsaid) and places >= min(_ROWS, _PLACES * len(rows))
 
 
-def _outside(view: DataView, rows: list[DataRow], outside: list[DataRow]) -> Fault:
+def _outside(view: DataView, rows: list[DataRow], outside: list[DataRow]) -> Violation:
     counts = Counter((row.label, row.candidates or ()) for row in outside)
     most = sorted(counts, key=lambda pair: (-counts[pair], pair))[:_LISTED]
     near = [(label, nearest(label, candidates)) for label, candidates in most]
@@ -85,19 +70,8 @@ def _outside(view: DataView, rows: list[DataRow], outside: list[DataRow]) -> Fau
 
 
 @rule("DA331", Severity.INFO)
-def answer_within_another(view: DataView) -> Iterator[Fault]:
-    """One allowed answer is contained in another, as `no` is in `none`.
-
-    Why: a scorer that looks for the answer anywhere in the output calls the other one right.
-
-    Fix: score by equality, or by whole words.
-
-    Bad: data
-        {"question": "How much bleeding?", "answer": "no", "options": ["no", "none seen", "heavy"]}
-
-    Good: data
-        {"question": "How much bleeding?", "answer": "little", "options": ["little", "none seen", "heavy"]}
-    """
+def answer_within_another(view: DataView) -> Iterator[Violation]:
+    """Report an allowed answer that is contained in another."""
     lists = _lists(view)
     found: list[tuple[str, str]] = []
     scored: list[tuple[str, str]] = []
@@ -111,10 +85,10 @@ def answer_within_another(view: DataView) -> Iterator[Fault]:
     if scored:
         listed = _pairs(scored)
         message = f"the scorer {view.scorer.name!r} calls an answer right that is another of the allowed ones: {listed}"
-        yield Fault(message=message, at=at_file(view), subject="scorer", severity=Severity.ERROR, hint=_EQUAL)
+        yield Violation(message=message, at=at_file(view), subject="scorer", severity=Severity.ERROR, hint=_EQUAL)
     elif found and not view.scorer.stated:
         message = f"a scorer that looks for the answer in the output would call others right: {_pairs(found)}"
-        yield Fault(message=message, at=at_file(view), subject="scorer", hint=_EQUAL)
+        yield Violation(message=message, at=at_file(view), subject="scorer", hint=_EQUAL)
 
 
 _EQUAL = "score by equality, or by whole words"
@@ -139,37 +113,8 @@ def _pairs(pairs: list[tuple[str, str]]) -> str:
 
 
 @rule("DA332", Severity.WARNING)
-def right_answer_stands_first(view: DataView) -> Iterator[Fault]:
-    """The right answer nearly always stands first in the list of allowed answers.
-
-    Why: the model learns the place and not the answer; on lists in another order it fails.
-
-    Fix: put each row's list in a random order, by a seed.
-
-    Bad: data
-        {"question": "capital of France?", "answer": "Paris", "options": ["Paris", "Lima"]}
-        {"question": "capital of Chile?", "answer": "Santiago", "options": ["Santiago", "Rome"]}
-        {"question": "capital of Peru?", "answer": "Lima", "options": ["Lima", "Oslo"]}
-        {"question": "capital of Kenya?", "answer": "Nairobi", "options": ["Nairobi", "Cairo"]}
-        {"question": "capital of Norway?", "answer": "Oslo", "options": ["Oslo", "Paris"]}
-        {"question": "capital of Japan?", "answer": "Tokyo", "options": ["Tokyo", "Havana"]}
-        {"question": "capital of Egypt?", "answer": "Cairo", "options": ["Cairo", "Tokyo"]}
-        {"question": "capital of Cuba?", "answer": "Havana", "options": ["Havana", "Lima"]}
-        {"question": "capital of Italy?", "answer": "Rome", "options": ["Rome", "Santiago"]}
-        {"question": "capital of Ghana?", "answer": "Accra", "options": ["Accra", "Nairobi"]}
-
-    Good: data
-        {"question": "capital of France?", "answer": "Paris", "options": ["Paris", "Lima"]}
-        {"question": "capital of Chile?", "answer": "Santiago", "options": ["Rome", "Santiago"]}
-        {"question": "capital of Peru?", "answer": "Lima", "options": ["Lima", "Oslo"]}
-        {"question": "capital of Kenya?", "answer": "Nairobi", "options": ["Cairo", "Nairobi"]}
-        {"question": "capital of Norway?", "answer": "Oslo", "options": ["Paris", "Oslo"]}
-        {"question": "capital of Japan?", "answer": "Tokyo", "options": ["Tokyo", "Havana"]}
-        {"question": "capital of Egypt?", "answer": "Cairo", "options": ["Tokyo", "Cairo"]}
-        {"question": "capital of Cuba?", "answer": "Havana", "options": ["Havana", "Lima"]}
-        {"question": "capital of Italy?", "answer": "Rome", "options": ["Santiago", "Rome"]}
-        {"question": "capital of Ghana?", "answer": "Accra", "options": ["Accra", "Nairobi"]}
-    """
+def right_answer_first(view: DataView) -> Iterator[Violation]:
+    """Report right answers that nearly always come first in the list of allowed answers."""
     rows = [row for row in view.rows if row.candidates and row.label]
     if len(rows) < _ROWS:
         return
@@ -186,7 +131,9 @@ def right_answer_stands_first(view: DataView) -> Iterator[Fault]:
     # One list for all rows whose first entry prevails is a matter of the answers, and told as that.
     if count >= _FIRST * len(rows) and len(lists) >= _ROWS:
         message = f"the right answer stands at place {place + 1} of its list in {percent(count, len(rows))} of the rows"
-        yield Fault(message=message, at=at_file(view), subject="candidates", hint="shuffle each row's list by a seed")
+        yield Violation(
+            message=message, at=at_file(view), subject="candidates", hint="shuffle each row's list by a seed"
+        )
 
 
 def _most(item: tuple[int, int]) -> tuple[int, int]:

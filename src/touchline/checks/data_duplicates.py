@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from touchline.checks.data_text import normal, short
 from touchline.checks.data_view import DataRow, DataView
 from touchline.checks.data_words import fault_of_rows, percent
-from touchline.checks.rule import Fault, rule
+from touchline.checks.rule import Violation, rule
 from touchline.domain.finding import Severity
 
 _MANY = 0.02
@@ -23,23 +23,8 @@ _PICTURES = 10
 
 
 @rule("DA310", Severity.INFO)
-def duplicate_rows(view: DataView) -> Iterator[Fault]:
-    """A row is in its split more than once.
-
-    Why: it weighs more in training than the others; in a test split it counts more than once.
-
-    Fix: keep one row of each, unless the weight is meant.
-
-    Bad: data
-        {"input": "apple", "output": "Apple"}
-        {"input": "berry", "output": "Berry"}
-        {"input": "apple", "output": "Apple"}
-
-    Good: data
-        {"input": "apple", "output": "Apple"}
-        {"input": "berry", "output": "Berry"}
-        {"input": "chive", "output": "Chive"}
-    """
+def duplicate_rows(view: DataView) -> Iterator[Violation]:
+    """Report rows that occur more than once in their split."""
     for split, rows in view.splits.items():
         seen: set[tuple[int, str]] = set()
         again: list[DataRow] = []
@@ -59,24 +44,8 @@ def duplicate_rows(view: DataView) -> Iterator[Fault]:
 
 
 @rule("DA311", Severity.WARNING)
-def same_question_other_answer(view: DataView) -> Iterator[Fault]:
-    """One question has different answers.
-
-    Why: the model is told two things, and whichever it says counts as wrong for the other row.
-
-    Fix: keep the right answer; where both are right, tell the scorer so. If the rows differ in something that the
-    prompt does not show, show it.
-
-    Bad: data
-        {"input": "capital of Australia?", "output": "Canberra"}
-        {"input": "capital of Austria?", "output": "Vienna"}
-        {"input": "capital of Australia?", "output": "Sydney"}
-
-    Good: data
-        {"input": "capital of Australia?", "output": "Canberra"}
-        {"input": "capital of Austria?", "output": "Vienna"}
-        {"input": "capital of France?", "output": "Paris"}
-    """
+def conflicting_answers(view: DataView) -> Iterator[Violation]:
+    """Report questions with different answers."""
     if view.layout.kind == "text" or view.layout.rejected is not None:
         return
     first: dict[int, DataRow] = {}
@@ -95,23 +64,8 @@ def same_question_other_answer(view: DataView) -> Iterator[Fault]:
 
 
 @rule("DA312", Severity.WARNING)
-def row_in_train_and_held_out(view: DataView) -> Iterator[Fault]:
-    """A question of the test or validation split is in the training split too.
-
-    Why: a model that has seen the question is not tested by it; the score is too high by as much.
-
-    Fix: take these rows out of one of the splits.
-
-    Bad: data
-        {"split": "train", "input": "apple", "output": "Apple"}
-        {"split": "train", "input": "berry", "output": "Berry"}
-        {"split": "test", "input": "berry", "output": "Berry"}
-
-    Good: data
-        {"split": "train", "input": "apple", "output": "Apple"}
-        {"split": "train", "input": "berry", "output": "Berry"}
-        {"split": "test", "input": "chive", "output": "Chive"}
-    """
+def train_test_overlap(view: DataView) -> Iterator[Violation]:
+    """Report validation or test questions that also occur in the training split."""
     trained = {row.key for row in view.splits.get(view.trained, ())}
     for name in view.held_out:
         rows = view.splits[name]
@@ -125,23 +79,8 @@ def row_in_train_and_held_out(view: DataView) -> Iterator[Fault]:
 
 
 @rule("DA313", Severity.INFO)
-def row_nearly_in_train_and_held_out(view: DataView) -> Iterator[Fault]:
-    """A question of the test or validation split is in the training split but for case, white space or punctuation.
-
-    Why: to a model it is the same question.
-
-    Fix: compare questions in a normal form when the splits are made.
-
-    Bad: data
-        {"split": "train", "input": "What is the capital of France", "output": "Paris"}
-        {"split": "train", "input": "What is the capital of Chile", "output": "Santiago"}
-        {"split": "test", "input": "what is the capital of France?", "output": "Paris"}
-
-    Good: data
-        {"split": "train", "input": "What is the capital of France", "output": "Paris"}
-        {"split": "train", "input": "What is the capital of Chile", "output": "Santiago"}
-        {"split": "test", "input": "what is the capital of Peru?", "output": "Lima"}
-    """
+def near_train_test_overlap(view: DataView) -> Iterator[Violation]:
+    """Report held-out questions that differ from training questions in case, space or punctuation only."""
     if not view.held_out or view.layout.kind == "text":
         return
     held = {name: _normal_keys(view.splits[name]) for name in view.held_out}
@@ -181,30 +120,8 @@ def _normal_key(row: DataRow) -> int:
 
 
 @rule("DA314", Severity.INFO)
-def media_in_train_and_held_out(view: DataView) -> Iterator[Fault]:
-    """Pictures of the test or validation split are in the training split too, with other questions.
-
-    Why: a model may know the picture by heart; a score on new pictures is another measurement.
-
-    Fix: split by picture, or by patient or video, and then take all questions of each.
-
-    Bad: data
-        {"split": "train", "question": "Which tool?", "answer": "shears", "image": "a.png"}
-        {"split": "train", "question": "Which tool?", "answer": "hook", "image": "b.png"}
-        {"split": "train", "question": "Which tool?", "answer": "clip", "image": "c.png"}
-        {"split": "train", "question": "Which tool?", "answer": "probe", "image": "d.png"}
-        {"split": "train", "question": "Which tool?", "answer": "needle", "image": "e.png"}
-        {"split": "train", "question": "Which tool?", "answer": "forceps", "image": "f.png"}
-        {"split": "train", "question": "Which tool?", "answer": "stapler", "image": "g.png"}
-        {"split": "train", "question": "Which tool?", "answer": "trocar", "image": "h.png"}
-        {"split": "train", "question": "Which tool?", "answer": "scalpel", "image": "i.png"}
-        {"split": "train", "question": "Which tool?", "answer": "grasper", "image": "j.png"}
-        {"split": "test", "question": "Which organ?", "answer": "kidney", "image": "a.png"}
-
-    Good: data
-        {"split": "train", "question": "Which tool?", "answer": "shears", "image": "a.png"}
-        {"split": "test", "question": "Which organ?", "answer": "kidney", "image": "b.png"}
-    """
+def shared_media(view: DataView) -> Iterator[Violation]:
+    """Report media of the validation or test split that also occur in the training split."""
     trained = {path for row in view.splits.get(view.trained, ()) for path in row.media}
     if len(trained) < _PICTURES:
         return

@@ -9,7 +9,7 @@ from touchline.checks import data_text
 from touchline.checks.data_text import short
 from touchline.checks.data_view import DataRow, DataView
 from touchline.checks.data_words import at_file, fault_of_rows
-from touchline.checks.rule import Fault, rule
+from touchline.checks.rule import Violation, rule
 from touchline.domain.finding import Severity
 
 _RARE = 0.02
@@ -37,21 +37,8 @@ def _around(row: DataRow, piece: str) -> str:
 
 
 @rule("DA360", Severity.WARNING)
-def text_read_in_another_encoding(view: DataView) -> Iterator[Fault]:
-    """A text was written as UTF-8 and read as another encoding: `Ã©` for `é`, `â€™` for an apostrophe.
-
-    Why: the model learns to write these characters, and each costs several tokens.
-
-    Fix: read the source as UTF-8, or repair the texts with ftfy.
-
-    Bad: data
-        {"input": "Where do we meet?", "output": "At the cafÃ© on the corner."}
-        {"input": "When?", "output": "At noon."}
-
-    Good: data
-        {"input": "Where do we meet?", "output": "At the café on the corner."}
-        {"input": "When?", "output": "At noon."}
-    """
+def mojibake(view: DataView) -> Iterator[Violation]:
+    """Report UTF-8 text that was read in another encoding."""
     rows = _rows(view, data_text.mojibake)
     if rows:
         piece = data_text.mojibake(rows[0].prompt) or data_text.mojibake(rows[0].answer or "") or ""
@@ -61,21 +48,8 @@ def text_read_in_another_encoding(view: DataView) -> Iterator[Fault]:
 
 
 @rule("DA361", Severity.WARNING)
-def characters_lost(view: DataView) -> Iterator[Fault]:
-    """A text holds U+FFFD, which stands for bytes that could not be read.
-
-    Why: what stood there is lost, and the model learns to write the sign itself.
-
-    Fix: read the source in its own encoding.
-
-    Bad: data
-        {"input": "Where do we meet?", "output": "At the caf\\ufffd on the corner."}
-        {"input": "When?", "output": "At noon."}
-
-    Good: data
-        {"input": "Where do we meet?", "output": "At the caf\\u00e9 on the corner."}
-        {"input": "When?", "output": "At noon."}
-    """
+def replacement_characters(view: DataView) -> Iterator[Violation]:
+    """Report text with U+FFFD, the mark of lost characters."""
     rows = _rows(view, data_text.replaced)
     if rows:
         message = f"lost characters (U+FFFD): {_around(rows[0], chr(0xFFFD))}"
@@ -83,21 +57,8 @@ def characters_lost(view: DataView) -> Iterator[Fault]:
 
 
 @rule("DA362", Severity.WARNING)
-def control_characters(view: DataView) -> Iterator[Fault]:
-    """A text holds control characters other than tabs and newlines.
-
-    Why: they come from terminals and from broken conversions, and the model learns to write them.
-
-    Fix: take them out.
-
-    Bad: data
-        {"input": "What does it print?", "output": "\\u001b[32mok\\u001b[0m"}
-        {"input": "And then?", "output": "nothing"}
-
-    Good: data
-        {"input": "What does it print?", "output": "ok"}
-        {"input": "And then?", "output": "nothing"}
-    """
+def control_characters(view: DataView) -> Iterator[Violation]:
+    """Report text with control characters other than tab and newline."""
     rows = _rows(view, data_text.control)
     if rows:
         piece = data_text.control(rows[0].prompt) or data_text.control(rows[0].answer or "") or ""
@@ -106,21 +67,8 @@ def control_characters(view: DataView) -> Iterator[Fault]:
 
 
 @rule("DA363", Severity.INFO)
-def invisible_characters(view: DataView) -> Iterator[Fault]:
-    """A text holds characters without width, or ones that turn the direction of writing.
-
-    Why: nobody sees them, and a scorer that compares text calls an answer without them wrong.
-
-    Fix: take them out.
-
-    Bad: data
-        {"input": "Which organ?", "output": "kid\\u200bney"}
-        {"input": "Which tool?", "output": "forceps"}
-
-    Good: data
-        {"input": "Which organ?", "output": "kidney"}
-        {"input": "Which tool?", "output": "forceps"}
-    """
+def invisible_characters(view: DataView) -> Iterator[Violation]:
+    """Report text with zero-width or direction-changing characters."""
     rows = _rows(view, data_text.invisible)
     if rows:
         piece = data_text.invisible(rows[0].prompt) or data_text.invisible(rows[0].answer or "") or ""
@@ -130,63 +78,24 @@ def invisible_characters(view: DataView) -> Iterator[Fault]:
 
 
 @rule("DA364", Severity.ERROR)
-def half_characters(view: DataView) -> Iterator[Fault]:
-    """A text holds half of a character, a surrogate that stands alone.
-
-    Why: such a text cannot be written as UTF-8, so tokenizers refuse it, hours into a run if the row comes late.
-
-    Fix: write the whole character; an emoji is two `\\uXXXX` in JSON, and a cut between them leaves one.
-
-    Bad: data
-        {"input": "Which sign?", "output": "\\ud83d"}
-        {"input": "Which word?", "output": "smile"}
-
-    Good: data
-        {"input": "Which sign?", "output": "\\ud83d\\ude00"}
-        {"input": "Which word?", "output": "smile"}
-    """
+def lone_surrogates(view: DataView) -> Iterator[Violation]:
+    """Report text with surrogates that stand alone."""
     rows = _rows(view, data_text.surrogate)
     if rows:
         yield fault_of_rows(view, rows, "half a character (a surrogate that stands alone), which is no text")
 
 
 @rule("DA365", Severity.WARNING)
-def byte_order_mark(view: DataView) -> Iterator[Fault]:
-    """The file begins with a byte order mark.
-
-    Why: several readers refuse such JSON, and in CSV the first column's name begins with an invisible character.
-
-    Fix: save it as UTF-8 without BOM.
-
-    Bad: data
-        \ufeff{"input": "apple", "output": "Apple"}
-        {"input": "berry", "output": "Berry"}
-
-    Good: data
-        {"input": "apple", "output": "Apple"}
-        {"input": "berry", "output": "Berry"}
-    """
+def byte_order_mark(view: DataView) -> Iterator[Violation]:
+    """The file begins with a byte order mark."""
     if view.byte_order_mark:
         message = "the file begins with a byte order mark, U+FEFF"
-        yield Fault(message=message, at=at_file(view), subject="encoding", hint="save it as UTF-8 without BOM")
+        yield Violation(message=message, at=at_file(view), subject="encoding", hint="save it as UTF-8 without BOM")
 
 
 @rule("DA366", Severity.INFO)
-def html_in_answers(view: DataView) -> Iterator[Fault]:
-    """Answers hold HTML entities such as `&amp;` and `&nbsp;`.
-
-    Why: text that was taken from web pages keeps them, and the model learns to write them.
-
-    Fix: unescape the texts, unless HTML is what the model should write.
-
-    Bad: data
-        {"input": "Which shop?", "output": "Smith &amp; Sons"}
-        {"input": "Which street?", "output": "High Street"}
-
-    Good: data
-        {"input": "Which shop?", "output": "Smith & Sons"}
-        {"input": "Which street?", "output": "High Street"}
-    """
+def html_in_answers(view: DataView) -> Iterator[Violation]:
+    """Answers hold HTML entities such as `&amp;` and `&nbsp;`."""
     rows = [row for row in view.rows if row.answer and data_text.entity(row.answer) and "</" not in row.answer]
     tagged = [row for row in view.rows if row.answer and data_text.tag(row.answer)]
     if rows:
@@ -198,21 +107,8 @@ def html_in_answers(view: DataView) -> Iterator[Fault]:
 
 
 @rule("DA367", Severity.WARNING)
-def marks_of_a_chat_template(view: DataView) -> Iterator[Fault]:
-    """A turn or an answer holds marks of a chat template, such as `<|im_end|>` or `[INST]`.
-
-    Why: the trainer puts its own template around the text, so the marks are there twice, or mean nothing to this model.
-
-    Fix: give plain turns; or, where the whole text is written out, a single column `text`.
-
-    Bad: data
-        {"input": "[INST] Which organ? [/INST]", "output": "kidney</s>"}
-        {"input": "[INST] Which tool? [/INST]", "output": "forceps</s>"}
-
-    Good: data
-        {"input": "Which organ?", "output": "kidney"}
-        {"input": "Which tool?", "output": "forceps"}
-    """
+def chat_template_markers(view: DataView) -> Iterator[Violation]:
+    """Report turns or answers with markers of a chat template."""
     if view.layout.kind == "text":
         return
     rows = _rows(view, data_text.chat_mark)

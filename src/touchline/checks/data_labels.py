@@ -10,7 +10,7 @@ from touchline.checks.data_baselines import most_frequent
 from touchline.checks.data_text import short
 from touchline.checks.data_view import DataView, entropy_bits
 from touchline.checks.data_words import at_file, fault_of_rows, percent
-from touchline.checks.rule import Fault, rule
+from touchline.checks.rule import Violation, rule
 from touchline.domain.finding import Severity
 
 _CERTAIN_ROWS = 10
@@ -23,26 +23,8 @@ _PERIODS = 8
 
 
 @rule("DA320", Severity.ERROR)
-def constant_answer(view: DataView) -> Iterator[Fault]:
-    """All answers of a split are the same.
-
-    Why: a model that says this one thing is always right. The loss falls to nothing within a few steps, and the score
-    says nothing. It is often a step of the data's making that failed and filled in a default.
-
-    Fix: look at how the answers were made, above all at missing source files.
-
-    Bad: data
-        {"input": "frame 1", "output": "Robotic surgery"}
-        {"input": "frame 2", "output": "Robotic surgery"}
-        {"input": "frame 3", "output": "Robotic surgery"}
-        {"input": "frame 4", "output": "Robotic surgery"}
-
-    Good: data
-        {"input": "frame 1", "output": "Robotic surgery"}
-        {"input": "frame 2", "output": "Open surgery"}
-        {"input": "frame 3", "output": "Robotic surgery"}
-        {"input": "frame 4", "output": "Robotic surgery"}
-    """
+def constant_answer(view: DataView) -> Iterator[Violation]:
+    """Report a split whose answers are all the same."""
     if view.layout.kind == "text":
         return
     for split, labels in view.labels.items():
@@ -52,41 +34,12 @@ def constant_answer(view: DataView) -> Iterator[Fault]:
             (label,) = labels
             severity = None if rows >= _CERTAIN_ROWS else Severity.WARNING
             message = f"{split}: the answer is {short(label)} in all {rows:,} rows"
-            yield Fault(message=message, at=at_file(view, split), subject=split, severity=severity)
+            yield Violation(message=message, at=at_file(view, split), subject=split, severity=severity)
 
 
 @rule("DA321", Severity.ERROR)
-def constant_answer_to_each_question(view: DataView) -> Iterator[Fault]:
-    """The answer follows from the question alone: every question has one answer, whatever picture or text it is about.
-
-    Why: a model can be right without looking. Scores near 100 % come at once, for every model, and mean nothing.
-
-    Fix: look at how the answers were made: missing masks or annotations that became `none` or `0` show like this.
-
-    Bad: data
-        {"question": "Is a tool visible?", "answer": "yes", "image": "1.png"}
-        {"question": "Is a tool visible?", "answer": "yes", "image": "2.png"}
-        {"question": "Is a tool visible?", "answer": "yes", "image": "3.png"}
-        {"question": "Is a tool visible?", "answer": "yes", "image": "4.png"}
-        {"question": "Is a tool visible?", "answer": "yes", "image": "5.png"}
-        {"question": "How many tools?", "answer": "0", "image": "1.png"}
-        {"question": "How many tools?", "answer": "0", "image": "2.png"}
-        {"question": "How many tools?", "answer": "0", "image": "3.png"}
-        {"question": "How many tools?", "answer": "0", "image": "4.png"}
-        {"question": "How many tools?", "answer": "0", "image": "5.png"}
-
-    Good: data
-        {"question": "Is a tool visible?", "answer": "yes", "image": "1.png"}
-        {"question": "Is a tool visible?", "answer": "no", "image": "2.png"}
-        {"question": "Is a tool visible?", "answer": "yes", "image": "3.png"}
-        {"question": "Is a tool visible?", "answer": "yes", "image": "4.png"}
-        {"question": "Is a tool visible?", "answer": "yes", "image": "5.png"}
-        {"question": "How many tools?", "answer": "2", "image": "1.png"}
-        {"question": "How many tools?", "answer": "0", "image": "2.png"}
-        {"question": "How many tools?", "answer": "1", "image": "3.png"}
-        {"question": "How many tools?", "answer": "0", "image": "4.png"}
-        {"question": "How many tools?", "answer": "2", "image": "5.png"}
-    """
+def answer_follows_from_question(view: DataView) -> Iterator[Violation]:
+    """Report data where every question has one answer, whatever image or text it is about."""
     questions = view.questions
     if view.layout.kind == "text" or len(view.labels.get(view.scored, ())) < 2 or not questions:
         return
@@ -99,47 +52,18 @@ def constant_answer_to_each_question(view: DataView) -> Iterator[Fault]:
     example = f"{short(one)} is always answered {short(questions[one][0].label)}"
     if len(constant) == len(questions) >= 2 and covered >= _HIGH * in_all:
         message = f"{view.scored}: {len(questions)} questions in {in_all:,} rows have one answer each; {example}"
-        yield Fault(message=message, at=view.where(questions[one][0]), subject=view.scored)
+        yield Violation(message=message, at=view.where(questions[one][0]), subject=view.scored)
         return
     rows = sum(len(questions[question]) for question in constant)
     if len(questions) >= 2 and rows >= 2 * _CERTAIN_ROWS:
         message = f"{view.scored}: {len(constant)} of {len(questions)} questions have one answer; for example {example}"
         severity = Severity.WARNING if rows * 2 >= covered else Severity.INFO
-        yield Fault(message=message, at=view.where(questions[one][0]), subject=view.scored, severity=severity)
+        yield Violation(message=message, at=view.where(questions[one][0]), subject=view.scored, severity=severity)
 
 
 @rule("DA322", Severity.WARNING)
-def one_answer_prevails(view: DataView) -> Iterator[Fault]:
-    """Nearly all answers are the same one.
-
-    Why: who always says it is right nearly always; an accuracy close to that share shows nothing learnt.
-
-    Fix: balance the data, or judge by balanced accuracy or F1, and compare with the majority baseline.
-
-    Bad: data
-        {"input": "mail 1", "output": "ham"}
-        {"input": "mail 2", "output": "ham"}
-        {"input": "mail 3", "output": "ham"}
-        {"input": "mail 4", "output": "ham"}
-        {"input": "mail 5", "output": "ham"}
-        {"input": "mail 6", "output": "ham"}
-        {"input": "mail 7", "output": "ham"}
-        {"input": "mail 8", "output": "ham"}
-        {"input": "mail 9", "output": "ham"}
-        {"input": "mail 10", "output": "ham"}
-        {"input": "mail 11", "output": "ham"}
-        {"input": "mail 12", "output": "spam"}
-
-    Good: data
-        {"input": "mail 1", "output": "ham"}
-        {"input": "mail 2", "output": "spam"}
-        {"input": "mail 3", "output": "ham"}
-        {"input": "mail 4", "output": "ham"}
-        {"input": "mail 5", "output": "spam"}
-        {"input": "mail 6", "output": "ham"}
-        {"input": "mail 7", "output": "ham"}
-        {"input": "mail 8", "output": "spam"}
-    """
+def majority_label(view: DataView) -> Iterator[Violation]:
+    """Report an answer that nearly all rows share."""
     if view.layout.kind == "text":
         return
     for split, labels in view.labels.items():
@@ -151,41 +75,12 @@ def one_answer_prevails(view: DataView) -> Iterator[Fault]:
             f"{split}: {percent(labels[label], rows)} of the answers are {short(label)} "
             f"({entropy_bits(labels):.2f} bits of {math.log2(len(labels)):.2f})"
         )
-        yield Fault(message=message, at=at_file(view, split), subject=split)
+        yield Violation(message=message, at=at_file(view, split), subject=split)
 
 
 @rule("DA323", Severity.WARNING)
-def label_spelled_several_ways(view: DataView) -> Iterator[Fault]:
-    """One label is written in several ways: `yes` and `Yes`, `kidney parenchyma` and `kidney-parenchyma`.
-
-    Why: the model learns to guess the spelling, and a scorer that compares text calls the other one wrong.
-
-    Fix: write each label in one way.
-
-    Bad: data
-        {"input": "row 1", "output": "yes"}
-        {"input": "row 2", "output": "no"}
-        {"input": "row 3", "output": "yes"}
-        {"input": "row 4", "output": "Yes"}
-        {"input": "row 5", "output": "no"}
-        {"input": "row 6", "output": "yes"}
-        {"input": "row 7", "output": "no"}
-        {"input": "row 8", "output": "yes"}
-        {"input": "row 9", "output": "no"}
-        {"input": "row 10", "output": "no"}
-        {"input": "row 11", "output": "no"}
-        {"input": "row 12", "output": "yes"}
-
-    Good: data
-        {"input": "row 1", "output": "yes"}
-        {"input": "row 2", "output": "no"}
-        {"input": "row 3", "output": "yes"}
-        {"input": "row 4", "output": "yes"}
-        {"input": "row 5", "output": "no"}
-        {"input": "row 6", "output": "yes"}
-        {"input": "row 7", "output": "no"}
-        {"input": "row 8", "output": "yes"}
-    """
+def inconsistent_label_spelling(view: DataView) -> Iterator[Violation]:
+    """Report one label written in several ways."""
     spellings = view.spellings
     if not spellings:
         return
@@ -201,37 +96,8 @@ def label_spelled_several_ways(view: DataView) -> Iterator[Fault]:
 
 
 @rule("DA324", Severity.WARNING)
-def label_never_trained(view: DataView) -> Iterator[Fault]:
-    """A label of the test or validation split is in no training row.
-
-    Why: the model cannot learn to say it, so these rows are lost for every run alike.
-
-    Fix: split again, with each label's rows in every split.
-
-    Bad: data
-        {"split": "train", "input": "row 1", "output": "cat"}
-        {"split": "train", "input": "row 2", "output": "dog"}
-        {"split": "train", "input": "row 3", "output": "cat"}
-        {"split": "train", "input": "row 4", "output": "dog"}
-        {"split": "train", "input": "row 5", "output": "cat"}
-        {"split": "train", "input": "row 6", "output": "dog"}
-        {"split": "train", "input": "row 7", "output": "dog"}
-        {"split": "train", "input": "row 8", "output": "cat"}
-        {"split": "test", "input": "row 9", "output": "cat"}
-        {"split": "test", "input": "row 10", "output": "cow"}
-        {"split": "test", "input": "row 11", "output": "dog"}
-        {"split": "test", "input": "row 12", "output": "cow"}
-
-    Good: data
-        {"split": "train", "input": "row 1", "output": "cat"}
-        {"split": "train", "input": "row 2", "output": "dog"}
-        {"split": "train", "input": "row 3", "output": "cat"}
-        {"split": "train", "input": "row 4", "output": "dog"}
-        {"split": "train", "input": "row 5", "output": "cat"}
-        {"split": "train", "input": "row 6", "output": "dog"}
-        {"split": "test", "input": "row 7", "output": "cat"}
-        {"split": "test", "input": "row 8", "output": "dog"}
-    """
+def untrained_label(view: DataView) -> Iterator[Violation]:
+    """Report labels of the validation or test split that no training row has."""
     if not view.closed:
         return
     trained = view.labels.get(view.trained, Counter())
@@ -248,57 +114,8 @@ def label_never_trained(view: DataView) -> Iterator[Fault]:
 
 
 @rule("DA325", Severity.WARNING)
-def labels_distributed_otherwise(view: DataView) -> Iterator[Fault]:
-    """The labels' shares in the test or validation split are quite other than in the training split.
-
-    Why: the score is of another mixture than was trained; a file that is sorted by label, cut in two, shows like this.
-
-    Fix: shuffle before splitting, or say why the splits differ.
-
-    Bad: data
-        {"split": "train", "input": "row 1", "output": "cat"}
-        {"split": "train", "input": "row 2", "output": "cat"}
-        {"split": "train", "input": "row 3", "output": "cat"}
-        {"split": "train", "input": "row 4", "output": "cat"}
-        {"split": "train", "input": "row 5", "output": "cat"}
-        {"split": "train", "input": "row 6", "output": "cat"}
-        {"split": "train", "input": "row 7", "output": "cat"}
-        {"split": "train", "input": "row 8", "output": "cat"}
-        {"split": "train", "input": "row 9", "output": "cat"}
-        {"split": "train", "input": "row 10", "output": "dog"}
-        {"split": "test", "input": "row 11", "output": "cat"}
-        {"split": "test", "input": "row 12", "output": "dog"}
-        {"split": "test", "input": "row 13", "output": "dog"}
-        {"split": "test", "input": "row 14", "output": "dog"}
-        {"split": "test", "input": "row 15", "output": "dog"}
-        {"split": "test", "input": "row 16", "output": "dog"}
-        {"split": "test", "input": "row 17", "output": "dog"}
-        {"split": "test", "input": "row 18", "output": "dog"}
-        {"split": "test", "input": "row 19", "output": "dog"}
-        {"split": "test", "input": "row 20", "output": "dog"}
-
-    Good: data
-        {"split": "train", "input": "row 1", "output": "cat"}
-        {"split": "train", "input": "row 2", "output": "cat"}
-        {"split": "train", "input": "row 3", "output": "cat"}
-        {"split": "train", "input": "row 4", "output": "cat"}
-        {"split": "train", "input": "row 5", "output": "cat"}
-        {"split": "train", "input": "row 6", "output": "dog"}
-        {"split": "train", "input": "row 7", "output": "dog"}
-        {"split": "train", "input": "row 8", "output": "dog"}
-        {"split": "train", "input": "row 9", "output": "dog"}
-        {"split": "train", "input": "row 10", "output": "dog"}
-        {"split": "test", "input": "row 11", "output": "cat"}
-        {"split": "test", "input": "row 12", "output": "cat"}
-        {"split": "test", "input": "row 13", "output": "cat"}
-        {"split": "test", "input": "row 14", "output": "cat"}
-        {"split": "test", "input": "row 15", "output": "dog"}
-        {"split": "test", "input": "row 16", "output": "dog"}
-        {"split": "test", "input": "row 17", "output": "dog"}
-        {"split": "test", "input": "row 18", "output": "dog"}
-        {"split": "test", "input": "row 19", "output": "dog"}
-        {"split": "test", "input": "row 20", "output": "dog"}
-    """
+def label_shift(view: DataView) -> Iterator[Violation]:
+    """Report labels whose shares differ strongly between training and held-out splits."""
     if not view.closed:
         return
     trained = view.labels.get(view.trained, Counter())
@@ -319,37 +136,12 @@ def labels_distributed_otherwise(view: DataView) -> Iterator[Fault]:
                 f"{name} has another mixture of answers than {view.trained}: {short(most)} is "
                 f"{percent(held[most], count)} of it and {percent(trained[most], total)} there"
             )
-            yield Fault(message=message, at=at_file(view, name), subject=name)
+            yield Violation(message=message, at=at_file(view, name), subject=name)
 
 
 @rule("DA326", Severity.INFO)
-def full_stop_after_some_answers(view: DataView) -> Iterator[Fault]:
-    """Some short answers end with a full stop and others do not.
-
-    Why: where the scorer compares text, `Paris.` is not `Paris`; the model learns to guess which is wanted.
-
-    Fix: write all answers in one way.
-
-    Bad: data
-        {"input": "capital of France?", "output": "Paris"}
-        {"input": "capital of Chile?", "output": "Santiago"}
-        {"input": "capital of Peru?", "output": "Lima."}
-        {"input": "capital of Kenya?", "output": "Nairobi"}
-        {"input": "capital of Norway?", "output": "Oslo"}
-        {"input": "capital of Japan?", "output": "Tokyo."}
-        {"input": "capital of Egypt?", "output": "Cairo"}
-        {"input": "capital of Cuba?", "output": "Havana"}
-
-    Good: data
-        {"input": "capital of France?", "output": "Paris"}
-        {"input": "capital of Chile?", "output": "Santiago"}
-        {"input": "capital of Peru?", "output": "Lima"}
-        {"input": "capital of Kenya?", "output": "Nairobi"}
-        {"input": "capital of Norway?", "output": "Oslo"}
-        {"input": "capital of Japan?", "output": "Tokyo"}
-        {"input": "capital of Egypt?", "output": "Cairo"}
-        {"input": "capital of Cuba?", "output": "Havana"}
-    """
+def full_stop_after_some_answers(view: DataView) -> Iterator[Violation]:
+    """Some short answers end with a full stop and others do not."""
     if not view.short or view.closed:
         return
     ended = sum(count for label, count in view.all_labels.items() if label.endswith("."))

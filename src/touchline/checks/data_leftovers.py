@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from touchline.checks.data_text import misspells, short
 from touchline.checks.data_view import DataRow, DataView
 from touchline.checks.data_words import at_file, fault_of_rows, percent
-from touchline.checks.rule import Fault, rule
+from touchline.checks.rule import Violation, rule
 from touchline.domain.finding import Severity
 
 _USUAL = 10
@@ -31,21 +31,8 @@ _SLOTS = frozenset({"input", "text", "question", "context", "instruction", "answ
 
 
 @rule("DA387", Severity.WARNING)
-def placeholder_left(view: DataView) -> Iterator[Fault]:
-    """A placeholder of a prompt's template was not filled in: `{input}`, `{{ text }}`.
-
-    Why: the model is asked about a name in braces, and learns an answer that nothing in the prompt tells.
-
-    Fix: fill it in; in Python the `f` before the quotes is often missing.
-
-    Bad: data
-        {"input": "Write in capitals: {input}", "output": "Apple"}
-        {"input": "Write in capitals: berry", "output": "Berry"}
-
-    Good: data
-        {"input": "Write in capitals: apple", "output": "Apple"}
-        {"input": "Write in capitals: berry", "output": "Berry"}
-    """
+def unfilled_placeholder(view: DataView) -> Iterator[Violation]:
+    """Report prompts with a template's placeholder not filled in."""
     if view.layout.kind == "text":
         return
     columns = {*_SLOTS, *view.layout.prompts, view.layout.answer or "input"}
@@ -63,33 +50,8 @@ def placeholder_left(view: DataView) -> Iterator[Fault]:
 
 
 @rule("DA388", Severity.WARNING)
-def label_is_nearly_another(view: DataView) -> Iterator[Fault]:
-    """A rare label is a frequent one but for a letter, or is its beginning.
-
-    Why: it is a class of its own to the scorer, so a model that answers rightly is called wrong.
-
-    Fix: write it as the others do.
-
-    Bad: data
-        {"text": "row 1", "label": "positive"}
-        {"text": "row 2", "label": "positive"}
-        {"text": "row 3", "label": "positive"}
-        {"text": "row 4", "label": "positive"}
-        {"text": "row 5", "label": "positive"}
-        {"text": "row 6", "label": "positive"}
-        {"text": "row 7", "label": "positive"}
-        {"text": "row 8", "label": "positive"}
-        {"text": "row 9", "label": "positive"}
-        {"text": "row 10", "label": "positive"}
-        {"text": "row 11", "label": "postive"}
-        {"text": "row 12", "label": "negative"}
-
-    Good: data
-        {"text": "row 1", "label": "positive"}
-        {"text": "row 2", "label": "positive"}
-        {"text": "row 3", "label": "negative"}
-        {"text": "row 4", "label": "neutral"}
-    """
+def misspelled_label(view: DataView) -> Iterator[Violation]:
+    """Report rare labels that are a frequent one but for a letter, or its beginning."""
     if not view.closed or len(view.all_labels) > _LABELS:
         return
     usual = [label for label, count in view.all_labels.items() if count >= _USUAL]
@@ -106,27 +68,13 @@ def label_is_nearly_another(view: DataView) -> Iterator[Fault]:
 
 
 @rule("DA389", Severity.WARNING)
-def cells_in_the_wrong_column(view: DataView) -> Iterator[Fault]:
-    """A row holds the columns' names, or has question and label swapped; or a column's name has white space around it.
-
-    Why: two files were put together with their headings, and the heading is trained on; a name with a space in it is
-    another column than the one that is asked for; a swapped row teaches to answer a label with a question.
-
-    Fix: take the row out, or put its cells where they belong; write the names without spaces.
-
-    Bad: data
-        {"input": "apple", "output": "Apple"}
-        {"input": "input", "output": "output"}
-
-    Good: data
-        {"input": "apple", "output": "Apple"}
-        {"input": "berry", "output": "Berry"}
-    """
+def misplaced_cells(view: DataView) -> Iterator[Violation]:
+    """Report header rows, swapped cells, and column names with white space around them."""
     first = next(iter(view.rows), None)
     spaced = [name for name in (first.values if first is not None else ()) if name != name.strip()]
     if spaced:
         message = f"the column {spaced[0]!r} has white space around its name"
-        yield Fault(message=message, at=at_file(view), subject="columns", hint=f"write {spaced[0].strip()!r}")
+        yield Violation(message=message, at=at_file(view), subject="columns", hint=f"write {spaced[0].strip()!r}")
     rows = [
         row
         for row in view.rows
@@ -143,25 +91,8 @@ def cells_in_the_wrong_column(view: DataView) -> Iterator[Fault]:
 
 
 @rule("DA390", Severity.WARNING)
-def white_space_around_some_answers(view: DataView) -> Iterator[Fault]:
-    """Some answers begin or end with white space and others do not.
-
-    Why: the model learns to write the space at times; a scorer that compares exactly calls half of them wrong.
-
-    Fix: strip all answers, or begin each with the same space where the prompt's form needs one.
-
-    Bad: data
-        {"input": "apple", "output": "Apple"}
-        {"input": "berry", "output": " Berry"}
-        {"input": "chive", "output": "Chive"}
-        {"input": "dates", "output": "Dates"}
-
-    Good: data
-        {"input": "apple", "output": "Apple"}
-        {"input": "berry", "output": "Berry"}
-        {"input": "chive", "output": "Chive"}
-        {"input": "dates", "output": "Dates"}
-    """
+def uneven_white_space(view: DataView) -> Iterator[Violation]:
+    """Report answers of which only some begin or end with white space."""
     answered = [row for row in view.rows if row.label and row.answer is not None]
     if not answered or view.layout.kind == "text":
         return
@@ -178,25 +109,8 @@ def white_space_around_some_answers(view: DataView) -> Iterator[Fault]:
 
 
 @rule("DA391", Severity.WARNING)
-def row_in_validation_and_test(view: DataView) -> Iterator[Fault]:
-    """A question of the test split is in the validation split too.
-
-    Why: the checkpoint that is kept was chosen on it, so the test is no longer of what was never seen.
-
-    Fix: take these rows out of one of the two.
-
-    Bad: data
-        {"split": "train", "input": "apple", "output": "Apple"}
-        {"split": "train", "input": "dates", "output": "Dates"}
-        {"split": "validation", "input": "berry", "output": "Berry"}
-        {"split": "test", "input": "berry", "output": "Berry"}
-
-    Good: data
-        {"split": "train", "input": "apple", "output": "Apple"}
-        {"split": "train", "input": "dates", "output": "Dates"}
-        {"split": "validation", "input": "berry", "output": "Berry"}
-        {"split": "test", "input": "chive", "output": "Chive"}
-    """
+def validation_test_overlap(view: DataView) -> Iterator[Violation]:
+    """Report questions that are in both the validation and the test split."""
     if view.trained in ("validation", "test") or view.layout.kind == "text":
         return
     seen = {row.key for row in view.splits.get("validation", ())}
@@ -208,41 +122,8 @@ def row_in_validation_and_test(view: DataView) -> Iterator[Fault]:
 
 
 @rule("DA392", Severity.WARNING)
-def prompt_holds_its_label(view: DataView) -> Iterator[Fault]:
-    """Nearly every prompt holds its own label, and none of the other labels.
-
-    Why: the label came into the text, in a file's name or a tag, so that the model need not look at anything else.
-
-    Fix: take it out of the prompt.
-
-    Bad: data
-        {"text": "fine work [positive] 1", "label": "positive"}
-        {"text": "it broke [negative] 1", "label": "negative"}
-        {"text": "fine work [positive] 2", "label": "positive"}
-        {"text": "it broke [negative] 2", "label": "negative"}
-        {"text": "fine work [positive] 3", "label": "positive"}
-        {"text": "it broke [negative] 3", "label": "negative"}
-        {"text": "fine work [positive] 4", "label": "positive"}
-        {"text": "it broke [negative] 4", "label": "negative"}
-        {"text": "fine work [positive] 5", "label": "positive"}
-        {"text": "it broke [negative] 5", "label": "negative"}
-        {"text": "fine work [positive] 6", "label": "positive"}
-        {"text": "it broke [negative] 6", "label": "negative"}
-        {"text": "fine work [positive] 7", "label": "positive"}
-        {"text": "it broke [negative] 7", "label": "negative"}
-        {"text": "fine work [positive] 8", "label": "positive"}
-        {"text": "it broke [negative] 8", "label": "negative"}
-        {"text": "fine work [positive] 9", "label": "positive"}
-        {"text": "it broke [negative] 9", "label": "negative"}
-        {"text": "fine work [positive] 10", "label": "positive"}
-        {"text": "it broke [negative] 10", "label": "negative"}
-
-    Good: data
-        {"text": "fine work", "label": "positive"}
-        {"text": "it broke", "label": "negative"}
-        {"text": "lovely", "label": "positive"}
-        {"text": "too late", "label": "negative"}
-    """
+def prompt_contains_label(view: DataView) -> Iterator[Violation]:
+    """Report data whose prompts nearly all contain their own label and no other."""
     labels = list(view.all_labels)
     rows = [row for row in view.rows if row.label and row.candidates is None]
     if not view.closed or not 2 <= len(labels) <= _LABELS or len(rows) < _TOLD_ROWS:
@@ -258,29 +139,8 @@ def prompt_holds_its_label(view: DataView) -> Iterator[Fault]:
 
 
 @rule("DA393", Severity.WARNING)
-def one_answer_among_many_of_its_own(view: DataView) -> Iterator[Fault]:
-    """One long answer stands in many rows, while all other answers are different.
-
-    Why: it is what a program wrote where it had nothing, an error's text or a refusal, and the model learns to say it.
-
-    Fix: take these rows out, or make their answers again.
-
-    Bad: data
-        {"input": "Tell of the sea.", "output": "The sea is wide and old."}
-        {"input": "Tell of the sun.", "output": "Error: the request timed out."}
-        {"input": "Tell of a tree.", "output": "A tree is tall and slow."}
-        {"input": "Tell of a dog.", "output": "Error: the request timed out."}
-        {"input": "Tell of a cat.", "output": "A cat is quiet and proud."}
-        {"input": "Tell of a cow.", "output": "Error: the request timed out."}
-        {"input": "Tell of a bee.", "output": "A bee is small and busy."}
-        {"input": "Tell of an owl.", "output": "Error: the request timed out."}
-
-    Good: data
-        {"input": "Tell of the sea.", "output": "The sea is wide and old."}
-        {"input": "Tell of the sun.", "output": "The sun is far and hot."}
-        {"input": "Tell of a tree.", "output": "A tree is tall and slow."}
-        {"input": "Tell of a dog.", "output": "A dog is quick and loyal."}
-    """
+def repeated_long_answer(view: DataView) -> Iterator[Violation]:
+    """Report one long answer that many rows share while all others differ."""
     labels = view.all_labels
     total = sum(labels.values())
     if view.closed or view.layout.kind == "text" or total < 2 * _CANNED_ROWS:
@@ -295,24 +155,8 @@ def one_answer_among_many_of_its_own(view: DataView) -> Iterator[Fault]:
 
 
 @rule("DA394", Severity.WARNING)
-def media_file_is_none(view: DataView) -> Iterator[Fault]:
-    """A file that is called a picture is none, or is cut off.
-
-    Why: the loader stops at it, hours into the first epoch; usually it is an error page, or the pointer of a large file
-    that was never fetched.
-
-    Fix: fetch these files again; `git lfs pull` where they are pointers.
-
-    Bad: folder
-        == data.jsonl
-        {"question": "Which organ?", "answer": "kidney", "image": "a.png"}
-        == a.png
-        <html>404</html>
-
-    Good: data
-        {"question": "What is a kidney?", "answer": "an organ"}
-        {"question": "What are forceps?", "answer": "a tool"}
-    """
+def invalid_media_file(view: DataView) -> Iterator[Violation]:
+    """Report media files that are not of their type, or are cut off."""
     media = view.media
     if media is None or not media.broken:
         return
@@ -324,29 +168,8 @@ def media_file_is_none(view: DataView) -> Iterator[Fault]:
 
 
 @rule("DA395", Severity.WARNING)
-def row_without_what_the_others_have(view: DataView) -> Iterator[Fault]:
-    """A few rows name no image, or allow no answers, while nearly all others do; or an answer is allowed twice.
-
-    Why: the question is then put without its picture or its choices, and the answer can only be guessed.
-
-    Fix: fill them in, or take the rows out.
-
-    Bad: data
-        {"question": "Which organ?", "answer": "kidney", "candidates": ["kidney", "liver"]}
-        {"question": "Which tool?", "answer": "hook", "candidates": ["hook", "clip"]}
-        {"question": "Which phase?", "answer": "idle", "candidates": ["idle", "cutting"]}
-        {"question": "Which side?", "answer": "left", "candidates": ["left", "right"]}
-        {"question": "Which part?", "answer": "wrist", "candidates": ["wrist", "shaft"]}
-        {"question": "Which hand?", "answer": "right", "candidates": ["left", "right"]}
-        {"question": "Which colour?", "answer": "red", "candidates": ["red", "blue"]}
-        {"question": "Which step?", "answer": "first", "candidates": ["first", "last"]}
-        {"question": "Which layer?", "answer": "upper", "candidates": ["upper", "lower"]}
-        {"question": "Which lobe?", "answer": "left", "candidates": []}
-
-    Good: data
-        {"question": "Which organ?", "answer": "kidney", "candidates": ["kidney", "liver"]}
-        {"question": "Which tool?", "answer": "hook", "candidates": ["hook", "clip"]}
-    """
+def incomplete_row(view: DataView) -> Iterator[Violation]:
+    """Report the few rows without images or allowed answers that nearly all others have."""
     layout = view.layout
     if layout.media:
         bare = [row for row in view.rows if not _has_media(view, row)]

@@ -10,7 +10,7 @@ from touchline.checks.data_columns import kind_of, text_of
 from touchline.checks.data_text import short
 from touchline.checks.data_view import DataRow, DataView
 from touchline.checks.data_words import at_file, fault_of_rows, percent
-from touchline.checks.rule import Fault, rule
+from touchline.checks.rule import Violation, rule
 from touchline.domain.finding import Severity
 
 _WRITTEN_NULLS = frozenset({"nan", "NaN", "NAN", "<NA>", "#N/A", "NULL", "null", "undefined"})
@@ -23,45 +23,17 @@ _ALL = 4
 
 
 @rule("DA300", Severity.INFO)
-def columns_found_by_name(view: DataView) -> Iterator[Fault]:
-    """Nothing says which columns are the prompt and the answer; they were found by their names.
-
-    Why: another column than the one that trains may have been looked at.
-
-    Fix: name them in the experiment, `data: {input: question, output: answer}`, or with --input and --output.
-
-    Bad: data
-        {"question": "Which organ is shown?", "answer": "kidney", "id": 1}
-        {"question": "Which tool is shown?", "answer": "forceps", "id": 2}
-
-    Good: data
-        {"input": "Which organ is shown?", "output": "kidney", "id": 1}
-        {"input": "Which tool is shown?", "output": "forceps", "id": 2}
-    """
+def guessed_columns(view: DataView) -> Iterator[Violation]:
+    """Report prompt and answer columns found by their names alone."""
     layout = view.layout
     usual = layout.prompts == ("input",) and layout.answer == "output" and not layout.media and not layout.candidates
     if not layout.stated and not usual and view.count:
-        yield Fault(message=f"taken by their names: {layout.named()}", at=at_file(view), subject="columns")
+        yield Violation(message=f"taken by their names: {layout.named()}", at=at_file(view), subject="columns")
 
 
 @rule("DA301", Severity.ERROR)
-def column_missing_in_some_rows(view: DataView) -> Iterator[Fault]:
-    """Some rows lack the column of the prompt or of the answer that the others have.
-
-    Why: a trainer stops at such a row, or trains on nothing, depending on the library that reads it.
-
-    Fix: write the column into these rows, or take the rows out; often it is a misspelt key.
-
-    Bad: data
-        {"input": "apple", "output": "Apple"}
-        {"input": "berry", "ouput": "Berry"}
-        {"input": "chive", "output": "Chive"}
-
-    Good: data
-        {"input": "apple", "output": "Apple"}
-        {"input": "berry", "output": "Berry"}
-        {"input": "chive", "output": "Chive"}
-    """
+def missing_column_values(view: DataView) -> Iterator[Violation]:
+    """Report rows without the prompt or answer column that other rows have."""
     layout = view.layout
     needed = [layout.chat] if layout.kind == "chat" else [*layout.prompts[:1], layout.answer]
     for name in needed:
@@ -86,21 +58,8 @@ def _instead(view: DataView, name: str, lacking: list[DataRow]) -> str | None:
 
 
 @rule("DA302", Severity.WARNING)
-def column_of_several_kinds(view: DataView) -> Iterator[Fault]:
-    """A column holds text in some rows and numbers, lists or objects in others.
-
-    Why: readers that fix a column's type by its first rows refuse the file, or write `5` and `5.0` for one answer.
-
-    Fix: write the value as text in every row.
-
-    Bad: data
-        {"input": "2 + 3", "output": "5"}
-        {"input": "3 + 4", "output": 7}
-
-    Good: data
-        {"input": "2 + 3", "output": "5"}
-        {"input": "3 + 4", "output": "7"}
-    """
+def mixed_column_types(view: DataView) -> Iterator[Violation]:
+    """Report a column with text in some rows and other types in others."""
     layout = view.layout
     for name in dict.fromkeys((*layout.prompts, layout.answer, layout.chat)):
         if name is None:
@@ -120,21 +79,8 @@ def column_of_several_kinds(view: DataView) -> Iterator[Fault]:
 
 
 @rule("DA303", Severity.WARNING)
-def empty_prompt(view: DataView) -> Iterator[Fault]:
-    """A prompt is empty.
-
-    Why: the model learns to say the answer to nothing.
-
-    Fix: take these rows out, or fill in what was lost on the way.
-
-    Bad: data
-        {"input": "apple", "output": "Apple"}
-        {"input": "  ", "output": "Berry"}
-
-    Good: data
-        {"input": "apple", "output": "Apple"}
-        {"input": "berry", "output": "Berry"}
-    """
+def empty_prompt(view: DataView) -> Iterator[Violation]:
+    """Report empty prompts."""
     if view.layout.kind == "text" or view.layout.template is not None:
         blank = [row for row in view.rows if _blank_input(view, row)] if view.layout.template is not None else []
     else:
@@ -151,21 +97,8 @@ def _blank_input(view: DataView, row: DataRow) -> bool:
 
 
 @rule("DA304", Severity.WARNING)
-def empty_answer(view: DataView) -> Iterator[Fault]:
-    """An answer is empty or null.
-
-    Why: the model learns to stop at once; and no scorer can tell right from wrong where the target is empty.
-
-    Fix: take these rows out, or write what the model should say, such as `none`.
-
-    Bad: data
-        {"input": "apple", "output": "Apple"}
-        {"input": "berry", "output": ""}
-
-    Good: data
-        {"input": "apple", "output": "Apple"}
-        {"input": "berry", "output": "Berry"}
-    """
+def empty_answer(view: DataView) -> Iterator[Violation]:
+    """Report empty or null answers."""
     name = view.layout.answer
     for split, rows in view.splits.items():
         blank = [row for row in rows if not row.label and row.fault is None and (name is None or name in row.values)]
@@ -176,21 +109,8 @@ def empty_answer(view: DataView) -> Iterator[Fault]:
 
 
 @rule("DA305", Severity.WARNING)
-def answer_is_a_written_null(view: DataView) -> Iterator[Fault]:
-    """An answer is `nan`, `null` or the like: a missing value that became text.
-
-    Why: missing annotations turn into a class of their own, and the model learns to say `nan`.
-
-    Fix: take these rows out, or give them their answers.
-
-    Bad: data
-        {"input": "scan 1", "output": "polyp"}
-        {"input": "scan 2", "output": "nan"}
-
-    Good: data
-        {"input": "scan 1", "output": "polyp"}
-        {"input": "scan 2", "output": "none"}
-    """
+def null_as_text(view: DataView) -> Iterator[Violation]:
+    """Report answers such as `nan` or `null`: missing values written as text."""
     rare = [row for row in view.rows if row.label in _RARE_NULLS and row.label not in (row.candidates or ())]
     unfinished = [row for row in rare if row.label in _UNFINISHED]
     if rare and (unfinished or not view.closed) and len(rare) * 20 <= view.count:
@@ -207,21 +127,8 @@ def answer_is_a_written_null(view: DataView) -> Iterator[Fault]:
 
 
 @rule("DA306", Severity.INFO)
-def further_columns_differ(view: DataView) -> Iterator[Fault]:
-    """Rows do not all have the same further columns.
-
-    Why: readers that take the columns from the first rows drop the others, or refuse the file.
-
-    Fix: give every row the same columns, null where there is nothing.
-
-    Bad: data
-        {"input": "apple", "output": "Apple", "source": "list"}
-        {"input": "berry", "output": "Berry"}
-
-    Good: data
-        {"input": "apple", "output": "Apple", "source": "list"}
-        {"input": "berry", "output": "Berry", "source": null}
-    """
+def uneven_extra_columns(view: DataView) -> Iterator[Violation]:
+    """Report rows whose further columns differ."""
     forms: Counter[frozenset[str]] = Counter(frozenset(row.values) for row in view.rows)
     if len(forms) < 2:
         return

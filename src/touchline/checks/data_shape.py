@@ -10,7 +10,7 @@ import numpy as np
 from touchline.checks.data_text import short
 from touchline.checks.data_view import DataView
 from touchline.checks.data_words import at_file, fault_of_rows
-from touchline.checks.rule import Fault, rule
+from touchline.checks.rule import Violation, rule
 from touchline.domain.finding import Severity
 from touchline.statistics.proportion import wilson
 
@@ -23,31 +23,8 @@ _MARK = re.compile(r"<(image|video|audio)>")
 
 
 @rule("DA370", Severity.INFO)
-def much_longer_than_the_others(view: DataView) -> Iterator[Fault]:
-    """A row is many times as long as the others.
-
-    Why: one such row decides the memory of its batch, or is cut at max_seq_len, its answer first.
-
-    Fix: look at it; often two rows became one, or a whole document got into a prompt.
-
-    Bad: data
-        {"input": "a", "output": "A"}
-        {"input": "b", "output": "B"}
-        {"input": "c", "output": "C"}
-        {"input": "d", "output": "D"}
-        {"input": "e", "output": "E"}
-        {"input": "f", "output": "F"}
-        {"input": "guava guava guava guava guava guava guava guava guava guava guava guava guava guava", "output": "G"}
-
-    Good: data
-        {"input": "a", "output": "A"}
-        {"input": "b", "output": "B"}
-        {"input": "c", "output": "C"}
-        {"input": "d", "output": "D"}
-        {"input": "e", "output": "E"}
-        {"input": "f", "output": "F"}
-        {"input": "g", "output": "G"}
-    """
+def much_longer_than_the_others(view: DataView) -> Iterator[Violation]:
+    """A row is many times as long as the others."""
     lengths = np.fromiter((len(row.prompt) + len(row.answer or "") for row in view.rows), np.int64, view.count)
     if len(lengths) < _SOME_ROWS:
         return
@@ -62,25 +39,8 @@ def much_longer_than_the_others(view: DataView) -> Iterator[Fault]:
 
 
 @rule("DA371", Severity.ERROR)
-def prompt_constant(view: DataView) -> Iterator[Fault]:
-    """All rows have the same prompt, nothing else is shown, and the answers differ.
-
-    Why: nothing tells the model which answer is meant; it can only learn how often each occurs.
-
-    Fix: show the row's input: write its column into the prompt.
-
-    Bad: data
-        {"input": "Classify the text.", "output": "good", "id": 1}
-        {"input": "Classify the text.", "output": "bad", "id": 2}
-        {"input": "Classify the text.", "output": "good", "id": 3}
-        {"input": "Classify the text.", "output": "bad", "id": 4}
-
-    Good: data
-        {"input": "Classify the text: fine work", "output": "good", "id": 1}
-        {"input": "Classify the text: it broke", "output": "bad", "id": 2}
-        {"input": "Classify the text: lovely", "output": "good", "id": 3}
-        {"input": "Classify the text: too late", "output": "bad", "id": 4}
-    """
+def constant_prompt(view: DataView) -> Iterator[Violation]:
+    """Report rows that all have one prompt and nothing else, but different answers."""
     if view.layout.kind == "text" or view.count < _SOME_ROWS:
         return
     rows = iter(view.rows)
@@ -93,30 +53,15 @@ def prompt_constant(view: DataView) -> Iterator[Fault]:
         # A column that differs may be what a trainer shows beside the prompt, such as an image within the row.
         others = ", ".join(map(repr, (*view.layout.media, *view.layout.others)[:5]))
         message = f"all {view.count:,} prompts are {short(first.prompt)}; only {others} tell the rows apart"
-        yield Fault(message=message, at=view.where(first), subject="prompt", severity=Severity.INFO)
+        yield Violation(message=message, at=view.where(first), subject="prompt", severity=Severity.INFO)
         return
     message = f"all {view.count:,} prompts are {short(first.prompt)}, with {len(view.all_labels):,} different answers"
-    yield Fault(message=message, at=view.where(first), subject="prompt", hint="show the row's input in the prompt")
+    yield Violation(message=message, at=view.where(first), subject="prompt", hint="show the row's input in the prompt")
 
 
 @rule("DA372", Severity.INFO)
-def few_rows_to_score(view: DataView) -> Iterator[Fault]:
-    """The test or validation split is so small that its score says little.
-
-    Why: the interval of an accuracy on 30 rows is about 34 percentage points wide; most differences drown in it.
-
-    Fix: hold out more rows, some hundreds at least; `touchline plan` says how many an effect needs.
-
-    Bad: data
-        {"split": "train", "input": "apple", "output": "Apple"}
-        {"split": "train", "input": "berry", "output": "Berry"}
-        {"split": "test", "input": "chive", "output": "Chive"}
-
-    Good: data
-        {"input": "apple", "output": "Apple"}
-        {"input": "berry", "output": "Berry"}
-        {"input": "chive", "output": "Chive"}
-    """
+def small_held_out_split(view: DataView) -> Iterator[Violation]:
+    """Report a validation or test split too small for its score to mean much."""
     for name in view.held_out:
         rows = len(view.splits[name])
         if 0 < rows < _SMALL:
@@ -125,25 +70,12 @@ def few_rows_to_score(view: DataView) -> Iterator[Fault]:
                 f"{name} has {rows:,} row{'s' if rows > 1 else ''}: the 95 % interval of an accuracy near one half "
                 f"is {100 * (ends.high - ends.low):.0f} percentage points wide"
             )
-            yield Fault(message=message, at=at_file(view, name), subject=name)
+            yield Violation(message=message, at=at_file(view, name), subject=name)
 
 
 @rule("DA373", Severity.ERROR)
-def media_files_missing(view: DataView) -> Iterator[Fault]:
-    """Images, videos or sounds that rows name are not there.
-
-    Why: training stops at the first such row, or goes on without the picture and learns to guess.
-
-    Fix: copy the files, or say which folder the names are relative to, with --media-root.
-
-    Bad: data
-        {"question": "Which organ?", "answer": "kidney", "image": "images/1.png"}
-        {"question": "Which tool?", "answer": "forceps", "image": "images/2.png"}
-
-    Good: data
-        {"question": "What is a kidney?", "answer": "an organ"}
-        {"question": "What are forceps?", "answer": "a tool"}
-    """
+def missing_media_files(view: DataView) -> Iterator[Violation]:
+    """Report images, videos or sounds that rows name and that do not exist."""
     media = view.media
     if media is None or not media.checked or not (media.missing or media.empty):
         return
@@ -154,7 +86,7 @@ def media_files_missing(view: DataView) -> Iterator[Fault]:
             f"not checked (none of {media.checked:,} media files was found, for example {short(media.missing[0])})"
         )
         hint = "say which folder the names are relative to, with --media-root"
-        yield Fault(message=message, at=view.where(rows[0]), subject="media", hint=hint, severity=Severity.INFO)
+        yield Violation(message=message, at=view.where(rows[0]), subject="media", hint=hint, severity=Severity.INFO)
         return
     severity = None if media.stated or (len(media.missing) * 2 <= media.checked) else Severity.WARNING
     what = [f"{len(media.missing):,} of {media.checked:,} are not there"] if media.missing else []
@@ -165,21 +97,8 @@ def media_files_missing(view: DataView) -> Iterator[Fault]:
 
 
 @rule("DA374", Severity.WARNING)
-def marks_and_media_disagree(view: DataView) -> Iterator[Fault]:
-    """A chat has another number of `<image>` marks than images.
-
-    Why: the loader stops at such a row, or the picture takes another place than was meant.
-
-    Fix: write one mark for each image.
-
-    Bad: data
-        {"question": "<image> Which organ?", "answer": "kidney", "images": ["a.png"]}
-        {"question": "<image> <image> Which tool?", "answer": "forceps", "images": ["b.png"]}
-
-    Good: data
-        {"question": "<image> Which organ?", "answer": "kidney", "images": ["a.png"]}
-        {"question": "<image> <image> Which tool?", "answer": "forceps", "images": ["b.png", "c.png"]}
-    """
+def media_marker_mismatch(view: DataView) -> Iterator[Violation]:
+    """Report chats with a different number of `<image>` markers and images."""
     counts = [(row, len(_MARK.findall(row.prompt)), len(row.media)) for row in view.rows if row.media]
     if not any(marks for _, marks, _ in counts):
         return
@@ -193,21 +112,8 @@ def marks_and_media_disagree(view: DataView) -> Iterator[Fault]:
 
 
 @rule("DA375", Severity.WARNING)
-def chat_without_an_answer(view: DataView) -> Iterator[Fault]:
-    """A chat has no answer of the assistant at its end.
-
-    Why: there is nothing to learn from it, or only from the turns before; most trainers drop such rows silently.
-
-    Fix: end each chat with the assistant's turn.
-
-    Bad: data
-        {"messages": [{"role": "user", "content": "Which organ?"}, {"role": "assistant", "content": "kidney"}]}
-        {"messages": [{"role": "user", "content": "Which tool?"}, {"role": "user", "content": "Hello?"}]}
-
-    Good: data
-        {"messages": [{"role": "user", "content": "Which organ?"}, {"role": "assistant", "content": "kidney"}]}
-        {"messages": [{"role": "user", "content": "Which tool?"}, {"role": "assistant", "content": "forceps"}]}
-    """
+def chat_without_answer(view: DataView) -> Iterator[Violation]:
+    """Report chats that do not end with an answer of the assistant."""
     rows = [row for row in view.rows if row.fault is not None and (view.layout.chat or "") in row.values]
     if rows:
         severity = Severity.ERROR if len(rows) == view.count >= _SOME_ROWS else None
@@ -215,21 +121,10 @@ def chat_without_an_answer(view: DataView) -> Iterator[Fault]:
 
 
 @rule("DA376", Severity.WARNING)
-def split_without_rows(view: DataView) -> Iterator[Fault]:
-    """A split has no rows.
-
-    Why: a stage that trains on it fails, or evaluates on nothing and reports a perfect score.
-
-    Fix: fill it, or take it out of the experiment.
-
-    Bad: data
-
-    Good: data
-        {"input": "apple", "output": "Apple"}
-        {"input": "berry", "output": "Berry"}
-    """
+def empty_split(view: DataView) -> Iterator[Violation]:
+    """Report splits without rows."""
     for name, rows in view.splits.items():
         if not rows:
             what = "the file has no rows" if name == "all" else f"the split {name} has no rows"
             severity = Severity.ERROR if name in ("all", "train") else None
-            yield Fault(message=what, at=at_file(view, name), subject=name, severity=severity)
+            yield Violation(message=what, at=at_file(view, name), subject=name, severity=severity)

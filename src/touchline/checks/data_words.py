@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from touchline.checks.data_view import DataRow, DataView
-from touchline.checks.rule import Fault
+from touchline.checks.rule import Violation
 from touchline.domain.finding import Severity, Where
 
 _SHOWN = 5
@@ -18,7 +18,7 @@ def fault_of_rows(
     *,
     hint: str | None = None,
     severity: Severity | None = None,
-) -> Fault:
+) -> Violation:
     """A fault of rows, at the first; of several the count and the first few lines are put to the message."""
     first = rows[0]
     at = view.where(first)
@@ -26,7 +26,7 @@ def fault_of_rows(
         message = f"{message} ({len(rows):,} rows of {view.count:,}: {places(view, rows)})"
     elif at.line is None:
         message = f"{message} ({first.split} row {first.number:,})"
-    return Fault(message=message, at=at, hint=hint, subject=first.split, severity=severity)
+    return Violation(message=message, at=at, hint=hint, subject=first.split, severity=severity)
 
 
 def places(view: DataView, rows: Sequence[DataRow]) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from touchline.checks.design import DesignView, place_of, swept
 from touchline.checks.design_confounds import known_datasets
-from touchline.checks.rule import Fault, rule
+from touchline.checks.rule import Violation, rule
 from touchline.domain.finding import Severity, Where
 from touchline.statistics.power import (
     ENOUGH_SEEDS,
@@ -40,25 +40,8 @@ _FEW_VALIDATION_ROWS = 20
 
 
 @rule("EX108", Severity.INFO)
-def few_seeds(view: DesignView) -> Iterator[Fault]:
-    """So few seeds that a difference between levels may be one between seeds.
-
-    Why: one run of each level compares two checkpoints and not two settings: another seed moves a result too, and
-    nobody knows by how much. With two seeds only differences of ten standard deviations between seeds are shown
-    at 80 % power (Welch's t-test), with three those of three and a half.
-
-    Fix: three seeds or more for what is to hold for the setting; with one, write of the checkpoints.
-
-    Bad: experiment
-        factors:
-          train.lora.rank: [4, 64]
-        seeds: [1]
-
-    Good: experiment
-        factors:
-          train.lora.rank: [4, 64]
-        seeds: [1, 2, 3]
-    """
+def few_seeds(view: DesignView) -> Iterator[Violation]:
+    """Report too few seeds to tell a difference between levels from one between seeds."""
     count = len(view.experiment.seeds)
     if count >= ENOUGH_SEEDS or not any(len(levels) > 1 for levels in swept(view).values()):
         return
@@ -68,7 +51,7 @@ def few_seeds(view: DesignView) -> Iterator[Fault]:
     else:
         shown = smallest_seed_difference(count) or 0.0
         message = f"{count} seeds a level show differences of {shown:.1f} standard deviations between seeds or more"
-    yield Fault(
+    yield Violation(
         message=f"{message}; three seeds show those of {needed:.1f} standard deviations between seeds (80 % power)",
         at=view.where("seeds"),
         subject="seeds",
@@ -79,22 +62,8 @@ def few_seeds(view: DesignView) -> Iterator[Fault]:
 
 
 @rule("EX109", Severity.WARNING)
-def too_few_items_for_the_effect(view: DesignView) -> Iterator[Fault]:
-    """The question names an effect that so few test items cannot show.
-
-    Why: below this number even the best case, in which every item that flips gets better, is taken for chance more
-    often than in one of five experiments. The real number is higher: it grows with the share of items that flip.
-
-    Fix: evaluate more items, or ask for a larger effect.
-
-    Bad: experiment
-        question: Does a higher rank improve accuracy by 2 points?
-        evaluate: {samples: 60}
-
-    Good: experiment
-        question: Does a higher rank improve accuracy by 20 points?
-        evaluate: {samples: 60}
-    """
+def too_few_items_for_effect(view: DesignView) -> Iterator[Violation]:
+    """Report too few test items for the effect that the question names."""
     effect, items = stated_effect(view.experiment.question), test_items(view)
     if effect is None or items is None:
         return
@@ -102,7 +71,7 @@ def too_few_items_for_the_effect(view: DesignView) -> Iterator[Fault]:
     usual = items_for_paired_difference(effect, max(effect, USUAL_FLIPS))
     if items < least or items * _FAR_FROM < usual:
         apart = items_for_difference(effect)
-        yield Fault(
+        yield Violation(
             message=f"{items:,} test items cannot show the {100 * effect:g} points of the question: on the same items "
             f"it takes {least:,} even if every item that flips gets better, and {usual:,} if "
             f"{100 * max(effect, USUAL_FLIPS):g} % of the items flip; on different items {apart:,} a side "
@@ -114,24 +83,8 @@ def too_few_items_for_the_effect(view: DesignView) -> Iterator[Fault]:
 
 
 @rule("EX110", Severity.INFO)
-def what_so_many_items_show(view: DesignView) -> Iterator[Fault]:
-    """How small a difference the test items can show.
-
-    Why: a comparison that cannot show the difference that matters says nothing when it finds none.
-
-    Fix: state the effect that matters in `question` (`... by 5 points`), and the check says whether the items are
-    enough.
-
-    Bad: experiment
-        question: Does a higher rank help?
-        factors:
-          train.lora.rank: [4, 64]
-
-    Good: experiment
-        question: Does a higher rank improve accuracy by 20 points?
-        factors:
-          train.lora.rank: [4, 64]
-    """
+def minimum_detectable_difference(view: DesignView) -> Iterator[Violation]:
+    """Report the smallest difference that the test items can show."""
     effect, items = stated_effect(view.experiment.question), test_items(view)
     if items is None or items < 1 or not any(len(levels) > 1 for levels in swept(view).values()):
         return
@@ -145,7 +98,7 @@ def what_so_many_items_show(view: DesignView) -> Iterator[Fault]:
             if usual is None or usual > USUAL_FLIPS
             else f"{100 * usual:.1f} points on the same items"
         )
-        yield Fault(
+        yield Violation(
             message=f"{items:,} test items show differences of {paired} (if {100 * USUAL_FLIPS:g} % of them flip), "
             f"or {100 * apart:.1f} points on different items, at 80 % power",
             at=_items_place(view),
@@ -154,22 +107,11 @@ def what_so_many_items_show(view: DesignView) -> Iterator[Fault]:
 
 
 @rule("EX115", Severity.WARNING)
-def few_test_items(view: DesignView) -> Iterator[Fault]:
-    """So few test items that a score says little.
-
-    Why: with 30 items the 95 % interval of a score near one half is 34 points wide.
-
-    Fix: evaluate all items, or at least some hundred.
-
-    Bad: experiment
-        evaluate: {samples: 10}
-
-    Good: experiment
-        evaluate: {samples: 60}
-    """
+def few_test_items(view: DesignView) -> Iterator[Violation]:
+    """Report too few test items for a score to mean much."""
     items = test_items(view)
     if items is not None and 0 < items < _FEW_ITEMS:
-        yield Fault(
+        yield Violation(
             message=f"{items} test items: a score near one half is known to about {98 / items**0.5:.0f} points up "
             "or down",
             at=_items_place(view),
@@ -179,29 +121,14 @@ def few_test_items(view: DesignView) -> Iterator[Fault]:
 
 
 @rule("EX116", Severity.ERROR)
-def best_checkpoint_without_validation(view: DesignView) -> Iterator[Fault]:
-    """The best checkpoint is to be kept, but the data has no validation rows, or hardly any, to tell which one it is.
-
-    Why: best means the lowest validation loss. Without validation rows the last checkpoint is kept under that name;
-    with a handful of rows the choice is chance.
-
-    Fix: give validation rows, or keep all checkpoints.
-
-    Bad: experiment
-        data: {path: data/no_validation.json}
-        train:
-          checkpoint: {keep: best}
-
-    Good: experiment
-        train:
-          checkpoint: {keep: best}
-    """
+def best_without_validation(view: DesignView) -> Iterator[Violation]:
+    """Report a best checkpoint that no validation rows can select."""
     for path in dict.fromkeys(run.data.path for run in view.trained if run.train.checkpoint.keep == "best"):
         facts = view.dataset(path)
         if facts is None or facts.validation >= _FEW_VALIDATION_ROWS:
             continue
         swept_here = "train.checkpoint.keep" in swept(view)
-        yield Fault(
+        yield Violation(
             message=f"train.checkpoint.keep is best, and {path} has "
             + (f"only {facts.validation} validation rows" if facts.validation else "no validation rows")
             + " to choose by",
@@ -213,26 +140,12 @@ def best_checkpoint_without_validation(view: DesignView) -> Iterator[Fault]:
 
 
 @rule("EX117", Severity.INFO)
-def epochs_compared_on_the_test_split(view: DesignView) -> Iterator[Fault]:
-    """Several epochs of each run are evaluated on the test split.
-
-    Why: the best of several test scores is too good by construction: it was chosen by the items that it is then
-    reported on.
-
-    Fix: choose the epoch by its validation loss, and report that one's test score.
-
-    Bad: experiment
-        train: {epochs: 3}
-        evaluate: {epochs: all}
-
-    Good: experiment
-        train: {epochs: 3}
-        evaluate: {epochs: last}
-    """
+def epochs_compared_on_test_split(view: DesignView) -> Iterator[Violation]:
+    """Report several epochs per run that are evaluated on the test split."""
     wanted = view.experiment.evaluate.epochs
     several = wanted == "all" or (isinstance(wanted, tuple) and len(wanted) > 1)
     if several and any(run.train.epochs > 1 for run in view.trained):
-        yield Fault(
+        yield Violation(
             message="several epochs are evaluated on the test split: the best of them is not an estimate of what that "
             "model can do",
             at=view.where("evaluate", "epochs"),
@@ -242,29 +155,13 @@ def epochs_compared_on_the_test_split(view: DesignView) -> Iterator[Fault]:
 
 
 @rule("EX118", Severity.INFO)
-def epochs_that_one_run_would_show(view: DesignView) -> Iterator[Fault]:
-    """The number of epochs is a factor, although one run with the most epochs passes through all of them.
-
-    Why: with a constant learning rate and no warm-up the first epochs of a long run are the short run, step by step;
-    training them again costs their whole time.
-
-    Fix: one run with the most epochs, and `evaluate: {epochs: all}`.
-
-    Bad: experiment
-        train: {schedule: constant, warmup_fraction: 0}
-        factors:
-          train.epochs: [1, 2, 3]
-
-    Good: experiment
-        train: {schedule: linear}
-        factors:
-          train.epochs: [1, 2, 3]
-    """
+def redundant_epochs_factor(view: DesignView) -> Iterator[Violation]:
+    """Report numbers of epochs that one run with the most epochs passes through."""
     if len(swept(view).get("train.epochs", ())) < 2:
         return
     if all(run.train.schedule == "constant" and run.train.warmup_fraction == 0 for run in view.trained):
         most = max(run.train.epochs for run in view.trained)
-        yield Fault(
+        yield Violation(
             message=f"with a constant learning rate the run of {most} epochs passes through all shorter ones",
             at=place_of(view, "train.epochs"),
             subject="train.epochs",
@@ -273,27 +170,14 @@ def epochs_that_one_run_would_show(view: DesignView) -> Iterator[Fault]:
 
 
 @rule("EX119", Severity.ERROR)
-def evaluated_epoch_that_is_not_trained(view: DesignView) -> Iterator[Fault]:
-    """`evaluate.epochs` names an epoch that a run does not have.
-
-    Why: epochs count from 0, so a run of 3 epochs has 0, 1 and 2; another number is never evaluated, without a word.
-
-    Fix: count from 0, or write `last`.
-
-    Bad: experiment
-        train: {epochs: 2}
-        evaluate: {epochs: [2]}
-
-    Good: experiment
-        train: {epochs: 2}
-        evaluate: {epochs: [1]}
-    """
+def evaluated_epoch_not_trained(view: DesignView) -> Iterator[Violation]:
+    """Report evaluated epochs that a run does not have."""
     for run in view.trained:
         wanted = run.evaluate.epochs
         if isinstance(wanted, str) or all(epoch < run.train.epochs for epoch in wanted):
             continue
         beyond = ", ".join(str(epoch) for epoch in wanted if epoch >= run.train.epochs)
-        yield Fault(
+        yield Violation(
             message=f"{run.name} has the epochs 0 to {run.train.epochs - 1}, and evaluate.epochs names {beyond}",
             at=view.where("evaluate", "epochs"),
             subject="evaluate.epochs",
@@ -303,23 +187,12 @@ def evaluated_epoch_that_is_not_trained(view: DesignView) -> Iterator[Fault]:
 
 
 @rule("EX135", Severity.WARNING)
-def more_samples_than_test_items(view: DesignView) -> Iterator[Fault]:
-    """`evaluate.samples` asks for more items than the test split has.
-
-    Why: all there are will be evaluated, and the plan of how many were needed does not hold.
-
-    Fix: more test rows, or `samples: all`.
-
-    Bad: experiment
-        evaluate: {samples: 5000}
-
-    Good: experiment
-        evaluate: {samples: 60}
-    """
+def more_samples_than_items(view: DesignView) -> Iterator[Violation]:
+    """Report `evaluate.samples` above the number of test items."""
     asked = [run.evaluate.samples for run in view.runs if isinstance(run.evaluate.samples, int)]
     there = [facts.test for facts in known_datasets(view)]
     if asked and there and max(asked) > min(there):
-        yield Fault(
+        yield Violation(
             message=f"evaluate.samples is {max(asked):,}, and the test split has {min(there):,} rows",
             at=view.where("evaluate", "samples"),
             subject="evaluate.samples",

@@ -19,7 +19,7 @@ from touchline.checks.design import (
     swept,
     work_digest,
 )
-from touchline.checks.rule import Fault, rule
+from touchline.checks.rule import Violation, rule
 from touchline.domain.finding import Severity
 from touchline.domain.quantity import Missing
 from touchline.domain.runs import RunSpec
@@ -33,22 +33,8 @@ _SHOWN = 4
 
 
 @rule("EX100", Severity.WARNING)
-def runs_with_the_same_work(view: DesignView) -> Iterator[Fault]:
-    """Several runs train the same weights: same model, same rows, same settings, same seed.
-
-    Why: the second run costs as much as the first and can show nothing; a difference between the two is chance, and a
-    table that lists both counts one result twice.
-
-    Fix: leave one of them out, or let it differ in what was meant to differ.
-
-    Bad: experiment
-        factors:
-          data.path: [data/words.json, data/words_copy.json]
-
-    Good: experiment
-        factors:
-          data.path: [data/words.json, data/more_words.json]
-    """
+def duplicate_runs(view: DesignView) -> Iterator[Violation]:
+    """Report runs that train the same weights."""
     groups: dict[str, list[RunSpec]] = {}
     for run in view.trained:
         groups.setdefault(work_digest(run, view.datasets), []).append(run)
@@ -63,7 +49,7 @@ def runs_with_the_same_work(view: DesignView) -> Iterator[Fault]:
         seen.add(differing)
         names = ", ".join(run.name for run in group[:_SHOWN]) + (", ..." if len(group) > _SHOWN else "")
         by = f"; they differ only in the name of {', '.join(differing)}" if differing else ""
-        yield Fault(
+        yield Violation(
             message=f"{len(group)} runs train the same weights: {names}{by}",
             at=place_of(view, differing[0]) if differing else view.where("factors"),
             subject=differing[0] if differing else "factors",
@@ -72,30 +58,15 @@ def runs_with_the_same_work(view: DesignView) -> Iterator[Fault]:
 
 
 @rule("EX101", Severity.WARNING)
-def factor_without_effect(view: DesignView) -> Iterator[Fault]:
-    """A factor that the backend does not use for the weights: every level trains the same model.
-
-    Why: the runs of all levels are one training, done again and again, and what differs between their results is not
-    what the factor's name says.
-
-    Fix: take it out of `factors` and set it once; for questions of speed or memory, `touchline probe` measures them
-    without whole trainings.
-
-    Bad: experiment
-        factors:
-          train.packed: [true, false]
-
-    Good: experiment
-        factors:
-          train.lora.rank: [4, 64]
-    """
+def factor_without_effect(view: DesignView) -> Iterator[Violation]:
+    """Report factors that the backend does not use for the weights."""
     for key, levels in swept(view).items():
         effect = no_effect_on_weights(view, key)
         varies_by_itself = key in view.experiment.factors or len(_pair_keys(view)) == 1
         if effect is None or len(levels) < 2 or not varies_by_itself:
             continue
         score = key.startswith("evaluate.") and key != "evaluate.batch_size"
-        yield Fault(
+        yield Violation(
             message=f"{key} has {len(levels)} levels and changes {effect}: each level trains the same weights again",
             at=place_of(view, key),
             subject=key,
@@ -105,22 +76,8 @@ def factor_without_effect(view: DesignView) -> Iterator[Fault]:
 
 
 @rule("EX102", Severity.WARNING)
-def order_that_the_sampler_destroys(view: DesignView) -> Iterator[Fault]:
-    """Two levels hold the same training rows in another order, and the backend shuffles them.
-
-    Why: the order in the file is gone before the first step, so both levels train on random orders of the same rows,
-    and their difference is that of two seeds.
-
-    Fix: take the level out; for an order that counts, give each part of it a stage of its own.
-
-    Bad: experiment
-        factors:
-          data.path: [data/words.json, data/words_reordered.json]
-
-    Good: experiment
-        factors:
-          data.path: [data/words.json, data/more_words.json]
-    """
+def inert_row_order(view: DesignView) -> Iterator[Violation]:
+    """Report levels that differ only in an order of rows that the backend shuffles."""
     shuffled = {neutral_settings(run.train.backend).shuffles for run in view.trained} == {True}
     first: dict[str, tuple[SweptLevel, str]] = {}
     for level in swept(view).get("data.path", ()) if shuffled else ():
@@ -129,7 +86,7 @@ def order_that_the_sampler_destroys(view: DesignView) -> Iterator[Fault]:
             continue
         other, order = first.setdefault(facts.row_set_sha256, (level, facts.train_sha256))
         if order != facts.train_sha256:
-            yield Fault(
+            yield Violation(
                 message=f"{level.value} holds the training rows of {other.value} in another order, and the order is "
                 "drawn anew in every epoch: the two levels are the same data",
                 at=view.where(*level.place),
@@ -139,24 +96,11 @@ def order_that_the_sampler_destroys(view: DesignView) -> Iterator[Fault]:
 
 
 @rule("EX112", Severity.INFO)
-def factor_with_one_level(view: DesignView) -> Iterator[Fault]:
-    """A factor with a single level, which is a setting and not a factor.
-
-    Why: it widens every table by a column that says the same in each row, and nothing is compared.
-
-    Fix: write it where it belongs outside of `factors`, or add a level.
-
-    Bad: experiment
-        factors:
-          train.lora.rank: [8]
-
-    Good: experiment
-        factors:
-          train.lora.rank: [8, 16]
-    """
+def single_level_factor(view: DesignView) -> Iterator[Violation]:
+    """Report factors with a single level."""
     for key, levels in view.experiment.factors.items():
         if len(levels) == 1:
-            yield Fault(
+            yield Violation(
                 message=f"{key} has one level, {level_text(levels[0])}: nothing is compared",
                 at=view.where("factors", key),
                 subject=key,
@@ -165,23 +109,10 @@ def factor_with_one_level(view: DesignView) -> Iterator[Fault]:
 
 
 @rule("EX113", Severity.ERROR)
-def levels_that_are_the_same(view: DesignView) -> Iterator[Fault]:
-    """Two levels of a factor are one value in two spellings.
-
-    Why: the design has fewer levels than it says, and each run of that level is trained twice.
-
-    Fix: take one of the two out.
-
-    Bad: experiment
-        factors:
-          data.path: [data/words.json, ./data/words.json]
-
-    Good: experiment
-        factors:
-          data.path: [data/words.json, data/more_words.json]
-    """
+def equal_levels(view: DesignView) -> Iterator[Violation]:
+    """Report levels that are one value in two spellings."""
     for key, (level, other) in _doubled(view).items():
-        yield Fault(
+        yield Violation(
             message=f"{key}: {level_text(level.value)} and {level_text(other.value)} are the same level",
             at=view.where(*level.place),
             subject=key,
@@ -190,29 +121,10 @@ def levels_that_are_the_same(view: DesignView) -> Iterator[Fault]:
 
 
 @rule("EX131", Severity.ERROR)
-def factor_overridden_by_pairs(view: DesignView) -> Iterator[Fault]:
-    """A key stands in `factors` and in every entry of `pairs`, whose value is the one that holds.
-
-    Why: the levels in `factors` reach no run, and each run of `pairs` is made once for every one of them.
-
-    Fix: take the key out of one of the two.
-
-    Bad: experiment
-        factors:
-          train.lora.rank: [4, 64]
-        pairs:
-          - {train.learning_rate: 1e-3, train.lora.rank: 8}
-          - {train.learning_rate: 1e-4, train.lora.rank: 8}
-
-    Good: experiment
-        factors:
-          train.lora.rank: [4, 64]
-        pairs:
-          - {train.learning_rate: 1e-3, train.lora.dropout: 0.0}
-          - {train.learning_rate: 1e-4, train.lora.dropout: 0.1}
-    """
+def factor_overridden_by_pairs(view: DesignView) -> Iterator[Violation]:
+    """Report a key in `factors` that every entry of `pairs` sets too."""
     for key in sorted(_overridden(view)):
-        yield Fault(
+        yield Violation(
             message=f"{key} is set by every entry of pairs, so its {len(view.experiment.factors[key])} levels in "
             "factors reach no run",
             at=view.where("factors", key),
@@ -222,27 +134,8 @@ def factor_overridden_by_pairs(view: DesignView) -> Iterator[Fault]:
 
 
 @rule("EX111", Severity.INFO)
-def unbalanced_by_exclude(view: DesignView) -> Iterator[Fault]:
-    """`exclude` leaves two factors that are not crossed any more.
-
-    Why: the mean of a level is then taken over other levels of the second factor than the mean of its neighbour, so
-    that a difference between the means is a mixture of both factors. A level that is left with a single level of the
-    other factor cannot be told from it at all.
-
-    Fix: compare only runs that differ in one factor, or leave out a whole level.
-
-    Bad: experiment
-        factors:
-          train.lora.rank: [4, 64]
-          train.learning_rate: [1e-3, 2e-4]
-        exclude: [{train.lora.rank: 64, train.learning_rate: 1e-3}]
-
-    Good: experiment
-        factors:
-          train.lora.rank: [4, 16, 64]
-          train.learning_rate: [1e-3, 2e-4]
-        exclude: [{train.lora.rank: 64}]
-    """
+def unbalanced_exclude(view: DesignView) -> Iterator[Violation]:
+    """Report factors that `exclude` leaves no longer crossed."""
     if not view.experiment.exclude:
         return
     levels = [{level.factor: level.value for level in run.levels} for run in view.trained]
@@ -257,7 +150,7 @@ def unbalanced_by_exclude(view: DesignView) -> Iterator[Fault]:
         absent = sorted(set(itertools.product(firsts, seconds)) - there)
         alone = _alone(there, one, other) or _alone({(b, a) for a, b in there}, other, one)
         shown = "; ".join(f"{one} {a} with {other} {b}" for a, b in absent[:_SHOWN])
-        yield Fault(
+        yield Violation(
             message=f"{one} and {other} are not crossed: there is no run of {shown}" + (f"; {alone}" if alone else ""),
             at=view.where("exclude"),
             subject="exclude",
@@ -267,23 +160,8 @@ def unbalanced_by_exclude(view: DesignView) -> Iterator[Fault]:
 
 
 @rule("EX132", Severity.WARNING)
-def exclude_that_leaves_nothing_out(view: DesignView) -> Iterator[Fault]:
-    """An entry of `exclude` matches no run.
-
-    Why: what was to be left out is trained.
-
-    Fix: write the levels as they stand in `factors`, `pairs`, `models` and `seeds`.
-
-    Bad: experiment
-        factors:
-          train.lora.rank: [4, 64]
-        exclude: [{train.lora.rank: 46}]
-
-    Good: experiment
-        factors:
-          train.lora.rank: [4, 16, 64]
-        exclude: [{train.lora.rank: 64}]
-    """
+def unused_exclude(view: DesignView) -> Iterator[Violation]:
+    """Report entries of `exclude` that match no run."""
     experiment = replace(view.experiment, stages=(), controls=(), run_names=None)
     names = [*experiment.models, *(str(model_of(pair[MODEL])) for pair in experiment.pairs if MODEL in pair)]
     labels = {name: label_of(name) for name in names}
@@ -294,7 +172,7 @@ def exclude_that_leaves_nothing_out(view: DesignView) -> Iterator[Fault]:
         except InputFault:
             continue  # Nothing is left, so the entry has left something out; that is told elsewhere.
         if left == whole:
-            yield Fault(
+            yield Violation(
                 message=f"no run matches {json.dumps(entry)}, so nothing is left out by it",
                 at=view.where("exclude", index),
                 subject="exclude",
@@ -303,22 +181,8 @@ def exclude_that_leaves_nothing_out(view: DesignView) -> Iterator[Fault]:
 
 
 @rule("EX133", Severity.WARNING)
-def split_settings_without_effect(view: DesignView) -> Iterator[Fault]:
-    """How splits are drawn is given, but the data file brings its own splits.
-
-    Why: the file's splits are used as they are; another seed or share changes nothing.
-
-    Fix: take the setting out, or give a file without splits.
-
-    Bad: experiment
-        data:
-          train_fraction: 0.5
-
-    Good: experiment
-        data:
-          path: data/one_list.json
-          train_fraction: 0.5
-    """
+def unused_split_settings(view: DesignView) -> Iterator[Violation]:
+    """Report split settings for a file that brings its own splits."""
     paths = {run.data.path for run in view.trained}
     known = [view.dataset(path) for path in paths]
     if not known or any(facts is None or facts.splits_made for facts in known):
@@ -332,7 +196,7 @@ def split_settings_without_effect(view: DesignView) -> Iterator[Fault]:
             place = view.where("data", name)
         else:
             continue
-        yield Fault(
+        yield Violation(
             message=f"{key} has no effect: {', '.join(sorted(paths))} brings its own splits",
             at=place,
             subject=key,

@@ -17,7 +17,7 @@ from touchline.checks.limits import (
     table_gpu,
     width_of,
 )
-from touchline.checks.rule import Fault, rule
+from touchline.checks.rule import Violation, rule
 from touchline.checks.views import TrainingView
 from touchline.domain.estimate import Verdict
 from touchline.domain.finding import Severity
@@ -30,22 +30,8 @@ _SHARED_BY_CONFIG: Final = frozenset({"llamafactory", "axolotl"})
 
 
 @rule("ME020", Severity.ERROR)
-def not_enough_memory(view: TrainingView) -> Iterator[Fault]:
-    """Not even one row fits on the GPU.
-
-    Why: weights, optimizer and one row are more than it has, so the job ends as soon as it has waited its turn.
-
-    Fix: gradient checkpointing, a 4-bit base (QLoRA), a shorter `max_seq_len`, a larger GPU, or several that share the
-    weights.
-
-    Bad: torchtune gpu=T4
-        model:
-          _component_: torchtune.models.llama3_1.lora_llama3_1_8b
-
-    Good: torchtune gpu=A100-80GB
-        model:
-          _component_: torchtune.models.llama3_1.lora_llama3_1_8b
-    """
+def not_enough_memory(view: TrainingView) -> Iterator[Violation]:
+    """Report a training of which not even one sequence fits on the GPU."""
     stated, gpu = view.stated, view.around.gpu
     if gpu is None or on_processor(stated):
         return
@@ -71,7 +57,7 @@ def not_enough_memory(view: TrainingView) -> Iterator[Fault]:
     else:
         devices = "" if alone else "; on several that share the weights it may"
     row = f"one row of {known.tokens:,} tokens" if known.tokens > 1 else "even the shortest row"
-    yield Fault(
+    yield Violation(
         message=(
             f"{row} needs {found.low:.0f} to {found.high:.0f} GiB, and a {gpu.name} has {gpu.capacity_gib:.0f}{devices}"
         ),
@@ -84,7 +70,7 @@ _WHOLE_WEIGHTS: Final = re.compile(r"(?:z|zero|stage)[-_]?(?:stage[-_]?)?[12](?!
 """Settings of DeepSpeed that divide states and gradients, and leave every device all weights."""
 
 
-def _whole_weights(view: TrainingView, gpu: Gpu) -> Iterator[Fault]:
+def _whole_weights(view: TrainingView, gpu: Gpu) -> Iterator[Violation]:
     """ZeRO 1 and 2 leave all weights on each device, where they alone may be too many."""
     distributed = view.stated.distributed
     if distributed is None or isinstance(view.model, Missing) or view.model.num_parameters is None:
@@ -93,7 +79,7 @@ def _whole_weights(view: TrainingView, gpu: Gpu) -> Iterator[Fault]:
     weights = view.model.num_parameters * bits / 8 / GIB
     name = distributed.value.rpartition("/")[2]
     if _WHOLE_WEIGHTS.search(name) and weights > gpu.capacity_gib:
-        yield Fault(
+        yield Violation(
             message=f"the weights alone are {weights:.0f} GiB, {name} leaves all of them on each device, and a "
             f"{gpu.name} has {gpu.capacity_gib:.0f}",
             at=distributed,
@@ -102,28 +88,8 @@ def _whole_weights(view: TrainingView, gpu: Gpu) -> Iterator[Fault]:
 
 
 @rule("ME021", Severity.WARNING)
-def fits_on_no_gpu(view: TrainingView) -> Iterator[Fault]:
-    """The training is for one device, and there is no GPU that it would fit on, or none with the usual 80 GB.
-
-    Why: the estimate's lower end is more than the largest GPU has; or one short row and the weights alone are more than
-    80 GB, and nothing says that the job gets one of the few GPUs that hold more.
-
-    Fix: a smaller batch or `max_seq_len`, gradient checkpointing, a 4-bit base (QLoRA), or several devices.
-
-    Bad: peft
-        train:
-          micro_batch_size: 4096
-          global_batch_size: 4096
-          max_seq_len: 8192
-          packed: true
-
-    Good: peft
-        train:
-          micro_batch_size: 1
-          global_batch_size: 16
-          max_seq_len: 128
-          packed: true
-    """
+def fits_no_gpu(view: TrainingView) -> Iterator[Violation]:
+    """Report a single-device training that fits on no GPU."""
     stated = view.stated
     if view.around.gpu is not None or sharing(view) != "one" or on_processor(stated):
         return
@@ -133,7 +99,7 @@ def fits_on_no_gpu(view: TrainingView) -> Iterator[Fault]:
         gpu = _largest_gpu()
         found = fitting(view, gpu, rows, width)
         if not isinstance(found, Missing) and found.verdict is Verdict.OOM:
-            yield Fault(
+            yield Violation(
                 message=(
                     f"{rows} rows of {width.tokens:,} tokens need {found.low:.0f} GiB or more, and the largest GPU "
                     f"that is known, {gpu.name}, has {gpu.capacity_gib:.0f}"
@@ -144,7 +110,7 @@ def fits_on_no_gpu(view: TrainingView) -> Iterator[Fault]:
     usual = table_gpu()
     least = fitting(view, usual, 1, Width(tokens=1, reached=True))
     if not isinstance(least, Missing) and least.verdict is Verdict.OOM and not pages_out(stated):
-        yield Fault(
+        yield Violation(
             message=(
                 f"the weights and one short row need {least.low:.0f} GiB or more on the job's one GPU, and a "
                 f"{usual.name} has {usual.capacity_gib:.0f}"
@@ -155,27 +121,16 @@ def fits_on_no_gpu(view: TrainingView) -> Iterator[Fault]:
 
 
 @rule("ME022", Severity.INFO)
-def memory_not_checked(view: TrainingView) -> Iterator[Fault]:
-    """Memory could not be estimated, so batch sizes are not checked.
-
-    Why: without the model's dimensions nobody can say what a batch needs.
-
-    Fix: name a model by the folder that it is in, or one of the catalogue of public models.
-
-    Bad: trl gpu=A100-80GB
-        model_name_or_path: someone/a-model-of-unknown-size
-
-    Good: trl gpu=A100-80GB
-        model_name_or_path: Qwen/Qwen2.5-0.5B
-    """
+def memory_not_checked(view: TrainingView) -> Iterator[Violation]:
+    """Report memory that could not be estimated."""
     stated = view.stated
     if isinstance(view.model, Missing) or (view.around.gpu is None and view.model.num_parameters is None):
         reason = view.model.missing if isinstance(view.model, Missing) else "its size is not known"
-        yield Fault(message=f"memory and batch limits are not checked ({reason})", at=stated.model)
+        yield Violation(message=f"memory and batch limits are not checked ({reason})", at=stated.model)
     elif view.around.gpu is not None:
         setup = setup_of(view)
         if isinstance(setup, Missing):
-            yield Fault(message=f"memory is not estimated ({setup.missing})", at=stated.model)
+            yield Violation(message=f"memory is not estimated ({setup.missing})", at=stated.model)
 
 
 @functools.cache

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from touchline.checks.rule import Fault, rule
+from touchline.checks.rule import Violation, rule
 from touchline.checks.views import TrainingView
 from touchline.domain.finding import Severity
 from touchline.domain.quantity import Missing
@@ -22,26 +22,8 @@ RECURRENT: Final = frozenset({"mamba", "mamba2", "falcon_mamba", "rwkv", "recurr
 
 
 @rule("PK005", Severity.INFO)
-def packing_not_used(view: TrainingView) -> Iterator[Fault]:
-    """A small micro-batch is not packed: packing may save time.
-
-    Why: side by side examples are padded to the longest one; packed, short ones share a row and no padding is computed.
-
-    Fix: pack, and look at the steps again: a packed step holds more examples, so an epoch has fewer steps.
-
-    Bad: torchtune
-        dataset:
-          packed: false
-        batch_size: 4
-
-    Good: torchtune
-        tokenizer:
-          max_seq_len: 2048
-        dataset:
-          packed: true
-        batch_size: 4
-        enable_activation_checkpointing: true
-    """
+def packing_not_used(view: TrainingView) -> Iterator[Violation]:
+    """Report a small micro-batch that packing might make faster."""
     stated = view.stated
     packed, micro = stated.packed, stated.micro_batch_size
     if packed is None or packed.value or micro is None or not 1 <= micro.value <= SMALL_BATCH or not _can_pack(stated):
@@ -53,7 +35,7 @@ def packing_not_used(view: TrainingView) -> Iterator[Fault]:
         if each < WORTH_PACKING:
             return
         density = f", some {each:.1f} examples would share a row of {limit.value:,} tokens"
-    yield Fault(message=f"not packed with a micro-batch of {micro.value}{density}: consider packing", at=packed)
+    yield Violation(message=f"not packed with a micro-batch of {micro.value}{density}: consider packing", at=packed)
 
 
 def _can_pack(stated: StatedTraining) -> bool:
@@ -63,24 +45,8 @@ def _can_pack(stated: StatedTraining) -> bool:
 
 
 @rule("PK006", Severity.WARNING)
-def packed_examples_too_long(view: TrainingView) -> Iterator[Fault]:
-    """Packed examples share rows so unevenly that packing gains nothing: most take more than half a row.
-
-    Why: two that are longer than half a row never share one, so rows are padded as before, each to the full length,
-    which costs more than padding to the longest of a micro-batch.
-
-    Fix: a longer row, or no packing.
-
-    Bad: experiment
-        train:
-          packed: true
-          max_seq_len: 60
-
-    Good: experiment
-        train:
-          packed: true
-          max_seq_len: 128
-    """
+def packed_examples_too_long(view: TrainingView) -> Iterator[Violation]:
+    """Report packed examples so long that packing gains nothing."""
     stated, data = view.stated, view.data
     packed, limit = stated.packed, stated.max_seq_len
     if packed is None or not packed.value or isinstance(data, Missing) or data.lengths is None or limit is None:
@@ -89,43 +55,28 @@ def packed_examples_too_long(view: TrainingView) -> Iterator[Fault]:
         return
     share = float((data.lengths * 2 > limit.value).mean())
     if share > 0.9:
-        yield Fault(
+        yield Violation(
             message=f"{share:.0%} of the examples take more than half a row of {limit.value:,} tokens: no gain",
             at=packed,
         )
 
 
 @rule("PK007", Severity.WARNING)
-def packed_examples_see_each_other(view: TrainingView) -> Iterator[Fault]:
-    """Packed examples are not kept apart: each sees those before it in its row.
-
-    Why: the model then predicts answers with other examples as context, which it will not have later. The loss even
-    looks better for it.
-
-    Fix: an attention kernel with which the trainer separates them: flash, flex, sdpa or xformers.
-
-    Bad: axolotl
-        sample_packing: true
-        flash_attention: false
-        attn_implementation: eager
-
-    Good: axolotl
-        sample_packing: true
-        attn_implementation: flash_attention_2
-    """
+def packed_attention_leak(view: TrainingView) -> Iterator[Violation]:
+    """Report packed examples that attend to each other."""
     stated = view.stated
     packed, attention = stated.packed, stated.attention
     if packed is None or not packed.value:
         return
     shape = None if isinstance(view.model, Missing) else view.model.shape
     if shape is not None and not isinstance(shape, Missing) and shape.model_type in RECURRENT:
-        yield Fault(
+        yield Violation(
             message=f"a {shape.model_type} model carries its state along the row, from one packed example to the next",
             at=packed,
             severity=Severity.INFO,
         )
     elif stated.backend == "axolotl" and attention is not None and attention.value.lower() == "eager":
-        yield Fault(
+        yield Violation(
             message=f"axolotl does not keep packed examples apart with {attention.value} attention",
             at=attention if not attention.is_default else packed,
             hint="attn_implementation: flash_attention_2, or sdpa",
@@ -133,31 +84,12 @@ def packed_examples_see_each_other(view: TrainingView) -> Iterator[Fault]:
 
 
 @rule("PK008", Severity.ERROR)
-def packed_without_length(view: TrainingView) -> Iterator[Fault]:
-    """Packed rows without a length.
-
-    Why: a row has to be filled up to something; torchtune and TRL end with an error when they build the dataset.
-
-    Fix: `max_seq_len` of the tokenizer in torchtune, `max_length` in TRL.
-
-    Bad: torchtune
-        tokenizer:
-          max_seq_len: null
-        dataset:
-          packed: true
-        batch_size: 1
-        enable_activation_checkpointing: true
-
-    Good: torchtune
-        tokenizer:
-          max_seq_len: 2048
-        dataset:
-          packed: true
-        batch_size: 1
-        enable_activation_checkpointing: true
-    """
+def packed_without_length(view: TrainingView) -> Iterator[Violation]:
+    """Report packing without a sequence length."""
     stated = view.stated
     packed = stated.packed
     if packed is not None and packed.value and stated.max_seq_len is None and stated.backend in ("torchtune", "trl"):
         key = "tokenizer.max_seq_len" if stated.backend == "torchtune" else "max_length"
-        yield Fault(message=f"packed, and {key} is not set: there is no length to fill", at=packed, hint=f"{key}: 2048")
+        yield Violation(
+            message=f"packed, and {key} is not set: there is no length to fill", at=packed, hint=f"{key}: 2048"
+        )

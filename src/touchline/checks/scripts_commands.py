@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from touchline.checks.rule import Fault, rule
+from touchline.checks.rule import Violation, rule
 from touchline.checks.script_view import ScriptView
 from touchline.checks.scripts_endings import stops_at_errors
 from touchline.domain.finding import Severity
@@ -22,28 +22,8 @@ _OWN_PLACE = re.compile(
 
 
 @rule("SL042", Severity.WARNING)
-def place_of_the_script(view: ScriptView) -> Iterator[Fault]:
-    """A job script looks for its own folder with `$0` or `BASH_SOURCE`.
-
-    Why: SLURM runs a copy of the script from its spool folder (`.../job00123/slurm_script`), so that is the folder that
-    is found, and nothing beside the script is there.
-
-    Fix: `cd "$SLURM_SUBMIT_DIR"`, or `#SBATCH --chdir=/path`.
-
-    Bad: sbatch
-        #!/bin/bash
-        #SBATCH -t 04:00:00
-        #SBATCH --gres=gpu:1
-        cd "$(dirname "$0")"
-        python train.py
-
-    Good: sbatch
-        #!/bin/bash
-        #SBATCH -t 04:00:00
-        #SBATCH --gres=gpu:1
-        cd "$SLURM_SUBMIT_DIR"
-        python train.py
-    """
+def script_locates_itself(view: ScriptView) -> Iterator[Violation]:
+    """Report a job script that finds its folder by `$0` or `BASH_SOURCE`."""
     script = view.script
     if not script.directives or re.search(r"SLURM_SUBMIT_DIR|scontrol\s+show|SLURM_JOB_SCRIPT|sbatch\s", script.text):
         return
@@ -52,7 +32,7 @@ def place_of_the_script(view: ScriptView) -> Iterator[Fault]:
         found = next((word for word in words if _OWN_PLACE.search(word.raw)), None)
         guarded = step.in_condition or set(step.kinds) & {"if", "case", "function"} or step.command.name == "echo"
         if found is not None and not guarded and not re.search(r":-|-\$\(", found.raw.split("dirname")[0]):
-            yield Fault(
+            yield Violation(
                 message="sbatch runs a copy of the script in its spool folder, so this is not the folder of the script",
                 at=script.where(found.line, found.column),
                 hint='cd "$SLURM_SUBMIT_DIR"',
@@ -82,20 +62,8 @@ _MADE_UP = re.compile(r"(.)\1{7}|x{4}|your|example|placeholder", re.IGNORECASE)
 
 
 @rule("SL043", Severity.WARNING)
-def secret_in_the_script(view: ScriptView) -> Iterator[Fault]:
-    """A token or key is written into the script.
-
-    Why: SLURM keeps a copy of every job script that administrators can read, and scripts are shared and committed.
-
-    Fix: make it invalid where it was issued; keep the new one in a file that only you can read, and
-    `export HF_TOKEN="$(cat ~/.hf_token)"`, or use the tool's own login.
-
-    Bad: sbatch
-        export WANDB_API_KEY=3f9a1c07b2e84d56a0c9e17f42b8d3650fa91c7e
-
-    Good: sbatch
-        export WANDB_API_KEY="$(cat ~/.wandb_key)"
-    """
+def secret_in_the_script(view: ScriptView) -> Iterator[Violation]:
+    """A token or key is written into the script."""
     script = view.script
     for number, line in enumerate(script.lines, 1):
         if len(line) > 2000:
@@ -103,7 +71,7 @@ def secret_in_the_script(view: ScriptView) -> Iterator[Fault]:
         for what, pattern in _SECRETS:
             match = pattern.search(line)
             if match is not None and not _MADE_UP.search(match[0].partition("=")[2] or match[0]):
-                yield Fault(
+                yield Violation(
                     message=f"{what} stands in the script for everybody to read",
                     at=script.where(number, match.start() + 1),
                     hint="make it invalid where it was issued, and read the new one from a private file",
@@ -113,29 +81,8 @@ def secret_in_the_script(view: ScriptView) -> Iterator[Fault]:
 
 
 @rule("SL044", Severity.INFO)
-def conda_without_its_setup(view: ScriptView) -> Iterator[Fault]:
-    """`conda activate` in a script that has not set conda up.
-
-    Why: a job's shell is not interactive, so `~/.bashrc` is not read and `conda` may not be a function in it; the job
-    goes on with another Python.
-
-    Fix: `source "$(conda info --base)/etc/profile.d/conda.sh"` before it, or `eval "$(conda shell.bash hook)"`.
-
-    Bad: sbatch
-        #!/bin/bash
-        #SBATCH -t 04:00:00
-        #SBATCH --gres=gpu:1
-        conda activate llm
-        python train.py
-
-    Good: sbatch
-        #!/bin/bash
-        #SBATCH -t 04:00:00
-        #SBATCH --gres=gpu:1
-        source /opt/conda/etc/profile.d/conda.sh
-        conda activate llm
-        python train.py
-    """
+def conda_without_setup(view: ScriptView) -> Iterator[Violation]:
+    """Report `conda activate` in a script that does not set conda up."""
     script = view.script
     if not script.directives or re.match(r"#!.*(?:\s-\w*[li]|--login)", script.lines[0]):
         return
@@ -153,7 +100,7 @@ def conda_without_its_setup(view: ScriptView) -> Iterator[Fault]:
             "activate"
         ]:
             if not ready and not stops_at_errors(script):
-                yield Fault(
+                yield Violation(
                     message=f"nothing before this sets {command.name} up for a shell that is not interactive",
                     at=script.where(command.line, command.column),
                     hint='eval "$(conda shell.bash hook)"',
@@ -163,20 +110,8 @@ def conda_without_its_setup(view: ScriptView) -> Iterator[Fault]:
 
 
 @rule("SL045", Severity.INFO)
-def requeue_that_begins_anew(view: ScriptView) -> Iterator[Fault]:
-    """`--requeue` in a job that nowhere speaks of going on from a checkpoint.
-
-    Why: after a preemption or a dead node the script runs again from its first line, and a training without resume
-    starts over, perhaps in a folder that has checkpoints already.
-
-    Fix: let the training resume from its newest checkpoint, or `#SBATCH --no-requeue`.
-
-    Bad: sbatch
-        #SBATCH --requeue
-
-    Good: sbatch
-        #SBATCH --no-requeue
-    """
+def requeue_without_resume(view: ScriptView) -> Iterator[Violation]:
+    """Report `--requeue` in a job that never resumes from a checkpoint."""
     script = view.script
     directive = script.asked("requeue")
     if directive is None or script.asked("no-requeue") is not None or not view.trainings:
@@ -185,7 +120,7 @@ def requeue_that_begins_anew(view: ScriptView) -> Iterator[Fault]:
     speaks = r"resum|checkpoint|ckpt|RESTART_COUNT|restart|last\b|latest|snapshot|touchline|requeue|preempt|continue"
     if re.search(speaks, body, re.IGNORECASE) or any(each.resume is not None for each in view.configs):
         return
-    yield Fault(
+    yield Violation(
         message="the job may be started again, and nothing in it goes on from a checkpoint",
         at=script.where(directive.line, directive.column),
         hint="--no-requeue, or a training that resumes",
@@ -194,20 +129,8 @@ def requeue_that_begins_anew(view: ScriptView) -> Iterator[Fault]:
 
 
 @rule("SL046", Severity.WARNING)
-def config_changed_in_place(view: ScriptView) -> Iterator[Fault]:
-    """`sed -i` changes a config file while the job runs.
-
-    Why: other jobs that read the same file train with the changed one, a job that is started again changes it twice,
-    and afterwards nobody can tell what was trained.
-
-    Fix: write a changed copy, `sed ... base.yaml > "$RUN/config.yaml"`, or give the value on the command line.
-
-    Bad: sbatch
-        sed -i "s|^prev_checkpoint:.*|prev_checkpoint: $BEST|" stage2.yaml
-
-    Good: sbatch
-        sed "s|^prev_checkpoint:.*|prev_checkpoint: $BEST|" stage2.yaml > stage2.$SLURM_JOB_ID.yaml
-    """
+def config_edited_in_place(view: ScriptView) -> Iterator[Violation]:
+    """Report a config file that `sed -i` changes while the job runs."""
     script = view.script
     submits = any(step.command.name == "sbatch" for step in script.steps)
     if not script.directives and not submits:
@@ -221,7 +144,7 @@ def config_changed_in_place(view: ScriptView) -> Iterator[Fault]:
         if not script.directives and not _is_read_by_jobs(script, step):
             continue
         what = names[0] if len(names) == 1 else target
-        yield Fault(
+        yield Violation(
             message=f"{command.name} -i changes {what} for everybody who reads it",
             at=script.where(command.line, command.column),
             hint="write a changed copy for this job",
@@ -289,24 +212,12 @@ _NEWEST = re.compile(
 
 
 @rule("SL047", Severity.WARNING)
-def checkpoint_chosen_by_its_date(view: ScriptView) -> Iterator[Fault]:
-    """The checkpoint to go on from is the file that was changed last.
-
-    Why: a copy, a `touch`, a late save or an older run in the same folder has a newer date, so the wrong weights are
-    taken, and the best checkpoint by validation is seldom the last written.
-
-    Fix: choose by step, `ls -d checkpoint-* | sort -V | tail -1`, or name the checkpoint.
-
-    Bad: sbatch
-        BEST=$(ls -td out/checkpoint-* | head -1)
-
-    Good: sbatch
-        BEST=$(ls -d out/checkpoint-* | sort -V | tail -1)
-    """
+def checkpoint_chosen_by_date(view: ScriptView) -> Iterator[Violation]:
+    """Report a checkpoint chosen by its modification time."""
     script = view.script
     for number, line in enumerate(script.lines, 1):
         if not line.lstrip().startswith("#") and len(line) < 2000 and (match := _NEWEST.search(line)) is not None:
-            yield Fault(
+            yield Violation(
                 message="the checkpoint is chosen by its date, which says nothing of its step",
                 at=script.where(number, match.start() + 1),
                 hint="ls -d checkpoint-* | sort -V | tail -1",
@@ -315,19 +226,8 @@ def checkpoint_chosen_by_its_date(view: ScriptView) -> Iterator[Fault]:
 
 
 @rule("SL048", Severity.INFO)
-def cache_of_each_job(view: ScriptView) -> Iterator[Fault]:
-    """The cache of Hugging Face lies in a folder of this job alone.
-
-    Why: every job fetches the base model again, tens of gigabytes for each, until the quota is full.
-
-    Fix: one cache for all, filled before the job, with `HF_HUB_OFFLINE=1` in the job.
-
-    Bad: sbatch
-        export HF_HOME=/scratch/$SLURM_JOB_ID/hf
-
-    Good: sbatch
-        export HF_HOME=/scratch/me/hf
-    """
+def cache_of_each_job(view: ScriptView) -> Iterator[Violation]:
+    """The cache of Hugging Face lies in a folder of this job alone."""
     names = ("HF_HOME", "HF_HUB_CACHE", "TRANSFORMERS_CACHE", "HUGGINGFACE_HUB_CACHE")
     for step in view.script.steps:
         words = [*(word for _, word in step.command.assignments)]
@@ -336,7 +236,7 @@ def cache_of_each_job(view: ScriptView) -> Iterator[Fault]:
         for word in words:
             name, _, value = word.raw.partition("=")
             if name in names and re.search(r"SLURM_(?:JOB_?ID|ARRAY_TASK_ID|TMPDIR)|\$\$|mktemp|\$\{?TMPDIR", value):
-                yield Fault(
+                yield Violation(
                     message=f"{name} is a folder of this job alone, so each job fetches its models again",
                     at=view.script.where(word.line, word.column),
                     hint="one folder for all jobs, filled before",

@@ -6,7 +6,7 @@ import itertools
 import re
 from collections.abc import Iterator
 
-from touchline.checks.rule import Fault, rule
+from touchline.checks.rule import Violation, rule
 from touchline.checks.script_view import ScriptView, said
 from touchline.domain.finding import Severity
 from touchline.slurmtext.launches import Launch
@@ -75,27 +75,8 @@ def _pipes(script: Script) -> Iterator[tuple[Pipeline, int]]:
 
 
 @rule("SL030", Severity.WARNING)
-def pipe_that_hides_a_failure(view: ScriptView) -> Iterator[Fault]:
-    """A training is piped into another command, and nothing looks at whether it failed.
-
-    Why: a pipe's exit status is that of its last command, and `tee` and `sed` always succeed. The job is COMPLETED
-    whatever happened, and what waits for it with `afterok` starts.
-
-    Fix: `set -o pipefail` at the beginning, or redirect: `python train.py > train.log 2>&1`.
-
-    Bad: sbatch
-        #!/bin/bash
-        #SBATCH --gres=gpu:1
-        #SBATCH -t 04:00:00
-        python train.py 2>&1 | tee train.log
-
-    Good: sbatch
-        #!/bin/bash
-        #SBATCH --gres=gpu:1
-        #SBATCH -t 04:00:00
-        set -o pipefail
-        python train.py 2>&1 | tee train.log
-    """
+def failure_hidden_by_pipe(view: ScriptView) -> Iterator[Violation]:
+    """Report a training whose exit status a pipe hides."""
     script = view.script
     if not script.is_job or keeps_pipe_status(script):
         return
@@ -110,7 +91,7 @@ def pipe_that_hides_a_failure(view: ScriptView) -> Iterator[Fault]:
         decides = end <= index or last.is_background
         asked = bool(pipeline.followed) or last.in_condition
         name = last.command.name or "the last command"
-        yield Fault(
+        yield Violation(
             message=f"if {_called(launches[0])} fails, the pipe's status is that of `{name}`, and the job goes on as if"
             f" it had succeeded{' and ends COMPLETED' if decides else ''}",
             at=script.where(launches[0].line, launches[0].step.command.column),
@@ -125,29 +106,8 @@ def _called(launch: Launch) -> str:
 
 
 @rule("SL031", Severity.ERROR)
-def background_without_wait(view: ScriptView) -> Iterator[Fault]:
-    """A job starts its work in the background and ends without waiting for it.
-
-    Why: SLURM ends a job when its script ends, and kills what still runs: the training lives for a second and the job
-    is COMPLETED.
-
-    Fix: `wait` as the last command; `wait $pid` for each to keep exit codes.
-
-    Bad: sbatch
-        #!/bin/bash
-        #SBATCH --gres=gpu:2
-        #SBATCH -t 04:00:00
-        CUDA_VISIBLE_DEVICES=0 python train.py --seed 1 &
-        CUDA_VISIBLE_DEVICES=1 python train.py --seed 2 &
-
-    Good: sbatch
-        #!/bin/bash
-        #SBATCH --gres=gpu:2
-        #SBATCH -t 04:00:00
-        CUDA_VISIBLE_DEVICES=0 python train.py --seed 1 & first=$!
-        CUDA_VISIBLE_DEVICES=1 python train.py --seed 2 & second=$!
-        wait $first && wait $second
-    """
+def background_without_wait(view: ScriptView) -> Iterator[Violation]:
+    """Report background work that the script does not wait for."""
     script = view.script
     if not script.directives:
         return
@@ -176,7 +136,7 @@ def background_without_wait(view: ScriptView) -> Iterator[Fault]:
     ]
     if any(each.command.name not in _QUIET and each.command.words for each in inner):
         return
-    yield Fault(
+    yield Violation(
         message=f"`{last.command.name}` runs in the background and nothing waits for it, so the job ends at once and"
         " SLURM kills it",
         at=script.where(last.command.line, last.command.column),
@@ -186,37 +146,15 @@ def background_without_wait(view: ScriptView) -> Iterator[Fault]:
 
 
 @rule("SL032", Severity.INFO)
-def wait_that_forgets_failures(view: ScriptView) -> Iterator[Fault]:
-    """Several trainings run in the background, and a plain `wait` collects them.
-
-    Why: `wait` without a process id succeeds whatever the processes did, so a failed training leaves no trace in the
-    job's state.
-
-    Fix: keep the ids, `pids+=($!)`, and `for pid in "${pids[@]}"; do wait "$pid" || failed=1; done; exit $failed`.
-
-    Bad: sbatch
-        #!/bin/bash
-        #SBATCH --gres=gpu:2
-        #SBATCH -t 04:00:00
-        CUDA_VISIBLE_DEVICES=0 python train.py --seed 1 &
-        CUDA_VISIBLE_DEVICES=1 python train.py --seed 2 &
-        wait
-
-    Good: sbatch
-        #!/bin/bash
-        #SBATCH --gres=gpu:2
-        #SBATCH -t 04:00:00
-        CUDA_VISIBLE_DEVICES=0 python train.py --seed 1 & first=$!
-        CUDA_VISIBLE_DEVICES=1 python train.py --seed 2 & second=$!
-        wait $first && wait $second
-    """
+def wait_ignores_failures(view: ScriptView) -> Iterator[Violation]:
+    """Report a plain `wait` for several trainings."""
     script = view.script
     started = [launch for launch in view.trainings if launch.step.is_background]
     many = len(started) > 1 or any(set(launch.step.kinds) & {"for", "while"} for launch in started)
     waits = [step for step in script.steps if step.command.name == "wait"]
     if not script.directives or not many or not waits or any(len(step.command.words) > 1 for step in waits):
         return
-    yield Fault(
+    yield Violation(
         message="a plain `wait` succeeds whatever the trainings before it did, so the job's state says nothing of them",
         at=script.where(waits[-1].command.line, waits[-1].command.column),
         hint="wait for each process id and keep the worst status",
@@ -225,28 +163,8 @@ def wait_that_forgets_failures(view: ScriptView) -> Iterator[Fault]:
 
 
 @rule("SL033", Severity.INFO)
-def failure_that_does_not_stop(view: ScriptView) -> Iterator[Fault]:
-    """One program runs after another, and a failure of the first does not stop the script.
-
-    Why: the next step works on what a broken one left, and the job's state is that of the last command alone.
-
-    Fix: `set -euo pipefail` at the beginning, or `&&` between the steps.
-
-    Bad: sbatch
-        #!/bin/bash
-        #SBATCH --gres=gpu:1
-        #SBATCH -t 04:00:00
-        python train.py --stage 1
-        python train.py --stage 2 --parent out/stage1
-
-    Good: sbatch
-        #!/bin/bash
-        #SBATCH --gres=gpu:1
-        #SBATCH -t 04:00:00
-        set -e
-        python train.py --stage 1
-        python train.py --stage 2 --parent out/stage1
-    """
+def failure_does_not_stop(view: ScriptView) -> Iterator[Violation]:
+    """Report programs that run after a failed one."""
     script = view.script
     if not script.directives or stops_at_errors(script):
         return
@@ -259,7 +177,7 @@ def failure_that_does_not_stop(view: ScriptView) -> Iterator[Fault]:
         joined = bool(first.step.pipeline.followed) or first.step.pipeline is second.step.pipeline
         asked = any("$?" in line for line in script.lines[first.line : second.line - 1])
         if first.is_training and not joined and not asked:
-            yield Fault(
+            yield Violation(
                 message=f"line {second.line} runs even where {_called(first)} in line {first.line} failed",
                 at=script.where(first.line, first.step.command.column),
                 hint="set -euo pipefail",
@@ -269,29 +187,8 @@ def failure_that_does_not_stop(view: ScriptView) -> Iterator[Fault]:
 
 
 @rule("SL034", Severity.ERROR)
-def move_onto_itself(view: ScriptView) -> Iterator[Fault]:
-    """A file is moved or copied into the folder where it is already.
-
-    Why: `mv` fails with "are the same file", and as the last command, or under `set -e`, it makes a finished training
-    a FAILED job.
-
-    Fix: leave it out, or add `|| true`.
-
-    Bad: sbatch
-        #!/bin/bash
-        #SBATCH --gres=gpu:1
-        #SBATCH -t 04:00:00
-        python train.py
-        mv slurm-$SLURM_JOB_ID.out ./
-
-    Good: sbatch
-        #!/bin/bash
-        #SBATCH --gres=gpu:1
-        #SBATCH -t 04:00:00
-        set -e
-        python train.py
-        mv slurm-$SLURM_JOB_ID.out logs/
-    """
+def move_onto_itself(view: ScriptView) -> Iterator[Violation]:
+    """Report files moved or copied to where they already are."""
     script = view.script
     errexit = stops_at_errors(script)
     end = _last_loud(script)
@@ -306,7 +203,7 @@ def move_onto_itself(view: ScriptView) -> Iterator[Fault]:
         same = [path for path in paths[:-1] if _folder(path) == _plain(target) or _plain(path) == _plain(target)]
         last = end <= index
         if same and (last or errexit) and script.is_job:
-            yield Fault(
+            yield Violation(
                 message=f"{command.name} {same[0]} {paths[-1]}: the file is there already, so this fails"
                 + (" and the job ends FAILED" if last or errexit else ""),
                 at=script.where(command.line, command.column),
@@ -328,27 +225,8 @@ def _folder(path: str) -> str | None:
 
 
 @rule("SL035", Severity.INFO)
-def last_command_decides(view: ScriptView) -> Iterator[Fault]:
-    """After the training the script moves or copies files, and that command decides the job's state.
-
-    Why: a full disk or a name that is taken makes a finished training a FAILED job, and a training that failed is
-    COMPLETED where the copy succeeds.
-
-    Fix: `set -e` before the training, `|| true` behind what may fail; or look at the training's status last.
-
-    Bad: sbatch
-        #!/bin/bash
-        #SBATCH --gres=gpu:1
-        #SBATCH -t 04:00:00
-        python train.py
-        cp -r out /project/results/
-
-    Good: sbatch
-        #!/bin/bash
-        #SBATCH --gres=gpu:1
-        #SBATCH -t 04:00:00
-        python train.py && cp -r out /project/results/
-    """
+def last_command_decides_state(view: ScriptView) -> Iterator[Violation]:
+    """Report a command after the training that decides the job's state."""
     script = view.script
     if not script.directives or not script.steps or not view.trainings or stops_at_errors(script):
         return
@@ -359,7 +237,7 @@ def last_command_decides(view: ScriptView) -> Iterator[Fault]:
     trained = [launch for launch in view.trainings if launch.line < last.command.line]
     alone = not last.pipeline.joined and not last.pipeline.followed and not last.kinds
     if last.command.name in ("mv", "cp", "rsync", "scp") and trained and alone:
-        yield Fault(
+        yield Violation(
             message=f"`{last.command.name}` is the last command, so the job's state is its own, not the training's",
             at=script.where(last.command.line, last.command.column),
             hint="set -e before the training",
@@ -368,20 +246,8 @@ def last_command_decides(view: ScriptView) -> Iterator[Fault]:
 
 
 @rule("SL036", Severity.WARNING)
-def signal_that_nothing_catches(view: ScriptView) -> Iterator[Fault]:
-    """`--signal=B:...` sends the script a signal before the time limit, and no `trap` catches it.
-
-    Why: `B:` sends it to the batch shell alone. Without a trap the shell dies of it, so the job ends that much earlier
-    and no checkpoint is written.
-
-    Fix: a `trap` for that signal that passes it on, or no `B:` so that the steps started by `srun` get it.
-
-    Bad: sbatch
-        #SBATCH --signal=B:USR1@300
-
-    Good: sbatch
-        #SBATCH --signal=USR1@300
-    """
+def unhandled_signal(view: ScriptView) -> Iterator[Violation]:
+    """Report a `--signal=B:` that no `trap` catches."""
     script = view.script
     directive = script.asked("signal")
     name = _signal(directive.value if directive is not None else None)
@@ -391,7 +257,7 @@ def signal_that_nothing_catches(view: ScriptView) -> Iterator[Fault]:
         return
     sources = [step.command.text for step in script.steps if step.command.name in ("source", ".")]
     elsewhere = any(not re.search(r"activate|conda|bashrc|profile|venv", text) for text in sources)
-    yield Fault(
+    yield Violation(
         message=f"--signal={directive.value} goes to this shell, which has no trap for it and ends at once",
         at=said(view, directive),
         severity=Severity.INFO if elsewhere else None,
@@ -406,31 +272,8 @@ def _signal(value: str | None) -> str | None:
 
 
 @rule("SL037", Severity.WARNING)
-def trap_that_comes_too_late(view: ScriptView) -> Iterator[Fault]:
-    """A `trap` for the signal of `--signal=B:...` while the training runs in the foreground.
-
-    Why: a shell runs a trap only when the command that it waits for has ended. The signal is handled after the
-    training, or never, because the time limit ends both.
-
-    Fix: start the training with `&`, keep `pid=$!`, and `wait "$pid"`, which a signal interrupts.
-
-    Bad: sbatch
-        #!/bin/bash
-        #SBATCH --gres=gpu:1
-        #SBATCH -t 04:00:00
-        #SBATCH --signal=B:USR1@300
-        trap 'touch stop' USR1
-        python train.py
-
-    Good: sbatch
-        #!/bin/bash
-        #SBATCH --gres=gpu:1
-        #SBATCH -t 04:00:00
-        #SBATCH --signal=B:USR1@300
-        trap 'touch stop; kill -USR1 "$pid"' USR1
-        python train.py & pid=$!
-        wait "$pid"
-    """
+def trap_during_foreground_command(view: ScriptView) -> Iterator[Violation]:
+    """Report a `trap` that waits for a foreground training to end."""
     script = view.script
     directive = script.asked("signal")
     name = _signal(directive.value if directive is not None else None)
@@ -443,7 +286,7 @@ def trap_that_comes_too_late(view: ScriptView) -> Iterator[Fault]:
     ]
     front = [launch for launch in view.trainings if not launch.step.is_background]
     if traps and front:
-        yield Fault(
+        yield Violation(
             message=f"the trap for {name} runs only when line {front[0].line} has ended, for the shell waits for it",
             at=script.where(traps[0].command.line, traps[0].command.column),
             hint='python ... & pid=$!; wait "$pid"',

@@ -6,7 +6,7 @@ import difflib
 import re
 from collections.abc import Iterator
 
-from touchline.checks.rule import Fault, rule
+from touchline.checks.rule import Violation, rule
 from touchline.checks.script_view import ScriptView, said
 from touchline.checks.scripts_endings import stops_at_errors
 from touchline.domain.finding import Severity
@@ -18,20 +18,8 @@ _LOOKED_AT = 40
 
 
 @rule("SL040", Severity.WARNING)
-def output_folder_that_is_not_there(view: ScriptView) -> Iterator[Fault]:
-    """The folder of `--output` or `--error` does not exist beside the script.
-
-    Why: SLURM makes no folders. It cannot open the file, so the job ends before its first command, FAILED with exit
-    code 0:53, and there is no output to say why. A `mkdir` in the script comes too late.
-
-    Fix: `mkdir -p logs` before sbatch, or `--output=slurm-%j.out`.
-
-    Bad: sbatch
-        #SBATCH --output=logs/%j.out
-
-    Good: sbatch
-        #SBATCH --output=slurm-%j.out
-    """
+def missing_output_folder(view: ScriptView) -> Iterator[Violation]:
+    """Report an `--output` or `--error` folder that does not exist."""
     script = view.script
     if view.siblings is None or script.asked("chdir") is not None:
         return
@@ -47,7 +35,7 @@ def output_folder_that_is_not_there(view: ScriptView) -> Iterator[Fault]:
             continue
         made = any(step.command.name == "mkdir" and plain in _texts(step.command) for step in script.steps)
         too_late = "; the mkdir in the script comes too late" if made else ""
-        yield Fault(
+        yield Violation(
             message=f"there is no folder {plain}/ beside the script, and SLURM does not make it, so a job that is"
             f" submitted from here ends at once without output{too_late}",
             at=said(view, directive),
@@ -61,22 +49,8 @@ def _texts(command: Simple) -> set[str]:
 
 
 @rule("SL041", Severity.WARNING)
-def array_tasks_that_share_a_file(view: ScriptView) -> Iterator[Fault]:
-    """Tasks of an array write their output into one file.
-
-    Why: each task begins the file anew, so what the others wrote is lost, and the lines of those that run at once are
-    mixed.
-
-    Fix: `--output=%x-%A_%a.out`; `%j` differs from task to task too, `%A` alone does not.
-
-    Bad: sbatch
-        #SBATCH --array=0-3
-        #SBATCH --output=train.out
-
-    Good: sbatch
-        #SBATCH --array=0-3
-        #SBATCH --output=train-%A_%a.out
-    """
+def array_tasks_share_output(view: ScriptView) -> Iterator[Violation]:
+    """Report array tasks that write their output into one file."""
     script = view.script
     array = script.asked("array")
     if array is None or array.value is None or re.fullmatch(r"\[?(\d+)(?:-\1)?\]?(?:%\d*)?", array.value):
@@ -87,7 +61,7 @@ def array_tasks_that_share_a_file(view: ScriptView) -> Iterator[Fault]:
         if directive is None or not value or value == "/dev/null" or re.search(r"%\d*[ajJ]|[$`{]", value):
             continue
         appends = (script.value("open-mode") or "").startswith("a")
-        yield Fault(
+        yield Violation(
             message=f"all tasks of --array={array.value} write into {value}",
             at=said(view, directive),
             hint=f"--{option}=%x-%A_%a.{'out' if option == 'output' else 'err'}",
@@ -96,28 +70,13 @@ def array_tasks_that_share_a_file(view: ScriptView) -> Iterator[Fault]:
 
 
 @rule("SL049", Severity.WARNING)
-def submission_that_loses_its_place(view: ScriptView) -> Iterator[Fault]:
-    """Jobs are submitted by `cd RUN && sbatch JOB && cd ..`, one after another.
-
-    Why: where one sbatch is refused, `cd ..` is skipped, and every later line starts from the wrong folder.
-
-    Fix: a subshell for each, `(cd RUN && sbatch JOB)`, or `sbatch --chdir=RUN RUN/JOB`.
-
-    Bad: sbatch
-        #!/bin/bash
-        cd 1B_rank4 && sbatch finetune.slurm && cd ..
-        cd 1B_rank64 && sbatch finetune.slurm && cd ..
-
-    Good: sbatch
-        #!/bin/bash
-        (cd 1B_rank4 && sbatch finetune.slurm)
-        (cd 1B_rank64 && sbatch finetune.slurm)
-    """
+def submission_changes_folder(view: ScriptView) -> Iterator[Violation]:
+    """Report jobs submitted by `cd RUN && sbatch JOB && cd ..`."""
     script = view.script
     chains = [] if script.shell is None else list(_chains(script))
     repeated = len(chains) > 1 or any(step.kinds for step in chains)
     if chains and repeated and not stops_at_errors(script):
-        yield Fault(
+        yield Violation(
             message="where sbatch is refused, `cd ..` is skipped, and what follows starts from the wrong folder",
             at=script.where(chains[0].command.line, chains[0].command.column),
             hint="(cd RUN && sbatch JOB)",
@@ -137,19 +96,8 @@ def _chains(script: Script) -> Iterator[Step]:
 
 
 @rule("SL050", Severity.WARNING)
-def config_that_is_not_there(view: ScriptView) -> Iterator[Fault]:
-    """The script names a config file that does not exist beside it.
-
-    Why: the job waits in the queue and then ends in its first second.
-
-    Fix: correct the path; it is relative to the folder that the job is submitted from.
-
-    Bad: sbatch
-        python train.py --config configs/exp1_randm.yaml
-
-    Good: sbatch
-        python train.py --config /project/configs/exp1_random.yaml
-    """
+def missing_config(view: ScriptView) -> Iterator[Violation]:
+    """Report a config file that the script names and that does not exist."""
     script = view.script
     if view.siblings is None or script.asked("chdir") is not None:
         return
@@ -167,7 +115,7 @@ def config_that_is_not_there(view: ScriptView) -> Iterator[Fault]:
             ):
                 continue  # made by the script itself, as it seems
             close = difflib.get_close_matches(path, sorted(view.siblings), n=1, cutoff=0.8)
-            yield Fault(
+            yield Violation(
                 message=f"there is no {path} beside the script",
                 at=script.where(reference.line, reference.column),
                 hint=f"did you mean {close[0]}?" if close else None,
@@ -188,23 +136,8 @@ def _first_move(script: Script) -> int:
 
 
 @rule("SL051", Severity.ERROR)
-def job_id_that_is_a_sentence(view: ScriptView) -> Iterator[Fault]:
-    """The output of `sbatch` is used as a job's number, and it is a sentence.
-
-    Why: `sbatch` prints "Submitted batch job 123", so `--dependency=afterok:$id` is refused, and the chain ends there.
-
-    Fix: `id=$(sbatch --parsable job.slurm)`.
-
-    Bad: sbatch
-        #!/bin/bash
-        id=$(sbatch train.slurm)
-        sbatch --dependency=afterok:$id eval.slurm
-
-    Good: sbatch
-        #!/bin/bash
-        id=$(sbatch --parsable train.slurm)
-        sbatch --dependency=afterok:$id eval.slurm
-    """
+def sbatch_without_parsable(view: ScriptView) -> Iterator[Violation]:
+    """Report output of `sbatch` that is used as a job id."""
     script = view.script
     plain: dict[str, Step] = {}
     for step in script.steps:
@@ -220,7 +153,7 @@ def job_id_that_is_a_sentence(view: ScriptView) -> Iterator[Fault]:
         for word in step.command.words:
             used = re.search(r"(?:dependency=|-d|after\w*:)[^$]*\$\{?(\w+)\}?", word.raw)
             if used is not None and used[1] in plain:
-                yield Fault(
+                yield Violation(
                     message=f"${used[1]} holds `Submitted batch job N`, not a number, so sbatch refuses the dependency",
                     at=script.where(plain[used[1]].command.line, plain[used[1]].command.column),
                     hint=f"{used[1]}=$(sbatch --parsable ...)",

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 
 from touchline.checks.arithmetic import HF_LOOP
-from touchline.checks.rule import Fault, rule
+from touchline.checks.rule import Violation, rule
 from touchline.checks.script_view import ScriptView, said
 from touchline.domain.finding import Severity
 from touchline.slurmtext.launches import Launch
@@ -38,25 +38,8 @@ def _visible(view: ScriptView) -> tuple[int, int] | None:
 
 
 @rule("SL013", Severity.WARNING)
-def training_without_a_gpu(view: ScriptView) -> Iterator[Fault]:
-    """A job that trains on GPUs and asks for none.
-
-    Why: without `--gres=gpu:N` or `--gpus` most sites give no GPU: the job runs on the processor, or fails when CUDA
-    starts. Only a note where a partition, an account or whole nodes may bring GPUs with them.
-
-    Fix: `#SBATCH --gres=gpu:1`.
-
-    Bad: sbatch
-        #!/bin/bash
-        #SBATCH -t 04:00:00
-        torchrun --nproc_per_node=2 train.py
-
-    Good: sbatch
-        #!/bin/bash
-        #SBATCH -t 04:00:00
-        #SBATCH --gres=gpu:2
-        torchrun --nproc_per_node=2 train.py
-    """
+def training_without_gpu(view: ScriptView) -> Iterator[Violation]:
+    """Report a job that trains and asks for no GPU."""
     script = view.script
     if not script.directives or view.requested.gpu_directive is not None or script.is_heterogeneous:
         return
@@ -71,7 +54,7 @@ def training_without_a_gpu(view: ScriptView) -> Iterator[Fault]:
     certain = _ON_GPU.search(script.text) is not None or (_number(view, launch) or 1) > 1
     decides = next((f"--{name}" for name in _SITE_DECIDES if script.asked(name)), None)
     unsure = "" if decides is None else f", unless {decides} brings some"
-    yield Fault(
+    yield Violation(
         message=f"the job trains (line {launch.line}) and asks for no GPU{unsure}",
         at=script.where(script.directives[-1].line),
         hint="#SBATCH --gres=gpu:1",
@@ -81,25 +64,12 @@ def training_without_a_gpu(view: ScriptView) -> Iterator[Fault]:
 
 
 @rule("SL014", Severity.WARNING)
-def zero_gpus(view: ScriptView) -> Iterator[Fault]:
-    """A job that trains and asks for zero GPUs.
-
-    Why: `--gres=gpu:0` is taken and gives none, so the training runs on the processor or fails.
-
-    Fix: ask for one, or leave the line out.
-
-    Bad: sbatch
-        #SBATCH --gres=gpu:0
-        python train.py
-
-    Good: sbatch
-        #SBATCH --gres=gpu:1
-        python train.py
-    """
+def zero_gpus(view: ScriptView) -> Iterator[Violation]:
+    """Report a job that trains and asks for zero GPUs."""
     directive = view.requested.gpu_directive
     if directive is None or not view.trainings or not re.search(r"(?:^|[:=])0+$", directive.value or ""):
         return
-    yield Fault(
+    yield Violation(
         message=f"{directive.written}={directive.value} gives no GPU, and line {view.trainings[0].line} trains",
         at=said(view, directive),
         hint="--gres=gpu:1",
@@ -107,27 +77,8 @@ def zero_gpus(view: ScriptView) -> Iterator[Fault]:
 
 
 @rule("SL015", Severity.INFO)
-def no_memory_asked_for(view: ScriptView) -> Iterator[Fault]:
-    """A job with a GPU that asks for no memory.
-
-    Why: it gets the site's default, often a few gigabytes for each core, and loading a model's weights goes through the
-    host's memory: the job ends as OUT_OF_MEMORY, or `Killed`.
-
-    Fix: `#SBATCH --mem=...`, at least twice the size of the weights.
-
-    Bad: sbatch
-        #!/bin/bash
-        #SBATCH --gres=gpu:1
-        #SBATCH -t 04:00:00
-        python train.py
-
-    Good: sbatch
-        #!/bin/bash
-        #SBATCH --gres=gpu:1
-        #SBATCH --exclusive
-        #SBATCH -t 04:00:00
-        python train.py
-    """
+def no_memory_request(view: ScriptView) -> Iterator[Violation]:
+    """Report a job with a GPU that asks for no memory."""
     script = view.script
     directive = view.requested.gpu_directive
     if directive is None or not view.trainings or view.requested.has_whole_nodes or script.is_heterogeneous:
@@ -135,7 +86,7 @@ def no_memory_asked_for(view: ScriptView) -> Iterator[Fault]:
     given = {each.option for each in (*script.directives, *script.late)}
     if given & {"mem", "mem-per-cpu", "mem-per-gpu", "exclusive"} or "touchline.launch" in script.text:
         return
-    yield Fault(
+    yield Violation(
         message="no memory is asked for, so the site's default holds, which loading a model may not fit in",
         at=script.where(directive.line),
         hint="#SBATCH --mem=..., at least twice the size of the weights",
@@ -144,19 +95,8 @@ def no_memory_asked_for(view: ScriptView) -> Iterator[Fault]:
 
 
 @rule("SL016", Severity.ERROR)
-def more_processes_than_gpus(view: ScriptView) -> Iterator[Fault]:
-    """A launcher that starts more processes on a node than the job has GPUs there.
-
-    Why: the processes beyond the last GPU fail with "invalid device ordinal", and the others wait for them.
-
-    Fix: the same number in both places, or `--nproc_per_node=$SLURM_GPUS_ON_NODE`.
-
-    Bad: sbatch
-        torchrun --nproc_per_node=8 train.py
-
-    Good: sbatch
-        torchrun --nproc_per_node=1 train.py
-    """
+def more_processes_than_gpus(view: ScriptView) -> Iterator[Violation]:
+    """Report a launcher with more processes per node than GPUs."""
     asked = view.requested
     directive = asked.gpu_directive
     if directive is None or not asked.gpus_per_node or view.script.is_heterogeneous:
@@ -168,7 +108,7 @@ def more_processes_than_gpus(view: ScriptView) -> Iterator[Fault]:
         if count is None or launch.nproc is None or count <= asked.gpus_per_node or on_processor:
             continue
         own = "CUDA_VISIBLE_DEVICES=" in view.script.text or asked.has_whole_nodes
-        yield Fault(
+        yield Violation(
             message=f"{launch.launcher} starts {count} processes on each node, and the job has {asked.gpus_per_node}"
             f" GPU{'s' * (asked.gpus_per_node > 1)} there (--{directive.option}={directive.value})",
             at=view.script.where(launch.nproc.line, launch.nproc.column),
@@ -179,32 +119,15 @@ def more_processes_than_gpus(view: ScriptView) -> Iterator[Fault]:
 
 
 @rule("SL017", Severity.INFO)
-def gpus_that_stay_idle(view: ScriptView) -> Iterator[Fault]:
-    """A job that asks for more GPUs than its only training uses.
-
-    Why: the idle ones are paid for, and count against the user's share in the queue.
-
-    Fix: ask for as many as are used, or start a process for each.
-
-    Bad: sbatch
-        #!/bin/bash
-        #SBATCH --gres=gpu:4
-        #SBATCH -t 04:00:00
-        torchrun --nproc_per_node=2 train.py
-
-    Good: sbatch
-        #!/bin/bash
-        #SBATCH --gres=gpu:4
-        #SBATCH -t 04:00:00
-        torchrun --nproc_per_node=4 train.py
-    """
+def idle_gpus(view: ScriptView) -> Iterator[Violation]:
+    """Report a job with more GPUs than its only training uses."""
     asked = view.requested
     script = view.script
     if asked.gpu_directive is None or not asked.gpus_per_node or asked.has_whole_nodes or script.is_heterogeneous:
         return
     visible = _visible(view)
     if visible is not None and visible[0] < asked.gpus_per_node and len(script.launches) == 1:
-        yield Fault(
+        yield Violation(
             message=f"CUDA_VISIBLE_DEVICES leaves {visible[0]} of the {asked.gpus_per_node} GPUs that the job has",
             at=script.where(visible[1]),
             hint="leave CUDA_VISIBLE_DEVICES to SLURM",
@@ -218,7 +141,7 @@ def gpus_that_stay_idle(view: ScriptView) -> Iterator[Fault]:
     background = any(step.is_background for step in script.steps)
     if count is None or launch.nproc is None or count >= asked.gpus_per_node or background or _counts_tasks(launch):
         return
-    yield Fault(
+    yield Violation(
         message=f"{launch.launcher} starts {count} processes a node, and the job has {asked.gpus_per_node} GPUs there",
         at=script.where(launch.nproc.line, launch.nproc.column),
         hint=f"--nproc_per_node={asked.gpus_per_node}",
@@ -232,25 +155,8 @@ def _counts_tasks(launch: Launch) -> bool:
 
 
 @rule("SL018", Severity.WARNING)
-def launcher_in_every_task(view: ScriptView) -> Iterator[Fault]:
-    """`srun` starts a launcher of processes once for each task of a node, so their number is multiplied.
-
-    Why: with `--ntasks-per-node=4` and `--nproc_per_node=4`, sixteen processes share four GPUs, and the launchers
-    fight for one port.
-
-    Fix: one task a node for `torchrun` and `accelerate launch`: `#SBATCH --ntasks-per-node=1`, cores by
-    `--cpus-per-task`.
-
-    Bad: sbatch
-        #SBATCH --ntasks-per-node=4
-        #SBATCH --gres=gpu:4
-        srun torchrun --nproc_per_node=4 train.py
-
-    Good: sbatch
-        #SBATCH --ntasks-per-node=1
-        #SBATCH --gres=gpu:4
-        srun torchrun --nproc_per_node=4 train.py
-    """
+def launcher_in_every_task(view: ScriptView) -> Iterator[Violation]:
+    """Report a launcher that `srun` starts once per task."""
     tasks = view.requested.tasks_per_node
     if tasks is None or tasks < 2 or view.script.is_heterogeneous:
         return
@@ -260,7 +166,7 @@ def launcher_in_every_task(view: ScriptView) -> Iterator[Fault]:
             continue
         if any(name in launch.srun for name in ("ntasks", "ntasks-per-node", "tasks-per-node", "nodes")):
             continue
-        yield Fault(
+        yield Violation(
             message=f"srun starts {launch.launcher} in each of the {tasks} tasks of a node"
             + (f", {tasks} x {count} processes in all" if count else ""),
             at=view.script.where(launch.line),
@@ -270,31 +176,8 @@ def launcher_in_every_task(view: ScriptView) -> Iterator[Fault]:
 
 
 @rule("SL019", Severity.WARNING)
-def one_training_started_several_times(view: ScriptView) -> Iterator[Fault]:
-    """`srun` starts a training once for each task, and nothing divides the work among the tasks.
-
-    Why: every task runs the whole training, and all write into the same folder. A trainer's own command
-    (`llamafactory-cli`, `axolotl`, `trl`, `tune`) starts its own processes, one for each GPU; transformers' Trainer
-    does not know of SLURM's ranks. `--ntasks` counts processes; cores are `--cpus-per-task`. With a trainer's own
-    command it is an error.
-
-    Fix: `#SBATCH --ntasks=1` with `#SBATCH --cpus-per-task=8`, and for several GPUs `torchrun --nproc_per_node=2`.
-
-    Bad: sbatch
-        #SBATCH --ntasks=8
-        #SBATCH --gres=gpu:1
-        srun python train.py
-
-    Bad: sbatch
-        #SBATCH --ntasks=2
-        #SBATCH --gres=gpu:2
-        srun llamafactory-cli train sft.yaml
-
-    Good: sbatch
-        #SBATCH --ntasks=1
-        #SBATCH --gres=gpu:1
-        srun python train.py
-    """
+def training_in_every_task(view: ScriptView) -> Iterator[Violation]:
+    """Report a training that `srun` starts once per task without dividing the work."""
     asked = view.requested
     if view.script.is_heterogeneous or _RANKS.search(view.script.text):
         return
@@ -314,7 +197,7 @@ def one_training_started_several_times(view: ScriptView) -> Iterator[Fault]:
             continue  # with a launcher's options it is one, and SL018 speaks of it
         gpus = asked.gpus_per_node
         on = " on one GPU" if gpus == 1 else "" if gpus is None else f", each with all {gpus} GPUs" if own else ""
-        yield Fault(
+        yield Violation(
             message=f"srun starts this training {tasks} times{on}; cores are asked for by --cpus-per-task",
             at=view.script.where(launch.line),
             hint=f"#SBATCH --ntasks=1 and #SBATCH --cpus-per-task={tasks}"
@@ -363,27 +246,8 @@ def _is_of_transformers(view: ScriptView, launch: Launch) -> bool:
 
 
 @rule("SL020", Severity.WARNING)
-def more_data_workers_than_cores(view: ScriptView) -> Iterator[Fault]:
-    """Processes that load data, of all trainings that run at once, outnumber the job's cores.
-
-    Why: they take turns on the cores, so data comes later rather than sooner; PyTorch warns of it too.
-
-    Fix: fewer workers, or more cores: workers times processes should not pass `--cpus-per-task`.
-
-    Bad: sbatch
-        #!/bin/bash
-        #SBATCH --gres=gpu:4
-        #SBATCH --cpus-per-task=32
-        #SBATCH -t 06:00:00
-        torchrun --nproc_per_node=4 train.py --dataloader_num_workers 16
-
-    Good: sbatch
-        #!/bin/bash
-        #SBATCH --gres=gpu:4
-        #SBATCH --cpus-per-task=32
-        #SBATCH -t 06:00:00
-        torchrun --nproc_per_node=4 train.py --dataloader_num_workers 8
-    """
+def more_data_workers_than_cores(view: ScriptView) -> Iterator[Violation]:
+    """Report trainings whose data workers together outnumber the job's cores."""
     script = view.script
     cores = view.requested.cpus_per_node
     if cores is None or view.requested.has_whole_nodes or script.is_heterogeneous:
@@ -433,8 +297,8 @@ def _workers(view: ScriptView, launch: Launch) -> int | None:
     return max(counts, default=None)
 
 
-def _too_many(view: ScriptView, launch: Launch, what: str, total: int, cores: int) -> Fault:
-    return Fault(
+def _too_many(view: ScriptView, launch: Launch, what: str, total: int, cores: int) -> Violation:
+    return Violation(
         message=f"{what} make {total} processes on {cores} cores",
         at=view.script.where(launch.line),
         hint=f"at most {cores} in all, or more --cpus-per-task",

@@ -7,7 +7,7 @@ import itertools
 import re
 from collections.abc import Iterator
 
-from touchline.checks.rule import Fault, rule
+from touchline.checks.rule import Violation, rule
 from touchline.checks.script_view import ScriptView, at_option, said, shown
 from touchline.domain.finding import Severity
 from touchline.slurmtext.script import plain_path, submitted
@@ -28,19 +28,8 @@ _JOB_ENDINGS = (".slurm", ".sbatch")
 
 
 @rule("SL053", Severity.ERROR)
-def assignment_with_blanks(view: ScriptView) -> Iterator[Fault]:
-    """A variable is set with blanks around `=`.
-
-    Why: the shell takes the name for a command, which does not exist; the variable stays empty.
-
-    Fix: `NAME=value`, without blanks.
-
-    Bad: sbatch
-        HF_HUB_OFFLINE = 1
-
-    Good: sbatch
-        export HF_HUB_OFFLINE=1
-    """
+def assignment_with_blanks(view: ScriptView) -> Iterator[Violation]:
+    """A variable is set with blanks around `=`."""
     for step in view.script.steps:
         words = step.command.words
         if len(words) > 2 and words[0].text in ("export", "readonly", "local"):
@@ -50,7 +39,7 @@ def assignment_with_blanks(view: ScriptView) -> Iterator[Fault]:
         sign = words[1].raw
         if sign.startswith("=") and not sign.startswith("=="):
             value = words[2].raw if len(words) > 2 and sign == "=" else sign[1:]
-            yield Fault(
+            yield Violation(
                 message=f"`{words[0].text}` is not set here: blanks stand around `=`",
                 at=view.script.where(words[0].line, words[0].column),
                 hint=f"{words[0].text}={value}",
@@ -58,33 +47,12 @@ def assignment_with_blanks(view: ScriptView) -> Iterator[Fault]:
 
 
 @rule("SL054", Severity.WARNING)
-def continuation_that_ends_the_line(view: ScriptView) -> Iterator[Fault]:
-    """A blank stands behind the backslash that should continue a command on the next line.
-
-    Why: the command ends there, and the next line is run as a command of its own; the options in it are lost.
-
-    Fix: take the blank away.
-
-    Bad: sbatch
-        #!/bin/bash
-        #SBATCH -t 04:00:00
-        #SBATCH --gres=gpu:1
-        set -e
-        python train.py \\ 
-            --output_dir out
-
-    Good: sbatch
-        #!/bin/bash
-        #SBATCH -t 04:00:00
-        #SBATCH --gres=gpu:1
-        set -e
-        python train.py \\
-            --output_dir out
-    """  # noqa: W291
+def continuation_that_ends_the_line(view: ScriptView) -> Iterator[Violation]:
+    """A blank stands behind the backslash that should continue a command on the next line."""
     lines = view.script.lines
     for number, (line, following) in enumerate(itertools.pairwise(lines), 1):
         if _BROKEN_LINE.match(line) and not line.lstrip().startswith("#") and following.strip().startswith("-"):
-            yield Fault(
+            yield Violation(
                 message="a blank stands behind the backslash, so the command ends here and the next line is another",
                 at=view.script.where(number, len(line.rstrip())),
                 hint="take the blank away",
@@ -92,20 +60,8 @@ def continuation_that_ends_the_line(view: ScriptView) -> Iterator[Fault]:
 
 
 @rule("SL055", Severity.WARNING)
-def option_given_twice(view: ScriptView) -> Iterator[Fault]:
-    """An option is given twice, with different values.
-
-    Why: sbatch takes the last one, and who reads the first believes it.
-
-    Fix: keep one.
-
-    Bad: sbatch
-        #SBATCH --partition=short
-        #SBATCH --partition=long
-
-    Good: sbatch
-        #SBATCH --mail-type=END
-    """
+def repeated_option(view: ScriptView) -> Iterator[Violation]:
+    """Report an option given twice with different values."""
     if view.script.is_heterogeneous:
         return
     seen: dict[str, str | None] = {}
@@ -113,7 +69,7 @@ def option_given_twice(view: ScriptView) -> Iterator[Fault]:
         if each.option is None or each.fault is not None or each.option in _REPEATED:
             continue
         if each.option in seen and seen[each.option] != each.value:
-            yield Fault(
+            yield Violation(
                 message=f"`{shown(each)}` takes the place of --{each.option}={seen[each.option]} above",
                 at=at_option(view, each),
                 subject=each.option,
@@ -123,57 +79,21 @@ def option_given_twice(view: ScriptView) -> Iterator[Fault]:
 
 
 @rule("SL056", Severity.WARNING)
-def failure_that_is_thrown_away(view: ScriptView) -> Iterator[Fault]:
-    """`|| true` behind a training.
-
-    Why: the job ends as COMPLETED however the training ended, so that jobs that depend on it start on nothing.
-
-    Fix: let the training's exit code be the job's.
-
-    Bad: sbatch
-        #!/bin/bash
-        #SBATCH -t 04:00:00
-        #SBATCH --gres=gpu:1
-        python train.py || true
-
-    Good: sbatch
-        #!/bin/bash
-        #SBATCH -t 04:00:00
-        #SBATCH --gres=gpu:1
-        python train.py
-    """
+def ignored_exit_status(view: ScriptView) -> Iterator[Violation]:
+    """Report `|| true` after a training."""
     lines = {launch.step.command.line for launch in view.trainings if launch.is_training}
     for step in view.script.steps:
         if step.command.name in ("true", ":") and step.command.line in lines:
             line = view.script.lines[step.command.line - 1]
             if re.search(r"\|\|\s*(?:true\b|:)", line):
-                yield Fault(
+                yield Violation(
                     message="`|| true` throws the training's failure away", at=view.script.where(step.command.line)
                 )
 
 
 @rule("SL057", Severity.WARNING)
-def nodes_that_nothing_uses(view: ScriptView) -> Iterator[Fault]:
-    """Several nodes are asked for, and every command runs on the first of them alone.
-
-    Why: the other nodes are waited for, paid for and idle.
-
-    Fix: one node; or start the training with `srun` and a launcher that knows of the nodes.
-
-    Bad: sbatch
-        #!/bin/bash
-        #SBATCH --nodes=2
-        #SBATCH -t 04:00:00
-        #SBATCH --gres=gpu:1
-        python train.py
-
-    Good: sbatch
-        #!/bin/bash
-        #SBATCH --nodes=1
-        #SBATCH -t 04:00:00
-        #SBATCH --gres=gpu:1
-        python train.py
-    """
+def unused_nodes(view: ScriptView) -> Iterator[Violation]:
+    """Report several nodes of which every command uses the first alone."""
     nodes = view.script.asked("nodes")
     launches = view.script.launches
     if nodes is None or nodes.value is None or not nodes.value.isdecimal() or int(nodes.value[:6]) < 2 or not launches:
@@ -181,60 +101,24 @@ def nodes_that_nothing_uses(view: ScriptView) -> Iterator[Fault]:
     plain = all(launch.program is not None and launch.program.text.endswith(".py") for launch in launches)
     if plain and view.trainings and not _SPREADS.search(view.script.text):
         message = f"{nodes.value} nodes are asked for, and nothing in the script starts on any but the first"
-        yield Fault(message=message, at=said(view, nodes), hint="#SBATCH --nodes=1")
+        yield Violation(message=message, at=said(view, nodes), hint="#SBATCH --nodes=1")
 
 
 @rule("SL058", Severity.ERROR)
-def memory_in_megabytes(view: ScriptView) -> Iterator[Fault]:
-    """So little memory is asked for that the unit was probably forgotten: a plain 64 is 64 megabytes.
-
-    Why: the job is killed while Python loads its libraries.
-
-    Fix: write the unit, `64G`.
-
-    Bad: sbatch
-        #!/bin/bash
-        #SBATCH -t 04:00:00
-        #SBATCH --gres=gpu:1
-        #SBATCH --mem="64"
-        python train.py
-
-    Good: sbatch
-        #!/bin/bash
-        #SBATCH -t 04:00:00
-        #SBATCH --gres=gpu:1
-        #SBATCH --mem="64G"
-        python train.py
-    """
+def memory_in_megabytes(view: ScriptView) -> Iterator[Violation]:
+    """Report a memory request whose unit was probably forgotten."""
     for option in ("mem", "mem-per-gpu", "mem-per-cpu"):
         asked = view.script.asked(option)
         match = _MEGABYTES.fullmatch(asked.value or "") if asked is not None else None
         if asked is not None and match is not None and 0 < int(match[1]) < _FEW and view.trainings:
             message = f"--{option}={asked.value} is {int(match[1])} megabytes"
             severity = None if option == "mem" else Severity.WARNING
-            yield Fault(message=message, at=said(view, asked), hint=f"--{option}={match[1]}G", severity=severity)
+            yield Violation(message=message, at=said(view, asked), hint=f"--{option}={match[1]}G", severity=severity)
 
 
 @rule("SL059", Severity.ERROR)
-def resource_that_is_nearly_gpu(view: ScriptView) -> Iterator[Fault]:
-    """`--gres` names a resource that is nearly `gpu`.
-
-    Why: sbatch refuses a resource that no node has.
-
-    Fix: `--gres=gpu:1`.
-
-    Bad: sbatch
-        #!/bin/bash
-        #SBATCH -t 04:00:00
-        #SBATCH --gres=gup:1
-        python train.py
-
-    Good: sbatch
-        #!/bin/bash
-        #SBATCH -t 04:00:00
-        #SBATCH --gres=gpu:1
-        python train.py
-    """
+def misspelled_gres(view: ScriptView) -> Iterator[Violation]:
+    """Report a `--gres` resource that is nearly `gpu`."""
     asked = view.script.asked("gres")
     if asked is None or asked.value is None:
         return
@@ -243,26 +127,17 @@ def resource_that_is_nearly_gpu(view: ScriptView) -> Iterator[Fault]:
         if name.isalpha() and name != "gpu" and sorted(name.casefold()) in _NEARLY_GPU:
             near = difflib.SequenceMatcher(None, name, "gpu").ratio() >= _NO_RESOURCE
             if near:
-                yield Fault(message=f"--gres={part}: expected gpu", at=said(view, asked), hint=f"--gres=gpu{part[3:]}")
+                yield Violation(
+                    message=f"--gres={part}: expected gpu", at=said(view, asked), hint=f"--gres=gpu{part[3:]}"
+                )
 
 
 _NEARLY_GPU = (sorted("gpu"), sorted("gpus"), sorted("gppu"))
 
 
 @rule("SL060", Severity.WARNING)
-def more_gpus_visible_than_asked_for(view: ScriptView) -> Iterator[Fault]:
-    """`CUDA_VISIBLE_DEVICES` names a GPU that the job does not have.
-
-    Why: inside a job GPUs are counted from 0; a number that is not there hides that GPU and all behind it.
-
-    Fix: leave the variable to SLURM, which sets it.
-
-    Bad: sbatch
-        export CUDA_VISIBLE_DEVICES=0,1
-
-    Good: sbatch
-        export CUDA_VISIBLE_DEVICES=0
-    """
+def more_visible_gpus_than_requested(view: ScriptView) -> Iterator[Violation]:
+    """Report `CUDA_VISIBLE_DEVICES` with GPUs that the job does not have."""
     asked = view.requested
     if asked.gpu_directive is None or not asked.gpus_per_node or asked.has_whole_nodes or view.script.is_heterogeneous:
         return
@@ -275,7 +150,7 @@ def more_gpus_visible_than_asked_for(view: ScriptView) -> Iterator[Fault]:
             value = word.text.partition("CUDA_VISIBLE_DEVICES=")[2]
             numbers = [int(each) for each in value.split(",")] if re.fullmatch(r"\d{1,3}(?:,\d{1,3})*", value) else []
             if numbers and word.text.startswith("CUDA_VISIBLE_DEVICES=") and max(numbers) >= asked.gpus_per_node:
-                yield Fault(
+                yield Violation(
                     message=f"CUDA_VISIBLE_DEVICES={value}, and the job has {asked.gpus_per_node}"
                     f" GPU{'s' * (asked.gpus_per_node > 1)}, counted from 0",
                     at=view.script.where(word.line, word.column),
@@ -285,30 +160,8 @@ def more_gpus_visible_than_asked_for(view: ScriptView) -> Iterator[Fault]:
 
 
 @rule("SL061", Severity.WARNING)
-def submitted_script_is_missing(view: ScriptView) -> Iterator[Fault]:
-    """`sbatch` is given a script that is not there, beside others that are.
-
-    Why: its job is never submitted, and in a long list of submissions nobody sees the one error.
-
-    Fix: mend the path.
-
-    Bad: folder
-        == submit_all.sh
-        #!/bin/bash
-        sbatch train_a.slurm
-        sbatch train_c.slurm
-        == train_a.slurm
-        #!/bin/bash
-        #SBATCH -t 04:00:00
-
-    Good: folder
-        == submit_all.sh
-        #!/bin/bash
-        sbatch train_a.slurm
-        == train_a.slurm
-        #!/bin/bash
-        #SBATCH -t 04:00:00
-    """
+def missing_submitted_script(view: ScriptView) -> Iterator[Violation]:
+    """Report submitted scripts that do not exist beside others that do."""
     words = submitted(view.script)
     if view.siblings is None or any(step.command.name in ("cd", "pushd") for step in view.script.steps):
         return
@@ -321,23 +174,12 @@ def submitted_script_is_missing(view: ScriptView) -> Iterator[Fault]:
     for word in words if named else ():
         if word not in there:
             message = f"{word.text} is not there, and {named[0]} is"
-            yield Fault(message=message, at=view.script.where(word.line, word.column), subject="sbatch")
+            yield Violation(message=message, at=view.script.where(word.line, word.column), subject="sbatch")
 
 
 @rule("SL062", Severity.ERROR)
-def other_number_of_nodes(view: ScriptView) -> Iterator[Fault]:
-    """The launcher waits for another number of nodes than the job has.
-
-    Why: with more it waits for machines that never come, until the time limit; with fewer the others idle.
-
-    Fix: `--nnodes=$SLURM_NNODES`.
-
-    Bad: sbatch
-        torchrun --nnodes=2 --nproc_per_node=1 train.py
-
-    Good: sbatch
-        torchrun --nnodes=1 --nproc_per_node=1 train.py
-    """
+def node_count_mismatch(view: ScriptView) -> Iterator[Violation]:
+    """Report a launcher that waits for another number of nodes than the job has."""
     nodes = view.requested.nodes
     if nodes is None or view.script.is_heterogeneous or view.script.asked("nodes") is None:
         return
@@ -345,7 +187,7 @@ def other_number_of_nodes(view: ScriptView) -> Iterator[Fault]:
         word = next((found for name in _NODES if (found := launch.options.get(name)) is not None), None)
         text = view.script.resolved(word)
         if word is not None and text is not None and text.isdecimal() and int(text[:6]) > nodes:
-            yield Fault(
+            yield Violation(
                 message=f"{launch.launcher} waits for {text} nodes, and the job has {nodes}",
                 at=view.script.where(word.line, word.column),
                 hint="--nnodes=$SLURM_NNODES",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from touchline.checks.rule import Fault, rule
+from touchline.checks.rule import Violation, rule
 from touchline.checks.script_view import ScriptView, replaced, said
 from touchline.domain.finding import Severity
 from touchline.slurmtext.options import PLACEHOLDER, refused
@@ -22,32 +22,14 @@ _REFUSED_WITH_A_VARIABLE = frozenset(
 
 
 @rule("SL006", Severity.ERROR)
-def value_that_sbatch_refuses(view: ScriptView) -> Iterator[Fault]:
-    """A value that sbatch cannot read: `1h30m` for a time, `1.5G` of memory, `--mail-type=DONE`.
-
-    Why: sbatch refuses the script, or the controller refuses the job.
-
-    Fix: times are minutes, `MM:SS`, `HH:MM:SS`, `D-HH`, `D-HH:MM` or `D-HH:MM:SS`; memory is a whole number with K, M,
-    G or T; a short option takes no `=`.
-
-    Bad: sbatch
-        #SBATCH -t 1h30m
-
-    Good: sbatch
-        #SBATCH -t 01:30:00
-
-    Bad: sbatch
-        #SBATCH --gres=gpu:2:a100
-
-    Good: sbatch
-        #SBATCH --gres=gpu:a100:2
-    """
+def invalid_option_value(view: ScriptView) -> Iterator[Violation]:
+    """Report values that sbatch cannot read."""
     for each in view.script.directives:
         value = each.value
         if each.option is None or each.fault is not None or value is None or _EXPANDED.search(value):
             continue
         if PLACEHOLDER.search(value):
-            yield Fault(
+            yield Violation(
                 message=f"{each.written} is still the placeholder {value}; expected a value",
                 at=said(view, each),
                 severity=Severity.INFO,
@@ -56,14 +38,14 @@ def value_that_sbatch_refuses(view: ScriptView) -> Iterator[Fault]:
         bare = len(each.written) == 2 and value.startswith("=")
         wanted = refused(each.option, value)
         if bare and (wanted is not None or each.option in ("partition", "gpus", "nodelist")):
-            yield Fault(
+            yield Violation(
                 message=f"`{each.written}{value}`: a short option takes no `=`, so its value is `{value}`",
                 at=said(view, each),
                 hint=f"{each.written} {value[1:]}",
                 edits=replaced(view, each, f"{each.written}{value}", f"{each.written} {value[1:]}"),
             )
         elif wanted is not None:
-            yield Fault(
+            yield Violation(
                 message=f"sbatch does not take {value!r} for --{each.option}; expected {wanted}",
                 at=said(view, each),
                 hint=_proposed(each.option, value),
@@ -89,21 +71,8 @@ def _proposed(option: str, value: str) -> str | None:
 
 
 @rule("SL008", Severity.ERROR)
-def shell_variable_in_a_directive(view: ScriptView) -> Iterator[Fault]:
-    """A shell variable or command in a `#SBATCH` line.
-
-    Why: directives are comments to the shell, so nothing expands them. Numbers are refused; an output file lands in a
-    folder named `$HOME`, which does not exist, and the job ends at once without any output.
-
-    Fix: write the value, use SLURM's own patterns (`%j` job, `%x` name, `%u` user, `%A_%a` array), or give it on the
-    command line: `sbatch --output="$HOME/x.out"`.
-
-    Bad: sbatch
-        #SBATCH --output=$HOME/logs/%j.out
-
-    Good: sbatch
-        #SBATCH --output=/home/me/logs/%j.out
-    """
+def variable_in_directive(view: ScriptView) -> Iterator[Violation]:
+    """Report shell variables and commands in `#SBATCH` lines."""
     for each in view.script.directives:
         value = each.value
         if each.option is None or each.fault is not None or value is None or not _EXPANDED.search(value):
@@ -117,7 +86,7 @@ def shell_variable_in_a_directive(view: ScriptView) -> Iterator[Fault]:
             what, severity = "sbatch refuses it", None
         else:
             what, severity = "it stays as it is written", Severity.WARNING
-        yield Fault(
+        yield Violation(
             message=f"--{each.option}={value}: nothing expands a variable in a directive, so {what}",
             at=said(view, each),
             hint=_pattern(each.option, value),
@@ -136,23 +105,11 @@ def _pattern(option: str, value: str) -> str:
 
 
 @rule("SL009", Severity.ERROR)
-def tilde_in_a_path(view: ScriptView) -> Iterator[Fault]:
-    """A path in a `#SBATCH` line that begins with `~`.
-
-    Why: only a shell knows `~`. SLURM looks for a folder of that name, finds none, and the job ends before its first
-    command without any output.
-
-    Fix: write the path in full.
-
-    Bad: sbatch
-        #SBATCH --output=~/logs/%j.out
-
-    Good: sbatch
-        #SBATCH --output=/home/me/logs/%j.out
-    """
+def tilde_in_directive(view: ScriptView) -> Iterator[Violation]:
+    """Report paths in `#SBATCH` lines that begin with `~`."""
     for each in view.script.directives:
         if each.option in _PATHS and each.value is not None and re.match(r"~\w*(?:/|$)", each.value):
-            yield Fault(
+            yield Violation(
                 message=f"--{each.option}={each.value}: SLURM does not know `~`, so the job would end at once",
                 at=said(view, each),
                 hint=f"--{each.option}=/home/...{each.value.partition('/')[1]}{each.value.partition('/')[2]}",
@@ -160,70 +117,41 @@ def tilde_in_a_path(view: ScriptView) -> Iterator[Fault]:
 
 
 @rule("SL010", Severity.INFO)
-def time_that_reads_otherwise(view: ScriptView) -> Iterator[Fault]:
-    """A time limit that SLURM reads in another unit than it seems: `90:00` is 90 minutes, `0` is no limit.
-
-    Why: two numbers are minutes and seconds, so `24:00` ends a job after 24 minutes; `0` asks for no limit at all,
-    which many sites cut to the partition's longest.
-
-    Fix: write all three parts, `HH:MM:SS`.
-
-    Bad: sbatch
-        #SBATCH -t 24:00
-
-    Good: sbatch
-        #SBATCH -t 24:00:00
-    """
+def ambiguous_time_limit(view: ScriptView) -> Iterator[Violation]:
+    """Report time limits that SLURM reads in another unit than they seem to have."""
     limit = view.script.asked("time")
     if limit is None or limit.value is None:
         return
     if match := re.fullmatch(r"(\d+):(\d\d?)", limit.value):
-        yield Fault(
+        yield Violation(
             message=f"--time={limit.value} is {int(match[1])} minutes and {int(match[2])} seconds",
             at=said(view, limit),
             hint=f"--time={limit.value}:00 where hours are meant",
         )
     elif re.fullmatch(r"\d\d?", limit.value) and 0 < int(limit.value) < _SIXTY and view.trainings:
-        yield Fault(
+        yield Violation(
             message=f"--time={limit.value} is {int(limit.value)} minutes", at=said(view, limit), hint="--time=HH:MM:SS"
         )
     elif (parts := re.fullmatch(r"(?:\d+-)?\d+:(\d+)(?::(\d+))?", limit.value)) and max(
         int(each) for each in parts.groups() if each is not None
     ) >= _SIXTY:
-        yield Fault(message=f"--time={limit.value} has more than 59 minutes or seconds", at=said(view, limit))
+        yield Violation(message=f"--time={limit.value} has more than 59 minutes or seconds", at=said(view, limit))
     elif re.fullmatch(r"(?:0+-)?0+(?::0+){0,2}", limit.value):
-        yield Fault(
+        yield Violation(
             message=f"--time={limit.value} asks for no limit at all", at=said(view, limit), hint="--time=HH:MM:SS"
         )
 
 
 @rule("SL011", Severity.INFO)
-def no_time_limit(view: ScriptView) -> Iterator[Fault]:
-    """A job without a time limit of its own.
-
-    Why: it gets the partition's default, which may be an hour or forever; a short, true limit also starts sooner,
-    because the scheduler can fit it in before larger jobs.
-
-    Fix: `#SBATCH --time=HH:MM:SS`.
-
-    Bad: sbatch
-        #!/bin/bash
-        #SBATCH --gres=gpu:1
-        python train.py
-
-    Good: sbatch
-        #!/bin/bash
-        #SBATCH --gres=gpu:1
-        #SBATCH -t 04:00:00
-        python train.py
-    """
+def no_time_limit(view: ScriptView) -> Iterator[Violation]:
+    """Report jobs without a time limit."""
     script = view.script
     late = {each.option for each in script.late}
     if not script.directives or script.asked("time") or "time" in late or not view.trainings or script.is_heterogeneous:
         return
     if "touchline.launch" in script.text:  # written by touchline where nothing was known of the run's time
         return
-    yield Fault(
+    yield Violation(
         message="no --time is asked for, so the partition's default ends the job",
         at=script.where(script.directives[-1].line),
         hint="#SBATCH --time=HH:MM:SS",
@@ -232,34 +160,24 @@ def no_time_limit(view: ScriptView) -> Iterator[Fault]:
 
 
 @rule("SL012", Severity.ERROR)
-def options_that_exclude_each_other(view: ScriptView) -> Iterator[Fault]:
-    """Options that sbatch does not take together: two of `--mem`, `--mem-per-cpu`, `--mem-per-gpu`, or GPUs per task
-    without tasks.
-
-    Why: sbatch refuses the job: "mutually exclusive".
-
-    Fix: keep one of them.
-
-    Bad: sbatch
-        #SBATCH --cpus-per-gpu=8
-
-    Good: sbatch
-        #SBATCH --cpus-per-task=16
-    """
+def exclusive_options(view: ScriptView) -> Iterator[Violation]:
+    """Report options that sbatch does not accept together."""
     script = view.script
     if script.is_heterogeneous:
         return
     memory = [found for name in ("mem", "mem-per-cpu", "mem-per-gpu") if (found := script.asked(name)) is not None]
     if len(memory) > 1:
         names = " and ".join(f"--{each.option}" for each in memory)
-        yield Fault(message=f"{names} exclude each other, and sbatch refuses both together", at=said(view, memory[-1]))
+        yield Violation(
+            message=f"{names} exclude each other, and sbatch refuses both together", at=said(view, memory[-1])
+        )
     of_gpu, of_task = script.asked("cpus-per-gpu"), script.asked("cpus-per-task")
     if of_gpu is not None and of_task is not None:
-        yield Fault(message="--cpus-per-gpu and --cpus-per-task exclude each other", at=said(view, of_gpu))
+        yield Violation(message="--cpus-per-gpu and --cpus-per-task exclude each other", at=said(view, of_gpu))
     gpus_of_task = script.asked("gpus-per-task")
     tasks = ("ntasks", "ntasks-per-node", "gpus", "nodes", "ntasks-per-gpu", "ntasks-per-socket", "ntasks-per-core")
     if gpus_of_task is not None and not any(script.asked(name) for name in tasks):
-        yield Fault(
+        yield Violation(
             message="--gpus-per-task is not allowed without --ntasks or --gpus",
             at=said(view, gpus_of_task),
             hint="#SBATCH --ntasks=1",

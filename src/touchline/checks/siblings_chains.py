@@ -8,7 +8,7 @@ import posixpath
 import re
 from collections.abc import Iterator
 
-from touchline.checks.rule import Fault, rule
+from touchline.checks.rule import Violation, rule
 from touchline.checks.siblings import FolderView, Sibling, family_of, global_batch_size, run_name, runs_of, stays
 from touchline.checks.stage_names import ancestors_of, goes_on, parent_of, stage_before, stage_of, stands_alone
 from touchline.domain.finding import Severity
@@ -22,40 +22,8 @@ _NEW_ADAPTER = "create_new_adapter"
 
 
 @rule("EX144", Severity.ERROR)
-def later_stage_without_parent(view: FolderView) -> Iterator[Fault]:
-    """A later stage of a curriculum names no parent, so it trains a new adapter on the base model.
-
-    Why: what the earlier stages learned is not in it, and its score passes for that of the whole chain. A study
-    measured 62.9 % for its curriculum, and 92.4 % after its stages were made to go on from each other.
-
-    Fix: name the stage before it as the parent. Stages that are meant to be models of their own say so in their names
-    (sequential, separate, independent).
-
-    Bad: folder
-        == exp4_stage1.yaml qlora_stage
-        experiment_name: Exp4 curriculum stage 1
-        output_dir: models/exp4_curriculum/stage1
-        == exp4_stage2.yaml qlora_stage
-        experiment_name: Exp4 curriculum stage 2
-        output_dir: models/exp4_curriculum/stage2
-        data: {train_jsonl: data/stage2/train.jsonl, val_jsonl: data/stage2/validation.jsonl}
-
-    Good: folder
-        == exp4_stage1.yaml qlora_stage
-        experiment_name: Exp4 curriculum stage 1
-        output_dir: models/exp4_curriculum/stage1
-        == exp4_stage2.yaml qlora_stage
-        experiment_name: Exp4 curriculum stage 2
-        output_dir: models/exp4_curriculum/stage2
-        prev_checkpoint: models/exp4_curriculum/stage1
-        data: {train_jsonl: data/stage2/train.jsonl, val_jsonl: data/stage2/validation.jsonl}
-
-    Good: folder
-        == exp3_stage2.yaml qlora_stage
-        experiment_name: Exp3 sequential stage 2
-        output_dir: models/exp3_sequential/stage2
-        data: {train_jsonl: data/stage2/train.jsonl, val_jsonl: data/stage2/validation.jsonl}
-    """
+def later_stage_without_parent(view: FolderView) -> Iterator[Violation]:
+    """Report a later stage that names no parent."""
     for each in runs_of(view):
         number = stage_of(each)
         if number is None or number < 2 or each.stated.parent is not None or _starts_from_a_path(each):
@@ -67,7 +35,7 @@ def later_stage_without_parent(view: FolderView) -> Iterator[Fault]:
             continue
         whose = f", though {run_name(before)} is the stage before it" if before is not None else ""
         output = "the output folder of the stage before it" if before is None else stays(before) or run_name(before)
-        yield Fault(
+        yield Violation(
             message=f"{run_name(each)} is stage {number} and names no parent{whose}: it trains a new adapter on the "
             "base model",
             at=each.stated.where,
@@ -78,32 +46,12 @@ def later_stage_without_parent(view: FolderView) -> Iterator[Fault]:
 
 
 @rule("EX145", Severity.ERROR)
-def parent_of_another_base(view: FolderView) -> Iterator[Fault]:
-    """A training goes on from the adapter of a training with another base model.
-
-    Why: an adapter is a change of one model's weights; on another model it does not load, or is noise.
-
-    Fix: the base of the parent, or another parent.
-
-    Bad: folder
-        == stage1.yaml qlora_stage
-        output_dir: models/stage1
-        == stage2.yaml qlora_stage
-        model_name: meta-llama/Llama-3.2-3B
-        output_dir: models/stage2
-        prev_checkpoint: models/stage1
-
-    Good: folder
-        == stage1.yaml qlora_stage
-        output_dir: models/stage1
-        == stage2.yaml qlora_stage
-        output_dir: models/stage2
-        prev_checkpoint: models/stage1
-    """
+def parent_of_another_base(view: FolderView) -> Iterator[Violation]:
+    """Report a training that continues the adapter of another base model."""
     for each, parent in _with_parents(view):
         model, other = each.stated.model, parent.stated.model
         if model is not None and other is not None and not _same_model(parent, each):
-            yield Fault(
+            yield Violation(
                 message=f"{run_name(each)} trains {model.value} and goes on from {run_name(parent)}, an adapter of "
                 f"{other.value}",
                 at=model,
@@ -112,29 +60,8 @@ def parent_of_another_base(view: FolderView) -> Iterator[Fault]:
 
 
 @rule("EX146", Severity.ERROR)
-def parent_of_another_shape(view: FolderView) -> Iterator[Fault]:
-    """A training goes on with its parent's adapter and states another rank, alpha or other layers.
-
-    Why: the adapter is loaded as it was saved, so the settings of this file are not those that are trained.
-
-    Fix: state the parent's shape, or merge the parent and train a new adapter.
-
-    Bad: folder
-        == stage1.yaml qlora_stage
-        output_dir: models/stage1
-        == stage2.yaml qlora_stage
-        output_dir: models/stage2
-        prev_checkpoint: models/stage1
-        lora: {r: 16, alpha: 32}
-
-    Good: folder
-        == stage1.yaml qlora_stage
-        output_dir: models/stage1
-        == stage2.yaml qlora_stage
-        output_dir: models/stage2
-        prev_checkpoint: models/stage1
-        train: {lr: 2.0e-5}
-    """
+def parent_of_another_shape(view: FolderView) -> Iterator[Violation]:
+    """Report a training that continues an adapter of another rank, alpha or other layers."""
     for each, parent in _with_parents(view):
         if not isinstance(each.raw, Missing) and each.raw.get(_NEW_ADAPTER):
             continue
@@ -143,7 +70,7 @@ def parent_of_another_shape(view: FolderView) -> Iterator[Fault]:
             other: Stated[object] | None = getattr(parent.stated, name)
             if own is None or other is None or own.is_default or _plain(own.value) == _plain(other.value):
                 continue
-            yield Fault(
+            yield Violation(
                 message=f"{run_name(each)} states {own.key} {_plain(own.value)} and goes on with the adapter of "
                 f"{run_name(parent)}, which has {_plain(other.value)}",
                 at=own,
@@ -154,28 +81,8 @@ def parent_of_another_shape(view: FolderView) -> Iterator[Fault]:
 
 
 @rule("EX147", Severity.WARNING)
-def parent_that_nobody_makes(view: FolderView) -> Iterator[Fault]:
-    """The parent is a folder that no config of the project writes to, though one writes to a folder of nearly its name.
-
-    Why: the training stops when it loads its parent, after the whole stage before it; or it finds the folder of an
-    older attempt.
-
-    Fix: the output folder of the stage before it.
-
-    Bad: folder
-        == stage1.yaml qlora_stage
-        output_dir: models/curriculum/stage1
-        == stage2.yaml qlora_stage
-        output_dir: models/curriculum/stage2
-        prev_checkpoint: models/curriculum/stage_1/checkpoint-100
-
-    Good: folder
-        == stage1.yaml qlora_stage
-        output_dir: models/curriculum/stage1
-        == stage2.yaml qlora_stage
-        output_dir: models/curriculum/stage2
-        prev_checkpoint: models/curriculum/stage1/checkpoint-100
-    """
+def unknown_parent_output(view: FolderView) -> Iterator[Violation]:
+    """Report a parent folder that no config writes to, though one writes to a similar name."""
     for each in runs_of(view):
         parent = each.stated.parent
         if parent is None or each.parent_is_here or parent_of(view, each) is not None:
@@ -184,7 +91,7 @@ def parent_that_nobody_makes(view: FolderView) -> Iterator[Fault]:
         outputs = [output for other in family_of(view, each) if (output := stays(other))]
         near = difflib.get_close_matches(named, [path for path in outputs if path != stays(each)], n=1, cutoff=_LIKE)
         if near and named != stays(each):
-            yield Fault(
+            yield Violation(
                 message=f"{run_name(each)} goes on from {parent.value}, which is not here and which no config writes",
                 at=parent,
                 hint=f"did you mean {near[0]!r}?",
@@ -192,23 +99,8 @@ def parent_that_nobody_makes(view: FolderView) -> Iterator[Fault]:
 
 
 @rule("EX148", Severity.ERROR)
-def parent_that_is_itself(view: FolderView) -> Iterator[Fault]:
-    """A training goes on from its own output, or from a training that goes on from it.
-
-    Why: at its first start there is nothing to go on from.
-
-    Fix: the output folder of the stage before it; a killed training is resumed, which is another key.
-
-    Bad: folder
-        == stage2.yaml qlora_stage
-        output_dir: models/stage2
-        prev_checkpoint: models/stage2/checkpoint-100
-
-    Good: folder
-        == stage2.yaml qlora_stage
-        output_dir: models/stage2
-        prev_checkpoint: models/stage1/checkpoint-100
-    """
+def circular_parent(view: FolderView) -> Iterator[Violation]:
+    """Report a training that continues its own output."""
     for each in runs_of(view):
         parent, output = each.stated.parent, stays(each)
         if parent is None or not output:
@@ -218,7 +110,7 @@ def parent_that_is_itself(view: FolderView) -> Iterator[Fault]:
         ring = [other for other in ancestors_of(view, each) if parent_of(view, other) is each]
         if itself or ring:
             through = "" if itself else f", by way of {run_name(ring[0])}"
-            yield Fault(
+            yield Violation(
                 message=f"{run_name(each)} goes on from its own output{through}",
                 at=parent,
                 hint="name the output folder of the stage before it",
@@ -226,38 +118,8 @@ def parent_that_is_itself(view: FolderView) -> Iterator[Fault]:
 
 
 @rule("EX149", Severity.WARNING)
-def checkpoint_that_the_parent_does_not_write(view: FolderView) -> Iterator[Fault]:
-    """The parent's checkpoint has a step at which the parent saves nothing.
-
-    Why: the training stops when it loads its parent, after the whole stage before it; or it finds a checkpoint of an
-    older attempt with other settings.
-
-    Fix: a step that the parent's save interval and number of steps give, or its output folder itself.
-
-    Bad: folder
-        == stage1.yaml qlora_stage
-        output_dir: models/stage1
-        data: {train_jsonl: rows.jsonl}
-        train: {save_steps: 2}
-        == stage2.yaml qlora_stage
-        output_dir: models/stage2
-        prev_checkpoint: models/stage1/checkpoint-420
-        == rows.jsonl
-        {"question": "a", "answer": "1"}
-        {"question": "b", "answer": "2"}
-
-    Good: folder
-        == stage1.yaml qlora_stage
-        output_dir: models/stage1
-        data: {train_jsonl: rows.jsonl}
-        train: {save_steps: 2}
-        == stage2.yaml qlora_stage
-        output_dir: models/stage2
-        prev_checkpoint: models/stage1/checkpoint-2
-        == rows.jsonl
-        {"question": "a", "answer": "1"}
-        {"question": "b", "answer": "2"}
-    """
+def unwritten_parent_checkpoint(view: FolderView) -> Iterator[Violation]:
+    """Report a parent's checkpoint at a step where the parent saves nothing."""
     for each, parent in _with_parents(view):
         named = each.stated.parent
         found = None if named is None else _CHECKPOINT.search(named.value)
@@ -269,7 +131,7 @@ def checkpoint_that_the_parent_does_not_write(view: FolderView) -> Iterator[Faul
         between = every is not None and every.value >= 1 and step % every.value != 0 and not fewest <= step <= most
         if step > most or between:
             why = f"it has {most:,} steps" if step > most else f"it saves every {every.value:g} steps" if every else ""
-            yield Fault(
+            yield Violation(
                 message=f"{run_name(each)} goes on from step {step:,} of {run_name(parent)}, which writes no such "
                 f"checkpoint: {why}",
                 at=named,
@@ -278,25 +140,8 @@ def checkpoint_that_the_parent_does_not_write(view: FolderView) -> Iterator[Faul
 
 
 @rule("EX152", Severity.ERROR)
-def stale_checkpoints_in_the_output(view: FolderView) -> Iterator[Fault]:
-    """The output folder holds checkpoints of another training, and this one goes on from what it finds there.
-
-    Why: the training begins in the middle of another one, with its weights, its step count and its optimizer state.
-
-    Fix: an empty output folder, or move the old checkpoints away.
-
-    Bad: folder
-        == stage2.yaml qlora_stage
-        output_dir: models/stage2
-        == models/stage2/checkpoint-40/adapter_config.json
-        {"base_model_name_or_path": "meta-llama/Llama-3.2-1B", "r": 64, "target_modules": ["q_proj", "v_proj"]}
-
-    Good: folder
-        == stage2.yaml qlora_stage
-        output_dir: models/stage2
-        == models/stage2/checkpoint-40/adapter_config.json
-        {"base_model_name_or_path": "meta-llama/Llama-3.2-1B", "r": 8}
-    """
+def stale_checkpoints(view: FolderView) -> Iterator[Violation]:
+    """Report an output folder with another training's checkpoints that this one would resume."""
     for each in runs_of(view):
         resumes = each.stated.backend == "qlora_stage" or each.stated.resume is not None
         if not each.kept or not resumes:
@@ -314,7 +159,7 @@ def stale_checkpoints_in_the_output(view: FolderView) -> Iterator[Fault]:
         )
         wrong = next((pair for pair in pairs if None not in pair and pair[1] != pair[2]), None)
         if wrong is not None and wrong[0] is not None:
-            yield Fault(
+            yield Violation(
                 message=f"{stays(each)} holds checkpoint-{newest.step} of a training with {wrong[0].key} "
                 f"{_plain(wrong[2])}, from which this one, with {_plain(wrong[1])}, would go on",
                 at=stated.output_dir,

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import PurePath
 
-from touchline.checks.rule import Fault, rule
+from touchline.checks.rule import Violation, rule
 from touchline.checks.siblings import FolderView, Sibling, TextFile, run_name, runs_of
 from touchline.checks.stage_names import ancestors_of, experiment_of, experiments_in, stage_of, stages_in
 from touchline.domain.finding import Severity
@@ -26,26 +26,8 @@ _NO = frozenset({"false", "no", "off", "disabled"})
 
 
 @rule("EX150", Severity.WARNING)
-def data_of_another_run(view: FolderView) -> Iterator[Fault]:
-    """A config's names say one experiment or stage, and the path of its data says another one.
-
-    Why: a copied config whose data path was forgotten trains on the wrong rows, and nothing in its log says so.
-
-    Fix: the data of this experiment and stage. Whole experiments may well share their data, so that is only noted; a
-    stage has rows of its own.
-
-    Bad: folder
-        == exp3_stage3.yaml qlora_stage
-        experiment_name: Exp3 stage 3
-        output_dir: models/exp3/stage3
-        data: {train_jsonl: data/exp4/stage3/train.jsonl, val_jsonl: data/exp4/stage3/val.jsonl}
-
-    Good: folder
-        == exp3_stage3.yaml qlora_stage
-        experiment_name: Exp3 stage 3
-        output_dir: models/exp3/stage3
-        data: {train_jsonl: data/exp3/stage3/train.jsonl, val_jsonl: data/exp3/stage3/val.jsonl}
-    """
+def data_of_another_run(view: FolderView) -> Iterator[Violation]:
+    """Report data whose path names another experiment or stage than the config."""
     for each in runs_of(view):
         own = {"experiment": experiment_of(each), "stage": stage_of(each)}
         for source in each.stated.sources:
@@ -57,7 +39,7 @@ def data_of_another_run(view: FolderView) -> Iterator[Fault]:
             if wrong is None:
                 continue
             others = ", ".join(str(number) for number in sorted(said[wrong]))
-            yield Fault(
+            yield Violation(
                 message=f"{run_name(each)} is {wrong} {own[wrong]} by its names, and its data is of {wrong} {others}: "
                 f"{path}",
                 at=source.name,
@@ -68,32 +50,13 @@ def data_of_another_run(view: FolderView) -> Iterator[Fault]:
 
 
 @rule("EX151", Severity.ERROR)
-def data_without_rows(view: FolderView) -> Iterator[Fault]:
-    """A data file that a config names is there and has no rows.
-
-    Why: the training fails when it makes its first batch, after the model is loaded, or ends at once with no step done.
-
-    Fix: make the file, or take the config out of what is submitted.
-
-    Bad: folder
-        == stage3.yaml qlora_stage
-        output_dir: models/stage3
-        data: {train_jsonl: train.jsonl}
-        == train.jsonl
-
-    Good: folder
-        == stage3.yaml qlora_stage
-        output_dir: models/stage3
-        data: {train_jsonl: train.jsonl}
-        == train.jsonl
-        {"question": "a", "answer": "1"}
-        {"question": "b", "answer": "2"}
-    """
+def empty_data_file(view: FolderView) -> Iterator[Violation]:
+    """Report data files without rows."""
     for each in runs_of(view):
         for source in each.stated.sources:
             known = each.data.get(source.name.value)
             if known is not None and known.rows == 0:
-                yield Fault(
+                yield Violation(
                     message=f"{source.name.value} has no rows, and {run_name(each)} "
                     + ("trains on it" if source.role == "train" else "validates on it"),
                     at=source.name,
@@ -102,41 +65,8 @@ def data_without_rows(view: FolderView) -> Iterator[Fault]:
 
 
 @rule("EX153", Severity.WARNING)
-def packing_that_the_plan_does_not_say(view: FolderView) -> Iterator[Fault]:
-    """The plan and a config disagree about packing: the config packs and the plan does not speak of it, or they differ.
-
-    Why: with packing a batch holds several examples in each row, so that memory, steps and time are others than those
-    of the plan; without it they are again others. Where the plan says that a run packs and its config does not, this is
-    an error: another training runs than the one planned.
-
-    Fix: change the config, or plan again.
-
-    Bad: folder
-        == runs_plan.md
-        # Plan
-        Two runs with a batch size of 16, about 20 minutes each.
-        == run_a/finetune.yaml torchtune
-        dataset: {packed: true}
-        tokenizer: {max_seq_len: 2048}
-
-    Bad: folder
-        == runs_plan.md
-        # Plan
-        | Run | packed |
-        |---|---|
-        | run_a | true |
-        == run_a/finetune.yaml torchtune
-        dataset: {packed: false}
-
-    Good: folder
-        == runs_plan.md
-        # Plan
-        | Run | packed |
-        |---|---|
-        | run_a | false |
-        == run_a/finetune.yaml torchtune
-        dataset: {packed: false}
-    """
+def packing_differs_from_plan(view: FolderView) -> Iterator[Violation]:
+    """Report packing on which a plan and its config disagree."""
     names = frozenset(run_name(each) for each in runs_of(view)) if view.plans else frozenset()
     for each in runs_of(view) if view.plans else ():
         packed, plan = each.stated.packed, _plan_of(view, each)
@@ -146,7 +76,7 @@ def packing_that_the_plan_does_not_say(view: FolderView) -> Iterator[Fault]:
         place = f"{PurePath(plan.path).name}" + (f", line {said.line}," if said is not None and said.line else "")
         if said is not None and said.packed != packed.value:
             exact = said.of_this_run and (said.packed or plan.path.endswith(".json"))
-            yield Fault(
+            yield Violation(
                 message=f"{place} says that {run_name(each) if said.of_this_run else 'the runs'} "
                 f"{'pack' if said.packed else 'do not pack'}{'s' if said.packed and said.of_this_run else ''}, and the "
                 f"config says {packed.key}: {str(packed.value).lower()}",
@@ -155,7 +85,7 @@ def packing_that_the_plan_does_not_say(view: FolderView) -> Iterator[Fault]:
                 severity=Severity.ERROR if exact else None,
             )
         elif said is None and packed.value and not (plan.path.endswith(".json") or _PACKING_WORD.search(plan.text)):
-            yield Fault(
+            yield Violation(
                 message=f"{run_name(each)} packs, and {PurePath(plan.path).name} does not speak of packing: its batch "
                 "sizes, steps and times are those of a training without",
                 at=packed,
@@ -164,28 +94,14 @@ def packing_that_the_plan_does_not_say(view: FolderView) -> Iterator[Fault]:
 
 
 @rule("EX156", Severity.WARNING)
-def validation_on_the_training_data(view: FolderView) -> Iterator[Fault]:
-    """The validation data is the training data: the same file, without splits that would tell them apart.
-
-    Why: the validation loss then only repeats the training loss; overfitting cannot be seen, and the best checkpoint is
-    the one that remembers most.
-
-    Fix: hold rows out.
-
-    Bad: folder
-        == config.yaml qlora_stage
-        data: {train_jsonl: data/train.jsonl, val_jsonl: ./data/train.jsonl}
-
-    Good: folder
-        == config.yaml qlora_stage
-        data: {train_jsonl: data/train.jsonl, val_jsonl: data/val.jsonl}
-    """
+def validation_is_training_data(view: FolderView) -> Iterator[Violation]:
+    """Report validation data that is the training data."""
     for each in runs_of(view):
         trained = {_file_of(source, each): source for source in each.stated.sources if source.role == "train"}
         for source in each.stated.sources:
             same = _file_of(source, each)
             if source.role == "validation" and same in trained and source.kind == "file":
-                yield Fault(
+                yield Violation(
                     message=f"{run_name(each)} validates on the rows that it trains on, {source.name.value}",
                     at=source.name,
                     hint="a file, or a split, of its own",
@@ -193,38 +109,15 @@ def validation_on_the_training_data(view: FolderView) -> Iterator[Fault]:
 
 
 @rule("EX157", Severity.WARNING)
-def validation_rows_that_a_parent_trained_on(view: FolderView) -> Iterator[Fault]:
-    """A stage validates on a file that an earlier stage of its chain was trained on.
-
-    Why: the adapter has seen these rows with their answers, so their loss says nothing about new ones.
-
-    Fix: hold the same rows out of every stage.
-
-    Bad: folder
-        == stage1.yaml qlora_stage
-        output_dir: models/stage1
-        data: {train_jsonl: data/easy.jsonl, val_jsonl: data/held_out.jsonl}
-        == stage2.yaml qlora_stage
-        output_dir: models/stage2
-        prev_checkpoint: models/stage1
-        data: {train_jsonl: data/hard.jsonl, val_jsonl: data/easy.jsonl}
-
-    Good: folder
-        == stage1.yaml qlora_stage
-        output_dir: models/stage1
-        data: {train_jsonl: data/easy.jsonl, val_jsonl: data/held_out.jsonl}
-        == stage2.yaml qlora_stage
-        output_dir: models/stage2
-        prev_checkpoint: models/stage1
-        data: {train_jsonl: data/hard.jsonl, val_jsonl: data/held_out.jsonl}
-    """
+def validation_trained_by_parent(view: FolderView) -> Iterator[Violation]:
+    """Report validation data that an earlier stage was trained on."""
     for each in runs_of(view):
         held = {_file_of(s, each): s for s in each.stated.sources if s.role == "validation" and s.kind == "file"}
         for parent in ancestors_of(view, each):
             for source in parent.stated.sources:
                 found = held.get(_file_of(source, parent)) if source.role == "train" else None
                 if found is not None:
-                    yield Fault(
+                    yield Violation(
                         message=f"{run_name(each)} validates on {found.name.value}, which {run_name(parent)}, from "
                         "which it goes on, was trained on",
                         at=found.name,

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import PurePath
 from typing import TypeVar
 
-from touchline.checks.rule import Fault, rule
+from touchline.checks.rule import Violation, rule
 from touchline.checks.siblings import (
     DataFile,
     FolderView,
@@ -36,37 +36,13 @@ _PAIR = 4
 
 
 @rule("EX140", Severity.WARNING)
-def configs_of_the_same_training(view: FolderView) -> Iterator[Fault]:
-    """Several configs are the same training: they differ at most in names, outputs, logging and what costs no quality.
-
-    Why: the second one costs its whole time and shows nothing. A study trained its fifth experiment with the settings
-    and the data of its second, and then compared the two.
-
-    Fix: let them differ in what was meant to differ, or train one of them. Where nothing says that the configs belong
-    to one project, this is only noted.
-
-    Bad: folder
-        == exp2.yaml qlora_stage
-        experiment_name: Exp2
-        output_dir: models/exp2
-        == exp5.yaml qlora_stage
-        experiment_name: Exp5
-        output_dir: models/exp5
-
-    Good: folder
-        == exp2.yaml qlora_stage
-        experiment_name: Exp2
-        output_dir: models/exp2
-        == exp5.yaml qlora_stage
-        experiment_name: Exp5
-        output_dir: models/exp5
-        train: {epochs: 7}
-    """
+def duplicate_configs(view: FolderView) -> Iterator[Violation]:
+    """Report configs that are the same training."""
     # Runs of touchline's own experiments are compared within their experiment, by EX100.
     for group in _groups((each for each in runs_of(view) if each.stated.backend != "peft"), work_of):
         first, *others = group
         names = ", ".join(run_name(each) for each in others[:_SHOWN]) + (", ..." if len(others) > _SHOWN else "")
-        yield Fault(
+        yield Violation(
             message=f"{run_name(first)} is the same training as {names}: same model, data, settings and seed",
             at=first.stated.where,
             subject=run_name(first),
@@ -76,36 +52,15 @@ def configs_of_the_same_training(view: FolderView) -> Iterator[Fault]:
 
 
 @rule("EX141", Severity.INFO)
-def configs_that_differ_in_folders_only(view: FolderView) -> Iterator[Fault]:
-    """Two configs of one project differ only in the folder that their data is in; the files are called the same.
-
-    Why: where the files hold the same rows, the two are one training that is done twice.
-
-    Fix: compare the files; if they are equal, train once and use the result for both.
-
-    Bad: folder
-        == exp3_stage1.yaml qlora_stage
-        output_dir: models/exp3/stage1
-        data: {train_jsonl: data/exp3/stage1/train.jsonl, val_jsonl: data/exp3/stage1/val.jsonl}
-        == exp4_stage1.yaml qlora_stage
-        output_dir: models/exp4/stage1
-        data: {train_jsonl: data/exp4/stage1/train.jsonl, val_jsonl: data/exp4/stage1/val.jsonl}
-
-    Good: folder
-        == exp3_stage1.yaml qlora_stage
-        output_dir: models/exp3/stage1
-        data: {train_jsonl: data/exp3/stage1/train.jsonl, val_jsonl: data/exp3/stage1/val.jsonl}
-        == exp4_stage1.yaml qlora_stage
-        output_dir: models/exp4/stage1
-        data: {train_jsonl: data/exp4/all/train.jsonl, val_jsonl: data/exp4/all/val.jsonl}
-    """
+def configs_differ_in_folder_only(view: FolderView) -> Iterator[Violation]:
+    """Report configs that differ only in the folder of their data."""
     unread = [each for each in runs_of(view) if each.stated.sources and not each.data]
     for group in _groups(unread, _by_last_parts):
         first, *others = group
         if len({work_of(each) for each in group}) == 1 or not together(view, *group):
             continue
         names = ", ".join(run_name(each) for each in others[:_SHOWN])
-        yield Fault(
+        yield Violation(
             message=f"{run_name(first)} and {names} differ only in the folder of their data, whose files have the same "
             "names and are not here",
             at=first.stated.sources[0].name,
@@ -115,46 +70,8 @@ def configs_that_differ_in_folders_only(view: FolderView) -> Iterator[Fault]:
 
 
 @rule("EX142", Severity.WARNING)
-def data_in_another_order(view: FolderView) -> Iterator[Fault]:
-    """Two configs train on the same rows in another order, and the trainer shuffles them.
-
-    Why: the order in the file is gone before the first step, so what is compared is two random orders of the same rows.
-    A study trained two models on orders that its sampler destroyed and reported their difference.
-
-    Fix: switch shuffling off where the order is the question, or train stage by stage.
-
-    Bad: folder
-        == exp1.yaml qlora_stage
-        output_dir: models/exp1
-        data: {train_jsonl: random.jsonl}
-        == exp2.yaml qlora_stage
-        output_dir: models/exp2
-        data: {train_jsonl: ordered.jsonl}
-        == random.jsonl
-        {"question": "b", "answer": "2"}
-        {"question": "a", "answer": "1"}
-        {"question": "c", "answer": "3"}
-        == ordered.jsonl
-        {"question": "a", "answer": "1"}
-        {"question": "b", "answer": "2"}
-        {"question": "c", "answer": "3"}
-
-    Good: folder
-        == exp1.yaml qlora_stage
-        output_dir: models/exp1
-        data: {train_jsonl: random.jsonl}
-        == exp2.yaml qlora_stage
-        output_dir: models/exp2
-        data: {train_jsonl: ordered.jsonl}
-        == random.jsonl
-        {"question": "b", "answer": "2"}
-        {"question": "a", "answer": "1"}
-        {"question": "c", "answer": "3"}
-        == ordered.jsonl
-        {"question": "a", "answer": "1"}
-        {"question": "b", "answer": "2"}
-        {"question": "d", "answer": "4"}
-    """
+def configs_differ_in_row_order(view: FolderView) -> Iterator[Violation]:
+    """Report configs that differ only in an order of rows that the trainer shuffles."""
 
     def by_rows(each: Sibling) -> str:
         return work_of(each, data=lambda known: known.row_set_sha256)
@@ -166,7 +83,7 @@ def data_in_another_order(view: FolderView) -> Iterator[Fault]:
         first, *others = group
         for other in others:
             if work_of(first) != work_of(other):
-                yield Fault(
+                yield Violation(
                     message=f"{run_name(other)} trains on the rows of {run_name(first)} in another order, and the "
                     "trainer draws the order anew: the two are the same training",
                     at=other.stated.sources[0].name,
@@ -177,28 +94,8 @@ def data_in_another_order(view: FolderView) -> Iterator[Fault]:
 
 
 @rule("EX143", Severity.ERROR)
-def output_folder_of_two_configs(view: FolderView) -> Iterator[Fault]:
-    """Two configs write into the same output folder.
-
-    Why: the second training overwrites the first one's checkpoints, or goes on from them as if they were its own.
-
-    Fix: an output folder for each. Of a few configs in one folder this is a warning; where nothing says that they
-    belong to one project, it is only noted.
-
-    Bad: folder
-        == exp1.yaml qlora_stage
-        output_dir: models/exp1
-        == exp2.yaml qlora_stage
-        output_dir: models/exp1/
-        train: {epochs: 7}
-
-    Good: folder
-        == exp1.yaml qlora_stage
-        output_dir: models/exp1
-        == exp2.yaml qlora_stage
-        output_dir: models/exp2
-        train: {epochs: 7}
-    """
+def shared_output_folder(view: FolderView) -> Iterator[Violation]:
+    """Report configs that write into the same output folder."""
     writing = [each for each in runs_of(view) if stays(each) and each.stated.resume is None]
     for group in _groups(writing, lambda each: f"{families(view)[each]} {stays(each)}"):
         first, *others = group
@@ -231,10 +128,10 @@ def _of(each: Sibling) -> tuple[str, object, object, tuple[str, ...]]:
     return stated.backend, model, method, tuple(sorted(source.name.value for source in stated.sources))
 
 
-def _sharing(first: Sibling, others: list[Sibling], severity: Severity) -> Iterator[Fault]:
+def _sharing(first: Sibling, others: list[Sibling], severity: Severity) -> Iterator[Violation]:
     names = ", ".join(run_name(each) for each in others[:_SHOWN]) + (", ..." if len(others) > _SHOWN else "")
     output = others[0].stated.output_dir
-    yield Fault(
+    yield Violation(
         message=f"{run_name(first)} and {names} write into the same folder, {stays(first)}",
         at=output,
         subject=None if output is not None else run_name(first),
@@ -244,29 +141,8 @@ def _sharing(first: Sibling, others: list[Sibling], severity: Severity) -> Itera
 
 
 @rule("EX154", Severity.INFO)
-def configs_that_differ_in_several_settings(view: FolderView) -> Iterator[Fault]:
-    """Every two configs of a project differ in more than one setting, and no plan says why.
-
-    Why: a difference between two results can then not be put to one cause.
-
-    Fix: change one thing at a time, or write the design down: an experiment.yaml with factors makes the configs.
-
-    Bad: folder
-        == exp1.yaml qlora_stage
-        output_dir: models/exp1
-        train: {lr: 5.0e-5, epochs: 5}
-        == exp2.yaml qlora_stage
-        output_dir: models/exp2
-        train: {lr: 1.0e-4, epochs: 3}
-
-    Good: folder
-        == exp1.yaml qlora_stage
-        output_dir: models/exp1
-        train: {lr: 5.0e-5, epochs: 5}
-        == exp2.yaml qlora_stage
-        output_dir: models/exp2
-        train: {lr: 1.0e-4, epochs: 5}
-    """
+def several_settings_differ(view: FolderView) -> Iterator[Violation]:
+    """Report configs of which every two differ in more than one setting."""
     if view.plans:
         return
     for family in _partition(runs_of(view), lambda each: families(view)[each]).values():
@@ -276,7 +152,7 @@ def configs_that_differ_in_several_settings(view: FolderView) -> Iterator[Fault]
         differing = [_different(one, other) for one, other in itertools.combinations(settings, 2)]
         if all(len(names) > 1 for names in differing):
             fewest = min(differing, key=len)
-            yield Fault(
+            yield Violation(
                 message=f"no two of {', '.join(run_name(each) for each in family[:_SHOWN])}"
                 f"{', ...' if len(family) > _SHOWN else ''} differ in one setting alone; the nearest two differ in "
                 f"{', '.join(fewest)}",
@@ -287,36 +163,15 @@ def configs_that_differ_in_several_settings(view: FolderView) -> Iterator[Fault]
 
 
 @rule("EX155", Severity.WARNING)
-def sweep_over_a_setting_that_is_overridden(view: FolderView) -> Iterator[Fault]:
-    """Configs differ only in a setting that the trainer ignores or overrides.
-
-    Why: all of them train the same way, whatever the setting says, and their differences are chance.
-
-    Fix: change the setting where the trainer reads it, or take the configs out.
-
-    Bad: folder
-        == with.yaml qlora_stage
-        output_dir: models/with
-        train: {gradient_checkpointing: true}
-        == without.yaml qlora_stage
-        output_dir: models/without
-        train: {gradient_checkpointing: false}
-
-    Good: folder
-        == with.yaml qlora_stage
-        output_dir: models/with
-        train: {gradient_checkpointing: true}
-        == without.yaml qlora_stage
-        output_dir: models/without
-        train: {gradient_checkpointing: false, train_bs: 2, lr: 1.0e-4}
-    """
+def sweep_without_effect(view: FolderView) -> Iterator[Violation]:
+    """Report configs that differ only in a setting that the trainer ignores."""
     for key, effect in {key: what for each in runs_of(view) for key, what in each.overridden.items()}.items():
         for group in _groups(runs_of(view), lambda each, key=key: work_of(each, frozenset({key}))):  # type: ignore[misc]
             values = {str(_raw(each, key)) for each in group}
             touched = [each for each in group if key in each.overridden]
             if len(values) < 2 or not touched:
                 continue
-            yield Fault(
+            yield Violation(
                 message=f"{', '.join(run_name(each) for each in group[:_SHOWN])} differ only in {key}, which has no "
                 f"effect here: {effect}",
                 at=touched[0].stated.where,

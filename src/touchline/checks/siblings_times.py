@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Final
 
-from touchline.checks.rule import Fault, rule
+from touchline.checks.rule import Violation, rule
 from touchline.checks.siblings import FolderView, TextFile
 from touchline.domain.finding import Severity
 from touchline.jsontext import parse_json
@@ -47,40 +47,8 @@ class _Planned:
 
 
 @rule("EX158", Severity.WARNING)
-def limit_below_the_plan(view: FolderView) -> Iterator[Fault]:
-    """A job's time limit is below the time that the plan, or a comment of the script, names for its run.
-
-    Why: SLURM ends the job in the middle; what was trained since the last checkpoint is lost. Where the limit is less
-    than half of the plan's lowest time, and nothing in the script goes on afterwards, it is an error.
-
-    Fix: a limit above the plan's time with room to spare, or a plan of the run as it is now.
-
-    Bad: folder
-        == runs_plan.md
-        | Run | Estimated time |
-        |---|---|
-        | run_a | 3 h |
-        == run_a/finetune.yaml torchtune
-        batch_size: 4
-        == run_a/finetune.slurm
-        #!/bin/bash
-        #SBATCH --gres=gpu:1
-        #SBATCH -t 01:00:00
-        tune run lora_finetune_single_device --config finetune.yaml
-
-    Good: folder
-        == runs_plan.md
-        | Run | Estimated time |
-        |---|---|
-        | run_a | 3 h |
-        == run_a/finetune.yaml torchtune
-        batch_size: 4
-        == run_a/finetune.slurm
-        #!/bin/bash
-        #SBATCH --gres=gpu:1
-        #SBATCH -t 05:00:00
-        tune run lora_finetune_single_device --config finetune.yaml
-    """
+def time_limit_below_plan(view: FolderView) -> Iterator[Violation]:
+    """Report a job's time limit below the time that its plan or a comment names."""
     plans = {str(PurePath(plan.path).parent): plan for plan in sorted(view.plans, key=_told_by_numbers)}
     for each in view.scripts:
         place = PurePath(each.path)
@@ -96,7 +64,7 @@ def limit_below_the_plan(view: FolderView) -> Iterator[Fault]:
         if limit is None or not seconds or planned is None or seconds >= planned.seconds or not _trains(script):
             continue
         sure = seconds < _HALF * planned.least and _GOES_ON.search(each.text) is None
-        yield Fault(
+        yield Violation(
             message=f"--time={limit.value} is {_shown(seconds)}, and {planned.where} expects {_shown(planned.seconds)}",
             at=script.where(limit.line, limit.column),
             hint=f"--time={_clock(1.5 * planned.seconds)}",

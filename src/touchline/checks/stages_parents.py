@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Final
 
 from touchline.checks.design import DesignView
-from touchline.checks.rule import Fault, rule
+from touchline.checks.rule import Violation, rule
 from touchline.domain import defaults
 from touchline.domain.experiment import StageConfig
 from touchline.domain.finding import Severity
@@ -19,23 +19,8 @@ _ADAPTER_SHAPE: Final = ("train.lora.rank", "train.lora.target_modules", "train.
 
 
 @rule("EX128", Severity.ERROR)
-def stage_that_reshapes_the_adapter(view: DesignView) -> Iterator[Fault]:
-    """A stage goes on with its parent's adapter and gives it another rank, scale, element type or other layers.
-
-    Why: an adapter that is trained further keeps the shape that it has; the setting would have to be ignored.
-
-    Fix: take the setting out, or `continue: merge`, which makes a new adapter.
-
-    Bad: experiment
-        stages:
-          - {name: easy, data: {path: data/words.json}, train: {lora: {rank: 8}}}
-          - {name: hard, parent: easy, continue: adapter, train: {lora: {rank: 16}}, data: {path: data/more_words.json}}
-
-    Good: experiment
-        stages:
-          - {name: easy, data: {path: data/words.json}, train: {lora: {rank: 8}}}
-          - {name: hard, parent: easy, continue: merge, train: {lora: {rank: 16}}, data: {path: data/more_words.json}}
-    """
+def reshaped_adapter(view: DesignView) -> Iterator[Violation]:
+    """Report a stage that gives its parent's adapter another rank, scale, dtype or other layers."""
     stages = {stage.name: stage for stage in view.experiment.stages}
     told: set[str] = set()
     for index, stage in enumerate(view.experiment.stages):
@@ -49,27 +34,12 @@ def stage_that_reshapes_the_adapter(view: DesignView) -> Iterator[Fault]:
 
 
 @rule("EX136", Severity.ERROR)
-def best_of_a_parent_that_validates_nothing(view: DesignView) -> Iterator[Fault]:
-    """A stage goes on from its parent's best checkpoint, and the parent's data has no validation split.
-
-    Why: the best is the one with the lowest validation loss; without one, none of them is the best.
-
-    Fix: `parent_checkpoint: last`, which is what a stage goes on from when nothing is said; or data that validates.
-
-    Bad: experiment
-        stages:
-          - {name: easy, data: {path: data/no_validation.json}}
-          - {name: hard, parent: easy, continue: adapter, parent_checkpoint: best, data: {path: data/more_words.json}}
-
-    Good: experiment
-        stages:
-          - {name: easy, data: {path: data/words.json}}
-          - {name: hard, parent: easy, continue: adapter, parent_checkpoint: best, data: {path: data/more_words.json}}
-    """
+def best_parent_without_validation(view: DesignView) -> Iterator[Violation]:
+    """Report a stage that continues a best checkpoint that its parent cannot select."""
     for run, link, parent in _linked(view):
         facts = view.dataset(parent.data.path)
         if link.parent_checkpoint == "best" and facts is not None and facts.validation == 0:
-            yield Fault(
+            yield Violation(
                 message=f"{run.name} goes on from the best checkpoint of {parent.name}, whose data "
                 f"{parent.data.path} has no validation split",
                 at=view.where("stages", _index(view, link.stage), "parent_checkpoint"),
@@ -79,27 +49,11 @@ def best_of_a_parent_that_validates_nothing(view: DesignView) -> Iterator[Fault]
 
 
 @rule("EX137", Severity.ERROR)
-def parent_that_saves_no_adapter(view: DesignView) -> Iterator[Fault]:
-    """A stage goes on from a parent that saves merged models.
-
-    Why: a merged model holds no adapter any more, neither to train further nor to prove.
-
-    Fix: `checkpoint: {save: adapter}` in the parent; the last stage may save what it likes.
-
-    Bad: experiment
-        stages:
-          - {name: easy, data: {path: data/words.json}, train: {checkpoint: {save: merged}}}
-          - {name: hard, parent: easy, continue: merge, data: {path: data/more_words.json}}
-
-    Good: experiment
-        stages:
-          - {name: easy, data: {path: data/words.json}}
-          - {name: hard, parent: easy, continue: merge, data: {path: data/more_words.json},
-             train: {checkpoint: {save: merged}}}
-    """
+def parent_saves_no_adapter(view: DesignView) -> Iterator[Violation]:
+    """Report a stage that continues the adapter of a parent that saves merged models."""
     for run, link, parent in _linked(view):
         if parent.train.checkpoint.save != "adapter":
-            yield Fault(
+            yield Violation(
                 message=f"{run.name} goes on from the adapter of {parent.name}, which saves "
                 f"{parent.train.checkpoint.save} models",
                 at=view.where("stages", _index(view, link.stage), "parent"),
@@ -120,7 +74,7 @@ def _index(view: DesignView, stage: str) -> int:
     return [each.name for each in view.experiment.stages].index(stage)
 
 
-def _reshaped_in_runs(view: DesignView, told: set[str]) -> Iterator[Fault]:
+def _reshaped_in_runs(view: DesignView, told: set[str]) -> Iterator[Violation]:
     """The same of the runs: a level of a factor that a stage overrides, or an edit that was accepted for one run."""
     for run, link, parent in _linked(view):
         if link.continue_ != "adapter" or link.stage in told:
@@ -130,8 +84,10 @@ def _reshaped_in_runs(view: DesignView, told: set[str]) -> Iterator[Fault]:
             yield _reshaping(view, run.name, _index(view, link.stage), parent.name, key, before, after)
 
 
-def _reshaping(view: DesignView, stage: str, index: int, parent: str, key: str, before: object, after: object) -> Fault:
-    return Fault(
+def _reshaping(
+    view: DesignView, stage: str, index: int, parent: str, key: str, before: object, after: object
+) -> Violation:
+    return Violation(
         message=f"stage {stage} trains the adapter of {parent} further, whose {key} is {_shown(before)}, and asks for "
         f"{_shown(after)}",
         at=view.where("stages", index, *key.split(".")),

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Literal
 
-from touchline.checks.rule import Fault, rule
+from touchline.checks.rule import Violation, rule
 from touchline.domain.finding import Severity, Where
 
 TaskFault = Literal["import", "no task", "no function", "columns", "data", "build"]
@@ -34,109 +34,41 @@ class TaskFileView:
 
 
 @rule("EV210", Severity.ERROR)
-def task_does_not_import(view: TaskFileView) -> Iterator[Fault]:
-    """The task file cannot be imported, or its task cannot be built.
-
-    Why: the evaluation ends at its first line, after training has taken its hours.
-
-    Fix: mend what the message says; `inspect list tasks` imports the same file.
-
-    Bad: task failing
-        import: "ModuleNotFoundError: No module named 'my_helpers'"
-
-    Good: task
-        from inspect_ai import Task, task
-
-        @task
-        def words():
-            return Task(dataset=[])
-    """
+def task_import_error(view: TaskFileView) -> Iterator[Violation]:
+    """Report a task file that cannot be imported, or whose task cannot be built."""
     if view.failed is not None and view.failed[0] in ("import", "build"):
         what = "cannot be imported" if view.failed[0] == "import" else "does not build its task"
-        yield Fault(message=f"{PurePath(view.path).name} {what}: {view.failed[1]}", at=_at(view, view.line))
+        yield Violation(message=f"{PurePath(view.path).name} {what}: {view.failed[1]}", at=_at(view, view.line))
 
 
 @rule("EV211", Severity.ERROR)
-def no_task_in_file(view: TaskFileView) -> Iterator[Fault]:
-    """The file has no task, or not the one or the function that was named.
-
-    Why: Inspect finds tasks by the decorator `@task`, and a function without it by nothing.
-
-    Fix: put `@task` on the function that returns the Task.
-
-    Bad: task
-        from inspect_ai import Task
-
-        def words():
-            return Task(dataset=[])
-
-    Good: task
-        from inspect_ai import Task, task
-
-        @task
-        def words():
-            return Task(dataset=[])
-    """
+def no_task_in_file(view: TaskFileView) -> Iterator[Violation]:
+    """Report a file without a task, or without the one that was named."""
     if view.failed is not None:
         if view.failed[0] in ("no task", "no function"):
-            yield Fault(message=view.failed[1], at=_at(view, None))
+            yield Violation(message=view.failed[1], at=_at(view, None))
         return
     tree = _tree(view)
     if tree is not None and uses_inspect(tree) and not has_task(tree):
-        yield Fault(message=f"{PurePath(view.path).name} has no function with @task", at=_at(view, None))
+        yield Violation(message=f"{PurePath(view.path).name} has no function with @task", at=_at(view, None))
 
 
 @rule("EV213", Severity.ERROR)
-def task_reads_what_is_not_there(view: TaskFileView) -> Iterator[Fault]:
-    """The task reads a file, a split or a column that is not there.
-
-    Why: the evaluation ends while it reads its items, after training has taken its hours.
-
-    Fix: name the columns as the data have them, and the file relative to the task's own folder.
-
-    Bad: task failing
-        columns: "KeyError: 'question'"
-
-    Good: task
-        from inspect_ai import Task, task
-
-        @task
-        def words():
-            return Task(dataset=[])
-    """
+def task_input_missing(view: TaskFileView) -> Iterator[Violation]:
+    """Report a task that reads a file, split or column that does not exist."""
     if view.failed is not None and view.failed[0] in ("columns", "data"):
         what = "a column" if view.failed[0] == "columns" else "a file or split"
-        yield Fault(
+        yield Violation(
             message=f"{PurePath(view.path).name} reads {what} that is not there: {view.failed[1]}",
             at=_at(view, view.line),
         )
 
 
 @rule("EV216", Severity.INFO)
-def legacy_task_name(view: TaskFileView) -> Iterator[Fault]:
-    """The task file is called `inspect.py`.
-
-    Why: with its folder on Python's path it takes the place of the standard module of that name, which Inspect itself
-    and many others import.
-
-    Fix: rename it to `task.py`; touchline reads both.
-
-    Bad: task inspect.py
-        from inspect_ai import Task, task
-
-        @task
-        def words():
-            return Task(dataset=[])
-
-    Good: task
-        from inspect_ai import Task, task
-
-        @task
-        def words():
-            return Task(dataset=[])
-    """
+def legacy_task_name(view: TaskFileView) -> Iterator[Violation]:
+    """Report a task file named `inspect.py`."""
     if PurePath(view.path).name == LEGACY_NAME:
-        yield Fault(
+        yield Violation(
             message="a task file called inspect.py hides the standard module of that name",
             at=_at(view, None),
             hint=f"mv {view.path} {PurePath(view.path).with_name('task.py')}",
@@ -144,34 +76,15 @@ def legacy_task_name(view: TaskFileView) -> Iterator[Fault]:
 
 
 @rule("EV218", Severity.ERROR)
-def task_is_no_python(view: TaskFileView) -> Iterator[Fault]:
-    """The task file is no Python.
-
-    Why: it cannot be imported by anything.
-
-    Fix: the line and column are where reading stopped.
-
-    Bad: task
-        from inspect_ai import Task, task
-
-        @task
-        def words()
-            return Task(dataset=[])
-
-    Good: task
-        from inspect_ai import Task, task
-
-        @task
-        def words():
-            return Task(dataset=[])
-    """
+def task_syntax_error(view: TaskFileView) -> Iterator[Violation]:
+    """Report a task file that is not valid Python."""
     try:
         ast.parse(view.text)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         line, column = (error.lineno, error.offset) if isinstance(error, SyntaxError) else (None, None)
         said = error.msg if isinstance(error, SyntaxError) else str(error)
         where = Where(path=view.path, line=line, column=column)
-        yield Fault(message=f"{PurePath(view.path).name} is no Python: {said}", at=where)
+        yield Violation(message=f"{PurePath(view.path).name} is no Python: {said}", at=where)
 
 
 def uses_inspect(tree: ast.AST) -> bool:

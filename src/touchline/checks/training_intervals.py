@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from touchline.checks.arithmetic import HF_LOOP, arithmetic, most
-from touchline.checks.rule import Fault, rule
+from touchline.checks.rule import Violation, rule
 from touchline.checks.views import TrainingView
 from touchline.domain.finding import Severity
 from touchline.domain.quantity import Missing
@@ -36,27 +36,14 @@ def _written(value: Stated[float] | None) -> bool:
 
 
 @rule("TR015", Severity.INFO)
-def saves_at_the_end_only(view: TrainingView) -> Iterator[Fault]:
-    """The interval of saving is longer than the training.
-
-    Why: a job that is killed on the way leaves nothing to go on from, and there is one checkpoint to choose from.
-
-    Fix: a shorter interval, or saving at each epoch's end.
-
-    Bad: llamafactory
-        save_steps: 500
-        max_steps: 100
-
-    Good: llamafactory
-        save_steps: 50
-        max_steps: 100
-    """
+def saves_at_end_only(view: TrainingView) -> Iterator[Violation]:
+    """Report a save interval longer than the training."""
     stated, numbers = view.stated, arithmetic(view)
     every, high = numbers.interval(stated.save_steps), most(numbers.steps)
     at_steps = stated.save_cadence is None or stated.save_cadence.value == "steps"
     if every is not None and high and at_steps and every > high:
         meant = _written(stated.save_steps) and _FAR * high < every < _NEVER
-        yield Fault(
+        yield Violation(
             message=f"a checkpoint every {every:,} steps, and the training has {numbers.steps}: only its end is saved",
             at=stated.save_steps,
             # A default that is too long is nobody's intention, one beyond all trainings is how people write `never`,
@@ -66,36 +53,18 @@ def saves_at_the_end_only(view: TrainingView) -> Iterator[Fault]:
 
 
 @rule("TR016", Severity.WARNING)
-def validation_beyond_the_end(view: TrainingView) -> Iterator[Fault]:
-    """The interval of validation is longer than the training.
-
-    Why: while it trains no validation loss is seen; recent versions of transformers validate once at the end, older
-    ones and torchtune never.
-
-    Fix: a shorter interval, or validation at each epoch's end.
-
-    Bad: llamafactory
-        val_size: 0.1
-        eval_strategy: steps
-        eval_steps: 500
-        max_steps: 100
-
-    Good: llamafactory
-        val_size: 0.1
-        eval_strategy: steps
-        eval_steps: 50
-        max_steps: 100
-    """
+def no_validation_before_end(view: TrainingView) -> Iterator[Violation]:
+    """Report a validation interval longer than the training."""
     stated, numbers = view.stated, arithmetic(view)
     every, high = numbers.interval(stated.eval_steps), most(numbers.steps)
     if every is None or not high or every <= high or not _validates_by_steps(stated):
         return
     if stated.backend == "peft":
         message = f"validation every {every:,} steps, and the training has {numbers.steps}: only epochs' ends are seen"
-        yield Fault(message=message, at=stated.eval_steps)
+        yield Violation(message=message, at=stated.eval_steps)
         return
     limited = stated.backend in HF_LOOP
-    yield Fault(
+    yield Violation(
         message=(
             f"validation every {every:,} steps, and the training has {numbers.steps}: "
             + ("it runs at the very end, or never" if limited else "it never runs")
@@ -107,37 +76,8 @@ def validation_beyond_the_end(view: TrainingView) -> Iterator[Fault]:
 
 
 @rule("TR017", Severity.WARNING)
-def interval_counts_accumulation_twice(view: TrainingView) -> Iterator[Fault]:
-    """An interval of saving or validation that looks like one epoch, divided by the accumulation once too often.
-
-    Why: one epoch is rows / (micro-batch × accumulation × devices) steps. Divided once more, "one epoch" is a fraction
-    of it, and validations and checkpoints cost that many times as much: one project spent over an hour of a six-hour
-    job on them.
-
-    Fix: count an epoch's steps with the batch as it is, or let the trainer do it (`epoch` as the strategy).
-
-    Bad: torchtune
-        dataset:
-          split: train[:1341]
-        batch_size: 4
-        gradient_accumulation_steps: 4
-        dataset_val:
-          _component_: torchtune.datasets.instruct_dataset
-          source: json
-          data_files: data/validation.json
-        run_val_every_n_steps: 21
-
-    Good: torchtune
-        dataset:
-          split: train[:1341]
-        batch_size: 4
-        gradient_accumulation_steps: 4
-        dataset_val:
-          _component_: torchtune.datasets.instruct_dataset
-          source: json
-          data_files: data/validation.json
-        run_val_every_n_steps: 84
-    """
+def interval_divided_twice(view: TrainingView) -> Iterator[Violation]:
+    """Report an interval of one epoch divided by the accumulation once too often."""
     stated, numbers = view.stated, arithmetic(view)
     accumulation = stated.gradient_accumulation_steps
     per_epoch, rows, per_step = numbers.steps_per_epoch, numbers.rows, numbers.rows_per_step
@@ -155,7 +95,7 @@ def interval_counts_accumulation_twice(view: TrainingView) -> Iterator[Fault]:
             continue
         # A round number was chosen, and only looks as if it had been computed.
         if every % ROUND and abs(every - twice) < 1 and every * 1.5 < per_epoch.high:
-            yield Fault(
+            yield Violation(
                 message=(
                     f"{name} every {every} steps is {per_epoch.high / every:.1f} times an epoch: an epoch is "
                     f"{per_epoch.high} steps, {rows.high:,} rows / {per_step.low}; {every} would be "
@@ -167,25 +107,8 @@ def interval_counts_accumulation_twice(view: TrainingView) -> Iterator[Fault]:
 
 
 @rule("TR018", Severity.WARNING)
-def validation_costs_more_than_training(view: TrainingView) -> Iterator[Fault]:
-    """Validation runs so often that it takes longer than the training itself, or after every step.
-
-    Why: a validation pass costs about a third of a training pass for each row, and it comes at every interval.
-
-    Fix: a longer interval, or fewer rows to validate on.
-
-    Bad: llamafactory
-        val_size: 0.1
-        eval_strategy: steps
-        eval_steps: 1
-        max_steps: 1000
-
-    Good: llamafactory
-        val_size: 0.1
-        eval_strategy: steps
-        eval_steps: 100
-        max_steps: 1000
-    """
+def excessive_validation(view: TrainingView) -> Iterator[Violation]:
+    """Report validation that takes longer than the training, or runs after every step."""
     stated, numbers = view.stated, arithmetic(view)
     every = numbers.interval(stated.eval_steps)
     if every is None or not _validates_by_steps(stated) or isinstance(numbers.steps, Missing):
@@ -197,7 +120,7 @@ def validation_costs_more_than_training(view: TrainingView) -> Iterator[Fault]:
     if held_out and per_step and density:
         trained = FORWARD_SHARE * numbers.steps.low * per_step * density
         if times > 1 and times * held_out > trained:
-            yield Fault(
+            yield Violation(
                 message=(
                     f"{times:,} validations of {held_out:,} rows cost about {times * held_out / trained:.1f} times the "
                     f"training's own computing"
@@ -205,29 +128,16 @@ def validation_costs_more_than_training(view: TrainingView) -> Iterator[Fault]:
                 at=stated.eval_steps,
             )
     elif every == 1 and times >= OFTEN:
-        yield Fault(message=f"a validation after every step, {times:,} in all", at=stated.eval_steps)
+        yield Violation(message=f"a validation after every step, {times:,} in all", at=stated.eval_steps)
 
 
 @rule("TR024", Severity.INFO)
-def nothing_is_logged(view: TrainingView) -> Iterator[Fault]:
-    """A loss is logged less often than the training has steps.
-
-    Why: of such a training no loss is ever seen, and a watcher cannot tell whether it learns.
-
-    Fix: a shorter interval; every step to every tenth is usual.
-
-    Bad: llamafactory
-        logging_steps: 500
-        max_steps: 100
-
-    Good: llamafactory
-        logging_steps: 10
-        max_steps: 100
-    """
+def no_loss_logged(view: TrainingView) -> Iterator[Violation]:
+    """Report a logging interval longer than the training."""
     stated, numbers = view.stated, arithmetic(view)
     every, high = numbers.interval(stated.logging_steps), most(numbers.steps)
     if every is not None and high and every > high:
-        yield Fault(
+        yield Violation(
             message=f"a loss every {every:,} steps, and the training has {numbers.steps}", at=stated.logging_steps
         )
 
@@ -244,24 +154,8 @@ def _in_use(stated: StatedTraining, each: Stated[float]) -> bool:
 
 
 @rule("TR025", Severity.WARNING)
-def many_epochs_unseen(view: TrainingView) -> Iterator[Fault]:
-    """Many epochs, and no validation data.
-
-    Why: an adapter begins to learn its rows by heart within a few epochs; without rows that are held out nobody sees
-    when, and the last checkpoint is taken for the best one.
-
-    Fix: hold rows out (`val_size: 0.05` in LLaMA-Factory, `val_set_size` in axolotl, `eval_strategy` with a split in
-    TRL, `dataset_val` in torchtune), or fewer epochs.
-
-    Bad: llamafactory
-        num_train_epochs: 7
-        val_size: 0
-        eval_strategy: "no"
-
-    Good: llamafactory
-        num_train_epochs: 7
-        val_size: 0.1
-    """
+def many_epochs_without_validation(view: TrainingView) -> Iterator[Violation]:
+    """Report many epochs without validation data."""
     stated = view.stated
     epochs, share = stated.epochs, stated.validation_fraction
     limited = stated.max_steps is not None and stated.max_steps.value > 0
@@ -273,4 +167,4 @@ def many_epochs_unseen(view: TrainingView) -> Iterator[Fault]:
     evaluates = stated.eval_cadence is not None and stated.eval_cadence.value != "no"
     if any(source.role == "validation" for source in stated.sources) or (evaluates and stated.backend == "trl"):
         return
-    yield Fault(message=f"{epochs.value:g} epochs, and no validation data tells when they begin to harm", at=epochs)
+    yield Violation(message=f"{epochs.value:g} epochs, and no validation data tells when they begin to harm", at=epochs)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from touchline.backends.near import nearest
-from touchline.checks.rule import Fault, rule
+from touchline.checks.rule import Violation, rule
 from touchline.checks.sizes import size_of_name
 from touchline.checks.views import TrainingView
 from touchline.domain.finding import Severity
@@ -56,26 +56,8 @@ _ALIKE: Final = 1.5
 
 
 @rule("TR060", Severity.ERROR)
-def layers_of_another_architecture(view: TrainingView) -> Iterator[Fault]:
-    """An adapter is asked for on layers that the model does not have.
-
-    Why: where none of the names is found PEFT refuses to start; where one of them is, the others get no adapter, and
-    nothing says so.
-
-    Fix: the names of this model's layers, or `all-linear`.
-
-    Bad: trl
-        lora_target_modules: [c_attn, c_proj]
-
-    Bad: trl
-        lora_target_modules: [q_proj, k_proj, v_proj, out_proj]
-
-    Good: trl
-        lora_target_modules: [q_proj, k_proj, v_proj, o_proj]
-
-    Good: trl
-        lora_target_modules: [all-linear]
-    """
+def unknown_target_modules(view: TrainingView) -> Iterator[Violation]:
+    """Report an adapter on layers that the model does not have."""
     stated, targets = view.stated, view.stated.target_modules
     if targets is None or targets.is_default or stated.backend == "torchtune":
         return
@@ -91,7 +73,7 @@ def layers_of_another_architecture(view: TrainingView) -> Iterator[Fault]:
     if not sure and (shape is None or shape.extrapolated is not None):
         # What else it has, an encoder of images or experts, is not known.
         return
-    yield Fault(
+    yield Violation(
         message=f"{stated.model.value if stated.model else 'the model'} has no layers named {', '.join(foreign)}: "
         + ("there is nothing to adapt" if sure else "they get no adapter, and nothing says so"),
         at=targets,
@@ -101,23 +83,8 @@ def layers_of_another_architecture(view: TrainingView) -> Iterator[Fault]:
 
 
 @rule("TR080", Severity.ERROR)
-def layer_that_is_misspelt(view: TrainingView) -> Iterator[Fault]:
-    """A layer that an adapter is asked for on is misspelt.
-
-    Why: PEFT adapts the layers whose names it finds and says nothing of the others; where it finds none it refuses.
-
-    Fix: take the name that is proposed.
-
-    Bad: trl
-        lora_target_modules: [q_porj, k_proj, v_proj, o_proj]
-
-    Bad: qlora_stage
-        lora:
-          target_modules: [q_proj, k_prj, v_proj, o_proj]
-
-    Good: trl
-        lora_target_modules: [q_proj, k_proj, v_proj, o_proj]
-    """
+def misspelled_target_module(view: TrainingView) -> Iterator[Violation]:
+    """Report misspelled target modules."""
     targets = view.stated.target_modules
     if targets is None or targets.is_default or view.stated.backend == "torchtune":
         return
@@ -129,7 +96,7 @@ def layer_that_is_misspelt(view: TrainingView) -> Iterator[Fault]:
     for each in sorted(names - _LAYERS - usual):
         near = nearest(each, usual, names)
         if near is not None and "_" in near:
-            yield Fault(message=f"{each} is no layer; did you mean {near}?", at=targets, hint=near)
+            yield Violation(message=f"{each} is no layer; did you mean {near}?", at=targets, hint=near)
 
 
 def _own_layers(view: TrainingView) -> frozenset[str] | None:
@@ -143,73 +110,39 @@ def _own_layers(view: TrainingView) -> frozenset[str] | None:
 
 
 @rule("TR061", Severity.WARNING)
-def warmup_of_a_pretraining(view: TrainingView) -> Iterator[Fault]:
-    """Warm-up takes ten thousand steps or more.
-
-    Why: fine-tuning is shorter than that as a whole, so the learning rate never comes near its peak.
-
-    Fix: 3 to 10 % of the steps.
-
-    Bad: torchtune
-        lr_scheduler: {num_warmup_steps: 100000}
-
-    Good: torchtune
-        lr_scheduler: {num_warmup_steps: 100}
-    """
+def pretraining_warmup(view: TrainingView) -> Iterator[Violation]:
+    """Report warmup of ten thousand steps or more."""
     warmup, steps = view.stated.warmup_steps, view.stated.max_steps
     if warmup is not None and warmup.value >= _MANY_WARMUP and steps is None and isinstance(view.data, Missing):
-        yield Fault(message=f"{warmup.value:,} warm-up steps are more than most trainings have in all", at=warmup)
+        yield Violation(message=f"{warmup.value:,} warm-up steps are more than most trainings have in all", at=warmup)
 
 
 @rule("TR062", Severity.WARNING)
-def length_of_no_model(view: TrainingView) -> Iterator[Fault]:
-    """Rows may have fewer than 32 tokens, or more than a million where nothing tells that the model takes so many.
-
-    Why: a few tokens hold no question with its answer, so nearly every example is cut; a million is no model's context,
-    and the attention's memory grows with it.
-
-    Fix: what the data needs, up to the model's context.
-
-    Bad: llamafactory
-        cutoff_len: 8
-
-    Good: llamafactory
-        cutoff_len: 2048
-    """
+def length_of_no_model(view: TrainingView) -> Iterator[Violation]:
+    """Rows may have fewer than 32 tokens, or more than a million where nothing tells that the model takes so many."""
     limit = view.stated.max_seq_len
     if limit is None or limit.is_default:
         return
     if limit.value < 1:
-        yield Fault(message=f"rows of {limit.value} tokens hold nothing", at=limit, severity=Severity.ERROR)
+        yield Violation(message=f"rows of {limit.value} tokens hold nothing", at=limit, severity=Severity.ERROR)
         return
     context = None if isinstance(view.model, Missing) else view.model.context_length
     short = isinstance(view.data, Missing) or view.data.lengths is None
     if limit.value < _SHORTEST and short:
-        yield Fault(message=f"rows of at most {limit.value} tokens cut nearly every example", at=limit)
+        yield Violation(message=f"rows of at most {limit.value} tokens cut nearly every example", at=limit)
     elif limit.value > (_ANY_CONTEXT if context is None else max(8 * context, _LONGEST)):
-        yield Fault(message=f"rows of up to {limit.value:,} tokens are beyond every model's context", at=limit)
+        yield Violation(message=f"rows of up to {limit.value:,} tokens are beyond every model's context", at=limit)
 
 
 @rule("TR063", Severity.WARNING)
-def weights_of_another_size(view: TrainingView) -> Iterator[Fault]:
-    """The model that is built and the folder of its weights have different sizes in their names.
-
-    Why: the weights do not fit into the model, which shows once all of them are read.
-
-    Fix: builder and folder of the same model.
-
-    Bad: torchtune
-        model: {_component_: torchtune.models.llama3_2.lora_llama3_2_3b}
-
-    Good: torchtune
-        model: {_component_: torchtune.models.llama3_2.lora_llama3_2_1b}
-    """
+def weights_of_another_size(view: TrainingView) -> Iterator[Violation]:
+    """Report a model and weights whose names state different sizes."""
     stated = view.stated
     if stated.backend != "torchtune" or stated.model is None or stated.model_path is None:
         return
     built, place = size_of_name(stated.model.value), stated.model_path.value.rstrip("/").rpartition("/")[2]
     stored = size_of_name(place)
     if built is not None and stored is not None and not 1 / _ALIKE < stored / built < _ALIKE:
-        yield Fault(
+        yield Violation(
             message=f"{stated.model.value} is built, and its weights are read from {place}", at=stated.model_path
         )

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from touchline.checks.arithmetic import arithmetic
-from touchline.checks.rule import Fault, rule
+from touchline.checks.rule import Violation, rule
 from touchline.checks.views import TrainingView
 from touchline.domain.finding import Severity
 from touchline.domain.quantity import Missing
@@ -29,31 +29,8 @@ _FAR_BEYOND = 4
 
 
 @rule("TR040", Severity.WARNING)
-def rows_beyond_context(view: TrainingView) -> Iterator[Fault]:
-    """Rows may be longer than the longest sequence that the model was made for.
-
-    Why: models with a table of positions fail beyond its end, as torchtune does with any model; with rotary positions
-    the model has never seen such distances and writes nonsense there, unless its rope scaling is set. Packed rows begin
-    to count anew at each example, so only examples that are themselves so long matter.
-
-    Fix: `max_seq_len` of at most the context; or rope scaling where a longer one is wanted.
-
-    Bad: torchtune
-        tokenizer:
-          max_seq_len: 1000000
-        dataset:
-          packed: true
-        batch_size: 1
-        enable_activation_checkpointing: true
-
-    Good: torchtune
-        tokenizer:
-          max_seq_len: 2048
-        dataset:
-          packed: true
-        batch_size: 1
-        enable_activation_checkpointing: true
-    """
+def sequence_beyond_context(view: TrainingView) -> Iterator[Violation]:
+    """Report sequences that may exceed the model's context."""
     stated, model, longest = view.stated, view.model, arithmetic(view).longest_row
     limit = stated.max_seq_len
     if limit is None or isinstance(model, Missing) or model.context_length is None or limit.is_default:
@@ -70,7 +47,7 @@ def rows_beyond_context(view: TrainingView) -> Iterator[Fault]:
         severity = Severity.INFO
     else:
         severity = Severity.WARNING
-    yield Fault(
+    yield Violation(
         message=f"rows of up to {limit.value:,} tokens, and the context of {model.name} is {context:,}",
         at=limit,
         hint=f"{limit.key.rpartition('.')[2]}: {context}",
@@ -79,22 +56,8 @@ def rows_beyond_context(view: TrainingView) -> Iterator[Fault]:
 
 
 @rule("TR041", Severity.WARNING)
-def many_rows_too_long(view: TrainingView) -> Iterator[Fault]:
-    """Many examples are longer than a row may be.
-
-    Why: most trainers cut them, and the answer stands last, so it is what goes; axolotl leaves them out. Either way
-    another dataset is trained on than the one that was given.
-
-    Fix: a larger limit, or shorter examples.
-
-    Bad: experiment
-        train:
-          max_seq_len: 20
-
-    Good: experiment
-        train:
-          max_seq_len: 128
-    """
+def many_truncated_examples(view: TrainingView) -> Iterator[Violation]:
+    """Report many examples longer than max_seq_len."""
     data, limit = view.data, view.stated.max_seq_len
     if isinstance(data, Missing) or data.lengths is None or not len(data.lengths) or limit is None or limit.value < 1:
         return
@@ -106,7 +69,7 @@ def many_rows_too_long(view: TrainingView) -> Iterator[Fault]:
     severity = Severity.WARNING if share >= MANY else Severity.INFO
     if view.stated.backend == "peft":
         severity = Severity.ERROR
-    yield Fault(
+    yield Violation(
         message=(
             f"{over:,} of {len(data.lengths):,} examples ({share:.1%}) are longer than {limit.value:,} tokens, up to "
             f"{longest:,}; the trainer {_CUTS.get(view.stated.backend, 'cuts them')}"
@@ -118,29 +81,14 @@ def many_rows_too_long(view: TrainingView) -> Iterator[Fault]:
 
 
 @rule("TR042", Severity.INFO)
-def rows_far_shorter_than_limit(view: TrainingView) -> Iterator[Fault]:
-    """The longest example takes less than a tenth of what a row may have, and nothing is packed.
-
-    Why: the limit costs nothing by itself, but plans that count with it plan for ten times the memory and time.
-
-    Fix: a limit a little above the longest example, or packing.
-
-    Bad: experiment
-        train:
-          packed: false
-          max_seq_len: 1000
-
-    Good: experiment
-        train:
-          packed: false
-          max_seq_len: 64
-    """
+def excessive_max_seq_len(view: TrainingView) -> Iterator[Violation]:
+    """Report a longest example below a tenth of max_seq_len, unpacked."""
     stated, longest = view.stated, arithmetic(view).longest_row
     limit, packed = stated.max_seq_len, stated.packed
     if limit is None or limit.is_default or longest is None or (packed is not None and packed.value):
         return
     if limit.value > ROOM * longest:
-        yield Fault(
+        yield Violation(
             message=f"rows may have {limit.value:,} tokens, and the longest example has {longest:,}; nothing is packed",
             at=limit,
         )

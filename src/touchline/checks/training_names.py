@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import PurePosixPath
 from typing import Final
 
-from touchline.checks.rule import Fault, rule
+from touchline.checks.rule import Violation, rule
 from touchline.checks.views import TrainingView
 from touchline.domain.finding import Severity
 from touchline.domain.stated import Stated, StatedTraining
@@ -30,22 +30,8 @@ _NEAR: Final = 1e-6
 
 
 @rule("TR026", Severity.WARNING)
-def name_of_another_setting(view: TrainingView) -> Iterator[Fault]:
-    """The name of a run, or its output folder, says another rank, alpha, learning rate, epochs or seed than its config.
-
-    Why: results are compared by their names: a rank of 32 in a folder that is called `1B_rank64` is reported as 64.
-
-    Fix: the setting that the name says, or another name.
-
-    Bad: llamafactory
-        output_dir: saves/qwen_rank64
-        lora_rank: 32
-
-    Good: llamafactory
-        output_dir: saves/qwen_rank64
-        lora_rank: 64
-        lora_alpha: 128
-    """
+def name_of_another_setting(view: TrainingView) -> Iterator[Violation]:
+    """Report a run name or output folder that states other settings than its config."""
     stated = view.stated
     told: set[str] = set()
     for name in _names(stated):
@@ -58,7 +44,7 @@ def name_of_another_setting(view: TrainingView) -> Iterator[Fault]:
             if math.isclose(float(text), at.value, rel_tol=_NEAR):
                 continue
             told.add(field)
-            yield Fault(message=f"{name} is called by {field.replace('_', ' ')} {text}, and {at} is trained", at=at)
+            yield Violation(message=f"{name} is called by {field.replace('_', ' ')} {text}, and {at} is trained", at=at)
 
 
 def _names(stated: StatedTraining) -> list[str]:
@@ -72,22 +58,8 @@ def _names(stated: StatedTraining) -> list[str]:
 
 
 @rule("CK015", Severity.ERROR)
-def output_over_the_base(view: TrainingView) -> Iterator[Fault]:
-    """The output folder is the folder of the base model.
-
-    Why: the trainer refuses a folder with content, or writes over the base's config, tokenizer and weights; whoever
-    loads the base afterwards gets the adapter with it. torchtune refuses a folder within the base's as well.
-
-    Fix: a folder of the run's own.
-
-    Bad: llamafactory
-        model_name_or_path: models/Qwen2.5-0.5B-Instruct
-        output_dir: ./models//Qwen2.5-0.5B-Instruct/
-
-    Good: llamafactory
-        model_name_or_path: models/Qwen2.5-0.5B-Instruct
-        output_dir: ./models/Qwen2.5-0.5B-Instruct-lora
-    """
+def output_over_base_model(view: TrainingView) -> Iterator[Violation]:
+    """Report an output folder that is the base model's folder."""
     stated = view.stated
     output = stated.output_dir
     written = "$" if output is None else _plain(output.value)
@@ -99,11 +71,11 @@ def output_over_the_base(view: TrainingView) -> Iterator[Fault]:
         place = _plain(base.value)
         if written == place:
             message = f"{output} is the folder of the base model ({base})"
-            yield Fault(message=message, at=output, hint="output_dir: runs/...")
+            yield Violation(message=message, at=output, hint="output_dir: runs/...")
             return
         if stated.backend == "torchtune" and base is stated.model_path and written.startswith(place + "/"):
             message = f"{output} is inside the folder of the base model ({base}), which torchtune refuses"
-            yield Fault(message=message, at=output, hint="output_dir: runs/...")
+            yield Violation(message=message, at=output, hint="output_dir: runs/...")
             return
 
 

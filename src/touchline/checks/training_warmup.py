@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from touchline.checks.arithmetic import HF_LOOP, arithmetic, most
-from touchline.checks.rule import Fault, rule
+from touchline.checks.rule import Violation, rule
 from touchline.checks.training_steps import FEW_STEPS
 from touchline.checks.views import TrainingView
 from touchline.domain.finding import Severity
@@ -14,31 +14,19 @@ from touchline.domain.stated import StatedTraining
 
 
 @rule("TR012", Severity.ERROR)
-def warmup_longer_than_training(view: TrainingView) -> Iterator[Fault]:
-    """Warm-up takes all optimizer steps of the training, or more.
-
-    Why: the learning rate never reaches the value that was written, so another training happens than the one that was
-    meant; torchtune's examples come with 100 warm-up steps, which a small dataset does not have.
-
-    Fix: shorten the warm-up, or give it as a share of all steps where the trainer can.
-
-    Bad: trl
-        warmup_steps: 500
-        max_steps: 100
-
-    Good: trl
-        warmup_steps: 10
-        max_steps: 100
-    """
+def warmup_longer_than_training(view: TrainingView) -> Iterator[Violation]:
+    """Report warmup that takes all optimizer steps."""
     stated, numbers = view.stated, arithmetic(view)
     share, fixed = stated.warmup_fraction, stated.warmup_steps
     if _ignores_warmup(stated):
         return
     steps, high = numbers.steps, most(numbers.steps)
     if share is not None and share.value >= 1 and (fixed is None or fixed.value <= 0):
-        yield Fault(message=f"the warm-up is {share.value:g} of all steps, and the rest is to be trained too", at=share)
+        yield Violation(
+            message=f"the warm-up is {share.value:g} of all steps, and the rest is to be trained too", at=share
+        )
     elif fixed is not None and high and fixed.value >= high:
-        yield Fault(
+        yield Violation(
             message=(
                 f"{fixed.value:,} warm-up steps, and the training has {steps}: the learning rate never reaches "
                 f"{_peak(stated)}"
@@ -51,33 +39,20 @@ def warmup_longer_than_training(view: TrainingView) -> Iterator[Fault]:
 
 
 @rule("TR013", Severity.WARNING)
-def warmup_most_of_training(view: TrainingView) -> Iterator[Fault]:
-    """Warm-up takes a third of the training or more.
-
-    Why: the mean learning rate falls well below the one that was written; usual are 3 to 10 % of the steps.
-
-    Fix: fewer warm-up steps.
-
-    Bad: trl
-        warmup_steps: 60
-        max_steps: 100
-
-    Good: trl
-        warmup_steps: 10
-        max_steps: 100
-    """
+def long_warmup(view: TrainingView) -> Iterator[Violation]:
+    """Report warmup that takes a third of the training or more."""
     stated, numbers = view.stated, arithmetic(view)
     high, warmup = most(numbers.steps), numbers.warmup_steps
     share = stated.warmup_fraction
     if not high and share is not None and 0.5 <= share.value < 1 and not _ignores_warmup(stated):
-        yield Fault(message=f"warm-up is {share.value:.0%} of the training; usual are 3 to 10 %", at=share)
+        yield Violation(message=f"warm-up is {share.value:.0%} of the training; usual are 3 to 10 %", at=share)
     if not high or isinstance(warmup, Missing) or high < FEW_STEPS or _ignores_warmup(stated):
         return
     # Of a share, both ends grow together.
     fixed = stated.warmup_steps is not None and stated.warmup_steps.value > 0
     part = warmup.low / high if fixed or share is None else share.value
     if 1 / 3 <= part < 1:
-        yield Fault(
+        yield Violation(
             message=f"warm-up is {part:.0%} of the training ({warmup} of {numbers.steps} steps); usual are 3 to 10 %",
             at=stated.warmup_steps if fixed else share,
             severity=Severity.WARNING if part >= 0.5 else Severity.INFO,

@@ -115,7 +115,7 @@ def _show(report: CheckReport, findings: Sequence[Finding]) -> None:
     others = len(findings) - report.errors - report.warnings
     out(f"{report.files} files checked: {report.errors} errors, {report.warnings} warnings, {others} notes")
     if findings:
-        say(f"touchline check --explain {findings[0].code} tells what a code means")
+        say(f"touchline check --explain {findings[0].code} explains a code")
 
 
 def _row(config: CheckedConfig) -> tuple[str, ...]:
@@ -148,23 +148,23 @@ def _codes(given: list[str] | None) -> tuple[str, ...]:
     """
     import difflib
 
-    from touchline.checks.pages import all_pages
+    from touchline.checks.rule_pages import all_codes
     from touchline.errors import InputFault
 
     codes = tuple(code.strip().upper() for text in given or () for code in text.split(",") if code.strip())
     for code in codes:
-        if not any(known.startswith(code) for known in all_pages()):
-            near = difflib.get_close_matches(code, all_pages(), n=3, cutoff=0.4)
-            raise InputFault(f"there is no code {code!r}", hint=f"did you mean {', '.join(near)}?" if near else None)
+        if not any(known.startswith(code) for known in all_codes()):
+            near = difflib.get_close_matches(code, all_codes(), n=3, cutoff=0.4)
+            raise InputFault(f"unknown code {code!r}", hint=f"did you mean {', '.join(near)}?" if near else None)
     return codes
 
 
 def _explain(code: str) -> None:
-    from touchline.checks.pages import all_pages, page_text
+    from touchline.checks.rule_pages import all_codes, load_page
 
-    (found, *_) = _codes([code])
-    pages = [page for known, page in all_pages().items() if known.startswith(found)]
+    (prefix, *_) = _codes([code])
+    pages = [load_page(known) for known in all_codes() if known.startswith(prefix)]
     if len(pages) > 1:
-        out_table(("code", "severity", "what it finds"), [(p.code, p.severity.value, p.what) for p in pages])
+        out_table(("code", "severity", "reports"), [(p.code, p.severity.value, p.summary) for p in pages])
         return
-    out(page_text(pages[0]))
+    out(pages[0].text)

@@ -10,7 +10,7 @@ import string
 from collections.abc import Sequence
 
 from touchline import __version__
-from touchline.checks.pages import all_pages
+from touchline.checks.rule_pages import all_codes, load_page
 from touchline.domain.finding import Finding, Severity
 
 _SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
@@ -36,13 +36,13 @@ def sarif_text(findings: Sequence[Finding]) -> str:
 
 
 def _rule(code: str) -> dict[str, object]:
-    page = all_pages().get(code)
-    if page is None:
+    if code not in all_codes():
         return {"id": code}
+    page = load_page(code)
     return {
         "id": code,
         "name": page.name,
-        "shortDescription": {"text": page.what},
+        "shortDescription": {"text": page.summary},
         "fullDescription": {"text": page.why},
         "help": {"text": page.fix},
         "defaultConfiguration": {"level": _LEVELS[page.severity]},

@@ -15,8 +15,8 @@ from touchline.catalog.datasets import load_rows
 from touchline.catalog.settings import Settings
 from touchline.catalog.shapes import shape_of_folder
 from touchline.checks.design import NO_DATASET, DatasetFacts, DesignView, dataset_facts, row_set_sha256
-from touchline.checks.pages import all_pages
 from touchline.checks.rule import check_view
+from touchline.checks.rule_pages import all_codes
 from touchline.checks.task_prompts import prompt_findings
 from touchline.checks.views import DataFacts, ModelFacts, Surroundings, TrainingView
 from touchline.domain.catalog import DatasetInfo, ModelInfo
@@ -126,7 +126,7 @@ def checked_for_launch(
 def unknown_codes(seen: Seen) -> Iterator[Finding]:
     """Codes under `allow` that no check has."""
     for code in seen.loaded.experiment.allow:
-        if not any(known.startswith(code) for known in all_pages()):
+        if not any(known.startswith(code) for known in all_codes()):
             where = seen.loaded.document.where(["allow"])
             message = f"there is no code {code!r} to allow"
             hint = "touchline check tells the codes of what it finds"
