@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import functools
 import json
 import re
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 from annotated_types import Ge, MultipleOf
 from jsonschema import Draft202012Validator
 from ruamel.yaml import YAML
+from tests.cases import some
 
 from tools import docs
 
@@ -84,15 +86,16 @@ def test_every_json_answer_has_a_schema() -> None:
     assert answered == {format_.answer for format_ in docs.FORMATS if format_.answer is not None}
 
 
-@pytest.mark.parametrize("format_", docs.FORMATS, ids=lambda format_: format_.schema)
-def test_every_schema_is_a_valid_schema_with_its_keys_described(format_: docs.Format) -> None:
+def test_every_schema_is_a_valid_schema_with_its_keys_described(subtests: pytest.Subtests) -> None:
     """A reader or an editor can use it: it is well-formed, and each key says what it means."""
-    schema = json.loads(docs.schema_text(format_))
-    Draft202012Validator.check_schema(schema)
-    objects = [node for node in [schema, *schema.get("$defs", {}).values()] if "properties" in node]
-    assert objects
-    for node in objects:
-        assert [name for name, entry in node["properties"].items() if not entry.get("description")] == []
+    for format_ in some(docs.FORMATS):
+        with subtests.test(format_.schema):
+            schema = json.loads(docs.schema_text(format_))
+            Draft202012Validator.check_schema(schema)
+            objects = [node for node in [schema, *schema.get("$defs", {}).values()] if "properties" in node]
+            assert objects
+            for node in objects:
+                assert [name for name, entry in node["properties"].items() if not entry.get("description")] == []
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "examples").rglob("experiment.yaml")), ids=lambda p: p.parent.name)
@@ -125,25 +128,27 @@ def test_the_schema_refuses_what_is_wrong() -> None:
         assert not validator.is_valid(bad), bad
 
 
+@functools.cache
 def _anchors(page: Path) -> set[str]:
     """The anchors of a page's headings, made as Markdown hosts make them."""
     headings = re.findall(r"^#{1,6} +(.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_every_link_leads_somewhere(page: Path) -> None:
+def test_every_link_leads_somewhere(subtests: pytest.Subtests) -> None:
     """Files and headings that a page points at exist; addresses of other machines are not tried."""
-    broken = []
-    for match in LINK.finditer(page.read_text(encoding="utf-8")):
-        target = match.group(1) or match.group(2)
-        if re.match(r"[a-z]+:", target):
-            continue
-        name, _, anchor = target.partition("#")
-        file = page if not name else (page.parent / name).resolve()
-        if not file.exists() or (anchor and file.suffix == ".md" and anchor not in _anchors(file)):
-            broken.append(target)
-    assert broken == []
+    for page in some(PAGES):
+        with subtests.test(str(page.relative_to(ROOT))):
+            broken = []
+            for match in LINK.finditer(page.read_text(encoding="utf-8")):
+                target = match.group(1) or match.group(2)
+                if re.match(r"[a-z]+:", target):
+                    continue
+                name, _, anchor = target.partition("#")
+                file = page if not name else (page.parent / name).resolve()
+                if not file.exists() or (anchor and file.suffix == ".md" and anchor not in _anchors(file)):
+                    broken.append(target)
+            assert broken == []
 
 
 def test_types_become_words() -> None:

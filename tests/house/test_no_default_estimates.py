@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.cases import some
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCE = ROOT / "src" / "touchline"
@@ -161,12 +162,13 @@ def test_there_are_modules_to_look_at() -> None:
     assert {path.relative_to(SOURCE).parts[0] for path in _modules()} >= {"domain", "spec", "plan", "backends"}
 
 
-@pytest.mark.parametrize("path", _modules(), ids=lambda path: str(path.relative_to(SOURCE)))
-def test_no_time_or_size_has_a_number_of_its_own(path: Path) -> None:
+def test_no_time_or_size_has_a_number_of_its_own(subtests: pytest.Subtests) -> None:
     """What plans or describes a plan holds no made-up minute or gigabyte."""
-    package = path.relative_to(SOURCE).parts[0]
-    found = [] if _holds_coefficients(path) else made_up(path.read_text(encoding="utf-8"))
-    assert [(line, name) for line, name in found if (package, name) not in ALLOWED] == []
+    for path in some(_modules()):
+        with subtests.test(str(path.relative_to(SOURCE))):
+            package = path.relative_to(SOURCE).parts[0]
+            found = [] if _holds_coefficients(path) else made_up(path.read_text(encoding="utf-8"))
+            assert [(line, name) for line, name in found if (package, name) not in ALLOWED] == []
 
 
 def test_every_exception_is_still_needed() -> None:
@@ -192,9 +194,9 @@ def test_no_script_text_asks_slurm_for_a_fixed_time_or_memory() -> None:
     assert found == []
 
 
-@pytest.mark.parametrize(
-    "source",
-    [
+def test_the_checker_catches(subtests: pytest.Subtests) -> None:
+    """Each way of making up a time or a size is found."""
+    for source in [
         "TIME_LIMIT = 60",
         "default_minutes: int = 30",
         "class A:\n    train_seconds: float = 1800.0",
@@ -213,16 +215,14 @@ def test_no_script_text_asks_slurm_for_a_fixed_time_or_memory() -> None:
         "seconds = -1",
         "train_seconds = TYPICAL_TRAINING",
         "memory_gib: float = defaults.TYPICAL_MEMORY",
-    ],
-)
-def test_the_checker_catches(source: str) -> None:
-    """Each way of making up a time or a size is found."""
-    assert made_up(source) != []
+    ]:
+        with subtests.test(source=source):
+            assert made_up(source) != []
 
 
-@pytest.mark.parametrize(
-    "source",
-    [
+def test_the_checker_lets_pass(subtests: pytest.Subtests) -> None:
+    """Numbers of the recipe, and numbers that come from somewhere, are not found."""
+    for source in [
         "epochs: int = 1",
         "deadline: str | None = None",
         "train_seconds: Measured = NO_EVIDENCE",
@@ -234,8 +234,6 @@ def test_the_checker_catches(source: str) -> None:
         "max_seq_len = 2048",
         "items = 24",
         "executor = 'local'",
-    ],
-)
-def test_the_checker_lets_pass(source: str) -> None:
-    """Numbers of the recipe, and numbers that come from somewhere, are not found."""
-    assert made_up(source) == []
+    ]:
+        with subtests.test(source=source):
+            assert made_up(source) == []

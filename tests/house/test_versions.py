@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from tests.cases import some
 
 import touchline
 from touchline.exports.protocol import TRACKERS
@@ -32,10 +33,11 @@ def _pins() -> dict[str, str]:
     return dict(line.split("==") for line in LINES)
 
 
-@pytest.mark.parametrize("line", LINES)
-def test_a_constraint_is_an_exact_version_and_nothing_else(line: str) -> None:
+def test_a_constraint_is_an_exact_version_and_nothing_else(subtests: pytest.Subtests) -> None:
     """No range, no address of an index or file, no local build of torch: it holds on every machine."""
-    assert re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*==[0-9][0-9a-z.]*", line)
+    for line in some(LINES):
+        with subtests.test(line=line):
+            assert re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*==[0-9][0-9a-z.]*", line)
 
 
 def test_no_package_is_pinned_twice() -> None:
@@ -43,10 +45,11 @@ def test_no_package_is_pinned_twice() -> None:
     assert len(_pins()) == len(LINES)
 
 
-@pytest.mark.parametrize("requirement", REQUIREMENTS, ids=str)
-def test_what_is_asked_for_is_pinned_within_its_bounds(requirement: Requirement) -> None:
+def test_what_is_asked_for_is_pinned_within_its_bounds(subtests: pytest.Subtests) -> None:
     """A dependency that is added without a pin would float; one pinned below its bound could not be installed."""
-    assert requirement.specifier.contains(_pins()[canonicalize_name(requirement.name)])
+    for requirement in some(REQUIREMENTS):
+        with subtests.test(requirement=requirement):
+            assert requirement.specifier.contains(_pins()[canonicalize_name(requirement.name)])
 
 
 def test_everything_is_in_the_extra_all_but_what_nobody_needs_together() -> None:
