@@ -6,14 +6,17 @@ fails where more are asked for than are free: a script that starts too much is f
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from touchline.scaffold.mega import MegaStage
 
@@ -47,8 +50,12 @@ else:
     known = {"%": "%", "J": f"{os.environ['SLURM_JOB_ID']}.{step}"}
     log = re.sub("%([%J])", lambda match: known[match[1]], log)
 with open(log, "ab") as stream:
-    work = subprocess.Popen(words, env=environment, stdout=stream, stderr=stream)
+    # One that comes before there is anything to hand it on to is kept.
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
+    hear = lambda: signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGUSR1])
+    work = subprocess.Popen(words, env=environment, stdout=stream, stderr=stream, preexec_fn=hear)
     signal.signal(signal.SIGUSR1, lambda number, frame: work.send_signal(number))
+    hear()
     code = work.wait()
 with open(state, "r+") as stream:
     fcntl.flock(stream, fcntl.LOCK_EX)
@@ -177,12 +184,14 @@ class StandIn:
         self._put("scontrol", "#!/bin/bash\nprintf '%s\\n' " + " ".join(nodes) + "\n")
         self._put("squeue", "#!/bin/bash\necho $STAND_IN_END\n")
 
-    def run(self, root: Path, *, job: int = 7, usr1_after: float | None = None) -> subprocess.CompletedProcess[str]:
-        """Run mega_job.slurm to its end; `usr1_after`: seconds after the first step's start."""
+    def run(
+        self, root: Path, *, job: int = 7, usr1_once: tuple[str, ...] = ()
+    ) -> subprocess.CompletedProcess[str]:
+        """Run mega_job.slurm to its end; send it USR1 once the work of these stages has begun."""
         free = {node: list(range(gpus)) for node, gpus in self.nodes.items()}
         self.state.write_text(json.dumps({"steps": 0, "free": free, "events": [], "faults": []}))
         process = subprocess.Popen(
-            ["bash", "mega_job.slurm"],
+            ["bash", "-c", "export STAND_IN_JOB=$$; exec bash mega_job.slurm"],
             cwd=root,
             env=self._environment(job, root),
             stdin=subprocess.DEVNULL,
@@ -190,33 +199,40 @@ class StandIn:
             stderr=subprocess.STDOUT,
             text=True,
         )
-        if usr1_after is not None:
-            while not self._running(root):
-                time.sleep(0.05)
-            time.sleep(usr1_after)
+        if usr1_once:
+            while process.poll() is None and not all((root / name / "began").exists() for name in usr1_once):
+                time.sleep(0.02)
             process.send_signal(signal.SIGUSR1)
         out, _ = process.communicate(timeout=120)
         return subprocess.CompletedProcess("mega_job.slurm", process.returncode, out, "")
 
+    def signal_with(self, program: str, once: tuple[str, ...]) -> None:
+        """Have `program` send USR1 to the job whenever its script runs it, once the work of these stages has begun."""
+        begun = " && ".join(f"[ -e {name}/began ]" for name in once)
+        self._put(
+            program, f'#!/bin/bash\nif {begun}; then kill -USR1 "$STAND_IN_JOB"; fi\nexec {shutil.which(program)} "$@"\n'
+        )
+
     def events(self) -> list[dict[str, object]]:
         """What steps did, in order."""
-        found: list[dict[str, object]] = json.loads(self.state.read_text())["events"]
+        found: list[dict[str, object]] = self._read()["events"]
         return found
 
     def faults(self) -> list[str]:
         """What a real scheduler would have refused, or kept waiting."""
-        found: list[str] = json.loads(self.state.read_text())["faults"]
+        found: list[str] = self._read()["faults"]
         return found
 
     def started(self) -> set[str]:
         """Names of the steps; of two that are started at once, either may say so first."""
         return {str(event["name"]) for event in self.events() if "start" in event}
 
-    def _running(self, root: Path) -> bool:
-        """Whether the work of every started step has said something, so that it hears signals."""
-        events = self.events()
-        logs = [log for log in root.glob("*/slurm-*.out") if "GPUs" in log.read_text()]
-        return bool(events) and len(logs) >= len(self.started())
+    def _read(self) -> dict[str, Any]:
+        """The state under its lock: a step that writes it empties it first."""
+        with self.state.open() as stream:
+            fcntl.flock(stream, fcntl.LOCK_SH)
+            found: dict[str, Any] = json.load(stream)
+            return found
 
     def _environment(self, job: int, root: Path) -> dict[str, str]:
         return {key: value for key, value in os.environ.items() if not key.startswith("SLURM_")} | {

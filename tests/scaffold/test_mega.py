@@ -27,7 +27,7 @@ def _write(
 ) -> None:
     asked = {"gpus_per_node": 2, "cpus_per_node": 8, "seconds": 600.0} | allocation
     text = mega_text("seed4", stages, Allocation(**asked), SITE, kept_gpus=kept, pooled=pooled)  # type: ignore[arg-type]
-    quicker = text.replace(f"sleep {TICK} &", "sleep 0.1 &")
+    quicker = text.replace(f"read -r -t {TICK} ", "read -r -t 0.1 ")
     assert quicker != text
     (root / "mega_job.slurm").write_text(quicker)
 
@@ -142,7 +142,7 @@ def test_usr1_has_stages_save_and_the_next_call_goes_on(tmp_path: Path) -> None:
     for name in ("a", "b", "c"):
         make_run(root, name, seconds=60)
     _write(root, [stage("a"), stage("b"), stage("c")])
-    done = stand_in.run(root, usr1_after=0.1)
+    done = stand_in.run(root, usr1_once=("a", "b"))
     assert done.returncode == 75
     assert _started(done.stdout) == ["a", "b"]
     assert _states(done.stdout) == {"a": "left", "b": "left", "c": "left"}
@@ -153,6 +153,21 @@ def test_usr1_has_stages_save_and_the_next_call_goes_on(tmp_path: Path) -> None:
     again = stand_in.run(root, job=8)
     assert again.returncode == 0
     assert _states(again.stdout) == dict.fromkeys("abc", "done")
+
+
+def test_a_signal_that_comes_while_the_script_waits_for_a_program_is_heard(tmp_path: Path) -> None:
+    """Bash 5.2 reads a trap that comes due within $(...) as a part of it: none of it runs, and the loop ends."""
+    for program in ("tr", "date"):
+        root, stand_in = tmp_path / program / "exp", StandIn(tmp_path / program, {"n1": 2})
+        for name in ("a", "b", "c"):
+            make_run(root, name, seconds=60)
+        _write(root, [stage("a"), stage("b"), stage("c")])
+        stand_in.signal_with(program, ("a", "b"))
+        done = stand_in.run(root)
+        assert done.returncode == 75
+        assert "USR1: nothing more is started, 2 running stages are asked to save and end" in done.stdout
+        assert _states(done.stdout) == dict.fromkeys("abc", "left"), done.stdout
+        assert (root / "b" / "resume").exists()
 
 
 def test_a_node_is_never_left(tmp_path: Path) -> None:
