@@ -184,9 +184,7 @@ class StandIn:
         self._put("scontrol", "#!/bin/bash\nprintf '%s\\n' " + " ".join(nodes) + "\n")
         self._put("squeue", "#!/bin/bash\necho $STAND_IN_END\n")
 
-    def run(
-        self, root: Path, *, job: int = 7, usr1_once: tuple[str, ...] = ()
-    ) -> subprocess.CompletedProcess[str]:
+    def run(self, root: Path, *, job: int = 7, usr1_once: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
         """Run mega_job.slurm to its end; send it USR1 once the work of these stages has begun."""
         free = {node: list(range(gpus)) for node, gpus in self.nodes.items()}
         self.state.write_text(json.dumps({"steps": 0, "free": free, "events": [], "faults": []}))
@@ -210,7 +208,8 @@ class StandIn:
         """Have `program` send USR1 to the job whenever its script runs it, once the work of these stages has begun."""
         begun = " && ".join(f"[ -e {name}/began ]" for name in once)
         self._put(
-            program, f'#!/bin/bash\nif {begun}; then kill -USR1 "$STAND_IN_JOB"; fi\nexec {shutil.which(program)} "$@"\n'
+            program,
+            f'#!/bin/bash\nif {begun}; then kill -USR1 "$STAND_IN_JOB"; fi\nexec {shutil.which(program)} "$@"\n',
         )
 
     def events(self) -> list[dict[str, object]]:
