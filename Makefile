@@ -114,7 +114,7 @@ test-core: $(CORE)/.complete
 
 # TOUCHLINE_TRACKERS lets tests/conftest.py open the files that the other environments leave unopened.
 test-trackers: $(TRACK)/.complete
-	OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false TOUCHLINE_TRACKERS=1 $(TRACK)/bin/pytest -m trackers $(PYTEST_ARGS) tests/exports
+	OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false TOUCHLINE_TRACKERS=1 $(TRACK)/bin/pytest -m trackers $(PYTEST_ARGS) tests/report
 
 docs: $(VENV)/.complete ## Write the generated pages of docs/reference again
 	$(BIN)/python tools/docs.py --write

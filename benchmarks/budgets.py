@@ -22,7 +22,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
-from tests.steps import made_runs  # noqa: E402 (the path is set above: benchmarks are not installed)
+from tests.api import made_runs  # noqa: E402 (the path is set above: benchmarks are not installed)
 
 from tools.tiny_model import write_tiny_model  # noqa: E402
 from touchline.plan.files import plan_from_json  # noqa: E402

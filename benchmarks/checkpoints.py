@@ -36,9 +36,9 @@ from tests.results.conftest import make_trained  # noqa: E402
 from tests.results.made_checkpoints import remark  # noqa: E402
 from tests.results.test_verification_corrupt import write_hf, write_torchtune  # noqa: E402
 
-from touchline.domain.verification import Verification  # noqa: E402
 from touchline.estimate.disk import adapter_tensors  # noqa: E402
 from touchline.results.verification import verify_folders, verify_planned  # noqa: E402
+from touchline.results.verification_types import Verification  # noqa: E402
 from touchline.results.verifying.bases import Base, read_base  # noqa: E402
 from touchline.results.verifying.expected import Expected  # noqa: E402
 from touchline.results.verifying.folder import verify_folder  # noqa: E402

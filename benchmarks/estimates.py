@@ -36,15 +36,9 @@ from tests.estimate.made_shapes import SHAPES  # noqa: E402
 from tests.estimate.measured_rows import MeasuredRow, measured_rows  # noqa: E402
 from tests.estimate.time_rows import cpu_runs, gpu_machine, public_rows  # noqa: E402
 
-from touchline.domain.estimate import (  # noqa: E402
-    Estimate,
-    MemoryEstimate,
-    MicroBatch,
-    TrainingSetup,
-    Verdict,
-)
-from touchline.domain.machine import TargetMachine  # noqa: E402
-from touchline.domain.quantity import Missing  # noqa: E402
+from touchline.core.estimate import Estimate, MemoryEstimate, MicroBatch, TrainingSetup, Verdict
+from touchline.core.machine import TargetMachine  # noqa: E402
+from touchline.core.quantity import Missing  # noqa: E402
 from touchline.estimate.calibration import Scored, calibration, leave_one_out, score_step  # noqa: E402
 from touchline.estimate.gpus import find_gpu  # noqa: E402
 from touchline.estimate.memory import memory_estimate  # noqa: E402

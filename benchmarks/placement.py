@@ -3,7 +3,7 @@
     python benchmarks/placement.py [--jobs 20 100 500] [--gpus 4 8 16 64] [--seeds 5] [--skip-calibration] [--json]
 
 Chains of 1 to 4 stages, lognormal durations (median 60 minutes, 5 to 720), 1/2/4/8 GPUs at 50/20/15/15 %; see
-`tests/placement/instances.py`. Beside ours: plain longest-job-first, and CP-SAT where ortools is installed, with our
+`tests/plan/instances.py`. Beside ours: plain longest-job-first, and CP-SAT where ortools is installed, with our
 schedule's makespan as its horizon and 5 s. Seconds are processor time of the whole answer, chance included, the middle
 of the seeds and the worst.
 
@@ -32,10 +32,10 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from tests.placement.instances import GPUS, SEEDS, SIZES, chains  # noqa: E402 (the path is set above)
+from tests.plan.instances import GPUS, SEEDS, SIZES, chains  # noqa: E402 (the path is set above)
 
-from touchline.domain.placement import Cluster, PlaceJob, Placement  # noqa: E402
-from touchline.placement import place  # noqa: E402
+from touchline.plan.placement.answer import place  # noqa: E402
+from touchline.plan.placement.types import Cluster, PlaceJob, Placement  # noqa: E402
 
 LIMIT, LIMIT_S, LARGE = 1.02, 1.0, 100
 POINTS = 0.10

@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator
 from importlib import resources
 from pathlib import Path
 
-from touchline.evidence.scan import Scan
+from touchline.history.scan import Scan
 
 REPEATS = 5
 PATTERN = (
@@ -88,7 +88,7 @@ def warnings(random_: random.Random) -> Iterator[str]:
 
 def text(random_: random.Random) -> Iterator[str]:
     """Samples of generated text: common words and others of the language, in equal parts."""
-    data = (resources.files("touchline.catalog") / "wordlists" / "american-english.txt").read_text("utf-8")
+    data = (resources.files("touchline.data") / "wordlists" / "american-english.txt").read_text("utf-8")
     others = data.split()
     while True:
         pairs = zip(random_.choices(COMMON, k=8), random_.choices(others, k=8), strict=True)

@@ -3,7 +3,7 @@
     python benchmarks/short_runs.py --write runs.json
 
 Llama-shaped models of some 7, 24 and 58 million random parameters are written into a temporary folder, and each is
-trained a few steps by `python -m touchline.trainer` at several lengths, batches and accumulations, in one thread, so
+trained a few steps by `python -m touchline.train` at several lengths, batches and accumulations, in one thread, so
 that other work on the machine disturbs as little as possible. A run's seconds a step are the median after the first
 step, of the process's own processor time: it is what the run would take on a machine of its own, and wall time beside
 it tells how busy the machine was.
@@ -32,11 +32,11 @@ from safetensors.numpy import save_file
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from tests.trainer.tiny_run import make_config, write_config  # noqa: E402
+from tests.train.tiny_run import make_config, write_config  # noqa: E402
 
 from tools.tiny_model import write_tiny_model  # noqa: E402
-from touchline.catalog.hardware import processor_name  # noqa: E402
-from touchline.domain.experiment import LoraConfig, TrainConfig  # noqa: E402
+from touchline.data.hardware import processor_name  # noqa: E402
+from touchline.spec.experiment import LoraConfig, TrainConfig  # noqa: E402
 
 RANK = 8
 VOCABULARY = 8192
@@ -179,7 +179,7 @@ def run(setting: Setting, model: Path, folder: Path, threads: int) -> dict[str, 
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false"}
     began = time.monotonic()
     done = subprocess.run(
-        [sys.executable, "-m", "touchline.trainer"],
+        [sys.executable, "-m", "touchline.train"],
         cwd=folder,
         env=environment,
         capture_output=True,

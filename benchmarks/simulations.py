@@ -25,10 +25,10 @@ import numpy as np
 from numpy.random import PCG64, Generator
 from numpy.typing import NDArray
 
-from touchline.domain.analysis import Analysis, ScoredRun, SeedTestKind, Shown
-from touchline.domain.quantity import Quantity
-from touchline.domain.runs import Level
+from touchline.core.levels import Level
+from touchline.core.quantity import Quantity
 from touchline.statistics.analysis import analyse
+from touchline.statistics.conclusions import Analysis, ScoredRun, SeedTestKind, Shown
 from touchline.statistics.contrasts import Sample, seed_means, wide_p_values, widened_variance
 from touchline.statistics.effects import is_established
 from touchline.statistics.exact_power import smallest_shown

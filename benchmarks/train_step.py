@@ -23,7 +23,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from touchline.catalog.worker import prepare_worker
+from touchline.data.worker import prepare_worker
 
 os.environ.setdefault("TQDM_DISABLE", "1")
 # Both measured sides get what the trainer's own process sets.
@@ -36,7 +36,7 @@ import torch  # noqa: E402 (the environment above is read when it is loaded)
 from datasets import Dataset  # noqa: E402
 from peft import LoraConfig as PeftLoraConfig  # noqa: E402
 from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict  # noqa: E402
-from tests.trainer.tiny_run import make_config  # noqa: E402
+from tests.train.tiny_run import make_config  # noqa: E402
 from transformers import (  # noqa: E402
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -48,12 +48,12 @@ from transformers import (  # noqa: E402
 from trl import SFTConfig, SFTTrainer  # noqa: E402
 
 from touchline.backends.peft.layout import arrange  # noqa: E402
-from touchline.catalog.hardware import choose_base_dtype  # noqa: E402
-from touchline.catalog.settings import load_settings  # noqa: E402
-from touchline.catalog.words import load_words  # noqa: E402
-from touchline.domain.experiment import LoraConfig, TrainConfig  # noqa: E402
-from touchline.trainer.inputs import Inputs, load_inputs  # noqa: E402
-from touchline.trainer.setup import Session, build_session  # noqa: E402
+from touchline.data.hardware import choose_base_dtype  # noqa: E402
+from touchline.data.settings import load_settings  # noqa: E402
+from touchline.data.words import load_words  # noqa: E402
+from touchline.spec.experiment import LoraConfig, TrainConfig  # noqa: E402
+from touchline.train.inputs import Inputs, load_inputs  # noqa: E402
+from touchline.train.setup import Session, build_session  # noqa: E402
 
 TOLERANCE_NATS = 1e-3
 LEARNING_RATE = 1e-4

@@ -308,10 +308,10 @@ def _cell(text: str) -> str:
 
 def experiment_page() -> str:
     """Every key of experiment.yaml with type, default, bounds and meaning."""
-    from touchline.domain.experiment import Experiment, as_written
+    from touchline.spec.experiment import Experiment, as_written
 
     lines = [
-        NOTE.format(source="src/touchline/domain/experiment.py") + "# experiment.yaml, key by key",
+        NOTE.format(source="src/touchline/spec/experiment.py") + "# experiment.yaml, key by key",
         "",
         "An unknown key is an error with its line and column, and all faults of a file are told at once. Any key can",
         "be overridden on the command line by its dotted name, `train.lora.rank=8`. Why a default is what it is stands",
@@ -335,10 +335,10 @@ def experiment_page() -> str:
 
 def defaults_page() -> str:
     """Every default with its reason."""
-    from touchline.domain.defaults import DEFAULTS
+    from touchline.spec.defaults import DEFAULTS
 
     lines = [
-        NOTE.format(source="src/touchline/domain/defaults.py") + "# Defaults, and why",
+        NOTE.format(source="src/touchline/spec/defaults.py") + "# Defaults, and why",
         "",
         "No time, memory size or disk size has a default: such numbers come from measured runs, or they are missing.",
         "",
@@ -464,7 +464,7 @@ def pages() -> dict[Path, Callable[[], str]]:
         REFERENCE / "cli.md": cli_page,
         REFERENCE / "schemas" / "README.md": schemas_page,
     }
-    from touchline.checks import rule_pages
+    from touchline.lint import rule_pages
 
     package = Path(rule_pages.__file__).parent
     head = NOTE.format(source=f"{package.relative_to(ROOT)}/pages")

@@ -24,9 +24,9 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from touchline.domain.quantity import Missing, Quantity
-from touchline.domain.reading import RunReading, Word
-from touchline.evidence.files import FoundRun, find_runs
+from touchline.core.quantity import Missing, Quantity
+from touchline.history.files import FoundRun, find_runs
+from touchline.history.reading import RunReading, Word
 
 TOLERANCE = 0.01
 INVENTED_WEIGHT = 3

@@ -16,12 +16,12 @@ from collections.abc import Iterator
 
 from tests.estimate.made_shapes import LLAMA_1B, LLAMA_3B, LLAMA_8B, QVO_MLP
 
-from touchline.backends import memory_coefficients
 from touchline.backends.memory import MemoryCoefficients
-from touchline.domain.estimate import MicroBatch, TrainingSetup
-from touchline.domain.simulation import SimulationRequest
-from touchline.launch.simulating import request_for
-from touchline.trainer.simulate import simulate
+from touchline.backends.registry import memory_coefficients
+from touchline.core.estimate import MicroBatch, TrainingSetup
+from touchline.estimate.local.simulating import request_for
+from touchline.estimate.simulation import SimulationRequest
+from touchline.train.simulate import simulate
 
 HEADER = ("model", "backend", "method", "adapter_dtype", "attention", "checkpointing", "rows", "width", "labels")
 BATCHES = ((1, 64), (4, 512), (1, 2048), (16, 2048))

@@ -5,9 +5,9 @@ from __future__ import annotations
 import importlib
 
 from touchline.backends.formats import ConfigFormat, ConfigReading
-from touchline.domain.finding import Finding
-from touchline.domain.stated import StatedTraining
+from touchline.core.finding import Finding
 from touchline.spec.foreign import parse_foreign
+from touchline.spec.partial import StatedTraining
 
 
 def format_of(backend: str) -> ConfigFormat:

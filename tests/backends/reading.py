@@ -7,9 +7,9 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from touchline.domain.observation import Event, Observation, Sign, SignKind
-from touchline.logtext.dicts import read_row
-from touchline.logtext.reader import DocumentReader, LogReader
+from touchline.backends.logtext.dicts import read_row
+from touchline.backends.logtext.reader import DocumentReader, LogReader
+from touchline.core.observation import Event, Observation, Sign, SignKind
 from touchline.spec.document import parse
 
 _WORD = re.compile(r"[a-z_]+")

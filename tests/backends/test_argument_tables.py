@@ -6,13 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from touchline.backends.argument_tables import (
-    Argument,
-    argument_table,
-    expected_instead,
-    nearest,
-    slips,
-)
+from touchline.backends.argument_tables import Argument, argument_table, expected_instead, nearest, slips
 
 pytestmark = pytest.mark.planning
 WORDS = st.text(alphabet="abc_", max_size=7)

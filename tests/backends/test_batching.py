@@ -14,16 +14,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.backends.real_batching.cases import PEERS, cases_for, digest, short, simulated
 
-from touchline.backends import batching_names, batching_of, simulation
+from touchline.backends import simulation
 from touchline.backends.axolotl.batching import AxolotlBatching
 from touchline.backends.llamafactory.batching import LlamaFactoryBatching, shortened
 from touchline.backends.peft.batching import PeftBatching
 from touchline.backends.peft.layout import PADDED, Layout, arrange, choose_layout
+from touchline.backends.registry import batching_names, batching_of
 from touchline.backends.trl.batching import TrlBatching
-from touchline.domain.catalog import RenderedExample
-from touchline.errors import InputFault
-from touchline.packing import plan_batches
-from touchline.packing.forecast import BatchForecast, BatchSettings
+from touchline.core.catalog import RenderedExample
+from touchline.core.errors import InputFault
+from touchline.data.packing.batches import plan_batches
+from touchline.data.packing.forecast import BatchForecast, BatchSettings
 
 pytestmark = pytest.mark.planning
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from touchline.packing.simple import (
+from touchline.data.packing.simple import (
     Filled,
     batch_edges,
     best_fit_decreasing,

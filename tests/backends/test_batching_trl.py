@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from tests.backends.real_batching.cases import ask, cases_for, lengths_of, simulated
 from tests.tiny_model import build_tiny_model
 
-from touchline.backends import batching_of
+from touchline.backends.registry import batching_of
 from touchline.backends.torch_order import permutation
-from touchline.packing.forecast import BatchSettings
+from touchline.data.packing.forecast import BatchSettings
 
 
 @given(st.integers(0, 3000), st.integers(0, 2**34))

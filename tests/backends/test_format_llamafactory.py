@@ -6,7 +6,7 @@ import pytest
 from tests.backends.config_files import claims, faults, read, training
 from tests.faults.case import base, changed
 
-from touchline.domain.finding import Severity
+from touchline.core.finding import Severity
 
 pytestmark = pytest.mark.planning
 BASE = base("llamafactory")

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from tests.faults.case import base, changed
 
-from touchline.backends import config_formats
 from touchline.backends.formats import ConfigReading
 from touchline.backends.peft.format import FinetuneFormat, SetupFormat
+from touchline.backends.registry import config_formats
 from touchline.spec.foreign import parse_foreign
 
 pytestmark = pytest.mark.planning

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from tests.faults.case import base, changed
 
 from touchline.backends.qlora_stage.format import QloraStageFormat
-from touchline.domain.finding import Finding
-from touchline.domain.stated import StatedTraining
+from touchline.core.finding import Finding
 from touchline.spec.foreign import ForeignDocument, UnreadableFile, parse_foreign
+from touchline.spec.partial import StatedTraining
 
 pytestmark = pytest.mark.planning
 

@@ -10,15 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.faults.case import base, changed
 
-from touchline.backends import config_formats
 from touchline.backends.fields import pointed
 from touchline.backends.near import nearest
+from touchline.backends.registry import config_formats
 from touchline.backends.torchtune.components import component, nearest_component, recipe_keys
 from touchline.backends.torchtune.format import TorchtuneFormat
 from touchline.backends.torchtune.interpolation import resolve
-from touchline.domain.finding import Finding, Severity
-from touchline.domain.stated import StatedTraining
+from touchline.core.finding import Finding, Severity
 from touchline.spec.foreign import ForeignDocument, parse_foreign
+from touchline.spec.partial import StatedTraining
 
 pytestmark = pytest.mark.planning
 

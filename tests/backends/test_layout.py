@@ -19,7 +19,7 @@ from touchline.backends.peft.layout import (
     common_prefix,
     visible,
 )
-from touchline.domain.catalog import RenderedExample
+from touchline.core.catalog import RenderedExample
 
 pytestmark = pytest.mark.planning
 

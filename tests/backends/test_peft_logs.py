@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
-from tests.evidence.sound import assert_sound
+from tests.history.sound import assert_sound
 
+from touchline.backends.logtext.dicts import read_row
 from touchline.backends.peft.logs import DOCUMENTS, READERS, MetricsLines
-from touchline.domain.metrics import MetricsRow
-from touchline.domain.observation import Event, Observation, Sign, SignKind
-from touchline.logtext.dicts import read_row
+from touchline.core.observation import Event, Observation, Sign, SignKind
+from touchline.data.metrics import MetricsRow
 
 pytestmark = pytest.mark.planning
 

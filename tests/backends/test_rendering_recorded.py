@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from touchline.backends.rendering import RowSettings, TrainedRow, training_row
-from touchline.domain.quantity import Missing
-from touchline.rendering import SpecialTokens
-from touchline.rendering.rows import shown_row
-from touchline.rendering.text import ModelText
+from touchline.core.quantity import Missing
+from touchline.data.rendering.chat import SpecialTokens
+from touchline.data.rendering.rows import shown_row
+from touchline.data.rendering.text import ModelText
 
 pytestmark = pytest.mark.planning
 

@@ -13,7 +13,7 @@ from trl import SFTConfig, SFTTrainer
 
 from touchline.backends.rendering import RowSettings, TrainedRow
 from touchline.backends.trl.rendering import training_row
-from touchline.rendering.rows import shown_row
+from touchline.data.rendering.rows import shown_row
 
 USER = {"role": "user", "content": "Capitalize the given word: quantity"}
 ANSWER = {"role": "assistant", "content": "Quantity"}

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tests.backends.reading import Readers, facts, only, signs
 
 from touchline.backends.swift.logs import DOCUMENTS, READERS
-from touchline.domain.observation import Observation, SignKind
+from touchline.core.observation import Observation, SignKind
 
 pytestmark = pytest.mark.planning
 

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from ruamel.yaml import YAML
-from tests.evidence.sound import assert_sound
+from tests.history.sound import assert_sound
 
+from touchline.backends.logtext.dicts import read_row
 from touchline.backends.torchtune.logs import DOCUMENTS, READERS, TorchtuneLines
-from touchline.domain.observation import Event, Observation, Sign, SignKind
-from touchline.logtext.dicts import read_row
+from touchline.core.observation import Event, Observation, Sign, SignKind
 
 pytestmark = pytest.mark.planning
 

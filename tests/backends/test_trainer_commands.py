@@ -8,7 +8,7 @@ import pytest
 
 from touchline.backends.formats import ConfigReading
 from touchline.backends.trl.commands import read_command
-from touchline.domain.finding import Severity, Where
+from touchline.core.finding import Severity, Where
 
 pytestmark = pytest.mark.planning
 AT = Where(path="train.slurm", line=12)

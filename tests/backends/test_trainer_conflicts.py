@@ -11,7 +11,7 @@ from tests.backends.config_files import read
 from transformers import TrainingArguments
 from trl import DPOConfig, GRPOConfig, SFTConfig
 
-from touchline.domain.finding import Severity
+from touchline.core.finding import Severity
 
 BEST = {"load_best_model_at_end": True, "eval_strategy": "steps", "save_strategy": "steps"}
 GRPO = {"max_completion_length": 64, "per_device_train_batch_size": 8}

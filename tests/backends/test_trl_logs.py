@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.evidence.sound import assert_sound
+from tests.history.sound import assert_sound
 
+from touchline.backends.logtext.dicts import read_row
 from touchline.backends.trl.logs import DOCUMENTS, READERS
 from touchline.backends.trl.naming import said
 from touchline.backends.trl.words import parameters
-from touchline.domain.observation import Event, Observation, Progress, Sign, SignKind
-from touchline.logtext.dicts import read_row
+from touchline.core.observation import Event, Observation, Progress, Sign, SignKind
 from touchline.spec.document import parse
 
 pytestmark = pytest.mark.planning

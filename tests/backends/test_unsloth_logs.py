@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.evidence.sound import assert_sound
+from tests.history.sound import assert_sound
 
 from touchline.backends.unsloth.logs import READERS
-from touchline.domain.observation import Event, Observation, Sign, SignKind
+from touchline.core.observation import Event, Observation, Sign, SignKind
 
 pytestmark = pytest.mark.planning
 

@@ -8,19 +8,19 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.workflow.folders import make_experiment
+from tests.api.folders import make_experiment
 
 from tools.tiny_model import write_tiny_model
-from touchline import workflow
-from touchline.catalog.settings import Settings
+from touchline import api as workflow
 from touchline.cli import progress
-from touchline.domain.jobs import JobView
-from touchline.domain.quantity import Missing, Quantity
-from touchline.domain.status import JobState
-from touchline.launch.progress import JobProgress
-from touchline.launch.protocol import Job
-from touchline.steps.planning import read_planned
-from touchline.steps.progress import Progress
+from touchline.core.quantity import Missing, Quantity
+from touchline.core.status import JobState
+from touchline.data.settings import Settings
+from touchline.run.planning import read_planned
+from touchline.run.progress import JobProgress
+from touchline.run.protocol import Job
+from touchline.run.remaining import Progress
+from touchline.slurm.job_view import JobView
 
 pytestmark = pytest.mark.planning
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from touchline.domain.shape import Linear, ModelShape
+from touchline.core.shape import Linear, ModelShape
 
 LLAMA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 QVO_MLP = ("q_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")

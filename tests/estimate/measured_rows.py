@@ -11,10 +11,10 @@ from typing import cast
 
 from tests.estimate.made_shapes import SHAPES
 
-from touchline.backends import memory_coefficients
 from touchline.backends.memory import MemoryCoefficients
-from touchline.catalog.shapes import load_shape
-from touchline.domain.estimate import Attention, Dtype, LossKind, Method, MicroBatch, TrainingSetup
+from touchline.backends.registry import memory_coefficients
+from touchline.core.estimate import Attention, Dtype, LossKind, Method, MicroBatch, TrainingSetup
+from touchline.data.shapes import load_shape
 
 FOLDER = Path(__file__).resolve().parents[1] / "data" / "measured"
 _UNITS = {"B": 1, "MiB": 2**20, "GiB": 2**30, "GB": 10**9}

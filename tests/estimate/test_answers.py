@@ -10,9 +10,9 @@ from tests.estimate.made_shapes import LLAMA_1B, LLAMA_8B, llama_like
 from tests.estimate.test_time import A100, CPU, batches, lora, point
 from tests.estimate.time_rows import cpu_machine, gpu_machine
 
-from touchline.domain.estimate import Estimate, Rung, TrainingSetup
-from touchline.domain.machine import TargetMachine
-from touchline.domain.quantity import Missing
+from touchline.core.estimate import Estimate, Rung, TrainingSetup
+from touchline.core.machine import TargetMachine
+from touchline.core.quantity import Missing
 from touchline.estimate.answers import Answers, amounts_of_answers, answering_seconds, answers_of
 from touchline.estimate.points import TimePoint
 

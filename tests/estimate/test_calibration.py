@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.estimate.time_rows import cpu_runs
 
-from touchline.domain.estimate import Estimate, Rung
+from touchline.core.estimate import Estimate, Rung
 from touchline.estimate.calibration import Scored, calibration, leave_one_out, marks
-from touchline.statistics import wilson
+from touchline.statistics.proportion import wilson
 
 pytestmark = pytest.mark.planning
 

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from safetensors.numpy import save_file
 from tests.estimate.made_shapes import LLAMA_1B, LLAMA_3B, LLAMA_TARGETS, QVO_MLP, SHAPES
 
-from touchline.domain.estimate import Dtype, TrainingSetup
-from touchline.domain.shape import ModelShape
+from touchline.core.estimate import Dtype, TrainingSetup
+from touchline.core.shape import ModelShape
 from touchline.estimate.disk import (
     adapter_file_bytes,
     adapter_tensors,

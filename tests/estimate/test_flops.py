@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.estimate.made_shapes import LLAMA_1B, LLAMA_8B, QVO_MLP
 
-from touchline.domain.estimate import MicroBatch, TrainingSetup
+from touchline.core.estimate import MicroBatch, TrainingSetup
 from touchline.estimate.flops import forward_flops, step_flops
 from touchline.estimate.work import StepWork, work_of
 

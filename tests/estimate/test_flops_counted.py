@@ -7,9 +7,9 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from touchline.catalog.shapes import shape_of_config
-from touchline.domain.estimate import MicroBatch, TrainingSetup
-from touchline.domain.shape import ModelShape
+from touchline.core.estimate import MicroBatch, TrainingSetup
+from touchline.core.shape import ModelShape
+from touchline.data.shapes import shape_of_config
 from touchline.estimate.flops import forward_flops, step_flops
 from touchline.estimate.work import work_of
 

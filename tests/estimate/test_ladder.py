@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from touchline.domain.estimate import Estimate, Rung
+from touchline.core.estimate import Estimate, Rung
 from touchline.estimate.ladder import choose, consistent, log_width
 
 pytestmark = pytest.mark.planning

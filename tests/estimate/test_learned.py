@@ -10,18 +10,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.estimate.made_shapes import LLAMA_1B
 from tests.estimate.time_rows import cpu_machine, gpu_machine
-from tests.evidence.made import READINGS, make_record, number
+from tests.history.made import READINGS, make_record, number
 
-from touchline.domain.estimate import Rung
-from touchline.domain.quantity import Missing
-from touchline.domain.reading import Word
-from touchline.domain.record import RunRecord, WorkFacts
-from touchline.domain.shape import ModelShape
+from touchline.core.estimate import Rung
+from touchline.core.quantity import Missing
+from touchline.core.shape import ModelShape
 from touchline.estimate.learned import point_of_record, points_of_records, setup_of_record, width_of_record
 from touchline.estimate.points import Spent, TimePoint, stack_of
 from touchline.estimate.terms import place
 from touchline.estimate.time import StepTime, seconds_per_step
-from touchline.evidence.records import record_of
+from touchline.history.reading import Word
+from touchline.history.record import RunRecord, WorkFacts
+from touchline.history.records import record_of
 
 pytestmark = pytest.mark.planning
 

@@ -10,15 +10,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.estimate.made_shapes import LLAMA_1B, LLAMA_3B, LLAMA_8B, LLAMA_TARGETS, QVO_MLP, SHAPES
 
-from touchline.backends import memory_coefficients
 from touchline.backends.memory import MemoryCoefficients
-from touchline.domain.estimate import MemoryEstimate, MicroBatch, Rung, TrainingSetup, Verdict
-from touchline.domain.quantity import Missing, Quantity
-from touchline.domain.shape import ModelShape
+from touchline.backends.registry import memory_coefficients
+from touchline.core.estimate import MemoryEstimate, MicroBatch, Rung, TrainingSetup, Verdict
+from touchline.core.quantity import Missing, Quantity
+from touchline.core.shape import ModelShape
 from touchline.estimate.evidence_memory import MeasuredPoint
 from touchline.estimate.gpus import Gpu, find_gpu, gpu_names
 from touchline.estimate.layers import role_of
-from touchline.estimate.memory import batch_of, largest_micro_batch, memory_estimate, most, most_that_could_fit
+from touchline.estimate.memory import (
+    batch_of,
+    largest_micro_batch,
+    memory_estimate,
+    most,
+    most_that_could_fit,
+)
 from touchline.estimate.parts import PARTS, after_init_bytes, peak_parts, vocab_bytes, weight_bytes
 from touchline.estimate.processor import processor_memory_estimate
 

@@ -13,13 +13,13 @@ import pytest
 from tests.estimate.made_shapes import SHAPES
 from tests.estimate.measured_rows import FOLDER, STACKS, MeasuredRow, measured_rows
 
-from touchline.backends import memory_coefficients
 from touchline.backends.memory import MemoryCoefficients
 from touchline.backends.peft.layout import plain_attention
-from touchline.catalog.shapes import shape_of_config
-from touchline.domain.estimate import MicroBatch, TrainingSetup, Verdict
-from touchline.domain.quantity import Missing
-from touchline.domain.shape import ModelShape
+from touchline.backends.registry import memory_coefficients
+from touchline.core.estimate import MicroBatch, TrainingSetup, Verdict
+from touchline.core.quantity import Missing
+from touchline.core.shape import ModelShape
+from touchline.data.shapes import shape_of_config
 from touchline.estimate.evidence_memory import MeasuredPoint
 from touchline.estimate.gpus import Gpu, find_gpu
 from touchline.estimate.memory import memory_estimate

@@ -11,9 +11,9 @@ from typing import cast
 import pytest
 from tests.estimate.made_shapes import QVO_MLP, SHAPES
 
-from touchline.backends import memory_coefficients
 from touchline.backends.memory import MemoryCoefficients
-from touchline.domain.estimate import Attention, Dtype, Method, MicroBatch, TrainingSetup
+from touchline.backends.registry import memory_coefficients
+from touchline.core.estimate import Attention, Dtype, Method, MicroBatch, TrainingSetup
 from touchline.estimate.coefficients_memory import WORKSPACE_BYTES
 from touchline.estimate.parts import peak_parts
 

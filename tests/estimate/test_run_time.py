@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from tests.estimate.test_time import A100, CPU, ask, batches, lora, point
 from tests.estimate.time_rows import cpu_runs
 
-from touchline.domain.estimate import Estimate, Rung
-from touchline.domain.quantity import Missing
+from touchline.core.estimate import Estimate, Rung
+from touchline.core.quantity import Missing
 from touchline.estimate.points import Spent
 from touchline.estimate.run_time import (
     evaluation_seconds,

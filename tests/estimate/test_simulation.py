@@ -9,14 +9,14 @@ import sys
 import pytest
 from tests.estimate.made_shapes import LLAMA_1B, LLAMA_TARGETS, QVO_MLP, llama_like
 
-from touchline.backends import memory_coefficients
 from touchline.backends.memory import MemoryCoefficients
-from touchline.domain.estimate import MicroBatch, TrainingSetup
-from touchline.domain.quantity import Missing
-from touchline.domain.simulation import SimulationRequest, SimulationResult
+from touchline.backends.registry import memory_coefficients
+from touchline.core.estimate import MicroBatch, TrainingSetup
+from touchline.core.quantity import Missing
 from touchline.estimate.coefficients_memory import WORKSPACE_BYTES
+from touchline.estimate.local.simulating import request_for, simulate
 from touchline.estimate.parts import peak_parts
-from touchline.launch.simulating import request_for, simulate
+from touchline.estimate.simulation import SimulationRequest, SimulationResult
 
 SETUP = TrainingSetup(
     shape=LLAMA_1B,
@@ -115,7 +115,7 @@ def test_planning_does_not_load_torch() -> None:
     """Neither the estimates nor the start of a simulation."""
     code = (
         "import sys, touchline.estimate.memory, touchline.estimate.disk, touchline.estimate.processor, "
-        "touchline.launch.simulating; print(sorted({'torch', 'transformers', 'scipy'} & set(sys.modules)))"
+        "touchline.estimate.local.simulating; print(sorted({'torch', 'transformers', 'scipy'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

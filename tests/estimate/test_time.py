@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from tests.estimate.made_shapes import LLAMA_1B, LLAMA_3B, LLAMA_8B, QVO_MLP
 from tests.estimate.time_rows import cpu_machine, gpu_machine
 
-from touchline.domain.estimate import MicroBatch, Rung, TrainingSetup
-from touchline.domain.machine import TargetMachine
-from touchline.domain.quantity import Missing
-from touchline.domain.shape import ModelShape
+from touchline.core.estimate import MicroBatch, Rung, TrainingSetup
+from touchline.core.machine import TargetMachine
+from touchline.core.quantity import Missing
+from touchline.core.shape import ModelShape
 from touchline.estimate.flops import step_flops
 from touchline.estimate.points import TimePoint
 from touchline.estimate.throughput import knee

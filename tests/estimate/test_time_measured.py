@@ -9,8 +9,8 @@ import statistics
 import pytest
 from tests.estimate.time_rows import cpu_runs, gpu_machine, public_rows
 
-from touchline.domain.estimate import Estimate, Rung
-from touchline.domain.machine import TargetMachine
+from touchline.core.estimate import Estimate, Rung
+from touchline.core.machine import TargetMachine
 from touchline.estimate.calibration import Scored, calibration, leave_one_out, score_step
 from touchline.estimate.points import TimePoint
 from touchline.estimate.time import StepTime, seconds_per_step

@@ -14,14 +14,14 @@ from typing import Any, cast
 
 from tests.estimate.made_shapes import SHAPES
 
-from touchline.catalog.shapes import shape_of_config
-from touchline.domain.estimate import Dtype, Method, MicroBatch, TrainingSetup
-from touchline.domain.experiment import LoraConfig
-from touchline.domain.machine import TargetMachine
-from touchline.domain.quantity import Missing
-from touchline.domain.shape import ModelShape
+from touchline.core.estimate import Dtype, Method, MicroBatch, TrainingSetup
+from touchline.core.machine import TargetMachine
+from touchline.core.quantity import Missing
+from touchline.core.shape import ModelShape
+from touchline.data.shapes import shape_of_config
 from touchline.estimate.points import Spent, TimePoint
 from touchline.estimate.work import StepWork, work_of
+from touchline.spec.experiment import LoraConfig
 
 FOLDER = Path(__file__).resolve().parents[1] / "data" / "measured"
 CPU_RUNS = FOLDER / "cpu_runs.json"

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from touchline.errors import EnvironmentFault
+from touchline.core.errors import EnvironmentFault
 from touchline.evaluate import engine as engine_module
 from touchline.evaluate.decoding import Generation, write_answers
 from touchline.evaluate.engine import Decoding, Engine, Request

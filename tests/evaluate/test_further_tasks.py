@@ -11,14 +11,13 @@ import pytest
 from inspect_ai.log import read_eval_log
 from tests.evaluate.tiny_evaluation import make_experiment, write_request, write_run
 
-from touchline.catalog.evaluations import read_evaluation_config
-from touchline.catalog.task_files import resolve_task
-from touchline.domain.experiment import EvaluateConfig
-from touchline.domain.results import EvaluationRecord
-from touchline.errors import DriftFault, InputFault, RunsFailed
+from touchline.core.errors import DriftFault, InputFault, RunsFailed
+from touchline.data.evaluations import finished_evaluation, read_evaluation_config, read_evaluations
+from touchline.data.scores import EvaluationRecord
+from touchline.data.task_files import resolve_task
 from touchline.evaluate.inspect_task import planned_items
 from touchline.evaluate.process import evaluate, read_request
-from touchline.results.evaluations import finished_evaluation, read_evaluations
+from touchline.spec.experiment import EvaluateConfig
 
 # Inspect leaves its event loop's streams to the garbage collector, and a parameter of a library behind the times.
 pytestmark = pytest.mark.filterwarnings(

@@ -20,16 +20,16 @@ from pathlib import Path
 import pytest
 from tests.evaluate.tiny_evaluation import ALL_JOBS, make_adapter, make_experiment, write_request, write_run
 
-from touchline.catalog.evaluations import read_evaluation_config
-from touchline.catalog.general import read_general_marker
-from touchline.domain.experiment import EvaluateConfig, GeneralConfig
-from touchline.domain.status import EXIT_STOPPED
-from touchline.errors import EnvironmentFault, RunsFailed
+from touchline.core.errors import EnvironmentFault, RunsFailed
+from touchline.core.files import sha256_file
+from touchline.core.status import EXIT_STOPPED
+from touchline.data.evaluations import read_evaluation_config
+from touchline.data.general import read_general_marker
 from touchline.evaluate.general import LM_EVAL_PYTHON
 from touchline.evaluate.process import EvaluationRequest, RequestedJob, evaluate
 from touchline.evaluate.wanted import wanted_of
-from touchline.files import sha256_file
 from touchline.results.harness import read_items, read_results
+from touchline.spec.experiment import EvaluateConfig, GeneralConfig
 
 # Inspect leaves its event loop's streams to the garbage collector.
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::FutureWarning")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from touchline.catalog.hardware import choose_base_dtype, processor_flags
+from touchline.data.hardware import choose_base_dtype, processor_flags
 
 X86 = "processor\t: 0\nmodel name\t: some\nflags\t\t: fpu sse avx512f avx512_bf16\n\nprocessor\t: 1\nflags\t\t: fpu\n"
 ARM = "processor\t: 0\nFeatures\t: fp asimd bf16 i8mm\n"

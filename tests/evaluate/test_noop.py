@@ -15,15 +15,15 @@ from tests.evaluate.tiny_evaluation import evaluation_config, write_run
 from tests.tiny_model import build_tiny_model, write_tiny_words
 from transformers import AutoModelForCausalLM
 
-from touchline.catalog.checkpoints import read_checkpoints
-from touchline.catalog.evaluations import finished_evaluation, read_evaluation_config
-from touchline.domain.evaluation import BASE_CHECKPOINT, NO_OP_CHECKPOINT, EvaluationConfig
-from touchline.domain.experiment import EvaluateConfig, LoraConfig
-from touchline.domain.results import EvaluationRecord
-from touchline.errors import DriftFault, InputFault
+from touchline.core.errors import DriftFault, InputFault
+from touchline.data.checkpoints import read_checkpoints
+from touchline.data.evaluations import finished_evaluation, read_evaluation_config
+from touchline.data.scores import EvaluationRecord
 from touchline.evaluate.noop import WEIGHTS, write_no_op
 from touchline.evaluate.process import EvaluationRequest, RequestedJob, evaluate
 from touchline.evaluate.wanted import wanted_of
+from touchline.spec.evaluation import BASE_CHECKPOINT, NO_OP_CHECKPOINT, EvaluationConfig
+from touchline.spec.experiment import EvaluateConfig, LoraConfig
 
 # Inspect leaves its event loop's streams to the garbage collector.
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::FutureWarning")

@@ -11,14 +11,13 @@ from inspect_ai.log import read_eval_log
 from tests.evaluate.test_further_tasks import HEAD, go, write_task
 from tests.evaluate.tiny_evaluation import make_experiment, write_run
 
-from touchline.catalog.evaluations import read_evaluation_config
-from touchline.catalog.task_files import resolve_task
-from touchline.domain.experiment import EvaluateConfig
-from touchline.domain.results import EvaluationRecord
-from touchline.errors import DriftFault, RunsFailed, TouchlineError
+from touchline.core.errors import DriftFault, RunsFailed, TouchlineError
+from touchline.data.evaluations import finished_evaluation, read_evaluation_config, read_evaluations
+from touchline.data.scores import EvaluationRecord
+from touchline.data.task_files import resolve_task
 from touchline.evaluate.prompts import shared_difference, turns_difference
-from touchline.results.evaluations import finished_evaluation, read_evaluations
 from touchline.results.primary import with_metric
+from touchline.spec.experiment import EvaluateConfig
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore::ResourceWarning", "ignore::FutureWarning", "ignore::DeprecationWarning"

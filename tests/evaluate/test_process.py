@@ -25,16 +25,21 @@ from tests.evaluate.tiny_evaluation import (
     write_run,
 )
 
-from touchline.catalog.evaluations import read_asked, read_evaluation_config
-from touchline.catalog.models import load_renderer, read_model
-from touchline.domain.experiment import EvaluateConfig
-from touchline.domain.status import EXIT_NO_PARENT
-from touchline.errors import DriftFault, InputFault
+from touchline.core.errors import DriftFault, InputFault
+from touchline.core.status import EXIT_NO_PARENT
+from touchline.data.evaluations import (
+    finished_evaluation,
+    read_asked,
+    read_evaluation_config,
+    read_evaluations,
+    settings_sha256,
+)
+from touchline.data.models import load_renderer, read_model
 from touchline.evaluate.inspect_task import planned_items
 from touchline.evaluate.process import evaluate, read_request
 from touchline.evaluate.scratch import SCRATCH
-from touchline.results.evaluations import finished_evaluation, read_evaluations, settings_sha256
-from touchline.tasks import get_task
+from touchline.spec.experiment import EvaluateConfig
+from touchline.spec.tasks.ready_made import get_task
 
 # Inspect leaves its event loop's streams to the garbage collector.
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::FutureWarning")

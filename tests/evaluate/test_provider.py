@@ -15,9 +15,9 @@ from tests.evaluate.tiny_evaluation import DATE, write_marker
 from tokenizers import Tokenizer, processors
 from transformers import AutoTokenizer
 
-from touchline.catalog.models import load_model, load_renderer
-from touchline.domain.catalog import Example, Message
-from touchline.errors import DriftFault, InputFault
+from touchline.core.catalog import Example, Message
+from touchline.core.errors import DriftFault, InputFault
+from touchline.data.models import load_model, load_renderer
 from touchline.evaluate.decoding import write_answers
 from touchline.evaluate.provider import (
     TouchlineAPI,

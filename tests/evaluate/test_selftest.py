@@ -8,12 +8,12 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
-from tests.launch.made_scorers import WORDS, data, serious, write
+from tests.run.made_scorers import WORDS, data, serious, write
 
-from touchline.domain.finding import Severity
+from touchline.core.finding import Severity
 from touchline.evaluate import selftest as program
-from touchline.launch import selftest as launch
-from touchline.steps.scoring import file_findings
+from touchline.lint.local import scorer_selftest as launch
+from touchline.lint.local.scoring import file_findings
 
 TASK = """
 from inspect_ai import Task, task

@@ -11,7 +11,7 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
-from touchline.errors import InputFault
+from touchline.core.errors import InputFault
 from touchline.evaluate.decoding import Generation, write_answers
 from touchline.evaluate.weights import LOADED_ADAPTERS, Weights, Worn, pick_device, pick_dtype
 

@@ -13,12 +13,12 @@ from pydantic import TypeAdapter
 from tests.tiny_model import build_tiny_model, write_tiny_words
 from transformers import AutoModelForCausalLM
 
-from touchline.catalog.datasets import load_dataset
-from touchline.catalog.models import load_model
-from touchline.domain.evaluation import EvaluationConfig, PlannedModel
-from touchline.domain.experiment import DataConfig, EvaluateConfig
-from touchline.domain.metrics import ExportMarker, SavedFile
-from touchline.files import sha256_file
+from touchline.core.files import sha256_file
+from touchline.data.datasets import load_dataset
+from touchline.data.metrics import ExportMarker, SavedFile
+from touchline.data.models import load_model
+from touchline.spec.evaluation import EvaluationConfig, PlannedModel
+from touchline.spec.experiment import DataConfig, EvaluateConfig
 from touchline.spec.write import to_yaml
 
 DATE = "2026-01-02"

@@ -9,9 +9,9 @@ from itertools import combinations
 import pytest
 from tests.examples.mega_readme import FOLDER, README, filled
 
-from touchline.domain.placement import Cluster, Minutes, PlaceJob, Placement, Verdict
-from touchline.placement import place
-from touchline.steps.placing import read_jobs
+from touchline.plan.local.job_list import read_jobs
+from touchline.plan.placement.answer import place
+from touchline.plan.placement.types import Cluster, Minutes, PlaceJob, Placement, Verdict
 
 pytestmark = pytest.mark.planning
 DEADLINE = 360.0

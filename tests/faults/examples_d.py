@@ -9,11 +9,11 @@ from typing import Any
 from ruamel.yaml import YAML
 from tests.faults.models_d import rendering_of
 
-from touchline.checks.rule import check_view
-from touchline.checks.rule_pages import RuleExample
-from touchline.checks.scoring import Probe, ScoringView, tried
-from touchline.checks.task_files import TaskFileView
-from touchline.domain.finding import Finding, Where
+from touchline.core.finding import Finding, Where
+from touchline.lint.rule import check_view
+from touchline.lint.rule_pages import RuleExample
+from touchline.lint.scoring import Probe, ScoringView, tried
+from touchline.lint.task_files import TaskFileView
 
 TARGETS = (
     "none", "no", "nonsense words", "left kidney", "right kidney", " Paris ", "two polyps", "12", "Yes, it is there",

@@ -18,12 +18,12 @@ from tests.faults.experiment_files import experiment_files
 from tests.faults.folders import parts_of
 
 from tools.tiny_model import write_tiny_model
-from touchline import workflow
-from touchline.catalog.settings import Settings
-from touchline.checks.rule import BROKEN_RULE
-from touchline.checks.rule_pages import RuleExample
-from touchline.domain.finding import Finding, Severity
-from touchline.steps.choosing import CheckRequest
+from touchline import api as workflow
+from touchline.core.finding import Finding, Severity
+from touchline.data.settings import Settings
+from touchline.lint.rule import BROKEN_RULE
+from touchline.lint.rule_pages import RuleExample
+from touchline.lint.selection import CheckRequest
 
 
 def check_files(files: Mapping[str, str], folder: Path, options: Mapping[str, Any] | None = None) -> list[Finding]:

@@ -13,12 +13,12 @@ from tests.faults.case import base
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 from touchline.backends.rendering import RowSettings, TrainedRow, TrainingRow, training_row
-from touchline.checks.rendering import RenderingView, rendering_view, special_tokens_in
-from touchline.domain.finding import Where
-from touchline.domain.quantity import Missing
-from touchline.rendering import SpecialTokens
-from touchline.rendering.rows import ShownRow, shown_row
-from touchline.rendering.text import ModelText
+from touchline.core.finding import Where
+from touchline.core.quantity import Missing
+from touchline.data.rendering.chat import SpecialTokens
+from touchline.data.rendering.rows import ShownRow, shown_row
+from touchline.data.rendering.text import ModelText
+from touchline.lint.rendering import RenderingView, rendering_view, special_tokens_in
 
 DATE = "2026-01-02"
 HIDDEN = 8

@@ -17,8 +17,8 @@ import pytest
 from tests.faults.case import FaultCase
 from tests.faults.harness import check_files, codes, errors
 
-from touchline.checks.rule_pages import all_pages
-from touchline.domain.finding import Finding
+from touchline.core.finding import Finding
+from touchline.lint.rule_pages import all_pages
 
 pytestmark = pytest.mark.planning
 

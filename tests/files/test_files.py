@@ -10,9 +10,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from touchline.errors import EnvironmentFault, InputFault
-from touchline.files import append_line, inside, read_text_bounded, try_lock, write_atomic, write_if_changed
-from touchline.units import format_seconds, parse_duration
+from touchline.core.errors import EnvironmentFault, InputFault
+from touchline.core.files import (
+    append_line,
+    inside,
+    read_text_bounded,
+    try_lock,
+    write_atomic,
+    write_if_changed,
+)
+from touchline.core.units import format_seconds, parse_duration
 
 pytestmark = pytest.mark.planning
 

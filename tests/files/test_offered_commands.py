@@ -7,7 +7,7 @@ import shlex
 from pathlib import Path
 
 import touchline
-from touchline.errors import quoted
+from touchline.core.errors import quoted
 
 
 def test_a_path_in_an_offered_command_is_one_word_that_nothing_expands() -> None:

@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from tests.workflow.folders import environment, make_experiment, touchline
+from tests.api.folders import environment, make_experiment, touchline
 
 NAME = os.fsdecode(b"caf\xe9 %j")
 RUN = "1M_rank2"

@@ -12,8 +12,8 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-from touchline.checks.rule import BROKEN_RULE
 from touchline.cli import main
+from touchline.lint.rule import BROKEN_RULE
 
 CODES = frozenset({0, 1, 2, 3, 4})
 """What the documentation says that a command ends with."""

@@ -23,8 +23,8 @@ from tests.hostile.harness import call
 from tests.hostile.test_irregular_files import verbs
 from tests.hostile.values import TEXTS, VALUES, mutated, mutated_text, to_json
 
-from touchline.domain.experiment import Experiment
-from touchline.errors import InputFault
+from touchline.core.errors import InputFault
+from touchline.spec.experiment import Experiment
 from touchline.spec.foreign import Dialect, UnreadableFile, parse_foreign
 from touchline.spec.read import read_experiment
 from touchline.spec.validate import dotted_keys

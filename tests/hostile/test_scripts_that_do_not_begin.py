@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from tests.api.folders import make_experiment
 from tests.hostile.harness import call
-from tests.workflow.folders import make_experiment
 
-from touchline.launch.ledger import read_ledger
+from touchline.run.ledger import read_ledger
 
 
 def test_a_script_that_never_begins_is_not_started_for_ever(

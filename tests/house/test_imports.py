@@ -59,4 +59,4 @@ def test_help_of_a_command_loads_only_what_typer_needs_for_its_options(command: 
 
 def test_the_verbs_load_no_framework() -> None:
     """`workflow` reaches every package but the trainer and the evaluator; none of them loads a framework."""
-    assert sorted(_loaded_after("import touchline.workflow") & set(FRAMEWORKS)) == []
+    assert sorted(_loaded_after("import touchline.api") & set(FRAMEWORKS)) == []

@@ -54,7 +54,7 @@ FORBIDDEN_MODULES = frozenset(
         *("pickle", "builtins"),  # ways round this list
     }
 )
-FORBIDDEN_PACKAGES = frozenset({"touchline.catalog", "touchline.evidence", "touchline.files"})
+FORBIDDEN_PACKAGES = frozenset({"touchline.data", "touchline.history", "touchline.core.files"})
 FORBIDDEN_CALLS = frozenset({"open", "input", "print", "eval", "exec", "__import__", "breakpoint"})
 CLOCKS = frozenset({"now", "today", "utcnow"})
 SEEDED = frozenset({"default_rng", "PCG64", "Philox", "SeedSequence", "SFC64", "MT19937"})
@@ -212,11 +212,11 @@ def test_the_checker_catches(subtests: pytest.Subtests) -> None:
         "import numpy as np\nx = np.random.default_rng()",
         "import numpy as np\nx = np.random.Generator(np.random.PCG64())",
         "from numpy.random import default_rng\nx = default_rng()",
-        "import touchline.catalog",
-        "from touchline.catalog import models",
-        "from touchline.catalog.models import load_model",
-        "from touchline.evidence.history import records",
-        "from touchline.files import write_atomic",
+        "import touchline.data",
+        "from touchline.data import models",
+        "from touchline.data.models import load_model",
+        "from touchline.history.history import records",
+        "from touchline.core.files import write_atomic",
         "from touchline import files",
         "from touchline import catalog",
         "from . import models",
@@ -246,8 +246,8 @@ def test_the_checker_lets_pass(subtests: pytest.Subtests) -> None:
         "import numpy as np\ndef f(generator: np.random.Generator) -> float:\n    return generator.random()",
         "import numpy as np\nx = np.random.Generator(np.random.PCG64(1))",
         "import numpy as np\nx = np.random.default_rng(seed=1)",
-        "from touchline.domain.plan import Plan\nfrom touchline.errors import InputFault",
-        "from jinja2 import Environment, PackageLoader\nx = Environment(loader=PackageLoader('touchline.scaffold'))",
+        "from touchline.spec.plan import Plan\nfrom touchline.core.errors import InputFault",
+        "from jinja2 import Environment, PackageLoader\nx = Environment(loader=PackageLoader('touchline.run.scripts'))",
         "def f(door):\n    return door.open()",
         "import json\nx = json.dumps({'time': 1, 'os': 'a'})",
         "def now(): ...\nx = now()",

@@ -1,6 +1,6 @@
 """What a user or another program wrote is opened in one place, and read as JSON in one place.
 
-`touchline.files` opens regular files only, so that no command waits for a pipe; `touchline.jsontext` refuses nesting
+`touchline.core.files` opens regular files only, so that no command waits for a pipe; `touchline.core.json_text` refuses nesting
 without end. The checker walks the syntax trees for every other way to open a file or to read JSON.
 """
 
@@ -42,8 +42,8 @@ ALLOWED: dict[tuple[str, str], str] = {
     ("launch/claim.py", "open"): NEW,
     ("launch/claim.py", "fdopen"): NEW,
     ("evaluate/selftest.py", "fdopen"): "a copy of stdout",
-    ("launch/local.py", "fdopen"): "a descriptor that touchline.files opened",
-    ("exports/to_tensorboard.py", "fdopen"): "a descriptor that touchline.files opened",
+    ("launch/local.py", "fdopen"): "a descriptor that touchline.core.files opened",
+    ("exports/to_tensorboard.py", "fdopen"): "a descriptor that touchline.core.files opened",
     ("launch/statusfiles.py", "open"): "a lock that is held: the kernel's lock is on this very file",
     ("trainer/folders.py", "open"): "a folder, whose entries are put on the disk",
     ("cli/main.py", "open"): "/dev/null",

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from tests.packing.cases import CASES
 from tests.packing.drawn import problems
 
-from touchline.packing.assign import PackOrder, PackPlan, pack
-from touchline.packing.histogram import pack_histogram
-from touchline.packing.lengths import count_lengths
-from touchline.packing.spread import length_spread
+from touchline.data.packing.assign import PackOrder, PackPlan, pack
+from touchline.data.packing.histogram import pack_histogram
+from touchline.data.packing.lengths import count_lengths
+from touchline.data.packing.spread import length_spread
 
 pytestmark = pytest.mark.planning
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from touchline.packing import largest_divisor, plan_batches
+from touchline.data.packing.batches import largest_divisor, plan_batches
 
 pytestmark = pytest.mark.planning
 

@@ -7,8 +7,8 @@ from hypothesis import given
 from tests.packing.by_item import fewest
 from tests.packing.drawn import problems
 
-from touchline.packing.bounds import lower_bound
-from touchline.packing.lengths import count_lengths
+from touchline.data.packing.bounds import lower_bound
+from touchline.data.packing.lengths import count_lengths
 
 pytestmark = pytest.mark.planning
 

@@ -10,15 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.packing.drawn import problems
 
-from touchline.domain.estimate import MicroBatch
-from touchline.domain.finding import Severity
-from touchline.domain.packing import PackingSummary
-from touchline.packing.advice import Case, advise
-from touchline.packing.compare import compare
-from touchline.packing.forecast import BatchForecast, BatchSettings
-from touchline.packing.histogram import pack_histogram
-from touchline.packing.lengths import count_lengths
-from touchline.packing.simple import Filled, next_fit, one_each
+from touchline.core.estimate import MicroBatch
+from touchline.core.finding import Severity
+from touchline.core.packing import PackingSummary
+from touchline.data.packing.advice import Case, advise
+from touchline.data.packing.compare import compare
+from touchline.data.packing.forecast import BatchForecast, BatchSettings
+from touchline.data.packing.histogram import pack_histogram
+from touchline.data.packing.lengths import count_lengths
+from touchline.data.packing.simple import Filled, next_fit, one_each
 
 pytestmark = pytest.mark.planning
 

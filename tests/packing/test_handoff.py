@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from tests.packing.cases import CASES, PackingCase
 from tests.packing.drawn import problems
 
-from touchline.packing.assign import PackOrder, PackPlan, pack
-from touchline.packing.handoff import hand_off
+from touchline.data.packing.assign import PackOrder, PackPlan, pack
+from touchline.data.packing.handoff import hand_off
 
 pytestmark = pytest.mark.planning
 

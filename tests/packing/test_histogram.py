@@ -13,12 +13,12 @@ from tests.packing import by_item
 from tests.packing.cases import CASES, LARGE_CASES, MILLION_CASES, PackingCase
 from tests.packing.drawn import problems
 
-from touchline.packing.exact_fill import ExactFill
-from touchline.packing.filling import Filler, fill
-from touchline.packing.groups import Pattern, best_fit_groups, first_fit_groups
-from touchline.packing.histogram import pack_histogram
-from touchline.packing.lengths import Histogram, count_lengths
-from touchline.packing.subset_fill import SubsetFill
+from touchline.data.packing.exact_fill import ExactFill
+from touchline.data.packing.filling import Filler, fill
+from touchline.data.packing.groups import Pattern, best_fit_groups, first_fit_groups
+from touchline.data.packing.histogram import pack_histogram
+from touchline.data.packing.lengths import Histogram, count_lengths
+from touchline.data.packing.subset_fill import SubsetFill
 
 pytestmark = pytest.mark.planning
 

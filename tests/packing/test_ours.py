@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from touchline.packing.forecast import BatchSettings
-from touchline.packing.ours import OurBatching
+from touchline.data.packing.forecast import BatchSettings
+from touchline.data.packing.ours import OurBatching
 
 pytestmark = pytest.mark.planning
 

@@ -7,16 +7,26 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.scaffold.made_plans import GPU, made_plan, made_run
+from tests.run.made_plans import GPU, made_plan, made_run
 
-from touchline.domain.estimate import Estimate, MemoryEstimate, Rung, Verdict
-from touchline.domain.experiment import CheckpointConfig, CheckpointInterval, ComputeConfig, TrainConfig
-from touchline.domain.placement import Cluster
-from touchline.domain.plan import Plan, PlannedRun
-from touchline.domain.quantity import Missing, Quantity
-from touchline.domain.site import SlurmSite
-from touchline.plan.optimise import CHECKPOINTING, MICRO_BATCH, PACKED, Way, best_way, compare, proposals, side, ways
+from touchline.core.estimate import Estimate, MemoryEstimate, Rung, Verdict
+from touchline.core.quantity import Missing, Quantity
+from touchline.plan.optimise import (
+    CHECKPOINTING,
+    MICRO_BATCH,
+    PACKED,
+    Way,
+    best_way,
+    compare,
+    proposals,
+    side,
+    ways,
+)
+from touchline.plan.placement.types import Cluster
 from touchline.plan.upkeep import CPUS, EVERY, MEMORY, RESUME, saving_proposals, share_proposals
+from touchline.spec.experiment import CheckpointConfig, CheckpointInterval, ComputeConfig, TrainConfig
+from touchline.spec.plan import Plan, PlannedRun
+from touchline.spec.site import SlurmSite
 
 pytestmark = pytest.mark.planning
 

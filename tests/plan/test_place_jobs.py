@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from tests.scaffold.made_plans import CPU, GPU, made_control, made_plan, made_run
+from tests.run.made_plans import CPU, GPU, made_control, made_plan, made_run
 
-from touchline.domain.experiment import ComputeConfig
-from touchline.domain.placement import Minutes
-from touchline.domain.quantity import Missing, Quantity
-from touchline.domain.site import SlurmSite
-from touchline.errors import InputFault
+from touchline.core.errors import InputFault
+from touchline.core.quantity import Missing, Quantity
 from touchline.plan.jobs import place_jobs, upper_minutes
+from touchline.plan.placement.types import Minutes
+from touchline.spec.experiment import ComputeConfig
+from touchline.spec.site import SlurmSite
 
 pytestmark = pytest.mark.planning
 UNKNOWN = Missing(missing="no evidence")

@@ -7,15 +7,16 @@ from dataclasses import replace
 from itertools import product
 
 import pytest
-from tests.scaffold.made_plans import DATA, made_control, made_plan, made_run
+from tests.run.made_plans import DATA, made_control, made_plan, made_run
 
-from touchline.domain.catalog import SplitInfo
-from touchline.domain.experiment import EvaluateConfig
-from touchline.domain.plan import Plan, PlannedRun
-from touchline.domain.runs import ControlKind, Level, RunKind
+from touchline.core.catalog import SplitInfo
+from touchline.core.levels import Level
 from touchline.plan.power import evaluated_items, power_lines, power_rows
 from touchline.plan.sections import sections
 from touchline.plan.table import runs_plan_markdown
+from touchline.spec.experiment import EvaluateConfig
+from touchline.spec.plan import Plan, PlannedRun
+from touchline.spec.runs import ControlKind, RunKind
 from touchline.statistics.exact_power import smallest_shown
 from touchline.statistics.power import smallest_seed_difference
 

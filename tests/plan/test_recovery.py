@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from touchline.domain.recovery import Diagnosis, Failure, Step
-from touchline.domain.status import EXIT_LINEAGE, EXIT_NO_PARENT, EXIT_OUT_OF_MEMORY, JobState
+from touchline.core.status import EXIT_LINEAGE, EXIT_NO_PARENT, EXIT_OUT_OF_MEMORY, JobState
+from touchline.plan.causes import Diagnosis, Failure, Step
 from touchline.plan.recovery import FRUITLESS, decide, given_up, halved
 
 pytestmark = pytest.mark.planning

@@ -7,22 +7,22 @@ from itertools import product
 from pathlib import Path
 
 import pytest
-from tests.scaffold.made_plans import GPU, made_control, made_plan, made_run
+from tests.api.folders import EXPERIMENT
+from tests.run.made_plans import GPU, made_control, made_plan, made_run
 from tests.tiny_model import write_tiny_words
-from tests.workflow.folders import EXPERIMENT
 
 from tools.tiny_model import write_tiny_model
-from touchline import workflow
-from touchline.catalog.settings import Settings
-from touchline.domain.estimate import Verdict
-from touchline.domain.experiment import ComputeConfig
-from touchline.domain.plan import Plan, PlannedRun
-from touchline.domain.quantity import Quantity
-from touchline.domain.runs import Level
+from touchline import api as workflow
+from touchline.core.estimate import Verdict
+from touchline.core.levels import Level
+from touchline.core.quantity import Quantity
+from touchline.data.settings import Settings
 from touchline.plan.design_words import design_line
 from touchline.plan.sections import revision_text, sections
 from touchline.plan.table import runs_plan_markdown
-from touchline.steps.planning import RunMark
+from touchline.run.planning import RunMark
+from touchline.spec.experiment import ComputeConfig
+from touchline.spec.plan import Plan, PlannedRun
 
 pytestmark = pytest.mark.planning
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
-from tests.scaffold.made_plans import SITE, made_control, made_plan, made_run
+from tests.run.made_plans import SITE, made_control, made_plan, made_run
 
-from touchline.domain.defaults import DEFAULTS
-from touchline.domain.experiment import CheckpointConfig, DataConfig, EvaluateConfig, LoraConfig, TrainConfig
-from touchline.domain.plan import Assumption, Plan, PlannedRun
-from touchline.domain.settings import Origin, RunSetting
 from touchline.plan.settings import cell, leading_text, setting_cells, setting_text, settings_of
+from touchline.plan.settings_table import Origin, RunSetting
 from touchline.plan.table import runs_plan_markdown
-from touchline.scaffold.experiment import readme_text
+from touchline.run.scripts.experiment import readme_text
+from touchline.spec.defaults import DEFAULTS
+from touchline.spec.experiment import CheckpointConfig, DataConfig, EvaluateConfig, LoraConfig, TrainConfig
+from touchline.spec.plan import Assumption, Plan, PlannedRun
 from touchline.spec.validate import dotted_keys
 
 pytestmark = pytest.mark.planning
@@ -57,7 +57,7 @@ def test_every_key_of_a_run_is_in_the_table_and_every_optional_one_has_a_default
 
 
 def _general() -> type:
-    from touchline.domain.experiment import GeneralConfig
+    from touchline.spec.experiment import GeneralConfig
 
     return GeneralConfig
 

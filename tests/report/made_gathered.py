@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from touchline.domain.collected import RunMetrics, Setting
-from touchline.domain.quantity import Measured, Missing, Quantity
-from touchline.domain.report import Gathered, GeneralScore, Issue, Source
-from touchline.domain.results import AttemptResult, EvaluationRecord, LossPoint, Proportion, RunResult, SampleScore
-from touchline.domain.runs import ControlKind, Level, RunKind
-from touchline.domain.status import JobState, RunStatus, TrainingOutcome
-from touchline.domain.verification import StorageSummary, Verification
-from touchline.statistics import wilson
+from touchline.core.levels import Level
+from touchline.core.quantity import Measured, Missing, Quantity
+from touchline.core.status import JobState, RunStatus, TrainingOutcome
+from touchline.data.scores import EvaluationRecord, SampleScore
+from touchline.results.collected import RunMetrics, Setting
+from touchline.results.report_inputs import Gathered, GeneralScore, Issue, Source
+from touchline.results.run_result import AttemptResult, LossPoint, RunResult
+from touchline.results.verification_types import StorageSummary, Verification
+from touchline.spec.runs import ControlKind, RunKind
+from touchline.statistics.conclusions import Proportion
+from touchline.statistics.proportion import wilson
 
 RANK = "train.lora.rank"
 TASK = "capitalization"

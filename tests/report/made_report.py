@@ -9,36 +9,27 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from touchline.domain.analysis import Shown
-from touchline.domain.quantity import Measured, Missing, Quantity
-from touchline.domain.report import (
+from touchline.core.levels import Level
+from touchline.core.quantity import Measured, Missing, Quantity
+from touchline.core.status import JobState, RunStatus, TrainingOutcome
+from touchline.core.units import GIB, MIB
+from touchline.data.scores import AskedItem, CheckpointInfo, EvaluationRecord, SampleScore
+from touchline.report.analyses import analyses
+from touchline.report.facts import pareto
+from touchline.report.report import (
     AnswerCounts,
     Command,
     EstimateRow,
-    GeneralScore,
-    Issue,
     NextStep,
     PackingRow,
     Report,
     RunFacts,
-    Source,
     Statement,
-    Weight,
 )
-from touchline.domain.results import (
-    AskedItem,
-    CheckpointInfo,
-    Difference,
-    EvaluationRecord,
-    LossPoint,
-    Proportion,
-    RunResult,
-    SampleScore,
-    StepCurves,
-)
-from touchline.domain.runs import ControlKind, Level, RunKind
-from touchline.domain.status import JobState, RunStatus, TrainingOutcome
-from touchline.domain.verification import (
+from touchline.report.words import settings_words
+from touchline.results.report_inputs import GeneralScore, Issue, Source, Weight
+from touchline.results.run_result import LossPoint, RunResult, StepCurves
+from touchline.results.verification_types import (
     AdapterSize,
     CheckpointFault,
     CheckpointFile,
@@ -50,10 +41,8 @@ from touchline.domain.verification import (
     Verification,
     VerifiedCheckpoint,
 )
-from touchline.report.analyses import analyses
-from touchline.report.facts import pareto
-from touchline.report.words import settings_words
-from touchline.units import GIB, MIB
+from touchline.spec.runs import ControlKind, RunKind
+from touchline.statistics.conclusions import Difference, Proportion, Shown
 
 TASK = "capitalization"
 RANK = "train.lora.rank"

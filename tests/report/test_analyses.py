@@ -7,14 +7,15 @@ from dataclasses import replace
 import pytest
 from numpy.random import PCG64, Generator
 from tests.report.made_gathered import RANK, TASK, control, record, rights, run
-from tests.scaffold.made_plans import made_control, made_plan, made_run
+from tests.run.made_plans import made_control, made_plan, made_run
 
-from touchline.domain.analysis import Shown
-from touchline.domain.results import EvaluationRecord, RunResult, SampleScore
-from touchline.domain.runs import ControlKind, RunKind
+from touchline.data.scores import EvaluationRecord, SampleScore
 from touchline.report.analyses import analyses
 from touchline.results.comparing import compared
-from touchline.statistics.scored import last_of_each, scored_run
+from touchline.results.run_result import RunResult
+from touchline.results.scored import last_of_each, scored_run
+from touchline.spec.runs import ControlKind, RunKind
+from touchline.statistics.conclusions import Shown
 
 pytestmark = pytest.mark.planning
 

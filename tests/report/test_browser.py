@@ -13,12 +13,12 @@ from pydantic import TypeAdapter
 from tests.report.chromium import REQUIRE, Browser, Tab, browser, unavailable
 from tests.report.made_report import ALERT, Make, made_report
 
-from touchline.domain.report import NextStep, Report
-from touchline.domain.results import AskedItem
-from touchline.domain.settings import Origin, RunSetting
+from touchline.data.scores import AskedItem
+from touchline.plan.settings_table import Origin, RunSetting
 from touchline.report.charts import charts
 from touchline.report.page import report_html
 from touchline.report.page.scripts import figure_script
+from touchline.report.report import NextStep, Report
 
 pytest.importorskip("altair")
 pytest.importorskip("vl_convert")

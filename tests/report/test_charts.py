@@ -10,11 +10,11 @@ from dataclasses import replace
 import pytest
 from tests.report.made_report import Make, fifty, made_report, thousand
 
-from touchline.domain.quantity import Missing
-from touchline.domain.report import Report
+from touchline.core.quantity import Missing
 from touchline.report.chart import Chart
 from touchline.report.charts import charts
 from touchline.report.pictures import png
+from touchline.report.report import Report
 
 altair = pytest.importorskip("altair")
 vl_convert = pytest.importorskip("vl_convert")

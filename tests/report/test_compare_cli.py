@@ -6,13 +6,13 @@ import json
 from pathlib import Path
 
 import pytest
-from tests.steps.made_runs import evaluate, train
-from tests.workflow.folders import environment, make_experiment, touchline
+from tests.api.folders import environment, make_experiment, touchline
+from tests.api.made_runs import evaluate, train
 
-from touchline import workflow
-from touchline.catalog.settings import Settings
-from touchline.errors import InputFault
-from touchline.steps.comparing import compare_experiments
+from touchline import api as workflow
+from touchline.core.errors import InputFault
+from touchline.data.settings import Settings
+from touchline.report.local.comparing import compare_experiments
 
 pytestmark = pytest.mark.planning
 

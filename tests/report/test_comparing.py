@@ -10,14 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.report.made_gathered import control, record, rights, run
 
-from touchline.domain.analysis import Shown
-from touchline.domain.compared import ComparedExperiments, PairedRuns, Side
-from touchline.domain.quantity import Missing, Quantity
-from touchline.domain.results import RunResult
-from touchline.domain.runs import ControlKind
+from touchline.core.quantity import Missing, Quantity
+from touchline.report.compared import ComparedExperiments, PairedRuns, Side
 from touchline.report.comparing import compare
 from touchline.report.comparing.settings import found_settings
-from touchline.statistics import holm, mcnemar_exact, newcombe_paired
+from touchline.results.run_result import RunResult
+from touchline.spec.runs import ControlKind
+from touchline.statistics.conclusions import Shown
+from touchline.statistics.paired import mcnemar_exact, newcombe_paired
+from touchline.statistics.several import holm
 
 pytestmark = pytest.mark.planning
 

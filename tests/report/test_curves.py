@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from touchline.domain.results import LossPoint
 from touchline.report.charts.curves import POINTS_A_RUN, best, budget, smoothed, thinned
+from touchline.results.run_result import LossPoint
 
 pytestmark = pytest.mark.planning
 

@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 from tests.results.made_seed002 import make
 
-from touchline.errors import EnvironmentFault
-from touchline.launch.drawing import draw
+from touchline.core.errors import EnvironmentFault
 from touchline.report.figures import Figure
-from touchline.steps.drawing import write_picture
+from touchline.report.local.draw_process import draw
+from touchline.report.local.drawing import write_picture
 
 pytest.importorskip("altair")
 pytest.importorskip("vl_convert")

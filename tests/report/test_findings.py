@@ -12,20 +12,22 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.report import made_gathered as made
-from tests.scaffold.made_plans import made_plan
+from tests.run.made_plans import made_plan
 
-from touchline.domain.analysis import Shown
-from touchline.domain.quantity import Missing, Quantity
-from touchline.domain.report import Gathered, GeneralScore, Issue, Report, Weight
-from touchline.domain.results import RunResult
-from touchline.domain.runs import ControlKind, Level, RunKind
-from touchline.domain.status import JobState, RunStatus, TrainingOutcome
+from touchline.core.levels import Level
+from touchline.core.quantity import Missing, Quantity
+from touchline.core.status import JobState, RunStatus, TrainingOutcome
 from touchline.report.analyses import analyses
 from touchline.report.build import build_report
 from touchline.report.facts import pareto
 from touchline.report.findings import Concluded, headline
 from touchline.report.markdown import results_markdown
+from touchline.report.report import Report
 from touchline.report.words import factor_words, level_of, p_text, relative
+from touchline.results.report_inputs import Gathered, GeneralScore, Issue, Weight
+from touchline.results.run_result import RunResult
+from touchline.spec.runs import ControlKind, RunKind
+from touchline.statistics.conclusions import Shown
 
 pytestmark = pytest.mark.planning
 

@@ -8,13 +8,13 @@ import pytest
 from tests.report import made_gathered as made
 from tests.report.test_next_steps import checkpoint
 
-from touchline.domain.quantity import Missing
-from touchline.domain.report import Issue, Weight
-from touchline.domain.results import CheckpointInfo
-from touchline.domain.status import RunStatus, TrainingOutcome
-from touchline.domain.verification import CheckpointFault, CheckpointKind
+from touchline.core.quantity import Missing
+from touchline.core.status import RunStatus, TrainingOutcome
+from touchline.data.scores import CheckpointInfo
 from touchline.report.build import build_report
 from touchline.report.issues import NO_EVALUATION
+from touchline.results.report_inputs import Issue, Weight
+from touchline.results.verification_types import CheckpointFault, CheckpointKind
 
 pytestmark = pytest.mark.planning
 

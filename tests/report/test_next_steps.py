@@ -11,20 +11,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.report import made_gathered as made
 
-from touchline.domain.analysis import Contrast, Shown, WithItems
-from touchline.domain.quantity import Quantity
-from touchline.domain.report import Gathered, NextStep, Report
-from touchline.domain.results import StepCurves
-from touchline.domain.status import JobState, RunStatus, TrainingOutcome
-from touchline.domain.verification import (
+from touchline.core.quantity import Quantity
+from touchline.core.status import JobState, RunStatus, TrainingOutcome
+from touchline.report.build import build_report
+from touchline.report.next_design import seeds_needed, untried_between
+from touchline.report.report import NextStep, Report
+from touchline.results.report_inputs import Gathered
+from touchline.results.run_result import StepCurves
+from touchline.results.verification_types import (
     CheckpointFault,
     CheckpointKind,
     Deletable,
     StorageSummary,
     VerifiedCheckpoint,
 )
-from touchline.report.build import build_report
-from touchline.report.next_design import seeds_needed, untried_between
+from touchline.statistics.conclusions import Contrast, Shown, WithItems
 from touchline.statistics.power import smallest_seed_difference
 
 pytestmark = pytest.mark.planning

@@ -15,13 +15,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.report.made_report import ALERT, Make, fifty, made_report
 
-from touchline.domain.report import Issue, Report, Statement, Weight
-from touchline.domain.results import AskedItem
-from touchline.domain.verification import Verification
+from touchline.data.scores import AskedItem
 from touchline.report.chart import Chart
 from touchline.report.page import report_html
 from touchline.report.page.browser import BUDGET_CHARS, PROMPT_CHARS, browser_data
 from touchline.report.page.embedding import embedded_json
+from touchline.report.report import Report, Statement
+from touchline.results.report_inputs import Issue, Weight
+from touchline.results.verification_types import Verification
 
 pytestmark = pytest.mark.planning
 

@@ -8,15 +8,16 @@ from pathlib import Path
 import pytest
 from tests.report import made_gathered as made
 
-from touchline.catalog.versions import stack_versions
-from touchline.domain.report import Report, Source
-from touchline.domain.results import EvaluationRecord
-from touchline.domain.runs import ControlKind, RunKind
+from touchline.data.scores import EvaluationRecord
+from touchline.data.versions import stack_versions
 from touchline.report.build import build_report
 from touchline.report.facts import compared_text
 from touchline.report.markdown import results_markdown
 from touchline.report.page import report_html
-from touchline.results.found.sources import description_of
+from touchline.report.report import Report
+from touchline.results.imported.sources import description_of
+from touchline.results.report_inputs import Source
+from touchline.spec.runs import ControlKind, RunKind
 
 pytestmark = pytest.mark.planning
 

@@ -14,17 +14,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 from pydantic import TypeAdapter
+from tests.api.folders import environment, make_experiment, touchline
 from tests.report import made_gathered as made
 from tests.report.test_findings import DESIGNS, factorial
-from tests.workflow.folders import environment, make_experiment, touchline
 
 from tools.tiny_model import write_tiny_model
-from touchline.domain.answers import ResultsAnswer
-from touchline.domain.report import Gathered
-from touchline.domain.results import EvaluationRecord, RunResult
-from touchline.domain.runs import RunKind
+from touchline.data.scores import EvaluationRecord
 from touchline.report.build import build_report
 from touchline.report.samples import sample_rows
+from touchline.results.answer import ResultsAnswer
+from touchline.results.report_inputs import Gathered
+from touchline.results.run_result import RunResult
+from touchline.spec.runs import RunKind
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "concepts" / "recompute.md"
 

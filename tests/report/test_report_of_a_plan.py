@@ -7,19 +7,20 @@ from dataclasses import replace
 
 import pytest
 from tests.report import made_gathered as made
-from tests.scaffold.made_plans import GPU, made_control, made_plan, made_run
+from tests.run.made_plans import GPU, made_control, made_plan, made_run
 
-from touchline.domain.experiment import ComputeConfig
-from touchline.domain.packing import PackingSide, PackingSummary
-from touchline.domain.plan import PlannedRun, Revision
-from touchline.domain.quantity import Measured, Missing, Quantity
-from touchline.domain.report import EstimateRow, Gathered, Report
-from touchline.domain.results import RunResult
-from touchline.domain.status import JobState, TrainingOutcome
-from touchline.domain.verification import RunStorage
+from touchline.core.packing import PackingSide, PackingSummary
+from touchline.core.quantity import Measured, Missing, Quantity
+from touchline.core.status import JobState, TrainingOutcome
+from touchline.core.units import GIB
 from touchline.report.build import build_report
 from touchline.report.markdown import results_markdown
-from touchline.units import GIB
+from touchline.report.report import EstimateRow, Report
+from touchline.results.report_inputs import Gathered
+from touchline.results.run_result import RunResult
+from touchline.results.verification_types import RunStorage
+from touchline.spec.experiment import ComputeConfig
+from touchline.spec.plan import PlannedRun, Revision
 
 pytestmark = pytest.mark.planning
 
@@ -150,7 +151,7 @@ def test_packing_that_nobody_counted_is_as_the_plan_computed_it() -> None:
 
 def test_two_runs_that_differ_in_packing_alone_are_held_against_each_other() -> None:
     """With the word that it was one run each."""
-    from touchline.domain.runs import Level
+    from touchline.core.levels import Level
 
     runs, told = [], []
     for name, packed, rate in (("packed", "true", 30.0), ("padded", "false", 20.0)):
@@ -200,7 +201,7 @@ def test_every_command_is_one_that_a_shell_reads() -> None:
 
 def test_seeds_are_no_setting() -> None:
     """They repeat a setting: no column of settings, no variant, no level to try."""
-    from touchline.domain.runs import Level
+    from touchline.core.levels import Level
 
     runs = []
     for seed in (1, 2):

@@ -13,14 +13,15 @@ from hypothesis import strategies as st
 from tests.report import made_gathered as made
 from tests.report.test_next_steps import checkpoint
 
-from touchline.domain.quantity import Missing, Quantity
-from touchline.domain.report import EstimateRow, Gathered, GeneralScore, Issue, Report, Source, Weight
-from touchline.domain.results import RunResult
-from touchline.domain.status import JobState, RunStatus, TrainingOutcome
-from touchline.domain.verification import AdapterSize, MissingCheckpoint, RunStorage, StorageSummary
+from touchline.core.quantity import Missing, Quantity
+from touchline.core.status import JobState, RunStatus, TrainingOutcome
 from touchline.report.build import build_report
 from touchline.report.chart import Chart
 from touchline.report.markdown import results_markdown
+from touchline.report.report import EstimateRow, Report
+from touchline.results.report_inputs import Gathered, GeneralScore, Issue, Source, Weight
+from touchline.results.run_result import RunResult
+from touchline.results.verification_types import AdapterSize, MissingCheckpoint, RunStorage, StorageSummary
 
 pytestmark = pytest.mark.planning
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from tests.report.made_report import Make, made_report
 
-from touchline.domain.report import Report
-from touchline.domain.results import SampleScore
+from touchline.data.scores import SampleScore
+from touchline.report.report import Report
 from touchline.report.samples import COLUMNS, sample_rows
 from touchline.results.sample_table import can_write_parquet, write_lines, write_parquet
 

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from tests.api.folders import make_experiment
 from tests.results.made_checkpoints import write_trained_run
-from tests.workflow.folders import make_experiment
 
 from tools.tiny_model import write_tiny_model
-from touchline import workflow
-from touchline.catalog.settings import Settings
-from touchline.domain.plan import Plan
+from touchline import api as workflow
+from touchline.data.settings import Settings
+from touchline.spec.plan import Plan
 
 
 @dataclass(frozen=True, slots=True)

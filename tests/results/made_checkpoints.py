@@ -16,9 +16,9 @@ import numpy as np
 from pydantic import TypeAdapter
 from safetensors.numpy import save as save_arrays
 
-from touchline.catalog.shards import Tensor, read_shard
-from touchline.domain.metrics import ExportMarker, SavedFile, TrainingMarker
-from touchline.domain.plan import Plan, PlannedRun
+from touchline.data.metrics import ExportMarker, SavedFile, TrainingMarker
+from touchline.data.shards import Tensor, read_shard
+from touchline.spec.plan import Plan, PlannedRun
 
 Spec = dict[str, tuple[str, tuple[int, ...]]]
 """Element type and shape by name."""

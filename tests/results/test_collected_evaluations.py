@@ -9,22 +9,23 @@ from pathlib import Path
 
 import pytest
 from pydantic import TypeAdapter
+from tests.api.made_runs import evaluate, train
 from tests.report.made_gathered import record, run
-from tests.scaffold.made_plans import made_control, made_plan, made_run
-from tests.steps.made_runs import evaluate, train
+from tests.run.made_plans import made_control, made_plan, made_run
 
-from touchline.catalog.datasets import load_dataset
-from touchline.catalog.evaluations import evaluation_name, settings_sha256
-from touchline.domain.evaluation import EvaluationTask
-from touchline.domain.experiment import DataConfig, EvaluateConfig
-from touchline.domain.plan import Plan
-from touchline.domain.quantity import Quantity
-from touchline.domain.results import EvaluationRecord, RunResult, SampleScore
-from touchline.domain.runs import RunKind
+from touchline.core.quantity import Quantity
+from touchline.data.datasets import load_dataset
+from touchline.data.evaluations import evaluation_name, settings_sha256
+from touchline.data.scores import EvaluationRecord, SampleScore
 from touchline.results.collect import collect_results
 from touchline.results.comparing import compared
-from touchline.scaffold.folder import evaluation_config
-from touchline.statistics import wilson
+from touchline.results.run_result import RunResult
+from touchline.run.scripts.folder import evaluation_config
+from touchline.spec.evaluation import EvaluationTask
+from touchline.spec.experiment import DataConfig, EvaluateConfig
+from touchline.spec.plan import Plan
+from touchline.spec.runs import RunKind
+from touchline.statistics.proportion import wilson
 
 pytestmark = pytest.mark.planning
 

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from tests.results.made_seed002 import RUNS, log_of
 
-from touchline.domain.results import RunResult
-from touchline.domain.status import JobState
+from touchline.core.status import JobState
 from touchline.results import folder_issues as module
 from touchline.results.folder_issues import folder_issues
-from touchline.results.found import find
+from touchline.results.imported import find
+from touchline.results.run_result import RunResult
 
 pytestmark = pytest.mark.planning
 

@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 from tests.results.made_seed002 import EPOCHS, NAME, RUNS, TEXTS, make, write_texts
 
-from touchline.domain.quantity import Missing, Quantity
-from touchline.domain.report import Gathered, Issue
-from touchline.domain.results import RunResult
-from touchline.domain.status import JobState, RunStatus, TrainingOutcome
+from touchline.core.quantity import Missing, Quantity
+from touchline.core.status import JobState, RunStatus, TrainingOutcome
+from touchline.core.units import GIB
 from touchline.report.build import build_report
 from touchline.report.markdown import results_markdown
-from touchline.results.found import find
-from touchline.units import GIB
+from touchline.results.imported import find
+from touchline.results.report_inputs import Gathered, Issue
+from touchline.results.run_result import RunResult
 
 pytestmark = pytest.mark.planning
 

@@ -15,15 +15,15 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter
 from tests.results.made_seed002 import NAME, RUNS, log_of, make, write_checkpoint
 
-from touchline.domain.quantity import Missing, Quantity
-from touchline.domain.report import Gathered
-from touchline.domain.results import RunResult
-from touchline.domain.status import JobState, RunStatus, TrainingOutcome
-from touchline.errors import EnvironmentFault, InputFault
-from touchline.evidence import lines
+from touchline.core.errors import EnvironmentFault, InputFault
+from touchline.core.quantity import Missing, Quantity
+from touchline.core.status import JobState, RunStatus, TrainingOutcome
+from touchline.history import lines
 from touchline.report.build import build_report
 from touchline.report.markdown import results_markdown
-from touchline.results.found import evaluations, find, folders
+from touchline.results.imported import evaluations, find, folders
+from touchline.results.report_inputs import Gathered
+from touchline.results.run_result import RunResult
 
 pytestmark = pytest.mark.planning
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from touchline.results.found.evaluations import Unusable, read_eval_log
+from touchline.results.imported.evaluations import Unusable, read_eval_log
 
 SCRIPT = """
 import sys

@@ -15,18 +15,25 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from touchline.catalog.general import finished_general, general_settings_sha256, read_general_marker, wants_general
-from touchline.domain.evaluation import EvaluationConfig, PlannedModel
-from touchline.domain.experiment import DataConfig, EvaluateConfig, GeneralConfig, LoraConfig
-from touchline.domain.quantity import Missing, Quantity
-from touchline.domain.report import GeneralScore
-from touchline.domain.results import CheckpointInfo, RunResult
-from touchline.domain.runs import ControlKind, RunKind
-from touchline.domain.status import RunStatus, TrainingOutcome
-from touchline.errors import InputFault
+from touchline.core.errors import InputFault
+from touchline.core.quantity import Missing, Quantity
+from touchline.core.status import RunStatus, TrainingOutcome
+from touchline.data.general import (
+    finished_general,
+    general_settings_sha256,
+    read_general_marker,
+    wants_general,
+)
+from touchline.data.scores import CheckpointInfo
 from touchline.results.general import read_general
 from touchline.results.harness import read_items, read_results
-from touchline.statistics import newcombe_paired, wilson
+from touchline.results.report_inputs import GeneralScore
+from touchline.results.run_result import RunResult
+from touchline.spec.evaluation import EvaluationConfig, PlannedModel
+from touchline.spec.experiment import DataConfig, EvaluateConfig, GeneralConfig, LoraConfig
+from touchline.spec.runs import ControlKind, RunKind
+from touchline.statistics.paired import newcombe_paired
+from touchline.statistics.proportion import wilson
 
 pytestmark = pytest.mark.planning
 

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 from tests.results.test_general import made_result
 
-from touchline.domain.report import Weight
-from touchline.domain.results import EvaluationRecord, RunResult, SampleScore
-from touchline.domain.runs import ControlKind, RunKind
+from touchline.data.scores import EvaluationRecord, SampleScore
 from touchline.results.controls import no_op_issues
+from touchline.results.report_inputs import Weight
+from touchline.results.run_result import RunResult
+from touchline.spec.runs import ControlKind, RunKind
 
 pytestmark = pytest.mark.planning
 

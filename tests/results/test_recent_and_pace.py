@@ -12,12 +12,20 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.steps import made_runs as made
+from tests.api import made_runs as made
 
-from touchline.domain.quantity import Missing, Quantity
-from touchline.launch.tails import Follower, last_lines, shown
-from touchline.results.pace import ENOUGH_STEPS, Pace, combined, measured_pace, steady, tokens_per_second, with_history
-from touchline.results.recent import ACTIVE_TAIL_BYTES, ENDED_TAIL_BYTES, Recent, RecentStep, read_recent
+from touchline.core.quantity import Missing, Quantity
+from touchline.run.pace import (
+    ENOUGH_STEPS,
+    Pace,
+    combined,
+    measured_pace,
+    steady,
+    tokens_per_second,
+    with_history,
+)
+from touchline.run.recent import ACTIVE_TAIL_BYTES, ENDED_TAIL_BYTES, Recent, RecentStep, read_recent
+from touchline.run.tails import Follower, last_lines, shown
 
 pytestmark = pytest.mark.planning
 

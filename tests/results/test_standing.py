@@ -6,10 +6,10 @@ import itertools
 
 import pytest
 
-from touchline.domain.jobs import JobView
-from touchline.domain.runs import RunKind
-from touchline.domain.status import Attempt, AttemptExit, AttemptStart, JobState, RunStatus, TrainingOutcome
-from touchline.results.standing import HEARTBEAT_STALE_SECONDS, Standing, counted, run_status, told
+from touchline.core.status import Attempt, AttemptExit, AttemptStart, JobState, RunStatus, TrainingOutcome
+from touchline.run.run_status import HEARTBEAT_STALE_SECONDS, Standing, counted, run_status, told
+from touchline.slurm.job_view import JobView
+from touchline.spec.runs import RunKind
 
 pytestmark = pytest.mark.planning
 

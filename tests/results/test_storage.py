@@ -15,8 +15,8 @@ from tests.results.conftest import Trained
 from tests.results.made_checkpoints import ADAPTER, CONFIG, MARKER, adapter_config, copy_tokenizer, write_adapter
 from tests.results.test_verification import merged, run_of, with_run
 
-from touchline.domain.estimate import TrainingSetup
-from touchline.domain.quantity import Missing, Quantity
+from touchline.core.estimate import TrainingSetup
+from touchline.core.quantity import Missing, Quantity
 from touchline.estimate.disk import adapter_tensors, disk_estimate
 from touchline.results.storage import in_bytes
 from touchline.results.verification import verify_folders, verify_planned

@@ -6,11 +6,11 @@ import os
 from pathlib import Path
 
 import pytest
-from tests.scaffold.made_plans import made_plan, made_run
+from tests.run.made_plans import made_plan, made_run
 
-from touchline.domain.quantity import Missing
+from touchline.core.quantity import Missing
+from touchline.data.metrics_file import read_metrics
 from touchline.results.collect import collect_results
-from touchline.results.metrics import read_metrics
 
 pytestmark = pytest.mark.planning
 

@@ -31,11 +31,11 @@ from tests.results.made_checkpoints import (
     write_trained_run,
 )
 
-from touchline.domain.experiment import LoraConfig
-from touchline.domain.plan import Plan, PlannedRun
-from touchline.domain.runs import ControlKind
-from touchline.domain.verification import CheckpointKind, Verification
 from touchline.results.verification import verify_folders, verify_planned
+from touchline.results.verification_types import CheckpointKind, Verification
+from touchline.spec.experiment import LoraConfig
+from touchline.spec.plan import Plan, PlannedRun
+from touchline.spec.runs import ControlKind
 
 pytestmark = pytest.mark.planning
 

@@ -21,8 +21,8 @@ from tests.results.made_checkpoints import (
     write_model,
 )
 
-from touchline.domain.verification import Verification
 from touchline.results.verification import verify_folders, verify_planned
+from touchline.results.verification_types import Verification
 
 pytestmark = pytest.mark.planning
 

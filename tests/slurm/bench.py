@@ -14,12 +14,12 @@ from typing import Literal
 
 from tests.slurm.rows import Row, Told
 
-from touchline.domain.jobs import JobView
-from touchline.launch.commands import Answer, Commands
-from touchline.launch.ledger import Ledger
-from touchline.launch.protocol import Executor, Job
-from touchline.launch.statusfiles import read_attempts
-from touchline.launch.submission import begin
+from touchline.run.ledger import Ledger
+from touchline.run.protocol import Executor, Job
+from touchline.run.statusfiles import read_attempts
+from touchline.run.submission import begin
+from touchline.slurm.job_view import JobView
+from touchline.slurm.local.commands import Answer, Commands
 
 WORK = Path(__file__).with_name("work.py")
 SCRIPT = """\
@@ -32,7 +32,7 @@ SCRIPT = """\
 {directives}
 set -euo pipefail
 cd -- "${{SLURM_SUBMIT_DIR:-$PWD}}"
-exec {python} -m touchline.launch.attempt -- {python} work.py {work}
+exec {python} -m touchline.run.attempt -- {python} work.py {work}
 """
 
 

@@ -29,7 +29,7 @@ from types import TracebackType
 import psutil
 from tests.slurm import packages, settings
 
-from touchline.launch.commands import Answer, RealCommands
+from touchline.slurm.local.commands import Answer, RealCommands
 
 START_SECONDS = 45.0
 """How long any one daemon may take to answer."""

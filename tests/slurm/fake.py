@@ -40,7 +40,7 @@ from tests.slurm.fake_words import (
     submit_line,
 )
 
-from touchline.launch.commands import Answer
+from touchline.slurm.local.commands import Answer
 
 CONNECT = "Unable to contact slurm controller (connect failure)"
 TIMED_OUT = "Socket timed out on send/recv operation"

@@ -10,7 +10,7 @@ from tests.slurm.fake_cluster import FakeCluster
 from tests.slurm.fake_jobs import SimClock
 from tests.slurm.fake_words import is_called, listed_rows, read_options, said
 
-from touchline.launch.commands import Answer
+from touchline.slurm.local.commands import Answer
 
 INVALID = "Invalid job id specified"
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from tests.slurm.fake_jobs import FakeJob, Life
 from tests.slurm.fake_text import Row
 
-from touchline.launch.commands import Answer
+from touchline.slurm.local.commands import Answer
 
 
 @dataclass(kw_only=True, slots=True)

@@ -19,14 +19,14 @@ from pydantic import TypeAdapter
 from tests.slurm.fake_cluster import FakeCluster
 from tests.slurm.fake_jobs import NEVER, End, FakeJob, SimClock, Work
 
-from touchline.domain.metrics import AttemptRow, ExportMarker, SavedFile, TrainingMarker
-from touchline.domain.status import EXIT_HELD, EXIT_OUT_OF_MEMORY, EXIT_STOPPED, AttemptExit, AttemptStart
-from touchline.errors import TouchlineError
-from touchline.launch.claim import STALE_SECONDS
-from touchline.launch.statusfiles import write_exit, write_heartbeat, write_start
+from touchline.core.errors import TouchlineError
+from touchline.core.status import EXIT_HELD, EXIT_OUT_OF_MEMORY, EXIT_STOPPED, AttemptExit, AttemptStart
+from touchline.data.metrics import AttemptRow, ExportMarker, SavedFile, TrainingMarker
+from touchline.run.claim import STALE_SECONDS
+from touchline.run.statusfiles import write_exit, write_heartbeat, write_start
 
 DIGEST = "d" * 64
-SUPERVISED = "touchline.launch.attempt"
+SUPERVISED = "touchline.run.attempt"
 _ROW = TypeAdapter(AttemptRow)
 _EXPORT = TypeAdapter(ExportMarker)
 _MARKER = TypeAdapter(TrainingMarker)

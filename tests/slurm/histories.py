@@ -23,21 +23,21 @@ import pytest
 from tests.slurm.history import PATIENCE_SECONDS, SUBMITTING, Endless, Found, History, Killed, MakeExecutor, Watched
 from tests.slurm.misfortunes import HORIZON_SECONDS, begin_history, fill_disk, misfortunes
 
-from touchline import files
-from touchline.domain.jobs import JobView
-from touchline.domain.observation import Sign
-from touchline.domain.recovery import Step
-from touchline.domain.status import EXIT_HELD
-from touchline.errors import TouchlineError
-from touchline.files import try_lock
-from touchline.launch import diagnosis, statusfiles
-from touchline.launch import ledger as ledger_module
-from touchline.launch.ledger import Ledger
-from touchline.launch.protocol import Executor, Job
-from touchline.launch.queue import run_jobs
-from touchline.launch.slurm import SlurmExecutor
+from touchline.core import files
+from touchline.core.errors import TouchlineError
+from touchline.core.files import try_lock
+from touchline.core.observation import Sign
+from touchline.core.status import EXIT_HELD
+from touchline.plan.causes import Step
 from touchline.plan.recovery import decide
-from touchline.steps.recovering import failures_of
+from touchline.run import diagnosis, statusfiles
+from touchline.run import ledger as ledger_module
+from touchline.run.ledger import Ledger
+from touchline.run.protocol import Executor, Job
+from touchline.run.queue import run_jobs
+from touchline.run.recovering import failures_of
+from touchline.run.slurm import SlurmExecutor
+from touchline.slurm.job_view import JobView
 
 __all__ = ["SUBMITTING", "History", "MakeExecutor", "play"]
 
@@ -277,7 +277,7 @@ def _instrumented(history: History) -> Iterator[None]:
         patch.setattr(os, "fsync", fsync)
         patch.setattr(diagnosis, "_signs", _signs_of)
         for name, module in list(sys.modules.items()):
-            if name.startswith("touchline.launch.slurm") and hasattr(module, "read_attempts"):
+            if name.startswith("touchline.run.slurm") and hasattr(module, "read_attempts"):
                 patch.setattr(module, "read_attempts", read_attempts)
         patch.setattr(history.clock, "sleep", sleep_)
         yield

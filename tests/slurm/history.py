@@ -13,12 +13,12 @@ from tests.slurm.fake import FakeSlurm, Trouble
 from tests.slurm.fake_jobs import FakeJob, SimClock
 from tests.slurm.fake_work import DIGEST, Machines
 
-from touchline.domain.jobs import JobView
-from touchline.domain.status import EXIT_HELD, EXIT_STOPPED, JobState
-from touchline.files import try_lock
-from touchline.launch.protocol import Executor, Job
-from touchline.launch.submission import FindsByToken
-from touchline.results.checkpoints import training_complete
+from touchline.core.files import try_lock
+from touchline.core.status import EXIT_HELD, EXIT_STOPPED, JobState
+from touchline.data.checkpoints import training_complete
+from touchline.run.protocol import Executor, Job
+from touchline.run.submission import FindsByToken
+from touchline.slurm.job_view import JobView
 
 MakeExecutor = Callable[["History", int | None], Executor]
 PATIENCE_SECONDS = 6 * 3600.0

@@ -12,7 +12,7 @@ from tests.slurm.fake_jobs import FakeJob, SimClock
 from tests.slurm.fake_work import Machines, RunPlan
 from tests.slurm.history import History
 
-from touchline.launch.protocol import Job
+from touchline.run.protocol import Job
 
 HORIZON_SECONDS = 1800.0
 """Misfortunes happen within this time; then it is calm."""
@@ -40,7 +40,7 @@ def begin_history(seed: int, root: Path) -> History:
         options = [f"--time={minutes}", "--signal=B:USR1@120", "--open-mode=append"]
         options.append("--no-requeue" if random.random() < 0.3 else "--requeue")
         lines = ["#!/bin/bash", *(f"#SBATCH {option}" for option in options)]
-        lines.append("exec python -m touchline.launch.attempt -- python -m touchline.trainer finetune.yaml")
+        lines.append("exec python -m touchline.run.attempt -- python -m touchline.train finetune.yaml")
         (folder / "finetune.slurm").write_text("\n".join(lines) + "\n")
         jobs.append(
             Job(

@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 
 from tests.slurm.history import History
 
-from touchline.domain.jobs import JobView
-from touchline.domain.status import JobState
-from touchline.errors import Refused, Unclear
-from touchline.launch.ledger import read_ledger
-from touchline.launch.protocol import Executor, Job
-from touchline.launch.slurm import SlurmExecutor
+from touchline.core.errors import Refused, Unclear
+from touchline.core.status import JobState
+from touchline.run.ledger import read_ledger
+from touchline.run.protocol import Executor, Job
+from touchline.run.slurm import SlurmExecutor
+from touchline.slurm.job_view import JobView
 
 
 class AbsentIsOver:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from touchline.domain.status import TIME_LIMIT, JobState
+from touchline.core.status import TIME_LIMIT, JobState
 
 COMPLETED, STOPPED, FAILED = "0 completed", "75 stopped by SIGTERM", "3 failed"
 KILLED = "137 killed by SIGKILL"

@@ -18,10 +18,10 @@ from pathlib import Path
 
 from tests.slurm.talk import Talk, TooLong
 
-from touchline.launch.clock import Clock, RealClock
-from touchline.launch.commands import Commands
-from touchline.slurmtext.accounting import accounting_format
-from touchline.slurmtext.queue import queue_format
+from touchline.core.clock import Clock, RealClock
+from touchline.slurm.accounting import accounting_format
+from touchline.slurm.local.commands import Commands
+from touchline.slurm.queue import queue_format
 
 TRANSCRIPTS = Path(__file__).with_name("transcripts.json")
 SMALL_IDS = 100

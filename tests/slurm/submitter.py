@@ -12,13 +12,13 @@ from pathlib import Path
 
 from tests.slurm.cluster import ClusterCommands
 
-from touchline.errors import TouchlineError
-from touchline.launch.folders import ExperimentFolder
-from touchline.launch.ledger import Ledger
-from touchline.launch.protocol import Job
-from touchline.launch.slurm import SlurmExecutor
-from touchline.launch.submission import begin
-from touchline.steps.running import alone
+from touchline.core.errors import TouchlineError
+from touchline.run.folders import ExperimentFolder
+from touchline.run.ledger import Ledger
+from touchline.run.protocol import Job
+from touchline.run.selection import alone
+from touchline.run.slurm import SlurmExecutor
+from touchline.run.submission import begin
 
 
 def job_in(folder: Path) -> Job:

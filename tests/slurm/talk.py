@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from touchline.launch.clock import Clock
-from touchline.launch.commands import Answer, Commands
+from touchline.core.clock import Clock
+from touchline.slurm.local.commands import Answer, Commands
 
 PATIENCE_SECONDS = 150.0
 """What a scenario waits for comes within this time, or never."""

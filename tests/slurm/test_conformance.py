@@ -28,13 +28,13 @@ from tests.slurm.bench import (
 from tests.slurm.cluster import Cluster
 from tests.slurm.rows import BESIDE, ROWS, NotHere, Row, Told
 
-from touchline.domain.jobs import JobView
-from touchline.errors import Unclear
-from touchline.launch.ledger import Ledger, read_ledger
-from touchline.launch.local import LocalExecutor
-from touchline.launch.protocol import Job
-from touchline.launch.queue import run_jobs
-from touchline.launch.slurm import SlurmExecutor
+from touchline.core.errors import Unclear
+from touchline.run.ledger import Ledger, read_ledger
+from touchline.run.local import LocalExecutor
+from touchline.run.protocol import Job
+from touchline.run.queue import run_jobs
+from touchline.run.slurm import SlurmExecutor
+from touchline.slurm.job_view import JobView
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow]
 ALL_SECONDS = 400.0

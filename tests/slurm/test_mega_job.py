@@ -8,11 +8,11 @@ import time
 from pathlib import Path
 
 import pytest
-from tests.scaffold.allocation import make_run, stage
+from tests.run.allocation import make_run, stage
 from tests.slurm.cluster import Cluster
 
-from touchline.domain.site import SlurmSite
-from touchline.scaffold.mega import Allocation, MegaStage, mega_text
+from touchline.run.scripts.mega import Allocation, MegaStage, mega_text
+from touchline.spec.site import SlurmSite
 
 pytestmark = pytest.mark.slurm
 SITE = SlurmSite(signal_seconds=20)

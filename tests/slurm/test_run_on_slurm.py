@@ -13,15 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.api.chain_folders import CHAIN, make_chain
+from tests.api.faults import plant
+from tests.api.folders import command, environment, make_experiment, touchline
 from tests.slurm.cluster import LIMITED_QOS, Cluster
-from tests.workflow.chain_folders import CHAIN, make_chain
-from tests.workflow.faults import plant
-from tests.workflow.folders import command, environment, make_experiment, touchline
 
-from touchline.domain.status import EXIT_NO_PARENT, JobState
-from touchline.launch.folders import ExperimentFolder
-from touchline.launch.ledger import LedgerEntry, read_ledger
-from touchline.launch.statusfiles import read_attempts
+from touchline.core.status import EXIT_NO_PARENT, JobState
+from touchline.run.folders import ExperimentFolder
+from touchline.run.ledger import LedgerEntry, read_ledger
+from touchline.run.statusfiles import read_attempts
 
 pytestmark = pytest.mark.slurm
 WAIT_SECONDS = 120.0

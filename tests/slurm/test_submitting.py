@@ -12,13 +12,13 @@ import pytest
 from tests.slurm.bench import Recorder, attempts_of, starts_of, write_run
 from tests.slurm.cluster import LIMITED_JOBS, LIMITED_QOS, Cluster
 
-from touchline.domain.jobs import JobView
-from touchline.domain.status import JobState
-from touchline.errors import EnvironmentFault, LimitReached, Refused, Unclear
-from touchline.launch.ledger import Ledger, LedgerEntry, read_ledger
-from touchline.launch.protocol import Job
-from touchline.launch.slurm import SlurmExecutor
-from touchline.launch.submission import begin
+from touchline.core.errors import EnvironmentFault, LimitReached, Refused, Unclear
+from touchline.core.status import JobState
+from touchline.run.ledger import Ledger, LedgerEntry, read_ledger
+from touchline.run.protocol import Job
+from touchline.run.slurm import SlurmExecutor
+from touchline.run.submission import begin
+from touchline.slurm.job_view import JobView
 
 pytestmark = pytest.mark.slurm
 WAIT_SECONDS = 90.0

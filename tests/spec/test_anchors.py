@@ -6,7 +6,7 @@ from pathlib import PurePosixPath
 
 import pytest
 
-from touchline.domain.anchors import from_run_folder, portable_path
+from touchline.spec.anchors import from_run_folder, portable_path
 
 pytestmark = pytest.mark.planning
 

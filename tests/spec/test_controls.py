@@ -6,10 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from touchline.checks.design import DesignView
-from touchline.domain.runs import ControlKind, RunKind, RunSpec
-from touchline.errors import InputFault
-from touchline.spec import expand, label_of, read_experiment
+from touchline.core.errors import InputFault
+from touchline.lint.design import DesignView
+from touchline.spec.expand import expand
+from touchline.spec.names import label_of
+from touchline.spec.read import read_experiment
+from touchline.spec.runs import ControlKind, RunKind, RunSpec
 
 pytestmark = pytest.mark.planning
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from touchline.errors import InputFault
+from touchline.core.errors import InputFault
 from touchline.spec.document import parse
 from touchline.spec.edit import with_values
 

@@ -9,13 +9,19 @@ from pathlib import Path
 import pytest
 from pydantic import TypeAdapter
 
-from touchline.catalog.evaluations import evaluation_name, is_current, read_evaluations, settings_sha256
-from touchline.catalog.task_files import is_task_file, resolve_task
-from touchline.domain.evaluation import EvaluationConfig, EvaluationTask, PlannedModel, decoding_text, errors_allowed
-from touchline.domain.experiment import DataConfig, EvaluateConfig, task_file_stem
-from touchline.domain.results import EvaluationRecord
-from touchline.errors import InputFault
-from touchline.spec import read_experiment
+from touchline.core.errors import InputFault
+from touchline.data.evaluations import evaluation_name, is_current, read_evaluations, settings_sha256
+from touchline.data.scores import EvaluationRecord
+from touchline.data.task_files import is_task_file, resolve_task
+from touchline.spec.evaluation import (
+    EvaluationConfig,
+    EvaluationTask,
+    PlannedModel,
+    decoding_text,
+    errors_allowed,
+)
+from touchline.spec.experiment import DataConfig, EvaluateConfig, task_file_stem
+from touchline.spec.read import read_experiment
 
 pytestmark = pytest.mark.planning
 

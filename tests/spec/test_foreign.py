@@ -7,7 +7,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from touchline.domain.finding import Severity
+from touchline.core.finding import Severity
 from touchline.spec.bounds import ALIAS_LIMIT, DEPTH_LIMIT, SIZE_LIMIT_BYTES
 from touchline.spec.foreign import Dialect, UnreadableFile, parse_foreign
 

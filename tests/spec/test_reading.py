@@ -8,9 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from touchline.domain.finding import Finding
-from touchline.errors import InputFault
-from touchline.spec import expand, label_of, read_experiment, read_settings
+from touchline.core.errors import InputFault
+from touchline.core.finding import Finding
+from touchline.spec.expand import expand
+from touchline.spec.names import label_of
+from touchline.spec.read import read_experiment, read_settings
 
 pytestmark = pytest.mark.planning
 

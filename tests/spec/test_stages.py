@@ -7,10 +7,13 @@ from importlib import resources
 
 import pytest
 
-from touchline.domain.experiment import Experiment
-from touchline.domain.runs import RUN_NAME, STAGE, Link, RunKind, RunSpec
-from touchline.errors import InputFault
-from touchline.spec import expand, label_of, read_experiment
+from touchline.core.errors import InputFault
+from touchline.core.levels import STAGE
+from touchline.spec.expand import expand
+from touchline.spec.experiment import Experiment
+from touchline.spec.names import label_of
+from touchline.spec.read import read_experiment
+from touchline.spec.runs import RUN_NAME, Link, RunKind, RunSpec
 from touchline.spec.stages import stage_experiment, stage_settings
 from touchline.spec.stated import stated_of_run
 from touchline.spec.validate import adapter, dotted_keys_at

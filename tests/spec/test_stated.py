@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from touchline.domain.stated import StatedTraining
-from touchline.spec import expand, label_of, read_experiment
+from touchline.spec.expand import expand
+from touchline.spec.names import label_of
+from touchline.spec.partial import StatedTraining
+from touchline.spec.read import read_experiment
 from touchline.spec.stated import stated_of_run
 
 pytestmark = pytest.mark.planning

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from touchline.domain.analysis import Analysis, ScoredRun
-from touchline.domain.runs import Level
+from touchline.core.levels import Level
 from touchline.statistics.analysis import analyse
+from touchline.statistics.conclusions import Analysis, ScoredRun
 
 
 def scored(

@@ -10,10 +10,12 @@ from hypothesis import strategies as st
 from numpy.random import PCG64, Generator
 from tests.statistics.made_scores import analysed, scored, table
 
-from touchline.domain.analysis import ScoredRun, Shown
-from touchline.domain.quantity import Missing, Quantity
-from touchline.statistics import holm, mcnemar_exact, wilson
+from touchline.core.quantity import Missing, Quantity
+from touchline.statistics.conclusions import ScoredRun, Shown
 from touchline.statistics.own_score import named
+from touchline.statistics.paired import mcnemar_exact
+from touchline.statistics.proportion import wilson
+from touchline.statistics.several import holm
 
 pytestmark = pytest.mark.planning
 

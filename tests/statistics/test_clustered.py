@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.random import PCG64, Generator
 
-from touchline.statistics import newcombe_paired, wilson
 from touchline.statistics.clustered import clustered_difference, clustered_error, clustered_share
+from touchline.statistics.paired import newcombe_paired
+from touchline.statistics.proportion import wilson
 
 pytestmark = pytest.mark.planning
 

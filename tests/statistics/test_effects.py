@@ -10,9 +10,9 @@ import pytest
 from numpy.random import PCG64, Generator
 from tests.statistics.made_scores import analysed, scored
 
-from touchline.domain.analysis import Contrast, FactorEffect, ScoredRun, Shown
-from touchline.domain.quantity import Missing, Quantity
+from touchline.core.quantity import Missing, Quantity
 from touchline.statistics.analysis import analyse
+from touchline.statistics.conclusions import Contrast, FactorEffect, ScoredRun, Shown
 from touchline.statistics.effects import ONE_SEED
 from touchline.statistics.strata import tied_factors
 

@@ -10,13 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.random import PCG64, Generator
 
-from touchline.statistics import mcnemar_exact
 from touchline.statistics.bootstrap import (
     bootstrap_intervals,
     bootstrap_means,
     cluster_codes,
     paired_bootstrap,
 )
+from touchline.statistics.paired import mcnemar_exact
 from touchline.statistics.sign_flips import sign_flip_p, sign_flip_ps
 
 pytestmark = pytest.mark.planning

@@ -14,7 +14,7 @@ from collections.abc import Container, Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-from touchline.jsontext import parse_json
+from touchline.core.json_text import parse_json
 
 Loader = Literal["plain", "argparse", "pydantic"]
 """What becomes of a value after the file is read: taken as it is, put through argparse, coerced by pydantic."""

@@ -20,10 +20,10 @@ from touchline.backends.argument_tables import (
     near_choice,
     number_of,
 )
-from touchline.domain.finding import Edit, Finding, Severity, Where
-from touchline.domain.stated import Stated
+from touchline.core.finding import Edit, Finding, Severity, Where
 from touchline.spec.document import Key
 from touchline.spec.foreign import ForeignDocument
+from touchline.spec.partial import Stated
 
 T = TypeVar("T")
 

@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TypeVar, cast
 
-from touchline.domain.finding import Edit, Finding, Severity, Where
-from touchline.domain.stated import Stated
+from touchline.core.finding import Edit, Finding, Severity, Where
 from touchline.spec.document import Key
 from touchline.spec.foreign import ForeignDocument
+from touchline.spec.partial import Stated
 
 T = TypeVar("T")
 _NUMBER = re.compile(r"[-+]?(\d[\d_]*(\.\d*)?|\.\d+)([eE][-+]?\d+)?")

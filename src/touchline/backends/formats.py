@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from touchline.domain.finding import Finding
-from touchline.domain.stated import StatedTraining
+from touchline.core.finding import Finding
 from touchline.spec.foreign import Dialect, ForeignDocument
+from touchline.spec.partial import StatedTraining
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -24,9 +24,9 @@ from touchline.backends.simulation import (
     simulated_epochs,
 )
 from touchline.backends.torch_order import permutation
-from touchline.domain.estimate import MicroBatch
-from touchline.packing.forecast import BatchForecast, BatchSettings
-from touchline.packing.simple import Filled
+from touchline.core.estimate import MicroBatch
+from touchline.data.packing.forecast import BatchForecast, BatchSettings
+from touchline.data.packing.simple import Filled
 
 
 def steps_per_epoch(micro_batches_per_device: int, accumulation: int) -> int:

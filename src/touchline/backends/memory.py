@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from touchline.domain.estimate import Dtype
+from touchline.core.estimate import Dtype
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -8,15 +8,15 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from touchline.domain.catalog import ModelInfo
-from touchline.domain.estimate import TrainingSetup
-from touchline.domain.experiment import TrainConfig
-from touchline.domain.finding import Finding
-from touchline.domain.machine import TargetMachine
-from touchline.domain.plan import BatchSummary, Plan, PlannedRun
-from touchline.domain.quantity import Missing
-from touchline.domain.shape import ModelShape
-from touchline.packing.forecast import BatchForecast
+from touchline.core.catalog import ModelInfo
+from touchline.core.estimate import TrainingSetup
+from touchline.core.finding import Finding
+from touchline.core.machine import TargetMachine
+from touchline.core.quantity import Missing
+from touchline.core.shape import ModelShape
+from touchline.data.packing.forecast import BatchForecast
+from touchline.spec.experiment import TrainConfig
+from touchline.spec.plan import BatchSummary, Plan, PlannedRun
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -13,9 +13,9 @@ import re
 from dataclasses import dataclass
 from typing import Protocol
 
-from touchline.domain.quantity import Missing
-from touchline.rendering.rows import ShownRow
-from touchline.rendering.text import Ids, ModelText
+from touchline.core.quantity import Missing
+from touchline.data.rendering.rows import ShownRow
+from touchline.data.rendering.text import Ids, ModelText
 
 _FOLDER = re.compile(r"[a-z][a-z0-9_]*")
 

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from touchline.domain.estimate import MicroBatch
-from touchline.packing.bounds import lower_bound
-from touchline.packing.forecast import BatchForecast, BatchSettings
-from touchline.packing.lengths import count_lengths
-from touchline.packing.simple import Filled
+from touchline.core.estimate import MicroBatch
+from touchline.data.packing.bounds import lower_bound
+from touchline.data.packing.forecast import BatchForecast, BatchSettings
+from touchline.data.packing.lengths import count_lengths
+from touchline.data.packing.simple import Filled
 
 SHUFFLED_ROWS = 4_000_000
 """Rows, over the epochs, whose order is simulated; the epochs after those are bounded instead."""

@@ -11,8 +11,8 @@ import typer
 from touchline.cli.output import out, out_object, out_table, say
 
 if TYPE_CHECKING:
-    from touchline.domain.audited import Baseline, DataAudit
-    from touchline.domain.checked import FindingRow
+    from touchline.lint.audited import Baseline, DataAudit
+    from touchline.lint.checked import FindingRow
 
 _BAR = 24
 _LABELS = 12
@@ -44,10 +44,10 @@ def audit(
     json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
 ) -> None:
     """Find problems: duplicates, leaks, labels, encoding, media."""
-    from touchline.domain.audited import DataAudit
-    from touchline.domain.experiment import DataConfig
-    from touchline.steps.auditing import AuditRequest
-    from touchline.steps.auditing import audit as run_audit
+    from touchline.lint.audited import DataAudit
+    from touchline.lint.local.audit import AuditRequest
+    from touchline.lint.local.audit import audit as run_audit
+    from touchline.spec.experiment import DataConfig
 
     stated = (input_column, output_column, messages, prompt)
     data = None
@@ -157,7 +157,7 @@ def _quoted(answer: str | None) -> str:
 
 
 def _baseline(each: Baseline) -> tuple[str, str, str]:
-    from touchline.domain.quantity import Missing
+    from touchline.core.quantity import Missing
 
     if isinstance(each.score, Missing):
         return str(each.score), "", ""

@@ -11,7 +11,7 @@ from touchline.cli.auditing import audit
 from touchline.cli.output import out, out_json, out_table, say, show_findings
 
 if TYPE_CHECKING:
-    from touchline.domain.experiment import DataConfig
+    from touchline.spec.experiment import DataConfig
 
 models_app = typer.Typer(
     help="List base models on this machine, check or fetch one.", no_args_is_help=True, rich_markup_mode=None
@@ -28,10 +28,10 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 @models_app.command("list")
 def models_list(json: Json = False) -> None:
     """List the models under models_dir."""
-    from touchline.catalog.models import find_models
-    from touchline.catalog.settings import load_settings
-    from touchline.domain.catalog import ModelInfo
-    from touchline.units import format_bytes
+    from touchline.core.catalog import ModelInfo
+    from touchline.core.units import format_bytes
+    from touchline.data.models import find_models
+    from touchline.data.settings import load_settings
 
     settings = load_settings()
     found = find_models(settings.models_dir)
@@ -62,8 +62,8 @@ def models_show(
     model: Annotated[str, typer.Argument(help="Name under models_dir, or a path.")], json: Json = False
 ) -> None:
     """Show one model, and what is wrong with it."""
-    from touchline.catalog.models import load_model
-    from touchline.catalog.settings import load_settings
+    from touchline.data.models import load_model
+    from touchline.data.settings import load_settings
 
     _show_model(load_model(model, load_settings().models_dir), json)
 
@@ -73,8 +73,8 @@ def models_get(
     model: Annotated[str, typer.Argument(help="For example SmolLM2-135M-Instruct.")], json: Json = False
 ) -> None:
     """Put a model under models_dir, or show how to get it."""
-    from touchline.catalog.settings import load_settings
-    from touchline.launch.getting import get_model
+    from touchline.data.settings import load_settings
+    from touchline.run.getting import get_model
 
     _show_model(get_model(model, load_settings()), json)
 
@@ -93,7 +93,7 @@ def data_create_capitalization(
     force: Annotated[bool, typer.Option("--force", help="Replace a file with another content.")] = False,
 ) -> None:
     """Create words to capitalize, split from a list of real words."""
-    from touchline.catalog.create import create_capitalization
+    from touchline.data.create import create_capitalization
 
     path = create_capitalization(
         out_dir,
@@ -116,12 +116,12 @@ def data_show(
     json: Json = False,
 ) -> None:
     """Show splits, sizes, hash, first row and problems."""
-    from touchline.catalog.datasets import load_dataset
     from touchline.cli.auditing import stated_columns
-    from touchline.domain.catalog import DatasetInfo
-    from touchline.domain.experiment import DataConfig
-    from touchline.steps.resolving import with_columns
-    from touchline.units import format_bytes
+    from touchline.core.catalog import DatasetInfo
+    from touchline.core.units import format_bytes
+    from touchline.data.datasets import load_dataset
+    from touchline.data.resolving import with_columns
+    from touchline.spec.experiment import DataConfig
 
     stated = DataConfig(
         path=str(path), input=input_column or "input", output=output_column or "output", messages=messages
@@ -146,7 +146,7 @@ def data_show(
 def _show_row(data: DataConfig) -> None:
     """Print the first training row, turn by turn, and the columns that it is made of."""
     from touchline.cli.output import clean
-    from touchline.steps.resolving import first_row
+    from touchline.data.resolving import first_row
 
     found = first_row(data, Path())
     if found is None:
@@ -161,8 +161,8 @@ def _show_row(data: DataConfig) -> None:
 
 
 def _show_model(model: object, json: bool) -> None:
-    from touchline.domain.catalog import ModelInfo
-    from touchline.units import format_bytes
+    from touchline.core.catalog import ModelInfo
+    from touchline.core.units import format_bytes
 
     if not isinstance(model, ModelInfo):
         raise TypeError(type(model).__name__)

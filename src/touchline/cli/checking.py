@@ -12,8 +12,8 @@ from touchline.cli.output import out, out_object, out_table, say
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from touchline.domain.check import CheckedConfig, CheckReport
-    from touchline.domain.finding import Finding
+    from touchline.core.finding import Finding
+    from touchline.lint.check import CheckedConfig, CheckReport
 
 CONFIGS_SHOWN = 60
 """More configs than this are a summary in one line: nobody reads the table."""
@@ -56,10 +56,10 @@ def check(
 
     The exit code is 1 if there are errors.
     """
-    from touchline import workflow
-    from touchline.catalog.settings import load_settings
-    from touchline.errors import InputFault
-    from touchline.steps.choosing import CheckRequest
+    from touchline import api as workflow
+    from touchline.core.errors import InputFault
+    from touchline.data.settings import load_settings
+    from touchline.lint.selection import CheckRequest
 
     if explain is not None:
         _explain(explain)
@@ -80,7 +80,7 @@ def check(
 
         out(sarif_text(findings))
     elif json:
-        from touchline.domain.check import CheckReport
+        from touchline.lint.check import CheckReport
 
         out_object(CheckReport, report)
     else:
@@ -119,7 +119,7 @@ def _show(report: CheckReport, findings: Sequence[Finding]) -> None:
 
 
 def _row(config: CheckedConfig) -> tuple[str, ...]:
-    from touchline.markdown import measured
+    from touchline.core.markup import measured
 
     def yes(value: bool | None) -> str:
         return "-" if value is None else "yes" if value else "no"
@@ -148,8 +148,8 @@ def _codes(given: list[str] | None) -> tuple[str, ...]:
     """
     import difflib
 
-    from touchline.checks.rule_pages import all_codes
-    from touchline.errors import InputFault
+    from touchline.core.errors import InputFault
+    from touchline.lint.rule_pages import all_codes
 
     codes = tuple(code.strip().upper() for text in given or () for code in text.split(",") if code.strip())
     for code in codes:
@@ -160,7 +160,7 @@ def _codes(given: list[str] | None) -> tuple[str, ...]:
 
 
 def _explain(code: str) -> None:
-    from touchline.checks.rule_pages import all_codes, load_page
+    from touchline.lint.rule_pages import all_codes, load_page
 
     (prefix, *_) = _codes([code])
     pages = [load_page(known) for known in all_codes() if known.startswith(prefix)]

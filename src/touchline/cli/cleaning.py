@@ -26,10 +26,10 @@ def clean(
     Corrupt checkpoints with a valid one after them, leftovers of killed and of finished trainings; never the only valid
     copy of anything.
     """
-    from touchline import workflow
+    from touchline import api as workflow
     from touchline.cli.progress import counting
-    from touchline.domain.cleaned import Cleaned
-    from touchline.units import format_bytes
+    from touchline.core.units import format_bytes
+    from touchline.results.cleaned import Cleaned
 
     with counting("checkpoints") as hear:
         found = workflow.clean(source, perform=perform, deep=deep, say=hear)

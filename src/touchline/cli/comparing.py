@@ -11,7 +11,13 @@ import typer
 from touchline.cli.output import out, out_object, out_table, say
 
 if TYPE_CHECKING:
-    from touchline.domain.compared import ComparedExperiments, ComparedRun, ExperimentEffect, PairedRuns, SettingRow
+    from touchline.report.compared import (
+        ComparedExperiments,
+        ComparedRun,
+        ExperimentEffect,
+        PairedRuns,
+        SettingRow,
+    )
 
 _VALUES = 6
 """Values of a setting that are shown of one experiment."""
@@ -32,9 +38,9 @@ def compare(
 
     Scores are compared where both runs answered the same items; where they did not, it says why.
     """
-    from touchline import workflow
+    from touchline import api as workflow
     from touchline.cli.progress import counting
-    from touchline.domain.compared import ComparedExperiments
+    from touchline.report.compared import ComparedExperiments
 
     with counting("reading experiments") as hear:
         found = workflow.compare(sources, say=hear)
@@ -90,7 +96,7 @@ def _several(values: Sequence[str]) -> str:
 
 def _runs(condition: str, cells: Sequence[Sequence[ComparedRun]]) -> list[tuple[str, ...]]:
     """A line for each run; the condition stands once."""
-    from touchline.markdown import measured
+    from touchline.core.markup import measured
 
     return [
         (

@@ -17,9 +17,9 @@ def doctor(
     json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
 ) -> None:
     """Check Python, folders, GPUs, SLURM and your config."""
-    from touchline import workflow
-    from touchline.catalog.settings import load_settings
-    from touchline.domain.doctor import DoctorReport
+    from touchline import api as workflow
+    from touchline.data.settings import load_settings
+    from touchline.slurm.doctor import DoctorReport
 
     found = workflow.doctor(folder, load_settings())
     if json:

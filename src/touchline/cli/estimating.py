@@ -10,9 +10,9 @@ import typer
 from touchline.cli.output import out, out_json, out_object, out_table, say
 
 if TYPE_CHECKING:
-    from touchline.domain.answers import EstimateAnswer
-    from touchline.domain.probe import ProbeReport
-    from touchline.domain.quantity import Measured
+    from touchline.core.quantity import Measured
+    from touchline.history.probe import ProbeReport
+    from touchline.plan.estimate_answer import EstimateAnswer
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 
@@ -107,11 +107,11 @@ def estimate(
     json: Json = False,
 ) -> None:
     """Estimate memory, largest micro-batch and step time."""
-    from touchline import workflow
-    from touchline.catalog.settings import load_settings
+    from touchline import api as workflow
     from touchline.cli.stating import stated_pairs
-    from touchline.domain.answers import EstimateAnswer
-    from touchline.steps.estimating import EstimateRequest
+    from touchline.data.settings import load_settings
+    from touchline.plan.estimate_answer import EstimateAnswer
+    from touchline.plan.local.estimating import EstimateRequest
 
     request = EstimateRequest(
         model=model,
@@ -186,8 +186,8 @@ def _show(answer: EstimateAnswer) -> None:
 
 
 def _cell(value: Measured) -> str:
-    from touchline.domain.quantity import Missing
-    from touchline.markdown import measured
+    from touchline.core.markup import measured
+    from touchline.core.quantity import Missing
 
     text = measured(value)
     if not isinstance(value, Missing) and value.coverage is not None and value.low is not None:
@@ -208,10 +208,10 @@ def probe(
     json: Json = False,
 ) -> None:
     """Run a few real steps to measure memory and speed."""
-    from touchline import workflow
-    from touchline.catalog.settings import load_settings
-    from touchline.domain.probe import ProbeReport
-    from touchline.units import GIB
+    from touchline import api as workflow
+    from touchline.core.units import GIB
+    from touchline.data.settings import load_settings
+    from touchline.history.probe import ProbeReport
 
     limit_bytes = None if limit is None else int(limit * GIB)
     report = workflow.probe(source, load_settings(), run=run, limit_bytes=limit_bytes, say=say)
@@ -224,7 +224,7 @@ def probe(
 
 
 def _show_probe(report: ProbeReport) -> None:
-    from touchline.units import format_bytes
+    from touchline.core.units import format_bytes
 
     rows = []
     for one in report.tries:

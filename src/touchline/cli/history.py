@@ -15,10 +15,10 @@ from touchline.cli import stating
 from touchline.cli.output import clean, out, out_json, out_object, out_table, say
 
 if TYPE_CHECKING:
-    from touchline.domain.quantity import Missing, Quantity
-    from touchline.domain.reading import RunReading, Word
-    from touchline.evidence.adding import Added, Learned
-    from touchline.evidence.index import HistoryRow, Index
+    from touchline.core.quantity import Missing, Quantity
+    from touchline.history.adding import Added, Learned
+    from touchline.history.index import HistoryRow, Index
+    from touchline.history.reading import RunReading, Word
 
 history_app = typer.Typer(
     help="Read training logs and keep them as evidence for plans.", no_args_is_help=True, rich_markup_mode=None
@@ -46,8 +46,8 @@ def history_read(
 
     Every number with its file and line, every missing one with the reason.
     """
-    from touchline import workflow
-    from touchline.evidence.files import FoundRun
+    from touchline import api as workflow
+    from touchline.history.files import FoundRun
 
     runs = 0
     with _heard("reading logs") as hear:
@@ -85,8 +85,8 @@ def history_add(
     Files that have not changed since the last time are not read again. What a log does not hold can be stated, here or
     in a file touchline-facts.yaml beside the logs; it never replaces what the log measured.
     """
-    from touchline import workflow
-    from touchline.evidence.adding import Added
+    from touchline import api as workflow
+    from touchline.history.adding import Added
 
     named = {
         "gpu": gpu,
@@ -111,8 +111,8 @@ def history_add(
 @history_app.command("list")
 def history_list(history: History = None, every: Everything = False, json: Json = False) -> None:
     """List the runs of the history."""
-    from touchline import workflow
-    from touchline.evidence.index import HistoryRow
+    from touchline import api as workflow
+    from touchline.history.index import HistoryRow
 
     folder = _folder(history)
     index = workflow.history_list(folder)
@@ -138,9 +138,9 @@ def history_show(
     every: Annotated[bool, typer.Option("--all", help="A row for each missing field too.")] = False,
 ) -> None:
     """Show one record, each fact with its file and line."""
-    from touchline import workflow
-    from touchline.domain.record import RunRecord
-    from touchline.evidence.flat import facts
+    from touchline import api as workflow
+    from touchline.history.flat import facts
+    from touchline.history.record import RunRecord
 
     id_, record = workflow.history_show(_folder(history), wanted)
     if json:
@@ -169,8 +169,8 @@ def history_calibration(
 
     Every run is predicted from the others (leave-one-out), and compared with what its plan predicted.
     """
-    from touchline import workflow
-    from touchline.steps.calibrating import Calibration
+    from touchline import api as workflow
+    from touchline.estimate.local.calibration import Calibration
 
     found = workflow.history_calibration(_folder(history), plot=plot)
     if json:
@@ -214,10 +214,10 @@ def history_export(
     every: Everything = False,
 ) -> None:
     """Write the records as CSV or JSON lines."""
-    from touchline import workflow
-    from touchline.errors import InputFault
-    from touchline.evidence.flat import csv_text, jsonl_text
-    from touchline.files import write_atomic
+    from touchline import api as workflow
+    from touchline.core.errors import InputFault
+    from touchline.core.files import write_atomic
+    from touchline.history.flat import csv_text, jsonl_text
 
     if target is not None and target.is_dir():
         raise InputFault(
@@ -236,7 +236,7 @@ def history_export(
 @history_app.command("rebuild")
 def history_rebuild(history: History = None) -> None:
     """Rebuild the index from the records."""
-    from touchline import workflow
+    from touchline import api as workflow
 
     folder = _folder(history)
     index = workflow.history_rebuild(folder)
@@ -250,7 +250,7 @@ def history_rebuild(history: History = None) -> None:
 
 
 def _folder(history: Path | None) -> Path:
-    from touchline.catalog.settings import load_settings
+    from touchline.data.settings import load_settings
 
     return history if history is not None else load_settings().history_dir
 
@@ -262,14 +262,14 @@ def _heard(what: str) -> Iterator[Callable[[int, int, str], None] | None]:
         yield None
         return
     from touchline.cli.progress import Bars
-    from touchline.launch.progress import JobProgress
+    from touchline.run.progress import JobProgress
 
     with Bars() as bars:
         yield lambda done, total, text: bars.update([JobProgress(name=what, done=done, total=total, text=_text(text))])
 
 
 def _show_reading(reading: RunReading, json: bool, every: bool) -> None:
-    from touchline.evidence.flat import facts, line_of
+    from touchline.history.flat import facts, line_of
 
     if json:
         out(line_of(reading))
@@ -282,7 +282,7 @@ def _show_reading(reading: RunReading, json: bool, every: bool) -> None:
 
 def _show_facts(title: str, found: Iterable[tuple[str, Quantity | Word | Missing]], every: bool) -> None:
     """A table of what is known; what is not known on a line a reason, or in the table."""
-    from touchline.domain.quantity import Missing
+    from touchline.core.quantity import Missing
 
     rows: list[tuple[str, str, str]] = []
     missing: dict[str, list[str]] = {}
@@ -327,7 +327,7 @@ def _show_added(added: Added, paths: list[Path]) -> None:
 
 def _say_lacking(added: Added, paths: list[Path]) -> None:
     """Name the facts without which runs are no evidence, with the command that states them."""
-    from touchline.domain.run_facts import pasted
+    from touchline.history.run_facts import pasted
 
     groups: dict[tuple[str, ...], list[str]] = {}
     for item in added.learned:
@@ -363,7 +363,7 @@ def _learned(item: Learned) -> tuple[str, ...]:
 
 
 def _row(row: HistoryRow) -> tuple[str, ...]:
-    from touchline.domain.quantity import Missing
+    from touchline.core.quantity import Missing
 
     peaks = row.peak_memory
     return tuple(
@@ -393,7 +393,7 @@ def _steps(done: Quantity | Missing, total: Quantity | Missing) -> str:
 
 def _short(fact: Quantity | Word | Missing) -> str:
     """A cell of an overview: the number with its unit, or a dash."""
-    from touchline.domain.quantity import Missing, Quantity
+    from touchline.core.quantity import Missing, Quantity
 
     if isinstance(fact, Missing):
         return "-"
@@ -402,7 +402,7 @@ def _short(fact: Quantity | Word | Missing) -> str:
 
 def _fact(fact: Quantity | Word) -> str:
     """A fact with all that must be known of it to use it."""
-    from touchline.domain.quantity import Quantity
+    from touchline.core.quantity import Quantity
 
     if not isinstance(fact, Quantity):
         return fact.value + (f"  ({fact.method})" if fact.method else "")

@@ -12,8 +12,8 @@ from touchline.cli.output import clean
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from touchline.domain.live import LiveRun
-    from touchline.steps.watching import Snapshot
+    from touchline.results.live import LiveRun
+    from touchline.results.watching import Snapshot
 
 BAR_WIDTH = 24
 NARROW_BAR_WIDTH = 10

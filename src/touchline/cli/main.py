@@ -35,7 +35,7 @@ from touchline.cli.reporting import report
 from touchline.cli.starting import init
 from touchline.cli.stating import stated_pairs
 from touchline.cli.watching import logs, status
-from touchline.errors import InputFault, TouchlineError, quoted
+from touchline.core.errors import InputFault, TouchlineError, quoted
 
 app = typer.Typer(
     name="touchline",
@@ -106,14 +106,14 @@ def plan(
     json: Json = False,
 ) -> None:
     """Check inputs, estimate costs and write the plan."""
-    from touchline import workflow
-    from touchline.catalog.settings import load_settings
+    from touchline import api as workflow
+    from touchline.api.history import add_evidence
     from touchline.cli.progress import counting
-    from touchline.domain.plan import Plan
-    from touchline.domain.settings import RunSetting
+    from touchline.data.settings import load_settings
     from touchline.plan.sections import folder_lines, sections
     from touchline.plan.settings import settings_of
-    from touchline.steps.histories import add_evidence
+    from touchline.plan.settings_table import RunSetting
+    from touchline.spec.plan import Plan
 
     settings = load_settings()
     if evidence and dry_run:
@@ -172,8 +172,8 @@ def prepare(
     ] = False,
 ) -> None:
     """Write run folders with configs and job scripts."""
-    from touchline import workflow
-    from touchline.catalog.settings import load_settings
+    from touchline import api as workflow
+    from touchline.data.settings import load_settings
 
     planned = workflow.prepare(source, load_settings(), run=run, accept=accept)
     for note in planned.notes:
@@ -193,9 +193,9 @@ def run(
     json: Json = False,
 ) -> None:
     """Run all missing steps: plan, train, evaluate, report."""
-    from touchline import workflow
-    from touchline.catalog.settings import load_settings
+    from touchline import api as workflow
     from touchline.cli.progress import Bars
+    from touchline.data.settings import load_settings
 
     with Bars() as bars:
         found = workflow.run(
@@ -215,10 +215,10 @@ def run(
 
 def submit(source: Source, run: Run = None, retry: Retry = False, json: Json = False) -> None:
     """Submit unfinished runs to SLURM and return."""
-    from touchline import workflow
-    from touchline.catalog.settings import load_settings
+    from touchline import api as workflow
     from touchline.cli.progress import counting
-    from touchline.domain.submitted import Submitted
+    from touchline.data.settings import load_settings
+    from touchline.run.submitted import Submitted
 
     with counting("submitting") as hear:
         found = workflow.submit(source, load_settings(), only=run, retry=retry, say=hear, tell=say)
@@ -241,9 +241,9 @@ def submit(source: Source, run: Run = None, retry: Retry = False, json: Json = F
 
 def resume(source: Source, run: Run = None, retry: Retry = False, json: Json = False) -> None:
     """Resume an interrupted experiment."""
-    from touchline import workflow
-    from touchline.catalog.settings import load_settings
+    from touchline import api as workflow
     from touchline.cli.progress import Bars
+    from touchline.data.settings import load_settings
 
     with Bars() as bars:
         found = workflow.resume(source, load_settings(), only=run, retry=retry, say=bars.update, tell=bars.tell)
@@ -257,8 +257,8 @@ def cancel(
     every: Annotated[bool, typer.Option("--all", help="Every run.")] = False,
 ) -> None:
     """Cancel runs; running jobs save their state first."""
-    from touchline import workflow
-    from touchline.catalog.settings import load_settings
+    from touchline import api as workflow
+    from touchline.data.settings import load_settings
 
     if (run is None) != every:
         raise InputFault("which runs?", expected="--run RUN, or --all", hint=f"touchline status {quoted(str(source))}")
@@ -278,9 +278,9 @@ def evaluate(
     json: Json = False,
 ) -> None:
     """Evaluate trained checkpoints without current results."""
-    from touchline import workflow
-    from touchline.catalog.settings import load_settings
+    from touchline import api as workflow
     from touchline.cli.progress import Bars
+    from touchline.data.settings import load_settings
 
     with Bars() as bars:
         found = workflow.evaluate(source, load_settings(), only=run, epochs=epochs, say=bars.update, tell=bars.tell)
@@ -297,10 +297,10 @@ def collect(
     json: Json = False,
 ) -> None:
     """Update status files; add finished runs to the history."""
-    from touchline import workflow
-    from touchline.catalog.settings import load_settings
-    from touchline.domain.collected import RunMetrics
-    from touchline.domain.quantity import Quantity
+    from touchline import api as workflow
+    from touchline.core.quantity import Quantity
+    from touchline.data.settings import load_settings
+    from touchline.results.collected import RunMetrics
 
     found, notes = workflow.collect(source, load_settings(), out=target)
     for note in notes:
@@ -330,8 +330,8 @@ def collect(
 
 def results(source: Source, json: Json = False) -> None:
     """Print scores, losses, durations and memory per run."""
-    from touchline import workflow
-    from touchline.domain.answers import ResultsAnswer
+    from touchline import api as workflow
+    from touchline.results.answer import ResultsAnswer
 
     found = workflow.results(source)
     if json:
@@ -347,9 +347,9 @@ def demo(
     """Run a small real experiment from plan to report.
 
     SmolLM2-135M learns to capitalize words, in about ten minutes on a laptop."""
-    from touchline import workflow
-    from touchline.catalog.settings import load_settings
+    from touchline import api as workflow
     from touchline.cli.progress import Bars
+    from touchline.data.settings import load_settings
 
     say(f"experiment: {target / 'experiment.yaml'}; model and data are made on the first call")
     with Bars() as bars:
@@ -359,9 +359,9 @@ def demo(
 
 
 def _show(found: list[object] | object, json: bool) -> None:
-    from touchline.domain.results import RunResult
-    from touchline.markdown import measured
+    from touchline.core.markup import measured
     from touchline.report.words import score_words
+    from touchline.results.run_result import RunResult
 
     runs: list[RunResult] = found  # type: ignore[assignment]
     if json:

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Optional
 import typer
 
 if TYPE_CHECKING:
-    from touchline.domain.optimised import Optimisation, Side
-    from touchline.domain.placement import Placement
-    from touchline.domain.quantity import Missing
+    from touchline.core.quantity import Missing
+    from touchline.plan.optimised import Optimisation, Side
+    from touchline.plan.placement.types import Placement
 
 IMPOSSIBLE = 1
 """Exit code when no order of the jobs meets the deadline, even with every proposal."""
@@ -43,13 +43,13 @@ def optimize(
     json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
 ) -> None:
     """Suggest faster settings with equivalent results."""
-    from touchline import workflow
-    from touchline.catalog.settings import load_settings
+    from touchline import api as workflow
     from touchline.cli.output import out_object, say
-    from touchline.domain.optimised import Optimisation
-    from touchline.domain.placement import Cluster, Placement, Verdict
-    from touchline.steps.optimising import OptimiseRequest
-    from touchline.units import parse_duration, seconds_to_minutes
+    from touchline.core.units import parse_duration, seconds_to_minutes
+    from touchline.data.settings import load_settings
+    from touchline.plan.optimised import Optimisation
+    from touchline.plan.placement.types import Cluster, Placement, Verdict
+    from touchline.run.optimising import OptimiseRequest
 
     request = OptimiseRequest(
         cluster=Cluster(gpus=gpus, gpus_per_node=gpus_per_node, cpus=cpus, memory_gb=memory_gb),
@@ -74,8 +74,8 @@ def optimize(
 
 def _show(answer: Optimisation, diff: str) -> None:
     from touchline.cli.output import out, out_table
-    from touchline.domain.quantity import Missing
-    from touchline.markdown import measured
+    from touchline.core.markup import measured
+    from touchline.core.quantity import Missing
     from touchline.plan.optimise import gain
 
     out(answer.experiment)
@@ -118,7 +118,7 @@ def _show(answer: Optimisation, diff: str) -> None:
 
 
 def _cells(side: Side) -> tuple[str, ...]:
-    from touchline.markdown import measured
+    from touchline.core.markup import measured
 
     memory = measured(side.peak_memory, 3)
     return (
@@ -132,8 +132,8 @@ def _cells(side: Side) -> tuple[str, ...]:
 
 
 def _placed(placement: Placement | Missing) -> str:
-    from touchline.domain.quantity import Missing
-    from touchline.units import format_seconds, minutes_to_seconds
+    from touchline.core.quantity import Missing
+    from touchline.core.units import format_seconds, minutes_to_seconds
 
     if isinstance(placement, Missing):
         return f"makespan n/a ({placement.missing})"

@@ -11,10 +11,10 @@ import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from touchline.errors import TouchlineError
+from touchline.core.errors import TouchlineError
 
 if TYPE_CHECKING:
-    from touchline.domain.finding import Finding
+    from touchline.core.finding import Finding
 
 SCHEMA_VERSION = 1
 RICH_LIMIT_ROWS = 100

@@ -11,7 +11,7 @@ from typer.core import TyperGroup
 from touchline.cli.output import out, out_json, out_object, out_table, say
 
 if TYPE_CHECKING:
-    from touchline.domain.packing import PackingSummary
+    from touchline.core.packing import PackingSummary
 
 
 class DefaultGroup(TyperGroup):
@@ -76,11 +76,11 @@ def pack_compare(
     json: Json = False,
 ) -> None:
     """Compare packed and unpacked batching of a dataset."""
-    from touchline import workflow
-    from touchline.catalog.settings import load_settings
+    from touchline import api as workflow
     from touchline.cli.progress import counting
-    from touchline.domain.packing import PackingSummary
-    from touchline.steps.packing import PackRequest
+    from touchline.core.packing import PackingSummary
+    from touchline.data.settings import load_settings
+    from touchline.plan.local.packing import PackRequest
 
     request = PackRequest(
         dataset=dataset,
@@ -125,10 +125,10 @@ def pack_write(
 
     A trainer that packs by next-fit (torchtune) then makes these packs.
     """
-    from touchline import workflow
-    from touchline.catalog.settings import load_settings
+    from touchline import api as workflow
     from touchline.cli.progress import counting
-    from touchline.steps.packing import PackRequest
+    from touchline.data.settings import load_settings
+    from touchline.plan.local.packing import PackRequest
 
     request = PackRequest(
         dataset=dataset,
@@ -158,9 +158,9 @@ def pack_check(
 
     The test runs on a small random model of the architecture. The exit code is 1 if there is a leak.
     """
-    from touchline import workflow
-    from touchline.catalog.settings import load_settings
-    from touchline.domain.isolation import IsolationCheck
+    from touchline import api as workflow
+    from touchline.data.packing.isolation import IsolationCheck
+    from touchline.data.settings import load_settings
 
     found = workflow.pack_check(model, load_settings())
     if json:

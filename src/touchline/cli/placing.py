@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Optional
 import typer
 
 from touchline.cli.output import out, out_object, out_table, say
-from touchline.errors import InputFault
+from touchline.core.errors import InputFault
 
 if TYPE_CHECKING:
-    from touchline.domain.placement import Placement
+    from touchline.plan.placement.types import Placement
 
 _PICTURE_COLUMNS = 72
 _PICTURE_ROWS = 64
@@ -72,15 +72,15 @@ def place(
     json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
 ) -> None:
     """Schedule jobs on GPUs against a deadline."""
-    from touchline import workflow
-    from touchline.domain.placement import Cluster, Placement
+    from touchline import api as workflow
+    from touchline.plan.placement.types import Cluster, Placement
 
     cluster = Cluster(gpus=gpus, gpus_per_node=gpus_per_node, cpus=cpus, memory_gb=memory_gb)
     notes: list[str] = []
     files: list[Path] = []
     if jobs.is_dir() or jobs.suffix in (".yaml", ".yml"):
-        from touchline.catalog.settings import load_settings
-        from touchline.steps.emitting import request_of
+        from touchline.data.settings import load_settings
+        from touchline.run.allocation import request_of
 
         request = request_of(cluster, deadline, evaluation_minutes, seed, emit, time, max_array_size)
         found, files, notes = workflow.place_experiment(jobs, load_settings(), request, plot=plot)
@@ -99,9 +99,9 @@ def place(
 
 
 def _show(found: Placement, gpus: int) -> None:
-    from touchline.domain.quantity import Missing
-    from touchline.placement.picture import text_gantt
-    from touchline.placement.verdict import in_words
+    from touchline.core.quantity import Missing
+    from touchline.plan.placement.picture import text_gantt
+    from touchline.plan.placement.verdict import in_words
 
     chance = str(found.probability) if isinstance(found.probability, Missing) else f"{100 * found.probability:.0f} %"
     out(f"{found.verdict.value}: {found.verdict_reason}")

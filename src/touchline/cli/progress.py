@@ -15,7 +15,7 @@ from touchline.cli.status_text import with_interval
 if TYPE_CHECKING:
     from rich.live import Live
 
-    from touchline.launch.progress import JobProgress
+    from touchline.run.progress import JobProgress
 
 PLAIN_SECONDS = 60.0
 """Between two plain lines."""
@@ -30,7 +30,7 @@ def counting(what: str) -> Iterator[Callable[[int, int], None] | None]:
     if not sys.stderr.isatty():
         yield None
         return
-    from touchline.launch.progress import JobProgress
+    from touchline.run.progress import JobProgress
 
     with Bars() as bars:
         yield lambda done, total: bars.update([JobProgress(name=what, done=done, total=total, text="")])
@@ -95,7 +95,7 @@ class Bars:
         self._live.console.print(Text(clean(line)))
 
     def _last_line(self, row: JobProgress) -> str:
-        from touchline.units import format_seconds
+        from touchline.core.units import format_seconds
 
         done = f", {row.done}/{row.total}" if row.total else ""
         text = f", {row.text}" if row.text else ""
@@ -125,7 +125,7 @@ def lines(rows: Sequence[JobProgress], total: JobProgress | None, width: int, he
 
 def plain_line(rows: Sequence[JobProgress], total: JobProgress | None, elapsed_seconds: float) -> str:
     """Return the progress of everything in one line, for a log."""
-    from touchline.units import format_seconds
+    from touchline.core.units import format_seconds
 
     parts = [f"{format_seconds(elapsed_seconds)} elapsed"]
     if total is not None:

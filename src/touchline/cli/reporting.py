@@ -11,7 +11,7 @@ import typer
 from touchline.cli.output import out, out_json, say
 
 if TYPE_CHECKING:
-    from touchline.steps.reporting import Written
+    from touchline.report.local.reporting import Written
 
 WATCH_SECONDS = 30.0
 """Between two looks of --watch, unless the user says otherwise."""
@@ -42,8 +42,8 @@ def report(
 
     Of a folder that touchline did not make it finds the runs, reads logs and checkpoints, and says what is missing.
     """
-    from touchline.domain.report import Report
-    from touchline.errors import InputFault
+    from touchline.core.errors import InputFault
+    from touchline.report.report import Report
 
     if watch and json:
         raise InputFault("--watch is for people and --json for programs", expected="one of them")
@@ -60,9 +60,9 @@ def report(
 def _write(
     source: Path, target: Path | None, *, deep: bool, parquet: bool = False, every: float | None = None
 ) -> Written:
-    from touchline import workflow
-    from touchline.catalog.settings import load_settings
+    from touchline import api as workflow
     from touchline.cli.progress import counting
+    from touchline.data.settings import load_settings
 
     cache, refresh = load_settings().cache_dir, None if every is None else round(every)
     with counting("verifying checkpoints") as hear:
@@ -82,7 +82,7 @@ def _tell(written: Written) -> None:
 
 def _watch(source: Path, target: Path | None, *, deep: bool, every: float) -> None:
     """Until no run is in the queue or at work; Ctrl-C leaves, and stops no run."""
-    from touchline.steps.reporting import is_at_work
+    from touchline.report.local.reporting import is_at_work
 
     try:
         while True:

@@ -35,8 +35,8 @@ def init(
     ] = None,
 ) -> None:
     """Write a commented experiment.yaml for your own dataset."""
-    from touchline import workflow
-    from touchline.catalog.settings import load_settings
+    from touchline import api as workflow
+    from touchline.data.settings import load_settings
 
     made = workflow.init(
         target,

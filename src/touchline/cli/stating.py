@@ -47,8 +47,8 @@ def stated_pairs(texts: Sequence[str]) -> dict[str, str]:
     Raises:
         InputFault: a text has no `=`.
     """
-    from touchline.domain.run_facts import FACTS
-    from touchline.errors import InputFault
+    from touchline.core.errors import InputFault
+    from touchline.history.run_facts import FACTS
 
     wrong = [text for text in texts if "=" not in text]
     if wrong:

@@ -6,11 +6,11 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from touchline.units import format_bytes, format_seconds
+from touchline.core.units import format_bytes, format_seconds
 
 if TYPE_CHECKING:
-    from touchline.domain.live import LiveRun
-    from touchline.domain.quantity import Measured
+    from touchline.core.quantity import Measured
+    from touchline.results.live import LiveRun
 
 HEADER = ("run", "status", "job", "step", "loss", "tokens/s", "memory", "left (low to high)", "waits for", "flags")
 _ALWAYS = ("run", "status", "step")
@@ -105,7 +105,7 @@ def left(run: LiveRun) -> str:
 
 def with_interval(seconds: Measured, word: str) -> str:
     """Return `4:41 left (4:10 to 5:20)` with a word behind the value; empty where it is missing."""
-    from touchline.domain.quantity import Missing
+    from touchline.core.quantity import Missing
 
     if isinstance(seconds, Missing):
         return ""
@@ -159,6 +159,6 @@ def flag_lines(runs: Sequence[LiveRun]) -> list[tuple[str, str, str]]:
 
 
 def _value(fact: Measured) -> float | None:
-    from touchline.domain.quantity import Missing
+    from touchline.core.quantity import Missing
 
     return None if isinstance(fact, Missing) else fact.value

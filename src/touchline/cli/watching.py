@@ -16,8 +16,8 @@ import typer
 from touchline.cli.output import clean, out, out_json, out_plain_table, say
 
 if TYPE_CHECKING:
-    from touchline.domain.live import LiveRun
-    from touchline.steps.watching import Snapshot, Watcher
+    from touchline.results.live import LiveRun
+    from touchline.results.watching import Snapshot, Watcher
 
 PLAIN_SECONDS = 60.0
 """Between two lines of one run where nobody looks at a terminal."""
@@ -37,15 +37,15 @@ def status(
 
     Codes in the column `flags` are explained below the table. Leaving --watch with Ctrl-C stops no run.
     """
-    from touchline.catalog.settings import load_settings
-    from touchline.errors import InputFault
+    from touchline.core.errors import InputFault
+    from touchline.data.settings import load_settings
 
     # Not by way of the module of all verbs: what the others load takes longer than the answer for a thousand runs.
-    from touchline.steps.watching import Watcher
+    from touchline.results.watching import Watcher
 
     if watch and json:
         raise InputFault("--watch is for people and --json for programs", expected="one of them")
-    from touchline.launch.folders import is_experiment
+    from touchline.run.folders import is_experiment
 
     settings = load_settings()
     if watch and is_experiment(source):
@@ -55,13 +55,13 @@ def status(
         if is_experiment(source):
             snapshot = Watcher(source, settings, look=not no_queue).now()
         else:
-            from touchline.steps.foreign import snapshot as foreign_snapshot
+            from touchline.report.local.foreign import snapshot as foreign_snapshot
 
             snapshot = foreign_snapshot(source)
     if snapshot.note:
         say(snapshot.note)
     if json:
-        from touchline.domain.live import LiveRun
+        from touchline.results.live import LiveRun
 
         out_json(tuple[LiveRun, ...], snapshot.runs, "runs")
         return
@@ -86,8 +86,8 @@ def logs(
 
     Leaving with Ctrl-C stops no run.
     """
-    from touchline.catalog.settings import load_settings
-    from touchline.steps.following import logs as spoken
+    from touchline.data.settings import load_settings
+    from touchline.results.following import logs as spoken
 
     terminal = sys.stdout.isatty()
     drawn, shown_at = False, float("-inf")
@@ -199,7 +199,7 @@ def _standing(run: LiveRun) -> str:
 
 def _snapshots(watcher: Watcher) -> Iterator[Snapshot]:
     """One every two seconds, and the last one when nothing is at work any more."""
-    from touchline.steps.watching import FILES_SECONDS, GRACE_SECONDS
+    from touchline.results.watching import FILES_SECONDS, GRACE_SECONDS
 
     quiet_since: float | None = None
     first = True

@@ -11,9 +11,9 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from touchline.domain.estimate import Estimate, Rung
-from touchline.domain.machine import TargetMachine
-from touchline.domain.quantity import Missing
+from touchline.core.estimate import Estimate, Rung
+from touchline.core.machine import TargetMachine
+from touchline.core.quantity import Missing
 from touchline.estimate.points import TimePoint
 from touchline.estimate.time import seconds_per_step
 from touchline.statistics.proportion import Interval, wilson

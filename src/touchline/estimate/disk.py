@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from touchline.domain.estimate import Dtype, Estimate, Rung, TrainingSetup
-from touchline.domain.shape import ModelShape
+from touchline.core.estimate import Dtype, Estimate, Rung, TrainingSetup
+from touchline.core.shape import ModelShape
 from touchline.estimate.coefficients_memory import (
     ANSWER_BYTES,
     CHECKPOINT_FILES_BYTES,

@@ -13,8 +13,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from touchline.backends.memory import MemoryCoefficients
-from touchline.domain.estimate import MicroBatch, Rung, TrainingSetup
-from touchline.domain.quantity import MemoryKind
+from touchline.core.estimate import MicroBatch, Rung, TrainingSetup
+from touchline.core.quantity import MemoryKind
+from touchline.core.units import GIB
 from touchline.estimate.coefficients_memory import (
     FACTOR_PRIOR,
     PROCESS_NOISE,
@@ -28,7 +29,6 @@ from touchline.estimate.gpus import Gpu
 from touchline.estimate.parts import after_init_bytes, peak_parts
 from touchline.estimate.residuals import half_width, spread
 from touchline.estimate.spreads import NORMAL_95, ORDER, Range, contexts, fragmentation
-from touchline.units import GIB
 
 _PLAUSIBLE = (0.35, 2.8)
 """A factor on the activations outside of this contradicts the settings that it is said to belong to."""

@@ -13,9 +13,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from touchline.backends import memory_coefficients
 from touchline.backends.memory import MemoryCoefficients
-from touchline.domain.estimate import TrainingSetup
+from touchline.backends.registry import memory_coefficients
+from touchline.core.estimate import TrainingSetup
 from touchline.estimate.work import StepWork
 
 _PRODUCT = 2

@@ -7,7 +7,7 @@ import functools
 import re
 from dataclasses import dataclass
 
-from touchline.domain.quantity import Missing, Quantity
+from touchline.core.quantity import Missing, Quantity
 from touchline.estimate.coefficients_gpus import ALIASES, GPUS
 
 _VENDORS = re.compile(r"^(?:nvidia|amd|tesla|geforce|[\s_-])+", re.IGNORECASE)

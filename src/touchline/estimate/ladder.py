@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from touchline.domain.estimate import Estimate, Rung
+from touchline.core.estimate import Estimate, Rung
 
 STRETCH: Final = 1.5
 """Intervals that do not meet when each is this much wider contradict each other: nine of ten hold the truth, so two

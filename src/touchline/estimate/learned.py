@@ -10,18 +10,18 @@ import re
 from collections.abc import Callable, Iterable
 from typing import Final, TypeVar, cast
 
-from touchline.domain.estimate import Dtype, Method, TrainingSetup
-from touchline.domain.quantity import Measured, Missing
-from touchline.domain.reading import Said, Word
-from touchline.domain.record import MachineFacts, RunRecord
-from touchline.domain.run_facts import DTYPES, flag_of
-from touchline.domain.shape import ModelShape
+from touchline.core.estimate import Dtype, Method, TrainingSetup
+from touchline.core.quantity import Measured, Missing
+from touchline.core.shape import ModelShape
+from touchline.core.units import GIB, MIB
 from touchline.estimate.coefficients_memory import VARIANT_BYTES
 from touchline.estimate.gpus import similar_gpus
 from touchline.estimate.layers import size_of
 from touchline.estimate.points import Spent, TimePoint
 from touchline.estimate.work import StepWork
-from touchline.units import GIB, MIB
+from touchline.history.reading import Said, Word
+from touchline.history.record import MachineFacts, RunRecord
+from touchline.history.run_facts import DTYPES, flag_of
 
 T = TypeVar("T")
 

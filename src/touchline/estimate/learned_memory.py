@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 
-from touchline.domain.estimate import MicroBatch
-from touchline.domain.quantity import Missing, Quantity
-from touchline.domain.record import RunRecord
-from touchline.domain.shape import ModelShape
+from touchline.core.estimate import MicroBatch
+from touchline.core.quantity import Missing, Quantity
+from touchline.core.shape import ModelShape
+from touchline.core.units import GIB_IN
 from touchline.estimate.evidence_memory import MeasuredPoint
 from touchline.estimate.learned import believable, setup_of_record, unstated, width_of_record
-from touchline.units import GIB_IN
+from touchline.history.record import RunRecord
 
 
 def memory_points_of_records(

@@ -9,14 +9,29 @@ import math
 from collections.abc import Callable, Sequence
 
 from touchline.backends.memory import MemoryCoefficients
-from touchline.domain.estimate import Estimate, MemoryEstimate, MicroBatch, Rung, TrainingSetup, Verdict, WhatIf
-from touchline.domain.quantity import Measured, MemoryKind, Missing
+from touchline.core.estimate import (
+    Estimate,
+    MemoryEstimate,
+    MicroBatch,
+    Rung,
+    TrainingSetup,
+    Verdict,
+    WhatIf,
+)
+from touchline.core.quantity import Measured, MemoryKind, Missing
+from touchline.core.units import GIB
 from touchline.estimate.evidence_memory import Fitted, MeasuredPoint, fit
 from touchline.estimate.gpus import Gpu
 from touchline.estimate.parts import peak_parts, vocab_bytes
-from touchline.estimate.spreads import ORDER, Range, allocated_range, relative_error, upwards, weight_spread
+from touchline.estimate.spreads import (
+    ORDER,
+    Range,
+    allocated_range,
+    relative_error,
+    upwards,
+    weight_spread,
+)
 from touchline.estimate.what_if import what_ifs
-from touchline.units import GIB
 
 _MOST_ROWS = 1 << 20
 """Rows beyond which nobody asks; the search ends there."""

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass, field
 
 from touchline.backends.memory import MemoryCoefficients
-from touchline.domain.estimate import LossKind, MicroBatch, TrainingSetup
+from touchline.core.estimate import LossKind, MicroBatch, TrainingSetup
 from touchline.estimate.coefficients_memory import (
     FOREACH_COPIES,
     LOSS_BYTES,

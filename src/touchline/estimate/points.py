@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from touchline.domain.estimate import TrainingSetup
-from touchline.domain.shape import ModelShape
+from touchline.core.estimate import TrainingSetup
+from touchline.core.shape import ModelShape
 from touchline.estimate.work import StepWork
 
 

@@ -6,15 +6,20 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from touchline.backends.memory import MemoryCoefficients
-from touchline.domain.estimate import Estimate, MemoryEstimate, MicroBatch, Rung, TrainingSetup
-from touchline.domain.quantity import Measured, MemoryKind
-from touchline.estimate.coefficients_memory import LOADED_AGAIN, PROCESS_GIB, PROCESSOR_SCRATCH, WORKSPACE_BYTES
+from touchline.core.estimate import Estimate, MemoryEstimate, MicroBatch, Rung, TrainingSetup
+from touchline.core.quantity import Measured, MemoryKind
+from touchline.core.units import GIB
+from touchline.estimate.coefficients_memory import (
+    LOADED_AGAIN,
+    PROCESS_GIB,
+    PROCESSOR_SCRATCH,
+    WORKSPACE_BYTES,
+)
 from touchline.estimate.evidence_memory import Computed, MeasuredPoint, fit_with
 from touchline.estimate.memory import verdict
 from touchline.estimate.parts import peak_parts, weight_bytes
 from touchline.estimate.spreads import NORMAL_95, Range, allocated_range
 from touchline.estimate.what_if import what_ifs
-from touchline.units import GIB
 
 
 def processor_memory_estimate(

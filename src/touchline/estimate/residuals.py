@@ -13,7 +13,7 @@ import math
 from collections.abc import Sequence
 from typing import Final
 
-from touchline.domain.estimate import COVERAGE
+from touchline.core.estimate import COVERAGE
 from touchline.statistics.student import t_quantile
 
 ENOUGH: Final = 20

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from touchline.domain.estimate import Estimate, Rung, TrainingSetup
-from touchline.domain.machine import TargetMachine
-from touchline.domain.quantity import Missing
+from touchline.core.estimate import Estimate, Rung, TrainingSetup
+from touchline.core.machine import TargetMachine
+from touchline.core.quantity import Missing
 from touchline.estimate.coefficients_time import (
     EVALUATION_STARTUP,
     PART_NOISE,

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from touchline.backends.memory import MemoryCoefficients
-from touchline.domain.estimate import MicroBatch, TrainingSetup
-from touchline.domain.quantity import MemoryKind
+from touchline.core.estimate import MicroBatch, TrainingSetup
+from touchline.core.quantity import MemoryKind
+from touchline.core.units import GIB
 from touchline.estimate.coefficients_memory import (
     COMPILED_ERROR,
     CONTEXT_GIB,
@@ -27,7 +28,6 @@ from touchline.estimate.coefficients_memory import (
 from touchline.estimate.gpus import Gpu
 from touchline.estimate.layers import adapted_outputs, computes_in, size_of
 from touchline.estimate.parts import PeakParts, peak_parts, vocab_bytes, weight_bytes
-from touchline.units import GIB
 
 NORMAL_95: Final = 1.6449
 """Quantile of the normal distribution that 5 % exceed: a two-sided interval of 90 %."""

@@ -14,9 +14,9 @@ from typing import Final
 
 import numpy as np
 
-from touchline.domain.estimate import TrainingSetup
-from touchline.domain.machine import TargetMachine
-from touchline.domain.quantity import Missing
+from touchline.core.estimate import TrainingSetup
+from touchline.core.machine import TargetMachine
+from touchline.core.quantity import Missing
 from touchline.estimate.coefficients_time import (
     CPU_BANDWIDTH,
     CPU_LAUNCH,

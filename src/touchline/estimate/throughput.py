@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from touchline.domain.estimate import MicroBatch, TrainingSetup
-from touchline.domain.machine import TargetMachine
-from touchline.domain.quantity import Missing
+from touchline.core.estimate import MicroBatch, TrainingSetup
+from touchline.core.machine import TargetMachine
+from touchline.core.quantity import Missing
 from touchline.estimate.bracket import KNEE_GAIN
 from touchline.estimate.points import TimePoint, model_of
 from touchline.estimate.terms import place

@@ -13,9 +13,9 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from touchline.domain.estimate import Estimate, Rung, TrainingSetup
-from touchline.domain.machine import TargetMachine
-from touchline.domain.quantity import Missing
+from touchline.core.estimate import Estimate, Rung, TrainingSetup
+from touchline.core.machine import TargetMachine
+from touchline.core.quantity import Missing
 from touchline.estimate.coefficients_time import (
     COLD_SIGMA,
     COLD_WEIGHT,

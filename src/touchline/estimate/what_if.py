@@ -6,7 +6,8 @@ import dataclasses
 from collections.abc import Iterator
 
 from touchline.backends.memory import MemoryCoefficients
-from touchline.domain.estimate import MicroBatch, TrainingSetup, WhatIf
+from touchline.core.estimate import MicroBatch, TrainingSetup, WhatIf
+from touchline.core.units import GIB
 from touchline.estimate.coefficients_memory import (
     ADAPTER_DTYPE_TIME,
     CHECKPOINT_TIME,
@@ -19,7 +20,6 @@ from touchline.estimate.coefficients_memory import (
 from touchline.estimate.gpus import Gpu
 from touchline.estimate.parts import peak_parts, vocab_bytes
 from touchline.estimate.spreads import Range, upwards
-from touchline.units import GIB
 
 _WORTHWHILE = 0.98
 """A change that leaves more than this share of the memory is not worth a line."""

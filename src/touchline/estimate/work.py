@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from touchline.domain.estimate import MicroBatch
-from touchline.packing.forecast import BatchForecast, BatchSettings
+from touchline.core.estimate import MicroBatch
+from touchline.data.packing.forecast import BatchForecast, BatchSettings
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -18,9 +18,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
-from touchline.catalog.worker import prepare_worker, tell_fault
-from touchline.domain.status import EXIT_NO_PARENT, EXIT_STOPPED
-from touchline.errors import TouchlineError, install_hint
+from touchline.core.errors import TouchlineError, install_hint
+from touchline.core.status import EXIT_NO_PARENT, EXIT_STOPPED
+from touchline.data.worker import prepare_worker, tell_fault
 from touchline.evaluate.children import stop_children
 from touchline.evaluate.wanted import wanted_of
 

@@ -12,7 +12,8 @@ from inspect_ai import task_with
 from inspect_ai.log import EvalLog, read_eval_log
 from inspect_ai.model import get_model
 
-from touchline.catalog.evaluations import (
+from touchline.core.files import disk_faults, inside, write_atomic
+from touchline.data.evaluations import (
     EVALUATIONS_FOLDER,
     LOG_SUFFIX,
     SCORES_SUFFIX,
@@ -22,17 +23,21 @@ from touchline.catalog.evaluations import (
     scores_json,
     settings_sha256,
 )
-from touchline.domain.evaluation import EvaluationTask, decoding_text, errors_allowed
-from touchline.domain.experiment import EvaluateConfig, task_file_stem
 from touchline.evaluate.engine import Engine
-from touchline.evaluate.inspect_task import evaluation_metadata, evaluation_task, generate_config, write_items
+from touchline.evaluate.inspect_task import (
+    evaluation_metadata,
+    evaluation_task,
+    generate_config,
+    write_items,
+)
 from touchline.evaluate.job import Job
 from touchline.evaluate.own_task import OwnTask, own_task
 from touchline.evaluate.progress import Progress
 from touchline.evaluate.provider import CONNECTIONS_PER_BATCH
 from touchline.evaluate.records import Evaluated, log_file, make_record, require_scores
 from touchline.evaluate.weights import MERGE_FROM_ITEMS
-from touchline.files import disk_faults, inside, write_atomic
+from touchline.spec.evaluation import EvaluationTask, decoding_text, errors_allowed
+from touchline.spec.experiment import EvaluateConfig, task_file_stem
 
 CONNECTIONS_LIMIT = 4096
 """Items that wait at the model at once, at most: each costs Inspect a task of its event loop."""

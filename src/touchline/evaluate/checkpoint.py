@@ -13,14 +13,14 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
-from touchline.catalog.models import load_model, locate_model
-from touchline.catalog.settings import load_settings
-from touchline.domain.catalog import ModelInfo
-from touchline.domain.finding import Severity
-from touchline.domain.metrics import ExportMarker
-from touchline.errors import DriftFault, EnvironmentFault, InputFault, install_hint
-from touchline.files import read_text_bounded
-from touchline.jsontext import parse_json
+from touchline.core.catalog import ModelInfo
+from touchline.core.errors import DriftFault, EnvironmentFault, InputFault, install_hint
+from touchline.core.files import read_text_bounded
+from touchline.core.finding import Severity
+from touchline.core.json_text import parse_json
+from touchline.data.metrics import ExportMarker
+from touchline.data.models import load_model, locate_model
+from touchline.data.settings import load_settings
 
 MARKER_NAME = "touchline.json"
 ADAPTER_CONFIG = "adapter_config.json"

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from touchline.errors import EnvironmentFault
+from touchline.core.errors import EnvironmentFault
 from touchline.evaluate.decoding import Generation, TokenIds, likeliest, write_answers
 from touchline.evaluate.sampling import Drawing, Sampling
 from touchline.evaluate.weights import Weights, Worn

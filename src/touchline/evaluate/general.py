@@ -14,22 +14,22 @@ import sys
 import time
 from pathlib import Path
 
-from touchline.catalog.general import (
+from touchline.core.errors import EnvironmentFault, RunsFailed
+from touchline.core.files import disk_faults, inside, open_regular, write_atomic
+from touchline.data.benchmarks import GeneralMarker
+from touchline.data.general import (
     GENERAL_FOLDER,
     MARKER_SUFFIX,
     finished_general,
     general_marker_text,
     general_settings_sha256,
 )
-from touchline.catalog.worker import OFFLINE, QUIET
-from touchline.domain.experiment import GeneralConfig
-from touchline.domain.general import GeneralMarker
-from touchline.errors import EnvironmentFault, RunsFailed
+from touchline.data.worker import OFFLINE, QUIET
 from touchline.evaluate.children import run_program
 from touchline.evaluate.job import Job, resolve_job
 from touchline.evaluate.progress import say
 from touchline.evaluate.weights import pick_device, pick_dtype
-from touchline.files import disk_faults, inside, open_regular, write_atomic
+from touchline.spec.experiment import GeneralConfig
 
 LM_EVAL_PYTHON = "TOUCHLINE_LM_EVAL_PYTHON"
 """Names the interpreter of an environment that has the harness."""

@@ -32,25 +32,25 @@ from inspect_ai.scorer import (
 )
 from inspect_ai.solver import TaskState, generate
 
-from touchline.catalog.datasets import load_dataset, load_examples
-from touchline.catalog.evaluations import (
+from touchline.core.catalog import Example, Message
+from touchline.core.errors import DriftFault, InputFault
+from touchline.core.files import disk_faults, inside, write_if_changed
+from touchline.data.datasets import load_dataset, load_examples
+from touchline.data.evaluations import (
     EVALUATION_FILE,
     EVALUATIONS_FOLDER,
     read_evaluation_config,
     settings_sha256,
 )
-from touchline.domain.catalog import Example, Message
-from touchline.domain.evaluation import NO_OP_CHECKPOINT, EvaluationConfig, EvaluationTask
-from touchline.domain.labels import LabelReport
-from touchline.errors import DriftFault, InputFault
 from touchline.evaluate.asked import note_item
 from touchline.evaluate.own_scores import CLUSTER_KEY
 from touchline.evaluate.own_task import own_task
 from touchline.evaluate.provider import BATCH_SIZE_KEY, CONNECTIONS_PER_BATCH, DATE_KEY
-from touchline.files import disk_faults, inside, write_if_changed
-from touchline.statistics.labels import label_report
-from touchline.tasks import Scores, get_task
-from touchline.tasks.classification import canonical_label
+from touchline.spec.evaluation import NO_OP_CHECKPOINT, EvaluationConfig, EvaluationTask
+from touchline.spec.tasks.classification import canonical_label
+from touchline.spec.tasks.protocol import Scores
+from touchline.spec.tasks.ready_made import get_task
+from touchline.statistics.labels import LabelReport, label_report
 
 PARSED_KEY = "parsed"
 """Under which a score says whether an answer could be read from the output."""

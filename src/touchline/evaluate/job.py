@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from touchline.catalog.evaluations import EVALUATION_FILE, read_evaluation_config
-from touchline.domain.evaluation import BASE_CHECKPOINT, NO_OP_CHECKPOINT, EvaluationConfig
-from touchline.errors import DriftFault, InputFault
+from touchline.core.errors import DriftFault, InputFault
+from touchline.core.files import inside, sha256_file
+from touchline.data.evaluations import EVALUATION_FILE, read_evaluation_config
 from touchline.evaluate.checkpoint import Checkpoint, resolve_checkpoint
-from touchline.files import inside, sha256_file
+from touchline.spec.evaluation import BASE_CHECKPOINT, NO_OP_CHECKPOINT, EvaluationConfig
 
 WEIGHTS_NAME = "adapter_model.safetensors"
 

@@ -19,14 +19,14 @@ from pydantic import TypeAdapter
 from safetensors.torch import save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from touchline.catalog.checkpoints import MARKER, export_state
-from touchline.domain import defaults
-from touchline.domain.evaluation import NO_OP_CHECKPOINT, EvaluationConfig
-from touchline.domain.experiment import LoraConfig
-from touchline.domain.metrics import ExportMarker, SavedFile
-from touchline.errors import InputFault
+from touchline.core.errors import InputFault
+from touchline.core.files import disk_faults, inside, open_regular, sha256_file, write_atomic
+from touchline.data.checkpoints import MARKER, export_state
+from touchline.data.metrics import ExportMarker, SavedFile
 from touchline.evaluate.checkpoint import read_marker
-from touchline.files import disk_faults, inside, open_regular, sha256_file, write_atomic
+from touchline.spec import defaults
+from touchline.spec.evaluation import NO_OP_CHECKPOINT, EvaluationConfig
+from touchline.spec.experiment import LoraConfig
 
 WEIGHTS = "adapter_model.safetensors"
 _SEED = 0

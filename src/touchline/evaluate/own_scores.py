@@ -10,9 +10,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from inspect_ai.log import EvalLog, EvalSample
 from inspect_ai.scorer import Score, value_to_float
 
-from touchline.catalog.chats import plain_text
-from touchline.domain.results import SampleScore, TaskMetric
-from touchline.errors import RunsFailed
+from touchline.core.errors import RunsFailed
+from touchline.data.chats import plain_text
+from touchline.data.scores import SampleScore, TaskMetric
 
 CLUSTER_KEY = "cluster"
 """Under which a sample's metadata says what it shares with others."""

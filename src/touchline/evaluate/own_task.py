@@ -21,14 +21,14 @@ from inspect_ai.model import GenerateConfig, Model
 from inspect_ai.solver import Solver
 from inspect_ai.util import registry_info
 
-from touchline.catalog.task_files import DATA_ARGUMENT
-from touchline.domain.evaluation import EvaluationConfig, EvaluationTask
-from touchline.domain.experiment import EvaluateConfig
-from touchline.errors import DriftFault, InputFault, RunsFailed
+from touchline.core.errors import DriftFault, InputFault, RunsFailed
+from touchline.core.files import sha256_file
+from touchline.data.task_files import DATA_ARGUMENT
 from touchline.evaluate.asked import note_item
 from touchline.evaluate.loading import load_file
 from touchline.evaluate.selftest_answer import TaskFailed, line_of, said
-from touchline.files import sha256_file
+from touchline.spec.evaluation import EvaluationConfig, EvaluationTask
+from touchline.spec.experiment import EvaluateConfig
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

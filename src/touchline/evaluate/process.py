@@ -15,8 +15,9 @@ from typing import ClassVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from touchline.catalog.evaluations import finished_task
-from touchline.errors import EnvironmentFault, InputFault, PolicyFault, RunsFailed, TouchlineError
+from touchline.core.errors import EnvironmentFault, InputFault, PolicyFault, RunsFailed, TouchlineError
+from touchline.core.files import inside, read_text_bounded, try_lock
+from touchline.data.evaluations import finished_task
 from touchline.evaluate.answering import answered, publish, said
 from touchline.evaluate.engine import Engine
 from touchline.evaluate.general import score_general
@@ -24,7 +25,6 @@ from touchline.evaluate.job import Job, resolve_job
 from touchline.evaluate.progress import say
 from touchline.evaluate.provider import release_engines, shared_engine
 from touchline.evaluate.scratch import scratch_folder
-from touchline.files import inside, read_text_bounded, try_lock
 
 _LIMIT_BYTES = 1 << 22
 

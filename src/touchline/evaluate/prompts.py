@@ -7,9 +7,9 @@ from pathlib import Path
 
 from inspect_ai.log import EvalSample
 
-from touchline.catalog.datasets import load_examples
-from touchline.domain.catalog import Message
-from touchline.domain.evaluation import EvaluationConfig
+from touchline.core.catalog import Message
+from touchline.data.datasets import load_examples
+from touchline.spec.evaluation import EvaluationConfig
 
 _COMPARED = 200
 _TELLING = 3

@@ -1,6 +1,6 @@
 """Inspect's model provider `touchline`: chats in, answers out, many models on one loaded base.
 
-Prompts are rendered by the same code as for training (`touchline.rendering`), to token ids; Inspect never tokenizes.
+Prompts are rendered by the same code as for training (`touchline.data.rendering`), to token ids; Inspect never tokenizes.
 Greedy unless a temperature is given: a model's own generation settings are not taken over. What would change the
 answers and is not supported (tools, several choices, stop sequences ...) is refused, not ignored.
 """
@@ -26,16 +26,16 @@ from inspect_ai.model import (
 )
 from inspect_ai.tool import ToolChoice, ToolInfo
 
-from touchline.catalog.models import load_renderer
-from touchline.domain.catalog import Message
-from touchline.errors import InputFault
+from touchline.core.catalog import Message
+from touchline.core.errors import InputFault
+from touchline.data.models import load_renderer
+from touchline.data.rendering.chat import ChatRenderer
 from touchline.evaluate.asked import next_stream
 from touchline.evaluate.checkpoint import Checkpoint, require_packages, resolve_checkpoint
 from touchline.evaluate.decoding import Generation
 from touchline.evaluate.engine import Decoding, Engine, Request
 from touchline.evaluate.sampling import Sampling
 from touchline.evaluate.weights import Weights, Worn, pick_device, pick_dtype
-from touchline.rendering import ChatRenderer
 
 DEFAULT_BATCH_SIZE = 64
 DEFAULT_MAX_NEW_TOKENS = 256

@@ -12,17 +12,17 @@ import torch
 from inspect_ai.log import EvalLog, EvalSample
 from inspect_ai.scorer import CORRECT
 
-from touchline.catalog.evaluations import question_of, settings_sha256
-from touchline.catalog.versions import stack_versions
-from touchline.domain.evaluation import EvaluationConfig, EvaluationTask, errors_allowed
-from touchline.domain.results import AskedItem, EvaluationScores, SampleScore
-from touchline.errors import RunsFailed
+from touchline.core.errors import RunsFailed
+from touchline.core.files import sha256_file
+from touchline.data.evaluations import question_of, settings_sha256
+from touchline.data.scores import AskedItem, EvaluationScores, SampleScore
+from touchline.data.versions import stack_versions
 from touchline.evaluate.inspect_task import LABEL_KEY, PARSED_KEY, planned_items
 from touchline.evaluate.own_scores import cluster_of, items_sha256, scored, stop_of, task_metrics
 from touchline.evaluate.prompts import prompt_difference
 from touchline.evaluate.provider import PROMPT_KEY
-from touchline.files import sha256_file
-from touchline.tasks import get_task
+from touchline.spec.evaluation import EvaluationConfig, EvaluationTask, errors_allowed
+from touchline.spec.tasks.ready_made import get_task
 
 _LIBRARIES = ("touchline", "torch", "transformers", "peft", "safetensors", "tokenizers", "inspect_ai")
 

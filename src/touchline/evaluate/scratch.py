@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from touchline.files import disk_faults, try_lock
+from touchline.core.files import disk_faults, try_lock
 
 SCRATCH = Path(".touchline", "evaluating")
 _LOCK_SUFFIX = ".lock"

@@ -19,12 +19,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from touchline.catalog.worker import prepare_worker
-from touchline.checks.scoring import PROBED_ITEMS, tried
-from touchline.errors import install_hint
+from touchline.core.errors import install_hint
+from touchline.core.json_text import parse_json
+from touchline.data.worker import prepare_worker
 from touchline.evaluate.loading import load_file
 from touchline.evaluate.selftest_answer import Answer, ScorerAnswer, TaskFailed
-from touchline.jsontext import parse_json
+from touchline.lint.scoring import PROBED_ITEMS, tried
 
 DEFAULT_TARGETS = (
     "yes", "no", "none", "12", "two", "Paris", "left kidney", "instrument-shaft", "The robotic arm holds the needle.",

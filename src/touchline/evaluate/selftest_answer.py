@@ -6,8 +6,8 @@ import traceback
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from touchline.checks.scoring import Probe
-from touchline.checks.task_files import TaskFault
+from touchline.lint.scoring import Probe
+from touchline.lint.task_files import TaskFault
 
 _UNREACHABLE = ("offline", "couldn't reach", "connection", "max retries", "name resolution", "hub")
 

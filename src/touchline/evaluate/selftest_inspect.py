@@ -18,9 +18,9 @@ from inspect_ai.model import ChatMessageAssistant, ModelOutput, ModelUsage, get_
 from inspect_ai.scorer import value_to_float
 from inspect_ai.solver import Generate, Solver, TaskState, solver
 
-from touchline.checks.scoring import PROBED_ITEMS, MadeUp, Probe, made_up_outputs
 from touchline.evaluate.own_task import required_arguments, task_functions
 from touchline.evaluate.selftest_answer import ScorerAnswer, TaskFailed, failure, said, unreachable
+from touchline.lint.scoring import PROBED_ITEMS, MadeUp, Probe, made_up_outputs
 
 MODEL = "mockllm/model"
 _TASKS = 4

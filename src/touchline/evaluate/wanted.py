@@ -12,13 +12,13 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
-from touchline.catalog.checkpoints import export_state, read_checkpoints, read_training_marker
-from touchline.catalog.evaluations import EVALUATION_FILE, read_evaluation_config
-from touchline.catalog.general import is_evaluated
-from touchline.domain.evaluation import EvaluationConfig, asked_epochs
-from touchline.domain.results import CheckpointInfo
-from touchline.domain.status import AttemptExit
-from touchline.files import inside, open_regular
+from touchline.core.files import inside, open_regular
+from touchline.core.status import AttemptExit
+from touchline.data.checkpoints import export_state, read_checkpoints, read_training_marker
+from touchline.data.evaluations import EVALUATION_FILE, read_evaluation_config
+from touchline.data.general import is_evaluated
+from touchline.data.scores import CheckpointInfo
+from touchline.spec.evaluation import EvaluationConfig, asked_epochs
 
 _EXIT = TypeAdapter(AttemptExit)
 _LIMIT_BYTES = 1 << 16

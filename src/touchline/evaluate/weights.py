@@ -25,8 +25,8 @@ from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
-from touchline.catalog.hardware import DtypeChoice, choose_base_dtype
-from touchline.errors import InputFault
+from touchline.core.errors import InputFault
+from touchline.data.hardware import DtypeChoice, choose_base_dtype
 
 LOADED_ADAPTERS = 4
 """Adapters kept in memory; the one used longest ago is dropped for the next."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from touchline.domain import defaults
-from touchline.domain.catalog import DatasetInfo
-from touchline.domain.plan import Assumption, PlannedRun
+from touchline.core.catalog import DatasetInfo
+from touchline.spec import defaults
+from touchline.spec.plan import Assumption, PlannedRun
 
 _FROM_THE_FILE = ("data.train_fraction", "data.split_seed")
 """Settings that only count where the dataset's file has no splits of its own."""

@@ -10,22 +10,22 @@ from dataclasses import dataclass, field, replace
 
 from pydantic import TypeAdapter
 
-from touchline.backends import get_backend
 from touchline.backends.protocol import Lengths
-from touchline.domain.catalog import DatasetInfo, ModelInfo
-from touchline.domain.evaluation import EvaluationTask
-from touchline.domain.experiment import DataConfig, Experiment, LoraConfig, TrainConfig
-from touchline.domain.finding import Finding, Severity
-from touchline.domain.labels import LabelSet
-from touchline.domain.plan import Plan, PlannedRun, ShownExample
-from touchline.domain.quantity import NO_EVIDENCE, Missing
-from touchline.domain.runs import ControlKind, RunKind, RunSpec
-from touchline.errors import InputFault
+from touchline.backends.registry import get_backend
+from touchline.core.catalog import DatasetInfo, ModelInfo
+from touchline.core.errors import InputFault
+from touchline.core.finding import Finding, Severity
+from touchline.core.quantity import NO_EVIDENCE, Missing
 from touchline.plan.assumptions import assumptions, is_split_at_random
 from touchline.plan.decisions import Decisions, Question
 from touchline.plan.outlook import Outlook
 from touchline.plan.times import evaluation_limit
 from touchline.plan.totals import evidence_of, totals
+from touchline.spec.evaluation import EvaluationTask
+from touchline.spec.experiment import DataConfig, Experiment, LoraConfig, TrainConfig
+from touchline.spec.labels import LabelSet
+from touchline.spec.plan import Plan, PlannedRun, ShownExample
+from touchline.spec.runs import ControlKind, RunKind, RunSpec
 from touchline.statistics.derangement import derangement, label_generator
 
 _DATA = TypeAdapter(DataConfig)

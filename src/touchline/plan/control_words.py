@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from touchline.domain.experiment import GeneralConfig
-from touchline.domain.plan import Plan, PlannedRun
-from touchline.domain.runs import ControlKind, RunKind
+from touchline.spec.experiment import GeneralConfig
+from touchline.spec.plan import Plan, PlannedRun
+from touchline.spec.runs import ControlKind, RunKind
 
 _ABOUT = {
     ControlKind.BASE: (

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from touchline.backends import get_backend
 from touchline.backends.protocol import Lengths
-from touchline.domain.catalog import DatasetInfo, ModelInfo
-from touchline.domain.estimate import MemoryEstimate, TrainingSetup
-from touchline.domain.experiment import EvaluateConfig, TrainConfig
-from touchline.domain.packing import PackingSummary
-from touchline.domain.plan import BatchSummary
-from touchline.domain.quantity import Measured, Missing
-from touchline.packing.forecast import BatchForecast
+from touchline.backends.registry import get_backend
+from touchline.core.catalog import DatasetInfo, ModelInfo
+from touchline.core.estimate import MemoryEstimate, TrainingSetup
+from touchline.core.packing import PackingSummary
+from touchline.core.quantity import Measured, Missing
+from touchline.data.packing.forecast import BatchForecast
 from touchline.plan.outlook import Outlook, choose_micro_batch, disk_of, memory_of
 from touchline.plan.packed import Foreseen, choose_packing
 from touchline.plan.times import Course, Times, evaluations_of, times_of, unknown_times
+from touchline.spec.experiment import EvaluateConfig, TrainConfig
+from touchline.spec.plan import BatchSummary
 
 ORDER_SEED = 1
 """Costs are predicted for one order of the examples: another order's differ by less than their intervals, and a sweep

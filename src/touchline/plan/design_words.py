@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Container, Iterable, Mapping, Sequence
 
-from touchline.domain.plan import Plan, PlannedRun
-from touchline.domain.runs import SEEDS, STAGE, RunKind
+from touchline.core.levels import SEEDS, STAGE
+from touchline.spec.plan import Plan, PlannedRun
+from touchline.spec.runs import RunKind
 
 
 def design_line(plan: Plan) -> str:

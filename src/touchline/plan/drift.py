@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from touchline.domain.plan import Plan, PlannedRun, Revision
+from touchline.spec.plan import Plan, PlannedRun, Revision
 
 
 def changed_runs(old: Plan, new: Plan) -> tuple[str, ...]:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pydantic import TypeAdapter, ValidationError
 
-from touchline.domain.anchors import relative_datasets
-from touchline.domain.plan import PLAN_SCHEMA_VERSION, Plan
-from touchline.errors import InputFault
-from touchline.jsontext import parse_json
+from touchline.core.errors import InputFault
+from touchline.core.json_text import parse_json
+from touchline.spec.anchors import relative_datasets
+from touchline.spec.plan import PLAN_SCHEMA_VERSION, Plan
 
 _ADAPTER = TypeAdapter(Plan)
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
-from touchline.domain.jobs import EVALUATE
-from touchline.domain.placement import Minutes, PlaceJob
-from touchline.domain.plan import Plan, PlannedRun
-from touchline.domain.quantity import Measured, Missing
-from touchline.domain.site import SlurmSite
-from touchline.errors import InputFault
+from touchline.core.errors import InputFault
+from touchline.core.quantity import Measured, Missing
+from touchline.core.units import parse_duration, seconds_to_minutes
+from touchline.plan.placement.types import Minutes, PlaceJob
 from touchline.plan.totals import added
-from touchline.units import parse_duration, seconds_to_minutes
+from touchline.slurm.job_view import EVALUATE
+from touchline.spec.plan import Plan, PlannedRun
+from touchline.spec.site import SlurmSite
 
 
 def evaluation_name(run: str) -> str:

@@ -10,14 +10,14 @@ import itertools
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from touchline.domain.estimate import Rung, Verdict
-from touchline.domain.experiment import TrainConfig
-from touchline.domain.optimised import Basis, Proposal, RunChange, Side
-from touchline.domain.plan import Plan, PlannedRun
-from touchline.domain.quantity import Measured, Missing, Quantity
+from touchline.core.estimate import Rung, Verdict
+from touchline.core.quantity import Measured, Missing, Quantity
+from touchline.core.units import format_seconds
 from touchline.plan.jobs import unknown_words
+from touchline.plan.optimised import Basis, Proposal, RunChange, Side
 from touchline.plan.totals import added
-from touchline.units import format_seconds
+from touchline.spec.experiment import TrainConfig
+from touchline.spec.plan import Plan, PlannedRun
 
 CHECKPOINTING = "train.gradient_checkpointing"
 MICRO_BATCH = "train.micro_batch_size"

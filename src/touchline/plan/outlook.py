@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from touchline.backends import memory_coefficients
 from touchline.backends.protocol import Lengths
-from touchline.domain import defaults
-from touchline.domain.catalog import ModelInfo
-from touchline.domain.estimate import Dtype, MemoryEstimate, MicroBatch, TrainingSetup, Verdict
-from touchline.domain.experiment import TrainConfig
-from touchline.domain.machine import TargetMachine
-from touchline.domain.quantity import Measured, Missing
-from touchline.domain.shape import ModelShape
+from touchline.backends.registry import memory_coefficients
+from touchline.core.catalog import ModelInfo
+from touchline.core.estimate import Dtype, MemoryEstimate, MicroBatch, TrainingSetup, Verdict
+from touchline.core.machine import TargetMachine
+from touchline.core.quantity import Measured, Missing
+from touchline.core.shape import ModelShape
+from touchline.data.packing.batches import largest_divisor
 from touchline.estimate.disk import Save, disk_estimate
 from touchline.estimate.evidence_memory import MeasuredPoint
 from touchline.estimate.gpus import Gpu
@@ -21,7 +20,8 @@ from touchline.estimate.memory import memory_estimate
 from touchline.estimate.points import TimePoint
 from touchline.estimate.processor import processor_memory_estimate
 from touchline.estimate.throughput import knee, shows_the_knee
-from touchline.packing import largest_divisor
+from touchline.spec import defaults
+from touchline.spec.experiment import TrainConfig
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

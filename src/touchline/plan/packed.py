@@ -6,15 +6,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from touchline.backends.protocol import Lengths
-from touchline.domain.estimate import MemoryEstimate, Verdict
-from touchline.domain.experiment import TrainConfig
-from touchline.domain.packing import PackingSummary
-from touchline.domain.plan import BatchSummary
-from touchline.domain.quantity import Measured, Missing, Quantity
-from touchline.packing.compare import compare
-from touchline.packing.forecast import BatchForecast, settings_of
+from touchline.core.estimate import MemoryEstimate, Verdict
+from touchline.core.packing import PackingSummary
+from touchline.core.quantity import Measured, Missing, Quantity
+from touchline.core.units import format_seconds
+from touchline.data.packing.compare import compare
+from touchline.data.packing.forecast import BatchForecast, settings_of
 from touchline.plan.times import Times
-from touchline.units import format_seconds
+from touchline.spec.experiment import TrainConfig
+from touchline.spec.plan import BatchSummary
 
 _WORTH = 0.95
 """Share of the other way's time below which packing is faster: less is within what a prediction is worth."""

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from touchline.domain.evaluation import EvaluationTask
-from touchline.domain.plan import Plan, PlannedRun
-from touchline.domain.runs import SEEDS, ControlKind, RunKind
+from touchline.core.levels import SEEDS
+from touchline.spec.evaluation import EvaluationTask
+from touchline.spec.plan import Plan, PlannedRun
+from touchline.spec.runs import ControlKind, RunKind
 from touchline.statistics.power import (
     COVERAGE,
     ENOUGH_SEEDS,

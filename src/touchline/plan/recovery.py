@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from touchline.domain.recovery import Decision, Failure, Step
-from touchline.domain.status import EXIT_LINEAGE, EXIT_NO_PARENT, EXIT_OUT_OF_MEMORY, JobState
+from touchline.core.status import EXIT_LINEAGE, EXIT_NO_PARENT, EXIT_OUT_OF_MEMORY, JobState
+from touchline.plan.causes import Decision, Failure, Step
 
 FRUITLESS = 3
 """Attempts in a row that something from outside ended before they saved anything."""

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from touchline.domain.estimate import MemoryEstimate
-from touchline.domain.plan import Plan, PlannedRun, Revision
-from touchline.domain.quantity import Measured, Missing, Quantity
-from touchline.domain.runs import STAGE
-from touchline.markdown import measured
+from touchline.core.estimate import MemoryEstimate
+from touchline.core.levels import STAGE
+from touchline.core.markup import measured
+from touchline.core.quantity import Measured, Missing, Quantity
+from touchline.core.units import format_bytes
 from touchline.plan import tasks
 from touchline.plan.control_words import about_controls, about_general, type_of
 from touchline.plan.design_words import design_line
@@ -17,7 +17,7 @@ from touchline.plan.power import HEADER, power_lines, power_rows
 from touchline.plan.settings import HEADER as SETTING_HEADER
 from touchline.plan.settings import NARROW as SETTING_NARROW
 from touchline.plan.settings import setting_cells, settings_of, varying_table
-from touchline.units import format_bytes
+from touchline.spec.plan import Plan, PlannedRun, Revision
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

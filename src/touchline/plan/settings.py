@@ -8,13 +8,13 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from touchline.backends import backend_names, get_backend
-from touchline.domain.defaults import DEFAULTS
-from touchline.domain.plan import Plan, PlannedRun
-from touchline.domain.runs import SEEDS, STAGE
-from touchline.domain.settings import Origin, RunSetting, Scalar
+from touchline.backends.registry import backend_names, get_backend
+from touchline.core.levels import SEEDS, STAGE
 from touchline.plan.assumptions import is_split_at_random
-from touchline.spec.settings import flat_settings
+from touchline.plan.run_settings import flat_settings
+from touchline.plan.settings_table import Origin, RunSetting, Scalar
+from touchline.spec.defaults import DEFAULTS
+from touchline.spec.plan import Plan, PlannedRun
 
 HEADER = ("setting", "value", "origin", "why", "key")
 NARROW = (0, 1, 2)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from touchline.domain.plan import Plan
-from touchline.markdown import escape, fence, table
+from touchline.core.markup import escape, fence, table
 from touchline.plan.sections import Section, folder_lines, revision_rows, sections
+from touchline.spec.plan import Plan
 
 
 def runs_plan_markdown(plan: Plan) -> str:

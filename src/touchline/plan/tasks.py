@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from touchline.domain.evaluation import EvaluationTask
-from touchline.domain.plan import Plan
 from touchline.plan.power import evaluated_items
-from touchline.tasks import TASKS, get_task
+from touchline.spec.evaluation import EvaluationTask
+from touchline.spec.plan import Plan
+from touchline.spec.tasks.ready_made import TASKS, get_task
 
 HEADER = ("task", "from", "scores, the primary one first", "items", "sha256")
 _LABELS_SHOWN = 20

@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from touchline.backends.protocol import Lengths
-from touchline.domain.estimate import Estimate, TrainingSetup
-from touchline.domain.experiment import EvaluateConfig, TrainConfig
-from touchline.domain.machine import TargetMachine
-from touchline.domain.quantity import Measured, Missing, Quantity
+from touchline.core.estimate import Estimate, TrainingSetup
+from touchline.core.machine import TargetMachine
+from touchline.core.quantity import Measured, Missing, Quantity
+from touchline.core.units import minutes_to_seconds
+from touchline.data.packing.forecast import BatchForecast, settings_of
 from touchline.estimate.answers import answering_seconds, answers_of
 from touchline.estimate.disk import adapter_file_bytes, model_bytes, resume_bytes
 from touchline.estimate.points import TimePoint
@@ -26,9 +27,8 @@ from touchline.estimate.run_time import (
 )
 from touchline.estimate.time import seconds_per_step
 from touchline.estimate.work import StepWork, work_of_forecast
-from touchline.packing.forecast import BatchForecast, settings_of
 from touchline.plan.totals import added
-from touchline.units import minutes_to_seconds
+from touchline.spec.experiment import EvaluateConfig, TrainConfig
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

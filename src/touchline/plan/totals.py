@@ -7,10 +7,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import TypedDict
 
-from touchline.domain.machine import TargetMachine
-from touchline.domain.plan import PlannedRun, devices_of
-from touchline.domain.quantity import Measured, Missing, Quantity
-from touchline.units import seconds_to_hours
+from touchline.core.machine import TargetMachine
+from touchline.core.quantity import Measured, Missing, Quantity
+from touchline.core.units import seconds_to_hours
+from touchline.spec.plan import PlannedRun, devices_of
 
 
 class Totals(TypedDict):

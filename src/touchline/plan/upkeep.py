@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterator
 
-from touchline.domain.experiment import CheckpointConfig
-from touchline.domain.optimised import Proposal
-from touchline.domain.placement import Cluster
-from touchline.domain.plan import Plan, PlannedRun
-from touchline.domain.quantity import Missing, Quantity
-from touchline.domain.site import SlurmSite
-from touchline.units import format_seconds, minutes_to_seconds, seconds_to_minutes
+from touchline.core.quantity import Missing, Quantity
+from touchline.core.units import format_seconds, minutes_to_seconds, seconds_to_minutes
+from touchline.plan.optimised import Proposal
+from touchline.plan.placement.types import Cluster
+from touchline.spec.experiment import CheckpointConfig
+from touchline.spec.plan import Plan, PlannedRun
+from touchline.spec.site import SlurmSite
 
 RESUME = "train.checkpoint.resume_minutes"
 EVERY = "train.checkpoint.every"

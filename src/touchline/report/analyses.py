@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 
 from numpy.random import PCG64, Generator
 
-from touchline.domain.analysis import Analysis, ScoredRun
-from touchline.domain.results import RunResult
-from touchline.domain.runs import RunKind
+from touchline.results.run_result import RunResult
+from touchline.results.scored import SEED, last_of_each, scored_run
+from touchline.spec.runs import RunKind
 from touchline.statistics.analysis import analyse
-from touchline.statistics.scored import SEED, last_of_each, scored_run
+from touchline.statistics.conclusions import Analysis, ScoredRun
 from touchline.statistics.strata import tied_factors
 
 

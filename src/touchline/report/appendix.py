@@ -8,12 +8,13 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator, Sequence
 
-from touchline.domain.plan import Plan
-from touchline.domain.report import Command, Gathered
-from touchline.domain.results import RunResult
-from touchline.domain.runs import RunKind
 from touchline.plan.settings import leading_text, settings_of
 from touchline.report.facts import is_asked_about
+from touchline.report.report import Command
+from touchline.results.report_inputs import Gathered
+from touchline.results.run_result import RunResult
+from touchline.spec.plan import Plan
+from touchline.spec.runs import RunKind
 
 VIEW, EVALUATE, RETRAIN, SYNC, CLEAN = "View", "Evaluate", "Retrain", "Sync", "Clean up"
 COMMIT = "Commit"

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from touchline.checks.data_view import DataView
+from touchline.lint.data_view import DataView
 from touchline.report.figures import FIGURES_OFF, Figure
 
 BINS = 50

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from touchline.domain.quantity import Missing
-from touchline.domain.report import Gathered, Report
-from touchline.domain.results import RunResult
-from touchline.domain.runs import STAGE, RunKind
+from touchline.core.levels import STAGE
+from touchline.core.quantity import Missing
 from touchline.plan.design_words import design_line
 from touchline.report.analyses import analyses as analyses_of
 from touchline.report.appendix import commands
@@ -25,8 +23,12 @@ from touchline.report.findings import Concluded, findings, headline, is_complete
 from touchline.report.issues import issues
 from touchline.report.next_steps import next_steps
 from touchline.report.packing_rows import packing_advice, packing_rows
+from touchline.report.report import Report
 from touchline.report.settings import report_settings
 from touchline.report.words import bare, count, factor_words, listed
+from touchline.results.report_inputs import Gathered
+from touchline.results.run_result import RunResult
+from touchline.spec.runs import RunKind
 
 _NOTHING_EVALUATED = Missing(missing="nothing was evaluated")
 _TRAINED_ON = "trained on "

@@ -9,16 +9,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from touchline.domain.plan import Plan, PlannedRun
-from touchline.domain.quantity import Measured, Missing, Quantity
-from touchline.domain.report import EstimateRow
-from touchline.domain.results import RunResult
-from touchline.domain.runs import RunKind
-from touchline.domain.status import TrainingOutcome
-from touchline.domain.verification import RunStorage, Verification
+from touchline.core.quantity import Measured, Missing, Quantity
+from touchline.core.status import TrainingOutcome
+from touchline.core.units import GIB_IN
 from touchline.report.facts import evaluation_seconds
+from touchline.report.report import EstimateRow
 from touchline.report.words import count, finite
-from touchline.units import GIB_IN
+from touchline.results.run_result import RunResult
+from touchline.results.verification_types import RunStorage, Verification
+from touchline.spec.plan import Plan, PlannedRun
+from touchline.spec.runs import RunKind
 
 CLOCK_TICK = 1.0
 """Seconds that the times in an .eval log are rounded to."""

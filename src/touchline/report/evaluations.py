@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from statistics import fmean
 
-from touchline.domain.results import EvaluationRecord, RunResult
+from touchline.data.scores import EvaluationRecord
 from touchline.report.words import percent
+from touchline.results.run_result import RunResult
 
 HEADER = ("run", "checkpoint", "task", "score", "mean", "answers", "decoding", "used")
 USED, EARLIER = "yes", "no: other settings"

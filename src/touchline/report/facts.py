@@ -6,13 +6,12 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from touchline.domain.analysis import Analysis
-from touchline.domain.collected import RunMetrics
-from touchline.domain.quantity import Measured, Missing, Quantity
-from touchline.domain.report import AnswerCounts, Gathered, RunFacts
-from touchline.domain.results import EvaluationRecord, LossPoint, RunResult, StepCurves
-from touchline.domain.runs import SEEDS, ControlKind, RunKind
-from touchline.domain.status import JobState, TrainingOutcome
+from touchline.core.levels import SEEDS
+from touchline.core.quantity import Measured, Missing, Quantity
+from touchline.core.status import JobState, TrainingOutcome
+from touchline.core.units import seconds_to_hours
+from touchline.data.scores import EvaluationRecord
+from touchline.report.report import AnswerCounts, RunFacts
 from touchline.report.words import (
     at_least,
     bare,
@@ -24,7 +23,11 @@ from touchline.report.words import (
     relative,
     settings_words,
 )
-from touchline.units import seconds_to_hours
+from touchline.results.collected import RunMetrics
+from touchline.results.report_inputs import Gathered
+from touchline.results.run_result import LossPoint, RunResult, StepCurves
+from touchline.spec.runs import ControlKind, RunKind
+from touchline.statistics.conclusions import Analysis
 
 RISEN = 1.05
 """A validation loss that ends this many times above its lowest is told: less is within its noise."""

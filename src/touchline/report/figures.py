@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from touchline.errors import install_hint
+from touchline.core.errors import install_hint
 
 FIGURES_OFF = f"Figures are off: the extra `report` is not installed ({install_hint('report')})."
 """What a report says instead of a picture."""

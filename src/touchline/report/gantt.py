@@ -9,11 +9,11 @@ import importlib.util
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from touchline.domain.placement import PlaceJob, Placement, Slot, Verdict
-from touchline.domain.quantity import Missing
-from touchline.placement.verdict import in_words
+from touchline.core.quantity import Missing
+from touchline.core.units import minutes_to_seconds, seconds_to_hours
+from touchline.plan.placement.types import PlaceJob, Placement, Slot, Verdict
+from touchline.plan.placement.verdict import in_words
 from touchline.report.figures import FIGURES_OFF, Figure
-from touchline.units import minutes_to_seconds, seconds_to_hours
 
 WIDTH = 900
 """Of the time axis, in pixels."""

@@ -10,8 +10,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from touchline.domain.report import Report
 from touchline.report.facts import is_asked_about
+from touchline.report.report import Report
 from touchline.report.words import settings_words
 
 SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down")

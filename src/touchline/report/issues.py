@@ -8,17 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from touchline.domain.analysis import Analysis
-from touchline.domain.plan import Plan
-from touchline.domain.quantity import Missing
-from touchline.domain.report import AnswerCounts, Gathered, Issue, Weight
-from touchline.domain.results import AttemptResult, RunResult
-from touchline.domain.runs import RunKind
-from touchline.domain.status import JobState, RunStatus, TrainingOutcome
+from touchline.core.quantity import Missing
+from touchline.core.status import JobState, RunStatus, TrainingOutcome
 from touchline.plan.sections import revision_text
 from touchline.report.facts import is_failed_exit, not_finite, risen
 from touchline.report.issues_checkpoints import checkpoint_issues
+from touchline.report.report import AnswerCounts
 from touchline.report.words import bare, capital, count
+from touchline.results.report_inputs import Gathered, Issue, Weight
+from touchline.results.run_result import AttemptResult, RunResult
+from touchline.spec.plan import Plan
+from touchline.spec.runs import RunKind
+from touchline.statistics.conclusions import Analysis
 
 FAILED_EXIT = "failed exit, complete training"
 NO_EVALUATION = "no evaluation"

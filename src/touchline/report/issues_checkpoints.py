@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from touchline.domain.report import Issue, Weight
-from touchline.domain.results import RunResult
-from touchline.domain.status import TrainingOutcome
-from touchline.domain.verification import Verification, VerifiedCheckpoint
+from touchline.core.status import TrainingOutcome
 from touchline.report.words import capital
+from touchline.results.report_inputs import Issue, Weight
+from touchline.results.run_result import RunResult
+from touchline.results.verification_types import Verification, VerifiedCheckpoint
 
 _CUT, _SIZE = "truncated", "wrong-size"
 """Codes of faults: a file that is cut has the wrong size too."""

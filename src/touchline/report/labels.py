@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from touchline.domain.labels import LabelReport
-from touchline.domain.results import RunResult
 from touchline.report.words import percent
+from touchline.results.run_result import RunResult
+from touchline.statistics.labels import LabelReport
 
 SUMMARY_HEADER = ("run", "accuracy", "majority baseline", "macro F1", "balanced accuracy", "no label read", "answers")
 LABEL_HEADER = ("label", "items", "read as it", "right", "precision", "recall", "F1")

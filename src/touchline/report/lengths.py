@@ -7,7 +7,7 @@ import importlib.util
 import numpy as np
 from numpy.typing import NDArray
 
-from touchline.domain.packing import PackingSummary
+from touchline.core.packing import PackingSummary
 from touchline.report.figures import FIGURES_OFF, Figure
 
 BINS = 60

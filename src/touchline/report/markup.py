@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 
 from jinja2.filters import do_urlencode
 
-from touchline.domain.quantity import Measured, Missing, Quantity
-from touchline.markdown import code, escape
+from touchline.core.markup import code, escape
+from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.report.chart import Chart
 from touchline.report.words import bare, figure
 

@@ -6,12 +6,13 @@ import itertools
 import math
 from collections.abc import Iterator, Sequence
 
-from touchline.domain.analysis import Analysis, Comparison, Contrast, FactorEffect, Shown
-from touchline.domain.report import Gathered, NextStep
-from touchline.domain.runs import SEEDS
+from touchline.core.levels import SEEDS
 from touchline.report.appendix import run_with
 from touchline.report.facts import is_asked_about
+from touchline.report.report import NextStep
 from touchline.report.words import Scale, factor_words, level_words, listed, scale_of
+from touchline.results.report_inputs import Gathered
+from touchline.statistics.conclusions import Analysis, Comparison, Contrast, FactorEffect, Shown
 from touchline.statistics.power import items_for_paired_difference, smallest_seed_difference
 
 _WANTED_SEEDS = 3

@@ -8,16 +8,17 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator, Sequence
 
-from touchline.domain.analysis import Analysis
-from touchline.domain.quantity import Missing
-from touchline.domain.report import AnswerCounts, EstimateRow, Gathered, NextStep
-from touchline.domain.results import RunResult, StepCurves
-from touchline.domain.status import RunStatus, TrainingOutcome
+from touchline.core.quantity import Missing
+from touchline.core.status import RunStatus, TrainingOutcome
+from touchline.core.units import format_bytes
 from touchline.report.appendix import evaluation_by_hand, run_with
 from touchline.report.facts import answer_counts, is_asked_about, is_base_control, lowest, risen
 from touchline.report.next_design import design_steps
+from touchline.report.report import AnswerCounts, EstimateRow, NextStep
 from touchline.report.words import count, finite, listed, relative, scale_of
-from touchline.units import format_bytes
+from touchline.results.report_inputs import Gathered
+from touchline.results.run_result import RunResult, StepCurves
+from touchline.statistics.conclusions import Analysis
 
 _FALLING = 0.99
 """A last validation loss below this share of the one before it is still falling."""

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from touchline.domain.collected import RunMetrics
-from touchline.domain.plan import Plan, PlannedRun
-from touchline.domain.quantity import Measured, Missing, Quantity
-from touchline.domain.report import PackingRow
-from touchline.domain.results import RunResult
-from touchline.domain.runs import RunKind
+from touchline.core.quantity import Measured, Missing, Quantity
+from touchline.report.report import PackingRow
 from touchline.report.words import listed, relative
+from touchline.results.collected import RunMetrics
+from touchline.results.run_result import RunResult
+from touchline.spec.plan import Plan, PlannedRun
+from touchline.spec.runs import RunKind
 
 UNTOLD = Missing(missing="not measured")
 LOW_EFFICIENCY = 80.0

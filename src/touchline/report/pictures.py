@@ -25,7 +25,7 @@ def figures_off() -> str:
 def png(figure: Mapping[str, object]) -> bytes:
     """Return a figure as a picture, in the light colours.
 
-    Only where `figures_off()` is empty, and in a process of its own (`touchline.steps.draw`): it may abort.
+    Only where `figures_off()` is empty, and in a process of its own (`touchline.report.local.draw`): it may abort.
 
     Args:
         figure: its Vega-Lite spec.

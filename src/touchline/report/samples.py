@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from touchline.domain.report import Report
-from touchline.domain.results import AskedItem, EvaluationRecord, RunResult, SampleScore
+from touchline.data.scores import AskedItem, EvaluationRecord, SampleScore
 from touchline.report.facts import seeds_of
-from touchline.tasks import TASKS
+from touchline.report.report import Report
+from touchline.results.run_result import RunResult
+from touchline.spec.tasks.ready_made import TASKS
 
 COLUMNS = (
     "run", "model", "levels", "seed", "task", "checkpoint", "item", "repeat", "question", "prompt",

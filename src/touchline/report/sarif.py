@@ -10,8 +10,8 @@ import string
 from collections.abc import Sequence
 
 from touchline import __version__
-from touchline.checks.rule_pages import all_codes, load_page
-from touchline.domain.finding import Finding, Severity
+from touchline.core.finding import Finding, Severity
+from touchline.lint.rule_pages import all_codes, load_page
 
 _SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
 _UNRESERVED = frozenset(string.ascii_letters + string.digits + "-._~/")

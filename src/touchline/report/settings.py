@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 
-from touchline.domain.collected import RunMetrics
-from touchline.domain.report import Gathered
-from touchline.domain.settings import Origin, RunSetting, Scalar
 from touchline.plan.settings import setting_rows, settings_of
+from touchline.plan.settings_table import Origin, RunSetting, Scalar
 from touchline.report.comparing.settings import COLLECTED
+from touchline.results.collected import RunMetrics
+from touchline.results.report_inputs import Gathered
 
 
 def report_settings(gathered: Gathered) -> tuple[RunSetting, ...]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from touchline.domain.analysis import Analysis, Contrast, Interaction
-from touchline.domain.report import Report
+from touchline.report.report import Report
 from touchline.report.words import Scale, factor_words, level_words, p_text, scale_of
+from touchline.statistics.conclusions import Analysis, Contrast, Interaction
 
 HEADER: Final = (
     *("comparison", "test", "seeds", "means at the level", "means at the reference", "difference"),

@@ -6,13 +6,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from touchline.domain.analysis import Analysis
-from touchline.domain.quantity import Measured, Missing, Quantity
-from touchline.domain.report import GeneralScore
-from touchline.domain.results import Proportion, RunResult
-from touchline.domain.runs import SEEDS, Level
-from touchline.markdown import measured
-from touchline.units import format_seconds, hours_to_seconds
+from touchline.core.levels import SEEDS, Level
+from touchline.core.markup import measured
+from touchline.core.quantity import Measured, Missing, Quantity
+from touchline.core.units import format_seconds, hours_to_seconds
+from touchline.results.report_inputs import GeneralScore
+from touchline.results.run_result import RunResult
+from touchline.statistics.conclusions import Analysis, Proportion
 
 NOT_FINITE = Missing(missing="not a number")
 SHARES = ("match", "accuracy", "correct")

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from touchline.catalog.evaluations import EVALUATIONS_FOLDER, read_asked
-from touchline.domain.results import AskedItem, RunResult
+from touchline.data.evaluations import EVALUATIONS_FOLDER, read_asked
+from touchline.data.scores import AskedItem
+from touchline.results.run_result import RunResult
 
 
 def asked_items(root: Path, runs: Sequence[RunResult]) -> dict[str, dict[str, AskedItem]]:
@@ -19,7 +20,7 @@ def asked_items(root: Path, runs: Sequence[RunResult]) -> dict[str, dict[str, As
         root: the experiment's folder.
         runs: its results.
     """
-    from touchline.results.found.evaluations import read_asked as read_from_log
+    from touchline.results.imported.evaluations import read_asked as read_from_log
 
     items: dict[str, dict[str, AskedItem]] = {}
     for run in runs:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from touchline.domain.quantity import Measured, Missing, Quantity
-from touchline.domain.results import AttemptResult
-from touchline.domain.status import Attempt
-from touchline.launch.statusfiles import read_attempts
-from touchline.results.standing import counted
+from touchline.core.quantity import Measured, Missing, Quantity
+from touchline.core.status import Attempt
+from touchline.results.run_result import AttemptResult
+from touchline.run.run_status import counted
+from touchline.run.statusfiles import read_attempts
 
 
 def attempt_results(folder: Path, attempts: Sequence[Attempt]) -> tuple[AttemptResult, ...]:

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from touchline.catalog.datasets import load_clusters
-from touchline.domain.evaluation import EvaluationConfig
-from touchline.domain.results import EvaluationRecord
-from touchline.errors import TouchlineError
+from touchline.core.errors import TouchlineError
+from touchline.data.datasets import load_clusters
+from touchline.data.scores import EvaluationRecord
+from touchline.spec.evaluation import EvaluationConfig
 
 
 def with_clusters(

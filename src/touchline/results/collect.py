@@ -9,30 +9,25 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from touchline.domain.jobs import JobView
-from touchline.domain.metrics import Metrics, StepRow, TrainingMarker
-from touchline.domain.plan import Plan, PlannedRun
-from touchline.domain.quantity import Measured, Missing, Quantity
-from touchline.domain.results import (
-    CheckpointInfo,
-    EvaluationRecord,
-    LossPoint,
-    RunResult,
-    StepCurves,
-)
-from touchline.domain.runs import RunKind
-from touchline.domain.status import Attempt, JobState, TrainingOutcome
-from touchline.launch.statusfiles import read_attempts
+from touchline.core.quantity import Measured, Missing, Quantity
+from touchline.core.status import Attempt, JobState, TrainingOutcome
+from touchline.data.checkpoints import read_checkpoints, read_training_marker
+from touchline.data.evaluations import is_current, is_earlier, read_evaluations, scores_path
+from touchline.data.metrics import Metrics, StepRow, TrainingMarker
+from touchline.data.metrics_file import read_metrics
+from touchline.data.scores import CheckpointInfo, EvaluationRecord
 from touchline.results.attempts import attempt_results
-from touchline.results.checkpoints import read_checkpoints, read_training_marker
 from touchline.results.clusters import with_clusters
 from touchline.results.comparing import compared
-from touchline.results.evaluations import is_current, is_earlier, read_evaluations, scores_path
-from touchline.results.metrics import read_metrics
 from touchline.results.primary import labels_of_record, with_metric
+from touchline.results.run_result import LossPoint, RunResult, StepCurves
 from touchline.results.shares import proportion
-from touchline.results.standing import Standing, counted, run_status, told, training_outcome
-from touchline.scaffold.folder import evaluation_config
+from touchline.run.run_status import Standing, counted, run_status, told, training_outcome
+from touchline.run.scripts.folder import evaluation_config
+from touchline.run.statusfiles import read_attempts
+from touchline.slurm.job_view import JobView
+from touchline.spec.plan import Plan, PlannedRun
+from touchline.spec.runs import RunKind
 
 METRICS = "metrics.jsonl"
 

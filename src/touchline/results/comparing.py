@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from touchline.domain.analysis import RunScore
-from touchline.domain.plan import Plan
-from touchline.domain.quantity import Quantity
-from touchline.domain.results import RunResult
+from touchline.core.quantity import Quantity
+from touchline.results.run_result import RunResult
+from touchline.spec.plan import Plan
+from touchline.statistics.conclusions import RunScore
 
 
 def compared(plan: Plan, results: list[RunResult]) -> list[RunResult]:
@@ -18,9 +18,9 @@ def compared(plan: Plan, results: list[RunResult]) -> list[RunResult]:
     # Only who has results to compare waits for numpy.
     from numpy.random import PCG64, Generator
 
+    from touchline.results.scored import SEED, last_of_each, scored_run
     from touchline.statistics.comparisons import compare_with_controls
     from touchline.statistics.own_score import is_binary, run_scores
-    from touchline.statistics.scored import SEED, last_of_each, scored_run
 
     datasets = {run.name: run.dataset for run in plan.runs}
     last = {result.name: next(iter(last_of_each(result.evaluations).values()), None) for result in results}

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from touchline.domain.report import Issue, Weight
-from touchline.domain.results import EvaluationRecord, RunResult
-from touchline.domain.runs import ControlKind, RunKind
+from touchline.data.scores import EvaluationRecord
+from touchline.results.report_inputs import Issue, Weight
+from touchline.results.run_result import RunResult
+from touchline.spec.runs import ControlKind, RunKind
 
 _SHOWN = 3
 

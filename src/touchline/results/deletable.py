@@ -11,8 +11,8 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from touchline.domain.verification import Deletable, VerifiedCheckpoint
 from touchline.results.storage import Place
+from touchline.results.verification_types import Deletable, VerifiedCheckpoint
 from touchline.results.verifying.bases import read_object
 from touchline.results.verifying.expected import Expected
 from touchline.results.verifying.files import role_of, tree_bytes

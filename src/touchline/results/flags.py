@@ -11,16 +11,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from touchline.domain.checked import FindingRow
-from touchline.domain.finding import Severity
-from touchline.domain.jobs import JobView
-from touchline.domain.plan import PlannedRun
-from touchline.domain.quantity import Measured, Missing, Quantity
-from touchline.domain.status import EXIT_STOPPED, Attempt, JobState, RunStatus, TrainingOutcome
+from touchline.core.finding import Severity
+from touchline.core.quantity import Measured, Missing, Quantity
+from touchline.core.status import EXIT_STOPPED, Attempt, JobState, RunStatus, TrainingOutcome
+from touchline.core.units import format_bytes, format_seconds
+from touchline.lint.checked import FindingRow
 from touchline.results.glance import Glance
-from touchline.results.pace import ENOUGH_STEPS, measured_pace, steady
-from touchline.results.standing import HEARTBEAT_STALE_SECONDS
-from touchline.units import format_bytes, format_seconds
+from touchline.run.pace import ENOUGH_STEPS, measured_pace, steady
+from touchline.run.run_status import HEARTBEAT_STALE_SECONDS
+from touchline.slurm.job_view import JobView
+from touchline.spec.plan import PlannedRun
 
 STALL_STEPS = 10
 """So many times the usual step without a new one is a stall."""

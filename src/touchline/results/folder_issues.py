@@ -7,13 +7,13 @@ import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from touchline.catalog.evaluations import EVALUATIONS_FOLDER, SCORES_SUFFIX, read_evaluations
-from touchline.domain.report import Issue, Weight
-from touchline.domain.results import RunResult
-from touchline.domain.status import JobState
-from touchline.files import open_regular
-from touchline.results.found.folders import CHECKPOINT, newest_first
-from touchline.results.found.text import below, clean_line, clean_text
+from touchline.core.files import open_regular
+from touchline.core.status import JobState
+from touchline.data.evaluations import EVALUATIONS_FOLDER, SCORES_SUFFIX, read_evaluations
+from touchline.results.imported.folders import CHECKPOINT, newest_first
+from touchline.results.imported.text import below, clean_line, clean_text
+from touchline.results.report_inputs import Issue, Weight
+from touchline.results.run_result import RunResult
 
 _TAIL_BYTES = 1 << 16
 _LAST_LINES = 4

@@ -11,14 +11,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from touchline.catalog.general import GENERAL_FOLDER, MARKER_SUFFIX, read_general_marker
-from touchline.domain.general import GeneralMarker, HarnessResults, HarnessScore
-from touchline.domain.quantity import Measured, Missing, Quantity
-from touchline.domain.report import GeneralScore
-from touchline.domain.results import RunResult
-from touchline.domain.runs import ControlKind, RunKind
-from touchline.errors import TouchlineError
+from touchline.core.errors import TouchlineError
+from touchline.core.quantity import Measured, Missing, Quantity
+from touchline.data.benchmarks import GeneralMarker, HarnessResults, HarnessScore
+from touchline.data.general import GENERAL_FOLDER, MARKER_SUFFIX, read_general_marker
 from touchline.results.harness import Items, read_items, read_results
+from touchline.results.report_inputs import GeneralScore
+from touchline.results.run_result import RunResult
+from touchline.spec.runs import ControlKind, RunKind
 from touchline.statistics.paired import newcombe_paired
 from touchline.statistics.proportion import normal_quantile, wilson
 

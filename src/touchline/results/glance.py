@@ -15,17 +15,17 @@ from pathlib import Path
 from pydantic_core import from_json
 
 from touchline import __version__
-from touchline.catalog.checkpoints import export_state, read_training_marker
-from touchline.domain.evaluation import BASE_CHECKPOINT
-from touchline.domain.metrics import TrainingMarker
-from touchline.domain.plan import Plan, PlannedRun
-from touchline.domain.runs import RunKind
-from touchline.domain.status import Attempt, TrainingOutcome
-from touchline.errors import TouchlineError
-from touchline.files import open_regular, read_bytes, write_atomic
-from touchline.launch.statusfiles import read_attempts
-from touchline.results.recent import ACTIVE_TAIL_BYTES, ENDED_TAIL_BYTES, Recent, read_recent
-from touchline.results.standing import counted, training_outcome
+from touchline.core.errors import TouchlineError
+from touchline.core.files import open_regular, read_bytes, write_atomic
+from touchline.core.status import Attempt, TrainingOutcome
+from touchline.data.checkpoints import export_state, read_training_marker
+from touchline.data.metrics import TrainingMarker
+from touchline.run.recent import ACTIVE_TAIL_BYTES, ENDED_TAIL_BYTES, Recent, read_recent
+from touchline.run.run_status import counted, training_outcome
+from touchline.run.statusfiles import read_attempts
+from touchline.spec.evaluation import BASE_CHECKPOINT
+from touchline.spec.plan import Plan, PlannedRun
+from touchline.spec.runs import RunKind
 
 _SCORES = ".scores.json"
 _HEAD_BYTES = 4096
@@ -125,8 +125,8 @@ def evaluation_settings(plan: Plan, plan_file: Path, internal: Path) -> dict[str
 
 def _computed_settings(plan: Plan) -> dict[str, str]:
     # What writes a run's files knows; it loads templates and readers of other tools' files.
-    from touchline.catalog.evaluations import settings_sha256
-    from touchline.scaffold.folder import evaluation_config
+    from touchline.data.evaluations import settings_sha256
+    from touchline.run.scripts.folder import evaluation_config
 
     return {run.name: settings_sha256(evaluation_config(plan, run)) for run in plan.runs}
 

@@ -14,10 +14,10 @@ from pathlib import Path
 
 from pydantic_core import from_json
 
-from touchline.domain.general import HarnessResults, HarnessScore, HarnessTask
-from touchline.errors import InputFault
-from touchline.files import read_text_bounded
-from touchline.jsontext import parse_json
+from touchline.core.errors import InputFault
+from touchline.core.files import read_text_bounded
+from touchline.core.json_text import parse_json
+from touchline.data.benchmarks import HarnessResults, HarnessScore, HarnessTask
 
 _LIMIT_BYTES = 1 << 26
 _SAMPLES_LIMIT_BYTES = 1 << 28

@@ -6,17 +6,17 @@ import statistics
 from dataclasses import replace
 from pathlib import Path, PurePath
 
-from touchline.domain.metrics import Metrics
-from touchline.domain.plan import Plan, PlannedRun
-from touchline.domain.quantity import Measured, Missing, Quantity
-from touchline.domain.reading import Word
-from touchline.domain.record import DatasetFacts, PredictedFacts, RunRecord
-from touchline.domain.results import RunResult
-from touchline.evidence.adding import record_of_run
-from touchline.evidence.files import FoundRun, find_runs
-from touchline.results.metrics import read_metrics
+from touchline.core.quantity import Measured, Missing, Quantity
+from touchline.data.metrics import Metrics
+from touchline.data.metrics_file import read_metrics
+from touchline.history.adding import record_of_run
+from touchline.history.files import FoundRun, find_runs
+from touchline.history.reading import Word
+from touchline.history.record import DatasetFacts, PredictedFacts, RunRecord
 from touchline.results.run_metrics import static_config
+from touchline.results.run_result import RunResult
 from touchline.results.work import last_attempt, steady_steps, work_facts
+from touchline.spec.plan import Plan, PlannedRun
 
 _PLANNED = "as planned"
 

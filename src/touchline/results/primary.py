@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from touchline.domain.evaluation import EvaluationConfig
-from touchline.domain.labels import LabelReport
-from touchline.domain.results import EvaluationRecord
-from touchline.errors import InputFault
-from touchline.statistics.labels import label_report
-from touchline.tasks import get_task
-from touchline.tasks.classification import canonical_label
+from touchline.core.errors import InputFault
+from touchline.data.scores import EvaluationRecord
+from touchline.spec.evaluation import EvaluationConfig
+from touchline.spec.tasks.classification import canonical_label
+from touchline.spec.tasks.ready_made import get_task
+from touchline.statistics.labels import LabelReport, label_report
 
 
 def with_metric(

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
-from touchline.domain.quantity import Measured, Missing, Quantity
-from touchline.domain.resources import GpuSummary, ResourceSummary
-from touchline.files import open_regular
+from touchline.core.files import open_regular
+from touchline.core.quantity import Measured, Missing, Quantity
+from touchline.run.resources import GpuSummary, ResourceSummary
 
 _LIMIT_BYTES = 1 << 20
 

@@ -8,17 +8,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from touchline.domain.collected import EpochMetrics, RunMetrics, Setting
-from touchline.domain.metrics import Metrics, StepRow
-from touchline.domain.plan import PlannedRun
-from touchline.domain.quantity import Measured, Missing, Quantity
-from touchline.domain.reading import RunReading
-from touchline.domain.results import RunResult
-from touchline.domain.status import Attempt, JobState, RunStatus
-from touchline.launch.statusfiles import read_attempts
-from touchline.results.metrics import read_metrics
+from touchline.core.quantity import Measured, Missing, Quantity
+from touchline.core.status import Attempt, JobState, RunStatus
+from touchline.core.units import GIB
+from touchline.data.metrics import Metrics, StepRow
+from touchline.data.metrics_file import read_metrics
+from touchline.history.reading import RunReading
+from touchline.results.collected import EpochMetrics, RunMetrics, Setting
 from touchline.results.resources import read_resources, resource_figures
-from touchline.units import GIB
+from touchline.results.run_result import RunResult
+from touchline.run.statusfiles import read_attempts
+from touchline.spec.plan import PlannedRun
 
 WARM_UP_STEPS = 3
 """First steps of each attempt that no pace is taken from, when enough others are there."""
@@ -102,7 +102,7 @@ def static_config(run: PlannedRun) -> dict[str, Setting]:
 def _from_logs(folder: Path) -> RunReading | None:
     """The newest run in the job's output, where another trainer than ours was at work."""
     # The readers of every trainer's logs are loaded only where another trainer was at work.
-    from touchline.evidence.files import FoundRun, find_runs
+    from touchline.history.files import FoundRun, find_runs
 
     logs = sorted([*folder.glob("slurm-*.out"), *folder.glob("trainer_log.jsonl"), *folder.glob("trainer_state.json")])
     found = [each.reading for each in find_runs(logs) if isinstance(each, FoundRun)] if logs else []

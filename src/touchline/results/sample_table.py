@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from touchline.files import disk_faults
+from touchline.core.files import disk_faults
 
 Row = Mapping[str, object]
 """One answer, as `touchline.report.samples` gives it."""

@@ -7,11 +7,11 @@ from statistics import fmean
 
 import numpy as np
 
-from touchline.domain.results import EvaluationRecord, Proportion, SampleScore
-from touchline.statistics import wilson
+from touchline.data.scores import EvaluationRecord, SampleScore
+from touchline.results.scored import clusters_of
 from touchline.statistics.clustered import clustered_share
-from touchline.statistics.proportion import wilson_of_share
-from touchline.statistics.scored import clusters_of
+from touchline.statistics.conclusions import Proportion
+from touchline.statistics.proportion import wilson, wilson_of_share
 
 
 def proportion(record: EvaluationRecord, right: Sequence[bool]) -> Proportion | None:

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from touchline.domain.quantity import Measured, Missing, Quantity
-from touchline.domain.verification import (
+from touchline.core.quantity import Measured, Missing, Quantity
+from touchline.results.verification_types import (
     AdapterSize,
     Deletable,
     RunStorage,

@@ -14,23 +14,23 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from touchline.catalog.checkpoints import training_complete
-from touchline.domain import defaults
-from touchline.domain.evaluation import NO_OP_CHECKPOINT
-from touchline.domain.plan import Plan, PlannedRun
-from touchline.domain.quantity import Measured, Missing, Quantity
-from touchline.domain.runs import ControlKind, RunKind
-from touchline.domain.verification import CheckpointFault, Verification, VerifiedCheckpoint
+from touchline.core.files import sha256_file
+from touchline.core.quantity import Measured, Missing, Quantity
+from touchline.data.checkpoints import training_complete
 from touchline.estimate.disk import adapter_file_bytes
-from touchline.files import sha256_file
 from touchline.results.deletable import deletable_of
 from touchline.results.storage import Place, summarise
+from touchline.results.verification_types import CheckpointFault, Verification, VerifiedCheckpoint
 from touchline.results.verifying.adapters import ADAPTER_CONFIG, ADAPTER_FILE, Wanted
 from touchline.results.verifying.bases import CONFIG_FILE, Base, planned_base, read_base, read_object
 from touchline.results.verifying.expected import Expected
 from touchline.results.verifying.folder import verify_folder
 from touchline.results.verifying.markers import named_by, numbered
 from touchline.results.verifying.missing import missing_of, missing_of_found
+from touchline.spec import defaults
+from touchline.spec.evaluation import NO_OP_CHECKPOINT
+from touchline.spec.plan import Plan, PlannedRun
+from touchline.spec.runs import ControlKind, RunKind
 
 _NOTHING_PLANNED = Missing(missing="nothing was planned")
 Counted = Callable[[int, int], None]

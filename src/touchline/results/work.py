@@ -6,10 +6,10 @@ import math
 import statistics
 from collections.abc import Sequence
 
-from touchline.domain.metrics import AttemptRow, Metrics, StepRow
-from touchline.domain.plan import PlannedRun
-from touchline.domain.quantity import Aggregation, Measured, Missing, Quantity
-from touchline.domain.record import WorkFacts
+from touchline.core.quantity import Aggregation, Measured, Missing, Quantity
+from touchline.data.metrics import AttemptRow, Metrics, StepRow
+from touchline.history.record import WorkFacts
+from touchline.spec.plan import PlannedRun
 
 _ROWS = "metrics.jsonl"
 _FEW = 2

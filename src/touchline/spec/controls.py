@@ -10,10 +10,11 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from touchline.domain.experiment import Experiment
-from touchline.domain.runs import STAGE, ControlKind, Level, RunKind, RunSpec
+from touchline.core.levels import STAGE, Level
 from touchline.spec.document import Document
+from touchline.spec.experiment import Experiment
 from touchline.spec.names import ModelLabel, control_names, refuse_taken, stage_run_names
+from touchline.spec.runs import ControlKind, RunKind, RunSpec
 from touchline.spec.validate import adapter
 
 _KEPT = ("data.", "evaluate.")

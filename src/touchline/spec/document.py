@@ -16,9 +16,9 @@ from ruamel.yaml.comments import CommentedMap, CommentedSeq, TaggedScalar
 from ruamel.yaml.constructor import DuplicateKeyError
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
-from touchline.domain.finding import Finding, Severity, Where
-from touchline.errors import InputFault
-from touchline.jsontext import has_half_characters
+from touchline.core.errors import InputFault
+from touchline.core.finding import Finding, Severity, Where
+from touchline.core.json_text import has_half_characters
 from touchline.spec.bounds import (
     DEPTH_LIMIT,
     SIZE_LIMIT_BYTES,

@@ -11,7 +11,7 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.nodes import MappingNode, Node
 
-from touchline.errors import InputFault
+from touchline.core.errors import InputFault
 from touchline.spec.document import parse
 
 _WORD = re.compile(r"[a-z]+(_[a-z]+)*")

@@ -7,15 +7,16 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from touchline.domain import defaults
-from touchline.domain.experiment import Experiment, StageConfig, TrainConfig
-from touchline.domain.finding import Finding
-from touchline.domain.runs import STAGE, Level, Link, RunKind, RunSpec
-from touchline.errors import InputFault
+from touchline.core.errors import InputFault
+from touchline.core.finding import Finding
+from touchline.core.levels import STAGE, Level
+from touchline.spec import defaults
 from touchline.spec.controls import shuffled_controls, untrained_controls
 from touchline.spec.document import Document, error
+from touchline.spec.experiment import Experiment, StageConfig, TrainConfig
 from touchline.spec.names import Condition, ModelLabel, run_names, stage_run_names
 from touchline.spec.overlay import setting, with_settings
+from touchline.spec.runs import Link, RunKind, RunSpec
 from touchline.spec.stages import chain_faults, stage_settings
 
 FACTOR_ROOTS = ("data", "train", "evaluate")

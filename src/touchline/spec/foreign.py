@@ -16,10 +16,10 @@ from typing import Any, Literal
 
 import yaml  # noqa: TID251 (the loader that these files are read by elsewhere)
 
-from touchline.domain.finding import Finding, Severity, Where
-from touchline.domain.stated import Stated
+from touchline.core.finding import Finding, Severity, Where
 from touchline.spec.bounds import DEPTH_LIMIT, SIZE_LIMIT_BYTES, Loader, beyond_bounds
 from touchline.spec.document import Key
+from touchline.spec.partial import Stated
 
 Dialect = Literal["pyyaml", "omegaconf"]
 

@@ -13,10 +13,10 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from touchline.domain.experiment import Experiment
-from touchline.domain.runs import RUN_NAME, RunSpec
-from touchline.errors import InputFault
+from touchline.core.errors import InputFault
 from touchline.spec.document import Document, error
+from touchline.spec.experiment import Experiment
+from touchline.spec.runs import RUN_NAME, RunSpec
 
 _SHORT = {"learning_rate": "lr", "global_batch_size": "batch", "micro_batch_size": "micro", "max_seq_len": "len"}
 _SIZE = re.compile(r"(?:^|[-_. ])((?:\d+x)?\d+(?:\.\d+)?[MBT])(?=$|[-_. ])", re.IGNORECASE)

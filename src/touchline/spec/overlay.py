@@ -6,9 +6,9 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from touchline.domain.experiment import Experiment
-from touchline.domain.finding import Finding
+from touchline.core.finding import Finding
 from touchline.spec.document import Document
+from touchline.spec.experiment import Experiment
 from touchline.spec.validate import adapter, build
 
 

@@ -10,17 +10,17 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from touchline.domain.experiment import DataConfig, Experiment
-from touchline.domain.finding import Finding, Where
-from touchline.domain.runs import RUN_NAME
-from touchline.errors import InputFault
-from touchline.slurmtext.site_options import value_fault
+from touchline.core.errors import InputFault
+from touchline.core.finding import Finding, Where
+from touchline.core.units import parse_duration
+from touchline.slurm.site_options import value_fault
 from touchline.spec.document import Document, error, parse, parse_value
 from touchline.spec.expand import FACTOR_ROOTS
+from touchline.spec.experiment import DataConfig, Experiment
 from touchline.spec.overlay import with_settings
+from touchline.spec.runs import RUN_NAME
 from touchline.spec.stages import stage_faults, stage_settings
 from touchline.spec.validate import build, dotted_keys, unknown_key
-from touchline.units import parse_duration
 
 _STAND_IN = Experiment(name="x", models=("x",), data=DataConfig(path="x"))
 """What levels are tried on when the file itself has faults, so that theirs are told in the same go."""

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
-from touchline.domain.experiment import Experiment, StageConfig
-from touchline.domain.finding import Finding
-from touchline.domain.runs import RUN_NAME
-from touchline.errors import InputFault
+from touchline.core.errors import InputFault
+from touchline.core.finding import Finding
 from touchline.spec.document import Document, Key, Path, error
+from touchline.spec.experiment import Experiment, StageConfig
 from touchline.spec.overlay import with_settings
+from touchline.spec.runs import RUN_NAME
 from touchline.spec.validate import build, dotted_keys, unknown_key
 
 STAGE_ROOTS = ("data", "train")

@@ -10,12 +10,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from touchline.domain.experiment import CheckpointInterval, DataConfig, TrainConfig
-from touchline.domain.finding import Where
-from touchline.domain.runs import STAGE, RunSpec
-from touchline.domain.stated import Cadence, Stated, StatedSource, StatedTraining
+from touchline.core.finding import Where
+from touchline.core.levels import STAGE
 from touchline.spec.document import Document, Path
 from touchline.spec.expand import level_text
+from touchline.spec.experiment import CheckpointInterval, DataConfig, TrainConfig
+from touchline.spec.partial import Cadence, Stated, StatedSource, StatedTraining
+from touchline.spec.runs import RunSpec
 from touchline.spec.stages import stage_places
 
 T = TypeVar("T")

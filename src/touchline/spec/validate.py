@@ -13,9 +13,9 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
-from touchline.domain.experiment import as_written
-from touchline.domain.finding import Finding
+from touchline.core.finding import Finding
 from touchline.spec.document import Document, Key, error
+from touchline.spec.experiment import as_written
 
 T = TypeVar("T")
 

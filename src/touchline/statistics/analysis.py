@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 
 from numpy.random import Generator
 
-from touchline.domain.analysis import Analysis, ScoredRun
 from touchline.statistics.comparisons import compare_with_controls
+from touchline.statistics.conclusions import Analysis, ScoredRun
 from touchline.statistics.effects import factor_effects
 from touchline.statistics.interactions import interactions
 from touchline.statistics.own_score import is_binary, run_scores

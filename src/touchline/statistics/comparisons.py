@@ -8,11 +8,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.random import Generator
 
-from touchline.domain.analysis import Comparison, Refusal, ScoredRun, Shown
-from touchline.domain.quantity import Measured, Missing, Quantity
-from touchline.domain.results import Difference
+from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.statistics.bootstrap import Floats, bootstrap_intervals, resamples_for
 from touchline.statistics.clustered import cluster_totals, clustered_difference, clustered_error
+from touchline.statistics.conclusions import Comparison, Difference, Refusal, ScoredRun, Shown
 from touchline.statistics.exact_power import smallest_shown
 from touchline.statistics.own_score import LEVEL, coverage_of, is_share, named
 from touchline.statistics.paired import mcnemar_exact, newcombe_paired

@@ -18,9 +18,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from touchline.domain.analysis import SeedTest, SeedTestKind
 from touchline.statistics.bootstrap import Floats
 from touchline.statistics.clustered import clustered_difference, clustered_error, squared_errors
+from touchline.statistics.conclusions import SeedTest, SeedTestKind
 from touchline.statistics.own_score import is_share
 from touchline.statistics.paired import newcombe_paired
 from touchline.statistics.proportion import Interval, normal_quantile

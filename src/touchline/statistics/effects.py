@@ -9,8 +9,8 @@ from typing import Final
 
 import numpy as np
 
-from touchline.domain.analysis import Contrast, FactorEffect, ScoredRun, SeedScore, Shown, WithItems
-from touchline.domain.quantity import Measured, Missing, Quantity
+from touchline.core.quantity import Measured, Missing, Quantity
+from touchline.statistics.conclusions import Contrast, FactorEffect, ScoredRun, SeedScore, Shown, WithItems
 from touchline.statistics.contrasts import Difference, Sample, difference
 from touchline.statistics.own_score import LEVEL, named
 from touchline.statistics.power import POWER

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from touchline.domain.analysis import Interaction, ScoredRun, SeedTestKind
+from touchline.statistics.conclusions import Interaction, ScoredRun, SeedTestKind
 from touchline.statistics.contrasts import Sample, difference, seed_means
 from touchline.statistics.effects import Tested, adjusted, levels_of, own_runs, samples_of, tied_to
 from touchline.statistics.own_score import LEVEL

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from statistics import fmean
-
-from touchline.domain.labels import LabelReport, LabelScore
 
 
 def label_report(labels: Sequence[str], answers: Sequence[tuple[str, str | None]]) -> LabelReport:
@@ -47,3 +46,45 @@ def _label_score(label: str, place: int, confusion: Sequence[Sequence[int]]) -> 
         recall=right / items if items else None,
         f1=2 * right / (items + predicted) if items else None,
     )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LabelScore:
+    """How well one label of a classification is found."""
+
+    label: str
+    """The label."""
+    items: int
+    """Answers whose right label it is."""
+    predicted: int
+    """Answers from which it was read."""
+    right: int
+    """Answers that are both."""
+    precision: float | None
+    """right / predicted; none where it was never read."""
+    recall: float | None
+    """right / items; none where no item has it."""
+    f1: float | None
+    """Harmonic mean of both, with an undefined precision as 0; none where no item has it."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LabelReport:
+    """What a classification's answers show, label by label."""
+
+    labels: tuple[LabelScore, ...]
+    """Each label."""
+    confusion: tuple[tuple[int, ...], ...]
+    """Answers by right label (rows) and by the label that was read (columns, the last one: none was read)."""
+    unread: int
+    """Answers from which no label could be read; they count as wrong."""
+    answers: int
+    """All answers."""
+    accuracy: float
+    """Share of the answers that are right."""
+    macro_f1: float | None
+    """Mean F1 of the labels that items have."""
+    balanced_accuracy: float | None
+    """Mean recall of the labels that items have."""
+    majority: float
+    """Share of the most frequent right label: what one answer for all would score."""

@@ -8,10 +8,9 @@ from typing import Final
 import numpy as np
 from numpy.random import Generator
 
-from touchline.domain.analysis import RunScore, ScoredRun
-from touchline.domain.results import Proportion
 from touchline.statistics.bootstrap import Floats, bootstrap_intervals, resamples_for
 from touchline.statistics.clustered import clustered_share
+from touchline.statistics.conclusions import Proportion, RunScore, ScoredRun
 from touchline.statistics.proportion import Interval, wilson
 
 LEVEL: Final = 0.05

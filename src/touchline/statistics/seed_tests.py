@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from touchline.domain.analysis import SeedTestKind
+from touchline.statistics.conclusions import SeedTestKind
 
 if TYPE_CHECKING:
     from touchline.statistics.bootstrap import Floats

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 
-from touchline.domain.analysis import ScoredRun, SeedTestKind
-from touchline.domain.runs import STAGE
+from touchline.core.levels import STAGE
+from touchline.statistics.conclusions import ScoredRun, SeedTestKind
 
 SEEDS = "seeds"
 """What seeds are called among a run's levels; they are replicates and no factor."""

@@ -14,11 +14,17 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from touchline.backends import batching_of
 from touchline.backends.llamafactory.batching import LlamaFactoryBatching, shortened
+from touchline.backends.registry import batching_of
 from touchline.backends.trl.batching import TrlBatching
-from touchline.packing.forecast import BatchForecast, Batching, BatchSettings
-from touchline.packing.simple import Filled, batch_edges, best_fit_decreasing, first_fit_decreasing, next_fit
+from touchline.data.packing.forecast import BatchForecast, Batching, BatchSettings
+from touchline.data.packing.simple import (
+    Filled,
+    batch_edges,
+    best_fit_decreasing,
+    first_fit_decreasing,
+    next_fit,
+)
 
 HERE = Path(__file__).parent
 PEERS = ("torchtune", "llamafactory", "axolotl", "trl")

@@ -30,9 +30,9 @@ from touchline.backends.simulation import (
     side_by_side,
 )
 from touchline.backends.torch_order import permutation
-from touchline.domain.estimate import MicroBatch
-from touchline.packing.forecast import BatchForecast, Batching, BatchSettings
-from touchline.packing.simple import Filled, first_fit, one_each
+from touchline.core.estimate import MicroBatch
+from touchline.data.packing.forecast import BatchForecast, Batching, BatchSettings
+from touchline.data.packing.simple import Filled, first_fit, one_each
 
 PAD_TO_MULTIPLE_OF = 64
 """Of its collators, where `pad_to_multiple_of` is not given."""

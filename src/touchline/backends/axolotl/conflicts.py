@@ -9,8 +9,8 @@ from collections.abc import Iterator
 
 from touchline.backends.axolotl.stated import ATTENTION, validates
 from touchline.backends.config_reading import Settings
-from touchline.domain.finding import Severity
-from touchline.domain.stated import StatedTraining
+from touchline.core.finding import Severity
+from touchline.spec.partial import StatedTraining
 
 Refusal = tuple[str, str]
 """The setting, and why it is refused."""

@@ -15,7 +15,7 @@ from touchline.backends.axolotl.habits import check_habits
 from touchline.backends.axolotl.stated import state_training
 from touchline.backends.config_reading import Settings
 from touchline.backends.formats import ConfigFormat, ConfigReading
-from touchline.domain.finding import Edit, Severity
+from touchline.core.finding import Edit, Severity
 from touchline.spec.foreign import Dialect, ForeignDocument
 
 _OURS = frozenset(

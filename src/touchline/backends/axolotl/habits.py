@@ -12,8 +12,8 @@ from typing import Final
 from touchline.backends.argument_tables import argument_table, near_choice, number_of
 from touchline.backends.config_reading import Settings
 from touchline.backends.trl.habits import check_counts, check_meant
-from touchline.domain.finding import Severity
-from touchline.jsontext import parse_json
+from touchline.core.finding import Severity
+from touchline.core.json_text import parse_json
 
 MEANT: Final = {
     **dict.fromkeys(

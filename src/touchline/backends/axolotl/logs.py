@@ -12,11 +12,11 @@ from statistics import fmean
 from typing import ClassVar
 
 from touchline.backends.axolotl.config import KEYS, read_config, settings
-from touchline.domain.observation import Event, Observation, ObservationName, Sign, SignKind
-from touchline.domain.quantity import Aggregation, MemoryKind, Phase, TokenUnit
-from touchline.jsontext import parse_json
-from touchline.logtext.numbers import to_count, to_number
-from touchline.logtext.reader import DocumentReader, LogReader, Row
+from touchline.backends.logtext.numbers import to_count, to_number
+from touchline.backends.logtext.reader import DocumentReader, LogReader, Row
+from touchline.core.json_text import parse_json
+from touchline.core.observation import Event, Observation, ObservationName, Sign, SignKind
+from touchline.core.quantity import Aggregation, MemoryKind, Phase, TokenUnit
 
 _PREFIX = re.compile(
     r"\[(?:DEBUG|INFO|WARNING|ERROR|CRITICAL)\] \[(?P<logger>axolotl[\w.<>]*)(?::\d+)?\]"

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from typing import Any, Literal, cast
 
 from touchline.backends.config_reading import Settings, source_kind, subject_of
-from touchline.domain.finding import Where
-from touchline.domain.stated import Cadence, Stated, StatedSource, StatedTraining
+from touchline.core.finding import Where
+from touchline.spec.partial import Cadence, Stated, StatedSource, StatedTraining
 
 ATTENTION: tuple[tuple[str, str], ...] = (
     ("xformers_attention", "xformers"),

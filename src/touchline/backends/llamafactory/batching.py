@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from touchline.backends.hf_loop import hf_forecast
 from touchline.backends.simulation import Examples, checked
-from touchline.packing.forecast import BatchForecast, Batching, BatchSettings
-from touchline.packing.simple import batch_edges, first_fit_decreasing, one_each
+from touchline.data.packing.forecast import BatchForecast, Batching, BatchSettings
+from touchline.data.packing.simple import batch_edges, first_fit_decreasing, one_each
 
 PAD_TO_MULTIPLE_OF = 8
 """Of its collator, in training."""

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 
-from touchline.domain.observation import Event, Observation, ObservationName
-from touchline.logtext.numbers import to_count, to_number
-from touchline.logtext.reader import Row
+from touchline.backends.logtext.numbers import to_count, to_number
+from touchline.backends.logtext.reader import Row
+from touchline.core.observation import Event, Observation, ObservationName
 
 _NUMBERS: tuple[tuple[str, ObservationName, Callable[[object], float | None], str], ...] = (
     ("learning_rate", "learning_rate", to_number, "1"),

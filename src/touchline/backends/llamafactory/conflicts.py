@@ -10,8 +10,8 @@ from collections.abc import Iterator
 
 from touchline.backends.config_reading import Settings
 from touchline.backends.llamafactory.stated import finetuning_type, stage
-from touchline.domain.finding import Severity
-from touchline.domain.stated import StatedTraining
+from touchline.core.finding import Severity
+from touchline.spec.partial import StatedTraining
 
 Refusal = tuple[str, str]
 """The setting, and why it is refused."""

@@ -21,8 +21,8 @@ from touchline.backends.trl.format import check_keys, trainer_view
 from touchline.backends.trl.habits import MEANT as TRAINERS
 from touchline.backends.trl.habits import check_habits
 from touchline.backends.trl.trainer import check_trainer
-from touchline.domain.finding import Edit, Severity
-from touchline.jsontext import parse_json
+from touchline.core.finding import Edit, Severity
+from touchline.core.json_text import parse_json
 from touchline.spec.foreign import Dialect, ForeignDocument
 
 _STAGES = frozenset({"pt", "sft", "rm", "ppo", "dpo", "kto", "orpo"})

@@ -10,7 +10,7 @@ from typing import Final
 
 from touchline.backends.argument_tables import near_choice
 from touchline.backends.config_reading import Settings
-from touchline.domain.finding import Severity
+from touchline.core.finding import Severity
 
 _METHODS: Final = ("bnb", "bitsandbytes", "gptq", "awq", "aqlm", "quanto", "eetq", "hqq", "mxfp4", "fp8")
 _KERNELS: Final = ("auto", "disabled", "sdpa", "fa2", "fa3", "flash_attention_2", "flash_attention_3", "off", "on")

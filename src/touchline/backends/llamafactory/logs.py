@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from touchline.backends.llamafactory.config import KEYS, read_config, settings
-from touchline.domain.observation import Event, Inside, Observation, Sign, SignKind
-from touchline.domain.quantity import MemoryKind
-from touchline.logtext.numbers import NUMBER, not_a_number, to_count, to_number, to_seconds
-from touchline.logtext.reader import DocumentReader, LogReader, Row
+from touchline.backends.logtext.numbers import NUMBER, not_a_number, to_count, to_number, to_seconds
+from touchline.backends.logtext.reader import DocumentReader, LogReader, Row
+from touchline.core.observation import Event, Inside, Observation, Sign, SignKind
+from touchline.core.quantity import MemoryKind
 
 _NAMED = re.compile(r"(?: - |\] |\|)(?:llamafactory|llmtuner)(?:\.[\w.]+)?(?::\d+(?:\]| >>)| - ) ?(?P<message>.*)")
 _BOARD = re.compile(r"\[[A-Z]+\|20\d\d-\d\d-\d\d \d\d:\d\d:\d\d\] [\w.]+\.py:\d+ >> (?P<message>.*)")

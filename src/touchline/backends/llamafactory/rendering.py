@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from touchline.backends.llamafactory.templates import BOS, EOS, HERE, TEMPLATES, Slots, Slotted
 from touchline.backends.rendering import RowSettings, TrainedRow
-from touchline.domain.catalog import Message
-from touchline.domain.quantity import Missing
-from touchline.rendering.rows import ShownRow
-from touchline.rendering.text import Ids, ModelText
+from touchline.core.catalog import Message
+from touchline.core.quantity import Missing
+from touchline.data.rendering.rows import ShownRow
+from touchline.data.rendering.text import Ids, ModelText
 
 _NO_THOUGHT = "<think>\n\n</think>\n\n"
 

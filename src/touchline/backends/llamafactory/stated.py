@@ -7,8 +7,8 @@ from typing import Literal
 
 from touchline.backends.config_reading import Settings, source_kind, subject_of
 from touchline.backends.trl.trainer import trainer_fields
-from touchline.domain.finding import Where
-from touchline.domain.stated import Stated, StatedSource, StatedTraining
+from touchline.core.finding import Where
+from touchline.spec.partial import Stated, StatedSource, StatedTraining
 
 _RANK = 8
 _LENGTH = 2048

@@ -13,21 +13,21 @@ from touchline.backends.peft.batching import PeftBatching
 from touchline.backends.peft.config import ParentConfig, PlannedBatches, TrainerConfig
 from touchline.backends.peft.layout import plain_attention
 from touchline.backends.protocol import Backend, Lengths, Override
-from touchline.domain.anchors import from_run_folder
-from touchline.domain.catalog import ModelInfo
-from touchline.domain.estimate import TrainingSetup
-from touchline.domain.evaluation import PlannedModel
-from touchline.domain.experiment import TrainConfig
-from touchline.domain.finding import Finding, Severity
-from touchline.domain.machine import TargetMachine
-from touchline.domain.plan import BatchSummary, Plan, PlannedRun
-from touchline.domain.quantity import Missing
-from touchline.domain.runs import ControlKind
-from touchline.domain.shape import ModelShape
-from touchline.errors import InputFault
-from touchline.packing import largest_divisor, plan_batches
-from touchline.packing.forecast import BatchForecast, settings_of
+from touchline.core.catalog import ModelInfo
+from touchline.core.errors import InputFault
+from touchline.core.estimate import TrainingSetup
+from touchline.core.finding import Finding, Severity
+from touchline.core.machine import TargetMachine
+from touchline.core.quantity import Missing
+from touchline.core.shape import ModelShape
+from touchline.data.packing.batches import largest_divisor, plan_batches
+from touchline.data.packing.forecast import BatchForecast, settings_of
+from touchline.spec.anchors import from_run_folder
 from touchline.spec.document import parse
+from touchline.spec.evaluation import PlannedModel
+from touchline.spec.experiment import TrainConfig
+from touchline.spec.plan import BatchSummary, Plan, PlannedRun
+from touchline.spec.runs import ControlKind
 from touchline.spec.write import to_yaml
 
 _FEWEST_TOKENS = 2
@@ -39,7 +39,7 @@ _HEADER = """\
 
 
 class PeftBackend:
-    """The trainer in `touchline.trainer`; it consumes exactly the micro-batches that `packing.plan_batches` gives."""
+    """The trainer in `touchline.train`; it consumes exactly the micro-batches that `packing.plan_batches` gives."""
 
     name = "peft"
     goes_on = True
@@ -169,7 +169,7 @@ class PeftBackend:
 
     def command(self, python: str) -> tuple[str, ...]:
         """The trainer's own process."""
-        return (python, "-m", "touchline.trainer")
+        return (python, "-m", "touchline.train")
 
     def silent_overrides(self, train: TrainConfig) -> tuple[Override, ...]:
         """None: what it does not do as written, it refuses."""

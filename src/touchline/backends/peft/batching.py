@@ -20,15 +20,15 @@ from touchline.backends.simulation import (
     plural,
     simulated_epochs,
 )
-from touchline.domain.estimate import MicroBatch
-from touchline.packing.batches import BatchPlan, plan_batches
-from touchline.packing.forecast import BatchForecast, Batching, BatchSettings
-from touchline.packing.simple import Filled, one_each
+from touchline.core.estimate import MicroBatch
+from touchline.data.packing.batches import BatchPlan, plan_batches
+from touchline.data.packing.forecast import BatchForecast, Batching, BatchSettings
+from touchline.data.packing.simple import Filled, one_each
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PeftBatching:
-    """The batching of `touchline.trainer`, on one device."""
+    """The batching of `touchline.train`, on one device."""
 
     shared_prefix: int = 0
     """Tokens that all prompts begin with, which are computed once a row where that pays; 0 where none may be shared."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from touchline.domain.evaluation import PlannedModel
-from touchline.domain.experiment import DataConfig, TrainConfig, as_written
+from touchline.spec.evaluation import PlannedModel
+from touchline.spec.experiment import DataConfig, TrainConfig, as_written
 
 FINETUNE_SCHEMA_VERSION = 1
 

@@ -9,16 +9,16 @@ import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from touchline.backends import backend_names
 from touchline.backends.config_reading import subject_of
 from touchline.backends.formats import ConfigFormat, ConfigReading
 from touchline.backends.peft.backend import read_trainer_config, trainer_config
 from touchline.backends.peft.config import TrainerConfig
-from touchline.domain.experiment import DataConfig, TrainConfig
-from touchline.domain.finding import Finding, Severity, Where
-from touchline.domain.stated import Stated, StatedTraining
-from touchline.errors import InputFault
+from touchline.backends.registry import backend_names
+from touchline.core.errors import InputFault
+from touchline.core.finding import Finding, Severity, Where
+from touchline.spec.experiment import DataConfig, TrainConfig
 from touchline.spec.foreign import Dialect, ForeignDocument
+from touchline.spec.partial import Stated, StatedTraining
 from touchline.spec.read import read_settings
 from touchline.spec.stated import Place, document_places, stated_settings
 from touchline.spec.validate import build

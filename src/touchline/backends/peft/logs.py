@@ -1,6 +1,6 @@
 """touchline's own metrics.jsonl, as evidence of a past run.
 
-The reader takes what the rows say and does not join attempts; `touchline.results.metrics` does that for an experiment's
+The reader takes what the rows say and does not join attempts; `touchline.data.metrics_file` does that for an experiment's
 own report. Rows are told by their members, not by a schema: a row of another version still says what it says.
 """
 
@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import ClassVar, Literal, cast
 
-from touchline.domain.observation import Event, Observation, ObservationName, Sign, SignKind
-from touchline.domain.quantity import MemoryKind
-from touchline.logtext.numbers import not_a_number, to_count, to_gib, to_number
-from touchline.logtext.reader import DocumentReader, LogReader, Row
+from touchline.backends.logtext.numbers import not_a_number, to_count, to_gib, to_number
+from touchline.backends.logtext.reader import DocumentReader, LogReader, Row
+from touchline.core.observation import Event, Observation, ObservationName, Sign, SignKind
+from touchline.core.quantity import MemoryKind
 
 _MARKS = ("attempt", "time_unix")
 """Members of every row; other programs' rows have an `event` too."""

@@ -15,7 +15,7 @@ MEMORY = MemoryCoefficients(
     float32_adapters="autocast_shared",
     relative_error=0.03,
     source=(
-        "read: touchline.trainer.model (logits of target tokens, float32 loss, autocast without PEFT's cast); "
+        "read: touchline.train.model (logits of target tokens, float32 loss, autocast without PEFT's cast); "
         "simulated on torch 2.13: 12.00 bytes per target and vocabulary entry"
     ),
 )

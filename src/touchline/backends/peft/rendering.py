@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from touchline.backends.rendering import RowSettings, TrainedRow
-from touchline.rendering.rows import ShownRow
-from touchline.rendering.sandbox import TemplateFault
-from touchline.rendering.text import ModelText
+from touchline.data.rendering.rows import ShownRow
+from touchline.data.rendering.sandbox import TemplateFault
+from touchline.data.rendering.text import ModelText
 
 
 def training_row(text: ModelText, row: ShownRow, settings: RowSettings) -> TrainedRow:

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from touchline.domain.observation import Event, Observation, ObservationName, Sign, SignKind
-from touchline.logtext.numbers import to_count, to_number
-from touchline.logtext.reader import DocumentReader, LogReader, Row
-from touchline.units import GIB
+from touchline.backends.logtext.numbers import to_count, to_number
+from touchline.backends.logtext.reader import DocumentReader, LogReader, Row
+from touchline.core.observation import Event, Observation, ObservationName, Sign, SignKind
+from touchline.core.units import GIB
 
 _OUT_OF_MEMORY = "out of memory"
 _PACKAGES = ("torch", "transformers", "peft", "bitsandbytes")

@@ -11,23 +11,13 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar, cast
 
 from touchline.backends.config_reading import subject_of
-from touchline.backends.fields import (
-    TEXT,
-    TRUTH,
-    Kind,
-    dotted,
-    new_key,
-    number,
-    typed,
-    whole,
-    wrong_value,
-)
+from touchline.backends.fields import TEXT, TRUTH, Kind, dotted, new_key, number, typed, whole, wrong_value
 from touchline.backends.formats import ConfigFormat, ConfigReading
 from touchline.backends.near import nearest
-from touchline.domain.finding import Finding, Severity, Where
-from touchline.domain.stated import Cadence, Stated, StatedSource, StatedTraining
+from touchline.core.finding import Finding, Severity, Where
 from touchline.spec.document import Key
 from touchline.spec.foreign import Dialect, ForeignDocument
+from touchline.spec.partial import Cadence, Stated, StatedSource, StatedTraining
 
 T = TypeVar("T")
 Path = tuple[Key, ...]

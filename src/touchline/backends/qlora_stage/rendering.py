@@ -7,10 +7,10 @@ Source: reference facts on that script; it was not run here.
 from __future__ import annotations
 
 from touchline.backends.rendering import RowSettings, TrainedRow
-from touchline.domain.catalog import Message
-from touchline.domain.quantity import Missing
-from touchline.rendering.rows import ShownRow
-from touchline.rendering.text import ModelText
+from touchline.core.catalog import Message
+from touchline.core.quantity import Missing
+from touchline.data.rendering.rows import ShownRow
+from touchline.data.rendering.text import ModelText
 
 
 def training_row(text: ModelText, row: ShownRow, settings: RowSettings) -> TrainedRow | Missing:

@@ -10,10 +10,10 @@ import re
 from collections.abc import Iterator
 from typing import ClassVar
 
+from touchline.backends.logtext.numbers import to_count, to_number
+from touchline.backends.logtext.reader import DocumentReader, LogReader, Row
 from touchline.backends.swift.config import KEYS, arguments, flags, plain, read_config, settings
-from touchline.domain.observation import Event, Inside, Observation, Sign, SignKind
-from touchline.logtext.numbers import to_count, to_number
-from touchline.logtext.reader import DocumentReader, LogReader, Row
+from touchline.core.observation import Event, Inside, Observation, Sign, SignKind
 
 _PREFIX = re.compile(
     r"(?:\[(?:DEBUG|INFO|WARNING|ERROR):swift\]|\d - swift - (?:DEBUG|INFO|WARNING|ERROR) -) ?(?P<message>.*)"

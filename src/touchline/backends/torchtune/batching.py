@@ -25,9 +25,9 @@ from touchline.backends.simulation import (
     simulated_epochs,
 )
 from touchline.backends.torch_order import permutation
-from touchline.domain.estimate import MicroBatch
-from touchline.packing.forecast import BatchForecast, Batching, BatchSettings
-from touchline.packing.simple import Filled, next_fit, one_each
+from touchline.core.estimate import MicroBatch
+from touchline.data.packing.forecast import BatchForecast, Batching, BatchSettings
+from touchline.data.packing.simple import Filled, next_fit, one_each
 
 SAMPLER_SEED = 0
 """Fixed in the recipes: `StatefulDistributedSampler(..., seed=0)`."""

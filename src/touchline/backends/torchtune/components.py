@@ -11,7 +11,7 @@ import pkgutil
 from dataclasses import dataclass
 
 from touchline.backends.near import nearest
-from touchline.jsontext import parse_json
+from touchline.core.json_text import parse_json
 
 RELEASED = "0.6.1"
 """The last release."""

@@ -11,9 +11,9 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Literal
 
-from touchline.domain.observation import Event, Observation, ObservationName
-from touchline.logtext.numbers import to_count, to_number
-from touchline.logtext.reader import Row
+from touchline.backends.logtext.numbers import to_count, to_number
+from touchline.backends.logtext.reader import Row
+from touchline.core.observation import Event, Observation, ObservationName
 
 COMPONENT = "_component_"
 Section = Literal["model", "tokenizer", "dataset", "optimizer"]

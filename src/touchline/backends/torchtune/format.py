@@ -19,7 +19,7 @@ from touchline.backends.torchtune.sources import source_findings
 from touchline.backends.torchtune.stated import stated_training
 from touchline.backends.torchtune.together import together_findings
 from touchline.backends.torchtune.values import value_findings
-from touchline.domain.finding import Finding, Severity
+from touchline.core.finding import Finding, Severity
 from touchline.spec.foreign import Dialect, Doubled, ForeignDocument
 
 _PARTS = frozenset({"model", "tokenizer", "checkpointer", "optimizer", "dataset", "loss"})

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from touchline.backends.fields import dotted
 from touchline.backends.near import nearest
-from touchline.domain.finding import Finding, Severity
+from touchline.core.finding import Finding, Severity
 from touchline.spec.document import Key
 from touchline.spec.foreign import ForeignDocument
 

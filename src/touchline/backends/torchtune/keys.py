@@ -23,7 +23,7 @@ from touchline.backends.torchtune.components import (
 from touchline.backends.torchtune.config import COMPONENT
 from touchline.backends.torchtune.interpolation import is_known
 from touchline.backends.torchtune.reading import Config, Path
-from touchline.domain.finding import Finding, Severity
+from touchline.core.finding import Finding, Severity
 
 NEEDED = (
     "output_dir",

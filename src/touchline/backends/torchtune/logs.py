@@ -12,11 +12,11 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import ClassVar, Literal
 
+from touchline.backends.logtext.numbers import NUMBER, not_a_number, to_count, to_number
+from touchline.backends.logtext.reader import DocumentReader, LogReader, Row
 from touchline.backends.torchtune.config import read_config
 from touchline.backends.torchtune.resolved import WORDS, ResolvedConfig
-from touchline.domain.observation import Event, Observation, ObservationName, Sign, SignKind
-from touchline.logtext.numbers import NUMBER, not_a_number, to_count, to_number
-from touchline.logtext.reader import DocumentReader, LogReader, Row
+from touchline.core.observation import Event, Observation, ObservationName, Sign, SignKind
 
 _BAR = re.compile(rf"(?<![\d|.])(\d{{1,6}})\|(\d{{1,12}})\|Loss: ({NUMBER}|-?nan|-?inf)(?=[:\s]|$)")
 _DISK = re.compile(r"(?:^|[ \t])Step (\d{1,12}) \| (?P<pairs>[A-Za-z_]\w*:\S.*)$")

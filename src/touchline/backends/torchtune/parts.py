@@ -15,7 +15,7 @@ from touchline.backends.torchtune.components import component
 from touchline.backends.torchtune.config import COMPONENT
 from touchline.backends.torchtune.keys import is_reinforcement, is_training
 from touchline.backends.torchtune.reading import Config
-from touchline.domain.finding import Finding, Severity
+from touchline.core.finding import Finding, Severity
 
 _MODELS: Final = "torchtune.models."
 _VOCABULARY: Final = {

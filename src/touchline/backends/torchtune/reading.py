@@ -9,10 +9,10 @@ from typing import TypeVar
 from touchline.backends.fields import dotted
 from touchline.backends.torchtune.config import COMPONENT
 from touchline.backends.torchtune.interpolation import is_known
-from touchline.domain.finding import Edit, Finding, Severity, Where
-from touchline.domain.stated import Stated
+from touchline.core.finding import Edit, Finding, Severity, Where
 from touchline.spec.document import Key
 from touchline.spec.foreign import ForeignDocument
+from touchline.spec.partial import Stated
 
 T = TypeVar("T")
 Path = tuple[Key, ...]

@@ -23,7 +23,7 @@ from touchline.backends.torchtune.config import (
     targets_fact,
     top_fact,
 )
-from touchline.domain.observation import Event, Observation, Sign, SignKind
+from touchline.core.observation import Event, Observation, Sign, SignKind
 
 _LINE = re.compile(r"^(?P<indent>\s*)(?:- )?(?P<key>[A-Za-z_]\w*):(?:\s+(?P<value>\S.*?))?\s*$")
 _ITEM = re.compile(r"^\s*- ([A-Za-z_]\w*)\s*$")

@@ -16,8 +16,8 @@ from touchline.backends.fields import shown
 from touchline.backends.torchtune.components import component
 from touchline.backends.torchtune.interpolation import is_known
 from touchline.backends.torchtune.reading import Config, Path
-from touchline.domain.finding import Finding, Severity
-from touchline.domain.stated import Stated, StatedSource
+from touchline.core.finding import Finding, Severity
+from touchline.spec.partial import Stated, StatedSource
 
 FORMATS = frozenset({"json", "csv", "parquet", "text", "arrow", "pandas", "imagefolder", "webdataset"})
 """Sources that are formats of local files."""

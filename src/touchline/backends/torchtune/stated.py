@@ -17,9 +17,9 @@ from touchline.backends.torchtune.config import COMPONENT
 from touchline.backends.torchtune.keys import is_reinforcement
 from touchline.backends.torchtune.reading import Config
 from touchline.backends.torchtune.sources import sources
-from touchline.domain.finding import Where
-from touchline.domain.stated import Cadence, Stated, StatedTraining
+from touchline.core.finding import Where
 from touchline.spec.document import Key
+from touchline.spec.partial import Cadence, Stated, StatedTraining
 
 Method = Literal["lora", "qlora", "full"]
 Dtype = Literal["bfloat16", "float16", "float32"]

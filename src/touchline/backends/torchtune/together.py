@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from touchline.backends.torchtune.components import component
 from touchline.backends.torchtune.keys import is_reinforcement, is_training
 from touchline.backends.torchtune.reading import Config
-from touchline.domain.finding import Finding, Severity
+from touchline.core.finding import Finding, Severity
 
 PACKED_COLLATOR = "padded_collate_packed"
 _MASKS_THE_END = frozenset({"qwen2_tokenizer", "qwen2_5_tokenizer", "qwen3_tokenizer"})

@@ -19,7 +19,7 @@ from touchline.backends.fields import (
 from touchline.backends.torchtune.components import component
 from touchline.backends.torchtune.keys import is_reinforcement, is_training
 from touchline.backends.torchtune.reading import Config, Path
-from touchline.domain.finding import Finding
+from touchline.core.finding import Finding
 
 COUNT = whole(1)
 """A count."""

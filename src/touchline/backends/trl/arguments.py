@@ -10,8 +10,8 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Protocol
 
-from touchline.domain.observation import Event, Observation, ObservationName
-from touchline.logtext.numbers import to_count, to_number
+from touchline.backends.logtext.numbers import to_count, to_number
+from touchline.core.observation import Event, Observation, ObservationName
 
 _NUMBERS: tuple[tuple[ObservationName, str, tuple[str, ...]], ...] = (
     ("micro_batch_size", "1", ("per_device_train_batch_size", "per_gpu_train_batch_size")),

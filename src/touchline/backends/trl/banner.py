@@ -8,9 +8,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from touchline.backends.logtext.numbers import NUMBER, to_count
 from touchline.backends.trl.rows import TEXT, Rows
-from touchline.domain.observation import Event, Observation, ObservationName, Sign, SignKind
-from touchline.logtext.numbers import NUMBER, to_count
+from touchline.core.observation import Event, Observation, ObservationName, Sign, SignKind
 
 _HEADER = re.compile(r"\*{5} Running (?P<what>[\w ]{1,40}) \*{5}\s*$", re.IGNORECASE)
 _BANNER_LINES = 40

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from touchline.backends.hf_loop import hf_forecast
 from touchline.backends.simulation import checked, cut_at_end, keep, plural
-from touchline.packing.forecast import BatchForecast, Batching, BatchSettings
-from touchline.packing.simple import batch_edges, best_fit_decreasing, one_each
+from touchline.data.packing.forecast import BatchForecast, Batching, BatchSettings
+from touchline.data.packing.simple import batch_edges, best_fit_decreasing, one_each
 
 MAP_BATCH = 1000
 """Examples that `datasets.Dataset.map` hands over at once where nothing else is said."""

@@ -17,9 +17,9 @@ from touchline.backends.config_reading import Settings
 from touchline.backends.formats import ConfigReading
 from touchline.backends.llamafactory.format import LlamaFactoryFormat
 from touchline.backends.trl.format import TrlFormat, check_keys
-from touchline.domain.finding import Severity, Where
-from touchline.domain.stated import Stated
+from touchline.core.finding import Severity, Where
 from touchline.spec.foreign import Doubled, ForeignDocument
+from touchline.spec.partial import Stated
 
 _LAUNCHERS = frozenset({"accelerate", "torchrun", "deepspeed", "python"})
 _PROGRAMS = frozenset({"trl", "llamafactory-cli", "lmf", "axolotl"}) | _LAUNCHERS

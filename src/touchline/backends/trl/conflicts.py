@@ -7,8 +7,8 @@ tests/backends/test_trainer_conflicts.py.
 from __future__ import annotations
 
 from touchline.backends.config_reading import Settings
-from touchline.domain.finding import Severity
-from touchline.domain.stated import StatedTraining
+from touchline.core.finding import Severity
+from touchline.spec.partial import StatedTraining
 
 _GROUP = ("num_generations", "generation_batch_size", "steps_per_generation")
 

@@ -15,12 +15,18 @@ from touchline.backends.argument_tables import ArgumentTable, argument_table, ne
 from touchline.backends.config_reading import Settings
 from touchline.backends.formats import ConfigFormat, ConfigReading
 from touchline.backends.trl.conflicts import check_trl
-from touchline.backends.trl.habits import MEANT, check_habits, check_meant, check_model_words, check_required
+from touchline.backends.trl.habits import (
+    MEANT,
+    check_habits,
+    check_meant,
+    check_model_words,
+    check_required,
+)
 from touchline.backends.trl.stated import state_training
 from touchline.backends.trl.trainer import RENAMED, check_trainer
-from touchline.domain.finding import Severity
-from touchline.domain.stated import StatedTraining
+from touchline.core.finding import Severity
 from touchline.spec.foreign import Dialect, ForeignDocument
+from touchline.spec.partial import StatedTraining
 
 _OURS = frozenset(
     {

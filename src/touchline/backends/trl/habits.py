@@ -11,7 +11,7 @@ from typing import Final
 
 from touchline.backends.argument_tables import Argument, near_choice
 from touchline.backends.config_reading import Settings
-from touchline.domain.finding import Severity
+from touchline.core.finding import Severity
 
 _REPORTS: Final = frozenset(
     {

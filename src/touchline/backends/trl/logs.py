@@ -10,16 +10,22 @@ import re
 from collections.abc import Iterator
 from typing import ClassVar
 
+from touchline.backends.logtext.dicts import read_row
+from touchline.backends.logtext.numbers import NUMBER, to_count
+from touchline.backends.logtext.reader import DocumentReader, LogReader, Row
 from touchline.backends.trl.banner import Banner
 from touchline.backends.trl.naming import Naming
 from touchline.backends.trl.rows import TEXT, Rows, mean_loss
-from touchline.backends.trl.states import read_adapter, read_arguments, read_results, read_stage, read_trainer_state
+from touchline.backends.trl.states import (
+    read_adapter,
+    read_arguments,
+    read_results,
+    read_stage,
+    read_trainer_state,
+)
 from touchline.backends.trl.tables import Tables
 from touchline.backends.trl.words import Words, parameters
-from touchline.domain.observation import Event, Observation, Sign, SignKind
-from touchline.logtext.dicts import read_row
-from touchline.logtext.numbers import NUMBER, to_count
-from touchline.logtext.reader import DocumentReader, LogReader, Row
+from touchline.core.observation import Event, Observation, Sign, SignKind
 
 _OUTPUT = re.compile(rf"\bTrainOutput\(global_step=(?P<step>\d+),? *(?:training_loss=(?P<loss>{NUMBER}|nan|inf)\b)?")
 _DICTIONARY = re.compile(r"\{[^{}]*\}")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from touchline.domain.observation import Observation
+from touchline.core.observation import Observation
 
 _CONFIG = re.compile(r"Model config \w+ \{\s*$")
 _CONFIG_LINES = 8

@@ -6,10 +6,10 @@ Source: trl/trainer/sft_trainer.py 1.16 (`_prepare_dataset`), checked against it
 from __future__ import annotations
 
 from touchline.backends.rendering import RowSettings, TrainedRow, cut
-from touchline.domain.catalog import Message
-from touchline.domain.quantity import Missing
-from touchline.rendering.rows import ShownRow
-from touchline.rendering.text import Ids, ModelText
+from touchline.core.catalog import Message
+from touchline.core.quantity import Missing
+from touchline.data.rendering.rows import ShownRow
+from touchline.data.rendering.text import Ids, ModelText
 
 
 def training_row(text: ModelText, row: ShownRow, settings: RowSettings) -> TrainedRow | Missing:

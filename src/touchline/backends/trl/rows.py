@@ -9,10 +9,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 
-from touchline.domain.observation import Event, Inside, Observation, Sign, SignKind
-from touchline.domain.quantity import TokenUnit
-from touchline.logtext.numbers import not_a_number, to_count, to_number
-from touchline.logtext.reader import Row
+from touchline.backends.logtext.numbers import not_a_number, to_count, to_number
+from touchline.backends.logtext.reader import Row
+from touchline.core.observation import Event, Inside, Observation, Sign, SignKind
+from touchline.core.quantity import TokenUnit
 
 INSIDE: tuple[Inside, ...] = ("evaluation", "saving")
 """The Trainer's clock runs on through both."""

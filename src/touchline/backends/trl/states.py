@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+from touchline.backends.logtext.numbers import to_count, to_number
+from touchline.backends.logtext.reader import Row
 from touchline.backends.trl.arguments import ANCHORS, KEYS, is_off, is_on, observations
 from touchline.backends.trl.rows import Rows, is_closing, is_evaluation, is_training
-from touchline.domain.observation import Event, Observation, ObservationName
-from touchline.logtext.numbers import to_count, to_number
-from touchline.logtext.reader import Row
+from touchline.core.observation import Event, Observation, ObservationName
 
 _OF_OTHERS = frozenset({"_wandb", "_step", "_runtime", "_timestamp", "current_steps"})
 _OTHERS_ARGUMENTS = (

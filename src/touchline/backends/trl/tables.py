@@ -8,9 +8,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from touchline.backends.logtext.numbers import to_count, to_number, to_seconds
 from touchline.backends.trl.rows import INSIDE, TEXT, mean_loss, rates
-from touchline.domain.observation import Event, Observation, Progress, Sign, SignKind
-from touchline.logtext.numbers import to_count, to_number, to_seconds
+from touchline.core.observation import Event, Observation, Progress, Sign, SignKind
 
 _HEADER = re.compile(r"\*{5} \w+ metrics \*{5}\s*$")
 _CELL = re.compile(r"(?:^|[\s>:\]-])(?P<key>epoch|(?:train|eval)_\w+)\s+=\s+(?P<value>\S+)\s*$")

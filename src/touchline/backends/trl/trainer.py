@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import Any, cast
 
 from touchline.backends.config_reading import Settings
-from touchline.domain.finding import Severity
-from touchline.domain.stated import Cadence, Stated
+from touchline.core.finding import Severity
+from touchline.spec.partial import Cadence, Stated
 
 RENAMED: dict[str, str | None] = {
     "evaluation_strategy": "eval_strategy",

@@ -9,10 +9,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from touchline.backends.logtext.numbers import NUMBER, to_number
+from touchline.backends.logtext.reader import Row
 from touchline.backends.trl.arguments import ANCHORS, KEYS, flags, observations
-from touchline.domain.observation import Event, Observation
-from touchline.logtext.numbers import NUMBER, to_number
-from touchline.logtext.reader import Row
+from touchline.core.observation import Event, Observation
 
 _COUNT = r"(?:\d{1,3}(?:[,_]\d{3})+|\d+)(?:\.\d+)?"
 _PEFT = re.compile(

@@ -10,10 +10,10 @@ import re
 from collections.abc import Iterator
 from typing import ClassVar
 
-from touchline.domain.observation import Event, Observation, ObservationName, Sign, SignKind
-from touchline.domain.quantity import Aggregation, Phase
-from touchline.logtext.numbers import to_number
-from touchline.logtext.reader import DocumentReader, LogReader, Row
+from touchline.backends.logtext.numbers import to_number
+from touchline.backends.logtext.reader import DocumentReader, LogReader, Row
+from touchline.core.observation import Event, Observation, ObservationName, Sign, SignKind
+from touchline.core.quantity import Aggregation, Phase
 
 _COUNT = r"\d{1,3}(?:,\d{3})+|\d+"
 _SIZE = r"\d+(?:\.\d+)?"

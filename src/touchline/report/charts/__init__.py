@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from touchline.domain.report import Report
 from touchline.report.chart import Chart
 from touchline.report.pictures import figures_off
+from touchline.report.report import Report
 
 
 def charts(report: Report) -> tuple[Chart, ...]:

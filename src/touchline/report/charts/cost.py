@@ -6,15 +6,15 @@ from collections.abc import Mapping
 
 import altair
 
-from touchline.domain.analysis import Analysis
-from touchline.domain.quantity import Quantity
-from touchline.domain.report import Report
+from touchline.core.quantity import Quantity
 from touchline.report.chart import Chart
 from touchline.report.charts.look import INK
 from touchline.report.charts.parts import Row, colour, finished, followed, number, rows_of, score_ends
 from touchline.report.facts import is_asked_about
 from touchline.report.inks import Ink
+from touchline.report.report import Report
 from touchline.report.words import scale_of
+from touchline.statistics.conclusions import Analysis
 
 
 def cost(report: Report, analysis: Analysis, inks: Mapping[str, Ink]) -> Chart | None:

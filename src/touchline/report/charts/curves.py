@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from touchline.domain.results import LossPoint
+from touchline.results.run_result import LossPoint
 
 POINTS_A_RUN = 200
 """At most so many points of a run are drawn in one figure, raw and smoothed together."""

@@ -8,8 +8,6 @@ from collections.abc import Mapping, Sequence
 
 import altair
 
-from touchline.domain.analysis import Analysis, Contrast, FactorEffect, SeedScore, Shown
-from touchline.domain.report import Report
 from touchline.report.chart import Chart
 from touchline.report.charts.look import INK, MUTED, WHITE
 from touchline.report.charts.parts import (
@@ -25,7 +23,9 @@ from touchline.report.charts.parts import (
 )
 from touchline.report.charts.scores import SECTION, control_rows
 from touchline.report.inks import CONTROL, Ink
+from touchline.report.report import Report
 from touchline.report.words import factor_words, p_text, scale_of
+from touchline.statistics.conclusions import Analysis, Contrast, FactorEffect, SeedScore, Shown
 
 _CONTRASTS = 24
 """Contrasts that are drawn."""

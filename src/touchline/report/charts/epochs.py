@@ -6,15 +6,25 @@ from collections.abc import Mapping
 
 import altair
 
-from touchline.domain.analysis import Analysis
-from touchline.domain.report import Report
-from touchline.domain.results import EvaluationRecord, RunResult
+from touchline.data.scores import EvaluationRecord
 from touchline.report.chart import Chart
 from touchline.report.charts.look import MUTED
-from touchline.report.charts.parts import Row, colour, finished, followed, number, padded, rows_of, with_controls
+from touchline.report.charts.parts import (
+    Row,
+    colour,
+    finished,
+    followed,
+    number,
+    padded,
+    rows_of,
+    with_controls,
+)
 from touchline.report.charts.scores import SECTION, control_rows
 from touchline.report.inks import Ink
+from touchline.report.report import Report
 from touchline.report.words import scale_of
+from touchline.results.run_result import RunResult
+from touchline.statistics.conclusions import Analysis
 
 
 def score_by_epoch(report: Report, analysis: Analysis, inks: Mapping[str, Ink]) -> Chart | None:

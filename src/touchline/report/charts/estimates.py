@@ -7,13 +7,13 @@ from collections.abc import Mapping
 
 import altair
 
-from touchline.domain.quantity import Quantity
-from touchline.domain.report import EstimateRow, Report
+from touchline.core.quantity import Quantity
 from touchline.report.chart import Chart
 from touchline.report.charts.look import INK, MUTED
 from touchline.report.charts.parts import Row, finished, followed, number, rows_of
 from touchline.report.charts.scores import ROWS_LIMIT
 from touchline.report.inks import CONTROL, Ink
+from touchline.report.report import EstimateRow, Report
 from touchline.report.words import bare, figure
 
 _BAND = 64

@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 
 import altair
 
-from touchline.domain.report import Report
-from touchline.domain.results import LossPoint, RunResult
 from touchline.report.chart import Chart
 from touchline.report.charts.curves import SMOOTH_SHARE, best, budget, smoothed, thinned
 from touchline.report.charts.parts import Row, colour, finished, followed, log_ticks, number, rows_of
 from touchline.report.inks import Ink
 from touchline.report.pictures import FELT
+from touchline.report.report import Report
+from touchline.results.run_result import LossPoint, RunResult
 
 SECTION = "training"
 _TOUCH = 12

@@ -7,13 +7,23 @@ from collections.abc import Mapping, Sequence
 
 import altair
 
-from touchline.domain.analysis import Analysis, Comparison, RunScore, Shown
-from touchline.domain.report import Report
 from touchline.report.chart import Chart
 from touchline.report.charts.look import INK, MUTED, WHITE
-from touchline.report.charts.parts import Row, colour, finished, followed, number, padded, row_height, rows_of, signed
+from touchline.report.charts.parts import (
+    Row,
+    colour,
+    finished,
+    followed,
+    number,
+    padded,
+    row_height,
+    rows_of,
+    signed,
+)
 from touchline.report.inks import Ink
+from touchline.report.report import Report
 from touchline.report.words import p_text, scale_of
+from touchline.statistics.conclusions import Analysis, Comparison, RunScore, Shown
 
 SECTION = "findings"
 ROWS_LIMIT = 60

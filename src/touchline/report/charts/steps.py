@@ -7,15 +7,15 @@ from collections.abc import Iterator, Mapping
 
 import altair
 
-from touchline.domain.quantity import Missing
-from touchline.domain.report import Report
-from touchline.domain.results import LossPoint, RunResult, StepCurves
+from touchline.core.quantity import Missing
 from touchline.report.chart import Chart
 from touchline.report.charts.curves import SMOOTH_SHARE, budget, smoothed, thinned
 from touchline.report.charts.losses import SECTION, curve, felt, lines
 from touchline.report.charts.parts import Row, finished, log_ticks, number
 from touchline.report.facts import is_asked_about
 from touchline.report.inks import Ink
+from touchline.report.report import Report
+from touchline.results.run_result import LossPoint, RunResult, StepCurves
 
 _HEIGHT = 220
 

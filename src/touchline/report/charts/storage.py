@@ -6,15 +6,15 @@ from collections.abc import Mapping
 
 import altair
 
-from touchline.domain.quantity import Quantity
-from touchline.domain.report import Report
-from touchline.domain.verification import RunStorage
+from touchline.core.quantity import Quantity
+from touchline.core.units import GIB, KIB, MIB, format_bytes
 from touchline.report.chart import Chart
 from touchline.report.charts.look import INK
 from touchline.report.charts.parts import Row, finished, followed, legend_of, number, row_height, rows_of
 from touchline.report.charts.scores import ROWS_LIMIT
 from touchline.report.inks import CONTROL, Ink
-from touchline.units import GIB, KIB, MIB, format_bytes
+from touchline.report.report import Report
+from touchline.results.verification_types import RunStorage
 
 _UNITS = ((GIB, "GiB"), (MIB, "MiB"), (KIB, "KiB"), (1, "B"))
 _PARTS = ("adapters", "rest of checkpoints", "other files")

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from touchline.domain.compared import (
+from touchline.core.quantity import Measured, Missing, Quantity
+from touchline.report.compared import (
     ComparedExperiments,
     ComparedRun,
     ComparedSide,
@@ -19,8 +20,6 @@ from touchline.domain.compared import (
     SettingRow,
     Side,
 )
-from touchline.domain.quantity import Measured, Missing, Quantity
-from touchline.domain.results import RunResult
 from touchline.report.comparing.runs import Condition, Match, condition_words, conditions_of, matches_of
 from touchline.report.comparing.scores import (
     analysed,
@@ -33,6 +32,7 @@ from touchline.report.comparing.scores import (
 )
 from touchline.report.comparing.settings import DEVICE, matching_keys, setting_rows
 from touchline.report.words import finite, listed
+from touchline.results.run_result import RunResult
 
 _VALIDATED = frozenset({"validation split (sha256)", "data.prompt", "data.system", "data.input", "data.output"})
 """What a loss on the validation split depends on, beside the model."""

@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from touchline.domain.compared import NotCompared, Side
-from touchline.domain.results import RunResult
-from touchline.domain.runs import ControlKind, RunKind
+from touchline.report.compared import NotCompared, Side
 from touchline.report.comparing.settings import MODEL, SEED
 from touchline.report.words import level_words, listed
+from touchline.results.run_result import RunResult
+from touchline.spec.runs import ControlKind, RunKind
 
 Condition = tuple[tuple[str, str], ...]
 """What tells a condition: (key, value), and first of all what a control is for."""

@@ -10,14 +10,15 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from numpy.random import PCG64, Generator
 
-from touchline.domain.analysis import Analysis, ScoredRun
-from touchline.domain.compared import ExperimentEffect, NotCompared, PairedRuns, Side
-from touchline.domain.results import EvaluationRecord, RunResult, SampleScore
-from touchline.domain.runs import Level
+from touchline.core.levels import Level
+from touchline.data.scores import EvaluationRecord, SampleScore
+from touchline.report.compared import ExperimentEffect, NotCompared, PairedRuns, Side
 from touchline.report.comparing.runs import Match, condition_words
 from touchline.report.comparing.settings import SEED
 from touchline.report.words import listed
+from touchline.results.run_result import RunResult
 from touchline.statistics.analysis import analyse
+from touchline.statistics.conclusions import Analysis, ScoredRun
 
 EXPERIMENT = "experiment"
 """What the factor is called whose levels are the experiments."""

@@ -7,11 +7,12 @@ from dataclasses import fields, is_dataclass
 from enum import StrEnum
 from pathlib import PurePath
 
-from touchline.domain.collected import Setting
-from touchline.domain.compared import SettingRow, Side
-from touchline.domain.experiment import as_written
-from touchline.domain.plan import Plan, PlannedRun
-from touchline.domain.runs import Level, RunKind
+from touchline.core.levels import Level
+from touchline.report.compared import SettingRow, Side
+from touchline.results.collected import Setting
+from touchline.spec.experiment import as_written
+from touchline.spec.plan import Plan, PlannedRun
+from touchline.spec.runs import RunKind
 
 MODEL, SEED = "models", "seeds"
 """Keys of a run's base model and training seed, as the levels of a design have them."""

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from touchline.domain.analysis import Analysis, Contrast, FactorEffect, Shown
-from touchline.domain.report import Statement
-from touchline.domain.results import RunResult
-from touchline.domain.status import TrainingOutcome
+from touchline.core.status import TrainingOutcome
 from touchline.report.facts import is_asked_about
 from touchline.report.findings.concluded import COMPLETION, Concluded, is_complete
 from touchline.report.findings.confounds import ties
 from touchline.report.findings.scores import CONTROL, control_summary
-from touchline.report.findings.settings import capital_level, interaction_statement, pair_words, seeds_words
+from touchline.report.findings.settings import (
+    capital_level,
+    interaction_statement,
+    pair_words,
+    seeds_words,
+)
+from touchline.report.report import Statement
 from touchline.report.words import Scale, count, factor_words, listed, p_text, scale_of
+from touchline.results.run_result import RunResult
+from touchline.statistics.conclusions import Analysis, Contrast, FactorEffect, Shown
 from touchline.statistics.own_score import LEVEL
 
 MOST_WORDS = 40

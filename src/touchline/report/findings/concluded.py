@@ -9,21 +9,23 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from touchline.domain.analysis import Analysis, Shown
-from touchline.domain.quantity import Missing, Quantity
-from touchline.domain.report import EstimateRow, Gathered, GeneralScore, RunFacts, Statement
-from touchline.domain.results import RunResult
-from touchline.domain.status import RunStatus, TrainingOutcome
+from touchline.core.quantity import Missing, Quantity
+from touchline.core.status import RunStatus, TrainingOutcome
 from touchline.report.facts import is_asked_about
 from touchline.report.findings.confounds import confounded_scores, ties
-from touchline.report.findings.scores import (
-    LIMITS,
-    control_findings,
-    limit_findings,
-)
+from touchline.report.findings.scores import LIMITS, control_findings, limit_findings
 from touchline.report.findings.settings import factor_findings
-from touchline.report.findings.training import cost_findings, estimate_findings, loss_findings, speed_findings
+from touchline.report.findings.training import (
+    cost_findings,
+    estimate_findings,
+    loss_findings,
+    speed_findings,
+)
+from touchline.report.report import EstimateRow, RunFacts, Statement
 from touchline.report.words import bare
+from touchline.results.report_inputs import Gathered, GeneralScore
+from touchline.results.run_result import RunResult
+from touchline.statistics.conclusions import Analysis, Shown
 
 GENERAL = "General ability"
 COMPLETION = "Completeness"

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from touchline.domain.analysis import FactorEffect
-from touchline.domain.collected import RunMetrics, Setting
-from touchline.domain.quantity import Measured, Missing, Quantity
-from touchline.domain.report import Gathered, Statement
-from touchline.domain.results import RunResult
+from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.report.facts import is_asked_about
 from touchline.report.findings.pairs import Pair, pairs_of
+from touchline.report.report import Statement
 from touchline.report.words import factor_words, level_of, listed
+from touchline.results.collected import RunMetrics, Setting
+from touchline.results.report_inputs import Gathered
+from touchline.results.run_result import RunResult
+from touchline.statistics.conclusions import FactorEffect
 
 CHANGE_TIME = (
     ("effective_batch_size", "global batch size"),

@@ -6,13 +6,14 @@ import math
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 
-from touchline.domain.analysis import Shown
-from touchline.domain.quantity import Measured, Quantity
-from touchline.domain.report import Gathered, Statement
-from touchline.domain.results import RunResult
-from touchline.domain.runs import SEEDS, STAGE
+from touchline.core.levels import SEEDS, STAGE
+from touchline.core.quantity import Measured, Quantity
 from touchline.report.facts import is_asked_about, seeds_of
+from touchline.report.report import Statement
 from touchline.report.words import count, factor_words, finite, level_of, level_words, relative
+from touchline.results.report_inputs import Gathered
+from touchline.results.run_result import RunResult
+from touchline.statistics.conclusions import Shown
 
 PAIRS_TOLD = 4
 """Pairs of runs that a sentence tells one by one; of more it tells how many went which way, and the ends."""

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from touchline.domain.analysis import Analysis, Comparison, RunScore, Shown
-from touchline.domain.quantity import Missing
-from touchline.domain.report import Statement
-from touchline.domain.results import RunResult
-from touchline.domain.runs import ControlKind
+from touchline.core.quantity import Missing
 from touchline.report.facts import is_asked_about
+from touchline.report.report import Statement
 from touchline.report.words import Scale, count, listed, p_text, scale_of
+from touchline.results.run_result import RunResult
+from touchline.spec.runs import ControlKind
+from touchline.statistics.conclusions import Analysis, Comparison, RunScore, Shown
 
 CONTROL, CONTROLS, LIMITS = "Against the control", "Other controls", "Limits"
 POWER_WORDS = "at 80 % power"

@@ -4,12 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from touchline.domain.analysis import Analysis, Contrast, FactorEffect, Interaction, SeedTest, SeedTestKind, Shown
-from touchline.domain.quantity import Quantity
-from touchline.domain.report import Statement
+from touchline.core.quantity import Quantity
 from touchline.report.findings.confounds import ALPHA
 from touchline.report.findings.scores import ALONE, POWER_WORDS, sentence
+from touchline.report.report import Statement
 from touchline.report.words import Scale, count, factor_words, level_words, listed, p_text, scale_of
+from touchline.statistics.conclusions import (
+    Analysis,
+    Contrast,
+    FactorEffect,
+    Interaction,
+    SeedTest,
+    SeedTestKind,
+    Shown,
+)
 from touchline.statistics.own_score import LEVEL
 
 

@@ -10,11 +10,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 
-from touchline.domain.analysis import Analysis, Shown
-from touchline.domain.collected import RunMetrics
-from touchline.domain.quantity import Measured, Quantity
-from touchline.domain.report import EstimateRow, Gathered, RunFacts, Statement
-from touchline.domain.results import RunResult
+from touchline.core.quantity import Measured, Quantity
+from touchline.core.units import format_seconds
 from touchline.report.facts import device_word, is_asked_about, risen, seeds_of
 from touchline.report.findings.confounds import CHANGE_LOSS, CHANGE_TIME, confounded, confounded_levels
 from touchline.report.findings.pairs import (
@@ -28,6 +25,7 @@ from touchline.report.findings.pairs import (
     summary,
     told_pairs,
 )
+from touchline.report.report import EstimateRow, RunFacts, Statement
 from touchline.report.words import (
     bare,
     count,
@@ -38,7 +36,10 @@ from touchline.report.words import (
     relative,
     scale_of,
 )
-from touchline.units import format_seconds
+from touchline.results.collected import RunMetrics
+from touchline.results.report_inputs import Gathered
+from touchline.results.run_result import RunResult
+from touchline.statistics.conclusions import Analysis, Shown
 
 LOSSES, SPEED, COST, ESTIMATES = "Losses", "Training efficiency", "Cost", "Estimates"
 LEVELS_TOLD = 3

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from touchline.domain.report import Command, Report
-from touchline.markdown import code, escape, fence, table
+from touchline.core.markup import code, escape, fence, table
 from touchline.plan.settings import HEADER as SETTING_HEADER
 from touchline.plan.settings import setting_cells, varying_table
 from touchline.report.markup import link
+from touchline.report.report import Command, Report
 
 _RUNS_TOLD = 100
 """Runs whose files are listed; of more the folders are all alike."""

@@ -6,15 +6,15 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from touchline.domain.quantity import Quantity
-from touchline.domain.report import Report
-from touchline.domain.runs import RunKind
-from touchline.domain.verification import MissingCheckpoint, VerifiedCheckpoint
-from touchline.markdown import code, escape, table
+from touchline.core.markup import code, escape, table
+from touchline.core.quantity import Quantity
+from touchline.core.units import format_bytes
 from touchline.report.chart import Chart
 from touchline.report.markup import cell, figures
+from touchline.report.report import Report
 from touchline.report.words import bare, count, listed
-from touchline.units import format_bytes
+from touchline.results.verification_types import MissingCheckpoint, VerifiedCheckpoint
+from touchline.spec.runs import RunKind
 
 SOUND, BROKEN, ABSENT, NOT_EXPECTED = "✓", "✗", "○", "-"
 _EVERY = {1: "The only checkpoint is", 2: "Both checkpoints are"}

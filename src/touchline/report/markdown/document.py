@@ -10,11 +10,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from touchline.domain.quantity import Measured, Missing
-from touchline.domain.report import Report, Weight
-from touchline.domain.runs import RunKind
-from touchline.domain.status import RunStatus
-from touchline.markdown import code, escape, table
+from touchline.core.markup import code, escape, table
+from touchline.core.quantity import Measured, Missing
+from touchline.core.status import RunStatus
 from touchline.plan.settings import leading_text
 from touchline.report.chart import Chart
 from touchline.report.facts import is_failed_exit, seeds_of
@@ -23,7 +21,10 @@ from touchline.report.markdown.checkpoints import checkpoint_section, storage_se
 from touchline.report.markdown.findings import findings_section, issues_section, next_steps_section
 from touchline.report.markdown.training import training_section
 from touchline.report.markup import link
+from touchline.report.report import Report
 from touchline.report.words import count, device_title, duration, listed, scale_of
+from touchline.results.report_inputs import Weight
+from touchline.spec.runs import RunKind
 
 _DONE = (RunStatus.COMPLETED, RunStatus.COMPLETED_FAILED_EXIT)
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterator, Sequence
 
-from touchline.domain.quantity import Measured, Missing, Quantity
-from touchline.domain.report import EstimateRow, PackingRow, Report
-from touchline.domain.results import RunResult
-from touchline.markdown import code, escape, table
+from touchline.core.markup import code, escape, table
+from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.report.chart import Chart
 from touchline.report.estimates import MEMORY, TRAINING
 from touchline.report.markup import cell, figures, number, short
+from touchline.report.report import EstimateRow, PackingRow, Report
 from touchline.report.words import bare, count, listed
+from touchline.results.run_result import RunResult
 
 _ESTIMATES_TOLD = 60
 """Rows of the table of estimates; of more, those that missed stand there and the others are counted."""

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from touchline.domain.analysis import Analysis, Comparison, RunScore
-from touchline.domain.report import AnswerCounts, Issue, Report, Statement, Weight
-from touchline.domain.results import EvaluationRecord, RunResult
-from touchline.markdown import code, escape, fence, table
+from touchline.core.markup import code, escape, fence, table
+from touchline.data.scores import EvaluationRecord
 from touchline.report.chart import Chart
 from touchline.report.findings.training import COST
 from touchline.report.markdown.scores import more_about_scores
 from touchline.report.markup import cell, figures, link, sources
+from touchline.report.report import AnswerCounts, Report, Statement
 from touchline.report.tests import CAPTION, HEADER, NUMERIC, seed_test_rows
 from touchline.report.words import count, factor_words, listed, metric_words, scale_of
+from touchline.results.report_inputs import Issue, Weight
+from touchline.results.run_result import RunResult
+from touchline.statistics.conclusions import Analysis, Comparison, RunScore
 
 MARKS = {Weight.ERROR: "✗", Weight.WARNING: "⚠", Weight.INFO: "ℹ"}
 _ISSUES_TOLD = 12

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from touchline.domain.labels import LabelReport
-from touchline.domain.report import Report
-from touchline.markdown import code, escape, table
+from touchline.core.markup import code, escape, table
 from touchline.report.evaluations import HEADER, METRIC_HEADER, evaluation_rows, has_several, metric_rows
 from touchline.report.labels import (
     CONFUSION_HEADER,
@@ -19,7 +17,9 @@ from touchline.report.labels import (
     matrix_header,
     summary_rows,
 )
+from touchline.report.report import Report
 from touchline.report.words import count
+from touchline.statistics.labels import LabelReport
 
 _RUNS_SHOWN = 12
 

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from touchline.domain.collected import RunMetrics
-from touchline.domain.quantity import Measured, Missing, Quantity
-from touchline.domain.report import Report, RunFacts
-from touchline.domain.results import RunResult
-from touchline.domain.runs import RunKind
-from touchline.domain.status import JobState
-from touchline.markdown import code, escape, table
+from touchline.core.markup import code, escape, table
+from touchline.core.quantity import Measured, Missing, Quantity
+from touchline.core.status import JobState
+from touchline.core.units import minutes_to_seconds
 from touchline.report.chart import Chart
 from touchline.report.facts import curves_missing, evaluation_seconds, generalization_gap, lowest
 from touchline.report.markdown.estimates import estimates_part, memory_cell, packing_part
 from touchline.report.markup import figures, shared, short
+from touchline.report.report import Report, RunFacts
 from touchline.report.words import count, device_title, duration, finite, is_at_least
-from touchline.units import minutes_to_seconds
+from touchline.results.collected import RunMetrics
+from touchline.results.run_result import RunResult
+from touchline.spec.runs import RunKind
 
 _NAMES = 20
 _NOTHING = Missing(missing="not measured")

@@ -8,7 +8,6 @@ import jinja2
 from jinja2.filters import do_urlencode
 from markupsafe import Markup
 
-from touchline.domain.report import Report, Statement, Weight
 from touchline.plan.settings import leading_text
 from touchline.report.chart import Chart
 from touchline.report.facts import curves_missing
@@ -17,7 +16,9 @@ from touchline.report.page import details, scores
 from touchline.report.page.browser import browser_data
 from touchline.report.page.embedding import colours, embedded_json, embedded_spec, inlined
 from touchline.report.page.runs import cards, costs_table, runs_table
+from touchline.report.report import Report, Statement
 from touchline.report.tests import CAPTION
+from touchline.results.report_inputs import Weight
 
 SAMPLES = "samples.jsonl"
 """Beside the page: every answer."""

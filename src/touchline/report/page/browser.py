@@ -6,9 +6,10 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from touchline.domain.report import Report
-from touchline.domain.results import AskedItem, EvaluationRecord, RunResult, SampleScore
+from touchline.data.scores import AskedItem, EvaluationRecord, SampleScore
 from touchline.report.facts import is_asked_about
+from touchline.report.report import Report
+from touchline.results.run_result import RunResult
 
 BUDGET_CHARS = 420_000
 """Of all items together, as JSON; a page of 2 MB holds the figures' program too."""

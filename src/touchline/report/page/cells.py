@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from touchline.domain.quantity import Measured, Missing
+from touchline.core.quantity import Measured, Missing
 from touchline.report.words import bare, figure, finite
 
 ROWS_LIMIT = 400

@@ -5,16 +5,25 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
-from touchline.domain.report import Report
-from touchline.domain.verification import MissingCheckpoint, VerifiedCheckpoint
+from touchline.core.units import format_bytes
 from touchline.plan.settings import HEADER as SETTING_HEADER
 from touchline.plan.settings import setting_cells, varying_table
 from touchline.report.inks import CONTROL, Ink
-from touchline.report.page.cells import ROWS_LIMIT, Cell, Column, Notes, PageTable, TableRow, plain, table_of
+from touchline.report.page.cells import (
+    ROWS_LIMIT,
+    Cell,
+    Column,
+    Notes,
+    PageTable,
+    TableRow,
+    plain,
+    table_of,
+)
 from touchline.report.page.runs import all_checkpoints, checkpoint_words
+from touchline.report.report import Report
 from touchline.report.tests import HEADER, NUMERIC, seed_test_rows
 from touchline.report.words import metric_words
-from touchline.units import format_bytes
+from touchline.results.verification_types import MissingCheckpoint, VerifiedCheckpoint
 
 Inks = Mapping[str, Ink]
 Row = TypeVar("Row")

@@ -5,20 +5,30 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from touchline.domain.analysis import Analysis, Comparison, RunScore, Shown
-from touchline.domain.quantity import Missing
-from touchline.domain.report import Report, RunFacts, Weight
-from touchline.domain.results import RunResult
-from touchline.domain.runs import SEEDS
-from touchline.domain.settings import RunSetting
-from touchline.domain.status import RunStatus
-from touchline.domain.verification import MissingCheckpoint, VerifiedCheckpoint
+from touchline.core.levels import SEEDS
+from touchline.core.quantity import Missing
+from touchline.core.status import RunStatus
 from touchline.plan.settings import LEADING
 from touchline.plan.settings import cell as setting_cell
+from touchline.plan.settings_table import RunSetting
 from touchline.report.facts import generalization_gap, is_asked_about, seeds_of
 from touchline.report.inks import Ink
 from touchline.report.page.cells import Cell, Column, Notes, PageTable, TableRow, plain, table_of
-from touchline.report.words import Scale, count, device_title, factor_words, is_at_least, level_of, p_text, scale_of
+from touchline.report.report import Report, RunFacts
+from touchline.report.words import (
+    Scale,
+    count,
+    device_title,
+    factor_words,
+    is_at_least,
+    level_of,
+    p_text,
+    scale_of,
+)
+from touchline.results.report_inputs import Weight
+from touchline.results.run_result import RunResult
+from touchline.results.verification_types import MissingCheckpoint, VerifiedCheckpoint
+from touchline.statistics.conclusions import Analysis, Comparison, RunScore, Shown
 
 _GOOD = (RunStatus.COMPLETED, RunStatus.COMPLETED_FAILED_EXIT)
 _BAD = (RunStatus.FAILED, RunStatus.INTERRUPTED)

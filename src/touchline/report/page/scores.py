@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from touchline.domain.labels import LabelReport
-from touchline.domain.report import Report
 from touchline.report.evaluations import HEADER, METRIC_HEADER, evaluation_rows, has_several, metric_rows
 from touchline.report.inks import CONTROL
 from touchline.report.labels import (
@@ -22,6 +20,8 @@ from touchline.report.labels import (
 )
 from touchline.report.page.cells import Cell, Column, PageTable, TableRow, plain, table_of
 from touchline.report.page.details import Inks
+from touchline.report.report import Report
+from touchline.statistics.labels import LabelReport
 
 _SHADES = 8
 _RUNS_SHOWN = 60

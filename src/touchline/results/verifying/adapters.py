@@ -11,8 +11,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from touchline.catalog.shards import Tensor
-from touchline.domain.verification import CheckpointFault
+from touchline.data.shards import Tensor
+from touchline.results.verification_types import CheckpointFault
 from touchline.results.verifying.bases import Base, finite
 from touchline.results.verifying.fit import Pair, fit_faults, is_layer
 from touchline.results.verifying.values import listed

@@ -12,8 +12,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from touchline.domain.verification import CheckpointFault
-from touchline.files import open_regular
+from touchline.core.files import open_regular
+from touchline.results.verification_types import CheckpointFault
 from touchline.results.verifying.values import listed, look
 from touchline.results.verifying.weights import unreadable
 

@@ -7,16 +7,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from touchline.catalog.shapes import shape_of_config
-from touchline.catalog.shards import Tensor
-from touchline.catalog.weights import read_shards
-from touchline.domain.catalog import ModelInfo
-from touchline.domain.finding import Finding
-from touchline.domain.quantity import Measured, Missing, Quantity
-from touchline.domain.shape import ModelShape
-from touchline.errors import EnvironmentFault, InputFault
-from touchline.files import read_text_bounded
-from touchline.jsontext import parse_json
+from touchline.core.catalog import ModelInfo
+from touchline.core.errors import EnvironmentFault, InputFault
+from touchline.core.files import read_text_bounded
+from touchline.core.finding import Finding
+from touchline.core.json_text import parse_json
+from touchline.core.quantity import Measured, Missing, Quantity
+from touchline.core.shape import ModelShape
+from touchline.data.shapes import shape_of_config
+from touchline.data.shards import Tensor
+from touchline.data.weights import read_shards
 
 CONFIG_FILE = "config.json"
 _CONFIG_LIMIT_BYTES = 16 << 20

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from touchline.domain.verification import CheckpointFault, CheckpointFile
-from touchline.files import open_regular, read_bytes
-from touchline.jsontext import parse_json
+from touchline.core.files import open_regular, read_bytes
+from touchline.core.json_text import parse_json
+from touchline.results.verification_types import CheckpointFault, CheckpointFile
 from touchline.results.verifying.weights import unreadable
 
 Role = Literal["adapter", "model", "index", "config", "tokenizer", "optimizer", "marker", "other"]

@@ -6,8 +6,8 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from touchline.catalog.shards import Tensor
-from touchline.domain.verification import CheckpointFault
+from touchline.data.shards import Tensor
+from touchline.results.verification_types import CheckpointFault
 from touchline.results.verifying.bases import Base
 from touchline.results.verifying.values import listed
 

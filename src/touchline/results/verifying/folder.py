@@ -6,8 +6,14 @@ from collections.abc import Iterator, Mapping, Sequence, Set
 from functools import partial
 from pathlib import Path
 
-from touchline.domain.verification import CheckpointFault, CheckpointKind, VerifiedCheckpoint
-from touchline.results.verifying.adapters import ADAPTER_CONFIG, ADAPTER_FILE, adapter_faults, is_b, rank_of
+from touchline.results.verification_types import CheckpointFault, CheckpointKind, VerifiedCheckpoint
+from touchline.results.verifying.adapters import (
+    ADAPTER_CONFIG,
+    ADAPTER_FILE,
+    adapter_faults,
+    is_b,
+    rank_of,
+)
 from touchline.results.verifying.bases import CONFIG_FILE, Base, read_shape
 from touchline.results.verifying.expected import Expected
 from touchline.results.verifying.files import list_folder, text_faults, tree_bytes

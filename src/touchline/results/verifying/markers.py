@@ -7,10 +7,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from touchline.catalog.checkpoints import MARKER, read_export_marker
-from touchline.domain.metrics import ExportMarker
-from touchline.domain.verification import CheckpointFault
-from touchline.files import sha256_file
+from touchline.core.files import sha256_file
+from touchline.data.checkpoints import MARKER, read_export_marker
+from touchline.data.metrics import ExportMarker
+from touchline.results.verification_types import CheckpointFault
 from touchline.results.verifying.bases import finite, read_object
 from touchline.results.verifying.expected import Expected
 from touchline.results.verifying.files import Entry

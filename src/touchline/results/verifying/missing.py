@@ -6,13 +6,13 @@ import re
 from collections.abc import Iterator, Mapping, Set
 from pathlib import Path
 
-from touchline.catalog.checkpoints import read_training_marker
-from touchline.domain.evaluation import NO_OP_CHECKPOINT
-from touchline.domain.plan import PlannedRun
-from touchline.domain.runs import RunKind
-from touchline.domain.verification import MissingCheckpoint
-from touchline.results.metrics import read_metrics
+from touchline.data.checkpoints import read_training_marker
+from touchline.data.metrics_file import read_metrics
+from touchline.results.verification_types import MissingCheckpoint
 from touchline.results.verifying.markers import numbered
+from touchline.spec.evaluation import NO_OP_CHECKPOINT
+from touchline.spec.plan import PlannedRun
+from touchline.spec.runs import RunKind
 
 LEFTOVER = re.compile(r"\.(?:saving|replaced)-(.+)-[0-9a-f]{8}")
 """Folders that a killed attempt left: half-written, or about to be replaced; the group is the checkpoint's name."""

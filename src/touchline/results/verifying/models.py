@@ -6,9 +6,9 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from touchline.catalog.shards import Tensor
-from touchline.domain.verification import CheckpointFault
-from touchline.files import open_regular
+from touchline.core.files import open_regular
+from touchline.data.shards import Tensor
+from touchline.results.verification_types import CheckpointFault
 from touchline.results.verifying.bases import Base, read_object
 from touchline.results.verifying.values import listed, read_values
 from touchline.results.verifying.weights import WeightFile

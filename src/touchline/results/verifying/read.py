@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from touchline.domain.verification import CheckpointFault
+from touchline.results.verification_types import CheckpointFault
 from touchline.results.verifying.adapters import ADAPTER_CONFIG, ADAPTER_FILE
 from touchline.results.verifying.archives import Archive, read_archive
 from touchline.results.verifying.bases import read_object

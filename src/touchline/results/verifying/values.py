@@ -9,9 +9,9 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from touchline.catalog.shards import Tensor
-from touchline.domain.verification import CheckpointFault
-from touchline.files import open_regular
+from touchline.core.files import open_regular
+from touchline.data.shards import Tensor
+from touchline.results.verification_types import CheckpointFault
 from touchline.results.verifying.weights import ELEMENT_BYTES, WeightFile, unreadable
 
 _CHUNK_BYTES = 32 << 20

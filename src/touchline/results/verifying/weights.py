@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from touchline.catalog.shards import BrokenShard, CutOffShard, Shard, Tensor, read_shard
-from touchline.domain.verification import CheckpointFault
+from touchline.data.shards import BrokenShard, CutOffShard, Shard, Tensor, read_shard
+from touchline.results.verification_types import CheckpointFault
 
 ELEMENT_BYTES: Mapping[str, int] = {
     "float64": 8,

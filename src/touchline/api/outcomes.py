@@ -1,0 +1,106 @@
+"""The verbs for what came out: a report, a comparison, a tracker's copy, and what may be deleted.
+
+What they load takes longer than most commands, so each loads it when it is called.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from touchline.run.planning import read_planned
+
+if TYPE_CHECKING:
+    from touchline.report.compared import ComparedExperiments
+    from touchline.report.local.reporting import Written
+    from touchline.report.trackers.exported import Export
+    from touchline.results.cleaned import Cleaned
+    from touchline.results.verification import Counted
+
+
+def report(
+    source: Path,
+    *,
+    out: Path | None = None,
+    deep: bool = False,
+    parquet: bool = False,
+    cache: Path | None = None,
+    refresh_seconds: int | None = None,
+    say: Counted | None = None,
+) -> Written:
+    """Write RESULTS.md, report.html, their figures and samples.jsonl from what is there.
+
+    Args:
+        source: experiment.yaml or its folder, or any folder with logs and checkpoints of runs.
+        out: where to write; beside the experiment when None.
+        deep: read every value of every checkpoint, not only headers.
+        parquet: write the answers as samples.parquet too.
+        cache: where what takes long to put together may be kept; none: nowhere.
+        refresh_seconds: how often the page loads itself anew while runs are at work; none: never.
+        say: hears how many checkpoints are verified, of how many.
+
+    Raises:
+        InputFault: there is neither an experiment nor any run.
+        PolicyFault: a RESULTS.md is there that touchline did not write.
+    """
+    from touchline.report.local.reporting import write_report
+
+    return write_report(
+        source, out=out, deep=deep, parquet=parquet, cache=cache, refresh_seconds=refresh_seconds, say=say
+    )
+
+
+def compare(sources: Sequence[Path], *, say: Counted | None = None) -> ComparedExperiments:
+    """Hold experiments against the first: settings that differ, the same conditions side by side, paired differences.
+
+    Raises:
+        InputFault: fewer than two, one twice, or one that is none.
+    """
+    from touchline.report.local.comparing import compare_experiments
+
+    return compare_experiments(sources, say=say)
+
+
+def export(
+    source: Path,
+    tracker: str,
+    *,
+    directory: Path | None = None,
+    only: str | None = None,
+    say: Counted | None = None,
+) -> Export:
+    """Hand to a tracker what it does not hold yet of the runs' metrics; without network, again and again.
+
+    Raises:
+        InputFault: no plan, no such run.
+        EnvironmentFault: the tracker's package is not installed.
+        PolicyFault: another export to it is at work.
+    """
+    from touchline.report.trackers.exporting import export_runs
+
+    return export_runs(read_planned(source), tracker, directory=directory, only=only, say=say)
+
+
+def clean(source: Path, *, perform: bool = False, deep: bool = False, say: Counted | None = None) -> Cleaned:
+    """Find what of an experiment may go without loss, and remove it when asked to.
+
+    Args:
+        source: experiment.yaml or its folder, planned, or a folder that another tool made.
+        perform: remove it; else it is only shown. Nothing is removed of what another tool made.
+        deep: read every value of every checkpoint before one is called sound.
+        say: hears how many checkpoints are verified, of how many.
+
+    Raises:
+        InputFault: there is no plan, and no run of another tool.
+        PolicyFault: runs are at work, or another command is; or another tool's files should be removed.
+    """
+    from touchline.run.folders import is_experiment
+
+    if not is_experiment(source):
+        from touchline.report.local import foreign
+
+        return foreign.clean(source, perform=perform, deep=deep, say=say)
+    from touchline.results.cleaning import clean as clean_up
+
+    return clean_up(source, perform=perform, deep=deep, say=say)

@@ -1,0 +1,69 @@
+"""The verbs of packing: how a dataset lies in rows, the same written for a trainer, and whether a model keeps it apart.
+
+What they need loads when one of them is called.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from touchline.data.settings import Settings
+from touchline.report.local.drawing import write_picture
+
+if TYPE_CHECKING:
+    from touchline.core.packing import PackingSummary
+    from touchline.data.packing.handoff import Handoff
+    from touchline.data.packing.isolation import IsolationCheck
+    from touchline.plan.local.packing import PackRequest
+
+
+def pack(
+    request: PackRequest,
+    settings: Settings,
+    *,
+    plot: Path | None = None,
+    say: Callable[[int, int], None] | None = None,
+) -> PackingSummary:
+    """How a dataset lies in rows, packed and not, by a trainer's own batching; `plot` is a picture of the lengths.
+
+    Raises:
+        InputFault: nothing tells the lengths, or they cannot be used.
+        EnvironmentFault: a picture was asked for, and what draws it is not installed.
+    """
+    from touchline.plan.local.packing import compare, lengths_of
+    from touchline.report.lengths import length_figure
+
+    lengths = lengths_of(request, settings, say)
+    summary = compare(request, lengths)
+    if plot is not None:
+        figure = length_figure(lengths.total, summary)
+        write_picture(figure, plot)
+    return summary
+
+
+def pack_write(
+    request: PackRequest, to: Path, settings: Settings, *, say: Callable[[int, int], None] | None = None
+) -> Handoff:
+    """Write a dataset's training rows pack by pack, for trainers that pack by next-fit.
+
+    Raises:
+        InputFault: the lengths cannot be used, or an example is longer than a row.
+    """
+    from touchline.plan.local.packing import lengths_of, write_in_packs
+
+    return write_in_packs(request, to, lengths_of(request, settings, say))
+
+
+def pack_check(model: str, settings: Settings) -> IsolationCheck:
+    """Whether documents that share a row see each other in a model's architecture.
+
+    Raises:
+        InputFault: there is no such model, or no small model of its architecture can be made.
+        EnvironmentFault: the packages that train are not installed.
+    """
+    from touchline.data.shapes import load_config
+    from touchline.plan.local.isolation import check_isolation
+
+    return check_isolation(load_config(model, settings.models_dir))

@@ -1,0 +1,70 @@
+"""The verbs of deadlines: jobs on GPUs, what is left of an experiment on GPUs, and what would make it faster.
+
+What they need loads when one of them is called.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from touchline.data.settings import Settings
+from touchline.run.folders import ExperimentFolder
+
+if TYPE_CHECKING:
+    from touchline.plan.placement.types import Cluster, Placement
+    from touchline.run.allocation import PlaceRequest
+    from touchline.run.optimising import Optimised, OptimiseRequest
+    from touchline.run.planning import Planned
+
+
+def place(
+    jobs: Path,
+    cluster: Cluster,
+    deadline: str | None,
+    *,
+    seed: int = 0,
+    correlation: float = 0.0,
+    plot: Path | None = None,
+) -> Placement:
+    """Place the jobs of a file on GPUs before a deadline; `plot` is a picture of who runs when.
+
+    Raises:
+        InputFault: with every fault of the file, the jobs, the cluster or the deadline.
+        EnvironmentFault: a picture was asked for, and what draws it is not installed.
+    """
+    from touchline.plan.local.job_list import draw, minutes_of, read_jobs
+    from touchline.plan.placement.answer import place as placed
+
+    read = read_jobs(jobs)
+    found = placed(read, cluster, deadline_minutes=minutes_of(deadline), seed=seed, correlation=correlation)
+    if plot is not None:
+        draw(found, read, cluster, plot)
+    return found
+
+
+def place_planned(
+    planned: Planned, settings: Settings, request: PlaceRequest, *, plot: Path | None
+) -> tuple[Placement, list[Path], list[str]]:
+    """The same for what is left of a planned experiment: the placement, the files written, notes."""
+    from touchline.plan.local.job_list import draw
+    from touchline.run.allocation import carry_out
+
+    found, jobs, files, notes = carry_out(planned, settings.slurm, request)
+    if plot is not None:
+        draw(found, jobs, request.cluster, plot)
+    return found, files, notes
+
+
+def optimize(source: Path, settings: Settings, request: OptimiseRequest, *, apply: bool = False) -> Optimised:
+    """Propose what would make an experiment faster and leave alone what it learns; write it only with `apply`.
+
+    Raises:
+        InputFault: the experiment or the request has faults.
+    """
+    from touchline.run import optimising
+
+    found = optimising.optimise(ExperimentFolder(source), settings, request)
+    if apply:
+        optimising.apply(found)
+    return found

@@ -1,0 +1,38 @@
+"""What a reader of logs is: pure, one fresh instance a file, fed in the file's order, ignorant of all other readers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import ClassVar, Protocol
+
+from touchline.core.observation import Event
+
+Row = Mapping[str, object]
+"""One dictionary that a line holds: a JSON object, or a Python dict as `print` writes it; values as written."""
+
+
+class LogReader(Protocol):
+    """Turns lines into events. Feed it lines in order; it may remember what came before, never what comes after.
+
+    A reader may have a property `inside`: while it is true, as within a traceback, every line is offered to it.
+    """
+
+    words: ClassVar[frozenset[str]]
+    """Lower-case words, made of letters and underscores, or of any non-ASCII characters; a line is offered when it
+    holds one of them as a whole word. Digits and punctuation part words: `train_loss=0.5` is `train_loss`."""
+
+    def line(self, text: str, number: int) -> Iterable[Event]:
+        """Events of one line: without escape sequences, carriage returns and its end; at most 64 KiB of it."""
+        ...
+
+    def row(self, row: Row, text: str, number: int) -> Iterable[Event]:
+        """Events of a line that is, or ends in, one dictionary; `line` is called for it as well, before."""
+        ...
+
+
+class DocumentReader(Protocol):
+    """Reads state files and configs: one mapping, parsed from JSON or YAML."""
+
+    def __call__(self, name: str, document: Row) -> tuple[Event, ...] | None:
+        """Events of a document, or None when it is none of this reader's; `name` is the file's base name."""
+        ...

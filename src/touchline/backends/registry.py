@@ -1,0 +1,108 @@
+"""Backends by name, found in their folders."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import importlib
+import importlib.util
+import pkgutil
+from typing import TYPE_CHECKING
+
+from touchline.backends.logtext.reader import DocumentReader, LogReader
+from touchline.backends.memory import MemoryCoefficients
+from touchline.backends.protocol import Backend
+from touchline.core.errors import InputFault
+from touchline.core.quantity import Missing
+from touchline.data.packing.forecast import Batching
+
+if TYPE_CHECKING:
+    from touchline.backends.formats import ConfigFormat
+import touchline.backends as _package
+
+
+@functools.cache
+def _folders_with(module: str) -> tuple[str, ...]:
+    folders = sorted(found.name for found in pkgutil.iter_modules(_package.__path__) if found.ispkg)
+    return tuple(
+        name for name in folders if importlib.util.find_spec(f"{_package.__name__}.{name}.{module}") is not None
+    )
+
+
+def backend_names() -> tuple[str, ...]:
+    """The backends that plan and train, by the names of their folders."""
+    return _folders_with("backend")
+
+
+@functools.cache
+def log_readers() -> tuple[type[LogReader], ...]:
+    """Every backend's readers of log lines; make one instance of each for every file."""
+    modules = [importlib.import_module(f"{_package.__name__}.{name}.logs") for name in _folders_with("logs")]
+    return tuple(reader for module in modules for reader in module.READERS)
+
+
+@functools.cache
+def document_readers() -> tuple[DocumentReader, ...]:
+    """Every backend's readers of state files and configs."""
+    modules = [importlib.import_module(f"{_package.__name__}.{name}.logs") for name in _folders_with("logs")]
+    return tuple(reader for module in modules for reader in module.DOCUMENTS)
+
+
+@functools.cache
+def config_formats() -> tuple[ConfigFormat, ...]:
+    """Every backend's formats of configs; a file is of the first one that claims it."""
+    modules = [importlib.import_module(f"{_package.__name__}.{name}.format") for name in _folders_with("format")]
+    return tuple(each for module in modules for each in module.FORMATS)
+
+
+def get_backend(name: str) -> Backend:
+    """The backend of that name.
+
+    Raises:
+        InputFault: there is none.
+    """
+    if name not in backend_names():
+        near = difflib.get_close_matches(name, backend_names(), n=1)
+        raise InputFault(
+            f"there is no backend {name!r}",
+            expected=f"one of {', '.join(backend_names())}",
+            hint=f"train.backend={near[0] if near else backend_names()[0]}",
+        )
+    found: Backend = importlib.import_module(f"{_package.__name__}.{name}.backend").BACKEND
+    return found
+
+
+def memory_names() -> tuple[str, ...]:
+    """The trainers whose memory can be computed."""
+    return _folders_with("memory")
+
+
+@functools.cache
+def memory_coefficients(name: str) -> MemoryCoefficients | Missing:
+    """How that trainer holds logits, keys and adapters; missing where nobody has read or measured it."""
+    if name not in _folders_with("memory"):
+        return Missing(missing=f"no memory coefficients of {name!r}; known: {', '.join(_folders_with('memory'))}")
+    found: MemoryCoefficients = importlib.import_module(f"{_package.__name__}.{name}.memory").MEMORY
+    return found
+
+
+def batching_names() -> tuple[str, ...]:
+    """The trainers whose batches are known beforehand, by the names of their folders."""
+    return _folders_with("batching")
+
+
+def batching_of(name: str) -> Batching:
+    """That trainer's own batching, simulated.
+
+    Raises:
+        InputFault: nobody has written it.
+    """
+    if name not in batching_names():
+        near = difflib.get_close_matches(name, batching_names(), n=1)
+        raise InputFault(
+            f"the batching of {name!r} is not known",
+            expected=f"one of {', '.join(batching_names())}",
+            hint=f"--backend {near[0] if near else batching_names()[0]}",
+        )
+    found: Batching = importlib.import_module(f"{_package.__name__}.{name}.batching").BATCHING
+    return found

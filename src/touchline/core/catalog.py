@@ -1,0 +1,134 @@
+"""What is on disk: models and datasets, as far as a planner must know them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from touchline.core.finding import Finding
+
+COPIED_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "chat_template.jinja",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "tokenizer.model",
+    "generation_config.json",
+)
+"""What transformers may need to build the tokenizer again; those that the base has are copied into checkpoints."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelInfo:
+    """A model folder in Hugging Face format, read without torch."""
+
+    name: str
+    """The folder's name, `SmolLM2-135M-Instruct`."""
+    path: str
+    """The folder, absolute."""
+    architecture: str
+    """`architectures[0]` of config.json, `LlamaForCausalLM`."""
+    model_type: str
+    """`model_type` of config.json, `llama`."""
+    dtype: str
+    """The element type of most of the weights by size, `bfloat16`, as the shards' headers say."""
+    num_parameters: int
+    """Parameters, counted from the shards' headers (tied weights once)."""
+    weight_bytes: int
+    """Bytes of all shards on disk."""
+    context_length: int
+    """`max_position_embeddings`: the longest sequence that the model was made for, in tokens."""
+    vocab_size: int
+    """Rows of the embedding."""
+    num_layers: int
+    """`num_hidden_layers`."""
+    hidden_size: int
+    """`hidden_size`."""
+    has_chat_template: bool
+    """Whether a chat template lies beside the tokenizer."""
+    stop_token: str | None
+    """The token that ends an answer: the tokenizer's eos_token."""
+    config_sha256: str
+    """Hash of config.json."""
+    tokenizer_sha256: str
+    """Hash over tokenizer.json, tokenizer_config.json and the chat template."""
+    weights_sha256: str
+    """Hash over the shards' names, sizes and headers; changes with shape, dtype or size, cheap to compute."""
+    size_label: str
+    """Short size, `135M`, `1.7B`: from the name where it tells, else from the parameters."""
+    family: str
+    """The name up to its size, `SmolLM2`, `Llama-3.2`."""
+    copied_bytes: int = 0
+    """Size of the files beside its weights that every checkpoint gets a copy of, `COPIED_FILES`; 0 in older plans."""
+    findings: tuple[Finding, ...] = ()
+    """What is wrong with the folder; an error means that it cannot be trained."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SplitInfo:
+    """One split of a dataset."""
+
+    name: str
+    """`train`, `validation` or `test`."""
+    num_examples: int
+    """Rows."""
+    sha256: str
+    """Hash of the split's rows, in order, in a canonical form."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DatasetInfo:
+    """A dataset file and its splits."""
+
+    path: str
+    """The file, absolute."""
+    format: str
+    """`json`, `jsonl`, `csv` or `parquet`."""
+    size_bytes: int
+    """The file's size on disk."""
+    sha256: str
+    """Hash of the file's bytes."""
+    splits: tuple[SplitInfo, ...]
+    """The splits, train first."""
+    split_origin: str
+    """`in the file`, or how they were made: `80/5/15 by seed 14`."""
+    about: dict[str, object] = field(default_factory=dict)
+    """What the file says of itself: generator, word list, licence."""
+    findings: tuple[Finding, ...] = ()
+    """What is wrong with the file; an error means that it cannot be used."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Message:
+    """One turn of a chat."""
+
+    role: str
+    """`system`, `user` or `assistant`."""
+    content: str
+    """The text."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Example:
+    """One row, ready to be rendered: the turns before the answer, and the answer."""
+
+    id: str
+    """Stable within its split: `test-17`."""
+    prompt: tuple[Message, ...]
+    """Everything that the model is shown."""
+    answer: str
+    """What it should write."""
+    cluster: str | None = None
+    """What it shares with other rows, a source document or a template; none where it stands alone, or was not asked."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RenderedExample:
+    """An example as token ids; the loss is taken on `answer_ids` alone."""
+
+    prompt_ids: tuple[int, ...]
+    """The prompt, up to and including the marker that the assistant's turn begins."""
+    answer_ids: tuple[int, ...]
+    """The answer and its stop token."""

@@ -1,0 +1,220 @@
+"""Predictions: a value, how far it can be off, and what it rests on. No bare number leaves `estimate/`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import IntEnum, StrEnum
+from typing import Literal
+
+from touchline.core.quantity import Aggregation, Measured, MemoryKind, Phase, Quantity, TokenUnit
+from touchline.core.shape import ModelShape
+
+COVERAGE = 0.9
+"""Share of the truths that an interval is to hold, two-sided; 5 % lie above its upper end."""
+
+Dtype = Literal["float32", "bfloat16", "float16"]
+Method = Literal["lora", "qlora", "full"]
+Attention = Literal["fused", "eager"]
+"""Fused kernels (flash, SDPA) keep nothing that grows with the square of the length; eager attention does."""
+LossKind = Literal["full", "chunked", "fused"]
+"""All logits at once; their loss piece by piece; logits and loss in one kernel that never holds them all."""
+
+
+class Rung(IntEnum):
+    """What an estimate rests on; the lower, the better."""
+
+    SAME_RUN = 1
+    """A finished run of the same settings on the same kind of machine."""
+    SAME_MODEL = 2
+    """Runs of the same model and trainer at other batch sizes or lengths."""
+    SAME_STACK = 3
+    """Runs of other models with the same trainer on the same kind of machine."""
+    NOTHING = 4
+    """No run: formulas and published figures alone."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Estimate:
+    """A predicted number with its interval; `low <= value <= high`."""
+
+    value: float
+    """The prediction, in `unit`."""
+    unit: str
+    """`GiB`, `s`, `MB` ..."""
+    low: float
+    """Lower end of the interval."""
+    high: float
+    """Upper end of the interval."""
+    coverage: float = COVERAGE
+    """How often such intervals hold the truth."""
+    method: str
+    """How it was computed, in words."""
+    rung: Rung
+    """What it rests on."""
+    evidence: tuple[str, ...] = ()
+    """The runs that it rests on, by name or id."""
+    extrapolated: bool = False
+    """Whether it goes beyond what was measured or what the formula was checked on."""
+    phase: Phase | None = None
+    """When, for memory."""
+    kind: MemoryKind | None = None
+    """Which memory."""
+    token_unit: TokenUnit | None = None
+    """Which tokens, for rates."""
+    aggregation: Aggregation | None = None
+    """How many became one: peak, sum, median."""
+
+    def __post_init__(self) -> None:
+        if not self.low <= self.value <= self.high:
+            raise ValueError(f"the interval [{self.low}, {self.high}] does not hold {self.value}")
+
+    def quantity(self) -> Quantity:
+        """The JSON shape of it."""
+        words = self.method + (", extrapolated" if self.extrapolated else "")
+        return Quantity(
+            value=self.value,
+            unit=self.unit,
+            low=self.low,
+            high=self.high,
+            coverage=self.coverage,
+            phase=self.phase,
+            kind=self.kind,
+            token_unit=self.token_unit,
+            aggregation=self.aggregation,
+            method=words,
+            where=", ".join(self.evidence) or None,
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MicroBatch:
+    """What goes through the model at once."""
+
+    rows: int
+    """Sequences side by side."""
+    width: int
+    """Tokens of each, padding included."""
+    label_tokens: int
+    """Of all these, tokens with a loss."""
+
+    @property
+    def tokens(self) -> int:
+        """Padded tokens: what memory is affine in."""
+        return self.rows * self.width
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainingSetup:
+    """Everything but the batch that the memory and time of a step depend on."""
+
+    shape: ModelShape
+    """The base model."""
+    backend: str
+    """The trainer, a folder of `backends/`."""
+    method: Method
+    """What is trained, and how the base is held."""
+    rank: int
+    """Rank of the adapter; 0 when all is trained."""
+    target_modules: tuple[str, ...]
+    """The layers that have an adapter."""
+    base_dtype: Dtype
+    """Element type of the base, and of what is computed."""
+    adapter_dtype: Dtype
+    """Element type of the adapter and of its gradients."""
+    optimizer: str = "adamw"
+    """`adamw`, `paged_adamw_8bit`, `adafactor`, `sgd` ..."""
+    gradient_checkpointing: bool = False
+    """Whether activations are computed again in the backward pass."""
+    attention: Attention = "fused"
+    """Kind of kernel."""
+    compiled: bool = False
+    """Whether torch.compile fuses the model."""
+    dropout: float = 0.0
+    """Dropout on the adapter's input, which keeps a mask."""
+    accumulates: bool = False
+    """Whether gradients wait through further micro-batches, so that they lie beside the next one's activations."""
+    loss: LossKind | None = None
+    """How the loss is computed, where settings say; none: as the trainer does by itself."""
+    variant: str = "lora"
+    """Kind of adapter, as PEFT calls it: `lora`, `dora`, `vera`, `ia3` ..."""
+    whole_modules: tuple[str, ...] = ()
+    """Layers outside the blocks that are trained whole beside the adapter: `embed_tokens`, `lm_head`."""
+    padded: bool | None = None
+    """Whether rows are padded, so that attention gets a mask; none: not known."""
+    release: str | None = None
+    """The trainer's version, `2024.8`; none: not known."""
+    dynamic_4bit: bool = False
+    """Whether the 4-bit base was stored by Unsloth, which keeps some layers in 16 bits."""
+    image_tokens: int = 0
+    """Tokens of a row that stand for images."""
+
+    @property
+    def optimizer_family(self) -> str:
+        """What decides on its memory and time, whatever a log calls it: `AdamW, fused` and `adamw_torch` are one."""
+        name = self.optimizer.lower()
+        bits = "8bit " if re.search(r"8-?bit", name) else "4bit " if re.search(r"4-?bit", name) else ""
+        paged = "paged " if "paged" in name else ""
+        known = ("adafactor", "adagrad", "adamw", "adam", "lion", "sgd", "muon", "lamb")
+        return paged + bits + next((each for each in known if each in name), name)
+
+    @property
+    def trained_parameters(self) -> int:
+        """Parameters with a gradient."""
+        if self.method == "full":
+            return self.shape.num_parameters
+        whole = self.shape.vocab_size * self.shape.hidden_size * len(self.whole_modules)
+        return self.shape.adapter_parameters(self.rank, self.target_modules) + whole
+
+
+class Verdict(StrEnum):
+    """Whether it fits."""
+
+    FITS = "FITS"
+    """The upper end of the interval is below the capacity."""
+    UNCERTAIN = "UNCERTAIN"
+    """The capacity lies inside the interval: measure before you queue."""
+    OOM = "OOM"
+    """The lower end is above the capacity."""
+    UNKNOWN = "UNKNOWN"
+    """Nobody knows the capacity."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WhatIf:
+    """One change of the settings, and what it would do."""
+
+    change: str
+    """In words: `gradient checkpointing`."""
+    reserved_gib: float
+    """Memory with it."""
+    step_time_factor: float
+    """Time of a step with it, over that without."""
+    allocated_gib: float | None = None
+    """Of that memory, the tensors' part."""
+    reason: str = ""
+    """Why memory and time change, and where the factor comes from."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MemoryEstimate:
+    """Peak memory of a training step."""
+
+    allocated: Estimate
+    """Tensors of the framework, GiB."""
+    reserved: Estimate
+    """With the cache of the framework's allocator, GiB."""
+    process: Estimate
+    """What the device shows for the process (the allocator's and the context of the driver), GiB; on a processor, its
+    resident memory."""
+    breakdown: Mapping[str, float]
+    """GiB of `allocated` by part: weights, adapter, optimizer, gradients, layers, logits, other."""
+    capacity_gib: Measured
+    """Memory of the device."""
+    verdict: Verdict
+    """Whether `process` fits."""
+    assumption: str
+    """The assumption that moves the figure most."""
+    what_ifs: tuple[WhatIf, ...] = ()
+    """Changes worth considering."""

@@ -1,0 +1,270 @@
+"""Files written so that a kill, a full disk or a second writer leaves either the old content or the new.
+
+`write_atomic` writes beside the target, syncs and renames; nobody ever sees half a file. `append_line` makes one write
+of a whole line, and mends a last line that an earlier kill cut off. `try_lock` takes a kernel lock that ends with its
+last holder, child processes included. What a network file system without locks does is an `EnvironmentFault`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import os
+import secrets
+import stat
+from collections.abc import Iterator
+from io import BufferedReader
+from pathlib import Path
+
+from touchline.core.errors import EnvironmentFault, InputFault, quoted
+
+_CHUNK_BYTES = 1 << 20
+_READ_LIMIT_BYTES = 4 << 30
+_KINDS = (
+    (stat.S_ISDIR, "folder"),
+    (stat.S_ISFIFO, "named pipe"),
+    (stat.S_ISSOCK, "socket"),
+    (stat.S_ISCHR, "device"),
+    (stat.S_ISBLK, "device"),
+)
+
+
+class Unreadable(InputFault, OSError):
+    """Something is there that is not read: no regular file, or larger than its reader takes.
+
+    Also an OSError, so that a reader that goes on without a file that cannot be opened goes on without this one.
+    """
+
+    def __init__(self, path: Path, reason: str, expected: str) -> None:
+        super().__init__(f"{str(path)!r} is {reason}", expected=expected)
+        self.filename, self.strerror = str(path), f"it is {reason}"
+
+
+def _refuse_irregular(path: Path, found: os.stat_result) -> None:
+    """Raise unless a file's content is kept on a disk: nothing else has an end, and a pipe's may never come."""
+    if stat.S_ISREG(found.st_mode):
+        return
+    if stat.S_ISDIR(found.st_mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    kind = next((name for matches, name in _KINDS if matches(found.st_mode)), "special file")
+    raise Unreadable(path, f"a {kind}", "a regular file")
+
+
+def open_regular(path: Path) -> BufferedReader:
+    """Return a file opened for reading bytes; every file that a user or another program wrote is opened here.
+
+    What is no regular file (a named pipe, a socket, a device) is not opened at all, so that no command waits for it.
+
+    Raises:
+        Unreadable: it is no regular file.
+        OSError: it cannot be opened.
+    """
+    _refuse_irregular(path, os.stat(path))  # noqa: PTH116 (the descriptor below is looked at in the same way)
+    # Whoever replaces the file by a pipe in this moment is not waited for either.
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+    try:
+        _refuse_irregular(path, os.fstat(descriptor))
+        return os.fdopen(descriptor, "rb")
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def read_bytes(path: Path, limit_bytes: int = _READ_LIMIT_BYTES) -> bytes:
+    """Return the bytes of a regular file of at most `limit_bytes`.
+
+    Raises:
+        Unreadable: it is no regular file, or larger.
+        OSError: it cannot be opened.
+    """
+    with open_regular(path) as stream:
+        if os.fstat(stream.fileno()).st_size <= limit_bytes:
+            data = _read_up_to(stream, limit_bytes + 1)
+            if len(data) <= limit_bytes:
+                return data
+    raise Unreadable(path, f"larger than {limit_bytes:,} bytes", "a smaller file")
+
+
+def read_head(path: Path, limit_bytes: int) -> bytes:
+    """Return the first bytes of a regular file.
+
+    Raises:
+        Unreadable: it is no regular file.
+        OSError: it cannot be opened.
+    """
+    with open_regular(path) as stream:
+        return _read_up_to(stream, limit_bytes)
+
+
+def _read_up_to(stream: BufferedReader, limit_bytes: int) -> bytes:
+    """Return the next bytes, read piece by piece: one read would ask for memory for the whole limit at once."""
+    pieces: list[bytes] = []
+    while limit_bytes > 0 and (piece := stream.read(min(limit_bytes, _CHUNK_BYTES))):
+        pieces.append(piece)
+        limit_bytes -= len(piece)
+    return b"".join(pieces)
+
+
+def open_append(path: Path) -> int:
+    """Return the descriptor of a regular file, made where there is none, whose writes go to its end.
+
+    Raises:
+        Unreadable: something else is there.
+        OSError: it cannot be opened.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        _refuse_irregular(path, os.stat(path))  # noqa: PTH116 (as above)
+    return os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK, 0o644)
+
+
+@contextlib.contextmanager
+def disk_faults(what: str, path: Path) -> Iterator[None]:
+    """Turn the operating system's refusals into faults that say what to do."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise EnvironmentFault(
+                f"no space left while writing {what} {str(path)!r}",
+                expected="free space on that disk and within your quota",
+                hint=f"df -h {str(path.parent)!r}",
+            ) from error
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise EnvironmentFault(
+                f"no permission to write {what} {str(path)!r}",
+                expected="a folder that you may write to",
+                hint=f"ls -ld {quoted(str(path.parent))}",
+            ) from error
+        raise
+
+
+def _encoded(text: str) -> bytes:
+    """A text as a file holds it: what is no character, from a name that is not UTF-8 say, as its escape."""
+    return text.encode(errors="backslashreplace")
+
+
+def write_atomic(path: Path, content: str | bytes) -> None:
+    """Replace `path` by `content` in one step; the old content stays until the new one is on disk."""
+    data = _encoded(content) if isinstance(content, str) else content
+    temporary = path.parent / f".{path.name[:40]}.{secrets.token_hex(4)}.tmp"
+    with disk_faults("file", path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with temporary.open("xb") as stream:
+                stream.write(data)
+                stream.flush()
+                os.fsync(stream.fileno())
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+
+
+def write_if_changed(path: Path, content: str) -> bool:
+    """Write `content` unless it is there already, and say whether anything was written."""
+    try:
+        if read_bytes(path) == _encoded(content):
+            return False
+    except (FileNotFoundError, Unreadable):
+        pass
+    write_atomic(path, content)
+    return True
+
+
+def append_line(path: Path, line: str) -> None:
+    """Append one line durably; a last line that was cut off by a kill is closed first, so that it harms no other."""
+    with disk_faults("file", path), os.fdopen(open_append(path), "ab+") as stream:
+        size = stream.seek(0, os.SEEK_END)
+        torn = False
+        if size:
+            stream.seek(size - 1)
+            torn = stream.read(1) != b"\n"
+        stream.write(("\n" if torn else "").encode() + _encoded(line.rstrip("\n")) + b"\n")
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def read_text_bounded(path: Path, limit_bytes: int) -> str:
+    """The text of a file that may not be larger than `limit_bytes`.
+
+    Raises:
+        InputFault: it is missing, no regular file, too large, or not UTF-8.
+    """
+    try:
+        data = read_bytes(path, limit_bytes)
+    except FileNotFoundError:
+        raise InputFault(f"{str(path)!r} does not exist", expected="a file") from None
+    except IsADirectoryError:
+        raise InputFault(f"{str(path)!r} is a folder", expected="a file") from None
+    except PermissionError:
+        raise EnvironmentFault(f"no permission to read {str(path)!r}", hint=f"ls -l {quoted(str(path))}") from None
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputFault(
+            f"{str(path)!r} is not UTF-8 text (byte {error.start})",
+            expected="a text file in UTF-8",
+            hint=f"file {quoted(str(path))}",
+        ) from None
+
+
+def sha256_file(path: Path) -> str:
+    """Hash of a file's bytes, as hex."""
+    digest = hashlib.sha256()
+    with open_regular(path) as stream:
+        while chunk := stream.read(_CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def try_lock(path: Path) -> int | None:
+    """Take the kernel lock on `path`; give its descriptor, or None while another process holds it.
+
+    The lock lives as long as any process holds the descriptor: pass it to a child, and the child keeps it when the
+    parent is killed. Close it to let go.
+
+    Raises:
+        EnvironmentFault: the file system knows no locks.
+    """
+    with disk_faults("lock", path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        return None
+    except OSError as error:
+        os.close(descriptor)
+        raise EnvironmentFault(
+            f"the file system of {str(path)!r} knows no file locks ({error.strerror})",
+            expected="a folder on a local disk, or on a network file system with locks",
+        ) from error
+    return descriptor
+
+
+def is_other_folder(recorded: str, here: Path) -> bool:
+    """Return True if `recorded` names a folder on this machine that is not `here`.
+
+    A recorded path that does not exist says nothing: the folder was moved, or another node calls it by another path.
+    """
+    if recorded in ("", str(here)):
+        return False
+    try:
+        return Path(recorded).is_dir() and not Path(recorded).samefile(here)
+    except (OSError, ValueError):
+        return False
+
+
+def inside(folder: Path, name: str) -> Path:
+    """`folder/name`, refused when it leads out of the folder, by dots or by links.
+
+    Raises:
+        InputFault: it leads out.
+    """
+    target = folder / name
+    if not target.resolve().is_relative_to(folder.resolve()):
+        raise InputFault(f"{name!r} leads out of {str(folder)!r}", expected="a place inside that folder")
+    return target

@@ -1,0 +1,22 @@
+"""Levels of factors, as every room names them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+STAGE = "stage"
+"""What the stage of a chain is called among a run's levels."""
+
+
+SEEDS = "seeds"
+"""What the seed is called among them."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Level:
+    """One setting of one factor, for the tables and the report."""
+
+    factor: str
+    """The dotted key, `train.lora.rank`."""
+    value: str
+    """The level, as text."""

@@ -1,0 +1,34 @@
+"""The machine that a plan is for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from touchline.core.estimate import Dtype
+from touchline.core.quantity import Measured
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TargetMachine:
+    """Where the runs will be; what is measured on another one does not count as the same."""
+
+    kind: Literal["gpu", "cpu"]
+    """Whether the runs use GPUs, or the processor."""
+    name: str
+    """The device: `NVIDIA A100-SXM4-80GB`, `A100-80GB`, or the processor's name."""
+    memory: Measured
+    """Of one device in GiB, as it says itself; of a processor all memory of the machine."""
+    count: int
+    """Devices; 1 for a processor."""
+    threads: int | None = None
+    """Threads that compute, on a processor."""
+    base_dtype: Dtype
+    """Element type that `train.base_dtype: auto` becomes there."""
+    source: str
+    """Who says so: `this machine`, `compute.gpu`, or a config file."""
+
+    @property
+    def key(self) -> str:
+        """What must be equal for a measured time to be one of the same machine."""
+        return self.name if self.kind == "gpu" else f"{self.name}, {self.threads} threads"

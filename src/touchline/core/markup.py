@@ -1,0 +1,69 @@
+"""Tables and text for Markdown files; foreign text is escaped, so that it can be neither markup nor a link nor HTML."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+
+from touchline.core.quantity import Measured, Missing
+from touchline.core.units import format_bytes, format_seconds
+
+# An underscore inside a word is no markup; run names are full of them.
+_SPECIAL = re.compile(r"([\\`*{}\[\]<>|#!~]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9]))")
+_IN_WORDS = {"s": format_seconds, "B": format_bytes}
+"""Units whose figures people read in larger ones."""
+_TICKS = re.compile(r"`+")
+_CONTROL_IN_CODE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+
+
+def escape(text: str) -> str:
+    """Foreign text as plain Markdown text on one line."""
+    return (
+        _SPECIAL.sub(r"\\\1", _CONTROL.sub(" ", text)).replace("http://", "http\\://").replace("https://", "https\\://")
+    )
+
+
+def code(text: str) -> str:
+    """Foreign text as a code span; backticks inside are dropped, since a span cannot hold them safely in a table."""
+    return "`" + _CONTROL.sub(" ", text).replace("`", "'").replace("|", "\\|") + "`"
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> str:
+    """A table; cells are Markdown already. `right` are the columns that hold numbers."""
+    marks = ["---:" if index in right else "---" for index in range(len(header))]
+    lines = [header, marks, *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+
+
+def fence(lines: Iterable[str], language: str = "text") -> str:
+    """A block of code that nothing inside can end."""
+    body = [_CONTROL_IN_CODE.sub(" ", line.replace("\r", "")) for text in lines for line in text.split("\n")]
+    longest = max((len(run) for line in body for run in _TICKS.findall(line)), default=0)
+    ticks = "`" * max(3, longest + 1)
+    return "\n".join([f"{ticks}{language}", *body, ticks]) + "\n"
+
+
+def measured(value: Measured, digits: int = 4) -> str:
+    """A figure with its unit and, where it has one, its interval; or `n/a (reason)`."""
+    if isinstance(value, Missing):
+        return str(value)
+    if value.unit in _IN_WORDS:
+        text = _IN_WORDS[value.unit](value.value)
+    elif value.unit == "1":
+        text = f"{value.value:.{digits}g}"
+    else:
+        text = (
+            f"{value.value:,.{digits}g} {value.unit}"
+            if value.value < 10**digits
+            else f"{value.value:,.0f} {value.unit}"
+        )
+    if value.low == value.value and value.high is None:
+        text = f"at least {text}"
+    if value.low is not None and value.high is not None:
+        if value.unit in _IN_WORDS:
+            words = _IN_WORDS[value.unit]
+            text += f" ({words(value.low)} to {words(value.high)})"
+        else:
+            text += f" ({value.low:.{digits}g} to {value.high:.{digits}g})"
+    return text

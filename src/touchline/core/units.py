@@ -1,0 +1,72 @@
+"""Seconds, bytes and counts, to text and back."""
+
+from __future__ import annotations
+
+import re
+
+from touchline.core.errors import InputFault
+
+KIB = 1024
+MIB = 1024**2
+GIB = 1024**3
+MIB_PER_GIB = GIB // MIB
+GIB_IN = {"GiB": 1.0, "B": 1 / GIB, "MiB": MIB / GIB, "GB": 1e9 / GIB, "MB": 1e6 / GIB}
+"""How many GiB one of each unit is."""
+
+_SECONDS = {"s": 1.0, "sec": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "hour": 3600.0, "hours": 3600.0, "d": 86400.0}
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*([a-z]+)")
+
+
+def parse_duration(text: str) -> float:
+    """Seconds of `30min`, `6h`, `1h30m`, `90s`, `2d`.
+
+    Raises:
+        InputFault: it is none of these.
+    """
+    compact = text.strip().lower()
+    parts = _DURATION.findall(compact)
+    rest = _DURATION.sub("", compact).strip()
+    if not parts or rest or any(unit not in _SECONDS for _, unit in parts):
+        raise InputFault(f"{text!r} is not a duration", expected="for example 30min, 6h, 1h30m or 2d")
+    return sum(float(number) * _SECONDS[unit] for number, unit in parts)
+
+
+def format_seconds(seconds: float) -> str:
+    """`12.3 s`, `4:41`, `1:02:03`: what a person reads at a glance."""
+    if seconds < 1:
+        return f"{seconds:.2g} s"
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    hours, minutes, rest = whole // 3600, whole % 3600 // 60, whole % 60
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def format_bytes(size_bytes: float) -> str:
+    """`655 KiB`, `1.25 GiB`; binary units, as the memory of a GPU is given."""
+    size = float(size_bytes)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if size < 1024 or unit == "GiB":
+            return f"{size:.0f} {unit}" if unit == "B" or size >= 100 else f"{size:.3g} {unit}"
+        size /= 1024
+    raise AssertionError("unreachable")
+
+
+def minutes_to_seconds(minutes: float) -> float:
+    """Sixty times as many."""
+    return 60 * minutes
+
+
+def seconds_to_hours(seconds: float) -> float:
+    """One hour is 3,600 seconds."""
+    return seconds / 3600
+
+
+def seconds_to_minutes(seconds: float) -> float:
+    """One minute is 60 seconds."""
+    return seconds / 60
+
+
+def hours_to_seconds(hours: float) -> float:
+    """One hour is 3,600 seconds."""
+    return 3600 * hours

@@ -1,0 +1,379 @@
+"""What one block of each architecture consists of: its linear layers by name, and its other parameters by count.
+
+Read off the modeling files of transformers 5.23 (`transformers/models/*/modeling_*.py`), and held against the modules
+themselves by `tests/data/test_shapes_transformers.py`. An RMSNorm has one parameter a channel; a LayerNorm has two
+where it has a bias.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from touchline.core.shape import Linear
+from touchline.data.configs import LARGEST_CONTEXT, UnusableConfig, Values
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Widths:
+    """The sizes that every architecture has."""
+
+    hidden: int
+    """Width of the residual stream."""
+    inner: int
+    """Width inside the feed-forward part."""
+    heads: int
+    """Attention heads."""
+    kv_heads: int
+    """Heads of keys and values."""
+    head_dim: int
+    """Width of one head."""
+    vocab: int
+    """Rows of the embedding."""
+
+    @property
+    def q(self) -> int:
+        """Width of all queries."""
+        return self.heads * self.head_dim
+
+    @property
+    def kv(self) -> int:
+        """Width of all keys, and of all values."""
+        return self.kv_heads * self.head_dim
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Block:
+    """One block, and what stands outside the blocks."""
+
+    linears: tuple[Linear, ...]
+    """Its linear layers."""
+    others: int
+    """Its other parameters."""
+    outside: int
+    """Parameters outside the blocks, besides the embedding and the matrix of the output layer."""
+    gated: bool
+    """Whether the feed-forward part has a gate."""
+    extrapolated: str | None = None
+    """Why estimates on it go beyond what the formulas were checked on."""
+    count_error: float = 0.0
+    """Standard deviation of the logarithm of its parameter count, where the config does not determine it."""
+
+
+Builder = Callable[[Values, Widths], Block]
+Bias = Literal["never", "always", "attention_bias", "qkv_bias", "use_qkv_bias"]
+"""Whether queries, keys and values have a bias, or the key of config.json that says it."""
+HeadNorm = Literal["none", "shared", "whole"]
+"""Norms of queries and keys: one of a head's width for all heads, or one over their whole width."""
+
+
+def attention(
+    widths: Widths, *, inputs_biased: bool = False, output_biased: bool = False, output: str = "o_proj"
+) -> tuple[Linear, ...]:
+    """The four layers of an attention part that are not fused."""
+    return (
+        Linear(name="q_proj", inputs=widths.hidden, outputs=widths.q, bias=inputs_biased),
+        Linear(name="k_proj", inputs=widths.hidden, outputs=widths.kv, bias=inputs_biased),
+        Linear(name="v_proj", inputs=widths.hidden, outputs=widths.kv, bias=inputs_biased),
+        Linear(name=output, inputs=widths.q, outputs=widths.hidden, bias=output_biased),
+    )
+
+
+def gated_feed_forward(widths: Widths, biased: bool = False) -> tuple[Linear, ...]:
+    """The three layers of a gated feed-forward part."""
+    return (
+        Linear(name="gate_proj", inputs=widths.hidden, outputs=widths.inner, bias=biased),
+        Linear(name="up_proj", inputs=widths.hidden, outputs=widths.inner, bias=biased),
+        Linear(name="down_proj", inputs=widths.inner, outputs=widths.hidden, bias=biased),
+    )
+
+
+def plain_feed_forward(widths: Widths, up: str, down: str, biased: bool) -> tuple[Linear, ...]:
+    """The two layers of a feed-forward part without a gate."""
+    return (
+        Linear(name=up, inputs=widths.hidden, outputs=widths.inner, bias=biased),
+        Linear(name=down, inputs=widths.inner, outputs=widths.hidden, bias=biased),
+    )
+
+
+def llama_like(
+    *,
+    inputs_bias: Bias = "never",
+    inputs_bias_default: bool = False,
+    output_bias: str | None = None,
+    feed_bias: str | None = None,
+    norms: int = 2,
+    head_norm: HeadNorm = "none",
+    gated: bool = True,
+    extrapolated: str | None = None,
+    count_error: float = 0.0,
+) -> Builder:
+    """Separate queries, keys and values, RMSNorms, and a gated feed-forward part.
+
+    Args:
+        inputs_bias: bias of queries, keys and values.
+        inputs_bias_default: that bias where its key is missing.
+        output_bias: key of config.json that gives attention's output a bias; none: it has none.
+        feed_bias: key that gives the feed-forward part biases; none: it has none.
+        norms: norms over the stream in a block, besides the last one of the model; 0 when they have no parameters.
+        head_norm: norms of queries and keys.
+        gated: whether the feed-forward part has a gate.
+        extrapolated: why estimates on it go beyond what was checked.
+        count_error: standard deviation of the logarithm of the parameter count.
+    """
+
+    def build(values: Values, widths: Widths) -> Block:
+        keyed = inputs_bias not in ("never", "always")
+        biased = values.flag(inputs_bias, inputs_bias_default) if keyed else inputs_bias == "always"
+        layers = attention(
+            widths,
+            inputs_biased=biased,
+            output_biased=output_bias is not None and values.flag(output_bias, False),
+        )
+        feed_biased = feed_bias is not None and values.flag(feed_bias, False)
+        if gated:
+            layers += gated_feed_forward(widths, feed_biased)
+        else:
+            layers += plain_feed_forward(widths, "up_proj", "down_proj", feed_biased)
+        per_head = {"none": 0, "shared": 2 * widths.head_dim, "whole": widths.q + widths.kv}[head_norm]
+        return Block(
+            linears=layers,
+            others=norms * widths.hidden + per_head,
+            outside=widths.hidden if norms else 0,
+            gated=gated,
+            extrapolated=extrapolated,
+            count_error=count_error,
+        )
+
+    return build
+
+
+def phi3(values: Values, widths: Widths) -> Block:
+    """Phi-3 and Phi-4: queries, keys and values in one layer, gate and input in another."""
+    del values
+    return Block(
+        linears=(
+            Linear(name="qkv_proj", inputs=widths.hidden, outputs=widths.q + 2 * widths.kv),
+            Linear(name="o_proj", inputs=widths.q, outputs=widths.hidden),
+            Linear(name="gate_up_proj", inputs=widths.hidden, outputs=2 * widths.inner),
+            Linear(name="down_proj", inputs=widths.inner, outputs=widths.hidden),
+        ),
+        others=2 * widths.hidden,
+        outside=widths.hidden,
+        gated=True,
+    )
+
+
+def phi(values: Values, widths: Widths) -> Block:
+    """Phi-1, 1.5 and 2: one LayerNorm, attention and feed-forward part beside each other, a bias everywhere."""
+    normed = values.flag("qk_layernorm", False)
+    return Block(
+        linears=attention(widths, inputs_biased=True, output_biased=True, output="dense")
+        + plain_feed_forward(widths, "fc1", "fc2", biased=True),
+        others=2 * widths.hidden + (4 * (widths.hidden // widths.heads) if normed else 0),
+        # The last norm, and the output layer's bias.
+        outside=2 * widths.hidden + widths.vocab,
+        gated=False,
+    )
+
+
+def stablelm(values: Values, widths: Widths) -> Block:
+    """StableLM 3B and 2: LayerNorms, and norms of every single head where they are wished."""
+    norms = 1 if values.flag("use_parallel_residual", False) else 2
+    normed = values.flag("qk_layernorm", False)
+    return Block(
+        linears=attention(widths, inputs_biased=values.flag("use_qkv_bias", False)) + gated_feed_forward(widths),
+        others=norms * 2 * widths.hidden + (widths.q + widths.kv if normed else 0),
+        outside=2 * widths.hidden,
+        gated=True,
+    )
+
+
+def cohere(values: Values, widths: Widths) -> Block:
+    """Command R: one LayerNorm without bias, attention and feed-forward part beside each other."""
+    biased = values.flag("attention_bias", False)
+    normed = values.flag("use_qk_norm", False)
+    return Block(
+        linears=attention(widths, inputs_biased=biased, output_biased=biased) + gated_feed_forward(widths),
+        others=widths.hidden + (widths.q + widths.kv if normed else 0),
+        outside=widths.hidden,
+        gated=True,
+        extrapolated="attention and feed-forward part share one norm; formulas were checked on blocks like Llama's",
+    )
+
+
+def starcoder2(values: Values, widths: Widths) -> Block:
+    """StarCoder 2: LayerNorms and a feed-forward part without a gate."""
+    biased = values.flag("use_bias", True)
+    return Block(
+        linears=attention(widths, inputs_biased=biased, output_biased=biased)
+        + plain_feed_forward(widths, "c_fc", "c_proj", biased),
+        others=4 * widths.hidden,
+        outside=2 * widths.hidden,
+        gated=False,
+        extrapolated=_UNGATED,
+    )
+
+
+def gpt2(values: Values, widths: Widths) -> Block:
+    """GPT-2: fused queries, keys and values, learned positions; `c_proj` is the name of two layers."""
+    if values.flag("add_cross_attention", False):
+        raise UnusableConfig("config.json: add_cross_attention is true, so it is no decoder by itself")
+    positions = values.count("n_positions", "max_position_embeddings", default=1024, limit=LARGEST_CONTEXT)
+    return Block(
+        linears=(
+            Linear(name="c_attn", inputs=widths.hidden, outputs=3 * widths.hidden, bias=True),
+            Linear(name="c_proj", inputs=widths.hidden, outputs=widths.hidden, bias=True),
+            *plain_feed_forward(widths, "c_fc", "c_proj", biased=True),
+        ),
+        others=4 * widths.hidden,
+        outside=positions * widths.hidden + 2 * widths.hidden,
+        gated=False,
+        extrapolated=_UNGATED,
+    )
+
+
+def gpt_neox(values: Values, widths: Widths) -> Block:
+    """GPT-NeoX, Pythia and StableLM Alpha: fused queries, keys and values, LayerNorms."""
+    biased = values.flag("attention_bias", True)
+    return Block(
+        linears=(
+            Linear(name="query_key_value", inputs=widths.hidden, outputs=3 * widths.hidden, bias=biased),
+            Linear(name="dense", inputs=widths.hidden, outputs=widths.hidden, bias=biased),
+            *plain_feed_forward(widths, "dense_h_to_4h", "dense_4h_to_h", biased=True),
+        ),
+        others=4 * widths.hidden,
+        outside=2 * widths.hidden,
+        gated=False,
+        extrapolated=_UNGATED,
+    )
+
+
+def falcon(values: Values, widths: Widths) -> Block:
+    """Falcon of all decoder architectures: multi-query, grouped, or one key a head."""
+    biased = values.flag("bias", False)
+    grouped = values.flag("new_decoder_architecture", False)
+    two = values.count("num_ln_in_parallel_attn", default=2 if grouped else 1) == 2
+    norms = 2 if two or not values.flag("parallel_attn", True) else 1
+    return Block(
+        linears=(
+            Linear(name="query_key_value", inputs=widths.hidden, outputs=widths.q + 2 * widths.kv, bias=biased),
+            Linear(name="dense", inputs=widths.hidden, outputs=widths.hidden, bias=biased),
+            *plain_feed_forward(widths, "dense_h_to_4h", "dense_4h_to_h", biased),
+        ),
+        others=norms * 2 * widths.hidden,
+        outside=2 * widths.hidden,
+        gated=False,
+        extrapolated=_UNGATED,
+    )
+
+
+def experts(width_key: str, *, shared_key: str | None = None, like: Builder) -> Builder:
+    """A mixture of experts with the attention of another architecture.
+
+    The experts' matrices are single parameters of three dimensions and no linear layers, so that they have no name
+    that a LoRA adapter could target.
+
+    Args:
+        width_key: key of config.json with the width inside an expert.
+        shared_key: key with the width inside the expert that sees every token; none: there is none.
+        like: the architecture whose attention and norms it has.
+    """
+
+    def build(values: Values, widths: Widths) -> Block:
+        if values.count("decoder_sparse_step", default=1) != 1 or not values.is_empty("mlp_only_layers"):
+            raise UnusableConfig(
+                "config.json: decoder_sparse_step or mlp_only_layers makes its blocks unlike each other"
+            )
+        dense = like(values, widths)
+        count, inner = values.count("num_experts", "num_local_experts"), values.count(width_key)
+        used = values.count("num_experts_per_tok")
+        shared: tuple[Linear, ...] = ()
+        if shared_key is not None:
+            width = values.count(shared_key)
+            shared = (
+                Linear(name="gate_proj", inputs=widths.hidden, outputs=width),
+                Linear(name="up_proj", inputs=widths.hidden, outputs=width),
+                Linear(name="down_proj", inputs=width, outputs=widths.hidden),
+                Linear(name="shared_expert_gate", inputs=widths.hidden, outputs=1),
+            )
+        routed = count * 3 * widths.hidden * inner + count * widths.hidden
+        return Block(
+            linears=tuple(linear for linear in dense.linears if linear.name in _ATTENTION) + shared,
+            others=dense.others + routed,
+            outside=dense.outside,
+            gated=True,
+            extrapolated=f"mixture of experts, {used} of {count} for each token; formulas were checked on dense models",
+        )
+
+    return build
+
+
+def latent_attention(values: Values, widths: Widths) -> tuple[Linear, ...]:
+    """Return the layers of multi-head latent attention (DeepSeek-V2 and V3, GLM-4.7 Flash)."""
+    rotated, plain = values.count("qk_rope_head_dim"), values.count("qk_nope_head_dim")
+    latent, value = values.count("kv_lora_rank"), values.count("v_head_dim")
+    wide = widths.heads * (rotated + plain)
+    queries = [Linear(name="q_proj", inputs=widths.hidden, outputs=wide)]
+    if "q_lora_rank" in values:
+        rank = values.count("q_lora_rank")
+        queries = [
+            Linear(name="q_a_proj", inputs=widths.hidden, outputs=rank),
+            Linear(name="q_b_proj", inputs=rank, outputs=wide),
+        ]
+    return (
+        *queries,
+        Linear(name="kv_a_proj_with_mqa", inputs=widths.hidden, outputs=latent + rotated),
+        Linear(name="kv_b_proj", inputs=latent, outputs=widths.heads * (plain + value)),
+        Linear(name="o_proj", inputs=widths.heads * value, outputs=widths.hidden),
+    )
+
+
+def counted_from_keys(reason: str, count_error: float) -> Builder:
+    """Return a builder that counts an unknown architecture by the keys that its config has in common with known ones.
+
+    Args:
+        reason: what is unknown about it; marks every estimate.
+        count_error: standard deviation of the logarithm of the parameter count.
+    """
+
+    def build(values: Values, widths: Widths) -> Block:
+        latent = "kv_lora_rank" in values
+        biased = values.flag("attention_bias", False)
+        mixing = latent_attention(values, widths) if latent else attention(widths, inputs_biased=biased)
+        experts_keys = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
+        if not any(key in values for key in experts_keys):
+            return Block(
+                linears=mixing + gated_feed_forward(widths),
+                others=2 * widths.hidden,
+                outside=widths.hidden,
+                gated=True,
+                extrapolated=reason,
+                count_error=count_error,
+            )
+        count = values.count(*experts_keys)
+        inner = values.count("moe_intermediate_size", default=widths.inner)
+        shared = values.count("shared_expert_intermediate_size", default=1)
+        if "n_shared_experts" in values:
+            shared = values.count("n_shared_experts") * inner
+        routed = count * 3 * widths.hidden * inner + count * widths.hidden
+        return Block(
+            linears=(
+                *mixing,
+                Linear(name="gate_proj", inputs=widths.hidden, outputs=shared),
+                Linear(name="up_proj", inputs=widths.hidden, outputs=shared),
+                Linear(name="down_proj", inputs=shared, outputs=widths.hidden),
+            ),
+            others=2 * widths.hidden + routed,
+            outside=widths.hidden,
+            gated=True,
+            extrapolated=reason,
+            count_error=count_error,
+        )
+
+    return build
+
+
+_UNGATED = "blocks without a gated feed-forward part; formulas were checked on blocks like Llama's"
+_ATTENTION = frozenset({"q_proj", "k_proj", "v_proj", "o_proj"})

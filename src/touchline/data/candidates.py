@@ -1,0 +1,129 @@
+"""Lists of allowed answers: where a row or its prompt has one, and what an answer means in it."""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import re
+from collections.abc import Mapping
+
+from touchline.data.text import squeezed
+
+COLUMNS = ("candidates", "candidate_answers", "options", "choices", "answer_choices", "endings", "answer_options")
+"""Columns that hold such a list."""
+_TAIL = 4000
+"""Characters at a prompt's end in which a list is looked for."""
+_NAMES = (
+    r"(?:candidate answers|candidates?|options|choices|answer (?:choices|options)|possible answers|allowed answers)"
+)
+_LISTED = re.compile(rf"(?<![\w-]){_NAMES}\s*[:=]\s*(\[[^\[\]\n]{{1,3000}}\])", re.IGNORECASE)
+_INLINE = re.compile(rf"(?<![\w-]){_NAMES}\s*[:=]\s*([^\[\]\n:.?!]{{1,600}}?)(?:[.?!]?\s*(?:\n|$))", re.IGNORECASE)
+_LETTERED = re.compile(r"^\s*\(?([A-J])[.):]\s*(\S[^\n]{0,300})$", re.MULTILINE)
+_LETTER = re.compile(r"\(?([A-Ja-j])\)?[.:)]?")
+_MANY = re.compile(r"\s*(?:;|,|/|\||\band\b)\s*")
+_NEAR = 0.5
+_CLIPPED = 120
+
+Candidates = tuple[str, ...]
+
+
+def candidates_in(values: Mapping[str, object], column: str | None) -> Candidates | None:
+    """The list in a row's column; a mapping of letters to texts, and ARC's {text: [...], label: [...]}, are too."""
+    value = values.get(column) if column is not None else None
+    if isinstance(value, str):
+        value = _literal(value)
+    if isinstance(value, Mapping):
+        value = value["text"] if isinstance(value.get("text"), list) else list(value.values())
+    if not isinstance(value, list) or len(value) < 2:
+        return None
+    texts = [_text(item) for item in value]
+    return None if any(text is None for text in texts) else tuple(str(text) for text in texts)
+
+
+def candidates_of_prompt(prompt: str) -> Candidates | None:
+    """The list that a prompt itself gives: `Candidates: ['a', 'b']`, `Options: a, b, c`, or lines `A. ...`."""
+    tail = prompt[-_TAIL:]
+    if (match := _LISTED.search(tail)) is not None:
+        found = _literal(match.group(1))
+        texts = [_text(item) for item in found] if isinstance(found, list) else None
+        if texts is None:
+            texts = [part.strip(" '\"") for part in match.group(1)[1:-1].split(",")]
+        return _several(texts)
+    lettered = _LETTERED.findall(tail)
+    if len(lettered) >= 2 and [letter for letter, _ in lettered] == list("ABCDEFGHIJ"[: len(lettered)]):
+        return _several([text for _, text in lettered])
+    if (match := _INLINE.search(tail)) is not None:
+        parts = re.split(r"\s*(?:[,;|/]|\bor\b)\s*", match.group(1))
+        return _several([part.strip(" '\"") for part in parts if part.strip(" '\"")])
+    return None
+
+
+def _several(texts: list[str | None]) -> Candidates | None:
+    if len(texts) < 2 or any(not text for text in texts):
+        return None
+    return tuple(str(text) for text in texts)
+
+
+def _literal(text: str) -> object:
+    try:
+        return ast.literal_eval(text.strip()) if len(text) <= _TAIL else None
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return None
+
+
+def _text(item: object) -> str | None:
+    if isinstance(item, Mapping):
+        item = next((item[key] for key in ("text", "content", "value") if isinstance(item.get(key), str)), None)
+    if isinstance(item, bool) or not isinstance(item, str | int | float):
+        return None
+    return str(item).strip()
+
+
+def chosen(answer: str, candidates: Candidates, by_place: bool) -> int | None:
+    """Which candidate an answer is: itself, with its letter before it, or, where `by_place`, its letter or number.
+
+    None when it is none of them; of several answers (`a; b`) the first, when all of them are candidates.
+    """
+    stripped = answer.strip()
+    if stripped in candidates:
+        return candidates.index(stripped)
+    lettered = re.fullmatch(r"\(?([A-Ja-j])[.):]\s*(.+)", stripped, re.DOTALL)
+    if lettered is not None and lettered.group(2).strip() in candidates:
+        return candidates.index(lettered.group(2).strip())
+    if by_place and (place := placed(stripped, len(candidates))) is not None:
+        return place
+    parts = [part for part in _MANY.split(stripped) if part]
+    if len(parts) > 1 and all(part in candidates for part in parts):
+        return candidates.index(parts[0])
+    return None
+
+
+def placed(answer: str, count: int) -> int | None:
+    """The place that a letter or a number names, from 0; none when it names none of `count`."""
+    stripped = answer.strip()
+    letter = _LETTER.fullmatch(stripped)
+    if letter is not None:
+        place = ord(letter.group(1).upper()) - ord("A")
+        return place if place < count else None
+    if stripped.isdecimal() and len(stripped) < 4:
+        return min(int(stripped), count - 1) if int(stripped) <= count else None
+    return None
+
+
+def is_place(answer: str) -> bool:
+    """Whether an answer is a letter or a number, as answers to lettered choices are."""
+    stripped = answer.strip()
+    return _LETTER.fullmatch(stripped) is not None or (stripped.isdecimal() and len(stripped) < 4)
+
+
+def nearest(answer: str, candidates: Candidates) -> str | None:
+    """The candidate that was probably meant."""
+    bare = squeezed(answer)
+    same = [candidate for candidate in candidates if squeezed(candidate) == bare]
+    if same:
+        return same[0]
+    within = [each for each in candidates if bare and (bare in squeezed(each) or (squeezed(each) or "\0") in bare)]
+    if len(within) == 1:
+        return within[0]
+    near = difflib.get_close_matches(answer[:_CLIPPED], [each[:_CLIPPED] for each in candidates[:200]], 1, _NEAR)
+    return near[0] if near else None

@@ -1,0 +1,246 @@
+"""One row to one chat: the turns before the answer, and the answer."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from touchline.core.catalog import Message
+from touchline.core.finding import Severity
+from touchline.core.json_text import parse_json
+from touchline.data.rendering.rows import ROLES, role_and_content
+from touchline.spec.experiment import DataConfig
+
+_BRACES = re.compile(r"\{([^{}]*)\}")
+# A word is meant as a column; so is what str.format would take `{input.x}`, `{input!r}` and `{input:>9}` for.
+_WORD = re.compile(r"[^\W\d]\w*|input[.\[!:].*", re.DOTALL)
+
+_ROLE_CHARACTERS = 40
+"""A longer name of a role is none, and not printed."""
+
+Chat = tuple[tuple[Message, ...], str]
+"""The turns before the answer, and the answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class RowFault:
+    """Why a row is no example."""
+
+    message: str
+    """What is wrong; the same for all rows with the same fault."""
+    columns: tuple[str, ...] = ()
+    """The columns that are not there, for a hint."""
+    in_prompt: bool = False
+    """Whether they stand in braces in the prompt."""
+    hint: str | None = None
+    """What makes an example of it, where a column is there and its value does not fit."""
+
+
+class Prompt:
+    """A user's turn, taken apart once for all rows.
+
+    Braces are replaced and nothing more: str.format would let a template reach into objects. `{word}` must be a
+    column; other braces, as in an example of JSON, are a column's when there is one of that name, and else stand for
+    themselves.
+
+    Args:
+        template: the turn, with columns in braces.
+        inputs: the column, or the columns, that `{input}` stands for.
+    """
+
+    def __init__(self, template: str, inputs: str | Sequence[str]) -> None:
+        # Every second piece is what stood in braces.
+        self._pieces = _BRACES.split(template)
+        self._inputs = (inputs,) if isinstance(inputs, str) else tuple(inputs)
+        self.columns: frozenset[str] = frozenset(
+            column for n in self._pieces[1::2] if _WORD.fullmatch(n) for column in self._columns(n)
+        )
+        """Columns that the prompt shows."""
+
+    def text(self, values: Mapping[str, object], faults: list[RowFault]) -> str:
+        """Return the turn for one row; what the row lacks is added to `faults`."""
+        written = [self._pieces[0]]
+        for name, after in zip(self._pieces[1::2], self._pieces[2::2], strict=True):
+            columns = self._columns(name)
+            there = [column for column in columns if column in values]
+            if there:
+                written.append(_joined(values, there, faults))
+            elif columns[0] in self.columns:
+                listed = " or ".join(map(repr, columns))
+                message = f"there is no column {listed}, which the prompt asks for"
+                faults.append(RowFault(message, columns, in_prompt=name != "input"))
+            else:
+                written.append(f"{{{name}}}")
+            written.append(after)
+        return "".join(written)
+
+    def _columns(self, name: str) -> tuple[str, ...]:
+        return self._inputs if name == "input" else (name,)
+
+
+def brace_faults(template: str, names: Iterable[str]) -> Iterator[tuple[str, str, Severity]]:
+    """Yield message, hint and severity of each name in a prompt whose braces are wrong.
+
+    Args:
+        template: the prompt as written.
+        names: what may stand in braces: `input`, and the columns.
+    """
+    known = dict.fromkeys(names)
+    shows_none = not any(f"{{{name}}}" in template for name in known)
+    for name in known:
+        word = re.escape(name)
+        right = f"write {{{name}}}, one brace before it and one behind it"
+        if re.search(rf"\{{\{{\s*{word}\s*\}}\}}", template):
+            message = f"{{{{{name}}}}} puts the column into braces: {{...}}; one pair of braces is enough"
+            yield message, right, Severity.WARNING
+        elif re.search(rf"\{{(?:\s+{word}\s*|\s*{word}\s+)\}}", template):
+            yield f"{{ {name} }} has spaces inside its braces, so it is not replaced", right, Severity.ERROR
+        elif re.search(rf"\{{\s*{word}(?![\w}}.!:\[]|\s*\}})", template):
+            yield f"the brace before {name!r} is not closed", right, Severity.ERROR
+        elif re.search(rf"(?<![\w{{]){word}\}}", template) and not re.search(rf"\{{[^{{}}]*{word}\}}", template):
+            yield f"the brace behind {name!r} is not opened", right, Severity.ERROR
+        elif name == "input" and shows_none and (other := _OTHER_BRACES.search(template)) is not None:
+            yield f"{other.group()} is not a column in braces", right, Severity.ERROR
+
+
+_OTHER_BRACES = re.compile(r"\{0?\}|%s|\$input\b|\[+input\]+|<+input>+|\(input\)|\{%.*?%\}|%\(?input\)?s?%?", re.DOTALL)
+"""Placeholders of other notations."""
+
+
+def is_chat(value: object) -> bool:
+    """Return True if a value is a list of turns."""
+    if not isinstance(value, list) or not value:
+        return False
+    return all(isinstance(turn, Mapping) and role_and_content(turn)[0] is not None for turn in value)
+
+
+def _joined(values: Mapping[str, object], columns: Sequence[str], faults: list[RowFault]) -> str:
+    """Return the text of a column, or of several line by line; of several an empty or null one is left out."""
+    texts = []
+    for column in columns:
+        value = values[column]
+        text = "" if value is None and len(columns) > 1 else plain_text(value)
+        if text is None:
+            message = f"column {column!r}, which the prompt shows, is {_kind(value)}"
+            faults.append(RowFault(message, hint=_remedy(value)))
+        elif text or len(columns) == 1:
+            texts.append(text)
+    return "\n".join(texts)
+
+
+def instruction(values: Mapping[str, object], data: DataConfig, prompt: Prompt) -> Chat | list[RowFault]:
+    """Return a row of columns as a chat, or everything that is wrong with it."""
+    faults: list[RowFault] = []
+    text = prompt.text(values, faults)
+    answer = plain_text(values.get(data.output))
+    if data.output not in values:
+        message = f"there is no column {data.output!r} for the answer"
+        # A file with other columns is one mistake, not one of the prompt and one of the answer.
+        absent = next((fault for fault in faults if fault.columns and not fault.in_prompt), None)
+        if absent is not None:
+            faults.remove(absent)
+            message = f"{absent.message}, and no column {data.output!r} for the answer"
+        faults.append(RowFault(message, (*(absent.columns if absent else ()), data.output)))
+    elif answer is None or not answer.strip():
+        value = values[data.output]
+        faults.append(RowFault(f"the answer, column {data.output!r}, is {_kind(value)}", hint=_remedy(value)))
+    if not faults and not text.strip():
+        faults.append(RowFault("the prompt is empty"))
+    if faults or answer is None:
+        return faults
+    return (*_system(data), Message(role="user", content=text)), answer
+
+
+def chat(values: Mapping[str, object], data: DataConfig) -> Chat | list[RowFault]:
+    """A row with a whole chat, or what is wrong with it."""
+    column = data.messages or ""
+    if column not in values:
+        return [RowFault(f"there is no column {column!r} for the chat", (column,))]
+    turns = values[column]
+    if isinstance(turns, str):
+        # CSV has no lists: there a chat is JSON in a cell.
+        try:
+            turns = parse_json(turns, allow_half_characters=True)
+        except (ValueError, RecursionError):
+            return [RowFault(f"column {column!r} is no list of turns, and no JSON of one")]
+    if not isinstance(turns, list) or len(turns) < 2:
+        return [RowFault(f"column {column!r} is no list of at least two turns")]
+    messages: list[Message] = []
+    for turn in turns:
+        role, said = role_and_content(turn) if isinstance(turn, dict) else (None, None)
+        content = plain_text(said)
+        if role is None or content is None:
+            return [_turn_fault(turn, role)]
+        messages.append(Message(role=role, content=content))
+    if messages[-1].role != "assistant" or not messages[-1].content.strip():
+        return [RowFault("the last turn is no answer of the assistant")]
+    system = () if messages[0].role == "system" else _system(data)
+    return (*system, *messages[:-1]), messages[-1].content
+
+
+def _turn_fault(turn: object, role: str | None) -> RowFault:
+    """Return what is wrong with a turn without a role that is known, or without text."""
+    known = " | ".join(dict.fromkeys(ROLES.values()))
+    named = (turn.get("role"), turn.get("from")) if isinstance(turn, Mapping) else ()
+    stated = next((each for each in named if isinstance(each, str)), None)
+    untrained = "tool calls and the turns of tools are not trained on: take these chats out"
+    if isinstance(turn, Mapping) and "tool_calls" in turn and role is not None:
+        return RowFault(f"a turn of the {role} calls a tool and has no text", hint=untrained)
+    if stated is not None and role is None and len(stated) <= _ROLE_CHARACTERS:
+        return RowFault(
+            f"a turn has the role {stated!r}, expected {known}", hint=untrained if "tool" in stated else None
+        )
+    return RowFault(f"a turn is not a {{role: {known}, content: text}} or {{from: ..., value: text}}")
+
+
+def cluster_of(values: Mapping[str, object], column: str) -> str | RowFault | None:
+    """What a row says that it shares with other rows; None for one that stands alone, or what is wrong with it."""
+    if column not in values:
+        return RowFault(f"there is no column {column!r}, which evaluate.cluster asks for", (column,))
+    value = values[column]
+    text = "" if value is None else plain_text(value)
+    if text is None:
+        return RowFault(f"column {column!r}, which evaluate.cluster asks for, is no text")
+    return text if text.strip() else None
+
+
+def plain_text(value: object) -> str | None:
+    """Text or a number as text; None for what is neither, and for text that UTF-8 cannot hold."""
+    if isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            return None
+        return value
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    # A whole number may be beyond a float's range, and is finite all the same.
+    return None if isinstance(value, float) and not math.isfinite(value) else str(value)
+
+
+def _kind(value: object) -> str:
+    """Return what a value is that cannot stand as text."""
+    if value is None or (isinstance(value, str) and not value.strip()):
+        return "empty"
+    if isinstance(value, bool):
+        return "true or false, no text"
+    if isinstance(value, list | tuple):
+        return "a list, no text"
+    return "an object with fields of its own, no text" if isinstance(value, Mapping) else "no text"
+
+
+def _remedy(value: object) -> str | None:
+    """Return what makes a text of such a value."""
+    if value is None or (isinstance(value, str) and not value.strip()):
+        return "fill them in, or take these rows out"
+    if isinstance(value, bool):
+        return 'write them as words, for example "yes" and "no", or as 1 and 0'
+    if isinstance(value, Mapping):
+        return "write its fields as columns of their own, one level deep"
+    return "write one text per row" if isinstance(value, list | tuple) else None
+
+
+def _system(data: DataConfig) -> tuple[Message, ...]:
+    return (Message(role="system", content=data.system),) if data.system else ()

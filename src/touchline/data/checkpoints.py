@@ -1,0 +1,111 @@
+"""Exported checkpoints of a run: what is there, whether it is whole, and what it weighs.
+
+A checkpoint folder (`epoch_0`, `step_50`, a control's `noop`) was renamed into place when it was whole, and
+`touchline.json` in it names every file with its size and hash. Sizes are compared always; hashes when asked, since
+reading large files takes time.
+"""
+
+from __future__ import annotations
+
+import re
+import stat
+from pathlib import Path, PurePath
+from typing import TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+
+from touchline.core.files import open_regular, sha256_file
+from touchline.data.metrics import ExportMarker, TrainingMarker
+from touchline.data.scores import CheckpointInfo
+from touchline.spec.evaluation import NO_OP_CHECKPOINT
+
+MARKER = "touchline.json"
+_EXPORT = TypeAdapter(ExportMarker)
+_TRAINING = TypeAdapter(TrainingMarker)
+T = TypeVar("T", ExportMarker, TrainingMarker)
+_NAME = re.compile(rf"(epoch|step)_(\d+)|{NO_OP_CHECKPOINT}")
+_MARKER_LIMIT_BYTES = 1 << 20
+
+
+def read_checkpoints(folder: Path, *, hashes: bool = False) -> tuple[CheckpointInfo, ...]:
+    """Every export of a run, those of the epochs first, in order.
+
+    Args:
+        folder: the run's folder.
+        hashes: compare the files' hashes too.
+    """
+    if not folder.is_dir():
+        return ()
+    named = [(match, path) for path in folder.iterdir() if path.is_dir() and (match := _NAME.fullmatch(path.name))]
+    return tuple(
+        _read(path, hashes=hashes)
+        for match, path in sorted(named, key=lambda item: (item[0][1] or "", int(item[0][2] or 0)))
+    )
+
+
+def export_state(folder: Path, name: str) -> tuple[bool, str | None]:
+    """(whether an export of a run is whole, hash of its adapter's weights); fast, for a thousand of them."""
+    # Only folders of the run itself: a name in a marker must not lead elsewhere.
+    path = folder / PurePath(name).name
+    marker = read_export_marker(path)
+    return (False, None) if marker is None else (not _problems(path, marker, hashes=False), marker.adapter_sha256)
+
+
+def training_complete(folder: Path, digest: str) -> bool:
+    """Whether the training of exactly this run is complete: its marker is there, and so is its last checkpoint."""
+    marker = read_training_marker(folder)
+    if marker is None or marker.run_digest != digest or not marker.checkpoints:
+        return False
+    return export_state(folder, marker.checkpoints[-1])[0]
+
+
+def read_export_marker(folder: Path) -> ExportMarker | None:
+    """touchline.json of a checkpoint; None when it is missing or broken."""
+    return _marker(_EXPORT, folder / MARKER)
+
+
+def read_training_marker(folder: Path) -> TrainingMarker | None:
+    """training.json of a run; None when it is missing or broken."""
+    return _marker(_TRAINING, folder / "training.json")
+
+
+def _read(path: Path, *, hashes: bool) -> CheckpointInfo:
+    marker = read_export_marker(path)
+    size = sum(file.stat().st_size for file in path.iterdir() if file.is_file()) if path.is_dir() else 0
+    problems = [f"{MARKER} is missing or broken"] if marker is None else _problems(path, marker, hashes=hashes)
+    return CheckpointInfo(
+        name=path.name,
+        epoch=None if marker is None else marker.epoch,
+        step=None if marker is None else marker.step,
+        complete=not problems,
+        problems=tuple(problems),
+        size_bytes=size,
+        adapter_sha256=None if marker is None else marker.adapter_sha256,
+        validation_loss=None if marker is None else marker.validation_loss,
+    )
+
+
+def _problems(path: Path, marker: ExportMarker, *, hashes: bool) -> list[str]:
+    problems: list[str] = []
+    for name, entry in sorted(marker.files.items()):
+        # Only files of the folder itself: a name in a marker must not lead elsewhere.
+        file = path / PurePath(name).name
+        try:
+            found = file.stat()
+        except OSError:
+            found = None
+        if found is None or not stat.S_ISREG(found.st_mode):
+            problems.append(f"{name} is missing")
+        elif found.st_size != entry.size:
+            problems.append(f"{name} has {found.st_size:,} bytes, expected {entry.size:,}")
+        elif hashes and sha256_file(file) != entry.sha256:
+            problems.append(f"{name} has another content than was saved")
+    return problems
+
+
+def _marker(adapter: TypeAdapter[T], path: Path) -> T | None:
+    try:
+        with open_regular(path) as stream:
+            return adapter.validate_json(stream.read(_MARKER_LIMIT_BYTES))
+    except (OSError, ValidationError):
+        return None

@@ -1,0 +1,219 @@
+"""Finished evaluations of a run: eval/<task>_<checkpoint>.scores.json beside the genuine .eval log. No Inspect here.
+
+The scores file is written last, so its presence means that the evaluation is complete. Whether it is still the one that
+is wanted is told by hashes: of the settings, of the base, of the adapter. An evaluation by other settings, such as
+another temperature, lies beside the first one under `<task>_<checkpoint>.<hash>`; nothing is ever replaced.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from pydantic import TypeAdapter, ValidationError
+
+from touchline.core.errors import InputFault, TouchlineError
+from touchline.core.files import read_text_bounded
+from touchline.data.models import locate_model
+from touchline.data.scores import AskedItem, EvaluationRecord, EvaluationScores
+from touchline.spec.document import parse
+from touchline.spec.evaluation import EvaluationConfig, EvaluationTask
+from touchline.spec.experiment import task_file_stem
+from touchline.spec.tasks.protocol import SCORER_VERSION
+from touchline.spec.tasks.ready_made import TASKS, get_task
+from touchline.spec.validate import build
+
+EVALUATION_FILE = "eval.yaml"
+EVALUATIONS_FOLDER = "eval"
+SCORES_SUFFIX = ".scores.json"
+LOG_SUFFIX = ".eval"
+_CONFIG_LIMIT_BYTES = 1 << 20
+_SCORES_LIMIT_BYTES = 1 << 30
+"""Holds the full prompt of every item."""
+_RECORD: TypeAdapter[EvaluationRecord] = TypeAdapter(EvaluationRecord)
+_SCORES: TypeAdapter[EvaluationScores] = TypeAdapter(EvaluationScores)
+
+
+def read_evaluation_config(path: Path) -> EvaluationConfig:
+    """Read a run's eval.yaml, with the paths of dataset and model as they are from here.
+
+    Raises:
+        InputFault: it is missing, or not such a file; with findings.
+    """
+    document = parse(read_text_bounded(path, _CONFIG_LIMIT_BYTES), str(path))
+    config, findings = build(EvaluationConfig, document.data, document)
+    if config is None:
+        raise InputFault(f"{str(path)!r} is not a valid eval.yaml", hint="touchline prepare", findings=findings)
+    model = replace(config.model, path=locate_model(config.model.path, config.model.weights_sha256))
+    return replace(
+        config,
+        model=model,
+        data=replace(config.data, path=str(path.parent / config.data.path)),
+        own=None if config.own is None else _placed(config.own, path.parent),
+        tasks=tuple(_placed(task, path.parent) for task in config.tasks),
+    )
+
+
+def _placed(task: EvaluationTask, folder: Path) -> EvaluationTask:
+    """Return a task with its paths as they are from here."""
+    if task.file is None:
+        return task
+    modules = {str((folder / name).resolve()): sha256 for name, sha256 in task.modules.items()}
+    return replace(task, file=str((folder / task.file).resolve()), modules=modules)
+
+
+def settings_sha256(config: EvaluationConfig, task: EvaluationTask | None = None) -> str:
+    """Hash of all that decides on an item's score beside the weights; equal means comparable.
+
+    Prompt, columns, system turn, items, decoding, task, version of the scorers; of a task's own file its hash instead
+    of what concerns the dataset. Not the dataset's path or the run. A setting that came later joins in where it is not
+    at its default, so that what was evaluated before stays comparable.
+
+    Args:
+        config: the run's evaluation.
+        task: one of its further tasks; none: its own.
+    """
+    data, evaluate, asked = config.data, config.evaluate, config.resolved(task)
+    settings: dict[str, object] = {
+        "task": asked.name,
+        "scorer_version": SCORER_VERSION,
+        "data_sha256": config.data_sha256,
+        "columns": [data.input, data.output, data.messages],
+        "prompt": data.prompt if task is None else prompt_of(config, task),
+        "system": data.system,
+        "samples": evaluate.samples,
+        "decoding": ["greedy", evaluate.batch_size, evaluate.max_new_tokens],
+        "tokenizer_sha256": config.model.tokenizer_sha256,
+        "date": config.date,
+    }
+    if asked.is_file:
+        about_data = ("data_sha256", "columns", "prompt", "system") if not asked.takes_data else ()
+        settings = {key: value for key, value in settings.items() if key not in ("scorer_version", *about_data)}
+        if asked.takes_data:
+            settings["prompt"] = data.prompt
+        settings["task_sha256"] = asked.code_sha256
+    elif asked.name in TASKS and TASKS[asked.name].with_labels is not None:
+        settings["labels"] = list(config.labels)
+    if evaluate.temperature:
+        settings["sampled"] = [evaluate.temperature, evaluate.top_p, evaluate.repeats, evaluate.seed]
+    if evaluate.max_error_rate:
+        settings["max_error_rate"] = evaluate.max_error_rate
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+
+
+def prompt_of(config: EvaluationConfig, task: EvaluationTask) -> str | None:
+    """Return the prompt of a ready-made further task, which asks the same items; chats are asked as they stand."""
+    unknown = config.data.messages is not None or task.is_file
+    return None if unknown else get_task(task.name, config.labels).prompt
+
+
+def evaluation_name(task: str, checkpoint: str) -> str:
+    """`capitalization_epoch_0`: what the log and the scores of one checkpoint are called, without suffix."""
+    return f"{task_file_stem(task)}_{checkpoint}"
+
+
+def evaluation_key(settings: str, base: str, adapter: str | None) -> str:
+    """Return what tells the evaluations of one task and checkpoint apart: a hash of settings and weights, short."""
+    return hashlib.sha256("\n".join((settings, base, adapter or "")).encode()).hexdigest()[:8]
+
+
+def scores_path(record: EvaluationRecord) -> str:
+    """Return where a record lies, relative to its run's folder."""
+    return f"{EVALUATIONS_FOLDER}/{record.log.removesuffix(LOG_SUFFIX)}{SCORES_SUFFIX}"
+
+
+def read_evaluations(run_folder: Path) -> list[EvaluationRecord]:
+    """The evaluations in a run's folder with both scores and log, by file name; a broken one is no evaluation."""
+    folder = run_folder / EVALUATIONS_FOLDER
+    if not folder.is_dir():
+        return []
+    found = (read_evaluation(path) for path in sorted(folder.glob(f"*{SCORES_SUFFIX}")))
+    return [record for record in found if record is not None]
+
+
+def question_of(turns: Sequence[tuple[str, str]]) -> str:
+    """Return the question of an item: the text of its last user turn, or of all turns if it has none.
+
+    Args:
+        turns: (role, text) of each turn.
+    """
+    asked = [text for role, text in turns if role == "user"]
+    return asked[-1] if asked else "\n".join(text for _, text in turns)
+
+
+def read_asked(run_folder: Path, record: EvaluationRecord) -> dict[str, AskedItem]:
+    """Read the items of an evaluation as they were asked, by id. Empty if its scores file does not hold them."""
+    try:
+        text = read_text_bounded(run_folder / scores_path(record), _SCORES_LIMIT_BYTES)
+        return _SCORES.validate_json(text, strict=True).asked
+    except (TouchlineError, ValidationError):
+        return {}
+
+
+def scores_json(scores: EvaluationScores) -> bytes:
+    """Return the content of a scores file."""
+    return _SCORES.dump_json(scores, indent=1)
+
+
+def finished_evaluation(
+    run_folder: Path, config: EvaluationConfig, checkpoint: str, adapter_sha256: str | None
+) -> EvaluationRecord | None:
+    """The evaluation of that checkpoint on the run's own task, if all is there that is asked for, further tasks too,
+    and was made with these settings, base and adapter."""
+    if any(finished_task(run_folder, config, task, checkpoint, adapter_sha256) is None for task in config.tasks):
+        return None
+    return finished_task(run_folder, config, None, checkpoint, adapter_sha256)
+
+
+def finished_task(
+    run_folder: Path,
+    config: EvaluationConfig,
+    task: EvaluationTask | None,
+    checkpoint: str,
+    adapter_sha256: str | None,
+) -> EvaluationRecord | None:
+    """Return the evaluation of that checkpoint on one task, `None` being the run's own; as `finished_evaluation`."""
+    name = evaluation_name(config.resolved(task).name, checkpoint)
+    key = evaluation_key(settings_sha256(config, task), config.model.weights_sha256, adapter_sha256)
+    for stem in (name, f"{name}.{key}"):
+        record = read_evaluation(run_folder / EVALUATIONS_FOLDER / f"{stem}{SCORES_SUFFIX}")
+        if record is not None and is_current(record, config, adapter_sha256) and record.checkpoint == checkpoint:
+            return record
+    return None
+
+
+def is_current(record: EvaluationRecord, config: EvaluationConfig, adapter_sha256: str | None) -> bool:
+    """Whether a record is of a task that is asked for, and was made with these settings, this base, this adapter."""
+    task = config.task_named(record.task)
+    if task is None and record.task != config.task:
+        return False
+    return (
+        record.settings_sha256 == settings_sha256(config, task)
+        and record.base_sha256 == config.model.weights_sha256
+        and record.adapter_sha256 == adapter_sha256
+    )
+
+
+def is_earlier(record: EvaluationRecord, config: EvaluationConfig, adapter_sha256: str | None) -> bool:
+    """Return True if a record is of these weights, by other settings or on a task no longer asked for."""
+    same_weights = record.base_sha256 == config.model.weights_sha256 and record.adapter_sha256 == adapter_sha256
+    return same_weights and not is_current(record, config, adapter_sha256)
+
+
+def read_evaluation(path: Path) -> EvaluationRecord | None:
+    """Read one scores file; None if it is broken, or its log is not beside it."""
+    record = read_scores(path)
+    # Only a file name: a record must not lead to a log elsewhere.
+    whole = record is not None and Path(record.log).name == record.log and (path.parent / record.log).is_file()
+    return record if whole else None
+
+
+def read_scores(path: Path) -> EvaluationRecord | None:
+    """Read one scores file, whether its log is there or not; None if it is broken."""
+    try:
+        return _RECORD.validate_json(read_text_bounded(path, _SCORES_LIMIT_BYTES), strict=True)
+    except (TouchlineError, ValidationError):
+        return None

@@ -1,0 +1,310 @@
+"""The architectures whose config.json is understood, by `model_type`, and what their config classes take for granted.
+
+Defaults are those of transformers 5.23 (`transformers/models/*/configuration_*.py`), because a config.json leaves out
+what equals them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from touchline.data import blocks
+from touchline.data.blocks import Builder, Widths, llama_like
+from touchline.data.configs import LARGEST_CONTEXT, LARGEST_VOCABULARY, UnusableConfig, Values
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Family:
+    """One `model_type`."""
+
+    build: Builder
+    """Its blocks."""
+    context: int
+    """Context length where the file gives none."""
+    tied: bool = False
+    """Whether the output layer is the embedding again where the file does not say."""
+    heads: int | None = None
+    """Attention heads where the file gives none; none: it must."""
+    kv_heads: int | None = None
+    """Heads of keys and values where the file gives none; none: as many as of queries."""
+    head_dim: int | None = None
+    """Width of a head where the file gives none; none: the stream's width shared out."""
+    own_head_dim: bool = True
+    """Whether a `head_dim` of the file is obeyed."""
+    vocab: int | None = None
+    """Rows of the embedding where the file gives none; none: it must."""
+    inner_key: str = "intermediate_size"
+    """Key of the feed-forward width."""
+    inner_factor: int | None = None
+    """Feed-forward width over the stream's where the file gives none; none: it must."""
+    inner_keys: tuple[str, ...] = ()
+    """Further keys of the feed-forward width."""
+    any_head_dim: bool = False
+    """Whether the heads' width is rounded down where the stream's cannot be shared out."""
+
+
+FAMILIES: Mapping[str, Family] = {
+    "llama": Family(
+        build=llama_like(inputs_bias="attention_bias", output_bias="attention_bias", feed_bias="mlp_bias"), context=2048
+    ),
+    "mistral": Family(build=llama_like(), context=131072, kv_heads=8),
+    "ministral": Family(build=llama_like(), context=131072, kv_heads=8),
+    "qwen2": Family(build=llama_like(inputs_bias="always"), context=32768, kv_heads=32),
+    "qwen2_vl_text": Family(build=llama_like(inputs_bias="always"), context=32768, kv_heads=8),
+    "qwen2_5_vl_text": Family(build=llama_like(inputs_bias="always"), context=32768, kv_heads=8),
+    "qwen3_vl_text": Family(
+        build=llama_like(inputs_bias="attention_bias", output_bias="attention_bias", head_norm="shared"),
+        context=128000,
+        kv_heads=32,
+        head_dim=128,
+    ),
+    "qwen3": Family(
+        build=llama_like(inputs_bias="attention_bias", output_bias="attention_bias", head_norm="shared"),
+        context=32768,
+        kv_heads=32,
+        head_dim=128,
+    ),
+    "smollm3": Family(
+        build=llama_like(inputs_bias="attention_bias", output_bias="attention_bias", feed_bias="mlp_bias"),
+        context=32768,
+        tied=True,
+        kv_heads=4,
+    ),
+    "granite": Family(
+        build=llama_like(inputs_bias="attention_bias", output_bias="attention_bias", feed_bias="mlp_bias"), context=2048
+    ),
+    "seed_oss": Family(
+        build=llama_like(
+            inputs_bias="attention_bias",
+            inputs_bias_default=True,
+            output_bias="attention_out_bias",
+            feed_bias="mlp_bias",
+        ),
+        context=524288,
+        kv_heads=8,
+        head_dim=128,
+    ),
+    "gemma": Family(
+        build=llama_like(inputs_bias="attention_bias", output_bias="attention_bias"),
+        context=8192,
+        tied=True,
+        kv_heads=16,
+        head_dim=256,
+        vocab=256000,
+    ),
+    "gemma2": Family(
+        build=llama_like(inputs_bias="attention_bias", output_bias="attention_bias", norms=4),
+        context=8192,
+        tied=True,
+        kv_heads=4,
+        head_dim=256,
+        vocab=256000,
+    ),
+    "gemma3_text": Family(
+        build=llama_like(inputs_bias="attention_bias", output_bias="attention_bias", norms=4, head_norm="shared"),
+        context=131072,
+        tied=True,
+        heads=8,
+        kv_heads=4,
+        head_dim=256,
+        vocab=262208,
+    ),
+    "olmo": Family(build=llama_like(inputs_bias="attention_bias", output_bias="attention_bias", norms=0), context=2048),
+    "olmo2": Family(
+        build=llama_like(inputs_bias="attention_bias", output_bias="attention_bias", head_norm="whole"), context=2048
+    ),
+    "olmo3": Family(
+        build=llama_like(inputs_bias="attention_bias", output_bias="attention_bias", head_norm="whole"), context=2048
+    ),
+    "phi3": Family(build=blocks.phi3, context=4096),
+    "phi": Family(build=blocks.phi, context=2048),
+    "stablelm": Family(build=blocks.stablelm, context=4096, kv_heads=32, own_head_dim=False),
+    "cohere": Family(build=blocks.cohere, context=8192, tied=True),
+    "cohere2": Family(build=blocks.cohere, context=8192, tied=True, own_head_dim=False),
+    "starcoder2": Family(build=blocks.starcoder2, context=4096, tied=True, kv_heads=2),
+    "gpt2": Family(build=blocks.gpt2, context=1024, tied=True, own_head_dim=False, inner_key="n_inner", inner_factor=4),
+    "gpt_neox": Family(build=blocks.gpt_neox, context=2048, own_head_dim=False),
+    "falcon": Family(
+        build=blocks.falcon,
+        context=2048,
+        tied=True,
+        own_head_dim=False,
+        inner_key="ffn_hidden_size",
+        inner_factor=4,
+    ),
+    "mixtral": Family(build=blocks.experts("intermediate_size", like=llama_like()), context=131072, kv_heads=8),
+    "qwen2_moe": Family(
+        build=blocks.experts(
+            "moe_intermediate_size",
+            shared_key="shared_expert_intermediate_size",
+            like=llama_like(inputs_bias="qkv_bias", inputs_bias_default=True),
+        ),
+        context=32768,
+        kv_heads=16,
+    ),
+    "qwen3_moe": Family(
+        build=blocks.experts(
+            "moe_intermediate_size",
+            like=llama_like(inputs_bias="attention_bias", output_bias="attention_bias", head_norm="shared"),
+        ),
+        context=32768,
+        kv_heads=4,
+    ),
+}
+"""By `model_type`."""
+
+_TEXT_OF = {"qwen2_vl": "qwen2_vl_text", "qwen2_5_vl": "qwen2_5_vl_text"}
+"""Models with a vision tower whose older config.json holds the text model's values at its top level."""
+_NO_DECODER = "no decoder-only language model that touchline knows"
+_NO_FORMULA = {
+    "state_size": "state-space layers alone",
+    "rwkv": "recurrent layers",
+    "lru_width": "recurrent layers",
+}
+"""Part of a key -> the blocks that no formula covers."""
+_COUNTED = {
+    "ssm": ("state-space layers", 0.40),
+    "mamba": ("state-space layers", 0.40),
+    "conv_": ("convolutions", 0.30),
+    "per_layer_input": ("embeddings of every block", 0.40),
+    "linear_num": ("linear attention", 0.08),
+    "linear_attn": ("linear attention", 0.08),
+    "kv_lora_rank": ("attention through matrices of low rank", 0.04),
+    "num_local_experts": ("a mixture of experts", 0.03),
+    "num_experts": ("a mixture of experts", 0.03),
+    "n_routed_experts": ("a mixture of experts", 0.03),
+    "moe_": ("a mixture of experts", 0.03),
+}
+"""Part of a key -> the blocks that are counted by the keys that they share with known ones, and the error of the count.
+Held against transformers 5.23's own modules with the sizes that its configuration classes take for granted: mixtures of
+experts alone 0.1 % off (OLMoE, gpt-oss, PhiMoE, ERNIE 4.5), DeepSeek-V3 +5 %, Qwen3.5 -8 %, Falcon-H1 -6 %, Bamba
+-20 %, LFM2 +37 %, Gemma 4 -42 %, Jamba +79 %."""
+_INNER_KEYS = ("moe_intermediate_size", "shared_expert_intermediate_size", "block_ff_dim", "ffn_hidden_size")
+_UNKNOWN_ERROR = 0.10
+"""The same of an unknown architecture with Llama's keys: of eight in transformers 5.23 seven are exact."""
+_UNGATED_ACTIVATIONS = frozenset({"relu2", "xielu"})
+"""Activations whose feed-forward parts have no gate (Nemotron, Arcee, Apertus)."""
+_OTHER_LAYERS = ("layers of another kind", 0.25)
+_EQUAL_LAYERS = frozenset({"full_attention", "sliding_attention", "chunked_attention"})
+
+
+def family_of(model_type: str, values: Values, keys: Mapping[str, object], *, is_part: bool = False) -> Family:
+    """The architecture of a config.json; an unknown one is counted by the keys that it shares with known ones, marked.
+
+    Args:
+        model_type: its `model_type`.
+        values: its values.
+        keys: the same, to look for keys that tell of other kinds of blocks.
+        is_part: whether it is the text part of a larger model, whose architecture stands outside.
+
+    Raises:
+        UnusableConfig: its blocks are of another kind, or it is no decoder.
+    """
+    layers = set(values.texts("layer_types")) - _EQUAL_LAYERS
+    model_type = _TEXT_OF.get(model_type, model_type)
+    if model_type in FAMILIES and not layers:
+        return FAMILIES[model_type]
+    for part, words in _NO_FORMULA.items():
+        if any(part == key or key.startswith(part) for key in keys if key in values):
+            raise UnusableConfig(f"{named(model_type)} has {words}, which touchline has no formula for")
+    if "auto_map" in values:
+        raise UnusableConfig(f"{named(model_type)} has code of its own (auto_map), so nobody knows its blocks")
+    names = values.texts("architectures")
+    if names and not any(name.endswith(("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")) for name in names):
+        raise UnusableConfig(f"{named(model_type)} is {_NO_DECODER}")
+    if not names and not is_part:
+        raise UnusableConfig(f"{named(model_type)} is {_NO_DECODER}")
+    found = [kind for part, kind in _COUNTED.items() if any(part in key and key in values for key in keys)]
+    if layers:
+        found.append((f"{_OTHER_LAYERS[0]} ({', '.join(sorted(layers)[:3])})", _OTHER_LAYERS[1]))
+    if found:
+        words = " and ".join(dict.fromkeys(kind for kind, _ in found))
+        reason = f"{named(model_type)} has {words}, counted as if its other layers were Llama's"
+        error = max(error for _, error in found)
+        return Family(
+            build=blocks.counted_from_keys(reason, error),
+            context=131072,
+            tied=True,
+            inner_keys=_INNER_KEYS,
+            any_head_dim=True,
+        )
+    if "tie_word_embeddings" not in values and not is_part:
+        raise UnusableConfig("config.json: tie_word_embeddings is missing")
+    return Family(
+        build=llama_like(
+            inputs_bias="attention_bias",
+            output_bias="attention_bias",
+            feed_bias="mlp_bias",
+            gated=values.text("hidden_act") not in _UNGATED_ACTIVATIONS,
+            extrapolated=f"{named(model_type)} is not known here; counted as if its blocks were Llama's",
+            count_error=_UNKNOWN_ERROR,
+        ),
+        context=0,
+    )
+
+
+def widths_of(values: Values, family: Family) -> Widths:
+    """The sizes of a config.json, by any of the names that architectures have for them.
+
+    Raises:
+        UnusableConfig: one is missing or cannot be; names the key.
+    """
+    hidden = values.count("hidden_size", "n_embd", "n_embed", "d_model")
+    heads = values.count("num_attention_heads", "n_head", default=family.heads)
+    head_dim = _head_dim(values, family, hidden, heads)
+    kv_heads = _kv_heads(values, family, heads)
+    if heads % kv_heads:
+        raise UnusableConfig(
+            f"config.json: num_attention_heads {heads} is no multiple of num_key_value_heads {kv_heads}"
+        )
+    inner = values.count(
+        family.inner_key,
+        *family.inner_keys,
+        default=family.inner_factor * hidden if family.inner_factor else None,
+    )
+    vocab = values.count("vocab_size", default=family.vocab, limit=LARGEST_VOCABULARY)
+    return Widths(hidden=hidden, inner=inner, heads=heads, kv_heads=kv_heads, head_dim=head_dim, vocab=vocab)
+
+
+def context_of(values: Values, family: Family) -> int:
+    """The context length of a config.json, in tokens.
+
+    Raises:
+        UnusableConfig: it is missing, or cannot be.
+    """
+    return values.count(
+        "max_position_embeddings",
+        "n_positions",
+        "max_sequence_length",
+        "seq_length",
+        default=family.context or None,
+        limit=LARGEST_CONTEXT,
+    )
+
+
+def named(model_type: str) -> str:
+    """A model_type as a message says it."""
+    return f"model_type {model_type[:40]!r}" if model_type else "a config.json without model_type"
+
+
+def _head_dim(values: Values, family: Family, hidden: int, heads: int) -> int:
+    if family.own_head_dim and "head_dim" in values:
+        return values.count("head_dim")
+    if family.head_dim is not None:
+        return family.head_dim
+    if family.any_head_dim:
+        return values.count("v_head_dim", default=max(1, hidden // heads))
+    if hidden % heads:
+        raise UnusableConfig(f"config.json: hidden_size {hidden} is no multiple of num_attention_heads {heads}")
+    return hidden // heads
+
+
+def _kv_heads(values: Values, family: Family, heads: int) -> int:
+    if family.build is blocks.falcon:
+        if values.flag("new_decoder_architecture", False):
+            return values.count("num_kv_heads", "n_head_kv", default=heads)
+        return 1 if values.flag("multi_query", True) else heads
+    if family.build in (blocks.gpt2, blocks.gpt_neox):
+        return heads
+    return values.count("num_key_value_heads", default=family.kv_heads or heads)

@@ -1,0 +1,70 @@
+"""What is known of dataset files, kept so that a large one is parsed once; hashing its bytes tells whether it still is.
+
+The key holds everything that the answer depends on. What cannot be read is computed again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+from pydantic import TypeAdapter, ValidationError
+
+from touchline.core.catalog import DatasetInfo
+from touchline.core.errors import EnvironmentFault, InputFault
+from touchline.core.files import read_text_bounded, write_atomic
+from touchline.core.json_text import has_half_characters
+from touchline.spec.experiment import DataConfig
+
+_VERSION = 2
+"""Changes when the same file would be described or judged differently."""
+_LIMIT_BYTES = 16 << 20
+_DATA = TypeAdapter(DataConfig)
+_INFO = TypeAdapter(DatasetInfo)
+Columns = dict[str, dict[str, int]]
+"""Of each column how often its values are of which kind."""
+_COLUMNS = TypeAdapter(Columns)
+
+
+def known_dataset(cache_dir: Path, path: Path, data: DataConfig, sha256: str) -> DatasetInfo | None:
+    """What was found of a file with this content at this place, read with these settings; None when nothing is kept."""
+    if has_half_characters(str(path)):
+        return None
+    try:
+        return _INFO.validate_json(read_text_bounded(_place(cache_dir, path, data, sha256), _LIMIT_BYTES), strict=True)
+    except (InputFault, EnvironmentFault, OSError, ValidationError):
+        return None
+
+
+def keep_dataset(cache_dir: Path, path: Path, data: DataConfig, info: DatasetInfo) -> None:
+    """Keep it; a cache that cannot be written costs time the next time, and nothing now."""
+    # JSON holds no name that is not UTF-8.
+    if has_half_characters(str(path)):
+        return
+    try:
+        write_atomic(_place(cache_dir, path, data, info.sha256), _INFO.dump_json(info))
+    except (EnvironmentFault, OSError):
+        return
+
+
+def known_columns(cache_dir: Path, sha256: str) -> Columns | None:
+    """Return the columns of a file with this content and ending; None if nothing is kept."""
+    try:
+        return _COLUMNS.validate_json(read_text_bounded(cache_dir / "columns" / f"{sha256}.json", _LIMIT_BYTES))
+    except (InputFault, EnvironmentFault, OSError, ValidationError):
+        return None
+
+
+def keep_columns(cache_dir: Path, sha256: str, columns: Columns) -> None:
+    """Keep the columns of a file."""
+    try:
+        write_atomic(cache_dir / "columns" / f"{sha256}.json", _COLUMNS.dump_json(columns))
+    except (EnvironmentFault, OSError):
+        return
+
+
+def _place(cache_dir: Path, path: Path, data: DataConfig, sha256: str) -> Path:
+    settings = {**json.loads(_DATA.dump_json(data)), "path": str(path)}
+    key = hashlib.sha256(json.dumps([_VERSION, sha256, settings], sort_keys=True).encode()).hexdigest()
+    return cache_dir / "datasets" / f"{key}.json"

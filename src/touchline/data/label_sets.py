@@ -1,0 +1,116 @@
+"""The labels of a dataset, for `task: classification`: counted in its answers, and what is wrong with them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from touchline.core.finding import Finding, Severity, Where
+from touchline.data.datasets import SPLITS, load_dataset, load_examples
+from touchline.spec.experiment import DataConfig
+from touchline.spec.labels import LabelSet
+from touchline.spec.tasks.classification import indistinct, label_key
+
+CODE = "EV304"
+LABELS_LIMIT = 500
+"""More labels than this are no fixed set."""
+_SHARE = 0.5
+"""Labels may be at most this share of the rows, where there are more than a few."""
+_FEW = 20
+_SHOWN = 5
+
+
+def label_set(
+    data: DataConfig, base: Path, given: Sequence[str | int] = ()
+) -> tuple[LabelSet | None, tuple[Finding, ...]]:
+    """Count the labels of a dataset; give them, or None, and what is wrong with them.
+
+    Answers that differ in case and spaces alone are one label, written as most of them are.
+
+    Args:
+        data: path, columns.
+        base: folder that a relative path is relative to.
+        given: the labels that experiment.yaml names; all that the answers have when empty.
+
+    Raises:
+        InputFault: the dataset is missing or has faults; with findings.
+        EnvironmentFault: it may not be read, or needs a package that is not installed.
+    """
+    # Answers do not depend on the prompt, which is made from the labels.
+    bare = replace(data, prompt=None)
+    path = load_dataset(bare, base).path
+    answers = {name: [example.answer.strip() for example in load_examples(bare, name, base)] for name in SPLITS}
+    written = Counter(answer for split in answers.values() for answer in split)
+    labels = _labels(written, [str(label).strip() for label in given])
+    where = Where(path=path)
+    findings = list(_faults(labels, written, answers, is_given=bool(given), where=where))
+    if any(finding.severity is Severity.ERROR for finding in findings):
+        return None, tuple(findings)
+    places = {label_key(label): place for place, label in enumerate(labels)}
+    counts: dict[str, tuple[int, ...]] = {}
+    for name, split in answers.items():
+        found = Counter(places[label_key(answer)] for answer in split)
+        counts[name] = tuple(found[place] for place in range(len(labels)))
+    column = data.messages if data.messages is not None else data.output
+    return LabelSet(dataset=path, column=column, labels=labels, counts=counts), tuple(findings)
+
+
+def _labels(written: Counter[str], given: Sequence[str]) -> tuple[str, ...]:
+    """Return the given labels in their order, or those of the answers, sorted."""
+    if given:
+        return tuple(given)
+    spellings: dict[str, Counter[str]] = {}
+    for answer, number in written.items():
+        spellings.setdefault(label_key(answer), Counter())[answer] += number
+    return tuple(sorted(max(sorted(each), key=each.__getitem__) for each in spellings.values()))
+
+
+def _faults(
+    labels: Sequence[str],
+    written: Counter[str],
+    answers: dict[str, list[str]],
+    *,
+    is_given: bool,
+    where: Where,
+) -> Iterator[Finding]:
+    def fault(message: str, hint: str | None = None, severity: Severity = Severity.ERROR) -> Finding:
+        return Finding(
+            code=CODE, severity=severity, subject="task: classification", message=message, where=where, hint=hint
+        )
+
+    known, rows = {label_key(label) for label in labels}, sum(written.values())
+    if is_given:
+        others = [answer for answer in written if label_key(answer) not in known]
+        if others:
+            yield fault(
+                f"{len(others)} answers are none of evaluate.labels: {_shown(others)}",
+                f"evaluate.labels: [{', '.join([*labels, *others[:_SHOWN]])}]",
+            )
+    elif len(labels) > LABELS_LIMIT or (len(labels) > _FEW and len(labels) > _SHARE * rows):
+        yield fault(
+            f"the {rows:,} answers are {len(labels):,} different texts ({_shown(labels)}), which is no set of labels",
+            "task: exact_match",
+        )
+        return
+    if len(labels) < 2:
+        yield fault(f"there is one label alone, {_shown(labels)}, so that nothing is to be told apart")
+    if pair := indistinct(labels):
+        yield fault(f"the labels {pair[0]!r} and {pair[1]!r} differ in signs alone, which no reader of answers tells")
+    spelled = Counter(label_key(answer) for answer in written)
+    if several := [key for key, number in spelled.items() if number > 1]:
+        same = [answer for answer in written if label_key(answer) == several[0]]
+        yield fault(
+            f"labels are written in several ways and count as one, for example {_shown(same)}",
+            severity=Severity.WARNING,
+        )
+    trained = {label_key(answer) for answer in answers["train"]}
+    asked = {label_key(answer) for answer in answers["test"]}
+    if unseen := [label for label in labels if label_key(label) in asked - trained]:
+        yield fault(f"labels of the test split that no training row has: {_shown(unseen)}", severity=Severity.WARNING)
+
+
+def _shown(labels: Sequence[str]) -> str:
+    more = ", ..." if len(labels) > _SHOWN else ""
+    return ", ".join(repr(label[:40]) for label in labels[:_SHOWN]) + more

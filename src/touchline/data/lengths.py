@@ -1,0 +1,136 @@
+"""Exact token lengths of a split, by the model's own tokenizer and template, computed once and kept.
+
+The key holds everything that a length depends on; a file that cannot be read is computed again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import zipfile
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import TypeAdapter
+
+from touchline.core.catalog import ModelInfo
+from touchline.core.errors import EnvironmentFault
+from touchline.core.files import read_bytes, write_atomic
+from touchline.data.datasets import load_dataset, load_examples
+from touchline.data.models import load_renderer
+from touchline.data.rendering.prefix import common_prefix
+from touchline.data.tokenizer import read_chat_template
+from touchline.spec.experiment import DataConfig
+
+_VERSION = 4
+"""Changes when the same rows would render differently, or are kept in another form."""
+_SAY_EVERY = 1000
+"""Examples between two words of progress."""
+_DATA = TypeAdapter(DataConfig)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class TokenLengths:
+    """Tokens of every example of a split, in the dataset's order."""
+
+    prompt: NDArray[np.uint32]
+    """Tokens of each prompt; shape [examples]."""
+    answer: NDArray[np.uint32]
+    """Tokens of each answer with its stop token; shape [examples]."""
+    prefix: int = 0
+    """Tokens that all prompts begin with, each keeping at least its last one."""
+
+
+def token_lengths(
+    model: ModelInfo,
+    data: DataConfig,
+    split: str,
+    base: Path,
+    date: str,
+    cache_dir: Path,
+    say: Callable[[int, int], None] | None = None,
+) -> TokenLengths:
+    """Lengths of one split.
+
+    Args:
+        model: whose tokenizer and chat template.
+        data: the dataset; its prompt filled in.
+        split: `train`, `validation` or `test`; one that is not there has no lengths.
+        base: folder that the dataset's path is relative to.
+        date: ISO date frozen in the plan.
+        cache_dir: where they are kept.
+        say: hears of progress while rows are tokenised: how many are done, how many there are.
+
+    Raises:
+        InputFault: dataset, tokenizer or chat template cannot be used.
+    """
+    info = next((item for item in load_dataset(data, base, cache_dir).splits if item.name == split), None)
+    if info is None:
+        return TokenLengths(prompt=np.empty(0, np.uint32), answer=np.empty(0, np.uint32))
+    path = cache_dir / "lengths" / f"{_key(model, data, info.sha256, date)}.npz"
+    cached = _read(path, info.num_examples)
+    if cached is not None:
+        return cached
+    renderer = load_renderer(model, date)
+    examples = load_examples(data, split, base)
+    counts = np.empty((2, len(examples)), dtype=np.uint32)
+    ends: list[tuple[int, ...]] = []
+    for number, rendered in enumerate(renderer.examples(examples)):
+        counts[:, number] = len(rendered.prompt_ids), len(rendered.answer_ids)
+        # What the first and the last in order begin with, all between them do.
+        ends = [min(*ends, rendered.prompt_ids), max(*ends, rendered.prompt_ids)] if ends else [rendered.prompt_ids] * 2
+        if say is not None and number % _SAY_EVERY == 0:
+            say(number, len(examples))
+    prefix = min(common_prefix(ends), int(counts[0].min()) - 1) if len(examples) > 1 else 0
+    lengths = TokenLengths(prompt=counts[0].copy(), answer=counts[1].copy(), prefix=prefix)
+    _write(path, lengths)
+    return lengths
+
+
+def _key(model: ModelInfo, data: DataConfig, rows_sha256: str, date: str) -> str:
+    """Hash of what the lengths depend on: rows, tokenizer and template, columns and prompt, and for some the date."""
+    settings = {**json.loads(_DATA.dump_json(replace(data, path=""))), "path": "", "train_fraction": 0, "split_seed": 0}
+    dated = "strftime_now" in (read_chat_template(Path(model.path)) or "")
+    identity = [_VERSION, rows_sha256, model.tokenizer_sha256, settings, date if dated else ""]
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+
+
+def _write(path: Path, lengths: TokenLengths) -> None:
+    # Two bytes where they do, and not compressed: unpacking a million lengths takes longer than reading them.
+    longest = max(int(part.max(initial=0)) for part in (lengths.prompt, lengths.answer))
+    dtype = np.uint16 if longest <= np.iinfo(np.uint16).max else np.uint32
+    buffer = io.BytesIO()
+    np.savez(
+        buffer,
+        prompt=lengths.prompt.astype(dtype),
+        answer=lengths.answer.astype(dtype),
+        prefix=np.array([lengths.prefix], dtype=np.uint32),
+    )
+    try:
+        write_atomic(path, buffer.getvalue())
+    except (EnvironmentFault, OSError):
+        # A cache that cannot be written costs time the next time, and nothing now.
+        return
+
+
+def _read(path: Path, count: int) -> TokenLengths | None:
+    """Lengths kept earlier; None when there are none, or none that can be used."""
+    try:
+        # From memory: given a path to a broken file, numpy leaves it open.
+        with np.load(io.BytesIO(read_bytes(path)), allow_pickle=False) as file:
+            parts = file["prompt"], file["answer"]
+            prefix = file["prefix"]
+    except (OSError, ValueError, KeyError, EOFError, NotImplementedError, RuntimeError, TypeError, AttributeError):
+        return None
+    except (zipfile.BadZipFile, zlib.error):
+        return None
+    if any(part.shape != (count,) or part.dtype not in (np.uint16, np.uint32) for part in parts):
+        return None
+    if prefix.shape != (1,) or prefix.dtype != np.uint32:
+        return None
+    return TokenLengths(prompt=parts[0].astype(np.uint32), answer=parts[1].astype(np.uint32), prefix=int(prefix[0]))

@@ -1,0 +1,279 @@
+"""Model folders in Hugging Face format, read without torch: what they are, whether they are whole, how they render."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from touchline.core.catalog import COPIED_FILES, ModelInfo
+from touchline.core.errors import EnvironmentFault, InputFault
+from touchline.core.files import read_text_bounded
+from touchline.core.finding import Finding, Severity, Where
+from touchline.core.json_text import parse_json
+from touchline.data.agreement import disagreements
+from touchline.data.hub import cached_snapshot, how_to_get, is_hub_id
+from touchline.data.rendering.chat import ChatRenderer
+from touchline.data.settings import load_settings
+from touchline.data.shards import Shard
+from touchline.data.templates import IsolatedTemplate
+from touchline.data.tokenizer import read_tokenizer
+from touchline.data.weights import model_fault, read_shards
+from touchline.spec.names import label_of
+
+_CONFIG_LIMIT_BYTES = 16 << 20
+# Older architectures have names of their own for the same things.
+_CONTEXT = ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length")
+_LAYERS = ("num_hidden_layers", "n_layer", "num_layers")
+_HIDDEN = ("hidden_size", "n_embd", "d_model")
+
+
+def find_models(models_dir: Path) -> list[ModelInfo]:
+    """Every folder under `models_dir` that has a config.json, by name; hidden ones are downloads not yet done."""
+    return [read_model(folder) for folder in _folders(models_dir) if _is_model(folder)]
+
+
+def load_model(name_or_path: str, models_dir: Path) -> ModelInfo:
+    """A model by its name under `models_dir`, or by path.
+
+    Raises:
+        InputFault: it is not there; says what is, and how to get it.
+    """
+    for folder in _candidates(name_or_path, models_dir):
+        if _is_model(folder):
+            return read_model(folder)
+    raise _unknown(name_or_path, models_dir)
+
+
+def locate_model(path: str, weights_sha256: str) -> str:
+    """Return the folder of a model that a plan or a checkpoint names, on the machine that this is.
+
+    A recorded folder that is not here is looked for by its name under `models_dir`, and taken if its weights have the
+    recorded hash.
+
+    Args:
+        path: the folder as it was recorded.
+        weights_sha256: `ModelInfo.weights_sha256` as it was recorded.
+
+    Returns:
+        The folder, or `path` where there is no such model.
+    """
+    if _is_model(Path(path)):
+        return path
+    here = load_settings().models_dir / Path(path).name
+    return str(here) if _is_model(here) and read_model(here).weights_sha256 == weights_sha256 else path
+
+
+def read_model(folder: Path) -> ModelInfo:
+    """Read a model's folder; what is wrong with it is in `findings`."""
+    # Not resolved: a link under models_dir gives the model the name that people call it by.
+    folder = folder.absolute()
+    findings: list[Finding] = []
+    config_text, config = _config(folder, findings)
+    shards = read_shards(folder, findings)
+    tokenizer = read_tokenizer(folder, findings)
+    findings += disagreements(folder, config, shards, tokenizer, whole=not findings)
+    parameters = _parameters(shards, config)
+    label = label_of(folder.name)
+    return ModelInfo(
+        name=folder.name,
+        path=str(folder),
+        architecture=_architecture(config),
+        model_type=_text(config.get("model_type")),
+        dtype=_dtype(shards) or _text(config.get("dtype")) or _text(config.get("torch_dtype")),
+        num_parameters=parameters,
+        weight_bytes=sum(shard.size_bytes for shard in shards),
+        context_length=_number(config, _CONTEXT, findings, folder),
+        vocab_size=_number(config, ("vocab_size",), findings, folder),
+        num_layers=_number(config, _LAYERS, findings, folder),
+        hidden_size=_number(config, _HIDDEN, findings, folder),
+        has_chat_template=tokenizer.chat_template is not None,
+        stop_token=tokenizer.tokens.eos,
+        config_sha256=hashlib.sha256(config_text.encode()).hexdigest(),
+        tokenizer_sha256=tokenizer.sha256,
+        weights_sha256=_weights_hash(shards),
+        size_label=_size(parameters) if label.size == label.name and parameters else label.size,
+        family=label.family,
+        copied_bytes=_copied_bytes(folder),
+        findings=tuple(findings),
+    )
+
+
+def _copied_bytes(folder: Path) -> int:
+    """Size of what is copied into every checkpoint; what cannot be looked at is not copied either."""
+    total = 0
+    for name in COPIED_FILES:
+        with contextlib.suppress(OSError):
+            total += (folder / name).stat().st_size
+    return total
+
+
+def load_renderer(model: ModelInfo, date: str) -> ChatRenderer:
+    """What turns chats into this model's tokens.
+
+    Args:
+        model: the model.
+        date: ISO date frozen in the plan, for templates that print one.
+
+    Raises:
+        InputFault: tokenizer or chat template is missing or broken.
+    """
+    findings: list[Finding] = []
+    files = read_tokenizer(Path(model.path), findings)
+    errors = [finding for finding in findings if finding.severity is Severity.ERROR]
+    if errors or files.tokenizer_json is None:
+        raise InputFault(f"the tokenizer of {model.name} cannot be used", findings=errors)
+    return ChatRenderer(files.chat_template, files.tokenizer_json, files.tokens, date, IsolatedTemplate)
+
+
+def _folders(models_dir: Path) -> list[Path]:
+    try:
+        return sorted(path for path in models_dir.iterdir() if path.is_dir() and not path.name.startswith("."))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except PermissionError:
+        raise EnvironmentFault(
+            f"no permission to list {str(models_dir)!r}",
+            expected="the folder of your models",
+            hint="TOUCHLINE_MODELS_DIR names another one",
+        ) from None
+
+
+def _is_model(folder: Path) -> bool:
+    try:
+        return (folder / "config.json").is_file()
+    except OSError:
+        # A name that is too long for the file system, or a folder that may not be entered: no model for this user.
+        return False
+
+
+def _candidates(name_or_path: str, models_dir: Path) -> list[Path]:
+    """Where a model may be: a bare name means the one under `models_dir`, even if a folder here is called the same."""
+    try:
+        here = Path(name_or_path).expanduser()
+    except RuntimeError:
+        here = Path(name_or_path)
+    there = models_dir / name_or_path
+    return [there, here] if Path(name_or_path).name == name_or_path else [here, there]
+
+
+def _unknown(name_or_path: str, models_dir: Path) -> InputFault:
+    """Return why a model was not found: where it was looked for, what is there, and how to get it."""
+    present = [folder.name for folder in _folders(models_dir)]
+    name = Path(name_or_path).name or name_or_path
+    get = how_to_get(name_or_path, models_dir)
+    if name == name_or_path and name in present:
+        # The folder is there and is not a model.
+        said = f"{str(models_dir / name)!r} has no config.json; a download that was cut off perhaps"
+        return _not_here(name_or_path, said, get)
+    folded = {entry.casefold(): entry for entry in present}
+    near = [folded[match] for match in difflib.get_close_matches(name.casefold(), folded, n=3, cutoff=0.7)]
+    listed = f"near names there: {', '.join(near)}" if near else f"there: {', '.join(present) or 'nothing'}"
+    guess = f"did you mean {near[0]!r}? Otherwise: {get}" if near else get
+    if not is_hub_id(name_or_path):
+        said = f"not a folder with a config.json, here or under {str(models_dir)!r}; {listed}"
+        return _not_here(name_or_path, said, guess)
+    looked = ", ".join(repr(str(folder)) for folder in _candidates(name_or_path, models_dir))
+    said = f"a Hugging Face Hub id, which touchline does not download; looked for a folder at {looked}"
+    if _is_model(models_dir / name):
+        return _not_here(name_or_path, f"{said}; {name!r} is under models_dir", f"models: [{name}]")
+    if (cached := cached_snapshot(name_or_path)) is not None:
+        return _not_here(name_or_path, f"{said}; it is in the cache of huggingface_hub", f"models: [{cached}]")
+    return _not_here(name_or_path, f"{said}; {listed}", guess)
+
+
+def _not_here(name: str, said: str, hint: str) -> InputFault:
+    wanted = f"models: [{Path(name).name}], once it is under models_dir"
+    expected = wanted if is_hub_id(name) else "a model under models_dir, or the path of one"
+    return InputFault(f"model {name!r}: {said}", expected=expected, hint=hint)
+
+
+def _config(folder: Path, findings: list[Finding]) -> tuple[str, dict[str, object]]:
+    """config.json as text and as data; of a model with several parts, the part that writes text."""
+    path = folder / "config.json"
+    text = ""
+    try:
+        text = read_text_bounded(path, _CONFIG_LIMIT_BYTES)
+        data = parse_json(text)
+    except (InputFault, EnvironmentFault) as fault:
+        findings.append(model_fault("CK101", folder, fault.message, path))
+        return text, {}
+    except (ValueError, RecursionError) as error:
+        findings.append(model_fault("CK101", folder, f"config.json is not JSON: {error}", path))
+        return text, {}
+    if not isinstance(data, dict):
+        findings.append(model_fault("CK101", folder, "config.json holds no object", path))
+        return text, {}
+    if "auto_map" in data or data.get("trust_remote_code"):
+        findings.append(
+            Finding(
+                code="CK105",
+                severity=Severity.WARNING,
+                subject=folder.name,
+                message=f"model {folder.name}: config.json names code of its own (auto_map); touchline never runs it",
+                where=Where(path=str(path)),
+                hint="use a model that transformers has itself",
+            )
+        )
+    inner = data.get("text_config")
+    return text, {**inner, **data} if isinstance(inner, dict) else data
+
+
+def _architecture(config: dict[str, object]) -> str:
+    listed = config.get("architectures")
+    return _text(listed[0]) if isinstance(listed, list) and listed else ""
+
+
+def _number(config: dict[str, object], keys: Sequence[str], findings: list[Finding], folder: Path) -> int:
+    key = next((name for name in keys if name in config), keys[0])
+    value = config.get(key)
+    if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+        return value
+    # After a config.json that cannot be read at all, four more faults of it would tell nothing.
+    if config:
+        said = "is missing" if key not in config else f"is {value!r}"
+        message = f"config.json: {key} {said}, expected a positive integer"
+        findings.append(model_fault("CK101", folder, message, folder / "config.json"))
+    return 1
+
+
+def _parameters(shards: Sequence[Shard], config: dict[str, object]) -> int:
+    """Parameters of all shards; an output layer that is the embedding again is counted once."""
+    tensors = {name: tensor for shard in shards for name, tensor in shard.tensors.items()}
+    total = sum(tensor.elements for tensor in tensors.values())
+    output = tensors.get("lm_head.weight")
+    embeddings = [tensor.elements for name, tensor in tensors.items() if name.endswith("embed_tokens.weight")]
+    if config.get("tie_word_embeddings") is True and output is not None and output.elements in embeddings:
+        return total - output.elements
+    return total
+
+
+def _dtype(shards: Sequence[Shard]) -> str:
+    """Element type of most of the weights by size; empty without weights."""
+    weight = Counter[str]()
+    for shard in shards:
+        for tensor in shard.tensors.values():
+            weight[tensor.dtype] += tensor.size_bytes
+    return weight.most_common(1)[0][0] if weight else ""
+
+
+def _weights_hash(shards: Sequence[Shard]) -> str:
+    identity = [[shard.name, shard.size_bytes, shard.header_sha256] for shard in shards]
+    return hashlib.sha256(json.dumps(identity).encode()).hexdigest()
+
+
+def _size(parameters: int) -> str:
+    """`135M` of 134,515,008; one digit after the point below ten."""
+    for unit, scale in (("T", 1e12), ("B", 1e9), ("M", 1e6), ("K", 1e3)):
+        if parameters >= 0.9995 * scale:
+            value = parameters / scale
+            return f"{value:.0f}{unit}" if value >= 9.95 else f"{value:.1f}".removesuffix(".0") + unit
+    return str(parameters)
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else ""

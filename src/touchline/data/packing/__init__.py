@@ -1,0 +1,1 @@
+"""Which examples go together, on lengths alone."""

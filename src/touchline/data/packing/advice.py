@@ -1,0 +1,359 @@
+"""What packing will do to a training, in sentences with their numbers and reasons.
+
+Each rule is a function that gives a sentence or none. Sources of the thresholds: small sets lose accuracy when packing
+leaves few optimizer steps (1,000 examples on a 32B model: AIME24 36.7 unpacked, 13.3 packed, open-thoughts issue 30;
+TRL issue 346 advises against it for 100 to 1,000 examples; "Packing Analysis", ACL Findings 2025: it suits large models
+and large data). The others are our choice of what is worth a word.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from touchline.core.finding import Severity
+from touchline.data.packing.forecast import BatchForecast, BatchSettings
+from touchline.data.packing.histogram import pack_histogram
+from touchline.data.packing.lengths import count_lengths
+
+FEW_STEPS = 100
+"""Optimizer steps below which a schedule has hardly room for warm-up and decay."""
+LARGE_WARMUP = 0.2
+"""Share of the steps from which a warm-up is most of what a run does."""
+LITTLE_DENSITY = 1.2
+"""Examples a row below which packing gains nothing."""
+MOSTLY = 0.9
+"""Share of the examples that counts as nearly all of them."""
+EFFICIENT = 0.85
+"""Share of tokens that are no padding from which there is little to save."""
+LARGER = 1.5
+"""Growth of a step or micro-batch that is worth a word."""
+WASTEFUL = 0.03
+"""Share of packs above the bound from which another order of the dataset pays."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Advice:
+    """One thing to know before choosing."""
+
+    severity: Severity
+    """Error: this training would do nothing. Warning: it would not do what one expects. Info: worth knowing."""
+    sentence: str
+    """What it is, with the numbers, why, and what to do."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Case:
+    """What the rules look at."""
+
+    lengths: NDArray[np.int64]
+    """Tokens of each example, shape [examples]."""
+    labels: NDArray[np.int64] | None
+    """Of these, tokens with a loss, the last ones of each example; none: all."""
+    settings: BatchSettings
+    """The settings of both forecasts, but for `packed`."""
+    packed: BatchForecast
+    """With packing."""
+    unpacked: BatchForecast
+    """Without."""
+    warmup_steps: int | None = None
+    """Steps of the learning rate's warm-up, where they are fixed."""
+
+    @property
+    def rows_per_step(self) -> int:
+        """Rows of one optimizer step."""
+        settings = self.settings
+        return settings.micro_batch_size * settings.gradient_accumulation_steps * settings.data_parallel_size
+
+    @property
+    def growth(self) -> float:
+        """Examples of a packed step over those of an unpacked one."""
+        before, after = examples_per_step(self.unpacked), examples_per_step(self.packed)
+        if before and after:
+            return after / before
+        return self.packed.density / self.unpacked.density if self.unpacked.density else 1.0
+
+
+def examples_per_step(forecast: BatchForecast) -> float:
+    """Examples that a step learns from, on average; 0 where there is no step."""
+    return forecast.examples / forecast.steps_per_epoch if forecast.steps_per_epoch else 0.0
+
+
+def advise(case: Case) -> tuple[Advice, ...]:
+    """All that applies, the gravest first; nothing where there are no examples."""
+    if not len(case.lengths):
+        return ()
+    found = [advice for rule in _RULES if (advice := rule(case)) is not None]
+    return tuple(sorted(found, key=lambda advice: list(Severity).index(advice.severity)))
+
+
+def no_step(case: Case) -> Advice | None:
+    """E1: not one optimizer step."""
+    without = [
+        words for words, forecast in (("packed", case.packed), ("not packed", case.unpacked)) if forecast.steps_low == 0
+    ]
+    if not without:
+        return None
+    settings, forecast = case.settings, case.packed if case.packed.steps_low == 0 else case.unpacked
+    factors = [f"micro-batches of {settings.micro_batch_size:,}"]
+    if settings.gradient_accumulation_steps > 1:
+        factors.append(f"{settings.gradient_accumulation_steps:,} accumulated")
+    if settings.data_parallel_size > 1:
+        factors.append(f"{settings.data_parallel_size:,} devices")
+    shorter = _shorter(case)
+    return Advice(
+        severity=Severity.ERROR,
+        sentence=(
+            f"No optimizer step is made when {' or '.join(without)}: an epoch has {_rows(forecast.rows)}, and a step "
+            f"wants {case.rows_per_step:,} ({' × '.join(factors)}). Lower the accumulation or the "
+            f"micro-batch{shorter and ', or take ' + shorter}."
+        ),
+    )
+
+
+def few_steps(case: Case) -> Advice | None:
+    """W1: packing leaves too few steps to learn in."""
+    steps, before = case.packed.steps_low, case.unpacked.steps_low
+    if not 0 < steps < min(FEW_STEPS, before):
+        return None
+    short = case.packed.rows < case.rows_per_step
+    reason = (
+        f"an epoch has {_rows(case.packed.rows)}, fewer than the {case.rows_per_step:,} of one step"
+        if short
+        else f"below {FEW_STEPS} a schedule has hardly room for warm-up and decay, and small sets have lost accuracy so"
+    )
+    shorter = _shorter(case)
+    return Advice(
+        severity=Severity.WARNING,
+        sentence=(
+            f"Packed, the run makes {_steps(steps)} where it makes {before:,} when not packed: {reason}. Take fewer "
+            f"rows a step{shorter and ', or ' + shorter}, or do not pack."
+        ),
+    )
+
+
+def long_warmup(case: Case) -> Advice | None:
+    """W1: the warm-up takes much of the run, or all of it."""
+    steps = case.packed.steps_low
+    if not case.warmup_steps or not steps or case.warmup_steps < LARGE_WARMUP * steps:
+        return None
+    return Advice(
+        severity=Severity.WARNING,
+        sentence=(
+            f"The warm-up of {_steps(case.warmup_steps)} takes {_percent(case.warmup_steps / steps, 0)} of the "
+            f"{_steps(steps)} of a packed run: the learning rate that was asked for comes late or never. Give it as a "
+            "share."
+        ),
+    )
+
+
+def larger_steps(case: Case) -> Advice | None:
+    """W2: a step learns from more examples."""
+    if case.growth < LARGER or 0 in (case.packed.steps_per_epoch, case.unpacked.steps_per_epoch):
+        return None
+    rows, growth, limit = case.rows_per_step, case.growth, case.settings.max_seq_len
+    before, after = examples_per_step(case.unpacked), examples_per_step(case.packed)
+    shorter = max(round(limit * rows / growth), int(case.lengths.max()))
+    keep = ""
+    if round(rows / growth) >= 1:
+        keep = f"To keep the examples a step, make it of {_rows(round(rows / growth))} instead of {rows:,}; otherwise "
+    elif shorter < limit:
+        keep = f"To keep the examples a step, take one row a step and max_seq_len near {shorter:,}; otherwise "
+    words = f"{keep}the learning rate is a factor to try"
+    return Advice(
+        severity=Severity.WARNING,
+        sentence=(
+            f"A step learns from {after:,.0f} examples instead of {before:,.0f}, because a row holds "
+            f"{case.packed.density:.1f}. {words[0].upper()}{words[1:]}: as it is, × {growth**0.5:.1f} (the square "
+            f"root) or × {growth:.1f} (in proportion), for no rule holds everywhere."
+        ),
+    )
+
+
+def larger_micro_batch(case: Case) -> Advice | None:
+    """Memory follows the padded tokens of a micro-batch, which packing makes constant and large."""
+    before, after = case.unpacked.largest, case.packed.largest
+    if not before.tokens or after.tokens < LARGER * before.tokens:
+        return None
+    rows = max(1, before.tokens // max(after.width, 1))
+    return Advice(
+        severity=Severity.WARNING,
+        sentence=(
+            f"The largest micro-batch grows from {before.tokens:,} padded tokens ({before.rows:,} × {before.width:,}) "
+            f"to {after.tokens:,} ({after.rows:,} × {after.width:,}), and memory beyond weights and optimizer with it; "
+            f"a micro-batch of {_rows(rows)} is nearest to what the unpacked run computes at once."
+        ),
+    )
+
+
+def lost_tokens(case: Case) -> Advice | None:
+    """W3: examples longer than a row."""
+    forecast = max((case.packed, case.unpacked), key=lambda one: len(one.truncated) + len(one.dropped))
+    truncated, dropped, cut = forecast.truncated, forecast.dropped, forecast.answers_cut
+    if not len(truncated) + len(dropped):
+        return None
+    limit, examples = case.settings.max_seq_len, len(case.lengths)
+    lost = int(np.maximum(case.lengths[truncated] - limit, 0).sum()) + int(case.lengths[dropped].sum())
+    parts = []
+    if len(truncated):
+        parts.append(f"{_share(len(truncated), examples)} are cut")
+    if len(dropped):
+        parts.append(f"{_share(len(dropped), examples)} are left out")
+    words = " and ".join(parts)
+    answers = ""
+    if len(cut):
+        gone = 0
+        if case.labels is not None:
+            gone = int((case.lengths[cut] - case.labels[cut] >= limit).sum())
+        which = "They" if len(cut) == len(truncated) else f"{len(cut):,} of them"
+        answers = f" {which} lose the end of what is to be learned, and teach to stop half-way"
+        answers += f"; {gone:,} lose all of it." if gone else "."
+    return Advice(
+        severity=Severity.WARNING,
+        sentence=(
+            f"With max_seq_len {limit:,}, {words}: {lost:,} of {int(case.lengths.sum()):,} tokens are lost.{answers} "
+            f"The longest example has {int(case.lengths.max()):,} tokens; 99 % have at most "
+            f"{int(np.quantile(case.lengths, 0.99, method='higher')):,}."
+        ),
+    )
+
+
+def no_gain(case: Case) -> Advice | None:
+    """W4: examples do not fit together."""
+    limit = case.settings.max_seq_len
+    long = float((case.lengths > limit // 2).mean())
+    if (case.packed.density >= LITTLE_DENSITY and long <= MOSTLY) or long <= 1 / 2:
+        return None
+    longer = pack_histogram(count_lengths(np.minimum(case.lengths, 2 * limit), 2 * limit), 2 * limit, search=False)
+    return Advice(
+        severity=Severity.WARNING,
+        sentence=(
+            f"Packing gains nothing: a row holds {case.packed.density:.2f} examples, for {_percent(long, 0)} of them "
+            f"are longer than half of max_seq_len {limit:,}, and two such never share a row. At {2 * limit:,} a row "
+            f"would hold {longer.density:.2f}."
+        ),
+    )
+
+
+def what_is_saved(case: Case) -> Advice | None:
+    """W5: how many tokens packing saves, and what else would save them."""
+    packed, unpacked = case.packed, case.unpacked
+    if not packed.padded_tokens or not unpacked.padded_tokens or case.packed.density < LITTLE_DENSITY:
+        return None
+    # Per token that is no padding, since rows that no step uses are computed on neither side.
+    saved = 1 - unpacked.efficiency / packed.efficiency
+    grouped = _grouped_efficiency(case)
+    if saved <= 0:
+        text = (
+            f"Packing saves no computing: {_percent(packed.efficiency)} of the computed tokens are no padding, and "
+            f"{_percent(unpacked.efficiency)} when not packed."
+        )
+    elif unpacked.efficiency >= EFFICIENT:
+        text = (
+            f"Not packed, {_percent(unpacked.efficiency)} of the computed tokens are no padding already; packing, with "
+            f"{_percent(packed.efficiency)}, saves {_percent(saved, 0)} of the computing. Beyond that it makes larger "
+            "steps, which a larger micro-batch does as well."
+        )
+    else:
+        text = (
+            f"Not packed, {_percent(unpacked.efficiency)} of the computed tokens are no padding; packed, "
+            f"{_percent(packed.efficiency)}, so that {packed.efficiency / unpacked.efficiency:.1f} times fewer are "
+            f"computed. Batches of examples of like length would reach {_percent(grouped)} without packing, and keep "
+            "the examples a step, but not their random company."
+        )
+    return Advice(severity=Severity.INFO, sentence=text)
+
+
+def wasteful_packer(case: Case) -> Advice | None:
+    """The trainer's own packer needs more rows than there must be."""
+    forecast = case.packed
+    if case.growth < LITTLE_DENSITY:
+        # Rows are made within a micro-batch and the steps stay: fewer rows over all would be another training.
+        return None
+    if forecast.rows - forecast.lower_bound <= WASTEFUL * forecast.lower_bound:
+        return None
+    kept = np.delete(np.minimum(case.lengths, case.settings.max_seq_len), forecast.dropped)
+    ours = pack_histogram(count_lengths(kept, case.settings.max_seq_len), case.settings.max_seq_len)
+    if ours.packs > (1 - WASTEFUL) * forecast.rows:
+        return None
+    return Advice(
+        severity=Severity.INFO,
+        sentence=(
+            f"This trainer's packer makes {_rows(forecast.rows)}; {ours.packs:,} are enough"
+            f"{', the fewest possible' if ours.optimal else ''} ({_percent(1 - ours.packs / forecast.rows, 0)} fewer). "
+            "Written pack by pack, the dataset gives these to a packer that keeps its order."
+        ),
+    )
+
+
+def confounded(case: Case) -> Advice | None:
+    """W6: packed and unpacked runs differ in more than packing."""
+    if case.growth < LITTLE_DENSITY:
+        return None
+    return Advice(
+        severity=Severity.INFO,
+        sentence=(
+            f"A packed run is no plain comparison with an unpacked one: {case.unpacked.steps:,} → "
+            f"{_steps(case.packed.steps)}, and {case.growth:.1f} times the examples in each. As levels of a factor, "
+            "give both the same examples a step, or the same tokens."
+        ),
+    )
+
+
+_RULES: tuple[Callable[[Case], Advice | None], ...] = (
+    no_step,
+    few_steps,
+    long_warmup,
+    larger_steps,
+    larger_micro_batch,
+    lost_tokens,
+    no_gain,
+    what_is_saved,
+    wasteful_packer,
+    confounded,
+)
+
+
+def _grouped_efficiency(case: Case) -> float:
+    """Share of tokens that are no padding in unpacked micro-batches of examples of like length."""
+    lengths = np.sort(np.minimum(case.lengths, case.settings.max_seq_len))[::-1]
+    edges = np.arange(0, len(lengths), case.settings.micro_batch_size)
+    sizes = np.diff(np.append(edges, len(lengths)))
+    return float(lengths.sum() / (np.maximum.reduceat(lengths, edges) * sizes).sum())
+
+
+def _shorter(case: Case) -> str:
+    """The longest halving of max_seq_len that makes enough steps and keeps rows full, in words; empty without one."""
+    lengths = np.minimum(case.lengths, case.settings.max_seq_len)
+    limit = case.settings.max_seq_len // 2
+    while limit >= int(lengths.max()):
+        packing = pack_histogram(count_lengths(lengths, limit), limit, search=False)
+        steps = packing.packs // case.rows_per_step * case.settings.epochs
+        if packing.efficiency < MOSTLY:
+            break
+        if steps >= FEW_STEPS:
+            return (
+                f"max_seq_len {limit:,} ({packing.packs:,} rows of {packing.density:.1f} examples, "
+                f"{_percent(packing.efficiency)} full, about {_steps(steps)})"
+            )
+        limit //= 2
+    return ""
+
+
+def _rows(count: int) -> str:
+    return f"{count:,} row{'' if count == 1 else 's'}"
+
+
+def _steps(count: int) -> str:
+    return f"{count:,} optimizer step{'' if count == 1 else 's'}"
+
+
+def _share(count: int, whole: int) -> str:
+    return f"{count:,} of {whole:,} examples ({_percent(count / whole)})"
+
+
+def _percent(share: float, digits: int = 1) -> str:
+    return f"{100 * share:.{digits}f} %"

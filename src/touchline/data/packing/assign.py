@@ -1,0 +1,196 @@
+"""Which example goes into which pack: the packer's front door.
+
+The packer decides on lengths; examples of one length are dealt to the places of that length in a seeded random order,
+and the packs stand in a seeded random order. Everything is done on whole arrays: one stable sort of 16-bit keys for the
+examples, one for the places.
+"""
+
+from __future__ import annotations
+
+import bisect
+from collections import deque
+from dataclasses import dataclass
+from itertools import chain
+from typing import Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from touchline.data.packing.bounds import lower_bound
+from touchline.data.packing.histogram import Packing, pack_histogram
+from touchline.data.packing.lengths import Histogram, as_lengths, count_lengths
+
+PackOrder = Literal["length", "random"]
+"""By length: fewest packs, but equal lengths are treated alike, so that what goes together is a matter of length.
+Random: best-fit in a shuffled order, 0.3 to 5 % more packs, for studies in which the company of an example matters."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class PackPlan:
+    """The packs of a dataset."""
+
+    offsets: NDArray[np.int64]
+    """Where each pack begins in `indices`; shape [packs + 1], from 0 to the number of examples."""
+    indices: NDArray[np.int64]
+    """Examples pack by pack, each pack's longest first; pack p holds indices[offsets[p]:offsets[p + 1]]."""
+    tokens: NDArray[np.int64]
+    """Tokens of each pack, padding not counted; shape [packs]."""
+    opened: NDArray[np.int64]
+    """The packs in an order in which each one's longest example fits into none before it; shape [packs]."""
+    max_seq_len: int
+    """Tokens a pack at most."""
+    lower_bound: int
+    """Packs that no packing can do without."""
+    method: str
+    """What found the packs, in words."""
+
+    @property
+    def packs(self) -> int:
+        """How many there are."""
+        return len(self.tokens)
+
+    @property
+    def optimal(self) -> bool:
+        """Whether it is proved that fewer packs are impossible."""
+        return self.packs == self.lower_bound
+
+    @property
+    def gap(self) -> int:
+        """Packs above the bound: at most so many could be saved."""
+        return self.packs - self.lower_bound
+
+    @property
+    def density(self) -> float:
+        """Examples a pack."""
+        return len(self.indices) / self.packs if self.packs else 0.0
+
+    @property
+    def efficiency(self) -> float:
+        """Share of the tokens of full packs that are no padding, 0 to 1."""
+        return int(self.tokens.sum()) / (self.packs * self.max_seq_len) if self.packs else 0.0
+
+    def pack(self, number: int) -> NDArray[np.int64]:
+        """Examples of a pack, from 0."""
+        return self.indices[self.offsets[number] : self.offsets[number + 1]]
+
+
+def pack(
+    lengths: ArrayLike, max_seq_len: int, *, seed: int | np.random.Generator, order: PackOrder = "length"
+) -> PackPlan:
+    """Pack the examples of a dataset.
+
+    Args:
+        lengths: tokens of each example, each from 1 to `max_seq_len`; shape [examples].
+        max_seq_len: tokens a pack at most.
+        seed: decides which example of a length goes where, and on the order of the packs. The same seed gives the same
+            packs; a generator is used up.
+        order: whether examples are packed by length or in a random order.
+
+    Raises:
+        ValueError: an example is longer than `max_seq_len` or has no token (the first such is named), or the lengths
+            are no row of whole numbers.
+    """
+    array = as_lengths(lengths)
+    histogram = count_lengths(array, max_seq_len)
+    generator = seed if isinstance(seed, np.random.Generator) else np.random.Generator(np.random.PCG64(seed))
+    if order == "random":
+        return _random_order(array, max_seq_len, lower_bound(histogram, max_seq_len), generator)
+    return _assign(array, histogram, pack_histogram(histogram, max_seq_len), generator)
+
+
+def _assign(
+    lengths: NDArray[np.integer], histogram: Histogram, packing: Packing, generator: np.random.Generator
+) -> PackPlan:
+    """Deal the examples of each length to its places."""
+    patterns = packing.patterns
+    repeats = np.array([pattern.packs for pattern in patterns], np.int64)
+    kinds = np.array([len(pattern.parts) for pattern in patterns], np.int64)
+    # The parts of all patterns, one after the other: length, how many of it.
+    parts = np.fromiter(chain.from_iterable(chain.from_iterable(pattern.parts for pattern in patterns)), np.int64)
+    values, numbers = parts[::2], parts[1::2]
+    first = np.cumsum(kinds) - kinds
+    sizes = np.add.reduceat(numbers, first) if len(patterns) else kinds
+    tokens = np.add.reduceat(values * numbers, first) if len(patterns) else kinds
+    opened_patterns = np.repeat(np.arange(len(patterns)), repeats)
+    shuffled = generator.permutation(packing.packs)
+    pattern_of = opened_patterns[shuffled]
+    offsets = np.zeros(packing.packs + 1, np.int64)
+    np.cumsum(sizes[pattern_of], out=offsets[1:])
+
+    order = generator.permutation(len(lengths))
+    examples = order[np.argsort(_keys(lengths, histogram)[order], kind="stable")]
+
+    # The length of each place, pack by pack; sorted by length, the places meet the examples above.
+    flat = np.repeat(_keys(values, histogram), numbers)
+    begins = np.cumsum(sizes) - sizes
+    at = np.repeat(begins[pattern_of] - offsets[:-1], sizes[pattern_of])
+    at += np.arange(len(lengths))
+    places = flat[at]
+    indices = np.empty(len(lengths), np.int64)
+    indices[np.argsort(places, kind="stable")] = examples
+
+    opened = np.empty(packing.packs, np.int64)
+    opened[shuffled] = np.arange(packing.packs)
+    return PackPlan(
+        offsets=offsets,
+        indices=indices,
+        tokens=tokens[pattern_of],
+        opened=opened,
+        max_seq_len=packing.max_seq_len,
+        lower_bound=packing.lower_bound,
+        method=packing.method,
+    )
+
+
+def _keys(lengths: NDArray[np.integer], histogram: Histogram) -> NDArray[np.integer]:
+    """Numbers that sort as the lengths do, of 16 bits where possible: numpy sorts these in linear time."""
+    if not len(histogram.lengths) or histogram.lengths[-1] <= np.iinfo(np.uint16).max:
+        return lengths.astype(np.uint16)
+    ranks = np.searchsorted(histogram.lengths, lengths)
+    return ranks.astype(np.uint16) if len(histogram.lengths) <= np.iinfo(np.uint16).max else ranks
+
+
+def _random_order(
+    lengths: NDArray[np.integer], max_seq_len: int, bound: int, generator: np.random.Generator
+) -> PackPlan:
+    """Best-fit in a shuffled order, one example after the other: each into the fullest pack that has room for it."""
+    order = generator.permutation(len(lengths))
+    spaces: list[int] = []
+    open_packs: dict[int, deque[int]] = {}
+    pack_of: list[int] = []
+    packs = 0
+    for length in lengths[order].tolist():
+        at = bisect.bisect_left(spaces, length)
+        if at < len(spaces):
+            space = spaces[at]
+            waiting = open_packs[space]
+            number = waiting.popleft()
+            if not waiting:
+                del open_packs[space], spaces[at]
+        else:
+            space, number = max_seq_len, packs
+            packs += 1
+        pack_of.append(number)
+        if space > length:
+            if space - length not in open_packs:
+                open_packs[space - length] = deque()
+                bisect.insort(spaces, space - length)
+            open_packs[space - length].append(number)
+    shuffled = generator.permutation(packs)
+    place_of = np.empty(packs, np.int64)
+    place_of[shuffled] = np.arange(packs)
+    placed = place_of[np.array(pack_of, np.int64)]
+    # Pack by pack, and within a pack the longest first.
+    sorting = np.lexsort((-lengths[order].astype(np.int64), placed))
+    offsets = np.zeros(packs + 1, np.int64)
+    np.cumsum(np.bincount(placed, minlength=packs), out=offsets[1:])
+    tokens = np.bincount(placed, weights=lengths[order], minlength=packs).astype(np.int64)
+    return PackPlan(
+        offsets=offsets,
+        indices=order[sorting],
+        tokens=tokens,
+        opened=place_of,
+        max_seq_len=max_seq_len,
+        lower_bound=bound,
+        method="best-fit in a random order",
+    )

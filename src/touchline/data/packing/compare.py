@@ -1,0 +1,71 @@
+"""Packed against unpacked, for one dataset and one trainer: the numbers side by side, and what to make of them."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from touchline.core.packing import PackingSide, PackingSummary
+from touchline.data.packing.advice import Case, advise
+from touchline.data.packing.forecast import BatchForecast, BatchSettings
+
+
+def compare(
+    lengths: NDArray[np.uint32],
+    settings: BatchSettings,
+    packed: BatchForecast,
+    unpacked: BatchForecast,
+    *,
+    backend: str,
+    labels: NDArray[np.uint32] | None = None,
+    warmup_steps: int | None = None,
+) -> PackingSummary:
+    """Both ways of laying the examples in rows, and advice.
+
+    Args:
+        lengths: tokens of each example, shape [examples].
+        settings: the settings of both forecasts; its `packed` is not looked at.
+        packed: what the trainer makes of them with packing.
+        unpacked: what it makes of them without.
+        backend: whose batching it is.
+        labels: of the lengths, tokens with a loss, the last ones of each example; shape [examples]. None: all.
+        warmup_steps: steps of the learning rate's warm-up, where they are fixed.
+    """
+    case = Case(
+        lengths=lengths.astype(np.int64),
+        labels=None if labels is None else labels.astype(np.int64),
+        settings=settings,
+        packed=packed,
+        unpacked=unpacked,
+        warmup_steps=warmup_steps,
+    )
+    return PackingSummary(
+        backend=backend,
+        max_seq_len=settings.max_seq_len,
+        micro_batch_size=settings.micro_batch_size,
+        examples=len(lengths),
+        packed=side(packed, settings),
+        unpacked=side(unpacked, settings),
+        advice=tuple(advice.sentence for advice in advise(case)),
+    )
+
+
+def side(forecast: BatchForecast, settings: BatchSettings) -> PackingSide:
+    """One of the two, for one epoch."""
+    epochs = max(settings.epochs, 1)
+    return PackingSide(
+        packs=forecast.rows,
+        lower_bound=forecast.lower_bound,
+        density=forecast.density,
+        efficiency=100 * forecast.efficiency,
+        steps_per_epoch=forecast.steps_per_epoch,
+        steps_per_epoch_low=forecast.steps_low // epochs,
+        steps_per_epoch_high=-(-forecast.steps_high // epochs),
+        examples_per_step=forecast.examples * settings.epochs / forecast.steps if forecast.steps else 0.0,
+        largest_micro_batch_tokens=forecast.largest.tokens,
+        padded_tokens=forecast.padded_tokens,
+        truncated=len(forecast.truncated),
+        answers_cut=len(forecast.answers_cut),
+        dropped=len(forecast.dropped),
+        notes=forecast.notes,
+    )

@@ -1,0 +1,128 @@
+"""The built-in catalogue of public models: the values of their config.json, so that planning needs no download.
+
+Every row of `public_models.json` says where its values and its parameter count were published; a test computes each
+count again from the values.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import resources
+
+from touchline.core.json_text import parse_json
+
+_FILE = "public_models.json"
+_WITHOUT = frozenset({"instruct", "base", "chat", "it", "pt", "hf"})
+"""Parts of a name that say how a model was trained on, not how large it is."""
+_QUANTISED = re.compile(r"(?:-unsloth)?-bnb-4bit$", re.IGNORECASE)
+"""How the hub's names of models say that their weights are stored in 4 bits by bitsandbytes."""
+_BUILDER = re.compile(r"(?:torchtune\.models\.\w+\.)?(?:q?lora_)?(\w+)")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PublicModel:
+    """One model of the catalogue."""
+
+    name: str
+    """Its name without organisation, `Llama-3.2-1B`."""
+    organisation: str
+    """Who published it, as the model hub has it: `meta-llama`."""
+    aliases: tuple[str, ...]
+    """Further names with the same dimensions."""
+    builders: tuple[str, ...]
+    """torchtune's builders of it, `llama3_2_1b`."""
+    config: Mapping[str, object]
+    """The values of its config.json that its dimensions need."""
+    source: str
+    """Where these were read."""
+    num_parameters: int
+    """The parameter count that was published."""
+    count_source: str
+    """Where that was read."""
+    output_layer_counted_again: bool
+    """Whether that count holds the output layer besides the embedding although it is the embedding again."""
+
+
+@functools.cache
+def public_models() -> tuple[PublicModel, ...]:
+    """All models of the catalogue, in its order."""
+    text = resources.files("touchline.data").joinpath(_FILE).read_text(encoding="utf-8")
+    data = parse_json(text)
+    sources: dict[str, str] = data["sources"]
+
+    def said(reference: str) -> str:
+        key, entry = reference.split(":", 1)
+        return f"{sources[key]}: {entry}"
+
+    return tuple(
+        PublicModel(
+            name=row["name"],
+            organisation=row["organisation"],
+            aliases=tuple(row.get("aliases", ())),
+            builders=tuple(row.get("builders", ())),
+            config=row["config"],
+            source=said(row["source"]),
+            num_parameters=row["parameters"],
+            count_source=said(row["count_source"]),
+            output_layer_counted_again=row.get("output_layer_counted_again", False),
+        )
+        for row in data["models"]
+    )
+
+
+def public_model(name: str) -> PublicModel | None:
+    """The model of the catalogue that a name means; None when none does, however near it comes.
+
+    Args:
+        name: with or without organisation, in any case, with or without `-Instruct` and the like.
+    """
+    return _by_name().get(_folded(name)) if name else None
+
+
+def is_stored_in_4_bits(name: str) -> bool:
+    """Return True if a model's name says that its weights are stored in 4 bits by bitsandbytes."""
+    return _QUANTISED.search(name.strip().rstrip("/")) is not None
+
+
+def is_dynamic_4_bit(name: str) -> bool:
+    """Return True if the name is that of a 4-bit model which Unsloth keeps partly in 16 bits."""
+    return is_stored_in_4_bits(name) and name.strip().rstrip("/").lower().endswith("-unsloth-bnb-4bit")
+
+
+def known_name(builder: str) -> str | None:
+    """The catalogue's name of what a torchtune builder makes; None when it has none.
+
+    Args:
+        builder: `torchtune.models.llama3_2.lora_llama3_2_1b`, or its last part.
+    """
+    found = _BUILDER.fullmatch(builder)
+    return _by_builder().get(found[1]) if found else None
+
+
+def near_names(name: str) -> list[str]:
+    """Up to three names of the catalogue that look like a name, best first."""
+    names = _by_name()
+    return list(
+        dict.fromkeys(names[match].name for match in difflib.get_close_matches(_folded(name), names, n=3, cutoff=0.6))
+    )
+
+
+@functools.cache
+def _by_name() -> dict[str, PublicModel]:
+    return {_folded(name): model for model in public_models() for name in (model.name, *model.aliases)}
+
+
+@functools.cache
+def _by_builder() -> dict[str, str]:
+    return {builder: model.name for model in public_models() for builder in model.builders}
+
+
+def _folded(name: str) -> str:
+    """`qwen2.5-0.5b` of `Qwen/Qwen2.5-0.5B-Instruct`; `_` between digits is a point, as in `phi-1_5`."""
+    last = _QUANTISED.sub("", name.strip().rstrip("/").rsplit("/", 1)[-1]).casefold()
+    last = re.sub(r"(?<=\d)_(?=\d)", ".", last)
+    return "-".join(part for part in last.split("-") if part not in _WITHOUT)

@@ -1,0 +1,276 @@
+"""Files of rows to rows with their line numbers: JSON, JSONL, CSV, parquet."""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import importlib.util
+import json
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from touchline.core.errors import EnvironmentFault, InputFault, install_hint, quoted
+from touchline.core.files import open_regular, read_bytes
+from touchline.core.finding import Finding, Severity, Where
+from touchline.core.json_text import has_half_characters, parse_json
+from touchline.data.tally import Tally
+
+SIZE_LIMIT_BYTES = 1 << 30
+"""More does not belong into one file that is read whole."""
+SPLIT_NAMES = {
+    "train": "train",
+    "training": "train",
+    "validation": "validation",
+    "valid": "validation",
+    "val": "validation",
+    "dev": "validation",
+    "test": "test",
+}
+"""What files call splits, in lower case, and what they are called here."""
+FORMATS = {".json": "json", ".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".parquet": "parquet"}
+WHOLE = "all"
+"""The one split of a file that has none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row and its line in the file."""
+
+    values: Mapping[str, object]
+    """Column to value."""
+    line: int | None
+    """Line that it begins on, from 1; none in formats without lines."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RawDataset:
+    """A file's rows, by split as far as the file has splits."""
+
+    format: str
+    """`json`, `jsonl`, `csv` or `parquet`."""
+    splits: dict[str, list[Row]]
+    """Rows by the split's name; the one entry `all` when the file has none."""
+    about: dict[str, object]
+    """What the file says of itself."""
+    findings: tuple[Finding, ...]
+    """Lines that are no rows, and splits that are none."""
+
+
+def read_rows(path: Path) -> RawDataset:
+    """Read a file.
+
+    Raises:
+        InputFault: it is too large, of an unknown format or not readable as that; with findings.
+        EnvironmentFault: the package that reads its format is not installed, or the file may not be read.
+    """
+    form = FORMATS.get(path.suffix.lower())
+    if form is None:
+        message = f"{path.name} has an unknown ending, expected one of {', '.join(FORMATS)}"
+        raise _fault("DA102", path, message, _ending_hint(path))
+    size = path.stat().st_size
+    if size > SIZE_LIMIT_BYTES:
+        raise _fault("DA107", path, f"{path.name} has {size:,} bytes, at most {SIZE_LIMIT_BYTES:,} are read")
+    try:
+        if form == "json":
+            return _json(path)
+        tally = Tally(path)
+        if form == "parquet":
+            rows = list(_parquet(path))
+        else:
+            rows = list(_jsonl(path, tally)) if form == "jsonl" else _csv(path, tally)
+    except PermissionError:
+        raise EnvironmentFault(f"no permission to read {str(path)!r}", hint=f"ls -l {quoted(str(path))}") from None
+    splits = _grouped(rows, path, tally)
+    return RawDataset(format=form, splits=splits, about={}, findings=tuple(tally.findings()))
+
+
+def _json(path: Path) -> RawDataset:
+    try:
+        data = parse_json(read_bytes(path).decode("utf-8-sig"), allow_half_characters=True)
+    except UnicodeDecodeError as error:
+        raise _fault("DA102", path, f"{path.name} is not UTF-8 text (byte {error.start})", _UTF8) from None
+    except json.JSONDecodeError as error:
+        # One object a line, in a file that is called .json: common, and easily told.
+        hint = "rows one a line are JSONL: name the file .jsonl" if error.msg == "Extra data" else None
+        raise _fault("DA102", path, f"{path.name} is not JSON: {error.msg}", hint, error.lineno, error.colno) from None
+    except (ValueError, RecursionError) as error:
+        raise _fault("DA102", path, f"{path.name} is not JSON: {error}") from None
+    if isinstance(data, list):
+        data = {WHOLE: data}
+    if not isinstance(data, dict):
+        message = f"{path.name} holds neither a list of rows nor an object of splits, expected {{train: [...], ...}}"
+        raise _fault("DA102", path, message)
+    about = data.pop("about", {})
+    tally = Tally(path)
+    splits = _json_splits(data, path, tally)
+    about = about if isinstance(about, dict) else {}
+    return RawDataset(format="json", splits=splits, about=about, findings=tuple(tally.findings()))
+
+
+def _json_splits(data: dict[str, object], path: Path, tally: Tally) -> dict[str, list[Row]]:
+    splits: dict[str, list[Row]] = {}
+    for name, rows in data.items():
+        split = WHOLE if name == WHOLE and len(data) == 1 else SPLIT_NAMES.get(name.lower())
+        if split is None:
+            near = difflib.get_close_matches(name.lower(), SPLIT_NAMES, n=1)
+            if isinstance(rows, list):
+                hint = (
+                    f"did you mean {near[0]!r}?" if near else "a file without splits is the list of rows alone: [...]"
+                )
+            else:
+                hint = "write one object per row, {column: value}, in a list"
+            tally.add("DA103", path.name, f"{name!r} names no split, expected train, validation or test", hint=hint)
+        elif split in splits:
+            tally.add("DA103", path.name, f"the split {split} is given twice, the second time as {name!r}")
+        elif not isinstance(rows, list):
+            tally.add("DA103", path.name, f"the split {name} is no list of rows")
+        else:
+            splits[split] = []
+            for number, row in enumerate(rows, 1):
+                if isinstance(row, dict) and _names_fit(row):
+                    splits[split].append(Row(row, None))
+                elif isinstance(row, dict):
+                    tally.add("DA102", path.name, f"{name}: {_HALF_NAME}", row=number)
+                else:
+                    tally.add("DA103", path.name, f"{name}: not an object, expected {{column: value}}", row=number)
+    return splits
+
+
+_UTF8 = "save it as UTF-8 (in a spreadsheet: CSV UTF-8)"
+_PACKED = {".gz": "gunzip -k", ".bz2": "bunzip2 -k", ".xz": "unxz -k", ".zst": "unzstd", ".zip": "unzip"}
+"""Endings of packed files, and what unpacks one and keeps it."""
+_SHEETS = (".xlsx", ".xls", ".ods", ".numbers")
+
+
+def _ending_hint(path: Path) -> str | None:
+    """Return what makes a dataset of a file with another ending."""
+    ending = path.suffix.lower()
+    if ending in _PACKED:
+        return f"{_PACKED[ending]} {shlex.quote(str(path))}"
+    if ending in _SHEETS:
+        return "save the sheet as CSV UTF-8, with commas"
+    return "save it as CSV with commas" if ending in (".tsv", ".tab") else None
+
+
+def _lines(path: Path, tally: Tally) -> Iterator[str]:
+    """Lines as text; one that is not UTF-8 is told and goes on with its bad bytes marked."""
+    with open_regular(path) as stream:
+        for number, line in enumerate(stream, 1):
+            try:
+                yield line.decode("utf-8-sig" if number == 1 else "utf-8")
+            except UnicodeDecodeError as error:
+                tally.add("DA102", path.name, "not UTF-8 text", line=number, column=error.start + 1, hint=_UTF8)
+                yield line.decode(errors="replace")
+
+
+_HALF_NAME = "the name of a column holds half of a surrogate pair, which no file can"
+
+
+def _names_fit(row: dict[str, object]) -> bool:
+    return not any(has_half_characters(name) for name in row)
+
+
+def _jsonl(path: Path, tally: Tally) -> Iterator[Row]:
+    for number, line in enumerate(_lines(path, tally), 1):
+        if not line.strip():
+            continue
+        try:
+            row = parse_json(line, allow_half_characters=True)
+        except json.JSONDecodeError as error:
+            tally.add("DA102", path.name, f"not JSON: {error.msg}", line=number, column=error.colno)
+            continue
+        except (ValueError, RecursionError) as error:
+            tally.add("DA102", path.name, f"not JSON: {error}", line=number)
+            continue
+        if isinstance(row, dict) and _names_fit(row):
+            yield Row(row, number)
+        elif isinstance(row, dict):
+            tally.add("DA102", path.name, _HALF_NAME, line=number)
+        else:
+            hint = "a whole list of rows is JSON: name the file .json" if isinstance(row, list) else None
+            tally.add("DA103", path.name, "not an object, expected {column: value}", line=number, hint=hint)
+
+
+def separator_hint(columns: Sequence[str]) -> str | None:
+    """Return a hint where the only column's name seems to be several, separated by something else than commas."""
+    separator = next((each for each in (";", "\t", "|") if len(columns) == 1 and each in columns[0]), None)
+    return None if separator is None else f"the cells seem to be separated by {separator!r}; CSV here has commas"
+
+
+def _csv(path: Path, tally: Tally) -> list[Row]:
+    rows: list[Row] = []
+    # A cell may hold a whole chat; the module's own limit of 128 KiB is for the whole process, so it is put back.
+    usual = csv.field_size_limit(SIZE_LIMIT_BYTES)
+    reader = csv.reader(_lines(path, tally), strict=True)
+    try:
+        header = next(reader, [])
+        for name in {name for name in header if header.count(name) > 1}:
+            tally.add("DA103", path.name, f"the column {name!r} is given twice", line=1)
+        begin = reader.line_num + 1
+        for cells in reader:
+            if len(cells) == len(header):
+                rows.append(Row(dict(zip(header, cells, strict=True)), begin))
+            elif cells:
+                columns = "1 column" if len(header) == 1 else f"{len(header)} columns"
+                message = f"another number of cells than the {columns} of the first line"
+                hint = separator_hint(header) or "a cell with a comma in it stands in double quotes"
+                tally.add("DA103", path.name, message, line=begin, hint=hint)
+            begin = reader.line_num + 1
+    except csv.Error as error:
+        # The module's own words for a lone carriage return name a mode of Python.
+        message = "a line ends in the middle of a cell" if "new-line" in str(error) else str(error)
+        tally.add("DA102", path.name, f"not CSV: {message}", line=reader.line_num)
+    finally:
+        csv.field_size_limit(usual)
+    return rows
+
+
+def _parquet(path: Path) -> Iterator[Row]:
+    if importlib.util.find_spec("pyarrow") is None:
+        raise EnvironmentFault(
+            f"reading {path.name} needs the package pyarrow, which is not installed",
+            hint=install_hint("parquet"),
+        )
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        with open_regular(path) as stream, pyarrow.parquet.ParquetFile(stream) as file:
+            groups = range(file.metadata.num_row_groups)
+            unpacked = sum(file.metadata.row_group(group).total_byte_size for group in groups)
+            if unpacked > SIZE_LIMIT_BYTES:
+                message = f"{path.name} unpacks to {unpacked:,} bytes, at most {SIZE_LIMIT_BYTES:,} are read"
+                raise _fault("DA107", path, message)
+            for batch in file.iter_batches():
+                yield from (Row(values, None) for values in batch.to_pylist())
+    except PermissionError:
+        raise
+    except (pyarrow.ArrowException, OSError) as error:
+        raise _fault("DA102", path, f"{path.name} is not parquet: {error}", "is the file whole?") from None
+
+
+def _grouped(rows: list[Row], path: Path, tally: Tally) -> dict[str, list[Row]]:
+    """By the column `split`, where rows have one that names splits."""
+    names = [str(row.values.get("split", "")) for row in rows]
+    known = [SPLIT_NAMES.get(name.lower()) for name in names]
+    if not any(known):
+        return {WHOLE: rows}
+    splits: dict[str, list[Row]] = {}
+    for row, name, split in zip(rows, names, known, strict=True):
+        if split is None:
+            # To shuffle such a file anew would mix its test rows into the training.
+            message = f"column 'split' is {name[:40]!r}, expected train, validation or test as in other rows"
+            tally.add("DA103", path.name, message, line=row.line)
+        else:
+            splits.setdefault(split, []).append(row)
+    return splits
+
+
+def _fault(
+    code: str, path: Path, message: str, hint: str | None = None, line: int | None = None, column: int | None = None
+) -> InputFault:
+    where = Where(path=str(path), line=line, column=column)
+    finding = Finding(code=code, severity=Severity.ERROR, subject=path.name, message=message, where=where, hint=hint)
+    return InputFault(f"{str(path)!r} cannot be read", findings=[finding])

@@ -1,0 +1,176 @@
+"""From messages to token ids, and to the span that the loss is taken on.
+
+Training shows the model `prompt_ids + answer_ids`; evaluation shows it `prompt_ids` and reads what it writes. Both call
+this module, so both see the same prompt, token for token. The answer is tokenised apart from the prompt, because that
+is where generation begins: a merge across the border would be a token that generation can never write.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+
+from tokenizers import Tokenizer
+
+from touchline.core.catalog import Example, Message, RenderedExample
+from touchline.core.json_text import has_half_characters
+from touchline.data.rendering.sandbox import ChatTemplate, Compile, TemplateFault
+
+_TOGETHER = 64
+"""Examples that a template is given at once: to ask another process for each would cost more than the rendering."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SpecialTokens:
+    """The special tokens that a tokenizer's files name."""
+
+    bos: str | None = None
+    """Begin of text."""
+    eos: str | None = None
+    """End of text; in chat models the end of a turn."""
+    pad: str | None = None
+    """Padding."""
+    unk: str | None = None
+    """Unknown."""
+    stops: tuple[str, ...] = ()
+    """Further tokens that end an answer, from generation_config.json."""
+
+
+class ChatRenderer:
+    """Renders chats for one model.
+
+    Args:
+        template: the chat template's text; None for a model without one, whose chats are then plain text.
+        tokenizer_json: content of tokenizer.json.
+        tokens: the special tokens.
+        date: ISO date frozen in the plan.
+        compile_template: what makes a template of its text.
+
+    Raises:
+        TemplateFault: the template does not compile.
+    """
+
+    def __init__(
+        self,
+        template: str | None,
+        tokenizer_json: str,
+        tokens: SpecialTokens,
+        date: str,
+        compile_template: Compile = ChatTemplate,
+    ) -> None:
+        self._template = None if template is None else compile_template(template, date)
+        self._tokenizer = Tokenizer.from_str(tokenizer_json)
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+        self._tokens = tokens
+        stops = {self._id(token) for token in (tokens.eos, *tokens.stops)} - {None}
+        self.stop_ids: frozenset[int] = frozenset(stop for stop in stops if stop is not None)
+        """Ids that end an answer."""
+        if not self.stop_ids:
+            raise TemplateFault("the tokenizer names no token that ends an answer", expected="an eos_token")
+        pad = self._id(tokens.pad)
+        self.pad_id: int = pad if pad is not None else min(self.stop_ids)
+        """Id for padding; masked everywhere, so a model without one pads with a stop token."""
+
+    def prompt_text(self, messages: Sequence[Message]) -> str:
+        """The prompt as text, up to and including the marker that the assistant's turn begins."""
+        (text,) = self._texts([(messages, True)])
+        return text
+
+    def prompt_ids(self, messages: Sequence[Message]) -> tuple[int, ...]:
+        """The prompt as token ids; special tokens are those that the template writes, none are added."""
+        return self.encode(self.prompt_text(messages))
+
+    def example(self, example: Example) -> RenderedExample:
+        """An example's prompt and its answer with the stop token, as token ids.
+
+        Raises:
+            TemplateFault: the template writes an answer's turn differently from the prompt of one.
+        """
+        return next(self.examples([example]))
+
+    def examples(self, examples: Iterable[Example]) -> Iterator[RenderedExample]:
+        """Yield every example's prompt and its answer with the stop token, as token ids.
+
+        Raises:
+            TemplateFault: the template writes an answer's turn differently from the prompt of one.
+        """
+        left = iter(examples)
+        while some := list(islice(left, _TOGETHER)):
+            chats: list[tuple[Sequence[Message], bool]] = []
+            for example in some:
+                turns = (*example.prompt, Message(role="assistant", content=example.answer))
+                chats += [(example.prompt, True), (turns, False)]
+            texts = self._texts(chats)
+            for example, prompt, whole in zip(some, texts[::2], texts[1::2], strict=True):
+                yield self._rendered(example, prompt, whole)
+
+    def _rendered(self, example: Example, prompt: str, whole: str) -> RenderedExample:
+        if not whole.startswith(prompt):
+            raise TemplateFault(
+                f"with an answer the chat template writes another prompt than without one (example {example.id})",
+                expected="a template whose rendered chat begins with its generation prompt",
+            )
+        if has_half_characters(whole):
+            raise half_character(f"example {example.id}, as the chat template writes it,")
+        return RenderedExample(prompt_ids=self.encode(prompt), answer_ids=self._answer(whole[len(prompt) :], example))
+
+    def decode(self, ids: Sequence[int], *, keep_special: bool = False) -> str:
+        """Text of token ids; special tokens are left out unless asked for."""
+        return str(self._tokenizer.decode(list(ids), skip_special_tokens=not keep_special))
+
+    def _answer(self, rest: str, example: Example) -> tuple[int, ...]:
+        answer = example.answer if rest.startswith(example.answer) else example.answer.strip()
+        if not rest.startswith(answer):
+            raise TemplateFault(f"the chat template changes the answer of example {example.id}: {rest[:60]!r}")
+        ids = self.encode(rest)
+        for position, token in enumerate(ids):
+            if token in self.stop_ids:
+                return ids[: position + 1]
+        # The template closes no turn: the model would never learn to stop, so the stop token is put there.
+        return (*self.encode(answer), self._id(self._tokens.eos) or min(self.stop_ids))
+
+    def _texts(self, chats: Sequence[tuple[Sequence[Message], bool]]) -> list[str]:
+        """Texts of chats; of each its turns, and whether the marker of the next answer follows them."""
+        if self._template is None:
+            return [
+                "".join(f"{turn.content}\n" if turn.role != "assistant" else turn.content for turn in turns)
+                for turns, _ in chats
+            ]
+        return self._template.render_all([variables_of(turns, self._tokens, generation) for turns, generation in chats])
+
+    def encode(self, text: str) -> tuple[int, ...]:
+        """Return the token ids of a rendered text; no special tokens are added."""
+        if has_half_characters(text):
+            raise half_character("a chat, as the chat template writes it,")
+        return tuple(self._tokenizer.encode(text, add_special_tokens=False).ids)
+
+    def _id(self, token: str | None) -> int | None:
+        if token is None:
+            return None
+        found = self._tokenizer.token_to_id(token)
+        return None if found is None else int(found)
+
+
+def variables_of(messages: Sequence[Message], tokens: SpecialTokens, generation: bool) -> dict[str, object]:
+    """Return what a chat template is given; `generation` asks for the marker that the assistant's turn begins."""
+    return {
+        "messages": [{"role": message.role, "content": message.content} for message in messages],
+        "add_generation_prompt": generation,
+        "bos_token": tokens.bos or "",
+        "eos_token": tokens.eos or "",
+        "pad_token": tokens.pad or "",
+        "unk_token": tokens.unk or "",
+        "tools": None,
+        "documents": None,
+    }
+
+
+def half_character(what: str) -> TemplateFault:
+    """Return the fault of a text that no tokenizer takes."""
+    return TemplateFault(
+        f"{what} holds half of a surrogate pair, which no tokenizer takes",
+        expected="whole Unicode characters",
+        hint="touchline check DATASET names the rows (DA364)",
+    )

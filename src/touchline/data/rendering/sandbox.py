@@ -1,0 +1,189 @@
+"""Chat templates are foreign programs: they run in jinja2's immutable sandbox, with counted loops and bounded text.
+
+Limits here are operation counts, so the same template gives the same verdict on every machine; what a single expression
+may take is bounded by the process that it runs in (`catalog.templates`). The date that a template asks for by
+`strftime_now` is the one frozen in the plan, in training and evaluation alike.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NoReturn, Protocol
+
+import jinja2
+from jinja2 import nodes
+from jinja2.ext import Extension, loopcontrols
+from jinja2.parser import Parser
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from touchline.core.errors import InputFault
+
+TEMPLATE_LIMIT_CHARACTERS = 1 << 20
+OUTPUT_LIMIT_CHARACTERS = 16 << 20
+_SAID_CHARACTERS = 300
+LOOP_LIMIT = 1_000_000
+"""Turns of all loops of one rendering together; a chat of 1,000 turns takes some thousands."""
+
+
+MARKS = ("\uf8f0", "\uf8f1")
+"""What a template with `mark_answers` writes around each `{% generation %}`; private characters that no text has."""
+
+
+class TemplateFault(InputFault):
+    """A chat template is broken, refuses the chat, or does more than a template should."""
+
+
+class Template(Protocol):
+    """A compiled chat template, in this process or in another one."""
+
+    def render_all(self, chats: Sequence[Mapping[str, object]]) -> list[str]:
+        """Return the texts of some chats, each given by the template's variables."""
+
+
+class Compile(Protocol):
+    """What makes a template of its source, a date, and whether answers are marked."""
+
+    def __call__(self, source: str, date: str, *, mark_answers: bool = False) -> Template:
+        """Return the compiled template."""
+
+
+class _Generation(Extension):
+    """`{% generation %}...{% endgeneration %}`, which marks answers for other trainers; it renders as its body."""
+
+    tags = {"generation"}  # noqa: RUF012 (jinja2 declares it so)
+
+    def parse(self, parser: Parser) -> list[nodes.Node]:
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+
+class _MarkedGeneration(_Generation):
+    """The same, with a mark before and after the body, so that answers are found in the text."""
+
+    def parse(self, parser: Parser) -> list[nodes.Node]:
+        body = super().parse(parser)
+        return [nodes.Output([nodes.TemplateData(MARKS[0])]), *body, nodes.Output([nodes.TemplateData(MARKS[1])])]
+
+
+class _Environment(ImmutableSandboxedEnvironment):
+    """The sandbox, with every loop counted and every product of text bounded."""
+
+    intercepted_binops = frozenset({"*", "**"})
+
+    def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
+        template = super()._parse(source, name, filename)
+        for loop in list(template.find_all(nodes.For)):
+            loop.iter = nodes.Filter(loop.iter, "counted", [], [], None, None).set_lineno(loop.lineno)
+        return template
+
+    def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
+        if operator == "**":
+            raise TemplateFault("the chat template raises to a power", expected="a template that only writes text")
+        sized = (
+            left if isinstance(left, (str, list, tuple)) else right if isinstance(right, (str, list, tuple)) else None
+        )
+        if sized is not None:
+            times = right if sized is left else left
+            if isinstance(times, int) and len(sized) * times > OUTPUT_LIMIT_CHARACTERS:
+                raise TemplateFault("the chat template repeats a text too often")
+        return super().call_binop(context, operator, left, right)
+
+
+def _counted(counter: list[int]) -> Any:
+    def count(items: Iterable[object]) -> Iterator[object]:
+        # jinja2 passes Undefined here when the template loops over something that is not there: no turns.
+        for item in items:
+            counter[0] += 1
+            if counter[0] > LOOP_LIMIT:
+                raise TemplateFault(f"the chat template loops more than {LOOP_LIMIT:,} times")
+            yield item
+
+    return count
+
+
+def _refuse(message: str) -> NoReturn:
+    raise TemplateFault(f"the chat template refuses this chat: {_short(str(message))}")
+
+
+def _to_json(value: object, ensure_ascii: bool = False, indent: int | None = None) -> str:
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent)
+
+
+class ChatTemplate:
+    """A compiled chat template.
+
+    Args:
+        source: the template's text.
+        date: ISO date that `strftime_now` gives.
+        mark_answers: whether `MARKS` are written around what the template itself marks as the model's.
+
+    Raises:
+        TemplateFault: it is too long or does not compile.
+    """
+
+    def __init__(self, source: str, date: str, *, mark_answers: bool = False) -> None:
+        if len(source) > TEMPLATE_LIMIT_CHARACTERS:
+            raise TemplateFault(f"the chat template is longer than {TEMPLATE_LIMIT_CHARACTERS:,} characters")
+        self._counter = [0]
+        day = datetime.date.fromisoformat(date)
+        # trim_blocks, lstrip_blocks and these helpers are what transformers gives templates
+        # (transformers/utils/chat_template_utils.py); a template is written for them.
+        environment = _Environment(
+            trim_blocks=True,
+            lstrip_blocks=True,
+            extensions=[_MarkedGeneration if mark_answers else _Generation, loopcontrols],
+            autoescape=False,
+        )
+        environment.filters["counted"] = _counted(self._counter)
+        environment.filters["tojson"] = _to_json
+        environment.globals["raise_exception"] = _refuse
+        environment.globals["strftime_now"] = day.strftime
+        try:
+            self._template = environment.from_string(source)
+        except TemplateFault:
+            raise
+        except jinja2.TemplateSyntaxError as error:
+            raise TemplateFault(f"the chat template does not compile: {error.message} (line {error.lineno})") from error
+        except Exception as error:
+            raise TemplateFault(f"the chat template does not compile: {_said(error)}") from error
+
+    def render(self, **variables: object) -> str:
+        """The text of a chat.
+
+        Raises:
+            TemplateFault: the template refuses the chat, fails, loops or writes too much.
+        """
+        self._counter[0] = 0
+        parts: list[str] = []
+        length = 0
+        try:
+            for part in self._template.generate(**variables):
+                length += len(part)
+                if length > OUTPUT_LIMIT_CHARACTERS:
+                    raise TemplateFault(f"the chat template writes more than {OUTPUT_LIMIT_CHARACTERS:,} characters")
+                parts.append(part)
+        except TemplateFault:
+            raise
+        except Exception as error:
+            raise TemplateFault(f"the chat template fails: {_said(error)}") from error
+        return "".join(parts)
+
+    def render_all(self, chats: Sequence[Mapping[str, object]]) -> list[str]:
+        """Return the texts of some chats.
+
+        Raises:
+            TemplateFault: as `render`.
+        """
+        return [self.render(**chat) for chat in chats]
+
+
+def _said(error: Exception) -> str:
+    return "it takes too much memory" if isinstance(error, MemoryError) else _short(str(error)) or type(error).__name__
+
+
+def _short(text: str) -> str:
+    """A template's own words, as they can be printed."""
+    printable = text.encode(errors="backslashreplace").decode()
+    return printable if len(printable) <= _SAID_CHARACTERS else printable[:_SAID_CHARACTERS] + "..."

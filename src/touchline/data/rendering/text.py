@@ -1,0 +1,147 @@
+"""A model's tokenizer and template as other trainers use them: with or without added tokens, in pieces, by offsets.
+
+`ChatRenderer` renders as touchline trains and evaluates; this renders as anybody else does, to compare the two.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from tokenizers import Tokenizer
+
+from touchline.core.catalog import Message
+from touchline.core.json_text import has_half_characters
+from touchline.data.rendering.chat import ChatRenderer, SpecialTokens, half_character, variables_of
+from touchline.data.rendering.sandbox import MARKS, ChatTemplate, Compile, Template, TemplateFault
+
+Ids = tuple[int, ...]
+
+_ANSWER_MARKER = re.compile(r"\{%-?\s*generation\s*-?%\}")
+
+
+class ModelText:
+    """Text to tokens and back, for one model.
+
+    Args:
+        template: the chat template's text; None for a model without one.
+        tokenizer_json: content of tokenizer.json.
+        tokens: the special tokens that its files name.
+        date: ISO date for templates that print one.
+        compile_template: what makes a template of its text.
+    """
+
+    def __init__(
+        self,
+        template: str | None,
+        tokenizer_json: str,
+        tokens: SpecialTokens,
+        date: str,
+        compile_template: Compile = ChatTemplate,
+    ) -> None:
+        self.template = template
+        """The model's own chat template."""
+        self.tokens = tokens
+        """The special tokens that its files name."""
+        self._date = date
+        self._compile = compile_template
+        self._json = tokenizer_json
+        self._renderer: ChatRenderer | None = None
+        self._tokenizer = Tokenizer.from_str(tokenizer_json)
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+        self._templates: dict[tuple[str, bool], Template] = {}
+        added = self._tokenizer.get_added_tokens_decoder()
+        self.special: dict[str, int] = {token.content: number for number, token in added.items() if token.special}
+        """Special tokens of the tokenizer by their text: what is written so becomes one token that ends or begins."""
+        self.size: int = self._tokenizer.get_vocab_size(with_added_tokens=True)
+        """Tokens of the tokenizer, added ones included."""
+        self.highest: int = max(self._tokenizer.get_vocab(with_added_tokens=True).values(), default=0)
+        """The highest id."""
+        stops = {self.id(token) for token in (tokens.eos, *tokens.stops)}
+        self.stop_ids: frozenset[int] = frozenset(stop for stop in stops if stop is not None)
+        """Ids at which evaluation ends an answer."""
+
+    @property
+    def renderer(self) -> ChatRenderer:
+        """What touchline itself trains and evaluates with.
+
+        Raises:
+            TemplateFault: the template does not compile, or no token ends an answer.
+        """
+        if self._renderer is None:
+            self._renderer = ChatRenderer(self.template, self._json, self.tokens, self._date, self._compile)
+        return self._renderer
+
+    def ids(self, text: str, *, special_tokens: bool = False) -> Ids:
+        """A text as token ids; with `special_tokens` those that the tokenizer adds by itself too."""
+        return tuple(self._tokenizer.encode(text, add_special_tokens=special_tokens).ids)
+
+    def ids_with_places(self, text: str) -> tuple[Ids, tuple[tuple[int, int], ...]]:
+        """A text as token ids, and the characters that each of them stands for."""
+        encoding = self._tokenizer.encode(text, add_special_tokens=False)
+        return tuple(encoding.ids), tuple(encoding.offsets)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of token ids, special tokens kept."""
+        return str(self._tokenizer.decode(list(ids), skip_special_tokens=False))
+
+    def id(self, token: str | None) -> int | None:
+        """The id of a token by its text; None where the tokenizer has none."""
+        found = None if token is None else self._tokenizer.token_to_id(token)
+        return None if found is None else int(found)
+
+    def name(self, number: int) -> str | None:
+        """The token of an id as the tokenizer writes it; None where there is none."""
+        found = self._tokenizer.id_to_token(number)
+        return None if found is None else str(found)
+
+    @property
+    def bos_id(self) -> int | None:
+        """The token that begins a text, where the model has one."""
+        return self.id(self.tokens.bos)
+
+    @property
+    def marks_answers(self) -> bool:
+        """Whether the model's template marks answers by `{% generation %}`."""
+        return self.template is not None and _ANSWER_MARKER.search(self.template) is not None
+
+    def render(self, messages: Sequence[Message], *, generation: bool, template: str | None = None) -> str:
+        """A chat as text, by the model's own template or another one.
+
+        Raises:
+            TemplateFault: there is no template, or it refuses the chat or fails.
+        """
+        return self._render(messages, generation, template, marked=False)
+
+    def answers(self, messages: Sequence[Message]) -> tuple[str, tuple[tuple[int, int], ...]]:
+        """A chat as text, and the characters that the template marks as written by the model.
+
+        Raises:
+            TemplateFault: there is no template, or it refuses the chat or fails.
+        """
+        marked = self._render(messages, False, None, marked=True)
+        parts: list[str] = []
+        spans: list[tuple[int, int]] = []
+        length = start = 0
+        for piece in re.split(f"([{''.join(MARKS)}])", marked):
+            if piece == MARKS[0]:
+                start = length
+            elif piece == MARKS[1]:
+                spans.append((start, length))
+            else:
+                parts.append(piece)
+                length += len(piece)
+        return "".join(parts), tuple(spans)
+
+    def _render(self, messages: Sequence[Message], generation: bool, template: str | None, *, marked: bool) -> str:
+        source = self.template if template is None else template
+        if source is None:
+            raise TemplateFault("the model has no chat template")
+        key = (source, marked)
+        if key not in self._templates:
+            self._templates[key] = self._compile(source, self._date, mark_answers=marked)
+        (text,) = self._templates[key].render_all([variables_of(messages, self.tokens, generation)])
+        if has_half_characters(text):
+            raise half_character("a chat, as the chat template writes it,")
+        return text

@@ -1,0 +1,143 @@
+"""Where models, caches and the history are, and what the cluster wants to hear from this user's jobs.
+
+The folders come from the environment, then from the user's config file, then from the platform's usual places; the
+cluster's settings from the key `slurm` of that file alone.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import platformdirs
+
+from touchline.core.errors import InputFault
+from touchline.core.files import read_text_bounded
+from touchline.core.finding import Finding, Severity, Where
+from touchline.spec.site import SlurmSite
+
+if TYPE_CHECKING:
+    from touchline.spec.document import Document
+
+_FOLDERS = ("models_dir", "cache_dir", "history_dir")
+_KEYS = (*_FOLDERS, "slurm")
+_LIMIT_BYTES = 1 << 20
+CODE = "US101"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Settings:
+    """This user's settings on this machine."""
+
+    models_dir: Path
+    """Folder with one folder a model."""
+    cache_dir: Path
+    """Folder for what can be computed again."""
+    history_dir: Path
+    """Folder with the records of past runs, `history/` under the user's data by default; TOUCHLINE_HISTORY_DIR sets it
+    as the other names of this kind do, and a group may share one."""
+    slurm: SlurmSite = field(default_factory=SlurmSite)
+    """What the cluster wants to hear from this user's jobs."""
+
+
+def config_path() -> Path:
+    """The user's config file; it need not exist."""
+    return platformdirs.user_config_path("touchline") / "config.yaml"
+
+
+def load_settings() -> Settings:
+    """The settings.
+
+    Raises:
+        InputFault: the config file is broken, or has keys or values that it cannot have; with all of them.
+    """
+    data = platformdirs.user_data_path("touchline")
+    usual = {
+        "models_dir": data / "models",
+        "cache_dir": platformdirs.user_cache_path("touchline"),
+        "history_dir": data / "history",
+    }
+    written, slurm = _from_file(config_path())
+    found = usual | written
+    for key in _FOLDERS:
+        if value := os.environ.get(f"TOUCHLINE_{key.upper()}"):
+            found[key] = _folder(value, Path.cwd(), f"TOUCHLINE_{key.upper()}")
+    return Settings(
+        models_dir=found["models_dir"], cache_dir=found["cache_dir"], history_dir=found["history_dir"], slurm=slurm
+    )
+
+
+def _from_file(path: Path) -> tuple[dict[str, Path], SlurmSite]:
+    if not path.exists():
+        return {}, SlurmSite()
+    # Only who has a config file waits for the YAML reader to load.
+    from touchline.spec.document import parse
+
+    text = read_text_bounded(path, _LIMIT_BYTES)
+    if all(line.strip() == "" or line.lstrip().startswith("#") for line in text.splitlines()):
+        return {}, SlurmSite()
+    document = parse(text, str(path))
+    faults: list[Finding] = []
+    found: dict[str, Path] = {}
+    slurm = SlurmSite()
+    for key, value in document.data.items():
+        where = document.where([key])
+        if key not in _KEYS:
+            near = difflib.get_close_matches(str(key), _KEYS, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else None
+            faults.append(_fault(key, f"unknown key {key!r}, expected one of {', '.join(_KEYS)}", where, hint))
+        elif key == "slurm":
+            slurm, wrong = _slurm(value, document)
+            faults += wrong
+        elif not isinstance(value, str) or not value:
+            faults.append(_fault(key, f"{key} is {value!r}, expected the path of a folder", where))
+        else:
+            found[key] = _folder(value, path.parent, f"{path}: {key}")
+    if faults:
+        raise InputFault(f"{path}: {len(faults)} fault{'s' if len(faults) > 1 else ''}", findings=faults)
+    return found, slurm
+
+
+def _slurm(data: object, document: Document) -> tuple[SlurmSite, list[Finding]]:
+    """The key `slurm`, and everything that is wrong with it."""
+    from touchline.spec.validate import build
+
+    site, findings = build(SlurmSite, data, document, ("slurm",))
+    faults = [replace(finding, code=CODE) for finding in findings]
+    if site is None:
+        return SlurmSite(), faults
+    return site, list(_unusable(site, document))
+
+
+def _unusable(site: SlurmSite, document: Document) -> Iterator[Finding]:
+    """Values that are texts and yet nothing that a script can hold, or that touchline sets itself."""
+    from touchline.slurm.site_options import option_fault, value_fault
+
+    for key in ("account", "partition", "qos", "constraint", "gpu_type", "python"):
+        value = getattr(site, key)
+        if value is not None and (wrong := value_fault(value)) is not None:
+            yield _fault(f"slurm.{key}", f"slurm.{key}: {wrong}", document.where(["slurm", key]))
+    for number, module in enumerate(site.modules):
+        if (wrong := value_fault(module)) is not None:
+            yield _fault("slurm.modules", f"slurm.modules: {wrong}", document.where(["slurm", "modules", number]))
+    for number, option in enumerate(site.options):
+        if (fault := option_fault(option)) is not None:
+            message, hint = fault
+            where = document.where(["slurm", "options", number])
+            yield _fault("slurm.options", f"slurm.options: {message}", where, hint)
+
+
+def _folder(value: str, base: Path, what: str) -> Path:
+    """An absolute folder; a relative one counts from where it was written, not from where one happens to stand."""
+    try:
+        return (base / Path(value).expanduser()).absolute()
+    except RuntimeError:
+        raise InputFault(f"{what}: {value!r} names the home of a user who is not here") from None
+
+
+def _fault(key: str, message: str, where: Where, hint: str | None = None) -> Finding:
+    return Finding(code=CODE, severity=Severity.ERROR, subject=str(key), message=message, where=where, hint=hint)

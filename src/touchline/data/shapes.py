@@ -1,0 +1,210 @@
+"""The way from a model's name, folder or config.json to its dimensions, without torch and without its weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from touchline.core.errors import EnvironmentFault, InputFault
+from touchline.core.files import read_text_bounded
+from touchline.core.json_text import parse_json
+from touchline.core.quantity import Missing
+from touchline.core.shape import ModelShape
+from touchline.data.configs import LARGEST_MODEL, UnusableConfig, Values, shown
+from touchline.data.families import context_of, family_of, named, widths_of
+from touchline.data.public import known_name, near_names, public_model
+from touchline.data.towers import tower_of
+
+_CONFIG = "config.json"
+_CONFIG_LIMIT_BYTES = 16 << 20
+
+
+def shape_of_config(config: Mapping[str, object], name: str, source: str) -> ModelShape | Missing:
+    """The dimensions that a Hugging Face config.json tells.
+
+    Of a model with several parts, the part that writes text, marked as extrapolated.
+
+    Args:
+        config: the file as data.
+        name: what to call the model.
+        source: path or address of the file.
+
+    Returns:
+        The shape, or why there is none, with the key that is missing or wrong.
+    """
+    inner = config.get("text_config")
+    try:
+        if isinstance(inner, Mapping):
+            return _text_part(config, inner, name, source)
+        return _shape(config, name, source, None)
+    except UnusableConfig as error:
+        return Missing(missing=str(error))
+
+
+def shape_of_folder(folder: Path) -> ModelShape | Missing:
+    """The dimensions of a model folder in Hugging Face format, by its config.json; never raises for what is in it."""
+    return _shape_of_file(folder / _CONFIG)
+
+
+def load_shape(name_or_path: str, models_dir: Path) -> ModelShape:
+    """The dimensions of a model: of a folder, of a config.json, or of a public model by its name.
+
+    A folder under `models_dir` wins over the built-in catalogue. Names of the catalogue are found with or without
+    organisation, whatever their case, with or without `-Instruct`, `-Base` or `-Chat`, and by torchtune's builders.
+
+    Args:
+        name_or_path: `SmolLM2-135M-Instruct`, `meta-llama/Llama-3.2-1B`, `models/mine`, `models/mine/config.json`.
+        models_dir: the folder of the user's models.
+
+    Raises:
+        InputFault: nothing of that name is known, with near names; or its config.json gives no shape, with the reason.
+    """
+    for path in _files(name_or_path, models_dir):
+        found = _shape_of_file(path)
+        if isinstance(found, Missing):
+            raise InputFault(
+                f"model {name_or_path!r}: {found.missing}",
+                expected="a config.json of a decoder-only language model",
+            )
+        return found
+    public = public_model(name_or_path) or public_model(known_name(name_or_path) or "")
+    if public is None:
+        raise _unknown(name_or_path, models_dir)
+    shape = shape_of_config(public.config, public.name, public.source)
+    assert isinstance(shape, ModelShape), shape
+    return shape
+
+
+def _shape_of_file(path: Path) -> ModelShape | Missing:
+    try:
+        data = parse_json(read_text_bounded(path, _CONFIG_LIMIT_BYTES))
+    except (InputFault, EnvironmentFault) as fault:
+        return Missing(missing=fault.message)
+    except OSError as error:
+        return Missing(missing=f"{str(path)!r} cannot be read: {error.strerror}")
+    except (ValueError, RecursionError):
+        return Missing(missing=f"{str(path)!r} is not JSON")
+    if not isinstance(data, dict):
+        return Missing(missing=f"{str(path)!r} holds no object")
+    name = path.absolute().parent.name if path.name == _CONFIG else path.stem
+    return shape_of_config(data, name, str(path))
+
+
+def load_config(name_or_path: str, models_dir: Path) -> Mapping[str, object]:
+    """A model's config.json as data; of a public model that is not here, the values that its dimensions follow from.
+
+    Raises:
+        InputFault: nothing of that name is known, or its config.json cannot be read.
+    """
+    for path in _files(name_or_path, models_dir):
+        try:
+            data = parse_json(read_text_bounded(path, _CONFIG_LIMIT_BYTES))
+        except (ValueError, RecursionError):
+            raise InputFault(f"{str(path)!r} is not JSON") from None
+        if not isinstance(data, dict):
+            raise InputFault(f"{str(path)!r} holds no object")
+        return data
+    public = public_model(name_or_path) or public_model(known_name(name_or_path) or "")
+    if public is None:
+        raise _unknown(name_or_path, models_dir)
+    return public.config
+
+
+def _text_part(outer: Mapping[str, object], inner: Mapping[str, object], name: str, source: str) -> ModelShape:
+    """The part of a model with several that writes text; whether it is tied is said outside, if anywhere."""
+    said = outer if outer.get("tie_word_embeddings") is not None else inner
+    config = {**inner, "tie_word_embeddings": said.get("tie_word_embeddings")}
+    model_type = outer.get("model_type")
+    whole = named(model_type if isinstance(model_type, str) else "")
+    vision = outer.get("vision_config")
+    return _shape(config, name, source, whole, vision if isinstance(vision, Mapping) else None)
+
+
+def _shape(
+    config: Mapping[str, object],
+    name: str,
+    source: str,
+    whole: str | None,
+    vision: Mapping[str, object] | None = None,
+) -> ModelShape:
+    """The shape of a text model, with its vision tower.
+
+    Args:
+        config: the text model's values.
+        name: what to call the model.
+        source: path or address of the file.
+        whole: the model that this is a part of, as a message says it; none: it is the whole.
+        vision: values of the vision tower; none: there is none, or nothing is known of it.
+    """
+    values = Values(config)
+    model_type = values.text("model_type")
+    family = family_of(model_type, values, config, is_part=whole is not None)
+    widths = widths_of(values, family)
+    block = family.build(values, widths)
+    within = config.get("vision_config")
+    tower = tower_of(vision or (within if isinstance(within, Mapping) else None), widths.hidden)
+    marked = None
+    if tower is not None:
+        marked = "its vision tower is counted as frozen; what images add is not measured"
+    elif whole is not None:
+        marked = f"{whole} has other parts than text, which are not counted"
+    shape = ModelShape(
+        name=name,
+        model_type=model_type,
+        num_layers=values.count("num_hidden_layers", "n_layer", "num_layers"),
+        hidden_size=widths.hidden,
+        intermediate_size=widths.inner,
+        num_heads=widths.heads,
+        num_kv_heads=widths.kv_heads,
+        head_dim=widths.head_dim,
+        vocab_size=widths.vocab,
+        context_length=context_of(values, family),
+        tied_embeddings=values.flag("tie_word_embeddings", family.tied),
+        gated=block.gated,
+        linears=block.linears,
+        other_parameters_per_layer=block.others,
+        other_parameters=block.outside + (0 if tower is None else tower.parameters),
+        source=source,
+        extrapolated="; ".join(reason for reason in (marked, block.extrapolated) if reason) or None,
+        count_error=block.count_error,
+        vision=tower,
+    )
+    if shape.num_parameters > LARGEST_MODEL:
+        raise UnusableConfig(f"config.json: its sizes make {shape.num_parameters:.0e} parameters, which no model has")
+    return shape
+
+
+def _files(name_or_path: str, models_dir: Path) -> list[Path]:
+    """The configuration files that the name may mean; a bare name means the folder under `models_dir` first."""
+    if not name_or_path:
+        return []
+    try:
+        here = Path(name_or_path).expanduser()
+    except RuntimeError:
+        here = Path(name_or_path)
+    own = here if here.suffix == ".json" else here / _CONFIG
+    there = models_dir / name_or_path / _CONFIG
+    bare = Path(name_or_path).name == name_or_path
+    candidates = [there, own] if bare else [own, there]
+    if name_or_path.count("/") == 1 and name_or_path[0] not in "./~":
+        # `meta-llama/Llama-3.2-1B`, downloaded as `Llama-3.2-1B`.
+        candidates.append(models_dir / Path(name_or_path).name / _CONFIG)
+    return [path for path in candidates if _is_file(path)]
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        # A name that no file system takes.
+        return False
+
+
+def _unknown(name_or_path: str, models_dir: Path) -> InputFault:
+    near = near_names(name_or_path)
+    return InputFault(
+        f"model {shown(name_or_path)}: neither a folder with a config.json, here or under {str(models_dir)!r}, "
+        "nor a model of the built-in catalogue",
+        expected="a model folder, the path of a config.json, or the name of a public model",
+        hint=f"did you mean {' or '.join(repr(name) for name in near)}?" if near else None,
+    )

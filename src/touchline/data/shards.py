@@ -1,0 +1,135 @@
+"""Headers of safetensors files: what a model weighs and whether it is whole, without reading a weight.
+
+Format: 8 bytes little-endian header length, the header as JSON, the data. https://github.com/huggingface/safetensors
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+
+from touchline.core.files import open_regular
+from touchline.core.json_text import parse_json
+
+HEADER_LIMIT_BYTES = 100_000_000
+"""The format's own limit; more is no header."""
+
+_DTYPES = {
+    "F64": "float64",
+    "F32": "float32",
+    "F16": "float16",
+    "BF16": "bfloat16",
+    "I64": "int64",
+    "I32": "int32",
+    "I16": "int16",
+    "I8": "int8",
+    "U8": "uint8",
+    "BOOL": "bool",
+    "F8_E4M3": "float8_e4m3",
+    "F8_E5M2": "float8_e5m2",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """One entry of a header."""
+
+    dtype: str
+    """Element type, `bfloat16`."""
+    elements: int
+    """Product of its shape."""
+    size_bytes: int
+    """Bytes that it takes in the file."""
+    shape: tuple[int, ...] = ()
+    """Its shape."""
+    begin: int = 0
+    """Where its bytes begin, counted from the header's end."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Shard:
+    """One safetensors file."""
+
+    name: str
+    """File name."""
+    size_bytes: int
+    """Size on disk."""
+    expected_bytes: int
+    """Size that its header asks for."""
+    tensors: Mapping[str, Tensor]
+    """Its tensors by name."""
+    header_sha256: str
+    """Hash of the header."""
+    header_bytes: int
+    """Bytes before the data: the header and its length."""
+
+
+class BrokenShard(Exception):
+    """The file has no usable header; the text says why."""
+
+
+class CutOffShard(BrokenShard):
+    """The file ends before its header does."""
+
+
+def read_shard(path: Path) -> Shard:
+    """Read a header.
+
+    Raises:
+        BrokenShard: it is cut off or no safetensors file.
+        OSError: it cannot be opened.
+    """
+    size = path.stat().st_size
+    with open_regular(path) as stream:
+        start = stream.read(8)
+        if len(start) < 8:
+            raise CutOffShard(f"{path.name} has {size} bytes, too few for a header")
+        length = struct.unpack("<Q", start)[0]
+        if length > HEADER_LIMIT_BYTES:
+            raise BrokenShard(f"{path.name} is no safetensors file: its header would have {length:,} bytes")
+        if 8 + length > size:
+            raise CutOffShard(
+                f"{path.name} is cut off inside its header: {size:,} bytes, at least {8 + length:,} expected"
+            )
+        header = stream.read(length)
+    try:
+        tensors, end = _entries(parse_json(header))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise BrokenShard(f"{path.name} has a broken header: {error}") from error
+    return Shard(
+        name=path.name,
+        size_bytes=size,
+        expected_bytes=8 + length + end,
+        tensors=tensors,
+        header_sha256=hashlib.sha256(header).hexdigest(),
+        header_bytes=8 + length,
+    )
+
+
+def _entries(header: object) -> tuple[dict[str, Tensor], int]:
+    """The tensors, and where the last one ends, counted from the header's end."""
+    if not isinstance(header, dict):
+        raise TypeError("it is no object")
+    tensors: dict[str, Tensor] = {}
+    last = 0
+    for name, entry in header.items():
+        if name == "__metadata__":
+            continue
+        begin, end = (_count(offset) for offset in entry["data_offsets"])
+        if end < begin:
+            raise ValueError(f"{name} ends before it begins")
+        shape = tuple(_count(extent) for extent in entry["shape"])
+        dtype = _DTYPES.get(entry["dtype"], str(entry["dtype"]))
+        tensors[name] = Tensor(dtype, prod(shape), end - begin, shape, begin)
+        last = max(last, end)
+    return tensors, last
+
+
+def _count(value: object) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise ValueError(f"{value!r} is no size")
+    return value

@@ -1,0 +1,96 @@
+"""Faults of rows, one finding a kind: a million bad rows are one mistake, not a million messages."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from touchline.core.finding import Finding, Severity, Where
+
+_SHOWN = 5
+
+
+@dataclass(slots=True)
+class _Kind:
+    """One kind of fault."""
+
+    hint: str | None
+    count: int = 0
+    lines: list[int] = field(default_factory=list)
+    rows: list[int] = field(default_factory=list)
+    column: int | None = None
+    splits: dict[str, int] = field(default_factory=dict)
+
+
+class Tally:
+    """Collects the faults of one file's rows.
+
+    Args:
+        path: the file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._kinds: dict[tuple[str, str, str], _Kind] = {}
+
+    def add(
+        self,
+        code: str,
+        subject: str,
+        message: str,
+        *,
+        line: int | None = None,
+        column: int | None = None,
+        row: int | None = None,
+        hint: str | None = None,
+        split: str | None = None,
+    ) -> None:
+        """Count a fault; of each kind the first few places are kept.
+
+        Args:
+            code: the finding's code.
+            subject: split or file.
+            message: what is wrong; equal messages are one kind.
+            line: its line, from 1, in formats with lines.
+            column: its column, from 1.
+            row: its row, from 1, in formats without lines.
+            hint: what to do; of the first of its kind.
+            split: its split; the same fault in several splits is one.
+        """
+        kind = self._kinds.setdefault((code, subject, message), _Kind(hint=hint))
+        if kind.count == 0:
+            kind.column = column
+        kind.count += 1
+        if split is not None:
+            kind.splits[split] = kind.splits.get(split, 0) + 1
+            if len(kind.splits) > 1:
+                # Lines are of the file, rows of the first split.
+                row = None
+        for kept, place in ((kind.lines, line), (kind.rows, row)):
+            if place is not None and len(kept) < _SHOWN:
+                kept.append(place)
+
+    def findings(self) -> list[Finding]:
+        """One error a kind, in the order in which the kinds were met first."""
+        return [self._finding(code, subject, message, kind) for (code, subject, message), kind in self._kinds.items()]
+
+    def _finding(self, code: str, subject: str, message: str, kind: _Kind) -> Finding:
+        message = f"{', '.join(kind.splits)}: {message}" if kind.splits else message
+        message += _places(kind)
+        where = Where(path=str(self._path), line=kind.lines[0] if kind.lines else None, column=kind.column)
+        return Finding(
+            code=code, severity=Severity.ERROR, subject=subject, message=message, where=where, hint=kind.hint
+        )
+
+
+def _places(kind: _Kind) -> str:
+    """Return how often a fault occurs and its first places; nothing where one line says it all."""
+    word, places = ("line", kind.lines) if kind.lines else ("row", kind.rows)
+    more = ", ..." if kind.count > len(places) else ""
+    if len(kind.splits) > 1:
+        counts = ", ".join(f"{count:,} in {split}" for split, count in kind.splits.items())
+        first = f"; first {word} {places[0]}" if places else ""
+        return f" ({kind.count:,} times: {counts}{first})"
+    if kind.count > 1 and places:
+        return f" ({kind.count:,} times: {word}s {', '.join(map(str, places))}{more})"
+    return f" (row {kind.rows[0]})" if kind.rows and not kind.lines else ""

@@ -1,0 +1,266 @@
+"""Tasks of `task` and `evaluate.tasks` as files: read, hashed and parsed, never run.
+
+A task in a file is code. The plan shows it with its hash, and only the evaluation process runs it; so what can be known
+without running it is found here, before a training has taken its hours: a syntax error, a name that is not there, an
+argument that nothing gives, a data file that is missing.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import hashlib
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from touchline.core.errors import InputFault
+from touchline.core.files import read_bytes, read_text_bounded, sha256_file
+from touchline.spec.evaluation import EvaluationTask
+from touchline.spec.tasks.ready_made import TASKS, get_task
+
+DATA_ARGUMENT = "data"
+"""The argument of a task's function that gets the path of the experiment's test items."""
+_LIMIT_BYTES = 1 << 20
+_MODULES_LIMIT = 200
+_QUOTED = 120
+_READERS = frozenset({"json_dataset", "csv_dataset", "file_dataset"})
+"""Functions of Inspect that read a file."""
+_PROMPTING = frozenset(
+    {"system_message", "user_message", "assistant_message", "prompt_template", "chain_of_thought", "multiple_choice"}
+)
+"""Solvers of Inspect that change what an item asks."""
+_Function = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+def is_task_file(name: str) -> bool:
+    """Whether a task is given by a path rather than by a ready-made one's name."""
+    return name not in TASKS and (".py" in name or "/" in name)
+
+
+def resolve_task(name: str, root: Path) -> EvaluationTask:
+    """Resolve a task by its name.
+
+    Args:
+        name: a ready-made task's name, `FILE.py` or `FILE.py@task`.
+        root: folder that the file is relative to.
+
+    Raises:
+        InputFault: there is no such task or file, it is not Python, has no such task, or one that cannot be built.
+    """
+    if not is_task_file(name):
+        return EvaluationTask(name=get_task(name).name)
+    head, found, last = name.rpartition(".py@")
+    written, function = (f"{head}.py", last) if found else (name, "")
+    path = (root / Path(written).expanduser()).resolve()
+    if path.suffix != ".py":
+        raise InputFault(f"the task {name!r} is not a Python file", expected="tasks/mine.py, or tasks/mine.py@name")
+    if not path.is_file():
+        near = difflib.get_close_matches(path.name, [each.name for each in path.parent.glob("*.py")], n=1)
+        hint = None if not near else f"task: {Path(written).with_name(near[0])}{'@' if function else ''}{function}"
+        raise InputFault(f"the task {name!r}: {str(path)!r} does not exist", expected="a Python file", hint=hint)
+    text = read_text_bounded(path, _LIMIT_BYTES)
+    tree = _parsed(path, text)
+    _refuse_without_task(path, tree, written, function)
+    builder = _function(tree, function)
+    _refuse_arguments(path, builder)
+    modules = local_modules(path, tree)
+    _refuse_missing_data(path, tree)
+    return EvaluationTask(
+        name=name,
+        file=str(path),
+        function=function or None,
+        sha256=hashlib.sha256(read_bytes(path)).hexdigest(),
+        lines=len(text.splitlines()),
+        modules={str(each): sha256_file(each) for each in modules},
+        takes_data=builder is not None and DATA_ARGUMENT in _arguments(builder),
+        scorers=() if builder is None else tuple(_scorers(tree, builder)),
+        own_prompt=tuple(_own_prompt(tree)),
+    )
+
+
+def local_modules(path: Path, tree: ast.Module) -> list[Path]:
+    """Find the Python files beside a task file that it imports, and those that these import; nothing is run."""
+    found: dict[Path, None] = {}
+    queue = [tree]
+    while queue and len(found) < _MODULES_LIMIT:
+        for name in _imported(queue.pop()):
+            parts = name.split(".")
+            place = path.parent.joinpath(*parts)
+            for file in (place.with_suffix(".py"), place / "__init__.py"):
+                if file.is_file() and file.resolve() not in {*found, path}:
+                    found[file.resolve()] = None
+                    queue.append(_parsed(file, read_text_bounded(file, _LIMIT_BYTES)))
+    return sorted(found)
+
+
+def _imported(tree: ast.Module) -> Iterator[str]:
+    """Give the names of the modules that a module imports, also of packages on the way to them."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            own = node.module or ""
+            names = [*([own] if own else []), *(f"{own}.{alias.name}" if own else alias.name for alias in node.names)]
+        else:
+            continue
+        for name in names:
+            parts = name.split(".")
+            yield from (".".join(parts[:end]) for end in range(1, len(parts) + 1) if parts[0])
+
+
+def _parsed(path: Path, text: str) -> ast.Module:
+    try:
+        return ast.parse(text, filename=str(path))
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        line = f", line {error.lineno}" if isinstance(error, SyntaxError) and error.lineno else ""
+        message = error.msg if isinstance(error, SyntaxError) else str(error).splitlines()[0]
+        raise InputFault(f"{str(path)!r}{line}: {message}", expected="an Inspect task in Python") from None
+
+
+def _refuse_without_task(path: Path, tree: ast.Module, written: str, function: str) -> None:
+    """Refuse what can be seen to be wrong; where names come from elsewhere, running it will tell."""
+    found = [name for name, _ in _tasks(tree)]
+    brought = {name for node in tree.body for name in _brought_names(node)}
+    if function in brought or "*" in brought or (brought and not found and not function):
+        return
+    if not found:
+        raise InputFault(f"{str(path)!r} has no Inspect task", expected="a function with @task that returns a Task")
+    if function and function not in found:
+        near = difflib.get_close_matches(function, found, n=1) or found[:1]
+        raise InputFault(
+            f"{str(path)!r} has no task {function!r}",
+            expected=f"one of {', '.join(found)}",
+            hint=f"task: {written}@{near[0]}",
+        )
+    if not function and len(found) > 1:
+        raise InputFault(
+            f"{str(path)!r} has {len(found)} tasks: {', '.join(found)}",
+            expected="one of them named",
+            hint=f"task: {written}@{found[0]}",
+        )
+
+
+def _function(tree: ast.Module, name: str) -> _Function | None:
+    """Return the function of a task; None where it comes from another module."""
+    found = dict(_tasks(tree))
+    return found.get(name) if name else next(iter(found.values()), None)
+
+
+def _arguments(function: _Function) -> list[str]:
+    arguments = function.args
+    return [each.arg for each in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs)]
+
+
+def _refuse_arguments(path: Path, function: _Function | None) -> None:
+    """Refuse a task with an argument that nothing gives."""
+    if function is None:
+        return
+    arguments = function.args
+    positional = [each.arg for each in (*arguments.posonlyargs, *arguments.args)]
+    required = positional[: len(positional) - len(arguments.defaults)]
+    required += [
+        each.arg for each, default in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True) if default is None
+    ]
+    if wanted := [name for name in required if name != DATA_ARGUMENT]:
+        raise InputFault(
+            f"{str(path)!r}, line {function.lineno}: the task {function.name} needs arguments: {', '.join(wanted)}",
+            expected=f"a default for each; `{DATA_ARGUMENT}` alone is given, the path of the test items",
+            hint=f"def {function.name}({', '.join(f'{name}=...' for name in wanted)})",
+        )
+
+
+def _refuse_missing_data(path: Path, tree: ast.Module) -> None:
+    """Refuse a task that reads a file, by a name written in it, that is not there."""
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Call) or _called(node) not in _READERS or not node.args:
+            continue
+        name = node.args[0]
+        if not isinstance(name, ast.Constant) or not isinstance(name.value, str) or "://" in name.value:
+            continue
+        # A task runs in its own folder.
+        place = path.parent / Path(name.value).expanduser()
+        if not place.exists():
+            near = difflib.get_close_matches(place.name, [each.name for each in path.parent.iterdir()], n=1)
+            raise InputFault(
+                f"{str(path)!r}, line {node.lineno}: there is no data {name.value!r} (looked for {str(place)!r})",
+                expected="a file, relative to the task's own folder",
+                hint=None if not near else f"{_called(node)}({near[0]!r})",
+            )
+
+
+def _scorers(tree: ast.Module, function: _Function) -> Iterator[str]:
+    """Name the scorers that a task is given, each with its metrics where they are declared here; none where only
+    running the file shows them."""
+    metrics = dict(_declared_scorers(tree))
+    for node in ast.walk(function):
+        if isinstance(node, ast.Call) and _called(node) == "Task":
+            given = next((each.value for each in node.keywords if each.arg == "scorer"), None)
+            listed = given.elts if isinstance(given, ast.List | ast.Tuple) else [] if given is None else [given]
+            names = [_called(each) for each in listed if isinstance(each, ast.Call)]
+            if len(names) == len(listed) and all(names):
+                yield from (metrics.get(name, name) for name in names)
+            return
+
+
+def _declared_scorers(tree: ast.Module) -> Iterator[tuple[str, str]]:
+    """(function, `name: metric, metric`) of each function under `@scorer`."""
+    for node in tree.body:
+        if not isinstance(node, ast.FunctionDef):
+            continue
+        for each in node.decorator_list:
+            if isinstance(each, ast.Call) and _called(each) == "scorer":
+                given = next((part.value for part in each.keywords if part.arg == "metrics"), None)
+                name = _given_name(each) or node.name
+                yield node.name, "; ".join(_with_metrics(name, given)) or name
+
+
+def _with_metrics(name: str, given: ast.expr | None) -> Iterator[str]:
+    """`rouge: mean, stderr`; of a scorer with a mapping of metrics one for each of its scores, `judge.tone: mean`."""
+    if isinstance(given, ast.Dict):
+        for key, value in zip(given.keys, given.values, strict=True):
+            own = f"{name}.{key.value}" if isinstance(key, ast.Constant) and isinstance(key.value, str) else name
+            yield from _with_metrics(own, value)
+        return
+    names = [_called(part) for part in ast.walk(given) if isinstance(part, ast.Call)] if given is not None else []
+    yield f"{name}: {', '.join(filter(None, names))}" if any(names) else name
+
+
+def _own_prompt(tree: ast.Module) -> Iterator[str]:
+    """Quote the calls that change what an item asks: a system message, a template, examples, a chain of thought."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and _called(node) in _PROMPTING:
+            text = ast.unparse(node)
+            yield text if len(text) <= _QUOTED else f"{text[: _QUOTED - 3]}..."
+
+
+def _called(node: ast.Call) -> str:
+    return node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+
+
+def _tasks(tree: ast.Module) -> Iterator[tuple[str, _Function]]:
+    """Functions under `@task` or `@task(name="...")`, by the name that Inspect gives them."""
+    for node in tree.body:
+        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            continue
+        for each in node.decorator_list:
+            called = each.func if isinstance(each, ast.Call) else each
+            if (called.attr if isinstance(called, ast.Attribute) else getattr(called, "id", None)) == "task":
+                yield _given_name(each) or node.name, node
+
+
+def _given_name(decorator: ast.expr) -> str | None:
+    for keyword in decorator.keywords if isinstance(decorator, ast.Call) else ():
+        if keyword.arg == "name" and isinstance(keyword.value, ast.Constant) and isinstance(keyword.value.value, str):
+            return keyword.value.value
+    return None
+
+
+def _brought_names(node: ast.stmt) -> list[str]:
+    """Return the names that a statement brings from another module, where it may hold a task; Inspect's own do not."""
+    if not isinstance(node, ast.ImportFrom):
+        return []
+    package = (node.module or "").partition(".")[0]
+    if package == "inspect_ai" or (node.level == 0 and package in sys.stdlib_module_names):
+        return []
+    return [alias.asname or alias.name for alias in node.names]

@@ -1,0 +1,206 @@
+"""Chat templates in a process of their own: a template is a foreign program, and this one goes on whatever it does.
+
+One process serves a command; it is started with the first template, and again after a template has ended it.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import itertools
+import json
+import os
+import select
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+from typing import NoReturn
+
+from touchline.core.errors import EnvironmentFault
+from touchline.core.json_text import parse_json
+from touchline.data.rendering.sandbox import TemplateFault
+from touchline.data.template_worker import READY
+
+_PROGRAM = "touchline.data.template_worker"
+_WAIT_SECONDS = 120.0
+"""Until a process that neither answers nor ends is given up, whatever else the machine does."""
+_KEYS = itertools.count()
+
+
+class _Died(Exception):
+    """The process ended, or was ended, without an answer."""
+
+
+class _Worker:
+    """One process, and the templates that it has compiled."""
+
+    def __init__(self) -> None:
+        self.owner = os.getpid()
+        self.known: set[int] = set()
+        self._ready = False
+        # -P: the folder that this is called from must not hide modules.
+        command = [sys.executable, "-P", "-m", _PROGRAM]
+        try:
+            self._process = subprocess.Popen(  # noqa: S603 (our own words)
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,  # Ctrl-C is for the command; the process ends when nobody can ask any more
+            )
+        except OSError as error:
+            raise EnvironmentFault(
+                f"the process that chat templates run in cannot be started: {error.strerror or error}",
+                expected="room for one more process",
+                hint="ulimit -u",
+            ) from error
+
+    def ask(self, request: Mapping[str, object]) -> dict[str, object]:
+        """Return the answer to a request.
+
+        Raises:
+            _Died: there is none.
+        """
+        if not self._ready and self._line() != READY:
+            raise EnvironmentFault(
+                "the process that chat templates run in did not start",
+                expected="memory for one more small process",
+                hint=f"{sys.executable} -P -m {_PROGRAM} < /dev/null",
+            )
+        self._ready = True
+        asks = self._process.stdin
+        assert asks is not None
+        try:
+            asks.write(json.dumps(request).encode() + b"\n")
+            asks.flush()
+        except OSError:
+            raise _Died from None
+        line = self._line()
+        if not line.endswith(b"\n"):
+            raise _Died
+        answer: dict[str, object] = parse_json(line, allow_half_characters=True)
+        return answer
+
+    def _line(self) -> bytes:
+        answers = self._process.stdout
+        assert answers is not None
+        waiting = select.poll()
+        waiting.register(answers, select.POLLIN)
+        return answers.readline() if waiting.poll(_WAIT_SECONDS * 1000) else b""
+
+    def end(self) -> None:
+        """End the process."""
+        self._process.kill()
+        for stream in (self._process.stdin, self._process.stdout):
+            if stream is not None:
+                with contextlib.suppress(OSError):
+                    stream.close()
+        self._process.wait()
+
+
+class _Service:
+    """The one process of a command, started when it is needed."""
+
+    def __init__(self) -> None:
+        self._worker: _Worker | None = None
+        self._lock = threading.Lock()
+
+    def ask(self, key: int, template: Sequence[object], chats: Sequence[Mapping[str, object]]) -> dict[str, object]:
+        """Return what the process says of some renderings by a template.
+
+        Raises:
+            _Died: the template ended it.
+        """
+        with self._lock:
+            worker = self._started()
+            request: dict[str, object] = {"key": key, "chats": list(chats)}
+            if key not in worker.known:
+                request["template"] = list(template)
+            try:
+                answer = worker.ask(request)
+            except BaseException:
+                # Whatever came between, the next answer would be to this question.
+                self._worker = None
+                worker.end()
+                raise
+            worker.known.add(key)
+            return answer
+
+    def start(self) -> None:
+        """Start the process where there is none."""
+        with self._lock:
+            self._started()
+
+    def _started(self) -> _Worker:
+        # After a fork the process belongs to the parent.
+        if self._worker is None or self._worker.owner != os.getpid():
+            self._worker = _Worker()
+        return self._worker
+
+    def close(self) -> None:
+        """End the process, if it is ours."""
+        if self._worker is not None and self._worker.owner == os.getpid():
+            self._worker.end()
+            self._worker = None
+
+
+_SERVICE = _Service()
+atexit.register(_SERVICE.close)
+
+
+def expect_template() -> None:
+    """Start the process now, so that it is ready by the time the first template is."""
+    _SERVICE.start()
+
+
+class IsolatedTemplate:
+    """A chat template that is compiled and rendered by the process; a `rendering.sandbox.Template`.
+
+    Args:
+        source: the template's text.
+        date: ISO date that `strftime_now` gives.
+        mark_answers: whether `MARKS` are written around what the template itself marks as the model's.
+
+    Raises:
+        TemplateFault: it is too long, does not compile, or takes too long to.
+    """
+
+    def __init__(self, source: str, date: str, *, mark_answers: bool = False) -> None:
+        self._template = (source, date, mark_answers)
+        self._key = next(_KEYS)
+        self._dead = False
+        self.render_all([])
+
+    def render(self, **variables: object) -> str:
+        """Return the text of a chat; as `render_all`."""
+        return self.render_all([variables])[0]
+
+    def render_all(self, chats: Sequence[Mapping[str, object]]) -> list[str]:
+        """Return the texts of some chats.
+
+        Raises:
+            TemplateFault: the template refuses a chat, fails, or takes too much time or memory.
+            EnvironmentFault: the process cannot be started.
+        """
+        if self._dead:
+            _refuse_ended()
+        try:
+            answer = _SERVICE.ask(self._key, self._template, chats)
+        except _Died:
+            # Asked again, it would take as long again.
+            self._dead = True
+            _refuse_ended()
+        if "fault" in answer:
+            expected = answer.get("expected")
+            raise TemplateFault(str(answer["fault"]), expected=None if expected is None else str(expected))
+        texts = answer["texts"]
+        assert isinstance(texts, list)
+        return texts
+
+
+def _refuse_ended() -> NoReturn:
+    raise TemplateFault(
+        "the chat template takes too much time or memory to write one chat",
+        expected="a template that only writes text",
+    )

@@ -1,0 +1,160 @@
+"""The files of a tree that are worth checking: by name, without following links out of it, within bounds."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from touchline.core.errors import InputFault
+from touchline.core.finding import Finding, Severity, Where
+
+FileKind = Literal["yaml", "json", "script", "rows", "python", "plan"]
+"""What a name promises; what a file is shows in its content."""
+
+FILE_LIMIT = 50_000
+"""Files that one call looks at; a tree with more is no folder of experiments."""
+_ENDINGS: dict[str, FileKind] = {
+    ".yaml": "yaml",
+    ".yml": "yaml",
+    ".json": "json",
+    ".slurm": "script",
+    ".sbatch": "script",
+    ".sh": "script",
+    ".jsonl": "rows",
+    ".ndjson": "rows",
+    ".csv": "rows",
+    ".parquet": "rows",
+    ".py": "python",
+}
+_SKIPPED_FOLDERS = frozenset(
+    {"__pycache__", "node_modules", "site-packages", "wandb", "runs", "eval", "status", "resume", "venv", "logs"}
+)
+_SKIPPED_PREFIXES = (".", "checkpoint-", "epoch_")
+_OF_A_MODEL = frozenset(
+    {
+        *("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "vocab.json"),
+        *("special_tokens_map.json", "added_tokens.json", "preprocessor_config.json", "adapter_config.json"),
+        *(
+            "model.safetensors.index.json",
+            "pytorch_model.bin.index.json",
+            "trainer_state.json",
+            "processor_config.json",
+        ),
+        *("all_results.json", "train_results.json", "eval_results.json", "package.json", "package-lock.json"),
+    }
+)
+"""JSON that belongs to a model or to a finished training, and files of other tools."""
+_OURS_WRITTEN = frozenset(
+    {"ledger.jsonl", "metrics.jsonl", "runs_status.yaml", "run_metrics.yaml", "eval.yaml", "trainer_log.jsonl"}
+)
+"""What runs write while they go on: nothing that a person wrote and could have written wrongly."""
+PLANS = frozenset({"runs_plan.md", "plan.json"})
+"""What says which runs were planned, beside their configs."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FoundFile:
+    """A file to check."""
+
+    path: Path
+    """Where it is, as the user's words lead to it."""
+    kind: FileKind
+    """What its name promises."""
+    named: bool
+    """Whether the user named it, and not only a folder above it."""
+
+
+def find_files(paths: Sequence[Path]) -> tuple[tuple[FoundFile, ...], tuple[Finding, ...]]:
+    """The files to check under some paths, each once, in order; and what is wrong with the tree itself.
+
+    Raises:
+        InputFault: a path does not exist; all that do not are named.
+    """
+    absent = [path for path in paths if not _exists(path)]
+    if absent:
+        names = ", ".join(repr(str(path)) for path in absent)
+        raise InputFault(f"there is no {names}", expected="files and folders that exist")
+    found: dict[str, FoundFile] = {}
+    findings: list[Finding] = []
+    for path in paths:
+        for file in [_named(path)] if not path.is_dir() else _walk(path, findings):
+            found.setdefault(str(file.path.resolve()), file)
+            if len(found) > FILE_LIMIT:
+                raise InputFault(
+                    f"more than {FILE_LIMIT:,} files under {str(path)!r}", expected="a folder of experiments or configs"
+                )
+    return tuple(found.values()), tuple(findings)
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:
+        # Too long a name, a ring of links, or a folder that may not be entered.
+        return False
+
+
+def _named(path: Path) -> FoundFile:
+    kind = "plan" if path.name in PLANS else _ENDINGS.get(path.suffix.lower())
+    return FoundFile(path=path, kind=kind or "yaml", named=True)  # a config may have any ending
+
+
+def _walk(root: Path, findings: list[Finding]) -> Iterator[FoundFile]:
+    for folder, names, files in os.walk(root, onerror=lambda error: findings.append(_closed(error))):
+        here = Path(folder)
+        for name in [name for name in names if (here / name).is_symlink() and _leads_up(here / name)]:
+            findings.append(_ring(here / name))
+        names[:] = sorted(name for name in names if not _skipped(name))
+        for name in sorted(files):
+            kind = _kind(here / name)
+            if (here / name).is_symlink() and _leads_up(here / name):
+                findings.append(_ring(here / name))
+            elif kind is not None:
+                yield FoundFile(path=here / name, kind=kind, named=False)
+
+
+def _skipped(name: str) -> bool:
+    return name in _SKIPPED_FOLDERS or name.startswith(_SKIPPED_PREFIXES)
+
+
+def _kind(path: Path) -> FileKind | None:
+    if path.name in PLANS:
+        return "plan"
+    if path.name in _OF_A_MODEL | _OURS_WRITTEN or path.name.startswith("."):
+        return None
+    return _ENDINGS.get(path.suffix.lower())
+
+
+def _leads_up(link: Path) -> bool:
+    """Whether a link leads to a folder that holds it, or in a ring."""
+    try:
+        target = link.resolve(strict=True)
+    except (OSError, RuntimeError):
+        return True
+    return target in (link.parent.resolve(), *link.parent.resolve().parents)
+
+
+def _ring(link: Path) -> Finding:
+    return Finding(
+        code="EX011",
+        severity=Severity.WARNING,
+        subject=link.name,
+        message="a link that leads back into the folders above it, or nowhere; it is not followed",
+        where=Where(path=str(link)),
+        hint="remove the link: tools that follow links never come to an end here",
+    )
+
+
+def _closed(error: OSError) -> Finding:
+    path = str(error.filename or "")
+    return Finding(
+        code="EX012",
+        severity=Severity.WARNING,
+        subject=path,
+        message=f"this folder was not looked into: {error.strerror or error}",
+        where=Where(path=path),
+        hint=f"ls -ld {path!r}",
+    )

@@ -1,0 +1,104 @@
+"""Which files hold a model's weights, and whether all of them are there and whole."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from touchline.core.errors import EnvironmentFault, InputFault
+from touchline.core.files import read_text_bounded
+from touchline.core.finding import Finding, Severity, Where
+from touchline.core.json_text import parse_json
+from touchline.data.shards import BrokenShard, Shard, read_shard
+
+SINGLE = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+_INDEX_LIMIT_BYTES = 64 << 20
+_NUMBERED = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.safetensors")
+_AGAIN = "download it again"
+
+
+def read_shards(folder: Path, findings: list[Finding]) -> list[Shard]:
+    """The headers of a model's shards, by name; what is missing or cut off is a finding."""
+    names, promised = _names(folder, findings)
+    found: list[Shard] = []
+    for name in names:
+        path = folder / name
+        try:
+            shard = read_shard(path)
+        except FileNotFoundError:
+            findings.append(model_fault("CK104", folder, f"shard {name} is missing", path, _AGAIN))
+            continue
+        except BrokenShard as error:
+            findings.append(model_fault("CK104", folder, f"shard {error}", path, _AGAIN))
+            continue
+        except OSError as error:
+            findings.append(model_fault("CK104", folder, f"shard {name} cannot be read: {error.strerror}", path))
+            continue
+        if shard.size_bytes != shard.expected_bytes:
+            said = "is cut off" if shard.size_bytes < shard.expected_bytes else "is longer than its header says"
+            message = f"shard {name} {said}: {shard.size_bytes:,} bytes, {shard.expected_bytes:,} expected"
+            findings.append(model_fault("CK104", folder, message, path, _AGAIN))
+        if absent := sorted(promised.get(name, set()) - set(shard.tensors)):
+            message = f"shard {name} lacks {len(absent)} tensors that the index names, the first is {absent[0]}"
+            findings.append(model_fault("CK104", folder, message, path, "shards and index are of different models"))
+        found.append(shard)
+    return found
+
+
+def _names(folder: Path, findings: list[Finding]) -> tuple[list[str], dict[str, set[str]]]:
+    """Shards in order, and the tensors that the index promises in each.
+
+    The single file goes before the index, as transformers looks for them.
+    """
+    if (folder / SINGLE).exists():
+        return [SINGLE], {}
+    if (folder / INDEX).exists():
+        promised = _promised(folder, findings)
+        return sorted(promised), promised
+    present = sorted(path.name for path in folder.glob("*.safetensors") if not path.name.startswith("adapter_"))
+    if not present:
+        pickled = any(folder.glob("*.bin")) or any(folder.glob("*.pt")) or any(folder.glob("*.pth"))
+        message = "it has only .bin weights, which are pickles and are never opened" if pickled else "it has no weights"
+        findings.append(model_fault("CK103", folder, message, folder, "download the .safetensors files of this model"))
+    numbered = [match for name in present if (match := _NUMBERED.fullmatch(name))]
+    if numbered and len(numbered) == len(present):
+        message = f"its {len(present)} shards have no {INDEX}, by which they are found"
+        findings.append(model_fault("CK102", folder, message, folder / INDEX, "download that file too"))
+        stem, _, count = numbered[0].groups()
+        # The bound keeps a hostile name from asking for 99,999 findings.
+        wanted = (f"{stem}-{number:05d}-of-{count}.safetensors" for number in range(1, min(int(count), 1000) + 1))
+        return sorted({*present, *wanted}), {}
+    return present, {}
+
+
+def _promised(folder: Path, findings: list[Finding]) -> dict[str, set[str]]:
+    """File name to the tensors in it, as the index says."""
+    path = folder / INDEX
+    try:
+        weight_map = parse_json(read_text_bounded(path, _INDEX_LIMIT_BYTES))["weight_map"].items()
+        promised: dict[str, set[str]] = {}
+        for tensor, name in weight_map:
+            # The bare name: an index has no business outside its folder.
+            promised.setdefault(Path(name).name, set()).add(tensor)
+    except (InputFault, EnvironmentFault) as fault:
+        findings.append(model_fault("CK102", folder, fault.message, path, _AGAIN))
+        return {}
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
+        findings.append(model_fault("CK102", folder, f"the index of the shards is broken: {error!r}", path, _AGAIN))
+        return {}
+    if not promised:
+        findings.append(model_fault("CK102", folder, "the index names no shards", path, _AGAIN))
+    return promised
+
+
+def model_fault(code: str, folder: Path, message: str, path: Path, hint: str | None = None) -> Finding:
+    """An error in a model's folder."""
+    return Finding(
+        code=code,
+        severity=Severity.ERROR,
+        subject=folder.name,
+        message=f"model {folder.name}: {message}",
+        where=Where(path=str(path)),
+        hint=hint,
+    )

@@ -1,1 +1,0 @@
-"""The nouns: frozen, keyword-only dataclasses. They know nothing of files, processes or clocks."""

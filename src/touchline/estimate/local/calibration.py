@@ -1,0 +1,118 @@
+"""Estimates against what happened, from the history: each run predicted from all others, and plans from before."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from touchline.core.estimate import Estimate, Rung
+from touchline.core.machine import TargetMachine
+from touchline.core.quantity import Measured, Missing, Quantity
+from touchline.data.machine import machine_here
+from touchline.data.settings import Settings
+from touchline.estimate.calibration import (
+    CalibrationMark,
+    CalibrationRow,
+    Scored,
+    calibration,
+    leave_one_out,
+    marks,
+)
+from touchline.estimate.local.past_runs import points_of
+from touchline.estimate.points import TimePoint
+from touchline.history.history import Broken, read_record, record_path
+from touchline.history.index import load_index
+from touchline.history.record import RunRecord
+
+CALIBRATION_SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Calibration:
+    """How well estimates did."""
+
+    schema_version: int = CALIBRATION_SCHEMA_VERSION
+    """Version of this form."""
+    left_out: tuple[CalibrationRow, ...]
+    """Every measured run's step, estimated from all others of its machine."""
+    planned: tuple[CalibrationRow, ...]
+    """What plans said before the runs, over all rungs."""
+    marks: tuple[CalibrationMark, ...]
+    """Each estimate beside the truth, those of `left_out` first."""
+    unused: dict[str, str]
+    """Runs that could not be scored, and why."""
+
+
+def calibrate(settings: Settings) -> Calibration:
+    """Score a history.
+
+    Raises:
+        InputFault: the history is no folder.
+    """
+    index = load_index(settings.history_dir)
+    read = (read_record(record_path(settings.history_dir, row.id)) for row in index.rows())
+    records = [record for record in read if not isinstance(record, Broken)]
+    past = points_of(records, settings)
+    left = [scored for machine, points in _by_machine(past.time) for scored in leave_one_out(points, machine)]
+    planned = [scored for record in records for scored in _planned(record)]
+    return Calibration(
+        left_out=calibration(left),
+        planned=tuple(row for row in calibration(planned) if row.rung is None),
+        marks=marks([*left, *planned]),
+        unused={name: reason.missing for name, reason in past.refused},
+    )
+
+
+def _by_machine(points: Iterable[TimePoint]) -> Iterator[tuple[TargetMachine, list[TimePoint]]]:
+    """The points of each machine; one that is not this one is known by its name alone."""
+    here = machine_here(1)
+    machines: dict[str, list[TimePoint]] = {}
+    for point in points:
+        machines.setdefault(point.machine, []).append(point)
+    for key, found in machines.items():
+        if key == here.key:
+            yield here, found
+            continue
+        name, _, threads = key.rpartition(", ")
+        count = threads.removesuffix(" threads")
+        cpu = bool(name) and threads.endswith(" threads") and count.isdigit()
+        yield (
+            TargetMachine(
+                kind="cpu" if cpu else "gpu",
+                name=name if cpu else key,
+                memory=Missing(missing="of another machine"),
+                count=1,
+                threads=int(count) if cpu else None,
+                base_dtype=found[0].setup.base_dtype,
+                source="the history",
+            ),
+            found,
+        )
+
+
+def _planned(record: RunRecord) -> Iterator[Scored]:
+    """What a plan said of a run before it began, beside what came."""
+    costs, said = record.costs, record.predicted
+    peaks = () if isinstance(costs.peak_memory, Missing) else costs.peak_memory
+    process = next((peak for peak in peaks if peak.kind == "process"), None)
+    pairs: tuple[tuple[str, Measured, Measured | None], ...] = (
+        ("seconds per step, planned", said.seconds_per_step, costs.seconds_per_step_without_pauses),
+        ("seconds of training, planned", said.train_seconds, costs.train_seconds),
+        ("process memory, planned", said.peak_memory, process),
+    )
+    for quantity, before, after in pairs:
+        if isinstance(before, Quantity) and isinstance(after, Quantity) and after.unit == before.unit:
+            yield Scored(quantity=quantity, name=record.name, estimate=_estimate(before), actual=after.value)
+
+
+def _estimate(said: Quantity) -> Estimate:
+    low, high = said.low, said.high
+    return Estimate(
+        value=said.value,
+        unit=said.unit,
+        low=said.value if low is None else low,
+        high=said.value if high is None else high,
+        coverage=said.coverage or 0.0,
+        method=said.method or "",
+        rung=Rung.NOTHING if said.where is None else Rung.SAME_MODEL,
+    )

@@ -1,0 +1,80 @@
+"""The past runs that estimates rest on: records of the history as measured points."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+from touchline.core.errors import EnvironmentFault, InputFault
+from touchline.core.quantity import Missing
+from touchline.core.shape import ModelShape
+from touchline.data.settings import Settings
+from touchline.data.shapes import load_shape
+from touchline.estimate.evidence_memory import MeasuredPoint
+from touchline.estimate.learned import points_of_records
+from touchline.estimate.learned_memory import memory_points_of_records
+from touchline.estimate.points import TimePoint
+from touchline.history.history import Broken, read_record, record_path
+from touchline.history.index import HistoryRow, load_index
+from touchline.history.reading import Word
+from touchline.history.record import RunRecord
+
+MOST_RECORDS = 512
+"""Records that are opened for a plan, the models' own first: a history may hold many thousands."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PastRuns:
+    """What was measured, as far as it can be used."""
+
+    time: tuple[TimePoint, ...] = ()
+    """Of time."""
+    memory: tuple[MeasuredPoint, ...] = ()
+    """Of memory."""
+    refused: tuple[tuple[str, Missing], ...] = ()
+    """Records of these trainers that teach neither, and why not their time."""
+
+
+def past_runs(settings: Settings, trainers: Collection[str], models: Collection[str]) -> PastRuns:
+    """The points of a history that these trainers' estimates can rest on.
+
+    Args:
+        settings: where the history and the models are.
+        trainers: the trainers in question.
+        models: names of the models in question; their records are looked at first.
+    """
+    try:
+        index = load_index(settings.history_dir)
+    except (InputFault, EnvironmentFault):
+        # A history that cannot be read teaches nothing; `touchline history list` says why.
+        return PastRuns()
+    rows = [row for row in index.rows() if _says(row.trainer) in trainers and _measured(row)]
+    rows.sort(key=lambda row: (_says(row.model) not in models, row.name, row.id))
+    found = (read_record(record_path(settings.history_dir, row.id)) for row in rows[:MOST_RECORDS])
+    return points_of([record for record in found if not isinstance(record, Broken)], settings)
+
+
+def points_of(records: list[RunRecord], settings: Settings) -> PastRuns:
+    """What records teach."""
+    shape_of = functools.cache(functools.partial(_shape, models_dir=settings.models_dir))
+    time, refused = points_of_records(records, shape_of)
+    memory, no_memory = memory_points_of_records(records, shape_of)
+    neither = {name for name, _ in no_memory}
+    return PastRuns(time=time, memory=memory, refused=tuple(each for each in refused if each[0] in neither))
+
+
+def _shape(name: str, models_dir: Path) -> ModelShape | Missing:
+    try:
+        return load_shape(name, models_dir)
+    except InputFault as fault:
+        return Missing(missing=fault.message)
+
+
+def _says(said: Word | Missing) -> str | None:
+    return said.value if isinstance(said, Word) else None
+
+
+def _measured(row: HistoryRow) -> bool:
+    return not (isinstance(row.seconds_per_step, Missing) and isinstance(row.peak_memory, Missing))

@@ -1,0 +1,75 @@
+"""Run a simulated training step in a process of its own: it loads torch, and it may end without a word."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+from pydantic import TypeAdapter, ValidationError
+
+from touchline.backends.memory import MemoryCoefficients
+from touchline.core.estimate import MicroBatch, TrainingSetup
+from touchline.core.json_text import parse_json
+from touchline.core.quantity import Missing
+from touchline.estimate.simulation import SimulatedLoop, SimulationRequest, SimulationResult
+
+TIMEOUT = 120.0
+"""Seconds after which a simulation is given up; one of a 3B model takes some ten on a busy processor."""
+_REQUEST = TypeAdapter(SimulationRequest)
+_RESULT = TypeAdapter(SimulationResult)
+_CHUNKED_BELOW = 10.0
+"""A trainer whose loss holds fewer bytes per token and vocabulary entry computes it in chunks."""
+
+
+def request_for(
+    setup: TrainingSetup,
+    batch: MicroBatch,
+    coefficients: MemoryCoefficients,
+    config: dict[str, object] | None = None,
+) -> SimulationRequest | Missing:
+    """What to simulate for a trainer with these coefficients, as far as its code can be simulated."""
+    if setup.method == "qlora":
+        return Missing(missing="4-bit kernels cannot be simulated")
+    if setup.compiled or coefficients.fused_layers:
+        return Missing(missing="kernels of the trainer's own cannot be simulated")
+    if setup.loss == "fused" or (setup.loss is None and coefficients.vocab_bytes < 1):
+        return Missing(missing="a fused loss cannot be simulated")
+    chunked = setup.loss == "chunked" or (setup.loss is None and coefficients.vocab_bytes < _CHUNKED_BELOW)
+    loop: SimulatedLoop = "chunked" if chunked else "trainer"
+    if coefficients.logits_of == "label":
+        loop = "labels"
+    return SimulationRequest(
+        setup=setup,
+        batch=batch,
+        loop=loop,
+        float32_adapters=coefficients.float32_adapters,
+        expands_kv=coefficients.expands_kv,
+        config=config,
+    )
+
+
+def simulate(request: SimulationRequest, *, timeout: float = TIMEOUT) -> SimulationResult | Missing:
+    """Live bytes of a simulated step; missing where torch is not installed, or it fails or takes too long."""
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "touchline.train.simulate"],
+            input=_REQUEST.dump_json(request),
+            capture_output=True,
+            timeout=timeout,
+            check=False,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONWARNINGS": "ignore"},
+        )
+    except subprocess.TimeoutExpired:
+        return Missing(missing=f"the simulation took longer than {timeout:.0f} s")
+    except OSError as error:
+        return Missing(missing=f"the simulation could not be started: {error}")
+    line = done.stdout.decode(errors="replace").strip().splitlines()[-1:] or [""]
+    try:
+        answer = parse_json(line[0])
+        if isinstance(answer, dict) and "missing" in answer:
+            return Missing(missing=f"not simulated: {answer['missing']}")
+        return _RESULT.validate_python(answer)
+    except (ValueError, ValidationError):
+        words = done.stderr.decode(errors="replace").strip().splitlines()[-1:] or ["no word"]
+        return Missing(missing=f"the simulation failed with status {done.returncode}: {words[0][:200]}")

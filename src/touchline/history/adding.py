@@ -1,0 +1,318 @@
+"""Files become records in the history: what is new is read, what is unchanged is not opened."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shlex
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TypeVar
+
+from touchline.core.errors import InputFault
+from touchline.core.files import open_regular
+from touchline.core.quantity import Measured, Missing, Quantity
+from touchline.history.files import FoundRun, Group, Refused
+from touchline.history.growth import DOCUMENT_LIMIT_BYTES, HEAD_BYTES, growth, is_document
+from touchline.history.history import contents, record_id, remember
+from touchline.history.index import IndexLine, load_index
+from touchline.history.padding import with_lengths
+from touchline.history.readers import READERS_VERSION
+from touchline.history.reading import Said, Word
+from touchline.history.record import RunRecord, Source
+from touchline.history.records import record_of, source_names
+from touchline.history.seen import Seen, SeenFiles, state_of
+
+Hear = Callable[[int, int, str], None]
+"""Hears how many groups of files are done, how many there are, and which one is next."""
+_CHUNK_BYTES = 1 << 20
+Fact = TypeVar("Fact", bound=Quantity | Word | Missing)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Learned:
+    """One run that was read, with the places of its numbers as whoever named the files named them."""
+
+    id: str
+    """The record's id."""
+    new: bool
+    """Whether the history did not hold it yet."""
+    name: str
+    """The run's name."""
+    trainer: Said
+    """Which trainer."""
+    model: Said
+    """The base model, as the log names it."""
+    steps_done: Measured
+    """Optimizer steps done."""
+    steps_total: Measured
+    """Optimizer steps planned."""
+    seconds_per_step: Measured
+    """Median or mean of an optimizer step."""
+    peak_memory: Measured
+    """Peak while training."""
+    outcome: Word
+    """How it ended."""
+    files: tuple[str, ...]
+    """The files that it was read from."""
+    notes: tuple[str, ...]
+    """What was corrected, refused, cut or left out, and why."""
+    missing_facts: tuple[str, ...] = ()
+    """Facts without which no estimate can rest on it, by the keys that state them; empty too where none would help."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RefusedFile:
+    """A file that gave no run."""
+
+    path: str
+    """The file."""
+    reason: str
+    """Why."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Added:
+    """What came of adding files to a history."""
+
+    history: str
+    """The history's folder."""
+    dry_run: bool
+    """Whether nothing was written."""
+    learned: tuple[Learned, ...]
+    """The runs that were read, in the order of their files."""
+    refused: tuple[RefusedFile, ...]
+    """The files without a run."""
+    unchanged_files: int
+    """Files that are as they were when they were read before, and were not opened."""
+    unchanged_refused: int
+    """How many of those files gave no run then."""
+    unchanged_runs: int
+    """Records that those files gave then."""
+
+
+@dataclass(slots=True)
+class _Tally:
+    """What has come of it so far."""
+
+    learned: list[Learned] = field(default_factory=list)
+    refused: list[RefusedFile] = field(default_factory=list)
+    unchanged_files: int = 0
+    unchanged_refused: int = 0
+    unchanged_runs: int = 0
+
+
+def readable(paths: Sequence[Path]) -> Sequence[Path]:
+    """The paths, when there is something to read at each.
+
+    Raises:
+        InputFault: it is not so; every one of them is named.
+    """
+    faults = [f"{str(path)!r} {reason}" for path in paths if (reason := _unreadable(path)) is not None]
+    if faults:
+        raise InputFault(
+            "; ".join(faults),
+            expected="logs, state files, or folders with some",
+            hint=f"ls -ld {' '.join(shlex.quote(str(path)) for path in paths if _unreadable(path) is not None)}",
+        )
+    return paths
+
+
+def _unreadable(path: Path) -> str | None:
+    try:
+        if not path.exists():
+            return "does not exist"
+        return None if os.access(path, os.R_OK) else "may not be read"
+    except (OSError, ValueError) as error:
+        return f"cannot be looked at: {error}"
+
+
+def add_groups(
+    history_dir: Path,
+    groups: Sequence[Group],
+    read: Callable[[Group], Sequence[FoundRun | Refused]],
+    *,
+    dry_run: bool = False,
+    again: bool = False,
+    lacking: Callable[[RunRecord], tuple[str, ...]] = lambda record: (),
+    say: Hear | None = None,
+) -> Added:
+    """Read the groups of files that have changed, and put their runs into the history.
+
+    Each record is on disk before the next group is read; the index and the list of known files are written once, at
+    the end, also when the end is Ctrl-C.
+
+    Args:
+        history_dir: the history; made when it is not there.
+        groups: files that belong together.
+        read: reads one group.
+        dry_run: write nothing.
+        again: read unchanged files too, because something is stated of them.
+        lacking: gives the facts without which no estimate can rest on a record.
+        say: hears of progress.
+
+    Raises:
+        InputFault: the history is no folder.
+        EnvironmentFault: no space, or no permission.
+    """
+    there = set(contents(history_dir).records)
+    seen = SeenFiles(history_dir, READERS_VERSION)
+    tally = _Tally()
+    try:
+        for number, group in enumerate(groups):
+            if say is not None:
+                say(number, len(groups), group.key)
+            files = (*group.files, *group.facts)
+            state = state_of(files)
+            before = seen.get(group.files, state) if state is not None and not again else None
+            if before is not None and there.issuperset(before.records):
+                tally.unchanged_files += len(group.files)
+                tally.unchanged_refused += before.refused
+                tally.unchanged_runs += len(before.records)
+                continue
+            records, refused = _learn(history_dir, read(group), there, tally, dry_run, lacking)
+            # A file that has grown meanwhile is read again next time.
+            if state is not None and state == state_of(files):
+                seen.put(group.files, Seen(state=state, records=tuple(records), refused=refused))
+        if say is not None and groups:
+            say(len(groups), len(groups), "")
+    finally:
+        if not dry_run:
+            seen.save()
+            if any(item.new for item in tally.learned):
+                load_index(history_dir)
+    return Added(
+        history=str(history_dir),
+        dry_run=dry_run,
+        learned=tuple(tally.learned),
+        refused=tuple(tally.refused),
+        unchanged_files=tally.unchanged_files,
+        unchanged_refused=tally.unchanged_refused,
+        unchanged_runs=tally.unchanged_runs,
+    )
+
+
+def _learn(
+    history_dir: Path,
+    found: Sequence[FoundRun | Refused],
+    there: set[str],
+    tally: _Tally,
+    dry_run: bool,
+    lacking: Callable[[RunRecord], tuple[str, ...]],
+) -> tuple[list[str], int]:
+    """Put one group's runs into the history; give their ids, and how many files were refused."""
+    ids: list[str] = []
+    refused = 0
+    parts: Counter[tuple[Path, ...]] = Counter()
+    for item in found:
+        record = item if isinstance(item, Refused) else record_of_run(item, parts[item.sources])
+        if isinstance(record, Refused) or isinstance(item, Refused):
+            refused += 1
+            tally.refused.append(_refused(record))
+            continue
+        parts[item.sources] += 1
+        if item.stated:
+            record = _revised(history_dir, record)
+        id_ = record_id(record) if dry_run else remember(history_dir, record).stem
+        learned = replace(_learned(id_, id_ not in there, item), missing_facts=lacking(record))
+        tally.learned.append(learned)
+        there.add(id_)
+        ids.append(id_)
+    return ids, refused
+
+
+def _revised(history_dir: Path, record: RunRecord) -> RunRecord:
+    """Return a record of stated facts as the latest reading of its logs: a new statement replaces an older one."""
+    logs = _logs(record)
+    rivals = [
+        line
+        for line in load_index(history_dir).lines.values()
+        if line.origin == record.origin and line.part == record.part and _logs(line) == logs
+    ]
+    latest = max((line.revision for line in rivals), default=0)
+    same = replace(record, revision=latest)
+    known = not rivals or any(line.id == record_id(same) for line in rivals)
+    return same if known else replace(record, revision=latest + 1)
+
+
+def _logs(record: RunRecord | IndexLine) -> frozenset[str]:
+    """Return the hashes of the sources that decide which run it is."""
+    return frozenset(source.sha256 for source in record.sources if source.growth)
+
+
+def _refused(item: RunRecord | Refused) -> RefusedFile:
+    assert isinstance(item, Refused)
+    return RefusedFile(path=str(item.path), reason=item.reason)
+
+
+def record_of_run(found: FoundRun, part: int = 0) -> RunRecord | Refused:
+    """The record of a run that was found, with the hashes of its files; refused when none of them can be read any more.
+
+    Args:
+        found: the run.
+        part: which of the runs in the same files it is, from 0.
+    """
+    names = source_names(found.sources)
+    sources: dict[str, Source] = {}
+    fault: OSError | None = None
+    for path in found.sources:
+        try:
+            sources[str(path)] = source_of(path, names[str(path)])
+        except OSError as error:
+            fault = error  # A companion that may not be read tells nothing either.
+    if not sources:
+        return Refused(path=found.sources[0], reason=f"gone while it was read: {fault.strerror if fault else ''}")
+    record = record_of(found.reading, sources, reader_version=READERS_VERSION, part=part)
+    return record if found.lengths is None else with_lengths(record, found.lengths)
+
+
+def source_of(path: Path, name: str) -> Source:
+    """What a record keeps of a file that it was read from.
+
+    Args:
+        path: the file.
+        name: its name in the record.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    wanted = DOCUMENT_LIMIT_BYTES + 1 if is_document(path.name) else HEAD_BYTES
+    head = bytearray()
+    digest = hashlib.sha256()
+    size = 0
+    with open_regular(path) as stream:
+        while chunk := stream.read(_CHUNK_BYTES):
+            digest.update(chunk)
+            size += len(chunk)
+            head += chunk[: wanted - len(head)]
+    return Source(name=name, size_bytes=size, sha256=digest.hexdigest(), growth=growth(path.name, bytes(head)))
+
+
+def _learned(id_: str, new: bool, found: FoundRun) -> Learned:
+    reading = found.reading
+    return Learned(
+        id=id_,
+        new=new,
+        name=reading.name,
+        trainer=reading.trainer,
+        model=reading.model,
+        steps_done=_followed(reading.steps_done, found.sources),
+        steps_total=_followed(reading.steps_total, found.sources),
+        seconds_per_step=_followed(reading.seconds_per_step, found.sources),
+        peak_memory=_followed(reading.peak_memory, found.sources),
+        outcome=_followed(reading.outcome, found.sources),
+        files=tuple(map(str, found.sources)),
+        notes=reading.notes,
+    )
+
+
+def _followed(fact: Fact, sources: Sequence[Path]) -> Fact:
+    """The fact with its place named by the whole path, so that an editor finds it."""
+    if isinstance(fact, Missing) or fact.where is None:
+        return fact
+    for path in sources:
+        if fact.where == path.name or fact.where.startswith(f"{path.name}:"):
+            return replace(fact, where=str(path) + fact.where[len(path.name) :])
+    return fact

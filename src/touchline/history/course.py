@@ -1,0 +1,452 @@
+"""The course of one file: its events in order, cut into segments where an attempt, a resume or another run begins.
+
+Everything is held in bounded memory: of each kind of observation the first and the last, of losses number and sum.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+from touchline.core.observation import (
+    OVER,
+    Event,
+    Observation,
+    ObservationName,
+    Progress,
+    Sign,
+    SignKind,
+    Stamp,
+)
+from touchline.history.tracks import Track, is_training_label, label_key
+
+KEPT = 200
+"""Of each name so many first and so many last observations are kept; of signs as well."""
+CLOCK_BACK_SECONDS = 3600.0
+"""A clock that jumps back further belongs to another execution, not to a corrected clock."""
+BUFFERED_ROWS = 64
+"""So many rows a program may hold back on standard output and print only after its traceback."""
+_JOB = re.compile(r"(?:\bStepId=|\bJobId=|\*\*\* (?:JOB|STEP) |\b[Jj]ob |\bstep )(?P<job>\d+)")
+T = TypeVar("T")
+
+
+class Kept(Generic[T]):
+    """The first and the last of many."""
+
+    __slots__ = ("_first", "_last", "count")
+
+    def __init__(self) -> None:
+        """Nothing yet."""
+        self._first: list[T] = []
+        self._last: deque[T] = deque(maxlen=KEPT)
+        self.count = 0
+
+    def add(self, value: T) -> None:
+        """Take one more."""
+        self.count += 1
+        if self.count <= KEPT:
+            self._first.append(value)
+        else:
+            self._last.append(value)
+
+    def all(self) -> list[T]:
+        """Those that were kept, in order."""
+        return [*self._first, *self._last]
+
+
+@dataclass(slots=True)
+class Losses:
+    """Training losses as they were logged."""
+
+    count: int = 0
+    """Rows with a finite loss."""
+    total: float = 0.0
+    """Their sum."""
+    last: Observation | None = None
+    """The last one."""
+    first: Observation | None = None
+    """The first one."""
+    second: Observation | None = None
+    """The second one: with the first it tells how often losses are logged."""
+
+    def add(self, loss: Observation) -> None:
+        """Take one more."""
+        if isinstance(loss.value, str) or (self.last is not None and self.last.certain and not loss.certain):
+            return
+        if self._is_mean_of_rows(loss):
+            return
+        if self.last is not None and loss.certain and not self.last.certain:
+            # A trainer's own rows count more than what a script prints beside them.
+            self.count, self.total, self.first, self.second = 0, 0.0, None, None
+        self.count += 1
+        self.total += loss.value
+        self.last = loss
+        if self.first is None:
+            self.first = loss
+        elif self.second is None:
+            self.second = loss
+
+    def _is_mean_of_rows(self, loss: Observation) -> bool:
+        """Return True if a loss is the mean of an epoch whose own rows were logged: the last of these counts."""
+        last = self.last
+        if last is None or loss.aggregation != "mean" or last.aggregation == "mean":
+            return False
+        return loss.step is None and loss.epoch is not None and (last.epoch or 0.0) > loss.epoch - 1 + 1e-9
+
+
+@dataclass(slots=True)
+class Part:
+    """What one file says of one segment."""
+
+    file: str
+    """The file's name."""
+    began: str = "fresh"
+    """`fresh`, `resumed`, `restarted`, `another run`."""
+    first_line: int = 0
+    """Its first event."""
+    last_line: int = 0
+    """Its last event."""
+    progress_line: int = 0
+    """The last line that shows a training step."""
+    seen: dict[ObservationName, Kept[Observation]] = field(default_factory=dict)
+    """Observations by name, losses among them."""
+    losses: Losses = field(default_factory=Losses)
+    """Training losses."""
+    tracks: list[Track] = field(default_factory=list)
+    """Progress bars, in order of their beginning."""
+    open_tracks: dict[tuple[str, int | None], Track] = field(default_factory=dict)
+    """The one of each label and total that was drawn last."""
+    clock: Track = field(default_factory=lambda: Track(label="rows", total=None))
+    """Steps against time from rows that tell both: elapsed time, or a time stamp."""
+    signs: Kept[Sign] = field(default_factory=Kept)
+    """Signs, in order."""
+    kinds: set[SignKind] = field(default_factory=set)
+    """Their kinds."""
+    stamps: tuple[Stamp, Stamp] | None = None
+    """The first and the last time on its lines."""
+    nan_step: int | None = None
+    """Step of the last loss that was no number."""
+    trained_line: int = 0
+    """Line on which the training was said to be over; 0 for none."""
+    advance_line: int = 0
+    """The last line on which a bar that may count training steps went on; 0 for none."""
+    row_lines: deque[int] = field(default_factory=lambda: deque(maxlen=BUFFERED_ROWS))
+    """Lines of the last rows with a loss."""
+    fault_line: int = 0
+    """Line of the last fault that something may have caught; 0 for none."""
+    ended_line: int = 0
+    """Line on which the scheduler ended the job; 0 for none."""
+    ended_by: str = ""
+    """The scheduler's number of that job."""
+    at_epoch: float = 0.0
+    """Epochs done at its last row with a loss."""
+    at_step: int = 0
+    """Step of that row."""
+    at: float = 0.0
+    """Where that row stands: its step, else its epoch."""
+    interval: float = 0.0
+    """How far its last two rows were apart."""
+
+    @property
+    def has_progress(self) -> bool:
+        """Whether anything of it shows a training step."""
+        return self.progress_line > 0
+
+    @property
+    def has_evidence(self) -> bool:
+        """Whether it says anything of a training at all."""
+        return bool(self.seen or self.kinds) or self.has_progress
+
+    def goes_on_after(self, sign: Sign) -> bool:
+        """Return True if the training went on after a sign.
+
+        A program that ends by an exception prints what standard output still held after the traceback: those rows are
+        older than it. Only a bar that goes on, or more rows than a buffer holds, show that somebody survived it.
+        """
+        if sign.line >= self.progress_line:
+            return False
+        if not sign.is_uncaught:
+            return True
+        if self.advance_line:
+            return self.advance_line > sign.line
+        return len(self.row_lines) == BUFFERED_ROWS and self.row_lines[0] > sign.line
+
+    def is_evaluating(self, bar: Progress) -> bool:
+        """Return True if a bar without a label begins after the words that begin an evaluation."""
+        signs = self.signs.all()
+        last = signs[-1] if signs else None
+        return last is not None and last.kind is SignKind.EVALUATING and last.line > self.progress_line
+
+    def get(self, name: ObservationName) -> list[Observation]:
+        """The observations of a name that were kept."""
+        kept = self.seen.get(name)
+        return kept.all() if kept is not None else []
+
+
+_MOST_TRACKS = 4096
+_MOST_HELD = 500
+"""So many events after a job's end are no echo of it: another job has begun."""
+_ALIVE_LINES = 400
+"""A process that has logged nothing for so many lines is over, as far as another one's rows may be taken for its."""
+_OTHERS = 4
+"""Of so many earlier parts a row may be."""
+_FAULTS = frozenset({SignKind.EXCEPTION, SignKind.GPU_OOM, SignKind.HOST_OOM, SignKind.DISK_FULL})
+_ENDS = frozenset(
+    {
+        *(SignKind.HOST_OOM, SignKind.TIME_LIMIT, SignKind.CANCELLED, SignKind.PREEMPTED, SignKind.NODE_FAILED),
+        SignKind.TASK_FAILED,
+    }
+)
+"""What a scheduler says when it ends a job."""
+
+
+class Course:
+    """Takes a file's events in order and cuts them into parts."""
+
+    def __init__(self, file: str) -> None:
+        """Begin a file."""
+        self.file = file
+        self.parts = [Part(file)]
+        self.part = self.parts[0]
+        """The part that goes on."""
+        self.is_interleaved = False
+        """Whether two processes were found to write the file at once, so that every row of it counts."""
+        self._held: list[Event] | None = None
+
+    def feed(self, event: Event) -> None:
+        """Take the next event."""
+        if self._held is not None:
+            if self._begins_again(event):
+                self._release(self._again())
+            elif isinstance(event, Sign) and event.kind is SignKind.REQUEUED:
+                self._release(None)
+            else:
+                self._held.append(event)
+                return
+        self._take(event)
+
+    def close(self) -> None:
+        """End the file: what was held belongs to the part before it."""
+        if self._held is not None:
+            self._release(None)
+
+    def _take(self, event: Event) -> None:
+        if isinstance(event, Progress):
+            self._progress(event)
+        elif isinstance(event, Observation):
+            self._observation(event)
+        elif isinstance(event, Sign):
+            self._sign(event)
+        else:
+            self._stamp(event)
+        part = self.part
+        part.first_line = part.first_line or event.line
+        part.last_line = max(part.last_line, event.line)
+
+    # ------------------------------------------------------------------------------------- events after a job's end
+
+    def _begins_again(self, event: Event) -> bool:
+        """Return True if an event shows that what was held since the job's end belongs to another one."""
+        held = self._held or []
+        if len(held) >= _MOST_HELD:
+            return True
+        if isinstance(event, Sign):
+            ended = _job_of(event)
+            known = self.part.ended_by
+            return event.kind in (SignKind.START, SignKind.RESUMED) or (ended is not None and ended != known)
+        if isinstance(event, Progress):
+            track = self.part.open_tracks.get((label_key(event.label), event.total))
+            return track is not None and event.done < track.last[0]
+        if not isinstance(event, Observation):
+            return False
+        if event.name == "trainable_parameters":
+            return True
+        if event.name != "loss" or event.aggregation == "last":
+            return False
+        before = next((each for each in held if isinstance(each, Observation) and each.name == "loss"), None)
+        if before is not None:
+            return _position(event) > _position(before)
+        return not self.part.losses.count or (
+            bool(self.part.ended_line) and _position(event) < (self.part.at_step, self.part.at_epoch)
+        )
+
+    def _release(self, began: str | None) -> None:
+        """Take what was held: into another part, or, where None, into the one before it, losses left out."""
+        held, self._held = self._held or [], None
+        if began is not None:
+            self._cut(began)
+        for event in held:
+            is_loss = isinstance(event, Observation) and event.name == "loss" and event.aggregation != "last"
+            if began is not None or not is_loss:
+                self._take(event)
+
+    # ------------------------------------------------------------------------------------------------ where to cut
+
+    def _cut(self, began: str) -> None:
+        """Begin another part."""
+        self.part = Part(self.file, began=began)
+        self.parts.append(self.part)
+
+    def _again(self) -> str:
+        """How a training begins after one that has shown progress."""
+        return "another run" if self.part.trained_line else "restarted"
+
+    def _progress(self, bar: Progress) -> None:
+        if bar.elapsed_seconds is None:
+            return
+        key = (label_key(bar.label), bar.total)
+        track = self.part.open_tracks.get(key)
+        if track is not None and bar.done < track.last[0]:
+            longest = max(found.last[1] for found in self.part.tracks)
+            restarted = not track.complete and track.last[1] >= longest and bar.elapsed_seconds < track.last[1]
+            if restarted and is_training_label(bar.label) is not False:
+                self._cut(self._again())
+            track = None
+        elif track is not None and bar.done > track.last[0] and is_training_label(bar.label) is not False:
+            self.part.advance_line = bar.line
+        if track is None:
+            if len(self.part.tracks) >= _MOST_TRACKS:
+                return
+            track = Track(label=bar.label, total=bar.total, is_evaluation=self.part.is_evaluating(bar))
+            self.part.tracks.append(track)
+            self.part.open_tracks[key] = track
+        track.add(bar.done, bar.elapsed_seconds, bar.line)
+        if is_training_label(bar.label):
+            self.part.progress_line = bar.line
+
+    def _observation(self, found: Observation) -> None:
+        if found.name == "loss" and found.aggregation != "last":
+            if self._is_held(found):
+                self._held = [found]
+                return
+            self._loss(found)
+        elif found.name == "step" and found.step:
+            self._to_process(found)
+            self.part.progress_line = max(self.part.progress_line, found.line)
+        elif found.name == "epoch":
+            self.part.at_step = 0  # counters may begin again with each epoch
+        elif found.name == "trainable_parameters" and self.part.trained_line and self.part.has_progress:
+            # The next model is made ready after a training that is over.
+            self._cut("another run")
+        part = self.part
+        if found.name == "train_seconds" and found.step is not None and not isinstance(found.value, str):
+            part.clock.add(found.step, found.value, found.line)
+        part.seen.setdefault(found.name, Kept()).add(found)
+
+    def _is_held(self, loss: Observation) -> bool:
+        """Return True if a loss goes back after the end: a summary, unless others follow that go on from there."""
+        part = self.part
+        if self._held is not None or not part.trained_line or loss.line <= part.trained_line:
+            return False
+        return not loss.certain and self._goes_back(loss)
+
+    def _goes_back(self, loss: Observation) -> bool:
+        part = self.part
+        # A program that caught a fault and tries again may log the same first step once more.
+        again = part.fault_line > part.progress_line and part.losses.count > 0
+        if loss.epoch is not None:
+            # Loops that count the steps of each epoch go back in steps alone.
+            return loss.epoch < part.at_epoch - 1e-9 or (again and loss.epoch <= part.at_epoch)
+        return loss.step is not None and (loss.step < part.at_step or (again and loss.step <= part.at_step))
+
+    def _loss(self, loss: Observation) -> None:
+        self._to_process(loss)
+        if self._goes_back(loss):
+            self._cut(self._again())
+        elif self.part.trained_line and loss.line > self.part.trained_line and self._is_further(loss):
+            self._cut("another run")
+        part = self.part
+        part.interval = max(0.0, _at(loss) - part.at) or part.interval
+        part.at = _at(loss)
+        part.at_epoch = max(part.at_epoch, loss.epoch or 0.0)
+        part.at_step = max(part.at_step, loss.step or 0)
+        part.losses.add(loss)
+        part.progress_line = loss.line
+        part.row_lines.append(loss.line)
+        if loss.step is not None and part.stamps is not None and part.stamps[1].line == loss.line:
+            part.clock.add(loss.step, part.stamps[1].unix - part.stamps[0].unix, loss.line)
+
+    def _to_process(self, found: Observation) -> None:
+        """Turn to the part of the process that printed a row, where two of them write into one file."""
+        if len(self.parts) == 1:
+            return
+        now, at = self.part, _at(found)
+        gap = at - now.at
+        if now.last_line == found.line or 0 <= gap <= 2 * now.interval:
+            return
+        for part in reversed(self.parts[-_OTHERS:]):
+            if part is now or part.trained_line or part.ended_line or found.line - part.progress_line > _ALIVE_LINES:
+                continue
+            step = part.interval or (at - part.at if gap < 0 else now.interval)
+            if step > 0 and abs(part.at + step - at) <= 0.25 * step:
+                self.is_interleaved = True
+                later = max(part, now, key=lambda each: each.first_line)
+                later.began = "another run"
+                self.part = part
+                return
+
+    def _is_further(self, loss: Observation) -> bool:
+        """Whether a loss after the end belongs to another training: a summary repeats the last step."""
+        part = self.part
+        return (loss.epoch is not None and loss.epoch > 0 and loss.epoch < part.at_epoch) or (
+            loss.step is not None and 0 < loss.step < part.at_step
+        )
+
+    def _sign(self, sign: Sign) -> None:
+        if sign.kind is SignKind.REQUEUED:
+            # The words belong to the attempt that ends; what follows them is the next one.
+            self._keep(sign)
+            if self.part.has_progress:
+                self._cut("restarted")
+            return
+        if sign.kind in (SignKind.START, SignKind.RESUMED) and (self.part.has_progress or self._has_failed()):
+            self._cut("resumed" if sign.kind is SignKind.RESUMED else self._again())
+        if sign.kind is SignKind.RESUMED:
+            self.part.began = "resumed"
+        if sign.kind in OVER:
+            self.part.trained_line = sign.line
+        if sign.kind is SignKind.NOT_A_NUMBER:
+            self.part.progress_line = max(self.part.progress_line, sign.line)
+            self.part.nan_step = sign.step or self.part.nan_step
+        if sign.kind in _FAULTS and not sign.is_uncaught:
+            self.part.fault_line = sign.line
+        self._keep(sign)
+        job = _job_of(sign)
+        if job is not None:
+            self.part.ended_line, self.part.ended_by = sign.line, job
+            self._held = []
+
+    def _has_failed(self) -> bool:
+        """Return True if the part began a training and failed before its first step."""
+        part = self.part
+        return SignKind.START in part.kinds and not part.kinds.isdisjoint(_FAULTS)
+
+    def _keep(self, sign: Sign) -> None:
+        self.part.signs.add(sign)
+        self.part.kinds.add(sign.kind)
+
+    def _stamp(self, stamp: Stamp) -> None:
+        known = self.part.stamps
+        if known is not None and stamp.unix < known[1].unix - CLOCK_BACK_SECONDS:
+            self._cut("another run")
+            known = None
+        self.part.stamps = (known[0], stamp) if known is not None else (stamp, stamp)
+
+
+def _job_of(sign: Sign) -> str | None:
+    """The scheduler's number of the job that it says it ended; None where it says nothing of that kind."""
+    if sign.kind not in _ENDS:
+        return None
+    match = _JOB.search(sign.text)
+    return None if match is None else match.group("job")
+
+
+def _at(found: Observation) -> float:
+    """Where in its run a row stands: its step, else its epoch."""
+    return float(found.step) if found.step is not None else found.epoch or 0.0
+
+
+def _position(loss: Observation) -> tuple[int, float]:
+    return loss.step or 0, loss.epoch or 0.0

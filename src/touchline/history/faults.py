@@ -1,0 +1,291 @@
+"""Lines that tell how a run ended and that no trainer prints: exceptions, memory, disk, nan, signals, failed commands.
+
+What a scheduler writes belongs to `slurmtext.lines`. Whether a fault was survived is not known here: training steps
+that follow tell it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from typing import ClassVar
+
+from touchline.backends.logtext.reader import LogReader, Row
+from touchline.core.observation import During, Event, Observation, ObservationName, Sign, SignKind
+from touchline.history.faultlines import (
+    COMMANDS,
+    DEEPSPEED,
+    DEEPSPEED_DONE,
+    ELASTIC,
+    ELASTIC_CODE,
+    ELASTIC_KILLED,
+    KILLED,
+    RETURNED,
+    SIGNALS,
+    TERMINATED,
+    causes_of,
+    fatal,
+    is_gpu_alone,
+    step_of,
+)
+from touchline.history.milestones import WORDS as MILESTONE_WORDS
+from touchline.history.milestones import milestone
+from touchline.history.oom import read_out_of_memory
+from touchline.history.tracebacks import Fault, Tracebacks, is_launcher, unprefixed
+
+_TEXT_LIMIT = 300
+_READ_LIMIT = 8192
+_ECHO_LINES = 60
+"""A job's script that says `Training complete` so soon after a fault says it whatever happened."""
+_GUESS_LINES = 300
+"""A process that was killed so soon after an exception was killed for it, and not for want of memory."""
+_WRAPPED_LINES = 8
+_NOT_SAID = ("{", '"', "raise ", "# ", "print(", "logger.", "logging.", "assert ", "except ", "if ", "elif ")
+"""Beginnings of data, and of a program's text."""
+_HARMLESS = re.compile(r"\b(?:WARN|WARNING|INFO|DEBUG)\b")
+"""Levels of messages that end nothing, whatever exception they name."""
+_BAR_WITH_NAN = re.compile(r"\bloss\W{1,3}nan\b", re.IGNORECASE)
+
+_SCHEDULERS = re.compile(r"\bslurm(?:step)?d(?:-[\w.-]+)?: |\bs(?:run|batch|alloc): |^=>> PBS|^TERM_[A-Z]+: ")
+
+_WORDS = """
+    traceback ctraceback file handling cause ignored atexit logging packages ipython ipykernel cell │
+    cuda hip xpu npu rocm resource_exhausted oom gib mib requested allocated unallocated cublas_status_alloc_failed
+    cudnn_status_alloc_failed defaultcpuallocator bad_alloc allocate killed kill shm session notebook
+    space quota filesystemquotaexceeded errno pytorchstreamwriter inline_container
+    nan inf infinite finite diverged
+    c interrupted sigterm sigint signal signals terminated aborted exitcode sigkill exits
+    terminating metal insufficient
+    segmentation segfault fatal bus illegal terminate corruption corrupted watchdog
+    unrecognized arguments argument option found open module such
+    same cannot denied permitted exists omitting rsync recoverable curl unbound lmod modulefile failed directory
+    execute make missing commandnotfounderror environmentnamenotfound environmentlocationnotfound
+"""
+# The last line of a traceback holds no other word that is known beforehand. Those that are missing here are read where
+# the scan heeds `inside`.
+_EXCEPTIONS = """
+    accelerator actordied arithmetic _arraymemory arrow arrowmemory assertion attribute axis backendcompilerfailed
+    blockingio brokenpipe buffer calledprocess cast checkpoint childfailed childprocess chunkedencoding client comm
+    configattribute configkey connect connection connectionaborted connectionrefused connectionreset constructor
+    cppcompile datafilesnotfound datasetgeneration datasetgenerationcast datasetnotfound distbackend distnetwork
+    distributed diststore engine enginedead entrynotfound environment eof expectedmoresplits fileexists filenotfound
+    floatingpoint gatedrepo hfhubhttp hfvalidation http import indentation index inductor instantiation
+    internaltorchdynamo interpolationkey io isadirectory jaxruntime jsondecode key linalg localentrynotfound lookup
+    maxretry memory missingmandatoryvalue modulenotfound name newconnection nonmatchingsplitssizes notadirectory
+    notimplemented os outofmemory overflow overrideparse parser permission protocol proxy pydanticschemageneration
+    pydanticuser rayactor raytask readtimeout recursion reference repositorynotfound retry revisionnotfound runtime
+    safetensor scanner serverdisconnected ssl storage strictdataclassfieldvalidation syntax system tab template timeout
+    torchruntime type unboundlocal undefined unicode unicodedecode unicodeencode unpickling usage validation value
+    xlaruntime zerodivision
+"""
+_OTHER_EXCEPTIONS = """
+    exception keyboardinterrupt systemexit stopiteration timeoutexpired signalexception processraisedexception
+    processexitedexception requestexception connecttimeout readtimeout omegaconfbaseexception pipelineexception
+    parseexception distributedoperationexception arrowinvalid
+"""
+
+
+class Faults:
+    """Signs of faults, ends and failed commands, and the figures of out-of-memory messages."""
+
+    words: ClassVar[frozenset[str]] = (
+        frozenset(_WORDS.split())
+        | frozenset(f"{name}error" for name in _EXCEPTIONS.split())
+        | frozenset(_OTHER_EXCEPTIONS.split())
+        | MILESTONE_WORDS
+    )
+
+    def __init__(self) -> None:
+        """Begin a file."""
+        self._tracebacks = Tracebacks()
+        self._fault_line = -_GUESS_LINES
+        self._oom: _Message | None = None
+
+    @property
+    def inside(self) -> bool:
+        """Whether the next lines matter whatever words they hold: a traceback whose exception is still to come."""
+        return self._tracebacks.inside
+
+    def row(self, row: Row, text: str, number: int) -> Iterable[Event]:
+        """Nothing: rows belong to the trainers' readers."""
+        return ()
+
+    def line(self, text: str, number: int) -> Iterable[Event]:
+        """Events of one line."""
+        if _SCHEDULERS.search(text):
+            return ()
+        if "%|" in text and not _BAR_WITH_NAN.search(text):
+            # What follows a bar on its line was written by somebody else.
+            text = text.rpartition("]")[2]
+            if not text.strip():
+                return ()
+        fault = self._tracebacks.line(text[:_READ_LIMIT], number)
+        if fault is not None:
+            self._oom = None
+            return tuple(self._of_traceback(fault, text))
+        events = tuple(self._alone(text[:_READ_LIMIT], number))
+        return events or tuple(self._more_of_message(text, number))
+
+    # ------------------------------------------------------------------------------------------------- with a traceback
+
+    def _of_traceback(self, fault: Fault, text: str) -> Iterator[Event]:
+        line, during = fault.line, fault.during
+        name = fault.name.rpartition(".")[2]
+        causes = causes_of(fault.text, name)
+        if name == "SystemExit" and fault.text.rpartition(":")[2].strip() in ("SystemExit", "0", "None"):
+            return
+        fault_line = self._fault_line if fault.survived else line
+        if name in ("KeyboardInterrupt", "SignalException"):
+            self._fault_line = fault_line
+            if not fault.survived:
+                yield _sign(SignKind.INTERRUPTED, text, line, during=during)
+            return
+        if name in ("ChildFailedError", "ProcessRaisedException", "ProcessExitedException") or (
+            name == "CalledProcessError" and is_launcher(fault.frames)
+        ):
+            yield from self._child_failed(fault.text, line)
+            self._fault_line = fault_line
+            return
+        self._fault_line = fault_line
+        if fault.root is None:
+            if not fault.survived:
+                yield _sign(SignKind.EXCEPTION, text, line, during=during, is_uncaught=fault.is_uncaught)
+        elif not fault.survived and (
+            (fault.is_uncaught and not fault.root.is_uncaught) or (fault.root.during is None and during is not None)
+        ):
+            # The frames of the last exception of a chain begin further outside, and know where the first was raised.
+            fault.root.during = fault.root.during or during
+            for kind in (SignKind.EXCEPTION, *causes_of(fault.root.text, fault.root.name.rpartition(".")[2])):
+                yield _sign(
+                    kind,
+                    fault.root.text,
+                    fault.root.line,
+                    during=fault.root.during,
+                    is_uncaught=fault.is_uncaught,
+                )
+        known = () if fault.root is None else causes_of(fault.root.text, fault.root.name.rpartition(".")[2])
+        for kind in causes:
+            if kind not in known:
+                yield _sign(kind, text, line, during=during, step=step_of(text), is_uncaught=fault.is_uncaught)
+        if SignKind.GPU_OOM in causes:
+            yield from self._figures(fault.text, line, during)
+
+    def _child_failed(self, text: str, line: int) -> Iterator[Event]:
+        """A launcher reports a failed child; what the child raised stands before."""
+        yield _sign(SignKind.TASK_FAILED, text, line)
+        returned = RETURNED.search(text)
+        if returned is None:
+            return
+        if returned.group("code"):
+            yield _exit_code(returned.group("code"), line)
+        elif returned.group("signal") == "SIGKILL":
+            yield from self._killed(text, line)
+
+    # ---------------------------------------------------------------------------------------------- without a traceback
+
+    def _alone(self, text: str, number: int) -> Iterator[Event]:
+        _, rest = unprefixed(text)
+        if rest.lstrip().startswith(_NOT_SAID):
+            return
+        if (kind := milestone(text)) is not None:
+            if kind is not SignKind.TRAINED or number - self._fault_line >= _ECHO_LINES:
+                yield _sign(kind, text, number)
+            return
+        causes = [
+            kind
+            for kind in causes_of(rest, "")
+            if kind is not SignKind.GPU_OOM or is_gpu_alone(text[: -len(rest)], rest)
+        ]
+        is_fatal, during = fatal(rest)
+        is_fatal = is_fatal and _HARMLESS.search(text[: -len(rest)]) is None
+        if is_fatal:
+            yield _sign(SignKind.EXCEPTION, text, number, during=during)
+        for kind in causes:
+            yield _sign(kind, text, number, step=step_of(text) if kind is SignKind.NOT_A_NUMBER else None)
+        if is_fatal or SignKind.GPU_OOM in causes or SignKind.HOST_OOM in causes:
+            self._fault_line = number
+        if SignKind.GPU_OOM in causes:
+            yield from self._figures(rest, number, None)
+        if not is_fatal:
+            yield from self._signals(text, rest, number)
+            if COMMANDS.match(rest) is not None:
+                yield _sign(SignKind.FAILED_COMMAND, text, number)
+
+    def _signals(self, text: str, rest: str, number: int) -> Iterator[Event]:
+        if KILLED.match(rest) is not None:
+            yield from self._killed(text, number)
+        elif TERMINATED.match(rest) is not None or SIGNALS.match(rest) is not None:
+            self._fault_line = number
+            yield _sign(SignKind.INTERRUPTED, text, number)
+        elif (failed := ELASTIC.search(rest) or DEEPSPEED.search(rest)) is not None:
+            if failed.group("code") == "0":
+                return
+            yield _exit_code(failed.group("code"), number)
+            if failed.group("code") == "-9":
+                yield from self._killed(text, number)
+            yield _sign(SignKind.TASK_FAILED, text, number)
+            self._fault_line = number
+        elif DEEPSPEED_DONE.search(text) is not None:
+            yield _sign(SignKind.DONE, text, number)
+        elif (code := ELASTIC_CODE.match(rest)) is not None:
+            yield _exit_code(code.group("code"), number)
+        elif ELASTIC_KILLED.search(rest) is not None:
+            yield from self._killed(text, number)
+
+    def _killed(self, text: str, number: int) -> Iterator[Event]:
+        """Nobody says who sent SIGKILL. It is the kernel, short of memory, as a rule, if nothing failed before."""
+        guess = number - self._fault_line >= _GUESS_LINES
+        self._fault_line = number
+        yield _sign(SignKind.HOST_OOM if guess else SignKind.TASK_FAILED, text, number)
+
+    # ----------------------------------------------------------------------------------------------- figures of memory
+
+    def _figures(self, text: str, line: int, during: During | None) -> Iterator[Observation]:
+        found = read_out_of_memory(text, line, during)
+        self._oom = _Message(text, line, during, set(found))
+        yield from found.values()
+
+    def _more_of_message(self, text: str, number: int) -> Iterator[Observation]:
+        """Figures that stand on the next lines: wrapped by a terminal's width, or one a line."""
+        message = self._oom
+        if message is None:
+            return
+        over = "https://" in message.text or "PYTORCH_" in message.text
+        if over or number - message.line > _WRAPPED_LINES or "Traceback" in text or 'File "' in text:
+            self._oom = None
+            return
+        message.text += " " + text.strip()
+        for name, found in read_out_of_memory(message.text, number, message.during).items():
+            if name not in message.known:
+                message.known.add(name)
+                yield found
+
+
+class _Message:
+    """An out-of-memory message of which more may follow."""
+
+    __slots__ = ("during", "known", "line", "text")
+
+    def __init__(self, text: str, line: int, during: During | None, known: set[ObservationName]) -> None:
+        self.text, self.line, self.during, self.known = text, line, during, known
+
+
+READERS: tuple[type[LogReader], ...] = (Faults,)
+
+
+def _sign(
+    kind: SignKind,
+    text: str,
+    number: int,
+    *,
+    during: During | None = None,
+    step: int | None = None,
+    is_uncaught: bool = False,
+) -> Sign:
+    return Sign(
+        kind=kind, line=number, text=text.strip()[:_TEXT_LIMIT], during=during, step=step, is_uncaught=is_uncaught
+    )
+
+
+def _exit_code(code: str, number: int) -> Observation:
+    return Observation(name="exit_code", value=float(code), line=number)

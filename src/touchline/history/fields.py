@@ -1,0 +1,387 @@
+"""A run's segments become its reading: every field with its value and place, or the reason why it has none."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from touchline.core.observation import ObservationName, SignKind
+from touchline.core.quantity import Measured, Missing, Quantity
+from touchline.history.course import Losses
+from touchline.history.outcome import Ending, ending_of
+from touchline.history.reading import RunReading, Said, Segment, Word
+from touchline.history.run_facts import FACTS
+from touchline.history.steps import OPTIMIZER_STEP_BARS, Steps, steps_of
+from touchline.history.view import LIBRARIES, Found, RunView, Stretch
+
+_TRAINERS = (
+    ("peft", "axolotl", "llamafactory", "swift", "unsloth", "torchtune"),
+    ("trl",),
+    ("hf_trainer",),
+    ("generic",),
+)
+"""Who prints through whom: the first of these that is seen is the trainer; any other name stands before `trl`."""
+_ON_THE_WAY = ("last", "sum")
+"""Aggregations of a duration that was logged while the training went on."""
+_ENOUGH = 3
+"""Logged losses from which their mean says something."""
+_FAR = 0.1
+_WHOLE_EPOCH = 0.05
+"""The Trainer drops a remainder of each epoch, so its last row may say 2.98 for 3."""
+
+
+def reading_of(name: str, files: Sequence[str], view: RunView, notes: Sequence[str]) -> RunReading:
+    """Everything that one run's files say."""
+    trainer = _trainer(view)
+    kind = trainer.value if isinstance(trainer, Word) else None
+    final = view.final
+    steps = steps_of(view, final, kind)
+    finished = bool(view.documents.all("train_seconds"))
+    endings = [_ending(view, stretch, kind, finished and stretch is final) for stretch in view.stretches]
+    remarks = [*notes, *_contradictions(view)]
+    packed = view.word("packed", "no line tells whether rows are packed")
+    examples, sequences, density = _packing(view, packed)
+    return RunReading(
+        name=name,
+        files=tuple(files),
+        trainer=trainer,
+        model=view.word("model", "no line names the model"),
+        steps_done=steps.done,
+        steps_total=steps.total,
+        epochs=_epochs(view, steps),
+        micro_batch_size=view.count("micro_batch_size", "no line tells it"),
+        gradient_accumulation_steps=view.count("gradient_accumulation_steps", "no line tells it"),
+        global_batch_size=_global_batch(view),
+        gpus=_gpus(view),
+        trainable_parameters=view.count("trainable_parameters", "no line tells it"),
+        last_loss=_last_loss(view),
+        mean_train_loss=_mean_loss(view, steps, remarks),
+        eval_loss=_last(view, "eval_loss", "no evaluation was logged"),
+        train_seconds=_train_seconds(view, kind, steps),
+        seconds_per_step=steps.seconds,
+        seconds_per_step_without_pauses=steps.pace,
+        tokens_per_second=_tokens_per_second(view),
+        peak_memory=_peak_memory(view),
+        total_examples=examples,
+        total_sequences=sequences,
+        packing_density=density,
+        packing_efficiency=_last(view, "packing_efficiency", "no line tells it"),
+        examples_per_second=_examples_per_second(view, packed, steps, remarks),
+        outcome=_outcome(endings[-1], final),
+        segments=Quantity(value=len(view.stretches), unit="segments"),
+        method=view.word("method", "no line tells it"),
+        lora_rank=view.count("lora_rank", "no line tells it"),
+        lora_alpha=view.count("lora_alpha", "no line tells it"),
+        target_modules=view.word("target_modules", "no line tells it"),
+        dtype=view.word("dtype", "no line tells it"),
+        quantization=view.word("quantization", "no line tells it"),
+        optimizer=view.word("optimizer", "no line tells it"),
+        learning_rate=view.count("learning_rate", "no line tells the configured one"),
+        gradient_checkpointing=view.word("gradient_checkpointing", "no line tells it"),
+        attention=view.word("attention", "no line tells it"),
+        packed=packed,
+        max_seq_len=view.count("max_seq_len", "no line tells it", "tokens"),
+        gpu=view.word("gpu", "no line names the GPU"),
+        gpu_memory_total=view.count("gpu_memory_total", "no line tells it"),
+        total_parameters=view.count("total_parameters", "no line tells it"),
+        memory_after_init=_memory_after_init(view),
+        mean_memory=_last(view, "mean_memory", "nothing sampled it"),
+        gpu_utilization_percent=_last(view, "gpu_utilization_percent", "nothing sampled it"),
+        evaluate_seconds=_sum(view, "eval_seconds", "no evaluation was timed"),
+        save_seconds=_sum(view, "save_seconds", "no saving was timed"),
+        checkpoint_size=_last(view, "checkpoint_size", "no line tells it"),
+        exit=endings[-1].exit,
+        versions=_versions(view),
+        segment_list=tuple(_segment(view, each, ending, kind) for each, ending in _pairs(view, endings)),
+        proofs=endings[-1].proofs,
+        notes=tuple(remarks),
+        dataset=view.word("dataset", "no line names the dataset"),
+        mean_tokens=view.count("mean_tokens", "no line tells it", "tokens"),
+        grouped_by_length=view.word("grouped_by_length", "no line tells it"),
+        longest_tokens=view.count("longest_tokens", "no line tells it", "tokens"),
+    )
+
+
+def _contradictions(view: RunView) -> Iterator[str]:
+    for key, fact in FACTS.items():
+        pair = view.contradicted(fact.name)
+        if pair is not None:
+            stated, read = pair
+            yield (
+                f"{key}: {stated.seen.value} was stated ({stated.where}), and {read.seen.value} was read "
+                f"({read.where}), which counts"
+            )
+
+
+def _trainer(view: RunView) -> Said:
+    found = [each for source in (*reversed(view.stretches), view.documents) for each in source.all("trainer")]
+    certain = [each for each in found if each.seen.certain]
+    names = {str(each.seen.value): each for each in reversed([*certain, *found])}
+    known = {name for group in _TRAINERS for name in group}
+    others = tuple(name for name in names if name not in known)
+    stated = view.stated_fact("trainer")
+    if stated is not None and LIBRARIES.issuperset(names):
+        return Word(value=str(stated.seen.value), where=stated.where, method=stated.provenance)
+    for group in (_TRAINERS[0], others, *_TRAINERS[1:]):
+        for name in group:
+            if name in names:
+                return Word(value=name, where=names[name].where)
+    return Missing(missing="no line tells which trainer printed it")
+
+
+def _ending(view: RunView, stretch: Stretch, trainer: str | None, is_document: bool) -> Ending:
+    steps = steps_of(view, stretch, trainer)
+    done = steps.done.value if isinstance(steps.done, Quantity) else None
+    total = steps.total.value if isinstance(steps.total, Quantity) else None
+    if done is None and total is None and trainer not in OPTIMIZER_STEP_BARS:
+        # Loops that tell their epochs only: the last loss says how many are done.
+        loss, planned = stretch.last_loss(), view.setting("epochs")
+        done = loss.seen.epoch if loss is not None and loss.seen.step is None else None
+        total = planned.number if planned is not None and done is not None else None
+    return ending_of(stretch, steps_done=done, steps_total=total, is_document=is_document)
+
+
+def _pairs(view: RunView, endings: list[Ending]) -> list[tuple[Stretch, Ending]]:
+    return list(zip(view.stretches, endings, strict=True))
+
+
+def _segment(view: RunView, stretch: Stretch, ending: Ending, trainer: str | None) -> Segment:
+    steps = steps_of(view, stretch, trainer)
+    return Segment(
+        where=", ".join(f"{part.file}:{part.first_line}-{part.last_line}" for part in stretch.parts),
+        begins="resumed" if steps.resumed else stretch.began,
+        first_step=steps.resumed_at,
+        last_step=round(steps.done.value) if isinstance(steps.done, Quantity) else None,
+        outcome=ending.outcome,
+    )
+
+
+def _outcome(ending: Ending, final: Stretch) -> Word:
+    where = ending.proofs[-1].where if ending.proofs else None
+    if where is None and final.parts:
+        where = f"{final.parts[-1].file}:{final.parts[-1].last_line}"
+    return Word(value=ending.outcome.value, where=where)
+
+
+def _epochs(view: RunView, steps: Steps) -> Measured:
+    found = view.setting("epochs")
+    if found is not None and found.number is not None:
+        return found.quantity(unit="epochs")
+    if (steps.early_share or 1.0) < 1:
+        return Missing(missing="no line tells the planned epochs, and the training stopped before their end")
+    closing = [
+        each for each in view.measured("train_seconds") if each.seen.epoch and each.seen.aggregation not in _ON_THE_WAY
+    ]
+    if closing and closing[-1].seen.epoch is not None:
+        done = closing[-1].seen.epoch
+        if abs(done - round(done)) <= _WHOLE_EPOCH and round(done) >= 1:
+            return closing[-1].quantity(value=float(round(done)), unit="epochs", method="epoch of the closing row")
+    return Missing(missing="no line tells the planned epochs")
+
+
+def _global_batch(view: RunView) -> Measured:
+    found = view.setting("global_batch_size")
+    if found is not None and found.number is not None:
+        return found.quantity()
+    factors = [view.setting(name) for name in ("micro_batch_size", "gradient_accumulation_steps", "gpus")]
+    numbers = [each.number for each in factors if each is not None and each.seen.certain and each.number]
+    if len(numbers) == 3:
+        return Quantity(
+            value=numbers[0] * numbers[1] * numbers[2],
+            unit="1",
+            method="micro-batch × accumulation × GPUs",
+            where=factors[0].where if factors[0] is not None else None,
+        )
+    return Missing(missing="no line tells it, and not all of its factors are known")
+
+
+def _gpus(view: RunView) -> Measured:
+    found = view.setting("gpus")
+    if found is not None and found.number and found.seen.certain:
+        return found.quantity()
+    whole, micro, accumulation = (
+        view.setting(name) for name in ("global_batch_size", "micro_batch_size", "gradient_accumulation_steps")
+    )
+    if whole and micro and accumulation and whole.number and micro.number and accumulation.number:
+        devices = whole.number / (micro.number * accumulation.number)
+        if all(each.seen.certain for each in (whole, micro, accumulation)) and devices >= 1 and devices == int(devices):
+            return whole.quantity(value=devices, unit="1", method="global batch ÷ (micro-batch × accumulation)")
+    return Missing(missing="no line tells how many GPUs trained")
+
+
+def _last_loss(view: RunView) -> Measured:
+    found = view.final.last_loss()
+    if found is None:
+        single = [each for each in view.measured("loss") if each.number is not None]
+        found = single[-1] if single else None
+    if found is None:
+        nan = any(sign.kind is SignKind.NOT_A_NUMBER for sign, _ in view.final.signs())
+        return Missing(missing="the loss is no number" if nan else "no step's loss was logged")
+    return found.quantity(unit="nats", aggregation="last")
+
+
+def _mean_loss(view: RunView, steps: Steps, remarks: list[str]) -> Measured:
+    closing = [each for each in view.measured("mean_train_loss") if each.number is not None]
+    if not closing:
+        return Missing(missing="no line gives a mean over the run")
+    losses = [part.losses for part in view.final.parts if part.losses.count]
+    printed = closing[-1].number
+    assert printed is not None
+    share = steps.share
+    if not steps.resumed or (losses and _agree(printed, losses[0], share)):
+        return closing[-1].quantity(unit="nats", aggregation="mean")
+    if share is not None and steps.resumed_at is not None:
+        remarks.append(
+            f"mean_train_loss: {printed:g} was printed, divided by all steps though only {share:.0%} were done"
+        )
+        return closing[-1].quantity(
+            value=printed / share, unit="nats", aggregation="mean", method=f"printed value ÷ {share:.4f} (resumed)"
+        )
+    if losses and losses[0].count >= _ENOUGH:
+        remarks.append(f"mean_train_loss: {printed:g} was printed after a resume, divided by all steps: refused")
+        return closing[-1].quantity(
+            value=losses[0].total / losses[0].count,
+            unit="nats",
+            aggregation="mean",
+            method=f"mean of {losses[0].count} logged losses since the resume",
+        )
+    return Missing(missing="printed after a resume, divided by all steps: refused")
+
+
+def _agree(printed: float, losses: Losses, share: float | None) -> bool:
+    """Whether a printed mean is that of the logged losses: newer versions of the Trainer divide by the steps done."""
+    if losses.count < _ENOUGH:
+        return False
+    logged = losses.total / losses.count
+    if share is None:
+        return abs(printed - logged) < _FAR * abs(printed)
+    return abs(printed - logged) < abs(printed - logged * share)
+
+
+def _examples_per_second(view: RunView, packed: Said, steps: Steps, remarks: list[str]) -> Measured:
+    found = [each for each in view.measured("train_samples_per_second") if each.number]
+    if not found:
+        return Missing(missing="no line tells it")
+    if isinstance(packed, Word) and packed.value == "true":
+        return Missing(missing="the printed rate counts packed rows, not examples")
+    share = steps.share
+    if share is None:
+        return Missing(missing="printed after a resume, counting all steps: refused")
+    printed = found[-1].number
+    assert printed is not None
+    if share < 1:
+        remarks.append(f"examples_per_second: {printed:g} was printed, counting steps done before the resume")
+        return found[-1].quantity(
+            value=printed * share,
+            unit="examples/s",
+            aggregation="mean",
+            method=f"printed value × {share:.4f} (resumed)",
+        )
+    if steps.early_share is not None and found[-1].seen.certain:
+        remarks.append(f"examples_per_second: {printed:g} was printed, counting all planned steps")
+        return found[-1].quantity(
+            value=printed * steps.early_share,
+            unit="examples/s",
+            aggregation="mean",
+            method=f"printed value × {steps.early_share:.4f} (stopped before its plan)",
+        )
+    return found[-1].quantity(unit="examples/s", aggregation="mean")
+
+
+def _train_seconds(view: RunView, trainer: str | None, steps: Steps) -> Measured:
+    found = [each for each in view.measured("train_seconds") if each.number is not None]
+    closing = [each for each in found if each.seen.aggregation not in _ON_THE_WAY]
+    if found:
+        return (closing or found)[-1].quantity(unit="s")
+    total = round(steps.total.value) if isinstance(steps.total, Quantity) else None
+    done = steps.done.value if isinstance(steps.done, Quantity) else 0
+    tracks = view.final.training_tracks(total) if total is not None and done >= total else []
+    if tracks and (trainer is not None or view.final.last_loss() is not None):
+        return Quantity(
+            value=sum(track.last[1] for track, _ in tracks),
+            unit="s",
+            method="the progress bars' clocks; evaluation and saving may be inside",
+            where=f"{tracks[-1][1].file}:{tracks[-1][0].last[2]}",
+        )
+    for part in view.final.parts:
+        begun = [sign.line for sign in part.signs.all() if sign.kind is SignKind.START]
+        ended = [sign.line for sign in part.signs.all() if sign.kind is SignKind.TRAINED]
+        if begun and ended and part.stamps and (part.stamps[0].line, part.stamps[1].line) == (begun[0], ended[-1]):
+            seconds = part.stamps[1].unix - part.stamps[0].unix
+            where = f"{part.file}:{begun[0]}-{ended[-1]}"
+            return Quantity(value=seconds, unit="s", method="between the time stamps of begin and end", where=where)
+    return Missing(missing="no line tells how long the training took")
+
+
+def _tokens_per_second(view: RunView) -> Measured:
+    found = [each for each in view.measured("tokens_per_second") if each.number is not None and each.seen.token_unit]
+    if not found:
+        return Missing(missing="no line tells it")
+    unit = found[-1].seen.unit if "/s" in found[-1].seen.unit else "tokens/s"
+    return found[-1].quantity(unit=unit)
+
+
+def _peak_memory(view: RunView) -> Measured:
+    found = [each for each in view.measured("peak_memory") if each.number is not None]
+    training = [each for each in found if each.seen.phase == "step"]
+    for kind in ("allocated", "reserved", "process"):
+        of_kind = [each for each in training if each.seen.kind == kind]
+        if of_kind:
+            return max(of_kind, key=lambda each: each.number or 0.0).quantity(aggregation="peak")
+    early = [each for each in found if each.seen.phase == "after_init"]
+    if early:
+        size = f"{early[-1].number:g} {early[-1].seen.unit}"
+        return Missing(missing=f"{size} was measured after initialisation, which is no training peak")
+    return Missing(missing="no line tells the memory while training")
+
+
+def _memory_after_init(view: RunView) -> Measured:
+    found = [each for each in view.measured("peak_memory") if each.seen.phase == "after_init"]
+    found += view.measured("memory_before_training")
+    numbers = [each for each in found if each.number is not None]
+    return numbers[0].quantity() if numbers else Missing(missing="no line tells it")
+
+
+def _packing(view: RunView, packed: Said) -> tuple[Measured, Measured, Measured]:
+    """Examples, rows after packing, examples a row."""
+    is_packed = isinstance(packed, Word) and packed.value == "true"
+    rows = view.setting("train_examples")
+    examples = view.setting("total_examples") or (None if is_packed else rows)
+    sequences = view.setting("total_sequences") or (rows if is_packed else None)
+    density = view.setting("packing_density")
+    found_examples = _number(examples, "examples", "no line tells it")
+    found_sequences = _number(sequences, "sequences", "no line tells that rows were packed")
+    found_density = _number(density, "examples/sequence", "no line tells it")
+    if density is not None or isinstance(found_examples, Missing) or isinstance(found_sequences, Missing):
+        return found_examples, found_sequences, found_density
+    if found_sequences.value > 0:
+        found_density = Quantity(
+            value=found_examples.value / found_sequences.value,
+            unit="examples/sequence",
+            method="examples ÷ sequences",
+            where=found_sequences.where,
+        )
+    return found_examples, found_sequences, found_density
+
+
+def _number(found: Found | None, unit: str, reason: str) -> Measured:
+    if found is None or found.number is None:
+        return Missing(missing=reason)
+    return found.quantity(unit=unit)
+
+
+def _last(view: RunView, name: ObservationName, reason: str) -> Measured:
+    found = [each for each in view.measured(name) if each.number is not None]
+    return found[-1].quantity() if found else Missing(missing=reason)
+
+
+def _sum(view: RunView, name: ObservationName, reason: str) -> Measured:
+    found = [each for each in view.measured(name) if each.number is not None]
+    if not found:
+        return Missing(missing=reason)
+    total = sum(each.number or 0.0 for each in found)
+    return found[-1].quantity(value=total, unit="s", aggregation="sum", method=f"{len(found)} of them")
+
+
+def _versions(view: RunView) -> tuple[str, ...]:
+    sources = (*view.stretches, view.documents)
+    return tuple(dict.fromkeys(str(each.seen.value) for source in sources for each in source.all("version")))

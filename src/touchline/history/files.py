@@ -1,0 +1,257 @@
+"""Files and folders become readings: what `history read` and `history add` call, and whoever else asks a log."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from touchline.core.errors import InputFault
+from touchline.core.files import open_regular, read_head
+from touchline.core.json_text import parse_json
+from touchline.core.observation import Event, Observation, SignKind
+from touchline.history.course import Course, Part
+from touchline.history.fields import reading_of
+from touchline.history.grouping import Group, group_files, role_of
+from touchline.history.lines import NoText
+from touchline.history.notebooks import arguments, is_notebook, printed_text
+from touchline.history.padding import DatasetLengths
+from touchline.history.readers import documents
+from touchline.history.reading import RunReading
+from touchline.history.saved_sacct import machine_events
+from touchline.history.scan import Scan
+from touchline.history.stating import NOTHING_STATED, StatedFacts, Stating
+from touchline.history.tables import (
+    begins_exported_rows,
+    begins_table,
+    read_exported_rows,
+    read_metrics_rows,
+    read_metrics_table,
+)
+from touchline.history.view import RunView, Stretch, align, runs_of
+from touchline.history.wandb import arguments_of, plain_config
+from touchline.slurm.scripts import read_sbatch
+from touchline.spec.bounds import SIZE_LIMIT_BYTES
+from touchline.spec.document import parse
+
+__all__ = ["FoundRun", "Group", "Refused", "find_runs", "group_files", "read_group"]
+
+_HEADER_BYTES = 2048
+_JSON_LIMIT_BYTES = 256 << 20
+"""A trainer_state.json of a long run has tens of MiB."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FoundRun:
+    """A run, and the files that told of it."""
+
+    reading: RunReading
+    """What they said."""
+    sources: tuple[Path, ...]
+    """Every file that was read: logs, state files, configs, files of facts."""
+    stated: StatedFacts = NOTHING_STATED
+    """What the user stated."""
+    lengths: DatasetLengths | None = None
+    """The lengths of the dataset that was stated, where they could be measured."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Refused:
+    """A file of which nothing was learned."""
+
+    path: Path
+    """The file."""
+    reason: str
+    """Why."""
+
+
+def find_runs(
+    paths: Sequence[Path],
+    say: Callable[[int, int, str], None] | None = None,
+    stating: Stating | None = None,
+) -> Iterator[FoundRun | Refused]:
+    """The runs in files and folders; logs are paired with each other, with state files and configs.
+
+    Args:
+        paths: files and folders; a named file brings those of its own run along that lie beside it.
+        say: hears of progress: groups done, groups in all, the group's name.
+        stating: what options state of them; files of facts beside them are read in any case.
+
+    Raises:
+        InputFault: a file of facts is wrong.
+    """
+    groups = group_files(paths)
+    stating = stating or Stating()
+    stating.load(groups)
+    for number, group in enumerate(groups):
+        if say is not None:
+            say(number, len(groups), group.key)
+        yield from read_group(group, stating.of(group))
+    if say is not None:
+        say(len(groups), len(groups), "")
+
+
+def read_group(group: Group, stated: StatedFacts = NOTHING_STATED) -> list[FoundRun | Refused]:
+    """Read the files of one group: one run, several when one file holds several, or why there is none."""
+    refused: list[FoundRun | Refused] = []
+    notes: list[str] = []
+    logs: list[list[Part]] = []
+    beside: list[list[Part]] = []
+    for path in group.files:
+        try:
+            role = "table" if _is_table(path) else role_of(path)
+            given: list[Part] = []
+            if role == "notebook":
+                course, given = _notebook(path, notes)
+            else:
+                course = _scan(path, notes) if role == "log" else _document(path, role, group)
+        except (NoText, InputFault, OSError) as fault:
+            refused.append(Refused(path=path, reason=_reason(fault)))
+            continue
+        parts = [part for part in course.parts if part.has_evidence or part.advance_line]
+        if parts:
+            (logs if role in ("log", "table", "notebook") else beside).append(parts)
+        if given:
+            beside.append(given)
+    found: list[FoundRun | Refused] = []
+    if not any(part.has_progress or part.seen for parts in logs for part in parts):
+        logs, beside = (
+            [*logs, *(each for each in beside if _tells_course(each))],
+            [each for each in beside if not _tells_course(each)],
+        )
+    runs = [run for run in runs_of(align(logs)) if any(_is_run(stretch) for stretch in run)]
+    side = Stretch(parts=tuple(part for parts in beside for part in parts))
+    for number, run in enumerate(runs, 1):
+        name = group.key if len(runs) == 1 else f"{group.key}#{number}"
+        files = tuple(path.name for path in group.files)
+        reading = reading_of(name, files, RunView(stretches=tuple(run), documents=side, stated=stated.facts), notes)
+        found.append(FoundRun(reading=reading, sources=(*group.files, *group.facts), stated=stated))
+    if not found and not refused:
+        refused = [Refused(path=path, reason=_nothing(path)) for path in group.files[:1]]
+    return found + refused
+
+
+def _is_table(path: Path) -> bool:
+    """Return True if a log is a table of metrics, whatever its name."""
+    if role_of(path) != "log" or path.suffix.lower() == ".gz":
+        return False
+    head = read_head(path, _HEADER_BYTES).decode("utf-8", "replace")
+    return begins_exported_rows(head) if path.suffix.lower() == ".jsonl" else begins_table(head)
+
+
+def _notebook(path: Path, notes: list[str]) -> tuple[Course, list[Part]]:
+    """Return what a notebook's cells printed, and what they were given."""
+    raw = _bounded(path, _JSON_LIMIT_BYTES)
+    try:
+        data: object = parse_json(raw)
+    except (ValueError, RecursionError) as error:
+        raise InputFault(f"no JSON: {error}") from None
+    if not is_notebook(data):
+        raise InputFault("no notebook: it has no cells")
+    assert isinstance(data, dict)
+    course = _scan(path, notes, printed_text(raw, data).encode("utf-8", "replace"))
+    given = Course(path.name)
+    for event in _read_document(path.name, arguments(data)):
+        given.feed(replace(event, certain=False) if isinstance(event, Observation) else event)
+    given.close()
+    return course, given.parts
+
+
+def _scan(path: Path, notes: list[str], content: bytes | None = None) -> Course:
+    scan = Scan(path, path.name, content)
+    course = scan.run()
+    notes.extend(f"{path.name}: {note}" for note in scan.file.notes)
+    if scan.file.cut_lines:
+        notes.append(f"{path.name}: {scan.file.cut_lines} lines over 1 MiB, of which only head and tail were read")
+    if scan.file.unterminated:
+        notes.append(f"{path.name}: the last line has no end and was read as far as it is whole")
+    return course
+
+
+def _document(path: Path, role: str, group: Group) -> Course:
+    course = Course(path.name)
+    if role == "accounting":
+        names = [each.name for each in group.files if each != path]
+        for event in machine_events(_bounded(path, SIZE_LIMIT_BYTES), names):
+            course.feed(event)
+        return course
+    if role == "table":
+        text = _bounded(path, _JSON_LIMIT_BYTES)
+        lines = path.suffix.lower() == ".jsonl"
+        for event in (read_exported_rows(text) if lines else read_metrics_table(text)) or ():
+            course.feed(event)
+        course.close()
+        return course
+    if role == "script":
+        for event in read_sbatch(_bounded(path, SIZE_LIMIT_BYTES)):
+            course.feed(event)
+        return course
+    if path.suffix.lower() == ".json":
+        try:
+            data: object = parse_json(_bounded(path, _JSON_LIMIT_BYTES))
+        except (ValueError, RecursionError) as error:
+            raise InputFault(f"no JSON: {error}") from None
+    else:
+        data = parse(_bounded(path, SIZE_LIMIT_BYTES), path.name).data
+    for event in _read_document(path.name, data):
+        course.feed(event)
+    course.close()
+    return course
+
+
+def _read_document(name: str, data: object) -> tuple[Event, ...]:
+    """Return what the first reader that knows a document says of it; W&B's arguments are read as those of a config."""
+    if not isinstance(data, dict):
+        return read_metrics_rows(data) or ()
+    data = plain_config(data)
+    given = arguments_of(name, data)
+    if given:
+        others = _first_reader(name, given)
+        return (*_first_reader(name, data), *(replace(e, certain=False) for e in others if isinstance(e, Observation)))
+    return _first_reader(name, data) or read_metrics_rows(data) or ()
+
+
+def _first_reader(name: str, data: dict[str, object]) -> tuple[Event, ...]:
+    for reader in documents():
+        events = reader(name, data)
+        if events is not None:
+            return events
+    return ()
+
+
+def _bounded(path: Path, limit: int) -> str:
+    with open_regular(path) as stream:
+        data = stream.read(limit + 1)
+    if len(data) > limit:
+        raise InputFault(f"larger than {limit >> 20} MiB")
+    return data.decode("utf-8-sig", "replace")
+
+
+def _tells_course(parts: Sequence[Part]) -> bool:
+    """Whether a document is of a run's course, and not only of its settings."""
+    return any(part.has_progress or part.get("train_seconds") or part.get("step") for part in parts)
+
+
+def _is_run(stretch: Stretch) -> bool:
+    """Whether a segment tells anything that a run would."""
+    # An evaluation alone is no training.
+    told = any(part.has_progress or part.kinds - {SignKind.EVALUATING} or len(part.seen) > 1 for part in stretch.parts)
+    return told or (bool(stretch.all("trainer")) and bool(stretch.training_tracks(None)))
+
+
+def _reason(fault: Exception) -> str:
+    if isinstance(fault, InputFault):
+        return "; ".join([fault.message, *(finding.message for finding in fault.findings)])
+    if isinstance(fault, OSError):
+        return fault.strerror or str(fault)
+    return str(fault)
+
+
+def _nothing(path: Path) -> str:
+    if not path.exists():
+        return "does not exist"
+    if path.stat().st_size == 0:
+        return "an empty file"
+    if role_of(path) not in ("log", "table", "notebook"):
+        return "a configuration or document that tells of no run; name the run's log with it"
+    return "no line of it tells of a training"

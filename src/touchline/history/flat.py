@@ -1,0 +1,92 @@
+"""The facts of a reading or a record, one a row: for tables of every kind."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import json
+from collections.abc import Iterable, Iterator
+
+from touchline.core.quantity import Missing, Quantity
+from touchline.history.reading import RunReading, Word
+from touchline.history.record import RunRecord, Source
+from touchline.history.records import plain
+
+Fact = Quantity | Word | Missing
+
+
+def facts(value: object, prefix: str = "") -> Iterator[tuple[str, Fact]]:
+    """Every fact under its dotted name, in the order of the fields.
+
+    Of several measurements of one thing each has the name of its kind or unit: `costs.peak_memory.allocated`.
+    """
+    assert dataclasses.is_dataclass(value)
+    for field in dataclasses.fields(value):
+        name, part = f"{prefix}{field.name}", getattr(value, field.name)
+        if isinstance(part, Quantity | Word | Missing):
+            yield name, part
+        elif isinstance(part, tuple) and part and all(isinstance(inner, Quantity) for inner in part):
+            yield from (
+                (f"{name}.{inner.kind or inner.token_unit or number}", inner) for number, inner in enumerate(part)
+            )
+        elif dataclasses.is_dataclass(part) and not isinstance(part, Source):
+            yield from facts(part, f"{name}.")
+
+
+def known(value: object) -> int:
+    """How many facts there are that are not missing."""
+    return sum(not isinstance(fact, Missing) for _, fact in facts(value))
+
+
+def csv_text(records: Iterable[tuple[str, RunRecord]]) -> str:
+    """A table of records, one a row: each fact in a column of its own, beside its unit and the place it was read at.
+
+    Args:
+        records: with their ids.
+    """
+    rows = [_cells(id_, record) for id_, record in records]
+    header = list(dict.fromkeys(["id", *(name for row in rows for name in row)]))
+    stream = io.StringIO()
+    writer = csv.DictWriter(stream, header, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({name: _harmless(cell) for name, cell in row.items()} for row in rows)
+    return stream.getvalue()
+
+
+def jsonl_text(records: Iterable[tuple[str, RunRecord]]) -> str:
+    """Whole records, one a line, each with its id."""
+    return "".join(json.dumps({"id": id_, **plain(record)}, separators=(",", ":")) + "\n" for id_, record in records)
+
+
+def line_of(reading: RunReading) -> str:
+    """A reading as JSON on one line, in ASCII: it survives any terminal, pipe and name of a file."""
+    return json.dumps(plain(reading), separators=(",", ":"))
+
+
+def _cells(id_: str, record: RunRecord) -> dict[str, str | float]:
+    """The cells of a row; what is missing has an empty one."""
+    row: dict[str, str | float] = {
+        "id": id_,
+        "name": record.name,
+        "origin": record.origin,
+        "experiment": record.experiment or "",
+        "run": record.run or "",
+        "fingerprint": record.fingerprint,
+        "versions": " ".join(record.stack.versions),
+        "sources": " ".join(source.name for source in record.sources),
+    }
+    for name, fact in facts(record):
+        match fact:
+            case Quantity():
+                row |= {name: fact.value, f"{name}.unit": fact.unit, f"{name}.where": fact.where or ""}
+            case Word():
+                row[name] = fact.value
+            case Missing():
+                row[name] = ""
+    return row
+
+
+def _harmless(cell: str | float) -> str | float:
+    """Text that a spreadsheet would take for a formula begins with a quote instead."""
+    return f"'{cell}" if isinstance(cell, str) and cell.startswith(("=", "+", "-", "@", "\t", "\r")) else cell

@@ -1,0 +1,185 @@
+"""Which of two records is a newer reading of the same run: decided by what they were read from, never by a clock.
+
+A log only grows. So each source is kept with the digests of its first line, its first two lines, and so on: one for
+each of the first 64 lines, from there every 9 % more, within the first MiB. A record whose logs all go on, in another
+record, from where they ended in this one, has been superseded by it. This needs nothing but the two records, so it
+holds wherever two histories meet. Two runs whose logs have the same name and begin with the same hundred lines of
+settings stay two runs: their lines differ where the training begins. (A log that was cut off before that is taken for
+the beginning of the longer one; it has nothing of its own to teach.)
+
+A trainer_state.json is rewritten as a whole, but its log_history only grows: its entries count as lines. Configs and
+other documents do not grow and decide nothing, unless a record has no other source.
+"""
+
+from __future__ import annotations
+
+import bisect
+import hashlib
+import json
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Protocol
+
+from touchline.core.json_text import parse_json
+from touchline.history.record import Origin, Source
+
+HEAD_BYTES = 1 << 20
+"""How much of a log's beginning is looked at: megabytes of equal lines are no coincidence."""
+_EACH = 64
+_FACTOR = 1.09
+_DIGITS = 8
+_DOCUMENTS = (".json", ".yaml", ".yml", ".toml", ".sh", ".slurm", ".sbatch")
+_LINE_END = re.compile(rb"[\r\n]")
+DOCUMENT_LIMIT_BYTES = 64 << 20
+"""A larger document is not parsed."""
+
+
+class Reading(Protocol):
+    """What must be known of a record to compare it with others."""
+
+    @property
+    def id(self) -> str:
+        """The record's id."""
+        ...
+
+    @property
+    def origin(self) -> Origin:
+        """Whose run it is."""
+        ...
+
+    @property
+    def reader_version(self) -> int:
+        """Version of the readers."""
+        ...
+
+    @property
+    def part(self) -> int:
+        """Which of the runs in its sources it is."""
+        ...
+
+    @property
+    def known(self) -> int:
+        """How many facts it holds."""
+        ...
+
+    @property
+    def revision(self) -> int:
+        """How often what was stated of its files had changed."""
+        ...
+
+    @property
+    def sources(self) -> Sequence[Source]:
+        """What it was read from."""
+        ...
+
+
+def is_document(name: str) -> bool:
+    """Whether a file of that name is a document or a script, rewritten as a whole, and no log."""
+    return name.lower().endswith(_DOCUMENTS)
+
+
+def growth(name: str, content: bytes) -> str:
+    """The digests of what a file adds to.
+
+    Args:
+        name: the file's name; its ending tells logs from documents.
+        content: of a log its first `HEAD_BYTES`, of a document everything.
+    """
+    # What stands behind the last line's end may be half a line.
+    pieces = _history(content) if is_document(name) else _LINE_END.split(content[:HEAD_BYTES])[:-1]
+    digest = hashlib.sha256()
+    found: list[str] = []
+    mark = 1.0
+    for number, piece in enumerate(pieces, 1):
+        digest.update(piece)
+        digest.update(b"\n")
+        if number >= mark:
+            found.append(digest.hexdigest()[:_DIGITS])
+            mark = number + 1 if number < _EACH else max(number + 1, mark * _FACTOR)
+    return "".join(found)
+
+
+def _history(content: bytes) -> list[bytes]:
+    """The entries of a trainer state's log_history; of another document nothing."""
+    if len(content) > DOCUMENT_LIMIT_BYTES or b'"log_history"' not in content:
+        return []
+    try:
+        rows = parse_json(content)["log_history"]
+        return [json.dumps(row, sort_keys=True).encode() for row in rows]
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return []
+
+
+def superseded(readings: Iterable[Reading]) -> dict[str, str]:
+    """Id of each record that has a newer reading -> id of the newest."""
+    every = list(readings)
+    # Sorted by their digests, the logs that go on from a log's end stand right behind it.
+    grown = sorted((_base(s.name), s.growth, n) for n, r in enumerate(every) for s in r.sources if s.growth)
+    equal: dict[tuple[str, str], list[int]] = defaultdict(list)
+    for number, reading in enumerate(every):
+        for source in reading.sources:
+            equal[_base(source.name), source.sha256].append(number)
+    found: dict[str, str] = {}
+    for old in every:
+        numbers = _behind(old, grown, equal)
+        newer = [every[n] for n in numbers if _order(every[n]) > _order(old) and _supersedes(every[n], old)]
+        if newer:
+            found[old.id] = max(newer, key=_order).id
+    return found
+
+
+def _behind(
+    old: Reading, grown: Sequence[tuple[str, str, int]], equal: Mapping[tuple[str, str], Sequence[int]]
+) -> set[int]:
+    """Numbers of the readings that may go on from one: those that share a log of it, or else a document."""
+    found: set[int] = set()
+    logs = [source for source in old.sources if source.growth]
+    for log in logs:
+        name = _base(log.name)
+        place = bisect.bisect_left(grown, (name, log.growth, -1))
+        while place < len(grown) and grown[place][0] == name and grown[place][1].startswith(log.growth):
+            found.add(grown[place][2])
+            place += 1
+    for document in old.sources if not logs else ():
+        found.update(equal[_base(document.name), document.sha256])
+    return found
+
+
+def _order(reading: Reading) -> tuple[bool, int, int, int, int, int, str]:
+    """What a reading saw of a run: as its owner, more of its logs, with the latest statements, with later readers,
+    with more files beside them.
+    """
+    size = sum(source.size_bytes for source in reading.sources if source.growth)
+    own = reading.origin == "touchline"
+    return own, size, reading.revision, reading.reader_version, len(reading.sources), reading.known, reading.id
+
+
+def _supersedes(new: Reading, old: Reading) -> bool:
+    """Whether `new`, later in order, is a newer reading of the run that `old` was read from.
+
+    Readers of another version may part the same logs into other runs, so that then no part of theirs counts.
+    """
+    return (new.part == old.part or new.reader_version > old.reader_version) and _goes_on(new, old)
+
+
+def _goes_on(new: Reading, old: Reading) -> bool:
+    """Whether all that `old` was read from goes on, or stands unchanged, in `new`.
+
+    Our own record of a run needs no more than the metrics that it shares with somebody's import of its folder.
+    """
+    sources = [source for source in old.sources if source.growth] or old.sources
+    there = [any(_grown(b, a) for b in new.sources) for a in sources]
+    return any(there) if (new.origin, old.origin) == ("touchline", "imported") else bool(there) and all(there)
+
+
+def _grown(new: Source, old: Source) -> bool:
+    if _base(new.name) != _base(old.name):
+        return False
+    if new.sha256 == old.sha256:
+        return True
+    return bool(old.growth) and new.size_bytes >= old.size_bytes and new.growth.startswith(old.growth)
+
+
+def _base(name: str) -> str:
+    return name.rsplit("/", 1)[-1]

@@ -1,0 +1,143 @@
+"""The history: a folder of run records, each in a file named by the hash of its content.
+
+history/records/ab/abcdef....json    a record, written once, in one step, never changed
+history/index.jsonl                  what `list` shows; made from the records, and made again when it is lost or stale
+history/.cache/                      which files were read before (`seen.py`); may be lost at any time
+
+Equal records have equal names, so any number of writers on any number of nodes need no lock, and two histories are
+merged by copying one over the other, with rsync, git or cp. A file that is no record, was copied by half, or was
+written by a later touchline is named and skipped; it never keeps the others from being read.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from touchline.core.errors import EnvironmentFault, InputFault, quoted
+from touchline.core.files import open_regular, read_bytes, write_atomic
+from touchline.history.record import RunRecord
+from touchline.history.records import from_json, id_of, sealed, to_json
+
+RECORD_LIMIT_BYTES = 4 << 20
+"""A record takes some ten kilobytes; a larger file is none."""
+_SHELF = re.compile(r"[0-9a-f]{2}")
+_NAME = re.compile(r"([0-9a-f]{64})\.json")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Broken:
+    """A file in the history that is no record."""
+
+    path: Path
+    """The file."""
+    reason: str
+    """What is wrong with it."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Contents:
+    """What lies in a history, by the names of its files; nothing has been opened."""
+
+    records: Mapping[str, Path] = field(default_factory=dict)
+    """File of each record, by its id, sorted."""
+    strays: tuple[Broken, ...] = ()
+    """Files that are named like no record."""
+
+
+def remember(history_dir: Path, record: RunRecord) -> Path:
+    """Put a record into the history, unless it is there, and give its file; it is on disk when this returns.
+
+    Raises:
+        InputFault: the history is no folder.
+        EnvironmentFault: no space, or no permission.
+    """
+    data = to_json(sealed(record))
+    path = record_path(history_dir, id_of(data))
+    try:
+        if path.is_file() and path.stat().st_size == len(data) and read_bytes(path) == data:
+            return path
+        # What else has this name was copied by half, and is mended.
+        write_atomic(path, data)
+    except (NotADirectoryError, FileExistsError):
+        raise InputFault(
+            f"the history {str(history_dir)!r} is no folder",
+            expected="a folder, or a place where one can be made",
+            hint="touchline history list --history DIR, or TOUCHLINE_HISTORY_DIR=DIR",
+        ) from None
+    return path
+
+
+def record_id(record: RunRecord) -> str:
+    """The id under which `remember` puts a record."""
+    return id_of(to_json(sealed(record)))
+
+
+def record_path(history_dir: Path, id_: str) -> Path:
+    """Where the record of that id lies."""
+    return history_dir / "records" / id_[:2] / f"{id_}.json"
+
+
+def contents(history_dir: Path) -> Contents:
+    """What lies in a history; one that is not there is empty.
+
+    Raises:
+        InputFault: it is no folder.
+        EnvironmentFault: it may not be read.
+    """
+    if history_dir.exists() and not history_dir.is_dir():
+        raise InputFault(f"the history {str(history_dir)!r} is a file", expected="a folder")
+    found: dict[str, Path] = {}
+    strays: list[Broken] = []
+    for shelf, name in _files(history_dir / "records"):
+        path = history_dir / "records" / shelf / name
+        match = _NAME.fullmatch(name)
+        if match is None or match[1][:2] != shelf:
+            strays.append(Broken(path=path, reason="no record's name"))
+        else:
+            found[match[1]] = path
+    return Contents(records=dict(sorted(found.items())), strays=tuple(strays))
+
+
+def _files(records: Path) -> Iterator[tuple[str, str]]:
+    """Shelf and name of every file; hidden ones are other programs', or writes that a kill cut off."""
+    try:
+        with os.scandir(records) as entries:
+            shelves = sorted(entry.name for entry in entries if _SHELF.fullmatch(entry.name) and entry.is_dir())
+        for shelf in shelves:
+            with os.scandir(records / shelf) as entries:
+                yield from ((shelf, entry.name) for entry in entries if not entry.name.startswith("."))
+    except FileNotFoundError:
+        return
+    except PermissionError as error:
+        raise EnvironmentFault(
+            f"no permission to read the history {str(error.filename)!r}", hint=f"ls -ld {quoted(str(error.filename))}"
+        ) from None
+
+
+def read_record(path: Path) -> RunRecord | Broken:
+    """The record in a file of the history, whose name must be the hash of its content."""
+    try:
+        with open_regular(path) as stream:
+            data = stream.read(RECORD_LIMIT_BYTES + 1)
+    except OSError as error:
+        return Broken(path=path, reason=f"cannot be read: {error.strerror or error}")
+    if len(data) > RECORD_LIMIT_BYTES:
+        return Broken(path=path, reason=f"larger than {RECORD_LIMIT_BYTES:,} bytes")
+    if id_of(data) != path.stem:
+        return Broken(path=path, reason="its content is not what its name says: copied by half, or changed by hand")
+    try:
+        return from_json(data)
+    except InputFault as fault:
+        return Broken(path=path, reason=fault.message)
+
+
+def read_records(history_dir: Path) -> Iterator[RunRecord | Broken]:
+    """Every record of the history, superseded ones too, by id; and what is none."""
+    found = contents(history_dir)
+    yield from found.strays
+    for path in found.records.values():
+        yield read_record(path)

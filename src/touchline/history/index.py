@@ -1,0 +1,244 @@
+"""index.jsonl: a line a record, so that lists are shown without opening ten thousand files.
+
+It holds nothing that the records do not say. It is brought up to date whenever it is read: lines of records that are
+gone are dropped, records without a line are read. A line that cannot be read, after a merge or a kill, is no line.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import TypeAdapter, ValidationError
+
+from touchline.core.errors import EnvironmentFault, InputFault
+from touchline.core.files import open_regular, write_atomic
+from touchline.core.quantity import Measured
+from touchline.history.flat import known
+from touchline.history.growth import superseded
+from touchline.history.history import Broken, contents, read_record, record_path
+from touchline.history.reading import Said
+from touchline.history.record import Origin, Quantities, RunRecord, Source
+from touchline.history.records import plain
+
+INDEX_VERSION = 2
+"""Raise it when lines say more or something else: an older index is then made again."""
+_HEAD = json.dumps({"index_version": INDEX_VERSION})
+_INDEX_LIMIT_BYTES = 1 << 30
+_ID_LETTERS = 6
+"""An id may be shortened to so many."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HistoryRow:
+    """One record in a list."""
+
+    id: str
+    """The record's id."""
+    name: str
+    """The run's name."""
+    origin: Origin
+    """Whose run it is."""
+    trainer: Said
+    """Which trainer."""
+    model: Said
+    """The base model."""
+    gpu: Said
+    """Name of the device."""
+    outcome: str
+    """How it ended."""
+    steps_done: Measured
+    """Optimizer steps done."""
+    steps_total: Measured
+    """Optimizer steps planned."""
+    seconds_per_step: Measured
+    """Median or mean of an optimizer step."""
+    peak_memory: Quantities
+    """Peaks while training, one entry a kind of memory."""
+    fingerprint: str
+    """Hash of the settings that make two runs comparable."""
+    superseded_by: str | None = None
+    """Id of a newer reading of the same run; such rows count no more."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class IndexLine:
+    """A line of the index: the row, and what tells which of two records is newer."""
+
+    row: HistoryRow
+    """What is shown."""
+    reader_version: int
+    """Version of the readers."""
+    part: int
+    """Which of the runs in its sources it is."""
+    known: int
+    """How many facts it holds."""
+    revision: int
+    """How often what was stated of its files had changed."""
+    sources: tuple[Source, ...]
+    """What it was read from."""
+
+    @property
+    def id(self) -> str:
+        """The record's id."""
+        return self.row.id
+
+    @property
+    def origin(self) -> Origin:
+        """Whose run it is."""
+        return self.row.origin
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Index:
+    """A history's index, up to date."""
+
+    lines: Mapping[str, IndexLine]
+    """The line of each record, by its id, sorted."""
+    newer: Mapping[str, str]
+    """Id of each superseded record, and of the one that took its place."""
+    broken: tuple[Broken, ...]
+    """Files that are no records."""
+
+    def rows(self, *, every: bool = False) -> list[HistoryRow]:
+        """The rows, by name; superseded ones only when `every` is asked for."""
+        found = [
+            dataclasses.replace(line.row, superseded_by=self.newer.get(id_))
+            for id_, line in self.lines.items()
+            if every or id_ not in self.newer
+        ]
+        return sorted(found, key=lambda row: (row.name, row.id))
+
+
+_LINE = TypeAdapter(IndexLine)
+
+
+def load_index(history_dir: Path, *, rebuild: bool = False) -> Index:
+    """The index of a history, brought up to date with its records; written where that changed it and it can be.
+
+    Args:
+        history_dir: the history; one that is not there is empty.
+        rebuild: read every record again.
+
+    Raises:
+        InputFault: the history is no folder.
+        EnvironmentFault: it may not be read.
+    """
+    found = contents(history_dir)
+    path = history_dir / "index.jsonl"
+    old, whole = ({}, False) if rebuild else _read(path)
+    lines: dict[str, IndexLine] = {}
+    broken = list(found.strays)
+    for id_, file in found.records.items():
+        line = old.get(id_)
+        if line is None:
+            record = read_record(file)
+            if isinstance(record, Broken):
+                broken.append(record)
+                continue
+            line = line_of(id_, record)
+        lines[id_] = line
+    if not whole or lines.keys() != old.keys():
+        _write(path, lines)
+    return Index(lines=lines, newer=superseded(lines.values()), broken=tuple(broken))
+
+
+def line_of(id_: str, record: RunRecord) -> IndexLine:
+    """The line of a record."""
+    return IndexLine(
+        row=HistoryRow(
+            id=id_,
+            name=record.name,
+            origin=record.origin,
+            trainer=record.stack.trainer,
+            model=record.model.name,
+            gpu=record.machine.gpu,
+            outcome=record.course.outcome.value,
+            steps_done=record.course.steps_done,
+            steps_total=record.course.steps_total,
+            seconds_per_step=record.costs.seconds_per_step,
+            peak_memory=record.costs.peak_memory,
+            fingerprint=record.fingerprint,
+        ),
+        reader_version=record.reader_version,
+        part=record.part,
+        known=known(record),
+        revision=record.revision,
+        sources=record.sources,
+    )
+
+
+def find_record(history_dir: Path, index: Index, wanted: str) -> tuple[str, RunRecord]:
+    """The record of an id, of the beginning of one, or of a run's name that only one current record has.
+
+    Raises:
+        InputFault: there is none, or several; with those that come near.
+    """
+    ids = [id_ for id_ in index.lines if len(wanted) >= _ID_LETTERS and id_.startswith(wanted)]
+    current = [row for row in index.rows() if row.name == wanted]
+    ids = ids or [row.id for row in current]
+    if not ids:
+        raise InputFault(
+            f"the history {str(history_dir)!r} has no record {wanted!r}",
+            expected=f"a run's name, or {_ID_LETTERS} or more letters of a record's id",
+            hint=_near(index, wanted),
+        )
+    if len(ids) > 1:
+        raise InputFault(
+            f"{wanted!r} names {len(ids)} records",
+            expected="one of " + ", ".join(id_[:12] for id_ in ids[:10]) + (", ..." if len(ids) > 10 else ""),
+            hint=f"touchline history show {ids[0][:12]}",
+        )
+    record = read_record(record_path(history_dir, ids[0]))
+    if isinstance(record, Broken):
+        raise InputFault(
+            f"the record {str(record.path)!r} is broken: {record.reason}",
+            expected="the bytes that were written; they are in every copy of the history",
+            hint="touchline history rebuild, after it has been copied or removed",
+        )
+    return ids[0], record
+
+
+def _near(index: Index, wanted: str) -> str:
+    names = {line.row.name for line in index.lines.values()} | {id_[:12] for id_ in index.lines}
+    near = difflib.get_close_matches(wanted, sorted(names), n=3)
+    return f"did you mean {' or '.join(repr(name) for name in near)}?" if near else "touchline history list"
+
+
+def _read(path: Path) -> tuple[dict[str, IndexLine], bool]:
+    """The lines that can be read, and whether that was all of it."""
+    try:
+        with open_regular(path) as stream:
+            first, *rest = stream.read(_INDEX_LIMIT_BYTES).split(b"\n")
+    except OSError:
+        return {}, False
+    if first != _HEAD.encode():
+        return {}, False
+    rest = [text for text in rest if text]
+    found: dict[str, IndexLine] = {}
+    for text in rest:
+        try:
+            line = _LINE.validate_json(text, strict=True)
+        except ValidationError:
+            continue
+        found[line.id] = line
+    return found, len(found) == len(rest)
+
+
+def _write(path: Path, lines: Mapping[str, IndexLine]) -> None:
+    """Write it whole; a history that is only read keeps what it has, and nobody is the worse for it."""
+    if not path.parent.is_dir():
+        return
+    texts = [_HEAD, *map(_line_text, lines.values())]
+    try:
+        write_atomic(path, "\n".join(texts) + "\n")
+    except EnvironmentFault:
+        return
+
+
+def _line_text(line: IndexLine) -> str:
+    return json.dumps(plain(line), ensure_ascii=False, sort_keys=True, separators=(",", ":"))

@@ -1,0 +1,245 @@
+"""A probe: a few real optimizer steps on the machine at hand, to see what fits and how long it takes.
+
+A request and its reply are one JSON object each; `launch.probing` writes the one, `trainer.probe` the other.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Annotated, ClassVar, Literal
+
+from annotated_types import Ge
+
+from touchline.core.estimate import MicroBatch
+from touchline.spec.experiment import NonNegativeInt, PositiveFloat, PositiveInt, Text, TrainConfig
+
+STEPS = 3
+"""Optimizer steps of a try: the first makes the optimizer's state and warms up, the others are timed."""
+
+
+class ProbeOutcome(StrEnum):
+    """What came of a try. Only `FITS` says that it fits; only the two OOMs prove that it does not."""
+
+    FITS = "fits"
+    """All steps were done within the limits."""
+    GPU_OOM = "gpu_oom"
+    """The GPU's memory did not suffice."""
+    HOST_OOM = "host_oom"
+    """The machine's memory, or what the process may have of it, did not suffice."""
+    TIMEOUT = "timeout"
+    """It did not end in time."""
+    CRASHED = "crashed"
+    """It ended in another way, which proves nothing."""
+
+    @property
+    def out_of_memory(self) -> bool:
+        """Whether memory was what was lacking."""
+        return self in (ProbeOutcome.GPU_OOM, ProbeOutcome.HOST_OOM)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ProbedModel:
+    """The base model."""
+
+    __pydantic_config__: ClassVar[dict[str, object]] = {"extra": "forbid"}
+
+    name: Text
+    """Its name."""
+    path: Text
+    """Its folder; a config.json will do where the weights are random."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ProbeRequest:
+    """What to try: the training of one micro-batch size, without its data."""
+
+    __pydantic_config__: ClassVar[dict[str, object]] = {"extra": "forbid"}
+
+    model: ProbedModel
+    """The base model."""
+    train: TrainConfig
+    """The training; its batch sizes, lengths and epochs are not looked at."""
+    seed: NonNegativeInt
+    """Decides on the tokens, the initial adapter, and random weights."""
+    weights: Literal["real", "random"] = "real"
+    """Those of the folder, or random ones of the same shape: memory and time are the same."""
+    rows: PositiveInt = 1
+    """Sequences side by side."""
+    width: PositiveInt
+    """Positions computed of each, padding included."""
+    label_tokens: PositiveInt
+    """Of all these, tokens with a loss; one for each example at least."""
+    examples_per_row: PositiveInt = 1
+    """Examples that share a row, hidden from each other by a mask; 1 where nothing is packed."""
+    micro_batches_per_step: PositiveInt = 1
+    """Forward passes per optimizer step; 2 where gradients are accumulated: more need no more memory."""
+    steps: Annotated[int, Ge(2)] = STEPS
+    """Optimizer steps."""
+    budget_seconds: PositiveFloat | None = None
+    """Time after which no further step is begun, once the least number is done; none: all steps are done."""
+    gpu_limit_bytes: PositiveInt | None = None
+    """What the process may take of the GPU's memory, to try for a smaller one; none: all that is free."""
+    gpu_in_use_before_bytes: NonNegativeInt | None = None
+    """What other processes hold of the GPU's memory, as its driver says; none where it does not."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ProbeMachine:
+    """Where it ran."""
+
+    device: Literal["cpu", "cuda"]
+    """Processor or GPU."""
+    name: str
+    """Its name."""
+    memory_bytes: int
+    """All memory of the machine, or of the GPU."""
+    threads: int
+    """Threads of torch on the processor."""
+    base_dtype: Literal["float32", "bfloat16"]
+    """Element type of the base."""
+    versions: dict[str, str]
+    """Versions of what computes."""
+    load_1min: float | None
+    """The machine's load over the minute before; far from 0, the times are of a busy machine."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ProbeWork:
+    """What was computed."""
+
+    attention: str
+    """Implementation of attention."""
+    layout: str
+    """How examples lay in rows."""
+    optimizer: str
+    """The optimizer."""
+    base_parameters: int
+    """Parameters of the base."""
+    trainable_parameters: int
+    """Parameters of the adapter."""
+    tokens_per_step: int
+    """Positions computed in an optimizer step, padding included."""
+    examples_per_step: int
+    """Examples in an optimizer step."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ProbeMemory:
+    """Memory by kind. The peaks are those of the steps; loading counts apart."""
+
+    loaded_bytes: int
+    """After loading: tensors on the GPU, or the resident set of the process; of that, weights that are mapped from
+    their file are a part only once they have been read."""
+    loading_bytes: int | None
+    """Peak resident set while loading, where the system tells it."""
+    allocated_bytes: int | None
+    """Peak of the tensors on the GPU."""
+    reserved_bytes: int | None
+    """Peak of the allocator's cache on the GPU."""
+    process_bytes: int | None
+    """Peak of the process: its resident set, or what the GPU's driver shows for it."""
+    method: str
+    """How `process_bytes` was measured, or why not."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ProbeAnswer:
+    """What was measured."""
+
+    outcome: Literal[ProbeOutcome.FITS, ProbeOutcome.GPU_OOM, ProbeOutcome.HOST_OOM]
+    """Whether it fits."""
+    machine: ProbeMachine
+    """Where."""
+    work: ProbeWork | None
+    """What was computed; none where the model did not even load."""
+    memory: ProbeMemory | None
+    """Memory; none where it did not fit."""
+    step_seconds: tuple[float, ...]
+    """Each optimizer step that was done; the first is the warm-up."""
+    setup_seconds: float | None
+    """From the start of the process to the first step: imports, model, adapter; none where it did not get so far."""
+    message: str
+    """What was lacking, in the words of the one who said so; empty when it fits."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ProbeFault:
+    """Why nothing could be tried."""
+
+    kind: Literal["input", "environment", "other"]
+    """The request is wrong; the machine lacks something; anything else."""
+    message: str
+    """What and where."""
+    expected: str | None = None
+    """What would have been right."""
+    hint: str | None = None
+    """What to type next."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ProbeReply:
+    """One of the two."""
+
+    answer: ProbeAnswer | None = None
+    """What was measured."""
+    fault: ProbeFault | None = None
+    """Why nothing was."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ProbeTry:
+    """One try, in a process of its own."""
+
+    micro_batch_size: int
+    """The micro-batch size that was tried."""
+    batch: MicroBatch
+    """Its largest micro-batch."""
+    outcome: ProbeOutcome
+    """What came of it."""
+    wall_seconds: float
+    """From the start of its process to its end."""
+    seen_bytes: int
+    """The largest resident set that was seen from outside."""
+    limit_bytes: int
+    """What the resident set was allowed to be."""
+    answer: ProbeAnswer | None
+    """What it measured; none where it was killed."""
+    message: str
+    """Why it does not fit; empty when it does."""
+
+    @property
+    def seconds_per_step(self) -> float | None:
+        """Median of the steps after the first."""
+        timed = sorted(self.answer.step_seconds[1:]) if self.answer is not None else []
+        if not timed or self.outcome is not ProbeOutcome.FITS:
+            return None
+        middle = len(timed) // 2
+        return timed[middle] if len(timed) % 2 else (timed[middle - 1] + timed[middle]) / 2
+
+    @property
+    def tokens_per_second(self) -> float | None:
+        """Positions computed a second, padding included."""
+        seconds = self.seconds_per_step
+        work = None if self.answer is None else self.answer.work
+        return None if not seconds or work is None else work.tokens_per_step / seconds
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ProbeReport:
+    """What came of a search for the micro-batch size."""
+
+    request: ProbeRequest
+    """What all tries had in common."""
+    predicted: int | None
+    """The largest micro-batch size, as it was estimated before."""
+    sizes: tuple[int, ...]
+    """The micro-batch sizes that were allowed."""
+    tries: tuple[ProbeTry, ...]
+    """The tries, in order."""
+    largest: int | None
+    """The largest micro-batch size that was seen to fit."""
+    recommended: int | None
+    """The smallest one that is as fast as every larger one that fits."""
+    ended: str
+    """Why no further one was tried."""

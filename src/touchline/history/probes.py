@@ -1,0 +1,304 @@
+"""A probe's tries become records of the history: what they measured counts like a run's, what did not fit as well.
+
+A try that was cut short, timed out or crashed says nothing of memory and gives no record.
+"""
+
+from __future__ import annotations
+
+from touchline.core.machine import TargetMachine
+from touchline.core.quantity import Aggregation, Measured, MemoryKind, Missing, Phase, Quantity, TokenUnit
+from touchline.core.shape import ModelShape
+from touchline.core.units import GIB, format_bytes
+from touchline.history.probe import ProbeAnswer, ProbeOutcome, ProbeReport, ProbeRequest, ProbeTry
+from touchline.history.readers import READERS_VERSION
+from touchline.history.reading import Outcome, Proof, Word
+from touchline.history.record import (
+    BatchFacts,
+    CostFacts,
+    CourseFacts,
+    LossFacts,
+    MachineFacts,
+    ModelFacts,
+    PackingFacts,
+    Quantities,
+    RunRecord,
+    StackFacts,
+    TrainingFacts,
+    WorkFacts,
+)
+from touchline.spec import defaults
+
+WHERE = "probe"
+"""The place of every number: no file, but a process of this machine."""
+_PROBE = Missing(missing="a probe")
+_UNKNOWN = Missing(missing="not known: its process was ended")
+_OUTCOMES = {
+    ProbeOutcome.FITS: Outcome.COMPLETED,
+    ProbeOutcome.GPU_OOM: Outcome.GPU_OOM,
+    ProbeOutcome.HOST_OOM: Outcome.HOST_OOM,
+}
+
+
+def probe_records(report: ProbeReport, shape: ModelShape | None, machine: TargetMachine) -> tuple[RunRecord, ...]:
+    """The records of all tries that finished or ran out of memory.
+
+    Args:
+        report: what came of the search.
+        shape: the model's dimensions; none where they are not known.
+        machine: where the tries ran.
+    """
+    answers = [one.answer for one in report.tries if one.answer is not None]
+    found = (probe_record(report.request, one, shape, machine, answers[0] if answers else None) for one in report.tries)
+    return tuple(record for record in found if isinstance(record, RunRecord))
+
+
+def probe_record(
+    request: ProbeRequest,
+    one: ProbeTry,
+    shape: ModelShape | None,
+    machine: TargetMachine,
+    other: ProbeAnswer | None = None,
+) -> RunRecord | Missing:
+    """The record of one try; `history.remember` puts it into the history.
+
+    Args:
+        request: what was asked for.
+        one: the try.
+        shape: the model's dimensions; none where they are not known.
+        machine: where it ran.
+        other: the answer of another try of the same probe: a try that was killed says nothing of its programs.
+    """
+    if one.outcome not in _OUTCOMES:
+        return Missing(missing=f"the probe ended otherwise: {one.message}")
+    known = one.answer or other
+    batch = one.batch
+    return RunRecord(
+        reader_version=READERS_VERSION,
+        origin="touchline",
+        name=f"probe {request.model.name} {batch.rows}x{batch.width}",
+        model=_model(request, shape, known),
+        training=_training(request, shape, known),
+        stack=StackFacts(
+            trainer=Word(value="peft", where=WHERE),
+            versions=() if known is None else tuple(sorted(f"{k}={v}" for k, v in known.machine.versions.items())),
+        ),
+        machine=_machine(machine, known),
+        batching=BatchFacts(
+            micro_batch_size=_number(one.micro_batch_size, "1"),
+            gradient_accumulation_steps=_number(request.micro_batches_per_step, "1"),
+            global_batch_size=_number(one.micro_batch_size * request.micro_batches_per_step, "1"),
+            max_seq_len=_number(max(request.train.max_seq_len, batch.width), "tokens"),
+            mean_tokens=_number(batch.width / request.examples_per_row, "tokens", aggregation="mean"),
+            longest_tokens=_number(-(-batch.width // request.examples_per_row), "tokens"),
+        ),
+        packing=PackingFacts(
+            packed=Word(value=str(request.examples_per_row > 1).lower(), where=WHERE),
+            examples=_number(batch.rows * request.examples_per_row, "examples"),
+            sequences=_number(batch.rows, "1"),
+            density=_number(request.examples_per_row, "1"),
+            efficiency=_number(100, "%", method="rows filled by construction"),
+        ),
+        costs=_costs(request, one),
+        work=_work(request, one),
+        losses=LossFacts(last=_PROBE, mean=_PROBE, evaluation=_PROBE),
+        course=_course(request, one),
+        fingerprint="",
+        fingerprint_unknown=(),
+        sources=(),
+        notes=_notes(request, one),
+    )
+
+
+def _model(request: ProbeRequest, shape: ModelShape | None, known: ProbeAnswer | None) -> ModelFacts:
+    none = Missing(missing="the model's dimensions are not known")
+    parameters: Measured = none
+    if known is not None and known.work is not None:
+        parameters = _number(known.work.base_parameters, "parameters")
+    elif shape is not None:
+        parameters = _number(shape.num_parameters, "parameters")
+    return ModelFacts(
+        name=Word(value=request.model.name, where=WHERE),
+        parameters=parameters,
+        layers=none if shape is None else _number(shape.num_layers, "1"),
+        hidden_size=none if shape is None else _number(shape.hidden_size, "1"),
+        intermediate_size=none if shape is None else _number(shape.intermediate_size, "1"),
+        heads=none if shape is None else _number(shape.num_heads, "1"),
+        kv_heads=none if shape is None else _number(shape.num_kv_heads, "1"),
+        vocab_size=none if shape is None else _number(shape.vocab_size, "1"),
+    )
+
+
+def _training(request: ProbeRequest, shape: ModelShape | None, known: ProbeAnswer | None) -> TrainingFacts:
+    train, lora = request.train, request.train.lora
+    work = None if known is None else known.work
+    trainable: Measured = _UNKNOWN
+    if work is not None:
+        trainable = _number(work.trainable_parameters, "parameters")
+    elif shape is not None:
+        trainable = _number(shape.adapter_parameters(lora.rank, lora.target_modules), "parameters")
+    alpha = defaults.LORA_ALPHA_PER_RANK * lora.rank if lora.alpha is None else lora.alpha
+    return TrainingFacts(
+        method=Word(value="lora", where=WHERE),
+        rank=_number(lora.rank, "1"),
+        alpha=_number(alpha, "1"),
+        target_modules=Word(value=",".join(sorted(lora.target_modules)), where=WHERE),
+        trainable_parameters=trainable,
+        base_dtype=_UNKNOWN if known is None else Word(value=known.machine.base_dtype, where=WHERE),
+        adapter_dtype=Word(value=lora.dtype, where=WHERE),
+        quantization=Missing(missing="the base is not quantised"),
+        optimizer=_UNKNOWN if work is None else Word(value=work.optimizer, where=WHERE),
+        learning_rate=_number(train.learning_rate, "1"),
+        gradient_checkpointing=Word(value=str(train.gradient_checkpointing).lower(), where=WHERE),
+        attention=_UNKNOWN if work is None else Word(value=work.attention, where=WHERE),
+    )
+
+
+def _machine(machine: TargetMachine, known: ProbeAnswer | None) -> MachineFacts:
+    """The device; a processor's threads belong to its name, since times with others are no times of the same."""
+    name, threads = machine.name, machine.threads
+    if known is not None:
+        name, threads = known.machine.name, known.machine.threads
+    memory = machine.memory if known is None else _memory_gib(known.machine.memory_bytes)
+    if machine.kind == "cpu":
+        return MachineFacts(
+            gpu=Missing(missing="the processor trained"),
+            gpu_memory=Missing(missing="the processor trained"),
+            gpus=_number(0, "1"),
+            processor=Word(value=name, where=WHERE),
+            threads=Missing(missing="not known") if threads is None else _number(threads, "1"),
+        )
+    return MachineFacts(gpu=Word(value=name, where=WHERE), gpu_memory=memory, gpus=_number(1, "1"))
+
+
+def _work(request: ProbeRequest, one: ProbeTry) -> WorkFacts:
+    """Every micro-batch of a probe is the same."""
+    batch, times = one.batch, request.micro_batches_per_step
+    answer = one.answer
+    setup = None if answer is None else answer.setup_seconds
+    return WorkFacts(
+        micro_batches=_number(times, "1"),
+        padded_tokens=_number(batch.tokens * times, "tokens"),
+        squared_widths=_number(batch.rows * batch.width**2 * times, "1"),
+        label_tokens=_number(batch.label_tokens * times, "tokens"),
+        steps=_number(request.steps - 1, "1"),
+        largest_rows=_number(batch.rows, "1"),
+        largest_width=_number(batch.width, "tokens"),
+        largest_label_tokens=_number(batch.label_tokens, "tokens"),
+        startup_seconds=Missing(missing="it did not get there") if setup is None else _number(setup, "s"),
+    )
+
+
+def _costs(request: ProbeRequest, one: ProbeTry) -> CostFacts:
+    none = Missing(missing="it did not fit")
+    seconds, rate = one.seconds_per_step, one.tokens_per_second
+    each: Measured = none
+    fast: Quantities = none
+    examples: Measured = none
+    if seconds is not None and rate is not None and one.answer is not None and one.answer.work is not None:
+        how = f"median of {request.steps - 1} steps after the first"
+        each = _number(seconds, "s", phase="step", aggregation="median", method=how)
+        labels = one.batch.label_tokens * request.micro_batches_per_step / seconds
+        fast = (
+            _number(rate, "tokens/s", token_unit="padded", aggregation="median", method=how),
+            _number(labels, "tokens/s", token_unit="label", aggregation="median", method=how),
+        )
+        per_second = one.answer.work.examples_per_step / seconds
+        examples = _number(per_second, "examples/s", aggregation="median", method=how)
+    memory = None if one.answer is None else one.answer.memory
+    peaks: list[Quantity] = []
+    loaded: Measured = none
+    if memory is not None and one.answer is not None:
+        kind: MemoryKind = "process" if one.answer.machine.device == "cpu" else "allocated"
+        # Weights that are mapped from their file are resident only once they have been read.
+        counted = "weights not yet touched do not count" if kind == "process" else None
+        loaded = _memory_gib(memory.loaded_bytes, phase="after_init", kind=kind, method=counted)
+        sizes: tuple[tuple[MemoryKind, int | None], ...] = (
+            ("allocated", memory.allocated_bytes),
+            ("reserved", memory.reserved_bytes),
+            ("process", memory.process_bytes),
+        )
+        for kind, size in sizes:
+            read = memory.method if kind == "process" else None
+            if size is not None:
+                peaks.append(_memory_gib(size, phase="step", kind=kind, aggregation="peak", method=read))
+    return CostFacts(
+        seconds_per_step=each,
+        seconds_per_step_without_pauses=each,
+        tokens_per_second=fast,
+        examples_per_second=examples,
+        peak_memory=tuple(peaks) or none,
+        memory_after_init=loaded,
+        mean_memory=_PROBE,
+        gpu_utilization_percent=_PROBE,
+        train_seconds=_PROBE,
+        evaluate_seconds=_PROBE,
+        save_seconds=_PROBE,
+        checkpoint_size=_PROBE,
+    )
+
+
+def _course(request: ProbeRequest, one: ProbeTry) -> CourseFacts:
+    done = () if one.answer is None else one.answer.step_seconds
+    proofs = () if not one.message else (Proof(where=WHERE, text=one.message, says=one.outcome.value),)
+    return CourseFacts(
+        steps_done=_number(len(done), "steps"),
+        steps_total=_number(request.steps, "steps"),
+        epochs=_PROBE,
+        outcome=Word(value=_OUTCOMES[one.outcome].value, where=WHERE),
+        exit=_PROBE,
+        segments=(),
+        proofs=proofs,
+    )
+
+
+def _notes(request: ProbeRequest, one: ProbeTry) -> tuple[str, ...]:
+    batch = one.batch
+    work = None if one.answer is None else one.answer.work
+    notes = [
+        f"a probe: {batch.rows} x {batch.width} positions computed, padding included,"
+        f" {batch.label_tokens} of them with a loss, invented tokens, {request.weights} weights"
+    ]
+    if work is not None:
+        notes.append(f"layout {work.layout}")
+    if one.answer is not None and one.answer.setup_seconds is not None:
+        notes.append(f"{one.answer.setup_seconds:.1f} s from the start of its process to the first step")
+    if one.answer is not None and one.answer.machine.load_1min is not None:
+        notes.append(f"load of the machine before it {one.answer.machine.load_1min:.1f}")
+    if one.outcome is ProbeOutcome.HOST_OOM:
+        notes.append(f"its process may have taken {format_bytes(one.limit_bytes)}")
+    if request.gpu_limit_bytes is not None:
+        notes.append(f"of the GPU's memory it may have taken {format_bytes(request.gpu_limit_bytes)}")
+    return tuple(notes)
+
+
+def _memory_gib(
+    size_bytes: float,
+    *,
+    phase: Phase | None = None,
+    kind: MemoryKind | None = None,
+    aggregation: Aggregation | None = None,
+    method: str | None = None,
+) -> Quantity:
+    return _number(size_bytes / GIB, "GiB", phase=phase, kind=kind, aggregation=aggregation, method=method)
+
+
+def _number(
+    value: float,
+    unit: str,
+    *,
+    phase: Phase | None = None,
+    kind: MemoryKind | None = None,
+    token_unit: TokenUnit | None = None,
+    aggregation: Aggregation | None = None,
+    method: str | None = None,
+) -> Quantity:
+    return Quantity(
+        value=value,
+        unit=unit,
+        phase=phase,
+        kind=kind,
+        token_unit=token_unit,
+        aggregation=aggregation,
+        method=method,
+        where=WHERE,
+    )

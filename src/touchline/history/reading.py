@@ -1,0 +1,193 @@
+"""What a log shows of one run, put together from its events. Absent is not zero: a field has a value or a reason."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from touchline.core.quantity import Measured, Missing, Quantity
+
+
+class Outcome(StrEnum):
+    """How a run ended, by the evidence."""
+
+    COMPLETED = "completed"
+    RUNNING_OR_TRUNCATED = "running_or_truncated"
+    TIMEOUT = "timeout"
+    CANCELLED = "cancelled"
+    PREEMPTED = "preempted"
+    HOST_OOM = "host_oom"
+    GPU_OOM = "gpu_oom"
+    DISK_QUOTA = "disk_quota"
+    CRASH_START = "crash_start"
+    CRASH_MID = "crash_mid"
+    CRASH_EVAL = "crash_eval"
+    CRASH_EXPORT = "crash_export"
+    DIVERGED_NAN = "diverged_nan"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Word:
+    """Something that is no number, and where it was read."""
+
+    value: str
+    """The word."""
+    where: str | None = None
+    """`file:line` or the file that it was read from."""
+    method: str | None = None
+    """How it was found, where it was not read off directly."""
+
+
+Said = Word | Missing
+"""A word, or why there is none."""
+_UNTOLD = Missing(missing="no line tells it")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Proof:
+    """A line that proves something."""
+
+    where: str
+    """`file:line`."""
+    text: str
+    """The line, at most 300 characters, secrets redacted."""
+    says: str
+    """What it proves."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Segment:
+    """One attempt, resume or restart within a run's files."""
+
+    where: str
+    """`file:first-last`."""
+    begins: str
+    """`fresh`, `resumed`, `restarted`, `another run`."""
+    first_step: int | None
+    """Optimizer steps done before it; none where no line says so."""
+    last_step: int | None
+    """Optimizer steps done at its end."""
+    outcome: Outcome
+    """How it ended."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunReading:
+    """One run found in logs: the flat fields that are scored, what a record needs beside them, and the proof."""
+
+    schema_version: int = 1
+    """Version of this form."""
+    name: str
+    """The log's name without what tells its stream or role."""
+    files: tuple[str, ...]
+    """The files that it was read from."""
+    trainer: Said
+    """Which trainer printed it."""
+    model: Said
+    """The base model, as the log names it."""
+    steps_done: Measured
+    """Optimizer steps done, of the last segment that counts."""
+    steps_total: Measured
+    """Optimizer steps planned."""
+    epochs: Measured
+    """Epochs planned."""
+    micro_batch_size: Measured
+    """Examples, or packed rows, per forward pass and device."""
+    gradient_accumulation_steps: Measured
+    """Forward passes per optimizer step."""
+    global_batch_size: Measured
+    """Examples, or packed rows, per optimizer step over all devices."""
+    gpus: Measured
+    """Devices that trained."""
+    trainable_parameters: Measured
+    """Parameters with a gradient."""
+    last_loss: Measured
+    """Training loss of the last row that has one."""
+    mean_train_loss: Measured
+    """Mean training loss over the run; corrected or refused after a resume."""
+    eval_loss: Measured
+    """Last validation loss."""
+    train_seconds: Measured
+    """Duration of the training; its method says what else is inside."""
+    seconds_per_step: Measured
+    """Time over steps, from after warm-up to the last step known; evaluations and savings in between are inside."""
+    seconds_per_step_without_pauses: Measured
+    """Median over windows of steps: what a step takes when nothing else is done."""
+    tokens_per_second: Measured
+    """With its token unit."""
+    peak_memory: Measured
+    """Peak of the GPU (or process) memory while training, with phase and kind."""
+    total_examples: Measured
+    """Examples of the training split, before packing."""
+    total_sequences: Measured
+    """Rows after packing."""
+    packing_density: Measured
+    """Examples a packed row."""
+    packing_efficiency: Measured
+    """Per cent of the tokens that are no padding."""
+    examples_per_second: Measured
+    """Examples, not packed rows, a second of training."""
+    outcome: Word
+    """An `Outcome`."""
+    segments: Quantity
+    """How many segments there are."""
+    method: Said
+    """lora, qlora, full."""
+    lora_rank: Measured
+    """Rank of the adapter."""
+    lora_alpha: Measured
+    """Its alpha."""
+    target_modules: Said
+    """What it adapts."""
+    dtype: Said
+    """Element type of the base."""
+    quantization: Said
+    """How the base is quantised."""
+    optimizer: Said
+    """The optimizer."""
+    learning_rate: Measured
+    """The configured one."""
+    gradient_checkpointing: Said
+    """true or false."""
+    attention: Said
+    """Implementation of attention."""
+    packed: Said
+    """true or false."""
+    max_seq_len: Measured
+    """Tokens a row at most."""
+    gpu: Said
+    """Name of the device."""
+    gpu_memory_total: Measured
+    """Its capacity."""
+    total_parameters: Measured
+    """All parameters."""
+    memory_after_init: Measured
+    """Peak after the model was loaded: says nothing of training."""
+    mean_memory: Measured
+    """Mean of the GPU memory in use while training."""
+    gpu_utilization_percent: Measured
+    """Mean share of time in which the GPU was busy."""
+    evaluate_seconds: Measured
+    """All evaluations within the training."""
+    save_seconds: Measured
+    """All savings within the training."""
+    checkpoint_size: Measured
+    """Size on disk of a checkpoint."""
+    exit: Said
+    """How the job's process ended, a fact beside the outcome: `0`, `1`, `failed: mv: ...`."""
+    versions: tuple[str, ...]
+    """`library=version`, as far as they were printed."""
+    segment_list: tuple[Segment, ...]
+    """The segments, in order."""
+    proofs: tuple[Proof, ...]
+    """The lines that prove the outcome."""
+    notes: tuple[str, ...]
+    """What was corrected, refused, cut or left out, and why."""
+    dataset: Said = _UNTOLD
+    """What it trained on."""
+    mean_tokens: Measured = _UNTOLD
+    """Mean length of an example, in tokens."""
+    longest_tokens: Measured = _UNTOLD
+    """Length of the longest example, in tokens."""
+    grouped_by_length: Said = _UNTOLD
+    """true where batches are of examples of similar lengths."""

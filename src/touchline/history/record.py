@@ -1,0 +1,353 @@
+"""What one finished run teaches: the record that the history keeps, and from which later plans are made.
+
+A record holds facts and the places where they were read, nothing of whoever read them: no date, no user, no machine's
+paths. The same sources therefore give the same record, byte for byte, wherever and whenever they are read.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from touchline.core.quantity import Measured, Missing, Quantity
+from touchline.history.reading import Proof, Said, Segment, Word
+
+RECORD_SCHEMA_VERSION = 1
+
+Origin = Literal["imported", "touchline"]
+"""Read from somebody's logs, or made by touchline, which knows more of its own runs than they print."""
+
+Quantities = tuple[Quantity, ...] | Missing
+"""The same thing measured in several ways, each with its kind or unit; or why there is none."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Source:
+    """One file that the record was read from."""
+
+    name: str
+    """Its name, with as many folders as tell it from the run's other files; never from the root of the disk."""
+    size_bytes: int
+    """Its size when it was read."""
+    sha256: str
+    """Hash of its content."""
+    growth: str
+    """Cumulative digests of what such a file only adds to, eight hex digits each: of its first line, its first two, and
+    so on (`evidence/growth.py`). A file that has grown begins with the digests that it had; empty for files that are
+    rewritten as a whole."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelFacts:
+    """The base model."""
+
+    name: Said
+    """Its id, or the last part of its path."""
+    parameters: Measured
+    """All parameters."""
+    layers: Measured
+    """Transformer blocks."""
+    hidden_size: Measured
+    """Width of the residual stream."""
+    intermediate_size: Measured
+    """Width inside the feed-forward part."""
+    heads: Measured
+    """Attention heads."""
+    kv_heads: Measured
+    """Heads of keys and values."""
+    vocab_size: Measured
+    """Rows of the embedding."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainingFacts:
+    """What was trained, and how the numbers were held."""
+
+    method: Said
+    """lora, qlora, full."""
+    rank: Measured
+    """Rank of the adapter."""
+    alpha: Measured
+    """Its alpha."""
+    target_modules: Said
+    """What it adapts."""
+    trainable_parameters: Measured
+    """Parameters with a gradient."""
+    base_dtype: Said
+    """Element type of the base."""
+    adapter_dtype: Said
+    """Element type of the adapter."""
+    quantization: Said
+    """How the base is quantised."""
+    optimizer: Said
+    """The optimizer."""
+    learning_rate: Measured
+    """The configured one."""
+    gradient_checkpointing: Said
+    """true or false."""
+    attention: Said
+    """Implementation of attention."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StackFacts:
+    """The programs."""
+
+    trainer: Said
+    """Which trainer."""
+    versions: tuple[str, ...]
+    """`library=version`, sorted, as far as they are known."""
+
+
+_UNTOLD = Missing(missing="no log tells it")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MachineFacts:
+    """Where it ran."""
+
+    gpu: Said
+    """Name of the device."""
+    gpu_memory: Measured
+    """Capacity of one device."""
+    gpus: Measured
+    """Devices that trained."""
+    processor: Said = _UNTOLD
+    """Name of the processor, where it trained."""
+    threads: Measured = _UNTOLD
+    """Threads that computed, on a processor."""
+
+    @property
+    def key(self) -> str | None:
+        """What must be equal for times to be of the same machine, as `TargetMachine.key` has it; none: not known."""
+        if isinstance(self.gpu, Word):
+            return self.gpu.value
+        if isinstance(self.processor, Word) and isinstance(self.threads, Quantity):
+            return f"{self.processor.value}, {self.threads.value:.0f} threads"
+        return None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BatchFacts:
+    """What went through the model at once."""
+
+    micro_batch_size: Measured
+    """Examples, or packed rows, per forward pass and device."""
+    gradient_accumulation_steps: Measured
+    """Forward passes per optimizer step."""
+    global_batch_size: Measured
+    """Examples, or packed rows, per optimizer step over all devices."""
+    max_seq_len: Measured
+    """Tokens a row at most."""
+    mean_tokens: Measured
+    """Mean length of an example, in tokens."""
+    longest_tokens: Measured
+    """Length of the longest example, in tokens."""
+    grouped_by_length: Said = _UNTOLD
+    """true where batches are of examples of similar lengths, so that a row is hardly padded."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PackingFacts:
+    """How examples lay in rows."""
+
+    packed: Said
+    """true or false."""
+    examples: Measured
+    """Examples of the training split, before packing."""
+    sequences: Measured
+    """Rows after packing."""
+    density: Measured
+    """Examples a packed row."""
+    efficiency: Measured
+    """Per cent of the tokens that are no padding."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DatasetFacts:
+    """What it trained on."""
+
+    name: Said = _UNTOLD
+    """Its name, or the file's name."""
+    sha256: Said = _UNTOLD
+    """Hash of the file."""
+    examples: Measured = _UNTOLD
+    """Examples of its training split."""
+
+
+NO_DATASET = DatasetFacts()
+"""Of a run whose files name no dataset."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CostFacts:
+    """What it took."""
+
+    seconds_per_step: Measured
+    """Median or mean of an optimizer step after warm-up."""
+    seconds_per_step_without_pauses: Measured
+    """Median over windows of steps: what a step takes when nothing else is done."""
+    tokens_per_second: Quantities
+    """One entry a token unit."""
+    examples_per_second: Measured
+    """Examples, not packed rows, a second of training."""
+    peak_memory: Quantities
+    """Peaks while training, one entry a kind of memory."""
+    memory_after_init: Measured
+    """Peak after the model was loaded: says nothing of training."""
+    mean_memory: Measured
+    """Mean of the GPU memory in use while training."""
+    gpu_utilization_percent: Measured
+    """Mean share of time in which the GPU was busy."""
+    train_seconds: Measured
+    """Duration of the training; its method says what else is inside."""
+    evaluate_seconds: Measured
+    """All evaluations within the training."""
+    save_seconds: Measured
+    """All savings within the training."""
+    checkpoint_size: Measured
+    """Size on disk of a checkpoint."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WorkFacts:
+    """What was computed: the mean optimizer step, the largest micro-batch, and what took time besides the steps."""
+
+    micro_batches: Measured = _UNTOLD
+    """Forward passes of a step."""
+    padded_tokens: Measured = _UNTOLD
+    """Positions of a step, padding included."""
+    squared_widths: Measured = _UNTOLD
+    """Sum over a step's rows of the row's width squared: what attention's scores grow with."""
+    label_tokens: Measured = _UNTOLD
+    """Positions of a step with a loss."""
+    steps: Measured = _UNTOLD
+    """Steps that these are the mean of, and that the pace was measured over."""
+    largest_rows: Measured = _UNTOLD
+    """Rows of the largest micro-batch."""
+    largest_width: Measured = _UNTOLD
+    """Tokens of its rows, padding included."""
+    largest_label_tokens: Measured = _UNTOLD
+    """Of its positions, those with a loss."""
+    startup_seconds: Measured = _UNTOLD
+    """From the process's start to the first step."""
+    validation_seconds: Measured = _UNTOLD
+    """One validation."""
+    validation_tokens: Measured = _UNTOLD
+    """Tokens that it scored."""
+    saving_seconds: Measured = _UNTOLD
+    """One saved checkpoint."""
+    evaluation_seconds: Measured = _UNTOLD
+    """The evaluation of one checkpoint after training."""
+    evaluation_samples: Measured = _UNTOLD
+    """Items that it asked."""
+
+
+NO_WORK = WorkFacts()
+"""Of a run that only its logs tell of."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PredictedFacts:
+    """What was predicted for it before it ran, to be scored against what came."""
+
+    seconds_per_step: Measured = _UNTOLD
+    """Time of an optimizer step."""
+    train_seconds: Measured = _UNTOLD
+    """Time of all optimizer steps; validation, saving and start-up are not inside."""
+    peak_memory: Measured = _UNTOLD
+    """Peak memory of the process."""
+    disk: Measured = _UNTOLD
+    """Size on disk."""
+
+
+NOTHING_PREDICTED = PredictedFacts()
+"""Of a run that nobody planned here."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LossFacts:
+    """What it reached."""
+
+    last: Measured
+    """Training loss of the last row that has one."""
+    mean: Measured
+    """Mean training loss over the run."""
+    evaluation: Measured
+    """Last validation loss."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CourseFacts:
+    """How it went."""
+
+    steps_done: Measured
+    """Optimizer steps done."""
+    steps_total: Measured
+    """Optimizer steps planned."""
+    epochs: Measured
+    """Epochs planned."""
+    outcome: Word
+    """An `Outcome`."""
+    exit: Said
+    """How the job's process ended, a fact beside the outcome."""
+    segments: tuple[Segment, ...]
+    """Attempts, resumes and restarts, in order."""
+    proofs: tuple[Proof, ...]
+    """The lines that prove the outcome."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunRecord:
+    """One run."""
+
+    schema_version: int = RECORD_SCHEMA_VERSION
+    """Version of this form."""
+    reader_version: int
+    """Version of the readers that read it; of two records of the same sources the later reader's counts."""
+    origin: Origin
+    """Whose run it is."""
+    name: str
+    """The log's name without what tells its stream or role; the run's for our own."""
+    experiment: str | None = None
+    """Our own experiment; none for an import."""
+    run: str | None = None
+    """Our own run; none for an import."""
+    run_digest: str | None = None
+    """Digest of what was planned for our own run; none for an import."""
+    part: int = 0
+    """Which of the runs in these sources it is, from 0."""
+    model: ModelFacts
+    """The base model."""
+    training: TrainingFacts
+    """What was trained."""
+    stack: StackFacts
+    """The programs."""
+    machine: MachineFacts
+    """Where it ran."""
+    batching: BatchFacts
+    """What went through the model at once."""
+    packing: PackingFacts
+    """How examples lay in rows."""
+    costs: CostFacts
+    """What it took."""
+    losses: LossFacts
+    """What it reached."""
+    course: CourseFacts
+    """How it went."""
+    work: WorkFacts = NO_WORK
+    """What was computed."""
+    predicted: PredictedFacts = NOTHING_PREDICTED
+    """What was predicted for it."""
+    dataset: DatasetFacts = NO_DATASET
+    """What it trained on."""
+    revision: int = 0
+    """How often what was stated of these files has changed: of two records of the same files the later one counts."""
+    fingerprint: str
+    """Hash of the settings that make two runs comparable in time and memory."""
+    fingerprint_unknown: tuple[str, ...]
+    """Those of these settings that are not known: equal fingerprints say nothing of them."""
+    sources: tuple[Source, ...]
+    """The files that it was read from, by name."""
+    notes: tuple[str, ...]
+    """What was corrected, refused, cut or left out, and why."""

@@ -1,0 +1,334 @@
+"""A reading becomes a record, and a record becomes bytes: the same reading of the same files gives the same bytes.
+
+Nothing here looks at a disk or a clock. What would tell who read a log, and where, is taken out: files are named from
+the folder that they have in common, absolute paths in copied lines keep only their last part, secrets are redacted.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import PurePath
+from typing import Any, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+
+from touchline.backends.logtext.redact import redact
+from touchline.core.errors import InputFault
+from touchline.core.json_text import parse_json
+from touchline.core.quantity import Measured, Missing, Quantity
+from touchline.history.reading import RunReading, Said, Word
+from touchline.history.record import (
+    RECORD_SCHEMA_VERSION,
+    BatchFacts,
+    CostFacts,
+    CourseFacts,
+    DatasetFacts,
+    LossFacts,
+    MachineFacts,
+    ModelFacts,
+    PackingFacts,
+    RunRecord,
+    Source,
+    StackFacts,
+    TrainingFacts,
+)
+
+_UNSAID = Missing(missing="not said in the files")
+_NO_NUMBER = Missing(missing="not a finite number")
+_RECORD = TypeAdapter(RunRecord)
+_PART = r"[^\s/'\"`:,;()\[\]{}<>|=]+"
+_ABSOLUTE = re.compile(
+    rf"(?:(?<![\w./~…])|(?<=file://))(?:~[\w.-]*|/{_PART})(?:/+{_PART})+/*|(?<!\w)[A-Za-z]:(?:\\+[^\s\\'\"]+)+"
+)
+_QUOTED = re.compile(r"(['\"`])(?:~[\w.-]*)?/[^'\"`\n]*/([^'\"`\n/]*)/?\1")
+_HUB = re.compile(r"models--([^/\\]+?)--([^/\\]+)")
+_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\ud800-\udfff]")
+_ROOT_PARTS = 3
+"""`/home/name` has so many: a folder above that is no run's own, and its children may be people."""
+
+T = TypeVar("T")
+
+
+# ---- reading -> record -----------------------------------------------------------------------------------------------
+
+
+def source_names(paths: Sequence[PurePath]) -> dict[str, str]:
+    """The name of each source in a record, by its path as text.
+
+    Files of one folder have their own names; others are named from the folder that they have in common.
+    """
+    parents = [path.parent.parts for path in paths]
+    shared = 0
+    while all(len(parts) > shared and parts[shared] == parents[0][shared] for parts in parents) and parents:
+        shared += 1
+    if shared < _ROOT_PARTS:
+        return {str(path): path.name for path in paths}
+    return {str(path): "/".join(path.parts[shared:]) for path in paths}
+
+
+def record_of(reading: RunReading, sources: Mapping[str, Source], *, reader_version: int, part: int = 0) -> RunRecord:
+    """The record of an imported run.
+
+    Args:
+        reading: what its files show.
+        sources: the files by the path that the reading's places name them with.
+        reader_version: `READERS_VERSION` of the readers that read it.
+        part: which of the runs in these files it is, from 0.
+    """
+    r = reading
+    record = RunRecord(
+        reader_version=reader_version,
+        origin="imported",
+        name=r.name,
+        part=part,
+        model=ModelFacts(
+            name=model_name(r.model),
+            parameters=r.total_parameters,
+            layers=_UNSAID,
+            hidden_size=_UNSAID,
+            intermediate_size=_UNSAID,
+            heads=_UNSAID,
+            kv_heads=_UNSAID,
+            vocab_size=_UNSAID,
+        ),
+        training=TrainingFacts(
+            method=r.method,
+            rank=r.lora_rank,
+            alpha=r.lora_alpha,
+            target_modules=r.target_modules,
+            trainable_parameters=r.trainable_parameters,
+            base_dtype=r.dtype,
+            adapter_dtype=_UNSAID,
+            quantization=r.quantization,
+            optimizer=r.optimizer,
+            learning_rate=r.learning_rate,
+            gradient_checkpointing=r.gradient_checkpointing,
+            attention=r.attention,
+        ),
+        stack=StackFacts(trainer=r.trainer, versions=tuple(sorted(set(r.versions)))),
+        machine=MachineFacts(gpu=r.gpu, gpu_memory=r.gpu_memory_total, gpus=r.gpus),
+        batching=BatchFacts(
+            micro_batch_size=r.micro_batch_size,
+            gradient_accumulation_steps=r.gradient_accumulation_steps,
+            global_batch_size=r.global_batch_size,
+            max_seq_len=r.max_seq_len,
+            mean_tokens=r.mean_tokens,
+            longest_tokens=r.longest_tokens,
+            grouped_by_length=r.grouped_by_length,
+        ),
+        packing=PackingFacts(
+            packed=r.packed,
+            examples=r.total_examples,
+            sequences=r.total_sequences,
+            density=r.packing_density,
+            efficiency=r.packing_efficiency,
+        ),
+        costs=CostFacts(
+            seconds_per_step=r.seconds_per_step,
+            seconds_per_step_without_pauses=r.seconds_per_step_without_pauses,
+            tokens_per_second=_several(r.tokens_per_second),
+            examples_per_second=r.examples_per_second,
+            peak_memory=_several(r.peak_memory),
+            memory_after_init=r.memory_after_init,
+            mean_memory=r.mean_memory,
+            gpu_utilization_percent=r.gpu_utilization_percent,
+            train_seconds=r.train_seconds,
+            evaluate_seconds=r.evaluate_seconds,
+            save_seconds=r.save_seconds,
+            checkpoint_size=r.checkpoint_size,
+        ),
+        losses=LossFacts(last=r.last_loss, mean=r.mean_train_loss, evaluation=r.eval_loss),
+        course=CourseFacts(
+            steps_done=r.steps_done,
+            steps_total=r.steps_total,
+            epochs=r.epochs,
+            outcome=r.outcome,
+            exit=r.exit,
+            segments=r.segment_list,
+            proofs=r.proofs,
+        ),
+        dataset=DatasetFacts(name=model_name(r.dataset)),
+        fingerprint="",
+        fingerprint_unknown=(),
+        sources=tuple(sorted(sources.values(), key=lambda source: (source.name, source.sha256))),
+        notes=r.notes,
+    )
+    return sealed(_placed(record, {path: source.name for path, source in sources.items()}))
+
+
+def sealed(record: RunRecord) -> RunRecord:
+    """The record with nothing in it that tells of people, and with the fingerprint of its settings.
+
+    Whoever changes a record, as for our own runs, need not call this: storing does.
+    """
+    clean = _mapped(record, _clean_leaf)
+    settings = comparable(clean)
+    text = json.dumps(settings, sort_keys=True, ensure_ascii=False)
+    return dataclasses.replace(
+        clean,
+        fingerprint=hashlib.sha256(text.encode()).hexdigest(),
+        fingerprint_unknown=tuple(sorted(name for name, value in settings.items() if value is None)),
+    )
+
+
+def comparable(record: RunRecord) -> dict[str, object]:
+    """The settings that make two runs comparable in time and memory; None for those that are not known."""
+    r = record
+    targets = _word(r.training.target_modules)
+    versions = sorted(re.sub(r"(=\d+\.\d+)[.\d]*.*", r"\1", text) for text in r.stack.versions)
+    return {
+        "model": (_word(r.model.name) or "").rsplit("/", 1)[-1] or None,
+        "method": _word(r.training.method),
+        "rank": _number(r.training.rank),
+        "target_modules": sorted({name.strip() for name in targets.split(",")}) if targets else None,
+        "base_dtype": _word(r.training.base_dtype),
+        "adapter_dtype": _word(r.training.adapter_dtype),
+        "quantization": _word(r.training.quantization),
+        "gradient_checkpointing": _word(r.training.gradient_checkpointing),
+        "attention": _word(r.training.attention),
+        "trainer": _word(r.stack.trainer),
+        "versions": versions or None,
+        "gpu": _folded(r.machine.key),
+        "micro_batch_size": _number(r.batching.micro_batch_size),
+        "max_seq_len": _number(r.batching.max_seq_len),
+        "packed": _word(r.packing.packed),
+    }
+
+
+def model_name(model: Said) -> Said:
+    """A model's id as it is; of a path the last part, which is its name everywhere."""
+    if isinstance(model, Missing):
+        return model
+    text = model.value.strip()
+    if cached := _HUB.search(text):
+        return dataclasses.replace(model, value=f"{cached[1]}/{cached[2]}")
+    if text.count("/") > 1 or text.startswith(("/", "~", ".")) or "\\" in text:
+        text = re.split(r"[/\\]", text.rstrip("/\\"))[-1]
+    return dataclasses.replace(model, value=text)
+
+
+def without_people(text: str) -> str:
+    """A copied line without absolute paths and control characters: `…/last_part` stays of a path."""
+    text = _QUOTED.sub(r"\1…/\2\1", _CONTROL.sub("", text))
+    return _ABSOLUTE.sub(lambda match: "…/" + re.split(r"[/\\]", match[0].rstrip("/\\"))[-1], text)
+
+
+def _several(value: Measured) -> tuple[Quantity, ...] | Missing:
+    return value if isinstance(value, Missing) else (value,)
+
+
+def _word(value: Said) -> str | None:
+    return _folded(value.value) if isinstance(value, Word) else None
+
+
+def _folded(text: str | None) -> str | None:
+    """Case and spaces do not part settings."""
+    return None if text is None else " ".join(text.casefold().split())
+
+
+def _number(value: Measured) -> float | None:
+    return float(value.value) if isinstance(value, Quantity) else None
+
+
+# ---- every leaf of a record ------------------------------------------------------------------------------------------
+
+
+Leaf = Callable[[str, str], str]
+"""Another text for a text, by the field that holds it."""
+
+
+def _mapped(value: T, leaf: Leaf) -> T:
+    """The same tree with other texts; a quantity that is no finite number becomes missing."""
+    changed: Any = value
+    if isinstance(value, Quantity) and not math.isfinite(value.value):
+        changed = _NO_NUMBER
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        members = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+        changed = dataclasses.replace(value, **{name: _member(name, part, leaf) for name, part in members.items()})
+    return changed  # type: ignore[no-any-return]
+
+
+def _member(name: str, part: object, leaf: Leaf) -> object:
+    if isinstance(part, tuple):
+        inner = tuple(_member(name, each, leaf) for each in part)
+        finite = tuple(each for each in inner if each is not _NO_NUMBER)
+        return finite if finite or not inner else _NO_NUMBER
+    if isinstance(part, float) and not math.isfinite(part):
+        return None  # an interval's open end
+    return leaf(name, part) if isinstance(part, str) else _mapped(part, leaf)
+
+
+def _clean_leaf(name: str, text: str) -> str:
+    """Words of our own vocabulary, hashes and digests go through unchanged; only copied text can hold a secret."""
+    if name in ("sha256", "growth", "fingerprint") or type(text) is not str:
+        return text
+    return without_people(redact(text) if name in ("text", "value", "notes") else text)
+
+
+def _placed(record: RunRecord, names: Mapping[str, str]) -> RunRecord:
+    """The record with its places named as its sources are, and no longer as whoever read them did."""
+    longest = sorted(names.items(), key=lambda item: -len(item[0]))
+
+    def rename(field: str, text: str) -> str:
+        if type(text) is not str:
+            return text
+        if field != "where":
+            for path, name in longest:
+                text = text.replace(path, name) if "/" in path else text
+            return text
+        for path, name in longest:
+            if text == path or text.startswith(f"{path}:"):
+                return name + text[len(path) :]
+        return text.rsplit("/", 1)[-1]
+
+    return _mapped(record, rename)
+
+
+# ---- record <-> bytes ------------------------------------------------------------------------------------------------
+
+
+def plain(value: object) -> Any:
+    """What JSON knows; members of a quantity or a word that say nothing are left out."""
+    if isinstance(value, Quantity | Word):
+        members = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+        return {k: float(v) if type(v) is int else plain(v) for k, v in members.items() if v is not None}
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, tuple | list):
+        return [plain(part) for part in value]
+    return str(value) if isinstance(value, str) else value
+
+
+def to_json(record: RunRecord) -> bytes:
+    """The canonical bytes of a record, one member a line, so that people and git can read them."""
+    return (json.dumps(plain(record), ensure_ascii=False, sort_keys=True, indent=1, allow_nan=False) + "\n").encode()
+
+
+def id_of(data: bytes) -> str:
+    """A record's id: the hash of its canonical bytes."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def from_json(data: bytes) -> RunRecord:
+    """A record of its bytes.
+
+    Raises:
+        InputFault: with the reason in a few words: it is no record, a broken one, or one of another version.
+    """
+    try:
+        version = parse_json(data)["schema_version"]
+    except (ValueError, TypeError, KeyError, RecursionError):
+        raise InputFault("not a run record") from None
+    if version != RECORD_SCHEMA_VERSION:
+        raise InputFault(f"schema version {version!r}; this touchline reads version {RECORD_SCHEMA_VERSION}")
+    try:
+        return _RECORD.validate_json(data, strict=True, extra="forbid")
+    except ValidationError as fault:
+        first = fault.errors(include_url=False)[0]
+        place = ".".join(str(part) for part in first["loc"][:4])
+        raise InputFault(f"not a run record: {place}: {first['msg']}") from None

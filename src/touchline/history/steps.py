@@ -1,0 +1,370 @@
+"""Steps of a run: how many were planned and done, from where it was resumed, and how long one takes."""
+
+from __future__ import annotations
+
+import statistics
+from dataclasses import dataclass
+
+from touchline.core.observation import OVER, SignKind
+from touchline.core.quantity import Measured, Missing, Quantity
+from touchline.history.course import Losses, Part
+from touchline.history.tracks import Track
+from touchline.history.view import Found, RunView, Stretch
+
+OPTIMIZER_STEP_BARS = frozenset({"hf_trainer", "trl", "unsloth", "axolotl", "llamafactory", "swift"})
+"""Trainers whose bar counts optimizer steps of the whole run."""
+EPOCH_BARS = frozenset({"torchtune"})
+"""Trainers whose bar counts the optimizer steps of one epoch."""
+SHARE_ERROR = 0.05
+"""A resume is placed between two logged rows when they lie no further apart than this share of what follows."""
+_INTERVALS = (1, 2, 5, 10, 20, 25, 50, 100, 200, 250, 500, 1000)
+"""Steps between two logged rows, as people set them."""
+EARLY = 0.98
+"""A closing row that stands below this share of the planned steps is one of a training that was stopped."""
+RATE_ERROR = 0.008
+"""A count computed from a printed rate is given when the rate's digits leave no more than this relative error."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Steps:
+    """The steps of one segment."""
+
+    done: Measured
+    """Optimizer steps done, those before a resume included."""
+    total: Measured
+    """Optimizer steps planned."""
+    seconds: Measured
+    """Seconds a step, pauses inside."""
+    pace: Measured
+    """Seconds a step between pauses."""
+    resumed: bool
+    """Whether it goes on from a saved state."""
+    resumed_at: int | None
+    """Steps done before it; None where it was not resumed, or nothing says where."""
+    share: float | None
+    """Share of all steps that this segment did itself; None where that is not known."""
+    early_share: float | None
+    """Share of the planned steps that were done, of a Trainer's run that is over and stopped before its plan; else
+    None. The Trainer's closing row counts all planned ones."""
+
+
+def steps_of(view: RunView, stretch: Stretch, trainer: str | None) -> Steps:
+    """The steps of one segment of a run."""
+    total = _total(view, stretch, trainer)
+    tracks = _step_tracks(stretch, trainer, total)
+    resumed_at = _resumed_at(stretch, [track for track, _ in tracks])
+    resumed = resumed_at is not None or stretch.began == "resumed"
+    done = _done(view, stretch, tracks, total, trainer)
+    share = _share(view, stretch, total, resumed, resumed_at)
+    return Steps(
+        done=done,
+        total=total,
+        seconds=_seconds(view, stretch, tracks, done, total, share),
+        pace=_pace(view, stretch, tracks),
+        resumed=resumed,
+        resumed_at=resumed_at,
+        share=share,
+        early_share=_early_share(view, stretch, trainer, done, total),
+    )
+
+
+def _early_share(view: RunView, stretch: Stretch, trainer: str | None, done: Measured, total: Measured) -> float | None:
+    if trainer not in OPTIMIZER_STEP_BARS or not _is_over(view, stretch):
+        return None
+    if not isinstance(done, Quantity) or not isinstance(total, Quantity) or not 0 < done.value < EARLY * total.value:
+        return None
+    return done.value / total.value
+
+
+def _share(view: RunView, stretch: Stretch, total: Measured, resumed: bool, resumed_at: int | None) -> float | None:
+    if not resumed:
+        return 1.0
+    if resumed_at is not None and isinstance(total, Quantity) and total.value > resumed_at:
+        return (total.value - resumed_at) / total.value
+    epochs = [each.seen.epoch for each in view.measured("train_seconds") if each.seen.epoch]
+    return _share_by_epochs(stretch, epochs[-1] if epochs else None)
+
+
+def _total(view: RunView, stretch: Stretch, trainer: str | None) -> Measured:
+    said = stretch.all("steps_total") or view.documents.all("steps_total")
+    certain = [each for each in said if each.seen.certain]
+    if certain and certain[-1].number:
+        return certain[-1].quantity(unit="steps")
+    tracks = [each for each in stretch.training_tracks(None) if each[0].last[0] > 0 or not _is_over(view, stretch)]
+    if tracks and tracks[-1][0].total:
+        track, part = tracks[-1]
+        where = f"{part.file}:{track.first[2]}"
+        if trainer in OPTIMIZER_STEP_BARS and track.total:
+            return Quantity(value=track.total, unit="steps", method="the progress bar's total", where=where)
+        epochs = view.setting("epochs")
+        if trainer in EPOCH_BARS and track.total and epochs is not None and epochs.number:
+            return Quantity(
+                value=track.total * epochs.number, unit="steps", method="steps of an epoch × epochs", where=where
+            )
+        again = sum(other.total == track.total and other.complete for other, _ in tracks)
+        if track.total and trainer not in EPOCH_BARS and again < 2 and _counts_all_steps(track.label):
+            return Quantity(value=track.total, unit="steps", method="the progress bar's total", where=where)
+    guessed = [each for each in (*said, *view.documents.all("steps_total")) if each.number]
+    if not guessed:
+        return _from_rate(stretch)
+    done = max((each.seen.step or 0 for each in _losses_with_step(stretch)), default=0)
+    if done > (guessed[-1].number or 0):
+        return Missing(missing="the steps go beyond the only number that could be the planned ones")
+    return guessed[-1].quantity(unit="steps")
+
+
+def _is_over(view: RunView, stretch: Stretch) -> bool:
+    """Return True if the training is over; a bar that never moved is then not its own."""
+    over = any(sign.kind in OVER for sign, _ in stretch.signs())
+    return over or bool(view.documents.all("train_seconds"))
+
+
+def _counts_all_steps(label: str) -> bool:
+    """Whether a bar of a home-made loop counts the steps of the whole run, and not those of an epoch."""
+    return "epoch" not in label.lower() and not any(character.isdigit() for character in label)
+
+
+def _from_rate(stretch: Stretch) -> Measured:
+    """Steps from the trainer's closing rate and runtime: it counts all planned steps, those before a resume as well."""
+    rates, seconds = stretch.all("train_steps_per_second"), stretch.all("train_seconds")
+    if not rates or not seconds or rates[-1].seen.line != seconds[-1].seen.line:
+        return Missing(missing="no line tells the planned steps")
+    rate, duration = rates[-1].number, seconds[-1].number
+    if not rate or not duration:
+        return Missing(missing="no line tells the planned steps")
+    error = 0.0005 / rate
+    if error > RATE_ERROR:
+        return Missing(missing=f"no line tells the planned steps, and a rate of {rate:g} has too few digits")
+    steps = max(1.0, float(round(rate * duration)))
+    return rates[-1].quantity(
+        value=steps,
+        unit="steps",
+        low=steps * (1 - error),
+        high=steps * (1 + error),
+        aggregation=None,
+        method="printed steps per second × runtime",
+    )
+
+
+def _step_tracks(stretch: Stretch, trainer: str | None, total: Measured) -> list[tuple[Track, Part]]:
+    """Bars whose items are optimizer steps."""
+    known = round(total.value) if isinstance(total, Quantity) else None
+    tracks = stretch.training_tracks(known)
+    if trainer in OPTIMIZER_STEP_BARS or trainer in EPOCH_BARS:
+        return list(tracks)
+    return [each for each in tracks if each[0].total is not None and each[0].total == known]
+
+
+def _resumed_at(stretch: Stretch, tracks: list[Track]) -> int | None:
+    steps = [sign.step for sign, _ in stretch.signs() if sign.kind is SignKind.RESUMED and sign.step]
+    if steps:
+        return steps[-1]
+    skipped = [found for track in tracks if (found := track.skipped_until())]
+    return skipped[0] if skipped and stretch.began == "resumed" else None
+
+
+def _done(
+    view: RunView, stretch: Stretch, tracks: list[tuple[Track, Part]], total: Measured, trainer: str | None
+) -> Measured:
+    found: list[Quantity] = []
+    for each in [*stretch.all("step"), *_losses_with_step(stretch)]:
+        step = each.seen.step if each.seen.name == "loss" else each.number
+        if step is not None:
+            found.append(each.quantity(value=step, unit="steps", aggregation=None, token_unit=None))
+    bar: Quantity | None = None
+    if tracks and trainer not in EPOCH_BARS:
+        track, part = tracks[-1]
+        bar = Quantity(value=track.last[0], unit="steps", where=f"{part.file}:{track.last[2]}")
+        found.append(bar)
+    found += [
+        Quantity(value=part.nan_step, unit="steps", where=f"{part.file}:{part.progress_line}")
+        for part in stretch.parts
+        if part.nan_step
+    ]
+    found += [
+        Quantity(value=sign.step, unit="steps", method="the last checkpoint's step", where=f"{part.file}:{sign.line}")
+        for sign, part in stretch.signs()
+        if sign.kind is SignKind.SAVING and sign.step
+    ]
+    best = max(found, key=lambda each: each.value, default=None)
+    trained = [(sign, part) for sign, part in stretch.signs() if sign.kind in OVER]
+    if not trained and not view.documents.all("train_seconds"):
+        return best or Missing(missing="no line tells the steps done")
+    if best is not None and best.value == 0:
+        best = None  # counted before the first step of a training that is over
+    where = f"{trained[-1][1].file}:{trained[-1][0].line}" if trained else None
+    return _done_at_end(view, stretch, best, bar, total, where)
+
+
+def _done_at_end(
+    view: RunView, stretch: Stretch, best: Quantity | None, bar: Quantity | None, total: Measured, where: str | None
+) -> Measured:
+    """Steps of a training that is over: all that were planned, unless something shows that it stopped before."""
+    if not isinstance(total, Quantity) or (best is not None and best.value >= total.value):
+        return best or Missing(missing="no line tells the steps done")
+    whole = Quantity(
+        value=total.value, unit="steps", method="the training is over: all planned steps", where=where or total.where
+    )
+    by_epoch = _steps_by_epoch(view, stretch, total.value)
+    if by_epoch is not None and by_epoch[1] and by_epoch[0] < EARLY * total.value:
+        # The closing row stands in an earlier epoch than the last one that was planned.
+        early = max(by_epoch[0], best.value if best is not None else 0)
+        if best is not None and best.value >= EARLY * early:
+            return best
+        return Quantity(value=early, unit="steps", method="the closing row's epoch × steps of an epoch", where=where)
+    if by_epoch is not None and by_epoch[0] >= EARLY * total.value:
+        return whole
+    if best is None:
+        return whole
+    said = [each for each in stretch.all("step") if each.number == best.value]
+    bar_file, _, bar_place = ((bar.where if bar is not None else None) or ":0").rpartition(":")
+    # Lines of different files follow no order.
+    rows = [part.losses for part in stretch.parts if part.losses.last is not None and part.file == bar_file]
+    last = max((each.last.line for each in rows if each.last is not None and each.last.step is None), default=0)
+    if said or (bar is not None and bar.value == best.value and best.value < total.value - 1):
+        first = min((each.first.line for each in rows if each.first is not None), default=0)
+        bar_line = int(bar_place)
+        held_back = first > bar_line and _keeps_pace(rows, best.value)
+        stale = bar is not None and not said and last > bar_line
+        # Losses after the last bar mean that bars are missing, unless the training was stopped.
+        return whole if stale and not _was_stopped(stretch) and not held_back else best
+    interval = max((part.interval for part in stretch.parts), default=0.0)
+    if best.value + max(interval, 1.0) >= total.value and not _was_stopped(stretch):
+        return whole
+    return best
+
+
+def _keeps_pace(rows: list[Losses], steps: float) -> bool:
+    """Return True if so many steps make as many rows as were logged, at an interval that people choose."""
+    per_row = steps / max((each.count for each in rows), default=1)
+    return any(abs(per_row - interval) <= 0.05 * interval for interval in _INTERVALS)
+
+
+def _was_stopped(stretch: Stretch) -> bool:
+    """Return True if a line says that the training was stopped before its planned end."""
+    return any(sign.kind is SignKind.STOPPED for sign, _ in stretch.signs())
+
+
+def _steps_by_epoch(view: RunView, stretch: Stretch, total: float) -> tuple[float, bool] | None:
+    """Steps done by the closing row's epoch, and whether an epoch's steps are known; None where no epoch is told.
+
+    The Trainer rounds its epochs up where `max_steps` ends the training: the total then tells no epoch's length.
+    """
+    epochs = view.setting("epochs")
+    closing = [each.seen.epoch for each in view.measured("train_seconds") if each.seen.epoch]
+    rows = [part.losses.last.epoch for part in stretch.parts if part.losses.last is not None and part.losses.last.epoch]
+    reached = max([*closing, *rows], default=None)
+    if reached is None or epochs is None or not epochs.number:
+        return None
+    examples, batch = view.setting("train_examples"), view.setting("global_batch_size")
+    if examples is not None and batch is not None and examples.number and batch.number:
+        per_epoch = examples.number / batch.number
+        if abs(per_epoch * epochs.number - total) <= max(epochs.number, 0.02 * total):
+            return round(reached * total / epochs.number), True
+        return round(reached * per_epoch), False
+    is_known = total % epochs.number == 0 and (epochs.number > 1 or abs(reached - round(reached)) < 0.01)
+    return round(reached * total / epochs.number), is_known
+
+
+def _losses_with_step(stretch: Stretch) -> list[Found]:
+    last = [Found(seen=part.losses.last, file=part.file) for part in stretch.parts if part.losses.last is not None]
+    return [each for each in last if each.seen.step is not None]
+
+
+def _seconds(
+    view: RunView,
+    stretch: Stretch,
+    tracks: list[tuple[Track, Part]],
+    done: Measured,
+    total: Measured,
+    resumed_share: float | None,
+) -> Measured:
+    clocks = _clocks(view, stretch, tracks)
+    best = max(clocks, key=lambda each: each[0].last[0] - each[0].first[0], default=None)
+    mean = best[0].mean_seconds_per_step() if best is not None else None
+    if best is not None and mean is not None:
+        seconds, first, last = mean
+        return Quantity(
+            value=seconds,
+            unit="s",
+            aggregation="mean",
+            method=f"steps {first} to {last} by the clock{_inside(stretch)}",
+            where=best[1],
+        )
+    return _mean_seconds(view, stretch, done, total, resumed_share)
+
+
+def _inside(stretch: Stretch) -> str:
+    """What else a clock counts: bars go on through evaluations; rows say themselves what is in their time."""
+    timed = stretch.all("train_seconds")
+    return "" if timed and not any(each.seen.inside for each in timed) else "; evaluation and saving inside"
+
+
+def _pace(view: RunView, stretch: Stretch, tracks: list[tuple[Track, Part]]) -> Measured:
+    """A step's time when nothing else is done."""
+    best = max(_clocks(view, stretch, tracks), key=lambda each: each[0].last[0] - each[0].first[0], default=None)
+    rate = best[0].seconds_per_step(pauses=bool(stretch.all("eval_seconds"))) if best is not None else None
+    if best is not None and rate is not None:
+        middle, low, high, windows = rate
+        return Quantity(
+            value=middle,
+            unit="s",
+            low=low,
+            high=high,
+            coverage=0.5,
+            aggregation="median",
+            method=f"{windows} windows of steps after warm-up",
+            where=best[1],
+        )
+    timed = [each for each in stretch.all("step_seconds") if each.number]
+    if timed:
+        middle = statistics.median(each.number or 0.0 for each in timed)
+        return timed[-1].quantity(value=middle, unit="s", aggregation="median", method=f"{len(timed)} printed times")
+    return Missing(missing="no two points in time after warm-up")
+
+
+def _clocks(view: RunView, stretch: Stretch, tracks: list[tuple[Track, Part]]) -> list[tuple[Track, str]]:
+    """Everything that tells steps against time, with its place."""
+    found = [(track, f"{part.file}:{track.first[2]}") for track, part in tracks]
+    return found + [(part.clock, part.file) for part in (*stretch.parts, *view.documents.parts) if part.clock.count > 2]
+
+
+def _mean_seconds(
+    view: RunView, stretch: Stretch, done: Measured, total: Measured, resumed_share: float | None
+) -> Measured:
+    """Seconds a step from what the trainer timed itself, else from its runtime."""
+    timed = [each for each in stretch.all("step_seconds") if each.number]
+    if timed:
+        middle = statistics.median(each.number or 0.0 for each in timed)
+        return timed[-1].quantity(value=middle, unit="s", aggregation="median", method=f"{len(timed)} printed times")
+    rates = [each for each in stretch.all("train_steps_per_second") if each.number and not each.seen.inside]
+    if rates:
+        middle = statistics.median(each.number or 0.0 for each in rates)
+        return rates[-1].quantity(
+            value=1 / middle, unit="s", aggregation="median", method=f"{len(rates)} printed rates"
+        )
+    durations = stretch.all("train_seconds") or view.documents.all("train_seconds")
+    steps = done if isinstance(done, Quantity) else total
+    if not durations or not durations[-1].number or isinstance(steps, Missing) or not steps.value:
+        return Missing(missing="no two points in time after warm-up")
+    if resumed_share is None:
+        return Missing(missing="the runtime after a resume is not that of all steps")
+    here = f" ({resumed_share:.0%} of them since the resume)" if resumed_share < 1 else ""
+    return durations[-1].quantity(
+        value=durations[-1].number / (steps.value * resumed_share),
+        unit="s",
+        aggregation="mean",
+        method=f"runtime over steps{here}; evaluation and saving inside",
+    )
+
+
+def _share_by_epochs(stretch: Stretch, final_epoch: float | None) -> float | None:
+    """Share of the epochs that were done since a resume: from half a logging interval before the first row on."""
+    for part in stretch.parts:
+        first, second = part.losses.first, part.losses.second
+        if first is None or second is None or first.epoch is None or second.epoch is None or not final_epoch:
+            continue
+        begun = first.epoch - (second.epoch - first.epoch) / 2
+        if 0 < begun < final_epoch and (second.epoch - first.epoch) / (final_epoch - begun) < SHARE_ERROR:
+            return (final_epoch - begun) / final_epoch
+    return None

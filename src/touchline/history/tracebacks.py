@@ -1,0 +1,327 @@
+"""Tracebacks, line by line: which exception ended them, and in which part of the run.
+
+Python prints the outermost frame first and the exception last. Frames may come from several ranks, with prefixes or
+without, from `rich` in a box, or from a notebook. Of a chain of exceptions Python prints the root cause first.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+
+from touchline.core.observation import During
+
+Frame = tuple[str, str]
+"""File and function."""
+
+_HEADER = re.compile(r"(?P<before>.*?)(?P<original>Original )?Traceback \(most recent call last\)")
+_HOST = re.compile(r"(?P<host>[A-Za-z][\w.-]{0,63}): $")
+_CHAINS = (
+    "During handling of the above exception, another exception occurred",
+    "The above exception was the direct cause of the following exception",
+)
+_SURVIVED = re.compile(
+    r"Exception ignored (?:in|on)|--- Logging error ---|Error in atexit\._run_exitfuncs|Exception in thread "
+)
+"""Python goes on after these: what stands in their tracebacks ended no program."""
+_SURVIVED_WITHIN_LINES = 4
+_FRAMES = (
+    re.compile(r'^\s*File "(?P<file>[^"]+)", line \d+, in (?P<function>\S+)'),
+    re.compile(r"^\s*File (?P<file>\S+?):\d+, in (?:[\w<>]+\.)*(?P<function>[\w<>]+)"),
+    re.compile(r"^\[?(?P<file>[/~]\S+?\.py)\]?(?:\(\S+\))? in (?P<function>[\w<>]+)"),
+    re.compile(r"^(?P<file><ipython-input-[^>]+>) in (?P<function>[\w<>]+)"),
+    re.compile(r"^[│|] (?P<file>\S+\.py):\d+ in (?P<function>[\w<>]+)"),
+)
+_CELL = re.compile(r"^(?:Input )?Cell (?:In ?)?\[\d+\](?:, line \d+|$)")
+"""The outermost frame in a notebook."""
+_LAST = re.compile(r"(?P<name>(?:[A-Za-z_]\w*\.)*[A-Za-z_]\w*)(?::(?: (?P<message>.*))?)?$")
+_SUFFIXES = (
+    "Error",
+    "Exception",
+    "Interrupt",
+    "Exit",
+    "Failure",
+    "Fault",
+    "Expired",
+    "Timeout",
+    "StopIteration",
+    "Abort",
+)
+_NOT_EXCEPTIONS = frozenset({"Error", "Timeout", "Failure", "Exit", "Fault", "Abort"})
+
+_RANK = re.compile(
+    r"\[(?:rank|default|Rank ?)?(?P<rank>\d{1,5})\]:? ?|\[\d+,(?P<mpi>\d+)\]<std(?:err|out)>: ?"
+    r"|\((?P<actor>[\w .-]*\b(?:pid|ip|rank)=[^()]{1,60})\) ?|\s{0,4}(?P<task>\d{1,5}): "
+    r"|[Rr]ank[ _]?(?P<said>\d{1,5}): {0,2}"
+)
+_STAMP = re.compile(
+    r"\[?(?:\d{4}[-/]\d\d[-/]\d\d|\d\d[-/]\d\d)[T ,_]+\d\d:\d\d:\d\d(?:[.,]\d+)?(?:Z|[+-]\d\d:?\d\d)?\]?"
+    r"(?: - | ?\| |: |, | )?"
+    r"|[EWIF]\d{4} \d\d:\d\d:\d\d\.\d+ +\d+ [^\]]{1,120}\] "
+    r"|(?:\| *)?(?:TRACE|DEBUG|INFO|SUCCESS|WARNING|ERROR|CRITICAL) *\| *[\w.<>]+:[\w.<>]+:\d+ - "
+    r"|\[?(?:ERROR|CRITICAL|FATAL|WARNING|INFO|DEBUG|stderr|STDERR)\b\]?(?::[\w.]+:| ?[:|-])? ?"
+    r"|\[[\w./-]+:\d+\] ?"
+    r"|\[titan\] ?"
+    r"|\d\d/\d\d/\d{4} \d\d:\d\d:\d\d - (?:DEBUG|INFO|WARNING|ERROR|CRITICAL) - [\w.]{1,60} - *"
+    r"|[\w.]{1,60} - (?:DEBUG|INFO|WARNING|ERROR|CRITICAL) - "
+)
+_OUTERMOST = frozenset({"<module>", "_run_module_as_main"})
+_MOST_PREFIXES = 6
+_MOST_OPEN = 64
+_FRAMES_KEPT = 400
+_PATIENCE_LINES = 200
+"""So far apart the lines of one traceback may stand, with those of other ranks between them."""
+_NESTED_LINES = 20
+"""A traceback that begins so soon within another is of another rank; later, the first one was cut off."""
+
+
+@dataclass(kw_only=True, slots=True)
+class Fault:
+    """The end of a traceback."""
+
+    name: str
+    """The exception's class, dotted as printed."""
+    text: str
+    """The line without its prefix."""
+    line: int
+    """Its number."""
+    frames: list[Frame]
+    """From the outermost to the innermost, those of its causes last."""
+    during: During | None
+    """Where it was raised; None where the frames do not say."""
+    root: Fault | None = None
+    """The first of its chain; None when it stands alone."""
+    survived: bool = False
+    """Python reported it and went on."""
+
+    @property
+    def is_uncaught(self) -> bool:
+        """Whether its frames begin where a program begins; a handler prints them from the function that caught it."""
+        return not self.survived and bool(self.frames) and self.frames[0][1] in _OUTERMOST
+
+
+@dataclass(slots=True)
+class _Open:
+    last_line: int
+    frames: list[Frame] = field(default_factory=list)
+    depth: int = 1
+    root: Fault | None = None
+    survived: bool = False
+
+
+class Tracebacks:
+    """Follows all tracebacks of a file, those of each rank apart."""
+
+    def __init__(self) -> None:
+        """Begin a file."""
+        self._open: dict[str, _Open] = {}
+        self._ended: dict[str, Fault] = {}
+        self._chains: dict[str, Fault] = {}
+        self._survived_line = -_SURVIVED_WITHIN_LINES
+        self._hosts: set[str] = set()
+
+    @property
+    def inside(self) -> bool:
+        """Whether a traceback has begun and its exception is still to come."""
+        return bool(self._open)
+
+    def line(self, text: str, number: int) -> Fault | None:
+        """The fault that ends at this line, if one does."""
+        if "Traceback (most" in text and (header := _HEADER.match(text)) is not None:
+            self._begin(header, number)
+            return None
+        key, rest = self._unprefixed(text)
+        if rest.startswith(_CHAINS):
+            if (unended := self._open.get(key)) is not None:
+                unended.depth = 0  # its exception was none that is known: the next one ends both
+            elif (ended := self._ended.get(key)) is not None:
+                self._chains[key] = ended
+            return None
+        if _SURVIVED.search(rest) is not None:
+            self._survived_line = number
+            return None
+        if (frame := _frame(rest)) is not None:
+            self._add(key, frame, number)
+            return None
+        return self._end(key, rest, number) if self._open else None
+
+    # -------------------------------------------------------------------------------------------------------- states
+
+    def _begin(self, header: re.Match[str], number: int) -> None:
+        key, rest = unprefixed(header.group("before"))
+        if (host := _HOST.search(rest)) is not None:
+            self._hosts.add(host.group("host") + ": ")
+            key += host.group("host")
+        root = self._ended.get(key) if header.group("original") else self._chains.pop(key, None)
+        survived = number - self._survived_line < _SURVIVED_WITHIN_LINES
+        known = self._open.get(key)
+        if known is not None and number - known.last_line < _NESTED_LINES and root is None:
+            # Ranks without prefixes, one within the other: as many exceptions follow as tracebacks have begun.
+            known.depth += 1
+            known.last_line = number
+            return
+        self._drop_old(number)
+        self._open[key] = _Open(number, root=root, survived=survived or (root is not None and root.survived))
+
+    def _add(self, key: str, frame: Frame, number: int) -> None:
+        state = self._open.get(key)
+        if state is None or number - state.last_line >= _PATIENCE_LINES:
+            # Its beginning was cut off, or swallowed by a bar or another rank.
+            self._drop_old(number)
+            state = self._open[key] = _Open(number)
+        state.last_line = number
+        if len(state.frames) < _FRAMES_KEPT:
+            state.frames.append(frame)
+
+    def _end(self, key: str, rest: str, number: int) -> Fault | None:
+        state = self._open.get(key)
+        match = _LAST.match(rest.rstrip())
+        if state is None or match is None or not _is_exception(match.group("name"), match.group("message")):
+            return None
+        if number - state.last_line >= _PATIENCE_LINES:
+            del self._open[key]
+            return None
+        frames = [*state.frames, *(state.root.frames if state.root is not None else ())]
+        name = match.group("name")
+        fault = Fault(
+            name=name,
+            text=rest.strip(),
+            line=number,
+            frames=frames,
+            during=during_of(frames) or _by_name(name),
+            root=(state.root.root or state.root) if state.root is not None else None,
+            survived=state.survived,
+        )
+        state.depth -= 1
+        if state.depth <= 0:
+            del self._open[key]
+        self._ended[key] = fault
+        return fault
+
+    def _drop_old(self, number: int) -> None:
+        """Memory stays bounded whatever stands in the file."""
+        for key in [key for key, state in self._open.items() if number - state.last_line >= _PATIENCE_LINES]:
+            del self._open[key]
+        for states in (self._open, self._ended, self._chains):
+            if len(states) > _MOST_OPEN:
+                states.clear()
+
+    def _unprefixed(self, text: str) -> tuple[str, str]:
+        key, rest = unprefixed(text)
+        for host in self._hosts:
+            if rest.startswith(host):
+                return key + host[:-2], rest[len(host) :]
+        return key, rest
+
+
+def unprefixed(text: str) -> tuple[str, str]:
+    """A line's rank, as a word, and the line without ranks, time stamps and levels before it; its indentation stays."""
+    ranks: list[str] = []
+    position = 0
+    for _ in range(_MOST_PREFIXES):
+        if (rank := _RANK.match(text, position)) is not None:
+            ranks.extend(word for word in rank.groups() if word)
+            position = rank.end()
+        elif (stamp := _STAMP.match(text, position)) is not None and stamp.end() > position:
+            position = stamp.end()
+        else:
+            break
+    return "/".join(ranks), text[position:]
+
+
+def _frame(text: str) -> Frame | None:
+    for pattern in _FRAMES:
+        if (match := pattern.match(text)) is not None:
+            return match.group("file").replace("\\", "/"), match.group("function")
+    return ("<cell>", "<module>") if _CELL.match(text) is not None else None
+
+
+def _is_exception(name: str, message: str | None) -> bool:
+    modules, _, last = name.rpartition(".")
+    if name in _NOT_EXCEPTIONS or last == "Empty":  # of a queue: an interrupted main loop waits in it
+        return False
+    return last.endswith(_SUFFIXES) or bool(
+        modules and message and last[:1].isupper() and not last.endswith(("Warning", "RemoteTraceback"))
+    )
+
+
+def _by_name(name: str) -> During | None:
+    last = name.rpartition(".")[2]
+    return "load" if last in ("ModuleNotFoundError", "ImportError", "SyntaxError", "IndentationError") else None
+
+
+# -------------------------------------------------------------------------------------------------- where it was raised
+
+_EVALUATES = re.compile(
+    r"_*(?:(?:run_|do_)?evaluat(?:e|ion)(?:_\w+)?|(?:run_)?validat(?:e|ion)(?:_(?:step|loop|epoch|model|batch))?"
+    r"|prediction_(?:step|loop)|predict(?:_step|_loop)?|compute_metrics|eval_(?:step|loop|epoch|model|one_epoch))"
+)
+_NO_EVALUATION_FILES = re.compile(r"/(?:pydantic|huggingface_hub|jsonschema|omegaconf|evaluate)/|config[^/]*$")
+_TRAINS_SURELY = re.compile(
+    r"_?(?:fast_)?inner_training_loop|_*train(?:ing)?_(?:step|loop|epoch|one_epoch|batch)|_maybe_log_save_evaluate"
+    r"|optimizer_step|_?run_(?:epoch|batch)|fit_loop"
+)
+_TRAINER_FILES = re.compile(r"trainer|_finetune_|full_finetune", re.IGNORECASE)
+_TRAINS_PERHAPS = re.compile(r"_*(?:run_|do_)?(?:train(?:_\w+)?|fine_?tune(?:_\w+)?|fit|run_(?:sft|dpo|pt|kto|rm|ppo))")
+_RESUMES = re.compile(r"_?load_(?:from_checkpoint|checkpoint|optimizer_and_scheduler|rng_state|state)|_load_scaler")
+_EXPORTS = re.compile(
+    r"_*(?:merge_(?:and_unload|adapter|lora|model|weights)\w*|unload_and_optionally_merge|push_to_hub\w*|upload_\w+|create_commit|create_repo|export\w*"
+    r"|save_pretrained_(?:merged|gguf)|unsloth_save\w*|save_to_gguf|convert_\w*gguf\w*|save_(?:trained|final|merged)\w*)"
+)
+_SAVES = re.compile(r"_*save(?:_\w+)?")
+_SAVES_DATA = re.compile(r"save_to_disk|savefig|save_(?:plot|figure)\w*")
+_LOADS = re.compile(
+    r"_*(?:from_pretrained|load(?:_\w+)?|get_peft_model|tokenize\w*|map|map_single|parse_args\w*|parse_known_args|post_init__"
+    r"|prepare_(?!inputs?\b)\w+|setup\w*|build_\w+|hf_hub_download|snapshot_download|cached_files?|import_module"
+    r"|find_and_load\w*|call_with_frames_removed)"
+)
+_COMPUTES = frozenset({"forward", "backward", "compute_loss", "step", "clip_grad_norm_", "_wrapped_call_impl"})
+_LIBRARY = re.compile(r"(?:site|dist)-packages/|/lib/python\d|<frozen ")
+_LAUNCHERS = re.compile(r"accelerate/commands/|deepspeed/launcher/|torch/distributed/(?:run|launch|elastic)|torchrun")
+
+
+def is_launcher(frames: list[Frame]) -> bool:
+    """Whether the frames are those of a program that starts others, and reports that one of them failed."""
+    return any(_LAUNCHERS.search(file) for file, _ in frames)
+
+
+def during_of(frames: list[Frame]) -> During | None:
+    """In which part of the run the frames are; None where they do not say."""
+    if any(_EVALUATES.fullmatch(function) and not _NO_EVALUATION_FILES.search(file) for file, function in frames):
+        return "evaluate"
+    for index, (file, function) in enumerate(frames):
+        if _TRAINS_SURELY.fullmatch(function) or (function == "train" and _TRAINER_FILES.search(_base(file))):
+            return _within_training([inner for _, inner in frames[index + 1 :]])
+    if frames and _LIBRARY.search(frames[0][0]) and not frames[0][1].startswith(("_", "<")):
+        # The frames of its callers are missing: a checkpoint's saving looks like an export's then.
+        return None
+    return _around_training(frames)
+
+
+def _within_training(functions: list[str]) -> During:
+    if any(_RESUMES.fullmatch(function) for function in functions):
+        return "load"
+    saves = any(_SAVES.fullmatch(function) or _EXPORTS.fullmatch(function) for function in functions)
+    return "save" if saves else "train"
+
+
+def _around_training(frames: list[Frame]) -> During | None:
+    functions = [function for _, function in frames]
+    perhaps = any(_TRAINS_PERHAPS.fullmatch(function) for function in functions)
+    if any(function == "__init__" and _TRAINER_FILES.search(_base(file)) for file, function in frames):
+        return "load"
+    if any(_EXPORTS.fullmatch(function) for function in functions):
+        return "export"
+    for file, function in frames:
+        if _SAVES.fullmatch(function) and not _SAVES_DATA.fullmatch(function) and "/datasets/" not in file:
+            # A trainer's own saving that was not called by its training was called after it.
+            return "save" if perhaps and not _TRAINER_FILES.search(_base(file)) else "export"
+    if "generate" not in functions and not _COMPUTES.isdisjoint(functions):
+        return "train"
+    if any(_LOADS.fullmatch(function) for function in functions):
+        return "load"
+    return "train" if perhaps else None
+
+
+def _base(file: str) -> str:
+    return file.rpartition("/")[2]

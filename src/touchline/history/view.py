@@ -1,0 +1,251 @@
+"""One run as its files show it: segments of parts, and how to ask them for a number or a word."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from touchline.core.observation import Observation, ObservationName, Sign
+from touchline.core.quantity import Missing, Quantity
+from touchline.history.course import Part
+from touchline.history.reading import Said, Word
+from touchline.history.run_facts import DTYPES, STATED
+from touchline.history.tracks import Track, is_training_label
+
+GUESS = "a guess from a line that anything could print"
+"""How what no trainer's own line says is marked."""
+
+LIBRARIES = frozenset({"hf_trainer", "generic"})
+"""What other trainers are built on, or what any loop prints: another trainer may stand above it."""
+_VENDORS = frozenset({"nvidia", "amd", "tesla", "geforce"})
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Found:
+    """An observation and the file that it stands in."""
+
+    seen: Observation
+    """What was read."""
+    file: str
+    """Where."""
+    is_stated: bool = False
+    """Whether the user stated it, and no file of the run."""
+
+    @property
+    def where(self) -> str:
+        """`file:line`."""
+        return f"{self.file}:{self.seen.line}" if self.seen.line else self.file
+
+    @property
+    def number(self) -> float | None:
+        """The value, if it is a number."""
+        return None if isinstance(self.seen.value, str) else self.seen.value
+
+    @property
+    def provenance(self) -> str | None:
+        """How it is known, where no trainer's own line says it."""
+        return STATED if self.is_stated else None if self.seen.certain else GUESS
+
+    def quantity(self, **changes: object) -> Quantity:
+        """The observation as a Quantity; `changes` replace its members."""
+        seen = self.seen
+        value = self.number
+        assert value is not None
+        inside = ", ".join(seen.inside)
+        known: dict[str, object] = {
+            "value": value,
+            "unit": seen.unit,
+            "phase": seen.phase,
+            "kind": seen.kind,
+            "token_unit": seen.token_unit,
+            "aggregation": seen.aggregation,
+            "method": ", ".join(part for part in (f"{inside} inside" if inside else "", self.provenance or "") if part)
+            or None,
+            "where": self.where,
+        }
+        return Quantity(**{**known, **changes})  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Stretch:
+    """One segment of a run: the parts of its files that belong together."""
+
+    parts: tuple[Part, ...]
+    """At most one a file."""
+
+    @property
+    def began(self) -> str:
+        """How it began, by the file that knows most."""
+        known = [part.began for part in self.parts]
+        return next((word for word in ("another run", "resumed", "restarted") if word in known), "fresh")
+
+    @property
+    def has_progress(self) -> bool:
+        """Whether any file shows a training step."""
+        return any(part.has_progress for part in self.parts)
+
+    def all(self, name: ObservationName) -> list[Found]:
+        """Observations of a name, file by file, in order."""
+        return [Found(seen=seen, file=part.file) for part in self.parts for seen in part.get(name)]
+
+    def signs(self) -> list[tuple[Sign, Part]]:
+        """Signs with the part that they stand in."""
+        return [(sign, part) for part in self.parts for sign in part.signs.all()]
+
+    def last_loss(self) -> Found | None:
+        """The last training loss."""
+        found = [Found(seen=part.losses.last, file=part.file) for part in self.parts if part.losses.last is not None]
+        return max(found, key=lambda each: (each.seen.epoch or 0.0, each.seen.step or 0), default=None)
+
+    def training_tracks(self, total: int | None) -> list[tuple[Track, Part]]:
+        """Bars that count training steps: those that say so, else the unlabelled one that took longest."""
+        tracks = [(track, part) for part in self.parts for track in part.tracks if not track.is_evaluation]
+        said = [each for each in tracks if is_training_label(each[0].label)]
+        bare = [each for each in tracks if is_training_label(each[0].label) is None]
+        if total is not None and (exact := [each for each in (*bare, *said) if each[0].total == total]):
+            return exact
+        if said:
+            return said
+        if not bare:
+            return []
+        longest = max(bare, key=lambda each: each[0].last[1])
+        return [each for each in bare if each[0].total == longest[0].total and each[1] is longest[1]]
+
+
+NO_STRETCH = Stretch(parts=())
+"""Nothing at all."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunView:
+    """One run: its segments in order, the last of which counts, and what lies beside its logs."""
+
+    stretches: tuple[Stretch, ...]
+    """The segments."""
+    documents: Stretch
+    """State files and configs, one part each."""
+    stated: Stretch = NO_STRETCH
+    """What the user stated, one part a file or flag; the last one counts."""
+
+    @property
+    def final(self) -> Stretch:
+        """The segment that counts."""
+        return self.stretches[-1]
+
+    def setting(self, name: ObservationName) -> Found | None:
+        """Return what the run is: the last segment first, then the others, configs, what was stated, and guesses."""
+        found = self._read(name)
+        certain = next((each for each in found if each.seen.certain), None)
+        stated = self.stated_fact(name)
+        if certain is not None and (stated is None or not refines(name, stated.seen.value, certain.seen.value)):
+            return certain
+        return stated or (found[0] if found else None)
+
+    def stated_fact(self, name: ObservationName) -> Found | None:
+        """Return what the user stated."""
+        stated = self.stated.all(name)
+        return dataclasses.replace(stated[-1], is_stated=True) if stated else None
+
+    def contradicted(self, name: ObservationName) -> tuple[Found, Found] | None:
+        """Return what was stated and what a file of the run says, where they differ."""
+        stated = self.stated_fact(name)
+        certain = next((each for each in self._read(name) if each.seen.certain), None)
+        if stated is None or certain is None or agree(name, stated.seen.value, certain.seen.value):
+            return None
+        return stated, certain
+
+    def _read(self, name: ObservationName) -> list[Found]:
+        sources = [*reversed(self.stretches), self.documents]
+        return [each for source in sources for each in reversed(source.all(name))]
+
+    def measured(self, name: ObservationName) -> list[Found]:
+        """What the last segment measured, else what the state files say; the last one stands last."""
+        return self.final.all(name) or self.documents.all(name)
+
+    def count(self, name: ObservationName, reason: str, unit: str = "1") -> Quantity | Missing:
+        """A setting that is a number."""
+        found = self.setting(name)
+        if found is None or found.number is None:
+            return Missing(missing=reason)
+        return found.quantity(unit=unit if found.seen.unit == "1" else found.seen.unit)
+
+    def word(self, name: ObservationName, reason: str) -> Said:
+        """A setting that is a word."""
+        found = self.setting(name)
+        if found is None:
+            return Missing(missing=reason)
+        return Word(value=str(found.seen.value), where=found.where, method=found.provenance)
+
+
+def agree(name: ObservationName, stated: float | str, read: float | str) -> bool:
+    """Return True if what was stated and what was read are of one thing: `A100-80GB`, `NVIDIA A100-SXM4-80GB`."""
+    if not isinstance(stated, str) or not isinstance(read, str):
+        return stated == read
+    if refines(name, stated, read):
+        return True
+    if name == "gpu":
+        return _words(stated) <= _words(read) or _plain(stated) in _plain(read)
+    if name in ("model", "dataset"):
+        return _plain(re.split(r"[/\\]", stated.rstrip("/\\"))[-1]) == _plain(
+            re.split(r"[/\\]", read.rstrip("/\\"))[-1]
+        )
+    if name == "dtype":
+        return DTYPES.get(stated, stated) == DTYPES.get(read.lower().removeprefix("torch."), read)
+    if name == "target_modules":
+        return set(re.findall(r"\w+", stated)) == set(re.findall(r"\w+", read))
+    return _plain(stated) == _plain(read)
+
+
+def refines(name: ObservationName, stated: float | str, read: float | str) -> bool:
+    """Return True if what was stated says the same as what was read, and more of it.
+
+    `A100` is a GPU of one of two memories, and `llama3_2_1b` a trainer's word for all models of that size.
+    """
+    if not isinstance(stated, str) or not isinstance(read, str):
+        return False
+    if name == "gpu":
+        return _words(read) < _words(stated)
+    if name == "trainer":
+        return read in LIBRARIES and stated not in LIBRARIES
+    builder = re.fullmatch(r"[a-z0-9]+(?:_[a-z0-9]+)+", read) is not None
+    return name == "model" and builder and _plain(stated) != _plain(read) and _plain(read) in _plain(stated)
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(re.findall(r"[a-z0-9]+", text.lower())) - _VENDORS
+
+
+def _plain(text: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", text.lower())
+
+
+def align(courses: Sequence[Sequence[Part]]) -> list[Stretch]:
+    """Parts of several files of one run, side by side: counted from the end, for the last attempt is in all of them."""
+    rows = max((len(parts) for parts in courses), default=0)
+    stretches = []
+    for index in range(rows, 0, -1):
+        stretches.append(Stretch(parts=tuple(parts[-index] for parts in courses if len(parts) >= index)))
+    return stretches
+
+
+def runs_of(stretches: Iterable[Stretch]) -> list[list[Stretch]]:
+    """Segments that are attempts at one run, together; another run begins a new list."""
+    runs: list[list[Stretch]] = []
+    for stretch in stretches:
+        if not runs or stretch.began == "another run" or _differs(runs[-1][-1], stretch):
+            runs.append([stretch])
+        else:
+            runs[-1].append(stretch)
+    return runs
+
+
+def _differs(before: Stretch, after: Stretch) -> bool:
+    """Whether two segments cannot be attempts at the same run."""
+    for name in ("model", "trainable_parameters"):
+        old = [each.seen.value for each in before.all(name) if each.seen.certain]
+        new = [each.seen.value for each in after.all(name) if each.seen.certain]
+        if old and new and old[-1] != new[-1]:
+            return True
+    return False

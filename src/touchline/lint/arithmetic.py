@@ -1,0 +1,317 @@
+"""The arithmetic of a training before it runs: rows a step, steps an epoch, all steps, warm-up, intervals.
+
+Each number is a span, because a config alone rarely says all: without the data a number of rows is known at most from
+a slice (`train[:500]`) or a limit (`max_samples`), without the job the number of devices is at least one. A rule that
+calls something an error takes the end of the span that leaves no way out.
+Rounding is each trainer's own: torchtune drops what does not fill a micro-batch or an accumulation, transformers'
+Trainer rounds up (`backends/torchtune/batching.py`, `backends/hf_loop.py`).
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from touchline.backends.registry import batching_names, batching_of
+from touchline.core.quantity import Missing
+from touchline.data.packing.forecast import BatchForecast, BatchSettings
+from touchline.lint.views import TrainingView
+from touchline.spec.partial import Stated, StatedSource, StatedTraining
+
+HF_LOOP: Final = frozenset({"trl", "axolotl", "llamafactory", "qlora_stage"})
+"""Backends that train by transformers' Trainer."""
+_OURS: Final = "peft"
+"""touchline's own trainer: one device, and steps that are counted in examples."""
+_SIMULATED_ROWS: Final = 200_000
+"""Rows up to which a packer is simulated while a config is checked; beyond, a bound is given."""
+_SLICE = re.compile(r"\[(-?\d*):(-?\d*)\]\s*$")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Span:
+    """A whole number that is known to lie between two."""
+
+    low: int
+    """It is at least this."""
+    high: int | None
+    """It is at most this; none: no bound is known."""
+
+    @property
+    def exact(self) -> int | None:
+        """The number, where both ends agree."""
+        return self.low if self.low == self.high else None
+
+    def __str__(self) -> str:
+        if self.high is None:
+            return f"at least {self.low:,}"
+        if self.low == self.high:
+            return f"{self.low:,}"
+        return f"at most {self.high:,}" if self.low <= 1 else f"{self.low:,} to {self.high:,}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Arithmetic:
+    """What a training's numbers come to."""
+
+    devices: Span
+    """Devices that share a step."""
+    rows_per_step: Span | Missing
+    """Rows of an optimizer step: micro-batch × accumulation × devices. Packed, a row holds several examples."""
+    rows: Span | Missing
+    """Rows of an epoch: examples, or packs."""
+    steps_per_epoch: Span | Missing
+    """Optimizer steps of an epoch."""
+    steps: Span | Missing
+    """Optimizer steps of the training."""
+    warmup_steps: Span | Missing
+    """Steps in which the learning rate rises."""
+    density: float | None
+    """Examples a row; none where several may share one and lengths are not known."""
+    longest_row: int | None
+    """Tokens of the longest row, cut at `max_seq_len`; none where lengths are not known."""
+    forecast: BatchForecast | None
+    """The trainer's own packing and batching of an epoch, simulated; none where lengths are not known."""
+
+    def examples_per_step(self) -> float | None:
+        """Examples that a step learns from, where that is known."""
+        rows = None if isinstance(self.rows_per_step, Missing) else self.rows_per_step.exact
+        return None if rows is None or self.density is None else rows * self.density
+
+    def interval(self, every: Stated[float] | None) -> int | None:
+        """Steps of an interval that may be written as a share of all steps; none where that is not known."""
+        if every is None or every.value <= 0:
+            return None
+        if every.value >= 1:
+            return int(every.value)
+        total = None if isinstance(self.steps, Missing) else self.steps.exact
+        return None if total is None else max(1, math.ceil(total * every.value))
+
+
+@functools.lru_cache(maxsize=32)
+def arithmetic(view: TrainingView) -> Arithmetic:
+    """The numbers of a training; views are compared by identity, so every rule asks for the same ones."""
+    stated = view.stated
+    devices = _devices(view)
+    per_step = _rows_per_step(stated, devices)
+    examples = _examples(view)
+    packed = stated.packed is not None and stated.packed.value
+    forecast = _forecast(view, devices)
+    rows, density = _rows(view, examples, forecast, packed=packed)
+    per_epoch = _steps_per_epoch(stated, rows, devices, forecast)
+    steps = _steps(stated, per_epoch)
+    return Arithmetic(
+        devices=devices,
+        rows_per_step=per_step,
+        rows=rows,
+        steps_per_epoch=per_epoch,
+        steps=steps,
+        warmup_steps=_warmup(stated, steps),
+        density=density,
+        longest_row=_longest(view),
+        forecast=forecast,
+    )
+
+
+def most(span: Span | Missing) -> int | None:
+    """The most that a number can be; none where no bound is known."""
+    return None if isinstance(span, Missing) else span.high
+
+
+def rows_of_split(split: str) -> int | None:
+    """The most rows that a slice leaves, `train[:500]` or `train[100:600]`; none where it is open or in percent."""
+    match = _SLICE.search(split)
+    if match is None:
+        return None
+    start, end = (int(part) if part else None for part in match.groups())
+    if end is None:
+        return -start if start is not None and start < 0 else None
+    if start is None:
+        return end if end >= 0 else None
+    same_side = (start < 0) == (end < 0)
+    return max(0, end - start) if same_side else None
+
+
+def _devices(view: TrainingView) -> Span:
+    stated, around = view.stated, view.around
+    if stated.devices is not None and stated.devices.value >= 1:
+        return Span(low=stated.devices.value, high=stated.devices.value)
+    if stated.backend == _OURS:
+        return Span(low=1, high=1)
+    if around.gpu_count is not None and around.gpu_count >= 1:
+        return Span(low=around.gpu_count, high=around.gpu_count)
+    return Span(low=1, high=None)
+
+
+def _rows_per_step(stated: StatedTraining, devices: Span) -> Span | Missing:
+    if stated.global_batch_size is not None and stated.global_batch_size.value >= 1:
+        size = stated.global_batch_size.value
+        return Span(low=size, high=size)
+    if stated.micro_batch_size is None:
+        return Missing(missing="the batch size is not stated")
+    each = stated.micro_batch_size.value * _accumulation(stated)
+    if each < 1:
+        return Missing(missing="the batch size is not positive")
+    return Span(low=each * devices.low, high=None if devices.high is None else each * devices.high)
+
+
+def _accumulation(stated: StatedTraining) -> int:
+    return 1 if stated.gradient_accumulation_steps is None else stated.gradient_accumulation_steps.value
+
+
+def _examples(view: TrainingView) -> Span | Missing:
+    """Examples of an epoch: of the data, else what the config lets through at most."""
+    stated = view.stated
+    bound = _bound_of_sources(stated)
+    if not isinstance(view.data, Missing) and view.data.train_examples is not None:
+        count = view.data.train_examples
+        return Span(low=count, high=count)
+    if bound is not None:
+        return Span(low=0, high=bound)
+    return Missing(missing=view.data.missing if isinstance(view.data, Missing) else "the data's rows are not counted")
+
+
+def _bound_of_sources(stated: StatedTraining) -> int | None:
+    trains = [source for source in stated.sources if source.role == "train"]
+    if not trains:
+        return None
+    total = 0
+    for source in trains:
+        bounds = [bound for bound in (_bound_of_split(source), _limit(stated)) if bound is not None]
+        if not bounds:
+            return None
+        total += min(bounds)
+    return total
+
+
+def _bound_of_split(source: StatedSource) -> int | None:
+    return None if source.split is None else rows_of_split(source.split.value)
+
+
+def _limit(stated: StatedTraining) -> int | None:
+    found = stated.max_examples
+    return found.value if found is not None and found.value >= 1 else None
+
+
+def _forecast(view: TrainingView, devices: Span) -> BatchForecast | None:
+    """The trainer's own batching of these lengths, of one epoch; none where there are too many rows."""
+    stated, data = view.stated, view.data
+    name = "trl" if stated.backend == "qlora_stage" else stated.backend
+    if isinstance(data, Missing) or data.lengths is None or not len(data.lengths):
+        return None
+    if name == _OURS or name not in batching_names():
+        # Our own trainer counts examples, packed or not: packing changes its rows and not its steps.
+        return None
+    micro, longest = stated.micro_batch_size, stated.max_seq_len
+    if micro is None or micro.value < 1 or _accumulation(stated) < 1 or len(data.lengths) > _SIMULATED_ROWS:
+        return None
+    width = max(int(data.lengths.max()), 2) if longest is None or longest.value < 2 else longest.value
+    settings = BatchSettings(
+        max_seq_len=width,
+        packed=stated.packed is not None and stated.packed.value,
+        micro_batch_size=micro.value,
+        gradient_accumulation_steps=_accumulation(stated),
+        data_parallel_size=devices.low,
+    )
+    return batching_of(name).forecast(np.maximum(data.lengths, 1).astype(np.uint32), settings)
+
+
+def _rows(
+    view: TrainingView, examples: Span | Missing, forecast: BatchForecast | None, *, packed: bool
+) -> tuple[Span | Missing, float | None]:
+    """Rows of an epoch, and examples a row."""
+    ours = view.stated.backend == _OURS
+    if forecast is not None:
+        return Span(low=forecast.rows, high=forecast.rows), forecast.density
+    if isinstance(examples, Missing) or not packed or ours:
+        return examples, None if packed and not ours else 1.0
+    # An example makes no more than a row of its own; how many share one is not known without lengths.
+    return Span(low=1 if examples.low else 0, high=examples.high), None
+
+
+def _steps_per_epoch(
+    stated: StatedTraining, rows: Span | Missing, devices: Span, forecast: BatchForecast | None
+) -> Span | Missing:
+    if isinstance(rows, Missing):
+        return rows
+    if stated.micro_batch_size is None and stated.global_batch_size is None:
+        return Missing(missing="the batch size is not stated")
+    count = _counter(stated)
+    if count is None:
+        return Missing(missing="the batch size is not positive")
+    simulated = forecast is not None and stated.backend == "axolotl" and devices.high is not None
+    if forecast is not None and simulated:
+        return Span(low=forecast.steps_low, high=forecast.steps_high)
+    low = count(rows.low, devices.high) if devices.high is not None else min(1, count(rows.low, devices.low))
+    if devices.high is None and stated.backend == "torchtune":
+        low = 0
+    return Span(low=low, high=None if rows.high is None else count(rows.high, devices.low))
+
+
+def _counter(stated: StatedTraining) -> Callable[[int, int], int] | None:
+    """(rows, devices) -> optimizer steps of an epoch, by the trainer's rounding; none where sizes are not positive."""
+    accumulation = _accumulation(stated)
+    micro = stated.micro_batch_size.value if stated.micro_batch_size is not None else None
+    whole = stated.global_batch_size.value if stated.global_batch_size is not None else None
+    if accumulation < 1 or (micro is not None and micro < 1) or (whole is not None and whole < 1):
+        return None
+    if stated.backend == _OURS and whole is not None:
+        return lambda rows, devices: -(-rows // whole)
+    if micro is None:
+        assert whole is not None
+        micro, accumulation = whole, 1
+
+    def torchtune(rows: int, devices: int) -> int:
+        return -(-rows // devices) // micro // accumulation
+
+    def rounded_up(rows: int, devices: int) -> int:
+        if not rows:
+            return 0
+        batches = -(-rows // (micro * devices))
+        return max(1, -(-batches // accumulation))
+
+    return torchtune if stated.backend == "torchtune" else rounded_up
+
+
+def _steps(stated: StatedTraining, per_epoch: Span | Missing) -> Span | Missing:
+    most = stated.max_steps.value if stated.max_steps is not None and stated.max_steps.value > 0 else None
+    if most is not None and stated.backend in HF_LOOP:
+        return Span(low=most, high=most)
+    epochs = stated.epochs.value if stated.epochs is not None else None
+    if isinstance(per_epoch, Missing) or epochs is None or epochs < 0:
+        if most is not None:
+            return Span(low=0, high=most)
+        return per_epoch if isinstance(per_epoch, Missing) else Missing(missing="the epochs are not stated")
+    low = math.ceil(per_epoch.low * epochs)
+    high = None if per_epoch.high is None else math.ceil(per_epoch.high * epochs)
+    if most is not None:
+        low, high = min(low, most), most if high is None else min(high, most)
+    return Span(low=low, high=high)
+
+
+def _warmup(stated: StatedTraining, steps: Span | Missing) -> Span | Missing:
+    """Steps win over a share, as in transformers' Trainer."""
+    fixed, share = stated.warmup_steps, stated.warmup_fraction
+    if fixed is not None and (fixed.value > 0 or share is None):
+        return Span(low=fixed.value, high=fixed.value)
+    if share is None:
+        return Span(low=0, high=0) if fixed is not None else Missing(missing="no warm-up is stated")
+    if isinstance(steps, Missing):
+        return steps
+    return Span(
+        low=math.ceil(steps.low * share.value),
+        high=None if steps.high is None else math.ceil(steps.high * share.value),
+    )
+
+
+def _longest(view: TrainingView) -> int | None:
+    data, limit = view.data, view.stated.max_seq_len
+    if isinstance(data, Missing) or data.lengths is None or not len(data.lengths):
+        return None
+    longest = int(data.lengths.max())
+    return longest if limit is None or limit.value < 1 else min(longest, limit.value)

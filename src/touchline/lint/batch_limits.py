@@ -1,0 +1,215 @@
+"""Rules on the micro-batch: packed and not packed, against the memory estimate or a rule-of-thumb table.
+
+Where the GPU is known the estimate decides, by its interval. Where it is not, the table stands in, and the message says
+so: it holds for one A100 of 80 GB without gradient checkpointing, and for nothing else.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from touchline.core.estimate import Verdict
+from touchline.core.finding import Severity
+from touchline.core.quantity import Missing
+from touchline.data.packing.batches import largest_divisor
+from touchline.lint.limits import (
+    TABLE_GPU,
+    TABLE_ROW,
+    Fitting,
+    Width,
+    fitting,
+    largest,
+    on_processor,
+    pages_out,
+    sharing,
+    table_gpu,
+    table_limit,
+    width_of,
+)
+from touchline.lint.rule import Violation, rule
+from touchline.lint.sizes import size_class
+from touchline.lint.views import TrainingView
+from touchline.spec.partial import StatedTraining
+
+_SMALL_SHARE: Final = 0.25
+"""Share of a GPU's memory up to which what could be divided among several is not what fills it."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Judgement:
+    """What is to say of a micro-batch."""
+
+    kind: Literal["over", "at"]
+    """Over the limit, or at it."""
+    severity: Severity
+    """How sure that is."""
+    message: str
+    """Why."""
+    hint: str | None
+    """What to write."""
+
+
+@rule("PK001", Severity.ERROR)
+def packed_batch_too_large(view: TrainingView) -> Iterator[Violation]:
+    """Report a packed micro-batch larger than memory allows."""
+    yield from _told(view, packed=True, kind="over")
+
+
+@rule("PK002", Severity.WARNING)
+def packed_batch_at_limit(view: TrainingView) -> Iterator[Violation]:
+    """Report a packed micro-batch as large as memory allows."""
+    yield from _told(view, packed=True, kind="at")
+
+
+@rule("PK003", Severity.ERROR)
+def unpacked_batch_too_large(view: TrainingView) -> Iterator[Violation]:
+    """Report an unpacked micro-batch larger than memory allows."""
+    yield from _told(view, packed=False, kind="over")
+
+
+@rule("PK004", Severity.INFO)
+def unpacked_batch_at_limit(view: TrainingView) -> Iterator[Violation]:
+    """Report an unpacked micro-batch as large as memory allows."""
+    yield from _told(view, packed=False, kind="at")
+
+
+def _told(view: TrainingView, *, packed: bool, kind: Literal["over", "at"]) -> Iterator[Violation]:
+    stated = view.stated
+    if stated.packed is None or stated.packed.value != packed:
+        return
+    found = judge(view)
+    if found is not None and found.kind == kind:
+        yield Violation(message=found.message, at=stated.micro_batch_size, hint=found.hint, severity=found.severity)
+
+
+@functools.lru_cache(maxsize=32)
+def judge(view: TrainingView) -> Judgement | None:
+    """What is to say of the micro-batch; nothing where it is below every limit, or where nothing is known."""
+    stated, gpu = view.stated, view.around.gpu
+    micro = stated.micro_batch_size
+    if micro is None or micro.value < 1 or stated.packed is None or on_processor(stated):
+        return None
+    if gpu is not None:
+        width = width_of(view)
+        known = Width(tokens=TABLE_ROW, reached=False) if isinstance(width, Missing) else width
+        found = fitting(view, gpu, micro.value, known)
+        if not isinstance(found, Missing):
+            return _by_estimate(view, found)
+    return _by_table(view)
+
+
+def _by_estimate(view: TrainingView, found: Fitting) -> Judgement | None:
+    gpu, width, rows = found.gpu, found.width, found.rows
+    shared = sharing(view)
+    limits = largest(view, gpu, width)
+    if shared == "sharded" or isinstance(limits, Missing) or limits[1] < 1:
+        # Not one row fits: that is ME020's to tell.
+        return None
+    fits, could = limits
+    words = (
+        f"{rows} rows of {'' if width.reached else 'up to '}{width.tokens:,} tokens need {found.low:.0f} to "
+        f"{found.high:.0f} GiB of the {gpu.capacity_gib:.0f} of a {gpu.name}"
+    )
+    hint: str | None = _hint(view.stated, max(fits, 1)) + _instead(view.stated)
+    if found.verdict is Verdict.OOM:
+        divisible = found.low - found.without_states
+        alone = shared == "one" or divisible < _SMALL_SHARE * gpu.capacity_gib
+        sure = alone and not pages_out(view.stated) and (width.reached or _over_table(view))
+        severity = Severity.ERROR if sure else Severity.WARNING
+        return Judgement(kind="over", severity=severity, message=f"{words}; {fits} surely fit", hint=hint)
+    if rows < 2 or rows < fits or not width.reached:
+        return None
+    if rows > fits:
+        more = f"{fits} surely fit, {could} may"
+    else:
+        more, hint = "that is the most that surely fits", None
+    return Judgement(kind="at", severity=Severity.WARNING, message=f"{words}; {more}", hint=hint)
+
+
+def _by_table(view: TrainingView) -> Judgement | None:
+    stated, micro = view.stated, view.stated.micro_batch_size
+    limit = _table(view)
+    if limit is None or micro is None or stated.packed is None:
+        return None
+    packed = stated.packed.value
+    limit = max(limit, 1)
+    where = f"unknown GPU; the rule-of-thumb table for one {TABLE_GPU} without gradient checkpointing allows"
+    if view.around.gpu is not None:
+        where = f"the model's dimensions are not known; the rule-of-thumb table for one {TABLE_GPU} allows"
+    words = (
+        f"a micro-batch of {micro.value} {'packed' if packed else 'unpacked'} rows; {where} {limit} for models of the "
+        f"class {_class(view)}"
+    )
+    ask = "or --gpu NAME, and the estimate decides"
+    if micro.value > limit:
+        severity = Severity.ERROR
+        if view.around.gpu is not None or (not packed and _fits_the_tables_gpu(view, micro.value)):
+            severity = Severity.WARNING
+        return Judgement(
+            kind="over", severity=severity, message=words, hint=f"{_hint(stated, limit)}{_instead(stated)}, {ask}"
+        )
+    if micro.value == limit and limit > 1:
+        return Judgement(
+            kind="at",
+            severity=Severity.WARNING if packed else Severity.INFO,
+            message=words,
+            hint=f"{_hint(stated, limit // 2)} for safety, {ask}",
+        )
+    return None
+
+
+def _table(view: TrainingView) -> int | None:
+    """The table's limit; none where it does not speak of such a training."""
+    stated = view.stated
+    checkpointing = stated.gradient_checkpointing
+    if checkpointing is None or checkpointing.value or isinstance(view.model, Missing) or stated.packed is None:
+        return None
+    if view.model.num_parameters is None or stated.offloads is not None:
+        return None
+    if checkpointing.is_default and stated.distributed is not None:
+        # FSDP and DeepSpeed have a checkpointing of their own, in files that are not this one.
+        return None
+    width = width_of(view)
+    tokens = None if isinstance(width, Missing) else width.tokens
+    return table_limit(view.model.num_parameters, packed=stated.packed.value, max_seq_len=tokens)
+
+
+def _over_table(view: TrainingView) -> bool:
+    limit, micro = _table(view), view.stated.micro_batch_size
+    return limit is not None and micro is not None and micro.value > limit
+
+
+def _fits_the_tables_gpu(view: TrainingView, rows: int) -> bool:
+    width = width_of(view)
+    known = Width(tokens=TABLE_ROW, reached=False) if isinstance(width, Missing) else width
+    found = fitting(view, table_gpu(), rows, known)
+    return not isinstance(found, Missing) and found.verdict is Verdict.FITS
+
+
+def _class(view: TrainingView) -> str:
+    model = view.model
+    if isinstance(model, Missing) or model.num_parameters is None:
+        return "?"
+    return size_class(model.num_parameters)
+
+
+def _hint(stated: StatedTraining, rows: int) -> str:
+    """Return the largest batch within `rows` that keeps the effective batch, with its accumulation."""
+    micro, accumulation = stated.micro_batch_size, stated.gradient_accumulation_steps
+    assert micro is not None
+    key = micro.key.rpartition(".")[2]
+    if accumulation is None:
+        return f"{key}: {rows}"
+    whole = accumulation.value * micro.value
+    rows = largest_divisor(whole, rows)
+    return f"{key}: {rows}, {accumulation.key.rpartition('.')[2]}: {whole // rows}"
+
+
+def _instead(stated: StatedTraining) -> str:
+    """Return what else saves memory: checkpointing where it is off, no packing where rows are packed."""
+    checkpointing, packed = stated.gradient_checkpointing, stated.packed
+    text = "" if checkpointing is not None and checkpointing.value else ", or gradient checkpointing"
+    return text if packed is None or not packed.value else f"{text}, or disable packing"

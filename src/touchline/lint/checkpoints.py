@@ -1,0 +1,235 @@
+"""Rules on what a training leaves on disk, and on going on from it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from touchline.core.finding import Severity
+from touchline.core.quantity import Missing
+from touchline.core.units import format_bytes
+from touchline.lint.arithmetic import HF_LOOP, arithmetic, most
+from touchline.lint.rule import Violation, rule
+from touchline.lint.views import TrainingView
+from touchline.spec.partial import StatedTraining
+
+MANY: Final = 10
+"""Whole models of one training beyond which somebody will have to delete most of them."""
+NOTICED: Final = 200 * 10**9
+"""Bytes of one training that a shared disk's other users notice."""
+HUNDREDS: Final = 100
+"""Checkpoints of one training beyond which something else was meant."""
+SOME: Final = 5
+"""Checkpoints of one training from which their number is worth a word."""
+TWENTY: Final = 20
+"""Checkpoints with an optimizer's state that nobody means to keep."""
+THOUSAND: Final = 1000
+"""Checkpoints that nobody means, though their number is only a bound."""
+OFTEN: Final = 50
+"""Steps between checkpoints that are few whatever the data."""
+LONG: Final = 5
+"""Epochs from which a training of unknown length is a long one."""
+_ELEMENT_BYTES: Final = {"float32": 4, "bfloat16": 2, "float16": 2}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Kept:
+    """What a training leaves."""
+
+    checkpoints: int
+    """How many stay."""
+    each: int
+    """Bytes of one of them, at least."""
+    whole: bool
+    """Whether each is a whole model."""
+
+    @property
+    def total(self) -> int:
+        """Bytes of all."""
+        return self.checkpoints * self.each
+
+
+def kept(view: TrainingView) -> Kept | Missing:
+    """Checkpoints that a training leaves, and the bytes that each has at least."""
+    stated = view.stated
+    count = checkpoints_of(view)
+    if isinstance(count, Missing):
+        return count
+    if isinstance(view.model, Missing) or view.model.num_parameters is None or stated.method is None:
+        return Missing(missing="the model's size is not known")
+    full = stated.method.value == "full"
+    element = _ELEMENT_BYTES["bfloat16" if stated.dtype is None else stated.dtype.value]
+    weights = view.model.num_parameters * min(element, 2)
+    # torchtune and our own trainer write the merged model unless they are told not to; others write the adapter alone.
+    merges = stated.save_adapter_only is not None and not stated.save_adapter_only.value
+    whole = full or merges
+    each = weights if whole else 0
+    with_states = stated.backend in HF_LOOP and not (
+        stated.save_only_model is not None and stated.save_only_model.value
+    )
+    if full and with_states and not _small_states(stated):
+        each += 2 * weights
+    return Kept(checkpoints=count, each=each, whole=whole)
+
+
+def checkpoints_of(view: TrainingView) -> int | Missing:
+    """How many checkpoints stay at the end, by what the config and the data say surely."""
+    stated, numbers = view.stated, arithmetic(view)
+    cadence = stated.save_cadence.value if stated.save_cadence is not None else None
+    limit = stated.save_limit.value if stated.save_limit is not None and stated.save_limit.value > 0 else None
+    if cadence == "epoch" and stated.epochs is not None and stated.epochs.value > 0:
+        if stated.max_steps is not None and stated.backend in HF_LOOP and stated.max_steps.value > 0:
+            return Missing(missing="max_steps ends it somewhere in an epoch")
+        count = math.ceil(stated.epochs.value)
+    elif cadence == "steps":
+        every = numbers.interval(stated.save_steps)
+        if every is None or isinstance(numbers.steps, Missing):
+            return Missing(missing="the steps of the training are not known")
+        count = numbers.steps.low // every
+    elif cadence == "no":
+        count = 0
+    else:
+        return Missing(missing="it is not stated when a checkpoint is written")
+    return count if limit is None else min(count, limit)
+
+
+@rule("CK010", Severity.ERROR)
+def checkpoints_fill_disk(view: TrainingView) -> Iterator[Violation]:
+    """Report checkpoints that need more disk space than is free."""
+    free, found, stated = view.around.free_disk_bytes, kept(view), view.stated
+    if free is None or isinstance(found, Missing) or not found.total:
+        return
+    if found.total > 0.8 * free:
+        over = found.total > free
+        yield Violation(
+            message=(
+                f"{found.checkpoints} checkpoints of {format_bytes(found.each)} or more are "
+                f"{format_bytes(found.total)}, and {format_bytes(free)} are free"
+            ),
+            at=stated.save_limit or stated.save_steps or stated.output_dir,
+            hint=_smaller(stated),
+            severity=Severity.ERROR if over else Severity.WARNING,
+        )
+
+
+@rule("CK011", Severity.WARNING)
+def many_full_checkpoints(view: TrainingView) -> Iterator[Violation]:
+    """Report ten or more kept checkpoints that are each a full model."""
+    found, stated = kept(view), view.stated
+    if isinstance(found, Missing) or not found.whole or found.checkpoints < MANY:
+        return
+    yield Violation(
+        message=(
+            f"{found.checkpoints} checkpoints stay, each a whole model of {format_bytes(found.each)} or more: "
+            f"{format_bytes(found.total)}"
+        ),
+        at=stated.save_adapter_only or stated.save_limit or stated.epochs,
+        hint=_smaller(stated),
+        severity=Severity.WARNING if found.total >= NOTICED else Severity.INFO,
+    )
+
+
+@rule("CK012", Severity.WARNING)
+def many_checkpoints(view: TrainingView) -> Iterator[Violation]:
+    """Report a hundred or more kept checkpoints."""
+    stated = view.stated
+    count = checkpoints_of(view)
+    if not isinstance(count, Missing) and count >= HUNDREDS:
+        yield Violation(message=f"{count:,} checkpoints are written and stay", at=stated.save_steps or stated.epochs)
+
+
+@rule("BK022", Severity.WARNING)
+def unlimited_checkpoints(view: TrainingView) -> Iterator[Violation]:
+    """Report step checkpoints that are never deleted."""
+    stated = view.stated
+    every = arithmetic(view).interval(stated.save_steps)
+    cadence = stated.save_cadence
+    if stated.backend not in HF_LOOP or stated.save_limit is not None or every is None or stated.save_steps is None:
+        return
+    if cadence is None or cadence.value != "steps":
+        return
+    exact = checkpoints_of(view)
+    if not isinstance(exact, Missing) and exact >= HUNDREDS:
+        return  # CK012 tells it
+    count, severity = _piled(view, every)
+    if severity is None:
+        return
+    only = stated.save_only_model
+    state = "" if only is None else "the model alone" if only.value else "the optimizer's state"
+    default = ", the default" if only is not None and only.is_default else ""
+    holds = "" if only is None else f", each with {state} ({only}{default})"
+    several = f"up to {count} checkpoints" if count is not None else f"checkpoints of every {every} steps"
+    yield Violation(
+        message=f"{several} stay (no save_total_limit){holds}{_size_of_all(view, count)}",
+        at=stated.save_steps if not stated.save_steps.is_default else stated.output_dir,
+        hint="save_total_limit: 3",
+        severity=severity,
+    )
+
+
+def _piled(view: TrainingView, every: int) -> tuple[int | None, Severity | None]:
+    """Return the most checkpoints that can stay, where that is known, and how much that matters."""
+    stated, high = view.stated, most(arithmetic(view).steps)
+    epochs = 0.0 if stated.epochs is None else stated.epochs.value
+    limited = stated.max_steps is not None and stated.max_steps.value > 0
+    likely = every <= OFTEN or (epochs >= LONG and not limited)
+    if high is None:
+        return None, Severity.WARNING if likely else None
+    counted = limited or not isinstance(view.data, Missing)
+    share = 0.0 if counted or stated.validation_fraction is None else stated.validation_fraction.value
+    count = int(high * (1 - share) // every) if share < 1 else high // every
+    if count < SOME:
+        return count, None
+    whole = stated.method is not None and stated.method.value == "full"
+    # A number of rows that is only bounded, by `max_samples`, is often far above those that there are.
+    sure = (counted or likely) and (whole or count >= TWENTY)
+    return count, Severity.WARNING if sure or count >= THOUSAND else Severity.INFO
+
+
+def _size_of_all(view: TrainingView, count: int | None) -> str:
+    """Return the disk that they take, where whole models are kept."""
+    found = kept(view)
+    if not isinstance(found, Missing) and found.each:
+        each = found.each
+    elif view.stated.method is not None and view.stated.method.value == "full" and not isinstance(view.model, Missing):
+        each = 2 * (view.model.num_parameters or 0)
+    else:
+        return ""
+    total = f", {format_bytes(each * count)} in all" if count else ""
+    return f": {format_bytes(each)} each or more{total}" if each else ""
+
+
+@rule("CK013", Severity.WARNING)
+def resume_without_optimizer(view: TrainingView) -> Iterator[Violation]:
+    """Report a resumed training whose checkpoints leave out the optimizer."""
+    resume, only = view.stated.resume, view.stated.save_only_model
+    if resume is not None and only is not None and only.value and resume.value.lower() not in ("", "false", "none"):
+        yield Violation(
+            message=f"goes on from a checkpoint, and {only.key} leaves the optimizer's state out of checkpoints",
+            at=only,
+            hint=f"{only.key}: false",
+        )
+
+
+@rule("CK014", Severity.INFO)
+def no_checkpoint_before_end(view: TrainingView) -> Iterator[Violation]:
+    """Report a training that saves nothing before its end."""
+    cadence = view.stated.save_cadence
+    if cadence is not None and cadence.value == "no":
+        yield Violation(message="no checkpoint is written on the way", at=cadence)
+
+
+def _small_states(stated: StatedTraining) -> bool:
+    """Whether the optimizer's state may be much smaller than the weights, or is not in one place."""
+    name = "" if stated.optimizer is None else stated.optimizer.value.lower()
+    known = not name or "adam" in name
+    return not known or "8bit" in name or "mini" in name or stated.distributed is not None
+
+
+def _smaller(stated: StatedTraining) -> str:
+    if stated.backend == "torchtune":
+        adapts = stated.method is not None and stated.method.value != "full"
+        return "save_adapter_weights_only: true" if adapts else "fewer epochs"
+    return "save_total_limit: 2"

@@ -1,0 +1,153 @@
+"""Rules on single answers: told in the prompt, cut off, not what the others are."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+
+from touchline.core.finding import Severity
+from touchline.core.json_text import parse_json
+from touchline.data.text import ends_whole, open_fence, open_thought, short
+from touchline.lint.data_view import DataRow, DataView
+from touchline.lint.data_words import fault_of_rows, percent
+from touchline.lint.rule import Violation, rule
+
+_MARKER = re.compile(
+    r"(?:answer|label|response|output|solution|target|ground truth|gold)(?:\s+is)?\s*[:=]\s*$", re.IGNORECASE
+)
+_BEFORE = 40
+_LEAK_ROWS = 4
+_LEAK_SHARE = 0.05
+_LONG = 50
+_CUT_ROWS = 3
+_CUT_WORDS = 4
+_CUT_LENGTH = 36
+_EXTRACT_LENGTH = 15
+
+
+@rule("DA350", Severity.WARNING)
+def prompt_gives_answer(view: DataView) -> Iterator[Violation]:
+    """Report prompts that end with the answer or state it."""
+    if view.layout.kind == "text" or view.count < _LEAK_ROWS:
+        return
+    labels = tuple(view.all_labels) if view.closed and len(view.all_labels) <= 50 else ()
+    asked = [row for row in view.rows if row.label and row.asked]
+    # Where the whole prompt is the answer, copying is what is asked: correcting, or finding nothing to correct.
+    told = [row for row in asked if row.label != row.asked.strip() and _tells(row) and not _offers(row, labels)]
+    ended = [row for row in told if row.asked.rstrip().endswith(row.label) and " " in row.label]
+    if len(ended) >= max(_LEAK_ROWS, _LEAK_SHARE * len(asked)) and len(told) * 2 < len(asked):
+        told = ended
+    if len(told) >= _LEAK_ROWS and (len(told) * 2 >= len(asked) or told is ended):
+        message = (
+            f"the prompt ends with the answer, for example {short(told[0].asked[-60:])} with {short(told[0].label)}"
+        )
+        yield fault_of_rows(view, told, message, hint="end the prompt before the answer")
+
+
+def _tells(row: DataRow) -> bool:
+    answer = row.label
+    bare = row.asked.rstrip().rstrip(".!\"'`")
+    if bare.endswith(answer) and not bare[: -len(answer)][-1:].isalnum():
+        before = bare[: -len(answer)].rstrip()
+        # `Correct this: TEXT` with nothing to correct ends with the answer too; then it begins a line of its own or
+        # follows a colon that names no answer.
+        return _MARKER.search(before[-_BEFORE:]) is not None or before[-2:] in ("A:", "A.") or before.endswith("->")
+    found = row.asked.rfind(answer)
+    return found > 0 and len(answer) > 1 and _MARKER.search(row.asked[max(0, found - _BEFORE) : found]) is not None
+
+
+def _offers(row: DataRow, labels: tuple[str, ...]) -> bool:
+    """Whether the prompt names other answers too: then it offers a choice, or shows examples."""
+    if row.candidates:
+        return True
+    return any(label != row.label and label not in row.label and label in row.asked for label in labels)
+
+
+@rule("DA351", Severity.INFO)
+def answers_quoted_in_prompts(view: DataView) -> Iterator[Violation]:
+    """Report data whose answers nearly all occur word for word in their prompts."""
+    if view.layout.kind == "text":
+        return
+    long = [row for row in view.rows if len(row.label) >= _EXTRACT_LENGTH and not row.candidates]
+    within = [row for row in long if row.label in row.prompt]
+    if len(long) >= _LEAK_ROWS and len(long) * 2 >= view.count and len(within) >= 0.9 * len(long):
+        message = f"{percent(len(within), len(long))} of the longer answers stand word for word in their prompts"
+        copied = sum(row.label == row.prompt.strip() for row in within)
+        severity = Severity.WARNING if copied >= 0.9 * view.count else None
+        hint = "fine where answers are taken from a passage"
+        yield fault_of_rows(view, within, message, hint=hint, severity=severity)
+
+
+@rule("DA352", Severity.WARNING)
+def answers_cut_at_one_length(view: DataView) -> Iterator[Violation]:
+    """Report answers cut within a sentence at one common length."""
+    found = _cut_at_the_greatest(view) or _cut_at_one(view)
+    if found is not None:
+        cut, message = found
+        yield fault_of_rows(view, cut, message, hint="make them again without the limit")
+
+
+def _cut_at_the_greatest(view: DataView) -> tuple[list[DataRow], str] | None:
+    """Answers of the greatest length, of which nearly all stop within a sentence."""
+    lengths = Counter(len(row.answer) for row in view.rows if row.answer)
+    most = max(lengths, default=0)
+    if most < _CUT_LENGTH or lengths[most] < max(_CUT_ROWS, view.count // 100):
+        return None
+    longest = [row for row in view.rows if row.answer and len(row.answer) == most]
+    others = [row for row in view.rows if row.answer and len(row.answer) != most]
+    cut = [row for row in longest if not ends_whole(row.answer or "")]
+    whole = sum(ends_whole(row.answer or "") for row in others)
+    if len({row.label for row in cut}) < _CUT_ROWS or len(cut) * 10 < len(longest) * 7 or whole * 10 < len(others) * 7:
+        return None
+    # Codes and hashes have one length too; what was cut has words.
+    if others or all(row.label.count(" ") >= _CUT_WORDS for row in cut):
+        return cut, f"answers stop within a sentence at exactly {most:,} characters, the greatest length"
+    return None
+
+
+def _cut_at_one(view: DataView) -> tuple[list[DataRow], str] | None:
+    """Of the answers that stop within a sentence nearly all have one length, where nearly all others end whole."""
+    worded = [row for row in view.rows if row.label.count(" ") >= _CUT_WORDS]
+    cut = [row for row in worded if not ends_whole(row.label)]
+    if len(cut) < _CUT_ROWS or len(cut) * 2 > len(worded):
+        return None
+    length, count = Counter(len(row.answer or "") for row in cut).most_common(1)[0]
+    if length < _CUT_LENGTH or count < _CUT_ROWS or count * 10 < len(cut) * 8:
+        return None
+    return cut, f"answers stop within a sentence at exactly {length:,} characters, where the others end"
+
+
+@rule("DA353", Severity.INFO)
+def answer_ends_mid_sentence(view: DataView) -> Iterator[Violation]:
+    """Report long answers that stop within a sentence or a block of code."""
+    if view.layout.kind == "text":
+        return
+    long = [row for row in view.rows if len(row.label) >= _LONG]
+    cut = [row for row in long if open_fence(row.label) or open_thought(row.label) or not ends_whole(row.label)]
+    if cut and len(cut) * 10 <= len(long):
+        message = f"{percent(len(cut), len(long))} of the long answers stop within a sentence or a block of code"
+        severity = Severity.WARNING if any(open_thought(row.label) for row in cut) else None
+        example = f"for example {short(cut[0].label[-50:])}"
+        yield fault_of_rows(view, cut, f"{message}, {example}", severity=severity)
+
+
+@rule("DA354", Severity.WARNING)
+def invalid_json_answer(view: DataView) -> Iterator[Violation]:
+    """Report answers that are not valid JSON where the others are."""
+    answered = [row for row in view.rows if row.label]
+    shaped = [row for row in answered if row.label.startswith(('{"', "[{", '["'))]
+    if len(shaped) < _LEAK_ROWS or len(shaped) * 2 < len(answered):
+        return
+    broken = [row for row in shaped if not _reads(row.label)]
+    if broken and len(broken) * 4 <= len(shaped):
+        message = f"{percent(len(broken), len(shaped))} of the answers in JSON cannot be read as JSON"
+        yield fault_of_rows(view, broken, f"{message}, for example {short(broken[0].label[-50:])}")
+
+
+def _reads(text: str) -> bool:
+    try:
+        parse_json(text, allow_half_characters=True)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,115 @@
+"""What answers without a model are worth under the data's own scorer.
+
+A constant and the empty text are scored against every distinct answer, weighted by how often it occurs; so a million
+rows cost no more than their distinct answers. More distinct answers than `DISTINCT_LIMIT` are taken in part, evenly
+over their alphabetical order, and the number of rows says of how many.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import TypeVar
+
+from touchline.core.quantity import Missing, Quantity
+from touchline.lint.audited import Baseline, Baselines
+from touchline.lint.data_scorers import Scorer
+from touchline.lint.data_view import DataRow, DataView
+from touchline.statistics.proportion import wilson
+
+T = TypeVar("T")
+
+DISTINCT_LIMIT = 2000
+"""Distinct answers that are scored."""
+LISTS = 0.3
+"""Share of the rows that must have a list of allowed answers."""
+PAIR_LIMIT = 200
+"""Distinct answers of which every pair is scored, for shuffled answers."""
+_COVERAGE = 0.95
+
+
+def baselines(view: DataView) -> Baselines:
+    """All baselines of the split that is scored."""
+    rows = [row for row in view.splits.get(view.scored, ()) if row.label]
+    targets = Counter(row.label for row in rows)
+    constant = most_frequent(targets)
+    return Baselines(
+        majority=constant_baseline(constant, targets, view.scorer, shown=True),
+        majority_per_question=_per_question(view),
+        empty=constant_baseline("", targets, view.scorer),
+        shuffled=_shuffled(targets, view.scorer),
+        first_candidate=_first_candidate(rows, view.scorer),
+    )
+
+
+def most_frequent(counts: Counter[str]) -> str | None:
+    """The most frequent text, of several the first in the alphabet; none of nothing."""
+    return min(counts, key=lambda text: (-counts[text], text), default=None)
+
+
+def constant_baseline(output: str | None, targets: Counter[str], scorer: Scorer, *, shown: bool = False) -> Baseline:
+    """One answer for all rows."""
+    if output is None:
+        return Baseline(score=Missing(missing="no answers"))
+    some = _part(targets)
+    right = sum(count for target, count in some.items() if scorer.right(output, target))
+    return _share(right, sum(some.values()), answer=output if shown else None)
+
+
+def _per_question(view: DataView) -> Baseline:
+    right = total = 0
+    for rows in view.questions.values():
+        counts = _part(Counter(row.label for row in rows))
+        constant = most_frequent(counts)
+        if constant is not None:
+            right += sum(count for target, count in counts.items() if view.scorer.right(constant, target))
+            total += sum(counts.values())
+    if not total:
+        return Baseline(score=Missing(missing="no question has five rows that differ"))
+    return _share(right, total)
+
+
+def _shuffled(targets: Counter[str], scorer: Scorer) -> Baseline:
+    """Expected share under a random order of the answers: exact for few distinct ones, else over even pairs."""
+    total = sum(targets.values())
+    if total < 2:
+        return Baseline(score=Missing(missing="fewer than two answers"))
+    if len(targets) <= PAIR_LIMIT:
+        right = sum(
+            count * (targets[output] - (output == target))
+            for target, count in targets.items()
+            for output in targets
+            if scorer.right(output, target)
+        )
+        return _share(round(right / (total - 1)), total)
+    ordered = sorted(targets)
+    step = max(1, len(ordered) // DISTINCT_LIMIT)
+    some = ordered[::step]
+    # Neighbours in the alphabet are alike; half a turn away nothing is.
+    half = len(ordered) // 2
+    pairs = [(ordered[(place * step + half) % len(ordered)], target) for place, target in enumerate(some)]
+    return _share(sum(scorer.right(output, target) for output, target in pairs), len(pairs))
+
+
+def _first_candidate(rows: Sequence[DataRow], scorer: Scorer) -> Baseline:
+    pairs = Counter((row.candidates[0], row.label) for row in rows if row.candidates)
+    if sum(pairs.values()) < LISTS * len(rows) or not pairs:
+        return Baseline(score=Missing(missing="no lists of allowed answers"))
+    some = _part(pairs)
+    right = sum(count for (first, target), count in some.items() if scorer.right(first, target))
+    return _share(right, sum(some.values()))
+
+
+def _part(counts: Counter[T]) -> Counter[T]:
+    if len(counts) <= DISTINCT_LIMIT:
+        return counts
+    ordered = sorted(counts, key=repr)
+    return Counter({each: counts[each] for each in ordered[:: len(ordered) // DISTINCT_LIMIT]})
+
+
+def _share(right: int, total: int, answer: str | None = None) -> Baseline:
+    if not total:
+        return Baseline(score=Missing(missing="no answers"))
+    low, high = wilson(right, total, _COVERAGE)
+    score = Quantity(value=right / total, unit="1", low=low, high=high, coverage=_COVERAGE, method="Wilson")
+    return Baseline(score=score, examples=total, answer=None if answer is None else answer[:200])

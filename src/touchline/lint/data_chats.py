@@ -1,0 +1,197 @@
+"""Rules on the turns of chats: their order, their roles, what they say; and on the two answers of a preference."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+from touchline.core.finding import Severity
+from touchline.data.columns import Values, text_of
+from touchline.data.text import short
+from touchline.lint.data_view import DataRow, DataView
+from touchline.lint.data_words import fault_of_rows
+from touchline.lint.rule import Violation, rule
+
+Turn = Mapping[str, object]
+
+_FEW = 0.2
+"""Share of the chats up to which another order is an accident and not the way of this dataset."""
+_ALL = 4
+_USERS = frozenset({"user", "human", "prompter"})
+_ASSISTANTS = frozenset({"assistant", "gpt", "model", "bot", "chatgpt", "bing", "bard"})
+_SYSTEMS = frozenset({"system", "developer"})
+_TOOLS = frozenset({"tool", "function", "function_call", "observation", "ipython", "tool_call", "tool_response"})
+_KNOWN = _USERS | _ASSISTANTS | _SYSTEMS | _TOOLS
+_OPENAI = frozenset({"user", "assistant", "model"}) | _SYSTEMS | _TOOLS
+"""Roles where turns are `{role, content}`."""
+_TEXTS = ("content", "value")
+_INSTEAD = ("tool_calls", "function_call", "reasoning_content", "thinking", "audio", "image")
+"""What a turn may have in place of a text."""
+
+
+def turns_in(values: Values, column: str | None) -> Sequence[Turn]:
+    """The turns of a row's chat; none where it is no list of mappings."""
+    turns = values.get(column or "")
+    if not isinstance(turns, list) or not all(isinstance(turn, Mapping) for turn in turns):
+        return ()
+    return turns
+
+
+def role_of(turn: Turn) -> str | None:
+    """The role as it is written; none where there is none."""
+    role = turn.get("role", turn.get("from"))
+    return role if isinstance(role, str) else None
+
+
+def _rows(view: DataView, odd: Callable[[Sequence[Turn]], object]) -> list[DataRow]:
+    if view.layout.kind != "chat":
+        return []
+    return [row for row in view.rows if (turns := turns_in(row.values, view.layout.chat)) and odd(turns)]
+
+
+def _disorder(turns: Sequence[Turn]) -> str | None:
+    """What is wrong with the order of roles; chats with tools have an order of their own."""
+    roles = [(role_of(turn) or "").casefold() for turn in turns]
+    if any(role in _TOOLS for role in roles) or any("tool_calls" in turn for turn in turns):
+        return None
+    for place, role in enumerate(roles):
+        before = roles[place - 1] if place else ""
+        if role in _SYSTEMS and before and before not in _SYSTEMS:
+            return f"a system turn is turn {place + 1}"
+        if role in _SYSTEMS and before in _SYSTEMS:
+            return "two system turns follow each other"
+        for name, group in (("user", _USERS), ("assistant", _ASSISTANTS)):
+            if role in group and before in group:
+                return f"two turns of the {name} follow each other"
+        if role in _ASSISTANTS and (not before or before in _SYSTEMS):
+            return "the assistant speaks first"
+    return None
+
+
+@rule("DA380", Severity.WARNING)
+def roles_not_alternating(view: DataView) -> Iterator[Violation]:
+    """Report chats whose roles do not alternate."""
+    rows = _rows(view, _disorder)
+    if rows:
+        severity = None if len(rows) <= _FEW * view.count or len(rows) == 1 else Severity.INFO
+        what = _disorder(turns_in(rows[0].values, view.layout.chat))
+        yield fault_of_rows(view, rows, f"{what}", severity=severity)
+
+
+@rule("DA381", Severity.WARNING)
+def unknown_role(view: DataView) -> Iterator[Violation]:
+    """Report turns with a role that chats do not have."""
+
+    def unknown(turns: Sequence[Turn]) -> str | None:
+        for turn in turns:
+            role = role_of(turn)
+            if role is not None and role not in (_OPENAI if "role" in turn else _KNOWN):
+                return role
+        return None
+
+    rows = _rows(view, unknown)
+    if rows:
+        role = unknown(turns_in(rows[0].values, view.layout.chat)) or ""
+        # Where every chat has it, a mapping of roles in the config may know it.
+        severity = Severity.INFO if len(rows) * 2 > view.count > 1 else None
+        hint = f"write {role.casefold()!r}" if role.casefold() in _KNOWN else "write system, user, assistant or tool"
+        yield fault_of_rows(view, rows, f"a turn's role is {short(role)}", hint=hint, severity=severity)
+
+
+@rule("DA382", Severity.WARNING)
+def empty_turn(view: DataView) -> Iterator[Violation]:
+    """Report turns without text."""
+    rows = _rows(view, _silent)
+    if rows:
+        what = _silent(turns_in(rows[0].values, view.layout.chat))
+        # A chat whose every system turn is empty was written by a program that always writes one.
+        severity = Severity.INFO if len(rows) * 2 > view.count > 1 else None
+        yield fault_of_rows(view, rows, f"{what}", severity=severity)
+
+
+def _silent(turns: Sequence[Turn]) -> str | None:
+    for place, turn in enumerate(turns, 1):
+        if any(turn.get(key) for key in _INSTEAD):
+            continue
+        key = next((key for key in _TEXTS if key in turn), None)
+        who = f"turn {place} ({role_of(turn) or 'no role'})"
+        if key is None:
+            return f"{who} has no 'content', its keys are {', '.join(map(repr, turn))}"
+        value = turn[key]
+        if value is None or (isinstance(value, str | list) and not value):
+            return f"the {key} of {who} is {'null' if value is None else 'empty'}"
+        if isinstance(value, str) and not value.strip():
+            return f"the {key} of {who} is white space"
+        if not isinstance(value, str | list | Mapping):
+            return f"the {key} of {who} is no text: {value!r}"
+    return None
+
+
+@rule("DA383", Severity.WARNING)
+def mixed_turn_formats(view: DataView) -> Iterator[Violation]:
+    """Report data that mixes `{role, content}` and `{from, value}` turns."""
+
+    def openai(turn: Turn) -> bool:
+        return "role" in turn and "from" not in turn
+
+    def sharegpt(turn: Turn) -> bool:
+        return "from" in turn and "role" not in turn
+
+    first = _rows(view, lambda turns: any(map(openai, turns)))
+    second = _rows(view, lambda turns: any(map(sharegpt, turns)))
+    if first and second:
+        rare, usual = sorted((first, second), key=len)
+        keys = ("role, content", "from, value") if rare is first else ("from, value", "role, content")
+        message = f"turns are written {{{keys[0]}}} here and {{{keys[1]}}} in {len(usual):,} rows"
+        yield fault_of_rows(view, rare, message)
+        return
+    names = [{role for turn in turns_in(row.values, view.layout.chat) if (role := role_of(turn))} for row in view.rows]
+    for usual_role, other in (("gpt", "assistant"), ("human", "user")):
+        if any(usual_role in each for each in names) and any(other in each for each in names):
+            ordered = sorted(((usual_role, other), (other, usual_role)), key=lambda pair: _having(names, pair[0]))
+            rare_role, common = ordered[0]
+            rows = [row for row, each in zip(view.rows, names, strict=True) if rare_role in each]
+            message = f"the role is {rare_role!r} here and {common!r} in {_having(names, common):,} rows"
+            yield fault_of_rows(view, rows, message)
+            return
+
+
+def _having(names: Sequence[set[str]], role: str) -> int:
+    return sum(role in each for each in names)
+
+
+@rule("DA384", Severity.WARNING)
+def chosen_is_rejected(view: DataView) -> Iterator[Violation]:
+    """The better answer of a preference and the worse one are the same text."""
+    name = view.layout.rejected
+    if name is None or view.layout.answer is None:
+        return
+    same = [row for row in view.rows if row.label and (text_of(row.values.get(name)) or "").strip() == row.label]
+    if same:
+        severity = Severity.ERROR if len(same) == view.count >= _ALL else None
+        yield fault_of_rows(view, same, f"chosen and rejected are both {short(same[0].label)}", severity=severity)
+
+
+@rule("DA385", Severity.WARNING)
+def rejected_answer_missing(view: DataView) -> Iterator[Violation]:
+    """A preference has no worse answer, or an empty one."""
+    name = view.layout.rejected
+    if name is None or view.layout.answer is None or "chosen" not in view.layout.answer.casefold():
+        return
+    lacking = [row for row in view.rows if not (text_of(row.values.get(name)) or "").strip()]
+    if lacking and len(lacking) * 2 <= view.count:
+        yield fault_of_rows(view, lacking, f"{name!r} is missing or empty")
+
+
+@rule("DA386", Severity.WARNING)
+def rejected_answer_constant(view: DataView) -> Iterator[Violation]:
+    """Nearly all preferences reject the same text."""
+    name = view.layout.rejected
+    if name is None or view.count < _ALL:
+        return
+    texts = [(text_of(row.values.get(name)) or "").strip() for row in view.rows]
+    most = max(set(texts), key=lambda text: (texts.count(text), text)) if len(set(texts)) * 10 <= len(texts) else ""
+    if not most and len(set(texts)) == 1:
+        most = texts[0]
+    if most and texts.count(most) * 10 >= 9 * len(texts):
+        rows = [row for row, text in zip(view.rows, texts, strict=True) if text == most]
+        yield fault_of_rows(view, rows, f"rejected is {short(most)}")

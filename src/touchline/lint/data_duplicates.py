@@ -1,0 +1,134 @@
+"""Rules on rows that are there more than once: within a split, and in two splits."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+
+from touchline.core.finding import Severity
+from touchline.data.text import normal, short
+from touchline.lint.data_view import DataRow, DataView
+from touchline.lint.data_words import fault_of_rows, percent
+from touchline.lint.rule import Violation, rule
+
+_MANY = 0.02
+"""Share of the rows from which on duplicates are no accident."""
+_SMALL = 500
+"""Rows up to which every duplicate counts."""
+_LEAKED = 0.10
+"""Share of a split that the model has seen from which on its score is another measurement."""
+_FEW = 0.01
+_PICTURES = 10
+"""Different pictures before anything is said of sharing them."""
+
+
+@rule("DA310", Severity.INFO)
+def duplicate_rows(view: DataView) -> Iterator[Violation]:
+    """Report rows that occur more than once in their split."""
+    for split, rows in view.splits.items():
+        seen: set[tuple[int, str]] = set()
+        again: list[DataRow] = []
+        for row in rows:
+            key = (row.key, row.label)
+            if key in seen:
+                again.append(row)
+            seen.add(key)
+        if again:
+            # In a small file that a person made each one shows; large collections of the web hold some.
+            many = len(again) >= _MANY * len(rows) or len(rows) <= _SMALL
+            severity = Severity.WARNING if many else None
+            share = percent(len(again), len(rows))
+            message = f"{split}: {share} of the rows repeat an earlier one, for example {short(again[0].asked)}"
+            hint = "a random split of this file puts some on both sides" if split == "all" else None
+            yield fault_of_rows(view, again, message, severity=severity, hint=hint)
+
+
+@rule("DA311", Severity.WARNING)
+def conflicting_answers(view: DataView) -> Iterator[Violation]:
+    """Report questions with different answers."""
+    if view.layout.kind == "text" or view.layout.rejected is not None:
+        return
+    first: dict[int, DataRow] = {}
+    other: list[DataRow] = []
+    for row in view.rows:
+        if row.label and row.prompt.strip():
+            earlier = first.setdefault(row.key, row)
+            if earlier.label != row.label:
+                other.append(row)
+    # One prompt for everything is another fault, and told as that.
+    if not other or len(first) == 1:
+        return
+    earlier = first[other[0].key]
+    message = f"{short(other[0].asked)} has the answers {short(earlier.label)} and {short(other[0].label)}"
+    yield fault_of_rows(view, other, message, severity=None if view.short else Severity.INFO)
+
+
+@rule("DA312", Severity.WARNING)
+def train_test_overlap(view: DataView) -> Iterator[Violation]:
+    """Report validation or test questions that also occur in the training split."""
+    trained = {row.key for row in view.splits.get(view.trained, ())}
+    for name in view.held_out:
+        rows = view.splits[name]
+        seen = [row for row in rows if row.key in trained]
+        if not seen or len(trained) == 1:
+            continue
+        severity = Severity.ERROR if len(seen) >= _LEAKED * len(rows) else None
+        share = percent(len(seen), len(rows))
+        message = f"{share} of {name} is in {view.trained} too, for example {short(seen[0].asked or seen[0].label)}"
+        yield fault_of_rows(view, seen, message, severity=severity, hint=f"take these rows out of {name}")
+
+
+@rule("DA313", Severity.INFO)
+def near_train_test_overlap(view: DataView) -> Iterator[Violation]:
+    """Report held-out questions that differ from training questions in case, space or punctuation only."""
+    if not view.held_out or view.layout.kind == "text":
+        return
+    held = {name: _normal_keys(view.splits[name]) for name in view.held_out}
+    wanted = set().union(*held.values())
+    exact: set[int] = set()
+    near: set[int] = set()
+    for row in view.splits.get(view.trained, ()):
+        exact.add(row.key)
+        if (key := _normal_key(row)) in wanted:
+            near.add(key)
+    if len(exact) == 1:
+        return
+    for name, keys in held.items():
+        rows = [row for key, found in keys.items() if key in near for row in found if row.key not in exact]
+        # A word and the same word in capitals are different questions where answers are about letters.
+        rows = sorted((row for row in rows if len(row.asked.split()) > 2), key=lambda row: row.number)
+        if rows:
+            few = len(rows) < _FEW * len(view.splits[name]) and len(view.splits[name]) > _SMALL
+            severity = None if few else Severity.WARNING
+            share = percent(len(rows), len(view.splits[name]))
+            message = (
+                f"{share} of {name} is in {view.trained} too but for case, white space or punctuation, for example "
+                f"{short(rows[0].asked)}"
+            )
+            yield fault_of_rows(view, rows, message, severity=severity, hint=f"take these rows out of {name}")
+
+
+def _normal_keys(rows: Iterable[DataRow]) -> dict[int, list[DataRow]]:
+    found: defaultdict[int, list[DataRow]] = defaultdict(list)
+    for row in rows:
+        found[_normal_key(row)].append(row)
+    return dict(found)
+
+
+def _normal_key(row: DataRow) -> int:
+    return hash((normal(row.prompt), row.beside))
+
+
+@rule("DA314", Severity.INFO)
+def shared_media(view: DataView) -> Iterator[Violation]:
+    """Report media of the validation or test split that also occur in the training split."""
+    trained = {path for row in view.splits.get(view.trained, ()) for path in row.media}
+    if len(trained) < _PICTURES:
+        return
+    known = {row.key for row in view.splits.get(view.trained, ())}
+    for name in view.held_out:
+        rows = view.splits[name]
+        shared = [row for row in rows if row.key not in known and any(path in trained for path in row.media)]
+        if shared:
+            message = f"{percent(len(shared), len(rows))} of {name} asks about pictures that {view.trained} shows too"
+            yield fault_of_rows(view, shared, message, hint="split by picture")

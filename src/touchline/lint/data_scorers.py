@@ -1,0 +1,75 @@
+"""Scorers as plain functions (output, target) -> right: our tasks' own, and the usual ones of evaluations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from touchline.core.errors import InputFault
+from touchline.spec.tasks.protocol import score_text
+from touchline.spec.tasks.ready_made import TASKS, get_task
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Scorer:
+    """What calls an answer right."""
+
+    name: str
+    """`match`, or a task's name."""
+    right: Callable[[str, str], bool]
+    """Whether an output is right for a target."""
+    stated: bool = False
+    """Whether the experiment or the user named it."""
+
+
+def _match(output: str, target: str) -> bool:
+    try:
+        return score_text(output, target).match
+    except InputFault:  # an empty target
+        return False
+
+
+def _exact(output: str, target: str) -> bool:
+    return output.strip() == target.strip()
+
+
+def _includes(output: str, target: str) -> bool:
+    return target.casefold() in output.casefold()
+
+
+def _either(output: str, target: str) -> bool:
+    return _includes(output, target) or _includes(target, output)
+
+
+SCORERS: dict[str, Callable[[str, str], bool]] = {
+    "match": _match,
+    "exact": _exact,
+    "includes": _includes,
+    "either": _either,
+}
+"""By name: equal but for punctuation and white space, equal, the target within the output in any case, either within
+the other."""
+USUAL_SCORER = Scorer(name="match", right=_match)
+"""When nothing says how answers are scored."""
+
+
+def scorer_of(name: str, labels: Sequence[str] = ()) -> Scorer | None:
+    """Return the scorer, or the one of the task of that name; None if there is none.
+
+    Args:
+        name: its name.
+        labels: the labels of the dataset, for a task that reads one of them.
+    """
+    if name in SCORERS:
+        return Scorer(name=name, right=SCORERS[name], stated=True)
+    if name in TASKS:
+        score = get_task(name, labels).score
+
+        def right(output: str, target: str) -> bool:
+            try:
+                return score(output, target).match
+            except InputFault:
+                return False
+
+        return Scorer(name=name, right=right, stated=True)
+    return None

@@ -1,0 +1,274 @@
+"""What the rules on data look at: the rows of all splits by one layout, and what is counted of them once for all rules.
+
+Everything is one pass over the rows, or over distinct answers; what would take longer is taken from a bounded part of
+the rows, and the finding says so. Nothing depends on the order of the rows but which of them is shown as an example.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from touchline.core.finding import Where
+from touchline.data.candidates import Candidates, candidates_in, candidates_of_prompt
+from touchline.data.columns import (
+    Layout,
+    Turns,
+    Values,
+    column_counts,
+    find_layout,
+    group_of,
+    media_of,
+    text_of,
+    turns_of,
+)
+from touchline.data.text import squeezed, template_of
+from touchline.lint.data_scorers import USUAL_SCORER, Scorer
+
+Locate = Callable[[str, int], int | None]
+"""The line of a split's n-th row, from 1."""
+_LABEL_LENGTH = 60
+_LABELS = 500
+_SHORT_WORDS = 5
+_QUESTION_ROWS = 5
+"""Rows of one question before anything is said of its answers."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DataRow:
+    """One row by the view's layout."""
+
+    split: str
+    """The split; `all` in a file without splits."""
+    number: int
+    """Which row of its split, from 1."""
+    line: int | None
+    """Its line in the file, from 1, in formats that tell it at once."""
+    values: Values
+    """Column to value."""
+    prompt: str
+    """Everything that comes before the answer."""
+    asked: str
+    """The last question of a chat, else the prompt."""
+    answer: str | None
+    """The answer; none where the row has none."""
+    media: tuple[str, ...]
+    """Paths of images, videos and sounds."""
+    candidates: Candidates | None
+    """The allowed answers."""
+    question: str
+    """What kind of question it asks."""
+    key: int
+    """Hash of everything that a model is shown: equal for rows that ask the same."""
+    beside: int
+    """The same without the prompt: media, allowed answers, and other columns that tell rows apart."""
+    fault: str | None = None
+    """Why its chat is none."""
+
+    @property
+    def label(self) -> str:
+        """The answer without white space around it; empty where there is none."""
+        return (self.answer or "").strip()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MissingMedia:
+    """What was found of the files that rows name."""
+
+    checked: int
+    """Distinct paths that were looked for."""
+    missing: tuple[str, ...]
+    """Those that are not there."""
+    empty: tuple[str, ...] = ()
+    """Those of 0 bytes."""
+    broken: tuple[tuple[str, str], ...] = ()
+    """Pictures that are none, each with why."""
+    root: str | None = None
+    """The folder that they are relative to; none: in no folder any of them was found, and none was stated."""
+    stated: bool = False
+    """Whether the user named that folder."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class DataView:
+    """A dataset."""
+
+    path: str
+    """The file or the folder, as the user named it."""
+    format: str
+    """`json`, `jsonl`, `csv`, `parquet`."""
+    files: Mapping[str, str]
+    """Split to file."""
+    splits: Mapping[str, Sequence[DataRow]]
+    """Split to its rows."""
+    layout: Layout
+    """Which columns are what."""
+    scorer: Scorer = USUAL_SCORER
+    """What calls an answer right."""
+    media: MissingMedia | None = None
+    """What was found of media; none: nothing was looked for."""
+    byte_order_mark: bool = False
+    """Whether a file begins with U+FEFF."""
+    locate: Locate | None = None
+    """Finds lines in formats that do not tell them at once."""
+
+    def where(self, row: DataRow) -> Where:
+        """The row's place."""
+        line = row.line
+        if line is None and self.locate is not None:
+            line = self.locate(row.split, row.number)
+        return Where(path=self.files.get(row.split, self.path), line=line)
+
+    @property
+    def rows(self) -> Iterator[DataRow]:
+        """All rows, split by split."""
+        for rows in self.splits.values():
+            yield from rows
+
+    @functools.cached_property
+    def count(self) -> int:
+        """Rows of all splits."""
+        return sum(len(rows) for rows in self.splits.values())
+
+    @property
+    def trained(self) -> str:
+        """The split that trains."""
+        return "train" if self.splits.get("train") else next(iter(self.splits), "all")
+
+    @property
+    def held_out(self) -> tuple[str, ...]:
+        """The splits that do not train."""
+        return tuple(name for name in self.splits if name != self.trained)
+
+    @property
+    def scored(self) -> str:
+        """The split that answers are scored on: test, validation, or the only one."""
+        return next((name for name in ("test", "validation", "all", "train") if self.splits.get(name)), self.trained)
+
+    @functools.cached_property
+    def labels(self) -> dict[str, Counter[str]]:
+        """Split to its answers and how often they occur; empty ones left out."""
+        return {
+            name: Counter(label for row in rows if (label := row.label)) for name, rows in sorted(self.splits.items())
+        }
+
+    @functools.cached_property
+    def all_labels(self) -> Counter[str]:
+        """The same over all splits."""
+        total: Counter[str] = Counter()
+        for counts in self.labels.values():
+            total.update(counts)
+        return total
+
+    @functools.cached_property
+    def closed(self) -> bool:
+        """Whether answers are labels: few different ones, each short."""
+        labels = self.all_labels
+        total = sum(labels.values())
+        return (
+            self.layout.kind != "text"
+            and 0 < len(labels) <= min(_LABELS, total // 4)
+            and max(map(len, labels)) <= _LABEL_LENGTH
+        )
+
+    @functools.cached_property
+    def short(self) -> bool:
+        """Whether most answers are a few words."""
+        labels = self.all_labels
+        brief = sum(count for label, count in labels.items() if len(label) <= _LABEL_LENGTH and _brief(label))
+        return self.layout.kind != "text" and brief * 10 >= sum(labels.values()) * 9 > 0
+
+    @functools.cached_property
+    def spellings(self) -> dict[str, list[str]]:
+        """Labels that differ in case, white space or punctuation alone, most frequent first; only of closed answers."""
+        if not self.closed:
+            return {}
+        found: defaultdict[str, list[str]] = defaultdict(list)
+        for label, _ in sorted(self.all_labels.items(), key=lambda item: (-item[1], item[0])):
+            found[squeezed(label)].append(label)
+        return {bare: labels for bare, labels in found.items() if len(labels) > 1}
+
+    @functools.cached_property
+    def questions(self) -> dict[str, list[DataRow]]:
+        """Kinds of questions with enough rows that differ in what is shown, in the split that is scored."""
+        return questions_of(self.splits.get(self.scored, ()))
+
+
+def _brief(label: str) -> bool:
+    return len(label.split(None, _SHORT_WORDS)) <= _SHORT_WORDS
+
+
+def questions_of(rows: Sequence[DataRow]) -> dict[str, list[DataRow]]:
+    """Rows by their kind of question, as far as a kind has enough rows that ask different things."""
+    found: defaultdict[str, list[DataRow]] = defaultdict(list)
+    for row in rows:
+        if row.label:
+            found[row.question].append(row)
+    return {
+        question: asked
+        for question, asked in sorted(found.items())
+        if len(asked) >= _QUESTION_ROWS and len({row.key for row in asked}) >= _QUESTION_ROWS
+    }
+
+
+def entropy_bits(counts: Counter[str]) -> float:
+    """Entropy of a distribution, in bits; 0 for a constant."""
+    total = sum(counts.values())
+    return -sum(count / total * math.log2(count / total) for count in sorted(counts.values())) + 0.0 if total else 0.0
+
+
+def layout_of(splits: Mapping[str, Sequence[tuple[Values, int | None]]]) -> Layout | None:
+    """The layout that the names of columns tell; none when they tell none."""
+    counts, kinds = column_counts(values for rows in splits.values() for values, _ in rows)
+    return find_layout(counts, kinds)
+
+
+def data_rows(
+    splits: Mapping[str, Sequence[tuple[Values, int | None]]], layout: Layout
+) -> dict[str, tuple[DataRow, ...]]:
+    """Rows by a layout.
+
+    Args:
+        splits: of each split its rows, each with its line where that is known.
+        layout: which columns are what.
+    """
+    read = {name: [(values, line, turns_of(values, layout)) for values, line in rows] for name, rows in splits.items()}
+    kinds: Counter[str] = Counter(
+        group_of(values, layout, turns.asked) for rows in read.values() for values, _, turns in rows
+    )
+    total = sum(kinds.values())
+    # Where every question stands once, what questions share is how they begin.
+    alone = sum(1 for count in kinds.values() if count == 1) * 2 > total
+    return {
+        name: tuple(_row(name, number, *each, layout, alone) for number, each in enumerate(rows, 1))
+        for name, rows in read.items()
+    }
+
+
+def _row(
+    split: str, number: int, values: Values, line: int | None, turns: Turns, layout: Layout, alone: bool
+) -> DataRow:
+    candidates = candidates_in(values, layout.candidates)
+    if candidates is None and layout.kind != "text":
+        candidates = candidates_of_prompt(turns.asked)
+    shown = (turns.media, *(text_of(values.get(name)) for name in (*layout.media, *layout.others)))
+    if layout.candidates is not None and candidates is not None:
+        shown = (*shown, candidates)
+    return DataRow(
+        split=split,
+        number=number,
+        line=line,
+        values=values,
+        prompt=turns.prompt,
+        asked=turns.asked,
+        answer=turns.answer,
+        media=turns.media or media_of(values, layout),
+        candidates=candidates,
+        question=template_of(turns.asked) if alone else group_of(values, layout, turns.asked),
+        key=hash((turns.prompt, *shown) if layout.kind != "text" else turns.answer),
+        beside=hash(shown),
+        fault=turns.fault,
+    )

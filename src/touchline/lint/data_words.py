@@ -1,0 +1,52 @@
+"""How rules on data say where: one finding for all rows with one fault, at the first of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from touchline.core.finding import Severity, Where
+from touchline.lint.data_view import DataRow, DataView
+from touchline.lint.rule import Violation
+
+_SHOWN = 5
+
+
+def fault_of_rows(
+    view: DataView,
+    rows: Sequence[DataRow],
+    message: str,
+    *,
+    hint: str | None = None,
+    severity: Severity | None = None,
+) -> Violation:
+    """A fault of rows, at the first; of several the count and the first few lines are put to the message."""
+    first = rows[0]
+    at = view.where(first)
+    if len(rows) > 1:
+        message = f"{message} ({len(rows):,} rows of {view.count:,}: {places(view, rows)})"
+    elif at.line is None:
+        message = f"{message} ({first.split} row {first.number:,})"
+    return Violation(message=message, at=at, hint=hint, subject=first.split, severity=severity)
+
+
+def places(view: DataView, rows: Sequence[DataRow]) -> str:
+    """`lines 3, 7, ...`, or `train rows 3, 7` in formats without lines."""
+    lines = [view.where(row).line for row in rows[:_SHOWN]]
+    more = ", ..." if len(rows) > _SHOWN else ""
+    if all(line is not None for line in lines):
+        return f"line{'s' if len(lines) > 1 else ''} {', '.join(map(str, lines))}{more}"
+    return f"row{'s' if len(lines) > 1 else ''} {', '.join(str(row.number) for row in rows[:_SHOWN])}{more}"
+
+
+def at_file(view: DataView, split: str | None = None) -> Where:
+    """The file of a split, or of the first one."""
+    files = view.files
+    return Where(path=files.get(split or view.trained, next(iter(files.values()), view.path)))
+
+
+def percent(count: int, total: int) -> str:
+    """A share in per cent, never rounded to 0 or 100 when it is neither."""
+    share = 100 * count / total if total else 0.0
+    if 0 < count < total:
+        share = min(max(share, 0.01), 99.99)
+    return f"{share:.3g} %" if share < 99.5 or count == total else f"{share:.2f} %"

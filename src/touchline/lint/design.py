@@ -1,0 +1,206 @@
+"""What rules on an experiment's design look at: its file, its runs, and what is known of its datasets.
+
+The rules themselves stand in the modules `design_*` beside this one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import posixpath
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+
+from touchline.backends.neutral import NeutralSettings, neutral_settings
+from touchline.core.catalog import DatasetInfo
+from touchline.core.finding import Where
+from touchline.core.quantity import Missing
+from touchline.spec import defaults
+from touchline.spec.document import Document, Path
+from touchline.spec.experiment import Experiment, TrainConfig
+from touchline.spec.runs import RunKind, RunSpec
+from touchline.spec.validate import adapter
+
+NO_DATASET = Missing(missing="the dataset was not read")
+
+MODEL = "models"
+"""How pairs and levels name the base model."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DatasetFacts:
+    """What is known of one dataset."""
+
+    train: int
+    """Rows that train."""
+    validation: int
+    """Rows that validate."""
+    test: int
+    """Rows that are evaluated on."""
+    splits_made: bool
+    """Whether the splits were drawn from the whole file, by seed."""
+    train_sha256: str
+    """Hash of the training rows in their order."""
+    test_sha256: str
+    """Hash of the test rows in their order."""
+    row_set_sha256: str | Missing = NO_DATASET
+    """Hash of the training rows whatever their order, as `row_set_sha256` makes it."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class DesignView:
+    """An experiment as a whole."""
+
+    experiment: Experiment
+    """What the file asks for."""
+    document: Document
+    """The file, for places."""
+    runs: tuple[RunSpec, ...]
+    """Its runs; of a chain, those that it would have without its stages, on the data of the last one."""
+    datasets: Mapping[str, DatasetFacts | Missing]
+    """What is known of each dataset, by its path as the file writes it."""
+    chained: tuple[RunSpec, ...] = ()
+    """The runs that the stages are; none where the stages are no chain."""
+
+    def where(self, *path: str | int) -> Where:
+        """The place of a key."""
+        return self.document.where(path)
+
+    @property
+    def trained(self) -> tuple[RunSpec, ...]:
+        """The runs that train and that the experiment asks about; controls are none of them."""
+        return tuple(run for run in self.runs if run.kind is RunKind.FINE_TUNED and run.control is None)
+
+    def dataset(self, path: str) -> DatasetFacts | None:
+        """What is known of a dataset; None for nothing."""
+        found = self.datasets.get(path, NO_DATASET)
+        return None if isinstance(found, Missing) else found
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SweptLevel:
+    """One value that a key takes."""
+
+    value: object
+    """The value, as the file has it."""
+    place: Path
+    """Where it stands."""
+
+
+def dataset_facts(info: DatasetInfo, row_set: str | Missing = NO_DATASET) -> DatasetFacts:
+    """What a design must know of a dataset that was read."""
+    splits = {split.name: split for split in info.splits}
+    sizes = {name: split.num_examples for name, split in splits.items()}
+    return DatasetFacts(
+        train=sizes.get("train", 0),
+        validation=sizes.get("validation", 0),
+        test=sizes.get("test", 0),
+        splits_made=info.split_origin != "in the file",
+        train_sha256=splits["train"].sha256 if "train" in splits else "",
+        test_sha256=splits["test"].sha256 if "test" in splits else "",
+        row_set_sha256=row_set,
+    )
+
+
+def row_set_sha256(rows: Iterable[Mapping[str, object]]) -> str:
+    """A hash of rows that is the same in every order of them; a doubled row counts twice."""
+    each = sorted(hashlib.sha256(json.dumps(row, sort_keys=True, default=str).encode()).digest() for row in rows)
+    return hashlib.sha256(b"".join(each)).hexdigest()
+
+
+def swept(view: DesignView) -> dict[str, tuple[SweptLevel, ...]]:
+    """What `factors` and `pairs` vary, with every level once, as it first stands."""
+    found: dict[str, list[SweptLevel]] = {}
+
+    def add(key: str, value: object, place: Path) -> None:
+        levels = found.setdefault(key, [])
+        if all(_text(level.value) != _text(value) for level in levels):
+            levels.append(SweptLevel(value=value, place=place))
+
+    for key, values in view.experiment.factors.items():
+        for index, value in enumerate(values):
+            add(key, value, ("factors", key, index))
+    for index, pair in enumerate(view.experiment.pairs):
+        for key, value in pair.items():
+            add(key, model_of(value) if key == MODEL else value, ("pairs", index, key))
+    return {key: tuple(levels) for key, levels in found.items()}
+
+
+def model_of(value: object) -> object:
+    """The model of an entry of pairs, which may be written as a list of one."""
+    return value[0] if isinstance(value, list) and len(value) == 1 else value
+
+
+def place_of(view: DesignView, key: str) -> Where:
+    """Where a swept key stands."""
+    if key in view.experiment.factors:
+        return view.where("factors", key)
+    index = next((i for i, pair in enumerate(view.experiment.pairs) if key in pair), 0)
+    return view.where("pairs", index, key)
+
+
+def no_effect_on_weights(view: DesignView, key: str) -> str | None:
+    """What a swept key changes instead of the weights, when that is so in the backend of every run."""
+    if key.startswith("evaluate."):
+        return "only the evaluation"
+    effects = {neutral_settings(run.train.backend).effect(key) for run in view.trained}
+    return next(iter(effects)) if len(effects) == 1 else None
+
+
+def setting_of(run: RunSpec, key: str) -> object:
+    """A run's value of a dotted key."""
+    if key == MODEL:
+        return run.model
+    node: object = run
+    for part in key.split("."):
+        node = getattr(node, part)
+    return node
+
+
+def same_path(path: str) -> str:
+    """A path in one spelling."""
+    return posixpath.normpath(path)
+
+
+def work_digest(run: RunSpec, datasets: Mapping[str, DatasetFacts | Missing]) -> str:
+    """Equal for runs that train the same weights: without names, and without settings that the backend does not use.
+
+    Data that was read counts by its rows, other data by its path.
+    """
+    neutral = neutral_settings(run.train.backend)
+    facts = datasets.get(run.data.path, NO_DATASET)
+    data = adapter(type(run.data)).dump_python(run.data, mode="json")
+    if isinstance(facts, Missing):
+        data["path"] = same_path(run.data.path)
+    else:
+        data |= {"path": facts.train_sha256, "split_seed": None, "train_fraction": None}
+    identity = [run.kind, same_path(run.model), data, dict(_weights_settings(run.train, neutral)), run.seed]
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+
+
+def steps_per_epoch(run: RunSpec, facts: DatasetFacts) -> int:
+    """Optimizer steps of one pass."""
+    return -(-facts.train // run.train.global_batch_size)
+
+
+def _weights_settings(train: TrainConfig, neutral: NeutralSettings) -> Iterator[tuple[str, object]]:
+    lora = train.lora
+    alpha = float(defaults.LORA_ALPHA_PER_RANK * lora.rank) if lora.alpha is None else float(lora.alpha)
+    modules = tuple(sorted(lora.target_modules))
+    whole = replace(train, lora=replace(lora, alpha=alpha, target_modules=modules))
+    yield from _flat(adapter(TrainConfig).dump_python(whole, mode="json"), "train", neutral)
+
+
+def _flat(node: Mapping[str, object], prefix: str, neutral: NeutralSettings) -> Iterator[tuple[str, object]]:
+    for name, value in node.items():
+        key = f"{prefix}.{name}"
+        if neutral.effect(key) is not None:
+            continue
+        if isinstance(value, dict):
+            yield from _flat(value, key, neutral)
+        else:
+            yield key, value
+
+
+def _text(value: object) -> str:
+    return json.dumps(value, sort_keys=True)

@@ -1,0 +1,188 @@
+"""What varies together with the factor of interest, so that an effect cannot be put to one of the two."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+
+from touchline.core.finding import Severity
+from touchline.lint.design import (
+    MODEL,
+    DatasetFacts,
+    DesignView,
+    no_effect_on_weights,
+    place_of,
+    setting_of,
+    steps_per_epoch,
+    swept,
+)
+from touchline.lint.rule import Violation, rule
+from touchline.spec.runs import RunSpec
+
+_ABOUT_BASE = re.compile(r"\b(base|zero-?shot|untrained|pre-?trained|fine-?tun\w*)\b", re.IGNORECASE)
+_ABOUT_SIZE = re.compile(
+    r"\b(how (much|many)|more data|less data|amount|size|scal\w*|number of|few|fewer)\b", re.IGNORECASE
+)
+_TUNED_WITH_MODEL = frozenset({"train.learning_rate", "train.schedule", "train.warmup_fraction", "train.base_dtype"})
+"""What people choose for each model by itself, and rightly so."""
+_NOTEWORTHY = 1.2
+"""Ratio of steps above which the length of the training is a difference of its own."""
+
+
+@rule("EX103", Severity.WARNING)
+def confounded_by_pairs(view: DesignView) -> Iterator[Violation]:
+    """Report settings that change together in every entry of `pairs`."""
+    pairs = view.experiment.pairs
+    if len(pairs) < 2:
+        return
+    levels = swept(view)
+    keys = [key for key in pairs[0] if all(key in pair for pair in pairs) and len(levels[key]) > 1]
+    keys = [key for key in keys if key not in view.experiment.factors]
+    keys = [key for key in keys if key == MODEL or no_effect_on_weights(view, key) is None]
+    told: set[str] = set()
+    for first in keys:
+        together = [other for other in keys if other != first and _one_to_one(view, first, other)]
+        together = [other for other in together if not _alpha_follows_rank(view, {first, other})]
+        if first in told or not together:
+            continue
+        told |= {first, *together}
+        tuned = first == MODEL and set(together) <= _TUNED_WITH_MODEL
+        names = " and ".join([first, *together])
+        yield Violation(
+            message=f"{names} change together in every entry of pairs: an effect of one cannot be told from the "
+            "other's",
+            at=view.where("pairs"),
+            subject="pairs",
+            hint=f"say so beside every comparison of {first}"
+            if tuned
+            else f"keep {together[0]} fixed, or cross it: factors: {{{together[0]}: [...]}}",
+            severity=Severity.INFO if tuned else None,
+        )
+
+
+@rule("EX104", Severity.WARNING)
+def unequal_training_steps(view: DesignView) -> Iterator[Violation]:
+    """Report datasets of different sizes that train for different numbers of steps."""
+    if "data.path" not in swept(view) or _ABOUT_SIZE.search(view.experiment.question) is not None:
+        return
+    steps: dict[str, int] = {}
+    for run in view.trained:
+        facts = view.dataset(run.data.path)
+        if facts is not None and facts.train:
+            steps.setdefault(run.data.path, steps_per_epoch(run, facts) * run.train.epochs)
+    if len(steps) < 2 or max(steps.values()) < _NOTEWORTHY * min(steps.values()):
+        return
+    shown = ", ".join(f"{path}: {count:,}" for path, count in steps.items())
+    yield Violation(
+        message=f"the levels of data.path train for different numbers of steps ({shown}), so the data's kind cannot be "
+        "told from the length of the training",
+        at=place_of(view, "data.path"),
+        subject="data.path",
+        hint="give every level the same number of rows",
+    )
+
+
+@rule("EX105", Severity.INFO)
+def batch_size_changes_steps(view: DesignView) -> Iterator[Violation]:
+    """Report a global batch size that varies while epochs are fixed."""
+    key = "train.global_batch_size"
+    if len(swept(view).get(key, ())) < 2:
+        return
+    sizes = sorted({run.train.global_batch_size for run in view.trained})
+    if len(sizes) > 1 and len({run.train.epochs for run in view.trained}) == 1:
+        yield Violation(
+            message=f"global batches from {sizes[0]} to {sizes[-1]} with the same epochs: the smallest makes "
+            f"{sizes[-1] / sizes[0]:g} times as many optimizer steps as the largest",
+            at=place_of(view, key),
+            subject=key,
+            hint="name both in the result: batch size and number of steps",
+        )
+
+
+@rule("EX106", Severity.WARNING)
+def rank_with_fixed_alpha(view: DesignView) -> Iterator[Violation]:
+    """Report a rank that varies while alpha is fixed."""
+    levels = swept(view)
+    if len(levels.get("train.lora.rank", ())) < 2 or "train.lora.alpha" in levels:
+        return
+    alpha = view.experiment.train.lora.alpha
+    ranks = sorted({run.train.lora.rank for run in view.trained})
+    if alpha is not None and len(ranks) > 1:
+        yield Violation(
+            message=f"ranks {', '.join(str(rank) for rank in ranks)} all have alpha {alpha:g}: the adapter's scale "
+            f"alpha / rank goes from {alpha / ranks[-1]:g} to {alpha / ranks[0]:g} with the rank",
+            at=view.where("train", "lora", "alpha"),
+            subject="train.lora.alpha",
+            hint="leave alpha out: it is then twice the rank in every run",
+        )
+
+
+@rule("EX107", Severity.INFO)
+def no_base_control(view: DesignView) -> Iterator[Violation]:
+    """Report a design without an evaluation of the base model."""
+    if "base" not in view.experiment.controls:
+        asked = _ABOUT_BASE.search(view.experiment.question) is not None
+        yield Violation(
+            message="there is no control: what the base model does without training is not measured"
+            + (", and the question is about it" if asked else ""),
+            at=view.where("controls"),
+            subject="controls",
+            hint="controls: [base]",
+            severity=Severity.WARNING if asked else None,
+        )
+
+
+@rule("EX138", Severity.WARNING)
+def noop_without_base(view: DesignView) -> Iterator[Violation]:
+    """Report a no-op adapter that is evaluated without the base model."""
+    if "noop" in view.experiment.controls and "base" not in view.experiment.controls:
+        yield Violation(
+            message="there is a no-op control and no base control that it could be held against",
+            at=view.where("controls"),
+            subject="controls",
+            hint="controls: [base, noop]",
+        )
+
+
+@rule("EX114", Severity.INFO)
+def different_test_items(view: DesignView) -> Iterator[Violation]:
+    """Report levels that are evaluated on different test items."""
+    for key in ("data.path", "data.split_seed", "data.train_fraction"):
+        if len(swept(view).get(key, ())) < 2:
+            continue
+        facts = {run.data.path: view.dataset(run.data.path) for run in view.trained}
+        if key == "data.path":
+            known = [each for each in facts.values() if each is not None]
+            other = len({each.test_sha256 for each in known}) > 1
+        else:
+            other = any(each is not None and each.splits_made for each in facts.values())
+        if other:
+            yield Violation(
+                message=f"the levels of {key} are evaluated on different test items, so they cannot be compared item "
+                "by item",
+                at=place_of(view, key),
+                subject=key,
+                hint="give all levels the same test rows",
+            )
+
+
+def _one_to_one(view: DesignView, one: str, other: str) -> bool:
+    """Whether each level of the one goes with one level of the other, and back."""
+    there = {(str(setting_of(run, one)), str(setting_of(run, other))) for run in view.trained}
+    return len(there) > 1 and len(there) == len({a for a, _ in there}) == len({b for _, b in there})
+
+
+def _alpha_follows_rank(view: DesignView, keys: set[str]) -> bool:
+    """Whether the two are rank and alpha, with one scale for all."""
+    return keys == {"train.lora.rank", "train.lora.alpha"} and len({_scale(run) for run in view.trained}) == 1
+
+
+def _scale(run: RunSpec) -> float:
+    lora = run.train.lora
+    return (lora.alpha or 0.0) / lora.rank
+
+
+def known_datasets(view: DesignView) -> Sequence[DatasetFacts]:
+    """What is known of the datasets that are evaluated on."""
+    found = [view.dataset(path) for path in dict.fromkeys(run.data.path for run in view.runs)]
+    return [facts for facts in found if facts is not None]

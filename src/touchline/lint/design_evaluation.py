@@ -1,0 +1,235 @@
+"""Whether the evaluation can answer the question: items, seeds, and what is chosen by which data."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from touchline.core.finding import Severity, Where
+from touchline.lint.design import DesignView, place_of, swept
+from touchline.lint.design_confounds import known_datasets
+from touchline.lint.rule import Violation, rule
+from touchline.statistics.power import (
+    ENOUGH_SEEDS,
+    USUAL_FLIPS,
+    items_for_difference,
+    items_for_paired_difference,
+    smallest_difference,
+    smallest_seed_difference,
+)
+
+_NUMBER = re.compile(
+    r"(?<![\w.])(\d+(?:\.\d+)?)[ -]?(?:%|percent(?:age points?)?\b|points?\b|pp\b)",
+    re.IGNORECASE,
+)
+_CHANGE = re.compile(
+    r"\b(improv\w*|increas\w*|rais\w*|gain\w*|better|worse|differ\w*|effect\w*|drop\w*|los[es]\w*|lower\w*|higher|"
+    r"chang\w*|reduc\w*|add\w*|win\w*)\b",
+    re.IGNORECASE,
+)
+_A_LEVEL = re.compile(r"\b(to|from|of|at|on|with|reach\w*|accuracy of|score of|over|above|below)\s*$", re.IGNORECASE)
+_A_CHANGE_OF = re.compile(
+    r"\b(gain|improvement|increase|difference|effect|drop|loss|change|reduction)s? of( at least)?\s*$", re.IGNORECASE
+)
+_A_PART = re.compile(r"^\s*(of\b|out\b|dropout|train\w*|data\b)", re.IGNORECASE)
+_LARGEST_EFFECT = 0.5
+_FAR_FROM = 2
+"""How many times more items it takes as a rule, so that too few is said for certain."""
+_FEW_ITEMS = 50
+_FEW_VALIDATION_ROWS = 20
+
+
+@rule("EX108", Severity.INFO)
+def few_seeds(view: DesignView) -> Iterator[Violation]:
+    """Report too few seeds to tell a difference between levels from one between seeds."""
+    count = len(view.experiment.seeds)
+    if count >= ENOUGH_SEEDS or not any(len(levels) > 1 for levels in swept(view).values()):
+        return
+    needed = smallest_seed_difference(ENOUGH_SEEDS) or 0.0
+    if count == 1:
+        message = "one seed: a difference between levels describes these checkpoints, not the settings"
+    else:
+        shown = smallest_seed_difference(count) or 0.0
+        message = f"{count} seeds a level show differences of {shown:.1f} standard deviations between seeds or more"
+    yield Violation(
+        message=f"{message}; three seeds show those of {needed:.1f} standard deviations between seeds (80 % power)",
+        at=view.where("seeds"),
+        subject="seeds",
+        # Who states an effect wants it of the setting, and one seed cannot give it.
+        severity=Severity.WARNING if count == 1 and stated_effect(view.experiment.question) is not None else None,
+        hint="seeds: [1, 2, 3]",
+    )
+
+
+@rule("EX109", Severity.WARNING)
+def too_few_items_for_effect(view: DesignView) -> Iterator[Violation]:
+    """Report too few test items for the effect that the question names."""
+    effect, items = stated_effect(view.experiment.question), test_items(view)
+    if effect is None or items is None:
+        return
+    least = items_for_paired_difference(effect, effect)
+    usual = items_for_paired_difference(effect, max(effect, USUAL_FLIPS))
+    if items < least or items * _FAR_FROM < usual:
+        apart = items_for_difference(effect)
+        yield Violation(
+            message=f"{items:,} test items cannot show the {100 * effect:g} points of the question: on the same items "
+            f"it takes {least:,} even if every item that flips gets better, and {usual:,} if "
+            f"{100 * max(effect, USUAL_FLIPS):g} % of the items flip; on different items {apart:,} a side "
+            "(80 % power, 5 % level)",
+            at=_items_place(view),
+            subject="evaluate.samples",
+            hint=f"at least {least:,} test items, better {usual:,}",
+        )
+
+
+@rule("EX110", Severity.INFO)
+def minimum_detectable_difference(view: DesignView) -> Iterator[Violation]:
+    """Report the smallest difference that the test items can show."""
+    effect, items = stated_effect(view.experiment.question), test_items(view)
+    if items is None or items < 1 or not any(len(levels) > 1 for levels in swept(view).values()):
+        return
+    from touchline.statistics.exact_power import smallest_shown
+
+    usual = smallest_shown(items, USUAL_FLIPS)
+    apart = smallest_difference(items)
+    if effect is None:
+        paired = (
+            f"more than {100 * USUAL_FLIPS:g} points"
+            if usual is None or usual > USUAL_FLIPS
+            else f"{100 * usual:.1f} points on the same items"
+        )
+        yield Violation(
+            message=f"{items:,} test items show differences of {paired} (if {100 * USUAL_FLIPS:g} % of them flip), "
+            f"or {100 * apart:.1f} points on different items, at 80 % power",
+            at=_items_place(view),
+            subject="evaluate.samples",
+        )
+
+
+@rule("EX115", Severity.WARNING)
+def few_test_items(view: DesignView) -> Iterator[Violation]:
+    """Report too few test items for a score to mean much."""
+    items = test_items(view)
+    if items is not None and 0 < items < _FEW_ITEMS:
+        yield Violation(
+            message=f"{items} test items: a score near one half is known to about {98 / items**0.5:.0f} points up "
+            "or down",
+            at=_items_place(view),
+            subject="evaluate.samples",
+            hint="evaluate: {samples: all}, or more test rows",
+        )
+
+
+@rule("EX116", Severity.ERROR)
+def best_without_validation(view: DesignView) -> Iterator[Violation]:
+    """Report a best checkpoint that no validation rows can select."""
+    for path in dict.fromkeys(run.data.path for run in view.trained if run.train.checkpoint.keep == "best"):
+        facts = view.dataset(path)
+        if facts is None or facts.validation >= _FEW_VALIDATION_ROWS:
+            continue
+        swept_here = "train.checkpoint.keep" in swept(view)
+        yield Violation(
+            message=f"train.checkpoint.keep is best, and {path} has "
+            + (f"only {facts.validation} validation rows" if facts.validation else "no validation rows")
+            + " to choose by",
+            at=place_of(view, "train.checkpoint.keep") if swept_here else view.where("train", "checkpoint", "keep"),
+            subject="train.checkpoint.keep",
+            hint="keep: all, or a split named validation",
+            severity=None if facts.validation == 0 else Severity.WARNING,
+        )
+
+
+@rule("EX117", Severity.INFO)
+def epochs_compared_on_test_split(view: DesignView) -> Iterator[Violation]:
+    """Report several epochs per run that are evaluated on the test split."""
+    wanted = view.experiment.evaluate.epochs
+    several = wanted == "all" or (isinstance(wanted, tuple) and len(wanted) > 1)
+    if several and any(run.train.epochs > 1 for run in view.trained):
+        yield Violation(
+            message="several epochs are evaluated on the test split: the best of them is not an estimate of what that "
+            "model can do",
+            at=view.where("evaluate", "epochs"),
+            subject="evaluate.epochs",
+            hint="choose by validation loss; report the curve over epochs as a whole",
+        )
+
+
+@rule("EX118", Severity.INFO)
+def redundant_epochs_factor(view: DesignView) -> Iterator[Violation]:
+    """Report numbers of epochs that one run with the most epochs passes through."""
+    if len(swept(view).get("train.epochs", ())) < 2:
+        return
+    if all(run.train.schedule == "constant" and run.train.warmup_fraction == 0 for run in view.trained):
+        most = max(run.train.epochs for run in view.trained)
+        yield Violation(
+            message=f"with a constant learning rate the run of {most} epochs passes through all shorter ones",
+            at=place_of(view, "train.epochs"),
+            subject="train.epochs",
+            hint=f"train: {{epochs: {most}}} and evaluate: {{epochs: all}}",
+        )
+
+
+@rule("EX119", Severity.ERROR)
+def evaluated_epoch_not_trained(view: DesignView) -> Iterator[Violation]:
+    """Report evaluated epochs that a run does not have."""
+    for run in view.trained:
+        wanted = run.evaluate.epochs
+        if isinstance(wanted, str) or all(epoch < run.train.epochs for epoch in wanted):
+            continue
+        beyond = ", ".join(str(epoch) for epoch in wanted if epoch >= run.train.epochs)
+        yield Violation(
+            message=f"{run.name} has the epochs 0 to {run.train.epochs - 1}, and evaluate.epochs names {beyond}",
+            at=view.where("evaluate", "epochs"),
+            subject="evaluate.epochs",
+            hint=f"evaluate: {{epochs: [{run.train.epochs - 1}]}}, or last",
+        )
+        return
+
+
+@rule("EX135", Severity.WARNING)
+def more_samples_than_items(view: DesignView) -> Iterator[Violation]:
+    """Report `evaluate.samples` above the number of test items."""
+    asked = [run.evaluate.samples for run in view.runs if isinstance(run.evaluate.samples, int)]
+    there = [facts.test for facts in known_datasets(view)]
+    if asked and there and max(asked) > min(there):
+        yield Violation(
+            message=f"evaluate.samples is {max(asked):,}, and the test split has {min(there):,} rows",
+            at=view.where("evaluate", "samples"),
+            subject="evaluate.samples",
+            hint="samples: all",
+        )
+
+
+def stated_effect(question: str) -> float | None:
+    """The effect that a question names, as a share: 0.05 of `improve accuracy by 5 points`; None where there is none.
+
+    A number counts only beside a word of change, and not where it is a level (`to 90 %`) or a part (`5 % of the data`).
+    """
+    for found in _NUMBER.finditer(question):
+        before, after = question[: found.start()], question[found.end() :]
+        value = float(found[1]) / 100
+        level = _A_LEVEL.search(before) is not None and _A_CHANGE_OF.search(before) is None
+        if level or _A_PART.match(after) or not 0 < value <= _LARGEST_EFFECT:
+            continue
+        if _CHANGE.search(before) or _CHANGE.search(after):
+            return value
+    return None
+
+
+def test_items(view: DesignView) -> int | None:
+    """The fewest test items that a run is evaluated on; None where that is not known."""
+    counts: list[int] = []
+    for run in view.runs:
+        facts, samples = view.dataset(run.data.path), run.evaluate.samples
+        if facts is not None:
+            counts.append(facts.test if samples == "all" else min(samples, facts.test))
+        elif samples != "all":
+            counts.append(samples)
+    return min(counts, default=None)
+
+
+def _items_place(view: DesignView) -> Where:
+    written = view.document.data.get("evaluate")
+    return (
+        view.where("evaluate", "samples") if isinstance(written, dict) and "samples" in written else view.where("data")
+    )

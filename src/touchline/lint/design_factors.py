@@ -1,0 +1,260 @@
+"""Factors that do not do what they are there for: without effect, given twice, overridden, alone."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+
+from touchline.backends.neutral import neutral_settings
+from touchline.core.errors import InputFault
+from touchline.core.finding import Severity
+from touchline.core.quantity import Missing
+from touchline.lint.design import (
+    MODEL,
+    DesignView,
+    SweptLevel,
+    model_of,
+    no_effect_on_weights,
+    place_of,
+    same_path,
+    swept,
+    work_digest,
+)
+from touchline.lint.rule import Violation, rule
+from touchline.spec.expand import expand, level_text
+from touchline.spec.names import label_of
+from touchline.spec.runs import RunSpec
+
+_PATHS = frozenset({"data.path", MODEL})
+_SETS = frozenset({"train.lora.target_modules"})
+_SHOWN = 4
+
+
+@rule("EX100", Severity.WARNING)
+def duplicate_runs(view: DesignView) -> Iterator[Violation]:
+    """Report runs that train the same weights."""
+    groups: dict[str, list[RunSpec]] = {}
+    for run in view.trained:
+        groups.setdefault(work_digest(run, view.datasets), []).append(run)
+    told = {key for key in swept(view) if no_effect_on_weights(view, key)} | set(_doubled(view)) | _overridden(view)
+    seen: set[tuple[str, ...]] = set()
+    for group in groups.values():
+        if len(group) < 2:
+            continue
+        differing = _differing(group)
+        if set(differing) & told or differing in seen:
+            continue
+        seen.add(differing)
+        names = ", ".join(run.name for run in group[:_SHOWN]) + (", ..." if len(group) > _SHOWN else "")
+        by = f"; they differ only in the name of {', '.join(differing)}" if differing else ""
+        yield Violation(
+            message=f"{len(group)} runs train the same weights: {names}{by}",
+            at=place_of(view, differing[0]) if differing else view.where("factors"),
+            subject=differing[0] if differing else "factors",
+            hint="take a level out, or give it other rows or settings",
+        )
+
+
+@rule("EX101", Severity.WARNING)
+def factor_without_effect(view: DesignView) -> Iterator[Violation]:
+    """Report factors that the backend does not use for the weights."""
+    for key, levels in swept(view).items():
+        effect = no_effect_on_weights(view, key)
+        varies_by_itself = key in view.experiment.factors or len(_pair_keys(view)) == 1
+        if effect is None or len(levels) < 2 or not varies_by_itself:
+            continue
+        score = key.startswith("evaluate.") and key != "evaluate.batch_size"
+        yield Violation(
+            message=f"{key} has {len(levels)} levels and changes {effect}: each level trains the same weights again",
+            at=place_of(view, key),
+            subject=key,
+            hint=f"write {key} once, outside of factors",
+            severity=Severity.INFO if score else None,
+        )
+
+
+@rule("EX102", Severity.WARNING)
+def inert_row_order(view: DesignView) -> Iterator[Violation]:
+    """Report levels that differ only in an order of rows that the backend shuffles."""
+    shuffled = {neutral_settings(run.train.backend).shuffles for run in view.trained} == {True}
+    first: dict[str, tuple[SweptLevel, str]] = {}
+    for level in swept(view).get("data.path", ()) if shuffled else ():
+        facts = view.dataset(str(level.value))
+        if facts is None or isinstance(facts.row_set_sha256, Missing):
+            continue
+        other, order = first.setdefault(facts.row_set_sha256, (level, facts.train_sha256))
+        if order != facts.train_sha256:
+            yield Violation(
+                message=f"{level.value} holds the training rows of {other.value} in another order, and the order is "
+                "drawn anew in every epoch: the two levels are the same data",
+                at=view.where(*level.place),
+                subject="data.path",
+                hint="stages keep an order: one stage for what comes first, one for what comes next",
+            )
+
+
+@rule("EX112", Severity.INFO)
+def single_level_factor(view: DesignView) -> Iterator[Violation]:
+    """Report factors with a single level."""
+    for key, levels in view.experiment.factors.items():
+        if len(levels) == 1:
+            yield Violation(
+                message=f"{key} has one level, {level_text(levels[0])}: nothing is compared",
+                at=view.where("factors", key),
+                subject=key,
+                hint=f"{key.rpartition('.')[0]}: {{{key.rpartition('.')[2]}: {level_text(levels[0])}}}",
+            )
+
+
+@rule("EX113", Severity.ERROR)
+def equal_levels(view: DesignView) -> Iterator[Violation]:
+    """Report levels that are one value in two spellings."""
+    for key, (level, other) in _doubled(view).items():
+        yield Violation(
+            message=f"{key}: {level_text(level.value)} and {level_text(other.value)} are the same level",
+            at=view.where(*level.place),
+            subject=key,
+            hint="take one of them out",
+        )
+
+
+@rule("EX131", Severity.ERROR)
+def factor_overridden_by_pairs(view: DesignView) -> Iterator[Violation]:
+    """Report a key in `factors` that every entry of `pairs` sets too."""
+    for key in sorted(_overridden(view)):
+        yield Violation(
+            message=f"{key} is set by every entry of pairs, so its {len(view.experiment.factors[key])} levels in "
+            "factors reach no run",
+            at=view.where("factors", key),
+            subject=key,
+            hint=f"take {key} out of factors, or out of pairs",
+        )
+
+
+@rule("EX111", Severity.INFO)
+def unbalanced_exclude(view: DesignView) -> Iterator[Violation]:
+    """Report factors that `exclude` leaves no longer crossed."""
+    if not view.experiment.exclude:
+        return
+    levels = [{level.factor: level.value for level in run.levels} for run in view.trained]
+    factors = [key for key in dict.fromkeys(k for run in levels for k in run) if len({r.get(key) for r in levels}) > 1]
+    for one, other in itertools.combinations(factors, 2):
+        if one in _pair_keys(view) and other in _pair_keys(view):
+            continue
+        there = {(str(run.get(one)), str(run.get(other))) for run in levels}
+        firsts, seconds = {pair[0] for pair in there}, {pair[1] for pair in there}
+        if len(there) == len(firsts) * len(seconds):
+            continue
+        absent = sorted(set(itertools.product(firsts, seconds)) - there)
+        alone = _alone(there, one, other) or _alone({(b, a) for a, b in there}, other, one)
+        shown = "; ".join(f"{one} {a} with {other} {b}" for a, b in absent[:_SHOWN])
+        yield Violation(
+            message=f"{one} and {other} are not crossed: there is no run of {shown}" + (f"; {alone}" if alone else ""),
+            at=view.where("exclude"),
+            subject="exclude",
+            hint="compare runs that differ in one factor only, not the means of levels",
+            severity=Severity.WARNING if alone and len(firsts) * len(seconds) > 4 else None,
+        )
+
+
+@rule("EX132", Severity.WARNING)
+def unused_exclude(view: DesignView) -> Iterator[Violation]:
+    """Report entries of `exclude` that match no run."""
+    experiment = replace(view.experiment, stages=(), controls=(), run_names=None)
+    names = [*experiment.models, *(str(model_of(pair[MODEL])) for pair in experiment.pairs if MODEL in pair)]
+    labels = {name: label_of(name) for name in names}
+    for index, entry in enumerate(experiment.exclude):
+        try:
+            left = len(expand(replace(experiment, exclude=(entry,)), labels, view.document))
+            whole = len(expand(replace(experiment, exclude=()), labels, view.document))
+        except InputFault:
+            continue  # Nothing is left, so the entry has left something out; that is told elsewhere.
+        if left == whole:
+            yield Violation(
+                message=f"no run matches {json.dumps(entry)}, so nothing is left out by it",
+                at=view.where("exclude", index),
+                subject="exclude",
+                hint="write the values as they stand in factors, pairs, models and seeds",
+            )
+
+
+@rule("EX133", Severity.WARNING)
+def unused_split_settings(view: DesignView) -> Iterator[Violation]:
+    """Report split settings for a file that brings its own splits."""
+    paths = {run.data.path for run in view.trained}
+    known = [view.dataset(path) for path in paths]
+    if not known or any(facts is None or facts.splits_made for facts in known):
+        return
+    written = view.document.data.get("data")
+    for name in ("train_fraction", "split_seed"):
+        key = f"data.{name}"
+        if key in swept(view):
+            place = place_of(view, key)
+        elif isinstance(written, dict) and name in written:
+            place = view.where("data", name)
+        else:
+            continue
+        yield Violation(
+            message=f"{key} has no effect: {', '.join(sorted(paths))} brings its own splits",
+            at=place,
+            subject=key,
+            hint=f"take {key} out",
+        )
+
+
+def _doubled(view: DesignView) -> dict[str, tuple[SweptLevel, SweptLevel]]:
+    """Keys with two levels that are one, with both; the doubled one first."""
+    levels = dict(swept(view))
+    if MODEL not in levels:
+        models = enumerate(view.experiment.models)
+        levels[MODEL] = tuple(SweptLevel(value=model, place=("models", index)) for index, model in models)
+    found: dict[str, tuple[SweptLevel, SweptLevel]] = {}
+    for key, each in levels.items():
+        first: dict[str, SweptLevel] = {}
+        for level in each:
+            other = first.setdefault(_normal(key, level.value), level)
+            if other is not level:
+                found.setdefault(key, (level, other))
+    return found
+
+
+def _normal(key: str, value: object) -> str:
+    if key in _PATHS and isinstance(value, str):
+        return same_path(value)
+    if key in _SETS and isinstance(value, list):
+        return json.dumps(sorted(str(item) for item in value))
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return repr(float(value))
+    return json.dumps(value, sort_keys=True)
+
+
+def _pair_keys(view: DesignView) -> set[str]:
+    return {key for pair in view.experiment.pairs for key in pair}
+
+
+def _overridden(view: DesignView) -> set[str]:
+    pairs = view.experiment.pairs
+    return {
+        key
+        for key, levels in view.experiment.factors.items()
+        if pairs and len(levels) > 1 and all(key in pair for pair in pairs)
+    }
+
+
+def _differing(group: list[RunSpec]) -> tuple[str, ...]:
+    """Factors in which some runs differ."""
+    levels = [{level.factor: level.value for level in run.levels} for run in group]
+    return tuple(
+        key for key in dict.fromkeys(key for run in levels for key in run) if len({run.get(key) for run in levels}) > 1
+    )
+
+
+def _alone(pairs: set[tuple[str, str]], one: str, other: str) -> str | None:
+    """A level of the first factor that is there with a single level of the second, in words."""
+    with_: dict[str, set[str]] = {}
+    for a, b in pairs:
+        with_.setdefault(a, set()).add(b)
+    found = next((a for a, others in sorted(with_.items()) if len(others) == 1), None)
+    return None if found is None else f"{one} {found} is there only with {other} {min(with_[found])}"

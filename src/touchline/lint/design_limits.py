@@ -1,0 +1,50 @@
+"""Rules on single keys of experiment.yaml that are written rightly and cannot do what they say."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from touchline.core.finding import Severity
+from touchline.core.quantity import Missing
+from touchline.lint.design import DesignView
+from touchline.lint.rule import Violation, rule
+
+_ZERO = re.compile(r"\s*0+(?:\.0*)?\s*[a-z]*\s*", re.IGNORECASE)
+
+
+@rule("EX183", Severity.WARNING)
+def no_validation_rows(view: DesignView) -> Iterator[Violation]:
+    """Report validation that is asked for without validation rows."""
+    told: set[str] = set()
+    for spec in view.runs:
+        facts = view.datasets.get(spec.data.path)
+        if spec.train.validate_every_steps is None or spec.data.path in told or facts is None:
+            continue
+        if not isinstance(facts, Missing) and facts.validation == 0:
+            told.add(spec.data.path)
+            yield Violation(
+                message=f"{spec.data.path} has no validation rows, and validation is asked for every "
+                f"{spec.train.validate_every_steps:,} steps",
+                at=view.document.where(["train", "validate_every_steps"]),
+                subject="train.validate_every_steps",
+                hint="a split named validation",
+            )
+
+
+@rule("EX184", Severity.ERROR)
+def run_name_is_no_folder(view: DesignView) -> Iterator[Violation]:
+    """A run's name holds a slash, so it is no name for one folder."""
+    pattern = view.experiment.run_names
+    if pattern is not None and ("/" in pattern or "\\" in pattern):
+        yield Violation(message=f"run_names {pattern!r} holds a slash", at=view.document.where(["run_names"]))
+
+
+@rule("EX185", Severity.ERROR)
+def non_positive_deadline(view: DesignView) -> Iterator[Violation]:
+    """Report a deadline that leaves no time."""
+    deadline = view.experiment.compute.deadline
+    if deadline is not None and _ZERO.fullmatch(deadline):
+        yield Violation(
+            message=f"deadline {deadline!r} leaves no time", at=view.document.where(["compute", "deadline"])
+        )

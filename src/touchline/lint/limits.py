@@ -1,0 +1,243 @@
+"""Whether a training's micro-batch fits: by the memory estimate where model and GPU are known, else by a rule of thumb.
+
+The rule of thumb is a table of micro-batch sizes that users handed on: it was written for one A100 of 80 GB,
+rows of 2,048 tokens and no gradient checkpointing, and says nothing of anything else.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass, replace
+from typing import Final, Literal, cast
+
+from touchline.backends.memory import MemoryCoefficients
+from touchline.backends.registry import memory_coefficients
+from touchline.core.estimate import Dtype, MemoryEstimate, TrainingSetup, Verdict
+from touchline.core.quantity import Missing
+from touchline.core.shape import ModelShape
+from touchline.estimate.gpus import Gpu, find_gpu
+from touchline.estimate.memory import batch_of, largest_micro_batch, memory_estimate, most_that_could_fit
+from touchline.lint.arithmetic import arithmetic
+from touchline.lint.sizes import BILLION, size_class
+from touchline.lint.views import TrainingView
+from touchline.spec.partial import StatedTraining
+
+TABLE: Final = {"1B": (8, 20), "3B": (4, 12), "7B/8B": (2, 6), "13B": (1, 4), "70B": (1, 2)}
+"""Size class -> (rows packed, rows not packed) that a micro-batch may have; larger models: one row."""
+TABLE_ROW: Final = 2048
+"""Tokens of a row that the table speaks of."""
+TABLE_GPU: Final = "A100-80GB"
+"""The GPU that the table speaks of."""
+_COEFFICIENTS: Final = {"qlora_stage": "trl"}
+"""Formats without a trainer's folder of their own train by another one's loop."""
+_ALL_LINEAR: Final = frozenset({"all", "all-linear", "all_linear"})
+_NAMES: Final = {
+    "output_proj": ("o_proj",),
+    "wo": ("o_proj",),
+    "w1": ("gate_proj",),
+    "w2": ("down_proj",),
+    "w3": ("up_proj",),
+    "mlp": ("gate_proj", "up_proj", "down_proj", "gate_up_proj", "fc1", "fc2"),
+}
+"""torchtune's names of layers as config.json's models have them."""
+Sharing = Literal["one", "unknown", "sharded"]
+"""One device holds everything; nobody knows; weights and states are divided among several."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Width:
+    """How long the rows of a micro-batch are."""
+
+    tokens: int
+    """Tokens of a row, padding included."""
+    reached: bool
+    """Whether rows surely come to be that long; else no row is longer."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Fitting:
+    """What the estimate says of a micro-batch on a GPU."""
+
+    verdict: Verdict
+    """Whether it fits."""
+    rows: int
+    """Its rows."""
+    width: Width
+    """Their length."""
+    gpu: Gpu
+    """The GPU."""
+    low: float
+    """GiB that the process takes at least."""
+    high: float
+    """GiB that it takes at most."""
+    without_states: float
+    """Of `low`, what activations and logits take, which no sharding divides."""
+    without_gradients: float
+    """Of `low`, what is left without gradients, which an optimizer inside the backward pass does not keep."""
+
+
+@functools.lru_cache(maxsize=32)
+def setup_of(view: TrainingView) -> TrainingSetup | Missing:
+    """What memory depends on besides the batch; where the config leaves something open, what takes least."""
+    stated = view.stated
+    if isinstance(view.model, Missing):
+        return view.model
+    if isinstance(view.model.shape, Missing):
+        return view.model.shape
+    if stated.method is None:
+        return Missing(missing="the config does not tell what is trained")
+    coefficients = _coefficients(stated.backend)
+    if isinstance(coefficients, Missing):
+        return coefficients
+    full = stated.method.value == "full"
+    rank = 0 if full else (stated.rank.value if stated.rank is not None else 0)
+    if not full and rank < 1:
+        return Missing(missing="the adapter's rank is not stated")
+    dtype: Dtype = stated.dtype.value if stated.dtype is not None else "bfloat16"
+    if stated.backend != "torchtune" and stated.dtype is not None and stated.dtype.is_default:
+        dtype = "bfloat16"
+    accumulation = stated.gradient_accumulation_steps
+    targets = None if stated.target_modules is None else stated.target_modules.value
+    return TrainingSetup(
+        shape=view.model.shape,
+        backend=stated.backend,
+        method=stated.method.value,
+        rank=rank,
+        target_modules=() if full else adapted(view.model.shape, targets),
+        base_dtype=dtype,
+        adapter_dtype=dtype if full else coefficients.adapter_dtype,
+        optimizer="adamw" if stated.optimizer is None else stated.optimizer.value,
+        gradient_checkpointing=stated.gradient_checkpointing is None or stated.gradient_checkpointing.value,
+        attention="eager" if stated.attention is not None and stated.attention.value == "eager" else "fused",
+        compiled=stated.compiled is not None and stated.compiled.value,
+        accumulates=accumulation is not None and accumulation.value > 1,
+        dropout=coefficients.dropout,
+    )
+
+
+def adapted(shape: ModelShape, targets: tuple[str, ...] | None) -> tuple[str, ...]:
+    """The model's own names of the layers that get an adapter; all of them where that is open."""
+    own = [linear.name for linear in shape.linears]
+    if not targets or _ALL_LINEAR & set(targets):
+        return tuple(own)
+    wanted = {name for target in targets for name in (target, *_NAMES.get(target, ()))}
+    found = tuple(name for name in own if name in wanted or any(each.endswith(f".{name}") for each in wanted))
+    return found or tuple(own)
+
+
+def width_of(view: TrainingView) -> Width | Missing:
+    """How long rows are: packed as long as they may be, otherwise as long as the longest example."""
+    stated = view.stated
+    packed = stated.packed is not None and stated.packed.value
+    limit = stated.max_seq_len.value if stated.max_seq_len is not None and stated.max_seq_len.value > 0 else None
+    longest = arithmetic(view).longest_row
+    if packed:
+        if limit is None:
+            return Missing(missing="packed, and it is not stated how long a row is")
+        return Width(tokens=limit, reached=True)
+    if longest is not None:
+        return Width(tokens=max(longest, 1), reached=True)
+    if limit is None:
+        return Missing(missing="it is not stated how long a row may be")
+    return Width(tokens=limit, reached=False)
+
+
+def sharing(view: TrainingView) -> Sharing:
+    """Whether one device holds weights and states alone."""
+    stated, devices = view.stated, arithmetic(view).devices
+    if stated.distributed is not None and stated.distributed.value.lower() not in ("", "no", "none", "ddp"):
+        return "sharded"
+    if devices.exact == 1:
+        return "one"
+    if stated.backend == "torchtune" and devices.low > 1:
+        return "sharded"
+    return "unknown"
+
+
+def fitting(view: TrainingView, gpu: Gpu, rows: int, width: Width) -> Fitting | Missing:
+    """What the estimate says of `rows` rows of that width."""
+    setup = setup_of(view)
+    if isinstance(setup, Missing):
+        return setup
+    if view.stated.offloads is not None:
+        return Missing(missing=f"{view.stated.offloads.key} moves part of it to host memory")
+    most = _estimate(setup, rows, width, 1.0, gpu)
+    # Of a trainer that computes logits of targets alone nobody knows here how many these are.
+    least = _estimate(setup, rows, width, 0.0, gpu)
+    parts, total = least.breakdown, least.allocated.value
+    low = least.process.low
+    return Fitting(
+        verdict=_verdict(low, most.process.high, gpu),
+        rows=rows,
+        width=width,
+        gpu=gpu,
+        low=low,
+        high=most.process.high,
+        without_states=low * (parts["layers"] + parts["logits"]) / total,
+        without_gradients=low * (1.0 - parts["gradients"] / total),
+    )
+
+
+def largest(view: TrainingView, gpu: Gpu, width: Width) -> tuple[int, int] | Missing:
+    """(rows that surely fit, rows that could)."""
+    setup = setup_of(view)
+    if isinstance(setup, Missing):
+        return setup
+    coefficients = cast(MemoryCoefficients, _coefficients(setup.backend))
+    known = _known(setup)
+    return (
+        largest_micro_batch(known, width.tokens, 1.0, gpu, coefficients=coefficients),
+        most_that_could_fit(known, width.tokens, 0.0, gpu, coefficients=coefficients),
+    )
+
+
+def table_limit(num_parameters: int, *, packed: bool, max_seq_len: int | None) -> int:
+    """Return the rows that the table allows: more where rows are shorter than its own, or the model below its smallest.
+
+    Args:
+        num_parameters: of the model.
+        packed: whether several examples share a row.
+        max_seq_len: tokens of a row at most; none: as long as the table's.
+    """
+    of_class = TABLE.get(size_class(num_parameters), (1, 1))[0 if packed else 1]
+    shorter = TABLE_ROW / max_seq_len if max_seq_len is not None and 0 < max_seq_len < TABLE_ROW else 1.0
+    smaller = BILLION / num_parameters if 0 < num_parameters < BILLION else 1.0
+    return int(of_class * shorter * smaller)
+
+
+def table_gpu() -> Gpu:
+    """The GPU that the table speaks of."""
+    found = find_gpu(TABLE_GPU)
+    assert isinstance(found, Gpu)
+    return found
+
+
+def on_processor(stated: StatedTraining) -> bool:
+    """Whether the training uses no GPU with a memory of its own."""
+    return stated.device is not None and stated.device.value.lower() in ("cpu", "mps")
+
+
+def pages_out(stated: StatedTraining) -> bool:
+    """Whether the optimizer's state moves to host memory where there is too little."""
+    return stated.optimizer is not None and "paged" in stated.optimizer.value.lower()
+
+
+def _coefficients(backend: str) -> MemoryCoefficients | Missing:
+    return memory_coefficients(_COEFFICIENTS.get(backend, backend))
+
+
+def _known(setup: TrainingSetup) -> TrainingSetup:
+    name = _COEFFICIENTS.get(setup.backend)
+    return setup if name is None else replace(setup, backend=name)
+
+
+def _estimate(setup: TrainingSetup, rows: int, width: Width, label_share: float, gpu: Gpu) -> MemoryEstimate:
+    coefficients = cast(MemoryCoefficients, _coefficients(setup.backend))
+    batch = batch_of(rows, width.tokens, label_share)
+    return memory_estimate(_known(setup), batch, coefficients=coefficients, gpu=gpu, with_what_ifs=False)
+
+
+def _verdict(low: float, high: float, gpu: Gpu) -> Verdict:
+    if high < gpu.capacity_gib:
+        return Verdict.FITS
+    return Verdict.OOM if low > gpu.capacity_gib else Verdict.UNCERTAIN

@@ -1,0 +1,452 @@
+"""The audit of data: files to rows, rows to a view, the view to findings, baselines and counts."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from pydantic import TypeAdapter, ValidationError
+
+from touchline.core.errors import EnvironmentFault, InputFault
+from touchline.core.files import open_regular, read_text_bounded, sha256_file, write_atomic
+from touchline.core.finding import Finding, Severity, Where
+from touchline.data.columns import Layout, Values, column_counts, resolve_columns, stated_layout
+from touchline.data.json_lines import JsonLines
+from touchline.data.label_sets import LABELS_LIMIT
+from touchline.data.readers import FORMATS, WHOLE, read_rows, separator_hint
+from touchline.lint.audited import AuditedSplit, DataAudit, LabelCount, Lengths
+from touchline.lint.checked import row_of
+from touchline.lint.data_baselines import baselines
+from touchline.lint.data_scorers import USUAL_SCORER, Scorer, scorer_of
+from touchline.lint.data_scores import scorer_findings
+from touchline.lint.data_view import DataRow, DataView, MissingMedia, data_rows, entropy_bits, layout_of
+from touchline.lint.local.dataset_files import DatasetFiles, group_splits, is_dataset
+from touchline.lint.rule import check_view
+from touchline.report.audit import audit_figure
+from touchline.report.figures import Figure
+from touchline.report.local.drawing import write_picture
+from touchline.spec.experiment import DataConfig
+from touchline.spec.read import read_experiment
+from touchline.spec.tasks.ready_made import TASKS
+
+TOLD_BY_LOADER = frozenset({"DA300", "DA301", "DA304", "DA312", "DA376"})
+"""Codes whose faults the loader of experiments tells itself, as DA104, DA105 and DA106."""
+LABELS_SHOWN = 20
+MEDIA_LIMIT = 20_000
+"""Distinct media files that are looked for."""
+OPENED_MEDIA = 2_000
+"""Distinct pictures whose first and last bytes are read."""
+_PNG = b"\x89PNG\r\n\x1a\n"
+_PICTURES = (_PNG, b"\xff\xd8\xff", b"GIF8", b"BM", b"RIFF", b"II*\x00", b"MM\x00*")
+_PICTURE_ENDINGS = frozenset({".png", ".jpg", ".jpeg", ".gif", ".bmp", ".webp"})
+_MEDIA_TRIED = 50
+_KEPT_FROM_BYTES = 1 << 16
+_VERSION = 4
+"""Changes when the same file would be judged differently."""
+_YAML_LIMIT = 1 << 20
+_FINDINGS = TypeAdapter(tuple[Finding, ...])
+_ORDER = {Severity.ERROR: 0, Severity.WARNING: 1, Severity.INFO: 2}
+
+ALL_GIVEN = frozenset({"data.input", "data.output"})
+"""Keys of settings whose columns are all resolved."""
+Read = dict[str, list[tuple[Values, int | None]]]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AuditRequest:
+    """What to look at, and how."""
+
+    data: DataConfig | None = None
+    """Columns and prompt as an experiment states them; none: found by the columns' names."""
+    given: frozenset[str] = ALL_GIVEN
+    """Dotted keys of `data` that were written; other columns are found by name."""
+    task: str | None = None
+    """The task whose prompt and scorer count."""
+    scorer: str | None = None
+    """A scorer by name instead: `match`, `exact`, `includes`, `either`."""
+    media_root: Path | None = None
+    """Folder that media files are relative to; none: the data's own folder, or one above it."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Seen:
+    """What was read of a dataset."""
+
+    view: DataView | None
+    """Its rows; none: nothing could be read, or no columns are known."""
+    findings: tuple[Finding, ...]
+    """What is wrong, errors first."""
+    forms: tuple[str, ...]
+    """Formats of its files."""
+
+
+def audit(path: Path, request: AuditRequest | None = None, *, plot: Path | None = None) -> DataAudit:
+    """Audit a file, a folder of split files, or the data of an experiment.
+
+    Args:
+        path: JSON, JSONL, CSV or parquet; a folder with `train.jsonl`, `test.jsonl`, ...; an experiment.yaml or the
+            folder that it is in.
+        request: columns, task and scorer.
+        plot: where to draw lengths and answers.
+
+    Raises:
+        InputFault: the path is nothing of these, or an option is wrong.
+        EnvironmentFault: it may not be read, needs a package that is not installed, or cannot be drawn.
+    """
+    files, wanted = _source(path, request or AuditRequest())
+    seen = see(files, wanted, path)
+    if plot is not None:
+        figure = Figure(spec=None, note="There are no rows to draw.") if seen.view is None else audit_figure(seen.view)
+        write_picture(figure, plot)
+    return audit_of(seen, path)
+
+
+def audit_of(seen: Seen, path: Path) -> DataAudit:
+    """What was seen, in the form that is given out."""
+    view = seen.view
+    findings = tuple(row_of(finding) for finding in seen.findings)
+    if view is None:
+        return DataAudit(
+            path=str(path),
+            format=", ".join(seen.forms),
+            columns="none",
+            scorer=USUAL_SCORER.name,
+            scored_split="",
+            splits=(),
+            labels=(),
+            distinct_answers=0,
+            answer_entropy_bits=0.0,
+            baselines=None,
+            findings=findings,
+        )
+    total = max(sum(view.all_labels.values()), 1)
+    shown = sorted(view.all_labels.items(), key=lambda item: (-item[1], item[0]))[:LABELS_SHOWN]
+    return DataAudit(
+        path=str(path),
+        format=", ".join(seen.forms),
+        columns=view.layout.named(),
+        scorer=view.scorer.name,
+        scored_split=view.scored,
+        splits=tuple(_split(view, name) for name in view.splits),
+        labels=tuple(
+            LabelCount(
+                label=label[:200],
+                counts={name: counts[label] for name, counts in view.labels.items() if counts[label]},
+                share=count / total,
+            )
+            for label, count in shown
+        ),
+        distinct_answers=len(view.all_labels),
+        answer_entropy_bits=entropy_bits(view.all_labels),
+        baselines=baselines(view) if view.layout.kind != "text" and view.all_labels else None,
+        findings=findings,
+    )
+
+
+def data_findings(
+    files: DatasetFiles, request: AuditRequest | None = None, cache_dir: Path | None = None
+) -> tuple[Finding, ...]:
+    """What is wrong with a dataset, for `check`, `plan` and `run`; of files that are not small it is kept.
+
+    Files that cannot be read at all are findings too, and nothing is raised for them.
+
+    Args:
+        files: the dataset.
+        request: columns, task and scorer.
+        cache_dir: where what was found is kept under the files' hashes; none: nowhere.
+    """
+    wanted = request or AuditRequest()
+    place: Path | None = None
+    try:
+        if cache_dir is not None and sum(path.stat().st_size for path in files.files.values()) >= _KEPT_FROM_BYTES:
+            place = cache_dir / "audits" / f"{_key(files, wanted)}.json"
+            kept = _FINDINGS.validate_json(read_text_bounded(place, 16 << 20), strict=True)
+            return tuple(kept)
+    except (InputFault, EnvironmentFault, OSError, ValidationError):
+        pass
+    try:
+        found = see(files, wanted, files.path).findings
+    except (InputFault, EnvironmentFault) as fault:
+        message = f"not checked ({fault.message})"
+        where = Where(path=str(files.path))
+        return (Finding(code="DA102", severity=Severity.INFO, subject="data", message=message, where=where),)
+    # What depends on files beside the data is looked for anew each time.
+    if place is not None and not any(finding.code == "DA373" for finding in found):
+        try:
+            write_atomic(place, _FINDINGS.dump_json(found))
+        except (EnvironmentFault, OSError):
+            return found
+    return found
+
+
+def tree_findings(paths: Iterable[Path], cache_dir: Path | None = None) -> tuple[Finding, ...]:
+    """What is wrong with the datasets among some files; files that are no datasets are passed over."""
+    groups = group_splits(path for path in paths if is_dataset(path))
+    found = (finding for files in groups for finding in data_findings(files, cache_dir=cache_dir))
+    # A table that nobody named as a dataset may be anything.
+    return tuple(finding for finding in found if finding.code != "DA307" or _is_separated(finding))
+
+
+def _is_separated(finding: Finding) -> bool:
+    """Whether the columns are not known because the cells are separated by another sign."""
+    return finding.hint is not None and "separated" in finding.hint
+
+
+def config_findings(
+    data: DataConfig, base: Path, task: str | None = None, cache_dir: Path | None = None
+) -> tuple[Finding, ...]:
+    """What the loader of experiments does not already say of an experiment's dataset; nothing of a missing file."""
+    path = base / data.path
+    if not path.is_file():
+        return ()
+    files = DatasetFiles(path=path, files={WHOLE: path})
+    found = data_findings(files, AuditRequest(data=data, task=task), cache_dir)
+    return tuple(each for each in found if each.code not in TOLD_BY_LOADER and not each.code.startswith("DA1"))
+
+
+def see(files: DatasetFiles, request: AuditRequest, shown: Path) -> Seen:
+    """Read a dataset and let every rule look at it.
+
+    Raises:
+        InputFault: an option is wrong.
+        EnvironmentFault: a file may not be read, or needs a package that is not installed.
+    """
+    scorer = _scorer(request)
+    splits, findings, forms, origin = _read(files)
+    if not splits:
+        return Seen(view=None, findings=_ordered(findings or [_nothing(files)]), forms=forms)
+    layout = _layout(splits, request)
+    where = Where(path=str(next(iter(files.files.values()))))
+    if layout is None:
+        return Seen(view=None, findings=_ordered([*findings, _unknown(splits, where)]), forms=forms)
+    rows = data_rows(splits, layout)
+    labels = sorted({row.label for split in rows.values() for row in split if row.label})
+    scorer = _scorer(request, labels) if len(labels) <= LABELS_LIMIT else scorer
+    readers = {path: JsonLines(path) for path in set(origin.values()) if path.suffix.lower() == ".json"}
+    located = {split: readers[path] for split, path in origin.items() if path in readers}
+    view = DataView(
+        path=str(shown),
+        format=", ".join(forms),
+        files={split: str(path) for split, path in origin.items()},
+        splits=rows,
+        layout=layout,
+        scorer=scorer,
+        media=_media(rows, files, request),
+        byte_order_mark=any(_has_mark(path) for path in files.files.values()),
+        locate=lambda split, number: located[split].line(_within(files, split), number) if split in located else None,
+    )
+    found = [*findings, *check_view(view, where, "data"), *scorer_findings(view)]
+    if any(finding.code == "DA102" for finding in findings):
+        # Bytes that are no UTF-8 were told by line; the marks that the reader put for them are not the file's.
+        found = [finding for finding in found if finding.code != "DA361"]
+    if findings and not view.count:
+        # Why there are no rows has been said.
+        found = list(findings)
+    return Seen(view=view, findings=_ordered(found), forms=forms)
+
+
+def _nothing(files: DatasetFiles) -> Finding:
+    where = Where(path=str(files.path))
+    return Finding(
+        code="DA376",
+        severity=Severity.ERROR,
+        subject="data",
+        message="the file holds no splits and no rows",
+        where=where,
+    )
+
+
+def _unknown(splits: Read, where: Where) -> Finding:
+    columns = sorted(column_counts(values for rows in splits.values() for values, _ in rows)[0])
+    listed = ", ".join(map(repr, columns[:10])) + (", ..." if len(columns) > 10 else "")
+    hint = separator_hint(columns) or "name them: --input and --output"
+    return Finding(
+        code="DA307",
+        severity=Severity.WARNING,
+        subject="columns",
+        message=f"not checked (no columns look like a prompt and an answer; columns here: {listed})",
+        where=where,
+        hint=hint,
+    )
+
+
+def _within(files: DatasetFiles, split: str) -> str:
+    """A split's name within its own file: `all` where the file is one split of the dataset."""
+    return WHOLE if split in files.files and split != WHOLE else split
+
+
+def _read(files: DatasetFiles) -> tuple[Read, list[Finding], tuple[str, ...], dict[str, Path]]:
+    splits: Read = {}
+    findings: list[Finding] = []
+    forms: list[str] = []
+    origin: dict[str, Path] = {}
+    for name, path in files.files.items():
+        forms.append(FORMATS.get(path.suffix.lower(), "unknown"))
+        try:
+            raw = read_rows(path)
+        except InputFault as fault:
+            findings += fault.findings
+            continue
+        findings += raw.findings
+        for split, rows in raw.splits.items():
+            target = name if split == WHOLE else split
+            splits.setdefault(target, []).extend((row.values, row.line) for row in rows)
+            origin.setdefault(target, path)
+    ordered = {name: splits[name] for name in ("train", "validation", "test", WHOLE) if name in splits}
+    return ordered, findings, tuple(dict.fromkeys(forms)), origin
+
+
+def _layout(splits: Read, request: AuditRequest) -> Layout | None:
+    if not any(splits.values()):
+        return Layout(kind="columns")
+    data = request.data
+    if data is None:
+        return layout_of(splits)
+    counts, kinds = column_counts(values for rows in splits.values() for values, _ in rows)
+    data = resolve_columns(data, request.given, counts, kinds)
+    template = data.prompt
+    if template is None:
+        template = TASKS[request.task].prompt if request.task in TASKS else "{input}"
+    return stated_layout(counts, inputs=data.input, output=data.output, messages=data.messages, template=template)
+
+
+def _scorer(request: AuditRequest, labels: Sequence[str] = ()) -> Scorer:
+    name = request.scorer or request.task
+    if name is None:
+        return USUAL_SCORER
+    found = scorer_of(name, labels)
+    if found is not None:
+        return found
+    if request.scorer is not None:
+        raise InputFault(f"there is no scorer {name!r}", expected="match, exact, includes, either, or a task's name")
+    return replace(USUAL_SCORER, name=f"{USUAL_SCORER.name} ({name!r} is not ready-made)")
+
+
+def _media(rows: dict[str, tuple[DataRow, ...]], files: DatasetFiles, request: AuditRequest) -> MissingMedia | None:
+    """Which of the media files are there, under the folder where most of the first ones are."""
+    paths = sorted({path for each in rows.values() for row in each for path in row.media})[:MEDIA_LIMIT]
+    if not paths:
+        return None
+    first = next(iter(files.files.values())).resolve()
+    roots = [request.media_root] if request.media_root is not None else [first.parent, *list(first.parents)[1:4]]
+    step = max(1, len(paths) // _MEDIA_TRIED)
+    tried = paths[::step]
+    root = max(roots, key=lambda folder: sum(_size(folder, path) is not None for path in tried))
+    sizes = {path: _size(root, path) for path in paths}
+    missing = tuple(path for path, size in sizes.items() if size is None)
+    known = request.media_root is not None or len(missing) < len(paths)
+    return MissingMedia(
+        checked=len(paths),
+        missing=missing,
+        empty=tuple(path for path, size in sizes.items() if size == 0),
+        broken=_broken(root, [path for path, size in sizes.items() if size][:OPENED_MEDIA]),
+        root=str(root) if known else None,
+        stated=request.media_root is not None,
+    )
+
+
+def _broken(folder: Path, paths: Iterable[str]) -> tuple[tuple[str, str], ...]:
+    """Pictures whose first bytes are no picture's, or whose last ones are not there."""
+    found: list[tuple[str, str]] = []
+    for path in paths:
+        if Path(path).suffix.lower() not in _PICTURE_ENDINGS:
+            continue
+        try:
+            with open_regular(folder / path) as stream:
+                head = stream.read(16)
+                stream.seek(-min(64, stream.seek(0, 2)), 2)
+                tail = stream.read()
+        except OSError:
+            continue
+        if not head.startswith(_PICTURES):
+            found.append((path, f"it begins with {head[:12].decode('latin-1')!r}"))
+        elif head.startswith(_PNG) and b"IEND" not in tail:
+            found.append((path, "its end is missing"))
+    return tuple(found)
+
+
+def _size(folder: Path, path: str) -> int | None:
+    try:
+        place = folder / path
+        return place.stat().st_size if place.is_file() else None
+    except (OSError, ValueError):
+        return None
+
+
+def _has_mark(path: Path) -> bool:
+    if FORMATS.get(path.suffix.lower()) == "parquet":
+        return False
+    try:
+        with open_regular(path) as stream:
+            return stream.read(3) == b"\xef\xbb\xbf"
+    except OSError:
+        return False
+
+
+def _source(path: Path, request: AuditRequest) -> tuple[DatasetFiles, AuditRequest]:
+    """The dataset that a path means, and what an experiment says of it."""
+    if not path.exists():
+        raise InputFault(
+            f"{str(path)!r} does not exist", expected="a data file, a folder of them, or an experiment.yaml"
+        )
+    if path.is_dir() and (path / "experiment.yaml").is_file():
+        path = path / "experiment.yaml"
+    if path.suffix.lower() in (".yaml", ".yml"):
+        read = read_experiment(read_text_bounded(path, _YAML_LIMIT), str(path))
+        loaded = read.experiment
+        if request.data is None:
+            request = replace(request, data=loaded.data, given=read.given)
+        file = path.parent / loaded.data.path
+        if not file.is_file():
+            raise InputFault(f"dataset {loaded.data.path!r} does not exist (looked for {str(file)!r})")
+        return DatasetFiles(path=file, files={WHOLE: file}), replace(request, task=request.task or loaded.task)
+    if path.is_file():
+        return DatasetFiles(path=path, files={WHOLE: path}), request
+    found = group_splits(each for each in sorted(path.iterdir()) if each.is_file() and is_dataset(each))
+    if len(found) == 1:
+        return found[0], request
+    listed = ", ".join(" + ".join(each.name for each in one.files.values()) for one in found[:5])
+    raise InputFault(
+        f"{str(path)!r} holds {len(found) or 'no'} datasets{f': {listed}' if listed else ''}",
+        expected="one dataset: a file, or train, validation and test files of one name",
+        hint=f"touchline data audit {next(iter(found[0].files.values()))}" if found else None,
+    )
+
+
+def _split(view: DataView, name: str) -> AuditedSplit:
+    rows: Sequence[DataRow] = view.splits[name]
+    return AuditedSplit(
+        name=name,
+        path=view.files.get(name, view.path),
+        examples=len(rows),
+        distinct_answers=len(view.labels[name]),
+        prompt_characters=_lengths([len(row.prompt) for row in rows]),
+        answer_characters=_lengths([len(row.answer or "") for row in rows]),
+    )
+
+
+def _lengths(lengths: list[int]) -> Lengths | None:
+    if not lengths:
+        return None
+    array = np.asarray(lengths)
+    return Lengths(
+        least=int(array.min()),
+        median=int(np.median(array)),
+        p95=int(np.quantile(array, 0.95, method="higher")),
+        most=int(array.max()),
+    )
+
+
+def _ordered(findings: Sequence[Finding]) -> tuple[Finding, ...]:
+    return tuple(sorted(findings, key=lambda finding: (_ORDER[finding.severity], finding.code)))
+
+
+def _key(files: DatasetFiles, request: AuditRequest) -> str:
+    """Everything that the answer depends on."""
+    settings = json.loads(TypeAdapter(AuditRequest).dump_json(request))
+    hashes = {name: [str(path), sha256_file(path)] for name, path in sorted(files.files.items())}
+    return hashlib.sha256(json.dumps([_VERSION, hashes, settings], sort_keys=True).encode()).hexdigest()

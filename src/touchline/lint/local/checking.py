@@ -1,0 +1,464 @@
+"""Checking: files to views, views to findings. Every fault of every file in one pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from touchline.backends.formats import ConfigFormat
+from touchline.backends.registry import config_formats
+from touchline.backends.trl.commands import read_command
+from touchline.core.clock import today
+from touchline.core.errors import EnvironmentFault, InputFault
+from touchline.core.files import read_text_bounded
+from touchline.core.finding import Finding, Severity, Where
+from touchline.core.json_text import parse_json
+from touchline.core.quantity import Missing
+from touchline.data.readers import WHOLE
+from touchline.data.settings import Settings
+from touchline.data.tree import PLANS, FoundFile, find_files
+from touchline.estimate.gpus import Gpu, find_gpu, similar_gpus
+from touchline.lint.check import CheckedConfig, CheckReport
+from touchline.lint.checked import row_of
+from touchline.lint.local.audit import data_findings, tree_findings
+from touchline.lint.local.bash_syntax import bash_findings
+from touchline.lint.local.checking_config_sets import Siblings
+from touchline.lint.local.checking_experiment import check_experiment
+from touchline.lint.local.checkpoint_folders import checkpoint_findings_of
+from touchline.lint.local.columns import data_findings_of
+from touchline.lint.local.dataset_files import DatasetFiles, is_dataset
+from touchline.lint.local.local_files import absent_files, absent_model
+from touchline.lint.local.lookup import Lookup, surroundings
+from touchline.lint.local.parity import Parity
+from touchline.lint.local.scorer_selftest import split_target
+from touchline.lint.local.scoring import file_findings, text_findings
+from touchline.lint.local.validators import checkpoint_findings, validate_torchtune
+from touchline.lint.rule import check_view
+from touchline.lint.script_view import ScriptView
+from touchline.lint.selection import CheckRequest, chosen, in_order
+from touchline.lint.siblings import FolderView, TextFile
+from touchline.lint.summary import summary_of
+from touchline.lint.task_files import is_task_file
+from touchline.lint.views import Surroundings, TrainingView
+from touchline.slurm.resources import gpu_type, requested
+from touchline.slurm.script import Script, is_job_script, read_script
+from touchline.slurm.shell import Simple
+from touchline.spec.bounds import SIZE_LIMIT_BYTES
+from touchline.spec.foreign import ForeignDocument, UnreadableFile, parse_foreign
+from touchline.spec.partial import StatedTraining
+
+_ENOUGH_KEYS = 3
+_VALIDATED = 4
+PLAN_LIMIT_BYTES = 64 << 20
+"""A plan of a thousand runs has some megabytes."""
+_STATED_ALIKE = (
+    *("rank", "alpha", "dropout", "target_modules", "epochs", "global_batch_size", "learning_rate", "schedule"),
+    *("warmup_fraction", "weight_decay", "max_grad_norm", "max_seq_len", "gradient_checkpointing", "eval_steps"),
+)
+_OF_A_RUN = frozenset({"finetune.yaml", "setup_finetune.yaml"})
+_OURS = frozenset({"data", "models", "name", "task", "factors", "pairs", "controls"})
+"""Keys of experiment.yaml; a file with three of them is meant as one, whatever its name."""
+_ARGUMENTS = (
+    *("per_device_train_batch_size", "gradient_accumulation_steps", "num_train_epochs", "learning_rate", "output_dir"),
+    *("model_name_or_path", "lr_scheduler_type", "logging_steps", "save_steps"),
+)
+_ANSWERS = "samples.jsonl"
+"""What models answered, which results write beside the plan: no data that anything is trained on."""
+EXPERIMENT = "experiment.yaml"
+TORCHTUNE = "torchtune"
+_CONFIG_ENDINGS = frozenset({".yaml", ".yml", ".json"})
+
+
+def _ignore(message: str) -> None:
+    del message
+
+
+@dataclass(slots=True)
+class Checked:
+    """What was found so far."""
+
+    findings: list[Finding] = field(default_factory=list)
+    """What is wrong."""
+    views: list[tuple[TrainingView, Path]] = field(default_factory=list)
+    """The trainings, each with its config's folder."""
+    files: int = 0
+    """Files that were looked at."""
+
+
+def check_paths(
+    paths: Sequence[Path], settings: Settings, request: CheckRequest, on_message: Callable[[str], None] = _ignore
+) -> tuple[CheckReport, list[Finding]]:
+    """Check files and folders. Only the code of a task file that is named itself is run.
+
+    Args:
+        paths: files and folders.
+        settings: where models and caches are.
+        request: what to check for.
+        on_message: receives a line before the code of a task file runs.
+
+    Returns:
+        The report, and its findings with their fixes.
+
+    Raises:
+        InputFault: a path does not exist, or an option is wrong.
+    """
+    tasks = [path for path in paths if is_task_target(path)]
+    checker = _Checker(settings, request)
+    for path in tasks:
+        on_message(f"running the code of {path}, which was named, to try its scorers")
+        checker.task(path)
+    paths = [path for path in paths if path not in tasks]
+    files, findings = find_files(paths)
+    checker.found.findings += findings
+    # Scripts first: they say on which machine the configs that they name are trained.
+    for file in sorted(files, key=lambda file: file.kind != "script"):
+        checker.file(file)
+    if paths:
+        checker.together(paths)
+    told = in_order(chosen(checker.found.findings, request))
+    return report_of(told, checker.found), told
+
+
+def report_of(told: Sequence[Finding], found: Checked) -> CheckReport:
+    """The findings in the form that is given out."""
+    broken = {finding.where.path for finding in told if finding.severity is Severity.ERROR and finding.where}
+    return CheckReport(
+        findings=tuple(row_of(finding) for finding in told),
+        configs=tuple(_config(view, broken) for view, _ in found.views),
+        files=found.files,
+        errors=sum(finding.severity is Severity.ERROR for finding in told),
+        warnings=sum(finding.severity is Severity.WARNING for finding in told),
+    )
+
+
+class _Checker:
+    """Looks at file after file, and then at what only several of them show.
+
+    Args:
+        settings: where models and caches are.
+        request: what to check for.
+    """
+
+    def __init__(self, settings: Settings, request: CheckRequest) -> None:
+        self._settings = settings
+        self._request = request
+        self._around = surroundings(request.gpu, request.cpus)
+        self._lookup = Lookup(settings)
+        self._parity = Parity(settings.models_dir)
+        self._siblings = Siblings()
+        self._scripts: list[tuple[Script, Path]] = []
+        self._experiments: dict[Path, set[tuple[object, ...]]] = {}
+        self._plans: list[TextFile] = []
+        self._rows: list[Path] = []
+        self._torchtune: list[tuple[ForeignDocument, bool]] = []
+        self._read_by_experiments: set[Path] = set()
+        self.found = Checked()
+
+    def file(self, file: FoundFile) -> None:
+        """Look at one file."""
+        self.found.files += 1
+        try:
+            match file.kind:
+                case "yaml" | "json":
+                    self._config(file)
+                case "script":
+                    self._script(file)
+                case "rows":
+                    self._add_rows(file)
+                case "plan":
+                    self.found.files -= 1
+                    text = read_text_bounded(file.path, PLAN_LIMIT_BYTES)
+                    self._plans += [TextFile(path=str(file.path), text=text)]
+                case "python":
+                    self._python(file)
+        except (EnvironmentFault, InputFault) as fault:
+            self._tell("EX012", file.path, f"not checked ({fault.message})", Severity.WARNING, fault.hint)
+
+    def task(self, path: Path) -> None:
+        """Try a task file's scorers, in a process of their own: the user named it, so its code may run."""
+        self.found.files += 1
+        try:
+            self.found.findings += file_findings(str(path))
+        except EnvironmentFault as fault:
+            self._tell("EX012", path, f"not checked ({fault.message})", Severity.WARNING, fault.hint)
+
+    def _python(self, file: FoundFile) -> None:
+        """A task that lies in the tree: nobody named it, so it is read and not run."""
+        text = self._text(file) if file.path.stat().st_size <= SIZE_LIMIT_BYTES else None
+        if text is None or not is_task_file(text):
+            self.found.files -= 1
+            return
+        self.found.findings += text_findings(file.path)
+
+    def together(self, paths: Sequence[Path]) -> None:
+        """Look at what only several files show."""
+        scripts = tuple(TextFile(path=each.path, text="\n".join(each.lines)) for each, _ in self._scripts)
+        folder = FolderView(siblings=tuple(self._siblings.found), plans=tuple(self._plans), scripts=scripts)
+        root = str(paths[0])
+        self.found.findings += check_view(folder, Where(path=root), root)
+        for script, place in self._scripts:
+            self.found.findings += self._script_findings(script, place)
+        rows = [path for path in self._rows if path.resolve() not in self._read_by_experiments]
+        self.found.findings += tree_findings(rows, self._settings.cache_dir)
+        self.found.findings += self._validated()
+        for path in paths:
+            if path.is_dir() and not self.found.files:
+                titles = ", ".join(format_.title for format_ in config_formats())
+                message = f"no config, script or data was found here; expected experiment.yaml, {titles}"
+                self._tell("EX013", path, message)
+
+    # ---- configs
+
+    def _validated(self) -> Iterator[Finding]:
+        """What torchtune's own validator says; it takes seconds a file, so of a tree only a few are put to it."""
+        few = len(self._torchtune) <= _VALIDATED
+        absent: Missing | None = None
+        for document, named in self._torchtune:
+            answer = validate_torchtune(document) if named or few else Missing(missing="many: name a config alone")
+            if isinstance(answer, Missing):
+                absent = absent or answer
+            else:
+                yield from answer
+        if absent is not None:
+            where = Where(path=self._torchtune[0][0].path)
+            message = f"torchtune's own validator did not check it ({absent.missing})"
+            yield Finding(code="BK030", severity=Severity.INFO, subject="tune validate", message=message, where=where)
+
+    def _config(self, file: FoundFile) -> None:
+        text = self._text(file)
+        if text is None:
+            return
+        if file.named and file.path.suffix not in _CONFIG_ENDINGS and is_job_script(text, str(file.path)):
+            self._scripts.append((read_script(text, str(file.path)), file.path))
+            return
+        if file.kind == "json" and not text.lstrip().startswith("{"):
+            self._add_rows(file)
+            return
+        try:
+            document = parse_foreign(text, str(file.path), "pyyaml")
+        except UnreadableFile as fault:
+            if file.kind == "json" and not means_config(text):
+                self._add_rows(file)
+            else:
+                self.found.findings.append(fault.finding)
+            return
+        format_ = format_of(document, file.path.name)
+        if format_ is None:
+            self._no_config(file, document)
+            return
+        self.found.findings += strict_json(text, file)
+        if format_.dialect != "pyyaml":
+            document = parse_foreign(text, str(file.path), format_.dialect)
+        reading = format_.read(document)
+        self.found.findings += reading.findings
+        if format_.name == TORCHTUNE:
+            self.found.findings += checkpoint_findings(document)
+            self._torchtune += [(document, file.named)]
+        for training in reading.trainings:
+            if self._is_planned(file, training):
+                continue
+            view = self._training(training, file.path.parent, self._around_of(file.path))
+            self._siblings.add(view, file.path.parent, document, reading.findings)
+            self.found.findings += data_findings_of(training, document, file.path.parent)
+            self.found.findings += self._parity.findings(training, file.path.parent)
+
+    def _around_of(self, config: Path) -> Surroundings:
+        """The machine of the one job script that names a config; what was asked for on the command line holds."""
+        named = [script for script, place in self._scripts if _same(str(config), _configs_of(script, place))]
+        if len(named) != 1:
+            return self._around
+        asked = requested(named[0])
+        gpu, source = self._around.gpu, self._around.source
+        if self._request.gpu == "auto":
+            similar = similar_gpus(gpu_type(named[0]) or "")
+            found = find_gpu(similar[-1]) if similar else None  # of a name with two memories the larger one
+            gpu, source = (found, "the job's script") if isinstance(found, Gpu) else (gpu, source)
+        alone = len(named[0].launches) == 1
+        count = asked.gpus if asked.gpus == 1 or alone else None
+        return replace(self._around, gpu=gpu, gpu_count=self._around.gpu_count or count, source=source)
+
+    def _training(self, stated: StatedTraining, folder: Path, around: Surroundings | None = None) -> TrainingView:
+        view = TrainingView(
+            stated=stated,
+            model=self._lookup.model(stated, folder),
+            data=self._lookup.data(stated, folder),
+            around=around or self._around,
+        )
+        self.found.views.append((view, folder))
+        self.found.findings += self._lookup.model_findings(stated, folder)
+        self.found.findings += check_view(view, stated.where, stated.subject)
+        self.found.findings += absent_files(stated, folder)
+        self.found.findings += absent_model(stated, folder)
+        self.found.findings += checkpoint_findings_of(stated, folder)
+        return view
+
+    def _is_planned(self, file: FoundFile, training: StatedTraining) -> bool:
+        """Whether a run's config says what the experiment above it says, which is checked as a whole."""
+        return (
+            not file.named
+            and file.path.name in _OF_A_RUN
+            and _asked(training) in self._experiments.get(file.path.parent.parent, ())
+        )
+
+    def _no_config(self, file: FoundFile, document: ForeignDocument) -> None:
+        """A file that no trainer's format claims: our own experiment, data, or none of our business."""
+        if file.path.name == EXPERIMENT or len(_OURS & document.data.keys()) >= _ENOUGH_KEYS:
+            self._experiment(file.path)
+        elif file.kind == "json" and is_dataset(file.path):
+            self._add_rows(file)
+        elif file.named:
+            titles, keys = ", ".join(each.title for each in config_formats()), _some(document.data)
+            message = f"no config that is known: its keys are {keys}; known are experiment.yaml, {titles}"
+            self._tell("EX014", file.path, f"not checked ({message})", Severity.INFO)
+        else:
+            self.found.files -= 1
+
+    def _add_rows(self, file: FoundFile) -> None:
+        """Data; of a file that was named it is also told when it has no columns that are known."""
+        if file.named:
+            files = DatasetFiles(path=file.path, files={WHOLE: file.path})
+            self.found.findings += data_findings(files, cache_dir=self._settings.cache_dir)
+        elif file.path.name == _ANSWERS and any((file.path.parent / name).is_file() for name in PLANS):
+            self.found.files -= 1
+        else:
+            self._rows.append(file.path)
+
+    def _experiment(self, path: Path) -> None:
+        found = check_experiment(path, self._settings, self._request.gpu, today())
+        self._experiments[path.parent] = {_asked(view.stated) for view in found.views}
+        self.found.findings += found.findings
+        self.found.views += [(view, path.parent) for view in found.views]
+        if found.seen is not None:
+            self._read_by_experiments |= {Path(each.path).resolve() for each in found.seen.datasets.values()}
+
+    # ---- scripts
+
+    def _script(self, file: FoundFile) -> None:
+        text = self._text(file)
+        if text is not None and (file.named or is_job_script(text, str(file.path))):
+            script = read_script(text, str(file.path))
+            self._scripts.append((script, file.path))
+            for launch in script.launches:
+                self._command(script, launch.step.command, file.path.parent)
+        else:
+            self.found.files -= 1
+
+    def _command(self, script: Script, command: Simple, folder: Path) -> None:
+        """A training whose settings stand in a command; with variables in it nobody knows what it will be told."""
+        words = [script.resolved(word) for word in command.words]
+        told = [word for word in words if word is not None]
+        if len(told) < len(words):
+            return
+        reading = read_command(told, script.where(command.line, command.column))
+        if reading is not None:
+            self.found.findings += reading.findings
+            for training in reading.trainings:
+                self._training(training, folder)
+
+    def _script_findings(self, script: Script, path: Path) -> Iterator[Finding]:
+        configs = {each.stated.where.path: each.stated for each in self._siblings.found}
+        named = _configs_of(script, path)
+        view = ScriptView(
+            script=script,
+            siblings=_beside(path, script.mentions()),
+            configs=tuple(stated for name, stated in configs.items() if _same(name, named)),
+            around=self._around,
+        )
+        yield from check_view(view, Where(path=script.path), path.name)
+        if len(self._scripts) <= _VALIDATED:
+            yield from bash_findings(script)
+
+    def _text(self, file: FoundFile) -> str | None:
+        """The file as text; what is no text, or too much of it, is told and left."""
+        if file.path.stat().st_size > SIZE_LIMIT_BYTES:
+            if file.kind == "json":
+                self._add_rows(file)
+                return None
+            self._tell("BK010", file.path, f"larger than {SIZE_LIMIT_BYTES:,} bytes, which no config is; not read")
+            return None
+        try:
+            return read_text_bounded(file.path, SIZE_LIMIT_BYTES)
+        except InputFault as fault:
+            self._tell("BK010", file.path, fault.message)
+            return None
+
+    def _tell(
+        self, code: str, path: Path, message: str, severity: Severity = Severity.ERROR, hint: str | None = None
+    ) -> None:
+        where = Where(path=str(path))
+        self.found.findings.append(
+            Finding(code=code, severity=severity, subject=path.name, message=message, where=where, hint=hint)
+        )
+
+
+def strict_json(text: str, file: FoundFile) -> Iterator[Finding]:
+    """BK010 of a .json file that only a reader of YAML takes: `True`, a comma too many, a comment."""
+    if file.kind != "json":
+        return
+    try:
+        parse_json(text)
+    except (ValueError, RecursionError) as fault:
+        line, column = getattr(fault, "lineno", None), getattr(fault, "colno", None)
+        yield Finding(
+            code="BK010",
+            severity=Severity.ERROR,
+            subject=file.path.name,
+            message=f"not JSON: {fault}",
+            where=Where(path=str(file.path), line=line, column=column),
+            hint="true and false are small, and no comma stands before a closing bracket",
+        )
+
+
+def means_config(text: str) -> bool:
+    """Whether a text that cannot be read was to be a trainer's arguments: names that no data has."""
+    return sum(f'"{name}"' in text for name in _ARGUMENTS) >= _ENOUGH_KEYS
+
+
+def format_of(document: ForeignDocument, name: str) -> ConfigFormat | None:
+    """The format that claims a file; None: none does."""
+    return next((each for each in config_formats() if each.claims(document.data, name)), None)
+
+
+def is_task_target(path: Path) -> bool:
+    """Return True if a path names a task file itself: `X.py`, `X.py@task` or `X.py:function`.
+
+    A folder never does, whatever lies in it: the code of a file runs only if that file was named.
+    """
+    place, _ = split_target(str(path))
+    return place.suffix == ".py" and place.is_file()
+
+
+def _asked(training: StatedTraining) -> tuple[object, ...]:
+    """What an experiment and its runs' configs state alike; what is `auto` in the one is decided in the other."""
+    settings = (getattr(training, name) for name in _STATED_ALIKE)
+    return tuple(None if setting is None else setting.value for setting in settings)
+
+
+def _beside(script: Path, mentioned: Sequence[str]) -> frozenset[str] | None:
+    """Names in a script's folder, and what of the paths that it mentions is there; None where nobody may look."""
+    try:
+        names = {path.name for path in script.parent.iterdir()}
+        return frozenset(names | {each for each in mentioned if (script.parent / each).exists()})
+    except OSError:
+        return None
+
+
+def _configs_of(script: Script, place: Path) -> list[str]:
+    """Return where the configs that a script names may be: beside it, in the folder above, or where it is called."""
+    paths = [path for launch in script.launches for each in launch.configs for path in script.possible(each.path)]
+    folders = (place.parent, *place.parent.parents[:1], Path())
+    return [str(folder / path) for path in dict.fromkeys(paths) for folder in folders]
+
+
+def _same(name: str, others: Sequence[str]) -> bool:
+    return any(Path(name).resolve() == Path(other).resolve() for other in others)
+
+
+def _some(data: dict[str, object]) -> str:
+    keys = list(data)
+    return ", ".join(keys[:8]) + (", ..." if len(keys) > 8 else "")
+
+
+def _config(view: TrainingView, broken: set[str]) -> CheckedConfig:
+    return replace(summary_of(view), passed=view.stated.where.path not in broken)

@@ -1,0 +1,101 @@
+"""Checks of an experiment against what lies on this machine: layers of the model, lengths of answers, stages' rows."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from touchline.backends.protocol import Lengths
+from touchline.core.errors import TouchlineError
+from touchline.core.finding import Finding, Severity
+from touchline.data.datasets import load_examples
+from touchline.data.weights import read_shards
+from touchline.lint.local.inputs import Seen
+from touchline.plan.build import data_key
+from touchline.spec.experiment import DataConfig
+from touchline.spec.runs import RunKind
+
+_SOME = 0.01
+_MOST = 0.5
+
+
+def module_findings(seen: Seen) -> Iterator[Finding]:
+    """`target_modules` that are no layers of the model: peft passes over them, and stops when none is one."""
+    told: set[tuple[str, tuple[str, ...]]] = set()
+    for spec in seen.specs:
+        model, wanted = seen.models.get(spec.model), tuple(spec.train.lora.target_modules)
+        if model is None or (spec.model, wanted) in told or spec.kind is not RunKind.FINE_TUNED:
+            continue
+        told.add((spec.model, wanted))
+        ignored: list[Finding] = []
+        names = {
+            name.removesuffix(".weight") for shard in read_shards(Path(model.path), ignored) for name in shard.tensors
+        }
+        if not names or ignored or wanted == ("all-linear",):
+            continue
+        lacking = [each for each in wanted if not any(name == each or name.endswith(f".{each}") for name in names)]
+        layers = {name.rpartition(".")[2] for name in names if "norm" not in name and "embed" not in name}
+        if lacking:
+            yield Finding(
+                code="EX180",
+                severity=Severity.ERROR if len(lacking) == len(wanted) else Severity.WARNING,
+                subject="train.lora.target_modules",
+                message=f"{', '.join(map(repr, lacking))}: {model.name} has no such layer; it has"
+                f" {', '.join(sorted(layers)[:12])}",
+                where=seen.loaded.document.where(["train", "lora", "target_modules"]),
+            )
+
+
+def answer_findings(seen: Seen, lengths: Mapping[tuple[str, str], Lengths]) -> Iterator[Finding]:
+    """Answers that evaluation cuts off at `max_new_tokens`, by the training split's."""
+    told: set[tuple[str, str, int]] = set()
+    for spec in seen.specs:
+        key, limit = (spec.model, data_key(spec.data)), spec.evaluate.max_new_tokens
+        found = lengths.get(key)
+        if found is None or (*key, limit) in told or not len(found.answer):
+            continue
+        told.add((*key, limit))
+        # The stop token that the lengths count need not be written.
+        cut = float(np.mean(found.answer.astype(np.int64) - 1 > limit))
+        if cut > _SOME:
+            yield Finding(
+                code="EX181",
+                severity=Severity.ERROR if cut > _MOST else Severity.WARNING,
+                subject="evaluate.max_new_tokens",
+                message=f"evaluation stops after {limit:,} tokens, and {cut:.0%} of the training answers are longer, up"
+                f" to {int(found.answer.max()) - 1:,}",
+                where=seen.loaded.document.where(["evaluate", "max_new_tokens"]),
+                hint=f"max_new_tokens: {int(found.answer.max())}",
+            )
+
+
+def stage_leaks(seen: Seen) -> Iterator[Finding]:
+    """Questions of a stage's test split that another stage trains on; one file's own splits are compared elsewhere."""
+    if not seen.loaded.experiment.stages:
+        return
+    data = {data_key(spec.data): spec.data for spec in seen.specs if spec.data.path in seen.datasets}
+    for trained, tested in itertools.permutations(data.values(), 2):
+        if trained.path == tested.path:
+            continue
+        known, asked = _questions(trained, "train", seen.root), _questions(tested, "test", seen.root)
+        both = [question for question in asked if question in known]
+        if both:
+            yield Finding(
+                code="EX182",
+                severity=Severity.ERROR,
+                subject="stages",
+                message=f"{len(both):,} of the {len(asked):,} test questions of {tested.path} are training rows of"
+                f" {trained.path}, which another stage trains on, for example {both[0][-60:]!r}",
+                where=seen.loaded.document.where(["stages"]),
+                hint="take these rows out of one of the two files",
+            )
+
+
+def _questions(data: DataConfig, split: str, root: Path) -> dict[str, None]:
+    try:
+        return {example.prompt[-1].content: None for example in load_examples(data, split, root)}
+    except TouchlineError:
+        return {}

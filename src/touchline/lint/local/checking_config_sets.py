@@ -1,0 +1,113 @@
+"""What only several configs together show: gathered from the files of one tree."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from touchline.core.errors import TouchlineError
+from touchline.core.files import read_text_bounded, sha256_file
+from touchline.core.finding import Finding
+from touchline.core.json_text import parse_json
+from touchline.core.quantity import Missing
+from touchline.data.readers import read_rows
+from touchline.lint.design import row_set_sha256
+from touchline.lint.local.lookup import ROWS_LIMIT_BYTES, path_of
+from touchline.lint.siblings import DataFile, KeptCheckpoint, Sibling
+from touchline.lint.views import TrainingView
+from touchline.spec.foreign import ForeignDocument
+from touchline.spec.partial import StatedTraining
+
+_CHECKPOINT = re.compile(r"checkpoint-(\d+)")
+_STATE_LIMIT_BYTES = 64 << 20
+_OVERRIDDEN = "BK019"
+
+
+class Siblings:
+    """Collects the trainings of a tree; each data file is hashed once."""
+
+    def __init__(self) -> None:
+        self.found: list[Sibling] = []
+        self._files: dict[Path, DataFile] = {}
+
+    def add(self, view: TrainingView, folder: Path, document: ForeignDocument, findings: Iterable[Finding]) -> None:
+        """Take a config's training in.
+
+        Args:
+            view: the training.
+            folder: the config's folder.
+            document: the config.
+            findings: what its reader found, for what the backend overrides.
+        """
+        stated = view.stated
+        self.found.append(
+            Sibling(
+                stated=stated,
+                raw=document.data,
+                data=self._data(stated, folder),
+                overridden={each.subject: each.message for each in findings if each.code == _OVERRIDDEN},
+                parent_is_here=stated.parent is not None and path_of(stated.parent.value, folder) is not None,
+                kept=() if stated.output_dir is None else _kept(path_of(stated.output_dir.value, folder)),
+            )
+        )
+
+    def _data(self, stated: StatedTraining, folder: Path) -> Mapping[str, DataFile]:
+        found: dict[str, DataFile] = {}
+        for source in stated.sources:
+            path = path_of(source.name.value, folder) if source.kind == "file" else None
+            if path is None or not path.is_file() or path.stat().st_size > ROWS_LIMIT_BYTES:
+                continue
+            if path not in self._files:
+                known = _data_file(path)
+                if isinstance(known, Missing):
+                    continue
+                self._files[path] = known
+            found[source.name.value] = self._files[path]
+        return found
+
+
+def _data_file(path: Path) -> DataFile | Missing:
+    if not path.stat().st_size:
+        return DataFile(rows=0)
+    try:
+        rows = [row for split in read_rows(path).splits.values() for row in split]
+        return DataFile(
+            rows=len(rows), sha256=sha256_file(path), row_set_sha256=row_set_sha256(row.values for row in rows)
+        )
+    except (TouchlineError, OSError) as fault:
+        return Missing(missing=str(fault))
+
+
+def _kept(folder: Path | None) -> tuple[KeptCheckpoint, ...]:
+    """The checkpoints of an output folder, as far as their own files tell of them."""
+    if folder is None or not folder.is_dir():
+        return ()
+    try:
+        steps = [(match, path) for path in folder.iterdir() if (match := _CHECKPOINT.fullmatch(path.name))]
+    except OSError:
+        return ()
+    return tuple(sorted((_checkpoint(int(match[1]), path) for match, path in steps), key=lambda each: each.step))
+
+
+def _checkpoint(step: int, path: Path) -> KeptCheckpoint:
+    adapter, state = _json(path / "adapter_config.json"), _json(path / "trainer_state.json")
+    modules = adapter.get("target_modules")
+    base, rank = adapter.get("base_model_name_or_path"), adapter.get("r")
+    batch, epochs = state.get("train_batch_size"), state.get("num_train_epochs")
+    return KeptCheckpoint(
+        step=step,
+        base_model=base if isinstance(base, str) else None,
+        rank=rank if isinstance(rank, int) else None,
+        target_modules=tuple(sorted(str(name) for name in modules)) if isinstance(modules, list) else None,
+        micro_batch_size=batch if isinstance(batch, int) else None,
+        epochs=float(epochs) if isinstance(epochs, int | float) else None,
+    )
+
+
+def _json(path: Path) -> dict[str, object]:
+    try:
+        data = parse_json(read_text_bounded(path, _STATE_LIMIT_BYTES))
+    except (TouchlineError, OSError, ValueError, RecursionError):
+        return {}
+    return data if isinstance(data, dict) else {}

@@ -1,0 +1,332 @@
+"""Checking an experiment: its file, what it names on this machine, every run's arithmetic, the design as a whole."""
+
+from __future__ import annotations
+
+import difflib
+import itertools
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from touchline.backends.protocol import Lengths
+from touchline.backends.registry import get_backend
+from touchline.core.catalog import DatasetInfo, ModelInfo
+from touchline.core.errors import InputFault, TouchlineError
+from touchline.core.files import read_text_bounded
+from touchline.core.finding import Finding, Severity, Where
+from touchline.core.levels import Level
+from touchline.core.quantity import Missing
+from touchline.data.datasets import load_rows
+from touchline.data.settings import Settings
+from touchline.data.shapes import shape_of_folder
+from touchline.estimate.gpus import Gpu
+from touchline.lint.design import NO_DATASET, DatasetFacts, DesignView, dataset_facts, row_set_sha256
+from touchline.lint.local.audit import config_findings
+from touchline.lint.local.checking_answers import answer_findings, module_findings, stage_leaks
+from touchline.lint.local.inputs import MODEL_NOT_HERE, Seen, as_findings, labels_of_spec, lengths_of, see
+from touchline.lint.local.parity import Parity
+from touchline.lint.local.scoring import task_findings
+from touchline.lint.rule import check_view
+from touchline.lint.rule_pages import all_codes
+from touchline.lint.selection import CheckRequest, chosen, in_order
+from touchline.lint.task_prompts import prompt_findings
+from touchline.lint.views import DataFacts, ModelFacts, Surroundings, TrainingView
+from touchline.plan.build import data_key
+from touchline.plan.local.context import free_space
+from touchline.spec.bounds import SIZE_LIMIT_BYTES
+from touchline.spec.document import Path as KeyPath
+from touchline.spec.experiment import TrainConfig
+from touchline.spec.read import read_experiment
+from touchline.spec.runs import RunKind, RunSpec
+from touchline.spec.stated import Place, stated_of_run
+from touchline.spec.tasks.ready_made import TASKS
+
+_QUOTED = re.compile(r"'([^']+)'")
+_DIGITS = re.compile(r"\d+")
+_NEAR_NAME = 0.8
+
+ALL_CHECKED = 200
+"""Trainings of a sweep that are all looked at, each by itself."""
+NOTHING_SEEN = Missing(missing="it is not on this machine")
+
+
+@dataclass(kw_only=True, slots=True)
+class CheckedExperiment:
+    """What was found in an experiment."""
+
+    findings: list[Finding] = field(default_factory=list)
+    """What is wrong."""
+    views: list[TrainingView] = field(default_factory=list)
+    """Its trainings, one of each kind."""
+    seen: Seen | None = None
+    """What it names; none where the file itself has faults."""
+
+
+def check_experiment(yaml: Path, settings: Settings, gpu: str, date: str) -> CheckedExperiment:
+    """Check an experiment's file and everything it names; what is not on this machine is told as not checked.
+
+    Args:
+        yaml: experiment.yaml.
+        settings: where models and caches are.
+        gpu: the GPU to check for instead of `compute.gpu`; `auto`: as the experiment says.
+        date: ISO date for templates that print one.
+    """
+    found = CheckedExperiment()
+    try:
+        loaded = read_experiment(read_text_bounded(yaml, SIZE_LIMIT_BYTES), str(yaml))
+        if gpu != "auto":
+            compute = replace(loaded.experiment.compute, gpu=gpu)
+            loaded = replace(loaded, experiment=replace(loaded.experiment, compute=compute))
+        seen = see(loaded, yaml.parent, settings, {}, only_checked=True)
+    except InputFault as fault:
+        found.findings += as_findings(fault, "EX003", Where(path=str(yaml)))
+        return found
+    found.seen = seen
+    found.findings += [
+        _not_checked(each, settings.models_dir) if each.code == MODEL_NOT_HERE else each for each in seen.findings
+    ]
+    lengths: dict[tuple[str, str], Lengths] = {}
+    if not seen.errors:
+        try:
+            lengths = lengths_of(seen, settings, date)
+        except TouchlineError as fault:
+            found.findings += fault.findings
+    found.views = list(training_views(seen, lengths, surroundings_of(seen)))
+    allow = CheckRequest(allow=loaded.experiment.allow)
+    found.findings += unknown_codes(seen)
+    found.findings += chosen(launch_findings(seen, found.views, lengths, settings, date), allow)
+    found.findings += _backend_findings(seen)
+    return found
+
+
+def _backend_findings(seen: Seen) -> Iterator[Finding]:
+    """What the backends cannot do of what is asked; a plan is told by its backend when it is built."""
+    for spec in _distinct(seen.specs):
+        model = seen.models.get(spec.model)
+        if model is None:
+            continue
+        try:
+            faults = get_backend(spec.train.backend).faults(model, spec.train)
+        except InputFault as fault:
+            faults = tuple(as_findings(fault, "BK001", None))
+        for each in faults:
+            yield replace(each, where=each.where or seen.loaded.document.where(each.subject.split(".")))
+
+
+def checked_for_launch(
+    seen: Seen, lengths: dict[tuple[str, str], Lengths], settings: Settings, date: str
+) -> list[Finding]:
+    """What stands against launching an experiment that can be read, without what it allows."""
+    experiment = seen.loaded.experiment
+    views = list(training_views(seen, lengths, surroundings_of(seen)))
+    found = [*unknown_codes(seen), *launch_findings(seen, views, lengths, settings, date)]
+    return in_order(chosen(found, CheckRequest(allow=experiment.allow)))
+
+
+def unknown_codes(seen: Seen) -> Iterator[Finding]:
+    """Codes under `allow` that no check has."""
+    for code in seen.loaded.experiment.allow:
+        if not any(known.startswith(code) for known in all_codes()):
+            where = seen.loaded.document.where(["allow"])
+            message = f"there is no code {code!r} to allow"
+            hint = "touchline check tells the codes of what it finds"
+            yield Finding(
+                code="EX003", severity=Severity.ERROR, subject="allow", message=message, where=where, hint=hint
+            )
+
+
+def launch_findings(
+    seen: Seen,
+    views: Sequence[TrainingView],
+    lengths: dict[tuple[str, str], Lengths],
+    settings: Settings,
+    date: str,
+) -> Iterator[Finding]:
+    """Everything that `plan` and `run` check as well: arithmetic, design, data, rendering, the task's scorer.
+
+    Args:
+        seen: the experiment and what is here of it.
+        views: its trainings.
+        lengths: token lengths of its training rows, as far as they are known.
+        settings: where models and caches are.
+        date: ISO date for templates that print one.
+    """
+    document = seen.loaded.document
+    yield from training_findings(views)
+    design = DesignView(
+        experiment=seen.loaded.experiment,
+        document=document,
+        runs=seen.design,
+        datasets=_dataset_facts(seen),
+        chained=seen.specs if seen.specs is not seen.design else (),
+    )
+    yield from check_view(design, Where(path=document.path), "design")
+    data = {data_key(spec.data): spec.data for spec in seen.specs if spec.data.path in seen.datasets}
+    for each in data.values():
+        yield from config_findings(each, seen.root, seen.loaded.experiment.task, settings.cache_dir)
+    yield from answer_findings(seen, lengths)
+    yield from module_findings(seen)
+    yield from stage_leaks(seen)
+    yield from _scorer_findings(seen)
+    yield from _prompt_findings(seen)
+    yield from _parity_findings(seen, settings, date)
+
+
+def _dataset_facts(seen: Seen) -> dict[str, DatasetFacts | Missing]:
+    """What the design must know of each dataset; where files are compared, also their rows whatever their order."""
+    experiment = seen.loaded.experiment
+    compared = "data.path" in experiment.factors or any("data.path" in pair for pair in experiment.pairs)
+    configs = {spec.data.path: spec.data for spec in seen.specs}
+    found: dict[str, DatasetFacts | Missing] = {}
+    for path, info in seen.datasets.items():
+        sound = path in configs and not any(_is_error(each) for each in info.findings)
+        rows = row_set_sha256(load_rows(configs[path], "train", seen.root)) if compared and sound else NO_DATASET
+        found[path] = dataset_facts(info, rows)
+    return found
+
+
+def _scorer_findings(seen: Seen) -> Iterator[Finding]:
+    """The task's scorers on made-up answers to the first test items of each dataset."""
+    experiment, told = seen.loaded.experiment, set[str]()
+    if experiment.task not in TASKS and experiment.task not in seen.tasks:
+        # That there is no such task has been found where it was looked up.
+        return
+    for spec in seen.specs:
+        if spec.data.path in seen.datasets and spec.data.path not in told:
+            told.add(spec.data.path)
+            labels = labels_of_spec(seen, spec)
+            where = seen.loaded.document.where(["task"])
+            yield from task_findings(experiment.task, spec.data, seen.root, where, labels)
+
+
+def _prompt_findings(seen: Seen) -> Iterator[Finding]:
+    """Find what the tasks ask otherwise than training, for each kind of data."""
+    own, document = seen.loaded.experiment.task, seen.loaded.document
+    told: list[Finding] = []
+    for spec in seen.specs:
+        if spec.kind is not RunKind.FINE_TUNED:
+            continue
+        for name, task in seen.tasks.items():
+            if name != own and name not in spec.evaluate.tasks:
+                continue
+            labels = labels_of_spec(seen, spec)
+            where = document.where(["task"] if name == own else ["evaluate", "tasks"])
+            found = prompt_findings(task, spec.data, where, is_own=name == own, labels=labels)
+            told += [each for each in found if each not in told]
+    yield from told
+
+
+def _parity_findings(seen: Seen, settings: Settings, date: str) -> Iterator[Finding]:
+    """Training's rendering against evaluation's, of every model with every data."""
+    parity = Parity(settings.models_dir, date)
+    told: set[tuple[str, str, str, int]] = set()
+    for spec in seen.specs:
+        key = (spec.model, data_key(spec.data), spec.train.backend, spec.train.max_seq_len)
+        if spec.kind is not RunKind.FINE_TUNED or key in told or spec.data.path not in seen.datasets:
+            continue
+        told.add(key)
+        yield from parity.findings(stated_of_run(spec, seen.loaded.document), seen.root, spec.data)
+
+
+def _is_error(finding: Finding) -> bool:
+    return finding.severity is Severity.ERROR
+
+
+def training_views(seen: Seen, lengths: dict[tuple[str, str], Lengths], around: Surroundings) -> Iterator[TrainingView]:
+    """One view of each training that differs in more than its seed; of a large sweep, every pair of levels."""
+    places: dict[KeyPath, Place] = {}
+    models = {name: _model_facts(model) for name, model in seen.models.items()}
+    for spec in covering(_distinct(seen.specs)):
+        dataset = seen.datasets.get(spec.data.path)
+        yield TrainingView(
+            stated=stated_of_run(spec, seen.loaded.document, places),
+            model=models.get(spec.model, NOTHING_SEEN),
+            data=NOTHING_SEEN
+            if dataset is None
+            else _data_facts(dataset, lengths.get((spec.model, data_key(spec.data)))),
+            around=around,
+        )
+
+
+def _distinct(specs: Iterable[RunSpec]) -> list[RunSpec]:
+    """The runs that train, one of those that differ in their seed alone."""
+    found: dict[tuple[str, str, TrainConfig], RunSpec] = {}
+    for spec in specs:
+        if spec.kind is RunKind.FINE_TUNED:
+            found.setdefault((spec.model, data_key(spec.data), spec.train), spec)
+    return list(found.values())
+
+
+def covering(specs: Sequence[RunSpec]) -> list[RunSpec]:
+    """All of a few runs; of many, some in which every pair of levels of two factors is seen together.
+
+    A rule looks at two or three settings of a training, so a sweep of thousands holds few kinds of faults.
+    """
+    if len(specs) <= ALL_CHECKED:
+        return list(specs)
+    kept: list[RunSpec] = []
+    told: set[tuple[Level, Level]] = set()
+    for spec in specs:
+        pairs = set(itertools.combinations_with_replacement(spec.levels, 2))
+        if not pairs <= told:
+            told |= pairs
+            kept.append(spec)
+    return kept
+
+
+def training_findings(views: Iterable[TrainingView]) -> Iterator[Finding]:
+    """What the rules for trainings say; the same of many runs, until `chosen` keeps one."""
+    for view in views:
+        yield from check_view(view, view.stated.where, view.stated.subject)
+
+
+def surroundings_of(seen: Seen) -> Surroundings:
+    """The machine that an experiment is for; one that nothing names is not known."""
+    if seen.target is None:
+        return Surroundings()
+    machine, found = seen.target.machine, seen.target.gpu
+    free = free_space(seen.root)
+    return Surroundings(
+        gpu=found if isinstance(found, Gpu) else None,
+        gpu_count=max(seen.loaded.experiment.compute.gpus, 1) if machine.kind == "gpu" else None,
+        cpus=None,
+        free_disk_bytes=None if isinstance(free, Missing) else int(free.value * 1e6),
+        source=machine.source,
+    )
+
+
+def _not_checked(finding: Finding, models_dir: Path) -> Finding:
+    """What is not here is for another machine, unless a model of nearly that name is."""
+    match = _QUOTED.search(finding.message)
+    try:
+        here = [each.name for each in models_dir.iterdir() if each.is_dir()]
+    except OSError:
+        here = []
+    near = difflib.get_close_matches(match[1], here, n=1, cutoff=_NEAR_NAME) if match is not None else []
+    same = bool(near) and match is not None and _DIGITS.findall(near[0]) == _DIGITS.findall(match[1])
+    message = f"not checked ({finding.message})"
+    if same:
+        return replace(finding, severity=Severity.WARNING, message=message, hint=f"did you mean {near[0]}?")
+    return replace(finding, severity=Severity.INFO, message=message)
+
+
+def _model_facts(model: ModelInfo) -> ModelFacts:
+    return ModelFacts(
+        name=model.name,
+        num_parameters=model.num_parameters or None,
+        source=model.path,
+        context_length=model.context_length if model.context_length > 1 else None,
+        shape=shape_of_folder(Path(model.path)),
+        path=model.path,
+    )
+
+
+def _data_facts(dataset: DatasetInfo, lengths: Lengths | None) -> DataFacts:
+    sizes = {split.name: split.num_examples for split in dataset.splits}
+    return DataFacts(
+        train_examples=sizes.get("train"),
+        validation_examples=sizes.get("validation"),
+        lengths=None if lengths is None else lengths.total.astype("int64"),
+        source=dataset.path,
+    )

@@ -1,0 +1,279 @@
+"""What a config says of a local data file, held against the file's beginning: its format, its field, its columns."""
+
+from __future__ import annotations
+
+import functools
+import io
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from touchline.core.files import open_regular, read_bytes
+from touchline.core.finding import Finding, Severity
+from touchline.core.json_text import parse_json
+from touchline.lint.local.lookup import path_of
+from touchline.spec.document import Key
+from touchline.spec.foreign import ForeignDocument
+from touchline.spec.partial import StatedSource, StatedTraining
+
+_LIMIT: Final = 16 << 20
+"""A larger file is not opened to see its columns."""
+_BEGINNING: Final = 1 << 20
+_ENDINGS: Final = {
+    "json": (".json", ".jsonl", ".ndjson"),
+    "csv": (".csv", ".tsv", ".txt"),
+    "parquet": (".parquet",),
+    "arrow": (".arrow",),
+}
+_DATA_ENDINGS: Final = frozenset(ending for endings in _ENDINGS.values() for ending in endings)
+_ALPACA: Final = ("instruction", "output")
+_SECTIONS: Final = ("dataset", "dataset_val")
+_REGISTRY: Final = "dataset_info.json"
+_TRAINED_ON: Final = ("train", "training")
+_HELD_OUT: Final = ("validation", "val", "valid", "eval", "dev", "test")
+"""Names of splits, the likeliest first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Beginning:
+    """How a JSON file begins."""
+
+    keys: tuple[str, ...] | None
+    """Keys of the object that it is; none: it is a list, or one row a line."""
+    columns: frozenset[str]
+    """Columns of its first row."""
+
+
+def data_findings_of(training: StatedTraining, document: ForeignDocument, folder: Path) -> Iterator[Finding]:
+    """BK025 and BK026: the file is of another format, or has not the field or the columns that the config names."""
+    for source in training.sources:
+        path = path_of(source.name.value, folder) if source.kind == "file" else None
+        if path is not None and path.is_file():
+            yield from _format(source, path)
+            own = training.backend == "torchtune" and _loads_by_itself(document, source)
+            yield from _field(training, source, path, Severity.WARNING if own else Severity.ERROR)
+    if training.backend == "torchtune":
+        yield from _mapped(document, folder)
+    elif training.backend == "axolotl":
+        yield from _typed(document, folder)
+    elif training.backend == "llamafactory":
+        yield from _registered(document, folder)
+
+
+def _format(source: StatedSource, path: Path) -> Iterator[Finding]:
+    stated, ending = source.format, path.suffix.lower()
+    allowed = None if stated is None else _ENDINGS.get(stated.value)
+    if stated is None or stated.is_default or allowed is None or ending in allowed or ending not in _DATA_ENDINGS:
+        return
+    message = f"{stated.value} is to be read, and {source.name.value} is a {ending} file"
+    yield _finding("BK025", stated.key, message, source, hint=_format_of(ending))
+
+
+def _format_of(ending: str) -> str | None:
+    return next((name for name, endings in _ENDINGS.items() if ending in endings), None)
+
+
+def _field(training: StatedTraining, source: StatedSource, path: Path, severity: Severity) -> Iterator[Finding]:
+    """`field` is the key under which the rows of a JSON object are."""
+    if training.backend not in ("torchtune", "axolotl") or path.suffix.lower() != ".json":
+        return
+    begins = beginning(path)
+    if begins is None:
+        return
+    field = source.field
+    if field is not None and begins.keys is None:
+        message = f"field: {field.value} is a key of a JSON object, and {source.name.value} is a list of rows"
+        yield _finding("BK025", field.key, message, source, "leave field out", severity)
+    elif field is not None and begins.keys is not None and field.value not in begins.keys:
+        message = f"{source.name.value} has no key {field.value!r}; it has {', '.join(begins.keys[:6])}"
+        yield _finding("BK025", field.key, message, source, _field_for(source, begins.keys), severity)
+    elif field is None and begins.keys is not None and training.backend == "torchtune" and begins.columns:
+        message = f"the rows of {source.name.value} are under {', '.join(begins.keys[:6])}, and no field is named"
+        yield _finding("BK025", source.name.key, message, source, _field_for(source, begins.keys), severity)
+
+
+def _field_for(source: StatedSource, keys: Sequence[str]) -> str:
+    """Return the field that a source means: the key that its split names, else the one that its role is called by."""
+    split = None if source.split is None or source.split.is_default else source.split.value.partition("[")[0]
+    wanted = _HELD_OUT if source.role == "validation" else _TRAINED_ON
+    named = [key for key in (split, *wanted) if key in keys and not (key in _TRAINED_ON and wanted is _HELD_OUT)]
+    return f"field: {named[0] if named else keys[0]}"
+
+
+def _loads_by_itself(document: ForeignDocument, source: StatedSource) -> bool:
+    """Whether a dataset is built by a component of the user's own, which may take its rows from a file in any way."""
+    section = document.data.get(source.name.key.partition(".")[0])
+    named = section.get("_component_") if isinstance(section, dict) else None
+    return isinstance(named, str) and not named.startswith("torchtune.")
+
+
+def _mapped(document: ForeignDocument, folder: Path) -> Iterator[Finding]:
+    """Columns that torchtune's `column_map` names."""
+    for name in _SECTIONS:
+        section = document.data.get(name)
+        if not isinstance(section, dict) or not isinstance(section.get("column_map"), dict):
+            continue
+        file = section.get("data_files")
+        columns = _columns(file, folder, section.get("field")) if isinstance(file, str) else None
+        for role, column in section["column_map"].items():
+            if columns and isinstance(column, str) and column not in columns:
+                yield _absent(document, (name, "column_map", str(role)), str(file), (column,), columns)
+
+
+def _typed(document: ForeignDocument, folder: Path) -> Iterator[Finding]:
+    """Columns that an axolotl dataset's type reads."""
+    rows = document.data.get("datasets")
+    for index, row in enumerate(rows if isinstance(rows, list) else []):
+        if not isinstance(row, dict) or not isinstance(row.get("path"), str):
+            continue
+        kind, columns = row.get("type"), _columns(row["path"], folder, row.get("field"))
+        wanted: Sequence[str] = ()
+        if kind == "alpaca":
+            wanted = _ALPACA
+        elif kind == "chat_template":
+            wanted = (str(row.get("field_messages") or "messages"),)
+        gone = [each for each in wanted if columns and each not in columns]
+        if gone and columns:
+            yield _absent(document, ("datasets", index, "type"), row["path"], gone, columns)
+
+
+def _registered(document: ForeignDocument, folder: Path) -> Iterator[Finding]:
+    """Names of LLaMA-Factory's datasets, which its registry beside the data must have."""
+    place = document.data.get("dataset_dir", "data")
+    home = path_of(place, folder) if isinstance(place, str) else None
+    registry = None if home is None else _registry(home / _REGISTRY)
+    if home is None or registry is None:
+        return
+    for key in ("dataset", "eval_dataset"):
+        stated = document.data.get(key)
+        names = stated.split(",") if isinstance(stated, str) else stated if isinstance(stated, list) else []
+        for name in (str(each).strip() for each in names):
+            if not name or path_of(name, home) is not None or path_of(name, folder) is not None:
+                continue
+            entry = registry.get(name)
+            file = entry.get("file_name") if isinstance(entry, dict) else None
+            if name not in registry:
+                message = f"{name} is not in {place}/{_REGISTRY}, which has {', '.join(list(registry)[:6])}"
+            elif isinstance(file, str) and path_of(file, home) is None:
+                message = f"{name} is {file} by {place}/{_REGISTRY}, and there is no such file"
+            else:
+                message = _of_another_stage(name, entry, document.data.get("stage")) if key == "dataset" else ""
+            if not message:
+                continue
+            yield Finding(
+                code="BK026",
+                severity=Severity.ERROR,
+                subject=key,
+                message=message,
+                where=document.where(key),
+                hint=f"an entry for it in {_REGISTRY}",
+            )
+
+
+def _of_another_stage(name: str, entry: object, stage: object) -> str:
+    """Pairs of answers are for `dpo` and `rm` alone, and those take nothing else (LLaMA-Factory's data loader)."""
+    if not isinstance(entry, dict) or stage not in ("sft", "pt", "rm", "dpo", "kto", "ppo") or "file_name" not in entry:
+        return ""
+    pairs, ranked = stage in ("rm", "dpo"), entry.get("ranking", False) is True
+    if pairs == ranked:
+        return ""
+    return f"{name} is {'' if ranked else 'not '}registered as pairs of answers (ranking), and stage {stage} " + (
+        "trains nothing else" if pairs else "takes none"
+    )
+
+
+def _registry(path: Path) -> Mapping[str, object] | None:
+    try:
+        if path.stat().st_size > _LIMIT:
+            return None
+        found = parse_json(read_bytes(path, _LIMIT))
+    except (OSError, ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _columns(name: str, folder: Path, field: object) -> frozenset[str] | None:
+    path = path_of(name, folder)
+    if path is None or not path.is_file():
+        return None
+    begins = beginning(path)
+    if begins is None or (begins.keys is not None and field is not None and field not in begins.keys):
+        return None
+    return begins.columns or None
+
+
+def _absent(
+    document: ForeignDocument, place: tuple[Key, ...], file: str, gone: Sequence[str], columns: frozenset[str]
+) -> Finding:
+    return Finding(
+        code="BK026",
+        severity=Severity.ERROR,
+        subject=".".join(str(key) for key in place),
+        message=f"{file} has no column {', '.join(gone)}; its first row has {', '.join(sorted(columns)[:8])}",
+        where=document.where(*place),
+    )
+
+
+def _finding(
+    code: str,
+    subject: str,
+    message: str,
+    source: StatedSource,
+    hint: str | None = None,
+    severity: Severity = Severity.ERROR,
+) -> Finding:
+    at = source.field if subject.endswith("field") and source.field is not None else source.name
+    return Finding(code=code, severity=severity, subject=subject, message=message, where=at.where, hint=hint)
+
+
+def beginning(path: Path) -> Beginning | None:
+    """How a JSON or JSON Lines file begins; None where it is neither, too large, or not to be read."""
+    try:
+        state = path.stat()
+    except OSError:
+        return None
+    if path.suffix.lower() not in _ENDINGS["json"]:
+        return None
+    return _beginning(path, state.st_mtime_ns, state.st_size)
+
+
+@functools.lru_cache(maxsize=256)
+def _beginning(path: Path, changed: int, size: int) -> Beginning | None:
+    del changed
+    try:
+        with open_regular(path) as raw, io.TextIOWrapper(raw, encoding="utf-8-sig") as file:
+            text = file.read(_BEGINNING)
+            start = text.lstrip()
+            if start.startswith("["):
+                row, _ = json.JSONDecoder().raw_decode(start[1:].lstrip())
+                return Beginning(None, _names(row))
+            first, _, more = start.partition("\n")
+            row = _row(first)
+            if row is not None and (more.strip() or path.suffix.lower() != ".json"):
+                return Beginning(None, _names(row))
+            if size > _LIMIT:
+                return None
+            whole = parse_json(text + file.read())
+    except (OSError, ValueError, RecursionError):
+        return None
+    if not isinstance(whole, dict):
+        return None
+    lists = {str(key): value for key, value in whole.items() if isinstance(value, list) and value}
+    tables = {key: value for key, value in lists.items() if isinstance(value[0], dict)}
+    if not tables or len(tables) != len(lists):
+        return None
+    return Beginning(tuple(tables), _names(next(iter(tables.values()))[0]))
+
+
+def _row(line: str) -> object:
+    try:
+        found = parse_json(line)
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _names(row: object) -> frozenset[str]:
+    return frozenset(str(key) for key in row) if isinstance(row, dict) else frozenset()

@@ -1,0 +1,169 @@
+"""Which files are datasets, and which of them are splits of one; decided by a few bytes of each."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from touchline.core.files import open_regular
+from touchline.core.json_text import parse_json
+from touchline.data.columns import column_counts, find_layout
+from touchline.data.readers import FORMATS, SPLIT_NAMES, WHOLE
+
+_HEAD_BYTES = 1 << 16
+_SPLIT = re.compile(rf"(?:^|(?<=[_\-.]))(?:{'|'.join(sorted(SPLIT_NAMES, key=len, reverse=True))})(?=$|[_\-.])", re.I)
+_WIDE = ("\ufffd\ufffd", "\xff\xfe")
+_BEFORE = re.compile(r"\A(?:\s*(?://|#|<<<<<<<)[^\n]*\n)+")
+"""Lines that do not belong before JSON, which its reader then tells."""
+_OPENS_ROWS = re.compile(r'\s*\[\s*\{\s*"')
+_OPENS_SPLITS = re.compile(rf'\s*\{{\s*"(?:about|{WHOLE}|{"|".join(SPLIT_NAMES)})"\s*:', re.I)
+_ABOUT_ROWS = re.compile(rf'"(?:{WHOLE}|{"|".join(SPLIT_NAMES)})"\s*:\s*\[\s*\{{\s*"', re.I)
+_KEY = re.compile(r'"((?:[^"\\]|\\.){1,60})"\s*:\s*(?=(.))', re.S)
+_KINDS = {'"': "text", "[": "list", "{": "object", "t": "bool", "f": "bool", "n": "null"}
+_ROWS = 50
+_WORD = re.compile(r"(?<!\w)[^\W\d_]{2,}(?!\w)")
+_VAGUE = frozenset({"source", "src", "context", "ctx", "document"})
+"""Names of a prompt's column that tables of other things have as well."""
+_EMPTY_NAMES = re.compile(r"train|test|valid|dev|data|eval", re.I)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DatasetFiles:
+    """One dataset: a file, or the files of its splits."""
+
+    path: Path
+    """The file, or the folder of the splits."""
+    files: dict[str, Path]
+    """Split to file; the one entry `all` for a file that may have splits within."""
+
+
+def group_splits(files: Iterable[Path]) -> tuple[DatasetFiles, ...]:
+    """Datasets of data files: `train.jsonl` and `test.jsonl` of one folder are one, `x_train` and `x_test` too."""
+    groups: dict[tuple[Path, str, str], dict[str, Path]] = {}
+    alone: list[DatasetFiles] = []
+    for path in sorted(files):
+        words = _SPLIT.findall(path.stem)
+        if len(words) != 1:
+            alone.append(DatasetFiles(path=path, files={WHOLE: path}))
+            continue
+        rest = _SPLIT.sub("", path.stem)
+        group = groups.setdefault((path.parent, rest, path.suffix.lower()), {})
+        split = SPLIT_NAMES[words[0].lower()]
+        if split in group:  # val.jsonl beside validation.jsonl: nobody knows which is meant
+            alone.append(DatasetFiles(path=path, files={WHOLE: path}))
+        else:
+            group[split] = path
+    for (folder, _, _), group in groups.items():
+        if len(group) == 1:
+            (path,) = group.values()
+            alone.append(DatasetFiles(path=path, files={WHOLE: path}))
+        else:
+            order: tuple[str, ...] = ("train", "validation", "test")
+            alone.append(DatasetFiles(path=folder, files={name: group[name] for name in order if name in group}))
+    return tuple(sorted(alone, key=lambda found: (str(found.path), str(next(iter(found.files.values()))))))
+
+
+def is_dataset(path: Path) -> bool:
+    """Whether a file looks like rows to train on or to be scored by: its beginning has columns of a known layout.
+
+    Logs, tables of results and configs are none. A file that cannot be read is none here; who names it is told why.
+    """
+    form = FORMATS.get(path.suffix.lower())
+    if form is None:
+        return False
+    if form == "parquet":
+        return True
+    try:
+        with open_regular(path) as stream:
+            head = stream.read(_HEAD_BYTES).decode("utf-8-sig", errors="replace")
+    except OSError:
+        return False
+    if head.startswith(_WIDE):
+        # UTF-16 begins so; the readers say that it is no UTF-8.
+        return form != "json"
+    if not head.strip():
+        return form != "json" and _EMPTY_NAMES.search(path.stem) is not None
+    if form == "json":
+        return _is_json(head)
+    return _is_csv(head) if form == "csv" else _is_jsonl(head)
+
+
+def _is_jsonl(head: str) -> bool:
+    if _OPENS_ROWS.match(head):
+        # A list of rows under the wrong name: the reader says so.
+        return _is_json(head)
+    for line in head.splitlines()[:5]:
+        try:
+            values = parse_json(line)
+        except (ValueError, RecursionError):
+            # A first line that is longer than what was read, or is broken: its keys tell.
+            if line.lstrip().startswith("{") and _keys_tell(line):
+                return True
+            continue
+        if isinstance(values, dict) and _fits(values):
+            return True
+    return False
+
+
+def _is_log(counts: Counter[str]) -> bool:
+    """Lines of a log have a message and a time, lines of predictions what a model said."""
+    names = {name.casefold() for name in counts}
+    return bool(names & {"timestamp", "time", "level", "step", "loss", "event", "predict", "prediction", "predictions"})
+
+
+def _is_json(head: str) -> bool:
+    head = _BEFORE.sub("", head)
+    if _OPENS_ROWS.match(head):
+        return _row_tells(head, head.index("{"))
+    if _OPENS_SPLITS.match(head) is None or (begin := _ABOUT_ROWS.search(head)) is None:
+        return False
+    return _row_tells(head, head.index("{", begin.start()))
+
+
+def _row_tells(head: str, at: int) -> bool:
+    """Whether the row that begins there has columns of a known layout; of one that goes on beyond, its keys."""
+    try:
+        values, _ = json.JSONDecoder().raw_decode(head, at)
+    except (ValueError, RecursionError):
+        return len(head) >= _HEAD_BYTES // 4 and _keys_tell(head[at:])
+    return isinstance(values, dict) and _fits(values)
+
+
+def _fits(values: dict[str, object]) -> bool:
+    counts, kinds = column_counts([values])
+    return find_layout(counts, kinds) is not None and not _is_log(counts)
+
+
+def _keys_tell(head: str) -> bool:
+    counts: Counter[str] = Counter()
+    kinds: dict[str, Counter[str]] = {}
+    for name, first in _KEY.findall(head[: _HEAD_BYTES // 4]):
+        counts[name] += 1
+        kinds.setdefault(name, Counter())[_KINDS.get(first, "number")] += 1
+    return find_layout(counts, kinds) is not None and not _is_log(counts)
+
+
+def _is_csv(head: str) -> bool:
+    try:
+        names = next(csv.reader(head.splitlines()), [])
+    except csv.Error:
+        return False
+    if len(names) == 1 and (separator := next((each for each in ";\t|" if each in names[0]), None)) is not None:
+        # Cells with another separator: of the same columns with commas it is asked whether they are a dataset's.
+        return _is_csv(head.replace(separator, ","))
+    counts = Counter(name.strip() for name in names)
+    layout = find_layout(counts, {name: Counter({"text": 1}) for name in counts})
+    if layout is None or layout.kind != "columns" or _is_log(counts) or layout.prompts[0].casefold() in _VAGUE:
+        return False
+    # A table of measurements may have an input and an output too; prompts have words.
+    place = [name.strip() for name in names].index(layout.prompts[0])
+    try:
+        rows = list(csv.reader(head.splitlines()[1:_ROWS]))
+    except csv.Error:
+        return True
+    return any(len(row) > place and _WORD.search(row[place]) for row in rows) or len(rows) == 0

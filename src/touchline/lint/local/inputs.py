@@ -1,0 +1,393 @@
+"""What an experiment names, as far as it is on this machine: models, datasets, runs, token lengths; and all faults."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from touchline.backends.protocol import Lengths
+from touchline.core.catalog import DatasetInfo, ModelInfo
+from touchline.core.errors import InputFault, TouchlineError
+from touchline.core.finding import Finding, Severity, Where
+from touchline.core.levels import STAGE
+from touchline.data.datasets import cluster_faults, load_dataset
+from touchline.data.label_sets import label_set
+from touchline.data.lengths import token_lengths
+from touchline.data.models import load_model
+from touchline.data.resolving import shown_example, with_columns
+from touchline.data.settings import Settings
+from touchline.data.task_files import is_task_file, resolve_task
+from touchline.plan.build import data_key
+from touchline.plan.local.target import Target, device_findings, target_of, type_findings
+from touchline.spec.anchors import portable_path
+from touchline.spec.document import error
+from touchline.spec.evaluation import EvaluationTask
+from touchline.spec.expand import expand
+from touchline.spec.experiment import DataConfig, task_file_stem
+from touchline.spec.labels import LabelSet, labels_of
+from touchline.spec.names import ModelLabel, label_of
+from touchline.spec.overlay import with_settings
+from touchline.spec.plan import ShownExample
+from touchline.spec.read import LoadedExperiment
+from touchline.spec.runs import RunKind, RunSpec
+from touchline.spec.stages import chain_faults, stage_experiment, stage_places
+from touchline.spec.tasks.exact_match import EXACT_MATCH
+from touchline.spec.tasks.protocol import Task
+from touchline.spec.tasks.ready_made import TASKS, get_task
+
+MODEL_NOT_HERE = "CK100"
+_NO_CHAIN = frozenset({"EX121", "EX122", "EX123", "EX125", "EX126", "EX127", "EX128"})
+"""Rules whose finding no `allow` makes trainable."""
+
+
+@dataclass(kw_only=True, slots=True)
+class Seen:
+    """What is known."""
+
+    loaded: LoadedExperiment
+    """The experiment."""
+    root: Path
+    """Its folder."""
+    task: Task
+    """Its ready-made task; for a task in a file, `exact_match` stands in, whose prompt is the input alone."""
+    specs: tuple[RunSpec, ...] = ()
+    """Its runs, every stage one of its own; none when the design itself has faults."""
+    design: tuple[RunSpec, ...] = ()
+    """Its runs without stages, as the rules on designs see them; the same where it has none."""
+    models: dict[str, ModelInfo] = field(default_factory=dict)
+    """The models that are here, by the name that the file uses."""
+    datasets: dict[str, DatasetInfo] = field(default_factory=dict)
+    """The datasets that can be read, by the path that the file uses."""
+    tasks: dict[str, EvaluationTask] = field(default_factory=dict)
+    """The tasks that are sound, by name: those of `evaluate.tasks`, and the experiment's own where it is a file."""
+    target: Target | None = None
+    """The machine that its runs will use; None where nothing names it."""
+    labels: list[LabelSet] = field(default_factory=list)
+    """The labels of each dataset that a classification is scored on."""
+    findings: list[Finding] = field(default_factory=list)
+    """What is wrong, errors and others."""
+
+    @property
+    def errors(self) -> list[Finding]:
+        """The findings that stop a plan."""
+        return [finding for finding in self.findings if finding.severity is Severity.ERROR]
+
+
+def see(
+    loaded: LoadedExperiment,
+    root: Path,
+    settings: Settings,
+    accepted: dict[str, dict[str, object]],
+    *,
+    only_checked: bool = False,
+) -> Seen:
+    """Look everything up; faults of models, data and combinations are told together.
+
+    Args:
+        loaded: the experiment.
+        root: its folder.
+        settings: where models and caches are.
+        accepted: settings that a person has changed in a run's folder, by run.
+        only_checked: whether an experiment is looked at as well that cannot be run, with stages that are no chain,
+            which the rules tell.
+
+    Raises:
+        InputFault: stages that are no chain, or combinations of levels are impossible.
+    """
+    experiment = loaded.experiment
+    seen = Seen(loaded=loaded, root=root, task=EXACT_MATCH)
+    _see_own_task(seen)
+    names = list(dict.fromkeys([*experiment.models, *_models_in_pairs(loaded)]))
+    for name in names:
+        try:
+            seen.models[name] = load_model(name, settings.models_dir)
+        except InputFault as fault:
+            seen.findings += as_findings(fault, MODEL_NOT_HERE, loaded.document.where(["models"]))
+    seen.findings += _twins(seen)
+    labels = {name: _label(seen.models.get(name), name) for name in names}
+    seen.design = _design(loaded, labels)
+    specs = expand(experiment, labels, loaded.document) if _is_chain(seen, only_checked) else seen.design
+    specs = _with_columns(specs, loaded, root, settings)
+    specs = tuple(_with_accepted(spec, accepted.get(spec.name), loaded) for spec in specs)
+    _see_labels(seen, specs)
+    seen.specs = tuple(_with_prompt(spec, seen) for spec in specs)
+    if not experiment.stages:
+        seen.design = seen.specs
+    elif not only_checked:
+        _refuse_broken_stages(seen, seen.specs)
+    for spec in seen.specs:
+        if spec.data.path not in seen.datasets:
+            try:
+                info = load_dataset(spec.data, root, settings.cache_dir)
+                path = portable_path(spec.data.path, info.path, root)
+                seen.datasets[spec.data.path] = replace(info, path=path)
+            except InputFault as fault:
+                faults = as_findings(fault, "DA100", _place_of_data(spec, loaded))
+                seen.findings += [each for each in faults if each not in seen.findings]
+    _see_target(seen, settings)
+    _see_tasks(seen)
+    seen.findings += _cluster_findings(seen)
+    seen.findings += _general_findings(seen)
+    seen.findings += [finding for model in seen.models.values() for finding in model.findings]
+    seen.findings += [finding for dataset in seen.datasets.values() for finding in dataset.findings]
+    return seen
+
+
+def _see_target(seen: Seen, settings: Settings) -> None:
+    """Find the machine that the runs will use, and what stands against it."""
+    compute, document = seen.loaded.experiment.compute, seen.loaded.document
+    try:
+        seen.target = target_of(compute, settings.slurm)
+    except InputFault as fault:
+        key = "gpu" if compute.gpu.lower() != "auto" else "executor"
+        seen.findings += as_findings(fault, "EX003", document.where(["compute", key]))
+    trainers = [spec.train.backend for spec in seen.specs if spec.kind is RunKind.FINE_TUNED]
+    machine = None if seen.target is None else seen.target.machine
+    if seen.target is not None:
+        seen.findings += type_findings(seen.target, compute, settings.slurm, document.where(["compute", "gpu"]))
+    seen.findings += device_findings(compute, trainers, machine, document.where(["compute", "gpus_per_run"]))
+
+
+def _with_columns(
+    specs: tuple[RunSpec, ...], loaded: LoadedExperiment, root: Path, settings: Settings
+) -> tuple[RunSpec, ...]:
+    """Return the runs with the columns of their datasets that nobody named."""
+    known: dict[DataConfig, DataConfig] = {}
+    for spec in specs:
+        if spec.data not in known:
+            known[spec.data] = with_columns(spec.data, loaded.given, root, settings.cache_dir)
+    return tuple(replace(spec, data=known[spec.data]) for spec in specs)
+
+
+def examples_of(seen: Seen, date: str) -> tuple[ShownExample, ...]:
+    """Return one rendered training row per dataset, columns and prompt, by the first model that trains on it."""
+    found: dict[str, ShownExample] = {}
+    for spec in seen.specs:
+        if spec.kind is RunKind.FINE_TUNED and spec.control is None and data_key(spec.data) not in found:
+            model = seen.models[spec.model]
+            found[data_key(spec.data)] = shown_example(model, spec.data, seen.root, date, spec.evaluate.cluster)
+    return tuple(found.values())
+
+
+def _see_tasks(seen: Seen) -> None:
+    """The further tasks that the runs are evaluated on; files are read, and not run."""
+    document = seen.loaded.document
+    for name in dict.fromkeys(name for spec in seen.specs for name in spec.evaluate.tasks):
+        where = document.where(["evaluate", "tasks"])
+        try:
+            if task_file_stem(name) == task_file_stem(seen.loaded.experiment.task):
+                raise InputFault(f"the task {name!r} is the experiment's own already", expected="only further tasks")
+            seen.tasks[name] = _portable(resolve_task(name, seen.root), seen.root)
+        except InputFault as fault:
+            seen.findings += as_findings(fault, "EV301", where)
+
+
+def _see_own_task(seen: Seen) -> None:
+    """Resolve the experiment's own task, and the metric that is named; a file is read, and not run."""
+    experiment, document = seen.loaded.experiment, seen.loaded.document
+    name = experiment.task
+    try:
+        if is_task_file(name):
+            seen.tasks[name] = _portable(resolve_task(name, seen.root), seen.root)
+        else:
+            seen.task = get_task(name)
+    except InputFault as fault:
+        seen.findings += as_findings(fault, "EX015", document.where(["task"]))
+        return
+    if not is_task_file(name):
+        try:
+            seen.task.metric(experiment.evaluate.metric)
+        except InputFault as fault:
+            seen.findings += as_findings(fault, "EX015", document.where(["evaluate", "metric"]))
+
+
+def _see_labels(seen: Seen, specs: Sequence[RunSpec]) -> None:
+    """Count the labels of every dataset that a classification is scored on."""
+    own, told = seen.loaded.experiment.task, set[tuple[object, ...]]()
+    for spec in specs:
+        names = (own, *spec.evaluate.tasks)
+        if not any(name in TASKS and TASKS[name].with_labels is not None for name in names):
+            continue
+        data = spec.data
+        key = (data.path, data.output, data.messages, data.train_fraction, data.split_seed, spec.evaluate.labels)
+        if key in told:
+            continue
+        told.add(key)
+        try:
+            found, findings = label_set(data, seen.root, spec.evaluate.labels)
+        except TouchlineError:
+            # What is wrong with the data is found where the datasets are looked up.
+            continue
+        if found is not None:
+            found = replace(found, dataset=portable_path(data.path, found.dataset, seen.root))
+            seen.labels += [] if found in seen.labels else [found]
+        seen.findings += [each for each in findings if each not in seen.findings]
+
+
+def labels_of_spec(seen: Seen, spec: RunSpec) -> tuple[str, ...]:
+    """Return the labels that a run is scored on; none if its dataset has no labels."""
+    found = str((seen.root / Path(spec.data.path).expanduser()).resolve())
+    return labels_of(seen.labels, portable_path(spec.data.path, found, seen.root), spec.data, spec.evaluate)
+
+
+def _portable(task: EvaluationTask, root: Path) -> EvaluationTask:
+    """Return a task whose paths move with the experiment's folder, as far as they lie in it."""
+    if task.file is None:
+        return task
+    here = root.resolve()
+    modules = {portable_path(path, path, here): sha256 for path, sha256 in task.modules.items()}
+    return replace(task, file=portable_path(task.file, task.file, here), modules=modules)
+
+
+def _cluster_findings(seen: Seen) -> list[Finding]:
+    """Columns of `evaluate.cluster` that the datasets do not have: an evaluation would find out after the training."""
+    found: list[Finding] = []
+    for spec in seen.specs:
+        if spec.evaluate.cluster is not None and spec.data.path in seen.datasets:
+            faults = cluster_faults(spec.data, seen.root, spec.evaluate.cluster)
+            found += [each for each in faults if each not in found]
+    return found
+
+
+def _general_findings(seen: Seen) -> list[Finding]:
+    """Folders with tasks of the harness that are not there: a job would find out after the training."""
+    found: list[Finding] = []
+    for path in dict.fromkeys(
+        spec.evaluate.general.include_path for spec in seen.specs if spec.evaluate.general is not None
+    ):
+        if path is not None and not (seen.root / path).is_dir():
+            where = seen.loaded.document.where(["evaluate", "general", "include_path"])
+            message = f"evaluate.general.include_path: {path!r} is no folder beside experiment.yaml"
+            found.append(error("EX003", "evaluate.general.include_path", message, where))
+    return found
+
+
+def _design(loaded: LoadedExperiment, labels: dict[str, ModelLabel]) -> tuple[RunSpec, ...]:
+    """The runs without stages, on the data of the last stage: what is evaluated in the end."""
+    experiment = loaded.experiment
+    if experiment.stages:
+        # A stage that is impossible was told when the file was read.
+        last = stage_experiment(experiment, experiment.stages[-1], loaded.document)
+        experiment = replace(experiment, stages=(), data=last.data)
+    return expand(experiment, labels, loaded.document)
+
+
+def _is_chain(seen: Seen, only_checked: bool) -> bool:
+    """Whether there are stages that can be trained one after the other.
+
+    Raises:
+        InputFault: they cannot, and it is to be run.
+    """
+    experiment = seen.loaded.experiment
+    if not experiment.stages:
+        return False
+    if not only_checked:
+        _refuse_broken_stages(seen, ())
+    return not chain_faults(experiment, seen.loaded.document)
+
+
+def _refuse_broken_stages(seen: Seen, chained: tuple[RunSpec, ...]) -> None:
+    """What the rules say of stages that cannot be trained; nobody can allow that.
+
+    Raises:
+        InputFault: with all of it.
+    """
+    # The rules load when something is planned that needs them, and not with every command.
+    from touchline.lint.design import DesignView
+    from touchline.lint.rule import check_view
+
+    loaded = seen.loaded
+    view = DesignView(
+        experiment=loaded.experiment, document=loaded.document, runs=seen.design, datasets={}, chained=chained
+    )
+    found = check_view(view, Where(path=loaded.document.path), "design")
+    if faults := [each for each in found if each.code in _NO_CHAIN and each.severity is Severity.ERROR]:
+        raise InputFault(f"{loaded.document.path}: the stages cannot be trained as they stand", findings=faults)
+
+
+def _place_of_data(spec: RunSpec, loaded: LoadedExperiment) -> Where:
+    """Where a run's dataset is named."""
+    stage = next((level.value for level in spec.levels if level.factor == STAGE), None)
+    own = {} if stage is None else stage_places(loaded.document, stage)
+    return loaded.document.where(own.get("data.path", ("data", "path")))
+
+
+def lengths_of(
+    seen: Seen, settings: Settings, date: str, say: Callable[[int, int], None] | None = None
+) -> dict[tuple[str, str], Lengths]:
+    """Token lengths of the training split for every model and data that are used together; cached on disk.
+
+    Args:
+        seen: the experiment; its models and datasets must be sound.
+        settings: where the cache is.
+        date: ISO date for templates that print one.
+        say: hears how many rows are tokenised, of how many.
+    """
+    found: dict[tuple[str, str], Lengths] = {}
+    for spec in seen.specs:
+        key = (spec.model, data_key(spec.data))
+        if key not in found:
+            model = seen.models[spec.model]
+            tokens = token_lengths(model, spec.data, "train", seen.root, date, settings.cache_dir, say)
+            found[key] = Lengths(prompt=tokens.prompt, answer=tokens.answer, prefix=tokens.prefix)
+    return found
+
+
+def as_findings(fault: InputFault, code: str, where: Where | None) -> list[Finding]:
+    """A fault's findings, or the fault itself as one; with the place in experiment.yaml where it has no other."""
+    if fault.findings:
+        return [replace(finding, where=finding.where or where) for finding in fault.findings]
+    message = fault.message if fault.expected is None else f"{fault.message}; expected {fault.expected}"
+    return [Finding(code=code, severity=Severity.ERROR, subject="", message=message, where=where, hint=fault.hint)]
+
+
+def _twins(seen: Seen) -> list[Finding]:
+    found: list[Finding] = []
+    models, document = seen.models, seen.loaded.document
+    for name, model in models.items():
+        twin = next((n for n, other in models.items() if other.name == model.name and other.path != model.path), None)
+        if twin is not None and name > twin:
+            message = f"models {twin!r} and {name!r} are two folders of the same name"
+            hint = "rename one of them, or link to it under another name"
+            found.append(error("EX010", "models", message, document.where(["models"]), hint))
+    return found
+
+
+def _models_in_pairs(loaded: LoadedExperiment) -> list[str]:
+    found: list[str] = []
+    for pair in loaded.experiment.pairs:
+        models = pair.get("models", [])
+        found += (
+            [models] if isinstance(models, str) else [str(name) for name in models] if isinstance(models, list) else []
+        )
+    return found
+
+
+def _label(model: ModelInfo | None, name: str) -> ModelLabel:
+    if model is None:
+        return label_of(name)
+    return ModelLabel(name=model.name, size=model.size_label, family=model.family)
+
+
+def _with_accepted(spec: RunSpec, accepted: dict[str, object] | None, loaded: LoadedExperiment) -> RunSpec:
+    """Return a run with its accepted settings."""
+    if not accepted:
+        return spec
+    base = replace(loaded.experiment, train=spec.train, data=spec.data, evaluate=spec.evaluate)
+    own, faults = with_settings(base, {k: v for k, v in accepted.items() if k != "seed"}, loaded.document)
+    if own is None:
+        raise InputFault(f"the settings accepted for {spec.name} no longer fit", findings=faults)
+    seed = int(str(accepted.get("seed", spec.seed)))
+    return replace(spec, train=own.train, data=own.data, evaluate=own.evaluate, seed=seed)
+
+
+def _with_prompt(spec: RunSpec, seen: Seen) -> RunSpec:
+    """Return a run with its task's prompt, where the data give none."""
+    if spec.data.prompt is not None or spec.data.messages is not None:
+        return spec
+    task = seen.task
+    if task.with_labels is not None:
+        found = labels_of_spec(seen, spec)
+        task = task.with_labels(found) if found else task
+    return replace(spec, data=replace(spec.data, prompt=task.prompt))

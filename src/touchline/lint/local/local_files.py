@@ -1,0 +1,110 @@
+"""Files that a config names, looked for beside it: told only where the folder that should hold them is there."""
+
+from __future__ import annotations
+
+import difflib
+import itertools
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from touchline.backends.config_reading import source_kind
+from touchline.backends.near import nearest
+from touchline.core.finding import Finding, Severity
+from touchline.lint.local.lookup import path_of
+from touchline.spec.partial import Stated, StatedTraining
+
+_PATTERN = frozenset("*?[{$")
+_SHARDED = ("deepspeed ", "fsdp ")
+_CLOSE = 0.8
+_NUMBERED = re.compile(r"(?:^|/)checkpoint-\d+/?$")
+"""A checkpoint of transformers by its step; where others of it are, this one should be."""
+
+
+_MOST_BESIDE = 500
+"""Entries of a folder that is one of models; a larger one is a scratch disk, and slow to look through."""
+
+
+def absent_files(stated: StatedTraining, folder: Path) -> Iterator[Finding]:
+    """BK023 for each local file of a training that is surely meant to be here, and is not."""
+    seen: set[str] = set()
+    for named in _named(stated):
+        name = named.value
+        if name in seen or not name or _PATTERN & set(name) or "://" in name or path_of(name, folder) is not None:
+            continue
+        seen.add(name)
+        here = _siblings(name, folder) if _NUMBERED.search(name) else _holder(name, folder)
+        if here is None:
+            continue
+        near = difflib.get_close_matches(Path(name).name, [each.name for each in here.iterdir()], n=1, cutoff=_CLOSE)
+        if not near and here == folder:
+            # Beside a config lies what it names, or nothing of it.
+            continue
+        yield Finding(
+            code="BK023",
+            severity=Severity.ERROR if near else Severity.WARNING,
+            subject=named.key,
+            message=f"{name} is not there, and the folder that should hold it is",
+            where=named.where,
+            hint=f"did you mean {Path(name).with_name(near[0])}?" if near else None,
+        )
+
+
+def absent_model(stated: StatedTraining, folder: Path) -> Iterator[Finding]:
+    """BK023 for a model's folder that is not there, where one of nearly its name lies beside it."""
+    named = stated.model if stated.model_path is None else stated.model_path
+    if named is None or not named.value or named.value.startswith("~") or _PATTERN & set(named.value):
+        return
+    path = folder / named.value
+    try:
+        if path_of(named.value, folder) is not None or not path.parent.is_dir():
+            return
+        beside = [each.name for each in itertools.islice(path.parent.iterdir(), _MOST_BESIDE + 1)]
+        near = nearest(path.name, beside) if len(beside) <= _MOST_BESIDE else None
+        is_model = near is not None and (path.parent / near / "config.json").is_file()
+    except (OSError, ValueError):
+        return
+    if near is not None and is_model:
+        yield Finding(
+            code="BK023",
+            severity=Severity.ERROR,
+            subject=named.key,
+            message=f"{named.value} is not there, and {near} is, in the same folder",
+            where=named.where,
+            hint=f"did you mean {Path(named.value).with_name(near)}?",
+        )
+
+
+def _named(stated: StatedTraining) -> Iterator[Stated[str]]:
+    yield from (source.name for source in stated.sources if source.kind == "file")
+    yield from (each for each in (stated.resume, stated.parent) if each is not None and _NUMBERED.search(each.value))
+    if stated.image_root is not None:
+        yield stated.image_root
+    sharding = stated.distributed
+    if sharding is not None and not sharding.is_default:
+        name = sharding.value.removeprefix(_SHARDED[0])
+        if name != sharding.value and source_kind(name) == "file":
+            yield Stated(name, sharding.key, sharding.where)
+
+
+def _siblings(name: str, folder: Path) -> Path | None:
+    """The folder of a checkpoint, where other checkpoints are in it."""
+    here = (folder / Path(name).expanduser()).parent
+    try:
+        there = here.is_dir() and any(_NUMBERED.search(each.name) for each in here.iterdir())
+    except (OSError, ValueError):
+        return None
+    return here if there else None
+
+
+def _holder(name: str, folder: Path) -> Path | None:
+    """The folder in which a relative path's last part should be, where that is one of data beside the config."""
+    path = Path(name)
+    parts = [part for part in path.parts[:-1] if part != "."]
+    if path.is_absolute() or name.startswith("~") or ".." in parts:
+        return None
+    try:
+        here = folder.joinpath(*parts)
+        return here if here.is_dir() and any(each.is_file() for each in here.iterdir()) else None
+    except (OSError, ValueError):
+        return None

@@ -1,0 +1,196 @@
+"""What a config names, looked up on this machine: the model, the data, the machine itself. Nothing is downloaded."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import psutil
+
+from touchline.core.errors import TouchlineError
+from touchline.core.finding import Finding
+from touchline.core.quantity import Missing
+from touchline.data.models import read_model
+from touchline.data.readers import read_rows
+from touchline.data.settings import Settings
+from touchline.data.shapes import load_shape
+from touchline.estimate.gpus import Gpu
+from touchline.lint.sizes import size_of_name
+from touchline.lint.views import DataFacts, ModelFacts, Surroundings
+from touchline.plan.local.target import target_named
+from touchline.spec.partial import StatedSource, StatedTraining
+
+_ROWS = frozenset({".json", ".jsonl", ".csv", ".parquet"})
+_OTHER_TOKENIZERS = ("*.model", "original/*.model", "vocab.*", "*.tiktoken", "tokenization_*.py", "tekken.json")
+"""Files that a tokenizer can be built of, though tokenizer.json is not there."""
+_MORE_THAN_CONFIG = (*_OTHER_TOKENIZERS, "tokenizer*", "*.safetensors*", "*.bin*", "*.gguf", "*.pth")
+"""What is in a model's folder beside its configs."""
+ROWS_LIMIT_BYTES = 64 << 20
+"""A larger data file is not opened to check one config: its rows are then not known."""
+
+
+class Lookup:
+    """Looks each model and file up once.
+
+    Args:
+        settings: where models are.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._models: dict[str, ModelFacts | Missing] = {}
+        self._told: set[str] = set()
+        self._rows: dict[Path, dict[str, int] | Missing] = {}
+
+    def model(self, stated: StatedTraining, folder: Path) -> ModelFacts | Missing:
+        """The base model that a config in `folder` names: of its folder, else of the catalogue, else of its name."""
+        if stated.model is None:
+            return Missing(missing="the config names no model")
+        name = stated.model.value
+        place = name if stated.model_path is None else stated.model_path.value
+        local = path_of(place, folder)
+        local = local if local is not None and (local.is_file() or (local / "config.json").is_file()) else None
+        key = str(local) if local is not None else name
+        if key not in self._models:
+            self._models[key] = self._model(name, local)
+        return self._models[key]
+
+    def _model(self, name: str, local: Path | None) -> ModelFacts | Missing:
+        try:
+            shape = load_shape(str(local) if local is not None else name, self._settings.models_dir)
+        except TouchlineError as fault:
+            size = size_of_name(name)
+            reason = Missing(missing=fault.message)
+            if size is None:
+                return Missing(missing=f"the size of {name!r} is not known: {fault.message}")
+            return ModelFacts(name=name, num_parameters=size, source="its name", shape=reason)
+        return ModelFacts(
+            name=shape.name,
+            num_parameters=shape.num_parameters,
+            source=shape.source,
+            context_length=shape.context_length,
+            shape=shape,
+            path=None if local is None else str(local),
+        )
+
+    def model_findings(self, stated: StatedTraining, folder: Path) -> tuple[Finding, ...]:
+        """What is wrong with the folder of a config's model, where it is here: its config, its weights; told once."""
+        facts = self.model(stated, folder)
+        found = None if isinstance(facts, Missing) else facts.path
+        place = _models_folder(stated, folder) if found is None else Path(found)
+        if place is None or str(place) in self._told or place.is_file():
+            return ()
+        self._told.add(str(place))
+        # The rest of the tokenizer is looked at with the rendering.
+        bare = not any(any(place.glob(each)) for each in _OTHER_TOKENIZERS)
+        told: tuple[str, ...] = ("CK", "TK230", "TK101") if bare else ("CK", "TK230")
+        if not any(any(place.glob(each)) for each in _MORE_THAN_CONFIG):
+            # A config.json alone is there to tell the model's sizes; the model is elsewhere.
+            told = ("CK101",)
+        return tuple(each for each in read_model(place).findings if each.code.startswith(told))
+
+    def data(self, stated: StatedTraining, folder: Path) -> DataFacts | Missing:
+        """How many rows train and validate, of the local files that a config in `folder` names."""
+        train = [self._count(source, folder) for source in stated.sources if source.role == "train"]
+        held = [self._count(source, folder) for source in stated.sources if source.role == "validation"]
+        if not train:
+            return Missing(missing="the config names no data")
+        reason = next((count for count in train if isinstance(count, Missing)), None)
+        if reason is not None:
+            return reason
+        rows = sum(count for count in train if isinstance(count, int))
+        validation = [count for count in held if isinstance(count, int)]
+        kept, held_out = _held_out(stated, rows)
+        return DataFacts(
+            train_examples=kept,
+            validation_examples=sum(validation) if validation and len(validation) == len(held) else held_out,
+            source=", ".join(source.name.value for source in stated.sources),
+        )
+
+    def _count(self, source: StatedSource, folder: Path) -> int | Missing:
+        name = source.name.value
+        path = path_of(name, folder)
+        if path is not None and source.kind in ("hub", "folder") and path.is_dir():
+            path = _training_file(path) if source.role == "train" else None
+            if path is None:
+                return Missing(missing=f"{name!r} is a folder of several files")
+        elif source.kind not in ("file", "folder") or path is None or not path.is_file():
+            return Missing(missing=f"{name!r} is not a file on this machine")
+        if path not in self._rows:
+            self._rows[path] = _rows(path)
+        counts = self._rows[path]
+        if isinstance(counts, Missing):
+            return counts
+        if set(counts) == {"all"} or source.split is None:
+            return sum(counts.values()) if set(counts) == {"all"} else counts.get("train", 0)
+        wanted = source.split.value
+        return counts[wanted] if wanted in counts else Missing(missing=f"the split {wanted!r} is not counted")
+
+
+def _models_folder(stated: StatedTraining, folder: Path) -> Path | None:
+    """The folder that a config takes for its model, where weights or a config lie in it that cannot be used."""
+    if stated.model is None:
+        return None
+    place = path_of(stated.model.value if stated.model_path is None else stated.model_path.value, folder)
+    if place is None or not place.is_dir() or (place / "adapter_config.json").is_file():
+        return None
+    return place if (place / "config.json").is_file() or any(place.glob("*.safetensors")) else None
+
+
+def path_of(name: str, folder: Path) -> Path | None:
+    """The existing path that a config in `folder` means: from its own folder, or from where the command was called."""
+    for base in (folder, Path()):
+        try:
+            path = base / Path(name).expanduser()
+            if path.exists():
+                return path
+        except (OSError, RuntimeError, ValueError):
+            return None
+    return None
+
+
+def _training_file(folder: Path) -> Path | None:
+    """The one file of a folder that load_dataset takes for the training split, by its name."""
+    try:
+        found = [each for each in folder.iterdir() if each.suffix.lower() in _ROWS and each.stem.lower() == "train"]
+    except OSError:
+        return None
+    return found[0] if len(found) == 1 else None
+
+
+def surroundings(gpu: str, cpus: int | None) -> Surroundings:
+    """The machine to check for: a GPU by name, or what is here; without one it is not known what the runs will use.
+
+    Raises:
+        InputFault: a GPU of that name is not known.
+    """
+    target = target_named(gpu, "--gpu")
+    machine, found = target.machine, target.gpu
+    known = found if isinstance(found, Gpu) else None
+    source = "--gpu" if gpu != "auto" else "this machine"
+    if cpus is None and known is not None and gpu == "auto":
+        # Where there is no GPU the jobs run elsewhere, on machines with other processors.
+        cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else psutil.cpu_count()
+    return Surroundings(
+        gpu=known, gpu_count=machine.count if known is not None and gpu == "auto" else None, cpus=cpus, source=source
+    )
+
+
+def _rows(path: Path) -> dict[str, int] | Missing:
+    try:
+        if path.stat().st_size > ROWS_LIMIT_BYTES:
+            return Missing(missing=f"{path.name} is larger than {ROWS_LIMIT_BYTES:,} bytes and was not opened")
+        return {name: len(rows) for name, rows in read_rows(path).splits.items()}
+    except (TouchlineError, OSError) as fault:
+        return Missing(missing=f"{path.name} cannot be read: {fault}")
+
+
+def _held_out(stated: StatedTraining, rows: int) -> tuple[int, int | None]:
+    """Rows that train, and those that are held out of the same file."""
+    if stated.max_examples is not None:
+        rows = min(rows, stated.max_examples.value)
+    share = stated.validation_fraction
+    if share is None or share.value <= 0:
+        return rows, None
+    held = round(share.value) if share.value >= 1 else round(rows * share.value)
+    return max(rows - held, 0), min(held, rows)

@@ -1,0 +1,284 @@
+"""What a training shows its model against what evaluation shows it: from a config, a model folder and a data file."""
+
+from __future__ import annotations
+
+import datetime
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from touchline.backends.peft.backend import trainer_config
+from touchline.backends.rendering import RowSettings, training_row
+from touchline.core.errors import TouchlineError
+from touchline.core.files import read_text_bounded
+from touchline.core.finding import Finding, Severity, Where
+from touchline.core.json_text import parse_json
+from touchline.core.quantity import Missing
+from touchline.data.datasets import load_examples
+from touchline.data.readers import WHOLE, read_rows
+from touchline.data.rendering.rows import ShownRow, shown_row
+from touchline.data.rendering.text import ModelText
+from touchline.data.templates import IsolatedTemplate
+from touchline.data.tokenizer import read_tokenizer
+from touchline.lint.rendering import RenderingView, SpecialInData, rendering_view, special_tokens_in
+from touchline.lint.rule import check_view
+from touchline.spec.experiment import DataConfig
+from touchline.spec.foreign import UnreadableFile, parse_foreign
+from touchline.spec.partial import Stated, StatedSource, StatedTraining
+
+ROWS_LIMIT_BYTES = 64 << 20
+"""A larger data file is not read to check one config."""
+_CONFIG_LIMIT_BYTES = 16 << 20
+_SPLIT = re.compile(r"\w+")
+_REGISTRY = "dataset_info.json"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Data:
+    """The rows of one source that are chats."""
+
+    path: Path
+    rows: tuple[ShownRow, ...]
+
+
+class Parity:
+    """Compares trainings with their evaluation; each tokenizer and each data file is read once.
+
+    Args:
+        models_dir: where models are that a config names without a path.
+        date: ISO date for templates that print one; today's when not given.
+    """
+
+    def __init__(self, models_dir: Path, date: str | None = None) -> None:
+        self._models_dir = models_dir
+        self._date = date or datetime.date.today().isoformat()  # noqa: DTZ011 (a template prints the day here)
+        self._texts: dict[Path, tuple[ModelText | None, int | None, tuple[Finding, ...]]] = {}
+        self._data: dict[tuple[Path, str, DataConfig | None], _Data | Missing] = {}
+        self._special: dict[tuple[Path, int], tuple[SpecialInData, ...]] = {}
+        self._views: dict[tuple[Path, int, str, RowSettings], RenderingView] = {}
+        self._told: set[Path] = set()
+
+    def findings(self, stated: StatedTraining, folder: Path, data: DataConfig | None = None) -> Iterator[Finding]:
+        """What is wrong with the tokenizer and with the rendering of one training; nothing where its model is not here.
+
+        Args:
+            stated: the training.
+            folder: the config's folder.
+            data: how rows become chats, of an experiment or a finetune.yaml of ours; of other configs by the columns.
+        """
+        model = self._model(stated, folder)
+        if model is None:
+            return
+        _, _, faults = self._text(model)
+        if model not in self._told:
+            self._told.add(model)
+            yield from faults
+        view = self.view(stated, folder, data)
+        if view is not None:
+            yield from check_view(view, stated.where, stated.subject)
+
+    def view(self, stated: StatedTraining, folder: Path, data: DataConfig | None = None) -> RenderingView | None:
+        """Both renderings of the shortest, a middle and the longest row; None where the model is not here."""
+        model = self._model(stated, folder)
+        text, embedding_rows, _ = (None, None, ()) if model is None else self._text(model)
+        if model is None or text is None:
+            return None
+        found = self._rows(stated, folder, data)
+        rows = () if isinstance(found, Missing) else found.rows
+        where = stated.where if isinstance(found, Missing) else Where(path=str(found.path))
+        settings = settings_of(stated)
+        # The same rows are the same object, which is kept.
+        key = (model, id(found), stated.backend, settings)
+        if key in self._views:
+            return replace(self._views[key], stated=stated)
+        view = rendering_view(
+            text,
+            extremes(rows),
+            settings,
+            found if isinstance(found, Missing) else training_row(stated.backend),
+            backend=stated.backend,
+            model=model.name,
+            where_model=Where(path=str(model)),
+            where_data=where,
+            embedding_rows=embedding_rows,
+            special_in_data=() if isinstance(found, Missing) else self._special_in(model, text, found),
+            stated=stated,
+        )
+        if not isinstance(found, Missing):
+            self._views[key] = view
+        return view
+
+    def _special_in(self, model: Path, text: ModelText, data: _Data) -> tuple[SpecialInData, ...]:
+        key = (model, id(data))
+        if key not in self._special:
+            self._special[key] = special_tokens_in(text, data.rows)
+        return self._special[key]
+
+    def _model(self, stated: StatedTraining, folder: Path) -> Path | None:
+        named = stated.model_path or stated.model
+        if named is None:
+            return None
+        here = [folder / named.value, Path(named.value), self._models_dir / named.value]
+        try:
+            return next((path for path in here if (path / "tokenizer.json").is_file()), None)
+        except (OSError, ValueError):
+            return None
+
+    def _text(self, model: Path) -> tuple[ModelText | None, int | None, tuple[Finding, ...]]:
+        if model not in self._texts:
+            faults: list[Finding] = []
+            files = read_tokenizer(model, faults)
+            errors = tuple(fault for fault in faults if fault.severity is Severity.ERROR)
+            text = None
+            if not errors and files.tokenizer_json is not None:
+                text = ModelText(files.chat_template, files.tokenizer_json, files.tokens, self._date, IsolatedTemplate)
+            self._texts[model] = (text, _embedding_rows(model), errors)
+        return self._texts[model]
+
+    def _rows(self, stated: StatedTraining, folder: Path, data: DataConfig | None) -> _Data | Missing:
+        data, base = (data, folder) if data is not None else _own_data(stated)
+        if data is not None:
+            return self._examples(data, base)
+        sources = [source for source in stated.sources if source.role == "train"]
+        if not sources:
+            return Missing(missing="the config names no data")
+        path = _source_path(sources[0], folder)
+        if path is None:
+            return Missing(missing=f"{sources[0].name.value!r} is not a file on this machine")
+        split = "" if sources[0].split is None else sources[0].split.value
+        key = (path, split, None)
+        if key not in self._data:
+            self._data[key] = _read(path, split)
+        return self._data[key]
+
+    def _examples(self, data: DataConfig, base: Path) -> _Data | Missing:
+        path = base / data.path
+        key = (path, "train", data)
+        if key not in self._data:
+            try:
+                examples = load_examples(data, "train", base)
+                rows = tuple(ShownRow(example=example, form="messages") for example in examples)
+                self._data[key] = _Data(path=path, rows=rows) if rows else Missing(missing="there is no training row")
+            except TouchlineError as fault:
+                self._data[key] = Missing(missing=fault.message)
+        return self._data[key]
+
+
+def parity_views(
+    trainings: Sequence[tuple[StatedTraining, Path, DataConfig | None]], models_dir: Path, date: str | None = None
+) -> list[RenderingView]:
+    """Both renderings of each training whose model is on this machine.
+
+    Args:
+        trainings: each with its config's folder and, of an experiment, its data.
+        models_dir: where models are that a config names without a path.
+        date: ISO date for templates that print one.
+    """
+    parity = Parity(models_dir, date)
+    views = (parity.view(stated, folder, data) for stated, folder, data in trainings)
+    return [view for view in views if view is not None]
+
+
+def extremes(rows: Sequence[ShownRow]) -> list[tuple[str, ShownRow]]:
+    """The shortest row, a middle one and the longest, by characters; fewer where there are fewer."""
+    ordered = sorted(rows, key=_length)
+    if len(ordered) < 3:
+        return list(zip(("shortest", "longest"), ordered, strict=False))
+    return [("shortest", ordered[0]), ("middle", ordered[len(ordered) // 2]), ("longest", ordered[-1])]
+
+
+def settings_of(stated: StatedTraining) -> RowSettings:
+    """What a config says of rendering."""
+
+    def value(setting: Stated[str] | None) -> str:
+        return "" if setting is None else setting.value
+
+    source = next((source for source in stated.sources if source.role == "train"), None)
+    builder = "" if source is None or source.kind != "builder" else source.name.value
+    limit, prompt = stated.max_seq_len, stated.trains_on_prompt
+    if stated.backend == "torchtune" and limit is not None and not limit.key.startswith("tokenizer"):
+        # A dataset's own limit is the length of its packs; the tokenizer, which masks and cuts, does not see it.
+        limit = None
+    answers = prompt is not None and prompt.key.endswith("assistant_only_loss")
+    return RowSettings(
+        template=value(stated.template) or None,
+        model=value(stated.model),
+        dataset=builder if source is None or source.format is None else source.format.value,
+        max_seq_len=None if limit is None else limit.value,
+        trains_on_prompt=None if prompt is None or answers else prompt.value,
+        answers_only=answers and prompt is not None and not prompt.value,
+    )
+
+
+def _length(row: ShownRow) -> int:
+    return sum(len(turn.content) for turn in row.example.prompt) + len(row.example.answer)
+
+
+def _read(path: Path, split: str) -> _Data | Missing:
+    try:
+        if path.stat().st_size > ROWS_LIMIT_BYTES:
+            return Missing(missing=f"{path.name} is larger than {ROWS_LIMIT_BYTES >> 20} MiB")
+        splits = read_rows(path).splits
+    except (TouchlineError, OSError) as fault:
+        return Missing(missing=f"{path.name} cannot be read: {fault}")
+    wanted = match.group() if (match := _SPLIT.match(split)) is not None else "train"
+    name = next((name for name in (wanted, WHOLE, "train") if name in splits), None)
+    listed = splits.get(name, ()) if name is not None else ()
+    shown = (shown_row(row.values, f"line {row.line}" if row.line else f"row {n}") for n, row in enumerate(listed, 1))
+    rows = tuple(row for row in shown if row is not None)
+    if not rows:
+        what = "its columns are none that are known as a chat" if listed else "no row of it can be read"
+        return Missing(missing=f"{path.name}: {what}")
+    return _Data(path=path, rows=rows)
+
+
+def _source_path(source: StatedSource, folder: Path) -> Path | None:
+    """The file of a source, also of one that a dataset_info.json near the config registers."""
+    name = source.name.value
+    try:
+        for base in (folder, Path()):
+            if (path := base / name).is_file():
+                return path
+            for place in (base / _REGISTRY, base / "data" / _REGISTRY):
+                if source.kind == "registered" and place.is_file() and (file := _registered(place, name)) is not None:
+                    return file
+    except (OSError, ValueError):
+        pass
+    return None
+
+
+def _registered(registry: Path, name: str) -> Path | None:
+    try:
+        entry = parse_json(read_text_bounded(registry, _CONFIG_LIMIT_BYTES)).get(name)
+    except (TouchlineError, ValueError, AttributeError, RecursionError):
+        return None
+    file = entry.get("file_name") if isinstance(entry, dict) else None
+    path = registry.parent / file if isinstance(file, str) else None
+    return path if path is not None and path.is_file() else None
+
+
+def _own_data(stated: StatedTraining) -> tuple[DataConfig | None, Path]:
+    """The data of a finetune.yaml of ours, which says how rows become chats."""
+    place = Path(stated.where.path)
+    if stated.backend != "peft" or not place.is_file():
+        return None, place.parent
+    try:
+        document = parse_foreign(read_text_bounded(place, _CONFIG_LIMIT_BYTES), str(place), "omegaconf")
+        config = trainer_config(document.data, str(place))
+    except (TouchlineError, UnreadableFile):
+        return None, place.parent
+    return config.data, place.parent
+
+
+def _embedding_rows(model: Path) -> int | None:
+    """`vocab_size` of config.json; of a model with several parts, of the one that writes text."""
+    try:
+        config = parse_json(read_text_bounded(model / "config.json", _CONFIG_LIMIT_BYTES))
+    except (TouchlineError, ValueError, RecursionError):
+        return None
+    if not isinstance(config, dict):
+        return None
+    inner = config.get("text_config")
+    size = config.get("vocab_size", inner.get("vocab_size") if isinstance(inner, dict) else None)
+    return size if isinstance(size, int) and not isinstance(size, bool) and size > 0 else None

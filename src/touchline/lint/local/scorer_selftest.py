@@ -1,0 +1,162 @@
+"""Start the self-test of a scorer in a process of its own: a task file is foreign code, and may run for ever."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from touchline.core.errors import InputFault
+from touchline.core.files import read_text_bounded
+from touchline.core.finding import Where
+from touchline.core.json_text import parse_json
+from touchline.lint.scoring import Probe, ScoringView, plain
+from touchline.lint.task_files import LEGACY_NAME, TaskFault, TaskFileView
+
+TIMEOUT = 120.0
+"""Seconds after which a task file is given up; one of 24 items takes some five, most of it imports."""
+TASK_NAME = "task.py"
+_TEXT_LIMIT_BYTES = 4 << 20
+_PROGRAM = "touchline.evaluate.selftest"
+_PROBES = TypeAdapter(tuple[Probe, ...])
+_FAILED: TypeAdapter[tuple[TaskFault, str] | None] = TypeAdapter(tuple[TaskFault, str] | None)
+
+Rows = Mapping[str, Sequence[tuple[str, str]]]
+"""Of each split of the run's data what is asked and what is right."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SelfTest:
+    """What is known of a task file and its scorers."""
+
+    file: TaskFileView
+    """The file."""
+    scorers: tuple[ScoringView, ...] = ()
+    """Its scorers; empty where it could not be imported."""
+
+
+def find_task_file(path: Path) -> Path:
+    """Return the path of a task file.
+
+    Raises:
+        InputFault: it is a folder, or does not exist.
+    """
+    if path.is_dir():
+        there = next((path / name for name in (TASK_NAME, LEGACY_NAME) if (path / name).is_file()), None)
+        hint = None if there is None else f"touchline check {shlex.quote(str(there))}"
+        raise InputFault(f"{str(path)!r} is a folder, not a task file", expected="a file, FILE.py", hint=hint)
+    if not path.is_file():
+        raise InputFault(f"the task {str(path)!r} does not exist", expected="a file, FILE.py")
+    return path
+
+
+def split_target(target: str) -> tuple[Path, str]:
+    """Split `FILE.py@task` or `FILE.py:function` into the path, and the rest with its sign."""
+    for sign in ("@", ":"):
+        head, found, name = target.rpartition(f".py{sign}")
+        if found:
+            return Path(f"{head}.py"), f"{sign}{name}"
+    return Path(target), ""
+
+
+def self_test(
+    target: str, *, targets: Sequence[str] = (), rows: Rows | None = None, data: str | None = None,
+    timeout: float = TIMEOUT,
+) -> SelfTest:  # fmt: skip
+    """Try the scorers of a task file on made-up answers.
+
+    Args:
+        target: `FILE.py`, `FILE.py@task` or `FILE.py:function`.
+        targets: right answers, for a function.
+        rows: the run's data, with which an Inspect task's items are compared.
+        data: what to call them.
+        timeout: seconds until it is given up.
+
+    Raises:
+        InputFault: there is no such file.
+    """
+    path, rest = split_target(target)
+    path = find_task_file(path)
+    file = TaskFileView(path=str(path), text=read_text_bounded(path, _TEXT_LIMIT_BYTES))
+    answer = _started(f"{path.resolve()}{rest}", json.dumps({"targets": list(targets)}), timeout)
+    if isinstance(answer, str):
+        return SelfTest(file=file, scorers=(_untried(path, answer),))
+    try:
+        failed = _FAILED.validate_python(answer.get("failed"))
+        scorers = tuple(_view(each, str(answer["kind"]), path, rows, data) for each in answer["scorers"])
+    except (ValidationError, KeyError, TypeError) as fault:
+        return SelfTest(file=file, scorers=(_untried(path, f"its answer was not understood: {fault}"),))
+    line = answer.get("line")
+    return SelfTest(file=replace(file, failed=failed, line=line if isinstance(line, int) else None), scorers=scorers)
+
+
+def _started(target: str, request: str, timeout: float) -> dict[str, Any] | str:
+    """The program's answer, or why there is none."""
+    # -P: the folder that this is called from must not hide modules, and folders of tasks may have an inspect.py.
+    command = [sys.executable, "-P", "-m", _PROGRAM, target]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONWARNINGS": "ignore"}
+    try:
+        done = subprocess.run(  # noqa: S603 (our own words, and a path)
+            command, input=request, capture_output=True, text=True, errors="replace", timeout=timeout, check=False,
+            env=environment,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        return f"it took longer than {timeout:.0f} s"
+    except OSError as error:
+        return f"it could not be started: {error}"
+    try:
+        answer = parse_json(done.stdout.strip().splitlines()[-1])
+    except (ValueError, IndexError):
+        answer = None
+    if isinstance(answer, dict):
+        return answer
+    last = done.stderr.strip().splitlines()[-1:] or ["no word"]
+    return f"it ended with code {done.returncode}: {last[0][:200]}"
+
+
+def _view(each: dict[str, Any], kind: str, path: Path, rows: Rows | None, data: str | None) -> ScoringView:
+    samples = [(str(asked), str(target)) for asked, target in each.get("samples") or []]
+    return ScoringView(
+        task=str(each["task"]),
+        scorer=str(each["scorer"]),
+        kind="function" if kind == "function" else "inspect",
+        items=int(each["items"]),
+        probes=_PROBES.validate_python(each["probes"]),
+        missing=each.get("missing"),
+        where=Where(path=str(path)),
+        seen_in=None if rows is None or not samples else _seen(samples, rows),
+        data=data,
+    )
+
+
+def _seen(samples: Sequence[tuple[str, str]], rows: Rows) -> tuple[tuple[str, int], ...]:
+    """How many items are in each split: the same answer, and the question within what the item asks."""
+    counts: list[tuple[str, int]] = []
+    for name, split in rows.items():
+        answers: dict[str, list[str]] = {}
+        for asked, target in split:
+            answers.setdefault(plain(target), []).append(plain(asked))
+        found = sum(
+            any(
+                asked in plain(question) or plain(question) in asked
+                for asked in answers.get(plain(target), ())
+                if asked
+            )
+            for question, target in samples
+        )
+        counts.append((name, found))
+    return tuple(counts)
+
+
+def _untried(path: Path, reason: str) -> ScoringView:
+    return ScoringView(
+        task=path.stem, scorer=path.stem, kind="inspect", items=0, missing=reason, where=Where(path=str(path))
+    )

@@ -1,0 +1,139 @@
+"""Rules on a GPU's memory: whether one row fits at all, and what could not be checked."""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Iterator
+from typing import Final
+
+from touchline.core.estimate import Verdict
+from touchline.core.finding import Severity
+from touchline.core.quantity import Missing
+from touchline.core.units import GIB
+from touchline.estimate.gpus import Gpu, find_gpu, gpu_names
+from touchline.lint.limits import (
+    Width,
+    fitting,
+    on_processor,
+    pages_out,
+    setup_of,
+    sharing,
+    table_gpu,
+    width_of,
+)
+from touchline.lint.rule import Violation, rule
+from touchline.lint.views import TrainingView
+
+_SHARED_BY_CONFIG: Final = frozenset({"llamafactory", "axolotl"})
+"""Trainers whose own config says whether devices share the weights; of others a launcher's config may."""
+
+
+@rule("ME020", Severity.ERROR)
+def not_enough_memory(view: TrainingView) -> Iterator[Violation]:
+    """Report a training of which not even one sequence fits on the GPU."""
+    stated, gpu = view.stated, view.around.gpu
+    if gpu is None or on_processor(stated):
+        return
+    if sharing(view) == "sharded":
+        yield from _whole_weights(view, gpu)
+        return
+    width = width_of(view)
+    known = Width(tokens=1, reached=True) if isinstance(width, Missing) or not width.reached else width
+    found = fitting(view, gpu, 1, known)
+    if isinstance(found, Missing) or found.verdict is Verdict.FITS:
+        return
+    alone = sharing(view) == "one" or stated.backend in _SHARED_BY_CONFIG
+    if found.verdict is Verdict.OOM:
+        # A backend's optimizer inside the backward pass, or a paged one, keeps less than the estimate counts.
+        sure = alone and found.without_gradients > gpu.capacity_gib and not pages_out(stated)
+        severity = Severity.ERROR if sure else Severity.WARNING
+    elif alone:
+        severity = Severity.WARNING
+    else:
+        return
+    if sharing(view) != "one" and alone:
+        devices = "; its config names neither deepspeed nor fsdp, so every device holds all weights"
+    else:
+        devices = "" if alone else "; on several that share the weights it may"
+    row = f"one row of {known.tokens:,} tokens" if known.tokens > 1 else "even the shortest row"
+    yield Violation(
+        message=(
+            f"{row} needs {found.low:.0f} to {found.high:.0f} GiB, and a {gpu.name} has {gpu.capacity_gib:.0f}{devices}"
+        ),
+        at=stated.model,
+        severity=severity,
+    )
+
+
+_WHOLE_WEIGHTS: Final = re.compile(r"(?:z|zero|stage)[-_]?(?:stage[-_]?)?[12](?!\d)", re.IGNORECASE)
+"""Settings of DeepSpeed that divide states and gradients, and leave every device all weights."""
+
+
+def _whole_weights(view: TrainingView, gpu: Gpu) -> Iterator[Violation]:
+    """ZeRO 1 and 2 leave all weights on each device, where they alone may be too many."""
+    distributed = view.stated.distributed
+    if distributed is None or isinstance(view.model, Missing) or view.model.num_parameters is None:
+        return
+    bits = 16 if view.stated.quantization_bits is None else view.stated.quantization_bits.value
+    weights = view.model.num_parameters * bits / 8 / GIB
+    name = distributed.value.rpartition("/")[2]
+    if _WHOLE_WEIGHTS.search(name) and weights > gpu.capacity_gib:
+        yield Violation(
+            message=f"the weights alone are {weights:.0f} GiB, {name} leaves all of them on each device, and a "
+            f"{gpu.name} has {gpu.capacity_gib:.0f}",
+            at=distributed,
+            hint="ZeRO stage 3, or a 4-bit base",
+        )
+
+
+@rule("ME021", Severity.WARNING)
+def fits_no_gpu(view: TrainingView) -> Iterator[Violation]:
+    """Report a single-device training that fits on no GPU."""
+    stated = view.stated
+    if view.around.gpu is not None or sharing(view) != "one" or on_processor(stated):
+        return
+    width = width_of(view)
+    rows = 0 if stated.micro_batch_size is None else stated.micro_batch_size.value
+    if not isinstance(width, Missing) and width.reached and rows >= 1:
+        gpu = _largest_gpu()
+        found = fitting(view, gpu, rows, width)
+        if not isinstance(found, Missing) and found.verdict is Verdict.OOM:
+            yield Violation(
+                message=(
+                    f"{rows} rows of {width.tokens:,} tokens need {found.low:.0f} GiB or more, and the largest GPU "
+                    f"that is known, {gpu.name}, has {gpu.capacity_gib:.0f}"
+                ),
+                at=stated.micro_batch_size,
+            )
+            return
+    usual = table_gpu()
+    least = fitting(view, usual, 1, Width(tokens=1, reached=True))
+    if not isinstance(least, Missing) and least.verdict is Verdict.OOM and not pages_out(stated):
+        yield Violation(
+            message=(
+                f"the weights and one short row need {least.low:.0f} GiB or more on the job's one GPU, and a "
+                f"{usual.name} has {usual.capacity_gib:.0f}"
+            ),
+            at=stated.model,
+            hint="a 4-bit base, several devices that share the weights, or --gpu for the GPU that it has",
+        )
+
+
+@rule("ME022", Severity.INFO)
+def memory_not_checked(view: TrainingView) -> Iterator[Violation]:
+    """Report memory that could not be estimated."""
+    stated = view.stated
+    if isinstance(view.model, Missing) or (view.around.gpu is None and view.model.num_parameters is None):
+        reason = view.model.missing if isinstance(view.model, Missing) else "its size is not known"
+        yield Violation(message=f"memory and batch limits are not checked ({reason})", at=stated.model)
+    elif view.around.gpu is not None:
+        setup = setup_of(view)
+        if isinstance(setup, Missing):
+            yield Violation(message=f"memory is not estimated ({setup.missing})", at=stated.model)
+
+
+@functools.cache
+def _largest_gpu() -> Gpu:
+    found = [gpu for name in gpu_names() if isinstance(gpu := find_gpu(name), Gpu)]
+    return max(found, key=lambda gpu: gpu.capacity_gib)

@@ -1,0 +1,243 @@
+"""What training and evaluation show a model of the same rows, side by side.
+
+Evaluation asks as touchline does: the model's own template up to the marker that the answer begins, no token added.
+Training shows what the backend's own code shows.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from touchline.backends.rendering import RowSettings, TrainedRow, TrainingRow
+from touchline.core.catalog import Message
+from touchline.core.finding import Where
+from touchline.core.quantity import Missing
+from touchline.data.rendering.rows import ShownRow
+from touchline.data.rendering.sandbox import TemplateFault
+from touchline.data.rendering.text import Ids, ModelText
+from touchline.spec.partial import Stated, StatedTraining
+
+THINK = ("<think>", "</think>")
+"""Tags around a model's thoughts."""
+_MARKER = re.compile(r"<\|[a-z_]{3,24}\|>|<(?:start|end)_of_turn>")
+SHOWN_CHARACTERS = 160
+"""Of a text in a message."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RowView:
+    """One row as both show it."""
+
+    which: str
+    """Why this row: `shortest`, `middle`, `longest`."""
+    row: ShownRow
+    """The row."""
+    prompt_ids: Ids
+    """What evaluation shows."""
+    prompt_text: str
+    """The same as text, special tokens kept."""
+    trained: TrainedRow | Missing
+    """What training shows."""
+    trained_text: str
+    """The same as text, special tokens kept; empty where it is missing."""
+    label_text: str
+    """The text that the loss is taken on."""
+
+    @property
+    def name(self) -> str:
+        """The row, for messages."""
+        return f"the {self.which} row, {self.row.example.id}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SpecialInData:
+    """A special token that a row's text holds."""
+
+    row: str
+    """The row."""
+    token: str
+    """The token's text."""
+    role: str
+    """The turn that it is in."""
+    rows: int
+    """Rows that have it."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class RenderingView:
+    """One model, one dataset, one trainer."""
+
+    backend: str
+    """The trainer's folder."""
+    model: str
+    """The model's name."""
+    text: ModelText
+    """The model's tokenizer and template."""
+    rows: tuple[RowView, ...]
+    """The rows that were rendered; empty where rendering failed."""
+    settings: RowSettings
+    """What the config says of rendering."""
+    failed: tuple[str, bool] | None = None
+    """Why rendering failed, and whether it is a system turn that the template refuses."""
+    missing: str | None = None
+    """Why nothing was compared."""
+    special_in_data: tuple[SpecialInData, ...] = ()
+    """Special tokens in the texts of the data."""
+    embedding_rows: int | None = None
+    """Rows of the embedding, `vocab_size` of config.json."""
+    where_model: Where
+    """The model's folder or its template."""
+    where_data: Where | None = None
+    """The data file."""
+    stated: StatedTraining | None = None
+    """The config, for places."""
+
+    def at(self, key: Literal["max_seq_len", "template", "trains_on_prompt"]) -> Stated[object] | Where:
+        """Where a setting stands, or the config, or the model."""
+        if self.stated is None:
+            return self.where_model
+        found: Stated[object] | None = getattr(self.stated, key)
+        return found or self.stated.where
+
+    @property
+    def asks_own_way(self) -> bool:
+        """Whether rows are plain texts, which TRL trains as such, so that they are evaluated as such."""
+        return any(_is_plain(self.backend, view.row) for view in self.rows)
+
+
+def rendering_view(
+    text: ModelText,
+    rows: Sequence[tuple[str, ShownRow]],
+    settings: RowSettings,
+    render: TrainingRow | Missing,
+    *,
+    backend: str,
+    model: str,
+    where_model: Where,
+    where_data: Where | None = None,
+    embedding_rows: int | None = None,
+    special_in_data: tuple[SpecialInData, ...] = (),
+    stated: StatedTraining | None = None,
+) -> RenderingView:
+    """Render the rows both ways.
+
+    Args:
+        text: the model's tokenizer and template.
+        rows: why each row was chosen, and the row.
+        settings: what the config says of rendering.
+        render: the trainer's own way.
+        backend: the trainer's folder.
+        model: the model's name.
+        where_model: the model's folder.
+        where_data: the data file.
+        embedding_rows: rows of the embedding.
+        special_in_data: as `special_tokens_in` found them.
+        stated: the config, for places.
+    """
+    views: tuple[RowView, ...] = ()
+    failed: tuple[str, bool] | None = None
+    missing = render.missing if isinstance(render, Missing) else None
+    try:
+        if not isinstance(render, Missing):
+            views = tuple(_row(text, which, row, render(text, row, settings), backend) for which, row in rows)
+            missing = next((view.trained.missing for view in views if isinstance(view.trained, Missing)), None)
+    except TemplateFault as fault:
+        failed = (fault.message, _refuses_system(text, [row for _, row in rows]))
+    return RenderingView(
+        backend=backend,
+        model=model,
+        text=text,
+        rows=views,
+        settings=settings,
+        failed=failed,
+        missing=missing,
+        special_in_data=special_in_data,
+        embedding_rows=embedding_rows,
+        where_model=where_model,
+        where_data=where_data,
+        stated=stated,
+    )
+
+
+def special_tokens_in(text: ModelText, rows: Sequence[ShownRow]) -> tuple[SpecialInData, ...]:
+    """Special tokens in the rows' own texts, each with the first row that has it."""
+    harmful = sorted((token for token in text.special if _ends_or_begins(token)), key=len, reverse=True)
+    if not harmful:
+        return ()
+    pattern = re.compile("|".join(re.escape(token) for token in harmful))
+    found: dict[tuple[str, str], tuple[str, int]] = {}
+    for shown in rows:
+        example = shown.example
+        turns = (*example.prompt, Message(role="assistant", content=example.answer))
+        for key in dict.fromkeys((token, turn.role) for turn in turns for token in pattern.findall(turn.content)):
+            first, count = found.get(key, (example.id, 0))
+            found[key] = (first, count + 1)
+    return tuple(
+        SpecialInData(row=first, token=token, role=role, rows=count) for (token, role), (first, count) in found.items()
+    )
+
+
+def short(text: str, limit: int = SHOWN_CHARACTERS) -> str:
+    """A text for a message: quoted, its middle left out when it is long."""
+    if len(text) > limit:
+        half = (limit - 5) // 2
+        text = f"{text[:half]} ... {text[-half:]}"
+    return repr(text)
+
+
+def unknown_markers(view: RenderingView, text: str, own: str = "") -> list[str]:
+    """Markers of templates in a text that are no tokens of the model; those of the data's own words are left out."""
+    found = dict.fromkeys(_MARKER.findall(text))
+    return [marker for marker in found if view.text.id(marker) is None and marker not in own]
+
+
+def _ends_or_begins(token: str) -> bool:
+    """Whether a special token in a text does harm: placeholders of pictures and sound are meant to be there."""
+    bare = token.lower()
+    return not any(
+        word in bare for word in ("image", "video", "audio", "vision", "tool", "think", "mask", "unk", "img")
+    )
+
+
+def _is_plain(backend: str, row: ShownRow) -> bool:
+    return backend == "trl" and row.form == "text completion"
+
+
+def _row(text: ModelText, which: str, row: ShownRow, trained: TrainedRow | Missing, backend: str) -> RowView:
+    if _is_plain(backend, row):
+        ids = text.ids("".join(message.content for message in row.example.prompt), special_tokens=True)
+    elif text.template is None:
+        # A model without a template is asked in plain text, as our renderer does it.
+        ids = text.renderer.prompt_ids(row.example.prompt)
+    else:
+        ids = text.ids(text.render(row.example.prompt, generation=True))
+    shown, labelled = ((), ()) if isinstance(trained, Missing) else (trained.ids, trained.trained_ids)
+    return RowView(
+        which=which,
+        row=row,
+        prompt_ids=ids,
+        prompt_text=text.decode(ids),
+        trained=trained,
+        trained_text=text.decode(shown),
+        label_text=text.decode(labelled),
+    )
+
+
+def _refuses_system(text: ModelText, rows: Sequence[ShownRow]) -> bool:
+    """Whether a chat fails because of its system turn alone."""
+    for row in rows:
+        prompt = row.example.prompt
+        if prompt[0].role != "system" or text.template is None:
+            continue
+        try:
+            text.render(prompt, generation=True)
+        except TemplateFault:
+            try:
+                text.render(prompt[1:], generation=True)
+            except TemplateFault:
+                continue
+            return True
+    return False

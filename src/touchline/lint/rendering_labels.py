@@ -1,0 +1,189 @@
+"""Rules: the loss is taken on the answer and on the token that ends it, and on nothing that hides either."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from touchline.backends.rendering import TrainedRow
+from touchline.core.finding import Severity
+from touchline.core.quantity import Missing
+from touchline.lint.micro_batch import extreme_batch
+from touchline.lint.rendering import RenderingView, RowView, short, unknown_markers
+from touchline.lint.rule import Violation, rule
+
+_TAIL = 4
+"""The token that ends an answer is looked for among so many last tokens with a loss; templates write a line feed after
+it."""
+
+
+@rule("TK206", Severity.ERROR)
+def stop_token_not_trained(view: RenderingView) -> Iterator[Violation]:
+    """Report sequences of which no label token ends the answer."""
+    for row, trained in _trained(view):
+        ended = view.text.stop_ids & set(trained.trained_ids[-_TAIL:])
+        if ended or _cut(trained) or not trained.trained_ids or trained.hides_padding or _other_end(view, trained):
+            continue
+        if unknown_markers(view, row.label_text):
+            # A marker that is no token of the model ends the answer: another rule speaks of it.
+            continue
+        stops = ", ".join(repr(view.text.name(stop)) for stop in sorted(view.text.stop_ids))
+        masked = bool(view.text.stop_ids & set(trained.ids[-_TAIL:]))
+        why = "it is there and its label is masked" if masked else "it is not written after the answer"
+        yield Violation(
+            message=f"{row.name}: the loss is taken on {short(row.label_text)}, which ends without {stops}: {why},"
+            " so the model would never learn to stop",
+            at=view.at("max_seq_len") if masked else view.at("template"),
+            hint=_stop_hint(view, masked),
+        )
+        return
+
+
+@rule("TK207", Severity.WARNING)
+def answer_truncated(view: RenderingView) -> Iterator[Violation]:
+    """Report answers whose end max_seq_len cuts off."""
+    for row, trained in reversed(_trained(view)):
+        limit = view.settings.max_seq_len
+        if limit is None or trained.uncut <= limit or trained.marker_lost:
+            continue
+        happens = "its answer's end is cut off"
+        if trained.refused:
+            happens = "which ends the training"
+        elif trained.left_out:
+            happens = "so it is left out"
+        yield Violation(
+            message=f"{row.name} has {trained.uncut:,} tokens, more than max_seq_len {view.settings.max_seq_len}:"
+            f" {happens}",
+            at=view.at("max_seq_len"),
+            hint=f"max_seq_len of at least {trained.uncut}",
+            severity=Severity.ERROR if trained.refused or row.which == "shortest" else None,
+        )
+        return
+
+
+@rule("TK209", Severity.ERROR)
+def no_label_tokens(view: RenderingView) -> Iterator[Violation]:
+    """Report examples without label tokens other than white space."""
+    for row, trained in _trained(view):
+        limit = view.settings.max_seq_len
+        too_long = limit is not None and trained.uncut > limit and (trained.left_out or trained.refused)
+        if too_long or row.label_text.strip():
+            continue
+        yield Violation(
+            message=f"{row.name}: no token of its {len(trained.ids)} has a loss; expected the answer"
+            f" {short(row.row.example.answer, 60)}",
+            at=view.at("max_seq_len") if _cut(trained) else view.at("template"),
+        )
+        return
+
+
+@rule("TK210", Severity.INFO)
+def loss_on_prompt(view: RenderingView) -> Iterator[Violation]:
+    """Report a loss on more than the answer."""
+    for row, trained in _trained(view):
+        before = row.label_text.partition(row.row.example.answer.strip())[0]
+        if not before.strip() or trained.marker_lost or _cut(trained):
+            continue
+        yield Violation(
+            message=f"the loss is taken on {short(before, 80)} before the answer too"
+            f" ({sum(trained.labels)} of {len(trained.ids)} tokens of {row.name})",
+            at=view.at("trains_on_prompt"),
+        )
+        return
+
+
+@rule("TK211", Severity.ERROR)
+def padding_masks_stop(view: RenderingView) -> Iterator[Violation]:
+    """Report a padding token that ends answers and that the trainer masks."""
+    pad = view.text.id(view.text.tokens.pad or view.text.tokens.eos)
+    if pad in view.text.stop_ids and any(trained.hides_padding for _, trained in _trained(view)):
+        yield Violation(
+            message=f"the padding token {view.text.tokens.pad!r} is also the token that ends an answer, and padding is"
+            " masked wherever it stands: the end of every answer has no loss",
+            at=view.where_model,
+            hint="pad_token in tokenizer_config.json: a token that ends nothing",
+        )
+
+
+@rule("TK217", Severity.ERROR)
+def marker_truncated(view: RenderingView) -> Iterator[Violation]:
+    """Report an answer marker that truncation cuts off."""
+    for row, trained in _trained(view):
+        if trained.marker_lost:
+            yield Violation(
+                message=f"{row.name}: cut at max_seq_len {view.settings.max_seq_len} of {trained.uncut} tokens, the"
+                f" marker before the answer is lost, and the loss is taken on {short(row.label_text, 80)}",
+                at=view.at("max_seq_len"),
+                hint=f"max_seq_len of at least {trained.uncut}",
+            )
+            return
+
+
+@rule("TK219", Severity.INFO)
+def label_span(view: RenderingView) -> Iterator[Violation]:
+    """Report the text that the loss is taken on."""
+    for row, trained in _trained(view)[:1]:
+        system = next((turn.content for turn in row.row.example.prompt if turn.role == "system"), None)
+        head = row.prompt_text.partition(row.row.example.prompt[-1].content)[0]
+        own = "given" if system is not None else "by the template" if len(head.split()) > _TAIL else "none"
+        batch = extreme_batch(view)
+        rows, width = batch.ids.shape
+        beside = f"; {rows} rows, the longest too: {width} wide, {batch.padding:.0%} padding" if rows > 1 else ""
+        yield Violation(
+            message=f"{view.backend} takes the loss on {short(row.label_text, 100)}:"
+            f" {sum(trained.labels)} of {len(trained.ids)} tokens of {row.name} (system turn: {own}){beside}",
+        )
+
+
+@rule("TK221", Severity.WARNING)
+def evaluation_stop_mismatch(view: RenderingView) -> Iterator[Violation]:
+    """Report a trained end token at which evaluation does not stop."""
+    for row, trained in _trained(view):
+        other = _other_end(view, trained)
+        if other is None or _cut(trained):
+            continue
+        stops = ", ".join(repr(view.text.name(stop)) for stop in sorted(view.text.stop_ids))
+        yield Violation(
+            message=f"{row.name}: the answer of training ends in {other!r}, evaluation stops at {stops} only",
+            at=view.where_model,
+            hint=f"eos_token: {other} in tokenizer_config.json, or its id in generation_config.json",
+        )
+        return
+
+
+@rule("TK222", Severity.WARNING)
+def answers_not_marked(view: RenderingView) -> Iterator[Violation]:
+    """Report a loss on answers only with a template that does not mark them."""
+    chats = any(row.row.form == "messages" for row in view.rows)
+    unmarked = view.text.template is not None and not view.text.marks_answers
+    if view.backend == "trl" and chats and unmarked and view.settings.answers_only:
+        yield Violation(
+            message=f"assistant_only_loss needs {{% generation %}} in the template, which that of {view.model} has not;"
+            " TRL replaces some published templates by marked ones and refuses the others",
+            at=view.at("trains_on_prompt"),
+            hint="mark the answer in the template, or give rows of prompt and completion",
+        )
+
+
+def _trained(view: RenderingView) -> list[tuple[RowView, TrainedRow]]:
+    return [(row, row.trained) for row in view.rows if not isinstance(row.trained, Missing)]
+
+
+def _cut(trained: TrainedRow) -> bool:
+    return trained.uncut > len(trained.ids)
+
+
+def _other_end(view: RenderingView, trained: TrainedRow) -> str | None:
+    """A special token after the answer that is none of those at which evaluation stops."""
+    tail = trained.trained_ids[-_TAIL:]
+    if view.text.stop_ids & set(tail):
+        return None
+    special = {number: token for token, number in view.text.special.items()}
+    return next((special[token] for token in reversed(tail[1:]) if token in special), None)
+
+
+def _stop_hint(view: RenderingView, masked: bool) -> str:
+    if view.backend == "torchtune" and masked:
+        return "tokenizer.max_seq_len: null; with a limit this tokenizer masks the last label of every row"
+    if masked:
+        return "a trainer or template that takes the loss on the end of the turn"
+    return "a template that closes the answer's turn"

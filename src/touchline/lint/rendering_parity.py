@@ -1,0 +1,211 @@
+"""Rules: training and evaluation must show a model the same prompt, token for token."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from touchline.core.catalog import Message
+from touchline.core.finding import Severity
+from touchline.core.quantity import Missing
+from touchline.data.rendering.sandbox import TemplateFault
+from touchline.lint.rendering import THINK, RenderingView, short
+from touchline.lint.rendering_difference import Difference, Kind, answer_parts, difference
+from touchline.lint.rule import Violation, rule
+
+
+@rule("TK201", Severity.ERROR)
+def doubled_begin_token(view: RenderingView) -> Iterator[Violation]:
+    """Report sequences or prompts with two begin tokens."""
+    begin = view.text.bos_id
+    if begin is None:
+        return
+    for row in view.rows:
+        sides = {"evaluation": row.prompt_ids}
+        if not isinstance(row.trained, Missing):
+            sides["training"] = row.trained.ids
+        doubled = [name for name, ids in sides.items() if ids[:2] == (begin, begin)]
+        if doubled:
+            yield Violation(
+                message=f"{row.name} begins with {view.text.tokens.bos!r} twice in {' and '.join(doubled)};"
+                " expected it once",
+                at=view.where_data if row.row.form == "text completion" else view.where_model,
+                hint="take it out of the data, or out of the template: the other one adds it",
+            )
+            return
+
+
+@rule("TK202", Severity.WARNING)
+def prompt_mismatch(view: RenderingView) -> Iterator[Violation]:
+    """Report prompts whose tokens differ between training and evaluation."""
+    yield from _told(view, "other", "the prompts of training and evaluation differ", _SAME_TEMPLATE)
+    yield from _told(view, "begin", "the begin token is on one side only", _SAME_TEMPLATE)
+
+
+@rule("TK203", Severity.ERROR)
+def no_generation_prompt(view: RenderingView) -> Iterator[Violation]:
+    """Report a template without the marker after which the model answers."""
+    header = _header_without_prompt(view)
+    if header is not None:
+        yield Violation(
+            message=f"evaluation asks without {short(header)}, which the template writes before every answer;"
+            " expected a template that writes it for `add_generation_prompt`",
+            at=view.where_model,
+            hint="{% if add_generation_prompt %}" + header.replace("\n", "\\n") + "{% endif %}",
+        )
+        return
+    yield from _told(view, "generation", "the marker before the answer is on one side only", _SAME_TEMPLATE)
+
+
+@rule("TK204", Severity.WARNING)
+def system_turn_mismatch(view: RenderingView) -> Iterator[Violation]:
+    """Report a system turn in training or in evaluation, but not in both."""
+    yield from _told(
+        view,
+        "system",
+        "a system turn is on one side only",
+        "give a system turn in every row, or train with the model's own template",
+    )
+
+
+@rule("TK205", Severity.WARNING)
+def thinking_block_mismatch(view: RenderingView) -> Iterator[Violation]:
+    """Report a thinking block in training or in evaluation, but not in both."""
+    yield from _told(view, "thinking", "thoughts are on one side only", "enable_thinking alike on both sides")
+    if view.failed is not None and (block := _thoughts_of_template(view)) is not None:
+        yield Violation(
+            message=f"the template puts {short(block)} before an answer that has no thoughts, but not into the prompt"
+            " of evaluation",
+            at=view.where_model,
+            hint="take a template without thoughts, or put them into the answers of the data",
+            severity=Severity.ERROR,
+        )
+        return
+    for row in view.rows:
+        parts = answer_parts(row)
+        if parts is None or THINK[0] in row.row.example.answer or difference(view, row) is not None:
+            continue
+        if THINK[0] in parts[0] and THINK[0] not in parts[1]:
+            block = parts[0][parts[0].index(THINK[0]) :]
+            yield Violation(
+                message=f"{row.name}: the loss is taken on {short(block, 60)} before the answer, which is not in the"
+                " data; evaluation will be answered with such a block",
+                at=view.at("template"),
+                hint="enable_thinking: false, or a template without thoughts",
+            )
+            return
+
+
+@rule("TK208", Severity.WARNING)
+def answer_merges_with_prompt(view: RenderingView) -> Iterator[Violation]:
+    """Report an answer whose first token merges with the prompt's last."""
+    found = _found(view, "border")
+    if found is not None:
+        yield Violation(
+            message=f"{found.row.name}: with the answer the prompt's end is {found.training}, without it"
+            f" {found.evaluation} (token {found.token})",
+            at=view.where_data or view.where_model,
+            hint="take the white space from the prompt's end and put it before the answer",
+        )
+
+
+@rule("TK212", Severity.ERROR)
+def chats_without_template(view: RenderingView) -> Iterator[Violation]:
+    """Report chats for a base model without a chat template."""
+    if view.failed is not None and view.text.template is None:
+        yield Violation(
+            message=f"the data are chats and {view.model} has no chat template, which {view.backend} needs",
+            at=view.at("template"),
+            hint="the instruct model of the same name, or rows of plain prompt and completion",
+        )
+
+
+@rule("TK213", Severity.ERROR)
+def template_refuses_system(view: RenderingView) -> Iterator[Violation]:
+    """Report system turns that the template refuses."""
+    if view.failed is not None and view.failed[1]:
+        yield Violation(
+            message=f"the data have a system turn, and the template of {view.model} refuses it: {view.failed[0]}",
+            at=view.where_data or view.where_model,
+            hint="put the system turn's text before the user's",
+        )
+
+
+@rule("TK214", Severity.INFO)
+def template_prints_date(view: RenderingView) -> Iterator[Violation]:
+    """Report a template that prints the current date."""
+    uses_own = view.backend in ("trl", "qlora_stage") or (view.backend == "axolotl" and not view.settings.template)
+    if uses_own and view.rows and not view.asks_own_way and "strftime_now" in (view.text.template or ""):
+        yield Violation(
+            message=f"the template of {view.model} prints the date, and {view.backend} prints that of the day it runs",
+            at=view.where_model,
+            hint="the prompts of a later evaluation have another date",
+        )
+
+
+@rule("TK218", Severity.ERROR)
+def template_error(view: RenderingView) -> Iterator[Violation]:
+    """Report a template that refuses a row, or writes answers that cannot be trained."""
+    told = view.failed is None or view.failed[1] or view.text.template is None
+    if told or _header_without_prompt(view) is not None or _thoughts_of_template(view) is not None:
+        return
+    assert view.failed is not None
+    yield Violation(message=f"rows cannot be rendered for {view.model}: {view.failed[0]}", at=view.where_model)
+
+
+@rule("TK220", Severity.INFO)
+def rendering_not_checked(view: RenderingView) -> Iterator[Violation]:
+    """Report training inputs that could not be computed here."""
+    if view.missing is not None:
+        yield Violation(message=f"not checked ({view.missing}): training's prompts against those of evaluation")
+
+
+_SAME_TEMPLATE = "train with the model's own chat template, or evaluate with that of the training"
+
+
+def _found(view: RenderingView, kind: Kind) -> Difference | None:
+    found = (difference(view, row) for row in view.rows)
+    return next((each for each in found if each is not None and each.kind == kind), None)
+
+
+def _told(view: RenderingView, kind: Kind, what: str, hint: str) -> Iterator[Violation]:
+    """One fault for all rows, about the first of them."""
+    found = _found(view, kind)
+    if found is not None:
+        yield Violation(
+            message=f"{found.row.name}: {what}; from token {found.token} training shows {found.training},"
+            f" evaluation {found.evaluation}",
+            at=view.at("template"),
+            hint=hint,
+            severity=None,
+        )
+
+
+def _header_without_prompt(view: RenderingView) -> str | None:
+    """What the model's own template writes before an answer and leaves out of a prompt; None where nothing."""
+    if view.text.template is None or view.asks_own_way or (view.rows and view.backend == "torchtune"):
+        return None
+    asked = Message(role="user", content="\u2756")
+    answer = Message(role="assistant", content="\u2766")
+    try:
+        prompt = view.text.render((asked,), generation=True)
+        bare = view.text.render((asked,), generation=False)
+        whole = view.text.render((asked, answer), generation=False)
+    except TemplateFault:
+        return None
+    if prompt != bare or not whole.startswith(prompt):
+        return None
+    header = whole[len(prompt) :].partition(answer.content)[0]
+    return header if header.strip() and THINK[0] not in header else None
+
+
+def _thoughts_of_template(view: RenderingView) -> str | None:
+    """A block of thoughts that the model's own template puts between the prompt and an answer."""
+    asked = Message(role="user", content="\u2756")
+    answer = Message(role="assistant", content="\u2766")
+    try:
+        prompt = view.text.render((asked,), generation=True)
+        whole = view.text.render((asked, answer), generation=False)
+    except TemplateFault:
+        return None
+    before = whole.removeprefix(prompt).partition(answer.content)[0]
+    return before if whole.startswith(prompt) and THINK[0] in before else None

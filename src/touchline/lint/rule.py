@@ -1,0 +1,130 @@
+"""A rule: a pure function on one view that reports violations under a stable code.
+
+    @rule("TR010", Severity.ERROR)
+    def no_optimizer_step(view: TrainingView) -> Iterator[Violation]:
+        \"\"\"Report a training without a single optimizer step.\"\"\"
+
+The function's name is the rule's name (`no-optimizer-step`). Its page is `pages/TR010.md`, read by `rule_pages`.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import inspect
+import pkgutil
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from touchline.core.finding import Edit, Finding, Severity, Where
+from touchline.spec.partial import Stated
+
+V = TypeVar("V", contravariant=True)
+_CODE = re.compile(r"[A-Z]{2}\d{3}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Violation:
+    """One result of a rule; `check_view` adds code and severity."""
+
+    message: str
+    """Problem, and the expected value."""
+    at: Stated[Any] | Where | None = None
+    """Setting or location concerned. None: the view's own location."""
+    hint: str | None = None
+    """Suggested change."""
+    subject: str | None = None
+    """Key, run or column concerned, if `at` is not a setting."""
+    severity: Severity | None = None
+    """Severity, if not the rule's."""
+    edits: tuple[Edit, ...] = ()
+    """Line edits of the safe fix, if there is one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """A registered rule."""
+
+    code: str
+    """`TR010`."""
+    name: str
+    """`no-optimizer-step`."""
+    severity: Severity
+    """Usual severity; a violation may set another."""
+    view: str
+    """Name of the view's type."""
+    check: Callable[[Any], Iterable[Violation]]
+    """The function."""
+
+
+BROKEN_RULE = "internal error in this check:"
+"""Start of a finding's message when the rule itself raised."""
+
+_RULES: dict[str, Rule] = {}
+
+
+def rule(
+    code: str, severity: Severity
+) -> Callable[[Callable[[V], Iterable[Violation]]], Callable[[V], Iterable[Violation]]]:
+    """Register a function as a rule for the type of its only argument.
+
+    Raises:
+        ValueError: the code is malformed or already registered.
+    """
+
+    def register(check: Callable[[V], Iterable[Violation]]) -> Callable[[V], Iterable[Violation]]:
+        if not _CODE.fullmatch(code) or code in _RULES:
+            raise ValueError(f"{code} is malformed or already registered")
+        (argument,) = inspect.signature(check).parameters.values()
+        view = str(argument.annotation).rpartition(".")[2]
+        _RULES[code] = Rule(code, check.__name__.replace("_", "-"), severity, view, check)
+        return check
+
+    return register
+
+
+@functools.cache
+def all_rules() -> dict[str, Rule]:
+    """Import the modules of this package and return the rules by code."""
+    package = importlib.import_module("touchline.lint")
+    for module in pkgutil.walk_packages(package.__path__, "touchline.lint."):
+        importlib.import_module(module.name)
+    return dict(sorted(_RULES.items()))
+
+
+@functools.cache
+def rules_for(view: str) -> tuple[Rule, ...]:
+    """Return the rules for one type of view, by code."""
+    return tuple(rule for rule in all_rules().values() if rule.view == view)
+
+
+def check_view(view: object, where: Where, subject: str) -> Iterator[Finding]:
+    """Apply every rule for this type of view.
+
+    Args:
+        view: the object to check.
+        where: location of findings that have none of their own.
+        subject: name of the view, for findings that have none of their own.
+    """
+    for rule in rules_for(type(view).__name__):
+        try:
+            for violation in rule.check(view):
+                yield _finding(rule, violation, where, subject)
+        except Exception as error:  # noqa: BLE001 (a broken rule must not hide what the others found)
+            message = f"{BROKEN_RULE} {type(error).__name__}: {error}; please report it"
+            yield Finding(code=rule.code, severity=Severity.WARNING, subject=subject, message=message, where=where)
+
+
+def _finding(rule: Rule, violation: Violation, where: Where, subject: str) -> Finding:
+    at = violation.at
+    return Finding(
+        code=rule.code,
+        severity=violation.severity or rule.severity,
+        subject=violation.subject or (at.key if isinstance(at, Stated) else subject),
+        message=violation.message,
+        where=at.where if isinstance(at, Stated) else at or where,
+        hint=violation.hint,
+        edits=violation.edits,
+    )

@@ -1,0 +1,195 @@
+"""What a scorer says of answers that were made up so that everybody knows what it ought to say.
+
+Right answers, empty ones, one for all items, those of other items, the first half of the right ones, nonsense.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from touchline.core.finding import Where
+from touchline.spec.tasks.protocol import MetricField, Task
+
+ProbeKind = Literal["right", "formatted", "empty", "constant", "shuffled", "truncated", "wrong"]
+"""What an output is: the item's own target; the same in a form that scorers often look for; nothing; one answer for
+all items; another item's target; the first half of the target; nonsense."""
+ScorerKind = Literal["ready-made", "function", "inspect"]
+"""Where a scorer is from: a task of touchline; a function of (output, target); an Inspect task."""
+
+FULL = 0.99
+"""A score from here on is full marks."""
+FORMS = ("ANSWER: {}", "Answer: {}", "\\boxed{{{}}}", "#### {}", "<answer>{}</answer>")
+"""Forms in which scorers look for an answer."""
+NONSENSE = "zqxv 7301 jkwp"
+"""An answer that is right for nothing."""
+CONSTANTS = 2
+"""The most frequent targets are tried as one answer for all."""
+_LONG_ENOUGH = 6
+"""Characters from which on half a word is told from the whole."""
+PROBED_ITEMS = 24
+"""Items that are tried, from the first on."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MadeUp:
+    """An output to be scored."""
+
+    kind: ProbeKind
+    """What it is."""
+    item: int
+    """The item, from 0."""
+    output: str
+    """The text."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Probe:
+    """An output and what the scorer said."""
+
+    kind: ProbeKind
+    """What the output is."""
+    item: int
+    """The item, from 0."""
+    output: str
+    """The text that was scored."""
+    target: str
+    """The item's target."""
+    score: float | None = None
+    """The score; none where there is no number."""
+    error: str | None = None
+    """What the scorer raised."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ScoringView:
+    """One scorer of one task."""
+
+    task: str
+    """The task's name."""
+    scorer: str
+    """The scorer's name."""
+    kind: ScorerKind
+    """Where it is from."""
+    items: int
+    """Items of the evaluation."""
+    probes: tuple[Probe, ...] = ()
+    """What was tried."""
+    missing: str | None = None
+    """Why nothing was tried, or not all of it."""
+    where: Where | None = None
+    """The scorer's file."""
+    seen_in: tuple[tuple[str, int], ...] | None = None
+    """For each split of the run's data the tried items that are in it; none: not compared."""
+    data: str | None = None
+    """The run's data."""
+
+    def of(self, *kinds: ProbeKind) -> list[Probe]:
+        """The probes of some kinds that have a score."""
+        return [probe for probe in self.probes if probe.kind in kinds and probe.score is not None]
+
+    def mean(self, *kinds: ProbeKind) -> float | None:
+        """Mean score of some kinds; none without any."""
+        scores = [probe.score for probe in self.of(*kinds) if probe.score is not None]
+        return sum(scores) / len(scores) if scores else None
+
+    @property
+    def lower_is_better(self) -> bool:
+        """Whether right answers score below nonsense, as distances do."""
+        right, wrong = self.mean("right"), self.mean("wrong")
+        return right is not None and wrong is not None and right < wrong
+
+
+def made_up_outputs(targets: Sequence[str]) -> list[MadeUp]:
+    """Outputs for items with these targets, always the same ones."""
+    outputs: list[MadeUp] = []
+    common = [target for target, _ in Counter(targets).most_common(CONSTANTS)]
+    for item, target in enumerate(targets):
+
+        def add(kind: ProbeKind, output: str, item: int = item) -> None:
+            outputs.append(MadeUp(kind=kind, item=item, output=output))
+
+        add("right", target)
+        add("empty", "")
+        add("wrong", NONSENSE)
+        backwards = target.strip()[::-1]
+        if len(backwards) >= _LONG_ENOUGH and backwards.isalpha() and plain(backwards) != plain(target):
+            add("wrong", backwards)
+        for constant in common:
+            add("constant", constant)
+        other = next((each for each in (*targets[item + 1 :], *targets[:item]) if plain(each) != plain(target)), None)
+        if other is not None:
+            add("shuffled", other)
+        half = first_half(target)
+        if half is not None:
+            add("truncated", half)
+        for form in FORMS if item < 3 else ():
+            add("formatted", form.format(target))
+    return outputs
+
+
+def probes_of(task: Task, targets: Sequence[str], *, items: int | None = None) -> list[ScoringView]:
+    """A ready-made task's scorers, tried on made-up outputs for these targets: one view a score.
+
+    Args:
+        task: the task.
+        targets: right answers, of which the first are tried.
+        items: items of the evaluation, where `targets` are only the first of them.
+    """
+
+    def scorer(field: MetricField) -> Callable[[str, str], float]:
+        return lambda output, target: float(getattr(task.score(output, target), field))
+
+    scorers = {field: scorer(field) for _, field in task.metrics}
+    count = len(targets) if items is None else items
+    return [
+        ScoringView(task=task.name, scorer=name, kind="ready-made", items=count, probes=tried(score, targets))
+        for name, score in scorers.items()
+    ]
+
+
+def tried(score: Callable[[str, str], float], targets: Sequence[str]) -> tuple[Probe, ...]:
+    """A function of (output, target) on made-up outputs; what it raises is kept."""
+    return tuple(_tried(score, made, targets[made.item]) for made in made_up_outputs(targets[:PROBED_ITEMS]))
+
+
+def plain(text: str) -> str:
+    """A text without case, white space, punctuation and signs, to tell whether two answers are the same.
+
+    Coarser than scorers are: what is the same here is never called another answer.
+    """
+    return "".join(letter for letter in text.casefold() if letter.isalnum()) or text.strip()
+
+
+def first_half(target: str) -> str | None:
+    """The first half of an answer, by words or characters; None where too little would be left or missing."""
+    words, bare = target.split(), target.strip()
+    if len(words) > 2:
+        half = " ".join(words[: len(words) // 2])
+    else:
+        half = bare[: len(bare) // 2] if len(bare) >= _LONG_ENOUGH else ""
+    # What is cut off must be more than signs, which scorers may pass over.
+    lost = any(letter.isalnum() for letter in bare[len(half) :])
+    return half if half.strip() and lost and plain(half) != plain(target) else None
+
+
+def shown(probe: Probe) -> str:
+    """A probe for a message."""
+    return f"{probe.output[:60]!r} for {probe.target[:60]!r}"
+
+
+def each_kind(view: ScoringView, kind: ProbeKind) -> Iterator[Probe]:
+    """The probes of a kind with full marks."""
+    return (probe for probe in view.of(kind) if probe.score is not None and probe.score >= FULL)
+
+
+def _tried(score: Callable[[str, str], float], made: MadeUp, target: str) -> Probe:
+    value: float | None = None
+    error: str | None = None
+    try:
+        value = float(score(made.output, target))
+    except Exception as fault:  # noqa: BLE001 (a scorer is foreign code; whatever it raises is what is told)
+        error = f"{type(fault).__name__}: {fault}"[:200]
+    return Probe(kind=made.kind, item=made.item, output=made.output, target=target, score=value, error=error)

@@ -1,0 +1,78 @@
+"""What the rules for job scripts look at."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from touchline.core.finding import Edit, Where
+from touchline.lint.views import Surroundings
+from touchline.slurm.directives import Directive
+from touchline.slurm.launches import Launch
+from touchline.slurm.resources import Requested, requested
+from touchline.slurm.script import Script
+from touchline.spec.partial import Stated, StatedTraining
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ScriptView:
+    """One job script with what is known around it."""
+
+    script: Script
+    """The script."""
+    siblings: frozenset[str] | None = None
+    """What is there: names of the script's own folder, and those of `script.mentions()` that exist from there;
+    relative, with `/`. None: not known."""
+    configs: tuple[StatedTraining, ...] = ()
+    """The trainings whose configs it names."""
+    around: Surroundings = field(default_factory=Surroundings)
+    """The machine that it is checked for."""
+
+    @cached_property
+    def requested(self) -> Requested:
+        """What it asks for, per node."""
+        return requested(self.script)
+
+    @cached_property
+    def trainings(self) -> tuple[Launch, ...]:
+        """Commands that train, or that start several processes."""
+        return tuple(launch for launch in self.script.launches if launch.is_long)
+
+    @cached_property
+    def is_started_here(self) -> bool:
+        """Whether its folder is evidently the one that it is submitted from: a program that it names is there."""
+        names = (launch.program for launch in self.script.launches if launch.program is not None)
+        programs = {word.text.removeprefix("./") for word in names if word.text.endswith(".py")}
+        return self.siblings is not None and bool(programs & self.siblings)
+
+    def is_there(self, path: str) -> bool:
+        """Whether a relative path exists beside the script; false where nothing is known."""
+        return self.siblings is not None and path in self.siblings
+
+
+def said(view: ScriptView, directive: Directive) -> Stated[str]:
+    """A directive as a setting with its place."""
+    key = directive.option or directive.written
+    where = view.script.where(directive.line, directive.value_column)
+    return Stated(directive.value or "", key, where)
+
+
+def at_option(view: ScriptView, directive: Directive) -> Where:
+    """Where an option begins."""
+    return view.script.where(directive.line, directive.column)
+
+
+def shown(directive: Directive) -> str:
+    """A directive as a person would write it."""
+    if directive.value is None:
+        return directive.written
+    joint = "=" if directive.written.startswith("--") else " "
+    return f"{directive.written}{joint}{directive.value}"
+
+
+def replaced(view: ScriptView, directive: Directive, old: str, new: str) -> tuple[Edit, ...]:
+    """The edit that changes one part of a directive's line; none where that part is there more than once."""
+    line = view.script.lines[directive.line - 1]
+    if line.count(old) != 1:
+        return ()
+    return (Edit(path=view.script.path, line=directive.line, old=line, new=line.replace(old, new)),)

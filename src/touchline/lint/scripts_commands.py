@@ -1,0 +1,245 @@
+"""Rules for what a job's commands rely on: its own place, its environment, checkpoints, caches; and secrets."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from touchline.core.finding import Severity
+from touchline.lint.rule import Violation, rule
+from touchline.lint.script_view import ScriptView
+from touchline.lint.scripts_endings import stops_at_errors
+from touchline.slurm.script import Script
+from touchline.slurm.shell import Simple, Step
+
+_LOOKED_AT = 40
+"""Commands of one kind that are looked at, each of which is compared with the whole script."""
+
+
+_OWN_PLACE = re.compile(
+    r"(?:dirname|realpath|readlink)\b[^|;]*?\$\{?(?:BASH_SOURCE|0)(?!\w)|\$\{(?:BASH_SOURCE(?:\[0\])?|0)%/"
+)
+
+
+@rule("SL042", Severity.WARNING)
+def script_locates_itself(view: ScriptView) -> Iterator[Violation]:
+    """Report a job script that finds its folder by `$0` or `BASH_SOURCE`."""
+    script = view.script
+    if not script.directives or re.search(r"SLURM_SUBMIT_DIR|scontrol\s+show|SLURM_JOB_SCRIPT|sbatch\s", script.text):
+        return
+    for step in script.steps:
+        words = [*(word for _, word in step.command.assignments), *step.command.words]
+        found = next((word for word in words if _OWN_PLACE.search(word.raw)), None)
+        guarded = step.in_condition or set(step.kinds) & {"if", "case", "function"} or step.command.name == "echo"
+        if found is not None and not guarded and not re.search(r":-|-\$\(", found.raw.split("dirname")[0]):
+            yield Violation(
+                message="sbatch runs a copy of the script in its spool folder, so this is not the folder of the script",
+                at=script.where(found.line, found.column),
+                hint='cd "$SLURM_SUBMIT_DIR"',
+                subject="$0",
+                severity=Severity.ERROR if step.command.name == "cd" and _names_beside(script) else None,
+            )
+            return
+
+
+def _names_beside(script: Script) -> bool:
+    """Whether a program that it starts is named by a relative path."""
+    programs = [launch.program.text for launch in script.launches if launch.program is not None]
+    return any(name.endswith(".py") and not name.startswith(("/", "~", "$")) for name in programs)
+
+
+_SECRETS = (
+    ("a Hugging Face token", re.compile(r"\bhf_[A-Za-z0-9]{30,40}\b")),
+    ("an OpenAI key", re.compile(r"\bsk-(?:proj-)?[A-Za-z0-9_-]{32,}\b")),
+    ("an Anthropic key", re.compile(r"\bsk-ant-[A-Za-z0-9_-]{24,}\b")),
+    ("a GitHub token", re.compile(r"\b(?:gh[pousr]_[A-Za-z0-9]{36}|github_pat_[A-Za-z0-9_]{40,})\b")),
+    ("an AWS key", re.compile(r"\bAKIA[A-Z0-9]{16}\b")),
+    ("a Weights & Biases key", re.compile(r"(?:WANDB_API_KEY=|wandb\s+login\s+(?:--\S+\s+)*)[\"']?([0-9a-f]{40})\b")),
+    ("a Weights & Biases key", re.compile(r"\bwandb_v1_[A-Za-z0-9_]{40,}\b")),
+    ("a Slack token", re.compile(r"\bxox[abpr]-[A-Za-z0-9-]{20,}\b")),
+)
+_MADE_UP = re.compile(r"(.)\1{7}|x{4}|your|example|placeholder", re.IGNORECASE)
+
+
+@rule("SL043", Severity.WARNING)
+def secret_in_the_script(view: ScriptView) -> Iterator[Violation]:
+    """A token or key is written into the script."""
+    script = view.script
+    for number, line in enumerate(script.lines, 1):
+        if len(line) > 2000:
+            continue
+        for what, pattern in _SECRETS:
+            match = pattern.search(line)
+            if match is not None and not _MADE_UP.search(match[0].partition("=")[2] or match[0]):
+                yield Violation(
+                    message=f"{what} stands in the script for everybody to read",
+                    at=script.where(number, match.start() + 1),
+                    hint="make it invalid where it was issued, and read the new one from a private file",
+                    subject="secret",
+                )
+                break
+
+
+@rule("SL044", Severity.INFO)
+def conda_without_setup(view: ScriptView) -> Iterator[Violation]:
+    """Report `conda activate` in a script that does not set conda up."""
+    script = view.script
+    if not script.directives or re.match(r"#!.*(?:\s-\w*[li]|--login)", script.lines[0]):
+        return
+    ready = False
+    for step in script.steps:
+        command = step.command
+        text = command.text
+        if re.search(
+            r"conda\.sh|mamba\.sh|shell\.(?:bash|zsh|posix)|shell hook|bashrc|bash_profile|\.profile|zshrc", text
+        ):
+            ready = True
+        if command.name in ("module", "ml", "source", ".", "eval", "spack", "use") or "conda init" in text:
+            ready = True
+        if command.name in ("conda", "mamba", "micromamba") and [each.text for each in command.words[1:2]] == [
+            "activate"
+        ]:
+            if not ready and not stops_at_errors(script):
+                yield Violation(
+                    message=f"nothing before this sets {command.name} up for a shell that is not interactive",
+                    at=script.where(command.line, command.column),
+                    hint='eval "$(conda shell.bash hook)"',
+                    subject="conda activate",
+                )
+            return
+
+
+@rule("SL045", Severity.INFO)
+def requeue_without_resume(view: ScriptView) -> Iterator[Violation]:
+    """Report `--requeue` in a job that never resumes from a checkpoint."""
+    script = view.script
+    directive = script.asked("requeue")
+    if directive is None or script.asked("no-requeue") is not None or not view.trainings:
+        return
+    body = "\n".join(line for line in script.lines if not line.startswith("#SBATCH"))
+    speaks = r"resum|checkpoint|ckpt|RESTART_COUNT|restart|last\b|latest|snapshot|touchline|requeue|preempt|continue"
+    if re.search(speaks, body, re.IGNORECASE) or any(each.resume is not None for each in view.configs):
+        return
+    yield Violation(
+        message="the job may be started again, and nothing in it goes on from a checkpoint",
+        at=script.where(directive.line, directive.column),
+        hint="--no-requeue, or a training that resumes",
+        subject="requeue",
+    )
+
+
+@rule("SL046", Severity.WARNING)
+def config_edited_in_place(view: ScriptView) -> Iterator[Violation]:
+    """Report a config file that `sed -i` changes while the job runs."""
+    script = view.script
+    submits = any(step.command.name == "sbatch" for step in script.steps)
+    if not script.directives and not submits:
+        return
+    changes = [step for step in script.steps if _edits_in_place(step.command)]
+    for step in changes[:_LOOKED_AT]:
+        command, target = step.command, step.command.words[-1].text
+        names = [name for name in script.possible(target) if _IS_CONFIG.search(name)]
+        if not (names or _CALLED_CONFIG.fullmatch(target)) or _is_own_copy(script, step, target):
+            continue
+        if not script.directives and not _is_read_by_jobs(script, step):
+            continue
+        what = names[0] if len(names) == 1 else target
+        yield Violation(
+            message=f"{command.name} -i changes {what} for everybody who reads it",
+            at=script.where(command.line, command.column),
+            hint="write a changed copy for this job",
+            subject=what,
+        )
+
+
+_IS_CONFIG = re.compile(r"\.(?:ya?ml|toml|json)$")
+_CALLED_CONFIG = re.compile(r"\$\{?\w*(?:conf|cfg|yaml|yml)\w*(?:\[[^\]]*\])?\}?(?:/[\w.-]+\.ya?ml)?", re.IGNORECASE)
+_OWN = re.compile(r"SLURM_|TMP|RUN|tmp|\$\$|OUT|copy|JOB")
+"""What the name of a file holds that belongs to one job alone."""
+_EDITORS = frozenset({"sed", "gsed", "perl", "yq"})
+_PASSING_ON = frozenset({"xargs", "find", "srun", "sudo", "env"})
+_IN_PLACE = re.compile(r"-[nErszp]*i(?:\.?\w*)?|--in-?place(?:=.*)?")
+
+
+def _edits_in_place(command: Simple) -> bool:
+    """Whether a command changes files where they are: `sed -i`, `perl -pi`, `yq -i`, also behind `xargs`."""
+    texts = [word.text for word in command.words]
+    if command.name in _PASSING_ON:
+        start = next((index for index, text in enumerate(texts) if text in _EDITORS), None)
+        texts = [] if start is None else texts[start:]
+    return bool(texts) and texts[0] in _EDITORS and any(_IN_PLACE.fullmatch(text) for text in texts[1:])
+
+
+def _is_read_by_jobs(script: Script, step: Step) -> bool:
+    """Whether jobs are submitted behind a change that is made in a loop: they start when all changes are made."""
+    loops = {group.line for _, group in step.parents if group.kind in ("for", "while")}
+    names = {match[1] for line in loops if (match := re.search(r"\bfor\s+(\w+)", script.lines[line - 1])) is not None}
+    target = step.command.words[-1].text
+    if any(re.search(rf"\$\{{?{name}\b", target) for name in names):
+        return False  # each turn of the loop has a file of its own
+    beside = [each.command for each in script.steps if loops & {group.line for _, group in each.parents}]
+    moved = any(each.name in ("cd", "pushd") and each.line <= step.command.line for each in beside)
+    return not moved and any(each.name == "sbatch" for each in beside)
+
+
+def _is_own_copy(script: Script, step: Step, target: str) -> bool:
+    """Whether a file was made by this script, or its name belongs to this job alone."""
+    if _OWN.search(target):
+        return True
+    meant = _without_braces(target)
+    for each in script.steps:
+        if each.command.line > step.command.line:
+            break
+        command = each.command
+        if any(_without_braces(word.text) == meant for operator, word in command.redirects if operator.startswith(">")):
+            return True
+        copies = command.name in ("cp", "mv", "envsubst", "install", "ln", "tee", "rsync")
+        if copies and _without_braces(command.words[-1].text) == meant:
+            return True
+        for name, word in command.assignments:
+            if meant.startswith(f"${name}") and (_OWN.search(word.raw) or "mktemp" in word.raw):
+                return True
+    return False
+
+
+def _without_braces(text: str) -> str:
+    return text.replace("${", "$").replace("}", "")
+
+
+_NEWEST = re.compile(
+    r"\bls\s+(?:-\w+\s+)*-\w*t\w*\b[^|;]*(?:checkpoint|ckpt|epoch|global_step|adapter)[^|;]*(?:\|[^|;]*)?\|\s*(?:head|tail)\b"
+)
+
+
+@rule("SL047", Severity.WARNING)
+def checkpoint_chosen_by_date(view: ScriptView) -> Iterator[Violation]:
+    """Report a checkpoint chosen by its modification time."""
+    script = view.script
+    for number, line in enumerate(script.lines, 1):
+        if not line.lstrip().startswith("#") and len(line) < 2000 and (match := _NEWEST.search(line)) is not None:
+            yield Violation(
+                message="the checkpoint is chosen by its date, which says nothing of its step",
+                at=script.where(number, match.start() + 1),
+                hint="ls -d checkpoint-* | sort -V | tail -1",
+                subject="checkpoint",
+            )
+
+
+@rule("SL048", Severity.INFO)
+def cache_of_each_job(view: ScriptView) -> Iterator[Violation]:
+    """The cache of Hugging Face lies in a folder of this job alone."""
+    names = ("HF_HOME", "HF_HUB_CACHE", "TRANSFORMERS_CACHE", "HUGGINGFACE_HUB_CACHE")
+    for step in view.script.steps:
+        words = [*(word for _, word in step.command.assignments)]
+        if step.command.name == "export":
+            words += step.command.words[1:]
+        for word in words:
+            name, _, value = word.raw.partition("=")
+            if name in names and re.search(r"SLURM_(?:JOB_?ID|ARRAY_TASK_ID|TMPDIR)|\$\$|mktemp|\$\{?TMPDIR", value):
+                yield Violation(
+                    message=f"{name} is a folder of this job alone, so each job fetches its models again",
+                    at=view.script.where(word.line, word.column),
+                    hint="one folder for all jobs, filled before",
+                    subject=name,
+                )
+                return

@@ -1,0 +1,56 @@
+"""Which findings count: selected, ignored, allowed; each once, in the order of the files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+
+from touchline.core.finding import Finding, Severity
+
+ALLOWED = "(allowed)"
+"""What is written behind an error that does not count."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CheckRequest:
+    """What to check for, and which findings count."""
+
+    gpu: str = "auto"
+    """The GPU that the trainings are for; `auto` is the one here, and none where there is none."""
+    cpus: int | None = None
+    """Processor cores of a job; none: those of this machine, or as the job's script says."""
+    select: tuple[str, ...] = ()
+    """Codes, or beginnings of codes, that alone are told; none: all."""
+    ignore: tuple[str, ...] = ()
+    """Codes, or beginnings of codes, that are not told."""
+    allow: tuple[str, ...] = ()
+    """Codes whose errors do not count: they are told as information."""
+
+
+def chosen(findings: Iterable[Finding], request: CheckRequest) -> Iterator[Finding]:
+    """The findings that count, allowed ones as information; each once."""
+    seen: set[tuple[str, str, str]] = set()
+    for finding in findings:
+        key = (finding.code, str(finding.where), finding.message)
+        wanted = not request.select or finding.code.startswith(request.select)
+        if key in seen or not wanted or (request.ignore and finding.code.startswith(request.ignore)):
+            continue
+        seen.add(key)
+        if request.allow and finding.severity is Severity.ERROR and finding.code.startswith(request.allow):
+            yield replace(finding, severity=Severity.INFO, message=f"{finding.message} {ALLOWED}")
+        else:
+            yield finding
+
+
+def in_order(findings: Iterable[Finding]) -> list[Finding]:
+    """By file, line and column."""
+
+    def key(finding: Finding) -> tuple[str, int, int, str]:
+        where = finding.where
+        return (
+            ("", 0, 0, finding.code)
+            if where is None
+            else (where.path, where.line or 0, where.column or 0, finding.code)
+        )
+
+    return sorted(findings, key=key)

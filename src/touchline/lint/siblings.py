@@ -1,0 +1,322 @@
+"""What rules on several configs together look at: every training of a checked tree, with what lies beside it.
+
+The rules themselves stand in the modules `siblings_*` beside this one.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import posixpath
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import PurePath
+from typing import Final
+
+from touchline.core.quantity import Missing
+from touchline.spec.partial import Stated, StatedSource, StatedTraining
+
+NOT_READ = Missing(missing="not read")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DataFile:
+    """What is known of a data file."""
+
+    rows: int
+    """Rows; 0 of an empty file."""
+    sha256: str | Missing = NOT_READ
+    """Hash of its bytes."""
+    row_set_sha256: str | Missing = NOT_READ
+    """Hash of its rows whatever their order, as `touchline.lint.design.row_set_sha256` makes it."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class KeptCheckpoint:
+    """A checkpoint that lies in an output folder, as its adapter_config.json and trainer_state.json tell."""
+
+    step: int
+    """N of checkpoint-N."""
+    base_model: str | None = None
+    """`base_model_name_or_path`."""
+    rank: int | None = None
+    """`r`."""
+    target_modules: tuple[str, ...] | None = None
+    """`target_modules`."""
+    micro_batch_size: int | None = None
+    """`train_batch_size` of the trainer's state."""
+    epochs: float | None = None
+    """`num_train_epochs` of the trainer's state."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TextFile:
+    """A text that lies in the tree."""
+
+    path: str
+    """The file, as the user named it."""
+    text: str
+    """What stands in it."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Sibling:
+    """One training of the tree."""
+
+    stated: StatedTraining
+    """What its config states."""
+    raw: Mapping[str, object] | Missing
+    """Everything that stands in the file; what no field of `stated` is for may still make a difference."""
+    data: Mapping[str, DataFile] = field(default_factory=dict)
+    """What is known of its data files, by the name that the config gives them."""
+    overridden: Mapping[str, str] = field(default_factory=dict)
+    """Keys that the backend silently overrides or ignores (BK019), each with what happens instead."""
+    parent_is_here: bool = False
+    """Whether the parent that it names is on this machine."""
+    kept: tuple[KeptCheckpoint, ...] = ()
+    """Checkpoints that lie in its output folder already."""
+
+    @property
+    def path(self) -> str:
+        """The config."""
+        return self.stated.where.path
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class FolderView:
+    """All trainings of a tree."""
+
+    siblings: tuple[Sibling, ...]
+    """The trainings of config files, in order."""
+    plans: tuple[TextFile, ...] = ()
+    """runs_plan.md and plan.json."""
+    scripts: tuple[TextFile, ...] = ()
+    """Scripts that may start several of them."""
+
+
+EFFECTIVE: Final = (
+    *("model", "parent", "method", "rank", "alpha", "dropout", "target_modules", "quantization_bits"),
+    *("epochs", "max_steps", "learning_rate", "schedule", "warmup_steps", "warmup_fraction", "weight_decay"),
+    *("optimizer", "max_grad_norm", "seed", "shuffle", "max_seq_len", "packed", "template", "trains_on_prompt"),
+    *("dtype", "tf32", "attention", "compiled", "distributed", "validation_fraction", "max_examples", "resume"),
+    *("load_best", "image_root"),
+)
+"""Fields of a training that its weights depend on, or might; the batch and the data are put beside them."""
+_ONLY_FOR_BEST: Final = ("save_cadence", "save_steps", "save_limit", "eval_cadence", "eval_steps")
+"""These decide which checkpoint is the best, and nothing else."""
+_BATCH: Final = ("micro_batch_size", "gradient_accumulation_steps", "devices", "global_batch_size")
+_NAMES: Final = re.compile(
+    r"(.*\.)?(experiment_name|run_name|name|run|run_digest|experiment|description|notes|tags|project_name|output_dir|"
+    r"logging_dir|logging_\w+|log_\w+|report_to|plot_loss|disable_tqdm|(wandb|mlflow|comet|swanlab|trackio|hub)_\w+|"
+    r"push_to_hub|overwrite_\w+|dataloader_num_workers|preprocessing_num_workers|dataset_num_proc|dataset_processes|"
+    r"dataset_prepared_path|debug)|(metric_logger|profiler|wandb)(\..*)?"
+)
+"""Keys of all trainers for names, outputs, logging and workers."""
+_SAVING: Final = re.compile(r"(.*\.)?(save_\w+|saves_per_epoch|eval(uation)?_(steps|strategy)|evals_per_epoch)")
+_RUN_FILES: Final = frozenset({"finetune.yaml", "setup_finetune.yaml"})
+"""Names of the config in a run's folder; there the folder is the run's name."""
+_WORD: Final = re.compile(r"[\w.-]*\w")
+_SHARED_PARTS: Final = 3
+"""Folders that two output paths share at their beginning, at least, when they belong to one project."""
+
+
+def effective_digest(stated: StatedTraining, contents: Mapping[str, str] | None = None) -> str:
+    """Equal for trainings that give the same weights: data, model and settings count, names and outputs do not.
+
+    Args:
+        stated: the training.
+        contents: hashes of data files by the name that the config gives them; other data counts by its path.
+    """
+    return _hash(effective_settings(stated, contents or {}))
+
+
+def effective_settings(stated: StatedTraining, contents: Mapping[str, str]) -> dict[str, object]:
+    """What the weights depend on, by field: values in one spelling; a micro-batch counts only in the global batch."""
+    best = stated.load_best is not None and stated.load_best.value
+    found = {name: _value(stated, name) for name in (*EFFECTIVE, *(_ONLY_FOR_BEST if best else ()))}
+    for name in ("model", "parent"):
+        if isinstance(found[name], str):
+            found[name] = posixpath.normpath(str(found[name]))
+    found["global_batch_size"] = global_batch_size(stated)
+    found["data"] = [_source(source, contents) for source in stated.sources if best or source.role == "train"]
+    return {"backend": stated.backend, **found}
+
+
+def global_batch_size(stated: StatedTraining) -> int | None:
+    """Rows per optimizer step, with one device where none is said; None where the micro-batch is not said."""
+    if stated.global_batch_size is not None:
+        return stated.global_batch_size.value
+    if stated.micro_batch_size is None:
+        return None
+    others = (stated.gradient_accumulation_steps, stated.devices)
+    return functools.reduce(
+        lambda size, each: size * (1 if each is None else each.value), others, stated.micro_batch_size.value
+    )
+
+
+def contents_of(sibling: Sibling) -> dict[str, str]:
+    """Hashes of its data files, as far as they are known."""
+    return {name: each.sha256 for name, each in sibling.data.items() if isinstance(each.sha256, str)}
+
+
+def work_of(
+    sibling: Sibling, without: frozenset[str] = frozenset(), data: Callable[[DataFile], str | Missing] | None = None
+) -> str:
+    """A digest of the stated settings and of all else that stands in the file, but names, outputs and logging.
+
+    Args:
+        sibling: the training.
+        without: dotted keys of the file that do not count.
+        data: what a data file counts by; its bytes when not given.
+    """
+    contents = contents_of(sibling)
+    if data is not None:
+        contents = {name: told for name, each in sibling.data.items() if isinstance(told := data(each), str)}
+    settings = effective_settings(sibling.stated, contents)
+    for name in fields(StatedTraining):
+        value = getattr(sibling.stated, name.name)
+        if isinstance(value, Stated) and value.key in without and name.name in settings:
+            settings[name.name] = None
+    return _hash([settings, dict(_other_settings(sibling, contents, without))])
+
+
+def stays(sibling: Sibling) -> str:
+    """Its output folder in one spelling; empty where none is said. A relative one is meant from the run's folder."""
+    output = sibling.stated.output_dir
+    if output is None:
+        return ""
+    path = posixpath.normpath(output.value)
+    in_run_folder = PurePath(sibling.path).name in _RUN_FILES and not posixpath.isabs(path)
+    return f"{PurePath(sibling.path).parent}/{path}" if in_run_folder else path
+
+
+def run_name(sibling: Sibling) -> str:
+    """What people call it: the folder of a run, else the config's name."""
+    path = PurePath(sibling.path)
+    return path.parent.name if path.name in _RUN_FILES and path.parent.name else path.stem
+
+
+@functools.lru_cache(maxsize=2)
+def runs_of(view: FolderView) -> tuple[Sibling, ...]:
+    """The trainings, each once: of a run's folder with both files, the one that the trainer reads."""
+    folders = {str(PurePath(each.path).parent) for each in view.siblings if PurePath(each.path).name == "finetune.yaml"}
+    return tuple(
+        each
+        for each in view.siblings
+        if PurePath(each.path).name != "setup_finetune.yaml" or str(PurePath(each.path).parent) not in folders
+    )
+
+
+@functools.lru_cache(maxsize=2)
+def families(view: FolderView) -> Mapping[Sibling, int]:
+    """Which trainings surely belong to one project, by number; a tree may just as well be a collection of examples.
+
+    They do when they are stages of one folder, runs in sibling folders, named by one script or plan, or write beside
+    each other under one path.
+    """
+    runs = runs_of(view)
+    number = {each: index for index, each in enumerate(runs)}
+    meetings: dict[tuple[str, ...], Sibling] = {}
+
+    def root(each: Sibling) -> int:
+        index = number[each]
+        while number[runs[index]] != index:
+            index = number[runs[index]]
+        return index
+
+    def meet(each: Sibling, *at: str) -> None:
+        other = meetings.setdefault(at, each)
+        first, second = sorted((root(each), root(other)))
+        number[runs[second]] = first
+
+    for each in runs:
+        path = PurePath(each.path)
+        if path.name in _RUN_FILES:
+            meet(each, "runs", each.stated.backend, str(path.parent.parent))
+        if each.stated.backend == "qlora_stage":
+            meet(each, "stages", str(path.parent))
+            output = stays(each).split("/")
+            if len(output) > _SHARED_PARTS + 1:
+                meet(each, "outputs", *output[:-2][: max(_SHARED_PARTS, len(output) - 3)])
+    named: dict[str, list[Sibling]] = {}
+    for each in runs:
+        path = PurePath(each.path)
+        named.setdefault(path.parent.name if path.name in _RUN_FILES else path.name, []).append(each)
+    for text in (*view.scripts, *view.plans):
+        for word in set(_WORD.findall(text.text)) & named.keys():
+            if len(named[word]) == 1:  # `config.yaml` in several folders says nothing
+                meet(named[word][0], "text", text.path)
+    return {each: root(each) for each in runs}
+
+
+def together(view: FolderView, one: Sibling, *others: Sibling) -> bool:
+    """Whether trainings surely belong to one project."""
+    family = families(view)
+    return all(family[one] == family[other] for other in others)
+
+
+def family_of(view: FolderView, one: Sibling) -> Iterator[Sibling]:
+    """The other trainings of its project."""
+    family = families(view)
+    yield from (each for each in runs_of(view) if each is not one and family[each] == family[one])
+
+
+def _value(stated: StatedTraining, name: str) -> object:
+    found = getattr(stated, name)
+    if found is None:
+        return None
+    value = found.value
+    if isinstance(value, tuple):
+        return sorted(str(item) for item in value)
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
+
+
+def _source(source: StatedSource, contents: Mapping[str, str]) -> list[object]:
+    name = source.name.value
+    told = contents.get(name, posixpath.normpath(name) if source.kind in ("file", "folder") else name)
+    others = (source.split, source.field, source.format)
+    return [source.role, told, *(None if each is None else each.value for each in others)]
+
+
+def _other_settings(
+    sibling: Sibling, contents: Mapping[str, str], without: frozenset[str]
+) -> Iterator[tuple[str, object]]:
+    """What stands in the file besides names, outputs, logging and the fields that are compared by themselves."""
+    if isinstance(sibling.raw, Missing):
+        return
+    stated = sibling.stated
+    best = stated.load_best is not None and stated.load_best.value
+    skipped = set(without)
+    for each in fields(StatedTraining):
+        found = getattr(stated, each.name)
+        compared = each.name in EFFECTIVE or each.name in _BATCH
+        aside = each.name in ("eval_batch_size", "gradient_checkpointing", "data_workers", "trust_remote_code")
+        if isinstance(found, Stated) and not found.is_default and (compared or aside):
+            skipped.add(found.key)
+    validation = {source.name.value for source in stated.sources if source.role == "validation"}
+    for key, value in _flat(sibling.raw, ""):
+        if key in skipped or _NAMES.fullmatch(key) or (not best and _SAVING.fullmatch(key)):
+            continue
+        if isinstance(value, str) and value in validation and not best:
+            continue
+        if isinstance(value, str):
+            yield key, contents.get(value, posixpath.normpath(value) if "/" in value else value)
+        else:
+            yield key, float(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
+
+
+def _flat(node: object, key: str) -> Iterator[tuple[str, object]]:
+    if isinstance(node, Mapping):
+        for name, value in node.items():
+            yield from _flat(value, f"{key}.{name}" if key else str(name))
+    elif isinstance(node, list) and any(isinstance(item, Mapping | list) for item in node):
+        for index, value in enumerate(node):
+            yield from _flat(value, f"{key}.{index}")
+    else:
+        yield key, node
+
+
+def _hash(value: object) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()

@@ -1,0 +1,241 @@
+"""Trainings that go on from others: a parent that is not named, does not fit, or is never made."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import posixpath
+import re
+from collections.abc import Iterator
+
+from touchline.core.finding import Severity
+from touchline.core.quantity import Missing
+from touchline.lint.rule import Violation, rule
+from touchline.lint.siblings import (
+    FolderView,
+    Sibling,
+    family_of,
+    global_batch_size,
+    run_name,
+    runs_of,
+    stays,
+)
+from touchline.lint.stage_names import (
+    ancestors_of,
+    goes_on,
+    parent_of,
+    stage_before,
+    stage_of,
+    stands_alone,
+)
+from touchline.spec.partial import Stated
+
+_CHECKPOINT = re.compile(r"checkpoint-(\d+)(?=/|$)")
+_LIKE = 0.6
+_NEW_ADAPTER = "create_new_adapter"
+"""LLaMA-Factory's key that merges the parent and trains a new adapter, which may have another shape."""
+
+
+@rule("EX144", Severity.ERROR)
+def later_stage_without_parent(view: FolderView) -> Iterator[Violation]:
+    """Report a later stage that names no parent."""
+    for each in runs_of(view):
+        number = stage_of(each)
+        if number is None or number < 2 or each.stated.parent is not None or _starts_from_a_path(each):
+            continue
+        before, chained = stage_before(view, each), goes_on(each)
+        if parent_of(view, each) is not None or (stands_alone(each) and not chained) or each.stated.backend == "peft":
+            continue
+        if not chained and (before is None or not _same_model(before, each)):
+            continue
+        whose = f", though {run_name(before)} is the stage before it" if before is not None else ""
+        output = "the output folder of the stage before it" if before is None else stays(before) or run_name(before)
+        yield Violation(
+            message=f"{run_name(each)} is stage {number} and names no parent{whose}: it trains a new adapter on the "
+            "base model",
+            at=each.stated.where,
+            subject=run_name(each),
+            hint=f"{_PARENT_KEYS.get(each.stated.backend, 'parent')}: {output}",
+            severity=None if chained and before is not None else Severity.WARNING,
+        )
+
+
+@rule("EX145", Severity.ERROR)
+def parent_of_another_base(view: FolderView) -> Iterator[Violation]:
+    """Report a training that continues the adapter of another base model."""
+    for each, parent in _with_parents(view):
+        model, other = each.stated.model, parent.stated.model
+        if model is not None and other is not None and not _same_model(parent, each):
+            yield Violation(
+                message=f"{run_name(each)} trains {model.value} and goes on from {run_name(parent)}, an adapter of "
+                f"{other.value}",
+                at=model,
+                hint=f"{model.key.rpartition('.')[2]}: {other.value}",
+            )
+
+
+@rule("EX146", Severity.ERROR)
+def parent_of_another_shape(view: FolderView) -> Iterator[Violation]:
+    """Report a training that continues an adapter of another rank, alpha or other layers."""
+    for each, parent in _with_parents(view):
+        if not isinstance(each.raw, Missing) and each.raw.get(_NEW_ADAPTER):
+            continue
+        for name in ("rank", "target_modules", "alpha"):
+            own: Stated[object] | None = getattr(each.stated, name)
+            other: Stated[object] | None = getattr(parent.stated, name)
+            if own is None or other is None or own.is_default or _plain(own.value) == _plain(other.value):
+                continue
+            yield Violation(
+                message=f"{run_name(each)} states {own.key} {_plain(own.value)} and goes on with the adapter of "
+                f"{run_name(parent)}, which has {_plain(other.value)}",
+                at=own,
+                hint=f"{own.key.rpartition('.')[2]}: {_plain(other.value)}",
+                severity=Severity.WARNING if name == "alpha" else None,
+            )
+            break
+
+
+@rule("EX147", Severity.WARNING)
+def unknown_parent_output(view: FolderView) -> Iterator[Violation]:
+    """Report a parent folder that no config writes to, though one writes to a similar name."""
+    for each in runs_of(view):
+        parent = each.stated.parent
+        if parent is None or each.parent_is_here or parent_of(view, each) is not None:
+            continue
+        named = posixpath.normpath(_CHECKPOINT.sub("", parent.value))
+        outputs = [output for other in family_of(view, each) if (output := stays(other))]
+        near = difflib.get_close_matches(named, [path for path in outputs if path != stays(each)], n=1, cutoff=_LIKE)
+        if near and named != stays(each):
+            yield Violation(
+                message=f"{run_name(each)} goes on from {parent.value}, which is not here and which no config writes",
+                at=parent,
+                hint=f"did you mean {near[0]!r}?",
+            )
+
+
+@rule("EX148", Severity.ERROR)
+def circular_parent(view: FolderView) -> Iterator[Violation]:
+    """Report a training that continues its own output."""
+    for each in runs_of(view):
+        parent, output = each.stated.parent, stays(each)
+        if parent is None or not output:
+            continue
+        path = posixpath.normpath(parent.value)
+        itself = path == output or path.startswith(f"{output}/")
+        ring = [other for other in ancestors_of(view, each) if parent_of(view, other) is each]
+        if itself or ring:
+            through = "" if itself else f", by way of {run_name(ring[0])}"
+            yield Violation(
+                message=f"{run_name(each)} goes on from its own output{through}",
+                at=parent,
+                hint="name the output folder of the stage before it",
+            )
+
+
+@rule("EX149", Severity.WARNING)
+def unwritten_parent_checkpoint(view: FolderView) -> Iterator[Violation]:
+    """Report a parent's checkpoint at a step where the parent saves nothing."""
+    for each, parent in _with_parents(view):
+        named = each.stated.parent
+        found = None if named is None else _CHECKPOINT.search(named.value)
+        span = _steps(parent)
+        if found is None or span is None or each.parent_is_here:
+            continue
+        step, (fewest, most) = int(found[1]), span
+        every = parent.stated.save_steps
+        between = every is not None and every.value >= 1 and step % every.value != 0 and not fewest <= step <= most
+        if step > most or between:
+            why = f"it has {most:,} steps" if step > most else f"it saves every {every.value:g} steps" if every else ""
+            yield Violation(
+                message=f"{run_name(each)} goes on from step {step:,} of {run_name(parent)}, which writes no such "
+                f"checkpoint: {why}",
+                at=named,
+                hint=f"{stays(parent)}/checkpoint-{most}",
+            )
+
+
+@rule("EX152", Severity.ERROR)
+def stale_checkpoints(view: FolderView) -> Iterator[Violation]:
+    """Report an output folder with another training's checkpoints that this one would resume."""
+    for each in runs_of(view):
+        resumes = each.stated.backend == "qlora_stage" or each.stated.resume is not None
+        if not each.kept or not resumes:
+            continue
+        newest = max(each.kept, key=lambda kept: kept.step)
+        stated = each.stated
+        modules = None if stated.target_modules is None else tuple(sorted(stated.target_modules.value))
+        kept_modules = None if newest.target_modules is None else tuple(sorted(newest.target_modules))
+        base = None if newest.base_model is None else _last(newest.base_model)
+        pairs: tuple[tuple[Stated[object] | None, object, object], ...] = (
+            (stated.model, None if stated.model is None else _last(stated.model.value), base),
+            (stated.rank, None if stated.rank is None else stated.rank.value, newest.rank),
+            (stated.target_modules, modules, kept_modules),
+            (stated.epochs, None if stated.epochs is None else math.ceil(stated.epochs.value), _up(newest.epochs)),
+        )
+        wrong = next((pair for pair in pairs if None not in pair and pair[1] != pair[2]), None)
+        if wrong is not None and wrong[0] is not None:
+            yield Violation(
+                message=f"{stays(each)} holds checkpoint-{newest.step} of a training with {wrong[0].key} "
+                f"{_plain(wrong[2])}, from which this one, with {_plain(wrong[1])}, would go on",
+                at=stated.output_dir,
+                subject=run_name(each),
+                hint=f"an empty folder: {stays(each)}_new, or move the old checkpoints away",
+            )
+
+
+_PARENT_KEYS = {"qlora_stage": "prev_checkpoint", "axolotl": "lora_model_dir", "llamafactory": "adapter_name_or_path"}
+"""How each trainer names the adapter to go on from."""
+
+
+def _with_parents(view: FolderView) -> Iterator[tuple[Sibling, Sibling]]:
+    """Trainings whose adapter comes from another one's output, with that one."""
+    for each in runs_of(view):
+        parent = parent_of(view, each) if each.stated.parent is not None else None
+        if parent is not None:
+            yield each, parent
+
+
+def _starts_from_a_path(each: Sibling) -> bool:
+    """Whether the model is a folder that an earlier training may have written."""
+    model = each.stated.model
+    return model is not None and (model.value.startswith(("/", ".", "~", "$")) or model.value.count("/") > 1)
+
+
+def _same_model(one: Sibling, other: Sibling) -> bool:
+    first, second = one.stated.model, other.stated.model
+    return first is not None and second is not None and _last(first.value) == _last(second.value)
+
+
+def _last(name: str) -> str:
+    """The last part of a path or of a hub's name; a folder of a hub's model is called the same."""
+    return posixpath.basename(posixpath.normpath(name)).casefold()
+
+
+def _steps(sibling: Sibling) -> tuple[int, int] | None:
+    """The fewest and the most optimizer steps that a training has; trainers round the last one either way."""
+    stated, batch = sibling.stated, global_batch_size(sibling.stated)
+    rows = [sibling.data.get(source.name.value) for source in stated.sources if source.role == "train"]
+    if stated.max_steps is not None and stated.max_steps.value > 0:
+        return stated.max_steps.value, stated.max_steps.value
+    if stated.epochs is None or not batch or not rows or any(known is None for known in rows):
+        return None
+    count = sum(known.rows for known in rows if known is not None)
+    if (
+        stated.validation_fraction is not None
+        or stated.max_examples is not None
+        or stated.packed is None
+        or stated.packed.value
+    ):
+        return None
+    epochs = stated.epochs.value
+    return math.floor(max(1, count // batch) * epochs), math.ceil(-(-count // batch) * epochs)
+
+
+def _up(value: float | None) -> int | None:
+    return None if value is None else math.ceil(value)
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, tuple | list):
+        return ", ".join(sorted(str(item) for item in value))
+    return f"{value:g}" if isinstance(value, int | float) and not isinstance(value, bool) else str(value)

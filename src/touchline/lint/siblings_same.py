@@ -1,0 +1,220 @@
+"""Configs that are one training under several names, or that get in each other's way."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import PurePath
+from typing import TypeVar
+
+from touchline.core.finding import Severity
+from touchline.core.quantity import Missing
+from touchline.lint.rule import Violation, rule
+from touchline.lint.siblings import (
+    DataFile,
+    FolderView,
+    Sibling,
+    contents_of,
+    effective_settings,
+    families,
+    run_name,
+    runs_of,
+    stays,
+    together,
+    work_of,
+)
+
+T = TypeVar("T")
+
+_SHOWN = 4
+_LAST_PARTS = 2
+_FEW = 8
+
+
+_PAIR = 4
+"""A folder with more configs may be a collection of examples."""
+
+
+@rule("EX140", Severity.WARNING)
+def duplicate_configs(view: FolderView) -> Iterator[Violation]:
+    """Report configs that are the same training."""
+    # Runs of touchline's own experiments are compared within their experiment, by EX100.
+    for group in _groups((each for each in runs_of(view) if each.stated.backend != "peft"), work_of):
+        first, *others = group
+        names = ", ".join(run_name(each) for each in others[:_SHOWN]) + (", ..." if len(others) > _SHOWN else "")
+        yield Violation(
+            message=f"{run_name(first)} is the same training as {names}: same model, data, settings and seed",
+            at=first.stated.where,
+            subject=run_name(first),
+            hint=f"let {run_name(others[0])} differ in what was meant, or train one of them",
+            severity=None if together(view, *group) or _beside(view, group) else Severity.INFO,
+        )
+
+
+@rule("EX141", Severity.INFO)
+def configs_differ_in_folder_only(view: FolderView) -> Iterator[Violation]:
+    """Report configs that differ only in the folder of their data."""
+    unread = [each for each in runs_of(view) if each.stated.sources and not each.data]
+    for group in _groups(unread, _by_last_parts):
+        first, *others = group
+        if len({work_of(each) for each in group}) == 1 or not together(view, *group):
+            continue
+        names = ", ".join(run_name(each) for each in others[:_SHOWN])
+        yield Violation(
+            message=f"{run_name(first)} and {names} differ only in the folder of their data, whose files have the same "
+            "names and are not here",
+            at=first.stated.sources[0].name,
+            subject=run_name(first),
+            hint="sha256sum the files; if they are equal, these are one training",
+        )
+
+
+@rule("EX142", Severity.WARNING)
+def configs_differ_in_row_order(view: FolderView) -> Iterator[Violation]:
+    """Report configs that differ only in an order of rows that the trainer shuffles."""
+
+    def by_rows(each: Sibling) -> str:
+        return work_of(each, data=lambda known: known.row_set_sha256)
+
+    shuffled = [each for each in runs_of(view) if each.data and each.stated.shuffle is not None]
+    shuffled = [each for each in shuffled if each.stated.shuffle is not None and each.stated.shuffle.value]
+    shuffled = [each for each in shuffled if not any(_unread(known) for known in each.data.values())]
+    for group in _groups(shuffled, by_rows):
+        first, *others = group
+        for other in others:
+            if work_of(first) != work_of(other):
+                yield Violation(
+                    message=f"{run_name(other)} trains on the rows of {run_name(first)} in another order, and the "
+                    "trainer draws the order anew: the two are the same training",
+                    at=other.stated.sources[0].name,
+                    subject=run_name(other),
+                    hint="train in stages, or switch shuffling off, where the order is the question",
+                    severity=None if together(view, first, other) else Severity.INFO,
+                )
+
+
+@rule("EX143", Severity.ERROR)
+def shared_output_folder(view: FolderView) -> Iterator[Violation]:
+    """Report configs that write into the same output folder."""
+    writing = [each for each in runs_of(view) if stays(each) and each.stated.resume is None]
+    for group in _groups(writing, lambda each: f"{families(view)[each]} {stays(each)}"):
+        first, *others = group
+        yield from _sharing(
+            first, others, Severity.ERROR if len({work_of(each) for each in group}) > 1 else Severity.WARNING
+        )
+    elsewhere = _groups(writing, lambda each: f"{PurePath(each.path).parent} {stays(each)}")
+    for group in elsewhere:
+        if not together(view, *group):
+            yield from _sharing(group[0], group[1:], Severity.WARNING if _a_pair(view, group) else Severity.INFO)
+
+
+def _a_pair(view: FolderView, group: list[Sibling]) -> bool:
+    """Whether they are most of a folder's trainings and train one model on one dataset: no collection of examples."""
+    first, *others = group
+    beside = [each for each in runs_of(view) if PurePath(each.path).parent == PurePath(first.path).parent]
+    return len(beside) <= _PAIR and all(_of(each) == _of(first) and work_of(each) != work_of(first) for each in others)
+
+
+def _beside(view: FolderView, group: list[Sibling]) -> bool:
+    """Whether they are in one folder with hardly any other training."""
+    parents = {PurePath(each.path).parent for each in group}
+    return len(parents) == 1 and sum(PurePath(each.path).parent in parents for each in runs_of(view)) <= _PAIR
+
+
+def _of(each: Sibling) -> tuple[str, object, object, tuple[str, ...]]:
+    stated = each.stated
+    model = None if stated.model is None else stated.model.value
+    method = None if stated.method is None else stated.method.value
+    return stated.backend, model, method, tuple(sorted(source.name.value for source in stated.sources))
+
+
+def _sharing(first: Sibling, others: list[Sibling], severity: Severity) -> Iterator[Violation]:
+    names = ", ".join(run_name(each) for each in others[:_SHOWN]) + (", ..." if len(others) > _SHOWN else "")
+    output = others[0].stated.output_dir
+    yield Violation(
+        message=f"{run_name(first)} and {names} write into the same folder, {stays(first)}",
+        at=output,
+        subject=None if output is not None else run_name(first),
+        hint=f"a folder of its own: {stays(first)}_{run_name(others[0])}",
+        severity=severity,
+    )
+
+
+@rule("EX154", Severity.INFO)
+def several_settings_differ(view: FolderView) -> Iterator[Violation]:
+    """Report configs of which every two differ in more than one setting."""
+    if view.plans:
+        return
+    for family in _partition(runs_of(view), lambda each: families(view)[each]).values():
+        if not 2 <= len(family) <= _FEW or any(each.stated.parent is not None for each in family):
+            continue
+        settings = [_compared(each) for each in family]
+        differing = [_different(one, other) for one, other in itertools.combinations(settings, 2)]
+        if all(len(names) > 1 for names in differing):
+            fewest = min(differing, key=len)
+            yield Violation(
+                message=f"no two of {', '.join(run_name(each) for each in family[:_SHOWN])}"
+                f"{', ...' if len(family) > _SHOWN else ''} differ in one setting alone; the nearest two differ in "
+                f"{', '.join(fewest)}",
+                at=family[0].stated.where,
+                subject=run_name(family[0]),
+                hint="change one setting at a time, or write the design down as experiment.yaml",
+            )
+
+
+@rule("EX155", Severity.WARNING)
+def sweep_without_effect(view: FolderView) -> Iterator[Violation]:
+    """Report configs that differ only in a setting that the trainer ignores."""
+    for key, effect in {key: what for each in runs_of(view) for key, what in each.overridden.items()}.items():
+        for group in _groups(runs_of(view), lambda each, key=key: work_of(each, frozenset({key}))):  # type: ignore[misc]
+            values = {str(_raw(each, key)) for each in group}
+            touched = [each for each in group if key in each.overridden]
+            if len(values) < 2 or not touched:
+                continue
+            yield Violation(
+                message=f"{', '.join(run_name(each) for each in group[:_SHOWN])} differ only in {key}, which has no "
+                f"effect here: {effect}",
+                at=touched[0].stated.where,
+                subject=key,
+                hint=f"these are one training; take {key} out of the comparison",
+                severity=None if together(view, *group) else Severity.INFO,
+            )
+
+
+def _unread(known: DataFile) -> bool:
+    return isinstance(known.sha256, Missing) or isinstance(known.row_set_sha256, Missing)
+
+
+def _by_last_parts(each: Sibling) -> str:
+    """The training with the last parts of its data's paths instead of the whole paths."""
+    paths = {source.name.value for source in each.stated.sources if source.kind == "file"}
+    shortened = {path: DataFile(rows=0, sha256="/".join(PurePath(path).parts[-_LAST_PARTS:])) for path in paths}
+    stand_in = Sibling(stated=each.stated, raw=each.raw, data=shortened)
+    return work_of(stand_in)
+
+
+def _compared(each: Sibling) -> Mapping[str, object]:
+    return effective_settings(each.stated, contents_of(each))
+
+
+def _different(one: Mapping[str, object], other: Mapping[str, object]) -> list[str]:
+    return [name for name in one if one[name] != other.get(name)]
+
+
+def _raw(each: Sibling, key: str) -> object:
+    node: object = {} if isinstance(each.raw, Missing) else each.raw
+    for part in key.split("."):
+        node = node.get(part) if isinstance(node, Mapping) else None
+    return node
+
+
+def _partition(items: Iterable[Sibling], by: Callable[[Sibling], T]) -> dict[T, list[Sibling]]:
+    found: dict[T, list[Sibling]] = {}
+    for each in items:
+        found.setdefault(by(each), []).append(each)
+    return found
+
+
+def _groups(items: Iterable[Sibling], by: Callable[[Sibling], object]) -> Iterator[list[Sibling]]:
+    """Trainings that are alike by some measure, where there are two or more."""
+    yield from (group for group in _partition(items, by).values() if len(group) > 1)

@@ -1,0 +1,164 @@
+"""A rule on the time limits of a project's job scripts against the times that its plan names."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import PurePath
+from typing import Final
+
+from touchline.core.finding import Severity
+from touchline.core.json_text import parse_json
+from touchline.lint.rule import Violation, rule
+from touchline.lint.siblings import FolderView, TextFile
+from touchline.slurm.script import Script, read_script
+from touchline.slurm.scripts import time_limit_seconds
+
+_UNITS: Final = dict(zip("dhms", (86400.0, 3600.0, 60.0, 1.0), strict=True))
+_NUMBER: Final = r"(\d+(?:\.\d+)?)"
+_PART: Final = re.compile(
+    rf"{_NUMBER}(?:\s*(?:-|–|to)\s*\d+(?:\.\d+)?)?\s*\+?\s*(d(?:ays?)?|h(?:ours?|rs?)?|m(?:in(?:ute)?s?)?|s(?:ec(?:ond)?s?)?)\b",
+    re.IGNORECASE,
+)
+_CLOCK: Final = re.compile(r"(?:(\d+)-)?(\d{1,3}):(\d\d):(\d\d)")
+_TIME: Final = re.compile(r"time|duration|hours|minutes|runtime|takes", re.IGNORECASE)
+_LIMIT: Final = re.compile(
+    r"limit|deadline|per step|s/step|eval|at most|max|allow|wall|queue|partition|every", re.IGNORECASE
+)
+_EXPECTS: Final = re.compile(
+    r"estimate|expect|planned|predicted|training (?:time|takes)|runs? (?:takes|for)", re.IGNORECASE
+)
+_EACH: Final = re.compile(r"\b(?:each|per run|a run|every run)\b", re.IGNORECASE)
+_GOES_ON: Final = re.compile(r"--requeue|scontrol\s+requeue|touchline\.launch|resume_from_checkpoint", re.IGNORECASE)
+_HALF: Final = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class _Planned:
+    """The time that a plan names for a run."""
+
+    seconds: float
+    """What is expected."""
+    least: float
+    """The lower end of it."""
+    where: str
+    """Where it stands, in words."""
+
+
+@rule("EX158", Severity.WARNING)
+def time_limit_below_plan(view: FolderView) -> Iterator[Violation]:
+    """Report a job's time limit below the time that its plan or a comment names."""
+    plans = {str(PurePath(plan.path).parent): plan for plan in sorted(view.plans, key=_told_by_numbers)}
+    for each in view.scripts:
+        place = PurePath(each.path)
+        plan = plans.get(str(place.parent.parent)) or plans.get(str(place.parent))
+        if "eval" in place.name.lower():
+            continue
+        script = read_script(each.text, each.path)
+        limit = script.asked("time")
+        seconds = None if limit is None or limit.value is None else time_limit_seconds(limit.value)
+        names = [place.parent.name, place.stem, script.value("job-name") or ""]
+        planned = None if plan is None else _planned(plan, [name for name in names if name])
+        planned = planned or _of_comments(script)
+        if limit is None or not seconds or planned is None or seconds >= planned.seconds or not _trains(script):
+            continue
+        sure = seconds < _HALF * planned.least and _GOES_ON.search(each.text) is None
+        yield Violation(
+            message=f"--time={limit.value} is {_shown(seconds)}, and {planned.where} expects {_shown(planned.seconds)}",
+            at=script.where(limit.line, limit.column),
+            hint=f"--time={_clock(1.5 * planned.seconds)}",
+            subject="time",
+            severity=Severity.ERROR if sure else None,
+        )
+
+
+def _trains(script: Script) -> bool:
+    return any(launch.is_long for launch in script.launches) or "touchline.run" in script.text
+
+
+def _told_by_numbers(plan: TextFile) -> bool:
+    """Sort plan.json last, so that it stands in the place of the Markdown beside it."""
+    return plan.path.endswith(".json")
+
+
+def _planned(plan: TextFile, names: list[str]) -> _Planned | None:
+    if plan.path.endswith(".json"):
+        return _of_json(plan, names)
+    file = PurePath(plan.path).name
+    header: list[str] = []
+    heading = ""
+    for number, line in enumerate(plan.text.splitlines(), 1):
+        cells = [cell.strip(" `*") for cell in line.strip().strip("|").split("|")] if "|" in line else []
+        where = f"{file}, line {number},"
+        if not cells:
+            header = []
+            heading = line if line.startswith("#") else heading
+            own = any(_names(line, name) for name in names)
+            of_heading = any(_names(heading, name) for name in names) and _TIME.search(line) is not None
+            seconds = _seconds(line, "") if (own or of_heading) and not _LIMIT.search(line) else None
+            if seconds:
+                return _Planned(seconds, seconds, where)
+        elif not header:
+            header = cells
+        elif any(name in cells for name in names):
+            for title, cell in zip(header, cells, strict=False):
+                seconds = _seconds(cell, title) if _TIME.search(title) and not _LIMIT.search(title) else None
+                if seconds:
+                    return _Planned(seconds, seconds, where)
+    found = [line for line in plan.text.splitlines() if _EACH.search(line) and "|" not in line]
+    told = [seconds for line in found if (seconds := _seconds(line, ""))]
+    return _Planned(told[0], told[0], file) if len(told) == 1 else None
+
+
+def _names(line: str, name: str) -> bool:
+    return re.search(rf"(?<![\w.-]){re.escape(name)}(?![\w-]|\.\w)", line) is not None
+
+
+def _of_comments(script: Script) -> _Planned | None:
+    """Return the time that a comment of the script expects: `# Estimated time: 6 hours`."""
+    for number, line in enumerate(script.lines, 1):
+        if not line.lstrip().startswith("#") or line.startswith(("#SBATCH", "#!")) or not _EXPECTS.search(line):
+            continue
+        seconds = None if _LIMIT.search(line) else _seconds(line, "")
+        if seconds:
+            return _Planned(seconds, seconds, f"line {number}")
+    return None
+
+
+def _of_json(plan: TextFile, names: list[str]) -> _Planned | None:
+    try:
+        data = parse_json(plan.text)
+    except (ValueError, RecursionError):
+        return None
+    runs = data.get("runs") if isinstance(data, dict) else None
+    for run in runs if isinstance(runs, list) else []:
+        if not isinstance(run, Mapping) or run.get("name") not in names:
+            continue
+        told = run.get("train_seconds")
+        value, low = (told.get("value"), told.get("low")) if isinstance(told, Mapping) else (None, None)
+        if isinstance(value, int | float):
+            return _Planned(float(value), float(low) if isinstance(low, int | float) else float(value), "the plan")
+    return None
+
+
+def _seconds(text: str, title: str) -> float | None:
+    """Return the time that a cell or a sentence tells: `3 h`, `1 h 30 min`, `2-3 hours` (its lower end), `01:30:00`."""
+    if (clock := _CLOCK.search(text)) is not None:
+        days, hours, minutes, seconds = (int(part or 0) for part in clock.groups())
+        return float(days * 86400 + hours * 3600 + minutes * 60 + seconds)
+    parts = [float(number) * _UNITS[unit[0].lower()] for number, unit in _PART.findall(text)]
+    if parts:
+        return sum(parts)
+    bare = re.fullmatch(rf"[~≈<]?\s*{_NUMBER}", text)
+    unit = re.search(r"hours?|\bh\b|minutes?|\bmin\b|seconds?|\bs\b", title, re.IGNORECASE)
+    return float(bare[1]) * _UNITS[unit[0][0].lower()] if bare is not None and unit is not None else None
+
+
+def _shown(seconds: float) -> str:
+    return f"{seconds / 3600:.1f} h" if seconds >= 5400 else f"{seconds / 60:.0f} min"
+
+
+def _clock(seconds: float) -> str:
+    minutes = max(1, round(seconds / 60))
+    return f"{minutes // 60:02d}:{minutes % 60:02d}:00"

@@ -1,0 +1,190 @@
+"""Chains of stages: who goes on from whom, with what, and whether that is one chain."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Iterator
+
+from touchline.core.finding import Severity
+from touchline.lint.design import DesignView, model_of, same_path
+from touchline.lint.rule import Violation, rule
+from touchline.spec.experiment import StageConfig
+from touchline.spec.runs import RUN_NAME
+from touchline.spec.stages import stage_settings
+
+
+@rule("EX121", Severity.ERROR)
+def unknown_parent(view: DesignView) -> Iterator[Violation]:
+    """Report a parent that is not a stage."""
+    names = [stage.name for stage in view.experiment.stages]
+    for index, stage in enumerate(view.experiment.stages):
+        if stage.parent is not None and stage.parent not in names:
+            others = [name for name in names if name != stage.name]
+            near = difflib.get_close_matches(stage.parent, others, n=1, cutoff=0.5)
+            yield Violation(
+                message=f"stage {stage.name}: its parent {stage.parent!r} is no stage; stages are {', '.join(names)}",
+                at=view.where("stages", index, "parent"),
+                subject="stages.parent",
+                hint=f"did you mean {near[0]!r}?" if near else None,
+            )
+
+
+@rule("EX122", Severity.ERROR)
+def parent_below_stage(view: DesignView) -> Iterator[Violation]:
+    """Report a stage that is written above its parent."""
+    order = {stage.name: index for index, stage in reversed(list(enumerate(view.experiment.stages)))}
+    in_rings = {name for ring in _rings(view.experiment.stages) for name in ring}
+    for index, stage in enumerate(view.experiment.stages):
+        if stage.parent is not None and order.get(stage.parent, -1) > index and stage.name not in in_rings:
+            yield Violation(
+                message=f"stage {stage.name} comes before its parent {stage.parent}",
+                at=view.where("stages", index, "parent"),
+                subject="stages.parent",
+                hint=f"put {stage.parent} above {stage.name}",
+            )
+
+
+@rule("EX123", Severity.ERROR)
+def stage_cycle(view: DesignView) -> Iterator[Violation]:
+    """Report stages that are each other's parents."""
+    names = [stage.name for stage in view.experiment.stages]
+    for ring in _rings(view.experiment.stages):
+        first = min(names.index(name) for name in ring)
+        yield Violation(
+            message=f"stages go on from each other in a ring: {' -> '.join((*ring, ring[0]))}"
+            if len(ring) > 1
+            else f"stage {ring[0]} is its own parent",
+            at=view.where("stages", first, "parent"),
+            subject="stages.parent",
+            hint=f"take parent from {names[first]}, which then starts from the base model",
+        )
+
+
+@rule("EX124", Severity.ERROR)
+def multiple_root_stages(view: DesignView) -> Iterator[Violation]:
+    """Report more than one stage without a parent."""
+    roots = [(index, stage) for index, stage in enumerate(view.experiment.stages) if stage.parent is None]
+    for index, stage in roots[1:]:
+        before = view.experiment.stages[index - 1].name
+        yield Violation(
+            message=f"stage {stage.name} has no parent, so it starts from the base model like {roots[0][1].name}",
+            at=view.where("stages", index),
+            subject="stages.parent",
+            hint=f"{{name: {stage.name}, parent: {before}, continue: adapter, ...}}",
+        )
+
+
+@rule("EX125", Severity.ERROR)
+def invalid_stage_names(view: DesignView) -> Iterator[Violation]:
+    """Report stage names that are not unique or not valid folder names."""
+    seen: set[str] = set()
+    for index, stage in enumerate(view.experiment.stages):
+        doubled = stage.name.casefold() in seen
+        seen.add(stage.name.casefold())
+        if doubled or not RUN_NAME.fullmatch(stage.name):
+            yield Violation(
+                message=f"two stages are called {stage.name}, when capitals do not count"
+                if doubled
+                else f"stage {stage.name!r}: expected letters, digits, `.`, `_` and `-`, at most 80, a letter or "
+                "digit first",
+                at=view.where("stages", index, "name"),
+                subject="stages.name",
+            )
+
+
+@rule("EX126", Severity.ERROR)
+def missing_continue_mode(view: DesignView) -> Iterator[Violation]:
+    """Report a parent without `continue`, or `continue` without a parent."""
+    for index, stage in enumerate(view.experiment.stages):
+        if stage.parent is None and stage.parent_checkpoint != "last":
+            yield Violation(
+                message=f"stage {stage.name} says `parent_checkpoint: {stage.parent_checkpoint}` and has no parent",
+                at=view.where("stages", index, "parent_checkpoint"),
+                subject="stages.parent_checkpoint",
+                hint="parent: the name of a stage above it",
+            )
+        if (stage.parent is None) == (stage.continue_ is None):
+            continue
+        has_parent = stage.parent is not None
+        yield Violation(
+            message=f"stage {stage.name} goes on from {stage.parent} and does not say how"
+            if has_parent
+            else f"stage {stage.name} says `continue: {stage.continue_}` and has no parent to go on from",
+            at=view.where("stages", index, "parent" if has_parent else "continue"),
+            subject="stages.continue",
+            hint="continue: adapter, or continue: merge" if has_parent else "parent: the name of a stage above it",
+        )
+
+
+@rule("EX127", Severity.ERROR)
+def stage_of_another_model(view: DesignView) -> Iterator[Violation]:
+    """Report a stage with another base model than the chain's."""
+    experiment = view.experiment
+    pairs = (str(model_of(pair["models"])) for pair in experiment.pairs if "models" in pair)
+    models = [same_path(model) for model in (*experiment.models, *pairs)]
+    for index, stage in enumerate(experiment.stages):
+        if stage.model is not None and (same_path(stage.model) not in models or len(set(models)) > 1):
+            yield Violation(
+                message=f"stage {stage.name} is of {stage.model}, and the chain of {', '.join(models) or 'no model'}",
+                at=view.where("stages", index, "model"),
+                subject="stages.model",
+                hint="take model out of the stage",
+            )
+
+
+@rule("EX129", Severity.WARNING)
+def stage_overrides_factor(view: DesignView) -> Iterator[Violation]:
+    """Report a stage that sets a key that `factors` varies."""
+    varied = {*view.experiment.factors, *(key for pair in view.experiment.pairs for key in pair)}
+    fixed = [set(stage_settings(stage)) & varied for stage in view.experiment.stages]
+    everywhere = set.intersection(*fixed) if fixed else set()
+    for index, keys in enumerate(fixed):
+        for key in sorted(keys):
+            yield Violation(
+                message=f"stage {view.experiment.stages[index].name} sets {key}, which factors vary"
+                + (": no stage is left that the factor reaches" if key in everywhere else ""),
+                at=view.where("stages", index, *key.split(".")),
+                subject=f"stages.{key}",
+                hint=f"take {key} out of the stage, or out of factors",
+                severity=Severity.ERROR if key in everywhere else None,
+            )
+
+
+@rule("EX130", Severity.WARNING)
+def repeated_stage(view: DesignView) -> Iterator[Violation]:
+    """Report a stage with its parent's data and settings."""
+    stages = {stage.name: stage for stage in view.experiment.stages}
+    for index, stage in enumerate(view.experiment.stages):
+        parent = stages.get(stage.parent or "")
+        if parent is not None and parent is not stage and _told(view, stage) == _told(view, parent):
+            yield Violation(
+                message=f"stage {stage.name} trains on the data of {parent.name} with its settings",
+                at=view.where("stages", index),
+                subject="stages",
+                hint=f"other data for {stage.name}, or more epochs for {parent.name}",
+            )
+
+
+def _rings(stages: tuple[StageConfig, ...]) -> list[tuple[str, ...]]:
+    """Every ring of parents, each once, from the stage that comes first in the file."""
+    parents = {stage.name: stage.parent for stage in stages}
+    rings: dict[frozenset[str], tuple[str, ...]] = {}
+    for stage in stages:
+        path: list[str] = []
+        node: str | None = stage.name
+        while node is not None and node in parents and node not in path:
+            path.append(node)
+            node = parents[node]
+        if node == stage.name:
+            rings.setdefault(frozenset(path), tuple(path))
+    return list(rings.values())
+
+
+def _told(view: DesignView, stage: StageConfig) -> str:
+    """What a stage trains on and how, as far as stages differ in it."""
+    own = stage_settings(stage)
+    path = own.get("data.path", view.experiment.data.path)
+    facts = view.dataset(str(path))
+    own["data.path"] = same_path(str(path)) if facts is None else facts.train_sha256
+    return json.dumps(own, sort_keys=True)

@@ -1,0 +1,137 @@
+"""Rules: a task file is Python, holds a task, and builds; read as text first, nothing is run for that."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import PurePath
+from typing import Literal
+
+from touchline.core.finding import Severity, Where
+from touchline.lint.rule import Violation, rule
+
+TaskFault = Literal["import", "no task", "no function", "columns", "data", "build"]
+"""Where building a task failed: the file itself; nothing in it is a task, or the function that was named; a column
+that is not there; a file that is not there; anything else."""
+LEGACY_NAME = "inspect.py"
+_DECORATOR = re.compile(r"^@(?:\w+\.)*task\b", re.MULTILINE)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TaskFileView:
+    """A file with a task, and how building it went."""
+
+    path: str
+    """The file, as the user named it."""
+    text: str
+    """Its content."""
+    failed: tuple[TaskFault, str] | None = None
+    """Where building failed, and what was said; none: it was built, or not tried."""
+    line: int | None = None
+    """The line of the file where it failed."""
+
+
+@rule("EV210", Severity.ERROR)
+def task_import_error(view: TaskFileView) -> Iterator[Violation]:
+    """Report a task file that cannot be imported, or whose task cannot be built."""
+    if view.failed is not None and view.failed[0] in ("import", "build"):
+        what = "cannot be imported" if view.failed[0] == "import" else "does not build its task"
+        yield Violation(message=f"{PurePath(view.path).name} {what}: {view.failed[1]}", at=_at(view, view.line))
+
+
+@rule("EV211", Severity.ERROR)
+def no_task_in_file(view: TaskFileView) -> Iterator[Violation]:
+    """Report a file without a task, or without the one that was named."""
+    if view.failed is not None:
+        if view.failed[0] in ("no task", "no function"):
+            yield Violation(message=view.failed[1], at=_at(view, None))
+        return
+    tree = _tree(view)
+    if tree is not None and uses_inspect(tree) and not has_task(tree):
+        yield Violation(message=f"{PurePath(view.path).name} has no function with @task", at=_at(view, None))
+
+
+@rule("EV213", Severity.ERROR)
+def task_input_missing(view: TaskFileView) -> Iterator[Violation]:
+    """Report a task that reads a file, split or column that does not exist."""
+    if view.failed is not None and view.failed[0] in ("columns", "data"):
+        what = "a column" if view.failed[0] == "columns" else "a file or split"
+        yield Violation(
+            message=f"{PurePath(view.path).name} reads {what} that is not there: {view.failed[1]}",
+            at=_at(view, view.line),
+        )
+
+
+@rule("EV216", Severity.INFO)
+def legacy_task_name(view: TaskFileView) -> Iterator[Violation]:
+    """Report a task file named `inspect.py`."""
+    if PurePath(view.path).name == LEGACY_NAME:
+        yield Violation(
+            message="a task file called inspect.py hides the standard module of that name",
+            at=_at(view, None),
+            hint=f"mv {view.path} {PurePath(view.path).with_name('task.py')}",
+        )
+
+
+@rule("EV218", Severity.ERROR)
+def task_syntax_error(view: TaskFileView) -> Iterator[Violation]:
+    """Report a task file that is not valid Python."""
+    try:
+        ast.parse(view.text)
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        line, column = (error.lineno, error.offset) if isinstance(error, SyntaxError) else (None, None)
+        said = error.msg if isinstance(error, SyntaxError) else str(error)
+        where = Where(path=view.path, line=line, column=column)
+        yield Violation(message=f"{PurePath(view.path).name} is no Python: {said}", at=where)
+
+
+def uses_inspect(tree: ast.AST) -> bool:
+    """Whether a module imports Inspect."""
+    names: list[str] = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names.append(node.module or "")
+    return any(name.partition(".")[0] == "inspect_ai" for name in names)
+
+
+def has_task(tree: ast.AST) -> bool:
+    """Whether a module has a function with the decorator `task`, or calls it on one."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and any(map(_is_task, node.decorator_list)):
+            return True
+        if isinstance(node, ast.Call) and _is_task(node.func):
+            return True
+        if isinstance(node, ast.ImportFrom) and any(alias.name == "*" for alias in node.names):
+            return True
+    return False
+
+
+def is_task_file(text: str) -> bool:
+    """Whether a Python file seems to hold an Inspect task: by its text alone, for a tree holds many other files."""
+    if "inspect_ai" not in text or not _DECORATOR.search(text):
+        return False
+    try:
+        return uses_inspect(ast.parse(text))
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return "import" in text
+
+
+def _is_task(node: ast.expr) -> bool:
+    target = node.func if isinstance(node, ast.Call) else node
+    name = target.attr if isinstance(target, ast.Attribute) else target.id if isinstance(target, ast.Name) else ""
+    return name == "task"
+
+
+def _tree(view: TaskFileView) -> ast.AST | None:
+    try:
+        return ast.parse(view.text)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return None
+
+
+def _at(view: TaskFileView, line: int | None) -> Where:
+    return Where(path=view.path, line=line)

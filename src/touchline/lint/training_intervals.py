@@ -1,0 +1,170 @@
+"""Rules on the intervals of saving, validation and logging against the steps of a training."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+from touchline.core.finding import Severity
+from touchline.core.quantity import Missing
+from touchline.lint.arithmetic import HF_LOOP, arithmetic, most
+from touchline.lint.rule import Violation, rule
+from touchline.lint.views import TrainingView
+from touchline.spec.partial import Stated, StatedTraining
+
+OFTEN: Final = 100
+"""Steps from which a validation after every one of them is no mere try-out."""
+ROUND: Final = 5
+"""Multiples of this are numbers that somebody chose."""
+FORWARD_SHARE: Final = 3
+"""A training pass costs about three forward passes, a validation one."""
+
+
+_FAR = 5
+"""So many times the training's length an interval was not chosen for it."""
+_NEVER: Final = 100_000
+_MANY_EPOCHS: Final = 5
+"""Epochs from which learning by heart is likely."""
+_MANY_WRITTEN: Final = 10
+"""The same where each epoch's checkpoint is written, and may be evaluated afterwards."""
+_TRY_OUT: Final = 50
+"""Steps below which a training is a mere try-out."""
+
+
+def _written(value: Stated[float] | None) -> bool:
+    return value is not None and not value.is_default
+
+
+@rule("TR015", Severity.INFO)
+def saves_at_end_only(view: TrainingView) -> Iterator[Violation]:
+    """Report a save interval longer than the training."""
+    stated, numbers = view.stated, arithmetic(view)
+    every, high = numbers.interval(stated.save_steps), most(numbers.steps)
+    at_steps = stated.save_cadence is None or stated.save_cadence.value == "steps"
+    if every is not None and high and at_steps and every > high:
+        meant = _written(stated.save_steps) and _FAR * high < every < _NEVER
+        yield Violation(
+            message=f"a checkpoint every {every:,} steps, and the training has {numbers.steps}: only its end is saved",
+            at=stated.save_steps,
+            # A default that is too long is nobody's intention, one beyond all trainings is how people write `never`,
+            # and a try-out of some steps needs no checkpoint.
+            severity=Severity.WARNING if meant and high >= _TRY_OUT else None,
+        )
+
+
+@rule("TR016", Severity.WARNING)
+def no_validation_before_end(view: TrainingView) -> Iterator[Violation]:
+    """Report a validation interval longer than the training."""
+    stated, numbers = view.stated, arithmetic(view)
+    every, high = numbers.interval(stated.eval_steps), most(numbers.steps)
+    if every is None or not high or every <= high or not _validates_by_steps(stated):
+        return
+    if stated.backend == "peft":
+        message = f"validation every {every:,} steps, and the training has {numbers.steps}: only epochs' ends are seen"
+        yield Violation(message=message, at=stated.eval_steps)
+        return
+    limited = stated.backend in HF_LOOP
+    yield Violation(
+        message=(
+            f"validation every {every:,} steps, and the training has {numbers.steps}: "
+            + ("it runs at the very end, or never" if limited else "it never runs")
+        ),
+        at=stated.eval_steps,
+        hint=f"at most {max(high // 4, 1)}, for four looks",
+        severity=Severity.INFO if stated.eval_steps is not None and stated.eval_steps.is_default else None,
+    )
+
+
+@rule("TR017", Severity.WARNING)
+def interval_divided_twice(view: TrainingView) -> Iterator[Violation]:
+    """Report an interval of one epoch divided by the accumulation once too often."""
+    stated, numbers = view.stated, arithmetic(view)
+    accumulation = stated.gradient_accumulation_steps
+    per_epoch, rows, per_step = numbers.steps_per_epoch, numbers.rows, numbers.rows_per_step
+    if accumulation is None or accumulation.value < 2 or isinstance(per_epoch, Missing) or per_epoch.high is None:
+        return
+    if isinstance(rows, Missing) or isinstance(per_step, Missing) or rows.high is None or stated.backend == "peft":
+        return
+    if rows.exact is None and stated.max_examples is not None:
+        # The most that may be taken says less of how many there are than a slice does.
+        return
+    twice = rows.high / (per_step.low * accumulation.value)
+    for each, name in ((stated.eval_steps, "validation"), (stated.save_steps, "a checkpoint")):
+        every = numbers.interval(each)
+        if each is None or each.is_default or every is None or every < 2 or not _in_use(stated, each):
+            continue
+        # A round number was chosen, and only looks as if it had been computed.
+        if every % ROUND and abs(every - twice) < 1 and every * 1.5 < per_epoch.high:
+            yield Violation(
+                message=(
+                    f"{name} every {every} steps is {per_epoch.high / every:.1f} times an epoch: an epoch is "
+                    f"{per_epoch.high} steps, {rows.high:,} rows / {per_step.low}; {every} would be "
+                    f"{rows.high:,} / {per_step.low * accumulation.value}, which counts the accumulation twice"
+                ),
+                at=each,
+                hint=f"{each.key.rpartition('.')[2]}: {per_epoch.high}",
+            )
+
+
+@rule("TR018", Severity.WARNING)
+def excessive_validation(view: TrainingView) -> Iterator[Violation]:
+    """Report validation that takes longer than the training, or runs after every step."""
+    stated, numbers = view.stated, arithmetic(view)
+    every = numbers.interval(stated.eval_steps)
+    if every is None or not _validates_by_steps(stated) or isinstance(numbers.steps, Missing):
+        return
+    times = numbers.steps.low // every
+    held_out = None if isinstance(view.data, Missing) else view.data.validation_examples
+    per_step = None if isinstance(numbers.rows_per_step, Missing) else numbers.rows_per_step.high
+    density = numbers.density
+    if held_out and per_step and density:
+        trained = FORWARD_SHARE * numbers.steps.low * per_step * density
+        if times > 1 and times * held_out > trained:
+            yield Violation(
+                message=(
+                    f"{times:,} validations of {held_out:,} rows cost about {times * held_out / trained:.1f} times the "
+                    f"training's own computing"
+                ),
+                at=stated.eval_steps,
+            )
+    elif every == 1 and times >= OFTEN:
+        yield Violation(message=f"a validation after every step, {times:,} in all", at=stated.eval_steps)
+
+
+@rule("TR024", Severity.INFO)
+def no_loss_logged(view: TrainingView) -> Iterator[Violation]:
+    """Report a logging interval longer than the training."""
+    stated, numbers = view.stated, arithmetic(view)
+    every, high = numbers.interval(stated.logging_steps), most(numbers.steps)
+    if every is not None and high and every > high:
+        yield Violation(
+            message=f"a loss every {every:,} steps, and the training has {numbers.steps}", at=stated.logging_steps
+        )
+
+
+def _validates_by_steps(stated: StatedTraining) -> bool:
+    cadence = stated.eval_cadence
+    return cadence is not None and cadence.value == "steps"
+
+
+def _in_use(stated: StatedTraining, each: Stated[float]) -> bool:
+    """Whether an interval has any effect."""
+    cadence = stated.eval_cadence if each is stated.eval_steps else stated.save_cadence
+    return cadence is None or cadence.value == "steps"
+
+
+@rule("TR025", Severity.WARNING)
+def many_epochs_without_validation(view: TrainingView) -> Iterator[Violation]:
+    """Report many epochs without validation data."""
+    stated = view.stated
+    epochs, share = stated.epochs, stated.validation_fraction
+    limited = stated.max_steps is not None and stated.max_steps.value > 0
+    if epochs is None or limited or stated.backend not in (*HF_LOOP, "torchtune"):
+        return
+    holds_out = share is not None and share.value > 0
+    if epochs.value < (_MANY_WRITTEN if stated.backend == "torchtune" else _MANY_EPOCHS) or holds_out:
+        return
+    evaluates = stated.eval_cadence is not None and stated.eval_cadence.value != "no"
+    if any(source.role == "validation" for source in stated.sources) or (evaluates and stated.backend == "trl"):
+        return
+    yield Violation(message=f"{epochs.value:g} epochs, and no validation data tells when they begin to harm", at=epochs)

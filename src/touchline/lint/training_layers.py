@@ -1,0 +1,148 @@
+"""Rules on layers that the model does not have, on lengths that no model takes, and on weights of another size."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Final
+
+from touchline.backends.near import nearest
+from touchline.core.finding import Severity
+from touchline.core.quantity import Missing
+from touchline.lint.rule import Violation, rule
+from touchline.lint.sizes import size_of_name
+from touchline.lint.views import TrainingView
+
+_LLAMA: Final = frozenset({"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"})
+_GPT2: Final = frozenset({"c_attn", "c_proj", "c_fc"})
+_NEOX: Final = frozenset({"query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h"})
+_LAYERS: Final = frozenset(
+    {*_LLAMA, *_GPT2, *_NEOX, "qkv_proj", "gate_up_proj", "out_proj", "fc1", "fc2", "Wqkv", "W_pack", "in_proj"}
+    | {
+        "query",
+        "key",
+        "value",
+        "q",
+        "k",
+        "v",
+        "o",
+        "wq",
+        "wk",
+        "wv",
+        "wo",
+        "w1",
+        "w2",
+        "w3",
+        "query_proj",
+        "value_proj",
+    }
+)
+"""Names of linear layers that one architecture has and another has not."""
+_NAMED: Final = (
+    (re.compile(r"(?<![a-z])(?:tiny)?llama-?[23v]|tinyllama|qwen(?:1\.5|[23])|(?<![a-z])mi[sx]tral|smollm"), _LLAMA),
+    (re.compile(r"(?<![a-z])gemma-?[123]?-\d"), _LLAMA),
+    (re.compile(r"(?<![a-z])gpt-?2(?![a-z0-9.])"), _GPT2),
+    (re.compile(r"(?<![a-z])(?:pythia|gpt-neox)"), _NEOX),
+)
+"""How models' names tell their architecture, where config.json is not here."""
+_PLAIN: Final = re.compile(r"[\w.]+")
+_SHORTEST: Final = 32
+_LONGEST: Final = 10_000_000
+"""Rows that no model of today was made for."""
+_ANY_CONTEXT: Final = 1_048_576
+_MANY_WARMUP: Final = 10_000
+_ALIKE: Final = 1.5
+"""Names round: the same model is sold as 7B and as 8B."""
+
+
+@rule("TR060", Severity.ERROR)
+def unknown_target_modules(view: TrainingView) -> Iterator[Violation]:
+    """Report an adapter on layers that the model does not have."""
+    stated, targets = view.stated, view.stated.target_modules
+    if targets is None or targets.is_default or stated.backend == "torchtune":
+        return
+    own = _own_layers(view)
+    if own is None or not all(_PLAIN.fullmatch(each) for each in targets.value):
+        return
+    wanted = {each.rpartition(".")[2] for each in targets.value}
+    foreign = sorted(each for each in wanted & _LAYERS if each not in own)
+    if not foreign:
+        return
+    known, sure = ", ".join(sorted(own)), not wanted & own and wanted <= _LAYERS
+    shape = None if isinstance(view.model, Missing) or isinstance(view.model.shape, Missing) else view.model.shape
+    if not sure and (shape is None or shape.extrapolated is not None):
+        # What else it has, an encoder of images or experts, is not known.
+        return
+    yield Violation(
+        message=f"{stated.model.value if stated.model else 'the model'} has no layers named {', '.join(foreign)}: "
+        + ("there is nothing to adapt" if sure else "they get no adapter, and nothing says so"),
+        at=targets,
+        hint=f"its layers are {known}",
+        severity=Severity.ERROR if sure else Severity.WARNING,
+    )
+
+
+@rule("TR080", Severity.ERROR)
+def misspelled_target_module(view: TrainingView) -> Iterator[Violation]:
+    """Report misspelled target modules."""
+    targets = view.stated.target_modules
+    if targets is None or targets.is_default or view.stated.backend == "torchtune":
+        return
+    own = _own_layers(view)
+    usual = _LLAMA if own is None else own
+    names = {each.rpartition(".")[2] for each in targets.value if _PLAIN.fullmatch(each)}
+    if own is None and not names & usual:
+        return
+    for each in sorted(names - _LAYERS - usual):
+        near = nearest(each, usual, names)
+        if near is not None and "_" in near:
+            yield Violation(message=f"{each} is no layer; did you mean {near}?", at=targets, hint=near)
+
+
+def _own_layers(view: TrainingView) -> frozenset[str] | None:
+    """Names of the model's linear layers, of its dimensions or by its name."""
+    if not isinstance(view.model, Missing) and not isinstance(view.model.shape, Missing):
+        shape = view.model.shape
+        if shape.extrapolated is None and shape.linears:
+            return frozenset(linear.name.rpartition(".")[2] for linear in shape.linears)
+    name = "" if view.stated.model is None else view.stated.model.value.rpartition("/")[2].lower()
+    return next((layers for pattern, layers in _NAMED if pattern.search(name)), None)
+
+
+@rule("TR061", Severity.WARNING)
+def pretraining_warmup(view: TrainingView) -> Iterator[Violation]:
+    """Report warmup of ten thousand steps or more."""
+    warmup, steps = view.stated.warmup_steps, view.stated.max_steps
+    if warmup is not None and warmup.value >= _MANY_WARMUP and steps is None and isinstance(view.data, Missing):
+        yield Violation(message=f"{warmup.value:,} warm-up steps are more than most trainings have in all", at=warmup)
+
+
+@rule("TR062", Severity.WARNING)
+def length_of_no_model(view: TrainingView) -> Iterator[Violation]:
+    """Rows may have fewer than 32 tokens, or more than a million where nothing tells that the model takes so many."""
+    limit = view.stated.max_seq_len
+    if limit is None or limit.is_default:
+        return
+    if limit.value < 1:
+        yield Violation(message=f"rows of {limit.value} tokens hold nothing", at=limit, severity=Severity.ERROR)
+        return
+    context = None if isinstance(view.model, Missing) else view.model.context_length
+    short = isinstance(view.data, Missing) or view.data.lengths is None
+    if limit.value < _SHORTEST and short:
+        yield Violation(message=f"rows of at most {limit.value} tokens cut nearly every example", at=limit)
+    elif limit.value > (_ANY_CONTEXT if context is None else max(8 * context, _LONGEST)):
+        yield Violation(message=f"rows of up to {limit.value:,} tokens are beyond every model's context", at=limit)
+
+
+@rule("TR063", Severity.WARNING)
+def weights_of_another_size(view: TrainingView) -> Iterator[Violation]:
+    """Report a model and weights whose names state different sizes."""
+    stated = view.stated
+    if stated.backend != "torchtune" or stated.model is None or stated.model_path is None:
+        return
+    built, place = size_of_name(stated.model.value), stated.model_path.value.rstrip("/").rpartition("/")[2]
+    stored = size_of_name(place)
+    if built is not None and stored is not None and not 1 / _ALIKE < stored / built < _ALIKE:
+        yield Violation(
+            message=f"{stated.model.value} is built, and its weights are read from {place}", at=stated.model_path
+        )

@@ -1,0 +1,176 @@
+"""Rules on learning rate, adapter and schedule."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator
+from typing import Final
+
+from touchline.core.finding import Severity
+from touchline.core.quantity import Missing
+from touchline.lint.arithmetic import HF_LOOP
+from touchline.lint.limits import adapted
+from touchline.lint.rule import Violation, rule
+from touchline.lint.views import TrainingView
+
+ADAPTER_RATES: Final = (5e-7, 1e-2)
+"""Learning rates of adapters outside of which none of some 500 published configs lies; preference training is low."""
+FULL_RATES: Final = (1e-8, 1e-3)
+"""The same where all weights of a model of a billion parameters or more are trained."""
+SMALL_FULL_RATE: Final = 1e-2
+"""The same for smaller models, which are sometimes trained as from scratch."""
+SMALL: Final = 1_000_000_000
+RATES_OF_FULL: Final = (1e-5, 2e-5)
+"""Learning rates that nearly always are for full fine-tuning; adapters are usually trained with ten times as much."""
+RATIOS: Final = (1 / 32, 32.0)
+"""alpha / rank outside of which an adapter acts hardly, or overwhelms; usual are 1/4 to 2."""
+_ADAM = re.compile(r"adam", re.IGNORECASE)
+_OTHER_SCALE = re.compile(r"dadapt|schedule_?free|prodigy|mini|adafactor|muon|lion|sgd|lomo", re.IGNORECASE)
+"""Optimizers whose learning rate is on another scale."""
+
+
+def _adapts(view: TrainingView) -> bool:
+    return view.stated.method is not None and view.stated.method.value in ("lora", "qlora")
+
+
+@rule("TR030", Severity.ERROR)
+def non_positive_learning_rate(view: TrainingView) -> Iterator[Violation]:
+    """Report a learning rate that is zero, negative or not a number."""
+    rate = view.stated.learning_rate
+    if rate is not None and not (rate.value > 0 and math.isfinite(rate.value)):
+        yield Violation(message=f"a learning rate of {rate.value:g} trains nothing; expected more than 0", at=rate)
+
+
+@rule("TR031", Severity.WARNING)
+def unusual_learning_rate(view: TrainingView) -> Iterator[Violation]:
+    """Report a learning rate far outside of its method's usual range."""
+    rate, method, optimizer = view.stated.learning_rate, view.stated.method, view.stated.optimizer
+    if rate is None or method is None or not rate.value > 0 or rate.is_default:
+        return
+    if optimizer is not None and (_OTHER_SCALE.search(optimizer.value) or not _ADAM.search(optimizer.value)):
+        return
+    low, high = ADAPTER_RATES if _adapts(view) else FULL_RATES
+    size = None if isinstance(view.model, Missing) else view.model.num_parameters
+    if not _adapts(view) and (size is None or size < SMALL):
+        high = SMALL_FULL_RATE
+    if not low <= rate.value <= high:
+        what = "an adapter" if _adapts(view) else "all weights"
+        yield Violation(
+            message=f"a learning rate of {rate.value:g} for {what}; expected {low:g} to {high:g}",
+            at=rate,
+            hint="2.0e-4 is usual" if _adapts(view) else "1.0e-5 is usual",
+        )
+
+
+@rule("TR032", Severity.INFO)
+def full_training_learning_rate(view: TrainingView) -> Iterator[Violation]:
+    """Report an adapter with a learning rate usual for training all weights."""
+    rate = view.stated.learning_rate
+    if rate is not None and _adapts(view) and RATES_OF_FULL[0] <= rate.value <= RATES_OF_FULL[1]:
+        said = f"the trainer's default of {rate.value:g}" if rate.is_default else f"{rate.value:g}"
+        yield Violation(message=f"{said} is a learning rate for all weights; adapters usually take some 2e-4", at=rate)
+
+
+@rule("TR033", Severity.ERROR)
+def zero_alpha(view: TrainingView) -> Iterator[Violation]:
+    """Report an adapter with alpha 0."""
+    alpha = view.stated.alpha
+    # LLaMA-Factory takes 0 for "not given" and puts twice the rank.
+    if alpha is not None and _adapts(view) and alpha.value == 0 and view.stated.backend != "llamafactory":
+        yield Violation(
+            message="alpha 0 multiplies the adapter by 0: it never learns", at=alpha, hint=_alpha_hint(view)
+        )
+
+
+@rule("TR034", Severity.WARNING)
+def alpha_far_from_rank(view: TrainingView) -> Iterator[Violation]:
+    """Report alpha and rank that are far apart, or a negative alpha."""
+    alpha, rank = view.stated.alpha, view.stated.rank
+    if alpha is None or rank is None or rank.value < 1 or alpha.value == 0 or not _adapts(view):
+        return
+    ratio = alpha.value / rank.value
+    if not RATIOS[0] <= ratio <= RATIOS[1]:
+        yield Violation(
+            message=f"alpha / rank is {alpha.value:g} / {rank.value} = {ratio:.3g}; usual are 0.25 to 2",
+            at=alpha,
+            hint=_alpha_hint(view),
+        )
+
+
+@rule("TR035", Severity.ERROR)
+def non_positive_rank(view: TrainingView) -> Iterator[Violation]:
+    """Report an adapter of rank zero or less."""
+    rank = view.stated.rank
+    if rank is not None and _adapts(view) and rank.value < 1:
+        yield Violation(message=f"an adapter of rank {rank.value}; expected at least 1", at=rank, hint="8")
+
+
+@rule("TR036", Severity.WARNING)
+def adapter_larger_than_layers(view: TrainingView) -> Iterator[Violation]:
+    """Report an adapter with as many parameters as its layers."""
+    rank, targets = view.stated.rank, view.stated.target_modules
+    if rank is None or rank.value < 1 or not _adapts(view) or isinstance(view.model, Missing):
+        return
+    shape = view.model.shape
+    if isinstance(shape, Missing):
+        return
+    names = adapted(shape, targets.value if targets is not None else None)
+    layers = shape.num_layers * sum(each.inputs * each.outputs for each in shape.linears if each.name in names)
+    adapter = shape.adapter_parameters(rank.value, names)
+    if adapter >= layers:
+        yield Violation(
+            message=(
+                f"rank {rank.value} gives the adapter {adapter:,} parameters, and the layers that it adapts have "
+                f"{layers:,} (width {shape.hidden_size})"
+            ),
+            at=rank,
+        )
+
+
+@rule("TR037", Severity.WARNING)
+def constant_schedule_with_warmup(view: TrainingView) -> Iterator[Violation]:
+    """Report warmup with the schedule `constant`, which ignores it."""
+    stated = view.stated
+    if stated.backend not in HF_LOOP or stated.schedule is None or stated.schedule.value != "constant":
+        return
+    for each in (stated.warmup_steps, stated.warmup_fraction):
+        if each is not None and each.value > 0 and not each.is_default:
+            yield Violation(
+                message=f"{each.key} has no effect with the schedule `constant`",
+                at=each,
+                hint=f"{stated.schedule.key}: constant_with_warmup",
+            )
+
+
+@rule("TR038", Severity.WARNING)
+def dropout_out_of_range(view: TrainingView) -> Iterator[Violation]:
+    """Report an adapter's dropout above one half or below 0."""
+    dropout = view.stated.dropout
+    if dropout is None or not _adapts(view) or 0 <= dropout.value <= 0.5:
+        return
+    possible = 0 <= dropout.value <= 1
+    yield Violation(
+        message=f"a dropout of {dropout.value:g}; expected 0 to 0.1" + ("" if possible else ", a share of one"),
+        at=dropout,
+        severity=None if possible else Severity.ERROR,
+    )
+
+
+@rule("TR039", Severity.WARNING)
+def weight_decay_out_of_range(view: TrainingView) -> Iterator[Violation]:
+    """Report a weight decay that is negative or above 1."""
+    decay = view.stated.weight_decay
+    if decay is not None and not 0 <= decay.value <= 1:
+        yield Violation(
+            message=f"a weight decay of {decay.value:g}; usual are 0 to 0.1",
+            at=decay,
+            severity=Severity.ERROR if decay.value < 0 else None,
+        )
+
+
+def _alpha_hint(view: TrainingView) -> str | None:
+    rank, alpha = view.stated.rank, view.stated.alpha
+    if rank is None or alpha is None or rank.value < 1:
+        return None
+    return f"{alpha.key.rpartition('.')[2]}: {2 * rank.value}"

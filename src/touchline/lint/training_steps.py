@@ -1,0 +1,146 @@
+"""Rules on how much is trained: optimizer steps, batches, epochs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+from touchline.core.finding import Severity
+from touchline.core.quantity import Missing
+from touchline.data.packing.batches import largest_divisor
+from touchline.lint.arithmetic import HF_LOOP, Arithmetic, arithmetic, most
+from touchline.lint.rule import Violation, rule
+from touchline.lint.views import TrainingView
+from touchline.spec.partial import StatedTraining
+
+FEW_STEPS: Final = 10
+"""Steps below which no schedule has a shape."""
+MANY_EPOCHS: Final = 20
+"""Epochs beyond which a language model mostly learns its rows by heart; published examples have 1 to 5."""
+
+
+def _rows(view: TrainingView, numbers: Arithmetic) -> str:
+    rows = numbers.rows
+    name = "packs" if view.stated.packed is not None and view.stated.packed.value and numbers.density else "rows"
+    return "no rows" if isinstance(rows, Missing) else f"{rows} {name}"
+
+
+def _window(stated: StatedTraining) -> str:
+    """`micro-batches of 4 × 8 accumulated`."""
+    words = []
+    if stated.micro_batch_size is None and stated.global_batch_size is not None:
+        words.append(f"batches of {stated.global_batch_size.value}")
+    if stated.micro_batch_size is not None:
+        words.append(f"micro-batches of {stated.micro_batch_size.value}")
+    if stated.gradient_accumulation_steps is not None and stated.gradient_accumulation_steps.value > 1:
+        words.append(f"{stated.gradient_accumulation_steps.value} accumulated")
+    return " × ".join(words)
+
+
+def _in_window(stated: StatedTraining) -> str:
+    """Return ` in micro-batches of 4`; nothing where no batch size is known."""
+    window = _window(stated)
+    return f" in {window}" if window else ""
+
+
+@rule("TR010", Severity.ERROR)
+def no_optimizer_step(view: TrainingView) -> Iterator[Violation]:
+    """Report a training without a single optimizer step."""
+    stated, numbers = view.stated, arithmetic(view)
+    if most(numbers.rows) == 0:
+        at = stated.sources[0].name if stated.sources else None
+        yield Violation(message="there is no row to train on, so no optimizer step is made", at=at)
+    elif most(numbers.steps_per_epoch) == 0:
+        accumulation, micro = stated.gradient_accumulation_steps, stated.micro_batch_size
+        rows = most(numbers.rows) or 0
+        on_each = rows // max(numbers.devices.low, 1)
+        each = micro.value if micro is not None else 1
+        full = f"at most {on_each // each} micro-batches of {each} are full; gradient_accumulation_steps: 1"
+        yield Violation(
+            message=(
+                f"no optimizer step is made: an epoch has {_rows(view, numbers)}, and a step takes "
+                f"{_window(stated) or 'more'}; what does not fill a step is dropped"
+            ),
+            at=accumulation if accumulation is not None and accumulation.value > 1 else micro,
+            hint=full if on_each >= each else f"batch_size: {max(on_each, 1)}",
+        )
+
+
+@rule("TR011", Severity.WARNING)
+def few_optimizer_steps(view: TrainingView) -> Iterator[Violation]:
+    """Report a training with fewer than ten optimizer steps."""
+    stated, numbers = view.stated, arithmetic(view)
+    high = most(numbers.steps)
+    if high is None or not 0 < high < FEW_STEPS or (stated.max_steps is not None and stated.max_steps.value > 0):
+        return
+    yield Violation(
+        message=(
+            f"the training has {numbers.steps} optimizer step{'s' if high > 1 else ''}: {_rows(view, numbers)} per "
+            f"epoch{_in_window(stated)}"
+        ),
+        at=stated.gradient_accumulation_steps or stated.micro_batch_size,
+        hint="a smaller batch, less accumulation or more epochs",
+    )
+
+
+@rule("TR019", Severity.ERROR)
+def indivisible_global_batch(view: TrainingView) -> Iterator[Violation]:
+    """Report a global batch that is not a multiple of micro-batch times devices."""
+    stated, devices = view.stated, arithmetic(view).devices.exact
+    whole, micro, accumulation = stated.global_batch_size, stated.micro_batch_size, stated.gradient_accumulation_steps
+    if whole is None or micro is None or whole.value < 1 or micro.value < 1 or micro.is_default:
+        return
+    together = micro.value * (devices or 1)
+    if whole.value % together:
+        words = f"{micro.value} × {devices} devices" if devices and devices > 1 else f"{micro.value}"
+        yield Violation(
+            message=f"{whole.key} {whole.value} is not a multiple of {words}",
+            at=micro,
+            hint=f"{micro.key.rpartition('.')[2]}: {largest_divisor(whole.value, micro.value)}",
+        )
+        return
+    if accumulation is None or accumulation.is_default or not devices:
+        return
+    if whole.value != together * accumulation.value:
+        yield Violation(
+            message=(
+                f"{whole.key} is {whole.value}, but {micro.value} × {accumulation.value} × {devices} devices is "
+                f"{together * accumulation.value}"
+            ),
+            at=accumulation,
+            hint=f"{accumulation.key.rpartition('.')[2]}: {whole.value // together}",
+        )
+
+
+@rule("TR020", Severity.ERROR)
+def no_epochs(view: TrainingView) -> Iterator[Violation]:
+    """Report zero or negative epochs."""
+    stated = view.stated
+    limited = stated.backend in HF_LOOP and stated.max_steps is not None and stated.max_steps.value > 0
+    if stated.epochs is not None and stated.epochs.value <= 0 and not limited:
+        yield Violation(message=f"{stated.epochs.value:g} epochs train nothing", at=stated.epochs, hint="1")
+
+
+_HUNDREDS = 200
+"""So many epochs are a slip of the key or of a digit."""
+
+
+@rule("TR021", Severity.INFO)
+def many_epochs(view: TrainingView) -> Iterator[Violation]:
+    """Report more than twenty epochs."""
+    stated = view.stated
+    limited = stated.max_steps is not None and stated.max_steps.value > 0
+    if stated.epochs is not None and stated.epochs.value > MANY_EPOCHS and not limited:
+        severity = Severity.WARNING if stated.epochs.value >= _HUNDREDS else None
+        yield Violation(
+            message=f"{stated.epochs.value:g} epochs; usual are 1 to 5", at=stated.epochs, severity=severity
+        )
+
+
+@rule("TR022", Severity.ERROR)
+def non_positive_batch(view: TrainingView) -> Iterator[Violation]:
+    """Report a batch size or accumulation below 1."""
+    stated = view.stated
+    for each in (stated.micro_batch_size, stated.gradient_accumulation_steps, stated.global_batch_size):
+        if each is not None and each.value < 1:
+            yield Violation(message=f"{each.key} is {each.value}; expected at least 1", at=each, hint="1")

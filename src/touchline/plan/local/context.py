@@ -1,0 +1,56 @@
+"""What a plan rests on, looked up: the machine, its GPU, the models' dimensions, the past runs."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from touchline.core.catalog import ModelInfo
+from touchline.core.machine import TargetMachine
+from touchline.core.quantity import Measured, Missing, Quantity
+from touchline.core.shape import ModelShape
+from touchline.data.settings import Settings
+from touchline.data.shapes import shape_of_folder
+from touchline.estimate.gpus import find_gpu
+from touchline.estimate.local.past_runs import past_runs
+from touchline.plan.local.target import Target
+from touchline.plan.outlook import Outlook
+
+
+def look(target: Target, models: Iterable[ModelInfo], trainers: Collection[str], settings: Settings) -> Outlook:
+    """What the estimates of an experiment can rest on.
+
+    Args:
+        target: the machine that is planned for.
+        models: its base models.
+        trainers: its trainers.
+        settings: where the history is.
+    """
+    shapes = {model.name: _shape(model) for model in models}
+    past = past_runs(settings, trainers, shapes)
+    return Outlook(
+        machine=target.machine, gpu=target.gpu, shapes=shapes, memory_points=past.memory, time_points=past.time
+    )
+
+
+def look_at(machine: TargetMachine, shapes: Mapping[str, ModelShape | Missing]) -> Outlook:
+    """What formulas alone say of a machine."""
+    gpu = find_gpu(machine.name) if machine.kind == "gpu" else Missing(missing="no GPU here")
+    return Outlook(machine=machine, gpu=gpu, shapes=shapes)
+
+
+def free_space(folder: Path) -> Measured:
+    """Free bytes where a folder is or will be, in MB."""
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    try:
+        return Quantity(value=shutil.disk_usage(folder).free / 1e6, unit="MB", where=str(folder))
+    except OSError as error:
+        return Missing(missing=f"the file system does not tell: {error.strerror}")
+
+
+def _shape(model: ModelInfo) -> ModelShape | Missing:
+    shape = shape_of_folder(Path(model.path))
+    return shape if isinstance(shape, Missing) else replace(shape, name=model.name)

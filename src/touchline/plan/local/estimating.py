@@ -1,0 +1,458 @@
+"""A what-if without an experiment: from options to a setup, and from the setup to memory, batch and time."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import get_args
+
+from touchline.backends.memory import MemoryCoefficients
+from touchline.backends.registry import get_backend, memory_coefficients, memory_names
+from touchline.core.errors import InputFault
+from touchline.core.estimate import (
+    Attention,
+    Dtype,
+    LossKind,
+    MemoryEstimate,
+    Method,
+    MicroBatch,
+    TrainingSetup,
+    Verdict,
+)
+from touchline.core.finding import Finding, Severity
+from touchline.core.machine import TargetMachine
+from touchline.core.quantity import Measured, Missing, Quantity
+from touchline.core.shape import ENDS, ModelShape
+from touchline.core.units import GIB
+from touchline.data.public import is_dynamic_4_bit, is_stored_in_4_bits
+from touchline.data.settings import Settings
+from touchline.data.shapes import load_config, load_shape
+from touchline.estimate.coefficients_memory import VARIANT_BYTES
+from touchline.estimate.disk import adapter_file_bytes
+from touchline.estimate.gpus import Gpu
+from touchline.estimate.learned import missing_facts
+from touchline.estimate.local.past_runs import PastRuns, past_runs, points_of
+from touchline.estimate.local.simulating import request_for, simulate
+from touchline.estimate.memory import (
+    batch_of,
+    largest_micro_batch,
+    memory_estimate,
+    most,
+    most_that_could_fit,
+)
+from touchline.estimate.parts import after_init_bytes
+from touchline.estimate.processor import processor_memory_estimate
+from touchline.estimate.run_time import run_seconds
+from touchline.estimate.time import StepTime, seconds_per_step
+from touchline.estimate.work import StepWork
+from touchline.history.record import RunRecord
+from touchline.history.run_facts import FACTS
+from touchline.plan.estimate_answer import EstimateAnswer, MemoryAnswer
+from touchline.plan.local.target import target_named
+from touchline.spec.experiment import TrainConfig
+
+_AUTO = "auto"
+PROCESSOR_TRAINER = "peft"
+"""The trainer that also uses processors; it knows which attention is faster there."""
+_ASIDE = (*ENDS, "output", "embed_out")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EstimateRequest:
+    """What was asked for, as it was written."""
+
+    model: str
+    """A name, a model's folder, or a config.json."""
+    method: str = "lora"
+    """lora, qlora or full."""
+    rank: int = 64
+    """Rank of the adapter."""
+    target_modules: tuple[str, ...] | None = None
+    """Layers with an adapter; none: every linear layer of a block."""
+    adapter: str = "lora"
+    """Kind of adapter, as PEFT calls it."""
+    lora_dropout: float | None = None
+    """Dropout on the adapter's input; none: the trainer's own."""
+    backend: str = "peft"
+    """The trainer."""
+    release: str | None = None
+    """Its version."""
+    micro_batch_size: int = 1
+    """Sequences per forward pass."""
+    seq_len: int = 2048
+    """Tokens of the longest sequence, padding included: what memory depends on."""
+    mean_length: float | None = None
+    """Tokens of a sequence on average, padding included: what time depends on."""
+    label_fraction: float = 1.0
+    """Share of the tokens with a loss, 0 to 1."""
+    image_tokens: int = 0
+    """Tokens of a sequence that stand for images."""
+    gradient_accumulation_steps: int = 1
+    """Micro-batches per optimizer step."""
+    gpu: str = _AUTO
+    """The GPU's name; `auto` is the one here."""
+    gradient_checkpointing: bool = False
+    """Whether activations are computed again."""
+    base_dtype: str | None = None
+    """Element type of the base; none: bfloat16, or float16 on a GPU without it."""
+    adapter_dtype: str | None = None
+    """Element type of the adapter; none: the trainer's own."""
+    optimizer: str = "adamw"
+    """The optimizer."""
+    loss: str | None = None
+    """How the loss is computed; none: as the trainer does."""
+    attention: str = "fused"
+    """Kind of kernel."""
+    compiled: bool = False
+    """Whether the model is compiled."""
+    examples: int | None = None
+    """Sequences of an epoch."""
+    epochs: int = 1
+    """Passes over them."""
+    evidence: tuple[Path, ...] = ()
+    """Logs of past runs."""
+    evidence_facts: Mapping[str, str] = field(default_factory=dict)
+    """What is stated of these logs, by the keys of `domain/run_facts.py`."""
+    simulate: bool = False
+    """Whether the model's own code is run on tensors without content."""
+
+
+def estimate(request: EstimateRequest, settings: Settings) -> EstimateAnswer:
+    """The answer.
+
+    Raises:
+        InputFault: with every option that is wrong.
+    """
+    machine, gpu, notes = _device(request)
+    setup, coefficients = _setup(request, settings, gpu)
+    if machine.kind == "cpu":
+        eager = get_backend(PROCESSOR_TRAINER).setup(TrainConfig(), setup.shape, machine, request.seq_len)
+        setup = replace(setup, attention=eager.attention)
+    batch = batch_of(request.micro_batch_size, request.seq_len, request.label_fraction)
+    past = _past(request, setup, settings)
+    memory = _memory(setup, batch, coefficients, machine, gpu, past)
+    step = _step(request, setup, machine, past)
+    return EstimateAnswer(
+        model=setup.shape.name,
+        source=setup.shape.source,
+        parameters=setup.shape.num_parameters,
+        trained_parameters=setup.trained_parameters,
+        settings=_settings(request, setup, machine, gpu),
+        padded_tokens=batch.tokens,
+        memory=MemoryAnswer(
+            allocated_gib=memory.allocated.quantity(),
+            reserved_gib=memory.reserved.quantity(),
+            process_gib=memory.process.quantity(),
+            breakdown=dict(memory.breakdown),
+            after_init_gib=_after_init(setup, coefficients),
+            capacity_gib=memory.capacity_gib,
+            verdict=memory.verdict,
+            assumption=memory.assumption,
+            what_ifs=memory.what_ifs,
+        ),
+        simulated_gib=_simulated(request, setup, batch, coefficients, settings),
+        largest_micro_batch=_largest(setup, request, coefficients, machine, gpu, past),
+        seconds_per_step=step if isinstance(step, Missing) else step.estimate.quantity(),
+        steps=_steps(request),
+        total_seconds=_total(request, step),
+        adapter_size=_adapter_size(setup),
+        notes=(*notes, *_notes(request, setup, past), *(() if isinstance(step, Missing) else step.refused)),
+    )
+
+
+def _setup(request: EstimateRequest, settings: Settings, gpu: Gpu | None) -> tuple[TrainingSetup, MemoryCoefficients]:
+    """The setup that the options mean; all that is wrong with them at once."""
+    faults: list[Finding] = []
+    dtype = request.base_dtype or ("float16" if gpu is not None and gpu.peak_tflops is None else "bfloat16")
+    for option, value, allowed in (
+        ("--method", request.method, get_args(Method)),
+        ("--base-dtype", dtype, get_args(Dtype)),
+        ("--adapter-dtype", request.adapter_dtype or "float32", get_args(Dtype)),
+        ("--attention", request.attention, get_args(Attention)),
+        ("--backend", request.backend, memory_names()),
+        ("--adapter", request.adapter, tuple(VARIANT_BYTES)),
+        ("--loss", request.loss or "full", get_args(LossKind)),
+    ):
+        if value not in allowed:
+            faults.append(_wrong(option, value, allowed))
+    if request.method != "full" and request.rank < 1:
+        faults.append(_fault("--rank", f"--rank is {request.rank}, and an adapter has at least rank 1"))
+    if request.mean_length is not None and request.mean_length > request.seq_len:
+        said = f"--mean-length is {request.mean_length:g}, above --seq-len {request.seq_len}"
+        faults.append(_fault("--mean-length", said, f"--seq-len {math.ceil(request.mean_length)}"))
+    if request.image_tokens > request.seq_len:
+        said = f"--image-tokens is {request.image_tokens}, above --seq-len {request.seq_len}"
+        faults.append(_fault("--image-tokens", said, f"--seq-len {request.image_tokens + request.seq_len}"))
+    shape: ModelShape | None = None
+    try:
+        shape = load_shape(request.model, settings.models_dir)
+    except InputFault as fault:
+        faults += fault.findings or [_fault("--model", fault.message, fault.hint)]
+    if shape is not None:
+        faults += _target_faults(request, shape)
+    if faults or shape is None:
+        raise InputFault(f"{len(faults)} option{'s are' if len(faults) != 1 else ' is'} wrong", findings=faults)
+    coefficients = memory_coefficients(request.backend)
+    assert isinstance(coefficients, MemoryCoefficients)
+    method = _method(request)
+    full = method == "full"
+    targets = () if full else _targets(request, shape)
+    adapter = request.adapter_dtype or (dtype if full else coefficients.adapter_dtype)
+    values = {
+        "method": method,
+        "base_dtype": dtype,
+        "adapter_dtype": adapter,
+        "attention": request.attention,
+        "loss": request.loss,
+    }
+    setup = TrainingSetup(
+        shape=shape,
+        backend=request.backend,
+        rank=0 if full else request.rank,
+        target_modules=tuple(name for name in targets if not (coefficients.whole_ends and name in ENDS)),
+        whole_modules=tuple(name for name in targets if coefficients.whole_ends and name in ENDS),
+        variant=request.adapter,
+        dropout=coefficients.dropout if request.lora_dropout is None else request.lora_dropout,
+        optimizer=request.optimizer,
+        gradient_checkpointing=request.gradient_checkpointing,
+        compiled=request.compiled,
+        accumulates=request.gradient_accumulation_steps > 1,
+        padded=_padded(request),
+        release=request.release,
+        dynamic_4bit=method == "qlora" and is_dynamic_4_bit(request.model),
+        image_tokens=request.image_tokens,
+        **values,  # type: ignore[arg-type]
+    )
+    return setup, coefficients
+
+
+def _method(request: EstimateRequest) -> str:
+    """The method; an adapter on weights that are stored in 4 bits is QLoRA."""
+    return "qlora" if request.method == "lora" and is_stored_in_4_bits(request.model) else request.method
+
+
+def _padded(request: EstimateRequest) -> bool | None:
+    """Whether sequences of different lengths lie side by side; None where the mean length is not given."""
+    if request.micro_batch_size == 1:
+        return False
+    return None if request.mean_length is None else request.mean_length < request.seq_len
+
+
+def _targets(request: EstimateRequest, shape: ModelShape) -> tuple[str, ...]:
+    return tuple(linear.name for linear in shape.linears) if request.target_modules is None else request.target_modules
+
+
+def _target_faults(request: EstimateRequest, shape: ModelShape) -> Iterable[Finding]:
+    known = [linear.name for linear in shape.linears]
+    for wanted in request.target_modules or () if request.method != "full" else ():
+        if wanted not in known and wanted not in _ASIDE:
+            yield _wrong("--target-modules", wanted, tuple(known))
+
+
+def _device(request: EstimateRequest) -> tuple[TargetMachine, Gpu | None, list[str]]:
+    """The machine that is planned for, its kind of GPU, and why there is none.
+
+    Raises:
+        InputFault: an unknown name.
+    """
+    target = target_named(request.gpu, "--gpu")
+    machine, found = target.machine, target.gpu
+    if not isinstance(found, Missing):
+        return machine, found, []
+    if machine.kind == "gpu":
+        return machine, None, [f"no verdict: {found.missing}"]
+    return machine, None, ["no GPU here, so this is for the processor; --gpu A100-80GB plans for another machine"]
+
+
+def _memory(
+    setup: TrainingSetup,
+    batch: MicroBatch,
+    coefficients: MemoryCoefficients,
+    machine: TargetMachine,
+    gpu: Gpu | None,
+    past: PastRuns,
+) -> MemoryEstimate:
+    if machine.kind == "cpu":
+        return processor_memory_estimate(
+            setup, batch, coefficients=coefficients, capacity_gib=machine.memory, evidence=past.memory
+        )
+    return memory_estimate(setup, batch, coefficients=coefficients, gpu=gpu, evidence=past.memory)
+
+
+def _settings(
+    request: EstimateRequest, setup: TrainingSetup, machine: TargetMachine, gpu: Gpu | None
+) -> dict[str, str]:
+    shown = {
+        "backend": setup.backend,
+        "method": setup.method,
+        "rank": str(setup.rank),
+        "targets": ",".join(setup.target_modules),
+        "base": setup.base_dtype,
+        "adapter": setup.adapter_dtype,
+        "optimizer": setup.optimizer,
+        "checkpointing": "yes" if setup.gradient_checkpointing else "no",
+        "attention": setup.attention,
+        "compiled": "yes" if setup.compiled else "no",
+        "loss": setup.loss or "",
+        "adapter type": setup.variant if setup.variant != "lora" else "",
+        "dropout": f"{setup.dropout:g}" if setup.dropout else "",
+        "micro-batch": f"{request.micro_batch_size} x {request.seq_len}",
+        "mean length": "" if request.mean_length is None else f"{request.mean_length:g}",
+        "accumulation": str(request.gradient_accumulation_steps),
+        "machine": machine.name if gpu is None else gpu.name,
+    }
+    return {name: value for name, value in shown.items() if value}
+
+
+def _after_init(setup: TrainingSetup, coefficients: MemoryCoefficients) -> Quantity:
+    value = after_init_bytes(setup, coefficients) / GIB
+    return Quantity(value=value, unit="GiB", phase="after_init", kind="allocated", method="weights, adapter and tables")
+
+
+def _largest(
+    setup: TrainingSetup,
+    request: EstimateRequest,
+    coefficients: MemoryCoefficients,
+    machine: TargetMachine,
+    gpu: Gpu | None,
+    past: PastRuns,
+) -> Quantity | Missing:
+    width, share, points = request.seq_len, request.label_fraction, past.memory
+    if machine.kind == "cpu":
+
+        def verdict(rows: int) -> Verdict:
+            return _memory(setup, batch_of(rows, width, share), coefficients, machine, gpu, past).verdict
+
+        fits = most(lambda rows: verdict(rows) is Verdict.FITS)
+        could = most(lambda rows: verdict(rows) is not Verdict.OOM)
+    elif gpu is None:
+        return Missing(missing="the GPU is not known")
+    else:
+        fits = largest_micro_batch(setup, width, share, gpu, coefficients=coefficients, evidence=points)
+        could = most_that_could_fit(setup, width, share, gpu, coefficients=coefficients, evidence=points)
+    words = "the most that surely fit, and the most that could"
+    return Quantity(value=fits, unit="rows", low=fits, high=max(fits, could), method=words)
+
+
+def _adapter_size(setup: TrainingSetup) -> Quantity | Missing:
+    if setup.method == "full":
+        return Missing(missing="all is trained, there is no adapter")
+    size = adapter_file_bytes(setup.shape, setup.rank, setup.target_modules, setup.adapter_dtype)
+    return Quantity(value=size / 1e6, unit="MB", method="adapter_model.safetensors, by its format")
+
+
+def _simulated(
+    request: EstimateRequest,
+    setup: TrainingSetup,
+    batch: MicroBatch,
+    coefficients: MemoryCoefficients,
+    settings: Settings,
+) -> Measured:
+    if not request.simulate:
+        return Missing(missing="not asked for: --simulate")
+    wanted = request_for(setup, batch, coefficients, dict(load_config(request.model, settings.models_dir)))
+    if isinstance(wanted, Missing):
+        return wanted
+    found = simulate(wanted)
+    if isinstance(found, Missing):
+        return found
+    return Quantity(
+        value=found.peak_bytes / GIB,
+        unit="GiB",
+        phase="step",
+        kind="allocated",
+        aggregation="peak",
+        method="the model's own code on tensors without content, without the libraries' workspace",
+    )
+
+
+def _past(request: EstimateRequest, setup: TrainingSetup, settings: Settings) -> PastRuns:
+    """The history, and the logs that were named.
+
+    Raises:
+        InputFault: a log is not there, or tells of no run.
+    """
+    found = past_runs(settings, {setup.backend}, {setup.shape.name})
+    if not request.evidence:
+        return found
+    # The readers of every trainer's logs are loaded when there is a log to read, and not before.
+    from touchline.history.adding import record_of_run
+    from touchline.history.files import FoundRun
+    from touchline.plan.local.stating import read_stated
+
+    records: list[RunRecord] = []
+    for item in read_stated(request.evidence, request.evidence_facts, settings):
+        if not isinstance(item, FoundRun):
+            raise InputFault(f"--evidence {item.path}: {item.reason}", expected="the log of a training")
+        record = record_of_run(item)
+        if isinstance(record, RunRecord):
+            records.append(record)
+    named = points_of(records, settings)
+    if not named.time and not named.memory:
+        needs = {record.name: missing_facts(record) for record in records}
+        lacking = tuple(dict.fromkeys(key for keys in needs.values() for key in keys))
+        why = "; ".join(
+            f"{name}: {'it lacks ' + ', '.join(needs[name]) if needs.get(name) else reason.missing}"
+            for name, reason in named.refused
+        )
+        why = why or "it names no run"
+        raise InputFault(
+            f"--evidence: nothing in it can be used: {why}",
+            expected=f"the facts that it lacks: {', '.join(lacking)}" if lacking else None,
+            hint=" ".join(f"--evidence-fact {key}={FACTS[key].example}" for key in lacking) or None,
+        )
+    return PastRuns(
+        time=(*found.time, *named.time), memory=(*found.memory, *named.memory), refused=(*found.refused, *named.refused)
+    )
+
+
+def _step(request: EstimateRequest, setup: TrainingSetup, machine: TargetMachine, past: PastRuns) -> StepTime | Missing:
+    if request.mean_length is None:
+        return Missing(missing="the mean length is not given: --mean-length (that of packed sequences is --seq-len)")
+    rows, passes = request.micro_batch_size, request.gradient_accumulation_steps
+    tokens = rows * request.mean_length * passes
+    work = StepWork(
+        micro_batches=passes,
+        tokens=tokens,
+        squares=tokens * request.mean_length,
+        label_tokens=tokens * request.label_fraction,
+    )
+    return seconds_per_step(setup, work, machine=machine, points=past.time)
+
+
+def _steps(request: EstimateRequest) -> Measured:
+    if request.examples is None:
+        return Missing(missing="the number of examples is not given: --examples")
+    a_step = request.micro_batch_size * request.gradient_accumulation_steps
+    return Quantity(value=-(-request.examples // a_step) * request.epochs, unit="steps", method="rounded up each epoch")
+
+
+def _total(request: EstimateRequest, step: StepTime | Missing) -> Measured:
+    steps = _steps(request)
+    if isinstance(steps, Missing):
+        return steps
+    if isinstance(step, Missing):
+        return step
+    return run_seconds(step.estimate, int(steps.value)).total.quantity()
+
+
+def _notes(request: EstimateRequest, setup: TrainingSetup, past: PastRuns) -> Iterable[str]:
+    if setup.method != request.method:
+        yield f"{request.model} is stored in 4 bits: estimated as --method {setup.method}"
+    if setup.shape.extrapolated is not None:
+        yield f"extrapolated: {setup.shape.extrapolated}"
+    for name, reason in past.refused:
+        yield f"past run {name} is not used: {reason.missing}"
+
+
+def _wrong(option: str, value: str, allowed: tuple[str, ...]) -> Finding:
+    near = difflib.get_close_matches(value, allowed, n=1)
+    message = f"{option} is {value!r}, expected one of {', '.join(allowed)}"
+    return _fault(option, message, f"did you mean {near[0]}?" if near else None)
+
+
+def _fault(option: str, message: str, hint: str | None = None) -> Finding:
+    return Finding(code="ME010", severity=Severity.ERROR, subject=option, message=message, hint=hint)

@@ -1,0 +1,55 @@
+"""Start the isolation self-test in a process of its own: it loads torch, and a broken architecture may take it down."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+from collections.abc import Mapping
+
+from pydantic import TypeAdapter, ValidationError
+
+from touchline.core.errors import EnvironmentFault, InputFault, install_hint
+from touchline.data.packing.isolation import IsolationCheck
+
+_PROGRAM = "touchline.train.leaks"
+_NEEDED = ("torch", "transformers")
+_LIMIT_SECONDS = 600.0
+_CHECK = TypeAdapter(IsolationCheck)
+_USAGE = 2
+
+
+def check_isolation(config: Mapping[str, object]) -> IsolationCheck:
+    """Whether documents that share a row see each other, in the architecture that a config.json describes.
+
+    Args:
+        config: the file as data.
+
+    Raises:
+        InputFault: no small model of it can be made.
+        EnvironmentFault: the packages that train are not installed, or the test did not end.
+    """
+    absent = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
+    if absent:
+        raise EnvironmentFault(
+            f"the self-test needs {', '.join(absent)}, which this environment has not",
+            hint=install_hint("train"),
+        )
+    command = [sys.executable, "-m", _PROGRAM]
+    try:
+        done = subprocess.run(  # noqa: S603 (our own words)
+            command, check=False, capture_output=True, text=True, timeout=_LIMIT_SECONDS, input=json.dumps(config)
+        )
+    except subprocess.TimeoutExpired:
+        raise EnvironmentFault(f"the self-test did not end in {_LIMIT_SECONDS:.0f} s") from None
+    said = [
+        line.removeprefix("touchline: ").removeprefix("error: ").strip() for line in done.stderr.strip().splitlines()
+    ]
+    if done.returncode == _USAGE:
+        raise InputFault(next((line for line in said if line.startswith("no ")), said[-1] if said else "no answer"))
+    try:
+        return _CHECK.validate_json(done.stdout.strip().splitlines()[-1])
+    except (ValidationError, IndexError):
+        last = said[-1] if said else "no word"
+        raise EnvironmentFault(f"the self-test ended with code {done.returncode} and {last}") from None

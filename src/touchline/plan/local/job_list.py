@@ -1,0 +1,210 @@
+"""JOBS.json read strictly: every fault of the file at once, with the key that a misspelt one was meant to be."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails
+
+from touchline.core.errors import InputFault
+from touchline.core.files import read_text_bounded
+from touchline.core.finding import Finding, Severity, Where
+from touchline.core.json_text import parse_json
+from touchline.core.units import parse_duration, seconds_to_minutes
+from touchline.plan.placement.types import Cluster, Minutes, PlaceJob, Placement
+from touchline.report.local.drawing import write_picture
+
+SIZE_LIMIT_BYTES = 4 * 1024**2
+"""Ten thousand jobs with long names; more is no list of jobs."""
+JOBS_LIMIT = 5000
+"""More jobs than anybody plans at once."""
+_JOB_KEYS = tuple(each.name for each in fields(PlaceJob))
+_MINUTES_KEYS = tuple(each.name for each in fields(Minutes))
+_SHOWN = 60
+"""Characters of a wrong value that are repeated."""
+
+
+class _TwiceGiven(dict[str, Any]):
+    """An object of the file, and the keys that it gives more than once."""
+
+    def __init__(self, pairs: Sequence[tuple[str, Any]]) -> None:
+        super().__init__(pairs)
+        keys = [key for key, _ in pairs]
+        self.twice = sorted({key for key in keys if keys.count(key) > 1}) if len(keys) > len(self) else []
+
+
+def read_jobs(path: Path) -> list[PlaceJob]:
+    """The jobs of a file: a JSON list, or `{"jobs": [...]}`.
+
+    Raises:
+        InputFault: with every fault of the file.
+    """
+    entries = _entries(path)
+    jobs: list[PlaceJob] = []
+    found: list[Finding] = []
+    adapter = TypeAdapter(PlaceJob)
+    for number, entry in enumerate(entries):
+        faults = list(_twice(path, number, entry))
+        try:
+            # A plain number of minutes is a duration without an interval.
+            jobs.append(adapter.validate_json(json.dumps(_with_minutes(entry)), strict=True))
+        except ValidationError as fault:
+            faults += _faults(path, number, entry, fault.errors(include_url=False))
+        found += faults
+    if found:
+        count = len(found)
+        raise InputFault(
+            f"{str(path)!r}: {count} fault{'s' if count > 1 else ''}",
+            findings=found,
+            hint=f"touchline check --explain {found[0].code}",
+        )
+    return jobs
+
+
+def minutes_of(deadline: str | None) -> float | None:
+    """Minutes of `6h`.
+
+    Raises:
+        InputFault: it is no duration.
+    """
+    return None if deadline is None else seconds_to_minutes(parse_duration(deadline))
+
+
+def draw(found: Placement, jobs: Sequence[PlaceJob], cluster: Cluster, path: Path) -> None:
+    """Write the schedule as a picture.
+
+    Raises:
+        EnvironmentFault: what draws it is not installed, or it cannot be written.
+    """
+    # What draws loads when something is drawn.
+    from touchline.report.gantt import gantt_figure
+
+    figure = gantt_figure(found, jobs, cluster.gpus, cluster.gpus_per_node)
+    write_picture(figure, path)
+
+
+def _entries(path: Path) -> list[Any]:
+    text = read_text_bounded(path, SIZE_LIMIT_BYTES)
+    form = 'a list of jobs, or {"jobs": [...]}'
+    try:
+        data = parse_json(text, pairs=_TwiceGiven, constant=_no_constant, allow_half_characters=True)
+    except json.JSONDecodeError as fault:
+        where = Where(path=str(path), line=fault.lineno, column=fault.colno)
+        raise _not_read(path, f"is not JSON: {fault.msg}", form, where) from None
+    except (RecursionError, ValueError) as fault:
+        raise _not_read(path, f"is not JSON: {fault}", form, Where(path=str(path))) from None
+    if isinstance(data, dict):
+        if set(data) != {"jobs"} or (isinstance(data, _TwiceGiven) and data.twice):
+            shown = ", ".join(repr(str(key)[:_SHOWN]) for key in data) or "nothing"
+            raise _not_read(path, f"holds an object with {shown}", form, Where(path=str(path)))
+        data = data["jobs"]
+    if not isinstance(data, list):
+        raise _not_read(path, f"holds {_show(data)}", form, Where(path=str(path)))
+    if len(data) > JOBS_LIMIT:
+        raise _not_read(path, f"lists {len(data):,} jobs", f"at most {JOBS_LIMIT:,}", Where(path=str(path)))
+    return data
+
+
+def _no_constant(name: str) -> float:
+    raise ValueError(f"{name} is no number")
+
+
+def _not_read(path: Path, what: str, expected: str, where: Where) -> InputFault:
+    finding = Finding(
+        code="PL100",
+        severity=Severity.ERROR,
+        subject=path.name,
+        message=f"{path.name!r} {what}; expected {expected}",
+        where=where,
+    )
+    return InputFault(f"{str(path)!r} is no list of jobs", findings=[finding], hint="touchline place --help")
+
+
+def _with_minutes(entry: Any) -> Any:
+    if not isinstance(entry, dict):
+        return entry
+    minutes = entry.get("minutes")
+    if isinstance(minutes, int | float) and not isinstance(minutes, bool):
+        return {**entry, "minutes": {"value": minutes}}
+    return entry
+
+
+def _twice(path: Path, number: int, entry: Any) -> Iterator[Finding]:
+    for under, node in (("", entry), (".minutes", entry.get("minutes") if isinstance(entry, dict) else None)):
+        for key in node.twice if isinstance(node, _TwiceGiven) else ():
+            yield _finding("PL103", path, number, entry, f"{under}.{key}", f"{key!r} is given twice")
+
+
+def _faults(path: Path, number: int, entry: Any, details: Sequence[ErrorDetails]) -> Iterator[Finding]:
+    told = set()
+    for detail in details:
+        loc = tuple(detail["loc"])
+        place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in loc)
+        if place in told:
+            continue
+        told.add(place)
+        kind, key = detail["type"], str(loc[-1]) if loc else ""
+        if kind == "unexpected_keyword_argument":
+            known = _MINUTES_KEYS if len(loc) > 1 else _JOB_KEYS
+            near = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
+            hint = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(known)}"
+            yield _finding("PL101", path, number, entry, place, f"unknown key {key!r}", hint)
+        elif kind in ("missing", "missing_argument"):
+            yield _finding("PL102", path, number, entry, place, f"{place[1:]} is missing")
+        else:
+            got = _show(_value(entry, loc))
+            message = f"{place.lstrip('.') or 'a job'}: expected {_expected(detail, loc)}, got {got}"
+            yield _finding("PL103", path, number, entry, place, message)
+
+
+def _finding(
+    code: str, path: Path, number: int, entry: Any, place: str, message: str, hint: str | None = None
+) -> Finding:
+    name = entry.get("id") if isinstance(entry, dict) else None
+    of = f"job {name[:_SHOWN]!r}" if isinstance(name, str) and name else f"job number {number + 1}"
+    return Finding(
+        code=code,
+        severity=Severity.ERROR,
+        subject=f"jobs[{number}]{place}",
+        message=f"{of}: {message}",
+        where=Where(path=str(path)),
+        hint=hint,
+    )
+
+
+def _expected(detail: ErrorDetails, loc: Sequence[int | str]) -> str:
+    context = detail.get("ctx", {})
+    words = {
+        "string_type": "text",
+        "string_too_short": "text that is not empty",
+        "int_type": "a whole number",
+        "int_from_float": "a whole number",
+        "float_type": "a number",
+        "greater_than_equal": f"{context.get('ge', 0):g} or more",
+        "json_invalid": "texts that are whole Unicode",
+        "tuple_type": 'a list, ["a", "b"]',
+        "dataclass_type": "minutes, {value, low, high}" if loc and loc[-1] == "minutes" else "an object",
+        "dataclass_exact_type": "minutes, {value, low, high}" if loc and loc[-1] == "minutes" else "an object",
+    }
+    return words.get(detail["type"], detail["msg"])
+
+
+def _value(entry: Any, loc: Sequence[int | str]) -> Any:
+    node = entry
+    for part in loc:
+        try:
+            node = node[part]
+        except (KeyError, IndexError, TypeError):
+            return node
+    return node
+
+
+def _show(value: object) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "..."

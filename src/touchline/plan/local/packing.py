@@ -1,0 +1,154 @@
+"""How a dataset lies in rows: lengths from a dataset or a file, both ways simulated, and the hand-off written."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from touchline.backends.protocol import Lengths
+from touchline.backends.registry import batching_of
+from touchline.core.clock import today
+from touchline.core.errors import InputFault
+from touchline.core.files import write_atomic
+from touchline.core.packing import PackingSummary
+from touchline.data.datasets import load_rows
+from touchline.data.length_files import read_lengths
+from touchline.data.lengths import token_lengths
+from touchline.data.models import load_model
+from touchline.data.packing.assign import pack
+from touchline.data.packing.compare import compare as side_by_side
+from touchline.data.packing.forecast import Batching, BatchSettings
+from touchline.data.packing.handoff import Handoff, hand_off
+from touchline.data.packing.ours import OurBatching
+from touchline.data.resolving import with_columns
+from touchline.data.settings import Settings
+from touchline.spec.experiment import DataConfig
+
+OURS = "touchline"
+"""Our own packer over the whole split, for whoever can use its packs."""
+_TRAIN = "train"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PackRequest:
+    """What was asked for."""
+
+    dataset: Path | None = None
+    """The dataset; none when lengths are given."""
+    tokenizer: str | None = None
+    """The model whose tokenizer counts."""
+    lengths: Path | None = None
+    """A file of lengths."""
+    max_seq_len: int
+    """Tokens a row at most."""
+    backend: str = OURS
+    """Whose batching."""
+    micro_batch: int = 16
+    """Rows per forward pass."""
+    accumulation: int = 1
+    """Micro-batches per step."""
+    devices: int = 1
+    """Devices that share a step."""
+    epochs: int = 1
+    """Passes over the data."""
+    seed: int = 1
+    """Decides what goes with what."""
+    prompt: str | None = None
+    """The user's turn."""
+    input_column: str | None = None
+    """Column of the input; None: found by name."""
+    output_column: str | None = None
+    """Column of the answer; None: found by name."""
+    messages: str | None = None
+    """Column of whole chats."""
+
+
+def lengths_of(request: PackRequest, settings: Settings, say: Callable[[int, int], None] | None) -> Lengths:
+    """Token lengths of the training split, or those of the file.
+
+    Raises:
+        InputFault: neither a dataset with a tokenizer nor a file of lengths was given, or one of them cannot be used.
+    """
+    if request.lengths is not None:
+        total = read_lengths(request.lengths)
+        return Lengths(prompt=np.zeros_like(total), answer=total)
+    if request.dataset is None or request.tokenizer is None:
+        named = shlex.quote("data.json" if request.dataset is None else str(request.dataset))
+        raise InputFault(
+            "nothing tells how long the examples are",
+            expected="a dataset with --tokenizer MODEL, or --lengths FILE",
+            hint=f"touchline pack {named} --tokenizer SmolLM2-135M-Instruct --max-seq-len {request.max_seq_len}",
+        )
+    model = load_model(request.tokenizer, settings.models_dir)
+    found = token_lengths(model, data_of(request), _TRAIN, Path(), today(), settings.cache_dir, say)
+    if not len(found.prompt):
+        raise InputFault(f"{str(request.dataset)!r} has no training rows")
+    return Lengths(prompt=found.prompt, answer=found.answer, prefix=found.prefix)
+
+
+def compare(request: PackRequest, lengths: Lengths) -> PackingSummary:
+    """Both ways, simulated.
+
+    Raises:
+        InputFault: nobody knows that trainer's batching.
+    """
+    batching: Batching = OurBatching() if request.backend == OURS else batching_of(request.backend)
+    wanted = BatchSettings(
+        max_seq_len=request.max_seq_len,
+        packed=True,
+        micro_batch_size=request.micro_batch,
+        gradient_accumulation_steps=request.accumulation,
+        data_parallel_size=request.devices,
+        epochs=request.epochs,
+        seed=request.seed,
+    )
+    packed, unpacked = (
+        batching.forecast(lengths.total, replace(wanted, packed=way), lengths.answer) for way in (True, False)
+    )
+    return side_by_side(lengths.total, wanted, packed, unpacked, backend=request.backend, labels=lengths.answer)
+
+
+def write_in_packs(request: PackRequest, to: Path, lengths: Lengths) -> Handoff:
+    """Write the training rows in the order that makes next-fit build our packs.
+
+    Raises:
+        InputFault: an example is longer than a row, or the dataset cannot be used.
+    """
+    total = lengths.total
+    too_long = np.flatnonzero(total > request.max_seq_len)
+    if len(too_long):
+        raise InputFault(
+            f"{len(too_long)} of {len(total)} training examples are longer than {request.max_seq_len} tokens; the "
+            f"first is row {int(too_long[0])} with {int(total[too_long[0]])}",
+            hint=f"--max-seq-len {int(total.max())}, or shorter examples",
+        )
+    rows = load_rows(data_of(request), _TRAIN, Path())
+    if len(rows) != len(total):
+        raise InputFault(f"{len(total):,} lengths for {len(rows):,} training rows", expected="one length a row")
+    plan = pack(total, request.max_seq_len, seed=request.seed)
+    found = hand_off(plan, total)
+    text = "".join(json.dumps(rows[int(index)], ensure_ascii=False) + "\n" for index in found.order)
+    write_atomic(to, text)
+    return found
+
+
+def data_of(request: PackRequest) -> DataConfig:
+    """Return the dataset as experiment.yaml would name it; columns that were not given are found by name."""
+    stated = DataConfig(
+        path=str(request.dataset),
+        input=request.input_column or "input",
+        output=request.output_column or "output",
+        messages=request.messages,
+        prompt=request.prompt,
+    )
+    given = {
+        key
+        for key, column in (("data.input", request.input_column), ("data.output", request.output_column))
+        if column is not None
+    }
+    return with_columns(stated, given, Path(), None)

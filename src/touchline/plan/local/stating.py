@@ -1,0 +1,124 @@
+"""Stated facts of past runs, checked against what is known here, and the lengths of a stated dataset."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from touchline.backends.protocol import Lengths
+from touchline.core.errors import EnvironmentFault, InputFault
+from touchline.core.files import sha256_file
+from touchline.core.finding import Finding, Severity, Where
+from touchline.core.quantity import Missing
+from touchline.data.settings import Settings
+from touchline.estimate.gpus import find_gpu, nearest_gpus
+from touchline.history import files
+from touchline.history.adding import readable
+from touchline.history.files import FoundRun, Group, Refused, group_files
+from touchline.history.padding import DatasetLengths
+from touchline.history.reading import Word
+from touchline.history.records import model_name
+from touchline.history.stating import CODE, Stating
+from touchline.plan.local.packing import PackRequest, lengths_of
+
+
+def read_stated(
+    paths: Sequence[Path],
+    facts: Mapping[str, str],
+    settings: Settings,
+    say: Callable[[int, int, str], None] | None = None,
+) -> Iterator[FoundRun | Refused]:
+    """Yield the runs of files and folders, with what is stated of them.
+
+    Args:
+        paths: files and folders.
+        facts: values by key of `domain/run_facts.py`; files of facts beside the logs are read in any case.
+        settings: where the models are.
+        say: hears of progress.
+
+    Raises:
+        InputFault: a path or a stated fact is wrong.
+    """
+    groups = group_files(readable(paths))
+    stating = load_stating(groups, facts)
+    for number, group in enumerate(groups):
+        if say is not None:
+            say(number, len(groups), group.key)
+        yield from (with_dataset(item, settings) for item in files.read_group(group, stating.of(group)))
+    if say is not None:
+        say(len(groups), len(groups), "")
+
+
+def load_stating(groups: Sequence[Group], facts: Mapping[str, str]) -> Stating:
+    """Return the stated facts of these groups, checked.
+
+    Raises:
+        InputFault: a key, a value, a GPU or a dataset's path is wrong; with all of them.
+    """
+    stating = Stating(facts)
+    stating.load(groups, _faults)
+    return stating
+
+
+def _faults(stating: Stating) -> Iterator[Finding]:
+    for value, where in stating.values("gpu"):
+        finding = _gpu_fault(str(value), where)
+        if finding is not None:
+            yield finding
+    for path, where in stating.datasets():
+        if not path.is_file():
+            yield _fault("dataset", f"the dataset {str(path)!r} does not exist or is not a file", where, None)
+
+
+def _gpu_fault(name: str, where: str) -> Finding | None:
+    gpu = find_gpu(name)
+    if not isinstance(gpu, Missing):
+        return None
+    near = nearest_gpus(name)
+    return _fault("gpu", gpu.missing, where, f"did you mean {' or '.join(near)}?" if near else None)
+
+
+def _fault(subject: str, message: str, where: str, hint: str | None) -> Finding:
+    return Finding(
+        code=CODE, severity=Severity.ERROR, subject=subject, message=message, where=Where(path=where), hint=hint
+    )
+
+
+def with_dataset(found: FoundRun | Refused, settings: Settings) -> FoundRun | Refused:
+    """Return a run with the lengths of its stated dataset, or with a note why there are none."""
+    if isinstance(found, Refused) or found.stated.dataset is None:
+        return found
+    path = found.stated.dataset
+    name = found.reading.dataset
+    where = name.where if isinstance(name, Word) and name.where is not None else path.name
+    model = model_name(found.reading.model)
+    if isinstance(model, Missing):
+        return _noted(found, f"dataset: {path.name} was not measured, because the model is not known (--model)")
+    try:
+        lengths = _lengths(path, model.value, settings)
+    except (InputFault, EnvironmentFault) as fault:
+        return _noted(found, f"dataset: {path.name} was not measured: {fault.message}")
+    total = lengths.total.astype(np.int64)
+    labels = lengths.answer.astype(np.int64)
+    measured = DatasetLengths(where=where, sha256=sha256_file(path), total=total, labels=labels)
+    return replace(found, lengths=measured)
+
+
+def _lengths(path: Path, model: str, settings: Settings) -> Lengths:
+    """Return the lengths by the tokenizer of a model, named by its id or by the last part of it."""
+    names = dict.fromkeys((model, model.rpartition("/")[2]))
+    fault: InputFault | None = None
+    for name in names:
+        try:
+            return lengths_of(PackRequest(dataset=path, tokenizer=name, max_seq_len=1), settings, None)
+        except InputFault as error:
+            fault = fault or error
+    assert fault is not None
+    raise fault
+
+
+def _noted(found: FoundRun, note: str) -> FoundRun:
+    return replace(found, reading=replace(found.reading, notes=(*found.reading.notes, note)))

@@ -1,0 +1,340 @@
+"""The machine that an experiment is planned for: the GPU that is named, else the one here; never a login node's CPU.
+
+Jobs of `executor: slurm` run elsewhere, so the machine at hand says nothing of them: `compute.gpu`, or the type in the
+user's `slurm.gpu_type`, names the GPU of the nodes. Without either, nothing is planned, and the error lists what the
+cluster offers.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from touchline.backends.registry import backend_names, get_backend
+from touchline.core.errors import InputFault, PolicyFault
+from touchline.core.finding import Finding, Severity, Where
+from touchline.core.machine import TargetMachine
+from touchline.core.quantity import Missing, Quantity
+from touchline.data.machine import machine_here
+from touchline.estimate.gpus import Gpu, find_gpu, gpu_names, nearest_gpus, similar_gpus
+from touchline.estimate.terms import place
+from touchline.slurm.local.cluster import ask_partitions
+from touchline.slurm.local.commands import Commands, RealCommands
+from touchline.slurm.site_facts import gpus_offered
+from touchline.spec.experiment import CPU, ComputeConfig
+from touchline.spec.plan import Plan
+from touchline.spec.site import SlurmSite
+
+AUTO = "auto"
+SETTING = "compute.gpu"
+PLANNED_FOR_LOGIN_NODE = "US133"
+ANY_TYPE = "US134"
+UNKNOWN = "EX003"
+DEVICES = "BK003"
+_EXAMPLE = "A100-80GB"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Target:
+    """The machine that is planned for."""
+
+    machine: TargetMachine
+    """The machine."""
+    gpu: Gpu | Missing
+    """Its kind of GPU; missing for a CPU, and for a GPU that is not known."""
+
+
+def target_of(compute: ComputeConfig, site: SlurmSite, commands: Commands | None = None) -> Target:
+    """Return the machine that an experiment's runs will use.
+
+    Args:
+        compute: where the runs will be.
+        site: the user's settings for the cluster.
+        commands: how SLURM is asked what it offers; the programs on PATH when None.
+
+    Raises:
+        InputFault: with a finding: a GPU that is not known, or none named where SLURM starts the runs.
+    """
+    if not compute.gpus or compute.gpu.lower() == CPU:
+        return _on_cpu(compute, site)
+    if compute.gpu.lower() != AUTO:
+        found = named(compute.gpu, compute.gpus)
+        _refuse_other_type(found, compute, site)
+        return found
+    if compute.executor != "slurm":
+        return here(compute.gpus)
+    if site.gpu_type is not None:
+        return _of_type(site.gpu_type, compute, site)
+    partition = compute.partition or site.partition
+    raise _not_named(*_offered(commands or RealCommands(), partition))
+
+
+def refuse_elsewhere(plan: Plan) -> None:
+    """Refuse to train here what was planned for a GPU that this machine does not have.
+
+    Raises:
+        PolicyFault: `compute.gpu` names another machine, and the runs would be started on this one.
+    """
+    if plan.executor != "local" or plan.machine.source != SETTING:
+        return
+    machine = machine_here(plan.gpus_per_run)
+    if place(machine.key) != place(plan.machine.key):
+        raise PolicyFault(
+            f"the plan is for {plan.machine.name} (compute.gpu), and this machine has {machine.name}",
+            expected="the machine that was planned for: times, memory and micro-batches are of it",
+            hint="compute.gpu=auto plans for this machine; compute.executor=slurm runs on a cluster",
+        )
+
+
+def target_named(name: str, where: str) -> Target:
+    """Return the machine of an option: a GPU by name, or `auto` for what is here.
+
+    Raises:
+        InputFault: the name is not known.
+    """
+    return here(1) if name.lower() == AUTO else named(name, 1, where)
+
+
+def named(name: str, gpus: int, where: str = SETTING) -> Target:
+    """Return the machine with the GPU of that name, or with its CPU alone.
+
+    Raises:
+        InputFault: the name is not known; with the names that are.
+    """
+    if name.lower() == CPU:
+        return Target(machine=machine_here(0), gpu=Missing(missing="planned for the CPU"))
+    found = find_gpu(name)
+    if isinstance(found, Missing):
+        near = nearest_gpus(name)
+        known = ", ".join(gpu_names())
+        raise _fault(
+            f"{where}: {found.missing}",
+            f"did you mean {' or '.join(near)}?" if near else f"one of {known}, or {CPU}",
+            code=UNKNOWN,
+        )
+    return Target(machine=_machine(found, gpus, where), gpu=found)
+
+
+def here(gpus: int) -> Target:
+    """Return the machine at hand."""
+    machine = machine_here(gpus)
+    if machine.kind == "cpu":
+        return Target(machine=machine, gpu=Missing(missing="no GPU here"))
+    found = find_gpu(machine.name)
+    if not isinstance(found, Missing) and isinstance(machine.memory, Quantity):
+        # A part of a GPU, or one with other memory than its name says.
+        found = replace(found, capacity_gib=min(found.capacity_gib, machine.memory.value))
+    return Target(machine=machine, gpu=found)
+
+
+# ---- devices ---------------------------------------------------------------------------------------------------------
+
+
+def device_findings(
+    compute: ComputeConfig, trainers: Sequence[str], machine: TargetMachine | None, where: Where | None
+) -> Iterator[Finding]:
+    """Yield what stands against `gpus_per_run`: more devices than the trainer or the machine uses, or none of a GPU.
+
+    Args:
+        compute: where the runs will be.
+        trainers: the trainers of the runs.
+        machine: the machine that is planned for; None where it is not known.
+        where: the place of `compute.gpus_per_run`.
+    """
+    wanted = compute.gpus_per_run
+    if not wanted and compute.gpu.lower() not in (AUTO, CPU):
+        yield _finding(
+            DEVICES,
+            f"compute.gpu names {compute.gpu}, and compute.gpus_per_run is 0: the runs would use a CPU",
+            f"compute.gpus_per_run=1, or compute.gpu={CPU}",
+            where,
+        )
+    if wanted <= 1 or compute.gpu.lower() == CPU:
+        return
+    limited = {name: most for name in dict.fromkeys(trainers) if (most := _most_devices(name)) < wanted}
+    if limited:
+        name, most = next(iter(limited.items()))
+        able = [each for each in backend_names() if _most_devices(each) >= wanted]
+        yield _finding(
+            DEVICES,
+            f"compute.gpus_per_run is {wanted}, and the trainer {name!r} uses {most} GPU{'s' if most > 1 else ''} "
+            f"per run: the others would be reserved and stay idle",
+            f"train.backend={able[0]}"
+            if able
+            else f"compute.gpus_per_run={most}: no trainer here uses more, and several runs at once use the other GPUs",
+            where,
+        )
+    elif machine is not None and compute.executor == "local" and machine.count < wanted:
+        has = f"{machine.count} GPU{'s' if machine.count > 1 else ''}" if machine.kind == "gpu" else "no GPU"
+        yield _finding(
+            DEVICES,
+            f"compute.gpus_per_run is {wanted}, and this machine has {has}",
+            f"compute.gpus_per_run={machine.count if machine.kind == 'gpu' else 0}",
+            where,
+        )
+
+
+def _most_devices(trainer: str) -> int:
+    return get_backend(trainer).most_devices if trainer in backend_names() else 1
+
+
+def type_findings(
+    target: Target, compute: ComputeConfig, site: SlurmSite, where: Where | None, commands: Commands | None = None
+) -> Iterator[Finding]:
+    """Yield what stands against getting the GPU that is planned for: jobs that name no type get any that is free.
+
+    Args:
+        target: the machine that is planned for.
+        compute: where the runs will be.
+        site: the user's settings for the cluster.
+        where: the place of `compute.gpu`.
+        commands: how SLURM is asked what it offers; the programs on PATH when None.
+    """
+    if compute.executor != "slurm" or target.machine.kind != "gpu" or site.gpu_type is not None:
+        return
+    if compute.constraint or site.constraint:
+        # Which nodes these words mean is the site's own matter.
+        return
+    asked = ask_partitions(commands or RealCommands())
+    partition = compute.partition or site.partition
+    parts = [] if isinstance(asked, Missing) else asked
+    jobs = [part for part in parts if (part.default if partition is None else part.name in partition.split(","))]
+    kinds = list(gpus_offered(jobs))
+    named_here = [part.name for part in jobs]
+    if not kinds or "" in kinds:
+        return
+    right = [kind for kind in kinds if target.machine.name in similar_gpus(kind)]
+    unsure = [kind for kind in kinds if not similar_gpus(kind)]
+    in_words = f"{', '.join(kinds)} in {', '.join(named_here)}"
+    if not right and not unsure:
+        yield _finding(
+            PLANNED_FOR_LOGIN_NODE,
+            f"compute.gpu plans for {target.machine.name}, and the jobs' partition has none: {in_words}",
+            f"compute.gpu={similar_gpus(kinds[0])[-1]}, or another partition",
+            where,
+            subject=SETTING,
+        )
+    elif len(kinds) > 1:
+        yield _finding(
+            ANY_TYPE,
+            f"compute.gpu plans for {target.machine.name}, and the jobs ask for any GPU: {in_words}",
+            f"slurm.gpu_type: {(right or unsure)[0]} in the user's config file",
+            where,
+            subject=SETTING,
+            severity=Severity.WARNING,
+        )
+
+
+# ---- a cluster -------------------------------------------------------------------------------------------------------
+
+
+def _on_cpu(compute: ComputeConfig, site: SlurmSite) -> Target:
+    """Return a CPU, which is asked for; of a cluster's nodes only the threads that a job asks for are known."""
+    machine = machine_here(0)
+    if compute.executor == "slurm":
+        threads = compute.cpus_per_run or site.cpus_per_run or machine.threads
+        machine = replace(machine, threads=threads, source="this machine's CPU, in place of the nodes'")
+    return Target(machine=machine, gpu=Missing(missing="planned for the CPU"))
+
+
+def _of_type(kind: str, compute: ComputeConfig, site: SlurmSite) -> Target:
+    """Return the GPU that `slurm.gpu_type` means, with the words of the constraint where a type has two memories.
+
+    Raises:
+        InputFault: no single known GPU.
+    """
+    words = re.findall(r"[\w.-]+", compute.constraint or site.constraint or "")
+    tried = [find_gpu(name) for name in (kind, *(f"{kind}-{word}" for word in words), *words)]
+    known = {gpu.name: gpu for gpu in tried if isinstance(gpu, Gpu)}
+    if len(known) == 1 or isinstance(tried[0], Gpu):
+        found = tried[0] if isinstance(tried[0], Gpu) else next(iter(known.values()))
+        return Target(machine=_machine(found, compute.gpus, "slurm.gpu_type"), gpu=found)
+    near = similar_gpus(kind)
+    message = (
+        f"slurm.gpu_type {kind!r} in the user's config file is sold with several memories: {' and '.join(near)}"
+        if len(near) > 1
+        else f"slurm.gpu_type {kind!r} in the user's config file is not a GPU with known figures"
+    )
+    hint = f"compute.gpu={near[-1]}" if near else f"compute.gpu=NAME, one of {', '.join(gpu_names())}"
+    raise _fault(message, f"{hint}; compute.gpu={CPU} for runs on CPUs")
+
+
+def _refuse_other_type(found: Target, compute: ComputeConfig, site: SlurmSite) -> None:
+    """Refuse a GPU that is planned for where the jobs ask for another type."""
+    asked = () if compute.executor != "slurm" or site.gpu_type is None else similar_gpus(site.gpu_type)
+    if asked and found.machine.name not in asked:
+        raise _fault(
+            f"compute.gpu plans for {found.machine.name}, and the jobs ask for {site.gpu_type!r} (slurm.gpu_type "
+            "in the user's config file)",
+            f"compute.gpu={asked[-1]}, or another slurm.gpu_type",
+        )
+
+
+def _offered(commands: Commands, partition: str | None) -> tuple[str, str]:
+    """Return what the cluster offers in words, and what to write."""
+    asked = ask_partitions(commands)
+    anything = f"compute.gpu={_EXAMPLE}, or another of {', '.join(gpu_names())}"
+    if isinstance(asked, Missing):
+        return f"which ones the cluster has is not known here ({asked.missing})", anything
+    offered = gpus_offered(asked)
+    chosen = [part for part in asked if partition is None or part.name in partition.split(",")]
+    if not any(offered.values()):
+        names = ", ".join(part.name for part in asked)
+        return f"sinfo lists no GPUs in any partition ({names})", f"compute.gpu={CPU}"
+    note = ""
+    if partition is not None and chosen and not any(part.gpus for part in chosen):
+        note = f" (none in the partition {partition} of the jobs)"
+    elif partition is not None and chosen:
+        inside = {part.name for part in chosen}
+        offered = {kind: found for kind, found in offered.items() if inside & set(found)}
+    listed = "; ".join(_offer(kind, places) for kind, places in offered.items())
+    known = [similar_gpus(kind)[-1] for kind in offered if similar_gpus(kind)]
+    hint = f"compute.gpu={known[0]}" if known else f"`srun --gpus=1 nvidia-smi -L` names it; {anything}"
+    return f"the cluster offers {listed}{note}", hint
+
+
+def _offer(kind: str, places: Mapping[str, int]) -> str:
+    """Return `a100 (A100-40GB or A100-80GB): 4 per node in gpu`."""
+    near = similar_gpus(kind)
+    meant = f" ({' or '.join(near)})" if near and (kind,) != near else ""
+    nodes = ", ".join(f"{count} per node in {name}" for name, count in places.items())
+    return f"{kind or 'GPUs of no named type'}{meant}: {nodes}"
+
+
+def _not_named(offer: str, hint: str) -> InputFault:
+    also = "" if hint.endswith(f"={CPU}") else f"; compute.gpu={CPU} for runs on CPUs"
+    return _fault(
+        "compute.executor is slurm, and nothing says which GPU the nodes have: a plan for the CPU of this machine "
+        f"would be wrong; {offer}",
+        hint + also,
+    )
+
+
+def _machine(gpu: Gpu, gpus: int, source: str) -> TargetMachine:
+    return TargetMachine(
+        kind="gpu",
+        name=gpu.name,
+        memory=gpu.capacity,
+        count=max(gpus, 1),
+        # Where there are no tensor units for bfloat16, it is emulated.
+        base_dtype="float32" if gpu.peak_tflops is None else "bfloat16",
+        source=source,
+    )
+
+
+def _fault(message: str, hint: str, code: str = PLANNED_FOR_LOGIN_NODE) -> InputFault:
+    finding = Finding(code=code, severity=Severity.ERROR, subject=SETTING, message=message, hint=hint)
+    return InputFault(message, hint=hint, findings=[finding])
+
+
+def _finding(
+    code: str,
+    message: str,
+    hint: str,
+    where: Where | None,
+    *,
+    subject: str = "compute.gpus_per_run",
+    severity: Severity = Severity.ERROR,
+) -> Finding:
+    return Finding(code=code, severity=severity, subject=subject, message=message, hint=hint, where=where)

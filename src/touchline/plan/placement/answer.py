@@ -1,0 +1,151 @@
+"""Jobs and a cluster in, a placement out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from touchline.core.quantity import Missing
+from touchline.plan.placement.bounds import lower_bounds
+from touchline.plan.placement.deadline import chance, draw_ticks, drawn_ends, samples_for
+from touchline.plan.placement.faults import deadline_faults, refuse
+from touchline.plan.placement.problem import Problem, as_minutes, as_ticks, compile_problem
+from touchline.plan.placement.schedule import makespan_of, name_gpus, ranks_of
+from touchline.plan.placement.search import Found, find_schedules
+from touchline.plan.placement.types import Bound, Cluster, PlaceJob, Placement, Slot, Verdict
+from touchline.plan.placement.verdict import CONFIDENT, in_words, judge
+
+WORTH = 1.01
+"""A better chance is worth a schedule that is longer by one percent; the shortest proved one is kept."""
+_PART = 4
+"""One draw in so many decides between schedules."""
+
+
+def place(
+    jobs: Sequence[PlaceJob],
+    cluster: Cluster,
+    *,
+    deadline_minutes: float | None,
+    seed: int = 0,
+    correlation: float = 0.0,
+) -> Placement:
+    """Place jobs on GPUs; the same answer for the same jobs, in whatever order they are given.
+
+    Args:
+        jobs: what to run.
+        cluster: where.
+        deadline_minutes: when all should have ended, from the start on; none: as soon as can be.
+        seed: seed of the orders that are tried and of the durations that are drawn.
+        correlation: the share of their spread that the jobs of one chain have in common, 0 to 1.
+
+    Raises:
+        InputFault: with every fault of the jobs, the cluster and the deadline.
+    """
+    problem = compile_problem(jobs, cluster)
+    refuse(deadline_faults(deadline_minutes, correlation), "the deadline")
+    bounds = lower_bounds(problem)
+    found = find_schedules(problem, as_ticks(bounds[0].minutes), seed)
+    draws = _draws(problem, seed, correlation)
+    best = found[0] if deadline_minutes is None else _likeliest(problem, found, as_ticks(deadline_minutes), draws)
+    ends = drawn_ends(problem, ranks_of(best.order), best.kept, draws)
+    probability = None if deadline_minutes is None else float((ends.max(axis=1) <= as_ticks(deadline_minutes)).mean())
+    makespan = as_minutes(best.table.makespan)
+    if best.proved and makespan > bounds[0].minutes:
+        bounds = (Bound(minutes=makespan, why=f"every order of the {problem.size} jobs was tried"), *bounds)
+    judged = judge(problem, bounds[0], makespan, deadline_minutes, probability)
+    return Placement(
+        verdict=judged.verdict,
+        verdict_reason=judged.reason,
+        makespan_minutes=makespan,
+        # The sums behind a bound may round up in their last digit.
+        lower_bound_minutes=min(bounds[0].minutes, makespan),
+        bounds=bounds,
+        deadline_minutes=deadline_minutes,
+        probability=Missing(missing="no deadline was given") if probability is None else probability,
+        rule=best.rule,
+        schedule=_slots(problem, best, ends),
+        kept_gpus=best.kept,
+        notes=tuple(_notes(problem, best, judged.verdict, seed, correlation)),
+    )
+
+
+def _draws(problem: Problem, seed: int, correlation: float) -> list[list[float]]:
+    """Drawn durations; one draw where nothing spreads."""
+    if not _spreads(problem):
+        return [list(problem.ticks)]
+    generator = np.random.Generator(np.random.PCG64(seed))
+    return draw_ticks(problem, samples_for(problem), generator, correlation)
+
+
+def _spreads(problem: Problem) -> bool:
+    return any(job.minutes.low is not None or job.minutes.high is not None for job in problem.jobs)
+
+
+def _likeliest(problem: Problem, found: Sequence[Found], deadline: float, draws: Sequence[Sequence[float]]) -> Found:
+    """The shortest schedule, or one hardly longer that has the better chance."""
+    shortest = found[0].table.makespan
+    near = [each for each in found if each.table.makespan <= (shortest if found[0].proved else WORTH * shortest)]
+    if len(near) == 1:
+        return near[0]
+    # A part of the draws tells which is better.
+    some = draws[: max(len(draws) // _PART, 1)]
+    chances = [chance(problem, ranks_of(each.order), each.kept, deadline, some) for each in near]
+    return near[max(range(len(near)), key=lambda k: (chances[k], -k))]
+
+
+def _slots(problem: Problem, found: Found, ends: NDArray[np.float64]) -> tuple[Slot, ...]:
+    ranks = ranks_of(found.order)
+    held = name_gpus(problem, found.table, problem.ticks)
+    late = np.quantile(ends, CONFIDENT, axis=0).tolist() if _spreads(problem) else None
+    slots = (
+        Slot(
+            id=problem.jobs[j].id,
+            start_minutes=as_minutes(start),
+            end_minutes=as_minutes(start + problem.ticks[j]),
+            gpus=held[j],
+            node=found.table.nodes[j],
+            priority=ranks[j],
+            late_end_minutes=None if late is None else as_minutes(late[j]),
+        )
+        for j, start in enumerate(found.table.starts)
+    )
+    return tuple(sorted(slots, key=lambda slot: (slot.start_minutes, slot.id)))
+
+
+def _notes(problem: Problem, best: Found, verdict: Verdict, seed: int, correlation: float) -> Iterator[str]:
+    nodes = problem.nodes
+    if len(nodes[-1].gpus) < len(nodes[0].gpus):
+        yield f"the last of {len(nodes)} nodes has {len(nodes[-1].gpus)} GPUs, the others {len(nodes[0].gpus)}"
+    if best.kept == 0:
+        yield "no job starts before the one in front of it: a GPU waits on purpose for a job that needs it more"
+    elif best.kept is not None:
+        yield (
+            f"a waiting job of {best.kept} GPUs or more keeps its place: what is behind it starts only where, "
+            "as predicted, it does not delay it"
+        )
+    started = makespan_of(problem, ranks_of(best.order), problem.ticks, best.kept)
+    if started > best.table.makespan:
+        ends = in_words(as_minutes(started))
+        yield f"started by priority, with durations as predicted, the last job ends after {ends}"
+    certain = sum(job.minutes.low is None and job.minutes.high is None for job in problem.jobs)
+    if verdict is not Verdict.NO_DEADLINE:
+        if certain < problem.size:
+            how = "each on its own" if not correlation else f"{100 * correlation:.0f} % of it in common within a chain"
+            yield f"durations spread as their 90 % intervals say, {how}; {samples_for(problem)} draws"
+        if certain:
+            yield f"{certain} of {problem.size} jobs have no interval and count as certain"
+    if verdict is not Verdict.FITS and any(pin is not None for pin in problem.pins):
+        yield _without_pins(problem, seed)
+
+
+def _without_pins(problem: Problem, seed: int) -> str:
+    free = problem.unpinned()
+    bounds = lower_bounds(free)
+    found = find_schedules(free, as_ticks(bounds[0].minutes), seed)[0]
+    makespan = as_minutes(found.table.makespan)
+    least = makespan if found.proved else min(bounds[0].minutes, makespan)
+    shortest = "and none is shorter" if math.isclose(least, makespan) else f"and none is shorter than {in_words(least)}"
+    return f"placed freely, without pins, the last job ends after {in_words(makespan)}, {shortest}"

@@ -1,0 +1,190 @@
+"""What is wrong with a list of jobs or a cluster, all of it at once."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+from touchline.core.errors import InputFault
+from touchline.core.finding import Finding, Severity
+from touchline.plan.placement.types import Cluster, PlaceJob
+
+MOST_GPUS = 100_000
+"""More GPUs than any cluster has."""
+_SHOWN = 8
+"""Jobs of a circle that are named."""
+_LARGEST = 1e9
+"""Of GPUs, CPUs, gigabytes and minutes alike: what is more is a slip, and sums of it lose their last digits."""
+_EXPECTED = f"expected 0 to {_LARGEST:,.0f}"
+
+
+def refuse_faults(jobs: Sequence[PlaceJob], cluster: Cluster) -> None:
+    """Refuse what cannot be placed.
+
+    Raises:
+        InputFault: with every fault.
+    """
+    refuse(list(job_faults(jobs, cluster)), "the jobs")
+
+
+def refuse(findings: Sequence[Finding], what: str) -> None:
+    """Raise where there is a fault.
+
+    Raises:
+        InputFault: with all of them.
+    """
+    if findings:
+        count = len(findings)
+        raise InputFault(
+            f"{what}: {count} fault{'s' if count > 1 else ''}",
+            findings=findings,
+            hint=f"touchline check --explain {findings[0].code}",
+        )
+
+
+def job_faults(jobs: Sequence[PlaceJob], cluster: Cluster) -> Iterator[Finding]:
+    """Every fault of the jobs and of the cluster."""
+    wrong = list(_cluster_faults(cluster))
+    yield from wrong
+    if not jobs:
+        yield fault("PL110", "jobs", "there are no jobs", hint='a job is {"id": "a", "minutes": {"value": 60}}')
+    for name, count in Counter(job.id for job in jobs).items():
+        if count > 1:
+            yield fault("PL104", f"job {name!r}", f"{name!r} is given {count} times", hint="give each job its own id")
+    known = list(dict.fromkeys(job.id for job in jobs))
+    names = set(known)
+    for job in jobs:
+        subject = f"job {job.id!r}"
+        yield from _value_faults(job, subject)
+        for parent in dict.fromkeys(job.after):
+            if parent not in names:
+                near = difflib.get_close_matches(parent, known, n=1)
+                hint = f"did you mean {near[0]!r}?" if near else None
+                yield fault("PL105", subject, f"{job.id!r} comes after {parent!r}, which is no job here", hint=hint)
+        if not wrong and _sensible(job.gpus) and _sensible(job.cpus):
+            yield from _fit_faults(job, subject, cluster)
+    circle = _circle(jobs)
+    if circle:
+        shown = [*circle[:_SHOWN], *(["..."] if len(circle) > _SHOWN else []), circle[0]]
+        yield fault(
+            "PL106",
+            f"job {circle[0]!r}",
+            f"{f'{len(circle)} jobs wait for one another' if len(circle) > 1 else '1 job waits for itself'} "
+            "and can never start: " + " after ".join(repr(name) for name in shown),
+            hint="take one `after` of these away",
+        )
+
+
+def fault(code: str, subject: str, message: str, hint: str | None = None) -> Finding:
+    """One fault that stops the placement."""
+    return Finding(code=code, severity=Severity.ERROR, subject=subject, message=message, hint=hint)
+
+
+def deadline_faults(deadline_minutes: float | None, correlation: float) -> list[Finding]:
+    """What is wrong with a deadline, and with the share of spread that jobs have in common."""
+    found = []
+    if deadline_minutes is not None and not (math.isfinite(deadline_minutes) and deadline_minutes > 0):
+        hint = "for example --deadline 6h"
+        found.append(fault("PL111", "deadline", f"a deadline of {deadline_minutes:g} minutes", hint=hint))
+    if not 0 <= correlation <= 1:
+        found.append(fault("PL111", "correlation", f"a correlation of {correlation:g}; expected 0 to 1"))
+    return found
+
+
+def _sensible(value: float) -> bool:
+    return abs(value) <= _LARGEST
+
+
+def _number(value: float | None) -> str:
+    return "a number that is too large" if value is not None and value > _LARGEST else f"{value:g}"
+
+
+def _cluster_faults(cluster: Cluster) -> Iterator[Finding]:
+    for name, value in (
+        ("gpus", cluster.gpus),
+        ("gpus_per_node", cluster.gpus_per_node),
+        ("cpus", cluster.cpus),
+        ("memory_gb", cluster.memory_gb),
+    ):
+        if value is not None and not (_sensible(value) and value > 0):
+            yield fault("PL111", f"cluster {name}", f"a cluster with {name} {_number(value)}", hint="more than 0")
+    if _sensible(cluster.gpus) and cluster.gpus > MOST_GPUS:
+        message = f"a cluster with {cluster.gpus:,} GPUs; at most {MOST_GPUS:,} are placed on"
+        yield fault("PL111", "cluster gpus", message)
+
+
+def _value_faults(job: PlaceJob, subject: str) -> Iterator[Finding]:
+    amounts = {
+        "gpus": job.gpus,
+        "cpus": job.cpus,
+        "memory_gb": job.memory_gb,
+        "minutes.value": job.minutes.value,
+        "minutes.low": job.minutes.low,
+        "minutes.high": job.minutes.high,
+    }
+    bad = {name for name, value in amounts.items() if value is not None and not (_sensible(value) and value >= 0)}
+    for name in amounts:
+        if name in bad:
+            yield fault("PL103", subject, f"{job.id!r}: {name} is {_number(amounts[name])}; {_EXPECTED}")
+    value, low, high = job.minutes.value, job.minutes.low, job.minutes.high
+    if not bad and ((low is not None and low > value) or (high is not None and high < value)):
+        ends = f"{'?' if low is None else format(low, 'g')} to {'?' if high is None else format(high, 'g')}"
+        yield fault(
+            "PL108",
+            subject,
+            f"{job.id!r}: its interval, {ends} minutes, does not hold its value, {value:g}",
+            hint="low <= value <= high",
+        )
+
+
+def _fit_faults(job: PlaceJob, subject: str, cluster: Cluster) -> Iterator[Finding]:
+    node = min(cluster.gpus_per_node or cluster.gpus, cluster.gpus)
+    place = "the cluster" if node == cluster.gpus else "a node"
+    if job.pin is not None:
+        if not 0 <= job.pin < cluster.gpus:
+            there = f"there are GPUs 0 to {cluster.gpus - 1}"
+            yield fault("PL109", subject, f"{job.id!r} is pinned to GPU {_number(job.pin)}; {there}")
+        elif job.gpus == 0:
+            yield fault("PL109", subject, f"{job.id!r} is pinned to GPU {job.pin} and holds no GPU", hint="gpus: 1")
+        else:
+            # The last node may be smaller than the others.
+            node = min(node, cluster.gpus - job.pin // node * node)
+    for name, asked, most, unit in (
+        ("GPUs", job.gpus, node, ""),
+        ("CPUs", job.cpus, cluster.cpus, ""),
+        ("memory", job.memory_gb, cluster.memory_gb, " GiB"),
+    ):
+        if most is not None and asked > most:
+            yield fault(
+                "PL107",
+                subject,
+                f"{job.id!r} asks for {asked:g}{unit}{'' if unit else ' ' + name}; {place} has {most:g}{unit}"
+                + (f" of {name}" if unit else ""),
+                hint="a job never leaves a node" if place == "a node" else None,
+            )
+
+
+def _circle(jobs: Sequence[PlaceJob]) -> list[str]:
+    """Jobs of which each comes after the next and the last after the first; empty when there is no such circle."""
+    after = {job.id: sorted(set(job.after)) for job in jobs}
+    done: set[str] = set()
+    for first in sorted(after):
+        path: list[str] = []
+        on_path: dict[str, int] = {}
+        stack: list[tuple[str, bool]] = [(first, True)]
+        while stack:
+            name, entering = stack.pop()
+            if not entering:
+                path.pop()
+                del on_path[name]
+                done.add(name)
+            elif name in on_path:
+                return path[on_path[name] :]
+            elif name not in done and name in after:
+                on_path[name] = len(path)
+                path.append(name)
+                stack.append((name, False))
+                stack += [(parent, True) for parent in reversed(after[name])]
+    return []

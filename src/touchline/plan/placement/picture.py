@@ -1,0 +1,46 @@
+"""A schedule as text: a line for each GPU."""
+
+from __future__ import annotations
+
+from touchline.plan.placement.types import Placement, Slot
+from touchline.plan.placement.verdict import in_words
+
+
+def text_gantt(placement: Placement, gpus: int, columns: int) -> list[str]:
+    """Each GPU's jobs by name where there is room for it, `|` where one begins, and the deadline as `!`.
+
+    Args:
+        placement: the schedule.
+        gpus: GPUs in all.
+        columns: width of the time axis, in characters.
+    """
+    deadline = placement.deadline_minutes
+    end = max(placement.makespan_minutes, deadline or 0.0)
+    if end <= 0:
+        return []
+    lines = []
+    mark = None if deadline is None else min(_column(deadline, end, columns), columns)
+    for gpu in range(gpus):
+        cells = [" "] * (columns + 1)
+        for slot in placement.schedule:
+            if gpu in slot.gpus:
+                _draw(cells, slot, end, columns)
+        if mark is not None:
+            cells[mark] = "!"
+        lines.append(f"GPU {gpu:<3} {''.join(cells)}".rstrip())
+    axis = f"        0{in_words(end):>{columns}}"
+    return [*lines, axis] if deadline is None else [*lines, axis, f"        ! is the deadline, {in_words(deadline)}"]
+
+
+def _column(minutes: float, end: float, columns: int) -> int:
+    return round(columns * minutes / end)
+
+
+def _draw(cells: list[str], slot: Slot, end: float, columns: int) -> None:
+    first, last = _column(slot.start_minutes, end, columns), _column(slot.end_minutes, end, columns)
+    if last <= first:
+        return
+    room = last - first - 1
+    name = "".join(letter if letter.isprintable() else "?" for letter in slot.id)
+    text = "|" + (name if len(name) <= room else name[: max(room - 1, 0)] + "…" if room > 1 else "").ljust(room, "─")
+    cells[first:last] = list(text[: last - first])

@@ -1,0 +1,193 @@
+"""Jobs and a cluster, checked and numbered, in the form in which every part of the placement reads them.
+
+Durations are whole ticks and memory is whole millionths of a GiB, so that sums are exact: two jobs that should end at
+the same moment do, and ten jobs of 0.1 GiB fit into 1 GiB. Jobs are in the order of their names, so that no answer
+depends on the order in which they were given.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from touchline.plan.placement.faults import refuse_faults
+from touchline.plan.placement.types import Cluster, PlaceJob
+
+TICKS = 10**9
+"""Of a minute: fine enough for the last digit of any duration; a float holds them exactly for seventeen years."""
+_MEMORY_PARTS = 10**6
+"""Of a GiB."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Node:
+    """One node, and what it has."""
+
+    gpus: tuple[int, ...]
+    """Its GPUs, counted over all nodes."""
+    cpus: int | None
+    """Its CPUs; none: not counted."""
+    memory: int | None
+    """Its memory, in millionths of a GiB; none: not counted."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Problem:
+    """What there is to place, by number: job `j` is `jobs[j]`, and every list has one entry a job."""
+
+    jobs: tuple[PlaceJob, ...]
+    """In the order of their names."""
+    cluster: Cluster
+    """Where they run."""
+    nodes: tuple[Node, ...]
+    """Its nodes; a last one that is smaller where the GPUs do not come out even."""
+    ticks: tuple[float, ...]
+    """Predicted durations, whole numbers."""
+    gpus: tuple[int, ...]
+    """GPUs that each holds."""
+    cpus: tuple[int, ...]
+    """CPUs that each holds; 0 where the cluster does not count them."""
+    memory: tuple[int, ...]
+    """Memory that each holds; 0 where the cluster does not count it."""
+    pins: tuple[int | None, ...]
+    """The GPU that each must run on."""
+    pinned: tuple[tuple[int, int], ...]
+    """For each GPU, how many jobs are pinned to it, and its number: others take it last."""
+    parents: tuple[tuple[int, ...], ...]
+    """Jobs that must have ended before it."""
+    children: tuple[tuple[int, ...], ...]
+    """Jobs that wait for it."""
+    order: tuple[int, ...]
+    """Parents before children."""
+    heads: tuple[float, ...]
+    """The longest chain before each, without it."""
+    tails: tuple[float, ...]
+    """The longest chain from each on, with it."""
+    pooled: bool
+    """Nothing but the number of free GPUs decides what may start: one node, no pins, enough CPUs and memory."""
+
+    @property
+    def size(self) -> int:
+        """How many jobs there are."""
+        return len(self.jobs)
+
+    def widths(self) -> tuple[float, ...]:
+        """The GPUs' worth of its node that each job takes, by what it takes most of."""
+        node = self.nodes[0]
+        found = []
+        for gpus, cpus, memory in zip(self.gpus, self.cpus, self.memory, strict=True):
+            shares = [gpus / len(node.gpus)]
+            shares += [cpus / node.cpus] if node.cpus else []
+            shares += [memory / node.memory] if node.memory else []
+            found.append(max(shares) * len(node.gpus))
+        return tuple(found)
+
+    def unpinned(self) -> Problem:
+        """The same jobs, each free to run on any GPU."""
+        return compile_problem([replace(job, pin=None) for job in self.jobs], self.cluster)
+
+
+def compile_problem(jobs: Sequence[PlaceJob], cluster: Cluster) -> Problem:
+    """Check and number what there is to place.
+
+    Raises:
+        InputFault: with every fault of the jobs and of the cluster.
+    """
+    refuse_faults(jobs, cluster)
+    ordered = tuple(sorted(jobs, key=lambda job: job.id))
+    number = {job.id: j for j, job in enumerate(ordered)}
+    parents = tuple(tuple(sorted({number[parent] for parent in job.after})) for job in ordered)
+    children: list[list[int]] = [[] for _ in ordered]
+    for j, above in enumerate(parents):
+        for parent in above:
+            children[parent].append(j)
+    ticks = tuple(float(round(job.minutes.value * TICKS)) for job in ordered)
+    order = _topological(parents, children)
+    heads, tails = _heads_and_tails(ticks, parents, children, order)
+    nodes = _nodes(cluster)
+    counted_cpus = tuple(job.cpus if cluster.cpus is not None else 0 for job in ordered)
+    counted_memory = tuple(_parts(job.memory_gb) if cluster.memory_gb is not None else 0 for job in ordered)
+    gpus = tuple(job.gpus for job in ordered)
+    pins = Counter(job.pin for job in ordered)
+    return Problem(
+        jobs=ordered,
+        cluster=cluster,
+        nodes=nodes,
+        ticks=ticks,
+        gpus=gpus,
+        cpus=counted_cpus,
+        memory=counted_memory,
+        pins=tuple(job.pin for job in ordered),
+        pinned=tuple((pins[gpu], gpu) for gpu in range(cluster.gpus)),
+        parents=parents,
+        children=tuple(tuple(below) for below in children),
+        order=order,
+        heads=heads,
+        tails=tails,
+        pooled=_pooled(nodes, ordered, counted_cpus, counted_memory),
+    )
+
+
+def _nodes(cluster: Cluster) -> tuple[Node, ...]:
+    size = min(cluster.gpus_per_node or cluster.gpus, cluster.gpus)
+    memory = None if cluster.memory_gb is None else _parts(cluster.memory_gb)
+    return tuple(
+        Node(gpus=tuple(range(first, min(first + size, cluster.gpus))), cpus=cluster.cpus, memory=memory)
+        for first in range(0, cluster.gpus, size)
+    )
+
+
+def _parts(gib: float) -> int:
+    return round(gib * _MEMORY_PARTS)
+
+
+def _pooled(nodes: Sequence[Node], jobs: Sequence[PlaceJob], cpus: Sequence[int], memory: Sequence[int]) -> bool:
+    if len(nodes) > 1 or any(job.pin is not None for job in jobs):
+        return False
+    [node] = nodes
+    enough_cpus = node.cpus is None or _most_at_once(cpus, jobs, len(node.gpus)) <= node.cpus
+    return enough_cpus and (node.memory is None or _most_at_once(memory, jobs, len(node.gpus)) <= node.memory)
+
+
+def _most_at_once(amounts: Sequence[int], jobs: Sequence[PlaceJob], gpus: int) -> int:
+    """No set of jobs that may run together takes more: those without GPUs all at once, of the others one a GPU."""
+    free = sum(amount for amount, job in zip(amounts, jobs, strict=True) if job.gpus == 0)
+    others = sorted((amount for amount, job in zip(amounts, jobs, strict=True) if job.gpus > 0), reverse=True)
+    return free + sum(others[:gpus])
+
+
+def _topological(parents: Sequence[Sequence[int]], children: Sequence[Sequence[int]]) -> tuple[int, ...]:
+    waiting = [len(above) for above in parents]
+    order = [j for j, count in enumerate(waiting) if count == 0]
+    for j in order:  # grows while it is read
+        for child in children[j]:
+            waiting[child] -= 1
+            if waiting[child] == 0:
+                order.append(child)
+    return tuple(order)
+
+
+def _heads_and_tails(
+    ticks: Sequence[float],
+    parents: Sequence[Sequence[int]],
+    children: Sequence[Sequence[int]],
+    order: Sequence[int],
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    heads, tails = [0.0] * len(ticks), list(ticks)
+    for j in order:
+        heads[j] = max((heads[parent] + ticks[parent] for parent in parents[j]), default=0.0)
+    for j in reversed(order):
+        tails[j] += max((tails[child] for child in children[j]), default=0.0)
+    return tuple(heads), tuple(tails)
+
+
+def as_minutes(ticks: float) -> float:
+    """Ticks in minutes."""
+    return ticks / TICKS
+
+
+def as_ticks(minutes: float) -> float:
+    """Minutes in ticks; without end where they are."""
+    return float(round(minutes * TICKS)) if math.isfinite(minutes) else minutes

@@ -1,0 +1,156 @@
+"""The shortest schedule that six rules, a fixed number of changed orders and, for a few jobs, a proof find.
+
+Every number of tries is counted in starts of jobs, never in seconds, and drawn from a seed: the same jobs have the same
+plan on every machine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from touchline.plan.placement.exact import OutOfSteps, shortest
+from touchline.plan.placement.problem import Problem
+from touchline.plan.placement.rules import RULES, order_by, weights_of
+from touchline.plan.placement.schedule import Timetable, dispatch, makespan_of, ranks_of
+
+MOST_TRIES = 1500
+"""Changed orders of a way of dispatching, at most."""
+FEW_TRIES = 150
+"""The same where a proof follows."""
+STARTS = 120_000
+"""Starts of jobs, over all tries, in which whatever fits starts: they cost a microsecond each."""
+STARTS_KEEPING_PLACES = 20_000
+"""The same where wide jobs keep their places, or nodes count: these cost several."""
+NEAR = 1.002
+"""Nothing more is tried so near the bound: durations are never known that well."""
+MOST_KEEPING_PLACES = 200
+"""With more jobs, none needs to keep its place: there is always another one to fill the gap."""
+EXACT_JOBS = 10
+"""For so many jobs a proof is looked for."""
+_FIRST = 4
+"""A quarter of the tries spread out from the best rules, the others from the best order so far."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Found:
+    """An order of the jobs, and what comes of it."""
+
+    order: tuple[int, ...]
+    """The jobs, the first in order first."""
+    kept: int | None
+    """How they are dispatched; see `schedule.dispatch`."""
+    table: Timetable
+    """When and where each runs."""
+    rule: str
+    """What found it."""
+    proved: bool = False
+    """No schedule is shorter."""
+
+
+def find_schedules(problem: Problem, bound: float, seed: int) -> list[Found]:
+    """Good schedules, the shortest first: at most one for each way of dispatching.
+
+    Args:
+        problem: what there is to place.
+        bound: no schedule is shorter, in ticks; where it is met, nothing more is tried.
+        seed: seed of the changed orders.
+    """
+    found: list[Found] = []
+    few = problem.size <= EXACT_JOBS
+    enough = bound if few else NEAR * bound
+    for kept in _ways(problem):
+        generator = np.random.Generator(np.random.PCG64([seed, 0 if kept is None else kept]))
+        found.append(_climb(problem, kept, enough, generator))
+        if found[-1].table.makespan <= enough:
+            break
+    found.sort(key=lambda each: each.table.makespan)
+    return _proved(problem, found, bound) if few else found
+
+
+def _ways(problem: Problem) -> Iterator[int | None]:
+    """Whatever fits starts; or the wide jobs keep their places, of which there are two kinds worth trying."""
+    yield None
+    if problem.size <= MOST_KEEPING_PLACES:
+        wide = sorted({gpus for gpus in problem.gpus if gpus > 1})
+        # On nodes every try costs more, and what is in the way is mostly a job as wide as a node.
+        yield from dict.fromkeys(wide[-1:] + wide[:1] if problem.pooled else wide[-1:])
+
+
+def _climb(problem: Problem, kept: int | None, enough: float, generator: np.random.Generator) -> Found:
+    """From the best rules to the best order near them."""
+    rules = []
+    for number, rule in enumerate(RULES):
+        order = order_by(weights_of(problem, rule))
+        rules.append((makespan_of(problem, ranks_of(order), problem.ticks, kept), number, rule, order))
+    rules.sort()
+    best, _, rule, order = rules[0]
+    starts = STARTS if kept is None and problem.pooled else STARTS_KEEPING_PLACES
+    tries = min(FEW_TRIES if problem.size <= EXACT_JOBS else MOST_TRIES, starts // problem.size)
+    keys = _keys(order)
+    tops = [_keys(each[3]) for each in rules[:3]]
+    name = rule
+    for number in range(tries):
+        if best <= enough or problem.size == 1:
+            break
+        if number < tries // _FIRST:
+            changed = _shaken(tops[number % 3], (number // 3) % 4, generator)
+        else:
+            changed = _changed(keys, number % 6, generator)
+        order_now = np.argsort(changed, kind="stable").tolist()
+        span = makespan_of(problem, ranks_of(order_now), problem.ticks, kept)
+        if span <= best:
+            if span < best:
+                name = f"{rules[0][2]}, then changed {tries:,} times"
+            best, keys, order = span, changed, order_now
+    return Found(
+        order=tuple(order),
+        kept=kept,
+        table=dispatch(problem, ranks_of(order), problem.ticks, kept),
+        rule=name,
+    )
+
+
+def _keys(order: Sequence[int]) -> NDArray[np.float64]:
+    keys = np.empty(len(order))
+    keys[list(order)] = np.arange(len(order), dtype=np.float64)
+    return keys
+
+
+def _shaken(keys: NDArray[np.float64], strength: int, generator: np.random.Generator) -> NDArray[np.float64]:
+    """Every job a little away from its place."""
+    return keys + generator.standard_normal(len(keys)) * len(keys) * (0.02, 0.05, 0.1, 0.25)[strength]
+
+
+def _changed(keys: NDArray[np.float64], kind: int, generator: np.random.Generator) -> NDArray[np.float64]:
+    """A few jobs moved in front of others, two exchanged, or all shaken a little."""
+    changed = keys.copy()
+    if kind == 5:
+        return _shaken(changed, 0, generator)
+    for moved, other in generator.integers(0, len(keys), (1 if kind < 3 else 3, 2)).tolist():
+        if kind == 2:
+            changed[moved], changed[other] = changed[other], changed[moved]
+        else:
+            changed[moved] = changed[other] - 1e-6 * (1 + generator.random())
+    return changed
+
+
+def _proved(problem: Problem, found: list[Found], bound: float) -> list[Found]:
+    """The shortest schedule there is, where the search comes to an end."""
+    best = found[0]
+    try:
+        shorter = shortest(problem, best.order, best.table.makespan, bound)
+    except OutOfSteps:
+        return found
+    if shorter is None:
+        return [_with(each, proved=each.table.makespan == best.table.makespan) for each in found]
+    order = sorted(range(problem.size), key=lambda j: (shorter.starts[j], problem.order.index(j)))
+    exact = Found(order=tuple(order), kept=0, table=shorter, rule="every order of the jobs was tried", proved=True)
+    return [exact, *found]
+
+
+def _with(found: Found, *, proved: bool) -> Found:
+    return Found(order=found.order, kept=found.kept, table=found.table, rule=found.rule, proved=proved)

@@ -1,0 +1,70 @@
+"""Impossible, fits or tight, in words."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from touchline.plan.placement.bounds import lower_bounds
+from touchline.plan.placement.problem import Problem, compile_problem
+from touchline.plan.placement.types import Bound, Minutes, Verdict
+
+CONFIDENT = 0.9
+"""From this chance on a deadline fits: the share that an interval holds, too."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Judged:
+    """A verdict with its reason."""
+
+    verdict: Verdict
+    reason: str
+
+
+def judge(
+    problem: Problem, bound: Bound, makespan_minutes: float, deadline_minutes: float | None, chance: float | None
+) -> Judged:
+    """Whether the deadline can be met.
+
+    Args:
+        problem: the jobs.
+        bound: the greatest lower bound.
+        makespan_minutes: of the schedule that was found.
+        deadline_minutes: the deadline; none: there is nothing to judge.
+        chance: to meet it.
+    """
+    if deadline_minutes is None or chance is None:
+        span = in_words(makespan_minutes)
+        return Judged(verdict=Verdict.NO_DEADLINE, reason=f"no deadline was given; the last job ends after {span}")
+    limit, span, least = in_words(deadline_minutes), in_words(makespan_minutes), in_words(bound.minutes)
+    if bound.minutes > deadline_minutes:
+        reason = f"no order of the jobs ends within {limit} as predicted: {bound.why} ({least})"
+        return Judged(verdict=Verdict.IMPOSSIBLE, reason=f"{reason}; {_low_ends(problem, deadline_minutes)}")
+    if makespan_minutes > deadline_minutes:
+        reason = f"the best schedule found ends after {span}, past {limit}; none is shorter than {least}: {bound.why}"
+        return Judged(verdict=Verdict.TIGHT, reason=reason)
+    reason = f"ends after {span} as predicted, within {limit}; the chance to meet it is {100 * chance:.0f} %"
+    if chance >= CONFIDENT:
+        return Judged(verdict=Verdict.FITS, reason=reason)
+    return Judged(verdict=Verdict.TIGHT, reason=f"{reason}, under {100 * CONFIDENT:.0f} %, because durations spread")
+
+
+def _low_ends(problem: Problem, deadline_minutes: float) -> str:
+    if all(job.minutes.low is None for job in problem.jobs):
+        return "no job has a low end"
+    jobs = [
+        replace(job, minutes=Minutes(value=job.minutes.value if job.minutes.low is None else job.minutes.low))
+        for job in problem.jobs
+    ]
+    low = lower_bounds(compile_problem(jobs, problem.cluster))[0]
+    if low.minutes > deadline_minutes:
+        return f"nor would it if every job took only its low end: {low.why} ({in_words(low.minutes)})"
+    return f"if every job took only its low end, {in_words(low.minutes)} would be the least"
+
+
+def in_words(minutes: float) -> str:
+    """`6 h 40 min`, `12 min`, `0.4 min`."""
+    whole = round(minutes)
+    if whole < 1:
+        return f"{minutes:.2g} min"
+    hours, rest = divmod(whole, 60)
+    return f"{hours} h {rest} min" if hours and rest else (f"{hours} h" if hours else f"{rest} min")

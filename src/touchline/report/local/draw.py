@@ -1,0 +1,36 @@
+"""The program that draws, in a process of its own: its library holds a whole browser engine, which aborts where memory
+is short and takes the process with it.
+
+It reads a request from standard input, `{"script": bool, "specs": {name: Vega-Lite spec}}`, and writes JSON lines to
+standard output: `{"script": text}`, then `{"name": name, "png": base64}` for each spec. What is not written when it
+ends was not drawn.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import sys
+
+
+def main() -> int:
+    """Draw what is asked for; 1 if it cannot be drawn, with the reason on standard error."""
+    from touchline.core.json_text import parse_json
+    from touchline.report.page.scripts import figure_script
+    from touchline.report.pictures import png
+
+    request = parse_json(sys.stdin.read())
+    if request["script"]:
+        _write({"script": figure_script()})
+    for name, spec in request["specs"].items():
+        _write({"name": name, "png": base64.b64encode(png(spec)).decode("ascii")})
+    return 0
+
+
+def _write(row: dict[str, str]) -> None:
+    sys.stdout.write(json.dumps(row) + "\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,129 @@
+"""Draw figures in a process of their own: when that dies, hangs or lacks memory, the figures are lost and no more."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+import os
+import selectors
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import IO
+
+from touchline.core.json_text import parse_json
+
+SILENCE_SECONDS = 60.0
+"""Time without a finished figure after which the process is killed; one takes about a second."""
+_PROGRAM = "touchline.report.local.draw"
+_CHUNK_BYTES = 1 << 20
+_TOLD_CHARACTERS = 200
+
+
+@dataclass(kw_only=True, slots=True)
+class Drawn:
+    """What was drawn."""
+
+    pictures: dict[str, bytes] = field(default_factory=dict)
+    """PNG of each figure, by name."""
+    script: str | None = None
+    """The program that draws in a browser; None if it was not asked for or not made."""
+    fault: str = ""
+    """Why something is missing; empty when everything was drawn."""
+
+
+def draw(specs: Mapping[str, object], *, script: bool = False, silence_seconds: float = SILENCE_SECONDS) -> Drawn:
+    """Draw figures.
+
+    Args:
+        specs: Vega-Lite spec of each figure, by name.
+        script: also return the program that draws in a browser.
+        silence_seconds: time without a finished figure after which the process is killed.
+    """
+    drawn = Drawn()
+    if not specs and not script:
+        return drawn
+    try:
+        with tempfile.TemporaryFile() as request, tempfile.TemporaryFile() as errors:
+            request.write(json.dumps({"script": script, "specs": dict(specs)}).encode())
+            request.seek(0)
+            # -P: whatever lies in the working directory is not what is imported.
+            command = [sys.executable, "-P", "-m", _PROGRAM]
+            with _started(command, request, errors) as process:
+                silent = not _read(process, drawn, silence_seconds)
+            errors.seek(0)
+            said = errors.read()[-_CHUNK_BYTES:].decode("utf-8", "replace")
+    except (OSError, MemoryError, ValueError) as error:
+        drawn.fault = f"the process that draws them cannot be started ({type(error).__name__}: {error})"
+        return drawn
+    missing = (script and drawn.script is None) or len(drawn.pictures) < len(specs)
+    if missing and silent:
+        drawn.fault = f"the process that draws them did not answer for {silence_seconds:.0f} s and was killed"
+    elif missing:
+        drawn.fault = f"the process that draws them {_ending(process.returncode, said)}"
+    return drawn
+
+
+@contextlib.contextmanager
+def _started(command: list[str], request: IO[bytes], errors: IO[bytes]) -> Iterator[subprocess.Popen[bytes]]:
+    """Start the process, and end it with everything that it started."""
+    process = subprocess.Popen(  # noqa: S603 (an argument list of our own words)
+        command, stdin=request, stdout=subprocess.PIPE, stderr=errors, start_new_session=True
+    )
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        if process.stdout is not None:
+            process.stdout.close()
+
+
+def _read(process: subprocess.Popen[bytes], drawn: Drawn, silence_seconds: float) -> bool:
+    """Take what the process writes until it ends; False if it was silent for too long."""
+    if process.stdout is None:
+        raise AssertionError("its output is a pipe")
+    descriptor, rest = process.stdout.fileno(), b""
+    with selectors.DefaultSelector() as selector:
+        selector.register(descriptor, selectors.EVENT_READ)
+        heard = time.monotonic()
+        while selector.select(max(0.0, heard + silence_seconds - time.monotonic())):
+            chunk = os.read(descriptor, _CHUNK_BYTES)
+            if not chunk:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(silence_seconds)
+                return True
+            heard = time.monotonic()
+            *lines, rest = (rest + chunk).split(b"\n")
+            for line in lines:
+                _take(line, drawn)
+    return False
+
+
+def _take(line: bytes, drawn: Drawn) -> None:
+    """Take a finished figure. A line that is none, which a library may print, is skipped."""
+    with contextlib.suppress(ValueError):
+        row = parse_json(line)
+        if isinstance(row, dict) and isinstance(row.get("script"), str):
+            drawn.script = str(row["script"])
+        elif isinstance(row, dict) and isinstance(row.get("name"), str):
+            drawn.pictures[str(row["name"])] = base64.b64decode(str(row.get("png")), validate=True)
+
+
+def _ending(code: int | None, said: str) -> str:
+    """Return how the process ended, in words."""
+    if code is not None and code < 0:
+        with contextlib.suppress(ValueError):
+            name = signal.Signals(-code).name
+            return f"was killed by {name}; memory is short, or limited (ulimit -v, --mem)"
+        return f"was killed by signal {-code}; memory is short, or limited (ulimit -v, --mem)"
+    last = next((line.strip() for line in reversed(said.splitlines()) if line.strip()), "")
+    told = "".join(letter if letter.isprintable() else " " for letter in last)[:_TOLD_CHARACTERS]
+    return f"ended with exit code {code}{f' ({told})' if told else ''}"

@@ -1,0 +1,24 @@
+"""Write the picture of a verb that is asked for one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from touchline.core.errors import EnvironmentFault
+from touchline.core.files import write_atomic
+from touchline.report.figures import Figure, off_because
+from touchline.report.local.draw_process import draw
+
+
+def write_picture(figure: Figure, path: Path) -> None:
+    """Draw a figure into a PNG file.
+
+    Raises:
+        EnvironmentFault: there is nothing to draw, it cannot be drawn, or the file cannot be written.
+    """
+    if figure.spec is None:
+        raise EnvironmentFault(figure.note)
+    drawn = draw({path.name: figure.spec})
+    if path.name not in drawn.pictures:
+        raise EnvironmentFault(off_because(drawn.fault))
+    write_atomic(path, drawn.pictures[path.name])

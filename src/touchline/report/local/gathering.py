@@ -1,0 +1,113 @@
+"""Gathering: everything that is read of an experiment, before anything is concluded.
+
+The folder may be one that touchline planned, or any other with the logs and checkpoints of trainings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from touchline.core.errors import TouchlineError
+from touchline.core.files import read_text_bounded
+from touchline.core.units import format_bytes
+from touchline.data.metrics import Metrics
+from touchline.results.asked import asked_items
+from touchline.results.collect import collect_results
+from touchline.results.controls import no_op_issues
+from touchline.results.folder_issues import folder_issues
+from touchline.results.general import read_general
+from touchline.results.report_inputs import Gathered, Source
+from touchline.results.run_metrics import run_metrics
+from touchline.results.verification import Counted, verify_planned
+from touchline.run.folders import ExperimentFolder, is_experiment
+from touchline.spec.plan import Plan, PlannedRun
+
+_DEFINITION_LIMIT_BYTES = 1 << 20
+
+
+def gather(source: Path, *, deep: bool = False, say: Counted | None = None) -> Gathered:
+    """Read everything that a report is made from.
+
+    Args:
+        source: experiment.yaml or its folder, or a folder with runs that touchline did not make.
+        deep: read every value of every checkpoint, not only headers.
+        say: hears how many checkpoints are verified, of how many.
+
+    Raises:
+        InputFault: there is neither an experiment nor any run.
+    """
+    if not is_experiment(source):
+        return _found(source, deep=deep, say=say)
+    folder = ExperimentFolder(source)
+    plan = folder.planned()
+    rows: dict[str, Metrics] = {}
+    runs = collect_results(plan, folder.root, rows=rows)
+    planned = {run.name: run for run in plan.runs}
+    return Gathered(
+        experiment=plan.experiment,
+        origin=f"planned by touchline {plan.touchline_version}",
+        date=plan.date,
+        root=str(source if source.is_dir() else source.parent),
+        plan=plan,
+        runs=tuple(runs),
+        metrics=tuple(run_metrics(planned[run.name], run, folder.run(run.name), rows.pop(run.name)) for run in runs),
+        factors=dict(plan.factors),
+        datasets={run.name: run.dataset for run in plan.runs},
+        verification=verify_planned(plan, folder.root, deep=deep, say=say),
+        general=read_general(folder.root, runs),
+        files={run.name: tuple(_files(folder.root, run)) for run in plan.runs},
+        issues=(*folder_issues(folder.root, runs), *no_op_issues(runs)),
+        sources=tuple(_sources(plan)),
+        asked=asked_items(folder.root, runs),
+        definition=_definition(folder),
+    )
+
+
+def _definition(folder: ExperimentFolder) -> str:
+    """Read experiment.yaml as text; empty where it cannot be read."""
+    try:
+        return read_text_bounded(folder.yaml, _DEFINITION_LIMIT_BYTES)
+    except (OSError, TouchlineError):
+        return ""
+
+
+def _found(source: Path, *, deep: bool, say: Counted | None) -> Gathered:
+    from touchline.results.imported import find
+
+    def hear(done: int, total: int, what: str) -> None:
+        del what
+        if say is not None:
+            say(done, total)
+
+    return find(source, deep=deep, say=hear)
+
+
+def _files(root: Path, run: PlannedRun) -> Iterator[tuple[str, str]]:
+    """Where a run's numbers can be looked up, as far as it is there."""
+    folder = root / run.name
+    single = (("settings", "finetune.yaml"), ("evaluation settings", "eval.yaml"), ("metrics", "metrics.jsonl"))
+    for what, name in (*single, ("lineage", "lineage.json"), ("run metrics", "run_metrics.yaml")):
+        if (folder / name).is_file():
+            yield what, f"{run.name}/{name}"
+    for what, pattern in (("log", "slurm-*.out"), ("evaluation", "eval/*.eval"), ("attempt", "status/exit.*.json")):
+        for path in sorted(folder.glob(pattern)):
+            yield what, str(path.relative_to(root))
+
+
+def _sources(plan: Plan) -> Iterator[Source]:
+    for data in plan.datasets.values():
+        splits = ", ".join(f"{split.name} {split.num_examples:,}" for split in data.splits)
+        facts = (("splits", splits), ("origin of the splits", data.split_origin), ("sha256", data.sha256))
+        yield Source(kind="dataset", name=data.path, facts=facts)
+    for model in plan.models.values():
+        yield Source(
+            kind="base model",
+            name=model.name,
+            facts=(
+                ("parameters", f"{model.num_parameters:,}"),
+                ("dtype on disk", model.dtype),
+                ("weights", format_bytes(model.weight_bytes)),
+                ("sha256 of the weights", model.weights_sha256),
+            ),
+        )

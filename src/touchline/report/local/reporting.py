@@ -1,0 +1,270 @@
+"""Reporting: what was gathered of an experiment becomes one object, and that becomes files.
+
+RESULTS.md and its pictures, report.html, and samples.jsonl with every answer.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from importlib import metadata, resources
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydantic import TypeAdapter
+
+from touchline.core.errors import EnvironmentFault, PolicyFault, TouchlineError, install_hint, quoted
+from touchline.core.files import (
+    disk_faults,
+    read_bytes,
+    read_text_bounded,
+    try_lock,
+    write_atomic,
+    write_if_changed,
+)
+from touchline.core.json_text import parse_json
+from touchline.core.status import RunStatus
+from touchline.report.local.gathering import gather
+from touchline.report.report import Report
+from touchline.results.verification import Counted
+from touchline.run.folders import ExperimentFolder, is_experiment
+
+if TYPE_CHECKING:
+    from touchline.report.chart import Chart
+
+MARKDOWN, PAGE, SAMPLES, FIGURES = "RESULTS.md", "report.html", "samples.jsonl", "figures"
+_OURS = "touchline report"
+"""Stands in every RESULTS.md of ours, among its commands."""
+_MARKDOWN_LIMIT_BYTES = 64 << 20
+_SCRIPT_LIMIT_BYTES = 16 << 20
+_DRAWN = ".drawn.json"
+"""Under figures/: hashes of what each picture, and the whole report, were made from; drawing takes the longest."""
+_WHOLE = "."
+"""Where it keeps the whole report's; no picture can be called that."""
+
+_IGNORE = ".gitignore"
+_IGNORED = """\
+# Written by `touchline report`, once: what a repository of results does without. Change it as you like.
+epoch_*/
+step_*/
+*.safetensors
+*.bin
+*.pt
+resume/
+superseded/
+*.lock
+"""
+"""Weights, training states and locks; everything else of an experiment is text, figures and evaluation logs."""
+_AT_WORK = frozenset({RunStatus.QUEUED, RunStatus.RUNNING})
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Written:
+    """A report and its files."""
+
+    report: Report
+    """What it says."""
+    markdown: Path
+    """RESULTS.md."""
+    page: Path
+    """report.html."""
+    note: str
+    """Why there are no pictures in RESULTS.md; empty when there are."""
+
+
+def write_report(
+    source: Path,
+    *,
+    out: Path | None = None,
+    deep: bool = False,
+    parquet: bool = False,
+    cache: Path | None = None,
+    refresh_seconds: int | None = None,
+    say: Counted | None = None,
+) -> Written:
+    """Write the report's files beside the experiment, or into another folder.
+
+    Args:
+        source: experiment.yaml or its folder, or a folder with runs that touchline did not make.
+        out: where to write; beside the experiment when None.
+        deep: read every value of every checkpoint.
+        parquet: write the answers as samples.parquet too.
+        cache: where the page's drawing program may be kept, which takes seconds to put together; none: nowhere.
+        refresh_seconds: how often the page loads itself anew while runs are at work; none: never.
+        say: hears how many checkpoints are verified, of how many.
+
+    Raises:
+        InputFault: there is neither an experiment nor any run.
+        PolicyFault: a RESULTS.md is there that touchline did not write.
+        EnvironmentFault: the folder cannot be written, or pyarrow is missing where parquet is asked for.
+    """
+    from touchline.report.build import build_report
+    from touchline.report.charts import charts as charts_of
+    from touchline.report.figures import off_because
+    from touchline.report.markdown import results_markdown
+    from touchline.report.markup import rebased
+    from touchline.report.page import report_html
+    from touchline.report.pictures import figures_off
+    from touchline.results.sample_table import can_write_parquet
+
+    gathered = gather(source, deep=deep, say=say)
+    home = source if source.is_dir() else source.parent
+    target = home if out is None else out
+    base = "." if out is None else os.path.relpath(home.resolve(), out.resolve())
+    if parquet and not can_write_parquet():
+        raise EnvironmentFault("pyarrow is not installed, which writes parquet", hint=install_hint("parquet"))
+    if gathered.plan is None and out is None:
+        _refuse_foreign(target / MARKDOWN, source)
+    report = build_report(gathered)
+    off = figures_off()
+    written = Written(report=report, markdown=target / MARKDOWN, page=target / PAGE, note=off)
+    refresh = refresh_seconds if refresh_seconds is not None and is_at_work(source, report) else None
+    digest, drawn = _digest(report, base, refresh), _read_drawn(target / FIGURES / _DRAWN)
+    if not parquet and drawn.get(_WHOLE) == digest and written.markdown.is_file() and written.page.is_file():
+        return written
+    charts: tuple[Chart, ...] = ()
+    try:
+        charts = charts_of(report)
+    except (ImportError, MemoryError) as error:
+        off = off_because(f"altair cannot be loaded ({type(error).__name__}: {error})")
+    with disk_faults("report", target):
+        target.mkdir(parents=True, exist_ok=True)
+        drawing = _Drawing() if off else _draw(target / FIGURES, charts, drawn, _script_cache(cache))
+        _write_samples(target, report, parquet=parquet)
+        if gathered.plan is not None and out is None and not (target / _IGNORE).exists():
+            write_atomic(target / _IGNORE, _IGNORED)
+        page_off = off or ("" if drawing.script is not None or not charts else off_because(drawing.fault))
+        page = report_html(
+            report, charts, script=drawing.script, figures_off=page_off, refresh_seconds=refresh, base=base
+        )
+        write_if_changed(written.page, page)
+        note = off or (off_because(drawing.fault) if drawing.fault else "")
+        shown = [chart for chart in charts if chart.name in drawing.digests]
+        text = results_markdown(report, shown, note)
+        write_if_changed(written.markdown, rebased(text, base))
+        # Without the whole report's digest the next report draws again what is missing now.
+        state = drawing.digests | ({} if drawing.fault else {_WHOLE: digest})
+        write_if_changed(target / FIGURES / _DRAWN, json.dumps(state, indent=1, sort_keys=True) + "\n")
+    return replace(written, note=note)
+
+
+def is_at_work(source: Path, report: Report) -> bool:
+    """Whether more will come by itself: a run at work or in the queue, or a command that starts them."""
+    if any(run.status in _AT_WORK for run in report.runs):
+        return True
+    if not is_experiment(source):
+        return False
+    folder = ExperimentFolder(source)
+    if not folder.lock.exists():
+        return bool(folder.queued())
+    descriptor = try_lock(folder.lock)
+    if descriptor is None:
+        return True
+    os.close(descriptor)
+    return bool(folder.queued())
+
+
+def _refuse_foreign(path: Path, source: Path) -> None:
+    """A report that somebody else wrote is not written over."""
+    if path.is_file() and _OURS not in read_text_bounded(path, _MARKDOWN_LIMIT_BYTES):
+        raise PolicyFault(
+            f"{str(path)!r} is there and was not written by touchline",
+            expected="a folder without it, or another place for the report",
+            hint=f"touchline report {quoted(str(source))} --out {quoted(str(source / 'touchline-report'))}",
+        )
+
+
+def _script_cache(cache: Path | None) -> Path | None:
+    """Return where the program that draws in a browser is kept, by the version that it comes from."""
+    return None if cache is None else cache / "figures" / f"vega-{metadata.version('vl-convert-python')}.js"
+
+
+def _digest(report: Report, base: str, refresh_seconds: int | None) -> str:
+    """Of what a report says and of the code that says it; loading what draws takes a second, even for nothing."""
+    digest = hashlib.sha256(TypeAdapter(Report).dump_json(report))
+    digest.update(f"{base} {refresh_seconds}".encode())
+    package = resources.files("touchline.report")
+    with resources.as_file(package) as folder:
+        for path in sorted(folder.rglob("*.*")):
+            if path.suffix != ".pyc":
+                digest.update(f"{path.name} {path.stat().st_mtime_ns}".encode())
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Drawing:
+    """What there is of a report's figures."""
+
+    digests: dict[str, str] = field(default_factory=dict)
+    """Hash of what each picture under figures/ was drawn from, by name."""
+    script: str | None = None
+    """The program that draws in a browser; None where it could not be made."""
+    fault: str = ""
+    """Why figures are missing; empty when all are there."""
+
+
+def _draw(folder: Path, charts: Sequence[Chart], drawn: Mapping[str, str], cache: Path | None) -> _Drawing:
+    """Draw what has changed in a process of its own, and delete what is no longer in the report.
+
+    Args:
+        folder: where the pictures are.
+        charts: the figures.
+        drawn: hash of what each picture there was drawn from, by name.
+        cache: where the program that draws in a browser is kept; None for nowhere.
+    """
+    from touchline.report.local.draw_process import draw
+
+    digests = {
+        chart.name: hashlib.sha256(json.dumps(chart.spec, sort_keys=True).encode()).hexdigest() for chart in charts
+    }
+    stale = [
+        chart
+        for chart in charts
+        if drawn.get(chart.name) != digests[chart.name] or not (folder / f"{chart.name}.png").is_file()
+    ]
+    script = _kept(cache) if charts else None
+    made = draw({chart.name: chart.spec for chart in stale}, script=bool(charts) and script is None)
+    for name, picture in made.pictures.items():
+        write_atomic(folder / f"{name}.png", picture)
+    if made.script is not None and cache is not None:
+        # A cache that cannot be written costs time and nothing else.
+        with suppress(OSError, TouchlineError):
+            write_atomic(cache, made.script)
+    lost = {chart.name for chart in stale} - made.pictures.keys()
+    for name in (drawn.keys() - digests.keys() - {_WHOLE}) | lost:
+        (folder / f"{Path(name).name}.png").unlink(missing_ok=True)
+    there = {name: digest for name, digest in digests.items() if name not in lost}
+    return _Drawing(digests=there, script=script or made.script, fault=made.fault)
+
+
+def _kept(cache: Path | None) -> str | None:
+    if cache is None:
+        return None
+    try:
+        return read_text_bounded(cache, _SCRIPT_LIMIT_BYTES)
+    except (OSError, TouchlineError):
+        return None
+
+
+def _read_drawn(path: Path) -> dict[str, str]:
+    try:
+        drawn: object = parse_json(read_bytes(path))
+    except (OSError, ValueError):
+        return {}
+    return {str(name): str(digest) for name, digest in drawn.items()} if isinstance(drawn, dict) else {}
+
+
+def _write_samples(target: Path, report: Report, *, parquet: bool) -> None:
+    """Every answer, one a row; nothing is there where nothing was evaluated."""
+    from touchline.report.samples import sample_rows
+    from touchline.results.sample_table import write_lines, write_parquet
+
+    if not any(run.evaluations or run.other_evaluations for run in report.runs):
+        return
+    write_lines(sample_rows(report), target / SAMPLES)
+    if parquet:
+        write_parquet(sample_rows(report), (target / SAMPLES).with_suffix(".parquet"))

@@ -1,0 +1,103 @@
+"""Exporting: every run of an experiment, as far as it has come, into an experiment tracker, again and again."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from touchline.core.errors import PolicyFault
+from touchline.core.files import try_lock
+from touchline.data.metrics_file import read_metrics
+from touchline.report.trackers.exported import Export, Exported
+from touchline.report.trackers.protocol import Tracker, open_tracker
+from touchline.report.trackers.series import run_series
+from touchline.results.collect import collect_results
+from touchline.run.planning import Planned
+from touchline.run.selection import selected
+from touchline.spec.plan import PlannedRun
+
+EXPORTS = "exports"
+"""Folder of the experiment where trackers keep what is exported, unless the user or the environment says otherwise."""
+
+
+def export_runs(
+    planned: Planned,
+    tracker: str,
+    *,
+    directory: Path | None = None,
+    only: str | None = None,
+    say: Callable[[int, int], None] | None = None,
+) -> Export:
+    """Hand to a tracker what it does not hold yet.
+
+    Args:
+        planned: the plan and its folder.
+        tracker: `tensorboard`, `wandb`, `trackio` or `mlflow`.
+        directory: where to; as the tracker's own variable says, or into the experiment's folder, when None.
+        only: one run; all when None.
+        say: hears how many runs are exported, of how many.
+
+    Raises:
+        InputFault: no such run or tracker.
+        PolicyFault: another export to this tracker is at work.
+        EnvironmentFault: the tracker's package is not installed, or its place cannot be written.
+    """
+    runs = selected(planned.plan, only)
+    if say is not None:
+        # Loading a tracker takes seconds, making MLflow's database many.
+        say(0, len(runs))
+    with _alone(planned, tracker):
+        opened = open_tracker(tracker, directory, planned.folder.root / EXPORTS / tracker)
+        return _exported(planned, tracker, opened, runs, say)
+
+
+@contextmanager
+def _alone(planned: Planned, tracker: str) -> Iterator[None]:
+    """Two exports at once would both find the same points missing.
+
+    Raises:
+        PolicyFault: another one is at work.
+    """
+    lock = try_lock(planned.folder.internal / f"export-{tracker}.lock")
+    if lock is None:
+        raise PolicyFault(
+            f"{planned.plan.experiment} is being exported to {tracker} by another command",
+            expected="one export at a time",
+        )
+    try:
+        yield
+    finally:
+        os.close(lock)
+
+
+def _exported(
+    planned: Planned,
+    tracker: str,
+    opened: Tracker,
+    runs: Sequence[PlannedRun],
+    say: Callable[[int, int], None] | None,
+) -> Export:
+    results = {result.name: result for result in collect_results(planned.plan, planned.folder.root)}
+    exported: list[Exported] = []
+    skipped: list[str] = []
+    for done, run in enumerate(runs):
+        if say is not None:
+            say(done, len(runs))
+        metrics = read_metrics(planned.folder.run(run.name) / "metrics.jsonl")
+        series = run_series(planned.plan, run, results[run.name], metrics)
+        if not series.training and not series.evaluations:
+            skipped.append(f"{run.name}: no step and no evaluation yet ({results[run.name].status.value})")
+            continue
+        exported.append(opened.export(series))
+    if say is not None:
+        say(len(runs), len(runs))
+    return Export(
+        experiment=planned.plan.experiment,
+        tracker=tracker,
+        where=opened.where,
+        view=opened.view,
+        runs=tuple(exported),
+        skipped=tuple(skipped),
+    )

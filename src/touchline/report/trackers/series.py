@@ -1,0 +1,199 @@
+"""A run's plan, results and metrics.jsonl to the series that every tracker gets.
+
+Names carry their unit where they have one, and are the same in every tracker: `train/loss` and `validation/loss` in
+nats, `train/tokens_per_second` counts real tokens. What was not measured is left out, never 0.
+"""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import math
+import re
+from collections.abc import Iterator
+
+from touchline.core.quantity import Measured, Quantity
+from touchline.core.status import RunStatus
+from touchline.core.units import GIB
+from touchline.data.metrics import AttemptRow, Metrics, StepRow
+from touchline.data.scores import EvaluationRecord
+from touchline.report.trackers.exported import Point, RunSeries
+from touchline.results.collected import Setting
+from touchline.results.run_metrics import static_config
+from touchline.results.run_result import RunResult
+from touchline.spec.plan import Plan, PlannedRun
+from touchline.statistics.proportion import wilson
+
+EVALUATION = "evaluation/"
+"""What names of scores begin with."""
+_AT_WORK = frozenset({RunStatus.PLANNED, RunStatus.PREPARED, RunStatus.QUEUED, RunStatus.RUNNING})
+_FAILED = frozenset({RunStatus.FAILED, RunStatus.INTERRUPTED})
+_UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
+_ID_NAME_LETTERS = 40
+_ID_HASH_LETTERS = 16
+
+
+def run_series(plan: Plan, run: PlannedRun, result: RunResult, metrics: Metrics) -> RunSeries:
+    """Everything that a tracker is told of a run.
+
+    Args:
+        plan: the plan.
+        run: as planned.
+        result: what came out so far.
+        metrics: its metrics.jsonl; without rows for a control.
+
+    Returns:
+        The series. The last step of a run that is at work is held back: its validation may still follow, and a step
+        that was handed over is never handed over again.
+    """
+    begin = _begin(metrics)
+    started = begin.time_unix if begin is not None else _midnight(plan.date)
+    return RunSeries(
+        experiment=plan.experiment,
+        run=run.name,
+        id=run_id(plan.experiment, run, begin),
+        question=plan.question,
+        config=_config(plan, run, metrics),
+        started_unix=started,
+        training=tuple(_training(metrics, hold_back=result.status is RunStatus.RUNNING)),
+        evaluations=tuple(_evaluations(result, metrics, started)),
+        summary=_summary(result),
+        ended=result.status not in _AT_WORK,
+        failed=result.status in _FAILED,
+    )
+
+
+def run_id(experiment: str, run: PlannedRun, begin: AttemptRow | None) -> str:
+    """A name and a hash: of the experiment, the run, what was planned for it, and when its training was begun afresh.
+
+    A resumed training keeps its id; one that starts from nothing is another run. It does not depend on where the folder
+    lies or who asks.
+    """
+    identity = [experiment, run.name, run.digest, "" if begin is None else repr(begin.time_unix)]
+    digest = hashlib.sha256("\0".join(identity).encode()).hexdigest()
+    return f"{_UNSAFE.sub('-', run.name)[:_ID_NAME_LETTERS]}-{digest[:_ID_HASH_LETTERS]}"
+
+
+def _begin(metrics: Metrics) -> AttemptRow | None:
+    """The attempt that everything after goes back to: the last that started from nothing."""
+    fresh = [row for row in metrics.attempts if row.event == "start"]
+    return fresh[-1] if fresh else metrics.attempts[0] if metrics.attempts else None
+
+
+def _training(metrics: Metrics, *, hold_back: bool) -> Iterator[Point]:
+    points: dict[int, Point] = {}
+    for row in metrics.steps:
+        points[row.step] = Point(step=row.step, time_unix=row.time_unix, values=dict(_step_values(row)))
+    for seen in metrics.validations:
+        known = points.get(seen.step)
+        values = ({} if known is None else known.values) | {"validation/loss": seen.loss}
+        when = seen.time_unix if known is None else known.time_unix
+        points[seen.step] = Point(step=seen.step, time_unix=when, values=values)
+    last = max(points, default=0)
+    for step in sorted(points):
+        if not (hold_back and step == last and metrics.end is None):
+            yield points[step]
+
+
+def _step_values(row: StepRow) -> Iterator[tuple[str, float]]:
+    yield "train/loss", row.loss
+    yield "train/learning_rate", row.learning_rate
+    yield "train/grad_norm", row.grad_norm
+    yield "train/epoch", float(row.epoch)
+    yield "train/seconds_per_step", row.seconds
+    yield "train/elapsed_seconds", row.elapsed_seconds
+    if row.seconds > 0:
+        yield "train/tokens_per_second", row.real_tokens / row.seconds
+        yield "train/examples_per_second", row.examples / row.seconds
+    if isinstance(row.peak_memory, Quantity) and row.peak_memory.unit == "B":
+        kind = row.peak_memory.kind or "peak"
+        yield f"train/peak_memory_{kind}_gib", row.peak_memory.value / GIB
+    if isinstance(row.gpu_percent, Quantity):
+        yield "train/gpu_percent", row.gpu_percent.value
+    yield "train/cpu_percent", row.cpu_percent
+
+
+def _evaluations(result: RunResult, metrics: Metrics, started: float) -> Iterator[Point]:
+    """Scores of every evaluated checkpoint; two tasks at one checkpoint are one point."""
+    saved = {row.name: row for row in metrics.checkpoints}
+    steps = {item.name: item.step for item in result.checkpoints if item.step is not None}
+    points: dict[int, Point] = {}
+    for record in (*result.evaluations, *result.other_evaluations):
+        row = saved.get(record.checkpoint)
+        step = row.step if row is not None else steps.get(record.checkpoint, 0)
+        known = points.get(step)
+        points[step] = Point(
+            step=step,
+            time_unix=started if row is None else row.time_unix,
+            values=({} if known is None else known.values) | dict(_scores(record)),
+        )
+    yield from (points[step] for step in sorted(points))
+
+
+def _scores(record: EvaluationRecord) -> Iterator[tuple[str, float]]:
+    """Of right or wrong answers their share with its interval; of other scores their mean."""
+    if not record.samples:
+        return
+    name = f"{EVALUATION}{_UNSAFE.sub('-', record.task)}"
+    own = [sample.score for sample in record.samples]
+    mean = math.fsum(own) / len(own)
+    score = _UNSAFE.sub("_", record.score)
+    yield f"{name}/{score}", mean
+    if record.repeats == 1 and all(value in (0.0, 1.0) for value in own):
+        low, high = wilson(sum(value == 1.0 for value in own), len(own))
+        yield f"{name}/{score}_low", low
+        yield f"{name}/{score}_high", high
+    if all(sample.value is None for sample in record.samples):
+        yield f"{name}/match", sum(sample.match for sample in record.samples) / len(own)
+    yield f"{name}/items", float(len(own))
+
+
+def _config(plan: Plan, run: PlannedRun, metrics: Metrics) -> dict[str, Setting]:
+    """Settings under the names that runs_status.yaml uses, and the levels of the design under their dotted keys."""
+    config: dict[str, Setting] = {key: value for key, value in static_config(run).items() if value is not None}
+    config |= {level.factor: level.value for level in run.levels}
+    config |= {"experiment": plan.experiment, "run": run.name, "kind": run.kind.value, "task": plan.task}
+    config |= {"dataset": run.dataset, "run_digest": run.digest, "touchline_version": plan.touchline_version}
+    if plan.question:
+        config["question"] = plan.question
+    for row in metrics.attempts[-1:]:
+        config |= {"device": row.device, "base_dtype": row.base_dtype, "layout": row.layout, "optimizer": row.optimizer}
+        config |= {f"version.{name}": version for name, version in sorted(row.versions.items())}
+    return config
+
+
+def _summary(result: RunResult) -> dict[str, float | str]:
+    summary: dict[str, float | str] = {"status": result.status.value, "training": result.outcome.value}
+    figures: dict[str, Measured] = {
+        "final_train_loss": result.final_train_loss,
+        "final_validation_loss": result.final_val_loss,
+        "train_seconds": result.train_seconds,
+        "evaluate_seconds": result.evaluate_seconds,
+        "real_tokens_per_second": result.tokens_per_second,
+        "adapter_bytes": result.adapter_size,
+    }
+    summary |= {name: figure.value for name, figure in figures.items() if isinstance(figure, Quantity)}
+    if result.steps_planned is not None:
+        summary |= {"steps_done": float(result.steps_done or 0), "steps_planned": float(result.steps_planned)}
+    if isinstance(result.score, Quantity) and result.metric is not None:
+        name = _UNSAFE.sub("_", result.metric)
+        ends = {f"{name}_low": result.score.low, f"{name}_high": result.score.high}
+        summary |= {name: result.score.value} | {key: end for key, end in ends.items() if end is not None}
+    if result.exact_match is not None:
+        share = result.exact_match
+        summary |= {"exact_match": share.value, "exact_match_low": share.low, "exact_match_high": share.high}
+        summary |= {"exact_match_items": float(share.n)}
+    if result.difference is not None:
+        found = result.difference
+        summary |= {"control": found.control, "difference_to_control": found.value}
+        summary |= {"difference_low": found.low, "difference_high": found.high, "p_adjusted": found.p_adjusted}
+    return summary
+
+
+def _midnight(date: str) -> float:
+    """Beginning of a day in UTC, in seconds since 1970; of a control, which has no training, the plan's day."""
+    try:
+        day = datetime.date.fromisoformat(date)
+    except ValueError:
+        return 0.0
+    return datetime.datetime(day.year, day.month, day.day, tzinfo=datetime.UTC).timestamp()

@@ -1,0 +1,114 @@
+"""To trackio: its SQLite database, by the function that its own importers write with.
+
+Each point carries a `log_id` made from the run and the step, and trackio ignores what it holds already. The time of a
+point is when it was measured, not when it was exported. The database keeps a plain journal unless the user wants
+another one: a write-ahead log does not work on network file systems, where experiments often lie.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import hashlib
+import io
+import os
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from touchline.core.errors import EnvironmentFault
+from touchline.core.files import disk_faults
+from touchline.report.trackers.exported import Exported, Point, RunSeries
+
+DIRECTORY = "TRACKIO_DIR"
+"""Where trackio keeps its databases; it reads this once, when it is imported."""
+
+
+def open_at(directory: Path | None, default: Path) -> Trackio:
+    """trackio's folder.
+
+    Raises:
+        EnvironmentFault: this process has used trackio with another folder.
+    """
+    told = os.environ.get(DIRECTORY)
+    return Trackio((directory or (Path(told) if told else default)).resolve())
+
+
+class Trackio:
+    """A folder of trackio databases, one a project."""
+
+    view: str | None = None
+
+    def __init__(self, directory: Path) -> None:
+        with disk_faults("folder", directory):
+            directory.mkdir(parents=True, exist_ok=True)
+        self.where = str(directory)
+        os.environ[DIRECTORY] = self.where
+        os.environ.setdefault("TRACKIO_SQLITE_JOURNAL_MODE", "delete")
+        os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+        self._storage = _storage(directory)
+
+    def export(self, run: RunSeries) -> Exported:
+        """Add the points that the database does not hold, and renew the run's configuration."""
+        project = self._project(run.experiment)
+        self.view = f"{DIRECTORY}={shlex.quote(self.where)} trackio show --project {shlex.quote(project)}"
+        points = (*run.training, *run.evaluations)
+        ids = [
+            *(f"{run.id}/{point.step}" for point in run.training),
+            *(_score_id(run, each) for each in run.evaluations),
+        ]
+        before = self._storage.get_log_count(project, run.run, run_id=run.id)
+        self._write(project, run, points, ids)
+        after = self._storage.get_log_count(project, run.run, run_id=run.id)
+        database = str(self._storage.get_project_db_path(project))
+        return Exported(run=run.run, id=run.id, where=database, added=after - before, total=after)
+
+    def _write(self, project: str, run: RunSeries, points: Sequence[Point], ids: Sequence[str]) -> None:
+        self._storage.bulk_log(
+            project=project,
+            run=run.run,
+            run_id=run.id,
+            metrics_list=[point.values for point in points],
+            steps=[point.step for point in points],
+            timestamps=[_iso(point.time_unix) for point in points],
+            config=_config(run),
+            log_ids=list(ids),
+        )
+
+    def _project(self, experiment: str) -> str:
+        """The experiment's name, or where trackio keeps that name for itself, one beside it."""
+        try:
+            self._storage.validate_project_name(experiment)
+        except ValueError:
+            return f"{experiment}-experiment"
+        return experiment
+
+
+def _storage(directory: Path) -> Any:
+    """trackio's own way to its databases; importing trackio must not talk on stdout."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        from trackio import utils
+        from trackio.sqlite_storage import SQLiteStorage
+    if Path(utils.TRACKIO_DIR).resolve() != directory:
+        raise EnvironmentFault(
+            f"this process has used trackio with {str(utils.TRACKIO_DIR)!r}",
+            expected=f"a process of its own for {str(directory)!r}",
+        )
+    return SQLiteStorage
+
+
+def _config(run: RunSeries) -> dict[str, Any]:
+    """Settings and what came out; `_Created` and `_Group` are trackio's own keys."""
+    created = {"_Created": _iso(run.started_unix), "_Group": run.experiment, "_Username": None}
+    return {key.lstrip("_"): value for key, value in {**run.config, **run.summary}.items()} | created
+
+
+def _score_id(run: RunSeries, point: Point) -> str:
+    """Another one where a checkpoint was scored anew, with other scores."""
+    digest = hashlib.sha256(repr(sorted(point.values.items())).encode()).hexdigest()
+    return f"{run.id}/{point.step}/scores/{digest[:16]}"
+
+
+def _iso(unix: float) -> str:
+    return datetime.datetime.fromtimestamp(unix, datetime.UTC).isoformat()

@@ -1,0 +1,137 @@
+"""Cleaning up: what may go without loss is shown, and removed only when that is asked for.
+
+Nothing is removed while a run is at work, nothing outside the experiment's folder, and nothing through a link. What is
+removed is renamed first: a kill leaves no half of it under its name.
+"""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+import time
+from pathlib import Path, PurePath
+
+from touchline.core.errors import InputFault, PolicyFault, quoted
+from touchline.core.files import disk_faults
+from touchline.results.cleaned import Cleaned, KeptBroken
+from touchline.results.deletable import is_lost
+from touchline.results.verification import Counted, verify_planned
+from touchline.results.verification_types import Deletable, Verification
+from touchline.results.verifying.missing import LEFTOVER
+from touchline.run.folders import ExperimentFolder
+from touchline.run.run_status import counted, told
+from touchline.run.selection import alone
+from touchline.run.statusfiles import read_attempts
+from touchline.spec.plan import Plan
+
+_SHOWN = 5
+
+
+def clean(source: Path, *, perform: bool = False, deep: bool = False, say: Counted | None = None) -> Cleaned:
+    """Find what may go without loss, and remove it when asked to.
+
+    Args:
+        source: experiment.yaml or its folder, planned.
+        perform: remove it; else it is only shown.
+        deep: read every value of every checkpoint before one is called sound.
+        say: hears how many checkpoints are verified, of how many.
+
+    Raises:
+        InputFault: there is no plan.
+        PolicyFault: runs are at work, or another command is.
+        EnvironmentFault: something may not be removed.
+    """
+    folder = ExperimentFolder(source)
+    plan = folder.read_plan()
+    if plan is None:
+        raise InputFault(
+            f"{str(folder.root)!r} has no plan.json, by which runs and their checkpoints are known",
+            hint=f"touchline plan {quoted(str(folder.yaml))}",
+        )
+    if not perform:
+        return _answer(plan, verify_planned(plan, folder.root, deep=deep, say=say), performed=False)
+    with alone(folder):
+        _refuse_at_work(plan, folder)
+        found = verify_planned(plan, folder.root, deep=deep, say=say)
+        # All of them before the first is touched: a list with a strange path in it is not to be trusted at all.
+        paths = [_inside(folder.root, item) for item in found.storage.deletable]
+        for path in paths:
+            _remove(path)
+        return _answer(plan, found, performed=True)
+
+
+def _answer(plan: Plan, found: Verification, *, performed: bool) -> Cleaned:
+    items = found.storage.deletable
+    going = {item.path for item in items}
+    kept = [
+        KeptBroken(
+            run=item.run,
+            path=f"{item.run}/{item.name}",
+            codes=tuple(dict.fromkeys(fault.code for fault in item.faults)),
+            why="no sound checkpoint of this run has come as far" if is_lost(item) else "its weights may be of use",
+        )
+        for item in found.checkpoints
+        if not item.sound and f"{item.run}/{item.name}" not in going
+    ]
+    return Cleaned(
+        experiment=plan.experiment,
+        depth=found.depth,
+        performed=performed,
+        items=items,
+        size_bytes=sum(item.size_bytes for item in items),
+        kept=tuple(kept),
+    )
+
+
+def _refuse_at_work(plan: Plan, folder: ExperimentFolder) -> None:
+    """Refuse while a job of any run works or waits: what looks left over may be what it goes on from."""
+    queued = folder.queued()
+    busy = [run.name for run in plan.runs if run.name in queued or _works(folder.root / run.name)]
+    if busy:
+        more = f" and {len(busy) - _SHOWN} more" if len(busy) > _SHOWN else ""
+        raise PolicyFault(
+            f"runs are at work or in the queue: {', '.join(busy[:_SHOWN])}{more}",
+            expected="runs that have ended",
+            hint=f"touchline status {quoted(str(folder.root))}; touchline cancel {quoted(str(folder.root))} --all",
+        )
+
+
+def _works(run: Path) -> bool:
+    """Whether an attempt at the training or the evaluation of a run is alive, by its own signs of life."""
+    views = (told(counted(read_attempts(run / status)), time.time()) for status in ("status", "eval/status"))
+    return any(view is not None and view.active for view in views)
+
+
+def _inside(root: Path, item: Deletable) -> Path:
+    """The path of something to remove.
+
+    Raises:
+        PolicyFault: it is not under the experiment's folder, or a link is on the way.
+    """
+    relative = PurePath(item.path)
+    steps = relative.parts
+    real = root.resolve()
+    wrong = relative.is_absolute() or not steps or ".." in steps
+    path = real
+    for step in () if wrong else steps:
+        path = path / step
+        wrong = wrong or path.is_symlink()
+    if wrong or path.resolve() != real.joinpath(*steps):
+        raise PolicyFault(
+            f"{item.path!r} is not removed: it leads out of {str(root)!r} or through a link",
+            expected="a file or folder of the experiment itself",
+        )
+    return path
+
+
+def _remove(path: Path) -> None:
+    """Remove a file, or a folder with everything in it; links in it are removed and not followed."""
+    with disk_faults("folder" if path.is_dir() else "file", path):
+        if not path.is_dir():
+            path.unlink(missing_ok=True)
+            return
+        doomed = path
+        if not LEFTOVER.fullmatch(path.name):
+            doomed = path.with_name(f".replaced-{path.name}-{secrets.token_hex(4)}")
+            path.rename(doomed)
+        shutil.rmtree(doomed)

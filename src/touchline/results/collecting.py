@@ -1,0 +1,63 @@
+"""Collecting: what the run folders hold becomes runs_status.yaml, run_metrics.yaml and records of the history."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from touchline.core.errors import TouchlineError
+from touchline.core.files import write_if_changed
+from touchline.core.status import RunStatus
+from touchline.data.settings import Settings
+from touchline.results.collected import RunMetrics
+from touchline.results.run_metrics import run_metrics
+from touchline.results.run_result import RunResult
+from touchline.results.runs_status import run_metrics_text, runs_status_text
+from touchline.run.planning import Planned
+
+_TEACHES = frozenset(
+    {RunStatus.TRAINED, RunStatus.COMPLETED, RunStatus.COMPLETED_FAILED_EXIT, RunStatus.FAILED, RunStatus.INTERRUPTED}
+)
+"""Runs that are over for now; one that goes on later replaces what it taught before."""
+
+
+def write_collected(planned: Planned, results: Sequence[RunResult]) -> list[RunMetrics]:
+    """Write both kinds of files, where they differ, and give what they hold."""
+    found: list[RunMetrics] = []
+    for result in results:
+        run = planned.plan.run(result.name)
+        if run is None:
+            continue
+        folder = planned.folder.run(run.name)
+        metrics = run_metrics(run, result, folder)
+        found.append(metrics)
+        if folder.is_dir() and metrics.started is not None:
+            write_if_changed(folder / "run_metrics.yaml", run_metrics_text(metrics))
+    write_if_changed(planned.folder.root / "runs_status.yaml", runs_status_text(planned.plan.experiment, found))
+    return found
+
+
+def learn(planned: Planned, results: Sequence[RunResult], settings: Settings) -> tuple[list[Path], list[str]]:
+    """Put the runs that are over into the history; give the records' files, and what could not be kept.
+
+    A history that cannot be written fails no run: what was learned can be collected again.
+    """
+    # The readers of every trainer's logs are loaded when there is something to learn, and not before.
+    from touchline.history.history import remember
+    from touchline.history.record import RunRecord
+    from touchline.results.learning import record_of_own
+
+    kept: list[Path] = []
+    notes: list[str] = []
+    for result in results:
+        run = planned.plan.run(result.name)
+        if run is None or run.train is None or result.status not in _TEACHES:
+            continue
+        record = record_of_own(planned.plan, run, planned.folder.run(run.name), result)
+        if not isinstance(record, RunRecord):
+            continue
+        try:
+            kept.append(remember(settings.history_dir, record))
+        except (TouchlineError, OSError) as fault:
+            notes.append(f"{run.name} is not in the history: {fault}")
+    return kept, notes

@@ -1,0 +1,203 @@
+"""`logs`: the newest output of a run, and what is added to it, across new attempts, until the run ends."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from touchline.core.errors import InputFault, TouchlineError, quoted
+from touchline.core.status import TrainingOutcome
+from touchline.data.settings import Settings
+from touchline.results.glance import evaluation_settings, glance
+from touchline.results.live_status import evaluation_job
+from touchline.results.watching import GRACE_SECONDS
+from touchline.run.executors import executor_for
+from touchline.run.folders import ExperimentFolder, is_experiment
+from touchline.run.protocol import Executor, Job
+from touchline.run.run_jobs import run_training
+from touchline.run.selection import selected
+from touchline.run.statusfiles import read_attempts
+from touchline.run.tails import Follower, last_lines
+from touchline.slurm.local.commands import RealCommands
+from touchline.spec.plan import Plan, PlannedRun
+from touchline.spec.runs import RunKind
+
+FOLLOW_SECONDS = 0.5
+"""Between two looks at a file that is followed."""
+_EVALUATIONS = "slurm-eval-"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Said:
+    """One thing to show."""
+
+    file: Path | None = None
+    """A file begins; what follows is out of it."""
+    line: str | None = None
+    """A whole line, as a terminal would show it."""
+    unfinished: str | None = None
+    """The line that is being written, a progress bar most often; the next one takes its place."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Output:
+    """Whose output is shown."""
+
+    plan: Plan
+    folder: ExperimentFolder
+    run: PlannedRun
+    job: Job
+
+    @property
+    def is_evaluation(self) -> bool:
+        return self.job.name != self.run.name
+
+
+def logs(
+    source: Path,
+    settings: Settings,
+    *,
+    run: str | None = None,
+    evaluation: bool = False,
+    lines: int = 50,
+    follow: bool = False,
+) -> Iterator[Said]:
+    """The last lines of a run's newest output, and then what is added.
+
+    Args:
+        source: experiment.yaml, its folder, or a run's folder.
+        settings: how often a queue may be asked.
+        run: the run, where `source` is not its folder.
+        evaluation: the evaluation's output instead of the training's; a control has no other.
+        lines: how many to begin with.
+        follow: go on until the run ends.
+
+    Raises:
+        InputFault: no plan, no such run, or there is no output and none to wait for.
+    """
+    if not is_experiment(source) and not (source.resolve().parent / "experiment.yaml").is_file():
+        from touchline.report.local import foreign
+
+        yield from foreign.logs(source, run=run, lines=lines, follow=follow)
+        return
+    output = _open(source, run, evaluation)
+    path = newest(output)
+    if path is None and not follow:
+        raise InputFault(
+            f"{output.job.name} has no output yet", hint=f"touchline status {quoted(str(output.folder.root))} tells why"
+        )
+    follower: Follower | None = None
+    if path is not None:
+        yield Said(file=path)
+        shown, end = last_lines(path, lines)
+        yield from (Said(line=line) for line in shown)
+        follower = Follower(path, end)
+    if follow:
+        yield from _follow(output, follower, settings)
+
+
+def newest(output: _Output) -> Path | None:
+    """The output of the attempt that runs; else the one that was written last."""
+    place = output.job.folder
+    if output.is_evaluation:
+        pattern = f"{_EVALUATIONS}*.out" if output.job.script is not None else "*.out"
+        found = list(place.glob(pattern))
+    else:
+        found = [path for path in place.glob("slurm-*.out") if not path.name.startswith(_EVALUATIONS)]
+    attempts = read_attempts(output.job.status)
+    if attempts and attempts[-1].exit is None:
+        job_id = attempts[-1].start.job_id
+        own = [path for path in found if path.stem.removeprefix(_EVALUATIONS).removeprefix("slurm-") == job_id]
+        if own:
+            return own[0]
+    return max(found, key=_written, default=None)
+
+
+def _written(path: Path) -> int:
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return 0
+
+
+def _open(source: Path, run: str | None, evaluation: bool) -> _Output:
+    place = source
+    if run is None and source.is_dir() and not (source / "experiment.yaml").is_file():
+        parent = source.resolve().parent
+        if (parent / "experiment.yaml").is_file():
+            place, run = parent, source.resolve().name
+    folder = ExperimentFolder(place)
+    plan = folder.planned()
+    chosen = selected(plan, run)
+    if run is None and len(chosen) > 1:
+        names = ", ".join(each.name for each in chosen[:10]) + (" ..." if len(chosen) > 10 else "")
+        raise InputFault("which run?", expected=f"--run with one of {names}", hint=f"--run {chosen[0].name}")
+    one = chosen[0]
+    whole = evaluation or one.kind is RunKind.CONTROL
+    return _Output(
+        plan=plan,
+        folder=folder,
+        run=one,
+        job=evaluation_job(plan, folder, one) if whole else run_training(folder, one.name),
+    )
+
+
+def _follow(output: _Output, follower: Follower | None, settings: Settings) -> Iterator[Said]:
+    """What is added, file by file."""
+    executor = executor_for(output.plan, output.folder, settings.slurm.poll_seconds, RealCommands())
+    pause = 1.0 if output.plan.executor == "local" else settings.slurm.poll_seconds
+    asked, quiet_since, active, last = float("-inf"), time.monotonic(), True, ""
+    while True:
+        path = newest(output)
+        if path is not None and (follower is None or path != follower.path):
+            if follower is not None:
+                yield from (Said(line=line) for line in _drain(follower))
+            follower = Follower(path, 0)
+            yield Said(file=path)
+        lines, unfinished = follower.read() if follower is not None else ([], "")
+        yield from (Said(line=line) for line in lines)
+        if unfinished != last and unfinished:
+            yield Said(unfinished=unfinished)
+        last = unfinished
+        now = time.monotonic()
+        if now - asked >= pause:
+            asked, active = now, _is_active(executor, output.job)
+        if active or lines:
+            quiet_since = now
+        elif _is_over(output) or now - quiet_since >= GRACE_SECONDS:
+            # What was written between the last look at the file and the job's end.
+            if follower is not None:
+                yield from (Said(line=line) for line in _drain(follower))
+            return
+        if not lines:
+            time.sleep(FOLLOW_SECONDS)
+
+
+def _drain(follower: Follower) -> list[str]:
+    """All that is left of a file, its last line too."""
+    lines: list[str] = []
+    unfinished = ""
+    while True:
+        more, unfinished = follower.read()
+        if not more:
+            break
+        lines += more
+    return [*lines, unfinished] if unfinished else lines
+
+
+def _is_active(executor: Executor, job: Job) -> bool:
+    """Whether the job may still say something; while nobody can be asked, it may."""
+    try:
+        view = executor.look([job]).get(job.name)
+    except TouchlineError:
+        return True
+    return view is not None and view.active
+
+
+def _is_over(output: _Output) -> bool:
+    """Whether there is nothing left to do, so that no other attempt follows."""
+    settings = evaluation_settings(output.plan, output.folder.plan_json, output.folder.internal)
+    found = glance(output.plan, output.run, output.folder.run(output.run.name), settings)
+    return found.evaluated if output.is_evaluation else found.outcome is TrainingOutcome.COMPLETE

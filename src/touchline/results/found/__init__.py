@@ -1,5 +1,0 @@
-"""Folders with trainings that touchline did not make: their runs, read from logs, configs and checkpoints."""
-
-from touchline.results.found.find import find
-
-__all__ = ["find"]

@@ -1,0 +1,85 @@
+"""Logs and evaluations that lie beside several run folders, and which run each of them is of: their text tells."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from touchline.results.imported.evaluations import FoundEvaluation, Unusable, read_eval_log
+from touchline.results.imported.folders import RunFolder, Walk, newest_first
+from touchline.results.imported.text import below, bounded
+from touchline.results.report_inputs import Issue, Weight
+
+_LOOSE_LIMIT_BYTES = 4 << 20
+
+
+def read_evaluations(root: Path, paths: Sequence[Path], subject: str) -> tuple[list[FoundEvaluation], list[Issue]]:
+    """Scores of Inspect's logs, and an issue for each log that gives none."""
+    found: list[FoundEvaluation] = []
+    issues: list[Issue] = []
+    for path in paths:
+        try:
+            found.append(read_eval_log(path))
+        except Unusable as fault:
+            issues.append(
+                Issue(
+                    weight=Weight.WARNING,
+                    subject=subject,
+                    title="an evaluation gives no score",
+                    text=f"{path.name}: {fault}. Its scores are missing from this report.",
+                    where=below(root, path),
+                )
+            )
+    return found, issues
+
+
+def evaluations_of(
+    folder: RunFolder, folders: Sequence[RunFolder], loose: Sequence[FoundEvaluation]
+) -> list[FoundEvaluation]:
+    """The evaluations beside the runs that name this one's folder in their model."""
+    names = [each.name for each in folders]
+    return [each for each in loose if _told(each.model, names) == folder.name]
+
+
+def _told(text: str, names: Sequence[str]) -> str | None:
+    """The run whose name a text holds most often, as part of a path or as a word; None where none or two tie."""
+    counts = Counter(
+        {name: len(re.findall(rf"(?<![\w.-]){re.escape(name.rpartition('/')[2])}(?![\w.-])", text)) for name in names}
+    )
+    ranked = counts.most_common(2)
+    if not ranked or not ranked[0][1] or (len(ranked) > 1 and ranked[1][1] == ranked[0][1]):
+        return None
+    return ranked[0][0]
+
+
+def with_loose(seen: Walk) -> tuple[list[RunFolder], list[Issue]]:
+    """Runs with the logs that lie beside their folders, by the names in the logs' text."""
+    runs = {run.name: run for run in _distinct(seen.runs)}
+    issues: list[Issue] = []
+    for logs, names in seen.loose:
+        for path in logs:
+            owner = _told(bounded(path, _LOOSE_LIMIT_BYTES) or "", names)
+            if owner is None:
+                issues.append(
+                    Issue(
+                        weight=Weight.INFO,
+                        subject="experiment",
+                        title="a log of no known run",
+                        text=f"{below(seen.root, path)} lies beside several runs and names none of them, or two.",
+                        where=below(seen.root, path),
+                    )
+                )
+            else:
+                runs[owner] = replace(runs[owner], logs=newest_first((*runs[owner].logs, path)))
+    return list(runs.values()), issues
+
+
+def _distinct(runs: Iterable[RunFolder]) -> Iterator[RunFolder]:
+    """Runs whose names are told apart: bytes that are no text may make two of them one."""
+    taken: Counter[str] = Counter()
+    for run in runs:
+        taken[run.name] += 1
+        yield run if taken[run.name] == 1 else replace(run, name=f"{run.name}~{taken[run.name]}")

@@ -1,0 +1,146 @@
+"""What varied among found runs, and what varied together with it and so cannot be told from it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from touchline.core.levels import Level
+from touchline.results.imported.settings import Settings
+from touchline.results.report_inputs import Issue, Weight
+
+MODELS = "models"
+_FACTORS = (
+    ("lora_rank", "train.lora.rank", "rank"),
+    ("learning_rate", "train.learning_rate", "learning rate"),
+    ("epochs", "train.epochs", "epochs"),
+    ("packed", "train.packed", "packing"),
+    ("max_seq_len", "train.max_seq_len", "context length"),
+    ("lora_alpha", "train.lora.alpha", "alpha"),
+    ("effective_batch_size", "train.global_batch_size", "batch size"),
+    ("batch_size", "train.micro_batch_size", "micro-batch size"),
+    ("gradient_accumulation_steps", "train.gradient_accumulation_steps", "gradient accumulation"),
+    ("gpus", "compute.gpus_per_run", "number of GPUs"),
+)
+"""Settings that may be factors: their key in run_metrics.yaml, in experiment.yaml, and in words."""
+_WORDS = {MODELS: "base model", "data.path": "dataset"} | {dotted: words for _, dotted, words in _FACTORS}
+_AS_USUAL = "train.lora.alpha"
+_PART_OF = {"train.micro_batch_size": "train.global_batch_size"}
+_COSTS = frozenset(
+    {"train.global_batch_size", "train.micro_batch_size", "train.gradient_accumulation_steps", "compute.gpus_per_run"}
+    | {"train.max_seq_len", "train.packed"}
+)
+"""Settings that decide on the pace of a training."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Together:
+    """A setting that varies, and always with a factor."""
+
+    setting: str
+    """Its dotted key."""
+    factor: str
+    """The factor's."""
+    pairs: tuple[tuple[str, str], ...]
+    """(level of the factor, value of the setting)."""
+
+    @property
+    def costs(self) -> bool:
+        """Whether the setting decides on the pace of a training."""
+        return self.setting in _COSTS
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Design:
+    """What varied."""
+
+    factors: dict[str, tuple[str, ...]]
+    """Dotted keys and their levels."""
+    levels: dict[str, tuple[Level, ...]]
+    """Each run's levels."""
+    together: tuple[Together, ...]
+    """What varied with a factor."""
+
+
+def design_of(settings: Mapping[str, Settings]) -> Design:
+    """Factors are settings that differ between runs and do not follow from a factor before them.
+
+    Args:
+        settings: those of each fine-tuned run, by name; controls have none.
+    """
+    columns = {MODELS: {run: each.model for run, each in settings.items()}}
+    columns["data.path"] = {run: each.dataset for run, each in settings.items()}
+    for key, dotted, _ in _FACTORS:
+        columns[dotted] = {run: _text(each.values.get(key)) for run, each in settings.items()}
+    factors: dict[str, tuple[str, ...]] = {}
+    together: list[Together] = []
+    for dotted, column in columns.items():
+        known = [value for value in column.values() if value is not None]
+        if len(set(known)) < 2:
+            continue
+        if len(known) == len(column):
+            leader = next((name for name in factors if _follows(column, columns[name])), None)
+            if leader is not None:
+                pairs = sorted({(str(columns[leader][run]), str(column[run])) for run in column}, key=_sorted)
+                together.append(Together(setting=dotted, factor=leader, pairs=tuple(pairs)))
+                continue
+        factors[dotted] = tuple(sorted(set(known), key=_order))
+    levels = {
+        run: tuple(Level(factor=name, value=value) for name in factors if (value := columns[name][run]) is not None)
+        for run in settings
+    }
+    return Design(factors=factors, levels=levels, together=tuple(together))
+
+
+def together_issues(design: Design) -> list[Issue]:
+    """What the report must say of settings that changed with a factor."""
+    found = {each.setting for each in design.together}
+    issues = []
+    for each in design.together:
+        if _PART_OF.get(each.setting) in found:
+            continue
+        setting, factor = _WORDS[each.setting], _WORDS[each.factor]
+        named = "" if each.factor in (MODELS, "data.path") else f"{factor} "
+        pairs = ", ".join(f"{value} with {named}{level}" for level, value in each.pairs)
+        costs = " For the same reason times and rates are not comparable between them." if each.costs else ""
+        usual = each.setting == _AS_USUAL
+        issues.append(
+            Issue(
+                weight=Weight.INFO if usual else Weight.WARNING,
+                subject="experiment",
+                title=f"{setting} changes with the {factor}",
+                text=f"The {setting} is {pairs}. Whatever differs between levels of the {factor} may be due to the "
+                f"{setting}; these runs cannot tell the two apart.{costs}",
+            )
+        )
+    return issues
+
+
+def words_of(dotted: str) -> str:
+    """A setting's name in words."""
+    return _WORDS.get(dotted, dotted)
+
+
+def _follows(column: Mapping[str, str | None], factor: Mapping[str, str | None]) -> bool:
+    """Whether the factor's level decides on the setting's value, over more than one run a level or not."""
+    decided: dict[str | None, str | None] = {}
+    return all(decided.setdefault(factor[run], value) == value for run, value in column.items())
+
+
+def _text(value: object) -> str | None:
+    if value is None:
+        return None
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _order(level: str) -> tuple[int, float, str]:
+    try:
+        return 0, float(level), level
+    except ValueError:
+        return 1, 0.0, level
+
+
+def _sorted(pair: tuple[str, str]) -> tuple[tuple[int, float, str], str]:
+    return _order(pair[0]), pair[1]

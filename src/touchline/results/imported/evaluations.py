@@ -1,0 +1,293 @@
+"""Inspect's .eval logs of runs that touchline did not make, read without Inspect: a zip of JSON files.
+
+A log that is cut, or of an evaluation that did not come to its end, gives no score, and the report says why. Members
+are read by their known names and up to a limit; nothing is unpacked.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import struct
+import zipfile
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from touchline.core.files import open_regular, sha256_file
+from touchline.core.json_text import parse_json
+from touchline.data.evaluations import question_of
+from touchline.data.scores import AskedItem, EvaluationScores, SampleScore
+from touchline.results.imported.text import clean_text
+
+_HEADER_LIMIT_BYTES = 32 << 20
+_SUMMARIES_LIMIT_BYTES = 256 << 20
+_CHECKPOINT = re.compile(r"(?:epoch|step|checkpoint)[_-]\d+")
+_RIGHT = {"C": 1.0, "I": 0.0, "P": 0.5, "N": 0.0}
+"""Inspect's letters: correct, incorrect, partially correct, no answer."""
+_OUTPUT_LIMIT = 2_000
+_ZSTANDARD = 93
+"""The zip format's number for zstd."""
+_LOCAL_HEAD_BYTES = 30
+_WINDOW_BYTES = 1 << 27
+
+
+class Unusable(Exception):
+    """An .eval log that gives no score; its text is the reason."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FoundEvaluation:
+    """One .eval log, read."""
+
+    path: Path
+    """The log."""
+    record: EvaluationScores
+    """Its scores; the run is not known yet."""
+    model: str
+    """The model as the log names it, with its path where it has one: it tells which run's checkpoint this is."""
+    dataset: str
+    """The dataset as the log names it."""
+
+
+def read_eval_log(path: Path) -> FoundEvaluation:
+    """Scores of one log.
+
+    Raises:
+        Unusable: it is cut, no log of Inspect's, of an evaluation that did not end, or without scores.
+    """
+    try:
+        with open_regular(path) as stream, zipfile.ZipFile(stream) as archive:
+            header = _member(archive, "header.json", _HEADER_LIMIT_BYTES)
+            summaries = _member(archive, "summaries.json", _SUMMARIES_LIMIT_BYTES)
+        digest = sha256_file(path)
+    except zipfile.BadZipFile:
+        raise Unusable(_broken(path)) from None
+    except (OSError, zlib.error, EOFError, NotImplementedError, RuntimeError) as fault:
+        raise Unusable(getattr(fault, "strerror", None) or f"it cannot be read ({type(fault).__name__})") from None
+    if not isinstance(header, dict) or not isinstance(header.get("eval"), dict):
+        raise Unusable("it has no header of Inspect's")
+    status = header.get("status")
+    if status != "success":
+        raise Unusable(f"the evaluation ended as {clean_text(str(status))[:40]!r}: its scores are not of all items")
+    if not isinstance(summaries, list) or not summaries:
+        raise Unusable("it holds no samples")
+    return _found(path, header, [each for each in summaries if isinstance(each, dict)], digest)
+
+
+def read_asked(path: Path) -> dict[str, AskedItem]:
+    """Read the question of each item, by id, from an .eval log. Empty if the log cannot be read."""
+    try:
+        with open_regular(path) as stream, zipfile.ZipFile(stream) as archive:
+            summaries = _member(archive, "summaries.json", _SUMMARIES_LIMIT_BYTES)
+    except (Unusable, zipfile.BadZipFile, OSError, zlib.error, EOFError, NotImplementedError, RuntimeError):
+        return {}
+    return _asked([each for each in summaries if isinstance(each, dict)]) if isinstance(summaries, list) else {}
+
+
+def _asked(summaries: Sequence[dict[str, object]]) -> dict[str, AskedItem]:
+    """Return each item's question; the prompt as the model saw it does not stand in a log of Inspect's."""
+    items: dict[str, AskedItem] = {}
+    for each in summaries:
+        question = _question(each.get("input"))
+        if question is not None:
+            items.setdefault(clean_text(str(each.get("id"))), AskedItem(question=clean_text(question)))
+    return items
+
+
+def _question(asked: object) -> str | None:
+    if isinstance(asked, str):
+        return asked
+    turns = [_dict(turn) for turn in asked] if isinstance(asked, list) else []
+    texts = [(str(turn.get("role")), _turn_text(turn.get("content"))) for turn in turns]
+    return question_of(texts) if texts else None
+
+
+def _turn_text(content: object) -> str:
+    """Return the text of a turn; of content in several parts that of the text parts."""
+    if isinstance(content, list):
+        return "\n".join(str(_dict(part).get("text")) for part in content if _dict(part).get("type") == "text")
+    return content if isinstance(content, str) else ""
+
+
+def _member(archive: zipfile.ZipFile, name: str, limit: int) -> object:
+    try:
+        entry = archive.getinfo(name)
+    except KeyError:
+        raise Unusable(f"{name} is missing: the evaluation did not come to its end, or the file is cut") from None
+    try:
+        if entry.compress_type == _ZSTANDARD:
+            data = _zstandard(archive, entry, limit + 1)
+        else:
+            with archive.open(entry) as stream:
+                data = stream.read(limit + 1)
+    except (zipfile.BadZipFile, zlib.error, EOFError):
+        raise Unusable(f"{name} is damaged") from None
+    if len(data) > limit:
+        raise Unusable(f"{name} is larger than {limit >> 20} MiB")
+    try:
+        return parse_json(data)
+    except (ValueError, RecursionError):
+        raise Unusable(f"{name} is no JSON") from None
+
+
+def _zstandard(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, limit: int) -> bytes:
+    """The first bytes of a member as Inspect compresses them today; Python reads that itself from 3.14 on."""
+    try:
+        import zstandard
+    except ImportError:
+        raise Unusable("compressed with zstd, which is read only where the extra `eval` is installed") from None
+    stream = archive.fp
+    if stream is None:
+        raise Unusable("the archive is closed")
+    stream.seek(entry.header_offset)
+    head = stream.read(_LOCAL_HEAD_BYTES)
+    if len(head) < _LOCAL_HEAD_BYTES or head[:4] != b"PK\3\4":
+        raise zipfile.BadZipFile
+    name_bytes, extra_bytes = struct.unpack("<HH", head[26:30])
+    stream.seek(name_bytes + extra_bytes, 1)
+    packed = stream.read(min(entry.compress_size, limit))
+    try:
+        with zstandard.ZstdDecompressor(max_window_size=_WINDOW_BYTES).stream_reader(
+            packed, read_across_frames=True
+        ) as reader:
+            data = reader.read(limit)
+    except zstandard.ZstdError:
+        raise zipfile.BadZipFile from None
+    if len(data) < limit and zlib.crc32(data) != entry.CRC:
+        raise zipfile.BadZipFile
+    return data
+
+
+def _broken(path: Path) -> str:
+    try:
+        with open_regular(path) as stream:
+            start = stream.read(4)
+    except OSError as fault:
+        return fault.strerror or "it cannot be read"
+    if not start:
+        return "an empty file"
+    return "cut: the end of the archive is missing" if start == b"PK\3\4" else "not an .eval archive"
+
+
+def _found(
+    path: Path, header: Mapping[str, object], summaries: Sequence[dict[str, object]], digest: str
+) -> FoundEvaluation:
+    told = _dict(header.get("eval"))
+    scorer = _scorer(header, summaries)
+    samples = tuple(_sample(each, scorer) for each in summaries)
+    if not any(sample.error is None for sample in samples):
+        raise Unusable("not one of its items was generated")
+    config = _dict(_dict(header.get("plan")).get("config"))
+    data = [
+        (sample.id, sample.target, clean_text(str(each.get("input"))))
+        for sample, each in zip(samples, summaries, strict=True)
+    ]
+    settings = {
+        "task": told.get("task"),
+        "version": told.get("task_version"),
+        "args": told.get("task_args"),
+        "scorer": scorer,
+        "config": config,
+    }
+    model = " ".join(
+        clean_text(str(each))
+        for each in (told.get("model"), _dict(told.get("model_args")).get("model_path"), told.get("model_base_url"))
+        if each
+    )
+    checkpoint = _CHECKPOINT.findall(model) or _CHECKPOINT.findall(str(path.parent)) or ["unknown checkpoint"]
+    return FoundEvaluation(
+        path=path,
+        model=model,
+        dataset=clean_text(str(_dict(told.get("dataset")).get("name") or "")),
+        record=EvaluationScores(
+            experiment="",
+            run="",
+            task=clean_text(str(told.get("task") or "unnamed task"))[:200],
+            checkpoint=checkpoint[-1],
+            log=path.name,
+            log_sha256=digest,
+            adapter_sha256=None,
+            base_sha256="",
+            data_sha256=_hash(data),
+            settings_sha256=_hash(settings),
+            decoding=_decoding(config),
+            seconds=_seconds(header),
+            samples=samples,
+            score=scorer,
+            repeats=1 + max(sample.repeat for sample in samples),
+            asked=_asked(summaries),
+            versions={
+                clean_text(name)[:100]: clean_text(str(version))[:100]
+                for name, version in _dict(told.get("packages")).items()
+            },
+        ),
+    )
+
+
+def _scorer(header: Mapping[str, object], summaries: Sequence[dict[str, object]]) -> str:
+    """The score that counts: the first that the log's results name."""
+    scores = _dict(header.get("results")).get("scores")
+    if isinstance(scores, list) and scores and isinstance(scores[0], dict):
+        return clean_text(str(scores[0].get("name") or scores[0].get("scorer") or "score"))[:100]
+    for each in summaries:
+        for name in _dict(each.get("scores")):
+            return clean_text(name)[:100]
+    raise Unusable("it holds no scores")
+
+
+def _sample(summary: Mapping[str, object], scorer: str) -> SampleScore:
+    scores = _dict(summary.get("scores"))
+    score = _dict(scores.get(scorer) or next(iter(scores.values()), None))
+    value = _value(score.get("value"))
+    target = summary.get("target")
+    error = summary.get("error")
+    repeat = summary.get("epoch")
+    cluster = _dict(summary.get("metadata")).get("cluster")
+    text = ", ".join(str(each) for each in target) if isinstance(target, list) else str(target or "")
+    return SampleScore(
+        id=clean_text(str(summary.get("id"))),
+        target=clean_text(text)[:_OUTPUT_LIMIT],
+        output=clean_text(str(score.get("answer") or ""))[:_OUTPUT_LIMIT],
+        exact=value == 1.0,
+        match=value == 1.0,
+        error=clean_text(str(error))[:300] if error else "no score" if value is None else None,
+        repeat=repeat - 1 if isinstance(repeat, int) and repeat >= 1 else 0,
+        value=value if value is not None and value not in (0.0, 1.0) else None,
+        cluster=clean_text(cluster)[:_OUTPUT_LIMIT] if isinstance(cluster, str) and cluster.strip() else None,
+    )
+
+
+def _value(value: object) -> float | None:
+    if isinstance(value, str):
+        return _RIGHT.get(value)
+    if isinstance(value, bool | int | float):
+        number = float(value)
+        return number if number == number and abs(number) != float("inf") else None
+    return None
+
+
+def _decoding(config: Mapping[str, object]) -> str:
+    known = ("temperature", "top_p", "top_k", "max_tokens", "seed")
+    told = [f"{key} {config[key]}" for key in known if isinstance(config.get(key), int | float)]
+    return clean_text(", ".join(told)) if told else "n/a (the log does not tell)"
+
+
+def _seconds(header: Mapping[str, object]) -> float:
+    stats = _dict(header.get("stats"))
+    try:
+        begin, end = (datetime.fromisoformat(str(stats[key])) for key in ("started_at", "completed_at"))
+        return max((end - begin).total_seconds(), 0.0)
+    except (KeyError, ValueError, TypeError):
+        return 0.0
+
+
+def _dict(value: object) -> dict[str, object]:
+    return value if isinstance(value, dict) else {}
+
+
+def _hash(value: object) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()

@@ -1,0 +1,308 @@
+"""Which folders are run folders, by the names of what lies in them; nothing is opened.
+
+A run's folder holds checkpoints (`epoch_0`, `checkpoint-500`), a job's output (`slurm-12.out`), a trainer's state or a
+trainer's config. Job output beside several such folders belongs to one of them; which one, its text tells. No link is
+followed: what it leads to may be another run, or no end at all.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from touchline.history.grouping import SKIPPED_FOLDERS
+from touchline.results.imported.text import clean_text
+from touchline.results.report_inputs import Issue, Weight
+
+DEEPEST = 8
+"""Levels below the folder that was asked for."""
+MOST_FOLDERS = 50_000
+"""More folders are not looked into, and the report says so."""
+CHECKPOINT = re.compile(r"(?:epoch|step|checkpoint|ckpt)[_-](\d{1,12})")
+SLURM_LOG = re.compile(r"slurm-(?P<job>\d{1,10}(?:_\d{1,10})?)(?:[.-][\w.-]*)?\.(?:out|err)")
+_LOG_SUFFIXES = (".out", ".err", ".log")
+_DISK_LOG = re.compile(r"log_\d{9,11}\.txt")
+_STATES = frozenset({"trainer_state.json", "trainer_log.jsonl", "all_results.json", "train_results.json"})
+_CONFIGS = frozenset({"finetune.yaml", "setup_finetune.yaml"})
+_WEIGHTS = re.compile(r"adapter_model(?:\.[\w-]+)?\.(?:safetensors|pt|bin)|adapter_\d+\.pt")
+_OF_A_RUN = frozenset(
+    {"logs", "log", "eval", "evals", "evaluation", "wandb", "status", "runs", "tensorboard", "general"}
+)
+"""Folders inside a run's own."""
+_NEVER = SKIPPED_FOLDERS | {"figures"}
+_OURS = frozenset({"samples.jsonl", "metrics.jsonl"})
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunFolder:
+    """One run's files, before any of them is opened."""
+
+    name: str
+    """The run: its folder's path below the root, or the log's name where a folder holds logs of several."""
+    path: Path
+    """Its folder."""
+    weights: Path
+    """The folder that holds its checkpoints: mostly its own."""
+    logs: tuple[Path, ...]
+    """Job output and trainers' logs, the newest first."""
+    documents: tuple[Path, ...]
+    """State files, configs, job scripts."""
+    evaluations: tuple[Path, ...]
+    """Inspect's logs."""
+    checkpoints: tuple[Path, ...]
+    """Its checkpoint folders, in order."""
+    wandb: tuple[Path, ...]
+    """Offline runs of W&B, in order."""
+
+
+@dataclass(kw_only=True, slots=True)
+class _Seen:
+    """One folder's entries by what they are, and the runs below it."""
+
+    path: Path
+    logs: list[Path] = field(default_factory=list)
+    documents: list[Path] = field(default_factory=list)
+    evaluations: list[Path] = field(default_factory=list)
+    checkpoints: list[Path] = field(default_factory=list)
+    wandb: list[Path] = field(default_factory=list)
+    has_config: bool = False
+    has_weights: bool = False
+    below: list[_Seen] = field(default_factory=list)
+
+    @property
+    def is_run(self) -> bool:
+        """Whether something here is a run's own."""
+        return bool(self.checkpoints or self.has_config or self.has_weights or self.evaluations)
+
+
+@dataclass(kw_only=True, slots=True)
+class Walk:
+    """What was found under a folder."""
+
+    root: Path
+    """The folder."""
+    runs: list[RunFolder] = field(default_factory=list)
+    """Runs, by name."""
+    loose: list[tuple[tuple[Path, ...], tuple[str, ...]]] = field(default_factory=list)
+    """Logs beside several runs' folders, and the names of these runs."""
+    loose_evaluations: list[Path] = field(default_factory=list)
+    """Inspect's logs beside several runs' folders."""
+    issues: list[Issue] = field(default_factory=list)
+    """What could not be looked at."""
+    folders: int = 0
+    """Folders that were looked into."""
+    links: list[Path] = field(default_factory=list)
+    """Links that were not followed."""
+
+
+def walk(root: Path) -> Walk:
+    """Every run folder under `root`, itself included."""
+    found = Walk(root=root)
+    seen = _look(found, root, 0)
+    for run in _runs(found, seen):
+        found.runs.append(run)
+    found.runs.sort(key=lambda run: _natural(run.name))
+    if found.links:
+        found.issues.append(_links(found))
+    if found.folders > MOST_FOLDERS:
+        found.issues.append(
+            Issue(
+                weight=Weight.WARNING,
+                subject="experiment",
+                title="too many folders",
+                text=f"More than {MOST_FOLDERS:,} folders lie here; the others were not looked into.",
+            )
+        )
+    return found
+
+
+def newest_first(logs: Iterable[Path]) -> tuple[Path, ...]:
+    """Logs by SLURM's job id, which only grows; others by the time of their last change, and after those with an id."""
+    return tuple(sorted(logs, key=lambda path: (job_number(path) or (-1, 0), _changed(path), path.name), reverse=True))
+
+
+def job_id(path: Path) -> str | None:
+    """The job whose output a file is, by its name; None for other names."""
+    match = SLURM_LOG.fullmatch(path.name)
+    return None if match is None else match["job"]
+
+
+def job_number(path: Path) -> tuple[int, int] | None:
+    """The job's number and its task's, for sorting."""
+    found = job_id(path)
+    if found is None:
+        return None
+    job, _, task = found.partition("_")
+    return int(job), int(task or 0)
+
+
+def _changed(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0
+
+
+def _natural(name: str) -> tuple[tuple[int, int, str], ...]:
+    """`rank4` before `rank64`."""
+    parts = re.split(r"(\d{1,18})", name)
+    return tuple((1, int(part), "") if part.isdecimal() else (0, 0, part) for part in parts)
+
+
+def _look(found: Walk, folder: Path, depth: int) -> _Seen:
+    """Sort a folder's entries, and look into the folders below."""
+    seen = _Seen(path=folder)
+    found.folders += 1
+    if found.folders > MOST_FOLDERS or depth > DEEPEST:
+        return seen
+    try:
+        entries = sorted(os.scandir(folder), key=lambda entry: _natural(entry.name))
+    except OSError as fault:
+        found.issues.append(_unreadable(found.root, folder, fault))
+        return seen
+    below: list[Path] = []
+    for entry in entries:
+        path = folder / entry.name
+        if entry.is_symlink():
+            if not entry.name.startswith("."):
+                found.links.append(path)
+        elif entry.is_dir(follow_symlinks=False):
+            below.append(path)
+        elif entry.is_file(follow_symlinks=False):
+            _file(seen, path)
+    for path in below:
+        _folder(found, seen, path, depth)
+    return seen
+
+
+def _folder(found: Walk, seen: _Seen, path: Path, depth: int) -> None:
+    name = path.name
+    if CHECKPOINT.fullmatch(name):
+        seen.checkpoints.append(path)
+        seen.documents += [each for each in (path / "trainer_state.json",) if _is_file(each)]
+    elif name.startswith(("offline-run-", "run-20")):
+        seen.wandb.append(path)
+        summary = path / "files" / "wandb-summary.json"
+        seen.documents += [summary] if _is_file(summary) else []
+    elif name not in _NEVER and not name.startswith("."):
+        seen.below.append(_look(found, path, depth + 1))
+
+
+def _file(seen: _Seen, path: Path) -> None:
+    name = path.name
+    if name in _OURS or name.startswith("."):
+        return
+    if name in _CONFIGS or name in _STATES:
+        seen.documents.append(path)
+        seen.has_config = True
+    elif name == "adapter_config.json" or name.endswith((".slurm", ".sbatch")):
+        seen.documents.append(path)
+    elif _WEIGHTS.fullmatch(name):
+        seen.has_weights = True
+    elif name.endswith(".eval"):
+        seen.evaluations.append(path)
+    elif name.endswith(_LOG_SUFFIXES) or name.endswith(".out.gz") or _DISK_LOG.fullmatch(name):
+        seen.logs.append(path)
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file() and not path.is_symlink()
+    except OSError:
+        return False
+
+
+def _runs(found: Walk, seen: _Seen) -> list[RunFolder]:
+    """The runs in a folder and below it."""
+    own = _Seen(path=seen.path)
+    inner: list[RunFolder] = []
+    parts = [(each, _runs(found, each)) for each in seen.below if each.path.name not in _OF_A_RUN]
+    for each in seen.below:
+        # What lies in `logs` or `wandb` is of the folder around it.
+        if each.path.name in _OF_A_RUN:
+            _take(own, _flat(each))
+    for each, runs in parts:
+        if not runs:
+            continue
+        bare = each.has_weights and not (each.logs or each.has_config or each.checkpoints) and len(runs) == 1
+        if bare and seen.checkpoints:
+            continue  # The final adapter, exported once more beside its checkpoints.
+        inner += runs
+    _take(own, seen)
+    logs = newest_first(own.logs)
+    if len(inner) == 1 and not own.checkpoints and (logs or own.has_config) and not inner[0].logs:
+        # A run whose trainer wrote into a folder of its own below.
+        return [_run(found, own, inner[0])]
+    if inner and not (own.checkpoints or own.has_weights):
+        if logs:
+            found.loose.append((logs, tuple(run.name for run in inner)))
+        found.loose_evaluations += own.evaluations
+        return inner
+    return [*inner, _run(found, own, None)] if own.is_run or logs else inner
+
+
+def _flat(seen: _Seen) -> _Seen:
+    """A folder and all below it as one."""
+    for each in seen.below:
+        _take(seen, _flat(each))
+    return seen
+
+
+def _take(own: _Seen, other: _Seen) -> None:
+    own.logs += other.logs
+    own.documents += other.documents
+    own.evaluations += other.evaluations
+    own.wandb += other.wandb
+    own.checkpoints += other.checkpoints
+    own.has_config |= other.has_config
+    own.has_weights |= other.has_weights
+
+
+def _run(found: Walk, own: _Seen, output: RunFolder | None) -> RunFolder:
+    more = output
+    return RunFolder(
+        name=_name(found.root, own.path),
+        path=own.path,
+        weights=own.path if more is None else more.weights,
+        logs=newest_first(own.logs),
+        documents=_distinct((*own.documents, *(() if more is None else more.documents))),
+        evaluations=_distinct((*own.evaluations, *(() if more is None else more.evaluations))),
+        checkpoints=_distinct((*own.checkpoints, *(() if more is None else more.checkpoints))),
+        wandb=_distinct((*own.wandb, *(() if more is None else more.wandb))),
+    )
+
+
+def _distinct(paths: Sequence[Path]) -> tuple[Path, ...]:
+    return tuple(sorted(dict.fromkeys(paths), key=lambda path: _natural(str(path))))
+
+
+def _name(root: Path, folder: Path) -> str:
+    below = folder.relative_to(root).as_posix()
+    return clean_text(root.resolve().name if below == "." else below)
+
+
+def _unreadable(root: Path, folder: Path, fault: OSError) -> Issue:
+    where = clean_text(folder.relative_to(root).as_posix())
+    return Issue(
+        weight=Weight.ERROR,
+        subject="experiment",
+        title="folder cannot be read",
+        text=f"{where}: {fault.strerror or 'it cannot be read'}. What is in it is missing from this report.",
+        where=where,
+    )
+
+
+def _links(found: Walk) -> Issue:
+    names = [clean_text(path.relative_to(found.root).as_posix()) for path in found.links]
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return Issue(
+        weight=Weight.WARNING,
+        subject="experiment",
+        title="links not followed",
+        text=f"{len(names)} symbolic link{'s' if len(names) > 1 else ''} ({', '.join(names[:5])}{more}): what they "
+        "lead to is not in this report. Make a report of the folders themselves.",
+        where=names[0],
+    )

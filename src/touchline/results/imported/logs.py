@@ -1,0 +1,211 @@
+"""What a run's logs say: its figures, its loss curves, how each job ended, and the lines that prove it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from touchline.core.observation import SignKind
+from touchline.core.quantity import Missing, Quantity
+from touchline.core.status import JobState
+from touchline.history.course import Part
+from touchline.history.fields import reading_of
+from touchline.history.lines import NoText
+from touchline.history.reading import Outcome, RunReading, Word
+from touchline.history.scan import Scan
+from touchline.history.view import RunView, Stretch, align, runs_of
+from touchline.results.imported.curves import Curve, Curves, Ended
+from touchline.results.imported.documents import Document
+from touchline.results.imported.folders import job_id
+from touchline.results.imported.text import bounded
+
+_SUMMARY_LIMIT_BYTES = 64 << 20
+_SUMMARY = re.compile(r"^(?:wandb:)? +Run summary:\s*$", re.MULTILINE)
+_ENTRY = re.compile(r"^(?:wandb:)? +(?P<key>[\w./-]+) +(?P<value>-?\d[\d.eE+-]*)\s*$")
+_ROUNDED_TO = 5e-6
+"""W&B prints five decimals, so a value lies within half a unit of the fifth."""
+_STATES = {
+    Outcome.TIMEOUT: JobState.TIMEOUT,
+    Outcome.CANCELLED: JobState.CANCELLED,
+    Outcome.PREEMPTED: JobState.PREEMPTED,
+    Outcome.HOST_OOM: JobState.OUT_OF_MEMORY,
+}
+_FATAL = frozenset(SignKind) - {
+    *(SignKind.START, SignKind.RESUMED, SignKind.TRAINED, SignKind.EVALUATING, SignKind.SAVING, SignKind.SAVED),
+    *(SignKind.EXPORTING, SignKind.DONE),
+}
+_LAST_LINES = 5
+"""A command that fails on one of so many last lines is taken as the script's last."""
+_OVER = (Outcome.COMPLETED, Outcome.CRASH_EVAL, Outcome.CRASH_EXPORT)
+"""Ends of a job whose training was complete before."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class JobLog:
+    """One job's output, read."""
+
+    path: Path
+    """The file."""
+    job: str | None
+    """Its job, by its name."""
+    reading: RunReading
+    """What it says of the training."""
+    signs: tuple[Ended, ...]
+    """Signs of how it went, in order."""
+    curves: Curves
+    """Its losses."""
+    started_unix: float | None
+    """The first time on its lines, read as UTC."""
+    ended_unix: float | None
+    """The last one."""
+    lines: int
+    """How many lines it has."""
+
+    @property
+    def has_step(self) -> bool:
+        """Whether it shows a training step."""
+        known = self.reading.steps_done
+        return (isinstance(known, Quantity) and known.value > 0) or bool(self.curves.train)
+
+    @property
+    def is_training(self) -> bool:
+        """Whether it is of a training at all, and not of an evaluation or of anything else."""
+        return self.has_step or isinstance(self.reading.trainer, Word) or isinstance(self.reading.steps_total, Quantity)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether it shows a training that came to its end."""
+        done, total = self.reading.steps_done, self.reading.steps_total
+        if isinstance(done, Quantity) and isinstance(total, Quantity) and total.value > 0:
+            return done.value >= total.value
+        return self.reading.outcome.value in _OVER
+
+    @property
+    def failed_commands(self) -> tuple[Ended, ...]:
+        """Commands of the job's script that failed."""
+        return tuple(sign for sign in self.signs if sign.kind is SignKind.FAILED_COMMAND)
+
+    @property
+    def _went_on(self) -> bool:
+        """Whether the script went on after the command that failed: its own exit code is then that of another one."""
+        fatal = [sign for sign in self.signs if sign.kind in _FATAL]
+        return (
+            bool(fatal)
+            and {sign.kind for sign in fatal} == {SignKind.FAILED_COMMAND}
+            and (self.lines - fatal[-1].line >= _LAST_LINES)
+        )
+
+    @property
+    def state(self) -> JobState | None:
+        """How the scheduler will have put it down, by the lines; None where none of them tells."""
+        told = self.reading.exit
+        if not isinstance(told, Missing) and told.value.startswith("failed") and self._went_on:
+            return None
+        state = _STATES.get(Outcome(self.reading.outcome.value))
+        if state is not None:
+            return state
+        if isinstance(told, Missing):
+            return None
+        return JobState.COMPLETED if told.value == "0" else JobState.FAILED
+
+
+def read_job(log: Path | None, beside: Sequence[Document]) -> JobLog | None:
+    """One job's output with the files beside it; where there is no output, the files alone.
+
+    Args:
+        log: the output; None where only a trainer's state tells of the training.
+        beside: state files, configs and scripts of its run.
+
+    Returns:
+        The last training in it; None where it tells of none.
+
+    Raises:
+        NoText: it is binary, or empty.
+        OSError: it cannot be read.
+    """
+    notes: list[str] = []
+    curve, lines = (None, 0) if log is None else _scan(log, notes)
+    logs = [] if curve is None else [_parts(curve)]
+    documents = [_parts(each.curve) for each in beside]
+    if not any(part.has_progress or part.seen for parts in logs for part in parts):
+        told = [parts for parts in documents if _tells_course(parts)]
+        logs, documents = [*logs, *told], [parts for parts in documents if parts not in told]
+    runs = [run for run in runs_of(align([parts for parts in logs if parts])) if any(_is_run(each) for each in run)]
+    if not runs:
+        return None
+    own = log if log is not None else next(each.path for each in beside if _tells_course(_parts(each.curve)))
+    side = Stretch(parts=tuple(part for parts in documents for part in parts))
+    files = tuple(path.name for path in (*(() if log is None else (log,)), *(each.path for each in beside)))
+    reading = reading_of(own.name, files, RunView(stretches=tuple(runs[-1]), documents=side), notes)
+    stamps = [part.stamps for part in (curve.parts if curve is not None else ()) if part.stamps is not None]
+    curves = [each for each in (curve, *(each.curve for each in beside)) if each is not None]
+    with_losses = next((each for each in curves if each.train), curves[0])
+    return JobLog(
+        path=own,
+        job=job_id(own),
+        reading=_with_summary(reading, own),
+        signs=tuple(curves[0].signs),
+        curves=with_losses.curves,
+        started_unix=stamps[0][0].unix if stamps else None,
+        ended_unix=stamps[-1][1].unix if stamps else None,
+        lines=lines,
+    )
+
+
+def _parts(curve: Curve) -> list[Part]:
+    return [part for part in curve.parts if part.has_evidence]
+
+
+def _scan(path: Path, notes: list[str]) -> tuple[Curve, int]:
+    if path.stat().st_size == 0:
+        raise NoText("an empty file")
+    scan, curve = Scan(path, path.name), Curve(path.name)
+    scan.course = curve
+    scan.run()
+    notes += scan.file.notes
+    if scan.file.cut_lines:
+        notes.append(f"{scan.file.cut_lines} lines over 1 MiB, of which only head and tail were read")
+    if scan.file.unterminated:
+        notes.append("the last line has no end and was read as far as it is whole")
+    return curve, scan.file.last_number
+
+
+def _tells_course(parts: Sequence[Part]) -> bool:
+    """Whether a document is of a run's course, and not only of its settings."""
+    return any(part.has_progress or part.get("train_seconds") or part.get("step") for part in parts)
+
+
+def _is_run(stretch: Stretch) -> bool:
+    """Whether a segment tells anything that a run would."""
+    told = any(part.has_progress or part.signs.count or len(part.seen) > 1 for part in stretch.parts)
+    return told or (bool(stretch.all("trainer")) and bool(stretch.training_tracks(None)))
+
+
+def _with_summary(reading: RunReading, log: Path) -> RunReading:
+    """The last loss of W&B's summary where nothing else tells one, with what its five decimals leave open."""
+    if not isinstance(reading.last_loss, Missing) or "no number" in reading.last_loss.missing:
+        return reading
+    text = bounded(log, _SUMMARY_LIMIT_BYTES) or ""
+    summaries = list(_SUMMARY.finditer(text))
+    if not summaries:
+        return reading
+    first = text.count("\n", 0, summaries[-1].end()) + 2
+    for number, entry in enumerate(text[summaries[-1].end() :].split("\n")[1:40], first):
+        match = _ENTRY.match(entry)
+        if match is None:
+            break
+        if match["key"] in ("loss", "train/loss", "train_loss"):
+            value = float(match["value"])
+            loss = Quantity(
+                value=value,
+                unit="nats",
+                low=max(value - _ROUNDED_TO, 0.0),
+                high=value + _ROUNDED_TO,
+                aggregation="last",
+                method="W&B's summary, five decimals",
+                where=f"{log.name}:{number}",
+            )
+            return replace(reading, last_loss=loss)
+    return reading

@@ -1,0 +1,364 @@
+"""One found run as a result and as metrics: the same objects that planned runs give, with what is unknown missing."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from touchline.core.levels import Level
+from touchline.core.quantity import Measured, Missing, Quantity
+from touchline.core.status import JobState, RunStatus, TrainingOutcome
+from touchline.core.units import GIB
+from touchline.data.scores import CheckpointInfo, EvaluationRecord
+from touchline.history.reading import Outcome
+from touchline.results.collected import RunMetrics
+from touchline.results.imported.accounting import Accounted
+from touchline.results.imported.folders import RunFolder
+from touchline.results.imported.logs import JobLog
+from touchline.results.imported.settings import Settings
+from touchline.results.imported.text import below, clean_line
+from touchline.results.run_metrics import printed_versions
+from touchline.results.run_result import AttemptResult, RunResult
+from touchline.results.shares import proportion
+from touchline.results.verification_types import VerifiedCheckpoint
+from touchline.spec.runs import ControlKind, RunKind
+from touchline.statistics.conclusions import Proportion
+
+GB = 1e9
+_NO_LOG = Missing(missing="no log of a training")
+_NOTHING = Missing(missing="nothing is trained")
+_WORDS = {
+    Outcome.COMPLETED: "the training came to its end",
+    Outcome.RUNNING_OR_TRUNCATED: "the log ends without a word on how",
+    Outcome.TIMEOUT: "stopped at the job's time limit",
+    Outcome.CANCELLED: "cancelled",
+    Outcome.PREEMPTED: "preempted or requeued",
+    Outcome.HOST_OOM: "ran out of the machine's memory",
+    Outcome.GPU_OOM: "ran out of GPU memory",
+    Outcome.DISK_QUOTA: "the disk or its quota was full",
+    Outcome.CRASH_START: "failed before the first step",
+    Outcome.CRASH_MID: "failed while it trained",
+    Outcome.CRASH_EVAL: "failed in an evaluation",
+    Outcome.CRASH_EXPORT: "failed while the model was exported",
+    Outcome.DIVERGED_NAN: "the loss became no number",
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FoundRun:
+    """Everything that was read of one run."""
+
+    folder: RunFolder
+    """Its files."""
+    jobs: tuple[JobLog, ...]
+    """Its trainings' logs, the one that counts first, then the newest first."""
+    settings: Settings
+    """What it was."""
+    evaluations: tuple[EvaluationRecord, ...]
+    """Its evaluations, by checkpoint."""
+    checkpoints: tuple[VerifiedCheckpoint, ...]
+    """Its checkpoints, verified, in order."""
+    levels: tuple[Level, ...]
+    """Its levels of what varies."""
+    accounted: Mapping[str, Accounted] = field(default_factory=dict)
+    """What SLURM's accounting says of jobs, where somebody kept it."""
+
+    @property
+    def job(self) -> JobLog | None:
+        """The training that counts."""
+        return self.jobs[0] if self.jobs else None
+
+    @property
+    def is_control(self) -> bool:
+        """Whether it is an untrained base model."""
+        return self.settings.is_control and not self.jobs and not self.checkpoints
+
+    @property
+    def outcome(self) -> TrainingOutcome:
+        """What the log and the checkpoints say of the training, whatever its job's exit was."""
+        if self.is_control:
+            return TrainingOutcome.NOT_STARTED
+        epochs, steps = (
+            self.settings.values.get("epochs"),
+            [each for each in self.checkpoints if each.epoch is not None],
+        )
+        saved_all = isinstance(epochs, int) and any(each.epoch == epochs - 1 and each.weights_sound for each in steps)
+        if self.job is None:
+            begun = bool(self.checkpoints)
+            return TrainingOutcome.COMPLETE if saved_all else _partial(begun)
+        if self.job.is_complete and (not self.checkpoints or self.checkpoints[-1].weights_sound):
+            return TrainingOutcome.COMPLETE
+        return _partial(self.job.has_step or bool(self.checkpoints))
+
+    @property
+    def state(self) -> JobState | None:
+        """How its job ended: by the accounting where it was kept, else as far as its output tells."""
+        return None if self.job is None else self.state_of(self.job)
+
+    def state_of(self, job: JobLog) -> JobState | None:
+        """How one of its jobs ended."""
+        known = self.accounted.get(job.job or "")
+        return job.state if known is None else known.state
+
+    @property
+    def status(self) -> RunStatus:
+        """How it stands."""
+        failed = self.state not in (None, JobState.COMPLETED)
+        if self.is_control:
+            return RunStatus.COMPLETED if self.evaluations else RunStatus.PREPARED
+        if self.outcome is TrainingOutcome.COMPLETE:
+            if failed:
+                return RunStatus.COMPLETED_FAILED_EXIT
+            return RunStatus.COMPLETED if self.evaluations else RunStatus.TRAINED
+        if self.state is JobState.FAILED:
+            return RunStatus.FAILED
+        return RunStatus.INTERRUPTED if self.outcome is TrainingOutcome.PARTIAL or failed else RunStatus.PREPARED
+
+
+def _partial(begun: bool) -> TrainingOutcome:
+    return TrainingOutcome.PARTIAL if begun else TrainingOutcome.NOT_STARTED
+
+
+def result_of(run: FoundRun, root: Path, task: str | None, notes: Sequence[str]) -> RunResult:
+    """The run's result.
+
+    Args:
+        run: what was read of it.
+        root: the folder that its files are named from.
+        task: the task that most runs were evaluated on; other evaluations stand apart.
+        notes: what a reader must know of it.
+    """
+    reading = None if run.job is None else run.job.reading
+    own = tuple(each for each in run.evaluations if each.task == task)
+    last = own[-1] if own else None
+    seed = run.settings.values.get("seed")
+    return RunResult(
+        name=run.folder.name,
+        kind=RunKind.CONTROL if run.is_control else RunKind.FINE_TUNED,
+        model=run.settings.model or "unknown base model",
+        levels=run.levels,
+        seed=seed if isinstance(seed, int) else 0,
+        status=run.status,
+        job_state=run.state,
+        outcome=run.outcome,
+        attempts=len(run.jobs),
+        attempt_list=tuple(attempts_of(run)),
+        steps_done=_whole(None if reading is None else reading.steps_done),
+        steps_planned=_whole(None if reading is None else reading.steps_total),
+        exact_match=_share(last),
+        match=_share(last),
+        difference=None,
+        train_seconds=_told(run, root, "train_seconds"),
+        validation_seconds=_told(run, root, "evaluate_seconds"),
+        evaluate_seconds=_evaluate_seconds(last),
+        final_train_loss=_loss(run, root, "last_loss"),
+        final_val_loss=_loss(run, root, "eval_loss"),
+        tokens_per_second=_rate(run, root),
+        peak_memory=_bytes(_told(run, root, "peak_memory")),
+        adapter_size=_adapter(run),
+        checkpoints=tuple(_info(each) for each in run.checkpoints),
+        train_losses=() if run.job is None else run.job.curves.train,
+        validation_losses=() if run.job is None else run.job.curves.validation,
+        evaluations=own,
+        other_evaluations=tuple(each for each in run.evaluations if each.task != task),
+        control=ControlKind.BASE if run.is_control else None,
+        notes=tuple(notes),
+    )
+
+
+def metrics_of(run: FoundRun, result: RunResult, root: Path) -> RunMetrics:
+    """The same run under the keys of run_metrics.yaml."""
+    none = _NOTHING if run.is_control else _NO_LOG
+
+    def told(name: str) -> Measured:
+        return none if run.job is None else _told(run, root, name)
+
+    job, peak = run.job, result.peak_memory
+    return RunMetrics(
+        run_name=result.name,
+        status=result.status.value,
+        job_id=None if job is None else job.job,
+        started=None if job is None else _iso(job.started_unix),
+        completed=_iso(job.ended_unix) if job is not None and result.outcome is TrainingOutcome.COMPLETE else None,
+        static_config={"model": result.model, **run.settings.values},
+        packing_metrics={
+            "total_examples": told("total_examples"),
+            "total_sequences": told("total_sequences"),
+            "packing_density": told("packing_density"),
+            "packing_efficiency": told("packing_efficiency"),
+        },
+        resource_metrics={
+            "peak_gpu_memory_gb": replace(peak, value=peak.value / GB, unit="GB")
+            if isinstance(peak, Quantity) and peak.unit == "B"
+            else peak,
+            "avg_gpu_memory_gb": told("mean_memory"),
+            "gpu_utilization_pct": told("gpu_utilization_percent"),
+            "training_time_minutes": _minutes(result.train_seconds),
+            "validation_time_minutes": _minutes(result.validation_seconds),
+            "saving_time_minutes": _minutes(told("save_seconds")),
+        },
+        performance_metrics={
+            "tokens_per_second": result.tokens_per_second,
+            "examples_per_second": told("examples_per_second"),
+            "seconds_per_step": told("seconds_per_step_without_pauses"),
+            "final_train_loss": result.final_train_loss,
+            "final_validation_loss": result.final_val_loss,
+        },
+        per_epoch_metrics=(),
+        dataset_path=run.settings.dataset or "",
+        versions={} if job is None else printed_versions(job.reading),
+        notes=result.notes,
+    )
+
+
+def attempts_of(run: FoundRun) -> list[AttemptResult]:
+    """Every training that was begun, oldest first; a job that was requeued has several in one log."""
+    rows: list[AttemptResult] = []
+    for job in sorted(run.jobs, key=lambda each: (each is run.job, -run.jobs.index(each))):
+        began = job.started_unix if job.started_unix is not None else _changed(job.path)
+        name = job.job or job.path.name
+        for number, segment in enumerate(job.reading.segment_list[:-1]):
+            rows.append(
+                AttemptResult(
+                    job_id=name,
+                    restart=number,
+                    state=JobState.PREEMPTED if segment.outcome is Outcome.PREEMPTED else JobState.UNKNOWN,
+                    reason=_WORDS[segment.outcome],
+                    started_unix=began,
+                    seconds=Missing(missing="the log tells only the last attempt's"),
+                    superseded=False,
+                )
+            )
+        rows.append(
+            AttemptResult(
+                job_id=name,
+                restart=max(len(job.reading.segment_list) - 1, 0),
+                state=run.state_of(job) or JobState.UNKNOWN,
+                reason=reason_of(job),
+                started_unix=began,
+                seconds=_placed(job.reading.train_seconds, job),
+                superseded=False,
+            )
+        )
+    return rows
+
+
+def reason_of(job: JobLog) -> str:
+    """How a job ended, in words."""
+    words = _WORDS[Outcome(job.reading.outcome.value)]
+    if job.is_complete:
+        words = _WORDS[Outcome.COMPLETED]
+    told = job.reading.exit
+    return words if isinstance(told, Missing) or told.value == "0" else f"{words}; {_exit_words(told.value)}"
+
+
+def _exit_words(told: str) -> str:
+    """`exit code 1`, or the line that says why."""
+    failed = told.removeprefix("failed: ")
+    return f"exit code {told}" if told.isdecimal() else clean_line(failed)[:160]
+
+
+def relocated(job: JobLog, root: Path, where: str | None) -> str | None:
+    """`slurm-1.out:12` as a path from the root: files beside the log are named from its folder."""
+    if where is None:
+        return None
+    name, colon, line = where.partition(":")
+    return below(root, job.path.parent / name) + colon + line
+
+
+# ---- figures ---------------------------------------------------------------------------------------------------------
+
+
+def _told(run: FoundRun, root: Path, name: str) -> Measured:
+    if run.job is None:
+        return _NOTHING if run.is_control else _NO_LOG
+    value: Measured = getattr(run.job.reading, name)
+    return _placed(value, run.job, run.folder.path)
+
+
+def _placed(value: Measured, job: JobLog, base: Path | None = None) -> Measured:
+    """The figure with its file named from the run's folder, as those of planned runs are."""
+    if isinstance(value, Missing) or value.where is None:
+        return value
+    return replace(value, where=relocated(job, base or job.path.parent, value.where))
+
+
+def _loss(run: FoundRun, root: Path, name: str) -> Measured:
+    value = _told(run, root, name)
+    if isinstance(value, Missing):
+        return value
+    return replace(value, unit="1", method=value.method or "the last one that was logged")
+
+
+def _rate(run: FoundRun, root: Path) -> Measured:
+    value = _told(run, root, "tokens_per_second")
+    if isinstance(value, Missing) or value.aggregation != "last":
+        return value
+    return replace(value, method="the last logged one: that of one step, and no mean of the run")
+
+
+def _bytes(value: Measured) -> Measured:
+    if isinstance(value, Quantity) and value.unit in ("GiB", "GB"):
+        return replace(value, value=value.value * (GIB if value.unit == "GiB" else GB), unit="B")
+    return value
+
+
+def _minutes(value: Measured) -> Measured:
+    return replace(value, value=value.value / 60, unit="min") if isinstance(value, Quantity) else value
+
+
+def _evaluate_seconds(last: EvaluationRecord | None) -> Measured:
+    if last is None:
+        return Missing(missing="not evaluated")
+    if not last.seconds:
+        return Missing(missing="the evaluation's log does not tell")
+    return Quantity(value=last.seconds, unit="s", aggregation="sum")
+
+
+def _share(record: EvaluationRecord | None) -> Proportion | None:
+    """k of n, where every answer is right or wrong and each item was asked once."""
+    if record is None or record.repeats > 1 or any(sample.value is not None for sample in record.samples):
+        return None
+    return proportion(record, [sample.exact and sample.error is None for sample in record.samples])
+
+
+def _adapter(run: FoundRun) -> Measured:
+    for each in reversed(run.checkpoints):
+        files = [file for file in each.files if file.role == "adapter" and file.name.endswith(".safetensors")]
+        files = files or [file for file in each.files if file.role == "adapter"]
+        if each.sound and files:
+            return Quantity(value=files[0].size_bytes, unit="B", where=f"{each.name}/{files[0].name}")
+    return _NOTHING if run.is_control else Missing(missing="no adapter was found")
+
+
+def _info(checkpoint: VerifiedCheckpoint) -> CheckpointInfo:
+    return CheckpointInfo(
+        name=checkpoint.name,
+        epoch=checkpoint.epoch,
+        step=checkpoint.step,
+        complete=checkpoint.sound,
+        problems=tuple(fault.message for fault in checkpoint.faults),
+        size_bytes=checkpoint.size_bytes,
+        adapter_sha256=None,
+        validation_loss=checkpoint.validation_loss,
+    )
+
+
+def _whole(value: Measured | None) -> int | None:
+    return round(value.value) if isinstance(value, Quantity) else None
+
+
+def _changed(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0
+
+
+def _iso(unix: float | None) -> str | None:
+    """A log's clock has no zone: the time is given without one."""
+    return (
+        None if unix is None else datetime.datetime.fromtimestamp(int(unix), datetime.UTC).strftime("%Y-%m-%dT%H:%M:%S")
+    )

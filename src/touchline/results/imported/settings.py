@@ -1,0 +1,245 @@
+"""What a found run was: its model, rank, batches, dataset, from its log first, then its configs, then its names.
+
+A name is the weakest witness: it tells only what nothing else does, and where it contradicts a config the report says
+so. Nothing is guessed: what no file tells stays unknown.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from touchline.core.quantity import Measured, Missing
+from touchline.history.reading import RunReading, Said, Word
+from touchline.results.collected import Setting
+from touchline.results.imported.documents import Document
+from touchline.results.imported.text import clean_text
+
+NAMED = "the run's name"
+"""Where a model's name is from that nothing but its run's name tells."""
+_SIZE = re.compile(r"(?<![A-Za-z0-9.])(\d{1,4}(?:[._]\d{1,3})?)([BM])(?![A-Za-z0-9])", re.IGNORECASE)
+_RANK = re.compile(r"(?<![A-Za-z])(?:lora[_-]?)?(?:rank|r)[_-]?(\d{1,5})(?![A-Za-z0-9.])", re.IGNORECASE)
+_SEED = re.compile(r"(?<![A-Za-z])seed[_-]?(\d{1,9})(?![A-Za-z0-9])", re.IGNORECASE)
+_BASE = re.compile(r"(?:^|[/_.-])(?:base|control|baseline|untrained)(?:$|[_.-])", re.IGNORECASE)
+_WHOLE = frozenset(
+    {
+        *("batch_size", "gradient_accumulation_steps", "effective_batch_size", "max_seq_len"),
+        *("lora_rank", "epochs", "seed", "gpus", "steps", "validate_every_steps"),
+    }
+)
+_SAME: Mapping[str, str] = {
+    "batch_size": "batch_size",
+    "per_device_train_batch_size": "batch_size",
+    "micro_batch_size": "batch_size",
+    "gradient_accumulation_steps": "gradient_accumulation_steps",
+    "epochs": "epochs",
+    "num_train_epochs": "epochs",
+    "num_epochs": "epochs",
+    "seed": "seed",
+    "lora_rank": "lora_rank",
+    "lora_r": "lora_rank",
+    "lora_alpha": "lora_alpha",
+    "max_seq_len": "max_seq_len",
+    "learning_rate": "learning_rate",
+    "lr": "learning_rate",
+    "run_val_every_n_steps": "validate_every_steps",
+    "task": "task",
+}
+"""Settings at a config's top, whoever's config it is, and what they are called here."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Settings:
+    """What a run was, as far as its files tell."""
+
+    model: str | None
+    """Its base model's name."""
+    model_where: str | None
+    """Where that was read."""
+    dataset: str | None
+    """Its dataset, as it was written."""
+    is_control: bool
+    """Whether its name says that it is the base, and nothing says that it was trained."""
+    values: dict[str, Setting]
+    """Settings under the keys of run_metrics.yaml, plus `gpus`."""
+    contradictions: tuple[tuple[str, str, str], ...]
+    """(setting, what the files say, what the name says)."""
+    trainable: float | None
+    """Parameters with a gradient."""
+
+
+def settings_of(name: str, readings: Sequence[RunReading], documents: Sequence[Document]) -> Settings:
+    """The settings of one run.
+
+    Args:
+        name: the run's name.
+        readings: what its logs say, the one that counts first.
+        documents: its configs.
+    """
+    configs = [(each.path, each.data) for each in documents if each.data]
+    values: dict[str, Setting] = {}
+    for reading in readings[:1]:
+        values |= dict(_of_reading(reading))
+    stated: dict[str, Setting] = {}
+    for _, data in configs:
+        for key, value in _of_config(data):
+            stated.setdefault(key, value)
+    named = dict(_of_name(name))
+    known = {**stated, **values}
+    contradictions = tuple(
+        (key, str(known[key]), str(named[key])) for key in named if key in known and known[key] != named[key]
+    )
+    model, where = _model(name, readings, configs)
+    trained = bool(readings) or any(key in known for key in ("lora_rank", "epochs"))
+    return Settings(
+        model=model,
+        model_where=where,
+        dataset=next((text for _, data in configs if (text := _dataset(data)) is not None), None),
+        is_control=not trained and _BASE.search(name) is not None,
+        values=_completed({**named, **known}),
+        contradictions=contradictions,
+        trainable=_number(readings[0].trainable_parameters) if readings else None,
+    )
+
+
+def size_of(text: str) -> str | None:
+    """The size in a model's or a run's name: `1B`, `0.5B`, `135M`; None where there is none."""
+    match = _SIZE.search(text)
+    return None if match is None else f"{match[1].replace('_', '.')}{match[2].upper()}"
+
+
+# ---- one source each -------------------------------------------------------------------------------------------------
+
+
+def _of_reading(reading: RunReading) -> Iterator[tuple[str, Setting]]:
+    numbers: dict[str, Measured] = {
+        "batch_size": reading.micro_batch_size,
+        "gradient_accumulation_steps": reading.gradient_accumulation_steps,
+        "effective_batch_size": reading.global_batch_size,
+        "max_seq_len": reading.max_seq_len,
+        "lora_rank": reading.lora_rank,
+        "lora_alpha": reading.lora_alpha,
+        "learning_rate": reading.learning_rate,
+        "epochs": reading.epochs,
+        "steps": reading.steps_total,
+        "gpus": reading.gpus,
+    }
+    for key, measured in numbers.items():
+        number = _number(measured)
+        if number is not None:
+            yield key, _plain(key, number)
+    if isinstance(reading.packed, Word):
+        yield "packed", reading.packed.value == "true"
+
+
+def _of_config(data: Mapping[str, object]) -> Iterator[tuple[str, Setting]]:
+    """Settings at the top, those of torchtune's sections, and those of PEFT's adapter_config.json."""
+    for key, value in data.items():
+        if key in _SAME and (found := _scalar(_SAME[key], value)) is not None:
+            yield _SAME[key], found
+    model, optimizer = data.get("model"), data.get("optimizer")
+    for section, keys in ((model, ("lora_rank", "lora_alpha")), (optimizer, ("lr",))):
+        if isinstance(section, Mapping):
+            for key in keys:
+                if (found := _scalar(_SAME[key], section.get(key))) is not None:
+                    yield _SAME[key], found
+    if "peft_type" in data:
+        for key, ours in (("r", "lora_rank"), ("lora_alpha", "lora_alpha")):
+            if (found := _scalar(ours, data.get(key))) is not None:
+                yield ours, found
+
+
+def _of_name(name: str) -> Iterator[tuple[str, Setting]]:
+    for key, pattern in (("lora_rank", _RANK), ("seed", _SEED)):
+        found = pattern.findall(name)
+        if found:
+            yield key, int(found[-1])
+
+
+def _model(
+    name: str, readings: Sequence[RunReading], configs: Sequence[tuple[Path, Mapping[str, object]]]
+) -> tuple[str | None, str | None]:
+    """The base model's name and where it stands: a name that a person chose before a builder's."""
+    for path, data in configs:
+        checkpointer = data.get("checkpointer")
+        folder = checkpointer.get("checkpoint_dir") if isinstance(checkpointer, Mapping) else None
+        candidates = (
+            *(data.get(key) for key in ("torchtune_model_name", "model_name", "base_model_name_or_path")),
+            *(data.get(key) for key in ("model_name_or_path", "base_model", "model_checkpoint")),
+            folder,
+            data.get("model") if isinstance(data.get("model"), str) else None,
+        )
+        for each in candidates:
+            if isinstance(each, str) and "${" not in each and (last := _last(each)):
+                return last, path.name
+    for reading in readings:
+        said: Said = reading.model
+        if isinstance(said, Word) and (last := _last(said.value)):
+            return last, said.where
+    size = size_of(name)
+    return (size, NAMED) if size is not None else (None, None)
+
+
+def _last(path: str) -> str:
+    """The last part of a model's path or id; a folder of an earlier run's checkpoint keeps its run's name."""
+    parts = [part for part in PurePosixPath(path.strip().replace("\\", "/")).parts if part not in ("/", ".", "..")]
+    if not parts:
+        return ""
+    if re.fullmatch(r"(?:epoch|checkpoint|step)[_-]\d+", parts[-1]) and len(parts) > 1:
+        return clean_text("/".join(parts[-2:]))
+    cached = re.search(r"models--([^/]+?)--([^/]+)", path)
+    return clean_text(cached[2] if cached is not None else parts[-1])[:200]
+
+
+def _dataset(data: Mapping[str, object]) -> str | None:
+    """The training data, as a config names it."""
+    section = data.get("dataset")
+    if isinstance(section, Mapping):
+        for key in ("data_files", "data_dir", "path", "source"):
+            value = section.get(key)
+            if isinstance(value, list) and len(value) == 1:
+                value = value[0]
+            if isinstance(value, str) and value and value not in ("json", "csv", "parquet", "text"):
+                return clean_text(value)[:400]
+    for key in ("dataset_label", "dataset_path", "dataset_name", "dataset", "train_file"):
+        value = data.get(key)
+        if isinstance(value, str) and value and "${" not in value:
+            return clean_text(value)[:400]
+    return None
+
+
+# ---- numbers ---------------------------------------------------------------------------------------------------------
+
+
+def _completed(values: dict[str, Setting]) -> dict[str, Setting]:
+    """The examples of an optimizer step, where all of its factors are known."""
+    micro, accumulation, gpus = (values.get(key) for key in ("batch_size", "gradient_accumulation_steps", "gpus"))
+    if "effective_batch_size" not in values and isinstance(micro, int) and isinstance(accumulation, int):
+        values["effective_batch_size"] = micro * accumulation * (gpus if isinstance(gpus, int) else 1)
+    return values
+
+
+def _scalar(key: str, value: object) -> Setting:
+    if isinstance(value, bool):
+        return None if key in _WHOLE else value
+    if isinstance(value, int | float):
+        return _plain(key, float(value))
+    if isinstance(value, str):
+        try:
+            # A loader of another YAML than ours reads 2e-4 as a number.
+            return _plain(key, float(value))
+        except ValueError:
+            return clean_text(value)[:200] if key == "task" and "${" not in value else None
+    return None
+
+
+def _plain(key: str, number: float) -> Setting:
+    if number != number or number in (float("inf"), float("-inf")):
+        return None
+    return int(number) if key in _WHOLE and number == int(number) else number
+
+
+def _number(measured: Measured) -> float | None:
+    return None if isinstance(measured, Missing) else measured.value

@@ -1,0 +1,92 @@
+"""When found runs were made, from which data and models, and where their numbers can be looked up."""
+
+from __future__ import annotations
+
+import datetime
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from touchline.results.imported.result import FoundRun
+from touchline.results.imported.text import below, bounded, clean_line
+from touchline.results.report_inputs import Source
+
+_DATE = re.compile(r"(?<!\d)(20\d\d)[-_]?(0[1-9]|1[0-2])[-_]?(0[1-9]|[12]\d|3[01])(?!\d)")
+_READMES = ("readme.md", "readme", "readme.txt", "readme.rst")
+_README_LIMIT_BYTES = 64 << 10
+_NO_PROSE = ("#", "|", "```", "---", "===", "<", "![", "[!")
+"""Beginnings of lines that are headings, tables, code, rules or pictures."""
+_EVALUATION_SCRIPTS = ("eval.py", "inspect_task.py", "inspect.slurm", "eval.slurm")
+
+
+def date_of(root: Path, runs: Sequence[FoundRun]) -> str:
+    """The day of the first log, by the clock in it; else the day in the folder's name or in those of W&B's runs."""
+    begun = [job.started_unix for run in runs for job in run.jobs if job.started_unix is not None]
+    if begun:
+        return datetime.datetime.fromtimestamp(min(begun), datetime.UTC).date().isoformat()
+    names = [root.resolve().name, *sorted(path.name for run in runs for path in run.folder.wandb)]
+    match = next((found for name in names if (found := _DATE.search(name)) is not None), None)
+    return "" if match is None else "-".join(match.groups())
+
+
+def files_of(root: Path, run: FoundRun) -> Iterator[tuple[str, str]]:
+    """Where a run's numbers can be looked up; of its logs the one that counts stands last, as the newest does."""
+    kinds = {"finetune.yaml": "settings", "setup_finetune.yaml": "settings", "adapter_config.json": "adapter settings"}
+    counts = None if run.job is None else run.job.path
+    for path in sorted(reversed(run.folder.logs), key=lambda each: each == counts):
+        yield "log", below(root, path)
+    for path in run.folder.documents:
+        script = path.suffix in (".slurm", ".sbatch")
+        yield kinds.get(path.name, "job script" if script else "trainer's state"), below(root, path)
+    for path in (run.folder.path / name for name in _EVALUATION_SCRIPTS):
+        if path.is_file() and not path.is_symlink():
+            yield "evaluation script", below(root, path)
+    for path in run.folder.evaluations:
+        yield "evaluation", below(root, path)
+    for path in run.folder.wandb:
+        yield "wandb", below(root, path)
+
+
+def description_of(root: Path) -> str:
+    """Quote the README of a folder: `README.md: "Capitalize words of 8 letters; 10,000 samples."`; empty if none.
+
+    Of its text the first paragraph, or the title where it has none.
+    """
+    readmes = sorted(path for path in root.iterdir() if path.name.lower() in _READMES and not path.is_symlink())
+    for path in readmes:
+        title, paragraph, in_code = "", [], False
+        for line in (bounded(path, _README_LIMIT_BYTES) or "").splitlines():
+            told = line.strip()
+            in_code ^= told.startswith("```")
+            if in_code:
+                continue
+            if told and not told.startswith(_NO_PROSE):
+                paragraph.append(told)
+            elif paragraph:
+                break
+            elif told.startswith("#") and not title:
+                title = told.lstrip("#").strip()
+        if quote := clean_line(" ".join(paragraph) or title):
+            return f'{below(root, path)}: "{quote}"'
+    return ""
+
+
+def sources_of(runs: Sequence[FoundRun]) -> Iterator[Source]:
+    """Datasets and base models, as far as the runs' files name them."""
+    datasets, models = Counter(run.settings.dataset for run in runs), Counter(run.settings.model for run in runs)
+    for name, used in datasets.items():
+        if name is not None:
+            yield Source(kind="dataset", name=name, facts=(("used by", _counted(used)),))
+    for name, used in models.items():
+        if name is not None:
+            told = sorted({run.settings.model_where or "" for run in runs if run.settings.model == name} - {""})
+            yield Source(
+                kind="base model",
+                name=name,
+                facts=(("used by", _counted(used)), *((("read from", ", ".join(told[:3])),) if told else ())),
+            )
+
+
+def _counted(runs: int) -> str:
+    return f"{runs} run{'s' if runs != 1 else ''}"

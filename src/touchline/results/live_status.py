@@ -1,0 +1,312 @@
+"""Every run at this moment, from its folder and one look at the queue; fast, because people ask again and again."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from pydantic_core import from_json
+
+from touchline.core.errors import TouchlineError
+from touchline.core.files import open_regular
+from touchline.core.quantity import Measured, Missing, Quantity
+from touchline.core.status import JobState, RunStatus, TrainingOutcome
+from touchline.core.units import GIB_IN, parse_duration
+from touchline.results.flags import Watched, flags
+from touchline.results.glance import Glance, evaluation_settings, glance
+from touchline.results.live import LiveRun
+from touchline.results.resources import read_resources, resource_figures
+from touchline.run.folders import ExperimentFolder
+from touchline.run.pace import seconds_left, tokens_per_second
+from touchline.run.protocol import Job
+from touchline.run.run_jobs import model_evaluation, run_evaluation, run_training
+from touchline.run.run_status import Standing, run_status, told
+from touchline.run.tails import read_tail
+from touchline.slurm.job_view import EVALUATE, JobView
+from touchline.spec.plan import Plan, PlannedRun
+from touchline.spec.runs import RunKind
+
+_EVALUATED = re.compile(rb"^(\S+) (\S+): (\d+)/(\d+)\s*$", re.MULTILINE)
+_OUTPUT_TAIL_BYTES = 8192
+_REQUEST_LIMIT_BYTES = 1 << 24
+_BYTES_IN = {unit: gib * 2**30 for unit, gib in GIB_IN.items()}
+
+
+class Opened(Protocol):
+    """A plan and where it lies; `Planned` is one."""
+
+    @property
+    def plan(self) -> Plan:
+        """The plan."""
+        ...
+
+    @property
+    def folder(self) -> ExperimentFolder:
+        """Its experiment."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Evaluating:
+    """An evaluation process that several runs share."""
+
+    view: JobView
+    """Its job."""
+    runs: frozenset[str]
+    """The runs that it was asked to evaluate."""
+    output: bytes
+    """The end of what it says."""
+
+
+def glances(opened: Opened, known: Mapping[str, Glance] | None = None) -> dict[str, Glance]:
+    """Every run's folder at a glance, by run; those that are `known` are not looked at again."""
+    plan, folder = opened.plan, opened.folder
+    settings = evaluation_settings(plan, folder.plan_json, folder.internal)
+    kept = known or {}
+    return {
+        run.name: kept[run.name] if run.name in kept else glance(plan, run, folder.root / run.name, settings)
+        for run in plan.runs
+    }
+
+
+def jobs_to_ask(opened: Opened, seen: Mapping[str, Glance]) -> list[Job]:
+    """The jobs that only the executor can tell of.
+
+    A run that is trained and evaluated has none. On this machine a job that is at work, or that died, has left a start
+    file; on a cluster one that waits has left nothing.
+    """
+    local = opened.plan.executor == "local"
+    jobs: list[Job] = []
+    for run in opened.plan.runs:
+        found = seen[run.name]
+        over = found.outcome is TrainingOutcome.COMPLETE or run.kind is RunKind.CONTROL
+        begun = bool(found.attempts) and found.attempts[-1].exit is None
+        if run.batches is not None and (begun or not (local or (over and found.evaluated))):
+            jobs.append(run_training(opened.folder, run.name))
+        evaluating = bool(found.evaluation_attempts) and found.evaluation_attempts[-1].exit is None
+        if evaluating or not (local or found.evaluated):
+            jobs.append(run_evaluation(opened.folder, run.name))
+    if local:
+        jobs += [job for model in opened.plan.models if (job := _shared(opened.folder, model)) is not None]
+    return jobs
+
+
+def evaluation_job(plan: Plan, folder: ExperimentFolder, run: PlannedRun) -> Job:
+    """The job that evaluates a run, to ask after: its own on a cluster, the base model's on this machine."""
+    if plan.executor == "local" and (shared := _shared(folder, run.model)) is not None:
+        return shared
+    return run_evaluation(folder, run.name)
+
+
+def live(
+    opened: Opened,
+    executor_look: Mapping[str, JobView],
+    seen: Mapping[str, Glance] | None = None,
+    now_unix: float | None = None,
+) -> list[LiveRun]:
+    """Every run of the plan, in its order.
+
+    Args:
+        opened: the plan and its folder.
+        executor_look: how jobs stand by name, of runs and of evaluations (`evaluate 135M_rank4`); those that are not in
+            it are told by their folders.
+        seen: the folders, where somebody has looked already.
+        now_unix: the time; this machine's when None.
+    """
+    now = time.time() if now_unix is None else now_unix
+    found = glances(opened) if seen is None else seen
+    shared = {
+        model: at_work
+        for model in opened.plan.models
+        if (at_work := _evaluating(opened.folder, model, executor_look)) is not None
+    }
+    free = _free_bytes(opened.folder.root)
+    needed = _needed_bytes(opened.plan.runs, found)
+    return [
+        _live(opened, run, found[run.name], executor_look, shared.get(run.model), (needed, free), now)
+        for run in opened.plan.runs
+    ]
+
+
+def _live(
+    opened: Opened,
+    run: PlannedRun,
+    found: Glance,
+    views: Mapping[str, JobView],
+    shared: _Evaluating | None,
+    disk: tuple[float | None, float | None],
+    now: float,
+) -> LiveRun:
+    trains = run.batches is not None
+    job = _known(views.get(run.name), told(found.attempts, now)) if trains else None
+    evaluation = _known(views.get(f"{EVALUATE}{run.name}"), told(found.evaluation_attempts, now))
+    here = shared if shared is not None and run.name in shared.runs and not found.evaluated else None
+    at_evaluation = evaluation if evaluation is not None else None if here is None else here.view
+    status = run_status(
+        Standing(
+            kind=run.kind,
+            prepared=found.prepared,
+            outcome=found.outcome,
+            evaluated=found.evaluated,
+            job=job if trains else at_evaluation,
+        )
+    )
+    # The evaluation comes after the training, so its job is the later one as soon as the training is over.
+    over = job is None or not job.active
+    last = at_evaluation if at_evaluation is not None and (over or at_evaluation.state is JobState.RUNNING) else job
+    started = found.attempts[-1].start.time_unix if found.attempts else None
+    waited = now - started if started is not None and status is RunStatus.RUNNING else None
+    left = _left(run, found, waited)
+    done, planned = _items(found, evaluation, here, run)
+    return LiveRun(
+        name=run.name,
+        kind=run.kind,
+        status=status,
+        job_state=None if last is None else last.state,
+        job=job,
+        evaluation=evaluation,
+        attempts=len(found.attempts) + found.superseded_attempts,
+        steps_done=found.recent.steps_done if trains else None,
+        steps_planned=run.batches.steps if run.batches is not None else None,
+        loss=_loss(run, found),
+        tokens_per_second=tokens_per_second(found.recent) if trains else Missing(missing="nothing is trained"),
+        memory=_memory(found) if trains else Missing(missing="nothing is trained"),
+        seconds_left=left,
+        queue_reason=_reason(job, evaluation),
+        flags=flags(
+            Watched(
+                experiment=opened.folder.root,
+                run=run,
+                glance=found,
+                status=status,
+                job=job,
+                evaluation=evaluation,
+                left=left,
+                limit_seconds=_limit(opened.plan, run, job),
+                disk_needed_bytes=disk[0],
+                disk_free_bytes=disk[1],
+                now_unix=now,
+            )
+        ),
+        items_done=done,
+        items_planned=planned,
+    )
+
+
+def _known(view: JobView | None, files: JobView | None) -> JobView | None:
+    """The executor's word. Where it has none, or only that it does not know, a fresh heartbeat is one."""
+    if view is None or (view.state is JobState.UNKNOWN and files is not None and files.active):
+        return files
+    return view
+
+
+def _shared(folder: ExperimentFolder, model: str) -> Job | None:
+    """The evaluation process of a base model on this machine; None where there never was one."""
+    try:
+        place = folder.evaluation(model)
+    except TouchlineError:
+        return None
+    if not (place / "status").is_dir():
+        return None
+    return model_evaluation(folder, model, place / "request.json")
+
+
+def _evaluating(folder: ExperimentFolder, model: str, views: Mapping[str, JobView]) -> _Evaluating | None:
+    """The shared process of a model, if it is at work."""
+    view, job = views.get(f"{EVALUATE}{model}"), _shared(folder, model)
+    if view is None or job is None or not view.active:
+        return None
+    try:
+        with open_regular(job.folder / "request.json") as stream:
+            asked = from_json(stream.read(_REQUEST_LIMIT_BYTES))["jobs"]
+        runs = frozenset(str(each["run"]) for each in asked)
+    except (OSError, ValueError, KeyError, TypeError):
+        runs = frozenset()
+    output, _ = read_tail(job.output_path(view.job_id), _OUTPUT_TAIL_BYTES)
+    return _Evaluating(view=view, runs=runs, output=output)
+
+
+def _items(
+    found: Glance, evaluation: JobView | None, shared: _Evaluating | None, run: PlannedRun
+) -> tuple[int | None, int | None]:
+    """(items answered, items to answer) of the evaluation that is at work on this run."""
+    output = b"" if shared is None else shared.output
+    if evaluation is not None and evaluation.active and evaluation.job_id:
+        output, _ = read_tail(found.folder / f"slurm-eval-{evaluation.job_id}.out", _OUTPUT_TAIL_BYTES)
+    told_items = [match for match in _EVALUATED.findall(output) if match[0].decode(errors="replace") == run.name]
+    return (int(told_items[-1][2]), int(told_items[-1][3])) if told_items else (None, None)
+
+
+def _left(run: PlannedRun, found: Glance, waited: float | None) -> Measured:
+    if run.batches is None:
+        return Missing(missing="nothing is trained")
+    if found.outcome is TrainingOutcome.COMPLETE:
+        return Missing(missing="the training is complete")
+    return seconds_left(run, found.recent, waited)
+
+
+def _loss(run: PlannedRun, found: Glance) -> Measured:
+    if run.batches is None:
+        return Missing(missing="nothing is trained")
+    if not found.recent.steps:
+        return Missing(missing="no step has been measured")
+    last = found.recent.steps[-1]
+    if last.loss is None:
+        return Missing(missing=f"no number at step {last.step}")
+    return Quantity(value=last.loss, unit="1", aggregation="last", token_unit="label", method=f"step {last.step}")
+
+
+def _memory(found: Glance) -> Measured:
+    """As the trainer tells it; else what the sampler saw from outside, of the GPU before the processes."""
+    own = found.recent.peak_memory
+    if isinstance(own, Quantity) or not found.attempts:
+        return own
+    sampled = resource_figures(read_resources(found.folder / "status"))
+    known = [fact for name in ("gpu_peak", "tree_peak") if isinstance(fact := sampled[name], Quantity)]
+    return known[0] if known else own
+
+
+def _reason(job: JobView | None, evaluation: JobView | None) -> str:
+    """Why the job that is next waits; `None` is SLURM's word for none."""
+    following = next((each for each in (job, evaluation) if each is not None and each.active), None)
+    if following is None or following.state in (JobState.RUNNING, JobState.UNKNOWN) or following.reason == "None":
+        return ""
+    return following.reason
+
+
+def _limit(plan: Plan, run: PlannedRun, job: JobView | None) -> float | None:
+    """The time limit of a run's job: the scheduler's word, else what the plan asks for; here only what was written."""
+    if job is not None and job.time_limit_seconds is not None:
+        return job.time_limit_seconds
+    if plan.compute.time_limit is not None:
+        try:
+            return parse_duration(plan.compute.time_limit)
+        except TouchlineError:
+            return None
+    planned = run.time_limit_seconds
+    return planned.value if plan.executor != "local" and isinstance(planned, Quantity) else None
+
+
+def _free_bytes(root: Path) -> float | None:
+    try:
+        return float(shutil.disk_usage(root).free)
+    except OSError:
+        return None
+
+
+def _needed_bytes(runs: Sequence[PlannedRun], seen: Mapping[str, Glance]) -> float | None:
+    """What the unfinished runs still write, by the plan; what is written of a run grows with its steps."""
+    needed, known = 0.0, False
+    for run in runs:
+        found = seen[run.name]
+        if run.batches is None or found.outcome is TrainingOutcome.COMPLETE or isinstance(run.disk, Missing):
+            continue
+        share = 1 - min(found.recent.steps_done / max(run.batches.steps, 1), 1.0)
+        needed += run.disk.value * _BYTES_IN.get(run.disk.unit, 0.0) * share
+        known = True
+    return needed if known else None

@@ -1,0 +1,109 @@
+"""Everything a report is built from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from touchline.core.quantity import Measured
+from touchline.data.scores import AskedItem
+from touchline.results.collected import RunMetrics
+from touchline.results.run_result import RunResult
+from touchline.results.verification_types import Verification
+from touchline.spec.plan import Plan
+
+
+class Weight(StrEnum):
+    """How much a reader must heed something."""
+
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Issue:
+    """Something that went wrong, is missing, or is not as planned."""
+
+    weight: Weight
+    """How much it matters."""
+    subject: str
+    """The run, or `experiment`."""
+    title: str
+    """In a few words: `failed exit, complete training`, `attempt ended by TIMEOUT`, `no evaluation`."""
+    text: str
+    """What happened, its cause where it is known, what it means for the results."""
+    lines: tuple[str, ...] = ()
+    """Lines of logs that prove it."""
+    where: str | None = None
+    """`file:line`."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Source:
+    """A dataset or model that the results rest on."""
+
+    kind: str
+    """`dataset` or `base model`."""
+    name: str
+    """Its name or path."""
+    facts: tuple[tuple[str, str], ...]
+    """(what, value): splits and sizes, dtype, hash."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GeneralScore:
+    """A score that tells whether general ability suffered, from lm-evaluation-harness."""
+
+    run: str
+    """The run."""
+    task: str
+    """The harness's task."""
+    metric: str
+    """Its metric."""
+    score: Measured
+    """With the harness's standard error as an interval."""
+    change: Measured
+    """Against the run's control."""
+    higher_is_better: bool | None = None
+    """Which way it counts; none where the harness does not tell."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Gathered:
+    """What a report is made from: everything that was read, before anything is concluded."""
+
+    experiment: str
+    """Its name."""
+    origin: str
+    """`planned by touchline 0.1.0`, or `found: run folders that touchline did not make`."""
+    date: str
+    """ISO date of the plan, or of the first log; empty when unknown."""
+    root: str
+    """The folder as the user gave it, for commands."""
+    plan: Plan | None
+    """The plan; none for run folders that touchline did not make."""
+    runs: tuple[RunResult, ...]
+    """The results."""
+    metrics: tuple[RunMetrics, ...]
+    """What `collect` writes of each, in the same order."""
+    factors: dict[str, tuple[str, ...]]
+    """What varies, and its levels: from the plan, or from what was found in configs and names."""
+    datasets: dict[str, str]
+    """Dataset of each run, by its name."""
+    verification: Verification
+    """The checkpoints."""
+    general: tuple[GeneralScore, ...]
+    """Empty where general ability was not looked at."""
+    files: dict[str, tuple[tuple[str, str], ...]]
+    """By run: (what, path relative to the folder)."""
+    issues: tuple[Issue, ...]
+    """What only who read the files can tell: lines of logs, exits, files that could not be read."""
+    sources: tuple[Source, ...]
+    """Datasets and models, as far as they are known."""
+    definition: str = ""
+    """experiment.yaml as it was written; empty for runs that touchline did not plan."""
+    description: str = ""
+    """What a README says of runs that touchline did not plan, as a quote; empty where there is none."""
+    asked: dict[str, dict[str, AskedItem]] = field(default_factory=dict)
+    """Items as asked, by id, by `EvaluationRecord.asked_key`."""

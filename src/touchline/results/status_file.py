@@ -1,0 +1,134 @@
+"""runs_status.yaml kept current by whoever looks: statuses always, measurements of a few runs that have just ended.
+
+Its text is taken apart run by run and only what differs is written anew, so that a thousand finished runs cost nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from touchline.core.errors import TouchlineError
+from touchline.core.files import read_text_bounded, write_if_changed
+from touchline.core.json_text import parse_json
+from touchline.core.status import JobState, RunStatus
+from touchline.results.glance import Glance
+from touchline.results.live import LiveRun
+from touchline.results.live_status import Opened
+from touchline.spec.plan import PlannedRun
+
+AT_ONCE = 8
+"""Runs whose measurements are collected by one look; each takes some ten milliseconds. The others are the next ones."""
+_ENDED = frozenset({RunStatus.TRAINED, RunStatus.COMPLETED, RunStatus.COMPLETED_FAILED_EXIT})
+_LIMIT_BYTES = 1 << 28
+_HEADER = "# How every run of this experiment stands"
+_PART = re.compile(r"^  - name: ", re.MULTILINE)
+_STANDING = re.compile(r"^    (status|slurm_job_id|started|completed): .*$", re.MULTILINE)
+
+
+def keep_current(opened: Opened, runs: Sequence[LiveRun], seen: Mapping[str, Glance]) -> bool:
+    """Bring runs_status.yaml up to date, and say whether anything was written.
+
+    A file that is not there, or not of this plan's runs, is left to `prepare` and `collect`; so is one that this user
+    may not write.
+    """
+    path = opened.folder.root / "runs_status.yaml"
+    with contextlib.suppress(OSError, TouchlineError, UnicodeDecodeError):
+        if path.stat().st_size > _LIMIT_BYTES:
+            return False
+        split = split_status(read_text_bounded(path, _LIMIT_BYTES))
+        if split is None or list(split[1]) != [run.name for run in runs]:
+            return False
+        head, parts = split
+        parts |= _collected(opened, runs, seen)
+        for run in runs:
+            parts[run.name] = _current(parts[run.name], run, seen[run.name])
+        return write_if_changed(path, joined_status(head, parts))
+    return False
+
+
+def _current(part: str, run: LiveRun, found: Glance) -> str:
+    attempts = found.attempts
+    view = run.job or run.evaluation
+    well = [each.exit for each in attempts if each.exit is not None and each.state is JobState.COMPLETED]
+    return with_standing(
+        part,
+        status=run.status.value,
+        job_id=view.job_id or None if view is not None else attempts[-1].start.job_id if attempts else None,
+        started=_iso(attempts[0].start.time_unix) if attempts else None,
+        completed=_iso(well[-1].time_unix) if well and run.status in _ENDED else None,
+    )
+
+
+def _collected(opened: Opened, runs: Sequence[LiveRun], seen: Mapping[str, Glance]) -> dict[str, str]:
+    """The parts of runs that have ended since they were last collected, with their run_metrics.yaml written."""
+    due: list[PlannedRun] = []
+    for run in runs:
+        planned = opened.plan.run(run.name) if len(due) < AT_ONCE and run.status in _ENDED else None
+        if planned is not None and planned.batches is not None and _is_due(seen[run.name].folder):
+            due.append(planned)
+    if not due:
+        return {}
+    # What reads and compares whole runs is loaded when a run has ended, and not before.
+    from touchline.results.collect import collect_results
+    from touchline.results.run_metrics import run_metrics
+    from touchline.results.runs_status import run_metrics_text, run_part
+
+    parts: dict[str, str] = {}
+    results = collect_results(replace(opened.plan, runs=tuple(due)), opened.folder.root)
+    for each, result in zip(due, results, strict=True):
+        place = seen[each.name].folder
+        metrics = run_metrics(each, result, place)
+        write_if_changed(place / "run_metrics.yaml", run_metrics_text(metrics))
+        parts[each.name] = run_part(metrics)
+    return parts
+
+
+def _is_due(folder: Path) -> bool:
+    """Whether a run's measurements are older than what it measured."""
+    try:
+        measured = max((folder / name).stat().st_mtime_ns for name in ("metrics.jsonl", "training.json"))
+    except OSError:
+        return False
+    try:
+        return (folder / "run_metrics.yaml").stat().st_mtime_ns < measured
+    except OSError:
+        return True
+
+
+def _iso(unix: float) -> str | None:
+    try:
+        return datetime.datetime.fromtimestamp(int(unix), datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    except (OverflowError, OSError, ValueError):
+        return None
+
+
+def split_status(text: str) -> tuple[str, dict[str, str]] | None:
+    """(what stands before the runs, each run's part by name) of a runs_status.yaml that was written here; else None."""
+    head, *parts = _PART.split(text)
+    if not head.startswith(_HEADER) or not parts:
+        return None
+    found: dict[str, str] = {}
+    for part in parts:
+        try:
+            found[parse_json(part.partition("\n")[0])] = part
+        except (ValueError, TypeError):
+            return None
+    return head, found
+
+
+def joined_status(head: str, parts: Mapping[str, str]) -> str:
+    """The text again."""
+    return head + "".join(f"  - name: {part}" for part in parts.values())
+
+
+def with_standing(part: str, *, status: str, job_id: str | None, started: str | None, completed: str | None) -> str:
+    """A run's part with another standing; what it measured stays as it was collected."""
+    values = {"status": status, "slurm_job_id": job_id, "started": started, "completed": completed}
+    lines = {key: f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in values.items()}
+    return _STANDING.sub(lambda match: f"    {lines.pop(match[1])}" if match[1] in lines else match[0], part)

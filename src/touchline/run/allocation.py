@@ -1,0 +1,343 @@
+"""An experiment's folder to its place on the GPUs, and to one allocation or to arrays that carry it out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal, cast, get_args
+
+from touchline.core.errors import InputFault, quoted
+from touchline.core.units import minutes_to_seconds, parse_duration, seconds_to_minutes
+from touchline.plan.jobs import place_jobs, upper_minutes
+from touchline.plan.local.job_list import minutes_of
+from touchline.plan.placement.answer import place
+from touchline.plan.placement.problem import compile_problem
+from touchline.plan.placement.types import Cluster, PlaceJob, Placement
+from touchline.run.jobs import evaluation_jobs, training_jobs
+from touchline.run.planning import Planned
+from touchline.run.scripts.header import evaluation_limit, training_limit
+from touchline.run.scripts.mega import (
+    Allocation,
+    Array,
+    ArrayTask,
+    MegaStage,
+    array_text,
+    mega_text,
+    split_array,
+    submit_arrays_text,
+)
+from touchline.slurm.job_view import EVALUATE
+from touchline.spec.plan import Plan, PlannedRun
+from touchline.spec.site import SlurmSite
+
+Emit = Literal["mega", "array"]
+MEGA = "mega_job.slurm"
+SUBMIT = "submit_arrays.sh"
+MAX_ARRAY_SIZE = 1001
+"""SLURM's own default of MaxArraySize (slurm.conf(5)): indices go up to one less."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Placed:
+    """What is left of an experiment, placed."""
+
+    planned: Planned
+    """The experiment."""
+    jobs: tuple[PlaceJob, ...]
+    """What is left to do."""
+    cluster: Cluster
+    """Where."""
+    placement: Placement
+    """When and where each runs, and whether the deadline is met."""
+    notes: tuple[str, ...] = ()
+    """What the reader should know."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Emitted:
+    """Files that carry a placement out."""
+
+    files: tuple[Path, ...]
+    """What was written, the one to submit first."""
+    notes: tuple[str, ...]
+    """Files that were left as somebody had edited them."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PlaceRequest:
+    """How an experiment is to be placed."""
+
+    cluster: Cluster
+    """Where."""
+    deadline_minutes: float | None = None
+    """When all should be done; as the experiment says when None."""
+    evaluation_minutes: float | None = None
+    """What an evaluation takes, by the user's word; as predicted when None."""
+    seed: int = 0
+    """Decides which orders are tried."""
+    emit: Emit | None = None
+    """What to write."""
+    time_minutes: float | None = None
+    """How long the allocation is asked for; the deadline when None."""
+    max_array_size: int = MAX_ARRAY_SIZE
+    """The cluster's MaxArraySize."""
+
+
+def request_of(
+    cluster: Cluster,
+    deadline: str | None,
+    evaluation_minutes: float | None,
+    seed: int,
+    emit: str | None,
+    time: str | None,
+    max_array_size: int,
+) -> PlaceRequest:
+    """A request as it is typed.
+
+    Raises:
+        InputFault: a duration or a kind that is none.
+    """
+    kinds = get_args(Emit)
+    if emit is not None and emit not in kinds:
+        raise InputFault(f"--emit {emit}", expected=f"one of {', '.join(kinds)}")
+    return PlaceRequest(
+        cluster=cluster,
+        deadline_minutes=minutes_of(deadline),
+        evaluation_minutes=evaluation_minutes,
+        seed=seed,
+        emit=cast("Emit | None", emit),
+        time_minutes=minutes_of(time),
+        max_array_size=max_array_size,
+    )
+
+
+def carry_out(
+    planned: Planned, site: SlurmSite, request: PlaceRequest
+) -> tuple[Placement, tuple[PlaceJob, ...], list[Path], list[str]]:
+    """Place an experiment, and write what carries it out when the request names it.
+
+    Returns:
+        The placement, what was placed, the files that were written, and what the reader should know.
+    """
+    placed = place_experiment(
+        planned,
+        site,
+        request.cluster,
+        deadline_minutes=request.deadline_minutes,
+        evaluation_minutes=request.evaluation_minutes,
+        seed=request.seed,
+    )
+    notes = list(placed.notes)
+    if request.emit is None:
+        return placed.placement, placed.jobs, [], notes
+    emitted = emit(placed, site, request.emit, time_minutes=request.time_minutes, max_array_size=request.max_array_size)
+    return placed.placement, placed.jobs, list(emitted.files), [*notes, *emitted.notes]
+
+
+def place_experiment(
+    planned: Planned,
+    site: SlurmSite,
+    cluster: Cluster,
+    *,
+    deadline_minutes: float | None,
+    evaluation_minutes: float | None = None,
+    seed: int = 0,
+) -> Placed:
+    """Place what is left to train and to evaluate.
+
+    Args:
+        planned: the experiment.
+        site: what the user's jobs hold where the experiment does not say.
+        cluster: where.
+        deadline_minutes: when all should be done; the experiment's own deadline when None.
+        evaluation_minutes: what an evaluation takes, by the user's word; as predicted when None.
+        seed: of the search.
+
+    Raises:
+        InputFault: nothing is left, or a job has no estimate.
+    """
+    runs = planned.plan.runs
+    trainings = {job.name for job in training_jobs(planned, runs)}
+    evaluations = {job.name.removeprefix(EVALUATE) for job in evaluation_jobs(planned, runs)}
+    if not trainings and not evaluations:
+        raise InputFault("nothing is left to run", hint=f"touchline results {quoted(str(planned.folder.root))}")
+    jobs = place_jobs(
+        planned.plan, site, trainings=trainings, evaluations=evaluations, evaluation_minutes=evaluation_minutes
+    )
+    if deadline_minutes is None and planned.plan.deadline is not None:
+        deadline_minutes = seconds_to_minutes(parse_duration(planned.plan.deadline))
+    placement = place(jobs, cluster, deadline_minutes=deadline_minutes, seed=seed)
+    return Placed(
+        planned=planned, jobs=tuple(jobs), cluster=cluster, placement=placement, notes=tuple(_notes(planned.plan))
+    )
+
+
+def emit(
+    placed: Placed,
+    site: SlurmSite,
+    what: Emit,
+    *,
+    time_minutes: float | None = None,
+    max_array_size: int = MAX_ARRAY_SIZE,
+) -> Emitted:
+    """Write `mega_job.slurm`, or arrays with what submits them, into the experiment's folder.
+
+    Args:
+        placed: what is to be carried out.
+        site: what the cluster wants to hear.
+        what: one allocation, or arrays.
+        time_minutes: how long the allocation is asked for; the deadline when None.
+        max_array_size: the cluster's MaxArraySize (`scontrol show config`).
+
+    Raises:
+        InputFault: a stage would never be started, a run's scripts are not there, or no time is given.
+        SlurmValueFault: a setting cannot stand on an #SBATCH line.
+    """
+    _require_scripts(placed)
+    files = _mega(placed, site, time_minutes) if what == "mega" else _arrays(placed, site, max_array_size)
+    folder = placed.planned.folder
+    kept = folder.write_experiment(files)
+    return Emitted(
+        files=tuple(folder.root / name for name in files),
+        notes=tuple(f"{name} is not as touchline would write it, and is left as it is" for name in kept),
+    )
+
+
+def stages_of(placed: Placed) -> list[MegaStage]:
+    """The jobs as stages, in the order in which they are started when there is room."""
+    ranks = {slot.id: slot.priority for slot in placed.placement.schedule}
+    return [_stage(placed.planned.plan, job) for job in sorted(placed.jobs, key=lambda job: ranks[job.id])]
+
+
+def _mega(placed: Placed, site: SlurmSite, time_minutes: float | None) -> dict[str, str]:
+    minutes = time_minutes if time_minutes is not None else placed.placement.deadline_minutes
+    if minutes is None:
+        raise InputFault(
+            "an allocation needs a time",
+            expected="a deadline, or a time of its own",
+            hint="--deadline 6h",
+        )
+    plan = placed.planned.plan
+    allocation = allocation_of(placed.cluster, minutes, needs_gpus=any(job.gpus for job in placed.jobs))
+    kept = placed.placement.kept_gpus
+    pooled = compile_problem(placed.jobs, placed.cluster).pooled
+    text = mega_text(plan.experiment, stages_of(placed), allocation, site, plan.compute, kept_gpus=kept, pooled=pooled)
+    return {MEGA: text}
+
+
+def allocation_of(cluster: Cluster, minutes: float, *, needs_gpus: bool) -> Allocation:
+    """One allocation of a whole cluster.
+
+    Raises:
+        InputFault: its nodes are not alike.
+    """
+    size = min(cluster.gpus_per_node or cluster.gpus, cluster.gpus)
+    if cluster.gpus % size:
+        raise InputFault(
+            f"{cluster.gpus} GPUs on nodes of {size} are not whole nodes",
+            expected="nodes that are all alike, since one allocation asks every node for the same",
+            hint=f"--gpus {cluster.gpus // size * size} or --gpus {-(-cluster.gpus // size) * size}",
+        )
+    return Allocation(
+        nodes=cluster.gpus // size,
+        gpus_per_node=size if needs_gpus else 0,
+        cpus_per_node=cluster.cpus,
+        memory_gb_per_node=cluster.memory_gb,
+        seconds=minutes_to_seconds(minutes),
+    )
+
+
+def _stage(plan: Plan, job: PlaceJob) -> MegaStage:
+    run = _run(plan, job)
+    training = job.id == run.name
+    return MegaStage(
+        name=job.id,
+        folder=run.name,
+        script="finetune.slurm" if training else "eval.slurm",
+        after=job.after,
+        gpus=job.gpus,
+        cpus=job.cpus,
+        memory_gb=job.memory_gb,
+        upper_seconds=minutes_to_seconds(upper_minutes(job)),
+        predicted_seconds=minutes_to_seconds(job.minutes.value),
+        done="trained" if training else "evaluated",
+        digest=run.digest if training else "",
+        checkpoint=f"epoch_{run.train.epochs - 1}" if training and run.train is not None else "",
+    )
+
+
+def _run(plan: Plan, job: PlaceJob) -> PlannedRun:
+    found = plan.run(job.id.removeprefix(EVALUATE))
+    if found is None:
+        raise ValueError(f"{job.id} is no job of {plan.experiment}")
+    return found
+
+
+def _arrays(placed: Placed, site: SlurmSite, most: int) -> dict[str, str]:
+    """Arrays of jobs that ask for the same, level by level: a job's level is how many build up to it."""
+    plan = placed.planned.plan
+    levels = _levels(placed.jobs)
+    groups: dict[tuple[int, bool, int, int, float], list[PlaceJob]] = {}
+    for job in placed.jobs:
+        training = not job.id.startswith(EVALUATE)
+        groups.setdefault((levels[job.id], not training, job.gpus, job.cpus, job.memory_gb), []).append(job)
+    arrays: list[Array] = []
+    file_of: dict[str, str] = {}
+    for number, ((_, evaluates, gpus, cpus, memory_gb), jobs) in enumerate(sorted(groups.items()), 1):
+        limits = [_limit(plan, job, site) for job in jobs]
+        whole = Array(
+            file=f"array_{number}.slurm",
+            tasks=tuple(ArrayTask(name=job.id, folder=_run(plan, job).name) for job in jobs),
+            script="eval.slurm" if evaluates else "finetune.slurm",
+            gpus=gpus,
+            cpus=cpus,
+            memory_gb=memory_gb,
+            seconds=max((limit for limit in limits if limit is not None), default=None) if all(limits) else None,
+            signalled=not evaluates,
+            at_once=max(placed.cluster.gpus // gpus, 1) if gpus else None,
+        )
+        for piece in split_array(whole, most):
+            # A piece waits only for the pieces that its own runs build on.
+            names = {task.name for task in piece.tasks}
+            parents = dict.fromkeys(file_of[parent] for job in jobs if job.id in names for parent in job.after)
+            arrays.append(replace(piece, after=tuple(parents)))
+            file_of |= dict.fromkeys(names, piece.file)
+    files = {SUBMIT: submit_arrays_text(plan.experiment, arrays)}
+    return files | {array.file: array_text(plan.experiment, array, site, plan.compute) for array in arrays}
+
+
+def _limit(plan: Plan, job: PlaceJob, site: SlurmSite) -> float | None:
+    """Its time limit, as its own script has it."""
+    run = _run(plan, job)
+    return (training_limit(plan, run, site) if job.id == run.name else evaluation_limit(run))[0]
+
+
+def _levels(jobs: Sequence[PlaceJob]) -> dict[str, int]:
+    """How many jobs, one after the other, come before each; parents stand before their children in the list."""
+    levels: dict[str, int] = {}
+    for job in jobs:
+        levels[job.id] = 1 + max((levels[parent] for parent in job.after), default=-1)
+    return levels
+
+
+def _require_scripts(placed: Placed) -> None:
+    folder = placed.planned.folder
+    missing = [
+        f"{stage.folder}/{stage.script}"
+        for stage in stages_of(placed)
+        if not (folder.run(stage.folder) / stage.script).is_file()
+    ]
+    if missing:
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise InputFault(f"{missing[0]}{more} not there", hint=f"touchline prepare {quoted(str(folder.root))}")
+
+
+def _notes(plan: Plan) -> list[str]:
+    notes = []
+    if plan.machine.kind == "cpu" and plan.gpus_per_run:
+        notes.append(
+            f"the durations are those of a processor ({plan.machine.name}), since the plan was made for it; "
+            "compute.gpu=A100-80GB plans for that GPU"
+        )
+    return notes

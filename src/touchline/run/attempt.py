@@ -1,0 +1,255 @@
+"""The supervisor of one attempt: `python -m touchline.run.attempt [--folder DIR] [--status DIR] -- COMMAND...`.
+
+Every job of touchline runs under it, on a laptop and on a cluster alike. It
+  1. takes the lock of the job's folder; while another attempt holds it, it ends at once with code 76, so a job that was
+     submitted twice trains once; where only the work of a dead supervisor is left, it asks that work to save and end;
+  2. writes status/start, starts the command with the lock's descriptor inherited, and writes a heartbeat;
+  3. passes TERM, INT and USR1 on as TERM, upon which the trainer saves its state and ends with code 75;
+  4. samples what the work takes, into status/resources;
+  5. writes status/exit, last; after USR1, which SLURM sends before the time limit, it has the job queued again, where
+     the attempt got further than the one before.
+If the supervisor itself is killed, the kernel sends the work TERM (Linux), and the lock stays held until the work ends.
+
+It hears from its environment: SLURM_*, TOUCHLINE_JOB_ID and TOUCHLINE_TOKEN (the local executor's id and intent),
+TOUCHLINE_TIME_LIMIT_SECONDS (here, where no scheduler ends a job), TOUCHLINE_MAX_RESTARTS.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import ctypes
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+
+from touchline.core.errors import TouchlineError
+from touchline.core.files import try_lock
+from touchline.core.json_text import has_half_characters
+from touchline.core.status import EXIT_HELD, EXIT_STOPPED, TIME_LIMIT, AttemptExit, AttemptStart
+from touchline.run.claim import claimant, drop_claim, take_claim
+from touchline.run.processes import ProcessIdentity, identify, is_alive, send_signal
+from touchline.run.sampling import Sampler
+from touchline.run.statusfiles import read_holder, write_exit, write_heartbeat, write_holder, write_start
+
+HEARTBEAT_SECONDS = 5.0
+ORPHAN_PATIENCE_SECONDS = 120.0
+"""How long the work of a dead supervisor may take to save, before it is killed."""
+KILL_SECONDS = 30.0
+"""How long work may take to save at a time limit of this machine, before it is killed; SLURM's KillWait."""
+MAX_RESTARTS = 20
+_PR_SET_PDEATHSIG = 1
+_SAVED = ("resume/*", "epoch_*", "step_*", "checkpoint-*")
+"""What trainers leave behind when they get further."""
+
+
+@dataclass(kw_only=True, slots=True)
+class _Ending:
+    """Why the work was asked to end."""
+
+    signals: list[signal.Signals] = field(default_factory=list)
+    at_limit: bool = False
+
+    @property
+    def asked(self) -> bool:
+        return bool(self.signals) or self.at_limit
+
+
+def supervise(folder: Path, status: Path, command: Sequence[str]) -> int:
+    """Run `command` in `folder` as one attempt, and give its exit code."""
+    me = identify()
+    start = AttemptStart(
+        job_id=own_job_id(os.environ) or f"local-{secrets.token_hex(4)}",
+        restart=int(os.environ.get("SLURM_RESTART_COUNT") or 0),
+        token=os.environ.get("TOUCHLINE_TOKEN", ""),
+        host=me.host,
+        boot_id=me.boot_id,
+        pid=me.pid,
+        pid_started=me.started,
+        time_unix=time.time(),
+        # JSON holds no name that is not UTF-8; such a folder is not recorded, which says nothing.
+        folder="" if has_half_characters(str(status.resolve())) else str(status.resolve()),
+    )
+    lock = _take_over(status / "lock", start.job_id)
+    if lock is None or not take_claim(status, start):
+        _log(f"another attempt holds {folder}; nothing is done twice")
+        write_exit(status, _end(start, EXIT_HELD, "another attempt holds the run"))
+        return EXIT_HELD
+    write_holder(status / "lock", me, None)
+    write_start(status, start)
+    ending = _Ending()
+    code, reason = _work(folder, status, start, command, lock, ending)
+    again = code != 0 and signal.SIGUSR1 in ending.signals and _may_queue_again(folder, start)
+    write_exit(status, _end(start, code, f"{reason}; queued again" if again else reason))
+    drop_claim(status)
+    if again:
+        _queue_again(start.job_id)
+    os.close(lock)
+    return code
+
+
+def own_job_id(environment: Mapping[str, str]) -> str:
+    """The id of the job that we are: SLURM's, `14_3` of an array, `76.1` of a step in an allocation; or the local one.
+
+    A batch script is a step too, but only the programs that srun started know one.
+    """
+    job = environment.get("SLURM_JOB_ID", "")
+    if job and environment.get("SLURM_ARRAY_TASK_ID"):
+        job = f"{environment.get('SLURM_ARRAY_JOB_ID', job)}_{environment['SLURM_ARRAY_TASK_ID']}"
+    step = environment.get("SLURM_STEP_ID", "")
+    if job and step.isdigit():
+        job = f"{job}.{step}"
+    return job or environment.get("TOUCHLINE_JOB_ID", "")
+
+
+def _may_queue_again(folder: Path, start: AttemptStart) -> bool:
+    """Whether another start would get further: this one has saved something, and there were not too many."""
+    most = int(os.environ.get("TOUCHLINE_MAX_RESTARTS") or MAX_RESTARTS)
+    if not start.job_id.replace("_", "").isdigit() or start.restart >= most:
+        return False
+    saved = (path for pattern in _SAVED for path in folder.glob(pattern))
+    return any(path.stat().st_mtime >= start.time_unix - 1 for path in saved)
+
+
+def _queue_again(job_id: str) -> None:
+    """Have SLURM queue this very job again; it then ends the script, which has nothing left to do."""
+    try:
+        done = subprocess.run(  # noqa: S603 (our own words and our own id)
+            ["scontrol", "requeue", job_id], capture_output=True, text=True, timeout=60, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        _log(f"the job could not be queued again: {error}")
+        return
+    if done.returncode != 0:
+        _log(f"the job could not be queued again: {done.stderr.strip()}")
+
+
+def _take_over(path: Path, job_id: str) -> int | None:
+    """The lock's descriptor; None when a living attempt has it. Work without a supervisor is ended first."""
+    deadline = time.monotonic() + ORPHAN_PATIENCE_SECONDS
+    asked: ProcessIdentity | None = None
+    while (descriptor := try_lock(path)) is None:
+        supervisor, work = read_holder(path)
+        alive = None if supervisor is None else is_alive(supervisor)
+        if alive is None and supervisor is not None and claimant(path.parent) == job_id and time.monotonic() < deadline:
+            # This very job, on a node that died: its file system lets go of a dead node's lock after a while.
+            time.sleep(1.0)
+            continue
+        if alive is not False:
+            return None
+        if work is not None and work != asked:
+            _log(f"the work of a killed attempt (process {work.pid}) is still running; asking it to save and end")
+            send_signal(work, signal.SIGTERM)
+            asked = work
+        if work is not None and time.monotonic() > deadline:
+            send_signal(work, signal.SIGKILL)
+        time.sleep(0.1)
+    return descriptor
+
+
+def _work(
+    folder: Path, status: Path, start: AttemptStart, command: Sequence[str], lock: int, ending: _Ending
+) -> tuple[int, str]:
+    """Start the command, keep it company, give (exit code, reason)."""
+    child: list[subprocess.Popen[bytes]] = []
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        del frame
+        ending.signals.append(signal.Signals(number))
+        if child:
+            child[0].send_signal(signal.SIGTERM)
+
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP):
+        signal.signal(number, stop)
+    try:
+        process = subprocess.Popen(  # noqa: S603 (an argument list from the run's own script)
+            list(command),
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            pass_fds=(lock,),
+            preexec_fn=_die_with_parent,  # noqa: PLW1509
+        )
+    except OSError as error:
+        _log(f"cannot start {command[0]}: {error.strerror}")
+        return 127, f"cannot start {command[0]}"
+    child.append(process)
+    if ending.asked:
+        process.send_signal(signal.SIGTERM)
+    write_holder(status / "lock", identify(), identify(process.pid))
+    with Sampler(status, start.job_id, start.restart, process.pid):
+        code = _accompany(process, status, start, ending)
+    if code < 0:
+        code, said = 128 - code, f"killed by {signal.Signals(-code).name}"
+    else:
+        said = "completed" if code == 0 else "stopped" if code == EXIT_STOPPED else "failed"
+    if ending.at_limit and code != 0:
+        return code, TIME_LIMIT
+    if ending.signals and code != 0:
+        return code, f"stopped by {ending.signals[0].name}"
+    return code, said
+
+
+def _accompany(process: subprocess.Popen[bytes], status: Path, start: AttemptStart, ending: _Ending) -> int:
+    """Write heartbeats until the work has ended, and end it at this machine's time limit, if there is one."""
+    limit = float(os.environ.get("TOUCHLINE_TIME_LIMIT_SECONDS") or "inf")
+    begun = time.monotonic()
+    while True:
+        # The disk may be full: a heartbeat that cannot be written must not end the work.
+        with contextlib.suppress(OSError, TouchlineError):
+            write_heartbeat(status, start, time.time())
+        left = begun + limit - time.monotonic()
+        if left <= 0 and not ending.at_limit:
+            ending.at_limit = True
+            _log("at its time limit; asking the work to save and end")
+            process.send_signal(signal.SIGTERM)
+        if left <= -KILL_SECONDS:
+            process.kill()
+        try:
+            return process.wait(timeout=min(HEARTBEAT_SECONDS, left) if left > 0 else 1.0)
+        except subprocess.TimeoutExpired:
+            continue
+
+
+def _die_with_parent() -> None:
+    """Between fork and exec: ask the kernel for TERM when the supervisor dies."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+
+
+def _end(start: AttemptStart, code: int, reason: str) -> AttemptExit:
+    return AttemptExit(job_id=start.job_id, restart=start.restart, code=code, reason=reason, time_unix=time.time())
+
+
+def _log(text: str) -> None:
+    sys.stderr.write(f"touchline: {text}\n")
+    sys.stderr.flush()
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m touchline.run.attempt", description="Run a command as one attempt."
+    )
+    parser.add_argument("--folder", type=Path, default=Path(), help="the job's folder (default: this one)")
+    parser.add_argument("--status", type=Path, default=Path("status"), help="its status files, in that folder")
+    parser.add_argument("command", nargs="+", help="the command, behind --")
+    options = parser.parse_args(arguments)
+    try:
+        folder = options.folder.resolve()
+        return supervise(folder, folder / options.status, options.command)
+    except TouchlineError as error:
+        _log(f"{error.message}{'' if error.hint is None else f' (try: {error.hint})'}")
+        return error.exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,83 @@
+"""Why an attempt ended, read from its output by the readers that know every trainer's and scheduler's words."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from touchline.core.files import open_regular
+from touchline.core.observation import Sign, SignKind
+from touchline.plan.causes import Diagnosis
+from touchline.slurm.patterns import JOB_ID
+
+_TAIL_BYTES = 1 << 20
+"""What is read of an output: how an attempt ended stands at its end."""
+_LINES = 3
+_OUR_FAULT = re.compile(r"^touchline: error: (.+)$")
+_MEMORY = frozenset({SignKind.HOST_OOM, SignKind.GPU_OOM})
+_CAUSES = {
+    SignKind.HOST_OOM: "out of memory",
+    SignKind.GPU_OOM: "out of GPU memory",
+    SignKind.DISK_FULL: "no space left on the disk",
+    SignKind.NOT_A_NUMBER: "the loss is no number any more",
+}
+_NUMBERS = re.compile(r"0x[0-9a-fA-F]+|\d+(?:\.\d+)?")
+
+
+def diagnose(output: Path | None, exit_code: int | None) -> Diagnosis:
+    """What an attempt's output tells of its end.
+
+    Args:
+        output: the file; None where there is none.
+        exit_code: the exit code of the work, for when nothing is said.
+    """
+    plain = Diagnosis(cause="it died without a word" if exit_code is None else f"exit code {exit_code}")
+    if output is None:
+        return plain
+    own = _own_words(output)
+    signs = _signs(output)
+    memory = [sign for sign in signs if sign.kind in _MEMORY]
+    told = memory or [sign for sign in signs if sign.kind in _CAUSES]
+    lines = tuple(f"{output.name}:{sign.line}: {sign.text}" for sign in (told or signs)[-_LINES:])
+    if told:
+        return Diagnosis(cause=_CAUSES[told[-1].kind], lines=lines, out_of_memory=bool(memory))
+    if own is not None:
+        return Diagnosis(cause=own, lines=lines)
+    if signs:
+        return Diagnosis(cause=_NUMBERS.sub("N", signs[-1].text.strip()), lines=lines)
+    return plain
+
+
+def newest_output(folder: Path, job_id: str = "", pattern: str = "slurm-*.out") -> Path | None:
+    """The output of a job in a run's folder; the newest one when the job is not known. Another job's proves nothing."""
+    outputs = [path for path in folder.glob(pattern) if path.is_file()]
+    named = [path for path in outputs if job_id and (job_id in path.stem or JOB_ID in path.stem)]
+    return max(named if job_id else outputs, key=lambda path: path.stat().st_mtime_ns, default=None)
+
+
+def _own_words(output: Path) -> str | None:
+    """The last fault that one of our own programs told."""
+    try:
+        with open_regular(output) as stream:
+            size = output.stat().st_size
+            stream.seek(max(0, size - _TAIL_BYTES))
+            text = stream.read(_TAIL_BYTES).decode(errors="replace")
+    except OSError:
+        return None
+    found = [match.group(1).strip() for line in text.splitlines() if (match := _OUR_FAULT.match(line))]
+    return found[-1] if found else None
+
+
+def _signs(output: Path) -> list[Sign]:
+    """Signs of faults, in order."""
+    # The readers of every trainer's logs are loaded when something failed, and not before.
+    from touchline.history.lines import NoText
+    from touchline.history.scan import Scan
+
+    try:
+        course = Scan(output, output.name).run()
+    except (NoText, OSError):
+        return []
+    wanted = {*_CAUSES, SignKind.EXCEPTION}
+    signs = [sign for part in course.parts for sign in part.signs.all() if sign.kind in wanted]
+    return sorted(signs, key=lambda sign: sign.line)

@@ -1,0 +1,196 @@
+"""`touchline doctor`: what this machine and the cluster are like, and what of the user's settings will not do there."""
+
+from __future__ import annotations
+
+import getpass
+import shlex
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import touchline
+from touchline.core.errors import TouchlineError, install_hint
+from touchline.core.markup import measured
+from touchline.core.quantity import Quantity
+from touchline.data.gpus import ask_driver, visible_gpus
+from touchline.data.models import find_models
+from touchline.data.settings import Settings, config_path
+from touchline.run.doctor_cluster import check_cluster
+from touchline.run.doctor_host import look_at_folder, python_here, python_there
+from touchline.run.scripts.header import asked_options
+from touchline.slurm.doctor import (
+    Area,
+    ClusterFacts,
+    DoctorCheck,
+    DoctorReport,
+    FolderFacts,
+    PythonFacts,
+    Status,
+)
+from touchline.slurm.local.cluster import ask_cluster
+from touchline.slurm.local.commands import Commands
+from touchline.spec.experiment import ComputeConfig
+from touchline.spec.site import SlurmSite
+
+LITTLE_LEFT = 0.02
+"""Share of a disk below which it counts as nearly full."""
+NEEDED = ("torch", "transformers", "peft", "inspect_ai")
+
+
+def examine(settings: Settings, experiments: Path, commands: Commands) -> DoctorReport:
+    """Look at everything; nothing is changed, and nothing that is slow to load is loaded.
+
+    Args:
+        settings: the user's settings.
+        experiments: a folder with experiments, or where they will be.
+        commands: how other programs are asked.
+    """
+    pythons = [python_here()]
+    if settings.slurm.python is not None and settings.slurm.python != pythons[0].path:
+        pythons.append(python_there(settings.slurm.python, commands))
+    folders = [
+        look_at_folder(name, path, commands)
+        for name, path in (
+            ("models_dir", settings.models_dir),
+            ("cache_dir", settings.cache_dir),
+            ("history_dir", settings.history_dir),
+            ("experiments", experiments.absolute()),
+        )
+    ]
+    gpus = _gpus_here()
+    cluster = _cluster(settings.slurm, commands)
+    checks = [
+        *_pythons(pythons),
+        *(check for folder in folders for check in _folder(folder, in_cluster=cluster is not None)),
+        *_gpus(gpus, pythons[0]),
+    ]
+    if cluster is not None:
+        largest = _largest_model(settings.models_dir)
+        checks += check_cluster(cluster, settings.slurm, gpus_here=len(gpus), largest_model_bytes=largest)
+    else:
+        checks.append(_check("SLURM", "sbatch", "ok", "not on PATH: runs are started on this machine"))
+    return DoctorReport(
+        touchline_version=touchline.__version__,
+        config_file=str(config_path()),
+        python=tuple(pythons),
+        folders=tuple(folders),
+        gpus=gpus,
+        cluster=cluster,
+        checks=tuple(checks),
+    )
+
+
+def _cluster(site: SlurmSite, commands: Commands) -> ClusterFacts | None:
+    if shutil.which("sbatch") is None:
+        return None
+    return ask_cluster(commands, getpass.getuser(), trial_options(site, gpus=1 if site.gpu_type else 0))
+
+
+def trial_options(site: SlurmSite, *, gpus: int) -> list[str]:
+    """What a job of this user asks for, as words of a command line."""
+    words = [f"--{name}={value}" for name, value in asked_options(site, ComputeConfig(), gpus=gpus)]
+    words += ["--requeue", f"--signal=B:USR1@{site.signal_seconds}"]
+    return [*words, *(word for option in site.options for word in _words(option))]
+
+
+def _words(option: str) -> list[str]:
+    try:
+        return shlex.split(option)
+    except ValueError:  # a quote without an end: sbatch says so better
+        return [option]
+
+
+def _pythons(pythons: Sequence[PythonFacts]) -> Iterator[DoctorCheck]:
+    for number, each in enumerate(pythons):
+        name = "interpreter" if number == 0 else "slurm.python"
+        if each.problem is not None:
+            hint = "slurm.python in the user's config file: the path of an interpreter on a disk that the nodes share"
+            message = f"{each.path} does not answer: {each.problem}"
+            yield _check("python", name, "error", message, "US111", hint)
+            continue
+        if each.touchline is None:
+            message = f"{each.path} has no touchline, which the jobs start with it"
+            yield _check("python", name, "error", message, "US111", f"{each.path} -m pip install touchline")
+            continue
+        absent = [package for package in NEEDED if each.packages.get(package) is None]
+        there = ", ".join(f"{package} {version}" for package, version in each.packages.items() if version is not None)
+        about = f"Python {each.version}, touchline {each.touchline}" + (f", {there}" if there else "")
+        if not absent:
+            yield _check("python", name, "ok", about)
+        elif each is not pythons[-1]:
+            yield _check("python", name, "ok", f"{about}; jobs use slurm.python")
+        else:
+            message = f"{about}: plans, but cannot train and evaluate: {', '.join(absent)} not installed"
+            hint = f"{each.path} -m {install_hint('train,eval')}"
+            yield _check("python", name, "error" if number else "warning", message, "US110", hint)
+
+
+def _folder(folder: FolderFacts, *, in_cluster: bool) -> Iterator[DoctorCheck]:
+    name, where = folder.name, folder.path
+    if not folder.writable:
+        # Models are read; the others are written.
+        status: Status = "warning" if name == "models_dir" and folder.exists else "error"
+        message = f"{where} cannot be written: {folder.problem}"
+        yield _check("folders", name, status, message, "US112", f"ls -ld {shlex.quote(where)}; or {_setting(name)}")
+        return
+    if folder.locks is False:
+        message = f"{where}: file locks keep nobody out there, so two attempts at one run could train at once"
+        hint = f"{_setting(name)}: a local disk, or a network file system with locks"
+        yield _check("folders", name, "error" if name == "experiments" else "warning", message, "US114", hint)
+        return
+    if folder.locks_across_nodes is False and in_cluster:
+        message = f"{where} is on {folder.file_system} whose mount options keep file locks to one machine"
+        hint = "two nodes could train one run at once; " + _setting(name) + ": a file system with locks for all nodes"
+        yield _check("folders", name, "warning", message, "US115", hint)
+        return
+    if isinstance(folder.free, Quantity) and folder.free.value < LITTLE_LEFT * (folder.total_bytes or 0):
+        message = f"{where}: {measured(folder.free)} left, less than {LITTLE_LEFT:.0%} of the disk"
+        yield _check("folders", name, "warning", message, "US113", f"df -h {shlex.quote(where)}; {_setting(name)}")
+        return
+    if name == "models_dir" and not folder.exists:
+        hint = f"{_setting(name)}, or: touchline models get SmolLM2-135M-Instruct"
+        yield _check("folders", name, "warning", f"{where} does not exist: no models", "US112", hint)
+        return
+    made = "" if folder.exists else ", made when it is needed"
+    kind = f" on {folder.file_system}" if folder.file_system else ""
+    yield _check("folders", name, "ok", f"{where}{kind}{made}, free: {measured(folder.free)}")
+
+
+def _setting(name: str) -> str:
+    return "another folder for experiments" if name == "experiments" else f"{name} in the user's config file"
+
+
+def _gpus(gpus: Sequence[str], python: PythonFacts) -> Iterator[DoctorCheck]:
+    if not gpus:
+        yield _check("GPUs", "GPUs", "ok", "none here: runs on this machine use the processor")
+        return
+    torch = python.packages.get("torch")
+    if torch is not None and torch.endswith("+cpu"):
+        message = f"{len(gpus)} here ({gpus[0]}), but torch {torch} is built for the processor alone"
+        yield _check("GPUs", "GPUs", "warning", message, "US116", "install the build of torch for this GPU's driver")
+        return
+    yield _check("GPUs", "GPUs", "ok", f"{len(gpus)}: {'; '.join(dict.fromkeys(gpus))}")
+
+
+def _gpus_here() -> tuple[str, ...]:
+    visible = visible_gpus()
+    if not visible:
+        return ()
+    told: dict[str, str] = {}
+    for line in ask_driver("index,uuid,name,memory.total"):
+        index, uuid, name, memory = (part.strip() for part in line.split(",", 3))
+        told |= {index: f"{name}, {memory}", uuid: f"{name}, {memory}"}
+    return tuple(told.get(gpu, f"GPU {gpu}") for gpu in visible)
+
+
+def _largest_model(models_dir: Path) -> int:
+    try:
+        return max((model.weight_bytes for model in find_models(models_dir)), default=0)
+    except (OSError, TouchlineError):
+        return 0
+
+
+def _check(
+    area: Area, name: str, status: Status, message: str, code: str | None = None, hint: str | None = None
+) -> DoctorCheck:
+    return DoctorCheck(area=area, name=name, status=status, message=message, code=code, hint=hint)

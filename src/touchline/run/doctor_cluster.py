@@ -1,0 +1,322 @@
+"""What a cluster's facts mean for this user's jobs: each check is ok, a warning or an error, with what to do.
+
+sbatch has the last word: `--test-only` asks it with the user's own settings. The other checks say why it refuses, or
+tell what it takes in silence and what then goes wrong hours later.
+"""
+
+from __future__ import annotations
+
+import difflib
+import shlex
+from collections.abc import Iterator, Sequence
+
+from touchline.core.units import GIB, MIB, format_bytes, format_seconds
+from touchline.estimate.gpus import similar_gpus
+from touchline.slurm.doctor import (
+    AssociationFacts,
+    ClusterFacts,
+    DoctorCheck,
+    PartitionFacts,
+    QosFacts,
+    Status,
+)
+from touchline.slurm.site_facts import first_number
+from touchline.spec.site import SlurmSite
+
+CONFIG = "in the user's config file"
+
+
+def check_cluster(
+    facts: ClusterFacts, site: SlurmSite, *, gpus_here: int, largest_model_bytes: int
+) -> Iterator[DoctorCheck]:
+    """Everything about the cluster.
+
+    Args:
+        facts: what it told.
+        site: the user's settings.
+        gpus_here: GPUs of this machine.
+        largest_model_bytes: weights of the largest model that is here; 0 where there is none.
+    """
+    if not facts.partitions:
+        said = "; ".join(f"{command}: {words}" for command, words in facts.problems.items())
+        yield _found(
+            "controller",
+            "error",
+            f"SLURM does not answer: {said or 'it lists no partition'}",
+            "US120",
+            "try again in a minute; then ask the site's support whether the controller is down",
+        )
+        return
+    yield _ok("controller", f"SLURM {facts.version or 'of an unknown version'}: {_listed(facts.partitions)}")
+    yield from _partition(facts, site)
+    chosen = chosen_partitions(facts, site)
+    yield from _gpus(chosen, site, gpus_here)
+    yield from _account(facts, site)
+    yield from _qos(facts, site)
+    yield from _limits(facts, site)
+    yield from _memory(facts, chosen, site, largest_model_bytes)
+    yield from _saving(facts, chosen, site)
+    yield from _accounting(facts, site)
+    yield from _taken(facts)
+
+
+def chosen_partitions(facts: ClusterFacts, site: SlurmSite) -> list[PartitionFacts]:
+    """The partitions that jobs go to: those that are named, or the default one."""
+    if site.partition is None:
+        return [part for part in facts.partitions if part.default]
+    wanted = site.partition.split(",")
+    return [part for part in facts.partitions if part.name in wanted]
+
+
+def _partition(facts: ClusterFacts, site: SlurmSite) -> Iterator[DoctorCheck]:
+    names = [part.name for part in facts.partitions]
+    if site.partition is None:
+        default = next((part for part in facts.partitions if part.default), None)
+        if default is None:
+            yield _found(
+                "partition",
+                "error",
+                "the cluster has no default partition, and none is named",
+                "US121",
+                f"slurm.partition {CONFIG}, one of {', '.join(names)}",
+            )
+            return
+        yield from _usable(default, "the cluster's default partition")
+        return
+    for name in site.partition.split(","):
+        part = next((part for part in facts.partitions if part.name == name), None)
+        if part is None:
+            near = difflib.get_close_matches(name, names, n=1)
+            yield _found(
+                "partition",
+                "error",
+                f"there is no partition {name!r}",
+                "US121",
+                f"did you mean {near[0]!r}?" if near else f"slurm.partition {CONFIG}, one of {', '.join(names)}",
+            )
+        else:
+            yield from _usable(part, "slurm.partition")
+
+
+def _usable(part: PartitionFacts, whose: str) -> Iterator[DoctorCheck]:
+    if not part.up:
+        yield _found("partition", "warning", f"{part.name} ({whose}) is not up: jobs wait there", "US121", "sinfo -s")
+        return
+    longest = "without a longest limit" if part.max_seconds is None else f"at most {format_seconds(part.max_seconds)}"
+    usual = "" if part.default_seconds is None else f", {format_seconds(part.default_seconds)} where none is asked for"
+    yield _ok("partition", f"{part.name} ({whose}): {longest}{usual}")
+
+
+def _gpus(chosen: Sequence[PartitionFacts], site: SlurmSite, gpus_here: int) -> Iterator[DoctorCheck]:
+    kinds = {kind: count for part in chosen for kind, count in part.gpus.items()}
+    names = ", ".join(part.name for part in chosen)
+    if not chosen:
+        return
+    if not kinds:
+        if site.gpu_type is not None:
+            hint = f"another slurm.partition {CONFIG}, or no slurm.gpu_type"
+            yield _found("GPUs", "error", f"{names} has no GPUs, and slurm.gpu_type names one", "US122", hint)
+            return
+        hint = f"another slurm.partition {CONFIG}; or compute.gpus_per_run=0, for runs on the processor"
+        yield _found("GPUs", "warning", f"{names} has no GPUs", "US122", hint)
+        return
+    offered = ", ".join(f"{count} {kind} GPUs".replace("  ", " ") for kind, count in kinds.items())
+    if site.gpu_type is not None and site.gpu_type not in kinds:
+        near = difflib.get_close_matches(site.gpu_type, [kind for kind in kinds if kind], n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"slurm.gpu_type {CONFIG}, or leave it out"
+        message = f"{names} has no GPUs of type {site.gpu_type!r}; a node there has {offered}"
+        yield _found("GPUs", "error", message, "US122", hint)
+        return
+    yield _ok("GPUs", f"a node of {names} has {offered}")
+    if not gpus_here and site.gpu_type is None:
+        near = [name for kind in kinds for name in similar_gpus(kind)]
+        yield _found(
+            "planning",
+            "warning",
+            "this machine has no GPU, so experiments have to name the one of the nodes",
+            "US133",
+            f"compute.gpu: {near[-1] if near else 'A100-80GB'} in experiment.yaml, or slurm.gpu_type {CONFIG}",
+        )
+
+
+def _account(facts: ClusterFacts, site: SlurmSite) -> Iterator[DoctorCheck]:
+    if facts.associations is None:
+        return
+    accounts = list(dict.fromkeys(each.account for each in facts.associations))
+    # Where the cluster does not enforce accounts, sbatch takes any.
+    status: Status = "error" if "associations" in _enforced(facts) else "warning"
+    if not accounts:
+        if status == "error" or site.account is not None:
+            message = f"the accounting knows no account of user {facts.user}"
+            yield _found("account", status, message, "US123", "ask the site's support for an account")
+        return
+    if site.account is None:
+        yield _ok("account", f"none is named: the user's default one of {', '.join(accounts)}")
+    elif site.account.lower() in accounts or site.account in accounts:
+        yield _ok("account", site.account)
+    else:
+        near = difflib.get_close_matches(site.account, accounts, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"slurm.account {CONFIG}, one of {', '.join(accounts)}"
+        message = f"user {facts.user} may not use account {site.account!r}"
+        yield _found("account", status, message, "US123", hint)
+
+
+def _qos(facts: ClusterFacts, site: SlurmSite) -> Iterator[DoctorCheck]:
+    if site.qos is None or facts.qos is None:
+        return
+    known = [each.name for each in facts.qos]
+    allowed = list(dict.fromkeys(name for each in _associations(facts, site) for name in each.qos)) or known
+    if site.qos in allowed and site.qos in known:
+        yield _ok("qos", site.qos)
+        return
+    # Without enforced limits sbatch takes any that exists.
+    strict = "qos" in _enforced(facts) or site.qos not in known
+    near = difflib.get_close_matches(site.qos, allowed, n=1)
+    yield _found(
+        "qos",
+        "error" if strict else "warning",
+        f"there is no quality of service {site.qos!r}"
+        if site.qos not in known
+        else f"user {facts.user} may not use {site.qos!r}",
+        "US124",
+        f"did you mean {near[0]!r}?" if near else f"slurm.qos {CONFIG}, one of {', '.join(allowed)}",
+    )
+
+
+def _limits(facts: ClusterFacts, site: SlurmSite) -> Iterator[DoctorCheck]:
+    associations = _associations(facts, site)
+    names = {site.qos} if site.qos is not None else {name for each in associations for name in each.qos}
+    limits: list[AssociationFacts | QosFacts] = [*associations, *(q for q in facts.qos or () if q.name in names)]
+    submitted = [each.max_submitted for each in limits if each.max_submitted is not None]
+    running = [each.max_jobs for each in limits if each.max_jobs is not None]
+    walls = [each.max_wall_seconds for each in limits if each.max_wall_seconds is not None]
+    most = min(submitted, default=first_number(facts.config.get("MaxJobCount", "")))
+    if submitted and (site.max_submitted is None or site.max_submitted > min(submitted)):
+        wants = "none is set" if site.max_submitted is None else f"slurm.max_submitted is {site.max_submitted}"
+        yield _found(
+            "jobs",
+            "warning",
+            f"at most {min(submitted)} of this user's jobs may be in the queue at once, and {wants}",
+            "US125",
+            f"slurm.max_submitted: {min(submitted)} {CONFIG}: the others are submitted as those end",
+        )
+    else:
+        parts = [f"at most {most} in the queue" if most is not None else "no limit in the queue"]
+        parts += [f"{min(running)} running at once"] if running else []
+        yield _ok("jobs", ", ".join(parts))
+    if walls:
+        yield _ok("limits", f"account and quality of service allow at most {format_seconds(min(walls))}")
+
+
+def _memory(
+    facts: ClusterFacts, chosen: Sequence[PartitionFacts], site: SlurmSite, largest_model_bytes: int
+) -> Iterator[DoctorCheck]:
+    if site.memory_gb is not None or not chosen:
+        return
+    sizes = [size for part in chosen if (size := _default_mib(facts, part, site.cpus_per_run or 1)) is not None]
+    if not sizes:
+        return
+    smallest = min(sizes) * MIB
+    if smallest >= largest_model_bytes:
+        beside = "" if largest_model_bytes else "; there is no model here to compare that with"
+        yield _ok("memory", f"{format_bytes(smallest)} for jobs that ask for none{beside}")
+        return
+    yield _found(
+        "memory",
+        "warning",
+        f"a job that asks for no memory gets {format_bytes(smallest)}; the largest model here has "
+        f"{format_bytes(largest_model_bytes)} of weights",
+        "US132",
+        f"slurm.memory_gb {CONFIG}: more than the {largest_model_bytes / GIB:.3g} GiB of the weights",
+    )
+
+
+def _default_mib(facts: ClusterFacts, part: PartitionFacts, cpus: int) -> int | None:
+    """MiB of a job that asks for none; a partition's own default goes before the cluster's."""
+    if part.default_mib_per_node is not None:
+        return part.default_mib_per_node
+    if part.default_mib_per_cpu is not None:
+        return part.default_mib_per_cpu * cpus
+    whole = first_number(facts.config.get("DefMemPerNode", ""))
+    per_cpu = first_number(facts.config.get("DefMemPerCPU", ""))
+    return whole if whole is not None else None if per_cpu is None else per_cpu * cpus
+
+
+def _saving(facts: ClusterFacts, chosen: Sequence[PartitionFacts], site: SlurmSite) -> Iterator[DoctorCheck]:
+    shortest = min((part.max_seconds for part in chosen if part.max_seconds is not None), default=None)
+    if shortest is not None and 4 * site.signal_seconds > shortest:
+        yield _found(
+            "saving",
+            "warning",
+            f"slurm.signal_seconds is {site.signal_seconds}, and the longest job of {chosen[0].name} has "
+            f"{format_seconds(shortest)}: little of it would be left for work",
+            "US127",
+            f"a smaller slurm.signal_seconds {CONFIG}",
+        )
+        return
+    kill = first_number(facts.config.get("KillWait", ""))
+    told = "" if kill is None else f", {format_seconds(float(kill))} when it is cancelled (KillWait)"
+    grace = min((part.grace_seconds for part in chosen if part.grace_seconds), default=None)
+    told += "" if grace is None else f", {format_seconds(grace)} more when it is preempted (GraceTime)"
+    yield _ok("saving", f"a job has {site.signal_seconds} s before its limit to save (slurm.signal_seconds){told}")
+
+
+def _accounting(facts: ClusterFacts, site: SlurmSite) -> Iterator[DoctorCheck]:
+    age = first_number(facts.config.get("MinJobAge", ""))
+    if facts.associations is not None:
+        yield _ok("accounting", "sacct tells how jobs ended that have left the queue")
+    else:
+        said = next((words for name, words in facts.problems.items() if name.startswith("sacctmgr")), None)
+        kept = "" if age is None else f"; the queue forgets them after {format_seconds(float(age))} (MinJobAge)"
+        yield _found(
+            "accounting",
+            "warning",
+            f"there is no accounting to ask how a job ended that was killed{kept}"
+            + ("" if said is None else f" ({said})"),
+            "US129",
+            "nothing need be done: jobs write their own end, and one that could not is shown as UNKNOWN",
+        )
+    if age is not None and age < 2 * site.poll_seconds and facts.associations is None:
+        yield _found(
+            "polling",
+            "warning",
+            f"the queue forgets ended jobs after {age} s, and is looked at every {site.poll_seconds:g} s",
+            "US128",
+            f"slurm.poll_seconds {CONFIG}: less than half of that",
+        )
+
+
+def _taken(facts: ClusterFacts) -> Iterator[DoctorCheck]:
+    words = shlex.join(facts.tried)
+    if facts.taken:
+        yield _ok("sbatch", f"takes a job with these settings: {facts.answer}")
+    elif facts.taken is None:
+        yield _found("sbatch", "warning", f"gave no answer: {facts.answer}", "US120", f"try again: {words}")
+    else:
+        yield _found("sbatch", "error", f"refuses a job with these settings: {facts.answer}", "US131", words)
+
+
+def _associations(facts: ClusterFacts, site: SlurmSite) -> list[AssociationFacts]:
+    """What holds for jobs of this user: under the named account, or under any."""
+    return [each for each in facts.associations or () if site.account in (None, each.account)]
+
+
+def _enforced(facts: ClusterFacts) -> str:
+    return facts.config.get("AccountingStorageEnforce", "").lower()
+
+
+def _listed(partitions: Sequence[PartitionFacts]) -> str:
+    shown = [
+        f"{part.name}{' (default)' if part.default else ''}, {part.nodes} node{'s' if part.nodes != 1 else ''}"
+        + (f" with {sum(part.gpus.values())} GPUs" if part.gpus else "")
+        for part in partitions
+    ]
+    return "; ".join(shown)
+
+
+def _ok(name: str, message: str) -> DoctorCheck:
+    return DoctorCheck(area="SLURM", name=name, status="ok", message=message)
+
+
+def _found(name: str, status: Status, message: str, code: str, hint: str) -> DoctorCheck:
+    return DoctorCheck(area="SLURM", name=name, status=status, message=message, code=code, hint=hint)

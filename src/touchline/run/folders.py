@@ -1,0 +1,251 @@
+"""An experiment's folder: where everything lies, and how its files are put there without losing what a person edited.
+
+experiment.yaml  plan.json  runs_plan.md  README.md  submit_all.sh  ledger.jsonl  RESULTS.md
+<run>/           one folder a run
+.touchline/      prepared.json (hashes of what was written into the run folders), run.lock, evaluate/<model>/
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Collection, Mapping
+from pathlib import Path
+
+from touchline.core.errors import DriftFault, InputFault, quoted
+from touchline.core.files import (
+    disk_faults,
+    inside,
+    read_bytes,
+    read_text_bounded,
+    write_atomic,
+    write_if_changed,
+)
+from touchline.core.json_text import parse_json
+from touchline.core.status import JobState
+from touchline.plan.files import plan_from_json, plan_to_json
+from touchline.run.ledger import open_jobs, read_ledger
+from touchline.run.statusfiles import read_exits
+from touchline.slurm.job_view import EVALUATE
+from touchline.spec.plan import Plan
+
+_PLAN_LIMIT_BYTES = 256 << 20
+_ARTEFACTS = re.compile(
+    r"(epoch_\d+|step_\d+|resume|eval|status|(metrics\.jsonl|training\.json|lineage\.json)|slurm-.*\.out)"
+)
+GENERATED_FROM_PLAN = frozenset({"finetune.yaml", "eval.yaml"})
+"""Files that only touchline writes; the others are the user's to change once they are there."""
+WHOLE = "."
+"""Where prepared.json keeps the files of the whole experiment; no run can be called that."""
+_SCRIPTS = (".slurm", ".sh")
+
+
+def is_experiment(source: Path) -> bool:
+    """Whether it is meant as an experiment of ours; a folder without experiment.yaml is one that somebody else made."""
+    return not source.is_dir() or (source / "experiment.yaml").is_file()
+
+
+class ExperimentFolder:
+    """The paths of one experiment."""
+
+    def __init__(self, source: Path) -> None:
+        """Take the folder, or its YAML file.
+
+        Raises:
+            InputFault: there is no such file.
+        """
+        self.yaml = source / "experiment.yaml" if source.is_dir() else source
+        if not self.yaml.is_file():
+            raise InputFault(
+                f"{str(self.yaml)!r} does not exist",
+                expected="an experiment.yaml, or a folder with one",
+                hint="touchline demo makes a whole one to start from",
+            )
+        self.root = self.yaml.resolve().parent
+        self.plan_json = self.root / "plan.json"
+        self.runs_plan = self.root / "runs_plan.md"
+        self.ledger = self.root / "ledger.jsonl"
+        self.results = self.root / "RESULTS.md"
+        self.internal = self.root / ".touchline"
+        self.lock = self.internal / "run.lock"
+
+    def run(self, name: str) -> Path:
+        """A run's folder.
+
+        Raises:
+            InputFault: it leads out of the experiment's folder, through a link.
+        """
+        return inside(self.root, name)
+
+    def evaluation(self, model: str) -> Path:
+        """Where the evaluations on one base model keep their status."""
+        return inside(self.internal / "evaluate", model)
+
+    def read_plan(self) -> Plan | None:
+        """The plan on disk; None before the first.
+
+        Raises:
+            InputFault: plan.json is broken.
+        """
+        if not self.plan_json.exists():
+            return None
+        return plan_from_json(read_text_bounded(self.plan_json, _PLAN_LIMIT_BYTES), str(self.plan_json))
+
+    def planned(self) -> Plan:
+        """The plan on disk, for what cannot go on without one.
+
+        Raises:
+            InputFault: there is none, or plan.json is broken.
+        """
+        plan = self.read_plan()
+        if plan is None:
+            raise InputFault(f"{str(self.root)!r} has no plan.json", hint=f"touchline plan {quoted(str(self.yaml))}")
+        return plan
+
+    def write_plan(self, plan: Plan, markdown: str) -> bool:
+        """Write runs_plan.md and then plan.json, where they differ; say whether anything changed."""
+        changed = write_if_changed(self.runs_plan, markdown)
+        return write_if_changed(self.plan_json, plan_to_json(plan)) or changed
+
+    def has_started(self, name: str) -> bool:
+        """Whether anything of a run's training is there: an attempt, a saved state, a checkpoint."""
+        folder = self.run(name)
+        return (
+            (folder / "metrics.jsonl").exists()
+            or any((folder / "status").glob("start.*"))
+            or any(folder.glob("epoch_*"))
+        )
+
+    def queued(self) -> set[str]:
+        """Runs with a job at a scheduler that, by the ledger and their folders, may still do something."""
+        found: set[str] = set()
+        for job, job_id in open_jobs(read_ledger(self.ledger)).items():
+            run = job.removeprefix(EVALUATE)
+            status = self.root / run / ("status" if run == job else "eval/status")
+            if (self.root / run).is_dir() and not _has_ended(status, job_id):
+                found.add(run)
+        return found
+
+    def is_as_written(self, name: str, file: str) -> bool:
+        """Whether a file of a run is, to the byte, what touchline wrote there last."""
+        path, written = self.run(name) / file, self._prepared().get(name, {}).get(file)
+        return written is not None and path.exists() and _sha256(read_bytes(path)) == written
+
+    def is_trained(self, name: str) -> bool:
+        """Return True if a run's training wrote its completion marker."""
+        return (self.run(name) / "training.json").exists()
+
+    def leftovers(self, names: Collection[str]) -> list[str]:
+        """Return the folders of runs that were prepared once and are not among `names`."""
+        return [
+            name for name in sorted(self._prepared()) if (self.run(name) / "eval.py").exists() and name not in names
+        ]
+
+    def has_evaluations(self, name: str) -> bool:
+        """Whether an evaluation of a run, or of a control, is there."""
+        return any((self.run(name) / "eval").glob("*.eval"))
+
+    def write_run(self, name: str, files: Mapping[str, str]) -> list[str]:
+        """Put a run's files in place; give the names of those that a person changed and that were left alone.
+
+        Raises:
+            DriftFault: a file that only touchline writes was changed by hand.
+        """
+        record = self._prepared()
+        known = record.setdefault(name, {})
+        kept: list[str] = []
+        for file, text in files.items():
+            path = self.run(name) / file
+            if _is_edited(path, text, known.get(file)):
+                if file in GENERATED_FROM_PLAN:
+                    raise DriftFault(
+                        f"{str(path)!r} was changed by hand",
+                        expected="changes in setup_finetune.yaml, which touchline turns into this file",
+                        hint="move it away, edit setup_finetune.yaml, then: "
+                        f"touchline prepare {quoted(str(self.root))} --run {name} --accept",
+                    )
+                kept.append(file)
+                continue
+            _write(path, text, known)
+        self._write_prepared(record)
+        return kept
+
+    def write_experiment(self, files: Mapping[str, str]) -> list[str]:
+        """Put the files of the whole experiment in place, README.md and submit_all.sh; give those that were left alone.
+
+        What a person changed is left alone, and so is a file of that name that touchline has never written.
+        """
+        record = self._prepared()
+        known = record.setdefault(WHOLE, {})
+        kept: list[str] = []
+        for file, text in files.items():
+            path = inside(self.root, file)
+            if _is_edited(path, text, known.get(file, "")):
+                kept.append(file)
+                continue
+            _write(path, text, known)
+        self._write_prepared(record)
+        return kept
+
+    def supersede(self, name: str) -> Path | None:
+        """Move what a run has made aside, into `superseded/<n>/`, because the run is now another one."""
+        folder = self.run(name)
+        made = [path for path in sorted(folder.glob("*")) if _ARTEFACTS.fullmatch(path.name)] if folder.is_dir() else []
+        if not made:
+            return None
+        number = 1 + len(list((folder / "superseded").glob("*")))
+        target = folder / "superseded" / str(number)
+        with disk_faults("folder", target):
+            target.mkdir(parents=True)
+            for path in made:
+                path.rename(target / path.name)
+        return target
+
+    def write_figure(self, name: str, png: bytes | None) -> None:
+        """Put a picture under figures/, where it is another one than is there."""
+        path = self.root / "figures" / name
+        if png is not None and not (path.exists() and read_bytes(path) == png):
+            write_atomic(path, png)
+
+    def write_request(self, model: str, jobs: list[dict[str, str]]) -> Path:
+        """What one evaluation process is to do."""
+        path = self.evaluation(model) / "request.json"
+        write_atomic(path, json.dumps({"jobs": jobs}, indent=1) + "\n")
+        return path
+
+    def _prepared(self) -> dict[str, dict[str, str]]:
+        try:
+            record: dict[str, dict[str, str]] = parse_json(read_bytes(self.internal / "prepared.json"))
+        except (FileNotFoundError, ValueError):
+            return {}
+        return record
+
+    def _write_prepared(self, record: dict[str, dict[str, str]]) -> None:
+        write_if_changed(self.internal / "prepared.json", json.dumps(record, indent=1, sort_keys=True) + "\n")
+
+
+def _is_edited(path: Path, text: str, written: str | None) -> bool:
+    """Whether a file is neither what was written there nor what is to be written; `written` is None where a file of
+    unknown origin is ours to replace.
+    """
+    if written is None or not path.exists():
+        return False
+    return _sha256(read_bytes(path)) not in (written, _sha256(text.encode()))
+
+
+def _write(path: Path, text: str, known: dict[str, str]) -> None:
+    write_if_changed(path, text)
+    if path.suffix in _SCRIPTS:
+        path.chmod(0o755)
+    known[path.name] = _sha256(text.encode())
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _has_ended(status: Path, job_id: str) -> bool:
+    """Whether a job's own word is that it ended for good: one that was asked to stop may be queued again."""
+    last = max(read_exits(status, job_id), key=lambda end: end.restart, default=None)
+    return last is not None and (last.code == 0 or last.state is JobState.FAILED)

@@ -1,0 +1,113 @@
+"""What runs have to do, as jobs: trainings, parents first, and evaluations."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from touchline.core.errors import InputFault
+from touchline.core.units import parse_duration
+from touchline.data.checkpoints import export_state, read_checkpoints, training_complete
+from touchline.data.general import is_evaluated
+from touchline.data.scores import CheckpointInfo
+from touchline.run.folders import ExperimentFolder
+from touchline.run.planning import Planned
+from touchline.run.protocol import Job
+from touchline.run.run_jobs import model_evaluation, run_evaluation, run_training
+from touchline.run.scripts.folder import evaluation_config
+from touchline.spec.evaluation import asked_epochs
+from touchline.spec.plan import Plan, PlannedRun
+from touchline.spec.runs import RunKind
+
+
+def trained(folder: ExperimentFolder, run: PlannedRun) -> bool:
+    """Whether there is nothing left to train in a run."""
+    return run.batches is None or training_complete(folder.run(run.name), run.digest)
+
+
+def training_jobs(planned: Planned, runs: Sequence[PlannedRun]) -> list[Job]:
+    """The trainings that are not complete, a stage after the one that it goes on from."""
+    todo = [run for run in runs if not trained(planned.folder, run)]
+    names = {run.name for run in todo}
+    return [_training(planned, run, names) for run in todo]
+
+
+def training_job(planned: Planned, run: PlannedRun) -> Job:
+    """The job of a run's training, whether it is to be done or not."""
+    return _training(planned, run, {each.name for each in planned.plan.runs})
+
+
+def _training(planned: Planned, run: PlannedRun, names: set[str]) -> Job:
+    limit = planned.plan.compute.time_limit
+    return replace(
+        run_training(planned.folder, run.name),
+        after=(run.link.parent,) if run.link is not None and run.link.parent in names else (),
+        time_limit_seconds=None if limit is None else parse_duration(limit),
+    )
+
+
+def evaluation_job(planned: Planned, run: PlannedRun) -> Job:
+    """The job that evaluates one run by its own script."""
+    after = () if trained(planned.folder, run) else (run.name,)
+    return replace(run_evaluation(planned.folder, run.name), after=after)
+
+
+def evaluation_jobs(planned: Planned, runs: Sequence[PlannedRun]) -> list[Job]:
+    """One evaluation for each run that has, or will have, something to evaluate."""
+    return [
+        evaluation_job(planned, run)
+        for run in runs
+        if not trained(planned.folder, run) or missing_evaluations(planned, run, None)
+    ]
+
+
+def shared_evaluation_jobs(planned: Planned, runs: Sequence[PlannedRun], epochs: str | None) -> list[Job]:
+    """One evaluation for each base model: controls and all adapters of a base share one loaded model."""
+    folder = planned.folder
+    jobs: list[Job] = []
+    for model in planned.plan.models:
+        wanted = [
+            {"run": run.name, "checkpoint": checkpoint}
+            for run in runs
+            if run.model == model
+            for checkpoint in missing_evaluations(planned, run, epochs)
+        ]
+        if wanted:
+            jobs.append(model_evaluation(folder, model, folder.write_request(model, wanted)))
+    return jobs
+
+
+def missing_evaluations(planned: Planned, run: PlannedRun, epochs: str | None) -> list[str]:
+    """Names of the checkpoints of a run that should be evaluated and are not.
+
+    Raises:
+        InputFault: `epochs` names none.
+    """
+    return _missing(planned.plan, run, planned.folder.run(run.name), epochs)
+
+
+def _missing(plan: Plan, run: PlannedRun, folder: Path, epochs: str | None) -> list[str]:
+    config = evaluation_config(plan, run)
+    if run.kind is RunKind.CONTROL:
+        name = config.control_checkpoint
+        adapter = None if config.no_op is None else export_state(folder, name)[1]
+        return [] if is_evaluated(folder, config, name, adapter) else [name]
+    complete = [item for item in read_checkpoints(folder) if item.complete and item.epoch is not None]
+    return [
+        item.name
+        for item in _chosen(complete, run, epochs)
+        if not is_evaluated(folder, config, item.name, item.adapter_sha256)
+    ]
+
+
+def _chosen(complete: Sequence[CheckpointInfo], run: PlannedRun, epochs: str | None) -> list[CheckpointInfo]:
+    """The checkpoints that `evaluate.epochs`, or the option, names; those that are not there yet are left out."""
+    wanted = run.evaluate.epochs
+    if epochs is not None:
+        if not re.fullmatch(r"last|all|\d+(,\d+)*", epochs):
+            raise InputFault(f"--epoch {epochs!r}", expected="last, all, or epochs counted from 0: 0,2")
+        wanted = "last" if epochs == "last" else "all" if epochs == "all" else tuple(int(p) for p in epochs.split(","))
+    asked = asked_epochs(wanted, run.train.epochs if run.train is not None else 0)
+    return [item for item in complete if item.epoch in asked]

@@ -1,0 +1,279 @@
+"""Getting the plan's work done: on this machine, or through SLURM; again after anything that came between."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from touchline.core.errors import EnvironmentFault, InputFault, LimitReached, Refused, RunsFailed, Unclear
+from touchline.core.files import try_lock
+from touchline.core.status import JobState
+from touchline.data.gpus import slots, visible_gpus
+from touchline.data.settings import Settings
+from touchline.plan.local.target import refuse_elsewhere
+from touchline.run.executors import executor_for
+from touchline.run.jobs import (
+    evaluation_job,
+    evaluation_jobs,
+    shared_evaluation_jobs,
+    training_job,
+    training_jobs,
+)
+from touchline.run.ledger import Ledger, close_ended
+from touchline.run.planning import Planned
+from touchline.run.protocol import Executor, Job
+from touchline.run.queue import Watch, run_jobs
+from touchline.run.recovering import Recovery, Tell
+from touchline.run.remaining import Progress
+from touchline.run.selection import Say, require_training
+from touchline.run.submission import begin
+from touchline.run.submitted import Submitted
+from touchline.slurm.job_view import EVALUATE
+from touchline.slurm.local.commands import RealCommands
+from touchline.spec.plan import PlannedRun
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Worked:
+    """What came of the work."""
+
+    planned: Planned
+    """The plan, with what was revised on the way."""
+    stopped: Mapping[str, str]
+    """The jobs that did not end well, and why."""
+
+
+def _executor(planned: Planned, settings: Settings, lock: int | None = None) -> Executor:
+    return executor_for(planned.plan, planned.folder, settings.slurm.poll_seconds, RealCommands(), lock)
+
+
+def work(
+    planned: Planned,
+    runs: Sequence[PlannedRun],
+    settings: Settings,
+    say: Say | None,
+    tell: Tell,
+    *,
+    lock: int | None = None,
+    retry: bool = False,
+    train: bool = True,
+    epochs: str | None = None,
+) -> Worked:
+    """Train what is not trained and evaluate what is not evaluated, to the end.
+
+    On SLURM a run is evaluated when it is trained, in a job of its own. Here all evaluations on one base model come
+    last and share one loaded model.
+
+    Args:
+        planned: the plan, its folders written.
+        runs: the runs to work on.
+        settings: where models and the history are, and what the cluster wants.
+        say: hears how far jobs are.
+        tell: hears what is done after a failure.
+        lock: the experiment's lock.
+        retry: start also what failed twice the same way.
+        train: train at all; otherwise only what is trained is evaluated.
+        epochs: which checkpoints, instead of what experiment.yaml says.
+    """
+    executor = _executor(planned, settings, lock)
+    ledger = Ledger(planned.folder.ledger, planned.plan.executor)
+    recovery = Recovery(planned, settings, executor, ledger, tell, retry=retry)
+    first = training_jobs(planned, runs) if train else []
+    room = slots(visible_gpus(), planned.plan.gpus_per_run)
+    if planned.plan.executor == "slurm":
+        if epochs is not None:
+            raise InputFault("--epoch is for this machine", hint="evaluate.epochs in experiment.yaml, for SLURM")
+        jobs = recovery.admit([*first, *_evaluations(planned, runs, train)])
+        # What nobody waited for is over too, and may be planned anew.
+        close_ended(ledger, executor.look(jobs))
+        most = settings.slurm.max_submitted or len(jobs)
+        watch = _watching(planned, runs, say, at_once=most, train=train)
+        try:
+            run_jobs(
+                jobs, executor, ledger, [()] * most, watch, before=recovery.before, after=recovery.after, tell=tell
+            )
+        except KeyboardInterrupt:
+            tell("the jobs stay in the queue; `touchline resume` goes on, `touchline cancel --all` ends them")
+            raise
+        return Worked(planned=recovery.planned, stopped=recovery.stopped)
+    watch = _watching(planned, runs, say, at_once=len(room), train=train, epochs=epochs)
+    if first:
+        refuse_elsewhere(planned.plan)
+        require_training()
+        run_jobs(recovery.admit(first), executor, ledger, room, watch, before=recovery.before, after=recovery.after)
+    return _evaluated_here(recovery, runs, executor, ledger, watch, epochs)
+
+
+def _evaluations(planned: Planned, runs: Sequence[PlannedRun], train: bool) -> list[Job]:
+    jobs = evaluation_jobs(planned, runs)
+    return jobs if train else [job for job in jobs if not job.after]
+
+
+def _evaluated_here(
+    recovery: Recovery,
+    runs: Sequence[PlannedRun],
+    executor: Executor,
+    ledger: Ledger,
+    watch: Watch,
+    epochs: str | None,
+) -> Worked:
+    planned = recovery.planned
+    current = [run for each in runs if (run := planned.plan.run(each.name)) is not None]
+    jobs = shared_evaluation_jobs(planned, current, epochs)
+    stopped = dict(recovery.stopped)
+    if jobs:
+        require_training()
+        ended = run_jobs(jobs, executor, ledger, slots(visible_gpus(), 1), watch)
+        stopped |= {name: view.reason for name, view in ended.items() if view.state is not JobState.COMPLETED}
+    return Worked(planned=planned, stopped=stopped)
+
+
+def submit(
+    planned: Planned,
+    runs: Sequence[PlannedRun],
+    settings: Settings,
+    tell: Tell,
+    *,
+    lock: int | None,
+    retry: bool = False,
+    heard: Callable[[int, int], None] | None = None,
+) -> tuple[Planned, list[Submitted]]:
+    """Hand everything that is missing to the scheduler and come back; `heard` hears how many jobs are done.
+
+    Raises:
+        EnvironmentFault: the scheduler does not answer.
+    """
+    executor = _executor(planned, settings, lock)
+    ledger = Ledger(planned.folder.ledger, planned.plan.executor)
+    recovery = Recovery(planned, settings, executor, ledger, tell, retry=retry)
+    jobs = [*training_jobs(planned, runs), *evaluation_jobs(planned, runs)]
+    jobs = _settled(recovery, recovery.admit(jobs), executor, ledger)
+    found = [Submitted(job=name, job_id="", word="stopped", reason=why) for name, why in recovery.stopped.items()]
+    ids: dict[str, str] = {}
+    room = settings.slurm.max_submitted
+    seen = executor.look(jobs)
+    living = sum(view.active for view in seen.values())
+    for number, job in enumerate(jobs):
+        view = seen.get(job.name)
+        if job.name in recovery.called_back:
+            # It leaves the queue first; the next call plans it smaller.
+            why = "called back: its sibling did not fit; it is planned smaller when it is submitted again"
+            found.append(Submitted(job=job.name, job_id="", word="later", reason=why))
+            continue
+        active = view is not None and view.active
+        if not active and room is not None and living >= room:
+            found.append(Submitted(job=job.name, job_id="", word="later", reason=f"{room} jobs are in the queue"))
+            continue
+        told = _submitted(job, executor, ledger, ids, recovery, active=active)
+        if told is not None:
+            found.append(told)
+            living += told.word == "submitted"
+        if heard is not None:
+            heard(number + 1, len(jobs))
+    return recovery.planned, found
+
+
+def _settled(recovery: Recovery, jobs: Sequence[Job], executor: Executor, ledger: Ledger) -> list[Job]:
+    """The jobs that are to be started now: of those that ended badly, what recovery says."""
+    seen = executor.look(jobs)
+    if executor.trouble:
+        raise EnvironmentFault(f"nothing is submitted now: {executor.trouble}", hint="touchline doctor")
+    close_ended(ledger, seen)
+    wanted: list[Job] = []
+    for job in jobs:
+        view = seen.get(job.name)
+        if view is None or view.active or view.state in (JobState.CANCELLED, JobState.COMPLETED):
+            wanted.append(job)
+        else:
+            wanted += recovery.after(job, view)
+    return wanted
+
+
+def _submitted(
+    job: Job, executor: Executor, ledger: Ledger, ids: dict[str, str], recovery: Recovery, *, active: bool
+) -> Submitted | None:
+    after = [ids[name] for name in job.after if ids.get(name)]
+    if len(after) < len(job.after) and not any(name in recovery.stopped for name in job.after):
+        return Submitted(job=job.name, job_id="", word="later", reason=f"{job.after[0]} was not taken")
+    try:
+        job_id = begin(job, executor, ledger, (), after, is_done=lambda: not recovery.before(job))
+    except LimitReached as fault:
+        return Submitted(job=job.name, job_id="", word="later", reason=fault.message)
+    except Unclear as fault:
+        return Submitted(job=job.name, job_id="", word="unclear", reason=fault.message)
+    except Refused as fault:
+        hint = "" if fault.hint is None else f" ({fault.hint})"
+        reason = recovery.stopped[job.name] = f"{fault.message}{hint}"
+        return Submitted(job=job.name, job_id="", word="refused", reason=reason)
+    if job_id is None:
+        return None
+    ids[job.name] = job_id
+    word = "in the queue already" if active else "submitted"
+    return Submitted(job=job.name, job_id=ids[job.name], word=word)
+
+
+def cancel(planned: Planned, runs: Sequence[PlannedRun], settings: Settings) -> list[str]:
+    """Ask what lives of these runs to save and end, and have what waits dropped; give the jobs' names.
+
+    What waits in the queue of another touchline command on this machine is dropped by that command, which reads it in
+    the ledger.
+
+    Raises:
+        EnvironmentFault: the scheduler does not answer.
+    """
+    executor = _executor(planned, settings)
+    ledger = Ledger(planned.folder.ledger, planned.plan.executor)
+    jobs = _jobs_of(planned, runs)
+    seen = executor.look(jobs)
+    living = [job for job in jobs if (view := seen.get(job.name)) is not None and view.active]
+    if executor.trouble and not living:
+        raise EnvironmentFault(
+            f"nobody can tell what is in the queue: {executor.trouble}", hint="the same command later"
+        )
+    close_ended(ledger, seen)
+    lock = try_lock(planned.folder.lock)
+    waiting: list[Job] = []
+    if lock is None:
+        waiting = [job for job in training_jobs(planned, runs) if job.name not in {each.name for each in living}]
+    else:
+        os.close(lock)
+    for job in (*living, *waiting):
+        view = seen.get(job.name)
+        ledger.record("cancel requested", job.name, job_id="" if view is None else view.job_id)
+    executor.stop(living)
+    return [job.name for job in (*living, *waiting)]
+
+
+def _jobs_of(planned: Planned, runs: Sequence[PlannedRun]) -> list[Job]:
+    """Every job that these runs may have, with an executor that keeps evaluations apart."""
+    jobs = [training_job(planned, run) for run in runs if run.batches is not None]
+    if planned.plan.executor == "slurm":
+        jobs += [evaluation_job(planned, run) for run in runs]
+    return jobs
+
+
+def _watching(
+    planned: Planned,
+    runs: Sequence[PlannedRun],
+    say: Say | None,
+    *,
+    at_once: int,
+    train: bool,
+    epochs: str | None = None,
+) -> Watch:
+    if say is None:
+        return lambda jobs, seen: None
+    return Progress(planned, runs, say, at_once=at_once, train=train, epochs=epochs).watch
+
+
+def failure_of(done: Worked) -> RunsFailed:
+    """Return the fault that names the jobs that did not end well."""
+    root = done.planned.folder.root
+    names = [name.removeprefix(EVALUATE) for name in done.stopped]
+    places = [root / name if done.planned.plan.run(name) else done.planned.folder.evaluation(name) for name in names]
+    # What was refused, or never came to be started, has said nothing.
+    spoken = [place for place in dict.fromkeys(places) if any(place.glob("*.out"))]
+    hint = f"tail -n 20 {' '.join(f'{shlex.quote(str(place))}/*.out' for place in spoken)}" if spoken else None
+    return RunsFailed(f"did not end well: {', '.join(done.stopped)}", hint=hint)

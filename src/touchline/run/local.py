@@ -1,0 +1,126 @@
+"""The executor of this machine: each job in a session of its own, so that it outlives the terminal and this process."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from touchline.core.errors import EnvironmentFault
+from touchline.core.files import disk_faults, open_append
+from touchline.core.status import Attempt, JobState
+from touchline.run.processes import send_signal
+from touchline.run.protocol import Job
+from touchline.run.statusfiles import identity_of, read_attempts
+from touchline.run.tails import read_tail
+from touchline.slurm.job_view import JobView
+from touchline.slurm.proofs import out_of_memory_line
+
+_TAIL_BYTES = 1 << 16
+
+
+class LocalExecutor:
+    """Runs the same scripts that sbatch would."""
+
+    name = "local"
+    waits_itself = False
+    trouble = ""
+    tick_seconds = 0.2
+
+    def __init__(self) -> None:
+        self._children: dict[Path, subprocess.Popen[bytes]] = {}
+
+    def start(self, job: Job, token: str, gpus: tuple[str, ...], after: Sequence[str] = ()) -> str:
+        """Start a job; its id is `local-<token>`. What it waits for is over by then: the queue sees to that."""
+        del after
+        job_id = f"local-{token}"
+        output = job.output_path(job_id)
+        environment = {key: value for key, value in os.environ.items() if not key.startswith("SLURM_")}
+        environment |= {"TOUCHLINE_JOB_ID": job_id, "TOUCHLINE_TOKEN": token}
+        if job.time_limit_seconds is not None:
+            environment["TOUCHLINE_TIME_LIMIT_SECONDS"] = f"{job.time_limit_seconds:.0f}"
+        if gpus:
+            environment["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
+        with disk_faults("output", output), os.fdopen(open_append(output), "ab") as stream:
+            try:
+                self._children[job.status] = subprocess.Popen(  # noqa: S603 (a list of our own words)
+                    list(job.command),
+                    cwd=job.folder,
+                    env=environment,
+                    stdin=subprocess.DEVNULL,
+                    stdout=stream,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                )
+            except FileNotFoundError as error:
+                raise EnvironmentFault(
+                    f"cannot start {job.command[0]!r}: not found", expected="bash on PATH"
+                ) from error
+        return job_id
+
+    def look(self, jobs: Sequence[Job]) -> Mapping[str, JobView]:
+        """From status/, and for a job of our own also from its process: it lives a moment before it writes."""
+        found = {job.name: self._view(job) for job in jobs}
+        return {name: view for name, view in found.items() if view is not None}
+
+    def _view(self, job: Job) -> JobView | None:
+        child = self._children.get(job.status)
+        alive = child is not None and child.poll() is None
+        attempts = read_attempts(job.status)
+        living = [attempt for attempt in attempts if attempt.exit is None and attempt.alive]
+        if alive or living:
+            return JobView(job_id=_id((*attempts, *living)), state=JobState.RUNNING, active=True, source="process")
+        if child is not None and (not attempts or attempts[-1].exit is None):
+            killed = child.returncode == -signal.SIGKILL
+            return JobView(
+                job_id=_id(attempts),
+                state=_killed(job, _id(attempts)) if killed else JobState.FAILED,
+                active=False,
+                source="process",
+                exit_code=child.returncode,
+                reason="it died without a word",
+            )
+        return _told(job, attempts[-1]) if attempts else None
+
+    def stop(self, jobs: Sequence[Job]) -> None:
+        """TERM to the supervisors, which pass it on."""
+        for job in jobs:
+            child = self._children.get(job.status)
+            if child is not None and child.poll() is None:
+                child.send_signal(signal.SIGTERM)
+                continue
+            for attempt in read_attempts(job.status):
+                if attempt.exit is None and attempt.alive:
+                    send_signal(identity_of(attempt.start), signal.SIGTERM)
+
+
+def _id(attempts: Sequence[Attempt]) -> str:
+    return attempts[-1].start.job_id if attempts else ""
+
+
+def _told(job: Job, attempt: Attempt) -> JobView:
+    """What the files of an attempt say that is over, or that runs on another machine."""
+    end = attempt.exit
+    state = attempt.state
+    if (end is None and attempt.alive is False) or (end is not None and end.code == 128 + signal.SIGKILL):
+        state = _killed(job, attempt.start.job_id)
+    return JobView(
+        job_id=attempt.start.job_id,
+        state=state,
+        active=False,
+        source="process" if end is None else "exit file",
+        exit_code=None if end is None else end.code,
+        reason="it died without a word" if end is None else end.reason,
+        restarts=attempt.start.restart,
+        node=attempt.start.host,
+        started_unix=attempt.start.time_unix,
+        ended_unix=None if end is None else end.time_unix,
+    )
+
+
+def _killed(job: Job, job_id: str) -> JobState:
+    """Whoever killed it did not say why; the kernel does it when memory is short, and then something says so."""
+    tail, _ = read_tail(job.output_path(job_id), _TAIL_BYTES)
+    return JobState.UNKNOWN if out_of_memory_line(tail.decode(errors="replace")) is None else JobState.OUT_OF_MEMORY

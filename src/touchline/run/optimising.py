@@ -1,0 +1,212 @@
+"""`touchline optimize`: ways to train faster, each planned by the planner, the best one beside what is written."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from touchline.core.errors import InputFault
+from touchline.core.files import read_text_bounded, write_atomic
+from touchline.core.quantity import Missing
+from touchline.core.units import parse_duration, seconds_to_minutes
+from touchline.data.settings import Settings
+from touchline.plan.jobs import place_jobs
+from touchline.plan.optimise import Way, best_way, compare, proposals, training_seconds, ways
+from touchline.plan.optimised import Optimisation
+from touchline.plan.placement.answer import place
+from touchline.plan.placement.types import Cluster, Placement
+from touchline.plan.upkeep import saving_proposals, share_proposals
+from touchline.run.folders import ExperimentFolder
+from touchline.run.jobs import evaluation_jobs, training_jobs
+from touchline.run.planning import Planned, resolve
+from touchline.slurm.job_view import EVALUATE
+from touchline.spec.bounds import SIZE_LIMIT_BYTES
+from touchline.spec.document import parse
+from touchline.spec.edit import with_values
+from touchline.spec.plan import Plan
+from touchline.spec.read import LoadedExperiment, read_experiment
+
+NO_WORKERS = (
+    "data workers: the backend peft has none, since its rows are tokenised once before the first step and held in "
+    "memory; CPUs of a run serve its kernels and tokenising"
+)
+NO_GROUPING = "length grouping: the backend peft keeps the planned order of the examples; packing is what saves padding"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OptimiseRequest:
+    """What to optimise for."""
+
+    cluster: Cluster
+    """Where everything is to run."""
+    deadline_minutes: float | None = None
+    """When all should be done; the experiment's own deadline when None."""
+    evaluation_minutes: float | None = None
+    """What an evaluation takes, by the user's word, where it has no estimate."""
+    seed: int = 0
+    """Of the placement's search."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Optimised:
+    """The answer, and what it would change in the file."""
+
+    answer: Optimisation
+    """The answer."""
+    folder: ExperimentFolder
+    """The experiment."""
+    diff: str
+    """experiment.yaml with every proposal, as a unified diff; empty when there are none."""
+    text: str
+    """The changed file."""
+
+
+def optimise(folder: ExperimentFolder, settings: Settings, request: OptimiseRequest) -> Optimised:
+    """Look for ways to train faster that leave alone what is learned.
+
+    Raises:
+        InputFault: the experiment has faults, or its file cannot be changed in place.
+    """
+    text = read_text_bounded(folder.yaml, SIZE_LIMIT_BYTES)
+    planner = _Planner(folder, settings, text)
+    before = planner.plan({})
+    started = {run.name for run in before.runs if planner.has_started(run.name)}
+    fixed = planner.fixed
+    tried = [Way(changes=changes, plan=planner.plan(changes)) for changes in ways(planner.train, fixed)]
+    way, notes = best_way(before, tried, started)
+    found = [] if way is None else proposals(before, way, tried)
+    saving, unknown = saving_proposals(before if way is None else way.plan, fixed)
+    if started and saving:
+        # A run is another one with another cadence.
+        unknown += [f"{each.key} stays {each.before}: {len(started)} runs have started with it" for each in saving]
+        saving = []
+    found += saving
+    shares = list(share_proposals(before, request.cluster, settings.slurm))
+    found += [each for each in shares if each.key not in fixed]
+    values = {each.key: _parsed(each.after) for each in found}
+    after = planner.plan(values) if values else before
+    deadline = request.deadline_minutes
+    if deadline is None and before.deadline is not None:
+        deadline = seconds_to_minutes(parse_duration(before.deadline))
+    placed = [
+        _placed(Planned(plan=plan, folder=folder, changed=False), request, settings, deadline)
+        for plan in (before, after)
+    ]
+    changed = with_values(text, str(folder.yaml), values)
+    answer = Optimisation(
+        experiment=before.experiment,
+        proposals=tuple(found),
+        runs=tuple(compare(before, after, dict.fromkeys(started, "it has started, and stays what it is"))),
+        training_before=training_seconds(before),
+        training_after=training_seconds(after),
+        placement_before=placed[0][0],
+        placement_after=placed[1][0],
+        notes=tuple(dict.fromkeys([*notes, *unknown, *placed[0][1], *planner.notes(), *_of_backends(before)])),
+    )
+    return Optimised(answer=answer, folder=folder, diff=_diff(folder, text, changed), text=changed)
+
+
+def apply(optimised: Optimised) -> None:
+    """Write the changed experiment.yaml; nothing is planned yet.
+
+    Raises:
+        EnvironmentFault: the file cannot be written.
+    """
+    write_atomic(optimised.folder.yaml, optimised.text)
+
+
+class _Planner:
+    """Plans the experiment with some of its settings changed, as `touchline plan` would."""
+
+    def __init__(self, folder: ExperimentFolder, settings: Settings, text: str) -> None:
+        self._folder, self._settings, self._text = folder, settings, text
+        self._old = folder.read_plan()
+        self._overrides = () if self._old is None else self._old.overrides
+        self._loaded = self._read({})
+        self.train = self._loaded.experiment.train
+        self._given = {override.partition("=")[0] for override in self._overrides}
+        experiment = self._loaded.experiment
+        self._varied = {*experiment.factors, *(key for pair in experiment.pairs for key in pair)}
+        self.fixed = self._given | self._varied
+
+    def plan(self, changes: Mapping[str, object]) -> Plan:
+        old = self._old
+        accepted = {} if old is None else {run.name: run.accepted for run in old.runs if run.accepted}
+        return resolve(self._read(changes), self._folder, self._settings, old, accepted)[0]
+
+    def has_started(self, name: str) -> bool:
+        """Whether a run's work has begun or waits in a queue."""
+        folder = self._folder
+        if not (folder.root / name).is_dir():
+            return False
+        return folder.has_started(name) or folder.has_evaluations(name) or name in folder.queued()
+
+    def notes(self) -> Iterator[str]:
+        for keys, why in (
+            (self._varied, "the experiment varies it"),
+            (self._given, "it was given on the command line"),
+        ):
+            for key in sorted(keys):
+                if key.startswith(
+                    ("train.micro_batch", "train.packed", "train.gradient_ch", "train.checkpoint", "compute")
+                ):
+                    yield f"{key} is left as it is: {why}"
+
+    def _read(self, changes: Mapping[str, object]) -> LoadedExperiment:
+        own = [f"{key}={_written(value)}" for key, value in changes.items()]
+        return read_experiment(self._text, str(self._folder.yaml), (*self._overrides, *own))
+
+
+def _written(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _parsed(value: str) -> object:
+    return parse(f"value: {value}", value).data["value"]
+
+
+def _placed(
+    planned: Planned, request: OptimiseRequest, settings: Settings, deadline_minutes: float | None
+) -> tuple[Placement | Missing, list[str]]:
+    """What is left of the experiment, placed; evaluations of which nobody knows how long they take are named."""
+    runs = planned.plan.runs
+    trainings = {job.name for job in training_jobs(planned, runs)}
+    evaluations = {job.name.removeprefix(EVALUATE) for job in evaluation_jobs(planned, runs)}
+    notes: list[str] = []
+    if request.evaluation_minutes is None:
+        unknown = {run.name for run in runs if run.name in evaluations and isinstance(run.evaluate_seconds, Missing)}
+        if unknown:
+            why = next(run.evaluate_seconds.missing for run in runs if isinstance(run.evaluate_seconds, Missing))
+            notes.append(
+                f"{len(unknown)} evaluations are not part of the makespan and the verdict ({why}); "
+                "--evaluation-minutes N says how long one takes"
+            )
+        evaluations -= unknown
+    try:
+        jobs = place_jobs(
+            planned.plan,
+            settings.slurm,
+            trainings=trainings,
+            evaluations=evaluations,
+            evaluation_minutes=request.evaluation_minutes,
+        )
+    except InputFault as fault:
+        return Missing(missing=fault.message), notes
+    if not jobs:
+        return Missing(missing="nothing is left to place"), notes
+    return place(jobs, request.cluster, deadline_minutes=deadline_minutes, seed=request.seed), notes
+
+
+def _of_backends(plan: Plan) -> Iterator[str]:
+    """What trainers cannot do that others can."""
+    names = {run.train.backend for run in plan.runs if run.train is not None}
+    if "peft" in names:
+        yield NO_WORKERS
+        yield NO_GROUPING
+
+
+def _diff(folder: ExperimentFolder, before: str, after: str) -> str:
+    name = folder.yaml.name
+    lines = difflib.unified_diff(before.splitlines(), after.splitlines(), name, name, lineterm="")
+    return "".join(f"{line}\n" for line in lines)

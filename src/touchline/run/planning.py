@@ -1,0 +1,372 @@
+"""Planning, step by step: what is on disk, what the file asks for, what has changed since, and what a person edited."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from pathlib import Path
+
+from touchline import __version__
+from touchline.backends.protocol import Lengths
+from touchline.core.catalog import ModelInfo
+from touchline.core.clock import today
+from touchline.core.errors import DriftFault, InputFault, quoted
+from touchline.core.files import read_text_bounded
+from touchline.core.finding import Finding, Severity
+from touchline.core.quantity import Quantity
+from touchline.data.evaluations import is_current, read_evaluations
+from touchline.data.settings import Settings
+from touchline.lint.local.inputs import Seen, examples_of, lengths_of, see
+from touchline.lint.selection import ALLOWED
+from touchline.plan.build import PlanInputs, build_plan
+from touchline.plan.drift import changed_runs, revise, why_changed
+from touchline.plan.local.context import free_space, look
+from touchline.plan.local.target import target_of
+from touchline.plan.run_settings import flat_settings
+from touchline.plan.table import runs_plan_markdown
+from touchline.run.folders import ExperimentFolder
+from touchline.run.scripts.folder import evaluation_config
+from touchline.spec.bounds import SIZE_LIMIT_BYTES
+from touchline.spec.evaluation import decoding_text
+from touchline.spec.overlay import with_settings
+from touchline.spec.plan import Plan, PlannedRun
+from touchline.spec.read import LoadedExperiment, read_experiment, read_settings
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Planned:
+    """A plan and where it lies."""
+
+    plan: Plan
+    """The plan."""
+    folder: ExperimentFolder
+    """Its experiment."""
+    changed: bool
+    """Whether files were written."""
+    notes: tuple[str, ...] = ()
+    """What the user should know: files that were left as edited, findings that are no errors."""
+    marks: Mapping[str, RunMark] = field(default_factory=dict)
+    """How far each run is; empty for a first plan."""
+
+
+class RunMark(StrEnum):
+    """How far a run is when its experiment is planned again."""
+
+    DONE = "done"
+    """Trained, or a control, and evaluated."""
+    TRAINED = "trained, not evaluated"
+    """Its training is complete."""
+    STARTED = "started"
+    """An attempt at its training is on disk."""
+    NEW = "new"
+    """The plan before did not have it."""
+    CHANGED = "changed"
+    """It is another run now; what it had made is moved aside."""
+    TO_DO = "not started"
+    """Planned before, and nothing of it is on disk."""
+
+
+def _marks(folder: ExperimentFolder, old: Plan | None, new: Plan, drifted: Collection[str]) -> dict[str, RunMark]:
+    """Return how far each run is; nothing for a first plan."""
+    before = set() if old is None else {run.name for run in old.runs}
+    return {} if old is None else {run.name: _mark(folder, run, before, drifted) for run in new.runs}
+
+
+def _mark(folder: ExperimentFolder, run: PlannedRun, before: Collection[str], drifted: Collection[str]) -> RunMark:
+    if run.name not in before:
+        return RunMark.NEW
+    if run.name in drifted:
+        return RunMark.CHANGED
+    if run.train is None:
+        return RunMark.DONE if folder.has_evaluations(run.name) else RunMark.TO_DO
+    if folder.is_trained(run.name):
+        return RunMark.DONE if folder.has_evaluations(run.name) else RunMark.TRAINED
+    return RunMark.STARTED if folder.has_started(run.name) else RunMark.TO_DO
+
+
+def _left_behind(folder: ExperimentFolder, plan_: Plan) -> Iterator[str]:
+    """Yield a note on folders of runs that the plan no longer has."""
+    names = folder.leftovers([run.name for run in plan_.runs])
+    if names:
+        yield (
+            f"no longer in the plan, folder{'s' if len(names) > 1 else ''} kept and not reported: {', '.join(names)}; "
+            "delete by hand, or put the levels back"
+        )
+
+
+def resolve(
+    loaded: LoadedExperiment,
+    folder: ExperimentFolder,
+    settings: Settings,
+    old: Plan | None,
+    accepted: dict[str, dict[str, object]],
+    say: Callable[[int, int], None] | None = None,
+    *,
+    pinned: Collection[str] = (),
+) -> tuple[Plan, tuple[str, ...]]:
+    """Everything that the planner needs from the disk, with all faults of models, data and combinations together.
+
+    Runs that have started, wait in a queue or are `pinned` keep what was decided for them.
+    """
+    experiment = loaded.experiment
+    date = old.date if old is not None else today()
+    seen = see(loaded, folder.root, settings, accepted)
+    if (errors := seen.errors) or seen.target is None:
+        raise InputFault(
+            f"{loaded.document.path}: {len(errors)} fault{'s' if len(errors) > 1 else ''}", findings=seen.findings
+        )
+    lengths = lengths_of(seen, settings, date, say)
+    found = _launchable(seen, lengths, settings, date)
+    there = {path.name for path in folder.root.iterdir()} if folder.root.is_dir() else set()
+    kept = {*pinned, *folder.queued()}
+    inputs = PlanInputs(
+        experiment=experiment,
+        experiment_sha256=loaded.sha256,
+        overrides=loaded.overrides,
+        specs=seen.specs,
+        models=seen.models,
+        datasets=seen.datasets,
+        lengths=lengths,
+        date=date,
+        touchline_version=__version__,
+        given=loaded.given,
+        tasks=tuple(seen.tasks.values()),
+        labels=tuple(seen.labels),
+        outlook=look(seen.target, seen.models.values(), {spec.train.backend for spec in seen.specs}, settings),
+        examples=examples_of(seen, date),
+        accepted=accepted,
+        started={
+            run.name: run
+            for run in (old.runs if old is not None else ())
+            if run.name in kept
+            or (run.name in there and (folder.has_started(run.name) or folder.has_evaluations(run.name)))
+        },
+    )
+    plan_ = build_plan(inputs)
+    plan_ = replace(plan_, kept_evaluations=tuple(_kept_evaluations(plan_, folder)))
+    notes = (*_notes((*seen.findings, *found)), *plan_.kept_evaluations, *_short_of_space(plan_, folder))
+    return plan_, notes
+
+
+def _kept_evaluations(plan_: Plan, folder: ExperimentFolder) -> Iterator[str]:
+    """Announce which evaluations will be made again by other settings, and that the earlier ones stay."""
+    earlier: dict[tuple[str, str, str], int] = {}
+    for run_ in plan_.runs:
+        if not folder.has_evaluations(run_.name):
+            continue
+        config = evaluation_config(plan_, run_)
+        for record in read_evaluations(folder.run(run_.name)):
+            if not is_current(record, config, record.adapter_sha256):
+                key = (record.task, record.decoding, decoding_text(run_.evaluate))
+                earlier[key] = earlier.get(key, 0) + 1
+    for (task, before, now), number in earlier.items():
+        count = "1 evaluation" if number == 1 else f"{number} evaluations"
+        yield (
+            f"{count} on {task} by other settings ({before}) stay{'s' if number == 1 else ''}, with logs and scores; "
+            f"the plan evaluates beside them ({now}), and no comparison mixes the two"
+        )
+
+
+def _launchable(seen: Seen, lengths: dict[tuple[str, str], Lengths], settings: Settings, date: str) -> list[Finding]:
+    """What `check` finds in an experiment, none of it an error.
+
+    Raises:
+        InputFault: with every error.
+    """
+    # The rules load when something is planned, and not with every command.
+    from touchline.lint.local.checking_experiment import checked_for_launch
+
+    found = checked_for_launch(seen, lengths, settings, date)
+    errors = [each for each in found if each.severity is Severity.ERROR]
+    if errors:
+        raise InputFault(
+            f"{seen.loaded.document.path}: {len(errors)} fault{'s' if len(errors) > 1 else ''}",
+            findings=errors,
+            hint=f"touchline check --explain {errors[0].code}; --allow {errors[0].code} goes on in spite of it",
+        )
+    return found
+
+
+def refuse_findings(planned: Planned, settings: Settings) -> None:
+    """Check a planned experiment once more: data and models may have changed since, and rules may know more.
+
+    Raises:
+        InputFault: with every error.
+        DriftFault: a dataset or a model is no longer what was planned.
+    """
+    folder, plan_ = planned.folder, planned.plan
+    refuse_other_machine(plan_, settings)
+    loaded = read_experiment(read_text_bounded(folder.yaml, SIZE_LIMIT_BYTES), str(folder.yaml), plan_.overrides)
+    if loaded.sha256 != plan_.experiment_sha256:
+        # What is prepared is the plan; the changed file is checked when it is planned.
+        return
+    seen = see(loaded, folder.root, settings, {run.name: run.accepted for run in plan_.runs if run.accepted})
+    if errors := seen.errors:
+        raise InputFault(f"{loaded.document.path}: {len(errors)} faults", findings=errors)
+    _refuse_changes(planned, seen)
+    _launchable(seen, lengths_of(seen, settings, plan_.date), settings, plan_.date)
+
+
+def refuse_other_machine(plan_: Plan, settings: Settings) -> None:
+    """Refuse a plan that an earlier version made for the CPU of a login node.
+
+    Raises:
+        InputFault: the plan's jobs run on a cluster, and nothing says which GPU its nodes have.
+    """
+    if plan_.executor == "slurm" and plan_.machine.kind == "cpu" and plan_.compute.gpus:
+        target_of(plan_.compute, settings.slurm)
+        raise DriftFault(
+            "the plan is for the CPU of the machine that planned it, and its jobs ask for a GPU",
+            expected="a plan for the GPU of the nodes",
+            hint=f"touchline plan {shlex.quote(plan_.experiment)}",
+        )
+
+
+def _refuse_changes(planned: Planned, seen: Seen) -> None:
+    """A training notices by itself that its data or its model is another one, but only after its time in the queue."""
+    old = planned.plan
+    changed = [
+        f"the dataset {path!r}"
+        for path, info in old.datasets.items()
+        if any(now.path == path and now.sha256 != info.sha256 for now in seen.datasets.values())
+    ]
+    changed += [
+        f"the task {task.name!r}"
+        for task in old.tasks
+        if task.name in seen.tasks and seen.tasks[task.name].code_sha256 != task.code_sha256
+    ]
+    changed += [
+        f"the model {name!r}"
+        for name, info in old.models.items()
+        if (now := seen.models.get(name)) is not None and _weights(now) != _weights(info)
+    ]
+    if changed:
+        raise DriftFault(
+            f"{' and '.join(changed)} changed since it was planned",
+            expected="what the plan was made from",
+            hint=f"touchline plan {shlex.quote(str(planned.folder.root))}",
+        )
+
+
+def _weights(info: ModelInfo) -> tuple[str, str, str]:
+    return info.config_sha256, info.tokenizer_sha256, info.weights_sha256
+
+
+def _notes(findings: Sequence[Finding]) -> Iterator[str]:
+    """Warnings, and what was allowed, in a line each; what is only worth knowing is told by `touchline check`."""
+    for each in findings:
+        if each.severity is Severity.WARNING or each.message.endswith(ALLOWED):
+            place = "" if each.where is None else f"{each.where}: "
+            yield f"{place}{each.code} {each.message}"
+
+
+def _short_of_space(plan_: Plan, folder: ExperimentFolder) -> Iterator[str]:
+    """Free space is no part of the plan, which must be the same when nothing has changed but the disk's load."""
+    free = free_space(folder.root)
+    needed = plan_.disk
+    if isinstance(free, Quantity) and isinstance(needed, Quantity) and (needed.high or needed.value) > free.value:
+        yield (
+            f"the runs will leave up to {needed.high or needed.value:,.0f} MB and {str(folder.root)!r} has "
+            f"{free.value:,.0f} MB free: train.checkpoint.keep says how many checkpoints stay"
+        )
+
+
+def settle(
+    folder: ExperimentFolder,
+    old: Plan | None,
+    new: Plan,
+    *,
+    accept: bool,
+    dry_run: bool,
+    reason: str,
+    notes: tuple[str, ...],
+    over: Collection[str] = (),
+) -> Planned:
+    """Refuse drift, or record it; then write. Of runs that are `over`, nothing that is in a queue matters any more."""
+    queued = folder.queued() - set(over)
+    drifted = [
+        name
+        for name in (() if old is None else changed_runs(old, new))
+        if new.run(name) and (name in queued or folder.has_started(name))
+    ]
+    if waiting := sorted(queued.intersection(drifted)):
+        raise DriftFault(
+            f"runs that wait or run in a queue would become other runs: {', '.join(waiting)}",
+            expected="nothing of them in a queue",
+            hint=f"touchline cancel {quoted(str(folder.root))} --run {waiting[0]}; "
+            f"touchline status {quoted(str(folder.root))} then writes down that they have ended",
+        )
+    if drifted and old is not None and not accept:
+        what = "; ".join(f"{name}: {why_changed(old, new, name)}" for name in drifted)
+        raise DriftFault(
+            f"runs that have started would become other runs: {what}",
+            expected="the things that the plan was made from, unchanged",
+            hint="undo the change, or keep it and move their results aside: "
+            f"touchline plan {quoted(str(folder.root))} --accept",
+        )
+    if old is not None:
+        reason = reason if reason != "planned" else "re-planned"
+    plan_ = revise(old, new, date=today(), reason=reason)
+    changed = False
+    if not dry_run:
+        for name in drifted:
+            folder.supersede(name)
+        changed = folder.write_plan(plan_, runs_plan_markdown(plan_))
+    notes = (*notes, *_left_behind(folder, plan_))
+    marks = _marks(folder, old, plan_, drifted)
+    return Planned(plan=plan_, folder=folder, changed=changed, notes=notes, marks=marks)
+
+
+def accept_edits(planned: Planned, settings: Settings, name: str) -> Planned:
+    """Plan one run again with the settings in its folder; only that run changes."""
+    folder, old = planned.folder, planned.plan
+    path = folder.run(name) / "setup_finetune.yaml"
+    document, edited = read_settings(read_text_bounded(path, SIZE_LIMIT_BYTES), str(path))
+    run_ = old.run(name)
+    if run_ is None or run_.train is None:
+        raise InputFault(f"{name} is a control; it trains nothing", hint="touchline plan DIR --accept")
+    now = flat_settings(run_)
+    accepted = {**run_.accepted, **{key: value for key, value in edited.items() if now.get(key) != value}}
+    loaded = read_experiment(read_text_bounded(folder.yaml, SIZE_LIMIT_BYTES), str(folder.yaml), old.overrides)
+    _, faults = with_settings(
+        loaded.experiment, {key: value for key, value in accepted.items() if key != "seed"}, document
+    )
+    if faults:
+        places = [replace(fault, where=document.where(fault.subject.split("."))) for fault in faults]
+        raise InputFault(f"{path}: {len(faults)} fault{'s' if len(faults) > 1 else ''}", findings=places)
+    others = {run.name: run.accepted for run in old.runs if run.accepted}
+    new, notes = resolve(loaded, folder, settings, old, {**others, name: accepted})
+    changes = ", ".join(f"{key}={value}" for key, value in accepted.items())
+    return settle(folder, old, new, accept=True, dry_run=False, reason=f"accepted for {name}: {changes}", notes=notes)
+
+
+def refuse_edits(planned: Planned, run_: PlannedRun) -> None:
+    """Launching anything but the plan would make its numbers lies."""
+    path = planned.folder.run(run_.name) / "setup_finetune.yaml"
+    if run_.train is None or not path.exists() or planned.folder.is_as_written(run_.name, path.name):
+        # What nobody has touched is that of an earlier plan at most, and is written again.
+        return
+    _, edited = read_settings(read_text_bounded(path, SIZE_LIMIT_BYTES), str(path))
+    now = flat_settings(run_)
+    changed = sorted(key for key in {*edited, *now} if edited.get(key) != now.get(key))
+    if changed:
+        raise DriftFault(
+            f"{str(path)!r} differs from the plan in {', '.join(changed)}",
+            expected="the planned settings, or an accepted change",
+            hint=f"touchline prepare {quoted(str(planned.folder.root))} --run {run_.name} --accept",
+        )
+
+
+def read_planned(source: Path) -> Planned:
+    """The plan on disk.
+
+    Args:
+        source: experiment.yaml or its folder.
+
+    Raises:
+        InputFault: there is none.
+    """
+    folder = ExperimentFolder(source)
+    return Planned(plan=folder.planned(), folder=folder, changed=False)

@@ -1,0 +1,40 @@
+"""The files that exist before anything runs: a folder for each run, and what submits and explains the whole."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from touchline.data.settings import Settings
+from touchline.run.planning import Planned
+from touchline.run.scripts.experiment import experiment_files
+from touchline.run.scripts.folder import run_files
+from touchline.spec.plan import PlannedRun
+from touchline.spec.site import Site
+
+
+def site_of(settings: Settings) -> Site:
+    """What the scripts must know of where they run, from this user's settings and this interpreter."""
+    return Site(
+        python=sys.executable,
+        slurm=settings.slurm,
+        cache_dir=str(settings.cache_dir),
+        models_dir=str(settings.models_dir),
+    )
+
+
+def write_folders(planned: Planned, runs: Sequence[PlannedRun], settings: Settings) -> list[str]:
+    """Write these runs' files and those of the whole experiment; give a note for each that was left as it is.
+
+    Raises:
+        DriftFault: a file that only touchline writes was changed by hand.
+        SlurmValueFault: a setting cannot stand on an #SBATCH line.
+    """
+    site = site_of(settings)
+    folder = planned.folder
+    notes: list[str] = []
+    for run in runs:
+        kept = folder.write_run(run.name, run_files(planned.plan, run, site))
+        notes += [f"{run.name}/{file} was changed by hand and is left as it is" for file in kept]
+    kept = folder.write_experiment(experiment_files(planned.plan, site))
+    return notes + [f"{file} is not as touchline would write it, and is left as it is" for file in kept]

@@ -1,0 +1,293 @@
+"""A probe of one planned run: real steps at its longest batch on this machine, kept as evidence."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from touchline.backends.protocol import Lengths
+from touchline.backends.registry import batching_of, get_backend
+from touchline.core.errors import InputFault, TouchlineError
+from touchline.core.estimate import MicroBatch
+from touchline.core.machine import TargetMachine
+from touchline.core.quantity import Missing
+from touchline.core.shape import ModelShape
+from touchline.core.units import GIB
+from touchline.data.lengths import token_lengths
+from touchline.data.machine import machine_here
+from touchline.data.packing.forecast import settings_of
+from touchline.data.settings import Settings
+from touchline.data.shapes import shape_of_folder
+from touchline.estimate.bracket import divisors
+from touchline.estimate.local.past_runs import past_runs
+from touchline.estimate.points import TimePoint, model_of, stack_of
+from touchline.estimate.terms import place
+from touchline.history.history import remember
+from touchline.history.probe import ProbedModel, ProbeOutcome, ProbeReport, ProbeRequest, ProbeTry
+from touchline.history.probes import probe_record
+from touchline.history.record import RunRecord
+from touchline.plan.local.context import look_at
+from touchline.plan.outlook import Outlook, memory_of
+from touchline.run.folders import ExperimentFolder
+from touchline.run.host_memory import free_host_bytes
+from touchline.run.planning import Planned
+from touchline.run.probing import Say, describe, probe
+from touchline.spec.plan import Plan, PlannedRun
+
+PROBED = "peft"
+"""The trainer that a probe runs: our own."""
+
+
+def heaviest(plan: Plan) -> PlannedRun:
+    """The run that is predicted to take the most memory, else the one with the largest micro-batch.
+
+    Raises:
+        InputFault: no run trains anything.
+    """
+    trained = [run for run in plan.runs if run.batches is not None and run.train is not None]
+    if not trained:
+        raise InputFault("no run of this plan trains anything")
+
+    def weight(run: PlannedRun) -> tuple[float, int]:
+        memory = run.peak_memory
+        size = 0.0 if isinstance(memory, Missing) else memory.value
+        return size, 0 if run.batches is None else run.batches.largest_micro_batch_tokens
+
+    return max(trained, key=weight)
+
+
+def probe_run(
+    planned: Planned, run: PlannedRun, settings: Settings, *, limit_bytes: int | None, say: Say | None
+) -> ProbeReport:
+    """Try micro-batches of a run; every try that says something of memory enters the history at once.
+
+    Args:
+        planned: the experiment.
+        run: the run.
+        settings: where models, caches and the history are.
+        limit_bytes: what a try may take of the machine's memory; none: most of what is free.
+        say: hears of progress.
+
+    Raises:
+        InputFault: the run trains nothing, or not with our trainer.
+        EnvironmentFault: the packages that train are not installed.
+        RunsFailed: the first try could not be made.
+    """
+    if run.train is None or run.batches is None:
+        raise InputFault(f"{run.name} is a control: it trains nothing", hint="--run another one")
+    if run.train.backend != PROBED:
+        raise InputFault(f"a probe runs the trainer {PROBED!r}, and {run.name} is trained by {run.train.backend!r}")
+    lengths = _lengths(planned.plan, run, planned.folder.root, settings)
+    batches = {size: _largest(run, lengths, size) for size in divisors(run.train.global_batch_size)}
+    machine = machine_here(planned.plan.gpus_per_run)
+    shape = shape_of_folder(Path(planned.plan.models[run.model].path))
+    limit = free_host_bytes() if limit_bytes is None else limit_bytes
+    request, keep = _request(planned.plan, run, settings)
+    predicted = _predicted(run, shape, batches, machine, limit)
+    return probe(request, batches, predicted=predicted, host_limit_bytes=limit, say=say, keep=keep)
+
+
+_NO_MEMORY = Missing(missing="a batch of the mean size was tried, not the largest one")
+MOST_STEPS = 20
+"""Steps of a quick probe, at most."""
+BUDGET_SECONDS = 4.0
+"""Time of its steps, as far as the least number of steps leaves a choice; the start of its process comes on top."""
+_BUSY = 1.5
+"""Load per thread above which others use the machine as well."""
+PATIENCE_SECONDS = 180.0
+"""Time after which a quick probe is given up: it is no longer cheap."""
+
+
+def unmeasured(plan: Plan, runs: Sequence[PlannedRun], settings: Settings) -> list[PlannedRun]:
+    """Return one run of each model of which nothing was measured on this machine, the one with the longest training.
+
+    Args:
+        plan: a plan; one for another machine has none that could be measured here.
+        runs: the runs that are still to be trained.
+        settings: where the history is.
+    """
+    if plan.executor != "local" or machine_here(plan.gpus_per_run).key != plan.machine.key:
+        return []
+    found: dict[str, PlannedRun] = {}
+    for run in runs:
+        if run.train is None or run.batches is None or run.train.backend != PROBED:
+            continue
+        if run.model not in found or _seconds(run) > _seconds(found[run.model]):
+            found[run.model] = run
+    past = past_runs(settings, {PROBED}, found).time if found else ()
+    return [run for run in found.values() if not _is_known(plan, run, past)]
+
+
+def measure_unknown(plan: Plan, folder: ExperimentFolder, settings: Settings, tell: Callable[[str], None]) -> bool:
+    """Measure some steps of each model that is to be trained here and of which nothing is known on this machine.
+
+    What goes wrong is told and does not stop anything: the plan then rests on formulas.
+
+    Args:
+        plan: the plan, before it is written.
+        folder: its experiment.
+        settings: where models, caches and the history are.
+        tell: hears what is tried and what came of it.
+
+    Returns:
+        Whether something was learned, so that the plan is to be made again.
+    """
+    learned = False
+    for run in unmeasured(plan, [run for run in plan.runs if not folder.has_started(run.name)], settings):
+        tell(
+            f"nothing was measured of {run.model} on this machine: trying some of its training steps for a few seconds "
+            "(--no-probe leaves that out)"
+        )
+        try:
+            one = quick_probe(plan, run, folder.root, settings)
+        except TouchlineError as fault:
+            tell(f"the probe gave nothing ({fault.message}): the plan rests on formulas")
+            continue
+        kept = one.outcome is ProbeOutcome.FITS or one.outcome.out_of_memory
+        tell(f"probe: {describe(one)}" + ("; kept in the history" if kept else ": the plan rests on formulas"))
+        if kept and (load := busy_load(one)) is not None:
+            tell(
+                f"the machine was busy (load {load:.1f}): the times of this plan are those of a machine as busy as that"
+            )
+        learned = learned or kept
+    return learned
+
+
+def busy_load(one: ProbeTry) -> float | None:
+    """Return the load of the machine before a try on a CPU if others used it too, else None."""
+    if one.answer is None or one.answer.machine.device != "cpu" or one.answer.machine.load_1min is None:
+        return None
+    load = one.answer.machine.load_1min
+    return load if load > _BUSY * one.answer.machine.threads else None
+
+
+def quick_probe(plan: Plan, run: PlannedRun, root: Path, settings: Settings) -> ProbeTry:
+    """Measure some steps of a run at its usual batch, in a process of its own, and keep them in the history.
+
+    Args:
+        plan: the plan.
+        run: a run that trains with our trainer.
+        root: the experiment's folder.
+        settings: where models, caches and the history are.
+
+    Raises:
+        InputFault: the model cannot be loaded.
+        EnvironmentFault: the packages that train are not installed, or the history cannot be written.
+        RunsFailed: no step could be made.
+    """
+    assert run.train is not None
+    assert run.batches is not None
+    lengths = _lengths(plan, run, root, settings)
+    limit = free_host_bytes()
+    request, keep = _request(plan, run, settings, largest=False)
+    request = replace(request, steps=MOST_STEPS, budget_seconds=BUDGET_SECONDS)
+    report = probe(
+        request,
+        {run.batches.micro_batch_size: _usual(run, lengths)},
+        predicted=run.batches.micro_batch_size,
+        host_limit_bytes=limit,
+        timeout_seconds=PATIENCE_SECONDS,
+        keep=keep,
+    )
+    return report.tries[-1]
+
+
+def _is_known(plan: Plan, run: PlannedRun, past: Sequence[TimePoint]) -> bool:
+    assert run.train is not None
+    shape = shape_of_folder(Path(plan.models[run.model].path))
+    if isinstance(shape, Missing):
+        # Without dimensions no estimate could use what is measured.
+        return True
+    setup = get_backend(run.train.backend).setup(run.train, shape, plan.machine, 1)
+    return any(
+        model_of(point.setup.shape) == model_of(shape)
+        and place(point.machine) == place(plan.machine.key)
+        and stack_of(point.setup) == stack_of(setup)
+        for point in past
+    )
+
+
+def _seconds(run: PlannedRun) -> float:
+    return 0.0 if isinstance(run.train_seconds, Missing) else run.train_seconds.value
+
+
+def _usual(run: PlannedRun, lengths: Lengths) -> MicroBatch:
+    """Return a micro-batch with as many tokens as those of the run have on average."""
+    assert run.train is not None
+    forecast = get_backend(run.train.backend).forecast(run.train, lengths, run.seed)
+    if isinstance(forecast, Missing) or run.batches is None:
+        raise InputFault(f"the batches of {run.name} are not known")
+    tokens = float(forecast.micro_batch_tokens.mean())
+    rows = max(1, min(forecast.largest.rows, run.batches.micro_batch_size))
+    width = max(2, math.ceil(tokens / rows))
+    share = forecast.largest.label_tokens / forecast.largest.tokens
+    return MicroBatch(rows=rows, width=width, label_tokens=min(max(rows, round(rows * width * share)), rows * width))
+
+
+def _lengths(plan: Plan, run: PlannedRun, root: Path, settings: Settings) -> Lengths:
+    model = plan.models[run.model]
+    found = token_lengths(model, run.data, "train", root, plan.date, settings.cache_dir)
+    return Lengths(prompt=found.prompt, answer=found.answer, prefix=found.prefix)
+
+
+def _request(
+    plan: Plan, run: PlannedRun, settings: Settings, *, largest: bool = True
+) -> tuple[ProbeRequest, Callable[[ProbeTry], None]]:
+    """Return what all tries of a run have in common, and what puts each of them into the history.
+
+    Without the `largest` batch a try says how fast the machine is, and nothing of the memory that a training takes.
+    """
+    assert run.train is not None
+    assert run.batches is not None
+    model, machine = plan.models[run.model], machine_here(plan.gpus_per_run)
+    shape = shape_of_folder(Path(model.path))
+    request = ProbeRequest(
+        model=ProbedModel(name=model.name, path=model.path),
+        train=run.train,
+        seed=run.seed,
+        width=1,
+        label_tokens=1,
+        micro_batches_per_step=2 if run.batches.gradient_accumulation_steps > 1 else 1,
+    )
+
+    def keep(one: ProbeTry) -> None:
+        record = probe_record(request, one, None if isinstance(shape, Missing) else shape, machine)
+        if isinstance(record, RunRecord):
+            costs = record.costs if largest else replace(record.costs, peak_memory=_NO_MEMORY)
+            remember(settings.history_dir, replace(record, costs=costs))
+
+    return request, keep
+
+
+def _largest(run: PlannedRun, lengths: Lengths, size: int) -> MicroBatch:
+    assert run.train is not None
+    settings = settings_of(replace(run.train, micro_batch_size=size, packed=False), seed=run.seed)
+    largest = batching_of(PROBED).forecast(lengths.total, settings, lengths.answer).largest
+    return replace(largest, label_tokens=max(largest.label_tokens, largest.rows))
+
+
+def _predicted(
+    run: PlannedRun,
+    shape: ModelShape | Missing,
+    batches: Mapping[int, MicroBatch],
+    machine: TargetMachine,
+    limit_bytes: int,
+) -> int | None:
+    """The largest size that should fit by the formula; none where it has no dimensions to go by."""
+    if isinstance(shape, Missing) or run.train is None:
+        return None
+    outlook: Outlook = look_at(machine, {run.model: shape})
+    fitting = None
+    for size, batch in sorted(batches.items()):
+        setup = get_backend(run.train.backend).setup(run.train, shape, machine, batch.width)
+        found = memory_of(setup, batch, outlook)
+        if isinstance(found, Missing):
+            return None
+        room = limit_bytes / GIB if machine.kind == "cpu" else getattr(found.capacity_gib, "value", None)
+        if room is None:
+            return None
+        if found.process.value <= room:
+            fitting = size
+    return fitting

@@ -1,0 +1,181 @@
+"""One try of a probe: a fresh process, watched, ended when it takes too much, and believed only in good order."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import IO
+
+import psutil
+from pydantic import TypeAdapter, ValidationError
+
+from touchline.core.units import MIB, format_bytes, format_seconds
+from touchline.data.gpus import ask_driver, visible_gpus
+from touchline.history.probe import ProbeAnswer, ProbeFault, ProbeOutcome, ProbeReply, ProbeRequest
+
+LOOK_SECONDS = 0.02
+"""Between two looks at the process's memory: memory is filled with some gigabytes a second, so that a process is
+ended within some hundred megabytes over its limit."""
+_PROGRAM = "touchline.train.probe"
+_OUTPUT_LIMIT_BYTES = 1 << 20
+_REPLY = TypeAdapter(ProbeReply)
+_REQUEST = TypeAdapter(ProbeRequest)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TryEnd:
+    """How the process of a try ended."""
+
+    outcome: ProbeOutcome
+    """What that means."""
+    wall_seconds: float
+    """From its start to its end."""
+    seen_bytes: int
+    """The largest resident set that was seen."""
+    answer: ProbeAnswer | None
+    """What it measured."""
+    fault: ProbeFault | None
+    """Why it could not try."""
+    message: str
+    """Why it does not fit; empty when it does."""
+
+
+def run_try(
+    request: ProbeRequest, host_limit_bytes: int, timeout_seconds: float, command: Sequence[str] | None = None
+) -> TryEnd:
+    """One try in a process of its own, which is gone when this returns or raises, and when this process is killed.
+
+    Args:
+        request: what to try.
+        host_limit_bytes: resident set above which it is killed.
+        timeout_seconds: time after which it is killed.
+        command: the program; the trainer's own where none is given.
+    """
+    words = list(command) if command is not None else [sys.executable, "-m", _PROGRAM, "--attached"]
+    began = time.monotonic()
+    with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as talk:
+        # A session of its own: Ctrl-C comes to this process alone, which then ends the other.
+        process = subprocess.Popen(  # noqa: S603 (our own words)
+            words, stdin=subprocess.PIPE, stdout=output, stderr=talk, start_new_session=True
+        )
+        try:
+            killed, seen_bytes = _watch(process, request, host_limit_bytes, began + timeout_seconds)
+        finally:
+            if process.poll() is None:
+                process.kill()
+            process.wait()
+            if process.stdin is not None:
+                # What it did not read is lost with it.
+                with contextlib.suppress(BrokenPipeError):
+                    process.stdin.close()
+        return _judged(
+            process.returncode,
+            killed,
+            seen_bytes=seen_bytes,
+            wall_seconds=time.monotonic() - began,
+            limit_bytes=host_limit_bytes,
+            output=_tail(output),
+            talk=_tail(talk),
+        )
+
+
+def _watch(
+    process: subprocess.Popen[bytes], request: ProbeRequest, limit_bytes: int, deadline: float
+) -> tuple[ProbeOutcome | None, int]:
+    """Give it its request and look at it until it ends; (why it was killed, largest resident set seen)."""
+    assert process.stdin is not None
+    with contextlib.suppress(BrokenPipeError):
+        process.stdin.write(_REQUEST.dump_json(request) + b"\n")
+        process.stdin.flush()
+    seen_bytes = 0
+    with contextlib.suppress(psutil.NoSuchProcess):
+        watched = psutil.Process(process.pid)
+        while process.poll() is None:
+            seen_bytes = max(seen_bytes, int(watched.memory_info().rss))
+            if seen_bytes > limit_bytes:
+                return ProbeOutcome.HOST_OOM, seen_bytes
+            if time.monotonic() > deadline:
+                return ProbeOutcome.TIMEOUT, seen_bytes
+            time.sleep(LOOK_SECONDS)
+    process.wait()
+    return None, seen_bytes
+
+
+def _judged(
+    code: int,
+    killed: ProbeOutcome | None,
+    *,
+    seen_bytes: int,
+    wall_seconds: float,
+    limit_bytes: int,
+    output: str,
+    talk: str,
+) -> TryEnd:
+    """What an end means; nothing but an answer of a process that ended well is a fit."""
+    reply = ProbeReply() if killed is not None else _reply(output)
+    outcome, message = ProbeOutcome.CRASHED, ""
+    lines = [
+        line.removeprefix("touchline: ").removeprefix("error: ").strip() for line in talk.splitlines() if line.strip()
+    ]
+    if killed is ProbeOutcome.HOST_OOM:
+        outcome = killed
+        message = f"its process took more than {format_bytes(limit_bytes)} and was ended"
+    elif killed is not None:
+        outcome, message = killed, f"it did not end in {format_seconds(wall_seconds)}"
+    elif reply.answer is not None and code == 0:
+        outcome, message = reply.answer.outcome, reply.answer.message
+        if outcome is ProbeOutcome.FITS and _exceeds(reply.answer, limit_bytes):
+            outcome, message = ProbeOutcome.HOST_OOM, f"its process took more than {format_bytes(limit_bytes)}"
+    elif reply.fault is not None:
+        message = reply.fault.message
+    elif code == -signal.SIGKILL:
+        outcome = ProbeOutcome.HOST_OOM
+        message = "killed from outside, as the kernel does where memory runs out"
+    else:
+        ended = f"signal {-code} ({signal.strsignal(-code)})" if code < 0 else f"code {code}"
+        message = f"it ended with {ended} and without an answer{f': {lines[-1][:300]}' if lines else ''}"
+    return TryEnd(
+        outcome=outcome,
+        wall_seconds=wall_seconds,
+        seen_bytes=seen_bytes,
+        answer=reply.answer,
+        fault=reply.fault,
+        message=message,
+    )
+
+
+def _exceeds(answer: ProbeAnswer, limit_bytes: int) -> bool:
+    """Whether its peak, which may lie between two looks, was over the limit."""
+    if answer.machine.device != "cpu" or answer.memory is None or answer.memory.process_bytes is None:
+        return False
+    return answer.memory.process_bytes > limit_bytes
+
+
+def _reply(output: str) -> ProbeReply:
+    """The reply on the last line; an empty one where there is none."""
+    try:
+        return _REPLY.validate_json(output.strip().splitlines()[-1])
+    except (ValidationError, IndexError):
+        return ProbeReply()
+
+
+def _tail(stream: IO[bytes]) -> str:
+    size = stream.seek(0, 2)
+    stream.seek(max(size - _OUTPUT_LIMIT_BYTES, 0))
+    return stream.read().decode("utf-8", errors="replace")
+
+
+def gpu_in_use_bytes() -> int | None:
+    """What is held of the first visible GPU, as its driver says; none without a GPU. Not verified on a GPU."""
+    visible = visible_gpus()
+    for line in ask_driver("index,uuid,memory.used") if visible else []:
+        index, uuid, used = (part.strip() for part in line.split(",", 2))
+        if visible[0] in (index, uuid) and used.split()[:1] and used.split()[0].isdigit():
+            return int(used.split()[0]) * MIB
+    return None

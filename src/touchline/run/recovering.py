@@ -1,0 +1,276 @@
+"""After a job that did not finish its work: start it again, plan it smaller, or stop; siblings learn from it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from touchline.core.errors import Refused, TouchlineError
+from touchline.core.status import EXIT_NO_PARENT, Attempt, JobState
+from touchline.data.metrics import AttemptRow
+from touchline.data.metrics_file import read_metrics
+from touchline.data.settings import Settings
+from touchline.plan.causes import Decision, Diagnosis, Failure, Step
+from touchline.plan.recovery import decide, given_up, halved
+from touchline.run.diagnosis import diagnose, newest_output
+from touchline.run.jobs import missing_evaluations, trained
+from touchline.run.ledger import Ledger
+from touchline.run.planning import Planned
+from touchline.run.protocol import Executor, Job
+from touchline.run.replanning import with_micro_batches
+from touchline.run.run_status import counted
+from touchline.run.statusfiles import read_attempts
+from touchline.slurm.job_view import EVALUATE, JobView
+from touchline.spec.plan import PlannedRun
+
+Tell = Callable[[str], None]
+Shape = tuple[object, ...]
+
+
+class Recovery:
+    """What a queue asks before it starts a job and after one has ended.
+
+    Args:
+        planned: the plan; `planned` is the newest one afterwards.
+        settings: where models and the history are.
+        executor: takes siblings out of its queue that would fail the same way.
+        ledger: where every decision is recorded.
+        tell: hears of every decision, in a sentence.
+        retry: start also what failed twice the same way.
+    """
+
+    def __init__(
+        self,
+        planned: Planned,
+        settings: Settings,
+        executor: Executor,
+        ledger: Ledger,
+        tell: Tell,
+        *,
+        retry: bool = False,
+    ) -> None:
+        self.planned = planned
+        self.stopped: dict[str, str] = {}
+        self._settings, self._executor, self._ledger, self._tell = settings, executor, ledger, tell
+        self._retry = retry
+        self._playing: dict[str, Job] = {}
+        self._smaller = self._learned()
+        self._withdrawn: set[str] = set()
+        self._unbegun: dict[str, list[Failure]] = {}
+
+    @property
+    def called_back(self) -> frozenset[str]:
+        """Jobs that were taken out of the scheduler's queue, to be planned smaller."""
+        return frozenset(self._withdrawn)
+
+    def admit(self, jobs: Sequence[Job]) -> list[Job]:
+        """Those of these jobs that may start: not what failed twice the same way already."""
+        admitted: list[Job] = []
+        for job in jobs:
+            failures = [] if self._retry or _of_evaluation(job) else failures_of(job, None)
+            if (decision := given_up(failures)) is not None:
+                self._stop(job, f"{decision.why}; `--retry` starts it all the same", failures)
+                continue
+            if (parent := self._stopped_parent(job)) is not None:
+                self._stop(job, _will_not_be(parent), ())
+                continue
+            admitted.append(job)
+        self._playing |= {job.name: job for job in admitted}
+        return admitted
+
+    def before(self, job: Job) -> bool:
+        """Whether a job is still to be started; what a sibling has learned is planned for it then.
+
+        Between the list of what is missing and now, somebody else's job may have finished it.
+
+        Raises:
+            Refused: what it builds on will not be there.
+        """
+        if self._is_done(job):
+            return False
+        if (parent := self._stopped_parent(job)) is not None:
+            raise Refused(_will_not_be(parent))
+        run = self._run(job)
+        if run is None or run.train is None:
+            return True
+        size, now = self._smaller.get(_shape(run)), run.train.micro_batch_size
+        if size is None or not isinstance(now, int) or now <= size or self.planned.folder.has_started(run.name):
+            return True
+        self._plan_smaller(run, size, f"{run.name}: {size} examples a forward pass, as its sibling did not fit")
+        return True
+
+    def after(self, job: Job, view: JobView) -> Sequence[Job]:
+        """A job has ended: what is to be started now, itself perhaps again."""
+        if self._is_done(job):
+            self._playing.pop(job.name, None)
+            return ()
+        if job.name in self._withdrawn and view.state is JobState.CANCELLED:
+            self._withdrawn.discard(job.name)
+            return (job,)
+        if view.exit_code == EXIT_NO_PARENT and any(name in self._playing for name in job.after):
+            # What it builds on is started again, and it behind that.
+            return (job,)
+        if not view.job_id and view.source == "ledger" and view.state is JobState.FAILED:
+            # Nothing was started, and the same words would come again.
+            self._ledger.record("decided", job.name, state=Step.STOP.value, reason=view.reason)
+            self._stop(job, view.reason, ())
+            return ()
+        failures = failures_of(job, view)
+        if not read_attempts(job.status):
+            # Its script ended before the supervisor did anything: only this command knows how often.
+            self._unbegun.setdefault(job.name, []).extend(failures)
+            failures = list(self._unbegun[job.name])
+        run = self._run(job)
+        micro = run.train.micro_batch_size if run is not None and run.train is not None else None
+        decision = decide(failures, micro if isinstance(micro, int) else None)
+        if decision.step is Step.SMALLER and run is not None and run.train is not None and isinstance(micro, int):
+            decision = self._shrink(run, micro, run.train.global_batch_size, decision)
+        self._ledger.record("decided", job.name, job_id=view.job_id, state=decision.step.value, reason=decision.why)
+        if decision.step is Step.STOP:
+            self._stop(job, decision.why, failures)
+            return ()
+        self._tell(f"{job.name}: {decision.why}")
+        return (job,)
+
+    def _is_done(self, job: Job) -> bool:
+        run = self.planned.plan.run(job.name.removeprefix(EVALUATE))
+        if run is None or not trained(self.planned.folder, run):
+            # Before its training is over, nothing can be missing of an evaluation, and yet it is not done.
+            return False
+        return not (_of_evaluation(job) and missing_evaluations(self.planned, run, None))
+
+    def _stopped_parent(self, job: Job) -> str | None:
+        """Something that a job builds on and that will not be there."""
+        return next((name for name in job.after if name in self.stopped), None)
+
+    def _learned(self) -> dict[Shape, int]:
+        """The micro-batches that earlier calls found to fit after larger ones did not."""
+        found: dict[Shape, int] = {}
+        for entry in self._ledger.entries():
+            run = self.planned.plan.run(entry.job)
+            if entry.event != "decided" or entry.state != Step.SMALLER.value or run is None or run.train is None:
+                continue
+            if isinstance(size := run.train.micro_batch_size, int):
+                found[_shape(run)] = min(size, found.get(_shape(run), size))
+        return found
+
+    def _run(self, job: Job) -> PlannedRun | None:
+        return None if _of_evaluation(job) else self.planned.plan.run(job.name)
+
+    def _stop(self, job: Job, why: str, failures: Sequence[Failure]) -> None:
+        self._playing.pop(job.name, None)
+        lines = failures[-1].diagnosis.lines if failures else ()
+        self.stopped[job.name] = "\n    ".join([why, *lines])
+        self._tell(f"{job.name}: stopped: {self.stopped[job.name]}")
+
+    def _shrink(self, run: PlannedRun, micro: int, global_batch: int, decision: Decision) -> Decision:
+        """Plan a run with a smaller micro-batch, and call back the siblings that wait in the scheduler's queue."""
+        size = halved(micro, global_batch)
+        why = f"{decision.why}: now {size}, and {-(-global_batch // size)} accumulated to the same global batch"
+        try:
+            self._plan_smaller(run, size, f"{run.name}: {why}")
+        except TouchlineError as fault:
+            return Decision(step=Step.STOP, why=f"{decision.why}, and it cannot be planned smaller: {fault.message}")
+        self._smaller[_shape(run)] = size
+        self._call_back(run)
+        return Decision(step=Step.SMALLER, why=why)
+
+    def _plan_smaller(self, run: PlannedRun, size: int, reason: str) -> None:
+        self.planned = with_micro_batches(self.planned, self._settings, {run.name: size}, reason)
+
+    def _call_back(self, run: PlannedRun) -> None:
+        siblings = [
+            job
+            for job in self._playing.values()
+            if job.name != run.name
+            and (other := self._run(job)) is not None
+            and _shape(other) == _shape(run)
+            and not self.planned.folder.has_started(job.name)
+        ]
+        seen = self._executor.look(siblings) if siblings else {}
+        queued = [
+            job for job in siblings if (view := seen.get(job.name)) is not None and view.state is JobState.PENDING
+        ]
+        self._withdrawn |= {job.name for job in queued}
+        if queued:
+            self._executor.stop(queued)
+
+
+def failures_of(job: Job, view: JobView | None) -> list[Failure]:
+    """The attempts at a job that ended without finishing it, oldest first.
+
+    Args:
+        job: the job.
+        view: how its last attempt ended, by the executor's word; None when only the folder is asked.
+    """
+    attempts = counted(read_attempts(job.status))
+    rows = () if _of_evaluation(job) else read_metrics(job.folder / "metrics.jsonl").attempts
+    failures = [_failure(job, attempt, attempts[i + 1 :], rows) for i, attempt in enumerate(attempts)]
+    if view is None:
+        return failures
+    last = attempts[-1] if attempts else None
+    told = last is not None and view.job_id in ("", last.start.job_id)
+    code = last.exit.code if told and last is not None and last.exit is not None else view.exit_code
+    diagnosis = failures[-1].diagnosis if told else _diagnosis(job, view.job_id, code)
+    if view.source == "ledger" and view.reason:
+        diagnosis = Diagnosis(cause=view.reason)
+    final = Failure(
+        state=JobState.FAILED if view.state is JobState.COMPLETED else view.state,
+        exit_code=code,
+        reason=view.reason,
+        progressed=told and failures[-1].progressed,
+        diagnosis=diagnosis,
+    )
+    return [*(failures[:-1] if told else failures), final]
+
+
+def _failure(job: Job, attempt: Attempt, later: Sequence[Attempt], rows: Sequence[AttemptRow]) -> Failure:
+    code = None if attempt.exit is None else attempt.exit.code
+    state = attempt.state
+    if attempt.exit is None:
+        state = JobState.UNKNOWN
+    elif state is JobState.COMPLETED:
+        # It said 0, and yet the work is not there.
+        state = JobState.FAILED
+    return Failure(
+        state=state,
+        exit_code=code,
+        reason="it died without a word" if attempt.exit is None else attempt.exit.reason,
+        progressed=_progressed(job.folder, attempt, later, rows),
+        diagnosis=_diagnosis(job, attempt.start.job_id, code),
+    )
+
+
+def _progressed(folder: Path, attempt: Attempt, later: Sequence[Attempt], rows: Sequence[AttemptRow]) -> bool:
+    """Whether an attempt saved further than it had begun: where the next one began, or what is saved now, tells."""
+    begun = attempt.start.time_unix
+    until = later[0].start.time_unix if later else float("inf")
+    own = [row.from_step for row in rows if begun <= row.time_unix < until]
+    if not own:
+        return False
+    after = [row.from_step for row in rows if row.time_unix >= until]
+    if after:
+        return after[0] > own[0]
+    saved = [int(path.name.partition("_")[2]) for path in folder.glob("resume/step_*") if path.name[5:].isdigit()]
+    return max(saved, default=0) > own[0]
+
+
+def _diagnosis(job: Job, job_id: str, code: int | None) -> Diagnosis:
+    pattern = job.output.replace("{job}", "*")
+    return diagnose(newest_output(job.folder, job_id, pattern), code)
+
+
+def _will_not_be(parent: str) -> str:
+    return f"it builds on {parent}, which will not be trained now"
+
+
+def _of_evaluation(job: Job) -> bool:
+    return job.name.startswith(EVALUATE)
+
+
+def _shape(run: PlannedRun) -> Shape:
+    """Equal for runs whose forward passes need the same memory at the same micro-batch, but for their data."""
+    train = run.train
+    if train is None:
+        return (run.name,)
+    return (run.model, train.packed, train.max_seq_len, train.gradient_checkpointing, train.base_dtype, train.backend)

@@ -1,0 +1,118 @@
+"""Progress of a command's jobs: each active one, and all together with the time left."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+
+from touchline.core.quantity import Measured
+from touchline.core.status import JobState
+from touchline.plan.totals import added, scaled
+from touchline.run.jobs import missing_evaluations, trained
+from touchline.run.pace import seconds_left
+from touchline.run.planning import Planned
+from touchline.run.progress import JobProgress, evaluation_progress
+from touchline.run.protocol import Job
+from touchline.run.recent import ACTIVE_TAIL_BYTES, read_recent
+from touchline.run.selection import Say
+from touchline.slurm.job_view import EVALUATE, JobView
+from touchline.spec.plan import PlannedRun
+
+TOTAL = "total"
+"""Name of the row for all jobs together."""
+
+
+class Progress:
+    """Work that a command has to do, and how much of it is left; `watch` is called on every turn of the queue."""
+
+    def __init__(
+        self, planned: Planned, runs: Sequence[PlannedRun], say: Say, *, at_once: int, train: bool, epochs: str | None
+    ) -> None:
+        """List the missing trainings and evaluations.
+
+        Args:
+            planned: the plan, its folders written.
+            runs: the runs to work on.
+            say: receives the rows.
+            at_once: jobs that run at the same time, as far as that is known.
+            train: whether missing trainings are done.
+            epochs: checkpoints to evaluate, instead of those of experiment.yaml.
+        """
+        self._runs = {run.name: run for run in runs}
+        self._say = say
+        self._at_once = max(at_once, 1)
+        self._shared = planned.plan.executor != "slurm"
+        self._left: dict[str, Measured] = {}
+        self._began: dict[str, float] = {}
+        self._active: set[str] = set()
+        started: set[str] = set()
+        for run in runs:
+            trains = train and run.batches is not None and not trained(planned.folder, run)
+            if trains:
+                self._left[run.name] = run.train_seconds
+            if trains or missing_evaluations(planned, run, epochs):
+                own = [] if self._shared and run.model in started else [run.evaluate_startup_seconds]
+                started.add(run.model)
+                self._left[f"{EVALUATE}{run.name}"] = added([run.evaluate_seconds, *own], "s")
+        self._all = len(self._left)
+
+    def watch(self, jobs: Sequence[Job], seen: Mapping[str, JobView]) -> None:
+        """Report every job that is at work, and the total."""
+        rows = [self._row(job, seen.get(job.name)) for job in jobs]
+        names = {name for job in jobs for name in self._parts(job.name)}
+        for name in self._active - names:
+            self._left.pop(name, None)
+        self._active = names
+        self._say([*(row for row in rows if not row.waits), self._total(rows)])
+
+    def _row(self, job: Job, view: JobView | None) -> JobProgress:
+        if view is not None and view.state is JobState.PENDING:
+            return JobProgress(name=job.name, done=0, total=0, text=view.reason, waits=True)
+        return self._evaluation(job) if job.name.startswith(EVALUATE) else self._training(job)
+
+    def _training(self, job: Job) -> JobProgress:
+        run = self._runs[job.name]
+        recent = read_recent(job.folder / "metrics.jsonl", ACTIVE_TAIL_BYTES)
+        began = self._began.setdefault(job.name, time.monotonic())
+        left = seconds_left(run, recent, time.monotonic() - began)
+        self._left[job.name] = left
+        loss = recent.steps[-1].loss if recent.steps else None
+        return JobProgress(
+            name=job.name,
+            done=recent.steps_done,
+            total=0 if run.batches is None else run.batches.steps,
+            text="starting" if not recent.steps else "loss NaN" if loss is None else f"loss {loss:.3f}",
+            left=left,
+        )
+
+    def _evaluation(self, job: Job) -> JobProgress:
+        """Read the item that an evaluation is at; runs that share its process are done one after the other."""
+        row = evaluation_progress(job)
+        parts = self._parts(job.name)
+        run, _, _ = row.text.partition(" ")
+        current = f"{EVALUATE}{run}"
+        if current in parts and row.total:
+            for name in parts[: parts.index(current)]:
+                self._left.pop(name, None)
+            self._left[current] = scaled(self._runs[run].evaluate_seconds, 1 - row.done / row.total, "s")
+        return replace(row, left=added([self._left[name] for name in parts if name in self._left], "s"))
+
+    def _parts(self, name: str) -> list[str]:
+        """Return the pieces of work that a job does: itself, or the evaluations of all runs of a base model."""
+        model = name.removeprefix(EVALUATE)
+        if name == model or not self._shared:
+            return [name]
+        return [f"{EVALUATE}{run.name}" for run in self._runs.values() if run.model == model]
+
+    def _total(self, rows: Collection[JobProgress]) -> JobProgress:
+        waiting = sum(row.waits for row in rows)
+        left = scaled(added(self._left.values(), "s"), 1 / min(self._at_once, max(len(self._left), 1)), "s")
+        return JobProgress(
+            name=TOTAL,
+            done=self._all - len(self._left),
+            total=self._all,
+            text=f"{waiting} queued" if waiting else "",
+            left=left,
+            is_total=True,
+        )

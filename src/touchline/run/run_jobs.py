@@ -1,0 +1,40 @@
+"""The jobs that an experiment's folders hold: a run's training, a run's evaluation, the shared one of a base model."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from touchline.run.folders import ExperimentFolder
+from touchline.run.protocol import Job
+from touchline.slurm.job_view import EVALUATE
+
+
+def run_training(folder: ExperimentFolder, run: str) -> Job:
+    """The training of a run."""
+    place = folder.run(run)
+    return _scripted(run, place, "finetune.slurm", place / "status", "slurm-{job}.out")
+
+
+def run_evaluation(folder: ExperimentFolder, run: str) -> Job:
+    """The evaluation of one run by its own script."""
+    place = folder.run(run)
+    return _scripted(f"{EVALUATE}{run}", place, "eval.slurm", place / "eval" / "status", "slurm-eval-{job}.out")
+
+
+def model_evaluation(folder: ExperimentFolder, model: str, request: Path) -> Job:
+    """The evaluation, on this machine, of all runs of one base model that `request` lists."""
+    place = folder.evaluation(model)
+    work = ("-m", "touchline.evaluate", "--experiment", str(folder.root), "--request", str(request))
+    return Job(
+        name=f"{EVALUATE}{model}",
+        folder=place,
+        status=place / "status",
+        script=None,
+        command=(sys.executable, "-m", "touchline.run.attempt", "--", sys.executable, *work),
+        output="{job}.out",
+    )
+
+
+def _scripted(name: str, folder: Path, script: str, status: Path, output: str) -> Job:
+    return Job(name=name, folder=folder, status=status, script=script, command=("bash", script), output=output)

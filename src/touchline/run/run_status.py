@@ -1,0 +1,126 @@
+"""How a run stands, derived in one place from three facts: its job, its artefacts, its evaluations."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from touchline.core.status import EXIT_HELD, Attempt, JobState, RunStatus, TrainingOutcome
+from touchline.slurm.job_view import JobView
+from touchline.spec.runs import RunKind
+
+HEARTBEAT_STALE_SECONDS = 120.0
+"""An attempt that has shown no sign of life for so long may be dead; it writes one every five seconds, but a network
+file system shows it late."""
+_WAITING = frozenset({JobState.PENDING, JobState.CONFIGURING, JobState.REQUEUED})
+_ENDED_BY_ITSELF = frozenset({JobState.FAILED, JobState.OUT_OF_MEMORY})
+_FROM_OUTSIDE = frozenset(
+    {JobState.TIMEOUT, JobState.DEADLINE, JobState.NODE_FAIL, JobState.BOOT_FAIL, JobState.PREEMPTED}
+)
+_SIGNALS_ABOVE = 128
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Standing:
+    """What a run's status is derived from."""
+
+    kind: RunKind
+    """Fine-tuned, or a control."""
+    prepared: bool
+    """Whether its folder is written."""
+    outcome: TrainingOutcome
+    """What the artefacts say."""
+    evaluated: bool
+    """Whether an evaluation of these weights with these settings is there."""
+    job: JobView | None
+    """Its job: the training's, of a control the evaluation's; none when there was none."""
+
+
+def counted(attempts: Sequence[Attempt]) -> tuple[Attempt, ...]:
+    """The attempts without those that found another one at work and did nothing."""
+    return tuple(each for each in attempts if each.exit is None or each.exit.code != EXIT_HELD)
+
+
+def training_outcome(
+    kind: RunKind, *, steps_planned: int | None, marked_steps: int | None, last_export_whole: bool, begun: bool
+) -> TrainingOutcome:
+    """What the artefacts of a training say.
+
+    Args:
+        kind: fine-tuned, or a control, which trains nothing.
+        steps_planned: optimizer steps of the plan.
+        marked_steps: steps that training.json of this very plan tells; none when there is no such file.
+        last_export_whole: whether the last checkpoint that training.json names is whole.
+        begun: whether there is an attempt or a row of metrics.
+    """
+    if kind is RunKind.CONTROL:
+        return TrainingOutcome.NOT_STARTED
+    if marked_steps is not None and marked_steps == steps_planned and last_export_whole:
+        return TrainingOutcome.COMPLETE
+    return TrainingOutcome.PARTIAL if begun else TrainingOutcome.NOT_STARTED
+
+
+def run_status(standing: Standing) -> RunStatus:
+    """The status."""
+    job = standing.job
+    if job is not None and job.active:
+        # Of a job that cannot be asked after now, its own traces tell whether it ever began.
+        unseen = job.state is JobState.UNKNOWN and standing.outcome is TrainingOutcome.NOT_STARTED
+        return RunStatus.QUEUED if unseen or job.state in _WAITING else RunStatus.RUNNING
+    waiting = RunStatus.PREPARED if standing.prepared else RunStatus.PLANNED
+    if standing.kind is RunKind.CONTROL:
+        if standing.evaluated:
+            return RunStatus.COMPLETED
+        return waiting if job is None else _unfinished(job)
+    if standing.outcome is TrainingOutcome.COMPLETE:
+        if not standing.evaluated:
+            return RunStatus.TRAINED
+        well = job is None or job.state in (JobState.COMPLETED, JobState.UNKNOWN)
+        return RunStatus.COMPLETED if well else RunStatus.COMPLETED_FAILED_EXIT
+    if standing.outcome is TrainingOutcome.PARTIAL:
+        return RunStatus.INTERRUPTED if job is None else _unfinished(job)
+    # A job that nobody saw begin: cancelled in the queue it leaves nothing, failed before our script it does.
+    if job is None or job.state not in _ENDED_BY_ITSELF | _FROM_OUTSIDE:
+        return waiting
+    return _unfinished(job)
+
+
+def _unfinished(job: JobView) -> RunStatus:
+    """A job is over and its work is not: a fault of its own, or something from outside, after which it goes on."""
+    return RunStatus.FAILED if job.state in _ENDED_BY_ITSELF and not was_killed(job) else RunStatus.INTERRUPTED
+
+
+def was_killed(job: JobView) -> bool:
+    """A kill leaves no exit code, or one above 128; memory that did not do is a fault of its own."""
+    if job.state is JobState.OUT_OF_MEMORY:
+        return False
+    return bool(job.signal) or job.exit_code is None or job.exit_code > _SIGNALS_ABOVE
+
+
+def told(attempts: Sequence[Attempt], now_unix: float) -> JobView | None:
+    """What the files of a job alone tell of it; None when nobody ever started it.
+
+    An attempt on another machine that has written no exit file lives as long as its heartbeat is fresh; after that
+    nobody knows.
+    """
+    if not attempts:
+        return None
+    last = attempts[-1]
+    end, start = last.exit, last.start
+    if end is None and last.alive is None:
+        fresh = last.heartbeat_unix is not None and now_unix - last.heartbeat_unix < HEARTBEAT_STALE_SECONDS
+        state = JobState.RUNNING if fresh else JobState.UNKNOWN
+    else:
+        state = last.state
+    return JobView(
+        job_id=start.job_id,
+        state=state,
+        active=state is JobState.RUNNING,
+        source="exit file" if end is not None else "heartbeat" if last.alive is None else "process",
+        reason=end.reason if end is not None else "it died without a word" if last.alive is False else "",
+        exit_code=None if end is None else end.code,
+        restarts=start.restart,
+        node=start.host,
+        started_unix=start.time_unix,
+        ended_unix=None if end is None else end.time_unix,
+    )

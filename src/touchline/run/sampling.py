@@ -1,0 +1,251 @@
+"""The sampler of one attempt: memory and load of its processes and GPUs, from outside, whatever trainer is at work.
+
+A daemon thread of the supervisor looks every two seconds, more often in the first ones, and writes what it saw to
+status/resources.<job>.<restart>.json now and then, and at the end. A full disk, a process that is gone or a driver that
+refuses never harm the work; a driver that hangs keeps this thread and nothing else. One look at five processes takes
+about half a millisecond.
+
+Memory is the sum of the resident sets: pages that processes share count in each of them, so loaders that are forked
+look larger than they are. What happens between two looks is seen as far as the kernel counts it: processor time always,
+the peak of a process's memory on Linux.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+
+import psutil
+from pydantic import TypeAdapter
+
+from touchline.core.errors import TouchlineError
+from touchline.core.files import write_atomic
+from touchline.run.gpu_meter import GpuMeter, Series, open_gpus
+from touchline.run.resources import ResourceSummary
+
+SAMPLE_SECONDS = 2.0
+"""Between two looks, once it runs."""
+FIRST_SECONDS = (0.05, 0.2, 0.5, 1.0)
+"""Between the first looks: short work is seen too."""
+WRITE_SECONDS = 5.0
+"""Between two writings, as often as the heartbeat."""
+CLOSE_PATIENCE_SECONDS = 2.0
+"""How long the end waits for a look that hangs."""
+RESIDENT = "resident sets of all its processes, summed; shared pages count in each"
+_SUMMARY = TypeAdapter(ResourceSummary)
+_KIB = 1024
+_LINUX = sys.platform == "linux"
+
+
+def resources_file(status: Path, job_id: str, restart: int) -> Path:
+    """Where the summary of an attempt lies."""
+    return status / f"resources.{job_id}.{restart}.json"
+
+
+class ProcessTree:
+    """A process and all that descends from it, looked at again and again."""
+
+    def __init__(self, pid: int) -> None:
+        self._known: dict[int, psutil.Process] = {}
+        self._root = pid
+        self._used: dict[int, float] = {}
+        self._first = True
+
+    def look(self) -> tuple[float, float, float] | None:
+        """(resident bytes, largest resident bytes of one process so far, processor seconds since the last look).
+
+        None when nothing of it is left.
+        """
+        self._find()
+        resident = largest = spent = 0.0
+        for pid, process in list(self._known.items()):
+            try:
+                with process.oneshot():
+                    resident += process.memory_info().rss
+                    times = process.cpu_times()
+                    largest = max(largest, _peak_bytes(pid))
+            except (psutil.Error, OSError, ValueError, IndexError):
+                del self._known[pid]
+                self._used.pop(pid, None)
+                continue
+            used = times.user + times.system
+            # What a process did before the first look is not known to lie in the time that is looked at.
+            before = self._used.get(pid, used if self._first else 0.0)
+            spent += max(used - before, 0.0)
+            self._used[pid] = used
+        self._first = False
+        return (resident, largest, spent) if self._known else None
+
+    @property
+    def pids(self) -> frozenset[int]:
+        """The processes of the last look."""
+        return frozenset(self._known)
+
+    def _find(self) -> None:
+        """Who belongs to it now. A pid that was given to another process is told by when that one began."""
+        for pid, process in list(self._known.items()):
+            if not process.is_running():
+                del self._known[pid]
+                self._used.pop(pid, None)
+        waiting = [self._root, *self._known]
+        seen: set[int] = set()
+        while waiting:
+            pid = waiting.pop()
+            if pid in seen:
+                continue
+            seen.add(pid)
+            if pid not in self._known:
+                try:
+                    self._known[pid] = psutil.Process(pid)
+                except (psutil.Error, OSError):
+                    continue
+            waiting += _children(self._known[pid])
+
+
+def _children(process: psutil.Process) -> list[int]:
+    """Ids of a process's children; on Linux from the kernel's own list, since psutil reads every process there is."""
+    if not _LINUX:
+        with contextlib.suppress(psutil.Error, OSError):
+            return [child.pid for child in process.children()]
+        return []
+    found: list[int] = []
+    with contextlib.suppress(OSError, ValueError):
+        for task in Path(f"/proc/{process.pid}/task").iterdir():
+            with contextlib.suppress(OSError):
+                found += [int(pid) for pid in (task / "children").read_text().split()]
+    return found
+
+
+def _peak_bytes(pid: int) -> float:
+    """The largest resident set that a process ever had; 0 where the system does not tell."""
+    if not _LINUX:
+        return 0.0
+    for line in Path(f"/proc/{pid}/status").read_text(errors="replace").splitlines():
+        if line.startswith("VmHWM:"):
+            return float(line.split()[1]) * _KIB
+    return 0.0
+
+
+class Sampler:
+    """Context around an attempt's work: `with Sampler(status, job_id, restart, process.pid): ...wait for it...`."""
+
+    def __init__(
+        self,
+        status: Path,
+        job_id: str,
+        restart: int,
+        pid: int,
+        *,
+        gpus: Callable[[], GpuMeter | str] = open_gpus,
+        sample_seconds: float = SAMPLE_SECONDS,
+        write_seconds: float = WRITE_SECONDS,
+    ) -> None:
+        """Prepare; nothing is looked at yet.
+
+        Args:
+            status: the job's status folder.
+            job_id: the job.
+            restart: its restart.
+            pid: the work, whose descendants count too.
+            gpus: gives the meter of the job's GPUs, or why there is none.
+            sample_seconds: between two looks.
+            write_seconds: between two writings.
+        """
+        self._path = resources_file(status, job_id, restart)
+        self._job, self._restart = job_id, restart
+        self._tree = ProcessTree(pid)
+        self._open_gpus = gpus
+        self._gpus: GpuMeter | str = "not sampled yet"
+        self._sample_seconds, self._write_seconds = sample_seconds, write_seconds
+        self._memory, self._cpu = Series(), Series()
+        self._began = self._looked = time.monotonic()
+        self._samples = 0
+        self._over = threading.Event()
+        self._guard = threading.Lock()
+        self._thread = threading.Thread(target=self._run, name="sampler", daemon=True)
+
+    def __enter__(self) -> Sampler:
+        # A machine that gives no more threads goes on without a sampler.
+        with contextlib.suppress(RuntimeError):
+            self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._over.set()
+        if self._thread.ident is not None:
+            self._thread.join(CLOSE_PATIENCE_SECONDS)
+        # A thread that hangs in a driver holds the guard; what was written before stays.
+        if self._guard.acquire(timeout=CLOSE_PATIENCE_SECONDS if self._thread.is_alive() else -1):
+            try:
+                self._write()
+                if isinstance(self._gpus, GpuMeter):
+                    self._gpus.close()
+            finally:
+                self._guard.release()
+
+    def summary(self) -> ResourceSummary:
+        """What was seen so far."""
+        method = f"{RESIDENT}; every {self._sample_seconds:g} s"
+        nothing = "it ended before the first look" if self._samples == 0 else "one look is no duration"
+        gpus = self._gpus.summaries() if isinstance(self._gpus, GpuMeter) else ()
+        reason = self._gpus if isinstance(self._gpus, str) else "" if gpus else "no process of the job was on a GPU"
+        cpu = "processor time over wall time; 100 is one core"
+        return ResourceSummary(
+            job_id=self._job,
+            restart=self._restart,
+            time_unix=time.time(),
+            seconds=self._looked - self._began,
+            samples=self._samples,
+            memory_mean=self._memory.measured("mean", "B", nothing, kind="process", method=method),
+            memory_peak=self._memory.measured("peak", "B", nothing, kind="process", method=method),
+            cpu_mean=self._cpu.measured("mean", "%", nothing, method=cpu),
+            cpu_peak=self._cpu.measured("peak", "%", nothing, method=cpu),
+            gpus=gpus,
+            gpu_reason=reason,
+        )
+
+    def _run(self) -> None:
+        with contextlib.suppress(Exception):  # whatever is wrong with looking, the work goes on
+            with self._guard:
+                self._gpus = self._open_gpus()
+            first = list(FIRST_SECONDS)
+            written = time.monotonic()
+            while True:
+                with self._guard:
+                    self._look()
+                    if time.monotonic() - written >= self._write_seconds:
+                        written = time.monotonic()
+                        self._write()
+                if self._over.wait(min(first.pop(0), self._sample_seconds) if first else self._sample_seconds):
+                    return
+
+    def _look(self) -> None:
+        """One sample. Wall time is a clock's that nobody sets."""
+        seen = self._tree.look()
+        if seen is None:
+            return
+        now = time.monotonic()
+        resident, largest, spent = seen
+        if self._samples == 0:
+            self._began = self._looked = now
+        since = now - self._looked
+        self._memory.add(resident, since)
+        self._memory.raise_peak(largest)
+        if since > 0:
+            self._cpu.add(100 * spent / since, since)
+        self._looked = now
+        self._samples += 1
+        if isinstance(self._gpus, GpuMeter):
+            self._gpus.sample(self._tree.pids, since)
+
+    def _write(self) -> None:
+        # The disk may be full, and the folder may be gone.
+        with contextlib.suppress(OSError, TouchlineError):
+            write_atomic(self._path, _SUMMARY.dump_json(self.summary(), indent=1) + b"\n")

@@ -1,0 +1,87 @@
+"""The files of the whole experiment: what submits it by hand, and what a person who opens the folder reads first."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from touchline.core.markup import escape, measured, table
+from touchline.plan.sections import setting_sections
+from touchline.plan.table import markdown_section
+from touchline.run.scripts.folder import interpreter, template
+from touchline.spec.evaluation import BASE_CHECKPOINT, NO_OP_CHECKPOINT, asked_epochs
+from touchline.spec.plan import Plan, PlannedRun
+from touchline.spec.runs import ControlKind, RunKind
+from touchline.spec.site import Site
+
+_RUN_HEADER = ("run", "what it is", "model", "goes on from", "training", "evaluation")
+
+
+def experiment_files(plan: Plan, site: Site) -> dict[str, str]:
+    """README.md and submit_all.sh, by name."""
+    return {"README.md": readme_text(plan, site), "submit_all.sh": submit_text(plan)}
+
+
+def submit_text(plan: Plan) -> str:
+    """submit_all.sh: every training after the one that it goes on from, then the evaluations."""
+    return template("submit_all.sh.j2").render(
+        plan=plan,
+        trained=parents_first([run for run in plan.runs if run.kind is RunKind.FINE_TUNED]),
+        checkpoints={run.name: wanted_checkpoints(run) for run in plan.runs},
+    )
+
+
+def wanted_checkpoints(run: PlannedRun) -> list[str]:
+    """Names of the checkpoints that `evaluate.epochs` asks for, whether they are there or not."""
+    if run.train is None:
+        return [BASE_CHECKPOINT if run.no_op is None else NO_OP_CHECKPOINT]
+    return [f"epoch_{epoch}" for epoch in asked_epochs(run.evaluate.epochs, run.train.epochs)]
+
+
+def parents_first(runs: Sequence[PlannedRun]) -> list[PlannedRun]:
+    """The runs in the plan's order, each after the run that it goes on from; what belongs to a circle is left out."""
+    names = {run.name for run in runs}
+    waiting, done, order = list(runs), set[str](), list[PlannedRun]()
+    while waiting:
+        ready = [run for run in waiting if run.link is None or run.link.parent in done or run.link.parent not in names]
+        if not ready:
+            return order
+        order += ready
+        done |= {run.name for run in ready}
+        waiting = [run for run in waiting if run.name not in done]
+    return order
+
+
+def readme_text(plan: Plan, site: Site) -> str:
+    """README.md of the experiment."""
+    return template("README.md.j2").render(
+        plan=plan,
+        runs=table(_RUN_HEADER, [_row(run) for run in plan.runs]),
+        settings=[markdown_section(each) for each in setting_sections(plan)],
+        example=plan.runs[0].name if plan.runs else "RUN",
+        trains=any(run.kind is RunKind.FINE_TUNED for run in plan.runs),
+        chains=any(run.link is not None for run in plan.runs),
+        python=interpreter(plan, site),
+    )
+
+
+_CONTROLS = {
+    ControlKind.BASE: "control: the base model, evaluated only",
+    ControlKind.NO_OP: "control: the base model through an adapter that changes nothing, evaluated only",
+    ControlKind.SHUFFLED: "control: trained on answers that were dealt out anew",
+}
+
+
+def _row(run: PlannedRun) -> tuple[str, ...]:
+    levels = ", ".join(f"{level.factor} = {level.value}" for level in run.levels)
+    # Plans of before do not say which control a control is.
+    control = ControlKind.BASE if run.kind is RunKind.CONTROL and run.control is None else run.control
+    what = levels or "fine-tuned" if control is None else _CONTROLS[control]
+    cells = (
+        run.name,
+        what,
+        run.model,
+        run.link.parent if run.link is not None else "-",
+        measured(run.train_seconds) if run.kind is RunKind.FINE_TUNED else "-",
+        measured(run.evaluate_seconds),
+    )
+    return tuple(escape(cell) for cell in cells)

@@ -1,0 +1,142 @@
+"""One run's folder: settings to edit, the backend's config, scripts for bash and sbatch alike, the evaluation."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Callable
+from dataclasses import replace
+
+import jinja2
+
+from touchline.backends.registry import get_backend
+from touchline.core.markup import escape
+from touchline.plan.run_settings import nested_settings
+from touchline.run.scripts.header import evaluation_header, goes_on_from, training_header
+from touchline.run.scripts.shell import comment, docstring, quote, slurm_value
+from touchline.spec.anchors import from_run_folder
+from touchline.spec.evaluation import EvaluationConfig, EvaluationTask, PlannedModel, decoding_text
+from touchline.spec.experiment import task_file_stem
+from touchline.spec.labels import labels_of
+from touchline.spec.plan import Plan, PlannedRun
+from touchline.spec.runs import RunKind
+from touchline.spec.site import Site
+from touchline.spec.validate import adapter
+from touchline.spec.write import to_yaml
+
+
+def run_files(plan: Plan, run: PlannedRun, site: Site) -> dict[str, str]:
+    """Every file of a run's folder that exists before it starts, by name.
+
+    Raises:
+        SlurmValueFault: a setting cannot stand on an #SBATCH line.
+    """
+    python = interpreter(plan, site)
+    values = {"plan": plan, "run": run, "site": site, "python": python, "parent": goes_on_from(run)}
+    values |= {"decoding": decoding_text(run.evaluate)}
+    files = {
+        "eval.yaml": _evaluation(plan, run),
+        "eval.py": template("eval.py.j2").render(values),
+        "eval.slurm": template("eval.slurm.j2").render(
+            values, script="eval.slurm", header=evaluation_header(plan, run, site)
+        ),
+    }
+    if run.kind is RunKind.FINE_TUNED and run.train is not None:
+        backend = get_backend(run.train.backend)
+        files |= {
+            "setup_finetune.yaml": setup_text(run),
+            "finetune.yaml": backend.config_text(run, plan),
+            "finetune.slurm": template("finetune.slurm.j2").render(
+                values,
+                script="finetune.slurm",
+                header=training_header(plan, run, site),
+                command=" ".join(quote(word) for word in backend.command(python)),
+            ),
+        }
+    return files
+
+
+def interpreter(plan: Plan, site: Site) -> str:
+    """The Python that the scripts start: on a cluster the one that the user named for its nodes, else the one here."""
+    return site.slurm.python if plan.executor == "slurm" and site.slurm.python is not None else site.python
+
+
+def setup_text(run: PlannedRun) -> str:
+    """setup_finetune.yaml: the run's own part of the experiment, for a person to edit and then accept."""
+    header = (
+        f"# Settings of run {run.name}. You may edit them; then accept the change, which re-plans this run alone:\n"
+        f"#   touchline prepare .. --run {run.name} --accept\n"
+        "# Until you do, nothing is launched with them. Every key is explained in docs/reference/experiment.md.\n"
+    )
+    return header + to_yaml(nested_settings(run))
+
+
+def evaluation_config(plan: Plan, run: PlannedRun) -> EvaluationConfig:
+    """What eval.yaml of a run holds."""
+    model = plan.models[run.model]
+    dataset = plan.datasets[run.dataset]
+    test = next((split.sha256 for split in dataset.splits if split.name == "test"), "")
+    return EvaluationConfig(
+        experiment=plan.experiment,
+        run=run.name,
+        run_digest=run.digest,
+        task=plan.task,
+        date=plan.date,
+        model=PlannedModel(
+            name=model.name,
+            path=model.path,
+            weights_sha256=model.weights_sha256,
+            tokenizer_sha256=model.tokenizer_sha256,
+        ),
+        data=replace(run.data, path=from_run_folder(run.dataset)),
+        data_sha256=test,
+        evaluate=run.evaluate,
+        control=run.kind is RunKind.CONTROL,
+        no_op=run.no_op,
+        own=None if plan.own_task is None else _from_run(plan.own_task),
+        labels=labels_of(plan.labels, run.dataset, run.data, run.evaluate),
+        tasks=tuple(_from_run(task) for task in plan.further_tasks if task.name in run.evaluate.tasks),
+        train_epochs=None if run.train is None else run.train.epochs,
+    )
+
+
+def _from_run(task: EvaluationTask) -> EvaluationTask:
+    """Return a task with its paths as seen from a run's folder."""
+    if task.file is None:
+        return task
+    modules = {from_run_folder(path): sha256 for path, sha256 in task.modules.items()}
+    return replace(task, file=from_run_folder(task.file), modules=modules)
+
+
+def _evaluation(plan: Plan, run: PlannedRun) -> str:
+    config = evaluation_config(plan, run)
+    header = "# Everything that the evaluation of this run needs, resolved; eval.py reads it.\n"
+    return header + to_yaml(json.loads(adapter(EvaluationConfig).dump_json(config)))
+
+
+@functools.cache
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("touchline.run.scripts", "templates"),
+        autoescape=False,  # noqa: S701 (shell and Python, not HTML: every value passes one of the filters below)
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    filters: dict[str, Callable[[str], str]] = {
+        "q": quote,
+        "sbatch": slurm_value,
+        "comment": comment,
+        "md": escape,
+        "doc": docstring,
+        "py": repr,
+        "stem": task_file_stem,
+    }
+    environment.filters |= filters
+    return environment
+
+
+def template(name: str) -> jinja2.Template:
+    """One of our own templates."""
+    return _environment().get_template(name)

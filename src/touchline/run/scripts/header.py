@@ -1,0 +1,233 @@
+"""What a job asks of SLURM: the `#SBATCH` lines of a run's scripts, each with its reason where one is not plain.
+
+An experiment's `compute` overrules the user's `slurm` settings, and both overrule what the plan predicts. What nobody
+knows is not asked for: then a comment says why, and the cluster's own default holds.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from touchline.core.quantity import Measured, Missing, Quantity
+from touchline.core.units import MIB_PER_GIB, minutes_to_seconds, parse_duration
+from touchline.run.scripts.shell import comment, slurm_line, slurm_value
+from touchline.spec.experiment import ComputeConfig
+from touchline.spec.plan import Plan, PlannedRun
+from touchline.spec.runs import RunKind
+from touchline.spec.site import Site, SlurmSite
+
+GRAIN = minutes_to_seconds(1)
+"""SLURM counts limits in whole minutes, and gives `--signal` up to a minute early (sbatch(1))."""
+LARGEST_SHARE = 4
+"""A warning takes at most this part of a limit, so that most of a short job is left for its work."""
+EVALUATION_SUFFIX = "-eval"
+"""What the name of an evaluation's job ends in."""
+
+
+Option = tuple[str, str | None]
+"""An option's long name without dashes, and its value; none for one that has no value."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Header:
+    """The lines between the first one and the first command."""
+
+    lines: tuple[str, ...]
+    """`#SBATCH ...` and `# ...`, as they stand in the script."""
+    signal_seconds: int | None
+    """How long before its limit the job is told to save; none where it is not told."""
+
+
+def asked_options(site: SlurmSite, compute: ComputeConfig, *, gpus: int) -> list[Option]:
+    """What every job of this user asks for, whatever its run: who pays, where it runs, and on what.
+
+    Args:
+        site: the user's settings.
+        compute: the experiment's, which go first.
+        gpus: GPUs of the job.
+    """
+    asked: list[Option] = []
+    for name, value in (
+        ("account", compute.account or site.account),
+        ("partition", compute.partition or site.partition),
+        ("qos", compute.qos or site.qos),
+        ("constraint", compute.constraint or site.constraint),
+    ):
+        if value is not None:
+            asked.append((name, value))
+    # One process on one node: without this line several GPUs may be given on several nodes.
+    asked.append(("nodes", "1"))
+    asked.append(("ntasks", "1"))
+    if gpus:
+        asked.append(("gpus", f"{site.gpu_type}:{gpus}" if site.gpu_type else str(gpus)))
+    if (cpus := compute.cpus_per_run or site.cpus_per_run) is not None:
+        asked.append(("cpus-per-task", str(cpus)))
+    if (size := compute.memory_gb_per_run or site.memory_gb) is not None:
+        asked.append(("mem", slurm_memory(size)))
+    return asked
+
+
+def training_header(plan: Plan, run: PlannedRun, site: Site) -> Header:
+    """The header of finetune.slurm."""
+    limit, why_not = training_limit(plan, run, site.slurm)
+    signal = warning_seconds(limit, site.slurm.signal_seconds)
+    lines = [
+        *_named(run.name, "slurm-%j.out"),
+        *_resources(
+            plan,
+            site.slurm,
+            plan.gpus_per_run,
+            run.peak_memory,
+            "the upper end of what is predicted for the process.",
+        ),
+        *_time(limit, why_not),
+        "# A job that is preempted, or whose node fails, is queued again, and goes on where the last saved state ends.",
+        "#SBATCH --requeue",
+        *_signal(signal, limit, site.slurm),
+        *_own(site.slurm),
+    ]
+    return Header(lines=tuple(lines), signal_seconds=signal)
+
+
+def evaluation_header(plan: Plan, run: PlannedRun, site: Site) -> Header:
+    """The header of eval.slurm."""
+    limit, why_not = evaluation_limit(run)
+    lines = [
+        *_named(run.name + EVALUATION_SUFFIX, "slurm-eval-%j.out"),
+        *_resources(
+            plan,
+            site.slurm,
+            min(plan.gpus_per_run, 1),
+            most_training_memory(plan, run.model),
+            "what training this model takes at most; an evaluation's own is not predicted.",
+        ),
+        *_time(limit, why_not),
+        "# A job that is preempted, or whose node fails, is queued again; what is evaluated by then is kept.",
+        "# Nothing is saved within a checkpoint's evaluation, so no warning is asked for before the limit.",
+        "#SBATCH --requeue",
+        *_own(site.slurm),
+    ]
+    return Header(lines=tuple(lines), signal_seconds=None)
+
+
+def training_limit(plan: Plan, run: PlannedRun, site: SlurmSite) -> tuple[float | None, str]:
+    """(limit of a training in seconds, why there is none).
+
+    A predicted limit is lengthened by the warning, since the work has to end before that comes.
+    """
+    if plan.compute.time_limit is not None:
+        return parse_duration(plan.compute.time_limit), ""
+    limit, why_not = planned_limit(run.time_limit_seconds)
+    return None if limit is None else limit + site.signal_seconds + GRAIN, why_not
+
+
+def evaluation_limit(run: PlannedRun) -> tuple[float | None, str]:
+    """(limit of an evaluation in seconds, why there is none)."""
+    return planned_limit(run.evaluate_limit_seconds)
+
+
+def planned_limit(limit: Measured) -> tuple[float | None, str]:
+    """A planned limit, or the reason why there is none."""
+    return (None, limit.missing) if isinstance(limit, Missing) else (limit.value, "")
+
+
+def warning_seconds(limit: float | None, wanted: int) -> int | None:
+    """How long before its limit a job is told to save; None where the limit is too short for that.
+
+    SLURM may give the signal a minute early, and a job that is told to save when it has just begun would be queued
+    again and again without a step done.
+    """
+    if limit is None:
+        return wanted
+    seconds = min(wanted, int(limit // LARGEST_SHARE))
+    return seconds if seconds >= 1 and limit > seconds + GRAIN else None
+
+
+def slurm_memory(gib: float) -> str:
+    """`64G`, or MiB where it is no whole number of GiB; rounded up."""
+    whole = math.ceil(gib)
+    return f"{whole}G" if whole == gib else f"{math.ceil(gib * MIB_PER_GIB)}M"
+
+
+def slurm_time(seconds: float) -> str:
+    """`H:MM:00`, rounded up to whole minutes."""
+    minutes = max(1, math.ceil(seconds / GRAIN))
+    return f"{minutes // 60}:{minutes % 60:02d}:00"
+
+
+def directives(options: Sequence[Option]) -> Iterator[str]:
+    """`#SBATCH` lines.
+
+    Raises:
+        SlurmValueFault: a value would end its line.
+    """
+    for name, value in options:
+        yield f"#SBATCH --{name}" + ("" if value is None else f"={slurm_value(value)}")
+
+
+def _named(name: str, output: str) -> Iterator[str]:
+    yield from directives([("job-name", name), ("output", output), ("open-mode", "append")])
+
+
+def most_training_memory(plan: Plan, model: str) -> Measured:
+    """The largest upper end of the memory of this model's trainings.
+
+    An evaluation holds the same weights and an adapter, and neither gradients nor optimizer. Measured on a processor
+    with SmolLM2-135M, 300 items in batches of 16: 1.0 GiB of the base and 1.3 GiB merged, where 2.0 GiB were the upper
+    end for training.
+    """
+    known = [each.peak_memory for each in plan.runs if each.model == model and each.kind is RunKind.FINE_TUNED]
+    sizes = [size for size in known if isinstance(size, Quantity)]
+    if not sizes:
+        return Missing(missing="the memory of an evaluation is not predicted")
+    return max(sizes, key=_upper)
+
+
+def _upper(size: Quantity) -> float:
+    return size.value if size.high is None else size.high
+
+
+def _resources(plan: Plan, site: SlurmSite, gpus: int, memory: Measured, what: str) -> Iterator[str]:
+    asked = asked_options(site, plan.compute, gpus=gpus)
+    names = {name for name, _ in asked}
+    if plan.machine.kind == "cpu" and not gpus and "cpus-per-task" not in names and plan.machine.threads is not None:
+        asked.append(("cpus-per-task", str(plan.machine.threads)))
+    yield from directives(asked)
+    if "mem" in names:
+        return
+    if plan.machine.kind != "cpu":
+        memory = Missing(missing="no memory_gb_per_run in `compute`, no memory_gb in the user's config file")
+    if isinstance(memory, Missing):
+        yield f"# Host memory is not asked for ({comment(memory.missing)}): the cluster's default holds."
+        return
+    yield f"# Host memory: {what}"
+    yield from directives([("mem", slurm_memory(_upper(memory)))])
+
+
+def _time(limit: float | None, why_not: str) -> Iterator[str]:
+    if limit is None:
+        yield f"# No time limit is asked for ({comment(why_not)}): the partition's default holds."
+        return
+    yield from directives([("time", slurm_time(limit))])
+
+
+def _signal(signal: int | None, limit: float | None, site: SlurmSite) -> Iterator[str]:
+    if signal is None:
+        yield "# The limit is too short for a warning before it: what was saved last is what is left."
+        return
+    when = f"{signal} s before the limit" if limit is not None else f"{signal} s before the limit, where there is one"
+    yield f"# USR1 comes {when}: the training saves its state and is queued again, up to {site.max_restarts} times."
+    yield from directives([("signal", f"B:USR1@{signal}")])
+
+
+def _own(site: SlurmSite) -> Iterator[str]:
+    if site.options:
+        yield "# Options of your own, from the config file's slurm.options."
+        yield from (f"#SBATCH {slurm_line(option)}" for option in site.options)
+
+
+def goes_on_from(run: PlannedRun) -> str | None:
+    """The parent of a stage, which must have been trained before it."""
+    return run.link.parent if run.link is not None and run.kind is RunKind.FINE_TUNED else None

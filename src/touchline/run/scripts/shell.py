@@ -1,0 +1,67 @@
+"""The one way by which a value gets into a shell script, and the other by which it gets behind `#SBATCH`."""
+
+from __future__ import annotations
+
+import re
+import shlex
+
+from touchline.core.errors import InputFault
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+_PLAIN = re.compile(r"[A-Za-z0-9_./:@%+=,-]+")
+
+
+class SlurmValueFault(InputFault):
+    """A value that cannot stand on an #SBATCH line."""
+
+
+def quote(value: str) -> str:
+    """A value as one word of a shell command, whatever it holds."""
+    return shlex.quote(value)
+
+
+def slurm_value(value: str) -> str:
+    r"""A value as it may stand behind `#SBATCH --option=`, quoted as sbatch reads it.
+
+    sbatch's quotes are not a shell's: a backslash escapes in single quotes too, so `'a'"'"'b'` and `'a\b'` would lose
+    what a shell keeps.
+
+    Raises:
+        SlurmValueFault: it holds a newline or another control character, which would end the line or forge another.
+    """
+    _refuse_control(value)
+    if _PLAIN.fullmatch(value):
+        return value
+    return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
+def slurm_line(option: str) -> str:
+    """An option of the user's as it stands behind `#SBATCH `, `--mail-type=FAIL`: unchanged, on one line.
+
+    Raises:
+        SlurmValueFault: it holds a newline or another control character, or does not begin with a dash.
+    """
+    _refuse_control(option)
+    if not option.startswith("-"):
+        raise SlurmValueFault(f"{option!r} cannot stand behind #SBATCH", expected="an option, such as --mail-type=FAIL")
+    return option
+
+
+def comment(value: str) -> str:
+    """A value as it may stand in a comment: on one line."""
+    return _CONTROL.sub(" ", value)
+
+
+def docstring(value: str) -> str:
+    """A value as it may stand in a Python docstring."""
+    return comment(value).replace("\\", "\\\\").replace('"', '\\"')
+
+
+def has_control(value: str) -> bool:
+    """Whether a text holds a newline or another control character."""
+    return _CONTROL.search(value) is not None
+
+
+def _refuse_control(value: str) -> None:
+    if has_control(value):
+        raise SlurmValueFault(f"{value!r} cannot stand on an #SBATCH line", expected="text without control characters")

@@ -1,0 +1,79 @@
+"""What every command that works on an experiment needs: to be alone with it, its runs, the packages that train."""
+
+from __future__ import annotations
+
+import difflib
+import importlib.util
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+from touchline.core.errors import EnvironmentFault, InputFault, PolicyFault, install_hint, quoted
+from touchline.core.files import try_lock
+from touchline.run.folders import ExperimentFolder
+from touchline.run.progress import JobProgress
+from touchline.spec.plan import Plan, PlannedRun
+
+Say = Callable[[Sequence[JobProgress]], None]
+
+
+@contextmanager
+def alone(folder: ExperimentFolder) -> Iterator[int]:
+    """Hold the experiment: two commands that start jobs on one folder would do things twice. Gives the lock's
+    descriptor, which programs started from here can go on holding.
+
+    Raises:
+        PolicyFault: another command holds it.
+    """
+    descriptor = try_lock(folder.lock)
+    if descriptor is None:
+        raise PolicyFault(
+            f"another touchline command is at work on {str(folder.root)!r}",
+            expected="one at a time",
+            hint=f"touchline status {quoted(str(folder.root))}",
+        )
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def selected(plan: Plan, only: str | None) -> list[PlannedRun]:
+    """The runs to work on.
+
+    Raises:
+        InputFault: there is no such run.
+    """
+    if only is None:
+        return list(plan.runs)
+    found = plan.run(only)
+    if found is None:
+        raise no_such_run(only, plan)
+    return [found]
+
+
+def no_such_run(name: str, plan: Plan) -> InputFault:
+    """The fault for a run that the plan does not have."""
+    names = [run.name for run in plan.runs]
+    near = difflib.get_close_matches(name, names, n=1)
+    return InputFault(
+        f"the plan has no run {name!r}",
+        expected=f"one of {', '.join(names)}",
+        hint=f"--run {near[0]}" if near else None,
+    )
+
+
+def require_training() -> None:
+    """Refuse early, and in words, where the packages that train are not installed.
+
+    Raises:
+        EnvironmentFault: they are not.
+    """
+    absent = [
+        name for name in ("torch", "transformers", "peft", "inspect_ai") if importlib.util.find_spec(name) is None
+    ]
+    if absent:
+        raise EnvironmentFault(
+            f"this environment plans but cannot train: {', '.join(absent)} not installed",
+            hint=install_hint("train,eval"),
+        )

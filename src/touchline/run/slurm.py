@@ -1,0 +1,363 @@
+"""The executor of a cluster: submits a run's own script, and tells how it stands from its folder and from SLURM.
+
+Nothing runs beside it and nothing is kept in its memory that another process on another node could not find out again:
+ids and tokens stand in the ledger, starts and ends in the run's folder, the rest is asked of SLURM.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from touchline.core.clock import Clock, RealClock
+from touchline.core.errors import EnvironmentFault, LimitReached, Refused, TouchlineError, Unclear
+from touchline.core.files import open_regular
+from touchline.core.status import Attempt, JobState
+from touchline.core.units import format_seconds
+from touchline.run.ledger import Ledger, LedgerReader
+from touchline.run.protocol import Job
+from touchline.run.slurm_jobs import Candidates, candidates
+from touchline.run.slurm_queries import SlurmQueries
+from touchline.run.slurm_views import (
+    HEARTBEAT_STALE_SECONDS,
+    Known,
+    ended_itself,
+    is_alive,
+    last_view,
+    view_of,
+)
+from touchline.slurm.answers import Verdict, read_submission, waits_at_a_limit
+from touchline.slurm.job_view import JobView
+from touchline.slurm.local.commands import Commands
+from touchline.slurm.patterns import JOB_ID, output_pattern
+from touchline.slurm.queue import QueueRow
+from touchline.slurm.states import read_job_id
+
+TICK_SECONDS = 2.0
+SUBMIT_SECONDS = 60.0
+"""An sbatch that takes longer is given up, and what it did is looked for."""
+LOST_SECONDS = 300.0
+"""A job that SLURM has not known for so long, and that shows no sign of life, is lost."""
+_LOST_LOOKS = 3
+_NOTED_SECONDS = 60.0
+_TAIL_BYTES = 1 << 16
+_IDS_AT_ONCE = 500
+
+
+class SlurmExecutor:
+    """Submits with sbatch; looks with one squeue for all jobs, and one sacct for those that squeue has forgotten."""
+
+    name = "slurm"
+    waits_itself = True
+
+    def __init__(
+        self,
+        commands: Commands,
+        ledger_path: Path,
+        *,
+        clock: Clock | None = None,
+        poll_seconds: float = 30.0,
+        lock: int | None = None,
+    ) -> None:
+        """Make an executor for one experiment; it asks nothing yet.
+
+        Args:
+            commands: what runs sbatch, squeue, ...
+            ledger_path: the experiment's ledger.
+            clock: what tells the time and waits.
+            poll_seconds: squeue is asked no more often than this, however often `look` is called.
+            lock: descriptor of the experiment's lock; an sbatch whose caller is killed keeps it until it ends.
+        """
+        self._commands = commands
+        self._clock: Clock = clock or RealClock()
+        self._ledger = Ledger(ledger_path, self.name)
+        self._reader = LedgerReader(ledger_path)
+        self._queries = SlurmQueries(commands, self._clock, poll_seconds)
+        self._lock = lock
+        self._submitted: dict[str, float] = {}
+        self._beats: dict[tuple[Path, str], tuple[float | None, float]] = {}
+        self._missing: dict[str, list[float]] = {}
+        self._seen: dict[str, int] = {}
+        self._forgotten: set[str] = set()
+        # Exit files are seen at once, without asking anybody; the queue is asked no more often than that.
+        self.tick_seconds = min(poll_seconds, TICK_SECONDS)
+
+    @property
+    def trouble(self) -> str:
+        """Why the last look was not answered; empty when it was."""
+        return self._queries.fault
+
+    # ------------------------------------------------------------------------------------------------------ submitting
+
+    def start(self, job: Job, token: str, gpus: tuple[str, ...], after: Sequence[str] = ()) -> str:
+        """Submit a job's script from its folder; give its id. SLURM chooses the GPUs.
+
+        Raises:
+            Refused, LimitReached, Unclear, EnvironmentFault: as the protocol says.
+        """
+        del gpus
+        assert job.script is not None, job.name
+        words = ["sbatch", "--parsable", f"--comment={token}", f"--job-name={job.name}"]
+        output = output_pattern(str(job.folder.resolve()), job.output.format(job=JOB_ID))
+        if output is not None:
+            words.append(f"--output={output}")
+        # sbatch knows no steps: what waits for one of an allocation waits for the allocation.
+        parents = dict.fromkeys(parent.whole for each in after if (parent := read_job_id(each)) is not None)
+        if parents:
+            words.append(f"--dependency=afterany:{':'.join(parents)}")
+        begun = self._clock.now()
+        answer = self._commands.run(
+            [*words, f"--export=ALL,TOUCHLINE_TOKEN={token}", job.script],
+            timeout_seconds=SUBMIT_SECONDS,
+            cwd=job.folder,
+            keep=() if self._lock is None else (self._lock,),
+        )
+        told = read_submission(answer.out, answer.err, answer.code)
+        what = f"sbatch {str(job.folder / job.script)!r}"
+        match told.verdict:
+            case Verdict.ACCEPTED:
+                return self._took(told.job_id)
+            case Verdict.REFUSED:
+                raise Refused(f"{what} was refused: {told.reason}", hint=told.hint)
+            case Verdict.LIMIT:
+                raise LimitReached(f"{what} was not taken now: {told.reason}", hint=told.hint)
+            case Verdict.ABSENT:
+                raise EnvironmentFault(f"{what} cannot be run here: {told.reason}", expected=told.hint)
+        found = self._queries.find([token], begun)
+        if found:
+            return self._took(found[token])
+        if found is not None and waits_at_a_limit(answer.err):
+            raise LimitReached(f"{what} was not taken now: too many jobs in the queue", hint=told.hint)
+        raise Unclear(f"{what} gave no clear answer: {told.reason}", hint=told.hint)
+
+    def find(self, tokens: Sequence[str], since_unix: float) -> Mapping[str, str]:
+        """Ids of the jobs that were submitted with these tokens, if any were.
+
+        Args:
+            tokens: what to look for.
+            since_unix: when the last of them was submitted, if it was; it may take some seconds to appear.
+
+        Raises:
+            Unclear: SLURM gave no answer.
+        """
+        found = self._queries.find(tokens, since_unix)
+        if found is None:
+            raise Unclear(
+                f"SLURM does not tell whether a job was submitted: {self._queries.fault or 'sacct gives no answer'}",
+                hint="nothing was submitted again; the same command later finds it",
+            )
+        for job_id in found.values():
+            self._took(job_id)
+        return found
+
+    def _took(self, job_id: str) -> str:
+        self._submitted[job_id] = self._clock.monotonic()
+        return job_id
+
+    # --------------------------------------------------------------------------------------------------------- looking
+
+    def look(self, jobs: Sequence[Job]) -> Mapping[str, JobView]:
+        """How the last job of each name stands, whoever submitted it."""
+        if not jobs:
+            return {}
+        self._queries.refresh()
+        known = [candidates(job, self._reader.of(job.name), self._queries.queue, self.name) for job in jobs]
+        self._ask_accounting(known)
+        views = {each.job.name: self._view(each) for each in known}
+        return {name: view for name, view in views.items() if view is not None}
+
+    def _ask_accounting(self, known: Sequence[Candidates]) -> None:
+        """One sacct for the jobs that squeue does not list and that have not said themselves how they ended."""
+        wanted: dict[str, None] = {}
+        for each in known:
+            for job_id in each.without_held(self._queries.queue)[-1:]:
+                identity = read_job_id(job_id)
+                attempt = each.attempts.get(job_id)
+                over = attempt is not None and attempt.exit is not None and attempt.exit.code == 0
+                if over or identity is None or job_id in each.recorded:
+                    continue
+                if identity.step is not None or not each.rows(self._queries.queue, job_id):
+                    wanted[identity.whole] = None
+        if wanted:
+            submitted = [entry.job_id for entry in self._reader.entries() if entry.event == "submitted"]
+            self._queries.account(wanted, [each for each in submitted if each not in self._queries.queue.by_id])
+
+    def _view(self, each: Candidates) -> JobView | None:
+        by_hand = [_by_hand(attempt, self._is_alive(each.job, attempt)) for attempt in each.by_hand]
+        if not each.ids:
+            return max(by_hand, key=lambda view: view.active, default=None)
+        queue = self._queries.queue
+        ids = each.without_held(queue)
+        rows = {job_id: each.rows(queue, job_id) for job_id in ids}
+        # Older jobs than the last one are over, unless squeue says otherwise: the last was begun for that reason.
+        views = [
+            self._view_of(each, job_id, rows[job_id])
+            for job_id in ids
+            if job_id == ids[-1] or any(not row.state.ended for row in rows[job_id])
+        ]
+        active = [view for view in (*by_hand, *views) if view.active]
+        # Of a job that works and a twin that waits, the one that works tells more.
+        return next((view for view in active if view.state is not JobState.PENDING), active[0] if active else views[-1])
+
+    def _view_of(self, each: Candidates, job_id: str, rows: tuple[QueueRow, ...]) -> JobView:
+        """One job of SLURM."""
+        attempt = each.attempts.get(job_id)
+        identity = read_job_id(job_id)
+        known = Known(
+            job_id=job_id,
+            is_step=identity is not None and identity.step is not None,
+            attempt=attempt,
+            row=_foremost(rows),
+            accounted=each.accounted(self._queries.accounted(job_id), job_id),
+            recorded=each.recorded.get(job_id),
+            beats=attempt is not None and self._has_moved(each.job, attempt),
+            log=partial(_tail, each.job, job_id),
+        )
+        now = self._clock.now()
+        view = view_of(known, now)
+        if rows or not view.active:
+            self._found(each, job_id)
+            return view
+        if view.source in ("process", "heartbeat"):
+            return view
+        return self._missed(each, known, view)
+
+    def _missed(self, each: Candidates, known: Known, view: JobView) -> JobView:
+        """A job that squeue does not list, with no word of its end and no sign of life."""
+        job_id = known.job_id
+        queries = self._queries
+        submitted = self._submitted.get(job_id)
+        if submitted is not None and submitted >= queries.queue.asked:
+            return replace(view, state=JobState.PENDING, source="ledger", reason="submitted a moment ago")
+        if queries.is_absent and ended_itself(known):  # read where there is no SLURM
+            return last_view(known, "")
+        if queries.fault or not queries.queue.number:
+            return replace(view, reason="; ".join(filter(None, (view.reason, queries.fault))))
+        if ended_itself(known) and self._is_forgotten(job_id.partition(".")[0]):
+            return last_view(known, "")
+        identity = read_job_id(job_id)
+        if identity is not None and not queries.is_unaccounted(identity.whole):
+            kept = known.accounted
+            # No answer yet, or an end whose exit code is still on its way. A row that nobody ended is no sign of life.
+            if kept is None or kept.row.state.ended:
+                return replace(view, reason=view.reason or "squeue no longer lists it; sacct has not told its end yet")
+        gone = self._gone_seconds(each, job_id)
+        if gone is not None and gone >= LOST_SECONDS and self._is_forgotten(job_id.partition(".")[0]):
+            told = f"lost: SLURM has not known it for {format_seconds(gone)}, and it shows no sign of life"
+            return last_view(known, told)
+        return replace(view, reason=f"SLURM does not list it{f'; {view.reason}' if view.reason else ''}")
+
+    def _is_forgotten(self, job_id: str) -> bool:
+        """Whether the controller itself does not know a job: squeue lists no jobs of other users."""
+        if job_id not in self._forgotten and self._queries.knows(job_id) is False:
+            self._forgotten.add(job_id)
+        return job_id in self._forgotten
+
+    def _gone_seconds(self, each: Candidates, job_id: str) -> float | None:
+        """For how long whole answers have been without a job; None where there were too few of them.
+
+        Each is noted in the ledger, at most one a minute, so that later processes go on counting.
+        """
+        clock = self._clock
+        looks = self._missing.get(job_id)
+        if looks is None:
+            looks = self._missing[job_id] = []
+            for entry in each.events:
+                if entry.job_id == job_id and entry.event in ("missing", "found"):
+                    age = max(clock.now() - entry.time_unix, 0.0)
+                    looks[:] = [*looks, clock.monotonic() - age] if entry.event == "missing" else []
+        number = self._queries.queue.number
+        is_new = self._seen.get(job_id) != number
+        self._seen[job_id] = number
+        if is_new and (not looks or clock.monotonic() - looks[-1] >= _NOTED_SECONDS):
+            looks.append(clock.monotonic())
+            with contextlib.suppress(OSError, TouchlineError):  # somebody who may only read looks too
+                self._ledger.record("missing", each.job.name, job_id=job_id, time_unix=clock.now())
+        return clock.monotonic() - looks[0] if len(looks) >= _LOST_LOOKS else None
+
+    def _found(self, each: Candidates, job_id: str) -> None:
+        """A job that was missing is there after all, or its end is known."""
+        noted = [entry.event for entry in each.events if entry.job_id == job_id and entry.event in ("missing", "found")]
+        self._missing.pop(job_id, None)
+        self._forgotten.discard(job_id)
+        if noted and noted[-1] == "missing":
+            with contextlib.suppress(OSError, TouchlineError):
+                self._ledger.record("found", each.job.name, job_id=job_id, time_unix=self._clock.now())
+
+    def _has_moved(self, job: Job, attempt: Attempt) -> bool:
+        """Whether a heartbeat changed between two looks a moment ago: so no other node's clock counts."""
+        key = (job.status, f"{attempt.start.job_id}.{attempt.start.restart}")
+        now = self._clock.monotonic()
+        before = self._beats.get(key)
+        if before is None:
+            self._beats[key] = (attempt.heartbeat_unix, float("-inf"))
+            return False
+        if before[0] != attempt.heartbeat_unix:
+            self._beats[key] = (attempt.heartbeat_unix, now)
+        return now - self._beats[key][1] <= HEARTBEAT_STALE_SECONDS
+
+    def _is_alive(self, job: Job, attempt: Attempt) -> bool:
+        return is_alive(attempt, self._clock.now(), beats=self._has_moved(job, attempt))
+
+    # -------------------------------------------------------------------------------------------------------- stopping
+
+    def stop(self, jobs: Sequence[Job]) -> None:
+        """scancel: TERM to what runs, which saves and ends within the cluster's KillWait; what waits leaves the queue.
+
+        Raises:
+            EnvironmentFault: SLURM could not be told.
+        """
+        ids = [view.job_id for view in self.look(jobs).values() if view.active]
+        ids = [each for each in ids if read_job_id(each) is not None]
+        for start in range(0, len(ids), _IDS_AT_ONCE):
+            answer = self._commands.run(["scancel", *ids[start : start + _IDS_AT_ONCE]], timeout_seconds=SUBMIT_SECONDS)
+            # A job that has ended meanwhile is no fault; scancel then ends well, or names the job.
+            if not answer.ok and "invalid job id" not in answer.err.lower():
+                raise EnvironmentFault(
+                    f"scancel: {answer.err.strip() or f'it ended with {answer.code}'}",
+                    expected="a controller that answers",
+                    hint=f"later: scancel {' '.join(ids[:20])}",
+                )
+
+
+def _foremost(rows: Sequence[QueueRow]) -> QueueRow | None:
+    """Of an array's tasks one that lives, or else one that went wrong."""
+    if not rows:
+        return None
+    return min(rows, key=lambda row: (row.state.ended, row.state is JobState.COMPLETED))
+
+
+def _by_hand(attempt: Attempt, alive: bool) -> JobView:
+    """An attempt without SLURM, `bash finetune.slurm` on a login node."""
+    start, end = attempt.start, attempt.exit
+    if alive:
+        state, reason = JobState.RUNNING, "started without SLURM"
+    else:
+        state = JobState.UNKNOWN if end is None else end.state
+        reason = "it died without a word" if end is None else end.reason
+    return JobView(
+        job_id=start.job_id,
+        state=state,
+        active=alive,
+        source="exit file" if end is not None else "process" if attempt.alive is not None else "heartbeat",
+        reason=reason,
+        exit_code=None if end is None else end.code,
+        restarts=start.restart,
+        node=start.host,
+        started_unix=start.time_unix,
+        ended_unix=None if end is None else end.time_unix,
+    )
+
+
+def _tail(job: Job, job_id: str) -> str:
+    """The end of a job's output; empty where there is none."""
+    path = job.output_path(job_id.partition(".")[0])
+    try:
+        with open_regular(path) as stream:
+            stream.seek(max(path.stat().st_size - _TAIL_BYTES, 0))
+            return stream.read(_TAIL_BYTES).decode(errors="replace")
+    except OSError:
+        return ""

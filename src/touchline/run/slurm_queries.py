@@ -1,0 +1,300 @@
+"""What SLURM says of this user's jobs, asked rarely: one squeue for all jobs, one sacct for all that it has forgotten.
+
+An answer that failed, came too late or is not whole changes nothing: what was known before stays known.
+"""
+
+from __future__ import annotations
+
+import math
+import secrets
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from touchline.core.clock import Clock
+from touchline.core.status import JobState
+from touchline.slurm.accounting import AccountingRow, accounting_format, latest, read_accounting
+from touchline.slurm.cluster import read_job
+from touchline.slurm.local.commands import Answer, Commands
+from touchline.slurm.queue import QueueRow, queue_format, read_queue
+from touchline.slurm.states import read_job_id, waiting_tasks
+
+QUERY_SECONDS = 60.0
+"""A query that takes longer has failed."""
+LONGEST_WAIT_SECONDS = 180.0
+"""After failures the next query waits twice as long each time, and never longer than this."""
+SETTLED_SECONDS = 120.0
+"""So long after a job's end sacct's exit code is final, even where it is none."""
+TOKEN_SECONDS = 10.0
+SECOND_LOOK_SECONDS = 3.0
+"""So long after a submission a job may still appear: squeue shows it at once, sacct's whole row took 5 s."""
+_TOKEN_PAUSE_SECONDS = 3.0
+_IDS_AT_ONCE = 1000
+_OFF = ("accounting storage is disabled", "no such file or directory")
+
+
+@dataclass(kw_only=True, slots=True)
+class _Pace:
+    """When one kind of query may be made again."""
+
+    clock: Clock
+    seconds: float
+    failures: int = 0
+    asked: float | None = None
+
+    def may_ask(self) -> bool:
+        wait = max(self.seconds, min(LONGEST_WAIT_SECONDS, self.seconds * 2.0 ** min(self.failures, 30)))
+        return self.asked is None or self.clock.monotonic() - self.asked >= wait
+
+    def begins(self) -> None:
+        self.asked = self.clock.monotonic()
+
+    def ends(self, *, well: bool) -> None:
+        self.failures = 0 if well else self.failures + 1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Queue:
+    """The last whole answer of squeue."""
+
+    rows: tuple[QueueRow, ...] = ()
+    """Every job that the controller knew."""
+    number: int = 0
+    """How many answers came before it; 0: there was none yet, and the rows mean nothing."""
+    asked: float = -math.inf
+    """When squeue was started, on the monotonic clock."""
+    by_id: Mapping[str, tuple[QueueRow, ...]] = field(default_factory=dict)
+    """The rows of a job by the ids that it is known by; several for an array."""
+    by_folder: Mapping[str, tuple[QueueRow, ...]] = field(default_factory=dict)
+    """The rows of the jobs that were submitted from a folder."""
+    by_comment: Mapping[str, tuple[QueueRow, ...]] = field(default_factory=dict)
+    """The rows of the jobs with a comment."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Accounted:
+    """What sacct has of one job."""
+
+    row: AccountingRow
+    """Its last time."""
+    restarts: int
+    """How many times came before."""
+    is_final: bool
+    """Whether it has ended and its exit code may be believed."""
+
+
+class SlurmQueries:
+    """Asks squeue, sacct and scontrol, and remembers what they said."""
+
+    def __init__(self, commands: Commands, clock: Clock, poll_seconds: float) -> None:
+        self._commands = commands
+        self._clock = clock
+        self._queue_pace = _Pace(clock=clock, seconds=poll_seconds)
+        self._sacct_pace = _Pace(clock=clock, seconds=poll_seconds)
+        self._submit_lines = True
+        self._accounted: dict[str, Accounted] = {}
+        self._doubted: dict[str, float] = {}
+        self._absent: set[str] = set()
+        self.queue = Queue()
+        """The last whole answer."""
+        self.fault = ""
+        """Why squeue gave no answer when it was asked last; empty where it did."""
+        self.is_absent = False
+        """Whether there is no squeue on this machine."""
+        self.has_accounting: bool | None = None
+        """Whether this cluster keeps accounts; none before it was asked."""
+
+    def refresh(self, *, now: bool = False) -> None:
+        """Ask squeue again, unless it was asked a moment ago; `now` asks in any case."""
+        if not (now or self._queue_pace.may_ask()):
+            return
+        self._queue_pace.begins()
+        asked = self._clock.monotonic()
+        separator = _separator()
+        answer = self._ask(["squeue", "--me", "--states=all", f"--Format={queue_format(separator)}"])
+        rows = read_queue(answer.out, separator) if answer.ok else None
+        self._queue_pace.ends(well=rows is not None)
+        if rows is None:
+            self.fault = f"squeue: {_words(answer) or 'an answer that is not whole'}"
+            self.is_absent = answer.code is None and "no such file" in answer.err.lower()
+            return
+        self.fault = ""
+        self.queue = Queue(
+            rows=rows,
+            number=self.queue.number + 1,
+            asked=asked,
+            by_id=_by(rows, _names),
+            by_folder=_by(rows, lambda row: (row.folder,)),
+            by_comment=_by(rows, lambda row: (row.comment,) if row.comment else ()),
+        )
+        # What lives may have been ended and queued again: what the accounting said of it is of an earlier time.
+        for name in {name for row in rows if not row.state.ended for name in _names(row)}:
+            self._accounted.pop(name, None)
+            self._doubted.pop(name, None)
+            self._absent.discard(name)
+
+    def account(self, ids: Collection[str], also: Collection[str] = ()) -> None:
+        """Have what sacct knows of these jobs, of those whose end is not known yet; at most one query a poll.
+
+        Args:
+            ids: ids without steps that are wanted.
+            also: more ids, asked for where sacct is asked at all, so that the next call need not ask.
+        """
+        wanted = [each for each in ids if not self._is_final(each)]
+        if not wanted or self.has_accounting is False or not self._sacct_pace.may_ask():
+            return
+        self._sacct_pace.begins()
+        asked = list(dict.fromkeys([*wanted, *(each for each in also if not self._is_final(each))]))
+        for start in range(0, len(asked), _IDS_AT_ONCE):
+            part = asked[start : start + _IDS_AT_ONCE]
+            rows = self._sacct([f"--jobs={','.join(part)}"])
+            if rows is None:
+                return
+            self._remember(rows)
+            self._absent.difference_update(part)
+            self._absent.update(each for each in part if each not in self._accounted)
+
+    def accounted(self, job_id: str) -> Accounted | None:
+        """What sacct said of a job, an array's task or a step; none where it was not asked or said nothing."""
+        return self._accounted.get(job_id)
+
+    def is_unaccounted(self, job_id: str) -> bool:
+        """Whether there is no more to hear of a job from sacct: it keeps no accounts, or answered without this job."""
+        return self.has_accounting is False or job_id in self._absent
+
+    def knows(self, job_id: str) -> bool | None:
+        """Whether the controller itself knows a job; none where it gave no answer."""
+        answer = self._ask(["scontrol", "show", "job", job_id])
+        if answer.ok and read_job(answer.out) is not None:
+            return True
+        return False if "invalid job id" in answer.err.lower() else None
+
+    def find(self, tokens: Sequence[str], since_unix: float) -> Mapping[str, str] | None:
+        """Ids of the jobs that were submitted with these tokens; None where it cannot be told.
+
+        It looks until a job that was submitted at `since_unix` must have appeared.
+        """
+        found: dict[str, str] = {}
+        begun = self._clock.monotonic()
+        age = self._clock.now() - since_unix
+        left = (
+            TOKEN_SECONDS - age
+            if 0 <= age < TOKEN_SECONDS
+            else SECOND_LOOK_SECONDS
+            if age >= TOKEN_SECONDS
+            else TOKEN_SECONDS
+        )
+        while True:
+            elapsed = self._clock.monotonic() - begun
+            self.refresh(now=True)
+            found |= {token: _id_of(rows[-1]) for token in tokens if (rows := self.queue.by_comment.get(token))}
+            if len(found) == len(set(tokens)):
+                return found
+            if elapsed >= left:
+                break
+            self._clock.sleep(min(_TOKEN_PAUSE_SECONDS, max(left - elapsed, 0.1)))
+        if self.fault:
+            return None
+        return self._find_accounted(tokens, found, max(age, 0.0))
+
+    def _find_accounted(
+        self, tokens: Sequence[str], found: dict[str, str], age_seconds: float
+    ) -> Mapping[str, str] | None:
+        """With those that have ended and that the controller has forgotten."""
+        days = 2 + math.ceil(age_seconds / 86400)
+        rows = self._sacct([f"--starttime=now-{days}days", "--allocations"]) if self.has_accounting is not False else ()
+        for row in () if rows is None else rows:
+            for token in tokens:
+                if token == row.comment or token in row.submit_line:
+                    found[token] = row.job_id
+        return found if rows is not None or self.has_accounting is False else None
+
+    def _sacct(self, which: Sequence[str]) -> tuple[AccountingRow, ...] | None:
+        """One sacct; None where it failed."""
+        separator = _separator()
+        fields = accounting_format(submit_line=self._submit_lines)
+        options = ["--parsable2", "--duplicates", f"--delimiter={separator}", f"--format={fields}"]
+        answer = self._ask(["sacct", *options, *which])
+        told = answer.err.lower()
+        if "invalid field requested" in told and self._submit_lines:
+            self._submit_lines = False
+            return self._sacct(which)
+        if not answer.ok and any(word in told for word in _OFF):
+            self.has_accounting = False
+            return None
+        rows = read_accounting(answer.out, separator, submit_line=self._submit_lines) if answer.ok else None
+        self._sacct_pace.ends(well=rows is not None)
+        self.has_accounting = True if rows is not None else self.has_accounting
+        return rows
+
+    def _remember(self, rows: Sequence[AccountingRow]) -> None:
+        now = self._clock.now()
+        for row in rows:
+            for name in _accounted_names(row) - {row.job_id}:
+                self._accounted.pop(name, None)
+        for job_id, (row, restarts) in latest(rows).items():
+            settled = row.is_settled or self._doubted.get(job_id, math.inf) < self._clock.monotonic()
+            if row.state.ended and not settled:
+                # Read again before it is believed: by the next query, or at once where it ended long ago.
+                self._doubted.setdefault(job_id, self._clock.monotonic())
+                settled = row.ended_unix is not None and now - row.ended_unix > SETTLED_SECONDS
+            known = Accounted(row=row, restarts=restarts, is_final=row.state.ended and settled)
+            for name in _accounted_names(row):
+                before = self._accounted.get(name)
+                # Of an array the task that is told is one that lives, or one that went wrong.
+                if name == job_id or before is None or _urgency(known) >= _urgency(before):
+                    self._accounted[name] = known
+
+    def _is_final(self, job_id: str) -> bool:
+        known = self._accounted.get(job_id)
+        return known is not None and known.is_final
+
+    def _ask(self, words: Sequence[str]) -> Answer:
+        return self._commands.run(words, timeout_seconds=QUERY_SECONDS)
+
+
+def _separator() -> str:
+    """A separator that no name holds; it begins with neither a digit nor a full stop, as `--Format` wants it."""
+    return f"\x1f{secrets.token_hex(4)}\x1f"
+
+
+def _words(answer: Answer) -> str:
+    """The last line of what a command complained of."""
+    lines = [line.strip() for line in answer.err.splitlines() if line.strip()]
+    return lines[-1].removeprefix("squeue: error: ")[:300] if lines else ""
+
+
+def _by(rows: Sequence[QueueRow], keys: Callable[[QueueRow], Collection[str]]) -> Mapping[str, tuple[QueueRow, ...]]:
+    found: dict[str, list[QueueRow]] = {}
+    for row in rows:
+        for key in keys(row):
+            found.setdefault(key, []).append(row)
+    return {key: tuple(several) for key, several in found.items()}
+
+
+def _names(row: QueueRow) -> Collection[str]:
+    """The ids that a row is found by: its own, its array's, that of each waiting task, and what its script sees."""
+    names = {row.job_id, *waiting_tasks(row.job_id)}
+    if row.array_id:
+        names.add(row.array_id)
+    # An array's last task has the array's own id, which stands for all of it.
+    if row.raw_id != row.array_id:
+        names.add(row.raw_id)
+    return names
+
+
+def _accounted_names(row: AccountingRow) -> set[str]:
+    """The ids that a row of sacct is found by: its own, its array's, and what its script sees."""
+    identity = read_job_id(row.job_id)
+    if identity is None or identity.step is not None or identity.task is None:
+        return {row.job_id}
+    return {row.job_id, str(identity.job), row.raw_id}
+
+
+def _urgency(known: Accounted) -> int:
+    return 2 if not known.is_final else 0 if known.row.state is JobState.COMPLETED else 1
+
+
+def _id_of(row: QueueRow) -> str:
+    """The id to remember a job by: of an array the array's."""
+    identity = read_job_id(row.job_id)
+    return row.array_id or (row.job_id if identity is None else identity.whole)

@@ -1,0 +1,139 @@
+"""status/: start, heartbeat and exit of every attempt at a job, each written by rename.
+
+status/lock                          held by the kernel as long as the attempt or its work lives; names the holder
+status/start.<job>.<restart>.json    AttemptStart
+status/heartbeat.<job>.<restart>     seconds since 1970, as text
+status/exit.<job>.<restart>.json     AttemptExit
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+from pydantic import TypeAdapter, ValidationError
+
+from touchline.core.files import is_other_folder, open_regular, write_atomic
+from touchline.core.json_text import parse_json
+from touchline.core.status import Attempt, AttemptExit, AttemptStart
+from touchline.run.processes import ProcessIdentity, is_alive
+
+_START = TypeAdapter(AttemptStart)
+_EXIT = TypeAdapter(AttemptExit)
+_LIMIT_BYTES = 1 << 16
+
+
+def write_start(status: Path, start: AttemptStart) -> None:
+    """Say that an attempt began."""
+    write_atomic(status / f"start.{start.job_id}.{start.restart}.json", _START.dump_json(start) + b"\n")
+
+
+def write_exit(status: Path, end: AttemptExit) -> None:
+    """Say that an attempt ended."""
+    write_atomic(status / f"exit.{end.job_id}.{end.restart}.json", _EXIT.dump_json(end) + b"\n")
+
+
+def write_heartbeat(status: Path, start: AttemptStart, now_unix: float) -> None:
+    """Say that an attempt lives."""
+    write_atomic(status / f"heartbeat.{start.job_id}.{start.restart}", f"{now_unix:.1f}\n")
+
+
+def identity_of(start: AttemptStart) -> ProcessIdentity:
+    """The supervisor that wrote a start file."""
+    return ProcessIdentity(host=start.host, boot_id=start.boot_id, pid=start.pid, started=start.pid_started)
+
+
+def read_attempts(status: Path) -> tuple[Attempt, ...]:
+    """All attempts at a job, oldest first; a torn or foreign file is no attempt."""
+    attempts: list[Attempt] = []
+    try:
+        names = os.listdir(status)  # noqa: PTH208 (names are enough, of a thousand runs)
+    except OSError:
+        return ()
+    for file in names:
+        if not (file.startswith("start.") and file.endswith(".json")):
+            continue
+        try:
+            start = _START.validate_json(_read(status / file))
+        except (OSError, ValidationError):
+            continue
+        name = f"{start.job_id}.{start.restart}"
+        end = _exit(status / f"exit.{name}.json") if f"exit.{name}.json" in names else None
+        attempts.append(
+            Attempt(
+                start=start,
+                exit=end,
+                # What has ended needs no look at its heartbeat, nor at the machine's processes.
+                heartbeat_unix=_heartbeat(status / f"heartbeat.{name}") if end is None else end.time_unix,
+                alive=_is_alive(start, status) if end is None else False,
+            )
+        )
+    return tuple(sorted(attempts, key=lambda attempt: (attempt.start.time_unix, attempt.start.restart)))
+
+
+def _is_alive(start: AttemptStart, status: Path) -> bool | None:
+    """Return False for an attempt at work in the folder that this one was copied from: here nothing runs."""
+    return False if is_other_folder(start.folder, status) else is_alive(identity_of(start))
+
+
+def read_exit(status: Path, job_id: str, restart: int) -> AttemptExit | None:
+    """How one attempt ended, also one that found another at work; none where there is no such file."""
+    return _exit(status / f"exit.{job_id}.{restart}.json")
+
+
+def read_exits(status: Path, job_id: str) -> list[AttemptExit]:
+    """Every end that a job has written, one for each time that it was started."""
+    found = [_exit(path) for path in status.glob(f"exit.{job_id}.*.json")]
+    return [end for end in found if end is not None]
+
+
+def write_holder(lock: Path, supervisor: ProcessIdentity, work: ProcessIdentity | None) -> None:
+    """Name the holder inside the lock's own file; in place, since the kernel's lock is on this very file."""
+    holder = {"supervisor": _as_data(supervisor), "work": None if work is None else _as_data(work)}
+    with lock.open("r+b") as stream:
+        stream.write(json.dumps(holder).encode().ljust(600) + b"\n")
+        stream.truncate()
+
+
+def read_holder(lock: Path) -> tuple[ProcessIdentity | None, ProcessIdentity | None]:
+    """(supervisor, work) that the lock's file names."""
+    try:
+        data = parse_json(_read(lock))
+        return _identity(data["supervisor"]), _identity(data["work"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None, None
+
+
+def _as_data(identity: ProcessIdentity) -> dict[str, object]:
+    return {"host": identity.host, "boot_id": identity.boot_id, "pid": identity.pid, "started": identity.started}
+
+
+def _identity(data: dict[str, object] | None) -> ProcessIdentity | None:
+    if data is None:
+        return None
+    return ProcessIdentity(
+        host=str(data["host"]),
+        boot_id=str(data["boot_id"]),
+        pid=int(str(data["pid"])),
+        started=float(str(data["started"])),
+    )
+
+
+def _exit(path: Path) -> AttemptExit | None:
+    try:
+        return _EXIT.validate_json(_read(path))
+    except (OSError, ValidationError):
+        return None
+
+
+def _heartbeat(path: Path) -> float | None:
+    try:
+        return float(_read(path))
+    except (OSError, ValueError):
+        return None
+
+
+def _read(path: Path) -> bytes:
+    with open_regular(path) as stream:
+        return stream.read(_LIMIT_BYTES)

@@ -1,0 +1,55 @@
+"""What is known of a job of a scheduler, and how it is known."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from touchline.core.status import JobState
+
+EVALUATE = "evaluate "
+"""What the names of evaluations begin with, before the run or the base model; a run's name is one word."""
+
+Source = Literal["exit file", "process", "heartbeat", "squeue", "sacct", "scontrol", "ledger", "none"]
+"""What told the state, the strongest first: the job's own exit file, then its process, then the scheduler."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class JobView:
+    """One job at one moment. A query that failed, or said nothing, leaves the state as it was or UNKNOWN."""
+
+    job_id: str
+    """SLURM's id (`76`, `14_3` of an array, `76.1` of a step) or `local-<token>`; empty when none is known."""
+    state: JobState
+    """How it stands."""
+    active: bool
+    """Whether it may still do something: pending, running, or not known to have ended. Nothing is submitted again
+    while this is true."""
+    source: Source
+    """What told it."""
+    reason: str = ""
+    """Why it waits, in the scheduler's word (`Resources`, `DependencyNeverSatisfied`), or how it ended."""
+    exit_code: int | None = None
+    """Exit code of the script; none while it runs or where nobody told."""
+    signal: int | None = None
+    """The signal that ended it; none or 0 when it was none."""
+    restarts: int | None = None
+    """How often the scheduler started it again; none where nobody told."""
+    partition: str = ""
+    """Its partition."""
+    node: str = ""
+    """The nodes it runs or ran on."""
+    submitted_unix: float | None = None
+    """When it was submitted, in seconds since 1970."""
+    started_unix: float | None = None
+    """When it last started."""
+    ended_unix: float | None = None
+    """When it ended."""
+    time_limit_seconds: float | None = None
+    """Its limit; none where there is none or nobody told."""
+    comment: str = ""
+    """The token that it was submitted with."""
+    script_folder: str = ""
+    """The folder it was submitted from."""
+    name: str = ""
+    """Its name."""

@@ -1,0 +1,292 @@
+"""What a script's command starts: the launcher, its processes, the program, its arguments and config files."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from touchline.slurm.options import OPTIONS, SHORT, Kind
+from touchline.slurm.shell import Simple, Step
+from touchline.slurm.shell_words import ShellWord
+
+_PYTHON = re.compile(r"python(?:\d(?:\.\d+)?)?|pypy3?|ipython|kernprof|deepspeed|torchrun|accelerate")
+_TRAINERS = frozenset({"tune", "axolotl", "llamafactory-cli", "trl", "litgpt", "swift", "touchline"})
+_DISTRIBUTED = frozenset(
+    {"torch.distributed.run", "torch.distributed.launch", "torch.distributed.torchrun", "accelerate.commands.launch"}
+)
+_WORD = re.compile(
+    r"(?:^|[\W_\d])(?:(?:pre|co|post)?train(?:er|ing)?|(?:lora|qlora)?[-_]?fine[-_]?tun(?:e|ing|er)?|sft|dpo|grpo|ppo|orpo|kto|rlhf|"
+    r"q?lora|distil(?:l|lation)?|peft)(?=[\W_\d]|$)",
+    re.IGNORECASE,
+)
+_NOT_TRAINING = re.compile(
+    r"prepare|preproc|process_|download|convert|merge|eval|infer|predict|test|plot|generate|split|tokeniz|build_|make_|"
+    r"create_|check|aggregate|collect|summar|analy|count|cache|embed|score|export|visual|data_|_data\b|dataset\.py",
+    re.IGNORECASE,
+)
+_FLAG_NAMES = (
+    "standalone use_deepspeed multi_gpu use_fsdp no_python run_path module m cpu debug quiet use_env same_network "
+    "no_ssh elastic_training"
+)
+_FLAGS_OF_LAUNCHERS = frozenset(_FLAG_NAMES.split())
+_NPROC = ("nproc_per_node", "nproc-per-node")
+_CONFIG_OPTIONS = frozenset(
+    {
+        "config",
+        "c",
+        "cfg",
+        "conf",
+        "config_file",
+        "config-file",
+        "config_path",
+        "yaml",
+        "config_yaml",
+        "cfg-path",
+        "cfg_path",
+    }
+)
+_CONFIG = re.compile(r"[^\s=]+\.(?:ya?ml|toml)", re.IGNORECASE)
+_VARIABLE = re.compile(r"\$(?:[A-Za-z_]\w*|\{[A-Za-z_]\w*(?:\[[^\]]*\])?\})")
+_NAMING = frozenset({"echo", "printf", "which", "command", "type", "module", "ml", "pip", "ls", "test", "[", "[["})
+_YAML_FIRST = frozenset({"axolotl", "llamafactory-cli", "trl"})
+_DATA_WORKERS = ("dataloader_num_workers", "num_workers", "num-workers", "dataloader-num-workers", "data_workers")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ConfigReference:
+    """A config file that a command names."""
+
+    path: str
+    """As it is written, without quotes."""
+    is_literal: bool
+    """Whether the shell leaves it as it is."""
+    is_launcher: bool
+    """Whether it is the launcher's own config, not the training's."""
+    line: int
+    """The line, from 1."""
+    column: int
+    """The column, from 1."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Launch:
+    """One command that starts a Python program or a trainer."""
+
+    step: Step
+    """The command where it stands."""
+    launcher: str
+    """`python`, `torchrun`, `accelerate`, `deepspeed`, or a trainer's own: `tune`, `axolotl`, ..."""
+    program: ShellWord | None
+    """The Python file, the module, or the recipe that is run."""
+    is_module: bool
+    """Whether the program is a module, `-m train`."""
+    arguments: Mapping[str, ShellWord | None]
+    """Options of the program by their names without dashes; `key=value` words too."""
+    options: Mapping[str, ShellWord | None]
+    """Options of the launcher."""
+    srun: Mapping[str, str | None] | None
+    """Options of the `srun` before it, by long name; None without one."""
+    configs: tuple[ConfigReference, ...]
+    """Config files that it names."""
+
+    @property
+    def line(self) -> int:
+        """The line, from 1."""
+        return self.step.command.line
+
+    @property
+    def is_training(self) -> bool:
+        """Whether this trains, by the names of what is started."""
+        if self.launcher in _TRAINERS:
+            first = self.program.text if self.program is not None else ""
+            return self.launcher == "tune" or any(word in first for word in ("train", "sft", "dpo", "grpo", "finetune"))
+        name = "" if self.program is None else self.program.text.rpartition("/")[2]
+        return bool(_WORD.search(name)) and not _NOT_TRAINING.search(name)
+
+    @property
+    def is_long(self) -> bool:
+        """Whether this is what a job is for: training, or many processes."""
+        return self.is_training or self.launcher in ("torchrun", "accelerate", "deepspeed")
+
+    @property
+    def nproc(self) -> ShellWord | None:
+        """Processes on each node, as it is written; None where it says none."""
+        names = {"torchrun": _NPROC, "tune": _NPROC, "deepspeed": ("num_gpus",)}.get(self.launcher, ())
+        if self.launcher == "accelerate" and not {"num_machines", "config_file", "cpu"} & self.options.keys():
+            # It counts the processes of all machines together; of one machine they are those of a node.
+            names = ("num_processes",)
+        return next((word for name in names if (word := self.options.get(name)) is not None), None)
+
+    @property
+    def data_workers(self) -> ShellWord | None:
+        """Processes that load data, for each training process, as its arguments say."""
+        return next((word for name in _DATA_WORKERS if (word := self.arguments.get(name)) is not None), None)
+
+
+def read_launch(step: Step) -> Launch | None:
+    """What a command starts; None where it starts neither Python nor a trainer."""
+    words = step.command.words
+    start = next((index for index, word in enumerate(words) if _launches(word, index, words)), None)
+    if start is None:
+        return None
+    srun = _srun(words[:start])
+    name = words[start].text.rpartition("/")[2]
+    rest = list(words[start + 1 :])
+    launcher = name if name in _TRAINERS or name in ("torchrun", "accelerate", "deepspeed") else "python"
+    is_module = False
+    if launcher == "python":
+        while rest and rest[0].text.startswith("-") and rest[0].text != "-m" and rest[0].text != "-c":
+            taken = 2 if rest[0].text in ("-W", "-X") else 1
+            rest = rest[taken:]
+        if rest and rest[0].text == "-c":
+            return None
+        if rest and rest[0].text == "-m":
+            is_module = True
+            rest = rest[1:]
+            module = rest[0].text if rest else ""
+            if module in _DISTRIBUTED:
+                launcher = "accelerate" if module.startswith("accelerate") else "torchrun"
+                rest = rest[1:]
+                is_module = False
+    if launcher == "accelerate" and rest and rest[0].text == "launch":
+        rest = rest[1:]
+    if launcher == "tune" and rest and rest[0].text == "run":
+        rest = rest[1:]
+    elif launcher == "tune":
+        return None
+    options: dict[str, ShellWord | None] = {}
+    if launcher in ("torchrun", "accelerate", "deepspeed", "tune"):
+        options, rest, is_module = _launcher_options(rest)
+    program, rest = (rest[0], rest[1:]) if rest else (None, [])
+    arguments = _arguments(rest)
+    return Launch(
+        step=step,
+        launcher=launcher,
+        program=program,
+        is_module=is_module,
+        arguments=arguments,
+        options=options,
+        srun=srun,
+        configs=tuple(_configs(launcher, options, arguments, rest)),
+    )
+
+
+def _launches(word: ShellWord, index: int, words: tuple[ShellWord, ...]) -> bool:
+    name = word.text.rpartition("/")[2]
+    if index and words[0].text in _NAMING:
+        return False
+    if index and words[0].text in ("conda", "mamba", "micromamba") and words[1].text != "run":
+        return False
+    return _PYTHON.fullmatch(name) is not None or (name in _TRAINERS and (index == 0 or _wraps(words[:index])))
+
+
+def _wraps(words: tuple[ShellWord, ...]) -> bool:
+    """Whether words begin a command that starts another."""
+    names = ("srun", "exec", "time", "nohup", "uv", "poetry", "conda", "singularity", "apptainer", "env", "pixi")
+    return words[0].text.rpartition("/")[2] in names
+
+
+def _srun(words: tuple[ShellWord, ...]) -> dict[str, str | None] | None:
+    """Options of srun, by their long names, as far as sbatch has them too."""
+    names = [word.text for word in words]
+    if "srun" not in names:
+        return None
+    found: dict[str, str | None] = {}
+    rest = names[names.index("srun") + 1 :]
+    while rest:
+        word = rest.pop(0)
+        if not word.startswith("-"):
+            break
+        if word.startswith("--"):
+            name, equals, value = word[2:].partition("=")
+            takes = OPTIONS.get(name) is Kind.VALUE and not equals
+            found[name] = rest.pop(0) if takes and rest else value or None
+        elif (option := SHORT.get(word[1:2])) is not None and OPTIONS[option] is Kind.VALUE:
+            found[option] = word[2:] or (rest.pop(0) if rest else None)
+    return found
+
+
+def _launcher_options(
+    words: list[ShellWord],
+) -> tuple[dict[str, ShellWord | None], list[ShellWord], bool]:
+    """Options before the program, the words from the program on, and whether it is a module."""
+    found: dict[str, ShellWord | None] = {}
+    rest = list(words)
+    is_module = False
+    while rest and rest[0].text.startswith("-"):
+        word = rest.pop(0)
+        name, equals, value = word.text.lstrip("-").partition("=")
+        if name in ("m", "module"):
+            is_module = True
+            break
+        if equals:
+            found[name] = _part(word, value)
+        elif name in _FLAGS_OF_LAUNCHERS or not rest or rest[0].text.startswith("-"):
+            found[name] = None
+        else:
+            found[name] = rest.pop(0)
+    return found, rest, is_module
+
+
+def _part(word: ShellWord, value: str) -> ShellWord:
+    offset = word.raw.find("=") + 1
+    return ShellWord(word.raw[offset:], value, word.is_literal, word.line, word.column + offset)
+
+
+def _arguments(words: list[ShellWord]) -> dict[str, ShellWord | None]:
+    found: dict[str, ShellWord | None] = {}
+    for index, word in enumerate(words):
+        name, equals, value = word.text.partition("=")
+        if word.text.startswith("-"):
+            following = words[index + 1] if index + 1 < len(words) else None
+            if equals:
+                found[name.lstrip("-")] = _part(word, value)
+            else:
+                found[name.lstrip("-")] = None if following is None or following.text.startswith("-") else following
+        elif equals and re.fullmatch(r"[\w.+~/@]+", name):
+            found[name] = _part(word, value)
+    return found
+
+
+def _configs(
+    launcher: str,
+    options: Mapping[str, ShellWord | None],
+    arguments: Mapping[str, ShellWord | None],
+    rest: list[ShellWord],
+) -> list[ConfigReference]:
+    found: list[ConfigReference] = []
+    for given, is_launcher in ((options, launcher == "accelerate"), (arguments, False)):
+        for name, word in given.items():
+            if word is not None and name in _CONFIG_OPTIONS and _names_config(word):
+                found.append(_reference(word, is_launcher=is_launcher))
+    first = _config_first(launcher, rest)
+    if first is not None:
+        found.append(_reference(first, is_launcher=False))
+    return found
+
+
+def _config_first(launcher: str, rest: list[ShellWord]) -> ShellWord | None:
+    """Return the config that a trainer's command takes without an option: `llamafactory-cli train X`."""
+    if launcher not in _YAML_FIRST or not rest:
+        return None
+    return rest[0] if _names_config(rest[0]) else None
+
+
+def _names_config(word: ShellWord) -> bool:
+    return _CONFIG.fullmatch(word.text) is not None or _VARIABLE.fullmatch(word.text) is not None
+
+
+def _reference(word: ShellWord, *, is_launcher: bool) -> ConfigReference:
+    return ConfigReference(
+        path=word.text, is_literal=word.is_literal, is_launcher=is_launcher, line=word.line, column=word.column
+    )
+
+
+def is_shell_call(command: Simple, name: str) -> bool:
+    """Whether a command is `name`, by itself or behind words that start it."""
+    return command.name == name or (bool(command.words) and _wraps(command.words) and name in _texts(command))
+
+
+def _texts(command: Simple) -> list[str]:
+    return [word.text for word in command.words]

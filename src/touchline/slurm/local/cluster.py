@@ -1,0 +1,100 @@
+"""What `touchline doctor` asks the cluster. Every question has a time limit; none changes anything."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from touchline.core.quantity import Missing
+from touchline.slurm.doctor import ClusterFacts, PartitionFacts
+from touchline.slurm.local.commands import Answer, Commands
+from touchline.slurm.site_facts import (
+    ASSOCIATION_FORMAT,
+    QOS_FORMAT,
+    SINFO_FORMAT,
+    read_associations,
+    read_config,
+    read_partitions,
+    read_qos,
+)
+
+ANSWER_SECONDS = 30.0
+"""How long one question may take; a controller that is busy takes some."""
+
+LISTING_SECONDS = 10.0
+"""How long a plan waits for the list of partitions."""
+
+
+def ask_cluster(commands: Commands, user: str, options: Sequence[str]) -> ClusterFacts:
+    """What the cluster offers, what it allows this user, and whether it would take a job of ours.
+
+    Args:
+        commands: how SLURM is asked.
+        user: this user's name.
+        options: what a job of this user asks for, as words for sbatch.
+    """
+    problems: dict[str, str] = {}
+    silent: list[Answer] = []
+
+    def run(*words: str) -> Answer:
+        # Who waited once in vain for the controller need not wait for each other command too.
+        answer = silent[0] if silent else commands.run(words, timeout_seconds=ANSWER_SECONDS)
+        if answer.code is None and words[0] != "sacctmgr":
+            silent.append(answer)
+        return answer
+
+    def ask(*words: str) -> str:
+        if silent:
+            return ""
+        answer = run(*words)
+        if not answer.ok:
+            problems[" ".join(words[:3])] = said(answer)
+            return ""
+        return answer.out
+
+    sinfo = ask("sinfo", "--noheader", f"--format={SINFO_FORMAT}")
+    partitions = read_partitions(sinfo, ask("scontrol", "--oneliner", "show", "partition"))
+    config = read_config(ask("scontrol", "show", "config"))
+    accounting = config.get("AccountingStorageType", "") not in ("", "(null)", "accounting_storage/none")
+    plain = ("sacctmgr", "--noheader", "--parsable2", "show")
+    associations = ask(*plain, "assoc", "where", f"user={user}", f"format={ASSOCIATION_FORMAT}") if accounting else ""
+    qos = ask(*plain, "qos", f"format={QOS_FORMAT}") if accounting else ""
+    asked = accounting and not any(command.startswith("sacctmgr") for command in problems)
+    tried = ("sbatch", "--test-only", *options, "--wrap=true")
+    taken = run(*tried)
+    return ClusterFacts(
+        user=user,
+        version=config.get("SLURM_VERSION", ""),
+        partitions=partitions,
+        config=config,
+        associations=read_associations(associations) if asked else None,
+        qos=read_qos(qos) if asked else None,
+        tried=tried,
+        taken=_taken(taken),
+        answer=said(taken),
+        problems=problems,
+    )
+
+
+def ask_partitions(commands: Commands) -> tuple[PartitionFacts, ...] | Missing:
+    """Return the cluster's partitions with their GPUs, or why they are not known."""
+    answer = commands.run(("sinfo", "--noheader", f"--format={SINFO_FORMAT}"), timeout_seconds=LISTING_SECONDS)
+    if not answer.ok:
+        return Missing(missing=said(answer))
+    found = read_partitions(answer.out)
+    return found or Missing(missing="sinfo lists no partition")
+
+
+def said(answer: Answer) -> str:
+    """What a command said, on one line; most of SLURM's words are on its standard error."""
+    lines = [line.strip() for line in (answer.err + "\n" + answer.out).splitlines() if line.strip()]
+    return " ".join(lines) or ("nothing" if answer.code is not None else "it gave no answer")
+
+
+_SILENT = ("Unable to contact", "Connection refused", "Socket timed out", "Slurm backup controller", "try again later")
+
+
+def _taken(answer: Answer) -> bool | None:
+    """Whether sbatch would take the job; None where that is the controller's silence and no refusal."""
+    if answer.ok:
+        return True
+    return None if answer.code is None or any(words in answer.err for words in _SILENT) else False

@@ -1,0 +1,133 @@
+"""squeue: every job of this user that the controller still knows, waiting, running, or ended a few minutes ago.
+
+    squeue --me --states=all --Format=queue_format(separator)       with SLURM_TIME_FORMAT=%s
+
+Source: squeue(1) of SLURM 22.05, tried on it: `-O NAME:SUFFIX` prints a field whole, whatever its length, and gives the
+number of restarts and the exit code, which `-o` does not. A field that a version does not know is left out of its
+answer; the header says which are there.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from touchline.core.status import JobState
+from touchline.slurm.scripts import time_limit_seconds
+from touchline.slurm.states import ExitCode, read_exit_code, read_seconds, read_state, read_text
+from touchline.slurm.table import read_closed_table
+
+_FIELDS = {  # name for -O: header of its column
+    "JobArrayID": "JOBID",
+    "ArrayJobID": "ARRAY_JOB_ID",
+    "ArrayTaskID": "ARRAY_TASK_ID",
+    "State": "STATE",
+    "Reason": "REASON",
+    "RestartCnt": "RESTART_COUNT",
+    "exit_code": "EXIT_CODE",
+    "Comment": "COMMENT",
+    "Name": "NAME",
+    "WorkDir": "WORK_DIR",
+    "Command": "COMMAND",
+    "Partition": "PARTITION",
+    "NodeList": "NODELIST",
+    "SubmitTime": "SUBMIT_TIME",
+    "StartTime": "START_TIME",
+    "EndTime": "END_TIME",
+    "TimeLimit": "TIME_LIMIT",
+}
+_RAW_ID = "JobID"
+"""Its header is `JOBID` too, so it comes last of all and is found by that."""
+_NEEDED = frozenset({"JOBID", "STATE", "NAME", "WORK_DIR", "COMMENT"})
+_WAIT_STATUS_LIMIT = 1 << 16
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class QueueRow:
+    """One line: a job, or a task of an array, or all of an array's waiting tasks."""
+
+    job_id: str
+    """`76`, `14_3`, or `14_[0-3%2]`."""
+    raw_id: str
+    """What the script finds in SLURM_JOB_ID; of an array's last task it is the array's own id."""
+    array_id: str
+    """The array's id; empty where it is none."""
+    state: JobState
+    """How it stands."""
+    reason: str
+    """Why it waits or how it ended: `Resources`, `NonZeroExitCode`."""
+    restarts: int | None
+    """How often it was queued again; none where squeue does not tell."""
+    exit_code: ExitCode | None
+    """How it ended; none before, and where squeue does not tell."""
+    comment: str
+    """What `--comment` said."""
+    name: str
+    """`--job-name`."""
+    folder: str
+    """Its working directory."""
+    script: str
+    """The script that was submitted, absolute; empty for `--wrap` and for one from standard input."""
+    partition: str
+    """Its partition, or several with commas while it waits."""
+    nodes: str
+    """The nodes it runs or ran on."""
+    submitted_unix: float | None
+    """When it was submitted; a requeue counts as a submission."""
+    started_unix: float | None
+    """When it started; none while it waits, though SLURM then gives the expected time."""
+    ended_unix: float | None
+    """When it ended; none before, though SLURM then gives the time of its limit."""
+    time_limit_seconds: float | None
+    """Its limit; none for UNLIMITED."""
+
+
+def queue_format(separator: str) -> str:
+    """The value of `--Format`.
+
+    Args:
+        separator: begins with neither a digit nor a full stop, and holds no comma.
+    """
+    return ",".join(f"{name}:{separator}" for name in (*_FIELDS, _RAW_ID))
+
+
+def read_queue(text: str, separator: str) -> tuple[QueueRow, ...] | None:
+    """The rows of an answer; None where it is no whole answer, and then nothing can be concluded from it."""
+    table = read_closed_table(text, separator)
+    if table is None or not _NEEDED.issubset(header := table[0]):
+        return None
+    # Of the two columns that are called JOBID the first one is the id for people.
+    return tuple(_row(dict(zip(header[::-1], cells[::-1], strict=True)), cells[-1]) for cells in table[1:])
+
+
+def _row(cell: dict[str, str], raw_id: str) -> QueueRow:
+    state = read_state(cell["STATE"])
+    waits = state in (JobState.PENDING, JobState.REQUEUED)
+    restarts = cell.get("RESTART_COUNT", "")
+    is_task = read_text(cell.get("ARRAY_TASK_ID", "")) != ""
+    return QueueRow(
+        job_id=cell["JOBID"],
+        raw_id=raw_id,
+        array_id=cell.get("ARRAY_JOB_ID", "") if is_task else "",
+        state=state,
+        reason=read_text(cell.get("REASON", "")),
+        restarts=int(restarts) if restarts.isascii() and restarts.isdigit() else None,
+        exit_code=_exit_code(cell.get("EXIT_CODE", "")) if state.ended else None,
+        comment=read_text(cell["COMMENT"]),
+        name=cell["NAME"],
+        folder=cell["WORK_DIR"],
+        script=read_text(cell.get("COMMAND", "")),
+        partition=cell.get("PARTITION", ""),
+        nodes=read_text(cell.get("NODELIST", "")),
+        submitted_unix=read_seconds(cell.get("SUBMIT_TIME", "")),
+        started_unix=None if waits else read_seconds(cell.get("START_TIME", "")),
+        ended_unix=read_seconds(cell.get("END_TIME", "")) if state.ended else None,
+        time_limit_seconds=time_limit_seconds(cell.get("TIME_LIMIT", "")),
+    )
+
+
+def _exit_code(text: str) -> ExitCode | None:
+    """squeue gives the status of wait(2) as one number; a later version may write it as sacct does."""
+    if re.fullmatch(r"[0-9]{1,5}", text) and int(text) < _WAIT_STATUS_LIMIT:
+        return ExitCode(code=int(text) >> 8, signal=int(text) & 0x7F)
+    return read_exit_code(text)

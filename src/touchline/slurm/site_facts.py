@@ -1,0 +1,162 @@
+"""What a cluster offers and allows: the answers of sinfo, scontrol and sacctmgr, as values.
+
+    sinfo --noheader --format=SINFO_FORMAT
+    scontrol --oneliner show partition
+    scontrol show config
+    sacctmgr --noheader --parsable2 show assoc where user=NAME format=ASSOCIATION_FORMAT
+    sacctmgr --noheader --parsable2 show qos format=QOS_FORMAT
+
+Seen on SLURM 22.05. A line that cannot be read is left out: these are facts to show, and sbatch has the last word.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import replace
+
+from touchline.slurm.doctor import AssociationFacts, PartitionFacts, QosFacts
+from touchline.slurm.scripts import time_limit_seconds
+
+SINFO_FORMAT = "%P|%a|%l|%L|%D|%c|%m|%G|%f"
+ASSOCIATION_FORMAT = "Account,Partition,QOS,MaxJobs,MaxSubmitJobs,MaxWall"
+QOS_FORMAT = "Name,MaxJobsPerUser,MaxSubmitJobsPerUser,MaxWall"
+CONFIG_KEYS = (
+    *("ClusterName", "SLURM_VERSION", "AccountingStorageType", "AccountingStorageEnforce", "MaxArraySize"),
+    *("MaxJobCount", "KillWait", "MinJobAge", "JobRequeue", "PreemptMode", "DefMemPerCPU", "DefMemPerNode"),
+    *("EnforcePartLimits", "SelectType"),
+)
+"""What is kept of `scontrol show config`."""
+_GPU = re.compile(r"(?:gres/)?gpu(?P<words>(?:[:=][\w.-]+)*)(?:\(|$)")
+_COUNT = re.compile(r"(\d+)([KMGTP]?)", re.IGNORECASE)
+_FLAGS = frozenset({"no_consume"})
+_NOTHING = frozenset({"", "(null)", "N/A", "UNLIMITED", "None"})
+
+
+def read_partitions(sinfo: str, scontrol: str = "") -> tuple[PartitionFacts, ...]:
+    """The partitions, in sinfo's order; several kinds of nodes of one are put together."""
+    found: dict[str, PartitionFacts] = {}
+    for line in sinfo.splitlines():
+        cells = [cell.strip() for cell in line.split("|")]
+        if len(cells) != 9 or not cells[0]:
+            continue
+        name = cells[0].removesuffix("*")
+        part = PartitionFacts(
+            name=name,
+            default=cells[0].endswith("*"),
+            up=cells[1] == "up",
+            max_seconds=_limit(cells[2]),
+            default_seconds=_limit(cells[3]),
+            nodes=_number(cells[4]) or 0,
+            cpus_per_node=_number(cells[5]) or 0,
+            memory_mib_per_node=_number(cells[6]) or 0,
+            gpus=read_gpus(cells[7]),
+            features=tuple(word for word in cells[8].split(",") if word not in _NOTHING),
+        )
+        found[name] = part if name not in found else _together(found[name], part)
+    for line in scontrol.splitlines():
+        facts = dict(word.partition("=")[::2] for word in line.split())
+        name = facts.get("PartitionName", "")
+        if name in found:
+            found[name] = replace(
+                found[name],
+                default_mib_per_cpu=_number(facts.get("DefMemPerCPU", "")),
+                default_mib_per_node=_number(facts.get("DefMemPerNode", "")),
+                grace_seconds=_number(facts.get("GraceTime", "")),
+            )
+    return tuple(found.values())
+
+
+def read_gpus(gres: str) -> dict[str, int]:
+    """GPUs by type of `gpu:a100:4(S:0-1),shard:8`; the type is empty where there is none, the count 1 where none is.
+
+    A type may begin with a digit, as the slices of a divided GPU do: `gpu:1g.10gb:7`.
+    """
+    found: dict[str, int] = {}
+    # Commas also stand inside the brackets that tell the sockets.
+    for part in re.split(r",(?![^()]*\))", gres.strip()):
+        match = _GPU.match(part.strip())
+        if match is None:
+            continue
+        words = [word for word in re.split(r"[:=]", match["words"]) if word and word not in _FLAGS]
+        count = _COUNT.fullmatch(words[-1]) if words else None
+        kind = "".join(words[:1]) if count is None or len(words) > 1 else ""
+        number = 1 if count is None else int(count[1]) * 1024 ** " KMGTP".index(count[2].upper() or " ")
+        if number:
+            found[kind] = found.get(kind, 0) + number
+    return found
+
+
+def gpus_offered(partitions: Iterable[PartitionFacts]) -> dict[str, dict[str, int]]:
+    """Return the GPUs of a node by type and partition; the types in the order in which they are first seen."""
+    found: dict[str, dict[str, int]] = {}
+    for part in partitions:
+        for kind, count in part.gpus.items():
+            found.setdefault(kind, {})[part.name] = count
+    return found
+
+
+def read_config(text: str) -> dict[str, str]:
+    """The settings that matter here, of `scontrol show config`."""
+    pairs = (line.partition("=")[::2] for line in text.splitlines())
+    return {name.strip(): value.strip() for name, value in pairs if name.strip() in CONFIG_KEYS}
+
+
+def read_associations(text: str) -> tuple[AssociationFacts, ...]:
+    """The user's associations."""
+    return tuple(
+        AssociationFacts(
+            account=cells[0],
+            partition=cells[1],
+            qos=tuple(word for word in cells[2].split(",") if word),
+            max_jobs=_number(cells[3]),
+            max_submitted=_number(cells[4]),
+            max_wall_seconds=_limit(cells[5]),
+        )
+        for cells in (line.split("|") for line in text.splitlines())
+        if len(cells) == 6 and cells[0]
+    )
+
+
+def read_qos(text: str) -> tuple[QosFacts, ...]:
+    """All qualities of service."""
+    return tuple(
+        QosFacts(
+            name=cells[0],
+            max_jobs=_number(cells[1]),
+            max_submitted=_number(cells[2]),
+            max_wall_seconds=_limit(cells[3]),
+        )
+        for cells in (line.split("|") for line in text.splitlines())
+        if len(cells) == 4 and cells[0]
+    )
+
+
+def first_number(text: str) -> int | None:
+    """The number that a setting begins with, `30 sec`; None where there is none."""
+    match = re.match(r"\d+", text.strip())
+    return None if match is None else int(match[0])
+
+
+def _number(text: str) -> int | None:
+    """A count; sinfo writes `32+` where nodes differ."""
+    return None if text in _NOTHING else first_number(text)
+
+
+def _limit(text: str) -> float | None:
+    return None if text in _NOTHING or text.lower() in ("infinite", "n/a") else time_limit_seconds(text)
+
+
+def _together(one: PartitionFacts, other: PartitionFacts) -> PartitionFacts:
+    gpus = {
+        kind: max(one.gpus.get(kind, 0), other.gpus.get(kind, 0)) for kind in dict.fromkeys([*one.gpus, *other.gpus])
+    }
+    return replace(
+        one,
+        up=one.up or other.up,
+        nodes=one.nodes + other.nodes,
+        cpus_per_node=max(one.cpus_per_node, other.cpus_per_node),
+        memory_mib_per_node=max(one.memory_mib_per_node, other.memory_mib_per_node),
+        gpus=gpus,
+        features=tuple(dict.fromkeys([*one.features, *other.features])),
+    )

@@ -1,0 +1,73 @@
+"""What a user may add to every job, `slurm.options` of the config file: options of sbatch, and none of touchline's own.
+
+An option that a site's own plugin brings is let through; sbatch alone knows those.
+"""
+
+from __future__ import annotations
+
+import re
+
+from touchline.slurm.directives import Directive, DirectiveFault, read_line
+from touchline.slurm.options import near, of_plugin, refused
+
+OURS = {
+    "job-name": "the run's name is how its job is found again",
+    "output": "the run's folder holds its output",
+    "error": "the run's folder holds its output",
+    "input": "nothing is read there",
+    "open-mode": "an attempt appends to the output of the one before it",
+    "chdir": "a job runs in its run's folder",
+    "dependency": "what waits for what follows from the plan",
+    "kill-on-invalid-dep": "what waits for what follows from the plan",
+    "array": "a run is a job of its own",
+    "comment": "it holds the token by which a job is found again",
+    "requeue": "touchline sets it",
+    "no-requeue": "a job that is preempted goes on by being queued again",
+    "signal": "slurm.signal_seconds sets it",
+    "time": "the estimate, or compute.time_limit, sets it",
+    "wrap": "it would take the script's place",
+    "parsable": "touchline passes it",
+    "test-only": "nothing would ever be submitted",
+    "wait": "sbatch would not come back",
+    "account": "slurm.account sets it",
+    "partition": "slurm.partition sets it",
+    "qos": "slurm.qos sets it",
+    "constraint": "slurm.constraint sets it",
+    "cpus-per-task": "slurm.cpus_per_run sets it",
+    "mem": "slurm.memory_gb sets it",
+    "gpus": "compute.gpus_per_run and slurm.gpu_type set it",
+    "nodes": "a run is one process on one node",
+    "ntasks": "a run is one process on one node",
+}
+"""Options that touchline sets itself, and why."""
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+
+
+def value_fault(value: str) -> str | None:
+    """What is wrong with a value that is to stand on one line; None where nothing is."""
+    return f"expected one line of text, got {value!r}" if _CONTROL.search(value) else None
+
+
+def option_fault(text: str) -> tuple[str, str | None] | None:
+    """(what is wrong with an entry of `slurm.options`, hint); None where nothing is."""
+    if (wrong := value_fault(text)) is not None:
+        return wrong, None
+    found = list(read_line(f"#SBATCH {text}", 1))
+    if not found:
+        return f"{text!r} holds no option", "for example --mail-type=FAIL"
+    return next((fault for each in found if (fault := _fault(each, text)) is not None), None)
+
+
+def _fault(each: Directive, text: str) -> tuple[str, str | None] | None:
+    if each.fault is DirectiveFault.UNKNOWN:
+        name = each.written.lstrip("-")
+        meant = near(name)
+        if of_plugin(name) or (each.written.startswith("--") and meant is None):
+            return None
+        return f"sbatch has no option {each.written!r}", None if meant is None else f"did you mean --{meant}?"
+    if each.fault is not None:
+        return f"{text!r}: {each.fault.value}: {each.written!r}", "one option a line, such as --mail-type=FAIL"
+    if each.option in OURS:
+        return f"{each.written} is set by touchline: {OURS[each.option]}", "leave it out here"
+    wants = None if each.option is None or each.value is None else refused(each.option, each.value)
+    return None if wants is None else (f"{each.written} is {each.value!r}, and sbatch wants {wants}", None)

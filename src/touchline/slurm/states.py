@@ -1,0 +1,133 @@
+"""SLURM's words for how a job stands, and its exit codes.
+
+A word that is not known here, from a newer SLURM, is UNKNOWN and therefore no end: only words that say so end a job.
+Source: squeue(1), section JOB STATE CODES, of SLURM 22.05 to 25.05.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from touchline.core.status import JobState
+
+_AS_WRITTEN = {state.value: state for state in JobState}
+_OTHER_WORDS = {
+    "RESIZING": JobState.RUNNING,
+    "SIGNALING": JobState.RUNNING,
+    "STAGE_OUT": JobState.COMPLETING,
+    "STOPPED": JobState.SUSPENDED,
+    "POWER_UP_NODE": JobState.CONFIGURING,
+    # Requeued and held: nothing of them is over.
+    "REQUEUE_HOLD": JobState.PENDING,
+    "REQUEUE_FED": JobState.PENDING,
+    "RESV_DEL_HOLD": JobState.PENDING,
+    "SPECIAL_EXIT": JobState.PENDING,
+    "EXPEDITING": JobState.PENDING,
+}
+_COMPACT = {
+    **{"BF": "BOOT_FAIL", "CA": "CANCELLED", "CD": "COMPLETED", "CF": "CONFIGURING", "CG": "COMPLETING"},
+    **{"DL": "DEADLINE", "F": "FAILED", "NF": "NODE_FAIL", "OOM": "OUT_OF_MEMORY", "PD": "PENDING", "PR": "PREEMPTED"},
+    **{"R": "RUNNING", "RD": "RESV_DEL_HOLD", "RF": "REQUEUE_FED", "RH": "REQUEUE_HOLD", "RQ": "REQUEUED"},
+    **{"RS": "RESIZING", "SI": "SIGNALING", "SE": "SPECIAL_EXIT", "SO": "STAGE_OUT", "ST": "STOPPED"},
+    **{"S": "SUSPENDED", "TO": "TIMEOUT"},
+}
+_CUT_SHORT = 3
+"""sacct cuts words to its column and writes `+`: `CANCELLED+`, `OUT_OF_ME+`; fewer letters than these name none."""
+_EXIT = re.compile(r"(\d{1,3}):(\d{1,3})")
+
+
+def read_state(text: str) -> JobState:
+    """The state that SLURM's word says: `RUNNING`, `R`, `CANCELLED by 1000`, `OUT_OF_ME+`, `COMPLETED,COMPLETING`.
+
+    Of several words the one that says that it is not over counts.
+    """
+    states = [_word(word) for word in re.split(r"[,\s|]+", re.sub(r"\s+by\s.*", "", text.strip(), flags=re.DOTALL))]
+    return next((state for state in states if not state.ended), states[0])
+
+
+def _word(text: str) -> JobState:
+    word = text.strip().upper()
+    if word.endswith("+"):
+        start = word.rstrip("+")
+        whole = {_AS_WRITTEN[name] for name in _AS_WRITTEN if len(start) >= _CUT_SHORT and name.startswith(start)}
+        return whole.pop() if len(whole) == 1 else JobState.UNKNOWN
+    word = _COMPACT.get(word, word)
+    return _AS_WRITTEN.get(word) or _OTHER_WORDS.get(word, JobState.UNKNOWN)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ExitCode:
+    """How a script ended, as SLURM writes it: `3:0`, `0:9`, `0:125`."""
+
+    code: int
+    """Its exit code; 0 also where a signal ended it or where SLURM has not been told."""
+    signal: int
+    """The signal that ended it, or 0; 125 is SLURM's own for out of memory."""
+
+
+def read_exit_code(text: str) -> ExitCode | None:
+    """The two numbers; none where they are none."""
+    match = _EXIT.fullmatch(text.strip())
+    return None if match is None else ExitCode(code=int(match[1]), signal=int(match[2]))
+
+
+def read_seconds(text: str) -> float | None:
+    """A time as `SLURM_TIME_FORMAT=%s` prints it; none for `N/A`, `Unknown`, `NONE` and 0."""
+    stripped = text.strip()
+    return float(stripped) if stripped.isascii() and stripped.isdigit() and int(stripped) else None
+
+
+def read_text(text: str) -> str:
+    """A field that may be absent: `(null)`, `N/A` and `None` are empty."""
+    return "" if text in ("(null)", "N/A", "None", "None assigned", "Unknown") else text
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class JobId:
+    """A job's id in its parts: `76`, the array task `14_3`, the step `76.1`."""
+
+    job: int
+    """The job; of an array the array's."""
+    task: int | None
+    """The array's task; none where it is no array."""
+    step: str | None
+    """The step: `1`, `batch`; none for the job itself."""
+
+    @property
+    def whole(self) -> str:
+        """The id without its step."""
+        return str(self.job) if self.task is None else f"{self.job}_{self.task}"
+
+
+_ID = re.compile(r"(?P<job>\d{1,10})(?:_(?P<task>\d{1,10}))?(?:\.(?P<step>\w{1,20}))?")
+
+
+def read_job_id(text: str) -> JobId | None:
+    """The parts of an id; none where it is no id of SLURM's, `local-1f`, or stands for several tasks, `14_[0-3%2]`."""
+    match = _ID.fullmatch(text)
+    if match is None or not match["job"].isascii():
+        return None
+    task = match["task"]
+    return JobId(job=int(match["job"]), task=None if task is None else int(task), step=match["step"])
+
+
+_TASKS_LIMIT = 100_000
+
+
+def waiting_tasks(text: str) -> tuple[str, ...]:
+    """Ids of the array's tasks that one line of waiting ones stands for: `14_[0-3,7%2]` is five of them.
+
+    Empty where it stands for none; a list that squeue cut short, `14_[1,3,5,...]`, gives those that it names.
+    """
+    match = re.fullmatch(r"(\d{1,10})_\[([\d,:.-]+)(?:%\d+)?\]", text)
+    if match is None:
+        return ()
+    tasks: list[int] = []
+    for part in match[2].split(","):
+        bounds = re.fullmatch(r"(\d{1,10})(?:-(\d{1,10})(?::(\d{1,10}))?)?", part)
+        if bounds is None:
+            continue
+        first, last, step = int(bounds[1]), int(bounds[2] or bounds[1]), int(bounds[3] or 1)
+        tasks += range(first, min(last, first + _TASKS_LIMIT) + 1, max(step, 1))
+    return tuple(f"{match[1]}_{task}" for task in tasks[:_TASKS_LIMIT])

@@ -1,0 +1,360 @@
+"""What a person writes in experiment.yaml, key by key.
+
+The dataclasses mirror the file; a key's docstring is its reference page. Defaults that are
+decisions live in `touchline.spec.defaults`, with their reasons. Bounds are annotations, checked when a file is read;
+what concerns two keys at once is checked in `__post_init__`.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import Annotated, ClassVar, Literal
+
+from annotated_types import Ge, Gt, Le, Lt, MinLen
+
+from touchline.spec import defaults
+
+PositiveInt = Annotated[int, Ge(1)]
+NonNegativeInt = Annotated[int, Ge(0)]
+PositiveFloat = Annotated[float, Gt(0)]
+Fraction = Annotated[float, Gt(0), Lt(1)]
+Text = Annotated[str, MinLen(1)]
+CPU = "cpu"
+"""The value of `compute.gpu` that plans for CPUs."""
+_NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9_]+")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DataConfig:
+    """The dataset, and how a row of it becomes a chat."""
+
+    __pydantic_config__: ClassVar[dict[str, object]] = {"extra": "forbid"}
+
+    path: Text
+    """The file: JSON, JSONL, CSV or parquet; relative to experiment.yaml."""
+    input: Text | Annotated[tuple[Text, ...], MinLen(2)] = "input"
+    """Column that holds what goes into the prompt's `{input}`, or a list of columns that are joined line by line, empty
+    ones left out: `[instruction, input]`. Found by the columns' names when none of `input`, `output`, `messages` is
+    given; the plan shows what was found."""
+    output: Text = "output"
+    """Column that holds the answer; found by its name when not given."""
+    messages: Text | None = None
+    """Column that holds a chat, a list of {role, content} or {from, value} whose last turn is the answer; then `input`,
+    `output` and `prompt` are not used."""
+    prompt: str | None = None
+    """The user's turn, with `{input}` (or any other column in braces); the task's own prompt when not given."""
+    system: str | None = None
+    """A system turn put before the user's."""
+    train_fraction: Fraction = defaults.TRAIN_FRACTION
+    """Share of the rows that train, when the file has no splits; of the rest a quarter validates, the other tests."""
+    split_seed: NonNegativeInt = defaults.SPLIT_SEED
+    """Seed of that split."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LoraConfig:
+    """The adapter."""
+
+    __pydantic_config__: ClassVar[dict[str, object]] = {"extra": "forbid"}
+
+    rank: PositiveInt = defaults.LORA_RANK
+    """Rank of the two factors."""
+    alpha: PositiveFloat | None = None
+    """Scale numerator; 2 x rank when not given."""
+    dropout: Annotated[float, Ge(0), Lt(1)] = 0.0
+    """Dropout on the adapter's input."""
+    target_modules: Annotated[tuple[Text, ...], MinLen(1)] = defaults.LORA_TARGET_MODULES
+    """The linear layers that get an adapter."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Element type of the adapter's weights and of its optimizer state."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CheckpointConfig:
+    """What is saved, when, and how much of it stays."""
+
+    __pydantic_config__: ClassVar[dict[str, object]] = {"extra": "forbid"}
+
+    save: Literal["adapter", "merged"] = "adapter"
+    """The adapter alone, or the whole model with the adapter merged into it."""
+    every: Literal["epoch"] | CheckpointInterval = "epoch"
+    """When a checkpoint is exported: at each epoch's end, or also `{steps: 50}` or `{minutes: 20}`."""
+    keep: Literal["all", "best"] | PositiveInt = "all"
+    """Which exports stay: all, the best by validation loss (and the last), or the last N."""
+    resume_minutes: PositiveFloat = defaults.RESUME_INTERVAL
+    """How often the state from which a killed run goes on is saved, apart from the exports."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CheckpointInterval:
+    """Exports between the epochs' ends; give one of the two."""
+
+    __pydantic_config__: ClassVar[dict[str, object]] = {"extra": "forbid"}
+
+    steps: PositiveInt | None = None
+    """Every so many optimizer steps."""
+    minutes: PositiveFloat | None = None
+    """Every so many minutes of training."""
+
+    def __post_init__(self) -> None:
+        if (self.steps is None) == (self.minutes is None):
+            raise ValueError("give either steps or minutes")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainConfig:
+    """The training, in the field's terms."""
+
+    __pydantic_config__: ClassVar[dict[str, object]] = {"extra": "forbid"}
+
+    epochs: PositiveInt = defaults.EPOCHS
+    """Passes over the training split."""
+    global_batch_size: PositiveInt = defaults.GLOBAL_BATCH_SIZE
+    """Examples per optimizer step: part of the science, never changed to fit memory."""
+    micro_batch_size: PositiveInt | Literal["auto"] = "auto"
+    """Examples per forward pass; `auto` takes the largest divisor of the global batch within the token limit."""
+    learning_rate: PositiveFloat = defaults.LEARNING_RATE
+    """Peak learning rate."""
+    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    """How the learning rate falls after warm-up."""
+    warmup_fraction: Annotated[float, Ge(0), Lt(1)] = defaults.WARMUP_FRACTION
+    """Share of all steps in which the learning rate rises from zero."""
+    weight_decay: Annotated[float, Ge(0)] = 0.0
+    """AdamW's decoupled weight decay."""
+    max_grad_norm: PositiveFloat = defaults.MAX_GRAD_NORM
+    """Gradients are clipped to this norm."""
+    max_seq_len: PositiveInt = defaults.MAX_SEQ_LEN
+    """Longest example in tokens; a longer one is a fault, not cut in silence."""
+    packed: bool | Literal["auto"] = "auto"
+    """Whether several examples share a row; `auto` packs when it is predicted to be faster and fits."""
+    gradient_checkpointing: bool = False
+    """Trade time for memory: recompute activations in the backward pass."""
+    base_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Element type of the frozen base; `auto` takes bfloat16 where the processor or GPU is fast at it."""
+    validate_every_steps: PositiveInt | None = None
+    """Validation loss every so many steps; none: at each epoch's end only."""
+    lora: LoraConfig = field(default_factory=LoraConfig)
+    """The adapter."""
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    """What is saved and when."""
+    backend: Text = "peft"
+    """Which trainer runs it."""
+
+
+def as_written(name: str) -> str:
+    """A field's name as the file has it: a word that Python keeps for itself has an underscore behind it here."""
+    return name.rstrip("_")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StageConfig:
+    """One training of a chain; whatever it does not say is as in the experiment's `data` and `train`."""
+
+    __pydantic_config__: ClassVar[dict[str, object]] = {
+        "extra": "forbid",
+        "alias_generator": as_written,
+        "serialize_by_alias": True,
+    }
+
+    name: Text
+    """What to call it; a parent is named by it."""
+    parent: Text | None = None
+    """The stage above that it goes on from; the first stage has none and starts from the base model."""
+    continue_: Literal["adapter", "merge"] | None = None
+    """How it goes on: `adapter` trains the parent's adapter further, `merge` merges it into the base and trains a new
+    one."""
+    parent_checkpoint: Literal["last", "best"] = "last"
+    """Which checkpoint of the parent it goes on from: the last epoch's, or the one with the lowest validation loss."""
+    model: Text | None = None
+    """The base model, where it is to be said again; all stages of a chain have the same."""
+    data: dict[str, object] = field(default_factory=dict)
+    """What differs from the experiment's `data`, `{path: data/easy.json}`."""
+    train: dict[str, object] = field(default_factory=dict)
+    """What differs from the experiment's `train`, `{epochs: 2}`."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GeneralConfig:
+    """Tasks of lm-evaluation-harness, for a look at whether general ability suffered."""
+
+    __pydantic_config__: ClassVar[dict[str, object]] = {"extra": "forbid"}
+
+    tasks: Annotated[tuple[Text, ...], MinLen(1)]
+    """The harness's names of tasks, `[arc_easy, hellaswag]`; their data must be on this machine."""
+    include_path: Text | None = None
+    """Folder with task files (YAML) of your own; relative to experiment.yaml."""
+    limit: PositiveInt | None = None
+    """Items of each task, from the first on; all when not given."""
+    num_fewshot: NonNegativeInt | None = None
+    """Worked examples before each item; as each task has it when not given."""
+    chat_template: bool = False
+    """Whether items are put to the model as chats, with its own template."""
+
+
+def task_file_stem(task: str) -> str:
+    """What the files of an evaluation on a task are called: its name, of a path with `-` for what is no letter, digit
+    or `_`; `tasks/mine.py@name` gives `tasks-mine-py-name`."""
+    return _NOT_IN_A_NAME.sub("-", task).strip("-").casefold()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EvaluateConfig:
+    """What is evaluated after training, on the test split."""
+
+    __pydantic_config__: ClassVar[dict[str, object]] = {"extra": "forbid"}
+
+    epochs: Literal["last", "all"] | tuple[NonNegativeInt, ...] = "last"
+    """Which epochs' checkpoints: the last, all, or a list counted from 0."""
+    samples: Literal["all"] | PositiveInt = "all"
+    """How many test items, from the first on; the same items for every run."""
+    batch_size: PositiveInt = defaults.EVALUATE_BATCH_SIZE
+    """Prompts generated side by side."""
+    max_new_tokens: PositiveInt = defaults.MAX_NEW_TOKENS
+    """Longest answer in tokens."""
+    metric: Text | None = None
+    """Which score of the experiment's own task is the primary metric, where the task has several: a scorer's name, of a
+    scorer that gives several scores `scorer.key`; `exact match` or `match` of a ready-made task. The first one when
+    not given. Changes no score and may be given when all is evaluated."""
+    labels: tuple[Text | int, ...] = ()
+    """The labels of `task: classification`; all answers that the dataset has when not given. They stand in the task's
+    own prompt."""
+    tasks: tuple[Text, ...] = ()
+    """Further tasks beside the experiment's own, for the same checkpoints: a ready-made task's name, which asks the
+    test split with its own prompt, or an Inspect task in a file of yours, `tasks/mine.py` or `tasks/mine.py@name`,
+    relative to experiment.yaml. As with `task`, such a file is code that only the evaluation process runs, and its
+    first score counts; `samples` limits its items too, and what its own configuration says of decoding goes first."""
+    temperature: Annotated[float, Ge(0)] = 0.0
+    """0 is greedy decoding, always the likeliest token; above it tokens are drawn, with this temperature."""
+    top_p: Annotated[float, Gt(0), Le(1)] = 1.0
+    """Of the tokens, only the likeliest that together have this probability are drawn from; needs a temperature."""
+    repeats: PositiveInt = 1
+    """Answers drawn to every item; the score of an item is their mean. Needs a temperature: greedy answers are all
+    alike."""
+    seed: NonNegativeInt = 0
+    """Seed of the draws, the same for every run: which token is drawn depends on it, the item, the repeat and the
+    model's probabilities, and not on what is generated beside it."""
+    max_error_rate: Annotated[float, Ge(0), Le(1)] = 0.0
+    """Share of the answers that may fail to be generated or scored; these count as wrong. Above it the evaluation has
+    failed and gives no scores."""
+    cluster: Text | None = None
+    """Column of the dataset that says which test items belong together, of one template or one source document:
+    intervals and tests then take these clusters as the unit, not the items. An item without a text there stands alone.
+    Changes no score and may be given when all is evaluated. Items of an own task say it themselves, as `cluster` in
+    the metadata of their samples."""
+    general: GeneralConfig | None = None
+    """Also score the base and the last checkpoints with lm-evaluation-harness; none: general ability is not looked
+    at."""
+
+    def __post_init__(self) -> None:
+        if not self.temperature and (self.repeats > 1 or self.top_p < 1):
+            key = "repeats above 1" if self.repeats > 1 else "top_p below 1"
+            raise ValueError(f"a temperature above 0 where there is {key}: greedy decoding draws nothing")
+        names = [task_file_stem(task) for task in self.tasks]
+        if len({str(label).strip().casefold() for label in self.labels} - {""}) < len(self.labels):
+            raise ValueError("labels that differ in more than case, none of them empty")
+        if len(set(names)) < len(names):
+            raise ValueError("each of tasks once, and files whose paths differ in more than punctuation")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ComputeConfig:
+    """Where it runs."""
+
+    __pydantic_config__: ClassVar[dict[str, object]] = {"extra": "forbid"}
+
+    executor: Literal["local", "slurm"] = "local"
+    """How jobs are started: on this machine, or with sbatch."""
+    gpus_per_run: NonNegativeInt = 1
+    """GPUs that one run uses; on a machine without any, runs use the processor, one at a time. More than the trainer
+    uses is an error."""
+    gpu: Text = "auto"
+    """Which GPU to plan for: `auto` is the one here, a name such as `A100-80GB` plans for another machine, `cpu` for
+    runs on CPUs. With `executor: slurm` it has to be given, unless the user's `slurm.gpu_type` tells it."""
+    deadline: Text | None = None
+    """When all should be done: `30min`, `6h`; compared with the plan."""
+    time_limit: Text | None = None
+    """Longest that one training may take, `6h`, instead of the estimate's upper end; on this machine nothing limits a
+    run that has no such line."""
+    partition: Text | None = None
+    """`--partition` of the jobs; as the user's config file says when not given, and so for the next ones."""
+    account: Text | None = None
+    """`--account` of the jobs."""
+    qos: Text | None = None
+    """`--qos` of the jobs."""
+    constraint: Text | None = None
+    """`--constraint` of the jobs."""
+    cpus_per_run: PositiveInt | None = None
+    """CPUs of one run."""
+    memory_gb_per_run: PositiveFloat | None = None
+    """Host memory of one run, in GiB."""
+
+    @property
+    def gpus(self) -> int:
+        """GPUs that a job asks for; none where it is planned for the CPU."""
+        return 0 if self.gpu.lower() == CPU else self.gpus_per_run
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Experiment:
+    """One experiment: a question, a design, a recipe."""
+
+    __pydantic_config__: ClassVar[dict[str, object]] = {"extra": "forbid"}
+
+    name: Text
+    """Short name; also the folder's."""
+    question: str = ""
+    """What the experiment is to answer; it heads the report."""
+    task: Text = "exact_match"
+    """What the models are scored on. A ready-made task gives prompt and scorers: `exact_match` for any dataset;
+    `classification`, which reads one of the dataset's labels from what the model writes; `number` and `choice`, which
+    read a number or a letter; `capitalization`. Or an Inspect task in a file of yours, `tasks/mine.py` or
+    `tasks/mine.py@name`, relative to experiment.yaml: its first score is the primary metric (`evaluate.metric` names
+    another one). If its function has an argument `data`, it gets the path of a JSON Lines file with the test items as
+    training would ask them, for `json_dataset`; without one the file brings items of its own. Such a file is code: the
+    plan shows it with its hash, and only the evaluation process runs it."""
+    models: tuple[Text, ...] = ()
+    """Base models: folders under `models_dir`, or paths."""
+    data: DataConfig
+    """The dataset."""
+    train: TrainConfig = field(default_factory=TrainConfig)
+    """The training."""
+    stages: tuple[StageConfig, ...] = ()
+    """A chain of trainings instead of one, in order; the levels of factors hold for all of them."""
+    factors: dict[str, Annotated[list[object], MinLen(1)]] = field(default_factory=dict)
+    """What varies, crossed: a dotted key of this file and its levels."""
+    pairs: tuple[dict[str, object], ...] = ()
+    """Settings that vary together; each entry is one level of one factor."""
+    exclude: tuple[dict[str, object], ...] = ()
+    """Combinations to leave out: a run that matches every key of an entry is not made."""
+    seeds: Annotated[tuple[NonNegativeInt, ...], MinLen(1)] = (1,)
+    """Replicates: every condition runs once for each."""
+    controls: tuple[Literal["base", "noop", "shuffled"], ...] = ()
+    """`base`: every base model is evaluated without training. `noop`: it is evaluated once more through a fresh adapter
+    that changes nothing, which must score the same. `shuffled`: the first condition and seed of every base model and
+    dataset is also trained on answers that were dealt out anew among the training rows, so that what it gains is the
+    form of the answers alone."""
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    """The evaluation."""
+    compute: ComputeConfig = field(default_factory=ComputeConfig)
+    """Where it runs."""
+    run_names: str | None = None
+    """Pattern of the runs' names, `{model_size}_rank{lora_rank}`; made from the factors when not given."""
+    allow: tuple[Text, ...] = ()
+    """Codes of checks whose errors do not stop this experiment, `[EV201]`; they stay visible."""
+
+
+__all__ = [
+    "CPU",
+    "CheckpointConfig",
+    "CheckpointInterval",
+    "ComputeConfig",
+    "DataConfig",
+    "EvaluateConfig",
+    "Experiment",
+    "GeneralConfig",
+    "LoraConfig",
+    "StageConfig",
+    "TrainConfig",
+    "as_written",
+]

@@ -1,0 +1,250 @@
+"""The plan: the resolved truth of an experiment, with hashes, before anything runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from touchline.core.catalog import DatasetInfo, ModelInfo
+from touchline.core.estimate import MemoryEstimate
+from touchline.core.levels import Level
+from touchline.core.machine import TargetMachine
+from touchline.core.packing import PackingSummary
+from touchline.core.quantity import NO_EVIDENCE, Measured, Missing
+from touchline.spec.evaluation import EvaluationTask
+from touchline.spec.experiment import ComputeConfig, DataConfig, EvaluateConfig, LoraConfig, TrainConfig
+from touchline.spec.labels import LabelSet
+from touchline.spec.runs import ControlKind, Link, RunKind
+
+PLAN_SCHEMA_VERSION = 2
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BatchSummary:
+    """What the planner computed of the batches; the trainer computes them again and refuses another digest."""
+
+    digest: str
+    """Hash over every micro-batch's example indices, in order."""
+    steps: int
+    """Optimizer steps of the whole run."""
+    steps_per_epoch: int
+    """Optimizer steps of one epoch."""
+    micro_batches: int
+    """Forward passes of the whole run."""
+    micro_batch_size: int
+    """Examples per forward pass, resolved."""
+    gradient_accumulation_steps: int
+    """Micro-batches per optimizer step."""
+    global_batch_size: int
+    """Examples per optimizer step."""
+    num_examples: int
+    """Training examples."""
+    real_tokens: int
+    """Tokens of the training split, without padding, for one epoch."""
+    target_tokens: int
+    """Of these, tokens with a loss."""
+    longest_example_tokens: int
+    """The longest training example."""
+    largest_micro_batch_tokens: int
+    """Padded tokens of the largest micro-batch, examples side by side: what decides on memory."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PlannedRun:
+    """One run with everything resolved; equal `digest`, equal work."""
+
+    name: str
+    """Its folder."""
+    kind: RunKind
+    """Fine-tuned, or a control."""
+    model: str
+    """Name of its base model, a key of `Plan.models`."""
+    dataset: str
+    """Path of its dataset, a key of `Plan.datasets`."""
+    data: DataConfig
+    """Its dataset's columns and prompt, with the task's prompt filled in."""
+    train: TrainConfig | None
+    """Its training with every `auto` resolved; none for a control."""
+    evaluate: EvaluateConfig
+    """Its evaluation."""
+    seed: int
+    """Its seed."""
+    levels: tuple[Level, ...]
+    """Its level of each factor."""
+    batches: BatchSummary | None
+    """Its batches; none for a control."""
+    packed_reason: str | None
+    """Why it is packed or not."""
+    train_seconds: Measured
+    """Predicted wall time of the training."""
+    evaluate_seconds: Measured
+    """Predicted wall time of the evaluation."""
+    peak_memory: Measured
+    """Predicted peak memory of the process: of the GPU, or resident where the processor trains."""
+    disk: Measured
+    """Predicted size of what stays on disk."""
+    seconds_per_step: Measured = NO_EVIDENCE
+    """Predicted time of an optimizer step."""
+    time_parts: dict[str, Measured] = field(default_factory=dict)
+    """What `train_seconds` is made of: steps, start-up, validation, saving."""
+    time_limit_seconds: Measured = NO_EVIDENCE
+    """Limit to ask a scheduler for: above the interval's upper end, in whole minutes."""
+    memory: MemoryEstimate | Missing = NO_EVIDENCE
+    """Allocated, reserved and process memory with the parts, the verdict and what would change it."""
+    micro_batch_reason: str | None = None
+    """Why the micro-batch is what it is; none for a control."""
+    packing: PackingSummary | Missing = NO_EVIDENCE
+    """How the examples lie in rows, packed and not."""
+    link: Link | None = None
+    """The run that it goes on from, and how; none where it starts from the base model."""
+    evaluate_startup_seconds: Measured = NO_EVIDENCE
+    """Predicted time from the start of the evaluation's process to its first prompt, which `evaluate_seconds` leaves
+    out; runs on one base share it where they are evaluated in one process."""
+    evaluate_limit_seconds: Measured = NO_EVIDENCE
+    """Limit to ask a scheduler for, for its evaluation."""
+    control: ControlKind | None = None
+    """Which control it is; none for what the experiment asks about."""
+    no_op: LoraConfig | None = None
+    """Shape of the adapter that a no-op control is evaluated through; none for every other run."""
+    accepted: dict[str, object]
+    """Settings that were edited in the run's folder and accepted, by dotted key."""
+    digest: str
+    """Hash over everything above that changes the work; drift is a changed digest."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ShownExample:
+    """The first training row of a dataset as a model sees it."""
+
+    dataset: str
+    """Path of the dataset, as the experiment has it."""
+    model: str
+    """Model whose chat template was used."""
+    row: str
+    """The row, `train-0`."""
+    columns_used: tuple[str, ...]
+    """Columns with their use, `question (prompt)`."""
+    columns_not_used: tuple[str, ...]
+    """Columns that neither prompt nor answer shows."""
+    prompt: str
+    """The rendered prompt, without a loss; a long one is cut in the middle."""
+    label: str
+    """The label span: answer and stop token, with a loss."""
+    prompt_tokens: int
+    """Tokens of the prompt."""
+    label_tokens: int
+    """Tokens with a loss."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Assumption:
+    """A setting that nobody wrote, its value, and why this one."""
+
+    key: str
+    """The dotted key of experiment.yaml."""
+    value: str
+    """The value, as one would write it."""
+    reason: str
+    """Why."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Revision:
+    """A recorded change of the plan."""
+
+    number: int
+    """Counts from 1; the first is the plan itself."""
+    date: str
+    """ISO date."""
+    reason: str
+    """`planned`, `re-planned: experiment.yaml changed`, `accepted: 135M_rank4 ...`."""
+    runs: tuple[str, ...]
+    """The runs whose digest changed, new and removed ones included."""
+    new: tuple[str, ...] = ()
+    """Of these, the runs that the plan before did not have."""
+    removed: tuple[str, ...] = ()
+    """Of these, the runs that the plan no longer has."""
+
+
+def devices_of(machine: TargetMachine, gpus_per_run: int) -> int:
+    """Devices that one training uses on a machine: its GPUs, or one CPU."""
+    return max(gpus_per_run, 1) if machine.kind == "gpu" else 1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Plan:
+    """The whole plan, as plan.json holds it."""
+
+    schema_version: int = PLAN_SCHEMA_VERSION
+    """Version of this file's form."""
+    touchline_version: str
+    """The version that wrote it."""
+    experiment: str
+    """The experiment's name."""
+    question: str
+    """What it is to answer."""
+    task: str
+    """Its task."""
+    date: str
+    """ISO date of the first plan; chat templates that print a date get this one, in training and evaluation."""
+    experiment_sha256: str
+    """Hash of experiment.yaml with the overrides applied."""
+    overrides: tuple[str, ...]
+    """`key=value` given on the command line."""
+    factors: dict[str, tuple[str, ...]]
+    """What varies, and its levels as text."""
+    models: dict[str, ModelInfo]
+    """The base models by name."""
+    datasets: dict[str, DatasetInfo]
+    """The datasets by path."""
+    runs: tuple[PlannedRun, ...]
+    """The runs, fine-tuned first."""
+    executor: str
+    """Where it runs."""
+    gpus_per_run: int
+    """GPUs that one run uses."""
+    deadline: str | None
+    """When all should be done."""
+    compute: ComputeConfig = field(default_factory=ComputeConfig)
+    """Where it runs, and what its jobs ask for."""
+    tasks: tuple[EvaluationTask, ...] = ()
+    """Every task that `evaluate.tasks` names, resolved, and the experiment's own where it is a file; those in files are
+    code that the evaluation runs."""
+    labels: tuple[LabelSet, ...] = ()
+    """The labels of each dataset that a classification is scored on."""
+    kept_evaluations: tuple[str, ...] = ()
+    """Evaluations by other settings that were there when this was planned, and stay: one line for each kind."""
+    machine: TargetMachine
+    """The machine that the estimates are for."""
+    assumptions: tuple[Assumption, ...]
+    """Every setting that was not given."""
+    gpu_hours: Measured
+    """Predicted hours of devices for everything together, evaluations included."""
+    wall_seconds: Measured
+    """Predicted time from start to end, with as many runs at once as there are devices."""
+    disk: Measured
+    """Predicted size on disk of everything together."""
+    examples: tuple[ShownExample, ...] = ()
+    """One rendered training row per dataset and prompt; none in plans of version 0.1.0."""
+    evidence: tuple[str, ...]
+    """The past runs that the estimates rest on."""
+    revisions: tuple[Revision, ...]
+    """What was changed, when and why."""
+
+    @property
+    def devices(self) -> int:
+        """Devices that one training uses: its GPUs, or one CPU."""
+        return devices_of(self.machine, self.gpus_per_run)
+
+    @property
+    def own_task(self) -> EvaluationTask | None:
+        """The experiment's own task where it is a file; None for a ready-made one."""
+        return next((task for task in self.tasks if task.name == self.task and task.is_file), None)
+
+    @property
+    def further_tasks(self) -> tuple[EvaluationTask, ...]:
+        """The tasks of `evaluate.tasks`."""
+        return tuple(task for task in self.tasks if task.name != self.task)
+
+    def run(self, name: str) -> PlannedRun | None:
+        """The run of that name."""
+        return next((run for run in self.runs if run.name == name), None)

@@ -1,0 +1,72 @@
+"""A run: one condition of the design, one seed, one folder."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Literal
+
+from touchline.core.levels import Level
+from touchline.spec.experiment import DataConfig, EvaluateConfig, TrainConfig
+
+RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
+"""What a run may be called, whatever the level's text: it becomes a folder, a job name and a column."""
+
+
+class RunKind(StrEnum):
+    """What is done in a run."""
+
+    FINE_TUNED = "fine-tuned"
+    CONTROL = "control"
+
+
+class ControlKind(StrEnum):
+    """What a control is for, as `controls` in experiment.yaml says it."""
+
+    BASE = "base"
+    """The base model without any training: what a run gains is measured against it."""
+    NO_OP = "noop"
+    """The base model through a fresh adapter that changes nothing: it must score as the base does."""
+    SHUFFLED = "shuffled"
+    """The same training on answers that were dealt out anew: what it gains is form, not the task."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Link:
+    """How a stage of a chain goes on from the one before it."""
+
+    stage: str
+    """The stage's name, as the file has it."""
+    parent: str
+    """Name of the run that it goes on from."""
+    continue_: Literal["adapter", "merge"]
+    """`adapter`: the parent's adapter is trained further; `merge`: it is merged into the base and a new one trained."""
+    parent_checkpoint: Literal["last", "best"] = "last"
+    """Which checkpoint of the parent: its last epoch's, or the one with the lowest validation loss."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunSpec:
+    """A run before anything is known of the disk: what the design asks for."""
+
+    name: str
+    """The folder's name; unique in the experiment when case-folded."""
+    kind: RunKind
+    """Fine-tuned, or a control."""
+    model: str
+    """The base model as it was written."""
+    data: DataConfig
+    """Its dataset."""
+    train: TrainConfig
+    """Its training; of a control only the context length matters."""
+    evaluate: EvaluateConfig
+    """Its evaluation."""
+    seed: int
+    """Order of the examples, initial adapter, dropout."""
+    levels: tuple[Level, ...] = ()
+    """Its level of each factor."""
+    link: Link | None = None
+    """What it goes on from; none where it starts from the base model."""
+    control: ControlKind | None = None
+    """Which control it is; none for what the experiment asks about."""

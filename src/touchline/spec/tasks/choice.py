@@ -1,0 +1,40 @@
+"""Questions with lettered choices: the letter is read from what the model writes."""
+
+from __future__ import annotations
+
+import re
+
+from touchline.spec.tasks.protocol import Scores, Task, score_text
+
+_LETTER = re.compile(r"[A-Z]")
+_SAID = re.compile(r"(?i:\banswer|\bchoice|\boption)(?i:\s+is)?\s*[:=]?\s*\(?\[?([A-Z])\b")
+_FIRST = re.compile(r"\s*[\(\[*]*([A-Z])(?:[\)\]*.:,]|\s*$|\s*\n)")
+
+
+def score_choice(output: str, target: str) -> Scores:
+    """Right when the letter that the output gives is the target's.
+
+    The letter is the one that the output begins with (`B`, `(B)`, `B.`), or else the last one after `answer`, `choice`
+    or `option`. `exact` asks for the letter alone. A target that is no capital letter is compared as text.
+
+    Raises:
+        InputFault: the target is empty.
+    """
+    alike = score_text(output, target)
+    wanted = target.strip()
+    if not _LETTER.fullmatch(wanted):
+        return alike
+    letter = chosen(output)
+    return Scores(exact=alike.exact, match=alike.exact or letter == wanted, parsed=letter is not None)
+
+
+def chosen(output: str) -> str | None:
+    """The letter that an output gives; none where it gives none."""
+    first = _FIRST.match(output)
+    if first is not None:
+        return first[1]
+    said = _SAID.findall(output)
+    return said[-1] if said else None
+
+
+CHOICE = Task(name="choice", prompt="{input}", score=score_choice)

@@ -1,0 +1,37 @@
+"""Ready-made tasks by name."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+
+from touchline.core.errors import InputFault
+from touchline.spec.tasks.capitalization import CAPITALIZATION
+from touchline.spec.tasks.choice import CHOICE
+from touchline.spec.tasks.classification import CLASSIFICATION
+from touchline.spec.tasks.exact_match import EXACT_MATCH
+from touchline.spec.tasks.number import NUMBER
+from touchline.spec.tasks.protocol import Task
+
+TASKS = {task.name: task for task in (CAPITALIZATION, CLASSIFICATION, EXACT_MATCH, NUMBER, CHOICE)}
+
+
+def get_task(name: str, labels: Sequence[str] = ()) -> Task:
+    """Return the task of that name.
+
+    Args:
+        name: as experiment.yaml has it.
+        labels: the labels of the dataset, for a task that reads one of them.
+
+    Raises:
+        InputFault: there is none.
+    """
+    if name not in TASKS:
+        near = difflib.get_close_matches(name, TASKS, n=1)
+        raise InputFault(
+            f"there is no task {name!r}",
+            expected=f"one of {', '.join(TASKS)}; or a file, tasks/mine.py@name",
+            hint=f"task: {near[0] if near else 'exact_match'}",
+        )
+    task = TASKS[name]
+    return task if task.with_labels is None or not labels else task.with_labels(labels)

@@ -1,0 +1,348 @@
+"""What the evaluations show and what they do not: comparisons on the same items, effects of factors, and their limits.
+
+Two questions are kept apart. Items answer for checkpoints: "is this checkpoint better than its control?". Training
+seeds answer for settings: "does rank 64 do better than rank 4?". With one seed a setting's effect cannot be told from
+that of the seed, and the analysis says so instead of answering.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from touchline.core.levels import Level
+from touchline.core.quantity import Measured
+
+
+class Shown(StrEnum):
+    """What a test allows to be said."""
+
+    HIGHER = "higher"
+    LOWER = "lower"
+    NOT_ESTABLISHED = "not established"
+    NOT_TESTABLE = "not testable"
+
+    @property
+    def words(self) -> str:
+        """What a reader is told: what cannot be tested is not established either."""
+        return Shown.NOT_ESTABLISHED.value if self is Shown.NOT_TESTABLE else self.value
+
+
+class SeedTestKind(StrEnum):
+    """The test over training seeds; the design fixes which one."""
+
+    PAIRED = "paired t-test"
+    """The same seeds trained both levels: `scipy.stats.ttest_rel`."""
+    WELCH = "Welch's t-test"
+    """The levels have no seed in common: `scipy.stats.ttest_ind(equal_var=False)`."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ScoredRun:
+    """What statistics need of one evaluated checkpoint."""
+
+    name: str
+    """The run."""
+    model: str
+    """Its base model; runs are compared with the control of their own base."""
+    dataset: str
+    """Its dataset's path or name."""
+    is_control: bool
+    """Whether it is the base model itself, untrained."""
+    in_family: bool
+    """Whether its comparison with its control is one of those that the experiment declared: fine-tuned runs are, a
+    no-op adapter and shuffled labels are not."""
+    levels: tuple[Level, ...]
+    """Its level of each factor that varies."""
+    seed: int
+    """Its training seed."""
+    checkpoint: str
+    """What was evaluated: `epoch_2`, `base`."""
+    comparable: str
+    """Hash of the items and of all settings of the evaluation; only equal ones are compared."""
+    data: str = ""
+    """Hash of the items' texts alone: levels of a factor that changes the evaluation itself are compared on them."""
+    items: tuple[str, ...]
+    """The items' ids, in order, each once."""
+    scores: tuple[float, ...]
+    """The score of each item, 0 to 1 where it is right or wrong; a mean over its repeats where there are several."""
+    clusters: tuple[str, ...] | None = None
+    """What items share (source document, template); none where they stand alone."""
+    best_of: int = 1
+    """Of how many evaluated checkpoints of the run this one was picked by its score on these same items; 1 when it was
+    not picked by them."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunScore:
+    """One run's own score."""
+
+    run: str
+    """The run."""
+    value: float
+    """Mean over the items."""
+    low: float
+    """Lower end of the interval."""
+    high: float
+    """Upper end of the interval."""
+    items: int
+    """How many items."""
+    coverage: float = 0.95
+    """How often such intervals hold the truth."""
+    method: str = "Wilson"
+    """How the interval was computed."""
+    proportion: Proportion | None = None
+    """k of n, where every score is right or wrong."""
+    saturated: bool = False
+    """Whether it is so near the top that a better run could hardly show it."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Comparison:
+    """A run against its control on the same items."""
+
+    run: str
+    """The run."""
+    difference: Difference
+    """What was found; for scores that are not right or wrong `gained` and `lost` count items that rose and fell."""
+    shown: Shown
+    """What may be said, by the adjusted p value."""
+    smallest: Measured
+    """The smallest difference that so many items, flipping as often as these did, would have shown at 80 % power."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Refusal:
+    """Two runs that are not compared."""
+
+    run: str
+    """The run."""
+    other: str
+    """Its control."""
+    reason: str
+    """Why, in words."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SeedScore:
+    """One point of an effect's picture: one run's score at one level."""
+
+    run: str
+    """The run."""
+    level: str
+    """Its level of the factor, as text."""
+    group: str
+    """Its base model, and what else the picture keeps apart."""
+    seed: int
+    """Its training seed."""
+    score: float
+    """Mean over the items."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SeedTest:
+    """A t-test over the seeds' means of two levels: the means, and what scipy gives for them."""
+
+    kind: SeedTestKind
+    """Which test."""
+    seeds: tuple[int, ...]
+    """Training seeds at the level; for the paired test those of both."""
+    reference_seeds: tuple[int, ...]
+    """Training seeds at the reference."""
+    means: tuple[float, ...]
+    """Mean score of each seed at the level, over items and conditions."""
+    reference_means: tuple[float, ...]
+    """The same at the reference."""
+    statistic: float | None
+    """Student's t; none where the seeds do not differ, for which the test is not defined."""
+    freedom: float | None
+    """Degrees of freedom; none where the test is not defined."""
+    error: float
+    """Standard error of the difference of the means; 0 where the seeds do not differ."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WithItems:
+    """The same test with the variation between items in its standard error, which can only widen it."""
+
+    error: float
+    """Standard error: the larger of the seeds' and that of discordant items, plus what other items would change."""
+    freedom: float
+    """Degrees of freedom of the test over seeds."""
+    p_value: float
+    """Two-sided."""
+    p_adjusted: float
+    """After Holm over the same family."""
+    low: float
+    """Lower end of the interval."""
+    high: float
+    """Upper end."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Contrast:
+    """Two levels of a factor, everything else averaged over."""
+
+    factor: str
+    """The dotted key, `train.lora.rank`."""
+    level: str
+    """The level that is asked about."""
+    reference: str
+    """The level it is compared with: the first one in the design."""
+    value: float | None
+    """Mean score at `level` minus that at `reference`, over the conditions that have both; none when there are none."""
+    low: float | None
+    """Lower end of the interval of `test`; none with fewer than two seeds, or where the test is not defined."""
+    high: float | None
+    """Upper end."""
+    p_value: float | None
+    """Two-sided p value of `test`; none where there is no interval."""
+    p_adjusted: float | None
+    """After Holm over the family; none where there is no p value."""
+    test: SeedTest | None = None
+    """The test over training seeds; none with fewer than two."""
+    with_items: WithItems | None = None
+    """The test with the variation between items; a claim needs both. None with fewer than two seeds."""
+    seeds: int
+    """Training seeds at each of the two levels; where they differ, the fewer."""
+    strata: int
+    """Conditions of the other factors that were averaged over."""
+    items_low: float | None
+    """Lower end of an interval over the items alone: it holds for these checkpoints and not for the setting."""
+    items_high: float | None
+    """Upper end."""
+    shown: Shown
+    """What may be said of the setting."""
+    reason: str
+    """Why no more may be said: `one seed: describes these checkpoints, not the setting`; empty when it is shown."""
+    smallest: Measured
+    """Minimum detectable difference: what so many seeds, spread as these are, would have shown at 80 % power."""
+    coverage: float = 0.95
+    """How often such intervals hold the truth."""
+
+    @property
+    def is_shown(self) -> bool:
+        """Whether a difference is established."""
+        return self.shown in (Shown.HIGHER, Shown.LOWER)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Interaction:
+    """The effect of one factor at two levels of another: whether it differs between them."""
+
+    factor: str
+    """The factor whose effect it is."""
+    other_factor: str
+    """The factor at whose levels the effect is compared."""
+    other_level: str
+    """One level of the other factor."""
+    other_reference: str
+    """The other factor's first level."""
+    effect: float
+    """Effect at `other_level`: mean score at the contrast's level minus that at its reference."""
+    other_effect: float
+    """The same at `other_reference`."""
+    difference: Contrast
+    """Difference of the two effects, tested over the seeds' effects."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FactorEffect:
+    """A factor: its levels, every seed as a point, and the contrasts with its first level."""
+
+    factor: str
+    """The dotted key."""
+    levels: tuple[str, ...]
+    """In the design's order."""
+    points: tuple[SeedScore, ...]
+    """Every evaluated run."""
+    contrasts: tuple[Contrast, ...]
+    """Each later level against the first."""
+    tied: tuple[str, ...] = ()
+    """Other factors whose levels change with it one for one by design, as `pairs` writes it: the effect is that of the
+    pair, the levels above are those of `factor`, and the others have no effect of their own."""
+    tied_levels: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """Levels of each tied factor, in the order of `levels`."""
+    confounded_with: tuple[str, ...] = ()
+    """Other factors or settings that change together with it, so that the effect is theirs as well."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Analysis:
+    """All that is concluded from one score of one task."""
+
+    task: str
+    """The task."""
+    score: str
+    """The score, `exact match`."""
+    binary: bool
+    """Whether every item is right or wrong."""
+    scores: tuple[RunScore, ...]
+    """Each evaluated run, controls too."""
+    comparisons: tuple[Comparison, ...]
+    """Runs against their controls; p values are adjusted over those of the declared family."""
+    family: int
+    """How many comparisons were declared."""
+    refusals: tuple[Refusal, ...]
+    """What is not compared, and why."""
+    effects: tuple[FactorEffect, ...]
+    """Factors with two levels or more among the evaluated runs; their contrasts are one family."""
+    effects_family: int = 0
+    """How many contrasts were tested: the family that Holm's adjustment is over."""
+    interactions: tuple[Interaction, ...] = ()
+    """Effects that were compared between the levels of another factor; a family of their own."""
+    interactions_family: int = 0
+    """How many of them were tested."""
+    notes: tuple[str, ...]
+    """What a reader must know: selection on the test items, saturation, clusters, unequal seeds."""
+    checkpoints: dict[str, str]
+    """Which checkpoint each run was scored at."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Proportion:
+    """k of n, with an interval."""
+
+    k: int
+    """How many."""
+    n: int
+    """Out of how many."""
+    low: float
+    """Lower end of the interval, 0 to 1."""
+    high: float
+    """Upper end of the interval, 0 to 1."""
+    coverage: float = 0.95
+    """How often such intervals hold the truth."""
+    method: str = "Wilson"
+    """How the interval was computed."""
+
+    @property
+    def value(self) -> float:
+        """The share itself, 0 to 1."""
+        return self.k / self.n
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Difference:
+    """A run against its control on the same items."""
+
+    value: float
+    """Difference of the shares, -1 to 1."""
+    low: float
+    """Lower end of the interval."""
+    high: float
+    """Upper end of the interval."""
+    gained: int
+    """Items right in the run and wrong in the control."""
+    lost: int
+    """Items wrong in the run and right in the control."""
+    p_value: float
+    """Exact McNemar test, two-sided."""
+    p_adjusted: float
+    """The same after Holm over the family of all runs against their controls."""
+    control: str
+    """The control's name."""
+    coverage: float = 0.95
+    """How often such intervals hold the truth."""
+    method: str = "Newcombe, paired"
+    """How the interval was computed."""

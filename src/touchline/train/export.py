@@ -1,0 +1,126 @@
+"""Checkpoints for use: `epoch_0/`, `step_50/`, in the forms that PEFT and transformers load, and which of them stay."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import torch
+from peft import PeftModel
+from safetensors.torch import save
+from transformers import AutoModelForCausalLM
+
+from touchline.backends.peft.config import TrainerConfig
+from touchline.core.catalog import COPIED_FILES
+from touchline.core.files import read_bytes
+from touchline.core.json_text import parse_json
+from touchline.data.metrics import ExportMarker
+from touchline.train.exports import (
+    ADAPTER_CONFIG_FILE,
+    ADAPTER_FILE,
+    MARKER_FILE,
+    STAGE_FILE,
+    marker_text,
+    read_exports,
+)
+from touchline.train.folders import describe, new_folder, plain_disk_faults, remove_folder, write_bytes
+from touchline.train.inherit import Inheritance, adapter_tensors, combine, combined_settings
+
+
+def export(
+    model: PeftModel,
+    config: TrainerConfig,
+    folder: Path,
+    inheritance: Inheritance | None = None,
+    *,
+    step: int,
+    epoch: int | None,
+    loss: float | None,
+) -> tuple[Path, ExportMarker]:
+    """Write `epoch_<epoch>/`, or `step_<step>/` in between; a folder of that name is replaced.
+
+    Where something was merged into the base before the training, the adapter that is saved holds it too, so that it
+    loads on the base as it is.
+
+    Raises:
+        EnvironmentFault: the disk is full or refuses; nothing half-written is left.
+    """
+    target = folder / (f"step_{step}" if epoch is None else f"epoch_{epoch}")
+    with new_folder(target) as temporary, plain_disk_faults():
+        adapter_sha256 = _write_adapter(model, temporary, inheritance)
+        if config.train.checkpoint.save == "merged":
+            _merge(config, temporary)
+        for name in COPIED_FILES:
+            source = Path(config.model.path) / name
+            if source.is_file() and not (temporary / name).exists():
+                shutil.copyfile(source, temporary / name)
+        marker = ExportMarker(
+            experiment=config.experiment,
+            run=config.run,
+            run_digest=config.run_digest,
+            kind=config.train.checkpoint.save,
+            step=step,
+            epoch=epoch,
+            validation_loss=loss,
+            base_path=config.model.path,
+            base_weights_sha256=config.model.weights_sha256,
+            adapter_sha256=adapter_sha256,
+            files=describe(temporary),
+        )
+        (temporary / MARKER_FILE).write_bytes(marker_text(marker))
+    return target, marker
+
+
+def drop_old_exports(config: TrainerConfig, folder: Path) -> list[str]:
+    """Remove what `checkpoint.keep` does not keep, and give the names of what was removed."""
+    keep = config.train.checkpoint.keep
+    exports = read_exports(folder, config.run_digest)
+    if keep == "all" or not exports:
+        return []
+    if keep == "best":
+        scored = [item for item in exports if item[1].validation_loss is not None]
+        best = min(scored, key=lambda item: item[1].validation_loss or 0.0, default=exports[-1])
+        kept = {best[0], exports[-1][0]}
+    else:
+        kept = {path for path, _ in exports[-keep:]}
+    dropped = [path for path, _ in exports if path not in kept]
+    for path in dropped:
+        remove_folder(path)
+    return [path.name for path in dropped]
+
+
+def _write_adapter(model: PeftModel, folder: Path, inheritance: Inheritance | None) -> str:
+    """adapter_model.safetensors and adapter_config.json; gives the hash of the former."""
+    adapter = model.peft_config["default"]
+    was_inference = adapter.inference_mode
+    adapter.inference_mode = True
+    adapter.save_pretrained(str(folder))
+    adapter.inference_mode = was_inference
+    path = folder / ADAPTER_CONFIG_FILE
+    content = parse_json(read_bytes(path))
+    tensors = {name: value.detach().cpu().contiguous() for name, value in sorted(adapter_tensors(model).items())}
+    if inheritance is not None and inheritance.merged:
+        write_bytes(folder / STAGE_FILE, save(tensors, metadata={"format": "pt"}))
+        scale = content["lora_alpha"] / content["r"]
+        tensors, ranks = combine(tensors, scale, inheritance.merged)
+        content = combined_settings(content, ranks, inheritance.targets)
+    saved = write_bytes(folder / ADAPTER_FILE, save(tensors, metadata={"format": "pt"}))
+    # PEFT holds the names as a set: sorted, so that equal runs give equal files.
+    content["target_modules"] = sorted(content["target_modules"])
+    path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    return saved.sha256
+
+
+def _merge(config: TrainerConfig, folder: Path) -> None:
+    """Replace the adapter in `folder` by the whole model with it merged in.
+
+    A second copy of the base takes the adapter: merging into the one that trains and taking it out again would leave
+    rounding behind in it.
+    """
+    base = AutoModelForCausalLM.from_pretrained(config.model.path, dtype="auto", local_files_only=True)
+    merged = PeftModel.from_pretrained(base, str(folder), torch_device="cpu").merge_and_unload()
+    for name in (ADAPTER_FILE, ADAPTER_CONFIG_FILE, STAGE_FILE):
+        (folder / name).unlink(missing_ok=True)
+    with torch.no_grad():
+        merged.save_pretrained(folder)

@@ -1,0 +1,118 @@
+"""Folders that appear whole or not at all: written beside, synced, renamed."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from safetensors import SafetensorError
+
+from touchline.core.files import disk_faults, sha256_file
+from touchline.data.metrics import SavedFile
+
+_TEMPORARY = ".saving-"
+_REPLACED = ".replaced-"
+
+
+@contextlib.contextmanager
+def new_folder(target: Path) -> Iterator[Path]:
+    """A temporary folder that becomes `target` when the block ends well, and vanishes when it does not.
+
+    A folder that is there already stays until the new one is complete.
+
+    Raises:
+        EnvironmentFault: the disk is full, or writing is not allowed.
+    """
+    with disk_faults("folder", target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = target.parent / f"{_TEMPORARY}{target.name}-{secrets.token_hex(4)}"
+        try:
+            temporary.mkdir()
+            yield temporary
+            for path in sorted(temporary.iterdir()):
+                _sync(path)
+            _sync(temporary)
+            _put_in_place(temporary, target)
+            _sync(target.parent)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _put_in_place(temporary: Path, target: Path) -> None:
+    if not target.exists():
+        temporary.rename(target)
+        return
+    replaced = target.parent / f"{_REPLACED}{target.name}-{secrets.token_hex(4)}"
+    target.rename(replaced)
+    temporary.rename(target)
+    shutil.rmtree(replaced, ignore_errors=True)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what killed attempts left half-written; only the holder of the run's lock may."""
+    if not folder.is_dir():
+        return
+    for path in folder.iterdir():
+        if path.name.startswith((_TEMPORARY, _REPLACED)) and path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove a saved folder so that a kill leaves no half of it under its name."""
+    doomed = folder.parent / f"{_REPLACED}{folder.name}-{secrets.token_hex(4)}"
+    try:
+        folder.rename(doomed)
+    except FileNotFoundError:
+        return
+    shutil.rmtree(doomed, ignore_errors=True)
+
+
+def write_bytes(path: Path, data: bytes) -> SavedFile:
+    """Write a file of a new folder, and say what it must hold."""
+    path.write_bytes(data)
+    return SavedFile(size=len(data), sha256=hashlib.sha256(data).hexdigest())
+
+
+def describe(folder: Path) -> dict[str, SavedFile]:
+    """Size and hash of every file of a folder."""
+    return {
+        path.name: SavedFile(size=path.stat().st_size, sha256=sha256_file(path))
+        for path in sorted(folder.iterdir())
+        if path.is_file()
+    }
+
+
+def is_whole(folder: Path, files: dict[str, SavedFile], *, hashes: bool) -> bool:
+    """Whether all files are there with their sizes, and with their hashes if asked."""
+    for name, saved in files.items():
+        path = folder / Path(name).name
+        if not path.is_file() or path.stat().st_size != saved.size:
+            return False
+        if hashes and sha256_file(path) != saved.sha256:
+            return False
+    return True
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def plain_disk_faults() -> Iterator[None]:
+    """Give a full disk the system's words: safetensors, which writes in Rust, has its own for it."""
+    try:
+        yield
+    except SafetensorError as error:
+        if f"os error {errno.ENOSPC}" in str(error) or f"os error {errno.EDQUOT}" in str(error):
+            raise OSError(errno.ENOSPC, "no space left on device") from error
+        raise

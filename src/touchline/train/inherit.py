@@ -1,0 +1,292 @@
+"""A parent's adapter, taken over: trained further, or merged into the base under a new one.
+
+What is merged is kept as factors A and B with scale 1, W' = W + B A, for two reasons. A checkpoint of the stage must
+load on the base as it is, by any library: it is one adapter whose ranks are those of what was merged and of what was
+trained, side by side, B' A' = [B1 B2] [A1; A2]. And a stage that goes on from this one finds there, bit for bit, what
+it has to merge.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel, get_peft_model_state_dict
+from safetensors import SafetensorError
+from safetensors.torch import load
+from torch import Tensor, nn
+
+from touchline.core.errors import LineageFault
+from touchline.core.files import read_bytes
+from touchline.core.json_text import parse_json
+from touchline.core.quantity import Measured, Missing, Quantity
+from touchline.train.exports import ADAPTER_CONFIG_FILE, ADAPTER_FILE, STAGE_FILE
+from touchline.train.parent import ParentCheckpoint
+
+_A, _B = ".lora_A.weight", ".lora_B.weight"
+_PREFIX = "base_model.model."
+"""What PEFT puts before a base's own names."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Factors:
+    """A change of one layer's weight, B A."""
+
+    a: Tensor
+    """float32, shape [rank, inputs]."""
+    b: Tensor
+    """float32, shape [outputs, rank]."""
+
+    @property
+    def rank(self) -> int:
+        """Its rank."""
+        return int(self.a.shape[0])
+
+
+Merged = dict[str, Factors]
+"""By the layer's name as PEFT writes it, `base_model.model.model.layers.0.self_attn.q_proj`."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Inheritance:
+    """What a stage takes over."""
+
+    merged: Merged = field(default_factory=dict)
+    """What is merged into the base before anything is trained; empty: nothing."""
+    targets: tuple[str, ...]
+    """`target_modules` of the parent's adapter."""
+    own: dict[str, Tensor] | None = None
+    """The adapter that is trained further, by PEFT's names; none: a fresh one is trained."""
+    taken: dict[str, Tensor] = field(default_factory=dict)
+    """The tensors of the parent's file that the stage takes over, as they are in it."""
+    adapter_sha256: str
+    """Hash of the parent's adapter file as it was read."""
+    parent_parameters: int
+    """Elements of the adapter that the parent trained."""
+
+    @property
+    def merged_rank(self) -> int:
+        """The largest rank of what is merged."""
+        return max((each.rank for each in self.merged.values()), default=0)
+
+
+def read_inheritance(parent: ParentCheckpoint) -> Inheritance:
+    """What the parent's checkpoint leaves to a stage.
+
+    Raises:
+        LineageFault: a file is no adapter.
+    """
+    everything, digest = _read(parent.path / ADAPTER_FILE)
+    settings = _settings(parent.path / ADAPTER_CONFIG_FILE)
+    targets = tuple(str(name) for name in settings["target_modules"])
+    staged = STAGE_FILE in parent.marker.files
+    own = _read(parent.path / STAGE_FILE)[0] if staged else everything
+    parameters = sum(tensor.numel() for tensor in own.values())
+    if parent.config.continue_ == "adapter":
+        before = _before(everything, own) if staged else {}
+        return Inheritance(
+            merged=before,
+            targets=targets,
+            own=own,
+            taken=own,
+            adapter_sha256=digest,
+            parent_parameters=parameters,
+        )
+    merged = {
+        layer: Factors(a=a.float(), b=_scale(settings, layer) * b.float())
+        for layer, (a, b) in _layers(everything).items()
+    }
+    return Inheritance(
+        merged=merged, targets=targets, taken=everything, adapter_sha256=digest, parent_parameters=parameters
+    )
+
+
+def merge_into(base: nn.Module, merged: Merged) -> Measured:
+    """Merge into the weights of a base, in place; gives what rounding changed, relative to what was merged.
+
+    The sum is formed in float32 and rounded once, to the base's element type.
+
+    Raises:
+        LineageFault: the base has no such layer.
+    """
+    if not merged:
+        return Missing(missing="nothing is merged")
+    lost = change = 0.0
+    with torch.no_grad():
+        for layer, factors in merged.items():
+            weight = _weight(base, layer)
+            delta = factors.b.to(weight.device) @ factors.a.to(weight.device)
+            if delta.shape != weight.shape:
+                delta = delta.T  # GPT-2 keeps its weights the other way round.
+            if delta.shape != weight.shape:
+                raise LineageFault(f"the layer {layer} has a weight of shape {tuple(weight.shape)}: not the parent's")
+            exact = weight.float() + delta
+            weight.copy_(exact.to(weight.dtype))
+            lost += float((weight.float() - exact).square().sum())
+            change += float(delta.square().sum())
+    return Quantity(
+        value=(lost / change) ** 0.5 if change else 0.0, unit="1", method="Frobenius norms over all merged layers"
+    )
+
+
+def put_in(model: PeftModel, own: dict[str, Tensor]) -> list[str]:
+    """Put a parent's adapter in the place of a fresh one, and say what does not fit; then nothing was put in."""
+    with torch.no_grad():
+        places = {_named(name): value for name, value in model.named_parameters() if value.requires_grad}
+        wrong = [
+            f"{name} has {_look(own.get(name))}, the stage's adapter {_look(places.get(name))}"
+            for name in sorted({*own, *places})
+            if _look(own.get(name)) != _look(places.get(name))
+        ]
+        if not wrong:
+            for name, value in own.items():
+                places[name].copy_(value)
+    return wrong
+
+
+def adapter_tensors(model: PeftModel) -> dict[str, Tensor]:
+    """The adapter as it sits in a model, by PEFT's names."""
+    tensors: dict[str, Tensor] = get_peft_model_state_dict(model, save_embedding_layers=False)
+    return tensors
+
+
+def tensors_sha256(tensors: dict[str, Tensor]) -> str:
+    """Hash over names, types, shapes and elements, whatever file they are in."""
+    digest = hashlib.sha256()
+    for name, value in sorted(tensors.items()):
+        data = value.detach().cpu().contiguous()
+        digest.update(f"{name} {data.dtype} {tuple(data.shape)}\n".encode())
+        digest.update(data.view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def learned_nothing(tensors: dict[str, Tensor]) -> bool:
+    """Whether every factor B is zero, as in an adapter that no step has trained."""
+    return not any(bool(value.any()) for name, value in tensors.items() if name.endswith(_B))
+
+
+def combined_settings(settings: dict[str, Any], ranks: Mapping[str, int], targets: Sequence[str]) -> dict[str, Any]:
+    """adapter_config.json of an adapter that `combine` has made: its scale is alpha over rank, 1 in every layer.
+
+    Args:
+        settings: of the adapter that was trained.
+        ranks: rank of each layer.
+        targets: `target_modules` of what was merged.
+    """
+    usual = max(ranks.values())
+    by_kind: dict[str, set[int]] = {}
+    for layer, rank in ranks.items():
+        by_kind.setdefault(layer.rpartition(".")[2], set()).add(rank)
+    pattern: dict[str, int] = {}
+    for layer, rank in ranks.items():
+        kind = layer.rpartition(".")[2]
+        if rank != usual or by_kind[kind] != {usual}:
+            pattern[kind if len(by_kind[kind]) == 1 else layer] = rank
+    return settings | {
+        "r": usual,
+        "lora_alpha": usual,
+        "rank_pattern": pattern,
+        "alpha_pattern": pattern,
+        "target_modules": sorted({*settings["target_modules"], *targets}),
+    }
+
+
+def combine(own: dict[str, Tensor], scale: float, merged: Merged) -> tuple[dict[str, Tensor], dict[str, int]]:
+    """One adapter of scale 1 for the base as it is, and the rank that it has in each layer.
+
+    Args:
+        own: the trained adapter, by PEFT's names.
+        scale: alpha over rank of it.
+        merged: what was merged before.
+    """
+    trained = _layers(own)
+    tensors: dict[str, Tensor] = {}
+    ranks: dict[str, int] = {}
+    for layer in sorted({*trained, *merged}):
+        parts = [merged[layer]] if layer in merged else []
+        if layer in trained:
+            a, b = trained[layer]
+            parts.append(Factors(a=a.detach().cpu().float(), b=scale * b.detach().cpu().float()))
+        tensors[layer + _A] = torch.cat([part.a.cpu() for part in parts], dim=0).contiguous()
+        tensors[layer + _B] = torch.cat([part.b.cpu() for part in parts], dim=1).contiguous()
+        ranks[layer.removeprefix(_PREFIX)] = sum(part.rank for part in parts)
+    return tensors, ranks
+
+
+def _before(everything: dict[str, Tensor], own: dict[str, Tensor]) -> Merged:
+    """What lies in a combined adapter before the ranks of the one that was trained."""
+    trained = _layers(own)
+    merged: Merged = {}
+    for layer, (a, b) in _layers(everything).items():
+        rank = int(a.shape[0]) - (int(trained[layer][0].shape[0]) if layer in trained else 0)
+        if rank > 0:
+            merged[layer] = Factors(a=a[:rank].contiguous(), b=b[:, :rank].contiguous())
+    return merged
+
+
+def _layers(tensors: dict[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
+    """(A, B) of every layer."""
+    layers = sorted(name.removesuffix(_A) for name in tensors if name.endswith(_A))
+    if {name for layer in layers for name in (layer + _A, layer + _B)} != set(tensors):
+        raise LineageFault("the parent's adapter holds tensors that are no factors of a layer")
+    return {layer: (tensors[layer + _A], tensors[layer + _B]) for layer in layers}
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], str]:
+    """The tensors of a file and the hash of the very bytes that they were read from."""
+    data = read_bytes(path)
+    try:
+        return load(data), hashlib.sha256(data).hexdigest()
+    except SafetensorError as error:
+        raise LineageFault(f"{str(path)!r} is no adapter: {error}") from error
+
+
+def _settings(path: Path) -> dict[str, Any]:
+    """adapter_config.json.
+
+    Raises:
+        LineageFault: it is broken, or of a kind of adapter that is more than B A.
+    """
+    try:
+        content: dict[str, Any] = parse_json(read_bytes(path))
+        strange = [key for key in ("use_rslora", "use_dora", "lora_bias") if content.get(key)]
+    except (ValueError, AttributeError) as error:
+        raise LineageFault(f"{str(path)!r} is no adapter's configuration: {error}") from error
+    if strange or content.get("peft_type") != "LORA":
+        raise LineageFault(f"{str(path)!r} is of a kind of adapter that is not gone on from: {', '.join(strange)}")
+    return content
+
+
+def _scale(settings: Mapping[str, Any], layer: str) -> float:
+    """alpha over rank of a layer, as an adapter's configuration says."""
+    name = layer.removeprefix(_PREFIX)
+
+    def of(pattern: str, default: str) -> float:
+        own = (settings.get(pattern) or {}).items()
+        return float(next((v for k, v in own if name == k or name.endswith(f".{k}")), settings[default]))
+
+    return of("alpha_pattern", "lora_alpha") / of("rank_pattern", "r")
+
+
+def _weight(base: nn.Module, layer: str) -> Tensor:
+    try:
+        weight = base.get_submodule(layer.removeprefix(_PREFIX)).weight
+    except AttributeError:
+        raise LineageFault(
+            f"the base has no layer {layer.removeprefix(_PREFIX)}, which the parent has changed"
+        ) from None
+    assert isinstance(weight, Tensor)
+    return weight.data
+
+
+def _named(name: str) -> str:
+    """A parameter's name as it is in a file: without the adapter's own name."""
+    return name.replace(".lora_A.default.", ".lora_A.").replace(".lora_B.default.", ".lora_B.")
+
+
+def _look(value: Tensor | None) -> str:
+    return "nothing" if value is None else f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)}"

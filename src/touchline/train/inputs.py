@@ -1,0 +1,149 @@
+"""finetune.yaml and what it names, read again and compared with what was planned. No torch here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from touchline.backends.peft.backend import read_trainer_config
+from touchline.backends.peft.config import TrainerConfig
+from touchline.core.catalog import Example, ModelInfo, RenderedExample
+from touchline.core.errors import DriftFault, InputFault
+from touchline.core.files import read_text_bounded, sha256_file
+from touchline.data.datasets import load_examples
+from touchline.data.models import load_model, load_renderer, locate_model
+from touchline.data.packing.batches import BatchPlan, plan_batches
+from touchline.data.rendering.chat import ChatRenderer
+from touchline.statistics.derangement import derangement, label_generator
+
+CONFIG_LIMIT_BYTES = 1 << 20
+_ACCEPT = "touchline plan, or touchline prepare --accept if the change is meant"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Inputs:
+    """All that a training reads, as it was planned."""
+
+    config: TrainerConfig
+    """finetune.yaml."""
+    model: ModelInfo
+    """The base's folder."""
+    renderer: ChatRenderer
+    """The base's chat template and tokenizer."""
+    train: tuple[RenderedExample, ...]
+    """The training split."""
+    validation: tuple[RenderedExample, ...]
+    """The validation split; may be empty."""
+    batches: BatchPlan
+    """Every micro-batch."""
+
+
+def read_config(path: Path) -> TrainerConfig:
+    """Read finetune.yaml, with the path of the model as it is on this machine.
+
+    Raises:
+        InputFault: it is missing, too large, or not one.
+    """
+    text = read_text_bounded(path, CONFIG_LIMIT_BYTES)
+    config = read_trainer_config(text, str(path))
+    if not isinstance(config.train.micro_batch_size, int) or not isinstance(config.train.packed, bool):
+        raise InputFault(f"{path} leaves micro_batch_size or packed to be decided", expected="a resolved training")
+    return replace(
+        config, model=replace(config.model, path=locate_model(config.model.path, config.model.weights_sha256))
+    )
+
+
+def load_inputs(config: TrainerConfig, folder: Path) -> Inputs:
+    """Read everything, and compare it with the plan.
+
+    Raises:
+        DriftFault: model, data or batches are not those that were planned.
+        InputFault: something cannot be read, or an example is too long.
+    """
+    path = _planned_data(config, folder)
+    model = load_model(config.model.path, Path(config.model.path).parent)
+    _same("the weights of the model", model.path, config.model.weights_sha256, model.weights_sha256)
+    _same("the tokenizer of the model", model.path, config.model.tokenizer_sha256, model.tokenizer_sha256)
+    renderer = load_renderer(model, config.date)
+    train = tuple(renderer.examples(_training_examples(config, folder)))
+    validation = tuple(renderer.examples(load_examples(config.data, "validation", folder)))
+    lengths = np.asarray([len(item.prompt_ids) + len(item.answer_ids) for item in train], dtype=np.uint32)
+    for split, items in (("train", train), ("validation", validation)):
+        longest = max((len(item.prompt_ids) + len(item.answer_ids) for item in items), default=0)
+        if longest > config.train.max_seq_len:
+            raise InputFault(
+                f"the {split} split has an example of {longest} tokens,"
+                f" more than max_seq_len {config.train.max_seq_len}",
+                expected="examples that fit; none is cut in silence",
+                hint=f"train.max_seq_len: {longest}",
+            )
+    if not train:
+        raise InputFault(f"the training split of {str(path)!r} is empty", expected="at least one example")
+    return Inputs(
+        config=config,
+        model=model,
+        renderer=renderer,
+        train=train,
+        validation=validation,
+        batches=_planned_batches(config, lengths),
+    )
+
+
+def _training_examples(config: TrainerConfig, folder: Path) -> tuple[Example, ...]:
+    """The training split; of a shuffled control, every prompt with the answer of another row."""
+    examples = load_examples(config.data, "train", folder)
+    if not config.shuffled_labels:
+        return examples
+    dealt = derangement(len(examples), label_generator(config.seed))
+    return tuple(
+        replace(example, answer=examples[giver].answer) for example, giver in zip(examples, dealt, strict=True)
+    )
+
+
+def load_validation(config: TrainerConfig, folder: Path) -> tuple[RenderedExample, ...]:
+    """The validation items of a run, as it was planned; may be none.
+
+    Raises:
+        DriftFault: model or data are not those that were planned.
+        InputFault: something cannot be read.
+    """
+    _planned_data(config, folder)
+    model = load_model(config.model.path, Path(config.model.path).parent)
+    _same("the tokenizer of the model", model.path, config.model.tokenizer_sha256, model.tokenizer_sha256)
+    renderer = load_renderer(model, config.date)
+    return tuple(renderer.examples(load_examples(config.data, "validation", folder)))
+
+
+def _planned_data(config: TrainerConfig, folder: Path) -> Path:
+    path = folder / config.data.path
+    if not path.is_file():
+        raise InputFault(f"the dataset {str(path)!r} is not there", expected="the file that was planned")
+    _same("the dataset", str(path), config.data_sha256, sha256_file(path))
+    return path
+
+
+def _planned_batches(config: TrainerConfig, lengths: np.ndarray[tuple[int], np.dtype[np.uint32]]) -> BatchPlan:
+    train = config.train
+    assert isinstance(train.micro_batch_size, int)
+    plan = plan_batches(
+        lengths,
+        global_batch_size=train.global_batch_size,
+        micro_batch_size=train.micro_batch_size,
+        epochs=train.epochs,
+        seed=config.seed,
+    )
+    _same("the order of the examples", config.data.path, config.batches.digest, plan.digest)
+    if (plan.steps, plan.steps_per_epoch) != (config.batches.steps, config.batches.steps_per_epoch):
+        raise DriftFault(f"finetune.yaml plans {config.batches.steps} steps, the data gives {plan.steps}", hint=_ACCEPT)
+    return plan
+
+
+def _same(what: str, where: str, planned: str, found: str) -> None:
+    if planned != found:
+        raise DriftFault(
+            f"{what} {where!r} changed since it was planned: hash {found[:12]}, planned {planned[:12]}",
+            expected="what the plan was made from",
+            hint=_ACCEPT,
+        )

@@ -1,0 +1,109 @@
+"""What a training tells: rows to metrics.jsonl, and a line now and then to the one who watches."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import time
+from pathlib import Path
+from types import TracebackType
+
+from pydantic import TypeAdapter
+
+from touchline.core.files import disk_faults, open_append, open_regular
+from touchline.core.json_text import parse_json
+from touchline.core.units import format_seconds
+from touchline.data.metrics import AttemptRow, MetricsRow
+
+LOG = logging.getLogger("touchline.train")
+
+LINE_SECONDS = 5.0
+"""Between two progress lines on a terminal."""
+LINE_SHARE = 0.1
+"""Share of the steps between two progress lines in a file."""
+
+_ROW: TypeAdapter[MetricsRow] = TypeAdapter(MetricsRow)
+
+
+class MetricsLog:
+    """metrics.jsonl, appended to. One write a row: a kill leaves whole rows and at most one torn, which is closed."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        with disk_faults("file", path):
+            self._descriptor = open_append(path)
+            self._torn = self._ends_torn()
+        self.attempt = 1 + _attempts(path)
+
+    def __enter__(self) -> MetricsLog:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        os.close(self._descriptor)
+
+    def write(self, row: MetricsRow) -> None:
+        """Append a row.
+
+        Raises:
+            EnvironmentFault: the disk is full or refuses.
+        """
+        data = (b"\n" if self._torn else b"") + _ROW.dump_json(row) + b"\n"
+        with disk_faults("file", self._path):
+            while data:
+                # A full disk may take a part; the next write then names the reason, and the next row closes the line.
+                self._torn = True
+                data = data[os.write(self._descriptor, data) :]
+            self._torn = False
+            if isinstance(row, AttemptRow):
+                os.fsync(self._descriptor)
+
+    def _ends_torn(self) -> bool:
+        size = os.fstat(self._descriptor).st_size
+        return size > 0 and os.pread(self._descriptor, 1, size - 1) != b"\n"
+
+
+def _attempts(path: Path) -> int:
+    """Attempts that metrics.jsonl knows of."""
+    count = 0
+    with open_regular(path) as stream:
+        for line in stream:
+            if b'"from_step"' in line:
+                try:
+                    count += parse_json(line)["event"] in ("start", "resume")
+                except (ValueError, KeyError, TypeError):
+                    continue
+    return count
+
+
+class Progress:
+    """`step 40/100  loss 0.31  1,180 tokens/s  eta 0:24`, not more often than one wants to read it."""
+
+    def __init__(self, steps: int, done: int) -> None:
+        self._steps = steps
+        self._first = done
+        self._began = time.monotonic()
+        self._said_at = self._began
+        self._said_step = done
+        self._terminal = sys.stderr.isatty()
+
+    def step(self, done: int, loss: float, tokens_per_second: float) -> None:
+        """A step is done."""
+        now = time.monotonic()
+        due = now - self._said_at >= LINE_SECONDS
+        if not self._terminal:
+            due = done - self._said_step >= LINE_SHARE * self._steps
+        if not due and done < self._steps:
+            return
+        self._said_at, self._said_step = now, done
+        left = (now - self._began) / (done - self._first) * (self._steps - done)
+        LOG.info(
+            "step %d/%d  loss %.3g  %s tokens/s  eta %s",
+            done,
+            self._steps,
+            loss,
+            f"{tokens_per_second:,.0f}",
+            format_seconds(left),
+        )

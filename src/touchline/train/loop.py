@@ -1,0 +1,352 @@
+"""The training itself: optimizer steps, and what happens between them."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import deque
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from touchline.backends.peft.layout import Rows, arrange
+from touchline.core.errors import OutOfMemory, RunsFailed
+from touchline.core.files import write_atomic
+from touchline.data.metrics import (
+    CheckpointRow,
+    EndRow,
+    KeptCheckpoint,
+    StepRow,
+    TrainingMarker,
+    ValidationRow,
+)
+from touchline.train.export import drop_old_exports, export
+from touchline.train.exports import read_exports
+from touchline.train.log import LOG, MetricsLog, Progress
+from touchline.train.machine import MemorySampler, Stopwatch, gpu_meter, load_1min
+from touchline.train.model import add_gradient, scoring
+from touchline.train.resume import EpochEnd, ResumeState, save_resume
+from touchline.train.run import MARKER, RESUME_FOLDER, Stop, training_text
+from touchline.train.setup import Session
+from touchline.train.tensors import give_random_state, pack_state, take_random_state
+from touchline.train.validation import arrange_by_length
+
+FINAL_LOSS_STEPS = 10
+"""Steps over which the final training loss is averaged; one step's loss is mostly its examples' difficulty."""
+
+
+def _says_out_of_memory(error: Exception) -> bool:
+    """The processor's allocator has no exception of its own, only words."""
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
+
+
+class _Stopped(Exception):
+    """Asked to stop, between two micro-batches; the state is that after the last whole step."""
+
+
+def learning_rate(step: int, *, steps: int, peak: float, warmup_fraction: float, schedule: str) -> float:
+    """Learning rate of an optimizer step, from 0: a linear rise, then the schedule, zero after the last."""
+    warmup = math.ceil(warmup_fraction * steps)
+    if step < warmup:
+        return peak * (step + 1) / warmup
+    done = (step - warmup) / max(steps - warmup, 1)
+    if schedule == "linear":
+        return peak * (1 - done)
+    if schedule == "cosine":
+        return peak * 0.5 * (1 + math.cos(math.pi * done))
+    return peak
+
+
+class Training:
+    """One attempt at a training.
+
+    Args:
+        session: model, optimizer, batches, and where an earlier attempt stopped.
+        folder: the run's folder.
+        log: metrics.jsonl.
+        stop: tells whether to stop.
+    """
+
+    def __init__(self, session: Session, folder: Path, log: MetricsLog, stop: Stop) -> None:
+        self._session = session
+        self._config = session.inputs.config
+        self._batches = session.inputs.batches
+        self._folder = folder
+        self._log = log
+        self._stop = stop
+        self._parameters = list(session.parameters.values())
+        self._gpu = gpu_meter(session.machine)
+        saved = session.state
+        self._step = 0 if saved is None else saved.step
+        self._pending = saved is not None and saved.boundary_pending
+        self._elapsed = 0.0 if saved is None else saved.elapsed_seconds
+        self._validation_seconds = 0.0 if saved is None else saved.validation_seconds
+        self._losses = deque(() if saved is None else saved.recent_losses, maxlen=FINAL_LOSS_STEPS)
+        self._validation_loss = None if saved is None else saved.validation_loss
+        self._epoch_ends = [] if saved is None else list(saved.epoch_ends)
+        self._saved_at = self._exported_at = time.monotonic()
+        self._validation_rows = self._arrange_validation()
+
+    def run(self) -> bool:
+        """Train to the end, or until asked to stop; whether it is complete."""
+        try:
+            with MemorySampler(self._session.machine) as memory:
+                self._run(memory)
+        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+            if not _says_out_of_memory(error):
+                raise
+            raise OutOfMemory(
+                f"run {self._config.run}: out of memory at step {self._step + 1}: {str(error)[:200]}",
+                expected="a micro-batch that fits; what was saved before is untouched",
+                hint="a smaller train.micro_batch_size, or train.gradient_checkpointing: true",
+            ) from error
+        except _Stopped:
+            self._save()
+            self._end(f"stopped by {self._stop.reason}")
+            LOG.info("stopped by %s after step %d; the same command goes on from there", self._stop.reason, self._step)
+            return False
+        self._finish()
+        return True
+
+    # ---- steps ------------------------------------------------------------------------------------------------------
+
+    def _run(self, memory: MemorySampler) -> None:
+        progress = Progress(self._batches.steps, self._step)
+        self._session.model.train()
+        if self._step == 0:
+            self._validate()
+        if self._pending:
+            self._boundary()
+        while self._step < self._batches.steps:
+            memory.watch(active=True)
+            row = self._optimizer_step(memory)
+            memory.watch(active=False)
+            self._log.write(row)
+            progress.step(self._step, row.loss, row.real_tokens / row.seconds)
+            self._boundary()
+            if time.monotonic() - self._saved_at >= 60 * self._config.train.checkpoint.resume_minutes:
+                self._save()
+
+    def _optimizer_step(self, memory: MemorySampler) -> StepRow:
+        """One step: accumulate the gradient of the mean over all its target tokens, clip, update."""
+        watch = Stopwatch()
+        session, train = self._session, self._config.train
+        random = take_random_state()
+        micro_batches = [[session.inputs.train[int(i)] for i in batch] for batch in self._batches.step(self._step)]
+        examples = [example for batch in micro_batches for example in batch]
+        targets = sum(len(example.answer_ids) for example in examples)
+        total = torch.zeros((), device=session.machine.device)
+        computed = squares = 0
+        for batch in micro_batches:
+            if self._stop.asked:
+                # Nothing of a half-done step stays, so that going on is bit for bit the same.
+                session.optimizer.zero_grad(set_to_none=True)
+                give_random_state(random)
+                raise _Stopped
+            rows = arrange(batch, session.layout)
+            computed += rows.computed_tokens
+            squares += rows.squared_widths
+            total += add_gradient(session.target_loss, rows, targets)
+        norm = torch.nn.utils.clip_grad_norm_(self._parameters, train.max_grad_norm)
+        self._refuse_nonsense(total, norm)
+        rate = learning_rate(
+            self._step,
+            steps=self._batches.steps,
+            peak=train.learning_rate,
+            warmup_fraction=train.warmup_fraction,
+            schedule=train.schedule,
+        )
+        for group in session.optimizer.param_groups:
+            group["lr"] = rate
+        session.optimizer.step()
+        session.optimizer.zero_grad(set_to_none=True)
+        seconds, cpu_percent = watch.seconds(), watch.cpu_percent()
+        memory.watch(active=False)
+        peak, reserved = memory.peaks()
+        epoch = self._batches.epoch_of(self._step)
+        self._step += 1
+        self._pending = True
+        self._elapsed += seconds
+        self._losses.append(total.item())
+        return StepRow(
+            event="step",
+            attempt=self._log.attempt,
+            step=self._step,
+            epoch=epoch,
+            time_unix=time.time(),
+            seconds=seconds,
+            elapsed_seconds=self._elapsed,
+            loss=total.item(),
+            learning_rate=rate,
+            grad_norm=norm.item(),
+            examples=len(examples),
+            micro_batches=len(micro_batches),
+            real_tokens=sum(len(example.prompt_ids) + len(example.answer_ids) for example in examples),
+            padded_tokens=computed,
+            squared_widths=squares,
+            target_tokens=targets,
+            peak_memory=peak,
+            peak_memory_reserved=reserved,
+            cpu_percent=cpu_percent,
+            gpu_percent=self._gpu(),
+            load_1min=load_1min(),
+        )
+
+    def _refuse_nonsense(self, loss: Tensor, norm: Tensor) -> None:
+        if not (math.isfinite(loss.item()) and math.isfinite(norm.item())):
+            raise RunsFailed(
+                f"step {self._step + 1} of run {self._config.run}: loss {loss.item()}, gradient norm {norm.item()}",
+                expected="finite numbers; what was saved before is untouched",
+                hint="a lower train.learning_rate, a longer warm-up, or base_dtype: float32",
+            )
+
+    # ---- between the steps ------------------------------------------------------------------------------------------
+
+    def _boundary(self) -> None:
+        """What is due after a step: validation, export, and at an epoch's end a saved state before both."""
+        train = self._config.train
+        epoch_ends = self._step % self._batches.steps_per_epoch == 0
+        if epoch_ends:
+            self._save()
+        every = train.validate_every_steps
+        validated = epoch_ends or (every is not None and self._step % every == 0)
+        loss = self._validate() if validated else None
+        if epoch_ends:
+            epoch = self._step // self._batches.steps_per_epoch - 1
+            self._epoch_ends = [
+                *(end for end in self._epoch_ends if end.epoch != epoch),
+                EpochEnd(epoch=epoch, loss=loss),
+            ]
+            self._export(epoch, loss)
+        elif self._export_due():
+            self._export(None, loss)
+        self._pending = False
+
+    def _export_due(self) -> bool:
+        every = self._config.train.checkpoint.every
+        if every == "epoch":
+            return False
+        if every.steps is not None:
+            return self._step % every.steps == 0
+        return every.minutes is not None and time.monotonic() - self._exported_at >= 60 * every.minutes
+
+    def _validate(self) -> float | None:
+        """Mean loss over the target tokens of the validation split; None when there is none."""
+        if not self._validation_rows:
+            return None
+        watch = Stopwatch()
+        total, targets = 0.0, 0
+        with scoring(self._session.model):
+            for rows in self._validation_rows:
+                if self._stop.asked:
+                    raise _Stopped
+                total += self._session.target_loss(rows).double().sum().item()
+                targets += len(rows.labels)
+        self._validation_loss = total / targets
+        self._validation_seconds += watch.seconds()
+        self._log.write(
+            ValidationRow(
+                event="validation",
+                attempt=self._log.attempt,
+                step=self._step,
+                epoch=self._batches.epoch_of(max(self._step - 1, 0)),
+                time_unix=time.time(),
+                seconds=watch.seconds(),
+                elapsed_seconds=self._validation_seconds,
+                loss=self._validation_loss,
+                examples=len(self._session.inputs.validation),
+                target_tokens=targets,
+            )
+        )
+        LOG.info("step %d/%d  validation loss %.4f", self._step, self._batches.steps, self._validation_loss)
+        return self._validation_loss
+
+    def _arrange_validation(self) -> list[Rows]:
+        """The validation split in rows, examples of like length together so that little is padded."""
+        session = self._session
+        return arrange_by_length(session.inputs.validation, session.layout, session.micro_batch_size)
+
+    def _export(self, epoch: int | None, loss: float | None) -> None:
+        watch = Stopwatch()
+        session = self._session
+        path, marker = export(
+            session.model, self._config, self._folder, session.inheritance, step=self._step, epoch=epoch, loss=loss
+        )
+        size = sum(file.size for file in marker.files.values())
+        self._record("export", path.name, size, watch)
+        LOG.info("saved %s (%s, step %d)", path.name, marker.kind, self._step)
+        for name in drop_old_exports(self._config, self._folder):
+            LOG.info("removed %s (keep: %s)", name, self._config.train.checkpoint.keep)
+        self._exported_at = time.monotonic()
+
+    def _save(self) -> None:
+        """Save the state to go on from."""
+        watch = Stopwatch()
+        state = ResumeState(
+            run_digest=self._config.run_digest,
+            batches_digest=self._batches.digest,
+            step=self._step,
+            threads=self._session.machine.threads,
+            boundary_pending=self._pending,
+            elapsed_seconds=self._elapsed,
+            validation_seconds=self._validation_seconds,
+            recent_losses=tuple(self._losses),
+            validation_loss=self._validation_loss,
+            epoch_ends=tuple(self._epoch_ends),
+            files={},
+        )
+        tensors = pack_state(self._session.parameters, self._session.optimizer, take_random_state())
+        path = save_resume(self._folder / RESUME_FOLDER, state, tensors)
+        self._record("resume", f"{RESUME_FOLDER}/{path.name}", sum(len(data) for data in tensors.values()), watch)
+        self._saved_at = time.monotonic()
+
+    def _record(self, kind: str, name: str, size_bytes: int, watch: Stopwatch) -> None:
+        self._log.write(
+            CheckpointRow(
+                event="checkpoint",
+                attempt=self._log.attempt,
+                step=self._step,
+                time_unix=time.time(),
+                seconds=watch.seconds(),
+                kind="export" if kind == "export" else "resume",
+                name=name,
+                size_bytes=size_bytes,
+            )
+        )
+
+    def _end(self, reason: str) -> None:
+        self._log.write(
+            EndRow(event="end", attempt=self._log.attempt, step=self._step, time_unix=time.time(), reason=reason)
+        )
+
+    def _finish(self) -> None:
+        """Write training.json, last of all."""
+        exports = read_exports(self._folder, self._config.run_digest)
+        scored = [end for end in self._epoch_ends if end.loss is not None]
+        self._end("done")
+        marker = TrainingMarker(
+            experiment=self._config.experiment,
+            run=self._config.run,
+            run_digest=self._config.run_digest,
+            steps=self._step,
+            final_train_loss=sum(self._losses) / len(self._losses),
+            final_validation_loss=self._validation_loss,
+            best_epoch=min(scored, key=lambda end: end.loss or 0.0).epoch if scored else None,
+            elapsed_seconds=self._elapsed,
+            validation_seconds=self._validation_seconds,
+            checkpoints=tuple(path.name for path, _ in exports),
+            adapter_sha256=exports[-1][1].adapter_sha256,
+            kept=tuple(
+                KeptCheckpoint(
+                    name=path.name,
+                    step=each.step,
+                    adapter_sha256=each.adapter_sha256,
+                    validation_loss=each.validation_loss,
+                )
+                for path, each in exports
+            ),
+            trainable_parameters=sum(parameter.numel() for parameter in self._parameters),
+            scoring=self._session.scoring,
+        )
+        write_atomic(self._folder / MARKER, training_text(marker))

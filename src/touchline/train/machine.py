@@ -1,0 +1,188 @@
+"""The machine that trains: device, element type, threads, and what is sampled of them while steps run."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Literal, Protocol
+
+import psutil
+import torch
+
+from touchline.core.quantity import Measured, MemoryKind, Missing, Quantity
+from touchline.data.hardware import DtypeChoice, choose_base_dtype, processor_name
+from touchline.data.versions import stack_versions
+
+SAMPLE_SECONDS = 0.1
+"""How often the resident set is read; one reading takes some 20 µs."""
+_LIBRARIES = ("touchline", "torch", "transformers", "peft", "safetensors", "tokenizers", "numpy")
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Machine:
+    """Where a training runs, and in which element type."""
+
+    device: torch.device
+    """Processor or the first GPU that is visible."""
+    device_name: str
+    """Its name."""
+    base_dtype: torch.dtype
+    """Element type of the frozen base and of the computation."""
+    choice: DtypeChoice
+    """The same, with the reason."""
+    threads: int
+    """Threads of torch on the processor."""
+
+    @property
+    def kind(self) -> Literal["cpu", "cuda"]:
+        """`cpu` or `cuda`."""
+        return "cuda" if self.device.type == "cuda" else "cpu"
+
+
+def look_around(wanted: Literal["auto", "float32", "bfloat16"]) -> Machine:
+    """Choose device and element type."""
+    cuda = torch.cuda.is_available()
+    choice = choose_base_dtype(wanted, cuda_capability=torch.cuda.get_device_capability() if cuda else None)
+    return Machine(
+        device=torch.device("cuda", torch.cuda.current_device()) if cuda else torch.device("cpu"),
+        device_name=torch.cuda.get_device_name() if cuda else processor_name(),
+        base_dtype=_DTYPES[choice.dtype],
+        choice=choice,
+        threads=torch.get_num_threads(),
+    )
+
+
+def torch_dtype(name: Literal["float32", "bfloat16"]) -> torch.dtype:
+    """The torch type of that name."""
+    return _DTYPES[name]
+
+
+def library_versions() -> dict[str, str]:
+    """Return the versions of Python and of what computes."""
+    return stack_versions(_LIBRARIES, torch.version.cuda)
+
+
+class MemorySampler:
+    """Peak memory while steps run: a thread reads the resident set, or the GPU's allocator keeps its own peak.
+
+    Used as a context manager around all of an attempt's steps; `active` says when to look, so that loading, validation
+    and saving do not count on the processor.
+    """
+
+    def __init__(self, machine: Machine) -> None:
+        self._cuda = machine.kind == "cuda"
+        self._process = psutil.Process()
+        self._peak_bytes = 0
+        self._active = threading.Event()
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="memory sampler", daemon=True)
+
+    def __enter__(self) -> MemorySampler:
+        if self._cuda:
+            torch.cuda.reset_peak_memory_stats()
+        else:
+            self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._ended.set()
+        self._active.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def watch(self, active: bool) -> None:
+        """Begin or stop to look."""
+        if self._cuda or self._ended.is_set():
+            return
+        if active:
+            self._active.set()
+        else:
+            self._look()
+            self._active.clear()
+
+    def peaks(self) -> tuple[Measured, Measured]:
+        """(peak, reserved peak) in bytes."""
+        if self._cuda:
+            return (
+                _peak(torch.cuda.max_memory_allocated(), "allocated"),
+                _peak(torch.cuda.max_memory_reserved(), "reserved"),
+            )
+        return _peak(self._peak_bytes, "process"), Missing(missing="no GPU in use")
+
+    def _watch(self) -> None:
+        while not self._ended.is_set():
+            self._active.wait()
+            self._look()
+            self._ended.wait(SAMPLE_SECONDS)
+
+    def _look(self) -> None:
+        self._peak_bytes = max(self._peak_bytes, int(self._process.memory_info().rss))
+
+
+def _peak(size_bytes: int, kind: MemoryKind) -> Quantity:
+    return Quantity(value=float(size_bytes), unit="B", phase="step", kind=kind, aggregation="peak")
+
+
+class _DeviceUse(Protocol):
+    """What is read of NVML's answer."""
+
+    gpu: int
+
+
+def gpu_meter(machine: Machine) -> Callable[[], Measured]:
+    """A function that gives the share of time in which the GPU is busy, as its driver sees it."""
+    if machine.kind == "cpu":
+        return lambda: Missing(missing="no GPU in use")
+    try:
+        import pynvml
+    except ImportError:
+        return lambda: Missing(missing="the package pynvml is not installed")
+    try:
+        pynvml.nvmlInit()
+        identity = str(torch.cuda.get_device_properties(machine.device).uuid)
+        handle = pynvml.nvmlDeviceGetHandleByUUID(
+            identity if identity.startswith(("GPU-", "MIG-")) else f"GPU-{identity}"
+        )
+    except pynvml.NVMLError as error:
+        reason = f"NVML refuses: {error}"
+        return lambda: Missing(missing=reason)
+
+    def read() -> Measured:
+        try:
+            use: _DeviceUse = pynvml.nvmlDeviceGetUtilizationRates(handle)
+        except pynvml.NVMLError as error:
+            return Missing(missing=f"NVML refuses: {error}")
+        return Quantity(value=float(use.gpu), unit="%", phase="step", aggregation="last")
+
+    return read
+
+
+def load_1min() -> Measured:
+    """The machine's load over the last minute."""
+    try:
+        return Quantity(value=os.getloadavg()[0], unit="1", aggregation="mean")
+    except OSError:
+        return Missing(missing="the system gives no load")
+
+
+class Stopwatch:
+    """Wall and processor time of one stretch of work."""
+
+    def __init__(self) -> None:
+        self._wall = time.perf_counter()
+        self._processor = time.process_time()
+
+    def seconds(self) -> float:
+        """Wall time since it was made."""
+        return time.perf_counter() - self._wall
+
+    def cpu_percent(self) -> float:
+        """Processor time of all threads over wall time; 100 is one core."""
+        return 100 * (time.process_time() - self._processor) / max(self.seconds(), 1e-9)

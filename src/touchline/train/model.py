@@ -1,0 +1,231 @@
+"""The base, its adapter, and the loss of the target tokens."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Protocol
+
+import torch
+from peft import LoraConfig as PeftLoraConfig
+from peft import PeftModel, get_peft_model
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+
+from touchline.backends.peft.layout import Rows, plain_attention, visible
+from touchline.core.errors import InputFault
+from touchline.spec import defaults
+from touchline.spec.experiment import TrainConfig
+from touchline.train.machine import Machine, torch_dtype
+
+SHORT_ROW_TOKENS = 512
+"""Up to this width plain matrix products beat the fused attention kernel on processors: its backward pass is slow
+there, and the square that it avoids is small."""
+
+OPTIMIZER = "AdamW, fused"
+"""What `optimizer_for` gives, for people."""
+
+
+class Base(Protocol):
+    """Which model."""
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+        ...
+
+    @property
+    def path(self) -> str:
+        """Its folder."""
+        ...
+
+
+class Recipe(Protocol):
+    """What decides on the model and its adapter: a run's finetune.yaml, or a probe's request."""
+
+    @property
+    def model(self) -> Base:
+        """The frozen base."""
+        ...
+
+    @property
+    def train(self) -> TrainConfig:
+        """The training."""
+        ...
+
+    @property
+    def seed(self) -> int:
+        """The initial adapter's."""
+        ...
+
+
+def attention_for(machine: Machine, widest_row: int) -> str:
+    """The implementation of attention that is faster here."""
+    return "eager" if plain_attention(machine.kind, widest_row) else "sdpa"
+
+
+def load_base(config: Recipe, machine: Machine, attention: str) -> nn.Module:
+    """The frozen base on its device."""
+    model = AutoModelForCausalLM.from_pretrained(
+        config.model.path, dtype=machine.base_dtype, attn_implementation=attention, local_files_only=True
+    )
+    return _frozen(model, machine)
+
+
+def random_base(config: Recipe, machine: Machine, attention: str) -> nn.Module:
+    """A frozen base of the same configuration with random weights, which takes the same memory and time."""
+    shape = AutoConfig.from_pretrained(config.model.path, local_files_only=True, trust_remote_code=False)
+    torch.manual_seed(config.seed)
+    # Made where it is used: a GPU draws billions of numbers in a moment, a processor in minutes.
+    with torch.device(machine.device):
+        model = AutoModelForCausalLM.from_config(shape, dtype=machine.base_dtype, attn_implementation=attention)
+    return _frozen(model, machine)
+
+
+def _frozen(model: PreTrainedModel, machine: Machine) -> nn.Module:
+    model.config.use_cache = False
+    model.requires_grad_(False)
+    base: nn.Module = model.to(machine.device)
+    return base
+
+
+def attach_adapter(base: nn.Module, config: Recipe) -> PeftModel:
+    """Put a fresh adapter on the base; the same seed gives the same one.
+
+    Raises:
+        InputFault: the base has no layer of the names given.
+    """
+    lora = config.train.lora
+    threads = torch.get_num_threads()
+    # Hundreds of small tensors are made here: waking threads for each costs more than the work.
+    torch.set_num_threads(1)
+    torch.manual_seed(config.seed)
+    try:
+        model = get_peft_model(
+            base,
+            PeftLoraConfig(
+                task_type="CAUSAL_LM",
+                r=lora.rank,
+                lora_alpha=defaults.LORA_ALPHA_PER_RANK * lora.rank if lora.alpha is None else lora.alpha,
+                lora_dropout=lora.dropout,
+                target_modules=list(lora.target_modules),
+                bias="none",
+            ),
+        )
+    except ValueError as error:
+        raise InputFault(
+            f"the adapter does not fit the model {config.model.name}: {str(error).splitlines()[0][:300]}",
+            expected="train.lora.target_modules that name linear layers of the model",
+        ) from error
+    finally:
+        torch.set_num_threads(threads)
+    dtype = torch_dtype(lora.dtype)
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.to(dtype)
+    if config.train.gradient_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    return model
+
+
+def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The adapter's parameters by name, in the model's order."""
+    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def optimizer_for(parameters: dict[str, nn.Parameter], train: TrainConfig) -> torch.optim.AdamW:
+    """The optimizer of the adapter's parameters."""
+    return torch.optim.AdamW(
+        list(parameters.values()), lr=train.learning_rate, weight_decay=train.weight_decay, fused=True
+    )
+
+
+def dropout_in(model: nn.Module) -> float:
+    """The largest dropout that is on in training."""
+    return max((module.p for module in model.modules() if isinstance(module, nn.Dropout)), default=0.0)
+
+
+class TargetLoss:
+    """The loss of each target token, computed on those alone.
+
+    The model's own forward pass runs, with a hook before its head that keeps the positions that predict a target: the
+    head is the widest layer, and most positions predict nothing. What a model does to its logits then still happens.
+
+    Args:
+        model: the base with its adapter.
+        machine: where it lies; a bfloat16 base with a float32 adapter is computed in bfloat16 by autocast.
+    """
+
+    def __init__(self, model: PeftModel, machine: Machine) -> None:
+        self.model = model
+        self.machine = machine
+        self._sources: Tensor | None = None
+        adapter = {parameter.dtype for parameter in trainable(model).values()}
+        self.autocast = machine.base_dtype != torch.float32 and adapter == {torch.float32}
+        if self.autocast:
+            # Autocast makes the one cast that is needed; PEFT would cast the input up first.
+            for module in model.modules():
+                if isinstance(module, BaseTunerLayer):
+                    module.cast_input_dtype_enabled = False
+        model.get_base_model().get_output_embeddings().register_forward_pre_hook(self._keep_sources)
+
+    def __call__(self, rows: Rows) -> Tensor:
+        """Negative log-likelihood of each target in nats, float32; shape [T]."""
+        device = self.machine.device
+        inputs: dict[str, Tensor] = {"input_ids": torch.from_numpy(rows.token_ids).to(device)}
+        if rows.masked:
+            inputs["position_ids"] = torch.from_numpy(rows.positions).to(device)
+            inputs["attention_mask"] = self._mask(rows)
+        labels = torch.from_numpy(rows.labels).to(device)
+        self._sources = torch.from_numpy(rows.sources).to(device)
+        try:
+            with torch.autocast(device.type, dtype=self.machine.base_dtype, enabled=self.autocast):
+                logits = self.model(**inputs, use_cache=False).logits
+        finally:
+            self._sources = None
+        losses: Tensor = nn.functional.cross_entropy(
+            logits.reshape(-1, logits.shape[-1]).float(), labels, reduction="none"
+        )
+        return losses
+
+    def _keep_sources(self, module: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
+        """Before the head: hidden states of shape [R, W, H] become [1, T, H]."""
+        if self._sources is None:
+            return None
+        (hidden,) = arguments
+        return (hidden.reshape(-1, hidden.shape[-1]).index_select(0, self._sources).unsqueeze(0),)
+
+    def _mask(self, rows: Rows) -> Tensor:
+        """Additive mask, shape [R, 1, W, W]. Never boolean: eager attention adds whatever it is given."""
+        device = self.machine.device
+        seen = torch.from_numpy(visible(rows.segments)).to(device)
+        # Padding may see itself: a token that sees nothing has no softmax.
+        seen |= torch.eye(seen.shape[-1], dtype=torch.bool, device=device)
+        mask = torch.zeros(seen.shape, dtype=self.machine.base_dtype, device=device)
+        return mask.masked_fill_(~seen, torch.finfo(mask.dtype).min).unsqueeze(1)
+
+
+def add_gradient(target_loss: TargetLoss, rows: Rows, targets: int) -> Tensor:
+    """Add a micro-batch's part of the gradient of a step's mean loss, and give its part of that loss.
+
+    Args:
+        target_loss: the loss.
+        rows: the micro-batch.
+        targets: target tokens of the whole step.
+    """
+    loss = target_loss(rows).sum() / targets
+    loss.backward()
+    return loss.detach()
+
+
+@contextlib.contextmanager
+def scoring(model: nn.Module) -> Iterator[None]:
+    """Dropout off and no gradients, for the length of a block."""
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.train(was_training)

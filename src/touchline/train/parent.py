@@ -1,0 +1,206 @@
+"""What a stage goes on from: its parent's artefacts, looked at before anything else is loaded. No torch here.
+
+The parent's exit code is not asked: a job that failed in its last line has trained well, and one that ended well may
+have been moved away since. What counts is training.json of exactly the planned digest, and the checkpoint that it names
+with every file as it was saved. What is not there ends the stage at once; what is there and is another file than was
+saved is a broken lineage.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+
+from pydantic import TypeAdapter, ValidationError
+
+from touchline.backends.peft.config import ParentConfig, TrainerConfig
+from touchline.core.errors import InputFault, LineageFault, ParentMissing
+from touchline.core.files import open_regular, sha256_file
+from touchline.core.status import AttemptExit, AttemptStart
+from touchline.data.checkpoints import read_training_marker
+from touchline.data.metrics import ExportMarker, TrainingMarker
+from touchline.train.exports import ADAPTER_CONFIG_FILE, ADAPTER_FILE, STAGE_FILE, read_exports
+from touchline.train.inputs import read_config
+from touchline.train.lineage_record import Lineage
+
+LINEAGE_FILE = "lineage.json"
+_LIMIT_BYTES = 1 << 20
+_LINEAGE = TypeAdapter(Lineage)
+_START = TypeAdapter(AttemptStart)
+_EXIT = TypeAdapter(AttemptExit)
+_OWN_FILES = (ADAPTER_FILE, ADAPTER_CONFIG_FILE, STAGE_FILE)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ParentCheckpoint:
+    """A whole checkpoint of a parent that has been trained as planned."""
+
+    config: ParentConfig
+    """What the stage asks for."""
+    trainer: TrainerConfig
+    """The parent's own finetune.yaml."""
+    folder: Path
+    """The parent's folder."""
+    path: Path
+    """The checkpoint's folder."""
+    marker: ExportMarker
+    """Its marker."""
+    training: TrainingMarker
+    """The parent's training.json."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Ancestry:
+    """What a stage goes on from."""
+
+    run: str
+    """The stage's run."""
+    run_digest: str
+    """Digest of what was planned for it."""
+    folder: Path
+    """Its folder."""
+    checkpoint: ParentCheckpoint
+    """The parent's checkpoint."""
+    proved: Lineage | None
+    """The proof of an earlier attempt, where the stage resumes from its own saved state."""
+
+
+def look_at_parent(config: TrainerConfig, folder: Path, *, resumes: bool) -> Ancestry | None:
+    """What a stage needs of its parent; None where that is nothing.
+
+    A stage that resumes holds its adapter in its own saved state, and needs its parent only to merge the same weights
+    into the base again.
+
+    Args:
+        config: the stage's finetune.yaml.
+        folder: its folder.
+        resumes: whether it goes on from a saved state.
+
+    Raises:
+        ParentMissing: the parent has not left what the stage goes on from.
+        LineageFault: that is another file than was saved, or a saved state has no proof.
+    """
+    if config.parent is None:
+        return None
+    proved = _read_lineage(config, folder) if resumes else None
+    if proved is not None and proved.merged_rank == 0:
+        return None
+    return Ancestry(
+        run=config.run,
+        run_digest=config.run_digest,
+        folder=folder,
+        checkpoint=find_parent(config, folder),
+        proved=proved,
+    )
+
+
+def _read_lineage(config: TrainerConfig, folder: Path) -> Lineage:
+    """The proof of the attempt that saved the state."""
+    assert config.parent is not None
+    path = folder / LINEAGE_FILE
+    try:
+        lineage = _LINEAGE.validate_json(_read(path))
+    except (OSError, ValidationError):
+        lineage = None
+    planned = (config.run_digest, config.parent.run_digest)
+    if lineage is None or not lineage.proved or (lineage.run_digest, lineage.parent_digest) != planned:
+        raise LineageFault(
+            f"run {config.run} has a saved state, and {LINEAGE_FILE} does not prove what it began with",
+            expected="the proof of the attempt that saved it",
+            hint=f"mv {str(folder / 'resume')!r} {str(folder / 'resume.old')!r}    to begin with the parent again",
+        )
+    return lineage
+
+
+def find_parent(config: TrainerConfig, folder: Path) -> ParentCheckpoint:
+    """The checkpoint that a stage goes on from.
+
+    Args:
+        config: the stage's finetune.yaml, with a parent.
+        folder: the stage's folder.
+
+    Raises:
+        ParentMissing: the parent is not trained, or the checkpoint is not there or not whole; the message is one line.
+        LineageFault: a file of the checkpoint is another one than was saved.
+    """
+    parent = config.parent
+    assert parent is not None
+    # Runs lie side by side, and a name leads nowhere else.
+    place = folder.parent / PurePath(parent.folder).name
+    training = read_training_marker(place)
+    if training is None:
+        raise _missing(config, place, "training.json is not there" if place.is_dir() else "its folder is not there")
+    if training.run_digest != parent.run_digest:
+        raise _missing(config, place, f"its training.json is of another plan of it ({training.run_digest[:12]})")
+    path, marker = _chosen(config, place, training)
+    lacking = [name for name in (*marker.files, ADAPTER_FILE) if not (path / PurePath(name).name).is_file()]
+    if lacking:
+        raise _missing(config, place, f"{path.name} is not whole, without {', '.join(dict.fromkeys(lacking))}")
+    _refuse_other_files(config, path, marker)
+    try:
+        trainer = read_config(place / "finetune.yaml")
+    except InputFault as fault:
+        raise _missing(config, place, f"its finetune.yaml cannot be read ({fault.message})") from fault
+    if trainer.run_digest != parent.run_digest:
+        raise _missing(config, place, f"its finetune.yaml is of another plan of it ({trainer.run_digest[:12]})")
+    return ParentCheckpoint(config=parent, trainer=trainer, folder=place, path=path, marker=marker, training=training)
+
+
+def _chosen(config: TrainerConfig, place: Path, training: TrainingMarker) -> tuple[Path, ExportMarker]:
+    """The last epoch's checkpoint, or the one with the lowest validation loss of those that are there."""
+    parent = config.parent
+    assert parent is not None
+    exports = read_exports(place, parent.run_digest)
+    if parent.checkpoint == "best":
+        scored = [(marker.validation_loss, marker.step, path, marker) for path, marker in exports]
+        best = min((each for each in scored if each[0] is not None), key=lambda each: each[:2], default=None)
+        if best is None:
+            raise _missing(config, place, "none of its checkpoints has a validation loss, so none is the best")
+        return best[2], best[3]
+    wanted = training.checkpoints[-1] if training.checkpoints else None
+    for path, marker in exports:
+        if path.name == wanted:
+            return path, marker
+    raise _missing(config, place, f"its last checkpoint {wanted or ''} is not there, or has no marker")
+
+
+def _refuse_other_files(config: TrainerConfig, path: Path, marker: ExportMarker) -> None:
+    """Every file is the one that was saved, byte for byte."""
+    for name, saved in marker.files.items():
+        file = path / PurePath(name).name
+        if file.stat().st_size == saved.size and sha256_file(file) == saved.sha256:
+            continue
+        what = "adapter" if name in _OWN_FILES else "checkpoint"
+        raise LineageFault(
+            f"run {config.run} does not go on from {marker.run}: {str(file)!r} is another file than was saved",
+            expected=f"the {what} with the hash {saved.sha256[:12]}, as {path.name}/touchline.json says",
+            hint=f"bring it back, or train {marker.run} again",
+        )
+
+
+def _missing(config: TrainerConfig, place: Path, what: str) -> ParentMissing:
+    assert config.parent is not None
+    return ParentMissing(f"run {config.run} cannot go on from {config.parent.run}: {what}; {_how_it_ended(place)}")
+
+
+def _how_it_ended(place: Path) -> str:
+    """In words, how the parent's last attempt ended, as its status files say."""
+    starts: list[AttemptStart] = []
+    for path in (place / "status").glob("start.*.json"):
+        try:
+            starts.append(_START.validate_json(_read(path)))
+        except (OSError, ValidationError):
+            continue
+    if not starts:
+        return "it was never started"
+    last = max(starts, key=lambda start: (start.time_unix, start.restart))
+    try:
+        end = _EXIT.validate_json(_read(place / "status" / f"exit.{last.job_id}.{last.restart}.json"))
+    except (OSError, ValidationError):
+        return f"its last attempt (job {last.job_id}) left no exit file: it is still running, or died without a word"
+    return f"its last attempt (job {last.job_id}) ended with exit code {end.code} ({end.reason})"
+
+
+def _read(path: Path) -> bytes:
+    with open_regular(path) as stream:
+        return stream.read(_LIMIT_BYTES)

@@ -1,0 +1,143 @@
+"""`python -m touchline.train.probe [--attached] [REQUEST.json]`: one try of a training's largest micro-batch.
+
+Reads a `ProbeRequest`, from stdin where no file is given, and writes a `ProbeReply` as the one line on stdout: what
+libraries print goes to stderr. Out of memory is an answer; only where nothing could be tried is there a fault.
+
+Exit codes: 0 answered, 2 a request that is none, 4 the machine lacks something, 1 anything else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import ctypes
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+from pydantic import TypeAdapter, ValidationError
+
+from touchline.core.errors import EnvironmentFault, InputFault, TouchlineError, install_hint
+from touchline.core.files import open_regular
+from touchline.data.worker import prepare_worker
+from touchline.history.probe import ProbeAnswer, ProbeFault, ProbeReply, ProbeRequest
+
+REQUEST_LIMIT_BYTES = 1 << 20
+_PR_SET_PDEATHSIG = 1
+_CODES = {"input": 2, "environment": 4, "other": 1}
+_REQUEST = TypeAdapter(ProbeRequest)
+_REPLY = TypeAdapter(ProbeReply)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m touchline.train.probe", description="Try one micro-batch.")
+    parser.add_argument("request", nargs="?", type=Path, help="a request as JSON (default: stdin)")
+    parser.add_argument(
+        "--attached", action="store_true", help="the request is the first line of stdin; end when stdin is closed"
+    )
+    options = parser.parse_args(arguments)
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="touchline: %(message)s")
+    answers = _take_stdout()
+    reply = _reply(options.request, attached=options.attached)
+    os.write(answers, _REPLY.dump_json(reply) + b"\n")
+    return 0 if reply.fault is None else _CODES[reply.fault.kind]
+
+
+def _reply(path: Path | None, *, attached: bool) -> ProbeReply:
+    try:
+        request = read_request(path, attached=attached)
+        _offer_to_the_oom_killer()
+        return ProbeReply(answer=_measure(request))
+    except TouchlineError as fault:
+        kind = "input" if isinstance(fault, InputFault) else "other"
+        return ProbeReply(
+            fault=ProbeFault(
+                kind="environment" if isinstance(fault, EnvironmentFault) else kind,  # type: ignore[arg-type]
+                message=fault.message,
+                expected=fault.expected,
+                hint=fault.hint,
+            )
+        )
+
+
+def read_request(path: Path | None, *, attached: bool = False) -> ProbeRequest:
+    """The request.
+
+    Args:
+        path: its file; none for stdin.
+        attached: it is the first line of stdin, which stays open as long as whoever asks lives.
+
+    Raises:
+        InputFault: it is none.
+    """
+    try:
+        if path is not None:
+            with open_regular(path) as stream:
+                data = stream.read(REQUEST_LIMIT_BYTES)
+        elif attached:
+            data = sys.stdin.buffer.readline(REQUEST_LIMIT_BYTES)
+            _end_with_parent()
+        else:
+            data = sys.stdin.buffer.read(REQUEST_LIMIT_BYTES)
+        return _REQUEST.validate_json(data)
+    except OSError as error:
+        raise InputFault(f"the request {str(path)!r} cannot be read: {error.strerror}", expected="a file") from None
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise InputFault(
+            f"the request is none: {f'{place}: ' if place else ''}{first['msg']}",
+            expected="the JSON of a ProbeRequest, as touchline.history.probe describes it",
+        ) from None
+
+
+def _measure(request: ProbeRequest) -> ProbeAnswer:
+    if not Path(request.model.path).exists():
+        raise InputFault(f"the model {request.model.path!r} does not exist", expected="a model's folder")
+    prepare_worker()
+    try:
+        # Here, since these imports take seconds and a request may be none.
+        from touchline.train.probe_steps import measure
+    except ImportError as error:
+        raise EnvironmentFault(f"a package is missing: {error.msg}", hint=install_hint("train")) from error
+    return measure(request)
+
+
+def _take_stdout() -> int:
+    """The descriptor of stdout, for the answer alone; from now on all else that is printed goes to stderr."""
+    sys.stdout.flush()
+    answers = os.dup(1)
+    os.dup2(2, 1)
+    return answers
+
+
+def _end_with_parent() -> None:
+    """See to it that this process ends with the one that asked, even where that one is killed.
+
+    The kernel sends KILL (Linux); where it does not, or where the parent was gone before it was asked to, the closed
+    stdin tells it.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
+
+    def wait() -> None:
+        while os.read(0, 4096):
+            pass
+        os._exit(128 + signal.SIGKILL)
+
+    threading.Thread(target=wait, name="stdin", daemon=True).start()
+
+
+def _offer_to_the_oom_killer() -> None:
+    """Where the machine's memory runs out all the same, the kernel is to end this process and no other."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,225 @@
+"""Real optimizer steps of a micro-batch as large as asked for, and what they took.
+
+Model, adapter, rows, loss and optimizer are made by the trainer's own functions; only the tokens are invented.
+Nothing of what concerns CUDA has been verified on a GPU.
+"""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import psutil
+import torch
+from peft import PeftModel
+from safetensors import SafetensorError
+from torch import nn
+
+from touchline.backends.peft.layout import PADDED, Layout, arrange
+from touchline.core.catalog import RenderedExample
+from touchline.core.errors import InputFault
+from touchline.core.quantity import Quantity
+from touchline.history.probe import (
+    STEPS,
+    ProbeAnswer,
+    ProbeMachine,
+    ProbeMemory,
+    ProbeOutcome,
+    ProbeRequest,
+    ProbeWork,
+)
+from touchline.train.log import LOG
+from touchline.train.machine import (
+    Machine,
+    MemorySampler,
+    Stopwatch,
+    library_versions,
+    load_1min,
+    look_around,
+)
+from touchline.train.model import (
+    OPTIMIZER,
+    TargetLoss,
+    add_gradient,
+    attach_adapter,
+    attention_for,
+    load_base,
+    optimizer_for,
+    random_base,
+    trainable,
+)
+from touchline.train.probe_memory import forget_peak, gpu_memory, keep_to_share, lacking, peak_bytes
+
+
+def measure(request: ProbeRequest) -> ProbeAnswer:
+    """Load the model, do the steps, and tell what they took; out of memory is an answer.
+
+    Raises:
+        InputFault: there is no such model, or the adapter does not fit it.
+    """
+    machine = look_around(request.train.base_dtype)
+    described = _described(machine)
+    probe = _Probe(request, machine)
+    outcome, message = ProbeOutcome.FITS, ""
+    memory, setup_seconds = None, None
+    try:
+        keep_to_share(request, machine)
+        probe.load()
+        setup_seconds = time.time() - psutil.Process().create_time()
+        LOG.info("%s is loaded, %.1f s after the start; %d steps", request.model.name, setup_seconds, request.steps)
+        memory = probe.steps()
+    except (MemoryError, RuntimeError) as error:
+        # torch.OutOfMemoryError is a RuntimeError, and so is what torch raises of the processor's memory.
+        found = lacking(error, machine.kind)
+        if found is None:
+            raise
+        outcome, message = found, (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+    return ProbeAnswer(
+        outcome=outcome,  # type: ignore[arg-type]
+        machine=described,
+        work=probe.work,
+        memory=memory,
+        step_seconds=tuple(probe.step_seconds),
+        setup_seconds=setup_seconds,
+        message=message,
+    )
+
+
+def invented(request: ProbeRequest, vocabulary: int) -> tuple[list[RenderedExample], Layout]:
+    """Examples that fill the rows asked for exactly, and the layout that lays them so.
+
+    Each row holds as many examples, of lengths that differ by a token at most; label tokens are shared out evenly.
+
+    Raises:
+        InputFault: a row has no room for its examples, or an example no room for its label tokens.
+    """
+    each, count = request.examples_per_row, request.rows * request.examples_per_row
+    shortest = request.width // each
+    most = -(-request.label_tokens // count)
+    if shortest < 1 or request.label_tokens < count or most > shortest:
+        raise InputFault(
+            f"{request.rows} rows of {request.width} tokens have no room for {count} examples"
+            f" with {request.label_tokens} label tokens",
+            expected="at least one label token an example, and no more than it has tokens",
+        )
+    generator = np.random.default_rng(request.seed)
+    examples = []
+    for number in range(count):
+        # The last token of an example is a label only, so that one more than is computed is needed.
+        length = shortest + (number % each < request.width % each) + 1
+        labels = request.label_tokens // count + (number < request.label_tokens % count)
+        ids = tuple(generator.integers(0, vocabulary, length).tolist())
+        examples.append(RenderedExample(prompt_ids=ids[:-labels], answer_ids=ids[-labels:]))
+    return examples, PADDED if each == 1 else Layout(row_tokens=request.width)
+
+
+class _Probe:
+    """A model, and steps on it."""
+
+    def __init__(self, request: ProbeRequest, machine: Machine) -> None:
+        self._request = request
+        self._machine = machine
+        self._model: PeftModel | None = None
+        self._loading_bytes: int | None = None
+        self.step_seconds: list[float] = []
+        self.work: ProbeWork | None = None
+
+    def load(self) -> None:
+        """Base and adapter, as the trainer loads them."""
+        request, machine = self._request, self._machine
+        attention = attention_for(machine, request.width)
+        base = _base(request, machine, attention)
+        count = sum(parameter.numel() for parameter in base.parameters())
+        model = attach_adapter(base, request)
+        vocabulary = int(model.get_base_model().get_input_embeddings().weight.shape[0])
+        self._examples, self._layout = invented(request, vocabulary)
+        self._model = model
+        self.work = ProbeWork(
+            attention=attention,
+            layout=self._layout.name,
+            optimizer=OPTIMIZER,
+            base_parameters=count,
+            trainable_parameters=sum(parameter.numel() for parameter in trainable(model).values()),
+            tokens_per_step=request.rows * request.width * request.micro_batches_per_step,
+            examples_per_step=len(self._examples) * request.micro_batches_per_step,
+        )
+
+    def steps(self) -> ProbeMemory:
+        """Optimizer steps, each timed; the peaks of memory over all of them."""
+        assert self._model is not None
+        model, machine = self._model, self._machine
+        target_loss = TargetLoss(model, machine)
+        parameters = trainable(model)
+        optimizer = optimizer_for(parameters, self._request.train)
+        model.train()
+        loading_bytes = peak_bytes()
+        loaded_bytes = torch.cuda.memory_allocated() if machine.kind == "cuda" else psutil.Process().memory_info().rss
+        exact = forget_peak()
+        with MemorySampler(machine) as sampler:
+            sampler.watch(active=True)
+            for _ in range(self._request.steps):
+                if self._spent():
+                    break
+                watch = Stopwatch()
+                self._step(target_loss, parameters, optimizer)
+                if machine.kind == "cuda":
+                    torch.cuda.synchronize()
+                self.step_seconds.append(watch.seconds())
+            sampler.watch(active=False)
+            # Before the sampler ends: what it costs is part of what a training has, too.
+            exact_bytes = peak_bytes() if exact else None
+            peak, reserved = sampler.peaks()
+        assert isinstance(peak, Quantity)
+        if machine.kind == "cpu":
+            seen = "sampled" if exact_bytes is None else "as the kernel counts it"
+            return ProbeMemory(
+                loaded_bytes=loaded_bytes,
+                loading_bytes=loading_bytes,
+                allocated_bytes=None,
+                reserved_bytes=None,
+                process_bytes=exact_bytes if exact_bytes is not None else int(peak.value),
+                method=f"resident set, {seen}",
+            )
+        assert isinstance(reserved, Quantity)
+        return gpu_memory(loaded_bytes, loading_bytes, int(peak.value), int(reserved.value), self._request)
+
+    def _spent(self) -> bool:
+        """Return True if the steps so far are enough and the time for them is over."""
+        budget = self._request.budget_seconds
+        return budget is not None and len(self.step_seconds) >= STEPS and sum(self.step_seconds) >= budget
+
+    def _step(
+        self, target_loss: TargetLoss, parameters: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer
+    ) -> None:
+        targets = self._request.label_tokens * self._request.micro_batches_per_step
+        for _ in range(self._request.micro_batches_per_step):
+            add_gradient(target_loss, arrange(self._examples, self._layout), targets)
+        torch.nn.utils.clip_grad_norm_(list(parameters.values()), self._request.train.max_grad_norm)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+
+def _base(request: ProbeRequest, machine: Machine, attention: str) -> nn.Module:
+    make = load_base if request.weights == "real" else random_base
+    try:
+        return make(request, machine, attention)
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        said = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+        raise InputFault(
+            f"the model {request.model.path!r} cannot be loaded: {said}",
+            expected="a folder with the config.json and the weights of a causal language model",
+        ) from error
+
+
+def _described(machine: Machine) -> ProbeMachine:
+    load = load_1min()
+    cuda = machine.kind == "cuda"
+    return ProbeMachine(
+        device=machine.kind,
+        name=machine.device_name,
+        memory_bytes=torch.cuda.mem_get_info()[1] if cuda else psutil.virtual_memory().total,
+        threads=machine.threads,
+        base_dtype=machine.choice.dtype,
+        versions=library_versions(),
+        load_1min=load.value if isinstance(load, Quantity) else None,
+    )

@@ -1,0 +1,129 @@
+"""The state from which a stopped or killed training goes on: step, adapter, optimizer, random state, data position.
+
+    resume/step_00000050/adapter.safetensors      the adapter's parameters
+                         optimizer.safetensors    AdamW's moments and step counts
+                         random.safetensors       states of the random generators
+                         state.json               the rest, and the hashes of the others
+
+The data's position is the step: the order of the examples follows from the seed. Nothing is pickled. A folder appears
+whole by rename; one whose hashes do not fit was torn by something else, and the one before it is taken.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import pydantic_core
+from pydantic import TypeAdapter
+
+from touchline.core.errors import DriftFault
+from touchline.core.files import disk_faults, open_regular
+from touchline.data.metrics import SavedFile
+from touchline.train.folders import is_whole, new_folder, remove_folder, remove_leftovers, write_bytes
+from touchline.train.log import LOG
+
+STATE_FILE = "state.json"
+STATE_LIMIT_BYTES = 1 << 20
+_NAME = re.compile(r"step_(\d{8,})")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EpochEnd:
+    """What was measured at an epoch's end."""
+
+    epoch: int
+    """The epoch, from 0."""
+    loss: float | None
+    """Validation loss, in nats; none without a validation split."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ResumeState:
+    """state.json."""
+
+    schema_version: int = 1
+    """Version of this file's form."""
+    run_digest: str
+    """Digest of what was planned for the run; another one is not resumed."""
+    batches_digest: str
+    """`BatchPlan.digest`."""
+    step: int
+    """Optimizer steps done."""
+    threads: int
+    """Threads that computed it: another number adds in another order, and the results differ in their last bits."""
+    boundary_pending: bool
+    """Whether validation and export after that step are still to be done."""
+    elapsed_seconds: float
+    """Wall time of the steps done."""
+    validation_seconds: float
+    """Wall time of the validations done."""
+    recent_losses: tuple[float, ...]
+    """Training losses of the last steps."""
+    validation_loss: float | None
+    """Last validation loss."""
+    epoch_ends: tuple[EpochEnd, ...]
+    """The epochs done."""
+    files: dict[str, SavedFile]
+    """The other files."""
+
+
+_STATE = TypeAdapter(ResumeState)
+
+
+def find_resume(folder: Path, run_digest: str) -> tuple[Path, ResumeState] | None:
+    """The newest whole state under `resume/`, and its folder; None when there is none.
+
+    Raises:
+        DriftFault: the state belongs to another plan of this run.
+    """
+    remove_leftovers(folder)
+    for path in _saved(folder):
+        state = _read(path)
+        if state is None:
+            LOG.warning("the saved state %s is torn and left out", path)
+            continue
+        if state.run_digest != run_digest:
+            raise DriftFault(
+                f"the saved state {str(path)!r} belongs to another plan of this run",
+                expected=f"run_digest {run_digest[:12]}, found {state.run_digest[:12]}",
+                hint=f"mv {str(folder)!r} {str(folder) + '.old'!r}    to train from the beginning",
+            )
+        return path, state
+    return None
+
+
+def save_resume(folder: Path, state: ResumeState, tensors: dict[str, bytes]) -> Path:
+    """Save a state and remove the older ones; `tensors` are the other files' bytes, `state.files` is filled in here.
+
+    Raises:
+        EnvironmentFault: the disk is full or refuses; the older state stays.
+    """
+    target = folder / f"step_{state.step:08d}"
+    with new_folder(target) as temporary:
+        files = {name: write_bytes(temporary / name, data) for name, data in tensors.items()}
+        complete = _STATE.dump_python(state) | {"files": files}
+        (temporary / STATE_FILE).write_bytes(_STATE.dump_json(_STATE.validate_python(complete)) + b"\n")
+    with disk_faults("folder", folder):
+        for path in _saved(folder):
+            if path != target:
+                remove_folder(path)
+    return target
+
+
+def _saved(folder: Path) -> list[Path]:
+    """Saved states, newest first."""
+    if not folder.is_dir():
+        return []
+    named = [(match, path) for path in folder.iterdir() if (match := _NAME.fullmatch(path.name))]
+    return [path for match, path in sorted(named, key=lambda item: -int(item[0][1])) if path.is_dir()]
+
+
+def _read(path: Path) -> ResumeState | None:
+    try:
+        with open_regular(path / STATE_FILE) as stream:
+            state = _STATE.validate_json(stream.read(STATE_LIMIT_BYTES))
+    except (OSError, pydantic_core.ValidationError):
+        return None
+    return state if state.files and is_whole(path, state.files, hashes=True) else None

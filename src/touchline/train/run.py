@@ -1,0 +1,122 @@
+"""One attempt at the training of a run's folder, from finetune.yaml to training.json. torch is loaded late."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import TypeAdapter, ValidationError
+
+from touchline.backends.peft.config import TrainerConfig
+from touchline.core.errors import DriftFault
+from touchline.core.files import open_regular
+from touchline.data.metrics import ExportMarker, TrainingMarker
+from touchline.train.folders import is_whole, remove_folder, remove_leftovers
+from touchline.train.inputs import load_inputs
+from touchline.train.log import LOG, MetricsLog
+from touchline.train.parent import look_at_parent
+from touchline.train.resume import find_resume
+
+MARKER = "training.json"
+METRICS = "metrics.jsonl"
+RESUME_FOLDER = "resume"
+_LIMIT_BYTES = 1 << 20
+
+_TRAINING = TypeAdapter(TrainingMarker)
+_EXPORT = TypeAdapter(ExportMarker)
+
+
+@dataclass(kw_only=True, slots=True)
+class Stop:
+    """Set by a signal, read between micro-batches."""
+
+    reason: str | None = None
+    """`SIGTERM`; none as long as nobody asked."""
+
+    @property
+    def asked(self) -> bool:
+        """Whether to stop."""
+        return self.reason is not None
+
+
+def run_training(config: TrainerConfig, folder: Path, stop: Stop) -> bool:
+    """Train, or go on training, in a run's folder; whether the training is complete.
+
+    Raises:
+        TouchlineError: refused or failed, with the reason.
+    """
+    begun = time.monotonic()
+    if is_done(folder, config):
+        LOG.info("run %s is trained already; nothing to do", config.run)
+        remove_folder(folder / RESUME_FOLDER)
+        return True
+    remove_leftovers(folder)
+    saved = find_resume(folder / RESUME_FOLDER, config.run_digest)
+    ancestry = look_at_parent(config, folder, resumes=saved is not None)
+    inputs = load_inputs(config, folder)
+    if stop.asked:
+        return False
+    # Here, since these imports take seconds and everything above may already have said no.
+    from touchline.train.lineage import lineage_row
+    from touchline.train.setup import attempt_row, build_session
+
+    session = build_session(inputs, saved, ancestry)
+    from touchline.train.loop import Training
+
+    with MetricsLog(folder / METRICS) as log:
+        row = attempt_row(session, log.attempt, time.monotonic() - begun)
+        log.write(row)
+        if session.lineage is not None:
+            log.write(lineage_row(session.lineage, log.attempt))
+        LOG.info(
+            "run %s: %d steps from step %d, %s on %s, %s, attention %s",
+            config.run,
+            row.steps,
+            row.from_step,
+            row.base_dtype,
+            row.device,
+            row.layout,
+            row.attention,
+        )
+        complete = Training(session, folder, log, stop).run()
+    if complete:
+        remove_folder(folder / RESUME_FOLDER)
+    return complete
+
+
+def is_done(folder: Path, config: TrainerConfig) -> bool:
+    """Whether training.json says that this very plan is trained, and its last checkpoint is still there.
+
+    Raises:
+        DriftFault: it is of another plan of this run.
+    """
+    try:
+        marker = _TRAINING.validate_json(_read(folder / MARKER))
+    except (OSError, ValidationError):
+        return False
+    if marker.run_digest != config.run_digest:
+        raise DriftFault(
+            f"{str(folder / MARKER)!r} belongs to another plan of this run",
+            expected=f"run_digest {config.run_digest[:12]}, found {marker.run_digest[:12]}",
+            hint="move the trained run away before training another one in its folder",
+        )
+    if not marker.checkpoints:
+        return True
+    last = folder / Path(marker.checkpoints[-1]).name
+    try:
+        export = _EXPORT.validate_json(_read(last / "touchline.json"))
+    except (OSError, ValidationError):
+        LOG.warning("%s is trained, but its checkpoint %s is gone; training again", config.run, last.name)
+        return False
+    return is_whole(last, export.files, hashes=False)
+
+
+def training_text(marker: TrainingMarker) -> bytes:
+    """The content of training.json."""
+    return _TRAINING.dump_json(marker, indent=2) + b"\n"
+
+
+def _read(path: Path) -> bytes:
+    with open_regular(path) as stream:
+        return stream.read(_LIMIT_BYTES)

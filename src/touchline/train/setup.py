@@ -1,0 +1,252 @@
+"""From a plan to a model that is ready for its first step, and what is written down about it."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from peft import PeftModel
+from torch import nn
+
+from touchline.backends.peft.layout import PADDED, ROW_TOKENS, SAMPLED_STEPS, Layout, choose_layout
+from touchline.core.catalog import RenderedExample
+from touchline.core.errors import DriftFault, PolicyFault
+from touchline.data.metrics import AttemptRow, IsolationProof, ScoringSetup
+from touchline.train.inherit import Inheritance, merge_into
+from touchline.train.inputs import Inputs
+from touchline.train.isolation import prove, sample_for_proof
+from touchline.train.lineage import prove_lineage, take_over
+from touchline.train.lineage_record import Lineage
+from touchline.train.log import LOG
+from touchline.train.machine import Machine, library_versions, look_around
+from touchline.train.model import (
+    OPTIMIZER,
+    TargetLoss,
+    attach_adapter,
+    attention_for,
+    dropout_in,
+    load_base,
+    optimizer_for,
+    trainable,
+)
+from touchline.train.parent import Ancestry
+from touchline.train.resume import ResumeState
+from touchline.train.tensors import give_random_state, unpack_state
+from touchline.train.validation import items_sha256
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Session:
+    """A model ready to train."""
+
+    inputs: Inputs
+    """What was planned."""
+    machine: Machine
+    """Where it runs."""
+    model: PeftModel
+    """The base with its adapter."""
+    parameters: dict[str, nn.Parameter]
+    """The adapter's parameters."""
+    optimizer: torch.optim.AdamW
+    """Their optimizer."""
+    target_loss: TargetLoss
+    """Their loss."""
+    layout: Layout
+    """How examples lie in rows, proved."""
+    layout_reason: str
+    """Why."""
+    attention: str
+    """Implementation of attention."""
+    isolation: IsolationProof | None
+    """The proof; none where every example has a row of its own."""
+    state: ResumeState | None
+    """Where an earlier attempt stopped."""
+    inheritance: Inheritance | None = None
+    """What a stage of a chain has taken over; none where nothing is merged into the base and nothing was read."""
+    lineage: Lineage | None = None
+    """The proof of it, where this attempt has made it."""
+
+    @property
+    def micro_batch_size(self) -> int:
+        """Examples per forward pass."""
+        return self.inputs.batches.micro_batch_size
+
+    @property
+    def scoring(self) -> ScoringSetup:
+        """How validation items are scored."""
+        return _scoring(self.inputs, self.machine, self.layout, self.attention)
+
+
+def build_session(inputs: Inputs, saved: tuple[Path, ResumeState] | None, ancestry: Ancestry | None = None) -> Session:
+    """Load the base, attach the adapter, choose and prove the layout, and put a saved state back.
+
+    Of a stage that begins, the parent's adapter is put in, or merged into the base, and its lineage is proved.
+
+    Raises:
+        LineageFault: what a stage goes on from is not what its parent's records say.
+        PolicyFault: packing was asked for, and this model lets examples of one row see each other.
+        DriftFault: the saved state does not fit what was planned.
+        InputFault: the adapter does not fit the model.
+    """
+    config, train = inputs.config, inputs.config.train
+    if saved is not None:
+        torch.set_num_threads(saved[1].threads)
+    machine = look_around(train.base_dtype)
+    assert isinstance(train.packed, bool)
+    obstacle = None
+    if train.lora.dropout > 0:
+        obstacle = "no prefix is shared, because its dropout would be shared with it"
+    layout, reason = choose_layout(
+        list(_sampled(inputs)), packed=train.packed, max_seq_len=train.max_seq_len, obstacle=obstacle
+    )
+    attention = attention_for(machine, _widest(layout, inputs))
+    base = load_base(config, machine, attention)
+    inheritance = None if ancestry is None else take_over(ancestry)
+    rounding = merge_into(base, {} if inheritance is None else inheritance.merged)
+    model = attach_adapter(base, config)
+    if layout.share_prefix and dropout_in(model) > 0:
+        layout = Layout(row_tokens=train.max_seq_len) if train.packed else PADDED
+        reason = "no prefix is shared, because the base has dropout, which would be shared with it"
+    target_loss = TargetLoss(model, machine)
+    parameters = trainable(model)
+    layout, reason, isolation = _proved(target_loss, inputs, layout, reason)
+    lineage = None
+    if ancestry is not None and inheritance is not None and ancestry.proved is None:
+        setup = _scoring(inputs, machine, layout, attention)
+        lineage = prove_lineage(ancestry, inheritance, target_loss, setup, rounding)
+    optimizer = optimizer_for(parameters, train)
+    if saved is not None:
+        _restore(saved, inputs, parameters, optimizer)
+    return Session(
+        inputs=inputs,
+        machine=machine,
+        model=model,
+        parameters=parameters,
+        optimizer=optimizer,
+        target_loss=target_loss,
+        layout=layout,
+        layout_reason=reason,
+        attention=attention,
+        isolation=isolation,
+        state=None if saved is None else saved[1],
+        inheritance=inheritance,
+        lineage=lineage,
+    )
+
+
+def attempt_row(session: Session, attempt: int, setup_seconds: float) -> AttemptRow:
+    """What is written down about an attempt before its first step."""
+    inputs, machine, state = session.inputs, session.machine, session.state
+    config, batches = inputs.config, inputs.batches
+    label = inputs.train[0].answer_ids
+    return AttemptRow(
+        event="start" if state is None else "resume",
+        attempt=attempt,
+        time_unix=time.time(),
+        from_step=0 if state is None else state.step,
+        run=config.run,
+        run_digest=config.run_digest,
+        steps=batches.steps,
+        versions=library_versions(),
+        device=machine.device_name,
+        device_kind=machine.kind,
+        threads=machine.threads,
+        base_dtype=machine.choice.dtype,
+        base_dtype_requested=config.train.base_dtype,
+        base_dtype_reason=machine.choice.reason,
+        adapter_dtype=config.train.lora.dtype,
+        attention=session.attention,
+        layout=session.layout.name,
+        layout_reason=session.layout_reason,
+        packed_requested=bool(config.train.packed),
+        isolation=session.isolation,
+        gradient_checkpointing=config.train.gradient_checkpointing,
+        optimizer=OPTIMIZER,
+        micro_batch_size=batches.micro_batch_size,
+        gradient_accumulation_steps=-(-batches.global_batch_size // batches.micro_batch_size),
+        global_batch_size=batches.global_batch_size,
+        trainable_parameters=sum(parameter.numel() for parameter in session.parameters.values()),
+        label_text=inputs.renderer.decode(label, keep_special=True),
+        label_tokens=len(label),
+        setup_seconds=setup_seconds,
+    )
+
+
+def _scoring(inputs: Inputs, machine: Machine, layout: Layout, attention: str) -> ScoringSetup:
+    return ScoringSetup(
+        items_sha256=items_sha256(inputs.validation),
+        examples=len(inputs.validation),
+        micro_batch_size=inputs.batches.micro_batch_size,
+        row_tokens=layout.row_tokens,
+        share_prefix=layout.share_prefix,
+        base_dtype=machine.choice.dtype,
+        attention=attention,
+        device_kind=machine.kind,
+    )
+
+
+def _sampled(inputs: Inputs) -> Iterator[list[RenderedExample]]:
+    """The micro-batches of the first steps."""
+    for step in range(min(SAMPLED_STEPS, inputs.batches.steps)):
+        for batch in inputs.batches.step(step):
+            yield [inputs.train[int(index)] for index in batch]
+
+
+def _widest(layout: Layout, inputs: Inputs) -> int:
+    """An upper bound of a row's width, in tokens."""
+    longest = max(
+        len(item.prompt_ids) + len(item.answer_ids) for item in itertools.chain(inputs.train, inputs.validation)
+    )
+    if layout.row_tokens is None:
+        return longest
+    together = inputs.batches.micro_batch_size * longest
+    return min(together, max(layout.row_tokens, longest + (ROW_TOKENS // 2 if layout.share_prefix else 0)))
+
+
+def _proved(
+    target_loss: TargetLoss, inputs: Inputs, layout: Layout, reason: str
+) -> tuple[Layout, str, IsolationProof | None]:
+    """The layout, or the next simpler one when this model does not keep the examples of a row apart."""
+    if not layout.several_per_row:
+        return layout, reason, None
+    first = next(_sampled(inputs))
+    sample = sample_for_proof(first, inputs.train, layout)
+    if not sample:
+        return PADDED, f"{reason}; no two examples fit into one row", None
+    proof = prove(target_loss, sample, layout, inputs.config.seed)
+    if proof.passed:
+        return layout, reason, proof
+    failure = (
+        f"{layout.name}: loss differs by {proof.loss_difference:.3g}, neighbours change it by {proof.leak:.3g} nats"
+        f" (tolerance {proof.tolerance:.3g})"
+    )
+    LOG.warning("this model does not keep the examples of a row apart; %s", failure)
+    if not inputs.config.train.packed:
+        return PADDED, f"padded; the model failed the isolation test of {failure}", proof
+    if layout.share_prefix:
+        return _proved(target_loss, inputs, Layout(row_tokens=layout.row_tokens), f"{reason}; failed with {failure}")
+    raise PolicyFault(
+        f"packed: true is refused for {inputs.config.model.name}: examples of one row see each other; {failure}",
+        expected="a model whose layers all obey the attention mask",
+        hint="train.packed: false",
+    )
+
+
+def _restore(
+    saved: tuple[Path, ResumeState],
+    inputs: Inputs,
+    parameters: dict[str, nn.Parameter],
+    optimizer: torch.optim.Optimizer,
+) -> None:
+    path, state = saved
+    if state.batches_digest != inputs.batches.digest:
+        raise DriftFault(f"the saved state {str(path)!r} was made with another order of the examples")
+    try:
+        random = unpack_state(path, parameters, optimizer)
+    except ValueError as error:
+        raise DriftFault(f"the saved state {str(path)!r} does not fit: {error}") from error
+    give_random_state(random)

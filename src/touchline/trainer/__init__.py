@@ -1,1 +1,0 @@
-"""The default trainer: LoRA on transformers and PEFT, a process of its own (`python -m touchline.trainer`)."""

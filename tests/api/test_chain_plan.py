@@ -1,0 +1,195 @@
+"""Planning a chain: what it says, what its digests hold, and what follows for a stage when its parent changes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+from tests.api.chain_folders import CHAIN, make_chain
+
+from tools.tiny_model import write_tiny_model
+from touchline import api as workflow
+from touchline.core.errors import DriftFault, InputFault
+from touchline.core.quantity import Quantity
+from touchline.data.settings import Settings
+from touchline.spec.plan import Plan, PlannedRun
+
+pytestmark = pytest.mark.planning
+
+EASY, HARD = "1M_rank4_easy", "1M_rank4_hard"
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    base = tmp_path_factory.mktemp("here")
+    write_tiny_model(base / "models" / "Tiny-1M-Instruct")
+    return Settings(models_dir=base / "models", cache_dir=base / "cache", history_dir=base / "history")
+
+
+def planned(folder: Path, settings: Settings, text: str = CHAIN, **options: bool) -> Plan:
+    """The plan of a chain."""
+    make_chain(folder, text)
+    return workflow.plan(folder, settings, **options).plan  # type: ignore[arg-type]
+
+
+def run_of(plan: Plan, name: str) -> PlannedRun:
+    found = plan.run(name)
+    assert found is not None
+    return found
+
+
+def digests(plan: Plan) -> Mapping[str, str]:
+    return {run.name: run.digest for run in plan.runs}
+
+
+def begin(folder: Path, run: str) -> None:
+    """As if it had been started."""
+    (folder / run / "metrics.jsonl").write_text("")
+
+
+def test_the_plan_tells_the_chain(tmp_path: Path, settings: Settings) -> None:
+    """Parents first; who goes on from whom; counted as runs, and not as a factor."""
+    plan = planned(tmp_path, settings)
+    assert [run.name for run in plan.runs] == [EASY, HARD, "1M_base_easy", "1M_base_hard"]
+    text = (tmp_path / "runs_plan.md").read_text()
+    assert f"| {HARD} | hard | {EASY} | trains its adapter further | last |" in text.replace("\\_", "_")
+    assert "one condition; 2 fine-tuned in chains of 2 stages + 2 controls = 4 runs" in text
+
+
+def test_a_plan_survives_being_written_and_read(tmp_path: Path, settings: Settings) -> None:
+    """Planning again changes nothing."""
+    first = planned(tmp_path, settings)
+    written = (tmp_path / "plan.json").read_bytes()
+    again = workflow.plan(tmp_path, settings)
+    assert not again.changed
+    assert again.plan.runs == first.runs
+    assert (tmp_path / "plan.json").read_bytes() == written
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "changed"),
+    [
+        ("data/easy.json}}", "data/easy.json}, train: {epochs: 2}}", {EASY, HARD}),
+        ("learning_rate: 5e-3", "learning_rate: 4e-3", {HARD}),
+        ("continue: adapter", "continue: merge", {HARD}),
+        ("continue: adapter", "continue: adapter, parent_checkpoint: best", {HARD}),
+        ("question: Does it go on?", "question: Does it?", set()),
+    ],
+)
+def test_a_changed_parent_changes_the_stage_and_never_the_other_way(
+    tmp_path: Path, settings: Settings, old: str, new: str, changed: set[str]
+) -> None:
+    """A digest holds the parent's, and how it is gone on from."""
+    before = digests(planned(tmp_path / "one", settings))
+    after = digests(planned(tmp_path / "two", settings, CHAIN.replace(old, new)))
+    assert {name for name, digest in before.items() if after[name] != digest} == changed
+
+
+def test_runs_without_a_parent_have_the_digests_that_they_had(tmp_path: Path, settings: Settings) -> None:
+    """A first stage is the training that it would be alone."""
+    alone = CHAIN.split("stages:")[0].replace("data/hard.json", "data/easy.json")
+    before = planned(tmp_path / "alone", settings, alone)
+    after = planned(tmp_path / "chain", settings)
+    assert run_of(before, "1M_rank4").digest == run_of(after, EASY).digest
+
+
+def test_a_stage_that_has_started_is_not_turned_into_another_run(tmp_path: Path, settings: Settings) -> None:
+    """What drifted is its parent, and that is said; accepted, the results of both are moved aside."""
+    planned(tmp_path, settings)
+    workflow.prepare(tmp_path, settings)
+    begin(tmp_path, HARD)
+    (tmp_path / "experiment.yaml").write_text(CHAIN.replace("data/easy.json}}", "data/easy.json}, train: {epochs: 2}}"))
+    with pytest.raises(DriftFault, match=f"{HARD}: its parent {EASY} changed"):
+        workflow.plan(tmp_path, settings)
+    plan = workflow.plan(tmp_path, settings, accept=True).plan
+    assert set(plan.revisions[-1].runs) == {EASY, HARD}
+    assert not (tmp_path / HARD / "metrics.jsonl").exists()
+
+
+def test_an_accepted_edit_of_a_parent_plans_its_stages_again(tmp_path: Path, settings: Settings) -> None:
+    """The stage's finetune.yaml asks for the parent's new digest."""
+    before = digests(planned(tmp_path, settings))
+    workflow.prepare(tmp_path, settings)
+    setup = tmp_path / EASY / "setup_finetune.yaml"
+    setup.write_text(setup.read_text().replace("epochs: 1", "epochs: 3"))
+    workflow.prepare(tmp_path, settings, run=EASY, accept=True)
+    workflow.prepare(tmp_path, settings)
+    plan = workflow.plan(tmp_path, settings).plan
+    after = digests(plan)
+    assert {name for name in before if before[name] != after[name]} == {EASY, HARD}
+    assert f'run_digest: "{after[EASY]}"' in (tmp_path / HARD / "finetune.yaml").read_text().split("parent:")[1]
+
+
+def test_an_edit_that_reshapes_a_parents_adapter_is_refused(tmp_path: Path, settings: Settings) -> None:
+    """The stage would train an adapter further that has another shape."""
+    planned(tmp_path, settings)
+    workflow.prepare(tmp_path, settings)
+    setup = tmp_path / EASY / "setup_finetune.yaml"
+    setup.write_text(setup.read_text().replace("rank: 4", "rank: 2"))
+    with pytest.raises(InputFault) as caught:
+        workflow.prepare(tmp_path, settings, run=EASY, accept=True)
+    assert {finding.code for finding in caught.value.findings} == {"EX128"}
+
+
+def test_finetune_yaml_names_the_parent(tmp_path: Path, settings: Settings) -> None:
+    """By folder and digest; a run that starts from the base model has no such key."""
+    plan = planned(tmp_path, settings)
+    workflow.prepare(tmp_path, settings)
+    text = (tmp_path / HARD / "finetune.yaml").read_text()
+    assert text.split("parent:")[1].split("\n  ")[1:] == [
+        f'run: "{EASY}"',
+        f'folder: "../{EASY}"',
+        f'run_digest: "{run_of(plan, EASY).digest}"',
+        'continue: "adapter"',
+        'checkpoint: "last"\n',
+    ]
+    assert "parent" not in (tmp_path / EASY / "finetune.yaml").read_text()
+
+
+def test_faults_of_stages_stop_a_plan_all_at_once_whatever_is_allowed(tmp_path: Path, settings: Settings) -> None:
+    """Each with its line; nothing is planned from the base model instead."""
+    broken = CHAIN.replace("parent: easy", "parent: esay") + "allow: [EX121, EX126]\n"
+    broken = broken.replace("controls:", "  - {name: third, parent: hard}\ncontrols:")
+    with pytest.raises(InputFault) as caught:
+        planned(tmp_path, settings, broken)
+    found = {(each.code, each.where.line if each.where else None) for each in caught.value.findings}
+    assert found == {("EX121", 15), ("EX126", 16)}
+    assert not (tmp_path / "plan.json").exists()
+
+
+def test_a_level_that_a_stage_overrides_may_not_reshape_the_adapter(tmp_path: Path, settings: Settings) -> None:
+    """Seen only when levels and stages come together."""
+    text = CHAIN.replace("train: {learning_rate: 5e-3}", "train: {lora: {rank: 4}}")
+    with pytest.raises(InputFault) as caught:
+        planned(tmp_path, settings, text + "factors: {train.lora.rank: [4, 2]}\n")
+    (finding,) = caught.value.findings
+    assert (finding.code, finding.where and finding.where.line) == ("EX128", 15)
+
+
+def test_the_whole_takes_no_less_than_its_longest_chain(tmp_path: Path, settings: Settings) -> None:
+    """However many devices there are, a stage waits for the one before it."""
+    plan = planned(tmp_path, settings)
+    chain = [run.train_seconds for run in plan.runs if run.train is not None]
+    assert isinstance(plan.wall_seconds, Quantity)
+    assert all(isinstance(each, Quantity) for each in chain)
+    assert plan.wall_seconds.value >= sum(each.value for each in chain if isinstance(each, Quantity))
+
+
+def test_a_checkpoint_after_a_merge_holds_both_adapters(tmp_path: Path, settings: Settings) -> None:
+    """Disk is planned for what is saved: the trained adapter by itself, and all of them together."""
+    plan = planned(tmp_path, settings, CHAIN.replace("continue: adapter", "continue: merge"))
+    easy, hard = (run_of(plan, name).disk for name in (EASY, HARD))
+    assert isinstance(easy, Quantity)
+    assert isinstance(hard, Quantity)
+    assert hard.value > easy.value
+
+
+def test_a_chain_is_checked_like_any_experiment(tmp_path: Path, settings: Settings) -> None:
+    """Every stage's data and training are looked at; nothing is wrong with this one."""
+    make_chain(tmp_path)
+    report, _ = workflow.check([tmp_path], settings)
+    found = json.dumps([finding.code for finding in report.findings])
+    assert "EX12" not in found
+    assert all(finding.severity.value != "error" for finding in report.findings)

@@ -1,0 +1,218 @@
+"""Controls from experiment.yaml to the results: planned, trained, evaluated and compared."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from tests.api.chain_folders import CHAIN, make_chain
+from tests.api.folders import EXPERIMENT, environment, touchline
+from tests.tiny_model import write_tiny_words
+
+from tools.tiny_model import write_tiny_model
+from touchline import api as workflow
+from touchline.core.errors import InputFault
+from touchline.data.settings import Settings
+from touchline.plan.files import plan_from_json
+from touchline.run.scripts.experiment import wanted_checkpoints
+from touchline.spec.experiment import GeneralConfig
+from touchline.spec.plan import Plan, PlannedRun
+from touchline.spec.runs import ControlKind, RunKind
+
+PLAIN = EXPERIMENT.format(ranks="[2, 4]")
+CONTROLLED = PLAIN.replace("controls: [base]", "controls: [base, noop, shuffled]")
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    base = tmp_path_factory.mktemp("here")
+    write_tiny_model(base / "models" / "Tiny-1M-Instruct")
+    return Settings(models_dir=base / "models", cache_dir=base / "cache", history_dir=base / "history")
+
+
+def make(folder: Path, text: str, *, n_train: int = 40) -> Path:
+    """An experiment's folder with its data."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "experiment.yaml").write_text(text)
+    write_tiny_words(folder / "data" / "words.json", n_train, 8, 24)
+    return folder
+
+
+def planned(folder: Path, settings: Settings, text: str = CONTROLLED) -> Plan:
+    make(folder, text)
+    return workflow.plan(folder, settings).plan
+
+
+def run_of(plan: Plan, name: str) -> PlannedRun:
+    found = plan.run(name)
+    assert found is not None
+    return found
+
+
+@pytest.mark.planning
+def test_controls_change_nothing_else_of_a_plan(tmp_path: Path, settings: Settings) -> None:
+    """Equal digests: adding a control later trains nothing again."""
+    plain, controlled = planned(tmp_path / "a", settings, PLAIN), planned(tmp_path / "b", settings)
+    before = {run.name: run.digest for run in plain.runs}
+    after = {run.name: run.digest for run in controlled.runs}
+    assert before.items() <= after.items()
+    assert set(after) - set(before) == {"1M_noop", "1M_shuffled"}
+    assert len(set(after.values())) == len(after)
+
+
+@pytest.mark.planning
+def test_a_shuffled_run_is_planned_like_the_run_that_it_controls(tmp_path: Path, settings: Settings) -> None:
+    """The same training, order and tokens in all; only which answer stands behind which prompt differs."""
+    plan = planned(tmp_path, settings)
+    first, shuffled = run_of(plan, "1M_rank2"), run_of(plan, "1M_shuffled")
+    assert (shuffled.kind, shuffled.control) == (RunKind.FINE_TUNED, ControlKind.SHUFFLED)
+    assert (shuffled.train, shuffled.data, shuffled.seed) == (first.train, first.data, first.seed)
+    assert first.batches is not None
+    assert shuffled.batches is not None
+    assert shuffled.batches.digest == first.batches.digest
+    assert shuffled.batches.real_tokens == first.batches.real_tokens
+    assert shuffled.digest != first.digest
+
+
+@pytest.mark.planning
+def test_a_no_op_control_has_the_first_adapters_shape(tmp_path: Path, settings: Settings) -> None:
+    """It trains nothing, and is evaluated at a checkpoint of its own."""
+    plan = planned(tmp_path, settings)
+    noop, base = run_of(plan, "1M_noop"), run_of(plan, "1M_base")
+    assert (noop.kind, noop.train, noop.batches) == (RunKind.CONTROL, None, None)
+    assert noop.no_op is not None
+    assert noop.no_op.rank == 2
+    assert (base.no_op, base.control) == (None, ControlKind.BASE)
+    assert (wanted_checkpoints(noop), wanted_checkpoints(base)) == (["noop"], ["base"])
+
+
+@pytest.mark.planning
+def test_another_adapters_shape_is_another_no_op_control(tmp_path: Path, settings: Settings) -> None:
+    """The base's digest does not hold it."""
+    one = planned(tmp_path / "a", settings)
+    other = planned(tmp_path / "b", settings, CONTROLLED.replace("[2, 4]", "[3, 4]"))
+    assert run_of(one, "1M_noop").digest != run_of(other, "1M_noop").digest
+    assert run_of(one, "1M_base").digest == run_of(other, "1M_base").digest
+
+
+@pytest.mark.planning
+def test_the_plan_says_what_each_control_is(tmp_path: Path, settings: Settings) -> None:
+    """In the design, in the table of runs and in the README; counted apart from what is asked about."""
+    planned(tmp_path, settings)
+    text = (tmp_path / "runs_plan.md").read_text()
+    assert "2 levels of train.lora.rank; 2 fine-tuned + 3 controls = 5 runs" in text.replace("\\_", "_")
+    for words in ("A control is the base", "A no-op control is", "A shuffled control is", "control (shuffled)"):
+        assert words in text
+    workflow.prepare(tmp_path, settings)
+    readme = (tmp_path / "README.md").read_text()
+    assert "trained on answers that were dealt out anew" in readme
+    assert "through an adapter that changes nothing" in readme
+    config = (tmp_path / "1M_shuffled" / "finetune.yaml").read_text()
+    assert "shuffled_labels: true" in config
+    assert "shuffled_labels" not in (tmp_path / "1M_rank2" / "finetune.yaml").read_text()
+    assert not (tmp_path / "1M_noop" / "finetune.yaml").exists()
+
+
+@pytest.mark.planning
+def test_a_plan_of_before_is_read(tmp_path: Path, settings: Settings) -> None:
+    """Without the new keys its base control is a control all the same, and planning again changes no run."""
+    plan = planned(tmp_path, settings, PLAIN)
+    data = json.loads((tmp_path / "plan.json").read_text())
+    for run in data["runs"]:
+        del run["control"], run["no_op"]
+    (tmp_path / "plan.json").write_text(json.dumps(data))
+    old = plan_from_json((tmp_path / "plan.json").read_text(), "plan.json")
+    assert run_of(old, "1M_base").control is None
+    again = workflow.plan(tmp_path, settings).plan
+    assert {run.name: run.digest for run in again.runs} == {run.name: run.digest for run in plan.runs}
+    assert all(revision.runs == () for revision in again.revisions[1:])
+
+
+@pytest.mark.planning
+def test_a_chain_of_shuffled_stages_goes_on_from_itself(tmp_path: Path, settings: Settings) -> None:
+    """Its second stage's digest holds the shuffled first one."""
+    make_chain(tmp_path, CHAIN.replace("controls: [base]", "controls: [base, shuffled]"))
+    plan = workflow.plan(tmp_path, settings).plan
+    easy, hard = run_of(plan, "1M_shuffled_easy"), run_of(plan, "1M_shuffled_hard")
+    assert hard.link is not None
+    assert hard.link.parent == easy.name
+    assert hard.digest != run_of(plan, "1M_rank4_hard").digest
+    assert easy.digest != run_of(plan, "1M_rank4_easy").digest
+
+
+@pytest.mark.planning
+def test_a_long_prompt_with_a_long_answer_is_told_before_anything_runs(tmp_path: Path, settings: Settings) -> None:
+    """As they stand the rows fit; dealt out anew, one may not."""
+    make(tmp_path, PLAIN)
+    path = tmp_path / "data" / "words.json"
+    rows = json.loads(path.read_text())
+    # The longest prompt has the shortest answer, so that whatever it is dealt is longer.
+    longest = max(rows["train"], key=lambda row: len(row["input"]))
+    longest |= {"input": longest["input"] * 3, "output": "A"}
+    path.write_text(json.dumps(rows))
+    batches = run_of(workflow.plan(tmp_path, settings).plan, "1M_rank2").batches
+    assert batches is not None
+    tight = f"max_seq_len: {batches.longest_example_tokens}"
+    (tmp_path / "experiment.yaml").write_text(PLAIN.replace("max_seq_len: 128", tight))
+    workflow.plan(tmp_path, settings)
+    (tmp_path / "experiment.yaml").write_text(CONTROLLED.replace("max_seq_len: 128", tight))
+    with pytest.raises(InputFault) as caught:
+        workflow.plan(tmp_path, settings)
+    (finding,) = caught.value.findings
+    assert (finding.code, finding.subject) == ("DA201", "1M_shuffled: train.max_seq_len")
+    assert "with each other's answers" in finding.message
+
+
+@pytest.mark.planning
+def test_general_ability_is_planned_and_its_tasks_looked_for(tmp_path: Path, settings: Settings) -> None:
+    """The folder of task files must be there; the plan says what will be asked, and no digest changes."""
+    text = PLAIN.replace(
+        "max_new_tokens: 12}", "max_new_tokens: 12, general: {tasks: [sums, hellaswag], include_path: tasks, limit: 9}}"
+    )
+    plain = planned(tmp_path / "plain", settings, PLAIN)
+    make(tmp_path / "with", text)
+    with pytest.raises(InputFault, match="1 fault") as caught:
+        workflow.plan(tmp_path / "with", settings)
+    assert [finding.subject for finding in caught.value.findings if finding.severity.value == "error"] == [
+        "evaluate.general.include_path"
+    ]
+    (tmp_path / "with" / "tasks").mkdir()
+    plan = workflow.plan(tmp_path / "with", settings).plan
+    assert run_of(plan, "1M_base").evaluate.general == GeneralConfig(
+        tasks=("sums", "hellaswag"), include_path="tasks", limit=9
+    )
+    assert {run.name: run.digest for run in plan.runs} == {run.name: run.digest for run in plain.runs}
+    words = (tmp_path / "with" / "runs_plan.md").read_text()
+    assert "on sums, hellaswag, some from tasks, which may hold code of yours, the first 9 items" in words
+
+
+def test_controls_are_trained_evaluated_and_compared(tmp_path: Path, settings: Settings) -> None:
+    """The whole way, as a person types it; a second time nothing is left to do.
+
+    Takes some thirty seconds: two trainings and an evaluation, each in a process that loads torch.
+    """
+    text = CONTROLLED.replace("[2, 4]", "[4]").replace("epochs: 2", "epochs: 1")
+    folder = make(tmp_path / "tiny", text)
+    env = environment(settings.models_dir, settings.cache_dir)
+    done = touchline("run", str(folder), env=env)
+    assert done.returncode == 0, done.stderr
+    results = {result.name: result for result in workflow.results(folder)}
+    assert {name: result.control for name, result in results.items()} == {
+        "1M_rank4": None,
+        "1M_shuffled": ControlKind.SHUFFLED,
+        "1M_base": ControlKind.BASE,
+        "1M_noop": ControlKind.NO_OP,
+    }
+    assert all(len(result.evaluations) == 1 for result in results.values())
+    noop, base = results["1M_noop"].evaluations[0], results["1M_base"].evaluations[0]
+    assert noop.checkpoint == "noop"
+    assert noop.samples == base.samples
+    assert [item.name for item in results["1M_noop"].checkpoints] == ["noop"]
+    plain, shuffled = results["1M_rank4"], results["1M_shuffled"]
+    assert plain.train_losses != shuffled.train_losses
+    assert plain.validation_losses[0] == shuffled.validation_losses[0]
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*.scores.json")}
+    again = touchline("run", str(folder), env=env)
+    assert again.returncode == 0, again.stderr
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*.scores.json")} == before

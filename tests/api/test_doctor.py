@@ -1,0 +1,376 @@
+"""`touchline doctor`: what it says of a cluster that a stand-in plays, and of real folders and interpreters."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import pytest
+import typer
+from pydantic import TypeAdapter
+from typer.testing import CliRunner
+
+from touchline.cli.doctoring import doctor
+from touchline.core.quantity import Quantity
+from touchline.core.units import GIB
+from touchline.data.settings import Settings
+from touchline.lint.rule_pages import all_pages
+from touchline.run import doctor as steps
+from touchline.run.doctor import examine, trial_options
+from touchline.run.doctor_cluster import check_cluster
+from touchline.run.doctor_host import locks_hold_across_nodes, look_at_folder, mount_of, python_there
+from touchline.slurm.doctor import DoctorCheck, DoctorReport, PythonFacts
+from touchline.slurm.local.cluster import ask_cluster
+from touchline.slurm.local.commands import Answer, RealCommands
+from touchline.spec.site import SlurmSite
+
+pytestmark = pytest.mark.planning
+
+CONFIG = """\
+AccountingStorageType   = accounting_storage/slurmdbd
+AccountingStorageEnforce = associations,limits,qos
+DefMemPerCPU            = 4096
+KillWait                = 30 sec
+MaxJobCount             = 10000
+MinJobAge               = 300 sec
+SLURM_VERSION           = 22.05.8
+"""
+SINFO = "gpu*|up|1-00:00:00|1:00:00|2|32|64000|gpu:a100:4|a100\ncpu|down|2:00|n/a|1|8|16000|(null)|(null)\n"
+
+
+@dataclass
+class Cluster:
+    """Answers in SLURM's place."""
+
+    answers: dict[str, str | Answer] = field(default_factory=dict)
+    asked: list[tuple[str, ...]] = field(default_factory=list)
+
+    def run(self, words: Sequence[str], **how: object) -> Answer:
+        assert how["timeout_seconds"]
+        self.asked.append(tuple(words))
+        known = {
+            "sinfo": SINFO,
+            "scontrol --oneliner": "PartitionName=gpu GraceTime=60 DefMemPerNode=UNLIMITED\n",
+            "scontrol show": CONFIG,
+            "sacctmgr assoc": "chem||normal,short|||\n",
+            "sacctmgr qos": "normal|||\nshort|10||01:00:00\nvip|||\n",
+            "sbatch": Answer(code=0, out="", err="sbatch: Job 7 to start at 2026-01-02T00:00:00"),
+        } | self.answers
+        key = {"scontrol": " ".join(words[:2]), "sacctmgr": f"sacctmgr {words[4] if len(words) > 4 else ''}"}
+        said = known[key.get(words[0], words[0])]
+        return said if isinstance(said, Answer) else Answer(code=0, out=said, err="")
+
+
+def look(
+    site: SlurmSite | None = None, *, gpus_here: int = 1, model_gib: float = 1.0, **answers: str | Answer
+) -> dict[str, DoctorCheck]:
+    """The checks by name; of those with one name the worst."""
+    site = site or SlurmSite()
+    cluster = Cluster({name.replace("_", " ", 1): said for name, said in answers.items()})
+    facts = ask_cluster(cluster, "me", trial_options(site, gpus=0))
+    found: dict[str, DoctorCheck] = {}
+    for each in check_cluster(facts, site, gpus_here=gpus_here, largest_model_bytes=int(model_gib * GIB)):
+        if each.name not in found or each.status != "ok":
+            found[each.name] = each
+        assert (each.status == "ok") == (each.code is None) == (each.hint is None)
+        assert each.code is None or each.code in all_pages()
+    return found
+
+
+def verdicts(found: dict[str, DoctorCheck]) -> dict[str, str]:
+    return {name: f"{each.status} {each.code}" for name, each in found.items() if each.status != "ok"}
+
+
+def test_a_cluster_that_will_do() -> None:
+    found = look(SlurmSite(account="chem", partition="gpu", qos="normal", gpu_type="a100"))
+    assert verdicts(found) == {}
+    assert "at most 24:00:00, 1:00:00 where none is asked for" in found["partition"].message
+    assert "30.0 s when it is cancelled (KillWait), 1:00 more when it is preempted" in found["saving"].message
+    assert "4 a100 GPUs" in found["GPUs"].message
+
+
+@pytest.mark.parametrize(
+    ("site", "expected", "words"),
+    [
+        (SlurmSite(partition="gpuu"), {"partition": "error US121"}, "did you mean 'gpu'?"),
+        (SlurmSite(partition="x"), {"partition": "error US121"}, "one of gpu, cpu"),
+        (SlurmSite(gpu_type="a100s"), {"GPUs": "error US122"}, "did you mean 'a100'?"),
+        (SlurmSite(partition="cpu", gpu_type="a100"), {"GPUs": "error US122"}, "no slurm.gpu_type"),
+        (SlurmSite(partition="cpu"), {"GPUs": "warning US122"}, "gpus_per_run=0"),
+        (SlurmSite(account="chemistry"), {"account": "error US123"}, "did you mean 'chem'?"),
+        (SlurmSite(qos="vip"), {"qos": "error US124"}, "one of normal, short"),
+        (SlurmSite(qos="shor"), {"qos": "error US124"}, "did you mean 'short'?"),
+    ],
+)
+def test_a_setting_that_the_cluster_does_not_have(site: SlurmSite, expected: dict[str, str], words: str) -> None:
+    found = look(site)
+    assert expected.items() <= verdicts(found).items()
+    (name,) = expected
+    assert words in str(found[name].hint)
+
+
+def test_a_partition_that_is_down_or_has_short_jobs() -> None:
+    found = look(SlurmSite(partition="cpu"))
+    assert verdicts(found) == {"partition": "warning US121", "GPUs": "warning US122", "saving": "warning US127"}
+    assert verdicts(look(SlurmSite(partition="cpu", signal_seconds=30))).keys() == {"partition", "GPUs"}
+
+
+def test_without_a_default_partition_one_must_be_named() -> None:
+    answers = {"sinfo": SINFO.replace("*", "")}
+    assert verdicts(look(**answers))["partition"] == "error US121"
+    assert "partition" not in verdicts(look(SlurmSite(partition="gpu"), **answers))
+
+
+def test_where_accounts_are_not_enforced_they_are_warned_of() -> None:
+    loose = CONFIG.replace("associations,limits,qos", "none")
+    assert verdicts(look(SlurmSite(account="x"), scontrol_show=loose)) == {"account": "warning US123"}
+    assert verdicts(look(SlurmSite(qos="vip"), scontrol_show=loose)) == {"qos": "warning US124"}
+    assert verdicts(look(SlurmSite(qos="nix"), scontrol_show=loose)) == {"qos": "error US124"}
+    assert verdicts(look(sacctmgr_assoc="")) == {"account": "error US123"}
+    assert verdicts(look(sacctmgr_assoc="", scontrol_show=loose)) == {}
+
+
+def test_a_limit_of_submitted_jobs_is_to_be_told() -> None:
+    """Of the account, of the quality of service, whichever is less."""
+    limited = {"sacctmgr_assoc": "chem||normal||500|\n", "sacctmgr_qos": "normal|8|100|02:00:00\nother||1|\n"}
+    found = look(**limited)
+    assert verdicts(found) == {"jobs": "warning US125"}
+    assert found["jobs"].hint is not None
+    assert found["jobs"].hint.startswith("slurm.max_submitted: 100 ")
+    assert verdicts(look(SlurmSite(max_submitted=200), **limited)) == {"jobs": "warning US125"}
+    found = look(SlurmSite(max_submitted=100), **limited)
+    assert verdicts(found) == {}
+    assert found["jobs"].message == "at most 100 in the queue, 8 running at once"
+    assert found["limits"].message.endswith("at most 2:00:00")
+
+
+def test_memory_of_jobs_that_ask_for_none_is_compared_with_the_weights() -> None:
+    assert verdicts(look(model_gib=4.5)) == {"memory": "warning US132"}
+    assert verdicts(look(SlurmSite(cpus_per_run=2), model_gib=4.5)) == {}
+    assert verdicts(look(SlurmSite(memory_gb=1.0), model_gib=4.5)) == {}
+    own = "PartitionName=gpu DefMemPerCPU=100\n"
+    found = look(**{"scontrol_--oneliner": own})
+    assert verdicts(found) == {"memory": "warning US132"}
+    assert "100 MiB" in found["memory"].message
+
+
+def test_without_accounting_silent_deaths_are_told_of() -> None:
+    off = CONFIG.replace("accounting_storage/slurmdbd", "(null)")
+    found = look(scontrol_show=off)
+    assert verdicts(found) == {"accounting": "warning US129"}
+    assert "5:00 (MinJobAge)" in found["accounting"].message
+    short = off.replace("300 sec", "10 sec")
+    assert verdicts(look(scontrol_show=short))["polling"] == "warning US128"
+    down = Answer(code=1, out="", err="sacctmgr: error: Connection refused")
+    assert "Connection refused" in look(sacctmgr_assoc=down)["accounting"].message
+
+
+def test_a_login_node_without_gpus_plans_for_another_machine() -> None:
+    assert verdicts(look(gpus_here=0)) == {"planning": "warning US133"}
+
+
+def test_what_sbatch_says_is_told() -> None:
+    words = "allocation failure: Invalid account or account/partition combination specified"
+    found = look(sbatch=Answer(code=1, out="", err=words))
+    assert verdicts(found) == {"sbatch": "error US131"}
+    assert words in found["sbatch"].message
+    silent = Answer(code=None, out="", err="sbatch: no answer within 30 s")
+    assert verdicts(look(sbatch=silent)) == {"sbatch": "warning US120"}
+    busy = Answer(code=1, out="", err="sbatch: error: Batch job submission failed: Socket timed out on send/recv")
+    assert verdicts(look(sbatch=busy)) == {"sbatch": "warning US120"}
+
+
+def test_a_controller_that_does_not_answer_is_one_error() -> None:
+    down = Answer(code=1, out="", err="slurm_load_partitions: Unable to contact slurm controller (connect failure)")
+    found = look(**{"sinfo": down, "scontrol_show": down, "scontrol_--oneliner": down, "sbatch": down})
+    assert verdicts(found) == {"controller": "error US120"}
+    assert "Unable to contact slurm controller" in found["controller"].message
+
+
+def test_a_job_is_tried_with_the_users_own_settings() -> None:
+    site = SlurmSite(
+        account="a b", partition="gpu", constraint="a100&80gb", gpu_type="a100", cpus_per_run=4, memory_gb=8.0,
+        options=("--mail-type=FAIL", '--mail-user="me" --exclude=n1', "--broken='"),
+    )  # fmt: skip
+    assert trial_options(site, gpus=1) == [
+        *("--account=a b", "--partition=gpu", "--constraint=a100&80gb", "--nodes=1", "--ntasks=1", "--gpus=a100:1"),
+        *("--cpus-per-task=4", "--mem=8G", "--requeue", "--signal=B:USR1@120", "--mail-type=FAIL", "--mail-user=me"),
+        *("--exclude=n1", "--broken='"),
+    ]
+    cluster = Cluster()
+    ask_cluster(cluster, "me", ["--gpus=1"])
+    assert cluster.asked[-1] == ("sbatch", "--test-only", "--gpus=1", "--wrap=true")
+    assert ("user=me") in cluster.asked[-3]
+
+
+def test_who_waited_in_vain_for_the_controller_is_not_asked_again() -> None:
+    """Each further command would wait its whole time too; what the accounting is slow in says nothing of sbatch."""
+    slow = Answer(code=None, out="", err="sinfo: no answer within 30 s")
+    cluster = Cluster({"sinfo": slow})
+    facts = ask_cluster(cluster, "me", [])
+    assert [words[0] for words in cluster.asked] == ["sinfo"]
+    assert (facts.partitions, facts.taken) == ((), None)
+    cluster = Cluster({"sacctmgr assoc": slow})
+    assert ask_cluster(cluster, "me", []).taken is True
+
+
+# ---- this machine ----------------------------------------------------------------------------------------------------
+
+
+def test_folders_that_can_be_written_and_locked(tmp_path: Path) -> None:
+    facts = look_at_folder("cache_dir", tmp_path / "not" / "there", RealCommands())
+    assert (facts.exists, facts.writable, facts.locks, facts.problem) == (False, True, True, None)
+    assert isinstance(facts.free, Quantity)
+    assert facts.free.value > 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_where_nothing_can_be_written() -> None:
+    facts = look_at_folder("history_dir", Path("/proc/nothing"), RealCommands())
+    assert not facts.writable
+    assert facts.problem
+
+
+MOUNTS = """\
+/dev/sda1 / ext4 rw,relatime 0 0
+server:/home /home nfs4 rw,vers=4.2,local_lock=none 0 0
+server:/old /home/old\\040ones nfs rw,nolock,local_lock=all 0 0
+mgs@tcp:/fs /scratch lustre rw,flock,lazystatfs 0 0
+mgs@tcp:/fs /local lustre rw,localflock 0 0
+broken
+"""
+
+
+@pytest.mark.parametrize(
+    ("folder", "kind", "holds"),
+    [
+        ("/data", "ext4", None),
+        ("/home/me/x", "nfs4", True),
+        ("/home/old ones/x", "nfs", False),
+        ("/scratch/x", "lustre", True),
+        ("/local", "lustre", False),
+        ("/homes", "ext4", None),
+    ],
+)
+def test_mounts_tell_whether_locks_hold_between_machines(
+    tmp_path: Path, folder: str, kind: str, holds: bool | None
+) -> None:
+    mounts = tmp_path / "mounts"
+    mounts.write_text(MOUNTS)
+    found, options = mount_of(Path(folder), mounts)
+    assert found == kind
+    assert locks_hold_across_nodes(found, options) is holds
+
+
+def test_another_interpreter_is_asked(tmp_path: Path) -> None:
+    here = python_there(sys.executable, RealCommands())
+    assert here.problem is None
+    assert here.touchline is not None
+    gone = python_there(str(tmp_path / "none"), RealCommands())
+    assert gone.problem is not None
+    talks = tmp_path / "talks"
+    talks.write_text("#!/bin/sh\necho hello\n")
+    talks.chmod(0o755)
+    assert python_there(str(talks), RealCommands()).problem == "hello"
+
+
+@pytest.fixture
+def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """Settings on a machine without SLURM and without GPUs."""
+    monkeypatch.setenv("PATH", os.defpath)
+    monkeypatch.setattr(steps.shutil, "which", lambda name: None)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    (tmp_path / "models").mkdir()
+    return Settings(models_dir=tmp_path / "models", cache_dir=tmp_path / "cache", history_dir=tmp_path / "history")
+
+
+def by_name(report: DoctorReport) -> dict[str, DoctorCheck]:
+    return {each.name: each for each in report.checks}
+
+
+def test_a_laptop_needs_no_cluster(settings: Settings, tmp_path: Path) -> None:
+    report = examine(settings, tmp_path, RealCommands())
+    assert report.cluster is None
+    assert report.errors == 0
+    assert by_name(report)["sbatch"].status == "ok"
+    assert [folder.name for folder in report.folders] == ["models_dir", "cache_dir", "history_dir", "experiments"]
+    data = json.loads(TypeAdapter(DoctorReport).dump_json(report))
+    assert data["schema_version"] == 1
+    assert TypeAdapter(DoctorReport).validate_python(data).checks == report.checks
+
+
+def test_what_will_not_do_here_is_told(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        steps, "python_here", lambda: PythonFacts(path="/p", version="3.11", packages={}, touchline="0.1")
+    )
+    broken = replace(
+        settings,
+        models_dir=tmp_path / "none",
+        history_dir=Path("/proc/x"),
+        slurm=SlurmSite(python=str(tmp_path / "no python")),
+    )
+    report = examine(broken, tmp_path, RealCommands())
+    found = {name: f"{each.status} {each.code}" for name, each in by_name(report).items() if each.status != "ok"}
+    assert found == {"models_dir": "warning US112", "history_dir": "error US112", "slurm.python": "error US111"}
+    alone = by_name(examine(settings, tmp_path, RealCommands()))["interpreter"]
+    assert (alone.status, alone.code) == ("warning", "US110")
+    assert {each.code for each in report.checks if each.code} <= set(all_pages())
+
+
+def test_locks_and_space_of_folders(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = look_at_folder("experiments", tmp_path, RealCommands())
+    for changes, code in (
+        ({"locks": False}, "US114"),
+        ({"free": Quantity(value=1.0, unit="B"), "total_bytes": 1000}, "US113"),
+        ({"locks_across_nodes": False, "file_system": "nfs"}, None),
+    ):
+        made = replace(real, **changes)  # type: ignore[arg-type]
+        monkeypatch.setattr(steps, "look_at_folder", lambda name, path, commands, made=made: replace(made, name=name))
+        assert by_name(examine(settings, tmp_path, RealCommands()))["experiments"].code == code
+    monkeypatch.setattr(steps, "_cluster", lambda site, commands: ask_cluster(Cluster(), "me", ()))
+    assert by_name(examine(settings, tmp_path, RealCommands()))["experiments"].code == "US115"
+
+
+def test_gpus_that_torch_cannot_use(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    monkeypatch.setattr(steps, "ask_driver", lambda fields: ["0, GPU-1, NVIDIA H200, 143771 MiB"])
+    report = examine(settings, tmp_path, RealCommands())
+    assert report.gpus == ("NVIDIA H200, 143771 MiB", "GPU 1")
+    facts = PythonFacts(path="/p", version="3.11", packages={"torch": "2.13.0+cpu"}, touchline="0.1")
+    monkeypatch.setattr(steps, "python_here", lambda: facts)
+    assert by_name(examine(settings, tmp_path, RealCommands()))["GPUs"].code == "US116"
+
+
+# ---- the command -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("status", ["ok", "warning", "error"])
+@pytest.mark.parametrize("options", [[], ["--json"]])
+def test_errors_end_the_command_with_one(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: str, options: list[str]
+) -> None:
+    """The table, or the report as JSON, on stdout; how many, on stderr."""
+    code = None if status == "ok" else "US121"
+    check = DoctorCheck(
+        area="SLURM",
+        name="x",
+        status=status,
+        message="m",
+        code=code,
+        hint=code and "do it",  # type: ignore[arg-type]
+    )
+    report = replace(examine(settings, tmp_path, RealCommands()), checks=(check,))
+    monkeypatch.setattr("touchline.api.doctor", lambda folder, settings: report, raising=False)
+    app = typer.Typer()
+    app.command()(doctor)
+    done = CliRunner().invoke(app, [*options, str(tmp_path)])
+    assert done.exit_code == (1 if status == "error" else 0)
+    assert f"{int(status == 'error')} errors, {int(status == 'warning')} warnings" in done.stderr
+    if options:
+        assert json.loads(done.stdout)["checks"][0]["status"] == status
+    else:
+        assert ("do it" in done.stdout) == (status != "ok")

@@ -1,0 +1,215 @@
+"""`touchline estimate` and `touchline pack` as people type them: the story of the seeds, JSON, and words for faults."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tests.api.folders import environment, make_experiment, touchline
+
+from tools.tiny_model import write_tiny_model
+
+pytestmark = pytest.mark.planning
+
+Call = Callable[..., subprocess.CompletedProcess[str]]
+STORY = (
+    *("estimate", "--model", "Llama-3.2-1B", "--method", "lora", "--rank", "64", "--backend", "torchtune"),
+    *("--target-modules", "q_proj,v_proj,o_proj,gate_proj,up_proj,down_proj", "--micro-batch-size", "16"),
+)
+
+
+@pytest.fixture
+def call(tmp_path: Path) -> Call:
+    """`touchline ...` with a tiny model."""
+    write_tiny_model(tmp_path / "models" / "Tiny-1M-Instruct")
+    env = environment(tmp_path / "models", tmp_path / "cache")
+    return lambda *arguments: touchline(*arguments, env=env, cwd=tmp_path)
+
+
+def answer(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
+    """What a command printed as JSON."""
+    assert done.returncode == 0, done.stderr
+    found: dict[str, Any] = json.loads(done.stdout)
+    assert found["schema_version"] == 1
+    return found
+
+
+@pytest.mark.parametrize(
+    ("length", "more", "low", "high", "verdict"),
+    [
+        ("2048", (), 79.3, 81.7, "OOM"),
+        ("45", (), 4.0, 5.0, "FITS"),
+        ("2048", ("--gradient-checkpointing",), 29.8, 30.8, "FITS"),
+    ],
+)
+def test_the_story_of_the_seeds(
+    call: Call, length: str, more: tuple[str, ...], low: float, high: float, verdict: str
+) -> None:
+    """What the rule called 6 GB took 80.5 GiB and died on an 80 GB card."""
+    found = answer(call(*STORY, "--seq-len", length, "--gpu", "A100-80GB", *more, "--json"))
+    memory = found["memory"]
+    assert low <= memory["allocated_gib"]["value"] <= high
+    assert memory["verdict"] == verdict
+    assert round(memory["after_init_gib"]["value"], 2) == 2.41
+    assert sum(memory["breakdown"].values()) == pytest.approx(memory["allocated_gib"]["value"])
+    for kind in ("allocated_gib", "reserved_gib", "process_gib"):
+        assert memory[kind]["low"] <= memory[kind]["value"] <= memory[kind]["high"]
+
+
+def test_the_largest_micro_batch_fits_and_one_more_need_not(call: Call) -> None:
+    most = int(
+        answer(call(*STORY, "--seq-len", "2048", "--gpu", "A100-80GB", "--json"))["largest_micro_batch"]["value"]
+    )
+    story = [word if word != "16" else str(most) for word in STORY]
+    beyond = [word if word != "16" else str(most + 1) for word in STORY]
+    verdicts = [
+        answer(call(*words, "--seq-len", "2048", "--gpu", "A100-80GB", "--json"))["memory"]["verdict"]
+        for words in (story, beyond)
+    ]
+    assert verdicts[0] == "FITS"
+    assert verdicts[1] != "FITS"
+
+
+def test_all_wrong_options_come_at_once(call: Call) -> None:
+    done = call("estimate", "--model", "Llama-3.2-1", "--backend", "torchtun", "--method", "lorra", "--rank", "0")
+    assert done.returncode == 2
+    for word in ("Llama-3.2-1B", "torchtune", "did you mean lora?", "--rank"):
+        assert word in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_an_unknown_gpu_is_a_fault_and_no_guess(call: Call) -> None:
+    done = call("estimate", "--model", "Llama-3.2-1B", "--gpu", "A1000")
+    assert done.returncode == 2
+    assert "A100-80GB" in done.stderr
+
+
+def test_a_folder_of_ones_own_is_found(call: Call) -> None:
+    found = answer(call("estimate", "--model", "Tiny-1M-Instruct", "--seq-len", "64", "--json"))
+    assert found["model"] == "Tiny-1M-Instruct"
+    assert found["source"].endswith("config.json")
+
+
+def test_no_time_is_given_without_the_mean_length(call: Call) -> None:
+    """Memory grows with the longest sequence, time with the mean one: one number cannot be both."""
+    words = ("estimate", "--model", "Llama-3.2-1B", "--gpu", "A100-80GB", "--seq-len", "2048", "--json")
+    without, with_mean = answer(call(*words)), answer(call(*words, "--mean-length", "256", "--examples", "100"))
+    assert "--mean-length" in without["seconds_per_step"]["missing"]
+    assert with_mean["memory"]["allocated_gib"] == without["memory"]["allocated_gib"]
+    longer = answer(call(*words, "--mean-length", "2048"))
+    assert longer["seconds_per_step"]["value"] > 1.2 * with_mean["seconds_per_step"]["value"]
+    assert with_mean["total_seconds"]["value"] > 0
+    done = call(*words, "--mean-length", "4096")
+    assert done.returncode == 2
+    assert "--seq-len 4096" in done.stderr
+
+
+def test_old_names_of_options_still_work_and_are_not_shown(call: Call) -> None:
+    old = (
+        *("estimate", "--model", "Llama-3.2-1B", "--gpu", "A100-80GB", "--json", "--padded-length=512"),
+        *("--micro-batch", "2", "--accumulation", "4", "--targets", "q_proj", "--label-share", "0.5"),
+    )
+    new = (
+        *("estimate", "--model", "Llama-3.2-1B", "--gpu", "A100-80GB", "--json", "--seq-len", "512"),
+        *("--micro-batch-size", "2", "--gradient-accumulation-steps", "4", "--target-modules", "q_proj"),
+        *("--label-fraction", "0.5"),
+    )
+    assert answer(call(*old)) == answer(call(*new))
+    shown = call("estimate", "--help").stdout
+    for name in ("--padded-length", "--accumulation", "--targets", "--label-share", "--prior"):
+        assert name not in shown
+    assert "--memory-limit-gib" in call("probe", "--help").stdout
+
+
+def test_settings_that_change_memory_are_options(call: Call) -> None:
+    """Each is a term that 0.1.0 had no option for, or no term."""
+    words = ("estimate", "--model", "Llama-3.1-8B", "--gpu", "A100-80GB", "--seq-len", "1024", "--json")
+
+    def gib(*more: str) -> float:
+        return float(answer(call(*words, *more))["memory"]["allocated_gib"]["value"])
+
+    litgpt = ("--backend", "litgpt", "--target-modules", "q_proj,v_proj")
+    assert gib(*litgpt, "--lora-dropout", "0") < gib(*litgpt) == gib(*litgpt, "--lora-dropout", "0.05")
+    unsloth = ("--backend", "unsloth", "--method", "qlora", "--gradient-checkpointing", "--micro-batch-size", "4")
+    early, late = (gib(*unsloth, "--backend-version", version) for version in ("2024.5", "2025.3"))
+    assert early > late + 1
+    assert gib("--adapter", "dora") > gib() + 1
+    assert gib("--loss", "fused") < gib("--loss", "full", "--backend", "trl")
+    assert gib("--backend", "plain") > gib("--backend", "trl")
+    done = call(*words, "--adapter", "dorra")
+    assert done.returncode == 2
+    assert "did you mean dora?" in done.stderr
+
+
+def test_a_model_that_is_stored_in_4_bits_is_qlora(call: Call) -> None:
+    words = ("estimate", "--model", "unsloth/llama-3-8b-bnb-4bit", "--backend", "unsloth", "--gpu", "T4", "--json")
+    found = answer(call(*words))
+    assert found["model"] == "Llama-3-8B"
+    assert found["settings"]["method"] == "qlora"
+    assert found["settings"]["base"] == "float16"
+    assert any("stored in 4 bits" in note for note in found["notes"])
+
+
+def test_packing_of_a_file_of_lengths(call: Call, tmp_path: Path) -> None:
+    lengths = np.random.default_rng(1).integers(30, 60, 2000)
+    np.save(tmp_path / "lengths.npy", lengths)
+    (tmp_path / "lengths.txt").write_text("\n".join(map(str, lengths)))
+    found = [
+        answer(call("pack", "--lengths", str(tmp_path / name), "--max-seq-len", "512", "--json"))
+        for name in ("lengths.npy", "lengths.txt")
+    ]
+    assert found[0] == found[1]
+    packed, unpacked = found[0]["packed"], found[0]["unpacked"]
+    assert packed["lower_bound"] <= packed["packs"] <= packed["lower_bound"] + 1
+    assert unpacked["packs"] == 2000
+    assert packed["efficiency"] > 99
+    assert packed["density"] == pytest.approx(2000 / packed["packs"])
+    assert packed["largest_micro_batch_tokens"] == 16 * 512
+
+
+@pytest.mark.parametrize("backend", ["touchline", "peft", "torchtune", "trl", "llamafactory", "axolotl"])
+def test_packing_of_a_dataset_by_every_trainer(call: Call, tmp_path: Path, backend: str) -> None:
+    make_experiment(tmp_path / "exp")
+    words = ("--tokenizer", "Tiny-1M-Instruct", "--max-seq-len", "128", "--backend", backend)
+    found = answer(call("pack", str(tmp_path / "exp" / "data" / "words.json"), *words, "--json"))
+    assert found["backend"] == backend
+    assert found["packed"]["padded_tokens"] > 0
+    shown = call("pack", str(tmp_path / "exp" / "data" / "words.json"), *words)
+    assert shown.returncode == 0
+    assert "efficiency" in shown.stdout
+
+
+def test_a_hand_off_holds_every_row_once(call: Call, tmp_path: Path) -> None:
+    make_experiment(tmp_path / "exp")
+    data = tmp_path / "exp" / "data" / "words.json"
+    done = call(
+        *("pack", "write", str(data), "--tokenizer", "Tiny-1M-Instruct"),
+        *("--max-seq-len", "256", "--out", str(tmp_path / "packed.jsonl")),
+    )
+    assert done.returncode == 0, done.stderr
+    assert "the same packs" in done.stderr
+    rows = [json.loads(line) for line in (tmp_path / "packed.jsonl").read_text().splitlines()]
+    train = json.loads(data.read_text())["train"]
+    assert sorted(map(str, rows)) == sorted(map(str, train))
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--max-seq-len", "64"), "--lengths"),
+        (("none.json", "--tokenizer", "Tiny-1M-Instruct", "--max-seq-len", "64"), "does not exist"),
+        (("--lengths", "none.npy", "--max-seq-len", "64"), "does not exist"),
+        (("--lengths", "none.npy", "--max-seq-len", "0"), "max-seq-len"),
+        (("check", "no-such-model"), "no-such-model"),
+    ],
+)
+def test_faults_of_pack_are_words(call: Call, words: tuple[str, ...], said: str) -> None:
+    done = call("pack", *words)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,197 @@
+"""The first run of a model on a machine: some steps are measured before it is planned, once; nothing is left over."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+import pytest
+from tests.api.folders import command, environment, make_experiment, touchline
+
+from touchline import api as workflow
+from touchline.core.errors import EnvironmentFault
+from touchline.core.estimate import MicroBatch
+from touchline.core.quantity import Missing, Quantity
+from touchline.data.settings import Settings
+from touchline.history.history import contents, read_record
+from touchline.history.probe import ProbeAnswer, ProbeMachine, ProbeOutcome, ProbeTry
+from touchline.history.record import RunRecord
+from touchline.run import probe_run as probing
+from touchline.run.folders import ExperimentFolder
+from touchline.run.probe_run import busy_load, measure_unknown, unmeasured
+from touchline.spec.plan import Plan
+
+
+@pytest.fixture
+def site(tmp_path: Path, tiny_model: Path) -> dict[str, str]:
+    """A person with a model, and a history of which nothing is known."""
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "Tiny-1M-Instruct").symlink_to(tiny_model)
+    return environment(tmp_path / "models", tmp_path / "cache") | {"TOUCHLINE_HISTORY_DIR": str(tmp_path / "history")}
+
+
+def settings_of(tmp_path: Path) -> Settings:
+    return Settings(models_dir=tmp_path / "models", cache_dir=tmp_path / "cache", history_dir=tmp_path / "history")
+
+
+def records(tmp_path: Path) -> list[RunRecord]:
+    found = [read_record(path) for path in contents(tmp_path / "history").records.values()]
+    return [each for each in found if isinstance(each, RunRecord)]
+
+
+def ratio(value: object) -> float:
+    assert isinstance(value, Quantity)
+    assert value.low
+    assert value.high
+    return value.high / value.low
+
+
+def test_the_first_run_probes_says_so_and_plans_by_it(site: dict[str, str], tmp_path: Path) -> None:
+    folder = make_experiment(tmp_path / "exp", n_train=64, ranks="[2]")
+    small = ("train.epochs=1", "evaluate.samples=2", "controls=[]")
+    done = touchline("run", str(folder), *small, env=site)
+    assert done.returncode == 0, done.stderr
+    said = done.stderr
+    assert "nothing was measured of Tiny-1M-Instruct on this machine" in said
+    assert "--no-probe" in said
+    assert said.index("kept in the history") < said.index("1M_rank2: ")
+    plan = ExperimentFolder(folder).planned()
+    assert len(plan.revisions) == 1
+    (run,) = plan.runs
+    # A step, and on short trainings of a second the parts besides it as well.
+    assert ratio(run.seconds_per_step) <= 4
+    assert ratio(run.train_seconds) <= 4
+    assert any(name.startswith("probe Tiny") for name in plan.evidence)
+    (record,) = (record for record in records(tmp_path) if record.name.startswith("probe"))
+    # A mean batch says nothing of the largest one's memory, nor of a validation's.
+    assert isinstance(record.costs.peak_memory, Missing)
+    assert isinstance(run.peak_memory, Quantity)
+    assert run.peak_memory.where is None
+    # Another experiment on this model knows it already.
+    other = make_experiment(tmp_path / "other", n_train=32, ranks="[4]")
+    again = touchline("run", str(other), *small, env=site)
+    assert again.returncode == 0, again.stderr
+    assert "nothing was measured" not in again.stderr
+    assert sum(record.name.startswith("probe") for record in records(tmp_path)) == 1
+
+
+def test_without_a_probe_nothing_is_measured(site: dict[str, str], tmp_path: Path) -> None:
+    folder = make_experiment(tmp_path / "exp", n_train=32, ranks="[2]")
+    done = touchline("run", str(folder), "--no-probe", "train.epochs=1", "evaluate.samples=2", "controls=[]", env=site)
+    assert done.returncode == 0, done.stderr
+    assert "measured" not in done.stderr
+    assert not any(record.name.startswith("probe") for record in records(tmp_path))
+
+
+def test_a_killed_probe_leaves_nothing(site: dict[str, str], tmp_path: Path) -> None:
+    for sent in (signal.SIGINT, signal.SIGKILL):
+        folder = make_experiment(tmp_path / f"exp{int(sent)}", n_train=32)
+        before = {path.relative_to(folder) for path in folder.rglob("*")}
+        started = subprocess.Popen(
+            command("run", str(folder)), env=site, stderr=subprocess.PIPE, text=True, start_new_session=True
+        )
+        assert started.stderr is not None
+        for line in started.stderr:
+            if "nothing was measured" in line:
+                break
+        deadline = time.monotonic() + 60
+        while not (children := psutil.Process(started.pid).children()) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        os.kill(started.pid, sent)
+        started.communicate(timeout=300)
+        assert children
+        _, alive = psutil.wait_procs(children, timeout=30)
+        assert not alive
+        left = {path.relative_to(folder) for path in folder.rglob("*")} - before
+        assert {path.parts[0] for path in left} <= {".touchline"}, left
+        assert not (folder / "plan.json").exists()
+        assert not records(tmp_path)
+
+
+def test_only_what_trains_here_and_is_unknown_is_measured(site: dict[str, str], tmp_path: Path) -> None:
+    del site
+    settings = settings_of(tmp_path)
+    folder = make_experiment(tmp_path / "exp", n_train=32)
+
+    def planned(*overrides: str) -> Plan:
+        return workflow.plan(folder, settings, overrides, dry_run=True).plan
+
+    here = planned("compute.gpu=auto")
+    assert [run.name for run in unmeasured(here, here.runs, settings)] in (["1M_rank2"], ["1M_rank4"])
+    assert unmeasured(here, [], settings) == []
+    assert unmeasured(here, [run for run in here.runs if run.train is None], settings) == []
+    for elsewhere in (
+        planned("compute.gpu=A100-80GB"),
+        planned("compute={executor: slurm, gpu: cpu}"),
+        planned("compute={executor: slurm, gpu: H100}"),
+        replace(here, machine=replace(here.machine, threads=(here.machine.threads or 1) + 7)),
+    ):
+        assert unmeasured(elsewhere, elsewhere.runs, settings) == []
+
+
+def test_a_busy_machine_is_told_of() -> None:
+    for device, load, threads, said in (
+        ("cpu", 7.0, 2, 7.0),
+        ("cpu", 2.0, 2, None),
+        ("cpu", None, 2, None),
+        ("cuda", 9.0, 1, None),
+    ):
+        machine = ProbeMachine(
+            device=device,  # type: ignore[arg-type]
+            name="x",
+            memory_bytes=1,
+            threads=threads,
+            base_dtype="bfloat16",
+            versions={},
+            load_1min=load,
+        )
+        answer = ProbeAnswer(
+            outcome=ProbeOutcome.FITS,
+            machine=machine,
+            work=None,
+            memory=None,
+            step_seconds=(),
+            setup_seconds=None,
+            message="",
+        )
+        one = ProbeTry(
+            micro_batch_size=1,
+            batch=MicroBatch(rows=1, width=1, label_tokens=1),
+            outcome=ProbeOutcome.FITS,
+            wall_seconds=1.0,
+            seen_bytes=1,
+            limit_bytes=1,
+            answer=answer,
+            message="",
+        )
+        assert busy_load(one) == said, (device, load)
+
+
+def test_what_a_probe_cannot_do_stops_nothing(
+    site: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    del site
+    settings = settings_of(tmp_path)
+    folder = make_experiment(tmp_path / "exp", n_train=32)
+    plan = workflow.plan(folder, settings, dry_run=True).plan
+
+    def cannot(*_: object) -> None:
+        raise EnvironmentFault("torch is not installed")
+
+    monkeypatch.setattr(probing, "quick_probe", cannot)
+    told: list[str] = []
+    assert not measure_unknown(plan, ExperimentFolder(folder), settings, told.append)
+    assert len(told) == 2
+    assert "torch is not installed" in told[1]
+    # What has started is no longer measured: its plan is settled.
+    for name in ("1M_rank2", "1M_rank4"):
+        (folder / name / "status").mkdir(parents=True)
+        (folder / name / "status" / "start.1.0.json").write_text(json.dumps({}))
+    assert not measure_unknown(plan, ExperimentFolder(folder), settings, told.append)
+    assert len(told) == 2

@@ -1,0 +1,104 @@
+"""`touchline check` runs the code of a task file only if that file was named, and says so first."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from pathlib import Path
+
+import pytest
+from tests.api.folders import EXPERIMENT, environment, touchline
+
+from touchline import api as workflow
+from touchline.data.settings import Settings
+
+pytestmark = pytest.mark.planning
+
+CODE = """from pathlib import Path
+
+Path({mark!r}).open("a").write("ran\\n")
+from inspect_ai import Task, task
+from inspect_ai.dataset import Sample
+from inspect_ai.scorer import match
+
+
+@task
+def words():
+    Path({mark!r}).open("a").write("built\\n")
+    return Task(dataset=[Sample(input="Say a", target="a")] * 30, scorer=match())
+
+
+def score(output, target):
+    return output == target
+"""
+
+
+def settings_of(folder: Path) -> Settings:
+    return Settings(models_dir=folder / "models", cache_dir=folder / "cache", history_dir=folder / "history")
+
+
+def trap(path: Path, mark: Path) -> Path:
+    """A task file that leaves a mark when it is imported."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(CODE.format(mark=str(mark)))
+    return path
+
+
+def test_no_folder_runs_the_code_that_lies_in_it(tmp_path: Path) -> None:
+    """Whatever the file is called, however deep it lies, and through links; nor does an experiment that names it."""
+    mark, settings = tmp_path / "ran", settings_of(tmp_path)
+    tree = tmp_path / "tree"
+    for name in (
+        "task.py",
+        "inspect.py",
+        "a/task.py",
+        "a/b/c/inspect.py",
+        "a/b.py/task.py",
+        "eval.py",
+        "a/conftest.py",
+    ):
+        trap(tree / name, mark)
+    outside = trap(tmp_path / "outside" / "task.py", mark)
+    (tree / "linked.py").symlink_to(outside)
+    (tree / "folder").symlink_to(outside.parent)
+    (tree / "ring").symlink_to(tree)
+    experiment = tree / "experiment"
+    trap(experiment / "tasks" / "mine.py", mark)
+    (experiment / "experiment.yaml").write_text(
+        EXPERIMENT.format(ranks="[2]").replace("task: capitalization", "task: tasks/mine.py@words")
+    )
+    said: list[str] = []
+    places = [tree, tree / "a", tree / "a" / "b.py", tree / "folder", experiment, experiment / "experiment.yaml"]
+    before = Path.cwd()
+    for place in places:
+        workflow.check([place], settings, None, said.append)
+    os.chdir(tree)
+    try:
+        workflow.check([Path()], settings, None, said.append)
+    finally:
+        os.chdir(before)
+    assert not mark.exists()
+    assert said == []
+
+
+def test_a_named_file_runs_after_a_line_that_says_so(tmp_path: Path) -> None:
+    """By any of the three forms of its name; the line stands on stderr."""
+    mark = tmp_path / "ran"
+    path = trap(tmp_path / "deep" / "task.py", mark)
+    env = environment(tmp_path / "models", tmp_path / "cache")
+    done = touchline("check", str(path.parent), env=env)
+    assert (mark.exists(), "running the code" in done.stderr) == (False, False)
+    done = touchline("check", f"{path}:score", env=env)
+    assert mark.read_text() == "ran\n"
+    assert f"running the code of {path}:score, which was named" in done.stderr
+    assert "running the code" not in done.stdout
+    mark.unlink()
+    settings, said = settings_of(tmp_path), list[str]()
+    link = tmp_path / "link.py"
+    link.symlink_to(path)
+    for name in (Path(f"{path}@words"), link):
+        workflow.check([name], settings, None, said.append)
+    # Where Inspect is not installed, the file's own import of it ends what had begun to run.
+    built = "built\n" if importlib.util.find_spec("inspect_ai") is not None else ""
+    assert mark.read_text() == f"ran\n{built}" * 2
+    assert len(said) == 2

@@ -1,0 +1,150 @@
+"""`touchline optimize` on experiments of a tiny model that is planned for a large GPU."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from tests.tiny_model import write_tiny_words
+
+from touchline.core.quantity import Quantity
+from touchline.data.settings import Settings
+from touchline.plan.optimised import Optimisation
+from touchline.plan.placement.types import Cluster, Placement, Verdict
+from touchline.run.folders import ExperimentFolder
+from touchline.run.optimising import Optimised, OptimiseRequest, apply, optimise
+from touchline.run.planning import resolve, settle
+from touchline.spec.read import read_experiment
+
+pytestmark = pytest.mark.planning
+
+SLOW = """\
+# as seed 004 had it before
+name: slow
+task: capitalization
+models: [Tiny-Instruct]
+data: {path: data/words.json}
+train:
+  epochs: 2
+  global_batch_size: 16   # the science
+  micro_batch_size: 1     # as it was
+  packed: false
+  learning_rate: 1e-2
+  max_seq_len: 128
+  checkpoint: {every: {steps: 2}}   # too often
+factors:
+  train.lora.rank: [2, 4]
+controls: [base]
+compute: {gpu: A100-80GB, deadline: 6h}
+"""
+CLUSTER = Cluster(gpus=2, cpus=32, memory_gb=240)
+
+
+@pytest.fixture
+def settings(tiny_model: Path, tmp_path: Path) -> Settings:
+    return Settings(models_dir=tiny_model.parent, cache_dir=tmp_path / "cache", history_dir=tmp_path / "history")
+
+
+def _folder(tmp_path: Path, text: str = SLOW) -> ExperimentFolder:
+    root = tmp_path / "exp"
+    (root / "data").mkdir(parents=True, exist_ok=True)
+    (root / "experiment.yaml").write_text(text)
+    write_tiny_words(root / "data" / "words.json", 160, 16, 24)
+    return ExperimentFolder(root)
+
+
+def _optimised(folder: ExperimentFolder, settings: Settings, **request: object) -> Optimised:
+    return optimise(folder, settings, replace(OptimiseRequest(cluster=CLUSTER), **request))  # type: ignore[arg-type]
+
+
+def _keys(answer: Optimisation) -> dict[str, tuple[str, str]]:
+    return {each.key: (each.before, each.after) for each in answer.proposals}
+
+
+def test_a_larger_micro_batch_keeps_the_global_one(settings: Settings, tmp_path: Path) -> None:
+    folder = _folder(tmp_path)
+    answer = _optimised(folder, settings).answer
+    assert _keys(answer)["train.micro_batch_size"] == ("1", "auto")
+    for run in answer.runs:
+        assert (run.before.micro_batch_size, run.before.gradient_accumulation_steps) == (1, 16)
+        assert run.after.micro_batch_size * run.after.gradient_accumulation_steps == run.global_batch_size == 16
+        assert run.learning_rate == 1e-2
+        assert run.after.verdict.value == "FITS"
+        assert run.after.time_basis == run.after.memory_basis == "assumed"
+    assert isinstance(answer.training_before, Quantity)
+    assert isinstance(answer.training_after, Quantity)
+    assert answer.training_after.value < 0.95 * answer.training_before.value
+    assert answer.training_after.low is not None
+
+
+def test_proposals_are_what_planning_the_changed_file_gives(settings: Settings, tmp_path: Path) -> None:
+    """Nothing is written until it is asked for; then the plan of the new file has the promised times."""
+    folder = _folder(tmp_path)
+    found = _optimised(folder, settings)
+    assert folder.yaml.read_text() == SLOW
+    assert not folder.plan_json.exists()
+    apply(found)
+    changed = folder.yaml.read_text()
+    assert "  micro_batch_size: auto     # as it was\n" in changed
+    assert "checkpoint: {every: epoch}   # too often" in changed
+    assert changed.startswith("# as seed 004 had it before\nname: slow\n")
+    loaded = read_experiment(changed, "x")
+    plan, _ = resolve(loaded, folder, settings, None, {})
+    assert [run.train_seconds for run in plan.runs if run.train] == [
+        run.after.train_seconds for run in found.answer.runs
+    ]
+    assert (loaded.experiment.compute.cpus_per_run, loaded.experiment.compute.memory_gb_per_run) == (16, 120)
+    again = _optimised(folder, settings)
+    assert again.answer.proposals == ()
+    assert again.diff == ""
+
+
+def test_evaluations_are_part_of_the_deadline(settings: Settings, tmp_path: Path) -> None:
+    """Three evaluations of two hours on two GPUs do not fit into three hours; predicted ones count as predicted."""
+    folder = _folder(tmp_path)
+    told = _optimised(folder, settings, evaluation_minutes=120.0, deadline_minutes=180.0).answer
+    assert isinstance(told.placement_after, Placement)
+    assert told.placement_after.verdict is not Verdict.FITS
+    assert told.placement_after.makespan_minutes > 180
+    untold = _optimised(folder, settings, deadline_minutes=180.0).answer
+    assert isinstance(untold.placement_after, Placement)
+    assert not any("evaluations are not part" in note for note in untold.notes)
+    names = {slot.id for slot in untold.placement_after.schedule}
+    assert names == {name for run in untold.runs for name in (run.name, f"evaluate {run.name}")} | {"evaluate 57K_base"}
+    assert untold.placement_after.makespan_minutes < told.placement_after.makespan_minutes
+
+
+def test_what_the_experiment_varies_is_left_alone(settings: Settings, tmp_path: Path) -> None:
+    text = SLOW.replace("  train.lora.rank: [2, 4]", "  train.micro_batch_size: [1, 2]").replace(
+        "  micro_batch_size: 1     # as it was\n", ""
+    )
+    answer = _optimised(_folder(tmp_path, text), settings).answer
+    assert "train.micro_batch_size" not in _keys(answer)
+    assert any(note.startswith("train.micro_batch_size is left") for note in answer.notes)
+
+
+def test_runs_that_have_started_stay_what_they_are(settings: Settings, tmp_path: Path) -> None:
+    folder = _folder(tmp_path)
+    loaded = read_experiment(SLOW, "x")
+    plan, notes = resolve(loaded, folder, settings, None, {})
+    settle(folder, None, plan, accept=False, dry_run=False, reason="planned", notes=notes)
+    first = plan.runs[0].name
+    (folder.root / first / "status").mkdir(parents=True)
+    (folder.root / first / "status" / "start.1.0.json").write_text("{}")
+    answer = _optimised(folder, settings).answer
+    rows = {run.name: run for run in answer.runs}
+    assert rows[first].kept
+    assert rows[first].before == rows[first].after
+    other = next(run for run in answer.runs if run.name != first)
+    assert other.after.micro_batch_size > 1
+
+
+def test_where_nothing_is_known_nothing_is_promised(settings: Settings, tmp_path: Path) -> None:
+    """A GPU that nobody has timed: no time, so no proposal about it, and the reason is told."""
+    folder = _folder(tmp_path)
+    answer = _optimised(folder, settings).answer
+    assert any("data workers" in note for note in answer.notes)
+    assert any("length grouping" in note for note in answer.notes)
+    assert isinstance(answer.runs[0].evaluate_seconds, Quantity)
+    assert "no evaluation of this model was measured" in str(answer.runs[0].evaluate_seconds.method)

@@ -1,0 +1,199 @@
+"""From a config, a model folder and a data file to what training and evaluation show: read once, and never raised."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.faults.models_d import CHATML, jsonl, model_files
+
+from touchline.core.finding import Severity, Where
+from touchline.data import readers
+from touchline.data.rendering.rows import ShownRow, shown_row
+from touchline.lint.local import parity as steps
+from touchline.lint.local.parity import Parity, extremes, parity_views, settings_of
+from touchline.spec.experiment import DataConfig
+from touchline.spec.partial import Stated, StatedSource, StatedTraining
+
+pytestmark = pytest.mark.planning
+
+ROWS = [{"question": f"What is {n} and {n}? " + "Say. " * n, "answer": str(2 * n)} for n in range(1, 30)]
+
+
+def write(folder: Path, files: Mapping[str, str]) -> Path:
+    """Files under a folder."""
+    for name, text in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    return folder
+
+
+def stated(folder: Path, backend: str = "llamafactory", **changes: Any) -> StatedTraining:
+    """A training of the model and the data in `folder`."""
+    where = Where(path=str(folder / "config.yaml"), line=1)
+    training = StatedTraining(
+        backend=backend,
+        where=where,
+        subject="run",
+        model=Stated("models/tiny", "model", where),
+        sources=(StatedSource(name=Stated("rows.jsonl", "data", where), kind="file"),),
+        template=Stated("qwen3_nothink", "template", where) if backend == "llamafactory" else None,
+    )
+    return replace(training, **changes)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A model and its data."""
+    return write(tmp_path, {"rows.jsonl": jsonl(ROWS)} | model_files("models/tiny"))
+
+
+def codes(folder: Path, training: StatedTraining, data: DataConfig | None = None) -> set[str]:
+    """What is found."""
+    return {finding.code for finding in Parity(folder / "models").findings(training, folder, data)}
+
+
+def test_the_shortest_a_middle_and_the_longest_row_are_rendered(folder: Path) -> None:
+    """By their length, each with a name."""
+    view = Parity(folder / "models").view(stated(folder), folder)
+    assert view is not None
+    assert [row.which for row in view.rows] == ["shortest", "middle", "longest"]
+    lengths = [len(row.prompt_ids) for row in view.rows]
+    assert lengths == sorted(lengths)
+    assert len(set(lengths)) == 3
+    assert view.embedding_rows is not None
+
+
+@pytest.mark.parametrize("backend", ["llamafactory", "trl", "axolotl", "qlora_stage"])
+def test_a_right_training_has_no_more_than_information(folder: Path, backend: str) -> None:
+    """Chats, on each trainer that can be computed."""
+    chats = [
+        {
+            "messages": [
+                {"role": role, "content": row[key]} for role, key in (("user", "question"), ("assistant", "answer"))
+            ]
+        }
+        for row in ROWS
+    ]
+    write(folder, {"rows.jsonl": jsonl(chats)})
+    found = list(Parity(folder / "models").findings(stated(folder, backend), folder))
+    assert [f.message for f in found if f.severity is not Severity.INFO] == []
+    assert "TK219" in {finding.code for finding in found}
+
+
+def test_a_model_that_is_not_here_is_said_by_others(folder: Path) -> None:
+    """Nothing is told twice, and nothing is guessed."""
+    where = Where(path="config.yaml")
+    assert codes(folder, stated(folder, model=Stated("Qwen/Qwen2.5-7B", "model", where))) == set()
+    assert codes(folder, stated(folder, model=None)) == set()
+
+
+def test_the_folder_of_a_model_counts_before_its_name(folder: Path) -> None:
+    """torchtune names a builder, and the folder apart from it."""
+    where = Where(path="config.yaml")
+    training = stated(
+        folder, "torchtune", model=Stated("lora_qwen2_5_1_5b", "model", where),
+        model_path=Stated("models/tiny", "checkpoint_dir", where),
+        max_seq_len=Stated(4096, "tokenizer.max_seq_len", where),
+    )  # fmt: skip
+    assert "TK206" in codes(folder, training)
+    packs = replace(training, max_seq_len=Stated(4096, "dataset.max_seq_len", where))
+    assert "TK206" not in codes(folder, packs)
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        (None, "not a file"),
+        ("not json at all\n", "no row"),
+        (jsonl([{"text": "only text"}]), "none that are known"),
+        ("", "no row"),
+    ],
+)
+def test_data_that_cannot_be_rendered_are_information(folder: Path, rows: str | None, said: str) -> None:
+    """With the reason."""
+    (folder / "rows.jsonl").unlink()
+    if rows is not None:
+        write(folder, {"rows.jsonl": rows})
+    found = list(Parity(folder / "models").findings(stated(folder), folder))
+    assert [(finding.code, finding.severity) for finding in found] == [("TK220", Severity.INFO)]
+    assert said in found[0].message
+
+
+def test_a_broken_tokenizer_is_told_once_for_all_trainings(folder: Path) -> None:
+    """Its own findings, with its path."""
+    write(folder, {"models/tiny/tokenizer.json": "{}"})
+    parity = Parity(folder / "models")
+    found = [finding.code for _ in range(3) for finding in parity.findings(stated(folder), folder)]
+    assert found == ["TK101"]
+
+
+def test_a_registered_dataset_is_found_by_its_registry(folder: Path) -> None:
+    """LLaMA-Factory's dataset_info.json."""
+    write(folder, {"data/dataset_info.json": json.dumps({"mine": {"file_name": "mine.jsonl"}}),
+                   "data/mine.jsonl": jsonl(ROWS)})  # fmt: skip
+    source = StatedSource(name=Stated("mine", "dataset", Where(path="config.yaml")), kind="registered")
+    assert codes(folder, stated(folder, sources=(source,))) == {"TK219"}
+    write(folder, {"data/dataset_info.json": "[]"})
+    assert codes(folder, stated(folder, sources=(source,))) == {"TK220"}
+
+
+def test_an_experiments_rows_become_chats_by_its_own_data_section(folder: Path) -> None:
+    """Columns and prompt are the experiment's."""
+    rows = {
+        name: [{"word": f"{name}{n}", "answer": f"{name}{n}".upper()} for n in range(5)] for name in ("train", "test")
+    }
+    write(folder, {"words.json": json.dumps(rows)})
+    data = DataConfig(path="words.json", input="word", output="answer", prompt="Shout: {input}", system="Be loud.")
+    view = Parity(folder / "models").view(stated(folder, "peft"), folder, data)
+    assert view is not None
+    assert "Be loud." in view.rows[0].prompt_text
+    assert "Shout: train" in view.rows[0].prompt_text
+    assert view.rows[0].label_text == "TRAIN0<|im_end|>"
+
+
+def test_many_trainings_read_each_file_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A check of two hundred run folders takes seconds."""
+    reads: list[Path] = []
+
+    def counted(path: Path) -> readers.RawDataset:
+        reads.append(path)
+        return readers.read_rows(path)
+
+    monkeypatch.setattr(steps, "read_rows", counted)
+    views = parity_views([(stated(folder), folder, None)] * 50, folder / "models")
+    assert len(views) == 50
+    assert len(reads) == 1
+
+
+def test_fewer_than_three_rows_are_no_middle() -> None:
+    """One row is the shortest; of two the other is the longest."""
+    rows = [row for each in ROWS[:2] if (row := shown_row(each, "r")) is not None]
+    assert [name for name, _ in extremes(rows)] == ["shortest", "longest"]
+    assert [name for name, _ in extremes(rows[:1])] == ["shortest"]
+    assert extremes(list[ShownRow]()) == []
+
+
+def test_what_trl_calls_answers_only_is_no_loss_on_the_prompt(folder: Path) -> None:
+    """`assistant_only_loss: false` does not put the loss on the prompt of prompt and completion."""
+    where = Where(path="config.yaml")
+    for key, value, expected in (
+        ("assistant_only_loss", False, (None, True)),
+        ("assistant_only_loss", True, (None, False)),
+        ("completion_only_loss", False, (False, False)),
+        ("completion_only_loss", True, (True, False)),
+    ):
+        settings = settings_of(stated(folder, "trl", trains_on_prompt=Stated(value, key, where)))
+        assert (settings.trains_on_prompt, settings.answers_only) == expected
+
+
+def test_a_template_of_the_small_model_is_the_one_in_its_folder(folder: Path) -> None:
+    """What is rendered is what lies there."""
+    view = Parity(folder / "models").view(stated(folder), folder)
+    assert view is not None
+    assert view.text.template == CHATML

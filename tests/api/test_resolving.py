@@ -1,0 +1,211 @@
+"""Columns that nobody named: what the audit takes for prompt and answer is what is planned and trained on."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+
+from tools.tiny_model import write_tiny_model
+from touchline import api as workflow
+from touchline.core.errors import InputFault
+from touchline.data.settings import Settings
+from touchline.lint.local.audit import audit
+from touchline.plan.table import runs_plan_markdown
+from touchline.spec.plan import Plan
+
+pytestmark = pytest.mark.planning
+
+N = range(60)
+ALPACA = [
+    {"instruction": f"Add {i}", "input": "" if i % 2 else f"to {i}", "output": f"sum {i}", "text": "t"} for i in N
+]
+FORMS: dict[str, tuple[list[dict[str, object]], str, str, str]] = {
+    # rows; what plan and audit use: prompt columns, answer column; and a turn that must be in the rendered prompt
+    "alpaca": (ALPACA, "instruction, input", "output", "Add "),
+    "no input": ([{k: r[k] for k in ("instruction", "output")} for r in ALPACA], "instruction", "output", "Add "),
+    "response": ([{"instruction": f"i{i}", "response": f"r{i}"} for i in N], "instruction", "response", "i"),
+    "completion": ([{"prompt": f"p{i}", "completion": f"c{i}"} for i in N], "prompt", "completion", "p"),
+    "answer": ([{"id": i, "question": f"q{i}", "answer": f"a{i}"} for i in N], "question", "answer", "q"),
+    "context": (
+        [{"context": f"c{i}", "question": f"q{i}", "answer": f"a{i}"} for i in N], "question, context", "answer", "q"
+    ),
+    "label": ([{"source": "web", "text": f"t{i}", "label": i % 2} for i in N], "text", "label", "t"),
+    "upper case": ([{"Text": f"t{i}", "Label": f"l{i}"} for i in N], "Text", "Label", "t"),
+    "as ever": ([{"input": f"x{i}", "output": f"y{i}"} for i in N], "input", "output", "x"),
+}  # fmt: skip
+CHATS: dict[str, list[dict[str, object]]] = {
+    "messages": [
+        {"messages": [{"role": "user", "content": f"q{i}"}, {"role": "assistant", "content": f"a{i}"}]} for i in N
+    ],
+    "conversations": [
+        {"id": i, "conversations": [{"from": "human", "value": f"q{i}"}, {"from": "gpt", "value": f"a{i}"}]} for i in N
+    ],
+}
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    base = tmp_path_factory.mktemp("here")
+    write_tiny_model(base / "models" / "Tiny-1M-Instruct")
+    return Settings(models_dir=base / "models", cache_dir=base / "cache", history_dir=base / "history")
+
+
+def write(folder: Path, rows: list[dict[str, object]], data: str = "", task: str = "exact_match") -> Path:
+    folder.mkdir()
+    (folder / "d.json").write_text(json.dumps(rows))
+    (folder / "experiment.yaml").write_text(
+        f"name: t\nmodels: [Tiny-1M-Instruct]\ntask: {task}\ndata: {{path: d.json{data}}}\n"
+        "train: {global_batch_size: 8, max_seq_len: 200, epochs: 3, base_dtype: float32, lora: {rank: 4}}\n"
+    )
+    return folder
+
+
+def planned(folder: Path, settings: Settings) -> Plan:
+    return workflow.plan(folder, settings, dry_run=True).plan
+
+
+def errors_of(folder: Path, settings: Settings) -> list[tuple[str, str, str]]:
+    with pytest.raises(InputFault) as caught:
+        planned(folder, settings)
+    return [(each.code, each.message, str(each.hint)) for each in caught.value.findings if each.severity == "error"]
+
+
+def test_plan_and_audit_take_the_same_columns(tmp_path: Path, settings: Settings) -> None:
+    """An instruction must not vanish because a column is called input."""
+    for name, (rows, prompts, answer, begins) in FORMS.items():
+        folder = write(tmp_path / name, rows)
+        plan = planned(folder, settings)
+        data = plan.runs[0].data
+        used = data.input if isinstance(data.input, str) else ", ".join(data.input)
+        assert (used, data.output) == (prompts, answer), name
+        taken = f"{', '.join(map(repr, prompts.split(', ')))} as the prompt, {answer!r} as the answer"
+        assert audit(folder / "d.json").columns == audit(folder).columns == taken, name
+        (example,) = plan.examples
+        assert begins in example.prompt, name
+        named = {part.rpartition(" (")[0] for part in example.columns_used}
+        assert named == {*prompts.split(", "), answer}, name
+        assert set(example.columns_not_used) == {*rows[0]} - named, name
+
+
+def test_columns_that_are_joined_leave_out_what_is_empty(tmp_path: Path, settings: Settings) -> None:
+    """Half of Alpaca's rows have no input."""
+    folder = write(tmp_path / "alpaca", ALPACA)
+    workflow.plan(folder, settings)
+    workflow.prepare(folder, settings)
+    run = folder / planned(folder, settings).runs[0].name
+    text = (run / "finetune.yaml").read_text()
+    from touchline.backends.peft.config import TrainerConfig  # what the trainer reads
+    from touchline.data.datasets import load_examples
+    from touchline.spec.document import parse
+    from touchline.spec.validate import build
+
+    document = parse(text, "finetune.yaml")
+    config, faults = build(TrainerConfig, document.data, document)
+    assert config is not None, faults
+    turns = {each.prompt[0].content for each in load_examples(config.data, "train", run)}
+    assert {turn.count("\n") for turn in turns} == {0, 1}
+    assert all(turn.strip() == turn for turn in turns)
+
+
+def test_chats_are_recognised_by_the_column_and_the_turns(tmp_path: Path, settings: Settings) -> None:
+    """`messages` of roles, and ShareGPT's `conversations` of from and value."""
+    for name, rows in CHATS.items():
+        folder = write(tmp_path / name, rows)
+        plan = planned(folder, settings)
+        assert plan.runs[0].data.messages == name
+        assert audit(folder / "d.json").columns == audit(folder).columns == f"{name!r} as the chat"
+        assert plan.examples[0].label.startswith("a")
+
+
+def test_a_chat_under_another_name_is_one_error_with_the_fix(tmp_path: Path, settings: Settings) -> None:
+    """Not one for the prompt and one for the answer of each split."""
+    rows = [{"thread": row["conversations"], "id": row["id"]} for row in CHATS["conversations"]]
+    ((code, message, hint),) = errors_of(write(tmp_path / "t", rows), settings)
+    assert code == "DA105"
+    assert "48 in train, 3 in validation, 9 in test" in message
+    assert "data: {messages: thread}" in hint
+    folder = write(tmp_path / "named", rows, ", messages: thread")
+    assert planned(folder, settings).runs[0].data.messages == "thread"
+
+
+def test_what_is_written_is_never_replaced(tmp_path: Path, settings: Settings) -> None:
+    """Columns given in part, and prompts that name their columns."""
+    rows = [{"instruction": f"i{i}", "input": f"x{i}", "output": f"o{i}", "label": f"l{i}"} for i in N]
+    cases = {
+        ", input: instruction": ("instruction", "output"),
+        ", output: label": (("instruction", "input"), "label"),
+        ", input: input, output: output": ("input", "output"),
+        ", prompt: 'Do {instruction} with {input}'": ("input", "output"),
+        ", prompt: 'Do {instruction}', output: label": ("input", "label"),
+        ", input: [label, instruction]": (("label", "instruction"), "output"),
+    }
+    for number, (data, wanted) in enumerate(cases.items()):
+        found = planned(write(tmp_path / str(number), rows, data), settings).runs[0].data
+        assert (found.input, found.output) == wanted, data
+
+
+def test_a_task_prompt_shows_the_columns_that_were_found(tmp_path: Path, settings: Settings) -> None:
+    """The ready-made tasks ask with {input}, which is then all of the prompt's columns."""
+    (example,) = planned(write(tmp_path / "a", ALPACA, task="number"), settings).examples
+    assert "Add " in example.prompt
+
+
+def test_a_wrong_brace_is_explained_as_a_brace(tmp_path: Path, settings: Settings) -> None:
+    """The data is right: no hint may ask to rename it."""
+    rows = FORMS["label"][0]
+    prompts = (
+        *(
+            "{text",
+            "text}",
+            "Rate { text }",
+            "Rate {text }: ",
+            "{Text}",
+            "{txet}",
+            "Rate {}",
+            "Rate {0}",
+            "Rate <input>",
+        ),
+        *("Rate $input", "Rate [input]", "Rate %s", "{text} is {label", "Rate {input", "Rate input}"),
+    )
+    for number, prompt in enumerate(prompts):
+        found = errors_of(write(tmp_path / str(number), rows, f", prompt: {json.dumps(prompt)}"), settings)
+        assert len(found) == 1, (prompt, found)
+        assert "brace" in found[0][2], (prompt, found)
+        assert "name them in data" not in found[0][2], prompt
+
+
+def test_braces_that_are_meant_stay(tmp_path: Path, settings: Settings) -> None:
+    """An example of JSON, LaTeX, and a doubled pair, which is only noted."""
+    rows = FORMS["label"][0]
+    for number, prompt in enumerate(
+        ('Answer as {"label": 1}: {text}', r"\boxed{{text}}", "a { b } c {input}", "[input] {text}")
+    ):
+        folder = write(tmp_path / str(number), rows, f", prompt: {json.dumps(prompt)}")
+        made = workflow.plan(folder, settings, dry_run=True)
+        assert made.plan.examples, prompt
+        assert any("one pair of braces" in note for note in made.notes) == ("{{" in prompt)
+
+
+def test_the_plan_shows_the_label_span(tmp_path: Path, settings: Settings) -> None:
+    """Prompt, marks around answer and stop token, and what is not used."""
+    plan = planned(write(tmp_path / "a", FORMS["answer"][0]), settings)
+    text = runs_plan_markdown(plan)
+    (example,) = plan.examples
+    assert f"{example.prompt}\u27e6{example.label}\u27e7".splitlines()[-1] in text.splitlines()
+    assert "not used: id." in text
+    assert example.label_tokens < example.prompt_tokens
+
+
+def test_a_file_without_known_names_is_one_error(tmp_path: Path, settings: Settings) -> None:
+    """Also in CSV, where every value is text."""
+    ((code, _, hint),) = errors_of(write(tmp_path / "a", [{"aaa": f"x{i}", "bbb": f"y{i}"} for i in N]), settings)
+    assert (code, hint) == ("DA105", "columns here: aaa, bbb; name them in data: {input: ..., output: ...}")
+    folder = write(tmp_path / "c", [])
+    with (folder / "d.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([["Text", "Label"], *([f"t{i}", f"l{i}"] for i in N)])
+    (folder / "experiment.yaml").write_text((folder / "experiment.yaml").read_text().replace("d.json", "d.csv"))
+    data = planned(folder, settings).runs[0].data
+    assert (data.input, data.output) == ("Text", "Label")

@@ -1,0 +1,324 @@
+"""Facts that the user states of past runs: by options, in files beside the logs, and what a dataset's lengths add."""
+
+from __future__ import annotations
+
+import json
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tests.tiny_model import write_tiny_words
+
+from touchline import api as workflow
+from touchline.core.errors import InputFault
+from touchline.core.quantity import Missing, Quantity
+from touchline.data.settings import Settings
+from touchline.estimate.learned import missing_facts
+from touchline.estimate.local.past_runs import points_of
+from touchline.history.padding import longest_of
+from touchline.history.reading import Word
+from touchline.history.record import RunRecord
+from touchline.history.run_facts import FACTS, OPTIONS
+from touchline.plan.local.stating import read_stated
+
+pytestmark = pytest.mark.planning
+
+MODEL = "Tiny-Instruct"
+ROWS = 4
+
+
+@pytest.fixture
+def place(tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a log that names neither model nor machine, a dataset, and settings that find the model."""
+    models = tmp_path / "models"
+    models.mkdir()
+    (models / MODEL).symlink_to(tiny_model)
+    for name in ("MODELS", "CACHE", "HISTORY"):
+        monkeypatch.setenv(f"TOUCHLINE_{name}_DIR", str(tmp_path / name.lower()))
+    write_tiny_words(tmp_path / "words.json", 60, 4, 4)
+    write_log(tmp_path / "logs" / "night_21.out")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def write_log(path: Path, gpu: str = "") -> Path:
+    """A log of a loop that prints its steps and little else."""
+    lines = [f"GPU = {gpu}. Max memory = 79.3 GB."] if gpu else []
+    lines += [
+        "***** Running training *****",
+        "  Num examples = 1,600",
+        "  Num Epochs = 1",
+        f"  Instantaneous batch size per device = {ROWS}",
+    ]
+    lines += ["  Gradient Accumulation steps = 2", "  Total optimization steps = 200"]
+    for step in range(10, 201, 10):
+        lines.append(
+            f"{{'loss': {2 - step / 200:.4f}, 'grad_norm': 1.0, 'learning_rate': 1e-4, 'epoch': {step / 200}}}"
+        )
+        lines.append(f"{step // 2:3d}%|####| {step}/200 [00:{step // 4:02d}<00:10,  4.00it/s]")
+    lines.append("{'train_runtime': 50.0, 'train_samples_per_second': 32.0, 'train_loss': 1.5, 'epoch': 1.0}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+def whole(**changes: str) -> dict[str, str]:
+    """All that the log lacks."""
+    return {"gpu": "A100-80GB", "model": MODEL, "trainer": "trl", "method": "lora", "precision": "bf16"} | {
+        "dataset": "words.json",
+        **changes,
+    }
+
+
+def records(place: Path) -> list[RunRecord]:
+    """The records of the history that count."""
+    return [record for _, record in workflow.history_export(place / "history")]
+
+
+def settings(place: Path) -> Settings:
+    return Settings(models_dir=place / "models", cache_dir=place / "cache", history_dir=place / "history")
+
+
+def add(place: Path, **facts: str) -> RunRecord:
+    """Add the log with these facts; give the record that counts."""
+    workflow.history_add([place / "logs"], place / "history", facts=facts)
+    (record,) = records(place)
+    return record
+
+
+def test_a_log_without_facts_is_no_evidence_and_with_them_it_is(place: Path) -> None:
+    """The refusal names every fact that is missing, and these are enough."""
+    added = workflow.history_add([place / "logs"], place / "history")
+    lacking = added.learned[0].missing_facts
+    assert set(lacking) == set(whole()) - {"trainer"}
+    before = points_of(records(place), settings(place))
+    assert not before.time
+    (name, reason) = before.refused[0]
+    assert name == "night_21"
+    assert all(f"--{key}" in reason.missing for key in lacking)
+    record = add(place, **{key: whole()[key] for key in lacking})
+    assert missing_facts(record) == ()
+    (point,) = points_of([record], settings(place)).time
+    assert point.work.micro_batches == 2
+    # Every batch is at least as wide as its mean example, and at most as the longest of all.
+    mean, longest = record.batching.mean_tokens, record.batching.longest_tokens
+    assert isinstance(mean, Quantity)
+    assert isinstance(longest, Quantity)
+    assert mean.value < point.work.tokens / (2 * ROWS) < longest.value
+    assert isinstance(record.dataset.name, Word)
+    assert record.dataset.name.value == "words.json"
+    assert isinstance(record.dataset.sha256, Word)
+    assert isinstance(record.dataset.examples, Quantity)
+    assert record.dataset.examples.value == 60
+    assert [note for note in record.notes if "1,600 examples" in note], "another dataset than the log's goes unnoticed"
+
+
+def test_where_a_fact_was_stated_is_stored(place: Path) -> None:
+    (place / "logs" / "touchline-facts.yaml").write_text("# mine\nprecision: bf16\ngpus: 1\n")
+    record = add(place, gpu="A100-80GB")
+    gpu, dtype, gpus = record.machine.gpu, record.training.base_dtype, record.machine.gpus
+    assert isinstance(gpu, Word)
+    assert (gpu.value, gpu.where, gpu.method) == ("A100-80GB", "--gpu", "stated")
+    assert isinstance(dtype, Word)
+    assert (dtype.value, dtype.where, dtype.method) == ("bfloat16", "touchline-facts.yaml:2", "stated")
+    assert isinstance(gpus, Quantity)
+    assert (gpus.value, gpus.where, gpus.method) == (1, "touchline-facts.yaml:3", "stated")
+    assert "touchline-facts.yaml" in {source.name for source in record.sources}
+
+
+@pytest.mark.parametrize(
+    ("read", "stated", "kept", "contradicted"),
+    [
+        ("NVIDIA H100 80GB HBM3", "A100-80GB", "NVIDIA H100 80GB HBM3", True),
+        ("NVIDIA A100-SXM4-80GB", "A100-80GB", "NVIDIA A100-SXM4-80GB", False),
+        ("NVIDIA A100", "A100-80GB", "A100-80GB", False),
+        ("NVIDIA A10", "A100-80GB", "NVIDIA A10", True),
+    ],
+)
+def test_what_was_measured_counts(place: Path, read: str, stated: str, kept: str, contradicted: bool) -> None:
+    """A statement may be more precise than the log; where it contradicts it, there is a note."""
+    write_log(place / "logs" / "night_21.out", gpu=read)
+    record = add(place, gpu=stated)
+    assert isinstance(record.machine.gpu, Word)
+    assert record.machine.gpu.value == kept
+    assert any("was stated (--gpu)" in note for note in record.notes) is contradicted
+
+
+def test_a_gpu_of_several_memories_must_be_stated(place: Path) -> None:
+    write_log(place / "logs" / "night_21.out", gpu="NVIDIA A100")
+    assert "gpu" in missing_facts(add(place))
+    assert "gpu" not in missing_facts(add(place, gpu="A100-40GB"))
+
+
+def test_nearer_statements_count_more(place: Path) -> None:
+    """Options over files, the log's own folder over those above, a log's name over the whole folder."""
+    write_log(place / "logs" / "deep" / "day_3.out")
+    (place / "touchline-facts.yaml").write_text("gpu: T4\n")
+    (place / "logs" / "touchline-facts.yaml").write_text(
+        "gpu: L4\nrank: 8\nlogs:\n  'night_*': {gpu: H100, rank: 16}\n"
+    )
+    (place / "logs" / "deep" / "touchline-facts.yaml").write_text("gpu: L40S\n")
+    found = {item.reading.name: item.reading for item in workflow.history_read([place / "logs"])}  # type: ignore[union-attr]
+    assert {name: (r.gpu.value, r.lora_rank.value) for name, r in found.items()} == {  # type: ignore[union-attr]
+        "night_21": ("H100", 16),
+        "day_3": ("L40S", 8),
+    }
+    (item,) = workflow.history_read([place / "logs" / "night_21.out"], facts={"rank": "32"})
+    assert item.reading.lora_rank.value == 32  # type: ignore[union-attr]
+
+
+def test_a_file_in_the_history_holds_for_all_logs_and_counts_least(place: Path) -> None:
+    (place / "history").mkdir()
+    (place / "history" / "touchline-facts.yaml").write_text("gpu: T4\nprecision: fp16\n")
+    (place / "logs" / "touchline-facts.yaml").write_text("gpu: L4\n")
+    record = add(place)
+    assert isinstance(record.machine.gpu, Word)
+    assert isinstance(record.training.base_dtype, Word)
+    assert (record.machine.gpu.value, record.training.base_dtype.value) == ("L4", "float16")
+    assert workflow.history_rebuild(place / "history").broken == ()
+
+
+def test_a_statement_is_corrected_by_another_and_lost_by_none(place: Path) -> None:
+    for gpu in ("A100-80GB", "H100", "A100-80GB"):
+        record = add(place, gpu=gpu)
+        assert isinstance(record.machine.gpu, Word)
+        assert record.machine.gpu.value == gpu
+    again = workflow.history_add([place / "logs"], place / "history", facts={"gpu": "A100-80GB"})
+    assert [item.new for item in again.learned] == [False]
+    unchanged = add(place)
+    assert isinstance(unchanged.machine.gpu, Word)
+    file = place / "logs" / "touchline-facts.yaml"
+    for gpu in ("L4", "T4", "L4"):
+        file.write_text(f"gpu: {gpu}\n")
+        record = add(place)
+        assert isinstance(record.machine.gpu, Word)
+        assert record.machine.gpu.value == gpu
+
+
+def test_all_that_is_wrong_comes_at_once(place: Path) -> None:
+    (place / "logs" / "touchline-facts.yaml").write_text("gpuu: T4\nprecision: bf17\nlogs: [1]\nmicro_batch_size: -3\n")
+    facts = {"gpu": "A100", "dataset": "nowhere.json", "modle": "x", "gpus": "two"}
+    with pytest.raises(InputFault) as raised:
+        workflow.history_add([place / "logs"], place / "history", facts=facts)
+    findings = raised.value.findings
+    assert len(findings) == 8
+    assert {finding.code for finding in findings} == {"US135"}
+    hints = {finding.hint for finding in findings}
+    assert {"did you mean 'gpu'?", "did you mean 'model'?", "precision: bf16"} <= hints
+    assert sum(finding.where is not None and finding.where.line is not None for finding in findings) == 4
+    assert not (place / "history").exists()
+
+
+def test_facts_of_every_type_are_refused_or_read(place: Path) -> None:
+    """No value of YAML ends in a traceback."""
+    values = [
+        "~",
+        "true",
+        "3",
+        "-1",
+        "1e999",
+        ".nan",
+        "[1]",
+        "{a: 1}",
+        "2020-01-01",
+        "''",
+        "' '",
+        '"\\ud800"',
+        "999" * 40,
+    ]
+    file = place / "logs" / "touchline-facts.yaml"
+    for key in (*FACTS, "logs"):
+        for value in values:
+            file.write_text(f"{key}: {value}\n")
+            with suppress(InputFault):
+                list(workflow.history_read([place / "logs"]))
+
+
+def test_the_widest_of_a_batch_follows_from_the_lengths() -> None:
+    lengths = np.random.default_rng(4).integers(3, 400, size=500)
+    drawn = np.random.default_rng(5).choice(lengths, size=(20000, 8)).max(axis=1)
+    mean, square = longest_of(lengths, 8)
+    assert mean == pytest.approx(drawn.mean(), rel=0.01)
+    assert square == pytest.approx((drawn.astype(float) ** 2).mean(), rel=0.02)
+    assert longest_of(np.array([7, 7]), 3) == pytest.approx((7, 49))
+
+
+def test_a_dataset_without_a_tokenizer_is_a_note(place: Path) -> None:
+    record = add(place, dataset="words.json", model="nobody/Unknown-7B")
+    assert any("words.json was not measured" in note for note in record.notes)
+    assert isinstance(record.work.padded_tokens, Missing)
+    assert isinstance(record.dataset.name, Word)
+
+
+def test_the_commands_say_and_take_the_facts(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`history add` prints the command that states what is missing; `estimate --evidence` takes the same facts."""
+    from touchline.cli.main import main
+
+    def call(*words: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["touchline", *words])
+        with pytest.raises(SystemExit) as end:
+            main()
+        told = capsys.readouterr()
+        assert isinstance(end.value.code, int)
+        return end.value.code, told.out, told.err
+
+    code, _, talk = call("history", "add", "logs/night_21.out")
+    assert code == 0
+    hint = next(line for line in talk.splitlines() if line.startswith("hint: "))
+    assert "--gpu A100-80GB" in hint
+    assert "--dataset data.json" in hint
+    monkeypatch.setenv("TOUCHLINE_HISTORY_DIR", str(place / "none"))
+    ask = ("estimate", "--model", MODEL, "--backend", "trl", "--seq-len", "64", "--mean-length", "20", "--gpu", "T4")
+    code, _, talk = call(*ask, "--prior", "logs/night_21.out")
+    assert code == 2
+    facts = whole(gpu="T4", precision="fp16")
+    assert all(f"--evidence-fact {key}=" in talk for key in set(facts) - {"trainer"})
+    stated = [word for key, value in facts.items() for word in ("--evidence-fact", f"{key}={value}")]
+    code, told, talk = call(*ask, "--evidence", "logs/night_21.out", *stated, "--json")
+    assert code == 0, talk
+    code, alone, _ = call(*ask, "--json")
+    assert json.loads(told)["seconds_per_step"] != json.loads(alone)["seconds_per_step"], (told, alone)
+
+
+def test_a_plan_takes_evidence_with_its_facts(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is kept in the history; evidence that cannot be used is an error before anything is planned."""
+    from touchline.cli.main import main
+
+    def call(*words: str) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["touchline", *words])
+        with pytest.raises(SystemExit) as end:
+            main()
+        assert isinstance(end.value.code, int)
+        return end.value.code, capsys.readouterr().err
+
+    (place / "experiment.yaml").write_text(
+        f"name: words\nquestion: Is it so?\ntask: capitalization\nmodels: [{MODEL}]\ndata: {{path: words.json}}\n"
+        "train: {epochs: 1, global_batch_size: 8, max_seq_len: 64, lora: {rank: 4}}\ncompute: {executor: local}\n"
+    )
+    code, talk = call("plan", "experiment.yaml", "--prior", "logs")
+    assert code == 2
+    assert "--evidence-fact gpu=A100-80GB" in talk
+    assert not (place / "plan.json").exists()
+    stated = [word for key, value in whole().items() for word in ("--evidence-fact", f"{key}={value}")]
+    code, talk = call("plan", "experiment.yaml", "--evidence", "logs", *stated)
+    assert code == 0, talk
+    assert "1 new records in the history" in talk
+    assert (place / "plan.json").exists()
+    assert missing_facts(records(place)[0]) == ()
+    code, talk = call("plan", "experiment.yaml", "--evidence", "logs", "--dry-run")
+    assert code == 2
+    assert "touchline history add" in talk
+
+
+def test_every_fact_can_be_stated_by_its_example(place: Path) -> None:
+    (place / "data.json").write_bytes((place / "words.json").read_bytes())
+    stated = {key: fact.example for key, fact in FACTS.items()}
+    assert set(OPTIONS) <= set(stated)
+    (item,) = read_stated([place / "logs"], stated, settings(place))
+    assert item.stated.dataset == Path("data.json")  # type: ignore[union-attr]

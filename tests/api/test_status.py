@@ -1,0 +1,506 @@
+"""`touchline status` and `touchline logs` as a person uses them: a table, a live view, a log that goes on."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import typer
+from pydantic import TypeAdapter
+from ruamel.yaml import YAML
+from tests.api import made_runs as made
+from tests.api.folders import environment, make_experiment
+from typer.testing import CliRunner, Result
+
+from touchline import api as workflow
+from touchline.cli.watching import logs, status
+from touchline.core.errors import InputFault
+from touchline.core.status import JobState, RunStatus
+from touchline.data.settings import Settings
+from touchline.results.live import LiveRun
+from touchline.results.watching import Watcher
+from touchline.run.folders import ExperimentFolder
+from touchline.run.protocol import Job
+from touchline.slurm.job_view import JobView
+from touchline.slurm.local.commands import Answer
+from touchline.spec.plan import Plan
+
+pytestmark = pytest.mark.planning
+
+APP = typer.Typer()
+APP.command("status")(status)
+APP.command("logs")(logs)
+STATUS = "import typer; from touchline.cli.watching import status; typer.run(status)"
+LOGS = "import typer; from touchline.cli.watching import logs; typer.run(logs)"
+
+
+class Commands:
+    """SLURM's commands that give one answer to everything."""
+
+    def __init__(self, answer: Answer) -> None:
+        self.answer = answer
+        self.asked: list[list[str]] = []
+
+    def run(self, words: list[str], **options: object) -> Answer:
+        self.asked.append(list(words))
+        return self.answer
+
+
+@pytest.fixture
+def settings(tmp_path: Path, tiny_model: Path) -> Settings:
+    models = tmp_path / "models"
+    models.mkdir()
+    (models / "Tiny-1M-Instruct").symlink_to(tiny_model)
+    return Settings(models_dir=models, cache_dir=tmp_path / "cache", history_dir=tmp_path / "history")
+
+
+@pytest.fixture
+def folder(tmp_path: Path, settings: Settings) -> Path:
+    """A prepared experiment whose name needs quoting."""
+    place = make_experiment(tmp_path / "it's 5 o'clock; $(ls)")
+    workflow.plan(place, settings)
+    workflow.prepare(place, settings)
+    return place
+
+
+@pytest.fixture(autouse=True)
+def _settings(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOUCHLINE_MODELS_DIR", str(settings.models_dir))
+    monkeypatch.setenv("TOUCHLINE_CACHE_DIR", str(settings.cache_dir))
+    monkeypatch.setenv("COLUMNS", "200")
+
+
+def plan_of(folder: Path) -> Plan:
+    found = ExperimentFolder(folder).read_plan()
+    assert found is not None
+    return found
+
+
+def call(*arguments: str) -> Result:
+    return CliRunner().invoke(APP, list(arguments), catch_exceptions=False)
+
+
+def finish(folder: Path, run_number: int = 0) -> Path:
+    """Train and evaluate a run by hand; give its folder."""
+    plan = plan_of(folder)
+    run = plan.runs[run_number]
+    place = folder / run.name
+    made.begin(place)
+    made.end(place)
+    made.train(plan, run, place)
+    made.evaluate(plan, run, place)
+    return place
+
+
+def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+# ---- the table ------------------------------------------------------------------------------------------------------
+
+
+def test_the_table_is_data_and_the_talk_is_not(folder: Path) -> None:
+    finish(folder)
+    shown = call("status", str(folder))
+    assert shown.exit_code == 0
+    first, *lines = shown.stdout.splitlines()
+    assert first.split()[:3] == ["run", "status", "job"]
+    assert [line.split()[:2] for line in lines] == [
+        ["1M_rank2", "completed"],
+        ["1M_rank4", "prepared"],
+        ["1M_base", "prepared"],
+    ]
+    assert "40/40" in lines[0]
+    assert "3 runs: 2 prepared · 1 completed" in shown.stderr
+
+
+def test_json_has_one_schema_version_and_every_figure(folder: Path) -> None:
+    finish(folder)
+    shown = call("status", str(folder), "--json", "--no-queue")
+    data = json.loads(shown.stdout, parse_constant=pytest.fail)
+    assert data["schema_version"] == 1
+    runs = TypeAdapter(list[LiveRun]).validate_python(data["runs"])
+    assert [run.status for run in runs] == [RunStatus.COMPLETED, RunStatus.PREPARED, RunStatus.PREPARED]
+    assert data["runs"][0]["loss"]["token_unit"] == "label"
+    assert data["runs"][0]["tokens_per_second"]["token_unit"] == "real"
+    assert data["runs"][1]["seconds_left"]["low"] < data["runs"][1]["seconds_left"]["high"]
+
+
+def test_a_flag_says_what_to_do_below_the_table_and_a_shared_one_once(folder: Path) -> None:
+    for run in plan_of(folder).runs[:2]:
+        made.begin(folder / run.name)
+        made.write_metrics(folder / run.name, [made.START, *made.steps(3)])
+        made.end(folder / run.name, code=1, reason="failed")
+    shown = call("status", str(folder)).stdout
+    assert shown.count("1M_rank2, 1M_rank4: error RN111: its last attempt failed, exit code 1") == 1
+    hint = re.search(r"hint: touchline logs (.+) --run 1M_rank2", shown)
+    assert hint is not None
+    words = subprocess.run(["bash", "-c", f"printf '%s' {hint[1]}"], capture_output=True, text=True, check=True).stdout
+    assert words == str(folder)
+
+
+def test_foreign_text_reaches_the_terminal_without_its_control_sequences(folder: Path) -> None:
+    place = folder / plan_of(folder).runs[0].name
+    made.begin(place)
+    made.write_metrics(place, [made.START, *made.steps(3)])
+    made.end(place, code=1, reason="\x1b[2J\x1b]0;title\x07evil")
+    (place / "slurm-1.out").write_text("\x1b[31mred\x1b[0m \x07 \x1b]8;;http://x\x07link\n")
+    assert "\x1b" not in call("status", str(folder)).stdout
+    said = call("logs", str(folder), "--run", place.name).stdout
+    assert said == "red  link\n"
+
+
+@pytest.mark.parametrize("arguments", [("--watch", "--json")])
+def test_what_contradicts_itself_is_one_message(folder: Path, arguments: tuple[str, ...]) -> None:
+    with pytest.raises(InputFault, match="--watch"):
+        call("status", str(folder), *arguments)
+
+
+def test_without_a_plan_the_message_names_the_command(tmp_path: Path) -> None:
+    with pytest.raises(InputFault, match="no plan"):
+        call("status", str(make_experiment(tmp_path / "unplanned")))
+
+
+# ---- the queue ------------------------------------------------------------------------------------------------------
+
+
+def test_a_queue_that_does_not_answer_is_one_line_and_the_folders_are_shown(
+    folder: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workflow.plan(folder, settings, ["compute.executor=slurm", "compute.gpu=cpu"])
+    finish(folder)
+    broken = Commands(Answer(code=None, out="", err="squeue: No such file or directory"))
+    watcher = Watcher(folder, settings, commands=broken)
+    seen = watcher.now()
+    assert "squeue: No such file or directory" in seen.note
+    assert next(run.status for run in seen.runs) is RunStatus.COMPLETED
+    asked = sum(words[0] == "squeue" for words in broken.asked)
+    watcher.now()
+    assert sum(words[0] == "squeue" for words in broken.asked) == asked
+    assert Watcher(folder, settings, look=False, commands=broken).now().note == ""
+
+
+def test_behind_a_queue_that_failed_nothing_else_is_waited_for(folder: Path, settings: Settings) -> None:
+    workflow.plan(folder, settings, ["compute.executor=slurm", "compute.gpu=cpu"])
+    made.begin(folder / "1M_rank2", job_id="76")
+    commands = Commands(Answer(code=1, out="", err="slurm_load_jobs error: Unable to contact slurm controller"))
+    seen = Watcher(folder, settings, commands=commands).now()
+    assert {words[0] for words in commands.asked} <= {"squeue"}
+    assert {run.queue_reason for run in seen.runs} == {""}
+
+
+def test_a_job_that_ends_between_two_looks_is_not_called_incomplete(
+    folder: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = folder / plan_of(folder).runs[0].name
+    made.begin(place)
+    watcher = Watcher(folder, settings)
+
+    class Ends:
+        def look(self, jobs: list[Job]) -> dict[str, JobView]:
+            finish(folder)
+            over = JobView(job_id="local-1", state=JobState.COMPLETED, active=False, source="exit file", exit_code=0)
+            return {jobs[0].name: over}
+
+    monkeypatch.setattr(watcher, "_executor", Ends())
+    run = watcher.now().runs[0]
+    assert (run.status, run.flags) == (RunStatus.COMPLETED, ())
+
+
+def test_a_finished_experiment_asks_nobody(folder: Path, settings: Settings) -> None:
+    workflow.plan(folder, settings, ["compute.executor=slurm", "compute.gpu=cpu"])
+    for number in range(3):
+        finish(folder, number) if number < 2 else made.evaluate(
+            plan_of(folder), plan_of(folder).runs[2], folder / plan_of(folder).runs[2].name
+        )
+    commands = Commands(Answer(code=1, out="", err="down"))
+    seen = Watcher(folder, settings, commands=commands).now()
+    assert {run.status for run in seen.runs} == {RunStatus.COMPLETED}
+    assert (seen.note, seen.active, commands.asked) == ("", False, [])
+
+
+# ---- runs_status.yaml -----------------------------------------------------------------------------------------------
+
+
+def test_runs_status_is_kept_current_and_what_it_holds_of_others_stays(folder: Path, settings: Settings) -> None:
+    path = folder / "runs_status.yaml"
+    before = YAML(typ="safe").load(path.read_text())["runs"]
+    place = finish(folder)
+    call("status", str(folder))
+    runs = YAML(typ="safe").load(path.read_text())["runs"]
+    assert [run["status"] for run in runs] == ["completed", "prepared", "prepared"]
+    assert (runs[0]["slurm_job_id"], runs[0]["started"]) == ("local-1", "1970-01-01T00:16:40Z")
+    assert runs[0]["completed"] == "1970-01-01T00:18:20Z"
+    assert runs[0]["metrics"]["seconds_per_step"] == 2
+    assert runs[1:] == before[1:]
+    assert (place / "run_metrics.yaml").exists()
+    text = path.read_text()
+    stamp = path.stat().st_mtime_ns
+    call("status", str(folder))
+    assert path.stat().st_mtime_ns == stamp
+    workflow.collect(folder, settings)
+    assert path.read_text() == text
+
+
+@pytest.mark.parametrize(
+    "text", ["", "by hand: true\n", "# How every run of this experiment stands\nruns:\n  - name: x\n"]
+)
+def test_a_status_file_that_is_not_ours_is_left_alone(folder: Path, text: str) -> None:
+    (folder / "runs_status.yaml").write_text(text)
+    assert call("status", str(folder)).exit_code == 0
+    assert (folder / "runs_status.yaml").read_text() == text
+
+
+def test_an_experiment_of_somebody_else_is_shown_though_nothing_can_be_written(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finish(folder)
+
+    def refuse(path: Path, content: object) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("touchline.core.files.write_atomic", refuse)
+    monkeypatch.setattr("touchline.results.glance.write_atomic", refuse)
+    assert "completed" in call("status", str(folder)).stdout
+
+
+# ---- watching -------------------------------------------------------------------------------------------------------
+
+
+def at_work(place: Path, plan: Plan) -> subprocess.Popen[bytes]:
+    """A job of this machine that runs until it is told to end, under the real supervisor."""
+    command = [sys.executable, "-m", "touchline.run.attempt", "--", sys.executable, "-c"]
+    waits = "import sys, time\nprint('at work', flush=True)\nwhile True: time.sleep(0.1)"
+    with (place / "slurm-local-77.out").open("ab") as stream:
+        process = subprocess.Popen(
+            [*command, waits], cwd=place, stdin=subprocess.DEVNULL, stdout=stream, stderr=stream,
+            env=os.environ | {"TOUCHLINE_JOB_ID": "local-77"}, start_new_session=True,
+        )  # fmt: skip
+    until(lambda: "at work" in (place / "slurm-local-77.out").read_text())
+    now = time.time()
+    made.write_metrics(place, [made.START, *made.steps(20, since=now - 40)])
+    return process
+
+
+@pytest.fixture
+def job(folder: Path) -> Iterator[subprocess.Popen[bytes]]:
+    plan = plan_of(folder)
+    process = at_work(folder / plan.runs[0].name, plan)
+    try:
+        yield process
+    finally:
+        process.terminate()
+        process.wait(timeout=60)
+
+
+def test_ctrl_c_leaves_the_watch_and_stops_nothing(
+    folder: Path, settings: Settings, job: subprocess.Popen[bytes]
+) -> None:
+    env = environment(settings.models_dir, settings.cache_dir)
+    watch = subprocess.Popen(
+        [sys.executable, "-c", STATUS, str(folder), "--watch"],
+        env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True, bufsize=1,
+    )  # fmt: skip
+    assert watch.stdout is not None
+    line = watch.stdout.readline()
+    assert re.search(r"1M_rank2  running  20/40  loss 0.05  40 tokens/s  .* left", line), line
+    watch.send_signal(signal.SIGINT)
+    _, talk = watch.communicate(timeout=60)
+    assert watch.returncode == 0, talk
+    assert "nothing was stopped" in talk
+    assert job.poll() is None
+
+
+def test_a_watch_ends_by_itself_and_says_how_it_ended(
+    folder: Path, settings: Settings, job: subprocess.Popen[bytes]
+) -> None:
+    env = environment(settings.models_dir, settings.cache_dir)
+    watch = subprocess.Popen(
+        [sys.executable, "-c", STATUS, str(folder), "--watch"],
+        env=env, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL, text=True, bufsize=1,
+    )  # fmt: skip
+    assert watch.stdout is not None
+    assert "running" in watch.stdout.readline()
+    finish(folder, 1)
+    control = plan_of(folder).runs[2]
+    made.evaluate(plan_of(folder), control, folder / control.name)
+    job.terminate()
+    job.wait(timeout=60)
+    finish(folder, 0)
+    rest, _ = watch.communicate(timeout=60)
+    assert watch.returncode == 0
+    assert rest.splitlines()[-1].startswith("3 runs: ")
+    assert "completed" in rest
+
+
+def test_nothing_at_work_ends_a_watch_at_once(folder: Path) -> None:
+    finish(folder)
+    shown = call("status", str(folder), "--watch")
+    assert shown.exit_code == 0
+    assert shown.stdout.splitlines()[-1] == "3 runs: 2 prepared · 1 completed"
+
+
+def test_a_terminal_gets_a_live_view_with_bars(folder: Path, settings: Settings, job: subprocess.Popen[bytes]) -> None:
+    controller, terminal = pty.openpty()
+    env = environment(settings.models_dir, settings.cache_dir) | {"TERM": "xterm-256color", "LINES": "40"}
+    watch = subprocess.Popen(
+        [sys.executable, "-c", STATUS, str(folder), "--watch"],
+        env=env, stdout=terminal, stderr=terminal, stdin=terminal, start_new_session=True,
+    )  # fmt: skip
+    os.close(terminal)
+    seen = b""
+    try:
+        while b"Ctrl-C leaves this view" not in seen:
+            assert select.select([controller], [], [], 60)[0]
+            seen += os.read(controller, 65536)
+        watch.send_signal(signal.SIGINT)
+        watch.wait(timeout=60)
+    finally:
+        watch.kill()
+        watch.wait()
+        os.close(controller)
+    shown = seen.decode(errors="replace")
+    assert "1M_rank2" in shown
+    assert "20/40" in shown
+    assert "━" in shown
+    assert job.poll() is None
+
+
+# ---- logs -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_newest_output_by_experiment_and_run_or_by_the_runs_folder(folder: Path) -> None:
+    place = folder / plan_of(folder).runs[0].name
+    (place / "slurm-1.out").write_text("old\n")
+    os.utime(place / "slurm-1.out", (1, 1))
+    bar = "\r".join(f"{number}%|{'#' * number}" for number in range(100))
+    (place / "slurm-2.out").write_text(f"one\ntwo\n{bar}\nthree\n")
+    (place / "slurm-eval-3.out").write_text("evaluated\n")
+    assert call("logs", str(folder), "--run", place.name, "-n", "2").stdout == f"99%|{'#' * 99}\nthree\n"
+    assert call("logs", str(place), "-n", "1").stdout == "three\n"
+    assert "slurm-2.out" in call("logs", str(place)).stderr
+    made.begin(place, job_id="1")
+    assert call("logs", str(place)).stdout == "old\n"
+
+
+def test_the_evaluations_output_here_and_on_a_cluster(folder: Path, settings: Settings) -> None:
+    plan = plan_of(folder)
+    shared = ExperimentFolder(folder).evaluation(next(iter(plan.models)))
+    (shared / "status").mkdir(parents=True)
+    (shared / "local-1.out").write_text("shared\n")
+    assert call("logs", str(folder), "--run", plan.runs[0].name, "--eval").stdout == "shared\n"
+    assert call("logs", str(folder), "--run", plan.runs[2].name).stdout == "shared\n"
+    workflow.plan(folder, settings, ["compute.executor=slurm", "compute.gpu=cpu"])
+    (folder / plan.runs[0].name / "slurm-eval-3.out").write_text("own\n")
+    assert call("logs", str(folder), "--run", plan.runs[0].name, "--eval").stdout == "own\n"
+
+
+@pytest.mark.parametrize("wrong", [["--run", "1M_rnk2"], [], ["--run", "1M_rank2"]])
+def test_no_such_run_no_run_and_no_output_are_one_message_each(folder: Path, wrong: list[str]) -> None:
+    with pytest.raises(InputFault) as fault:
+        call("logs", str(folder), *wrong)
+    assert fault.value.hint
+
+
+def test_a_log_is_followed_across_attempts_until_the_run_ends(
+    folder: Path, settings: Settings, job: subprocess.Popen[bytes]
+) -> None:
+    plan = plan_of(folder)
+    place = folder / plan.runs[0].name
+    env = environment(settings.models_dir, settings.cache_dir)
+    follow = subprocess.Popen(
+        [sys.executable, "-c", LOGS, str(folder), "--run", place.name, "-f"],
+        env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True, bufsize=1,
+    )  # fmt: skip
+    assert follow.stdout is not None
+    assert follow.stdout.readline() == "at work\n"
+    with (place / "slurm-local-77.out").open("a") as stream:
+        stream.write("1%\r2%\r3%\nmore\n")
+    assert [follow.stdout.readline() for _ in range(2)] == ["3%\n", "more\n"]
+    # A second attempt begins while the first one ends.
+    job.terminate()
+    job.wait(timeout=60)
+    second = at_work_again(place)
+    try:
+        assert follow.stdout.readline() == "at work again\n"
+    finally:
+        second.terminate()
+        second.wait(timeout=60)
+    made.train(plan, plan.runs[0], place)
+    with (place / "slurm-local-78.out").open("a") as stream:
+        stream.write("the last word, without a newline")
+    out, err = follow.communicate(timeout=60)
+    assert follow.returncode == 0, err
+    assert out.endswith("the last word, without a newline\n")
+    assert "slurm-local-78.out" in err
+
+
+def at_work_again(place: Path) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "touchline.run.attempt", "--", sys.executable, "-c"]
+    waits = "import time\nprint('at work again', flush=True)\nwhile True: time.sleep(0.1)"
+    with (place / "slurm-local-78.out").open("ab") as stream:
+        return subprocess.Popen(
+            [*command, waits], cwd=place, stdin=subprocess.DEVNULL, stdout=stream, stderr=subprocess.DEVNULL,
+            env=os.environ | {"TOUCHLINE_JOB_ID": "local-78"}, start_new_session=True,
+        )  # fmt: skip
+
+
+# ---- speed, by its causes -------------------------------------------------------------------------------------------
+
+
+def test_status_loads_nothing_heavy_and_reads_no_whole_metrics(folder: Path, settings: Settings) -> None:
+    finish(folder)
+    call("status", str(folder))
+    code = (
+        "import sys; from pathlib import Path; from touchline.data.settings import load_settings\n"
+        "from touchline.results.watching import Watcher\n"
+        f"Watcher(Path({str(folder)!r}), load_settings()).now()\n"
+        "print(*sys.modules)"
+    )
+    env = environment(settings.models_dir, settings.cache_dir)
+    loaded = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True).stdout
+    heavy = {"numpy", "scipy", "torch", "jinja2", "ruamel.yaml", "rich", "touchline.api", "touchline.plan.build"}
+    assert not heavy & set(loaded.split())
+
+
+def test_a_plan_that_was_made_again_is_read_again(folder: Path, settings: Settings) -> None:
+    watcher = Watcher(folder, settings)
+    assert len(watcher.now().runs) == 3
+    text = (folder / "experiment.yaml").read_text().replace("[2, 4]", "[2, 4, 8]")
+    (folder / "experiment.yaml").write_text(text)
+    workflow.plan(folder, settings)
+    assert len(watcher.now().runs) == 4
+
+
+def test_evaluation_settings_follow_a_new_plan(folder: Path, settings: Settings) -> None:
+    finish(folder)
+    assert Watcher(folder, settings).now().runs[0].status is RunStatus.COMPLETED
+    text = (folder / "experiment.yaml").read_text().replace("max_new_tokens: 12", "max_new_tokens: 14")
+    (folder / "experiment.yaml").write_text(text)
+    workflow.plan(folder, settings)
+    assert Watcher(folder, settings).now().runs[0].status is RunStatus.TRAINED
+    (folder / ".touchline" / "evaluation_settings.json").write_text("[]")
+    assert Watcher(folder, settings).now().runs[0].status is RunStatus.TRAINED
+
+
+def test_rows_cut_off_by_a_full_disk_do_not_hide_that_the_training_is_complete(folder: Path) -> None:
+    place = finish(folder)
+    data = (place / "metrics.jsonl").read_bytes()
+    (place / "metrics.jsonl").write_bytes(data[: len(data) // 2])
+    shown = json.loads(call("status", str(folder), "--json").stdout)["runs"][0]
+    assert (shown["status"], shown["steps_done"]) == ("completed", 40)
+    made.write_metrics(place, [replace(made.START, steps=40)])

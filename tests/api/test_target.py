@@ -1,0 +1,294 @@
+"""The machine that is planned for: named, or here, or an error that lists what the cluster offers."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from tests.api.folders import environment, make_experiment, touchline
+
+from touchline import api as workflow
+from touchline.core.errors import InputFault
+from touchline.core.machine import TargetMachine
+from touchline.core.quantity import Missing
+from touchline.data.machine import machine_here
+from touchline.data.settings import Settings
+from touchline.estimate.gpus import gpu_names, similar_gpus
+from touchline.plan.local.target import device_findings, target_of, type_findings
+from touchline.slurm.local.commands import Answer
+from touchline.spec.experiment import ComputeConfig
+from touchline.spec.site import SlurmSite
+
+pytestmark = pytest.mark.planning
+
+ON_SLURM = ComputeConfig(executor="slurm")
+ROW = "{name}|up|1-00:00:00|1:00:00|2|32|64000|{gres}|(null)\n"
+
+
+@dataclass
+class Cluster:
+    """sinfo, played."""
+
+    said: str | Answer
+    asked: list[tuple[str, ...]] = field(default_factory=list)
+
+    def run(self, words: Sequence[str], **how: object) -> Answer:
+        self.asked.append(tuple(words))
+        assert words[0] == "sinfo"
+        assert how["timeout_seconds"]
+        return self.said if isinstance(self.said, Answer) else Answer(code=0, out=self.said, err="")
+
+
+def refused(said: str | Answer, compute: ComputeConfig = ON_SLURM, site: SlurmSite | None = None) -> str:
+    """Everything that the one error of a target says."""
+    with pytest.raises(InputFault) as caught:
+        target_of(compute, site or SlurmSite(), Cluster(said))
+    (found,) = caught.value.findings
+    assert found.code == "US133"
+    assert found.subject == "compute.gpu"
+    return f"{found.message} | {found.hint}"
+
+
+def rows(**partitions: str) -> str:
+    return "".join(ROW.format(name=name, gres=gres) for name, gres in partitions.items())
+
+
+def test_without_a_gpu_the_error_lists_what_the_cluster_offers() -> None:
+    cases = [
+        (rows(gpu="gpu:a100:8(S:0-1)"), ["a100 (A100-40GB or A100-80GB): 8 per node in gpu", "compute.gpu=A100-80GB"]),
+        (rows(gpu="gpu:h100_80gb:4"), ["h100_80gb (H100): 4 per node in gpu", "compute.gpu=H100"]),
+        (rows(gpu="gpu:8"), ["GPUs of no named type: 8 per node in gpu", "nvidia-smi -L"]),
+        (rows(gpu="gpu"), ["GPUs of no named type: 1 per node in gpu"]),
+        (rows(a="gpu:v100:2", b="gpu:v100:4,gpu:t4:1"), ["v100", "2 per node in a, 4 per node in b", "t4 (T4)"]),
+        (rows(gpu="gpu:1g.10gb:7(S:0)"), ["1g.10gb: 7 per node in gpu"]),
+        (rows(gpu="gpu:nvidia_a100_80gb_pcie:2,shard:16"), ["nvidia_a100_80gb_pcie (A100-80GB): 2 per node"]),
+        (rows(cpu="(null)", shard="shard:8,mps:100"), ["no GPUs in any partition (cpu, shard)", "compute.gpu=cpu"]),
+        ("", ["sinfo lists no partition", "compute.gpu=A100-80GB"]),
+        ("garbage\n|||\n", ["not known here", "compute.gpu=cpu"]),
+        (Answer(code=1, out="", err="sinfo: error: slurm_load_partitions"), ["slurm_load_partitions", "compute.gpu="]),
+        (
+            Answer(code=None, out="", err="sinfo: No such file or directory"),
+            ["No such file", "H200", "compute.gpu=cpu"],
+        ),
+        (Answer(code=None, out="", err="sinfo: no answer within 10 s"), ["no answer within 10 s"]),
+    ]
+    for said, words in cases:
+        told = refused(said)
+        for word in words:
+            assert word in told, (said, word, told)
+        assert "compute.gpu=cpu" in told, told
+    # The partition of the jobs decides, and says so where it has none.
+    two = rows(old="gpu:v100:2", new="gpu:h100:8", cpu="(null)")
+    assert "v100" not in refused(two, ComputeConfig(executor="slurm", partition="new"))
+    assert "v100" not in refused(two, ON_SLURM, SlurmSite(partition="new"))
+    assert "none in the partition cpu" in refused(two, ON_SLURM, SlurmSite(partition="cpu"))
+
+
+def test_a_type_in_the_config_file_names_the_gpu_as_far_as_it_is_one() -> None:
+    silent = Cluster(Answer(code=None, out="", err="not asked"))
+    for kind, constraint, name in (
+        ("h100_80gb", None, "H100"),
+        ("nvidia_a100_80gb_pcie", None, "A100-80GB"),
+        ("a100", "a100&80gb", "A100-80GB"),
+        ("a100", "intel&40gb", "A100-40GB"),
+        ("l40s", "80gb", "L40S"),
+    ):
+        found = target_of(ON_SLURM, SlurmSite(gpu_type=kind, constraint=constraint), silent)
+        assert (found.machine.name, found.machine.source) == (name, "slurm.gpu_type"), kind
+    assert not silent.asked
+    assert "A100-40GB and A100-80GB" in refused("", ON_SLURM, SlurmSite(gpu_type="a100"))
+    for unknown in ("mi210", "a100_1g.5gb", "2080ti"):
+        assert "not a GPU with known figures" in refused("", ON_SLURM, SlurmSite(gpu_type=unknown)), unknown
+
+
+def test_jobs_that_ask_for_another_type_than_is_planned_for_are_refused() -> None:
+    told = refused("", ComputeConfig(executor="slurm", gpu="H100"), SlurmSite(gpu_type="a100"))
+    assert "plans for H100, and the jobs ask for 'a100'" in told
+    for kind in ("h100", "h100_80gb", "mystery"):
+        assert target_of(ComputeConfig(executor="slurm", gpu="H100"), SlurmSite(gpu_type=kind)).machine.name == "H100"
+
+
+def test_a_cpu_is_planned_for_only_on_purpose() -> None:
+    for compute in (
+        ComputeConfig(executor="slurm", gpu="cpu", cpus_per_run=6),
+        ComputeConfig(executor="slurm", gpu="CPU", gpus_per_run=4, cpus_per_run=6),
+        ComputeConfig(executor="slurm", gpus_per_run=0, cpus_per_run=6),
+    ):
+        machine = target_of(compute, SlurmSite(), Cluster("")).machine
+        assert (machine.kind, machine.threads) == ("cpu", 6)
+        assert compute.gpus == 0
+        assert "in place of the nodes'" in machine.source
+    assert target_of(ComputeConfig(gpu="cpu"), SlurmSite()).machine.kind == "cpu"
+
+
+def test_an_unknown_gpu_gets_the_list_and_what_it_may_mean() -> None:
+    for name, meant in (("H1OO", "H100"), ("A100", "A100-80GB"), ("a100-90gb", "A100-80GB"), ("L4OS", "L40S")):
+        with pytest.raises(InputFault) as caught:
+            target_of(ComputeConfig(gpu=name), SlurmSite())
+        assert meant in str(caught.value.hint), name
+    with pytest.raises(InputFault) as caught:
+        target_of(ComputeConfig(gpu="abacus"), SlurmSite())
+    assert all(known in caught.value.message for known in gpu_names())
+    # A type is never taken for a GPU that merely begins alike.
+    assert [similar_gpus(kind) for kind in ("a100_1g.5gb", "1g.10gb", "2080ti", "b300", "")] == [()] * 5
+    assert similar_gpus("l4") == ("L4",)
+
+
+def test_jobs_that_may_get_another_gpu_than_is_planned_for() -> None:
+    def found(said: str, site: SlurmSite | None = None, gpu: str = "A100-80GB") -> list[tuple[str, str]]:
+        compute, site = ComputeConfig(executor="slurm", gpu=gpu), site or SlurmSite()
+        target = target_of(compute, site, Cluster(said))
+        return [(each.code, str(each.hint)) for each in type_findings(target, compute, site, None, Cluster(said))]
+
+    mixed = ROW.format(name="gpu*", gres="gpu:a100:4,gpu:v100:2")
+    assert found(mixed) == [("US134", "slurm.gpu_type: a100 in the user's config file")]
+    assert found(mixed, SlurmSite(gpu_type="a100")) == []
+    assert found(mixed, SlurmSite(constraint="a100&80gb")) == []
+    ((code, hint),) = found(mixed, gpu="H100")
+    assert (code, hint.split(",")[0]) == ("US133", "compute.gpu=A100-80GB")
+    # Another partition's GPUs are not the jobs'.
+    two = mixed + rows(new="gpu:h100:8")
+    assert found(two, SlurmSite(partition="new"), "H100") == []
+    assert [code for code, _ in found(two, SlurmSite(partition="gpu"), "H100")] == ["US133"]
+    # What has no type, or one that nobody knows, may be anything.
+    for fine in (ROW.format(name="gpu*", gres="gpu:4"), ROW.format(name="gpu*", gres="gpu:mystery:4"), "", rows(a="x")):
+        assert found(fine) == [], fine
+
+
+def test_a_plan_for_another_machine_does_not_run_here(site: dict[str, str], tmp_path: Path) -> None:
+    folder = make_experiment(tmp_path / "exp", n_train=32)
+    for verb, more in (("run", ["compute.gpu=H100"]), ("resume", [])):
+        done = touchline(verb, str(folder), *more, env=site)
+        assert done.returncode == 3, (verb, done.stderr)
+        assert "the plan is for H100 (compute.gpu), and this machine has" in done.stderr
+        assert "compute.gpu=auto" in done.stderr
+    assert not list(folder.glob("*/metrics.jsonl"))
+
+
+def gpu(count: int) -> TargetMachine:
+    return TargetMachine(
+        kind="gpu", name="H100", memory=Missing(missing="x"), count=count, base_dtype="bfloat16", source="this machine"
+    )
+
+
+def test_devices_that_nothing_uses_are_an_error() -> None:
+    here = machine_here(0)
+    cases: list[tuple[ComputeConfig, TargetMachine, str]] = [
+        (ComputeConfig(gpus_per_run=2, gpu="H100"), gpu(2), "'peft' uses 1 GPU per run"),
+        (ComputeConfig(gpus_per_run=8, gpu="H100", executor="slurm"), gpu(8), "'peft' uses 1 GPU per run"),
+        (ComputeConfig(gpus_per_run=4), here, "'peft' uses 1 GPU per run"),
+        (ComputeConfig(gpus_per_run=0, gpu="H100"), gpu(1), "the runs would use a CPU"),
+    ]
+    for compute, machine, words in cases:
+        (found,) = device_findings(compute, ["peft"], machine, None)
+        assert found.code == "BK003"
+        assert words in found.message
+        assert found.hint
+    # A trainer of several devices would still be held against the machine.
+    for machine, words in ((gpu(2), "this machine has 2 GPUs"), (here, "this machine has no GPU")):
+        (found,) = device_findings(ComputeConfig(gpus_per_run=3), [], machine, None)
+        assert words in found.message
+    for fine in (ComputeConfig(), ComputeConfig(gpus_per_run=0), ComputeConfig(gpu="cpu", gpus_per_run=3)):
+        assert not list(device_findings(fine, ["peft"], here, None))
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> dict[str, str]:
+    """The environment of a login node whose sinfo lists GPUs."""
+    root = tmp_path_factory.mktemp("login")
+    (root / "models").mkdir()
+    (root / "models" / "Tiny-1M-Instruct").symlink_to(tiny_model)
+    (root / "bin").mkdir()
+    sinfo = root / "bin" / "sinfo"
+    sinfo.write_text("#!/bin/sh\necho 'gpu*|up|1-00:00:00|1:00:00|2|32|64000|gpu:a100:4|(null)'\n")
+    sinfo.chmod(0o755)
+    return environment(root / "models", root / "cache") | {"PATH": f"{root / 'bin'}:{os.environ['PATH']}"}
+
+
+def test_every_verb_refuses_to_plan_a_cluster_for_the_login_node(site: dict[str, str], tmp_path: Path) -> None:
+    folder = make_experiment(tmp_path / "exp", n_train=32)
+    yaml = folder / "experiment.yaml"
+    text = yaml.read_text()
+    yaml.write_text(text + "compute: {executor: slurm}\n")
+    for verb in ("check", "plan", "run"):
+        done = touchline(verb, str(folder), env=site)
+        assert done.returncode == (1 if verb == "check" else 2), (verb, done.stdout, done.stderr)
+        said = done.stdout + done.stderr
+        assert "US133" in said, (verb, said)
+        assert "a100 (A100-40GB or A100-80GB): 4 per node in gpu" in " ".join(said.split())
+        assert f"{yaml}:{len(yaml.read_text().splitlines())}" in said
+        assert "Traceback" not in said
+    assert not (folder / "plan.json").exists()
+    done = touchline("plan", str(folder), "compute.gpu=A100-80GB", env=site)
+    assert done.returncode == 0, done.stderr
+    assert "A100-80GB" in done.stdout
+    assert touchline("check", str(folder), "--gpu", "A100-80GB", env=site).returncode == 0
+    # A plan of an earlier version, made for the login node's CPU, starts nothing either.
+    old = json.loads((folder / "plan.json").read_text())
+    machine = machine_here(0)
+    old["machine"] = {**old["machine"], "kind": "cpu", "name": machine.name, "threads": 2}
+    old["compute"]["gpu"] = "auto"
+    (folder / "plan.json").write_text(json.dumps(old))
+    for verb in ("prepare", "submit", "resume"):
+        done = touchline(verb, str(folder), env=site)
+        assert done.returncode == 2, (verb, done.stdout, done.stderr)
+        assert "US133" in done.stderr
+    # And all of it together with the other faults of the file.
+    (folder / "plan.json").unlink()
+    yaml.write_text(text.replace("Tiny-1M-Instruct", "Nowhere-1B") + "compute: {executor: slurm, gpus_per_run: 8}\n")
+    said = touchline("plan", str(folder), env=site).stderr
+    assert "US133" in said
+    assert "BK003" in said
+    assert "Nowhere-1B" in said
+
+
+def test_one_gpu_is_never_taken_for_several(site: dict[str, str], tmp_path: Path) -> None:
+    folder = make_experiment(tmp_path / "exp", n_train=32)
+    for override in ("compute.gpu=H100", "compute.gpu=auto"):
+        done = touchline("plan", str(folder), "compute.gpus_per_run=2", override, env=site)
+        assert done.returncode == 2
+        assert "compute.gpus_per_run is 2, and the trainer 'peft' uses 1 GPU per run" in " ".join(done.stderr.split())
+
+
+def test_evaluations_have_a_time_and_a_limit_before_anything_was_measured(site: dict[str, str], tmp_path: Path) -> None:
+    folder = make_experiment(tmp_path / "exp", n_train=32)
+    on = ("compute={executor: slurm, gpu: A100-80GB}", "evaluate.epochs=all")
+    done = touchline("plan", str(folder), *on, env=site | {"TOUCHLINE_HISTORY_DIR": str(tmp_path / "history")})
+    assert done.returncode == 0, done.stderr
+    runs = json.loads((folder / "plan.json").read_text())["runs"]
+    for run in runs:
+        spent, limit = run["evaluate_seconds"], run["evaluate_limit_seconds"]
+        assert 0 < spent["low"] < spent["value"] < spent["high"], run["name"]
+        assert limit["value"] >= spent["high"] + run["evaluate_startup_seconds"]["high"]
+        assert limit["value"] < 600
+    trained, base = runs[0], runs[-1]
+    assert trained["evaluate_seconds"]["method"].startswith("2 evaluations of")
+    assert base["train"] is None
+    assert not base["evaluate_seconds"]["method"].startswith("2 evaluations of")
+    hours = json.loads((folder / "plan.json").read_text())["gpu_hours"]
+    parts = [run[key]["value"] for run in runs for key in ("evaluate_seconds", "evaluate_startup_seconds")]
+    trainings = [run["train_seconds"]["value"] for run in runs if run["train"] is not None]
+    assert hours["value"] == pytest.approx(sum(parts + trainings) / 3600)
+    assert touchline("prepare", str(folder), env=site).returncode == 0
+    for script in folder.glob("*/eval.slurm"):
+        assert "#SBATCH --time=0:0" in script.read_text(), script
+    placed = touchline("place", str(folder), "--gpus", "2", "--deadline", "2h", env=site)
+    assert placed.returncode == 0, placed.stderr
+    assert "evaluate 1M_base" in placed.stdout
+
+
+def test_a_plan_for_the_cpu_of_a_cluster_asks_for_no_gpu(tmp_path: Path, tiny_model: Path) -> None:
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "Tiny-1M-Instruct").symlink_to(tiny_model)
+    settings = Settings(models_dir=tmp_path / "models", cache_dir=tmp_path / "cache", history_dir=tmp_path / "history")
+    folder = make_experiment(tmp_path / "exp", n_train=32)
+    planned = workflow.plan(folder, settings, ["compute={executor: slurm, gpu: cpu, cpus_per_run: 2}"])
+    assert (planned.plan.gpus_per_run, planned.plan.machine.kind, planned.plan.machine.threads) == (0, "cpu", 2)
+    workflow.prepare(folder, settings)
+    text = (folder / "1M_rank2" / "finetune.slurm").read_text()
+    assert "--gpus" not in text
+    assert "#SBATCH --cpus-per-task=2" in text

@@ -1,0 +1,170 @@
+"""Chat templates in a process of their own: whatever an expression takes, the command goes on and says so."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from touchline.core.catalog import Example, Message
+from touchline.core.errors import InputFault
+from touchline.core.finding import Finding
+from touchline.data import templates
+from touchline.data.models import load_model, load_renderer
+from touchline.data.rendering.sandbox import TemplateFault
+from touchline.data.templates import IsolatedTemplate
+from touchline.data.tokenizer import read_tokenizer
+
+pytestmark = pytest.mark.planning
+
+DATE = "2026-01-02"
+CHAT: dict[str, object] = {"messages": [{"role": "user", "content": "hi {a.b}"}], "add_generation_prompt": True}
+
+FAULTS = (
+    *("{{ 1/0 }}", "{{ messages|length // 0 }}", "{% break %}", "{% continue %}", "{{ raise_exception('no') }}"),
+    *("{% if %}", "{{ 'x'|nofilter }}", "{{ 5|attr }}", "{% include 'x' %}", "{{ (1e308*10)|int }}", "{{ {[]: 1} }}"),
+    *("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "{{" + "(" * 5000 + "1" + ")" * 5000 + "}}"),
+    *("{% if 1 %}" * 300 + "{% endif %}" * 300, "{{ range(1, 2, 0)|list }}", "{{ 'a'[::0] }}", "{{ strftime_now(1) }}"),
+)
+"""Templates that are wrong, each in another way than the others."""
+
+TOO_LARGE = (
+    *('{{ "%1000000000d" % 1 }}', '{{ "%1000000000d" % messages|length }}', "{{ '%*d' % (3000000000, 1) }}"),
+    *('{{ "a".center(1000000000) }}', '{{ "a"|center(1000000000) }}', "{{ 'x'.ljust(10000000000) }}"),
+    *("{{ 'a' * 10**9 }}", "{{ 'a' * 1000000000 }}", "{{ [[]] * 1000000000 }}", "{{ 'a'|indent(3000000000) }}"),
+    *("{{ '{:>3000000000}'.format(1) }}", "{{ ('\\t' * 9999999).expandtabs(999999999) }}"),
+    *("{{ ('a' * 9999999).replace('a', 'b' * 16000000)|length }}", "{{ range(99999999)|list }}"),
+    "{% set n = namespace(s=1) %}{% for i in range(60) %}{% set n.s = (n.s ~ 1).replace('1', '1' * 9) %}{% endfor %}",
+    "{% for a in range(9999) %}{% for b in range(9999) %}{% endfor %}{% endfor %}",
+    "{{ messages|tojson(indent=1000000000) }}",
+)
+"""Templates that take too much memory, or write or loop too much."""
+
+ENDLESS = (
+    "{% macro f(n) %}{% if n %}{{ f(n-1) }}{{ f(n-1) }}{% endif %}{% endmacro %}{{ f(60) }}",
+    "{% set n = namespace(n=99999999999) %}{% for i in range(64) %}{% set n.n = n.n * n.n %}{% endfor %}{{ n.n }}",
+)
+"""Templates that no count of loops or of characters ends: the second within one multiplication."""
+
+
+def fault_of(source: str) -> TemplateFault:
+    """The fault that a template ends with."""
+    with pytest.raises(TemplateFault) as caught:
+        IsolatedTemplate(source, DATE).render(**CHAT)
+    return caught.value
+
+
+def test_a_template_that_is_wrong_is_a_fault() -> None:
+    for source in FAULTS:
+        assert "chat template" in fault_of(source).message, source
+
+
+def test_a_template_that_takes_too_much_is_a_fault_within_seconds() -> None:
+    """The limits are of the process and its processor time, so a busy machine changes nothing but the wait."""
+    for source in TOO_LARGE:
+        assert "chat template" in fault_of(source).message, source
+    for source in ENDLESS:
+        assert "too much time or memory" in fault_of(source).message
+
+
+def test_after_a_template_has_ended_its_process_others_are_rendered() -> None:
+    """And the one that did is not tried again."""
+    good, bad = IsolatedTemplate("{{ messages[0].content }}", DATE), IsolatedTemplate(ENDLESS[0], DATE)
+    assert good.render(**CHAT) == "hi {a.b}"
+    with pytest.raises(TemplateFault):
+        bad.render(**CHAT)
+    assert good.render_all([CHAT, CHAT]) == ["hi {a.b}"] * 2
+    before = time.process_time()
+    with pytest.raises(TemplateFault):
+        bad.render(**CHAT)
+    assert time.process_time() - before < 1
+
+
+def _workers() -> list[psutil.Process]:
+    """The processes that render here; what another test has left unread is none."""
+    found: list[psutil.Process] = []
+    for child in psutil.Process().children():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if "template_worker" in " ".join(child.cmdline()):
+                found.append(child)
+    return found
+
+
+def test_a_process_that_is_killed_from_outside_is_replaced() -> None:
+    template = IsolatedTemplate("{{ messages|length }}", DATE)
+    assert template.render(**CHAT) == "1"
+    (worker,) = _workers()
+    os.kill(worker.pid, signal.SIGKILL)
+    with pytest.raises(TemplateFault):
+        template.render(**CHAT)
+    assert IsolatedTemplate("{{ messages|length }}", DATE).render(**CHAT) == "1"
+
+
+def test_a_command_has_one_process_whatever_it_renders() -> None:
+    for number in range(5):
+        assert IsolatedTemplate(f"{number}{{{{ messages|length }}}}", DATE).render(**CHAT) == f"{number}1"
+    found = _workers()
+    assert len(found) == 1
+
+
+def test_the_process_imports_nothing_from_the_folder_that_it_is_started_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "jinja2.py").write_text("raise SystemExit('imported')")
+    monkeypatch.chdir(tmp_path)
+    service = templates._Service()
+    monkeypatch.setattr(templates, "_SERVICE", service)
+    assert IsolatedTemplate("{{ messages|length }}", DATE).render(**CHAT) == "1"
+    service.close()
+
+
+def with_template(model: Path, folder: Path, template: str) -> Path:
+    """A copy of a model with another chat template."""
+    folder.mkdir()
+    for path in model.iterdir():
+        (folder / path.name).symlink_to(path)
+    (folder / "chat_template.jinja").unlink()
+    (folder / "chat_template.jinja").write_text(template)
+    return folder
+
+
+def test_rows_and_models_are_rendered_by_it(tiny_model: Path, tmp_path: Path) -> None:
+    """A constant that is computed when the template is compiled, and one that depends on the chat."""
+    findings: list[Finding] = []
+    read_tokenizer(with_template(tiny_model, tmp_path / "compiled", TOO_LARGE[3]), findings)
+    read_tokenizer(with_template(tiny_model, tmp_path / "constant", TOO_LARGE[4]), findings)
+    assert [finding.code for finding in findings] == ["TK105"]
+    folder = with_template(tiny_model, tmp_path / "rendered", "{{ '%1000000000d' % messages|length }}")
+    renderer = load_renderer(load_model(str(folder), tmp_path), DATE)
+    with pytest.raises(TemplateFault):
+        renderer.example(Example(id="train-1", prompt=(Message(role="user", content="a"),), answer="b"))
+
+
+def test_half_a_character_is_a_fault_wherever_it_comes_from(tiny_model: Path, tmp_path: Path) -> None:
+    """From a template, from a prompt, and from an answer."""
+    folder = with_template(tiny_model, tmp_path / "half", r'{{ "\ud800" }}{{ messages[0].content }}')
+    row = Example(id="train-1", prompt=(Message(role="user", content="a"),), answer="b")
+    with pytest.raises(TemplateFault, match="surrogate"):
+        load_renderer(load_model(str(folder), tmp_path), DATE).prompt_ids(row.prompt)
+    renderer = load_renderer(load_model(str(tiny_model), tmp_path), DATE)
+    for prompt, answer in (("a\ud800", "b"), ("a", "\udfffb")):
+        half = Example(id="train-7", prompt=(Message(role="user", content=prompt),), answer=answer)
+        with pytest.raises(TemplateFault, match=r"train-7.*surrogate"):
+            renderer.example(half)
+
+
+def test_special_tokens_that_no_file_can_hold_are_a_fault(tiny_model: Path, tmp_path: Path) -> None:
+    folder = with_template(tiny_model, tmp_path / "special", "{{ messages[0].content }}")
+    config = json.loads((tiny_model / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").unlink()
+    (folder / "tokenizer_config.json").write_text(json.dumps(config | {"pad_token": "\ud800"}))
+    model = load_model(str(folder), tmp_path)
+    assert [finding.code for finding in model.findings if "surrogate" in finding.message] == ["TK103"]
+    with pytest.raises(InputFault):
+        load_renderer(model, DATE)

@@ -1,0 +1,109 @@
+"""Readings and records for the tests of the history, every field of them filled or missing as a test wants."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from hypothesis import strategies as st
+
+from touchline.core.quantity import Measured, Missing, Quantity
+from touchline.history.growth import growth
+from touchline.history.reading import Outcome, Proof, RunReading, Said, Segment, Word
+from touchline.history.record import RunRecord, Source
+from touchline.history.records import record_of
+
+_HINTS = get_type_hints(RunReading)
+
+
+def make_reading(name: str = "night_shift", **changes: object) -> RunReading:
+    """A reading in which everything is missing but the outcome and what is given."""
+    values: dict[str, Any] = {
+        field: Missing(missing="no line says it") for field, hint in _HINTS.items() if hint in (Measured, Said)
+    }
+    values |= {
+        "name": name,
+        "files": (f"{name}.log",),
+        "outcome": Word(value="completed", where=f"{name}.log:9"),
+        "segments": Quantity(value=1, unit="1"),
+        "versions": (),
+        "segment_list": (),
+        "proofs": (),
+        "notes": (),
+    }
+    return RunReading(**(values | changes))
+
+
+def number(value: float, unit: str = "1", where: str = "night_shift.log:3", **more: Any) -> Quantity:
+    """A number that was read."""
+    return Quantity(value=value, unit=unit, where=where, **more)
+
+
+def make_source(content: bytes, name: str = "night_shift.log") -> Source:
+    """What a record keeps of a file with that content."""
+    return Source(
+        name=name,
+        size_bytes=len(content),
+        sha256=hashlib.sha256(content).hexdigest(),
+        growth=growth(name, content),
+    )
+
+
+def make_record(
+    name: str = "night_shift", content: bytes = b"", part: int = 0, version: int = 1, **changes: object
+) -> RunRecord:
+    """A record of one log; without a content, of one that only the name tells from others."""
+    source = make_source(content or f"{name} begins\n".encode(), f"{name}.log")
+    return record_of(make_reading(name, **changes), {f"{name}.log": source}, reader_version=version, part=part)
+
+
+TEXT = st.text(st.sampled_from("abz09 /\\~'\"`.:=…_-\n\x1b\x85\udc80é日"), max_size=24)
+"""Text with everything that paths, quotes, terminals and broken encodings bring."""
+NUMBERS = st.one_of(st.integers(-(10**9), 10**9), st.floats(allow_nan=True, allow_infinity=True))
+_OPTIONAL = st.one_of(st.none(), TEXT)
+QUANTITIES = st.builds(
+    Quantity,
+    value=NUMBERS,
+    unit=st.sampled_from(["1", "s", "GiB", "tokens/s"]),
+    phase=st.sampled_from([None, "step", "eval", "after_init"]),
+    kind=st.sampled_from([None, "allocated", "reserved", "process"]),
+    token_unit=st.sampled_from([None, "padded", "real", "label"]),
+    aggregation=st.sampled_from([None, "last", "mean", "median", "peak", "sum"]),
+    method=_OPTIONAL,
+    where=_OPTIONAL,
+)
+MISSING = st.builds(Missing, missing=TEXT)
+WORDS = st.builds(Word, value=TEXT, where=_OPTIONAL, method=_OPTIONAL)
+_BY_HINT: dict[Any, st.SearchStrategy[Any]] = {
+    Measured: st.one_of(QUANTITIES, MISSING),
+    Said: st.one_of(WORDS, MISSING),
+    Word: WORDS,
+    Quantity: QUANTITIES.filter(lambda quantity: quantity.value == quantity.value),
+    int: st.just(1),
+    str: TEXT,
+    tuple[str, ...]: st.lists(TEXT, max_size=3).map(tuple),
+    tuple[Proof, ...]: st.lists(st.builds(Proof, where=TEXT, text=TEXT, says=TEXT), max_size=2).map(tuple),
+    tuple[Segment, ...]: st.lists(
+        st.builds(
+            Segment,
+            where=TEXT,
+            begins=TEXT,
+            first_step=st.one_of(st.none(), st.integers(0, 99)),
+            last_step=st.one_of(st.none(), st.integers(0, 99)),
+            outcome=st.sampled_from(Outcome),
+        ),
+        max_size=2,
+    ).map(tuple),
+}
+READINGS = st.builds(RunReading, **{field.name: _BY_HINT[_HINTS[field.name]] for field in fields(RunReading)})
+"""Readings of every kind, also ones that no log would give."""
+
+
+def write_log(folder: Path, name: str, content: bytes) -> Path:
+    """A file that stands for a log."""
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    return path

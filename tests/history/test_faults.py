@@ -1,0 +1,471 @@
+"""How runs end by themselves: each fault has its sign, where it was raised, and no line of another kind has one."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.history.sound import assert_sound
+
+from touchline.core.observation import Event, Observation, Sign
+from touchline.history.faults import Faults
+from touchline.history.tracebacks import during_of, unprefixed
+
+pytestmark = pytest.mark.planning
+
+FIXTURES = Path(__file__).parents[1] / "fixtures" / "logs" / "faults"
+LOGS = sorted(path.name for path in FIXTURES.iterdir())
+SITE = "/opt/e/lib/python3.12/site-packages"
+TRAINER = f"{SITE}/transformers/trainer.py"
+
+
+def words_of(line: str) -> set[str]:
+    """The words by which a line is offered."""
+    return set(re.findall(r"[a-z_\x80-\U0010ffff]+", "".join(c.lower() if c.isascii() else c for c in line)))
+
+
+def read(text: str, *, offered: bool = False) -> list[Event]:
+    """All events of a text; with `offered`, of those lines only that hold one of the reader's words."""
+    reader = Faults()
+    return [
+        event
+        for number, line in enumerate(text.split("\n"), 1)
+        if not offered or words_of(line) & Faults.words
+        for event in reader.line(line, number)
+    ]
+
+
+def signs(text: str) -> list[tuple[str, str | None]]:
+    """Kind and part of the run of each sign."""
+    return [(event.kind.name, event.during) for event in read(text) if isinstance(event, Sign)]
+
+
+def kinds(text: str) -> list[str]:
+    """Kinds of the signs."""
+    return [kind for kind, _ in signs(text)]
+
+
+def figures(text: str) -> dict[str, tuple[float | str, str]]:
+    """Observations with their units."""
+    return {event.name: (event.value, event.unit) for event in read(text) if isinstance(event, Observation)}
+
+
+def fixture(name: str) -> str:
+    """A fixture's text."""
+    return (FIXTURES / name).read_text(encoding="utf-8")
+
+
+def traceback(*frames: tuple[str, str], last: str = "ValueError: no") -> str:
+    """A traceback as Python prints it."""
+    lines = [f'  File "{file}", line 7, in {function}\n    pass' for file, function in frames]
+    return "\n".join(["Traceback (most recent call last):", *lines, last])
+
+
+# --------------------------------------------------------------------------------------------------------- whole logs
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("evaluate.err", [("EXCEPTION", "evaluate")]),
+        ("save_chain.err", [("EXCEPTION", None), ("DISK_FULL", None), ("EXCEPTION", "save"), ("DISK_FULL", "save")]),
+        (
+            "two_ranks.err",
+            [
+                ("EXCEPTION", "train"),
+                ("GPU_OOM", "train"),
+                ("EXCEPTION", "train"),
+                ("TASK_FAILED", None),
+                ("TASK_FAILED", None),
+            ],
+        ),
+        (
+            "merge.out",
+            [("TRAINED", None), ("EXPORTING", None), ("EXCEPTION", "export"), ("FAILED_COMMAND", None)],
+        ),
+        ("rich_box.out", [("EXCEPTION", "train"), ("GPU_OOM", "train")]),
+        ("notebook.txt", [("EXCEPTION", "load")]),
+        ("survived.err", []),
+        ("interrupted.err", [("INTERRUPTED", None), ("INTERRUPTED", "train")]),
+        ("command.out", [("FAILED_COMMAND", None), ("EXCEPTION", "load"), ("EXCEPTION", "load")]),
+        ("diverged.log", [("NOT_A_NUMBER", None), ("NOT_A_NUMBER", None)]),
+        ("async_allocator.err", [("EXCEPTION", "train"), ("GPU_OOM", "train")]),
+    ],
+)
+def test_a_log_has_its_signs_and_no_others(name: str, expected: list[tuple[str, str | None]]) -> None:
+    assert signs(fixture(name)) == expected
+
+
+def test_every_fixture_has_its_expectation() -> None:
+    assert len(LOGS) == 11
+
+
+@pytest.mark.parametrize("name", LOGS)
+def test_the_reader_s_words_offer_all_lines_that_matter(name: str) -> None:
+    assert read(fixture(name), offered=True) == read(fixture(name))
+
+
+@given(name=st.sampled_from(LOGS), share=st.floats(0, 1))
+def test_a_cut_log_has_no_kind_of_sign_that_the_whole_one_lacks(name: str, share: float) -> None:
+    whole = fixture(name)
+    assert set(kinds(whole[: round(share * len(whole))])) <= set(kinds(whole))
+
+
+@given(st.text(max_size=400))
+def test_no_text_breaks_it(text: str) -> None:
+    for whole in (text, f'Traceback (most recent call last):\n  File "a.py", line 1, in f\n{text}'):
+        assert_sound(read(whole), whole.count("\n") + 1)
+
+
+# --------------------------------------------------------------------------------------------------------- tracebacks
+
+
+@pytest.mark.parametrize(
+    ("frames", "during"),
+    [
+        (
+            [("t.py", "<module>"), (TRAINER, "train"), (TRAINER, "_inner_training_loop"), (TRAINER, "training_step")],
+            "train",
+        ),
+        ([("t.py", "<module>"), (TRAINER, "train"), (TRAINER, "evaluate"), (TRAINER, "evaluation_loop")], "evaluate"),
+        ([("t.py", "<module>"), (TRAINER, "train"), (TRAINER, "_save_checkpoint"), (TRAINER, "save_model")], "save"),
+        ([("t.py", "<module>"), ("t.py", "train"), (TRAINER, "save_model"), (TRAINER, "_save")], "export"),
+        ([("t.py", "<module>"), ("t.py", "train"), (f"{SITE}/peft/peft_model.py", "save_pretrained")], "save"),
+        ([("t.py", "<module>"), (f"{SITE}/peft/peft_model.py", "save_pretrained")], "export"),
+        ([("t.py", "<module>"), (f"{SITE}/peft/lora.py", "merge_and_unload")], "export"),
+        ([("t.py", "<module>"), (f"{SITE}/huggingface_hub/hf_api.py", "upload_folder")], "export"),
+        (
+            [("t.py", "<module>"), ("t.py", "train"), (f"{SITE}/transformers/modeling_utils.py", "from_pretrained")],
+            "load",
+        ),
+        ([("t.py", "<module>"), (f"{SITE}/datasets/load.py", "load_dataset")], "load"),
+        ([("t.py", "<module>"), (f"{SITE}/datasets/arrow_dataset.py", "map"), ("t.py", "tokenize")], "load"),
+        ([("t.py", "<module>"), (f"{SITE}/trl/trainer/sft_trainer.py", "__init__")], "load"),
+        ([("t.py", "<module>"), (TRAINER, "train"), (TRAINER, "_load_from_checkpoint")], "load"),
+        ([("t.py", "<module>"), ("t.py", "main"), (f"{SITE}/torch/_tensor.py", "backward")], "train"),
+        ([("t.py", "<module>"), ("t.py", "main")], None),
+        # The callers of a library's frames are missing, so nobody knows in which part it was called.
+        ([(f"{SITE}/torch/serialization.py", "save"), (f"{SITE}/torch/serialization.py", "_save")], None),
+        ([], None),
+    ],
+)
+def test_the_frames_tell_where_it_was_raised(frames: list[tuple[str, str]], during: str | None) -> None:
+    assert during_of(frames) == during
+    assert signs(traceback(*frames)) == [("EXCEPTION", during)]
+
+
+@pytest.mark.parametrize(
+    "prefix",
+    [
+        *(
+            "[rank3]: ",
+            "[rank3]:",
+            "0: ",
+            "  12: ",
+            "[default0]:",
+            "[1,0]<stderr>:",
+            "(TrainWorker pid=77, ip=10.0.0.2) ",
+        ),
+        *("2026-01-02 03:04:05,678 - ERROR - ", "[2026-01-02 03:04:05] ", "ERROR:root:", "kelp-04: "),
+    ],
+)
+def test_a_prefix_on_each_line_changes_nothing(prefix: str) -> None:
+    plain = traceback(("t.py", "<module>"), (TRAINER, "train"), (TRAINER, "evaluate"), last="KeyError: 'x'")
+    assert signs("\n".join(prefix + line for line in plain.split("\n"))) == [("EXCEPTION", "evaluate")]
+
+
+@pytest.mark.parametrize(
+    ("text", "rank", "rest"),
+    [
+        ("[rank1]:   File", "1", "  File"),
+        ("3: 2026-01-02 03:04:05 ERROR x", "3", "x"),
+        ("step 3: loss", "", "step 3: loss"),
+        ("INFORMATION", "", "INFORMATION"),
+    ],
+)
+def test_prefixes_are_taken_off_and_nothing_else(text: str, rank: str, rest: str) -> None:
+    assert unprefixed(text) == (rank, rest)
+
+
+def test_a_chain_is_one_fault_and_its_root_decides() -> None:
+    second = traceback(("t.py", "<module>"), (f"{SITE}/datasets/load.py", "load_dataset"), last="OSError: build failed")
+    first = traceback((f"{SITE}/fsspec/x.py", "info"), last="PermissionError: /data")
+    for between in (
+        "During handling of the above exception, another exception occurred:",
+        "The above exception was the direct cause of the following exception:",
+    ):
+        found = [event for event in read(f"{first}\n\n{between}\n\n{second}") if isinstance(event, Sign)]
+        assert [(sign.text, sign.during) for sign in found] == [
+            ("PermissionError: /data", None),
+            ("PermissionError: /data", "load"),
+        ]
+
+
+def test_memory_that_runs_out_while_an_exception_is_handled_is_told() -> None:
+    first = traceback(("t.py", "<module>"), ("t.py", "load"), last="KeyError: 'cache'")
+    second = traceback(("t.py", "<module>"), ("t.py", "load"), last="RuntimeError: CUDA error: out of memory")
+    chained = f"{first}\n\nDuring handling of the above exception, another exception occurred:\n\n{second}"
+    assert kinds(chained) == ["EXCEPTION", "GPU_OOM"]
+
+
+def test_two_ranks_without_prefixes_end_in_two_exceptions() -> None:
+    text = "\n".join(
+        [
+            "Traceback (most recent call last):",
+            "Traceback (most recent call last):",
+            '  File "t.py", line 1, in <module>',
+            '  File "t.py", line 1, in <module>',
+            f'  File "{TRAINER}", line 9, in train',
+            "ValueError: a",
+            "ValueError: b",
+            "ValueError: c",
+        ]
+    )
+    assert signs(text) == [("EXCEPTION", "train")] * 2
+
+
+def test_a_traceback_without_its_end_says_nothing() -> None:
+    whole = traceback(("t.py", "<module>"), (TRAINER, "evaluate"))
+    assert read(whole.rpartition("\n")[0]) == []
+
+
+def test_an_exception_far_below_does_not_end_a_cut_traceback() -> None:
+    cut = traceback(("t.py", "<module>")).rpartition("\n")[0]
+    assert kinds(cut + "\nsome line" * 300 + "\nValueError: no") == []
+
+
+@pytest.mark.parametrize(
+    ("last", "expected"),
+    [
+        ("KeyboardInterrupt", ["INTERRUPTED"]),
+        ("torch.distributed.elastic.multiprocessing.api.SignalException: Process 8 got signal: 15", ["INTERRUPTED"]),
+        ("torch.distributed.elastic.multiprocessing.errors.ChildFailedError: ", ["TASK_FAILED"]),
+        ("SystemExit: 0", []),
+        ("SystemExit: 2", ["EXCEPTION"]),
+        ("MemoryError", ["EXCEPTION", "HOST_OOM"]),
+        (
+            "numpy._core._exceptions._ArrayMemoryError: Unable to allocate 9.3 GiB for an array",
+            ["EXCEPTION", "HOST_OOM"],
+        ),
+        ("OSError: [Errno 12] Cannot allocate memory", ["EXCEPTION", "HOST_OOM"]),
+        ("ImportError: libgomp.so.1: cannot allocate memory in static TLS block", ["EXCEPTION"]),
+        ("RuntimeError: DataLoader worker (pid 5) is killed by signal: Killed. ", ["EXCEPTION", "HOST_OOM"]),
+        (
+            "RuntimeError: [enforce fail at alloc_cpu.cpp:117] err == 0. DefaultCPUAllocator: can't allocate memory",
+            ["EXCEPTION", "HOST_OOM"],
+        ),
+        (
+            "RuntimeError: CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+            ["EXCEPTION", "GPU_OOM"],
+        ),
+        ("jaxlib.xla_extension.XlaRuntimeError: RESOURCE_EXHAUSTED: Out of memory", ["EXCEPTION", "GPU_OOM"]),
+        ("RuntimeError: CUDA error: device-side assert triggered", ["EXCEPTION"]),
+        ("OSError: [Errno 28] No space left on device: 'out'", ["EXCEPTION", "DISK_FULL"]),
+        ("OSError: [Errno 28] inotify watch limit reached", ["EXCEPTION"]),
+        ("OSError: [Errno 122] Disk quota exceeded", ["EXCEPTION", "DISK_FULL"]),
+        ("FloatingPointError: Minimum loss scale reached (0.0001).", ["EXCEPTION", "NOT_A_NUMBER"]),
+        ("torch._dynamo.exc.Unsupported: call_method", ["EXCEPTION"]),
+        ("my_pkg.errors.BadRow: line 3", ["EXCEPTION"]),
+    ],
+)
+def test_the_last_line_tells_the_cause(last: str, expected: list[str]) -> None:
+    assert kinds(traceback(("t.py", "<module>"), last=last)) == expected
+
+
+def test_a_launcher_s_traceback_is_a_failed_child() -> None:
+    frames = ((f"{SITE}/accelerate/commands/launch.py", "simple_launcher"),)
+    command = "subprocess.CalledProcessError: Command '['python', 't.py']'"
+    failed = read(traceback(*frames, last=f"{command} returned non-zero exit status 3."))
+    assert [event.kind.name if isinstance(event, Sign) else event.value for event in failed] == ["TASK_FAILED", 3.0]
+    assert kinds(traceback(*frames, last=f"{command} died with <Signals.SIGKILL: 9>.")) == ["TASK_FAILED", "HOST_OOM"]
+    assert kinds(traceback(("t.py", "<module>"), last=f"{command} returned non-zero exit status 3.")) == ["EXCEPTION"]
+
+
+# ------------------------------------------------------------------------------------------------ memory of the GPU
+
+
+def test_figures_of_the_newest_wording() -> None:
+    text = (
+        "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 3.00 GiB. GPU 2 has a total capacity of 79.15"
+        " GiB of which 512.50 MiB is free. Process 40 has 614.00 MiB memory in use. Including non-PyTorch memory, this"
+        " process has 78.05 GiB memory in use. Of the allocated memory 76.00 GiB is allocated by PyTorch, with"
+        " 12.00 MiB allocated in private pools (e.g., CUDA Graphs), and 512.00 MiB is reserved by PyTorch but"
+        " unallocated."
+    )
+    assert figures(text) == {
+        "oom_asked": (3.0, "GiB"),
+        "oom_total": (79.15, "GiB"),
+        "oom_free": (512.5, "MiB"),
+        "oom_process": (78.05, "GiB"),
+        "oom_other_process": (614.0, "MiB"),
+        "oom_allocated": (76.0, "GiB"),
+        "oom_reserved": (76.5, "GiB"),
+    }
+
+
+def test_figures_of_the_oldest_wording() -> None:
+    text = (
+        "RuntimeError: CUDA out of memory. Tried to allocate 48.00 MiB (GPU 0; 10.92 GiB total capacity; 9.50 GiB"
+        " already allocated; 20.25 MiB free; 9.75 GiB reserved in total by PyTorch)"
+    )
+    assert figures(text) == {
+        "oom_asked": (48.0, "MiB"),
+        "oom_total": (10.92, "GiB"),
+        "oom_free": (20.25, "MiB"),
+        "oom_allocated": (9.5, "GiB"),
+        "oom_reserved": (9.75, "GiB"),
+    }
+
+
+def test_figures_of_other_accelerators() -> None:
+    mps = "MPS backend out of memory (MPS allocated: 9.00 GB, other allocations: 1.00 GB, max allowed: 11.00 GB)."
+    assert figures(f"RuntimeError: {mps} Tried to allocate 2.00 GB on private pool.") == {
+        "oom_asked": (2.0, "GiB"),
+        "oom_allocated": (9.0, "GiB"),
+    }
+    hip = (
+        "torch.OutOfMemoryError: HIP out of memory. Tried to allocate 1.00 GiB. GPU 0 has a total capacity of 63.98 GiB"
+    )
+    assert figures(f"{hip} of which 0 bytes is free.")["oom_free"] == (0.0, "GiB")
+
+
+def test_a_lone_process_is_this_one_seen_from_outside_its_container() -> None:
+    text = (
+        "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 MiB. GPU 0 has a total capacity of 22.28"
+        " GiB of which 3.00 MiB is free. Process 6314 has 22.23 GiB memory in use."
+    )
+    found = {event.name: event for event in read(text) if isinstance(event, Observation)}
+    assert (found["oom_process"].value, found["oom_process"].certain) == (22.23, False)
+    assert "oom_other_process" not in found
+    two = text + " Process 7000 has 1.00 GiB memory in use."
+    assert "oom_process" not in figures(two)
+
+
+def test_a_figure_that_the_driver_does_not_know_is_none() -> None:
+    start = "RuntimeError: CUDA out of memory. Tried to allocate 2.00 MiB."
+    text = f"{start} this process has 17179869184.00 GiB memory in use."
+    assert figures(text) == {"oom_asked": (2.0, "MiB")}
+
+
+@pytest.mark.parametrize("name", ["rich_box.out", "async_allocator.err"])
+def test_figures_on_the_next_lines_belong_to_the_message(name: str) -> None:
+    found = figures(fixture(name))
+    assert {"oom_asked", "oom_total", "oom_free", "oom_allocated"} <= set(found)
+
+
+def test_a_figure_s_phase_is_where_its_traceback_was_raised() -> None:
+    last = "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB."
+    for function, phase in (("evaluate", "eval"), ("training_step", "step"), ("main", None)):
+        (found,) = (e for e in read(traceback(("t.py", function), last=last)) if isinstance(e, Observation))
+        assert found.phase == phase
+
+
+# ------------------------------------------------------------------------------------------- lines without a traceback
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("Killed", ["HOST_OOM"]),
+        ("train.sh: line 12: 12345 Killed                  python train.py", ["HOST_OOM"]),
+        ("  traceback : Signal 9 (SIGKILL) received by PID 51", ["HOST_OOM"]),
+        ("terminate called after throwing an instance of 'std::bad_alloc'", ["EXCEPTION", "HOST_OOM"]),
+        ("[Tue Jan  6 10:00:00 2026] Out of memory: Killed process 77 (python)", ["HOST_OOM"]),
+        (
+            "ERROR: Unexpected bus error encountered in worker. Maybe caused by insufficient shared memory (shm).",
+            ["HOST_OOM"],
+        ),
+        ("ERROR: CUDA out of memory.", ["GPU_OOM"]),
+        ("2026-01-02 03:04:05 - ERROR - CUDA out of memory. Skipping the batch", ["GPU_OOM"]),
+        ("Error during training: CUDA out of memory. Tried to allocate 20.00 MiB (GPU 0; 8.00 GiB total)", ["GPU_OOM"]),
+        ("cp: error writing '/scratch/a': Disk quota exceeded", ["DISK_FULL", "FAILED_COMMAND"]),
+        ("wandb: ERROR Unable to write: [Errno 28] No space left on device", ["DISK_FULL"]),
+        ("Loss is nan, stopping training", ["NOT_A_NUMBER"]),
+        ("NaN loss detected at step 12", ["NOT_A_NUMBER"]),
+        ("NaN or Inf found in input tensor.", ["NOT_A_NUMBER"]),
+        ("Epoch 3 | train loss: nan | val loss: nan", ["NOT_A_NUMBER"]),
+        ("KeyboardInterrupt", ["INTERRUPTED"]),
+        ("^C", ["INTERRUPTED"]),
+        ("Terminated", ["INTERRUPTED"]),
+        ("run.sh: line 4: 991 Terminated              python train.py", ["INTERRUPTED"]),
+        ("[2026-01-02 03:04:05] Received SIGTERM, saving and leaving", ["INTERRUPTED"]),
+        ("Received Signals.SIGTERM death signal, shutting down workers", ["INTERRUPTED"]),
+        ("Training interrupted by user", ["INTERRUPTED"]),
+        ("Segmentation fault (core dumped)", ["EXCEPTION"]),
+        ("run.sh: line 7: 55 Segmentation fault      (core dumped) python train.py", ["EXCEPTION"]),
+        ("Fatal Python error: Bus error", ["EXCEPTION"]),
+        ("train.py: error: unrecognized arguments: --lorarank 8", ["EXCEPTION"]),
+        ("usage: train.py [-h]", []),
+        ("/opt/bin/python3.11: No module named axolotl", ["EXCEPTION"]),
+        ("ModuleNotFoundError: No module named 'trl'", ["EXCEPTION"]),
+        (
+            "[rank2]:[E102 PG ID 0] [Rank 2] Watchdog caught collective operation timeout: WorkNCCL(SeqNum=9)",
+            ["EXCEPTION"],
+        ),
+        ("mv: 'slurm-5.out' and '/x/slurm-5.out' are the same file", ["FAILED_COMMAND"]),
+        ("cp: cannot stat 'out/best': No such file or directory", ["FAILED_COMMAND"]),
+        ("/var/spool/slurmd/job9/slurm_script: line 40: notify: command not found", ["FAILED_COMMAND"]),
+        ("/var/spool/slurmd/job9/slurm_script: line 20: torchrun: command not found", ["EXCEPTION"]),
+        ("rsync error: some files could not be transferred (code 23) at main.c(1338)", ["FAILED_COMMAND"]),
+        ("tar: Error is not recoverable: exiting now", ["FAILED_COMMAND"]),
+        ("bash: foo: command not found", ["FAILED_COMMAND"]),
+    ],
+)
+def test_a_fault_without_a_traceback_has_its_sign(line: str, expected: list[str]) -> None:
+    assert kinds(line) == expected
+    assert not expected or words_of(line) & Faults.words
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "If you see CUDA out of memory, lower the batch size.",
+        "logging_nan_inf_filter=True",
+        "nan_policy: keep",
+        "best loss: inf",
+        "val_loss improved from inf to 2.31",
+        "Eval | loss: nan",
+        "{'loss': nan, 'epoch': 0.5}",
+        "expected 3 arguments, got 2",
+        "The guard killed the lights.",
+        "Sending process 81 closing signal SIGTERM",
+        "Received SIGUSR1, saving a checkpoint",
+        "WARNING: 3 rows failed validation",
+        "slurmstepd: error: Detected 1 oom_kill event in StepId=7.0. Some of the step tasks have been OOM Killed.",
+        "srun: error: crag3: task 0: Killed",
+        "ValueError: said the sample that the model wrote",
+        '{"text": "RuntimeError: CUDA out of memory. Tried to allocate 2.00 GiB"}',
+        " 40%|████      | 40/100 [00:40<01:00,  1.00s/it]",
+    ],
+)
+def test_other_lines_have_none(line: str) -> None:
+    assert kinds(line) == []
+
+
+def test_the_step_of_a_lost_loss_is_read() -> None:
+    (sign,) = read("iteration 77: loss = nan")
+    assert isinstance(sign, Sign)
+    assert sign.step == 77
+
+
+def test_a_process_killed_after_an_exception_was_not_short_of_memory() -> None:
+    assert kinds(traceback(("t.py", "<module>")) + "\nKilled") == ["EXCEPTION", "TASK_FAILED"]
+
+
+def test_elastic_names_the_exit_code_of_the_child() -> None:
+    line = "E0101 10:00:00.000000 7 torch/x.py:8] failed (exitcode: -9) local_rank: 1 (pid: 5) of binary: p"
+    found = read(line)
+    assert [event.kind.name if isinstance(event, Sign) else event.value for event in found] == [
+        -9.0,
+        "HOST_OOM",
+        "TASK_FAILED",
+    ]
+
+
+def test_what_stands_behind_a_bar_is_read_without_it() -> None:
+    (sign,) = read(" 40%|████      | 40/100 [00:40<01:00,  1.00s/it]Killed")
+    assert isinstance(sign, Sign)
+    assert sign.text == "Killed"

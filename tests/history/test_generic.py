@@ -1,0 +1,534 @@
+"""Loops of no known trainer, in many forms, facts that scripts print, and lines that say nothing of a training."""
+
+from __future__ import annotations
+
+import json
+import re
+import textwrap
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from touchline.backends.logtext.dicts import read_row
+from touchline.core.observation import Event, Observation, Sign
+from touchline.history.files import FoundRun, find_runs
+from touchline.history.generic import READERS, TrainingLines
+from touchline.history.generic_facts import duration
+from touchline.history.generic_grammar import parse, said
+from touchline.history.generic_vocabulary import Concept, Split, meaning_of
+from touchline.history.loops import Counter
+from touchline.history.scan import clean
+
+pytestmark = pytest.mark.planning
+
+FIXTURES = Path(__file__).parents[1] / "fixtures" / "logs" / "generic"
+LOGS = sorted(path.name for path in FIXTURES.iterdir())
+
+
+def is_offered(line: bytes) -> bool:
+    """Whether a line holds one of the reader's words."""
+    plain = bytes(byte + 32 if 65 <= byte <= 90 else byte for byte in line)
+    words = set(re.findall(rb"[a-z_\x80-\xff]+", plain))
+    return any(word.encode() in words for word in TrainingLines.words)
+
+
+def read(content: bytes) -> list[Event]:
+    """All events of a file's bytes, of lines that are offered only."""
+    reader = TrainingLines()
+    events: list[Event] = []
+    for number, line in enumerate(content.split(b"\n"), 1):
+        for part in line.split(b"\r"):
+            if not is_offered(part):
+                continue
+            text = clean(part)
+            events += reader.line(text, number)
+            row = read_row(text)
+            if row is not None:
+                events += reader.row(row, text, number)
+    return events
+
+
+def told(event: Event) -> str:
+    """An event in one line: number, name, value, and what else it says; a guess ends in a tilde."""
+    if isinstance(event, Sign):
+        return f"{event.line} {event.kind.value}" + ("" if event.step is None else f" @{event.step}")
+    assert isinstance(event, Observation)
+    value = event.value if isinstance(event.value, str) else f"{event.value:.10g}"
+    words = [f"{event.line} {event.name} {value}"]
+    words += [event.unit] if event.unit != "1" else []
+    words += [f"@{event.step}"] if event.step is not None else []
+    words += [f"epoch={event.epoch:.4g}"] if event.epoch is not None else []
+    words += [word for word in (event.phase, event.kind, event.token_unit, event.aggregation) if word]
+    return " ".join(words if event.certain else [*words, "~"])
+
+
+def assert_told(events: Iterable[Event], expected: str) -> None:
+    """The events are exactly these."""
+    assert [told(event) for event in events] == textwrap.dedent(expected).strip().split("\n")
+
+
+TOLD: dict[str, str] = {
+    "tutorial.out": """
+        2 model northwind/tern-1.4B-base ~
+        3 train_examples 4800 examples ~
+        5 micro_batch_size 8 ~
+        6 gradient_accumulation_steps 1 ~
+        7 learning_rate 0.0003 ~
+        8 epochs 2 epochs ~
+        9 loss 2.4151 nats @200 epoch=0 ~
+        9 trainer generic ~
+        10 loss 2.0932 nats @400 epoch=0.6667 ~
+        10 steps_total 1200 steps ~
+        11 loss 1.912 nats @600 epoch=1 ~
+        12 loss 2.1401 nats epoch=1 ~
+        12 eval_loss 1.8804 nats epoch=1 ~
+        11 step 600 steps @600
+        13 loss 1.7015 nats @800 epoch=1.333 ~
+        14 loss 1.6533 nats @1000 epoch=1.667 ~
+        15 loss 1.5877 nats @1200 epoch=2 ~
+        16 loss 1.6475 nats epoch=2 ~
+        16 eval_loss 1.602 nats epoch=2 ~
+        15 step 1200 steps @1200
+        17 train_seconds 750 s ~
+        17 trained
+        18 peak_memory 17.25 GB step allocated peak ~
+    """,
+    "pipes.log": """
+        1 model tern-labs/Tern-0.6B ~
+        2 lora_rank 16 ~
+        2 lora_alpha 32 ~
+        3 trainable_parameters 3407872 parameters ~
+        4 global_batch_size 32 ~
+        5 steps_total 250 steps ~
+        6 loss 1.9071 nats @50 ~
+        6 trainer generic ~
+        6 tokens_per_second 8120 tokens/s @50 padded ~
+        7 loss 1.612 nats @100 ~
+        7 tokens_per_second 8204 tokens/s @100 padded ~
+        8 eval_loss 1.5901 nats @100 ~
+        9 loss 1.5544 nats @150 ~
+        9 tokens_per_second 8190 tokens/s @150 padded ~
+        10 loss 1.4988 nats @200 ~
+        10 tokens_per_second 8211 tokens/s @200 padded ~
+        11 loss 1.4702 nats @250 ~
+        11 tokens_per_second 8207 tokens/s @250 padded ~
+        12 loss 1.4702 nats last ~
+        13 train_seconds 50 s ~
+        13 trained
+    """,
+    "portioned.out": """
+        1 epochs 2 epochs ~
+        3 loss 0.5 nats epoch=1 mean ~
+        3 trainer generic ~
+        6 eval_loss 0.42 nats epoch=1 ~
+        8 loss 0.31 nats epoch=2 mean ~
+        10 eval_loss 0.4 nats epoch=2 ~
+    """,
+    "headers.out": """
+        1 epochs 3 epochs ~
+        4 loss 1.2031 nats epoch=1 ~
+        4 trainer generic ~
+        4 eval_loss 1.1044 nats epoch=1 ~
+        8 loss 0.9017 nats epoch=2 ~
+        8 eval_loss 0.952 nats epoch=2 ~
+        12 loss 0.745 nats epoch=3 ~
+        12 eval_loss 0.9111 nats epoch=3 ~
+    """,
+    "iters.out": """
+        1 loss 0.95 nats @100 epoch=0 ~
+        1 trainer generic ~
+        2 loss 0.85 nats @200 epoch=0 ~
+        3 loss 0.65 nats epoch=1 ~
+    """,
+    "examples.out": """
+        1 loss 2.300039 nats epoch=0 ~
+        1 trainer generic ~
+        1 train_examples 6000 examples ~
+        2 loss 1.21347 nats epoch=0.5333 ~
+        3 eval_loss 0.9021 nats ~
+        4 loss 0.71347 nats epoch=1.533 ~
+    """,
+    "nano.out": """
+        2 total_parameters 29940000 parameters ~
+        3 loss 10.9021 nats @0 mean ~
+        3 trainer generic ~
+        3 eval_loss 10.9 nats @0 ~
+        4 loss 10.9133 nats @0 ~
+        5 loss 6.12 nats @100 ~
+        6 loss 4.0102 nats @200 mean ~
+        6 eval_loss 4.1203 nats @200 ~
+        7 loss 4.0551 nats @200 ~
+    """,
+    "rows.jsonl": """
+        1 loss 2.301 nats @10 ~
+        1 trainer generic ~
+        1 tokens_per_second 5120.5 tokens/s @10 padded ~
+        1 peak_memory 9.75 GB @10 step allocated peak ~
+        2 loss 2.105 nats @20 ~
+        2 tokens_per_second 5200 tokens/s @20 padded ~
+        2 peak_memory 9.81 GB @20 step allocated peak ~
+        3 eval_loss 2.25 nats @20 ~
+        4 loss 1.95 nats @30 ~
+        4 steps_total 40 steps ~
+        5 not a number @40
+        6 loss 1.75 nats epoch=1 ~
+        6 eval_loss 1.8 nats epoch=1 ~
+    """,
+    "bars.err": """
+        1 loss 1.532 nats ~
+        1 trainer generic ~
+        1 epochs 2 epochs ~
+        1 loss 1.21 nats ~
+        2 loss 0.981 nats ~
+        2 loss 0.874 nats ~
+        4 loss 0.8625 nats ~
+    """,
+}
+"""What each fixture says, and nothing else."""
+
+NO_TRAINING = (
+    "Step 1: Preheat the oven. Step 2: mix 3 eggs, loss of volume is normal.",
+    "Once upon a time, at step 3 of the stair, the loss: 5 coins were gone.",
+    "Step 3: loss 5 dollars was terrible",
+    "The training loss was 0.5 at epoch 3 and then it rose.",
+    "In epoch 3 the loss is 0.4, as we reported earlier in the paper.",
+    "User: what is a loss? Assistant: At step 100 the loss is 0.5.",
+    '"text": "Epoch 1: loss 0.5"',
+    '{"messages": [{"role": "user", "content": "Epoch 1: loss 0.5"}], "step": 1, "loss": 0.5}',
+    '{"instruction": "Tell the loss at step 3", "output": "2.0", "step": 3, "loss": 2.0}',
+    '{"prompt": "loss", "epoch": 1, "train_loss": 2.0}',
+    "Collecting torch==2.4.0 (step 1 of 3)",
+    "Successfully installed accelerate-0.30.1 epoch-1.0 loss-0.5",
+    "model: tern-labs/Tern-7B",
+    "  loss: cross_entropy",
+    '  "batch_size": 4,',
+    "TrainingArguments(per_device_train_batch_size=4, num_train_epochs=3, max_steps=100)",
+    "epoch 1 best loss 0.4",
+    "Epoch 2: kl loss 0.1, policy loss 0.2",
+    "Epoch 2: loss 45%",
+    "Question 4: Solve for x. Step 2: x = 3, loss = none",
+    "### Response: Loss: 0.5",
+    "Loss: 0.5",
+    'print(f"Epoch {epoch + 1}/{epochs}, Loss: {loss.item():.4f}")',
+    "Model: LlamaForCausalLM",
+    "Model: the best one we have",
+    "Epochs: many",
+    "Batch size: auto",
+    "Max steps: -1",
+    "Training: 30 of 40 people passed",
+    "Training time: a while",
+    "Estimated training time: 3 hours",
+    "Training took longer than 3 hours, as we feared.",
+    "Map: 100%|██████████| 900/900 [00:02<00:00, 400.00 examples/s]",
+    "Evaluating: 100%|██████████| 9/9 [00:02<00:00,  4.00it/s, loss=0.951]",
+    "Testing DataLoader 0: 100%|██████████| 9/9 [00:02<00:00,  4.00it/s, loss=0.951]",
+    "user 4.2 M params",
+    "GPU memory used: 3.2 GB",
+    "轮次 1/3 - 训练损失: 0.5 - 验证损失: 0.6",
+    "エポック: 1/3, loss：0.5",
+    "Эпоха 1/9 - Потери обуч: 2,301, Потери вал: 0,5",
+    "Época 1/3 - Pérdida: 0.5",
+    "valid | epoch 001 | valid on 'valid' subset | loss 5.25 | nll_loss 3.6 | ppl 12.1 | num_updates 5000",
+    "train_inner | epoch 001:    100 / 5000 loss=8.102, nll_loss=6.5, ppl=90.51, num_updates=100",
+)
+"""Stories, chats, rows of data, dumps of configurations, output of installers: no line of them says anything."""
+OTHERS_OWN = (
+    "wandb: loss 0.5",
+    "wandb: train_loss 0.25",
+    "1|9|Loss: 0.1452:  90%|█████████ | 9/10 [00:33<00:03,  3.40s/it]",
+    "Step 9 | loss:0.1452 lr:9.5e-05 tokens_per_second_per_gpu:16.4",
+    "{'loss': 0.5, 'learning_rate': 1e-05, 'epoch': 0.5}",
+    "{'loss': '0.5', 'grad_norm': '1.2', 'epoch': '0.5'}",
+    "{'train_runtime': 3.2, 'train_loss': 0.5, 'epoch': 1.0}",
+    "{'eval_loss': 0.5, 'eval_runtime': 3.2, 'epoch': 1.0}",
+    '{"event": "step", "step": 50, "loss": 1.0}',
+    '{"current_steps": 60, "total_steps": 70, "loss": 1.0, "epoch": 0.5}',
+    "{'loss': 1.0, 'global_step/max_steps': '5/10', 'memory(GiB)': 3.2}",
+    "trainable params: 4,194,304 || all params: 6,742,609,920 || trainable%: 0.0622",
+    "  Num examples = 1,000",
+    "  Num Epochs = 3",
+    "  train_loss               =     1.5507",
+    "  eval_loss = 1.5507",
+    "\\        /    Total batch size = 16 | Total steps = 156",
+    "  Gradient Accumulation steps = 8",
+    "  Number of trainable parameters = 4,194,304",
+    "Peak GPU memory: 45.2 GB",
+    "Loaded 8,000 training examples",
+)
+"""Lines of trainers that have readers of their own."""
+
+
+@pytest.mark.parametrize("name", TOLD)
+def test_fixture(name: str) -> None:
+    assert_told(read((FIXTURES / name).read_bytes()), TOLD[name])
+
+
+@pytest.mark.parametrize("line", NO_TRAINING)
+def test_sentences_and_dumps_say_nothing(line: str) -> None:
+    assert read(line.encode()) == []
+
+
+@pytest.mark.parametrize("line", OTHERS_OWN)
+def test_lines_of_other_readers_are_left_to_them(line: str) -> None:
+    assert read(line.encode()) == []
+
+
+@pytest.mark.parametrize(
+    ("line", "step", "total", "loss"),
+    [
+        ("step 120/500 loss 1.2345", 120, 500, 1.2345),
+        ("Step: 120, Loss: 1.2345", 120, None, 1.2345),
+        ("[Step 100] loss=2.31 lr=1e-4", 100, None, 2.31),
+        ("iter 100: loss 2.31, time 120.5ms, mfu 12.3%", 100, None, 2.31),
+        ("03/04/2025 09:00:00 - INFO - __main__ -   step 100 loss 0.05254", 100, None, 0.05254),
+        ("2025-03-04 09:00:00.123 | INFO     | __main__:train:45 - Step 10 of 40 | Loss: 1.5", 10, 40, 1.5),
+        ("INFO:trainer:global_step=30 train_loss=1.5", 30, None, 1.5),
+        ("step 00100/21400 (0.47%) | loss: 6.1234 | lrm: 1.00 | dt: 412.33ms | mfu: 49.10", 100, 21400, 6.1234),
+        ("step:100/1750 train_loss:6.1234 train_time:9876ms step_avg:98.76ms", 100, 1750, 6.1234),
+        ("I0304 09:00:00.123456 1234 solver.cpp:239] Iteration 100 (5.1 iter/s), loss = 2.31", 100, None, 2.31),
+        ("Training loss (for one batch) at step 100: 0.5", 100, None, 0.5),
+        ("[INFO|2025-03-04 09:00:00] step = 10 , loss = 0.5", 10, None, 0.5),
+        ("📈 Step 10/20 — Loss: 0.5 ✅", 10, 20, 0.5),
+    ],
+)
+def test_steps_of_the_run(line: str, step: int, total: int | None, loss: float) -> None:
+    events = [event for event in read(line.encode()) if isinstance(event, Observation)]
+    assert [(event.value, event.step) for event in events if event.name == "loss"] == [(loss, step)]
+    assert [event.value for event in events if event.name == "steps_total"] == ([total] if total else [])
+
+
+@pytest.mark.parametrize(
+    ("line", "done", "loss", "held_out"),
+    [
+        ("Epoch 1: train_loss=0.5, val_loss=0.6", 1, 0.5, 0.6),
+        ("Epoch 1: train_loss=0.5, val_loss=0.6 -> saved best model to out/best", 1, 0.5, 0.6),
+        ("epoch 2 average loss 0.51", 2, 0.51, None),
+        ("Epoch 1 finished. Avg training loss: 0.3891", 1, 0.3891, None),
+        ("Epoch: [0][10/500]\tTime 0.1 (0.2)\tLoss 2.3 (2.5)", 0.02, 2.3, None),
+        ("Epoch 1, Batch 100/500, Loss: 0.5123, Tokens/s: 12345", 0.2, 0.5123, None),
+        ("epoch 0: perplexity: 23.4 eval_loss: 3.15", 1, None, 3.15),
+        ("Epoch 1/9 - Train loss: 2,301, Val loss: 0,5", 1, None, 0.5),
+        ("Epoch 1 - Train loss: 0.52 - Test loss: 0.61", 1, 0.52, 0.61),
+        ("Val | Epoch 3 | Loss: 0.7", 3, None, 0.7),
+        ("[VAL] Epoch 1 | Loss: 0.7", 1, None, 0.7),
+        ("[TRAIN] Epoch 1 | Loss: 0.7", 1, 0.7, None),
+        ("Epoch 1/3 - Train Loss: 0.9961, Train Acc: 0.8758 - Val Loss: 1.3483 (Saved!)", 1, 0.9961, 1.3483),
+    ],
+)
+def test_epochs_done(line: str, done: float, loss: float | None, held_out: float | None) -> None:
+    events = [event for event in read(line.encode()) if isinstance(event, Observation)]
+    found = {event.name: event.value for event in events}
+    assert (found.get("loss"), found.get("eval_loss")) == (loss, held_out)
+    assert {event.epoch for event in events if event.name in ("loss", "eval_loss")} == {done}
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("Model: northwind/tern-1.4B", "model northwind/tern-1.4B"),
+        ("🤖 Base model: tern-2.5-7B (4-bit)", "model tern-2.5-7B"),
+        ("- **Batch size**: 4", "micro_batch_size 4"),
+        ("Per-device batch size: 4", "micro_batch_size 4"),
+        ("Gradient accumulation: 8", "gradient_accumulation_steps 8"),
+        ("Effective batch size: 32 (4 x 8)", "global_batch_size 32"),
+        ("Num epochs: 3", "epochs 3 epochs"),
+        ("Max steps: 500", "steps_total 500 steps"),
+        ("Train samples: 52002", "train_examples 52002 examples"),
+        ("Training examples: 1,000", "train_examples 1000 examples"),
+        ("Fine-tuning with LoRA on 52002 samples...", "train_examples 52002 examples"),
+        ("  16,266 training examples", "train_examples 16266 examples"),
+        ("Loaded 5749 training samples and 1500 validation samples", "train_examples 5749 examples"),
+        ("effective batch size: 64", "global_batch_size 64"),
+        ("accumulate grad iterations: 4", "gradient_accumulation_steps 4"),
+        ("Train: 900, Val: 100", "train_examples 900 examples"),
+        ("Train dataset size: 1000", "train_examples 1000 examples"),
+        ("Learning rate: 2e-4", "learning_rate 0.0002"),
+        ("LoRA rank: 16", "lora_rank 16"),
+        ("Target modules: ['q_proj', 'v_proj']", "target_modules q_proj,v_proj"),
+        ("Max seq length: 2048", "max_seq_len 2048 tokens"),
+        ("Number of GPUs: 2", "gpus 2"),
+        ("GPU: NVIDIA A100-SXM4-80GB (79.2 GB)", "gpu NVIDIA A100-SXM4-80GB"),
+        ("Trainable params: 4.19M (0.06%)", "trainable_parameters 4190000 parameters"),
+        ("Final loss: 0.42", "loss 0.42 nats last"),
+        ("Eval loss: 0.5", "eval_loss 0.5 nats"),
+        ("Validation loss: 0.5", "eval_loss 0.5 nats"),
+        ("Training time: 1234.5 seconds", "train_seconds 1234.5 s"),
+        ("Training took 0:12:34", "train_seconds 754 s"),
+        ("Training completed in 12.5 minutes!", "train_seconds 750 s"),
+        ("Max memory allocated: 12.5 GiB", "peak_memory 12.5 GiB after_init allocated peak"),
+    ],
+)
+def test_printed_facts_are_guesses(line: str, expected: str) -> None:
+    (event,) = read(line.encode())
+    assert told(event) == f"1 {expected} ~"
+
+
+def test_two_numbers_of_an_adapter() -> None:
+    assert_told(read(b"LoRA r=16, alpha=32"), "1 lora_rank 16 ~\n1 lora_alpha 32 ~")
+
+
+def test_a_time_told_after_every_epoch_is_none_of_the_training() -> None:
+    lines = b"Epoch 1/2 - loss: 0.5\nTraining time: 10.0 seconds\nEpoch 2/2 - loss: 0.4\nTraining time: 10.0 seconds"
+    assert not [event for event in read(lines) if isinstance(event, Observation) and event.name == "train_seconds"]
+    whole = lines.replace(b"\nTraining time: 10.0 seconds", b"", 1)
+    assert [told(event) for event in read(whole)][-2:] == ["3 train_seconds 10 s ~", "3 trained"]
+
+
+def test_the_table_of_the_trainer_is_left_to_it() -> None:
+    table = (
+        b"***** train metrics *****\n  epoch                    =        3.0\n  train_loss               =     1.5507"
+    )
+    assert read(table) == []
+
+
+def test_a_step_rate_of_the_loop_is_no_configured_one() -> None:
+    events = read(b"Step 10: loss 0.5\nLearning rate: 1e-5")
+    assert all(isinstance(event, Observation) and event.name != "learning_rate" for event in events)
+
+
+def test_memory_before_the_first_loss_is_none_of_a_step() -> None:
+    events = read(b"Max memory reserved: 2 GB\nStep 10: loss 0.5\nMax memory reserved: 9 GB")
+    sizes = [event for event in events if isinstance(event, Observation) and event.name == "peak_memory"]
+    assert [(size.value, size.phase, size.kind) for size in sizes] == [
+        (2, "after_init", "reserved"),
+        (9, "step", "reserved"),
+    ]
+
+
+def test_of_several_ranks_one_counts() -> None:
+    lines = (
+        b"[rank1]: step 20 loss 0.5\n[rank0]: step 10 loss 0.4\n[rank1]: step 30 loss 0.3\n[rank0]: step 20 loss 0.2"
+    )
+    steps = [event.step for event in read(lines) if isinstance(event, Observation) and event.name == "loss"]
+    assert steps == [20, 30]
+    bare = b"step 10 loss 0.5\nstep 20 loss 0.5\nstep 10 loss 0.6\nstep 20 loss 0.6\nstep 30 loss 0.4"
+    steps = [event.step for event in read(bare) if isinstance(event, Observation) and event.name == "loss"]
+    assert steps == [10, 20, 20, 30], "what another process prints late does not go back"
+
+
+def test_another_attempt_is_told_whose_it_is() -> None:
+    lines = b"step 10/40 loss 0.5\nstep 20/40 loss 0.4\nstep 30/40 loss 0.3\nstep 10/40 loss 0.5"
+    named = [event.line for event in read(lines) if isinstance(event, Observation) and event.name == "trainer"]
+    assert named == [1, 4]
+
+
+@given(epochs=st.integers(1, 5), length=st.integers(4, 400), from_zero=st.booleans(), stride=st.integers(1, 4))
+def test_counters_of_epochs_and_of_runs(epochs: int, length: int, from_zero: bool, stride: int) -> None:
+    first = 0 if from_zero else 1
+    for per_epoch in (True, False):
+        counter = Counter()
+        last = 0.0
+        total = length if per_epoch else length * epochs
+        for epoch in range(epochs):
+            for step in range(stride, length + 1, stride):
+                shown = step if per_epoch else epoch * length + step
+                at, planned, done = counter.place(epoch + first, epochs, shown, total, is_global=False)
+                assert at in (None, epoch * length + step), "a step that is given is one of the run"
+                assert planned in (None, length * epochs)
+                assert done is None or done >= last, "no epoch goes back"
+                last = last if done is None else done
+
+
+def test_a_counter_from_zero_ends_one_below_its_total() -> None:
+    counter = Counter()
+    assert counter.place(None, None, 0, 10, is_global=False)[0] == 0
+    assert counter.place(None, None, 9, 10, is_global=False)[0] == 10
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("1234.5 seconds", 1234.5),
+        ("12.5 minutes", 750),
+        ("2h 13m 5s", 7985),
+        ("1 hour and 30 minutes", 5400),
+        ("0:12:34", 754),
+        ("3", None),
+        ("a few minutes", None),
+        ("12 apples", None),
+    ],
+)
+def test_durations(text: str, seconds: float | None) -> None:
+    assert duration(text) == seconds
+
+
+@pytest.mark.parametrize(
+    ("name", "concept", "split"),
+    [
+        ("train_loss", Concept.LOSS, Split.TRAIN),
+        ("Val. Loss", Concept.LOSS, Split.VALIDATION),
+        ("avg training loss", Concept.LOSS, Split.TRAIN),
+        ("global_step", Concept.GLOBAL_STEP, None),
+        ("optimizer step", Concept.GLOBAL_STEP, None),
+        ("micro_step", Concept.BATCH, None),
+        ("end of epoch", Concept.EPOCH, None),
+        ("tok/s", Concept.TOKEN_RATE, None),
+        ("max mem allocated", Concept.PEAK_ALLOCATED, None),
+        ("kl loss", None, None),
+        ("loss scale", None, None),
+        ("mem", None, None),
+    ],
+)
+def test_meanings(name: str, concept: Concept | None, split: Split | None) -> None:
+    meaning = meaning_of(name)
+    assert (meaning.concept, meaning.split) == (concept, split)
+
+
+@pytest.mark.parametrize("name", LOGS)
+def test_readings_of_fixtures(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes((FIXTURES / name).read_bytes())
+    (run,) = (found for found in find_runs([tmp_path]) if isinstance(found, FoundRun))
+    assert run.reading.segments.value == 1, "nothing goes back within a run"
+
+
+@given(name=st.sampled_from(LOGS), share=st.floats(0, 1))
+def test_a_cut_log_never_raises_and_says_what_the_whole_one_says(name: str, share: float) -> None:
+    content = (FIXTURES / name).read_bytes()
+    cut = content[: int(share * len(content))]
+    whole_lines = cut[: cut.rfind(b"\n") + 1]
+    read(cut)
+    events = [told(event) for event in read(whole_lines)]
+    assert events == [told(event) for event in read(content)][: len(events)]
+
+
+@given(st.text(st.sampled_from("0123456789.,:;=/|[](){}-_ \tepochstlrain%█'\"\\nNaE+"), max_size=200))
+def test_no_text_raises(text: str) -> None:
+    reader = TrainingLines()
+    for number in (1, 2):
+        list(reader.line(text, number))
+    parse(said(text)[1])
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from(["step", "loss", "epoch", "val_loss", "peak_mem_gb", "tps", "split", "max_steps", "event"]),
+        st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=5), st.lists(st.integers())),
+    )
+)
+def test_no_row_raises(row: dict[str, object]) -> None:
+    text = json.dumps(row)
+    list(TrainingLines().row(row, text, 1))
+
+
+def test_words_are_words() -> None:
+    assert (TrainingLines,) == READERS
+    for word in TrainingLines.words:
+        assert re.fullmatch(r"[a-z_]+", word), word
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        (b"2026-03-01 10:00:00 [info     ] training_started   model=tiny epochs=2 train_samples=1200", 1200),
+        (b"training_start samples=31", 31),
+        (b"generation_started samples=31", None),
+        (b"evaluation_started output=a samples=31", None),
+        (b"training_started batch=4 max_samples=31", None),
+    ],
+)
+def test_an_event_that_begins_a_training_tells_of_its_examples(line: bytes, expected: int | None) -> None:
+    counts = [e.value for e in read(line) if isinstance(e, Observation) and e.name == "train_examples"]
+    assert counts == ([] if expected is None else [expected])

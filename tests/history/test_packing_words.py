@@ -1,0 +1,157 @@
+"""The forms that recipes of our users' own print: on packing, memory, begin and end."""
+
+from __future__ import annotations
+
+import datetime
+import re
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.history.sound import assert_sound
+
+from touchline.core.observation import Event, Observation, Sign, SignKind, Stamp
+from touchline.history.packing_words import DOCUMENTS, READERS, PackingLines
+
+pytestmark = pytest.mark.planning
+
+FIXTURES = Path(__file__).parents[1] / "fixtures" / "logs" / "packing"
+LOGS = sorted(path.name for path in FIXTURES.iterdir())
+
+
+def words_of(line: str) -> set[str]:
+    """The words by which a line is offered."""
+    return set(re.findall(r"[a-z_\x80-\U0010ffff]+", "".join(c.lower() if c.isascii() else c for c in line)))
+
+
+def read(text: str, *, offered: bool = True) -> list[Event]:
+    """All events of a text; with `offered`, of those lines only that hold one of the reader's words."""
+    reader = PackingLines()
+    return [
+        event
+        for number, line in enumerate(text.split("\n"), 1)
+        if not offered or words_of(line) & PackingLines.words
+        for event in reader.line(line, number)
+    ]
+
+
+def fixture(name: str) -> str:
+    """A fixture's text."""
+    return (FIXTURES / name).read_text(encoding="utf-8")
+
+
+def seen(text: str) -> list[tuple[str, float | str, str, bool]]:
+    """Name, value, unit and certainty of the observations."""
+    return [
+        (event.name, event.value, event.unit, event.certain) for event in read(text) if isinstance(event, Observation)
+    ]
+
+
+def test_stated_packing() -> None:
+    assert seen(fixture("stated.out")) == [
+        ("total_examples", 8000, "examples", False),
+        ("max_seq_len", 2048, "tokens", True),
+        ("packed", "true", "1", True),
+        ("total_examples", 8000, "examples", True),
+        ("total_sequences", 2857, "sequences", True),
+        ("packed", "true", "1", True),
+        ("packing_density", 2.8, "examples/sequence", True),
+        ("packing_efficiency", 87, "%", True),
+        ("peak_memory", 45.2, "GB", True),
+    ]
+
+
+def test_begin_and_end_carry_their_times() -> None:
+    events = [event for event in read(fixture("stated.out")) if not isinstance(event, Observation)]
+    assert [event.kind if isinstance(event, Sign) else "stamp" for event in events] == [
+        *(SignKind.START, "stamp"),
+        *(SignKind.TRAINED, "stamp"),
+    ]
+    first, last = (event for event in events if isinstance(event, Stamp))
+    assert first.unix == datetime.datetime(2025, 10, 20, 14, 30, tzinfo=datetime.UTC).timestamp()
+    assert last.unix - first.unix == 127 * 60
+    assert (first.line, last.line) == (9, 11)
+
+
+def test_counted_packing_and_variants() -> None:
+    assert seen(fixture("counted.out")) == [
+        ("total_examples", 6000, "examples", False),
+        ("total_sequences", 2400, "sequences", True),
+        ("packed", "true", "1", True),
+        ("peak_memory", 71.5, "GiB", True),
+        ("packing_efficiency", 93.5, "%", True),
+        ("packing_density", 2.5, "examples/sequence", True),
+    ]
+    others = [event for event in read(fixture("counted.out")) if not isinstance(event, Observation)]
+    assert [event.kind for event in others if isinstance(event, Sign)] == [SignKind.START]
+    assert not any(isinstance(event, Stamp) for event in others), "a time at the beginning is read with all others"
+
+
+@pytest.mark.parametrize(
+    ("line", "value", "unit", "kind", "phase"),
+    [
+        ("Peak GPU memory: 45.2 GB", 45.2, "GB", "allocated", "step"),
+        ("INFO: peak gpu memory usage: 1,024 MiB", 1.0, "GiB", "allocated", "step"),
+        ("Peak GPU memory reserved = 12.5GiB", 12.5, "GiB", "reserved", "step"),
+        ("Peak GPU memory after model init: 2.5 GB", 2.5, "GB", "allocated", "after_init"),
+        ("Peak GPU memory: 45.2 GB / 80 GB (56%)", 45.2, "GB", "allocated", "step"),
+    ],
+)
+def test_peaks(line: str, value: float, unit: str, kind: str, phase: str) -> None:
+    (event,) = read(line)
+    assert isinstance(event, Observation)
+    assert (event.name, event.value, event.unit, event.kind, event.phase) == ("peak_memory", value, unit, kind, phase)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "Packing dataset: 100%|██████████| 8000/8000 [00:01<00:00, 6478.45it/s]",
+        "- **Packing density**: 2.8 examples a sequence is what we expect for short words",
+        "Our packing density: 2.80 examples/sequence was better than that of others.",
+        "The model answered: Packed 8000 examples into 2857 sequences",
+        "Packing density: {avg_examples_per_sequence}",
+        "Packing efficiency: 870%",
+        "packing efficiency: high",
+        "Peak GPU memory: unknown",
+        "Max GPU memory: 80 GB",
+        "Peak memory: 45.2 GB",
+        "Loaded 500 examples from data/test.jsonl",
+        "Loaded 500 examples for evaluation",
+        "Loaded 3 few-shot examples",
+        "Training started with 4 GPUs",
+        "Training completed",
+        "Training completed in 3 hours",
+        "Training startedness 2025-10-20 14:30:00",
+        "Packed 0 bags",
+    ],
+)
+def test_what_says_nothing(line: str) -> None:
+    assert read(line, offered=False) == []
+
+
+def test_the_first_examples_loaded_are_the_training_split_s() -> None:
+    text = "Loaded 8000 examples\nLoaded 500 examples\nTraining started\nLoaded 700 examples"
+    assert [value for _, value, _, _ in seen(text)] == [8000, 700]
+
+
+@pytest.mark.parametrize("name", LOGS)
+def test_the_words_offer_every_line_that_says_something(name: str) -> None:
+    assert list(READERS) == [PackingLines]
+    assert not DOCUMENTS
+    assert read(fixture(name)) == read(fixture(name), offered=False)
+    assert list(PackingLines().row({"loss": 0.5}, "", 1)) == []
+
+
+@given(st.data())
+def test_no_cut_raises_or_contradicts(data: st.DataObject) -> None:
+    text = fixture(data.draw(st.sampled_from(LOGS)))
+    end = data.draw(st.integers(0, len(text)))
+    events = read(text[:end].rpartition("\n")[0])
+    assert events == read(text)[: len(events)]
+
+
+@given(st.text(max_size=200))
+def test_any_text(text: str) -> None:
+    assert_sound(read(text, offered=False), text.count("\n") + 1)

@@ -1,0 +1,321 @@
+"""Records: the same reading of the same files gives the same bytes; nothing in them tells of people."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import PurePath
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from tests.history.made import READINGS, TEXT, make_reading, make_record, make_source, number
+
+from touchline.core.errors import InputFault
+from touchline.core.quantity import Missing, Quantity
+from touchline.history.flat import facts, known
+from touchline.history.growth import HEAD_BYTES, growth
+from touchline.history.reading import Outcome, Proof, RunReading, Segment, Word
+from touchline.history.record import RECORD_SCHEMA_VERSION
+from touchline.history.records import (
+    from_json,
+    id_of,
+    model_name,
+    plain,
+    record_of,
+    sealed,
+    source_names,
+    to_json,
+    without_people,
+)
+
+pytestmark = pytest.mark.planning
+
+SETTINGS = {
+    "model": Word(value="acme/Tiny-1B"),
+    "method": Word(value="lora"),
+    "lora_rank": number(8),
+    "target_modules": Word(value="q_proj,v_proj"),
+    "trainer": Word(value="trl"),
+    "versions": ("torch=2.7.1+cu126", "trl=0.20.0"),
+    "gpu": Word(value="NVIDIA A100-SXM4-80GB"),
+    "micro_batch_size": number(4),
+    "max_seq_len": number(2048),
+    "packed": Word(value="false"),
+    "dtype": Word(value="bfloat16"),
+}
+
+
+# ---- bytes -----------------------------------------------------------------------------------------------------------
+
+
+@given(READINGS)
+def test_a_record_goes_through_json_and_back(reading: RunReading) -> None:
+    """Whatever a reading holds: the bytes read back as the same record, strictly, and that gives the same bytes."""
+    record = record_of(reading, {"a.log": make_source(b"one\n", "a.log")}, reader_version=1)
+    data = to_json(record)
+    again = from_json(data)
+    assert again == record
+    assert to_json(again) == data
+    assert to_json(sealed(again)) == data
+
+
+def test_the_same_sources_give_the_same_id_wherever_they_lie() -> None:
+    """The folder, the order of the files and the caller's way of naming them are not in a record."""
+
+    def of(folder: str, order: int) -> str:
+        files = {f"{folder}/a.out": make_source(b"out\n", "a.out"), f"{folder}/a.err": make_source(b"err\n", "a.err")}
+        reading = make_reading(
+            "a",
+            seconds_per_step=number(0.5, "s", f"{folder}/a.err:12"),
+            outcome=Word(value="completed", where=f"{folder}/a.out:7"),
+            segment_list=(
+                Segment(
+                    where=f"{folder}/a.err:1-99",
+                    begins="fresh",
+                    first_step=None,
+                    last_step=9,
+                    outcome=Outcome.COMPLETED,
+                ),
+            ),
+            notes=(f"{folder}/a.err: cut",),
+        )
+        return id_of(to_json(record_of(reading, dict(list(files.items())[::order]), reader_version=1)))
+
+    assert of("/home/alice/runs", 1) == of("/scratch/bob/copy", -1) == of("runs", 1)
+
+
+def test_places_are_named_as_the_sources_are() -> None:
+    """`file:line` stays; the way to the file goes."""
+    files = {"/data/x/logs/a.log": make_source(b"a\n", "logs/a.log")}
+    record = record_of(make_reading("a", last_loss=number(1.0, where="/data/x/logs/a.log:5")), files, reader_version=1)
+    assert isinstance(record.losses.last, Quantity)
+    assert record.losses.last.where == "logs/a.log:5"
+
+
+def test_numbers_that_are_none_become_missing() -> None:
+    """JSON has no nan, and a record no figure that nobody can use."""
+    record = make_record(last_loss=number(float("nan")), train_seconds=number(float("inf"), "s"))
+    assert isinstance(record.losses.last, Missing)
+    assert isinstance(record.costs.train_seconds, Missing)
+
+
+def test_members_that_say_nothing_are_left_out() -> None:
+    """Of a quantity and of a word; a missing fact keeps its reason."""
+    said = plain(make_reading(last_loss=number(2), model=Word(value="m")))
+    assert said["last_loss"] == {"value": 2.0, "unit": "1", "where": "night_shift.log:3"}
+    assert said["model"] == {"value": "m"}
+    assert said["eval_loss"] == {"missing": "no line says it"}
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", "not a run record"),
+        (b"\xff\xfe", "not a run record"),
+        (b"[]", "not a run record"),
+        (b"[" * 100_000, "not a run record"),
+        (b'{"schema_version": 99}', "schema version 99"),
+        (b'{"schema_version": "1"}', "schema version '1'"),
+        (json.dumps({"schema_version": RECORD_SCHEMA_VERSION}).encode(), "reader_version"),
+    ],
+)
+def test_what_is_no_record_is_refused_with_a_reason(data: bytes, reason: str) -> None:
+    """In a few words, and never with another exception."""
+    with pytest.raises(InputFault, match=reason):
+        from_json(data)
+
+
+def test_a_record_with_a_key_too_many_or_a_number_as_text_is_refused() -> None:
+    """Strictly: nothing is coerced, nothing is dropped in silence."""
+    good = json.loads(to_json(make_record(last_loss=number(2))))
+    for change in ({"extra": 1}, {"part": "0"}, {"origin": "elsewhere"}, {"notes": "text"}):
+        with pytest.raises(InputFault):
+            from_json(json.dumps(good | change).encode())
+
+
+# ---- nothing of people -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "clean"),
+    [
+        ("saved to /home/alice/out/model", "saved to …/model"),
+        ("mv: '/scratch/alice/a b/x' and 'y' are the same file", "mv: '…/x' and 'y' are the same file"),
+        ('  File "/home/alice/env/lib/train.py", line 3', '  File "…/train.py", line 3'),
+        ("output_dir=/Users/alice/runs/7,seed=1", "output_dir=…/7,seed=1"),
+        ("in ~alice/runs/7 and ~/runs/7", "in …/7 and …/7"),
+        ("see file:///home/alice/x.log", "see file://…/x.log"),
+        ("C:\\Users\\alice\\run.log", "…/run.log"),
+        ("at https://hub.example/acme/tiny", "at https://hub.example/acme/tiny"),
+        ("acme/Tiny-1B at 3.2 it/s, 4/8 steps", "acme/Tiny-1B at 3.2 it/s, 4/8 steps"),
+        ("ratio 1/2/3", "ratio 1/2/3"),
+        ("\x1b[31mred\x07", "[31mred"),
+    ],
+)
+def test_copied_text_keeps_no_way_to_a_persons_folder(text: str, clean: str) -> None:
+    """The last part of a path tells what was meant; addresses, ratios and ids stay."""
+    assert without_people(text) == clean
+
+
+@given(TEXT)
+@example("/a/b//c/d")
+@example("'/a/b'/c/d")
+def test_taking_people_out_twice_changes_nothing_more(text: str) -> None:
+    """A record that is stored again keeps its id."""
+    once = without_people(text)
+    assert without_people(once) == once
+
+
+def test_no_field_of_a_record_keeps_a_user_name_or_a_secret() -> None:
+    """Wherever a log has printed it."""
+    told = "failed: /home/alice/run/a.py with token hf_abcdefghijklmnopqrstuv"
+    record = make_record(
+        model=Word(value="/home/alice/models/Tiny-1B", where="/home/alice/a.log:1"),
+        exit=Word(value=told),
+        optimizer=Word(value="adamw", method=told),
+        proofs=(Proof(where="/home/alice/a.log:3", text=told, says="it failed"),),
+        notes=(told,),
+        versions=("torch=/home/alice/torch",),
+        last_loss=Missing(missing="not in /home/alice/a.log"),
+    )
+    text = to_json(record).decode()
+    assert "alice" not in text
+    assert text.count("hf_") == 1, "only a method is ours and is not searched for secrets"
+
+
+@pytest.mark.parametrize(
+    ("said", "kept"),
+    [
+        ("acme/Tiny-1B-Instruct", "acme/Tiny-1B-Instruct"),
+        ("Tiny-1B", "Tiny-1B"),
+        ("/scratch/alice/models/Tiny-1B/", "Tiny-1B"),
+        ("~/models/Tiny-1B", "Tiny-1B"),
+        ("../models/Tiny-1B", "Tiny-1B"),
+        ("D:\\models\\Tiny-1B", "Tiny-1B"),
+        ("/home/a/.cache/huggingface/hub/models--acme--Tiny-1B/snapshots/0123abcd", "acme/Tiny-1B"),
+    ],
+)
+def test_a_model_is_called_by_its_name(said: str, kept: str) -> None:
+    """An id stays whole, of a path the last part stays, and the hub's cache tells the id."""
+    assert model_name(Word(value=said)) == Word(value=kept)
+
+
+def test_sources_are_named_from_the_folder_they_share() -> None:
+    """One folder: base names. Several: from the deepest that holds all, unless people's folders would show."""
+    assert source_names([PurePath("/home/alice/run/a.log")]) == {"/home/alice/run/a.log": "a.log"}
+    several = [PurePath("/home/alice/run/a.log"), PurePath("/home/alice/run/cfg/b.yaml")]
+    assert list(source_names(several).values()) == ["a.log", "cfg/b.yaml"]
+    people = [PurePath("/home/alice/a.log"), PurePath("/home/bob/b.yaml")]
+    assert list(source_names(people).values()) == ["a.log", "b.yaml"]
+    assert source_names([]) == {}
+
+
+# ---- fingerprint -----------------------------------------------------------------------------------------------------
+
+
+def test_patch_versions_case_paths_and_order_do_not_part_runs() -> None:
+    """What differs without a difference in time or memory."""
+    same = SETTINGS | {
+        "model": Word(value="/models/tiny-1b", where="x:1"),
+        "target_modules": Word(value="v_proj, q_proj"),
+        "versions": ("trl=0.20.4", "torch=2.7.0"),
+        "gpu": Word(value="NVIDIA  A100-SXM4-80GB"),
+        "learning_rate": number(3e-4),
+        "steps_done": number(77),
+    }
+    assert make_record(**SETTINGS).fingerprint == make_record(**same).fingerprint
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"lora_rank": number(16)},
+        {"model": Word(value="acme/Tiny-3B")},
+        {"versions": ("torch=2.8.0", "trl=0.20.0")},
+        {"gpu": Word(value="NVIDIA H200")},
+        {"gradient_checkpointing": Word(value="true")},
+        {"micro_batch_size": Missing(missing="no line says it")},
+    ],
+)
+def test_settings_that_cost_time_or_memory_part_runs(change: dict[str, object]) -> None:
+    """A setting that is not known is not taken for one that is."""
+    assert make_record(**SETTINGS).fingerprint != make_record(**(SETTINGS | change)).fingerprint
+
+
+def test_what_the_fingerprint_does_not_know_is_named() -> None:
+    """Equal fingerprints of unknown settings promise nothing."""
+    unknown = make_record(**SETTINGS).fingerprint_unknown
+    assert unknown == ("adapter_dtype", "attention", "gradient_checkpointing", "quantization")
+    assert len(make_record().fingerprint_unknown) == 15
+
+
+def test_the_fingerprint_follows_the_facts_when_a_record_is_changed() -> None:
+    """Whoever adds what touchline knows of its own run need not think of it."""
+    record = make_record(**SETTINGS)
+    changed = replace(record, training=replace(record.training, adapter_dtype=Word(value="float32")))
+    assert sealed(changed).fingerprint != record.fingerprint
+
+
+# ---- what grows ------------------------------------------------------------------------------------------------------
+
+
+@given(st.lists(st.text("ab\t", max_size=4), max_size=200), st.text("ab\n\r", max_size=40))
+def test_a_log_that_grew_begins_with_the_digests_it_had(lines: list[str], more: str) -> None:
+    """Whatever is added, and also when its last line was only half written."""
+    begun = "\n".join(lines).encode()
+    assert growth("a.log", begun + more.encode()).startswith(growth("a.log", begun))
+
+
+@given(st.lists(st.text("ab", max_size=3), min_size=1, max_size=64), st.data())
+def test_a_change_of_any_of_the_first_lines_changes_the_digests(lines: list[str], data: st.DataObject) -> None:
+    """Two runs that print the same settings are told apart by their first different line."""
+    at = data.draw(st.integers(0, len(lines) - 1))
+    other = [*lines[:at], lines[at] + "x", *lines[at + 1 :]]
+    first, second = (growth("a.log", "".join(f"{line}\n" for line in text).encode()) for text in (lines, other))
+    assert first[: 8 * at] == second[: 8 * at]
+    assert first[8 * at :] != second[8 * at :]
+    assert not second.startswith(first)
+
+
+def test_the_digests_of_a_long_log_stay_short() -> None:
+    """About a kilobyte and a half, whatever the log's length."""
+    assert len(growth("a.log", b"x\n" * HEAD_BYTES)) < 1600
+
+
+def test_of_a_trainers_state_the_history_grows_and_other_documents_do_not() -> None:
+    """Every other member of it is written anew at each saving."""
+    rows = [{"step": 10, "loss": 2.0}, {"step": 20, "loss": 1.5}]
+    early = json.dumps({"global_step": 10, "log_history": rows[:1]}).encode()
+    late = json.dumps({"global_step": 20, "log_history": rows}).encode()
+    assert growth("trainer_state.json", early)
+    assert growth("trainer_state.json", late).startswith(growth("trainer_state.json", early))
+    for broken in (b"", b"{", b'{"log_history": 3}', b'["log_history"]', b'{"log_history": ' + b"[" * 10_000):
+        assert growth("trainer_state.json", broken) == ""
+    assert growth("config.yaml", b"lr: 1\nseed: 2\n") == ""
+
+
+# ---- facts -----------------------------------------------------------------------------------------------------------
+
+
+def test_every_fact_of_a_reading_has_a_row_in_its_record() -> None:
+    """What is read and not kept would be lost without a word."""
+    reading = make_reading(**SETTINGS, peak_memory=number(9.5, "GiB", kind="reserved", phase="step"))
+    record = make_record(**SETTINGS, peak_memory=number(9.5, "GiB", kind="reserved", phase="step"))
+    in_reading = [fact for _, fact in facts(reading) if not isinstance(fact, Missing)]
+    in_record = [fact for _, fact in facts(record) if not isinstance(fact, Missing)]
+    # How many segments there are is what the segments themselves tell.
+    assert len(in_record) == len(in_reading) - 1 == known(record)
+    assert dict(facts(record))["costs.peak_memory.reserved"] == reading.peak_memory
+
+
+def test_every_measured_field_reaches_the_record() -> None:
+    """Field by field: a number that is put into a reading comes out of its record."""
+    for name in (name for name, fact in facts(make_reading()) if isinstance(fact, Missing)):
+        value = Word(value="said") if name in _said() else number(4.25, "s")
+        found = {id(fact): fact for _, fact in facts(make_record(**{name: value}))}
+        assert value.value in [getattr(fact, "value", None) for fact in found.values()], name
+
+
+def _said() -> set[str]:
+    return {name for name, hint in RunReading.__annotations__.items() if hint == "Said"}

@@ -1,0 +1,92 @@
+"""A FolderView from texts, without a disk: configs by their trainers' readers, rows and checkpoints by their names."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import posixpath
+from collections.abc import Mapping
+from pathlib import PurePosixPath
+
+from tests.faults.folders import parts_of
+from tests.lint.designs import merged
+
+from touchline.backends.registry import config_formats
+from touchline.core.finding import Finding, Where
+from touchline.lint.design import row_set_sha256
+from touchline.lint.rule import check_view
+from touchline.lint.siblings import DataFile, FolderView, KeptCheckpoint, Sibling, TextFile
+from touchline.spec.foreign import parse_foreign
+from touchline.spec.partial import StatedTraining
+
+
+def files_of(lines: str) -> dict[str, str]:
+    """The files that an example of a folder stands for."""
+    return {path: own if kind is None else merged(own, kind) for path, kind, own in parts_of(lines)}
+
+
+def view_of(files: Mapping[str, str]) -> FolderView:
+    """What a checked tree with these files is."""
+    plans = [name for name in files if PurePosixPath(name).name in ("runs_plan.md", "plan.json")]
+    scripts = [name for name in files if name.endswith((".sh", ".slurm"))]
+    configs = [name for name in files if name.endswith((".yaml", ".yml"))]
+    return FolderView(
+        siblings=tuple(each for name in configs for each in _siblings(name, files)),
+        plans=tuple(TextFile(path=name, text=files[name]) for name in plans),
+        scripts=tuple(TextFile(path=name, text=files[name]) for name in scripts),
+    )
+
+
+def findings_of(files: Mapping[str, str]) -> list[Finding]:
+    """What the rules on folders say."""
+    return list(check_view(view_of(files), Where(path="."), "."))
+
+
+def _siblings(name: str, files: Mapping[str, str]) -> list[Sibling]:
+    document = parse_foreign(files[name], name, "pyyaml")
+    format_ = next(each for each in config_formats() if each.claims(document.data, PurePosixPath(name).name))
+    document = parse_foreign(files[name], name, format_.dialect)
+    reading = format_.read(document)
+    return [
+        Sibling(
+            stated=stated,
+            raw=document.data,
+            data=_data(stated, files),
+            overridden={each.subject: each.message for each in reading.findings if each.code == "BK019"},
+            parent_is_here=stated.parent is not None and _is_here(stated.parent.value, files),
+            kept=() if stated.output_dir is None else _kept(stated.output_dir.value, files),
+        )
+        for stated in reading.trainings
+    ]
+
+
+def _data(stated: StatedTraining, files: Mapping[str, str]) -> dict[str, DataFile]:
+    found: dict[str, DataFile] = {}
+    for source in stated.sources:
+        text = files.get(posixpath.normpath(source.name.value))
+        if text is not None:
+            rows = [json.loads(line) for line in text.splitlines()]
+            digest = hashlib.sha256(text.encode()).hexdigest()
+            found[source.name.value] = DataFile(rows=len(rows), sha256=digest, row_set_sha256=row_set_sha256(rows))
+    return found
+
+
+def _is_here(path: str, files: Mapping[str, str]) -> bool:
+    return any(name.startswith(posixpath.normpath(path) + "/") for name in files)
+
+
+def _kept(output: str, files: Mapping[str, str]) -> tuple[KeptCheckpoint, ...]:
+    found: list[KeptCheckpoint] = []
+    for name, text in files.items():
+        path = PurePosixPath(name)
+        if path.name == "adapter_config.json" and str(path.parent.parent) == posixpath.normpath(output):
+            data = json.loads(text)
+            found.append(
+                KeptCheckpoint(
+                    step=int(path.parent.name.removeprefix("checkpoint-")),
+                    base_model=data.get("base_model_name_or_path"),
+                    rank=data.get("r"),
+                    target_modules=tuple(data["target_modules"]) if "target_modules" in data else None,
+                )
+            )
+    return tuple(found)

@@ -1,0 +1,245 @@
+"""What a config's job script, plan or names tell of it: found where it is so, silent where it only looks so."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from tests.faults.case import base, changed
+from tests.faults.harness import check_files, codes, errors
+from tests.lint.trainings import found, stated, view
+
+from touchline.core.finding import Finding, Severity
+from touchline.lint.training_names import name_of_another_setting, output_over_base_model
+
+pytestmark = pytest.mark.planning
+FACTORY, TRL, TUNE, STAGE = base("llamafactory"), base("trl"), base("torchtune"), base("qlora_stage")
+HEADER = "#!/bin/bash\n#SBATCH --cpus-per-task=8\n#SBATCH --mem=64G\n#SBATCH --time=08:00:00\n"
+
+
+def _of(findings: list[Finding], code: str) -> list[Finding]:
+    return [each for each in findings if each.code == code]
+
+
+def test_names_are_held_against_settings_and_look_alikes_are_left_alone() -> None:
+    values = {"rank": 16, "learning_rate": 2e-4, "epochs": 3.0, "seed": 7, "alpha": 32.0}
+    right = [
+        *("run_rank16", "r16_lr2e-4", "lr0.0002-seed7", "3epochs", "lora_r16_alpha32", "rank16.v2", "lora_alpha32"),
+        *("crank64", "frank64x", "seedling5", "rank", "r2", "lr5", "step64", "llama3_8b", "epoch_0", "v64", "2024-r3"),
+        *("rank8_or_rank64", "rerank64", "deepseek-r1", "zephyr-alpha-1"),
+    ]
+    wrong = [
+        "1B_rank64",
+        "qwen-lora-r8",
+        "x_r64",
+        "lr1e-4_long",
+        "seed42",
+        "5ep",
+        "lora_alpha=64",
+        "rank-32",
+        "rank_8.5",
+    ]
+    for name in right:
+        assert list(name_of_another_setting(view(stated("trl", output_dir=f"out/{name}", **values)))) == [], name
+    for name in wrong:
+        assert len(list(name_of_another_setting(view(stated("trl", output_dir=f"out/{name}/", **values))))) == 1, name
+
+
+def test_the_output_is_the_base_in_whatever_spelling() -> None:
+    same = [
+        *(("models/a", "models/a/"), ("models/a", "./models//a"), ("/m/a", "/m/b/../a"), ("~/m/a", "$HOME/m/a")),
+        *(("/m/a", "//m/a/."), ("org/name", "org/name")),
+    ]
+    other = [
+        ("models/a", "models/a-lora"),
+        ("models/a", "models"),
+        ("models/a", "models/a/out"),
+        ("$M", "$M/x"),
+        ("a", "A"),
+    ]
+    for model, output in same:
+        assert len(list(output_over_base_model(view(stated("trl", model=model, output_dir=output))))) == 1, output
+    for model, output in other:
+        assert list(output_over_base_model(view(stated("trl", model=model, output_dir=output)))) == [], output
+
+
+def test_a_job_of_one_gpu_decides_whether_the_weights_fit(tmp_path: Path) -> None:
+    large = changed(TRL, "HuggingFaceTB/SmolLM2-135M-Instruct", "Qwen/Qwen2.5-32B-Instruct")
+    told = {
+        "gpu:a40:1": {"ME020": Severity.ERROR},
+        "gpu:nvidia_a100_80gb_pcie:1": {},
+        "gpu:h100:1": {},
+        "gpu:a40:4": {"ME020": Severity.WARNING},
+        "gpu:1": {},
+    }
+    for index, (gres, wanted) in enumerate(told.items()):
+        script = f"{HEADER}#SBATCH --gres={gres}\nCFG=sft.yaml\ntrl sft --config $CFG\n"
+        findings = check_files({"sft.yaml": large, "train.slurm": script}, tmp_path / str(index))
+        assert {each.code: each.severity for each in findings if each.code.startswith("ME02")} == wanted, gres
+    by_option = check_files({"sft.yaml": large, "train.slurm": script}, tmp_path / "option", {"gpu": "A40"})
+    assert [each.severity for each in _of(by_option, "ME020")] == [Severity.ERROR]
+
+
+def test_stages_one_and_two_of_deepspeed_leave_all_weights_on_each_gpu(tmp_path: Path) -> None:
+    large = changed(
+        changed(FACTORY, "Qwen/Qwen2.5-0.5B-Instruct", "Qwen/Qwen2.5-72B-Instruct"), "bf16: true", "bf16: {}"
+    )
+    told = {"ds_z2_config.json": True, "conf/zero2.json": True, "deepspeed_zero_stage1.json": True}
+    told |= {"ds_z3_config.json": False, "conf/zero3_bf16.json": False, "ds_z3_offload_config.json": False}
+    for index, (name, fires) in enumerate(told.items()):
+        text = large.replace("bf16: {}", f"bf16: true\ndeepspeed: {name}")
+        found_ = check_files({"sft.yaml": text}, tmp_path / str(index), {"gpu": "A100-80GB"})
+        assert [each.severity for each in _of(found_, "ME020")] == ([Severity.ERROR] if fires else []), name
+
+
+def test_a_config_that_two_jobs_name_is_of_no_one_machine(tmp_path: Path) -> None:
+    large = changed(TRL, "HuggingFaceTB/SmolLM2-135M-Instruct", "Qwen/Qwen2.5-32B-Instruct")
+    jobs = {
+        f"{kind}.slurm": f"{HEADER}#SBATCH --gres=gpu:{kind}:1\ntrl sft --config sft.yaml\n" for kind in ("a40", "h100")
+    }
+    assert "ME020" not in codes(check_files({"sft.yaml": large, **jobs}, tmp_path))
+
+
+def test_rows_are_proposed_by_the_key_that_a_split_means(tmp_path: Path) -> None:
+    rows = [{"input": f"word{n}", "output": f"Word{n}"} for n in range(600)]
+    data = json.dumps({"test": rows[:50], "train": rows[50:500], "val": rows[500:]})
+    held = "dataset_val:\n  _component_: {}\n  source: json\n  data_files: data/words.json\nseed: 14\n"
+    named = changed(TUNE, "seed: 14\n", held.format("torchtune.datasets.instruct_dataset"))
+    found_ = check_files({"finetune.yaml": named, "data/words.json": data}, tmp_path / "1")
+    assert [each.hint for each in _of(found_, "BK025")] == ["field: train", "field: val"]
+    mended = named.replace("  split: train\n", "  field: train\n").replace("seed: 14", "seed: 14", 1)
+    mended = mended.replace("  data_files: data/words.json\nseed", "  data_files: data/words.json\n  field: val\nseed")
+    assert errors(check_files({"finetune.yaml": mended, "data/words.json": data}, tmp_path / "2")) == []
+    own = changed(TUNE, "torchtune.datasets.instruct_dataset", "kit.datasets.words")
+    told = _of(check_files({"finetune.yaml": own, "data/words.json": data}, tmp_path / "3"), "BK025")
+    assert [each.severity for each in told] == [Severity.WARNING]
+
+
+def test_packing_is_advised_only_where_a_setting_packs(tmp_path: Path) -> None:
+    assert "PK005" in codes(check_files({"sft.yaml": FACTORY}, tmp_path / "1"))
+    assert "PK005" not in codes(check_files({"stage.yaml": STAGE}, tmp_path / "2"))
+    command = "python train.py --model_name_or_path /m/Llama-3.2-1B --per_device_train_batch_size 2 --output_dir out\n"
+    assert "PK005" not in codes(
+        check_files({"train.slurm": HEADER + "#SBATCH --gres=gpu:1\n" + command}, tmp_path / "3")
+    )
+
+
+def test_checkpoints_that_nobody_deletes_are_counted_from_the_rows(tmp_path: Path) -> None:
+    """4,000 rows less a tenth, 16 a step, twice: 450 steps, 4 checkpoints of 100 steps."""
+    text = changed(FACTORY, "save_total_limit: 2\n", "")
+    assert "BK022" not in codes(check_files({"sft.yaml": text}, tmp_path / "1"))
+    many = changed(text, "max_samples: 4000", "max_samples: 100000")
+    (told,) = _of(check_files({"sft.yaml": many}, tmp_path / "2"), "BK022")
+    assert "up to 112 checkpoints" in told.message
+    whole = changed(changed(many, "finetuning_type: lora", "finetuning_type: full"), "lora_target: all\n", "")
+    (told,) = _of(check_files({"sft.yaml": whole}, tmp_path / "3"), "BK022")
+    assert "GiB each or more" in told.message
+
+
+def test_an_experiment_and_a_short_training_need_no_validation_rule() -> None:
+    for backend, epochs, fires in (
+        ("llamafactory", 7.0, True),
+        ("llamafactory", 4.0, False),
+        ("torchtune", 5.0, False),
+    ):
+        assert ("TR025" in found(view(stated(backend, epochs=epochs)))) == fires, (backend, epochs)
+    assert "TR025" not in found(view(stated("peft", epochs=30.0)))
+
+
+def test_records_that_runs_write_are_no_configs(tmp_path: Path) -> None:
+    training = {"schema_version": 1, "experiment": "e", "run": "r", "run_digest": "d", "steps": 3, "checkpoints": []}
+    export = {"schema_version": 1, "experiment": "e", "run": "r", "run_digest": "d", "kind": "adapter", "files": {}}
+    files = {
+        "1B_rank8/finetune.yaml": TUNE,
+        "1B_rank8/training.json": json.dumps(training),
+        "1B_rank8/copy/touchline.json": json.dumps(export),
+    }
+    assert {
+        each.code for each in check_files(files, tmp_path) if "json" in (each.where.path if each.where else "")
+    } == set()
+
+
+def test_a_changed_copy_is_nobody_elses_config(tmp_path: Path) -> None:
+    edits = [
+        'cp base.yaml "$CFG"; sed -i s/a/b/ "${CFG}"',
+        'CFG=$(mktemp --suffix=.yaml); cat base.yaml > "$CFG"; sed -i s/a/b/ $CFG',
+        "CFG=/scratch/$SLURM_JOB_ID/x.yaml; sed -i s/a/b/ $CFG",
+        "sed s/a/b/ base.yaml > other.yaml",
+        "sed -i s/a/b/ results.txt",
+    ]
+    for index, edit in enumerate(edits):
+        script = f"{HEADER}#SBATCH --gres=gpu:1\n{edit}\naxolotl train $CFG\n"
+        assert "SL046" not in codes(check_files({"train.slurm": script}, tmp_path / str(index))), edit
+    for index, edit in enumerate(
+        [
+            'sed -i.bak "s/a/b/" "${CONFIG_DIR}/base.yaml"',
+            "CFG=conf/base.yaml\nyq -i '.lr = 1' $CFG",
+            "perl -pi -e 's/a/b/' base.yaml",
+            "ls conf/*.yaml | xargs sed -i s/a/b/ base.yaml",
+            'CONFIG_FILE=$1\nsed -i "s/a/b/" "$CONFIG_FILE"',
+        ]
+    ):
+        script = f"{HEADER}#SBATCH --gres=gpu:1\n{edit}\naxolotl train base.yaml\n"
+        assert "SL046" in codes(check_files({"train.slurm": script}, tmp_path / f"w{index}")), edit
+
+
+def test_tasks_that_know_their_ranks_are_no_repeated_training(tmp_path: Path) -> None:
+    gpus = "#SBATCH --gres=gpu:2\n#SBATCH --ntasks=2\n"
+    valid = [
+        "srun python train.py --devices 2\n",
+        "export RANK=$SLURM_PROCID\nsrun python train.py --per_device_train_batch_size 4 --output_dir out\n",
+        "srun --ntasks=1 llamafactory-cli train sft.yaml\n",
+        "#SBATCH --nodes=2\nexport NNODES=2\nsrun llamafactory-cli train sft.yaml\n",
+        "llamafactory-cli train sft.yaml\n",
+    ]
+    for index, commands in enumerate(valid):
+        script = HEADER + gpus + commands
+        assert "SL019" not in codes(check_files({"train.slurm": script}, tmp_path / str(index))), commands
+    wrong = [
+        gpus + "srun llamafactory-cli train sft.yaml\n",
+        "#SBATCH -n 2\n#SBATCH --gpus=2\nsrun axolotl train a.yaml\n",
+        "#SBATCH --ntasks-per-node=2\n#SBATCH --gres=gpu:2\nsrun python train.py --per_device_train_batch_size 4\n",
+        "#SBATCH --nodes=2\n#SBATCH --ntasks-per-node=1\n#SBATCH --gres=gpu:1\nsrun llamafactory-cli train sft.yaml\n",
+    ]
+    for index, text in enumerate(wrong):
+        assert "SL019" in codes(check_files({"train.slurm": HEADER + text}, tmp_path / f"w{index}")), text
+
+
+def test_times_of_a_plan_are_read_in_the_forms_people_write(tmp_path: Path) -> None:
+    forms = {
+        "3 h": 3.0,
+        "~3 hours": 3.0,
+        "3-5 h": 3.0,
+        "2 h 30 min": 2.5,
+        "150 minutes": 2.5,
+        "03:00:00": 3.0,
+        "1-00:00:00": 24.0,
+    }
+    for index, (form, hours) in enumerate(forms.items()):
+        plan = f"| run | planned time | deadline |\n|---|---|---|\n| r8 | {form} | 1 h |\n"
+        for extra, fires in ((-0.25, True), (0.25, False)):
+            minutes = int((hours + extra) * 60)
+            script = (
+                f"#!/bin/bash\n#SBATCH --time={minutes}\n#SBATCH --gres=gpu:1\ntune run lora --config finetune.yaml\n"
+            )
+            files = {"runs_plan.md": plan, "r8/finetune.yaml": TUNE, "r8/finetune.slurm": script}
+            told = "EX158" in codes(check_files(files, tmp_path / f"{index}{fires}"))
+            assert told == fires, (form, minutes)
+
+
+def test_times_stand_in_lists_headings_and_comments_too(tmp_path: Path) -> None:
+    plans = [
+        ("- **r8**: about 3 h on one A100\n- r64: 5 h\n", "", True),
+        ("## r8\n\n- Estimated time: 3 h\n\n## r64\n\n- Estimated time: 30 min\n", "", True),
+        ("## r64\n\n- Estimated time: 3 h\n\n## r8\n\n- Estimated time: 30 min\n", "", False),
+        ("- r8: a limit of 3 h\n- r80: 4 h\n", "", False),
+        ("Nothing of times.\n", "# Estimated training time: 6 hours\n", True),
+        ("Nothing of times.\n", "# This partition allows at most 6 hours\n# loads the model in 2 h\n", False),
+    ]
+    for index, (plan, comment, fires) in enumerate(plans):
+        script = (
+            f"#!/bin/bash\n#SBATCH --time=01:00:00\n#SBATCH --gres=gpu:1\n{comment}tune run x --config finetune.yaml\n"
+        )
+        files = {"runs_plan.md": plan, "r8/finetune.yaml": TUNE, "r8/finetune.slurm": script}
+        assert ("EX158" in codes(check_files(files, tmp_path / str(index)))) == fires, (plan, comment)

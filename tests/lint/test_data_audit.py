@@ -1,0 +1,406 @@
+"""The audit of whole files: layouts, lines, what the seeds' projects ran into, and files that are broken."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from touchline.cli.auditing import audit as audit_command
+from touchline.core.errors import EnvironmentFault, InputFault
+from touchline.core.quantity import Missing, Quantity
+from touchline.data.candidates import candidates_of_prompt, chosen, nearest
+from touchline.lint.audited import DataAudit
+from touchline.lint.local.audit import AuditRequest, audit, config_findings, data_findings, tree_findings
+from touchline.lint.local.dataset_files import DatasetFiles, group_splits, is_dataset
+from touchline.report.figures import FIGURES_OFF
+from touchline.spec.experiment import DataConfig
+
+pytestmark = pytest.mark.planning
+
+TURNS = {
+    "chatml": {"messages": [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]},
+    "sharegpt": {"conversations": [{"from": "human", "value": "Q"}, {"from": "gpt", "value": "A"}]},
+    "parts": {
+        "messages": [
+            {"role": "user", "content": [{"type": "text", "text": "Q"}]},
+            {"role": "assistant", "content": [{"type": "text", "value": "A"}]},
+        ]
+    },
+    "alpaca": {"instruction": "Q", "input": "", "output": "A"},
+    "ours": {"input": "Q", "output": "A"},
+    "completion": {"prompt": "Q", "completion": "A"},
+    "question": {"question": "Q", "answer": "A", "id": 7},
+    "squad": {"context": "", "question": "Q", "answers": {"text": ["A", "B"], "answer_start": [1, 2]}},
+    "preference": {"prompt": "Q", "chosen": "A", "rejected": "B"},
+    "preference chat": {"conversations": [{"from": "human", "value": "Q"}], "chosen": {"value": "A"}, "rejected": {}},
+    "classes": {"text": "Q", "label": "A"},
+    "capitals": {"Question": "Q", "Answer": "A"},
+}
+
+
+def write(path: Path, rows: object) -> Path:
+    """Rows as JSONL, or whatever it is as JSON."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".jsonl" and isinstance(rows, list):
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    else:
+        path.write_text(json.dumps(rows, indent=2), encoding="utf-8")
+    return path
+
+
+def codes(found: DataAudit) -> dict[str, int | None]:
+    """Codes with the first line of each."""
+    return {finding.code: finding.line for finding in reversed(found.findings)}
+
+
+@pytest.mark.parametrize("name", TURNS)
+def test_prompt_and_answer_are_found_in_every_usual_layout(name: str, tmp_path: Path) -> None:
+    path = write(tmp_path / "data.jsonl", [TURNS[name]])
+    assert is_dataset(path)
+    found = audit(path)
+    assert [finding.code for finding in found.findings if finding.code != "DA300"] == []
+    assert found.splits[0].answer_characters is not None
+    assert found.splits[0].answer_characters.most == 1
+    assert found.labels[0].label == "A"
+    assert found.splits[0].prompt_characters is not None
+    assert found.splits[0].prompt_characters.most >= 1
+
+
+def test_what_is_no_dataset_is_passed_over_in_a_tree(tmp_path: Path) -> None:
+    for number, row in enumerate(
+        [
+            {"step": 1, "loss": 2.5},
+            {"timestamp": "12:00", "message": "started", "input": "x", "output": "y"},
+            {"prompt": "Q", "label": "A", "predict": "B"},
+            {"loss": 1.5, "learning_rate": 1e-4, "epoch": 1},
+        ]
+    ):
+        write(tmp_path / f"log{number}.jsonl", [row])
+    write(tmp_path / "config.json", {"model": {"input": 1, "output": 2}, "train": {"epochs": 1}})
+    write(tmp_path / "dataset_info.json", {"a": {"columns": {"prompt": "instruction", "response": "output"}}})
+    write(tmp_path / "list.json", [{"columns": {"messages": ["x"], "prompt": "y"}}])
+    (tmp_path / "metrics.jsonl").write_text("")
+    (tmp_path / "results.csv").write_text("run,accuracy,text\na,0.5,x\n")
+    (tmp_path / "table.csv").write_text("source,targets,peak\nrun a,q_proj v_proj,3.5\n")
+    (tmp_path / "numbers.csv").write_text("dtype,input,output\nnp.float32,0x3fc90fdb,0x3f8\n")
+    assert [path.name for path in tmp_path.iterdir() if is_dataset(path)] == []
+    assert tree_findings(tmp_path.iterdir()) == ()
+
+
+def test_files_of_splits_are_one_dataset_and_lines_are_of_the_own_file(tmp_path: Path) -> None:
+    write(tmp_path / "words_train.json", [{"input": f"w{n}", "output": f"W{n}"} for n in range(5)])
+    test = write(tmp_path / "words_test.json", [{"input": f"w{n}", "output": f"W{n}"} for n in (8, 9, 4)])
+    found = audit(tmp_path)
+    assert [(split.name, split.examples) for split in found.splits] == [("train", 5), ("test", 3)]
+    (overlap,) = [finding for finding in found.findings if finding.code == "DA312"]
+    assert overlap.path == str(test)
+    assert test.read_text().splitlines()[(overlap.line or 0) - 1 : (overlap.line or 0) + 1] == [
+        "  {",
+        '    "input": "w4",',
+    ]
+    write(tmp_path / "other.jsonl", [{"input": "a", "output": "b"}])
+    with pytest.raises(InputFault, match="holds 2 datasets"):
+        audit(tmp_path)
+    assert [sorted(group.files) for group in group_splits(tmp_path.iterdir())] == [["test", "train"], ["all"]]
+
+
+def test_the_four_constants_of_the_surgical_project_are_an_error_before_any_training(tmp_path: Path) -> None:
+    constants = {
+        "What tissue is in contact with the instrument?": "none",
+        "How many instruments are visible?": "0",
+        "What is the action of the instrument?": "idle",
+        "Is the image from robotic surgery?": "yes",
+    }
+    rows = [
+        {"question": question, "answer": answer, "image": f"seq_{frame}.png"}
+        for frame in range(60)
+        for question, answer in constants.items()
+    ]
+    found = audit(write(tmp_path / "test.jsonl", rows))
+    assert "DA321" in codes(found)
+    assert found.failed
+    assert found.baselines is not None
+    score = found.baselines.majority_per_question.score
+    assert isinstance(score, Quantity)
+    assert (score.value, found.baselines.majority_per_question.examples) == (1.0, 240)
+    assert isinstance(found.baselines.majority.score, Quantity)
+    assert found.baselines.majority.score.value == 0.25
+    assert found.answer_entropy_bits == 2.0
+
+
+def test_a_scorer_that_takes_either_within_the_other_is_refused(tmp_path: Path) -> None:
+    rows = [{"input": f"frame {n}", "output": ["no", "none", "kidney"][n % 3]} for n in range(12)]
+    path = write(tmp_path / "data.jsonl", rows)
+    found = audit(path, AuditRequest(scorer="either"))
+    assert {"DA340", "DA341", "DA331"} <= set(codes(found))
+    assert found.baselines is not None
+    assert isinstance(found.baselines.empty.score, Quantity)
+    assert found.baselines.empty.score.value == 1.0
+    for name in ("match", "exact", "capitalization"):
+        assert not {"DA340", "DA341", "DA331"} & set(codes(audit(path, AuditRequest(scorer=name))))
+    with pytest.raises(InputFault, match="no scorer"):
+        audit(path, AuditRequest(scorer="smart"))
+
+
+def test_the_nearest_candidate_is_told_with_the_line(tmp_path: Path) -> None:
+    allowed = ["kidney-parenchyma", "instrument-shaft", "background"]
+    given = ["background", "kidney parenchyma", "shaft", "instrument-shaft", "kidney-parenchyma", "background"]
+    rows = [{"question": f"frame {n}?", "answer": answer, "candidates": allowed} for n, answer in enumerate(given)]
+    found = audit(write(tmp_path / "data.jsonl", rows))
+    (outside,) = [finding for finding in found.findings if finding.code == "DA330"]
+    assert (outside.severity, outside.line) == ("error", 2)
+    assert "did you mean 'kidney-parenchyma'" in (outside.hint or "")
+    assert "did you mean 'instrument-shaft'" in (outside.hint or "")
+
+
+@pytest.mark.parametrize(
+    ("prompt", "expected"),
+    [
+        ("Which? Candidates: ['no', 'not relevant', 'yes']\nAnswer:", ("no", "not relevant", "yes")),
+        ("Which? Candidate answers: [small, large]", ("small", "large")),
+        ("Which?\nOptions: a, b, c", ("a", "b", "c")),
+        ("Which?\nA. red\nB. green\nC) blue\nAnswer:", ("red", "green", "blue")),
+        ("(A) red\n(B) green", ("red", "green")),
+        ("What are my options here?", None),
+        ("Options: there is one", None),
+        ("List [1, 2] reversed", None),
+        ("The choices: [broken", None),
+    ],
+)
+def test_lists_in_prompts(prompt: str, expected: tuple[str, ...] | None) -> None:
+    assert candidates_of_prompt(prompt) == expected
+
+
+def test_what_an_answer_means_in_a_list() -> None:
+    colours = ("red", "green", "blue")
+    assert [chosen(answer, colours, True) for answer in ("green", "B", "(b)", "b.", "1", "B. green", "red; blue")] == [
+        *[1] * 6,
+        0,
+    ]
+    assert [chosen(answer, colours, True) for answer in ("D", "Red", "9", "", "red; grey")] == [None] * 5
+    assert chosen("B", colours, False) is None
+    assert nearest("Red", colours) == "red"
+    assert nearest("xyzzy", colours) is None
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"question": "Q{n}?", "choices": ["w", "x", "y", "z"], "answer": 2},
+        {"question": "Q{n}?", "choices": {"text": ["w", "x"], "label": ["A", "B"]}, "answerKey": "B"},
+        {"ctx": "C{n}", "endings": ["w", "x"], "label": "1"},
+        {"question": "Q{n}?\nA. w\nB. x", "answer": "A"},
+        {"question": "Q{n}?", "options": {"A": "w", "B": "x"}, "answer": "A"},
+        {"question": "Q{n}?", "options": "['w', 'x']", "answer": "w; x"},
+    ],
+)
+def test_answers_by_letter_and_number_are_within_their_list(row: dict[str, object], tmp_path: Path) -> None:
+    rows = [
+        {key: value.replace("{n}", str(n)) if isinstance(value, str) else value for key, value in row.items()}
+        for n in range(6)
+    ]
+    assert "DA330" not in codes(audit(write(tmp_path / "data.jsonl", rows)))
+
+
+def test_a_picture_tells_questions_apart_and_missing_ones_are_told(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    for name in ("a.png", "b.png"):
+        (tmp_path / "images" / name).write_bytes(b"x")
+    (tmp_path / "images" / "empty.png").write_bytes(b"")
+    rows = [
+        {"question": "Describe it.", "answer": answer, "image_path": f"images/{name}"}
+        for name, answer in (("a.png", "one"), ("b.png", "two"), ("gone.png", "three"), ("empty.png", "four"))
+    ]
+    path = write(tmp_path / "sub" / "data.jsonl", rows)
+    found = audit(path)
+    assert "DA311" not in codes(found)
+    assert "DA371" not in codes(found)
+    (media,) = [finding for finding in found.findings if finding.code == "DA373"]
+    assert (media.severity, media.line) == ("error", 3)
+    assert "1 of 4 are not there and 1 are empty" in media.message
+    (elsewhere,) = [
+        finding
+        for finding in audit(path, AuditRequest(media_root=tmp_path / "sub")).findings
+        if finding.code == "DA373"
+    ]
+    assert "4 of 4 are not there" in elsewhere.message
+    write(tmp_path / "far" / "away" / "up" / "and" / "down" / "data.jsonl", rows)
+    (unknown,) = [
+        finding
+        for finding in audit(tmp_path / "far" / "away" / "up" / "and" / "down" / "data.jsonl").findings
+        if finding.code == "DA373"
+    ]
+    assert unknown.severity == "info"
+    assert unknown.message.startswith("not checked (")
+
+
+def test_numbers_as_answers_are_text_and_kinds_are_told(tmp_path: Path) -> None:
+    rows = [{"input": "2 + 3", "output": 5}, {"input": "2 + 3", "output": "5"}, {"input": "1 + 3", "output": "4"}]
+    found = codes(audit(write(tmp_path / "data.jsonl", rows)))
+    assert found["DA302"] == 1
+    assert "DA311" not in found
+    assert found["DA310"] == 2
+
+
+BROKEN: dict[str, tuple[bytes, str]] = {
+    "empty.jsonl": (b"", "DA376"),
+    "empty.json": (b"", "DA102"),
+    "no_rows.json": (b"[]", "DA376"),
+    "nothing.json": (b"{}", "DA376"),
+    "cut.jsonl": (b'{"input": "a", "output": "b"}\n{"input": "c", "outp', "DA102"),
+    "deep.json": (b"[" * 100_000, "DA102"),
+    "deep.jsonl": (b'{"input":' * 50_000, "DA102"),
+    "bytes.jsonl": (bytes(range(256)) * 50, "DA102"),
+    "bytes.csv": (bytes(range(256)) * 50, "DA102"),
+    "latin1.jsonl": (('{"input": "caf\u00e9", "output": "ol\u00e9"}\n' * 3).encode("latin-1"), "DA102"),
+    "wide.jsonl": ('{"input": "a", "output": "b"}\n'.encode("utf-16"), "DA102"),
+    "no_objects.jsonl": (b'[1]\n"x"\n5\nnull\n', "DA103"),
+    "semicolons.csv": (b"input;output\na;b\n", "DA307"),
+    "half.jsonl": (b'{"input": "\\ud800", "output": "x"}\n', "DA364"),
+    "unknown.jsonl": (b'{"left": "a", "right": "b"}\n', "DA307"),
+    "chats.jsonl": (b'{"messages": []}\n{"messages": null}\n{"messages": [{"role": "user"}]}\n', "DA375"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_broken_files_are_findings_and_no_tracebacks(name: str, tmp_path: Path) -> None:
+    content, code = BROKEN[name]
+    path = tmp_path / name
+    path.write_bytes(content)
+    found = audit(path)
+    assert code in codes(found)
+    assert found.failed or code in ("DA307", "DA375")
+    # The same as a part of a tree, where nothing is raised either.
+    assert isinstance(data_findings(DatasetFiles(path=path, files={"all": path})), tuple)
+
+
+def test_a_row_of_megabytes_and_strange_values_are_read(tmp_path: Path) -> None:
+    rows: list[dict[str, object]] = [
+        {"input": "x" * 1_000_000, "output": "y" * 1_000_000},
+        {"input": "\u05d0\u05d1 \u0627\u0644", "output": "\U0001f468\u200d\U0001f469\u200d\U0001f467"},
+        {"input": ["a", {"b": [None]}], "output": {"deep": {"deeper": [1]}}},
+        {"input": None, "output": None},
+        {"input": True, "output": 1e300},
+    ]
+    found = codes(audit(write(tmp_path / "data.jsonl", rows)))
+    assert found["DA302"] in (1, 3, 5)
+    assert found["DA303"] == found["DA304"] == 4
+    assert "DA363" not in found
+
+
+def test_an_experiment_says_the_columns_the_prompt_and_the_task(tmp_path: Path) -> None:
+    rows = [{"word": f"word{n}", "upper": f"Word{n}", "output": "same"} for n in range(12)]
+    write(tmp_path / "words.jsonl", rows)
+    (tmp_path / "experiment.yaml").write_text(
+        "name: a\nmodels: [m]\ntask: capitalization\ndata: {path: words.jsonl, input: word, output: upper}\n"
+    )
+    found = audit(tmp_path)
+    assert found.scorer == "capitalization"
+    assert found.columns == "'word' as the prompt, 'upper' as the answer"
+    assert codes(found) == {}
+    assert audit(tmp_path / "experiment.yaml").splits == found.splits
+    stated = DataConfig(path="words.jsonl", input="word", output="output")
+    assert {finding.code for finding in config_findings(stated, tmp_path)} == {"DA320"}
+    assert config_findings(DataConfig(path="gone.jsonl"), tmp_path) == ()
+    absent = audit(tmp_path / "words.jsonl", AuditRequest(data=DataConfig(path="words.jsonl", output="uper")))
+    (missing,) = [finding for finding in absent.findings if finding.code == "DA301" and "'uper'" in finding.message]
+    assert missing.hint is not None
+    assert "upper" in missing.hint
+
+
+def test_what_was_found_of_a_large_file_is_kept_until_the_file_changes(tmp_path: Path) -> None:
+    rows: list[dict[str, object]] = [{"input": f"{n} " + "x" * 200, "output": f"W{n}"} for n in range(6000)]
+    path = write(tmp_path / "data.jsonl", [*rows, rows[0]])
+    files = DatasetFiles(path=path, files={"all": path})
+    cache = tmp_path / "cache"
+    first = data_findings(files, cache_dir=cache)
+    assert {finding.code for finding in first} == {"DA310"}
+    (kept,) = (cache / "audits").iterdir()
+    assert data_findings(files, cache_dir=cache) == first
+    kept.write_text("no JSON")
+    assert data_findings(files, cache_dir=cache) == first
+    write(path, rows)
+    assert data_findings(files, cache_dir=cache) == ()
+
+
+def run(*arguments: str) -> tuple[int, str, str]:
+    """The command's exit code, stdout and stderr."""
+    app = typer.Typer()
+    app.command()(audit_command)
+    result = CliRunner().invoke(app, list(arguments))
+    return result.exit_code, result.stdout, result.stderr
+
+
+def test_the_command_answers_in_words_in_json_and_by_its_exit_code(tmp_path: Path) -> None:
+    good = write(tmp_path / "good.jsonl", [{"input": f"w{n}", "output": ["yes", "no"][n % 2]} for n in range(8)])
+    bad = write(tmp_path / "bad.jsonl", [{"input": "a", "output": "b"}, {"input": "c", "ouput": "d"}])
+    code, words, talk = run(str(good))
+    assert code == 0
+    assert "always the most frequent, 'no'" in words
+    assert "█" in words
+    assert "0 errors, 0 warnings" in talk
+    code, words, _ = run(str(bad), "--json")
+    assert code == 1
+    answer = json.loads(words)
+    assert answer["schema_version"] == 1
+    assert {frozenset(finding) for finding in answer["findings"]} == {
+        frozenset({"code", "severity", "path", "line", "column", "message", "hint"})
+    }
+    assert [(each["code"], each["line"]) for each in answer["findings"] if each["severity"] == "error"] == [
+        ("DA301", 2)
+    ]
+    assert set(answer["baselines"]) == {"majority", "majority_per_question", "empty", "shuffled", "first_candidate"}
+    with pytest.raises(InputFault, match="does not exist"):
+        audit(tmp_path / "gone.jsonl")
+
+
+def test_the_picture_is_a_png_or_says_what_is_not_installed(tmp_path: Path) -> None:
+    rows: list[dict[str, object]] = [
+        {"split": ["train", "test"][n % 4 == 0], "input": f"w{n}", "output": ["yes", "no"][n % 2]} for n in range(20)
+    ]
+    path = write(tmp_path / "data.jsonl", rows)
+    if importlib.util.find_spec("altair") is None or importlib.util.find_spec("vl_convert") is None:
+        with pytest.raises(EnvironmentFault) as caught:
+            audit(path, plot=tmp_path / "data.png")
+        assert caught.value.message == FIGURES_OFF
+    else:
+        audit(path, plot=tmp_path / "data.png")
+        assert (tmp_path / "data.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_baselines_without_answers_or_lists_are_missing_and_not_zero(tmp_path: Path) -> None:
+    found = audit(write(tmp_path / "data.jsonl", [{"input": "a", "output": "b"}]))
+    assert found.baselines is not None
+    for each in (found.baselines.majority_per_question, found.baselines.shuffled, found.baselines.first_candidate):
+        assert isinstance(each.score, Missing)
+    assert audit(write(tmp_path / "texts.jsonl", [{"text": "a whole text"}])).baselines is None
+
+
+def test_answers_that_were_cut_at_one_length_are_told_among_longer_ones(tmp_path: Path) -> None:
+    """A limit on some rows alone: they share a length and stop within a sentence, and the others end."""
+    sentence = "the quick brown fox jumps over a lazy dog while many birds sing near old stone bridges at dawn"
+    words = sentence.split()
+
+    def answer(row: int) -> str:
+        return " ".join(words[(row * 7 + step * (row % 5 + 1)) % len(words)] for step in range(14 + row % 6)) + "."
+
+    rows = [{"input": f"Write sentence {n}", "output": answer(n)} for n in range(60)]
+    assert "DA352" not in codes(audit(write(tmp_path / "whole.jsonl", rows)))
+    for row in rows[:8]:
+        row["output"] = row["output"][:57] + "q"
+    assert "DA352" in codes(audit(write(tmp_path / "cut.jsonl", rows)))
+
+
+def test_a_file_without_rows_names_no_columns(tmp_path: Path) -> None:
+    """A column that was not found is not called None."""
+    for name, content in (("a.csv", ""), ("b.csv", "text,label\n"), ("c.json", "[]"), ("d.jsonl", "\n")):
+        path = tmp_path / name
+        path.write_text(content)
+        found = audit(path, AuditRequest())
+        assert "None" not in found.columns
+        assert "no column as the answer" in found.columns

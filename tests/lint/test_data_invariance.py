@@ -1,0 +1,186 @@
+"""What is found in data depends on the rows and not on their order, and lines are those of an editor."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from touchline.core.finding import Where
+from touchline.core.quantity import Quantity
+from touchline.data.columns import Layout
+from touchline.data.json_lines import JsonLines
+from touchline.data.text import mojibake, normal, repaired, short
+from touchline.lint.data_baselines import baselines
+from touchline.lint.data_scorers import SCORERS, Scorer
+from touchline.lint.data_view import DataView, data_rows, layout_of
+from touchline.lint.rule import check_view
+
+pytestmark = pytest.mark.planning
+
+LABELS = st.sampled_from(
+    ["yes", "no", "No", "none", "kidney parenchyma", "kidney-parenchyma", "", " ", "nan", "caf\ufffd"]
+)
+PROMPTS = st.sampled_from(
+    ["Which organ?", "which organ", "Which tool?", "How many: 3", "How many: 4", "", "Ist es Ã¼ber?"]
+)
+ROWS = st.lists(
+    st.fixed_dictionaries(
+        {"question": PROMPTS, "answer": st.one_of(LABELS, st.integers(0, 3), st.none())},
+        optional={"image": st.sampled_from(["a.png", "b.png"]), "options": st.just(["yes", "no", "none"])},
+    ),
+    min_size=1,
+    max_size=30,
+)
+
+
+def view_of(train: list[dict[str, object]], test: list[dict[str, object]]) -> DataView | None:
+    """A view of rows as a file would give them."""
+    splits = {
+        name: [(row, number) for number, row in enumerate(rows, 1)] for name, rows in (("train", train), ("test", test))
+    }
+    layout = layout_of(splits)
+    if layout is None:
+        return None
+    return DataView(
+        path="d.jsonl",
+        format="jsonl",
+        files={"train": "d.jsonl", "test": "d.jsonl"},
+        splits=data_rows(splits, layout),
+        layout=layout,
+    )
+
+
+def told(view: DataView | None) -> set[tuple[str, str]]:
+    """Codes with severities."""
+    if view is None:
+        return set()
+    return {(f.code, f.severity.value) for f in check_view(view, Where(path="d.jsonl"), "data")}
+
+
+@given(ROWS, ROWS, st.randoms(use_true_random=False))
+@settings(max_examples=120, deadline=None)
+def test_the_order_of_rows_changes_nothing_that_is_found(train: list, test: list, rng: object) -> None:  # type: ignore[type-arg]
+    before = told(view_of(train, test))
+    mixed = list(train)
+    rng.shuffle(mixed)  # type: ignore[attr-defined]
+    rest = list(test)
+    rng.shuffle(rest)  # type: ignore[attr-defined]
+    assert told(view_of(mixed, rest)) == before
+
+
+@given(st.lists(st.text(min_size=1, max_size=6).filter(str.strip), min_size=2, max_size=20, unique=True), st.data())
+@settings(max_examples=80, deadline=None)
+def test_a_doubled_row_is_found_wherever_it_stands(texts: list[str], data: st.DataObject) -> None:
+    rows: list[dict[str, object]] = [{"input": text, "output": f"answer {n}"} for n, text in enumerate(texts)]
+    assert "DA310" not in {code for code, _ in told(view_of(rows, []))}
+    place = data.draw(st.integers(0, len(rows)))
+    again = dict(data.draw(st.sampled_from(rows)))
+    assert "DA310" in {code for code, _ in told(view_of([*rows[:place], again, *rows[place:]], []))}
+
+
+@given(st.lists(st.text(max_size=4), min_size=1, max_size=12), st.lists(st.text(max_size=4), min_size=1, max_size=12))
+@settings(max_examples=80, deadline=None)
+def test_an_overlap_is_found_exactly_when_there_is_one(train: list[str], test: list[str]) -> None:
+    view = view_of(
+        [{"input": f"{t}.", "output": "x"} for t in train], [{"input": f"{t}.", "output": "x"} for t in test]
+    )
+    shared = set(train) & set(test)
+    # One prompt for all rows is another fault, and told as that.
+    assert ("DA312" in {code for code, _ in told(view)}) == (bool(shared) and len(set(train)) > 1)
+
+
+@given(
+    st.lists(st.sampled_from(["yes", "no", "none", "not sure"]), min_size=2, max_size=25),
+    st.sampled_from(sorted(SCORERS)),
+)
+@settings(max_examples=60, deadline=None)
+def test_baselines_are_those_of_counting_every_pair(answers: list[str], name: str) -> None:
+    rows = [({"input": f"q {n}", "output": answer}, n) for n, answer in enumerate(answers)]
+    layout = Layout(kind="columns", prompts=("input",), answer="output")
+    right = SCORERS[name]
+    view = DataView(
+        path="d",
+        format="jsonl",
+        files={"all": "d"},
+        splits=data_rows({"all": rows}, layout),
+        layout=layout,
+        scorer=Scorer(name=name, right=right, stated=True),
+    )
+    found = baselines(view)
+    count = len(answers)
+    constant = found.majority.answer
+    assert constant is not None
+    assert answers.count(constant) == max(map(answers.count, answers))
+    expected = {
+        "majority": sum(right(constant, target) for target in answers),
+        "empty": sum(right("", target) for target in answers),
+        "shuffled": round(
+            sum(right(answers[i], answers[j]) for i in range(count) for j in range(count) if i != j) / (count - 1)
+        ),
+    }
+    for which, k in expected.items():
+        score = getattr(found, which).score
+        assert isinstance(score, Quantity)
+        assert (which, round(score.value * count)) == (which, k)
+        assert score.low is not None
+        assert score.high is not None
+        assert score.low <= score.value <= score.high
+
+
+JSON_ROWS = st.lists(
+    st.one_of(
+        st.dictionaries(st.text(max_size=3), st.one_of(st.none(), st.text(max_size=5), st.lists(st.integers()))),
+        st.integers(),
+        st.text(max_size=3),
+    ),
+    max_size=12,
+)
+
+
+@given(st.dictionaries(st.sampled_from(["train", "val", "test", "about"]), JSON_ROWS), st.sampled_from([None, 0, 1, 3]))
+@settings(max_examples=100, deadline=None)
+def test_lines_in_json_are_where_the_rows_begin(splits: dict[str, list[object]], indent: int | None) -> None:
+    text = "\n\n" + json.dumps(splits, indent=indent)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "data.json"
+        path.write_text(text, encoding="utf-8")
+        reader = JsonLines(path)
+        for name, entries in splits.items():
+            rows = [entry for entry in entries if isinstance(entry, dict)]
+            split = {"val": "validation"}.get(name, name)
+            if name == "about":
+                assert reader.line(split, 1) is None
+                continue
+            found = [reader.line(split, number) for number in range(1, len(rows) + 1)]
+            if indent is None:
+                assert found == [3] * len(rows)
+            else:
+                lines = text.splitlines() if "\x85" not in text else text.split("\n")
+                assert all(line is not None and lines[line - 1].strip().startswith("{") for line in found)
+                assert found == sorted(set(found))  # type: ignore[type-var]
+            assert reader.line(split, len(rows) + 1) is None
+
+
+@given(st.text(max_size=40))
+def test_a_normal_form_is_its_own_normal_form(text: str) -> None:
+    assert normal(normal(text)) == normal(text)
+
+
+@given(st.text(st.characters(min_codepoint=0xC0, max_codepoint=0x2FF), min_size=1, max_size=8))
+def test_text_that_was_read_in_another_encoding_is_recognised(text: str) -> None:
+    broken = text.encode().decode("latin-1")
+    piece = mojibake(f"before {broken} after")
+    assert piece is not None
+    assert repaired(piece) in text
+    assert mojibake(f"before {text} after") is None or len(text) > 1
+
+
+@given(st.text(max_size=200))
+def test_what_a_message_shows_has_no_hidden_characters(text: str) -> None:
+    assert short(text).isprintable()
+    assert len(short("a" * 500)) < 70

@@ -1,0 +1,134 @@
+"""The rules on designs: each page's examples, and the borders between what is told and what is not."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from tests.faults.case import base
+from tests.faults.harness import check_files, codes
+from tests.lint.designs import findings_of, merged, view_of
+
+from touchline.core.finding import Severity
+from touchline.lint.design import row_set_sha256, work_digest
+from touchline.lint.design_evaluation import stated_effect
+
+pytestmark = pytest.mark.planning
+
+
+def codes_of(text: str) -> set[str]:
+    """Codes that a text has."""
+    return {finding.code for finding in findings_of(text)}
+
+
+def test_the_base_has_no_fault() -> None:
+    """What all examples are merged into is silent itself."""
+    assert findings_of(base("experiment")) == []
+
+
+@pytest.mark.parametrize(
+    ("question", "effect"),
+    [
+        ("Does rank 64 improve accuracy by 5 points?", 0.05),
+        ("Is the gain of 2.5 % real?", 0.025),
+        ("Does it raise accuracy by at least 3 percentage points?", 0.03),
+        ("Is it 10pp better?", 0.1),
+        ("Does it improve accuracy to 90 %?", None),
+        ("Does training on 5 % of the data lower accuracy?", None),
+        ("Is accuracy above 95 % with 4-bit weights?", None),
+        ("Does a higher LoRA rank improve capitalization of unseen words?", None),
+        ("Do 80 % train rows do?", None),
+        ("Version 1.5 points out that 2 heads are better", None),
+        ("", None),
+    ],
+)
+def test_an_effect_is_a_change_and_not_a_level(question: str, effect: float | None) -> None:
+    """Numbers that are shares, levels or versions state no effect."""
+    assert stated_effect(question) == effect
+
+
+def test_settings_that_change_only_rows_make_the_same_work() -> None:
+    """Packing, micro-batch, checkpoints: one digest; rank, seed, batch: another one."""
+    first, *others = view_of(merged("factors: {train.packed: [true, false]}\nseeds: [1]")).trained
+    assert {work_digest(run, {}) for run in others} == {work_digest(first, {})}
+    two = view_of(merged("factors: {train.lora.rank: [4, 8], train.global_batch_size: [8, 16]}\nseeds: [1, 2]"))
+    assert len({work_digest(run, {}) for run in two.trained}) == 8
+
+
+def test_alpha_that_is_twice_the_rank_is_the_default() -> None:
+    """`null` and twice the rank are one training, whatever the spelling."""
+    found = findings_of(merged("factors: {train.lora.alpha: [null, 16]}"))
+    assert "EX100" in {finding.code for finding in found}
+
+
+def test_a_hash_of_rows_does_not_know_their_order() -> None:
+    """The same rows in any order; another number of one row is another set."""
+    rows = [{"a": 1}, {"a": 2}, {"a": 2}]
+    assert row_set_sha256(rows) == row_set_sha256(rows[::-1])
+    assert row_set_sha256(rows) != row_set_sha256(rows[:2])
+
+
+def test_without_data_nothing_is_said_of_it() -> None:
+    """Rules that need rows are silent where the file is not here."""
+    text = merged("factors: {data.path: [data/words.json, data/words_reordered.json]}\nevaluate: {samples: all}")
+    assert {f.code for f in findings_of(text, with_data=False)} == set()
+
+
+def test_learning_rates_by_model_are_noted_and_batches_by_model_are_a_warning() -> None:
+    """What is usually tuned for each model is no fault."""
+    pairs = "models: []\npairs: [{{models: A-1B, {0}: {1}}}, {{models: B-3B, {0}: {2}}}]"
+    tuned = {f.code: f.severity for f in findings_of(merged(pairs.format("train.learning_rate", 0.001, 0.0002)))}
+    batch = {f.code: f.severity for f in findings_of(merged(pairs.format("train.global_batch_size", 16, 8)))}
+    micro = {f.code: f.severity for f in findings_of(merged(pairs.format("train.micro_batch_size", 8, 4)))}
+    assert tuned["EX103"] is Severity.INFO
+    assert batch["EX103"] is Severity.WARNING
+    assert "EX103" not in micro
+    assert "EX101" not in micro
+
+
+def test_a_chain_with_all_faults_tells_each_once() -> None:
+    """Unknown parent, ring, second root and doubled name in one file, none hiding another."""
+    stages = """
+stages:
+  - {name: a}
+  - {name: b, parent: x, continue: adapter, train: {epochs: 3}}
+  - {name: c, parent: d, continue: adapter, train: {epochs: 4}}
+  - {name: d, parent: c, continue: adapter, train: {epochs: 5}}
+  - {name: A, train: {epochs: 6}}
+"""
+    found = [finding for finding in findings_of(merged(stages)) if "EX121" <= finding.code <= "EX130"]
+    codes = [finding.code for finding in found]
+    assert codes == ["EX121", "EX123", "EX124", "EX125"]
+
+
+def test_a_stage_may_repeat_the_adapter_in_other_words() -> None:
+    """Alpha written out, and the same layers in another order, are the parent's adapter."""
+    stages = """
+train: {lora: {rank: 8, target_modules: [q_proj, v_proj]}}
+stages:
+  - {name: a}
+  - {name: b, parent: a, continue: adapter, train: {epochs: 3, lora: {alpha: 16, target_modules: [v_proj, q_proj]}}}
+"""
+    assert codes_of(merged(stages)) == set()
+
+
+def test_a_stage_that_trains_on_another_stages_test(tmp_path: Path) -> None:
+    """Rows of one stage's test split among the training rows of the other: the last evaluation is no test."""
+    easy = [{"input": f"easy{n:02d}", "output": f"Easy{n:02d}"} for n in range(40)]
+    hard = [{"input": f"hard{n:02d}", "output": f"Hard{n:02d}"} for n in range(40)]
+
+    def split(train: list[dict[str, str]], rest: list[dict[str, str]]) -> str:
+        return json.dumps({"train": train, "validation": rest[:4], "test": rest[4:]})
+
+    files = {
+        "experiment.yaml": "name: chain\nmodels: [tiny]\ntask: exact_match\ndata: {path: easy.json}\n"
+        "stages:\n  - {name: easy, data: {path: easy.json}}\n"
+        "  - {name: hard, parent: easy, continue: adapter, data: {path: hard.json}}\ncontrols: [base]\n",
+        "easy.json": split(easy[:30], easy[30:]),
+        "hard.json": split(hard[:30], hard[30:]),
+    }
+    assert "EX182" not in codes(check_files(files, tmp_path / "apart"))
+    files["hard.json"] = split([*hard[:30], *easy[34:]], hard[30:])
+    (leak,) = [each for each in check_files(files, tmp_path / "leak") if each.code == "EX182"]
+    assert "hard.json" in leak.message

@@ -1,0 +1,88 @@
+"""Every rule's page is true: what it shows as found is found, and what it shows as right is left alone."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+from tests.faults.examples_d import VIEWS, findings_of
+from tests.faults.harness import check_files, codes, example_files
+
+from touchline.core.finding import Finding, Severity
+from touchline.lint.rule import all_rules
+from touchline.lint.rule_pages import SUBJECTS, RuleExample, all_pages
+
+pytestmark = pytest.mark.planning
+
+SOURCE = Path(__file__).parents[2] / "src" / "touchline"
+
+
+def _findings(example: RuleExample, tmp_path: Path) -> list[Finding]:
+    """Check an example: renderings, scorers and task files in memory, all others as files."""
+    if example.kind in VIEWS:
+        return findings_of(example)
+    files, options = example_files(example)
+    return check_files(files, tmp_path, options)
+
+
+@pytest.mark.parametrize("subject", SUBJECTS)
+def test_the_examples_of_a_page_fire_its_rule_and_the_corrected_ones_do_not(subject: str, tmp_path: Path) -> None:
+    checked = 0
+    for page in all_pages().values():
+        for number, example in enumerate((*page.bad, *page.good)) if page.code.startswith(subject) else ():
+            findings = _findings(example, tmp_path / f"{page.code}-{number}")
+            said = [(each.code, str(each.severity), each.message) for each in findings]
+            is_bad = number < len(page.bad)
+            assert (page.code in codes(findings)) == is_bad, (page.code, number, said)
+            if is_bad:
+                assert all(each.where and each.message for each in findings if each.code == page.code), said
+            checked += 1
+    assert checked > 0 or subject in WITHOUT_EXAMPLES
+
+
+WITHOUT_EXAMPLES = ("PL", "RN", "US")
+"""Subjects of which readers and running jobs report all codes."""
+
+
+def test_every_rule_has_a_page_with_its_name_and_both_examples() -> None:
+    pages = all_pages()
+    assert len(pages) > 100
+    for code, rule in all_rules().items():
+        page = pages[code]
+        assert (rule.name, rule.severity) == (page.name, page.severity), code
+        assert page.bad, code
+        assert page.good or code in NO_GOOD_EXAMPLE, code
+        doc = (rule.check.__doc__ or "").removeprefix("Report ")
+        assert page.summary.lower() == doc.lower(), (code, page.summary, doc)
+    assert [page.code for page in pages.values() if min(map(len, (page.summary, page.why, page.fix))) < 8] == []
+    assert {code[:2] for code in pages} <= set(SUBJECTS)
+    assert len({page.name for page in pages.values()}) == len(pages)
+    assert [code for code, page in pages.items() if page.code != code] == []
+
+
+NO_GOOD_EXAMPLE: tuple[str, ...] = ()
+
+
+def _said() -> set[str]:
+    """Every code that stands in the source as a text of its own."""
+    found: set[str] = set()
+    for path in SOURCE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if (
+                isinstance(node, ast.Constant)
+                and isinstance(node.value, str)
+                and re.fullmatch(r"[A-Z]{2}\d{3}", node.value)
+            ):
+                found.add(node.value)
+    return {code for code in found if code[:2] in SUBJECTS}
+
+
+def test_every_code_has_a_page_and_every_page_a_code() -> None:
+    assert _said() == set(all_pages())
+
+
+def test_errors_are_a_severity_that_stops() -> None:
+    severities = {page.severity for page in all_pages().values()}
+    assert severities == set(Severity)

@@ -1,0 +1,440 @@
+"""Rules for job scripts: what is certain is an error, what a site may mean otherwise is not, and ours are silent."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.faults.case import base
+
+from touchline.core.finding import Finding, Severity, Where
+from touchline.lint.rule import check_view
+from touchline.lint.script_view import ScriptView
+from touchline.slurm.script import read_script
+from touchline.spec.partial import Stated, StatedTraining
+
+pytestmark = pytest.mark.planning
+
+HEADER = "#!/bin/bash\n#SBATCH --gres=gpu:1\n#SBATCH --mem=64G\n#SBATCH --time=04:00:00\n"
+
+
+def look(
+    text: str,
+    *there: str,
+    path: str = "train.slurm",
+    configs: tuple[StatedTraining, ...] = (),
+    known: bool = True,
+) -> list[Finding]:
+    """Every finding of a script that lies beside some files."""
+    script = read_script(text, path)
+    siblings = frozenset({path, *there}) if known else None
+    view = ScriptView(script=script, siblings=siblings, configs=configs)
+    return list(check_view(view, Where(path=path), path))
+
+
+def said(text: str, *there: str) -> dict[str, Severity]:
+    """Codes and severities."""
+    return {finding.code: finding.severity for finding in look(text, *there)}
+
+
+def job(*lines: str) -> dict[str, Severity]:
+    """What is said of a job with these lines behind a sound header."""
+    return said(HEADER + "\n".join(lines) + "\n")
+
+
+def test_the_base_script_is_sound() -> None:
+    assert look(base("sbatch")) == []
+
+
+@given(st.text())
+def test_no_text_breaks_a_rule(text: str) -> None:
+    for finding in look(text, path="x.slurm"):
+        assert finding.message
+
+
+WORDS = [
+    *(
+        "#SBATCH ",
+        "# SBATCH ",
+        "--time=",
+        "--mem=",
+        "--output=",
+        "--array=0-3",
+        "--gres=gpu:4",
+        "--signal=B:USR1@60",
+        "$X",
+    ),
+    *("~/x", "5", "\n", " ", "|", "&", "&&", "(", ")", "'", '"', "$(", "`", "<<E", "\nE\n", "python train.py", "wait"),
+    *("torchrun --nproc_per_node=8 ", "srun ", "sbatch a.slurm", "cd x", "cd ..", "mv a .", "sed -i s/a/b/ c.yaml"),
+    *(
+        "trap 'x' USR1",
+        "x=",
+        "for i in 1; do ",
+        "done",
+        "if a; then ",
+        "fi",
+        "exec ",
+        "set -e",
+        "conda activate x",
+        "\r\n",
+    ),
+]
+
+
+@given(st.lists(st.sampled_from(WORDS), max_size=40).map("".join))
+def test_no_script_breaks_a_rule(text: str) -> None:
+    script = "#!/bin/bash\n" + text
+    for finding in look(script):
+        assert finding.where is not None
+        line = finding.where.line or 1
+        assert 1 <= line <= script.count("\n") + 1
+
+
+# ---- the header
+
+
+def test_a_script_without_an_interpreter_gets_one() -> None:
+    (finding,) = [each for each in look("#SBATCH --time=5\nhostname\n") if each.code == "SL001"]
+    assert finding.edits[0].new == "#!/bin/bash\n#SBATCH --time=5"
+    (blank,) = [each for each in look("\n#!/bin/bash\n#SBATCH --time=5\n") if each.code == "SL001"]
+    assert (blank.edits[0].line, blank.edits[0].new) == (1, None)
+    (mark,) = [each for each in look("\ufeff#!/bin/bash\n#SBATCH --time=5\n") if each.code == "SL001"]
+    assert mark.edits[0].new == "#!/bin/bash"
+
+
+def test_windows_line_ends_are_one_finding_with_an_edit_for_each_line() -> None:
+    findings = look("#!/bin/bash\r\n#SBATCH --time=5\r\nhostname\r\n")
+    (finding,) = [each for each in findings if each.code == "SL002"]
+    assert [edit.new for edit in finding.edits] == ["#!/bin/bash", "#SBATCH --time=5", "hostname"]
+    assert {each.code for each in findings} == {"SL002"}
+
+
+def test_late_directives_are_one_finding_that_names_them() -> None:
+    (finding,) = look("#!/bin/bash\nset -e\n#SBATCH --mem=8G\n#SBATCH --gres=gpu:2\necho\n")
+    assert (finding.code, finding.severity) == ("SL003", Severity.ERROR)
+    assert "--mem=8G, --gres=gpu:2" in finding.message
+    assert finding.where == Where(path="train.slurm", line=3, column=1)
+
+
+def test_a_late_directive_that_only_repeats_is_left_alone() -> None:
+    assert job("echo", "#SBATCH --mem=64G") == {}
+
+
+@pytest.mark.parametrize(
+    ("line", "severity"),
+    [
+        ("# SBATCH --nodelist=n1", Severity.INFO),
+        ("#sbatch --nodelist=n1", Severity.WARNING),
+        ("#SABTCH --nodelist=n1", Severity.WARNING),
+        ("SBATCH --nodelist=n1", Severity.ERROR),
+    ],
+)
+def test_a_misspelt_directive_is_found(line: str, severity: Severity) -> None:
+    assert job(line)["SL004"] is severity
+
+
+@pytest.mark.parametrize(
+    "line", ["##SBATCH --nodelist=n1", "# SBATCH --mem=16G", "# SBATCH is what sbatch reads", "# see sbatch -h"]
+)
+def test_a_directive_that_is_switched_off_is_left_alone(line: str) -> None:
+    assert job(line) == {}
+
+
+@pytest.mark.parametrize(
+    ("line", "severity"),
+    [
+        ("#SBATCH --tiem=5", Severity.ERROR),
+        ("#SBATCH --gpu=1", Severity.ERROR),
+        ("#SBATCH --cpu-per-task=4", Severity.ERROR),
+        ("#SBATCH -gres=gpu:1", Severity.ERROR),
+        ("#SBATCH --gpus-task=1", Severity.WARNING),
+        ("#SBATCH --lustre=x", Severity.INFO),
+    ],
+)
+def test_an_unknown_option_is_an_error_where_it_can_only_be_a_slip(line: str, severity: Severity) -> None:
+    assert job(line)["SL005"] is severity
+
+
+@pytest.mark.parametrize(
+    "line", ["#SBATCH --container-image=x.sqsh", "#SBATCH --job=x", "#SBATCH --tres-per-task=gres/gpu:1"]
+)
+def test_options_of_plugins_short_forms_and_newer_options_are_known(line: str) -> None:
+    assert job(line) == {}
+
+
+def test_a_misspelt_option_has_its_one_answer() -> None:
+    (finding,) = [each for each in look(HEADER + "#SBATCH --ntask-per-node=1\n") if each.code == "SL005"]
+    assert finding.hint == "did you mean --ntasks-per-node?"
+    assert [edit.new for edit in finding.edits] == ["#SBATCH --ntasks-per-node=1"]
+
+
+@pytest.mark.parametrize(
+    ("line", "hint"),
+    [
+        ("#SBATCH --time=1h30m", "--time=01:30:00"),
+        ("#SBATCH --time=2days", "--time=2-00:00:00"),
+        ("#SBATCH --gres=gpu:2:a100", "--gres=gpu:a100:2"),
+        ("#SBATCH --mem=64GiB", "--mem=64G"),
+        ("#SBATCH -t=5", "-t 5"),
+        ("#SBATCH -p=gpu", "-p gpu"),
+    ],
+)
+def test_a_refused_value_says_what_to_write(line: str, hint: str) -> None:
+    (finding,) = [each for each in look(HEADER + line + "\n") if each.code == "SL006"]
+    assert (finding.severity, finding.hint) == (Severity.ERROR, hint)
+
+
+@pytest.mark.parametrize("value", ["<account>", "YOUR_ACCOUNT", "{{ account }}", "XXX"])
+def test_a_placeholder_is_only_a_note(value: str) -> None:
+    assert job(f"#SBATCH --account='{value}'") == {"SL006": Severity.INFO}
+
+
+@pytest.mark.parametrize(
+    ("line", "severity"),
+    [
+        ("#SBATCH --output=$HOME/x.out", Severity.ERROR),
+        ("#SBATCH --chdir=/scratch/$USER", Severity.ERROR),
+        ("#SBATCH --ntasks=$N", Severity.ERROR),
+        ("#SBATCH --output=log_${SLURM_JOB_ID}.out", Severity.WARNING),
+        ("#SBATCH --job-name=$NAME", Severity.WARNING),
+    ],
+)
+def test_a_variable_in_a_directive_is_found(line: str, severity: Severity) -> None:
+    assert job(line)["SL008"] is severity
+
+
+def test_slurm_s_own_pattern_is_proposed_for_a_variable() -> None:
+    (finding,) = [each for each in look(HEADER + "#SBATCH --output=log_${SLURM_JOB_ID}.out\n") if each.code == "SL008"]
+    assert finding.hint == "--output=log_%j.out"
+
+
+def test_a_directive_s_variable_in_a_script_that_is_written_out_is_expanded() -> None:
+    text = "#!/bin/bash\nN=4\nsbatch <<EOF\n#!/bin/bash\n#SBATCH --ntasks=$N\n#SBATCH --output=$HOME/x\nEOF\n"
+    assert said(text) == {}
+
+
+def test_two_numbers_are_minutes_and_seconds() -> None:
+    (finding,) = [each for each in look(HEADER + "#SBATCH --time=90:00\n") if each.code == "SL010"]
+    assert finding.message == "--time=90:00 is 90 minutes and 0 seconds"
+    assert job("#SBATCH --time=0") == {"SL010": Severity.INFO, "SL055": Severity.WARNING}
+    assert "SL010" in job("#SBATCH --time=8", "torchrun --nproc_per_node=1 train.py")
+    assert "SL010" not in job("#SBATCH --time=90")
+
+
+# ---- resources
+
+
+@pytest.mark.parametrize(
+    ("lines", "codes"),
+    [
+        (["torchrun --nproc_per_node=2 train.py"], {"SL016": Severity.ERROR}),
+        (["N=2", "torchrun --nproc_per_node=$N train.py"], {"SL016": Severity.ERROR}),
+        (["torchrun --nproc_per_node=$SLURM_GPUS_ON_NODE train.py"], {}),
+        (["torchrun --nproc_per_node=gpu train.py"], {}),
+        (["#SBATCH --gpus=8 --nodes=2", "torchrun --nproc_per_node=4 train.py"], {}),
+        (["#SBATCH --exclusive", "torchrun --nproc_per_node=2 train.py"], {"SL016": Severity.WARNING}),
+        (["export CUDA_VISIBLE_DEVICES=0,1", "torchrun --nproc_per_node=2 train.py"], {"SL016": Severity.WARNING}),
+        (["#SBATCH --gres=gpu:4", "torchrun --nproc_per_node=2 train.py"], {"SL017": Severity.INFO}),
+        (["#SBATCH --gres=gpu:4", "torchrun --nproc_per_node=2 train.py &", "vllm serve m &", "wait"], {}),
+        (["#SBATCH --gres=gpu:2", "CUDA_VISIBLE_DEVICES=0 python train.py"], {"SL017": Severity.INFO}),
+        (
+            ["#SBATCH --ntasks-per-node=4 --gres=gpu:4", "srun torchrun --nproc_per_node=4 t.py"],
+            {"SL018": Severity.WARNING},
+        ),
+        (["#SBATCH --ntasks-per-node=4 --gres=gpu:4", "torchrun --nproc_per_node=4 t.py"], {}),
+        (["#SBATCH --ntasks-per-node=4 --gres=gpu:4", "srun -n1 torchrun --nproc_per_node=4 t.py"], {}),
+        (["#SBATCH --ntasks=4", "srun python train.py"], {"SL019": Severity.WARNING}),
+        (["#SBATCH --ntasks=4", "python train.py"], {}),
+        (["#SBATCH --ntasks=4 --gres=gpu:4", "srun python train.py"], {}),
+        (["#SBATCH --ntasks=4", "srun python prepare_data.py"], {}),
+        (["#SBATCH -c 4", "python train.py --num_workers 8"], {"SL020": Severity.WARNING}),
+        (["#SBATCH -c 8", "python train.py --num_workers 8"], {}),
+        (["#SBATCH hetjob", "#SBATCH --mem-per-cpu=1G", "torchrun --nproc_per_node=9 train.py"], {}),
+    ],
+)
+def test_what_is_started_is_set_against_what_is_asked_for(lines: list[str], codes: dict[str, Severity]) -> None:
+    assert job(*lines) == codes
+
+
+def test_a_training_without_a_gpu_is_a_warning_only_where_nothing_can_bring_one() -> None:
+    plain = "#!/bin/bash\n#SBATCH --time=5:00:00\n{}torchrun --nproc_per_node=4 train.py\n"
+    assert said(plain.format(""))["SL013"] is Severity.WARNING
+    assert said(plain.format("#SBATCH --partition=gpu\n"))["SL013"] is Severity.INFO
+    assert said("#!/bin/bash\n#SBATCH --time=5:00:00\npython train.py\n")["SL013"] is Severity.INFO
+
+
+def test_data_workers_come_from_the_configs_that_are_named() -> None:
+    text = (
+        HEADER.replace("gpu:1", "gpu:4")
+        + "#SBATCH -c 32\n"
+        + "".join(
+            f"CUDA_VISIBLE_DEVICES={gpu} python train.py --config exp{gpu}.yaml & p{gpu}=$!\n" for gpu in range(4)
+        )
+        + "wait $p0; wait $p1; wait $p2; wait $p3\n"
+    )
+    configs = tuple(
+        StatedTraining(
+            backend="qlora_stage",
+            where=Where(path=f"runs/exp{gpu}.yaml"),
+            subject="x",
+            data_workers=Stated(16, "train.dataloader_num_workers", Where(path="x")),
+        )
+        for gpu in range(4)
+    )
+    there = ("train.py", *(f"exp{gpu}.yaml" for gpu in range(4)))
+    (finding,) = look(text, *there, configs=configs)
+    assert finding.code == "SL020"
+    assert finding.message == "4 trainings at once with their data workers make 64 processes on 32 cores"
+    assert look(text, *there) == []
+
+
+# ---- endings
+
+
+@pytest.mark.parametrize(
+    ("lines", "codes"),
+    [
+        (["python train.py 2>&1 | tee log"], {"SL030": Severity.WARNING}),
+        (["python train.py 2>&1 | tee log", "echo done"], {"SL030": Severity.WARNING}),
+        (["python train.py 2>&1 | tee log", "python evaluate.py"], {"SL030": Severity.INFO, "SL033": Severity.INFO}),
+        (["set -o pipefail", "python train.py 2>&1 | tee log"], {}),
+        (["python train.py 2>&1 | tee log", "exit ${PIPESTATUS[0]}"], {}),
+        (["python train.py > >(tee log) 2>&1"], {}),
+        (["if python train.py | tee log; then echo fine; fi"], {"SL030": Severity.WARNING}),
+        (["(python train.py --a; python train.py --b) | sed 's/^/x/' & p=$!", "wait $p"], {"SL030": Severity.WARNING}),
+        (["nvidia-smi | tee gpus.txt", "python train.py"], {}),
+        (["cat list.txt | python train.py"], {}),
+        (["python train.py &"], {"SL031": Severity.ERROR}),
+        (["nohup python train.py > log 2>&1 &", "echo started", "date"], {"SL031": Severity.ERROR}),
+        (["for s in 1 2; do python train.py --seed $s & done"], {"SL031": Severity.ERROR}),
+        (["nvidia-smi -l 60 > gpu.log &", "python train.py"], {}),
+        (["python monitor.py &", "python train.py"], {}),
+        (["vllm serve m &", "sleep 60", "python train.py"], {}),
+        (["python train.py & wait"], {}),
+        (["run() { python train.py & }", "run", "wait"], {}),
+        (["python train.py &", "tail -f log"], {}),
+        (["for s in 1 2; do python train.py --seed $s & done", "wait"], {"SL032": Severity.INFO}),
+        (["python train.py --s 1 & a=$!", "python train.py --s 2 & b=$!", "wait $a; wait $b"], {}),
+        (["python train.py --s 1", "python evaluate.py"], {"SL033": Severity.INFO}),
+        (["set -e", "python train.py --s 1", "python evaluate.py"], {}),
+        (["python train.py --s 1 && python evaluate.py"], {}),
+        (["python train.py --s 1 || exit 1", "python evaluate.py"], {}),
+        (["set -e", "python train.py", "mv slurm-$SLURM_JOB_ID.out ."], {"SL034": Severity.ERROR}),
+        (["set -e", "python train.py", "mv slurm-$SLURM_JOB_ID.out . || true"], {}),
+        (["set -e", "python train.py", "cp -r out/model ./out/"], {"SL034": Severity.ERROR}),
+        (["set -e", "python train.py", "cp -r out /project/x"], {}),
+        (["python train.py", "cp -r out /project/x"], {"SL035": Severity.INFO}),
+        (["#SBATCH --signal=B:USR1@60", "python train.py"], {"SL036": Severity.WARNING}),
+        (["#SBATCH --signal=B:USR1@60", "source scripts/common.sh", "python train.py"], {"SL036": Severity.INFO}),
+        (["#SBATCH --signal=B:USR1@60", "exec python train.py"], {}),
+        (["#SBATCH --signal=USR1@60", "srun python train.py"], {}),
+        (["#SBATCH --signal=B:SIGUSR1@60", "trap 'x' SIGUSR1", "python train.py"], {"SL037": Severity.WARNING}),
+        (["#SBATCH --signal=B:USR1@60", "trap 'x' USR1", "python train.py & wait $!"], {}),
+    ],
+)
+def test_how_a_job_ends_is_known(lines: list[str], codes: dict[str, Severity]) -> None:
+    assert job(*lines) == codes
+
+
+# ---- commands
+
+
+def test_an_output_folder_is_missed_where_the_script_is_evidently_submitted_from_here() -> None:
+    text = HEADER + "#SBATCH --output=logs/%j.out\nmkdir -p logs\npython train.py\n"
+    assert said(text) == {"SL040": Severity.INFO}
+    assert said(text, "train.py") == {"SL040": Severity.ERROR}
+    assert said(text, "train.py", "logs") == {}
+    assert look(text, known=False) == []
+    (finding,) = look(text, "train.py")
+    assert "the mkdir in the script comes too late" in finding.message
+
+
+@pytest.mark.parametrize("pattern", ["/abs/%j.out", "slurm-%j.out", "%x/%j.out", "../logs/%j.out"])
+def test_other_output_files_are_left_alone(pattern: str) -> None:
+    assert said(HEADER + f"#SBATCH --output={pattern}\npython train.py\n", "train.py") == {}
+
+
+@pytest.mark.parametrize(
+    ("lines", "codes"),
+    [
+        (["#SBATCH --array=0-3", "#SBATCH --output=x-%A.out"], {"SL041": Severity.WARNING}),
+        (["#SBATCH --array=0-3", "#SBATCH --output=x.out --open-mode=append"], {"SL041": Severity.INFO}),
+        (["#SBATCH --array=0-3", "#SBATCH --output=x-%j.out"], {}),
+        (["#SBATCH --array=0-3", "#SBATCH --output=x-%A_%2a.out"], {}),
+        (["#SBATCH --array=0-3", "#SBATCH --output=/dev/null"], {}),
+        (["#SBATCH --array=0-0%1", "#SBATCH --output=x.out"], {}),
+        (["#SBATCH --array=0-3"], {}),
+        (['DIR=$(cd "$(dirname "$0")" && pwd)'], {"SL042": Severity.WARNING}),
+        (['source "${BASH_SOURCE[0]%/*}/common.sh"'], {"SL042": Severity.WARNING}),
+        (['cd "${SLURM_SUBMIT_DIR:-$(dirname "$0")}"'], {}),
+        (['DIR="${DIR:-$(dirname "$0")}"'], {}),
+        (['echo "usage: $0 config"'], {}),
+        (["export HF_TOKEN=hf_" + "aB3dE5fG7hJ9kL1mN2pQ4rS6tU8vW0xYzA"], {"SL043": Severity.WARNING}),
+        (["export HF_TOKEN=hf_" + "x" * 34], {}),
+        (["export HF_TOKEN=$(cat ~/.token)"], {}),
+        (["conda activate llm"], {"SL044": Severity.INFO}),
+        (['eval "$(conda shell.bash hook)"', "conda activate llm"], {}),
+        (["module load anaconda3", "conda activate llm"], {}),
+        (["#SBATCH --requeue", "python train.py"], {"SL045": Severity.INFO}),
+        (["#SBATCH --requeue", "python train.py --resume auto"], {}),
+        (["sed -i 's/a/b/' conf.yaml"], {"SL046": Severity.WARNING}),
+        (["cp base.yaml run.yaml", "sed -i 's/a/b/' run.yaml"], {}),
+        (["C=$(mktemp)", 'sed -i s/a/b/ "$C"'], {}),
+        (["sed -i 's/a/b/' notes.txt"], {}),
+        (["LAST=$(ls -td out/checkpoint-* | head -1)"], {"SL047": Severity.WARNING}),
+        (["LAST=$(ls -d out/checkpoint-* | sort -V | tail -1)"], {}),
+        (["ls -lt logs | head -1"], {}),
+        (["export HF_HOME=$SLURM_TMPDIR/hf"], {"SL048": Severity.INFO}),
+        (["export HF_HOME=/scratch/$USER/hf"], {}),
+    ],
+)
+def test_what_a_job_relies_on_is_looked_at(lines: list[str], codes: dict[str, Severity]) -> None:
+    assert job(*lines) == codes
+
+
+def test_a_secret_is_never_repeated() -> None:
+    secret = "aB3dE5fG7hJ9kL1mN2pQ4rS6tU8vW0xYzA"
+    findings = look(HEADER + f"export HF_TOKEN=hf_{secret}\n")
+    assert [each.code for each in findings] == ["SL043"]
+    assert secret not in repr(findings)
+
+
+@pytest.mark.parametrize(
+    ("text", "codes"),
+    [
+        ("cd a && sbatch x && cd ..\ncd b && sbatch x && cd ..\n", {"SL049": Severity.WARNING}),
+        ("for d in a b; do\n  cd $d && sbatch x && cd -\ndone\n", {"SL049": Severity.WARNING}),
+        ("for d in a b; do\n  (cd $d && sbatch x && cd ..)\ndone\n", {}),
+        ("cd a && sbatch x && cd ..\n", {}),
+        ("set -e\ncd a && sbatch x && cd ..\ncd b && sbatch x && cd ..\n", {}),
+        ("id=$(sbatch a.slurm)\nsbatch --dependency=afterok:$id b.slurm\n", {"SL051": Severity.ERROR}),
+        ("id=`sbatch a.slurm`\nsbatch -d afterok:${id} b.slurm\n", {"SL051": Severity.ERROR}),
+        ("id=$(sbatch --parsable a.slurm)\nsbatch --dependency=afterok:$id b.slurm\n", {}),
+        ("id=$(sbatch a.slurm | awk '{print $4}')\nsbatch --dependency=afterok:$id b.slurm\n", {}),
+        ("out=$(sbatch a.slurm)\nid=${out##* }\nsbatch --dependency=afterok:$id b.slurm\n", {}),
+        ("id=$(sbatch a.slurm)\nid=${id##* }\nsbatch --dependency=afterok:$id b.slurm\n", {}),
+    ],
+)
+def test_scripts_that_submit_are_looked_at(text: str, codes: dict[str, Severity]) -> None:
+    findings = look("#!/bin/bash\n" + text, path="submit_all.sh")
+    assert {each.code: each.severity for each in findings} == codes
+
+
+@pytest.mark.parametrize(
+    ("lines", "there", "codes"),
+    [
+        (["python train.py --config conf/exp1.yaml"], (), {"SL050": Severity.INFO}),
+        (["python train.py --config conf/exp1.yaml"], ("train.py",), {"SL050": Severity.ERROR}),
+        (["tune run lora --config finetun.yaml"], ("finetune.yaml",), {"SL050": Severity.WARNING}),
+        (["python train.py --config conf/exp1.yaml"], ("train.py", "conf/exp1.yaml"), {}),
+        (["cd /project", "python train.py --config conf/exp1.yaml"], ("train.py",), {}),
+        (['cd "$SLURM_SUBMIT_DIR"', "python train.py --config exp1.yaml"], ("train.py",), {"SL050": Severity.ERROR}),
+        (["python train.py --config $CONFIG"], ("train.py",), {}),
+        (["sed s/a/b/ base.yaml > run.yaml", "python train.py --config run.yaml"], ("train.py",), {}),
+        (["python train.py --config /abs/run.yaml"], ("train.py",), {}),
+    ],
+)
+def test_a_config_that_is_not_there_is_found(
+    lines: list[str], there: tuple[str, ...], codes: dict[str, Severity]
+) -> None:
+    assert said(HEADER + "\n".join(lines) + "\n", *there) == codes

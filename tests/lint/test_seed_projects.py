@@ -1,0 +1,159 @@
+"""What a real project lost weeks to, fault by fault, each caught here from text and small data before anything runs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from tests.faults.case import base, changed
+from tests.faults.harness import check_files, codes
+
+from tools.tiny_model import write_tiny_model
+from touchline.core.finding import Finding
+
+pytestmark = pytest.mark.planning
+
+STAGE = base("qlora_stage")
+SCRIPT = base("sbatch")
+
+
+def _stage(name: str, folder: str, extra: str = "") -> str:
+    text = changed(STAGE, '"Words - stage 1"', f'"{name}"')
+    return text.replace("models/stage1", f"models/{folder}").replace("data/stage1", f"data/{folder}") + extra
+
+
+def _jsonl(rows: list[dict[str, object]]) -> str:
+    return "".join(json.dumps(row) + "\n" for row in rows)
+
+
+def _vqa(answers: list[str], count: int = 240) -> str:
+    """Rows of four questions about images, each always answered alike."""
+    questions = ["What is the procedure?", "Which tool is it?", "What state is it in?", "How many are there?"]
+    return _jsonl(
+        [{"question": questions[n % 4], "image": f"frame_{n:03d}.png", "answer": answers[n % 4]} for n in range(count)]
+    )
+
+
+def _found(files: dict[str, str], tmp_path: Path, **options: object) -> list[Finding]:
+    return check_files(files, tmp_path, options)
+
+
+def test_a_curriculum_stage_that_trains_a_fresh_adapter(tmp_path: Path) -> None:
+    first = _stage("Exp4 curriculum - stage 1", "exp4_stage1")
+    second = _stage("Exp4 curriculum - stage 2", "exp4_stage2")
+    files = {"exp4_stage1.yaml": first, "exp4_stage2.yaml": second}
+    assert "EX144" in codes(_found(files, tmp_path / "bad"))
+    files["exp4_stage2.yaml"] = second + "prev_checkpoint: models/exp4_stage1\n"
+    assert "EX144" not in codes(_found(files, tmp_path / "good"))
+
+
+def test_labels_that_are_four_constants_one_for_each_question(tmp_path: Path) -> None:
+    found = _found({"train.jsonl": _vqa(["nephrectomy", "grasper", "idle", "2"])}, tmp_path)
+    assert "DA321" in codes(found)
+
+
+def test_a_stage_whose_answers_are_all_the_same(tmp_path: Path) -> None:
+    rows: list[dict[str, object]] = [{"input": f"frame {n}", "output": "Robotic surgery"} for n in range(80)]
+    assert "DA320" in codes(_found({"train.jsonl": _jsonl(rows)}, tmp_path))
+
+
+def test_an_order_that_a_shuffling_sampler_destroys(tmp_path: Path) -> None:
+    words = [{"input": f"word{n:03d}", "output": f"Word{n:03d}"} for n in range(60)]
+    own = [{"input": f"test{n:03d}", "output": f"Test{n:03d}"} for n in range(20)]
+    files = {
+        "experiment.yaml": "name: order\nmodels: [tiny]\ntask: capitalization\nevaluate: {samples: all}\n"
+        "data: {path: random.json}\nfactors:\n  data.path: [random.json, ordered.json]\ncontrols: [base]\n",
+        "random.json": json.dumps({"train": words[::-1], "validation": own[:5], "test": own[5:]}),
+        "ordered.json": json.dumps({"train": words, "validation": own[:5], "test": own[5:]}),
+    }
+    assert "EX102" in codes(_found(files, tmp_path))
+
+
+def test_an_experiment_that_is_another_one_under_a_new_name(tmp_path: Path) -> None:
+    one = changed(STAGE, '"Words - stage 1"', '"Exp2 reordered"')
+    other = changed(one, '"Exp2 reordered"', '"Exp5 sequential"').replace("models/stage1", "models/exp5")
+    assert "EX140" in codes(_found({"exp2.yaml": one, "exp5.yaml": other}, tmp_path))
+
+
+def test_checkpointing_that_is_switched_off_in_vain(tmp_path: Path) -> None:
+    text = changed(STAGE, "gradient_checkpointing: true", "gradient_checkpointing: false")
+    (found,) = [each for each in _found({"stage.yaml": text}, tmp_path) if each.code == "BK019"]
+    assert found.where is not None
+    assert found.where.line == text.splitlines().index("  gradient_checkpointing: false") + 1
+
+
+def test_an_epoch_that_was_counted_without_accumulation(tmp_path: Path) -> None:
+    """1,341 rows in steps of 16 are 84 a epoch; 21 is what comes of dividing by 64: four evaluations an epoch."""
+    text = changed(STAGE, "save_steps: 50", "save_steps: 21").replace("eval_steps: 50", "eval_steps: 21")
+    rows: list[dict[str, object]] = [{"question": f"q{n}", "answer": f"a{n % 7}"} for n in range(1341)]
+    files = {"stage.yaml": text, "data/stage1/train.jsonl": _jsonl(rows)}
+    assert "TR017" in codes(_found(files, tmp_path))
+
+
+def test_a_pipe_that_makes_every_failure_a_success(tmp_path: Path) -> None:
+    lost = "(python train.py --config a.yaml) | sed 's/^/[1] /' &\nwait $!\n"
+    script = SCRIPT.replace("set -euo pipefail\n", "").partition("python train.py")[0] + lost
+    assert "SL030" in codes(_found({"mega.slurm": script}, tmp_path))
+
+
+def test_a_config_that_is_an_empty_file(tmp_path: Path) -> None:
+    files = {"exp1.yaml": _stage("Exp1", "exp1"), "exp2_qwen_reordered.yaml": ""}
+    (found,) = [each for each in _found(files, tmp_path) if each.code == "BK010"]
+    assert found.where is not None
+    assert found.where.path.endswith("exp2_qwen_reordered.yaml")
+
+
+def test_a_stage_that_points_at_another_experiments_data_without_rows(tmp_path: Path) -> None:
+    third = _stage("Exp3 sequential - stage 3", "exp3_stage3").replace("data/exp3_stage3", "data/exp4_stage3")
+    files = {
+        "exp3_stage3.yaml": third,
+        "exp4_stage3.yaml": _stage("Exp4 curriculum - stage 3", "exp4_stage3", "prev_checkpoint: models/exp4_stage2\n"),
+        "data/exp4_stage3/train.jsonl": "",
+    }
+    assert {"EX150", "EX151"} <= codes(_found(files, tmp_path))
+
+
+def test_answers_that_are_not_among_the_candidates(tmp_path: Path) -> None:
+    options = ["instrument-shaft", "instrument-wrist", "kidney-parenchyma", "none"]
+    rows: list[dict[str, object]] = [
+        {"question": f"What is in frame {n}?", "candidates": options, "answer": options[n % 4]} for n in range(40)
+    ]
+    rows[7]["answer"], rows[9]["answer"] = "shaft", "kidney parenchyma"
+    found = [each for each in _found({"train.jsonl": _jsonl(rows)}, tmp_path) if each.code == "DA330"]
+    assert found
+    assert any("instrument-shaft" in (each.hint or "") + each.message for each in found)
+
+
+def test_a_parent_chosen_by_its_date_and_a_config_changed_in_place(tmp_path: Path) -> None:
+    lines = (
+        "CKPT=$(ls -td models/exp4/stage1/checkpoint-* | head -1)\n"
+        'sed -i "s|prev_checkpoint:.*|prev_checkpoint: $CKPT|" configs/exp4_stage2.yaml\n'
+        "python train.py --config configs/exp4_stage2.yaml\n"
+    )
+    script = SCRIPT.partition("python train.py")[0] + lines
+    names = {each.code for each in _found({"mega.slurm": script}, tmp_path)}
+    assert {"SL046", "SL047"} <= names
+
+
+def test_images_that_are_not_there(tmp_path: Path) -> None:
+    rows: list[dict[str, object]] = [
+        {"question": "What is it?", "image": f"images/{n}.png", "answer": f"tool {n % 5}"} for n in range(30)
+    ]
+    files = {"train.jsonl": _jsonl(rows), **{f"images/{n}.png": "x" for n in range(25)}}
+    assert "DA373" in codes(_found(files, tmp_path))
+
+
+def test_more_data_workers_than_cores(tmp_path: Path) -> None:
+    text = changed(STAGE, "dataloader_num_workers: 2", "dataloader_num_workers: 64")
+    assert "TR055" in codes(_found({"stage.yaml": text}, tmp_path, cpus=32))
+
+
+def test_a_model_whose_download_was_cut_off(tmp_path: Path) -> None:
+    """The folder that another trainer's config names is opened: a shard that is too short ends the job at loading."""
+    write_tiny_model(tmp_path / "checked" / "base")
+    whole = (tmp_path / "checked" / "base" / "model.safetensors").read_bytes()
+    text = changed(STAGE, "meta-llama/Llama-3.2-1B", "base")
+    assert "CK104" not in codes(_found({"stage.yaml": text}, tmp_path))
+    (tmp_path / "checked" / "base" / "model.safetensors").write_bytes(whole[: len(whole) // 2])
+    assert "CK104" in codes(_found({"stage.yaml": text}, tmp_path))

@@ -1,0 +1,189 @@
+"""The rules on folders: each page's examples, a study's own configs in miniature, and trees that are no project."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+
+import pytest
+from tests.lint.designs import merged
+from tests.lint.folders import findings_of, view_of
+
+from touchline.core.finding import Severity
+from touchline.lint.siblings import effective_digest
+
+pytestmark = pytest.mark.planning
+
+
+def severities(files: Mapping[str, str]) -> dict[str, Severity]:
+    """Code to severity of what is found in files."""
+    return {finding.code: finding.severity for finding in findings_of(files)}
+
+
+def stage(name: str, output: str, *, data: str = "data/{}", more: str = "") -> str:
+    """A stage config with its own name, output and data."""
+    path = data.format(output)
+    return merged(
+        f"experiment_name: {name}\noutput_dir: models/{output}\n"
+        f"data: {{train_jsonl: {path}/train.jsonl, val_jsonl: {path}/validation.jsonl}}\n{more}",
+        "qlora_stage",
+    )
+
+
+def test_a_whole_study_has_its_faults_and_no_others() -> None:
+    """Separate models for each stage, a curriculum that goes on, and one copied config with the wrong data."""
+    files = {
+        "exp1_random.yaml": stage("Exp1 random", "exp1_random"),
+        "exp3_stage1.yaml": stage("Exp3 Sequential Stage 1", "exp3_sequential/stage1"),
+        "exp3_stage2.yaml": stage("Exp3 Sequential Stage 2", "exp3_sequential/stage2"),
+        "exp3_stage3.yaml": stage(
+            "Exp3 Sequential Stage 3", "exp3_sequential/stage3", data="data/exp4_curriculum/stage3"
+        ),
+        "exp4_stage1.yaml": stage("Exp4 Curriculum Stage 1", "exp4_curriculum/stage1"),
+        "exp4_stage2.yaml": stage(
+            "Exp4 Curriculum Stage 2",
+            "exp4_curriculum/stage2",
+            more="prev_checkpoint: models/exp4_curriculum/stage1/checkpoint-420",
+        ),
+    }
+    found = {(finding.code, finding.where.path if finding.where else "") for finding in findings_of(files)}
+    told = {pair for pair in found if severities(files)[pair[0]] is not Severity.INFO}
+    assert told == {("EX150", "exp3_stage3.yaml")}
+    assert ("EX141", "exp3_stage1.yaml") in found
+
+
+def test_a_curriculum_stage_without_its_parent_is_an_error() -> None:
+    """The same study with the parent taken out; alone in a folder it is a warning, and a first stage is fine."""
+    second = stage("Exp4 Curriculum Stage 2", "exp4_curriculum/stage2")
+    first = stage("Exp4 Curriculum Stage 1", "exp4_curriculum/stage1")
+    assert severities({"exp4_stage1.yaml": first, "exp4_stage2.yaml": second})["EX144"] is Severity.ERROR
+    assert severities({"exp4_stage2.yaml": second})["EX144"] is Severity.WARNING
+    assert severities({"exp4_stage1.yaml": first}) == {}
+
+
+def test_configs_that_are_no_project_make_no_errors() -> None:
+    """Public examples write to the same folder and are alike; in a mere collection that is noted and no more."""
+    text = merged("output_dir: ./outputs/out", "axolotl")
+    others = {f"c{number}.yml": merged(f"learning_rate: 0.000{number}", "axolotl") for number in range(3, 8)}
+    found = findings_of({"a.yml": text, "b.yml": text, **others})
+    assert {finding.severity for finding in found} <= {Severity.INFO}
+    # Of a few configs in a folder that train one model on one dataset it is hardly meant.
+    found = findings_of({"a.yml": text, "b.yml": text, "c.yml": merged("learning_rate: 0.0009", "axolotl")})
+    assert {finding.code for finding in found if finding.severity is Severity.WARNING} == {"EX140"}
+
+
+def test_a_script_that_starts_both_makes_them_a_project() -> None:
+    """With evidence that both are trained, the same two configs overwrite each other."""
+    files = {
+        "a.yml": merged("output_dir: ./outputs/out", "axolotl"),
+        "b.yml": merged("output_dir: ./outputs/out\nlearning_rate: 0.0009", "axolotl"),
+    }
+    both = {"all.sh": "axolotl train a.yml\naxolotl train b.yml\n"}
+    assert severities(files).get("EX143") is Severity.WARNING
+    assert severities({**files, **both})["EX143"] is Severity.ERROR
+
+
+def test_run_folders_may_all_say_output() -> None:
+    """A relative output folder is each run's own where every run has a folder."""
+    one = merged("output_dir: output", "qlora_stage")
+    other = merged("output_dir: output\ntrain: {epochs: 7}", "qlora_stage")
+    assert "EX143" not in severities({"run_a/finetune.yaml": one, "run_b/finetune.yaml": other})
+
+
+def test_both_files_of_a_run_are_one_run() -> None:
+    """setup_finetune.yaml beside finetune.yaml is no second training."""
+    text = merged("output_dir: output", "qlora_stage")
+    assert "EX140" not in severities({"run_a/finetune.yaml": text, "run_a/setup_finetune.yaml": text})
+
+
+def test_a_key_that_no_field_holds_still_tells_trainings_apart() -> None:
+    """What only the file has may change the training; two such configs are not called the same."""
+    text = merged("", "qlora_stage")
+    other = merged("vision_frozen: true\noutput_dir: models/b", "qlora_stage")
+    assert "EX140" not in severities({"a.yaml": text, "b.yaml": other})
+
+
+def test_the_digest_knows_what_changes_weights() -> None:
+    """Names, outputs, logging, cadence, workers and the cut of a batch do not; each setting of the training does."""
+
+    def digest(lines: str) -> str:
+        (sibling,) = view_of({"a.yaml": merged(lines, "qlora_stage")}).siblings
+        return effective_digest(sibling.stated)
+
+    same = (
+        "experiment_name: x",
+        "output_dir: models/other",
+        "train: {train_bs: 1, grad_accum: 16}",
+        "train: {save_steps: 7, eval_steps: 7, logging_steps: 1, eval_bs: 1}",
+        "train: {dataloader_num_workers: 9}",
+        "lora: {target_modules: [v_proj, q_proj, o_proj, k_proj]}",
+        "data: {train_jsonl: ./data/stage1/train.jsonl}",
+        "data: {val_jsonl: other.jsonl}",
+    )
+    other = (
+        "model_name: meta-llama/Llama-3.2-3B",
+        "prev_checkpoint: models/a",
+        "lora: {r: 4}",
+        "lora: {alpha: 8}",
+        "lora: {target_modules: [q_proj]}",
+        "train: {train_bs: 2}",
+        "train: {lr: 1.0e-4}",
+        "train: {epochs: 3}",
+        "train: {seed: 1}",
+        "train: {max_seq_len: 1024}",
+        "data: {train_jsonl: data/other.jsonl}",
+        "data: {image_root: elsewhere}",
+    )
+    base = digest("")
+    assert [lines for lines in same if digest(lines) != base] == []
+    assert len({digest(lines) for lines in other} | {base}) == len(other) + 1
+
+
+@pytest.mark.parametrize(
+    ("plan", "packed", "severity"),
+    [
+        ("Batch size 16, two hours.", True, Severity.WARNING),
+        ("Batch size 16, two hours.", False, None),
+        ("Packing is used in all runs.", True, None),
+        ("All runs: packed: false", True, Severity.WARNING),
+        ("All runs: packed: true", False, Severity.WARNING),
+        ("- run_a: packed: true", False, Severity.ERROR),
+        ("## run_a\nbatch 4\npacked: true", False, Severity.ERROR),
+        ("## run_b\npacked: true\n## run_a\npacked: false", False, None),
+        ("| Run | Packed |\n|---|---|\n| run_a | yes |", False, Severity.ERROR),
+        ("| Run | Packed |\n|---|---|\n| run_a | yes |", True, None),
+    ],
+)
+def test_plan_and_config_agree_about_packing(plan: str, packed: bool, severity: Severity | None) -> None:
+    """What the plan says of this run, of all runs, or does not say."""
+    lines = f"dataset: {{packed: {str(packed).lower()}}}\ntokenizer: {{max_seq_len: 2048}}"
+    files = {"runs_plan.md": f"# Plan\n\n{plan}\n", "run_a/finetune.yaml": merged(lines, "torchtune")}
+    files["run_b/finetune.yaml"] = merged("dataset: {packed: false}\nseed: 9", "torchtune")
+    found = [each for each in findings_of(files) if each.code == "EX153" and each.where and "run_a" in each.where.path]
+    assert [each.severity for each in found] == ([] if severity is None else [severity])
+
+
+def test_plan_json_is_exact() -> None:
+    """A resolved plan against another config is an error either way; a broken plan says nothing."""
+    config = merged("dataset: {packed: true}\ntokenizer: {max_seq_len: 2048}", "torchtune")
+    plan = json.dumps({"runs": [{"name": "run_a", "train": {"packed": False}}]})
+    assert severities({"plan.json": plan, "run_a/finetune.yaml": config})["EX153"] is Severity.ERROR
+    assert "EX153" not in severities({"plan.json": "{", "run_a/finetune.yaml": config})
+
+
+def test_two_hundred_runs_are_compared_in_a_moment() -> None:
+    """The rules look at each training a few times, not at each pair."""
+    view = view_of(
+        {
+            "runs_plan.md": "\n".join(f"- run_{i}: packed: false" for i in range(200)),
+            **{f"run_{i}/finetune.yaml": stage(f"S{i}", f"out{i}", more=f"train: {{seed: {i}}}") for i in range(60)},
+        }
+    )
+    from touchline.core.finding import Where
+    from touchline.lint.rule import check_view
+
+    began = time.process_time()
+    found = list(check_view(view, Where(path="."), "."))
+    assert time.process_time() - began < 1.0
+    assert [finding for finding in found if finding.severity is Severity.ERROR] == []

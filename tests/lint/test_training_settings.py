@@ -1,0 +1,160 @@
+"""Rules on learning rate, adapter, lengths and hardware: each threshold from both sides."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import pytest
+from tests.lint.trainings import WHERE, found, gpu, model, named, severity, stated, view
+
+from touchline.core.finding import Severity
+from touchline.spec.partial import Stated
+
+pytestmark = pytest.mark.planning
+ERROR, WARNING, INFO = Severity.ERROR, Severity.WARNING, Severity.INFO
+
+
+@pytest.mark.parametrize(
+    ("values", "code", "expected"),
+    [
+        ({"learning_rate": 0.0}, "TR030", ERROR),
+        ({"learning_rate": -1e-4}, "TR030", ERROR),
+        ({"learning_rate": float("nan")}, "TR030", ERROR),
+        ({"learning_rate": 2e-3}, "TR031", None),
+        ({"learning_rate": 2e-2}, "TR031", WARNING),
+        ({"learning_rate": 1e-7}, "TR031", WARNING),
+        ({"learning_rate": 5e-7}, "TR031", None),
+        ({"learning_rate": 2e-2, "optimizer": "prodigy"}, "TR031", None),
+        ({"learning_rate": 2e-2, "optimizer": "paged_adamw_8bit"}, "TR031", WARNING),
+        ({"learning_rate": 2e-3, "method": "full"}, "TR031", WARNING),
+        ({"learning_rate": 1e-3, "method": "full"}, "TR031", None),
+        ({"learning_rate": 2e-7, "method": "full"}, "TR031", None),
+        ({"learning_rate": 2e-5}, "TR032", INFO),
+        ({"learning_rate": 2e-5, "method": "full"}, "TR032", None),
+        ({"alpha": 0.0}, "TR033", ERROR),
+        ({"alpha": 0.0, "method": "full"}, "TR033", None),
+        ({"rank": 8, "alpha": 256.0}, "TR034", None),
+        ({"rank": 8, "alpha": 512.0}, "TR034", WARNING),
+        ({"rank": 64, "alpha": 2.0}, "TR034", None),
+        ({"rank": 64, "alpha": 1.0}, "TR034", WARNING),
+        ({"rank": 8, "alpha": -16.0}, "TR034", WARNING),
+        ({"rank": 0}, "TR035", ERROR),
+        ({"rank": 256, "alpha": 256.0}, "TR036", None),
+        ({"rank": 2048, "alpha": 2048.0}, "TR036", WARNING),
+        ({"dropout": 0.5}, "TR038", None),
+        ({"dropout": 0.9}, "TR038", WARNING),
+        ({"dropout": 5.0}, "TR038", ERROR),
+        ({"weight_decay": 0.1}, "TR039", None),
+        ({"weight_decay": 10.0}, "TR039", WARNING),
+        ({"weight_decay": -0.1}, "TR039", ERROR),
+    ],
+)
+def test_optimizer_and_adapter(values: dict[str, Any], code: str, expected: Severity | None) -> None:
+    assert severity(view(stated("trl", **values)), code) is expected
+
+
+def test_small_models_are_trained_whole_with_more() -> None:
+    """SmolLM's own recipe takes 1e-3 for 135 million parameters."""
+    training = stated("trl", method="full", learning_rate=3e-3)
+    assert severity(view(training, base=named("SmolLM2-135M", 134_515_008)), "TR031") is None
+    assert severity(view(training), "TR031") is WARNING
+
+
+def test_zero_alpha_is_not_given_to_llamafactory() -> None:
+    assert severity(view(stated("llamafactory", alpha=0.0)), "TR033") is None
+
+
+@pytest.mark.parametrize(
+    ("backend", "schedule", "share", "expected"),
+    [
+        ("trl", "constant", 0.1, WARNING),
+        ("trl", "constant", 0.0, None),
+        ("trl", "constant_with_warmup", 0.1, None),
+        ("peft", "constant", 0.1, None),
+    ],
+)
+def test_constant_schedule(backend: str, schedule: str, share: float, expected: Severity | None) -> None:
+    assert severity(view(stated(backend, schedule=schedule, warmup_fraction=share)), "TR037") is expected
+
+
+@pytest.mark.parametrize(
+    ("backend", "name", "values", "expected"),
+    [
+        ("torchtune", "Llama-2-7b", {"max_seq_len": 4096}, None),
+        ("torchtune", "Llama-2-7b", {"max_seq_len": 8192}, WARNING),
+        ("torchtune", "Llama-2-7b", {"max_seq_len": 8192, "packed": True}, ERROR),
+        ("axolotl", "Llama-2-7b", {"max_seq_len": 8192, "packed": True}, INFO),
+        ("trl", "gpt2", {"max_seq_len": 2048}, WARNING),
+    ],
+)
+def test_context(backend: str, name: str, values: dict[str, Any], expected: Severity | None) -> None:
+    assert severity(view(stated(backend, **values), base=model(name)), "TR040") is expected
+
+
+def test_examples_that_are_short_refute_a_long_limit() -> None:
+    training = stated("trl", max_seq_len=2048)
+    assert severity(view(training, base=model("gpt2"), lengths=np.array([100, 1000])), "TR040") is None
+    assert severity(view(training, base=model("gpt2"), lengths=np.array([100, 1500])), "TR040") is ERROR
+
+
+def test_rows_that_are_cut() -> None:
+    lengths = np.array([100] * 85 + [700] * 15)
+    told = found(view(stated("trl", max_seq_len=512), lengths=lengths))["TR041"]
+    assert told.severity is WARNING
+    assert "15 of 100" in told.message
+    assert told.hint == "max_seq_len: 700"
+    assert severity(view(stated("trl", max_seq_len=512), lengths=lengths[:86]), "TR041") is INFO
+    assert severity(view(stated("peft", max_seq_len=512), lengths=lengths), "TR041") is ERROR
+    assert severity(view(stated("trl", max_seq_len=700), lengths=lengths), "TR041") is None
+
+
+def test_rows_far_shorter() -> None:
+    assert severity(view(stated("trl", max_seq_len=2048), lengths=np.full(50, 45)), "TR042") is INFO
+    assert severity(view(stated("trl", max_seq_len=400), lengths=np.full(50, 45)), "TR042") is None
+
+
+@pytest.mark.parametrize(
+    ("backend", "values", "around", "code", "expected"),
+    [
+        ("trl", {}, "T4", "TR050", WARNING),
+        ("trl", {}, "V100-16GB", "TR050", WARNING),
+        ("trl", {}, "A10", "TR050", None),
+        ("trl", {"dtype": "float16"}, "T4", "TR050", None),
+        ("trl", {}, None, "TR050", None),
+        ("trl", {"attention": "flash_attention_2"}, "T4", "TR051", ERROR),
+        ("trl", {"attention": "flash_attention_2"}, "A100-40GB", "TR051", None),
+        ("trl", {"attention": "flash_attention_2"}, None, "TR051", None),
+        ("trl", {"attention": "flash_attention_2", "device": "cpu"}, None, "TR051", ERROR),
+        ("trl", {"attention": "flash_attention_2", "dtype": "float32"}, None, "TR051", WARNING),
+        ("trl", {"attention": "sdpa", "device": "cpu"}, None, "TR051", None),
+        ("trl", {"tf32": True}, "T4", "TR052", ERROR),
+        ("trl", {"tf32": True}, "L4", "TR052", None),
+        ("trl", {"tf32": True, "device": "cpu"}, None, "TR052", ERROR),
+        ("trl", {"tf32": False}, "T4", "TR052", None),
+        ("trl", {"method": "full", "quantization_bits": 4}, None, "TR053", ERROR),
+        ("trl", {"method": "qlora", "quantization_bits": 4}, None, "TR053", None),
+        ("torchtune", {"dtype": "float16"}, None, "TR054", ERROR),
+        ("trl", {"dtype": "float16"}, None, "TR054", None),
+        ("trl", {"dtype": "float16", "device": "cpu"}, None, "TR054", ERROR),
+        ("torchtune", {"device": "cpu"}, "H100", "TR056", INFO),
+    ],
+)
+def test_hardware(
+    backend: str, values: dict[str, Any], around: str | None, code: str, expected: Severity | None
+) -> None:
+    known = None if around is None else gpu(around)
+    assert severity(view(stated(backend, **values), gpu=known), code) is expected
+
+
+def test_workers_of_all_devices_count() -> None:
+    """Seed 004: 16 workers for each of four processes, on 32 cores."""
+    told = found(view(stated("qlora_stage", data_workers=16), cpus=32, gpu_count=4))["TR055"]
+    assert "64 (16 × 4 devices)" in told.message
+    assert told.hint == "data_workers: 7"
+    assert severity(view(stated("qlora_stage", data_workers=16), cpus=32, gpu_count=2), "TR055") is None
+    assert severity(view(stated("qlora_stage", data_workers=64)), "TR055") is None
+    default = Stated(8, "dataloader_num_workers", WHERE, is_default=True)
+    training = stated("axolotl")
+    assert severity(view(dataclasses.replace(training, data_workers=default), cpus=4), "TR055") is None

@@ -1,0 +1,203 @@
+"""JOBS.json: every fault at once, each with what was expected; and the command that reads it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from touchline.core.errors import InputFault
+from touchline.plan.local.job_list import read_jobs
+from touchline.plan.placement.answer import place
+from touchline.plan.placement.types import Cluster, Minutes, PlaceJob
+
+pytestmark = pytest.mark.planning
+
+GOOD = [
+    {"id": "a", "minutes": {"value": 60, "low": 50, "high": 80}},
+    {"id": "b", "after": ["a"], "gpus": 2, "cpus": 4, "memory_gb": 16, "minutes": 30},
+]
+
+
+def written(folder: Path, content: object) -> Path:
+    path = folder / "jobs.json"
+    path.write_text(content if isinstance(content, str) else json.dumps(content), encoding="utf-8")
+    return path
+
+
+def faults(folder: Path, content: object, cluster: Cluster | None = None) -> list[tuple[str, str, str | None]]:
+    with pytest.raises(InputFault) as caught:
+        place(read_jobs(written(folder, content)), cluster or Cluster(gpus=4), deadline_minutes=None)
+    assert "Traceback" not in str(caught.value)
+    return [(finding.code, finding.message, finding.hint) for finding in caught.value.findings]
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_a_list_and_an_object_with_jobs_are_one(tmp_path: Path, wrapped: bool) -> None:
+    jobs = read_jobs(written(tmp_path, {"jobs": GOOD} if wrapped else GOOD))
+    assert jobs == [
+        PlaceJob(id="a", minutes=Minutes(value=60, low=50, high=80)),
+        PlaceJob(id="b", after=("a",), gpus=2, cpus=4, memory_gb=16, minutes=Minutes(value=30)),
+    ]
+
+
+def test_all_faults_of_a_file_come_at_once(tmp_path: Path) -> None:
+    found = faults(
+        tmp_path,
+        [
+            {"id": "a", "gpu": 1, "minutes": {"value": 60, "hihg": 70}},
+            {"id": "", "gpus": 1.5, "after": "a", "minutes": {"value": -1}},
+            {"gpus": "2", "memory_gb": True},
+            7,
+        ],
+    )
+    assert {code for code, _, _ in found} == {"PL101", "PL102", "PL103"}
+    assert ("PL101", "job 'a': unknown key 'gpu'", "did you mean 'gpus'?") in found
+    assert ("PL101", "job 'a': unknown key 'hihg'", "did you mean 'high'?") in found
+    said = " / ".join(message for _, message, _ in found)
+    for words in (
+        "job number 2: id: expected text that is not empty",
+        "gpus: expected a whole number, got 1.5",
+        'after: expected a list, ["a", "b"], got "a"',
+        "minutes.value: expected 0",
+        "job number 3: id is missing",
+        "minutes is missing",
+        'gpus: expected a whole number, got "2"',
+        "memory_gb: expected a number, got true",
+        "job number 4: a job: expected an object, got 7",
+    ):
+        assert words in said, words
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "is not JSON"),
+        ("[{]", "is not JSON"),
+        ("[" * 100_000, "is not JSON"),
+        ('[{"id": "a", "minutes": NaN}]', "NaN is no number"),
+        ('{"job": []}', "holds an object with 'job'"),
+        ('{"jobs": [], "jobs": []}', "holds an object"),
+        ('"jobs"', 'holds "jobs"'),
+        (json.dumps([GOOD[0]] * 5001), "lists 5,001 jobs"),
+    ],
+    ids=["empty", "broken", "deep", "nan", "key", "twice", "text", "many"],
+)
+def test_a_file_that_is_no_list_of_jobs(tmp_path: Path, text: str, words: str) -> None:
+    [(code, message, _)] = faults(tmp_path, text)
+    assert code == "PL100"
+    assert words in message
+
+
+def test_a_key_given_twice_is_not_one_of_the_two(tmp_path: Path) -> None:
+    [(code, message, _)] = faults(tmp_path, '[{"id": "a", "gpus": 1, "gpus": 2, "minutes": 5}]')
+    assert (code, message) == ("PL103", "job 'a': 'gpus' is given twice")
+
+
+def test_all_faults_of_the_jobs_come_at_once(tmp_path: Path) -> None:
+    found = faults(
+        tmp_path,
+        [
+            {"id": "train_a", "minutes": 5},
+            {"id": "train_a", "minutes": 5},
+            {"id": "b", "after": ["trian_a"], "minutes": 5},
+            {"id": "c", "after": ["d"], "minutes": 5},
+            {"id": "d", "after": ["e"], "minutes": 5},
+            {"id": "e", "after": ["c"], "minutes": 5},
+            {"id": "wide", "gpus": 5, "cpus": 40, "memory_gb": 300, "minutes": 5},
+            {"id": "low", "minutes": {"value": 5, "low": 6}},
+            {"id": "high", "minutes": {"value": 5, "high": 4}},
+            {"id": "pin", "pin": 9, "minutes": 5},
+            {"id": "none", "pin": 0, "gpus": 0, "minutes": 5},
+        ],
+        Cluster(gpus=8, gpus_per_node=4, cpus=32, memory_gb=240),
+    )
+    assert sorted(code for code, _, _ in found) == [
+        *("PL104", "PL105", "PL106", "PL107", "PL107", "PL107", "PL108", "PL108", "PL109", "PL109"),
+    ]
+    said = {code: (message, hint) for code, message, hint in found}
+    assert said["PL105"][1] == "did you mean 'train_a'?"
+    assert said["PL106"][0] == "3 jobs wait for one another and can never start: 'c' after 'd' after 'e' after 'c'"
+    assert "a node has 240 GiB of memory" in said["PL107"][0]
+
+
+@pytest.mark.parametrize("minutes", [float("nan"), float("inf"), -1.0])
+def test_numbers_that_are_none_are_refused_from_python_too(minutes: float) -> None:
+    with pytest.raises(InputFault) as caught:
+        place([PlaceJob(id="a", minutes=Minutes(value=minutes))], Cluster(gpus=1), deadline_minutes=None)
+    assert caught.value.findings[0].code == "PL103"
+
+
+@pytest.mark.parametrize(
+    ("cluster", "deadline"),
+    [
+        (Cluster(gpus=0), None),
+        (Cluster(gpus=1, gpus_per_node=0), None),
+        (Cluster(gpus=1), 0.0),
+        (Cluster(gpus=1), -5.0),
+    ],
+)
+def test_no_cluster_and_no_deadline(cluster: Cluster, deadline: float | None) -> None:
+    with pytest.raises(InputFault) as caught:
+        place([PlaceJob(id="a", minutes=Minutes(value=1))], cluster, deadline_minutes=deadline)
+    assert {finding.code for finding in caught.value.findings} == {"PL111"}
+
+
+@pytest.mark.parametrize(
+    "text", ['"gpus": 1' + 400 * "0", '"pin": 1' + 400 * "0", '"minutes": 1e400', '"memory_gb": 1e300']
+)
+def test_numbers_beyond_measure_are_faults(tmp_path: Path, text: str) -> None:
+    minutes = "" if "minutes" in text else ', "minutes": 5'
+    found = faults(tmp_path, f'[{{"id": "a", {text}{minutes}}}]')
+    assert {code for code, _, _ in found} <= {"PL103", "PL109"}
+    assert all("a number that is too large" in message for _, message, _ in found)
+
+
+def test_half_a_letter_is_no_name(tmp_path: Path) -> None:
+    [(code, message, _)] = faults(tmp_path, '[{"id": "\\ud800", "minutes": 5}]')
+    assert code == "PL103"
+    assert "whole Unicode" in message
+
+
+def test_a_job_that_waits_for_itself(tmp_path: Path) -> None:
+    [(code, message, _)] = faults(tmp_path, [{"id": "a", "after": ["a"], "minutes": 5}])
+    assert (code, message) == ("PL106", "1 job waits for itself and can never start: 'a' after 'a'")
+
+
+def test_no_jobs(tmp_path: Path) -> None:
+    assert [code for code, _, _ in faults(tmp_path, [])] == ["PL110"]
+
+
+@pytest.fixture
+def app() -> typer.Typer:
+    from touchline.cli.placing import place as command
+
+    made = typer.Typer()
+    made.command()(command)
+    return made
+
+
+def test_the_command_answers_in_json(tmp_path: Path, app: typer.Typer) -> None:
+    path = written(tmp_path, GOOD)
+    result = CliRunner().invoke(app, [str(path), "--gpus", "4", "--deadline", "2h", "--json"])
+    assert result.exit_code == 0, result.output
+    answer = json.loads(result.stdout)
+    assert {"verdict", "makespan_minutes", "lower_bound_minutes", "probability", "schedule"} <= set(answer)
+    assert (answer["verdict"], answer["makespan_minutes"], answer["lower_bound_minutes"]) == ("fits", 90, 90)
+    assert [slot["id"] for slot in answer["schedule"]] == ["a", "b"]
+
+
+def test_the_command_answers_in_words_and_draws(tmp_path: Path, app: typer.Typer) -> None:
+    pytest.importorskip("altair")
+    pytest.importorskip("vl_convert")
+    path = written(tmp_path, [*GOOD, {"id": "\x1b[31mred", "minutes": 5}])
+    picture = tmp_path / "out" / "gantt.png"
+    result = CliRunner().invoke(app, [str(path), "--gpus", "4", "--deadline", "1h", "--plot", str(picture)])
+    assert result.exit_code == 0, result.output
+    assert "impossible: no order of the jobs ends within 1 h as predicted: the longest chain: a, b" in result.stdout
+    assert "GPU 0" in result.stdout
+    assert "\x1b" not in result.stdout
+    assert picture.read_bytes().startswith(b"\x89PNG")

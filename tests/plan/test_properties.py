@@ -1,0 +1,93 @@
+"""What holds for every placement, whatever the jobs."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from tests.plan.brute import broken_rules
+from tests.plan.instances import chains
+
+from touchline.plan.placement.answer import place
+from touchline.plan.placement.types import Cluster, Minutes, PlaceJob, Verdict
+
+pytestmark = pytest.mark.planning
+
+
+@st.composite
+def problems(draw: st.DrawFn) -> tuple[list[PlaceJob], Cluster]:
+    gpus = draw(st.integers(1, 12))
+    per_node = draw(st.none() | st.integers(1, gpus))
+    cpus = draw(st.none() | st.integers(1, 32))
+    memory = draw(st.none() | st.floats(1, 256))
+    room = min(per_node or gpus, gpus)
+    made = []
+    for number in range(draw(st.integers(1, 14))):
+        value = draw(st.floats(0, 1000))
+        pin = draw(st.none() | st.integers(0, gpus - 1))
+        # The last node may be smaller than the others.
+        here = room if pin is None else min(room, gpus - pin // room * room)
+        after = draw(st.sets(st.integers(0, number - 1), max_size=3)) if number else set()
+        made.append(
+            PlaceJob(
+                id=f"{draw(st.sampled_from('abc'))}{number}",
+                after=tuple(made[i].id for i in after),
+                gpus=draw(st.integers(0 if pin is None else 1, here)),
+                cpus=draw(st.integers(0, cpus or 64)),
+                memory_gb=draw(st.floats(0, memory or 512)),
+                minutes=Minutes(
+                    value=value,
+                    low=draw(st.none() | st.floats(0, value)),
+                    high=draw(st.none() | st.floats(value, 5000)),
+                ),
+                pin=pin,
+            )
+        )
+    return made, Cluster(gpus=gpus, gpus_per_node=per_node, cpus=cpus, memory_gb=memory)
+
+
+@settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(problems(), st.none() | st.floats(0.5, 20000), st.randoms(use_true_random=False))
+def test_every_placement_keeps_the_rules(problem: tuple[list[PlaceJob], Cluster], deadline: float | None, rng) -> None:  # type: ignore[no-untyped-def]
+    jobs, cluster = problem
+    found = place(jobs, cluster, deadline_minutes=deadline)
+    assert broken_rules(found, jobs, cluster) == []
+    assert found.lower_bound_minutes <= found.makespan_minutes
+    assert found.bounds[0].minutes <= found.makespan_minutes * (1 + 1e-12)
+    assert list(found.bounds) == sorted(found.bounds, key=lambda bound: -bound.minutes)
+    assert all(slot.late_end_minutes is None or slot.late_end_minutes >= 0 for slot in found.schedule)
+    if deadline is None:
+        assert found.verdict is Verdict.NO_DEADLINE
+    else:
+        assert isinstance(found.probability, float)
+        assert 0 <= found.probability <= 1
+        assert (found.verdict is Verdict.IMPOSSIBLE) == (found.bounds[0].minutes > deadline)
+        assert found.verdict is not Verdict.FITS or (found.makespan_minutes <= deadline and found.probability >= 0.9)
+    mixed = [replace(job, after=tuple(rng.sample(job.after, len(job.after)))) for job in rng.sample(jobs, len(jobs))]
+    assert place(mixed, cluster, deadline_minutes=deadline) == found
+
+
+@pytest.mark.parametrize(("jobs", "gpus", "per_node"), [(60, 8, None), (60, 16, 8), (150, 64, 8), (60, 10, 4)])
+def test_the_same_jobs_have_the_same_plan_and_keep_the_rules(jobs: int, gpus: int, per_node: int | None) -> None:
+    made = chains(jobs, min(gpus, per_node or gpus), 7, spread=0.3)
+    cluster = Cluster(gpus=gpus, gpus_per_node=per_node, cpus=32, memory_gb=256.0)
+    made = [replace(job, cpus=4 * job.gpus, memory_gb=32.0 * job.gpus) for job in made]
+    found = place(made, cluster, deadline_minutes=3000.0)
+    assert broken_rules(found, made, cluster) == []
+    assert place(made[::-1], cluster, deadline_minutes=3000.0) == found
+
+
+def test_more_time_is_never_less_likely_to_do() -> None:
+    made = chains(40, 4, 3, spread=0.4)
+    shortest = place(made, Cluster(gpus=4), deadline_minutes=None).makespan_minutes
+    spans = np.linspace(0.75 * shortest, 1.6 * shortest, 9)
+    chances = [place(made, Cluster(gpus=4), deadline_minutes=float(span)).probability for span in spans]
+    assert all(isinstance(chance, float) for chance in chances)
+    # Another order may be taken for another deadline, so the last digits may differ.
+    assert all(float(str(later)) >= float(str(sooner)) - 0.05 for sooner, later in itertools.pairwise(chances))
+    assert float(str(chances[0])) < 0.1
+    assert float(str(chances[-1])) > 0.9

@@ -1,0 +1,45 @@
+"""Scorers, words and data for the tests that try scorers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from touchline.core.finding import Finding, Severity
+from touchline.spec.experiment import DataConfig
+
+WORDS = [f"{a}{b}{c}ord" for a in "bdf" for b in "aeiou" for c in "mn"]
+SMART = """
+import difflib
+
+def smart_match(prediction, answer):
+    a, b = prediction.strip().lower(), answer.strip().lower()
+    return a == b or a in b or b in a or difflib.SequenceMatcher(None, a, b).ratio() >= 0.7
+
+def exact(output, target):
+    return output.strip() == target.strip()
+
+def three(a, b, c):
+    return 1
+"""
+
+
+def write(path: Path, text: str) -> Path:
+    """A file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def serious(findings: list[Finding]) -> dict[str, Finding]:
+    """What is more than information, by code."""
+    return {finding.code: finding for finding in findings if finding.severity is not Severity.INFO}
+
+
+def data(folder: Path, test: list[str], train: list[str]) -> DataConfig:
+    """The run's data."""
+    rows = {
+        name: [{"input": word, "output": word.capitalize()} for word in words]
+        for name, words in (("train", train), ("test", test))
+    }
+    return DataConfig(path=str(write(folder / "words.json", json.dumps(rows))), prompt="Capitalize: {input}")

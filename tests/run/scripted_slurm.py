@@ -1,0 +1,215 @@
+"""SLURM's commands with answers that a test writes: what squeue lists, what sacct keeps, and what goes wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from touchline.core.status import AttemptExit, AttemptStart
+from touchline.run.protocol import Job
+from touchline.run.statusfiles import write_exit, write_heartbeat, write_start
+from touchline.slurm.local.commands import Answer
+
+START_UNIX = 1_800_000_000.0
+DOWN = Answer(code=1, out="", err="slurm_load_jobs error: Unable to contact slurm controller (connect failure)\n")
+OFF = Answer(code=1, out="", err="Slurm accounting storage is disabled\n")
+NO_DATABASE = Answer(code=1, out="", err="sacct: error: Problem talking to the database: Connection refused\n")
+LOST = Answer(
+    code=1, out="", err="sbatch: error: Batch job submission failed: Socket timed out on send/recv operation\n"
+)
+FINE = Answer(code=0, out="", err="")
+HEADERS = {
+    "JobArrayID": "JOBID",
+    "JobID": "JOBID",
+    "ArrayJobID": "ARRAY_JOB_ID",
+    "ArrayTaskID": "ARRAY_TASK_ID",
+    "State": "STATE",
+    "Reason": "REASON",
+    "RestartCnt": "RESTART_COUNT",
+    "exit_code": "EXIT_CODE",
+    "Comment": "COMMENT",
+    "Name": "NAME",
+    "WorkDir": "WORK_DIR",
+    "Command": "COMMAND",
+    "SubmitTime": "SUBMIT_TIME",
+    "StartTime": "START_TIME",
+    "EndTime": "END_TIME",
+    "TimeLimit": "TIME_LIMIT",
+}
+
+
+class SimClock:
+    """Time that passes when somebody waits, and that may jump."""
+
+    def __init__(self) -> None:
+        self.wall = START_UNIX
+        self.steady = 500.0
+
+    def now(self) -> float:
+        return self.wall
+
+    def monotonic(self) -> float:
+        return self.steady
+
+    def sleep(self, seconds: float) -> None:
+        self.wall += seconds
+        self.steady += seconds
+
+
+@dataclass(kw_only=True)
+class Row:
+    """One job, as squeue and sacct know it."""
+
+    job_id: str
+    folder: str
+    state: str = "RUNNING"
+    reason: str = "None"
+    exit_code: str = "0:0"
+    restarts: int = 0
+    comment: str = ""
+    name: str = "run"
+    script: str = "finetune.slurm"
+    submit: float = START_UNIX
+    ended: float | None = None
+
+    def queue_cell(self, field_name: str) -> str:
+        code, _, signal = self.exit_code.partition(":")
+        array, _, task = self.job_id.partition("_")
+        cells = {
+            "JobArrayID": self.job_id,
+            "JobID": self.job_id.replace("_", ""),
+            "ArrayJobID": array,
+            "ArrayTaskID": task or "N/A",
+            "State": self.state,
+            "Reason": self.reason,
+            "RestartCnt": str(self.restarts),
+            "exit_code": str(int(code) * 256 + int(signal)),
+            "Comment": self.comment or "(null)",
+            "Name": self.name,
+            "WorkDir": self.folder,
+            "Command": f"{self.folder}/{self.script}" if self.script else "(null)",
+            "SubmitTime": f"{self.submit:.0f}",
+            "TimeLimit": "1:00:00",
+        }
+        return cells.get(field_name, "N/A")
+
+    def accounting_cell(self, field_name: str) -> str:
+        cells = {
+            "JobID": self.job_id,
+            "JobIDRaw": self.job_id,
+            "ExitCode": self.exit_code,
+            "Submit": f"{self.submit:.0f}",
+            "Start": f"{self.submit:.0f}",
+            "End": "Unknown" if self.ended is None else f"{self.ended:.0f}",
+            "JobName": self.name,
+            "WorkDir": self.folder,
+            "SubmitLine": f"sbatch --parsable --comment={self.comment} {self.script}",
+            "State": self.state,
+            "TimelimitRaw": "60",
+        }
+        return cells.get(field_name, "")
+
+
+@dataclass(kw_only=True)
+class ScriptedSlurm:
+    """Answers as it is told to; `calls` holds what it was asked."""
+
+    clock: SimClock
+    queue: list[Row] = field(default_factory=list)
+    accounting: list[Row] = field(default_factory=list)
+    squeue: Answer | None = None
+    """What squeue says instead of listing `queue`."""
+    sacct: Answer | None = None
+    """What sacct says instead of listing `accounting`."""
+    sbatch: list[Answer] = field(default_factory=list)
+    """What the next submissions say."""
+    scancel: Answer = FINE
+    calls: list[tuple[str, ...]] = field(default_factory=list)
+    kept: list[tuple[int, ...]] = field(default_factory=list)
+
+    def count(self, command: str) -> int:
+        return sum(words[0] == command for words in self.calls)
+
+    def run(
+        self,
+        words: Sequence[str],
+        *,
+        timeout_seconds: float,
+        cwd: Path | None = None,
+        environment: dict[str, str] | None = None,
+        keep: Sequence[int] = (),
+    ) -> Answer:
+        del timeout_seconds, cwd, environment
+        self.calls.append(tuple(words))
+        self.kept.append(tuple(keep))
+        match words[0]:
+            case "squeue":
+                return self.squeue or self._squeue(words)
+            case "sacct":
+                return self.sacct or self._sacct(words)
+            case "sbatch":
+                return self.sbatch.pop(0)
+            case "scancel":
+                return self.scancel
+            case "scontrol":
+                return self._scontrol(words[-1])
+        raise AssertionError(words)
+
+    def _squeue(self, words: Sequence[str]) -> Answer:
+        fields = words[-1].removeprefix("--Format=").split(",")
+        names = [each.partition(":")[0] for each in fields]
+        bar = fields[0].partition(":")[2]
+        table = [[HEADERS.get(name, name.upper()) for name in names]]
+        table += [[row.queue_cell(name) for name in names] for row in self.queue]
+        return Answer(code=0, out="".join("".join(f"{cell}{bar}" for cell in row) + "\n" for row in table), err="")
+
+    def _sacct(self, words: Sequence[str]) -> Answer:
+        options = dict(word.partition("=")[::2] for word in words)
+        names, bar = options["--format"].split(","), options["--delimiter"]
+        asked = options["--jobs"].split(",") if "--jobs" in options else None
+        rows = [row for row in self.accounting if asked is None or row.job_id.partition(".")[0] in asked]
+        table = [names, *([row.accounting_cell(name) for name in names] for row in rows)]
+        return Answer(code=0, out="".join(f"{bar.join(row)}\n" for row in table), err="")
+
+    def _scontrol(self, job_id: str) -> Answer:
+        if self.squeue is not None:
+            return self.squeue
+        if any(row.job_id == job_id for row in self.queue):
+            return Answer(code=0, out=f"JobId={job_id} JobName=run\n   UserId=me(1) GroupId=me(1)\n", err="")
+        return Answer(code=1, out="", err="slurm_load_jobs error: Invalid job id specified\n")
+
+
+def make_job(root: Path, name: str = "run") -> Job:
+    """A run's folder and its job."""
+    folder = root / name
+    folder.mkdir(parents=True)
+    return Job(
+        name=name,
+        folder=folder,
+        status=folder / "status",
+        script="finetune.slurm",
+        command=("bash", "finetune.slurm"),
+        output="slurm-{job}.out",
+    )
+
+
+def started(job: Job, job_id: str, clock: SimClock, *, restart: int = 0, host: str = "node1", token: str = "") -> None:
+    """Write what an attempt writes that begins now, on a node of the cluster."""
+    start = AttemptStart(
+        job_id=job_id,
+        restart=restart,
+        token=token,
+        host=host,
+        boot_id="boot",
+        pid=1,
+        pid_started=1.0,
+        time_unix=clock.now(),
+    )
+    write_start(job.status, start)
+    write_heartbeat(job.status, start, clock.now())
+
+
+def ended(job: Job, job_id: str, clock: SimClock, code: int, reason: str, *, restart: int = 0) -> None:
+    """Write what an attempt writes that ends now."""
+    write_exit(job.status, AttemptExit(job_id=job_id, restart=restart, code=code, reason=reason, time_unix=clock.now()))

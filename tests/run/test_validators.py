@@ -1,0 +1,193 @@
+"""A backend's own validator as a process, and the files of a checkpoint that a config names."""
+
+from __future__ import annotations
+
+import json
+import struct
+import sys
+from pathlib import Path
+
+import pytest
+from tests.faults.case import base, changed
+
+from touchline.core.finding import Finding
+from touchline.core.quantity import Missing
+from touchline.lint.local.validators import (
+    TORCHTUNE_PYTHON,
+    checkpoint_findings,
+    checkpoint_names,
+    tune_program,
+    validate_torchtune,
+)
+from touchline.spec.foreign import ForeignDocument, parse_foreign
+
+pytestmark = pytest.mark.planning
+
+BASE = base("torchtune")
+
+
+def config(folder: Path, text: str = BASE) -> ForeignDocument:
+    """A config written into a folder."""
+    path = folder / "finetune.yaml"
+    path.write_text(text, encoding="utf-8")
+    return parse_foreign(text, str(path), "omegaconf")
+
+
+@pytest.fixture
+def tune(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A program `tune` beside an interpreter; a test writes what it says into `answer.py`."""
+    folder = tmp_path / "env" / "bin"
+    folder.mkdir(parents=True)
+    program = folder / "tune"
+    program.write_text(f"#!{sys.executable}\nimport runpy\nrunpy.run_path({str(folder / 'answer.py')!r})\n")
+    program.chmod(0o755)
+    monkeypatch.setenv(TORCHTUNE_PYTHON, str(folder / "python"))
+    assert tune_program() == program
+    return folder / "answer.py"
+
+
+def asked(document: ForeignDocument, timeout: float = 30) -> tuple[Finding, ...]:
+    """Its findings, where it could be asked."""
+    found = validate_torchtune(document, timeout=timeout)
+    assert not isinstance(found, Missing), found
+    return found
+
+
+def test_a_config_that_it_likes_has_no_findings(tmp_path: Path, tune: Path) -> None:
+    tune.write_text("import sys\nassert sys.argv[1] == 'validate', sys.argv\nprint('Config is well-formed!')\n")
+    assert asked(config(tmp_path)) == ()
+
+
+def test_its_complaint_is_a_finding(tmp_path: Path, tune: Path) -> None:
+    """What argparse prints before it is left out."""
+    complaint = "Config is not well-formed, found the following errors: TypeError: unexpected 'lora_rnk'"
+    lines = f"usage: tune validate <config>\\ntune validate: error: {complaint}"
+    tune.write_text(f'import sys\nsys.stderr.write("{lines}\\n")\nsys.exit(2)\n')
+    (found,) = asked(config(tmp_path))
+    assert (found.code, found.severity.value) == ("BK030", "error")
+    assert found.message == f"tune validate: {complaint}"
+    assert found.where is not None
+    assert found.where.path.endswith("finetune.yaml")
+
+
+def test_an_exception_of_the_config_is_a_finding(tmp_path: Path, tune: Path) -> None:
+    lines = (
+        'Traceback (most recent call last):\\n  File "/x/omegaconf/base.py", line 1, in f\\n'
+        "omegaconf.errors.InterpolationKeyError: Interpolation key 'outdir' not found"
+    )
+    tune.write_text(f"import sys\nsys.stderr.write({lines!r}.replace('\\\\n', chr(10)))\nsys.exit(1)\n")
+    (found,) = asked(config(tmp_path))
+    assert "Interpolation key 'outdir' not found" in found.message
+
+
+@pytest.mark.parametrize(
+    "answer",
+    ["raise ImportError('torchao not installed')\n", "print('this is another tune')\n", "import sys\nsys.exit(3)\n"],
+)
+def test_what_is_no_answer_is_missing(tmp_path: Path, tune: Path, answer: str) -> None:
+    """A broken install of torchtune, or another program of that name, says nothing of the config."""
+    tune.write_text(answer)
+    assert isinstance(validate_torchtune(config(tmp_path)), Missing)
+
+
+def test_it_is_given_up_after_a_time(tmp_path: Path, tune: Path) -> None:
+    tune.write_text("import time\ntime.sleep(30)\n")
+    found = validate_torchtune(config(tmp_path), timeout=0.5)
+    assert isinstance(found, Missing)
+    assert "longer than" in found.missing
+
+
+def test_components_of_a_stranger_are_never_imported(tmp_path: Path, tune: Path) -> None:
+    tune.write_text("raise SystemExit('was started')\n")
+    found = validate_torchtune(config(tmp_path, changed(BASE, "torch.optim.AdamW", "shutil.rmtree")))
+    assert isinstance(found, Missing)
+    assert "would import shutil.rmtree" in found.missing
+
+
+def test_it_is_missing_where_it_is_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(TORCHTUNE_PYTHON, str(tmp_path / "bin" / "python"))
+    assert isinstance(validate_torchtune(config(tmp_path)), Missing)
+    monkeypatch.delenv(TORCHTUNE_PYTHON)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert tune_program() is None
+
+
+def _shard(path: Path, *, cut: int = 0) -> None:
+    header = json.dumps({"w": {"dtype": "F32", "shape": [4], "data_offsets": [0, 16]}}).encode()
+    whole = struct.pack("<Q", len(header)) + header + bytes(16)
+    path.write_bytes(whole[: len(whole) - cut])
+
+
+def _checkpoint(folder: Path) -> Path:
+    root = folder / "models" / "Llama-3.2-1B"
+    root.mkdir(parents=True)
+    return root
+
+
+def told(document: ForeignDocument) -> list[str]:
+    """What is said of a config's checkpoints."""
+    found = checkpoint_findings(document)
+    assert all((each.code, each.severity.value) == ("BK031", "error") for each in found)
+    return [each.message for each in found]
+
+
+def test_a_whole_checkpoint_and_one_that_is_elsewhere_say_nothing(tmp_path: Path) -> None:
+    document = config(tmp_path)
+    assert told(document) == []
+    _shard(_checkpoint(tmp_path) / "model.safetensors")
+    assert told(document) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("other.safetensors", None, "model.safetensors is missing in models/Llama-3.2-1B"),
+        ("model.safetensors", b"abc", "too few for a header"),
+        ("model.safetensors", b"<html>not found</html>", "model.safetensors"),
+    ],
+)
+def test_files_that_are_missing_or_broken_are_told(
+    tmp_path: Path, name: str, content: bytes | None, words: str
+) -> None:
+    path = _checkpoint(tmp_path) / name
+    _shard(path)
+    if content is not None:
+        path.write_bytes(content)
+    (found,) = told(config(tmp_path))
+    assert words in found
+
+
+def test_a_file_that_is_cut_off_is_told(tmp_path: Path) -> None:
+    _shard(_checkpoint(tmp_path) / "model.safetensors", cut=3)
+    (found,) = told(config(tmp_path))
+    assert "is cut off" in found
+
+
+def test_a_pickle_is_not_opened(tmp_path: Path) -> None:
+    root = _checkpoint(tmp_path)
+    text = changed(BASE, "[model.safetensors]", "[consolidated.00.pth, empty.pth]")
+    (root / "consolidated.00.pth").write_bytes(b"cos\nsystem\n(S'false'\ntR.")
+    (root / "empty.pth").write_bytes(b"")
+    assert told(config(tmp_path, text)) == ["empty.pth is empty in models/Llama-3.2-1B"]
+
+
+@pytest.mark.parametrize(
+    ("given", "names"),
+    [
+        (["a.safetensors", "b.bin", 3, "../../etc/passwd", "/etc/passwd", "${x}"], ["a.safetensors", "b.bin"]),
+        (
+            {"filename_format": "m-{}-of-{}.safetensors", "max_filename": "00002"},
+            ["m-00001-of-00002.safetensors", "m-00002-of-00002.safetensors"],
+        ),
+        ({"filename_format": "m-{}.safetensors", "max_filename": "00002"}, []),
+        ({"filename_format": "m-{}-of-{}.safetensors", "max_filename": 3}, []),
+        (None, []),
+    ],
+)
+def test_names_of_files_are_listed_or_made(given: object, names: list[str]) -> None:
+    assert list(checkpoint_names(given)) == names
+
+
+def test_a_pattern_asks_for_a_bounded_number_of_files() -> None:
+    given = {"filename_format": "m-{}-of-{}.safetensors", "max_filename": "99999999"}
+    assert len(list(checkpoint_names(given))) == 1000

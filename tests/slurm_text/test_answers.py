@@ -1,0 +1,134 @@
+"""sbatch's answers: those marked 22.05 were given by one; a job may be in unless a refusal says that it is not."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from touchline.slurm.answers import Verdict, read_submission, waits_at_a_limit
+
+pytestmark = pytest.mark.planning
+
+FAILED = "sbatch: error: Batch job submission failed: "
+POLICY = f"{FAILED}Job violates accounting/QOS policy (job submit limit, user's size and/or time limits)\n"
+
+REFUSED = [  # (standard error, words of the reason, a word of the hint), all of 22.05
+    (
+        f"sbatch: error: invalid partition specified: nope\n{FAILED}Invalid partition name specified\n",
+        "invalid partition specified: nope; Invalid partition name specified",
+        "sinfo -s",
+    ),
+    (
+        f"{FAILED}Invalid account or account/partition combination specified\n",
+        "Invalid account or account/partition combination specified",
+        "sacctmgr",
+    ),
+    (f"{FAILED}Invalid qos specification\n", "Invalid qos specification", "slurm.qos"),
+    (
+        "sbatch: error: Memory specification can not be satisfied\n"
+        f"{FAILED}Requested node configuration is not available\n",
+        "Memory specification can not be satisfied; Requested node configuration is not available",
+        "sinfo -o",
+    ),
+    (f"{FAILED}Requested time limit is invalid (missing or exceeds some limit)\n", "Requested time limit", "%l"),
+    (f"sbatch: error: QOSMaxWallDurationPerJobLimit\n{POLICY}", "QOSMaxWallDurationPerJobLimit", "sacctmgr show qos"),
+    ("sbatch: error: Invalid --time specification\n", "Invalid --time specification", "%l"),
+    (f"{FAILED}Invalid feature specification\n", "Invalid feature specification", "constraint"),
+    ("sbatch: error: Unable to open file nofile.slurm\n", "Unable to open file nofile.slurm", "prepare"),
+    (
+        "sbatch: unrecognized option '--foo'\nTry \"sbatch --help\" for more information\n",
+        "unrecognized option '--foo'",
+        "",
+    ),
+    (f"{FAILED}Job dependency problem\n", "Job dependency problem", "squeue"),
+    (f"{FAILED}Invalid job array specification\n", "Invalid job array specification", ""),
+    (f"{FAILED}Requested reservation is invalid\n", "Requested reservation is invalid", "reservation"),
+    (
+        "sbatch: error: This does not look like a batch script.  The first\n"
+        "sbatch: error: line must start with #! followed by the path to an interpreter.\n"
+        "sbatch: error: For instance: #!/bin/sh\n",
+        "This does not look like a batch script.",
+        "prepare",
+    ),
+    (f"{FAILED}Unspecified error\n", "Unspecified error", ""),  # a site's plugin
+]
+
+LATER = [
+    f"sbatch: error: QOSMaxSubmitJobPerUserLimit\n{POLICY}",  # 22.05
+    f"sbatch: error: AssocMaxSubmitJobLimit\n{POLICY}",
+    f"sbatch: error: AssocGrpSubmitJobsLimit\n{POLICY}",
+    f"sbatch: error: QOSGrpSubmitJobsLimit\n{POLICY}",
+    f"sbatch: error: QOSMaxSubmitJobPerAccountLimit\n{POLICY}",
+    "sbatch: error: Slurm temporarily unable to accept job, sleeping and retrying\n"  # 22.05, MaxJobCount
+    f"{FAILED}Resource temporarily unavailable\n",
+]
+
+UNCLEAR = [  # (code, standard output, standard error)
+    (1, "", f"{FAILED}Unable to contact slurm controller (connect failure)\n"),  # 22.05
+    (1, "", f"{FAILED}Socket timed out on send/recv operation\n"),
+    (1, "", f"{FAILED}Zero Bytes were transmitted or received\n"),
+    (1, "", f"{FAILED}Transport endpoint is not connected\n"),
+    (1, "", f"{FAILED}Connection timed out\n"),
+    (1, "", f"{FAILED}Unexpected message received\n"),
+    (1, "", ""),
+    (0, "", ""),
+    (0, "Submitted batch job\n", ""),
+    (0, "welcome to the cluster\n", ""),
+    (-9, "", ""),
+    (137, "", "Killed\n"),
+    (None, "", "sbatch: no answer within 60 s"),
+    (None, "", "sbatch: no answer within 60 s\nsbatch: error: Slurm temporarily unable to accept job, sleeping"),
+    (1, "76\n", ""),
+]
+
+
+@pytest.mark.parametrize(("err", "reason", "hint"), REFUSED)
+def test_refused_for_good_with_what_to_do(err: str, reason: str, hint: str) -> None:
+    for code in (1, 255):
+        told = read_submission("", err, code)
+        assert told.verdict is Verdict.REFUSED
+        assert told.reason.startswith(reason)
+        assert "\n" not in told.reason
+        assert hint in (told.hint or "")
+
+
+@pytest.mark.parametrize("err", LATER)
+def test_a_limit_on_the_number_of_jobs_is_not_now(err: str) -> None:
+    told = read_submission("", err, 1)
+    assert told.verdict is Verdict.LIMIT
+    assert told.hint is not None
+
+
+@pytest.mark.parametrize(("code", "out", "err"), UNCLEAR)
+def test_what_is_neither_an_id_nor_a_refusal_is_unclear(code: int | None, out: str, err: str) -> None:
+    told = read_submission(out, err, code)
+    assert told.verdict is Verdict.UNCLEAR
+    assert told.reason
+    assert told.hint is not None
+
+
+@pytest.mark.parametrize(
+    ("out", "job_id", "cluster"),
+    [("76\n", "76", ""), ("76;north\n", "76", "north"), ("Welcome!\n\n76;north", "76", "north")],
+)
+def test_an_id(out: str, job_id: str, cluster: str) -> None:
+    told = read_submission(out, "sbatch: warning: something\n", 0)
+    assert (told.verdict, told.job_id, told.cluster) == (Verdict.ACCEPTED, job_id, cluster)
+
+
+def test_no_sbatch_here() -> None:
+    told = read_submission("", "sbatch: No such file or directory", None)
+    assert told.verdict is Verdict.ABSENT
+
+
+def test_who_waited_at_a_limit_until_it_was_ended() -> None:
+    assert waits_at_a_limit(LATER[-1])
+    assert not waits_at_a_limit(UNCLEAR[1][2])
+
+
+@given(st.text(), st.text(), st.none() | st.integers(-64, 255))
+def test_only_an_id_is_a_submission_and_only_words_are_a_refusal(out: str, err: str, code: int | None) -> None:
+    told = read_submission(out, err, code)
+    assert (told.verdict is Verdict.ACCEPTED) == bool(told.job_id)
+    assert told.verdict is not Verdict.REFUSED or (err.strip() and code is not None and code > 0)

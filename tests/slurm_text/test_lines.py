@@ -1,0 +1,222 @@
+"""What a scheduler writes into a job's output is read as what it did, and as nothing else."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.history.sound import assert_sound
+
+from touchline.core.observation import Event, Observation, Sign
+from touchline.history.slurm_lines import SlurmLines
+
+pytestmark = pytest.mark.planning
+
+FIXTURES = Path(__file__).parents[1] / "fixtures" / "logs" / "slurm"
+LOGS = sorted(path.name for path in FIXTURES.iterdir())
+
+
+def read(text: str) -> list[Event]:
+    """All events of a text."""
+    reader = SlurmLines()
+    return [event for number, line in enumerate(text.split("\n"), 1) for event in reader.line(line, number)]
+
+
+def kinds(text: str) -> list[str]:
+    """Names of the signs' kinds."""
+    return [event.kind.name for event in read(text) if isinstance(event, Sign)]
+
+
+def codes(text: str) -> list[float | str]:
+    """Exit codes."""
+    return [event.value for event in read(text) if isinstance(event, Observation) and event.name == "exit_code"]
+
+
+def fixture(name: str) -> str:
+    """A fixture's text."""
+    return (FIXTURES / name).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("slurmstepd: error: *** JOB 71 ON crag3 CANCELLED AT 2026-01-02T03:04:05 DUE TO TIME LIMIT ***", "TIME_LIMIT"),
+        (
+            "slurmstepd: error: *** STEP 71.0 ON crag3 CANCELLED AT 2026-01-02T03:04:05 DUE TO TIME LIMIT ***",
+            "TIME_LIMIT",
+        ),
+        ("slurmstepd: error: *** JOB 71 CANCELLED AT 2015-01-02T03:04:05 DUE TO TIME LIMIT on crag3 ***", "TIME_LIMIT"),
+        (
+            "slurmstepd-crag3: error: *** JOB 71 ON crag3 CANCELLED AT 2026-01-02T03:04:05 DUE TO PREEMPTION ***",
+            "PREEMPTED",
+        ),
+        ("[2026-01-02T03:04:05.678] error: *** JOB 71 ON crag3 CANCELLED DUE TO TIME LIMIT ***", "TIME_LIMIT"),
+        (
+            "slurmstepd: error: *** JOB 71 ON crag3 CANCELLED AT 2026-01-02T03:04:05 DUE TO NODE FAILURE,"
+            " SEE SLURMCTLD LOG FOR DETAILS ***",
+            "NODE_FAILED",
+        ),
+        ("slurmstepd: error: *** JOB 71 ON crag3 CANCELLED AT 2026-01-02T03:04:05 DUE TO JOB REQUEUE ***", "REQUEUED"),
+        (
+            "slurmstepd: error: *** STEP 71.3 ON crag3 CANCELLED AT 2026-01-02T03:04:05 DUE TO TASK FAILURE ***",
+            "TASK_FAILED",
+        ),
+        (
+            "slurmstepd: error: *** STEP 71.3 ON crag3 CANCELLED AT 2026-01-02T03:04:05 DUE to SIGNAL Terminated ***",
+            "CANCELLED",
+        ),
+        ("slurmstepd: error: *** JOB 71 ON crag3 CANCELLED AT 2026-01-02T03:04:05 ***", "CANCELLED"),
+        ("slurmstepd: error: *** JOB 71 ON crag3 FAILED (non-zero exit code or other failure mode) ***", "TASK_FAILED"),
+        ("slurmstepd: error: *** JOB 71 ON crag3 UNCORRECTABLE MEMORY ERROR AT 2026-01-02T03:04:05 ***", "NODE_FAILED"),
+        ("slurmstepd: error: Job 71 exceeded memory limit (70254612 > 67108864), being killed", "HOST_OOM"),
+        ("slurmstepd: error: Step 71.0 exceeded virtual memory limit (8254612 > 7108864), being killed", "HOST_OOM"),
+        ("slurmstepd: error: Exceeded step memory limit at some point.", "HOST_OOM"),
+        ("srun: Exceeded job memory limit", "HOST_OOM"),
+        (
+            "slurmstepd: error: Detected 3 oom-kill event(s) in step 71.batch cgroup. Some of your processes may have"
+            " been killed by the cgroup out-of-memory handler.",
+            "HOST_OOM",
+        ),
+        ("srun: error: crag3: tasks 0,4-7: Out Of Memory", "HOST_OOM"),
+        ("3: srun: error: crag3: task 0: Segmentation fault (core dumped)", "TASK_FAILED"),
+        ("srun: error: Node failure on crag3", "NODE_FAILED"),
+        ("srun: error: Unable to create step for job 71: Memory required by task is not available", "TASK_FAILED"),
+        ("slurmstepd: error: execve(): pythn: No such file or directory", "TASK_FAILED"),
+        ("salloc: Job 71 has exceeded its time limit and its allocation has been revoked.", "TIME_LIMIT"),
+        ("slurmstepd: error: Unable to create TMPDIR [/scratch/71]: No space left on device", "DISK_FULL"),
+        ("sbatch: error: Batch job submission failed: Invalid account", "FAILED_COMMAND"),
+        ("srun: Job step aborted: Waiting up to 32 seconds for job step to finish.", "INTERRUPTED"),
+        ("=>> PBS: job killed: mem 70254612kb exceeded limit 67108864kb", "HOST_OOM"),
+        ("=>> PBS: job killed: vmem job total 8254612 kb exceeded limit 7108864 kb", "HOST_OOM"),
+        ("TERM_MEMLIMIT: job killed after reaching LSF memory usage limit.", "HOST_OOM"),
+        ("TERM_OWNER: job killed by owner.", "CANCELLED"),
+        ("Successfully completed.", "DONE"),
+        ("State: TIMEOUT", "TIME_LIMIT"),
+        ("State: OUT_OF_MEMORY (exit code 0)", "HOST_OOM"),
+        ("State: CANCELLED by 1001 (exit code 0)", "CANCELLED"),
+        ("Job State: NODE_FAIL (exit code 1)", "NODE_FAILED"),
+        ("   JobState=PREEMPTED Reason=None Dependency=(null)", "PREEMPTED"),
+    ],
+)
+def test_a_scheduler_s_line_has_its_sign(line: str, expected: str) -> None:
+    assert kinds(line) == [expected]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "srun: job 71 queued and waiting for resources",
+        "srun: job 71 has been allocated resources",
+        "   JobState=RUNNING Reason=None Dependency=(null)",
+        "   RunTime=00:00:02 TimeMin=N/A",
+        "slurmstepd: error: *** JOB 71 ON crag3 CANCELLED AT 2026-01-02T03:04:05 DUE TO TIME LI",
+        "slurmstepd: info: Step 71.0 hit memory limit at least once. This may or may not result in some failure.",
+        "The order was CANCELLED AT noon ***",
+        "She successfully completed. the course",
+        "State: ACTIVE",
+        "answer: the process exited with exit code 1 and a message",
+        "Evaluation exit code: 3",
+    ],
+)
+def test_other_lines_have_none(line: str) -> None:
+    assert read(line) == []
+
+
+@pytest.mark.parametrize(
+    ("line", "code"),
+    [
+        ("Job Exit Status    : 0", 0),
+        ("exit code: 1", 1),
+        ("[2026-01-02 03:04:05] Training finished with exit code 137", 137),
+        ("EXIT_CODE=2", 2),
+        ("Task 47 exited with code 137", 137),
+        ("Exit code: 0:0", 0),
+        ("Exited with exit code 13.", 13),
+        ("srun: error: crag3: task 2: Exited with exit code 9", 9),
+        ("State: FAILED (exit code 5)", 5),
+        ("ExitCode 1", 1),
+    ],
+)
+def test_an_exit_code_is_read_where_a_line_says_one(line: str, code: int) -> None:
+    assert codes(line) == [code]
+
+
+@pytest.mark.parametrize("state", ["TIMEOUT", "OUT_OF_MEMORY", "CANCELLED"])
+def test_seff_says_exit_code_0_where_nothing_ended_with_it(state: str) -> None:
+    assert codes(f"State: {state} (exit code 0)") == []
+
+
+def test_the_time_limit_of_scontrol_is_read() -> None:
+    (event,) = read("   RunTime=00:00:02 TimeLimit=1-12:30:00 TimeMin=N/A")
+    assert isinstance(event, Observation)
+    assert (event.name, event.value, event.unit) == ("time_limit_seconds", 131_400.0, "s")
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("time_limit.err", ["TIME_LIMIT", "TIME_LIMIT", "TASK_FAILED"]),
+        ("host_memory.err", ["HOST_OOM", "HOST_OOM", "CANCELLED"]),
+        ("task_failed.err", ["TASK_FAILED", "TASK_FAILED"]),
+        ("preempted.out", ["PREEMPTED"]),
+        ("scancel.err", ["INTERRUPTED", "CANCELLED", "TASK_FAILED"]),
+        ("seff.out", ["DONE"]),
+        ("lsf.out", ["TIME_LIMIT", "TASK_FAILED"]),
+        ("pbs.err", ["TIME_LIMIT"]),
+    ],
+)
+def test_a_log_has_the_signs_of_its_end_and_no_others(name: str, expected: list[str]) -> None:
+    assert kinds(fixture(name)) == expected
+
+
+def test_every_fixture_is_expected_to_say_something() -> None:
+    assert {"time_limit.err", "host_memory.err", "task_failed.err", "preempted.out"} <= set(LOGS)
+    assert all(kinds(fixture(name)) for name in LOGS)
+
+
+def test_a_killed_task_is_short_of_memory_only_where_nothing_else_is_said() -> None:
+    killed = "srun: error: crag3: task 0: Killed"
+    limit = "slurmstepd: error: *** STEP 71.0 ON crag3 CANCELLED AT 2026-01-02T03:04:05 DUE TO TIME LIMIT ***"
+    assert kinds(killed) == ["TASK_FAILED", "HOST_OOM"]
+    assert kinds(f"{limit}\n{killed}") == ["TIME_LIMIT", "TASK_FAILED"]
+    assert kinds(f"srun: Force Terminated job 71\n{killed}") == ["INTERRUPTED", "TASK_FAILED"]
+
+
+def test_a_step_that_is_ended_for_another_s_failure_was_not_cancelled() -> None:
+    failed = "srun: error: crag3: task 1: Exited with exit code 1"
+    step = "slurmstepd: error: *** STEP 71.0 ON crag3 CANCELLED AT 2026-01-02T03:04:05 ***"
+    job = step.replace("STEP 71.0", "JOB 71")
+    assert kinds(f"{failed}\n{step}") == ["TASK_FAILED", "TASK_FAILED"]
+    assert kinds(f"{failed}\n{job}") == ["TASK_FAILED", "CANCELLED"]
+    assert kinds(f"srun: Terminating StepId=70.0\n{step}") == ["CANCELLED"]
+
+
+def test_a_sign_s_text_is_the_scheduler_s_however_long_its_line() -> None:
+    bars = " 10%|█         | 1/10 [00:10<01:30, 10.00s/it]" * 40
+    line = "slurmstepd: error: *** JOB 71 ON crag3 CANCELLED AT 2026-01-02T03:04:05 DUE TO TIME LIMIT ***"
+    (sign,) = read(bars + line)
+    assert isinstance(sign, Sign)
+    assert sign.text == line
+
+
+@pytest.mark.parametrize("name", LOGS)
+def test_the_words_offer_every_line_that_says_something(name: str) -> None:
+    reader = SlurmLines()
+    for number, line in enumerate(fixture(name).split("\n"), 1):
+        words = set(re.findall(r"[a-z_\x80-\U0010ffff]+", "".join(c.lower() if c.isascii() else c for c in line)))
+        if not words & SlurmLines.words:
+            assert list(reader.line(line, number)) == []
+
+
+@given(name=st.sampled_from(LOGS), share=st.floats(0, 1))
+def test_a_cut_log_says_nothing_that_the_whole_one_does_not(name: str, share: float) -> None:
+    whole = fixture(name)
+    assert set(kinds(whole[: round(share * len(whole))])) <= set(kinds(whole))
+
+
+@given(st.text(max_size=300))
+def test_no_text_breaks_it(text: str) -> None:
+    assert_sound(read(text), text.count("\n") + 1)

@@ -1,0 +1,540 @@
+"""A stage proves that it goes on from its parent's weights, and stops where it does not."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import AutoPeftModelForCausalLM
+from tests.tiny_model import write_tiny_words
+from tests.train.chains import (
+    EASY,
+    HARD,
+    easy_config,
+    hard_config,
+    other_adapter,
+    rewrite_records,
+    swap_adapter,
+    train,
+)
+from tests.train.test_resume import EVERY_STEP, StopAfter
+from tests.train.test_run import library_loss
+from tests.train.tiny_run import write_config
+from transformers import AutoModelForCausalLM
+
+from touchline.backends.peft.config import TrainerConfig
+from touchline.backends.peft.layout import Rows
+from touchline.core.errors import LineageFault, ParentMissing
+from touchline.core.status import EXIT_LINEAGE, EXIT_NO_PARENT
+from touchline.data.hardware import DtypeChoice
+from touchline.evaluate.weights import Weights, Worn
+from touchline.spec.experiment import CheckpointConfig, CheckpointInterval, LoraConfig
+from touchline.train import lineage
+from touchline.train.__main__ import main
+from touchline.train.inherit import Factors, combine, combined_settings
+from touchline.train.inputs import read_config
+from touchline.train.model import TargetLoss
+from touchline.train.run import Stop, run_training
+
+Records = dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Easy and hard words."""
+    folder = tmp_path_factory.mktemp("data")
+    return write_tiny_words(folder / "easy.json", 20, 6, 6), write_tiny_words(folder / "hard.json", 20, 6, 6, seed=1)
+
+
+@pytest.fixture(scope="module")
+def trained(tiny_model: Path, data: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An experiment's folder with the first stage trained; not to be written to."""
+    root = tmp_path_factory.mktemp("chain")
+    train(root, easy_config(tiny_model, data[0]))
+    return root
+
+
+@pytest.fixture
+def root(trained: Path, tmp_path: Path) -> Path:
+    """A copy of it."""
+    return Path(shutil.copytree(trained, tmp_path / "chain"))
+
+
+@pytest.fixture
+def hard(tiny_model: Path, data: tuple[Path, Path]) -> TrainerConfig:
+    """The second stage."""
+    return hard_config(tiny_model, data[1])
+
+
+def lineage_of(folder: Path) -> Records:
+    found: Records = json.loads((folder / "lineage.json").read_text())
+    return found
+
+
+def change(path: Path, edit: Callable[[Records], object]) -> None:
+    """Edit a JSON file."""
+    content: Records = json.loads(path.read_text())
+    edit(content)
+    path.write_text(json.dumps(content))
+
+
+def refused(root: Path, config: TrainerConfig, capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
+    """Exit code of the trainer's process and what it says; nothing was trained."""
+    folder = write_config(root / config.run, config)
+    code = main(["--folder", str(folder)])
+    assert not (folder / "training.json").exists()
+    assert not (folder / "metrics.jsonl").exists()
+    assert not list(folder.glob("epoch_*"))
+    return code, capsys.readouterr().err
+
+
+# ---- it goes on ------------------------------------------------------------------------------------------------------
+
+
+def test_a_stage_goes_on_from_its_parents_adapter(
+    root: Path, hard: TrainerConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Hash, loss and size are those of the parent, and what proves it is written down three times."""
+    with caplog.at_level(logging.INFO):
+        folder = train(root, hard)
+    proof = lineage_of(folder)
+    parent = json.loads((root / EASY / "training.json").read_text())
+    assert proof["problems"] == []
+    assert (proof["parent"], proof["checkpoint"], proof["how"]) == (EASY, "epoch_1", "adapter")
+    assert {proof[f"{of}_sha256"] for of in ("adapter", "marker", "record")} == {parent["adapter_sha256"]}
+    assert proof["file_tensors_sha256"] == proof["model_tensors_sha256"]
+    loss = proof["loss"]
+    assert loss["recorded"] == parent["final_validation_loss"]
+    assert loss["found"] == pytest.approx(loss["recorded"], rel=1e-6)
+    assert loss["tolerance"] == 1e-3
+    assert proof["trainable_parameters"] == proof["parent_parameters"] == parent["trainable_parameters"]
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    (row,) = [row for row in rows if row["event"] == "lineage"]
+    assert (row["parent"], row["loss"], row["recorded_loss"]) == (EASY, loss["found"], loss["recorded"])
+    assert any("lineage proved" in message for message in caplog.messages)
+
+
+def test_a_stage_begins_where_its_parent_ended_and_not_at_the_base(
+    root: Path, hard: TrainerConfig, data: tuple[Path, Path]
+) -> None:
+    """On the parent's own data its loss before the first step is the parent's last one, not the base's."""
+    same = replace(hard, data=replace(hard.data, path=str(data[0])), data_sha256=easy_sha(root))
+    folder = train(root, same)
+    first = next(
+        row
+        for line in (folder / "metrics.jsonl").read_text().splitlines()
+        if (row := json.loads(line)).get("step") == 0
+    )
+    parent = json.loads((root / EASY / "training.json").read_text())
+    assert first["loss"] == pytest.approx(parent["final_validation_loss"], rel=1e-6)
+
+
+def easy_sha(root: Path) -> str:
+    return read_config(root / EASY / "finetune.yaml").data_sha256
+
+
+def test_without_validation_items_the_other_proofs_carry(
+    tiny_model: Path, data: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """The loss is missing with its reason; a swapped file is still found."""
+    words = tmp_path / "no_validation.json"
+    rows = json.loads(data[0].read_text())
+    words.write_text(json.dumps({name: rows[name] for name in ("train", "test")}))
+    train(tmp_path, easy_config(tiny_model, words))
+    proof = lineage_of(train(tmp_path, hard_config(tiny_model, data[1])))
+    assert proof["loss"] is None
+    assert "no validation loss" in proof["loss_missing"]
+    assert proof["problems"] == []
+
+
+def test_a_resumed_stage_is_bit_for_bit_the_same_and_needs_no_parent(root: Path, hard: TrainerConfig) -> None:
+    """Its adapter is in its own saved state; the proof of the attempt that saved it is asked for."""
+    lora, checkpoint = LoraConfig(rank=4, dropout=0.1), CheckpointConfig(resume_minutes=EVERY_STEP)
+    hard = replace(hard, train=replace(hard.train, lora=lora, checkpoint=checkpoint))
+    whole = train(root, replace(hard, run="undisturbed"))
+    folder = write_config(root / HARD, hard)
+    assert not run_training(hard, folder, StopAfter(left=12))
+    proof = (folder / "lineage.json").read_bytes()
+    (root / EASY).rename(root / "elsewhere")
+    assert run_training(hard, folder, Stop())
+    assert (folder / "lineage.json").read_bytes() == proof
+    assert weights(folder).read_bytes() == weights(whole).read_bytes()
+
+
+def test_a_saved_state_without_a_proof_is_not_gone_on_from(root: Path, hard: TrainerConfig) -> None:
+    """Nobody knows what it began with."""
+    hard = replace(hard, train=replace(hard.train, checkpoint=CheckpointConfig(resume_minutes=EVERY_STEP)))
+    folder = write_config(root / HARD, hard)
+    assert not run_training(hard, folder, StopAfter(left=12))
+    (folder / "lineage.json").unlink()
+    with pytest.raises(LineageFault, match="saved state"):
+        run_training(hard, folder, Stop())
+
+
+def weights(folder: Path) -> Path:
+    return folder / "epoch_1" / "adapter_model.safetensors"
+
+
+def test_the_parents_items_are_scored_as_the_parent_scored_them(
+    root: Path, hard: TrainerConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In its layout and with its attention, whatever the stage itself uses."""
+    seen: list[str] = []
+    original = lineage.mean_loss
+
+    def spy(target_loss: TargetLoss, rows: Sequence[Rows]) -> tuple[float, int]:
+        config = target_loss.model.get_base_model().config
+        seen.append(config._attn_implementation)
+        return original(target_loss, rows)
+
+    change(root / EASY / "training.json", lambda it: it["scoring"].update(attention="sdpa"))
+    monkeypatch.setattr(lineage, "mean_loss", spy)
+    folder = train(root, replace(hard, train=replace(hard.train, packed=True)))
+    assert seen == ["sdpa"]
+    start = json.loads((folder / "metrics.jsonl").read_text().splitlines()[0])
+    assert start["attention"] == "eager"
+    assert lineage_of(folder)["loss"]["found"] == pytest.approx(lineage_of(folder)["loss"]["recorded"], rel=1e-5)
+
+
+# ---- it does not -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("zeros", [True, False], ids=["fresh", "of another training"])
+def test_a_swapped_adapter_is_found_by_its_hash(
+    root: Path, hard: TrainerConfig, zeros: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of the same shape and size, and nothing else was touched."""
+    checkpoint = root / EASY / "epoch_1"
+    swap_adapter(checkpoint, other_adapter(checkpoint, zeros=zeros))
+    code, said = refused(root, hard, capsys)
+    assert code == EXIT_LINEAGE
+    assert "adapter_model.safetensors' is another file than was saved" in said
+
+
+def test_a_careful_forger_is_found_by_the_loss(
+    root: Path, hard: TrainerConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Marker and training.json agree with the swapped file; only the weights do not do what the parent's did."""
+    checkpoint = root / EASY / "epoch_1"
+    swap_adapter(checkpoint, other_adapter(checkpoint, zeros=False))
+    rewrite_records(root / EASY, checkpoint)
+    code, said = refused(root, hard, capsys)
+    assert code == EXIT_LINEAGE
+    assert "validation items is" in said
+    proof = lineage_of(root / HARD)
+    assert len(proof["problems"]) == 1
+    assert proof["loss"]["relative_difference"] > 1e-3
+
+
+def test_a_fresh_adapter_with_forged_records_has_learned_nothing(
+    root: Path, hard: TrainerConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Found without any loss, so also where the parent has no validation items."""
+    checkpoint = root / EASY / "epoch_1"
+    swap_adapter(checkpoint, other_adapter(checkpoint, zeros=True))
+    rewrite_records(root / EASY, checkpoint)
+    code, said = refused(root, hard, capsys)
+    assert code == EXIT_LINEAGE
+    assert "only zeros" in said
+
+
+def test_a_forger_who_forgets_training_json_is_found_by_it(
+    root: Path, hard: TrainerConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The marker lies in the checkpoint's own folder, and may be swapped with it."""
+    checkpoint, training = root / EASY / "epoch_1", (root / EASY / "training.json").read_bytes()
+    swap_adapter(checkpoint, other_adapter(checkpoint, zeros=False))
+    rewrite_records(root / EASY, checkpoint)
+    (root / EASY / "training.json").write_bytes(training)
+    code, said = refused(root, hard, capsys)
+    assert code == EXIT_LINEAGE
+    assert "its training.json" in said
+
+
+def test_another_rank_does_not_fit(root: Path, hard: TrainerConfig, capsys: pytest.CaptureFixture[str]) -> None:
+    """As happens when a stage's finetune.yaml is written by hand."""
+    code, said = refused(root, replace(hard, train=replace(hard.train, lora=LoraConfig(rank=2))), capsys)
+    assert code == EXIT_LINEAGE
+    assert "parameters would be trained" in said
+    assert lineage_of(root / HARD)["loss"] is None
+
+
+def test_other_validation_items_are_told_as_such(
+    root: Path, hard: TrainerConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A loss on other items says nothing, equal or not."""
+    change(root / EASY / "training.json", lambda it: it["scoring"].update(items_sha256="0" * 64))
+    code, said = refused(root, hard, capsys)
+    assert code == EXIT_LINEAGE
+    assert "validation items are others" in said
+
+
+def test_a_stopped_stage_stops_those_after_it(
+    root: Path, hard: TrainerConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The third stage finds no training and says how the second one ended."""
+    checkpoint = root / EASY / "epoch_1"
+    swap_adapter(checkpoint, other_adapter(checkpoint, zeros=True))
+    assert refused(root, hard, capsys)[0] == EXIT_LINEAGE
+    status = root / HARD / "status"
+    status.mkdir()
+    start = {"job_id": "7", "restart": 0, "token": "", "host": "n", "boot_id": "b", "pid": 1, "pid_started": 1.0}
+    (status / "start.7.0.json").write_text(json.dumps(start | {"time_unix": 5.0}))
+    end = {"job_id": "7", "restart": 0, "code": EXIT_LINEAGE, "reason": "failed", "time_unix": 6.0}
+    (status / "exit.7.0.json").write_text(json.dumps(end))
+    assert hard.parent is not None
+    link = replace(hard.parent, run=HARD, folder=f"../{HARD}", run_digest=hard.run_digest)
+    code, said = refused(root, replace(hard, run="tiny_third", run_digest="a" * 64, parent=link), capsys)
+    assert code == EXIT_NO_PARENT
+    assert said.count("\n") == 1
+    assert said.endswith(
+        f"run tiny_third cannot go on from {HARD}: training.json is not there; "
+        "its last attempt (job 7) ended with exit code 78 (failed)\n"
+    )
+
+
+# ---- the parent is not there -----------------------------------------------------------------------------------------
+
+
+def gone(root: Path) -> None:
+    shutil.rmtree(root / EASY)
+
+
+def unfinished(root: Path) -> None:
+    (root / EASY / "training.json").unlink()
+
+
+def of_another_plan(root: Path) -> None:
+    change(root / EASY / "training.json", lambda it: it.update(run_digest="0" * 64))
+
+
+def without_checkpoint(root: Path) -> None:
+    shutil.rmtree(root / EASY / "epoch_1")
+
+
+def without_weights(root: Path) -> None:
+    (root / EASY / "epoch_1" / "adapter_model.safetensors").unlink()
+
+
+def without_marker(root: Path) -> None:
+    (root / EASY / "epoch_1" / "touchline.json").write_text("{")
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (gone, "its folder is not there"),
+        (unfinished, "training.json is not there"),
+        (of_another_plan, "of another plan"),
+        (without_checkpoint, "its last checkpoint epoch_1 is not there"),
+        (without_weights, "epoch_1 is not whole, without adapter_model.safetensors"),
+        (without_marker, "its last checkpoint epoch_1 is not there, or has no marker"),
+    ],
+    ids=lambda value: value.__name__ if callable(value) else "",
+)
+def test_what_is_missing_is_told_in_one_line(
+    root: Path,
+    hard: TrainerConfig,
+    damage: Callable[[Path], None],
+    words: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """At once, with a code of its own: no framework has been loaded."""
+    damage(root)
+    code, said = refused(root, hard, capsys)
+    assert code == EXIT_NO_PARENT
+    assert said.count("\n") == 1
+    assert words in said
+    assert said.endswith("it was never started\n")
+
+
+def test_a_job_that_failed_in_its_last_line_has_trained_well(root: Path, hard: TrainerConfig) -> None:
+    """Artefacts count, exit codes do not."""
+    status = root / EASY / "status"
+    status.mkdir()
+    (status / "exit.7.0.json").write_text('{"job_id":"7","restart":0,"code":1,"reason":"failed","time_unix":6.0}')
+    assert lineage_of(train(root, hard))["problems"] == []
+
+
+# ---- best or last ----------------------------------------------------------------------------------------------------
+
+
+def test_the_best_checkpoint_is_the_one_with_the_lowest_loss_of_those_that_are_there(
+    tiny_model: Path, data: tuple[Path, Path], hard: TrainerConfig, tmp_path: Path
+) -> None:
+    """With so high a rate later epochs are worse; when the best one is gone, the next best is taken."""
+    train(tmp_path, easy_config(tiny_model, data[0], epochs=3, learning_rate=0.5, schedule="constant"))
+    losses = {
+        path.name: json.loads((path / "touchline.json").read_text())["validation_loss"]
+        for path in (tmp_path / EASY).glob("epoch_*")
+    }
+    best, second, *_ = sorted(losses, key=lambda name: losses[name])
+    assert best != "epoch_2"
+    assert hard.parent is not None
+    wanted = replace(hard, parent=replace(hard.parent, checkpoint="best"))
+    proof = lineage_of(train(tmp_path, wanted))
+    assert (proof["checkpoint"], proof["checkpoint_rule"]) == (best, "best")
+    assert proof["loss"]["recorded"] == losses[best]
+    assert lineage_of(train(tmp_path, replace(hard, run="last")))["checkpoint"] == "epoch_2"
+    shutil.rmtree(tmp_path / EASY / best)
+    assert lineage_of(train(tmp_path, replace(wanted, run="again")))["checkpoint"] == second
+
+
+def test_no_best_where_nothing_was_scored(
+    tiny_model: Path, data: tuple[Path, Path], hard: TrainerConfig, tmp_path: Path
+) -> None:
+    """None of them is the best."""
+    words = tmp_path / "no_validation.json"
+    rows = json.loads(data[0].read_text())
+    words.write_text(json.dumps({name: rows[name] for name in ("train", "test")}))
+    train(tmp_path, easy_config(tiny_model, words))
+    assert hard.parent is not None
+    wanted = replace(hard, parent=replace(hard.parent, checkpoint="best"))
+    with pytest.raises(ParentMissing, match="none is the best"):
+        run_training(wanted, write_config(tmp_path / HARD, wanted), Stop())
+
+
+# ---- merge -----------------------------------------------------------------------------------------------------------
+
+
+def logits_of(folder: Path, config: TrainerConfig) -> torch.Tensor:
+    """Of a checkpoint as the library loads it, on the base as it is."""
+    model = AutoPeftModelForCausalLM.from_pretrained(str(folder)).eval()
+    assert model.peft_config["default"].base_model_name_or_path == config.model.path
+    with torch.no_grad():
+        return torch.as_tensor(model(input_ids=some_tokens(model)).logits)
+
+
+def some_tokens(model: torch.nn.Module) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(3)
+    return torch.randint(0, int(model.config.vocab_size), (2, 17), generator=generator)  # type: ignore[union-attr, arg-type]
+
+
+def test_a_merged_parent_is_in_the_export_and_the_recorded_loss_too(
+    root: Path, tiny_model: Path, data: tuple[Path, Path]
+) -> None:
+    """The adapter that is saved holds both, side by side, and loads on the original base."""
+    config = hard_config(tiny_model, data[1], how="merge", lora=LoraConfig(rank=3, alpha=5.0))
+    folder = train(root, config)
+    proof = lineage_of(folder)
+    assert proof["problems"] == []
+    assert proof["merged_rank"] == 4
+    assert proof["loss"]["tolerance"] == 1e-3
+    assert proof["loss"]["found"] == pytest.approx(proof["loss"]["recorded"], rel=1e-4)
+    settings = json.loads((folder / "epoch_1" / "adapter_config.json").read_text())
+    assert (settings["r"], settings["lora_alpha"], settings["rank_pattern"]) == (7, 7, {})
+    model = AutoPeftModelForCausalLM.from_pretrained(str(folder / "epoch_1"))
+    training = json.loads((folder / "training.json").read_text())
+    assert library_loss(model, config) == pytest.approx(training["final_validation_loss"], rel=1e-4)
+    marker = json.loads((folder / "epoch_1" / "touchline.json").read_text())
+    assert set(marker["files"]) >= {"adapter_model.safetensors", "stage_adapter.safetensors"}
+
+
+def test_an_untrained_stage_after_a_merge_exports_its_parent(
+    root: Path, tiny_model: Path, data: tuple[Path, Path]
+) -> None:
+    """With a rate of nearly zero nothing is learned, and what is saved gives the parent's logits."""
+    config = hard_config(tiny_model, data[1], how="merge", learning_rate=1e-12)
+    folder = train(root, config)
+    torch.testing.assert_close(
+        logits_of(folder / "epoch_1", config), logits_of(root / EASY / "epoch_1", config), rtol=1e-4, atol=1e-5
+    )
+
+
+@pytest.mark.parametrize("merged", [True, False], ids=["merged", "beside"])
+def test_an_evaluation_wears_what_a_merging_stage_has_saved(
+    root: Path, tiny_model: Path, data: tuple[Path, Path], merged: bool
+) -> None:
+    """On the base that the plan names, with ranks that differ from layer to layer."""
+    lora = LoraConfig(rank=2, target_modules=("q_proj", "down_proj"))
+    config = hard_config(tiny_model, data[1], how="merge", lora=lora)
+    checkpoint = train(root, config) / "epoch_1"
+    assert json.loads((checkpoint / "adapter_config.json").read_text())["rank_pattern"]
+    dtype = DtypeChoice(dtype="float32", reason="asked for")
+    worn = Weights(config.model.path, dtype, torch.device("cpu"))
+    worn.activate(Worn(folder=checkpoint, merged=merged))
+    with torch.no_grad():
+        logits = worn.model(input_ids=some_tokens(worn.model)).logits
+    torch.testing.assert_close(logits, logits_of(checkpoint, config), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("how", ["adapter", "merge"])
+def test_a_third_stage_goes_on_from_one_that_merged(
+    root: Path, tiny_model: Path, data: tuple[Path, Path], how: str
+) -> None:
+    """The same weights are merged again, bit for bit, and the trained adapter is the second stage's own."""
+    lora = LoraConfig(rank=2, target_modules=("q_proj", "down_proj"))
+    second = hard_config(tiny_model, data[1], how="merge", lora=lora)
+    train(root, second)
+    third = hard_config(tiny_model, data[0], HARD, how=how, lora=lora)
+    assert third.parent is not None
+    third = replace(
+        third, run="tiny_third", run_digest="a" * 64, parent=replace(third.parent, run_digest=second.run_digest)
+    )
+    folder = train(root, third)
+    proof = lineage_of(folder)
+    assert proof["problems"] == []
+    assert proof["merged_rank"] == (4 if how == "adapter" else 6)
+    assert proof["loss"]["found"] == pytest.approx(proof["loss"]["recorded"], rel=1e-9 if how == "adapter" else 1e-4)
+    model = AutoPeftModelForCausalLM.from_pretrained(str(folder / "epoch_1"))
+    training = json.loads((folder / "training.json").read_text())
+    assert library_loss(model, third) == pytest.approx(training["final_validation_loss"], rel=1e-4)
+
+
+def test_a_merged_stage_resumes_bit_for_bit(root: Path, tiny_model: Path, data: tuple[Path, Path]) -> None:
+    """The same parent is merged again; another one in its place is refused."""
+    checkpoint = CheckpointConfig(resume_minutes=EVERY_STEP, every=CheckpointInterval(steps=2))
+    config = hard_config(tiny_model, data[1], how="merge", checkpoint=checkpoint)
+    whole = train(root, replace(config, run="undisturbed"))
+    folder = write_config(root / HARD, config)
+    assert not run_training(config, folder, StopAfter(left=12))
+    swapped = Path(shutil.copytree(root, root.parent / "swapped"))
+    assert run_training(config, folder, Stop())
+    assert weights(folder).read_bytes() == weights(whole).read_bytes()
+    parent = swapped / EASY / "epoch_1"
+    swap_adapter(parent, other_adapter(parent, zeros=False))
+    rewrite_records(swapped / EASY, parent)
+    with pytest.raises(LineageFault, match="began with"):
+        run_training(config, swapped / HARD, Stop())
+
+
+def test_a_merged_model_is_saved_on_request(root: Path, tiny_model: Path, data: tuple[Path, Path]) -> None:
+    """`save: merged` of a last stage holds the whole chain and no adapter."""
+    config = hard_config(tiny_model, data[1], how="merge", checkpoint=CheckpointConfig(save="merged"))
+    folder = train(root, config)
+    assert not list((folder / "epoch_1").glob("*adapter*"))
+    model = AutoModelForCausalLM.from_pretrained(folder / "epoch_1")
+    training = json.loads((folder / "training.json").read_text())
+    assert library_loss(model, config) == pytest.approx(training["final_validation_loss"], rel=1e-4)
+
+
+def test_ranks_lie_side_by_side_with_a_scale_of_one() -> None:
+    """B' A' is the sum of what both do, in every layer that either of them has."""
+    generator = torch.Generator().manual_seed(1)
+
+    def drawn(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=generator)
+
+    one, two = "base_model.model.layers.0.q_proj", "base_model.model.layers.0.v_proj"
+    own = {f"{one}.lora_A.weight": drawn(2, 6), f"{one}.lora_B.weight": drawn(5, 2)}
+    merged = {one: Factors(a=drawn(3, 6), b=drawn(5, 3)), two: Factors(a=drawn(3, 6), b=drawn(4, 3))}
+    tensors, ranks = combine(own, 1.7, merged)
+    assert ranks == {"layers.0.q_proj": 5, "layers.0.v_proj": 3}
+    together = tensors[f"{one}.lora_B.weight"] @ tensors[f"{one}.lora_A.weight"]
+    apart = merged[one].b @ merged[one].a + 1.7 * own[f"{one}.lora_B.weight"] @ own[f"{one}.lora_A.weight"]
+    torch.testing.assert_close(together, apart)
+    settings = combined_settings({"r": 2, "lora_alpha": 3.4, "target_modules": ["q_proj"]}, ranks, ["v_proj", "q_proj"])
+    assert settings == {
+        "r": 5,
+        "lora_alpha": 5,
+        "rank_pattern": {"v_proj": 3},
+        "alpha_pattern": {"v_proj": 3},
+        "target_modules": ["q_proj", "v_proj"],
+    }
