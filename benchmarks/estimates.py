@@ -36,7 +36,7 @@ from tests.estimate.made_shapes import SHAPES  # noqa: E402
 from tests.estimate.measured_rows import MeasuredRow, measured_rows  # noqa: E402
 from tests.estimate.time_rows import cpu_runs, gpu_machine, public_rows  # noqa: E402
 
-from touchline.core.estimate import Estimate, MemoryEstimate, MicroBatch, TrainingSetup, Verdict
+from touchline.core.estimate import Estimate, MemoryEstimate, MicroBatch, TrainingSetup, Verdict  # noqa: E402
 from touchline.core.machine import TargetMachine  # noqa: E402
 from touchline.core.quantity import Missing  # noqa: E402
 from touchline.estimate.calibration import Scored, calibration, leave_one_out, score_step  # noqa: E402

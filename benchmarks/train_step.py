@@ -80,7 +80,7 @@ def our_inputs(model: Path, folder: Path, batch: int, rank: int, base_dtype: str
 
 
 def our_step(session: Session) -> float:
-    """One optimizer step as trainer/loop.py makes it; gives the loss."""
+    """One optimizer step as train/loop.py makes it; gives the loss."""
     rows = arrange(session.inputs.train, session.layout)
     loss = session.target_loss(rows).sum() / len(rows.labels)
     loss.backward()

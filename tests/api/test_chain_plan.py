@@ -10,7 +10,7 @@ import pytest
 from tests.api.chain_folders import CHAIN, make_chain
 
 from tools.tiny_model import write_tiny_model
-from touchline import api as workflow
+from touchline import api
 from touchline.core.errors import DriftFault, InputFault
 from touchline.core.quantity import Quantity
 from touchline.data.settings import Settings
@@ -31,7 +31,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
 def planned(folder: Path, settings: Settings, text: str = CHAIN, **options: bool) -> Plan:
     """The plan of a chain."""
     make_chain(folder, text)
-    return workflow.plan(folder, settings, **options).plan  # type: ignore[arg-type]
+    return api.plan(folder, settings, **options).plan  # type: ignore[arg-type]
 
 
 def run_of(plan: Plan, name: str) -> PlannedRun:
@@ -62,7 +62,7 @@ def test_a_plan_survives_being_written_and_read(tmp_path: Path, settings: Settin
     """Planning again changes nothing."""
     first = planned(tmp_path, settings)
     written = (tmp_path / "plan.json").read_bytes()
-    again = workflow.plan(tmp_path, settings)
+    again = api.plan(tmp_path, settings)
     assert not again.changed
     assert again.plan.runs == first.runs
     assert (tmp_path / "plan.json").read_bytes() == written
@@ -98,12 +98,12 @@ def test_runs_without_a_parent_have_the_digests_that_they_had(tmp_path: Path, se
 def test_a_stage_that_has_started_is_not_turned_into_another_run(tmp_path: Path, settings: Settings) -> None:
     """What drifted is its parent, and that is said; accepted, the results of both are moved aside."""
     planned(tmp_path, settings)
-    workflow.prepare(tmp_path, settings)
+    api.prepare(tmp_path, settings)
     begin(tmp_path, HARD)
     (tmp_path / "experiment.yaml").write_text(CHAIN.replace("data/easy.json}}", "data/easy.json}, train: {epochs: 2}}"))
     with pytest.raises(DriftFault, match=f"{HARD}: its parent {EASY} changed"):
-        workflow.plan(tmp_path, settings)
-    plan = workflow.plan(tmp_path, settings, accept=True).plan
+        api.plan(tmp_path, settings)
+    plan = api.plan(tmp_path, settings, accept=True).plan
     assert set(plan.revisions[-1].runs) == {EASY, HARD}
     assert not (tmp_path / HARD / "metrics.jsonl").exists()
 
@@ -111,12 +111,12 @@ def test_a_stage_that_has_started_is_not_turned_into_another_run(tmp_path: Path,
 def test_an_accepted_edit_of_a_parent_plans_its_stages_again(tmp_path: Path, settings: Settings) -> None:
     """The stage's finetune.yaml asks for the parent's new digest."""
     before = digests(planned(tmp_path, settings))
-    workflow.prepare(tmp_path, settings)
+    api.prepare(tmp_path, settings)
     setup = tmp_path / EASY / "setup_finetune.yaml"
     setup.write_text(setup.read_text().replace("epochs: 1", "epochs: 3"))
-    workflow.prepare(tmp_path, settings, run=EASY, accept=True)
-    workflow.prepare(tmp_path, settings)
-    plan = workflow.plan(tmp_path, settings).plan
+    api.prepare(tmp_path, settings, run=EASY, accept=True)
+    api.prepare(tmp_path, settings)
+    plan = api.plan(tmp_path, settings).plan
     after = digests(plan)
     assert {name for name in before if before[name] != after[name]} == {EASY, HARD}
     assert f'run_digest: "{after[EASY]}"' in (tmp_path / HARD / "finetune.yaml").read_text().split("parent:")[1]
@@ -125,18 +125,18 @@ def test_an_accepted_edit_of_a_parent_plans_its_stages_again(tmp_path: Path, set
 def test_an_edit_that_reshapes_a_parents_adapter_is_refused(tmp_path: Path, settings: Settings) -> None:
     """The stage would train an adapter further that has another shape."""
     planned(tmp_path, settings)
-    workflow.prepare(tmp_path, settings)
+    api.prepare(tmp_path, settings)
     setup = tmp_path / EASY / "setup_finetune.yaml"
     setup.write_text(setup.read_text().replace("rank: 4", "rank: 2"))
     with pytest.raises(InputFault) as caught:
-        workflow.prepare(tmp_path, settings, run=EASY, accept=True)
+        api.prepare(tmp_path, settings, run=EASY, accept=True)
     assert {finding.code for finding in caught.value.findings} == {"EX128"}
 
 
 def test_finetune_yaml_names_the_parent(tmp_path: Path, settings: Settings) -> None:
     """By folder and digest; a run that starts from the base model has no such key."""
     plan = planned(tmp_path, settings)
-    workflow.prepare(tmp_path, settings)
+    api.prepare(tmp_path, settings)
     text = (tmp_path / HARD / "finetune.yaml").read_text()
     assert text.split("parent:")[1].split("\n  ")[1:] == [
         f'run: "{EASY}"',
@@ -189,7 +189,7 @@ def test_a_checkpoint_after_a_merge_holds_both_adapters(tmp_path: Path, settings
 def test_a_chain_is_checked_like_any_experiment(tmp_path: Path, settings: Settings) -> None:
     """Every stage's data and training are looked at; nothing is wrong with this one."""
     make_chain(tmp_path)
-    report, _ = workflow.check([tmp_path], settings)
+    report, _ = api.check([tmp_path], settings)
     found = json.dumps([finding.code for finding in report.findings])
     assert "EX12" not in found
     assert all(finding.severity.value != "error" for finding in report.findings)

@@ -20,7 +20,7 @@ from tests.results.corruptions import ADAPTERS, RESAVED
 from tests.results.made_checkpoints import ADAPTER, MARKER, remark
 from typer.testing import CliRunner
 
-from touchline import api as workflow
+from touchline import api
 from touchline.cli.cleaning import clean as clean_command
 from touchline.core.errors import EnvironmentFault, InputFault, PolicyFault
 from touchline.core.files import try_lock
@@ -293,7 +293,7 @@ def test_what_may_not_be_removed_is_told(trained: Trained, monkeypatch: pytest.M
 @pytest.fixture
 def call(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[int, str, str]]:
     """`touchline clean ...`; gives exit code, stdout and stderr."""
-    monkeypatch.setattr(workflow, "clean", clean, raising=False)
+    monkeypatch.setattr(api, "clean", clean, raising=False)
     app = typer.Typer()
     app.command()(clean_command)
 

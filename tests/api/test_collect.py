@@ -11,7 +11,7 @@ from pydantic import TypeAdapter
 from ruamel.yaml import YAML
 from tests.api.folders import make_experiment
 
-from touchline import api as workflow
+from touchline import api
 from touchline.core.quantity import Missing, Quantity
 from touchline.data.metrics import AttemptRow, EndRow, MetricsRow, StepRow, ValidationRow
 from touchline.data.settings import Settings
@@ -89,8 +89,8 @@ def train_by_hand(folder: Path, run: str, *, steps: int = 10, end: bool = True) 
 
 def test_prepare_writes_settings_and_nulls(tmp_path: Path, settings: Settings) -> None:
     folder = make_experiment(tmp_path / "exp")
-    workflow.plan(folder, settings)
-    workflow.prepare(folder, settings)
+    api.plan(folder, settings)
+    api.prepare(folder, settings)
     runs = status(folder)
     assert len(runs) == 3
     trained = next(run for run in runs.values() if "lora_rank" in run["config"])  # type: ignore[operator]
@@ -105,11 +105,11 @@ def test_prepare_writes_settings_and_nulls(tmp_path: Path, settings: Settings) -
 
 def test_collect_fills_in_what_was_measured_and_says_why_the_rest_is_not(tmp_path: Path, settings: Settings) -> None:
     folder = make_experiment(tmp_path / "exp")
-    planned = workflow.plan(folder, settings)
-    workflow.prepare(folder, settings)
+    planned = api.plan(folder, settings)
+    api.prepare(folder, settings)
     name = planned.plan.runs[0].name
     train_by_hand(folder, name)
-    workflow.collect(folder, settings)
+    api.collect(folder, settings)
     metrics = status(folder)[name]["metrics"]
     assert isinstance(metrics, dict)
     assert metrics["peak_gpu_memory_gb"] is None
@@ -132,24 +132,24 @@ def test_collect_fills_in_what_was_measured_and_says_why_the_rest_is_not(tmp_pat
 
 def test_collecting_twice_changes_no_byte(tmp_path: Path, settings: Settings) -> None:
     folder = make_experiment(tmp_path / "exp")
-    planned = workflow.plan(folder, settings)
-    workflow.prepare(folder, settings)
+    planned = api.plan(folder, settings)
+    api.prepare(folder, settings)
     train_by_hand(folder, planned.plan.runs[0].name)
-    workflow.collect(folder, settings)
+    api.collect(folder, settings)
     before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in tmp_path.rglob("*.yaml")}
     records = sorted(path.name for path in settings.history_dir.rglob("*.json"))
-    workflow.collect(folder, settings)
+    api.collect(folder, settings)
     assert {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in tmp_path.rglob("*.yaml")} == before
     assert sorted(path.name for path in settings.history_dir.rglob("*.json")) == records
 
 
 def test_a_run_enters_the_history_by_itself_with_what_the_plan_knows(tmp_path: Path, settings: Settings) -> None:
     folder = make_experiment(tmp_path / "exp")
-    planned = workflow.plan(folder, settings)
-    workflow.prepare(folder, settings)
+    planned = api.plan(folder, settings)
+    api.prepare(folder, settings)
     run = planned.plan.runs[0]
     train_by_hand(folder, run.name)
-    workflow.collect(folder, settings)
+    api.collect(folder, settings)
     (record,) = read_records(settings.history_dir)
     assert isinstance(record, RunRecord)
     assert (record.origin, record.run, record.run_digest) == ("touchline", run.name, run.digest)
@@ -164,38 +164,38 @@ def test_a_run_enters_the_history_by_itself_with_what_the_plan_knows(tmp_path: P
 @pytest.mark.parametrize("cut", [1, 200, 900, -1, -150])
 def test_a_torn_metrics_file_is_collected_as_far_as_it_goes(tmp_path: Path, settings: Settings, cut: int) -> None:
     folder = make_experiment(tmp_path / "exp")
-    planned = workflow.plan(folder, settings)
-    workflow.prepare(folder, settings)
+    planned = api.plan(folder, settings)
+    api.prepare(folder, settings)
     name = planned.plan.runs[0].name
     train_by_hand(folder, name)
     path = folder / name / "metrics.jsonl"
     path.write_bytes(path.read_bytes()[:cut])
-    workflow.collect(folder, settings)
+    api.collect(folder, settings)
     assert status(folder)[name]["status"] in ("failed", "interrupted")
 
 
 def test_a_history_that_cannot_be_written_fails_no_run(tmp_path: Path, settings: Settings) -> None:
     folder = make_experiment(tmp_path / "exp")
-    planned = workflow.plan(folder, settings)
-    workflow.prepare(folder, settings)
+    planned = api.plan(folder, settings)
+    api.prepare(folder, settings)
     train_by_hand(folder, planned.plan.runs[0].name)
     settings.history_dir.write_text("a file stands where the folder should be")
-    metrics, notes = workflow.collect(folder, settings)
+    metrics, notes = api.collect(folder, settings)
     assert len(metrics) == 3
     assert "is not in the history" in notes[0]
 
 
 def test_the_log_of_another_trainer_in_a_run_folder_is_read(tmp_path: Path, settings: Settings) -> None:
     folder = make_experiment(tmp_path / "exp")
-    planned = workflow.plan(folder, settings)
-    workflow.prepare(folder, settings)
+    planned = api.plan(folder, settings)
+    api.prepare(folder, settings)
     name = planned.plan.runs[0].name
     rows = [
         f"{{'loss': {2 - n / 10}, 'grad_norm': 1.0, 'learning_rate': 0.001, 'epoch': {n / 10}}}\n" for n in range(1, 11)
     ]
     closing = {"train_runtime": 120.0, "train_samples_per_second": 8.0, "train_steps_per_second": 0.5, "epoch": 1.0}
     (folder / name / "slurm-7.out").write_text("".join(rows) + f"{closing}\n")
-    workflow.collect(folder, settings)
+    api.collect(folder, settings)
     metrics = status(folder)[name]["metrics"]
     assert isinstance(metrics, dict)
     assert metrics["training_time_minutes"] == 2

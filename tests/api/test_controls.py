@@ -11,7 +11,7 @@ from tests.api.folders import EXPERIMENT, environment, touchline
 from tests.tiny_model import write_tiny_words
 
 from tools.tiny_model import write_tiny_model
-from touchline import api as workflow
+from touchline import api
 from touchline.core.errors import InputFault
 from touchline.data.settings import Settings
 from touchline.plan.files import plan_from_json
@@ -41,7 +41,7 @@ def make(folder: Path, text: str, *, n_train: int = 40) -> Path:
 
 def planned(folder: Path, settings: Settings, text: str = CONTROLLED) -> Plan:
     make(folder, text)
-    return workflow.plan(folder, settings).plan
+    return api.plan(folder, settings).plan
 
 
 def run_of(plan: Plan, name: str) -> PlannedRun:
@@ -104,7 +104,7 @@ def test_the_plan_says_what_each_control_is(tmp_path: Path, settings: Settings) 
     assert "2 levels of train.lora.rank; 2 fine-tuned + 3 controls = 5 runs" in text.replace("\\_", "_")
     for words in ("A control is the base", "A no-op control is", "A shuffled control is", "control (shuffled)"):
         assert words in text
-    workflow.prepare(tmp_path, settings)
+    api.prepare(tmp_path, settings)
     readme = (tmp_path / "README.md").read_text()
     assert "trained on answers that were dealt out anew" in readme
     assert "through an adapter that changes nothing" in readme
@@ -124,7 +124,7 @@ def test_a_plan_of_before_is_read(tmp_path: Path, settings: Settings) -> None:
     (tmp_path / "plan.json").write_text(json.dumps(data))
     old = plan_from_json((tmp_path / "plan.json").read_text(), "plan.json")
     assert run_of(old, "1M_base").control is None
-    again = workflow.plan(tmp_path, settings).plan
+    again = api.plan(tmp_path, settings).plan
     assert {run.name: run.digest for run in again.runs} == {run.name: run.digest for run in plan.runs}
     assert all(revision.runs == () for revision in again.revisions[1:])
 
@@ -133,7 +133,7 @@ def test_a_plan_of_before_is_read(tmp_path: Path, settings: Settings) -> None:
 def test_a_chain_of_shuffled_stages_goes_on_from_itself(tmp_path: Path, settings: Settings) -> None:
     """Its second stage's digest holds the shuffled first one."""
     make_chain(tmp_path, CHAIN.replace("controls: [base]", "controls: [base, shuffled]"))
-    plan = workflow.plan(tmp_path, settings).plan
+    plan = api.plan(tmp_path, settings).plan
     easy, hard = run_of(plan, "1M_shuffled_easy"), run_of(plan, "1M_shuffled_hard")
     assert hard.link is not None
     assert hard.link.parent == easy.name
@@ -151,14 +151,14 @@ def test_a_long_prompt_with_a_long_answer_is_told_before_anything_runs(tmp_path:
     longest = max(rows["train"], key=lambda row: len(row["input"]))
     longest |= {"input": longest["input"] * 3, "output": "A"}
     path.write_text(json.dumps(rows))
-    batches = run_of(workflow.plan(tmp_path, settings).plan, "1M_rank2").batches
+    batches = run_of(api.plan(tmp_path, settings).plan, "1M_rank2").batches
     assert batches is not None
     tight = f"max_seq_len: {batches.longest_example_tokens}"
     (tmp_path / "experiment.yaml").write_text(PLAIN.replace("max_seq_len: 128", tight))
-    workflow.plan(tmp_path, settings)
+    api.plan(tmp_path, settings)
     (tmp_path / "experiment.yaml").write_text(CONTROLLED.replace("max_seq_len: 128", tight))
     with pytest.raises(InputFault) as caught:
-        workflow.plan(tmp_path, settings)
+        api.plan(tmp_path, settings)
     (finding,) = caught.value.findings
     assert (finding.code, finding.subject) == ("DA201", "1M_shuffled: train.max_seq_len")
     assert "with each other's answers" in finding.message
@@ -173,12 +173,12 @@ def test_general_ability_is_planned_and_its_tasks_looked_for(tmp_path: Path, set
     plain = planned(tmp_path / "plain", settings, PLAIN)
     make(tmp_path / "with", text)
     with pytest.raises(InputFault, match="1 fault") as caught:
-        workflow.plan(tmp_path / "with", settings)
+        api.plan(tmp_path / "with", settings)
     assert [finding.subject for finding in caught.value.findings if finding.severity.value == "error"] == [
         "evaluate.general.include_path"
     ]
     (tmp_path / "with" / "tasks").mkdir()
-    plan = workflow.plan(tmp_path / "with", settings).plan
+    plan = api.plan(tmp_path / "with", settings).plan
     assert run_of(plan, "1M_base").evaluate.general == GeneralConfig(
         tasks=("sums", "hellaswag"), include_path="tasks", limit=9
     )
@@ -197,7 +197,7 @@ def test_controls_are_trained_evaluated_and_compared(tmp_path: Path, settings: S
     env = environment(settings.models_dir, settings.cache_dir)
     done = touchline("run", str(folder), env=env)
     assert done.returncode == 0, done.stderr
-    results = {result.name: result for result in workflow.results(folder)}
+    results = {result.name: result for result in api.results(folder)}
     assert {name: result.control for name, result in results.items()} == {
         "1M_rank4": None,
         "1M_shuffled": ControlKind.SHUFFLED,

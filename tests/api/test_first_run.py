@@ -14,7 +14,7 @@ import psutil
 import pytest
 from tests.api.folders import command, environment, make_experiment, touchline
 
-from touchline import api as workflow
+from touchline import api
 from touchline.core.errors import EnvironmentFault
 from touchline.core.estimate import MicroBatch
 from touchline.core.quantity import Missing, Quantity
@@ -120,7 +120,7 @@ def test_only_what_trains_here_and_is_unknown_is_measured(site: dict[str, str], 
     folder = make_experiment(tmp_path / "exp", n_train=32)
 
     def planned(*overrides: str) -> Plan:
-        return workflow.plan(folder, settings, overrides, dry_run=True).plan
+        return api.plan(folder, settings, overrides, dry_run=True).plan
 
     here = planned("compute.gpu=auto")
     assert [run.name for run in unmeasured(here, here.runs, settings)] in (["1M_rank2"], ["1M_rank4"])
@@ -179,7 +179,7 @@ def test_what_a_probe_cannot_do_stops_nothing(
     del site
     settings = settings_of(tmp_path)
     folder = make_experiment(tmp_path / "exp", n_train=32)
-    plan = workflow.plan(folder, settings, dry_run=True).plan
+    plan = api.plan(folder, settings, dry_run=True).plan
 
     def cannot(*_: object) -> None:
         raise EnvironmentFault("torch is not installed")

@@ -13,7 +13,7 @@ from tests.api.folders import EXPERIMENT, environment
 from tests.tiny_model import write_tiny_words
 
 from tools.tiny_model import write_tiny_model
-from touchline import api as workflow
+from touchline import api
 from touchline.core.errors import DriftFault, InputFault
 from touchline.core.quantity import Missing
 from touchline.data.evaluations import read_evaluation_config
@@ -65,9 +65,9 @@ def plan_of(folder: Path) -> Plan:
 @pytest.mark.planning
 def test_a_plan_shows_the_code_with_its_hash_and_runs_none_of_it(tmp_path: Path, settings: Settings) -> None:
     """In plan.json, in runs_plan.md and in every eval.yaml; a training's digest does not depend on it."""
-    plain = workflow.plan(make(tmp_path / "plain", EVALUATE), settings).plan
+    plain = api.plan(make(tmp_path / "plain", EVALUATE), settings).plan
     folder = make(tmp_path / "tasks")
-    plan = workflow.plan(folder, settings).plan
+    plan = api.plan(folder, settings).plan
     own, ready = plan.tasks
     assert (own.name, own.file, own.lines) == ("tasks/mine.py", "tasks/mine.py", 12)
     assert ready == EvaluationTask(name="exact_match")
@@ -78,7 +78,7 @@ def test_a_plan_shows_the_code_with_its_hash_and_runs_none_of_it(tmp_path: Path,
     assert "code of yours" in text
     assert "code of yours" not in (tmp_path / "plain" / "runs_plan.md").read_text()
     assert [run.digest for run in plan.runs] == [run.digest for run in plain.runs]
-    workflow.prepare(folder, settings)
+    api.prepare(folder, settings)
     for run in plan.runs:
         file, other = read_evaluation_config(folder / run.name / "eval.yaml").tasks
         assert (replace(file, file=own.file), other) == plan.tasks
@@ -92,17 +92,17 @@ def test_a_plan_shows_the_code_with_its_hash_and_runs_none_of_it(tmp_path: Path,
 @pytest.mark.planning
 def test_a_column_of_clusters_is_looked_for_before_anything_is_trained(tmp_path: Path, settings: Settings) -> None:
     """With the columns that there are; one that is there changes no training and no score."""
-    plain = workflow.plan(make(tmp_path / "plain", EVALUATE), settings).plan
+    plain = api.plan(make(tmp_path / "plain", EVALUATE), settings).plan
     folder = make(tmp_path / "x", EVALUATE.replace("12}", "12, cluster: inptu}"))
     with pytest.raises(InputFault) as caught:
-        workflow.plan(folder, settings)
+        api.plan(folder, settings)
     (finding,) = caught.value.findings
     assert finding.code == "DA105"
     assert "no column 'inptu', which evaluate.cluster asks for" in finding.message
     assert finding.hint == "did you mean 'input'? columns here: input, output"
     text = (folder / "experiment.yaml").read_text()
     (folder / "experiment.yaml").write_text(text.replace("inptu", "input"))
-    plan = workflow.plan(folder, settings).plan
+    plan = api.plan(folder, settings).plan
     assert {run.evaluate.cluster for run in plan.runs} == {"input"}
     assert [run.digest for run in plan.runs] == [run.digest for run in plain.runs]
 
@@ -121,7 +121,7 @@ def test_a_wrong_task_is_told_with_the_plan(tmp_path: Path, settings: Settings, 
     """As a finding at its place, before anything is trained."""
     folder = make(tmp_path / "x", WITH_TASKS.replace("[tasks/mine.py, exact_match]", tasks))
     with pytest.raises(InputFault) as caught:
-        workflow.plan(folder, settings)
+        api.plan(folder, settings)
     (finding,) = caught.value.findings
     assert finding.code == "EV301"
     assert words in finding.message
@@ -133,11 +133,11 @@ def test_a_wrong_task_is_told_with_the_plan(tmp_path: Path, settings: Settings, 
 def test_a_task_that_changed_after_the_plan_is_refused_before_the_queue(tmp_path: Path, settings: Settings) -> None:
     """And is the plan's again after planning anew."""
     folder = make(tmp_path / "x")
-    planned = workflow.plan(folder, settings)
+    planned = api.plan(folder, settings)
     (folder / "tasks" / "mine.py").write_text(TASK + "\n")
     with pytest.raises(DriftFault, match=r"the task 'tasks/mine\.py' changed"):
         refuse_findings(planned, settings)
-    refuse_findings(workflow.plan(folder, settings), settings)
+    refuse_findings(api.plan(folder, settings), settings)
 
 
 @pytest.mark.planning
@@ -154,15 +154,15 @@ def test_evaluations_that_ask_more_are_planned_longer(
     monkeypatch.setattr(times, "evaluation_seconds", noted)
     more = WITH_TASKS.replace("12, ", "12, temperature: 1, repeats: 5, samples: 10, ")
     for name, evaluate in (("a", EVALUATE), ("b", WITH_TASKS), ("c", more)):
-        workflow.plan(make(tmp_path / name, evaluate), settings)
+        api.plan(make(tmp_path / name, evaluate), settings)
     assert list(dict.fromkeys(counts)) == [12, 36, 150]
 
 
 def test_further_tasks_reach_the_results(tmp_path: Path, settings: Settings) -> None:
     """The control alone, evaluated as its script does it; what is missing of a run is said."""
     folder = make(tmp_path / "x")
-    plan = workflow.plan(folder, settings).plan
-    workflow.prepare(folder, settings)
+    plan = api.plan(folder, settings).plan
+    api.prepare(folder, settings)
     words = [sys.executable, "-m", "touchline.evaluate", "--experiment", str(folder), "--run", "1M_base"]
     env = environment(settings.models_dir, settings.cache_dir) | {"PYTHONWARNINGS": "ignore"}
     done = subprocess.run(words, env=env, capture_output=True, text=True, check=False)

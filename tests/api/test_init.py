@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tools.tiny_model import write_tiny_model
-from touchline import api as workflow
+from touchline import api
 from touchline.core.errors import InputFault, PolicyFault
 from touchline.data.models import load_model
 from touchline.data.settings import Settings
@@ -59,14 +59,14 @@ def test_what_it_writes_can_be_planned(
 ) -> None:
     """Columns, task, batch and length follow from the data, wherever it lies; the plan has no error."""
     data = _write(tmp_path / "else where" / "my file.jsonl", rows)
-    made = workflow.init(None, settings, data=data, **options)  # type: ignore[arg-type]
+    made = api.init(None, settings, data=data, **options)  # type: ignore[arg-type]
     assert made.path == Path("my_file/experiment.yaml")
     written = read_experiment(made.path.read_text(), "experiment.yaml").experiment
     assert (written.task, written.models) == (task, ("Tiny-1M-Instruct",))
     assert written.data.path == "../else where/my file.jsonl"
     if columns is not None:
         assert (written.data.input, written.data.output, written.data.messages) == columns
-    plan = workflow.plan(made.path, settings).plan
+    plan = api.plan(made.path, settings).plan
     assert len(plan.runs) == 5
     assert all(run.batches is None or run.batches.longest_example_tokens <= run.train.max_seq_len for run in plan.runs)
 
@@ -74,7 +74,7 @@ def test_what_it_writes_can_be_planned(
 def test_a_row_beyond_the_models_context_is_a_warning(settings: Settings, tmp_path: Path) -> None:
     """No length is written that the model does not have."""
     rows = [{"question": f"{n} " * (2_000 if n % 3 else 2), "answer": f"yes {n}"} for n in range(60)]
-    made = workflow.init(None, settings, data=_write(tmp_path / "long.jsonl", rows))  # type: ignore[arg-type]
+    made = api.init(None, settings, data=_write(tmp_path / "long.jsonl", rows))  # type: ignore[arg-type]
     written = read_experiment(made.path.read_text(), "experiment.yaml").experiment
     context = load_model("Tiny-1M-Instruct", settings.models_dir).context_length
     assert written.train.max_seq_len == context
@@ -84,10 +84,10 @@ def test_a_row_beyond_the_models_context_is_a_warning(settings: Settings, tmp_pa
 def test_nothing_is_replaced_and_nothing_is_left_after_a_fault(settings: Settings, tmp_path: Path) -> None:
     """An experiment that is there, data that is not, a column or a model that does not exist, several models."""
     data = _write(tmp_path / "reviews.jsonl", REVIEWS)
-    workflow.init(tmp_path / "first", settings, data=data)
+    api.init(tmp_path / "first", settings, data=data)
     before = (tmp_path / "first" / "experiment.yaml").read_bytes()
     with pytest.raises(PolicyFault):
-        workflow.init(tmp_path / "first", settings, data=data)
+        api.init(tmp_path / "first", settings, data=data)
     assert (tmp_path / "first" / "experiment.yaml").read_bytes() == before
     write_tiny_model(tmp_path / "models" / "Tiny-2M-Instruct", seed=1)
     for changed in (
@@ -97,7 +97,7 @@ def test_nothing_is_replaced_and_nothing_is_left_after_a_fault(settings: Setting
         {"data": data},
     ):
         with pytest.raises(InputFault) as caught:
-            workflow.init(tmp_path / "second", settings, **changed)  # type: ignore[arg-type]
+            api.init(tmp_path / "second", settings, **changed)  # type: ignore[arg-type]
         assert not (tmp_path / "second").exists()
     assert caught.value.hint == "--model Tiny-1M-Instruct"
     assert "Tiny-2M-Instruct" in (caught.value.expected or "")
@@ -114,6 +114,6 @@ def test_columns_are_asked_for_only_where_they_are_not_found(settings: Settings,
     ):
         (tmp_path / name).write_text(content)
         with pytest.raises(InputFault) as caught:
-            workflow.init(None, settings, data=tmp_path / name)
+            api.init(None, settings, data=tmp_path / name)
         assert (caught.value.hint is not None) is asked, (name, caught.value)
         assert caught.value.findings

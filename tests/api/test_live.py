@@ -16,7 +16,7 @@ import pytest
 from tests.api import made_runs as made
 from tests.api.folders import make_experiment
 
-from touchline import api as workflow
+from touchline import api
 from touchline.core.quantity import Missing, Quantity
 from touchline.core.status import JobState, RunStatus
 from touchline.data.metrics import EndRow
@@ -78,8 +78,8 @@ def prepared(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Plan
     (place / "models" / "Tiny-1M-Instruct").symlink_to(tiny_model)
     settings = Settings(models_dir=place / "models", cache_dir=place / "cache", history_dir=place / "history")
     folder = make_experiment(place / "tiny")
-    workflow.plan(folder, settings)
-    return workflow.prepare(folder, settings)
+    api.plan(folder, settings)
+    return api.prepare(folder, settings)
 
 
 @pytest.fixture

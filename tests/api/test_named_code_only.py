@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from tests.api.folders import EXPERIMENT, environment, touchline
 
-from touchline import api as workflow
+from touchline import api
 from touchline.data.settings import Settings
 
 pytestmark = pytest.mark.planning
@@ -71,10 +71,10 @@ def test_no_folder_runs_the_code_that_lies_in_it(tmp_path: Path) -> None:
     places = [tree, tree / "a", tree / "a" / "b.py", tree / "folder", experiment, experiment / "experiment.yaml"]
     before = Path.cwd()
     for place in places:
-        workflow.check([place], settings, None, said.append)
+        api.check([place], settings, None, said.append)
     os.chdir(tree)
     try:
-        workflow.check([Path()], settings, None, said.append)
+        api.check([Path()], settings, None, said.append)
     finally:
         os.chdir(before)
     assert not mark.exists()
@@ -97,7 +97,7 @@ def test_a_named_file_runs_after_a_line_that_says_so(tmp_path: Path) -> None:
     link = tmp_path / "link.py"
     link.symlink_to(path)
     for name in (Path(f"{path}@words"), link):
-        workflow.check([name], settings, None, said.append)
+        api.check([name], settings, None, said.append)
     # Where Inspect is not installed, the file's own import of it ends what had begun to run.
     built = "built\n" if importlib.util.find_spec("inspect_ai") is not None else ""
     assert mark.read_text() == f"ran\n{built}" * 2

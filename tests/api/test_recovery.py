@@ -8,7 +8,7 @@ import pytest
 from tests.api.faults import plant
 from tests.api.folders import make_experiment
 
-from touchline import api as workflow
+from touchline import api
 from touchline.core.errors import RunsFailed
 from touchline.core.status import JobState, RunStatus
 from touchline.data.settings import Settings, load_settings
@@ -41,7 +41,7 @@ def test_out_of_memory_halves_the_micro_batch_and_the_siblings_learn_it(
     """8 and 4 do not fit, 2 does: the global batch stays, each change is a revision, the sibling never fails."""
     plant(tmp_path / "planted", monkeypatch, oom_above="2")
     said: list[str] = []
-    found = workflow.run(folder, settings, OVERRIDES, tell=said.append)
+    found = api.run(folder, settings, OVERRIDES, tell=said.append)
     assert all(result.status is RunStatus.COMPLETED for result in found)
     plan = ExperimentFolder(folder).read_plan()
     assert plan is not None
@@ -65,7 +65,7 @@ def test_out_of_memory_halves_the_micro_batch_and_the_siblings_learn_it(
     moved = [read_attempts(path / "status") for path in sorted((folder / first.name / "superseded").iterdir())]
     assert [attempts[-1].state for attempts in moved] == [JobState.OUT_OF_MEMORY] * 2
     assert sum("out of memory" in sentence for sentence in said) == 2
-    assert workflow.run(folder, settings) == workflow.results(folder)
+    assert api.run(folder, settings) == api.results(folder)
 
 
 def test_an_error_is_tried_once_more_and_then_stopped_with_its_line(
@@ -75,7 +75,7 @@ def test_an_error_is_tried_once_more_and_then_stopped_with_its_line(
     plant(tmp_path / "planted", monkeypatch, raise_at="3")
     said: list[str] = []
     with pytest.raises(RunsFailed):
-        workflow.run(folder, settings, OVERRIDES, only="1M_rank2", tell=said.append)
+        api.run(folder, settings, OVERRIDES, only="1M_rank2", tell=said.append)
     status = folder / "1M_rank2" / "status"
     assert len(read_attempts(status)) == 2
     (stopped,) = (sentence for sentence in said if "stopped" in sentence)
@@ -84,11 +84,11 @@ def test_an_error_is_tried_once_more_and_then_stopped_with_its_line(
     decided = [(e.state, e.job) for e in read_ledger(folder / "ledger.jsonl") if e.event == "decided"]
     assert decided == [("again", "1M_rank2"), ("stop", "1M_rank2")]
     with pytest.raises(RunsFailed):
-        workflow.resume(folder, settings, only="1M_rank2", tell=said.append)
+        api.resume(folder, settings, only="1M_rank2", tell=said.append)
     assert len(read_attempts(status)) == 2
     assert "--retry" in said[-1]
     monkeypatch.delenv("FAULT_RAISE_AT")
-    (found, *_) = workflow.resume(folder, settings, only="1M_rank2", retry=True)
+    (found, *_) = api.resume(folder, settings, only="1M_rank2", retry=True)
     assert found.status is RunStatus.COMPLETED
     assert len(read_attempts(status)) == 3
 
@@ -98,6 +98,6 @@ def test_an_error_that_does_not_come_again_costs_one_attempt(
 ) -> None:
     """Machines err."""
     plant(tmp_path / "planted", monkeypatch, raise_at="3", once=str(tmp_path / "once"))
-    (found, *_) = workflow.run(folder, settings, OVERRIDES, only="1M_rank2")
+    (found, *_) = api.run(folder, settings, OVERRIDES, only="1M_rank2")
     assert found.status is RunStatus.COMPLETED
     assert found.attempts == 2

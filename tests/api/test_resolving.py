@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tools.tiny_model import write_tiny_model
-from touchline import api as workflow
+from touchline import api
 from touchline.core.errors import InputFault
 from touchline.data.settings import Settings
 from touchline.lint.local.audit import audit
@@ -64,7 +64,7 @@ def write(folder: Path, rows: list[dict[str, object]], data: str = "", task: str
 
 
 def planned(folder: Path, settings: Settings) -> Plan:
-    return workflow.plan(folder, settings, dry_run=True).plan
+    return api.plan(folder, settings, dry_run=True).plan
 
 
 def errors_of(folder: Path, settings: Settings) -> list[tuple[str, str, str]]:
@@ -93,8 +93,8 @@ def test_plan_and_audit_take_the_same_columns(tmp_path: Path, settings: Settings
 def test_columns_that_are_joined_leave_out_what_is_empty(tmp_path: Path, settings: Settings) -> None:
     """Half of Alpaca's rows have no input."""
     folder = write(tmp_path / "alpaca", ALPACA)
-    workflow.plan(folder, settings)
-    workflow.prepare(folder, settings)
+    api.plan(folder, settings)
+    api.prepare(folder, settings)
     run = folder / planned(folder, settings).runs[0].name
     text = (run / "finetune.yaml").read_text()
     from touchline.backends.peft.config import TrainerConfig  # what the trainer reads
@@ -184,7 +184,7 @@ def test_braces_that_are_meant_stay(tmp_path: Path, settings: Settings) -> None:
         ('Answer as {"label": 1}: {text}', r"\boxed{{text}}", "a { b } c {input}", "[input] {text}")
     ):
         folder = write(tmp_path / str(number), rows, f", prompt: {json.dumps(prompt)}")
-        made = workflow.plan(folder, settings, dry_run=True)
+        made = api.plan(folder, settings, dry_run=True)
         assert made.plan.examples, prompt
         assert any("one pair of braces" in note for note in made.notes) == ("{{" in prompt)
 

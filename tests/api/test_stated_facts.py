@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from tests.tiny_model import write_tiny_words
 
-from touchline import api as workflow
+from touchline import api
 from touchline.core.errors import InputFault
 from touchline.core.quantity import Missing, Quantity
 from touchline.data.settings import Settings
@@ -74,7 +74,7 @@ def whole(**changes: str) -> dict[str, str]:
 
 def records(place: Path) -> list[RunRecord]:
     """The records of the history that count."""
-    return [record for _, record in workflow.history_export(place / "history")]
+    return [record for _, record in api.history_export(place / "history")]
 
 
 def settings(place: Path) -> Settings:
@@ -83,14 +83,14 @@ def settings(place: Path) -> Settings:
 
 def add(place: Path, **facts: str) -> RunRecord:
     """Add the log with these facts; give the record that counts."""
-    workflow.history_add([place / "logs"], place / "history", facts=facts)
+    api.history_add([place / "logs"], place / "history", facts=facts)
     (record,) = records(place)
     return record
 
 
 def test_a_log_without_facts_is_no_evidence_and_with_them_it_is(place: Path) -> None:
     """The refusal names every fact that is missing, and these are enough."""
-    added = workflow.history_add([place / "logs"], place / "history")
+    added = api.history_add([place / "logs"], place / "history")
     lacking = added.learned[0].missing_facts
     assert set(lacking) == set(whole()) - {"trainer"}
     before = points_of(records(place), settings(place))
@@ -160,12 +160,12 @@ def test_nearer_statements_count_more(place: Path) -> None:
         "gpu: L4\nrank: 8\nlogs:\n  'night_*': {gpu: H100, rank: 16}\n"
     )
     (place / "logs" / "deep" / "touchline-facts.yaml").write_text("gpu: L40S\n")
-    found = {item.reading.name: item.reading for item in workflow.history_read([place / "logs"])}  # type: ignore[union-attr]
+    found = {item.reading.name: item.reading for item in api.history_read([place / "logs"])}  # type: ignore[union-attr]
     assert {name: (r.gpu.value, r.lora_rank.value) for name, r in found.items()} == {  # type: ignore[union-attr]
         "night_21": ("H100", 16),
         "day_3": ("L40S", 8),
     }
-    (item,) = workflow.history_read([place / "logs" / "night_21.out"], facts={"rank": "32"})
+    (item,) = api.history_read([place / "logs" / "night_21.out"], facts={"rank": "32"})
     assert item.reading.lora_rank.value == 32  # type: ignore[union-attr]
 
 
@@ -177,7 +177,7 @@ def test_a_file_in_the_history_holds_for_all_logs_and_counts_least(place: Path) 
     assert isinstance(record.machine.gpu, Word)
     assert isinstance(record.training.base_dtype, Word)
     assert (record.machine.gpu.value, record.training.base_dtype.value) == ("L4", "float16")
-    assert workflow.history_rebuild(place / "history").broken == ()
+    assert api.history_rebuild(place / "history").broken == ()
 
 
 def test_a_statement_is_corrected_by_another_and_lost_by_none(place: Path) -> None:
@@ -185,7 +185,7 @@ def test_a_statement_is_corrected_by_another_and_lost_by_none(place: Path) -> No
         record = add(place, gpu=gpu)
         assert isinstance(record.machine.gpu, Word)
         assert record.machine.gpu.value == gpu
-    again = workflow.history_add([place / "logs"], place / "history", facts={"gpu": "A100-80GB"})
+    again = api.history_add([place / "logs"], place / "history", facts={"gpu": "A100-80GB"})
     assert [item.new for item in again.learned] == [False]
     unchanged = add(place)
     assert isinstance(unchanged.machine.gpu, Word)
@@ -201,7 +201,7 @@ def test_all_that_is_wrong_comes_at_once(place: Path) -> None:
     (place / "logs" / "touchline-facts.yaml").write_text("gpuu: T4\nprecision: bf17\nlogs: [1]\nmicro_batch_size: -3\n")
     facts = {"gpu": "A100", "dataset": "nowhere.json", "modle": "x", "gpus": "two"}
     with pytest.raises(InputFault) as raised:
-        workflow.history_add([place / "logs"], place / "history", facts=facts)
+        api.history_add([place / "logs"], place / "history", facts=facts)
     findings = raised.value.findings
     assert len(findings) == 8
     assert {finding.code for finding in findings} == {"US135"}
@@ -233,7 +233,7 @@ def test_facts_of_every_type_are_refused_or_read(place: Path) -> None:
         for value in values:
             file.write_text(f"{key}: {value}\n")
             with suppress(InputFault):
-                list(workflow.history_read([place / "logs"]))
+                list(api.history_read([place / "logs"]))
 
 
 def test_the_widest_of_a_batch_follows_from_the_lengths() -> None:

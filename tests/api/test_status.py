@@ -23,7 +23,7 @@ from tests.api import made_runs as made
 from tests.api.folders import environment, make_experiment
 from typer.testing import CliRunner, Result
 
-from touchline import api as workflow
+from touchline import api
 from touchline.cli.watching import logs, status
 from touchline.core.errors import InputFault
 from touchline.core.status import JobState, RunStatus
@@ -69,8 +69,8 @@ def settings(tmp_path: Path, tiny_model: Path) -> Settings:
 def folder(tmp_path: Path, settings: Settings) -> Path:
     """A prepared experiment whose name needs quoting."""
     place = make_experiment(tmp_path / "it's 5 o'clock; $(ls)")
-    workflow.plan(place, settings)
-    workflow.prepare(place, settings)
+    api.plan(place, settings)
+    api.prepare(place, settings)
     return place
 
 
@@ -181,7 +181,7 @@ def test_without_a_plan_the_message_names_the_command(tmp_path: Path) -> None:
 def test_a_queue_that_does_not_answer_is_one_line_and_the_folders_are_shown(
     folder: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    workflow.plan(folder, settings, ["compute.executor=slurm", "compute.gpu=cpu"])
+    api.plan(folder, settings, ["compute.executor=slurm", "compute.gpu=cpu"])
     finish(folder)
     broken = Commands(Answer(code=None, out="", err="squeue: No such file or directory"))
     watcher = Watcher(folder, settings, commands=broken)
@@ -195,7 +195,7 @@ def test_a_queue_that_does_not_answer_is_one_line_and_the_folders_are_shown(
 
 
 def test_behind_a_queue_that_failed_nothing_else_is_waited_for(folder: Path, settings: Settings) -> None:
-    workflow.plan(folder, settings, ["compute.executor=slurm", "compute.gpu=cpu"])
+    api.plan(folder, settings, ["compute.executor=slurm", "compute.gpu=cpu"])
     made.begin(folder / "1M_rank2", job_id="76")
     commands = Commands(Answer(code=1, out="", err="slurm_load_jobs error: Unable to contact slurm controller"))
     seen = Watcher(folder, settings, commands=commands).now()
@@ -222,7 +222,7 @@ def test_a_job_that_ends_between_two_looks_is_not_called_incomplete(
 
 
 def test_a_finished_experiment_asks_nobody(folder: Path, settings: Settings) -> None:
-    workflow.plan(folder, settings, ["compute.executor=slurm", "compute.gpu=cpu"])
+    api.plan(folder, settings, ["compute.executor=slurm", "compute.gpu=cpu"])
     for number in range(3):
         finish(folder, number) if number < 2 else made.evaluate(
             plan_of(folder), plan_of(folder).runs[2], folder / plan_of(folder).runs[2].name
@@ -252,7 +252,7 @@ def test_runs_status_is_kept_current_and_what_it_holds_of_others_stays(folder: P
     stamp = path.stat().st_mtime_ns
     call("status", str(folder))
     assert path.stat().st_mtime_ns == stamp
-    workflow.collect(folder, settings)
+    api.collect(folder, settings)
     assert path.read_text() == text
 
 
@@ -404,7 +404,7 @@ def test_the_evaluations_output_here_and_on_a_cluster(folder: Path, settings: Se
     (shared / "local-1.out").write_text("shared\n")
     assert call("logs", str(folder), "--run", plan.runs[0].name, "--eval").stdout == "shared\n"
     assert call("logs", str(folder), "--run", plan.runs[2].name).stdout == "shared\n"
-    workflow.plan(folder, settings, ["compute.executor=slurm", "compute.gpu=cpu"])
+    api.plan(folder, settings, ["compute.executor=slurm", "compute.gpu=cpu"])
     (folder / plan.runs[0].name / "slurm-eval-3.out").write_text("own\n")
     assert call("logs", str(folder), "--run", plan.runs[0].name, "--eval").stdout == "own\n"
 
@@ -482,7 +482,7 @@ def test_a_plan_that_was_made_again_is_read_again(folder: Path, settings: Settin
     assert len(watcher.now().runs) == 3
     text = (folder / "experiment.yaml").read_text().replace("[2, 4]", "[2, 4, 8]")
     (folder / "experiment.yaml").write_text(text)
-    workflow.plan(folder, settings)
+    api.plan(folder, settings)
     assert len(watcher.now().runs) == 4
 
 
@@ -491,7 +491,7 @@ def test_evaluation_settings_follow_a_new_plan(folder: Path, settings: Settings)
     assert Watcher(folder, settings).now().runs[0].status is RunStatus.COMPLETED
     text = (folder / "experiment.yaml").read_text().replace("max_new_tokens: 12", "max_new_tokens: 14")
     (folder / "experiment.yaml").write_text(text)
-    workflow.plan(folder, settings)
+    api.plan(folder, settings)
     assert Watcher(folder, settings).now().runs[0].status is RunStatus.TRAINED
     (folder / ".touchline" / "evaluation_settings.json").write_text("[]")
     assert Watcher(folder, settings).now().runs[0].status is RunStatus.TRAINED

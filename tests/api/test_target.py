@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from tests.api.folders import environment, make_experiment, touchline
 
-from touchline import api as workflow
+from touchline import api
 from touchline.core.errors import InputFault
 from touchline.core.machine import TargetMachine
 from touchline.core.quantity import Missing
@@ -286,9 +286,9 @@ def test_a_plan_for_the_cpu_of_a_cluster_asks_for_no_gpu(tmp_path: Path, tiny_mo
     (tmp_path / "models" / "Tiny-1M-Instruct").symlink_to(tiny_model)
     settings = Settings(models_dir=tmp_path / "models", cache_dir=tmp_path / "cache", history_dir=tmp_path / "history")
     folder = make_experiment(tmp_path / "exp", n_train=32)
-    planned = workflow.plan(folder, settings, ["compute={executor: slurm, gpu: cpu, cpus_per_run: 2}"])
+    planned = api.plan(folder, settings, ["compute={executor: slurm, gpu: cpu, cpus_per_run: 2}"])
     assert (planned.plan.gpus_per_run, planned.plan.machine.kind, planned.plan.machine.threads) == (0, "cpu", 2)
-    workflow.prepare(folder, settings)
+    api.prepare(folder, settings)
     text = (folder / "1M_rank2" / "finetune.slurm").read_text()
     assert "--gpus" not in text
     assert "#SBATCH --cpus-per-task=2" in text

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tests.api.folders import make_experiment
 
 from tools.tiny_model import write_tiny_model
-from touchline import api as workflow
+from touchline import api
 from touchline.cli import progress
 from touchline.core.quantity import Missing, Quantity
 from touchline.core.status import JobState
@@ -113,7 +113,7 @@ def test_the_total_counts_down_from_the_plan_as_jobs_end(tmp_path: Path) -> None
     write_tiny_model(tmp_path / "models" / "Tiny-1M-Instruct")
     root = make_experiment(tmp_path / "tiny")
     settings = Settings(models_dir=tmp_path / "models", cache_dir=tmp_path / "cache", history_dir=tmp_path / "history")
-    workflow.plan(root, settings)
+    api.plan(root, settings)
     planned = read_planned(root)
     heard = _Heard()
     watched = Progress(planned, planned.plan.runs, heard, at_once=1, train=True, epochs=None)

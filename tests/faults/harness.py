@@ -18,7 +18,7 @@ from tests.faults.experiment_files import experiment_files
 from tests.faults.folders import parts_of
 
 from tools.tiny_model import write_tiny_model
-from touchline import api as workflow
+from touchline import api
 from touchline.core.finding import Finding, Severity
 from touchline.data.settings import Settings
 from touchline.lint.rule import BROKEN_RULE
@@ -34,7 +34,7 @@ def check_files(files: Mapping[str, str], folder: Path, options: Mapping[str, An
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(text.encode("utf-8", errors="surrogateescape"))
     places = Settings(models_dir=_models(root), cache_dir=folder / "cache", history_dir=folder / "history")
-    _, findings = workflow.check([root], places, CheckRequest(**(options or {})))
+    _, findings = api.check([root], places, CheckRequest(**(options or {})))
     assert [each for each in findings if each.message.startswith(BROKEN_RULE)] == []
     return findings
 

@@ -69,7 +69,7 @@ def _versioned() -> set[str]:
 def test_every_versioned_format_has_a_schema() -> None:
     """Whoever gives a file a version gives it a schema; a new format cannot be forgotten."""
     versioned = _versioned()
-    assert "domain.plan:Plan" in versioned
+    assert "spec.plan:Plan" in versioned
     assert versioned - {format_.type for format_ in docs.FORMATS} == set()
 
 

@@ -1,7 +1,7 @@
 """What a user or another program wrote is opened in one place, and read as JSON in one place.
 
-`touchline.core.files` opens regular files only, so that no command waits for a pipe; `touchline.core.json_text` refuses nesting
-without end. The checker walks the syntax trees for every other way to open a file or to read JSON.
+`touchline.core.files` opens regular files only, so that no command waits for a pipe; `touchline.core.json_text` refuses
+nesting without end. The checker walks the syntax trees for every other way to open a file or to read JSON.
 """
 
 from __future__ import annotations
@@ -21,31 +21,31 @@ LIBRARY = "gives a path in a folder that touchline made to the library that read
 NEW = "a file that is made anew"
 
 ALLOWED: dict[tuple[str, str], str] = {
-    ("files.py", "open"): "the one place",
-    ("files.py", "fdopen"): "the one place",
-    ("jsontext.py", "loads"): "the one place",
-    ("catalog/words.py", "read_bytes"): PACKAGE,
-    ("catalog/public.py", "read_text"): PACKAGE,
-    ("workflow.py", "read_text"): PACKAGE,
-    ("catalog/hardware.py", "open"): KERNEL,
-    ("trainer/probe_memory.py", "read_text"): KERNEL,
-    ("launch/sampling.py", "read_text"): KERNEL,
-    ("launch/host_memory.py", "read_text"): KERNEL,
-    ("launch/doctoring_here.py", "read_text"): KERNEL,
-    ("launch/processes.py", "read_text"): KERNEL,
+    ("core/files.py", "open"): "the one place",
+    ("core/files.py", "fdopen"): "the one place",
+    ("core/json_text.py", "loads"): "the one place",
+    ("data/words.py", "read_bytes"): PACKAGE,
+    ("data/public.py", "read_text"): PACKAGE,
+    ("api/__init__.py", "read_text"): PACKAGE,
+    ("data/hardware.py", "open"): KERNEL,
+    ("train/probe_memory.py", "read_text"): KERNEL,
+    ("run/sampling.py", "read_text"): KERNEL,
+    ("run/host_memory.py", "read_text"): KERNEL,
+    ("run/doctor_host.py", "read_text"): KERNEL,
+    ("run/processes.py", "read_text"): KERNEL,
     ("results/verifying/archives.py", "open"): ARCHIVE,
-    ("results/found/evaluations.py", "open"): ARCHIVE,
-    ("catalog/lengths.py", "load"): "reads bytes in memory",
-    ("catalog/length_files.py", "load"): "reads bytes in memory",
+    ("results/imported/evaluations.py", "open"): ARCHIVE,
+    ("data/lengths.py", "load"): "reads bytes in memory",
+    ("data/length_files.py", "load"): "reads bytes in memory",
     ("results/sample_table.py", "open"): NEW,
     ("evaluate/children.py", "open"): NEW,
-    ("launch/claim.py", "open"): NEW,
-    ("launch/claim.py", "fdopen"): NEW,
+    ("run/claim.py", "open"): NEW,
+    ("run/claim.py", "fdopen"): NEW,
     ("evaluate/selftest.py", "fdopen"): "a copy of stdout",
-    ("launch/local.py", "fdopen"): "a descriptor that touchline.core.files opened",
-    ("exports/to_tensorboard.py", "fdopen"): "a descriptor that touchline.core.files opened",
-    ("launch/statusfiles.py", "open"): "a lock that is held: the kernel's lock is on this very file",
-    ("trainer/folders.py", "open"): "a folder, whose entries are put on the disk",
+    ("run/local.py", "fdopen"): "a descriptor that touchline.core.files opened",
+    ("report/trackers/to_tensorboard.py", "fdopen"): "a descriptor that touchline.core.files opened",
+    ("run/statusfiles.py", "open"): "a lock that is held: the kernel's lock is on this very file",
+    ("train/folders.py", "open"): "a folder, whose entries are put on the disk",
     ("cli/main.py", "open"): "/dev/null",
 }
 """(module, name of what is called) -> why it is no file of somebody else."""

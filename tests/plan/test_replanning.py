@@ -12,7 +12,7 @@ from tests.run.made_plans import GPU, made_control, made_plan, made_run
 from tests.tiny_model import write_tiny_words
 
 from tools.tiny_model import write_tiny_model
-from touchline import api as workflow
+from touchline import api
 from touchline.core.estimate import Verdict
 from touchline.core.levels import Level
 from touchline.core.quantity import Quantity
@@ -61,7 +61,7 @@ def test_the_design_sentence_counts_what_is_crossed() -> None:
 def test_memory_is_a_share_of_the_machine_and_jobs_have_time_limits(tiny: tuple[Path, Settings]) -> None:
     """In percent, and as sbatch will be asked."""
     folder, settings = tiny
-    plan = workflow.plan(folder, settings, dry_run=True).plan
+    plan = api.plan(folder, settings, dry_run=True).plan
     whole = Quantity(value=80.0, unit="GiB")
     run = plan.runs[0]
     assert run.train is not None
@@ -91,10 +91,10 @@ def tiny(tmp_path: Path) -> tuple[Path, Settings]:
 def test_planning_again_tells_done_new_and_removed(tiny: tuple[Path, Settings]) -> None:
     """The level that was added is new, the one that was taken out is gone and its folder is named."""
     folder, settings = tiny
-    first = workflow.plan(folder, settings)
-    workflow.prepare(folder, settings)
+    first = api.plan(folder, settings)
+    api.prepare(folder, settings)
     assert not first.marks
-    again = workflow.plan(folder, settings)
+    again = api.plan(folder, settings)
     assert set(again.marks.values()) == {RunMark.TO_DO}
     assert len(again.plan.revisions) == 1, "nothing changed, so nothing is revised"
     names = [run.name for run in first.plan.runs]
@@ -102,7 +102,7 @@ def test_planning_again_tells_done_new_and_removed(tiny: tuple[Path, Settings]) 
     (folder / names[0] / "eval").mkdir(exist_ok=True)
     (folder / names[0] / "eval" / "a.eval").write_text("")
     (folder / "experiment.yaml").write_text(EXPERIMENT.format(ranks="[2, 8]"))
-    last = workflow.plan(folder, settings)
+    last = api.plan(folder, settings)
     new = [run.name for run in last.plan.runs if run.name not in names]
     assert last.marks[names[0]] is RunMark.DONE
     assert [name for name, mark in last.marks.items() if mark is RunMark.NEW] == new

@@ -9,7 +9,7 @@ import pytest
 from tests.api.folders import environment, make_experiment, touchline
 from tests.api.made_runs import evaluate, train
 
-from touchline import api as workflow
+from touchline import api
 from touchline.core.errors import InputFault
 from touchline.data.settings import Settings
 from touchline.report.local.comparing import compare_experiments
@@ -29,8 +29,8 @@ def place(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
         experiment = make_experiment(folder / name, ranks=ranks)
         yaml = experiment / "experiment.yaml"
         yaml.write_text(yaml.read_text().replace("name: tiny", f"name: {name}").replace("1e-2", rate))
-        workflow.plan(experiment, settings)
-        plan = workflow.prepare(experiment, settings).plan
+        api.plan(experiment, settings)
+        plan = api.prepare(experiment, settings).plan
         for run in plan.runs:
             if run.train is not None:
                 train(plan, run, experiment / run.name)

@@ -14,7 +14,7 @@ import pytest
 from tests.api.folders import command, environment, make_experiment, touchline
 from tests.api.made_runs import START, evaluate, rows, steps, train
 
-from touchline import api as workflow
+from touchline import api
 from touchline.core.files import try_lock
 from touchline.data.settings import Settings
 from touchline.report.trackers.protocol import TRACKERS
@@ -33,8 +33,8 @@ def experiment(tmp_path: Path, tiny_model: Path) -> tuple[Path, Plan]:
     (models / "Tiny-1M-Instruct").symlink_to(tiny_model)
     settings = Settings(models_dir=models, cache_dir=tmp_path / "cache", history_dir=tmp_path / "history")
     folder = make_experiment(tmp_path / "my exp")
-    workflow.plan(folder, settings)
-    plan = workflow.prepare(folder, settings).plan
+    api.plan(folder, settings)
+    plan = api.prepare(folder, settings).plan
     train(plan, plan.runs[0], folder / plan.runs[0].name)
     (folder / plan.runs[1].name / "metrics.jsonl").write_bytes(rows([START, *steps(7)]))
     for run in (plan.runs[0], plan.runs[2]):

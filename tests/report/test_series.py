@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tests.api.folders import make_experiment
 from tests.api.made_runs import START, VALIDATION, evaluate, rows, steps, train
 
-from touchline import api as workflow
+from touchline import api
 from touchline.core.status import RunStatus
 from touchline.data.metrics import AttemptRow, EndRow, Metrics, MetricsRow
 from touchline.data.metrics_file import read_metrics
@@ -36,8 +36,8 @@ def planned(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> tuple
     (models / "Tiny-1M-Instruct").symlink_to(tiny_model)
     settings = Settings(models_dir=models, cache_dir=folder / "cache", history_dir=folder / "history")
     experiment = make_experiment(folder / "exp")
-    workflow.plan(experiment, settings)
-    plan = workflow.prepare(experiment, settings).plan
+    api.plan(experiment, settings)
+    plan = api.prepare(experiment, settings).plan
     for run in plan.runs:
         if run.train is not None:
             train(plan, run, experiment / run.name)

@@ -11,7 +11,7 @@ from tests.api.folders import make_experiment
 from tests.results.made_checkpoints import write_trained_run
 
 from tools.tiny_model import write_tiny_model
-from touchline import api as workflow
+from touchline import api
 from touchline.data.settings import Settings
 from touchline.spec.plan import Plan
 
@@ -30,7 +30,7 @@ def make_trained(folder: Path) -> Trained:
     base = write_tiny_model(folder / "models" / "Tiny-1M-Instruct")
     root = make_experiment(folder / "tiny")
     settings = Settings(models_dir=folder / "models", cache_dir=folder / "cache", history_dir=folder / "history")
-    plan = workflow.plan(root, settings).plan
+    plan = api.plan(root, settings).plan
     for number, run in enumerate(plan.runs):
         if run.train is not None:
             write_trained_run(root, plan, run, seed=number)

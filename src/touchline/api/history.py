@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from touchline.data.settings import load_settings
-from touchline.report.local.drawing import write_picture
 
 if TYPE_CHECKING:
     from touchline.estimate.local.calibration import Calibration
@@ -31,7 +30,7 @@ def history_read(
 
     Args:
         paths: files and folders; a log's other stream, states and configs beside it are read with it.
-        facts: what is stated of them, by the keys of `domain/run_facts.py`.
+        facts: what is stated of them, by the keys of `history/run_facts.py`.
         say: hears of progress: how many groups of files are done, how many there are, which one is next.
 
     Raises:
@@ -55,7 +54,7 @@ def history_add(
     Args:
         paths: files and folders.
         history_dir: the history; made when it is not there.
-        facts: what is stated of them, by the keys of `domain/run_facts.py`.
+        facts: what is stated of them, by the keys of `history/run_facts.py`.
         dry_run: read, and write nothing.
         say: hears of progress.
 
@@ -138,6 +137,7 @@ def history_calibration(history_dir: Path, *, plot: Path | None = None) -> Calib
     """
     from touchline.estimate.local.calibration import calibrate
     from touchline.report.calibration import calibration_figure
+    from touchline.report.local.drawing import write_picture
 
     found = calibrate(replace(load_settings(), history_dir=history_dir))
     if plot is not None:

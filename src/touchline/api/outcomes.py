@@ -5,17 +5,21 @@ What they load takes longer than most commands, so each loads it when it is call
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from touchline.run.planning import read_planned
 
 if TYPE_CHECKING:
+    from touchline.data.settings import Settings
+    from touchline.lint.audited import DataAudit
+    from touchline.lint.local.audit import AuditRequest
     from touchline.report.compared import ComparedExperiments
     from touchline.report.local.reporting import Written
     from touchline.report.trackers.exported import Export
     from touchline.results.cleaned import Cleaned
+    from touchline.results.following import Said
     from touchline.results.verification import Counted
 
 
@@ -49,6 +53,65 @@ def report(
     return write_report(
         source, out=out, deep=deep, parquet=parquet, cache=cache, refresh_seconds=refresh_seconds, say=say
     )
+
+
+def data_audit(path: Path, request: AuditRequest | None = None, *, plot: Path | None = None) -> DataAudit:
+    """Audit a dataset: duplicates, leaks between splits, labels, encoding, media.
+
+    Args:
+        path: JSON, JSONL, CSV or parquet; a folder with `train.jsonl`, `test.jsonl`, ...; an experiment.yaml or the
+            folder that it is in.
+        request: columns, task and scorer.
+        plot: where to draw lengths and answers; None: nowhere.
+
+    Raises:
+        InputFault: the path is nothing of these, or an option is wrong.
+        EnvironmentFault: it may not be read, needs a package that is not installed, or cannot be drawn.
+    """
+    from touchline.lint.local.audit import audit
+
+    found, rows = audit(path, request)
+    if plot is not None:
+        from touchline.report.audit import audit_figure
+        from touchline.report.figures import Figure
+        from touchline.report.local.drawing import write_picture
+
+        empty = Figure(spec=None, note="There are no rows to draw.")
+        write_picture(empty if rows is None else audit_figure(rows), plot)
+    return found
+
+
+def logs(
+    source: Path,
+    settings: Settings,
+    *,
+    run: str | None = None,
+    evaluation: bool = False,
+    lines: int = 50,
+    follow: bool = False,
+) -> Iterator[Said]:
+    """Yield the last lines of a run's newest output, and with `follow` what is added until the run ends.
+
+    Args:
+        source: experiment.yaml, its folder, a run's folder, or a folder that another tool made.
+        settings: how often a queue may be asked.
+        run: the run, where `source` is not its folder.
+        evaluation: the evaluation's output instead of the training's.
+        lines: how many lines to begin with.
+        follow: go on until the run ends.
+
+    Raises:
+        InputFault: no plan, no such run, or there is no output and none to wait for.
+    """
+    from touchline.run.folders import is_experiment
+
+    if is_experiment(source) or (source.resolve().parent / "experiment.yaml").is_file():
+        from touchline.results.following import logs as own_logs
+
+        return own_logs(source, settings, run=run, evaluation=evaluation, lines=lines, follow=follow)
+    from touchline.report.local.foreign import logs as foreign_logs
+
+    return foreign_logs(source, run=run, lines=lines, follow=follow)
 
 
 def compare(sources: Sequence[Path], *, say: Counted | None = None) -> ComparedExperiments:

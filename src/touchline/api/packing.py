@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from touchline.data.settings import Settings
-from touchline.report.local.drawing import write_picture
 
 if TYPE_CHECKING:
     from touchline.core.packing import PackingSummary
@@ -34,6 +33,7 @@ def pack(
     """
     from touchline.plan.local.packing import compare, lengths_of
     from touchline.report.lengths import length_figure
+    from touchline.report.local.drawing import write_picture
 
     lengths = lengths_of(request, settings, say)
     summary = compare(request, lengths)

@@ -5,6 +5,7 @@ What they need loads when one of them is called.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,7 @@ from touchline.data.settings import Settings
 from touchline.run.folders import ExperimentFolder
 
 if TYPE_CHECKING:
-    from touchline.plan.placement.types import Cluster, Placement
+    from touchline.plan.placement.types import Cluster, PlaceJob, Placement
     from touchline.run.allocation import PlaceRequest
     from touchline.run.optimising import Optimised, OptimiseRequest
     from touchline.run.planning import Planned
@@ -33,13 +34,13 @@ def place(
         InputFault: with every fault of the file, the jobs, the cluster or the deadline.
         EnvironmentFault: a picture was asked for, and what draws it is not installed.
     """
-    from touchline.plan.local.job_list import draw, minutes_of, read_jobs
+    from touchline.plan.local.job_list import minutes_of, read_jobs
     from touchline.plan.placement.answer import place as placed
 
     read = read_jobs(jobs)
     found = placed(read, cluster, deadline_minutes=minutes_of(deadline), seed=seed, correlation=correlation)
     if plot is not None:
-        draw(found, read, cluster, plot)
+        _draw(found, read, cluster, plot)
     return found
 
 
@@ -47,13 +48,19 @@ def place_planned(
     planned: Planned, settings: Settings, request: PlaceRequest, *, plot: Path | None
 ) -> tuple[Placement, list[Path], list[str]]:
     """The same for what is left of a planned experiment: the placement, the files written, notes."""
-    from touchline.plan.local.job_list import draw
     from touchline.run.allocation import carry_out
 
     found, jobs, files, notes = carry_out(planned, settings.slurm, request)
     if plot is not None:
-        draw(found, jobs, request.cluster, plot)
+        _draw(found, jobs, request.cluster, plot)
     return found, files, notes
+
+
+def _draw(found: Placement, jobs: Sequence[PlaceJob], cluster: Cluster, path: Path) -> None:
+    from touchline.report.gantt import gantt_figure
+    from touchline.report.local.drawing import write_picture
+
+    write_picture(gantt_figure(found, jobs, cluster.gpus, cluster.gpus_per_node), path)
 
 
 def optimize(source: Path, settings: Settings, request: OptimiseRequest, *, apply: bool = False) -> Optimised:

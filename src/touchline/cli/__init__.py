@@ -1,1 +1,1 @@
-"""Commands: parse, call a verb of `workflow`, print."""
+"""Commands: parse, call a verb of `api`, print."""

@@ -44,9 +44,9 @@ def audit(
     json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
 ) -> None:
     """Find problems: duplicates, leaks, labels, encoding, media."""
+    from touchline.api.outcomes import data_audit as run_audit
     from touchline.lint.audited import DataAudit
     from touchline.lint.local.audit import AuditRequest
-    from touchline.lint.local.audit import audit as run_audit
     from touchline.spec.experiment import DataConfig
 
     stated = (input_column, output_column, messages, prompt)

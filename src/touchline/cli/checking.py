@@ -56,7 +56,7 @@ def check(
 
     The exit code is 1 if there are errors.
     """
-    from touchline import api as workflow
+    from touchline import api
     from touchline.core.errors import InputFault
     from touchline.data.settings import load_settings
     from touchline.lint.selection import CheckRequest
@@ -68,13 +68,13 @@ def check(
         raise InputFault("nothing to check", expected="a file or a folder", hint="touchline check .")
     request = CheckRequest(gpu=gpu, cpus=cpus, select=_codes(select), ignore=_codes(ignore), allow=_codes(allow))
     if fix or diff:
-        changes = workflow.check_fix(paths, load_settings(), request, say, write=fix)
+        changes = api.check_fix(paths, load_settings(), request, say, write=fix)
         out(changes.text or "nothing has one safe answer")
         for note in changes.notes:
             say(f"note: {note}")
         if diff:
             return
-    report, findings = workflow.check(paths, load_settings(), request, say)
+    report, findings = api.check(paths, load_settings(), request, say)
     if sarif:
         from touchline.report.sarif import sarif_text
 

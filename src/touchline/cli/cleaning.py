@@ -26,13 +26,13 @@ def clean(
     Corrupt checkpoints with a valid one after them, leftovers of killed and of finished trainings; never the only valid
     copy of anything.
     """
-    from touchline import api as workflow
+    from touchline import api
     from touchline.cli.progress import counting
     from touchline.core.units import format_bytes
     from touchline.results.cleaned import Cleaned
 
     with counting("checkpoints") as hear:
-        found = workflow.clean(source, perform=perform, deep=deep, say=hear)
+        found = api.clean(source, perform=perform, deep=deep, say=hear)
     if json:
         out_object(Cleaned, found)
     elif found.items:

@@ -38,12 +38,12 @@ def compare(
 
     Scores are compared where both runs answered the same items; where they did not, it says why.
     """
-    from touchline import api as workflow
+    from touchline import api
     from touchline.cli.progress import counting
     from touchline.report.compared import ComparedExperiments
 
     with counting("reading experiments") as hear:
-        found = workflow.compare(sources, say=hear)
+        found = api.compare(sources, say=hear)
     if json:
         out_object(ComparedExperiments, found)
         return

@@ -17,11 +17,11 @@ def doctor(
     json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
 ) -> None:
     """Check Python, folders, GPUs, SLURM and your config."""
-    from touchline import api as workflow
+    from touchline import api
     from touchline.data.settings import load_settings
     from touchline.slurm.doctor import DoctorReport
 
-    found = workflow.doctor(folder, load_settings())
+    found = api.doctor(folder, load_settings())
     if json:
         out_object(DoctorReport, found)
     else:

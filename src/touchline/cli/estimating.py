@@ -107,7 +107,7 @@ def estimate(
     json: Json = False,
 ) -> None:
     """Estimate memory, largest micro-batch and step time."""
-    from touchline import api as workflow
+    from touchline import api
     from touchline.cli.stating import stated_pairs
     from touchline.data.settings import load_settings
     from touchline.plan.estimate_answer import EstimateAnswer
@@ -142,7 +142,7 @@ def estimate(
         evidence_facts=stated_pairs(evidence_facts or []),
         simulate=simulate,
     )
-    answer = workflow.estimate(request, load_settings())
+    answer = api.estimate(request, load_settings())
     if json:
         out_object(EstimateAnswer, answer)
         return
@@ -208,13 +208,13 @@ def probe(
     json: Json = False,
 ) -> None:
     """Run a few real steps to measure memory and speed."""
-    from touchline import api as workflow
+    from touchline import api
     from touchline.core.units import GIB
     from touchline.data.settings import load_settings
     from touchline.history.probe import ProbeReport
 
     limit_bytes = None if limit is None else int(limit * GIB)
-    report = workflow.probe(source, load_settings(), run=run, limit_bytes=limit_bytes, say=say)
+    report = api.probe(source, load_settings(), run=run, limit_bytes=limit_bytes, say=say)
     if json:
         out_json(ProbeReport, report, "probe")
     else:

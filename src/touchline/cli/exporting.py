@@ -39,12 +39,12 @@ def export(
 
     Needs no network, and may be called while runs train, as often as you like; nothing is exported twice.
     """
-    from touchline import api as workflow
+    from touchline import api
     from touchline.cli.progress import counting
     from touchline.report.trackers.exported import Export
 
     with counting(f"exporting to {to.value}") as hear:
-        done = workflow.export(source, to.value, directory=directory, only=run, say=hear)
+        done = api.export(source, to.value, directory=directory, only=run, say=hear)
     if json:
         out_object(Export, done)
     else:

@@ -46,13 +46,13 @@ def history_read(
 
     Every number with its file and line, every missing one with the reason.
     """
-    from touchline import api as workflow
+    from touchline import api
     from touchline.history.files import FoundRun
 
     runs = 0
     with _heard("reading logs") as hear:
         # Beside a bar nothing can be printed; without one each run is shown as soon as it is read.
-        found = workflow.history_read(paths, facts=stating.stated_pairs(facts or []), say=hear)
+        found = api.history_read(paths, facts=stating.stated_pairs(facts or []), say=hear)
         items = found if hear is None else list(found)
     for item in items:
         if isinstance(item, FoundRun):
@@ -85,7 +85,7 @@ def history_add(
     Files that have not changed since the last time are not read again. What a log does not hold can be stated, here or
     in a file touchline-facts.yaml beside the logs; it never replaces what the log measured.
     """
-    from touchline import api as workflow
+    from touchline import api
     from touchline.history.adding import Added
 
     named = {
@@ -99,7 +99,7 @@ def history_add(
     }
     stated = {**stating.stated_pairs(facts or []), **{key: value for key, value in named.items() if value is not None}}
     with _heard("reading logs") as hear:
-        added = workflow.history_add(paths, _folder(history), facts=stated, dry_run=dry_run, say=hear)
+        added = api.history_add(paths, _folder(history), facts=stated, dry_run=dry_run, say=hear)
     if json:
         out_json(Added, added, "added")
     else:
@@ -111,11 +111,11 @@ def history_add(
 @history_app.command("list")
 def history_list(history: History = None, every: Everything = False, json: Json = False) -> None:
     """List the runs of the history."""
-    from touchline import api as workflow
+    from touchline import api
     from touchline.history.index import HistoryRow
 
     folder = _folder(history)
-    index = workflow.history_list(folder)
+    index = api.history_list(folder)
     _say_broken(index)
     rows = index.rows(every=every)
     if json:
@@ -138,11 +138,11 @@ def history_show(
     every: Annotated[bool, typer.Option("--all", help="A row for each missing field too.")] = False,
 ) -> None:
     """Show one record, each fact with its file and line."""
-    from touchline import api as workflow
+    from touchline import api
     from touchline.history.flat import facts
     from touchline.history.record import RunRecord
 
-    id_, record = workflow.history_show(_folder(history), wanted)
+    id_, record = api.history_show(_folder(history), wanted)
     if json:
         out_json(RunRecord, record, "record")
         return
@@ -169,10 +169,10 @@ def history_calibration(
 
     Every run is predicted from the others (leave-one-out), and compared with what its plan predicted.
     """
-    from touchline import api as workflow
+    from touchline import api
     from touchline.estimate.local.calibration import Calibration
 
-    found = workflow.history_calibration(_folder(history), plot=plot)
+    found = api.history_calibration(_folder(history), plot=plot)
     if json:
         out_object(Calibration, found)
     else:
@@ -214,7 +214,7 @@ def history_export(
     every: Everything = False,
 ) -> None:
     """Write the records as CSV or JSON lines."""
-    from touchline import api as workflow
+    from touchline import api
     from touchline.core.errors import InputFault
     from touchline.core.files import write_atomic
     from touchline.history.flat import csv_text, jsonl_text
@@ -223,7 +223,7 @@ def history_export(
         raise InputFault(
             f"{str(target)!r} is a folder", expected="a file to write", hint=f"-o {target / 'history'}.{form}"
         )
-    records = workflow.history_export(_folder(history), every=every)
+    records = api.history_export(_folder(history), every=every)
     text = csv_text(records) if form == "csv" else jsonl_text(records)
     if target is None:
         if text:
@@ -236,10 +236,10 @@ def history_export(
 @history_app.command("rebuild")
 def history_rebuild(history: History = None) -> None:
     """Rebuild the index from the records."""
-    from touchline import api as workflow
+    from touchline import api
 
     folder = _folder(history)
-    index = workflow.history_rebuild(folder)
+    index = api.history_rebuild(folder)
     _say_broken(index)
     out(
         f"{folder}: {len(index.lines)} records, {len(index.newer)} of them superseded, {len(index.broken)} broken files"

@@ -106,7 +106,7 @@ def plan(
     json: Json = False,
 ) -> None:
     """Check inputs, estimate costs and write the plan."""
-    from touchline import api as workflow
+    from touchline import api
     from touchline.api.history import add_evidence
     from touchline.cli.progress import counting
     from touchline.data.settings import load_settings
@@ -125,7 +125,7 @@ def plan(
     if evidence:
         say(add_evidence(evidence, settings.history_dir, stated_pairs(evidence_facts or [])))
     with counting("tokenising") as hear:
-        planned = workflow.plan(
+        planned = api.plan(
             source, settings, overrides or (), allow=allow or (), accept=accept, dry_run=dry_run, say=hear
         )
     for note in planned.notes:
@@ -172,10 +172,10 @@ def prepare(
     ] = False,
 ) -> None:
     """Write run folders with configs and job scripts."""
-    from touchline import api as workflow
+    from touchline import api
     from touchline.data.settings import load_settings
 
-    planned = workflow.prepare(source, load_settings(), run=run, accept=accept)
+    planned = api.prepare(source, load_settings(), run=run, accept=accept)
     for note in planned.notes:
         say(f"note: {note}")
     for each in planned.plan.runs:
@@ -193,12 +193,12 @@ def run(
     json: Json = False,
 ) -> None:
     """Run all missing steps: plan, train, evaluate, report."""
-    from touchline import api as workflow
+    from touchline import api
     from touchline.cli.progress import Bars
     from touchline.data.settings import load_settings
 
     with Bars() as bars:
-        found = workflow.run(
+        found = api.run(
             source,
             load_settings(),
             overrides or (),
@@ -215,13 +215,13 @@ def run(
 
 def submit(source: Source, run: Run = None, retry: Retry = False, json: Json = False) -> None:
     """Submit unfinished runs to SLURM and return."""
-    from touchline import api as workflow
+    from touchline import api
     from touchline.cli.progress import counting
     from touchline.data.settings import load_settings
     from touchline.run.submitted import Submitted
 
     with counting("submitting") as hear:
-        found = workflow.submit(source, load_settings(), only=run, retry=retry, say=hear, tell=say)
+        found = api.submit(source, load_settings(), only=run, retry=retry, say=hear, tell=say)
     if json:
         out_json(list[Submitted], found, "jobs")
     else:
@@ -241,12 +241,12 @@ def submit(source: Source, run: Run = None, retry: Retry = False, json: Json = F
 
 def resume(source: Source, run: Run = None, retry: Retry = False, json: Json = False) -> None:
     """Resume an interrupted experiment."""
-    from touchline import api as workflow
+    from touchline import api
     from touchline.cli.progress import Bars
     from touchline.data.settings import load_settings
 
     with Bars() as bars:
-        found = workflow.resume(source, load_settings(), only=run, retry=retry, say=bars.update, tell=bars.tell)
+        found = api.resume(source, load_settings(), only=run, retry=retry, say=bars.update, tell=bars.tell)
     _show(found, json)
     _say_report(source)
 
@@ -257,12 +257,12 @@ def cancel(
     every: Annotated[bool, typer.Option("--all", help="Every run.")] = False,
 ) -> None:
     """Cancel runs; running jobs save their state first."""
-    from touchline import api as workflow
+    from touchline import api
     from touchline.data.settings import load_settings
 
     if (run is None) != every:
         raise InputFault("which runs?", expected="--run RUN, or --all", hint=f"touchline status {quoted(str(source))}")
-    names = workflow.cancel(source, load_settings(), only=run)
+    names = api.cancel(source, load_settings(), only=run)
     for name in names:
         out(name)
     say(f"{len(names)} asked to end" if names else "nothing runs or waits")
@@ -278,12 +278,12 @@ def evaluate(
     json: Json = False,
 ) -> None:
     """Evaluate trained checkpoints without current results."""
-    from touchline import api as workflow
+    from touchline import api
     from touchline.cli.progress import Bars
     from touchline.data.settings import load_settings
 
     with Bars() as bars:
-        found = workflow.evaluate(source, load_settings(), only=run, epochs=epochs, say=bars.update, tell=bars.tell)
+        found = api.evaluate(source, load_settings(), only=run, epochs=epochs, say=bars.update, tell=bars.tell)
     _show(found, json)
     _say_report(source)
 
@@ -297,12 +297,12 @@ def collect(
     json: Json = False,
 ) -> None:
     """Update status files; add finished runs to the history."""
-    from touchline import api as workflow
+    from touchline import api
     from touchline.core.quantity import Quantity
     from touchline.data.settings import load_settings
     from touchline.results.collected import RunMetrics
 
-    found, notes = workflow.collect(source, load_settings(), out=target)
+    found, notes = api.collect(source, load_settings(), out=target)
     for note in notes:
         say(f"note: {note}")
     if json:
@@ -330,12 +330,12 @@ def collect(
 
 def results(source: Source, json: Json = False) -> None:
     """Print scores, losses, durations and memory per run."""
-    from touchline import api as workflow
+    from touchline import api
     from touchline.results.answer import ResultsAnswer
 
-    found = workflow.results(source)
+    found = api.results(source)
     if json:
-        out_object(ResultsAnswer, ResultsAnswer(runs=tuple(found), analyses=workflow.analyses(source, found)))
+        out_object(ResultsAnswer, ResultsAnswer(runs=tuple(found), analyses=api.analyses(source, found)))
         return
     _show(found, json)
 
@@ -347,13 +347,13 @@ def demo(
     """Run a small real experiment from plan to report.
 
     SmolLM2-135M learns to capitalize words, in about ten minutes on a laptop."""
-    from touchline import api as workflow
+    from touchline import api
     from touchline.cli.progress import Bars
     from touchline.data.settings import load_settings
 
     say(f"experiment: {target / 'experiment.yaml'}; model and data are made on the first call")
     with Bars() as bars:
-        path, found = workflow.demo(target, load_settings(), probe=probe, say=bars.update, tell=bars.tell)
+        path, found = api.demo(target, load_settings(), probe=probe, say=bars.update, tell=bars.tell)
     _show(found, False)
     out(f"report: {path}")
 

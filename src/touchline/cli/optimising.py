@@ -43,7 +43,7 @@ def optimize(
     json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
 ) -> None:
     """Suggest faster settings with equivalent results."""
-    from touchline import api as workflow
+    from touchline import api
     from touchline.cli.output import out_object, say
     from touchline.core.units import parse_duration, seconds_to_minutes
     from touchline.data.settings import load_settings
@@ -56,7 +56,7 @@ def optimize(
         deadline_minutes=None if deadline is None else seconds_to_minutes(parse_duration(deadline)),
         evaluation_minutes=evaluation_minutes,
     )
-    found = workflow.optimize(source, load_settings(), request, apply=apply)
+    found = api.optimize(source, load_settings(), request, apply=apply)
     answer = found.answer
     if json:
         out_object(Optimisation, answer)

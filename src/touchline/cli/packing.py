@@ -76,7 +76,7 @@ def pack_compare(
     json: Json = False,
 ) -> None:
     """Compare packed and unpacked batching of a dataset."""
-    from touchline import api as workflow
+    from touchline import api
     from touchline.cli.progress import counting
     from touchline.core.packing import PackingSummary
     from touchline.data.settings import load_settings
@@ -99,7 +99,7 @@ def pack_compare(
         messages=messages,
     )
     with counting("tokenising") as hear:
-        summary = workflow.pack(request, load_settings(), plot=plot, say=hear)
+        summary = api.pack(request, load_settings(), plot=plot, say=hear)
     if json:
         out_object(PackingSummary, summary)
     else:
@@ -125,7 +125,7 @@ def pack_write(
 
     A trainer that packs by next-fit (torchtune) then makes these packs.
     """
-    from touchline import api as workflow
+    from touchline import api
     from touchline.cli.progress import counting
     from touchline.data.settings import load_settings
     from touchline.plan.local.packing import PackRequest
@@ -142,7 +142,7 @@ def pack_write(
         messages=messages,
     )
     with counting("tokenising") as hear:
-        found = workflow.pack_write(request, to, load_settings(), say=hear)
+        found = api.pack_write(request, to, load_settings(), say=hear)
     exact = "the same packs" if found.exact else f"{found.difference:+d} packs"
     out(str(to))
     say(f"{found.planned_packs:,} packs planned; next-fit in this order makes {found.next_fit_packs:,}: {exact}")
@@ -158,11 +158,11 @@ def pack_check(
 
     The test runs on a small random model of the architecture. The exit code is 1 if there is a leak.
     """
-    from touchline import api as workflow
+    from touchline import api
     from touchline.data.packing.isolation import IsolationCheck
     from touchline.data.settings import load_settings
 
-    found = workflow.pack_check(model, load_settings())
+    found = api.pack_check(model, load_settings())
     if json:
         out_json(IsolationCheck, found, "isolation")
     else:

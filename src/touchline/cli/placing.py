@@ -72,7 +72,7 @@ def place(
     json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
 ) -> None:
     """Schedule jobs on GPUs against a deadline."""
-    from touchline import api as workflow
+    from touchline import api
     from touchline.plan.placement.types import Cluster, Placement
 
     cluster = Cluster(gpus=gpus, gpus_per_node=gpus_per_node, cpus=cpus, memory_gb=memory_gb)
@@ -83,11 +83,11 @@ def place(
         from touchline.run.allocation import request_of
 
         request = request_of(cluster, deadline, evaluation_minutes, seed, emit, time, max_array_size)
-        found, files, notes = workflow.place_experiment(jobs, load_settings(), request, plot=plot)
+        found, files, notes = api.place_experiment(jobs, load_settings(), request, plot=plot)
     else:
         if emit is not None:
             raise InputFault("--emit is for an experiment", expected="its folder, or its experiment.yaml")
-        found = workflow.place(jobs, cluster, deadline, seed=seed, correlation=correlation, plot=plot)
+        found = api.place(jobs, cluster, deadline, seed=seed, correlation=correlation, plot=plot)
     if json:
         out_object(Placement, found)
     else:

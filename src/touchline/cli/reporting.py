@@ -60,13 +60,13 @@ def report(
 def _write(
     source: Path, target: Path | None, *, deep: bool, parquet: bool = False, every: float | None = None
 ) -> Written:
-    from touchline import api as workflow
+    from touchline import api
     from touchline.cli.progress import counting
     from touchline.data.settings import load_settings
 
     cache, refresh = load_settings().cache_dir, None if every is None else round(every)
     with counting("verifying checkpoints") as hear:
-        return workflow.report(
+        return api.report(
             source, out=target, deep=deep, parquet=parquet, cache=cache, refresh_seconds=refresh, say=hear
         )
 

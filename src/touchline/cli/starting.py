@@ -35,10 +35,10 @@ def init(
     ] = None,
 ) -> None:
     """Write a commented experiment.yaml for your own dataset."""
-    from touchline import api as workflow
+    from touchline import api
     from touchline.data.settings import load_settings
 
-    made = workflow.init(
+    made = api.init(
         target,
         load_settings(),
         data=data,

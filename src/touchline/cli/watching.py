@@ -86,8 +86,8 @@ def logs(
 
     Leaving with Ctrl-C stops no run.
     """
+    from touchline.api.outcomes import logs as spoken
     from touchline.data.settings import load_settings
-    from touchline.results.following import logs as spoken
 
     terminal = sys.stdout.isatty()
     drawn, shown_at = False, float("-inf")

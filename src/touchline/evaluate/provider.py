@@ -1,8 +1,8 @@
 """Inspect's model provider `touchline`: chats in, answers out, many models on one loaded base.
 
-Prompts are rendered by the same code as for training (`touchline.data.rendering`), to token ids; Inspect never tokenizes.
-Greedy unless a temperature is given: a model's own generation settings are not taken over. What would change the
-answers and is not supported (tools, several choices, stop sequences ...) is refused, not ignored.
+Prompts are rendered by the same code as for training (`touchline.data.rendering`), to token ids; Inspect
+never tokenizes. Greedy unless a temperature is given: a model's own generation settings are not taken over. What would
+change the answers and is not supported (tools, several choices, stop sequences ...) is refused, not ignored.
 """
 
 from __future__ import annotations

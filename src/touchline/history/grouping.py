@@ -55,7 +55,7 @@ class Group:
     files: tuple[Path, ...]
     """Logs first, then state files, then configs and scripts; each sorted."""
     facts: tuple[Path, ...] = ()
-    """Files that state facts of them (`domain/run_facts.py`), the farthest above them first."""
+    """Files that state facts of them (`history/run_facts.py`), the farthest above them first."""
 
     @property
     def logs(self) -> tuple[Path, ...]:

@@ -33,7 +33,7 @@ class Source:
     """Hash of its content."""
     growth: str
     """Cumulative digests of what such a file only adds to, eight hex digits each: of its first line, its first two, and
-    so on (`evidence/growth.py`). A file that has grown begins with the digests that it had; empty for files that are
+    so on (`history/growth.py`). A file that has grown begins with the digests that it had; empty for files that are
     rewritten as a whole."""
 
 

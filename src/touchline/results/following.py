@@ -14,7 +14,7 @@ from touchline.results.glance import evaluation_settings, glance
 from touchline.results.live_status import evaluation_job
 from touchline.results.watching import GRACE_SECONDS
 from touchline.run.executors import executor_for
-from touchline.run.folders import ExperimentFolder, is_experiment
+from touchline.run.folders import ExperimentFolder
 from touchline.run.protocol import Executor, Job
 from touchline.run.run_jobs import run_training
 from touchline.run.selection import selected
@@ -77,11 +77,6 @@ def logs(
     Raises:
         InputFault: no plan, no such run, or there is no output and none to wait for.
     """
-    if not is_experiment(source) and not (source.resolve().parent / "experiment.yaml").is_file():
-        from touchline.report.local import foreign
-
-        yield from foreign.logs(source, run=run, lines=lines, follow=follow)
-        return
     output = _open(source, run, evaluation)
     path = newest(output)
     if path is None and not follow:

@@ -1,7 +1,7 @@
 """touchline's own metrics.jsonl, as evidence of a past run.
 
-The reader takes what the rows say and does not join attempts; `touchline.data.metrics_file` does that for an experiment's
-own report. Rows are told by their members, not by a schema: a row of another version still says what it says.
+The reader takes what the rows say and does not join attempts; `touchline.data.metrics_file` does that for an
+experiment's own report. Rows are told by their members, not by a schema, so that rows of other versions are read too.
 """
 
 from __future__ import annotations

@@ -26,9 +26,6 @@ from touchline.lint.data_scores import scorer_findings
 from touchline.lint.data_view import DataRow, DataView, MissingMedia, data_rows, entropy_bits, layout_of
 from touchline.lint.local.dataset_files import DatasetFiles, group_splits, is_dataset
 from touchline.lint.rule import check_view
-from touchline.report.audit import audit_figure
-from touchline.report.figures import Figure
-from touchline.report.local.drawing import write_picture
 from touchline.spec.experiment import DataConfig
 from touchline.spec.read import read_experiment
 from touchline.spec.tasks.ready_made import TASKS
@@ -84,25 +81,24 @@ class Seen:
     """Formats of its files."""
 
 
-def audit(path: Path, request: AuditRequest | None = None, *, plot: Path | None = None) -> DataAudit:
+def audit(path: Path, request: AuditRequest | None = None) -> tuple[DataAudit, DataView | None]:
     """Audit a file, a folder of split files, or the data of an experiment.
 
     Args:
         path: JSON, JSONL, CSV or parquet; a folder with `train.jsonl`, `test.jsonl`, ...; an experiment.yaml or the
             folder that it is in.
         request: columns, task and scorer.
-        plot: where to draw lengths and answers.
+
+    Returns:
+        The audit, and the rows that it looked at; None where none could be read.
 
     Raises:
         InputFault: the path is nothing of these, or an option is wrong.
-        EnvironmentFault: it may not be read, needs a package that is not installed, or cannot be drawn.
+        EnvironmentFault: it may not be read, or needs a package that is not installed.
     """
     files, wanted = _source(path, request or AuditRequest())
     seen = see(files, wanted, path)
-    if plot is not None:
-        figure = Figure(spec=None, note="There are no rows to draw.") if seen.view is None else audit_figure(seen.view)
-        write_picture(figure, plot)
-    return audit_of(seen, path)
+    return audit_of(seen, path), seen.view
 
 
 def audit_of(seen: Seen, path: Path) -> DataAudit:

@@ -115,7 +115,7 @@ class EstimateRequest:
     evidence: tuple[Path, ...] = ()
     """Logs of past runs."""
     evidence_facts: Mapping[str, str] = field(default_factory=dict)
-    """What is stated of these logs, by the keys of `domain/run_facts.py`."""
+    """What is stated of these logs, by the keys of `history/run_facts.py`."""
     simulate: bool = False
     """Whether the model's own code is run on tensors without content."""
 

@@ -17,8 +17,7 @@ from touchline.core.files import read_text_bounded
 from touchline.core.finding import Finding, Severity, Where
 from touchline.core.json_text import parse_json
 from touchline.core.units import parse_duration, seconds_to_minutes
-from touchline.plan.placement.types import Cluster, Minutes, PlaceJob, Placement
-from touchline.report.local.drawing import write_picture
+from touchline.plan.placement.types import Minutes, PlaceJob
 
 SIZE_LIMIT_BYTES = 4 * 1024**2
 """Ten thousand jobs with long names; more is no list of jobs."""
@@ -74,19 +73,6 @@ def minutes_of(deadline: str | None) -> float | None:
         InputFault: it is no duration.
     """
     return None if deadline is None else seconds_to_minutes(parse_duration(deadline))
-
-
-def draw(found: Placement, jobs: Sequence[PlaceJob], cluster: Cluster, path: Path) -> None:
-    """Write the schedule as a picture.
-
-    Raises:
-        EnvironmentFault: what draws it is not installed, or it cannot be written.
-    """
-    # What draws loads when something is drawn.
-    from touchline.report.gantt import gantt_figure
-
-    figure = gantt_figure(found, jobs, cluster.gpus, cluster.gpus_per_node)
-    write_picture(figure, path)
 
 
 def _entries(path: Path) -> list[Any]:

@@ -35,7 +35,7 @@ def read_stated(
 
     Args:
         paths: files and folders.
-        facts: values by key of `domain/run_facts.py`; files of facts beside the logs are read in any case.
+        facts: values by key of `history/run_facts.py`; files of facts beside the logs are read in any case.
         settings: where the models are.
         say: hears of progress.
 

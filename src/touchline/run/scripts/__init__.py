@@ -1,1 +1,1 @@
-"""The texts of an experiment's folder and of its runs', as values; `workflow.prepare` puts them on disk."""
+"""The texts of an experiment's folder and of its runs', as values; `api.prepare` puts them on disk."""
