@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.cases import some
 
 SOURCE = Path(__file__).resolve().parents[2] / "src" / "touchline"
 
