@@ -93,22 +93,6 @@ def test_no_script_breaks_a_rule(text: str) -> None:
 # ---- the header
 
 
-def test_a_script_without_an_interpreter_gets_one() -> None:
-    (finding,) = [each for each in look("#SBATCH --time=5\nhostname\n") if each.code == "SL001"]
-    assert finding.edits[0].new == "#!/bin/bash\n#SBATCH --time=5"
-    (blank,) = [each for each in look("\n#!/bin/bash\n#SBATCH --time=5\n") if each.code == "SL001"]
-    assert (blank.edits[0].line, blank.edits[0].new) == (1, None)
-    (mark,) = [each for each in look("\ufeff#!/bin/bash\n#SBATCH --time=5\n") if each.code == "SL001"]
-    assert mark.edits[0].new == "#!/bin/bash"
-
-
-def test_windows_line_ends_are_one_finding_with_an_edit_for_each_line() -> None:
-    findings = look("#!/bin/bash\r\n#SBATCH --time=5\r\nhostname\r\n")
-    (finding,) = [each for each in findings if each.code == "SL002"]
-    assert [edit.new for edit in finding.edits] == ["#!/bin/bash", "#SBATCH --time=5", "hostname"]
-    assert {each.code for each in findings} == {"SL002"}
-
-
 def test_late_directives_are_one_finding_that_names_them() -> None:
     (finding,) = look("#!/bin/bash\nset -e\n#SBATCH --mem=8G\n#SBATCH --gres=gpu:2\necho\n")
     assert (finding.code, finding.severity) == ("SL003", Severity.ERROR)
@@ -369,9 +353,6 @@ def test_other_output_files_are_left_alone(pattern: str) -> None:
         (['cd "${SLURM_SUBMIT_DIR:-$(dirname "$0")}"'], {}),
         (['DIR="${DIR:-$(dirname "$0")}"'], {}),
         (['echo "usage: $0 config"'], {}),
-        (["export HF_TOKEN=hf_" + "aB3dE5fG7hJ9kL1mN2pQ4rS6tU8vW0xYzA"], {"SL043": Severity.WARNING}),
-        (["export HF_TOKEN=hf_" + "x" * 34], {}),
-        (["export HF_TOKEN=$(cat ~/.token)"], {}),
         (["conda activate llm"], {"SL044": Severity.INFO}),
         (['eval "$(conda shell.bash hook)"', "conda activate llm"], {}),
         (["module load anaconda3", "conda activate llm"], {}),
@@ -384,19 +365,10 @@ def test_other_output_files_are_left_alone(pattern: str) -> None:
         (["LAST=$(ls -td out/checkpoint-* | head -1)"], {"SL047": Severity.WARNING}),
         (["LAST=$(ls -d out/checkpoint-* | sort -V | tail -1)"], {}),
         (["ls -lt logs | head -1"], {}),
-        (["export HF_HOME=$SLURM_TMPDIR/hf"], {"SL048": Severity.INFO}),
-        (["export HF_HOME=/scratch/$USER/hf"], {}),
     ],
 )
 def test_what_a_job_relies_on_is_looked_at(lines: list[str], codes: dict[str, Severity]) -> None:
     assert job(*lines) == codes
-
-
-def test_a_secret_is_never_repeated() -> None:
-    secret = "aB3dE5fG7hJ9kL1mN2pQ4rS6tU8vW0xYzA"
-    findings = look(HEADER + f"export HF_TOKEN=hf_{secret}\n")
-    assert [each.code for each in findings] == ["SL043"]
-    assert secret not in repr(findings)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from tests.lint.designs import merged
 from tests.lint.folders import findings_of, view_of
 
 from touchline.core.finding import Severity
-from touchline.lint.siblings import effective_digest
+from touchline.lint.siblings import effective_settings
 
 pytestmark = pytest.mark.planning
 
@@ -109,7 +109,7 @@ def test_the_digest_knows_what_changes_weights() -> None:
 
     def digest(lines: str) -> str:
         (sibling,) = view_of({"a.yaml": merged(lines, "qlora_stage")}).siblings
-        return effective_digest(sibling.stated)
+        return repr(effective_settings(sibling.stated, {}))
 
     same = (
         "experiment_name: x",

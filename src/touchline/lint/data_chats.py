@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from touchline.core.finding import Severity
-from touchline.data.columns import Values, text_of
+from touchline.data.columns import Values
 from touchline.data.text import short
 from touchline.lint.data_view import DataRow, DataView
 from touchline.lint.data_words import fault_of_rows
@@ -15,7 +15,6 @@ Turn = Mapping[str, object]
 
 _FEW = 0.2
 """Share of the chats up to which another order is an accident and not the way of this dataset."""
-_ALL = 4
 _USERS = frozenset({"user", "human", "prompter"})
 _ASSISTANTS = frozenset({"assistant", "gpt", "model", "bot", "chatgpt", "bing", "bard"})
 _SYSTEMS = frozenset({"system", "developer"})
@@ -157,41 +156,3 @@ def mixed_turn_formats(view: DataView) -> Iterator[Violation]:
 
 def _having(names: Sequence[set[str]], role: str) -> int:
     return sum(role in each for each in names)
-
-
-@rule("DA384", Severity.WARNING)
-def chosen_is_rejected(view: DataView) -> Iterator[Violation]:
-    """The better answer of a preference and the worse one are the same text."""
-    name = view.layout.rejected
-    if name is None or view.layout.answer is None:
-        return
-    same = [row for row in view.rows if row.label and (text_of(row.values.get(name)) or "").strip() == row.label]
-    if same:
-        severity = Severity.ERROR if len(same) == view.count >= _ALL else None
-        yield fault_of_rows(view, same, f"chosen and rejected are both {short(same[0].label)}", severity=severity)
-
-
-@rule("DA385", Severity.WARNING)
-def rejected_answer_missing(view: DataView) -> Iterator[Violation]:
-    """A preference has no worse answer, or an empty one."""
-    name = view.layout.rejected
-    if name is None or view.layout.answer is None or "chosen" not in view.layout.answer.casefold():
-        return
-    lacking = [row for row in view.rows if not (text_of(row.values.get(name)) or "").strip()]
-    if lacking and len(lacking) * 2 <= view.count:
-        yield fault_of_rows(view, lacking, f"{name!r} is missing or empty")
-
-
-@rule("DA386", Severity.WARNING)
-def rejected_answer_constant(view: DataView) -> Iterator[Violation]:
-    """Nearly all preferences reject the same text."""
-    name = view.layout.rejected
-    if name is None or view.count < _ALL:
-        return
-    texts = [(text_of(row.values.get(name)) or "").strip() for row in view.rows]
-    most = max(set(texts), key=lambda text: (texts.count(text), text)) if len(set(texts)) * 10 <= len(texts) else ""
-    if not most and len(set(texts)) == 1:
-        most = texts[0]
-    if most and texts.count(most) * 10 >= 9 * len(texts):
-        rows = [row for row, text in zip(view.rows, texts, strict=True) if text == most]
-        yield fault_of_rows(view, rows, f"rejected is {short(most)}")

@@ -9,13 +9,12 @@ from touchline.core.finding import Severity
 from touchline.data import text as data_text
 from touchline.data.text import short
 from touchline.lint.data_view import DataRow, DataView
-from touchline.lint.data_words import at_file, fault_of_rows
+from touchline.lint.data_words import fault_of_rows
 from touchline.lint.rule import Violation, rule
 
 _RARE = 0.02
 """Share of the rows under which a few odd characters do no harm."""
 _ALPACA = re.compile(r"^### (?:Instruction|Response|Input):", re.MULTILINE)
-_RARE_TAGS = 0.05
 _SMALL = 1_000
 """Rows up to which each is looked at by a person, and one odd one is worth a word."""
 _AROUND = 12
@@ -83,27 +82,6 @@ def lone_surrogates(view: DataView) -> Iterator[Violation]:
     rows = _rows(view, data_text.surrogate)
     if rows:
         yield fault_of_rows(view, rows, "half a character (a surrogate that stands alone), which is no text")
-
-
-@rule("DA365", Severity.WARNING)
-def byte_order_mark(view: DataView) -> Iterator[Violation]:
-    """The file begins with a byte order mark."""
-    if view.byte_order_mark:
-        message = "the file begins with a byte order mark, U+FEFF"
-        yield Violation(message=message, at=at_file(view), subject="encoding", hint="save it as UTF-8 without BOM")
-
-
-@rule("DA366", Severity.INFO)
-def html_in_answers(view: DataView) -> Iterator[Violation]:
-    """Answers hold HTML entities such as `&amp;` and `&nbsp;`."""
-    rows = [row for row in view.rows if row.answer and data_text.entity(row.answer) and "</" not in row.answer]
-    tagged = [row for row in view.rows if row.answer and data_text.tag(row.answer)]
-    if rows:
-        piece = data_text.entity(rows[0].answer or "") or ""
-        yield fault_of_rows(view, rows, f"HTML entities in answers: {short(piece)}", hint="unescape the texts")
-    if tagged and len(tagged) <= _RARE_TAGS * view.count:
-        piece = data_text.tag(tagged[0].answer or "") or ""
-        yield fault_of_rows(view, tagged, f"HTML tags in answers, where the others have none: {short(piece)}")
 
 
 @rule("DA367", Severity.WARNING)

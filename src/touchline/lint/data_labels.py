@@ -19,7 +19,6 @@ _HIGH = 0.9
 _SURPRISE = 0.25
 _CHANCE = 0.7
 _SPLIT_ROWS = 10
-_PERIODS = 8
 
 
 @rule("DA320", Severity.ERROR)
@@ -137,18 +136,3 @@ def label_shift(view: DataView) -> Iterator[Violation]:
                 f"{percent(held[most], count)} of it and {percent(trained[most], total)} there"
             )
             yield Violation(message=message, at=at_file(view, name), subject=name)
-
-
-@rule("DA326", Severity.INFO)
-def full_stop_after_some_answers(view: DataView) -> Iterator[Violation]:
-    """Some short answers end with a full stop and others do not."""
-    if not view.short or view.closed:
-        return
-    ended = sum(count for label, count in view.all_labels.items() if label.endswith("."))
-    total = sum(view.all_labels.values())
-    rare = min(ended, total - ended)
-    if total >= _PERIODS and rare >= 0.02 * total and rare >= 2:
-        wanted = ended < total - ended
-        odd = [row for row in view.rows if row.label and row.label.endswith(".") == wanted]
-        message = f"short answers: {ended:,} end with a full stop and {total - ended:,} do not"
-        yield fault_of_rows(view, odd, message)

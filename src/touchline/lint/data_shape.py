@@ -5,8 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-import numpy as np
-
 from touchline.core.finding import Severity
 from touchline.data.text import short
 from touchline.lint.data_view import DataView
@@ -15,27 +13,8 @@ from touchline.lint.rule import Violation, rule
 from touchline.statistics.proportion import wilson
 
 _SOME_ROWS = 4
-_OUTLIER_CHARACTERS = 80
-_OUTLIER_FACTOR = 20
-_GIANT = 5
 _SMALL = 100
 _MARK = re.compile(r"<(image|video|audio)>")
-
-
-@rule("DA370", Severity.INFO)
-def much_longer_than_the_others(view: DataView) -> Iterator[Violation]:
-    """A row is many times as long as the others."""
-    lengths = np.fromiter((len(row.prompt) + len(row.answer or "") for row in view.rows), np.int64, view.count)
-    if len(lengths) < _SOME_ROWS:
-        return
-    limit = max(_OUTLIER_CHARACTERS, _OUTLIER_FACTOR * float(np.quantile(lengths, 0.75)))
-    long = [row for row, length in zip(view.rows, lengths, strict=True) if length > limit]
-    if long:
-        message = (
-            f"up to {int(lengths.max()):,} characters, where half of the rows have at most {int(np.median(lengths)):,}"
-        )
-        severity = Severity.WARNING if lengths.max() > _GIANT * limit else None
-        yield fault_of_rows(view, long, message, severity=severity)
 
 
 @rule("DA371", Severity.ERROR)

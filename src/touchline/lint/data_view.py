@@ -110,8 +110,6 @@ class DataView:
     """What calls an answer right."""
     media: MissingMedia | None = None
     """What was found of media; none: nothing was looked for."""
-    byte_order_mark: bool = False
-    """Whether a file begins with U+FEFF."""
     locate: Locate | None = None
     """Finds lines in formats that do not tell them at once."""
 

@@ -32,14 +32,6 @@ def no_validation_rows(view: DesignView) -> Iterator[Violation]:
             )
 
 
-@rule("EX184", Severity.ERROR)
-def run_name_is_no_folder(view: DesignView) -> Iterator[Violation]:
-    """A run's name holds a slash, so it is no name for one folder."""
-    pattern = view.experiment.run_names
-    if pattern is not None and ("/" in pattern or "\\" in pattern):
-        yield Violation(message=f"run_names {pattern!r} holds a slash", at=view.document.where(["run_names"]))
-
-
 @rule("EX185", Severity.ERROR)
 def non_positive_deadline(view: DesignView) -> Iterator[Violation]:
     """Report a deadline that leaves no time."""

@@ -15,8 +15,6 @@ SMALL_BATCH: Final = 4
 """Rows of a micro-batch up to which packing is worth a thought."""
 WORTH_PACKING: Final = 1.5
 """Examples a row from which packing saves something."""
-_ISOLATING: Final = ("flash", "fa2", "fa3", "flex", "sdp", "xformers")
-"""Kernels with which axolotl keeps packed examples apart (its own check of `sample_packing`)."""
 RECURRENT: Final = frozenset({"mamba", "mamba2", "falcon_mamba", "rwkv", "recurrent_gemma", "bamba", "qwen3_next"})
 """Families that carry a state along the row, which no mask of attention resets."""
 

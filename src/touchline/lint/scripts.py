@@ -12,46 +12,6 @@ from touchline.slurm.directives import Directive, DirectiveFault
 from touchline.slurm.options import OPTIONS, PLACEHOLDER, SHORT, is_slip, near, of_plugin, resolve
 
 
-@rule("SL001", Severity.ERROR)
-def script_without_an_interpreter(view: ScriptView) -> Iterator[Violation]:
-    """A job script whose first line names no interpreter."""
-    script = view.script
-    if not script.is_job or script.has_shebang or not any(line.strip() for line in script.lines):
-        return
-    first = script.lines[0]
-    if first.startswith("\ufeff#!"):
-        edits: tuple[Edit, ...] = (Edit(path=script.path, line=1, old=first, new=first.removeprefix("\ufeff")),)
-        message = "a byte order mark stands before `#!`, so sbatch does not take this for a batch script"
-    elif not first.strip() and len(script.lines) > 1 and script.lines[1].startswith("#!"):
-        edits = (Edit(path=script.path, line=1, old=first, new=None),)
-        message = "a blank line stands before `#!`; sbatch expects it in the first line"
-    else:
-        edits = (Edit(path=script.path, line=1, old=first, new=f"#!/bin/bash\n{first}"),)
-        message = "the first line names no interpreter, so sbatch refuses the script; expected `#!/bin/bash`"
-    yield Violation(message=message, at=script.where(1, 1), hint="#!/bin/bash", subject="#!", edits=edits)
-
-
-@rule("SL002", Severity.ERROR)
-def windows_line_ends(view: ScriptView) -> Iterator[Violation]:
-    """Lines that end as on Windows, with a carriage return."""
-    script = view.script
-    if not script.is_job:
-        return
-    with_return = [number for number, line in enumerate(script.lines, 1) if line.endswith("\r")]
-    if with_return:
-        edits = tuple(
-            Edit(path=script.path, line=number, old=script.lines[number - 1], new=script.lines[number - 1].rstrip("\r"))
-            for number in with_return
-        )
-        yield Violation(
-            message=f"{len(with_return)} lines end with a carriage return, and sbatch refuses such a script",
-            at=script.where(with_return[0], len(script.lines[with_return[0] - 1])),
-            hint=f"dos2unix {script.path}",
-            subject="line ends",
-            edits=edits,
-        )
-
-
 @rule("SL003", Severity.ERROR)
 def directive_after_command(view: ScriptView) -> Iterator[Violation]:
     """Report `#SBATCH` lines below the first command."""

@@ -48,38 +48,6 @@ def _names_beside(script: Script) -> bool:
     return any(name.endswith(".py") and not name.startswith(("/", "~", "$")) for name in programs)
 
 
-_SECRETS = (
-    ("a Hugging Face token", re.compile(r"\bhf_[A-Za-z0-9]{30,40}\b")),
-    ("an OpenAI key", re.compile(r"\bsk-(?:proj-)?[A-Za-z0-9_-]{32,}\b")),
-    ("an Anthropic key", re.compile(r"\bsk-ant-[A-Za-z0-9_-]{24,}\b")),
-    ("a GitHub token", re.compile(r"\b(?:gh[pousr]_[A-Za-z0-9]{36}|github_pat_[A-Za-z0-9_]{40,})\b")),
-    ("an AWS key", re.compile(r"\bAKIA[A-Z0-9]{16}\b")),
-    ("a Weights & Biases key", re.compile(r"(?:WANDB_API_KEY=|wandb\s+login\s+(?:--\S+\s+)*)[\"']?([0-9a-f]{40})\b")),
-    ("a Weights & Biases key", re.compile(r"\bwandb_v1_[A-Za-z0-9_]{40,}\b")),
-    ("a Slack token", re.compile(r"\bxox[abpr]-[A-Za-z0-9-]{20,}\b")),
-)
-_MADE_UP = re.compile(r"(.)\1{7}|x{4}|your|example|placeholder", re.IGNORECASE)
-
-
-@rule("SL043", Severity.WARNING)
-def secret_in_the_script(view: ScriptView) -> Iterator[Violation]:
-    """A token or key is written into the script."""
-    script = view.script
-    for number, line in enumerate(script.lines, 1):
-        if len(line) > 2000:
-            continue
-        for what, pattern in _SECRETS:
-            match = pattern.search(line)
-            if match is not None and not _MADE_UP.search(match[0].partition("=")[2] or match[0]):
-                yield Violation(
-                    message=f"{what} stands in the script for everybody to read",
-                    at=script.where(number, match.start() + 1),
-                    hint="make it invalid where it was issued, and read the new one from a private file",
-                    subject="secret",
-                )
-                break
-
-
 @rule("SL044", Severity.INFO)
 def conda_without_setup(view: ScriptView) -> Iterator[Violation]:
     """Report `conda activate` in a script that does not set conda up."""
@@ -223,23 +191,3 @@ def checkpoint_chosen_by_date(view: ScriptView) -> Iterator[Violation]:
                 hint="ls -d checkpoint-* | sort -V | tail -1",
                 subject="checkpoint",
             )
-
-
-@rule("SL048", Severity.INFO)
-def cache_of_each_job(view: ScriptView) -> Iterator[Violation]:
-    """The cache of Hugging Face lies in a folder of this job alone."""
-    names = ("HF_HOME", "HF_HUB_CACHE", "TRANSFORMERS_CACHE", "HUGGINGFACE_HUB_CACHE")
-    for step in view.script.steps:
-        words = [*(word for _, word in step.command.assignments)]
-        if step.command.name == "export":
-            words += step.command.words[1:]
-        for word in words:
-            name, _, value = word.raw.partition("=")
-            if name in names and re.search(r"SLURM_(?:JOB_?ID|ARRAY_TASK_ID|TMPDIR)|\$\$|mktemp|\$\{?TMPDIR", value):
-                yield Violation(
-                    message=f"{name} is a folder of this job alone, so each job fetches its models again",
-                    at=view.script.where(word.line, word.column),
-                    hint="one folder for all jobs, filled before",
-                    subject=name,
-                )
-                return

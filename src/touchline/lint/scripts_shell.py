@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import itertools
 import re
 from collections.abc import Iterator
 
@@ -12,8 +11,6 @@ from touchline.lint.rule import Violation, rule
 from touchline.lint.script_view import ScriptView, at_option, said, shown
 from touchline.slurm.script import plain_path, submitted
 
-_NAME = re.compile(r"[A-Z_][A-Z0-9_]*")
-_BROKEN_LINE = re.compile(r"\S.*\\[ \t]+$")
 _SPREADS = re.compile(
     r"\b(?:srun|mpirun|mpiexec|pdsh|ssh|torchrun|accelerate|deepspeed|ray|parallel|nnodes|horovodrun|clush|dask)\b"
     r"|SLURM_(?:NODELIST|JOB_NODELIST|NNODES)|torch\.distributed"
@@ -25,38 +22,6 @@ _FEW = 512
 """Megabytes in which no training starts."""
 
 _JOB_ENDINGS = (".slurm", ".sbatch")
-
-
-@rule("SL053", Severity.ERROR)
-def assignment_with_blanks(view: ScriptView) -> Iterator[Violation]:
-    """A variable is set with blanks around `=`."""
-    for step in view.script.steps:
-        words = step.command.words
-        if len(words) > 2 and words[0].text in ("export", "readonly", "local"):
-            words = words[1:]
-        if len(words) < 2 or not words[0].is_literal or not _NAME.fullmatch(words[0].text):
-            continue
-        sign = words[1].raw
-        if sign.startswith("=") and not sign.startswith("=="):
-            value = words[2].raw if len(words) > 2 and sign == "=" else sign[1:]
-            yield Violation(
-                message=f"`{words[0].text}` is not set here: blanks stand around `=`",
-                at=view.script.where(words[0].line, words[0].column),
-                hint=f"{words[0].text}={value}",
-            )
-
-
-@rule("SL054", Severity.WARNING)
-def continuation_that_ends_the_line(view: ScriptView) -> Iterator[Violation]:
-    """A blank stands behind the backslash that should continue a command on the next line."""
-    lines = view.script.lines
-    for number, (line, following) in enumerate(itertools.pairwise(lines), 1):
-        if _BROKEN_LINE.match(line) and not line.lstrip().startswith("#") and following.strip().startswith("-"):
-            yield Violation(
-                message="a blank stands behind the backslash, so the command ends here and the next line is another",
-                at=view.script.where(number, len(line.rstrip())),
-                hint="take the blank away",
-            )
 
 
 @rule("SL055", Severity.WARNING)

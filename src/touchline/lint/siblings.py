@@ -122,16 +122,6 @@ _SHARED_PARTS: Final = 3
 """Folders that two output paths share at their beginning, at least, when they belong to one project."""
 
 
-def effective_digest(stated: StatedTraining, contents: Mapping[str, str] | None = None) -> str:
-    """Equal for trainings that give the same weights: data, model and settings count, names and outputs do not.
-
-    Args:
-        stated: the training.
-        contents: hashes of data files by the name that the config gives them; other data counts by its path.
-    """
-    return _hash(effective_settings(stated, contents or {}))
-
-
 def effective_settings(stated: StatedTraining, contents: Mapping[str, str]) -> dict[str, object]:
     """What the weights depend on, by field: values in one spelling; a micro-batch counts only in the global batch."""
     best = stated.load_best is not None and stated.load_best.value

@@ -109,11 +109,3 @@ def more_workers_than_cpus(view: TrainingView) -> Iterator[Violation]:
             at=workers,
             hint=f"{workers.key.rpartition('.')[2]}: {max(cpus // devices - 1, 0)}",
         )
-
-
-@rule("TR056", Severity.INFO)
-def processor_beside_gpu(view: TrainingView) -> Iterator[Violation]:
-    """The training is on the processor although there is a GPU."""
-    device, gpu = view.stated.device, view.around.gpu
-    if device is not None and gpu is not None and _on_processor(view.stated):
-        yield Violation(message=f"trains on the processor, and there is a {gpu.name}", at=device)

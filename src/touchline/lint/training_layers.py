@@ -46,10 +46,6 @@ _NAMED: Final = (
 )
 """How models' names tell their architecture, where config.json is not here."""
 _PLAIN: Final = re.compile(r"[\w.]+")
-_SHORTEST: Final = 32
-_LONGEST: Final = 10_000_000
-"""Rows that no model of today was made for."""
-_ANY_CONTEXT: Final = 1_048_576
 _MANY_WARMUP: Final = 10_000
 _ALIKE: Final = 1.5
 """Names round: the same model is sold as 7B and as 8B."""
@@ -115,23 +111,6 @@ def pretraining_warmup(view: TrainingView) -> Iterator[Violation]:
     warmup, steps = view.stated.warmup_steps, view.stated.max_steps
     if warmup is not None and warmup.value >= _MANY_WARMUP and steps is None and isinstance(view.data, Missing):
         yield Violation(message=f"{warmup.value:,} warm-up steps are more than most trainings have in all", at=warmup)
-
-
-@rule("TR062", Severity.WARNING)
-def length_of_no_model(view: TrainingView) -> Iterator[Violation]:
-    """Rows may have fewer than 32 tokens, or more than a million where nothing tells that the model takes so many."""
-    limit = view.stated.max_seq_len
-    if limit is None or limit.is_default:
-        return
-    if limit.value < 1:
-        yield Violation(message=f"rows of {limit.value} tokens hold nothing", at=limit, severity=Severity.ERROR)
-        return
-    context = None if isinstance(view.model, Missing) else view.model.context_length
-    short = isinstance(view.data, Missing) or view.data.lengths is None
-    if limit.value < _SHORTEST and short:
-        yield Violation(message=f"rows of at most {limit.value} tokens cut nearly every example", at=limit)
-    elif limit.value > (_ANY_CONTEXT if context is None else max(8 * context, _LONGEST)):
-        yield Violation(message=f"rows of up to {limit.value:,} tokens are beyond every model's context", at=limit)
 
 
 @rule("TR063", Severity.WARNING)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterator
 from typing import Final
@@ -12,6 +11,7 @@ from touchline.core.quantity import Missing
 from touchline.lint.arithmetic import HF_LOOP
 from touchline.lint.limits import adapted
 from touchline.lint.rule import Violation, rule
+from touchline.lint.training_ranges import trains_adapter
 from touchline.lint.views import TrainingView
 
 ADAPTER_RATES: Final = (5e-7, 1e-2)
@@ -30,18 +30,6 @@ _OTHER_SCALE = re.compile(r"dadapt|schedule_?free|prodigy|mini|adafactor|muon|li
 """Optimizers whose learning rate is on another scale."""
 
 
-def _adapts(view: TrainingView) -> bool:
-    return view.stated.method is not None and view.stated.method.value in ("lora", "qlora")
-
-
-@rule("TR030", Severity.ERROR)
-def non_positive_learning_rate(view: TrainingView) -> Iterator[Violation]:
-    """Report a learning rate that is zero, negative or not a number."""
-    rate = view.stated.learning_rate
-    if rate is not None and not (rate.value > 0 and math.isfinite(rate.value)):
-        yield Violation(message=f"a learning rate of {rate.value:g} trains nothing; expected more than 0", at=rate)
-
-
 @rule("TR031", Severity.WARNING)
 def unusual_learning_rate(view: TrainingView) -> Iterator[Violation]:
     """Report a learning rate far outside of its method's usual range."""
@@ -50,16 +38,16 @@ def unusual_learning_rate(view: TrainingView) -> Iterator[Violation]:
         return
     if optimizer is not None and (_OTHER_SCALE.search(optimizer.value) or not _ADAM.search(optimizer.value)):
         return
-    low, high = ADAPTER_RATES if _adapts(view) else FULL_RATES
+    low, high = ADAPTER_RATES if trains_adapter(view.stated) else FULL_RATES
     size = None if isinstance(view.model, Missing) else view.model.num_parameters
-    if not _adapts(view) and (size is None or size < SMALL):
+    if not trains_adapter(view.stated) and (size is None or size < SMALL):
         high = SMALL_FULL_RATE
     if not low <= rate.value <= high:
-        what = "an adapter" if _adapts(view) else "all weights"
+        what = "an adapter" if trains_adapter(view.stated) else "all weights"
         yield Violation(
             message=f"a learning rate of {rate.value:g} for {what}; expected {low:g} to {high:g}",
             at=rate,
-            hint="2.0e-4 is usual" if _adapts(view) else "1.0e-5 is usual",
+            hint="2.0e-4 is usual" if trains_adapter(view.stated) else "1.0e-5 is usual",
         )
 
 
@@ -67,27 +55,16 @@ def unusual_learning_rate(view: TrainingView) -> Iterator[Violation]:
 def full_training_learning_rate(view: TrainingView) -> Iterator[Violation]:
     """Report an adapter with a learning rate usual for training all weights."""
     rate = view.stated.learning_rate
-    if rate is not None and _adapts(view) and RATES_OF_FULL[0] <= rate.value <= RATES_OF_FULL[1]:
+    if rate is not None and trains_adapter(view.stated) and RATES_OF_FULL[0] <= rate.value <= RATES_OF_FULL[1]:
         said = f"the trainer's default of {rate.value:g}" if rate.is_default else f"{rate.value:g}"
         yield Violation(message=f"{said} is a learning rate for all weights; adapters usually take some 2e-4", at=rate)
 
 
-@rule("TR033", Severity.ERROR)
-def zero_alpha(view: TrainingView) -> Iterator[Violation]:
-    """Report an adapter with alpha 0."""
-    alpha = view.stated.alpha
-    # LLaMA-Factory takes 0 for "not given" and puts twice the rank.
-    if alpha is not None and _adapts(view) and alpha.value == 0 and view.stated.backend != "llamafactory":
-        yield Violation(
-            message="alpha 0 multiplies the adapter by 0: it never learns", at=alpha, hint=_alpha_hint(view)
-        )
-
-
 @rule("TR034", Severity.WARNING)
 def alpha_far_from_rank(view: TrainingView) -> Iterator[Violation]:
-    """Report alpha and rank that are far apart, or a negative alpha."""
+    """Report alpha and rank that are far apart."""
     alpha, rank = view.stated.alpha, view.stated.rank
-    if alpha is None or rank is None or rank.value < 1 or alpha.value == 0 or not _adapts(view):
+    if alpha is None or rank is None or rank.value < 1 or alpha.value <= 0 or not trains_adapter(view.stated):
         return
     ratio = alpha.value / rank.value
     if not RATIOS[0] <= ratio <= RATIOS[1]:
@@ -98,19 +75,11 @@ def alpha_far_from_rank(view: TrainingView) -> Iterator[Violation]:
         )
 
 
-@rule("TR035", Severity.ERROR)
-def non_positive_rank(view: TrainingView) -> Iterator[Violation]:
-    """Report an adapter of rank zero or less."""
-    rank = view.stated.rank
-    if rank is not None and _adapts(view) and rank.value < 1:
-        yield Violation(message=f"an adapter of rank {rank.value}; expected at least 1", at=rank, hint="8")
-
-
 @rule("TR036", Severity.WARNING)
 def adapter_larger_than_layers(view: TrainingView) -> Iterator[Violation]:
     """Report an adapter with as many parameters as its layers."""
     rank, targets = view.stated.rank, view.stated.target_modules
-    if rank is None or rank.value < 1 or not _adapts(view) or isinstance(view.model, Missing):
+    if rank is None or rank.value < 1 or not trains_adapter(view.stated) or isinstance(view.model, Missing):
         return
     shape = view.model.shape
     if isinstance(shape, Missing):
@@ -141,32 +110,6 @@ def constant_schedule_with_warmup(view: TrainingView) -> Iterator[Violation]:
                 at=each,
                 hint=f"{stated.schedule.key}: constant_with_warmup",
             )
-
-
-@rule("TR038", Severity.WARNING)
-def dropout_out_of_range(view: TrainingView) -> Iterator[Violation]:
-    """Report an adapter's dropout above one half or below 0."""
-    dropout = view.stated.dropout
-    if dropout is None or not _adapts(view) or 0 <= dropout.value <= 0.5:
-        return
-    possible = 0 <= dropout.value <= 1
-    yield Violation(
-        message=f"a dropout of {dropout.value:g}; expected 0 to 0.1" + ("" if possible else ", a share of one"),
-        at=dropout,
-        severity=None if possible else Severity.ERROR,
-    )
-
-
-@rule("TR039", Severity.WARNING)
-def weight_decay_out_of_range(view: TrainingView) -> Iterator[Violation]:
-    """Report a weight decay that is negative or above 1."""
-    decay = view.stated.weight_decay
-    if decay is not None and not 0 <= decay.value <= 1:
-        yield Violation(
-            message=f"a weight decay of {decay.value:g}; usual are 0 to 0.1",
-            at=decay,
-            severity=Severity.ERROR if decay.value < 0 else None,
-        )
 
 
 def _alpha_hint(view: TrainingView) -> str | None:

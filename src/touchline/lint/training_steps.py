@@ -8,7 +8,7 @@ from typing import Final
 from touchline.core.finding import Severity
 from touchline.core.quantity import Missing
 from touchline.data.packing.batches import largest_divisor
-from touchline.lint.arithmetic import HF_LOOP, Arithmetic, arithmetic, most
+from touchline.lint.arithmetic import Arithmetic, arithmetic, most
 from touchline.lint.rule import Violation, rule
 from touchline.lint.views import TrainingView
 from touchline.spec.partial import StatedTraining
@@ -112,15 +112,6 @@ def indivisible_global_batch(view: TrainingView) -> Iterator[Violation]:
         )
 
 
-@rule("TR020", Severity.ERROR)
-def no_epochs(view: TrainingView) -> Iterator[Violation]:
-    """Report zero or negative epochs."""
-    stated = view.stated
-    limited = stated.backend in HF_LOOP and stated.max_steps is not None and stated.max_steps.value > 0
-    if stated.epochs is not None and stated.epochs.value <= 0 and not limited:
-        yield Violation(message=f"{stated.epochs.value:g} epochs train nothing", at=stated.epochs, hint="1")
-
-
 _HUNDREDS = 200
 """So many epochs are a slip of the key or of a digit."""
 
@@ -135,12 +126,3 @@ def many_epochs(view: TrainingView) -> Iterator[Violation]:
         yield Violation(
             message=f"{stated.epochs.value:g} epochs; usual are 1 to 5", at=stated.epochs, severity=severity
         )
-
-
-@rule("TR022", Severity.ERROR)
-def non_positive_batch(view: TrainingView) -> Iterator[Violation]:
-    """Report a batch size or accumulation below 1."""
-    stated = view.stated
-    for each in (stated.micro_batch_size, stated.gradient_accumulation_steps, stated.global_batch_size):
-        if each is not None and each.value < 1:
-            yield Violation(message=f"{each.key} is {each.value}; expected at least 1", at=each, hint="1")

@@ -232,7 +232,6 @@ def see(files: DatasetFiles, request: AuditRequest, shown: Path) -> Seen:
         layout=layout,
         scorer=scorer,
         media=_media(rows, files, request),
-        byte_order_mark=any(_has_mark(path) for path in files.files.values()),
         locate=lambda split, number: located[split].line(_within(files, split), number) if split in located else None,
     )
     found = [*findings, *check_view(view, where, "data"), *scorer_findings(view)]
@@ -371,16 +370,6 @@ def _size(folder: Path, path: str) -> int | None:
         return place.stat().st_size if place.is_file() else None
     except (OSError, ValueError):
         return None
-
-
-def _has_mark(path: Path) -> bool:
-    if FORMATS.get(path.suffix.lower()) == "parquet":
-        return False
-    try:
-        with open_regular(path) as stream:
-            return stream.read(3) == b"\xef\xbb\xbf"
-    except OSError:
-        return False
 
 
 def _source(path: Path, request: AuditRequest) -> tuple[DatasetFiles, AuditRequest]:

@@ -1,41 +1,100 @@
-"""A job script put to bash, which reads it and runs nothing."""
+"""Shell grammar of job scripts, left to ShellCheck; where it is not installed, to `bash -n`."""
 
 from __future__ import annotations
 
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 from touchline.core.finding import Finding, Severity, Where
+from touchline.core.json_text import parse_json
 from touchline.slurm.script import Script
 
+NOT_CHECKED = 'shell grammar was checked by bash alone; for ShellCheck: pip install "touchline[shell]"'
+"""Message where ShellCheck is missing."""
 _TIMEOUT = 5.0
-_BASH = re.compile(r"#!\s*\S*(?:/|\s)(?:ba)?sh\b")
-_SAID = re.compile(r"line (\d+): (.+)")
-_TO_FILL_IN = re.compile(r"<[A-Za-z][\w .-]*>|\{\{|\{%")
-"""Marks of a template, which is no shell until somebody fills it in."""
+_SHELL = re.compile(r"#!\s*\S*(?:/|\s)(?:ba)?sh\b")
+_BASH_ERROR = re.compile(r"line (\d+): (.+)")
+_PLACEHOLDER = re.compile(r"<[A-Za-z][\w .-]*>|\{\{|\{%")
+"""Placeholders of a template, which is not shell until it is filled in."""
+_GRAMMAR = 2000
+"""Codes below are about grammar, so their errors are certain."""
+_CERTAIN = frozenset({2148, 2283})
+"""Other errors that are certain: no interpreter, which sbatch refuses; an assignment that is a command."""
 
 
-def bash_findings(script: Script) -> Iterator[Finding]:
-    """What `bash -n` says of a script; nothing where there is no bash, and of what is a template."""
-    bash = shutil.which("bash")
-    if bash is None or not _BASH.match(script.lines[0] if script.lines else "") or _TO_FILL_IN.search(script.text):
+def find_shellcheck() -> str | None:
+    """Return the path of ShellCheck beside the interpreter or on PATH. None if it is not installed."""
+    beside = Path(sys.executable).with_name("shellcheck")
+    return str(beside) if beside.is_file() else shutil.which("shellcheck")
+
+
+def shell_findings(script: Script, shellcheck: str | None) -> Iterator[Finding]:
+    """Check the shell grammar of a job script or bash script, without running it.
+
+    Args:
+        script: the script; one with placeholders is skipped.
+        shellcheck: path of ShellCheck; None: `bash -n` is used.
+    """
+    first = script.lines[0] if script.lines else ""
+    is_shell = _SHELL.match(first) is not None or (script.is_job and not first.startswith("#!"))
+    if not is_shell or _PLACEHOLDER.search(script.text):
         return
-    text = "\n".join(line.rstrip("\r") for line in script.lines)
+    if shellcheck is not None:
+        yield from _shellcheck_findings(script, shellcheck)
+    elif (bash := shutil.which("bash")) is not None:
+        yield from _bash_findings(script, bash)
+
+
+def _shellcheck_findings(script: Script, shellcheck: str) -> Iterator[Finding]:
+    options = ["--norc", "--format=json1", "--severity=warning", "--exclude=SC1090,SC1091", "-"]
+    output = _run([shellcheck, *options], "\n".join(script.lines) + "\n")
     try:
-        done = subprocess.run(  # noqa: S603 (-n: it is read, and nothing of it is run)
-            [bash, "-n"], input=text, capture_output=True, text=True, timeout=_TIMEOUT, check=False, errors="replace"
-        )
-    except (OSError, subprocess.TimeoutExpired, ValueError):
+        parsed = parse_json(output[0]) if output is not None else None
+    except ValueError:
         return
-    match = _SAID.search(done.stderr)
-    if done.returncode and match is not None:
+    comments = parsed.get("comments") if isinstance(parsed, dict) else None
+    seen: set[int] = set()
+    for comment in comments if isinstance(comments, list) else ():
+        code, level = comment["code"], comment["level"]
+        if code in seen:
+            continue
+        seen.add(code)
+        is_certain = code < _GRAMMAR or code in _CERTAIN
+        severity = Severity.INFO if level != "error" else Severity.ERROR if is_certain else Severity.WARNING
+        yield Finding(
+            code="SL052",
+            severity=severity,
+            subject=f"SC{code}",
+            message=f"{comment['message']} (ShellCheck SC{code})",
+            where=script.where(min(comment["line"], len(script.lines)), comment["column"]),
+            hint=f"https://www.shellcheck.net/wiki/SC{code}",
+        )
+
+
+def _bash_findings(script: Script, bash: str) -> Iterator[Finding]:
+    output = _run([bash, "-n"], "\n".join(line.rstrip("\r") for line in script.lines))
+    match = _BASH_ERROR.search(output[1]) if output is not None else None
+    if match is not None:
         yield Finding(
             code="SL052",
             severity=Severity.ERROR,
             subject="shell",
-            message=f"bash cannot read the script: {match[2]}",
+            message=f"bash cannot parse the script: {match[2]}",
             where=Where(path=script.path, line=min(int(match[1]), len(script.lines))),
             hint=f"bash -n {script.path}",
         )
+
+
+def _run(command: list[str], text: str) -> tuple[str, str] | None:
+    """Run a program on a script; return stdout and stderr, None if it succeeded or could not run."""
+    try:
+        done = subprocess.run(  # noqa: S603 (both programs parse their input and run nothing of it)
+            command, input=text, capture_output=True, text=True, timeout=_TIMEOUT, check=False, errors="replace"
+        )
+    except (OSError, subprocess.TimeoutExpired, ValueError):
+        return None
+    return (done.stdout, done.stderr) if done.returncode else None

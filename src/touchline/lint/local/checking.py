@@ -22,7 +22,7 @@ from touchline.estimate.gpus import Gpu, find_gpu, similar_gpus
 from touchline.lint.check import CheckedConfig, CheckReport
 from touchline.lint.checked import row_of
 from touchline.lint.local.audit import data_findings, tree_findings
-from touchline.lint.local.bash_syntax import bash_findings
+from touchline.lint.local.bash_syntax import NOT_CHECKED, find_shellcheck, shell_findings
 from touchline.lint.local.checking_config_sets import Siblings
 from touchline.lint.local.checking_experiment import check_experiment
 from touchline.lint.local.checkpoint_folders import checkpoint_findings_of
@@ -95,7 +95,7 @@ def check_paths(
         paths: files and folders.
         settings: where models and caches are.
         request: what to check for.
-        on_message: receives a line before the code of a task file runs.
+        on_message: receives a line before the code of a task file runs, and one if ShellCheck is missing.
 
     Returns:
         The report, and its findings with their fixes.
@@ -116,6 +116,8 @@ def check_paths(
         checker.file(file)
     if paths:
         checker.together(paths)
+    if checker.lacks_shellcheck:
+        on_message(NOT_CHECKED)
     told = in_order(chosen(checker.found.findings, request))
     return report_of(told, checker.found), told
 
@@ -147,6 +149,7 @@ class _Checker:
         self._lookup = Lookup(settings)
         self._parity = Parity(settings.models_dir)
         self._siblings = Siblings()
+        self._shellcheck = find_shellcheck()
         self._scripts: list[tuple[Script, Path]] = []
         self._experiments: dict[Path, set[tuple[object, ...]]] = {}
         self._plans: list[TextFile] = []
@@ -190,6 +193,11 @@ class _Checker:
             self.found.files -= 1
             return
         self.found.findings += text_findings(file.path)
+
+    @property
+    def lacks_shellcheck(self) -> bool:
+        """Whether scripts were checked without ShellCheck."""
+        return bool(self._scripts) and self._shellcheck is None
 
     def together(self, paths: Sequence[Path]) -> None:
         """Look at what only several files show."""
@@ -367,7 +375,7 @@ class _Checker:
         )
         yield from check_view(view, Where(path=script.path), path.name)
         if len(self._scripts) <= _VALIDATED:
-            yield from bash_findings(script)
+            yield from shell_findings(script, self._shellcheck)
 
     def _text(self, file: FoundFile) -> str | None:
         """The file as text; what is no text, or too much of it, is told and left."""
