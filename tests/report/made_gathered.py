@@ -163,7 +163,7 @@ def metrics(result: RunResult, **settings: Setting) -> RunMetrics:
         performance_metrics={},
         per_epoch_metrics=(),
         dataset_path="words.json",
-        notes=result.notes,
+        notes=tuple(map(str, result.notes)),
     )
 
 

@@ -61,7 +61,7 @@ def test_the_last_epoch_counts_however_well_another_did() -> None:
     (found,) = analyses([run("r4", evaluations=records)], {}, {})
     assert found.checkpoints == {"r4": "epoch_10"}
     assert found.scores[0].value == 0.7
-    assert not any("selected on test" in note for note in found.notes)
+    assert not any("selected on test" in str(note) for note in found.notes)
 
 
 def test_further_tasks_come_after_the_experiment_s_own() -> None:
@@ -158,7 +158,9 @@ def test_collected_runs_carry_the_same_differences() -> None:
     assert {each.run: each.difference for each in expected.comparisons} == {
         name: result.difference for name, result in found.items() if result.difference is not None
     }
-    assert found["other"].notes == ("not compared with base: the items differ: 100 and 100, 0 of them in both",)
+    assert tuple(map(str, found["other"].notes)) == (
+        "not compared with base: the items differ: 100 and 100, 0 of them in both",
+    )
     assert found["base"].difference is None
     assert found["r4"].kind is RunKind.FINE_TUNED
 

@@ -8,11 +8,13 @@ import pytest
 from tests.report import made_gathered as made
 from tests.report.test_next_steps import checkpoint
 
+from touchline.core.notes import Note, NoteCode
 from touchline.core.quantity import Missing
 from touchline.core.status import RunStatus, TrainingOutcome
 from touchline.data.scores import CheckpointInfo
 from touchline.report.build import build_report
 from touchline.report.issues import NO_EVALUATION
+from touchline.report.report import IssueRole
 from touchline.results.report_inputs import Issue, Weight
 from touchline.results.verification_types import CheckpointFault, CheckpointKind
 
@@ -22,7 +24,13 @@ pytestmark = pytest.mark.planning
 def test_a_run_without_a_score_for_a_reason_is_told_once() -> None:
     """Who reads its folder says why, and says it alone."""
     runs = [made.run("1B_rank4"), made.run("1B_rank64", rank="64")]
-    told = Issue(weight=Weight.WARNING, subject="1B_rank4", title="scores cannot be read", text="Evaluate again.")
+    told = Issue(
+        weight=Weight.WARNING,
+        subject="1B_rank4",
+        title="scores cannot be read",
+        text="Evaluate again.",
+        role=IssueRole.EXPLAINS_NO_SCORE,
+    )
     report = build_report(made.gathered(runs, issues=[told]))
     assert [each.subject for each in report.issues if each.title == NO_EVALUATION] == ["1B_rank64"]
     assert [each.title for each in report.issues if each.subject == "1B_rank4" and each.weight is Weight.WARNING] == [
@@ -33,7 +41,7 @@ def test_a_run_without_a_score_for_a_reason_is_told_once() -> None:
 def test_metrics_that_cannot_be_read_are_one_issue() -> None:
     """Losses and steps that are missing for that reason are none of their own."""
     gone = Missing(missing="metrics.jsonl cannot be read")
-    note = "steps and losses are not known: metrics.jsonl cannot be read (Is a directory)"
+    note = Note(NoteCode.METRICS_UNREAD, {"file": "metrics.jsonl", "reason": "Is a directory"})
     run = made.run("1B_rank4", notes=(note,), steps_done=0, steps_planned=1500, train=gone, val=gone)
     report = build_report(made.gathered([run]))
     assert [(each.title, each.text) for each in report.issues if each.title != NO_EVALUATION] == [
@@ -108,7 +116,13 @@ def test_a_checkpoint_whose_weights_are_sound_lacks_a_file_and_is_told_once() ->
 def test_why_a_run_is_not_complete_is_said_once() -> None:
     run = made.run("1B_rank4", status=RunStatus.FAILED, outcome=TrainingOutcome.PARTIAL)
     for title in ("complete log, broken checkpoint", "training not complete"):
-        told = Issue(weight=Weight.ERROR, subject="1B_rank4", title=title, text="Cut.")
+        told = Issue(
+            weight=Weight.ERROR,
+            subject="1B_rank4",
+            title=title,
+            text="Cut.",
+            role=IssueRole.EXPLAINS_NOT_DONE,
+        )
         report = build_report(made.gathered([run], issues=[told]))
         assert [each.title for each in report.issues if each.weight is Weight.ERROR] == [title]
 

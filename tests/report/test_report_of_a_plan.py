@@ -9,6 +9,7 @@ import pytest
 from tests.report import made_gathered as made
 from tests.run.made_plans import GPU, made_control, made_plan, made_run
 
+from touchline.core.notes import Note, NoteCode
 from touchline.core.packing import PackingSide, PackingSummary
 from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.core.status import JobState, TrainingOutcome
@@ -220,13 +221,13 @@ def test_seeds_are_no_setting() -> None:
 def test_notes_of_a_result_are_told_once_and_by_their_weight() -> None:
     """What concerns the scores is a warning; what other issues or the provenance say is not said again."""
     notes = (
-        "not evaluated: epoch_1: 40 % of the answers failed, above max_error_rate 10 %",
-        "2 evaluations of other settings or weights left out",
-        "1 attempt(s) ended with an error; the last: failed, exit code 1",
-        "the training is complete although its job failed; the exit code is reported, not believed",
-        "epoch_1 on capitalization: 3 answers could not be generated or scored and count as wrong",
-        "trained on AMD EPYC, 2 threads",
-        "12 steps were done again after a kill",
+        Note(NoteCode.NOT_EVALUATED, {"evaluation": "epoch_1"}),
+        Note(NoteCode.EVALUATIONS_LEFT_OUT, {"evaluations": "2 evaluations"}),
+        Note(NoteCode.ATTEMPTS_FAILED, {"count": 1, "reason": "failed", "code": 1}),
+        Note(NoteCode.FAILED_EXIT),
+        Note(NoteCode.ANSWERS_NOT_SCORED, {"evaluation": "epoch_1 on capitalization", "count": 3}),
+        Note(NoteCode.TRAINED_ON, {"machine": "AMD EPYC, 2 threads"}),
+        Note(NoteCode.STEPS_REPEATED, {"count": 12}),
     )
     report = build_report(ours(made.run("1M_rank4", notes=notes)))
     told = [(issue.weight.value, issue.title) for issue in report.issues if not issue.title.startswith("no ")]

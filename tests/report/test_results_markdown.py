@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from tests.report import made_gathered as made
 from tests.report.test_next_steps import checkpoint
 
+from touchline.core.notes import Note
 from touchline.core.quantity import Missing, Quantity
 from touchline.core.status import JobState, RunStatus, TrainingOutcome
 from touchline.report.build import build_report
@@ -160,7 +161,7 @@ def test_foreign_text_is_text() -> None:
     hostile = made.run("1B_rank4", HOSTILE, rank=HOSTILE, evaluations=[made.record("x", HOSTILE, made.rights(3, 4))])
     hostile = replace(
         hostile,
-        notes=(HOSTILE,),
+        notes=(Note.stated(HOSTILE),),
         train_seconds=Missing(missing=HOSTILE),
         attempt_list=(made.attempt(HOSTILE, JobState.TIMEOUT, HOSTILE),),
     )

@@ -75,7 +75,7 @@ def test_tasks_are_kept_apart_in_the_files_order(tmp_path: Path) -> None:
     assert [record.task for record in result.other_evaluations] == ["tasks/a.py"]
     assert result.exact_match is not None
     assert (result.exact_match.k, result.exact_match.n) == (1, 2)
-    assert "not evaluated: base on number" in result.notes
+    assert "not evaluated: base on number" in map(str, result.notes)
     write(plan, tmp_path, TASKS[0], [sample(0)])
     assert [record.task for record in collected(plan, tmp_path).other_evaluations] == ["number", "tasks/a.py"]
 
@@ -92,7 +92,7 @@ def test_what_is_of_no_task_that_is_asked_for_is_left_out(tmp_path: Path) -> Non
     assert result.other_evaluations == ()
     assert len(result.evaluations) == 1
     assert [record.task for record in result.earlier_evaluations] == [TASKS[1].name]
-    assert any("by other settings kept beside" in note for note in result.notes)
+    assert any("by other settings kept beside" in str(note) for note in result.notes)
 
 
 def test_several_answers_to_an_item_are_one_observation(tmp_path: Path) -> None:
@@ -116,7 +116,7 @@ def test_errors_and_empty_evaluations_are_told(tmp_path: Path) -> None:
     write(plan, tmp_path, None, [sample(0, error="out of memory"), sample(1)])
     write(plan, tmp_path, TASKS[0], [])
     result = collected(plan, tmp_path)
-    assert any("base on capitalization: 1 answers could not" in note for note in result.notes)
+    assert any("base on capitalization: 1 answers could not" in str(note) for note in result.notes)
     write(plan, tmp_path, None, [])
     assert collected(plan, tmp_path).exact_match is None
 
@@ -206,7 +206,7 @@ def test_clusters_that_cannot_be_read_are_told(tmp_path: Path, known: str | None
     for spoiled in (text.replace("word 7", "word 70"), text.replace('"doc"', '"document"'), None):
         path.unlink() if spoiled is None else path.write_text(spoiled)
         result = collected(plan, tmp_path)
-        (note,) = [note for note in result.notes if "evaluate.cluster" in note]
+        (note,) = [str(note) for note in result.notes if "evaluate.cluster" in str(note)]
         assert words in note
         assert {each.cluster for each in result.evaluations[0].samples} == {known}
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from touchline.core.files import try_lock
-from touchline.core.status import TIME_LIMIT, AttemptStart, JobState
+from touchline.core.status import AttemptStart, JobState
 from touchline.run.attempt import own_job_id
 from touchline.run.claim import take_claim
 from touchline.run.processes import identify
@@ -85,7 +85,7 @@ def test_a_time_limit_of_this_machine_lets_the_work_save(tmp_path: Path, start: 
     assert process.wait(WAIT_SECONDS) == 75
     (attempt,) = read_attempts(tmp_path / "status")
     assert attempt.exit is not None
-    assert (attempt.state, attempt.exit.reason) == (JobState.TIMEOUT, TIME_LIMIT)
+    assert (attempt.state, attempt.exit.reason) == (JobState.TIMEOUT, "stopped at its time limit")
 
 
 def test_work_that_ends_in_time_knows_no_limit(tmp_path: Path, start: Start) -> None:

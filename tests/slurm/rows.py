@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from touchline.core.status import TIME_LIMIT, JobState
+from touchline.core.status import JobState
 
 COMPLETED, STOPPED, FAILED = "0 completed", "75 stopped by SIGTERM", "3 failed"
 KILLED = "137 killed by SIGKILL"
@@ -97,7 +97,7 @@ ROWS = (
         work="wait",
         directives=("--time=1",),
         limit_seconds=2,
-        local=Told(state=JobState.TIMEOUT, attempts=(f"75 {TIME_LIMIT}",), leaves=SAVED),
+        local=Told(state=JobState.TIMEOUT, attempts=("75 stopped at its time limit",), leaves=SAVED),
         slurm=Told(state=JobState.TIMEOUT, attempts=(STOPPED,), leaves=SAVED),
     ),
     Row(

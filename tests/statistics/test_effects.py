@@ -54,7 +54,7 @@ def test_one_seed_describes_checkpoints_and_not_the_setting() -> None:
     assert found.items_low is not None
     assert found.items_high is not None
     assert found.items_low < found.value < found.items_high
-    assert any("one seed" in note for note in analysed(sweep({"4": 0.3, "64": 0.9}, [1]), rank=("4", "64")).notes)
+    assert any("one seed" in str(note) for note in analysed(sweep({"4": 0.3, "64": 0.9}, [1]), rank=("4", "64")).notes)
 
 
 def test_seeds_tell_an_effect_that_is_there() -> None:
@@ -124,7 +124,7 @@ def test_what_always_changes_together_is_told() -> None:
     assert rate.confounded_with == ("train.rank",)
     assert rank.contrasts[0].value == pytest.approx(0.4, abs=0.1)
     assert "train.rate changes with it: the effect is of both" in rank.contrasts[0].reason
-    assert any(note.startswith("train.rank: train.rate changes with it") for note in found.notes)
+    assert any(str(note).startswith("train.rank: train.rate changes with it") for note in found.notes)
 
 
 def test_no_two_runs_that_differ_in_it_alone_give_no_number() -> None:
@@ -163,7 +163,7 @@ def test_half_of_the_runs_missing_leaves_what_can_be_paired() -> None:
     runs = [run for run in sweep({"4": 0.3, "64": 0.9}, [1, 2, 3]) if run.name != "r64_1e-4_s3"]
     found = analysed(runs, rank=("4", "64"))
     assert found.effects[0].contrasts[0].seeds == 2
-    assert any("64 against 4: 1 run left out" in note for note in found.notes)
+    assert any("64 against 4: 1 run left out" in str(note) for note in found.notes)
     only = [run for run in runs if run.name in ("r4_1e-4_s1", "r64_1e-4_s1")]
     assert contrast_of(only).reason == ONE_SEED
 

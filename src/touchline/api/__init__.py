@@ -222,7 +222,7 @@ def plan(
     new, notes = resolve(loaded, folder, settings, old, accepted, say)
     if measure is not None and measure(new, folder):
         new, notes = resolve(loaded, folder, settings, old, accepted, say)
-    return settle(folder, old, new, accept=accept, dry_run=dry_run, reason="planned", notes=notes)
+    return settle(folder, old, new, accept=accept, dry_run=dry_run, notes=notes)
 
 
 def prepare(source: Path, settings: Settings, *, run: str | None = None, accept: bool = False) -> Planned:

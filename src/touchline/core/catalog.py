@@ -78,6 +78,10 @@ class SplitInfo:
     """Hash of the split's rows, in order, in a canonical form."""
 
 
+SPLITS_IN_FILE = "in the file"
+"""`split_origin` of a dataset with splits of its own."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DatasetInfo:
     """A dataset file and its splits."""
@@ -93,11 +97,16 @@ class DatasetInfo:
     splits: tuple[SplitInfo, ...]
     """The splits, train first."""
     split_origin: str
-    """`in the file`, or how they were made: `80/5/15 by seed 14`."""
+    """`in the file`, or how they were made: `random 80/5/15 of the whole file, seed 14`."""
     about: dict[str, object] = field(default_factory=dict)
     """What the file says of itself: generator, word list, licence."""
     findings: tuple[Finding, ...] = ()
     """What is wrong with the file; an error means that it cannot be used."""
+
+    @property
+    def has_own_splits(self) -> bool:
+        """True if the splits are in the file."""
+        return self.split_origin == SPLITS_IN_FILE
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

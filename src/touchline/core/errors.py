@@ -87,6 +87,10 @@ class EnvironmentFault(TouchlineError):
     exit_code = 4
 
 
+class NoFileLocks(EnvironmentFault):
+    """The file system supports no file locks."""
+
+
 class Refused(EnvironmentFault):
     """The scheduler refused a job, in words: nothing was started, and trying again gives the same answer."""
 

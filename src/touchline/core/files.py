@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from io import BufferedReader
 from pathlib import Path
 
-from touchline.core.errors import EnvironmentFault, InputFault, quoted
+from touchline.core.errors import EnvironmentFault, InputFault, NoFileLocks, quoted
 
 _CHUNK_BYTES = 1 << 20
 _READ_LIMIT_BYTES = 4 << 30
@@ -226,7 +226,7 @@ def try_lock(path: Path) -> int | None:
     parent is killed. Close it to let go.
 
     Raises:
-        EnvironmentFault: the file system knows no locks.
+        NoFileLocks: the file system supports none.
     """
     with disk_faults("lock", path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -238,7 +238,7 @@ def try_lock(path: Path) -> int | None:
         return None
     except OSError as error:
         os.close(descriptor)
-        raise EnvironmentFault(
+        raise NoFileLocks(
             f"the file system of {str(path)!r} knows no file locks ({error.strerror})",
             expected="a folder on a local disk, or on a network file system with locks",
         ) from error

@@ -61,4 +61,6 @@ class Finding:
     hint: str | None = None
     """What to type or to write instead."""
     edits: tuple[Edit, ...] = ()
-    """The one safe answer, where there is one: `touchline check --fix` makes these."""
+    """Safe fix, if there is one: `touchline check --fix` makes these edits."""
+    allowed: bool = False
+    """Whether it is an error that the user allowed; its severity is INFO then."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Literal
 
@@ -31,4 +32,18 @@ class TargetMachine:
     @property
     def key(self) -> str:
         """What must be equal for a measured time to be one of the same machine."""
-        return self.name if self.kind == "gpu" else f"{self.name}, {self.threads} threads"
+        return self.name if self.kind == "gpu" else cpu_key(self.name, self.threads)
+
+
+_THREADS = re.compile(r"(?P<name>.+), (?P<threads>\d+) threads")
+
+
+def cpu_key(name: str, threads: int | None) -> str:
+    """Return the key of a CPU: times differ with the number of threads."""
+    return f"{name}, {threads} threads"
+
+
+def split_key(key: str) -> tuple[str, int | None]:
+    """Return the name of the machine of a key and its threads. None for a GPU."""
+    match = _THREADS.fullmatch(key)
+    return (key, None) if match is None else (match["name"], int(match["threads"]))

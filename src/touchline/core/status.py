@@ -57,10 +57,40 @@ EXIT_LINEAGE = 78
 """The parent is not what its records say; nothing was trained on it."""
 EXIT_OUT_OF_MEMORY = 79
 """The work did not fit into memory."""
-WARNED = "stopped by SIGUSR1"
-"""Reason of an attempt that its scheduler told that the limit is near: scripts ask for this signal for that alone."""
-TIME_LIMIT = "stopped at its time limit"
-"""Reason of an attempt that this machine ended at its limit."""
+
+
+class EndReason(StrEnum):
+    """Way in which an attempt ended."""
+
+    COMPLETED = "completed"
+    FAILED = "failed"
+    STOPPED = "stopped"
+    """It was asked to end by a signal other than SIGUSR1, and saved its state."""
+    TIME_LIMIT_SIGNAL = "time limit signal"
+    """The scheduler sent SIGUSR1: job scripts request that signal shortly before the time limit, for nothing else."""
+    TIME_LIMIT = "time limit"
+    """This machine ended it at its time limit."""
+    ALREADY_RUNNING = "already running"
+    """Another attempt holds the run; this one did nothing."""
+
+    @property
+    def is_requested(self) -> bool:
+        """True if the attempt was asked to end."""
+        return self in (EndReason.STOPPED, EndReason.TIME_LIMIT_SIGNAL, EndReason.TIME_LIMIT)
+
+    @classmethod
+    def of_words(cls, words: str) -> EndReason:
+        """Return the reason that the words of an exit file of version 0.1.0 stand for."""
+        return next((reason for prefix, reason in _WORDS_OF_0_1_0 if words.startswith(prefix)), cls.FAILED)
+
+
+_WORDS_OF_0_1_0 = (
+    ("completed", EndReason.COMPLETED),
+    ("stopped by SIGUSR1", EndReason.TIME_LIMIT_SIGNAL),
+    ("stopped at its time limit", EndReason.TIME_LIMIT),
+    ("stopped", EndReason.STOPPED),
+    ("another attempt", EndReason.ALREADY_RUNNING),
+)
 
 
 class TrainingOutcome(StrEnum):
@@ -120,20 +150,27 @@ class AttemptExit:
     code: int
     """Exit code of the work; 128 + n for signal n."""
     reason: str
-    """`completed`, `failed`, `stopped by SIGTERM`, `another attempt holds the run`."""
+    """Words for the user: `completed`, `failed`, `stopped by SIGTERM`, `another attempt holds the run`."""
     time_unix: float
     """When it was written."""
+    end: EndReason | None = None
+    """The same for programs. Files of version 0.1.0 hold the words alone; it is derived from them then."""
+
+    @property
+    def ended_by(self) -> EndReason:
+        """Way in which the attempt ended."""
+        return EndReason.of_words(self.reason) if self.end is None else self.end
 
     @property
     def state(self) -> JobState:
-        """The state that these words stand for."""
+        """Job state that corresponds to this end."""
         if self.code == 0:
             return JobState.COMPLETED
         if self.code == EXIT_OUT_OF_MEMORY:
             return JobState.OUT_OF_MEMORY
-        if self.reason == TIME_LIMIT or self.reason.startswith(WARNED):
+        if self.ended_by in (EndReason.TIME_LIMIT, EndReason.TIME_LIMIT_SIGNAL):
             return JobState.TIMEOUT
-        return JobState.CANCELLED if self.reason.startswith("stopped") else JobState.FAILED
+        return JobState.CANCELLED if self.ended_by is EndReason.STOPPED else JobState.FAILED
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

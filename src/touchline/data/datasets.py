@@ -14,7 +14,7 @@ from pathlib import Path, PurePath
 
 import numpy as np
 
-from touchline.core.catalog import DatasetInfo, Example, Message, SplitInfo
+from touchline.core.catalog import SPLITS_IN_FILE, DatasetInfo, Example, Message, SplitInfo
 from touchline.core.errors import DriftFault, InputFault
 from touchline.core.files import sha256_file
 from touchline.core.finding import Finding, Severity, Where
@@ -213,7 +213,7 @@ def _load(file: _File, data: DataConfig, cluster: str | None) -> _Loaded:
 def _splits(raw: RawDataset, data: DataConfig, path: Path, findings: list[Finding]) -> tuple[dict[str, list[Row]], str]:
     """The file's own splits, train first, or random ones of the whole file by `split_seed`."""
     if WHOLE not in raw.splits:
-        return {name: raw.splits[name] for name in SPLITS if name in raw.splits}, "in the file"
+        return {name: raw.splits[name] for name in SPLITS if name in raw.splits}, SPLITS_IN_FILE
     rows = raw.splits[WHOLE]
     train, validation, test = split_sizes(len(rows), data.train_fraction)
     if min(train, test) < 1:

@@ -40,6 +40,14 @@ def prepare_worker() -> None:
     warnings.filterwarnings("ignore", category=FutureWarning)
 
 
+_FAULT = "touchline: error: "
+
+
+def told_faults(stderr: str) -> list[str]:
+    """Return the messages of the faults that a worker wrote to its standard error."""
+    return [line.removeprefix(_FAULT).strip() for line in stderr.splitlines() if line.startswith(_FAULT)]
+
+
 def tell_fault(fault: TouchlineError) -> None:
     """Write a fault to the job's log: what, where, what was expected, what to type."""
     lines = [fault.message]
@@ -48,4 +56,4 @@ def tell_fault(fault: TouchlineError) -> None:
         lines.append(f"expected: {fault.expected}")
     if fault.hint is not None:
         lines.append(f"try: {fault.hint}")
-    sys.stderr.write("touchline: error: " + "\n  ".join(lines) + "\n")
+    sys.stderr.write(_FAULT + "\n  ".join(lines) + "\n")

@@ -29,6 +29,10 @@ _WHOLE_EPOCH = 0.05
 """The Trainer drops a remainder of each epoch, so its last row may say 2.98 for 3."""
 
 
+LOSS_NOT_A_NUMBER = Missing(missing="the loss is no number")
+"""Last loss of a run whose loss became NaN or infinite."""
+
+
 def reading_of(name: str, files: Sequence[str], view: RunView, notes: Sequence[str]) -> RunReading:
     """Everything that one run's files say."""
     trainer = _trainer(view)
@@ -215,7 +219,7 @@ def _last_loss(view: RunView) -> Measured:
         found = single[-1] if single else None
     if found is None:
         nan = any(sign.kind is SignKind.NOT_A_NUMBER for sign, _ in view.final.signs())
-        return Missing(missing="the loss is no number" if nan else "no step's loss was logged")
+        return LOSS_NOT_A_NUMBER if nan else Missing(missing="no step's loss was logged")
     return found.quantity(unit="nats", aggregation="last")
 
 

@@ -13,7 +13,7 @@ from touchline.backends.logtext.redact import redact
 from touchline.core.observation import OVER, Sign, SignKind
 from touchline.core.quantity import Missing
 from touchline.history.course import Part
-from touchline.history.reading import Outcome, Proof, Said, Word
+from touchline.history.reading import Outcome, Proof, Said, Word, exit_by_cause
 from touchline.history.view import Stretch
 
 _CAUSES = (
@@ -200,7 +200,7 @@ def _exit(stretch: Stretch, fatal: list[tuple[Sign, Part]], cause: tuple[Sign, P
     if cause is None:
         return Missing(missing="no line tells the exit code")
     sign, part = cause
-    return Word(value=f"failed: {redact(sign.text)[:160]}", where=f"{part.file}:{sign.line}")
+    return exit_by_cause(redact(sign.text)[:160], f"{part.file}:{sign.line}")
 
 
 def _proof(sign: Sign, part: Part, says: str) -> Proof:

@@ -40,6 +40,26 @@ class Word:
 
 Said = Word | Missing
 """A word, or why there is none."""
+
+_BY_CAUSE = "failed: "
+"""Prefix of the value of `RunReading.exit` where a line gives the cause and none the exit code."""
+
+
+def exit_by_cause(cause: str, where: str) -> Word:
+    """Return the exit of a process of which only the cause of its end is known."""
+    return Word(value=_BY_CAUSE + cause, where=where)
+
+
+def exit_code(exit_word: Word) -> int | None:
+    """Return the exit code. None where only the cause is known."""
+    return int(exit_word.value) if exit_word.value.isdecimal() else None
+
+
+def exit_cause(exit_word: Word) -> str:
+    """Return the line that gives the cause."""
+    return exit_word.value.removeprefix(_BY_CAUSE)
+
+
 _UNTOLD = Missing(missing="no line tells it")
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from touchline.core.machine import cpu_key
 from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.history.reading import Proof, Said, Segment, Word
 
@@ -123,7 +124,7 @@ class MachineFacts:
         if isinstance(self.gpu, Word):
             return self.gpu.value
         if isinstance(self.processor, Word) and isinstance(self.threads, Quantity):
-            return f"{self.processor.value}, {self.threads.value:.0f} threads"
+            return cpu_key(self.processor.value, round(self.threads.value))
         return None
 
 

@@ -95,7 +95,7 @@ def dataset_facts(info: DatasetInfo, row_set: str | Missing = NO_DATASET) -> Dat
         train=sizes.get("train", 0),
         validation=sizes.get("validation", 0),
         test=sizes.get("test", 0),
-        splits_made=info.split_origin != "in the file",
+        splits_made=not info.has_own_splits,
         train_sha256=splits["train"].sha256 if "train" in splits else "",
         test_sha256=splits["test"].sha256 if "test" in splits else "",
         row_set_sha256=row_set,

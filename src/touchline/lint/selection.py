@@ -7,9 +7,6 @@ from dataclasses import dataclass, replace
 
 from touchline.core.finding import Finding, Severity
 
-ALLOWED = "(allowed)"
-"""What is written behind an error that does not count."""
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CheckRequest:
@@ -37,7 +34,7 @@ def chosen(findings: Iterable[Finding], request: CheckRequest) -> Iterator[Findi
             continue
         seen.add(key)
         if request.allow and finding.severity is Severity.ERROR and finding.code.startswith(request.allow):
-            yield replace(finding, severity=Severity.INFO, message=f"{finding.message} {ALLOWED}")
+            yield replace(finding, severity=Severity.INFO, message=f"{finding.message} (allowed)", allowed=True)
         else:
             yield finding
 

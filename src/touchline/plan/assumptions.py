@@ -4,17 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from touchline.core.catalog import DatasetInfo
 from touchline.spec import defaults
 from touchline.spec.plan import Assumption, PlannedRun
 
 _FROM_THE_FILE = ("data.train_fraction", "data.split_seed")
 """Settings that only count where the dataset's file has no splits of its own."""
-
-
-def is_split_at_random(info: DatasetInfo) -> bool:
-    """Return True if the splits are not in the file."""
-    return "random" in info.split_origin
 
 
 def assumptions(given: Collection[str], runs: Sequence[PlannedRun], *, splits_made: bool) -> tuple[Assumption, ...]:

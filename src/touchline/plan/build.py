@@ -16,7 +16,7 @@ from touchline.core.catalog import DatasetInfo, ModelInfo
 from touchline.core.errors import InputFault
 from touchline.core.finding import Finding, Severity
 from touchline.core.quantity import NO_EVIDENCE, Missing
-from touchline.plan.assumptions import assumptions, is_split_at_random
+from touchline.plan.assumptions import assumptions
 from touchline.plan.decisions import Decisions, Question
 from touchline.plan.outlook import Outlook
 from touchline.plan.times import evaluation_limit
@@ -126,7 +126,7 @@ def build_plan(inputs: PlanInputs) -> Plan:
         assumptions=assumptions(
             inputs.given - _left_open(experiment),
             runs,
-            splits_made=any(map(is_split_at_random, inputs.datasets.values())),
+            splits_made=any(not info.has_own_splits for info in inputs.datasets.values()),
         ),
         **totals(runs, inputs.outlook.machine, experiment.compute.gpus, shared=experiment.compute.executor == "local"),
         evidence=evidence_of(runs),

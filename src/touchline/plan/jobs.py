@@ -10,14 +10,9 @@ from touchline.core.quantity import Measured, Missing
 from touchline.core.units import parse_duration, seconds_to_minutes
 from touchline.plan.placement.types import Minutes, PlaceJob
 from touchline.plan.totals import added
-from touchline.slurm.job_view import EVALUATE
+from touchline.slurm.job_view import evaluation_name
 from touchline.spec.plan import Plan, PlannedRun
 from touchline.spec.site import SlurmSite
-
-
-def evaluation_name(run: str) -> str:
-    """What the evaluation of a run is called."""
-    return EVALUATE + run
 
 
 def place_jobs(

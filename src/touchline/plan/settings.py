@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 from touchline.backends.registry import backend_names, get_backend
 from touchline.core.levels import SEEDS, STAGE
-from touchline.plan.assumptions import is_split_at_random
 from touchline.plan.run_settings import flat_settings
 from touchline.plan.settings_table import Origin, RunSetting, Scalar
 from touchline.spec.defaults import DEFAULTS
@@ -272,7 +271,7 @@ def _settings(plan: Plan, run: PlannedRun) -> Iterator[tuple[str, Scalar]]:
     seed = flat.pop("seed")
     unused = {"data.messages"} if run.data.messages is None else {"data.input", "data.output", "data.prompt"}
     dataset = plan.datasets.get(run.dataset)
-    if dataset is not None and not is_split_at_random(dataset):
+    if dataset is not None and dataset.has_own_splits:
         unused |= {*_OF_SPLITS}
     for key, value in flat.items():
         if key not in unused:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from touchline.core.levels import STAGE
+from touchline.core.notes import NoteCode
 from touchline.core.quantity import Missing
 from touchline.plan.design_words import design_line
 from touchline.report.analyses import analyses as analyses_of
@@ -31,8 +32,6 @@ from touchline.results.run_result import RunResult
 from touchline.spec.runs import RunKind
 
 _NOTHING_EVALUATED = Missing(missing="nothing was evaluated")
-_TRAINED_ON = "trained on "
-"""How the note of a result begins that says on what, with which types and in which layout."""
 _NOT_RECORDED = Missing(missing="no version was recorded")
 _NOT_PLANNED = Missing(missing="not planned by touchline")
 
@@ -155,11 +154,11 @@ def _stack(gathered: Gathered) -> Iterator[tuple[str, str]]:
 
 
 def _trained_on(gathered: Gathered) -> Iterator[tuple[str, str]]:
-    """Runs by what they were really trained on, as their notes have it."""
+    """Yield each machine, base type and layout with the runs trained on it."""
     machines: dict[str, list[str]] = {}
     for run in gathered.runs:
         for note in run.notes:
-            if note.startswith(_TRAINED_ON):
-                machines.setdefault(note.removeprefix(_TRAINED_ON), []).append(run.name)
+            if note.code is NoteCode.TRAINED_ON:
+                machines.setdefault(str(note.data["machine"]), []).append(run.name)
     for machine, names in machines.items():
         yield "trained on", machine if len(machines) == 1 else f"{machine} ({listed(names)})"

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from touchline.core.notes import NoteCode
 from touchline.core.quantity import Missing
 from touchline.core.status import JobState, RunStatus, TrainingOutcome
 from touchline.plan.sections import revision_text
 from touchline.report.facts import is_failed_exit, not_finite, risen
 from touchline.report.issues_checkpoints import checkpoint_issues
-from touchline.report.report import AnswerCounts
+from touchline.report.report import AnswerCounts, IssueRole
 from touchline.report.words import bare, capital, count
 from touchline.results.report_inputs import Gathered, Issue, Weight
 from touchline.results.run_result import AttemptResult, RunResult
@@ -32,37 +33,23 @@ _UNDER_WAY = {
     RunStatus.QUEUED: "in the queue",
     RunStatus.RUNNING: "at work",
 }
-_TOLD_BY_ISSUES = (
-    "the training is complete although its job failed",
-    "checkpoint ",
-    "not compared with ",
-    "trained on ",
-)
-"""How the notes of a result begin whose content stands here, or under provenance, with its numbers."""
-_TOLD_BY_ATTEMPTS = (" attempt(s) ended with an error", " attempt(s) were killed without a word")
-_TOLD_BY_ANSWERS = " count as wrong"
-_UNREAD = "metrics.jsonl cannot be read"
-_HEEDED = (
-    ("not evaluated: ", "an evaluation does not count"),
-    (" left out", "evaluations are left out"),
-    (_UNREAD, "metrics cannot be read"),
-)
-"""What the notes hold that must be heeded, and how such an issue is called."""
-_WHY_NO_SCORE = frozenset(
+_REPORTED_ELSEWHERE = frozenset(
     {
-        "an evaluation's log is cut",
-        "scores cannot be read",
-        "evaluations cannot be read",
-        "evaluations are left out",
-        "folder cannot be read",
+        NoteCode.FAILED_EXIT,
+        NoteCode.CHECKPOINT_UNUSABLE,
+        NoteCode.NOT_COMPARED,
+        NoteCode.TRAINED_ON,
+        NoteCode.ANSWERS_NOT_SCORED,
     }
 )
-"""Issues that say why a run has no score, so that its lack is no issue of its own."""
-
-_WHY_NOT_DONE = frozenset({"complete log, broken checkpoint", "training not complete"})
-"""Issues of a run that touchline did not plan that say why it is not complete."""
-_NOT_DONE = frozenset({"training failed", "interrupted", "last checkpoint lost"})
-"""Issues that say no more than that."""
+"""Notes whose content is an issue of its own, with its numbers, or stands under provenance."""
+_REPORTED_BY_ATTEMPTS = frozenset({NoteCode.ATTEMPTS_FAILED, NoteCode.ATTEMPTS_KILLED})
+_WARNINGS = {
+    NoteCode.NOT_EVALUATED: "an evaluation does not count",
+    NoteCode.EVALUATIONS_LEFT_OUT: "evaluations are left out",
+    NoteCode.METRICS_UNREAD: "metrics cannot be read",
+}
+"""Titles of the issues of notes that are warnings."""
 
 
 def issues(gathered: Gathered, analyses: Sequence[Analysis], answers: Sequence[AnswerCounts]) -> tuple[Issue, ...]:
@@ -84,13 +71,13 @@ def issues(gathered: Gathered, analyses: Sequence[Analysis], answers: Sequence[A
     ]
     known = {(issue.subject, issue.title) for issue in gathered.issues}
     found = [*gathered.issues, *(issue for issue in computed if (issue.subject, issue.title) not in known)]
-    explained = {issue.subject for issue in found if issue.title in _WHY_NO_SCORE}
-    unfinished = {issue.subject for issue in gathered.issues if issue.title in _WHY_NOT_DONE}
+    explained = {issue.subject for issue in found if issue.role is IssueRole.EXPLAINS_NO_SCORE}
+    unfinished = {issue.subject for issue in gathered.issues if issue.role is IssueRole.EXPLAINS_NOT_DONE}
     told = [
         issue
         for issue in found
-        if (issue.title != NO_EVALUATION or issue.subject not in explained)
-        and (issue.title not in _NOT_DONE or issue.subject not in unfinished)
+        if (issue.role is not IssueRole.NO_SCORE or issue.subject not in explained)
+        and (issue.role is not IssueRole.NOT_DONE or issue.subject not in unfinished)
     ]
     return tuple(sorted(told, key=lambda issue: _ORDER[issue.weight]))
 
@@ -139,7 +126,7 @@ def _of_prompts(run: RunResult) -> Iterator[Issue]:
 
 def _measured(run: RunResult) -> Iterator[Issue]:
     """What is not on record of a training that is complete."""
-    if any(_UNREAD in note for note in run.notes):
+    if any(note.code is NoteCode.METRICS_UNREAD for note in run.notes):
         return
     if run.steps_done is not None and run.steps_planned is not None and run.steps_done < run.steps_planned:
         yield Issue(
@@ -183,19 +170,23 @@ def _standing(run: RunResult) -> Iterator[Issue]:
         case RunStatus.FAILED:
             what = "evaluation" if is_control else "training"
             text = f"The {what} did not end well{steps}.{how} It has no result."
-            yield Issue(weight=Weight.ERROR, subject=run.name, title=f"{what} failed", text=text)
+            role = None if is_control else IssueRole.NOT_DONE
+            yield Issue(weight=Weight.ERROR, subject=run.name, title=f"{what} failed", text=text, role=role)
         case RunStatus.INTERRUPTED if _is_spoilt(run):
             text = (
                 "Every step is done and its job ended well, but its last checkpoint is not sound any more, so that "
                 "the training does not count as complete. `touchline resume` goes on from what is sound."
             )
-            yield Issue(weight=Weight.WARNING, subject=run.name, title="last checkpoint lost", text=text)
+            title = "last checkpoint lost"
+            yield Issue(weight=Weight.WARNING, subject=run.name, title=title, text=text, role=IssueRole.NOT_DONE)
         case RunStatus.INTERRUPTED:
             text = f"It was interrupted{steps}.{how} `touchline resume` goes on from what was saved."
-            yield Issue(weight=Weight.WARNING, subject=run.name, title="interrupted", text=text)
+            title = "interrupted"
+            yield Issue(weight=Weight.WARNING, subject=run.name, title=title, text=text, role=IssueRole.NOT_DONE)
         case RunStatus.TRAINED:
             text = "The training is complete, but no checkpoint was evaluated: nothing is said of its score."
-            yield Issue(weight=Weight.WARNING, subject=run.name, title=NO_EVALUATION, text=text)
+            title, role = NO_EVALUATION, IssueRole.NO_SCORE
+            yield Issue(weight=Weight.WARNING, subject=run.name, title=title, text=text, role=role)
         case status if status in _UNDER_WAY:
             begun = run.status not in (RunStatus.PLANNED, RunStatus.PREPARED)
             how = f"is {_UNDER_WAY[status]}{steps}" if begun else "has not been started"
@@ -313,16 +304,15 @@ def _of_plan(plan: Plan | None) -> Iterator[Issue]:
 
 
 def _notes(run: RunResult) -> Iterator[Issue]:
-    """What the result says of itself and nothing above does."""
+    """Yield the notes of a result that no other issue reports."""
     for note in run.notes:
-        if note.startswith(_TOLD_BY_ISSUES) or note.endswith(_TOLD_BY_ANSWERS):
+        if note.code in _REPORTED_ELSEWHERE or (run.attempt_list and note.code in _REPORTED_BY_ATTEMPTS):
             continue
-        if run.attempt_list and any(words in note for words in _TOLD_BY_ATTEMPTS):
-            continue
-        title = next((title for words, title in _HEEDED if words in note), None)
+        title = _WARNINGS.get(note.code)
         yield Issue(
             weight=Weight.INFO if title is None else Weight.WARNING,
             subject=run.name,
             title=title or NOTE,
-            text=f"{capital(note.rstrip('.'))}.",
+            text=f"{capital(str(note).rstrip('.'))}.",
+            role=IssueRole.EXPLAINS_NO_SCORE if note.code is NoteCode.EVALUATIONS_LEFT_OUT else None,
         )

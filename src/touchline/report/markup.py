@@ -10,7 +10,7 @@ from jinja2.filters import do_urlencode
 from touchline.core.markup import code, escape
 from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.report.chart import Chart
-from touchline.report.words import bare, figure
+from touchline.report.words import bare, figure, finite
 
 _LINKABLE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._/-]*")
 _LINKED = re.compile(r"(?<=[^!\\])\]\((?!figures/|report\.html|samples\.jsonl)([A-Za-z0-9_][A-Za-z0-9._/-]*)\)")
@@ -29,8 +29,8 @@ def short(value: Measured, digits: int = 4) -> str:
 
 def number(value: Measured, form: str = ",.0f") -> str:
     """A figure whose unit stands in the table's head."""
-    known = bare(value)
-    return format(value.value, form) if isinstance(value, Quantity) and "n/a" not in known else escape(known)
+    known = finite(value)
+    return format(known.value, form) if isinstance(known, Quantity) else escape(str(known))
 
 
 def link(path: str) -> str:

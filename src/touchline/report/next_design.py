@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterator, Sequence
 
 from touchline.core.levels import SEEDS
+from touchline.core.notes import NoteCode
 from touchline.report.appendix import run_with
 from touchline.report.facts import is_asked_about
 from touchline.report.report import NextStep
@@ -138,8 +139,7 @@ def _saturated(analysis: Analysis) -> Iterator[NextStep]:
 
 
 def _selection(analysis: Analysis) -> Iterator[NextStep]:
-    told = [note for note in analysis.notes if "selected on" in note.lower() or "picked" in note.lower()]
-    if told:
+    if any(note.code is NoteCode.SELECTED_ON_TEST for note in analysis.notes):
         yield NextStep(
             title="Choose the checkpoint on validation",
             why="A checkpoint that was picked by its score on the test items is scored too high by them. Choose by "

@@ -39,7 +39,12 @@ def percent(share: float) -> str:
 
 def p_text(p: float) -> str:
     """`p < 0.001`, `p = 0.049`, `p = 0.31`: never 0, and near 0.05 to the third digit."""
-    return "p < 0.001" if p < 0.001 else f"p = {p:.2g}" if p < 0.1 else f"p = {p:.2f}"
+    return "p < 0.001" if p < 0.001 else f"p = {p_number(p)}"
+
+
+def p_number(p: float) -> str:
+    """Return `<0.001`, `0.049`, `0.31`."""
+    return "<0.001" if p < 0.001 else f"{p:.2g}" if p < 0.1 else f"{p:.2f}"
 
 
 def count(number: int, noun: str, plural: str = "") -> str:
@@ -155,7 +160,15 @@ class Scale:
 
     def span(self, low: float, high: float) -> str:
         """`85.6 to 93.8 %`, or `0.856 to 0.938`."""
-        return f"{100 * low:.1f} to {100 * high:.1f} %" if self.share else f"{low:.3f} to {high:.3f}"
+        return " to ".join(self.bounds(low, high)) + (" %" if self.share else "")
+
+    def bounds(self, low: float, high: float) -> tuple[str, str]:
+        """Return the ends of an interval of scores without a unit."""
+        return (f"{100 * low:.1f}", f"{100 * high:.1f}") if self.share else (f"{low:.3f}", f"{high:.3f}")
+
+    def change(self, value: float) -> str:
+        """Return a difference with its sign and without a unit: `+70.0`, or `+0.700`."""
+        return _signed(100 * value, 1) if self.share else _signed(value, 3)
 
     def size(self, difference: float) -> str:
         """`8.2 points`, without a sign."""
@@ -163,13 +176,11 @@ class Scale:
 
     def difference(self, value: float) -> str:
         """`+70.0 points`, or `+0.700`."""
-        return f"{_signed(100 * value, 1)} points" if self.share else _signed(value, 3)
+        return self.change(value) + (" points" if self.share else "")
 
     def ends(self, low: float, high: float) -> str:
         """`+62.4 to +75.9`: the interval of a difference."""
-        if self.share:
-            return f"{_signed(100 * low, 1)} to {_signed(100 * high, 1)}"
-        return f"{_signed(low, 3)} to {_signed(high, 3)}"
+        return f"{self.change(low)} to {self.change(high)}"
 
 
 def _signed(value: float, digits: int) -> str:

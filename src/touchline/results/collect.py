@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from touchline.core.notes import Note, NoteCode
 from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.core.status import Attempt, JobState, TrainingOutcome
 from touchline.data.checkpoints import read_checkpoints, read_training_marker
@@ -267,43 +268,48 @@ def _adapter_size(checkpoints: Sequence[CheckpointInfo], folder: Path, trained: 
     return Missing(missing="no adapter has been saved")
 
 
-def _notes(seen: _Evidence, outcome: TrainingOutcome, state: JobState | None) -> tuple[str, ...]:
-    notes: list[str] = []
+def _notes(seen: _Evidence, outcome: TrainingOutcome, state: JobState | None) -> tuple[Note, ...]:
+    notes: list[Note] = []
     failed = [a.exit for a in seen.attempts if a.exit is not None and a.exit.code not in (0, 75)]
     silent = sum(a.exit is None and a.alive is False for a in seen.attempts)
     if failed:
-        notes.append(
-            f"{len(failed)} attempt(s) ended with an error; the last: {failed[-1].reason}, exit code {failed[-1].code}"
-        )
+        last = failed[-1]
+        notes.append(Note(NoteCode.ATTEMPTS_FAILED, {"count": len(failed), "reason": last.reason, "code": last.code}))
     if silent:
-        notes.append(f"{silent} attempt(s) were killed without a word; what they had saved was used")
+        notes.append(Note(NoteCode.ATTEMPTS_KILLED, {"count": silent}))
     if outcome is TrainingOutcome.COMPLETE and state is not None and state.ended and state is not JobState.COMPLETED:
-        notes.append("the training is complete although its job failed; the exit code is reported, not believed")
+        notes.append(Note(NoteCode.FAILED_EXIT))
     if seen.metrics.unread is not None:
-        notes.append(f"steps and losses are not known: {METRICS} cannot be read ({seen.metrics.unread})")
+        notes.append(Note(NoteCode.METRICS_UNREAD, {"file": METRICS, "reason": seen.metrics.unread}))
     if seen.metrics.superseded_steps:
-        notes.append(f"{seen.metrics.superseded_steps} steps were done again after a kill")
-    broken = [item for item in seen.checkpoints if not item.complete]
-    notes += [f"checkpoint {item.name} cannot be used: {'; '.join(item.problems)}" for item in broken]
+        notes.append(Note(NoteCode.STEPS_REPEATED, {"count": seen.metrics.superseded_steps}))
+    notes += [
+        Note(NoteCode.CHECKPOINT_UNUSABLE, {"name": item.name, "problems": "; ".join(item.problems)})
+        for item in seen.checkpoints
+        if not item.complete
+    ]
     if seen.stale_evaluations:
-        what = "1 evaluation" if seen.stale_evaluations == 1 else f"{seen.stale_evaluations} evaluations"
-        notes.append(f"{what} of other weights left out")
+        notes.append(Note(NoteCode.EVALUATIONS_LEFT_OUT, {"evaluations": _evaluations(seen.stale_evaluations)}))
     if seen.earlier_evaluations:
-        number = len(seen.earlier_evaluations)
-        what = "1 evaluation" if number == 1 else f"{number} evaluations"
-        ways = "; ".join(dict.fromkeys(record.decoding for record in seen.earlier_evaluations))
-        notes.append(f"{what} by other settings kept beside and compared with nothing: {ways}")
-    notes += [seen.metric_note] if seen.metric_note is not None else []
-    notes += [f"not evaluated: {each}" for each in seen.not_evaluated]
-    notes += [seen.cluster_note] if seen.cluster_note is not None else []
+        settings = "; ".join(dict.fromkeys(record.decoding for record in seen.earlier_evaluations))
+        evaluations = _evaluations(len(seen.earlier_evaluations))
+        notes.append(Note(NoteCode.EVALUATIONS_KEPT, {"evaluations": evaluations, "settings": settings}))
+    notes += [Note.stated(seen.metric_note)] if seen.metric_note is not None else []
+    notes += [Note(NoteCode.NOT_EVALUATED, {"evaluation": each}) for each in seen.not_evaluated]
+    notes += [Note.stated(seen.cluster_note)] if seen.cluster_note is not None else []
     for record in (*seen.evaluations[-1:], *seen.other_evaluations):
         errors = sum(sample.error is not None for sample in record.samples)
         if errors:
-            what = f"{record.checkpoint} on {record.task}"
-            notes.append(f"{what}: {errors} answers could not be generated or scored and count as wrong")
+            evaluation = f"{record.checkpoint} on {record.task}"
+            notes.append(Note(NoteCode.ANSWERS_NOT_SCORED, {"evaluation": evaluation, "count": errors}))
     for row in seen.metrics.attempts[-1:]:
-        notes.append(
-            f"trained on {row.device}, {row.threads} threads, base in {row.base_dtype} ({row.base_dtype_reason}); "
+        machine = (
+            f"{row.device}, {row.threads} threads, base in {row.base_dtype} ({row.base_dtype_reason}); "
             f"layout: {row.layout}"
         )
+        notes.append(Note(NoteCode.TRAINED_ON, {"machine": machine}))
     return tuple(notes)
+
+
+def _evaluations(number: int) -> str:
+    return "1 evaluation" if number == 1 else f"{number} evaluations"

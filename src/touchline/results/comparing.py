@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from touchline.core.notes import Note, NoteCode
 from touchline.core.quantity import Quantity
 from touchline.results.run_result import RunResult
 from touchline.spec.plan import Plan
@@ -33,7 +34,10 @@ def compared(plan: Plan, results: list[RunResult]) -> list[RunResult]:
     own = {each.run: each for each in run_scores(scored, binary=binary, rng=Generator(PCG64(SEED)))[0]}
     found = compare_with_controls(scored, binary=binary, rng=Generator(PCG64(SEED)))
     differences = {comparison.run: comparison.difference for comparison in found.comparisons}
-    refused = {refusal.run: f"not compared with {refusal.other}: {refusal.reason}" for refusal in found.refusals}
+    refused = {
+        refusal.run: Note(NoteCode.NOT_COMPARED, {"other": refusal.other, "reason": refusal.reason})
+        for refusal in found.refusals
+    }
     return [
         replace(
             result,

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from touchline.core.finding import Severity
 from touchline.core.quantity import Measured, Missing, Quantity
-from touchline.core.status import EXIT_STOPPED, Attempt, JobState, RunStatus, TrainingOutcome
+from touchline.core.status import EXIT_STOPPED, Attempt, EndReason, JobState, RunStatus, TrainingOutcome
 from touchline.core.units import format_bytes, format_seconds
 from touchline.lint.checked import FindingRow
 from touchline.results.glance import Glance
@@ -220,7 +220,7 @@ def _ends(seen: Watched) -> Iterator[FindingRow]:
         message = "its job ended well, and its training is not complete"
         yield _row(seen, "RN110", Severity.ERROR, message, f"touchline logs {_target(seen)}; {again}")
     elif seen.status is RunStatus.FAILED:
-        reason = f": {job.reason}" if job.reason and job.reason != "failed" else ""
+        reason = f": {job.reason}" if job.reason and job.reason != EndReason.FAILED else ""
         message = f"its last attempt failed{code}{reason}"
         yield _row(seen, "RN111", Severity.ERROR, message, f"touchline logs {_target(seen)}")
     elif seen.status is RunStatus.INTERRUPTED and job.exit_code != EXIT_STOPPED and job.state is JobState.FAILED:

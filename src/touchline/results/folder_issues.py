@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import zipfile
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from touchline.core.files import open_regular
 from touchline.core.status import JobState
 from touchline.data.evaluations import EVALUATIONS_FOLDER, SCORES_SUFFIX, read_evaluations
+from touchline.report.report import IssueRole
 from touchline.results.imported.folders import CHECKPOINT, newest_first
 from touchline.results.imported.text import below, clean_line, clean_text
 from touchline.results.report_inputs import Issue, Weight
@@ -37,7 +39,8 @@ def _of_run(root: Path, run: RunResult) -> Iterator[Issue]:
     except FileNotFoundError:
         return
     except OSError as fault:
-        yield _issue(run, "folder cannot be read", f"{_why(fault)}; what is in it is missing here", root, folder)
+        unread = _issue(run, "folder cannot be read", f"{_why(fault)}; what is in it is missing here", root, folder)
+        yield replace(unread, role=IssueRole.EXPLAINS_NO_SCORE)
         return
     links = [entry.name for entry in entries if entry.is_symlink() and _matters(entry.name)]
     if links:
@@ -61,23 +64,21 @@ def _evaluations(root: Path, run: RunResult, folder: Path) -> Iterator[Issue]:
     except FileNotFoundError:
         return
     except OSError as fault:
-        yield _issue(run, "evaluations cannot be read", f"{_why(fault)}", root, folder)
+        unread = _issue(run, "evaluations cannot be read", f"{_why(fault)}", root, folder)
+        yield replace(unread, role=IssueRole.EXPLAINS_NO_SCORE)
         return
     read = {record.log for record in read_evaluations(folder.parent)}
     for name in names:
         path = folder / name
         if name.endswith(".eval") and not _is_whole(path):
             rest = "its scores, kept beside it, count" if name in read else "it gives no score; evaluate again"
-            yield _issue(run, "an evaluation's log is cut", f"{clean_text(name)} has no end: {rest}", root, path)
+            cut = _issue(run, "an evaluation's log is cut", f"{clean_text(name)} has no end: {rest}", root, path)
+            yield replace(cut, role=IssueRole.EXPLAINS_NO_SCORE)
         log = f"{name.removesuffix(SCORES_SUFFIX)}.eval"
         if name.endswith(SCORES_SUFFIX) and log in names and log not in read:
-            yield _issue(
-                run,
-                "scores cannot be read",
-                f"{clean_text(name)} is broken and gives no score; evaluate again",
-                root,
-                path,
-            )
+            text = f"{clean_text(name)} is broken and gives no score; evaluate again"
+            broken = _issue(run, "scores cannot be read", text, root, path)
+            yield replace(broken, role=IssueRole.EXPLAINS_NO_SCORE)
 
 
 def _is_whole(path: Path) -> bool:

@@ -27,7 +27,7 @@ from touchline.run.protocol import Job
 from touchline.run.run_jobs import model_evaluation, run_evaluation, run_training
 from touchline.run.run_status import Standing, run_status, told
 from touchline.run.tails import read_tail
-from touchline.slurm.job_view import EVALUATE, JobView
+from touchline.slurm.job_view import JobView, evaluation_name
 from touchline.spec.plan import Plan, PlannedRun
 from touchline.spec.runs import RunKind
 
@@ -144,7 +144,7 @@ def _live(
 ) -> LiveRun:
     trains = run.batches is not None
     job = _known(views.get(run.name), told(found.attempts, now)) if trains else None
-    evaluation = _known(views.get(f"{EVALUATE}{run.name}"), told(found.evaluation_attempts, now))
+    evaluation = _known(views.get(evaluation_name(run.name)), told(found.evaluation_attempts, now))
     here = shared if shared is not None and run.name in shared.runs and not found.evaluated else None
     at_evaluation = evaluation if evaluation is not None else None if here is None else here.view
     status = run_status(
@@ -218,7 +218,7 @@ def _shared(folder: ExperimentFolder, model: str) -> Job | None:
 
 def _evaluating(folder: ExperimentFolder, model: str, views: Mapping[str, JobView]) -> _Evaluating | None:
     """The shared process of a model, if it is at work."""
-    view, job = views.get(f"{EVALUATE}{model}"), _shared(folder, model)
+    view, job = views.get(evaluation_name(model)), _shared(folder, model)
     if view is None or job is None or not view.active:
         return None
     try:

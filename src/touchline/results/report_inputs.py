@@ -7,6 +7,9 @@ from enum import StrEnum
 
 from touchline.core.quantity import Measured
 from touchline.data.scores import AskedItem
+from touchline.report.report import (
+    IssueRole,
+)
 from touchline.results.collected import RunMetrics
 from touchline.results.run_result import RunResult
 from touchline.results.verification_types import Verification
@@ -37,6 +40,8 @@ class Issue:
     """Lines of logs that prove it."""
     where: str | None = None
     """`file:line`."""
+    role: IssueRole | None = None
+    """Relation to other issues of the run."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

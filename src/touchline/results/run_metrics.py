@@ -55,12 +55,14 @@ def run_metrics(run: PlannedRun, result: RunResult, folder: Path, metrics: Metri
         completed=_completed(result, attempts),
         static_config=static_config(run),
         packing_metrics=packing,
-        resource_metrics=_with_samples(resources, resource_figures(read_resources(folder / "status"))),
+        resource_metrics=_with_samples(
+            resources, resource_figures(read_resources(folder / "status")), on_cpu=_is_on_cpu(metrics)
+        ),
         performance_metrics=performance,
         per_epoch_metrics=_epochs(metrics),
         dataset_path=run.dataset,
         versions=_versions(metrics) if reading is None else printed_versions(reading),
-        notes=result.notes,
+        notes=tuple(str(note) for note in result.notes),
     )
 
 
@@ -185,16 +187,23 @@ def _resources(metrics: Metrics, result: RunResult, nothing: Missing) -> dict[st
     }
 
 
-def _with_samples(resources: dict[str, Measured], sampled: dict[str, Measured]) -> dict[str, Measured]:
-    """The trainer's own figures, and beside or instead of them what the sampler saw from outside."""
+def _is_on_cpu(metrics: Metrics) -> bool:
+    return bool(metrics.steps) and not (metrics.attempts and metrics.attempts[-1].device_kind == "cuda")
+
+
+def _with_samples(resources: dict[str, Measured], sampled: dict[str, Measured], *, on_cpu: bool) -> dict[str, Measured]:
+    """Return the trainer's own figures, with those of the sampler beside them or in place of missing ones."""
     gpu_peak, gpu_mean = _in(sampled["gpu_peak"], GB, "GB"), _in(sampled["gpu_mean"], GB, "GB")
     own = {
         "peak_gpu_memory_gb": gpu_peak,
         "avg_gpu_memory_gb": gpu_mean,
         "gpu_utilization_pct": sampled["gpu_busy"],
     }
+    # Training on a CPU uses no GPU, whatever the machine's GPUs do.
     filled = {
-        name: own[name] if name in own and _is_unknown(fact) and isinstance(own[name], Quantity) else fact
+        name: own[name]
+        if name in own and isinstance(fact, Missing) and not on_cpu and isinstance(own[name], Quantity)
+        else fact
         for name, fact in resources.items()
     }
     return filled | {
@@ -204,11 +213,6 @@ def _with_samples(resources: dict[str, Measured], sampled: dict[str, Measured]) 
         "avg_tree_memory_gib": _in(sampled["tree_mean"], GIB, "GiB"),
         "cpu_utilization_pct": sampled["cpu_mean"],
     }
-
-
-def _is_unknown(fact: Measured) -> bool:
-    """Whether somebody else may tell it; a training on a processor has no GPU, whatever the machine's GPUs do."""
-    return isinstance(fact, Missing) and fact != ON_PROCESSOR
 
 
 def _in(fact: Measured, divisor: float, unit: str) -> Measured:

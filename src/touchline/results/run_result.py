@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from touchline.core.levels import Level
+from touchline.core.notes import Note
 from touchline.core.quantity import Measured, Missing
 from touchline.core.status import JobState, RunStatus, TrainingOutcome
 from touchline.data.scores import (
@@ -139,5 +140,5 @@ class RunResult:
     """Of a classification: precision and recall of each label, and what was taken for what."""
     control: ControlKind | None = None
     """Which control it is; none for what the experiment asks about."""
-    notes: tuple[str, ...]
-    """What a reader must know: failures, refusals, things left out."""
+    notes: tuple[Note, ...]
+    """Failures, refusals and omissions; strings in JSON."""

@@ -22,7 +22,7 @@ from touchline.run.executors import executor_for
 from touchline.run.folders import ExperimentFolder
 from touchline.run.ledger import Ledger, close_ended
 from touchline.run.protocol import Executor, Job
-from touchline.slurm.job_view import EVALUATE, JobView
+from touchline.slurm.job_view import JobName, JobView
 from touchline.slurm.local.commands import Answer, Commands, RealCommands
 from touchline.spec.plan import Plan
 
@@ -148,7 +148,7 @@ class Watcher:
 
     def _ended_meanwhile(self, opened: _Opened, seen: Mapping[str, Glance]) -> dict[str, Glance]:
         """Runs whose jobs are over, and were perhaps not when their folders were read: these are read again."""
-        over = {name.removeprefix(EVALUATE) for name, view in self._views.items() if not view.active}
+        over = {JobName.parse(name).subject for name, view in self._views.items() if not view.active}
         known = {name: found for name, found in seen.items() if name not in over}
         return glances(opened, known) if len(known) < len(seen) else {}
 

@@ -27,7 +27,7 @@ from touchline.run.scripts.mega import (
     split_array,
     submit_arrays_text,
 )
-from touchline.slurm.job_view import EVALUATE
+from touchline.slurm.job_view import JobKind, JobName
 from touchline.spec.plan import Plan, PlannedRun
 from touchline.spec.site import SlurmSite
 
@@ -159,7 +159,7 @@ def place_experiment(
     """
     runs = planned.plan.runs
     trainings = {job.name for job in training_jobs(planned, runs)}
-    evaluations = {job.name.removeprefix(EVALUATE) for job in evaluation_jobs(planned, runs)}
+    evaluations = {JobName.parse(job.name).subject for job in evaluation_jobs(planned, runs)}
     if not trainings and not evaluations:
         raise InputFault("nothing is left to run", hint=f"touchline results {quoted(str(planned.folder.root))}")
     jobs = place_jobs(
@@ -268,7 +268,7 @@ def _stage(plan: Plan, job: PlaceJob) -> MegaStage:
 
 
 def _run(plan: Plan, job: PlaceJob) -> PlannedRun:
-    found = plan.run(job.id.removeprefix(EVALUATE))
+    found = plan.run(JobName.parse(job.id).subject)
     if found is None:
         raise ValueError(f"{job.id} is no job of {plan.experiment}")
     return found
@@ -280,7 +280,7 @@ def _arrays(placed: Placed, site: SlurmSite, most: int) -> dict[str, str]:
     levels = _levels(placed.jobs)
     groups: dict[tuple[int, bool, int, int, float], list[PlaceJob]] = {}
     for job in placed.jobs:
-        training = not job.id.startswith(EVALUATE)
+        training = JobName.parse(job.id).kind is JobKind.TRAINING
         groups.setdefault((levels[job.id], not training, job.gpus, job.cpus, job.memory_gb), []).append(job)
     arrays: list[Array] = []
     file_of: dict[str, str] = {}

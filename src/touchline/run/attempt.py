@@ -33,7 +33,7 @@ from types import FrameType
 from touchline.core.errors import TouchlineError
 from touchline.core.files import try_lock
 from touchline.core.json_text import has_half_characters
-from touchline.core.status import EXIT_HELD, EXIT_STOPPED, TIME_LIMIT, AttemptExit, AttemptStart
+from touchline.core.status import EXIT_HELD, EXIT_STOPPED, AttemptExit, AttemptStart, EndReason
 from touchline.run.claim import claimant, drop_claim, take_claim
 from touchline.run.processes import ProcessIdentity, identify, is_alive, send_signal
 from touchline.run.sampling import Sampler
@@ -80,14 +80,14 @@ def supervise(folder: Path, status: Path, command: Sequence[str]) -> int:
     lock = _take_over(status / "lock", start.job_id)
     if lock is None or not take_claim(status, start):
         _log(f"another attempt holds {folder}; nothing is done twice")
-        write_exit(status, _end(start, EXIT_HELD, "another attempt holds the run"))
+        write_exit(status, _end(start, EXIT_HELD, EndReason.ALREADY_RUNNING, "another attempt holds the run"))
         return EXIT_HELD
     write_holder(status / "lock", me, None)
     write_start(status, start)
     ending = _Ending()
-    code, reason = _work(folder, status, start, command, lock, ending)
+    code, end, words = _work(folder, status, start, command, lock, ending)
     again = code != 0 and signal.SIGUSR1 in ending.signals and _may_queue_again(folder, start)
-    write_exit(status, _end(start, code, f"{reason}; queued again" if again else reason))
+    write_exit(status, _end(start, code, end, f"{words}; queued again" if again else words))
     drop_claim(status)
     if again:
         _queue_again(start.job_id)
@@ -156,8 +156,8 @@ def _take_over(path: Path, job_id: str) -> int | None:
 
 def _work(
     folder: Path, status: Path, start: AttemptStart, command: Sequence[str], lock: int, ending: _Ending
-) -> tuple[int, str]:
-    """Start the command, keep it company, give (exit code, reason)."""
+) -> tuple[int, EndReason, str]:
+    """Run the command to its end. Return its exit code, how it ended, and the words for that."""
     child: list[subprocess.Popen[bytes]] = []
 
     def stop(number: int, frame: FrameType | None) -> None:
@@ -178,22 +178,26 @@ def _work(
         )
     except OSError as error:
         _log(f"cannot start {command[0]}: {error.strerror}")
-        return 127, f"cannot start {command[0]}"
+        return 127, EndReason.FAILED, f"cannot start {command[0]}"
     child.append(process)
     if ending.asked:
         process.send_signal(signal.SIGTERM)
     write_holder(status / "lock", identify(), identify(process.pid))
     with Sampler(status, start.job_id, start.restart, process.pid):
         code = _accompany(process, status, start, ending)
-    if code < 0:
-        code, said = 128 - code, f"killed by {signal.Signals(-code).name}"
-    else:
-        said = "completed" if code == 0 else "stopped" if code == EXIT_STOPPED else "failed"
-    if ending.at_limit and code != 0:
-        return code, TIME_LIMIT
-    if ending.signals and code != 0:
-        return code, f"stopped by {ending.signals[0].name}"
-    return code, said
+    killed_by = signal.Signals(-code).name if code < 0 else None
+    code = code if killed_by is None else 128 - code
+    if code == 0:
+        return code, EndReason.COMPLETED, "completed"
+    if ending.at_limit:
+        return code, EndReason.TIME_LIMIT, "stopped at its time limit"
+    if ending.signals:
+        first = ending.signals[0]
+        end = EndReason.TIME_LIMIT_SIGNAL if first is signal.SIGUSR1 else EndReason.STOPPED
+        return code, end, f"stopped by {first.name}"
+    if killed_by is not None:
+        return code, EndReason.FAILED, f"killed by {killed_by}"
+    return (code, EndReason.STOPPED, "stopped") if code == EXIT_STOPPED else (code, EndReason.FAILED, "failed")
 
 
 def _accompany(process: subprocess.Popen[bytes], status: Path, start: AttemptStart, ending: _Ending) -> int:
@@ -225,8 +229,10 @@ def _die_with_parent() -> None:
         signal.signal(number, signal.SIG_DFL)
 
 
-def _end(start: AttemptStart, code: int, reason: str) -> AttemptExit:
-    return AttemptExit(job_id=start.job_id, restart=start.restart, code=code, reason=reason, time_unix=time.time())
+def _end(start: AttemptStart, code: int, end: EndReason, words: str) -> AttemptExit:
+    return AttemptExit(
+        job_id=start.job_id, restart=start.restart, code=code, reason=words, time_unix=time.time(), end=end
+    )
 
 
 def _log(text: str) -> None:

@@ -27,7 +27,7 @@ from touchline.core.status import JobState
 from touchline.plan.files import plan_from_json, plan_to_json
 from touchline.run.ledger import open_jobs, read_ledger
 from touchline.run.statusfiles import read_exits
-from touchline.slurm.job_view import EVALUATE
+from touchline.slurm.job_view import JobKind, JobName
 from touchline.spec.plan import Plan
 
 _PLAN_LIMIT_BYTES = 256 << 20
@@ -121,8 +121,9 @@ class ExperimentFolder:
         """Runs with a job at a scheduler that, by the ledger and their folders, may still do something."""
         found: set[str] = set()
         for job, job_id in open_jobs(read_ledger(self.ledger)).items():
-            run = job.removeprefix(EVALUATE)
-            status = self.root / run / ("status" if run == job else "eval/status")
+            name = JobName.parse(job)
+            run = name.subject
+            status = self.root / run / ("status" if name.kind is JobKind.TRAINING else "eval/status")
             if (self.root / run).is_dir() and not _has_ended(status, job_id):
                 found.add(run)
         return found

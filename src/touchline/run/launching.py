@@ -30,7 +30,7 @@ from touchline.run.remaining import Progress
 from touchline.run.selection import Say, require_training
 from touchline.run.submission import begin
 from touchline.run.submitted import Submitted
-from touchline.slurm.job_view import EVALUATE
+from touchline.slurm.job_view import JobName
 from touchline.slurm.local.commands import RealCommands
 from touchline.spec.plan import PlannedRun
 
@@ -271,7 +271,7 @@ def _watching(
 def failure_of(done: Worked) -> RunsFailed:
     """Return the fault that names the jobs that did not end well."""
     root = done.planned.folder.root
-    names = [name.removeprefix(EVALUATE) for name in done.stopped]
+    names = [JobName.parse(name).subject for name in done.stopped]
     places = [root / name if done.planned.plan.run(name) else done.planned.folder.evaluation(name) for name in names]
     # What was refused, or never came to be started, has said nothing.
     spoken = [place for place in dict.fromkeys(places) if any(place.glob("*.out"))]

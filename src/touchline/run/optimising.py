@@ -20,7 +20,7 @@ from touchline.plan.upkeep import saving_proposals, share_proposals
 from touchline.run.folders import ExperimentFolder
 from touchline.run.jobs import evaluation_jobs, training_jobs
 from touchline.run.planning import Planned, resolve
-from touchline.slurm.job_view import EVALUATE
+from touchline.slurm.job_view import JobName
 from touchline.spec.bounds import SIZE_LIMIT_BYTES
 from touchline.spec.document import parse
 from touchline.spec.edit import with_values
@@ -172,7 +172,7 @@ def _placed(
     """What is left of the experiment, placed; evaluations of which nobody knows how long they take are named."""
     runs = planned.plan.runs
     trainings = {job.name for job in training_jobs(planned, runs)}
-    evaluations = {job.name.removeprefix(EVALUATE) for job in evaluation_jobs(planned, runs)}
+    evaluations = {JobName.parse(job.name).subject for job in evaluation_jobs(planned, runs)}
     notes: list[str] = []
     if request.evaluation_minutes is None:
         unknown = {run.name for run in runs if run.name in evaluations and isinstance(run.evaluate_seconds, Missing)}

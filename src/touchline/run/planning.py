@@ -19,7 +19,6 @@ from touchline.core.quantity import Quantity
 from touchline.data.evaluations import is_current, read_evaluations
 from touchline.data.settings import Settings
 from touchline.lint.local.inputs import Seen, examples_of, lengths_of, see
-from touchline.lint.selection import ALLOWED
 from touchline.plan.build import PlanInputs, build_plan
 from touchline.plan.drift import changed_runs, revise, why_changed
 from touchline.plan.local.context import free_space, look
@@ -257,7 +256,7 @@ def _weights(info: ModelInfo) -> tuple[str, str, str]:
 def _notes(findings: Sequence[Finding]) -> Iterator[str]:
     """Warnings, and what was allowed, in a line each; what is only worth knowing is told by `touchline check`."""
     for each in findings:
-        if each.severity is Severity.WARNING or each.message.endswith(ALLOWED):
+        if each.severity is Severity.WARNING or each.allowed:
             place = "" if each.where is None else f"{each.where}: "
             yield f"{place}{each.code} {each.message}"
 
@@ -280,7 +279,7 @@ def settle(
     *,
     accept: bool,
     dry_run: bool,
-    reason: str,
+    reason: str = "",
     notes: tuple[str, ...],
     over: Collection[str] = (),
 ) -> Planned:
@@ -306,9 +305,7 @@ def settle(
             hint="undo the change, or keep it and move their results aside: "
             f"touchline plan {quoted(str(folder.root))} --accept",
         )
-    if old is not None:
-        reason = reason if reason != "planned" else "re-planned"
-    plan_ = revise(old, new, date=today(), reason=reason)
+    plan_ = revise(old, new, date=today(), reason=reason or ("planned" if old is None else "re-planned"))
     changed = False
     if not dry_run:
         for name in drifted:

@@ -17,6 +17,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from touchline.core.units import MIB, format_bytes, format_seconds
 from touchline.data.gpus import ask_driver, visible_gpus
+from touchline.data.worker import told_faults
 from touchline.history.probe import ProbeAnswer, ProbeFault, ProbeOutcome, ProbeReply, ProbeRequest
 
 LOOK_SECONDS = 0.02
@@ -120,9 +121,7 @@ def _judged(
     """What an end means; nothing but an answer of a process that ended well is a fit."""
     reply = ProbeReply() if killed is not None else _reply(output)
     outcome, message = ProbeOutcome.CRASHED, ""
-    lines = [
-        line.removeprefix("touchline: ").removeprefix("error: ").strip() for line in talk.splitlines() if line.strip()
-    ]
+    lines = told_faults(talk) or [line.strip() for line in talk.splitlines() if line.strip()]
     if killed is ProbeOutcome.HOST_OOM:
         outcome = killed
         message = f"its process took more than {format_bytes(limit_bytes)} and was ended"

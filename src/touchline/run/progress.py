@@ -29,6 +29,8 @@ class JobProgress:
     """Shown beside the bar: the loss, the item, the reason for waiting."""
     left: Measured = NOT_ESTIMATED
     """Time until it ends, in seconds."""
+    run: str | None = None
+    """The run that an evaluation is at."""
     waits: bool = False
     """Whether it is in a scheduler's queue and has not begun."""
     is_total: bool = False
@@ -40,7 +42,7 @@ def evaluation_progress(job: Job) -> JobProgress:
     outputs = sorted(job.folder.glob(job.output.replace("{job}", "*")), key=lambda path: path.stat().st_mtime)
     if outputs and (found := _EVALUATED.findall(_tail(outputs[-1]))):
         run, checkpoint, done, total = found[-1]
-        return JobProgress(name=job.name, done=int(done), total=int(total), text=f"{run} {checkpoint}")
+        return JobProgress(name=job.name, done=int(done), total=int(total), text=f"{run} {checkpoint}", run=run)
     return JobProgress(name=job.name, done=0, total=0, text="starting")
 
 

@@ -20,7 +20,7 @@ from touchline.run.protocol import Executor, Job
 from touchline.run.replanning import with_micro_batches
 from touchline.run.run_status import counted
 from touchline.run.statusfiles import read_attempts
-from touchline.slurm.job_view import EVALUATE, JobView
+from touchline.slurm.job_view import JobKind, JobName, JobView
 from touchline.spec.plan import PlannedRun
 
 Tell = Callable[[str], None]
@@ -133,7 +133,7 @@ class Recovery:
         return (job,)
 
     def _is_done(self, job: Job) -> bool:
-        run = self.planned.plan.run(job.name.removeprefix(EVALUATE))
+        run = self.planned.plan.run(JobName.parse(job.name).subject)
         if run is None or not trained(self.planned.folder, run):
             # Before its training is over, nothing can be missing of an evaluation, and yet it is not done.
             return False
@@ -265,7 +265,7 @@ def _will_not_be(parent: str) -> str:
 
 
 def _of_evaluation(job: Job) -> bool:
-    return job.name.startswith(EVALUATE)
+    return JobName.parse(job.name).kind is JobKind.EVALUATION
 
 
 def _shape(run: PlannedRun) -> Shape:

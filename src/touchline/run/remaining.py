@@ -16,7 +16,7 @@ from touchline.run.progress import JobProgress, evaluation_progress
 from touchline.run.protocol import Job
 from touchline.run.recent import ACTIVE_TAIL_BYTES, read_recent
 from touchline.run.selection import Say
-from touchline.slurm.job_view import EVALUATE, JobView
+from touchline.slurm.job_view import JobKind, JobName, JobView, evaluation_name
 from touchline.spec.plan import PlannedRun
 
 TOTAL = "total"
@@ -54,7 +54,7 @@ class Progress:
             if trains or missing_evaluations(planned, run, epochs):
                 own = [] if self._shared and run.model in started else [run.evaluate_startup_seconds]
                 started.add(run.model)
-                self._left[f"{EVALUATE}{run.name}"] = added([run.evaluate_seconds, *own], "s")
+                self._left[evaluation_name(run.name)] = added([run.evaluate_seconds, *own], "s")
         self._all = len(self._left)
 
     def watch(self, jobs: Sequence[Job], seen: Mapping[str, JobView]) -> None:
@@ -69,7 +69,7 @@ class Progress:
     def _row(self, job: Job, view: JobView | None) -> JobProgress:
         if view is not None and view.state is JobState.PENDING:
             return JobProgress(name=job.name, done=0, total=0, text=view.reason, waits=True)
-        return self._evaluation(job) if job.name.startswith(EVALUATE) else self._training(job)
+        return self._evaluation(job) if JobName.parse(job.name).kind is JobKind.EVALUATION else self._training(job)
 
     def _training(self, job: Job) -> JobProgress:
         run = self._runs[job.name]
@@ -90,9 +90,9 @@ class Progress:
         """Read the item that an evaluation is at; runs that share its process are done one after the other."""
         row = evaluation_progress(job)
         parts = self._parts(job.name)
-        run, _, _ = row.text.partition(" ")
-        current = f"{EVALUATE}{run}"
-        if current in parts and row.total:
+        run = row.run
+        current = None if run is None else evaluation_name(run)
+        if run is not None and current in parts and row.total:
             for name in parts[: parts.index(current)]:
                 self._left.pop(name, None)
             self._left[current] = scaled(self._runs[run].evaluate_seconds, 1 - row.done / row.total, "s")
@@ -100,10 +100,10 @@ class Progress:
 
     def _parts(self, name: str) -> list[str]:
         """Return the pieces of work that a job does: itself, or the evaluations of all runs of a base model."""
-        model = name.removeprefix(EVALUATE)
-        if name == model or not self._shared:
+        job = JobName.parse(name)
+        if job.kind is JobKind.TRAINING or not self._shared:
             return [name]
-        return [f"{EVALUATE}{run.name}" for run in self._runs.values() if run.model == model]
+        return [evaluation_name(run.name) for run in self._runs.values() if run.model == job.subject]
 
     def _total(self, rows: Collection[JobProgress]) -> JobProgress:
         waiting = sum(row.waits for row in rows)

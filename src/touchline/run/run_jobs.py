@@ -7,7 +7,7 @@ from pathlib import Path
 
 from touchline.run.folders import ExperimentFolder
 from touchline.run.protocol import Job
-from touchline.slurm.job_view import EVALUATE
+from touchline.slurm.job_view import evaluation_name
 
 
 def run_training(folder: ExperimentFolder, run: str) -> Job:
@@ -19,7 +19,7 @@ def run_training(folder: ExperimentFolder, run: str) -> Job:
 def run_evaluation(folder: ExperimentFolder, run: str) -> Job:
     """The evaluation of one run by its own script."""
     place = folder.run(run)
-    return _scripted(f"{EVALUATE}{run}", place, "eval.slurm", place / "eval" / "status", "slurm-eval-{job}.out")
+    return _scripted(evaluation_name(run), place, "eval.slurm", place / "eval" / "status", "slurm-eval-{job}.out")
 
 
 def model_evaluation(folder: ExperimentFolder, model: str, request: Path) -> Job:
@@ -27,7 +27,7 @@ def model_evaluation(folder: ExperimentFolder, model: str, request: Path) -> Job
     place = folder.evaluation(model)
     work = ("-m", "touchline.evaluate", "--experiment", str(folder.root), "--request", str(request))
     return Job(
-        name=f"{EVALUATE}{model}",
+        name=evaluation_name(model),
         folder=place,
         status=place / "status",
         script=None,

@@ -114,7 +114,7 @@ def view_of(known: Known, now_unix: float) -> JobView:
 def ended_itself(known: Known) -> bool:
     """Whether its exit file says of itself how it ended: nobody asked it to, and nobody killed it."""
     end = None if known.attempt is None else known.attempt.exit
-    return end is not None and end.code < 128 and not end.reason.startswith("stopped")
+    return end is not None and end.code < 128 and not end.ended_by.is_requested
 
 
 def last_view(known: Known, told: str) -> JobView:
@@ -128,7 +128,7 @@ def last_view(known: Known, told: str) -> JobView:
     end = None if attempt is None else attempt.exit
     if end is None:
         return replace(_ended(JobState.UNKNOWN, "none", told, code=None), job_id=known.job_id)
-    if end.reason.startswith("stopped"):
+    if end.ended_by.is_requested:
         view = _ended(_stopped(end, JobState.UNKNOWN), "exit file", end.reason, code=end.code)
     else:
         word = _Word(state=JobState.FAILED, source="exit file", code=None, signal=None, reason="", restarts=None)
@@ -243,13 +243,11 @@ def _final(word: _Word, end: AttemptExit | None, known: Known) -> JobView:
 
 
 def _stopped(end: AttemptExit, by_whom: JobState) -> JobState:
-    """The state of an exit file where SLURM does not say why the job was asked to end.
+    """Return the state of an exit file where SLURM does not report why the job was asked to end.
 
-    USR1 comes before the time limit; TERM comes for any reason, and only SLURM knows a cancellation.
+    SIGUSR1 comes before the time limit; SIGTERM comes for any reason, and only SLURM knows a cancellation.
     """
-    if end.state is not JobState.CANCELLED:
-        return end.state
-    return JobState.TIMEOUT if end.reason.startswith("stopped by SIGUSR1") else by_whom
+    return by_whom if end.state is JobState.CANCELLED else end.state
 
 
 def _active(state: JobState, source: Source, reason: str) -> JobView:

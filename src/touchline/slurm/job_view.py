@@ -3,12 +3,42 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Literal
 
 from touchline.core.status import JobState
 
-EVALUATE = "evaluate "
-"""What the names of evaluations begin with, before the run or the base model; a run's name is one word."""
+_EVALUATION_PREFIX = "evaluate "
+"""Prefix of the name of an evaluation. The name of a run has no blank, so that it cannot be mistaken for one."""
+
+
+class JobKind(StrEnum):
+    """Kind of work that a job does."""
+
+    TRAINING = "training"
+    EVALUATION = "evaluation"
+
+
+@dataclass(frozen=True, slots=True)
+class JobName:
+    """Name of a job in the ledger and the queue, taken apart."""
+
+    kind: JobKind
+    """Training or evaluation."""
+    subject: str
+    """The run; for the shared evaluation of the runs of a base model, the name of that model."""
+
+    @classmethod
+    def parse(cls, name: str) -> JobName:
+        """Return the kind and the subject of a job's name."""
+        subject = name.removeprefix(_EVALUATION_PREFIX)
+        return cls(JobKind.TRAINING if subject == name else JobKind.EVALUATION, subject)
+
+
+def evaluation_name(subject: str) -> str:
+    """Return the name of the evaluation job of a run or a base model."""
+    return _EVALUATION_PREFIX + subject
+
 
 Source = Literal["exit file", "process", "heartbeat", "squeue", "sacct", "scontrol", "ledger", "none"]
 """What told the state, the strongest first: the job's own exit file, then its process, then the scheduler."""

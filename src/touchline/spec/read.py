@@ -136,7 +136,7 @@ def _override(data: dict[str, Any], override: str) -> Finding | None:
     try:
         parsed = parse_value(value, key, where.path)
     except InputFault as fault:
-        message = fault.findings[0].message.removeprefix("not YAML: ").splitlines()[0]
+        message = fault.findings[0].message.splitlines()[0]
         return error("EX005", key, f"the value of {key} cannot be read: {message}", where)
     node = data
     parts = _parts(key)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.random import Generator
 
+from touchline.core.notes import Note
 from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.statistics.bootstrap import Floats, bootstrap_intervals, resamples_for
 from touchline.statistics.clustered import cluster_totals, clustered_difference, clustered_error
@@ -32,7 +33,7 @@ class Compared:
     """How many of them were declared."""
     refusals: tuple[Refusal, ...]
     """What is not compared, and why."""
-    notes: tuple[str, ...]
+    notes: tuple[Note, ...]
     """What a reader must know."""
 
 
@@ -92,7 +93,7 @@ def compare_with_controls(runs: Sequence[ScoredRun], *, binary: bool, rng: Gener
                 smallest=_smallest(pair, family if pair.run.in_family else 1),
             )
         )
-    notes = tuple(_notes(runs, pairs))
+    notes = tuple(Note.stated(text) for text in _notes(runs, pairs))
     return Compared(comparisons=tuple(comparisons), family=family, refusals=tuple(refusals), notes=notes)
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from touchline.core.levels import Level
+from touchline.core.notes import Note
 from touchline.core.quantity import Measured
 
 
@@ -293,8 +294,8 @@ class Analysis:
     """Effects that were compared between the levels of another factor; a family of their own."""
     interactions_family: int = 0
     """How many of them were tested."""
-    notes: tuple[str, ...]
-    """What a reader must know: selection on the test items, saturation, clusters, unequal seeds."""
+    notes: tuple[Note, ...]
+    """Selection on the test items, saturation, clusters, unequal seeds; strings in JSON."""
     checkpoints: dict[str, str]
     """Which checkpoint each run was scored at."""
 

@@ -9,6 +9,7 @@ from typing import Final
 
 import numpy as np
 
+from touchline.core.notes import Note, NoteCode
 from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.statistics.conclusions import Contrast, FactorEffect, ScoredRun, SeedScore, Shown, WithItems
 from touchline.statistics.contrasts import Difference, Sample, difference
@@ -42,7 +43,7 @@ class Tested:
 
 def factor_effects(
     runs: Sequence[ScoredRun], factors: Mapping[str, Sequence[str]], tied: Sequence[Sequence[str]] = ()
-) -> tuple[tuple[FactorEffect, ...], int, list[str]]:
+) -> tuple[tuple[FactorEffect, ...], int, list[Note]]:
     """Return the effect of every factor with two levels or more among the runs, the family's size, and notes.
 
     Args:
@@ -278,16 +279,19 @@ def _words(factor: str) -> str:
     return factor.rsplit(".", 1)[-1].replace("_", " ")
 
 
-def _notes(effects: Sequence[FactorEffect], found: Sequence[Tested]) -> Iterator[str]:
-    if any(contrast.reason == ONE_SEED for effect in effects for contrast in effect.contrasts):
-        yield "one seed: differences between levels describe these checkpoints, not the settings"
+def _notes(effects: Sequence[FactorEffect], found: Sequence[Tested]) -> Iterator[Note]:
+    contrasts = [contrast for effect in effects for contrast in effect.contrasts]
+    if any(contrast.shown is Shown.NOT_TESTABLE and contrast.value is not None for contrast in contrasts):
+        yield Note(NoteCode.ONE_SEED)
     for effect in effects:
         if effect.confounded_with:
-            yield f"{effect.factor}: {named(effect.confounded_with)} changes with it, so that the effect is of both"
+            yield Note.stated(
+                f"{effect.factor}: {named(effect.confounded_with)} changes with it, so that the effect is of both"
+            )
     for one in found:
         if one.strata.left_out and one.strata.strata:
             left_out = one.strata.left_out
-            yield (
+            yield Note.stated(
                 f"{one.factor}, {one.level} against {one.reference}: {left_out} run{'s' if left_out > 1 else ''} left "
                 "out, since the same seed and condition was not evaluated at the other level"
             )

@@ -8,6 +8,7 @@ from typing import Final
 import numpy as np
 from numpy.random import Generator
 
+from touchline.core.notes import Note, NoteCode
 from touchline.statistics.bootstrap import Floats, bootstrap_intervals, resamples_for
 from touchline.statistics.clustered import clustered_share
 from touchline.statistics.conclusions import Proportion, RunScore, ScoredRun
@@ -34,7 +35,7 @@ def coverage_of(run: ScoredRun) -> float:
     return 1 - LEVEL / run.best_of
 
 
-def run_scores(runs: Sequence[ScoredRun], *, binary: bool, rng: Generator) -> tuple[tuple[RunScore, ...], list[str]]:
+def run_scores(runs: Sequence[ScoredRun], *, binary: bool, rng: Generator) -> tuple[tuple[RunScore, ...], list[Note]]:
     """Each run's score with its interval, and what a reader must know of them.
 
     Right or wrong: Wilson's interval. Right in part or in clusters, between 0 and 1: Wilson's with as many items as
@@ -49,23 +50,23 @@ def run_scores(runs: Sequence[ScoredRun], *, binary: bool, rng: Generator) -> tu
     return scores, list(_notes(runs, scores))
 
 
-def _notes(runs: Sequence[ScoredRun], scores: Sequence[RunScore]) -> Iterator[str]:
+def _notes(runs: Sequence[ScoredRun], scores: Sequence[RunScore]) -> Iterator[Note]:
     if saturated := [score.run for score in scores if score.saturated]:
-        yield (
+        yield Note.stated(
             f"no headroom: {named(saturated)} score{'s' if len(saturated) == 1 else ''} {100 * SATURATED:g} % or more, "
             "so that better runs could hardly show it; harder items are needed"
         )
     for run in runs:
         if run.best_of > 1:
-            yield (
-                f"selected on test: {run.checkpoint} of {run.name} is the best of {run.best_of} checkpoints by these "
-                "same items; its interval and its p value allow for it, its score stays too good"
-            )
+            data = {"checkpoint": run.checkpoint, "run": run.name, "best_of": run.best_of}
+            yield Note(NoteCode.SELECTED_ON_TEST, data)
     counts = {len(set(run.clusters)): len(run.items) for run in runs if run.clusters is not None}
     for clusters, items in counts.items():
-        yield f"{items} items stand in {clusters} clusters: intervals and tests take clusters as the unit, not items"
+        yield Note.stated(
+            f"{items} items stand in {clusters} clusters: intervals and tests take clusters as the unit, not items"
+        )
         if clusters < _FEW_CLUSTERS:
-            yield f"{clusters} clusters are few: no test of so few can show a difference at the 5 % level"
+            yield Note.stated(f"{clusters} clusters are few: no test of so few can show a difference at the 5 % level")
 
 
 _FEW_CLUSTERS = 6

@@ -26,7 +26,11 @@ MANDATORY = "???"
 
 
 class _Nowhere(Exception):
-    """A reference that leads to nothing; the text says which."""
+    """A reference that leads to nothing, or, with None, back to itself."""
+
+    def __init__(self, reference: str | None) -> None:
+        super().__init__(reference)
+        self.reference = reference
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +57,7 @@ def resolve(document: ForeignDocument) -> Resolved:
         try:
             return _value(document, node, path, 0)
         except _Nowhere as fault:
-            findings.append(_fault(document, path, str(fault)))
+            findings.append(_fault(document, path, fault.reference))
             return node
 
     data = walk(document.data, ())
@@ -69,7 +73,7 @@ def is_known(value: object) -> bool:
 def _value(document: ForeignDocument, text: str, path: tuple[Key, ...], depth: int) -> object:
     """A text with its references followed, innermost first; a text that is one reference becomes its value."""
     if depth > _DEEPEST:
-        raise _Nowhere("refers to itself")
+        raise _Nowhere(None)
     for _ in range(_DEEPEST):
         match = next((found for found in _INNERMOST.finditer(text) if _REFERENCE.fullmatch(found[1].strip())), None)
         if match is None:
@@ -103,9 +107,9 @@ def _referred(document: ForeignDocument, reference: str, path: tuple[Key, ...], 
     return node
 
 
-def _fault(document: ForeignDocument, path: tuple[Key, ...], reference: str) -> Finding:
+def _fault(document: ForeignDocument, path: tuple[Key, ...], reference: str | None) -> Finding:
     key = dotted(path)
-    if reference == "refers to itself":
+    if reference is None:
         message, hint = f"{key}: the reference leads back to itself", None
     else:
         near = nearest(reference, {dotted(place) for place in document.places})

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from touchline.core.estimate import Estimate, Rung
-from touchline.core.machine import TargetMachine
+from touchline.core.machine import TargetMachine, split_key
 from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.data.machine import machine_here
 from touchline.data.settings import Settings
@@ -73,16 +73,14 @@ def _by_machine(points: Iterable[TimePoint]) -> Iterator[tuple[TargetMachine, li
         if key == here.key:
             yield here, found
             continue
-        name, _, threads = key.rpartition(", ")
-        count = threads.removesuffix(" threads")
-        cpu = bool(name) and threads.endswith(" threads") and count.isdigit()
+        name, threads = split_key(key)
         yield (
             TargetMachine(
-                kind="cpu" if cpu else "gpu",
-                name=name if cpu else key,
+                kind="gpu" if threads is None else "cpu",
+                name=name,
                 memory=Missing(missing="of another machine"),
                 count=1,
-                threads=int(count) if cpu else None,
+                threads=threads,
                 base_dtype=found[0].setup.base_dtype,
                 source="the history",
             ),

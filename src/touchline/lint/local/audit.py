@@ -42,9 +42,11 @@ _PICTURES = (_PNG, b"\xff\xd8\xff", b"GIF8", b"BM", b"RIFF", b"II*\x00", b"MM\x0
 _PICTURE_ENDINGS = frozenset({".png", ".jpg", ".jpeg", ".gif", ".bmp", ".webp"})
 _MEDIA_TRIED = 50
 _KEPT_FROM_BYTES = 1 << 16
-_VERSION = 4
+_VERSION = 5
 """Changes when the same file would be judged differently."""
 _YAML_LIMIT = 1 << 20
+_SEPARATOR = "separator"
+"""Subject of the finding that the columns are unknown because the cells are separated by another sign."""
 _FINDINGS = TypeAdapter(tuple[Finding, ...])
 _ORDER = {Severity.ERROR: 0, Severity.WARNING: 1, Severity.INFO: 2}
 
@@ -184,12 +186,7 @@ def tree_findings(paths: Iterable[Path], cache_dir: Path | None = None) -> tuple
     groups = group_splits(path for path in paths if is_dataset(path))
     found = (finding for files in groups for finding in data_findings(files, cache_dir=cache_dir))
     # A table that nobody named as a dataset may be anything.
-    return tuple(finding for finding in found if finding.code != "DA307" or _is_separated(finding))
-
-
-def _is_separated(finding: Finding) -> bool:
-    """Whether the columns are not known because the cells are separated by another sign."""
-    return finding.hint is not None and "separated" in finding.hint
+    return tuple(finding for finding in found if finding.code != "DA307" or finding.subject == _SEPARATOR)
 
 
 def config_findings(
@@ -258,11 +255,12 @@ def _nothing(files: DatasetFiles) -> Finding:
 def _unknown(splits: Read, where: Where) -> Finding:
     columns = sorted(column_counts(values for rows in splits.values() for values, _ in rows)[0])
     listed = ", ".join(map(repr, columns[:10])) + (", ..." if len(columns) > 10 else "")
-    hint = separator_hint(columns) or "name them: --input and --output"
+    separated = separator_hint(columns)
+    hint = separated or "name them: --input and --output"
     return Finding(
         code="DA307",
         severity=Severity.WARNING,
-        subject="columns",
+        subject="columns" if separated is None else _SEPARATOR,
         message=f"not checked (no columns look like a prompt and an answer; columns here: {listed})",
         where=where,
         hint=hint,

@@ -42,7 +42,6 @@ from touchline.spec.runs import RunKind, RunSpec
 from touchline.spec.stated import Place, stated_of_run
 from touchline.spec.tasks.ready_made import TASKS
 
-_QUOTED = re.compile(r"'([^']+)'")
 _DIGITS = re.compile(r"\d+")
 _NEAR_NAME = 0.8
 
@@ -298,13 +297,13 @@ def surroundings_of(seen: Seen) -> Surroundings:
 
 def _not_checked(finding: Finding, models_dir: Path) -> Finding:
     """What is not here is for another machine, unless a model of nearly that name is."""
-    match = _QUOTED.search(finding.message)
+    name = finding.subject
     try:
         here = [each.name for each in models_dir.iterdir() if each.is_dir()]
     except OSError:
         here = []
-    near = difflib.get_close_matches(match[1], here, n=1, cutoff=_NEAR_NAME) if match is not None else []
-    same = bool(near) and match is not None and _DIGITS.findall(near[0]) == _DIGITS.findall(match[1])
+    near = difflib.get_close_matches(name, here, n=1, cutoff=_NEAR_NAME)
+    same = bool(near) and _DIGITS.findall(near[0]) == _DIGITS.findall(name)
     message = f"not checked ({finding.message})"
     if same:
         return replace(finding, severity=Severity.WARNING, message=message, hint=f"did you mean {near[0]}?")

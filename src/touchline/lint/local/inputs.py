@@ -103,7 +103,7 @@ def see(
         try:
             seen.models[name] = load_model(name, settings.models_dir)
         except InputFault as fault:
-            seen.findings += as_findings(fault, MODEL_NOT_HERE, loaded.document.where(["models"]))
+            seen.findings += as_findings(fault, MODEL_NOT_HERE, loaded.document.where(["models"]), subject=name)
     seen.findings += _twins(seen)
     labels = {name: _label(seen.models.get(name), name) for name in names}
     seen.design = _design(loaded, labels)
@@ -334,12 +334,12 @@ def lengths_of(
     return found
 
 
-def as_findings(fault: InputFault, code: str, where: Where | None) -> list[Finding]:
+def as_findings(fault: InputFault, code: str, where: Where | None, subject: str = "") -> list[Finding]:
     """A fault's findings, or the fault itself as one; with the place in experiment.yaml where it has no other."""
     if fault.findings:
         return [replace(finding, where=finding.where or where) for finding in fault.findings]
     message = fault.message if fault.expected is None else f"{fault.message}; expected {fault.expected}"
-    return [Finding(code=code, severity=Severity.ERROR, subject="", message=message, where=where, hint=fault.hint)]
+    return [Finding(code=code, severity=Severity.ERROR, subject=subject, message=message, where=where, hint=fault.hint)]
 
 
 def _twins(seen: Seen) -> list[Finding]:

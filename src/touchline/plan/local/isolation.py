@@ -12,6 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from touchline.core.errors import EnvironmentFault, InputFault, install_hint
 from touchline.data.packing.isolation import IsolationCheck
+from touchline.data.worker import told_faults
 
 _PROGRAM = "touchline.train.leaks"
 _NEEDED = ("torch", "transformers")
@@ -43,13 +44,12 @@ def check_isolation(config: Mapping[str, object]) -> IsolationCheck:
         )
     except subprocess.TimeoutExpired:
         raise EnvironmentFault(f"the self-test did not end in {_LIMIT_SECONDS:.0f} s") from None
-    said = [
-        line.removeprefix("touchline: ").removeprefix("error: ").strip() for line in done.stderr.strip().splitlines()
-    ]
+    said = [line.strip() for line in done.stderr.splitlines() if line.strip()]
+    faults = told_faults(done.stderr)
     if done.returncode == _USAGE:
-        raise InputFault(next((line for line in said if line.startswith("no ")), said[-1] if said else "no answer"))
+        raise InputFault((faults or said or ["no answer"])[-1])
     try:
         return _CHECK.validate_json(done.stdout.strip().splitlines()[-1])
     except (ValidationError, IndexError):
-        last = said[-1] if said else "no word"
+        last = (faults or said or ["no word"])[-1]
         raise EnvironmentFault(f"the self-test ended with code {done.returncode} and {last}") from None

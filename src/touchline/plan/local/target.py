@@ -33,6 +33,7 @@ ANY_TYPE = "US134"
 UNKNOWN = "EX003"
 DEVICES = "BK003"
 _EXAMPLE = "A100-80GB"
+_FOR_CPUS = f"compute.gpu={CPU}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -281,7 +282,7 @@ def _offered(commands: Commands, partition: str | None) -> tuple[str, str]:
     chosen = [part for part in asked if partition is None or part.name in partition.split(",")]
     if not any(offered.values()):
         names = ", ".join(part.name for part in asked)
-        return f"sinfo lists no GPUs in any partition ({names})", f"compute.gpu={CPU}"
+        return f"sinfo lists no GPUs in any partition ({names})", _FOR_CPUS
     note = ""
     if partition is not None and chosen and not any(part.gpus for part in chosen):
         note = f" (none in the partition {partition} of the jobs)"
@@ -303,7 +304,7 @@ def _offer(kind: str, places: Mapping[str, int]) -> str:
 
 
 def _not_named(offer: str, hint: str) -> InputFault:
-    also = "" if hint.endswith(f"={CPU}") else f"; compute.gpu={CPU} for runs on CPUs"
+    also = "" if hint == _FOR_CPUS else f"; {_FOR_CPUS} for runs on CPUs"
     return _fault(
         "compute.executor is slurm, and nothing says which GPU the nodes have: a plan for the CPU of this machine "
         f"would be wrong; {offer}",

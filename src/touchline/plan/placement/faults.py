@@ -162,7 +162,7 @@ def _fit_faults(job: PlaceJob, subject: str, cluster: Cluster) -> Iterator[Findi
                 subject,
                 f"{job.id!r} asks for {asked:g}{unit}{'' if unit else ' ' + name}; {place} has {most:g}{unit}"
                 + (f" of {name}" if unit else ""),
-                hint="a job never leaves a node" if place == "a node" else None,
+                hint="a job never leaves a node" if node != cluster.gpus else None,
             )
 
 

@@ -9,18 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
+from touchline.core.notes import NoteCode
 from touchline.core.quantity import Missing
 from touchline.report.facts import is_asked_about
 from touchline.report.report import Statement
-from touchline.report.words import Scale, count, listed, p_text, scale_of
+from touchline.report.words import Scale, count, listed, p_number, p_text, scale_of
 from touchline.results.run_result import RunResult
 from touchline.spec.runs import ControlKind
 from touchline.statistics.conclusions import Analysis, Comparison, RunScore, Shown
 
 CONTROL, CONTROLS, LIMITS = "Against the control", "Other controls", "Limits"
 POWER_WORDS = "at 80 % power"
-_ONE_SEED = "one seed"
-"""How a note begins that every contrast of a single seed says by itself."""
 ALONE = " The interval, which is that of this difference alone, excludes 0; the test, after Holm over all, does not."
 """What a reader would wonder at: an interval without 0 beside `not established`."""
 MANY = 24
@@ -130,9 +129,9 @@ def _other_control(analysis: Analysis, each: Comparison, run: RunResult, where: 
 def limit_findings(analysis: Analysis) -> Iterator[Statement]:
     """What a reader must know before believing the numbers above."""
     for note in analysis.notes:
-        if note.startswith(_ONE_SEED) and analysis.effects:
-            continue
-        yield Statement(topic=LIMITS, text=sentence(note))
+        # Every contrast of a single seed says so by itself.
+        if note.code is not NoteCode.ONE_SEED or not analysis.effects:
+            yield Statement(topic=LIMITS, text=sentence(str(note)))
     for refusal in analysis.refusals:
         text = f"{refusal.run} is not compared with {refusal.other}: {refusal.reason.rstrip('.')}."
         yield Statement(topic=LIMITS, text=text, shown=Shown.NOT_TESTABLE)
@@ -185,7 +184,8 @@ def _ends(family: Sequence[Comparison], scale: Scale) -> str:
 
 
 def _worst_p(family: Sequence[Comparison]) -> str:
-    return f"each {p_text(max(each.difference.p_adjusted for each in family))}".replace("=", "at most")
+    worst = max(each.difference.p_adjusted for each in family)
+    return "each p < 0.001" if worst < 0.001 else f"each p at most {p_number(worst)}"
 
 
 def _all(number: int) -> str:

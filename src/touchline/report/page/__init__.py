@@ -67,7 +67,7 @@ def report_html(
         cards=cards(report),
         issues=_issues(report),
         findings=_by_topic(report.findings),
-        analysis_notes=dict.fromkeys(note for analysis in report.analyses for note in analysis.notes),
+        analysis_notes=dict.fromkeys(str(note) for analysis in report.analyses for note in analysis.notes),
         commands=_by_group(report),
         curves_missing=curves_missing(report.runs),
         runs=runs_table(report, given),

@@ -22,6 +22,7 @@ from touchline.report.words import (
     factor_words,
     is_at_least,
     level_of,
+    p_number,
     p_text,
     scale_of,
 )
@@ -223,7 +224,7 @@ def _status(run: RunResult) -> Cell:
         if run.steps_done is not None and run.steps_planned
         else ""
     )
-    return Cell(text=run.status.value, kind=kind, title="; ".join((tries + done, *run.notes)))
+    return Cell(text=run.status.value, kind=kind, title="; ".join((tries + done, *map(str, run.notes))))
 
 
 def _score_cell(score: RunScore | None, scale: Scale, notes: Notes) -> Cell:
@@ -236,7 +237,7 @@ def _score_cell(score: RunScore | None, scale: Scale, notes: Notes) -> Cell:
     )
     if score.saturated:
         told += "; near the top of the scale: a better run could hardly show it"
-    ends = scale.span(score.low, score.high).removesuffix(" %").replace(" to ", "–")
+    ends = "–".join(scale.bounds(score.low, score.high))
     return Cell(text=scale.value(score.value), sort=score.value, title=told, below=f"[{ends}]")
 
 
@@ -245,11 +246,11 @@ def _difference_cells(each: Comparison | None, facts: RunFacts, scale: Scale, no
         empty = plain("–", "") if facts.control is None else notes.missing("not compared with its control")
         return empty, empty
     found = each.difference
-    ends = scale.ends(found.low, found.high).replace(" to ", ", ")
-    text = scale.difference(found.value).removesuffix(" points")
+    ends = f"{scale.change(found.low)}, {scale.change(found.high)}"
+    text = scale.change(found.value)
     told = f"against {found.control}: {found.gained:,} items gained, {found.lost:,} lost; {each.shown.words}"
     established = each.shown in (Shown.HIGHER, Shown.LOWER)
-    p_value = p_text(found.p_adjusted).removeprefix("p ").removeprefix("= ").replace("< ", "<")
+    p_value = p_number(found.p_adjusted)
     return (
         Cell(text=text, sort=found.value, title=told, kind="" if established else "quiet", below=f"[{ends}]"),
         Cell(text=p_value, sort=found.p_adjusted, title=f"before Holm: {p_text(found.p_value)}"),

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from touchline.core.errors import EnvironmentFault, InputFault
+from touchline.core.notes import Note
 from touchline.core.quantity import Missing, Quantity
 from touchline.data.scores import EvaluationScores
 from touchline.history.lines import NoText
@@ -92,7 +93,8 @@ def _gathered(root: Path, read: Sequence[_Read], issues: list[Issue], *, deep: b
     tasks = Counter(record.task for run in runs for record in run.evaluations)
     task = min(tasks, key=lambda name: (-tasks[name], name)) if tasks else None
     results = [
-        result_of(run, root, task, [note.text for note in issues if note.subject == run.folder.name]) for run in runs
+        result_of(run, root, task, [Note.stated(each.text) for each in issues if each.subject == run.folder.name])
+        for run in runs
     ]
     held = [Held(run=run, result=result) for run, result in zip(runs, results, strict=True)]
     issues += [issue for each in read for issue in each.issues]

@@ -9,6 +9,7 @@ from pathlib import Path
 from touchline.core.quantity import Missing, Quantity
 from touchline.core.status import JobState, TrainingOutcome
 from touchline.history.reading import Outcome
+from touchline.report.report import IssueRole
 from touchline.results.imported.logs import JobLog
 from touchline.results.imported.result import FoundRun, reason_of, relocated
 from touchline.results.imported.settings import size_of
@@ -52,6 +53,7 @@ def _exit(run: FoundRun, root: Path) -> Iterator[Issue]:
             weight=Weight.ERROR,
             subject=run.folder.name,
             title="complete log, broken checkpoint",
+            role=IssueRole.EXPLAINS_NOT_DONE,
             text="The log shows the training to its end, but the last checkpoint cannot be used: "
             f"{_faults(run)}. The run does not count as complete.",
             where=below(root, job.path),
@@ -62,6 +64,7 @@ def _exit(run: FoundRun, root: Path) -> Iterator[Issue]:
             weight=Weight.ERROR,
             subject=run.folder.name,
             title="training not complete",
+            role=IssueRole.EXPLAINS_NOT_DONE,
             text=f"{_capital(reason_of(job))}{_progress(job)}.",
             lines=tuple(clean_line(proof.text) for proof in proofs[-3:]),
             where=relocated(job, root, proofs[-1].where) if proofs else below(root, job.path),

@@ -11,9 +11,9 @@ from touchline.core.observation import SignKind
 from touchline.core.quantity import Missing, Quantity
 from touchline.core.status import JobState
 from touchline.history.course import Part
-from touchline.history.fields import reading_of
+from touchline.history.fields import LOSS_NOT_A_NUMBER, reading_of
 from touchline.history.lines import NoText
-from touchline.history.reading import Outcome, RunReading, Word
+from touchline.history.reading import Outcome, RunReading, Word, exit_code
 from touchline.history.scan import Scan
 from touchline.history.view import RunView, Stretch, align, runs_of
 from touchline.results.imported.curves import Curve, Curves, Ended
@@ -101,14 +101,14 @@ class JobLog:
     def state(self) -> JobState | None:
         """How the scheduler will have put it down, by the lines; None where none of them tells."""
         told = self.reading.exit
-        if not isinstance(told, Missing) and told.value.startswith("failed") and self._went_on:
+        if not isinstance(told, Missing) and exit_code(told) is None and self._went_on:
             return None
         state = _STATES.get(Outcome(self.reading.outcome.value))
         if state is not None:
             return state
         if isinstance(told, Missing):
             return None
-        return JobState.COMPLETED if told.value == "0" else JobState.FAILED
+        return JobState.COMPLETED if exit_code(told) == 0 else JobState.FAILED
 
 
 def read_job(log: Path | None, beside: Sequence[Document]) -> JobLog | None:
@@ -185,7 +185,7 @@ def _is_run(stretch: Stretch) -> bool:
 
 def _with_summary(reading: RunReading, log: Path) -> RunReading:
     """The last loss of W&B's summary where nothing else tells one, with what its five decimals leave open."""
-    if not isinstance(reading.last_loss, Missing) or "no number" in reading.last_loss.missing:
+    if not isinstance(reading.last_loss, Missing) or reading.last_loss == LOSS_NOT_A_NUMBER:
         return reading
     text = bounded(log, _SUMMARY_LIMIT_BYTES) or ""
     summaries = list(_SUMMARY.finditer(text))

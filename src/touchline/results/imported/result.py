@@ -8,11 +8,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from touchline.core.levels import Level
+from touchline.core.notes import Note
 from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.core.status import JobState, RunStatus, TrainingOutcome
 from touchline.core.units import GIB
 from touchline.data.scores import CheckpointInfo, EvaluationRecord
-from touchline.history.reading import Outcome
+from touchline.history.reading import Outcome, Word, exit_cause, exit_code
 from touchline.results.collected import RunMetrics
 from touchline.results.imported.accounting import Accounted
 from touchline.results.imported.folders import RunFolder
@@ -121,7 +122,7 @@ def _partial(begun: bool) -> TrainingOutcome:
     return TrainingOutcome.PARTIAL if begun else TrainingOutcome.NOT_STARTED
 
 
-def result_of(run: FoundRun, root: Path, task: str | None, notes: Sequence[str]) -> RunResult:
+def result_of(run: FoundRun, root: Path, task: str | None, notes: Sequence[Note]) -> RunResult:
     """The run's result.
 
     Args:
@@ -209,7 +210,7 @@ def metrics_of(run: FoundRun, result: RunResult, root: Path) -> RunMetrics:
         per_epoch_metrics=(),
         dataset_path=run.settings.dataset or "",
         versions={} if job is None else printed_versions(job.reading),
-        notes=result.notes,
+        notes=tuple(str(note) for note in result.notes),
     )
 
 
@@ -251,13 +252,13 @@ def reason_of(job: JobLog) -> str:
     if job.is_complete:
         words = _WORDS[Outcome.COMPLETED]
     told = job.reading.exit
-    return words if isinstance(told, Missing) or told.value == "0" else f"{words}; {_exit_words(told.value)}"
+    return words if isinstance(told, Missing) or exit_code(told) == 0 else f"{words}; {_exit_words(told)}"
 
 
-def _exit_words(told: str) -> str:
-    """`exit code 1`, or the line that says why."""
-    failed = told.removeprefix("failed: ")
-    return f"exit code {told}" if told.isdecimal() else clean_line(failed)[:160]
+def _exit_words(told: Word) -> str:
+    """Return `exit code 1`, or the line that gives the cause."""
+    code = exit_code(told)
+    return clean_line(exit_cause(told))[:160] if code is None else f"exit code {code}"
 
 
 def relocated(job: JobLog, root: Path, where: str | None) -> str | None:

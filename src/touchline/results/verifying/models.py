@@ -166,10 +166,8 @@ def _numbered(files: Mapping[str, WeightFile]) -> Iterator[CheckpointFault]:
     yield CheckpointFault(code="missing-file", file=INDEX, message=f"{len(matches)} shards, found only by their index")
     absent = sorted(set(range(1, min(most, 1000) + 1)) - {int(match[2]) for match in matches})
     if absent:
-        message = f"shard {absent[0]} of {most} and {len(absent) - 1} more are missing"
-        yield CheckpointFault(
-            code="missing-file", file=None, message=message if absent[1:] else message.split(" and")[0]
-        )
+        message = f"shard {absent[0]} of {most}" + (f" and {len(absent) - 1} more are missing" if absent[1:] else "")
+        yield CheckpointFault(code="missing-file", file=None, message=message)
 
 
 def _by_count(tensors: Mapping[str, Tensor], base: Base, file: str | None) -> Iterator[CheckpointFault]:

@@ -1,0 +1,64 @@
+"""Notes on a result as a code with data; the words are put together where a note is shown.
+
+`results --json` and run_metrics.yaml hold the words alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+class NoteCode(StrEnum):
+    """Kind of a note. The value is its sentence; names in braces stand for the note's data."""
+
+    ATTEMPTS_FAILED = "{count} attempt(s) ended with an error; the last: {reason}, exit code {code}"
+    ATTEMPTS_KILLED = "{count} attempt(s) were killed without a word; what they had saved was used"
+    FAILED_EXIT = "the training is complete although its job failed; the exit code is reported, not believed"
+    METRICS_UNREAD = "steps and losses are not known: {file} cannot be read ({reason})"
+    STEPS_REPEATED = "{count} steps were done again after a kill"
+    CHECKPOINT_UNUSABLE = "checkpoint {name} cannot be used: {problems}"
+    EVALUATIONS_LEFT_OUT = "{evaluations} of other weights left out"
+    EVALUATIONS_KEPT = "{evaluations} by other settings kept beside and compared with nothing: {settings}"
+    NOT_EVALUATED = "not evaluated: {evaluation}"
+    ANSWERS_NOT_SCORED = "{evaluation}: {count} answers could not be generated or scored and count as wrong"
+    TRAINED_ON = "trained on {machine}"
+    NOT_COMPARED = "not compared with {other}: {reason}"
+    ONE_SEED = "one seed: differences between levels describe these checkpoints, not the settings"
+    SELECTED_ON_TEST = (
+        "selected on test: {checkpoint} of {run} is the best of {best_of} checkpoints by these "
+        "same items; its interval and its p value allow for it, its score stays too good"
+    )
+    STATED = "{text}"
+    """Anything that no decision depends on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """One note on a run or an analysis."""
+
+    code: NoteCode
+    """Kind of the note."""
+    data: Mapping[str, object] = field(default_factory=dict)
+    """Values of the sentence, by name."""
+
+    def __str__(self) -> str:
+        """Return the sentence."""
+        return self.code.value.format(**self.data)
+
+    @classmethod
+    def stated(cls, text: str) -> Note:
+        """Return a note with a text of its own."""
+        return cls(NoteCode.STATED, {"text": text})
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: object, handler: object) -> dict[str, object]:
+        """Return the schema by which a note is a string in JSON."""
+        del source, handler
+        return {
+            "type": "function-after",
+            "function": {"type": "no-info", "function": cls.stated},
+            "schema": {"type": "str"},
+            "serialization": {"type": "to-string", "when_used": "always"},
+        }
