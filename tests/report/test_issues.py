@@ -14,8 +14,7 @@ from touchline.core.status import RunStatus, TrainingOutcome
 from touchline.data.scores import CheckpointInfo
 from touchline.report.build import build_report
 from touchline.report.issues import NO_EVALUATION
-from touchline.report.report import IssueRole
-from touchline.results.report_inputs import Issue, Weight
+from touchline.results.report_inputs import Issue, IssueRole, Weight
 from touchline.results.verification_types import CheckpointFault, CheckpointKind
 
 pytestmark = pytest.mark.planning

@@ -14,9 +14,9 @@ from touchline.core.status import JobState, RunStatus, TrainingOutcome
 from touchline.plan.sections import revision_text
 from touchline.report.facts import is_failed_exit, not_finite, risen
 from touchline.report.issues_checkpoints import checkpoint_issues
-from touchline.report.report import AnswerCounts, IssueRole
+from touchline.report.report import AnswerCounts
 from touchline.report.words import bare, capital, count
-from touchline.results.report_inputs import Gathered, Issue, Weight
+from touchline.results.report_inputs import Gathered, Issue, IssueRole, Weight
 from touchline.results.run_result import AttemptResult, RunResult
 from touchline.spec.plan import Plan
 from touchline.spec.runs import RunKind

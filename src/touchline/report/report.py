@@ -6,7 +6,6 @@ Texts here are plain; who renders them escapes them. Numbers are `Measured`: abs
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from enum import StrEnum
 
 from touchline.core.quantity import Measured
 from touchline.data.scores import AskedItem
@@ -30,15 +29,6 @@ class Statement:
     """What the test behind it allows; none where no test is behind it."""
     where: tuple[str, ...] = ()
     """Files that its numbers come from, relative to the experiment."""
-
-
-class IssueRole(StrEnum):
-    """Relation of an issue to others of the same run: a cause replaces its bare consequence."""
-
-    NO_SCORE = "no score"
-    EXPLAINS_NO_SCORE = "explains no score"
-    NOT_DONE = "not done"
-    EXPLAINS_NOT_DONE = "explains not done"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

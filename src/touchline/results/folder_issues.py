@@ -11,10 +11,9 @@ from pathlib import Path
 from touchline.core.files import open_regular
 from touchline.core.status import JobState
 from touchline.data.evaluations import EVALUATIONS_FOLDER, SCORES_SUFFIX, read_evaluations
-from touchline.report.report import IssueRole
 from touchline.results.imported.folders import CHECKPOINT, newest_first
 from touchline.results.imported.text import below, clean_line, clean_text
-from touchline.results.report_inputs import Issue, Weight
+from touchline.results.report_inputs import Issue, IssueRole, Weight
 from touchline.results.run_result import RunResult
 
 _TAIL_BYTES = 1 << 16

@@ -7,9 +7,6 @@ from enum import StrEnum
 
 from touchline.core.quantity import Measured
 from touchline.data.scores import AskedItem
-from touchline.report.report import (
-    IssueRole,
-)
 from touchline.results.collected import RunMetrics
 from touchline.results.run_result import RunResult
 from touchline.results.verification_types import Verification
@@ -22,6 +19,15 @@ class Weight(StrEnum):
     INFO = "info"
     WARNING = "warning"
     ERROR = "error"
+
+
+class IssueRole(StrEnum):
+    """Relation of an issue to others of the same run: a cause replaces its bare consequence."""
+
+    NO_SCORE = "no score"
+    EXPLAINS_NO_SCORE = "explains no score"
+    NOT_DONE = "not done"
+    EXPLAINS_NOT_DONE = "explains not done"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -9,12 +9,11 @@ from pathlib import Path
 from touchline.core.quantity import Missing, Quantity
 from touchline.core.status import JobState, TrainingOutcome
 from touchline.history.reading import Outcome
-from touchline.report.report import IssueRole
 from touchline.results.imported.logs import JobLog
 from touchline.results.imported.result import FoundRun, reason_of, relocated
 from touchline.results.imported.settings import size_of
 from touchline.results.imported.text import below, clean_line
-from touchline.results.report_inputs import Issue, Weight
+from touchline.results.report_inputs import Issue, IssueRole, Weight
 
 _SAME_FILE = re.compile(r"mv: .* are the same file")
 _PLACE_OF_A_NAME = {"lora_rank": "rank", "seed": "seed"}
