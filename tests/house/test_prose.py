@@ -24,8 +24,6 @@ PROSE = frozenset({"message", "missing", "hint", "title", "note", "notes"})
 
 REVIEWED: dict[str, str] = {
     "touchline: error: ": "the protocol between a worker process and its parent, written and read in one module",
-    "evaluate ": "the names of jobs, taken apart in one place",
-    "failed: ": "how records of runs hold the cause of an end, written and read in one module",
     "can't allocate memory": "torch",
     "invalid job id": "SLURM",
     "no such file": "SLURM",
