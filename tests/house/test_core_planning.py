@@ -1,4 +1,7 @@
-"""Planning needs the core dependencies only: `make test-core` runs this where torch is not installed."""
+"""Planning needs the core dependencies only: `make test-core` runs this where torch is not installed.
+
+Where it is installed, each process below refuses to import it, so that both environments show the same.
+"""
 
 from __future__ import annotations
 
@@ -10,33 +13,47 @@ import sys
 from pathlib import Path
 
 import pytest
+from tests.cases import some
 
 from tools.tiny_model import write_tiny_model
 
 pytestmark = pytest.mark.planning
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "capitalization" / "experiment.yaml"
-PROGRAM = """\
-import sys
+ABSENT = (
+    *("torch", "transformers", "peft", "accelerate", "trl", "datasets", "inspect_ai", "pandas"),
+    *("altair", "vl_convert", "pyarrow", "wandb", "mlflow", "tensorboard", "trackio", "sqlalchemy"),
+)
+"""What the core dependencies do not bring."""
+BLOCK = f"import sys\nsys.modules.update(dict.fromkeys({ABSENT!r}))\n"
+"""A module that is None there cannot be imported, as if it were not installed."""
+COMMAND = f"""{BLOCK}
 from touchline.cli.main import main
 sys.argv[0] = 'touchline'
-try:
-    main()
-except SystemExit as end:
-    if end.code:
-        raise
-loaded = {'torch', 'transformers', 'peft', 'accelerate', 'trl', 'inspect_ai', 'altair', 'pyarrow'} & set(sys.modules)
-assert not loaded, loaded
+sys.exit(main())
 """
+IMPORT_ALL = f"""{BLOCK}
+import importlib, json, pkgutil, touchline
+failed, imported = {{}}, []
+for module in pkgutil.walk_packages(touchline.__path__, 'touchline.'):
+    try:
+        importlib.import_module(module.name)
+        imported.append(module.name)
+    except ImportError as fault:
+        failed[module.name] = str(fault)
+print(json.dumps([failed, imported]))
+"""
+MAY_NEED_MORE = ("touchline.train.", "touchline.evaluate.", "touchline.report.charts.")
+"""Programs of their own, and the figures of the extra `report`."""
 
 
-def _touchline(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
+def _python(program: str, *arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
     environment = os.environ | {
         "TOUCHLINE_MODELS_DIR": str(folder / "models"),
         "TOUCHLINE_CACHE_DIR": str(folder / "cache"),
     }
     return subprocess.run(
-        [sys.executable, "-c", PROGRAM, *arguments],
+        [sys.executable, "-c", program, *arguments],
         cwd=folder,
         env=environment,
         stdin=subprocess.DEVNULL,
@@ -46,22 +63,44 @@ def _touchline(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str
     )
 
 
-@pytest.fixture
-def experiment(tmp_path: Path) -> Path:
-    """The shipped example in a folder of its own, with a tiny model under the real one's name; not yet planned."""
-    write_tiny_model(tmp_path / "models" / "SmolLM2-135M-Instruct")
-    folder = tmp_path / "cap"
+def _touchline(*arguments: str, folder: Path) -> str:
+    done = _python(COMMAND, *arguments, folder=folder)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def experiment(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The shipped example in a folder of its own, with a tiny model under the real one's name, checked and planned."""
+    home = tmp_path_factory.mktemp("home")
+    write_tiny_model(home / "models" / "SmolLM2-135M-Instruct")
+    folder = home / "cap"
     folder.mkdir()
     shutil.copy(EXAMPLE, folder)
-    made = _touchline("data", "create", "capitalization", "--out-dir", "cap/data", folder=tmp_path)
-    assert made.returncode == 0, made.stderr
+    _touchline("data", "create", "capitalization", "--out-dir", "cap/data", folder=home)
+    _touchline("check", "cap", folder=home)
+    _touchline("plan", "cap", folder=home)
     return folder
 
 
-def test_the_example_is_planned_without_a_framework(experiment: Path) -> None:
-    """Exit code 0, plan.json and runs_plan.md written, and no framework loaded on the way."""
-    done = _touchline("plan", "cap", folder=experiment.parent)
+def test_every_module_that_planning_needs_imports(tmp_path: Path) -> None:
+    """Only the programs that train and evaluate, and the figures, need more than the core dependencies."""
+    done = _python(IMPORT_ALL, folder=tmp_path)
     assert done.returncode == 0, done.stderr
+    failed, imported = json.loads(done.stdout)
+    assert {name: fault for name, fault in failed.items() if not name.startswith(MAY_NEED_MORE)} == {}
+    assert len(imported) > 100
+
+
+def test_a_blocked_module_cannot_be_imported(tmp_path: Path) -> None:
+    """Without this, a block that blocks nothing would pass the test above where torch is installed."""
+    done = _python(BLOCK + "import torch", folder=tmp_path)
+    assert done.returncode == 1
+    assert "torch" in done.stderr
+
+
+def test_the_example_is_planned(experiment: Path) -> None:
+    """plan.json and runs_plan.md name the runs."""
     plan = json.loads((experiment / "plan.json").read_text(encoding="utf-8"))
     assert [run["name"] for run in plan["runs"]] == ["135M_rank4", "135M_rank64", "135M_base"]
     assert "135M_rank64" in (experiment / "runs_plan.md").read_text(encoding="utf-8")
@@ -69,23 +108,33 @@ def test_the_example_is_planned_without_a_framework(experiment: Path) -> None:
 
 def test_without_evidence_every_estimate_has_an_interval_or_is_missing(experiment: Path) -> None:
     """What a formula gives comes with its interval and its method, and what only a run can tell is missing."""
-    done = _touchline("plan", "cap", folder=experiment.parent)
     plan = json.loads((experiment / "plan.json").read_text(encoding="utf-8"))
-    assert plan["runs"]
-    for run in plan["runs"]:
+    for run in some(plan["runs"]):
         for name in ("train_seconds", "evaluate_seconds", "peak_memory", "disk"):
             figure = run[name]
             if "missing" not in figure:
                 assert figure["low"] <= figure["value"] <= figure["high"], (run["name"], name)
                 assert figure["low"] < figure["high"], (run["name"], name)
                 assert figure["method"], (run["name"], name)
-    assert done.returncode == 0
 
 
 def test_planning_again_changes_nothing(experiment: Path) -> None:
     """The same input gives the same bytes, so that drift is a changed plan and nothing else."""
-    assert _touchline("plan", "cap", folder=experiment.parent).returncode == 0
     before = {path: path.read_bytes() for path in experiment.rglob("*") if path.is_file()}
     assert experiment / "plan.json" in before
-    assert _touchline("plan", "cap", folder=experiment.parent).returncode == 0
+    _touchline("plan", "cap", folder=experiment.parent)
     assert {path: path.read_bytes() for path in experiment.rglob("*") if path.is_file()} == before
+
+
+def test_it_is_prepared_looked_at_and_reported(experiment: Path) -> None:
+    """What a login node does before and after the jobs: scripts, states, a report of runs that did not start."""
+    folder = experiment.parent / "prepared"
+    shutil.copytree(experiment, folder)
+    _touchline("prepare", "prepared", folder=folder.parent)
+    assert (folder / "135M_rank4" / "finetune.slurm").is_file()
+    states = json.loads(_touchline("status", "prepared", "--json", folder=folder.parent))
+    assert {run["name"]: run["status"] for run in states["runs"]} == dict.fromkeys(
+        ("135M_rank4", "135M_rank64", "135M_base"), "prepared"
+    )
+    _touchline("report", "prepared", folder=folder.parent)
+    assert "135M_rank64" in (folder / "RESULTS.md").read_text(encoding="utf-8")
