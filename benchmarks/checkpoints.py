@@ -39,7 +39,7 @@ from tests.results.test_verification_corrupt import write_hf, write_torchtune  #
 from touchline.estimate.disk import adapter_tensors  # noqa: E402
 from touchline.results.verification import verify_folders, verify_planned  # noqa: E402
 from touchline.results.verification_types import Verification  # noqa: E402
-from touchline.results.verifying.bases import Base, read_base  # noqa: E402
+from touchline.results.verifying.bases import BaseTensors, read_base  # noqa: E402
 from touchline.results.verifying.expected import Expected  # noqa: E402
 from touchline.results.verifying.folder import verify_folder  # noqa: E402
 
@@ -73,7 +73,7 @@ class Found:
     sound_blamed: int
 
 
-def write_base(folder: Path) -> Base:
+def write_base(folder: Path) -> BaseTensors:
     """A folder with the base's true header and no bytes behind it."""
     shape = SHAPES["SmolLM2-135M"]
     folder.mkdir(parents=True)
@@ -104,7 +104,7 @@ def sparse(path: Path, header: object, data_bytes: int) -> None:
         stream.truncate(8 + len(text) + data_bytes)
 
 
-def write_checkpoint(folder: Path, base: Base, *, full: bool, seed: int) -> None:
+def write_checkpoint(folder: Path, base: BaseTensors, *, full: bool, seed: int) -> None:
     """One checkpoint; a marker lists its files."""
     folder.mkdir(parents=True)
     tensors = sorted(adapter_tensors(SHAPES["SmolLM2-135M"], RANK, LLAMA_TARGETS))
@@ -146,7 +146,7 @@ def write_checkpoint(folder: Path, base: Base, *, full: bool, seed: int) -> None
     (folder / "touchline.json").write_text(json.dumps(marker))
 
 
-def speed(folder: Path, base: Base, count: int, *, deep: bool) -> Speed:
+def speed(folder: Path, base: BaseTensors, count: int, *, deep: bool) -> Speed:
     """Write that many and verify them."""
     places = [folder / f"step_{number}" for number in range(1, count + 1)]
     for number, place in enumerate(places, start=1):

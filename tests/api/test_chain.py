@@ -37,7 +37,7 @@ stages:
 def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """The environment of a command: two threads, the real model from where `touchline models get` puts it."""
     from touchline.data.settings import load_settings
-    from touchline.run.getting import get_model
+    from touchline.run.model_download import get_model
 
     settings = load_settings()
     get_model(MODEL, settings)

@@ -20,9 +20,9 @@ from touchline.core.units import GIB
 from touchline.data.settings import Settings
 from touchline.lint.rule_pages import all_pages
 from touchline.run import doctor as steps
-from touchline.run.doctor import examine, trial_options
+from touchline.run.doctor import run_doctor, trial_options
 from touchline.run.doctor_cluster import check_cluster
-from touchline.run.doctor_host import locks_hold_across_nodes, look_at_folder, mount_of, python_there
+from touchline.run.doctor_host import inspect_folder, locks_hold_across_nodes, mount_of, python_there
 from touchline.slurm.doctor import DoctorCheck, DoctorReport, PythonFacts
 from touchline.slurm.local.cluster import ask_cluster
 from touchline.slurm.local.commands import Answer, RealCommands
@@ -222,7 +222,7 @@ def test_who_waited_in_vain_for_the_controller_is_not_asked_again() -> None:
 
 
 def test_folders_that_can_be_written_and_locked(tmp_path: Path) -> None:
-    facts = look_at_folder("cache_dir", tmp_path / "not" / "there", RealCommands())
+    facts = inspect_folder("cache_dir", tmp_path / "not" / "there", RealCommands())
     assert (facts.exists, facts.writable, facts.locks, facts.problem) == (False, True, True, None)
     assert isinstance(facts.free, Quantity)
     assert facts.free.value > 0
@@ -230,7 +230,7 @@ def test_folders_that_can_be_written_and_locked(tmp_path: Path) -> None:
 
 
 def test_a_folder_where_nothing_can_be_written() -> None:
-    facts = look_at_folder("history_dir", Path("/proc/nothing"), RealCommands())
+    facts = inspect_folder("history_dir", Path("/proc/nothing"), RealCommands())
     assert not facts.writable
     assert facts.problem
 
@@ -293,7 +293,7 @@ def by_name(report: DoctorReport) -> dict[str, DoctorCheck]:
 
 
 def test_a_laptop_needs_no_cluster(settings: Settings, tmp_path: Path) -> None:
-    report = examine(settings, tmp_path, RealCommands())
+    report = run_doctor(settings, tmp_path, RealCommands())
     assert report.cluster is None
     assert report.errors == 0
     assert by_name(report)["sbatch"].status == "ok"
@@ -313,16 +313,16 @@ def test_what_will_not_do_here_is_told(settings: Settings, tmp_path: Path, monke
         history_dir=Path("/proc/x"),
         slurm=SlurmSite(python=str(tmp_path / "no python")),
     )
-    report = examine(broken, tmp_path, RealCommands())
+    report = run_doctor(broken, tmp_path, RealCommands())
     found = {name: f"{each.status} {each.code}" for name, each in by_name(report).items() if each.status != "ok"}
     assert found == {"models_dir": "warning US112", "history_dir": "error US112", "slurm.python": "error US111"}
-    alone = by_name(examine(settings, tmp_path, RealCommands()))["interpreter"]
+    alone = by_name(run_doctor(settings, tmp_path, RealCommands()))["interpreter"]
     assert (alone.status, alone.code) == ("warning", "US110")
     assert {each.code for each in report.checks if each.code} <= set(all_pages())
 
 
 def test_locks_and_space_of_folders(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = look_at_folder("experiments", tmp_path, RealCommands())
+    real = inspect_folder("experiments", tmp_path, RealCommands())
     for changes, code in (
         ({"locks": False}, "US114"),
         ({"free": Quantity(value=1.0, unit="B"), "total_bytes": 1000}, "US113"),
@@ -330,19 +330,19 @@ def test_locks_and_space_of_folders(settings: Settings, tmp_path: Path, monkeypa
     ):
         made = replace(real, **changes)  # type: ignore[arg-type]
         monkeypatch.setattr(steps, "look_at_folder", lambda name, path, commands, made=made: replace(made, name=name))
-        assert by_name(examine(settings, tmp_path, RealCommands()))["experiments"].code == code
+        assert by_name(run_doctor(settings, tmp_path, RealCommands()))["experiments"].code == code
     monkeypatch.setattr(steps, "_cluster", lambda site, commands: ask_cluster(Cluster(), "me", ()))
-    assert by_name(examine(settings, tmp_path, RealCommands()))["experiments"].code == "US115"
+    assert by_name(run_doctor(settings, tmp_path, RealCommands()))["experiments"].code == "US115"
 
 
 def test_gpus_that_torch_cannot_use(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
     monkeypatch.setattr(steps, "ask_driver", lambda fields: ["0, GPU-1, NVIDIA H200, 143771 MiB"])
-    report = examine(settings, tmp_path, RealCommands())
+    report = run_doctor(settings, tmp_path, RealCommands())
     assert report.gpus == ("NVIDIA H200, 143771 MiB", "GPU 1")
     facts = PythonFacts(path="/p", version="3.11", packages={"torch": "2.13.0+cpu"}, touchline="0.1")
     monkeypatch.setattr(steps, "python_here", lambda: facts)
-    assert by_name(examine(settings, tmp_path, RealCommands()))["GPUs"].code == "US116"
+    assert by_name(run_doctor(settings, tmp_path, RealCommands()))["GPUs"].code == "US116"
 
 
 # ---- the command -----------------------------------------------------------------------------------------------------
@@ -363,7 +363,7 @@ def test_errors_end_the_command_with_one(
         code=code,
         hint=code and "do it",  # type: ignore[arg-type]
     )
-    report = replace(examine(settings, tmp_path, RealCommands()), checks=(check,))
+    report = replace(run_doctor(settings, tmp_path, RealCommands()), checks=(check,))
     monkeypatch.setattr("touchline.api.doctor", lambda folder, settings: report, raising=False)
     app = typer.Typer()
     app.command()(doctor)

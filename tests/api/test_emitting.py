@@ -13,7 +13,7 @@ from touchline.core.errors import InputFault
 from touchline.plan.placement.types import Cluster, Verdict
 from touchline.run.allocation import MEGA, SUBMIT, Placed, allocation_of, emit, place_experiment
 from touchline.run.folders import ExperimentFolder
-from touchline.run.planning import Planned
+from touchline.run.planning import LoadedPlan
 from touchline.spec.site import SlurmSite
 
 pytestmark = pytest.mark.planning
@@ -22,7 +22,7 @@ CLUSTER = Cluster(gpus=2, cpus=16)
 
 
 @pytest.fixture
-def planned(tmp_path: Path) -> Planned:
+def planned(tmp_path: Path) -> LoadedPlan:
     """Two trainings, a stage behind the first, a control; all their scripts are there."""
     (tmp_path / "experiment.yaml").touch()
     folder = ExperimentFolder(tmp_path)
@@ -31,21 +31,21 @@ def planned(tmp_path: Path) -> Planned:
         folder.run(run.name).mkdir()
         (folder.run(run.name) / "finetune.slurm").touch()
         (folder.run(run.name) / "eval.slurm").touch()
-    return Planned(plan=plan, folder=folder, changed=False)
+    return LoadedPlan(plan=plan, folder=folder, changed=False)
 
 
-def _placed(planned: Planned, deadline: float | None = 360) -> Placed:
+def _placed(planned: LoadedPlan, deadline: float | None = 360) -> Placed:
     return place_experiment(planned, SITE, CLUSTER, deadline_minutes=deadline)
 
 
-def test_all_that_is_left_is_placed(planned: Planned) -> None:
+def test_all_that_is_left_is_placed(planned: LoadedPlan) -> None:
     placed = _placed(planned)
     assert len(placed.placement.schedule) == 7
     assert placed.placement.verdict is Verdict.FITS
     assert placed.placement.makespan_minutes == pytest.approx(130, abs=20)
 
 
-def test_one_allocation_in_order_of_priority(planned: Planned) -> None:
+def test_one_allocation_in_order_of_priority(planned: LoadedPlan) -> None:
     placed = _placed(planned)
     emitted = emit(placed, SITE, "mega")
     assert [path.name for path in emitted.files] == [MEGA]
@@ -61,7 +61,7 @@ def test_one_allocation_in_order_of_priority(planned: Planned) -> None:
     assert emitted.files[0].stat().st_mode & 0o111
 
 
-def test_an_allocation_has_a_time_and_whole_nodes(planned: Planned) -> None:
+def test_an_allocation_has_a_time_and_whole_nodes(planned: LoadedPlan) -> None:
     placed = _placed(planned, None)
     with pytest.raises(InputFault, match="needs a time"):
         emit(placed, SITE, "mega")
@@ -74,7 +74,7 @@ def test_an_allocation_has_a_time_and_whole_nodes(planned: Planned) -> None:
     assert allocation_of(Cluster(gpus=8, gpus_per_node=4), 60, needs_gpus=True).nodes == 2
 
 
-def test_arrays_follow_the_levels_of_the_chains(planned: Planned) -> None:
+def test_arrays_follow_the_levels_of_the_chains(planned: LoadedPlan) -> None:
     """Trainings without a parent, then their evaluations and the stage behind them, then that stage's evaluation."""
     emitted = emit(_placed(planned), SITE, "array")
     names = [path.name for path in emitted.files]
@@ -101,21 +101,21 @@ def test_arrays_follow_the_levels_of_the_chains(planned: Planned) -> None:
     ]
 
 
-def test_arrays_are_split_where_the_cluster_wants_it(planned: Planned) -> None:
+def test_arrays_are_split_where_the_cluster_wants_it(planned: LoadedPlan) -> None:
     emitted = emit(_placed(planned), SITE, "array", max_array_size=1)
     lines = [line for line in emitted.files[0].read_text().splitlines() if line.startswith("submit array")]
     assert 'submit array_1_part1.slurm ""' in lines
     assert 'submit array_4_part2.slurm "1"' in lines
 
 
-def test_what_is_not_prepared_is_not_emitted(planned: Planned) -> None:
+def test_what_is_not_prepared_is_not_emitted(planned: LoadedPlan) -> None:
     (planned.folder.root / "1M_rank4" / "finetune.slurm").unlink()
     with pytest.raises(InputFault) as caught:
         emit(_placed(planned), SITE, "mega")
     assert "touchline prepare" in str(caught.value.hint)
 
 
-def test_a_file_that_somebody_has_changed_is_left(planned: Planned) -> None:
+def test_a_file_that_somebody_has_changed_is_left(planned: LoadedPlan) -> None:
     placed = _placed(planned)
     [path] = emit(placed, SITE, "mega").files
     path.write_text("mine\n")
@@ -123,7 +123,7 @@ def test_a_file_that_somebody_has_changed_is_left(planned: Planned) -> None:
     assert path.read_text() == "mine\n"
 
 
-def test_durations_of_a_processor_are_said_to_be_that(planned: Planned) -> None:
+def test_durations_of_a_processor_are_said_to_be_that(planned: LoadedPlan) -> None:
     assert _placed(planned).notes == ()
     plan = replace(planned.plan, machine=made_plan().machine)
     assert "processor" in _placed(replace(planned, plan=plan)).notes[0]

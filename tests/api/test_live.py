@@ -25,7 +25,7 @@ from touchline.results import live_status as live_module
 from touchline.results.collect import collect_results
 from touchline.results.live import LiveRun
 from touchline.results.live_status import glances, jobs_to_ask, live
-from touchline.run.planning import Planned
+from touchline.run.planning import LoadedPlan
 from touchline.slurm.job_view import JobView
 from touchline.spec.plan import Plan, PlannedRun
 
@@ -38,7 +38,7 @@ NOW = 2_000_000.0
 class Experiment:
     """A prepared experiment of two runs and a control."""
 
-    planned: Planned
+    planned: LoadedPlan
 
     @property
     def plan(self) -> Plan:
@@ -72,7 +72,7 @@ class Experiment:
 
 
 @pytest.fixture(scope="module")
-def prepared(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Planned:
+def prepared(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> LoadedPlan:
     place = tmp_path_factory.mktemp("live")
     (place / "models").mkdir()
     (place / "models" / "Tiny-1M-Instruct").symlink_to(tiny_model)
@@ -83,7 +83,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Plan
 
 
 @pytest.fixture
-def experiment(prepared: Planned, tmp_path: Path) -> Experiment:
+def experiment(prepared: LoadedPlan, tmp_path: Path) -> Experiment:
     """A copy of its own for each test."""
     root = tmp_path / "tiny"
     shutil.copytree(prepared.folder.root, root)

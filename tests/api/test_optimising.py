@@ -14,7 +14,7 @@ from touchline.plan.optimised import Optimisation
 from touchline.plan.placement.types import Cluster, Placement, Verdict
 from touchline.run.folders import ExperimentFolder
 from touchline.run.optimising import Optimised, OptimiseRequest, apply, optimise
-from touchline.run.planning import resolve, settle
+from touchline.run.planning import commit_plan, resolve
 from touchline.spec.read import read_experiment
 
 pytestmark = pytest.mark.planning
@@ -128,7 +128,7 @@ def test_runs_that_have_started_stay_what_they_are(settings: Settings, tmp_path:
     folder = _folder(tmp_path)
     loaded = read_experiment(SLOW, "x")
     plan, notes = resolve(loaded, folder, settings, None, {})
-    settle(folder, None, plan, accept=False, dry_run=False, reason="planned", notes=notes)
+    commit_plan(folder, None, plan, accept=False, dry_run=False, reason="planned", notes=notes)
     first = plan.runs[0].name
     (folder.root / first / "status").mkdir(parents=True)
     (folder.root / first / "status" / "start.1.0.json").write_text("{}")

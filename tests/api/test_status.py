@@ -274,7 +274,7 @@ def test_an_experiment_of_somebody_else_is_shown_though_nothing_can_be_written(
         raise PermissionError(13, "Permission denied", str(path))
 
     monkeypatch.setattr("touchline.core.files.write_atomic", refuse)
-    monkeypatch.setattr("touchline.results.glance.write_atomic", refuse)
+    monkeypatch.setattr("touchline.results.run_folder.write_atomic", refuse)
     assert "completed" in call("status", str(folder)).stdout
 
 

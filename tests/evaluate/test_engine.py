@@ -12,7 +12,7 @@ from touchline.core.errors import EnvironmentFault
 from touchline.evaluate import engine as engine_module
 from touchline.evaluate.decoding import Generation, write_answers
 from touchline.evaluate.engine import Decoding, Engine, Request
-from touchline.evaluate.weights import Weights, Worn, pick_dtype
+from touchline.evaluate.weights import ActiveAdapter, Weights, pick_dtype
 
 CPU = torch.device("cpu")
 DECODING = Decoding(max_new_tokens=5, stop_ids=frozenset({2}), pad_id=0, batch_size=8)
@@ -27,7 +27,9 @@ def engine(tiny_base: Path):
     made.close()
 
 
-def ask(engine: Engine, worn: Worn | None = None, prompts: list[tuple[int, ...]] = PROMPTS) -> list[Generation]:
+def ask(
+    engine: Engine, worn: ActiveAdapter | None = None, prompts: list[tuple[int, ...]] = PROMPTS
+) -> list[Generation]:
     futures = [engine.submit(Request(worn=worn, prompt=prompt, decoding=DECODING)) for prompt in prompts]
     return [future.result(timeout=60) for future in futures]
 
@@ -52,7 +54,7 @@ def test_requests_of_several_adapters_at_once_are_answered_each_by_its_own(
     engine: Engine, adapters: tuple[Path, ...]
 ) -> None:
     """Interleaved requests give what each adapter gives alone, with one swap each."""
-    worn = [None, *(Worn(folder=adapter, merged=True) for adapter in adapters[:3])]
+    worn = [None, *(ActiveAdapter(folder=adapter, merged=True) for adapter in adapters[:3])]
     alone = {item: ask(engine, item) for item in worn}
     swaps = engine.weights.swaps
     futures = [
@@ -67,7 +69,7 @@ def test_requests_of_several_adapters_at_once_are_answered_each_by_its_own(
 
 def test_an_error_reaches_those_who_wait_and_the_engine_goes_on(engine: Engine, tmp_path: Path) -> None:
     """A missing adapter fails its own requests, not the next ones."""
-    missing = Worn(folder=tmp_path / "nowhere", merged=False)
+    missing = ActiveAdapter(folder=tmp_path / "nowhere", merged=False)
     failed = engine.submit(Request(worn=missing, prompt=(3, 4), decoding=DECODING))
     fine = engine.submit(Request(worn=None, prompt=(3, 4), decoding=DECODING))
     wait([failed, fine], timeout=60)

@@ -27,7 +27,7 @@ from touchline.data.evaluations import read_evaluation_config
 from touchline.data.general import read_general_marker
 from touchline.evaluate.general import LM_EVAL_PYTHON
 from touchline.evaluate.process import EvaluationRequest, RequestedJob, evaluate
-from touchline.evaluate.wanted import wanted_of
+from touchline.evaluate.wanted import find_pending_evaluations
 from touchline.results.harness import read_items, read_results
 from touchline.spec.experiment import EvaluateConfig, GeneralConfig
 
@@ -126,7 +126,7 @@ def test_the_base_and_the_last_checkpoints_are_scored_once(tmp_path: Path, found
     assert list((experiment / ".touchline" / "evaluating").glob("*/")) == []
     score(experiment, *ALL_JOBS)
     assert len(calls(tmp_path)) == 3
-    assert wanted_of(experiment, "tiny_base").checkpoints == ()
+    assert find_pending_evaluations(experiment, "tiny_base").checkpoints == ()
 
 
 def test_other_tasks_are_scored_anew_and_answers_are_not(tmp_path: Path, found: Callable[[Path], None]) -> None:
@@ -139,7 +139,7 @@ def test_other_tasks_are_scored_anew_and_answers_are_not(tmp_path: Path, found: 
     config = read_evaluation_config(experiment / "tiny_base" / "eval.yaml")
     other = replace(config.evaluate, general=replace(TASKS, limit=None))
     write_run(experiment, replace(config, evaluate=other))
-    assert wanted_of(experiment, "tiny_base").checkpoints == ("base",)
+    assert find_pending_evaluations(experiment, "tiny_base").checkpoints == ("base",)
     score(experiment, ("tiny_base", "base"))
     assert len(calls(tmp_path)) == 2
     assert scores.stat().st_mtime_ns == before

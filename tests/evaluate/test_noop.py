@@ -21,7 +21,7 @@ from touchline.data.evaluations import finished_evaluation, read_evaluation_conf
 from touchline.data.scores import EvaluationRecord
 from touchline.evaluate.noop import WEIGHTS, write_no_op
 from touchline.evaluate.process import EvaluationRequest, RequestedJob, evaluate
-from touchline.evaluate.wanted import wanted_of
+from touchline.evaluate.wanted import find_pending_evaluations
 from touchline.spec.evaluation import BASE_CHECKPOINT, NO_OP_CHECKPOINT, EvaluationConfig
 from touchline.spec.experiment import EvaluateConfig, LoraConfig
 
@@ -129,13 +129,13 @@ def test_a_broken_or_old_one_is_written_again(spoil: str, tmp_path: Path) -> Non
 def test_what_is_left_to_do_is_told_from_the_folder(tmp_path: Path) -> None:
     """As eval.slurm asks: the no-op folder first, then nothing."""
     experiment = make_controls(tmp_path, 10)
-    assert wanted_of(experiment, "tiny_noop").checkpoints == (NO_OP_CHECKPOINT,)
+    assert find_pending_evaluations(experiment, "tiny_noop").checkpoints == (NO_OP_CHECKPOINT,)
     evaluated(experiment)
-    assert wanted_of(experiment, "tiny_noop").checkpoints == ()
+    assert find_pending_evaluations(experiment, "tiny_noop").checkpoints == ()
     shutil.rmtree(experiment / "tiny_noop" / NO_OP_CHECKPOINT)
-    assert wanted_of(experiment, "tiny_noop").checkpoints == (NO_OP_CHECKPOINT,)
+    assert find_pending_evaluations(experiment, "tiny_noop").checkpoints == (NO_OP_CHECKPOINT,)
     evaluated(experiment)
-    assert wanted_of(experiment, "tiny_noop").checkpoints == ()
+    assert find_pending_evaluations(experiment, "tiny_noop").checkpoints == ()
 
 
 def test_layers_that_the_model_has_not_are_told(tmp_path: Path) -> None:

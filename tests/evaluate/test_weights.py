@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 
 from touchline.core.errors import InputFault
 from touchline.evaluate.decoding import Generation, write_answers
-from touchline.evaluate.weights import LOADED_ADAPTERS, Weights, Worn, pick_device, pick_dtype
+from touchline.evaluate.weights import LOADED_ADAPTERS, ActiveAdapter, Weights, pick_device, pick_dtype
 
 CPU = torch.device("cpu")
 IDS = torch.arange(3, 43).reshape(4, 10)
@@ -42,7 +42,7 @@ def test_taking_an_adapter_off_gives_the_base_back_bit_by_bit(
     weights = make(tiny_base, dtype)
     before = logits(weights)
     for adapter in adapters:
-        weights.activate(Worn(folder=adapter, merged=merged))
+        weights.activate(ActiveAdapter(folder=adapter, merged=merged))
         assert not torch.equal(logits(weights), before)
         weights.activate(None)
         assert torch.equal(logits(weights), before)
@@ -53,7 +53,7 @@ def test_an_adapter_gives_what_peft_gives(tiny_base: Path, adapters: tuple[Path,
     """Against a fresh base with that adapter alone; merged only up to rounding."""
     weights = make(tiny_base)
     for adapter in adapters[:2]:
-        weights.activate(Worn(folder=adapter, merged=merged))
+        weights.activate(ActiveAdapter(folder=adapter, merged=merged))
         base = AutoModelForCausalLM.from_pretrained(tiny_base, dtype=torch.float32)
         with torch.inference_mode():
             expected = PeftModel.from_pretrained(base, str(adapter)).eval()(input_ids=IDS).logits
@@ -64,18 +64,21 @@ def test_merged_and_beside_write_the_same_tokens_in_float32(tiny_base: Path, ada
     """Where it is computed does not change what is written."""
     weights = make(tiny_base)
     for adapter in adapters:
-        weights.activate(Worn(folder=adapter, merged=True))
+        weights.activate(ActiveAdapter(folder=adapter, merged=True))
         merged = answers(weights)
-        weights.activate(Worn(folder=adapter, merged=False))
+        weights.activate(ActiveAdapter(folder=adapter, merged=False))
         assert answers(weights) == merged
 
 
 def test_the_order_of_adapters_does_not_matter(tiny_base: Path, adapters: tuple[Path, ...]) -> None:
     """Each adapter answers alike, first or last, after the base or after another, also when it had been dropped."""
     assert len(adapters) > LOADED_ADAPTERS
-    worn = [None, *(Worn(folder=adapter, merged=merged) for adapter, merged in product(adapters, (True, False)))]
+    worn = [
+        None,
+        *(ActiveAdapter(folder=adapter, merged=merged) for adapter, merged in product(adapters, (True, False))),
+    ]
     weights = make(tiny_base)
-    first: dict[Worn | None, torch.Tensor] = {}
+    first: dict[ActiveAdapter | None, torch.Tensor] = {}
     for item in [*worn, *reversed(worn), *worn[::3]]:
         weights.activate(item)
         seen = logits(weights)
@@ -87,9 +90,9 @@ def test_what_is_on_is_not_put_on_again(tiny_base: Path, adapters: tuple[Path, .
     """Batches of one adapter cost one swap."""
     weights = make(tiny_base)
     for _ in range(3):
-        weights.activate(Worn(folder=adapters[0], merged=True))
+        weights.activate(ActiveAdapter(folder=adapters[0], merged=True))
     assert weights.swaps == 1
-    assert weights.active == Worn(folder=adapters[0], merged=True)
+    assert weights.active == ActiveAdapter(folder=adapters[0], merged=True)
 
 
 @pytest.mark.parametrize("first", [True, False])
@@ -103,14 +106,14 @@ def test_an_adapter_that_does_not_fit_is_refused_and_the_base_still_answers(
     weights = make(tiny_base)
     before = logits(weights)
     if not first:
-        weights.activate(Worn(folder=adapters[1], merged=True))
+        weights.activate(ActiveAdapter(folder=adapters[1], merged=True))
     with pytest.raises(InputFault, match="cannot be loaded"):
-        weights.activate(Worn(folder=broken, merged=True))
+        weights.activate(ActiveAdapter(folder=broken, merged=True))
     weights.activate(None)
     assert torch.equal(logits(weights), before)
     fresh = make(tiny_base)
     for healthy in (fresh, weights):
-        healthy.activate(Worn(folder=adapters[1], merged=False))
+        healthy.activate(ActiveAdapter(folder=adapters[1], merged=False))
     assert torch.equal(logits(weights), logits(fresh))
 
 

@@ -10,7 +10,7 @@ from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.core.status import JobState, RunStatus, TrainingOutcome
 from touchline.data.scores import EvaluationRecord, SampleScore
 from touchline.results.collected import RunMetrics, Setting
-from touchline.results.report_inputs import Gathered, GeneralScore, Issue, Source
+from touchline.results.report_inputs import GeneralScore, Issue, ReportInput, ReportInputs
 from touchline.results.run_result import AttemptResult, LossPoint, RunResult
 from touchline.results.verification_types import StorageSummary, Verification
 from touchline.spec.runs import ControlKind, RunKind
@@ -175,16 +175,16 @@ def gathered(
     verification: Verification = NOTHING,
     issues: Sequence[Issue] = (),
     general: Sequence[GeneralScore] = (),
-    sources: Sequence[Source] = (),
+    sources: Sequence[ReportInput] = (),
     files: dict[str, tuple[tuple[str, str], ...]] | None = None,
-) -> Gathered:
+) -> ReportInputs:
     """Runs that touchline did not plan; factors are the levels that they have unless others are given."""
     if factors is None:
         factors = {}
         for each in runs:
             for level in each.levels:
                 factors[level.factor] = tuple(dict.fromkeys([*factors.get(level.factor, ()), level.value]))
-    return Gathered(
+    return ReportInputs(
         experiment="sweep",
         origin="found: run folders that touchline did not make",
         date="2025-10-18",
@@ -212,7 +212,7 @@ def points(*losses: tuple[int, float]) -> tuple[LossPoint, ...]:
     return tuple(LossPoint(step=step, loss=value) for step, value in losses)
 
 
-def seed_002() -> Gathered:
+def seed_002() -> ReportInputs:
     """The four runs of an example report that drew causal claims from them: one seed, other batch sizes by model."""
     rows = (
         ("1B_rank4", "1B", "4", 1500, 0.00154, 0.02345, 281, 16),

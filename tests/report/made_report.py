@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from touchline.core.finding import Severity
 from touchline.core.levels import Level
 from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.core.status import JobState, RunStatus, TrainingOutcome
@@ -27,7 +28,7 @@ from touchline.report.report import (
     Statement,
 )
 from touchline.report.words import settings_words
-from touchline.results.report_inputs import GeneralScore, Issue, Source, Weight
+from touchline.results.report_inputs import GeneralScore, Issue, ReportInput
 from touchline.results.run_result import LossPoint, RunResult, StepCurves
 from touchline.results.verification_types import (
     AdapterSize,
@@ -169,7 +170,7 @@ def made_report(make: Make = Make()) -> Report:
             ),
         ),
         sources=(
-            Source(
+            ReportInput(
                 kind="dataset",
                 name="data/words.json",
                 facts=(
@@ -177,7 +178,7 @@ def made_report(make: Make = Make()) -> Report:
                     ("sha256", "5d41402abc4b2a76b9719d911017c592"),
                 ),
             ),
-            Source(kind="base model", name="1B", facts=(("dtype on disk", "bfloat16"), ("weights", "2.3 GiB"))),
+            ReportInput(kind="base model", name="1B", facts=(("dtype on disk", "bfloat16"), ("weights", "2.3 GiB"))),
         ),
         asked={record.asked_key: _asked(words) for run in runs for record in run.evaluations},
     )
@@ -641,7 +642,7 @@ def _issues(runs: Sequence[RunResult]) -> tuple[Issue, ...]:
         return ()
     return (
         Issue(
-            weight=Weight.WARNING,
+            weight=Severity.WARNING,
             subject=trained[-1].name,
             title="checkpoint missing",
             text="The checkpoint of epoch 2 is missing (disk quota). The run was evaluated at epoch 1.",
@@ -649,9 +650,9 @@ def _issues(runs: Sequence[RunResult]) -> tuple[Issue, ...]:
             where=f"{trained[-1].name}/slurm-4412.out:881",
         ),
         *(
-            Issue(weight=Weight.ERROR, subject=run.name, title="failed", text="The job ended by OUT_OF_MEMORY.")
+            Issue(weight=Severity.ERROR, subject=run.name, title="failed", text="The job ended by OUT_OF_MEMORY.")
             for run in trained
             if run.status is RunStatus.FAILED
         ),
-        Issue(weight=Weight.INFO, subject="experiment", title="two attempts", text="One run was started twice."),
+        Issue(weight=Severity.INFO, subject="experiment", title="two attempts", text="One run was started twice."),
     )

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from tests.report import made_gathered as made
 from tests.run.made_plans import made_plan
 
+from touchline.core.finding import Severity
 from touchline.core.levels import Level
 from touchline.core.quantity import Missing, Quantity
 from touchline.core.status import JobState, RunStatus, TrainingOutcome
@@ -24,7 +25,7 @@ from touchline.report.findings import Concluded, headline
 from touchline.report.markdown import results_markdown
 from touchline.report.report import Report
 from touchline.report.words import factor_words, level_of, p_text, relative
-from touchline.results.report_inputs import Gathered, GeneralScore, Issue, Weight
+from touchline.results.report_inputs import GeneralScore, Issue, ReportInputs
 from touchline.results.run_result import RunResult
 from touchline.spec.runs import ControlKind, RunKind
 from touchline.statistics.conclusions import Shown
@@ -39,7 +40,7 @@ def texts(report: Report, topic: str | None = None) -> list[str]:
     return [each.text for each in report.findings if topic is None or each.topic == topic]
 
 
-def sweep(low: list[int], high: list[int], *, base: int = 20, n: int = 100) -> Gathered:
+def sweep(low: list[int], high: list[int], *, base: int = 20, n: int = 100) -> ReportInputs:
     """Rank 4 and rank 64, a seed each number of right items; harder items are right in better runs alone."""
     runs = [made.control("1B_base", rights=made.rights(base, n))]
     for rank, rights in (("4", low), ("64", high)):
@@ -202,7 +203,7 @@ def test_answers_of_a_no_op_adapter_are_an_issue_and_no_finding() -> None:
     """Scores that are alike say nothing of wrong answers that differ, and so the sentence says nothing of answers."""
     noop = made.run("1B_noop", rank=None, evaluations=[made.record("1B_noop", "noop", made.rights(20))])
     runs = [*sweep([85], [93]).runs, replace(noop, control=ControlKind.NO_OP)]
-    told = Issue(weight=Weight.ERROR, subject="1B_noop", title="the no-op adapter changes answers", text="3 of 100.")
+    told = Issue(weight=Severity.ERROR, subject="1B_noop", title="the no-op adapter changes answers", text="3 of 100.")
     report = build_report(made.gathered(runs, issues=[told]))
     assert [each for each in report.issues if "no-op" in each.title or "answer" in each.text] == [told]
     assert "answer" not in " ".join(texts(report, "Other controls"))
@@ -450,7 +451,7 @@ def test_an_alpha_that_follows_the_rank_is_part_of_the_pair() -> None:
 
 def factorial(
     rng: np.random.Generator, design: dict[str, tuple[str, ...]], seeds: int, *, tied: int = 0, control: bool = True
-) -> Gathered:
+) -> ReportInputs:
     """Runs of every combination of levels and seeds; the last `tied` factors follow the first level for level."""
     keys = list(design)
     crossed = keys[: len(keys) - tied]

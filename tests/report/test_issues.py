@@ -8,13 +8,14 @@ import pytest
 from tests.report import made_gathered as made
 from tests.report.test_next_steps import checkpoint
 
+from touchline.core.finding import Severity
 from touchline.core.notes import Note, NoteCode
 from touchline.core.quantity import Missing
 from touchline.core.status import RunStatus, TrainingOutcome
 from touchline.data.scores import CheckpointInfo
 from touchline.report.build import build_report
 from touchline.report.issues import NO_EVALUATION
-from touchline.results.report_inputs import Issue, IssueRole, Weight
+from touchline.results.report_inputs import Issue, IssueRole
 from touchline.results.verification_types import CheckpointFault, CheckpointKind
 
 pytestmark = pytest.mark.planning
@@ -24,7 +25,7 @@ def test_a_run_without_a_score_for_a_reason_is_told_once() -> None:
     """Who reads its folder says why, and says it alone."""
     runs = [made.run("1B_rank4"), made.run("1B_rank64", rank="64")]
     told = Issue(
-        weight=Weight.WARNING,
+        weight=Severity.WARNING,
         subject="1B_rank4",
         title="scores cannot be read",
         text="Evaluate again.",
@@ -32,7 +33,7 @@ def test_a_run_without_a_score_for_a_reason_is_told_once() -> None:
     )
     report = build_report(made.gathered(runs, issues=[told]))
     assert [each.subject for each in report.issues if each.title == NO_EVALUATION] == ["1B_rank64"]
-    assert [each.title for each in report.issues if each.subject == "1B_rank4" and each.weight is Weight.WARNING] == [
+    assert [each.title for each in report.issues if each.subject == "1B_rank4" and each.weight is Severity.WARNING] == [
         "scores cannot be read"
     ]
 
@@ -106,7 +107,7 @@ def test_a_checkpoint_whose_weights_are_sound_lacks_a_file_and_is_told_once() ->
             made.gathered([made.run("1B_rank4")], verification=replace(made.NOTHING, checkpoints=(broken,)))
         )
         told = [each for each in report.issues if "it is not there" in each.text.lower()]
-        assert [each.weight for each in told] == [Weight.WARNING if sound else Weight.ERROR]
+        assert [each.weight for each in told] == [Severity.WARNING if sound else Severity.ERROR]
         assert ("the training counts" in told[0].text) is sound
     nothing = replace(checkpoint("1B_rank4", "epoch_2", sound=False), faults=(), kind=CheckpointKind.UNKNOWN)
     assert not nothing.weights_sound
@@ -116,14 +117,14 @@ def test_why_a_run_is_not_complete_is_said_once() -> None:
     run = made.run("1B_rank4", status=RunStatus.FAILED, outcome=TrainingOutcome.PARTIAL)
     for title in ("complete log, broken checkpoint", "training not complete"):
         told = Issue(
-            weight=Weight.ERROR,
+            weight=Severity.ERROR,
             subject="1B_rank4",
             title=title,
             text="Cut.",
             role=IssueRole.EXPLAINS_NOT_DONE,
         )
         report = build_report(made.gathered([run], issues=[told]))
-        assert [each.title for each in report.issues if each.weight is Weight.ERROR] == [title]
+        assert [each.title for each in report.issues if each.weight is Severity.ERROR] == [title]
 
 
 def test_a_warning_on_answers_is_said_once_whatever_the_number_of_tasks() -> None:

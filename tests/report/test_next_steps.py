@@ -16,7 +16,7 @@ from touchline.core.status import JobState, RunStatus, TrainingOutcome
 from touchline.report.build import build_report
 from touchline.report.next_design import seeds_needed, untried_between
 from touchline.report.report import NextStep, Report
-from touchline.results.report_inputs import Gathered
+from touchline.results.report_inputs import ReportInputs
 from touchline.results.run_result import StepCurves
 from touchline.results.verification_types import (
     CheckpointFault,
@@ -35,11 +35,11 @@ def step(report: Report, title: str) -> NextStep:
     return next(each for each in report.next_steps if each.title == title)
 
 
-def titles(gathered: Gathered) -> list[str]:
+def titles(gathered: ReportInputs) -> list[str]:
     return [each.title for each in build_report(gathered).next_steps]
 
 
-def sweep(low: list[int], high: list[int], ranks: tuple[str, str] = ("4", "64")) -> Gathered:
+def sweep(low: list[int], high: list[int], ranks: tuple[str, str] = ("4", "64")) -> ReportInputs:
     runs = [made.control("1B_base", rights=made.rights(20))]
     for rank, rights in zip(ranks, (low, high), strict=True):
         for seed, k in enumerate(rights, 1):

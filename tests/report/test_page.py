@@ -15,13 +15,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.report.made_report import ALERT, Make, fifty, made_report
 
+from touchline.core.finding import Severity
 from touchline.data.scores import AskedItem
 from touchline.report.chart import Chart
 from touchline.report.page import report_html
 from touchline.report.page.browser import BUDGET_CHARS, PROMPT_CHARS, browser_data
 from touchline.report.page.embedding import embedded_json
 from touchline.report.report import Report, Statement
-from touchline.results.report_inputs import Issue, Weight
+from touchline.results.report_inputs import Issue
 from touchline.results.verification_types import Verification
 
 pytestmark = pytest.mark.planning
@@ -117,7 +118,7 @@ def test_what_a_model_wrote_is_text(report: Report) -> None:
 
 def test_foreign_words_in_every_place_are_escaped(report: Report) -> None:
     hostile = f'"><img src=x onerror=alert(3)>{ALERT}\x00\ud800'
-    issue = Issue(weight=Weight.ERROR, subject=hostile, title=hostile, text=hostile, lines=(hostile,), where=hostile)
+    issue = Issue(weight=Severity.ERROR, subject=hostile, title=hostile, text=hostile, lines=(hostile,), where=hostile)
     said = Statement(topic=hostile, text=hostile, where=(hostile,))
     changed = replace(
         report,

@@ -16,7 +16,7 @@ from touchline.report.markdown import results_markdown
 from touchline.report.page import report_html
 from touchline.report.report import Report
 from touchline.results.imported.sources import description_of
-from touchline.results.report_inputs import Source
+from touchline.results.report_inputs import ReportInput
 from touchline.spec.runs import ControlKind, RunKind
 
 pytestmark = pytest.mark.planning
@@ -111,7 +111,7 @@ def test_runs_that_nobody_evaluated_still_have_a_task(tmp_path: Path) -> None:
     (tmp_path / "README.md").write_bytes(b"\xff\xfe\x00")
     description_of(tmp_path)
     gathered = made.gathered([made.run("a")])
-    source = Source(kind="dataset", name="words_8L.json", facts=())
+    source = ReportInput(kind="dataset", name="words_8L.json", facts=())
     told = build_report(replace(gathered, sources=(source,), description='README.md: "Capitalize words."'))
     assert told.task == 'not evaluated; trained on words_8L.json; README.md: "Capitalize words."'
     assert build_report(replace(gathered, sources=())).task == "n/a (nothing was evaluated)"

@@ -23,7 +23,7 @@ from touchline.data.scores import EvaluationRecord
 from touchline.report.build import build_report
 from touchline.report.samples import sample_rows
 from touchline.results.answer import ResultsAnswer
-from touchline.results.report_inputs import Gathered
+from touchline.results.report_inputs import ReportInputs
 from touchline.results.run_result import RunResult
 from touchline.spec.runs import RunKind
 
@@ -46,7 +46,7 @@ def recompute(script: Path, samples: Path, results: Path, capsys: pytest.Capture
     return code, capsys.readouterr().out
 
 
-def write(folder: Path, gathered: Gathered) -> tuple[Path, Path]:
+def write(folder: Path, gathered: ReportInputs) -> tuple[Path, Path]:
     """samples.jsonl and what `touchline results --json` prints."""
     report = build_report(gathered)
     folder.mkdir(parents=True, exist_ok=True)
@@ -78,7 +78,7 @@ def repeated(record: EvaluationRecord, rng: np.random.Generator) -> EvaluationRe
     return replace(record, samples=tuple(samples), repeats=3)
 
 
-def many_experiments(rng: np.random.Generator) -> list[tuple[str, Gathered]]:
+def many_experiments(rng: np.random.Generator) -> list[tuple[str, ReportInputs]]:
     """Designs, seeds, missing runs, metrics, repeats and clusters of many kinds."""
     made_ones = [
         (f"design {number}, {seeds} seeds", factorial(rng, design, seeds, tied=tied))

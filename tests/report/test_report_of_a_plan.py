@@ -17,7 +17,7 @@ from touchline.core.units import GIB
 from touchline.report.build import build_report
 from touchline.report.markdown import results_markdown
 from touchline.report.report import EstimateRow, Report
-from touchline.results.report_inputs import Gathered
+from touchline.results.report_inputs import ReportInputs
 from touchline.results.run_result import RunResult
 from touchline.results.verification_types import RunStorage
 from touchline.spec.experiment import ComputeConfig
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.planning
 PEAK = Quantity(value=2.0 * GIB, unit="B", kind="process", phase=None, aggregation="peak")
 
 
-def ours(run: RunResult | None = None, planned: PlannedRun | None = None, **changes: object) -> Gathered:
+def ours(run: RunResult | None = None, planned: PlannedRun | None = None, **changes: object) -> ReportInputs:
     """An experiment of one training and its control, planned by touchline."""
     record = made.record("1M_rank4", "epoch_1", made.rights(80))
     trained = run or made.run("1M_rank4", evaluations=[record], peak_memory=PEAK, seconds=3500.0)

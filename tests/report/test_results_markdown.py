@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from tests.report import made_gathered as made
 from tests.report.test_next_steps import checkpoint
 
+from touchline.core.finding import Severity
 from touchline.core.notes import Note
 from touchline.core.quantity import Missing, Quantity
 from touchline.core.status import JobState, RunStatus, TrainingOutcome
@@ -20,7 +21,7 @@ from touchline.report.build import build_report
 from touchline.report.chart import Chart
 from touchline.report.markdown import results_markdown
 from touchline.report.report import EstimateRow, Report
-from touchline.results.report_inputs import Gathered, GeneralScore, Issue, Source, Weight
+from touchline.results.report_inputs import GeneralScore, Issue, ReportInput, ReportInputs
 from touchline.results.run_result import RunResult
 from touchline.results.verification_types import AdapterSize, MissingCheckpoint, RunStorage, StorageSummary
 
@@ -39,11 +40,11 @@ SECTIONS = (
 HOSTILE = "</script><script>alert(1)</script> | `x` [a](http://evil) ![b](//c) *d* \x1b[31m\n# heading"
 
 
-def markdown(gathered: Gathered) -> str:
+def markdown(gathered: ReportInputs) -> str:
     return results_markdown(build_report(gathered), ())
 
 
-def evaluated() -> Gathered:
+def evaluated() -> ReportInputs:
     """A control and two ranks, evaluated on the same items."""
     runs = [made.control("1B_base", rights=made.rights(20))]
     for rank, k in (("4", 85), ("64", 93)):
@@ -170,7 +171,7 @@ def test_foreign_text_is_text() -> None:
             [hostile],
             issues=[
                 Issue(
-                    weight=Weight.ERROR,
+                    weight=Severity.ERROR,
                     subject=HOSTILE,
                     title=HOSTILE,
                     text=HOSTILE,
@@ -187,7 +188,7 @@ def test_foreign_text_is_text() -> None:
                     change=Missing(missing=HOSTILE),
                 )
             ],
-            sources=[Source(kind=HOSTILE, name=HOSTILE, facts=((HOSTILE, HOSTILE),))],
+            sources=[ReportInput(kind=HOSTILE, name=HOSTILE, facts=((HOSTILE, HOSTILE),))],
             files={"1B_rank4": (("log", HOSTILE), ("metrics", "../../etc/passwd"))},
         ),
         experiment=HOSTILE,

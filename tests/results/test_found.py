@@ -13,7 +13,7 @@ from touchline.core.units import GIB
 from touchline.report.build import build_report
 from touchline.report.markdown import results_markdown
 from touchline.results.imported import find
-from touchline.results.report_inputs import Gathered, Issue
+from touchline.results.report_inputs import Issue, ReportInputs
 from touchline.results.run_result import RunResult
 
 pytestmark = pytest.mark.planning
@@ -25,12 +25,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def gathered(folder: Path) -> Gathered:
+def gathered(folder: Path) -> ReportInputs:
     return find(folder)
 
 
 @pytest.fixture(scope="module")
-def markdown(gathered: Gathered) -> str:
+def markdown(gathered: ReportInputs) -> str:
     return results_markdown(build_report(gathered), (), "")
 
 
@@ -39,11 +39,11 @@ def value(measured: Quantity | Missing) -> float:
     return measured.value
 
 
-def run_of(gathered: Gathered, name: str) -> RunResult:
+def run_of(gathered: ReportInputs, name: str) -> RunResult:
     return next(run for run in gathered.runs if run.name == name)
 
 
-def issues(gathered: Gathered, words: str, subject: str | None = None) -> list[Issue]:
+def issues(gathered: ReportInputs, words: str, subject: str | None = None) -> list[Issue]:
     return [each for each in gathered.issues if words in each.title and subject in (None, each.subject)]
 
 
@@ -64,7 +64,7 @@ def test_the_sparse_weights_take_next_to_nothing(folder: Path) -> None:
 # ---- four complete trainings with failed exits -----------------------------------------------------------------------
 
 
-def test_four_complete_trainings_with_failed_exits(gathered: Gathered) -> None:
+def test_four_complete_trainings_with_failed_exits(gathered: ReportInputs) -> None:
     assert [run.name for run in gathered.runs] == [run.name for run in RUNS]
     for run in gathered.runs:
         assert run.outcome is TrainingOutcome.COMPLETE
@@ -82,13 +82,13 @@ def test_four_complete_trainings_with_failed_exits(gathered: Gathered) -> None:
         assert said.startswith(b"mv: ")
 
 
-def test_the_report_counts_them_as_complete(gathered: Gathered, markdown: str) -> None:
+def test_the_report_counts_them_as_complete(gathered: ReportInputs, markdown: str) -> None:
     assert build_report(gathered).completed == 4
     assert "0 of 4" not in markdown
     assert "failed exit" in markdown
 
 
-def test_the_cause_is_told_once(gathered: Gathered) -> None:
+def test_the_cause_is_told_once(gathered: ReportInputs) -> None:
     (cause,) = issues(gathered, "moved onto itself")
     assert "4 of 4 of these trainings are complete" in cause.text
 
@@ -97,7 +97,7 @@ def test_the_cause_is_told_once(gathered: Gathered) -> None:
 
 
 @pytest.mark.parametrize("known", RUNS, ids=lambda run: run.name)
-def test_figures_are_those_of_the_logs(gathered: Gathered, known: object) -> None:
+def test_figures_are_those_of_the_logs(gathered: ReportInputs, known: object) -> None:
     expected = next(run for run in RUNS if run is known)
     run = run_of(gathered, expected.name)
     assert (run.steps_done, run.steps_planned) == (expected.steps, expected.steps)
@@ -114,7 +114,7 @@ def test_figures_are_those_of_the_logs(gathered: Gathered, known: object) -> Non
     assert metrics.static_config["epochs"] == EPOCHS
 
 
-def test_every_number_names_its_file_and_line(gathered: Gathered) -> None:
+def test_every_number_names_its_file_and_line(gathered: ReportInputs) -> None:
     for run in gathered.runs:
         for measured in (run.final_train_loss, run.final_val_loss, run.train_seconds, run.tokens_per_second):
             assert isinstance(measured, Quantity)
@@ -124,7 +124,7 @@ def test_every_number_names_its_file_and_line(gathered: Gathered) -> None:
             assert 1 <= int(line) < len(lines)
 
 
-def test_rates_are_of_label_tokens_and_the_last_logged_ones(gathered: Gathered) -> None:
+def test_rates_are_of_label_tokens_and_the_last_logged_ones(gathered: ReportInputs) -> None:
     for run, known in zip(gathered.runs, RUNS, strict=True):
         rate = run.tokens_per_second
         assert isinstance(rate, Quantity)
@@ -135,7 +135,7 @@ def test_rates_are_of_label_tokens_and_the_last_logged_ones(gathered: Gathered) 
         assert "no mean" in rate.method
 
 
-def test_the_newest_log_counts_and_the_older_is_an_attempt(gathered: Gathered) -> None:
+def test_the_newest_log_counts_and_the_older_is_an_attempt(gathered: ReportInputs) -> None:
     run = run_of(gathered, "3B_rank64")
     assert [(each.job_id, each.state) for each in run.attempt_list] == [
         ("61000412", JobState.FAILED),
@@ -147,7 +147,7 @@ def test_the_newest_log_counts_and_the_older_is_an_attempt(gathered: Gathered) -
     assert logs[-1] == "3B_rank64/slurm-61000504.out"
 
 
-def test_what_varied_and_when(gathered: Gathered) -> None:
+def test_what_varied_and_when(gathered: ReportInputs) -> None:
     assert gathered.experiment == NAME
     assert gathered.date == "2025-10-18"
     assert gathered.plan is None
@@ -158,7 +158,7 @@ def test_what_varied_and_when(gathered: Gathered) -> None:
 # ---- what the report by hand got wrong -------------------------------------------------------------------------------
 
 
-def test_sizes_are_those_of_the_files(gathered: Gathered, markdown: str) -> None:
+def test_sizes_are_those_of_the_files(gathered: ReportInputs, markdown: str) -> None:
     storage = {each.run: each for each in gathered.verification.storage.runs}
     full = {name: value(each.full_model_bytes) / GIB for name, each in storage.items()}
     assert full == pytest.approx({"1B_rank4": 7.22, "1B_rank64": 7.44, "3B_rank4": 18.33, "3B_rank64": 18.80}, abs=0.01)
@@ -167,7 +167,7 @@ def test_sizes_are_those_of_the_files(gathered: Gathered, markdown: str) -> None
     assert "18.8 GiB" in markdown
 
 
-def test_the_claimed_19_3_gb_is_corrected(gathered: Gathered, markdown: str) -> None:
+def test_the_claimed_19_3_gb_is_corrected(gathered: ReportInputs, markdown: str) -> None:
     (claim,) = issues(gathered, "an earlier report says")
     assert claim.subject == "3B_rank64"
     assert "19.3" in claim.title
@@ -178,12 +178,12 @@ def test_the_claimed_19_3_gb_is_corrected(gathered: Gathered, markdown: str) -> 
     assert "18.8 GiB (19.3 GiB with the copies)" in markdown
 
 
-def test_right_numbers_of_the_report_by_hand_raise_nothing(gathered: Gathered) -> None:
+def test_right_numbers_of_the_report_by_hand_raise_nothing(gathered: ReportInputs) -> None:
     """Its losses, steps, rates, durations and the other sizes are true, as far as their digits go."""
     assert {each.subject for each in issues(gathered, "an earlier report")} == {"3B_rank64"}
 
 
-def test_ten_thousand_samples_were_eight_thousand(gathered: Gathered) -> None:
+def test_ten_thousand_samples_were_eight_thousand(gathered: ReportInputs) -> None:
     (issue,) = issues(gathered, "10,000 training examples")
     assert "1,500 steps / 3 epochs x 16 examples a step = 8,000" in issue.text
     assert "3,000 steps / 3 epochs x 8 examples a step = 8,000" in issue.text
@@ -191,13 +191,13 @@ def test_ten_thousand_samples_were_eight_thousand(gathered: Gathered) -> None:
     assert issue.where == "README.md:3"
 
 
-def test_different_batch_sizes_are_told_as_confounded(gathered: Gathered) -> None:
+def test_different_batch_sizes_are_told_as_confounded(gathered: ReportInputs) -> None:
     (issue,) = issues(gathered, "batch size changes with the base model")
     assert "16 with Llama-3.2-1B-Instruct, 8 with Llama-3.2-3B-Instruct" in issue.text
     assert not issues(gathered, "micro-batch")
 
 
-def test_nobody_says_that_rank_64_trains_faster(gathered: Gathered, markdown: str) -> None:
+def test_nobody_says_that_rank_64_trains_faster(gathered: ReportInputs, markdown: str) -> None:
     (issue,) = issues(gathered, "claims of speed")
     quoted = "rank 64 trained faster than rank 4"
     assert quoted in issue.lines[0]
@@ -216,17 +216,17 @@ def test_the_seven_sections_are_there(markdown: str) -> None:
     assert "n/a (" in markdown
 
 
-def test_all_twelve_checkpoints_are_sound(gathered: Gathered) -> None:
+def test_all_twelve_checkpoints_are_sound(gathered: ReportInputs) -> None:
     assert len(gathered.verification.checkpoints) == 12
     assert all(each.sound for each in gathered.verification.checkpoints)
     assert not gathered.verification.missing
 
 
-def test_reading_twice_gives_the_same(folder: Path, gathered: Gathered) -> None:
+def test_reading_twice_gives_the_same(folder: Path, gathered: ReportInputs) -> None:
     assert find(folder) == gathered
 
 
-def test_our_own_report_beside_it_changes_nothing(folder: Path, gathered: Gathered, markdown: str) -> None:
+def test_our_own_report_beside_it_changes_nothing(folder: Path, gathered: ReportInputs, markdown: str) -> None:
     ours = {"RESULTS.md": markdown, "report.html": "<p>touchline</p>", "samples.jsonl": "{}\n"}
     for name, text in ours.items():
         (folder / name).write_text(text)

@@ -22,7 +22,7 @@ from touchline.history import lines
 from touchline.report.build import build_report
 from touchline.report.markdown import results_markdown
 from touchline.results.imported import evaluations, find, folders
-from touchline.results.report_inputs import Gathered
+from touchline.results.report_inputs import ReportInputs
 from touchline.results.run_result import RunResult
 
 pytestmark = pytest.mark.planning
@@ -35,18 +35,18 @@ def folder(tmp_path: Path) -> Path:
     return make(tmp_path, weights=False)
 
 
-def titles(gathered: Gathered, subject: str | None = None) -> list[str]:
+def titles(gathered: ReportInputs, subject: str | None = None) -> list[str]:
     return [each.title for each in gathered.issues if subject in (None, each.subject)]
 
 
-def one(gathered: Gathered, name: str) -> RunResult:
+def one(gathered: ReportInputs, name: str) -> RunResult:
     return next(run for run in gathered.runs if run.name == name)
 
 
-def as_json(gathered: Gathered) -> str:
+def as_json(gathered: ReportInputs) -> str:
     """What `--json` does with it; and the report is written whatever it holds."""
     assert results_markdown(build_report(gathered), (), "").startswith("# ")
-    return TypeAdapter(Gathered).dump_json(gathered).decode()
+    return TypeAdapter(ReportInputs).dump_json(gathered).decode()
 
 
 # ---- nothing to report -----------------------------------------------------------------------------------------------

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from tests.results.test_general import made_result
 
+from touchline.core.finding import Severity
 from touchline.data.scores import EvaluationRecord, SampleScore
 from touchline.results.controls import no_op_issues
-from touchline.results.report_inputs import Weight
 from touchline.results.run_result import RunResult
 from touchline.spec.runs import ControlKind, RunKind
 
@@ -59,7 +59,7 @@ def test_other_answers_are_an_error_though_the_scores_are_the_same() -> None:
     """Both are wrong, and still the adapter has changed something."""
     found = no_op_issues(runs(record("tiny_noop", ["x", "z"]), record("tiny_base", ["x", "y"])))
     (issue,) = found
-    assert (issue.weight, issue.subject) == (Weight.ERROR, "tiny_noop")
+    assert (issue.weight, issue.subject) == (Severity.ERROR, "tiny_noop")
     assert issue.text.startswith("1 of 2 answers on capitalization differ from those of tiny_base")
     assert issue.lines == ("test-1: 'z', without the adapter 'y'",)
     assert issue.where == "tiny_noop/eval/tiny_noop.eval"

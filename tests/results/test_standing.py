@@ -7,7 +7,13 @@ import itertools
 import pytest
 
 from touchline.core.status import Attempt, AttemptExit, AttemptStart, JobState, RunStatus, TrainingOutcome
-from touchline.run.run_status import HEARTBEAT_STALE_SECONDS, Standing, counted, run_status, told
+from touchline.run.run_status import (
+    HEARTBEAT_STALE_SECONDS,
+    StatusInputs,
+    drop_lock_conflicts,
+    job_view_from_files,
+    run_status,
+)
 from touchline.slurm.job_view import JobView
 from touchline.spec.runs import RunKind
 
@@ -26,7 +32,7 @@ def status(
     job: JobView | None, outcome: TrainingOutcome = PARTIAL, *, evaluated: bool = False, prepared: bool = True,
     kind: RunKind = RunKind.FINE_TUNED,
 ) -> RunStatus:  # fmt: skip
-    return run_status(Standing(kind=kind, prepared=prepared, outcome=outcome, evaluated=evaluated, job=job))
+    return run_status(StatusInputs(kind=kind, prepared=prepared, outcome=outcome, evaluated=evaluated, job=job))
 
 
 @pytest.mark.parametrize(
@@ -98,23 +104,23 @@ def attempt(*, code: int | None = None, alive: bool | None = None, beat: float |
 
 
 def test_a_folder_tells_of_a_job_on_another_machine_by_its_heartbeat() -> None:
-    fresh = told([attempt(beat=NOW - 5)], NOW)
+    fresh = job_view_from_files([attempt(beat=NOW - 5)], NOW)
     assert fresh is not None
     assert (fresh.state, fresh.active, fresh.source) == (JobState.RUNNING, True, "heartbeat")
-    stale = told([attempt(beat=NOW - HEARTBEAT_STALE_SECONDS - 1)], NOW)
+    stale = job_view_from_files([attempt(beat=NOW - HEARTBEAT_STALE_SECONDS - 1)], NOW)
     assert stale is not None
     assert (stale.state, stale.active) == (JobState.UNKNOWN, False)
-    silent = told([attempt()], NOW)
+    silent = job_view_from_files([attempt()], NOW)
     assert silent is not None
     assert silent.state is JobState.UNKNOWN
-    assert told([], NOW) is None
+    assert job_view_from_files([], NOW) is None
 
 
 def test_a_folder_tells_of_a_job_on_this_machine_by_its_process() -> None:
     dead, living, failed = (
-        told([attempt(alive=False)], NOW),
-        told([attempt(alive=True)], NOW),
-        told([attempt(code=3)], 0),
+        job_view_from_files([attempt(alive=False)], NOW),
+        job_view_from_files([attempt(alive=True)], NOW),
+        job_view_from_files([attempt(code=3)], 0),
     )
     assert dead is not None
     assert (dead.state, dead.active, dead.exit_code) == (JobState.FAILED, False, None)
@@ -125,4 +131,4 @@ def test_a_folder_tells_of_a_job_on_this_machine_by_its_process() -> None:
 
 
 def test_an_attempt_that_found_another_one_at_work_does_not_count() -> None:
-    assert counted([attempt(code=76), attempt(code=1)]) == (attempt(code=1),)
+    assert drop_lock_conflicts([attempt(code=76), attempt(code=1)]) == (attempt(code=1),)

@@ -16,7 +16,7 @@ import pytest
 from touchline.core.files import try_lock
 from touchline.core.status import AttemptStart, JobState
 from touchline.run.attempt import own_job_id
-from touchline.run.claim import take_claim
+from touchline.run.claim_file import take_claim
 from touchline.run.processes import identify
 from touchline.run.statusfiles import read_attempts, write_holder
 

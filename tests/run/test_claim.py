@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from touchline.core.status import AttemptExit, AttemptStart
-from touchline.run.claim import CLAIM, STALE_SECONDS, drop_claim, take_claim
+from touchline.run.claim_file import CLAIM, STALE_SECONDS, drop_claim, take_claim
 from touchline.run.processes import identify
 from touchline.run.statusfiles import write_exit, write_heartbeat, write_start
 

@@ -15,7 +15,7 @@ from tests.run.made_plans import SITE, made_control, made_plan, made_run
 from touchline.core.errors import InputFault
 from touchline.core.status import AttemptExit
 from touchline.data.metrics import ExportMarker, SavedFile, TrainingMarker
-from touchline.evaluate.wanted import Wanted, wanted_of
+from touchline.evaluate.wanted import PendingEvaluations, find_pending_evaluations
 from touchline.run.scripts.folder import run_files
 from touchline.spec.experiment import EvaluateConfig
 from touchline.spec.plan import PlannedRun
@@ -65,12 +65,12 @@ def test_the_last_epoch_of_a_trained_run(tmp_path: Path) -> None:
     export(folder, 0)
     export(folder, 1)
     finish(folder, 0, 1)
-    assert wanted_of(tmp_path, "1M_rank4") == Wanted(checkpoints=("epoch_1",), missing=None)
+    assert find_pending_evaluations(tmp_path, "1M_rank4") == PendingEvaluations(checkpoints=("epoch_1",), missing=None)
 
 
 def test_a_control_is_evaluated_without_training(tmp_path: Path) -> None:
     write_run(tmp_path, made_control())
-    assert wanted_of(tmp_path, "1M_base") == Wanted(checkpoints=("base",), missing=None)
+    assert find_pending_evaluations(tmp_path, "1M_base") == PendingEvaluations(checkpoints=("base",), missing=None)
 
 
 def test_a_training_that_failed_in_its_last_line_has_trained_well(tmp_path: Path) -> None:
@@ -78,7 +78,7 @@ def test_a_training_that_failed_in_its_last_line_has_trained_well(tmp_path: Path
     folder = write_run(tmp_path, made_run())
     export(folder, 1)
     end(folder, "77", 1, "failed", 5.0)
-    assert wanted_of(tmp_path, "1M_rank4") == Wanted(checkpoints=("epoch_1",), missing=None)
+    assert find_pending_evaluations(tmp_path, "1M_rank4") == PendingEvaluations(checkpoints=("epoch_1",), missing=None)
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ def test_what_is_there_is_evaluated_and_the_rest_is_named(tmp_path: Path, epochs
     export(folder, 0)
     end(folder, "76", 0, "completed", 3.0)
     end(folder, "77", 75, "stopped by SIGUSR1", 5.0)
-    wanted = wanted_of(tmp_path, "1M_rank4")
+    wanted = find_pending_evaluations(tmp_path, "1M_rank4")
     assert wanted.checkpoints == todo
     if epochs == (0,):
         assert wanted.missing is None
@@ -105,41 +105,43 @@ def test_checkpoints_that_were_not_kept_are_no_fault(tmp_path: Path) -> None:
     folder = write_run(tmp_path, replace(made_run(), evaluate=EvaluateConfig(epochs="all")))
     export(folder, 1)
     finish(folder, 1)
-    assert wanted_of(tmp_path, "1M_rank4") == Wanted(checkpoints=("epoch_1",), missing=None)
+    assert find_pending_evaluations(tmp_path, "1M_rank4") == PendingEvaluations(checkpoints=("epoch_1",), missing=None)
 
 
 def test_each_reason_why_there_is_nothing_is_told(tmp_path: Path) -> None:
     folder = write_run(tmp_path, made_run())
-    assert wanted_of(tmp_path, "1M_rank4").missing == (
+    assert find_pending_evaluations(tmp_path, "1M_rank4").missing == (
         "1M_rank4 is not trained: no training.json; no epoch_1; its training was never started"
     )
     export(folder, 1, size=4)
     assert "epoch_1 is not whole (adapter_model.safetensors has 3 bytes, expected 4)" in str(
-        wanted_of(tmp_path, "1M_rank4").missing
+        find_pending_evaluations(tmp_path, "1M_rank4").missing
     )
     (folder / "status").mkdir()
     (folder / "status" / "start.5.0.json").write_text("{}")
     (folder / "status" / "exit.5.0.json").write_text("torn")
-    assert str(wanted_of(tmp_path, "1M_rank4").missing).endswith("no attempt at its training says how it ended")
+    assert str(find_pending_evaluations(tmp_path, "1M_rank4").missing).endswith(
+        "no attempt at its training says how it ended"
+    )
     finish(folder, 1, digest="4" * 64)
-    assert "training.json is of other settings" in str(wanted_of(tmp_path, "1M_rank4").missing)
+    assert "training.json is of other settings" in str(find_pending_evaluations(tmp_path, "1M_rank4").missing)
 
 
 def test_an_eval_yaml_of_before_takes_the_length_from_what_was_trained(tmp_path: Path) -> None:
     folder = write_run(tmp_path, made_run())
     text = (folder / "eval.yaml").read_text()
     (folder / "eval.yaml").write_text("".join(line for line in text.splitlines(True) if "train_epochs" not in line))
-    assert "no training.json" in str(wanted_of(tmp_path, "1M_rank4").missing)
+    assert "no training.json" in str(find_pending_evaluations(tmp_path, "1M_rank4").missing)
     export(folder, 0)
     export(folder, 1)
     finish(folder, 0, 1)
-    assert wanted_of(tmp_path, "1M_rank4") == Wanted(checkpoints=("epoch_1",), missing=None)
+    assert find_pending_evaluations(tmp_path, "1M_rank4") == PendingEvaluations(checkpoints=("epoch_1",), missing=None)
 
 
 @pytest.mark.parametrize("name", ["nothing", "../elsewhere"])
 def test_a_run_that_is_not_there(tmp_path: Path, name: str) -> None:
     with pytest.raises(InputFault):
-        wanted_of(tmp_path, name)
+        find_pending_evaluations(tmp_path, name)
 
 
 def test_the_process_ends_at_once_and_says_why(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from tests.slurm.fake_jobs import NEVER, End, FakeJob, SimClock, Work
 from touchline.core.errors import TouchlineError
 from touchline.core.status import EXIT_HELD, EXIT_OUT_OF_MEMORY, EXIT_STOPPED, AttemptExit, AttemptStart
 from touchline.data.metrics import AttemptRow, ExportMarker, SavedFile, TrainingMarker
-from touchline.run.claim import STALE_SECONDS
+from touchline.run.claim_file import STALE_SECONDS
 from touchline.run.statusfiles import write_exit, write_heartbeat, write_start
 
 DIGEST = "d" * 64

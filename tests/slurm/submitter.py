@@ -16,7 +16,7 @@ from touchline.core.errors import TouchlineError
 from touchline.run.folders import ExperimentFolder
 from touchline.run.ledger import Ledger
 from touchline.run.protocol import Job
-from touchline.run.selection import alone
+from touchline.run.selection import experiment_lock
 from touchline.run.slurm import SlurmExecutor
 from touchline.run.submission import begin
 
@@ -43,7 +43,7 @@ def main(slurm_conf: str, folder: str, ledger: str, number: str, *options: str) 
     with ExitStack() as held:
         try:
             if "--alone" in options:
-                held.enter_context(alone(ExperimentFolder(path.parent)))
+                held.enter_context(experiment_lock(ExperimentFolder(path.parent)))
             return begin(job_in(Path(folder)), executor, Ledger(path, executor.name))
         except TouchlineError as fault:
             return fault.message

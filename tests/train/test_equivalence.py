@@ -17,7 +17,7 @@ from touchline.core.catalog import RenderedExample
 from touchline.spec.experiment import LoraConfig
 from touchline.train import isolation
 from touchline.train.inputs import Inputs, load_inputs
-from touchline.train.machine import look_around
+from touchline.train.machine import select_device
 from touchline.train.model import TargetLoss, attach_adapter, load_base, trainable
 
 SHARED_PREFIX = Layout(row_tokens=512, share_prefix=True)
@@ -38,7 +38,7 @@ def inputs(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Inputs
 
 
 def build(inputs: Inputs, attention: str = "eager") -> TargetLoss:
-    machine = look_around("float32")
+    machine = select_device("float32")
     config = inputs.config
     model = attach_adapter(load_base(config, machine, attention), config)
     generator = torch.Generator().manual_seed(5)
@@ -152,7 +152,7 @@ def test_the_adapter_has_the_element_type_asked_for_and_the_same_start_for_the_s
     """The initial adapter belongs to the seed, so that replicates differ by it and reruns do not."""
     config = inputs.config
     lora = LoraConfig(rank=4, dtype="float32" if dtype == "float32" else "bfloat16")
-    machine = look_around("float32")
+    machine = select_device("float32")
     states = []
     for seed in (1, 1, 2):
         changed = replace(config, seed=seed, train=replace(config.train, lora=lora))

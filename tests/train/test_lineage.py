@@ -34,7 +34,7 @@ from touchline.backends.peft.layout import Rows
 from touchline.core.errors import LineageFault, ParentMissing
 from touchline.core.status import EXIT_LINEAGE, EXIT_NO_PARENT
 from touchline.data.hardware import DtypeChoice
-from touchline.evaluate.weights import Weights, Worn
+from touchline.evaluate.weights import ActiveAdapter, Weights
 from touchline.spec.experiment import CheckpointConfig, CheckpointInterval, LoraConfig
 from touchline.train import lineage
 from touchline.train.__main__ import main
@@ -459,7 +459,7 @@ def test_an_evaluation_wears_what_a_merging_stage_has_saved(
     assert json.loads((checkpoint / "adapter_config.json").read_text())["rank_pattern"]
     dtype = DtypeChoice(dtype="float32", reason="asked for")
     worn = Weights(config.model.path, dtype, torch.device("cpu"))
-    worn.activate(Worn(folder=checkpoint, merged=merged))
+    worn.activate(ActiveAdapter(folder=checkpoint, merged=merged))
     with torch.no_grad():
         logits = worn.model(input_ids=some_tokens(worn.model)).logits
     torch.testing.assert_close(logits, logits_of(checkpoint, config), rtol=1e-4, atol=1e-5)

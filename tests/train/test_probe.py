@@ -29,7 +29,7 @@ from touchline.history.probe import ProbedModel, ProbeOutcome, ProbeReply, Probe
 from touchline.run.probing import probe
 from touchline.spec.experiment import LoraConfig, TrainConfig
 from touchline.train import probe_steps
-from touchline.train.machine import look_around
+from touchline.train.machine import select_device
 from touchline.train.model import attach_adapter, load_base, trainable
 from touchline.train.probe_memory import lacking
 from touchline.train.probe_steps import invented, measure
@@ -105,7 +105,7 @@ def test_memory_grows_with_tokens_and_the_machine_survives_too_many(tiny_model: 
 def test_the_counts_are_the_trainers_own(tiny_model: Path) -> None:
     request = tiny(tiny_model, micro_batches_per_step=2, steps=2)
     answer = measure(request)
-    model = attach_adapter(load_base(request, look_around("float32"), "eager"), request)
+    model = attach_adapter(load_base(request, select_device("float32"), "eager"), request)
     assert answer.outcome is ProbeOutcome.FITS
     assert answer.work is not None
     assert answer.work.trainable_parameters == sum(value.numel() for value in trainable(model).values())

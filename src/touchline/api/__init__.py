@@ -57,19 +57,19 @@ from touchline.results.run_result import RunResult
 from touchline.run import launching
 from touchline.run import selection as running
 from touchline.run.folders import ExperimentFolder, is_experiment
-from touchline.run.getting import EXPORTABLE, get_model
+from touchline.run.model_download import EXPORTABLE, get_model
 from touchline.run.planning import (
-    Planned,
+    LoadedPlan,
     accept_edits,
+    commit_plan,
     read_planned,
     refuse_edits,
     refuse_findings,
     resolve,
-    settle,
 )
 from touchline.run.preparing import write_folders
-from touchline.run.recovering import Tell
-from touchline.run.selection import Say
+from touchline.run.recovering import MessageCallback
+from touchline.run.selection import ProgressCallback
 from touchline.run.submitted import Submitted
 from touchline.spec.bounds import SIZE_LIMIT_BYTES
 from touchline.spec.read import read_experiment
@@ -116,7 +116,7 @@ def silent(sentence: str) -> None:
 
 
 def check(
-    paths: Sequence[Path], settings: Settings, request: CheckRequest | None = None, tell: Tell = silent
+    paths: Sequence[Path], settings: Settings, request: CheckRequest | None = None, tell: MessageCallback = silent
 ) -> tuple[CheckReport, list[Finding]]:
     """Find what is wrong with experiments, configs, scripts and data, all faults in one pass.
 
@@ -139,7 +139,7 @@ def check(
 
 
 def check_fix(
-    paths: Sequence[Path], settings: Settings, request: CheckRequest, tell: Tell = silent, *, write: bool
+    paths: Sequence[Path], settings: Settings, request: CheckRequest, tell: MessageCallback = silent, *, write: bool
 ) -> Changes:
     """Make the changes that have one safe answer, or only tell what they would be.
 
@@ -192,7 +192,7 @@ def plan(
     dry_run: bool = False,
     say: Callable[[int, int], None] | None = None,
     measure: Callable[[Plan, ExperimentFolder], bool] | None = None,
-) -> Planned:
+) -> LoadedPlan:
     """Resolve an experiment and write its plan.
 
     Args:
@@ -222,10 +222,10 @@ def plan(
     new, notes = resolve(loaded, folder, settings, old, accepted, say)
     if measure is not None and measure(new, folder):
         new, notes = resolve(loaded, folder, settings, old, accepted, say)
-    return settle(folder, old, new, accept=accept, dry_run=dry_run, notes=notes)
+    return commit_plan(folder, old, new, accept=accept, dry_run=dry_run, notes=notes)
 
 
-def prepare(source: Path, settings: Settings, *, run: str | None = None, accept: bool = False) -> Planned:
+def prepare(source: Path, settings: Settings, *, run: str | None = None, accept: bool = False) -> LoadedPlan:
     """Write the folders of the plan's runs; with `accept`, take over what was edited in one run's setup_finetune.yaml.
 
     Raises:
@@ -252,8 +252,8 @@ def run(
     allow: Sequence[str] = (),
     retry: bool = False,
     probe: bool = True,
-    say: Say | None = None,
-    tell: Tell = silent,
+    say: ProgressCallback | None = None,
+    tell: MessageCallback = silent,
 ) -> list[RunResult]:
     """Plan, prepare, train what is not trained, evaluate what is not evaluated, report. Does nothing twice.
 
@@ -266,7 +266,7 @@ def run(
     """
     from touchline.run.probe_run import measure_unknown
 
-    with running.alone(ExperimentFolder(source)) as lock:
+    with running.experiment_lock(ExperimentFolder(source)) as lock:
         measure = partial(measure_unknown, settings=settings, tell=tell) if probe else None
         plan(source, settings, overrides, allow=allow, measure=measure)
         planned = _prepared(read_planned(source), settings, accepted=False)
@@ -280,7 +280,7 @@ def submit(
     only: str | None = None,
     retry: bool = False,
     say: Callable[[int, int], None] | None = None,
-    tell: Tell = silent,
+    tell: MessageCallback = silent,
 ) -> list[Submitted]:
     """Hand to SLURM what is not trained or not evaluated and not in the queue, and come back; call it again any time.
 
@@ -295,7 +295,7 @@ def submit(
     Raises:
         PolicyFault: the plan is for this machine, or another command is at work on this folder.
     """
-    with running.alone(ExperimentFolder(source)) as lock:
+    with running.experiment_lock(ExperimentFolder(source)) as lock:
         planned = prepare(source, settings)
         if planned.plan.executor != "slurm":
             raise PolicyFault(
@@ -313,8 +313,8 @@ def resume(
     *,
     only: str | None = None,
     retry: bool = False,
-    say: Say | None = None,
-    tell: Tell = silent,
+    say: ProgressCallback | None = None,
+    tell: MessageCallback = silent,
 ) -> list[RunResult]:
     """Go on with the plan as it is after anything: a kill, a reboot, a closed terminal; nothing is done twice.
 
@@ -323,7 +323,7 @@ def resume(
         PolicyFault: another command is at work on this folder.
         RunsFailed: some runs did not end well; the others did and are reported.
     """
-    with running.alone(ExperimentFolder(source)) as lock:
+    with running.experiment_lock(ExperimentFolder(source)) as lock:
         planned = prepare(source, settings)
         return _worked(planned, settings, only, say, tell, lock=lock, retry=retry)
 
@@ -367,8 +367,8 @@ def evaluate(
     *,
     only: str | None = None,
     epochs: str | None = None,
-    say: Say | None = None,
-    tell: Tell = silent,
+    say: ProgressCallback | None = None,
+    tell: MessageCallback = silent,
 ) -> list[RunResult]:
     """Evaluate what is trained and not evaluated yet, now or later.
 
@@ -383,7 +383,7 @@ def evaluate(
         PolicyFault: another command is at work on this folder.
         RunsFailed: an evaluation did not end well.
     """
-    with running.alone(ExperimentFolder(source)) as lock:
+    with running.experiment_lock(ExperimentFolder(source)) as lock:
         planned = prepare(source, settings)
         return _worked(planned, settings, only, say, tell, lock=lock, train=False, epochs=epochs)
 
@@ -406,10 +406,10 @@ def place_experiment(
 
 def doctor(folder: Path, settings: Settings) -> DoctorReport:
     """Look at Python, folders, GPUs and SLURM, and at what of the settings will not do there; nothing is changed."""
-    from touchline.run.doctor import examine
+    from touchline.run.doctor import run_doctor
     from touchline.slurm.local.commands import RealCommands
 
-    return examine(settings, folder, RealCommands())
+    return run_doctor(settings, folder, RealCommands())
 
 
 def results(source: Path) -> list[RunResult]:
@@ -467,7 +467,12 @@ def collect(source: Path, settings: Settings, *, out: Path | None = None) -> tup
 
 
 def demo(
-    target: Path, settings: Settings, *, probe: bool = True, say: Say | None = None, tell: Tell = silent
+    target: Path,
+    settings: Settings,
+    *,
+    probe: bool = True,
+    say: ProgressCallback | None = None,
+    tell: MessageCallback = silent,
 ) -> tuple[Path, list[RunResult]]:
     """The example `capitalization`, run in `target`; give the report's path and the results.
 
@@ -527,7 +532,7 @@ def probe(
     return probe_run(planned, chosen, settings, limit_bytes=limit_bytes, say=say)
 
 
-def _prepared(planned: Planned, settings: Settings, *, only: str | None = None, accepted: bool) -> Planned:
+def _prepared(planned: LoadedPlan, settings: Settings, *, only: str | None = None, accepted: bool) -> LoadedPlan:
     """Write the runs' folders, and what is known of them."""
     runs = running.selected(planned.plan, only)
     for each in () if accepted else runs:
@@ -538,11 +543,11 @@ def _prepared(planned: Planned, settings: Settings, *, only: str | None = None, 
 
 
 def _worked(
-    planned: Planned,
+    planned: LoadedPlan,
     settings: Settings,
     only: str | None,
-    say: Say | None,
-    tell: Tell,
+    say: ProgressCallback | None,
+    tell: MessageCallback,
     *,
     lock: int,
     retry: bool = False,

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from touchline.report.local.reporting import Written
     from touchline.report.trackers.exported import Export
     from touchline.results.cleaned import Cleaned
-    from touchline.results.following import Said
+    from touchline.results.following import OutputLine
     from touchline.results.verification import Counted
 
 
@@ -89,7 +89,7 @@ def logs(
     evaluation: bool = False,
     lines: int = 50,
     follow: bool = False,
-) -> Iterator[Said]:
+) -> Iterator[OutputLine]:
     """Yield the last lines of a run's newest output, and with `follow` what is added until the run ends.
 
     Args:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from touchline.plan.placement.types import Cluster, PlaceJob, Placement
     from touchline.run.allocation import PlaceRequest
     from touchline.run.optimising import Optimised, OptimiseRequest
-    from touchline.run.planning import Planned
+    from touchline.run.planning import LoadedPlan
 
 
 def place(
@@ -45,7 +45,7 @@ def place(
 
 
 def place_planned(
-    planned: Planned, settings: Settings, request: PlaceRequest, *, plot: Path | None
+    planned: LoadedPlan, settings: Settings, request: PlaceRequest, *, plot: Path | None
 ) -> tuple[Placement, list[Path], list[str]]:
     """The same for what is left of a planned experiment: the placement, the files written, notes."""
     from touchline.run.allocation import carry_out

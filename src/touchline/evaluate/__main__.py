@@ -22,7 +22,7 @@ from touchline.core.errors import TouchlineError, install_hint
 from touchline.core.status import EXIT_NO_PARENT, EXIT_STOPPED
 from touchline.data.worker import prepare_worker, tell_fault
 from touchline.evaluate.children import stop_children
-from touchline.evaluate.wanted import wanted_of
+from touchline.evaluate.wanted import find_pending_evaluations
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(experiment: Path, run: str) -> int:
     """Evaluate what is asked for of one run; what loads the frameworks waits until there is something to do."""
-    wanted = wanted_of(experiment, run)
+    wanted = find_pending_evaluations(experiment, run)
     if wanted.checkpoints:
         from touchline.evaluate.process import EvaluationRequest, RequestedJob, evaluate
 

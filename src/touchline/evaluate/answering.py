@@ -30,9 +30,9 @@ from touchline.evaluate.inspect_task import (
     generate_config,
     write_items,
 )
-from touchline.evaluate.job import Job
+from touchline.evaluate.job import EvaluationJob
 from touchline.evaluate.own_task import OwnTask, own_task
-from touchline.evaluate.progress import Progress
+from touchline.evaluate.progress import EvaluationProgress
 from touchline.evaluate.provider import CONNECTIONS_PER_BATCH
 from touchline.evaluate.records import Evaluated, log_file, make_record, require_scores
 from touchline.evaluate.weights import MERGE_FROM_ITEMS
@@ -49,7 +49,7 @@ def said(run: str, checkpoint: str, task: EvaluationTask | None = None) -> str:
 
 
 def answered(
-    job: Job, task: EvaluationTask | None, engine: Engine, dtype: str, scratch: Path
+    job: EvaluationJob, task: EvaluationTask | None, engine: Engine, dtype: str, scratch: Path
 ) -> tuple[Evaluated, EvalLog]:
     """Let Inspect evaluate, and give its log as read from the file.
 
@@ -59,7 +59,7 @@ def answered(
     evaluate = job.config.evaluate
     own = _prepared(job, task)
     answers = own.items * own.repeats
-    engine.on_batch = Progress(said(job.config.run, job.name, task), answers)
+    engine.on_batch = EvaluationProgress(said(job.config.run, job.name, task), answers)
     engine.on_batch(0)
     model = get_model(
         f"touchline/{job.checkpoint.adapter or job.checkpoint.model.path}",
@@ -103,7 +103,7 @@ def answered(
     return evaluated, read
 
 
-def _prepared(job: Job, task: EvaluationTask | None) -> OwnTask:
+def _prepared(job: EvaluationJob, task: EvaluationTask | None) -> OwnTask:
     """The task, ready to be evaluated."""
     config = job.config
     asked = config.resolved(task)
@@ -132,7 +132,7 @@ def _effective(evaluate: EvaluateConfig, own: OwnTask) -> EvaluateConfig:
     )
 
 
-def _metadata(job: Job, task: EvaluationTask | None) -> dict[str, str | int | None]:
+def _metadata(job: EvaluationJob, task: EvaluationTask | None) -> dict[str, str | int | None]:
     marker = job.checkpoint.marker
     return {
         **evaluation_metadata(job.config, task),
@@ -142,7 +142,7 @@ def _metadata(job: Job, task: EvaluationTask | None) -> dict[str, str | int | No
     }
 
 
-def publish(job: Job, evaluated: Evaluated, log: EvalLog) -> None:
+def publish(job: EvaluationJob, evaluated: Evaluated, log: EvalLog) -> None:
     """Move the log into the run's folder, then write the scores, last.
 
     A log or scores by other settings, or of other weights, are never replaced: the new ones get another name.
@@ -160,7 +160,7 @@ def publish(job: Job, evaluated: Evaluated, log: EvalLog) -> None:
     write_atomic(scores, scores_json(record))
 
 
-def _free_name(folder: Path, job: Job, evaluated: Evaluated) -> str:
+def _free_name(folder: Path, job: EvaluationJob, evaluated: Evaluated) -> str:
     """Return `task_epoch_0`, or with a hash behind it where another evaluation has that name."""
     name = evaluation_name(evaluated.name, job.name)
     settings = settings_sha256(job.config, evaluated.task)

@@ -18,7 +18,7 @@ from touchline.evaluate.sampling import stream_of
 
 
 @dataclass(slots=True)
-class Asked:
+class CurrentSample:
     """The item that is worked on."""
 
     item: str
@@ -26,7 +26,7 @@ class Asked:
     calls: Iterator[int] = field(default_factory=itertools.count)
 
 
-_NOW: ContextVar[Asked | None] = ContextVar("touchline_asked", default=None)
+_NOW: ContextVar[CurrentSample | None] = ContextVar("touchline_asked", default=None)
 _SAME: dict[tuple[int, tuple[int, ...]], Iterator[int]] = defaultdict(itertools.count)
 
 
@@ -36,7 +36,7 @@ def note_item() -> Solver:
 
     async def solve(state: TaskState, generate: Generate) -> TaskState:
         del generate
-        _NOW.set(Asked(item=str(state.sample_id), repeat=state.epoch))
+        _NOW.set(CurrentSample(item=str(state.sample_id), repeat=state.epoch))
         return state
 
     return solve

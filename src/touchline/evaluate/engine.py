@@ -20,7 +20,7 @@ import torch
 from touchline.core.errors import EnvironmentFault
 from touchline.evaluate.decoding import Generation, TokenIds, likeliest, write_answers
 from touchline.evaluate.sampling import Drawing, Sampling
-from touchline.evaluate.weights import Weights, Worn
+from touchline.evaluate.weights import ActiveAdapter, Weights
 
 LOG = logging.getLogger("touchline.evaluate")
 
@@ -50,7 +50,7 @@ class Decoding:
 class Request:
     """One prompt that waits."""
 
-    worn: Worn | None
+    worn: ActiveAdapter | None
     """The adapter to answer with; none for the base."""
     prompt: TokenIds
     """The prompt's tokens."""
@@ -120,7 +120,7 @@ class Engine:
         """Everything that waits, as batches. Sorted by content, so that the order of arrival decides on nothing."""
         with self._arrived:
             waiting, self._waiting = self._waiting, []
-        groups: dict[tuple[Worn | None, Decoding], list[Request]] = {}
+        groups: dict[tuple[ActiveAdapter | None, Decoding], list[Request]] = {}
         for request in waiting:
             if not request.future.cancelled():
                 groups.setdefault((request.worn, request.decoding), []).append(request)

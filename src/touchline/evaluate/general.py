@@ -26,7 +26,7 @@ from touchline.data.general import (
 )
 from touchline.data.worker import OFFLINE, QUIET
 from touchline.evaluate.children import run_program
-from touchline.evaluate.job import Job, resolve_job
+from touchline.evaluate.job import EvaluationJob, resolve_job
 from touchline.evaluate.progress import say
 from touchline.evaluate.weights import pick_device, pick_dtype
 from touchline.spec.experiment import GeneralConfig
@@ -85,7 +85,7 @@ def score_general(experiment: Path, run: str, checkpoint: str, dtype: str, scrat
     say(f"{run} {checkpoint}: general ability: scored")
 
 
-def _run(program: Path, job: Job, general: GeneralConfig, experiment: Path, work: Path, dtype: str) -> Path:
+def _run(program: Path, job: EvaluationJob, general: GeneralConfig, experiment: Path, work: Path, dtype: str) -> Path:
     """The folder with what the harness wrote.
 
     Raises:
@@ -116,7 +116,7 @@ def _run(program: Path, job: Job, general: GeneralConfig, experiment: Path, work
     return found[0]
 
 
-def _config(job: Job, general: GeneralConfig, experiment: Path, out: Path, dtype: str) -> dict[str, object]:
+def _config(job: EvaluationJob, general: GeneralConfig, experiment: Path, out: Path, dtype: str) -> dict[str, object]:
     """What the harness is told; remote code is not among it."""
     place = pick_device("auto")
     model: dict[str, str] = {"pretrained": job.checkpoint.model.path, "dtype": pick_dtype(dtype, place).dtype}
@@ -141,7 +141,7 @@ def _config(job: Job, general: GeneralConfig, experiment: Path, out: Path, dtype
     return config
 
 
-def _publish(job: Job, results: Path, settings: str, seconds: float) -> None:
+def _publish(job: EvaluationJob, results: Path, settings: str, seconds: float) -> None:
     """Move what was written into the run's folder, then say whose scores they are, last."""
     folder = inside(job.folder, GENERAL_FOLDER)
     place, marker = inside(folder, job.name), folder / f"{job.name}{MARKER_SUFFIX}"

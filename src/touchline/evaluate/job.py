@@ -15,7 +15,7 @@ WEIGHTS_NAME = "adapter_model.safetensors"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Job:
+class EvaluationJob:
     """A job with everything resolved."""
 
     folder: Path
@@ -30,7 +30,7 @@ class Job:
     """Hash of the adapter's weights."""
 
 
-def resolve_job(folder: Path, name: str) -> Job:
+def resolve_job(folder: Path, name: str) -> EvaluationJob:
     """What the job needs, compared with what was planned.
 
     Raises:
@@ -60,7 +60,7 @@ def resolve_job(folder: Path, name: str) -> Job:
             expected=f"weights with the hash {config.model.weights_sha256[:12]}, found {base[:12]}",
             hint="touchline plan",
         )
-    return Job(folder=folder, config=config, name=name, checkpoint=checkpoint, adapter_sha256=digest)
+    return EvaluationJob(folder=folder, config=config, name=name, checkpoint=checkpoint, adapter_sha256=digest)
 
 
 def _refuse_other_training(path: Path, checkpoint: Checkpoint, config: EvaluationConfig) -> None:

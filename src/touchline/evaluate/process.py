@@ -21,7 +21,7 @@ from touchline.data.evaluations import finished_task
 from touchline.evaluate.answering import answered, publish, said
 from touchline.evaluate.engine import Engine
 from touchline.evaluate.general import score_general
-from touchline.evaluate.job import Job, resolve_job
+from touchline.evaluate.job import EvaluationJob, resolve_job
 from touchline.evaluate.progress import say
 from touchline.evaluate.provider import release_engines, shared_engine
 from touchline.evaluate.scratch import scratch_folder
@@ -139,7 +139,7 @@ def _do(experiment: Path, wanted: RequestedJob, dtype: str, scratch: Path) -> di
     return failed
 
 
-def _engine(job: Job, dtype: str) -> Engine:
+def _engine(job: EvaluationJob, dtype: str) -> Engine:
     """The loaded base; another one that is still loaded goes first, since a merged checkpoint is a whole model."""
     release_engines(keep=job.checkpoint.model.path)
     say(f"{job.config.run} {job.name}: model {job.checkpoint.model.name}")

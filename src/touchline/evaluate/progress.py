@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 
-class Progress:
+class EvaluationProgress:
     """Counts answers of one job; called from the engine's thread."""
 
     def __init__(self, name: str, total: int) -> None:

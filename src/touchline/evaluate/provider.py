@@ -35,7 +35,7 @@ from touchline.evaluate.checkpoint import Checkpoint, require_packages, resolve_
 from touchline.evaluate.decoding import Generation
 from touchline.evaluate.engine import Decoding, Engine, Request
 from touchline.evaluate.sampling import Sampling
-from touchline.evaluate.weights import Weights, Worn, pick_device, pick_dtype
+from touchline.evaluate.weights import ActiveAdapter, Weights, pick_device, pick_dtype
 
 DEFAULT_BATCH_SIZE = 64
 DEFAULT_MAX_NEW_TOKENS = 256
@@ -123,7 +123,7 @@ class TouchlineAPI(ModelAPI):
         self.checkpoint: Checkpoint = resolve_checkpoint(model_name)
         self.batch_size = batch_size
         adapter = self.checkpoint.adapter
-        self._worn = None if adapter is None else Worn(folder=adapter, merged=merge)
+        self._worn = None if adapter is None else ActiveAdapter(folder=adapter, merged=merge)
         self._dtype, self._device = dtype, device
         self._date = str(date) if date is not None else datetime.datetime.now(tz=datetime.UTC).date().isoformat()
         self._renderers: dict[str, ChatRenderer] = {}

@@ -23,7 +23,7 @@ from touchline.core.errors import install_hint
 from touchline.core.json_text import parse_json
 from touchline.data.worker import prepare_worker
 from touchline.evaluate.loading import load_file
-from touchline.evaluate.selftest_answer import Answer, ScorerAnswer, TaskFailed
+from touchline.evaluate.selftest_answer import ScorerAnswer, SelfTestResult, TaskFailed
 from touchline.lint.scoring import PROBED_ITEMS, tried
 
 DEFAULT_TARGETS = (
@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def self_test(target: str, request: dict[str, Any]) -> Answer:
+def self_test(target: str, request: dict[str, Any]) -> SelfTestResult:
     """Try the scorer of a task, or a function of (output, target).
 
     Args:
@@ -57,7 +57,7 @@ def self_test(target: str, request: dict[str, Any]) -> Answer:
         request: `targets`, for a function.
     """
     path, task, function = parse_target(target)
-    answer = Answer(kind="inspect" if function is None else "function")
+    answer = SelfTestResult(kind="inspect" if function is None else "function")
     try:
         module = load_file(path)
         if function is not None:

@@ -25,7 +25,7 @@ class ScorerAnswer:
 
 
 @dataclass(slots=True)
-class Answer:
+class SelfTestResult:
     """What the program writes."""
 
     kind: str

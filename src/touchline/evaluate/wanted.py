@@ -25,7 +25,7 @@ _LIMIT_BYTES = 1 << 16
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Wanted:
+class PendingEvaluations:
     """What to evaluate of a run."""
 
     checkpoints: tuple[str, ...]
@@ -34,7 +34,7 @@ class Wanted:
     """What is not there and why, in a line; none when all that is asked for is there."""
 
 
-def wanted_of(experiment: Path, run: str) -> Wanted:
+def find_pending_evaluations(experiment: Path, run: str) -> PendingEvaluations:
     """What the run's eval.yaml asks for, held against its folder.
 
     Args:
@@ -50,7 +50,7 @@ def wanted_of(experiment: Path, run: str) -> Wanted:
         name = config.control_checkpoint
         adapter = None if config.no_op is None else export_state(folder, name)[1]
         done = is_evaluated(folder, config, name, adapter)
-        return Wanted(checkpoints=() if done else (name,), missing=None)
+        return PendingEvaluations(checkpoints=() if done else (name,), missing=None)
     found = read_checkpoints(folder)
     complete = {item.epoch: item for item in found if item.complete and item.epoch is not None}
     epochs = _epochs(folder, config, complete)
@@ -62,8 +62,8 @@ def wanted_of(experiment: Path, run: str) -> Wanted:
     if trained and there:
         absent = []
     if not absent and (epochs or trained):
-        return Wanted(checkpoints=tuple(todo), missing=None)
-    return Wanted(checkpoints=tuple(todo), missing=_why(folder, config, absent, found))
+        return PendingEvaluations(checkpoints=tuple(todo), missing=None)
+    return PendingEvaluations(checkpoints=tuple(todo), missing=_why(folder, config, absent, found))
 
 
 def _epochs(folder: Path, config: EvaluationConfig, complete: dict[int, CheckpointInfo]) -> tuple[int, ...]:

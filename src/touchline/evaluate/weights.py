@@ -36,7 +36,7 @@ _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Worn:
+class ActiveAdapter:
     """An adapter, and how it is put on."""
 
     folder: Path
@@ -101,14 +101,14 @@ class Weights:
         self._names: OrderedDict[Path, str] = OrderedDict()
         self._loaded = 0
         self._pristine: dict[str, torch.Tensor] = {}
-        self._active: Worn | None = None
+        self._active: ActiveAdapter | None = None
 
     @property
-    def active(self) -> Worn | None:
+    def active(self) -> ActiveAdapter | None:
         """The adapter that is on."""
         return self._active
 
-    def activate(self, worn: Worn | None) -> None:
+    def activate(self, worn: ActiveAdapter | None) -> None:
         """Put an adapter on, or none: the base as it was loaded.
 
         Raises:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from touchline.plan.settings import leading_text, settings_of
 from touchline.report.facts import is_asked_about
 from touchline.report.report import Command
-from touchline.results.report_inputs import Gathered
+from touchline.results.report_inputs import ReportInputs
 from touchline.results.run_result import RunResult
 from touchline.spec.plan import Plan
 from touchline.spec.runs import RunKind
@@ -24,7 +24,7 @@ OFFLINE_RUN = "wandb"
 """What `Gathered.files` calls a folder that a tracker wrote offline."""
 
 
-def commands(gathered: Gathered) -> tuple[Command, ...]:
+def commands(gathered: ReportInputs) -> tuple[Command, ...]:
     """Every command, by group."""
     runs = [run for run in gathered.runs if is_asked_about(run)] or list(gathered.runs)
     if gathered.plan is None:
@@ -32,7 +32,7 @@ def commands(gathered: Gathered) -> tuple[Command, ...]:
     return tuple(_planned(gathered, gathered.plan, runs))
 
 
-def _planned(gathered: Gathered, plan: Plan, runs: Sequence[RunResult]) -> Iterator[Command]:
+def _planned(gathered: ReportInputs, plan: Plan, runs: Sequence[RunResult]) -> Iterator[Command]:
     example = runs[0].name if runs else "RUN"
     folder = shlex.quote(example)
     log = _last(gathered, example, "log", without="eval")
@@ -78,7 +78,7 @@ def _planned(gathered: Gathered, plan: Plan, runs: Sequence[RunResult]) -> Itera
     yield _command(CLEAN, "what can be deleted without loss; deletes nothing", "touchline clean .")
 
 
-def _view_found(gathered: Gathered, runs: Sequence[RunResult]) -> Iterator[Command]:
+def _view_found(gathered: ReportInputs, runs: Sequence[RunResult]) -> Iterator[Command]:
     yield _command(VIEW, "this report again, with every checkpoint verified", "touchline report .")
     for run in runs:
         log = _last(gathered, run.name, "log")
@@ -88,7 +88,7 @@ def _view_found(gathered: Gathered, runs: Sequence[RunResult]) -> Iterator[Comma
         yield _command(VIEW, "sizes of its checkpoints", f"du -sh {shlex.quote(run.name)}/*/")
 
 
-def _evaluate_found(gathered: Gathered, runs: Sequence[RunResult]) -> Iterator[Command]:
+def _evaluate_found(gathered: ReportInputs, runs: Sequence[RunResult]) -> Iterator[Command]:
     for run in runs:
         command = evaluation_by_hand(gathered, run.name)
         if command is not None:
@@ -102,7 +102,7 @@ def run_with(plan: Plan, setting: str) -> str:
     return shlex.join(["touchline", "run", ".", *kept, setting])
 
 
-def evaluation_by_hand(gathered: Gathered, run: str) -> str | None:
+def evaluation_by_hand(gathered: ReportInputs, run: str) -> str | None:
     """Where touchline made no plan: the evaluation that lies in the run's folder, on its last sound checkpoint."""
     script = next((path for _, path in gathered.files.get(run, ()) if path.endswith("eval.py")), None)
     last = _checkpoint(gathered, run)
@@ -114,7 +114,7 @@ def evaluation_by_hand(gathered: Gathered, run: str) -> str | None:
     )
 
 
-def _sync_found(gathered: Gathered) -> Iterator[Command]:
+def _sync_found(gathered: ReportInputs) -> Iterator[Command]:
     """The exact line for each run that a tracker wrote offline."""
     for run in gathered.runs:
         for what, path in gathered.files.get(run.name, ()):
@@ -122,7 +122,7 @@ def _sync_found(gathered: Gathered) -> Iterator[Command]:
                 yield _command(SYNC, f"{run.name}, written offline", f"wandb sync {shlex.quote(path)}")
 
 
-def _checkpoint(gathered: Gathered, run: str) -> str | None:
+def _checkpoint(gathered: ReportInputs, run: str) -> str | None:
     """The last sound checkpoint of a run."""
     sound = [each.name for each in gathered.verification.checkpoints if each.run == run and each.sound]
     if sound:
@@ -132,7 +132,7 @@ def _checkpoint(gathered: Gathered, run: str) -> str | None:
     return kept[-1] if kept else None
 
 
-def _last(gathered: Gathered, run: str, kind: str, *, without: str = "/") -> str | None:
+def _last(gathered: ReportInputs, run: str, kind: str, *, without: str = "/") -> str | None:
     """The last file of a kind whose name has nothing of `without` in it."""
     found = [
         path for what, path in gathered.files.get(run, ()) if what == kind and without not in path.rpartition("/")[2]

@@ -27,7 +27,7 @@ from touchline.report.packing_rows import packing_advice, packing_rows
 from touchline.report.report import Report
 from touchline.report.settings import report_settings
 from touchline.report.words import bare, count, factor_words, listed
-from touchline.results.report_inputs import Gathered
+from touchline.results.report_inputs import ReportInputs
 from touchline.results.run_result import RunResult
 from touchline.spec.runs import RunKind
 
@@ -36,7 +36,7 @@ _NOT_RECORDED = Missing(missing="no version was recorded")
 _NOT_PLANNED = Missing(missing="not planned by touchline")
 
 
-def build_report(gathered: Gathered) -> Report:
+def build_report(gathered: ReportInputs) -> Report:
     """Conclude from what was read; the same readings give the same report."""
     plan, runs = gathered.plan, gathered.runs
     analyses = analyses_of(runs, gathered.factors, gathered.datasets)
@@ -83,7 +83,7 @@ def build_report(gathered: Gathered) -> Report:
     )
 
 
-def _design(gathered: Gathered) -> str:
+def _design(gathered: ReportInputs) -> str:
     """The design in a line, from the plan or from what was found."""
     if gathered.plan is not None:
         return design_line(gathered.plan)
@@ -100,7 +100,7 @@ def _design(gathered: Gathered) -> str:
     )
 
 
-def _task(gathered: Gathered) -> str:
+def _task(gathered: ReportInputs) -> str:
     if gathered.plan is not None:
         return gathered.plan.task
     tasks = dict.fromkeys(record.task for run in gathered.runs for record in run.evaluations)
@@ -116,7 +116,7 @@ def _decoding(runs: Sequence[RunResult]) -> str:
     return "; ".join(ways[:3]) + (f"; and {len(ways) - 3} more" if len(ways) > 3 else "") or str(_NOTHING_EVALUATED)
 
 
-def _provenance(gathered: Gathered) -> Iterator[tuple[str, str]]:
+def _provenance(gathered: ReportInputs) -> Iterator[tuple[str, str]]:
     """What all of this rests on."""
     yield "origin", gathered.origin
     yield from _stack(gathered)
@@ -135,7 +135,7 @@ def _provenance(gathered: Gathered) -> Iterator[tuple[str, str]]:
     yield from _trained_on(gathered)
 
 
-def _stack(gathered: Gathered) -> Iterator[tuple[str, str]]:
+def _stack(gathered: ReportInputs) -> Iterator[tuple[str, str]]:
     """Versions of what trained and of what evaluated, by runs where these differ."""
     trained = {each.run_name: each.versions for each in gathered.metrics}
     training = {run.name: trained.get(run.name, {}) for run in gathered.runs if run.kind is RunKind.FINE_TUNED}
@@ -153,7 +153,7 @@ def _stack(gathered: Gathered) -> Iterator[tuple[str, str]]:
             yield f"{what} stack", told if len(groups) == 1 else f"{told} ({listed(names)})"
 
 
-def _trained_on(gathered: Gathered) -> Iterator[tuple[str, str]]:
+def _trained_on(gathered: ReportInputs) -> Iterator[tuple[str, str]]:
     """Yield each machine, base type and layout with the runs trained on it."""
     machines: dict[str, list[str]] = {}
     for run in gathered.runs:

@@ -24,7 +24,7 @@ from touchline.report.words import (
     settings_words,
 )
 from touchline.results.collected import RunMetrics
-from touchline.results.report_inputs import Gathered
+from touchline.results.report_inputs import ReportInputs
 from touchline.results.run_result import LossPoint, RunResult, StepCurves
 from touchline.spec.runs import ControlKind, RunKind
 from touchline.statistics.conclusions import Analysis
@@ -42,7 +42,9 @@ _CONTROLS = {
 _NOT_EVALUATED = Missing(missing="not evaluated")
 
 
-def run_facts(gathered: Gathered, analysis: Analysis | None, answers: Sequence[AnswerCounts]) -> tuple[RunFacts, ...]:
+def run_facts(
+    gathered: ReportInputs, analysis: Analysis | None, answers: Sequence[AnswerCounts]
+) -> tuple[RunFacts, ...]:
     """The facts of every run, in order.
 
     Args:
@@ -75,7 +77,7 @@ def run_facts(gathered: Gathered, analysis: Analysis | None, answers: Sequence[A
     )
 
 
-def devices_of(gathered: Gathered) -> dict[str, int]:
+def devices_of(gathered: ReportInputs) -> dict[str, int]:
     """By run, the GPUs that it trained on; a processor counts as one device, and so does what nobody told of."""
     plan = gathered.plan
     if plan is not None:
@@ -84,7 +86,7 @@ def devices_of(gathered: Gathered) -> dict[str, int]:
     return {run.name: max(told.get(run.name, 1), 1) for run in gathered.runs}
 
 
-def device_word(gathered: Gathered) -> str:
+def device_word(gathered: ReportInputs) -> str:
     """`GPU`, `processor`, or `device` where nobody told."""
     if gathered.plan is not None:
         return "GPU" if gathered.plan.machine.kind == "gpu" else "processor"
@@ -150,7 +152,7 @@ def is_failed_exit(run: RunResult) -> bool:
     return run.kind is RunKind.FINE_TUNED and run.outcome is TrainingOutcome.COMPLETE and ended_badly
 
 
-def controls_of(gathered: Gathered, analysis: Analysis | None) -> dict[str, str]:
+def controls_of(gathered: ReportInputs, analysis: Analysis | None) -> dict[str, str]:
     """Each run's control: the one that it was compared with, else that of its base model and dataset."""
     bases = {(run.model, gathered.datasets.get(run.name)): run.name for run in gathered.runs if is_base_control(run)}
     found = {

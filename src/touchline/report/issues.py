@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from touchline.core.finding import Severity
 from touchline.core.notes import NoteCode
 from touchline.core.quantity import Missing
 from touchline.core.status import JobState, RunStatus, TrainingOutcome
@@ -16,7 +17,7 @@ from touchline.report.facts import is_failed_exit, not_finite, risen
 from touchline.report.issues_checkpoints import checkpoint_issues
 from touchline.report.report import AnswerCounts
 from touchline.report.words import bare, capital, count
-from touchline.results.report_inputs import Gathered, Issue, IssueRole, Weight
+from touchline.results.report_inputs import Issue, IssueRole, ReportInputs
 from touchline.results.run_result import AttemptResult, RunResult
 from touchline.spec.plan import Plan
 from touchline.spec.runs import RunKind
@@ -26,7 +27,7 @@ FAILED_EXIT = "failed exit, complete training"
 NO_EVALUATION = "no evaluation"
 NOTE = "note"
 _EXPERIMENT = "experiment"
-_ORDER = {Weight.ERROR: 0, Weight.WARNING: 1, Weight.INFO: 2}
+_ORDER = {Severity.ERROR: 0, Severity.WARNING: 1, Severity.INFO: 2}
 _UNDER_WAY = {
     RunStatus.PLANNED: "not started",
     RunStatus.PREPARED: "not started",
@@ -52,7 +53,7 @@ _WARNINGS = {
 """Titles of the issues of notes that are warnings."""
 
 
-def issues(gathered: Gathered, analyses: Sequence[Analysis], answers: Sequence[AnswerCounts]) -> tuple[Issue, ...]:
+def issues(gathered: ReportInputs, analyses: Sequence[Analysis], answers: Sequence[AnswerCounts]) -> tuple[Issue, ...]:
     """Everything that a reader must know, worst first; within a weight in the order of the runs.
 
     Args:
@@ -94,7 +95,7 @@ def _of_run(run: RunResult) -> Iterator[Issue]:
             if point.loss != point.loss or abs(point.loss) == float("inf")
         )
         yield Issue(
-            weight=Weight.ERROR,
+            weight=Severity.ERROR,
             subject=run.name,
             title="losses that are not numbers",
             text=f"{count(bad, 'loss', 'losses')} of the run {'is' if bad == 1 else 'are'} NaN or infinite, the first "
@@ -104,7 +105,7 @@ def _of_run(run: RunResult) -> Iterator[Issue]:
     if rise is not None:
         best, last = rise
         yield Issue(
-            weight=Weight.WARNING,
+            weight=Severity.WARNING,
             subject=run.name,
             title="validation loss rose",
             text=f"Lowest at step {best.step:,} with {best.loss:.4g}, at the end {last.loss:.4g}: the last checkpoint "
@@ -117,7 +118,7 @@ def _of_prompts(run: RunResult) -> Iterator[Issue]:
     for record in (*run.evaluations[-1:], *run.other_evaluations):
         if record.prompt_difference is not None and run.kind is RunKind.FINE_TUNED:
             yield Issue(
-                weight=Weight.WARNING if record in run.evaluations else Weight.INFO,
+                weight=Severity.WARNING if record in run.evaluations else Severity.INFO,
                 subject=run.name,
                 title="a task asks otherwise than training",
                 text=f"{record.task}: {record.prompt_difference}. The run is scored on prompts it was not taught.",
@@ -130,7 +131,7 @@ def _measured(run: RunResult) -> Iterator[Issue]:
         return
     if run.steps_done is not None and run.steps_planned is not None and run.steps_done < run.steps_planned:
         yield Issue(
-            weight=Weight.WARNING,
+            weight=Severity.WARNING,
             subject=run.name,
             title="fewer steps on record than planned",
             text=f"{run.steps_done:,} of {run.steps_planned:,} steps are on record; the training's own marker says "
@@ -142,7 +143,7 @@ def _measured(run: RunResult) -> Iterator[Issue]:
             lacking.setdefault(value.missing, []).append(what)
     for why, names in lacking.items():
         title = f"no {' or '.join(names)} loss"
-        yield Issue(weight=Weight.INFO, subject=run.name, title=title, text=f"{capital(why)}.")
+        yield Issue(weight=Severity.INFO, subject=run.name, title=title, text=f"{capital(why)}.")
 
 
 def _standing(run: RunResult) -> Iterator[Issue]:
@@ -153,7 +154,7 @@ def _standing(run: RunResult) -> Iterator[Issue]:
     is_control = run.kind is RunKind.CONTROL
     if is_failed_exit(run) and run.job_state is not None:
         yield Issue(
-            weight=Weight.INFO,
+            weight=Severity.INFO,
             subject=run.name,
             title=FAILED_EXIT,
             text=f"The job ended as {run.job_state.value}, but the training is complete{steps}: its checkpoints and "
@@ -161,7 +162,7 @@ def _standing(run: RunResult) -> Iterator[Issue]:
         )
     if run.job_state is JobState.UNKNOWN and run.outcome is not TrainingOutcome.COMPLETE:
         yield Issue(
-            weight=Weight.WARNING,
+            weight=Severity.WARNING,
             subject=run.name,
             title="job state unknown",
             text="Neither its files nor the scheduler tell whether its job still runs; nothing is concluded from that.",
@@ -171,27 +172,27 @@ def _standing(run: RunResult) -> Iterator[Issue]:
             what = "evaluation" if is_control else "training"
             text = f"The {what} did not end well{steps}.{how} It has no result."
             role = None if is_control else IssueRole.NOT_DONE
-            yield Issue(weight=Weight.ERROR, subject=run.name, title=f"{what} failed", text=text, role=role)
+            yield Issue(weight=Severity.ERROR, subject=run.name, title=f"{what} failed", text=text, role=role)
         case RunStatus.INTERRUPTED if _is_spoilt(run):
             text = (
                 "Every step is done and its job ended well, but its last checkpoint is not sound any more, so that "
                 "the training does not count as complete. `touchline resume` goes on from what is sound."
             )
             title = "last checkpoint lost"
-            yield Issue(weight=Weight.WARNING, subject=run.name, title=title, text=text, role=IssueRole.NOT_DONE)
+            yield Issue(weight=Severity.WARNING, subject=run.name, title=title, text=text, role=IssueRole.NOT_DONE)
         case RunStatus.INTERRUPTED:
             text = f"It was interrupted{steps}.{how} `touchline resume` goes on from what was saved."
             title = "interrupted"
-            yield Issue(weight=Weight.WARNING, subject=run.name, title=title, text=text, role=IssueRole.NOT_DONE)
+            yield Issue(weight=Severity.WARNING, subject=run.name, title=title, text=text, role=IssueRole.NOT_DONE)
         case RunStatus.TRAINED:
             text = "The training is complete, but no checkpoint was evaluated: nothing is said of its score."
             title, role = NO_EVALUATION, IssueRole.NO_SCORE
-            yield Issue(weight=Weight.WARNING, subject=run.name, title=title, text=text, role=role)
+            yield Issue(weight=Severity.WARNING, subject=run.name, title=title, text=text, role=role)
         case status if status in _UNDER_WAY:
             begun = run.status not in (RunStatus.PLANNED, RunStatus.PREPARED)
             how = f"is {_UNDER_WAY[status]}{steps}" if begun else "has not been started"
             text = f"The run {how}; it has no result yet."
-            yield Issue(weight=Weight.INFO, subject=run.name, title=_UNDER_WAY[status], text=text)
+            yield Issue(weight=Severity.INFO, subject=run.name, title=_UNDER_WAY[status], text=text)
         case _:
             pass
 
@@ -221,7 +222,7 @@ def _attempts(run: RunResult) -> Iterator[Issue]:
     after = "The training was completed all the same." if went_on else "The training is not complete."
     again = " It was planned again with a smaller micro-batch." if memory and any(e.superseded for e in bad) else ""
     yield Issue(
-        weight=Weight.INFO if went_on else Weight.WARNING,
+        weight=Severity.INFO if went_on else Severity.WARNING,
         subject=run.name,
         title=title,
         text=f"{count(total, 'attempt')}: {'; '.join(_attempt(each) for each in bad)}.{again} {after}",
@@ -243,7 +244,7 @@ def _of_comparisons(analyses: Sequence[Analysis]) -> Iterator[Issue]:
             tasks.setdefault(key, []).append(f"{analysis.task}, {analysis.score}")
     for (run, other, reason), where in tasks.items():
         yield Issue(
-            weight=Weight.WARNING,
+            weight=Severity.WARNING,
             subject=run,
             title=f"not compared with {other}",
             text=f"{'; '.join(dict.fromkeys(where))}: {reason}.",
@@ -265,7 +266,7 @@ def _of_answers(answers: Sequence[AnswerCounts]) -> Iterator[Issue]:
                 share = f"{number:,} of {each.answers:,} ({100 * number / each.answers:.1f} %)"
                 found.setdefault((each.run, title, meaning), []).append(f"{each.task}, {each.checkpoint}: {share}")
     for (run, title, meaning), where in found.items():
-        yield Issue(weight=Weight.WARNING, subject=run, title=title, text=f"{'; '.join(where)}. {meaning}")
+        yield Issue(weight=Severity.WARNING, subject=run, title=title, text=f"{'; '.join(where)}. {meaning}")
 
 
 def _of_plan(plan: Plan | None) -> Iterator[Issue]:
@@ -277,7 +278,7 @@ def _of_plan(plan: Plan | None) -> Iterator[Issue]:
             # The predictions alone are others, as after every finished run.
             continue
         yield Issue(
-            weight=Weight.INFO,
+            weight=Severity.INFO,
             subject=_EXPERIMENT,
             title=f"plan revised on {revision.date}",
             text=f"Revision {revision.number}: {revision.reason}; {revision_text(revision)}.",
@@ -287,7 +288,7 @@ def _of_plan(plan: Plan | None) -> Iterator[Issue]:
         if run.accepted:
             settings = ", ".join(f"{key}: {value}" for key, value in run.accepted.items())
             yield Issue(
-                weight=Weight.INFO,
+                weight=Severity.INFO,
                 subject=run.name,
                 title="settings edited by hand",
                 text=f"Accepted as edited, and so no longer those of the design: {settings}.",
@@ -295,7 +296,7 @@ def _of_plan(plan: Plan | None) -> Iterator[Issue]:
             )
     if plan.overrides:
         yield Issue(
-            weight=Weight.INFO,
+            weight=Severity.INFO,
             subject=_EXPERIMENT,
             title="settings given on the command line",
             text=f"They are not in experiment.yaml: {', '.join(plan.overrides)}.",
@@ -310,7 +311,7 @@ def _notes(run: RunResult) -> Iterator[Issue]:
             continue
         title = _WARNINGS.get(note.code)
         yield Issue(
-            weight=Weight.INFO if title is None else Weight.WARNING,
+            weight=Severity.INFO if title is None else Severity.WARNING,
             subject=run.name,
             title=title or NOTE,
             text=f"{capital(str(note).rstrip('.'))}.",

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+from touchline.core.finding import Severity
 from touchline.core.status import TrainingOutcome
 from touchline.report.words import capital
-from touchline.results.report_inputs import Issue, Weight
+from touchline.results.report_inputs import Issue
 from touchline.results.run_result import RunResult
 from touchline.results.verification_types import Verification, VerifiedCheckpoint
 
@@ -27,7 +28,7 @@ def checkpoint_issues(verification: Verification, runs: Mapping[str, RunResult])
         more = f"; and {len(faults) - 4} more" if len(faults) > 4 else ""
         if each.weights_sound:
             yield Issue(
-                weight=Weight.WARNING,
+                weight=Severity.WARNING,
                 subject=each.run,
                 title=f"checkpoint {each.name} lacks a sound file beside its weights",
                 text=f"{told}{more}. Its weights are sound: the training counts, and the checkpoint can be used again "
@@ -37,7 +38,7 @@ def checkpoint_issues(verification: Verification, runs: Mapping[str, RunResult])
             continue
         scored = " Its score on record is of the weights as they were saved." if _is_scored(each, runs) else ""
         yield Issue(
-            weight=Weight.ERROR,
+            weight=Severity.ERROR,
             subject=each.run,
             title=f"checkpoint {each.name} is broken",
             text=f"{told}{more}. It does not count as it is.{scored}",
@@ -48,7 +49,7 @@ def checkpoint_issues(verification: Verification, runs: Mapping[str, RunResult])
             continue
         done = missing.run in runs and runs[missing.run].outcome is TrainingOutcome.COMPLETE
         yield Issue(
-            weight=Weight.ERROR if done else Weight.WARNING,
+            weight=Severity.ERROR if done else Severity.WARNING,
             subject=missing.run,
             title=f"checkpoint {missing.name} is missing",
             text=f"{capital(missing.reason)}.",

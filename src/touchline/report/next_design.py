@@ -12,7 +12,7 @@ from touchline.report.appendix import run_with
 from touchline.report.facts import is_asked_about
 from touchline.report.report import NextStep
 from touchline.report.words import Scale, factor_words, level_words, listed, scale_of
-from touchline.results.report_inputs import Gathered
+from touchline.results.report_inputs import ReportInputs
 from touchline.statistics.conclusions import Analysis, Comparison, Contrast, FactorEffect, Shown
 from touchline.statistics.power import items_for_paired_difference, smallest_seed_difference
 
@@ -26,7 +26,7 @@ _WIDE = 2.0
 """Levels of a factor farther apart than this leave a level between them untried."""
 
 
-def design_steps(gathered: Gathered, analysis: Analysis | None) -> Iterator[NextStep]:
+def design_steps(gathered: ReportInputs, analysis: Analysis | None) -> Iterator[NextStep]:
     """Steps about the design; without scores only the levels that nobody tried.
 
     Args:
@@ -41,7 +41,7 @@ def design_steps(gathered: Gathered, analysis: Analysis | None) -> Iterator[Next
     yield from _neighbours(gathered, analysis)
 
 
-def _seeds(gathered: Gathered, analysis: Analysis) -> Iterator[NextStep]:
+def _seeds(gathered: ReportInputs, analysis: Analysis) -> Iterator[NextStep]:
     """Seeds that would settle contrasts which stay open."""
     open_ = [
         (effect, contrast)
@@ -147,7 +147,7 @@ def _selection(analysis: Analysis) -> Iterator[NextStep]:
         )
 
 
-def _neighbours(gathered: Gathered, analysis: Analysis | None) -> Iterator[NextStep]:
+def _neighbours(gathered: ReportInputs, analysis: Analysis | None) -> Iterator[NextStep]:
     """Levels that nobody tried, beside those that look best; where nothing was scored, in the widest gap."""
     effects = {} if analysis is None else {effect.factor: effect for effect in analysis.effects}
     for factor, levels in gathered.factors.items():
@@ -219,7 +219,7 @@ def _more_seeds(used: Sequence[int], wanted: int) -> list[int]:
     return sorted(seeds)
 
 
-def _seeds_command(gathered: Gathered, seeds: Sequence[int]) -> str | None:
+def _seeds_command(gathered: ReportInputs, seeds: Sequence[int]) -> str | None:
     return None if gathered.plan is None else run_with(gathered.plan, f"seeds={list(seeds)}")
 
 

@@ -16,7 +16,7 @@ from touchline.report.facts import answer_counts, is_asked_about, is_base_contro
 from touchline.report.next_design import design_steps
 from touchline.report.report import AnswerCounts, EstimateRow, NextStep
 from touchline.report.words import count, finite, listed, relative, scale_of
-from touchline.results.report_inputs import Gathered
+from touchline.results.report_inputs import ReportInputs
 from touchline.results.run_result import RunResult, StepCurves
 from touchline.statistics.conclusions import Analysis
 
@@ -31,7 +31,7 @@ _MANY, _FLOOR = 0.05, 0.05
 
 
 def next_steps(
-    gathered: Gathered, analyses: Sequence[Analysis], estimates: Sequence[EstimateRow]
+    gathered: ReportInputs, analyses: Sequence[Analysis], estimates: Sequence[EstimateRow]
 ) -> tuple[NextStep, ...]:
     """What to do next, the most useful first."""
     main = analyses[0] if analyses else None
@@ -41,7 +41,7 @@ def next_steps(
     return tuple(found)
 
 
-def _unfinished(gathered: Gathered) -> Iterator[NextStep]:
+def _unfinished(gathered: ReportInputs) -> Iterator[NextStep]:
     planned = gathered.plan is not None
     left = [
         run.name
@@ -74,7 +74,7 @@ def _unfinished(gathered: Gathered) -> Iterator[NextStep]:
         )
 
 
-def _answers(gathered: Gathered, analysis: Analysis | None) -> Iterator[NextStep]:
+def _answers(gathered: ReportInputs, analysis: Analysis | None) -> Iterator[NextStep]:
     """Answers that deserve a look before any number is believed."""
     if analysis is None:
         return
@@ -102,7 +102,7 @@ def _spoiled(each: AnswerCounts) -> int:
     return each.empty + each.errors + (each.cut or 0)
 
 
-def _checkpoints(gathered: Gathered) -> Iterator[NextStep]:
+def _checkpoints(gathered: ReportInputs) -> Iterator[NextStep]:
     broken = [f"{each.run}/{each.name}" for each in gathered.verification.checkpoints if not each.sound]
     if broken:
         yield NextStep(
@@ -114,7 +114,7 @@ def _checkpoints(gathered: Gathered) -> Iterator[NextStep]:
         )
 
 
-def _controls(gathered: Gathered) -> Iterator[NextStep]:
+def _controls(gathered: ReportInputs) -> Iterator[NextStep]:
     asked = [run for run in gathered.runs if is_asked_about(run)]
     bases = {run.model for run in gathered.runs if is_base_control(run)}
     without = [model for model in dict.fromkeys(run.model for run in asked) if model not in bases]
@@ -127,7 +127,7 @@ def _controls(gathered: Gathered) -> Iterator[NextStep]:
         )
 
 
-def _epochs(gathered: Gathered) -> Iterator[NextStep]:
+def _epochs(gathered: ReportInputs) -> Iterator[NextStep]:
     falling = [run for run in gathered.runs if _still_falling(run)]
     if falling:
         run = falling[0]
@@ -151,7 +151,7 @@ def _epochs(gathered: Gathered) -> Iterator[NextStep]:
         )
 
 
-def _schedule(gathered: Gathered, falling: Sequence[RunResult]) -> Iterator[NextStep]:
+def _schedule(gathered: ReportInputs, falling: Sequence[RunResult]) -> Iterator[NextStep]:
     """Another schedule, where the loss was still falling while the learning rate had all but vanished."""
     ended = [
         run
@@ -173,7 +173,7 @@ def _schedule(gathered: Gathered, falling: Sequence[RunResult]) -> Iterator[Next
         )
 
 
-def _data(gathered: Gathered) -> Iterator[NextStep]:
+def _data(gathered: ReportInputs) -> Iterator[NextStep]:
     """A larger dataset, where training fits what it has seen and not what it has not."""
     wide = []
     epochs = {each.run_name: each.static_config.get("epochs") for each in gathered.metrics}
@@ -204,7 +204,7 @@ def _still_falling(run: RunResult) -> bool:
     return best is not None and best.step == last.step and before.step > 0 and last.loss < _FALLING * before.loss
 
 
-def _storage(gathered: Gathered) -> Iterator[NextStep]:
+def _storage(gathered: ReportInputs) -> Iterator[NextStep]:
     deletable = gathered.verification.storage.deletable
     if deletable and gathered.plan is not None:
         size = format_bytes(sum(each.size_bytes for each in deletable))

@@ -11,7 +11,7 @@ from touchline.core.quantity import Measured
 from touchline.data.scores import AskedItem
 from touchline.plan.settings_table import RunSetting
 from touchline.results.collected import RunMetrics
-from touchline.results.report_inputs import GeneralScore, Issue, Source
+from touchline.results.report_inputs import GeneralScore, Issue, ReportInput
 from touchline.results.run_result import RunResult
 from touchline.results.verification_types import Verification
 from touchline.statistics.conclusions import Analysis, Shown
@@ -193,7 +193,7 @@ class Report:
     """Most useful first."""
     commands: tuple[Command, ...]
     """The appendix."""
-    sources: tuple[Source, ...]
+    sources: tuple[ReportInput, ...]
     """Datasets and models."""
     asked: dict[str, dict[str, AskedItem]] = field(default_factory=dict)
     """Items as asked, by id, by `EvaluationRecord.asked_key`."""

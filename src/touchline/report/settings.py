@@ -9,10 +9,10 @@ from touchline.plan.settings import setting_rows, settings_of
 from touchline.plan.settings_table import Origin, RunSetting, Scalar
 from touchline.report.comparing.settings import COLLECTED
 from touchline.results.collected import RunMetrics
-from touchline.results.report_inputs import Gathered
+from touchline.results.report_inputs import ReportInputs
 
 
-def report_settings(gathered: Gathered) -> tuple[RunSetting, ...]:
+def report_settings(gathered: ReportInputs) -> tuple[RunSetting, ...]:
     """Return the settings of every run, as planned or as logged."""
     if gathered.plan is not None:
         return settings_of(gathered.plan)

@@ -8,7 +8,7 @@ from pathlib import Path
 from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.core.status import Attempt
 from touchline.results.run_result import AttemptResult
-from touchline.run.run_status import counted
+from touchline.run.run_status import drop_lock_conflicts
 from touchline.run.statusfiles import read_attempts
 
 
@@ -23,7 +23,7 @@ def attempt_results(folder: Path, attempts: Sequence[Attempt]) -> tuple[AttemptR
     before = [
         _row(attempt, superseded=True)
         for status in sorted(earlier, key=lambda path: int(path.parent.name))
-        for attempt in counted(read_attempts(status))
+        for attempt in drop_lock_conflicts(read_attempts(status))
     ]
     return (*before, *(_row(attempt, superseded=False) for attempt in attempts))
 

@@ -19,8 +19,8 @@ from touchline.results.verification import Counted, verify_planned
 from touchline.results.verification_types import Deletable, Verification
 from touchline.results.verifying.missing import LEFTOVER
 from touchline.run.folders import ExperimentFolder
-from touchline.run.run_status import counted, told
-from touchline.run.selection import alone
+from touchline.run.run_status import drop_lock_conflicts, job_view_from_files
+from touchline.run.selection import experiment_lock
 from touchline.run.statusfiles import read_attempts
 from touchline.spec.plan import Plan
 
@@ -50,7 +50,7 @@ def clean(source: Path, *, perform: bool = False, deep: bool = False, say: Count
         )
     if not perform:
         return _answer(plan, verify_planned(plan, folder.root, deep=deep, say=say), performed=False)
-    with alone(folder):
+    with experiment_lock(folder):
         _refuse_at_work(plan, folder)
         found = verify_planned(plan, folder.root, deep=deep, say=say)
         # All of them before the first is touched: a list with a strange path in it is not to be trusted at all.
@@ -98,7 +98,10 @@ def _refuse_at_work(plan: Plan, folder: ExperimentFolder) -> None:
 
 def _works(run: Path) -> bool:
     """Whether an attempt at the training or the evaluation of a run is alive, by its own signs of life."""
-    views = (told(counted(read_attempts(run / status)), time.time()) for status in ("status", "eval/status"))
+    views = (
+        job_view_from_files(drop_lock_conflicts(read_attempts(run / status)), time.time())
+        for status in ("status", "eval/status")
+    )
     return any(view is not None and view.active for view in views)
 
 

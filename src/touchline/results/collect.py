@@ -23,7 +23,13 @@ from touchline.results.comparing import compared
 from touchline.results.primary import labels_of_record, with_metric
 from touchline.results.run_result import LossPoint, RunResult, StepCurves
 from touchline.results.shares import proportion
-from touchline.run.run_status import Standing, counted, run_status, told, training_outcome
+from touchline.run.run_status import (
+    StatusInputs,
+    drop_lock_conflicts,
+    job_view_from_files,
+    run_status,
+    training_outcome,
+)
 from touchline.run.scripts.folder import evaluation_config
 from touchline.run.statusfiles import read_attempts
 from touchline.slurm.job_view import JobView
@@ -95,7 +101,7 @@ def _evidence(plan: Plan, run: PlannedRun, folder: Path) -> _Evidence:
         metrics=read_metrics(folder / METRICS),
         marker=marker if marker is not None and marker.run_digest == run.digest else None,
         checkpoints=checkpoints,
-        attempts=counted(read_attempts(folder / "status")),
+        attempts=drop_lock_conflicts(read_attempts(folder / "status")),
         evaluations=tuple(record for record in clustered if record.task == config.task),
         other_evaluations=tuple(record for record in clustered if record.task != config.task),
         earlier_evaluations=tuple(earlier),
@@ -109,9 +115,9 @@ def _evidence(plan: Plan, run: PlannedRun, folder: Path) -> _Evidence:
 
 def _result(run: PlannedRun, seen: _Evidence, folder: Path, view: JobView | None) -> RunResult:
     outcome = _outcome(run, seen)
-    job = view if view is not None else told(seen.attempts, time.time())
+    job = view if view is not None else job_view_from_files(seen.attempts, time.time())
     state = None if job is None else job.state
-    standing = Standing(
+    standing = StatusInputs(
         kind=run.kind,
         prepared=(folder / ("eval.yaml" if run.kind is RunKind.CONTROL else "finetune.yaml")).exists(),
         outcome=outcome,

@@ -13,7 +13,7 @@ from touchline.results.collected import RunMetrics
 from touchline.results.run_metrics import run_metrics
 from touchline.results.run_result import RunResult
 from touchline.results.runs_status import run_metrics_text, runs_status_text
-from touchline.run.planning import Planned
+from touchline.run.planning import LoadedPlan
 
 _TEACHES = frozenset(
     {RunStatus.TRAINED, RunStatus.COMPLETED, RunStatus.COMPLETED_FAILED_EXIT, RunStatus.FAILED, RunStatus.INTERRUPTED}
@@ -21,7 +21,7 @@ _TEACHES = frozenset(
 """Runs that are over for now; one that goes on later replaces what it taught before."""
 
 
-def write_collected(planned: Planned, results: Sequence[RunResult]) -> list[RunMetrics]:
+def write_collected(planned: LoadedPlan, results: Sequence[RunResult]) -> list[RunMetrics]:
     """Write both kinds of files, where they differ, and give what they hold."""
     found: list[RunMetrics] = []
     for result in results:
@@ -37,7 +37,7 @@ def write_collected(planned: Planned, results: Sequence[RunResult]) -> list[RunM
     return found
 
 
-def learn(planned: Planned, results: Sequence[RunResult], settings: Settings) -> tuple[list[Path], list[str]]:
+def learn(planned: LoadedPlan, results: Sequence[RunResult], settings: Settings) -> tuple[list[Path], list[str]]:
     """Put the runs that are over into the history; give the records' files, and what could not be kept.
 
     A history that cannot be written fails no run: what was learned can be collected again.
@@ -45,7 +45,7 @@ def learn(planned: Planned, results: Sequence[RunResult], settings: Settings) ->
     # The readers of every trainer's logs are loaded when there is something to learn, and not before.
     from touchline.history.history import remember
     from touchline.history.record import RunRecord
-    from touchline.results.learning import record_of_own
+    from touchline.results.record_builder import record_of_own
 
     kept: list[Path] = []
     notes: list[str] = []

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from touchline.core.finding import Severity
 from touchline.data.scores import EvaluationRecord
-from touchline.results.report_inputs import Issue, Weight
+from touchline.results.report_inputs import Issue
 from touchline.results.run_result import RunResult
 from touchline.spec.runs import ControlKind, RunKind
 
@@ -48,7 +49,7 @@ def _differing(one: EvaluationRecord, other: EvaluationRecord) -> list[tuple[str
 
 def _issue(run: RunResult, base: RunResult, record: EvaluationRecord, differing: list[tuple[str, str, str]]) -> Issue:
     return Issue(
-        weight=Weight.ERROR,
+        weight=Severity.ERROR,
         subject=run.name,
         title="the no-op adapter changes answers",
         text=(

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from touchline.results.storage import Place
+from touchline.results.storage import RunLocation
 from touchline.results.verification_types import Deletable, VerifiedCheckpoint
 from touchline.results.verifying.bases import read_object
 from touchline.results.verifying.expected import Expected
@@ -33,7 +33,7 @@ _LOST = frozenset(
 
 
 def deletable_of(
-    places: Sequence[Place], checkpoints: Sequence[VerifiedCheckpoint], root: Path
+    places: Sequence[RunLocation], checkpoints: Sequence[VerifiedCheckpoint], root: Path
 ) -> tuple[Deletable, ...]:
     """What may go, run by run.
 
@@ -52,7 +52,7 @@ def deletable_of(
     return tuple(found)
 
 
-def _in_run(place: Place, own: Sequence[VerifiedCheckpoint], root: Path) -> Iterator[Deletable]:
+def _in_run(place: RunLocation, own: Sequence[VerifiedCheckpoint], root: Path) -> Iterator[Deletable]:
     for item in own:
         path = place.folder / item.name
         better = _at_least(item.name, item.step, own)
@@ -69,7 +69,7 @@ def _in_run(place: Place, own: Sequence[VerifiedCheckpoint], root: Path) -> Iter
         yield from _trainer_states(place, own, last, root)
 
 
-def _leftovers(place: Place, own: Sequence[VerifiedCheckpoint], root: Path) -> Iterator[Deletable]:
+def _leftovers(place: RunLocation, own: Sequence[VerifiedCheckpoint], root: Path) -> Iterator[Deletable]:
     """What killed attempts left beside the checkpoints."""
     sound = {item.name for item in own if item.sound}
     for path in sorted(place.folder.iterdir()):
@@ -99,7 +99,7 @@ def _leftovers(place: Place, own: Sequence[VerifiedCheckpoint], root: Path) -> I
 
 
 def _trainer_states(
-    place: Place, own: Sequence[VerifiedCheckpoint], last: VerifiedCheckpoint, root: Path
+    place: RunLocation, own: Sequence[VerifiedCheckpoint], last: VerifiedCheckpoint, root: Path
 ) -> Iterator[Deletable]:
     """Optimizer states that the Trainer of transformers leaves in every checkpoint, of a training that is complete."""
     state = read_object(place.folder / last.name / STATE)
@@ -153,7 +153,7 @@ def _at(name: str, step: int | None) -> tuple[int, int] | None:
     return None if match is None else (0, match[1])
 
 
-def _entry(place: Place, path: Path, root: Path, why: str) -> Deletable:
+def _entry(place: RunLocation, path: Path, root: Path, why: str) -> Deletable:
     size = tree_bytes(path) if path.is_dir() else path.stat().st_size
     try:
         relative = path.relative_to(root)

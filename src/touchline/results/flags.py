@@ -16,7 +16,7 @@ from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.core.status import EXIT_STOPPED, Attempt, EndReason, JobState, RunStatus, TrainingOutcome
 from touchline.core.units import format_bytes, format_seconds
 from touchline.lint.checked import FindingRow
-from touchline.results.glance import Glance
+from touchline.results.run_folder import RunFolderState
 from touchline.run.pace import ENOUGH_STEPS, measured_pace, steady
 from touchline.run.run_status import HEARTBEAT_STALE_SECONDS
 from touchline.slurm.job_view import JobView
@@ -45,14 +45,14 @@ NEVER = "DependencyNeverSatisfied"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Watched:
+class FlagInputs:
     """What the flags of one run are told from."""
 
     experiment: Path
     """The experiment's folder, for the commands that hints name."""
     run: PlannedRun
     """As planned."""
-    glance: Glance
+    glance: RunFolderState
     """Its folder."""
     status: RunStatus
     """How it stands."""
@@ -72,14 +72,14 @@ class Watched:
     """This machine's time."""
 
 
-def flags(seen: Watched) -> tuple[FindingRow, ...]:
+def flags(seen: FlagInputs) -> tuple[FindingRow, ...]:
     """Everything that a person should look at, errors first."""
     found = [*_queue(seen), *_losses(seen), *_progress(seen), *_limits(seen), *_ends(seen)]
     order = {Severity.ERROR: 0, Severity.WARNING: 1, Severity.INFO: 2}
     return tuple(sorted(found, key=lambda row: (order[row.severity], row.code)))
 
 
-def _queue(seen: Watched) -> Iterator[FindingRow]:
+def _queue(seen: FlagInputs) -> Iterator[FindingRow]:
     """Jobs that wait for what never comes."""
     for job, what in ((seen.job, "its training"), (seen.evaluation, "its evaluation")):
         if job is None or not job.active or job.state is JobState.RUNNING:
@@ -97,7 +97,7 @@ def _word(reason: str) -> str:
     return reason.partition(",")[0].strip("() ")
 
 
-def _losses(seen: Watched) -> Iterator[FindingRow]:
+def _losses(seen: FlagInputs) -> Iterator[FindingRow]:
     """A training that learns nothing."""
     steps = seen.glance.recent.steps
     broken = [step.step for step in steps if step.loss is None]
@@ -112,7 +112,7 @@ def _losses(seen: Watched) -> Iterator[FindingRow]:
         yield _row(seen, "RN101", Severity.ERROR, message, hint, "metrics.jsonl")
 
 
-def _progress(seen: Watched) -> Iterator[FindingRow]:
+def _progress(seen: FlagInputs) -> Iterator[FindingRow]:
     """A job that runs and does not get on, or more slowly than planned."""
     if seen.status is not RunStatus.RUNNING or seen.job is None or not seen.job.active:
         return
@@ -139,7 +139,7 @@ def _progress(seen: Watched) -> Iterator[FindingRow]:
         yield _row(seen, "RN103", Severity.WARNING, message, hint, "metrics.jsonl")
 
 
-def _stall(seen: Watched, attempt: Attempt) -> Iterator[FindingRow]:
+def _stall(seen: FlagInputs, attempt: Attempt) -> Iterator[FindingRow]:
     """Alive, and nothing new for many times as long as a step usually takes."""
     recent, beat = seen.glance.recent, attempt.heartbeat_unix
     if beat is None:
@@ -166,7 +166,7 @@ def _stall(seen: Watched, attempt: Attempt) -> Iterator[FindingRow]:
         yield _row(seen, "RN102", Severity.WARNING, message, hint, "metrics.jsonl")
 
 
-def _limits(seen: Watched) -> Iterator[FindingRow]:
+def _limits(seen: FlagInputs) -> Iterator[FindingRow]:
     """Time or disk that will not do."""
     active = seen.job is not None and seen.job.active
     started = seen.job.started_unix if seen.job is not None else None
@@ -199,7 +199,7 @@ def _limits(seen: Watched) -> Iterator[FindingRow]:
         yield _row(seen, "RN105", Severity.ERROR, message, hint)
 
 
-def _ends(seen: Watched) -> Iterator[FindingRow]:
+def _ends(seen: FlagInputs) -> Iterator[FindingRow]:
     """Jobs that are over, and their work is not; or the other way round."""
     yield from _evaluation_ends(seen)
     job, outcome = seen.job, seen.glance.outcome
@@ -228,7 +228,7 @@ def _ends(seen: Watched) -> Iterator[FindingRow]:
         yield _row(seen, "RN107", Severity.ERROR, message, again)
 
 
-def _evaluation_ends(seen: Watched) -> Iterator[FindingRow]:
+def _evaluation_ends(seen: FlagInputs) -> Iterator[FindingRow]:
     job = seen.evaluation
     if job is None or job.active or seen.glance.evaluated or job.state in (JobState.COMPLETED, JobState.CANCELLED):
         return
@@ -237,7 +237,7 @@ def _evaluation_ends(seen: Watched) -> Iterator[FindingRow]:
     yield _row(seen, "RN111", Severity.ERROR, message, f"touchline logs {_target(seen)} --eval")
 
 
-def heartbeat_age(glance: Glance, attempt: Attempt, now_unix: float) -> float | None:
+def heartbeat_age(glance: RunFolderState, attempt: Attempt, now_unix: float) -> float | None:
     """Seconds since the last sign of life, by whichever clock makes it younger; none where there was none."""
     if attempt.heartbeat_unix is None:
         return None
@@ -246,7 +246,7 @@ def heartbeat_age(glance: Glance, attempt: Attempt, now_unix: float) -> float | 
     return max(0.0, told if written is None else min(told, written))
 
 
-def _since_written(seen: Watched, *parts: str) -> float:
+def _since_written(seen: FlagInputs, *parts: str) -> float:
     """How old a file is, by the disk's clock."""
     return _age(seen.glance.folder.joinpath(*parts), seen.now_unix) or 0.0
 
@@ -268,10 +268,10 @@ def _most(run: PlannedRun, parts: tuple[str, ...]) -> float:
     return sum((part.high or part.value) for part in found if isinstance(part, Quantity))
 
 
-def _target(seen: Watched) -> str:
+def _target(seen: FlagInputs) -> str:
     return f"{shlex.quote(str(seen.experiment))} --run {shlex.quote(seen.run.name)}"
 
 
-def _row(seen: Watched, code: str, severity: Severity, message: str, hint: str, file: str = "") -> FindingRow:
+def _row(seen: FlagInputs, code: str, severity: Severity, message: str, hint: str, file: str = "") -> FindingRow:
     path = seen.glance.folder / file if file else seen.glance.folder
     return FindingRow(code=code, severity=severity, path=str(path), line=None, column=None, message=message, hint=hint)

@@ -9,11 +9,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from touchline.core.files import open_regular
+from touchline.core.finding import Severity
 from touchline.core.status import JobState
 from touchline.data.evaluations import EVALUATIONS_FOLDER, SCORES_SUFFIX, read_evaluations
 from touchline.results.imported.folders import CHECKPOINT, newest_first
 from touchline.results.imported.text import below, clean_line, clean_text
-from touchline.results.report_inputs import Issue, IssueRole, Weight
+from touchline.results.report_inputs import Issue, IssueRole
 from touchline.results.run_result import RunResult
 
 _TAIL_BYTES = 1 << 16
@@ -102,7 +103,7 @@ def _last_lines(root: Path, run: RunResult, logs: Sequence[Path]) -> Iterator[Is
         last = tuple(line for line in lines if line)[-_LAST_LINES:]
         if last:
             yield Issue(
-                weight=Weight.INFO,
+                weight=Severity.INFO,
                 subject=run.name,
                 title="last lines of a job that failed",
                 text="The job's output ends with these lines.",
@@ -112,7 +113,7 @@ def _last_lines(root: Path, run: RunResult, logs: Sequence[Path]) -> Iterator[Is
 
 
 def _issue(run: RunResult, title: str, text: str, root: Path, path: Path) -> Issue:
-    return Issue(weight=Weight.WARNING, subject=run.name, title=title, text=f"{text}.", where=below(root, path))
+    return Issue(weight=Severity.WARNING, subject=run.name, title=title, text=f"{text}.", where=below(root, path))
 
 
 def _why(fault: OSError) -> str:

@@ -10,8 +10,8 @@ from pathlib import Path
 from touchline.core.errors import InputFault, TouchlineError, quoted
 from touchline.core.status import TrainingOutcome
 from touchline.data.settings import Settings
-from touchline.results.glance import evaluation_settings, glance
 from touchline.results.live_status import evaluation_job
+from touchline.results.run_folder import evaluation_settings, read_run_folder
 from touchline.results.watching import GRACE_SECONDS
 from touchline.run.executors import executor_for
 from touchline.run.folders import ExperimentFolder
@@ -30,7 +30,7 @@ _EVALUATIONS = "slurm-eval-"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Said:
+class OutputLine:
     """One thing to show."""
 
     file: Path | None = None
@@ -63,7 +63,7 @@ def logs(
     evaluation: bool = False,
     lines: int = 50,
     follow: bool = False,
-) -> Iterator[Said]:
+) -> Iterator[OutputLine]:
     """The last lines of a run's newest output, and then what is added.
 
     Args:
@@ -85,9 +85,9 @@ def logs(
         )
     follower: Follower | None = None
     if path is not None:
-        yield Said(file=path)
+        yield OutputLine(file=path)
         shown, end = last_lines(path, lines)
-        yield from (Said(line=line) for line in shown)
+        yield from (OutputLine(line=line) for line in shown)
         follower = Follower(path, end)
     if follow:
         yield from _follow(output, follower, settings)
@@ -139,7 +139,7 @@ def _open(source: Path, run: str | None, evaluation: bool) -> _Output:
     )
 
 
-def _follow(output: _Output, follower: Follower | None, settings: Settings) -> Iterator[Said]:
+def _follow(output: _Output, follower: Follower | None, settings: Settings) -> Iterator[OutputLine]:
     """What is added, file by file."""
     executor = executor_for(output.plan, output.folder, settings.slurm.poll_seconds, RealCommands())
     pause = 1.0 if output.plan.executor == "local" else settings.slurm.poll_seconds
@@ -148,13 +148,13 @@ def _follow(output: _Output, follower: Follower | None, settings: Settings) -> I
         path = newest(output)
         if path is not None and (follower is None or path != follower.path):
             if follower is not None:
-                yield from (Said(line=line) for line in _drain(follower))
+                yield from (OutputLine(line=line) for line in _drain(follower))
             follower = Follower(path, 0)
-            yield Said(file=path)
+            yield OutputLine(file=path)
         lines, unfinished = follower.read() if follower is not None else ([], "")
-        yield from (Said(line=line) for line in lines)
+        yield from (OutputLine(line=line) for line in lines)
         if unfinished != last and unfinished:
-            yield Said(unfinished=unfinished)
+            yield OutputLine(unfinished=unfinished)
         last = unfinished
         now = time.monotonic()
         if now - asked >= pause:
@@ -164,7 +164,7 @@ def _follow(output: _Output, follower: Follower | None, settings: Settings) -> I
         elif _is_over(output) or now - quiet_since >= GRACE_SECONDS:
             # What was written between the last look at the file and the job's end.
             if follower is not None:
-                yield from (Said(line=line) for line in _drain(follower))
+                yield from (OutputLine(line=line) for line in _drain(follower))
             return
         if not lines:
             time.sleep(FOLLOW_SECONDS)
@@ -194,5 +194,5 @@ def _is_active(executor: Executor, job: Job) -> bool:
 def _is_over(output: _Output) -> bool:
     """Whether there is nothing left to do, so that no other attempt follows."""
     settings = evaluation_settings(output.plan, output.folder.plan_json, output.folder.internal)
-    found = glance(output.plan, output.run, output.folder.run(output.run.name), settings)
+    found = read_run_folder(output.plan, output.run, output.folder.run(output.run.name), settings)
     return found.evaluated if output.is_evaluation else found.outcome is TrainingOutcome.COMPLETE

@@ -17,15 +17,15 @@ from touchline.core.files import open_regular
 from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.core.status import JobState, RunStatus, TrainingOutcome
 from touchline.core.units import GIB_IN, parse_duration
-from touchline.results.flags import Watched, flags
-from touchline.results.glance import Glance, evaluation_settings, glance
+from touchline.results.flags import FlagInputs, flags
 from touchline.results.live import LiveRun
 from touchline.results.resources import read_resources, resource_figures
+from touchline.results.run_folder import RunFolderState, evaluation_settings, read_run_folder
 from touchline.run.folders import ExperimentFolder
 from touchline.run.pace import seconds_left, tokens_per_second
 from touchline.run.protocol import Job
 from touchline.run.run_jobs import model_evaluation, run_evaluation, run_training
-from touchline.run.run_status import Standing, run_status, told
+from touchline.run.run_status import StatusInputs, job_view_from_files, run_status
 from touchline.run.tails import read_tail
 from touchline.slurm.job_view import JobView, evaluation_name
 from touchline.spec.plan import Plan, PlannedRun
@@ -63,18 +63,18 @@ class _Evaluating:
     """The end of what it says."""
 
 
-def glances(opened: Opened, known: Mapping[str, Glance] | None = None) -> dict[str, Glance]:
+def glances(opened: Opened, known: Mapping[str, RunFolderState] | None = None) -> dict[str, RunFolderState]:
     """Every run's folder at a glance, by run; those that are `known` are not looked at again."""
     plan, folder = opened.plan, opened.folder
     settings = evaluation_settings(plan, folder.plan_json, folder.internal)
     kept = known or {}
     return {
-        run.name: kept[run.name] if run.name in kept else glance(plan, run, folder.root / run.name, settings)
+        run.name: kept[run.name] if run.name in kept else read_run_folder(plan, run, folder.root / run.name, settings)
         for run in plan.runs
     }
 
 
-def jobs_to_ask(opened: Opened, seen: Mapping[str, Glance]) -> list[Job]:
+def jobs_to_ask(opened: Opened, seen: Mapping[str, RunFolderState]) -> list[Job]:
     """The jobs that only the executor can tell of.
 
     A run that is trained and evaluated has none. On this machine a job that is at work, or that died, has left a start
@@ -106,7 +106,7 @@ def evaluation_job(plan: Plan, folder: ExperimentFolder, run: PlannedRun) -> Job
 def live(
     opened: Opened,
     executor_look: Mapping[str, JobView],
-    seen: Mapping[str, Glance] | None = None,
+    seen: Mapping[str, RunFolderState] | None = None,
     now_unix: float | None = None,
 ) -> list[LiveRun]:
     """Every run of the plan, in its order.
@@ -136,19 +136,19 @@ def live(
 def _live(
     opened: Opened,
     run: PlannedRun,
-    found: Glance,
+    found: RunFolderState,
     views: Mapping[str, JobView],
     shared: _Evaluating | None,
     disk: tuple[float | None, float | None],
     now: float,
 ) -> LiveRun:
     trains = run.batches is not None
-    job = _known(views.get(run.name), told(found.attempts, now)) if trains else None
-    evaluation = _known(views.get(evaluation_name(run.name)), told(found.evaluation_attempts, now))
+    job = _known(views.get(run.name), job_view_from_files(found.attempts, now)) if trains else None
+    evaluation = _known(views.get(evaluation_name(run.name)), job_view_from_files(found.evaluation_attempts, now))
     here = shared if shared is not None and run.name in shared.runs and not found.evaluated else None
     at_evaluation = evaluation if evaluation is not None else None if here is None else here.view
     status = run_status(
-        Standing(
+        StatusInputs(
             kind=run.kind,
             prepared=found.prepared,
             outcome=found.outcome,
@@ -179,7 +179,7 @@ def _live(
         seconds_left=left,
         queue_reason=_reason(job, evaluation),
         flags=flags(
-            Watched(
+            FlagInputs(
                 experiment=opened.folder.root,
                 run=run,
                 glance=found,
@@ -232,7 +232,7 @@ def _evaluating(folder: ExperimentFolder, model: str, views: Mapping[str, JobVie
 
 
 def _items(
-    found: Glance, evaluation: JobView | None, shared: _Evaluating | None, run: PlannedRun
+    found: RunFolderState, evaluation: JobView | None, shared: _Evaluating | None, run: PlannedRun
 ) -> tuple[int | None, int | None]:
     """(items answered, items to answer) of the evaluation that is at work on this run."""
     output = b"" if shared is None else shared.output
@@ -242,7 +242,7 @@ def _items(
     return (int(told_items[-1][2]), int(told_items[-1][3])) if told_items else (None, None)
 
 
-def _left(run: PlannedRun, found: Glance, waited: float | None) -> Measured:
+def _left(run: PlannedRun, found: RunFolderState, waited: float | None) -> Measured:
     if run.batches is None:
         return Missing(missing="nothing is trained")
     if found.outcome is TrainingOutcome.COMPLETE:
@@ -250,7 +250,7 @@ def _left(run: PlannedRun, found: Glance, waited: float | None) -> Measured:
     return seconds_left(run, found.recent, waited)
 
 
-def _loss(run: PlannedRun, found: Glance) -> Measured:
+def _loss(run: PlannedRun, found: RunFolderState) -> Measured:
     if run.batches is None:
         return Missing(missing="nothing is trained")
     if not found.recent.steps:
@@ -261,7 +261,7 @@ def _loss(run: PlannedRun, found: Glance) -> Measured:
     return Quantity(value=last.loss, unit="1", aggregation="last", token_unit="label", method=f"step {last.step}")
 
 
-def _memory(found: Glance) -> Measured:
+def _memory(found: RunFolderState) -> Measured:
     """As the trainer tells it; else what the sampler saw from outside, of the GPU before the processes."""
     own = found.recent.peak_memory
     if isinstance(own, Quantity) or not found.attempts:
@@ -299,7 +299,7 @@ def _free_bytes(root: Path) -> float | None:
         return None
 
 
-def _needed_bytes(runs: Sequence[PlannedRun], seen: Mapping[str, Glance]) -> float | None:
+def _needed_bytes(runs: Sequence[PlannedRun], seen: Mapping[str, RunFolderState]) -> float | None:
     """What the unfinished runs still write, by the plan; what is written of a run grows with its steps."""
     needed, known = 0.0, False
     for run in runs:

@@ -5,20 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from touchline.core.finding import Severity
 from touchline.core.quantity import Measured
 from touchline.data.scores import AskedItem
 from touchline.results.collected import RunMetrics
 from touchline.results.run_result import RunResult
 from touchline.results.verification_types import Verification
 from touchline.spec.plan import Plan
-
-
-class Weight(StrEnum):
-    """How much a reader must heed something."""
-
-    INFO = "info"
-    WARNING = "warning"
-    ERROR = "error"
 
 
 class IssueRole(StrEnum):
@@ -34,7 +27,7 @@ class IssueRole(StrEnum):
 class Issue:
     """Something that went wrong, is missing, or is not as planned."""
 
-    weight: Weight
+    weight: Severity
     """How much it matters."""
     subject: str
     """The run, or `experiment`."""
@@ -51,7 +44,7 @@ class Issue:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Source:
+class ReportInput:
     """A dataset or model that the results rest on."""
 
     kind: str
@@ -81,7 +74,7 @@ class GeneralScore:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Gathered:
+class ReportInputs:
     """What a report is made from: everything that was read, before anything is concluded."""
 
     experiment: str
@@ -110,7 +103,7 @@ class Gathered:
     """By run: (what, path relative to the folder)."""
     issues: tuple[Issue, ...]
     """What only who read the files can tell: lines of logs, exits, files that could not be read."""
-    sources: tuple[Source, ...]
+    sources: tuple[ReportInput, ...]
     """Datasets and models, as far as they are known."""
     definition: str = ""
     """experiment.yaml as it was written; empty for runs that touchline did not plan."""

@@ -17,9 +17,9 @@ from touchline.core.errors import TouchlineError
 from touchline.core.files import read_text_bounded, write_if_changed
 from touchline.core.json_text import parse_json
 from touchline.core.status import JobState, RunStatus
-from touchline.results.glance import Glance
 from touchline.results.live import LiveRun
 from touchline.results.live_status import Opened
+from touchline.results.run_folder import RunFolderState
 from touchline.spec.plan import PlannedRun
 
 AT_ONCE = 8
@@ -31,7 +31,7 @@ _PART = re.compile(r"^  - name: ", re.MULTILINE)
 _STANDING = re.compile(r"^    (status|slurm_job_id|started|completed): .*$", re.MULTILINE)
 
 
-def keep_current(opened: Opened, runs: Sequence[LiveRun], seen: Mapping[str, Glance]) -> bool:
+def keep_current(opened: Opened, runs: Sequence[LiveRun], seen: Mapping[str, RunFolderState]) -> bool:
     """Bring runs_status.yaml up to date, and say whether anything was written.
 
     A file that is not there, or not of this plan's runs, is left to `prepare` and `collect`; so is one that this user
@@ -52,7 +52,7 @@ def keep_current(opened: Opened, runs: Sequence[LiveRun], seen: Mapping[str, Gla
     return False
 
 
-def _current(part: str, run: LiveRun, found: Glance) -> str:
+def _current(part: str, run: LiveRun, found: RunFolderState) -> str:
     attempts = found.attempts
     view = run.job or run.evaluation
     well = [each.exit for each in attempts if each.exit is not None and each.state is JobState.COMPLETED]
@@ -65,7 +65,7 @@ def _current(part: str, run: LiveRun, found: Glance) -> str:
     )
 
 
-def _collected(opened: Opened, runs: Sequence[LiveRun], seen: Mapping[str, Glance]) -> dict[str, str]:
+def _collected(opened: Opened, runs: Sequence[LiveRun], seen: Mapping[str, RunFolderState]) -> dict[str, str]:
     """The parts of runs that have ended since they were last collected, with their run_metrics.yaml written."""
     due: list[PlannedRun] = []
     for run in runs:

@@ -16,14 +16,14 @@ from touchline.results.verification_types import (
     VerifiedCheckpoint,
 )
 from touchline.results.verifying.adapters import ADAPTER_FILE
-from touchline.results.verifying.bases import Base
+from touchline.results.verifying.bases import BaseTensors
 from touchline.results.verifying.files import tree_bytes
 
 _BYTES = {"B": 1.0, "MB": 1e6}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Place:
+class RunLocation:
     """A run and where it lies."""
 
     run: str
@@ -32,7 +32,7 @@ class Place:
     """Its folder."""
     model: str
     """Its base model."""
-    base: Base | None
+    base: BaseTensors | None
     """What is known of the base."""
     forecast: Measured
     """What the plan said that it leaves."""
@@ -43,7 +43,7 @@ class Place:
 
 
 def summarise(
-    places: Sequence[Place],
+    places: Sequence[RunLocation],
     checkpoints: Sequence[VerifiedCheckpoint],
     forecast: Measured,
     deletable: Sequence[Deletable],
@@ -90,7 +90,7 @@ def in_bytes(value: Measured) -> Measured:
     )
 
 
-def _of_all(places: Sequence[Place], forecast: Measured) -> Measured:
+def _of_all(places: Sequence[RunLocation], forecast: Measured) -> Measured:
     """The forecast for all runs, and for how many of them there is none: a control only writes its evaluation."""
     found = in_bytes(forecast)
     without = sum(isinstance(place.forecast, Missing) for place in places)
@@ -99,7 +99,7 @@ def _of_all(places: Sequence[Place], forecast: Measured) -> Measured:
     return found
 
 
-def _base_bytes(place: Place, checkpoints: Sequence[VerifiedCheckpoint]) -> Measured:
+def _base_bytes(place: RunLocation, checkpoints: Sequence[VerifiedCheckpoint]) -> Measured:
     """Size of a base: of its own weights, or of the whole model in a checkpoint, which has the same tensors."""
     if place.base is not None and isinstance(place.base.size, Quantity):
         return place.base.size
@@ -110,7 +110,9 @@ def _base_bytes(place: Place, checkpoints: Sequence[VerifiedCheckpoint]) -> Meas
     return Missing(missing="the base is not on this disk")
 
 
-def _adapters(places: Sequence[Place], of_run: Mapping[str, Sequence[VerifiedCheckpoint]]) -> tuple[AdapterSize, ...]:
+def _adapters(
+    places: Sequence[RunLocation], of_run: Mapping[str, Sequence[VerifiedCheckpoint]]
+) -> tuple[AdapterSize, ...]:
     found: dict[tuple[str, int | None, str | None], AdapterSize] = {}
     for place in places:
         for item in of_run[place.run]:
@@ -125,7 +127,7 @@ def _adapters(places: Sequence[Place], of_run: Mapping[str, Sequence[VerifiedChe
     return tuple(sorted(found.values(), key=lambda size: (size.model, size.rank or 0, size.dtype or "")))
 
 
-def _run(place: Place, checkpoints: Sequence[VerifiedCheckpoint], base: Measured) -> RunStorage:
+def _run(place: RunLocation, checkpoints: Sequence[VerifiedCheckpoint], base: Measured) -> RunStorage:
     return RunStorage(
         run=place.run,
         checkpoints=len(checkpoints),

@@ -19,10 +19,10 @@ from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.data.checkpoints import training_complete
 from touchline.estimate.disk import adapter_file_bytes
 from touchline.results.deletable import deletable_of
-from touchline.results.storage import Place, summarise
+from touchline.results.storage import RunLocation, summarise
 from touchline.results.verification_types import CheckpointFault, Verification, VerifiedCheckpoint
-from touchline.results.verifying.adapters import ADAPTER_CONFIG, ADAPTER_FILE, Wanted
-from touchline.results.verifying.bases import CONFIG_FILE, Base, planned_base, read_base, read_object
+from touchline.results.verifying.adapters import ADAPTER_CONFIG, ADAPTER_FILE, ExpectedAdapter
+from touchline.results.verifying.bases import CONFIG_FILE, BaseTensors, planned_base, read_base, read_object
 from touchline.results.verifying.expected import Expected
 from touchline.results.verifying.folder import verify_folder
 from touchline.results.verifying.markers import named_by, numbered
@@ -87,7 +87,7 @@ def verify_folders(
     checkpoints = _beside(_verify(work, deep=deep, say=say))
     names = {name: {item.name for item in checkpoints if item.run == name} for name in runs}
     places = [
-        Place(
+        RunLocation(
             run=name,
             folder=folder,
             model=bases[name].name,
@@ -184,7 +184,7 @@ def _is_no_op(run: PlannedRun) -> bool:
     return run.control is ControlKind.NO_OP
 
 
-def _expected(run: PlannedRun, base: Base) -> Expected:
+def _expected(run: PlannedRun, base: BaseTensors) -> Expected:
     if run.train is None or run.batches is None:
         # A control's adapter is the base with nothing on it; it is written without a tokenizer.
         bare = replace(base, files=frozenset())
@@ -201,16 +201,16 @@ def _expected(run: PlannedRun, base: Base) -> Expected:
     )
 
 
-def _wanted(run: PlannedRun) -> Wanted | None:
+def _wanted(run: PlannedRun) -> ExpectedAdapter | None:
     if run.train is None:
         return None
     lora = run.train.lora
     alpha = defaults.LORA_ALPHA_PER_RANK * lora.rank if lora.alpha is None else lora.alpha
-    return Wanted(rank=lora.rank, alpha=alpha, target_modules=frozenset(lora.target_modules), dtype=lora.dtype)
+    return ExpectedAdapter(rank=lora.rank, alpha=alpha, target_modules=frozenset(lora.target_modules), dtype=lora.dtype)
 
 
-def _planned_place(run: PlannedRun, folder: Path, base: Base) -> Place:
-    return Place(
+def _planned_place(run: PlannedRun, folder: Path, base: BaseTensors) -> RunLocation:
+    return RunLocation(
         run=run.name,
         folder=folder,
         model=run.model,
@@ -221,7 +221,7 @@ def _planned_place(run: PlannedRun, folder: Path, base: Base) -> Place:
     )
 
 
-def _adapter_bytes(run: PlannedRun, base: Base) -> Measured:
+def _adapter_bytes(run: PlannedRun, base: BaseTensors) -> Measured:
     if run.train is None or base.shape is None:
         return Missing(missing="nothing is trained" if run.train is None else "the base is not on this disk")
     lora = run.train.lora
@@ -229,7 +229,7 @@ def _adapter_bytes(run: PlannedRun, base: Base) -> Measured:
     return Quantity(value=size, unit="B", method="by its dimensions")
 
 
-def _found_base(folder: Path) -> Base:
+def _found_base(folder: Path) -> BaseTensors:
     """The base of a run that nobody planned, as far as its checkpoints name it."""
     name = "n/a (no checkpoint names its base)"
     for path in checkpoint_folders(folder):
@@ -245,4 +245,4 @@ def _found_base(folder: Path) -> Base:
         else:
             continue
         break
-    return Base(name=name)
+    return BaseTensors(name=name)

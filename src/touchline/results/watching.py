@@ -14,9 +14,9 @@ from pathlib import Path
 from touchline.core.errors import TouchlineError
 from touchline.core.status import RunStatus, TrainingOutcome
 from touchline.data.settings import Settings
-from touchline.results.glance import Glance
 from touchline.results.live import LiveRun
 from touchline.results.live_status import glances, jobs_to_ask, live
+from touchline.results.run_folder import RunFolderState
 from touchline.results.status_file import keep_current
 from touchline.run.executors import executor_for
 from touchline.run.folders import ExperimentFolder
@@ -110,7 +110,7 @@ class Watcher:
         self._plan = self._read()
         self._executor: Executor | None = None
         self._views: dict[str, JobView] = {}
-        self._finished: dict[str, Glance] = {}
+        self._finished: dict[str, RunFolderState] = {}
         self._asked = self._read_all = float("-inf")
 
     def now(self) -> Snapshot:
@@ -133,7 +133,7 @@ class Watcher:
         """Whether somebody may be about to start another job."""
         return any(run.status in _TO_DO for run in snapshot.runs)
 
-    def _glances(self, opened: _Opened) -> dict[str, Glance]:
+    def _glances(self, opened: _Opened) -> dict[str, RunFolderState]:
         """All folders; those of finished runs now and then."""
         if time.monotonic() - self._read_all >= FULL_SECONDS:
             self._finished, self._read_all = {}, time.monotonic()
@@ -146,7 +146,7 @@ class Watcher:
         }
         return seen
 
-    def _ended_meanwhile(self, opened: _Opened, seen: Mapping[str, Glance]) -> dict[str, Glance]:
+    def _ended_meanwhile(self, opened: _Opened, seen: Mapping[str, RunFolderState]) -> dict[str, RunFolderState]:
         """Runs whose jobs are over, and were perhaps not when their folders were read: these are read again."""
         over = {JobName.parse(name).subject for name, view in self._views.items() if not view.active}
         known = {name: found for name, found in seen.items() if name not in over}

@@ -15,7 +15,7 @@ from touchline.plan.placement.answer import place
 from touchline.plan.placement.problem import compile_problem
 from touchline.plan.placement.types import Cluster, PlaceJob, Placement
 from touchline.run.jobs import evaluation_jobs, training_jobs
-from touchline.run.planning import Planned
+from touchline.run.planning import LoadedPlan
 from touchline.run.scripts.header import evaluation_limit, training_limit
 from touchline.run.scripts.mega import (
     Allocation,
@@ -42,7 +42,7 @@ MAX_ARRAY_SIZE = 1001
 class Placed:
     """What is left of an experiment, placed."""
 
-    planned: Planned
+    planned: LoadedPlan
     """The experiment."""
     jobs: tuple[PlaceJob, ...]
     """What is left to do."""
@@ -55,7 +55,7 @@ class Placed:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Emitted:
+class GeneratedScripts:
     """Files that carry a placement out."""
 
     files: tuple[Path, ...]
@@ -113,7 +113,7 @@ def request_of(
 
 
 def carry_out(
-    planned: Planned, site: SlurmSite, request: PlaceRequest
+    planned: LoadedPlan, site: SlurmSite, request: PlaceRequest
 ) -> tuple[Placement, tuple[PlaceJob, ...], list[Path], list[str]]:
     """Place an experiment, and write what carries it out when the request names it.
 
@@ -136,7 +136,7 @@ def carry_out(
 
 
 def place_experiment(
-    planned: Planned,
+    planned: LoadedPlan,
     site: SlurmSite,
     cluster: Cluster,
     *,
@@ -180,7 +180,7 @@ def emit(
     *,
     time_minutes: float | None = None,
     max_array_size: int = MAX_ARRAY_SIZE,
-) -> Emitted:
+) -> GeneratedScripts:
     """Write `mega_job.slurm`, or arrays with what submits them, into the experiment's folder.
 
     Args:
@@ -198,7 +198,7 @@ def emit(
     files = _mega(placed, site, time_minutes) if what == "mega" else _arrays(placed, site, max_array_size)
     folder = placed.planned.folder
     kept = folder.write_experiment(files)
-    return Emitted(
+    return GeneratedScripts(
         files=tuple(folder.root / name for name in files),
         notes=tuple(f"{name} is not as touchline would write it, and is left as it is" for name in kept),
     )

@@ -34,7 +34,7 @@ from touchline.core.errors import TouchlineError
 from touchline.core.files import try_lock
 from touchline.core.json_text import has_half_characters
 from touchline.core.status import EXIT_HELD, EXIT_STOPPED, AttemptExit, AttemptStart, EndReason
-from touchline.run.claim import claimant, drop_claim, take_claim
+from touchline.run.claim_file import claimant, drop_claim, take_claim
 from touchline.run.processes import ProcessIdentity, identify, is_alive, send_signal
 from touchline.run.sampling import Sampler
 from touchline.run.statusfiles import read_holder, write_exit, write_heartbeat, write_holder, write_start

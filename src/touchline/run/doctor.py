@@ -16,7 +16,7 @@ from touchline.data.gpus import ask_driver, visible_gpus
 from touchline.data.models import find_models
 from touchline.data.settings import Settings, config_path
 from touchline.run.doctor_cluster import check_cluster
-from touchline.run.doctor_host import look_at_folder, python_here, python_there
+from touchline.run.doctor_host import inspect_folder, python_here, python_there
 from touchline.run.scripts.header import asked_options
 from touchline.slurm.doctor import (
     Area,
@@ -37,7 +37,7 @@ LITTLE_LEFT = 0.02
 NEEDED = ("torch", "transformers", "peft", "inspect_ai")
 
 
-def examine(settings: Settings, experiments: Path, commands: Commands) -> DoctorReport:
+def run_doctor(settings: Settings, experiments: Path, commands: Commands) -> DoctorReport:
     """Look at everything; nothing is changed, and nothing that is slow to load is loaded.
 
     Args:
@@ -49,7 +49,7 @@ def examine(settings: Settings, experiments: Path, commands: Commands) -> Doctor
     if settings.slurm.python is not None and settings.slurm.python != pythons[0].path:
         pythons.append(python_there(settings.slurm.python, commands))
     folders = [
-        look_at_folder(name, path, commands)
+        inspect_folder(name, path, commands)
         for name, path in (
             ("models_dir", settings.models_dir),
             ("cache_dir", settings.cache_dir),

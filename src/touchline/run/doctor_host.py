@@ -59,7 +59,7 @@ def python_there(path: str, commands: Commands) -> PythonFacts:
     return PythonFacts(path=path, version=version, packages=packages, touchline=touchline)
 
 
-def look_at_folder(name: str, path: Path, commands: Commands) -> FolderFacts:
+def inspect_folder(name: str, path: Path, commands: Commands) -> FolderFacts:
     """Whether a folder can be written and locked; a folder that is not there is made of the one above it, so that one
     is tried.
     """

@@ -25,7 +25,7 @@ _NOT_AVAILABLE = (1 << 64) - 1
 """NVML's word for a number that it does not know."""
 
 
-class Series:
+class RunningStats:
     """Mean over time and peak of samples, without keeping them."""
 
     def __init__(self) -> None:
@@ -66,9 +66,9 @@ class _Gpu:
     handle: Any
     name: str
     total: float | None
-    of_device: Series = field(default_factory=Series)
-    of_processes: Series = field(default_factory=Series)
-    busy: Series = field(default_factory=Series)
+    of_device: RunningStats = field(default_factory=RunningStats)
+    of_processes: RunningStats = field(default_factory=RunningStats)
+    busy: RunningStats = field(default_factory=RunningStats)
     refused: str = ""
 
 

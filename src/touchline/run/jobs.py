@@ -13,7 +13,7 @@ from touchline.data.checkpoints import export_state, read_checkpoints, training_
 from touchline.data.general import is_evaluated
 from touchline.data.scores import CheckpointInfo
 from touchline.run.folders import ExperimentFolder
-from touchline.run.planning import Planned
+from touchline.run.planning import LoadedPlan
 from touchline.run.protocol import Job
 from touchline.run.run_jobs import model_evaluation, run_evaluation, run_training
 from touchline.run.scripts.folder import evaluation_config
@@ -22,24 +22,24 @@ from touchline.spec.plan import Plan, PlannedRun
 from touchline.spec.runs import RunKind
 
 
-def trained(folder: ExperimentFolder, run: PlannedRun) -> bool:
+def is_training_complete(folder: ExperimentFolder, run: PlannedRun) -> bool:
     """Whether there is nothing left to train in a run."""
     return run.batches is None or training_complete(folder.run(run.name), run.digest)
 
 
-def training_jobs(planned: Planned, runs: Sequence[PlannedRun]) -> list[Job]:
+def training_jobs(planned: LoadedPlan, runs: Sequence[PlannedRun]) -> list[Job]:
     """The trainings that are not complete, a stage after the one that it goes on from."""
-    todo = [run for run in runs if not trained(planned.folder, run)]
+    todo = [run for run in runs if not is_training_complete(planned.folder, run)]
     names = {run.name for run in todo}
     return [_training(planned, run, names) for run in todo]
 
 
-def training_job(planned: Planned, run: PlannedRun) -> Job:
+def training_job(planned: LoadedPlan, run: PlannedRun) -> Job:
     """The job of a run's training, whether it is to be done or not."""
     return _training(planned, run, {each.name for each in planned.plan.runs})
 
 
-def _training(planned: Planned, run: PlannedRun, names: set[str]) -> Job:
+def _training(planned: LoadedPlan, run: PlannedRun, names: set[str]) -> Job:
     limit = planned.plan.compute.time_limit
     return replace(
         run_training(planned.folder, run.name),
@@ -48,22 +48,22 @@ def _training(planned: Planned, run: PlannedRun, names: set[str]) -> Job:
     )
 
 
-def evaluation_job(planned: Planned, run: PlannedRun) -> Job:
+def evaluation_job(planned: LoadedPlan, run: PlannedRun) -> Job:
     """The job that evaluates one run by its own script."""
-    after = () if trained(planned.folder, run) else (run.name,)
+    after = () if is_training_complete(planned.folder, run) else (run.name,)
     return replace(run_evaluation(planned.folder, run.name), after=after)
 
 
-def evaluation_jobs(planned: Planned, runs: Sequence[PlannedRun]) -> list[Job]:
+def evaluation_jobs(planned: LoadedPlan, runs: Sequence[PlannedRun]) -> list[Job]:
     """One evaluation for each run that has, or will have, something to evaluate."""
     return [
         evaluation_job(planned, run)
         for run in runs
-        if not trained(planned.folder, run) or missing_evaluations(planned, run, None)
+        if not is_training_complete(planned.folder, run) or missing_evaluations(planned, run, None)
     ]
 
 
-def shared_evaluation_jobs(planned: Planned, runs: Sequence[PlannedRun], epochs: str | None) -> list[Job]:
+def shared_evaluation_jobs(planned: LoadedPlan, runs: Sequence[PlannedRun], epochs: str | None) -> list[Job]:
     """One evaluation for each base model: controls and all adapters of a base share one loaded model."""
     folder = planned.folder
     jobs: list[Job] = []
@@ -79,7 +79,7 @@ def shared_evaluation_jobs(planned: Planned, runs: Sequence[PlannedRun], epochs:
     return jobs
 
 
-def missing_evaluations(planned: Planned, run: PlannedRun, epochs: str | None) -> list[str]:
+def missing_evaluations(planned: LoadedPlan, run: PlannedRun, epochs: str | None) -> list[str]:
     """Names of the checkpoints of a run that should be evaluated and are not.
 
     Raises:

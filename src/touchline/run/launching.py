@@ -22,12 +22,12 @@ from touchline.run.jobs import (
     training_jobs,
 )
 from touchline.run.ledger import Ledger, close_ended
-from touchline.run.planning import Planned
+from touchline.run.planning import LoadedPlan
 from touchline.run.protocol import Executor, Job
 from touchline.run.queue import Watch, run_jobs
-from touchline.run.recovering import Recovery, Tell
+from touchline.run.recovering import MessageCallback, Recovery
 from touchline.run.remaining import Progress
-from touchline.run.selection import Say, require_training
+from touchline.run.selection import ProgressCallback, require_training
 from touchline.run.submission import begin
 from touchline.run.submitted import Submitted
 from touchline.slurm.job_view import JobName
@@ -36,31 +36,31 @@ from touchline.spec.plan import PlannedRun
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Worked:
+class ExecutionResult:
     """What came of the work."""
 
-    planned: Planned
+    planned: LoadedPlan
     """The plan, with what was revised on the way."""
     stopped: Mapping[str, str]
     """The jobs that did not end well, and why."""
 
 
-def _executor(planned: Planned, settings: Settings, lock: int | None = None) -> Executor:
+def _executor(planned: LoadedPlan, settings: Settings, lock: int | None = None) -> Executor:
     return executor_for(planned.plan, planned.folder, settings.slurm.poll_seconds, RealCommands(), lock)
 
 
 def work(
-    planned: Planned,
+    planned: LoadedPlan,
     runs: Sequence[PlannedRun],
     settings: Settings,
-    say: Say | None,
-    tell: Tell,
+    say: ProgressCallback | None,
+    tell: MessageCallback,
     *,
     lock: int | None = None,
     retry: bool = False,
     train: bool = True,
     epochs: str | None = None,
-) -> Worked:
+) -> ExecutionResult:
     """Train what is not trained and evaluate what is not evaluated, to the end.
 
     On SLURM a run is evaluated when it is trained, in a job of its own. Here all evaluations on one base model come
@@ -97,7 +97,7 @@ def work(
         except KeyboardInterrupt:
             tell("the jobs stay in the queue; `touchline resume` goes on, `touchline cancel --all` ends them")
             raise
-        return Worked(planned=recovery.planned, stopped=recovery.stopped)
+        return ExecutionResult(planned=recovery.planned, stopped=recovery.stopped)
     watch = _watching(planned, runs, say, at_once=len(room), train=train, epochs=epochs)
     if first:
         refuse_elsewhere(planned.plan)
@@ -106,7 +106,7 @@ def work(
     return _evaluated_here(recovery, runs, executor, ledger, watch, epochs)
 
 
-def _evaluations(planned: Planned, runs: Sequence[PlannedRun], train: bool) -> list[Job]:
+def _evaluations(planned: LoadedPlan, runs: Sequence[PlannedRun], train: bool) -> list[Job]:
     jobs = evaluation_jobs(planned, runs)
     return jobs if train else [job for job in jobs if not job.after]
 
@@ -118,7 +118,7 @@ def _evaluated_here(
     ledger: Ledger,
     watch: Watch,
     epochs: str | None,
-) -> Worked:
+) -> ExecutionResult:
     planned = recovery.planned
     current = [run for each in runs if (run := planned.plan.run(each.name)) is not None]
     jobs = shared_evaluation_jobs(planned, current, epochs)
@@ -127,19 +127,19 @@ def _evaluated_here(
         require_training()
         ended = run_jobs(jobs, executor, ledger, slots(visible_gpus(), 1), watch)
         stopped |= {name: view.reason for name, view in ended.items() if view.state is not JobState.COMPLETED}
-    return Worked(planned=planned, stopped=stopped)
+    return ExecutionResult(planned=planned, stopped=stopped)
 
 
 def submit(
-    planned: Planned,
+    planned: LoadedPlan,
     runs: Sequence[PlannedRun],
     settings: Settings,
-    tell: Tell,
+    tell: MessageCallback,
     *,
     lock: int | None,
     retry: bool = False,
     heard: Callable[[int, int], None] | None = None,
-) -> tuple[Planned, list[Submitted]]:
+) -> tuple[LoadedPlan, list[Submitted]]:
     """Hand everything that is missing to the scheduler and come back; `heard` hears how many jobs are done.
 
     Raises:
@@ -214,7 +214,7 @@ def _submitted(
     return Submitted(job=job.name, job_id=ids[job.name], word=word)
 
 
-def cancel(planned: Planned, runs: Sequence[PlannedRun], settings: Settings) -> list[str]:
+def cancel(planned: LoadedPlan, runs: Sequence[PlannedRun], settings: Settings) -> list[str]:
     """Ask what lives of these runs to save and end, and have what waits dropped; give the jobs' names.
 
     What waits in the queue of another touchline command on this machine is dropped by that command, which reads it in
@@ -246,7 +246,7 @@ def cancel(planned: Planned, runs: Sequence[PlannedRun], settings: Settings) -> 
     return [job.name for job in (*living, *waiting)]
 
 
-def _jobs_of(planned: Planned, runs: Sequence[PlannedRun]) -> list[Job]:
+def _jobs_of(planned: LoadedPlan, runs: Sequence[PlannedRun]) -> list[Job]:
     """Every job that these runs may have, with an executor that keeps evaluations apart."""
     jobs = [training_job(planned, run) for run in runs if run.batches is not None]
     if planned.plan.executor == "slurm":
@@ -255,9 +255,9 @@ def _jobs_of(planned: Planned, runs: Sequence[PlannedRun]) -> list[Job]:
 
 
 def _watching(
-    planned: Planned,
+    planned: LoadedPlan,
     runs: Sequence[PlannedRun],
-    say: Say | None,
+    say: ProgressCallback | None,
     *,
     at_once: int,
     train: bool,
@@ -268,7 +268,7 @@ def _watching(
     return Progress(planned, runs, say, at_once=at_once, train=train, epochs=epochs).watch
 
 
-def failure_of(done: Worked) -> RunsFailed:
+def failure_of(done: ExecutionResult) -> RunsFailed:
     """Return the fault that names the jobs that did not end well."""
     root = done.planned.folder.root
     names = [JobName.parse(name).subject for name in done.stopped]

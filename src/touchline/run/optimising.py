@@ -19,7 +19,7 @@ from touchline.plan.placement.types import Cluster, Placement
 from touchline.plan.upkeep import saving_proposals, share_proposals
 from touchline.run.folders import ExperimentFolder
 from touchline.run.jobs import evaluation_jobs, training_jobs
-from touchline.run.planning import Planned, resolve
+from touchline.run.planning import LoadedPlan, resolve
 from touchline.slurm.job_view import JobName
 from touchline.spec.bounds import SIZE_LIMIT_BYTES
 from touchline.spec.document import parse
@@ -90,7 +90,7 @@ def optimise(folder: ExperimentFolder, settings: Settings, request: OptimiseRequ
     if deadline is None and before.deadline is not None:
         deadline = seconds_to_minutes(parse_duration(before.deadline))
     placed = [
-        _placed(Planned(plan=plan, folder=folder, changed=False), request, settings, deadline)
+        _placed(LoadedPlan(plan=plan, folder=folder, changed=False), request, settings, deadline)
         for plan in (before, after)
     ]
     changed = with_values(text, str(folder.yaml), values)
@@ -167,7 +167,7 @@ def _parsed(value: str) -> object:
 
 
 def _placed(
-    planned: Planned, request: OptimiseRequest, settings: Settings, deadline_minutes: float | None
+    planned: LoadedPlan, request: OptimiseRequest, settings: Settings, deadline_minutes: float | None
 ) -> tuple[Placement | Missing, list[str]]:
     """What is left of the experiment, placed; evaluations of which nobody knows how long they take are named."""
     runs = planned.plan.runs

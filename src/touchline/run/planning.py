@@ -35,7 +35,7 @@ from touchline.spec.read import LoadedExperiment, read_experiment, read_settings
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Planned:
+class LoadedPlan:
     """A plan and where it lies."""
 
     plan: Plan
@@ -188,7 +188,7 @@ def _launchable(seen: Seen, lengths: dict[tuple[str, str], Lengths], settings: S
     return found
 
 
-def refuse_findings(planned: Planned, settings: Settings) -> None:
+def refuse_findings(planned: LoadedPlan, settings: Settings) -> None:
     """Check a planned experiment once more: data and models may have changed since, and rules may know more.
 
     Raises:
@@ -223,7 +223,7 @@ def refuse_other_machine(plan_: Plan, settings: Settings) -> None:
         )
 
 
-def _refuse_changes(planned: Planned, seen: Seen) -> None:
+def _refuse_changes(planned: LoadedPlan, seen: Seen) -> None:
     """A training notices by itself that its data or its model is another one, but only after its time in the queue."""
     old = planned.plan
     changed = [
@@ -272,7 +272,7 @@ def _short_of_space(plan_: Plan, folder: ExperimentFolder) -> Iterator[str]:
         )
 
 
-def settle(
+def commit_plan(
     folder: ExperimentFolder,
     old: Plan | None,
     new: Plan,
@@ -282,7 +282,7 @@ def settle(
     reason: str = "",
     notes: tuple[str, ...],
     over: Collection[str] = (),
-) -> Planned:
+) -> LoadedPlan:
     """Refuse drift, or record it; then write. Of runs that are `over`, nothing that is in a queue matters any more."""
     queued = folder.queued() - set(over)
     drifted = [
@@ -313,10 +313,10 @@ def settle(
         changed = folder.write_plan(plan_, runs_plan_markdown(plan_))
     notes = (*notes, *_left_behind(folder, plan_))
     marks = _marks(folder, old, plan_, drifted)
-    return Planned(plan=plan_, folder=folder, changed=changed, notes=notes, marks=marks)
+    return LoadedPlan(plan=plan_, folder=folder, changed=changed, notes=notes, marks=marks)
 
 
-def accept_edits(planned: Planned, settings: Settings, name: str) -> Planned:
+def accept_edits(planned: LoadedPlan, settings: Settings, name: str) -> LoadedPlan:
     """Plan one run again with the settings in its folder; only that run changes."""
     folder, old = planned.folder, planned.plan
     path = folder.run(name) / "setup_finetune.yaml"
@@ -336,10 +336,12 @@ def accept_edits(planned: Planned, settings: Settings, name: str) -> Planned:
     others = {run.name: run.accepted for run in old.runs if run.accepted}
     new, notes = resolve(loaded, folder, settings, old, {**others, name: accepted})
     changes = ", ".join(f"{key}={value}" for key, value in accepted.items())
-    return settle(folder, old, new, accept=True, dry_run=False, reason=f"accepted for {name}: {changes}", notes=notes)
+    return commit_plan(
+        folder, old, new, accept=True, dry_run=False, reason=f"accepted for {name}: {changes}", notes=notes
+    )
 
 
-def refuse_edits(planned: Planned, run_: PlannedRun) -> None:
+def refuse_edits(planned: LoadedPlan, run_: PlannedRun) -> None:
     """Launching anything but the plan would make its numbers lies."""
     path = planned.folder.run(run_.name) / "setup_finetune.yaml"
     if run_.train is None or not path.exists() or planned.folder.is_as_written(run_.name, path.name):
@@ -356,7 +358,7 @@ def refuse_edits(planned: Planned, run_: PlannedRun) -> None:
         )
 
 
-def read_planned(source: Path) -> Planned:
+def read_planned(source: Path) -> LoadedPlan:
     """The plan on disk.
 
     Args:
@@ -366,4 +368,4 @@ def read_planned(source: Path) -> Planned:
         InputFault: there is none.
     """
     folder = ExperimentFolder(source)
-    return Planned(plan=folder.planned(), folder=folder, changed=False)
+    return LoadedPlan(plan=folder.planned(), folder=folder, changed=False)

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from touchline.data.settings import Settings
-from touchline.run.planning import Planned
+from touchline.run.planning import LoadedPlan
 from touchline.run.scripts.experiment import experiment_files
 from touchline.run.scripts.folder import run_files
 from touchline.spec.plan import PlannedRun
@@ -23,7 +23,7 @@ def site_of(settings: Settings) -> Site:
     )
 
 
-def write_folders(planned: Planned, runs: Sequence[PlannedRun], settings: Settings) -> list[str]:
+def write_folders(planned: LoadedPlan, runs: Sequence[PlannedRun], settings: Settings) -> list[str]:
     """Write these runs' files and those of the whole experiment; give a note for each that was left as it is.
 
     Raises:

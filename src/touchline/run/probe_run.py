@@ -32,7 +32,7 @@ from touchline.plan.local.context import look_at
 from touchline.plan.outlook import Outlook, memory_of
 from touchline.run.folders import ExperimentFolder
 from touchline.run.host_memory import free_host_bytes
-from touchline.run.planning import Planned
+from touchline.run.planning import LoadedPlan
 from touchline.run.probing import Say, describe, probe
 from touchline.spec.plan import Plan, PlannedRun
 
@@ -59,7 +59,7 @@ def heaviest(plan: Plan) -> PlannedRun:
 
 
 def probe_run(
-    planned: Planned, run: PlannedRun, settings: Settings, *, limit_bytes: int | None, say: Say | None
+    planned: LoadedPlan, run: PlannedRun, settings: Settings, *, limit_bytes: int | None, say: Say | None
 ) -> ProbeReport:
     """Try micro-batches of a run; every try that says something of memory enters the history at once.
 

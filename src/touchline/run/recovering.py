@@ -13,17 +13,17 @@ from touchline.data.settings import Settings
 from touchline.plan.causes import Decision, Diagnosis, Failure, Step
 from touchline.plan.recovery import decide, given_up, halved
 from touchline.run.diagnosis import diagnose, newest_output
-from touchline.run.jobs import missing_evaluations, trained
+from touchline.run.jobs import is_training_complete, missing_evaluations
 from touchline.run.ledger import Ledger
-from touchline.run.planning import Planned
+from touchline.run.planning import LoadedPlan
 from touchline.run.protocol import Executor, Job
 from touchline.run.replanning import with_micro_batches
-from touchline.run.run_status import counted
+from touchline.run.run_status import drop_lock_conflicts
 from touchline.run.statusfiles import read_attempts
 from touchline.slurm.job_view import JobKind, JobName, JobView
 from touchline.spec.plan import PlannedRun
 
-Tell = Callable[[str], None]
+MessageCallback = Callable[[str], None]
 Shape = tuple[object, ...]
 
 
@@ -41,11 +41,11 @@ class Recovery:
 
     def __init__(
         self,
-        planned: Planned,
+        planned: LoadedPlan,
         settings: Settings,
         executor: Executor,
         ledger: Ledger,
-        tell: Tell,
+        tell: MessageCallback,
         *,
         retry: bool = False,
     ) -> None:
@@ -134,7 +134,7 @@ class Recovery:
 
     def _is_done(self, job: Job) -> bool:
         run = self.planned.plan.run(JobName.parse(job.name).subject)
-        if run is None or not trained(self.planned.folder, run):
+        if run is None or not is_training_complete(self.planned.folder, run):
             # Before its training is over, nothing can be missing of an evaluation, and yet it is not done.
             return False
         return not (_of_evaluation(job) and missing_evaluations(self.planned, run, None))
@@ -203,7 +203,7 @@ def failures_of(job: Job, view: JobView | None) -> list[Failure]:
         job: the job.
         view: how its last attempt ended, by the executor's word; None when only the folder is asked.
     """
-    attempts = counted(read_attempts(job.status))
+    attempts = drop_lock_conflicts(read_attempts(job.status))
     rows = () if _of_evaluation(job) else read_metrics(job.folder / "metrics.jsonl").attempts
     failures = [_failure(job, attempt, attempts[i + 1 :], rows) for i, attempt in enumerate(attempts)]
     if view is None:

@@ -9,13 +9,13 @@ from dataclasses import replace
 from touchline.core.quantity import Measured
 from touchline.core.status import JobState
 from touchline.plan.totals import added, scaled
-from touchline.run.jobs import missing_evaluations, trained
+from touchline.run.jobs import is_training_complete, missing_evaluations
 from touchline.run.pace import seconds_left
-from touchline.run.planning import Planned
+from touchline.run.planning import LoadedPlan
 from touchline.run.progress import JobProgress, evaluation_progress
 from touchline.run.protocol import Job
 from touchline.run.recent import ACTIVE_TAIL_BYTES, read_recent
-from touchline.run.selection import Say
+from touchline.run.selection import ProgressCallback
 from touchline.slurm.job_view import JobKind, JobName, JobView, evaluation_name
 from touchline.spec.plan import PlannedRun
 
@@ -27,7 +27,14 @@ class Progress:
     """Work that a command has to do, and how much of it is left; `watch` is called on every turn of the queue."""
 
     def __init__(
-        self, planned: Planned, runs: Sequence[PlannedRun], say: Say, *, at_once: int, train: bool, epochs: str | None
+        self,
+        planned: LoadedPlan,
+        runs: Sequence[PlannedRun],
+        say: ProgressCallback,
+        *,
+        at_once: int,
+        train: bool,
+        epochs: str | None,
     ) -> None:
         """List the missing trainings and evaluations.
 
@@ -48,7 +55,7 @@ class Progress:
         self._active: set[str] = set()
         started: set[str] = set()
         for run in runs:
-            trains = train and run.batches is not None and not trained(planned.folder, run)
+            trains = train and run.batches is not None and not is_training_complete(planned.folder, run)
             if trains:
                 self._left[run.name] = run.train_seconds
             if trains or missing_evaluations(planned, run, epochs):

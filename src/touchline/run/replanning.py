@@ -8,14 +8,14 @@ from dataclasses import replace
 from touchline.core.errors import DriftFault, quoted
 from touchline.core.files import read_text_bounded
 from touchline.data.settings import Settings
-from touchline.run.planning import Planned, resolve, settle
+from touchline.run.planning import LoadedPlan, commit_plan, resolve
 from touchline.run.preparing import site_of
 from touchline.run.scripts.folder import run_files
 from touchline.spec.bounds import SIZE_LIMIT_BYTES
 from touchline.spec.read import read_experiment
 
 
-def with_micro_batches(planned: Planned, settings: Settings, sizes: Mapping[str, int], reason: str) -> Planned:
+def with_micro_batches(planned: LoadedPlan, settings: Settings, sizes: Mapping[str, int], reason: str) -> LoadedPlan:
     """The plan with other micro-batches for some runs: a recorded revision, and their folders written anew.
 
     What these runs have made so far is moved aside; the global batch, and so the science, stays. Their trainings are
@@ -44,7 +44,7 @@ def with_micro_batches(planned: Planned, settings: Settings, sizes: Mapping[str,
         accepted[name] = {**accepted.get(name, {}), "train.micro_batch_size": size}
     others = {run.name for run in old.runs} - set(sizes)
     new, notes = resolve(loaded, folder, settings, old, accepted, pinned=others)
-    found = settle(folder, old, new, accept=True, dry_run=False, reason=reason, notes=notes, over=sizes)
+    found = commit_plan(folder, old, new, accept=True, dry_run=False, reason=reason, notes=notes, over=sizes)
     for name in sizes:
         run = found.plan.run(name)
         if run is not None:

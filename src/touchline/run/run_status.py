@@ -21,7 +21,7 @@ _SIGNALS_ABOVE = 128
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Standing:
+class StatusInputs:
     """What a run's status is derived from."""
 
     kind: RunKind
@@ -36,7 +36,7 @@ class Standing:
     """Its job: the training's, of a control the evaluation's; none when there was none."""
 
 
-def counted(attempts: Sequence[Attempt]) -> tuple[Attempt, ...]:
+def drop_lock_conflicts(attempts: Sequence[Attempt]) -> tuple[Attempt, ...]:
     """The attempts without those that found another one at work and did nothing."""
     return tuple(each for each in attempts if each.exit is None or each.exit.code != EXIT_HELD)
 
@@ -60,7 +60,7 @@ def training_outcome(
     return TrainingOutcome.PARTIAL if begun else TrainingOutcome.NOT_STARTED
 
 
-def run_status(standing: Standing) -> RunStatus:
+def run_status(standing: StatusInputs) -> RunStatus:
     """The status."""
     job = standing.job
     if job is not None and job.active:
@@ -87,17 +87,17 @@ def run_status(standing: Standing) -> RunStatus:
 
 def _unfinished(job: JobView) -> RunStatus:
     """A job is over and its work is not: a fault of its own, or something from outside, after which it goes on."""
-    return RunStatus.FAILED if job.state in _ENDED_BY_ITSELF and not was_killed(job) else RunStatus.INTERRUPTED
+    return RunStatus.FAILED if job.state in _ENDED_BY_ITSELF and not is_killed(job) else RunStatus.INTERRUPTED
 
 
-def was_killed(job: JobView) -> bool:
+def is_killed(job: JobView) -> bool:
     """A kill leaves no exit code, or one above 128; memory that did not do is a fault of its own."""
     if job.state is JobState.OUT_OF_MEMORY:
         return False
     return bool(job.signal) or job.exit_code is None or job.exit_code > _SIGNALS_ABOVE
 
 
-def told(attempts: Sequence[Attempt], now_unix: float) -> JobView | None:
+def job_view_from_files(attempts: Sequence[Attempt], now_unix: float) -> JobView | None:
     """What the files of a job alone tell of it; None when nobody ever started it.
 
     An attempt on another machine that has written no exit file lives as long as its heartbeat is fresh; after that

@@ -25,7 +25,7 @@ from pydantic import TypeAdapter
 
 from touchline.core.errors import TouchlineError
 from touchline.core.files import write_atomic
-from touchline.run.gpu_meter import GpuMeter, Series, open_gpus
+from touchline.run.gpu_meter import GpuMeter, RunningStats, open_gpus
 from touchline.run.resources import ResourceSummary
 
 SAMPLE_SECONDS = 2.0
@@ -162,7 +162,7 @@ class Sampler:
         self._open_gpus = gpus
         self._gpus: GpuMeter | str = "not sampled yet"
         self._sample_seconds, self._write_seconds = sample_seconds, write_seconds
-        self._memory, self._cpu = Series(), Series()
+        self._memory, self._cpu = RunningStats(), RunningStats()
         self._began = self._looked = time.monotonic()
         self._samples = 0
         self._over = threading.Event()

@@ -14,11 +14,11 @@ from touchline.run.folders import ExperimentFolder
 from touchline.run.progress import JobProgress
 from touchline.spec.plan import Plan, PlannedRun
 
-Say = Callable[[Sequence[JobProgress]], None]
+ProgressCallback = Callable[[Sequence[JobProgress]], None]
 
 
 @contextmanager
-def alone(folder: ExperimentFolder) -> Iterator[int]:
+def experiment_lock(folder: ExperimentFolder) -> Iterator[int]:
     """Hold the experiment: two commands that start jobs on one folder would do things twice. Gives the lock's
     descriptor, which programs started from here can go on holding.
 

@@ -19,7 +19,7 @@ from touchline.core.status import Attempt, JobState
 from touchline.core.units import format_seconds
 from touchline.run.ledger import Ledger, LedgerReader
 from touchline.run.protocol import Job
-from touchline.run.slurm_jobs import Candidates, candidates
+from touchline.run.slurm_jobs import JobMatches, candidates
 from touchline.run.slurm_queries import SlurmQueries
 from touchline.run.slurm_views import (
     HEARTBEAT_STALE_SECONDS,
@@ -169,7 +169,7 @@ class SlurmExecutor:
         views = {each.job.name: self._view(each) for each in known}
         return {name: view for name, view in views.items() if view is not None}
 
-    def _ask_accounting(self, known: Sequence[Candidates]) -> None:
+    def _ask_accounting(self, known: Sequence[JobMatches]) -> None:
         """One sacct for the jobs that squeue does not list and that have not said themselves how they ended."""
         wanted: dict[str, None] = {}
         for each in known:
@@ -185,7 +185,7 @@ class SlurmExecutor:
             submitted = [entry.job_id for entry in self._reader.entries() if entry.event == "submitted"]
             self._queries.account(wanted, [each for each in submitted if each not in self._queries.queue.by_id])
 
-    def _view(self, each: Candidates) -> JobView | None:
+    def _view(self, each: JobMatches) -> JobView | None:
         by_hand = [_by_hand(attempt, self._is_alive(each.job, attempt)) for attempt in each.by_hand]
         if not each.ids:
             return max(by_hand, key=lambda view: view.active, default=None)
@@ -202,7 +202,7 @@ class SlurmExecutor:
         # Of a job that works and a twin that waits, the one that works tells more.
         return next((view for view in active if view.state is not JobState.PENDING), active[0] if active else views[-1])
 
-    def _view_of(self, each: Candidates, job_id: str, rows: tuple[QueueRow, ...]) -> JobView:
+    def _view_of(self, each: JobMatches, job_id: str, rows: tuple[QueueRow, ...]) -> JobView:
         """One job of SLURM."""
         attempt = each.attempts.get(job_id)
         identity = read_job_id(job_id)
@@ -225,7 +225,7 @@ class SlurmExecutor:
             return view
         return self._missed(each, known, view)
 
-    def _missed(self, each: Candidates, known: Known, view: JobView) -> JobView:
+    def _missed(self, each: JobMatches, known: Known, view: JobView) -> JobView:
         """A job that squeue does not list, with no word of its end and no sign of life."""
         job_id = known.job_id
         queries = self._queries
@@ -256,7 +256,7 @@ class SlurmExecutor:
             self._forgotten.add(job_id)
         return job_id in self._forgotten
 
-    def _gone_seconds(self, each: Candidates, job_id: str) -> float | None:
+    def _gone_seconds(self, each: JobMatches, job_id: str) -> float | None:
         """For how long whole answers have been without a job; None where there were too few of them.
 
         Each is noted in the ledger, at most one a minute, so that later processes go on counting.
@@ -278,7 +278,7 @@ class SlurmExecutor:
                 self._ledger.record("missing", each.job.name, job_id=job_id, time_unix=clock.now())
         return clock.monotonic() - looks[0] if len(looks) >= _LOST_LOOKS else None
 
-    def _found(self, each: Candidates, job_id: str) -> None:
+    def _found(self, each: JobMatches, job_id: str) -> None:
         """A job that was missing is there after all, or its end is known."""
         noted = [entry.event for entry in each.events if entry.job_id == job_id and entry.event in ("missing", "found")]
         self._missing.pop(job_id, None)

@@ -10,7 +10,7 @@ from touchline.core.files import is_other_folder
 from touchline.core.status import EXIT_HELD, Attempt, JobState
 from touchline.run.ledger import LedgerEntry
 from touchline.run.protocol import Job
-from touchline.run.slurm_queries import Accounted, Queue
+from touchline.run.slurm_queries import Queue, SacctJob
 from touchline.run.statusfiles import read_attempts, read_exit
 from touchline.slurm.job_view import JobView
 from touchline.slurm.queue import QueueRow
@@ -18,7 +18,7 @@ from touchline.slurm.states import read_job_id
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Candidates:
+class JobMatches:
     """The jobs that were ever started for one job of ours."""
 
     job: Job
@@ -44,7 +44,7 @@ class Candidates:
         rows = queue.by_id.get(job_id if identity is None else identity.whole, ())
         return tuple(row for row in rows if self._is_ours(job_id, row.comment, row.folder, row.script))
 
-    def accounted(self, known: Accounted | None, job_id: str) -> Accounted | None:
+    def accounted(self, known: SacctJob | None, job_id: str) -> SacctJob | None:
         """sacct's row of an id, unless it is of another job that had that id before."""
         if known is None:
             return None
@@ -88,7 +88,7 @@ class Candidates:
         return not any(not row.state.ended and (row.restarts or 0) > end.restart for row in self.rows(queue, job_id))
 
 
-def candidates(job: Job, events: Sequence[LedgerEntry], queue: Queue, executor: str) -> Candidates:
+def candidates(job: Job, events: Sequence[LedgerEntry], queue: Queue, executor: str) -> JobMatches:
     """All jobs that are known to be this one's."""
     tokens: dict[str, str] = {}
     listed: list[str] = []
@@ -126,7 +126,7 @@ def candidates(job: Job, events: Sequence[LedgerEntry], queue: Queue, executor: 
         for row in _rows_of(job, folder, tokens, queue)
         if not {row.job_id, row.raw_id, row.array_id} & known and row.comment not in refused
     ]
-    return Candidates(
+    return JobMatches(
         job=job,
         folder=folder,
         ids=_in_order(listed, dict.fromkeys([*attempts, *found])),

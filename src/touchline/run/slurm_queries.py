@@ -71,7 +71,7 @@ class Queue:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Accounted:
+class SacctJob:
     """What sacct has of one job."""
 
     row: AccountingRow
@@ -91,7 +91,7 @@ class SlurmQueries:
         self._queue_pace = _Pace(clock=clock, seconds=poll_seconds)
         self._sacct_pace = _Pace(clock=clock, seconds=poll_seconds)
         self._submit_lines = True
-        self._accounted: dict[str, Accounted] = {}
+        self._accounted: dict[str, SacctJob] = {}
         self._doubted: dict[str, float] = {}
         self._absent: set[str] = set()
         self.queue = Queue()
@@ -153,7 +153,7 @@ class SlurmQueries:
             self._absent.difference_update(part)
             self._absent.update(each for each in part if each not in self._accounted)
 
-    def accounted(self, job_id: str) -> Accounted | None:
+    def accounted(self, job_id: str) -> SacctJob | None:
         """What sacct said of a job, an array's task or a step; none where it was not asked or said nothing."""
         return self._accounted.get(job_id)
 
@@ -237,7 +237,7 @@ class SlurmQueries:
                 # Read again before it is believed: by the next query, or at once where it ended long ago.
                 self._doubted.setdefault(job_id, self._clock.monotonic())
                 settled = row.ended_unix is not None and now - row.ended_unix > SETTLED_SECONDS
-            known = Accounted(row=row, restarts=restarts, is_final=row.state.ended and settled)
+            known = SacctJob(row=row, restarts=restarts, is_final=row.state.ended and settled)
             for name in _accounted_names(row):
                 before = self._accounted.get(name)
                 # Of an array the task that is told is one that lives, or one that went wrong.
@@ -290,7 +290,7 @@ def _accounted_names(row: AccountingRow) -> set[str]:
     return {row.job_id, str(identity.job), row.raw_id}
 
 
-def _urgency(known: Accounted) -> int:
+def _urgency(known: SacctJob) -> int:
     return 2 if not known.is_final else 0 if known.row.state is JobState.COMPLETED else 1
 
 

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from touchline.core.status import EXIT_HELD, EXIT_OUT_OF_MEMORY, Attempt, AttemptExit, JobState
-from touchline.run.slurm_queries import Accounted
+from touchline.run.slurm_queries import SacctJob
 from touchline.slurm.job_view import JobView, Source
 from touchline.slurm.proofs import out_of_memory_line
 from touchline.slurm.queue import QueueRow
@@ -43,7 +43,7 @@ class Known:
     """Its last attempt, from the run's folder."""
     row: QueueRow | None
     """squeue's row of it; none where it lists no such job, or was never heard."""
-    accounted: Accounted | None
+    accounted: SacctJob | None
     """sacct's row of it."""
     recorded: JobView | None
     """Its end, as the ledger has it."""

@@ -78,7 +78,7 @@ def _attempts(path: Path) -> int:
     return count
 
 
-class Progress:
+class ConsoleProgress:
     """`step 40/100  loss 0.31  1,180 tokens/s  eta 0:24`, not more often than one wants to read it."""
 
     def __init__(self, steps: int, done: int) -> None:

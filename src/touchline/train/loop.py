@@ -23,7 +23,7 @@ from touchline.data.metrics import (
 )
 from touchline.train.export import drop_old_exports, export
 from touchline.train.exports import read_exports
-from touchline.train.log import LOG, MetricsLog, Progress
+from touchline.train.log import LOG, ConsoleProgress, MetricsLog
 from touchline.train.machine import MemorySampler, Stopwatch, gpu_meter, load_1min
 from touchline.train.model import add_gradient, scoring
 from touchline.train.resume import EpochEnd, ResumeState, save_resume
@@ -112,7 +112,7 @@ class Training:
     # ---- steps ------------------------------------------------------------------------------------------------------
 
     def _run(self, memory: MemorySampler) -> None:
-        progress = Progress(self._batches.steps, self._step)
+        progress = ConsoleProgress(self._batches.steps, self._step)
         self._session.model.train()
         if self._step == 0:
             self._validate()

@@ -44,7 +44,7 @@ class Machine:
         return "cuda" if self.device.type == "cuda" else "cpu"
 
 
-def look_around(wanted: Literal["auto", "float32", "bfloat16"]) -> Machine:
+def select_device(wanted: Literal["auto", "float32", "bfloat16"]) -> Machine:
     """Choose device and element type."""
     cuda = torch.cuda.is_available()
     choice = choose_base_dtype(wanted, cuda_capability=torch.cuda.get_device_capability() if cuda else None)

@@ -27,7 +27,7 @@ OPTIMIZER = "AdamW, fused"
 """What `optimizer_for` gives, for people."""
 
 
-class Base(Protocol):
+class BaseModelSpec(Protocol):
     """Which model."""
 
     @property
@@ -45,7 +45,7 @@ class Recipe(Protocol):
     """What decides on the model and its adapter: a run's finetune.yaml, or a probe's request."""
 
     @property
-    def model(self) -> Base:
+    def model(self) -> BaseModelSpec:
         """The frozen base."""
         ...
 

@@ -65,7 +65,7 @@ class Ancestry:
     """The proof of an earlier attempt, where the stage resumes from its own saved state."""
 
 
-def look_at_parent(config: TrainerConfig, folder: Path, *, resumes: bool) -> Ancestry | None:
+def resolve_parent(config: TrainerConfig, folder: Path, *, resumes: bool) -> Ancestry | None:
     """What a stage needs of its parent; None where that is nothing.
 
     A stage that resumes holds its adapter in its own saved state, and needs its parent only to merge the same weights

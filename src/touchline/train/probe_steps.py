@@ -35,7 +35,7 @@ from touchline.train.machine import (
     Stopwatch,
     library_versions,
     load_1min,
-    look_around,
+    select_device,
 )
 from touchline.train.model import (
     OPTIMIZER,
@@ -57,7 +57,7 @@ def measure(request: ProbeRequest) -> ProbeAnswer:
     Raises:
         InputFault: there is no such model, or the adapter does not fit it.
     """
-    machine = look_around(request.train.base_dtype)
+    machine = select_device(request.train.base_dtype)
     described = _described(machine)
     probe = _Probe(request, machine)
     outcome, message = ProbeOutcome.FITS, ""

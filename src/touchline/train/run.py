@@ -15,7 +15,7 @@ from touchline.data.metrics import ExportMarker, TrainingMarker
 from touchline.train.folders import is_whole, remove_folder, remove_leftovers
 from touchline.train.inputs import load_inputs
 from touchline.train.log import LOG, MetricsLog
-from touchline.train.parent import look_at_parent
+from touchline.train.parent import resolve_parent
 from touchline.train.resume import find_resume
 
 MARKER = "training.json"
@@ -53,7 +53,7 @@ def run_training(config: TrainerConfig, folder: Path, stop: Stop) -> bool:
         return True
     remove_leftovers(folder)
     saved = find_resume(folder / RESUME_FOLDER, config.run_digest)
-    ancestry = look_at_parent(config, folder, resumes=saved is not None)
+    ancestry = resolve_parent(config, folder, resumes=saved is not None)
     inputs = load_inputs(config, folder)
     if stop.asked:
         return False

@@ -22,7 +22,7 @@ from touchline.train.isolation import prove, sample_for_proof
 from touchline.train.lineage import prove_lineage, take_over
 from touchline.train.lineage_record import Lineage
 from touchline.train.log import LOG
-from touchline.train.machine import Machine, library_versions, look_around
+from touchline.train.machine import Machine, library_versions, select_device
 from touchline.train.model import (
     OPTIMIZER,
     TargetLoss,
@@ -95,7 +95,7 @@ def build_session(inputs: Inputs, saved: tuple[Path, ResumeState] | None, ancest
     config, train = inputs.config, inputs.config.train
     if saved is not None:
         torch.set_num_threads(saved[1].threads)
-    machine = look_around(train.base_dtype)
+    machine = select_device(train.base_dtype)
     assert isinstance(train.packed, bool)
     obstacle = None
     if train.lora.dropout > 0:

@@ -23,7 +23,7 @@ from touchline.report.findings.training import (
 )
 from touchline.report.report import EstimateRow, RunFacts, Statement
 from touchline.report.words import bare
-from touchline.results.report_inputs import Gathered, GeneralScore
+from touchline.results.report_inputs import GeneralScore, ReportInputs
 from touchline.results.run_result import RunResult
 from touchline.statistics.conclusions import Analysis, Shown
 
@@ -37,7 +37,7 @@ _GENERAL_TOLD = 8
 class Concluded:
     """What sentences are made from."""
 
-    gathered: Gathered
+    gathered: ReportInputs
     """What was read."""
     analyses: tuple[Analysis, ...]
     """What statistics say of the scores."""
@@ -69,7 +69,7 @@ def findings(concluded: Concluded) -> tuple[Statement, ...]:
     return tuple(found)
 
 
-def _one_seed(gathered: Gathered, analysis: Analysis) -> Iterator[Statement]:
+def _one_seed(gathered: ReportInputs, analysis: Analysis) -> Iterator[Statement]:
     """Where nothing varies there is no effect to limit, but a checkpoint is still one of many that might have been."""
     runs = {run.name: run for run in gathered.runs}
     asked = [runs[score.run] for score in analysis.scores if is_asked_about(runs[score.run])]

@@ -10,7 +10,7 @@ from touchline.report.findings.pairs import Pair, pairs_of
 from touchline.report.report import Statement
 from touchline.report.words import factor_words, level_of, listed
 from touchline.results.collected import RunMetrics, Setting
-from touchline.results.report_inputs import Gathered
+from touchline.results.report_inputs import ReportInputs
 from touchline.results.run_result import RunResult
 from touchline.statistics.conclusions import FactorEffect
 
@@ -37,7 +37,7 @@ CHANGE_LOSS = (
 RANK, ALPHA = "train.lora.rank", "train.lora.alpha"
 
 
-def ties(gathered: Gathered) -> dict[str, str]:
+def ties(gathered: ReportInputs) -> dict[str, str]:
     """Return what is tied to a factor by a rule in every run: `alpha = 2 x rank`, by the factor."""
     told = {each.run_name: each for each in gathered.metrics}
     asked = [run for run in gathered.runs if is_asked_about(run)]
@@ -67,7 +67,7 @@ def _number(value: Setting) -> float | None:
         return None
 
 
-def confounded_scores(gathered: Gathered, effects: Sequence[FactorEffect]) -> Iterator[Statement]:
+def confounded_scores(gathered: ReportInputs, effects: Sequence[FactorEffect]) -> Iterator[Statement]:
     """What else differs between runs whose scores were compared by a factor: the effect is that of both."""
     told = {each.run_name: each for each in gathered.metrics}
     for effect in effects:

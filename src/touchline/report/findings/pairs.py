@@ -11,7 +11,7 @@ from touchline.core.quantity import Measured, Quantity
 from touchline.report.facts import is_asked_about, seeds_of
 from touchline.report.report import Statement
 from touchline.report.words import count, factor_words, finite, level_of, level_words, relative
-from touchline.results.report_inputs import Gathered
+from touchline.results.report_inputs import ReportInputs
 from touchline.results.run_result import RunResult
 from touchline.statistics.conclusions import Shown
 
@@ -43,7 +43,7 @@ def by_setting(factors: Mapping[str, Sequence[str]]) -> list[str]:
     return sorted(varied, key=lambda factor: factor == "models")
 
 
-def pairs_of(gathered: Gathered, factor: str, pick: Callable[[RunResult], Measured]) -> dict[str, list[Pair]]:
+def pairs_of(gathered: ReportInputs, factor: str, pick: Callable[[RunResult], Measured]) -> dict[str, list[Pair]]:
     """By level: runs at it beside the run at the first level with everything else alike."""
     alike: dict[tuple[object, ...], dict[str, RunResult]] = {}
     for run in gathered.runs:
@@ -73,7 +73,7 @@ def pairs_of(gathered: Gathered, factor: str, pick: Callable[[RunResult], Measur
     return found
 
 
-def _context(gathered: Gathered, run: RunResult, factor: str, *, several_seeds: bool) -> str:
+def _context(gathered: ReportInputs, run: RunResult, factor: str, *, several_seeds: bool) -> str:
     """What tells a pair from the others: base model, other levels, seed; only what varies."""
     parts = [
         level_words(each.factor, each.value)
@@ -86,7 +86,7 @@ def _context(gathered: Gathered, run: RunResult, factor: str, *, several_seeds: 
 
 
 def summary(
-    gathered: Gathered,
+    gathered: ReportInputs,
     factor: str,
     what: str,
     question: str,

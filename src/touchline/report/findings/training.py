@@ -37,7 +37,7 @@ from touchline.report.words import (
     scale_of,
 )
 from touchline.results.collected import RunMetrics
-from touchline.results.report_inputs import Gathered
+from touchline.results.report_inputs import ReportInputs
 from touchline.results.run_result import RunResult
 from touchline.statistics.conclusions import Analysis, Shown
 
@@ -50,7 +50,7 @@ _LAST = "last"
 """Aggregation of a figure that is the last one of a log, and no mean."""
 
 
-def loss_findings(gathered: Gathered) -> Iterator[Statement]:
+def loss_findings(gathered: ReportInputs) -> Iterator[Statement]:
     """Final losses by factor, then runs whose validation loss rose again."""
     told = {each.run_name: each for each in gathered.metrics}
     for name, pick in (("training", _train_loss), ("validation", _validation_loss)):
@@ -68,7 +68,7 @@ def loss_findings(gathered: Gathered) -> Iterator[Statement]:
     yield from _overfitting(gathered)
 
 
-def _overfitting(gathered: Gathered) -> Iterator[Statement]:
+def _overfitting(gathered: ReportInputs) -> Iterator[Statement]:
     """Runs whose validation loss rose again: one by one, or of many how many and the worst."""
     rises = [(run, rise) for run in gathered.runs if (rise := risen(run)) is not None]
     told = rises if len(rises) <= RISES_TOLD else [max(rises, key=lambda each: each[1][1].loss / each[1][0].loss)]
@@ -81,7 +81,7 @@ def _overfitting(gathered: Gathered) -> Iterator[Statement]:
         yield Statement(topic=LOSSES, text=text, where=_files(gathered, run.name, "metrics", "log"))
 
 
-def speed_findings(gathered: Gathered) -> Iterator[Statement]:
+def speed_findings(gathered: ReportInputs) -> Iterator[Statement]:
     """How long trainings took, and what differs between those that took longer and those that did not."""
     timed = [(run, number(run.train_seconds)) for run in gathered.runs if is_number(run.train_seconds)]
     if not timed:
@@ -104,7 +104,7 @@ def speed_findings(gathered: Gathered) -> Iterator[Statement]:
             yield _speed_statement(gathered, factor, level, pairs, told)
 
 
-def cost_findings(gathered: Gathered, facts: Sequence[RunFacts], analysis: Analysis | None) -> Iterator[Statement]:
+def cost_findings(gathered: ReportInputs, facts: Sequence[RunFacts], analysis: Analysis | None) -> Iterator[Statement]:
     """The runs that no other beats for their device time."""
     if analysis is None:
         return
@@ -148,7 +148,7 @@ def estimate_findings(rows: Sequence[EstimateRow]) -> Iterator[Statement]:
 
 
 def _loss_statement(
-    gathered: Gathered, factor: str, level: str, name: str, pairs: Sequence[Pair], told: Mapping[str, RunMetrics]
+    gathered: ReportInputs, factor: str, level: str, name: str, pairs: Sequence[Pair], told: Mapping[str, RunMetrics]
 ) -> Statement:
     words = factor_words(factor)
     reference = level_words(factor, gathered.factors[factor][0])
@@ -164,7 +164,7 @@ def _loss_statement(
 
 
 def _speed_statement(
-    gathered: Gathered, factor: str, level: str, pairs: Sequence[Pair], told: Mapping[str, RunMetrics]
+    gathered: ReportInputs, factor: str, level: str, pairs: Sequence[Pair], told: Mapping[str, RunMetrics]
 ) -> Statement:
     reference = level_words(factor, gathered.factors[factor][0])
     text = (
@@ -180,14 +180,14 @@ def _is_single(run: RunResult) -> bool:
     return isinstance(run.final_train_loss, Quantity) and run.final_train_loss.aggregation == _LAST
 
 
-def _one_tokenizer(gathered: Gathered) -> bool:
+def _one_tokenizer(gathered: ReportInputs) -> bool:
     """Whether losses per token of all base models count the same tokens."""
     if gathered.plan is None:
         return True
     return len({model.tokenizer_sha256 for model in gathered.plan.models.values()}) == 1
 
 
-def _files(gathered: Gathered, run: str, *kinds: str) -> tuple[str, ...]:
+def _files(gathered: ReportInputs, run: str, *kinds: str) -> tuple[str, ...]:
     """The first kind of file that is there."""
     for kind in kinds:
         found = tuple(path for what, path in gathered.files.get(run, ()) if what == kind)

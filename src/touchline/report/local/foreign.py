@@ -15,9 +15,9 @@ from touchline.core.quantity import Missing
 from touchline.report.local.gathering import gather
 from touchline.results.cleaned import Cleaned, KeptBroken
 from touchline.results.collected import RunMetrics
-from touchline.results.following import FOLLOW_SECONDS, Said
+from touchline.results.following import FOLLOW_SECONDS, OutputLine
 from touchline.results.live import LiveRun
-from touchline.results.report_inputs import Gathered
+from touchline.results.report_inputs import ReportInputs
 from touchline.results.run_result import RunResult
 from touchline.results.runs_status import run_metrics_text, runs_status_text
 from touchline.results.verification import Counted
@@ -123,27 +123,27 @@ def clean(source: Path, *, perform: bool, deep: bool, say: Counted | None) -> Cl
     return Cleaned(experiment=found.experiment, depth=depth, performed=False, items=items, size_bytes=size, kept=kept)
 
 
-def logs(source: Path, *, run: str | None, lines: int, follow: bool) -> Iterator[Said]:
+def logs(source: Path, *, run: str | None, lines: int, follow: bool) -> Iterator[OutputLine]:
     """Yield the last lines of a run's newest log, and with `follow` what is added until the user leaves.
 
     Raises:
         InputFault: no run, several where none was named, no such run, or a run without a log.
     """
     path = source / newest_log(gather(source), run)
-    yield Said(file=path)
+    yield OutputLine(file=path)
     shown, end = last_lines(path, lines)
-    yield from (Said(line=line) for line in shown)
+    yield from (OutputLine(line=line) for line in shown)
     follower = Follower(path, end)
     while follow:
         more, unfinished = follower.read()
-        yield from (Said(line=line) for line in more)
+        yield from (OutputLine(line=line) for line in more)
         if unfinished:
-            yield Said(unfinished=unfinished)
+            yield OutputLine(unfinished=unfinished)
         if not more:
             time.sleep(FOLLOW_SECONDS)
 
 
-def newest_log(found: Gathered, run: str | None) -> str:
+def newest_log(found: ReportInputs, run: str | None) -> str:
     """Return the newest log of a run, relative to its folder's root."""
     names = [each.name for each in found.runs]
     if run is not None and run not in names:

@@ -17,7 +17,7 @@ from touchline.results.collect import collect_results
 from touchline.results.controls import no_op_issues
 from touchline.results.folder_issues import folder_issues
 from touchline.results.general import read_general
-from touchline.results.report_inputs import Gathered, Source
+from touchline.results.report_inputs import ReportInput, ReportInputs
 from touchline.results.run_metrics import run_metrics
 from touchline.results.verification import Counted, verify_planned
 from touchline.run.folders import ExperimentFolder, is_experiment
@@ -26,7 +26,7 @@ from touchline.spec.plan import Plan, PlannedRun
 _DEFINITION_LIMIT_BYTES = 1 << 20
 
 
-def gather(source: Path, *, deep: bool = False, say: Counted | None = None) -> Gathered:
+def gather(source: Path, *, deep: bool = False, say: Counted | None = None) -> ReportInputs:
     """Read everything that a report is made from.
 
     Args:
@@ -44,7 +44,7 @@ def gather(source: Path, *, deep: bool = False, say: Counted | None = None) -> G
     rows: dict[str, Metrics] = {}
     runs = collect_results(plan, folder.root, rows=rows)
     planned = {run.name: run for run in plan.runs}
-    return Gathered(
+    return ReportInputs(
         experiment=plan.experiment,
         origin=f"planned by touchline {plan.touchline_version}",
         date=plan.date,
@@ -72,7 +72,7 @@ def _definition(folder: ExperimentFolder) -> str:
         return ""
 
 
-def _found(source: Path, *, deep: bool, say: Counted | None) -> Gathered:
+def _found(source: Path, *, deep: bool, say: Counted | None) -> ReportInputs:
     from touchline.results.imported import find
 
     def hear(done: int, total: int, what: str) -> None:
@@ -95,13 +95,13 @@ def _files(root: Path, run: PlannedRun) -> Iterator[tuple[str, str]]:
             yield what, str(path.relative_to(root))
 
 
-def _sources(plan: Plan) -> Iterator[Source]:
+def _sources(plan: Plan) -> Iterator[ReportInput]:
     for data in plan.datasets.values():
         splits = ", ".join(f"{split.name} {split.num_examples:,}" for split in data.splits)
         facts = (("splits", splits), ("origin of the splits", data.split_origin), ("sha256", data.sha256))
-        yield Source(kind="dataset", name=data.path, facts=facts)
+        yield ReportInput(kind="dataset", name=data.path, facts=facts)
     for model in plan.models.values():
-        yield Source(
+        yield ReportInput(
             kind="base model",
             name=model.name,
             facts=(

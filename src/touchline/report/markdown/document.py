@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
+from touchline.core.finding import Severity
 from touchline.core.markup import code, escape, table
 from touchline.core.quantity import Measured, Missing
 from touchline.core.status import RunStatus
@@ -23,7 +24,6 @@ from touchline.report.markdown.training import training_section
 from touchline.report.markup import link
 from touchline.report.report import Report
 from touchline.report.words import count, device_title, duration, listed, scale_of
-from touchline.results.report_inputs import Weight
 from touchline.spec.runs import RunKind
 
 _DONE = (RunStatus.COMPLETED, RunStatus.COMPLETED_FAILED_EXIT)
@@ -107,7 +107,7 @@ def _overview(report: Report) -> Iterator[str]:
         yield f"**Compared:** {escape(report.compared)}.\n"
     yield "\n".join(f"- {escape(each.text)}" for each in report.headline) + "\n"
     weights = Counter(issue.weight for issue in report.issues)
-    told = [count(weights[weight], weight.value) for weight in (Weight.ERROR, Weight.WARNING) if weights[weight]]
+    told = [count(weights[weight], weight.value) for weight in (Severity.ERROR, Severity.WARNING) if weights[weight]]
     if told:
         yield f"{' and '.join(told)}: see [Issues and notes](#issues-and-notes).\n"
     yield _runs(report)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from touchline.core.finding import Severity
 from touchline.core.markup import code, escape, fence, table
 from touchline.data.scores import EvaluationRecord
 from touchline.report.chart import Chart
@@ -13,11 +14,11 @@ from touchline.report.markup import cell, figures, link, sources
 from touchline.report.report import AnswerCounts, Report, Statement
 from touchline.report.tests import CAPTION, HEADER, NUMERIC, seed_test_rows
 from touchline.report.words import count, factor_words, listed, metric_words, scale_of
-from touchline.results.report_inputs import Issue, Weight
+from touchline.results.report_inputs import Issue
 from touchline.results.run_result import RunResult
 from touchline.statistics.conclusions import Analysis, Comparison, RunScore
 
-MARKS = {Weight.ERROR: "✗", Weight.WARNING: "⚠", Weight.INFO: "ℹ"}
+MARKS = {Severity.ERROR: "✗", Severity.WARNING: "⚠", Severity.INFO: "ℹ"}
 _ISSUES_TOLD = 12
 """Issues of one title that are told one by one; of more the rest is counted."""
 _ITEMS_CODE = 20
@@ -204,7 +205,7 @@ def issues_section(report: Report) -> Iterator[str]:
     if not report.issues:
         yield "None.\n"
         return
-    kinds: dict[tuple[Weight, str], list[Issue]] = {}
+    kinds: dict[tuple[Severity, str], list[Issue]] = {}
     for issue in report.issues:
         kinds.setdefault((issue.weight, issue.title), []).append(issue)
     for (weight, title), found in kinds.items():

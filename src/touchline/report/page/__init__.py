@@ -8,6 +8,7 @@ import jinja2
 from jinja2.filters import do_urlencode
 from markupsafe import Markup
 
+from touchline.core.finding import Severity
 from touchline.plan.settings import leading_text
 from touchline.report.chart import Chart
 from touchline.report.facts import curves_missing
@@ -18,7 +19,6 @@ from touchline.report.page.embedding import colours, embedded_json, embedded_spe
 from touchline.report.page.runs import cards, costs_table, runs_table
 from touchline.report.report import Report, Statement
 from touchline.report.tests import CAPTION
-from touchline.results.report_inputs import Weight
 
 SAMPLES = "samples.jsonl"
 """Beside the page: every answer."""
@@ -150,8 +150,8 @@ def _figures(charts: Sequence[Chart]) -> dict[str, list[Chart]]:
 
 def _issues(report: Report) -> dict[str, object]:
     """What must be heeded is shown; of many the first, and what is only for information, can be opened."""
-    heavy: list[object] = [issue for issue in report.issues if issue.weight is not Weight.INFO]
-    light: list[object] = [issue for issue in report.issues if issue.weight is Weight.INFO]
+    heavy: list[object] = [issue for issue in report.issues if issue.weight is not Severity.INFO]
+    light: list[object] = [issue for issue in report.issues if issue.weight is Severity.INFO]
     more = heavy[_ISSUES_SHOWN:]
     return {
         "shown": heavy[:_ISSUES_SHOWN],

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from touchline.core.finding import Severity
 from touchline.core.levels import SEEDS
 from touchline.core.quantity import Missing
 from touchline.core.status import RunStatus
@@ -26,7 +27,6 @@ from touchline.report.words import (
     p_text,
     scale_of,
 )
-from touchline.results.report_inputs import Weight
 from touchline.results.run_result import RunResult
 from touchline.results.verification_types import MissingCheckpoint, VerifiedCheckpoint
 from touchline.statistics.conclusions import Analysis, Comparison, RunScore, Shown
@@ -60,7 +60,7 @@ def cards(report: Report) -> tuple[Card, ...]:
         planned = report.device_hours_planned
         said = "" if isinstance(planned, Missing) else f" (planned {planned.value:.3g})"
         made.append(Card(value=f"{'≥ ' if is_at_least(hours) else ''}{hours.value:.3g}", label=f"device-hours{said}"))
-    for weight, noun, kind in ((Weight.ERROR, "error", "bad"), (Weight.WARNING, "warning", "warn")):
+    for weight, noun, kind in ((Severity.ERROR, "error", "bad"), (Severity.WARNING, "warning", "warn")):
         number = sum(issue.weight is weight for issue in report.issues)
         if number:
             made.append(Card(value=f"{number:,}", label=noun if number == 1 else f"{noun}s", kind=kind))

@@ -14,7 +14,7 @@ from touchline.report.trackers.exported import Export, Exported
 from touchline.report.trackers.protocol import Tracker, open_tracker
 from touchline.report.trackers.series import run_series
 from touchline.results.collect import collect_results
-from touchline.run.planning import Planned
+from touchline.run.planning import LoadedPlan
 from touchline.run.selection import selected
 from touchline.spec.plan import PlannedRun
 
@@ -23,7 +23,7 @@ EXPORTS = "exports"
 
 
 def export_runs(
-    planned: Planned,
+    planned: LoadedPlan,
     tracker: str,
     *,
     directory: Path | None = None,
@@ -54,7 +54,7 @@ def export_runs(
 
 
 @contextmanager
-def _alone(planned: Planned, tracker: str) -> Iterator[None]:
+def _alone(planned: LoadedPlan, tracker: str) -> Iterator[None]:
     """Two exports at once would both find the same points missing.
 
     Raises:
@@ -73,7 +73,7 @@ def _alone(planned: Planned, tracker: str) -> Iterator[None]:
 
 
 def _exported(
-    planned: Planned,
+    planned: LoadedPlan,
     tracker: str,
     opened: Tracker,
     runs: Sequence[PlannedRun],

@@ -16,7 +16,7 @@ _MOST_FILES = 20
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Accounted:
+class SavedSacctJob:
     """What the accounting says of a job."""
 
     state: JobState
@@ -29,9 +29,9 @@ class Accounted:
     """`file:line`."""
 
 
-def accounting_of(root: Path) -> dict[str, Accounted]:
+def accounting_of(root: Path) -> dict[str, SavedSacctJob]:
     """The jobs in the folder's own files of sacct's answers, by their id; of a job that comes twice the last counts."""
-    found: dict[str, Accounted] = {}
+    found: dict[str, SavedSacctJob] = {}
     try:
         paths = sorted(path for path in root.iterdir() if SAVED_SACCT.fullmatch(path.name) and not path.is_symlink())
     except OSError:
@@ -43,7 +43,7 @@ def accounting_of(root: Path) -> dict[str, Accounted]:
     return found
 
 
-def _rows(lines: list[str], file: str) -> Iterator[tuple[str, Accounted]]:
+def _rows(lines: list[str], file: str) -> Iterator[tuple[str, SavedSacctJob]]:
     for number, cells in saved_rows(lines):
         job = read_job_id(cells.get("jobid", ""))
         state = read_state(cells["state"]) if cells.get("state") else JobState.UNKNOWN
@@ -51,4 +51,4 @@ def _rows(lines: list[str], file: str) -> Iterator[tuple[str, Accounted]]:
             continue
         code = read_exit_code(cells["exitcode"]) if "exitcode" in cells else None
         line = clean_line(lines[number - 1].strip())
-        yield job.whole, Accounted(state=state, exit_code=code, line=line, where=f"{file}:{number}")
+        yield job.whole, SavedSacctJob(state=state, exit_code=code, line=line, where=f"{file}:{number}")

@@ -8,10 +8,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from touchline.core.finding import Severity
 from touchline.results.imported.evaluations import FoundEvaluation, Unusable, read_eval_log
 from touchline.results.imported.folders import RunFolder, Walk, newest_first
 from touchline.results.imported.text import below, bounded
-from touchline.results.report_inputs import Issue, Weight
+from touchline.results.report_inputs import Issue
 
 _LOOSE_LIMIT_BYTES = 4 << 20
 
@@ -26,7 +27,7 @@ def read_evaluations(root: Path, paths: Sequence[Path], subject: str) -> tuple[l
         except Unusable as fault:
             issues.append(
                 Issue(
-                    weight=Weight.WARNING,
+                    weight=Severity.WARNING,
                     subject=subject,
                     title="an evaluation gives no score",
                     text=f"{path.name}: {fault}. Its scores are missing from this report.",
@@ -65,7 +66,7 @@ def with_loose(seen: Walk) -> tuple[list[RunFolder], list[Issue]]:
             if owner is None:
                 issues.append(
                     Issue(
-                        weight=Weight.INFO,
+                        weight=Severity.INFO,
                         subject="experiment",
                         title="a log of no known run",
                         text=f"{below(seen.root, path)} lies beside several runs and names none of them, or two.",

@@ -11,12 +11,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from touchline.core.finding import Severity
 from touchline.core.quantity import Quantity
 from touchline.core.units import GIB, format_bytes
 from touchline.results.imported.design import Design, words_of
-from touchline.results.imported.result import FoundRun
+from touchline.results.imported.result import ImportedRun
 from touchline.results.imported.text import below, bounded, clean_line
-from touchline.results.report_inputs import Issue, Weight
+from touchline.results.report_inputs import Issue
 from touchline.results.run_result import RunResult
 from touchline.results.verification_types import VerifiedCheckpoint
 
@@ -42,16 +43,16 @@ _SIZE_SLACK = 1.01
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Held:
+class CheckedRun:
     """One run with what its claims are held against."""
 
-    run: FoundRun
+    run: ImportedRun
     """What was read."""
     result: RunResult
     """Its result."""
 
 
-def claims_of(root: Path, held: Sequence[Held], design: Design) -> list[Issue]:
+def claims_of(root: Path, held: Sequence[CheckedRun], design: Design) -> list[Issue]:
     """Issues about what was written of the runs.
 
     Args:
@@ -82,7 +83,7 @@ def _texts(root: Path) -> Iterator[tuple[Path, list[str]]]:
 # ---- examples --------------------------------------------------------------------------------------------------------
 
 
-def examples_of(held: Held) -> tuple[int, int, str] | None:
+def examples_of(held: CheckedRun) -> tuple[int, int, str] | None:
     """(fewest, most, how) training examples of an epoch, by steps, batch and epochs; None where they do not tell."""
     values = held.run.settings.values
     steps, epochs, batch = held.result.steps_planned, values.get("epochs"), values.get("effective_batch_size")
@@ -95,7 +96,7 @@ def examples_of(held: Held) -> tuple[int, int, str] | None:
     return (each - 1) * batch + 1, (each + 1) * batch - 1, how
 
 
-def _samples(texts: Sequence[tuple[Path, Sequence[str]]], held: Sequence[Held], root: Path) -> Iterator[Issue]:
+def _samples(texts: Sequence[tuple[Path, Sequence[str]]], held: Sequence[CheckedRun], root: Path) -> Iterator[Issue]:
     """A number of training examples that steps and batch contradict."""
     known = [(each, found) for each in held if (found := examples_of(each)) is not None]
     if not known:
@@ -124,7 +125,7 @@ def _samples(texts: Sequence[tuple[Path, Sequence[str]]], held: Sequence[Held], 
         else ""
     )
     yield Issue(
-        weight=Weight.WARNING,
+        weight=Severity.WARNING,
         subject="experiment",
         title=f"{count:,} training examples are claimed, {seen} were trained on",
         text=f"The steps speak of {seen} examples an epoch: {hows}.{split}",
@@ -174,7 +175,7 @@ def sizes_of(checkpoints: Sequence[VerifiedCheckpoint]) -> Sizes:
     return Sizes(count=len(checkpoints), models=models, adapters=adapters, copies=copies)
 
 
-def _copies(held: Sequence[Held]) -> Iterator[Issue]:
+def _copies(held: Sequence[CheckedRun]) -> Iterator[Issue]:
     """Adapters that lie twice in every checkpoint."""
     sizes = {each.result.name: sizes_of(each.run.checkpoints) for each in held}
     double = {name: size for name, size in sizes.items() if size.copies and size.models}
@@ -183,7 +184,7 @@ def _copies(held: Sequence[Held]) -> Iterator[Issue]:
     rows = "; ".join(f"{name}: {_sum(size)}" for name, size in list(double.items())[:12])
     total = format_bytes(sum(size.copies for size in double.values()))
     yield Issue(
-        weight=Weight.INFO,
+        weight=Severity.INFO,
         subject="experiment",
         title="adapters are saved twice",
         text=f"Each checkpoint holds its adapter as .safetensors and once more as .pt, {total} in all. Counted once: "
@@ -203,7 +204,7 @@ def _sum(size: Sizes) -> str:
 # ---- tables of earlier reports ---------------------------------------------------------------------------------------
 
 
-def _tables(path: Path, lines: Sequence[str], held: Sequence[Held], root: Path) -> Iterator[Issue]:
+def _tables(path: Path, lines: Sequence[str], held: Sequence[CheckedRun], root: Path) -> Iterator[Issue]:
     """Rows about our runs whose numbers are not those of the files."""
     names = {_plain(each.result.name): each for each in held}
     header: list[str] = []
@@ -222,7 +223,7 @@ def _tables(path: Path, lines: Sequence[str], held: Sequence[Held], root: Path) 
             wrong = _held_against(title.lower(), cell, each, held)
             if wrong is not None:
                 yield Issue(
-                    weight=Weight.WARNING,
+                    weight=Severity.WARNING,
                     subject=each.result.name,
                     title=f"an earlier report says {_short(cell)}",
                     text=f"{below(root, path)}, column {_short(title)!r}: {wrong}",
@@ -240,7 +241,7 @@ def _short(text: str) -> str:
     return clean_line(text)[:60]
 
 
-def _held_against(title: str, cell: str, each: Held, held: Sequence[Held]) -> str | None:
+def _held_against(title: str, cell: str, each: CheckedRun, held: Sequence[CheckedRun]) -> str | None:
     """What is wrong with a cell; None where it agrees, or says nothing that can be held against a file."""
     match = _NUMBER.match(cell)
     if match is None:
@@ -268,7 +269,7 @@ def _half(digits: int, value: float) -> float:
     return 0.5 * 10.0**-digits + 1e-9 * abs(value)
 
 
-def _size(title: str, value: float, digits: int, unit: str, each: Held, held: Sequence[Held]) -> str | None:
+def _size(title: str, value: float, digits: int, unit: str, each: CheckedRun, held: Sequence[CheckedRun]) -> str | None:
     sizes = sizes_of(each.run.checkpoints)
     if not sizes.count:
         return None
@@ -301,7 +302,9 @@ def _size(title: str, value: float, digits: int, unit: str, each: Held, held: Se
 # ---- sentences of cause and speed ------------------------------------------------------------------------------------
 
 
-def _speeds(path: Path, lines: Sequence[str], held: Sequence[Held], root: Path, design: Design) -> Iterator[Issue]:
+def _speeds(
+    path: Path, lines: Sequence[str], held: Sequence[CheckedRun], root: Path, design: Design
+) -> Iterator[Issue]:
     """Claims that something trains faster: what these runs can say of it."""
     said = [
         (number, clean_line(line.strip())) for number, line in enumerate(lines, 1) if _SPEED.search(line) is not None
@@ -325,7 +328,7 @@ def _speeds(path: Path, lines: Sequence[str], held: Sequence[Held], root: Path, 
     if not reasons:
         return
     yield Issue(
-        weight=Weight.WARNING,
+        weight=Severity.WARNING,
         subject="experiment",
         title="claims of speed are not established",
         text=f"{below(root, path)} says what trains faster. These runs cannot show it: " + "; ".join(reasons) + ".",

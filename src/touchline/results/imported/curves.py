@@ -14,7 +14,7 @@ _MOST_SIGNS = 2_000
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Ended:
+class JobEndSign:
     """A sign in a log of how its job went."""
 
     kind: SignKind
@@ -42,7 +42,7 @@ class Curve(Course):
         super().__init__(file)
         self.train: dict[int, float] = {}
         self.validation: dict[int, float] = {}
-        self.signs: list[Ended] = []
+        self.signs: list[JobEndSign] = []
         self._last_step = 0
         self._one_in = 1
         self._losses_seen = 0
@@ -56,7 +56,7 @@ class Curve(Course):
             self.train.clear()
             self.validation.clear()
         if isinstance(event, Sign):
-            self.signs.append(Ended(kind=event.kind, line=event.line, text=clean_line(event.text)))
+            self.signs.append(JobEndSign(kind=event.kind, line=event.line, text=clean_line(event.text)))
             del self.signs[:-_MOST_SIGNS]
         elif isinstance(event, Observation) and not isinstance(event.value, str):
             self._point(event)

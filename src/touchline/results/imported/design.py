@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from touchline.core.finding import Severity
 from touchline.core.levels import Level
-from touchline.results.imported.settings import Settings
-from touchline.results.report_inputs import Issue, Weight
+from touchline.results.imported.settings import ImportedSettings
+from touchline.results.report_inputs import Issue
 
 MODELS = "models"
 _FACTORS = (
@@ -62,7 +63,7 @@ class Design:
     """What varied with a factor."""
 
 
-def design_of(settings: Mapping[str, Settings]) -> Design:
+def design_of(settings: Mapping[str, ImportedSettings]) -> Design:
     """Factors are settings that differ between runs and do not follow from a factor before them.
 
     Args:
@@ -106,7 +107,7 @@ def together_issues(design: Design) -> list[Issue]:
         usual = each.setting == _AS_USUAL
         issues.append(
             Issue(
-                weight=Weight.INFO if usual else Weight.WARNING,
+                weight=Severity.INFO if usual else Severity.WARNING,
                 subject="experiment",
                 title=f"{setting} changes with the {factor}",
                 text=f"The {setting} is {pairs}. Whatever differs between levels of the {factor} may be due to the "

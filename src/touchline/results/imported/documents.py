@@ -23,7 +23,7 @@ _STATE = "trainer_state.json"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Document:
+class SideFile:
     """One file beside the logs."""
 
     path: Path
@@ -34,12 +34,12 @@ class Document:
     """What it says of the run."""
 
 
-def read_documents(paths: Sequence[Path]) -> tuple[list[Document], list[tuple[Path, str]]]:
+def read_documents(paths: Sequence[Path]) -> tuple[list[SideFile], list[tuple[Path, str]]]:
     """The files that can be read, and those that cannot with the reason; of a trainer's states only the newest."""
     states = [path for path in paths if path.name == _STATE]
     own = [path for path in states if CHECKPOINT.fullmatch(path.parent.name) is None]
     kept = set((own or states)[-1:])
-    found: list[Document] = []
+    found: list[SideFile] = []
     problems: list[tuple[Path, str]] = []
     for path in paths:
         if path.name == _STATE and path not in kept:
@@ -56,7 +56,7 @@ def read_documents(paths: Sequence[Path]) -> tuple[list[Document], list[tuple[Pa
     return found, problems
 
 
-def _read(path: Path) -> Document:
+def _read(path: Path) -> SideFile:
     curve = Curve(path.name)
     is_json = path.suffix.lower() == ".json"
     with open_regular(path) as stream:
@@ -76,7 +76,7 @@ def _read(path: Path) -> Document:
     known = data if isinstance(data, dict) else {}
     for event in _events(path.name, known):
         curve.feed(event)
-    return Document(path=path, data=known, curve=curve)
+    return SideFile(path=path, data=known, curve=curve)
 
 
 def _events(name: str, data: dict[str, object]) -> Iterator[Event]:

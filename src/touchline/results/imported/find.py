@@ -9,31 +9,32 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from touchline.core.errors import EnvironmentFault, InputFault
+from touchline.core.finding import Severity
 from touchline.core.notes import Note
 from touchline.core.quantity import Missing, Quantity
 from touchline.data.scores import EvaluationScores
 from touchline.history.lines import NoText
 from touchline.history.reading import Outcome
 from touchline.results.general import read_general
-from touchline.results.imported.accounting import Accounted, accounting_of
+from touchline.results.imported.accounting import SavedSacctJob, accounting_of
 from touchline.results.imported.beside import evaluations_of, read_evaluations, with_loose
-from touchline.results.imported.claims import Held, claims_of, sizes_of
+from touchline.results.imported.claims import CheckedRun, claims_of, sizes_of
 from touchline.results.imported.design import Design, design_of, together_issues
 from touchline.results.imported.documents import read_documents
 from touchline.results.imported.evaluations import FoundEvaluation
 from touchline.results.imported.folders import RunFolder, walk
 from touchline.results.imported.issues import issues_of, onto_itself
 from touchline.results.imported.logs import JobLog, read_job
-from touchline.results.imported.result import FoundRun, metrics_of, result_of
-from touchline.results.imported.settings import NAMED, Settings, settings_of, size_of
+from touchline.results.imported.result import ImportedRun, metrics_of, result_of
+from touchline.results.imported.settings import NAMED, ImportedSettings, settings_of, size_of
 from touchline.results.imported.sources import date_of, description_of, files_of, sources_of
 from touchline.results.imported.text import below, clean_text
-from touchline.results.report_inputs import Gathered, Issue, Weight
+from touchline.results.report_inputs import Issue, ReportInputs
 from touchline.results.verification import verify_folders
 from touchline.results.verification_types import MissingCheckpoint, Verification
 
 ORIGIN = "found: run folders that touchline did not make"
-_ORDER = (Weight.ERROR, Weight.WARNING, Weight.INFO)
+_ORDER = (Severity.ERROR, Severity.WARNING, Severity.INFO)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,14 +43,14 @@ class _Read:
 
     folder: RunFolder
     jobs: tuple[JobLog, ...]
-    settings: Settings
+    settings: ImportedSettings
     evaluations: tuple[EvaluationScores, ...]
     evaluated: str
     """The models of its evaluations, as their logs name them."""
     issues: tuple[Issue, ...]
 
 
-def find(root: Path, *, deep: bool = False, say: Callable[[int, int, str], None] | None = None) -> Gathered:
+def find(root: Path, *, deep: bool = False, say: Callable[[int, int, str], None] | None = None) -> ReportInputs:
     """Everything that the run folders under `root` tell.
 
     Args:
@@ -83,7 +84,7 @@ def find(root: Path, *, deep: bool = False, say: Callable[[int, int, str], None]
     return _gathered(root, _with_bases(read), issues, deep=deep)
 
 
-def _gathered(root: Path, read: Sequence[_Read], issues: list[Issue], *, deep: bool) -> Gathered:
+def _gathered(root: Path, read: Sequence[_Read], issues: list[Issue], *, deep: bool) -> ReportInputs:
     verification = verify_folders(root, {each.folder.name: each.folder.weights for each in read}, deep=deep)
     trained = {each.folder.name: each.settings for each in read if not each.settings.is_control}
     design = design_of(trained)
@@ -96,13 +97,13 @@ def _gathered(root: Path, read: Sequence[_Read], issues: list[Issue], *, deep: b
         result_of(run, root, task, [Note.stated(each.text) for each in issues if each.subject == run.folder.name])
         for run in runs
     ]
-    held = [Held(run=run, result=result) for run, result in zip(runs, results, strict=True)]
+    held = [CheckedRun(run=run, result=result) for run, result in zip(runs, results, strict=True)]
     issues += [issue for each in read for issue in each.issues]
     issues += [issue for run in runs for issue in issues_of(run, root)]
     issues += onto_itself(runs)
     issues += together_issues(design)
     issues += claims_of(root, held, design)
-    return Gathered(
+    return ReportInputs(
         experiment=clean_text(root.resolve().name) or "experiment",
         origin=ORIGIN,
         date=date_of(root, runs),
@@ -230,8 +231,10 @@ def _is_run(read: _Read) -> bool:
     return bool(read.jobs or read.folder.checkpoints or read.evaluations or read.folder.documents or read.issues)
 
 
-def _run(read: _Read, verification: Verification, design: Design, accounted: Mapping[str, Accounted]) -> FoundRun:
-    return FoundRun(
+def _run(
+    read: _Read, verification: Verification, design: Design, accounted: Mapping[str, SavedSacctJob]
+) -> ImportedRun:
+    return ImportedRun(
         folder=read.folder,
         jobs=read.jobs,
         settings=read.settings,
@@ -268,7 +271,7 @@ def _with_bases(read: Sequence[_Read]) -> list[_Read]:
 
 def _unread(root: Path, folder: RunFolder, path: Path, why: str) -> Issue:
     return Issue(
-        weight=Weight.WARNING,
+        weight=Severity.WARNING,
         subject=folder.name,
         title="a file cannot be read",
         text=f"{path.name}: {clean_text(why)[:300]}. What it would tell is missing from this report.",
@@ -279,7 +282,7 @@ def _unread(root: Path, folder: RunFolder, path: Path, why: str) -> Issue:
 # ---- all runs --------------------------------------------------------------------------------------------------------
 
 
-def _with_missing(verification: Verification, runs: Sequence[FoundRun]) -> Verification:
+def _with_missing(verification: Verification, runs: Sequence[ImportedRun]) -> Verification:
     """Epochs that a run trained and that have no checkpoint."""
     known = {(each.run, each.name) for each in verification.missing}
     known |= {(each.run, each.name) for each in verification.checkpoints}

@@ -13,9 +13,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from touchline.core.finding import Severity
 from touchline.history.grouping import SKIPPED_FOLDERS
 from touchline.results.imported.text import clean_text
-from touchline.results.report_inputs import Issue, Weight
+from touchline.results.report_inputs import Issue
 
 DEEPEST = 8
 """Levels below the folder that was asked for."""
@@ -110,7 +111,7 @@ def walk(root: Path) -> Walk:
     if found.folders > MOST_FOLDERS:
         found.issues.append(
             Issue(
-                weight=Weight.WARNING,
+                weight=Severity.WARNING,
                 subject="experiment",
                 title="too many folders",
                 text=f"More than {MOST_FOLDERS:,} folders lie here; the others were not looked into.",
@@ -287,7 +288,7 @@ def _name(root: Path, folder: Path) -> str:
 def _unreadable(root: Path, folder: Path, fault: OSError) -> Issue:
     where = clean_text(folder.relative_to(root).as_posix())
     return Issue(
-        weight=Weight.ERROR,
+        weight=Severity.ERROR,
         subject="experiment",
         title="folder cannot be read",
         text=f"{where}: {fault.strerror or 'it cannot be read'}. What is in it is missing from this report.",
@@ -299,7 +300,7 @@ def _links(found: Walk) -> Issue:
     names = [clean_text(path.relative_to(found.root).as_posix()) for path in found.links]
     more = f" and {len(names) - 5} more" if len(names) > 5 else ""
     return Issue(
-        weight=Weight.WARNING,
+        weight=Severity.WARNING,
         subject="experiment",
         title="links not followed",
         text=f"{len(names)} symbolic link{'s' if len(names) > 1 else ''} ({', '.join(names[:5])}{more}): what they "

@@ -6,20 +6,21 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from touchline.core.finding import Severity
 from touchline.core.quantity import Missing, Quantity
 from touchline.core.status import JobState, TrainingOutcome
 from touchline.history.reading import Outcome
 from touchline.results.imported.logs import JobLog
-from touchline.results.imported.result import FoundRun, reason_of, relocated
+from touchline.results.imported.result import ImportedRun, reason_of, relocated
 from touchline.results.imported.settings import size_of
 from touchline.results.imported.text import below, clean_line
-from touchline.results.report_inputs import Issue, IssueRole, Weight
+from touchline.results.report_inputs import Issue, IssueRole
 
 _SAME_FILE = re.compile(r"mv: .* are the same file")
 _PLACE_OF_A_NAME = {"lora_rank": "rank", "seed": "seed"}
 
 
-def issues_of(run: FoundRun, root: Path) -> Iterator[Issue]:
+def issues_of(run: ImportedRun, root: Path) -> Iterator[Issue]:
     """The issues of one run."""
     yield from _exit(run, root)
     yield from _jobs(run, root)
@@ -27,7 +28,7 @@ def issues_of(run: FoundRun, root: Path) -> Iterator[Issue]:
     yield from _names(run)
 
 
-def _exit(run: FoundRun, root: Path) -> Iterator[Issue]:
+def _exit(run: ImportedRun, root: Path) -> Iterator[Issue]:
     """A job that failed though its training is complete, or a training that is not."""
     job = run.job
     if job is None:
@@ -39,7 +40,7 @@ def _exit(run: FoundRun, root: Path) -> Iterator[Issue]:
     where = None if isinstance(told, Missing) else relocated(job, root, told.where)
     if run.outcome is TrainingOutcome.COMPLETE and failed:
         yield Issue(
-            weight=Weight.WARNING,
+            weight=Severity.WARNING,
             subject=run.folder.name,
             title="failed exit, complete training",
             text=_failed_exit(run, job, lines),
@@ -49,7 +50,7 @@ def _exit(run: FoundRun, root: Path) -> Iterator[Issue]:
         )
     elif job.is_complete and run.outcome is not TrainingOutcome.COMPLETE:
         yield Issue(
-            weight=Weight.ERROR,
+            weight=Severity.ERROR,
             subject=run.folder.name,
             title="complete log, broken checkpoint",
             role=IssueRole.EXPLAINS_NOT_DONE,
@@ -60,7 +61,7 @@ def _exit(run: FoundRun, root: Path) -> Iterator[Issue]:
     elif run.outcome is not TrainingOutcome.COMPLETE:
         proofs = job.reading.proofs
         yield Issue(
-            weight=Weight.ERROR,
+            weight=Severity.ERROR,
             subject=run.folder.name,
             title="training not complete",
             role=IssueRole.EXPLAINS_NOT_DONE,
@@ -70,20 +71,20 @@ def _exit(run: FoundRun, root: Path) -> Iterator[Issue]:
         )
 
 
-def _failed_exit(run: FoundRun, job: JobLog, lines: tuple[str, ...]) -> str:
+def _failed_exit(run: ImportedRun, job: JobLog, lines: tuple[str, ...]) -> str:
     saved = sum(each.sound for each in run.checkpoints)
     kept = f", {saved} sound checkpoint{'s are' if saved != 1 else ' is'} there" if run.checkpoints else ""
     how = "a command of its script failed afterwards" if lines else "its job ended badly afterwards"
     return f"The training is complete{_progress(job)}{kept}; {how}, {_listed(run, job)}. Its results count."
 
 
-def onto_itself(runs: Sequence[FoundRun]) -> Iterator[Issue]:
+def onto_itself(runs: Sequence[ImportedRun]) -> Iterator[Issue]:
     """The one cause of failed exits that is known by its words, told once for all runs that have it."""
     hit = [run for run in runs if run.job is not None and any(_SAME_FILE.search(sign.text) for sign in run.job.signs)]
     if hit:
         done = sum(run.outcome is TrainingOutcome.COMPLETE for run in hit)
         yield Issue(
-            weight=Weight.INFO,
+            weight=Severity.INFO,
             subject="experiment",
             title="job output moved onto itself",
             text=f"In {len(hit)} job{'s' if len(hit) > 1 else ''} the script moves slurm-JOB.out to the place where it "
@@ -93,7 +94,7 @@ def onto_itself(runs: Sequence[FoundRun]) -> Iterator[Issue]:
         )
 
 
-def _listed(run: FoundRun, job: JobLog) -> str:
+def _listed(run: ImportedRun, job: JobLog) -> str:
     known = run.accounted.get(job.job or "")
     if known is None:
         return "and SLURM will list the job as FAILED (exit code 1:0)"
@@ -108,14 +109,14 @@ def _progress(job: JobLog) -> str:
     return f" ({done.value:,.0f} steps)" if isinstance(done, Quantity) else ""
 
 
-def _jobs(run: FoundRun, root: Path) -> Iterator[Issue]:
+def _jobs(run: ImportedRun, root: Path) -> Iterator[Issue]:
     """Older attempts, and logs of which only a part could be read."""
     if run.job is not None:
         order = run.folder.logs
         newer = [each for each in run.jobs[1:] if each.path in order and order.index(each.path) < _at(order, run.job)]
         if newer:
             yield Issue(
-                weight=Weight.WARNING,
+                weight=Severity.WARNING,
                 subject=run.folder.name,
                 title="the newest log shows no step",
                 text=f"{', '.join(each.path.name for each in newer)}: {reason_of(newer[0])}. The figures are those of "
@@ -125,7 +126,7 @@ def _jobs(run: FoundRun, root: Path) -> Iterator[Issue]:
     for job in run.jobs[:1]:
         for note in job.reading.notes[:10]:
             yield Issue(
-                weight=Weight.INFO,
+                weight=Severity.INFO,
                 subject=run.folder.name,
                 title="read with care",
                 text=f"{clean_line(note)}.",
@@ -133,7 +134,7 @@ def _jobs(run: FoundRun, root: Path) -> Iterator[Issue]:
             )
         if job.reading.outcome.value == Outcome.DIVERGED_NAN.value and job.is_complete:
             yield Issue(
-                weight=Weight.ERROR,
+                weight=Severity.ERROR,
                 subject=run.folder.name,
                 title="the loss became no number",
                 text="The training ran to its end, but its last losses are no numbers: its weights are of no use.",
@@ -143,7 +144,7 @@ def _jobs(run: FoundRun, root: Path) -> Iterator[Issue]:
     if run.job is None and not run.is_control:
         logs = ", ".join(path.name for path in run.folder.logs[:5])
         yield Issue(
-            weight=Weight.WARNING,
+            weight=Severity.WARNING,
             subject=run.folder.name,
             title="no log of a training",
             text=(f"{logs}: no line tells of a training. " if logs else "No job output is in this folder. ")
@@ -156,7 +157,7 @@ def _at(order: Sequence[Path], job: JobLog) -> int:
     return order.index(job.path) if job.path in order else len(order)
 
 
-def _checkpoints(run: FoundRun) -> Iterator[Issue]:
+def _checkpoints(run: ImportedRun) -> Iterator[Issue]:
     """Checkpoints that should be there by the run's own count of epochs."""
     epochs = run.settings.values.get("epochs")
     if run.outcome is not TrainingOutcome.COMPLETE or not isinstance(epochs, int) or not run.checkpoints:
@@ -167,14 +168,14 @@ def _checkpoints(run: FoundRun) -> Iterator[Issue]:
     if missing:
         listed = ", ".join(f"epoch_{epoch}" for epoch in missing[:8])
         yield Issue(
-            weight=Weight.WARNING if epochs - 1 in missing else Weight.INFO,
+            weight=Severity.WARNING if epochs - 1 in missing else Severity.INFO,
             subject=run.folder.name,
             title="checkpoints missing",
             text=f"{epochs} epochs were trained, and {listed} {'are' if len(missing) > 1 else 'is'} not there.",
         )
 
 
-def _names(run: FoundRun) -> Iterator[Issue]:
+def _names(run: ImportedRun) -> Iterator[Issue]:
     """A name that says something else than the run's own files."""
     told = [(_PLACE_OF_A_NAME[key], inside, said) for key, inside, said in run.settings.contradictions]
     size, model = size_of(run.folder.name), run.settings.model
@@ -182,14 +183,14 @@ def _names(run: FoundRun) -> Iterator[Issue]:
         told.append(("model size", own, size))
     for what, inside, said in told:
         yield Issue(
-            weight=Weight.WARNING,
+            weight=Severity.WARNING,
             subject=run.folder.name,
             title=f"name and files disagree on the {what}",
             text=f"The run's name says {what} {said}, its files say {inside}. The files are believed.",
         )
 
 
-def _faults(run: FoundRun) -> str:
+def _faults(run: ImportedRun) -> str:
     last = run.checkpoints[-1]
     return f"{last.name}: " + ("; ".join(fault.message for fault in last.faults[:3]) or "not sound")
 

@@ -16,8 +16,8 @@ from touchline.history.lines import NoText
 from touchline.history.reading import Outcome, RunReading, Word, exit_code
 from touchline.history.scan import Scan
 from touchline.history.view import RunView, Stretch, align, runs_of
-from touchline.results.imported.curves import Curve, Curves, Ended
-from touchline.results.imported.documents import Document
+from touchline.results.imported.curves import Curve, Curves, JobEndSign
+from touchline.results.imported.documents import SideFile
 from touchline.results.imported.folders import job_id
 from touchline.results.imported.text import bounded
 
@@ -52,7 +52,7 @@ class JobLog:
     """Its job, by its name."""
     reading: RunReading
     """What it says of the training."""
-    signs: tuple[Ended, ...]
+    signs: tuple[JobEndSign, ...]
     """Signs of how it went, in order."""
     curves: Curves
     """Its losses."""
@@ -83,7 +83,7 @@ class JobLog:
         return self.reading.outcome.value in _OVER
 
     @property
-    def failed_commands(self) -> tuple[Ended, ...]:
+    def failed_commands(self) -> tuple[JobEndSign, ...]:
         """Commands of the job's script that failed."""
         return tuple(sign for sign in self.signs if sign.kind is SignKind.FAILED_COMMAND)
 
@@ -111,7 +111,7 @@ class JobLog:
         return JobState.COMPLETED if exit_code(told) == 0 else JobState.FAILED
 
 
-def read_job(log: Path | None, beside: Sequence[Document]) -> JobLog | None:
+def read_job(log: Path | None, beside: Sequence[SideFile]) -> JobLog | None:
     """One job's output with the files beside it; where there is no output, the files alone.
 
     Args:

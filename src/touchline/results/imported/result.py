@@ -15,10 +15,10 @@ from touchline.core.units import GIB
 from touchline.data.scores import CheckpointInfo, EvaluationRecord
 from touchline.history.reading import Outcome, Word, exit_cause, exit_code
 from touchline.results.collected import RunMetrics
-from touchline.results.imported.accounting import Accounted
+from touchline.results.imported.accounting import SavedSacctJob
 from touchline.results.imported.folders import RunFolder
 from touchline.results.imported.logs import JobLog
-from touchline.results.imported.settings import Settings
+from touchline.results.imported.settings import ImportedSettings
 from touchline.results.imported.text import below, clean_line
 from touchline.results.run_metrics import printed_versions
 from touchline.results.run_result import AttemptResult, RunResult
@@ -48,14 +48,14 @@ _WORDS = {
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class FoundRun:
+class ImportedRun:
     """Everything that was read of one run."""
 
     folder: RunFolder
     """Its files."""
     jobs: tuple[JobLog, ...]
     """Its trainings' logs, the one that counts first, then the newest first."""
-    settings: Settings
+    settings: ImportedSettings
     """What it was."""
     evaluations: tuple[EvaluationRecord, ...]
     """Its evaluations, by checkpoint."""
@@ -63,7 +63,7 @@ class FoundRun:
     """Its checkpoints, verified, in order."""
     levels: tuple[Level, ...]
     """Its levels of what varies."""
-    accounted: Mapping[str, Accounted] = field(default_factory=dict)
+    accounted: Mapping[str, SavedSacctJob] = field(default_factory=dict)
     """What SLURM's accounting says of jobs, where somebody kept it."""
 
     @property
@@ -122,7 +122,7 @@ def _partial(begun: bool) -> TrainingOutcome:
     return TrainingOutcome.PARTIAL if begun else TrainingOutcome.NOT_STARTED
 
 
-def result_of(run: FoundRun, root: Path, task: str | None, notes: Sequence[Note]) -> RunResult:
+def result_of(run: ImportedRun, root: Path, task: str | None, notes: Sequence[Note]) -> RunResult:
     """The run's result.
 
     Args:
@@ -169,7 +169,7 @@ def result_of(run: FoundRun, root: Path, task: str | None, notes: Sequence[Note]
     )
 
 
-def metrics_of(run: FoundRun, result: RunResult, root: Path) -> RunMetrics:
+def metrics_of(run: ImportedRun, result: RunResult, root: Path) -> RunMetrics:
     """The same run under the keys of run_metrics.yaml."""
     none = _NOTHING if run.is_control else _NO_LOG
 
@@ -214,7 +214,7 @@ def metrics_of(run: FoundRun, result: RunResult, root: Path) -> RunMetrics:
     )
 
 
-def attempts_of(run: FoundRun) -> list[AttemptResult]:
+def attempts_of(run: ImportedRun) -> list[AttemptResult]:
     """Every training that was begun, oldest first; a job that was requeued has several in one log."""
     rows: list[AttemptResult] = []
     for job in sorted(run.jobs, key=lambda each: (each is run.job, -run.jobs.index(each))):
@@ -272,7 +272,7 @@ def relocated(job: JobLog, root: Path, where: str | None) -> str | None:
 # ---- figures ---------------------------------------------------------------------------------------------------------
 
 
-def _told(run: FoundRun, root: Path, name: str) -> Measured:
+def _told(run: ImportedRun, root: Path, name: str) -> Measured:
     if run.job is None:
         return _NOTHING if run.is_control else _NO_LOG
     value: Measured = getattr(run.job.reading, name)
@@ -286,14 +286,14 @@ def _placed(value: Measured, job: JobLog, base: Path | None = None) -> Measured:
     return replace(value, where=relocated(job, base or job.path.parent, value.where))
 
 
-def _loss(run: FoundRun, root: Path, name: str) -> Measured:
+def _loss(run: ImportedRun, root: Path, name: str) -> Measured:
     value = _told(run, root, name)
     if isinstance(value, Missing):
         return value
     return replace(value, unit="1", method=value.method or "the last one that was logged")
 
 
-def _rate(run: FoundRun, root: Path) -> Measured:
+def _rate(run: ImportedRun, root: Path) -> Measured:
     value = _told(run, root, "tokens_per_second")
     if isinstance(value, Missing) or value.aggregation != "last":
         return value
@@ -325,7 +325,7 @@ def _share(record: EvaluationRecord | None) -> Proportion | None:
     return proportion(record, [sample.exact and sample.error is None for sample in record.samples])
 
 
-def _adapter(run: FoundRun) -> Measured:
+def _adapter(run: ImportedRun) -> Measured:
     for each in reversed(run.checkpoints):
         files = [file for file in each.files if file.role == "adapter" and file.name.endswith(".safetensors")]
         files = files or [file for file in each.files if file.role == "adapter"]

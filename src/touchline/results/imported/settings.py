@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from touchline.core.quantity import Measured, Missing
 from touchline.history.reading import RunReading, Said, Word
 from touchline.results.collected import Setting
-from touchline.results.imported.documents import Document
+from touchline.results.imported.documents import SideFile
 from touchline.results.imported.text import clean_text
 
 NAMED = "the run's name"
@@ -51,7 +51,7 @@ _SAME: Mapping[str, str] = {
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Settings:
+class ImportedSettings:
     """What a run was, as far as its files tell."""
 
     model: str | None
@@ -70,7 +70,7 @@ class Settings:
     """Parameters with a gradient."""
 
 
-def settings_of(name: str, readings: Sequence[RunReading], documents: Sequence[Document]) -> Settings:
+def settings_of(name: str, readings: Sequence[RunReading], documents: Sequence[SideFile]) -> ImportedSettings:
     """The settings of one run.
 
     Args:
@@ -93,7 +93,7 @@ def settings_of(name: str, readings: Sequence[RunReading], documents: Sequence[D
     )
     model, where = _model(name, readings, configs)
     trained = bool(readings) or any(key in known for key in ("lora_rank", "epochs"))
-    return Settings(
+    return ImportedSettings(
         model=model,
         model_where=where,
         dataset=next((text for _, data in configs if (text := _dataset(data)) is not None), None),

@@ -8,9 +8,9 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from touchline.results.imported.result import FoundRun
+from touchline.results.imported.result import ImportedRun
 from touchline.results.imported.text import below, bounded, clean_line
-from touchline.results.report_inputs import Source
+from touchline.results.report_inputs import ReportInput
 
 _DATE = re.compile(r"(?<!\d)(20\d\d)[-_]?(0[1-9]|1[0-2])[-_]?(0[1-9]|[12]\d|3[01])(?!\d)")
 _READMES = ("readme.md", "readme", "readme.txt", "readme.rst")
@@ -20,7 +20,7 @@ _NO_PROSE = ("#", "|", "```", "---", "===", "<", "![", "[!")
 _EVALUATION_SCRIPTS = ("eval.py", "inspect_task.py", "inspect.slurm", "eval.slurm")
 
 
-def date_of(root: Path, runs: Sequence[FoundRun]) -> str:
+def date_of(root: Path, runs: Sequence[ImportedRun]) -> str:
     """The day of the first log, by the clock in it; else the day in the folder's name or in those of W&B's runs."""
     begun = [job.started_unix for run in runs for job in run.jobs if job.started_unix is not None]
     if begun:
@@ -30,7 +30,7 @@ def date_of(root: Path, runs: Sequence[FoundRun]) -> str:
     return "" if match is None else "-".join(match.groups())
 
 
-def files_of(root: Path, run: FoundRun) -> Iterator[tuple[str, str]]:
+def files_of(root: Path, run: ImportedRun) -> Iterator[tuple[str, str]]:
     """Where a run's numbers can be looked up; of its logs the one that counts stands last, as the newest does."""
     kinds = {"finetune.yaml": "settings", "setup_finetune.yaml": "settings", "adapter_config.json": "adapter settings"}
     counts = None if run.job is None else run.job.path
@@ -72,16 +72,16 @@ def description_of(root: Path) -> str:
     return ""
 
 
-def sources_of(runs: Sequence[FoundRun]) -> Iterator[Source]:
+def sources_of(runs: Sequence[ImportedRun]) -> Iterator[ReportInput]:
     """Datasets and base models, as far as the runs' files name them."""
     datasets, models = Counter(run.settings.dataset for run in runs), Counter(run.settings.model for run in runs)
     for name, used in datasets.items():
         if name is not None:
-            yield Source(kind="dataset", name=name, facts=(("used by", _counted(used)),))
+            yield ReportInput(kind="dataset", name=name, facts=(("used by", _counted(used)),))
     for name, used in models.items():
         if name is not None:
             told = sorted({run.settings.model_where or "" for run in runs if run.settings.model == name} - {""})
-            yield Source(
+            yield ReportInput(
                 kind="base model",
                 name=name,
                 facts=(("used by", _counted(used)), *((("read from", ", ".join(told[:3])),) if told else ())),

@@ -13,8 +13,8 @@ from typing import Final
 
 from touchline.data.shards import Tensor
 from touchline.results.verification_types import CheckpointFault
-from touchline.results.verifying.bases import Base, finite
-from touchline.results.verifying.fit import Pair, fit_faults, is_layer
+from touchline.results.verifying.bases import BaseTensors, finite
+from touchline.results.verifying.fit import LoraFactors, fit_faults, is_layer
 from touchline.results.verifying.values import listed
 
 ADAPTER_FILE: Final = "adapter_model.safetensors"
@@ -26,7 +26,7 @@ _PLAIN = re.compile(r"[\w.-]+")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Wanted:
+class ExpectedAdapter:
     """The adapter that was planned."""
 
     rank: int
@@ -45,13 +45,13 @@ def is_b(name: str) -> bool:
     return match is not None and match[2] == "B"
 
 
-def pairs_of(tensors: Mapping[str, Tensor]) -> dict[str, Pair]:
+def pairs_of(tensors: Mapping[str, Tensor]) -> dict[str, LoraFactors]:
     """The factors by the layer's name, without PEFT's prefix."""
     found: dict[str, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         if match := _PART.fullmatch(name):
             found.setdefault(match[1].removeprefix(_PREFIX), {})[match[2]] = tensor
-    return {layer: Pair(parts.get("A"), parts.get("B")) for layer, parts in found.items()}
+    return {layer: LoraFactors(parts.get("A"), parts.get("B")) for layer, parts in found.items()}
 
 
 def rank_of(tensors: Mapping[str, Tensor]) -> int | None:
@@ -63,8 +63,8 @@ def rank_of(tensors: Mapping[str, Tensor]) -> int | None:
 def adapter_faults(
     tensors: Mapping[str, Tensor],
     config: Mapping[str, object] | None,
-    base: Base | None,
-    wanted: Wanted | None,
+    base: BaseTensors | None,
+    wanted: ExpectedAdapter | None,
     file: str = ADAPTER_FILE,
 ) -> Iterator[CheckpointFault]:
     """What is wrong with an adapter whose header could be read.
@@ -94,7 +94,7 @@ def adapter_faults(
         yield from fit_faults(flat, pairs, config or {}, base, file)
 
 
-def _halves(pairs: Mapping[str, Pair], file: str) -> Iterator[CheckpointFault]:
+def _halves(pairs: Mapping[str, LoraFactors], file: str) -> Iterator[CheckpointFault]:
     half = [
         f"{layer}.lora_{'A' if pair.a is None else 'B'}"
         for layer, pair in pairs.items()
@@ -114,7 +114,7 @@ def _inner(flat: Mapping[str, tuple[Tensor, Tensor]], file: str) -> Iterator[Che
             return
 
 
-def _types(pairs: Mapping[str, Pair], wanted: Wanted | None, file: str) -> Iterator[CheckpointFault]:
+def _types(pairs: Mapping[str, LoraFactors], wanted: ExpectedAdapter | None, file: str) -> Iterator[CheckpointFault]:
     """One floating type for all factors, the planned one."""
     types = sorted({part.dtype for pair in pairs.values() for part in (pair.a, pair.b) if part is not None})
     if not all("float" in name for name in types):
@@ -129,7 +129,7 @@ def _types(pairs: Mapping[str, Pair], wanted: Wanted | None, file: str) -> Itera
 
 
 def _configured(
-    flat: Mapping[str, tuple[Tensor, Tensor]], config: Mapping[str, object], wanted: Wanted | None
+    flat: Mapping[str, tuple[Tensor, Tensor]], config: Mapping[str, object], wanted: ExpectedAdapter | None
 ) -> Iterator[CheckpointFault]:
     """The configuration says how the factors are put on: another rank or scale makes another model of them."""
     if config.get("peft_type", "LORA") != "LORA":
@@ -154,7 +154,7 @@ def _configured(
     yield from _targeted(flat, config)
 
 
-def _as_wanted(flat: Mapping[str, tuple[Tensor, Tensor]], wanted: Wanted) -> Iterator[CheckpointFault]:
+def _as_wanted(flat: Mapping[str, tuple[Tensor, Tensor]], wanted: ExpectedAdapter) -> Iterator[CheckpointFault]:
     ranks = {a.shape[0] for a, _ in flat.values()}
     if ranks and ranks != {wanted.rank}:
         message = f"its factors have rank {', '.join(map(str, sorted(ranks)))}, planned was {wanted.rank}"

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from touchline.core.files import open_regular
 from touchline.results.verification_types import CheckpointFault
-from touchline.results.verifying.values import listed, look
+from touchline.results.verifying.values import classify_values, listed
 from touchline.results.verifying.weights import unreadable
 
 _MAGIC = b"PK\x03\x04"
@@ -131,7 +131,7 @@ def _contents(
             with archive.open(entry) as stream:
                 while data := stream.read(_CHUNK_BYTES):
                     if dtype is not None and entry.filename in storages:
-                        values = look(data, dtype)
+                        values = classify_values(data, dtype)
                         if values.nan or values.infinite:
                             strange.append(entry.filename)
         except zipfile.BadZipFile:

@@ -24,7 +24,7 @@ NOT_HERE = Missing(missing="the base is not on this disk")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Base:
+class BaseTensors:
     """A base model, as far as it is known here."""
 
     name: str
@@ -45,12 +45,12 @@ class Base:
     """Size of its weights (unit B)."""
 
 
-def planned_base(model: ModelInfo) -> Base:
+def planned_base(model: ModelInfo) -> BaseTensors:
     """The base of a plan: its tensors as they are on disk, where these are still the planned ones."""
     folder = Path(model.path)
     read = read_base(folder, model.name)
     same = read is not None and read.size == Quantity(value=model.weight_bytes, unit="B", where=model.path)
-    return Base(
+    return BaseTensors(
         name=model.name,
         path=model.path,
         tensors=read.tensors if read is not None and same else None,
@@ -62,7 +62,7 @@ def planned_base(model: ModelInfo) -> Base:
     )
 
 
-def read_base(folder: Path, name: str | None = None) -> Base | None:
+def read_base(folder: Path, name: str | None = None) -> BaseTensors | None:
     """A model folder; None where there is none with readable weights."""
     findings: list[Finding] = []
     try:
@@ -75,7 +75,7 @@ def read_base(folder: Path, name: str | None = None) -> Base | None:
     if findings or not shards:
         return None
     shape = read_shape(folder)
-    return Base(
+    return BaseTensors(
         name=name or folder.name,
         path=str(folder),
         tensors={key: tensor for shard in shards for key, tensor in shard.tensors.items()},

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from touchline.results.verifying.adapters import Wanted
-from touchline.results.verifying.bases import Base
+from touchline.results.verifying.adapters import ExpectedAdapter
+from touchline.results.verifying.bases import BaseTensors
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -19,9 +19,9 @@ class Expected:
     """Whether touchline made it: then its marker must be there."""
     digest: str | None = None
     """Digest of the planned run."""
-    base: Base | None = None
+    base: BaseTensors | None = None
     """Its base."""
-    wanted: Wanted | None = None
+    wanted: ExpectedAdapter | None = None
     """Its adapter, as planned."""
     saves: Literal["adapter", "merged"] | None = None
     """What was to be saved."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from touchline.data.shards import Tensor
 from touchline.results.verification_types import CheckpointFault
-from touchline.results.verifying.bases import Base
+from touchline.results.verifying.bases import BaseTensors
 from touchline.results.verifying.values import listed
 
 _LAYER = re.compile(r"\.(?:layers|h|blocks|block)\.(\d{1,6})\.")
@@ -17,7 +17,7 @@ _LAYERS_LIMIT = 1000
 
 
 @dataclass(frozen=True, slots=True)
-class Pair:
+class LoraFactors:
     """The two factors on one layer."""
 
     a: Tensor | None
@@ -33,9 +33,9 @@ def is_layer(layer: str, name: str) -> bool:
 
 def fit_faults(
     flat: Mapping[str, tuple[Tensor, Tensor]],
-    pairs: Mapping[str, Pair],
+    pairs: Mapping[str, LoraFactors],
     config: Mapping[str, object],
-    base: Base,
+    base: BaseTensors,
     file: str,
 ) -> Iterator[CheckpointFault]:
     """What of an adapter does not fit its base.
@@ -72,7 +72,7 @@ def fit_faults(
 
 
 def _coverage(
-    pairs: Mapping[str, Pair], config: Mapping[str, object], base: Base, file: str
+    pairs: Mapping[str, LoraFactors], config: Mapping[str, object], base: BaseTensors, file: str
 ) -> Iterator[CheckpointFault]:
     """Every layer of the base that the configuration means has factors, where it means all of a kind."""
     targets = config.get("target_modules")
@@ -93,7 +93,7 @@ def _coverage(
         yield CheckpointFault(code="missing-tensor", file=file, message=message)
 
 
-def _by_tail(base: Base) -> dict[str, list[Tensor]]:
+def _by_tail(base: BaseTensors) -> dict[str, list[Tensor]]:
     """The base's weights by their name from the block's number on; empty where they are not known."""
     found: dict[str, list[Tensor]] = {}
     for name, tensor in (base.tensors or {}).items():
@@ -119,11 +119,11 @@ def _at(layer: str, number: int) -> str:
     return layer if match is None else f"{layer[: match.start(1) - 1]}{number}{layer[match.end(1) - 1 :]}"
 
 
-def _outside(number: int, base: Base) -> bool:
+def _outside(number: int, base: BaseTensors) -> bool:
     return base.layers is not None and number >= base.layers
 
 
-def _size(layer: str, base: Base, known: Mapping[str, list[Tensor]]) -> tuple[int, int] | None:
+def _size(layer: str, base: BaseTensors, known: Mapping[str, list[Tensor]]) -> tuple[int, int] | None:
     """(outputs, inputs) of a base's layer; None where nobody knows, as of weights that are packed or named twice."""
     if known:
         exact = (base.tensors or {}).get(f"{layer}.weight")

@@ -14,7 +14,7 @@ from touchline.results.verifying.adapters import (
     is_b,
     rank_of,
 )
-from touchline.results.verifying.bases import CONFIG_FILE, Base, read_shape
+from touchline.results.verifying.bases import CONFIG_FILE, BaseTensors, read_shape
 from touchline.results.verifying.expected import Expected
 from touchline.results.verifying.files import list_folder, text_faults, tree_bytes
 from touchline.results.verifying.markers import marker_faults
@@ -97,7 +97,7 @@ def _contents(path: Path, read: Read, expected: Expected) -> Iterator[Checkpoint
             yield from tensor_faults(tensors, expected.base, file)
         elif base is not None and whole:
             # Itself it fits in any case: by its dimensions alone.
-            yield from tensor_faults(tensors, Base(name=base.name, shape=base.shape), file)
+            yield from tensor_faults(tensors, BaseTensors(name=base.name, shape=base.shape), file)
     staged = STAGE_FILE in read.adapters
     for name, weights in read.adapters.items():
         if not weights.usable:
@@ -111,13 +111,13 @@ def _incomplete(read: Read, path: Path) -> bool:
     return any(fault.code in ("missing-file", "stale-index") for fault in shard_faults(read.models, path))
 
 
-def _own_base(path: Path, read: Read) -> Base | None:
+def _own_base(path: Path, read: Read) -> BaseTensors | None:
     """What a checkpoint tells of its base by itself: the whole model in it, or its config.json."""
     shape = read_shape(path) if CONFIG_FILE in read.entries else None
     whole = bool(read.models) and all(file.usable for file in read.models.values()) and not _incomplete(read, path)
     if not whole and shape is None:
         return None
-    return Base(
+    return BaseTensors(
         name="the model beside it" if whole else "its config.json",
         tensors=model_tensors(read.models) if whole else None,
         layers=shape.num_layers if shape is not None else None,
@@ -141,7 +141,7 @@ def _values(read: Read, expected: Expected) -> Iterator[CheckpointFault]:
         yield from value_faults(weights, name, partial(_was_zero, vectors, expected.base, homes))
 
 
-def _was_zero(vectors: Set[str], base: Base | None, homes: Mapping[str, Path], name: str) -> bool:
+def _was_zero(vectors: Set[str], base: BaseTensors | None, homes: Mapping[str, Path], name: str) -> bool:
     """Whether zeros are as they should be: in a bias, or where the base has them too."""
     return name in vectors or is_zero_in(base, name, homes)
 

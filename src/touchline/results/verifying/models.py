@@ -9,7 +9,7 @@ from pathlib import Path
 from touchline.core.files import open_regular
 from touchline.data.shards import Tensor
 from touchline.results.verification_types import CheckpointFault
-from touchline.results.verifying.bases import Base, read_object
+from touchline.results.verifying.bases import BaseTensors, read_object
 from touchline.results.verifying.values import listed, read_values
 from touchline.results.verifying.weights import WeightFile
 
@@ -40,7 +40,7 @@ def model_tensors(files: Mapping[str, WeightFile]) -> dict[str, Tensor]:
     return {name: tensor for file in files.values() for name, tensor in file.tensors.items()}
 
 
-def tensor_faults(tensors: Mapping[str, Tensor], base: Base, file: str | None) -> Iterator[CheckpointFault]:
+def tensor_faults(tensors: Mapping[str, Tensor], base: BaseTensors, file: str | None) -> Iterator[CheckpointFault]:
     """What of a model's tensors is not as in the base that it was trained from.
 
     Args:
@@ -74,7 +74,7 @@ def tensor_faults(tensors: Mapping[str, Tensor], base: Base, file: str | None) -
             break
 
 
-def type_faults(tensors: Mapping[str, Tensor], base: Base, file: str | None) -> Iterator[CheckpointFault]:
+def type_faults(tensors: Mapping[str, Tensor], base: BaseTensors, file: str | None) -> Iterator[CheckpointFault]:
     """What has one type in the base has one type here: a model saved in parts at several types is not of one save.
 
     Args:
@@ -93,7 +93,7 @@ def type_faults(tensors: Mapping[str, Tensor], base: Base, file: str | None) -> 
             yield CheckpointFault(code="wrong-dtype", file=file, message=message)
 
 
-def is_zero_in(base: Base | None, name: str, files: Mapping[str, Path]) -> bool:
+def is_zero_in(base: BaseTensors | None, name: str, files: Mapping[str, Path]) -> bool:
     """Whether a tensor is all zeros in the base already; asked only of the few that are in the checkpoint.
 
     Args:
@@ -170,7 +170,7 @@ def _numbered(files: Mapping[str, WeightFile]) -> Iterator[CheckpointFault]:
         yield CheckpointFault(code="missing-file", file=None, message=message)
 
 
-def _by_count(tensors: Mapping[str, Tensor], base: Base, file: str | None) -> Iterator[CheckpointFault]:
+def _by_count(tensors: Mapping[str, Tensor], base: BaseTensors, file: str | None) -> Iterator[CheckpointFault]:
     """By the dimensions alone: a model without a part of its blocks has too few parameters."""
     shape = base.shape
     if shape is None or shape.extrapolated is not None or any("float" not in t.dtype for t in tensors.values()):
@@ -183,7 +183,7 @@ def _by_count(tensors: Mapping[str, Tensor], base: Base, file: str | None) -> It
         yield CheckpointFault(code="missing-tensor" if found < least else "extra-tensor", file=file, message=message)
 
 
-def files_of(base: Base | None) -> Sequence[Path]:
+def files_of(base: BaseTensors | None) -> Sequence[Path]:
     """The base's safetensors files."""
     if base is None or base.path is None:
         return ()

@@ -22,7 +22,7 @@ Bits = NDArray[np.uint8] | NDArray[np.uint16] | NDArray[np.uint32] | NDArray[np.
 
 
 @dataclass(frozen=True, slots=True)
-class Values:
+class TensorValueSummary:
     """What the elements of one tensor are."""
 
     nan: int
@@ -64,7 +64,7 @@ def value_faults(weights: WeightFile, name: str, may_be_zero: Callable[[str], bo
             yield CheckpointFault(code=code, file=name, message=f"{said[code]} in {listed(names)}")
 
 
-def read_values(stream: BinaryIO, header_bytes: int, tensor: Tensor) -> Values | None:
+def read_values(stream: BinaryIO, header_bytes: int, tensor: Tensor) -> TensorValueSummary | None:
     """Look at every element of a tensor, some millions at a time; None for types without special numbers.
 
     Raises:
@@ -80,12 +80,12 @@ def read_values(stream: BinaryIO, header_bytes: int, tensor: Tensor) -> Values |
         if not data:
             raise OSError("it ends before its header says")
         left -= len(data)
-        part = look(data, tensor.dtype)
+        part = classify_values(data, tensor.dtype)
         nan, infinite, zero = nan + part.nan, infinite + part.infinite, zero and part.zero
-    return Values(nan, infinite, zero)
+    return TensorValueSummary(nan, infinite, zero)
 
 
-def look(data: bytes, dtype: str) -> Values:
+def classify_values(data: bytes, dtype: str) -> TensorValueSummary:
     """What the elements in some bytes are, by the bits of their exponents, so that types unknown to numpy work too."""
     width = ELEMENT_BYTES[dtype]
     bits: Bits = np.frombuffer(data, dtype=f"<u{width}")
@@ -94,9 +94,9 @@ def look(data: bytes, dtype: str) -> Values:
     zero = not bool(magnitude.any())
     if dtype == "float8_e4m3":
         # No infinity; only all bits set is not a number (OCP 8-bit floating point, section 5.2).
-        return Values(int((magnitude == 0x7F).sum()), 0, zero)
+        return TensorValueSummary(int((magnitude == 0x7F).sum()), 0, zero)
     infinity = magnitude.dtype.type(_INFINITY[dtype])
-    return Values(int((magnitude > infinity).sum()), int((magnitude == infinity).sum()), zero)
+    return TensorValueSummary(int((magnitude > infinity).sum()), int((magnitude == infinity).sum()), zero)
 
 
 _INFINITY = {

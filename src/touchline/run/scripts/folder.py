@@ -12,7 +12,7 @@ import jinja2
 from touchline.backends.registry import get_backend
 from touchline.core.markup import escape
 from touchline.plan.run_settings import nested_settings
-from touchline.run.scripts.header import evaluation_header, goes_on_from, training_header
+from touchline.run.scripts.header import evaluation_header, parent_name, training_header
 from touchline.run.scripts.shell import comment, docstring, quote, slurm_value
 from touchline.spec.anchors import from_run_folder
 from touchline.spec.evaluation import EvaluationConfig, EvaluationTask, PlannedModel, decoding_text
@@ -32,7 +32,7 @@ def run_files(plan: Plan, run: PlannedRun, site: Site) -> dict[str, str]:
         SlurmValueFault: a setting cannot stand on an #SBATCH line.
     """
     python = interpreter(plan, site)
-    values = {"plan": plan, "run": run, "site": site, "python": python, "parent": goes_on_from(run)}
+    values = {"plan": plan, "run": run, "site": site, "python": python, "parent": parent_name(run)}
     values |= {"decoding": decoding_text(run.evaluate)}
     files = {
         "eval.yaml": _evaluation(plan, run),

@@ -228,6 +228,6 @@ def _own(site: SlurmSite) -> Iterator[str]:
         yield from (f"#SBATCH {slurm_line(option)}" for option in site.options)
 
 
-def goes_on_from(run: PlannedRun) -> str | None:
+def parent_name(run: PlannedRun) -> str | None:
     """The parent of a stage, which must have been trained before it."""
     return run.link.parent if run.link is not None and run.kind is RunKind.FINE_TUNED else None

@@ -21,7 +21,7 @@ from touchline.core.status import Attempt, TrainingOutcome
 from touchline.data.checkpoints import export_state, read_training_marker
 from touchline.data.metrics import TrainingMarker
 from touchline.run.recent import ACTIVE_TAIL_BYTES, ENDED_TAIL_BYTES, Recent, read_recent
-from touchline.run.run_status import counted, training_outcome
+from touchline.run.run_status import drop_lock_conflicts, training_outcome
 from touchline.run.statusfiles import read_attempts
 from touchline.spec.evaluation import BASE_CHECKPOINT
 from touchline.spec.plan import Plan, PlannedRun
@@ -37,7 +37,7 @@ _CACHE = "evaluation_settings.json"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Glance:
+class RunFolderState:
     """One run's folder."""
 
     folder: Path
@@ -58,7 +58,7 @@ class Glance:
     """The end of its metrics."""
 
 
-def glance(plan: Plan, run: PlannedRun, folder: Path, settings_sha256: Mapping[str, str]) -> Glance:
+def read_run_folder(plan: Plan, run: PlannedRun, folder: Path, settings_sha256: Mapping[str, str]) -> RunFolderState:
     """Look at a run's folder; one that is not there is one where nothing has happened.
 
     Args:
@@ -68,7 +68,7 @@ def glance(plan: Plan, run: PlannedRun, folder: Path, settings_sha256: Mapping[s
         settings_sha256: what every run's evaluation must have been made with, by run; see `evaluation_settings`.
     """
     names = _names(folder)
-    attempts = counted(read_attempts(folder / "status")) if "status" in names else ()
+    attempts = drop_lock_conflicts(read_attempts(folder / "status")) if "status" in names else ()
     marker = read_training_marker(folder) if "training.json" in names else None
     if marker is not None and marker.run_digest != run.digest:
         marker = None
@@ -82,12 +82,14 @@ def glance(plan: Plan, run: PlannedRun, folder: Path, settings_sha256: Mapping[s
     recent = Recent()
     if "metrics.jsonl" in names:
         recent = read_recent(folder / "metrics.jsonl", ENDED_TAIL_BYTES if ended else ACTIVE_TAIL_BYTES)
-    return Glance(
+    return RunFolderState(
         folder=folder,
         prepared=("eval.yaml" if run.kind is RunKind.CONTROL else "finetune.yaml") in names,
         attempts=attempts,
         superseded_attempts=superseded_attempts(folder) if "superseded" in names else 0,
-        evaluation_attempts=counted(read_attempts(folder / "eval" / "status")) if "status" in eval_names else (),
+        evaluation_attempts=drop_lock_conflicts(read_attempts(folder / "eval" / "status"))
+        if "status" in eval_names
+        else (),
         outcome=training_outcome(
             run.kind,
             steps_planned=None if run.batches is None else run.batches.steps,
