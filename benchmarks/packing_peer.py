@@ -32,7 +32,7 @@ Packer = Callable[[Any, int], Timed]
 """Lengths, shape [examples], and max_seq_len -> what is timed."""
 
 
-class Skipped(Exception):
+class SkippedCaseError(Exception):
     """This packer cannot do this case here."""
 
 
@@ -88,7 +88,7 @@ def trl_default() -> tuple[str, Packer]:
 
     def prepare(lengths: Any, max_seq_len: int) -> Timed:
         if len(lengths) > 300_000:
-            raise Skipped("more than 300,000 examples")
+            raise SkippedCaseError("more than 300,000 examples")
         dataset = datasets.Dataset(_table(lengths))
         return lambda: len(pack_dataset(dataset, seq_length=max_seq_len, strategy="bfd"))
 
@@ -102,7 +102,7 @@ def torchtune() -> tuple[str, Packer]:
     def prepare(lengths: Any, max_seq_len: int) -> Timed:
         size = int(lengths.sum()) * 1.3 * 3 * 8
         if size > 2e9:
-            raise Skipped(f"would hold {size / 1e9:.0f} GB of tensors")
+            raise SkippedCaseError(f"would hold {size / 1e9:.0f} GB of tensors")
         samples = [{"tokens": [1] * length, "labels": [1] * length} for length in lengths.tolist()]
         return lambda: len(PackedDataset(samples, max_seq_len=max_seq_len))
 
@@ -150,7 +150,7 @@ def nemo() -> tuple[str, Packer]:
 
     def prepare(lengths: Any, max_seq_len: int) -> Timed:
         if len(lengths) > 20_000:
-            raise Skipped("quadratic")
+            raise SkippedCaseError("quadratic")
         numbers = lengths.tolist()
         return lambda: len(first_fit_decreasing(numbers, max_seq_len))
 
@@ -193,7 +193,7 @@ def main() -> int:
             began = time.process_time()
             packs = timed()
             answer(packs=packs, seconds=time.process_time() - began)
-        except Skipped as reason:
+        except SkippedCaseError as reason:
             answer(skipped=str(reason))
     return 0
 

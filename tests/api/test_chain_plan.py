@@ -11,7 +11,7 @@ from tests.api.chain_folders import CHAIN, make_chain
 
 from tools.tiny_model import write_tiny_model
 from touchline import api
-from touchline.core.errors import DriftFault, InputFault
+from touchline.core.errors import InputError, PlanDriftError
 from touchline.core.quantity import Quantity
 from touchline.data.settings import Settings
 from touchline.spec.plan import Plan, PlannedRun
@@ -101,7 +101,7 @@ def test_a_stage_that_has_started_is_not_turned_into_another_run(tmp_path: Path,
     api.prepare(tmp_path, settings)
     begin(tmp_path, HARD)
     (tmp_path / "experiment.yaml").write_text(CHAIN.replace("data/easy.json}}", "data/easy.json}, train: {epochs: 2}}"))
-    with pytest.raises(DriftFault, match=f"{HARD}: its parent {EASY} changed"):
+    with pytest.raises(PlanDriftError, match=f"{HARD}: its parent {EASY} changed"):
         api.plan(tmp_path, settings)
     plan = api.plan(tmp_path, settings, accept=True).plan
     assert set(plan.revisions[-1].runs) == {EASY, HARD}
@@ -128,7 +128,7 @@ def test_an_edit_that_reshapes_a_parents_adapter_is_refused(tmp_path: Path, sett
     api.prepare(tmp_path, settings)
     setup = tmp_path / EASY / "setup_finetune.yaml"
     setup.write_text(setup.read_text().replace("rank: 4", "rank: 2"))
-    with pytest.raises(InputFault) as caught:
+    with pytest.raises(InputError) as caught:
         api.prepare(tmp_path, settings, run=EASY, accept=True)
     assert {finding.code for finding in caught.value.findings} == {"EX128"}
 
@@ -152,7 +152,7 @@ def test_faults_of_stages_stop_a_plan_all_at_once_whatever_is_allowed(tmp_path: 
     """Each with its line; nothing is planned from the base model instead."""
     broken = CHAIN.replace("parent: easy", "parent: esay") + "allow: [EX121, EX126]\n"
     broken = broken.replace("controls:", "  - {name: third, parent: hard}\ncontrols:")
-    with pytest.raises(InputFault) as caught:
+    with pytest.raises(InputError) as caught:
         planned(tmp_path, settings, broken)
     found = {(each.code, each.where.line if each.where else None) for each in caught.value.findings}
     assert found == {("EX121", 15), ("EX126", 16)}
@@ -162,7 +162,7 @@ def test_faults_of_stages_stop_a_plan_all_at_once_whatever_is_allowed(tmp_path: 
 def test_a_level_that_a_stage_overrides_may_not_reshape_the_adapter(tmp_path: Path, settings: Settings) -> None:
     """Seen only when levels and stages come together."""
     text = CHAIN.replace("train: {learning_rate: 5e-3}", "train: {lora: {rank: 4}}")
-    with pytest.raises(InputFault) as caught:
+    with pytest.raises(InputError) as caught:
         planned(tmp_path, settings, text + "factors: {train.lora.rank: [4, 2]}\n")
     (finding,) = caught.value.findings
     assert (finding.code, finding.where and finding.where.line) == ("EX128", 15)

@@ -22,7 +22,7 @@ from typer.testing import CliRunner
 
 from touchline import api
 from touchline.cli.cleaning import clean as clean_command
-from touchline.core.errors import EnvironmentFault, InputFault, PolicyFault
+from touchline.core.errors import HostError, InputError, PolicyError
 from touchline.core.files import try_lock
 from touchline.core.status import AttemptStart
 from touchline.results import cleaning
@@ -235,7 +235,7 @@ def test_a_path_that_leads_out_is_refused(
 
     monkeypatch.setattr(cleaning, "verify_planned", wrong)
     before = tree(trained.root)
-    with pytest.raises(PolicyFault, match="leads out"):
+    with pytest.raises(PolicyError, match="leads out"):
         clean(trained.root, perform=True)
     assert tree(trained.root) == before
     assert (place / "precious.safetensors").is_file()
@@ -250,7 +250,7 @@ def test_it_is_refused_while_a_run_is_at_work(trained: Trained) -> None:
         time_unix=time.time(),
     )  # fmt: skip
     write_start(trained.root / "1M_rank2" / "status", start)
-    with pytest.raises(PolicyFault, match="1M_rank2") as caught:
+    with pytest.raises(PolicyError, match="1M_rank2") as caught:
         clean(trained.root, perform=True)
     assert "touchline cancel" in str(caught.value.hint)
     assert clean(trained.root).items
@@ -263,7 +263,7 @@ def test_it_is_refused_while_another_command_works(trained: Trained) -> None:
     descriptor = try_lock(ExperimentFolder(trained.root).lock)
     assert descriptor is not None
     before = tree(trained.root)
-    with pytest.raises(PolicyFault, match="another touchline command"):
+    with pytest.raises(PolicyError, match="another touchline command"):
         clean(trained.root, perform=True)
     assert tree(trained.root) == before
     os.close(descriptor)
@@ -272,7 +272,7 @@ def test_it_is_refused_while_another_command_works(trained: Trained) -> None:
 
 def test_a_folder_without_a_plan_is_refused(tmp_path: Path) -> None:
     (tmp_path / "experiment.yaml").write_text("name: x\n")
-    with pytest.raises(InputFault, match=r"no plan\.json"):
+    with pytest.raises(InputError, match=r"no plan\.json"):
         clean(tmp_path, perform=True)
 
 
@@ -283,7 +283,7 @@ def test_what_may_not_be_removed_is_told(trained: Trained, monkeypatch: pytest.M
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(shutil, "rmtree", refuse)
-    with pytest.raises(EnvironmentFault, match="no permission"):
+    with pytest.raises(HostError, match="no permission"):
         clean(trained.root, perform=True)
 
 

@@ -12,7 +12,7 @@ from tests.tiny_model import write_tiny_words
 
 from tools.tiny_model import write_tiny_model
 from touchline import api
-from touchline.core.errors import InputFault
+from touchline.core.errors import InputError
 from touchline.data.settings import Settings
 from touchline.plan.files import plan_from_json
 from touchline.run.scripts.experiment import wanted_checkpoints
@@ -157,7 +157,7 @@ def test_a_long_prompt_with_a_long_answer_is_told_before_anything_runs(tmp_path:
     (tmp_path / "experiment.yaml").write_text(PLAIN.replace("max_seq_len: 128", tight))
     api.plan(tmp_path, settings)
     (tmp_path / "experiment.yaml").write_text(CONTROLLED.replace("max_seq_len: 128", tight))
-    with pytest.raises(InputFault) as caught:
+    with pytest.raises(InputError) as caught:
         api.plan(tmp_path, settings)
     (finding,) = caught.value.findings
     assert (finding.code, finding.subject) == ("DA201", "1M_shuffled: train.max_seq_len")
@@ -172,7 +172,7 @@ def test_general_ability_is_planned_and_its_tasks_looked_for(tmp_path: Path, set
     )
     plain = planned(tmp_path / "plain", settings, PLAIN)
     make(tmp_path / "with", text)
-    with pytest.raises(InputFault, match="1 fault") as caught:
+    with pytest.raises(InputError, match="1 fault") as caught:
         api.plan(tmp_path / "with", settings)
     assert [finding.subject for finding in caught.value.findings if finding.severity.value == "error"] == [
         "evaluate.general.include_path"

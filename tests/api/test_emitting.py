@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from tests.run.made_plans import GPU, made_plan
 
-from touchline.core.errors import InputFault
+from touchline.core.errors import InputError
 from touchline.plan.placement.types import Cluster, Verdict
 from touchline.run.allocation import MEGA, SUBMIT, Placed, allocation_of, emit, place_experiment
 from touchline.run.folders import ExperimentFolder
@@ -63,13 +63,13 @@ def test_one_allocation_in_order_of_priority(planned: LoadedPlan) -> None:
 
 def test_an_allocation_has_a_time_and_whole_nodes(planned: LoadedPlan) -> None:
     placed = _placed(planned, None)
-    with pytest.raises(InputFault, match="needs a time"):
+    with pytest.raises(InputError, match="needs a time"):
         emit(placed, SITE, "mega")
     text = emit(placed, SITE, "mega", time_minutes=240).files[0].read_text()
     assert "#SBATCH --time=4:00:00" in text
-    with pytest.raises(InputFault, match="never be started"):
+    with pytest.raises(InputError, match="never be started"):
         emit(placed, SITE, "mega", time_minutes=60)
-    with pytest.raises(InputFault, match="whole nodes"):
+    with pytest.raises(InputError, match="whole nodes"):
         allocation_of(Cluster(gpus=6, gpus_per_node=4), 60, needs_gpus=True)
     assert allocation_of(Cluster(gpus=8, gpus_per_node=4), 60, needs_gpus=True).nodes == 2
 
@@ -110,7 +110,7 @@ def test_arrays_are_split_where_the_cluster_wants_it(planned: LoadedPlan) -> Non
 
 def test_what_is_not_prepared_is_not_emitted(planned: LoadedPlan) -> None:
     (planned.folder.root / "1M_rank4" / "finetune.slurm").unlink()
-    with pytest.raises(InputFault) as caught:
+    with pytest.raises(InputError) as caught:
         emit(_placed(planned), SITE, "mega")
     assert "touchline prepare" in str(caught.value.hint)
 

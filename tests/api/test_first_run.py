@@ -15,7 +15,7 @@ import pytest
 from tests.api.folders import command, environment, make_experiment, touchline
 
 from touchline import api
-from touchline.core.errors import EnvironmentFault
+from touchline.core.errors import HostError
 from touchline.core.estimate import MicroBatch
 from touchline.core.quantity import Missing, Quantity
 from touchline.data.settings import Settings
@@ -182,7 +182,7 @@ def test_what_a_probe_cannot_do_stops_nothing(
     plan = api.plan(folder, settings, dry_run=True).plan
 
     def cannot(*_: object) -> None:
-        raise EnvironmentFault("torch is not installed")
+        raise HostError("torch is not installed")
 
     monkeypatch.setattr(probing, "quick_probe", cannot)
     told: list[str] = []

@@ -14,7 +14,7 @@ from tests.tiny_model import write_tiny_words
 
 from tools.tiny_model import write_tiny_model
 from touchline import api
-from touchline.core.errors import DriftFault, InputFault
+from touchline.core.errors import InputError, PlanDriftError
 from touchline.core.quantity import Missing
 from touchline.data.evaluations import read_evaluation_config
 from touchline.data.settings import Settings
@@ -94,7 +94,7 @@ def test_a_column_of_clusters_is_looked_for_before_anything_is_trained(tmp_path:
     """With the columns that there are; one that is there changes no training and no score."""
     plain = api.plan(make(tmp_path / "plain", EVALUATE), settings).plan
     folder = make(tmp_path / "x", EVALUATE.replace("12}", "12, cluster: inptu}"))
-    with pytest.raises(InputFault) as caught:
+    with pytest.raises(InputError) as caught:
         api.plan(folder, settings)
     (finding,) = caught.value.findings
     assert finding.code == "DA105"
@@ -120,7 +120,7 @@ def test_a_column_of_clusters_is_looked_for_before_anything_is_trained(tmp_path:
 def test_a_wrong_task_is_told_with_the_plan(tmp_path: Path, settings: Settings, tasks: str, words: str) -> None:
     """As a finding at its place, before anything is trained."""
     folder = make(tmp_path / "x", WITH_TASKS.replace("[tasks/mine.py, exact_match]", tasks))
-    with pytest.raises(InputFault) as caught:
+    with pytest.raises(InputError) as caught:
         api.plan(folder, settings)
     (finding,) = caught.value.findings
     assert finding.code == "EV301"
@@ -135,7 +135,7 @@ def test_a_task_that_changed_after_the_plan_is_refused_before_the_queue(tmp_path
     folder = make(tmp_path / "x")
     planned = api.plan(folder, settings)
     (folder / "tasks" / "mine.py").write_text(TASK + "\n")
-    with pytest.raises(DriftFault, match=r"the task 'tasks/mine\.py' changed"):
+    with pytest.raises(PlanDriftError, match=r"the task 'tasks/mine\.py' changed"):
         refuse_findings(planned, settings)
     refuse_findings(api.plan(folder, settings), settings)
 

@@ -9,7 +9,7 @@ import pytest
 
 from tools.tiny_model import write_tiny_model
 from touchline import api
-from touchline.core.errors import InputFault, PolicyFault
+from touchline.core.errors import InputError, PolicyError
 from touchline.data.models import load_model
 from touchline.data.settings import Settings
 from touchline.spec.read import read_experiment
@@ -86,7 +86,7 @@ def test_nothing_is_replaced_and_nothing_is_left_after_a_fault(settings: Setting
     data = _write(tmp_path / "reviews.jsonl", REVIEWS)
     api.init(tmp_path / "first", settings, data=data)
     before = (tmp_path / "first" / "experiment.yaml").read_bytes()
-    with pytest.raises(PolicyFault):
+    with pytest.raises(PolicyError):
         api.init(tmp_path / "first", settings, data=data)
     assert (tmp_path / "first" / "experiment.yaml").read_bytes() == before
     write_tiny_model(tmp_path / "models" / "Tiny-2M-Instruct", seed=1)
@@ -96,7 +96,7 @@ def test_nothing_is_replaced_and_nothing_is_left_after_a_fault(settings: Setting
         {"data": data, "model": "absent"},
         {"data": data},
     ):
-        with pytest.raises(InputFault) as caught:
+        with pytest.raises(InputError) as caught:
             api.init(tmp_path / "second", settings, **changed)  # type: ignore[arg-type]
         assert not (tmp_path / "second").exists()
     assert caught.value.hint == "--model Tiny-1M-Instruct"
@@ -113,7 +113,7 @@ def test_columns_are_asked_for_only_where_they_are_not_found(settings: Settings,
         ("headers.csv", "Review Text,Its Mark\n" + "".join(f"a{number},b\n" for number in range(9)), True),
     ):
         (tmp_path / name).write_text(content)
-        with pytest.raises(InputFault) as caught:
+        with pytest.raises(InputError) as caught:
             api.init(None, settings, data=tmp_path / name)
         assert (caught.value.hint is not None) is asked, (name, caught.value)
         assert caught.value.findings

@@ -9,7 +9,7 @@ from tests.api.faults import plant
 from tests.api.folders import make_experiment
 
 from touchline import api
-from touchline.core.errors import RunsFailed
+from touchline.core.errors import RunsFailedError
 from touchline.core.status import JobState, RunStatus
 from touchline.data.settings import Settings, load_settings
 from touchline.run.folders import ExperimentFolder
@@ -74,7 +74,7 @@ def test_an_error_is_tried_once_more_and_then_stopped_with_its_line(
     """The other runs end well; a third call does not try again, unless it is told to."""
     plant(tmp_path / "planted", monkeypatch, raise_at="3")
     said: list[str] = []
-    with pytest.raises(RunsFailed):
+    with pytest.raises(RunsFailedError):
         api.run(folder, settings, OVERRIDES, only="1M_rank2", tell=said.append)
     status = folder / "1M_rank2" / "status"
     assert len(read_attempts(status)) == 2
@@ -83,7 +83,7 @@ def test_an_error_is_tried_once_more_and_then_stopped_with_its_line(
     assert "the weights of layer 3 went away" in stopped
     decided = [(e.state, e.job) for e in read_ledger(folder / "ledger.jsonl") if e.event == "decided"]
     assert decided == [("again", "1M_rank2"), ("stop", "1M_rank2")]
-    with pytest.raises(RunsFailed):
+    with pytest.raises(RunsFailedError):
         api.resume(folder, settings, only="1M_rank2", tell=said.append)
     assert len(read_attempts(status)) == 2
     assert "--retry" in said[-1]

@@ -10,7 +10,7 @@ import pytest
 
 from tools.tiny_model import write_tiny_model
 from touchline import api
-from touchline.core.errors import InputFault
+from touchline.core.errors import InputError
 from touchline.data.settings import Settings
 from touchline.lint.local.audit import audit
 from touchline.plan.table import runs_plan_markdown
@@ -68,7 +68,7 @@ def planned(folder: Path, settings: Settings) -> Plan:
 
 
 def errors_of(folder: Path, settings: Settings) -> list[tuple[str, str, str]]:
-    with pytest.raises(InputFault) as caught:
+    with pytest.raises(InputError) as caught:
         planned(folder, settings)
     return [(each.code, each.message, str(each.hint)) for each in caught.value.findings if each.severity == "error"]
 

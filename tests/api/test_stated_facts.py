@@ -12,7 +12,7 @@ import pytest
 from tests.tiny_model import write_tiny_words
 
 from touchline import api
-from touchline.core.errors import InputFault
+from touchline.core.errors import InputError
 from touchline.core.quantity import Missing, Quantity
 from touchline.data.settings import Settings
 from touchline.estimate.learned import missing_facts
@@ -200,7 +200,7 @@ def test_a_statement_is_corrected_by_another_and_lost_by_none(place: Path) -> No
 def test_all_that_is_wrong_comes_at_once(place: Path) -> None:
     (place / "logs" / "touchline-facts.yaml").write_text("gpuu: T4\nprecision: bf17\nlogs: [1]\nmicro_batch_size: -3\n")
     facts = {"gpu": "A100", "dataset": "nowhere.json", "modle": "x", "gpus": "two"}
-    with pytest.raises(InputFault) as raised:
+    with pytest.raises(InputError) as raised:
         api.history_add([place / "logs"], place / "history", facts=facts)
     findings = raised.value.findings
     assert len(findings) == 8
@@ -232,7 +232,7 @@ def test_facts_of_every_type_are_refused_or_read(place: Path) -> None:
     for key in (*FACTS, "logs"):
         for value in values:
             file.write_text(f"{key}: {value}\n")
-            with suppress(InputFault):
+            with suppress(InputError):
                 list(api.history_read([place / "logs"]))
 
 

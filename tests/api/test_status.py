@@ -25,7 +25,7 @@ from typer.testing import CliRunner, Result
 
 from touchline import api
 from touchline.cli.watching import logs, status
-from touchline.core.errors import InputFault
+from touchline.core.errors import InputError
 from touchline.core.status import JobState, RunStatus
 from touchline.data.settings import Settings
 from touchline.results.live import LiveRun
@@ -166,12 +166,12 @@ def test_foreign_text_reaches_the_terminal_without_its_control_sequences(folder:
 
 @pytest.mark.parametrize("arguments", [("--watch", "--json")])
 def test_what_contradicts_itself_is_one_message(folder: Path, arguments: tuple[str, ...]) -> None:
-    with pytest.raises(InputFault, match="--watch"):
+    with pytest.raises(InputError, match="--watch"):
         call("status", str(folder), *arguments)
 
 
 def test_without_a_plan_the_message_names_the_command(tmp_path: Path) -> None:
-    with pytest.raises(InputFault, match="no plan"):
+    with pytest.raises(InputError, match="no plan"):
         call("status", str(make_experiment(tmp_path / "unplanned")))
 
 
@@ -411,7 +411,7 @@ def test_the_evaluations_output_here_and_on_a_cluster(folder: Path, settings: Se
 
 @pytest.mark.parametrize("wrong", [["--run", "1M_rnk2"], [], ["--run", "1M_rank2"]])
 def test_no_such_run_no_run_and_no_output_are_one_message_each(folder: Path, wrong: list[str]) -> None:
-    with pytest.raises(InputFault) as fault:
+    with pytest.raises(InputError) as fault:
         call("logs", str(folder), *wrong)
     assert fault.value.hint
 

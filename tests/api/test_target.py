@@ -12,7 +12,7 @@ import pytest
 from tests.api.folders import environment, make_experiment, touchline
 
 from touchline import api
-from touchline.core.errors import InputFault
+from touchline.core.errors import InputError
 from touchline.core.machine import TargetMachine
 from touchline.core.quantity import Missing
 from touchline.data.machine import machine_here
@@ -45,7 +45,7 @@ class Cluster:
 
 def refused(said: str | Answer, compute: ComputeConfig = ON_SLURM, site: SlurmSite | None = None) -> str:
     """Everything that the one error of a target says."""
-    with pytest.raises(InputFault) as caught:
+    with pytest.raises(InputError) as caught:
         target_of(compute, site or SlurmSite(), Cluster(said))
     (found,) = caught.value.findings
     assert found.code == "US133"
@@ -127,10 +127,10 @@ def test_a_cpu_is_planned_for_only_on_purpose() -> None:
 
 def test_an_unknown_gpu_gets_the_list_and_what_it_may_mean() -> None:
     for name, meant in (("H1OO", "H100"), ("A100", "A100-80GB"), ("a100-90gb", "A100-80GB"), ("L4OS", "L40S")):
-        with pytest.raises(InputFault) as caught:
+        with pytest.raises(InputError) as caught:
             target_of(ComputeConfig(gpu=name), SlurmSite())
         assert meant in str(caught.value.hint), name
-    with pytest.raises(InputFault) as caught:
+    with pytest.raises(InputError) as caught:
         target_of(ComputeConfig(gpu="abacus"), SlurmSite())
     assert all(known in caught.value.message for known in gpu_names())
     # A type is never taken for a GPU that merely begins alike.

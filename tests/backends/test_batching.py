@@ -22,7 +22,7 @@ from touchline.backends.peft.layout import PADDED, Layout, arrange, choose_layou
 from touchline.backends.registry import batching_names, batching_of
 from touchline.backends.trl.batching import TrlBatching
 from touchline.core.catalog import RenderedExample
-from touchline.core.errors import InputFault
+from touchline.core.errors import InputError
 from touchline.data.packing.batches import plan_batches
 from touchline.data.packing.forecast import BatchForecast, BatchSettings
 
@@ -357,7 +357,7 @@ def test_nonsense_is_refused(name: str, lengths: list[int], labels: list[int] | 
 def test_batchings_are_found_by_name() -> None:
     """An unknown one is told with the known ones."""
     assert batching_names() == NAMES
-    with pytest.raises(InputFault) as fault:
+    with pytest.raises(InputError) as fault:
         batching_of("torchtun")
     assert "torchtune" in str(fault.value.hint)
     assert "axolotl, llamafactory, peft, torchtune, trl" in str(fault.value.expected)

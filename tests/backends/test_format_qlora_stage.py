@@ -12,7 +12,7 @@ from tests.faults.case import base, changed
 
 from touchline.backends.qlora_stage.format import QloraStageFormat
 from touchline.core.finding import Finding
-from touchline.spec.foreign import ForeignDocument, UnreadableFile, parse_foreign
+from touchline.spec.foreign import ForeignDocument, ForeignFileError, parse_foreign
 from touchline.spec.partial import StatedTraining
 
 pytestmark = pytest.mark.planning
@@ -124,7 +124,7 @@ def test_the_fix_makes_a_number_of_the_text() -> None:
 
 def test_an_empty_stage_is_a_finding() -> None:
     """One stage of the published experiments is an empty file."""
-    with pytest.raises(UnreadableFile) as caught:
+    with pytest.raises(ForeignFileError) as caught:
         read("# nothing\n")
     assert caught.value.finding.code == "BK010"
 

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tools.tiny_model import write_tiny_model
-from touchline.core.errors import DriftFault, InputFault, PolicyFault
+from touchline.core.errors import InputError, PlanDriftError, PolicyError
 from touchline.core.finding import Severity
 from touchline.data import lengths as lengths_module
 from touchline.data.create import create_capitalization
@@ -21,7 +21,7 @@ from touchline.data.datasets import cluster_faults, load_clusters, load_dataset,
 from touchline.data.lengths import token_lengths
 from touchline.data.models import find_models, load_model
 from touchline.data.settings import load_settings
-from touchline.data.shards import BrokenShard, read_shard
+from touchline.data.shards import ShardHeaderError, read_shard
 from touchline.spec.experiment import DataConfig
 
 pytestmark = pytest.mark.planning
@@ -40,7 +40,7 @@ def codes(path: Path, **columns: object) -> list[str]:
     data = DataConfig(path=str(path), **columns)  # type: ignore[arg-type]
     try:
         return [finding.code for finding in load_dataset(data, path.parent).findings]
-    except InputFault as fault:
+    except InputError as fault:
         return [finding.code for finding in fault.findings]
 
 
@@ -75,7 +75,7 @@ def test_a_header_that_asks_for_gigabytes_is_not_read(tmp_path: Path) -> None:
     """A length in a file is not believed."""
     path = tmp_path / "x.safetensors"
     path.write_bytes(struct.pack("<Q", 1 << 60) + b"{}")
-    with pytest.raises(BrokenShard):
+    with pytest.raises(ShardHeaderError):
         read_shard(path)
 
 
@@ -87,7 +87,7 @@ def test_no_header_makes_it_fail_in_another_way(tmp_path_factory: pytest.TempPat
     size, broken = len(data) + 8, "told"
     try:
         size = read_shard(path).size_bytes
-    except BrokenShard as fault:
+    except ShardHeaderError as fault:
         broken = str(fault)
     assert size == len(data) + 8
     assert broken
@@ -111,10 +111,10 @@ def test_pickled_weights_and_code_of_its_own_are_findings(model: Path) -> None:
 
 def test_a_missing_model_names_the_near_ones_and_how_to_get_it(model: Path) -> None:
     """A typo is recognised; a known model has its own command."""
-    with pytest.raises(InputFault, match="Tiny-1M-Instruct") as caught:
+    with pytest.raises(InputError, match="Tiny-1M-Instruct") as caught:
         load_model("Tiny-1M-Instrct", model.parent)
     assert "Tiny-1M-Instruct" in str(caught.value.hint)
-    with pytest.raises(InputFault) as caught:
+    with pytest.raises(InputError) as caught:
         load_model("SmolLM2-135M-Instruct", model.parent)
     assert "touchline models get SmolLM2-135M-Instruct" in str(caught.value.hint)
 
@@ -216,7 +216,7 @@ def test_clusters_come_from_a_column_of_the_test_rows(tmp_path: Path) -> None:
     assert cluster_faults(data, tmp_path, "doc") == ()
     sha256 = next(split.sha256 for split in load_dataset(data, tmp_path).splits if split.name == "test")
     assert load_clusters(data, tmp_path, "doc", sha256)["test-1"] == "7"
-    with pytest.raises(DriftFault, match="not the one that was planned"):
+    with pytest.raises(PlanDriftError, match="not the one that was planned"):
         load_clusters(data, tmp_path, "doc", "0" * 64)
 
 
@@ -231,7 +231,7 @@ def test_a_column_of_clusters_that_is_not_there_names_those_that_are(tmp_path: P
     (fault,) = cluster_faults(data, tmp_path, "template")
     assert str(fault.hint).endswith("name them in evaluate: {cluster: ...}")
     assert "is no text" in cluster_faults(data, tmp_path, "docs")[0].message
-    with pytest.raises(InputFault) as caught:
+    with pytest.raises(InputError) as caught:
         load_examples(data, "test", tmp_path, "doc")
     assert [finding.code for finding in caught.value.findings] == ["DA105"]
     assert load_examples(data, "test", tmp_path)[0].cluster is None
@@ -259,7 +259,7 @@ def test_a_prompt_reaches_into_nothing(tmp_path: Path) -> None:
 
 def test_a_missing_file_that_touchline_can_make_says_how(tmp_path: Path) -> None:
     """The whole command, with the numbers from the name."""
-    with pytest.raises(InputFault) as caught:
+    with pytest.raises(InputError) as caught:
         load_dataset(DataConfig(path="data/words_7L_80P_1000.json"), tmp_path)
     hint = str(caught.value.findings[0].hint)
     assert "touchline data create capitalization --word-length 7 --num-words 1000 --train-fraction 0.8" in hint
@@ -286,9 +286,9 @@ def test_the_same_arguments_make_the_same_words(tmp_path: Path) -> None:
     assert len(set(words)) == 2000
     assert all(len(word) == 8 and word.islower() for word in words)
     assert {"name", "version", "licence", "sha256"} <= set(content["about"]["word_list"])
-    with pytest.raises(PolicyFault):
+    with pytest.raises(PolicyError):
         create_capitalization(tmp_path / "a", seed=15, **options)  # type: ignore[arg-type]
-    with pytest.raises(InputFault):
+    with pytest.raises(InputError):
         create_capitalization(tmp_path / "a", word_length=15, num_words=10**6, train_fraction=0.8, seed=1)
 
 
@@ -328,6 +328,6 @@ def test_settings_come_from_the_environment_before_the_file(tmp_path: Path, monk
     settings = load_settings()
     assert (settings.models_dir, settings.cache_dir) == (Path("/models"), tmp_path / "cache")
     config.write_text("model_dir: /models\n")
-    with pytest.raises(InputFault) as caught:
+    with pytest.raises(InputError) as caught:
         load_settings()
     assert "model_dir" in caught.value.findings[0].message

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from touchline.core.catalog import DatasetInfo, Message
-from touchline.core.errors import EnvironmentFault, InputFault, install_hint
+from touchline.core.errors import HostError, InputError, install_hint
 from touchline.core.finding import Finding, Severity
 from touchline.data import readers
 from touchline.data.datasets import load_dataset, load_examples
@@ -75,13 +75,13 @@ def all_errors(path: Path, **settings: object) -> list[Finding]:
     """The errors of a file, whether it can be read or not; any other exception is a failure."""
     try:
         return errors(load(path, **settings))
-    except InputFault as fault:
+    except InputError as fault:
         return list(fault.findings)
 
 
 def unreadable(path: Path, **settings: object) -> Finding:
     """The one finding of a file that cannot be read."""
-    with pytest.raises(InputFault) as caught:
+    with pytest.raises(InputError) as caught:
         load(path, **settings)
     (finding,) = caught.value.findings
     return finding
@@ -216,14 +216,14 @@ def test_a_missing_generated_file_comes_with_its_command(tmp_path: Path) -> None
 @pytest.mark.parametrize("name", ["~nobody-of-that-name/x.json", "x" * 5000, "a\0b.json", "a\nb.json"])
 def test_a_senseless_path_is_a_missing_file(tmp_path: Path, name: str) -> None:
     """Not a traceback of the file system's."""
-    with pytest.raises(InputFault) as caught:
+    with pytest.raises(InputError) as caught:
         load_dataset(DataConfig(path=name), tmp_path)
     assert [finding.code for finding in caught.value.findings] == ["DA101"]
 
 
 def test_a_folder_is_no_dataset(tmp_path: Path) -> None:
     """It is there, so it is not called missing."""
-    with pytest.raises(InputFault, match="is a folder"):
+    with pytest.raises(InputError, match="is a folder"):
         load(tmp_path)
 
 
@@ -275,7 +275,7 @@ def test_a_file_that_may_not_be_read_is_a_matter_of_the_machine(tmp_path: Path) 
     """Exit code 4, and the command that shows why."""
     path = write_json(tmp_path / "d.json", splits())
     path.chmod(0)
-    with pytest.raises(EnvironmentFault):
+    with pytest.raises(HostError):
         load(path)
 
 
@@ -575,7 +575,7 @@ def test_examples_of_a_dataset_with_faults_are_refused(tmp_path: Path) -> None:
     data = splits()
     data["test"][0]["output"] = ""
     path = write_json(tmp_path / "d.json", data)
-    with pytest.raises(InputFault) as caught:
+    with pytest.raises(InputError) as caught:
         load_examples(DataConfig(path=str(path)), "train", Path())
     assert [finding.code for finding in caught.value.findings] == ["DA105"]
 
@@ -612,7 +612,7 @@ def test_parquet_without_its_package_says_what_to_install(tmp_path: Path, monkey
     path = tmp_path / "d.parquet"
     path.write_bytes(b"PAR1")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(EnvironmentFault) as caught:
+    with pytest.raises(HostError) as caught:
         load(path)
     assert caught.value.hint == install_hint("parquet")
 
@@ -694,7 +694,7 @@ def test_a_value_that_cannot_be_used_is_named_with_what_makes_it_usable(tmp_path
         assert not any("universal-newline" in finding.message for finding in found)
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "train.csv").touch()
-    with pytest.raises(InputFault, match="is a folder") as caught:
+    with pytest.raises(InputError, match="is a folder") as caught:
         load(tmp_path / "folder")
     assert "train.csv" in (caught.value.hint or "")
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from touchline.core.errors import InputFault
+from touchline.core.errors import InputError
 from touchline.data.length_files import read_lengths
 
 pytestmark = pytest.mark.planning
@@ -39,14 +39,14 @@ def test_arrays_come_back(tmp_path: Path, lengths: list[int], dtype: type) -> No
 def test_what_is_no_length_is_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "lengths.txt"
     path.write_bytes(content)
-    with pytest.raises(InputFault):
+    with pytest.raises(InputError):
         read_lengths(path)
 
 
 def test_the_wrong_lines_are_named(tmp_path: Path) -> None:
     path = tmp_path / "lengths.txt"
     path.write_text("3\nx\n5\n-1\n")
-    with pytest.raises(InputFault) as caught:
+    with pytest.raises(InputError) as caught:
         read_lengths(path)
     assert [finding.subject for finding in caught.value.findings] == ["line 2", "line 4"]
 
@@ -57,22 +57,22 @@ def test_the_wrong_lines_are_named(tmp_path: Path) -> None:
 )
 def test_other_arrays_are_refused(tmp_path: Path, array: np.ndarray) -> None:  # type: ignore[type-arg]
     np.save(tmp_path / "a.npy", array)
-    with pytest.raises(InputFault):
+    with pytest.raises(InputError):
         read_lengths(tmp_path / "a.npy")
 
 
 def test_pickles_and_cut_arrays_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.npy"
     np.save(path, np.array([object()], dtype=object), allow_pickle=True)
-    with pytest.raises(InputFault):
+    with pytest.raises(InputError):
         read_lengths(path)
     np.save(path, np.arange(1, 100))
     path.write_bytes(path.read_bytes()[:-10])
-    with pytest.raises(InputFault):
+    with pytest.raises(InputError):
         read_lengths(path)
 
 
 def test_a_missing_file_and_a_folder_are_named(tmp_path: Path) -> None:
     for path in (tmp_path / "none.npy", tmp_path):
-        with pytest.raises(InputFault, match=path.name):
+        with pytest.raises(InputError, match=path.name):
             read_lengths(path)

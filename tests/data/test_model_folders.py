@@ -17,11 +17,11 @@ from safetensors.numpy import save_file
 
 from tools.tiny_model import CONTEXT_LENGTH, HIDDEN, LAYERS
 from touchline.core.catalog import Message, ModelInfo
-from touchline.core.errors import InputFault
+from touchline.core.errors import InputError
 from touchline.core.finding import Severity
 from touchline.data.models import find_models, load_model, load_renderer, read_model
-from touchline.data.rendering.sandbox import TemplateFault
-from touchline.data.shards import BrokenShard, read_shard
+from touchline.data.rendering.sandbox import ChatTemplateError
+from touchline.data.shards import ShardHeaderError, read_shard
 
 pytestmark = pytest.mark.planning
 
@@ -180,7 +180,7 @@ def test_any_bytes_are_a_shard_or_a_broken_shard(tmp_path: Path, body: bytes, le
     size = path.stat().st_size
     try:
         size = read_shard(path).size_bytes
-    except BrokenShard as fault:
+    except ShardHeaderError as fault:
         broken = str(fault)
     assert size == path.stat().st_size
     assert broken == "" or "x.safetensors" in broken
@@ -207,7 +207,7 @@ def test_any_header_is_a_shard_or_a_broken_shard(tmp_path: Path, header: object)
     path.write_bytes(struct.pack("<Q", len(text)) + text)
     try:
         shard = read_shard(path)
-    except BrokenShard:
+    except ShardHeaderError:
         return
     assert isinstance(header, dict)
     assert all(isinstance(tensor.elements, int) and tensor.elements >= 0 for tensor in shard.tensors.values())
@@ -221,7 +221,7 @@ def test_senseless_sizes_in_a_header_are_a_broken_shard(tmp_path: Path, entry: d
     text = json.dumps({"a": {"dtype": "F32", "shape": [3], "data_offsets": [0, 12]} | entry}).encode()
     path = tmp_path / "x.safetensors"
     path.write_bytes(struct.pack("<Q", len(text)) + text + bytes(12))
-    with pytest.raises(BrokenShard):
+    with pytest.raises(ShardHeaderError):
         read_shard(path)
 
 
@@ -230,7 +230,7 @@ def test_deep_nesting_in_a_header_is_a_broken_shard(tmp_path: Path) -> None:
     text = b'{"a": ' + b"[" * 200_000
     path = tmp_path / "x.safetensors"
     path.write_bytes(struct.pack("<Q", len(text)) + text)
-    with pytest.raises(BrokenShard):
+    with pytest.raises(ShardHeaderError):
         read_shard(path)
 
 
@@ -292,7 +292,7 @@ def test_a_broken_tokenizer_is_one_finding_and_makes_no_renderer(folder: Path, c
     (folder / "tokenizer.json").write_bytes(content)
     model = read_model(folder)
     assert errors(model) == ["TK101"]
-    with pytest.raises(InputFault) as caught:
+    with pytest.raises(InputError) as caught:
         load_renderer(model, "2026-01-01")
     assert [finding.code for finding in caught.value.findings] == ["TK101"]
 
@@ -310,7 +310,7 @@ def test_a_tokenizer_without_an_end_is_told(folder: Path, eos: object) -> None:
     edit(folder / "generation_config.json", eos_token_id=None)
     model = read_model(folder)
     assert errors(model) == ["TK102"]
-    with pytest.raises(InputFault):
+    with pytest.raises(InputError):
         load_renderer(model, "2026-01-01")
 
 
@@ -373,7 +373,7 @@ def test_a_template_that_does_not_compile_is_told(folder: Path) -> None:
     (folder / "chat_template.jinja").write_text("{% for %}")
     model = read_model(folder)
     assert errors(model) == ["TK105"]
-    with pytest.raises((InputFault, TemplateFault)):
+    with pytest.raises((InputError, ChatTemplateError)):
         load_renderer(model, "2026-01-01")
 
 
@@ -463,7 +463,7 @@ def test_a_model_is_loaded_by_name_and_by_path(folder: Path, monkeypatch: pytest
 @pytest.mark.parametrize("name", ["tiny-135m-instruct", "Tiny-135M-Instuct", "Org/Tiny-135M-Instrct"])
 def test_an_unknown_model_names_the_near_ones(folder: Path, name: str) -> None:
     """Case and organisation do not hide them."""
-    with pytest.raises(InputFault) as caught:
+    with pytest.raises(InputError) as caught:
         load_model(name, folder.parent)
     assert "Tiny-135M-Instruct" in caught.value.message
     assert "did you mean 'Tiny-135M-Instruct'?" in str(caught.value.hint)
@@ -479,7 +479,7 @@ def test_an_unknown_model_says_how_to_get_it(tmp_path: Path) -> None:
         ("HuggingFaceTB/SmolLM2-135M-Instruct", "touchline models get SmolLM2-135M-Instruct"),
         ("meta-llama/Llama-3.2-1B", "hf download meta-llama/Llama-3.2-1B --local-dir "),
     ):
-        with pytest.raises(InputFault) as caught:
+        with pytest.raises(InputError) as caught:
             load_model(name, hostile)
         assert str(caught.value.hint).startswith(hint)
         assert "nothing" in caught.value.message
@@ -490,7 +490,7 @@ def test_a_hub_id_is_called_one_and_says_where_was_looked(
 ) -> None:
     """Neither `has no config.json` of a folder that has one, nor a download of what is here already."""
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
-    with pytest.raises(InputFault) as caught:
+    with pytest.raises(InputError) as caught:
         load_model(f"SomeOrg/{folder.name}", folder.parent)
     assert "a Hugging Face Hub id" in caught.value.message
     assert str(folder.parent / "SomeOrg" / folder.name) in caught.value.message
@@ -498,7 +498,7 @@ def test_a_hub_id_is_called_one_and_says_where_was_looked(
     assert caught.value.hint == f"models: [{folder.name}]"
     snapshot = tmp_path / "hub" / "models--SomeOrg--Other-1B" / "snapshots" / "abc"
     shutil.copytree(folder, snapshot)
-    with pytest.raises(InputFault) as caught:
+    with pytest.raises(InputError) as caught:
         load_model("SomeOrg/Other-1B", tmp_path / "nothing")
     assert caught.value.hint == f"models: [{snapshot}]"
     for name, is_gated in {
@@ -511,7 +511,7 @@ def test_a_hub_id_is_called_one_and_says_where_was_looked(
         "TinyLlama-1.1B-Chat-v1.0": False,
         "allenai/OLMo-2-0425-1B": False,
     }.items():
-        with pytest.raises(InputFault) as caught:
+        with pytest.raises(InputError) as caught:
             load_model(name, tmp_path / "nothing")
         hint = str(caught.value.hint)
         assert ("gated: first accept its licence" in hint) == is_gated, name
@@ -523,12 +523,12 @@ def test_a_hub_id_is_called_one_and_says_where_was_looked(
 def test_a_senseless_name_is_an_input_fault(tmp_path: Path, name: str) -> None:
     """Not a traceback of the file system's."""
     (tmp_path / "models").mkdir()
-    with pytest.raises(InputFault):
+    with pytest.raises(InputError):
         load_model(name, tmp_path / "models")
 
 
 def test_a_folder_without_config_is_said_to_be_cut_off(folder: Path) -> None:
     """Instead of being called unknown beside its own name."""
     (folder / "config.json").unlink()
-    with pytest.raises(InputFault, match=r"has no config\.json"):
+    with pytest.raises(InputError, match=r"has no config\.json"):
         load_model(folder.name, folder.parent)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from touchline.core.catalog import Example, Message
 from touchline.data.rendering.chat import ChatRenderer, SpecialTokens
-from touchline.data.rendering.sandbox import ChatTemplate, TemplateFault
+from touchline.data.rendering.sandbox import ChatTemplate, ChatTemplateError
 
 pytestmark = pytest.mark.planning
 
@@ -56,7 +56,7 @@ def test_a_template_whose_prompt_changes_with_the_answer_is_refused(tiny_model: 
     """Training and evaluation would see different prompts."""
     template = "{{ messages | length }}{% for m in messages %}{{ m.content }}{% endfor %}"
     renderer = ChatRenderer(template, (tiny_model / "tokenizer.json").read_text(), TOKENS, DATE)
-    with pytest.raises(TemplateFault, match="another prompt"):
+    with pytest.raises(ChatTemplateError, match="another prompt"):
         renderer.example(example("hi", "Ho"))
 
 
@@ -93,5 +93,5 @@ def test_the_date_is_the_frozen_one() -> None:
 )
 def test_a_hostile_template_is_a_fault(template: str) -> None:
     """Loops, huge texts, escapes from the sandbox, files, recursion: each ends in words."""
-    with pytest.raises(TemplateFault):
+    with pytest.raises(ChatTemplateError):
         ChatTemplate(template, DATE).render(messages=[])

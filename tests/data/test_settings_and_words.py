@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from touchline.core.errors import EnvironmentFault, InputFault, PolicyFault
+from touchline.core.errors import HostError, InputError, PolicyError
 from touchline.data.create import create_capitalization
 from touchline.data.datasets import load_dataset
 from touchline.data.settings import config_path, load_settings
@@ -76,7 +76,7 @@ def test_the_environment_goes_before_the_file_and_the_file_before_the_platform(
 def test_all_faults_of_the_config_file_come_at_once_with_their_places(home: Path) -> None:
     """Unknown keys with the nearest known one."""
     write_config("model_dir: x\ncache_dir: 5\nbanana: 1\n")
-    with pytest.raises(InputFault) as caught:
+    with pytest.raises(InputError) as caught:
         load_settings()
     found = [(f.where.line, f.hint) for f in caught.value.findings if f.where]
     assert found == [(1, "did you mean 'models_dir'?"), (2, None), (3, None)]
@@ -89,7 +89,7 @@ def test_all_faults_of_the_config_file_come_at_once_with_their_places(home: Path
 def test_a_broken_config_file_is_an_input_fault(home: Path, content: str) -> None:
     """Named, never ignored: a typo must not send the models elsewhere."""
     write_config(content)
-    with pytest.raises(InputFault):
+    with pytest.raises(InputError):
         load_settings()
 
 
@@ -121,7 +121,7 @@ def test_what_the_cluster_wants_to_hear_is_read_from_the_config_file(home: Path)
 
 def test_all_faults_of_the_cluster_settings_come_at_once_with_their_places(home: Path) -> None:
     write_config("cache_dir: 5\nslurm:\n  acount: x\n  memory_gb: -1\n  signal_seconds: two\n  modules: [1]\n")
-    with pytest.raises(InputFault) as caught:
+    with pytest.raises(InputError) as caught:
         load_settings()
     found = {(f.where.line, f.subject) for f in caught.value.findings if f.where}
     assert found == {
@@ -151,7 +151,7 @@ def test_all_faults_of_the_cluster_settings_come_at_once_with_their_places(home:
 )
 def test_a_setting_that_no_script_can_hold_is_refused(home: Path, lines: str, words: str) -> None:
     write_config(f"slurm:\n  {lines}\n")
-    with pytest.raises(InputFault) as caught:
+    with pytest.raises(InputError) as caught:
         load_settings()
     (finding,) = caught.value.findings
     assert words in finding.message
@@ -167,7 +167,7 @@ def test_options_of_a_sites_own_plugins_are_let_through(home: Path) -> None:
 @pytest.mark.parametrize("value", ["null", "5", "[]", "text"])
 def test_cluster_settings_are_keys_and_values(home: Path, value: str) -> None:
     write_config(f"slurm: {value}\n")
-    with pytest.raises(InputFault) as caught:
+    with pytest.raises(InputError) as caught:
         load_settings()
     assert [f.where.line for f in caught.value.findings if f.where] == [1]
 
@@ -203,7 +203,7 @@ def test_every_set_of_ten_thousand_words_that_guides_name_can_be_made(tmp_path: 
         assert {len(row["input"]) for row in rows} == {length}
         origin = AMERICAN_ENGLISH if length == 8 else AMERICAN_ENGLISH_HUGE
         assert data["about"]["word_list"]["sha256"] == origin.sha256
-    with pytest.raises(InputFault) as caught:
+    with pytest.raises(InputError) as caught:
         make(tmp_path, word_length=15, num_words=10_000)
     assert "4,819" in caught.value.message
 
@@ -211,13 +211,13 @@ def test_every_set_of_ten_thousand_words_that_guides_name_can_be_made(tmp_path: 
 def test_a_missing_set_is_hinted_at_with_a_command_that_succeeds(tmp_path: Path) -> None:
     """For a set that is too large, the largest that exists."""
     for name, words in (("words_13L_80P_10000.json", "10000"), ("words_15L_80P_9000.json", "4819")):
-        with pytest.raises(InputFault) as caught:
+        with pytest.raises(InputError) as caught:
             load_dataset(DataConfig(path=name), tmp_path)
         hint = caught.value.findings[0].hint
         assert hint is not None
         assert f"--num-words {words} " in hint
         assert ("only 4,819" in hint) == (words == "4819")
-    with pytest.raises(InputFault) as caught:
+    with pytest.raises(InputError) as caught:
         load_dataset(DataConfig(path="words_40L_80P_10.json"), tmp_path)
     assert "--words FILE" in (caught.value.findings[0].hint or "")
 
@@ -231,12 +231,12 @@ def test_any_file_of_words_may_be_used(tmp_path: Path) -> None:
     assert {row["input"] for split in ("train", "validation", "test") for row in data[split]} == set(words)
     assert all(row["output"] == row["input"].capitalize() for row in data["train"])
     assert data["about"]["word_list"]["name"] == "my words.txt"
-    with pytest.raises(InputFault) as caught:
+    with pytest.raises(InputError) as caught:
         make(tmp_path / "out", word_length=9, words=tmp_path / "my words.txt")
     assert caught.value.hint == "--word-length 6"
     (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
     for bad in (tmp_path / "binary", tmp_path / "absent", tmp_path):
-        with pytest.raises((InputFault, EnvironmentFault)):
+        with pytest.raises((InputError, HostError)):
             make(tmp_path / "out", words=bad)
 
 
@@ -247,7 +247,7 @@ def test_a_changed_word_list_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_pat
     monkeypatch.setattr("touchline.data.words.resources.files", lambda package: tmp_path)
     (tmp_path / "wordlists" / "american-english-huge.txt.gz").write_bytes(b"\x1f\x8bcut")
     for words in (AMERICAN_ENGLISH, AMERICAN_ENGLISH_HUGE):
-        with pytest.raises(EnvironmentFault):
+        with pytest.raises(HostError):
             load_words(words)
 
 
@@ -287,10 +287,10 @@ def test_the_same_arguments_write_the_same_bytes_once(tmp_path: Path) -> None:
 def test_other_content_is_refused_unless_forced(tmp_path: Path) -> None:
     """A dataset that somebody trained on is not replaced in passing."""
     path = make(tmp_path)
-    with pytest.raises(PolicyFault):
+    with pytest.raises(PolicyError):
         make(tmp_path, seed=2)
     path.write_bytes(b"\xff not even text")
-    with pytest.raises(PolicyFault):
+    with pytest.raises(PolicyError):
         make(tmp_path)
     assert path.read_bytes() == b"\xff not even text"
     assert json.loads(make(tmp_path, force=True).read_text())["about"]["seed"] == 1
@@ -299,7 +299,7 @@ def test_other_content_is_refused_unless_forced(tmp_path: Path) -> None:
 def test_a_folder_in_the_files_place_is_refused_even_when_forced(tmp_path: Path) -> None:
     """Nothing is removed that is no dataset."""
     (tmp_path / "words_5L_50P_40.json").mkdir()
-    with pytest.raises(PolicyFault):
+    with pytest.raises(PolicyError):
         make(tmp_path, force=True)
 
 
@@ -307,13 +307,13 @@ def test_a_file_in_the_folders_place_is_an_input_fault(tmp_path: Path) -> None:
     """Directly or further up."""
     (tmp_path / "file").write_text("")
     for out in (tmp_path / "file", tmp_path / "file" / "deeper" / "still"):
-        with pytest.raises(InputFault):
+        with pytest.raises(InputError):
             make(out)
 
 
 @pytest.mark.parametrize("change", [{"seed": -1}, {"word_length": 40}, {"num_words": 10**9}, {"train_fraction": 1.0}])
 def test_arguments_that_cannot_be_met_leave_nothing_behind(tmp_path: Path, change: dict[str, object]) -> None:
     """No folder, no file."""
-    with pytest.raises(InputFault):
+    with pytest.raises(InputError):
         make(tmp_path / "data", **change)
     assert not (tmp_path / "data").exists()

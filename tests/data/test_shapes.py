@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from touchline.core.errors import InputFault
+from touchline.core.errors import InputError
 from touchline.core.quantity import Missing
 from touchline.core.shape import ModelShape
 from touchline.data.families import FAMILIES
@@ -144,7 +144,7 @@ def test_a_public_model_is_found_by_the_names_that_people_write(written: str, me
     ],
 )
 def test_an_unknown_name_is_a_fault_with_near_names_and_never_a_guess(written: str, near: str, tmp_path: Path) -> None:
-    with pytest.raises(InputFault, match="nor a model of the built-in catalogue") as caught:
+    with pytest.raises(InputError, match="nor a model of the built-in catalogue") as caught:
         load_shape(written, tmp_path)
     assert caught.value.hint is not None
     assert caught.value.hint.startswith("did you mean")
@@ -154,7 +154,7 @@ def test_an_unknown_name_is_a_fault_with_near_names_and_never_a_guess(written: s
 @pytest.mark.parametrize("name", ["", "7B", "no/such/model", "a\0b", "x" * 5000, "zzzzzzzz"])
 def test_a_name_that_looks_like_nothing_is_a_fault_without_a_hint(name: str, tmp_path: Path) -> None:
     assert near_names(name) == []
-    with pytest.raises(InputFault) as caught:
+    with pytest.raises(InputError) as caught:
         load_shape(name, tmp_path)
     assert caught.value.hint is None
     assert len(caught.value.message) < 400
@@ -206,7 +206,7 @@ def test_a_model_is_read_from_its_folder_and_from_its_config_json(tmp_path: Path
 
 def test_a_folder_whose_config_gives_no_shape_is_a_fault_and_not_the_catalogues_model(tmp_path: Path) -> None:
     write_config(tmp_path / "Llama-3.2-1B", hidden_size=0)
-    with pytest.raises(InputFault, match="hidden_size is 0"):
+    with pytest.raises(InputError, match="hidden_size is 0"):
         load_shape("Llama-3.2-1B", tmp_path)
 
 

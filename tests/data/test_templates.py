@@ -13,11 +13,11 @@ import psutil
 import pytest
 
 from touchline.core.catalog import Example, Message
-from touchline.core.errors import InputFault
+from touchline.core.errors import InputError
 from touchline.core.finding import Finding
 from touchline.data import templates
 from touchline.data.models import load_model, load_renderer
-from touchline.data.rendering.sandbox import TemplateFault
+from touchline.data.rendering.sandbox import ChatTemplateError
 from touchline.data.templates import IsolatedTemplate
 from touchline.data.tokenizer import read_tokenizer
 
@@ -53,9 +53,9 @@ ENDLESS = (
 """Templates that no count of loops or of characters ends: the second within one multiplication."""
 
 
-def fault_of(source: str) -> TemplateFault:
+def fault_of(source: str) -> ChatTemplateError:
     """The fault that a template ends with."""
-    with pytest.raises(TemplateFault) as caught:
+    with pytest.raises(ChatTemplateError) as caught:
         IsolatedTemplate(source, DATE).render(**CHAT)
     return caught.value
 
@@ -77,11 +77,11 @@ def test_after_a_template_has_ended_its_process_others_are_rendered() -> None:
     """And the one that did is not tried again."""
     good, bad = IsolatedTemplate("{{ messages[0].content }}", DATE), IsolatedTemplate(ENDLESS[0], DATE)
     assert good.render(**CHAT) == "hi {a.b}"
-    with pytest.raises(TemplateFault):
+    with pytest.raises(ChatTemplateError):
         bad.render(**CHAT)
     assert good.render_all([CHAT, CHAT]) == ["hi {a.b}"] * 2
     before = time.process_time()
-    with pytest.raises(TemplateFault):
+    with pytest.raises(ChatTemplateError):
         bad.render(**CHAT)
     assert time.process_time() - before < 1
 
@@ -101,7 +101,7 @@ def test_a_process_that_is_killed_from_outside_is_replaced() -> None:
     assert template.render(**CHAT) == "1"
     (worker,) = _workers()
     os.kill(worker.pid, signal.SIGKILL)
-    with pytest.raises(TemplateFault):
+    with pytest.raises(ChatTemplateError):
         template.render(**CHAT)
     assert IsolatedTemplate("{{ messages|length }}", DATE).render(**CHAT) == "1"
 
@@ -142,7 +142,7 @@ def test_rows_and_models_are_rendered_by_it(tiny_model: Path, tmp_path: Path) ->
     assert [finding.code for finding in findings] == ["TK105"]
     folder = with_template(tiny_model, tmp_path / "rendered", "{{ '%1000000000d' % messages|length }}")
     renderer = load_renderer(load_model(str(folder), tmp_path), DATE)
-    with pytest.raises(TemplateFault):
+    with pytest.raises(ChatTemplateError):
         renderer.example(Example(id="train-1", prompt=(Message(role="user", content="a"),), answer="b"))
 
 
@@ -150,12 +150,12 @@ def test_half_a_character_is_a_fault_wherever_it_comes_from(tiny_model: Path, tm
     """From a template, from a prompt, and from an answer."""
     folder = with_template(tiny_model, tmp_path / "half", r'{{ "\ud800" }}{{ messages[0].content }}')
     row = Example(id="train-1", prompt=(Message(role="user", content="a"),), answer="b")
-    with pytest.raises(TemplateFault, match="surrogate"):
+    with pytest.raises(ChatTemplateError, match="surrogate"):
         load_renderer(load_model(str(folder), tmp_path), DATE).prompt_ids(row.prompt)
     renderer = load_renderer(load_model(str(tiny_model), tmp_path), DATE)
     for prompt, answer in (("a\ud800", "b"), ("a", "\udfffb")):
         half = Example(id="train-7", prompt=(Message(role="user", content=prompt),), answer=answer)
-        with pytest.raises(TemplateFault, match=r"train-7.*surrogate"):
+        with pytest.raises(ChatTemplateError, match=r"train-7.*surrogate"):
             renderer.example(half)
 
 
@@ -166,5 +166,5 @@ def test_special_tokens_that_no_file_can_hold_are_a_fault(tiny_model: Path, tmp_
     (folder / "tokenizer_config.json").write_text(json.dumps(config | {"pad_token": "\ud800"}))
     model = load_model(str(folder), tmp_path)
     assert [finding.code for finding in model.findings if "surrogate" in finding.message] == ["TK103"]
-    with pytest.raises(InputFault):
+    with pytest.raises(InputError):
         load_renderer(model, DATE)

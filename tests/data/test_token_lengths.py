@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from touchline.core.errors import InputFault
+from touchline.core.errors import InputError
 from touchline.data import datasets
 from touchline.data.datasets import load_examples
 from touchline.data.lengths import TokenLengths, token_lengths
@@ -191,7 +191,7 @@ def test_a_dataset_with_faults_has_no_lengths(place: Place) -> None:
     (place.root / "d.json").write_text(
         json.dumps({"train": [{"input": "a", "output": ""}], "test": [{"input": "b", "output": "c"}]})
     )
-    with pytest.raises(InputFault):
+    with pytest.raises(InputError):
         place.lengths()
     assert not (place.cache / "lengths").exists()
 
@@ -215,7 +215,7 @@ def test_other_bytes_are_parsed_even_with_old_times(place: Place) -> None:
     stat = path.stat()
     place.write(["another word altogether"] * 12)
     os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
-    with pytest.raises(InputFault, match="cannot be used"):
+    with pytest.raises(InputError, match="cannot be used"):
         place.lengths()
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from touchline.core.errors import EnvironmentFault
+from touchline.core.errors import HostError
 from touchline.evaluate import engine as engine_module
 from touchline.evaluate.decoding import Generation, write_answers
 from touchline.evaluate.engine import Decoding, Engine, Request
@@ -101,7 +101,7 @@ def test_one_prompt_that_does_not_fit_is_a_fault_in_words(engine: Engine, monkey
         raise RuntimeError("[enforce fail at alloc_cpu.cpp:124] . DefaultCPUAllocator: can't allocate memory")
 
     monkeypatch.setattr(engine_module, "write_answers", full)
-    with pytest.raises(EnvironmentFault, match="not enough memory"):
+    with pytest.raises(HostError, match="not enough memory"):
         ask(engine, prompts=PROMPTS[:3])
 
 

@@ -11,7 +11,7 @@ import pytest
 from inspect_ai.log import read_eval_log
 from tests.evaluate.tiny_evaluation import make_experiment, write_request, write_run
 
-from touchline.core.errors import DriftFault, InputFault, RunsFailed
+from touchline.core.errors import InputError, PlanDriftError, RunsFailedError
 from touchline.data.evaluations import finished_evaluation, read_evaluation_config, read_evaluations
 from touchline.data.scores import EvaluationRecord
 from touchline.data.task_files import resolve_task
@@ -137,7 +137,7 @@ def test_a_changed_task_file_is_refused_and_nothing_else_is_lost(experiment: Pat
     name = write_task(experiment, task("match()"))
     ask(experiment, name)
     write_task(experiment, task("match()") + f"\nPath({str(experiment / 'ran')!r}).write_text('')\n")
-    with pytest.raises(DriftFault, match="not the file that was planned"):
+    with pytest.raises(PlanDriftError, match="not the file that was planned"):
         go(experiment)
     assert list(records(experiment)) == ["capitalization"]
     assert not (experiment / "ran").exists()
@@ -168,7 +168,7 @@ def test_items_without_a_score_are_errors_and_count_as_wrong(experiment: Path) -
     name = write_task(experiment, task(scorer))
     ask(experiment, name)
     with pytest.raises(
-        RunsFailed, match="1 of 5 answers failed, at most 0 may; the first: the scorer gave it no number"
+        RunsFailedError, match="1 of 5 answers failed, at most 0 may; the first: the scorer gave it no number"
     ):
         go(experiment)
     assert "tasks/mine.py" not in records(experiment)
@@ -182,13 +182,13 @@ def test_items_without_a_score_are_errors_and_count_as_wrong(experiment: Path) -
 @pytest.mark.parametrize(
     ("body", "fault", "words"),
     [
-        (task("own(lambda state, target: Score(value='what'))"), RunsFailed, "no score 'own' is a number"),
-        (task("None"), InputFault, "has no scorer"),
-        (task("match()", samples="csv_dataset('go' + 'ne.csv')"), InputFault, "line 22: FileNotFoundError"),
-        ("from helpers_that_are_not_there import words\n", InputFault, "helpers_that_are_not_there"),
-        (task("match()", samples="[]"), InputFault, "mine.py"),
-        ("from json import loads\nraise SystemExit(3)\n" + task("match()"), InputFault, "ends the process"),
-        (task("match()").replace("return Task(", "return dict("), InputFault, "dict"),
+        (task("own(lambda state, target: Score(value='what'))"), RunsFailedError, "no score 'own' is a number"),
+        (task("None"), InputError, "has no scorer"),
+        (task("match()", samples="csv_dataset('go' + 'ne.csv')"), InputError, "line 22: FileNotFoundError"),
+        ("from helpers_that_are_not_there import words\n", InputError, "helpers_that_are_not_there"),
+        (task("match()", samples="[]"), InputError, "mine.py"),
+        ("from json import loads\nraise SystemExit(3)\n" + task("match()"), InputError, "ends the process"),
+        (task("match()").replace("return Task(", "return dict("), InputError, "dict"),
     ],
 )
 def test_a_task_that_cannot_be_evaluated_says_why(
@@ -266,10 +266,10 @@ def test_more_errors_than_may_be_are_a_failure_and_not_a_score(experiment: Path)
     )
     name = write_task(experiment, own + task("own(lambda state, target: Score(value=1))", solver))
     ask(experiment, name)
-    with pytest.raises(RunsFailed, match=r"of 5 answers failed, at most 0 may; the first: .*no such word"):
+    with pytest.raises(RunsFailedError, match=r"of 5 answers failed, at most 0 may; the first: .*no such word"):
         go(experiment)
     ask(experiment, name, max_error_rate=0.3)
-    with pytest.raises(RunsFailed, match="at least 2 of 5 answers failed, at most 1 may"):
+    with pytest.raises(RunsFailedError, match="at least 2 of 5 answers failed, at most 1 may"):
         go(experiment)
     assert "tasks/mine.py" not in records(experiment)
     ask(experiment, name, max_error_rate=0.4)
@@ -288,7 +288,7 @@ def test_prompts_that_do_not_fit_pass_the_gate_of_the_runs_own_task(experiment: 
     assert all("the prompt has" in str(sample.error) for sample in found.samples)
     assert sum(sample.score for sample in found.samples) == 0
     ask(experiment, max_new_tokens=500)
-    with pytest.raises(RunsFailed, match="the prompt has"):
+    with pytest.raises(RunsFailedError, match="the prompt has"):
         go(experiment)
 
 
@@ -318,7 +318,7 @@ def test_tools_are_refused_in_words(experiment: Path) -> None:
         "            word: it\n        '''\n        return word\n    return execute\n\n\n"
     )
     ask(experiment, write_task(experiment, own + task("match()", ", solver=[use_tools(look()), generate()]")))
-    with pytest.raises(RunsFailed, match="calls no tools"):
+    with pytest.raises(RunsFailedError, match="calls no tools"):
         go(experiment)
 
 
@@ -347,7 +347,7 @@ def test_clusters_come_with_the_scores(experiment: Path) -> None:
 def test_a_column_of_clusters_that_is_gone_is_told_before_a_model_is_asked(experiment: Path) -> None:
     """With the columns that there are."""
     ask(experiment, cluster="document")
-    with pytest.raises(InputFault) as caught:
+    with pytest.raises(InputError) as caught:
         go(experiment)
     assert "columns here: input, output" in str(caught.value.findings)
     assert not list((experiment / "tiny_base").glob("eval/*.scores.json"))

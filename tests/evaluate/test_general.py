@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 from tests.evaluate.tiny_evaluation import ALL_JOBS, make_adapter, make_experiment, write_request, write_run
 
-from touchline.core.errors import EnvironmentFault, RunsFailed
+from touchline.core.errors import HostError, RunsFailedError
 from touchline.core.files import sha256_file
 from touchline.core.status import EXIT_STOPPED
 from touchline.data.evaluations import read_evaluation_config
@@ -150,7 +150,7 @@ def test_without_the_harness_all_else_is_done_first(tmp_path: Path, found: Calla
     experiment = make(tmp_path)
     for python in (None, tmp_path / "nowhere" / "python"):
         found(python)
-        with pytest.raises(EnvironmentFault, match="lm_eval is not here") as caught:
+        with pytest.raises(HostError, match="lm_eval is not here") as caught:
             score(experiment, ("tiny_base", "base"), ("tiny_rank4", "epoch_0"))
         assert LM_EVAL_PYTHON in str(caught.value.expected)
         assert len(list(experiment.glob("*/eval/*.scores.json"))) == 2
@@ -170,7 +170,7 @@ def test_a_harness_that_fails_is_told_in_its_own_words(
     """The next start tries again; nothing half-made is left, and no other checkpoint is held up."""
     experiment = make(tmp_path)
     found(install(tmp_path, body))
-    with pytest.raises(RunsFailed, match="tiny_base base: general ability, tiny_rank4 epoch_0: general ability"):
+    with pytest.raises(RunsFailedError, match="tiny_base base: general ability, tiny_rank4 epoch_0: general ability"):
         score(experiment, ("tiny_base", "base"), ("tiny_rank4", "epoch_0"))
     assert capsys.readouterr().err.count(said) == 2
     assert not (experiment / "tiny_base" / "general").exists()

@@ -15,7 +15,7 @@ from tests.evaluate.tiny_evaluation import evaluation_config, write_run
 from tests.tiny_model import build_tiny_model, write_tiny_words
 from transformers import AutoModelForCausalLM
 
-from touchline.core.errors import DriftFault, InputFault
+from touchline.core.errors import InputError, PlanDriftError
 from touchline.data.checkpoints import read_checkpoints
 from touchline.data.evaluations import finished_evaluation, read_evaluation_config
 from touchline.data.scores import EvaluationRecord
@@ -141,7 +141,7 @@ def test_what_is_left_to_do_is_told_from_the_folder(tmp_path: Path) -> None:
 def test_layers_that_the_model_has_not_are_told(tmp_path: Path) -> None:
     """In words, and nothing is left behind."""
     experiment = make_controls(tmp_path, 10, LoraConfig(target_modules=("c_attn",)))
-    with pytest.raises(InputFault, match="does not fit the model tiny"):
+    with pytest.raises(InputError, match="does not fit the model tiny"):
         write_no_op(experiment / "tiny_noop", config_of(experiment))
     assert sorted(path.name for path in (experiment / "tiny_noop").iterdir()) == ["eval.py", "eval.yaml"]
 
@@ -150,7 +150,7 @@ def test_another_run_has_none(tmp_path: Path) -> None:
     """Only a no-op control has a checkpoint of that name."""
     experiment = make_controls(tmp_path, 10)
     jobs = (RequestedJob(run="tiny_base", checkpoint=NO_OP_CHECKPOINT),)
-    with pytest.raises(InputFault, match="no no-op control"):
+    with pytest.raises(InputError, match="no no-op control"):
         evaluate(experiment, EvaluationRequest(jobs=jobs))
 
 
@@ -160,5 +160,5 @@ def test_another_base_is_refused(tmp_path: Path) -> None:
     config = config_of(experiment)
     write_run(experiment, replace(config, model=replace(config.model, weights_sha256="1" * 64)))
     jobs = (RequestedJob(run="tiny_noop", checkpoint=NO_OP_CHECKPOINT),)
-    with pytest.raises(DriftFault):
+    with pytest.raises(PlanDriftError):
         evaluate(experiment, EvaluationRequest(jobs=jobs))

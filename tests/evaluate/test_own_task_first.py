@@ -11,7 +11,7 @@ from inspect_ai.log import read_eval_log
 from tests.evaluate.test_further_tasks import HEAD, go, write_task
 from tests.evaluate.tiny_evaluation import make_experiment, write_run
 
-from touchline.core.errors import DriftFault, RunsFailed, TouchlineError
+from touchline.core.errors import PlanDriftError, RunsFailedError, TouchlineError
 from touchline.data.evaluations import finished_evaluation, read_evaluation_config, read_evaluations
 from touchline.data.scores import EvaluationRecord
 from touchline.data.task_files import resolve_task
@@ -108,7 +108,7 @@ def test_other_code_than_planned_is_refused_also_in_a_module(experiment: Path) -
     own(experiment)
     mark = experiment / "ran"
     (experiment / "tasks" / "helpers.py").write_text(f"open({str(mark)!r}, 'w')\n{HELPERS}")
-    with pytest.raises(DriftFault, match=r"helpers\.py.*is not the file that was planned"):
+    with pytest.raises(PlanDriftError, match=r"helpers\.py.*is not the file that was planned"):
         go(experiment)
     assert not mark.exists()
     assert not list((experiment / "tiny_base" / "eval").glob("*.eval"))
@@ -133,7 +133,7 @@ def test_what_fails_while_it_runs_is_told_in_words(experiment: Path) -> None:
         with pytest.raises(TouchlineError) as caught:
             go(experiment)
         assert message in caught.value.message, (message, caught.value.message)
-        assert isinstance(caught.value, RunsFailed) or caught.value.exit_code == 2
+        assert isinstance(caught.value, RunsFailedError) or caught.value.exit_code == 2
     assert read_evaluations(experiment / "tiny_base") == []
 
 

@@ -25,7 +25,7 @@ from tests.evaluate.tiny_evaluation import (
     write_run,
 )
 
-from touchline.core.errors import DriftFault, InputFault
+from touchline.core.errors import InputError, PlanDriftError
 from touchline.core.status import EXIT_NO_PARENT
 from touchline.data.evaluations import (
     finished_evaluation,
@@ -198,7 +198,7 @@ def test_drift_is_refused_and_leaves_nothing(evaluated: Path, tmp_path: Path, wh
         write_marker(Path(config.model.path), folder / "epoch_0", run_digest="e" * 64)
     else:
         write_run(experiment, replace(config, data_sha256="2" * 64))
-    with pytest.raises(DriftFault):
+    with pytest.raises(PlanDriftError):
         evaluate(experiment, read_request(write_request(experiment, ("tiny_rank4", "epoch_0"))))
     assert not (folder / "eval").exists()
     assert not list((experiment / SCRATCH).glob("*/*"))
@@ -208,7 +208,7 @@ def test_drift_is_refused_and_leaves_nothing(evaluated: Path, tmp_path: Path, wh
 def test_a_job_that_leads_out_or_nowhere_is_refused(evaluated: Path, job: tuple[str, str], tmp_path: Path) -> None:
     """Names in a request stay within the experiment."""
     experiment = shutil.copytree(evaluated, tmp_path / "copy")
-    with pytest.raises(InputFault):
+    with pytest.raises(InputError):
         evaluate(experiment, read_request(write_request(experiment, job)))
 
 
@@ -217,7 +217,7 @@ def test_a_request_that_is_none_is_refused(tmp_path: Path, text: str) -> None:
     """Exit code 2, in words."""
     path = tmp_path / "request.json"
     path.write_text(text)
-    with pytest.raises(InputFault):
+    with pytest.raises(InputError):
         read_request(path)
 
 
@@ -226,7 +226,7 @@ def test_too_few_test_items_are_refused(evaluated: Path, tmp_path: Path) -> None
     experiment = shutil.copytree(evaluated, tmp_path / "few")
     config = read_evaluation_config(experiment / "tiny_base" / "eval.yaml")
     write_run(experiment, replace(config, evaluate=EvaluateConfig(samples=21, max_new_tokens=3)))
-    with pytest.raises(InputFault, match="21"):
+    with pytest.raises(InputError, match="21"):
         evaluate(experiment, read_request(write_request(experiment, ("tiny_base", "base"))))
 
 

@@ -16,7 +16,7 @@ from tokenizers import Tokenizer, processors
 from transformers import AutoTokenizer
 
 from touchline.core.catalog import Example, Message
-from touchline.core.errors import DriftFault, InputFault
+from touchline.core.errors import InputError, PlanDriftError
 from touchline.data.models import load_model, load_renderer
 from touchline.evaluate.decoding import write_answers
 from touchline.evaluate.provider import (
@@ -148,7 +148,7 @@ def test_models_on_one_base_share_one_engine(tiny_base: Path, adapters: tuple[Pa
 )
 def test_what_would_change_answers_is_refused(config: dict[str, object]) -> None:
     """Nothing is ignored in silence."""
-    with pytest.raises(InputFault):
+    with pytest.raises(InputError):
         refuse_unsupported([], GenerateConfig(**config))  # type: ignore[arg-type]
 
 
@@ -156,7 +156,7 @@ def test_greedy_and_sampled_settings_pass_and_tools_do_not() -> None:
     """Temperature 0 is what is done anyway."""
     refuse_unsupported([], GenerateConfig(temperature=0, num_choices=1, top_p=1, seed=3, max_tokens=5))
     refuse_unsupported([], GenerateConfig(temperature=0.7, top_p=0.9, seed=3, max_tokens=5))
-    with pytest.raises(InputFault, match="tools"):
+    with pytest.raises(InputError, match="tools"):
         refuse_unsupported([ToolInfo(name="search", description="finds")], GenerateConfig())
 
 
@@ -172,7 +172,7 @@ def test_a_temperature_draws_and_none_does_not(tiny_base: Path) -> None:
 def test_a_prompt_beyond_the_context_is_refused(tiny_base: Path) -> None:
     """Cut in silence it would be another question."""
     api = TouchlineAPI(str(tiny_base), dtype="float32")
-    with pytest.raises(InputFault, match="tokens"):
+    with pytest.raises(InputError, match="tokens"):
         ask(api, [Message(role="user", content="word " * 600)])
 
 
@@ -180,7 +180,7 @@ def test_an_adapter_of_another_base_is_refused(tiny_base: Path, adapters: tuple[
     """The recorded hash of the base decides, not its path."""
     moved = shutil.copytree(adapters[0], tmp_path / "epoch_0")
     write_marker(tiny_base, moved, base_weights_sha256="0" * 64)
-    with pytest.raises(DriftFault, match="another base"):
+    with pytest.raises(PlanDriftError, match="another base"):
         TouchlineAPI(str(moved))
 
 
@@ -191,9 +191,9 @@ def test_a_folder_that_is_neither_adapter_nor_model_is_refused(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TOUCHLINE_MODELS_DIR", str(tmp_path / "models"))
     (tmp_path / "empty").mkdir()
-    with pytest.raises(InputFault, match="holds neither"):
+    with pytest.raises(InputError, match="holds neither"):
         TouchlineAPI("empty")
-    with pytest.raises(InputFault, match="does not exist"):
+    with pytest.raises(InputError, match="does not exist"):
         TouchlineAPI("epoch_3")
     other = shutil.copytree(adapters[0], tmp_path / "other")
     config = json.loads((other / "adapter_config.json").read_text())
@@ -203,7 +203,7 @@ def test_a_folder_that_is_neither_adapter_nor_model_is_refused(
         {"base_model_name_or_path": "gone"},
     ):
         (other / "adapter_config.json").write_text(json.dumps(config | changed))
-        with pytest.raises(InputFault):
+        with pytest.raises(InputError):
             TouchlineAPI("other")
 
 

@@ -11,7 +11,7 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
-from touchline.core.errors import InputFault
+from touchline.core.errors import InputError
 from touchline.evaluate.decoding import Generation, write_answers
 from touchline.evaluate.weights import LOADED_ADAPTERS, ActiveAdapter, Weights, pick_device, pick_dtype
 
@@ -107,7 +107,7 @@ def test_an_adapter_that_does_not_fit_is_refused_and_the_base_still_answers(
     before = logits(weights)
     if not first:
         weights.activate(ActiveAdapter(folder=adapters[1], merged=True))
-    with pytest.raises(InputFault, match="cannot be loaded"):
+    with pytest.raises(InputError, match="cannot be loaded"):
         weights.activate(ActiveAdapter(folder=broken, merged=True))
     weights.activate(None)
     assert torch.equal(logits(weights), before)
@@ -120,11 +120,11 @@ def test_an_adapter_that_does_not_fit_is_refused_and_the_base_still_answers(
 @pytest.mark.parametrize("wanted", ["gpu", "cuda:99x", ""])
 def test_a_device_that_is_none_is_refused(wanted: str) -> None:
     """In words."""
-    with pytest.raises(InputFault, match="device"):
+    with pytest.raises(InputError, match="device"):
         pick_device(wanted)
 
 
 def test_an_element_type_that_is_none_is_refused() -> None:
     """float16 is not among the choices."""
-    with pytest.raises(InputFault, match="dtype"):
+    with pytest.raises(InputError, match="dtype"):
         pick_dtype("float16", CPU)

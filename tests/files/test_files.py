@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from touchline.core.errors import EnvironmentFault, InputFault
+from touchline.core.errors import HostError, InputError
 from touchline.core.files import (
     append_line,
     inside,
@@ -40,7 +40,7 @@ def test_a_refused_write_leaves_the_old_content_and_nothing_else(
         monkeypatch.setattr("os.fsync", refuse)
     else:
         monkeypatch.setattr(Path, "replace", refuse)
-    with pytest.raises(EnvironmentFault) as caught:
+    with pytest.raises(HostError) as caught:
         write_atomic(path, "new")
     monkeypatch.undo()
     assert caught.value.hint
@@ -71,7 +71,7 @@ def test_reading_is_bounded_and_refuses_in_words(tmp_path: Path) -> None:
     (tmp_path / "big").write_text("x" * 11)
     (tmp_path / "latin").write_bytes(b"\xe4")
     for name in ("missing", ".", "big", "latin"):
-        with pytest.raises(InputFault):
+        with pytest.raises(InputError):
             read_text_bounded(tmp_path / name, 10)
 
 
@@ -92,7 +92,7 @@ def test_no_name_leads_out_of_a_folder(tmp_path: Path) -> None:
     folder.mkdir()
     (folder / "link").symlink_to(tmp_path)
     for name in ("..", "../other", "link", "/etc"):
-        with pytest.raises(InputFault):
+        with pytest.raises(InputError):
             inside(folder, name)
     assert inside(folder, "run") == folder / "run"
 
@@ -103,7 +103,7 @@ def test_no_name_leads_out_of_a_folder(tmp_path: Path) -> None:
 def test_durations(text: str, seconds: float) -> None:
     """As people write them; anything else is refused."""
     assert parse_duration(text) == seconds
-    with pytest.raises(InputFault):
+    with pytest.raises(InputError):
         parse_duration(text + " later")
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from tests.history.made import make_reading, make_record, make_source, number, write_log
 
-from touchline.core.errors import EnvironmentFault, InputFault
+from touchline.core.errors import HostError, InputError
 from touchline.history import adding, index, seen
 from touchline.history.adding import add_groups
 from touchline.history.files import FoundRun, Group, Refused
@@ -163,7 +163,7 @@ def test_the_history_must_be_a_folder(tmp_path: Path) -> None:
     """A file in its place is said, not overwritten."""
     (tmp_path / "history").write_text("mine")
     for call in (lambda: remember(tmp_path / "history", make_record()), lambda: load_index(tmp_path / "history")):
-        with pytest.raises(InputFault, match="history"):
+        with pytest.raises(InputError, match="history"):
             call()
     assert (tmp_path / "history").read_text() == "mine"
 
@@ -172,7 +172,7 @@ def test_a_history_that_may_only_be_read_is_read(tmp_path: Path, monkeypatch: py
     """A group's shared history on a read-only mount: only its index is not brought up to date."""
 
     def refuse(path: Path, content: str | bytes) -> None:
-        raise EnvironmentFault(f"no permission to write file {str(path)!r}")
+        raise HostError(f"no permission to write file {str(path)!r}")
 
     remember(tmp_path, make_record("a"))
     for module in (index, seen):
@@ -377,16 +377,16 @@ def test_what_is_not_there_is_told_with_what_comes_near(tmp_path: Path) -> None:
     for content in (b"x\n", b"y\n"):
         remember(tmp_path, make_record("twin", content))
     found = load_index(tmp_path)
-    with pytest.raises(InputFault, match="no record 'nightshift'") as caught:
+    with pytest.raises(InputError, match="no record 'nightshift'") as caught:
         find_record(tmp_path, found, "nightshift")
     assert caught.value.hint == "did you mean 'night_shift'?"
-    with pytest.raises(InputFault, match="names 2 records"):
+    with pytest.raises(InputError, match="names 2 records"):
         find_record(tmp_path, found, "twin")
-    with pytest.raises(InputFault):
+    with pytest.raises(InputError):
         find_record(tmp_path, found, "")
     path = remember(tmp_path, make_record("night_shift"))
     path.write_bytes(b"{")
-    with pytest.raises(InputFault, match="broken"):
+    with pytest.raises(InputError, match="broken"):
         find_record(tmp_path, found, "night_shift")
 
 
@@ -550,11 +550,11 @@ def test_a_full_disk_is_said_and_what_was_written_stays(tmp_path: Path, monkeypa
 
     def full(folder: Path, record: RunRecord) -> Path:
         if record.name == "b":
-            raise EnvironmentFault("no space left")
+            raise HostError("no space left")
         return real(folder, record)
 
     monkeypatch.setattr(adding, "remember", full)
-    with pytest.raises(EnvironmentFault):
+    with pytest.raises(HostError):
         add_groups(tmp_path / "h", groups_of(*logs), read_lines)
     assert names(tmp_path / "h") == ["a"]
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from touchline.history.lines import KEPT_BYTES, LINE_LIMIT_BYTES, LineFile, NoText
+from touchline.history.lines import KEPT_BYTES, LINE_LIMIT_BYTES, LineFile, NotTextError
 
 pytestmark = pytest.mark.planning
 
@@ -96,7 +96,7 @@ def test_gzip_is_read_and_a_cut_one_as_far_as_it_goes(tmp_path: Path) -> None:
 def test_binary_files_are_refused_and_zeros_of_a_crash_are_not(tmp_path: Path) -> None:
     path = tmp_path / "a.log"
     path.write_bytes(bytes(range(256)) * 20)
-    with pytest.raises(NoText):
+    with pytest.raises(NotTextError):
         read(path)
     path.write_bytes(b"epoch 1 done, and so on, a line as long as others\n" * 100 + b"\0" * 100)
     assert len(read(path)[1]) == 101

@@ -11,7 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from tests.history.made import READINGS, TEXT, make_reading, make_record, make_source, number
 
-from touchline.core.errors import InputFault
+from touchline.core.errors import InputError
 from touchline.core.quantity import Missing, Quantity
 from touchline.history.flat import facts, known
 from touchline.history.growth import HEAD_BYTES, growth
@@ -122,7 +122,7 @@ def test_members_that_say_nothing_are_left_out() -> None:
 )
 def test_what_is_no_record_is_refused_with_a_reason(data: bytes, reason: str) -> None:
     """In a few words, and never with another exception."""
-    with pytest.raises(InputFault, match=reason):
+    with pytest.raises(InputError, match=reason):
         from_json(data)
 
 
@@ -130,7 +130,7 @@ def test_a_record_with_a_key_too_many_or_a_number_as_text_is_refused() -> None:
     """Strictly: nothing is coerced, nothing is dropped in silence."""
     good = json.loads(to_json(make_record(last_loss=number(2))))
     for change in ({"extra": 1}, {"part": "0"}, {"origin": "elsewhere"}, {"notes": "text"}):
-        with pytest.raises(InputFault):
+        with pytest.raises(InputError):
             from_json(json.dumps(good | change).encode())
 
 

@@ -22,14 +22,14 @@ SECONDS = 60
 _OURS = re.compile(r"a fault in touchline itself|internal error|Traceback|" + re.escape(BROKEN_RULE))
 
 
-class Misbehaved(AssertionError):
+class MisbehaviorError(AssertionError):
     """A command raised, hung, or ended with another code than documented."""
 
 
 @contextlib.contextmanager
 def _at_most(seconds: int) -> Iterator[None]:
     def stop(number: int, frame: FrameType | None) -> NoReturn:
-        raise Misbehaved(f"it hangs at {frame}")
+        raise MisbehaviorError(f"it hangs at {frame}")
 
     before = signal.signal(signal.SIGALRM, stop)
     signal.alarm(seconds)
@@ -44,7 +44,7 @@ def call(*words: str | Path) -> tuple[int, str, str]:
     """Call a command; give its exit code, stdout and stderr.
 
     Raises:
-        Misbehaved: it did what no command may do.
+        MisbehaviorError: it did what no command may do.
     """
     out, err = io.TextIOWrapper(io.BytesIO(), encoding="utf-8"), io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
     before = sys.argv
@@ -68,6 +68,6 @@ def call(*words: str | Path) -> tuple[int, str, str]:
     said = "\n".join(texts)
     if code not in CODES or _OURS.search(said):
         ours = [error for error in raised if not isinstance(error, OSError)]
-        raise Misbehaved(f"{sys.argv[:1]} {words}: {code}\n{said[-2000:]}") from (ours[0] if ours else None)
+        raise MisbehaviorError(f"{sys.argv[:1]} {words}: {code}\n{said[-2000:]}") from (ours[0] if ours else None)
     assert isinstance(code, int)
     return code, texts[0], texts[1]

@@ -23,9 +23,9 @@ from tests.hostile.harness import call
 from tests.hostile.test_irregular_files import verbs
 from tests.hostile.values import TEXTS, VALUES, mutated, mutated_text, to_json
 
-from touchline.core.errors import InputFault
+from touchline.core.errors import InputError
 from touchline.spec.experiment import Experiment
-from touchline.spec.foreign import Dialect, UnreadableFile, parse_foreign
+from touchline.spec.foreign import Dialect, ForeignFileError, parse_foreign
 from touchline.spec.read import read_experiment
 from touchline.spec.validate import dotted_keys
 
@@ -71,7 +71,7 @@ def is_read(text: str, overrides: list[str]) -> bool:
     """Whether an experiment can be read; one that cannot has findings that say why."""
     try:
         read_experiment(text, "experiment.yaml", overrides)
-    except InputFault as fault:
+    except InputError as fault:
         found = fault.findings
     else:
         return True
@@ -95,7 +95,7 @@ def test_every_key_takes_or_refuses_every_value(copied: Path) -> None:
             if key.count(".") == 1:
                 accepted += is_read(whole, [])
                 for dialect in DIALECTS:
-                    with contextlib.suppress(UnreadableFile):
+                    with contextlib.suppress(ForeignFileError):
                         parse_foreign(whole, "config.yaml", dialect)
     assert accepted > 40
 

@@ -257,7 +257,7 @@ def test_the_checker_lets_pass(subtests: pytest.Subtests) -> None:
         "import numpy as np\ndef f(generator: np.random.Generator) -> float:\n    return generator.random()",
         "import numpy as np\nx = np.random.Generator(np.random.PCG64(1))",
         "import numpy as np\nx = np.random.default_rng(seed=1)",
-        "from touchline.spec.plan import Plan\nfrom touchline.core.errors import InputFault",
+        "from touchline.spec.plan import Plan\nfrom touchline.core.errors import InputError",
         "from jinja2 import Environment, PackageLoader\nx = Environment(loader=PackageLoader('touchline.run.scripts'))",
         "def f(door):\n    return door.open()",
         "import json\nx = json.dumps({'time': 1, 'os': 'a'})",

@@ -11,7 +11,7 @@ import typer
 from typer.testing import CliRunner
 
 from touchline.cli.auditing import audit as audit_command
-from touchline.core.errors import EnvironmentFault, InputFault
+from touchline.core.errors import HostError, InputError
 from touchline.core.quantity import Missing, Quantity
 from touchline.data.candidates import candidates_of_prompt, chosen, nearest
 from touchline.lint.audited import DataAudit
@@ -104,7 +104,7 @@ def test_files_of_splits_are_one_dataset_and_lines_are_of_the_own_file(tmp_path:
         '    "input": "w4",',
     ]
     write(tmp_path / "other.jsonl", [{"input": "a", "output": "b"}])
-    with pytest.raises(InputFault, match="holds 2 datasets"):
+    with pytest.raises(InputError, match="holds 2 datasets"):
         audit(tmp_path)
     assert [sorted(group.files) for group in group_splits(tmp_path.iterdir())] == [["test", "train"], ["all"]]
 
@@ -143,7 +143,7 @@ def test_a_scorer_that_takes_either_within_the_other_is_refused(tmp_path: Path) 
     assert found.baselines.empty.score.value == 1.0
     for name in ("match", "exact", "capitalization"):
         assert not {"DA340", "DA341", "DA331"} & set(codes(audit(path, AuditRequest(scorer=name))))
-    with pytest.raises(InputFault, match="no scorer"):
+    with pytest.raises(InputError, match="no scorer"):
         audit(path, AuditRequest(scorer="smart"))
 
 
@@ -355,7 +355,7 @@ def test_the_command_answers_in_words_in_json_and_by_its_exit_code(tmp_path: Pat
         ("DA301", 2)
     ]
     assert set(answer["baselines"]) == {"majority", "majority_per_question", "empty", "shuffled", "first_candidate"}
-    with pytest.raises(InputFault, match="does not exist"):
+    with pytest.raises(InputError, match="does not exist"):
         audit(tmp_path / "gone.jsonl")
 
 
@@ -365,7 +365,7 @@ def test_the_picture_is_a_png_or_says_what_is_not_installed(tmp_path: Path) -> N
     ]
     path = write(tmp_path / "data.jsonl", rows)
     if importlib.util.find_spec("altair") is None or importlib.util.find_spec("vl_convert") is None:
-        with pytest.raises(EnvironmentFault) as caught:
+        with pytest.raises(HostError) as caught:
             audit(path, plot=tmp_path / "data.png")
         assert caught.value.message == FIGURES_OFF
     else:

@@ -9,7 +9,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from touchline.core.errors import InputFault
+from touchline.core.errors import InputError
 from touchline.plan.local.job_list import read_jobs
 from touchline.plan.placement.answer import place
 from touchline.plan.placement.types import Cluster, Minutes, PlaceJob
@@ -29,7 +29,7 @@ def written(folder: Path, content: object) -> Path:
 
 
 def faults(folder: Path, content: object, cluster: Cluster | None = None) -> list[tuple[str, str, str | None]]:
-    with pytest.raises(InputFault) as caught:
+    with pytest.raises(InputError) as caught:
         place(read_jobs(written(folder, content)), cluster or Cluster(gpus=4), deadline_minutes=None)
     assert "Traceback" not in str(caught.value)
     return [(finding.code, finding.message, finding.hint) for finding in caught.value.findings]
@@ -126,7 +126,7 @@ def test_all_faults_of_the_jobs_come_at_once(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("minutes", [float("nan"), float("inf"), -1.0])
 def test_numbers_that_are_none_are_refused_from_python_too(minutes: float) -> None:
-    with pytest.raises(InputFault) as caught:
+    with pytest.raises(InputError) as caught:
         place([PlaceJob(id="a", minutes=Minutes(value=minutes))], Cluster(gpus=1), deadline_minutes=None)
     assert caught.value.findings[0].code == "PL103"
 
@@ -141,7 +141,7 @@ def test_numbers_that_are_none_are_refused_from_python_too(minutes: float) -> No
     ],
 )
 def test_no_cluster_and_no_deadline(cluster: Cluster, deadline: float | None) -> None:
-    with pytest.raises(InputFault) as caught:
+    with pytest.raises(InputError) as caught:
         place([PlaceJob(id="a", minutes=Minutes(value=1))], cluster, deadline_minutes=deadline)
     assert {finding.code for finding in caught.value.findings} == {"PL111"}
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from tests.run.made_plans import CPU, GPU, made_control, made_plan, made_run
 
-from touchline.core.errors import InputFault
+from touchline.core.errors import InputError
 from touchline.core.quantity import Missing, Quantity
 from touchline.plan.jobs import place_jobs, upper_minutes
 from touchline.plan.placement.types import Minutes
@@ -64,7 +64,7 @@ def test_on_a_processor_the_predicted_memory_and_its_threads_are_held() -> None:
 def test_what_nobody_can_predict_is_told_once_with_its_reason() -> None:
     first = replace(made_run("a"), train_seconds=UNKNOWN, evaluate_seconds=Missing(missing="nothing measured"))
     plan = made_plan(first, replace(first, name="b"), made_control())
-    with pytest.raises(InputFault) as caught:
+    with pytest.raises(InputError) as caught:
         place_jobs(plan, SlurmSite())
     assert "a and 1 more (no evidence)" in caught.value.message
     assert "evaluate a and 1 more (nothing measured)" in caught.value.message

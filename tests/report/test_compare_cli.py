@@ -10,7 +10,7 @@ from tests.api.folders import environment, make_experiment, touchline
 from tests.api.made_runs import evaluate, train
 
 from touchline import api
-from touchline.core.errors import InputFault
+from touchline.core.errors import InputError
 from touchline.data.settings import Settings
 from touchline.report.local.comparing import compare_experiments
 
@@ -100,7 +100,7 @@ def test_experiments_of_one_name_are_told_apart_by_their_folders(place: Path) ->
     other = place / "renamed"
     if not other.exists():
         other.symlink_to(place / "two")
-    with pytest.raises(InputFault, match="2 times"):
+    with pytest.raises(InputError, match="2 times"):
         compare_experiments([place / "two", other])
     found = compare_experiments([place / "one", place / "two"])
     assert [side.label for side in found.experiments] == ["one", "two"]

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from tests.results.made_seed002 import make
 
-from touchline.core.errors import EnvironmentFault
+from touchline.core.errors import HostError
 from touchline.report.figures import Figure
 from touchline.report.local.draw_process import draw
 from touchline.report.local.drawing import write_picture
@@ -74,7 +74,7 @@ def test_whatever_becomes_of_the_process_what_was_drawn_stays(tmp_path: Path, mo
         assert said in drawn.fault, (name, drawn.fault)
         assert "\n" not in drawn.fault
     monkeypatch.setenv("PYTHONPATH", fake(tmp_path, "os.abort()"))
-    with pytest.raises(EnvironmentFault) as raised:
+    with pytest.raises(HostError) as raised:
         write_picture(Figure(spec=SPEC, note=""), tmp_path / "a.png")
     assert "SIGABRT" in raised.value.message
     assert not (tmp_path / "a.png").exists()

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from tests.report.made_series import Scalars, same, scalars, series
 
-from touchline.core.errors import EnvironmentFault, PolicyFault
+from touchline.core.errors import HostError, PolicyError
 from touchline.report.trackers.exported import RunSeries
 from touchline.report.trackers.to_mlflow import MLflow, open_at
 
@@ -141,13 +141,13 @@ def test_an_experiment_that_was_deleted_there_is_not_brought_back_in_silence(
     tracker.export(series(2, experiment=experiment))
     reader = client(folder)
     reader.delete_experiment(reader.get_experiment_by_name(experiment).experiment_id)
-    with pytest.raises(PolicyFault, match="was deleted in MLflow"):
+    with pytest.raises(PolicyError, match="was deleted in MLflow"):
         open_at(folder, folder).export(series(2, experiment=experiment))
 
 
 def test_a_database_that_is_none_is_told(tmp_path: Path) -> None:
     (tmp_path / "mlflow.db").write_bytes(b"no database at all, but long enough to be looked at" * 10)
-    with pytest.raises(EnvironmentFault, match="does not answer"):
+    with pytest.raises(HostError, match="does not answer"):
         open_at(tmp_path, tmp_path)
 
 

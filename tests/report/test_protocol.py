@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from touchline.cli.exporting import Target
-from touchline.core.errors import EnvironmentFault, InputFault, install_hint
+from touchline.core.errors import HostError, InputError, install_hint
 from touchline.report.trackers.protocol import TRACKERS, open_tracker
 
 pytestmark = pytest.mark.planning
@@ -23,12 +23,12 @@ def test_a_tracker_that_is_not_installed_is_told_with_what_to_type(
     tracker: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(EnvironmentFault) as told:
+    with pytest.raises(HostError) as told:
         open_tracker(tracker, None, tmp_path / "exports")
     assert told.value.hint == install_hint(tracker)
     assert not (tmp_path / "exports").exists()
 
 
 def test_a_tracker_that_there_is_not_is_told() -> None:
-    with pytest.raises(InputFault, match="there is no tracker 'aim'"):
+    with pytest.raises(InputError, match="there is no tracker 'aim'"):
         open_tracker("aim", None, Path("nowhere"))

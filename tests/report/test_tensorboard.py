@@ -116,11 +116,11 @@ def test_files_of_others_in_the_folder_are_left_alone(tmp_path: Path) -> None:
 
 
 def test_a_run_that_leads_out_of_the_folder_is_refused(tmp_path: Path) -> None:
-    from touchline.core.errors import InputFault
+    from touchline.core.errors import InputError
 
     (tmp_path / "logs").mkdir()
     (tmp_path / "logs" / "r1_rank4").symlink_to(tmp_path)
-    with pytest.raises(InputFault, match="leads out"):
+    with pytest.raises(InputError, match="leads out"):
         TensorBoard(tmp_path / "logs").export(series(3))
 
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter
 from tests.results.made_seed002 import NAME, RUNS, log_of, make, write_checkpoint
 
-from touchline.core.errors import EnvironmentFault, InputFault
+from touchline.core.errors import HostError, InputError
 from touchline.core.quantity import Missing, Quantity
 from touchline.core.status import JobState, RunStatus, TrainingOutcome
 from touchline.history import lines
@@ -56,16 +56,16 @@ def test_a_folder_without_runs_is_one_clear_fault(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("nothing")
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "words.json").write_text("[]")
-    with pytest.raises(InputFault, match="holds no run") as fault:
+    with pytest.raises(InputError, match="holds no run") as fault:
         find(tmp_path)
     assert "slurm-" in str(fault.value.expected)
 
 
 def test_a_file_or_nothing_is_one_clear_fault(tmp_path: Path) -> None:
     (tmp_path / "slurm-1.out").write_text("x")
-    with pytest.raises(InputFault, match="no folder"):
+    with pytest.raises(InputError, match="no folder"):
         find(tmp_path / "slurm-1.out")
-    with pytest.raises(InputFault, match="does not exist"):
+    with pytest.raises(InputError, match="does not exist"):
         find(tmp_path / "gone")
 
 
@@ -74,7 +74,7 @@ def test_a_folder_that_may_not_be_read_is_one_clear_fault(folder: Path, monkeypa
         raise PermissionError(13, "Permission denied", str(path))
 
     monkeypatch.setattr(Path, "iterdir", refuse)
-    with pytest.raises(EnvironmentFault, match="Permission denied"):
+    with pytest.raises(HostError, match="Permission denied"):
         find(folder)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from touchline.results.imported.evaluations import Unusable, read_eval_log
+from touchline.results.imported.evaluations import EvalLogError, read_eval_log
 
 SCRIPT = """
 import sys
@@ -54,7 +54,7 @@ def test_a_genuine_log_cut_anywhere_says_so(log: Path, tmp_path: Path) -> None:
     cut = tmp_path / "cut.eval"
     for share in range(0, 100, 9):
         cut.write_bytes(data[: len(data) * share // 100])
-        with pytest.raises(Unusable):
+        with pytest.raises(EvalLogError):
             read_eval_log(cut)
 
 
@@ -70,5 +70,5 @@ def test_a_genuine_log_with_changed_bytes_gives_no_wrong_score(log: Path, tmp_pa
         spoilt.write_bytes(changed)
         try:
             assert read_eval_log(spoilt).record.samples == sound
-        except Unusable:
+        except EvalLogError:
             continue

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from touchline.core.errors import InputFault
+from touchline.core.errors import InputError
 from touchline.core.quantity import Missing, Quantity
 from touchline.core.status import RunStatus, TrainingOutcome
 from touchline.data.general import (
@@ -299,7 +299,7 @@ def test_whatever_stands_in_a_file_no_traceback_comes(changes: dict[str, object]
         patch.setattr("touchline.results.harness.read_text_bounded", read)
         try:
             found = read_results(path)
-        except InputFault:
+        except InputError:
             return
         assert all(score.value == score.value and abs(score.value) != float("inf") for score in found.scores)
         for score in found.scores:
@@ -378,7 +378,7 @@ def test_a_changed_task_file_is_another_setting(tmp_path: Path) -> None:
     assert general_settings_sha256(config, tmp_path) != before
     limited = made_config(evaluate=EvaluateConfig(general=GeneralConfig(tasks=("sums",), limit=5)))
     assert general_settings_sha256(limited, tmp_path) != before
-    with pytest.raises(InputFault, match="is no folder"):
+    with pytest.raises(InputError, match="is no folder"):
         general_settings_sha256(config, tmp_path / "tasks")
 
 

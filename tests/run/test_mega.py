@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from tests.run.allocation import StandIn, evaluation, make_evaluation, make_run, stage
 
-from touchline.core.errors import InputFault
+from touchline.core.errors import InputError
 from touchline.run.scripts.mega import TICK, Allocation, MegaStage, mega_text
-from touchline.run.scripts.shell import SlurmValueFault
+from touchline.run.scripts.shell import SlurmValueError
 from touchline.spec.experiment import ComputeConfig
 from touchline.spec.site import SlurmSite
 
@@ -317,14 +317,14 @@ def test_outside_a_job_it_says_how_to_run_it(tmp_path: Path) -> None:
 
 def test_what_could_never_start_is_refused_all_at_once() -> None:
     stages = [stage("slow", upper=600), stage("wide", gpus=3), stage("hungry", cpus=9), stage("ok")]
-    with pytest.raises(InputFault) as caught:
+    with pytest.raises(InputError) as caught:
         mega_text("x", stages, Allocation(gpus_per_node=2, cpus_per_node=8, seconds=600), SITE)
     for words in ("slow may take 10:00", "wide needs 3 GPUs, a node has 2", "hungry needs 9 CPUs"):
         assert words in caught.value.message
     assert "ok" not in caught.value.message
-    with pytest.raises(InputFault, match="two stages"):
+    with pytest.raises(InputError, match="two stages"):
         mega_text("x", [stage("a"), stage("a")], Allocation(gpus_per_node=2, seconds=600), SITE)
-    with pytest.raises(InputFault, match="nothing is left"):
+    with pytest.raises(InputError, match="nothing is left"):
         mega_text("x", [], Allocation(gpus_per_node=2, seconds=600), SITE)
 
 
@@ -350,7 +350,7 @@ def test_the_header_asks_for_all_at_once() -> None:
         "#SBATCH --signal=B:USR1@120",
         "#SBATCH --mail-type=FAIL",
     ]
-    with pytest.raises(SlurmValueFault):
+    with pytest.raises(SlurmValueError):
         mega_text("a\nb", [stage("a")], asked, site)
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from touchline.core.errors import EnvironmentFault, InputFault, RunsFailed, TouchlineError
+from touchline.core.errors import HostError, InputError, RunsFailedError, TouchlineError
 from touchline.core.estimate import MicroBatch
 from touchline.core.units import GIB, MIB
 from touchline.estimate.bracket import Ended
@@ -191,7 +191,7 @@ def test_a_peak_between_two_looks_counts(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "expected"), [("input", InputFault), ("environment", EnvironmentFault), ("other", RunsFailed)]
+    ("kind", "expected"), [("input", InputError), ("environment", HostError), ("other", RunsFailedError)]
 )
 def test_a_fault_before_any_answer_ends_the_search_in_its_own_words(
     tmp_path: Path, kind: str, expected: type[TouchlineError]
@@ -309,5 +309,5 @@ def test_without_groups_nothing_is_limited(tmp_path: Path) -> None:
 
 def test_without_the_packages_that_train_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(EnvironmentFault, match="torch, transformers, peft"):
+    with pytest.raises(HostError, match="torch, transformers, peft"):
         probe(request(), batches(1), predicted=1, host_limit_bytes=GIB)

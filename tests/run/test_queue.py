@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from touchline.core.errors import LimitReached, Refused, Unclear
+from touchline.core.errors import SubmissionLimitError, SubmissionRejectedError, SubmissionUnknownError
 from touchline.core.status import JobState
 from touchline.run.ledger import Ledger, read_ledger
 from touchline.run.protocol import Executor, Job
@@ -116,7 +116,7 @@ def test_a_scheduler_that_waits_itself_is_told_what_for(tmp_path: Path) -> None:
 
 def test_a_refused_job_does_not_keep_the_next_ones_from_starting(tmp_path: Path) -> None:
     """Its words are kept, and what comes after it starts, finds nothing and says so."""
-    executor = Scripted({"a": [Refused("unknown partition 'gpuu'", hint="one of gpu")]})
+    executor = Scripted({"a": [SubmissionRejectedError("unknown partition 'gpuu'", hint="one of gpu")]})
     ended = ran(tmp_path, [job(tmp_path, "a"), job(tmp_path, "b")], executor)
     assert (ended["a"].state, ended["a"].source) == (JobState.FAILED, "ledger")
     assert "gpuu" in ended["a"].reason
@@ -124,8 +124,10 @@ def test_a_refused_job_does_not_keep_the_next_ones_from_starting(tmp_path: Path)
     assert ended["b"].state is JobState.COMPLETED
 
 
-@pytest.mark.parametrize("fault", [LimitReached("too many"), Unclear("no answer")])
-def test_what_is_not_taken_now_is_tried_later(tmp_path: Path, fault: LimitReached | Unclear) -> None:
+@pytest.mark.parametrize("fault", [SubmissionLimitError("too many"), SubmissionUnknownError("no answer")])
+def test_what_is_not_taken_now_is_tried_later(
+    tmp_path: Path, fault: SubmissionLimitError | SubmissionUnknownError
+) -> None:
     """Nothing is lost, nothing is asked for ever and at once, and nobody waits without a word."""
     executor = Scripted({"b": [fault, fault]})
     said: list[str] = []
@@ -193,12 +195,12 @@ def test_what_somebody_else_has_done_meanwhile_is_not_started(tmp_path: Path) ->
 
 def test_what_builds_on_a_refused_job_waits_until_that_is_settled(tmp_path: Path) -> None:
     """`after` hears of the refusal before `before` is asked about the next one, which can then say no."""
-    executor = Scripted({"a": [Refused("unknown partition 'gpuu'")]}, waits_itself=True)
+    executor = Scripted({"a": [SubmissionRejectedError("unknown partition 'gpuu'")]}, waits_itself=True)
     stopped: list[str] = []
 
     def before(each: Job) -> bool:
         if stopped and each.name == "b":
-            raise Refused("it builds on a")
+            raise SubmissionRejectedError("it builds on a")
         return True
 
     def after(each: Job, view: JobView) -> Sequence[Job]:
@@ -215,7 +217,7 @@ def test_what_builds_on_a_refused_job_waits_until_that_is_settled(tmp_path: Path
 
 def test_an_end_makes_room_at_once(tmp_path: Path) -> None:
     """A limit of the scheduler is not waited for longer than the job that fills it."""
-    executor = Scripted({"b": [LimitReached("one job only")]})
+    executor = Scripted({"b": [SubmissionLimitError("one job only")]})
     clock = Simulated()
     ledger = Ledger(tmp_path / "ledger.jsonl", executor.name)
     run_jobs([job(tmp_path, name) for name in "ab"], executor, ledger, [()] * 2, lambda *_: None, clock=clock)

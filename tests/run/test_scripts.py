@@ -18,7 +18,7 @@ from touchline.lint.rule import check_view
 from touchline.lint.script_view import ScriptView
 from touchline.run.scripts.folder import run_files
 from touchline.run.scripts.header import slurm_memory, slurm_time, warning_seconds
-from touchline.run.scripts.shell import SlurmValueFault, slurm_line, slurm_value
+from touchline.run.scripts.shell import SlurmValueError, slurm_line, slurm_value
 from touchline.slurm.directives import read_line
 from touchline.slurm.script import read_script
 from touchline.spec.experiment import ComputeConfig
@@ -204,7 +204,7 @@ def test_no_value_breaks_a_script(name: str, hostile: str, gpus: int, machine: o
 def test_sbatch_reads_a_quoted_value_as_it_was_given(value: str) -> None:
     try:
         line = f"#SBATCH --account={slurm_value(value)}"
-    except SlurmValueFault:
+    except SlurmValueError:
         assert any(ord(mark) < 32 or 127 <= ord(mark) < 160 or mark in "\u2028\u2029" for mark in value)
         return
     (found,) = read_line(line, 1)
@@ -213,14 +213,14 @@ def test_sbatch_reads_a_quoted_value_as_it_was_given(value: str) -> None:
 
 @pytest.mark.parametrize("mark", ["\n", "\r", "\0", "\x1b", "\x85", "\u2028"])
 def test_a_value_that_would_end_its_line_is_refused(mark: str) -> None:
-    with pytest.raises(SlurmValueFault):
+    with pytest.raises(SlurmValueError):
         slurm_value(f"gpu{mark}#SBATCH --mem=0")
-    with pytest.raises(SlurmValueFault):
+    with pytest.raises(SlurmValueError):
         slurm_line(f"--mail-type=FAIL{mark}rm -r x")
     for site in (SlurmSite(account=f"a{mark}b"), SlurmSite(partition=f"a{mark}b"), SlurmSite(options=(f"--x={mark}",))):
-        with pytest.raises(SlurmValueFault):
+        with pytest.raises(SlurmValueError):
             script("finetune.slurm", site=replace(SITE, slurm=site))
-    with pytest.raises(SlurmValueFault):
+    with pytest.raises(SlurmValueError):
         script("eval.slurm", plan=made_plan(compute=ComputeConfig(qos=f"a{mark}b")))
 
 

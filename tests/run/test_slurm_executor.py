@@ -22,7 +22,7 @@ from tests.run.scripted_slurm import (
     started,
 )
 
-from touchline.core.errors import EnvironmentFault, LimitReached, Refused, Unclear
+from touchline.core.errors import HostError, SubmissionLimitError, SubmissionRejectedError, SubmissionUnknownError
 from touchline.core.status import JobState
 from touchline.run.ledger import Event, Ledger, read_ledger
 from touchline.run.protocol import Job
@@ -717,10 +717,10 @@ def test_a_submission_names_token_parents_and_the_lock(bench: Bench) -> None:
 @pytest.mark.parametrize(
     ("err", "fault"),
     [
-        ("sbatch: error: Batch job submission failed: Invalid partition name specified\n", Refused),
+        ("sbatch: error: Batch job submission failed: Invalid partition name specified\n", SubmissionRejectedError),
         (
             "sbatch: error: QOSMaxSubmitJobPerUserLimit\nsbatch: error: Batch job submission failed: Job violates\n",
-            LimitReached,
+            SubmissionLimitError,
         ),
     ],
 )
@@ -733,9 +733,9 @@ def test_a_refusal_asks_nothing_more(err: str, fault: type[Exception], bench: Be
 
 def test_without_sbatch_nothing_was_started(bench: Bench) -> None:
     bench.slurm.sbatch = [Answer(code=None, out="", err="sbatch: No such file or directory")]
-    with pytest.raises(EnvironmentFault) as caught:
+    with pytest.raises(HostError) as caught:
         bench.executor.start(bench.job, "a1b2", ())
-    assert not isinstance(caught.value, Unclear)
+    assert not isinstance(caught.value, SubmissionUnknownError)
 
 
 def test_after_a_lost_answer_the_token_is_looked_for(bench: Bench) -> None:
@@ -771,7 +771,7 @@ def test_what_is_not_found_stays_unclear_after_ten_seconds(
 ) -> None:
     bench.slurm.sbatch = [LOST]
     bench.slurm.squeue, bench.slurm.sacct = squeue, sacct
-    with pytest.raises(Unclear) as caught:
+    with pytest.raises(SubmissionUnknownError) as caught:
         bench.executor.start(bench.job, "a1b2", ())
     assert "Socket timed out" in caught.value.message
     assert "\n" not in caught.value.message
@@ -784,7 +784,7 @@ def test_an_sbatch_that_waits_at_a_limit_until_it_is_ended_is_not_now(bench: Ben
         "sbatch: no answer within 60 s\nsbatch: error: Slurm temporarily unable to accept job, sleeping and retrying"
     )
     bench.slurm.sbatch = [Answer(code=None, out="", err=waiting)] * 2
-    with pytest.raises(LimitReached):
+    with pytest.raises(SubmissionLimitError):
         bench.executor.start(bench.job, "a1b2", ())
     bench.slurm.queue = [bench.row("91", "PENDING", comment="c3d4")]
     assert bench.executor.start(bench.job, "c3d4", ()) == "91"
@@ -800,7 +800,7 @@ def test_stop_cancels_what_lives_and_only_that(bench: Bench) -> None:
     bench.slurm.scancel = Answer(code=1, out="", err="scancel: error: Invalid job id 76\n")
     bench.executor.stop([bench.job])
     bench.slurm.scancel = Answer(code=8, out="", err="scancel: error: Kill job error on job id 76: Unable to contact\n")
-    with pytest.raises(EnvironmentFault, match="Unable to contact"):
+    with pytest.raises(HostError, match="Unable to contact"):
         bench.executor.stop([bench.job])
 
 

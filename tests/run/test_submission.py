@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from tests.run.scripted_slurm import DOWN, LOST, Row, ScriptedSlurm, SimClock, ended, make_job, started
 
-from touchline.core.errors import EnvironmentFault, LimitReached, Refused, Unclear
+from touchline.core.errors import HostError, SubmissionLimitError, SubmissionRejectedError, SubmissionUnknownError
 from touchline.core.status import JobState
 from touchline.run.ledger import Ledger, LedgerEntry, LedgerReader, open_intents, read_ledger
 from touchline.run.protocol import Job
@@ -69,9 +69,9 @@ def test_intent_then_start_then_id(bench: Bench) -> None:
     assert len(intent.token) == 16
 
 
-@pytest.mark.parametrize(("answer", "fault"), [(REFUSAL, Refused), (FULL, LimitReached)])
+@pytest.mark.parametrize(("answer", "fault"), [(REFUSAL, SubmissionRejectedError), (FULL, SubmissionLimitError)])
 def test_a_refusal_closes_the_intent_and_the_next_try_begins_anew(
-    answer: Answer, fault: type[EnvironmentFault], bench: Bench
+    answer: Answer, fault: type[HostError], bench: Bench
 ) -> None:
     bench.slurm.sbatch = [answer, Answer(code=0, out="76\n", err="")]
     with pytest.raises(fault) as caught:
@@ -98,7 +98,7 @@ def goes_down_at_sbatch(bench: Bench) -> None:
 def test_nothing_is_submitted_while_nobody_tells_what_is_in_the_queue(bench: Bench) -> None:
     """Somebody may have submitted it by hand; and an sbatch that cannot be answered would only be waited for."""
     bench.slurm.squeue = DOWN
-    with pytest.raises(LimitReached):
+    with pytest.raises(SubmissionLimitError):
         bench.begin()
     assert bench.slurm.count("sbatch") == 0
     assert bench.events() == []
@@ -116,10 +116,10 @@ def test_what_was_finished_while_the_scheduler_took_its_time_is_not_begun(bench:
 def test_an_unclear_answer_keeps_the_intent_open_until_its_token_was_looked_for(bench: Bench) -> None:
     bench.slurm.sbatch = [LOST, Answer(code=0, out="80\n", err="")]
     goes_down_at_sbatch(bench)
-    with pytest.raises(Unclear):
+    with pytest.raises(SubmissionUnknownError):
         bench.begin()
     assert bench.events() == ["intent", "unclear"]
-    with pytest.raises(Unclear, match="does not tell"):
+    with pytest.raises(SubmissionUnknownError, match="does not tell"):
         bench.begin()
     assert bench.slurm.count("sbatch") == 1
     bench.slurm.squeue = None
@@ -131,7 +131,7 @@ def test_an_unclear_answer_keeps_the_intent_open_until_its_token_was_looked_for(
 def test_an_unclear_answer_of_a_job_that_is_in_is_settled_by_its_token(bench: Bench) -> None:
     bench.slurm.sbatch = [LOST]
     goes_down_at_sbatch(bench)
-    with pytest.raises(Unclear):
+    with pytest.raises(SubmissionUnknownError):
         bench.begin()
     bench.slurm.squeue = None
     bench.take(next(words for words in bench.slurm.calls if words[0] == "sbatch"))

@@ -12,7 +12,7 @@ import pytest
 from pydantic import TypeAdapter
 from tests.run.made_plans import SITE, made_control, made_plan, made_run
 
-from touchline.core.errors import InputFault
+from touchline.core.errors import InputError
 from touchline.core.status import AttemptExit
 from touchline.data.metrics import ExportMarker, SavedFile, TrainingMarker
 from touchline.evaluate.wanted import PendingEvaluations, find_pending_evaluations
@@ -140,7 +140,7 @@ def test_an_eval_yaml_of_before_takes_the_length_from_what_was_trained(tmp_path:
 
 @pytest.mark.parametrize("name", ["nothing", "../elsewhere"])
 def test_a_run_that_is_not_there(tmp_path: Path, name: str) -> None:
-    with pytest.raises(InputFault):
+    with pytest.raises(InputError):
         find_pending_evaluations(tmp_path, name)
 
 

@@ -42,7 +42,7 @@ ACCOUNT = "lab"
 """An account that this user may use."""
 
 
-class ClusterFault(Exception):
+class ClusterError(Exception):
     """The cluster did not do what it was asked to."""
 
 
@@ -110,7 +110,7 @@ class Cluster:
         """Write the files and start the daemons; back when every node is idle.
 
         Raises:
-            ClusterFault: something did not come up; with the ends of all logs.
+            ClusterError: something did not come up; with the ends of all logs.
         """
         self._write_files()
         root = self.layout.root
@@ -128,7 +128,7 @@ class Cluster:
 
     def stop(self) -> None:
         """End the jobs, then every daemon, then the folder; does what is left to do when called again."""
-        with suppress(ClusterFault, subprocess.TimeoutExpired):
+        with suppress(ClusterError, subprocess.TimeoutExpired):
             if "slurmctld" in self._daemons:
                 self._end_jobs()
         nodes = [name for name in self._daemons if name.startswith("slurmd ")]
@@ -154,13 +154,13 @@ class Cluster:
         """Run one of SLURM's commands and give what it says.
 
         Raises:
-            ClusterFault: it did not end with 0.
+            ClusterError: it did not end with 0.
         """
         done = subprocess.run(
             words, cwd=cwd, env=self._variables(), capture_output=True, text=True, timeout=60, check=False
         )
         if done.returncode != 0:
-            raise ClusterFault(f"{' '.join(words)}: {done.stderr.strip() or done.stdout.strip()}")
+            raise ClusterError(f"{' '.join(words)}: {done.stderr.strip() or done.stdout.strip()}")
         return done.stdout.strip()
 
     def start_controller(self, *, wait: bool = True) -> None:
@@ -283,7 +283,7 @@ class Cluster:
         jobs = self.ask("squeue", "-h", "-o", "%A").split()
         if jobs:
             self.ask("scancel", *sorted(set(jobs)))
-            with suppress(ClusterFault):
+            with suppress(ClusterError):
                 self._wait("the jobs' end", lambda: not self.ask("squeue", "-h", "-t", "R,CG"), seconds=10)
 
     def _kill_jobs_of(self, node: str) -> None:
@@ -312,14 +312,14 @@ class Cluster:
     def _idle_nodes(self, states: Sequence[str] = ("idle",)) -> set[str]:
         try:
             lines = self.ask("sinfo", "-h", "-N", "-o", "%N %t").splitlines()
-        except ClusterFault:
+        except ClusterError:
             return set()
         return {line.split()[0] for line in lines if line.split()[1] in states}
 
     def _try(self, *words: str) -> bool:
         try:
             self.ask(*words)
-        except (ClusterFault, subprocess.TimeoutExpired):
+        except (ClusterError, subprocess.TimeoutExpired):
             return False
         return True
 
@@ -329,7 +329,7 @@ class Cluster:
             dead = [name for name, daemon in self._daemons.items() if daemon.poll() is not None]
             if dead or time.monotonic() > end:
                 why = f"{', '.join(dead)} ended" if dead else f"no answer within {seconds:.0f} s"
-                raise ClusterFault(f"{what} did not come up: {why}\n{self._logs()}")
+                raise ClusterError(f"{what} did not come up: {why}\n{self._logs()}")
             time.sleep(0.05)
 
     def _logs(self) -> str:
@@ -372,7 +372,7 @@ def _hold_ports() -> tuple[socket.socket, int]:
         if all(_is_free(base + number) for number in range(1, settings.NODES + len(settings.NODE_LETTERS))):
             return held, base
         held.close()
-    raise ClusterFault(f"no free ports between {PORTS.start} and {PORTS.stop}")
+    raise ClusterError(f"no free ports between {PORTS.start} and {PORTS.stop}")
 
 
 def _is_free(port: int) -> bool:

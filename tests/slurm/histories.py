@@ -20,7 +20,16 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from tests.slurm.history import PATIENCE_SECONDS, SUBMITTING, Endless, Found, History, Killed, MakeExecutor, Watched
+from tests.slurm.history import (
+    PATIENCE_SECONDS,
+    SUBMITTING,
+    EndlessProcessError,
+    Found,
+    History,
+    Killed,
+    MakeExecutor,
+    Watched,
+)
 from tests.slurm.misfortunes import HORIZON_SECONDS, begin_history, fill_disk, misfortunes
 
 from touchline.core import files
@@ -120,7 +129,7 @@ def play(seed: int, root: Path, make_executor: MakeExecutor = real_executor, *, 
         misfortunes(history)
         try:
             _play(history, make_executor)
-        except Endless:
+        except EndlessProcessError:
             history.fault(f"a process did not end within {PATIENCE_SECONDS:.0f} s")
         _check_spans(history)
     return history

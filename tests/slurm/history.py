@@ -40,7 +40,7 @@ class Found(BaseException):
     """The first fault is enough."""
 
 
-class Endless(Exception):
+class EndlessProcessError(Exception):
     """A process that does not come to an end."""
 
 
@@ -97,7 +97,7 @@ class History:
         if self.dead:
             raise Killed
         if self.clock.true > self.until:
-            raise Endless
+            raise EndlessProcessError
         self.passed[point] += 1
         if self.kill is not None and self.kill[0] == point and self.passed[point] >= self.kill[1]:
             self.killed_at[point] += 1

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from tests.slurm.history import History
 
-from touchline.core.errors import Refused, Unclear
+from touchline.core.errors import SubmissionRejectedError, SubmissionUnknownError
 from touchline.core.status import JobState
 from touchline.run.ledger import read_ledger
 from touchline.run.protocol import Executor, Job
@@ -31,7 +31,7 @@ class AbsentIsOver:
         words = ["sbatch", "--parsable", f"--job-name={job.name}", str(job.script)]
         answer = self._history.fake.run(words, timeout_seconds=30.0, cwd=job.folder)
         if not answer.ok:
-            raise Refused(answer.err)
+            raise SubmissionRejectedError(answer.err)
         return answer.out.strip()
 
     def look(self, jobs: Sequence[Job]) -> Mapping[str, JobView]:
@@ -65,7 +65,7 @@ class TriesAgainAtOnce(SlurmExecutor):
         """As the product does, and once more."""
         try:
             return super().start(job, token, gpus, after)
-        except Unclear:
+        except SubmissionUnknownError:
             return super().start(job, token, gpus, after)
 
 

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from tests.slurm.talk import Talk, TooLong
+from tests.slurm.talk import Talk, WaitTimeoutError
 
 from touchline.core.clock import Clock, RealClock
 from touchline.slurm.accounting import accounting_format
@@ -400,7 +400,7 @@ def converse_all(commands: Commands, folder: Path, nodes: Sequence[str]) -> dict
     def one(name: str) -> list[str]:
         try:
             return converse(name, commands, RealClock(), folder / name, nodes)
-        except TooLong as fault:
+        except WaitTimeoutError as fault:
             return [f"waited in vain: {fault}"]
 
     _pass_small_ids(commands, folder)

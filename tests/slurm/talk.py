@@ -14,7 +14,7 @@ PATIENCE_SECONDS = 150.0
 """What a scenario waits for comes within this time, or never."""
 
 
-class TooLong(Exception):
+class WaitTimeoutError(Exception):
     """What was waited for did not come."""
 
 
@@ -44,7 +44,7 @@ class Talk:
         """sbatch that goes well, on the first node; its id."""
         answer = self.run("sbatch", "--parsable", f"--nodelist={self.nodes[node]}", *words)
         if answer.code != 0:
-            raise TooLong(answer.err)
+            raise WaitTimeoutError(answer.err)
         self.ids.append(answer.out.strip())
         self.submitted += words
         return answer.out.strip()
@@ -104,5 +104,5 @@ class Talk:
         end = self.clock.monotonic() + PATIENCE_SECONDS
         while not there():
             if self.clock.monotonic() > end:
-                raise TooLong(f"{what}: {self.states()}")
+                raise WaitTimeoutError(f"{what}: {self.states()}")
             self.clock.sleep(0.25)

@@ -28,7 +28,7 @@ from tests.slurm.bench import (
 from tests.slurm.cluster import Cluster
 from tests.slurm.rows import BESIDE, ROWS, NotHere, Row, Told
 
-from touchline.core.errors import Unclear
+from touchline.core.errors import SubmissionUnknownError
 from touchline.run.ledger import Ledger, read_ledger
 from touchline.run.local import LocalExecutor
 from touchline.run.protocol import Job
@@ -201,7 +201,7 @@ def _begin_patiently(bench: Bench, row: Row, names: Mapping[str, str]) -> None:
     for _ in range(10):
         try:
             bench.begin(row, names)
-        except Unclear:
+        except SubmissionUnknownError:
             time.sleep(1)
         else:
             return

@@ -12,7 +12,7 @@ import pytest
 from tests.slurm.bench import Recorder, attempts_of, starts_of, write_run
 from tests.slurm.cluster import LIMITED_JOBS, LIMITED_QOS, Cluster
 
-from touchline.core.errors import EnvironmentFault, LimitReached, Refused, Unclear
+from touchline.core.errors import HostError, SubmissionLimitError, SubmissionRejectedError, SubmissionUnknownError
 from touchline.core.status import JobState
 from touchline.run.ledger import Ledger, LedgerEntry, read_ledger
 from touchline.run.protocol import Job
@@ -95,7 +95,7 @@ def test_what_sbatch_refuses_is_refused_in_its_words_and_closed_in_the_ledger(
 ) -> None:
     """One clear message, no job, an intent that a refusal follows; and once mended, the run is submitted."""
     job = write_run(site.root / "refused", "finish", [directive])
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(SubmissionRejectedError) as caught:
         site.begin(job)
     for word in words:
         assert word in caught.value.message.lower()
@@ -115,13 +115,13 @@ def test_what_sbatch_refuses_is_refused_in_its_words_and_closed_in_the_ledger(
 
 
 def test_over_the_limit_is_not_now_rather_than_no(site: Site) -> None:
-    """LimitReached, an intent that is closed, and the same job is taken when another has ended."""
+    """SubmissionLimitError, an intent that is closed, and the same job is taken when another has ended."""
     directives = [f"--qos={LIMITED_QOS}"]
     taken = [write_run(site.root / f"run{number}", "wait", directives) for number in range(LIMITED_JOBS)]
     for job in taken:
         site.begin(job)
     late = write_run(site.root / "late", "finish", directives)
-    with pytest.raises(LimitReached) as caught:
+    with pytest.raises(SubmissionLimitError) as caught:
         site.begin(late)
     assert "QOSMaxSubmitJobPerUserLimit" in caught.value.message
     assert [entry.event for entry in site.events(late)] == ["intent", "refused"]
@@ -130,11 +130,11 @@ def test_over_the_limit_is_not_now_rather_than_no(site: Site) -> None:
         (job.folder / "go").touch()
         site.until(job, lambda view: not view.active)
     # SLURM lowers its counts a moment after a job's end.
-    _begin_when(site, late, LimitReached)
+    _begin_when(site, late, SubmissionLimitError)
     assert site.until(late, lambda view: not view.active).state is JobState.COMPLETED
 
 
-def _begin_when(site: Site, job: Job, *not_yet: type[EnvironmentFault]) -> None:
+def _begin_when(site: Site, job: Job, *not_yet: type[HostError]) -> None:
     """Submit a job as soon as SLURM takes it."""
     end = time.monotonic() + WAIT_SECONDS
     while True:
@@ -257,12 +257,12 @@ def test_without_a_controller_nothing_is_lost_and_nothing_is_doubled(cluster: Cl
     job = write_run(site.root / "run", "finish")
     site.cluster.stop_controller()
     try:
-        with pytest.raises(LimitReached, match="not submitted now"):
+        with pytest.raises(SubmissionLimitError, match="not submitted now"):
             site.begin(job)
         assert starts_of(job) == []
     finally:
         site.cluster.start_controller()
-    _begin_when(site, job, LimitReached, Unclear)
+    _begin_when(site, job, SubmissionLimitError, SubmissionUnknownError)
     view = site.until(job, lambda view: not view.active)
     assert view.state is JobState.COMPLETED
     assert starts_of(job) == [f"{view.job_id}.0"]

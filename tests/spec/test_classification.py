@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from touchline.core.errors import InputFault
+from touchline.core.errors import InputError
 from touchline.spec.tasks.classification import LISTED_LABELS, indistinct, label_prompt, read_label
 from touchline.spec.tasks.ready_made import TASKS, get_task
 from touchline.statistics.labels import label_report
@@ -110,9 +110,9 @@ def test_the_task_scores_by_the_label_and_counts_what_it_cannot_read() -> None:
     assert task.score("positive", "positive").match
     unread = task.score("no idea", "Positive")
     assert (unread.match, unread.parsed, unread.label) == (False, False, None)
-    with pytest.raises(InputFault, match="empty target"):
+    with pytest.raises(InputError, match="empty target"):
         task.score("Positive", " ")
-    with pytest.raises(InputFault, match="has no metric 'f1'"):
+    with pytest.raises(InputError, match="has no metric 'f1'"):
         task.metric("f1")
 
 

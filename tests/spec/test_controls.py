@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from touchline.core.errors import InputFault
+from touchline.core.errors import InputError
 from touchline.lint.design import DesignView
 from touchline.spec.expand import expand
 from touchline.spec.names import label_of
@@ -104,14 +104,14 @@ def test_a_chain_is_shuffled_stage_by_stage() -> None:
 def test_a_fine_tuned_run_may_not_have_a_controls_name() -> None:
     """Two runs in one folder would overwrite each other."""
     for kind in ControlKind:
-        with pytest.raises(InputFault) as caught:
+        with pytest.raises(InputError) as caught:
             runs_of(PLAIN + f"controls: [{kind.value}]\nrun_names: '{{model_size}}_{kind.value.upper()}'\n")
         assert caught.value.findings[0].code == "EX009"
 
 
 def test_a_stage_may_not_have_a_shuffled_stages_name() -> None:
     """Here the clash is of the stages, not of the chains."""
-    with pytest.raises(InputFault, match="not unique"):
+    with pytest.raises(InputError, match="not unique"):
         runs_of(
             PLAIN + CHAIN.split("seeds: [3, 5]\n")[1] + "run_names: '{model_size}_shuffled'\ncontrols: [shuffled]\n"
         )
@@ -119,7 +119,7 @@ def test_a_stage_may_not_have_a_shuffled_stages_name() -> None:
 
 def test_an_unknown_control_is_told_with_those_that_there_are() -> None:
     """All that can be asked for are named."""
-    with pytest.raises(InputFault) as caught:
+    with pytest.raises(InputError) as caught:
         read_experiment(PLAIN + "controls: [bse]\n", "experiment.yaml")
     assert "'base', 'noop' or 'shuffled'" in caught.value.findings[0].message
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from touchline.core.errors import InputFault
+from touchline.core.errors import InputError
 from touchline.spec.document import parse
 from touchline.spec.edit import with_values
 
@@ -51,7 +51,7 @@ def test_a_mapping_becomes_a_value_and_back() -> None:
 
 def test_what_cannot_be_set_alone_is_refused_in_words() -> None:
     shared = "a: &one {k: 1}\ntrain: *one\n"
-    with pytest.raises(InputFault) as caught:
+    with pytest.raises(InputError) as caught:
         with_values(shared, "experiment.yaml", {"train.k": 2})
     assert "write it by hand" in str(caught.value.hint)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from pydantic import TypeAdapter
 
-from touchline.core.errors import InputFault
+from touchline.core.errors import InputError
 from touchline.data.evaluations import evaluation_name, is_current, read_evaluations, settings_sha256
 from touchline.data.scores import EvaluationRecord
 from touchline.data.task_files import is_task_file, resolve_task
@@ -54,7 +54,7 @@ def words():
 
 
 def faults(line: str) -> list[tuple[str, str]]:
-    with pytest.raises(InputFault) as caught:
+    with pytest.raises(InputError) as caught:
         read_experiment(f"{EXPERIMENT}evaluate: {line}\n", "experiment.yaml")
     return [(finding.subject, finding.message) for finding in caught.value.findings]
 
@@ -107,7 +107,7 @@ def test_what_makes_no_sense_is_refused(line: str, subject: str, words: str) -> 
 def test_a_factor_that_meets_repeats_with_greedy_decoding_is_refused() -> None:
     """The combination is impossible although each of the two can be written."""
     text = f"{EXPERIMENT}evaluate: {{temperature: 0.7, repeats: 4}}\nfactors: {{evaluate.temperature: [0, 0.7]}}\n"
-    with pytest.raises(InputFault) as caught:
+    with pytest.raises(InputError) as caught:
         read_experiment(text, "experiment.yaml")
     assert "greedy decoding draws nothing" in str([finding.message for finding in caught.value.findings])
 
@@ -255,7 +255,7 @@ def test_a_task_file_that_cannot_work_is_told_before_the_training(
     """A missing file, no Python, no such task: all in words."""
     if text is not None:
         (tmp_path / name.partition("@")[0]).write_text(text)
-    with pytest.raises(InputFault, match=words.replace("(", r"\(")):
+    with pytest.raises(InputError, match=words.replace("(", r"\(")):
         resolve_task(name, tmp_path)
 
 
@@ -265,7 +265,7 @@ def test_what_another_module_may_bring_is_left_to_the_evaluation(tmp_path: Path)
     assert resolve_task("mine.py@anything", tmp_path).function == "anything"
     (tmp_path / "own.py").write_text(TASK.replace("@task\n", '@task(name="given")\n'))
     assert resolve_task("own.py@given", tmp_path).function == "given"
-    with pytest.raises(InputFault, match="no task 'words'"):
+    with pytest.raises(InputError, match="no task 'words'"):
         resolve_task("own.py@words", tmp_path)
 
 
@@ -273,7 +273,7 @@ def test_ready_made_tasks_are_known_by_their_names(tmp_path: Path) -> None:
     """A near miss gets a hint."""
     assert resolve_task("number", tmp_path) == EvaluationTask(name="number")
     assert not is_task_file("number")
-    with pytest.raises(InputFault, match="exakt"):
+    with pytest.raises(InputError, match="exakt"):
         resolve_task("exakt_match", tmp_path)
 
 
@@ -288,7 +288,7 @@ def test_a_share_of_errors_is_whole_answers(rate: float, answers: int, allowed: 
 def test_a_key_in_the_wrong_place_is_told_its_own() -> None:
     """`labels` and `metric` belong under `evaluate`."""
     for text in ("labels: [a, b]", "data: {path: d.json, labels: [a, b]}"):
-        with pytest.raises(InputFault) as caught:
+        with pytest.raises(InputError) as caught:
             read_experiment(
                 f"name: n\nmodels: [m]\ndata: {{path: d.json}}\n{text}\n".replace(
                     "data: {path: d.json}\ndata:", "data:"

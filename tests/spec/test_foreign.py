@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from touchline.core.finding import Severity
 from touchline.spec.bounds import ALIAS_LIMIT, DEPTH_LIMIT, SIZE_LIMIT_BYTES
-from touchline.spec.foreign import Dialect, UnreadableFile, parse_foreign
+from touchline.spec.foreign import Dialect, ForeignFileError, parse_foreign
 
 pytestmark = pytest.mark.planning
 
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.planning
     ],
 )
 def test_a_template_is_not_taken_for_broken_yaml(text: str, severity: Severity) -> None:
-    with pytest.raises(UnreadableFile) as caught:
+    with pytest.raises(ForeignFileError) as caught:
         parse_foreign(text, "f.yaml", "omegaconf")
     assert (caught.value.finding.code, caught.value.finding.severity) == ("BK010", severity)
 
@@ -125,7 +125,7 @@ def test_keys_that_are_no_texts_are_written_as_texts() -> None:
 )
 @pytest.mark.parametrize("dialect", ["pyyaml", "omegaconf"])
 def test_what_is_no_config_is_one_finding(text: str, dialect: Dialect) -> None:
-    with pytest.raises(UnreadableFile) as caught:
+    with pytest.raises(ForeignFileError) as caught:
         parse_foreign(text, "f.yaml", dialect)
     finding = caught.value.finding
     assert (finding.code, finding.severity.value) == ("BK010", "error")
@@ -137,7 +137,7 @@ def test_aliases_that_unfold_without_end_are_refused() -> None:
     """Nine levels of ten aliases each would be a thousand million values."""
     lines = ["a0: &a0 [1, 2, 3, 4, 5, 6, 7, 8, 9, 10]"]
     lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 10)]
-    with pytest.raises(UnreadableFile) as caught:
+    with pytest.raises(ForeignFileError) as caught:
         parse_foreign("\n".join(lines) + "\n", "f.yaml", "pyyaml")
     assert "aliases" in caught.value.finding.message
 
@@ -163,6 +163,6 @@ def test_any_text_is_read_or_refused(text: str) -> None:
         code = "read"
         try:
             parse_foreign(text, "f.yaml", dialect)
-        except UnreadableFile as refused:
+        except ForeignFileError as refused:
             code = refused.finding.code
         assert code in ("read", "BK010")

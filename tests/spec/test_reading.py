@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from touchline.core.errors import InputFault
+from touchline.core.errors import InputError
 from touchline.core.finding import Finding
 from touchline.spec.expand import expand
 from touchline.spec.names import label_of
@@ -32,7 +32,7 @@ controls: [base]
 
 def findings_of(text: str, *overrides: str) -> list[tuple[int | None, str, str]]:
     """(line, code, subject) of everything that is wrong with a text."""
-    with pytest.raises(InputFault) as caught:
+    with pytest.raises(InputError) as caught:
         read_experiment(text, "experiment.yaml", overrides)
     assert caught.value.exit_code == 2
     return [(f.where.line if f.where else None, f.code, f.subject) for f in caught.value.findings]
@@ -69,7 +69,7 @@ def test_all_faults_of_a_file_are_told_in_one_go_with_their_lines() -> None:
 def test_what_the_scheduler_is_told_is_one_line_and_a_duration() -> None:
     """A control character would be refused when scripts are written, long after the plan; a fault names its key."""
     text = f'{GOOD}\ncompute: {{account: "a\\nb", partition: "p\\tq", qos: fine, time_limit: banana}}\n'
-    with pytest.raises(InputFault) as caught:
+    with pytest.raises(InputError) as caught:
         read_experiment(text, "experiment.yaml")
     told = {each.subject: each.message for each in caught.value.findings}
     assert set(told) == {"compute.account", "compute.partition", "compute.time_limit"}
@@ -78,7 +78,7 @@ def test_what_the_scheduler_is_told_is_one_line_and_a_duration() -> None:
 
 def test_an_unknown_key_says_which_was_meant() -> None:
     """A near key is offered; a factor's key with its whole path."""
-    with pytest.raises(InputFault) as caught:
+    with pytest.raises(InputError) as caught:
         read_experiment(GOOD.replace("train.lora.rank", "train.lora.rnk"), "e.yaml")
     assert [finding.hint for finding in caught.value.findings] == ["did you mean 'train.lora.rank'?"]
 
@@ -110,7 +110,7 @@ def test_no_text_makes_it_fail_in_another_way(text: str) -> None:
     findings: Sequence[Finding] = ()
     try:
         name = read_experiment(text, "experiment.yaml").experiment.name
-    except InputFault as fault:
+    except InputError as fault:
         name, findings = "", fault.findings
     assert name or findings
 
@@ -163,7 +163,7 @@ def test_pairs_vary_together_and_exclusions_are_taken_out() -> None:
 def test_excluding_everything_and_doubled_names_are_faults() -> None:
     """Nothing left to run, a pattern that does not tell runs apart, an unknown part of a pattern."""
     for extra in ("exclude: [{train.epochs: 1}]\n", "run_names: same\n", 'run_names: "{model_siz}_rank{lora_rank}"\n'):
-        with pytest.raises(InputFault):
+        with pytest.raises(InputError):
             names_of(GOOD + extra)
     assert names_of(GOOD + 'run_names: "r{lora_rank}"\n') == ["r4", "r64", "135M_base"]
 
@@ -187,7 +187,7 @@ def test_an_edited_run_is_read_back_key_by_key() -> None:
     """setup_finetune.yaml gives dotted settings; a key that a run does not have is a finding."""
     _, settings = read_settings("train: {lora: {rank: 8}, checkpoint: {every: {steps: 5}}}\nseed: 2\n", "s.yaml")
     assert settings == {"train.lora.rank": 8, "train.checkpoint.every": {"steps": 5}, "seed": 2}
-    with pytest.raises(InputFault):
+    with pytest.raises(InputError):
         read_settings("train: {lora: {rnk: 8}}\n", "s.yaml")
 
 
@@ -225,10 +225,10 @@ def test_a_tab_is_named_as_what_is_wrong() -> None:
         "name: x\ndata:\n  path: a\n \tprompt: b\n",
         "train:\n\t\n\tepochs: 1\n",
     ):
-        with pytest.raises(InputFault) as caught:
+        with pytest.raises(InputError) as caught:
             read_experiment(text, "experiment.yaml")
         assert "spaces" in (caught.value.findings[0].hint or ""), text
-    with pytest.raises(InputFault) as caught:
+    with pytest.raises(InputError) as caught:
         read_experiment("name: [x\ny: 'a\tb'\n", "experiment.yaml")
     assert caught.value.findings[0].hint is None
 
@@ -240,10 +240,10 @@ def test_a_value_from_the_command_line_is_not_looked_for_in_the_file() -> None:
         *("train.learning_rate=abc", "models=3", "models=[m, m]", "seeds=[1, x]", "train={epochs: x}"),
         *("factors.train.lora.rank=x", "compute.deadline=soon", "evaluate.samples={}"),
     ):
-        with pytest.raises(InputFault) as caught:
+        with pytest.raises(InputError) as caught:
             read_experiment(text, "experiment.yaml", [override])
         places = {finding.where.path for finding in caught.value.findings if finding.where is not None}
         assert places == {f"command line: {override}"}, (override, caught.value.findings)
-    with pytest.raises(InputFault) as caught:
+    with pytest.raises(InputError) as caught:
         read_experiment(text.replace("1e-3", "abc"), "experiment.yaml", ["train.epochs=2"])
     assert [finding.where and finding.where.line for finding in caught.value.findings] == [4]

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from touchline.core.errors import InputFault
+from touchline.core.errors import InputError
 from touchline.spec.tasks.protocol import Scores
 from touchline.spec.tasks.ready_made import get_task
 
@@ -43,12 +43,12 @@ def test_exact_implies_match_and_empty_is_never_right(output: str, target: str) 
 
 def test_an_empty_target_is_a_fault() -> None:
     """With an empty target everything would be right or nothing."""
-    with pytest.raises(InputFault):
+    with pytest.raises(InputError):
         get_task("exact_match").score("x", "  ")
 
 
 def test_an_unknown_task_names_the_near_one() -> None:
     """`capitalisation` is meant to be `capitalization`."""
-    with pytest.raises(InputFault) as caught:
+    with pytest.raises(InputError) as caught:
         get_task("capitalisation")
     assert "capitalization" in str(caught.value.hint)

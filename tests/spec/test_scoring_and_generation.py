@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from touchline.core.errors import InputFault
+from touchline.core.errors import InputError
 from touchline.spec.tasks.capitalization import dataset_file_name, generate_capitalization, split_sizes
 from touchline.spec.tasks.protocol import Scores, score_text
 from touchline.spec.tasks.ready_made import TASKS, get_task
@@ -74,7 +74,7 @@ def test_an_empty_answer_is_never_right(output: str, target: str) -> None:
 @given(st.text(alphabet=string.whitespace))
 def test_an_empty_target_is_a_fault(target: str) -> None:
     """Against nothing, nothing could be wrong."""
-    with pytest.raises(InputFault, match="empty target"):
+    with pytest.raises(InputError, match="empty target"):
         score_text("anything", target)
 
 
@@ -83,7 +83,7 @@ def test_tasks_are_found_by_name_and_near_names_are_told() -> None:
     assert get_task("capitalization").prompt == "Capitalize the given word: {input}"
     assert get_task("exact_match").prompt == "{input}"
     assert all(task.name == name for name, task in TASKS.items())
-    with pytest.raises(InputFault) as caught:
+    with pytest.raises(InputError) as caught:
         get_task("capitalisation")
     assert "capitalization" in str(caught.value.hint)
 
@@ -106,7 +106,7 @@ def test_generated_splits_share_no_word_and_hold_all(count: int, fraction: float
     """Every word once, of the asked length, with its capital, whatever the sizes and the seed."""
     sizes = split_sizes(count, fraction)
     if min(sizes) < 1:
-        with pytest.raises(InputFault):
+        with pytest.raises(InputError):
             _generate(count, fraction, seed)
         return
     splits = _generate(count, fraction, seed)
@@ -125,11 +125,11 @@ def test_generation_depends_on_the_seed_alone_and_not_on_the_order_of_the_list()
 
 def test_too_few_words_say_how_many_there_are() -> None:
     """The message holds both numbers, and the hint one that works."""
-    with pytest.raises(InputFault) as caught:
+    with pytest.raises(InputError) as caught:
         _generate(len(WORDS) + 1, 0.8, 0)
     assert f"{len(WORDS)} words of 3 letters" in caught.value.message
     assert caught.value.hint == f"--num-words {len(WORDS)}, or another list: --words FILE"
-    with pytest.raises(InputFault, match="0 words of 99 letters"):
+    with pytest.raises(InputError, match="0 words of 99 letters"):
         generate_capitalization(
             WORDS, word_length=99, num_words=1, train_fraction=0.8, rng=np.random.Generator(np.random.PCG64(0))
         )
@@ -138,14 +138,14 @@ def test_too_few_words_say_how_many_there_are() -> None:
 @pytest.mark.parametrize("fraction", [0.0, 1.0, -0.5, 1.5, float("nan"), float("inf"), 0.99])
 def test_a_fraction_that_leaves_a_split_empty_is_refused(fraction: float) -> None:
     """Not a dataset that fails an hour later."""
-    with pytest.raises(InputFault, match="leave a split empty"):
+    with pytest.raises(InputError, match="leave a split empty"):
         _generate(40, fraction, 0)
 
 
 @pytest.mark.parametrize("count", [0, -1, 3])
 def test_a_count_that_leaves_a_split_empty_is_refused(count: int) -> None:
     """Three words cannot fill three splits at 0.8."""
-    with pytest.raises(InputFault, match="leave a split empty"):
+    with pytest.raises(InputError, match="leave a split empty"):
         _generate(count, 0.8, 0)
 
 

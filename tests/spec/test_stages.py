@@ -7,7 +7,7 @@ from importlib import resources
 
 import pytest
 
-from touchline.core.errors import InputFault
+from touchline.core.errors import InputError
 from touchline.core.levels import STAGE
 from touchline.spec.expand import expand
 from touchline.spec.experiment import Experiment
@@ -37,7 +37,7 @@ stages:
 
 def faults_of(text: str) -> list[tuple[int | None, int | None, str, str, str | None]]:
     """(line, column, code, subject, hint) of everything that is wrong with a text."""
-    with pytest.raises(InputFault) as caught:
+    with pytest.raises(InputError) as caught:
         read_experiment(text, "experiment.yaml")
     places = [finding.where for finding in caught.value.findings]
     return [
@@ -204,7 +204,7 @@ def test_controls_are_of_the_base_on_each_stages_items() -> None:
 )
 def test_stages_that_are_no_chain_have_no_runs(old: str, new: str, code: str) -> None:
     """Nothing is trained from the base model that was to go on from something."""
-    with pytest.raises(InputFault) as caught:
+    with pytest.raises(InputError) as caught:
         runs_of(CHAIN.replace(old, new))
     assert code in {finding.code for finding in caught.value.findings}
     assert all(finding.where is not None and finding.where.line for finding in caught.value.findings)

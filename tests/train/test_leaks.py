@@ -7,7 +7,7 @@ import json
 import pytest
 from transformers import AutoConfig
 
-from touchline.core.errors import InputFault
+from touchline.core.errors import InputError
 from touchline.data.packing.isolation import IsolationCheck
 from touchline.plan.local.isolation import check_isolation
 from touchline.train import leaks
@@ -55,11 +55,11 @@ def test_the_part_that_writes_text_is_tried_of_a_model_of_several_parts() -> Non
 
 @pytest.mark.parametrize("content", [{"model_type": "no_such_model"}, {}, {"model_type": "bert_of_nobody", "a": [1]}])
 def test_what_is_no_architecture_is_a_fault_in_words(content: dict[str, object]) -> None:
-    with pytest.raises(InputFault, match="no small model"):
+    with pytest.raises(InputError, match="no small model"):
         leaks.check(content)
 
 
 def test_the_program_answers_and_its_faults_become_words() -> None:
     assert isolated(check_isolation(config_of("llama")))["block mask"]
-    with pytest.raises(InputFault, match="no_such_model"):
+    with pytest.raises(InputError, match="no_such_model"):
         check_isolation({"model_type": "no_such_model"})

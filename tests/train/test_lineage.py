@@ -31,7 +31,7 @@ from transformers import AutoModelForCausalLM
 
 from touchline.backends.peft.config import TrainerConfig
 from touchline.backends.peft.layout import Rows
-from touchline.core.errors import LineageFault, ParentMissing
+from touchline.core.errors import LineageError, ParentNotReadyError
 from touchline.core.status import EXIT_LINEAGE, EXIT_NO_PARENT
 from touchline.data.hardware import DtypeChoice
 from touchline.evaluate.weights import ActiveAdapter, Weights
@@ -174,7 +174,7 @@ def test_a_saved_state_without_a_proof_is_not_gone_on_from(root: Path, hard: Tra
     folder = write_config(root / HARD, hard)
     assert not run_training(hard, folder, StopAfter(left=12))
     (folder / "lineage.json").unlink()
-    with pytest.raises(LineageFault, match="saved state"):
+    with pytest.raises(LineageError, match="saved state"):
         run_training(hard, folder, Stop())
 
 
@@ -397,7 +397,7 @@ def test_no_best_where_nothing_was_scored(
     train(tmp_path, easy_config(tiny_model, words))
     assert hard.parent is not None
     wanted = replace(hard, parent=replace(hard.parent, checkpoint="best"))
-    with pytest.raises(ParentMissing, match="none is the best"):
+    with pytest.raises(ParentNotReadyError, match="none is the best"):
         run_training(wanted, write_config(tmp_path / HARD, wanted), Stop())
 
 
@@ -501,7 +501,7 @@ def test_a_merged_stage_resumes_bit_for_bit(root: Path, tiny_model: Path, data: 
     parent = swapped / EASY / "epoch_1"
     swap_adapter(parent, other_adapter(parent, zeros=False))
     rewrite_records(swapped / EASY, parent)
-    with pytest.raises(LineageFault, match="began with"):
+    with pytest.raises(LineageError, match="began with"):
         run_training(config, swapped / HARD, Stop())
 
 

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
 from touchline.backends.peft.layout import arrange
-from touchline.core.errors import InputFault
+from touchline.core.errors import InputError
 from touchline.core.estimate import MicroBatch
 from touchline.core.units import GIB, MIB
 from touchline.data.worker import prepare_worker
@@ -141,7 +141,7 @@ def test_random_weights_need_a_configuration_only(tiny_model: Path, tmp_path: Pa
         answer = measure(tiny(path, weights="random"))
         assert answer.outcome is ProbeOutcome.FITS
         assert answer.work == real
-    with pytest.raises(InputFault, match="cannot be loaded"):
+    with pytest.raises(InputError, match="cannot be loaded"):
         measure(tiny(tmp_path))
 
 
@@ -174,7 +174,7 @@ def test_invented_examples_fill_exactly_the_rows_asked_for(
     [{"label_tokens": 1}, {"label_tokens": 33}, {"examples_per_row": 17}, {"examples_per_row": 4, "label_tokens": 7}],
 )
 def test_rows_without_room_are_refused(changes: dict[str, int]) -> None:
-    with pytest.raises(InputFault, match="no room"):
+    with pytest.raises(InputError, match="no room"):
         invented(tiny(Path("m"), **changes), 50)
 
 
@@ -324,7 +324,7 @@ def test_what_others_print_does_not_reach_stdout(tmp_path: Path) -> None:
         "import os, touchline.train.probe as p\n"
         "def noisy(request):\n"
         "    print('by print', flush=True); os.write(1, b'by descriptor'); os.system('echo by a shell')\n"
-        "    raise p.InputFault('nothing')\n"
+        "    raise p.InputError('nothing')\n"
         "p._measure = noisy\n"
         f"p.main([{str(tmp_path / 'r.json')!r}])\n"
     )

@@ -20,7 +20,7 @@ from tests.tiny_model import write_tiny_words
 from tests.train.tiny_run import make_config, tiny_train, write_config
 
 from touchline.backends.peft.config import TrainerConfig
-from touchline.core.errors import DriftFault
+from touchline.core.errors import PlanDriftError
 from touchline.data.metrics_file import read_metrics
 from touchline.spec.experiment import CheckpointConfig, CheckpointInterval, LoraConfig
 from touchline.train.__main__ import EXIT_STOPPED
@@ -197,9 +197,9 @@ def test_a_state_or_a_result_of_another_plan_is_refused(
     folder = write_config(tmp_path / "run", config)
     assert not run_training(config, folder, StopAfter(left=9))
     other = replace(config, run_digest="e" * 64)
-    with pytest.raises(DriftFault, match="another plan"):
+    with pytest.raises(PlanDriftError, match="another plan"):
         run_training(other, folder, Stop())
-    with pytest.raises(DriftFault, match="another plan"):
+    with pytest.raises(PlanDriftError, match="another plan"):
         run_training(other, undisturbed, Stop())
 
 

@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from touchline.backends.peft.config import TrainerConfig
 from touchline.backends.peft.layout import visible
 from touchline.core.catalog import RenderedExample
-from touchline.core.errors import DriftFault, EnvironmentFault, InputFault, PolicyFault, RunsFailed
+from touchline.core.errors import HostError, InputError, PlanDriftError, PolicyError, RunsFailedError
 from touchline.core.files import sha256_file
 from touchline.core.quantity import Missing, Quantity
 from touchline.data.metrics_file import read_metrics
@@ -193,7 +193,7 @@ def test_a_model_that_leaks_is_not_packed_and_falls_back_where_nobody_asked(
     monkeypatch.setattr("touchline.train.model.visible", causal_only)
     monkeypatch.setitem(isolation.TOLERANCE_NATS, torch.float32, 1e-5)
     packed = replace(config, train=replace(config.train, packed=True))
-    with pytest.raises(PolicyFault, match="see each other"):
+    with pytest.raises(PolicyError, match="see each other"):
         run_training(packed, write_config(tmp_path / "packed", packed), Stop())
     assert not (tmp_path / "packed" / "metrics.jsonl").exists()
     folder = train(tmp_path / "run", config)
@@ -216,7 +216,7 @@ def test_changed_data_tokenizer_or_batches_are_refused(config: TrainerConfig, wo
         replace(config, batches=replace(config.batches, steps=7)),
     ]
     for case in drifted:
-        with pytest.raises(DriftFault):
+        with pytest.raises(PlanDriftError):
             run_training(case, folder, Stop())
     assert sorted(path.name for path in folder.iterdir()) == ["finetune.yaml"]
     assert words.exists()
@@ -225,10 +225,10 @@ def test_changed_data_tokenizer_or_batches_are_refused(config: TrainerConfig, wo
 def test_a_missing_dataset_and_a_too_long_example_are_named(config: TrainerConfig, tmp_path: Path) -> None:
     """Nothing is cut in silence."""
     folder = write_config(tmp_path / "run", config)
-    with pytest.raises(InputFault, match="not there"):
+    with pytest.raises(InputError, match="not there"):
         run_training(replace(config, data=replace(config.data, path=str(tmp_path / "no.json"))), folder, Stop())
     short = replace(config, train=replace(config.train, max_seq_len=10))
-    with pytest.raises(InputFault, match="more than max_seq_len 10"):
+    with pytest.raises(InputError, match="more than max_seq_len 10"):
         run_training(short, folder, Stop())
 
 
@@ -236,7 +236,7 @@ def test_target_modules_that_fit_no_layer_are_named(config: TrainerConfig, tmp_p
     """A typo in a layer's name must not train a smaller adapter in silence."""
     lora = LoraConfig(rank=4, target_modules=("q_prog",))
     typo = replace(config, train=replace(config.train, lora=lora))
-    with pytest.raises(InputFault, match="does not fit"):
+    with pytest.raises(InputError, match="does not fit"):
         run_training(typo, write_config(tmp_path / "run", typo), Stop())
 
 
@@ -252,7 +252,7 @@ def test_a_full_disk_at_an_export_leaves_nothing_half_written(
 
     with monkeypatch.context() as patch:
         patch.setattr("touchline.train.folders._sync", full)
-        with pytest.raises(EnvironmentFault, match="no space left"):
+        with pytest.raises(HostError, match="no space left"):
             run_training(config, folder, Stop())
     assert not (folder / "epoch_1").exists()
     assert not (folder / "training.json").exists()
@@ -268,7 +268,7 @@ def test_a_loss_that_is_not_finite_ends_the_training_before_the_update(
     folder = write_config(tmp_path / "run", config)
 
     monkeypatch.setattr("touchline.train.loop.learning_rate", lambda *_, **__: float("nan"))
-    with pytest.raises(RunsFailed, match="step 2"):
+    with pytest.raises(RunsFailedError, match="step 2"):
         run_training(config, folder, Stop())
     assert not (folder / "training.json").exists()
 

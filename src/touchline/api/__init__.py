@@ -46,7 +46,7 @@ from touchline.api.history import (
 from touchline.api.outcomes import clean, compare, export, report
 from touchline.api.packing import pack, pack_check, pack_write
 from touchline.api.placement import optimize, place
-from touchline.core.errors import InputFault, PolicyFault
+from touchline.core.errors import InputError, PolicyError
 from touchline.core.files import read_text_bounded, write_if_changed
 from touchline.data.create import create_capitalization
 from touchline.data.settings import Settings
@@ -130,7 +130,7 @@ def check(
         What was found, and the findings with the fixes that they have.
 
     Raises:
-        InputFault: a path does not exist, or an option is wrong.
+        InputError: a path does not exist, or an option is wrong.
     """
     from touchline.lint.local.checking import check_paths
     from touchline.lint.selection import CheckRequest
@@ -144,8 +144,8 @@ def check_fix(
     """Make the changes that have one safe answer, or only tell what they would be.
 
     Raises:
-        InputFault: a path does not exist, or an option is wrong.
-        EnvironmentFault: a file may not be written.
+        InputError: a path does not exist, or an option is wrong.
+        HostError: a file may not be written.
     """
     from touchline.lint.local.checking import check_paths
     from touchline.lint.local.fixing import fix
@@ -166,8 +166,8 @@ def init(
     """Write a commented experiment.yaml for the user's own dataset, and give its path.
 
     Raises:
-        InputFault: data or model cannot be used.
-        PolicyFault: there is an experiment.yaml already.
+        InputError: data or model cannot be used.
+        PolicyError: there is an experiment.yaml already.
     """
     from touchline.run.first_experiment import start
 
@@ -206,8 +206,8 @@ def plan(
         measure: gets the plan before it is written, and measures what is not known; True where it has to be made again.
 
     Raises:
-        InputFault: with every fault of the file, the models and the data.
-        DriftFault: a run that has started would become another one.
+        InputError: with every fault of the file, the models and the data.
+        PlanDriftError: a run that has started would become another one.
     """
     folder = ExperimentFolder(source)
     old = folder.read_plan()
@@ -229,14 +229,14 @@ def prepare(source: Path, settings: Settings, *, run: str | None = None, accept:
     """Write the folders of the plan's runs; with `accept`, take over what was edited in one run's setup_finetune.yaml.
 
     Raises:
-        DriftFault: an edit that was not accepted, or a file that only touchline writes was changed.
-        InputFault: no plan, no such run, an edited file with faults, or what `check` finds now.
+        PlanDriftError: an edit that was not accepted, or a file that only touchline writes was changed.
+        InputError: no plan, no such run, an edited file with faults, or what `check` finds now.
     """
     planned = read_planned(source)
     running.selected(planned.plan, run)
     if accept:
         if run is None:
-            raise InputFault("--accept is for one run", hint="touchline prepare DIR --run RUN --accept")
+            raise InputError("--accept is for one run", hint="touchline prepare DIR --run RUN --accept")
         planned = accept_edits(planned, settings, run)
     else:
         refuse_findings(planned, settings)
@@ -260,8 +260,8 @@ def run(
     With `probe`, some steps are measured first of each model of which nothing is known on this machine.
 
     Raises:
-        PolicyFault: another command is at work on this folder.
-        RunsFailed: some runs did not end well; the others did and are reported.
+        PolicyError: another command is at work on this folder.
+        RunsFailedError: some runs did not end well; the others did and are reported.
         KeyboardInterrupt: after the running jobs have saved.
     """
     from touchline.run.probe_run import measure_unknown
@@ -293,12 +293,12 @@ def submit(
         tell: hears what is done about jobs that failed.
 
     Raises:
-        PolicyFault: the plan is for this machine, or another command is at work on this folder.
+        PolicyError: the plan is for this machine, or another command is at work on this folder.
     """
     with running.experiment_lock(ExperimentFolder(source)) as lock:
         planned = prepare(source, settings)
         if planned.plan.executor != "slurm":
-            raise PolicyFault(
+            raise PolicyError(
                 "this plan runs on this machine",
                 expected="compute.executor: slurm",
                 hint=f"touchline plan {shlex.quote(str(source))} compute.executor=slurm",
@@ -319,9 +319,9 @@ def resume(
     """Go on with the plan as it is after anything: a kill, a reboot, a closed terminal; nothing is done twice.
 
     Raises:
-        InputFault: there is no plan yet.
-        PolicyFault: another command is at work on this folder.
-        RunsFailed: some runs did not end well; the others did and are reported.
+        InputError: there is no plan yet.
+        PolicyError: another command is at work on this folder.
+        RunsFailedError: some runs did not end well; the others did and are reported.
     """
     with running.experiment_lock(ExperimentFolder(source)) as lock:
         planned = prepare(source, settings)
@@ -355,7 +355,7 @@ def cancel(source: Path, settings: Settings, *, only: str | None = None) -> list
     """Ask the jobs of a run, or of all, to save and end, and take what waits out of the queue; give their names.
 
     Raises:
-        InputFault: no plan, or no such run.
+        InputError: no plan, or no such run.
     """
     planned = read_planned(source)
     return launching.cancel(planned, running.selected(planned.plan, only), settings)
@@ -380,8 +380,8 @@ def evaluate(
         say: hears of progress.
 
     Raises:
-        PolicyFault: another command is at work on this folder.
-        RunsFailed: an evaluation did not end well.
+        PolicyError: another command is at work on this folder.
+        RunsFailedError: an evaluation did not end well.
     """
     with running.experiment_lock(ExperimentFolder(source)) as lock:
         planned = prepare(source, settings)
@@ -397,7 +397,7 @@ def place_experiment(
         The placement, the files written (the one to submit first), and what the reader should know.
 
     Raises:
-        InputFault: there is no plan, nothing is left, or the cluster is too small for a job.
+        InputError: there is no plan, nothing is left, or the cluster is too small for a job.
     """
     from touchline.api.placement import place_planned
 
@@ -416,7 +416,7 @@ def results(source: Path) -> list[RunResult]:
     """Return what is known of every run and how it stands, read from the files; also of folders of other tools.
 
     Raises:
-        InputFault: there is neither an experiment nor any run.
+        InputError: there is neither an experiment nor any run.
     """
     if not is_experiment(source):
         from touchline.report.local.gathering import gather
@@ -451,14 +451,14 @@ def collect(source: Path, settings: Settings, *, out: Path | None = None) -> tup
         What was measured of every run, and what could not be kept.
 
     Raises:
-        InputFault: there is neither an experiment nor any run; `out` was given for an experiment, which has its place.
+        InputError: there is neither an experiment nor any run; `out` was given for an experiment, which has its place.
     """
     if not is_experiment(source):
         from touchline.report.local import foreign
 
         return foreign.collect(source, out)
     if out is not None:
-        raise InputFault("--out is for folders that another tool made; an experiment's files lie in its own folder")
+        raise InputError("--out is for folders that another tool made; an experiment's files lie in its own folder")
     planned = read_planned(source)
     found = collect_results(planned.plan, planned.folder.root)
     metrics = collecting.write_collected(planned, found)
@@ -477,8 +477,8 @@ def demo(
     """The example `capitalization`, run in `target`; give the report's path and the results.
 
     Raises:
-        PolicyFault: `target` holds another experiment.
-        EnvironmentFault: a package that trains, or the one that brings the model, is not installed.
+        PolicyError: `target` holds another experiment.
+        HostError: a package that trains, or the one that brings the model, is not installed.
     """
     example = resources.files("touchline.examples") / "capitalization" / "experiment.yaml"
     yaml = target / "experiment.yaml"
@@ -496,7 +496,7 @@ def estimate(request: EstimateRequest, settings: Settings) -> EstimateAnswer:
     """Memory, largest micro-batch and time of a training that nobody has planned yet.
 
     Raises:
-        InputFault: with every option that is wrong.
+        InputError: with every option that is wrong.
     """
     from touchline.plan.local.estimating import estimate as answer
 
@@ -521,9 +521,9 @@ def probe(
         say: hears of each try.
 
     Raises:
-        InputFault: no plan, no such run, or one that trains nothing.
-        EnvironmentFault: the packages that train are not installed.
-        RunsFailed: no step could be made at all.
+        InputError: no plan, no such run, or one that trains nothing.
+        HostError: the packages that train are not installed.
+        RunsFailedError: no step could be made at all.
     """
     from touchline.run.probe_run import heaviest, probe_run
 

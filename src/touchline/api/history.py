@@ -34,7 +34,7 @@ def history_read(
         say: hears of progress: how many groups of files are done, how many there are, which one is next.
 
     Raises:
-        InputFault: some of the paths do not exist or may not be read, or a stated fact is wrong; all of them are named.
+        InputError: some of the paths do not exist or may not be read, or a stated fact is wrong; all of them are named.
     """
     from touchline.plan.local.stating import read_stated
 
@@ -59,9 +59,9 @@ def history_add(
         say: hears of progress.
 
     Raises:
-        InputFault: some of the paths do not exist or may not be read, a stated fact is wrong, or the history is no
+        InputError: some of the paths do not exist or may not be read, a stated fact is wrong, or the history is no
             folder.
-        EnvironmentFault: no space, or no permission to write.
+        HostError: no space, or no permission to write.
     """
     from touchline.estimate.learned import missing_facts
     from touchline.history import files
@@ -88,18 +88,18 @@ def add_evidence(paths: Sequence[Path], history_dir: Path, facts: Mapping[str, s
     """Add the runs that a plan is to rest on to the history; return what was added, in words.
 
     Raises:
-        InputFault: a path or a fact is wrong, nothing is a run, or each run lacks facts that estimates need.
+        InputError: a path or a fact is wrong, nothing is a run, or each run lacks facts that estimates need.
     """
-    from touchline.core.errors import InputFault
+    from touchline.core.errors import InputError
     from touchline.history.run_facts import FACTS
 
     added = history_add(paths, history_dir, facts=facts)
     lacking = tuple(dict.fromkeys(key for item in added.learned for key in item.missing_facts))
     if not added.learned and not added.unchanged_runs:
         why = "; ".join(f"{item.path}: {item.reason}" for item in added.refused) or "no file was found"
-        raise InputFault(f"--evidence tells of no run: {why}", expected="the log of a training")
+        raise InputError(f"--evidence tells of no run: {why}", expected="the log of a training")
     if added.learned and all(item.missing_facts for item in added.learned):
-        raise InputFault(
+        raise InputError(
             f"--evidence: no run in it can be used: they lack {', '.join(lacking)}",
             expected="the facts that they lack",
             hint=" ".join(f"--evidence-fact {key}={FACTS[key].example}" for key in lacking),
@@ -121,7 +121,7 @@ def history_show(history_dir: Path, wanted: str) -> tuple[str, RunRecord]:
     """The id and the record of a run's name, an id, or the beginning of one.
 
     Raises:
-        InputFault: there is none, or several; with those that come near.
+        InputError: there is none, or several; with those that come near.
     """
     from touchline.history.index import find_record, load_index
 
@@ -132,8 +132,8 @@ def history_calibration(history_dir: Path, *, plot: Path | None = None) -> Calib
     """Estimates held against what happened; `plot` is a picture of predicted against measured.
 
     Raises:
-        InputFault: the history is no folder.
-        EnvironmentFault: a picture was asked for, and there is nothing to draw or to draw it with.
+        InputError: the history is no folder.
+        HostError: a picture was asked for, and there is nothing to draw or to draw it with.
     """
     from touchline.estimate.local.calibration import calibrate
     from touchline.report.calibration import calibration_figure

@@ -45,8 +45,8 @@ def report(
         say: hears how many checkpoints are verified, of how many.
 
     Raises:
-        InputFault: there is neither an experiment nor any run.
-        PolicyFault: a RESULTS.md is there that touchline did not write.
+        InputError: there is neither an experiment nor any run.
+        PolicyError: a RESULTS.md is there that touchline did not write.
     """
     from touchline.report.local.reporting import write_report
 
@@ -65,8 +65,8 @@ def data_audit(path: Path, request: AuditRequest | None = None, *, plot: Path | 
         plot: where to draw lengths and answers; None: nowhere.
 
     Raises:
-        InputFault: the path is nothing of these, or an option is wrong.
-        EnvironmentFault: it may not be read, needs a package that is not installed, or cannot be drawn.
+        InputError: the path is nothing of these, or an option is wrong.
+        HostError: it may not be read, needs a package that is not installed, or cannot be drawn.
     """
     from touchline.lint.local.audit import audit
 
@@ -101,7 +101,7 @@ def logs(
         follow: go on until the run ends.
 
     Raises:
-        InputFault: no plan, no such run, or there is no output and none to wait for.
+        InputError: no plan, no such run, or there is no output and none to wait for.
     """
     from touchline.run.folders import is_experiment
 
@@ -118,7 +118,7 @@ def compare(sources: Sequence[Path], *, say: Counted | None = None) -> ComparedE
     """Hold experiments against the first: settings that differ, the same conditions side by side, paired differences.
 
     Raises:
-        InputFault: fewer than two, one twice, or one that is none.
+        InputError: fewer than two, one twice, or one that is none.
     """
     from touchline.report.local.comparing import compare_experiments
 
@@ -136,9 +136,9 @@ def export(
     """Hand to a tracker what it does not hold yet of the runs' metrics; without network, again and again.
 
     Raises:
-        InputFault: no plan, no such run.
-        EnvironmentFault: the tracker's package is not installed.
-        PolicyFault: another export to it is at work.
+        InputError: no plan, no such run.
+        HostError: the tracker's package is not installed.
+        PolicyError: another export to it is at work.
     """
     from touchline.report.trackers.exporting import export_runs
 
@@ -155,8 +155,8 @@ def clean(source: Path, *, perform: bool = False, deep: bool = False, say: Count
         say: hears how many checkpoints are verified, of how many.
 
     Raises:
-        InputFault: there is no plan, and no run of another tool.
-        PolicyFault: runs are at work, or another command is; or another tool's files should be removed.
+        InputError: there is no plan, and no run of another tool.
+        PolicyError: runs are at work, or another command is; or another tool's files should be removed.
     """
     from touchline.run.folders import is_experiment
 

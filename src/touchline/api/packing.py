@@ -28,8 +28,8 @@ def pack(
     """How a dataset lies in rows, packed and not, by a trainer's own batching; `plot` is a picture of the lengths.
 
     Raises:
-        InputFault: nothing tells the lengths, or they cannot be used.
-        EnvironmentFault: a picture was asked for, and what draws it is not installed.
+        InputError: nothing tells the lengths, or they cannot be used.
+        HostError: a picture was asked for, and what draws it is not installed.
     """
     from touchline.plan.local.packing import compare, lengths_of
     from touchline.report.lengths import length_figure
@@ -49,7 +49,7 @@ def pack_write(
     """Write a dataset's training rows pack by pack, for trainers that pack by next-fit.
 
     Raises:
-        InputFault: the lengths cannot be used, or an example is longer than a row.
+        InputError: the lengths cannot be used, or an example is longer than a row.
     """
     from touchline.plan.local.packing import lengths_of, write_in_packs
 
@@ -60,8 +60,8 @@ def pack_check(model: str, settings: Settings) -> IsolationCheck:
     """Whether documents that share a row see each other in a model's architecture.
 
     Raises:
-        InputFault: there is no such model, or no small model of its architecture can be made.
-        EnvironmentFault: the packages that train are not installed.
+        InputError: there is no such model, or no small model of its architecture can be made.
+        HostError: the packages that train are not installed.
     """
     from touchline.data.shapes import load_config
     from touchline.plan.local.isolation import check_isolation

@@ -31,8 +31,8 @@ def place(
     """Place the jobs of a file on GPUs before a deadline; `plot` is a picture of who runs when.
 
     Raises:
-        InputFault: with every fault of the file, the jobs, the cluster or the deadline.
-        EnvironmentFault: a picture was asked for, and what draws it is not installed.
+        InputError: with every fault of the file, the jobs, the cluster or the deadline.
+        HostError: a picture was asked for, and what draws it is not installed.
     """
     from touchline.plan.local.job_list import minutes_of, read_jobs
     from touchline.plan.placement.answer import place as placed
@@ -67,7 +67,7 @@ def optimize(source: Path, settings: Settings, request: OptimiseRequest, *, appl
     """Propose what would make an experiment faster and leave alone what it learns; write it only with `apply`.
 
     Raises:
-        InputFault: the experiment or the request has faults.
+        InputError: the experiment or the request has faults.
     """
     from touchline.run import optimising
 

@@ -93,7 +93,7 @@ class Backend(Protocol):
         """The training that a finetune.yaml of its own describes.
 
         Raises:
-            InputFault: the text is none.
+            InputError: the text is none.
         """
         ...
 

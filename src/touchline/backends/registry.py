@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from touchline.backends.logtext.reader import DocumentReader, LogReader
 from touchline.backends.memory import MemoryCoefficients
 from touchline.backends.protocol import Backend
-from touchline.core.errors import InputFault
+from touchline.core.errors import InputError
 from touchline.core.quantity import Missing
 from touchline.data.packing.forecast import Batching
 
@@ -59,11 +59,11 @@ def get_backend(name: str) -> Backend:
     """The backend of that name.
 
     Raises:
-        InputFault: there is none.
+        InputError: there is none.
     """
     if name not in backend_names():
         near = difflib.get_close_matches(name, backend_names(), n=1)
-        raise InputFault(
+        raise InputError(
             f"there is no backend {name!r}",
             expected=f"one of {', '.join(backend_names())}",
             hint=f"train.backend={near[0] if near else backend_names()[0]}",
@@ -95,11 +95,11 @@ def batching_of(name: str) -> Batching:
     """That trainer's own batching, simulated.
 
     Raises:
-        InputFault: nobody has written it.
+        InputError: nobody has written it.
     """
     if name not in batching_names():
         near = difflib.get_close_matches(name, batching_names(), n=1)
-        raise InputFault(
+        raise InputError(
             f"the batching of {name!r} is not known",
             expected=f"one of {', '.join(batching_names())}",
             hint=f"--backend {near[0] if near else batching_names()[0]}",

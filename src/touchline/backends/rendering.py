@@ -70,7 +70,7 @@ class TrainingRow(Protocol):
         """The row as this trainer would show it.
 
         Raises:
-            TemplateFault: the template refuses the chat, and the trainer would end there.
+            ChatTemplateError: the template refuses the chat, and the trainer would end there.
         """
         ...
 

@@ -57,7 +57,7 @@ def check(
     The exit code is 1 if there are errors.
     """
     from touchline import api
-    from touchline.core.errors import InputFault
+    from touchline.core.errors import InputError
     from touchline.data.settings import load_settings
     from touchline.lint.selection import CheckRequest
 
@@ -65,7 +65,7 @@ def check(
         _explain(explain)
         return
     if not paths:
-        raise InputFault("nothing to check", expected="a file or a folder", hint="touchline check .")
+        raise InputError("nothing to check", expected="a file or a folder", hint="touchline check .")
     request = CheckRequest(gpu=gpu, cpus=cpus, select=_codes(select), ignore=_codes(ignore), allow=_codes(allow))
     if fix or diff:
         changes = api.check_fix(paths, load_settings(), request, say, write=fix)
@@ -144,18 +144,18 @@ def _codes(given: list[str] | None) -> tuple[str, ...]:
     """Codes from repeated options and from lists with commas.
 
     Raises:
-        InputFault: no code begins like that; with those that come near.
+        InputError: no code begins like that; with those that come near.
     """
     import difflib
 
-    from touchline.core.errors import InputFault
+    from touchline.core.errors import InputError
     from touchline.lint.rule_pages import all_codes
 
     codes = tuple(code.strip().upper() for text in given or () for code in text.split(",") if code.strip())
     for code in codes:
         if not any(known.startswith(code) for known in all_codes()):
             near = difflib.get_close_matches(code, all_codes(), n=3, cutoff=0.4)
-            raise InputFault(f"unknown code {code!r}", hint=f"did you mean {', '.join(near)}?" if near else None)
+            raise InputError(f"unknown code {code!r}", hint=f"did you mean {', '.join(near)}?" if near else None)
     return codes
 
 

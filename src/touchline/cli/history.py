@@ -215,12 +215,12 @@ def history_export(
 ) -> None:
     """Write the records as CSV or JSON lines."""
     from touchline import api
-    from touchline.core.errors import InputFault
+    from touchline.core.errors import InputError
     from touchline.core.files import write_atomic
     from touchline.history.flat import csv_text, jsonl_text
 
     if target is not None and target.is_dir():
-        raise InputFault(
+        raise InputError(
             f"{str(target)!r} is a folder", expected="a file to write", hint=f"-o {target / 'history'}.{form}"
         )
     records = api.history_export(_folder(history), every=every)

@@ -35,7 +35,7 @@ from touchline.cli.reporting import report
 from touchline.cli.starting import init
 from touchline.cli.stating import stated_pairs
 from touchline.cli.watching import logs, status
-from touchline.core.errors import InputFault, TouchlineError, quoted
+from touchline.core.errors import InputError, TouchlineError, quoted
 
 app = typer.Typer(
     name="touchline",
@@ -117,7 +117,7 @@ def plan(
 
     settings = load_settings()
     if evidence and dry_run:
-        raise InputFault(
+        raise InputError(
             "--evidence is kept in the history, and --dry-run writes nothing",
             expected="one of them",
             hint=f"touchline history add {' '.join(quoted(str(path)) for path in evidence)}",
@@ -261,7 +261,7 @@ def cancel(
     from touchline.data.settings import load_settings
 
     if (run is None) != every:
-        raise InputFault("which runs?", expected="--run RUN, or --all", hint=f"touchline status {quoted(str(source))}")
+        raise InputError("which runs?", expected="--run RUN, or --all", hint=f"touchline status {quoted(str(source))}")
     names = api.cancel(source, load_settings(), only=run)
     for name in names:
         out(name)

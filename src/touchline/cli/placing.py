@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 import typer
 
 from touchline.cli.output import out, out_object, out_table, say
-from touchline.core.errors import InputFault
+from touchline.core.errors import InputError
 
 if TYPE_CHECKING:
     from touchline.plan.placement.types import Placement
@@ -86,7 +86,7 @@ def place(
         found, files, notes = api.place_experiment(jobs, load_settings(), request, plot=plot)
     else:
         if emit is not None:
-            raise InputFault("--emit is for an experiment", expected="its folder, or its experiment.yaml")
+            raise InputError("--emit is for an experiment", expected="its folder, or its experiment.yaml")
         found = api.place(jobs, cluster, deadline, seed=seed, correlation=correlation, plot=plot)
     if json:
         out_object(Placement, found)

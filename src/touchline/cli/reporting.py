@@ -42,11 +42,11 @@ def report(
 
     Of a folder that touchline did not make it finds the runs, reads logs and checkpoints, and says what is missing.
     """
-    from touchline.core.errors import InputFault
+    from touchline.core.errors import InputError
     from touchline.report.report import Report
 
     if watch and json:
-        raise InputFault("--watch is for people and --json for programs", expected="one of them")
+        raise InputError("--watch is for people and --json for programs", expected="one of them")
     if watch:
         _watch(source, target, deep=deep, every=every)
         return

@@ -45,14 +45,14 @@ def stated_pairs(texts: Sequence[str]) -> dict[str, str]:
     """Return facts by key from `KEY=VALUE` texts.
 
     Raises:
-        InputFault: a text has no `=`.
+        InputError: a text has no `=`.
     """
-    from touchline.core.errors import InputFault
+    from touchline.core.errors import InputError
     from touchline.history.run_facts import FACTS
 
     wrong = [text for text in texts if "=" not in text]
     if wrong:
-        raise InputFault(
+        raise InputError(
             f"{', '.join(map(repr, wrong))}: not KEY=VALUE",
             expected=f"facts such as micro_batch_size=4; known: {', '.join(FACTS)}",
         )

@@ -37,14 +37,14 @@ def status(
 
     Codes in the column `flags` are explained below the table. Leaving --watch with Ctrl-C stops no run.
     """
-    from touchline.core.errors import InputFault
+    from touchline.core.errors import InputError
     from touchline.data.settings import load_settings
 
     # Not by way of the module of all verbs: what the others load takes longer than the answer for a thousand runs.
     from touchline.results.watching import Watcher
 
     if watch and json:
-        raise InputFault("--watch is for people and --json for programs", expected="one of them")
+        raise InputError("--watch is for people and --json for programs", expected="one of them")
     from touchline.run.folders import is_experiment
 
     settings = load_settings()

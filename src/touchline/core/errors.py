@@ -1,19 +1,19 @@
-"""Every exception that touchline raises on purpose, and the exit code it ends a command with.
+"""The exceptions of touchline and the exit codes they end a command with.
 
 TouchlineError
-├── InputFault            2   a file or an option is wrong; may carry findings
-├── PolicyFault           3   refused: something would be overwritten, doubled or is not allowed
-│   ├── DriftFault        3   what was planned is no longer what is there
-│   ├── ParentMissing     3   what a stage goes on from is not there (its training ends with 77)
-│   └── LineageFault      3   a stage's parent is not what its records say (its training ends with 78)
-├── EnvironmentFault      4   the machine lacks something: a package, a folder, disk, permission
-│   ├── Refused           4   a scheduler refused a job
-│   ├── LimitReached      4   not now: too many jobs
-│   └── Unclear           4   nobody knows whether a job was taken
-└── RunsFailed            1   the command worked, the runs did not
-    └── OutOfMemory      79   a training did not fit; only a trainer ends with it
+├── InputError                      2   a file, an option or a value is wrong; may carry findings
+├── PolicyError                     3   refused: work would be overwritten, doubled or is not allowed
+│   ├── PlanDriftError              3   the plan no longer matches its inputs
+│   ├── ParentNotReadyError         3   a stage's parent checkpoint is missing (its training ends with 77)
+│   └── LineageError                3   a stage's parent is not the one on record (its training ends with 78)
+├── HostError                       4   the machine lacks a package, a folder, disk space or a permission
+│   ├── SubmissionRejectedError     4   the scheduler rejected a job
+│   ├── SubmissionLimitError        4   the scheduler takes no more jobs now
+│   └── SubmissionUnknownError      4   it is unknown whether the scheduler took a job
+└── RunsFailedError                 1   the command worked, some runs failed
+    └── TrainingOutOfMemoryError   79   a training did not fit into memory; raised by trainers only
 
-`message` says what and where; `expected` what would have been right; `hint` what to type next.
+`message` names the subject, its value and the problem; `expected` a valid value; `hint` the next command to type.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class TouchlineError(Exception):
-    """A fault with words for its reader; `cli` prints it without a traceback."""
+    """Base of all errors of touchline. The CLI prints it without a traceback."""
 
     exit_code: ClassVar[int] = 1
 
@@ -45,70 +45,70 @@ class TouchlineError(Exception):
         self.findings = tuple(findings)
 
 
-class RunsFailed(TouchlineError):
-    """Some runs did not end well; the others did, and nothing is lost."""
+class RunsFailedError(TouchlineError):
+    """Some runs failed; the others are complete."""
 
     exit_code = 1
 
 
-class OutOfMemory(RunsFailed):
-    """A training that did not fit; a smaller micro-batch may."""
+class TrainingOutOfMemoryError(RunsFailedError):
+    """A training did not fit into memory; a smaller micro-batch may fit."""
 
     exit_code = 79
 
 
-class InputFault(TouchlineError):
-    """A file, an option or a value that the user gave is not usable."""
+class InputError(TouchlineError):
+    """A file, an option or a value given by the user is not usable."""
 
     exit_code = 2
 
 
-class PolicyFault(TouchlineError):
-    """Refused on purpose, because going on could lose or double work."""
+class PolicyError(TouchlineError):
+    """SubmissionRejectedError, because continuing could lose or repeat work."""
 
     exit_code = 3
 
 
-class DriftFault(PolicyFault):
-    """The plan and the things it was made from no longer agree."""
+class PlanDriftError(PolicyError):
+    """The plan no longer matches the inputs it was made from."""
 
 
-class ParentMissing(PolicyFault):
-    """A stage's parent has no complete training, or not the checkpoint that the stage goes on from."""
+class ParentNotReadyError(PolicyError):
+    """A stage's parent is not completely trained, or lacks the checkpoint to continue from."""
 
 
-class LineageFault(PolicyFault):
-    """What a stage would go on from is not what its parent's records say; the chain stops there."""
+class LineageError(PolicyError):
+    """A stage's parent is not the one that its records name."""
 
 
-class EnvironmentFault(TouchlineError):
-    """The machine lacks what the command needs."""
+class HostError(TouchlineError):
+    """The machine lacks something that the command needs."""
 
     exit_code = 4
 
 
-class NoFileLocks(EnvironmentFault):
+class FileLocksUnsupportedError(HostError):
     """The file system supports no file locks."""
 
 
-class Refused(EnvironmentFault):
-    """The scheduler refused a job, in words: nothing was started, and trying again gives the same answer."""
+class SubmissionRejectedError(HostError):
+    """The scheduler rejected a job. Nothing was started; a retry gets the same answer."""
 
 
-class LimitReached(EnvironmentFault):
-    """The scheduler takes no more jobs now; it may when others have ended."""
+class SubmissionLimitError(HostError):
+    """The scheduler takes no more jobs now. A retry may succeed when others have ended."""
 
 
-class Unclear(EnvironmentFault):
-    """It cannot be told whether the scheduler took a job; it is found by its token, now or later."""
+class SubmissionUnknownError(HostError):
+    """It is unknown whether the scheduler took a job. A later look-up by its token decides."""
 
 
 def install_hint(extra: str) -> str:
-    """Return the command that installs an extra. touchline is installed from a checkout: no index has it."""
+    """Return the command that installs an extra in a checkout of touchline."""
     return f"pip install -c constraints.txt -e '.[{extra}]' in the checkout of touchline"
 
 
 def quoted(path: str) -> str:
-    """Return a path as a word of a command that is offered: nothing in it is expanded, and it is no option."""
+    """Return a path quoted for a shell command: never expanded, never read as an option."""
     path = f"./{path}" if path.startswith("-") else path
     return "'" + path.replace("'", "'\"'\"'") + "'"

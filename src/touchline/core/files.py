@@ -2,7 +2,7 @@
 
 `write_atomic` writes beside the target, syncs and renames; nobody ever sees half a file. `append_line` makes one write
 of a whole line, and mends a last line that an earlier kill cut off. `try_lock` takes a kernel lock that ends with its
-last holder, child processes included. What a network file system without locks does is an `EnvironmentFault`.
+last holder, child processes included. What a network file system without locks does is an `HostError`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from io import BufferedReader
 from pathlib import Path
 
-from touchline.core.errors import EnvironmentFault, InputFault, NoFileLocks, quoted
+from touchline.core.errors import FileLocksUnsupportedError, HostError, InputError, quoted
 
 _CHUNK_BYTES = 1 << 20
 _READ_LIMIT_BYTES = 4 << 30
@@ -31,7 +31,7 @@ _KINDS = (
 )
 
 
-class Unreadable(InputFault, OSError):
+class UnreadableFileError(InputError, OSError):
     """Something is there that is not read: no regular file, or larger than its reader takes.
 
     Also an OSError, so that a reader that goes on without a file that cannot be opened goes on without this one.
@@ -49,7 +49,7 @@ def _refuse_irregular(path: Path, found: os.stat_result) -> None:
     if stat.S_ISDIR(found.st_mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     kind = next((name for matches, name in _KINDS if matches(found.st_mode)), "special file")
-    raise Unreadable(path, f"a {kind}", "a regular file")
+    raise UnreadableFileError(path, f"a {kind}", "a regular file")
 
 
 def open_regular(path: Path) -> BufferedReader:
@@ -58,7 +58,7 @@ def open_regular(path: Path) -> BufferedReader:
     What is no regular file (a named pipe, a socket, a device) is not opened at all, so that no command waits for it.
 
     Raises:
-        Unreadable: it is no regular file.
+        UnreadableFileError: it is no regular file.
         OSError: it cannot be opened.
     """
     _refuse_irregular(path, os.stat(path))  # noqa: PTH116 (the descriptor below is looked at in the same way)
@@ -76,7 +76,7 @@ def read_bytes(path: Path, limit_bytes: int = _READ_LIMIT_BYTES) -> bytes:
     """Return the bytes of a regular file of at most `limit_bytes`.
 
     Raises:
-        Unreadable: it is no regular file, or larger.
+        UnreadableFileError: it is no regular file, or larger.
         OSError: it cannot be opened.
     """
     with open_regular(path) as stream:
@@ -84,14 +84,14 @@ def read_bytes(path: Path, limit_bytes: int = _READ_LIMIT_BYTES) -> bytes:
             data = _read_up_to(stream, limit_bytes + 1)
             if len(data) <= limit_bytes:
                 return data
-    raise Unreadable(path, f"larger than {limit_bytes:,} bytes", "a smaller file")
+    raise UnreadableFileError(path, f"larger than {limit_bytes:,} bytes", "a smaller file")
 
 
 def read_head(path: Path, limit_bytes: int) -> bytes:
     """Return the first bytes of a regular file.
 
     Raises:
-        Unreadable: it is no regular file.
+        UnreadableFileError: it is no regular file.
         OSError: it cannot be opened.
     """
     with open_regular(path) as stream:
@@ -111,7 +111,7 @@ def open_append(path: Path) -> int:
     """Return the descriptor of a regular file, made where there is none, whose writes go to its end.
 
     Raises:
-        Unreadable: something else is there.
+        UnreadableFileError: something else is there.
         OSError: it cannot be opened.
     """
     with contextlib.suppress(FileNotFoundError):
@@ -126,13 +126,13 @@ def disk_faults(what: str, path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise EnvironmentFault(
+            raise HostError(
                 f"no space left while writing {what} {str(path)!r}",
                 expected="free space on that disk and within your quota",
                 hint=f"df -h {str(path.parent)!r}",
             ) from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            raise EnvironmentFault(
+            raise HostError(
                 f"no permission to write {what} {str(path)!r}",
                 expected="a folder that you may write to",
                 hint=f"ls -ld {quoted(str(path.parent))}",
@@ -167,7 +167,7 @@ def write_if_changed(path: Path, content: str) -> bool:
     try:
         if read_bytes(path) == _encoded(content):
             return False
-    except (FileNotFoundError, Unreadable):
+    except (FileNotFoundError, UnreadableFileError):
         pass
     write_atomic(path, content)
     return True
@@ -190,20 +190,20 @@ def read_text_bounded(path: Path, limit_bytes: int) -> str:
     """The text of a file that may not be larger than `limit_bytes`.
 
     Raises:
-        InputFault: it is missing, no regular file, too large, or not UTF-8.
+        InputError: it is missing, no regular file, too large, or not UTF-8.
     """
     try:
         data = read_bytes(path, limit_bytes)
     except FileNotFoundError:
-        raise InputFault(f"{str(path)!r} does not exist", expected="a file") from None
+        raise InputError(f"{str(path)!r} does not exist", expected="a file") from None
     except IsADirectoryError:
-        raise InputFault(f"{str(path)!r} is a folder", expected="a file") from None
+        raise InputError(f"{str(path)!r} is a folder", expected="a file") from None
     except PermissionError:
-        raise EnvironmentFault(f"no permission to read {str(path)!r}", hint=f"ls -l {quoted(str(path))}") from None
+        raise HostError(f"no permission to read {str(path)!r}", hint=f"ls -l {quoted(str(path))}") from None
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise InputFault(
+        raise InputError(
             f"{str(path)!r} is not UTF-8 text (byte {error.start})",
             expected="a text file in UTF-8",
             hint=f"file {quoted(str(path))}",
@@ -226,7 +226,7 @@ def try_lock(path: Path) -> int | None:
     parent is killed. Close it to let go.
 
     Raises:
-        NoFileLocks: the file system supports none.
+        FileLocksUnsupportedError: the file system supports none.
     """
     with disk_faults("lock", path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -238,7 +238,7 @@ def try_lock(path: Path) -> int | None:
         return None
     except OSError as error:
         os.close(descriptor)
-        raise NoFileLocks(
+        raise FileLocksUnsupportedError(
             f"the file system of {str(path)!r} knows no file locks ({error.strerror})",
             expected="a folder on a local disk, or on a network file system with locks",
         ) from error
@@ -262,9 +262,9 @@ def inside(folder: Path, name: str) -> Path:
     """`folder/name`, refused when it leads out of the folder, by dots or by links.
 
     Raises:
-        InputFault: it leads out.
+        InputError: it leads out.
     """
     target = folder / name
     if not target.resolve().is_relative_to(folder.resolve()):
-        raise InputFault(f"{name!r} leads out of {str(folder)!r}", expected="a place inside that folder")
+        raise InputError(f"{name!r} leads out of {str(folder)!r}", expected="a place inside that folder")
     return target

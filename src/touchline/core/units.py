@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from touchline.core.errors import InputFault
+from touchline.core.errors import InputError
 
 KIB = 1024
 MIB = 1024**2
@@ -21,13 +21,13 @@ def parse_duration(text: str) -> float:
     """Seconds of `30min`, `6h`, `1h30m`, `90s`, `2d`.
 
     Raises:
-        InputFault: it is none of these.
+        InputError: it is none of these.
     """
     compact = text.strip().lower()
     parts = _DURATION.findall(compact)
     rest = _DURATION.sub("", compact).strip()
     if not parts or rest or any(unit not in _SECONDS for _, unit in parts):
-        raise InputFault(f"{text!r} is not a duration", expected="for example 30min, 6h, 1h30m or 2d")
+        raise InputError(f"{text!r} is not a duration", expected="for example 30min, 6h, 1h30m or 2d")
     return sum(float(number) * _SECONDS[unit] for number, unit in parts)
 
 

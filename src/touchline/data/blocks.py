@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from touchline.core.shape import Linear
-from touchline.data.configs import LARGEST_CONTEXT, UnusableConfig, Values
+from touchline.data.configs import LARGEST_CONTEXT, ModelConfigError, Values
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -219,7 +219,7 @@ def starcoder2(values: Values, widths: Widths) -> Block:
 def gpt2(values: Values, widths: Widths) -> Block:
     """GPT-2: fused queries, keys and values, learned positions; `c_proj` is the name of two layers."""
     if values.flag("add_cross_attention", False):
-        raise UnusableConfig("config.json: add_cross_attention is true, so it is no decoder by itself")
+        raise ModelConfigError("config.json: add_cross_attention is true, so it is no decoder by itself")
     positions = values.count("n_positions", "max_position_embeddings", default=1024, limit=LARGEST_CONTEXT)
     return Block(
         linears=(
@@ -283,7 +283,7 @@ def experts(width_key: str, *, shared_key: str | None = None, like: Builder) -> 
 
     def build(values: Values, widths: Widths) -> Block:
         if values.count("decoder_sparse_step", default=1) != 1 or not values.is_empty("mlp_only_layers"):
-            raise UnusableConfig(
+            raise ModelConfigError(
                 "config.json: decoder_sparse_step or mlp_only_layers makes its blocks unlike each other"
             )
         dense = like(values, widths)

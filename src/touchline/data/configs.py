@@ -15,7 +15,7 @@ LARGEST_MODEL = 10**14
 _SHOWN = 10**18
 
 
-class UnusableConfig(Exception):
+class ModelConfigError(Exception):
     """A config.json that gives no shape; its text is the reason, and names the key."""
 
 
@@ -38,31 +38,31 @@ class Values:
             limit: the largest that is believed.
 
         Raises:
-            UnusableConfig: it is missing without a default, or no positive integer up to the limit.
+            ModelConfigError: it is missing without a default, or no positive integer up to the limit.
         """
         key = next((name for name in keys if name in self), None)
         if key is None:
             if default is None:
-                raise UnusableConfig(f"config.json: {keys[0]} is missing")
+                raise ModelConfigError(f"config.json: {keys[0]} is missing")
             return default
         value = self._config[key]
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise UnusableConfig(f"config.json: {key} is {shown(value)}, expected a positive integer")
+            raise ModelConfigError(f"config.json: {key} is {shown(value)}, expected a positive integer")
         if value > limit:
-            raise UnusableConfig(f"config.json: {key} is {shown(value)}, which no model has")
+            raise ModelConfigError(f"config.json: {key} is {shown(value)}, which no model has")
         return value
 
     def flag(self, key: str, default: bool) -> bool:
         """A yes or no.
 
         Raises:
-            UnusableConfig: it is something else.
+            ModelConfigError: it is something else.
         """
         value = self._config.get(key)
         if value is None:
             return default
         if not isinstance(value, bool):
-            raise UnusableConfig(f"config.json: {key} is {shown(value)}, expected true or false")
+            raise ModelConfigError(f"config.json: {key} is {shown(value)}, expected true or false")
         return value
 
     def text(self, key: str) -> str:

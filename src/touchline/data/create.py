@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from touchline.core.errors import InputFault, PolicyFault
+from touchline.core.errors import InputError, PolicyError
 from touchline.core.files import disk_faults, read_bytes, write_atomic
 from touchline.data.words import choose_words
 from touchline.spec.tasks.capitalization import dataset_file_name, generate_capitalization
@@ -38,12 +38,12 @@ def create_capitalization(
         force: replace a file with other content.
 
     Raises:
-        InputFault: the word list has too few such words, a split would be empty, or the seed is negative.
-        PolicyFault: there is a file of that name with other content, and `force` is not given.
-        EnvironmentFault: the folder cannot be written to.
+        InputError: the word list has too few such words, a split would be empty, or the seed is negative.
+        PolicyError: there is a file of that name with other content, and `force` is not given.
+        HostError: the folder cannot be written to.
     """
     if seed < 0:
-        raise InputFault(f"the seed is {seed}", expected="0 or more", hint="--seed 14")
+        raise InputError(f"the seed is {seed}", expected="0 or more", hint="--seed 14")
     chosen, origin = choose_words(word_length, num_words, words)
     splits = generate_capitalization(
         chosen,
@@ -65,14 +65,14 @@ def create_capitalization(
     content = (json.dumps({"about": about, **splits}, indent=1) + "\n").encode()
     path = out_dir / dataset_file_name(word_length, train_fraction, num_words)
     if not all(folder.is_dir() for folder in (out_dir, *out_dir.parents) if folder.exists()):
-        raise InputFault(f"{str(out_dir)!r} is no folder", expected="a folder, which need not exist yet")
+        raise InputError(f"{str(out_dir)!r} is no folder", expected="a folder, which need not exist yet")
     with disk_faults("dataset", path):
         present = path.exists()
         # The size first: a file that only has the name may be of any size.
         if present and path.is_file() and path.stat().st_size == len(content) and read_bytes(path) == content:
             return path
     if present and (not force or not path.is_file()):
-        raise PolicyFault(
+        raise PolicyError(
             f"{str(path)!r} exists with other content, made with another seed perhaps",
             expected="no such file, or the same content",
             hint="--force replaces it; --out-dir puts the new one elsewhere",

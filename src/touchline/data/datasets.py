@@ -15,7 +15,7 @@ from pathlib import Path, PurePath
 import numpy as np
 
 from touchline.core.catalog import SPLITS_IN_FILE, DatasetInfo, Example, Message, SplitInfo
-from touchline.core.errors import DriftFault, InputFault
+from touchline.core.errors import InputError, PlanDriftError
 from touchline.core.files import sha256_file
 from touchline.core.finding import Finding, Severity, Where
 from touchline.data.chats import Prompt, RowFault, brace_faults, chat, cluster_of, instruction, is_chat
@@ -62,8 +62,8 @@ def load_dataset(data: DataConfig, base: Path, cache_dir: Path | None = None) ->
         cache_dir: where what is known of files is kept, so that a million rows are parsed once; none: nowhere.
 
     Raises:
-        InputFault: it is missing or cannot be read at all; with findings and how to make it.
-        EnvironmentFault: it may not be read, or needs a package that is not installed.
+        InputError: it is missing or cannot be read at all; with findings and how to make it.
+        HostError: it may not be read, or needs a package that is not installed.
     """
     return _info(_find(data, base), data, cache_dir)
 
@@ -78,14 +78,14 @@ def load_examples(data: DataConfig, split: str, base: Path, cluster: str | None 
         cluster: column that says which test rows belong together; none: they are not asked.
 
     Raises:
-        InputFault: the dataset is missing or has faults; with findings.
-        EnvironmentFault: it may not be read, or needs a package that is not installed.
+        InputError: the dataset is missing or has faults; with findings.
+        HostError: it may not be read, or needs a package that is not installed.
     """
     loaded = _load(_find(data, base), data, cluster)
     found = (*loaded.info.findings, *loaded.cluster_faults)
     errors = [finding for finding in found if finding.severity is Severity.ERROR]
     if errors:
-        raise InputFault(f"{loaded.info.path!r} cannot be used", findings=errors)
+        raise InputError(f"{loaded.info.path!r} cannot be used", findings=errors)
     return loaded.examples.get(split, ())
 
 
@@ -93,8 +93,8 @@ def cluster_faults(data: DataConfig, base: Path, column: str) -> tuple[Finding, 
     """What is wrong with a column that is to say which test rows belong together: it is not there, or holds no texts.
 
     Raises:
-        InputFault: the dataset is missing or cannot be read at all; with findings.
-        EnvironmentFault: it may not be read, or needs a package that is not installed.
+        InputError: the dataset is missing or cannot be read at all; with findings.
+        HostError: it may not be read, or needs a package that is not installed.
     """
     return _load(_find(data, base), data, column).cluster_faults
 
@@ -109,13 +109,13 @@ def load_clusters(data: DataConfig, base: Path, column: str, sha256: str) -> Map
         sha256: `SplitInfo.sha256` of the test split that is meant.
 
     Raises:
-        InputFault: the dataset is missing or has faults; with findings.
-        EnvironmentFault: it may not be read, or needs a package that is not installed.
-        DriftFault: its test split is another one.
+        InputError: the dataset is missing or has faults; with findings.
+        HostError: it may not be read, or needs a package that is not installed.
+        PlanDriftError: its test split is another one.
     """
     found, clusters = _clusters(_find(data, base), data, column)
     if found != sha256:
-        raise DriftFault(
+        raise PlanDriftError(
             f"the test split of {data.path!r} is not the one that was planned", expected=f"hash {sha256[:12]}"
         )
     return clusters
@@ -125,8 +125,8 @@ def load_rows(data: DataConfig, split: str, base: Path) -> tuple[Mapping[str, ob
     """The rows of one split as they stand in the file, in its order; a split that is not there has none.
 
     Raises:
-        InputFault: the dataset is missing or has faults; with findings.
-        EnvironmentFault: it may not be read, or needs a package that is not installed.
+        InputError: the dataset is missing or has faults; with findings.
+        HostError: it may not be read, or needs a package that is not installed.
     """
     load_examples(data, split, base)
     path = _find(data, base).path
@@ -141,7 +141,7 @@ def _find(data: DataConfig, base: Path) -> _File:
         stat = path.stat()
         if not path.is_file():
             there = sorted(name for name in _names(path) if FORMATS.get(PurePath(name).suffix.lower()))
-            raise InputFault(
+            raise InputError(
                 f"dataset {data.path!r} is a folder",
                 expected="a file: JSON, JSONL, CSV or parquet; one with a column 'split', or an object "
                 "{train: [...], test: [...]}, has its splits in one file",
@@ -334,7 +334,7 @@ def _last(prompt: tuple[Message, ...]) -> str:
     return prompt[-1].content if prompt else ""
 
 
-def _missing(data: DataConfig, base: Path) -> InputFault:
+def _missing(data: DataConfig, base: Path) -> InputError:
     """The fault for a file that is not there, with how to make it when touchline can."""
     path = base / data.path
     hint = None
@@ -361,7 +361,7 @@ def _missing(data: DataConfig, base: Path) -> InputFault:
         message=f"dataset {data.path!r} does not exist (looked for {str(path)!r})",
         hint=hint,
     )
-    return InputFault(f"dataset {data.path!r} does not exist", findings=[finding])
+    return InputError(f"dataset {data.path!r} does not exist", findings=[finding])
 
 
 def _names(folder: Path) -> list[str]:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
-from touchline.core.errors import InputFault, TouchlineError
+from touchline.core.errors import InputError, TouchlineError
 from touchline.core.files import read_text_bounded
 from touchline.data.models import locate_model
 from touchline.data.scores import AskedItem, EvaluationRecord, EvaluationScores
@@ -41,12 +41,12 @@ def read_evaluation_config(path: Path) -> EvaluationConfig:
     """Read a run's eval.yaml, with the paths of dataset and model as they are from here.
 
     Raises:
-        InputFault: it is missing, or not such a file; with findings.
+        InputError: it is missing, or not such a file; with findings.
     """
     document = parse(read_text_bounded(path, _CONFIG_LIMIT_BYTES), str(path))
     config, findings = build(EvaluationConfig, document.data, document)
     if config is None:
-        raise InputFault(f"{str(path)!r} is not a valid eval.yaml", hint="touchline prepare", findings=findings)
+        raise InputError(f"{str(path)!r} is not a valid eval.yaml", hint="touchline prepare", findings=findings)
     model = replace(config.model, path=locate_model(config.model.path, config.model.weights_sha256))
     return replace(
         config,

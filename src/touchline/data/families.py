@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from touchline.data import blocks
 from touchline.data.blocks import Builder, Widths, llama_like
-from touchline.data.configs import LARGEST_CONTEXT, LARGEST_VOCABULARY, UnusableConfig, Values
+from touchline.data.configs import LARGEST_CONTEXT, LARGEST_VOCABULARY, ModelConfigError, Values
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -199,7 +199,7 @@ def family_of(model_type: str, values: Values, keys: Mapping[str, object], *, is
         is_part: whether it is the text part of a larger model, whose architecture stands outside.
 
     Raises:
-        UnusableConfig: its blocks are of another kind, or it is no decoder.
+        ModelConfigError: its blocks are of another kind, or it is no decoder.
     """
     layers = set(values.texts("layer_types")) - _EQUAL_LAYERS
     model_type = _TEXT_OF.get(model_type, model_type)
@@ -207,14 +207,14 @@ def family_of(model_type: str, values: Values, keys: Mapping[str, object], *, is
         return FAMILIES[model_type]
     for part, words in _NO_FORMULA.items():
         if any(part == key or key.startswith(part) for key in keys if key in values):
-            raise UnusableConfig(f"{named(model_type)} has {words}, which touchline has no formula for")
+            raise ModelConfigError(f"{named(model_type)} has {words}, which touchline has no formula for")
     if "auto_map" in values:
-        raise UnusableConfig(f"{named(model_type)} has code of its own (auto_map), so nobody knows its blocks")
+        raise ModelConfigError(f"{named(model_type)} has code of its own (auto_map), so nobody knows its blocks")
     names = values.texts("architectures")
     if names and not any(name.endswith(("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")) for name in names):
-        raise UnusableConfig(f"{named(model_type)} is {_NO_DECODER}")
+        raise ModelConfigError(f"{named(model_type)} is {_NO_DECODER}")
     if not names and not is_part:
-        raise UnusableConfig(f"{named(model_type)} is {_NO_DECODER}")
+        raise ModelConfigError(f"{named(model_type)} is {_NO_DECODER}")
     found = [kind for part, kind in _COUNTED.items() if any(part in key and key in values for key in keys)]
     if layers:
         found.append((f"{_OTHER_LAYERS[0]} ({', '.join(sorted(layers)[:3])})", _OTHER_LAYERS[1]))
@@ -230,7 +230,7 @@ def family_of(model_type: str, values: Values, keys: Mapping[str, object], *, is
             any_head_dim=True,
         )
     if "tie_word_embeddings" not in values and not is_part:
-        raise UnusableConfig("config.json: tie_word_embeddings is missing")
+        raise ModelConfigError("config.json: tie_word_embeddings is missing")
     return Family(
         build=llama_like(
             inputs_bias="attention_bias",
@@ -248,14 +248,14 @@ def widths_of(values: Values, family: Family) -> Widths:
     """The sizes of a config.json, by any of the names that architectures have for them.
 
     Raises:
-        UnusableConfig: one is missing or cannot be; names the key.
+        ModelConfigError: one is missing or cannot be; names the key.
     """
     hidden = values.count("hidden_size", "n_embd", "n_embed", "d_model")
     heads = values.count("num_attention_heads", "n_head", default=family.heads)
     head_dim = _head_dim(values, family, hidden, heads)
     kv_heads = _kv_heads(values, family, heads)
     if heads % kv_heads:
-        raise UnusableConfig(
+        raise ModelConfigError(
             f"config.json: num_attention_heads {heads} is no multiple of num_key_value_heads {kv_heads}"
         )
     inner = values.count(
@@ -271,7 +271,7 @@ def context_of(values: Values, family: Family) -> int:
     """The context length of a config.json, in tokens.
 
     Raises:
-        UnusableConfig: it is missing, or cannot be.
+        ModelConfigError: it is missing, or cannot be.
     """
     return values.count(
         "max_position_embeddings",
@@ -296,7 +296,7 @@ def _head_dim(values: Values, family: Family, hidden: int, heads: int) -> int:
     if family.any_head_dim:
         return values.count("v_head_dim", default=max(1, hidden // heads))
     if hidden % heads:
-        raise UnusableConfig(f"config.json: hidden_size {hidden} is no multiple of num_attention_heads {heads}")
+        raise ModelConfigError(f"config.json: hidden_size {hidden} is no multiple of num_attention_heads {heads}")
     return hidden // heads
 
 

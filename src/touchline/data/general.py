@@ -14,7 +14,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
-from touchline.core.errors import InputFault, TouchlineError
+from touchline.core.errors import InputError, TouchlineError
 from touchline.core.files import read_text_bounded, sha256_file
 from touchline.data.benchmarks import GeneralMarker
 from touchline.data.evaluations import finished_evaluation
@@ -48,7 +48,7 @@ def general_settings_sha256(config: EvaluationConfig, experiment: Path) -> str:
         experiment: the experiment's folder.
 
     Raises:
-        InputFault: the folder of task files is not there, or is no folder of tasks.
+        InputError: the folder of task files is not there, or is no folder of tasks.
     """
     general = config.evaluate.general
     assert general is not None
@@ -107,7 +107,7 @@ def general_marker_text(marker: GeneralMarker) -> bytes:
 def _task_files(folder: Path) -> Iterator[tuple[str, str]]:
     """(name, hash) of every file of a folder of tasks: they are code as much as they are text."""
     if not folder.is_dir():
-        raise InputFault(
+        raise InputError(
             f"evaluate.general.include_path: {str(folder)!r} is no folder", expected="a folder with task files (YAML)"
         )
     count = 0
@@ -116,7 +116,7 @@ def _task_files(folder: Path) -> Iterator[tuple[str, str]]:
         for path in sorted(Path(here, name) for name in names):
             count += 1
             if count > MOST_TASK_FILES:
-                raise InputFault(
+                raise InputError(
                     f"evaluate.general.include_path: {str(folder)!r} holds more than {MOST_TASK_FILES:,} files",
                     expected="a folder with task files alone",
                 )

@@ -6,7 +6,7 @@ import os
 import shutil
 import subprocess
 
-from touchline.core.errors import EnvironmentFault
+from touchline.core.errors import HostError
 
 
 def visible_gpus() -> tuple[str, ...]:
@@ -39,13 +39,13 @@ def slots(gpus: tuple[str, ...], gpus_per_run: int) -> list[tuple[str, ...]]:
     """Groups of GPUs, one for each run at a time; one empty group where runs use the processor.
 
     Raises:
-        EnvironmentFault: a run wants more GPUs than there are.
+        HostError: a run wants more GPUs than there are.
     """
     if not gpus or gpus_per_run == 0:
         return [()]
     groups = [gpus[i : i + gpus_per_run] for i in range(0, len(gpus) - gpus_per_run + 1, gpus_per_run)]
     if not groups:
-        raise EnvironmentFault(
+        raise HostError(
             f"a run wants {gpus_per_run} GPUs and this machine has {len(gpus)}",
             hint=f"compute.gpus_per_run={len(gpus)}",
         )

@@ -12,7 +12,7 @@ from pathlib import Path
 from pydantic import TypeAdapter, ValidationError
 
 from touchline.core.catalog import DatasetInfo
-from touchline.core.errors import EnvironmentFault, InputFault
+from touchline.core.errors import HostError, InputError
 from touchline.core.files import read_text_bounded, write_atomic
 from touchline.core.json_text import has_half_characters
 from touchline.spec.experiment import DataConfig
@@ -33,7 +33,7 @@ def known_dataset(cache_dir: Path, path: Path, data: DataConfig, sha256: str) ->
         return None
     try:
         return _INFO.validate_json(read_text_bounded(_place(cache_dir, path, data, sha256), _LIMIT_BYTES), strict=True)
-    except (InputFault, EnvironmentFault, OSError, ValidationError):
+    except (InputError, HostError, OSError, ValidationError):
         return None
 
 
@@ -44,7 +44,7 @@ def keep_dataset(cache_dir: Path, path: Path, data: DataConfig, info: DatasetInf
         return
     try:
         write_atomic(_place(cache_dir, path, data, info.sha256), _INFO.dump_json(info))
-    except (EnvironmentFault, OSError):
+    except (HostError, OSError):
         return
 
 
@@ -52,7 +52,7 @@ def known_columns(cache_dir: Path, sha256: str) -> Columns | None:
     """Return the columns of a file with this content and ending; None if nothing is kept."""
     try:
         return _COLUMNS.validate_json(read_text_bounded(cache_dir / "columns" / f"{sha256}.json", _LIMIT_BYTES))
-    except (InputFault, EnvironmentFault, OSError, ValidationError):
+    except (InputError, HostError, OSError, ValidationError):
         return None
 
 
@@ -60,7 +60,7 @@ def keep_columns(cache_dir: Path, sha256: str, columns: Columns) -> None:
     """Keep the columns of a file."""
     try:
         write_atomic(cache_dir / "columns" / f"{sha256}.json", _COLUMNS.dump_json(columns))
-    except (EnvironmentFault, OSError):
+    except (HostError, OSError):
         return
 
 

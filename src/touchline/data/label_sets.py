@@ -35,8 +35,8 @@ def label_set(
         given: the labels that experiment.yaml names; all that the answers have when empty.
 
     Raises:
-        InputFault: the dataset is missing or has faults; with findings.
-        EnvironmentFault: it may not be read, or needs a package that is not installed.
+        InputError: the dataset is missing or has faults; with findings.
+        HostError: it may not be read, or needs a package that is not installed.
     """
     # Answers do not depend on the prompt, which is made from the labels.
     bare = replace(data, prompt=None)

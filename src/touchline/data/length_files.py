@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from touchline.core.errors import EnvironmentFault, InputFault
+from touchline.core.errors import HostError, InputError
 from touchline.core.files import read_bytes
 from touchline.core.finding import Finding, Severity, Where
 
@@ -22,23 +22,23 @@ def read_lengths(path: Path) -> NDArray[np.uint32]:
     """Tokens of each example, in the file's order; shape [examples], each at least 1.
 
     Raises:
-        InputFault: there is no such file, it holds no lengths, or some are not positive integers; the first ten of them
+        InputError: there is no such file, it holds no lengths, or some are not positive integers; the first ten of them
             are named.
-        EnvironmentFault: it may not be read.
+        HostError: it may not be read.
     """
     try:
         if path.stat().st_size > _LIMIT_BYTES:
-            raise InputFault(f"{str(path)!r} is larger than 4 GiB", expected=_EXPECTED)
+            raise InputError(f"{str(path)!r} is larger than 4 GiB", expected=_EXPECTED)
         content = read_bytes(path)
     except (FileNotFoundError, NotADirectoryError, ValueError):
-        raise InputFault(f"{str(path)!r} does not exist", expected=_EXPECTED) from None
+        raise InputError(f"{str(path)!r} does not exist", expected=_EXPECTED) from None
     except IsADirectoryError:
-        raise InputFault(f"{str(path)!r} is a folder", expected=_EXPECTED) from None
+        raise InputError(f"{str(path)!r} is a folder", expected=_EXPECTED) from None
     except OSError as error:
-        raise EnvironmentFault(f"{str(path)!r} cannot be read: {error.strerror}") from None
+        raise HostError(f"{str(path)!r} cannot be read: {error.strerror}") from None
     lengths = _array(content, path) if content.startswith(b"\x93NUMPY") else _lines(content, path)
     if not len(lengths):
-        raise InputFault(f"{str(path)!r} holds no lengths", expected=_EXPECTED)
+        raise InputError(f"{str(path)!r} holds no lengths", expected=_EXPECTED)
     return lengths
 
 
@@ -46,9 +46,9 @@ def _array(content: bytes, path: Path) -> NDArray[np.uint32]:
     try:
         array = np.load(io.BytesIO(content), allow_pickle=False)
     except (ValueError, EOFError, OSError, TypeError, MemoryError, SyntaxError) as error:
-        raise InputFault(f"{str(path)!r} is a broken .npy file: {error}", expected=_EXPECTED) from None
+        raise InputError(f"{str(path)!r} is a broken .npy file: {error}", expected=_EXPECTED) from None
     if array.ndim != 1 or array.dtype.kind not in "iu":
-        raise InputFault(
+        raise InputError(
             f"{str(path)!r} holds an array of shape {array.shape} and type {array.dtype}",
             expected="one dimension, integers",
         )
@@ -87,4 +87,4 @@ def _refuse(path: Path, shown: list[tuple[str, str]], count: int) -> None:
         )
         for place, text in shown
     ]
-    raise InputFault(f"{str(path)!r}: {count:,} values are no lengths", expected=_EXPECTED, findings=findings)
+    raise InputError(f"{str(path)!r}: {count:,} values are no lengths", expected=_EXPECTED, findings=findings)

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
 from touchline.core.catalog import ModelInfo
-from touchline.core.errors import EnvironmentFault
+from touchline.core.errors import HostError
 from touchline.core.files import read_bytes, write_atomic
 from touchline.data.datasets import load_dataset, load_examples
 from touchline.data.models import load_renderer
@@ -67,7 +67,7 @@ def token_lengths(
         say: hears of progress while rows are tokenised: how many are done, how many there are.
 
     Raises:
-        InputFault: dataset, tokenizer or chat template cannot be used.
+        InputError: dataset, tokenizer or chat template cannot be used.
     """
     info = next((item for item in load_dataset(data, base, cache_dir).splits if item.name == split), None)
     if info is None:
@@ -113,7 +113,7 @@ def _write(path: Path, lengths: TokenLengths) -> None:
     )
     try:
         write_atomic(path, buffer.getvalue())
-    except (EnvironmentFault, OSError):
+    except (HostError, OSError):
         # A cache that cannot be written costs time the next time, and nothing now.
         return
 

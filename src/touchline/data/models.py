@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from touchline.core.catalog import COPIED_FILES, ModelInfo
-from touchline.core.errors import EnvironmentFault, InputFault
+from touchline.core.errors import HostError, InputError
 from touchline.core.files import read_text_bounded
 from touchline.core.finding import Finding, Severity, Where
 from touchline.core.json_text import parse_json
@@ -41,7 +41,7 @@ def load_model(name_or_path: str, models_dir: Path) -> ModelInfo:
     """A model by its name under `models_dir`, or by path.
 
     Raises:
-        InputFault: it is not there; says what is, and how to get it.
+        InputError: it is not there; says what is, and how to get it.
     """
     for folder in _candidates(name_or_path, models_dir):
         if _is_model(folder):
@@ -120,13 +120,13 @@ def load_renderer(model: ModelInfo, date: str) -> ChatRenderer:
         date: ISO date frozen in the plan, for templates that print one.
 
     Raises:
-        InputFault: tokenizer or chat template is missing or broken.
+        InputError: tokenizer or chat template is missing or broken.
     """
     findings: list[Finding] = []
     files = read_tokenizer(Path(model.path), findings)
     errors = [finding for finding in findings if finding.severity is Severity.ERROR]
     if errors or files.tokenizer_json is None:
-        raise InputFault(f"the tokenizer of {model.name} cannot be used", findings=errors)
+        raise InputError(f"the tokenizer of {model.name} cannot be used", findings=errors)
     return ChatRenderer(files.chat_template, files.tokenizer_json, files.tokens, date, IsolatedTemplate)
 
 
@@ -136,7 +136,7 @@ def _folders(models_dir: Path) -> list[Path]:
     except (FileNotFoundError, NotADirectoryError):
         return []
     except PermissionError:
-        raise EnvironmentFault(
+        raise HostError(
             f"no permission to list {str(models_dir)!r}",
             expected="the folder of your models",
             hint="TOUCHLINE_MODELS_DIR names another one",
@@ -161,7 +161,7 @@ def _candidates(name_or_path: str, models_dir: Path) -> list[Path]:
     return [there, here] if Path(name_or_path).name == name_or_path else [here, there]
 
 
-def _unknown(name_or_path: str, models_dir: Path) -> InputFault:
+def _unknown(name_or_path: str, models_dir: Path) -> InputError:
     """Return why a model was not found: where it was looked for, what is there, and how to get it."""
     present = [folder.name for folder in _folders(models_dir)]
     name = Path(name_or_path).name or name_or_path
@@ -186,10 +186,10 @@ def _unknown(name_or_path: str, models_dir: Path) -> InputFault:
     return _not_here(name_or_path, f"{said}; {listed}", guess)
 
 
-def _not_here(name: str, said: str, hint: str) -> InputFault:
+def _not_here(name: str, said: str, hint: str) -> InputError:
     wanted = f"models: [{Path(name).name}], once it is under models_dir"
     expected = wanted if is_hub_id(name) else "a model under models_dir, or the path of one"
-    return InputFault(f"model {name!r}: {said}", expected=expected, hint=hint)
+    return InputError(f"model {name!r}: {said}", expected=expected, hint=hint)
 
 
 def _config(folder: Path, findings: list[Finding]) -> tuple[str, dict[str, object]]:
@@ -199,7 +199,7 @@ def _config(folder: Path, findings: list[Finding]) -> tuple[str, dict[str, objec
     try:
         text = read_text_bounded(path, _CONFIG_LIMIT_BYTES)
         data = parse_json(text)
-    except (InputFault, EnvironmentFault) as fault:
+    except (InputError, HostError) as fault:
         findings.append(model_fault("CK101", folder, fault.message, path))
         return text, {}
     except (ValueError, RecursionError) as error:

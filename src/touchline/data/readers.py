@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from touchline.core.errors import EnvironmentFault, InputFault, install_hint, quoted
+from touchline.core.errors import HostError, InputError, install_hint, quoted
 from touchline.core.files import open_regular, read_bytes
 from touchline.core.finding import Finding, Severity, Where
 from touchline.core.json_text import has_half_characters, parse_json
@@ -62,8 +62,8 @@ def read_rows(path: Path) -> RawDataset:
     """Read a file.
 
     Raises:
-        InputFault: it is too large, of an unknown format or not readable as that; with findings.
-        EnvironmentFault: the package that reads its format is not installed, or the file may not be read.
+        InputError: it is too large, of an unknown format or not readable as that; with findings.
+        HostError: the package that reads its format is not installed, or the file may not be read.
     """
     form = FORMATS.get(path.suffix.lower())
     if form is None:
@@ -81,7 +81,7 @@ def read_rows(path: Path) -> RawDataset:
         else:
             rows = list(_jsonl(path, tally)) if form == "jsonl" else _csv(path, tally)
     except PermissionError:
-        raise EnvironmentFault(f"no permission to read {str(path)!r}", hint=f"ls -l {quoted(str(path))}") from None
+        raise HostError(f"no permission to read {str(path)!r}", hint=f"ls -l {quoted(str(path))}") from None
     splits = _grouped(rows, path, tally)
     return RawDataset(format=form, splits=splits, about={}, findings=tuple(tally.findings()))
 
@@ -229,7 +229,7 @@ def _csv(path: Path, tally: Tally) -> list[Row]:
 
 def _parquet(path: Path) -> Iterator[Row]:
     if importlib.util.find_spec("pyarrow") is None:
-        raise EnvironmentFault(
+        raise HostError(
             f"reading {path.name} needs the package pyarrow, which is not installed",
             hint=install_hint("parquet"),
         )
@@ -270,7 +270,7 @@ def _grouped(rows: list[Row], path: Path, tally: Tally) -> dict[str, list[Row]]:
 
 def _fault(
     code: str, path: Path, message: str, hint: str | None = None, line: int | None = None, column: int | None = None
-) -> InputFault:
+) -> InputError:
     where = Where(path=str(path), line=line, column=column)
     finding = Finding(code=code, severity=Severity.ERROR, subject=path.name, message=message, where=where, hint=hint)
-    return InputFault(f"{str(path)!r} cannot be read", findings=[finding])
+    return InputError(f"{str(path)!r} cannot be read", findings=[finding])

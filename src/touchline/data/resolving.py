@@ -8,7 +8,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from touchline.core.catalog import Example, ModelInfo
-from touchline.core.errors import EnvironmentFault, InputFault
+from touchline.core.errors import HostError, InputError
 from touchline.core.files import sha256_file
 from touchline.data.chats import Prompt
 from touchline.data.columns import column_counts, resolve_columns
@@ -36,7 +36,7 @@ def with_columns(data: DataConfig, given: Collection[str], base: Path, cache_dir
     """
     try:
         columns = _columns((base / Path(data.path).expanduser()).resolve(strict=True), cache_dir)
-    except (InputFault, EnvironmentFault, OSError, RuntimeError, ValueError):
+    except (InputError, HostError, OSError, RuntimeError, ValueError):
         return data
     counts = {name: sum(kinds.values()) for name, kinds in columns.items()}
     return resolve_columns(data, given, counts, {name: Counter(kinds) for name, kinds in columns.items()})
@@ -44,7 +44,7 @@ def with_columns(data: DataConfig, given: Collection[str], base: Path, cache_dir
 
 def _columns(path: Path, cache_dir: Path | None) -> Columns:
     if not path.is_file():
-        raise InputFault(f"{str(path)!r} is not a file")
+        raise InputError(f"{str(path)!r} is not a file")
     key = hashlib.sha256(f"{sha256_file(path)} {path.suffix.lower()}".encode()).hexdigest()
     kept = None if cache_dir is None else known_columns(cache_dir, key)
     if kept is not None:
@@ -67,7 +67,7 @@ def shown_example(model: ModelInfo, data: DataConfig, base: Path, date: str, clu
         cluster: column of clusters; None: there is none.
 
     Raises:
-        InputFault: dataset, tokenizer or chat template cannot be used.
+        InputError: dataset, tokenizer or chat template cannot be used.
     """
     example, *_ = load_examples(data, "train", base)
     renderer = load_renderer(model, date)

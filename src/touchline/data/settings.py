@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import platformdirs
 
-from touchline.core.errors import InputFault
+from touchline.core.errors import InputError
 from touchline.core.files import read_text_bounded
 from touchline.core.finding import Finding, Severity, Where
 from touchline.spec.site import SlurmSite
@@ -53,7 +53,7 @@ def load_settings() -> Settings:
     """The settings.
 
     Raises:
-        InputFault: the config file is broken, or has keys or values that it cannot have; with all of them.
+        InputError: the config file is broken, or has keys or values that it cannot have; with all of them.
     """
     data = platformdirs.user_data_path("touchline")
     usual = {
@@ -98,7 +98,7 @@ def _from_file(path: Path) -> tuple[dict[str, Path], SlurmSite]:
         else:
             found[key] = _folder(value, path.parent, f"{path}: {key}")
     if faults:
-        raise InputFault(f"{path}: {len(faults)} fault{'s' if len(faults) > 1 else ''}", findings=faults)
+        raise InputError(f"{path}: {len(faults)} fault{'s' if len(faults) > 1 else ''}", findings=faults)
     return found, slurm
 
 
@@ -136,7 +136,7 @@ def _folder(value: str, base: Path, what: str) -> Path:
     try:
         return (base / Path(value).expanduser()).absolute()
     except RuntimeError:
-        raise InputFault(f"{what}: {value!r} names the home of a user who is not here") from None
+        raise InputError(f"{what}: {value!r} names the home of a user who is not here") from None
 
 
 def _fault(key: str, message: str, where: Where, hint: str | None = None) -> Finding:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from touchline.core.errors import EnvironmentFault, InputFault
+from touchline.core.errors import HostError, InputError
 from touchline.core.files import read_text_bounded
 from touchline.core.json_text import parse_json
 from touchline.core.quantity import Missing
 from touchline.core.shape import ModelShape
-from touchline.data.configs import LARGEST_MODEL, UnusableConfig, Values, shown
+from touchline.data.configs import LARGEST_MODEL, ModelConfigError, Values, shown
 from touchline.data.families import context_of, family_of, named, widths_of
 from touchline.data.public import known_name, near_names, public_model
 from touchline.data.towers import tower_of
@@ -37,7 +37,7 @@ def shape_of_config(config: Mapping[str, object], name: str, source: str) -> Mod
         if isinstance(inner, Mapping):
             return _text_part(config, inner, name, source)
         return _shape(config, name, source, None)
-    except UnusableConfig as error:
+    except ModelConfigError as error:
         return Missing(missing=str(error))
 
 
@@ -57,12 +57,12 @@ def load_shape(name_or_path: str, models_dir: Path) -> ModelShape:
         models_dir: the folder of the user's models.
 
     Raises:
-        InputFault: nothing of that name is known, with near names; or its config.json gives no shape, with the reason.
+        InputError: nothing of that name is known, with near names; or its config.json gives no shape, with the reason.
     """
     for path in _files(name_or_path, models_dir):
         found = _shape_of_file(path)
         if isinstance(found, Missing):
-            raise InputFault(
+            raise InputError(
                 f"model {name_or_path!r}: {found.missing}",
                 expected="a config.json of a decoder-only language model",
             )
@@ -78,7 +78,7 @@ def load_shape(name_or_path: str, models_dir: Path) -> ModelShape:
 def _shape_of_file(path: Path) -> ModelShape | Missing:
     try:
         data = parse_json(read_text_bounded(path, _CONFIG_LIMIT_BYTES))
-    except (InputFault, EnvironmentFault) as fault:
+    except (InputError, HostError) as fault:
         return Missing(missing=fault.message)
     except OSError as error:
         return Missing(missing=f"{str(path)!r} cannot be read: {error.strerror}")
@@ -94,15 +94,15 @@ def load_config(name_or_path: str, models_dir: Path) -> Mapping[str, object]:
     """A model's config.json as data; of a public model that is not here, the values that its dimensions follow from.
 
     Raises:
-        InputFault: nothing of that name is known, or its config.json cannot be read.
+        InputError: nothing of that name is known, or its config.json cannot be read.
     """
     for path in _files(name_or_path, models_dir):
         try:
             data = parse_json(read_text_bounded(path, _CONFIG_LIMIT_BYTES))
         except (ValueError, RecursionError):
-            raise InputFault(f"{str(path)!r} is not JSON") from None
+            raise InputError(f"{str(path)!r} is not JSON") from None
         if not isinstance(data, dict):
-            raise InputFault(f"{str(path)!r} holds no object")
+            raise InputError(f"{str(path)!r} holds no object")
         return data
     public = public_model(name_or_path) or public_model(known_name(name_or_path) or "")
     if public is None:
@@ -170,7 +170,7 @@ def _shape(
         vision=tower,
     )
     if shape.num_parameters > LARGEST_MODEL:
-        raise UnusableConfig(f"config.json: its sizes make {shape.num_parameters:.0e} parameters, which no model has")
+        raise ModelConfigError(f"config.json: its sizes make {shape.num_parameters:.0e} parameters, which no model has")
     return shape
 
 
@@ -200,9 +200,9 @@ def _is_file(path: Path) -> bool:
         return False
 
 
-def _unknown(name_or_path: str, models_dir: Path) -> InputFault:
+def _unknown(name_or_path: str, models_dir: Path) -> InputError:
     near = near_names(name_or_path)
-    return InputFault(
+    return InputError(
         f"model {shown(name_or_path)}: neither a folder with a config.json, here or under {str(models_dir)!r}, "
         "nor a model of the built-in catalogue",
         expected="a model folder, the path of a config.json, or the name of a public model",

@@ -68,11 +68,11 @@ class Shard:
     """Bytes before the data: the header and its length."""
 
 
-class BrokenShard(Exception):
+class ShardHeaderError(Exception):
     """The file has no usable header; the text says why."""
 
 
-class CutOffShard(BrokenShard):
+class TruncatedShardError(ShardHeaderError):
     """The file ends before its header does."""
 
 
@@ -80,26 +80,26 @@ def read_shard(path: Path) -> Shard:
     """Read a header.
 
     Raises:
-        BrokenShard: it is cut off or no safetensors file.
+        ShardHeaderError: it is cut off or no safetensors file.
         OSError: it cannot be opened.
     """
     size = path.stat().st_size
     with open_regular(path) as stream:
         start = stream.read(8)
         if len(start) < 8:
-            raise CutOffShard(f"{path.name} has {size} bytes, too few for a header")
+            raise TruncatedShardError(f"{path.name} has {size} bytes, too few for a header")
         length = struct.unpack("<Q", start)[0]
         if length > HEADER_LIMIT_BYTES:
-            raise BrokenShard(f"{path.name} is no safetensors file: its header would have {length:,} bytes")
+            raise ShardHeaderError(f"{path.name} is no safetensors file: its header would have {length:,} bytes")
         if 8 + length > size:
-            raise CutOffShard(
+            raise TruncatedShardError(
                 f"{path.name} is cut off inside its header: {size:,} bytes, at least {8 + length:,} expected"
             )
         header = stream.read(length)
     try:
         tensors, end = _entries(parse_json(header))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise BrokenShard(f"{path.name} has a broken header: {error}") from error
+        raise ShardHeaderError(f"{path.name} has a broken header: {error}") from error
     return Shard(
         name=path.name,
         size_bytes=size,

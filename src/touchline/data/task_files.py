@@ -14,7 +14,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from touchline.core.errors import InputFault
+from touchline.core.errors import InputError
 from touchline.core.files import read_bytes, read_text_bounded, sha256_file
 from touchline.spec.evaluation import EvaluationTask
 from touchline.spec.tasks.ready_made import TASKS, get_task
@@ -46,7 +46,7 @@ def resolve_task(name: str, root: Path) -> EvaluationTask:
         root: folder that the file is relative to.
 
     Raises:
-        InputFault: there is no such task or file, it is not Python, has no such task, or one that cannot be built.
+        InputError: there is no such task or file, it is not Python, has no such task, or one that cannot be built.
     """
     if not is_task_file(name):
         return EvaluationTask(name=get_task(name).name)
@@ -54,11 +54,11 @@ def resolve_task(name: str, root: Path) -> EvaluationTask:
     written, function = (f"{head}.py", last) if found else (name, "")
     path = (root / Path(written).expanduser()).resolve()
     if path.suffix != ".py":
-        raise InputFault(f"the task {name!r} is not a Python file", expected="tasks/mine.py, or tasks/mine.py@name")
+        raise InputError(f"the task {name!r} is not a Python file", expected="tasks/mine.py, or tasks/mine.py@name")
     if not path.is_file():
         near = difflib.get_close_matches(path.name, [each.name for each in path.parent.glob("*.py")], n=1)
         hint = None if not near else f"task: {Path(written).with_name(near[0])}{'@' if function else ''}{function}"
-        raise InputFault(f"the task {name!r}: {str(path)!r} does not exist", expected="a Python file", hint=hint)
+        raise InputError(f"the task {name!r}: {str(path)!r} does not exist", expected="a Python file", hint=hint)
     text = read_text_bounded(path, _LIMIT_BYTES)
     tree = _parsed(path, text)
     _refuse_without_task(path, tree, written, function)
@@ -115,7 +115,7 @@ def _parsed(path: Path, text: str) -> ast.Module:
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         line = f", line {error.lineno}" if isinstance(error, SyntaxError) and error.lineno else ""
         message = error.msg if isinstance(error, SyntaxError) else str(error).splitlines()[0]
-        raise InputFault(f"{str(path)!r}{line}: {message}", expected="an Inspect task in Python") from None
+        raise InputError(f"{str(path)!r}{line}: {message}", expected="an Inspect task in Python") from None
 
 
 def _refuse_without_task(path: Path, tree: ast.Module, written: str, function: str) -> None:
@@ -125,16 +125,16 @@ def _refuse_without_task(path: Path, tree: ast.Module, written: str, function: s
     if function in brought or "*" in brought or (brought and not found and not function):
         return
     if not found:
-        raise InputFault(f"{str(path)!r} has no Inspect task", expected="a function with @task that returns a Task")
+        raise InputError(f"{str(path)!r} has no Inspect task", expected="a function with @task that returns a Task")
     if function and function not in found:
         near = difflib.get_close_matches(function, found, n=1) or found[:1]
-        raise InputFault(
+        raise InputError(
             f"{str(path)!r} has no task {function!r}",
             expected=f"one of {', '.join(found)}",
             hint=f"task: {written}@{near[0]}",
         )
     if not function and len(found) > 1:
-        raise InputFault(
+        raise InputError(
             f"{str(path)!r} has {len(found)} tasks: {', '.join(found)}",
             expected="one of them named",
             hint=f"task: {written}@{found[0]}",
@@ -163,7 +163,7 @@ def _refuse_arguments(path: Path, function: _Function | None) -> None:
         each.arg for each, default in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True) if default is None
     ]
     if wanted := [name for name in required if name != DATA_ARGUMENT]:
-        raise InputFault(
+        raise InputError(
             f"{str(path)!r}, line {function.lineno}: the task {function.name} needs arguments: {', '.join(wanted)}",
             expected=f"a default for each; `{DATA_ARGUMENT}` alone is given, the path of the test items",
             hint=f"def {function.name}({', '.join(f'{name}=...' for name in wanted)})",
@@ -182,7 +182,7 @@ def _refuse_missing_data(path: Path, tree: ast.Module) -> None:
         place = path.parent / Path(name.value).expanduser()
         if not place.exists():
             near = difflib.get_close_matches(place.name, [each.name for each in path.parent.iterdir()], n=1)
-            raise InputFault(
+            raise InputError(
                 f"{str(path)!r}, line {node.lineno}: there is no data {name.value!r} (looked for {str(place)!r})",
                 expected="a file, relative to the task's own folder",
                 hint=None if not near else f"{_called(node)}({near[0]!r})",

@@ -13,7 +13,7 @@ import signal
 import sys
 
 from touchline.core.json_text import parse_json
-from touchline.data.rendering.sandbox import ChatTemplate, TemplateFault
+from touchline.data.rendering.sandbox import ChatTemplate, ChatTemplateError
 
 CPU_SECONDS = 3.0
 """For one rendering; a chat of a thousand turns takes some milliseconds."""
@@ -51,7 +51,7 @@ def _answer(line: bytes, programs: dict[int, ChatTemplate]) -> dict[str, object]
             programs[key] = ChatTemplate(source, date, mark_answers=marked)
             signal.setitimer(signal.ITIMER_PROF, 0)
         return {"texts": [_timed(programs[key], chat) for chat in asked["chats"]]}
-    except TemplateFault as fault:
+    except ChatTemplateError as fault:
         signal.setitimer(signal.ITIMER_PROF, 0)
         return {"fault": fault.message, "expected": fault.expected}
 

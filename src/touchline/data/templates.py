@@ -17,9 +17,9 @@ import threading
 from collections.abc import Mapping, Sequence
 from typing import NoReturn
 
-from touchline.core.errors import EnvironmentFault
+from touchline.core.errors import HostError
 from touchline.core.json_text import parse_json
-from touchline.data.rendering.sandbox import TemplateFault
+from touchline.data.rendering.sandbox import ChatTemplateError
 from touchline.data.template_worker import READY
 
 _PROGRAM = "touchline.data.template_worker"
@@ -28,7 +28,7 @@ _WAIT_SECONDS = 120.0
 _KEYS = itertools.count()
 
 
-class _Died(Exception):
+class _ProcessDiedError(Exception):
     """The process ended, or was ended, without an answer."""
 
 
@@ -50,7 +50,7 @@ class _Worker:
                 start_new_session=True,  # Ctrl-C is for the command; the process ends when nobody can ask any more
             )
         except OSError as error:
-            raise EnvironmentFault(
+            raise HostError(
                 f"the process that chat templates run in cannot be started: {error.strerror or error}",
                 expected="room for one more process",
                 hint="ulimit -u",
@@ -60,10 +60,10 @@ class _Worker:
         """Return the answer to a request.
 
         Raises:
-            _Died: there is none.
+            _ProcessDiedError: there is none.
         """
         if not self._ready and self._line() != READY:
-            raise EnvironmentFault(
+            raise HostError(
                 "the process that chat templates run in did not start",
                 expected="memory for one more small process",
                 hint=f"{sys.executable} -P -m {_PROGRAM} < /dev/null",
@@ -75,10 +75,10 @@ class _Worker:
             asks.write(json.dumps(request).encode() + b"\n")
             asks.flush()
         except OSError:
-            raise _Died from None
+            raise _ProcessDiedError from None
         line = self._line()
         if not line.endswith(b"\n"):
-            raise _Died
+            raise _ProcessDiedError
         answer: dict[str, object] = parse_json(line, allow_half_characters=True)
         return answer
 
@@ -110,7 +110,7 @@ class _Service:
         """Return what the process says of some renderings by a template.
 
         Raises:
-            _Died: the template ended it.
+            _ProcessDiedError: the template ended it.
         """
         with self._lock:
             worker = self._started()
@@ -163,7 +163,7 @@ class IsolatedTemplate:
         mark_answers: whether `MARKS` are written around what the template itself marks as the model's.
 
     Raises:
-        TemplateFault: it is too long, does not compile, or takes too long to.
+        ChatTemplateError: it is too long, does not compile, or takes too long to.
     """
 
     def __init__(self, source: str, date: str, *, mark_answers: bool = False) -> None:
@@ -180,27 +180,27 @@ class IsolatedTemplate:
         """Return the texts of some chats.
 
         Raises:
-            TemplateFault: the template refuses a chat, fails, or takes too much time or memory.
-            EnvironmentFault: the process cannot be started.
+            ChatTemplateError: the template refuses a chat, fails, or takes too much time or memory.
+            HostError: the process cannot be started.
         """
         if self._dead:
             _refuse_ended()
         try:
             answer = _SERVICE.ask(self._key, self._template, chats)
-        except _Died:
+        except _ProcessDiedError:
             # Asked again, it would take as long again.
             self._dead = True
             _refuse_ended()
         if "fault" in answer:
             expected = answer.get("expected")
-            raise TemplateFault(str(answer["fault"]), expected=None if expected is None else str(expected))
+            raise ChatTemplateError(str(answer["fault"]), expected=None if expected is None else str(expected))
         texts = answer["texts"]
         assert isinstance(texts, list)
         return texts
 
 
 def _refuse_ended() -> NoReturn:
-    raise TemplateFault(
+    raise ChatTemplateError(
         "the chat template takes too much time or memory to write one chat",
         expected="a template that only writes text",
     )

@@ -9,12 +9,12 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 
-from touchline.core.errors import EnvironmentFault, InputFault
+from touchline.core.errors import HostError, InputError
 from touchline.core.files import read_text_bounded
 from touchline.core.finding import Finding, Severity, Where
 from touchline.core.json_text import parse_json
 from touchline.data.rendering.chat import SpecialTokens
-from touchline.data.rendering.sandbox import TemplateFault
+from touchline.data.rendering.sandbox import ChatTemplateError
 from touchline.data.templates import IsolatedTemplate, expect_template
 
 _LIMIT_BYTES = 256 << 20
@@ -113,7 +113,7 @@ def _check_template(template: str | None, folder: Path, findings: list[Finding])
         return
     try:
         IsolatedTemplate(template, _ANY_DATE)
-    except TemplateFault as fault:
+    except ChatTemplateError as fault:
         findings.append(_error("TK105", folder, fault.message, _GET))
 
 
@@ -154,7 +154,7 @@ def _json(path: Path, findings: list[Finding]) -> dict[str, object]:
 def _text(path: Path, findings: list[Finding]) -> str | None:
     try:
         return read_text_bounded(path, _LIMIT_BYTES)
-    except (InputFault, EnvironmentFault) as fault:
+    except (InputError, HostError) as fault:
         findings.append(_error("TK101", path, fault.message, fault.hint or _GET))
         return None
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from touchline.core.shape import VisionTower
-from touchline.data.configs import LARGEST_CONTEXT, UnusableConfig, Values
+from touchline.data.configs import LARGEST_CONTEXT, ModelConfigError, Values
 
 _GATED = frozenset({"qwen2_5_vl", "pixtral"})
 """Towers with a gated feed-forward part."""
@@ -29,7 +29,7 @@ def tower_of(config: Mapping[str, object] | None, text_width: int) -> VisionTowe
         return None
     try:
         return _tower(Values(config), text_width)
-    except UnusableConfig:
+    except ModelConfigError:
         return None
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from touchline.core.errors import InputFault
+from touchline.core.errors import InputError
 from touchline.core.finding import Finding, Severity, Where
 
 FileKind = Literal["yaml", "json", "script", "rows", "python", "plan"]
@@ -71,19 +71,19 @@ def find_files(paths: Sequence[Path]) -> tuple[tuple[FoundFile, ...], tuple[Find
     """The files to check under some paths, each once, in order; and what is wrong with the tree itself.
 
     Raises:
-        InputFault: a path does not exist; all that do not are named.
+        InputError: a path does not exist; all that do not are named.
     """
     absent = [path for path in paths if not _exists(path)]
     if absent:
         names = ", ".join(repr(str(path)) for path in absent)
-        raise InputFault(f"there is no {names}", expected="files and folders that exist")
+        raise InputError(f"there is no {names}", expected="files and folders that exist")
     found: dict[str, FoundFile] = {}
     findings: list[Finding] = []
     for path in paths:
         for file in [_named(path)] if not path.is_dir() else _walk(path, findings):
             found.setdefault(str(file.path.resolve()), file)
             if len(found) > FILE_LIMIT:
-                raise InputFault(
+                raise InputError(
                     f"more than {FILE_LIMIT:,} files under {str(path)!r}", expected="a folder of experiments or configs"
                 )
     return tuple(found.values()), tuple(findings)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from touchline.core.errors import EnvironmentFault, InputFault
+from touchline.core.errors import HostError, InputError
 from touchline.core.files import read_text_bounded
 from touchline.core.finding import Finding, Severity, Where
 from touchline.core.json_text import parse_json
-from touchline.data.shards import BrokenShard, Shard, read_shard
+from touchline.data.shards import Shard, ShardHeaderError, read_shard
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -29,7 +29,7 @@ def read_shards(folder: Path, findings: list[Finding]) -> list[Shard]:
         except FileNotFoundError:
             findings.append(model_fault("CK104", folder, f"shard {name} is missing", path, _AGAIN))
             continue
-        except BrokenShard as error:
+        except ShardHeaderError as error:
             findings.append(model_fault("CK104", folder, f"shard {error}", path, _AGAIN))
             continue
         except OSError as error:
@@ -81,7 +81,7 @@ def _promised(folder: Path, findings: list[Finding]) -> dict[str, set[str]]:
         for tensor, name in weight_map:
             # The bare name: an index has no business outside its folder.
             promised.setdefault(Path(name).name, set()).add(tensor)
-    except (InputFault, EnvironmentFault) as fault:
+    except (InputError, HostError) as fault:
         findings.append(model_fault("CK102", folder, fault.message, path, _AGAIN))
         return {}
     except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:

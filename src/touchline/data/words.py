@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from importlib import resources
 from pathlib import Path
 
-from touchline.core.errors import EnvironmentFault, InputFault
+from touchline.core.errors import HostError, InputError
 from touchline.core.files import read_text_bounded
 
 _LIMIT_BYTES = 64 << 20
@@ -55,7 +55,7 @@ def load_words(words: WordList = AMERICAN_ENGLISH) -> list[str]:
     """Return the words of a list that comes with touchline, sorted.
 
     Raises:
-        EnvironmentFault: the installed file differs from the one that was shipped.
+        HostError: the installed file differs from the one that was shipped.
     """
     name = _FILES[words.sha256]
     data = (resources.files("touchline.data") / "wordlists" / name).read_bytes()
@@ -64,7 +64,7 @@ def load_words(words: WordList = AMERICAN_ENGLISH) -> list[str]:
     except (OSError, EOFError):
         data = b""
     if hashlib.sha256(data).hexdigest() != words.sha256:
-        raise EnvironmentFault(
+        raise HostError(
             f"the installed word list {name} was changed, so datasets made from it could not be made again",
             expected=f"a file with the hash {words.sha256}",
             hint="pip install --force-reinstall --no-deps touchline",
@@ -81,8 +81,8 @@ def choose_words(word_length: int, num_words: int, file: Path | None = None) -> 
         file: text file with one word per line; none: the lists that come with touchline.
 
     Raises:
-        InputFault: the file is missing, is not UTF-8 text, or has no such words.
-        EnvironmentFault: a shipped list was changed.
+        InputError: the file is missing, is not UTF-8 text, or has no such words.
+        HostError: a shipped list was changed.
     """
     if file is not None:
         return _read_list(file, word_length)
@@ -105,7 +105,7 @@ def _read_list(file: Path, word_length: int) -> tuple[list[str], dict[str, str]]
     if not any(len(word) == word_length for word in words):
         lengths = Counter(len(word) for word in words)
         common = lengths.most_common(1)
-        raise InputFault(
+        raise InputError(
             f"{str(file)!r} has no lower-case words of {word_length} letters",
             expected="one word per line"
             + (f"; here: {', '.join(f'{n} letters: {lengths[n]:,}' for n in sorted(lengths))}" if lengths else ""),

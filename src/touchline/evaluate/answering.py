@@ -54,7 +54,7 @@ def answered(
     """Let Inspect evaluate, and give its log as read from the file.
 
     Raises:
-        RunsFailed: Inspect ended with an error, or too many answers failed.
+        RunsFailedError: Inspect ended with an error, or too many answers failed.
     """
     evaluate = job.config.evaluate
     own = _prepared(job, task)

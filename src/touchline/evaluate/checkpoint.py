@@ -14,7 +14,7 @@ from pathlib import Path
 from pydantic import TypeAdapter, ValidationError
 
 from touchline.core.catalog import ModelInfo
-from touchline.core.errors import DriftFault, EnvironmentFault, InputFault, install_hint
+from touchline.core.errors import HostError, InputError, PlanDriftError, install_hint
 from touchline.core.files import read_text_bounded
 from touchline.core.finding import Severity
 from touchline.core.json_text import parse_json
@@ -44,8 +44,8 @@ def resolve_checkpoint(name: str) -> Checkpoint:
     """The checkpoint that a model name means.
 
     Raises:
-        InputFault: there is no such folder, its base is missing, or the weights are broken.
-        DriftFault: the adapter was trained on another base than lies there now.
+        InputError: there is no such folder, its base is missing, or the weights are broken.
+        PlanDriftError: the adapter was trained on another base than lies there now.
     """
     folder = Path(name).expanduser()
     marker = read_marker(folder)
@@ -53,7 +53,7 @@ def resolve_checkpoint(name: str) -> Checkpoint:
         recorded = _base_path(folder / ADAPTER_CONFIG)
         base = _load(recorded if marker is None else locate_model(recorded, marker.base_weights_sha256))
         if marker is not None and marker.base_weights_sha256 != base.weights_sha256:
-            raise DriftFault(
+            raise PlanDriftError(
                 f"adapter {str(folder)!r} was trained on another base than {base.path!r} holds now",
                 expected=f"weights with the hash {marker.base_weights_sha256[:12]}, found {base.weights_sha256[:12]}",
                 hint="bring the base back, or train the run again",
@@ -61,7 +61,7 @@ def resolve_checkpoint(name: str) -> Checkpoint:
         return Checkpoint(model=base, adapter=folder.resolve(), marker=marker)
     models_dir = load_settings().models_dir
     if not any((place / "config.json").is_file() for place in (folder, models_dir / name)):
-        raise InputFault(
+        raise InputError(
             f"{name!r} is no checkpoint and no model: {str(folder.absolute())!r} "
             + ("holds neither an adapter nor a model" if folder.is_dir() else "does not exist"),
             expected=f"a folder with {ADAPTER_CONFIG} or config.json; or the name of a model in {str(models_dir)!r}",
@@ -74,7 +74,7 @@ def read_marker(folder: Path) -> ExportMarker | None:
     """What touchline recorded of a checkpoint; none when it saved none there.
 
     Raises:
-        InputFault: the record is broken.
+        InputError: the record is broken.
     """
     path = folder / MARKER_NAME
     if not path.is_file():
@@ -82,7 +82,7 @@ def read_marker(folder: Path) -> ExportMarker | None:
     try:
         return _MARKER.validate_json(read_text_bounded(path, _LIMIT_BYTES))
     except ValidationError as error:
-        raise InputFault(
+        raise InputError(
             f"{str(path)!r} is broken: {error.errors()[0]['msg']}", expected="a record of a checkpoint"
         ) from None
 
@@ -91,13 +91,13 @@ def _base_path(path: Path) -> str:
     try:
         config = parse_json(read_text_bounded(path, _LIMIT_BYTES))
     except ValueError as error:
-        raise InputFault(f"{str(path)!r} is not JSON: {error}", expected="an adapter's configuration") from None
+        raise InputError(f"{str(path)!r} is not JSON: {error}", expected="an adapter's configuration") from None
     base = config.get("base_model_name_or_path") if isinstance(config, dict) else None
     kind = config.get("peft_type") if isinstance(config, dict) else None
     if kind != "LORA":
-        raise InputFault(f"{str(path)!r}: an adapter of type {kind!r} cannot be evaluated", expected="LORA")
+        raise InputError(f"{str(path)!r}: an adapter of type {kind!r} cannot be evaluated", expected="LORA")
     if not isinstance(base, str) or not base:
-        raise InputFault(f"{str(path)!r} names no base", expected="an absolute base_model_name_or_path")
+        raise InputError(f"{str(path)!r} names no base", expected="an absolute base_model_name_or_path")
     return base
 
 
@@ -105,7 +105,7 @@ def _load(name: str) -> ModelInfo:
     model = load_model(name, load_settings().models_dir)
     errors = [finding for finding in model.findings if finding.severity is Severity.ERROR]
     if errors:
-        raise InputFault(f"model {model.path!r} cannot be loaded", findings=errors)
+        raise InputError(f"model {model.path!r} cannot be loaded", findings=errors)
     return model
 
 
@@ -113,10 +113,10 @@ def require_packages() -> None:
     """Say in words which packages are missing.
 
     Raises:
-        EnvironmentFault: torch, transformers or peft is not installed.
+        HostError: torch, transformers or peft is not installed.
     """
     import importlib.util
 
     absent = [name for name in ("torch", "transformers", "peft") if importlib.util.find_spec(name) is None]
     if absent:
-        raise EnvironmentFault(f"{', '.join(absent)} not installed", hint=install_hint("eval"))
+        raise HostError(f"{', '.join(absent)} not installed", hint=install_hint("eval"))

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from touchline.core.errors import EnvironmentFault
+from touchline.core.errors import HostError
 from touchline.evaluate.decoding import Generation, TokenIds, likeliest, write_answers
 from touchline.evaluate.sampling import Drawing, Sampling
 from touchline.evaluate.weights import ActiveAdapter, Weights
@@ -176,7 +176,7 @@ class Engine:
             if not _out_of_memory(error):
                 raise
             if len(batch) == 1:
-                raise EnvironmentFault(
+                raise HostError(
                     "there is not enough memory for one prompt", expected="a smaller model, or a larger machine"
                 ) from error
         if torch.cuda.is_available():

@@ -14,7 +14,7 @@ import sys
 import time
 from pathlib import Path
 
-from touchline.core.errors import EnvironmentFault, RunsFailed
+from touchline.core.errors import HostError, RunsFailedError
 from touchline.core.files import disk_faults, inside, open_regular, write_atomic
 from touchline.data.benchmarks import GeneralMarker
 from touchline.data.general import (
@@ -61,8 +61,8 @@ def score_general(experiment: Path, run: str, checkpoint: str, dtype: str, scrat
         scratch: a folder of this process.
 
     Raises:
-        EnvironmentFault: the harness is not installed.
-        RunsFailed: it ended with an error.
+        HostError: the harness is not installed.
+        RunsFailedError: it ended with an error.
         TouchlineError: the checkpoint is not there, or not what was planned.
     """
     job = resolve_job(inside(experiment, run), checkpoint)
@@ -72,7 +72,7 @@ def score_general(experiment: Path, run: str, checkpoint: str, dtype: str, scrat
     settings = general_settings_sha256(job.config, experiment)
     program = harness_program()
     if program is None:
-        raise EnvironmentFault(
+        raise HostError(
             "evaluate.general asks for lm-evaluation-harness, and its command lm_eval is not here",
             expected=f"lm_eval beside this Python or on the path, or {LM_EVAL_PYTHON} with another environment's",
             hint="python -m venv lm-eval && lm-eval/bin/pip install 'lm-eval[hf]==0.4.13'",
@@ -89,7 +89,7 @@ def _run(program: Path, job: EvaluationJob, general: GeneralConfig, experiment: 
     """The folder with what the harness wrote.
 
     Raises:
-        RunsFailed: it ended with an error, or wrote no results.
+        RunsFailedError: it ended with an error, or wrote no results.
     """
     with disk_faults("folder", work):
         shutil.rmtree(work, ignore_errors=True)
@@ -107,11 +107,11 @@ def _run(program: Path, job: EvaluationJob, general: GeneralConfig, experiment: 
             log=log,
         )
     except OSError as error:
-        raise EnvironmentFault(f"{str(program)!r} could not be started: {error.strerror}") from None
+        raise HostError(f"{str(program)!r} could not be started: {error.strerror}") from None
     found = sorted((work / "out").glob("*/results_*.json"))
     if code != 0 or len(found) != 1:
         said = _last_line(log)
-        raise RunsFailed(f"lm_eval ended with code {code}{f': {said}' if said else ''}")
+        raise RunsFailedError(f"lm_eval ended with code {code}{f': {said}' if said else ''}")
     log.replace(found[0].parent / LOG_NAME)
     return found[0]
 

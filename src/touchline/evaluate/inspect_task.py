@@ -33,7 +33,7 @@ from inspect_ai.scorer import (
 from inspect_ai.solver import TaskState, generate
 
 from touchline.core.catalog import Example, Message
-from touchline.core.errors import DriftFault, InputFault
+from touchline.core.errors import InputError, PlanDriftError
 from touchline.core.files import disk_faults, inside, write_if_changed
 from touchline.data.datasets import load_dataset, load_examples
 from touchline.data.evaluations import (
@@ -66,14 +66,14 @@ def run_task(folder: Path, task: str | None = None) -> Task:
     """The task of the run in `folder`, which eval.yaml there describes; or one of its further tasks, by name.
 
     Raises:
-        InputFault: eval.yaml is missing or wrong, names no such task, or the data cannot be read.
-        DriftFault: the test items, or the further task's file, are not those that were planned.
+        InputError: eval.yaml is missing or wrong, names no such task, or the data cannot be read.
+        PlanDriftError: the test items, or the further task's file, are not those that were planned.
     """
     config = read_evaluation_config(folder / EVALUATION_FILE)
     _require_model(config, folder)
     further = None if task is None else config.task_named(task)
     if task is not None and further is None:
-        raise InputFault(f"{str(folder / EVALUATION_FILE)!r} names no task {task!r}", hint="touchline prepare")
+        raise InputError(f"{str(folder / EVALUATION_FILE)!r} names no task {task!r}", hint="touchline prepare")
     asked = config.resolved(further)
     if asked.is_file:
         return own_task(asked, config, generate_config(config), data=lambda: write_items(config, folder)).task
@@ -86,8 +86,8 @@ def write_items(config: EvaluationConfig, folder: Path) -> Path:
     Each line has `id`, `input` (the turns), `target` and `metadata`, which `json_dataset` reads without more.
 
     Raises:
-        InputFault: the data cannot be read.
-        DriftFault: the test items are not those that were planned.
+        InputError: the data cannot be read.
+        PlanDriftError: the test items are not those that were planned.
     """
     place = inside(folder, EVALUATIONS_FOLDER) / ITEMS_FILE
     rows = [
@@ -161,23 +161,23 @@ def _require_model(config: EvaluationConfig, folder: Path) -> None:
     trained = epochs[-1] if epochs else "epoch_0"
     name = NO_OP_CHECKPOINT if config.no_op is not None else config.model.path if config.control else trained
     hint = f"inspect eval eval.py --model touchline/{name}"
-    raise InputFault(f"no model is given; try: {hint}", expected="--model touchline/<checkpoint folder>", hint=hint)
+    raise InputError(f"no model is given; try: {hint}", expected="--model touchline/<checkpoint folder>", hint=hint)
 
 
 def planned_items(config: EvaluationConfig) -> tuple[Example, ...]:
     """The items to evaluate, the same for every run: the first `samples` of the test split.
 
     Raises:
-        InputFault: the split is empty or shorter than `samples`.
-        DriftFault: its hash is another one than was planned.
+        InputError: the split is empty or shorter than `samples`.
+        PlanDriftError: its hash is another one than was planned.
     """
     here = Path()
     split = next((split for split in load_dataset(config.data, here).splits if split.name == "test"), None)
     examples = load_examples(config.data, "test", here, config.evaluate.cluster)
     if split is None or not examples:
-        raise InputFault(f"{config.data.path!r} has no test items", expected="a test split")
+        raise InputError(f"{config.data.path!r} has no test items", expected="a test split")
     if split.sha256 != config.data_sha256:
-        raise DriftFault(
+        raise PlanDriftError(
             f"the test split of {config.data.path!r} is not the one that was planned",
             expected=f"hash {config.data_sha256[:12]}, found {split.sha256[:12]}",
             hint="touchline plan",
@@ -186,7 +186,7 @@ def planned_items(config: EvaluationConfig) -> tuple[Example, ...]:
     if wanted == "all":
         return examples
     if wanted > len(examples):
-        raise InputFault(
+        raise InputError(
             f"evaluate.samples is {wanted}, the test split has {len(examples)} items", expected="fewer, or all"
         )
     return examples[:wanted]

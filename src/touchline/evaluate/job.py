@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from touchline.core.errors import DriftFault, InputFault
+from touchline.core.errors import InputError, PlanDriftError
 from touchline.core.files import inside, sha256_file
 from touchline.data.evaluations import EVALUATION_FILE, read_evaluation_config
 from touchline.evaluate.checkpoint import Checkpoint, resolve_checkpoint
@@ -34,8 +34,8 @@ def resolve_job(folder: Path, name: str) -> EvaluationJob:
     """What the job needs, compared with what was planned.
 
     Raises:
-        InputFault: the checkpoint is not there.
-        DriftFault: it was trained on another base, or with other settings.
+        InputError: the checkpoint is not there.
+        PlanDriftError: it was trained on another base, or with other settings.
     """
     config = read_evaluation_config(folder / EVALUATION_FILE)
     digest: str | None = None
@@ -49,13 +49,13 @@ def resolve_job(folder: Path, name: str) -> EvaluationJob:
             write_no_op(folder, config)
         path = inside(folder, name)
         if not path.is_dir():
-            raise InputFault(f"checkpoint {str(path)!r} does not exist", expected="a trained run", hint="touchline run")
+            raise InputError(f"checkpoint {str(path)!r} does not exist", expected="a trained run", hint="touchline run")
         checkpoint = resolve_checkpoint(str(path))
         digest = _adapter_hash(path, checkpoint)
         _refuse_other_training(path, checkpoint, config)
     base = checkpoint.marker.base_weights_sha256 if checkpoint.marker is not None else checkpoint.model.weights_sha256
     if base != config.model.weights_sha256:
-        raise DriftFault(
+        raise PlanDriftError(
             f"{config.run} {name}: the base {checkpoint.model.path!r} is not the one that was planned",
             expected=f"weights with the hash {config.model.weights_sha256[:12]}, found {base[:12]}",
             hint="touchline plan",
@@ -65,7 +65,7 @@ def resolve_job(folder: Path, name: str) -> EvaluationJob:
 
 def _refuse_other_training(path: Path, checkpoint: Checkpoint, config: EvaluationConfig) -> None:
     if checkpoint.marker is not None and checkpoint.marker.run_digest != config.run_digest:
-        raise DriftFault(
+        raise PlanDriftError(
             f"checkpoint {str(path)!r} was trained with other settings than the run has now",
             expected=f"digest {config.run_digest[:12]}, found {checkpoint.marker.run_digest[:12]}",
             hint="touchline run    (trains it again)",

@@ -8,14 +8,14 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
-from touchline.evaluate.selftest_answer import TaskFailed, failure, line_of, said
+from touchline.evaluate.selftest_answer import TaskFailedError, failure, line_of, said
 
 
 def load_file(path: Path) -> ModuleType:
     """Import a file in its own folder, without letting that folder hide anything.
 
     Raises:
-        TaskFailed: it cannot be imported.
+        TaskFailedError: it cannot be imported.
         ImportError: it needs Inspect, which is not installed.
     """
     path = path.resolve()
@@ -24,7 +24,7 @@ def load_file(path: Path) -> ModuleType:
     name = f"touchline_task_{path.parent.name}_{path.stem}".replace("-", "_").replace(".", "_")
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
-        raise TaskFailed("import", f"{path.name} is no Python file")
+        raise TaskFailedError("import", f"{path.name} is no Python file")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     try:
@@ -32,9 +32,9 @@ def load_file(path: Path) -> ModuleType:
     except ImportError as error:
         if error.name is not None and error.name.partition(".")[0] == "inspect_ai" and _absent("inspect_ai"):
             raise
-        raise TaskFailed("import", said(error), line_of(error, path)) from error
+        raise TaskFailedError("import", said(error), line_of(error, path)) from error
     except SystemExit as error:
-        raise TaskFailed("import", f"it ends the process with {error.code!r}; guard it by __name__") from error
+        raise TaskFailedError("import", f"it ends the process with {error.code!r}; guard it by __name__") from error
     except Exception as error:
         raise failure(error, path, "import") from error
     return module

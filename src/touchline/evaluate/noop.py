@@ -19,7 +19,7 @@ from pydantic import TypeAdapter
 from safetensors.torch import save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from touchline.core.errors import InputFault
+from touchline.core.errors import InputError
 from touchline.core.files import disk_faults, inside, open_regular, sha256_file, write_atomic
 from touchline.data.checkpoints import MARKER, export_state
 from touchline.data.metrics import ExportMarker, SavedFile
@@ -43,10 +43,10 @@ def write_no_op(folder: Path, config: EvaluationConfig) -> Path:
         config: its eval.yaml, with `no_op`.
 
     Raises:
-        InputFault: the run is no no-op control, or the model has no layer of the names given.
+        InputError: the run is no no-op control, or the model has no layer of the names given.
     """
     if config.no_op is None:
-        raise InputFault(f"{config.run} is no no-op control", expected="a run of `controls: [noop]`")
+        raise InputError(f"{config.run} is no no-op control", expected="a run of `controls: [noop]`")
     place = inside(folder, NO_OP_CHECKPOINT)
     if _is_there(folder, config):
         return place
@@ -114,7 +114,7 @@ def _shapes(config: EvaluationConfig, adapter: PeftLoraConfig) -> dict[str, torc
         try:
             model = get_peft_model(base, adapter)
         except ValueError as error:
-            raise InputFault(
+            raise InputError(
                 f"the adapter does not fit the model {config.model.name}: {str(error).splitlines()[0][:300]}",
                 expected="train.lora.target_modules that name linear layers of the model",
             ) from error

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from inspect_ai.log import EvalLog, EvalSample
 from inspect_ai.scorer import Score, value_to_float
 
-from touchline.core.errors import RunsFailed
+from touchline.core.errors import RunsFailedError
 from touchline.data.chats import plain_text
 from touchline.data.scores import SampleScore, TaskMetric
 
@@ -28,14 +28,14 @@ def scored(samples: Sequence[EvalSample], metric: str | None = None) -> tuple[st
         metric: the score that `evaluate.metric` names; the first score of the first scorer for None.
 
     Raises:
-        RunsFailed: there is no scorer, no score of that name, or no score of it is a number.
+        RunsFailedError: there is no scorer, no score of that name, or no score of it is a number.
     """
     names = list(dict.fromkeys(name for sample in samples for name, _ in _scores(sample)))
     if not names:
-        raise RunsFailed("the task's scorer gave no answer a score", expected="a task with a scorer")
+        raise RunsFailedError("the task's scorer gave no answer a score", expected="a task with a scorer")
     name = metric if metric is not None else names[0]
     if name not in names:
-        raise RunsFailed(
+        raise RunsFailedError(
             f"the task has no score {name!r}, which evaluate.metric names",
             expected=f"one of {', '.join(names)}",
             hint=f"evaluate.metric: {names[0]}",
@@ -46,7 +46,7 @@ def scored(samples: Sequence[EvalSample], metric: str | None = None) -> tuple[st
         numbers = list(
             dict.fromkeys(key for sample in samples for key, number in _scores(sample) if number is not None)
         )
-        raise RunsFailed(
+        raise RunsFailedError(
             f"no score {name!r} is a number: {rows[0].error}",
             hint=f"evaluate.metric: {numbers[0]}" if numbers else None,
         )

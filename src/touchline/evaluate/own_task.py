@@ -21,12 +21,12 @@ from inspect_ai.model import GenerateConfig, Model
 from inspect_ai.solver import Solver
 from inspect_ai.util import registry_info
 
-from touchline.core.errors import DriftFault, InputFault, RunsFailed
+from touchline.core.errors import InputError, PlanDriftError, RunsFailedError
 from touchline.core.files import sha256_file
 from touchline.data.task_files import DATA_ARGUMENT
 from touchline.evaluate.asked import note_item
 from touchline.evaluate.loading import load_file
-from touchline.evaluate.selftest_answer import TaskFailed, line_of, said
+from touchline.evaluate.selftest_answer import TaskFailedError, line_of, said
 from touchline.spec.evaluation import EvaluationConfig, EvaluationTask
 from touchline.spec.experiment import EvaluateConfig
 
@@ -65,16 +65,16 @@ def own_task(
         data: writes the test items and gives the file's path; called for a task with an argument `data` alone.
 
     Raises:
-        DriftFault: the file is another one than was planned.
-        InputFault: it cannot be imported, or the task cannot be built from it.
+        PlanDriftError: the file is another one than was planned.
+        InputError: it cannot be imported, or the task cannot be built from it.
     """
     assert task.file is not None
     path = Path(task.file)
     if not path.is_file():
-        raise InputFault(f"the task {task.name!r}: {str(path)!r} does not exist", hint="touchline plan")
+        raise InputError(f"the task {task.name!r}: {str(path)!r} does not exist", hint="touchline plan")
     found = sha256_file(path)
     if found != task.sha256:
-        raise DriftFault(
+        raise PlanDriftError(
             f"the task {task.name!r}: {str(path)!r} is not the file that was planned",
             expected=f"hash {(task.sha256 or '')[:12]}, found {found[:12]}",
             hint="touchline plan",
@@ -82,7 +82,7 @@ def own_task(
     for name, sha256 in task.modules.items():
         module = Path(name)
         if not module.is_file() or sha256_file(module) != sha256:
-            raise DriftFault(
+            raise PlanDriftError(
                 f"the task {task.name!r} imports {name!r}, which is not the file that was planned",
                 expected=f"hash {sha256[:12]}",
                 hint="touchline plan",
@@ -99,14 +99,14 @@ def _set_up(
     merged.extra_body = {**(own.extra_body or {}), **(settings.extra_body or {})}
     merged.max_connections = settings.max_connections
     if not isinstance(built.dataset, Dataset):
-        raise InputFault(f"the task {built.name!r} makes its items while it runs", expected="a dataset of items")
+        raise InputError(f"the task {built.name!r} makes its items while it runs", expected="a dataset of items")
     if not built.scorer:
-        raise InputFault(f"the task {built.name!r} has no scorer", expected="Task(..., scorer=match())")
+        raise InputError(f"the task {built.name!r} has no scorer", expected="Task(..., scorer=match())")
     items = len(built.dataset)
     if evaluate.samples != "all":
         items = min(items, evaluate.samples)
     if not items:
-        raise RunsFailed(f"the task {built.name!r} has no items")
+        raise RunsFailedError(f"the task {built.name!r} has no items")
     repeats = evaluate.repeats if evaluate.repeats > 1 else built.epochs or 1
     changes: dict[str, Any] = {"setup": [note_item(), *_listed(built.setup)], "config": merged, "epochs": repeats}
     if model is not None:
@@ -120,9 +120,9 @@ def _module(path: Path, sha256: str) -> ModuleType:
     del sha256
     try:
         return load_file(path)
-    except TaskFailed as fault:
+    except TaskFailedError as fault:
         place = "" if fault.line is None else f", line {fault.line}"
-        raise InputFault(f"{str(path)!r}{place}: {fault.message}", expected="an Inspect task") from fault
+        raise InputError(f"{str(path)!r}{place}: {fault.message}", expected="an Inspect task") from fault
 
 
 def _built(task: EvaluationTask, path: Path, sha256: str, data: Callable[[], Path]) -> Task:
@@ -132,18 +132,18 @@ def _built(task: EvaluationTask, path: Path, sha256: str, data: Callable[[], Pat
     name = task.function if task.function is not None else next(iter(named), "")
     if name not in named or (task.function is None and len(named) > 1):
         has = f"tasks {', '.join(named)}" if named else "no function with @task"
-        raise InputFault(f"the task {task.name!r}: {path.name} has {has}", expected=f"one task, or {path.name}@name")
+        raise InputError(f"the task {task.name!r}: {path.name} has {has}", expected=f"one task, or {path.name}@name")
     if required := [each for each in required_arguments(named[name]) if each != DATA_ARGUMENT]:
-        raise InputFault(f"the task {task.name!r} needs arguments: {', '.join(required)}", expected="defaults for all")
+        raise InputError(f"the task {task.name!r} needs arguments: {', '.join(required)}", expected="defaults for all")
     given = {DATA_ARGUMENT: str(data())} if DATA_ARGUMENT in inspect.signature(named[name]).parameters else {}
     try:
         built = named[name](**given)
     except (Exception, SystemExit) as error:
         line = line_of(error, path)
         place = "" if line is None else f", line {line}"
-        raise InputFault(f"{str(path)!r}{place}: {said(error)}", expected="a task that can be built") from error
+        raise InputError(f"{str(path)!r}{place}: {said(error)}", expected="a task that can be built") from error
     if not isinstance(built, Task):
-        raise InputFault(f"the task {task.name!r} returns {type(built).__name__}", expected="a Task")
+        raise InputError(f"the task {task.name!r} returns {type(built).__name__}", expected="a Task")
     return built
 
 

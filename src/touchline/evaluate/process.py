@@ -15,7 +15,7 @@ from typing import ClassVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from touchline.core.errors import EnvironmentFault, InputFault, PolicyFault, RunsFailed, TouchlineError
+from touchline.core.errors import HostError, InputError, PolicyError, RunsFailedError, TouchlineError
 from touchline.core.files import inside, read_text_bounded, try_lock
 from touchline.data.evaluations import finished_task
 from touchline.evaluate.answering import answered, publish, said
@@ -57,13 +57,13 @@ def read_request(path: Path) -> EvaluationRequest:
     """Read request.json.
 
     Raises:
-        InputFault: it is missing or not such a file.
+        InputError: it is missing or not such a file.
     """
     try:
         return TypeAdapter(EvaluationRequest).validate_json(read_text_bounded(path, _LIMIT_BYTES))
     except ValidationError as error:
         first = error.errors()[0]
-        raise InputFault(
+        raise InputError(
             f"{str(path)!r}: {'.'.join(map(str, first['loc'])) or 'the file'}: {first['msg']}",
             expected='{"jobs": [{"run": "...", "checkpoint": "epoch_0"}]}',
         ) from None
@@ -74,7 +74,7 @@ def evaluate(experiment: Path, request: EvaluationRequest) -> None:
 
     Raises:
         TouchlineError: the only job's fault.
-        RunsFailed: some jobs failed; their reasons were said.
+        RunsFailedError: some jobs failed; their reasons were said.
     """
     failed: list[str] = []
     faults: list[TouchlineError] = []
@@ -83,7 +83,7 @@ def evaluate(experiment: Path, request: EvaluationRequest) -> None:
         for wanted in request.jobs:
             try:
                 found = _do(experiment, wanted, request.dtype, scratch)
-            except EnvironmentFault:
+            except HostError:
                 raise
             except TouchlineError as error:
                 found = {said(wanted.run, wanted.checkpoint): error}
@@ -97,7 +97,7 @@ def evaluate(experiment: Path, request: EvaluationRequest) -> None:
         for wanted in whole:
             try:
                 score_general(experiment, wanted.run, wanted.checkpoint, request.dtype, scratch)
-            except EnvironmentFault:
+            except HostError:
                 raise
             except TouchlineError as error:
                 failed.append(f"{said(wanted.run, wanted.checkpoint)}: general ability")
@@ -106,7 +106,9 @@ def evaluate(experiment: Path, request: EvaluationRequest) -> None:
     if len(request.jobs) == 1 and len(faults) == 1:
         raise faults[0]
     if failed:
-        raise RunsFailed(f"{len(failed)} evaluations of {len(request.jobs)} checkpoints failed: {', '.join(failed)}")
+        raise RunsFailedError(
+            f"{len(failed)} evaluations of {len(request.jobs)} checkpoints failed: {', '.join(failed)}"
+        )
 
 
 def _do(experiment: Path, wanted: RequestedJob, dtype: str, scratch: Path) -> dict[str, TouchlineError]:
@@ -123,14 +125,14 @@ def _do(experiment: Path, wanted: RequestedJob, dtype: str, scratch: Path) -> di
         return {}
     lock = try_lock(inside(scratch.parent, f"{wanted.run}.job"))
     if lock is None:
-        raise PolicyFault(f"{wanted.run} is being evaluated by another process", hint="wait until that one has ended")
+        raise PolicyError(f"{wanted.run} is being evaluated by another process", hint="wait until that one has ended")
     failed: dict[str, TouchlineError] = {}
     try:
         engine = _engine(job, dtype)
         for task in todo:
             try:
                 publish(job, *answered(job, task, engine, dtype, scratch))
-            except EnvironmentFault:
+            except HostError:
                 raise
             except TouchlineError as error:
                 failed[said(wanted.run, wanted.checkpoint, task)] = error

@@ -27,7 +27,7 @@ from inspect_ai.model import (
 from inspect_ai.tool import ToolChoice, ToolInfo
 
 from touchline.core.catalog import Message
-from touchline.core.errors import InputFault
+from touchline.core.errors import InputError
 from touchline.data.models import load_renderer
 from touchline.data.rendering.chat import ChatRenderer
 from touchline.evaluate.asked import next_stream
@@ -100,8 +100,8 @@ class TouchlineAPI(ModelAPI):
         merge: `-M merge=`, false to compute adapters beside the weights.
 
     Raises:
-        InputFault: there is no such checkpoint.
-        DriftFault: its base is another one now.
+        InputError: there is no such checkpoint.
+        PlanDriftError: its base is another one now.
     """
 
     def __init__(
@@ -119,7 +119,7 @@ class TouchlineAPI(ModelAPI):
         super().__init__(model_name=model_name, base_url=base_url, api_key=api_key, config=config)
         require_packages()
         if batch_size < 1:
-            raise InputFault(f"batch_size is {batch_size}", expected="a positive number", hint="-M batch_size=64")
+            raise InputError(f"batch_size is {batch_size}", expected="a positive number", hint="-M batch_size=64")
         self.checkpoint: Checkpoint = resolve_checkpoint(model_name)
         self.batch_size = batch_size
         adapter = self.checkpoint.adapter
@@ -148,7 +148,7 @@ class TouchlineAPI(ModelAPI):
         """Answer one chat.
 
         Raises:
-            InputFault: something is asked for that is not supported, or the prompt does not fit the model.
+            InputError: something is asked for that is not supported, or the prompt does not fit the model.
         """
         del tool_choice
         refuse_unsupported(tools, config)
@@ -159,7 +159,7 @@ class TouchlineAPI(ModelAPI):
         limit = config.max_tokens if config.max_tokens is not None else DEFAULT_MAX_NEW_TOKENS
         context = self.checkpoint.model.context_length
         if len(prompt) + limit > context:
-            raise InputFault(
+            raise InputError(
                 f"the prompt has {len(prompt)} tokens, and up to {limit} may follow",
                 expected=f"together at most {context}, the context length of {self.checkpoint.model.name}",
             )
@@ -205,13 +205,13 @@ def plain_messages(messages: Sequence[ChatMessage]) -> list[Message]:
     """Inspect's chat as ours.
 
     Raises:
-        InputFault: a turn is neither of system, user, assistant, or holds more than text.
+        InputError: a turn is neither of system, user, assistant, or holds more than text.
     """
     plain: list[Message] = []
     for message in messages:
         content = message.content
         if message.role == "tool" or not (isinstance(content, str) or all(part.type == "text" for part in content)):
-            raise InputFault(
+            raise InputError(
                 f"a turn of role {message.role} with {'text' if isinstance(content, str) else 'other content'}",
                 expected="text turns of system, user and assistant",
             )
@@ -230,24 +230,24 @@ def refuse_unsupported(tools: Sequence[ToolInfo], config: GenerateConfig) -> Non
     """Refuse what would not be done.
 
     Raises:
-        InputFault: tools, several choices, or another setting that changes answers.
+        InputError: tools, several choices, or another setting that changes answers.
     """
     if tools:
-        raise InputFault("the provider touchline calls no tools", expected="a task without tools")
+        raise InputError("the provider touchline calls no tools", expected="a task without tools")
     if config.temperature is not None and not (math.isfinite(config.temperature) and config.temperature >= 0):
-        raise InputFault(f"temperature {config.temperature}", expected="0 for greedy decoding, or a number above it")
+        raise InputError(f"temperature {config.temperature}", expected="0 for greedy decoding, or a number above it")
     if config.top_p is not None and not 0 < config.top_p <= 1:
-        raise InputFault(f"top_p {config.top_p}", expected="a number above 0, at most 1")
+        raise InputError(f"top_p {config.top_p}", expected="a number above 0, at most 1")
     if config.top_p is not None and config.top_p < 1 and not config.temperature:
-        raise InputFault(
+        raise InputError(
             f"top_p {config.top_p} without a temperature: greedy decoding draws nothing", expected="a temperature too"
         )
     if config.num_choices is not None and config.num_choices != 1:
-        raise InputFault(f"num_choices {config.num_choices}", expected="one answer; epochs give several to each item")
+        raise InputError(f"num_choices {config.num_choices}", expected="one answer; epochs give several to each item")
     if config.top_k is not None and config.top_k > 0:
-        raise InputFault(f"top_k {config.top_k}: the provider touchline does not know it", expected="top_p instead")
+        raise InputError(f"top_k {config.top_k}: the provider touchline does not know it", expected="top_p instead")
     asked = [name for name in _REFUSED if getattr(config, name, None)]
     if asked:
-        raise InputFault(
+        raise InputError(
             f"the provider touchline does not support {', '.join(asked)}", expected="none of these settings"
         )

@@ -12,7 +12,7 @@ import torch
 from inspect_ai.log import EvalLog, EvalSample
 from inspect_ai.scorer import CORRECT
 
-from touchline.core.errors import RunsFailed
+from touchline.core.errors import RunsFailedError
 from touchline.core.files import sha256_file
 from touchline.data.evaluations import question_of, settings_sha256
 from touchline.data.scores import AskedItem, EvaluationScores, SampleScore
@@ -66,7 +66,7 @@ def require_scores(log: EvalLog, max_error_rate: float, answers: int) -> None:
         answers: how many were planned.
 
     Raises:
-        RunsFailed: Inspect ended with an error, or more answers failed than may.
+        RunsFailedError: Inspect ended with an error, or more answers failed than may.
     """
     # What Inspect cancels when it stops has not failed by itself.
     errors = [
@@ -75,15 +75,15 @@ def require_scores(log: EvalLog, max_error_rate: float, answers: int) -> None:
         if sample.error is not None and not sample.error.message.startswith("CancelledError")
     ]
     if log.status != "success" and not errors:
-        raise RunsFailed(f"Inspect ended with: {log.error.message if log.error is not None else log.status}")
+        raise RunsFailedError(f"Inspect ended with: {log.error.message if log.error is not None else log.status}")
     if log.status != "success" or len(errors) > errors_allowed(max_error_rate, answers):
         raise _too_many(errors, max_error_rate, answers, stopped=log.status != "success")
 
 
-def _too_many(errors: Sequence[str], max_error_rate: float, answers: int, *, stopped: bool = False) -> RunsFailed:
+def _too_many(errors: Sequence[str], max_error_rate: float, answers: int, *, stopped: bool = False) -> RunsFailedError:
     """What is said of an evaluation of which too many answers failed; stopped: more would have."""
     first = errors[0].strip().splitlines() or ["no word"]
-    return RunsFailed(
+    return RunsFailedError(
         f"{'at least ' if stopped else ''}{len(errors)} of {answers} answers failed, at most "
         f"{errors_allowed(max_error_rate, answers)} may; the first: {first[0]}",
         hint="evaluate.max_error_rate says how many may fail; they count as wrong",
@@ -100,7 +100,7 @@ def make_record(evaluated: Evaluated, log: EvalLog, path: Path, name: str) -> Ev
         name: what it will be called.
 
     Raises:
-        RunsFailed: the log does not hold exactly the planned items, or more scores are no numbers than may be.
+        RunsFailedError: the log does not hold exactly the planned items, or more scores are no numbers than may be.
     """
     config, task = evaluated.config, evaluated.task
     asked = config.resolved(task)
@@ -162,7 +162,7 @@ def _in_order(log: EvalLog, planned: Sequence[str] | None, repeats: int, name: s
     """Every planned item with every repeat, once; without a plan the items that the log names.
 
     Raises:
-        RunsFailed: something is missing, or more than was planned.
+        RunsFailedError: something is missing, or more than was planned.
     """
     samples = {(str(sample.id), sample.epoch): sample for sample in log.samples or []}
     if planned is None:
@@ -171,7 +171,7 @@ def _in_order(log: EvalLog, planned: Sequence[str] | None, repeats: int, name: s
         planned = [name for item in log.eval.dataset.sample_ids or [] if (name := str(item)) in there] or list(there)
     wanted = [(item, repeat) for item in planned for repeat in range(1, repeats + 1)]
     if set(samples) != set(wanted) or len(log.samples or []) != len(wanted):
-        raise RunsFailed(f"the log {name} holds {len(log.samples or [])} answers, {len(wanted)} were planned")
+        raise RunsFailedError(f"the log {name} holds {len(log.samples or [])} answers, {len(wanted)} were planned")
     return [samples[each] for each in wanted]
 
 

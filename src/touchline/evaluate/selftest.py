@@ -23,7 +23,7 @@ from touchline.core.errors import install_hint
 from touchline.core.json_text import parse_json
 from touchline.data.worker import prepare_worker
 from touchline.evaluate.loading import load_file
-from touchline.evaluate.selftest_answer import ScorerAnswer, SelfTestResult, TaskFailed
+from touchline.evaluate.selftest_answer import ScorerAnswer, SelfTestResult, TaskFailedError
 from touchline.lint.scoring import PROBED_ITEMS, tried
 
 DEFAULT_TARGETS = (
@@ -67,7 +67,7 @@ def self_test(target: str, request: dict[str, Any]) -> SelfTestResult:
             from touchline.evaluate.selftest_inspect import try_tasks
 
             answer.scorers += try_tasks(module, task, path)
-    except TaskFailed as fault:
+    except TaskFailedError as fault:
         answer.failed, answer.line = (fault.kind, fault.message), fault.line
     except ImportError as error:
         if error.name is None or not error.name.startswith("inspect_ai"):
@@ -91,11 +91,11 @@ def parse_target(target: str) -> tuple[Path, str | None, str | None]:
 def _function(module: ModuleType, name: str, path: Path, targets: list[str]) -> ScorerAnswer:
     score: Callable[[str, str], Any] | None = getattr(module, name, None)
     if not callable(score):
-        raise TaskFailed("no function", f"{path.name} has no function {name!r}")
+        raise TaskFailedError("no function", f"{path.name} has no function {name!r}")
     try:
         inspect.signature(score).bind("output", "target")
     except TypeError as error:
-        raise TaskFailed("no function", f"{name} takes other arguments than (output, target): {error}") from error
+        raise TaskFailedError("no function", f"{name} takes other arguments than (output, target): {error}") from error
 
     def number(output: str, target: str) -> float:
         value = score(output, target)

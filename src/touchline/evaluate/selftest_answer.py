@@ -34,7 +34,7 @@ class SelfTestResult:
     line: int | None = None
 
 
-class TaskFailed(Exception):
+class TaskFailedError(Exception):
     """The file, or a task in it, that cannot be tried; ends up in the answer."""
 
     def __init__(self, kind: TaskFault, message: str, line: int | None = None) -> None:
@@ -44,14 +44,14 @@ class TaskFailed(Exception):
         self.line = line
 
 
-def failure(error: Exception, path: Path, otherwise: TaskFault) -> TaskFailed:
+def failure(error: Exception, path: Path, otherwise: TaskFault) -> TaskFailedError:
     """What kind of fault an exception of a task file is."""
     kind: TaskFault = otherwise
     if isinstance(error, KeyError):
         kind = "columns"
     elif isinstance(error, FileNotFoundError) or (isinstance(error, ValueError) and "split" in str(error).lower()):
         kind = "data"
-    return TaskFailed(kind, said(error), line_of(error, path))
+    return TaskFailedError(kind, said(error), line_of(error, path))
 
 
 def unreachable(error: Exception) -> bool:

@@ -19,7 +19,7 @@ from inspect_ai.scorer import value_to_float
 from inspect_ai.solver import Generate, Solver, TaskState, solver
 
 from touchline.evaluate.own_task import required_arguments, task_functions
-from touchline.evaluate.selftest_answer import ScorerAnswer, TaskFailed, failure, said, unreachable
+from touchline.evaluate.selftest_answer import ScorerAnswer, TaskFailedError, failure, said, unreachable
 from touchline.lint.scoring import PROBED_ITEMS, MadeUp, Probe, made_up_outputs
 
 MODEL = "mockllm/model"
@@ -51,14 +51,14 @@ def try_tasks(module: ModuleType, name: str | None, path: Path) -> list[ScorerAn
     """Every scorer of the tasks in a file, or of the one that is named.
 
     Raises:
-        TaskFailed: there is no such task, or it cannot be built.
+        TaskFailedError: there is no such task, or it cannot be built.
     """
     functions = list(task_functions(module))
     if name is not None:
         functions = [(each, function) for each, function in functions if name in (each, each.rpartition("/")[2])]
     if not functions:
         wanted = "no function with @task" if name is None else f"no task {name!r}"
-        raise TaskFailed("no task", f"{path.name} has {wanted}")
+        raise TaskFailedError("no task", f"{path.name} has {wanted}")
     return [answer for each, function in functions[:_TASKS] for answer in _try_task(each, function, path)]
 
 
@@ -75,7 +75,7 @@ def _try_task(name: str, function: Any, path: Path) -> list[ScorerAnswer]:
             return [ScorerAnswer(task=short, scorer=short, items=0, missing=said(error))]
         raise failure(error, path, "build") from error
     if not isinstance(task, Task):
-        raise TaskFailed("build", f"{short} returns {type(task).__name__}, expected a Task")
+        raise TaskFailedError("build", f"{short} returns {type(task).__name__}, expected a Task")
     shown = [(_asked(sample), _target(sample)) for sample in samples[:PROBED_ITEMS]]
     if not task.scorer:
         return [ScorerAnswer(task=short, scorer=short, items=len(samples), missing="it has no scorer", samples=shown)]

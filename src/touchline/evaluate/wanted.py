@@ -42,7 +42,7 @@ def find_pending_evaluations(experiment: Path, run: str) -> PendingEvaluations:
         run: the run's name.
 
     Raises:
-        InputFault: there is no such run, or its eval.yaml is broken.
+        InputError: there is no such run, or its eval.yaml is broken.
     """
     folder = inside(experiment, run)
     config = read_evaluation_config(folder / EVALUATION_FILE)

@@ -25,7 +25,7 @@ from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
-from touchline.core.errors import InputFault
+from touchline.core.errors import InputError
 from touchline.data.hardware import DtypeChoice, choose_base_dtype
 
 LOADED_ADAPTERS = 4
@@ -49,16 +49,16 @@ def pick_device(wanted: str) -> torch.device:
     """`auto` is the first GPU, or the processor.
 
     Raises:
-        InputFault: there is no such device.
+        InputError: there is no such device.
     """
     if wanted == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(wanted)
     except RuntimeError:
-        raise InputFault(f"device {wanted!r}", expected="auto, cpu, cuda or cuda:0") from None
+        raise InputError(f"device {wanted!r}", expected="auto, cpu, cuda or cuda:0") from None
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise InputFault(f"device {wanted!r}: there is no GPU here", expected="device=cpu")
+        raise InputError(f"device {wanted!r}: there is no GPU here", expected="device=cpu")
     return device
 
 
@@ -66,10 +66,10 @@ def pick_dtype(wanted: str, device: torch.device) -> DtypeChoice:
     """The element type for evaluation, chosen as for training.
 
     Raises:
-        InputFault: `wanted` is none of auto, float32, bfloat16.
+        InputError: `wanted` is none of auto, float32, bfloat16.
     """
     if wanted not in ("auto", "float32", "bfloat16"):
-        raise InputFault(f"dtype {wanted!r}", expected="auto, float32 or bfloat16")
+        raise InputError(f"dtype {wanted!r}", expected="auto, float32 or bfloat16")
     capability = torch.cuda.get_device_capability(device) if device.type == "cuda" else None
     return choose_base_dtype(wanted, cuda_capability=capability)  # type: ignore[arg-type]
 
@@ -112,7 +112,7 @@ class Weights:
         """Put an adapter on, or none: the base as it was loaded.
 
         Raises:
-            InputFault: the adapter does not fit the base.
+            InputError: the adapter does not fit the base.
         """
         if worn == self._active:
             return
@@ -163,7 +163,7 @@ class Weights:
             self._peft.load_adapter(str(folder), adapter_name=name, torch_device=str(self.device))
         except (ValueError, TypeError, RuntimeError, KeyError, OSError, SafetensorError) as error:
             self._forget(name)
-            raise InputFault(
+            raise InputError(
                 f"adapter {str(folder)!r} cannot be loaded: {str(error).splitlines()[0][:300]}",
                 expected="a LoRA adapter of this base, with adapter_model.safetensors",
             ) from error

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
-from touchline.core.errors import InputFault
+from touchline.core.errors import InputError
 from touchline.core.files import open_regular
 from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.history.files import FoundRun, Group, Refused
@@ -108,11 +108,11 @@ def readable(paths: Sequence[Path]) -> Sequence[Path]:
     """The paths, when there is something to read at each.
 
     Raises:
-        InputFault: it is not so; every one of them is named.
+        InputError: it is not so; every one of them is named.
     """
     faults = [f"{str(path)!r} {reason}" for path in paths if (reason := _unreadable(path)) is not None]
     if faults:
-        raise InputFault(
+        raise InputError(
             "; ".join(faults),
             expected="logs, state files, or folders with some",
             hint=f"ls -ld {' '.join(shlex.quote(str(path)) for path in paths if _unreadable(path) is not None)}",
@@ -154,8 +154,8 @@ def add_groups(
         say: hears of progress.
 
     Raises:
-        InputFault: the history is no folder.
-        EnvironmentFault: no space, or no permission.
+        InputError: the history is no folder.
+        HostError: no space, or no permission.
     """
     there = set(contents(history_dir).records)
     seen = SeenFiles(history_dir, READERS_VERSION)

@@ -6,14 +6,14 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from touchline.core.errors import InputFault
+from touchline.core.errors import InputError
 from touchline.core.files import open_regular, read_head
 from touchline.core.json_text import parse_json
 from touchline.core.observation import Event, Observation, SignKind
 from touchline.history.course import Course, Part
 from touchline.history.fields import reading_of
 from touchline.history.grouping import Group, group_files, role_of
-from touchline.history.lines import NoText
+from touchline.history.lines import NotTextError
 from touchline.history.notebooks import arguments, is_notebook, printed_text
 from touchline.history.padding import DatasetLengths
 from touchline.history.readers import documents
@@ -78,7 +78,7 @@ def find_runs(
         stating: what options state of them; files of facts beside them are read in any case.
 
     Raises:
-        InputFault: a file of facts is wrong.
+        InputError: a file of facts is wrong.
     """
     groups = group_files(paths)
     stating = stating or Stating()
@@ -105,7 +105,7 @@ def read_group(group: Group, stated: StatedFacts = NOTHING_STATED) -> list[Found
                 course, given = _notebook(path, notes)
             else:
                 course = _scan(path, notes) if role == "log" else _document(path, role, group)
-        except (NoText, InputFault, OSError) as fault:
+        except (NotTextError, InputError, OSError) as fault:
             refused.append(Refused(path=path, reason=_reason(fault)))
             continue
         parts = [part for part in course.parts if part.has_evidence or part.advance_line]
@@ -145,9 +145,9 @@ def _notebook(path: Path, notes: list[str]) -> tuple[Course, list[Part]]:
     try:
         data: object = parse_json(raw)
     except (ValueError, RecursionError) as error:
-        raise InputFault(f"no JSON: {error}") from None
+        raise InputError(f"no JSON: {error}") from None
     if not is_notebook(data):
-        raise InputFault("no notebook: it has no cells")
+        raise InputError("no notebook: it has no cells")
     assert isinstance(data, dict)
     course = _scan(path, notes, printed_text(raw, data).encode("utf-8", "replace"))
     given = Course(path.name)
@@ -190,7 +190,7 @@ def _document(path: Path, role: str, group: Group) -> Course:
         try:
             data: object = parse_json(_bounded(path, _JSON_LIMIT_BYTES))
         except (ValueError, RecursionError) as error:
-            raise InputFault(f"no JSON: {error}") from None
+            raise InputError(f"no JSON: {error}") from None
     else:
         data = parse(_bounded(path, SIZE_LIMIT_BYTES), path.name).data
     for event in _read_document(path.name, data):
@@ -223,7 +223,7 @@ def _bounded(path: Path, limit: int) -> str:
     with open_regular(path) as stream:
         data = stream.read(limit + 1)
     if len(data) > limit:
-        raise InputFault(f"larger than {limit >> 20} MiB")
+        raise InputError(f"larger than {limit >> 20} MiB")
     return data.decode("utf-8-sig", "replace")
 
 
@@ -240,7 +240,7 @@ def _is_run(stretch: Stretch) -> bool:
 
 
 def _reason(fault: Exception) -> str:
-    if isinstance(fault, InputFault):
+    if isinstance(fault, InputError):
         return "; ".join([fault.message, *(finding.message for finding in fault.findings)])
     if isinstance(fault, OSError):
         return fault.strerror or str(fault)

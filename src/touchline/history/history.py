@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from touchline.core.errors import EnvironmentFault, InputFault, quoted
+from touchline.core.errors import HostError, InputError, quoted
 from touchline.core.files import open_regular, read_bytes, write_atomic
 from touchline.history.record import RunRecord
 from touchline.history.records import from_json, id_of, sealed, to_json
@@ -52,8 +52,8 @@ def remember(history_dir: Path, record: RunRecord) -> Path:
     """Put a record into the history, unless it is there, and give its file; it is on disk when this returns.
 
     Raises:
-        InputFault: the history is no folder.
-        EnvironmentFault: no space, or no permission.
+        InputError: the history is no folder.
+        HostError: no space, or no permission.
     """
     data = to_json(sealed(record))
     path = record_path(history_dir, id_of(data))
@@ -63,7 +63,7 @@ def remember(history_dir: Path, record: RunRecord) -> Path:
         # What else has this name was copied by half, and is mended.
         write_atomic(path, data)
     except (NotADirectoryError, FileExistsError):
-        raise InputFault(
+        raise InputError(
             f"the history {str(history_dir)!r} is no folder",
             expected="a folder, or a place where one can be made",
             hint="touchline history list --history DIR, or TOUCHLINE_HISTORY_DIR=DIR",
@@ -85,11 +85,11 @@ def contents(history_dir: Path) -> Contents:
     """What lies in a history; one that is not there is empty.
 
     Raises:
-        InputFault: it is no folder.
-        EnvironmentFault: it may not be read.
+        InputError: it is no folder.
+        HostError: it may not be read.
     """
     if history_dir.exists() and not history_dir.is_dir():
-        raise InputFault(f"the history {str(history_dir)!r} is a file", expected="a folder")
+        raise InputError(f"the history {str(history_dir)!r} is a file", expected="a folder")
     found: dict[str, Path] = {}
     strays: list[Broken] = []
     for shelf, name in _files(history_dir / "records"):
@@ -113,7 +113,7 @@ def _files(records: Path) -> Iterator[tuple[str, str]]:
     except FileNotFoundError:
         return
     except PermissionError as error:
-        raise EnvironmentFault(
+        raise HostError(
             f"no permission to read the history {str(error.filename)!r}", hint=f"ls -ld {quoted(str(error.filename))}"
         ) from None
 
@@ -131,7 +131,7 @@ def read_record(path: Path) -> RunRecord | Broken:
         return Broken(path=path, reason="its content is not what its name says: copied by half, or changed by hand")
     try:
         return from_json(data)
-    except InputFault as fault:
+    except InputError as fault:
         return Broken(path=path, reason=fault.message)
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
-from touchline.core.errors import EnvironmentFault, InputFault
+from touchline.core.errors import HostError, InputError
 from touchline.core.files import open_regular, write_atomic
 from touchline.core.quantity import Measured
 from touchline.history.flat import known
@@ -125,8 +125,8 @@ def load_index(history_dir: Path, *, rebuild: bool = False) -> Index:
         rebuild: read every record again.
 
     Raises:
-        InputFault: the history is no folder.
-        EnvironmentFault: it may not be read.
+        InputError: the history is no folder.
+        HostError: it may not be read.
     """
     found = contents(history_dir)
     path = history_dir / "index.jsonl"
@@ -176,26 +176,26 @@ def find_record(history_dir: Path, index: Index, wanted: str) -> tuple[str, RunR
     """The record of an id, of the beginning of one, or of a run's name that only one current record has.
 
     Raises:
-        InputFault: there is none, or several; with those that come near.
+        InputError: there is none, or several; with those that come near.
     """
     ids = [id_ for id_ in index.lines if len(wanted) >= _ID_LETTERS and id_.startswith(wanted)]
     current = [row for row in index.rows() if row.name == wanted]
     ids = ids or [row.id for row in current]
     if not ids:
-        raise InputFault(
+        raise InputError(
             f"the history {str(history_dir)!r} has no record {wanted!r}",
             expected=f"a run's name, or {_ID_LETTERS} or more letters of a record's id",
             hint=_near(index, wanted),
         )
     if len(ids) > 1:
-        raise InputFault(
+        raise InputError(
             f"{wanted!r} names {len(ids)} records",
             expected="one of " + ", ".join(id_[:12] for id_ in ids[:10]) + (", ..." if len(ids) > 10 else ""),
             hint=f"touchline history show {ids[0][:12]}",
         )
     record = read_record(record_path(history_dir, ids[0]))
     if isinstance(record, Broken):
-        raise InputFault(
+        raise InputError(
             f"the record {str(record.path)!r} is broken: {record.reason}",
             expected="the bytes that were written; they are in every copy of the history",
             hint="touchline history rebuild, after it has been copied or removed",
@@ -236,7 +236,7 @@ def _write(path: Path, lines: Mapping[str, IndexLine]) -> None:
     texts = [_HEAD, *map(_line_text, lines.values())]
     try:
         write_atomic(path, "\n".join(texts) + "\n")
-    except EnvironmentFault:
+    except HostError:
         return
 
 

@@ -26,7 +26,7 @@ EXPANSION_LIMIT_BYTES = 1 << 34
 """What a compressed file may become: an archive that grows beyond it is no log."""
 
 
-class NoText(Exception):
+class NotTextError(Exception):
     """The file holds no text; the message says what it is."""
 
 
@@ -53,7 +53,7 @@ class LineFile:
         """Number of the first line, and lines that end with a newline; the lines may hold carriage returns.
 
         Raises:
-            NoText: the file is binary.
+            NotTextError: the file is binary.
             OSError: it cannot be read.
         """
         with open_regular(self.path) if self.content is None else io.BytesIO(self.content) as raw:
@@ -61,7 +61,7 @@ class LineFile:
             first = self._read(stream)
             encoding = _encoding(first)
             if encoding is None and _is_binary(first[: 1 << 16]):
-                raise NoText("a binary file")
+                raise NotTextError("a binary file")
             yield from self._split(stream, first, encoding)
 
     def _split(self, stream: _Source, first: bytes, encoding: str | None) -> Iterator[tuple[int, list[bytes]]]:

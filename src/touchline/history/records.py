@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from touchline.backends.logtext.redact import redact
-from touchline.core.errors import InputFault
+from touchline.core.errors import InputError
 from touchline.core.json_text import parse_json
 from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.history.reading import RunReading, Said, Word
@@ -318,17 +318,17 @@ def from_json(data: bytes) -> RunRecord:
     """A record of its bytes.
 
     Raises:
-        InputFault: with the reason in a few words: it is no record, a broken one, or one of another version.
+        InputError: with the reason in a few words: it is no record, a broken one, or one of another version.
     """
     try:
         version = parse_json(data)["schema_version"]
     except (ValueError, TypeError, KeyError, RecursionError):
-        raise InputFault("not a run record") from None
+        raise InputError("not a run record") from None
     if version != RECORD_SCHEMA_VERSION:
-        raise InputFault(f"schema version {version!r}; this touchline reads version {RECORD_SCHEMA_VERSION}")
+        raise InputError(f"schema version {version!r}; this touchline reads version {RECORD_SCHEMA_VERSION}")
     try:
         return _RECORD.validate_json(data, strict=True, extra="forbid")
     except ValidationError as fault:
         first = fault.errors(include_url=False)[0]
         place = ".".join(str(part) for part in first["loc"][:4])
-        raise InputFault(f"not a run record: {place}: {first['msg']}") from None
+        raise InputError(f"not a run record: {place}: {first['msg']}") from None

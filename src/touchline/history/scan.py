@@ -100,7 +100,7 @@ class Scan:
         """Read the whole file and give its course.
 
         Raises:
-            NoText: it is binary.
+            NotTextError: it is binary.
             OSError: it cannot be read.
         """
         held: tuple[int, bytes] | None = None

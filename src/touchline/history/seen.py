@@ -16,7 +16,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
-from touchline.core.errors import EnvironmentFault
+from touchline.core.errors import HostError
 from touchline.core.files import read_bytes, write_atomic
 from touchline.core.json_text import parse_json
 
@@ -80,7 +80,7 @@ class SeenFiles:
             if not (self._path.parent / ".gitignore").exists():
                 write_atomic(self._path.parent / ".gitignore", "*\n")
             write_atomic(self._path, _CACHE.dump_json(cache))
-        except EnvironmentFault:
+        except HostError:
             return
         self._changed = False
 

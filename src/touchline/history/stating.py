@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from touchline.backends.logtext.numbers import to_count, to_number
-from touchline.core.errors import InputFault
+from touchline.core.errors import InputError
 from touchline.core.files import read_text_bounded
 from touchline.core.finding import Finding, Severity, Where
 from touchline.core.observation import Observation, ObservationName
@@ -94,14 +94,14 @@ class Stating:
             check: finds what else is wrong with the facts.
 
         Raises:
-            InputFault: with every fault of every option and file.
+            InputError: with every fault of every option and file.
         """
         for path in sorted({path for group in groups for path in group.facts} - self._files.keys()):
             self._files[path] = tuple(_read(path, self._findings))
         findings = [*self._findings, *(check(self) if check is not None else ())]
         if findings:
             count = f"{len(findings)} stated fact{'s are' if len(findings) != 1 else ' is'} wrong"
-            raise InputFault(count, findings=findings)
+            raise InputError(count, findings=findings)
 
     def values(self, name: ObservationName) -> list[tuple[float | str, str]]:
         """Return every value that is stated for a fact, and where."""
@@ -136,7 +136,7 @@ def _read(path: Path, findings: list[Finding]) -> Iterator[_Scope]:
     """The scopes of a file: its own first, then those under `logs`, in order."""
     try:
         document = parse(read_text_bounded(path, SIZE_LIMIT_BYTES), str(path))
-    except InputFault as fault:
+    except InputError as fault:
         findings += fault.findings or [_finding(str(path), fault.message, None, Where(path=str(path)))]
         return
     except (OSError, UnicodeDecodeError) as fault:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from touchline.core.errors import InputFault
+from touchline.core.errors import InputError
 from touchline.spec.tasks.protocol import score_text
 from touchline.spec.tasks.ready_made import TASKS, get_task
 
@@ -25,7 +25,7 @@ class Scorer:
 def _match(output: str, target: str) -> bool:
     try:
         return score_text(output, target).match
-    except InputFault:  # an empty target
+    except InputError:  # an empty target
         return False
 
 
@@ -68,7 +68,7 @@ def scorer_of(name: str, labels: Sequence[str] = ()) -> Scorer | None:
         def right(output: str, target: str) -> bool:
             try:
                 return score(output, target).match
-            except InputFault:
+            except InputError:
                 return False
 
         return Scorer(name=name, right=right, stated=True)

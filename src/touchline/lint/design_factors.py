@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from touchline.backends.neutral import neutral_settings
-from touchline.core.errors import InputFault
+from touchline.core.errors import InputError
 from touchline.core.finding import Severity
 from touchline.core.quantity import Missing
 from touchline.lint.design import (
@@ -169,7 +169,7 @@ def unused_exclude(view: DesignView) -> Iterator[Violation]:
         try:
             left = len(expand(replace(experiment, exclude=(entry,)), labels, view.document))
             whole = len(expand(replace(experiment, exclude=()), labels, view.document))
-        except InputFault:
+        except InputError:
             continue  # Nothing is left, so the entry has left something out; that is told elsewhere.
         if left == whole:
             yield Violation(

@@ -16,7 +16,7 @@ from touchline.core.catalog import Message
 from touchline.core.finding import Where
 from touchline.core.quantity import Missing
 from touchline.data.rendering.rows import ShownRow
-from touchline.data.rendering.sandbox import TemplateFault
+from touchline.data.rendering.sandbox import ChatTemplateError
 from touchline.data.rendering.text import Ids, ModelText
 from touchline.spec.partial import Stated, StatedTraining
 
@@ -144,7 +144,7 @@ def rendering_view(
         if not isinstance(render, Missing):
             views = tuple(_row(text, which, row, render(text, row, settings), backend) for which, row in rows)
             missing = next((view.trained.missing for view in views if isinstance(view.trained, Missing)), None)
-    except TemplateFault as fault:
+    except ChatTemplateError as fault:
         failed = (fault.message, _refuses_system(text, [row for _, row in rows]))
     return RenderingView(
         backend=backend,
@@ -234,10 +234,10 @@ def _refuses_system(text: ModelText, rows: Sequence[ShownRow]) -> bool:
             continue
         try:
             text.render(prompt, generation=True)
-        except TemplateFault:
+        except ChatTemplateError:
             try:
                 text.render(prompt[1:], generation=True)
-            except TemplateFault:
+            except ChatTemplateError:
                 continue
             return True
     return False

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from touchline.core.catalog import Message
 from touchline.core.finding import Severity
 from touchline.core.quantity import Missing
-from touchline.data.rendering.sandbox import TemplateFault
+from touchline.data.rendering.sandbox import ChatTemplateError
 from touchline.lint.rendering import THINK, RenderingView, short
 from touchline.lint.rendering_difference import Difference, Kind, answer_parts, difference
 from touchline.lint.rule import Violation, rule
@@ -190,7 +190,7 @@ def _header_without_prompt(view: RenderingView) -> str | None:
         prompt = view.text.render((asked,), generation=True)
         bare = view.text.render((asked,), generation=False)
         whole = view.text.render((asked, answer), generation=False)
-    except TemplateFault:
+    except ChatTemplateError:
         return None
     if prompt != bare or not whole.startswith(prompt):
         return None
@@ -205,7 +205,7 @@ def _thoughts_of_template(view: RenderingView) -> str | None:
     try:
         prompt = view.text.render((asked,), generation=True)
         whole = view.text.render((asked, answer), generation=False)
-    except TemplateFault:
+    except ChatTemplateError:
         return None
     before = whole.removeprefix(prompt).partition(answer.content)[0]
     return before if whole.startswith(prompt) and THINK[0] in before else None

@@ -13,7 +13,7 @@ from pydantic import TypeAdapter
 from touchline.backends.protocol import Lengths
 from touchline.backends.registry import get_backend
 from touchline.core.catalog import DatasetInfo, ModelInfo
-from touchline.core.errors import InputFault
+from touchline.core.errors import InputError
 from touchline.core.finding import Finding, Severity
 from touchline.core.quantity import NO_EVIDENCE, Missing
 from touchline.plan.assumptions import assumptions
@@ -87,7 +87,7 @@ def build_plan(inputs: PlanInputs) -> Plan:
     """The plan.
 
     Raises:
-        InputFault: with every fault that model, data and training show together.
+        InputError: with every fault that model, data and training show together.
     """
     findings: list[Finding] = []
     runs: list[PlannedRun] = []
@@ -101,7 +101,7 @@ def build_plan(inputs: PlanInputs) -> Plan:
             runs.append(run)
             known[run.name] = run
     if any(finding.severity is Severity.ERROR for finding in findings):
-        raise InputFault(f"{inputs.experiment.name} cannot be planned: {len(findings)} findings", findings=findings)
+        raise InputError(f"{inputs.experiment.name} cannot be planned: {len(findings)} findings", findings=findings)
     experiment = inputs.experiment
     return Plan(
         touchline_version=inputs.touchline_version,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import TypeAdapter, ValidationError
 
-from touchline.core.errors import InputFault
+from touchline.core.errors import InputError
 from touchline.core.json_text import parse_json
 from touchline.spec.anchors import relative_datasets
 from touchline.spec.plan import PLAN_SCHEMA_VERSION, Plan
@@ -21,7 +21,7 @@ def plan_from_json(text: str, path: str) -> Plan:
     """A plan.
 
     Raises:
-        InputFault: the text is no plan, or one of another schema version.
+        InputError: the text is no plan, or one of another schema version.
     """
     hint = "move it away and plan again"
     try:
@@ -30,12 +30,12 @@ def plan_from_json(text: str, path: str) -> Plan:
     except ValidationError as fault:
         version = _version(text)
         if version is None:
-            raise InputFault(f"{path} is not a plan: no JSON object", hint=hint) from None
+            raise InputError(f"{path} is not a plan: no JSON object", hint=hint) from None
         if version != PLAN_SCHEMA_VERSION:
             raise _other_version(path, version, hint) from None
         first = fault.errors(include_url=False)[0]
         place = ".".join(str(part) for part in first["loc"])
-        raise InputFault(f"{path} is not a plan: {place}: {first['msg']}", hint=hint) from None
+        raise InputError(f"{path} is not a plan: {place}: {first['msg']}", hint=hint) from None
     if plan.schema_version != PLAN_SCHEMA_VERSION:
         raise _other_version(path, plan.schema_version, hint)
     return relative_datasets(plan)
@@ -49,5 +49,5 @@ def _version(text: str) -> object:
         return None
 
 
-def _other_version(path: str, version: object, hint: str) -> InputFault:
-    return InputFault(f"{path} has schema version {version}", expected=f"version {PLAN_SCHEMA_VERSION}", hint=hint)
+def _other_version(path: str, version: object, hint: str) -> InputError:
+    return InputError(f"{path} has schema version {version}", expected=f"version {PLAN_SCHEMA_VERSION}", hint=hint)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
-from touchline.core.errors import InputFault
+from touchline.core.errors import InputError
 from touchline.core.quantity import Measured, Missing
 from touchline.core.units import parse_duration, seconds_to_minutes
 from touchline.plan.placement.types import Minutes, PlaceJob
@@ -33,7 +33,7 @@ def place_jobs(
         evaluation_minutes: what an evaluation takes, by the user's word; as predicted when None.
 
     Raises:
-        InputFault: with every job that has no estimate, and why.
+        InputError: with every job that has no estimate, and why.
     """
     wanted = {run.name for run in plan.runs if run.train is not None and _among(run, trainings)}
     jobs: list[PlaceJob] = []
@@ -50,7 +50,7 @@ def place_jobs(
             gpus = min(plan.gpus_per_run, 1)
             _place(jobs, unknown, _job(plan, site, run, evaluation_name(run.name), after, gpus), found)
     if unknown:
-        raise InputFault(
+        raise InputError(
             f"{plan.experiment}: nobody can say how long some jobs take: {unknown_words(unknown)}",
             expected="an estimate of each, from past runs or from a known GPU (compute.gpu)",
             hint="touchline probe DIR measures a run's steps; --evaluation-minutes N says how long an evaluation takes",

@@ -11,7 +11,7 @@ import shutil
 import time
 from pathlib import Path, PurePath
 
-from touchline.core.errors import InputFault, PolicyFault, quoted
+from touchline.core.errors import InputError, PolicyError, quoted
 from touchline.core.files import disk_faults
 from touchline.results.cleaned import Cleaned, KeptBroken
 from touchline.results.deletable import is_lost
@@ -37,14 +37,14 @@ def clean(source: Path, *, perform: bool = False, deep: bool = False, say: Count
         say: hears how many checkpoints are verified, of how many.
 
     Raises:
-        InputFault: there is no plan.
-        PolicyFault: runs are at work, or another command is.
-        EnvironmentFault: something may not be removed.
+        InputError: there is no plan.
+        PolicyError: runs are at work, or another command is.
+        HostError: something may not be removed.
     """
     folder = ExperimentFolder(source)
     plan = folder.read_plan()
     if plan is None:
-        raise InputFault(
+        raise InputError(
             f"{str(folder.root)!r} has no plan.json, by which runs and their checkpoints are known",
             hint=f"touchline plan {quoted(str(folder.yaml))}",
         )
@@ -89,7 +89,7 @@ def _refuse_at_work(plan: Plan, folder: ExperimentFolder) -> None:
     busy = [run.name for run in plan.runs if run.name in queued or _works(folder.root / run.name)]
     if busy:
         more = f" and {len(busy) - _SHOWN} more" if len(busy) > _SHOWN else ""
-        raise PolicyFault(
+        raise PolicyError(
             f"runs are at work or in the queue: {', '.join(busy[:_SHOWN])}{more}",
             expected="runs that have ended",
             hint=f"touchline status {quoted(str(folder.root))}; touchline cancel {quoted(str(folder.root))} --all",
@@ -109,7 +109,7 @@ def _inside(root: Path, item: Deletable) -> Path:
     """The path of something to remove.
 
     Raises:
-        PolicyFault: it is not under the experiment's folder, or a link is on the way.
+        PolicyError: it is not under the experiment's folder, or a link is on the way.
     """
     relative = PurePath(item.path)
     steps = relative.parts
@@ -120,7 +120,7 @@ def _inside(root: Path, item: Deletable) -> Path:
         path = path / step
         wrong = wrong or path.is_symlink()
     if wrong or path.resolve() != real.joinpath(*steps):
-        raise PolicyFault(
+        raise PolicyError(
             f"{item.path!r} is not removed: it leads out of {str(root)!r} or through a link",
             expected="a file or folder of the experiment itself",
         )

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from touchline.core.errors import InputFault, TouchlineError, quoted
+from touchline.core.errors import InputError, TouchlineError, quoted
 from touchline.core.status import TrainingOutcome
 from touchline.data.settings import Settings
 from touchline.results.live_status import evaluation_job
@@ -75,12 +75,12 @@ def logs(
         follow: go on until the run ends.
 
     Raises:
-        InputFault: no plan, no such run, or there is no output and none to wait for.
+        InputError: no plan, no such run, or there is no output and none to wait for.
     """
     output = _open(source, run, evaluation)
     path = newest(output)
     if path is None and not follow:
-        raise InputFault(
+        raise InputError(
             f"{output.job.name} has no output yet", hint=f"touchline status {quoted(str(output.folder.root))} tells why"
         )
     follower: Follower | None = None
@@ -128,7 +128,7 @@ def _open(source: Path, run: str | None, evaluation: bool) -> _Output:
     chosen = selected(plan, run)
     if run is None and len(chosen) > 1:
         names = ", ".join(each.name for each in chosen[:10]) + (" ..." if len(chosen) > 10 else "")
-        raise InputFault("which run?", expected=f"--run with one of {names}", hint=f"--run {chosen[0].name}")
+        raise InputError("which run?", expected=f"--run with one of {names}", hint=f"--run {chosen[0].name}")
     one = chosen[0]
     whole = evaluation or one.kind is RunKind.CONTROL
     return _Output(

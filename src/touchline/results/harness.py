@@ -14,7 +14,7 @@ from pathlib import Path
 
 from pydantic_core import from_json
 
-from touchline.core.errors import InputFault
+from touchline.core.errors import InputError
 from touchline.core.files import read_text_bounded
 from touchline.core.json_text import parse_json
 from touchline.data.benchmarks import HarnessResults, HarnessScore, HarnessTask
@@ -34,15 +34,15 @@ def read_results(path: Path) -> HarnessResults:
     """A results file.
 
     Raises:
-        InputFault: it cannot be read, or is not such a file.
+        InputError: it cannot be read, or is not such a file.
     """
     try:
         data = parse_json(read_text_bounded(path, _LIMIT_BYTES))
     except (ValueError, RecursionError):
-        raise InputFault(f"{str(path)!r} is not JSON", expected="a results file of the harness") from None
+        raise InputError(f"{str(path)!r} is not JSON", expected="a results file of the harness") from None
     results = data.get("results") if isinstance(data, dict) else None
     if not isinstance(results, dict):
-        raise InputFault(f"{str(path)!r} has no `results`", expected="a results file of the harness")
+        raise InputError(f"{str(path)!r} has no `results`", expected="a results file of the harness")
     groups = _mapping(data, "group_subtasks").values()
     inner = {str(name) for names in groups if isinstance(names, list) for name in names}
     shown = {name: values for name, values in results.items() if isinstance(values, dict)}
@@ -145,7 +145,7 @@ def _parsed(path: Path, modified_ns: int, size_bytes: int) -> Sequence[Mapping[s
     del modified_ns, size_bytes
     try:
         text = read_text_bounded(path, _SAMPLES_LIMIT_BYTES)
-    except InputFault:
+    except InputError:
         return ()
     rows: list[Mapping[str, object]] = []
     # Not every line break of Unicode ends a line here: an answer may hold one.

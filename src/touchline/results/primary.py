@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from touchline.core.errors import InputFault
+from touchline.core.errors import InputError
 from touchline.data.scores import EvaluationRecord
 from touchline.spec.evaluation import EvaluationConfig
 from touchline.spec.tasks.classification import canonical_label
@@ -52,7 +52,7 @@ def _chosen(record: EvaluationRecord, config: EvaluationConfig, metric: str) -> 
     if config.own is None:
         try:
             name, field = get_task(config.task).metric(metric)
-        except InputFault:
+        except InputError:
             return None
         if name == record.score:
             return record

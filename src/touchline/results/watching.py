@@ -100,7 +100,7 @@ class Watcher:
             commands: what runs SLURM's commands; those on PATH when None.
 
         Raises:
-            InputFault: there is no experiment, or no plan.
+            InputError: there is no experiment, or no plan.
         """
         self.folder = ExperimentFolder(source)
         self.poll_seconds = settings.slurm.poll_seconds
@@ -207,7 +207,7 @@ def status(
         say: hears why the queue could not be asked.
 
     Raises:
-        InputFault: there is no experiment, or no plan.
+        InputError: there is no experiment, or no plan.
     """
     snapshot = Watcher(source, settings, look=look).now()
     if snapshot.note and say is not None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, cast, get_args
 
-from touchline.core.errors import InputFault, quoted
+from touchline.core.errors import InputError, quoted
 from touchline.core.units import minutes_to_seconds, parse_duration, seconds_to_minutes
 from touchline.plan.jobs import place_jobs, upper_minutes
 from touchline.plan.local.job_list import minutes_of
@@ -96,11 +96,11 @@ def request_of(
     """A request as it is typed.
 
     Raises:
-        InputFault: a duration or a kind that is none.
+        InputError: a duration or a kind that is none.
     """
     kinds = get_args(Emit)
     if emit is not None and emit not in kinds:
-        raise InputFault(f"--emit {emit}", expected=f"one of {', '.join(kinds)}")
+        raise InputError(f"--emit {emit}", expected=f"one of {', '.join(kinds)}")
     return PlaceRequest(
         cluster=cluster,
         deadline_minutes=minutes_of(deadline),
@@ -155,13 +155,13 @@ def place_experiment(
         seed: of the search.
 
     Raises:
-        InputFault: nothing is left, or a job has no estimate.
+        InputError: nothing is left, or a job has no estimate.
     """
     runs = planned.plan.runs
     trainings = {job.name for job in training_jobs(planned, runs)}
     evaluations = {JobName.parse(job.name).subject for job in evaluation_jobs(planned, runs)}
     if not trainings and not evaluations:
-        raise InputFault("nothing is left to run", hint=f"touchline results {quoted(str(planned.folder.root))}")
+        raise InputError("nothing is left to run", hint=f"touchline results {quoted(str(planned.folder.root))}")
     jobs = place_jobs(
         planned.plan, site, trainings=trainings, evaluations=evaluations, evaluation_minutes=evaluation_minutes
     )
@@ -191,8 +191,8 @@ def emit(
         max_array_size: the cluster's MaxArraySize (`scontrol show config`).
 
     Raises:
-        InputFault: a stage would never be started, a run's scripts are not there, or no time is given.
-        SlurmValueFault: a setting cannot stand on an #SBATCH line.
+        InputError: a stage would never be started, a run's scripts are not there, or no time is given.
+        SlurmValueError: a setting cannot stand on an #SBATCH line.
     """
     _require_scripts(placed)
     files = _mega(placed, site, time_minutes) if what == "mega" else _arrays(placed, site, max_array_size)
@@ -213,7 +213,7 @@ def stages_of(placed: Placed) -> list[MegaStage]:
 def _mega(placed: Placed, site: SlurmSite, time_minutes: float | None) -> dict[str, str]:
     minutes = time_minutes if time_minutes is not None else placed.placement.deadline_minutes
     if minutes is None:
-        raise InputFault(
+        raise InputError(
             "an allocation needs a time",
             expected="a deadline, or a time of its own",
             hint="--deadline 6h",
@@ -230,11 +230,11 @@ def allocation_of(cluster: Cluster, minutes: float, *, needs_gpus: bool) -> Allo
     """One allocation of a whole cluster.
 
     Raises:
-        InputFault: its nodes are not alike.
+        InputError: its nodes are not alike.
     """
     size = min(cluster.gpus_per_node or cluster.gpus, cluster.gpus)
     if cluster.gpus % size:
-        raise InputFault(
+        raise InputError(
             f"{cluster.gpus} GPUs on nodes of {size} are not whole nodes",
             expected="nodes that are all alike, since one allocation asks every node for the same",
             hint=f"--gpus {cluster.gpus // size * size} or --gpus {-(-cluster.gpus // size) * size}",
@@ -330,7 +330,7 @@ def _require_scripts(placed: Placed) -> None:
     ]
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-        raise InputFault(f"{missing[0]}{more} not there", hint=f"touchline prepare {quoted(str(folder.root))}")
+        raise InputError(f"{missing[0]}{more} not there", hint=f"touchline prepare {quoted(str(folder.root))}")
 
 
 def _notes(plan: Plan) -> list[str]:

@@ -37,7 +37,7 @@ def take_claim(status: Path, start: AttemptStart) -> bool:
         start: who we are.
 
     Raises:
-        EnvironmentFault: the folder cannot be written to.
+        HostError: the folder cannot be written to.
     """
     path = status / CLAIM
     with disk_faults("claim", path):

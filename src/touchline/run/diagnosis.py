@@ -71,12 +71,12 @@ def _own_words(output: Path) -> str | None:
 def _signs(output: Path) -> list[Sign]:
     """Signs of faults, in order."""
     # The readers of every trainer's logs are loaded when something failed, and not before.
-    from touchline.history.lines import NoText
+    from touchline.history.lines import NotTextError
     from touchline.history.scan import Scan
 
     try:
         course = Scan(output, output.name).run()
-    except (NoText, OSError):
+    except (NotTextError, OSError):
         return []
     wanted = {*_CAUSES, SignKind.EXCEPTION}
     signs = [sign for part in course.parts for sign in part.signs.all() if sign.kind in wanted]

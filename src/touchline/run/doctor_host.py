@@ -10,7 +10,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from touchline.core.errors import NoFileLocks, TouchlineError
+from touchline.core.errors import FileLocksUnsupportedError, TouchlineError
 from touchline.core.files import try_lock
 from touchline.core.json_text import parse_json
 from touchline.core.quantity import Measured, Missing, Quantity
@@ -86,7 +86,7 @@ def _try_writing(folder: Path, commands: Commands) -> tuple[str | None, bool | N
     file = folder / f".touchline-doctor-{secrets.token_hex(4)}"
     try:
         descriptor = try_lock(file)
-    except NoFileLocks:
+    except FileLocksUnsupportedError:
         file.unlink(missing_ok=True)
         return None, False
     except TouchlineError as fault:

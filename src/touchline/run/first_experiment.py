@@ -12,7 +12,7 @@ from pathlib import Path
 
 from touchline.core.catalog import ModelInfo
 from touchline.core.clock import today
-from touchline.core.errors import InputFault, PolicyFault
+from touchline.core.errors import InputError, PolicyError
 from touchline.core.files import write_atomic
 from touchline.core.finding import Severity
 from touchline.data.datasets import load_dataset, load_examples
@@ -68,13 +68,13 @@ def start(
         name: the experiment's name; None: that of the folder.
 
     Raises:
-        InputFault: the data or the model cannot be used, or which of several models is meant.
-        PolicyFault: there is an experiment.yaml already.
+        InputError: the data or the model cannot be used, or which of several models is meant.
+        PolicyError: there is an experiment.yaml already.
     """
     folder = Path(_name(data.stem)) if target is None else target
     path = folder / "experiment.yaml"
     if path.exists() or (folder.exists() and not folder.is_dir()):
-        raise PolicyFault(
+        raise PolicyError(
             f"{str(path if path.exists() else folder)!r} exists",
             expected="a new folder, or one without experiment.yaml",
             hint=f"touchline init {shlex.quote(str(folder) + '-2')} --data {shlex.quote(str(data))}",
@@ -128,7 +128,7 @@ def _refuse_data(columns: DataConfig, settings: Settings) -> None:
     errors = [finding for finding in info.findings if finding.severity is Severity.ERROR]
     if errors:
         unnamed = not _has_columns(columns)
-        raise InputFault(
+        raise InputError(
             f"{columns.path!r} cannot be used yet",
             findings=errors,
             hint="name the columns: --input COLUMN --output COLUMN" if unnamed else None,
@@ -148,7 +148,7 @@ def _only_model(settings: Settings) -> ModelInfo:
     if len(found) == 1:
         return found[0]
     names = ", ".join(each.name for each in found)
-    raise InputFault(
+    raise InputError(
         "no model is named" if found else f"there is no model in {str(settings.models_dir)!r}",
         expected=f"--model NAME, one of {names}" if found else "--model with the folder of a model",
         hint=f"--model {found[0].name}" if found else "touchline models get SmolLM2-135M-Instruct",

@@ -13,7 +13,7 @@ import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
-from touchline.core.errors import DriftFault, InputFault, quoted
+from touchline.core.errors import InputError, PlanDriftError, quoted
 from touchline.core.files import (
     disk_faults,
     inside,
@@ -53,11 +53,11 @@ class ExperimentFolder:
         """Take the folder, or its YAML file.
 
         Raises:
-            InputFault: there is no such file.
+            InputError: there is no such file.
         """
         self.yaml = source / "experiment.yaml" if source.is_dir() else source
         if not self.yaml.is_file():
-            raise InputFault(
+            raise InputError(
                 f"{str(self.yaml)!r} does not exist",
                 expected="an experiment.yaml, or a folder with one",
                 hint="touchline demo makes a whole one to start from",
@@ -74,7 +74,7 @@ class ExperimentFolder:
         """A run's folder.
 
         Raises:
-            InputFault: it leads out of the experiment's folder, through a link.
+            InputError: it leads out of the experiment's folder, through a link.
         """
         return inside(self.root, name)
 
@@ -86,7 +86,7 @@ class ExperimentFolder:
         """The plan on disk; None before the first.
 
         Raises:
-            InputFault: plan.json is broken.
+            InputError: plan.json is broken.
         """
         if not self.plan_json.exists():
             return None
@@ -96,11 +96,11 @@ class ExperimentFolder:
         """The plan on disk, for what cannot go on without one.
 
         Raises:
-            InputFault: there is none, or plan.json is broken.
+            InputError: there is none, or plan.json is broken.
         """
         plan = self.read_plan()
         if plan is None:
-            raise InputFault(f"{str(self.root)!r} has no plan.json", hint=f"touchline plan {quoted(str(self.yaml))}")
+            raise InputError(f"{str(self.root)!r} has no plan.json", hint=f"touchline plan {quoted(str(self.yaml))}")
         return plan
 
     def write_plan(self, plan: Plan, markdown: str) -> bool:
@@ -151,7 +151,7 @@ class ExperimentFolder:
         """Put a run's files in place; give the names of those that a person changed and that were left alone.
 
         Raises:
-            DriftFault: a file that only touchline writes was changed by hand.
+            PlanDriftError: a file that only touchline writes was changed by hand.
         """
         record = self._prepared()
         known = record.setdefault(name, {})
@@ -160,7 +160,7 @@ class ExperimentFolder:
             path = self.run(name) / file
             if _is_edited(path, text, known.get(file)):
                 if file in GENERATED_FROM_PLAN:
-                    raise DriftFault(
+                    raise PlanDriftError(
                         f"{str(path)!r} was changed by hand",
                         expected="changes in setup_finetune.yaml, which touchline turns into this file",
                         hint="move it away, edit setup_finetune.yaml, then: "

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from touchline.core.errors import InputFault
+from touchline.core.errors import InputError
 from touchline.core.units import parse_duration
 from touchline.data.checkpoints import export_state, read_checkpoints, training_complete
 from touchline.data.general import is_evaluated
@@ -83,7 +83,7 @@ def missing_evaluations(planned: LoadedPlan, run: PlannedRun, epochs: str | None
     """Names of the checkpoints of a run that should be evaluated and are not.
 
     Raises:
-        InputFault: `epochs` names none.
+        InputError: `epochs` names none.
     """
     return _missing(planned.plan, run, planned.folder.run(run.name), epochs)
 
@@ -107,7 +107,7 @@ def _chosen(complete: Sequence[CheckpointInfo], run: PlannedRun, epochs: str | N
     wanted = run.evaluate.epochs
     if epochs is not None:
         if not re.fullmatch(r"last|all|\d+(,\d+)*", epochs):
-            raise InputFault(f"--epoch {epochs!r}", expected="last, all, or epochs counted from 0: 0,2")
+            raise InputError(f"--epoch {epochs!r}", expected="last, all, or epochs counted from 0: 0,2")
         wanted = "last" if epochs == "last" else "all" if epochs == "all" else tuple(int(p) for p in epochs.split(","))
     asked = asked_epochs(wanted, run.train.epochs if run.train is not None else 0)
     return [item for item in complete if item.epoch in asked]

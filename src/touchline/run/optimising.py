@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from touchline.core.errors import InputFault
+from touchline.core.errors import InputError
 from touchline.core.files import read_text_bounded, write_atomic
 from touchline.core.quantity import Missing
 from touchline.core.units import parse_duration, seconds_to_minutes
@@ -66,7 +66,7 @@ def optimise(folder: ExperimentFolder, settings: Settings, request: OptimiseRequ
     """Look for ways to train faster that leave alone what is learned.
 
     Raises:
-        InputFault: the experiment has faults, or its file cannot be changed in place.
+        InputError: the experiment has faults, or its file cannot be changed in place.
     """
     text = read_text_bounded(folder.yaml, SIZE_LIMIT_BYTES)
     planner = _Planner(folder, settings, text)
@@ -111,7 +111,7 @@ def apply(optimised: Optimised) -> None:
     """Write the changed experiment.yaml; nothing is planned yet.
 
     Raises:
-        EnvironmentFault: the file cannot be written.
+        HostError: the file cannot be written.
     """
     write_atomic(optimised.folder.yaml, optimised.text)
 
@@ -191,7 +191,7 @@ def _placed(
             evaluations=evaluations,
             evaluation_minutes=request.evaluation_minutes,
         )
-    except InputFault as fault:
+    except InputError as fault:
         return Missing(missing=fault.message), notes
     if not jobs:
         return Missing(missing="nothing is left to place"), notes

@@ -12,7 +12,7 @@ from touchline import __version__
 from touchline.backends.protocol import Lengths
 from touchline.core.catalog import ModelInfo
 from touchline.core.clock import today
-from touchline.core.errors import DriftFault, InputFault, quoted
+from touchline.core.errors import InputError, PlanDriftError, quoted
 from touchline.core.files import read_text_bounded
 from touchline.core.finding import Finding, Severity
 from touchline.core.quantity import Quantity
@@ -113,7 +113,7 @@ def resolve(
     date = old.date if old is not None else today()
     seen = see(loaded, folder.root, settings, accepted)
     if (errors := seen.errors) or seen.target is None:
-        raise InputFault(
+        raise InputError(
             f"{loaded.document.path}: {len(errors)} fault{'s' if len(errors) > 1 else ''}", findings=seen.findings
         )
     lengths = lengths_of(seen, settings, date, say)
@@ -172,7 +172,7 @@ def _launchable(seen: Seen, lengths: dict[tuple[str, str], Lengths], settings: S
     """What `check` finds in an experiment, none of it an error.
 
     Raises:
-        InputFault: with every error.
+        InputError: with every error.
     """
     # The rules load when something is planned, and not with every command.
     from touchline.lint.local.checking_experiment import checked_for_launch
@@ -180,7 +180,7 @@ def _launchable(seen: Seen, lengths: dict[tuple[str, str], Lengths], settings: S
     found = checked_for_launch(seen, lengths, settings, date)
     errors = [each for each in found if each.severity is Severity.ERROR]
     if errors:
-        raise InputFault(
+        raise InputError(
             f"{seen.loaded.document.path}: {len(errors)} fault{'s' if len(errors) > 1 else ''}",
             findings=errors,
             hint=f"touchline check --explain {errors[0].code}; --allow {errors[0].code} goes on in spite of it",
@@ -192,8 +192,8 @@ def refuse_findings(planned: LoadedPlan, settings: Settings) -> None:
     """Check a planned experiment once more: data and models may have changed since, and rules may know more.
 
     Raises:
-        InputFault: with every error.
-        DriftFault: a dataset or a model is no longer what was planned.
+        InputError: with every error.
+        PlanDriftError: a dataset or a model is no longer what was planned.
     """
     folder, plan_ = planned.folder, planned.plan
     refuse_other_machine(plan_, settings)
@@ -203,7 +203,7 @@ def refuse_findings(planned: LoadedPlan, settings: Settings) -> None:
         return
     seen = see(loaded, folder.root, settings, {run.name: run.accepted for run in plan_.runs if run.accepted})
     if errors := seen.errors:
-        raise InputFault(f"{loaded.document.path}: {len(errors)} faults", findings=errors)
+        raise InputError(f"{loaded.document.path}: {len(errors)} faults", findings=errors)
     _refuse_changes(planned, seen)
     _launchable(seen, lengths_of(seen, settings, plan_.date), settings, plan_.date)
 
@@ -212,11 +212,11 @@ def refuse_other_machine(plan_: Plan, settings: Settings) -> None:
     """Refuse a plan that an earlier version made for the CPU of a login node.
 
     Raises:
-        InputFault: the plan's jobs run on a cluster, and nothing says which GPU its nodes have.
+        InputError: the plan's jobs run on a cluster, and nothing says which GPU its nodes have.
     """
     if plan_.executor == "slurm" and plan_.machine.kind == "cpu" and plan_.compute.gpus:
         target_of(plan_.compute, settings.slurm)
-        raise DriftFault(
+        raise PlanDriftError(
             "the plan is for the CPU of the machine that planned it, and its jobs ask for a GPU",
             expected="a plan for the GPU of the nodes",
             hint=f"touchline plan {shlex.quote(plan_.experiment)}",
@@ -242,7 +242,7 @@ def _refuse_changes(planned: LoadedPlan, seen: Seen) -> None:
         if (now := seen.models.get(name)) is not None and _weights(now) != _weights(info)
     ]
     if changed:
-        raise DriftFault(
+        raise PlanDriftError(
             f"{' and '.join(changed)} changed since it was planned",
             expected="what the plan was made from",
             hint=f"touchline plan {shlex.quote(str(planned.folder.root))}",
@@ -291,7 +291,7 @@ def commit_plan(
         if new.run(name) and (name in queued or folder.has_started(name))
     ]
     if waiting := sorted(queued.intersection(drifted)):
-        raise DriftFault(
+        raise PlanDriftError(
             f"runs that wait or run in a queue would become other runs: {', '.join(waiting)}",
             expected="nothing of them in a queue",
             hint=f"touchline cancel {quoted(str(folder.root))} --run {waiting[0]}; "
@@ -299,7 +299,7 @@ def commit_plan(
         )
     if drifted and old is not None and not accept:
         what = "; ".join(f"{name}: {why_changed(old, new, name)}" for name in drifted)
-        raise DriftFault(
+        raise PlanDriftError(
             f"runs that have started would become other runs: {what}",
             expected="the things that the plan was made from, unchanged",
             hint="undo the change, or keep it and move their results aside: "
@@ -323,7 +323,7 @@ def accept_edits(planned: LoadedPlan, settings: Settings, name: str) -> LoadedPl
     document, edited = read_settings(read_text_bounded(path, SIZE_LIMIT_BYTES), str(path))
     run_ = old.run(name)
     if run_ is None or run_.train is None:
-        raise InputFault(f"{name} is a control; it trains nothing", hint="touchline plan DIR --accept")
+        raise InputError(f"{name} is a control; it trains nothing", hint="touchline plan DIR --accept")
     now = flat_settings(run_)
     accepted = {**run_.accepted, **{key: value for key, value in edited.items() if now.get(key) != value}}
     loaded = read_experiment(read_text_bounded(folder.yaml, SIZE_LIMIT_BYTES), str(folder.yaml), old.overrides)
@@ -332,7 +332,7 @@ def accept_edits(planned: LoadedPlan, settings: Settings, name: str) -> LoadedPl
     )
     if faults:
         places = [replace(fault, where=document.where(fault.subject.split("."))) for fault in faults]
-        raise InputFault(f"{path}: {len(faults)} fault{'s' if len(faults) > 1 else ''}", findings=places)
+        raise InputError(f"{path}: {len(faults)} fault{'s' if len(faults) > 1 else ''}", findings=places)
     others = {run.name: run.accepted for run in old.runs if run.accepted}
     new, notes = resolve(loaded, folder, settings, old, {**others, name: accepted})
     changes = ", ".join(f"{key}={value}" for key, value in accepted.items())
@@ -351,7 +351,7 @@ def refuse_edits(planned: LoadedPlan, run_: PlannedRun) -> None:
     now = flat_settings(run_)
     changed = sorted(key for key in {*edited, *now} if edited.get(key) != now.get(key))
     if changed:
-        raise DriftFault(
+        raise PlanDriftError(
             f"{str(path)!r} differs from the plan in {', '.join(changed)}",
             expected="the planned settings, or an accepted change",
             hint=f"touchline prepare {quoted(str(planned.folder.root))} --run {run_.name} --accept",
@@ -365,7 +365,7 @@ def read_planned(source: Path) -> LoadedPlan:
         source: experiment.yaml or its folder.
 
     Raises:
-        InputFault: there is none.
+        InputError: there is none.
     """
     folder = ExperimentFolder(source)
     return LoadedPlan(plan=folder.planned(), folder=folder, changed=False)

@@ -27,8 +27,8 @@ def write_folders(planned: LoadedPlan, runs: Sequence[PlannedRun], settings: Set
     """Write these runs' files and those of the whole experiment; give a note for each that was left as it is.
 
     Raises:
-        DriftFault: a file that only touchline writes was changed by hand.
-        SlurmValueFault: a setting cannot stand on an #SBATCH line.
+        PlanDriftError: a file that only touchline writes was changed by hand.
+        SlurmValueError: a setting cannot stand on an #SBATCH line.
     """
     site = site_of(settings)
     folder = planned.folder

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from touchline.backends.protocol import Lengths
 from touchline.backends.registry import batching_of, get_backend
-from touchline.core.errors import InputFault, TouchlineError
+from touchline.core.errors import InputError, TouchlineError
 from touchline.core.estimate import MicroBatch
 from touchline.core.machine import TargetMachine
 from touchline.core.quantity import Missing
@@ -44,11 +44,11 @@ def heaviest(plan: Plan) -> PlannedRun:
     """The run that is predicted to take the most memory, else the one with the largest micro-batch.
 
     Raises:
-        InputFault: no run trains anything.
+        InputError: no run trains anything.
     """
     trained = [run for run in plan.runs if run.batches is not None and run.train is not None]
     if not trained:
-        raise InputFault("no run of this plan trains anything")
+        raise InputError("no run of this plan trains anything")
 
     def weight(run: PlannedRun) -> tuple[float, int]:
         memory = run.peak_memory
@@ -71,14 +71,14 @@ def probe_run(
         say: hears of progress.
 
     Raises:
-        InputFault: the run trains nothing, or not with our trainer.
-        EnvironmentFault: the packages that train are not installed.
-        RunsFailed: the first try could not be made.
+        InputError: the run trains nothing, or not with our trainer.
+        HostError: the packages that train are not installed.
+        RunsFailedError: the first try could not be made.
     """
     if run.train is None or run.batches is None:
-        raise InputFault(f"{run.name} is a control: it trains nothing", hint="--run another one")
+        raise InputError(f"{run.name} is a control: it trains nothing", hint="--run another one")
     if run.train.backend != PROBED:
-        raise InputFault(f"a probe runs the trainer {PROBED!r}, and {run.name} is trained by {run.train.backend!r}")
+        raise InputError(f"a probe runs the trainer {PROBED!r}, and {run.name} is trained by {run.train.backend!r}")
     lengths = _lengths(planned.plan, run, planned.folder.root, settings)
     batches = {size: _largest(run, lengths, size) for size in divisors(run.train.global_batch_size)}
     machine = machine_here(planned.plan.gpus_per_run)
@@ -173,9 +173,9 @@ def quick_probe(plan: Plan, run: PlannedRun, root: Path, settings: Settings) -> 
         settings: where models, caches and the history are.
 
     Raises:
-        InputFault: the model cannot be loaded.
-        EnvironmentFault: the packages that train are not installed, or the history cannot be written.
-        RunsFailed: no step could be made.
+        InputError: the model cannot be loaded.
+        HostError: the packages that train are not installed, or the history cannot be written.
+        RunsFailedError: no step could be made.
     """
     assert run.train is not None
     assert run.batches is not None
@@ -218,7 +218,7 @@ def _usual(run: PlannedRun, lengths: Lengths) -> MicroBatch:
     assert run.train is not None
     forecast = get_backend(run.train.backend).forecast(run.train, lengths, run.seed)
     if isinstance(forecast, Missing) or run.batches is None:
-        raise InputFault(f"the batches of {run.name} are not known")
+        raise InputError(f"the batches of {run.name} are not known")
     tokens = float(forecast.micro_batch_tokens.mean())
     rows = max(1, min(forecast.largest.rows, run.batches.micro_batch_size))
     width = max(2, math.ceil(tokens / rows))

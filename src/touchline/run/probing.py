@@ -11,7 +11,7 @@ import importlib.util
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
-from touchline.core.errors import EnvironmentFault, InputFault, RunsFailed, TouchlineError, install_hint
+from touchline.core.errors import HostError, InputError, RunsFailedError, TouchlineError, install_hint
 from touchline.core.estimate import MicroBatch
 from touchline.core.units import format_bytes
 from touchline.estimate.bracket import Ended, Trial, search
@@ -53,9 +53,9 @@ def probe(
         command: the program that tries; the trainer's own where none is given.
 
     Raises:
-        InputFault: the model cannot be loaded, or the adapter does not fit it.
-        EnvironmentFault: the packages that train are not installed.
-        RunsFailed: the first try could not be made for another reason.
+        InputError: the model cannot be loaded, or the adapter does not fit it.
+        HostError: the packages that train are not installed.
+        RunsFailedError: the first try could not be made for another reason.
     """
     if command is None:
         _require_packages()
@@ -132,13 +132,13 @@ def _proven(tries: Sequence[ProbeTry]) -> bool:
 
 
 def _error(fault: ProbeFault) -> TouchlineError:
-    kinds: dict[str, type[TouchlineError]] = {"input": InputFault, "environment": EnvironmentFault}
-    return kinds.get(fault.kind, RunsFailed)(fault.message, expected=fault.expected, hint=fault.hint)
+    kinds: dict[str, type[TouchlineError]] = {"input": InputError, "environment": HostError}
+    return kinds.get(fault.kind, RunsFailedError)(fault.message, expected=fault.expected, hint=fault.hint)
 
 
 def _require_packages() -> None:
     absent = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
     if absent:
-        raise EnvironmentFault(
+        raise HostError(
             f"a probe needs {', '.join(absent)}, which this environment has not", hint=install_hint("train")
         )

@@ -66,10 +66,10 @@ class Executor(Protocol):
             after: ids of jobs that must have ended first.
 
         Raises:
-            Refused: the scheduler said no, in words, and nothing was started.
-            LimitReached: not now, since there are too many; later it may.
-            Unclear: it cannot be told whether it was started.
-            EnvironmentFault: it cannot be started here at all.
+            SubmissionRejectedError: the scheduler said no, in words, and nothing was started.
+            SubmissionLimitError: not now, since there are too many; later it may.
+            SubmissionUnknownError: it cannot be told whether it was started.
+            HostError: it cannot be started here at all.
         """
         ...
 

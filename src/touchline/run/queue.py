@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from touchline.core.clock import Clock, RealClock
-from touchline.core.errors import LimitReached, Refused, Unclear
+from touchline.core.errors import SubmissionLimitError, SubmissionRejectedError, SubmissionUnknownError
 from touchline.core.status import JobState
 from touchline.run.ledger import Ledger
 from touchline.run.protocol import Executor, Job
@@ -181,11 +181,11 @@ class _Queue:
         after = [self._ids[name] for name in job.after if name in self.running and self._ids.get(name)]
         try:
             job_id = begin(job, self._executor, self._ledger, slot, after, is_done=lambda: not self._before(job))
-        except (LimitReached, Unclear) as fault:
+        except (SubmissionLimitError, SubmissionUnknownError) as fault:
             self._say(f"{fault.message}; tried again later")
             self._free.insert(0, slot)
             return False
-        except Refused as fault:
+        except SubmissionRejectedError as fault:
             self._free.insert(0, slot)
             hint = "" if fault.hint is None else f" ({fault.hint})"
             self._drop(job, JobState.FAILED, f"{fault.message}{hint}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from touchline.core.errors import Refused, TouchlineError
+from touchline.core.errors import SubmissionRejectedError, TouchlineError
 from touchline.core.status import EXIT_NO_PARENT, Attempt, JobState
 from touchline.data.metrics import AttemptRow
 from touchline.data.metrics_file import read_metrics
@@ -84,12 +84,12 @@ class Recovery:
         Between the list of what is missing and now, somebody else's job may have finished it.
 
         Raises:
-            Refused: what it builds on will not be there.
+            SubmissionRejectedError: what it builds on will not be there.
         """
         if self._is_done(job):
             return False
         if (parent := self._stopped_parent(job)) is not None:
-            raise Refused(_will_not_be(parent))
+            raise SubmissionRejectedError(_will_not_be(parent))
         run = self._run(job)
         if run is None or run.train is None:
             return True

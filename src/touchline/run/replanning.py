@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from touchline.core.errors import DriftFault, quoted
+from touchline.core.errors import PlanDriftError, quoted
 from touchline.core.files import read_text_bounded
 from touchline.data.settings import Settings
 from touchline.run.planning import LoadedPlan, commit_plan, resolve
@@ -28,13 +28,13 @@ def with_micro_batches(planned: LoadedPlan, settings: Settings, sizes: Mapping[s
         reason: what the revision says.
 
     Raises:
-        DriftFault: experiment.yaml is no longer what was planned, so that other runs would change as well.
-        InputFault: a size is impossible.
+        PlanDriftError: experiment.yaml is no longer what was planned, so that other runs would change as well.
+        InputError: a size is impossible.
     """
     folder, old = planned.folder, planned.plan
     loaded = read_experiment(read_text_bounded(folder.yaml, SIZE_LIMIT_BYTES), str(folder.yaml), old.overrides)
     if loaded.sha256 != old.experiment_sha256:
-        raise DriftFault(
+        raise PlanDriftError(
             f"{str(folder.yaml)!r} was changed since it was planned",
             expected="the file as it was planned",
             hint=f"touchline plan {quoted(str(folder.root))}",

@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-from touchline.core.errors import EnvironmentFault, InputFault, PolicyFault, install_hint, quoted
+from touchline.core.errors import HostError, InputError, PolicyError, install_hint, quoted
 from touchline.core.files import try_lock
 from touchline.run.folders import ExperimentFolder
 from touchline.run.progress import JobProgress
@@ -23,11 +23,11 @@ def experiment_lock(folder: ExperimentFolder) -> Iterator[int]:
     descriptor, which programs started from here can go on holding.
 
     Raises:
-        PolicyFault: another command holds it.
+        PolicyError: another command holds it.
     """
     descriptor = try_lock(folder.lock)
     if descriptor is None:
-        raise PolicyFault(
+        raise PolicyError(
             f"another touchline command is at work on {str(folder.root)!r}",
             expected="one at a time",
             hint=f"touchline status {quoted(str(folder.root))}",
@@ -42,7 +42,7 @@ def selected(plan: Plan, only: str | None) -> list[PlannedRun]:
     """The runs to work on.
 
     Raises:
-        InputFault: there is no such run.
+        InputError: there is no such run.
     """
     if only is None:
         return list(plan.runs)
@@ -52,11 +52,11 @@ def selected(plan: Plan, only: str | None) -> list[PlannedRun]:
     return [found]
 
 
-def no_such_run(name: str, plan: Plan) -> InputFault:
+def no_such_run(name: str, plan: Plan) -> InputError:
     """The fault for a run that the plan does not have."""
     names = [run.name for run in plan.runs]
     near = difflib.get_close_matches(name, names, n=1)
-    return InputFault(
+    return InputError(
         f"the plan has no run {name!r}",
         expected=f"one of {', '.join(names)}",
         hint=f"--run {near[0]}" if near else None,
@@ -67,13 +67,13 @@ def require_training() -> None:
     """Refuse early, and in words, where the packages that train are not installed.
 
     Raises:
-        EnvironmentFault: they are not.
+        HostError: they are not.
     """
     absent = [
         name for name in ("torch", "transformers", "peft", "inspect_ai") if importlib.util.find_spec(name) is None
     ]
     if absent:
-        raise EnvironmentFault(
+        raise HostError(
             f"this environment plans but cannot train: {', '.join(absent)} not installed",
             hint=install_hint("train,eval"),
         )

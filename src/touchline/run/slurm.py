@@ -13,7 +13,13 @@ from functools import partial
 from pathlib import Path
 
 from touchline.core.clock import Clock, RealClock
-from touchline.core.errors import EnvironmentFault, LimitReached, Refused, TouchlineError, Unclear
+from touchline.core.errors import (
+    HostError,
+    SubmissionLimitError,
+    SubmissionRejectedError,
+    SubmissionUnknownError,
+    TouchlineError,
+)
 from touchline.core.files import open_regular
 from touchline.core.status import Attempt, JobState
 from touchline.core.units import format_seconds
@@ -96,7 +102,7 @@ class SlurmExecutor:
         """Submit a job's script from its folder; give its id. SLURM chooses the GPUs.
 
         Raises:
-            Refused, LimitReached, Unclear, EnvironmentFault: as the protocol says.
+            SubmissionRejectedError, SubmissionLimitError, SubmissionUnknownError, HostError: as the protocol says.
         """
         del gpus
         assert job.script is not None, job.name
@@ -121,17 +127,17 @@ class SlurmExecutor:
             case Verdict.ACCEPTED:
                 return self._took(told.job_id)
             case Verdict.REFUSED:
-                raise Refused(f"{what} was refused: {told.reason}", hint=told.hint)
+                raise SubmissionRejectedError(f"{what} was refused: {told.reason}", hint=told.hint)
             case Verdict.LIMIT:
-                raise LimitReached(f"{what} was not taken now: {told.reason}", hint=told.hint)
+                raise SubmissionLimitError(f"{what} was not taken now: {told.reason}", hint=told.hint)
             case Verdict.ABSENT:
-                raise EnvironmentFault(f"{what} cannot be run here: {told.reason}", expected=told.hint)
+                raise HostError(f"{what} cannot be run here: {told.reason}", expected=told.hint)
         found = self._queries.find([token], begun)
         if found:
             return self._took(found[token])
         if found is not None and waits_at_a_limit(answer.err):
-            raise LimitReached(f"{what} was not taken now: too many jobs in the queue", hint=told.hint)
-        raise Unclear(f"{what} gave no clear answer: {told.reason}", hint=told.hint)
+            raise SubmissionLimitError(f"{what} was not taken now: too many jobs in the queue", hint=told.hint)
+        raise SubmissionUnknownError(f"{what} gave no clear answer: {told.reason}", hint=told.hint)
 
     def find(self, tokens: Sequence[str], since_unix: float) -> Mapping[str, str]:
         """Ids of the jobs that were submitted with these tokens, if any were.
@@ -141,11 +147,11 @@ class SlurmExecutor:
             since_unix: when the last of them was submitted, if it was; it may take some seconds to appear.
 
         Raises:
-            Unclear: SLURM gave no answer.
+            SubmissionUnknownError: SLURM gave no answer.
         """
         found = self._queries.find(tokens, since_unix)
         if found is None:
-            raise Unclear(
+            raise SubmissionUnknownError(
                 f"SLURM does not tell whether a job was submitted: {self._queries.fault or 'sacct gives no answer'}",
                 hint="nothing was submitted again; the same command later finds it",
             )
@@ -308,7 +314,7 @@ class SlurmExecutor:
         """scancel: TERM to what runs, which saves and ends within the cluster's KillWait; what waits leaves the queue.
 
         Raises:
-            EnvironmentFault: SLURM could not be told.
+            HostError: SLURM could not be told.
         """
         ids = [view.job_id for view in self.look(jobs).values() if view.active]
         ids = [each for each in ids if read_job_id(each) is not None]
@@ -316,7 +322,7 @@ class SlurmExecutor:
             answer = self._commands.run(["scancel", *ids[start : start + _IDS_AT_ONCE]], timeout_seconds=SUBMIT_SECONDS)
             # A job that has ended meanwhile is no fault; scancel then ends well, or names the job.
             if not answer.ok and "invalid job id" not in answer.err.lower():
-                raise EnvironmentFault(
+                raise HostError(
                     f"scancel: {answer.err.strip() or f'it ended with {answer.code}'}",
                     expected="a controller that answers",
                     hint=f"later: scancel {' '.join(ids[:20])}",

@@ -14,7 +14,7 @@ import secrets
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
-from touchline.core.errors import EnvironmentFault, LimitReached, Unclear
+from touchline.core.errors import HostError, SubmissionLimitError, SubmissionUnknownError
 from touchline.run.ledger import Ledger, open_intents
 from touchline.run.protocol import Executor, Job
 
@@ -24,7 +24,7 @@ class FindsByToken(Protocol):
     """An executor whose jobs can be found by their tokens after any unclear answer."""
 
     def find(self, tokens: Sequence[str], since_unix: float) -> Mapping[str, str]:
-        """Ids of the jobs that were submitted with these tokens; raises `Unclear` where that cannot be told."""
+        """Return the ids of the jobs submitted with these tokens, or raise `SubmissionUnknownError`."""
         ...
 
 
@@ -57,9 +57,9 @@ def begin(
             finished it while the scheduler took its time to answer.
 
     Raises:
-        Refused, LimitReached: nothing was started.
-        Unclear: it may have been started; the next `begin` of this job looks for its token first.
-        EnvironmentFault: it cannot be started here at all.
+        SubmissionRejectedError, SubmissionLimitError: nothing was started.
+        SubmissionUnknownError: it may have been started; the next `begin` of this job looks for its token first.
+        HostError: it cannot be started here at all.
     """
     settled = settle(job, executor, ledger)
     if settled:
@@ -72,15 +72,17 @@ def begin(
         return None
     if executor.trouble:
         # What somebody else has put into the queue would not be seen.
-        raise LimitReached(f"{job.name} is not submitted now: {executor.trouble}", hint="the same command later")
+        raise SubmissionLimitError(
+            f"{job.name} is not submitted now: {executor.trouble}", hint="the same command later"
+        )
     token = secrets.token_hex(8)
     ledger.record("intent", job.name, token=token, gpus=gpus)
     try:
         job_id = executor.start(job, token, gpus, after)
-    except Unclear as fault:
+    except SubmissionUnknownError as fault:
         ledger.record("unclear", job.name, token=token, reason=fault.message)
         raise
-    except EnvironmentFault as fault:  # Refused and LimitReached among them: nothing was started
+    except HostError as fault:  # SubmissionRejectedError and SubmissionLimitError among them: nothing was started
         ledger.record("refused", job.name, token=token, reason=fault.message)
         raise
     ledger.record("submitted", job.name, token=token, job_id=job_id, gpus=gpus)
@@ -93,7 +95,7 @@ def settle(job: Job, executor: Executor, ledger: Ledger) -> str:
     All open intents of the ledger are looked for together, since one query answers for all of them.
 
     Raises:
-        Unclear: SLURM does not tell, and an intent of this very job is open.
+        SubmissionUnknownError: SLURM does not tell, and an intent of this very job is open.
     """
     if not isinstance(executor, FindsByToken):
         return ""

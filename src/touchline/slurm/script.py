@@ -19,7 +19,7 @@ from touchline.core.finding import Where
 from touchline.slurm.directives import Directive, meant_as_directive, read_line, separates_jobs
 from touchline.slurm.launches import Launch, read_launch
 from touchline.slurm.shell import ShellText, Step, assigned, read_shell
-from touchline.slurm.shell_words import ShellWord, UnreadableShell
+from touchline.slurm.shell_words import ShellParseError, ShellWord
 
 _SHELL = re.compile(r"#!\s*\S*(?:/|\s)(?:ba|da|z|k|a)?sh\b")
 _SHELL_LIMIT_CHARACTERS = 1 << 18
@@ -266,7 +266,7 @@ def _shell(text: str, lines: tuple[str, ...]) -> ShellText | None:
         return None
     try:
         return read_shell(text.replace("\r\n", "\n"))
-    except (UnreadableShell, RecursionError):
+    except (ShellParseError, RecursionError):
         return None
 
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from touchline.slurm.shell_words import Operator, ShellWord, UnreadableShell, read_words
+from touchline.slurm.shell_words import Operator, ShellParseError, ShellWord, read_words
 
 _DEPTH = 40
 _ASSIGNMENT = re.compile(r"(?P<name>[A-Za-z_]\w*)(?:\[[^\]]*\])?\+?=(?P<value>.*)", re.DOTALL)
@@ -124,7 +124,7 @@ class _Parser:
     def sequence(self, depth: int, ends: frozenset[str]) -> tuple[Pipeline, ...]:
         """Pipelines until one of the words or signs in `ends`, which stays."""
         if depth > _DEPTH:
-            raise UnreadableShell("commands nested too deeply")
+            raise ShellParseError("commands nested too deeply")
         found: list[Pipeline] = []
         joined = ""
         while True:
@@ -376,7 +376,7 @@ def read_shell(text: str) -> ShellText:
     """A script's commands.
 
     Raises:
-        UnreadableShell: it is nested too deeply.
+        ShellParseError: it is nested too deeply.
     """
     tokens, heredocs = read_words(text)
     return ShellText(pipelines=_Parser(tokens).sequence(0, frozenset()), heredocs=heredocs)

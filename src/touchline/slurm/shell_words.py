@@ -18,7 +18,7 @@ _REDIRECT = re.compile(r"(?:\d{0,3}|\{\w+\})(?=[<>])")
 _EXPANDS = re.compile(r"[*?\[~]")
 
 
-class UnreadableShell(Exception):
+class ShellParseError(Exception):
     """A text that is nested too deeply."""
 
 
@@ -201,7 +201,7 @@ class _Reader:
     def _balanced(self, at: int, opens: str, closes: str, depth: int) -> int:
         """The end of what a bracket at `at` opens."""
         if depth > _DEPTH:
-            raise UnreadableShell("substitutions nested too deeply")
+            raise ShellParseError("substitutions nested too deeply")
         text, end, level = self.text, at, 0
         while end < len(text):
             mark = text[end]
@@ -235,7 +235,7 @@ def read_words(text: str) -> tuple[list[ShellWord | Operator], tuple[tuple[int, 
     """Words and operators, and the first and last line of each heredoc's text.
 
     Raises:
-        UnreadableShell: it is nested too deeply.
+        ShellParseError: it is nested too deeply.
     """
     reader = _Reader(text)
     reader.read()

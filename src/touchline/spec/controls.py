@@ -38,7 +38,7 @@ def untrained_controls(
         document: where to point.
 
     Raises:
-        InputFault: a fine-tuned run has the name of a control.
+        InputError: a fine-tuned run has the name of a control.
     """
     distinct: dict[tuple[str, str], RunSpec] = {}
     for run in runs:
@@ -70,7 +70,7 @@ def shuffled_controls(
         document: where to point.
 
     Raises:
-        InputFault: a fine-tuned run has the name of a control.
+        InputError: a fine-tuned run has the name of a control.
     """
     if ControlKind.SHUFFLED.value not in experiment.controls:
         return []

@@ -16,7 +16,7 @@ from ruamel.yaml.comments import CommentedMap, CommentedSeq, TaggedScalar
 from ruamel.yaml.constructor import DuplicateKeyError
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
-from touchline.core.errors import InputFault
+from touchline.core.errors import InputError
 from touchline.core.finding import Finding, Severity, Where
 from touchline.core.json_text import has_half_characters
 from touchline.spec.bounds import (
@@ -78,7 +78,7 @@ def parse(text: str, path: str) -> Document:
     """Parse a mapping.
 
     Raises:
-        InputFault: it is no YAML, no mapping, too large, too deep, has tags or doubled keys; with findings.
+        InputError: it is no YAML, no mapping, too large, too deep, has tags or doubled keys; with findings.
     """
     root = _loaded(text, path)
     if root is None:
@@ -89,7 +89,7 @@ def parse(text: str, path: str) -> Document:
     reader = _Plain(document)
     data = reader.of(root, ())
     if reader.findings:
-        raise InputFault(f"{path} cannot be read", findings=reader.findings)
+        raise InputError(f"{path} cannot be read", findings=reader.findings)
     assert isinstance(data, dict)
     return Document(path=path, root=root, data=data)
 
@@ -98,14 +98,14 @@ def parse_value(text: str, key: str, path: str) -> object:
     """Return the plain value of a dotted key that stands on its own, by the rules of a file's values.
 
     Raises:
-        InputFault: it is no YAML, or no plain value; with findings.
+        InputError: it is no YAML, or no plain value; with findings.
     """
     node = _loaded(text, path)
     document = Document(path=path, root=CommentedMap({key: node}), data={})
     reader = _Plain(document, pointed=False)
     value = reader.of(node, (key,))
     if reader.findings:
-        raise InputFault(f"{path} cannot be read", findings=reader.findings)
+        raise InputError(f"{path} cannot be read", findings=reader.findings)
     return value
 
 
@@ -159,7 +159,7 @@ class _Plain:
         """Return the plain data of a node that stands at `path`.
 
         Raises:
-            InputFault: it unfolds into too much.
+            InputError: it unfolds into too much.
         """
         self._left -= 1
         if self._left < 0 or len(path) > DEPTH_LIMIT + 1:
@@ -227,11 +227,11 @@ def _is_indented_by_tab(text: str, fault: MarkedYAMLError) -> bool:
     return any("\t" in line[: len(line) - len(line.lstrip())] for line in around)
 
 
-def _fault(code: str, path: str, message: str, fault: MarkedYAMLError, hint: str | None = None) -> InputFault:
+def _fault(code: str, path: str, message: str, fault: MarkedYAMLError, hint: str | None = None) -> InputError:
     mark = fault.problem_mark or fault.context_mark
     where = Where(path=path) if mark is None else Where(path=path, line=mark.line + 1, column=mark.column + 1)
     return _single(error(code, path, message, where, hint))
 
 
-def _single(finding: Finding) -> InputFault:
-    return InputFault(f"{finding.subject} cannot be read", findings=[finding])
+def _single(finding: Finding) -> InputError:
+    return InputError(f"{finding.subject} cannot be read", findings=[finding])

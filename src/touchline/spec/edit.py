@@ -11,7 +11,7 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.nodes import MappingNode, Node
 
-from touchline.core.errors import InputFault
+from touchline.core.errors import InputError
 from touchline.spec.document import parse
 
 _WORD = re.compile(r"[a-z]+(_[a-z]+)*")
@@ -28,13 +28,13 @@ def with_values(text: str, path: str, values: Mapping[str, object]) -> str:
         values: what to set: plain data by dotted key, `{"train.packed": True}`.
 
     Raises:
-        InputFault: the text is no such mapping, or cannot be changed without touching anything else.
+        InputError: the text is no such mapping, or cannot be changed without touching anything else.
     """
     for key, value in values.items():
         before = parse(text, path).data
         text = _with_value(text, key.split("."), value)
         if parse(text, path).data != _expected(before, key.split("."), value):
-            raise InputFault(
+            raise InputError(
                 f"{path}: {key} cannot be set without changing something else",
                 expected="a plain `key: value` there, without anchors",
                 hint=f"write it by hand: {key}: {_literal(value)}",

@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from touchline.core.errors import InputFault
+from touchline.core.errors import InputError
 from touchline.core.finding import Finding
 from touchline.core.levels import STAGE, Level
 from touchline.spec import defaults
@@ -36,25 +36,25 @@ def expand(experiment: Experiment, labels: Mapping[str, ModelLabel], document: D
         document: where to point.
 
     Raises:
-        InputFault: a combination of levels is impossible, nothing is left, names are not unique, or the stages are no
+        InputError: a combination of levels is impossible, nothing is left, names are not unique, or the stages are no
             chain.
     """
     if faults := chain_faults(experiment, document):
-        raise InputFault(f"{document.path}: the stages are no chain that can be trained", findings=faults)
+        raise InputError(f"{document.path}: the stages are no chain that can be trained", findings=faults)
     tried = _Tried(experiment, document)
     conditions = _conditions(experiment, tried)
     if tried.findings:
-        raise InputFault(f"{document.path}: some combinations of levels are impossible", findings=tried.findings)
+        raise InputError(f"{document.path}: some combinations of levels are impossible", findings=tried.findings)
     if not conditions:
         fault = error("EX008", "exclude", "exclude leaves no run at all", document.where(["exclude"]))
-        raise InputFault(f"{document.path}: nothing is left to run", findings=[fault])
+        raise InputError(f"{document.path}: nothing is left to run", findings=[fault])
     names = run_names(conditions, experiment, labels, document)
     if experiment.stages:
         chains = _chains(experiment, conditions, names, tried)
     else:
         chains = [[_run(*each, experiment)] for each in zip(names, conditions, strict=True)]
     if tried.findings:
-        raise InputFault(f"{document.path}: some stages are impossible", findings=tried.findings)
+        raise InputError(f"{document.path}: some stages are impossible", findings=tried.findings)
     runs = [run for chain in chains for run in chain]
     shuffled = shuffled_controls(experiment, chains, labels, document)
     taken = [run.name for run in (*runs, *shuffled)]

@@ -105,7 +105,7 @@ class ForeignDocument:
         return None if value is None else Stated(value, ".".join(str(part) for part in path), self.where(*path))
 
 
-class UnreadableFile(Exception):
+class ForeignFileError(Exception):
     """A text that is no mapping in this dialect; its finding says why."""
 
     def __init__(self, finding: Finding) -> None:
@@ -117,7 +117,7 @@ def parse_foreign(text: str, path: str, dialect: Dialect) -> ForeignDocument:
     """Read a mapping by another tool's rules; JSON is read too, being YAML.
 
     Raises:
-        UnreadableFile: it is no YAML, no mapping, empty, too large, too deep, or has tags.
+        ForeignFileError: it is no YAML, no mapping, empty, too large, too deep, or has tags.
     """
     if len(text.encode(errors="surrogatepass")) > SIZE_LIMIT_BYTES:
         raise _unreadable(Where(path=path), f"larger than {SIZE_LIMIT_BYTES:,} bytes, which no config is")
@@ -235,7 +235,7 @@ def _at(path: str, mark: Any) -> Where:
     return Where(path=path) if mark is None else Where(path=path, line=mark.line + 1, column=mark.column + 1)
 
 
-def _tagged(path: str, node: Any) -> UnreadableFile:
+def _tagged(path: str, node: Any) -> ForeignFileError:
     return _unreadable(_at(path, node.start_mark), f"the tag {node.tag}; expected a plain value")
 
 
@@ -243,14 +243,14 @@ def _said(fault: yaml.MarkedYAMLError) -> str:
     return " ".join(str(part) for part in (fault.context, fault.problem) if part) or "it cannot be read"
 
 
-def _template(where: Where) -> UnreadableFile:
+def _template(where: Where) -> ForeignFileError:
     message = "not checked (a template: its {{ }} are filled in before a trainer reads it)"
-    return UnreadableFile(
+    return ForeignFileError(
         Finding(code="BK010", severity=Severity.INFO, subject=where.path, message=message, where=where)
     )
 
 
-def _unreadable(where: Where, message: str) -> UnreadableFile:
-    return UnreadableFile(
+def _unreadable(where: Where, message: str) -> ForeignFileError:
+    return ForeignFileError(
         Finding(code="BK010", severity=Severity.ERROR, subject=where.path, message=message, where=where)
     )

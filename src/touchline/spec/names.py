@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from touchline.core.errors import InputFault
+from touchline.core.errors import InputError
 from touchline.spec.document import Document, error
 from touchline.spec.experiment import Experiment
 from touchline.spec.runs import RUN_NAME, RunSpec
@@ -65,7 +65,7 @@ def run_names(
     """A unique name for every condition, in order.
 
     Raises:
-        InputFault: the file's own pattern uses an unknown part, or does not tell the runs apart.
+        InputError: the file's own pattern uses an unknown part, or does not tell the runs apart.
     """
     seeds = [f"_seed{c.seed}" if c.seed != experiment.seeds[0] else "" for c in conditions]
     if experiment.run_names is not None:
@@ -76,7 +76,7 @@ def run_names(
         if doubles := _doubles(names):
             message = f"run_names gives {doubles[0]!r} to more than one run; put what varies into it"
             fault = error("EX009", "run_names", message, document.where(["run_names"]))
-            raise InputFault(f"{document.path}: run names are not unique", findings=[fault])
+            raise InputError(f"{document.path}: run names are not unique", findings=[fault])
         return names
     model = model_parts([c.model for c in conditions], labels)
     parts = [f"{model[c.model]}_rank{c.experiment.train.lora.rank}" for c in conditions]
@@ -123,13 +123,13 @@ def refuse_taken(names: Sequence[str], taken: Sequence[str], document: Document)
     """Controls' names must be their own.
 
     Raises:
-        InputFault: `taken` has one of them.
+        InputError: `taken` has one of them.
     """
     clashes = {name.casefold() for name in taken} & {name.casefold() for name in names}
     if clashes:
         message = f"run_names gives {min(clashes)!r} to a fine-tuned run, which is a control's name"
         fault = error("EX009", "run_names", message, document.where(["run_names"]))
-        raise InputFault(f"{document.path}: run names are not unique", findings=[fault])
+        raise InputError(f"{document.path}: run names are not unique", findings=[fault])
 
 
 def model_parts(models: Sequence[str], labels: Mapping[str, ModelLabel]) -> dict[str, str]:
@@ -231,7 +231,7 @@ def _from_pattern(
                 document.where(["run_names"]),
                 f"known here: {', '.join(sorted(parts))}",
             )
-            raise InputFault(f"{document.path}: run_names cannot be used", findings=[fault])
+            raise InputError(f"{document.path}: run_names cannot be used", findings=[fault])
         named.append(re.sub(r"\{(\w+)\}", lambda m, p=parts: _text(p[m[1]]), pattern))  # type: ignore[misc]
     return named
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from touchline.core.errors import InputFault
+from touchline.core.errors import InputError
 from touchline.core.finding import Finding, Where
 from touchline.core.units import parse_duration
 from touchline.slurm.site_options import value_fault
@@ -53,7 +53,7 @@ def read_experiment(text: str, path: str, overrides: Sequence[str] = ()) -> Load
         overrides: dotted `key=value`; the value is YAML.
 
     Raises:
-        InputFault: with every fault as a finding.
+        InputError: with every fault as a finding.
     """
     document = parse(text, path)
     data = copy.deepcopy(document.data)
@@ -71,7 +71,7 @@ def read_experiment(text: str, path: str, overrides: Sequence[str] = ()) -> Load
             key=lambda finding: (finding.where.line or 0, finding.where.column or 0) if finding.where else (0, 0)
         )
         count = f"{len(findings)} fault{'s' if len(findings) != 1 else ''}"
-        raise InputFault(f"{path}: {count}", findings=findings, hint="docs/reference/experiment.md lists every key")
+        raise InputError(f"{path}: {count}", findings=findings, hint="docs/reference/experiment.md lists every key")
     digest = hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
     return LoadedExperiment(
         experiment=experiment,
@@ -102,7 +102,7 @@ def read_settings(text: str, path: str) -> tuple[Document, dict[str, object]]:
     """A run's setup_finetune.yaml to dotted settings.
 
     Raises:
-        InputFault: it cannot be read, or holds a key that a run does not have.
+        InputError: it cannot be read, or holds a key that a run does not have.
     """
     document = parse(text, path)
     settings: dict[str, object] = {}
@@ -120,7 +120,7 @@ def read_settings(text: str, path: str) -> tuple[Document, dict[str, object]]:
 
     walk(document.data, "")
     if findings:
-        raise InputFault(f"{path}: {len(findings)} unknown keys", findings=findings)
+        raise InputError(f"{path}: {len(findings)} unknown keys", findings=findings)
     return document, settings
 
 
@@ -135,7 +135,7 @@ def _override(data: dict[str, Any], override: str) -> Finding | None:
         return unknown_key(key, key, known, where)
     try:
         parsed = parse_value(value, key, where.path)
-    except InputFault as fault:
+    except InputError as fault:
         message = fault.findings[0].message.splitlines()[0]
         return error("EX005", key, f"the value of {key} cannot be read: {message}", where)
     node = data
@@ -225,7 +225,7 @@ def _design_faults(experiment: Experiment, document: Document) -> list[Finding]:
     for key in ("deadline", "time_limit"):
         try:
             parse_duration(getattr(experiment.compute, key) or "1h")
-        except InputFault as fault:
+        except InputError as fault:
             where = document.where(["compute", key])
             message = f"compute.{key}: {fault.message}; expected {fault.expected}"
             findings.append(error("EX003", f"compute.{key}", message, where))

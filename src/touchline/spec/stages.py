@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
-from touchline.core.errors import InputFault
+from touchline.core.errors import InputError
 from touchline.core.finding import Finding
 from touchline.spec.document import Document, Key, Path, error
 from touchline.spec.experiment import Experiment, StageConfig
@@ -30,12 +30,12 @@ def stage_experiment(experiment: Experiment, stage: StageConfig, document: Docum
     """The experiment as one stage trains it; what the stage does not change is the experiment's.
 
     Raises:
-        InputFault: a setting of the stage is impossible; with findings.
+        InputError: a setting of the stage is impossible; with findings.
     """
     alone = replace(experiment, stages=())
     configured, faults = with_settings(alone, stage_settings(stage), document)
     if configured is None:
-        raise InputFault(f"{document.path}: stage {stage.name} is impossible", findings=faults)
+        raise InputError(f"{document.path}: stage {stage.name} is impossible", findings=faults)
     return configured
 
 

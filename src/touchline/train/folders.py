@@ -27,7 +27,7 @@ def new_folder(target: Path) -> Iterator[Path]:
     A folder that is there already stays until the new one is complete.
 
     Raises:
-        EnvironmentFault: the disk is full, or writing is not allowed.
+        HostError: the disk is full, or writing is not allowed.
     """
     with disk_faults("folder", target):
         target.parent.mkdir(parents=True, exist_ok=True)

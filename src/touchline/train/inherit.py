@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor, nn
 
-from touchline.core.errors import LineageFault
+from touchline.core.errors import LineageError
 from touchline.core.files import read_bytes
 from touchline.core.json_text import parse_json
 from touchline.core.quantity import Measured, Missing, Quantity
@@ -78,7 +78,7 @@ def read_inheritance(parent: ParentCheckpoint) -> Inheritance:
     """What the parent's checkpoint leaves to a stage.
 
     Raises:
-        LineageFault: a file is no adapter.
+        LineageError: a file is no adapter.
     """
     everything, digest = _read(parent.path / ADAPTER_FILE)
     settings = _settings(parent.path / ADAPTER_CONFIG_FILE)
@@ -111,7 +111,7 @@ def merge_into(base: nn.Module, merged: Merged) -> Measured:
     The sum is formed in float32 and rounded once, to the base's element type.
 
     Raises:
-        LineageFault: the base has no such layer.
+        LineageError: the base has no such layer.
     """
     if not merged:
         return Missing(missing="nothing is merged")
@@ -123,7 +123,7 @@ def merge_into(base: nn.Module, merged: Merged) -> Measured:
             if delta.shape != weight.shape:
                 delta = delta.T  # GPT-2 keeps its weights the other way round.
             if delta.shape != weight.shape:
-                raise LineageFault(f"the layer {layer} has a weight of shape {tuple(weight.shape)}: not the parent's")
+                raise LineageError(f"the layer {layer} has a weight of shape {tuple(weight.shape)}: not the parent's")
             exact = weight.float() + delta
             weight.copy_(exact.to(weight.dtype))
             lost += float((weight.float() - exact).square().sum())
@@ -232,7 +232,7 @@ def _layers(tensors: dict[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
     """(A, B) of every layer."""
     layers = sorted(name.removesuffix(_A) for name in tensors if name.endswith(_A))
     if {name for layer in layers for name in (layer + _A, layer + _B)} != set(tensors):
-        raise LineageFault("the parent's adapter holds tensors that are no factors of a layer")
+        raise LineageError("the parent's adapter holds tensors that are no factors of a layer")
     return {layer: (tensors[layer + _A], tensors[layer + _B]) for layer in layers}
 
 
@@ -242,22 +242,22 @@ def _read(path: Path) -> tuple[dict[str, Tensor], str]:
     try:
         return load(data), hashlib.sha256(data).hexdigest()
     except SafetensorError as error:
-        raise LineageFault(f"{str(path)!r} is no adapter: {error}") from error
+        raise LineageError(f"{str(path)!r} is no adapter: {error}") from error
 
 
 def _settings(path: Path) -> dict[str, Any]:
     """adapter_config.json.
 
     Raises:
-        LineageFault: it is broken, or of a kind of adapter that is more than B A.
+        LineageError: it is broken, or of a kind of adapter that is more than B A.
     """
     try:
         content: dict[str, Any] = parse_json(read_bytes(path))
         strange = [key for key in ("use_rslora", "use_dora", "lora_bias") if content.get(key)]
     except (ValueError, AttributeError) as error:
-        raise LineageFault(f"{str(path)!r} is no adapter's configuration: {error}") from error
+        raise LineageError(f"{str(path)!r} is no adapter's configuration: {error}") from error
     if strange or content.get("peft_type") != "LORA":
-        raise LineageFault(f"{str(path)!r} is of a kind of adapter that is not gone on from: {', '.join(strange)}")
+        raise LineageError(f"{str(path)!r} is of a kind of adapter that is not gone on from: {', '.join(strange)}")
     return content
 
 
@@ -276,7 +276,7 @@ def _weight(base: nn.Module, layer: str) -> Tensor:
     try:
         weight = base.get_submodule(layer.removeprefix(_PREFIX)).weight
     except AttributeError:
-        raise LineageFault(
+        raise LineageError(
             f"the base has no layer {layer.removeprefix(_PREFIX)}, which the parent has changed"
         ) from None
     assert isinstance(weight, Tensor)

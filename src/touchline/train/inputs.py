@@ -10,7 +10,7 @@ import numpy as np
 from touchline.backends.peft.backend import read_trainer_config
 from touchline.backends.peft.config import TrainerConfig
 from touchline.core.catalog import Example, ModelInfo, RenderedExample
-from touchline.core.errors import DriftFault, InputFault
+from touchline.core.errors import InputError, PlanDriftError
 from touchline.core.files import read_text_bounded, sha256_file
 from touchline.data.datasets import load_examples
 from touchline.data.models import load_model, load_renderer, locate_model
@@ -44,12 +44,12 @@ def read_config(path: Path) -> TrainerConfig:
     """Read finetune.yaml, with the path of the model as it is on this machine.
 
     Raises:
-        InputFault: it is missing, too large, or not one.
+        InputError: it is missing, too large, or not one.
     """
     text = read_text_bounded(path, CONFIG_LIMIT_BYTES)
     config = read_trainer_config(text, str(path))
     if not isinstance(config.train.micro_batch_size, int) or not isinstance(config.train.packed, bool):
-        raise InputFault(f"{path} leaves micro_batch_size or packed to be decided", expected="a resolved training")
+        raise InputError(f"{path} leaves micro_batch_size or packed to be decided", expected="a resolved training")
     return replace(
         config, model=replace(config.model, path=locate_model(config.model.path, config.model.weights_sha256))
     )
@@ -59,8 +59,8 @@ def load_inputs(config: TrainerConfig, folder: Path) -> Inputs:
     """Read everything, and compare it with the plan.
 
     Raises:
-        DriftFault: model, data or batches are not those that were planned.
-        InputFault: something cannot be read, or an example is too long.
+        PlanDriftError: model, data or batches are not those that were planned.
+        InputError: something cannot be read, or an example is too long.
     """
     path = _planned_data(config, folder)
     model = load_model(config.model.path, Path(config.model.path).parent)
@@ -73,14 +73,14 @@ def load_inputs(config: TrainerConfig, folder: Path) -> Inputs:
     for split, items in (("train", train), ("validation", validation)):
         longest = max((len(item.prompt_ids) + len(item.answer_ids) for item in items), default=0)
         if longest > config.train.max_seq_len:
-            raise InputFault(
+            raise InputError(
                 f"the {split} split has an example of {longest} tokens,"
                 f" more than max_seq_len {config.train.max_seq_len}",
                 expected="examples that fit; none is cut in silence",
                 hint=f"train.max_seq_len: {longest}",
             )
     if not train:
-        raise InputFault(f"the training split of {str(path)!r} is empty", expected="at least one example")
+        raise InputError(f"the training split of {str(path)!r} is empty", expected="at least one example")
     return Inputs(
         config=config,
         model=model,
@@ -106,8 +106,8 @@ def load_validation(config: TrainerConfig, folder: Path) -> tuple[RenderedExampl
     """The validation items of a run, as it was planned; may be none.
 
     Raises:
-        DriftFault: model or data are not those that were planned.
-        InputFault: something cannot be read.
+        PlanDriftError: model or data are not those that were planned.
+        InputError: something cannot be read.
     """
     _planned_data(config, folder)
     model = load_model(config.model.path, Path(config.model.path).parent)
@@ -119,7 +119,7 @@ def load_validation(config: TrainerConfig, folder: Path) -> tuple[RenderedExampl
 def _planned_data(config: TrainerConfig, folder: Path) -> Path:
     path = folder / config.data.path
     if not path.is_file():
-        raise InputFault(f"the dataset {str(path)!r} is not there", expected="the file that was planned")
+        raise InputError(f"the dataset {str(path)!r} is not there", expected="the file that was planned")
     _same("the dataset", str(path), config.data_sha256, sha256_file(path))
     return path
 
@@ -136,13 +136,15 @@ def _planned_batches(config: TrainerConfig, lengths: np.ndarray[tuple[int], np.d
     )
     _same("the order of the examples", config.data.path, config.batches.digest, plan.digest)
     if (plan.steps, plan.steps_per_epoch) != (config.batches.steps, config.batches.steps_per_epoch):
-        raise DriftFault(f"finetune.yaml plans {config.batches.steps} steps, the data gives {plan.steps}", hint=_ACCEPT)
+        raise PlanDriftError(
+            f"finetune.yaml plans {config.batches.steps} steps, the data gives {plan.steps}", hint=_ACCEPT
+        )
     return plan
 
 
 def _same(what: str, where: str, planned: str, found: str) -> None:
     if planned != found:
-        raise DriftFault(
+        raise PlanDriftError(
             f"{what} {where!r} changed since it was planned: hash {found[:12]}, planned {planned[:12]}",
             expected="what the plan was made from",
             hint=_ACCEPT,

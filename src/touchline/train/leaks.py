@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 
-from touchline.core.errors import EnvironmentFault, InputFault, TouchlineError
+from touchline.core.errors import HostError, InputError, TouchlineError
 from touchline.core.json_text import parse_json
 from touchline.data.packing.isolation import IsolationCheck, WayOfPacking
 
@@ -69,7 +69,7 @@ def small_config(config: dict[str, Any]) -> PretrainedConfig:
     """The architecture's own configuration with small numbers; its kinds of layers, masks and norms stay.
 
     Raises:
-        InputFault: transformers does not know the architecture, or cannot make it small.
+        InputError: transformers does not know the architecture, or cannot make it small.
     """
     inner = config.get("text_config")
     text = {**inner, **{key: config[key] for key in ("model_type",) if "model_type" not in inner}} if inner else config
@@ -101,7 +101,7 @@ def check(config: dict[str, Any]) -> IsolationCheck:
     """Try every way on a small random model of this configuration.
 
     Raises:
-        InputFault: no such model can be made.
+        InputError: no such model can be made.
     """
     small = small_config(config)
     model, attention = _small_model(small)
@@ -136,9 +136,9 @@ def _small_model(config: PretrainedConfig) -> tuple[torch.nn.Module, str]:
     raise _cannot(config.model_type, fault)
 
 
-def _cannot(kind: str, error: Exception | None) -> InputFault:
+def _cannot(kind: str, error: Exception | None) -> InputError:
     said = (str(error).splitlines() or ["it says nothing"])[0][:200]
-    return InputFault(
+    return InputError(
         f"no small model of architecture {kind!r} can be made: {said}",
         expected="a causal language model that transformers knows",
     )
@@ -203,7 +203,7 @@ def main() -> int:
         tell_fault(fault)
         return fault.exit_code
     except (OSError, ValueError) as error:
-        tell_fault(EnvironmentFault(f"no config.json can be read: {error}"))
+        tell_fault(HostError(f"no config.json can be read: {error}"))
         return 2
     return 0
 

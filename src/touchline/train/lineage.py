@@ -17,7 +17,7 @@ from pydantic import TypeAdapter
 
 from touchline.backends.peft.layout import Layout
 from touchline.core.catalog import RenderedExample
-from touchline.core.errors import LineageFault
+from touchline.core.errors import LineageError
 from touchline.core.files import write_atomic
 from touchline.core.quantity import Measured, Missing
 from touchline.data.metrics import LineageRow, ScoringSetup
@@ -52,12 +52,12 @@ def take_over(ancestry: Ancestry) -> Inheritance:
     """What a stage goes on from; of one that resumes, what it began with.
 
     Raises:
-        LineageFault: the checkpoint holds no adapter, or another one than the stage began with.
+        LineageError: the checkpoint holds no adapter, or another one than the stage began with.
     """
     found = read_inheritance(ancestry.checkpoint)
     proved = ancestry.proved
     if proved is not None and found.adapter_sha256 != proved.adapter_sha256:
-        raise LineageFault(
+        raise LineageError(
             f"the adapter in {str(ancestry.checkpoint.path)!r} is not the one that run {ancestry.run} began with",
             expected=f"the hash {proved.adapter_sha256[:12]}, found {found.adapter_sha256[:12]}",
         )
@@ -77,7 +77,7 @@ def prove_lineage(
         rounding: what merging has rounded away.
 
     Raises:
-        LineageFault: something is broken; lineage.json says what.
+        LineageError: something is broken; lineage.json says what.
     """
     watch, parent = Stopwatch(), ancestry.checkpoint
     problems = _records(parent, own)
@@ -125,7 +125,7 @@ def prove_lineage(
     )
     write_atomic(ancestry.folder / LINEAGE_FILE, _LINEAGE.dump_json(lineage, indent=2) + b"\n")
     if problems:
-        raise LineageFault(
+        raise LineageError(
             f"run {ancestry.run} does not go on from {parent.config.run}: {'; '.join(problems)}",
             expected=f"{parent.path.name} of {parent.config.run} as it was trained; nothing was trained on it",
             hint=f"train {parent.config.run} again, or bring its checkpoint back; {LINEAGE_FILE} has the details",

@@ -48,7 +48,7 @@ class MetricsLog:
         """Append a row.
 
         Raises:
-            EnvironmentFault: the disk is full or refuses.
+            HostError: the disk is full or refuses.
         """
         data = (b"\n" if self._torn else b"") + _ROW.dump_json(row) + b"\n"
         with disk_faults("file", self._path):

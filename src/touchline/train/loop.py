@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from touchline.backends.peft.layout import Rows, arrange
-from touchline.core.errors import OutOfMemory, RunsFailed
+from touchline.core.errors import RunsFailedError, TrainingOutOfMemoryError
 from touchline.core.files import write_atomic
 from touchline.data.metrics import (
     CheckpointRow,
@@ -41,7 +41,7 @@ def _says_out_of_memory(error: Exception) -> bool:
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
 
 
-class _Stopped(Exception):
+class _StopRequestedError(Exception):
     """Asked to stop, between two micro-batches; the state is that after the last whole step."""
 
 
@@ -96,12 +96,12 @@ class Training:
         except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
             if not _says_out_of_memory(error):
                 raise
-            raise OutOfMemory(
+            raise TrainingOutOfMemoryError(
                 f"run {self._config.run}: out of memory at step {self._step + 1}: {str(error)[:200]}",
                 expected="a micro-batch that fits; what was saved before is untouched",
                 hint="a smaller train.micro_batch_size, or train.gradient_checkpointing: true",
             ) from error
-        except _Stopped:
+        except _StopRequestedError:
             self._save()
             self._end(f"stopped by {self._stop.reason}")
             LOG.info("stopped by %s after step %d; the same command goes on from there", self._stop.reason, self._step)
@@ -143,7 +143,7 @@ class Training:
                 # Nothing of a half-done step stays, so that going on is bit for bit the same.
                 session.optimizer.zero_grad(set_to_none=True)
                 give_random_state(random)
-                raise _Stopped
+                raise _StopRequestedError
             rows = arrange(batch, session.layout)
             computed += rows.computed_tokens
             squares += rows.squared_widths
@@ -195,7 +195,7 @@ class Training:
 
     def _refuse_nonsense(self, loss: Tensor, norm: Tensor) -> None:
         if not (math.isfinite(loss.item()) and math.isfinite(norm.item())):
-            raise RunsFailed(
+            raise RunsFailedError(
                 f"step {self._step + 1} of run {self._config.run}: loss {loss.item()}, gradient norm {norm.item()}",
                 expected="finite numbers; what was saved before is untouched",
                 hint="a lower train.learning_rate, a longer warm-up, or base_dtype: float32",
@@ -240,7 +240,7 @@ class Training:
         with scoring(self._session.model):
             for rows in self._validation_rows:
                 if self._stop.asked:
-                    raise _Stopped
+                    raise _StopRequestedError
                 total += self._session.target_loss(rows).double().sum().item()
                 targets += len(rows.labels)
         self._validation_loss = total / targets

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from touchline.backends.peft.layout import Rows, plain_attention, visible
-from touchline.core.errors import InputFault
+from touchline.core.errors import InputError
 from touchline.spec import defaults
 from touchline.spec.experiment import TrainConfig
 from touchline.train.machine import Machine, torch_dtype
@@ -94,7 +94,7 @@ def attach_adapter(base: nn.Module, config: Recipe) -> PeftModel:
     """Put a fresh adapter on the base; the same seed gives the same one.
 
     Raises:
-        InputFault: the base has no layer of the names given.
+        InputError: the base has no layer of the names given.
     """
     lora = config.train.lora
     threads = torch.get_num_threads()
@@ -114,7 +114,7 @@ def attach_adapter(base: nn.Module, config: Recipe) -> PeftModel:
             ),
         )
     except ValueError as error:
-        raise InputFault(
+        raise InputError(
             f"the adapter does not fit the model {config.model.name}: {str(error).splitlines()[0][:300]}",
             expected="train.lora.target_modules that name linear layers of the model",
         ) from error

@@ -14,7 +14,7 @@ from pathlib import Path, PurePath
 from pydantic import TypeAdapter, ValidationError
 
 from touchline.backends.peft.config import ParentConfig, TrainerConfig
-from touchline.core.errors import InputFault, LineageFault, ParentMissing
+from touchline.core.errors import InputError, LineageError, ParentNotReadyError
 from touchline.core.files import open_regular, sha256_file
 from touchline.core.status import AttemptExit, AttemptStart
 from touchline.data.checkpoints import read_training_marker
@@ -77,8 +77,8 @@ def resolve_parent(config: TrainerConfig, folder: Path, *, resumes: bool) -> Anc
         resumes: whether it goes on from a saved state.
 
     Raises:
-        ParentMissing: the parent has not left what the stage goes on from.
-        LineageFault: that is another file than was saved, or a saved state has no proof.
+        ParentNotReadyError: the parent has not left what the stage goes on from.
+        LineageError: that is another file than was saved, or a saved state has no proof.
     """
     if config.parent is None:
         return None
@@ -104,7 +104,7 @@ def _read_lineage(config: TrainerConfig, folder: Path) -> Lineage:
         lineage = None
     planned = (config.run_digest, config.parent.run_digest)
     if lineage is None or not lineage.proved or (lineage.run_digest, lineage.parent_digest) != planned:
-        raise LineageFault(
+        raise LineageError(
             f"run {config.run} has a saved state, and {LINEAGE_FILE} does not prove what it began with",
             expected="the proof of the attempt that saved it",
             hint=f"mv {str(folder / 'resume')!r} {str(folder / 'resume.old')!r}    to begin with the parent again",
@@ -120,8 +120,8 @@ def find_parent(config: TrainerConfig, folder: Path) -> ParentCheckpoint:
         folder: the stage's folder.
 
     Raises:
-        ParentMissing: the parent is not trained, or the checkpoint is not there or not whole; the message is one line.
-        LineageFault: a file of the checkpoint is another one than was saved.
+        ParentNotReadyError: the parent is not trained, or the checkpoint is missing or incomplete.
+        LineageError: a file of the checkpoint is another one than was saved.
     """
     parent = config.parent
     assert parent is not None
@@ -139,7 +139,7 @@ def find_parent(config: TrainerConfig, folder: Path) -> ParentCheckpoint:
     _refuse_other_files(config, path, marker)
     try:
         trainer = read_config(place / "finetune.yaml")
-    except InputFault as fault:
+    except InputError as fault:
         raise _missing(config, place, f"its finetune.yaml cannot be read ({fault.message})") from fault
     if trainer.run_digest != parent.run_digest:
         raise _missing(config, place, f"its finetune.yaml is of another plan of it ({trainer.run_digest[:12]})")
@@ -171,16 +171,18 @@ def _refuse_other_files(config: TrainerConfig, path: Path, marker: ExportMarker)
         if file.stat().st_size == saved.size and sha256_file(file) == saved.sha256:
             continue
         what = "adapter" if name in _OWN_FILES else "checkpoint"
-        raise LineageFault(
+        raise LineageError(
             f"run {config.run} does not go on from {marker.run}: {str(file)!r} is another file than was saved",
             expected=f"the {what} with the hash {saved.sha256[:12]}, as {path.name}/touchline.json says",
             hint=f"bring it back, or train {marker.run} again",
         )
 
 
-def _missing(config: TrainerConfig, place: Path, what: str) -> ParentMissing:
+def _missing(config: TrainerConfig, place: Path, what: str) -> ParentNotReadyError:
     assert config.parent is not None
-    return ParentMissing(f"run {config.run} cannot go on from {config.parent.run}: {what}; {_how_it_ended(place)}")
+    return ParentNotReadyError(
+        f"run {config.run} cannot go on from {config.parent.run}: {what}; {_how_it_ended(place)}"
+    )
 
 
 def _how_it_ended(place: Path) -> str:

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
-from touchline.core.errors import EnvironmentFault, InputFault, TouchlineError, install_hint
+from touchline.core.errors import HostError, InputError, TouchlineError, install_hint
 from touchline.core.files import open_regular
 from touchline.data.worker import prepare_worker
 from touchline.history.probe import ProbeAnswer, ProbeFault, ProbeReply, ProbeRequest
@@ -54,10 +54,10 @@ def _reply(path: Path | None, *, attached: bool) -> ProbeReply:
         _offer_to_the_oom_killer()
         return ProbeReply(answer=_measure(request))
     except TouchlineError as fault:
-        kind = "input" if isinstance(fault, InputFault) else "other"
+        kind = "input" if isinstance(fault, InputError) else "other"
         return ProbeReply(
             fault=ProbeFault(
-                kind="environment" if isinstance(fault, EnvironmentFault) else kind,  # type: ignore[arg-type]
+                kind="environment" if isinstance(fault, HostError) else kind,  # type: ignore[arg-type]
                 message=fault.message,
                 expected=fault.expected,
                 hint=fault.hint,
@@ -73,7 +73,7 @@ def read_request(path: Path | None, *, attached: bool = False) -> ProbeRequest:
         attached: it is the first line of stdin, which stays open as long as whoever asks lives.
 
     Raises:
-        InputFault: it is none.
+        InputError: it is none.
     """
     try:
         if path is not None:
@@ -86,11 +86,11 @@ def read_request(path: Path | None, *, attached: bool = False) -> ProbeRequest:
             data = sys.stdin.buffer.read(REQUEST_LIMIT_BYTES)
         return _REQUEST.validate_json(data)
     except OSError as error:
-        raise InputFault(f"the request {str(path)!r} cannot be read: {error.strerror}", expected="a file") from None
+        raise InputError(f"the request {str(path)!r} cannot be read: {error.strerror}", expected="a file") from None
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         place = ".".join(str(part) for part in first["loc"])
-        raise InputFault(
+        raise InputError(
             f"the request is none: {f'{place}: ' if place else ''}{first['msg']}",
             expected="the JSON of a ProbeRequest, as touchline.history.probe describes it",
         ) from None
@@ -98,13 +98,13 @@ def read_request(path: Path | None, *, attached: bool = False) -> ProbeRequest:
 
 def _measure(request: ProbeRequest) -> ProbeAnswer:
     if not Path(request.model.path).exists():
-        raise InputFault(f"the model {request.model.path!r} does not exist", expected="a model's folder")
+        raise InputError(f"the model {request.model.path!r} does not exist", expected="a model's folder")
     prepare_worker()
     try:
         # Here, since these imports take seconds and a request may be none.
         from touchline.train.probe_steps import measure
     except ImportError as error:
-        raise EnvironmentFault(f"a package is missing: {error.msg}", hint=install_hint("train")) from error
+        raise HostError(f"a package is missing: {error.msg}", hint=install_hint("train")) from error
     return measure(request)
 
 

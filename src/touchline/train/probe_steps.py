@@ -17,7 +17,7 @@ from torch import nn
 
 from touchline.backends.peft.layout import PADDED, Layout, arrange
 from touchline.core.catalog import RenderedExample
-from touchline.core.errors import InputFault
+from touchline.core.errors import InputError
 from touchline.core.quantity import Quantity
 from touchline.history.probe import (
     STEPS,
@@ -55,7 +55,7 @@ def measure(request: ProbeRequest) -> ProbeAnswer:
     """Load the model, do the steps, and tell what they took; out of memory is an answer.
 
     Raises:
-        InputFault: there is no such model, or the adapter does not fit it.
+        InputError: there is no such model, or the adapter does not fit it.
     """
     machine = select_device(request.train.base_dtype)
     described = _described(machine)
@@ -91,13 +91,13 @@ def invented(request: ProbeRequest, vocabulary: int) -> tuple[list[RenderedExamp
     Each row holds as many examples, of lengths that differ by a token at most; label tokens are shared out evenly.
 
     Raises:
-        InputFault: a row has no room for its examples, or an example no room for its label tokens.
+        InputError: a row has no room for its examples, or an example no room for its label tokens.
     """
     each, count = request.examples_per_row, request.rows * request.examples_per_row
     shortest = request.width // each
     most = -(-request.label_tokens // count)
     if shortest < 1 or request.label_tokens < count or most > shortest:
-        raise InputFault(
+        raise InputError(
             f"{request.rows} rows of {request.width} tokens have no room for {count} examples"
             f" with {request.label_tokens} label tokens",
             expected="at least one label token an example, and no more than it has tokens",
@@ -205,7 +205,7 @@ def _base(request: ProbeRequest, machine: Machine, attention: str) -> nn.Module:
         return make(request, machine, attention)
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         said = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
-        raise InputFault(
+        raise InputError(
             f"the model {request.model.path!r} cannot be loaded: {said}",
             expected="a folder with the config.json and the weights of a causal language model",
         ) from error

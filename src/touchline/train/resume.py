@@ -18,7 +18,7 @@ from pathlib import Path
 import pydantic_core
 from pydantic import TypeAdapter
 
-from touchline.core.errors import DriftFault
+from touchline.core.errors import PlanDriftError
 from touchline.core.files import disk_faults, open_regular
 from touchline.data.metrics import SavedFile
 from touchline.train.folders import is_whole, new_folder, remove_folder, remove_leftovers, write_bytes
@@ -76,7 +76,7 @@ def find_resume(folder: Path, run_digest: str) -> tuple[Path, ResumeState] | Non
     """The newest whole state under `resume/`, and its folder; None when there is none.
 
     Raises:
-        DriftFault: the state belongs to another plan of this run.
+        PlanDriftError: the state belongs to another plan of this run.
     """
     remove_leftovers(folder)
     for path in _saved(folder):
@@ -85,7 +85,7 @@ def find_resume(folder: Path, run_digest: str) -> tuple[Path, ResumeState] | Non
             LOG.warning("the saved state %s is torn and left out", path)
             continue
         if state.run_digest != run_digest:
-            raise DriftFault(
+            raise PlanDriftError(
                 f"the saved state {str(path)!r} belongs to another plan of this run",
                 expected=f"run_digest {run_digest[:12]}, found {state.run_digest[:12]}",
                 hint=f"mv {str(folder)!r} {str(folder) + '.old'!r}    to train from the beginning",
@@ -98,7 +98,7 @@ def save_resume(folder: Path, state: ResumeState, tensors: dict[str, bytes]) -> 
     """Save a state and remove the older ones; `tensors` are the other files' bytes, `state.files` is filled in here.
 
     Raises:
-        EnvironmentFault: the disk is full or refuses; the older state stays.
+        HostError: the disk is full or refuses; the older state stays.
     """
     target = folder / f"step_{state.step:08d}"
     with new_folder(target) as temporary:

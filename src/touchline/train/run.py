@@ -9,7 +9,7 @@ from pathlib import Path
 from pydantic import TypeAdapter, ValidationError
 
 from touchline.backends.peft.config import TrainerConfig
-from touchline.core.errors import DriftFault
+from touchline.core.errors import PlanDriftError
 from touchline.core.files import open_regular
 from touchline.data.metrics import ExportMarker, TrainingMarker
 from touchline.train.folders import is_whole, remove_folder, remove_leftovers
@@ -89,14 +89,14 @@ def is_done(folder: Path, config: TrainerConfig) -> bool:
     """Whether training.json says that this very plan is trained, and its last checkpoint is still there.
 
     Raises:
-        DriftFault: it is of another plan of this run.
+        PlanDriftError: it is of another plan of this run.
     """
     try:
         marker = _TRAINING.validate_json(_read(folder / MARKER))
     except (OSError, ValidationError):
         return False
     if marker.run_digest != config.run_digest:
-        raise DriftFault(
+        raise PlanDriftError(
             f"{str(folder / MARKER)!r} belongs to another plan of this run",
             expected=f"run_digest {config.run_digest[:12]}, found {marker.run_digest[:12]}",
             hint="move the trained run away before training another one in its folder",

@@ -14,7 +14,7 @@ from torch import nn
 
 from touchline.backends.peft.layout import PADDED, ROW_TOKENS, SAMPLED_STEPS, Layout, choose_layout
 from touchline.core.catalog import RenderedExample
-from touchline.core.errors import DriftFault, PolicyFault
+from touchline.core.errors import PlanDriftError, PolicyError
 from touchline.data.metrics import AttemptRow, IsolationProof, ScoringSetup
 from touchline.train.inherit import Inheritance, merge_into
 from touchline.train.inputs import Inputs
@@ -87,10 +87,10 @@ def build_session(inputs: Inputs, saved: tuple[Path, ResumeState] | None, ancest
     Of a stage that begins, the parent's adapter is put in, or merged into the base, and its lineage is proved.
 
     Raises:
-        LineageFault: what a stage goes on from is not what its parent's records say.
-        PolicyFault: packing was asked for, and this model lets examples of one row see each other.
-        DriftFault: the saved state does not fit what was planned.
-        InputFault: the adapter does not fit the model.
+        LineageError: what a stage goes on from is not what its parent's records say.
+        PolicyError: packing was asked for, and this model lets examples of one row see each other.
+        PlanDriftError: the saved state does not fit what was planned.
+        InputError: the adapter does not fit the model.
     """
     config, train = inputs.config, inputs.config.train
     if saved is not None:
@@ -229,7 +229,7 @@ def _proved(
         return PADDED, f"padded; the model failed the isolation test of {failure}", proof
     if layout.share_prefix:
         return _proved(target_loss, inputs, Layout(row_tokens=layout.row_tokens), f"{reason}; failed with {failure}")
-    raise PolicyFault(
+    raise PolicyError(
         f"packed: true is refused for {inputs.config.model.name}: examples of one row see each other; {failure}",
         expected="a model whose layers all obey the attention mask",
         hint="train.packed: false",
@@ -244,9 +244,9 @@ def _restore(
 ) -> None:
     path, state = saved
     if state.batches_digest != inputs.batches.digest:
-        raise DriftFault(f"the saved state {str(path)!r} was made with another order of the examples")
+        raise PlanDriftError(f"the saved state {str(path)!r} was made with another order of the examples")
     try:
         random = unpack_state(path, parameters, optimizer)
     except ValueError as error:
-        raise DriftFault(f"the saved state {str(path)!r} does not fit: {error}") from error
+        raise PlanDriftError(f"the saved state {str(path)!r} does not fit: {error}") from error
     give_random_state(random)

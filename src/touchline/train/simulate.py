@@ -28,7 +28,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from touchline.core.errors import InputFault, TouchlineError
+from touchline.core.errors import InputError, TouchlineError
 from touchline.core.estimate import TrainingSetup
 from touchline.estimate.simulation import SimulationRequest, SimulationResult
 
@@ -83,11 +83,11 @@ def simulate(request: SimulationRequest) -> SimulationResult:
     """One step.
 
     Raises:
-        InputFault: it cannot be simulated.
+        InputError: it cannot be simulated.
     """
     setup = request.setup
     if setup.method == "qlora" or setup.compiled:
-        raise InputFault(
+        raise InputError(
             f"{'a compiled model' if setup.compiled else 'QLoRA'} cannot be simulated",
             expected="an eager model of 16 or 32 bits; the closed form has coefficients for the others",
         )
@@ -169,7 +169,7 @@ def _llama_of(setup: TrainingSetup) -> Any:
 
     shape = setup.shape
     if not shape.gated:
-        raise InputFault(
+        raise InputError(
             f"{shape.name} is not Llama-like, and no config says what it is",
             expected="the model's config.json in the request",
         )

@@ -22,7 +22,7 @@ def training_row(text: ModelText, row: ShownRow, settings: RowSettings) -> Train
     """As its chat_template strategy writes it with its defaults (`roles_to_train: [assistant]`, `train_on_eos: turn`).
 
     Raises:
-        TemplateFault: the template refuses the chat, or there is none.
+        ChatTemplateError: the template refuses the chat, or there is none.
     """
     if row.media:
         return Missing(missing="rows with pictures go through a processor, which is not simulated")

@@ -14,7 +14,7 @@ from touchline.backends.peft.config import ParentConfig, PlannedBatches, Trainer
 from touchline.backends.peft.layout import plain_attention
 from touchline.backends.protocol import Backend, Lengths, Override
 from touchline.core.catalog import ModelInfo
-from touchline.core.errors import InputFault
+from touchline.core.errors import InputError
 from touchline.core.estimate import TrainingSetup
 from touchline.core.finding import Finding, Severity
 from touchline.core.machine import TargetMachine
@@ -198,7 +198,7 @@ def read_trainer_config(text: str, path: str) -> TrainerConfig:
     """A finetune.yaml of this backend.
 
     Raises:
-        InputFault: the text is none; with every fault.
+        InputError: the text is none; with every fault.
     """
     return trainer_config(parse(text, path).data, path)
 
@@ -207,7 +207,7 @@ def trainer_config(data: Mapping[str, object], path: str) -> TrainerConfig:
     """The config that a finetune.yaml's plain data is.
 
     Raises:
-        InputFault: it is none; with every fault.
+        InputError: it is none; with every fault.
     """
     try:
         return _ADAPTER.validate_json(json.dumps(data), strict=True)
@@ -215,7 +215,7 @@ def trainer_config(data: Mapping[str, object], path: str) -> TrainerConfig:
         findings = [
             _error("BK002", ".".join(str(part) for part in item["loc"]), item["msg"]) for item in fault.errors()
         ]
-        raise InputFault(f"{path} is not a finetune.yaml of backend peft", findings=findings) from None
+        raise InputError(f"{path} is not a finetune.yaml of backend peft", findings=findings) from None
 
 
 def _error(code: str, subject: str, message: str, hint: str | None = None) -> Finding:

@@ -14,7 +14,7 @@ from touchline.backends.formats import ConfigFormat, ConfigReading
 from touchline.backends.peft.backend import read_trainer_config, trainer_config
 from touchline.backends.peft.config import TrainerConfig
 from touchline.backends.registry import backend_names
-from touchline.core.errors import InputFault
+from touchline.core.errors import InputError
 from touchline.core.finding import Finding, Severity, Where
 from touchline.spec.experiment import DataConfig, TrainConfig
 from touchline.spec.foreign import Dialect, ForeignDocument
@@ -71,7 +71,7 @@ def _config(document: ForeignDocument, text: str) -> TrainerConfig:
     if not document.doubled:
         try:
             return trainer_config(document.data, document.path)
-        except InputFault:
+        except InputError:
             pass
     return read_trainer_config(text, document.path)
 
@@ -103,7 +103,7 @@ class SetupFormat:
         train, faults = build(TrainConfig, own.data.get("train", {}), own, ("train",))
         data, more = build(DataConfig, own.data["data"], own, ("data",)) if "data" in own.data else (None, [])
         if faults or more or train is None:
-            raise InputFault(f"{document.path} cannot be read", findings=[*faults, *more])
+            raise InputError(f"{document.path} cannot be read", findings=[*faults, *more])
         seed = settings.get("seed")
         return stated_settings(
             backend=train.backend,
@@ -118,7 +118,7 @@ class SetupFormat:
 
 
 def _known_backend(document: ForeignDocument) -> None:
-    """Raises InputFault where the trainer that the file names does not exist."""
+    """Raises InputError where the trainer that the file names does not exist."""
     name = document.get("train", "backend")
     if isinstance(name, str) and name not in backend_names():
         near = difflib.get_close_matches(name, backend_names(), n=1)
@@ -130,14 +130,14 @@ def _known_backend(document: ForeignDocument) -> None:
             where=document.where("train", "backend"),
             hint=f"backend: {near[0]}" if near else None,
         )
-        raise InputFault(f"{document.path} cannot be read", findings=[fault])
+        raise InputError(f"{document.path} cannot be read", findings=[fault])
 
 
 def _told(document: ForeignDocument, read: Callable[[ForeignDocument, str], StatedTraining]) -> ConfigReading:
     """A training, or the findings of what refuses it, each with its place."""
     try:
         return ConfigReading(trainings=(read(document, "\n".join(document.lines) + "\n"),))
-    except InputFault as fault:
+    except InputError as fault:
         placed = tuple(_placed(finding, document) for finding in fault.findings)
         return ConfigReading(trainings=(), findings=placed)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from touchline.backends.rendering import RowSettings, TrainedRow
 from touchline.data.rendering.rows import ShownRow
-from touchline.data.rendering.sandbox import TemplateFault
+from touchline.data.rendering.sandbox import ChatTemplateError
 from touchline.data.rendering.text import ModelText
 
 
@@ -12,11 +12,11 @@ def training_row(text: ModelText, row: ShownRow, settings: RowSettings) -> Train
     """As `rendering.ChatRenderer` does it; an example that is too long ends the training, none is cut.
 
     Raises:
-        TemplateFault: the template refuses the chat, or writes an answer's turn differently from the prompt of one.
+        ChatTemplateError: the template refuses the chat, or writes an answer's turn differently from the prompt of one.
     """
     rendered = text.renderer.example(row.example)
     if not rendered.prompt_ids:
-        raise TemplateFault(f"the prompt of example {row.example.id} is empty")
+        raise ChatTemplateError(f"the prompt of example {row.example.id} is empty")
     ids = rendered.prompt_ids + rendered.answer_ids
     return TrainedRow(
         ids=ids,

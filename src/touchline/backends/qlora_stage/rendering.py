@@ -17,7 +17,7 @@ def training_row(text: ModelText, row: ShownRow, settings: RowSettings) -> Train
     """As the script writes it: the model's template, cut at max_seq_len, labels after `<|im_start|>assistant`.
 
     Raises:
-        TemplateFault: the template refuses the chat, or there is none.
+        ChatTemplateError: the template refuses the chat, or there is none.
     """
     if row.media:
         return Missing(missing="rows with pictures hold tokens of the picture, which are not counted here")

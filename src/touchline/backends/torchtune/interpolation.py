@@ -25,7 +25,7 @@ MANDATORY = "???"
 """OmegaConf's word for a value that must come from elsewhere, the command line."""
 
 
-class _Nowhere(Exception):
+class _UnresolvedReferenceError(Exception):
     """A reference that leads to nothing, or, with None, back to itself."""
 
     def __init__(self, reference: str | None) -> None:
@@ -56,7 +56,7 @@ def resolve(document: ForeignDocument) -> Resolved:
             return node
         try:
             return _value(document, node, path, 0)
-        except _Nowhere as fault:
+        except _UnresolvedReferenceError as fault:
             findings.append(_fault(document, path, fault.reference))
             return node
 
@@ -73,7 +73,7 @@ def is_known(value: object) -> bool:
 def _value(document: ForeignDocument, text: str, path: tuple[Key, ...], depth: int) -> object:
     """A text with its references followed, innermost first; a text that is one reference becomes its value."""
     if depth > _DEEPEST:
-        raise _Nowhere(None)
+        raise _UnresolvedReferenceError(None)
     for _ in range(_DEEPEST):
         match = next((found for found in _INNERMOST.finditer(text) if _REFERENCE.fullmatch(found[1].strip())), None)
         if match is None:
@@ -99,7 +99,7 @@ def _referred(document: ForeignDocument, reference: str, path: tuple[Key, ...], 
         if isinstance(node, str) and UNKNOWN in node:
             return node
         if not inside:
-            raise _Nowhere(reference)
+            raise _UnresolvedReferenceError(reference)
         node = node[key]  # type: ignore[index]
         followed.append(key)
     if isinstance(node, str) and UNKNOWN in node:

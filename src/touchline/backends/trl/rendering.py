@@ -16,7 +16,7 @@ def training_row(text: ModelText, row: ShownRow, settings: RowSettings) -> Train
     """As SFTTrainer prepares it; what remains without a label after cutting is left out.
 
     Raises:
-        TemplateFault: the template refuses the chat, or there is none.
+        ChatTemplateError: the template refuses the chat, or there is none.
     """
     if row.media:
         return Missing(missing="rows with pictures go through a processor, which is not simulated")

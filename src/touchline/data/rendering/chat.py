@@ -15,7 +15,7 @@ from tokenizers import Tokenizer
 
 from touchline.core.catalog import Example, Message, RenderedExample
 from touchline.core.json_text import has_half_characters
-from touchline.data.rendering.sandbox import ChatTemplate, Compile, TemplateFault
+from touchline.data.rendering.sandbox import ChatTemplate, ChatTemplateError, Compile
 
 _TOGETHER = 64
 """Examples that a template is given at once: to ask another process for each would cost more than the rendering."""
@@ -48,7 +48,7 @@ class ChatRenderer:
         compile_template: what makes a template of its text.
 
     Raises:
-        TemplateFault: the template does not compile.
+        ChatTemplateError: the template does not compile.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class ChatRenderer:
         self.stop_ids: frozenset[int] = frozenset(stop for stop in stops if stop is not None)
         """Ids that end an answer."""
         if not self.stop_ids:
-            raise TemplateFault("the tokenizer names no token that ends an answer", expected="an eos_token")
+            raise ChatTemplateError("the tokenizer names no token that ends an answer", expected="an eos_token")
         pad = self._id(tokens.pad)
         self.pad_id: int = pad if pad is not None else min(self.stop_ids)
         """Id for padding; masked everywhere, so a model without one pads with a stop token."""
@@ -86,7 +86,7 @@ class ChatRenderer:
         """An example's prompt and its answer with the stop token, as token ids.
 
         Raises:
-            TemplateFault: the template writes an answer's turn differently from the prompt of one.
+            ChatTemplateError: the template writes an answer's turn differently from the prompt of one.
         """
         return next(self.examples([example]))
 
@@ -94,7 +94,7 @@ class ChatRenderer:
         """Yield every example's prompt and its answer with the stop token, as token ids.
 
         Raises:
-            TemplateFault: the template writes an answer's turn differently from the prompt of one.
+            ChatTemplateError: the template writes an answer's turn differently from the prompt of one.
         """
         left = iter(examples)
         while some := list(islice(left, _TOGETHER)):
@@ -108,7 +108,7 @@ class ChatRenderer:
 
     def _rendered(self, example: Example, prompt: str, whole: str) -> RenderedExample:
         if not whole.startswith(prompt):
-            raise TemplateFault(
+            raise ChatTemplateError(
                 f"with an answer the chat template writes another prompt than without one (example {example.id})",
                 expected="a template whose rendered chat begins with its generation prompt",
             )
@@ -123,7 +123,7 @@ class ChatRenderer:
     def _answer(self, rest: str, example: Example) -> tuple[int, ...]:
         answer = example.answer if rest.startswith(example.answer) else example.answer.strip()
         if not rest.startswith(answer):
-            raise TemplateFault(f"the chat template changes the answer of example {example.id}: {rest[:60]!r}")
+            raise ChatTemplateError(f"the chat template changes the answer of example {example.id}: {rest[:60]!r}")
         ids = self.encode(rest)
         for position, token in enumerate(ids):
             if token in self.stop_ids:
@@ -167,9 +167,9 @@ def variables_of(messages: Sequence[Message], tokens: SpecialTokens, generation:
     }
 
 
-def half_character(what: str) -> TemplateFault:
+def half_character(what: str) -> ChatTemplateError:
     """Return the fault of a text that no tokenizer takes."""
-    return TemplateFault(
+    return ChatTemplateError(
         f"{what} holds half of a surrogate pair, which no tokenizer takes",
         expected="whole Unicode characters",
         hint="touchline check DATASET names the rows (DA364)",

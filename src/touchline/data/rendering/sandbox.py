@@ -18,7 +18,7 @@ from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from touchline.core.errors import InputFault
+from touchline.core.errors import InputError
 
 TEMPLATE_LIMIT_CHARACTERS = 1 << 20
 OUTPUT_LIMIT_CHARACTERS = 16 << 20
@@ -31,7 +31,7 @@ MARKS = ("\uf8f0", "\uf8f1")
 """What a template with `mark_answers` writes around each `{% generation %}`; private characters that no text has."""
 
 
-class TemplateFault(InputFault):
+class ChatTemplateError(InputError):
     """A chat template is broken, refuses the chat, or does more than a template should."""
 
 
@@ -80,14 +80,14 @@ class _Environment(ImmutableSandboxedEnvironment):
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
         if operator == "**":
-            raise TemplateFault("the chat template raises to a power", expected="a template that only writes text")
+            raise ChatTemplateError("the chat template raises to a power", expected="a template that only writes text")
         sized = (
             left if isinstance(left, (str, list, tuple)) else right if isinstance(right, (str, list, tuple)) else None
         )
         if sized is not None:
             times = right if sized is left else left
             if isinstance(times, int) and len(sized) * times > OUTPUT_LIMIT_CHARACTERS:
-                raise TemplateFault("the chat template repeats a text too often")
+                raise ChatTemplateError("the chat template repeats a text too often")
         return super().call_binop(context, operator, left, right)
 
 
@@ -97,14 +97,14 @@ def _counted(counter: list[int]) -> Any:
         for item in items:
             counter[0] += 1
             if counter[0] > LOOP_LIMIT:
-                raise TemplateFault(f"the chat template loops more than {LOOP_LIMIT:,} times")
+                raise ChatTemplateError(f"the chat template loops more than {LOOP_LIMIT:,} times")
             yield item
 
     return count
 
 
 def _refuse(message: str) -> NoReturn:
-    raise TemplateFault(f"the chat template refuses this chat: {_short(str(message))}")
+    raise ChatTemplateError(f"the chat template refuses this chat: {_short(str(message))}")
 
 
 def _to_json(value: object, ensure_ascii: bool = False, indent: int | None = None) -> str:
@@ -120,12 +120,12 @@ class ChatTemplate:
         mark_answers: whether `MARKS` are written around what the template itself marks as the model's.
 
     Raises:
-        TemplateFault: it is too long or does not compile.
+        ChatTemplateError: it is too long or does not compile.
     """
 
     def __init__(self, source: str, date: str, *, mark_answers: bool = False) -> None:
         if len(source) > TEMPLATE_LIMIT_CHARACTERS:
-            raise TemplateFault(f"the chat template is longer than {TEMPLATE_LIMIT_CHARACTERS:,} characters")
+            raise ChatTemplateError(f"the chat template is longer than {TEMPLATE_LIMIT_CHARACTERS:,} characters")
         self._counter = [0]
         day = datetime.date.fromisoformat(date)
         # trim_blocks, lstrip_blocks and these helpers are what transformers gives templates
@@ -142,18 +142,20 @@ class ChatTemplate:
         environment.globals["strftime_now"] = day.strftime
         try:
             self._template = environment.from_string(source)
-        except TemplateFault:
+        except ChatTemplateError:
             raise
         except jinja2.TemplateSyntaxError as error:
-            raise TemplateFault(f"the chat template does not compile: {error.message} (line {error.lineno})") from error
+            raise ChatTemplateError(
+                f"the chat template does not compile: {error.message} (line {error.lineno})"
+            ) from error
         except Exception as error:
-            raise TemplateFault(f"the chat template does not compile: {_said(error)}") from error
+            raise ChatTemplateError(f"the chat template does not compile: {_said(error)}") from error
 
     def render(self, **variables: object) -> str:
         """The text of a chat.
 
         Raises:
-            TemplateFault: the template refuses the chat, fails, loops or writes too much.
+            ChatTemplateError: the template refuses the chat, fails, loops or writes too much.
         """
         self._counter[0] = 0
         parts: list[str] = []
@@ -162,19 +164,21 @@ class ChatTemplate:
             for part in self._template.generate(**variables):
                 length += len(part)
                 if length > OUTPUT_LIMIT_CHARACTERS:
-                    raise TemplateFault(f"the chat template writes more than {OUTPUT_LIMIT_CHARACTERS:,} characters")
+                    raise ChatTemplateError(
+                        f"the chat template writes more than {OUTPUT_LIMIT_CHARACTERS:,} characters"
+                    )
                 parts.append(part)
-        except TemplateFault:
+        except ChatTemplateError:
             raise
         except Exception as error:
-            raise TemplateFault(f"the chat template fails: {_said(error)}") from error
+            raise ChatTemplateError(f"the chat template fails: {_said(error)}") from error
         return "".join(parts)
 
     def render_all(self, chats: Sequence[Mapping[str, object]]) -> list[str]:
         """Return the texts of some chats.
 
         Raises:
-            TemplateFault: as `render`.
+            ChatTemplateError: as `render`.
         """
         return [self.render(**chat) for chat in chats]
 

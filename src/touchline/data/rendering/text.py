@@ -13,7 +13,7 @@ from tokenizers import Tokenizer
 from touchline.core.catalog import Message
 from touchline.core.json_text import has_half_characters
 from touchline.data.rendering.chat import ChatRenderer, SpecialTokens, half_character, variables_of
-from touchline.data.rendering.sandbox import MARKS, ChatTemplate, Compile, Template, TemplateFault
+from touchline.data.rendering.sandbox import MARKS, ChatTemplate, ChatTemplateError, Compile, Template
 
 Ids = tuple[int, ...]
 
@@ -67,7 +67,7 @@ class ModelText:
         """What touchline itself trains and evaluates with.
 
         Raises:
-            TemplateFault: the template does not compile, or no token ends an answer.
+            ChatTemplateError: the template does not compile, or no token ends an answer.
         """
         if self._renderer is None:
             self._renderer = ChatRenderer(self.template, self._json, self.tokens, self._date, self._compile)
@@ -110,7 +110,7 @@ class ModelText:
         """A chat as text, by the model's own template or another one.
 
         Raises:
-            TemplateFault: there is no template, or it refuses the chat or fails.
+            ChatTemplateError: there is no template, or it refuses the chat or fails.
         """
         return self._render(messages, generation, template, marked=False)
 
@@ -118,7 +118,7 @@ class ModelText:
         """A chat as text, and the characters that the template marks as written by the model.
 
         Raises:
-            TemplateFault: there is no template, or it refuses the chat or fails.
+            ChatTemplateError: there is no template, or it refuses the chat or fails.
         """
         marked = self._render(messages, False, None, marked=True)
         parts: list[str] = []
@@ -137,7 +137,7 @@ class ModelText:
     def _render(self, messages: Sequence[Message], generation: bool, template: str | None, *, marked: bool) -> str:
         source = self.template if template is None else template
         if source is None:
-            raise TemplateFault("the model has no chat template")
+            raise ChatTemplateError("the model has no chat template")
         key = (source, marked)
         if key not in self._templates:
             self._templates[key] = self._compile(source, self._date, mark_answers=marked)

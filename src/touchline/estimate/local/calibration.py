@@ -47,7 +47,7 @@ def calibrate(settings: Settings) -> Calibration:
     """Score a history.
 
     Raises:
-        InputFault: the history is no folder.
+        InputError: the history is no folder.
     """
     index = load_index(settings.history_dir)
     read = (read_record(record_path(settings.history_dir, row.id)) for row in index.rows())

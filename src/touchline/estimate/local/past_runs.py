@@ -7,7 +7,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from touchline.core.errors import EnvironmentFault, InputFault
+from touchline.core.errors import HostError, InputError
 from touchline.core.quantity import Missing
 from touchline.core.shape import ModelShape
 from touchline.data.settings import Settings
@@ -47,7 +47,7 @@ def past_runs(settings: Settings, trainers: Collection[str], models: Collection[
     """
     try:
         index = load_index(settings.history_dir)
-    except (InputFault, EnvironmentFault):
+    except (InputError, HostError):
         # A history that cannot be read teaches nothing; `touchline history list` says why.
         return PastRuns()
     rows = [row for row in index.rows() if _says(row.trainer) in trainers and _measured(row)]
@@ -68,7 +68,7 @@ def points_of(records: list[RunRecord], settings: Settings) -> PastRuns:
 def _shape(name: str, models_dir: Path) -> ModelShape | Missing:
     try:
         return load_shape(name, models_dir)
-    except InputFault as fault:
+    except InputError as fault:
         return Missing(missing=fault.message)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
-from touchline.core.errors import EnvironmentFault, InputFault
+from touchline.core.errors import HostError, InputError
 from touchline.core.files import open_regular, read_text_bounded, sha256_file, write_atomic
 from touchline.core.finding import Finding, Severity, Where
 from touchline.data.columns import Layout, Values, column_counts, resolve_columns, stated_layout
@@ -95,8 +95,8 @@ def audit(path: Path, request: AuditRequest | None = None) -> tuple[DataAudit, D
         The audit, and the rows that it looked at; None where none could be read.
 
     Raises:
-        InputFault: the path is nothing of these, or an option is wrong.
-        EnvironmentFault: it may not be read, or needs a package that is not installed.
+        InputError: the path is nothing of these, or an option is wrong.
+        HostError: it may not be read, or needs a package that is not installed.
     """
     files, wanted = _source(path, request or AuditRequest())
     seen = see(files, wanted, path)
@@ -164,11 +164,11 @@ def data_findings(
             place = cache_dir / "audits" / f"{_key(files, wanted)}.json"
             kept = _FINDINGS.validate_json(read_text_bounded(place, 16 << 20), strict=True)
             return tuple(kept)
-    except (InputFault, EnvironmentFault, OSError, ValidationError):
+    except (InputError, HostError, OSError, ValidationError):
         pass
     try:
         found = see(files, wanted, files.path).findings
-    except (InputFault, EnvironmentFault) as fault:
+    except (InputError, HostError) as fault:
         message = f"not checked ({fault.message})"
         where = Where(path=str(files.path))
         return (Finding(code="DA102", severity=Severity.INFO, subject="data", message=message, where=where),)
@@ -176,7 +176,7 @@ def data_findings(
     if place is not None and not any(finding.code == "DA373" for finding in found):
         try:
             write_atomic(place, _FINDINGS.dump_json(found))
-        except (EnvironmentFault, OSError):
+        except (HostError, OSError):
             return found
     return found
 
@@ -205,8 +205,8 @@ def see(files: DatasetFiles, request: AuditRequest, shown: Path) -> Seen:
     """Read a dataset and let every rule look at it.
 
     Raises:
-        InputFault: an option is wrong.
-        EnvironmentFault: a file may not be read, or needs a package that is not installed.
+        InputError: an option is wrong.
+        HostError: a file may not be read, or needs a package that is not installed.
     """
     scorer = _scorer(request)
     splits, findings, forms, origin = _read(files)
@@ -281,7 +281,7 @@ def _read(files: DatasetFiles) -> tuple[Read, list[Finding], tuple[str, ...], di
         forms.append(FORMATS.get(path.suffix.lower(), "unknown"))
         try:
             raw = read_rows(path)
-        except InputFault as fault:
+        except InputError as fault:
             findings += fault.findings
             continue
         findings += raw.findings
@@ -315,7 +315,7 @@ def _scorer(request: AuditRequest, labels: Sequence[str] = ()) -> Scorer:
     if found is not None:
         return found
     if request.scorer is not None:
-        raise InputFault(f"there is no scorer {name!r}", expected="match, exact, includes, either, or a task's name")
+        raise InputError(f"there is no scorer {name!r}", expected="match, exact, includes, either, or a task's name")
     return replace(USUAL_SCORER, name=f"{USUAL_SCORER.name} ({name!r} is not ready-made)")
 
 
@@ -373,7 +373,7 @@ def _size(folder: Path, path: str) -> int | None:
 def _source(path: Path, request: AuditRequest) -> tuple[DatasetFiles, AuditRequest]:
     """The dataset that a path means, and what an experiment says of it."""
     if not path.exists():
-        raise InputFault(
+        raise InputError(
             f"{str(path)!r} does not exist", expected="a data file, a folder of them, or an experiment.yaml"
         )
     if path.is_dir() and (path / "experiment.yaml").is_file():
@@ -385,7 +385,7 @@ def _source(path: Path, request: AuditRequest) -> tuple[DatasetFiles, AuditReque
             request = replace(request, data=loaded.data, given=read.given)
         file = path.parent / loaded.data.path
         if not file.is_file():
-            raise InputFault(f"dataset {loaded.data.path!r} does not exist (looked for {str(file)!r})")
+            raise InputError(f"dataset {loaded.data.path!r} does not exist (looked for {str(file)!r})")
         return DatasetFiles(path=file, files={WHOLE: file}), replace(request, task=request.task or loaded.task)
     if path.is_file():
         return DatasetFiles(path=path, files={WHOLE: path}), request
@@ -393,7 +393,7 @@ def _source(path: Path, request: AuditRequest) -> tuple[DatasetFiles, AuditReque
     if len(found) == 1:
         return found[0], request
     listed = ", ".join(" + ".join(each.name for each in one.files.values()) for one in found[:5])
-    raise InputFault(
+    raise InputError(
         f"{str(path)!r} holds {len(found) or 'no'} datasets{f': {listed}' if listed else ''}",
         expected="one dataset: a file, or train, validation and test files of one name",
         hint=f"touchline data audit {next(iter(found[0].files.values()))}" if found else None,

@@ -10,7 +10,7 @@ from touchline.backends.formats import ConfigFormat
 from touchline.backends.registry import config_formats
 from touchline.backends.trl.commands import read_command
 from touchline.core.clock import today
-from touchline.core.errors import EnvironmentFault, InputFault
+from touchline.core.errors import HostError, InputError
 from touchline.core.files import read_text_bounded
 from touchline.core.finding import Finding, Severity, Where
 from touchline.core.json_text import parse_json
@@ -45,7 +45,7 @@ from touchline.slurm.resources import gpu_type, requested
 from touchline.slurm.script import Script, is_job_script, read_script
 from touchline.slurm.shell import Simple
 from touchline.spec.bounds import SIZE_LIMIT_BYTES
-from touchline.spec.foreign import ForeignDocument, UnreadableFile, parse_foreign
+from touchline.spec.foreign import ForeignDocument, ForeignFileError, parse_foreign
 from touchline.spec.partial import StatedTraining
 
 _ENOUGH_KEYS = 3
@@ -101,7 +101,7 @@ def check_paths(
         The report, and its findings with their fixes.
 
     Raises:
-        InputFault: a path does not exist, or an option is wrong.
+        InputError: a path does not exist, or an option is wrong.
     """
     tasks = [path for path in paths if is_task_target(path)]
     checker = _Checker(settings, request)
@@ -175,7 +175,7 @@ class _Checker:
                     self._plans += [TextFile(path=str(file.path), text=text)]
                 case "python":
                     self._python(file)
-        except (EnvironmentFault, InputFault) as fault:
+        except (HostError, InputError) as fault:
             self._tell("EX012", file.path, f"not checked ({fault.message})", Severity.WARNING, fault.hint)
 
     def task(self, path: Path) -> None:
@@ -183,7 +183,7 @@ class _Checker:
         self.found.files += 1
         try:
             self.found.findings += file_findings(str(path))
-        except EnvironmentFault as fault:
+        except HostError as fault:
             self._tell("EX012", path, f"not checked ({fault.message})", Severity.WARNING, fault.hint)
 
     def _python(self, file: FoundFile) -> None:
@@ -245,7 +245,7 @@ class _Checker:
             return
         try:
             document = parse_foreign(text, str(file.path), "pyyaml")
-        except UnreadableFile as fault:
+        except ForeignFileError as fault:
             if file.kind == "json" and not means_config(text):
                 self._add_rows(file)
             else:
@@ -387,7 +387,7 @@ class _Checker:
             return None
         try:
             return read_text_bounded(file.path, SIZE_LIMIT_BYTES)
-        except InputFault as fault:
+        except InputError as fault:
             self._tell("BK010", file.path, fault.message)
             return None
 

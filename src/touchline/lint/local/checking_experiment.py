@@ -12,7 +12,7 @@ from pathlib import Path
 from touchline.backends.protocol import Lengths
 from touchline.backends.registry import get_backend
 from touchline.core.catalog import DatasetInfo, ModelInfo
-from touchline.core.errors import InputFault, TouchlineError
+from touchline.core.errors import InputError, TouchlineError
 from touchline.core.files import read_text_bounded
 from touchline.core.finding import Finding, Severity, Where
 from touchline.core.levels import Level
@@ -78,7 +78,7 @@ def check_experiment(yaml: Path, settings: Settings, gpu: str, date: str) -> Che
             compute = replace(loaded.experiment.compute, gpu=gpu)
             loaded = replace(loaded, experiment=replace(loaded.experiment, compute=compute))
         seen = see(loaded, yaml.parent, settings, {}, only_checked=True)
-    except InputFault as fault:
+    except InputError as fault:
         found.findings += as_findings(fault, "EX003", Where(path=str(yaml)))
         return found
     found.seen = seen
@@ -107,7 +107,7 @@ def _backend_findings(seen: Seen) -> Iterator[Finding]:
             continue
         try:
             faults = get_backend(spec.train.backend).faults(model, spec.train)
-        except InputFault as fault:
+        except InputError as fault:
             faults = tuple(as_findings(fault, "BK001", None))
         for each in faults:
             yield replace(each, where=each.where or seen.loaded.document.where(each.subject.split(".")))

@@ -8,7 +8,7 @@ from pathlib import Path
 from touchline.core.files import read_bytes
 from touchline.core.finding import Finding, Severity
 from touchline.core.json_text import parse_json
-from touchline.data.shards import BrokenShard, read_shard
+from touchline.data.shards import ShardHeaderError, read_shard
 from touchline.lint.local.lookup import path_of
 from touchline.lint.sizes import size_of_name
 from touchline.spec.partial import Stated, StatedTraining
@@ -97,7 +97,7 @@ def _broken(path: Path) -> str | None:
         if path.suffix != ".safetensors":
             return None if path.stat().st_size else f"{path.name} is empty"
         shard = read_shard(path)
-    except BrokenShard as fault:
+    except ShardHeaderError as fault:
         return str(fault)
     except OSError:
         return None

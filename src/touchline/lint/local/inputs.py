@@ -8,7 +8,7 @@ from pathlib import Path
 
 from touchline.backends.protocol import Lengths
 from touchline.core.catalog import DatasetInfo, ModelInfo
-from touchline.core.errors import InputFault, TouchlineError
+from touchline.core.errors import InputError, TouchlineError
 from touchline.core.finding import Finding, Severity, Where
 from touchline.core.levels import STAGE
 from touchline.data.datasets import cluster_faults, load_dataset
@@ -93,7 +93,7 @@ def see(
             which the rules tell.
 
     Raises:
-        InputFault: stages that are no chain, or combinations of levels are impossible.
+        InputError: stages that are no chain, or combinations of levels are impossible.
     """
     experiment = loaded.experiment
     seen = Seen(loaded=loaded, root=root, task=EXACT_MATCH)
@@ -102,7 +102,7 @@ def see(
     for name in names:
         try:
             seen.models[name] = load_model(name, settings.models_dir)
-        except InputFault as fault:
+        except InputError as fault:
             seen.findings += as_findings(fault, MODEL_NOT_HERE, loaded.document.where(["models"]), subject=name)
     seen.findings += _twins(seen)
     labels = {name: _label(seen.models.get(name), name) for name in names}
@@ -122,7 +122,7 @@ def see(
                 info = load_dataset(spec.data, root, settings.cache_dir)
                 path = portable_path(spec.data.path, info.path, root)
                 seen.datasets[spec.data.path] = replace(info, path=path)
-            except InputFault as fault:
+            except InputError as fault:
                 faults = as_findings(fault, "DA100", _place_of_data(spec, loaded))
                 seen.findings += [each for each in faults if each not in seen.findings]
     _see_target(seen, settings)
@@ -139,7 +139,7 @@ def _see_target(seen: Seen, settings: Settings) -> None:
     compute, document = seen.loaded.experiment.compute, seen.loaded.document
     try:
         seen.target = target_of(compute, settings.slurm)
-    except InputFault as fault:
+    except InputError as fault:
         key = "gpu" if compute.gpu.lower() != "auto" else "executor"
         seen.findings += as_findings(fault, "EX003", document.where(["compute", key]))
     trainers = [spec.train.backend for spec in seen.specs if spec.kind is RunKind.FINE_TUNED]
@@ -177,9 +177,9 @@ def _see_tasks(seen: Seen) -> None:
         where = document.where(["evaluate", "tasks"])
         try:
             if task_file_stem(name) == task_file_stem(seen.loaded.experiment.task):
-                raise InputFault(f"the task {name!r} is the experiment's own already", expected="only further tasks")
+                raise InputError(f"the task {name!r} is the experiment's own already", expected="only further tasks")
             seen.tasks[name] = _portable(resolve_task(name, seen.root), seen.root)
-        except InputFault as fault:
+        except InputError as fault:
             seen.findings += as_findings(fault, "EV301", where)
 
 
@@ -192,13 +192,13 @@ def _see_own_task(seen: Seen) -> None:
             seen.tasks[name] = _portable(resolve_task(name, seen.root), seen.root)
         else:
             seen.task = get_task(name)
-    except InputFault as fault:
+    except InputError as fault:
         seen.findings += as_findings(fault, "EX015", document.where(["task"]))
         return
     if not is_task_file(name):
         try:
             seen.task.metric(experiment.evaluate.metric)
-        except InputFault as fault:
+        except InputError as fault:
             seen.findings += as_findings(fault, "EX015", document.where(["evaluate", "metric"]))
 
 
@@ -277,7 +277,7 @@ def _is_chain(seen: Seen, only_checked: bool) -> bool:
     """Whether there are stages that can be trained one after the other.
 
     Raises:
-        InputFault: they cannot, and it is to be run.
+        InputError: they cannot, and it is to be run.
     """
     experiment = seen.loaded.experiment
     if not experiment.stages:
@@ -291,7 +291,7 @@ def _refuse_broken_stages(seen: Seen, chained: tuple[RunSpec, ...]) -> None:
     """What the rules say of stages that cannot be trained; nobody can allow that.
 
     Raises:
-        InputFault: with all of it.
+        InputError: with all of it.
     """
     # The rules load when something is planned that needs them, and not with every command.
     from touchline.lint.design import DesignView
@@ -303,7 +303,7 @@ def _refuse_broken_stages(seen: Seen, chained: tuple[RunSpec, ...]) -> None:
     )
     found = check_view(view, Where(path=loaded.document.path), "design")
     if faults := [each for each in found if each.code in _NO_CHAIN and each.severity is Severity.ERROR]:
-        raise InputFault(f"{loaded.document.path}: the stages cannot be trained as they stand", findings=faults)
+        raise InputError(f"{loaded.document.path}: the stages cannot be trained as they stand", findings=faults)
 
 
 def _place_of_data(spec: RunSpec, loaded: LoadedExperiment) -> Where:
@@ -334,7 +334,7 @@ def lengths_of(
     return found
 
 
-def as_findings(fault: InputFault, code: str, where: Where | None, subject: str = "") -> list[Finding]:
+def as_findings(fault: InputError, code: str, where: Where | None, subject: str = "") -> list[Finding]:
     """A fault's findings, or the fault itself as one; with the place in experiment.yaml where it has no other."""
     if fault.findings:
         return [replace(finding, where=finding.where or where) for finding in fault.findings]
@@ -377,7 +377,7 @@ def _with_accepted(spec: RunSpec, accepted: dict[str, object] | None, loaded: Lo
     base = replace(loaded.experiment, train=spec.train, data=spec.data, evaluate=spec.evaluate)
     own, faults = with_settings(base, {k: v for k, v in accepted.items() if k != "seed"}, loaded.document)
     if own is None:
-        raise InputFault(f"the settings accepted for {spec.name} no longer fit", findings=faults)
+        raise InputError(f"the settings accepted for {spec.name} no longer fit", findings=faults)
     seed = int(str(accepted.get("seed", spec.seed)))
     return replace(spec, train=own.train, data=own.data, evaluate=own.evaluate, seed=seed)
 

@@ -162,7 +162,7 @@ def surroundings(gpu: str, cpus: int | None) -> Surroundings:
     """The machine to check for: a GPU by name, or what is here; without one it is not known what the runs will use.
 
     Raises:
-        InputFault: a GPU of that name is not known.
+        InputError: a GPU of that name is not known.
     """
     target = target_named(gpu, "--gpu")
     machine, found = target.machine, target.gpu

@@ -24,7 +24,7 @@ from touchline.data.tokenizer import read_tokenizer
 from touchline.lint.rendering import RenderingView, SpecialInData, rendering_view, special_tokens_in
 from touchline.lint.rule import check_view
 from touchline.spec.experiment import DataConfig
-from touchline.spec.foreign import UnreadableFile, parse_foreign
+from touchline.spec.foreign import ForeignFileError, parse_foreign
 from touchline.spec.partial import Stated, StatedSource, StatedTraining
 
 ROWS_LIMIT_BYTES = 64 << 20
@@ -266,7 +266,7 @@ def _own_data(stated: StatedTraining) -> tuple[DataConfig | None, Path]:
     try:
         document = parse_foreign(read_text_bounded(place, _CONFIG_LIMIT_BYTES), str(place), "omegaconf")
         config = trainer_config(document.data, str(place))
-    except (TouchlineError, UnreadableFile):
+    except (TouchlineError, ForeignFileError):
         return None, place.parent
     return config.data, place.parent
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from touchline.core.errors import InputFault
+from touchline.core.errors import InputError
 from touchline.core.files import read_text_bounded
 from touchline.core.finding import Where
 from touchline.core.json_text import parse_json
@@ -47,14 +47,14 @@ def find_task_file(path: Path) -> Path:
     """Return the path of a task file.
 
     Raises:
-        InputFault: it is a folder, or does not exist.
+        InputError: it is a folder, or does not exist.
     """
     if path.is_dir():
         there = next((path / name for name in (TASK_NAME, LEGACY_NAME) if (path / name).is_file()), None)
         hint = None if there is None else f"touchline check {shlex.quote(str(there))}"
-        raise InputFault(f"{str(path)!r} is a folder, not a task file", expected="a file, FILE.py", hint=hint)
+        raise InputError(f"{str(path)!r} is a folder, not a task file", expected="a file, FILE.py", hint=hint)
     if not path.is_file():
-        raise InputFault(f"the task {str(path)!r} does not exist", expected="a file, FILE.py")
+        raise InputError(f"the task {str(path)!r} does not exist", expected="a file, FILE.py")
     return path
 
 
@@ -81,7 +81,7 @@ def self_test(
         timeout: seconds until it is given up.
 
     Raises:
-        InputFault: there is no such file.
+        InputError: there is no such file.
     """
     path, rest = split_target(target)
     path = find_task_file(path)

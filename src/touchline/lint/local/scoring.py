@@ -35,7 +35,7 @@ def task_findings(
         labels: the labels of the dataset, for a classification.
 
     Raises:
-        InputFault: there is no such task or file.
+        InputError: there is no such task or file.
     """
     if is_task_file(task):
         path, rest = split_target(task)
@@ -74,7 +74,7 @@ def file_findings(target: str, data: DataConfig | None = None, base: Path | None
         base: folder that the data's path is relative to.
 
     Raises:
-        InputFault: there is no such file.
+        InputError: there is no such file.
     """
     rows = None if data is None else _rows(data, base or Path())
     targets = [] if rows is None else [target for _, target in rows.get("test", ())]
@@ -90,7 +90,7 @@ def text_findings(path: Path) -> Iterator[Finding]:
     """What shows in a task file's text alone; nothing is run.
 
     Raises:
-        InputFault: it is no text, or too large.
+        InputError: it is no text, or too large.
     """
     path = find_task_file(path)
     view = TaskFileView(path=str(path), text=read_text_bounded(path, _TEXT_LIMIT_BYTES))

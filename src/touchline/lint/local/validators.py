@@ -19,7 +19,7 @@ from touchline.backends.torchtune.interpolation import is_known, resolve
 from touchline.backends.torchtune.reading import Config
 from touchline.core.finding import Finding, Severity, Where
 from touchline.core.quantity import Missing
-from touchline.data.shards import BrokenShard, read_shard
+from touchline.data.shards import ShardHeaderError, read_shard
 from touchline.spec.foreign import ForeignDocument
 
 TORCHTUNE_PYTHON = "TOUCHLINE_TORCHTUNE_PYTHON"
@@ -197,7 +197,7 @@ def _fault(path: Path) -> str | None:
         shard = read_shard(path)
     except FileNotFoundError:
         return f"{path.name} is missing"
-    except BrokenShard as broken:
+    except ShardHeaderError as broken:
         return str(broken)
     except OSError as error:
         return f"{path.name} cannot be read: {error.strerror}"

@@ -11,7 +11,7 @@ from typing import get_args
 
 from touchline.backends.memory import MemoryCoefficients
 from touchline.backends.registry import get_backend, memory_coefficients, memory_names
-from touchline.core.errors import InputFault
+from touchline.core.errors import InputError
 from touchline.core.estimate import (
     Attention,
     Dtype,
@@ -124,7 +124,7 @@ def estimate(request: EstimateRequest, settings: Settings) -> EstimateAnswer:
     """The answer.
 
     Raises:
-        InputFault: with every option that is wrong.
+        InputError: with every option that is wrong.
     """
     machine, gpu, notes = _device(request)
     setup, coefficients = _setup(request, settings, gpu)
@@ -189,12 +189,12 @@ def _setup(request: EstimateRequest, settings: Settings, gpu: Gpu | None) -> tup
     shape: ModelShape | None = None
     try:
         shape = load_shape(request.model, settings.models_dir)
-    except InputFault as fault:
+    except InputError as fault:
         faults += fault.findings or [_fault("--model", fault.message, fault.hint)]
     if shape is not None:
         faults += _target_faults(request, shape)
     if faults or shape is None:
-        raise InputFault(f"{len(faults)} option{'s are' if len(faults) != 1 else ' is'} wrong", findings=faults)
+        raise InputError(f"{len(faults)} option{'s are' if len(faults) != 1 else ' is'} wrong", findings=faults)
     coefficients = memory_coefficients(request.backend)
     assert isinstance(coefficients, MemoryCoefficients)
     method = _method(request)
@@ -256,7 +256,7 @@ def _device(request: EstimateRequest) -> tuple[TargetMachine, Gpu | None, list[s
     """The machine that is planned for, its kind of GPU, and why there is none.
 
     Raises:
-        InputFault: an unknown name.
+        InputError: an unknown name.
     """
     target = target_named(request.gpu, "--gpu")
     machine, found = target.machine, target.gpu
@@ -373,7 +373,7 @@ def _past(request: EstimateRequest, setup: TrainingSetup, settings: Settings) ->
     """The history, and the logs that were named.
 
     Raises:
-        InputFault: a log is not there, or tells of no run.
+        InputError: a log is not there, or tells of no run.
     """
     found = past_runs(settings, {setup.backend}, {setup.shape.name})
     if not request.evidence:
@@ -386,7 +386,7 @@ def _past(request: EstimateRequest, setup: TrainingSetup, settings: Settings) ->
     records: list[RunRecord] = []
     for item in read_stated(request.evidence, request.evidence_facts, settings):
         if not isinstance(item, FoundRun):
-            raise InputFault(f"--evidence {item.path}: {item.reason}", expected="the log of a training")
+            raise InputError(f"--evidence {item.path}: {item.reason}", expected="the log of a training")
         record = record_of_run(item)
         if isinstance(record, RunRecord):
             records.append(record)
@@ -399,7 +399,7 @@ def _past(request: EstimateRequest, setup: TrainingSetup, settings: Settings) ->
             for name, reason in named.refused
         )
         why = why or "it names no run"
-        raise InputFault(
+        raise InputError(
             f"--evidence: nothing in it can be used: {why}",
             expected=f"the facts that it lacks: {', '.join(lacking)}" if lacking else None,
             hint=" ".join(f"--evidence-fact {key}={FACTS[key].example}" for key in lacking) or None,

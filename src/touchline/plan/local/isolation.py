@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 from pydantic import TypeAdapter, ValidationError
 
-from touchline.core.errors import EnvironmentFault, InputFault, install_hint
+from touchline.core.errors import HostError, InputError, install_hint
 from touchline.data.packing.isolation import IsolationCheck
 from touchline.data.worker import told_faults
 
@@ -28,12 +28,12 @@ def check_isolation(config: Mapping[str, object]) -> IsolationCheck:
         config: the file as data.
 
     Raises:
-        InputFault: no small model of it can be made.
-        EnvironmentFault: the packages that train are not installed, or the test did not end.
+        InputError: no small model of it can be made.
+        HostError: the packages that train are not installed, or the test did not end.
     """
     absent = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
     if absent:
-        raise EnvironmentFault(
+        raise HostError(
             f"the self-test needs {', '.join(absent)}, which this environment has not",
             hint=install_hint("train"),
         )
@@ -43,13 +43,13 @@ def check_isolation(config: Mapping[str, object]) -> IsolationCheck:
             command, check=False, capture_output=True, text=True, timeout=_LIMIT_SECONDS, input=json.dumps(config)
         )
     except subprocess.TimeoutExpired:
-        raise EnvironmentFault(f"the self-test did not end in {_LIMIT_SECONDS:.0f} s") from None
+        raise HostError(f"the self-test did not end in {_LIMIT_SECONDS:.0f} s") from None
     said = [line.strip() for line in done.stderr.splitlines() if line.strip()]
     faults = told_faults(done.stderr)
     if done.returncode == _USAGE:
-        raise InputFault((faults or said or ["no answer"])[-1])
+        raise InputError((faults or said or ["no answer"])[-1])
     try:
         return _CHECK.validate_json(done.stdout.strip().splitlines()[-1])
     except (ValidationError, IndexError):
         last = (faults or said or ["no word"])[-1]
-        raise EnvironmentFault(f"the self-test ended with code {done.returncode} and {last}") from None
+        raise HostError(f"the self-test ended with code {done.returncode} and {last}") from None

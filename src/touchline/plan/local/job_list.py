@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
-from touchline.core.errors import InputFault
+from touchline.core.errors import InputError
 from touchline.core.files import read_text_bounded
 from touchline.core.finding import Finding, Severity, Where
 from touchline.core.json_text import parse_json
@@ -42,7 +42,7 @@ def read_jobs(path: Path) -> list[PlaceJob]:
     """The jobs of a file: a JSON list, or `{"jobs": [...]}`.
 
     Raises:
-        InputFault: with every fault of the file.
+        InputError: with every fault of the file.
     """
     entries = _entries(path)
     jobs: list[PlaceJob] = []
@@ -58,7 +58,7 @@ def read_jobs(path: Path) -> list[PlaceJob]:
         found += faults
     if found:
         count = len(found)
-        raise InputFault(
+        raise InputError(
             f"{str(path)!r}: {count} fault{'s' if count > 1 else ''}",
             findings=found,
             hint=f"touchline check --explain {found[0].code}",
@@ -70,7 +70,7 @@ def minutes_of(deadline: str | None) -> float | None:
     """Minutes of `6h`.
 
     Raises:
-        InputFault: it is no duration.
+        InputError: it is no duration.
     """
     return None if deadline is None else seconds_to_minutes(parse_duration(deadline))
 
@@ -101,7 +101,7 @@ def _no_constant(name: str) -> float:
     raise ValueError(f"{name} is no number")
 
 
-def _not_read(path: Path, what: str, expected: str, where: Where) -> InputFault:
+def _not_read(path: Path, what: str, expected: str, where: Where) -> InputError:
     finding = Finding(
         code="PL100",
         severity=Severity.ERROR,
@@ -109,7 +109,7 @@ def _not_read(path: Path, what: str, expected: str, where: Where) -> InputFault:
         message=f"{path.name!r} {what}; expected {expected}",
         where=where,
     )
-    return InputFault(f"{str(path)!r} is no list of jobs", findings=[finding], hint="touchline place --help")
+    return InputError(f"{str(path)!r} is no list of jobs", findings=[finding], hint="touchline place --help")
 
 
 def _with_minutes(entry: Any) -> Any:

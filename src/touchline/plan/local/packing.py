@@ -13,7 +13,7 @@ import numpy as np
 from touchline.backends.protocol import Lengths
 from touchline.backends.registry import batching_of
 from touchline.core.clock import today
-from touchline.core.errors import InputFault
+from touchline.core.errors import InputError
 from touchline.core.files import write_atomic
 from touchline.core.packing import PackingSummary
 from touchline.data.datasets import load_rows
@@ -72,14 +72,14 @@ def lengths_of(request: PackRequest, settings: Settings, say: Callable[[int, int
     """Token lengths of the training split, or those of the file.
 
     Raises:
-        InputFault: neither a dataset with a tokenizer nor a file of lengths was given, or one of them cannot be used.
+        InputError: neither a dataset with a tokenizer nor a file of lengths was given, or one of them cannot be used.
     """
     if request.lengths is not None:
         total = read_lengths(request.lengths)
         return Lengths(prompt=np.zeros_like(total), answer=total)
     if request.dataset is None or request.tokenizer is None:
         named = shlex.quote("data.json" if request.dataset is None else str(request.dataset))
-        raise InputFault(
+        raise InputError(
             "nothing tells how long the examples are",
             expected="a dataset with --tokenizer MODEL, or --lengths FILE",
             hint=f"touchline pack {named} --tokenizer SmolLM2-135M-Instruct --max-seq-len {request.max_seq_len}",
@@ -87,7 +87,7 @@ def lengths_of(request: PackRequest, settings: Settings, say: Callable[[int, int
     model = load_model(request.tokenizer, settings.models_dir)
     found = token_lengths(model, data_of(request), _TRAIN, Path(), today(), settings.cache_dir, say)
     if not len(found.prompt):
-        raise InputFault(f"{str(request.dataset)!r} has no training rows")
+        raise InputError(f"{str(request.dataset)!r} has no training rows")
     return Lengths(prompt=found.prompt, answer=found.answer, prefix=found.prefix)
 
 
@@ -95,7 +95,7 @@ def compare(request: PackRequest, lengths: Lengths) -> PackingSummary:
     """Both ways, simulated.
 
     Raises:
-        InputFault: nobody knows that trainer's batching.
+        InputError: nobody knows that trainer's batching.
     """
     batching: Batching = OurBatching() if request.backend == OURS else batching_of(request.backend)
     wanted = BatchSettings(
@@ -117,19 +117,19 @@ def write_in_packs(request: PackRequest, to: Path, lengths: Lengths) -> Handoff:
     """Write the training rows in the order that makes next-fit build our packs.
 
     Raises:
-        InputFault: an example is longer than a row, or the dataset cannot be used.
+        InputError: an example is longer than a row, or the dataset cannot be used.
     """
     total = lengths.total
     too_long = np.flatnonzero(total > request.max_seq_len)
     if len(too_long):
-        raise InputFault(
+        raise InputError(
             f"{len(too_long)} of {len(total)} training examples are longer than {request.max_seq_len} tokens; the "
             f"first is row {int(too_long[0])} with {int(total[too_long[0]])}",
             hint=f"--max-seq-len {int(total.max())}, or shorter examples",
         )
     rows = load_rows(data_of(request), _TRAIN, Path())
     if len(rows) != len(total):
-        raise InputFault(f"{len(total):,} lengths for {len(rows):,} training rows", expected="one length a row")
+        raise InputError(f"{len(total):,} lengths for {len(rows):,} training rows", expected="one length a row")
     plan = pack(total, request.max_seq_len, seed=request.seed)
     found = hand_off(plan, total)
     text = "".join(json.dumps(rows[int(index)], ensure_ascii=False) + "\n" for index in found.order)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from touchline.backends.protocol import Lengths
-from touchline.core.errors import EnvironmentFault, InputFault
+from touchline.core.errors import HostError, InputError
 from touchline.core.files import sha256_file
 from touchline.core.finding import Finding, Severity, Where
 from touchline.core.quantity import Missing
@@ -40,7 +40,7 @@ def read_stated(
         say: hears of progress.
 
     Raises:
-        InputFault: a path or a stated fact is wrong.
+        InputError: a path or a stated fact is wrong.
     """
     groups = group_files(readable(paths))
     stating = load_stating(groups, facts)
@@ -56,7 +56,7 @@ def load_stating(groups: Sequence[Group], facts: Mapping[str, str]) -> Stating:
     """Return the stated facts of these groups, checked.
 
     Raises:
-        InputFault: a key, a value, a GPU or a dataset's path is wrong; with all of them.
+        InputError: a key, a value, a GPU or a dataset's path is wrong; with all of them.
     """
     stating = Stating(facts)
     stating.load(groups, _faults)
@@ -99,7 +99,7 @@ def with_dataset(found: FoundRun | Refused, settings: Settings) -> FoundRun | Re
         return _noted(found, f"dataset: {path.name} was not measured, because the model is not known (--model)")
     try:
         lengths = _lengths(path, model.value, settings)
-    except (InputFault, EnvironmentFault) as fault:
+    except (InputError, HostError) as fault:
         return _noted(found, f"dataset: {path.name} was not measured: {fault.message}")
     total = lengths.total.astype(np.int64)
     labels = lengths.answer.astype(np.int64)
@@ -110,11 +110,11 @@ def with_dataset(found: FoundRun | Refused, settings: Settings) -> FoundRun | Re
 def _lengths(path: Path, model: str, settings: Settings) -> Lengths:
     """Return the lengths by the tokenizer of a model, named by its id or by the last part of it."""
     names = dict.fromkeys((model, model.rpartition("/")[2]))
-    fault: InputFault | None = None
+    fault: InputError | None = None
     for name in names:
         try:
             return lengths_of(PackRequest(dataset=path, tokenizer=name, max_seq_len=1), settings, None)
-        except InputFault as error:
+        except InputError as error:
             fault = fault or error
     assert fault is not None
     raise fault

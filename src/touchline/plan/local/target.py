@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from touchline.backends.registry import backend_names, get_backend
-from touchline.core.errors import InputFault, PolicyFault
+from touchline.core.errors import InputError, PolicyError
 from touchline.core.finding import Finding, Severity, Where
 from touchline.core.machine import TargetMachine
 from touchline.core.quantity import Missing, Quantity
@@ -55,7 +55,7 @@ def target_of(compute: ComputeConfig, site: SlurmSite, commands: Commands | None
         commands: how SLURM is asked what it offers; the programs on PATH when None.
 
     Raises:
-        InputFault: with a finding: a GPU that is not known, or none named where SLURM starts the runs.
+        InputError: with a finding: a GPU that is not known, or none named where SLURM starts the runs.
     """
     if not compute.gpus or compute.gpu.lower() == CPU:
         return _on_cpu(compute, site)
@@ -75,13 +75,13 @@ def refuse_elsewhere(plan: Plan) -> None:
     """Refuse to train here what was planned for a GPU that this machine does not have.
 
     Raises:
-        PolicyFault: `compute.gpu` names another machine, and the runs would be started on this one.
+        PolicyError: `compute.gpu` names another machine, and the runs would be started on this one.
     """
     if plan.executor != "local" or plan.machine.source != SETTING:
         return
     machine = machine_here(plan.gpus_per_run)
     if place(machine.key) != place(plan.machine.key):
-        raise PolicyFault(
+        raise PolicyError(
             f"the plan is for {plan.machine.name} (compute.gpu), and this machine has {machine.name}",
             expected="the machine that was planned for: times, memory and micro-batches are of it",
             hint="compute.gpu=auto plans for this machine; compute.executor=slurm runs on a cluster",
@@ -92,7 +92,7 @@ def target_named(name: str, where: str) -> Target:
     """Return the machine of an option: a GPU by name, or `auto` for what is here.
 
     Raises:
-        InputFault: the name is not known.
+        InputError: the name is not known.
     """
     return here(1) if name.lower() == AUTO else named(name, 1, where)
 
@@ -101,7 +101,7 @@ def named(name: str, gpus: int, where: str = SETTING) -> Target:
     """Return the machine with the GPU of that name, or with its CPU alone.
 
     Raises:
-        InputFault: the name is not known; with the names that are.
+        InputError: the name is not known; with the names that are.
     """
     if name.lower() == CPU:
         return Target(machine=machine_here(0), gpu=Missing(missing="planned for the CPU"))
@@ -243,7 +243,7 @@ def _of_type(kind: str, compute: ComputeConfig, site: SlurmSite) -> Target:
     """Return the GPU that `slurm.gpu_type` means, with the words of the constraint where a type has two memories.
 
     Raises:
-        InputFault: no single known GPU.
+        InputError: no single known GPU.
     """
     words = re.findall(r"[\w.-]+", compute.constraint or site.constraint or "")
     tried = [find_gpu(name) for name in (kind, *(f"{kind}-{word}" for word in words), *words)]
@@ -303,7 +303,7 @@ def _offer(kind: str, places: Mapping[str, int]) -> str:
     return f"{kind or 'GPUs of no named type'}{meant}: {nodes}"
 
 
-def _not_named(offer: str, hint: str) -> InputFault:
+def _not_named(offer: str, hint: str) -> InputError:
     also = "" if hint == _FOR_CPUS else f"; {_FOR_CPUS} for runs on CPUs"
     return _fault(
         "compute.executor is slurm, and nothing says which GPU the nodes have: a plan for the CPU of this machine "
@@ -324,9 +324,9 @@ def _machine(gpu: Gpu, gpus: int, source: str) -> TargetMachine:
     )
 
 
-def _fault(message: str, hint: str, code: str = PLANNED_FOR_LOGIN_NODE) -> InputFault:
+def _fault(message: str, hint: str, code: str = PLANNED_FOR_LOGIN_NODE) -> InputError:
     finding = Finding(code=code, severity=Severity.ERROR, subject=SETTING, message=message, hint=hint)
-    return InputFault(message, hint=hint, findings=[finding])
+    return InputError(message, hint=hint, findings=[finding])
 
 
 def _finding(

@@ -42,7 +42,7 @@ def place(
         correlation: the share of their spread that the jobs of one chain have in common, 0 to 1.
 
     Raises:
-        InputFault: with every fault of the jobs, the cluster and the deadline.
+        InputError: with every fault of the jobs, the cluster and the deadline.
     """
     problem = compile_problem(jobs, cluster)
     refuse(deadline_faults(deadline_minutes, correlation), "the deadline")

@@ -27,7 +27,7 @@ _Choice = tuple[int, tuple[int, ...]]
 """A node, and the GPUs on it that somebody is pinned to and that the job takes."""
 
 
-class OutOfSteps(Exception):
+class SearchLimitError(Exception):
     """The search has taken its steps and proved nothing."""
 
 
@@ -60,7 +60,7 @@ def shortest(problem: Problem, order: Sequence[int], known: float, bound: float)
         bound: no schedule is shorter, in ticks.
 
     Raises:
-        OutOfSteps: it would take too long.
+        SearchLimitError: it would take too long.
     """
     if known <= bound:
         return None
@@ -94,7 +94,7 @@ class _Search:
         """Start each job that may start, from this place in the order on, or let time pass."""
         self.steps += 1
         if self.steps > STEPS:
-            raise OutOfSteps
+            raise SearchLimitError
         if not self.left:
             self._finish()
             return

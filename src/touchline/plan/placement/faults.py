@@ -7,7 +7,7 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from touchline.core.errors import InputFault
+from touchline.core.errors import InputError
 from touchline.core.finding import Finding, Severity
 from touchline.plan.placement.types import Cluster, PlaceJob
 
@@ -24,7 +24,7 @@ def refuse_faults(jobs: Sequence[PlaceJob], cluster: Cluster) -> None:
     """Refuse what cannot be placed.
 
     Raises:
-        InputFault: with every fault.
+        InputError: with every fault.
     """
     refuse(list(job_faults(jobs, cluster)), "the jobs")
 
@@ -33,11 +33,11 @@ def refuse(findings: Sequence[Finding], what: str) -> None:
     """Raise where there is a fault.
 
     Raises:
-        InputFault: with all of them.
+        InputError: with all of them.
     """
     if findings:
         count = len(findings)
-        raise InputFault(
+        raise InputError(
             f"{what}: {count} fault{'s' if count > 1 else ''}",
             findings=findings,
             hint=f"touchline check --explain {findings[0].code}",

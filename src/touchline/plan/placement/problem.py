@@ -93,7 +93,7 @@ def compile_problem(jobs: Sequence[PlaceJob], cluster: Cluster) -> Problem:
     """Check and number what there is to place.
 
     Raises:
-        InputFault: with every fault of the jobs and of the cluster.
+        InputError: with every fault of the jobs and of the cluster.
     """
     refuse_faults(jobs, cluster)
     ordered = tuple(sorted(jobs, key=lambda job: job.id))

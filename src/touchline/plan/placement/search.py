@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from touchline.plan.placement.exact import OutOfSteps, shortest
+from touchline.plan.placement.exact import SearchLimitError, shortest
 from touchline.plan.placement.problem import Problem
 from touchline.plan.placement.rules import RULES, order_by, weights_of
 from touchline.plan.placement.schedule import Timetable, dispatch, makespan_of, ranks_of
@@ -143,7 +143,7 @@ def _proved(problem: Problem, found: list[Found], bound: float) -> list[Found]:
     best = found[0]
     try:
         shorter = shortest(problem, best.order, best.table.makespan, bound)
-    except OutOfSteps:
+    except SearchLimitError:
         return found
     if shorter is None:
         return [_with(each, proved=each.table.makespan == best.table.makespan) for each in found]

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from touchline.core.errors import InputFault
+from touchline.core.errors import InputError
 from touchline.data.metrics_file import read_metrics
 from touchline.report.compared import ComparedExperiments, Side
 from touchline.report.comparing import compare
@@ -28,7 +28,7 @@ def compare_experiments(
         say: hears how many experiments are read, of how many.
 
     Raises:
-        InputFault: fewer than two, one of them twice, one without a plan, or a folder without any run.
+        InputError: fewer than two, one of them twice, one without a plan, or a folder without any run.
     """
     _refuse(sources)
     sides: list[Side] = []
@@ -43,11 +43,11 @@ def compare_experiments(
 
 def _refuse(sources: Sequence[Path]) -> None:
     if len(sources) < FEWEST:
-        raise InputFault("one experiment has nothing to be compared with", expected="two or more folders")
+        raise InputError("one experiment has nothing to be compared with", expected="two or more folders")
     folders = Counter((source if source.is_dir() else source.parent).resolve() for source in sources)
     for folder, count in folders.items():
         if count > 1:
-            raise InputFault(f"{str(folder)!r} is named {count} times", expected="each experiment once")
+            raise InputError(f"{str(folder)!r} is named {count} times", expected="each experiment once")
 
 
 def _read(source: Path) -> Side:

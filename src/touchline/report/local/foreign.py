@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from touchline.core.errors import InputFault, PolicyFault, quoted
+from touchline.core.errors import InputError, PolicyError, quoted
 from touchline.core.files import disk_faults, write_if_changed
 from touchline.core.quantity import Missing
 from touchline.report.local.gathering import gather
@@ -33,7 +33,7 @@ def snapshot(source: Path) -> Snapshot:
     """Return how the runs of a folder stand, by their logs.
 
     Raises:
-        InputFault: the folder holds no run.
+        InputError: the folder holds no run.
     """
     found = gather(source)
     runs = tuple(_live(run) for run in found.runs)
@@ -68,7 +68,7 @@ def collect(source: Path, out: Path | None) -> tuple[list[RunMetrics], list[str]
         out: where runs_status.yaml and each run's run_metrics.yaml are written; None: nowhere.
 
     Raises:
-        InputFault: the folder holds no run, or `out` lies in it.
+        InputError: the folder holds no run, or `out` lies in it.
     """
     found = gather(source)
     metrics = list(found.metrics)
@@ -77,7 +77,7 @@ def collect(source: Path, out: Path | None) -> tuple[list[RunMetrics], list[str]
             f"nothing was written into {quoted(str(source))}, which another tool made; --out DIR writes it there"
         ]
     if out.resolve() == source.resolve() or source.resolve() in out.resolve().parents:
-        raise InputFault(
+        raise InputError(
             f"--out {quoted(str(out))} lies in the folder that is read, which another tool made",
             expected="a folder outside it",
             hint=f"--out {quoted(source.resolve().name + '-collected')}",
@@ -96,11 +96,11 @@ def clean(source: Path, *, perform: bool, deep: bool, say: Counted | None) -> Cl
     """Return what could be deleted of the checkpoints.
 
     Raises:
-        InputFault: the folder holds no run.
-        PolicyFault: deletion was asked for: whether another tool's job still works there cannot be known.
+        InputError: the folder holds no run.
+        PolicyError: deletion was asked for: whether another tool's job still works there cannot be known.
     """
     if perform:
-        raise PolicyFault(
+        raise PolicyError(
             f"{quoted(str(source))} was made by another tool: whether a job still works in it is not known",
             expected="the list without --delete; delete by hand what you do not need",
             hint=f"touchline clean {quoted(str(source))}",
@@ -127,7 +127,7 @@ def logs(source: Path, *, run: str | None, lines: int, follow: bool) -> Iterator
     """Yield the last lines of a run's newest log, and with `follow` what is added until the user leaves.
 
     Raises:
-        InputFault: no run, several where none was named, no such run, or a run without a log.
+        InputError: no run, several where none was named, no such run, or a run without a log.
     """
     path = source / newest_log(gather(source), run)
     yield OutputLine(file=path)
@@ -147,13 +147,13 @@ def newest_log(found: ReportInputs, run: str | None) -> str:
     """Return the newest log of a run, relative to its folder's root."""
     names = [each.name for each in found.runs]
     if run is not None and run not in names:
-        raise InputFault(f"there is no run {run!r}", expected=f"one of {', '.join(names)}")
+        raise InputError(f"there is no run {run!r}", expected=f"one of {', '.join(names)}")
     if run is None and len(names) > 1:
-        raise InputFault(
+        raise InputError(
             "which run?", expected=f"--run with one of {', '.join(names)}", hint=f"--run {quoted(names[0])}"
         )
     chosen = names[0] if run is None else run
     paths = [path for what, path in found.files.get(chosen, ()) if what == "log"]
     if not paths:
-        raise InputFault(f"{chosen} has no log", hint=f"touchline status {quoted(found.root)}")
+        raise InputError(f"{chosen} has no log", hint=f"touchline status {quoted(found.root)}")
     return paths[-1]

@@ -35,7 +35,7 @@ def gather(source: Path, *, deep: bool = False, say: Counted | None = None) -> R
         say: hears how many checkpoints are verified, of how many.
 
     Raises:
-        InputFault: there is neither an experiment nor any run.
+        InputError: there is neither an experiment nor any run.
     """
     if not is_experiment(source):
         return _found(source, deep=deep, say=say)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import TypeAdapter
 
-from touchline.core.errors import EnvironmentFault, PolicyFault, TouchlineError, install_hint, quoted
+from touchline.core.errors import HostError, PolicyError, TouchlineError, install_hint, quoted
 from touchline.core.files import (
     disk_faults,
     read_bytes,
@@ -98,9 +98,9 @@ def write_report(
         say: hears how many checkpoints are verified, of how many.
 
     Raises:
-        InputFault: there is neither an experiment nor any run.
-        PolicyFault: a RESULTS.md is there that touchline did not write.
-        EnvironmentFault: the folder cannot be written, or pyarrow is missing where parquet is asked for.
+        InputError: there is neither an experiment nor any run.
+        PolicyError: a RESULTS.md is there that touchline did not write.
+        HostError: the folder cannot be written, or pyarrow is missing where parquet is asked for.
     """
     from touchline.report.build import build_report
     from touchline.report.charts import charts as charts_of
@@ -116,7 +116,7 @@ def write_report(
     target = home if out is None else out
     base = "." if out is None else os.path.relpath(home.resolve(), out.resolve())
     if parquet and not can_write_parquet():
-        raise EnvironmentFault("pyarrow is not installed, which writes parquet", hint=install_hint("parquet"))
+        raise HostError("pyarrow is not installed, which writes parquet", hint=install_hint("parquet"))
     if gathered.plan is None and out is None:
         _refuse_foreign(target / MARKDOWN, source)
     report = build_report(gathered)
@@ -171,7 +171,7 @@ def is_at_work(source: Path, report: Report) -> bool:
 def _refuse_foreign(path: Path, source: Path) -> None:
     """A report that somebody else wrote is not written over."""
     if path.is_file() and _OURS not in read_text_bounded(path, _MARKDOWN_LIMIT_BYTES):
-        raise PolicyFault(
+        raise PolicyError(
             f"{str(path)!r} is there and was not written by touchline",
             expected="a folder without it, or another place for the report",
             hint=f"touchline report {quoted(str(source))} --out {quoted(str(source / 'touchline-report'))}",

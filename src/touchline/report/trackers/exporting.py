@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from touchline.core.errors import PolicyFault
+from touchline.core.errors import PolicyError
 from touchline.core.files import try_lock
 from touchline.data.metrics_file import read_metrics
 from touchline.report.trackers.exported import Export, Exported
@@ -40,9 +40,9 @@ def export_runs(
         say: hears how many runs are exported, of how many.
 
     Raises:
-        InputFault: no such run or tracker.
-        PolicyFault: another export to this tracker is at work.
-        EnvironmentFault: the tracker's package is not installed, or its place cannot be written.
+        InputError: no such run or tracker.
+        PolicyError: another export to this tracker is at work.
+        HostError: the tracker's package is not installed, or its place cannot be written.
     """
     runs = selected(planned.plan, only)
     if say is not None:
@@ -58,11 +58,11 @@ def _alone(planned: LoadedPlan, tracker: str) -> Iterator[None]:
     """Two exports at once would both find the same points missing.
 
     Raises:
-        PolicyFault: another one is at work.
+        PolicyError: another one is at work.
     """
     lock = try_lock(planned.folder.internal / f"export-{tracker}.lock")
     if lock is None:
-        raise PolicyFault(
+        raise PolicyError(
             f"{planned.plan.experiment} is being exported to {tracker} by another command",
             expected="one export at a time",
         )

@@ -7,7 +7,7 @@ import importlib.util
 from pathlib import Path
 from typing import Protocol
 
-from touchline.core.errors import EnvironmentFault, InputFault, install_hint
+from touchline.core.errors import HostError, InputError, install_hint
 from touchline.report.trackers.exported import Exported, RunSeries
 
 TRACKERS = {"tensorboard": "tensorboard", "wandb": "wandb", "trackio": "trackio", "mlflow": "mlflow"}
@@ -41,13 +41,13 @@ def open_tracker(name: str, directory: Path | None, default: Path) -> Tracker:
         default: a folder of the experiment.
 
     Raises:
-        InputFault: there is no such tracker, or its place is of no use.
-        EnvironmentFault: its package is not installed.
+        InputError: there is no such tracker, or its place is of no use.
+        HostError: its package is not installed.
     """
     if name not in TRACKERS:
-        raise InputFault(f"there is no tracker {name!r}", expected=", ".join(TRACKERS))
+        raise InputError(f"there is no tracker {name!r}", expected=", ".join(TRACKERS))
     if importlib.util.find_spec(TRACKERS[name]) is None:
-        raise EnvironmentFault(
+        raise HostError(
             f"the package {TRACKERS[name]} is not installed",
             expected=f"touchline with its extra {name}",
             hint=install_hint(name),

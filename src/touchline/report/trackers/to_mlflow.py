@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from touchline.core.errors import EnvironmentFault, PolicyFault
+from touchline.core.errors import HostError, PolicyError
 from touchline.core.files import disk_faults
 from touchline.report.trackers.exported import Exported, Point, RunSeries
 
@@ -35,7 +35,7 @@ def open_at(directory: Path | None, default: Path) -> MLflow:
     """The database in a folder, or the server that the environment names where no folder is given.
 
     Raises:
-        EnvironmentFault: the database cannot be opened, or the server not be reached.
+        HostError: the database cannot be opened, or the server not be reached.
     """
     told = os.environ.get(ADDRESS)
     if directory is None and told:
@@ -67,7 +67,7 @@ class MLflow:
             self._client: Any = MlflowClient(tracking_uri=address)
             self._client.search_experiments(max_results=1)
         except (MlflowException, SQLAlchemyError, OSError) as error:
-            raise EnvironmentFault(
+            raise HostError(
                 f"MLflow at {address!r} does not answer: {_first_line(error)}",
                 expected="a server that runs, or a database of this or an older version of MLflow",
                 hint="touchline export EXPERIMENT --to mlflow --dir DIR writes into a folder, without a server",
@@ -77,7 +77,7 @@ class MLflow:
         """Add the values that the store does not hold, and renew what came out.
 
         Raises:
-            PolicyFault: the experiment's name is one that was deleted in MLflow.
+            PolicyError: the experiment's name is one that was deleted in MLflow.
         """
         experiment = self._experiment(run.experiment)
         found = self._client.search_runs([experiment], f"tags.`{ID_TAG}` = '{run.id}'", max_results=1)
@@ -93,7 +93,7 @@ class MLflow:
         if name not in self._experiments:
             there = self._client.get_experiment_by_name(name)
             if there is not None and there.lifecycle_stage == "deleted":
-                raise PolicyFault(
+                raise PolicyError(
                     f"the experiment {name!r} was deleted in MLflow at {self.where!r}",
                     expected="one that is there, or none of that name",
                     hint=f"mlflow experiments restore --experiment-id {there.experiment_id}",

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from touchline.core.errors import EnvironmentFault
+from touchline.core.errors import HostError
 from touchline.core.files import disk_faults
 from touchline.report.trackers.exported import Exported, Point, RunSeries
 
@@ -29,7 +29,7 @@ def open_at(directory: Path | None, default: Path) -> Trackio:
     """trackio's folder.
 
     Raises:
-        EnvironmentFault: this process has used trackio with another folder.
+        HostError: this process has used trackio with another folder.
     """
     told = os.environ.get(DIRECTORY)
     return Trackio((directory or (Path(told) if told else default)).resolve())
@@ -91,7 +91,7 @@ def _storage(directory: Path) -> Any:
         from trackio import utils
         from trackio.sqlite_storage import SQLiteStorage
     if Path(utils.TRACKIO_DIR).resolve() != directory:
-        raise EnvironmentFault(
+        raise HostError(
             f"this process has used trackio with {str(utils.TRACKIO_DIR)!r}",
             expected=f"a process of its own for {str(directory)!r}",
         )

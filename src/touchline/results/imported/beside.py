@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from touchline.core.finding import Severity
-from touchline.results.imported.evaluations import FoundEvaluation, Unusable, read_eval_log
+from touchline.results.imported.evaluations import EvalLogError, FoundEvaluation, read_eval_log
 from touchline.results.imported.folders import RunFolder, Walk, newest_first
 from touchline.results.imported.text import below, bounded
 from touchline.results.report_inputs import Issue
@@ -24,7 +24,7 @@ def read_evaluations(root: Path, paths: Sequence[Path], subject: str) -> tuple[l
     for path in paths:
         try:
             found.append(read_eval_log(path))
-        except Unusable as fault:
+        except EvalLogError as fault:
             issues.append(
                 Issue(
                     weight=Severity.WARNING,

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from touchline.core.errors import InputFault
+from touchline.core.errors import InputError
 from touchline.core.files import open_regular
 from touchline.core.json_text import parse_json
 from touchline.core.observation import Event
@@ -46,7 +46,7 @@ def read_documents(paths: Sequence[Path]) -> tuple[list[SideFile], list[tuple[Pa
             continue
         try:
             found.append(_read(path))
-        except InputFault as fault:
+        except InputError as fault:
             told = [fault.message, *(each.message for each in fault.findings)]
             problems.append((path, "; ".join(dict.fromkeys(told))[:300]))
         except (ValueError, RecursionError) as fault:
@@ -63,7 +63,7 @@ def _read(path: Path) -> SideFile:
         limit = _STATE_LIMIT_BYTES if is_json else _CONFIG_LIMIT_BYTES
         raw = stream.read(limit + 1)
     if len(raw) > limit:
-        raise InputFault(f"larger than {limit >> 20} MiB")
+        raise InputError(f"larger than {limit >> 20} MiB")
     text = raw.decode("utf-8-sig", "replace")
     data: object = {}
     if role_of(path) == "script":

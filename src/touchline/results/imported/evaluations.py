@@ -35,7 +35,7 @@ _LOCAL_HEAD_BYTES = 30
 _WINDOW_BYTES = 1 << 27
 
 
-class Unusable(Exception):
+class EvalLogError(Exception):
     """An .eval log that gives no score; its text is the reason."""
 
 
@@ -57,7 +57,7 @@ def read_eval_log(path: Path) -> FoundEvaluation:
     """Scores of one log.
 
     Raises:
-        Unusable: it is cut, no log of Inspect's, of an evaluation that did not end, or without scores.
+        EvalLogError: it is cut, no log of Inspect's, of an evaluation that did not end, or without scores.
     """
     try:
         with open_regular(path) as stream, zipfile.ZipFile(stream) as archive:
@@ -65,16 +65,16 @@ def read_eval_log(path: Path) -> FoundEvaluation:
             summaries = _member(archive, "summaries.json", _SUMMARIES_LIMIT_BYTES)
         digest = sha256_file(path)
     except zipfile.BadZipFile:
-        raise Unusable(_broken(path)) from None
+        raise EvalLogError(_broken(path)) from None
     except (OSError, zlib.error, EOFError, NotImplementedError, RuntimeError) as fault:
-        raise Unusable(getattr(fault, "strerror", None) or f"it cannot be read ({type(fault).__name__})") from None
+        raise EvalLogError(getattr(fault, "strerror", None) or f"it cannot be read ({type(fault).__name__})") from None
     if not isinstance(header, dict) or not isinstance(header.get("eval"), dict):
-        raise Unusable("it has no header of Inspect's")
+        raise EvalLogError("it has no header of Inspect's")
     status = header.get("status")
     if status != "success":
-        raise Unusable(f"the evaluation ended as {clean_text(str(status))[:40]!r}: its scores are not of all items")
+        raise EvalLogError(f"the evaluation ended as {clean_text(str(status))[:40]!r}: its scores are not of all items")
     if not isinstance(summaries, list) or not summaries:
-        raise Unusable("it holds no samples")
+        raise EvalLogError("it holds no samples")
     return _found(path, header, [each for each in summaries if isinstance(each, dict)], digest)
 
 
@@ -83,7 +83,7 @@ def read_asked(path: Path) -> dict[str, AskedItem]:
     try:
         with open_regular(path) as stream, zipfile.ZipFile(stream) as archive:
             summaries = _member(archive, "summaries.json", _SUMMARIES_LIMIT_BYTES)
-    except (Unusable, zipfile.BadZipFile, OSError, zlib.error, EOFError, NotImplementedError, RuntimeError):
+    except (EvalLogError, zipfile.BadZipFile, OSError, zlib.error, EOFError, NotImplementedError, RuntimeError):
         return {}
     return _asked([each for each in summaries if isinstance(each, dict)]) if isinstance(summaries, list) else {}
 
@@ -117,7 +117,7 @@ def _member(archive: zipfile.ZipFile, name: str, limit: int) -> object:
     try:
         entry = archive.getinfo(name)
     except KeyError:
-        raise Unusable(f"{name} is missing: the evaluation did not come to its end, or the file is cut") from None
+        raise EvalLogError(f"{name} is missing: the evaluation did not come to its end, or the file is cut") from None
     try:
         if entry.compress_type == _ZSTANDARD:
             data = _zstandard(archive, entry, limit + 1)
@@ -125,13 +125,13 @@ def _member(archive: zipfile.ZipFile, name: str, limit: int) -> object:
             with archive.open(entry) as stream:
                 data = stream.read(limit + 1)
     except (zipfile.BadZipFile, zlib.error, EOFError):
-        raise Unusable(f"{name} is damaged") from None
+        raise EvalLogError(f"{name} is damaged") from None
     if len(data) > limit:
-        raise Unusable(f"{name} is larger than {limit >> 20} MiB")
+        raise EvalLogError(f"{name} is larger than {limit >> 20} MiB")
     try:
         return parse_json(data)
     except (ValueError, RecursionError):
-        raise Unusable(f"{name} is no JSON") from None
+        raise EvalLogError(f"{name} is no JSON") from None
 
 
 def _zstandard(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, limit: int) -> bytes:
@@ -139,10 +139,10 @@ def _zstandard(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, limit: int) -> 
     try:
         import zstandard
     except ImportError:
-        raise Unusable("compressed with zstd, which is read only where the extra `eval` is installed") from None
+        raise EvalLogError("compressed with zstd, which is read only where the extra `eval` is installed") from None
     stream = archive.fp
     if stream is None:
-        raise Unusable("the archive is closed")
+        raise EvalLogError("the archive is closed")
     stream.seek(entry.header_offset)
     head = stream.read(_LOCAL_HEAD_BYTES)
     if len(head) < _LOCAL_HEAD_BYTES or head[:4] != b"PK\3\4":
@@ -180,7 +180,7 @@ def _found(
     scorer = _scorer(header, summaries)
     samples = tuple(_sample(each, scorer) for each in summaries)
     if not any(sample.error is None for sample in samples):
-        raise Unusable("not one of its items was generated")
+        raise EvalLogError("not one of its items was generated")
     config = _dict(_dict(header.get("plan")).get("config"))
     data = [
         (sample.id, sample.target, clean_text(str(each.get("input"))))
@@ -236,7 +236,7 @@ def _scorer(header: Mapping[str, object], summaries: Sequence[dict[str, object]]
     for each in summaries:
         for name in _dict(each.get("scores")):
             return clean_text(name)[:100]
-    raise Unusable("it holds no scores")
+    raise EvalLogError("it holds no scores")
 
 
 def _sample(summary: Mapping[str, object], scorer: str) -> SampleScore:

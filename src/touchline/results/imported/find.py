@@ -8,12 +8,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from touchline.core.errors import EnvironmentFault, InputFault
+from touchline.core.errors import HostError, InputError
 from touchline.core.finding import Severity
 from touchline.core.notes import Note
 from touchline.core.quantity import Missing, Quantity
 from touchline.data.scores import EvaluationScores
-from touchline.history.lines import NoText
+from touchline.history.lines import NotTextError
 from touchline.history.reading import Outcome
 from touchline.results.general import read_general
 from touchline.results.imported.accounting import SavedSacctJob, accounting_of
@@ -59,8 +59,8 @@ def find(root: Path, *, deep: bool = False, say: Callable[[int, int, str], None]
         say: hears of progress: runs read, runs in all, the name of the next one.
 
     Raises:
-        InputFault: there is no such folder, or nothing under it is a run.
-        EnvironmentFault: the folder may not be read.
+        InputError: there is no such folder, or nothing under it is a run.
+        HostError: the folder may not be read.
     """
     _readable(root)
     seen = walk(root)
@@ -76,7 +76,7 @@ def find(root: Path, *, deep: bool = False, say: Callable[[int, int, str], None]
         say(len(folders), len(folders), "")
     read = [each for each in read if _is_run(each)]
     if not read:
-        raise InputFault(
+        raise InputError(
             f"{clean_text(str(root))!r} holds no run",
             expected="folders with slurm-*.out, epoch_N, checkpoint-N, trainer_state.json or finetune.yaml",
             hint=f"ls {clean_text(str(root))!r}",
@@ -128,13 +128,13 @@ def _gathered(root: Path, read: Sequence[_Read], issues: list[Issue], *, deep: b
 
 def _readable(root: Path) -> None:
     if not root.exists():
-        raise InputFault(f"{clean_text(str(root))!r} does not exist", expected="a folder with run folders")
+        raise InputError(f"{clean_text(str(root))!r} does not exist", expected="a folder with run folders")
     if not root.is_dir():
-        raise InputFault(f"{clean_text(str(root))!r} is no folder", expected="a folder with run folders")
+        raise InputError(f"{clean_text(str(root))!r} is no folder", expected="a folder with run folders")
     try:
         next(root.iterdir(), None)
     except OSError as fault:
-        raise EnvironmentFault(
+        raise HostError(
             f"{clean_text(str(root))!r} cannot be read: {fault.strerror}", hint=f"ls -ld {clean_text(str(root))!r}"
         ) from None
 
@@ -146,7 +146,7 @@ def _read(root: Path, folder: RunFolder, loose: Sequence[FoundEvaluation]) -> _R
     for log in folder.logs:
         try:
             found = read_job(log, documents)
-        except (NoText, OSError) as fault:
+        except (NotTextError, OSError) as fault:
             refused[log] = getattr(fault, "strerror", None) or str(fault)
             continue
         jobs += [found] if found is not None and found.is_training else []

@@ -12,7 +12,7 @@ from touchline.core.quantity import Missing, Quantity
 from touchline.core.status import JobState
 from touchline.history.course import Part
 from touchline.history.fields import LOSS_NOT_A_NUMBER, reading_of
-from touchline.history.lines import NoText
+from touchline.history.lines import NotTextError
 from touchline.history.reading import Outcome, RunReading, Word, exit_code
 from touchline.history.scan import Scan
 from touchline.history.view import RunView, Stretch, align, runs_of
@@ -122,7 +122,7 @@ def read_job(log: Path | None, beside: Sequence[SideFile]) -> JobLog | None:
         The last training in it; None where it tells of none.
 
     Raises:
-        NoText: it is binary, or empty.
+        NotTextError: it is binary, or empty.
         OSError: it cannot be read.
     """
     notes: list[str] = []
@@ -160,7 +160,7 @@ def _parts(curve: Curve) -> list[Part]:
 
 def _scan(path: Path, notes: list[str]) -> tuple[Curve, int]:
     if path.stat().st_size == 0:
-        raise NoText("an empty file")
+        raise NotTextError("an empty file")
     scan, curve = Scan(path, path.name), Curve(path.name)
     scan.course = curve
     scan.run()

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from touchline.core.catalog import ModelInfo
-from touchline.core.errors import EnvironmentFault, InputFault
+from touchline.core.errors import HostError, InputError
 from touchline.core.files import read_text_bounded
 from touchline.core.finding import Finding
 from touchline.core.json_text import parse_json
@@ -100,7 +100,7 @@ def read_object(path: Path) -> dict[str, object] | None:
     try:
         # A pipe in its place would keep a reader waiting for ever.
         data = parse_json(read_text_bounded(path, _CONFIG_LIMIT_BYTES)) if path.is_file() else None
-    except (OSError, InputFault, EnvironmentFault, ValueError, RecursionError):
+    except (OSError, InputError, HostError, ValueError, RecursionError):
         return None
     return data if isinstance(data, dict) else None
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from touchline.data.shards import BrokenShard, CutOffShard, Shard, Tensor, read_shard
+from touchline.data.shards import Shard, ShardHeaderError, Tensor, TruncatedShardError, read_shard
 from touchline.results.verification_types import CheckpointFault
 
 ELEMENT_BYTES: Mapping[str, int] = {
@@ -62,9 +62,9 @@ def read_weights(path: Path, name: str | None = None) -> WeightFile:
         if size == 0:
             return _unreadable(path, 0, CheckpointFault(code="zero-byte", file=called, message="it holds no byte"))
         shard = read_shard(path)
-    except CutOffShard as error:
+    except TruncatedShardError as error:
         return _unreadable(path, size, CheckpointFault(code="truncated", file=called, message=str(error)))
-    except BrokenShard as error:
+    except ShardHeaderError as error:
         return _unreadable(path, size, CheckpointFault(code="bad-header", file=called, message=str(error)))
     except OSError as error:
         return _unreadable(path, 0, unreadable(called, error))

@@ -29,7 +29,7 @@ def run_files(plan: Plan, run: PlannedRun, site: Site) -> dict[str, str]:
     """Every file of a run's folder that exists before it starts, by name.
 
     Raises:
-        SlurmValueFault: a setting cannot stand on an #SBATCH line.
+        SlurmValueError: a setting cannot stand on an #SBATCH line.
     """
     python = interpreter(plan, site)
     values = {"plan": plan, "run": run, "site": site, "python": python, "parent": parent_name(run)}

@@ -161,7 +161,7 @@ def directives(options: Sequence[Option]) -> Iterator[str]:
     """`#SBATCH` lines.
 
     Raises:
-        SlurmValueFault: a value would end its line.
+        SlurmValueError: a value would end its line.
     """
     for name, value in options:
         yield f"#SBATCH --{name}" + ("" if value is None else f"={slurm_value(value)}")

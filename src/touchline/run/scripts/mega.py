@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from touchline.core.errors import InputFault
+from touchline.core.errors import InputError
 from touchline.core.units import GIB, MIB, format_seconds
 from touchline.run.scripts.folder import template
 from touchline.run.scripts.header import (
@@ -121,8 +121,8 @@ def mega_text(
             node is kept.
 
     Raises:
-        InputFault: a stage could never be started in such an allocation, two have one name, or there is none.
-        SlurmValueFault: a value that cannot stand on an #SBATCH line.
+        InputError: a stage could never be started in such an allocation, two have one name, or there is none.
+        SlurmValueError: a value that cannot stand on an #SBATCH line.
     """
     signal = warning_seconds(allocation.seconds, site.signal_seconds)
     cpus = _cpus_per_node(stages, allocation)
@@ -231,7 +231,7 @@ def _gpus_word(count: int, site: SlurmSite) -> str:
 def _refuse(stages: Sequence[MegaStage], allocation: Allocation, cpus: int, memory: float | None, kept: int) -> None:
     """Refuse what would wait for ever inside the allocation, everything at once."""
     if not stages:
-        raise InputFault("nothing is left to run", hint="touchline status DIR")
+        raise InputError("nothing is left to run", hint="touchline status DIR")
     names = [stage.name for stage in stages]
     faults = [f"two stages are called {name!r}" for name in dict.fromkeys(names) if names.count(name) > 1]
     usable = allocation.seconds - kept
@@ -250,7 +250,7 @@ def _refuse(stages: Sequence[MegaStage], allocation: Allocation, cpus: int, memo
                 "can be used"
             )
     if faults:
-        raise InputFault(
+        raise InputError(
             f"some stages would never be started in this allocation: {'; '.join(faults)}",
             expected="room for each stage by itself, up to the upper end of its predicted time and the time to save",
             hint="a longer time, faster runs (touchline optimize), or jobs of their own (touchline submit)",
@@ -317,7 +317,7 @@ def array_text(experiment: str, array: Array, site: SlurmSite, compute: ComputeC
     """The text of one array's script.
 
     Raises:
-        SlurmValueFault: a value that cannot stand on an #SBATCH line.
+        SlurmValueError: a value that cannot stand on an #SBATCH line.
     """
     throttle = "" if array.at_once is None else f"%{array.at_once}"
     signal = warning_seconds(array.seconds, site.signal_seconds) if array.signalled else None

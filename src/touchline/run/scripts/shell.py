@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 import shlex
 
-from touchline.core.errors import InputFault
+from touchline.core.errors import InputError
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _PLAIN = re.compile(r"[A-Za-z0-9_./:@%+=,-]+")
 
 
-class SlurmValueFault(InputFault):
+class SlurmValueError(InputError):
     """A value that cannot stand on an #SBATCH line."""
 
 
@@ -27,7 +27,7 @@ def slurm_value(value: str) -> str:
     what a shell keeps.
 
     Raises:
-        SlurmValueFault: it holds a newline or another control character, which would end the line or forge another.
+        SlurmValueError: it holds a newline or another control character, which would end the line or forge another.
     """
     _refuse_control(value)
     if _PLAIN.fullmatch(value):
@@ -39,11 +39,11 @@ def slurm_line(option: str) -> str:
     """An option of the user's as it stands behind `#SBATCH `, `--mail-type=FAIL`: unchanged, on one line.
 
     Raises:
-        SlurmValueFault: it holds a newline or another control character, or does not begin with a dash.
+        SlurmValueError: it holds a newline or another control character, or does not begin with a dash.
     """
     _refuse_control(option)
     if not option.startswith("-"):
-        raise SlurmValueFault(f"{option!r} cannot stand behind #SBATCH", expected="an option, such as --mail-type=FAIL")
+        raise SlurmValueError(f"{option!r} cannot stand behind #SBATCH", expected="an option, such as --mail-type=FAIL")
     return option
 
 
@@ -64,4 +64,4 @@ def has_control(value: str) -> bool:
 
 def _refuse_control(value: str) -> None:
     if has_control(value):
-        raise SlurmValueFault(f"{value!r} cannot stand on an #SBATCH line", expected="text without control characters")
+        raise SlurmValueError(f"{value!r} cannot stand on an #SBATCH line", expected="text without control characters")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from touchline.core.errors import InputFault
+from touchline.core.errors import InputError
 from touchline.spec.tasks.protocol import Task, score_text
 
 CAPITALIZATION = Task(name="capitalization", prompt="Capitalize the given word: {input}", score=score_text)
@@ -37,18 +37,18 @@ def generate_capitalization(
         rng: makes the choice and the order.
 
     Raises:
-        InputFault: there are too few such words, or a split would be empty.
+        InputError: there are too few such words, or a split would be empty.
     """
     candidates = sorted({word for word in words if len(word) == word_length})
     if num_words > len(candidates):
-        raise InputFault(
+        raise InputError(
             f"the word list has {len(candidates):,} words of {word_length} letters, {num_words:,} were requested",
             expected=f"at most {len(candidates):,}",
             hint=f"--num-words {len(candidates)}, or another list: --words FILE" if candidates else "--word-length 8",
         )
     sizes = split_sizes(num_words, train_fraction) if 0 < train_fraction < 1 else (0, 0, 0)
     if min(sizes) < 1:
-        raise InputFault(
+        raise InputError(
             f"{num_words} words at train fraction {train_fraction} leave a split empty",
             expected="at least one word in each of train, validation and test",
             hint="--num-words 2000 --train-fraction 0.8",

@@ -18,7 +18,7 @@ def score_choice(output: str, target: str) -> Scores:
     or `option`. `exact` asks for the letter alone. A target that is no capital letter is compared as text.
 
     Raises:
-        InputFault: the target is empty.
+        InputError: the target is empty.
     """
     alike = score_text(output, target)
     wanted = target.strip()

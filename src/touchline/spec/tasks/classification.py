@@ -8,7 +8,7 @@ import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from touchline.core.errors import InputFault
+from touchline.core.errors import InputError
 from touchline.spec.tasks.choice import chosen
 from touchline.spec.tasks.protocol import Scores, Task, score_text
 
@@ -87,11 +87,11 @@ def score_classification(output: str, target: str, labels: Sequence[str]) -> Sco
     """Score one answer: `match` is whether the label that was read is the target.
 
     Raises:
-        InputFault: the target is empty.
+        InputError: the target is empty.
     """
     wanted = canonical_label(target, labels)
     if not wanted:
-        raise InputFault("an empty target cannot be scored", expected="a label in every row")
+        raise InputError("an empty target cannot be scored", expected="a label in every row")
     label = read_label(output, labels if wanted in labels else (*labels, wanted))
     return Scores(exact=output.strip() == target.strip(), match=label == wanted, parsed=label is not None, label=label)
 

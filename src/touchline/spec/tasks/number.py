@@ -17,7 +17,7 @@ def score_number(output: str, target: str) -> Scores:
     `exact` asks for the number alone, as the target has it. A target that is no number is compared as text.
 
     Raises:
-        InputFault: the target is empty.
+        InputError: the target is empty.
     """
     alike = score_text(output, target)
     wanted = _value(target.strip())

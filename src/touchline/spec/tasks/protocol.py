@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from touchline.core.errors import InputFault
+from touchline.core.errors import InputError
 
 SCORER_VERSION = 1
 """Changes when a score would change; evaluations by another version are made again."""
@@ -56,14 +56,14 @@ class Task:
         """Return the metric of that name; the primary one for None.
 
         Raises:
-            InputFault: it has no such metric.
+            InputError: it has no such metric.
         """
         if name is None:
             return self.metrics[0]
         found = next((each for each in self.metrics if name in each), None)
         if found is None:
             names = [each for each, _ in self.metrics]
-            raise InputFault(
+            raise InputError(
                 f"the task {self.name!r} has no metric {name!r}",
                 expected=f"one of {', '.join(names)}",
                 hint=f"evaluate.metric: {names[0]}",
@@ -77,10 +77,10 @@ def score_text(output: str, target: str) -> Scores:
     A target of nothing but punctuation is compared exactly: without it nothing would be left.
 
     Raises:
-        InputFault: the target is empty, so that nothing could be told from wrong.
+        InputError: the target is empty, so that nothing could be told from wrong.
     """
     if not target.strip():
-        raise InputFault("an empty target cannot be scored", expected="an answer in every row")
+        raise InputError("an empty target cannot be scored", expected="an answer in every row")
     exact = output.strip() == target.strip()
     bare = _bare(target)
     return Scores(exact=exact, match=exact or (bool(bare) and _bare(output) == bare))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Sequence
 
-from touchline.core.errors import InputFault
+from touchline.core.errors import InputError
 from touchline.spec.tasks.capitalization import CAPITALIZATION
 from touchline.spec.tasks.choice import CHOICE
 from touchline.spec.tasks.classification import CLASSIFICATION
@@ -24,11 +24,11 @@ def get_task(name: str, labels: Sequence[str] = ()) -> Task:
         labels: the labels of the dataset, for a task that reads one of them.
 
     Raises:
-        InputFault: there is none.
+        InputError: there is none.
     """
     if name not in TASKS:
         near = difflib.get_close_matches(name, TASKS, n=1)
-        raise InputFault(
+        raise InputError(
             f"there is no task {name!r}",
             expected=f"one of {', '.join(TASKS)}; or a file, tasks/mine.py@name",
             hint=f"task: {near[0] if near else 'exact_match'}",
