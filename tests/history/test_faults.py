@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.history.sound import assert_sound
 
+from touchline.backends.logtext.prefixes import strip_prefix
 from touchline.core.observation import Event, Observation, Sign
 from touchline.history.faults import Faults
-from touchline.history.tracebacks import during_of, unprefixed
+from touchline.history.tracebacks import during_of
 
 pytestmark = pytest.mark.planning
 
@@ -187,7 +188,7 @@ def test_a_prefix_on_each_line_changes_nothing(prefix: str) -> None:
     ],
 )
 def test_prefixes_are_taken_off_and_nothing_else(text: str, rank: str, rest: str) -> None:
-    assert unprefixed(text) == (rank, rest)
+    assert strip_prefix(text) == (rank, rest)
 
 
 def test_a_chain_is_one_fault_and_its_root_decides() -> None:

@@ -92,11 +92,10 @@ TOLD: dict[str, str] = {
         3 epochs 2 epochs
         4 loss 2.5012 nats epoch=0
         4 trainer deepspeed
+        6 train_samples_per_second 15.38 examples/s ~
         6 micro_batch_size 8
         6 max_seq_len 512 tokens
-        6 train_samples_per_second 15.38 examples/s ~
         7 step 10 steps @10
-        8 step 10 steps @10
         8 train_samples_per_second 15.25 examples/s @10 mean ~
         8 peak_memory 30.5 GiB @10 step allocated peak
         9 eval_loss 1.8326 nats
@@ -189,7 +188,7 @@ def test_deepspeed_within_another_trainer_is_not_the_trainer() -> None:
         b"RunningAvgSamplesPerSec=15.25, CurrSamplesPerSec=15.5, MemAllocated=4.25GB, MaxMemAllocated=30.5GB"
     )
     names = [event.name for event in read(lines) if isinstance(event, Observation)]
-    assert names == ["step", "step", "train_samples_per_second", "peak_memory"]
+    assert names == ["step", "train_samples_per_second", "peak_memory"]
 
 
 def test_memory_of_the_initialisation_is_none_of_a_step() -> None:

@@ -13,13 +13,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from touchline.backends.logtext.dicts import read_row
+from touchline.backends.logtext.prefixes import strip_decoration
 from touchline.core.observation import Event, Observation, Sign
 from touchline.history.files import FoundRun, find_runs
 from touchline.history.generic import READERS, TrainingLines
 from touchline.history.generic_facts import duration
-from touchline.history.generic_grammar import parse, said
+from touchline.history.generic_grammar import parse
 from touchline.history.generic_vocabulary import Concept, Split, meaning_of
-from touchline.history.loops import Counter
+from touchline.history.loops import StepCounter
 from touchline.history.scan import clean
 
 pytestmark = pytest.mark.planning
@@ -419,7 +420,7 @@ def test_another_attempt_is_told_whose_it_is() -> None:
 def test_counters_of_epochs_and_of_runs(epochs: int, length: int, from_zero: bool, stride: int) -> None:
     first = 0 if from_zero else 1
     for per_epoch in (True, False):
-        counter = Counter()
+        counter = StepCounter()
         last = 0.0
         total = length if per_epoch else length * epochs
         for epoch in range(epochs):
@@ -433,7 +434,7 @@ def test_counters_of_epochs_and_of_runs(epochs: int, length: int, from_zero: boo
 
 
 def test_a_counter_from_zero_ends_one_below_its_total() -> None:
-    counter = Counter()
+    counter = StepCounter()
     assert counter.place(None, None, 0, 10, is_global=False)[0] == 0
     assert counter.place(None, None, 9, 10, is_global=False)[0] == 10
 
@@ -499,7 +500,7 @@ def test_no_text_raises(text: str) -> None:
     reader = TrainingLines()
     for number in (1, 2):
         list(reader.line(text, number))
-    parse(said(text)[1])
+    parse(strip_decoration(text)[1])
 
 
 @given(

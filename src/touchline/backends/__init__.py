@@ -1,6 +1,6 @@
 """One folder a backend; nothing else names them.
 
-A folder's `backend.py` holds `BACKEND`, which plans and trains; its `logs.py` holds `READERS` and `DOCUMENTS`, which
-read what that trainer prints and writes; its `format.py` holds `FORMATS`, which read and check its configs. A
-folder may have one of them.
+A folder's `backend.py` holds `BACKEND`, which plans and trains; its `format.py` holds `FORMATS`, which read and check
+its configs; its `logs.py` holds what reads its logs: `READERS` of lines, `FORMS` of rows that share a loop's events,
+`DOCUMENTS`, and its names in `TRAINERS`. A folder may have one of them.
 """

@@ -36,16 +36,14 @@ def backend_names() -> tuple[str, ...]:
 
 @functools.cache
 def log_readers() -> tuple[type[LogReader], ...]:
-    """Every backend's readers of log lines; make one instance of each for every file."""
-    modules = [importlib.import_module(f"{_package.__name__}.{name}.logs") for name in _folders_with("logs")]
-    return tuple(reader for module in modules for reader in module.READERS)
+    """Return every backend's readers of log lines; make one instance of each for every file."""
+    return _from_logs("READERS")
 
 
 @functools.cache
 def document_readers() -> tuple[DocumentReader, ...]:
-    """Every backend's readers of state files and configs."""
-    modules = [importlib.import_module(f"{_package.__name__}.{name}.logs") for name in _folders_with("logs")]
-    return tuple(reader for module in modules for reader in module.DOCUMENTS)
+    """Return every backend's readers of state files and configs."""
+    return _from_logs("DOCUMENTS")
 
 
 @functools.cache

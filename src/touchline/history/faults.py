@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import ClassVar
 
+from touchline.backends.logtext.prefixes import strip_prefix
 from touchline.backends.logtext.reader import LogReader, Row
 from touchline.core.observation import During, Event, Observation, ObservationName, Sign, SignKind
 from touchline.history.faultlines import (
@@ -31,7 +32,7 @@ from touchline.history.faultlines import (
 from touchline.history.milestones import WORDS as MILESTONE_WORDS
 from touchline.history.milestones import milestone
 from touchline.history.oom import read_out_of_memory
-from touchline.history.tracebacks import Fault, Tracebacks, is_launcher, unprefixed
+from touchline.history.tracebacks import Fault, Tracebacks, is_launcher
 
 _TEXT_LIMIT = 300
 _READ_LIMIT = 8192
@@ -184,7 +185,7 @@ class Faults:
     # ---------------------------------------------------------------------------------------------- without a traceback
 
     def _alone(self, text: str, number: int) -> Iterator[Event]:
-        _, rest = unprefixed(text)
+        _, rest = strip_prefix(text)
         if rest.lstrip().startswith(_NOT_SAID):
             return
         if (kind := milestone(text)) is not None:

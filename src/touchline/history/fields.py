@@ -4,22 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from touchline.backends import logged_trainers
+from touchline.backends.logtext.reader import BarCount
 from touchline.core.observation import ObservationName, SignKind
 from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.history.course import Losses
 from touchline.history.outcome import Ending, ending_of
 from touchline.history.reading import RunReading, Said, Segment, Word
 from touchline.history.run_facts import FACTS
-from touchline.history.steps import OPTIMIZER_STEP_BARS, Steps, steps_of
-from touchline.history.view import LIBRARIES, Found, RunView, Stretch
+from touchline.history.steps import Steps, bar_count, steps_of
+from touchline.history.view import Found, RunView, Stretch, is_library
 
-_TRAINERS = (
-    ("peft", "axolotl", "llamafactory", "swift", "unsloth", "torchtune"),
-    ("trl",),
-    ("hf_trainer",),
-    ("generic",),
-)
-"""Who prints through whom: the first of these that is seen is the trainer; any other name stands before `trl`."""
+_LOOP_PRECEDENCE = -1
+_USUAL_PRECEDENCE = 2
 _ON_THE_WAY = ("last", "sum")
 """Aggregations of a duration that was logged while the training went on."""
 _ENOUGH = 3
@@ -120,23 +117,27 @@ def _trainer(view: RunView) -> Said:
     found = [each for source in (*reversed(view.stretches), view.documents) for each in source.all("trainer")]
     certain = [each for each in found if each.seen.certain]
     names = {str(each.seen.value): each for each in reversed([*certain, *found])}
-    known = {name for group in _TRAINERS for name in group}
-    others = tuple(name for name in names if name not in known)
     stated = view.stated_fact("trainer")
-    if stated is not None and LIBRARIES.issuperset(names):
+    if stated is not None and all(is_library(name) for name in names):
         return Word(value=str(stated.seen.value), where=stated.where, method=stated.provenance)
-    for group in (_TRAINERS[0], others, *_TRAINERS[1:]):
-        for name in group:
-            if name in names:
-                return Word(value=name, where=names[name].where)
-    return Missing(missing="no line tells which trainer printed it")
+    if not names:
+        return Missing(missing="no line tells which trainer printed it")
+    name = max(names, key=_precedence)
+    return Word(value=name, where=names[name].where)
+
+
+def _precedence(trainer: str) -> int:
+    known = logged_trainers().get(trainer)
+    if known is not None:
+        return known.precedence
+    return _LOOP_PRECEDENCE if trainer == "generic" else _USUAL_PRECEDENCE
 
 
 def _ending(view: RunView, stretch: Stretch, trainer: str | None, is_document: bool) -> Ending:
     steps = steps_of(view, stretch, trainer)
     done = steps.done.value if isinstance(steps.done, Quantity) else None
     total = steps.total.value if isinstance(steps.total, Quantity) else None
-    if done is None and total is None and trainer not in OPTIMIZER_STEP_BARS:
+    if done is None and total is None and bar_count(trainer) is not BarCount.RUN_STEPS:
         # Loops that tell their epochs only: the last loss says how many are done.
         loss, planned = stretch.last_loss(), view.setting("epochs")
         done = loss.seen.epoch if loss is not None and loss.seen.step is None else None

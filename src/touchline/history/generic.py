@@ -1,75 +1,63 @@
-"""The reader of what is no backend's: other trainers, loops of no known trainer, facts that scripts print.
+"""Reader of training loops: trainers that only print rows, loops of no known trainer, facts that scripts print.
 
-One reader asks one after the other, so that a line is told once: a trainer's own form first, then bars, loops, facts.
+The parts are tried in order, so that a line is read once: a trainer's own form first, then bars, loops, facts.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import ClassVar
 
+from touchline.backends import form_readers
+from touchline.backends.logtext.emitter import EventEmitter
+from touchline.backends.logtext.prefixes import strip_decoration
 from touchline.backends.logtext.reader import LogReader, Row
 from touchline.core.observation import Event
-from touchline.history import (
-    frameworks,
-    generic_clusters,
-    generic_dumps,
-    generic_fact_names,
-    generic_facts,
-    generic_labs,
-    generic_vendors,
-)
-from touchline.history.generic_bars import Bars
-from touchline.history.generic_grammar import said
-from touchline.history.generic_rows import Rows
+from touchline.history import generic_dumps, generic_fact_names
+from touchline.history.generic_bars import LossBarReader
+from touchline.history.generic_dumps import DumpReader
+from touchline.history.generic_facts import FactReader
+from touchline.history.generic_rows import DictRowParser
 from touchline.history.generic_vocabulary import EPOCH_WORDS, LOSS_WORDS
-from touchline.history.generic_voice import Voice
-from touchline.history.loops import HELD_OUT_WORDS, Loops
+from touchline.history.loops import HELD_OUT_WORDS, LoopReader
 
 
 class TrainingLines:
-    """Reads one file's lines of trainers and loops without a backend."""
+    """Reader of one file's lines of trainers and loops without a reader of their own."""
 
     words: ClassVar[frozenset[str]] = (
         LOSS_WORDS
         | EPOCH_WORDS
-        | frameworks.WORDS
-        | generic_clusters.WORDS
-        | generic_dumps.WORDS
-        | generic_labs.WORDS
-        | generic_vendors.WORDS
-        | generic_fact_names.WORDS
         | HELD_OUT_WORDS
+        | generic_dumps.WORDS
+        | generic_fact_names.WORDS
+        | frozenset(word for reader in form_readers() for word in reader.words)
     )
 
     def __init__(self) -> None:
-        """Nothing was read."""
-        voice = Voice()
-        makers: tuple[Callable[[Voice], frameworks.Framework], ...]
-        makers = (*frameworks.FRAMEWORKS, *generic_clusters.CLUSTERS, *generic_vendors.VENDORS)
-        makers = (*makers, *generic_labs.LABS)
-        self._frameworks: tuple[frameworks.Framework, ...] = tuple(made(voice) for made in makers)
-        self._bars = Bars(voice)
-        self._loops = Loops(voice)
-        self._rows = Rows(voice)
-        self._facts = generic_facts.Facts(voice)
-        self._dumps = generic_dumps.Dumps(voice)
-        self._voice = voice
+        """Start a file."""
+        self._emitter = EventEmitter()
+        self._forms = tuple(made(self._emitter) for made in form_readers())
+        self._bars = LossBarReader(self._emitter)
+        self._loops = LoopReader(self._emitter)
+        self._rows = DictRowParser(self._emitter)
+        self._facts = FactReader(self._emitter)
+        self._dumps = DumpReader(self._emitter)
         self._rank: str | None = None
 
     def line(self, text: str, number: int) -> Iterable[Event]:
         """Events of one line."""
         if text[:1] == "{" and text.rstrip().endswith("}"):
             return ()  # a dictionary, read as a row
-        rank, rest = said(text) if len(text) < _LONG else ("", text)
+        rank, rest = strip_decoration(text) if len(text) < _LONG else ("", text)
         if rank and "loss" in text.lower():
             # Of several processes that print the same, the first one counts.
-            if self._voice.has_trained and rank != (self._rank or rank):
+            if self._emitter.has_trained and rank != (self._rank or rank):
                 return ()
             self._rank = rank
-        for framework in self._frameworks:
-            events = framework.line(text, rest, number)
+        for reader in self._forms:
+            events = reader.line(text, rest, number)
             if events is not None:
                 return events
         if "%|" in text or "it [" in text or "━" in text:

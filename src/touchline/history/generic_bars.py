@@ -8,11 +8,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from touchline.backends.logtext.numbers import to_count, to_number
+from touchline.backends import logged_trainers
+from touchline.backends.logtext.emitter import EventEmitter
+from touchline.backends.logtext.prefixes import strip_decoration
+from touchline.backends.logtext.reader import LoggedTrainer
 from touchline.core.observation import Event
-from touchline.history.generic_grammar import parse, said
+from touchline.history.generic_grammar import parse
 from touchline.history.generic_vocabulary import Concept, Split, meaning_of
-from touchline.history.generic_voice import Voice
 from touchline.history.tracks import is_training_label
 
 _POSTFIX = re.compile(
@@ -22,11 +24,8 @@ _POSTFIX = re.compile(
 _OPEN = re.compile(r"(?:^|[ :])\d+it \[[\d:]{4,11}, *(?P<rest>[^\]]*=[^\]]*)\]")
 _PAIR = re.compile(r"(?P<key>[A-Za-z_][\w/ .-]*?) *[=:] *(?P<value>[^,\s=]+)(?=,|\s|$)")
 _CLOCK = re.compile(r"\[[\d:]{4,11}<[^\]]*\]")
-_COUNTED = re.compile(r"\| *(\d+)/\d+ \[")
-_ROUNDED = 0.006
-"""A number of three digits is off by half of the last one at most."""
 _LABEL_LENGTH = 200
-_TORCHTUNE = re.compile(r"\d\|\d+\|Loss:")
+_READ_ELSEWHERE = re.compile(r"\d\|\d+\|Loss:")
 _RICH = re.compile(
     r"^\s*Epoch (?P<epoch>\d+)/(?P<last>-?\d+) +[━╸╺ ]+ *(?P<done>\d+)/(?P<total>\d+) +\d+:\d\d:\d\d +•"
     r" +[\d:-]+ +[\d.]+it/s"
@@ -44,17 +43,19 @@ _EXTRA = {
 }
 """Keys whose meaning differs from that of their words; the mean of an epoch is not the last loss."""
 
+_UNKNOWN = LoggedTrainer(name="generic")
 
-class Bars:
+
+class LossBarReader:
     """Reads one file's bars with losses."""
 
-    def __init__(self, voice: Voice) -> None:
+    def __init__(self, emitter: EventEmitter) -> None:
         """Nothing was read."""
-        self._voice = voice
+        self._emitter = emitter
 
     def line(self, text: str, number: int) -> Iterator[Event]:
         """Events of a line with bars; of several on one line the last one counts."""
-        if _TORCHTUNE.search(text):
+        if _READ_ELSEWHERE.search(text):
             return
         if (rich := _RICH.match(text)) is not None:
             pairs = {match["key"]: match["value"] for match in _PAIR.finditer(rich.group("rest"))}
@@ -71,11 +72,8 @@ class Bars:
         yield from self._labelled(label, text, number)
 
     def _pairs(self, pairs: dict[str, str], text: str, number: int) -> Iterator[Event]:
-        trainer = "generic"
-        if "reduced_train_loss" in pairs:
-            trainer = "nemo"
-        elif "v_num" in pairs:
-            trainer = "lightning"
+        named = [trainer for trainer in logged_trainers().values() if trainer.bar_key in pairs]
+        trainer = max(named, key=lambda each: each.precedence, default=_UNKNOWN)
         training = validation = None
         for key, value in pairs.items():
             split = _split_of(key)
@@ -84,35 +82,22 @@ class Bars:
             elif split is Split.VALIDATION:
                 validation = value
         if training is not None:
-            at = _nemo_step(pairs.get("global_step"), text) if trainer == "nemo" else None
-            yield from self._voice.loss(training, number, text, trainer=trainer, step=at, certain=trainer != "generic")
-        yield from self._voice.eval_loss(validation, number, certain=False)
+            step = trainer.step_of_bar(pairs, text) if trainer.step_of_bar is not None else None
+            yield from self._emitter.loss(
+                training, number, text, trainer=trainer.name, step=step, certain=trainer is not _UNKNOWN
+            )
+        yield from self._emitter.eval_loss(validation, number, certain=False)
 
     def _labelled(self, label: str, text: str, number: int) -> Iterator[Event]:
         """A loss and the planned epochs that the label names."""
-        parsed = parse(said(label)[1]) if label else None
+        parsed = parse(strip_decoration(label)[1]) if label else None
         if parsed is None:
             return
         loss, epoch = parsed.first(Concept.LOSS), parsed.first(Concept.EPOCH)
         if loss is not None and not loss.unit and loss.split is Split.TRAIN:
-            yield from self._voice.loss(loss.value, number, text[-400:], trainer="generic", certain=False)
-        if epoch is not None and epoch.total and self._voice.has_trained:
-            yield from self._voice.once("epochs", epoch.total, number, unit="epochs", certain=False)
-
-
-def _nemo_step(printed: str | None, text: str) -> int | None:
-    """Steps done by NeMo's `global_step`, which counts those before this one and has three digits.
-
-    From 1000 on it is rounded (`2e+3`); then the bar's own counter gives the step, where the two agree.
-    """
-    before = to_number(printed)
-    if before is None:
-        return None
-    if "e" not in str(printed).lower():
-        return to_count(before + 1)
-    counted = _COUNTED.findall(text)
-    done = int(counted[-1]) if counted else 0
-    return done if done and abs(done - 1 - before) <= _ROUNDED * before + 1 else None
+            yield from self._emitter.loss(loss.value, number, text[-400:], trainer="generic", certain=False)
+        if epoch is not None and epoch.total and self._emitter.has_trained:
+            yield from self._emitter.once("epochs", epoch.total, number, certain=False)
 
 
 def _label(text: str, end: int) -> str:

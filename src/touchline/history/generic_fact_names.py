@@ -46,15 +46,6 @@ _NAMES: dict[ObservationName, str] = {
 }
 FACTS_BY_NAME: dict[str, ObservationName] = {name: fact for fact, names in _NAMES.items() for name in names.split("|")}
 """What a name in lower case is of."""
-UNITS: dict[ObservationName, str] = {
-    "epochs": "epochs",
-    "steps_total": "steps",
-    "train_examples": "examples",
-    "max_seq_len": "tokens",
-    "trainable_parameters": "parameters",
-    "total_parameters": "parameters",
-}
-"""Units of the facts that have one."""
 WORDS: frozenset[str] = words_of(
     "accum accumulation alpha batch completed dataset device devices duration epochs examples finished gpu"
     " gpu_peak_memory gpus highest iterations iters length lora loss lr max max_gpu_memory max_mem max_memory"

@@ -10,12 +10,12 @@ import math
 import re
 from collections.abc import Iterator
 
+from touchline.backends.logtext.emitter import SIZES, EventEmitter, to_sign
 from touchline.backends.logtext.numbers import NUMBER, to_number, to_seconds
-from touchline.core.observation import Event, Observation, ObservationName
+from touchline.backends.logtext.prefixes import strip_decoration
+from touchline.core.observation import Event, Observation, ObservationName, SignKind
 from touchline.core.quantity import MemoryKind
-from touchline.history.generic_fact_names import FACTS_BY_NAME, UNITS
-from touchline.history.generic_grammar import said
-from touchline.history.generic_voice import SIZES, Voice, trained
+from touchline.history.generic_fact_names import FACTS_BY_NAME
 
 _LENGTH_LIMIT = 240
 _LINE = re.compile(r"^\**(?P<name>[^\W\d_][^:=\n*]{0,60}?)\**\s*(?P<sign>[:=])\**\s*(?P<value>\S.{0,200}?)\s*$")
@@ -150,12 +150,12 @@ _SECONDS = {"h": 3600.0, "m": 60.0, "s": 1.0}
 """Seconds of a unit, by its first letter."""
 
 
-class Facts:
+class FactReader:
     """Reads one file's facts."""
 
-    def __init__(self, voice: Voice) -> None:
+    def __init__(self, emitter: EventEmitter) -> None:
         """Nothing was read."""
-        self._voice = voice
+        self._emitter = emitter
         self._of_epochs = False
         self._text = ""
 
@@ -163,7 +163,7 @@ class Facts:
         """Events of one line."""
         if len(text) > _LENGTH_LIMIT or text.lstrip()[:1] in ("{", '"', "'", "<") or _OTHERS_OWN.search(text):
             return
-        body, self._text = said(text)[1].strip(), text
+        body, self._text = strip_decoration(text)[1].strip(), text
         sentence = self._sentence(body, number)
         if sentence is not None:
             yield from sentence
@@ -180,11 +180,11 @@ class Facts:
 
     def _sentence(self, body: str, number: int) -> list[Event] | None:
         """Facts that are no name with a value."""
-        voice = self._voice
+        emitter = self._emitter
         if (match := _LORA.match(body)) is not None:
             return [
-                *voice.once("lora_rank", float(match.group("rank")), number, certain=False),
-                *voice.once("lora_alpha", float(match.group("alpha")), number, certain=False),
+                *emitter.once("lora_rank", float(match.group("rank")), number, certain=False),
+                *emitter.once("lora_alpha", float(match.group("alpha")), number, certain=False),
             ]
         if (peaks := self._peaks(body, number)) is not None:
             return peaks
@@ -193,7 +193,7 @@ class Facts:
             rows = None  # read with other lines on loading
         if (match := _ON_ROWS.match(body) or rows or _SPLIT.match(body) or _BEGUN.match(body)) is not None:
             count = to_number(match.group("count"))
-            return list(voice.once("train_examples", count or None, number, unit="examples", certain=False))
+            return list(emitter.once("train_examples", count or None, number, certain=False))
         if (match := _TOOK.match(body)) is not None:
             return list(self._seconds(match.group("time"), number, of_all=False))
         return None
@@ -211,23 +211,23 @@ class Facts:
             yield from self._count(fact, value, number)
         elif _RATE.fullmatch(name):
             rate = to_number(_LAX.sub("", value))
-            if rate and 0 < rate < 1 and not self._voice.has_trained:
-                yield from self._voice.once("learning_rate", rate, number, certain=False)
+            if rate and 0 < rate < 1 and not self._emitter.has_trained:
+                yield from self._emitter.once("learning_rate", rate, number, certain=False)
         elif _MODEL.fullmatch(name):
             found = _MODEL_ID.fullmatch(value.rstrip("."))
             if found is not None and _is_model(found.group("id")):
-                yield from self._voice.once("model", found.group("id"), number, certain=False)
+                yield from self._emitter.once("model", found.group("id"), number, certain=False)
         elif (match := _TIME.fullmatch(name)) is not None:
             of_all = "total" in name
             yield from self._seconds(f"{value} {match.group('unit') or ''}", number, of_all=of_all)
         elif _TARGETS.fullmatch(name):
             modules = re.findall(r"[A-Za-z_]\w*", value)
             if 0 < len(modules) <= 24 and re.fullmatch(r"[\[({]?[\w'\", ]+[\])}]?", value):
-                yield from self._voice.once("target_modules", ",".join(modules), number, certain=False)
+                yield from self._emitter.once("target_modules", ",".join(modules), number, certain=False)
         elif _GPU.fullmatch(name):
             gpu = _GPU_NAME.fullmatch(value)
             if gpu is not None:
-                yield from self._voice.once("gpu", gpu.group("name").strip(), number, certain=False)
+                yield from self._emitter.once("gpu", gpu.group("name").strip(), number, certain=False)
         elif (match := _LOSS.fullmatch(name)) is not None:
             yield from self._loss(match, value, number)
 
@@ -241,11 +241,11 @@ class Facts:
         elif match is not None and fact in ("trainable_parameters", "total_parameters") and value.startswith("0"):
             return
         if count and 0 < count <= _LIMITS.get(fact, 1e15):
-            yield from self._voice.once(fact, count, number, unit=UNITS.get(fact, "1"), certain=False)
+            yield from self._emitter.once(fact, count, number, certain=False)
 
         if fact == "trainable_parameters" and (of_all := _OF_ALL.search(value)) is not None:
             whole = to_number(of_all.group(1))
-            yield from self._voice.once("total_parameters", whole, number, unit="parameters", certain=False)
+            yield from self._emitter.once("total_parameters", whole, number, certain=False)
 
     def _product(self, match: re.Match[str], number: int) -> Iterator[Event]:
         """A batch as the product of its factors; of three the last is taken for the number of GPUs."""
@@ -253,11 +253,11 @@ class Facts:
         whole = to_number(match.group("whole"))
         if whole is None or math.prod(factors) != whole:
             return
-        yield from self._voice.once("global_batch_size", whole, number, certain=False)
-        yield from self._voice.once("micro_batch_size", factors[0], number, certain=False)
+        yield from self._emitter.once("global_batch_size", whole, number, certain=False)
+        yield from self._emitter.once("micro_batch_size", factors[0], number, certain=False)
         counts_devices = re.search(r"gpu|device|node|rank", match.group()[: match.start("whole")], re.IGNORECASE)
         if counts_devices is None and len(factors) == 2:
-            yield from self._voice.once("gradient_accumulation_steps", factors[1], number, certain=False)
+            yield from self._emitter.once("gradient_accumulation_steps", factors[1], number, certain=False)
 
     def _loss(self, match: re.Match[str], value: str, number: int) -> Iterator[Event]:
         loss = to_number(_LAX.sub("", value))
@@ -265,7 +265,7 @@ class Facts:
             return
         split = match.group("split")
         if split and not split.lower().startswith("tr"):
-            yield from self._voice.eval_loss(value if to_number(value) is not None else loss, number, certain=False)
+            yield from self._emitter.eval_loss(value if to_number(value) is not None else loss, number, certain=False)
         elif match.group("final"):
             yield Observation(name="loss", value=loss, line=number, unit="nats", aggregation="last", certain=False)
 
@@ -291,8 +291,8 @@ class Facts:
         seconds = to_number(match.group("number")) if match is not None else None
         if match is not None and seconds is not None:
             scale = 1e-3 if match.group("unit").lower().startswith(("ms", "milli")) else 1.0
-            yield from self._voice.measured(
-                "step_seconds", seconds * scale, number, "s", aggregation="mean", certain=False
+            yield from self._emitter.measured(
+                "step_seconds", seconds * scale, number, aggregation="mean", certain=False
             )
 
     def _throughput(self, name: str, value: str, number: int) -> Iterator[Event]:
@@ -302,18 +302,18 @@ class Facts:
             return
         unit = (match.group("unit") or name).lower()
         if unit.startswith("tok"):
-            yield from self._voice.measured(
-                "tokens_per_second", rate, number, "tokens/s", aggregation="mean", token_unit="padded", certain=False
+            yield from self._emitter.measured(
+                "tokens_per_second", rate, number, aggregation="mean", token_unit="padded", certain=False
             )
         elif unit.startswith(("sample", "example")):
-            yield from self._voice.measured(
-                "train_samples_per_second", rate, number, "examples/s", aggregation="mean", certain=False
+            yield from self._emitter.measured(
+                "train_samples_per_second", rate, number, aggregation="mean", certain=False
             )
 
     def _memory(self, name: str, size: float, unit: str, number: int) -> Iterator[Event]:
         scale, unit = SIZES[unit.lower()]
         which: MemoryKind = "reserved" if "reserv" in name else "allocated"
-        yield from self._voice.memory(size * scale, number, unit, which, certain=False)
+        yield from self._emitter.memory(size * scale, number, unit, which, certain=False)
 
     def _peaks(self, body: str, number: int) -> list[Event] | None:
         """`peak memory allocated: 10184 MiB reserved: 10200 MiB`, and other peaks in plain words."""
@@ -337,14 +337,14 @@ class Facts:
         seconds = duration(value)
         if not seconds:
             return
-        if not of_all and self._voice.epoch is not None:
-            begun, planned = self._voice.epoch
+        if not of_all and self._emitter.epoch is not None:
+            begun, planned = self._emitter.epoch
             self._of_epochs = self._of_epochs or (planned > 1 and begun + 1 < planned)
             if self._of_epochs:
                 return
         yield Observation(name="train_seconds", value=seconds, line=number, unit="s", certain=False)
-        if self._voice.has_trained:
-            yield trained(self._text, number)
+        if self._emitter.has_trained:
+            yield to_sign(SignKind.TRAINED, self._text, number)
 
 
 def is_peak(name: str) -> bool:

@@ -11,10 +11,8 @@ from dataclasses import dataclass, field
 
 from touchline.backends.logtext.numbers import to_number
 from touchline.history.generic_vocabulary import Concept, Meaning, Split, meaning_of, words_of
-from touchline.history.tracebacks import unprefixed
 
 LENGTH_LIMIT = 600
-_BOX_LINES = str.maketrans("│║┃\u00a0", "||| ")
 _NUMBER = (
     r"[-+]?(?:\d{1,3}(?:[,_]\d{3})+(?!\d)|\d+)(?:\.\d+)?(?:[eE][-+]?\d+)?"
     r"|[-+]?\.\d+(?:[eE][-+]?\d+)?|[-+]?(?:nan|inf|infinity)(?!\w)"
@@ -57,15 +55,6 @@ _TAIL = re.compile(
     r"|elapsed|remaining|time\b|took|model|lr\b|🎉|✅|$)",
     re.IGNORECASE,
 )
-_PREFIX = re.compile(
-    r"\[(?![^\]]{0,20}(?:\d/|\bep\b|epoch|step|iter|batch|val|eval|test))[\w ./:<>-]{1,40}\]:?\s*"
-    r"|(?:\d{1,2}[/.-]\d{1,2}[/.-](?:\d{4}|\d\d),? +)?\d{1,2}:\d\d:\d\d(?:[.,]\d+)?(?: [AP]M)?\s*"
-    r"|(?!epoch|step|iter|batch|loss|train|val|eval)[\w.<>]{1,60}(?::[\w.<>]{1,40}){0,2} -\s+(?=\S)"
-    r"|\([\w .-]{1,40}\)\s+(?=[A-Za-z\[])"
-    r"|(?![\[(+.-])[^\w\s]+\s*|\s+|-{2,}\s*|- ",
-    re.IGNORECASE,
-)
-_PREFIXES = 8
 _FIELD_ENDS = re.compile(r"\s*[|;\t]\s*|,\s+|\s+[-–—•·]+\s+|\s{3,}|(?<=[\d\])%])\s+(?=[A-Za-z_][\w./-]*=)")
 _ODD_UNIT = re.compile(r"(?P<known>.*\d\S*?)(?:\s+|(?<=\d))[^\W\d]{1,16}(?:/[^\W\d]{1,12})?\s*[.;]?\s*$")
 """A number with a word behind it that is no unit that is known: `loss 1.1918 BPC`."""
@@ -119,18 +108,6 @@ class Line:
                 if item.meaning.concept is concept:
                     return item
         return None
-
-
-def said(text: str) -> tuple[str, str]:
-    """A line's rank, and the line without what loggers and people put before it: times, levels, modules, bullets."""
-    rank, rest = unprefixed(text.translate(_BOX_LINES))
-    for _ in range(_PREFIXES):
-        match = _PREFIX.match(rest)
-        if match is None or match.end() == 0:
-            break
-        more, rest = unprefixed(rest[match.end() :])
-        rank = rank or more
-    return rank, rest.rstrip()
 
 
 def parse(rest: str) -> Line | None:

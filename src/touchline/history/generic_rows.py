@@ -9,12 +9,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from touchline.backends.logtext.emitter import EventEmitter
 from touchline.backends.logtext.numbers import not_a_number, to_count, to_number
+from touchline.backends.logtext.prefixes import strip_decoration
 from touchline.backends.logtext.reader import Row
 from touchline.core.observation import Event
-from touchline.history.generic_grammar import parse, said
+from touchline.history.generic_grammar import parse
 from touchline.history.generic_vocabulary import Concept
-from touchline.history.generic_voice import Voice
 
 _OTHERS_OWN = frozenset(
     {
@@ -43,12 +44,12 @@ _HELD_OUT = frozenset({"val", "valid", "validation", "eval", "evaluation", "dev"
 _SPLITS = ("split", "phase", "mode", "stage", "type", "kind")
 
 
-class Rows:
+class DictRowParser:
     """Reads one file's rows."""
 
-    def __init__(self, voice: Voice) -> None:
+    def __init__(self, emitter: EventEmitter) -> None:
         """Nothing was read."""
-        self._voice = voice
+        self._emitter = emitter
 
     def row(self, row: Row, text: str, number: int) -> Iterator[Event]:
         """Events of one row."""
@@ -63,24 +64,23 @@ class Rows:
         loss, validation = _first(row, _LOSSES), _first(row, _VALIDATIONS)
         if any(str(row.get(key, "")).lower() in _HELD_OUT for key in _SPLITS):
             loss, validation = None, validation if validation is not None else loss
-        if self._voice.is_echo(step, number):
+        if self._emitter.is_echo(step, number):
             return
         if to_number(loss) is not None or not_a_number(loss):
-            yield from self._voice.loss(
+            yield from self._emitter.loss(
                 loss, number, text, trainer="generic", step=step, epoch=epoch if step is None else None, certain=False
             )
             yield from self._measures(row, step, number)
-        yield from self._voice.eval_loss(validation, number, step=step, epoch=epoch, certain=False)
+        yield from self._emitter.eval_loss(validation, number, step=step, epoch=epoch, certain=False)
 
     def _measures(self, row: Row, step: int | None, number: int) -> Iterator[Event]:
         total = to_count(_first(row, _TOTALS))
         if step is not None and total and total >= step:
-            yield from self._voice.once("steps_total", total, number, unit="steps", certain=False)
-        yield from self._voice.measured(
+            yield from self._emitter.once("steps_total", total, number, certain=False)
+        yield from self._emitter.measured(
             "tokens_per_second",
             to_number(_first(row, _TOKEN_RATES)),
             number,
-            "tokens/s",
             step=step,
             token_unit="padded",
             certain=False,
@@ -90,7 +90,7 @@ class Rows:
             size = to_number(value)
             if match is not None and size is not None:
                 scale, unit = _SIZES[match.group("unit")]
-                yield from self._voice.memory(
+                yield from self._emitter.memory(
                     size * scale, number, unit, "allocated", step=step, phase="step", certain=False
                 )
 
@@ -108,7 +108,7 @@ def _first(row: Row, keys: tuple[str, ...]) -> object:
 
 def _anchored(before: str) -> tuple[int | None, float | None]:
     """Step and epoch of the words before a dictionary: `epoch 1: {...}`."""
-    parsed = parse(said(before)[1])
+    parsed = parse(strip_decoration(before)[1])
     if parsed is None:
         return None, None
     step, epoch = parsed.first(Concept.GLOBAL_STEP, Concept.STEP), parsed.first(Concept.EPOCH)

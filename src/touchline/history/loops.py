@@ -11,11 +11,12 @@ import math
 import re
 from collections.abc import Iterator
 
+from touchline.backends.logtext.emitter import SIZES, EventEmitter
 from touchline.backends.logtext.numbers import to_count, to_number
+from touchline.backends.logtext.prefixes import strip_decoration
 from touchline.core.observation import Event
-from touchline.history.generic_grammar import Item, Line, parse, said
+from touchline.history.generic_grammar import Item, Line, parse
 from touchline.history.generic_vocabulary import Concept, Split
-from touchline.history.generic_voice import SIZES, Voice
 
 _COUNTERS = (Concept.GLOBAL_STEP, Concept.STEP)
 _OTHERS_OWN = re.compile(
@@ -61,7 +62,7 @@ _FULL = 0.9
 """Beyond this share of its total a counter that begins again has come to its end."""
 
 
-class Counter:
+class StepCounter:
     """Turns counters of steps and epochs into steps of the run and epochs done."""
 
     def __init__(self) -> None:
@@ -155,13 +156,13 @@ def _is_in_bits(parsed: Line, losses: list[Item]) -> bool:
     return agree(2.0) and not agree(math.e)
 
 
-class Loops:
+class LoopReader:
     """Reads one file's loops."""
 
-    def __init__(self, voice: Voice) -> None:
+    def __init__(self, emitter: EventEmitter) -> None:
         """Nothing was read."""
-        self._voice = voice
-        self._counter = Counter()
+        self._emitter = emitter
+        self._counter = StepCounter()
         self._epoch: float | None = None
         self._epochs: float | None = None
         self._is_named_behind = False
@@ -171,14 +172,14 @@ class Loops:
         """Events of one line."""
         if _OTHERS_OWN.search(text) or _METRICS_BLOCK.fullmatch(text):
             return
-        rest = said(text)[1]
+        rest = strip_decoration(text)[1]
         if (match := _MNIST.match(rest)) is not None:
             yield from self._mnist(match, text, number)
             return
         if (match := _LOSS_AT.match(rest)) is not None:
             rest = f"{match['what']} {match['at']} {match['split'] or ''}loss {match['loss']}"
         if (match := _TEST_SET.match(rest)) is not None:
-            yield from self._voice.eval_loss(match.group("loss"), number, certain=False)
+            yield from self._emitter.eval_loss(match.group("loss"), number, certain=False)
             return
         if _HELD_OUT.fullmatch(rest):
             self._held_out = number
@@ -221,14 +222,14 @@ class Loops:
             step, planned, done = self._led(*lead)
         else:
             step, planned, done = self._place(counter, batch, parsed.fraction, counts_steps=epoch is not None)
-        if training and self._voice.is_echo(step, number):
+        if training and self._emitter.is_echo(step, number):
             return
         yield from self._losses(training, losses, step, done, text, number)
         is_end = counter is None and batch is None and parsed.fraction is None and lead is None
-        if training and is_end and self._counter.is_of_run and self._voice.last_step is not None:
+        if training and is_end and self._counter.is_of_run and self._emitter.last_step is not None:
             # The mean of an epoch hides how far the steps have come.
-            last, line = self._voice.last_step
-            yield from self._voice.at_step(last, line)
+            last, line = self._emitter.last_step
+            yield from self._emitter.at_step(last, line)
         if is_summary and self._is_named_behind and self._epoch is not None:
             # The steps that follow are those of the next epoch.
             self._counter.end_epoch(self._epoch)
@@ -240,9 +241,9 @@ class Loops:
     def _plan(self, planned: int | None, number: int) -> Iterator[Event]:
         """Planned epochs and steps."""
         if self._epochs and self._epochs <= _MOST_EPOCHS:
-            yield from self._voice.once("epochs", self._epochs, number, unit="epochs", certain=False)
+            yield from self._emitter.once("epochs", self._epochs, number, certain=False)
         if planned:
-            yield from self._voice.once("steps_total", planned, number, unit="steps", certain=False)
+            yield from self._emitter.once("steps_total", planned, number, certain=False)
 
     def _is_of_block(self, losses: list[Item], number: int) -> bool:
         """Return True if a loss without any counter is none of a training's row.
@@ -252,7 +253,7 @@ class Loops:
         if self._held_out is not None and self._held_out < number <= self._held_out + _BLOCK_LINES:
             return True
         plain = all(item.split is Split.TRAIN and not item.meaning.is_mean for item in losses)
-        return plain and self._voice.last_step is not None
+        return plain and self._emitter.last_step is not None
 
     def _below(self, losses: list[Item], number: int) -> Iterator[Event]:
         """The loss of a block of held-out data, below the line that names the data."""
@@ -260,7 +261,7 @@ class Loops:
         held_out = [item for item in losses if item.meaning.split is not Split.TRAIN]
         if is_named and held_out:
             done = None if self._epoch is None or self._epoch != int(self._epoch) else self._counter.index(self._epoch)
-            yield from self._voice.eval_loss(
+            yield from self._emitter.eval_loss(
                 held_out[0].value, number, epoch=None if done is None else done + 1, certain=False
             )
 
@@ -274,21 +275,21 @@ class Loops:
         return placed if step is not None else (None, None, placed[2])
 
     def _begin_epoch(self, epoch: Item, *, is_summary: bool) -> None:
-        if is_summary and self._epoch is None and self._voice.last_step is not None:
+        if is_summary and self._epoch is None and self._emitter.last_step is not None:
             self._is_named_behind = True
         self._epoch, self._epochs = epoch.number, epoch.total or self._epochs
-        self._voice.epoch = (self._counter.index(epoch.number or 0.0), self._epochs or 0.0)
+        self._emitter.epoch = (self._counter.index(epoch.number or 0.0), self._epochs or 0.0)
 
     def _without_loss(self, parsed: Line, epoch: Item | None, counter: Item | None, number: int) -> Iterator[Event]:
         """Epochs of a header, and steps of a row that tells other things that are measured while a training goes on."""
         if epoch is not None and epoch.total and epoch.split is Split.TRAIN and epoch.total <= _MOST_EPOCHS:
-            yield from self._voice.once("epochs", epoch.total, number, unit="epochs", certain=False)
+            yield from self._emitter.once("epochs", epoch.total, number, certain=False)
         named = {item.name for item in parsed.items}
-        if self._voice.has_losses or _MEASURED.isdisjoint(named):
+        if self._emitter.has_losses or _MEASURED.isdisjoint(named):
             return
         step, planned, _ = self._place(counter, None, parsed.fraction)
         if step and (parsed.fraction is not None or (counter is not None and counter.total)):
-            yield from self._voice.at_step(step, number)
+            yield from self._emitter.at_step(step, number)
             yield from self._plan(planned, number)
 
     def _place(
@@ -308,7 +309,7 @@ class Loops:
             step = to_count(counter.value) or 0
             is_global = counter.meaning.concept is Concept.GLOBAL_STEP
             found = self._counter.place(self._epoch, self._epochs, step, counter.total, is_global=is_global)
-            if is_global or self._epoch is None or not (self._voice.accumulation or 1) > 1:
+            if is_global or self._epoch is None or not (self._emitter.accumulation or 1) > 1:
                 return found
             # Steps of an epoch may be forward passes there.
             return None, None, found[2]
@@ -323,7 +324,7 @@ class Loops:
             fraction if batch is None and fraction else (batch.number if batch else None, batch and batch.total)
         )
         share = min(1.0, (done or 0.0) / total) if total else 0.0
-        if batch is None and total and counts_steps and not (self._voice.accumulation or 1) > 1:
+        if batch is None and total and counts_steps and not (self._emitter.accumulation or 1) > 1:
             # `Epoch:[1/3](200/5000)`: iterations, which are steps where nothing says that gradients are accumulated.
             planned = int(total * self._epochs) if self._epochs else None
             return int(index * total + (done or 0)), planned, index + share
@@ -337,7 +338,7 @@ class Loops:
             # and one that is named after its objective where there is no plain one.
             best = min(training, key=lambda item: (item.meaning.is_objective, item.meaning.is_mean))
             value = "nan" if best.number is None else best.value
-            yield from self._voice.loss(
+            yield from self._emitter.loss(
                 value,
                 number,
                 text,
@@ -351,7 +352,7 @@ class Loops:
         if not held_out and training:
             held_out = [item for item in losses if item.split is Split.TEST]
         if held_out:
-            yield from self._voice.eval_loss(held_out[0].value, number, step=step, epoch=done, certain=False)
+            yield from self._emitter.eval_loss(held_out[0].value, number, step=step, epoch=done, certain=False)
 
     def _measures(self, parsed: Line, step: int | None, number: int) -> Iterator[Event]:
         for item in parsed.items:
@@ -359,24 +360,21 @@ class Loops:
             match item.meaning.concept:
                 case Concept.TOKEN_RATE if value is not None:
                     scale = {"k": 1e3, "m": 1e6}.get(item.unit, 1.0)
-                    yield from self._voice.measured(
+                    yield from self._emitter.measured(
                         "tokens_per_second",
                         value * scale,
                         number,
-                        "tokens/s",
                         step=step,
                         token_unit="padded",
                         certain=False,
                     )
                 case Concept.STEP_TIME if value is not None:
                     scale = 1e-3 if item.unit.startswith("ms") else 1.0
-                    yield from self._voice.measured(
-                        "step_seconds", value * scale, number, "s", step=step, certain=False
-                    )
+                    yield from self._emitter.measured("step_seconds", value * scale, number, step=step, certain=False)
                 case Concept.PEAK_ALLOCATED | Concept.PEAK_RESERVED if value is not None and item.unit in SIZES:
                     scale, unit = SIZES[item.unit]
                     kind = "reserved" if item.meaning.concept is Concept.PEAK_RESERVED else "allocated"
-                    yield from self._voice.memory(
+                    yield from self._emitter.memory(
                         value * scale,
                         number,
                         unit,
@@ -394,10 +392,10 @@ class Loops:
         if not total:
             return
         epoch = self._counter.index(float(match.group("epoch"))) + min(1.0, done / total)
-        yield from self._voice.loss(match.group("loss"), number, text, trainer="generic", epoch=epoch, certain=False)
+        yield from self._emitter.loss(match.group("loss"), number, text, trainer="generic", epoch=epoch, certain=False)
         if done < total:
-            yield from self._voice.once("train_examples", total, number, unit="examples", certain=False)
+            yield from self._emitter.once("train_examples", total, number, certain=False)
         if match.group("epochs"):
-            yield from self._voice.once(
+            yield from self._emitter.once(
                 "epochs", to_number(match.group("epochs")), number, unit="epochs", certain=False
             )

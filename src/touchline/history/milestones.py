@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import re
 
+from touchline.backends.logtext.prefixes import strip_prefix
 from touchline.core.observation import SignKind
-from touchline.history.tracebacks import unprefixed
 
 _LENGTH_LIMIT = 240
 _DECORATION = re.compile(r"^(?:\d{1,2}[.)] +|\[[\w ./:-]{1,40}\]\s*|[\w.:<>]{1,60} - (?=\S)|[^\w\s]+\s*|\s+)*")
@@ -99,7 +99,7 @@ def milestone(text: str) -> SignKind | None:
     """What a hand-written line says of the course of the run; None for all other lines."""
     if len(text) > _LENGTH_LIMIT or "%|" in text or text.lstrip().startswith(("{", '"', "'")):
         return None
-    _, rest = unprefixed(text)
+    _, rest = strip_prefix(text)
     if _TRAINERS_OWN.match(rest):
         return None
     said = rest[_DECORATION.match(rest).end() :].strip()  # type: ignore[union-attr]

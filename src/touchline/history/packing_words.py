@@ -11,11 +11,11 @@ from collections.abc import Iterable, Iterator
 from typing import ClassVar
 
 from touchline.backends.logtext.numbers import NUMBER, to_number
+from touchline.backends.logtext.prefixes import strip_prefix
 from touchline.backends.logtext.reader import DocumentReader, LogReader, Row
 from touchline.backends.logtext.stamps import read_stamp
 from touchline.core.observation import Event, Observation, ObservationName, Sign, SignKind, Stamp
 from touchline.core.quantity import MemoryKind, Phase
-from touchline.history.tracebacks import unprefixed
 
 _N = r"(\d{1,3}(?:[,_]\d{3})+|\d+)"
 _EXAMPLES = r"(?:training |train )?(?:examples|samples)"
@@ -77,7 +77,7 @@ class PackingLines:
         """Events of one line."""
         if len(text) > _LENGTH_LIMIT or "%|" in text:
             return
-        _, rest = unprefixed(text)
+        _, rest = strip_prefix(text)
         said = _DECORATION.sub("", rest).rstrip()
         yield from self._packing(said, number)
         yield from _peak(said, number)

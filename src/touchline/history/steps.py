@@ -5,16 +5,14 @@ from __future__ import annotations
 import statistics
 from dataclasses import dataclass
 
+from touchline.backends import logged_trainers
+from touchline.backends.logtext.reader import BarCount
 from touchline.core.observation import OVER, SignKind
 from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.history.course import Losses, Part
 from touchline.history.tracks import Track
 from touchline.history.view import Found, RunView, Stretch
 
-OPTIMIZER_STEP_BARS = frozenset({"hf_trainer", "trl", "unsloth", "axolotl", "llamafactory", "swift"})
-"""Trainers whose bar counts optimizer steps of the whole run."""
-EPOCH_BARS = frozenset({"torchtune"})
-"""Trainers whose bar counts the optimizer steps of one epoch."""
 SHARE_ERROR = 0.05
 """A resume is placed between two logged rows when they lie no further apart than this share of what follows."""
 _INTERVALS = (1, 2, 5, 10, 20, 25, 50, 100, 200, 250, 500, 1000)
@@ -48,6 +46,12 @@ class Steps:
     None. The Trainer's closing row counts all planned ones."""
 
 
+def bar_count(trainer: str | None) -> BarCount | None:
+    """Return what a trainer's progress bar counts, or None if that is not known."""
+    known = logged_trainers().get(trainer or "")
+    return None if known is None else known.bar
+
+
 def steps_of(view: RunView, stretch: Stretch, trainer: str | None) -> Steps:
     """The steps of one segment of a run."""
     total = _total(view, stretch, trainer)
@@ -69,7 +73,7 @@ def steps_of(view: RunView, stretch: Stretch, trainer: str | None) -> Steps:
 
 
 def _early_share(view: RunView, stretch: Stretch, trainer: str | None, done: Measured, total: Measured) -> float | None:
-    if trainer not in OPTIMIZER_STEP_BARS or not _is_over(view, stretch):
+    if bar_count(trainer) is not BarCount.RUN_STEPS or not _is_over(view, stretch):
         return None
     if not isinstance(done, Quantity) or not isinstance(total, Quantity) or not 0 < done.value < EARLY * total.value:
         return None
@@ -91,18 +95,19 @@ def _total(view: RunView, stretch: Stretch, trainer: str | None) -> Measured:
     if certain and certain[-1].number:
         return certain[-1].quantity(unit="steps")
     tracks = [each for each in stretch.training_tracks(None) if each[0].last[0] > 0 or not _is_over(view, stretch)]
+    counts = bar_count(trainer)
     if tracks and tracks[-1][0].total:
         track, part = tracks[-1]
         where = f"{part.file}:{track.first[2]}"
-        if trainer in OPTIMIZER_STEP_BARS and track.total:
+        if counts is BarCount.RUN_STEPS and track.total:
             return Quantity(value=track.total, unit="steps", method="the progress bar's total", where=where)
         epochs = view.setting("epochs")
-        if trainer in EPOCH_BARS and track.total and epochs is not None and epochs.number:
+        if counts is BarCount.EPOCH_STEPS and track.total and epochs is not None and epochs.number:
             return Quantity(
                 value=track.total * epochs.number, unit="steps", method="steps of an epoch × epochs", where=where
             )
         again = sum(other.total == track.total and other.complete for other, _ in tracks)
-        if track.total and trainer not in EPOCH_BARS and again < 2 and _counts_all_steps(track.label):
+        if track.total and counts is not BarCount.EPOCH_STEPS and again < 2 and _counts_all_steps(track.label):
             return Quantity(value=track.total, unit="steps", method="the progress bar's total", where=where)
     guessed = [each for each in (*said, *view.documents.all("steps_total")) if each.number]
     if not guessed:
@@ -150,7 +155,7 @@ def _step_tracks(stretch: Stretch, trainer: str | None, total: Measured) -> list
     """Bars whose items are optimizer steps."""
     known = round(total.value) if isinstance(total, Quantity) else None
     tracks = stretch.training_tracks(known)
-    if trainer in OPTIMIZER_STEP_BARS or trainer in EPOCH_BARS:
+    if bar_count(trainer) is not None:
         return list(tracks)
     return [each for each in tracks if each[0].total is not None and each[0].total == known]
 
@@ -172,7 +177,7 @@ def _done(
         if step is not None:
             found.append(each.quantity(value=step, unit="steps", aggregation=None, token_unit=None))
     bar: Quantity | None = None
-    if tracks and trainer not in EPOCH_BARS:
+    if tracks and bar_count(trainer) is not BarCount.EPOCH_STEPS:
         track, part = tracks[-1]
         bar = Quantity(value=track.last[0], unit="steps", where=f"{part.file}:{track.last[2]}")
         found.append(bar)

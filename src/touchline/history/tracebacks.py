@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
+from touchline.backends.logtext.prefixes import strip_prefix
 from touchline.core.observation import During
 
 Frame = tuple[str, str]
@@ -49,24 +50,7 @@ _SUFFIXES = (
 )
 _NOT_EXCEPTIONS = frozenset({"Error", "Timeout", "Failure", "Exit", "Fault", "Abort"})
 
-_RANK = re.compile(
-    r"\[(?:rank|default|Rank ?)?(?P<rank>\d{1,5})\]:? ?|\[\d+,(?P<mpi>\d+)\]<std(?:err|out)>: ?"
-    r"|\((?P<actor>[\w .-]*\b(?:pid|ip|rank)=[^()]{1,60})\) ?|\s{0,4}(?P<task>\d{1,5}): "
-    r"|[Rr]ank[ _]?(?P<said>\d{1,5}): {0,2}"
-)
-_STAMP = re.compile(
-    r"\[?(?:\d{4}[-/]\d\d[-/]\d\d|\d\d[-/]\d\d)[T ,_]+\d\d:\d\d:\d\d(?:[.,]\d+)?(?:Z|[+-]\d\d:?\d\d)?\]?"
-    r"(?: - | ?\| |: |, | )?"
-    r"|[EWIF]\d{4} \d\d:\d\d:\d\d\.\d+ +\d+ [^\]]{1,120}\] "
-    r"|(?:\| *)?(?:TRACE|DEBUG|INFO|SUCCESS|WARNING|ERROR|CRITICAL) *\| *[\w.<>]+:[\w.<>]+:\d+ - "
-    r"|\[?(?:ERROR|CRITICAL|FATAL|WARNING|INFO|DEBUG|stderr|STDERR)\b\]?(?::[\w.]+:| ?[:|-])? ?"
-    r"|\[[\w./-]+:\d+\] ?"
-    r"|\[titan\] ?"
-    r"|\d\d/\d\d/\d{4} \d\d:\d\d:\d\d - (?:DEBUG|INFO|WARNING|ERROR|CRITICAL) - [\w.]{1,60} - *"
-    r"|[\w.]{1,60} - (?:DEBUG|INFO|WARNING|ERROR|CRITICAL) - "
-)
 _OUTERMOST = frozenset({"<module>", "_run_module_as_main"})
-_MOST_PREFIXES = 6
 _MOST_OPEN = 64
 _FRAMES_KEPT = 400
 _PATIENCE_LINES = 200
@@ -130,7 +114,7 @@ class Tracebacks:
         if "Traceback (most" in text and (header := _HEADER.match(text)) is not None:
             self._begin(header, number)
             return None
-        key, rest = self._unprefixed(text)
+        key, rest = self._strip(text)
         if rest.startswith(_CHAINS):
             if (unended := self._open.get(key)) is not None:
                 unended.depth = 0  # its exception was none that is known: the next one ends both
@@ -148,7 +132,7 @@ class Tracebacks:
     # -------------------------------------------------------------------------------------------------------- states
 
     def _begin(self, header: re.Match[str], number: int) -> None:
-        key, rest = unprefixed(header.group("before"))
+        key, rest = strip_prefix(header.group("before"))
         if (host := _HOST.search(rest)) is not None:
             self._hosts.add(host.group("host") + ": ")
             key += host.group("host")
@@ -206,27 +190,12 @@ class Tracebacks:
             if len(states) > _MOST_OPEN:
                 states.clear()
 
-    def _unprefixed(self, text: str) -> tuple[str, str]:
-        key, rest = unprefixed(text)
+    def _strip(self, text: str) -> tuple[str, str]:
+        key, rest = strip_prefix(text)
         for host in self._hosts:
             if rest.startswith(host):
                 return key + host[:-2], rest[len(host) :]
         return key, rest
-
-
-def unprefixed(text: str) -> tuple[str, str]:
-    """A line's rank, as a word, and the line without ranks, time stamps and levels before it; its indentation stays."""
-    ranks: list[str] = []
-    position = 0
-    for _ in range(_MOST_PREFIXES):
-        if (rank := _RANK.match(text, position)) is not None:
-            ranks.extend(word for word in rank.groups() if word)
-            position = rank.end()
-        elif (stamp := _STAMP.match(text, position)) is not None and stamp.end() > position:
-            position = stamp.end()
-        else:
-            break
-    return "/".join(ranks), text[position:]
 
 
 def _frame(text: str) -> Frame | None:

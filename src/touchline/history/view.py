@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from touchline.backends import logged_trainers
 from touchline.core.observation import Observation, ObservationName, Sign
 from touchline.core.quantity import Missing, Quantity
 from touchline.history.course import Part
@@ -17,8 +18,6 @@ from touchline.history.tracks import Track, is_training_label
 GUESS = "a guess from a line that anything could print"
 """How what no trainer's own line says is marked."""
 
-LIBRARIES = frozenset({"hf_trainer", "generic"})
-"""What other trainers are built on, or what any loop prints: another trainer may stand above it."""
 _VENDORS = frozenset({"nvidia", "amd", "tesla", "geforce"})
 
 
@@ -208,9 +207,15 @@ def refines(name: ObservationName, stated: float | str, read: float | str) -> bo
     if name == "gpu":
         return _words(read) < _words(stated)
     if name == "trainer":
-        return read in LIBRARIES and stated not in LIBRARIES
+        return is_library(read) and not is_library(stated)
     builder = re.fullmatch(r"[a-z0-9]+(?:_[a-z0-9]+)+", read) is not None
     return name == "model" and builder and _plain(stated) != _plain(read) and _plain(read) in _plain(stated)
+
+
+def is_library(trainer: str) -> bool:
+    """Return True for a library on which programs are built, or any loop: the trainer itself may be another one."""
+    known = logged_trainers().get(trainer)
+    return trainer == "generic" or (known is not None and known.precedence == 0)
 
 
 def _words(text: str) -> frozenset[str]:

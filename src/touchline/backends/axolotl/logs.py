@@ -13,7 +13,7 @@ from typing import ClassVar
 
 from touchline.backends.axolotl.config import KEYS, read_config, settings
 from touchline.backends.logtext.numbers import to_count, to_number
-from touchline.backends.logtext.reader import DocumentReader, LogReader, Row
+from touchline.backends.logtext.reader import BarCount, DocumentReader, LoggedTrainer, LogReader, Row
 from touchline.core.json_text import parse_json
 from touchline.core.observation import Event, Observation, ObservationName, Sign, SignKind
 from touchline.core.quantity import Aggregation, MemoryKind, Phase, TokenUnit
@@ -302,3 +302,5 @@ READERS: tuple[type[LogReader], ...] = (AxolotlLines,)
 """Readers of lines."""
 DOCUMENTS: tuple[DocumentReader, ...] = (read_config,)
 """Readers of state files and configs."""
+TRAINERS = (LoggedTrainer(name="axolotl", precedence=4, bar=BarCount.RUN_STEPS),)
+"""Names in readings."""

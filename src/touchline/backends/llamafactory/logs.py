@@ -13,7 +13,7 @@ from typing import ClassVar
 
 from touchline.backends.llamafactory.config import KEYS, read_config, settings
 from touchline.backends.logtext.numbers import NUMBER, not_a_number, to_count, to_number, to_seconds
-from touchline.backends.logtext.reader import DocumentReader, LogReader, Row
+from touchline.backends.logtext.reader import BarCount, DocumentReader, LoggedTrainer, LogReader, Row
 from touchline.core.observation import Event, Inside, Observation, Sign, SignKind
 from touchline.core.quantity import MemoryKind
 
@@ -323,3 +323,5 @@ READERS: tuple[type[LogReader], ...] = (LlamaFactoryLines,)
 """Readers of lines."""
 DOCUMENTS: tuple[DocumentReader, ...] = (read_config,)
 """Readers of state files and configs."""
+TRAINERS = (LoggedTrainer(name="llamafactory", precedence=4, bar=BarCount.RUN_STEPS),)
+"""Names in readings."""

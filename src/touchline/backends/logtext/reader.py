@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from enum import Enum
 from typing import ClassVar, Protocol
 
 from touchline.core.observation import Event
@@ -36,3 +38,28 @@ class DocumentReader(Protocol):
     def __call__(self, name: str, document: Row) -> tuple[Event, ...] | None:
         """Events of a document, or None when it is none of this reader's; `name` is the file's base name."""
         ...
+
+
+class BarCount(Enum):
+    """What a trainer's progress bar counts."""
+
+    RUN_STEPS = "optimizer steps of the run"
+    EPOCH_STEPS = "optimizer steps of an epoch"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LoggedTrainer:
+    """Trainer as it appears in readings."""
+
+    name: str
+    """Its name."""
+    precedence: int = 2
+    """Which trainer counts if a log shows several: the highest. Programs that call the others have 3 or 4, what others
+    are built on has 1, and a library that says nothing of the program has 0.
+    """
+    bar: BarCount | None = None
+    """What its progress bar counts, if that is known."""
+    bar_key: str | None = None
+    """Name that only its bars show behind their clock."""
+    step_of_bar: Callable[[Mapping[str, str], str], int | None] | None = None
+    """Steps done, by the names behind the clock of a bar and the line; None if they do not count steps."""

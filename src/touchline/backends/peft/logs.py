@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import ClassVar, Literal, cast
 
 from touchline.backends.logtext.numbers import not_a_number, to_count, to_gib, to_number
-from touchline.backends.logtext.reader import DocumentReader, LogReader, Row
+from touchline.backends.logtext.reader import DocumentReader, LoggedTrainer, LogReader, Row
 from touchline.core.observation import Event, Observation, ObservationName, Sign, SignKind
 from touchline.core.quantity import MemoryKind
 
@@ -195,3 +195,5 @@ READERS: tuple[type[LogReader], ...] = (MetricsLines,)
 """Readers of lines."""
 DOCUMENTS: tuple[DocumentReader, ...] = ()
 """Readers of documents."""
+TRAINERS = (LoggedTrainer(name="peft", precedence=4),)
+"""Names in readings."""

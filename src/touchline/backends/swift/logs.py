@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import ClassVar
 
 from touchline.backends.logtext.numbers import to_count, to_number
-from touchline.backends.logtext.reader import DocumentReader, LogReader, Row
+from touchline.backends.logtext.reader import BarCount, DocumentReader, LoggedTrainer, LogReader, Row
 from touchline.backends.swift.config import KEYS, arguments, flags, plain, read_config, settings
 from touchline.core.observation import Event, Inside, Observation, Sign, SignKind
 
@@ -308,3 +308,5 @@ READERS: tuple[type[LogReader], ...] = (SwiftLines,)
 """Readers of lines."""
 DOCUMENTS: tuple[DocumentReader, ...] = (read_config,)
 """Readers of state files and configs."""
+TRAINERS = (LoggedTrainer(name="swift", precedence=4, bar=BarCount.RUN_STEPS),)
+"""Names in readings."""

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from typing import ClassVar, Literal
 
 from touchline.backends.logtext.numbers import NUMBER, not_a_number, to_count, to_number
-from touchline.backends.logtext.reader import DocumentReader, LogReader, Row
+from touchline.backends.logtext.reader import BarCount, DocumentReader, LoggedTrainer, LogReader, Row
 from touchline.backends.torchtune.config import read_config
 from touchline.backends.torchtune.resolved import WORDS, ResolvedConfig
 from touchline.core.observation import Event, Observation, ObservationName, Sign, SignKind
@@ -255,3 +255,5 @@ READERS: tuple[type[LogReader], ...] = (TorchtuneLines,)
 """Readers of lines."""
 DOCUMENTS: tuple[DocumentReader, ...] = (read_config,)
 """Readers of configs."""
+TRAINERS = (LoggedTrainer(name="torchtune", precedence=3, bar=BarCount.EPOCH_STEPS),)
+"""Names in readings."""

@@ -12,7 +12,7 @@ from typing import ClassVar
 
 from touchline.backends.logtext.dicts import read_row
 from touchline.backends.logtext.numbers import NUMBER, to_count
-from touchline.backends.logtext.reader import DocumentReader, LogReader, Row
+from touchline.backends.logtext.reader import BarCount, DocumentReader, LoggedTrainer, LogReader, Row
 from touchline.backends.trl.banner import Banner
 from touchline.backends.trl.naming import Naming
 from touchline.backends.trl.rows import TEXT, Rows, mean_loss
@@ -166,3 +166,8 @@ READERS: tuple[type[LogReader], ...] = (TrainerLines,)
 """Readers of lines."""
 DOCUMENTS: tuple[DocumentReader, ...] = (read_trainer_state, read_results, read_adapter, read_stage, read_arguments)
 """Readers of state files and configs."""
+TRAINERS = (
+    LoggedTrainer(name="trl", precedence=1, bar=BarCount.RUN_STEPS),
+    LoggedTrainer(name="hf_trainer", precedence=0, bar=BarCount.RUN_STEPS),
+)
+"""Names in readings."""

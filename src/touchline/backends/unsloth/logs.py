@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import ClassVar
 
 from touchline.backends.logtext.numbers import to_number
-from touchline.backends.logtext.reader import DocumentReader, LogReader, Row
+from touchline.backends.logtext.reader import BarCount, DocumentReader, LoggedTrainer, LogReader, Row
 from touchline.core.observation import Event, Observation, ObservationName, Sign, SignKind
 from touchline.core.quantity import Aggregation, Phase
 
@@ -218,3 +218,5 @@ READERS: tuple[type[LogReader], ...] = (UnslothLines,)
 """Readers of lines."""
 DOCUMENTS: tuple[DocumentReader, ...] = ()
 """Readers of state files and configs: none of its own."""
+TRAINERS = (LoggedTrainer(name="unsloth", precedence=3, bar=BarCount.RUN_STEPS),)
+"""Names in readings."""

@@ -1,4 +1,4 @@
-"""What readers of loops tell, kept free of repetition: one voice a file, shared by all that read its loops."""
+"""Events of a file's training loop without repetition: one emitter per file, shared by all readers of its rows."""
 
 from __future__ import annotations
 
@@ -9,46 +9,78 @@ from touchline.core.observation import Event, Observation, ObservationName, Sign
 from touchline.core.quantity import Aggregation, MemoryKind, Phase, TokenUnit
 
 _TEXT_LIMIT = 300
-_HUGE = 1e7
-"""A number beyond it is no loss that anybody trained with."""
-_SAME = 1e-9
+_LARGEST_LOSS = 1e7
+_SAME_EPOCH = 1e-9
 _RANK_LINES = 16
-"""So close together several ranks print the same step."""
+"""Lines within which several ranks print the same step."""
+
+UNITS: dict[ObservationName, str] = {
+    "epochs": "epochs",
+    "steps_total": "steps",
+    "train_examples": "examples",
+    "max_seq_len": "tokens",
+    "trainable_parameters": "parameters",
+    "total_parameters": "parameters",
+    "tokens_seen": "tokens",
+    "train_seconds": "s",
+    "eval_seconds": "s",
+    "step_seconds": "s",
+    "train_samples_per_second": "examples/s",
+    "train_steps_per_second": "steps/s",
+    "tokens_per_second": "tokens/s",
+}
+"""Units of what loops print; every other name has none."""
+SIZES: dict[str, tuple[float, str]] = {
+    "gb": (1.0, "GB"),
+    "g": (1.0, "GB"),
+    "m": (1 / 1000, "GB"),
+    "gib": (1.0, "GiB"),
+    "mib": (1 / 1024, "GiB"),
+    "mb": (1 / 1000, "GB"),
+}
+"""Factor and unit of a printed size. GB and MB may be decimal or binary, so they stay GB."""
 
 
-class Voice:
-    """Makes events and remembers what was said already."""
+class EventEmitter:
+    """Makes events and drops those that repeat an earlier one."""
 
     def __init__(self) -> None:
-        """Nothing was said."""
+        """Start a file."""
         self.has_trained = False
-        """Whether a loss was logged: memory and learning rates mean something else before and after."""
+        """Whether a loss or a step was logged: memory and learning rates mean something else before and after."""
         self.has_losses = False
-        """Whether a loss was logged; `has_trained` may come from a step that was told without one."""
+        """Whether a loss was logged."""
         self.accumulation: float | None = None
-        """Forward passes per optimizer step, where a line said so."""
+        """Forward passes per optimizer step, if known."""
         self.epoch: tuple[float, float] | None = None
-        """Epochs done when the present one began, and planned ones, where a loop counts them."""
+        """Epochs done when the current one began, and planned epochs, if a loop counts them."""
         self.last_step: tuple[int, int] | None = None
         """The last step with a loss, and its line."""
-        self._told: dict[str, tuple[float | str, bool]] = {}
+        self._settings: dict[str, tuple[float | str, bool]] = {}
         self._epochs_done = 0.0
         self._step = 0
         self._steps: list[tuple[int, int]] = []
 
     def once(
-        self, name: ObservationName, value: float | str | None, number: int, *, unit: str = "1", certain: bool = True
+        self,
+        name: ObservationName,
+        value: float | str | None,
+        number: int,
+        *,
+        unit: str | None = None,
+        certain: bool = True,
     ) -> Iterator[Event]:
-        """A setting, told again only when it changes or another attempt begins."""
-        if value is None or self._told.get(name) in ((value, certain), (value, True)):
+        """Yield a setting, unless the current attempt has it already."""
+        if value is None or self._settings.get(name) in ((value, certain), (value, True)):
             return
-        self._told[name] = (value, certain)
+        self._settings[name] = (value, certain)
         if name == "gradient_accumulation_steps" and not isinstance(value, str):
             self.accumulation = value
+        unit = UNITS.get(name, "1") if unit is None else unit
         yield Observation(name=name, value=value, line=number, unit=unit, certain=certain)
 
     def is_echo(self, step: int | None, number: int) -> bool:
-        """Whether another process printed this step just before the last one, so that it would seem to go back."""
+        """Return True if another process printed this step just before the last one, so that it seems to go back."""
         if step is None:
             return False
         if step < self._step and any(step == old and number - line <= _RANK_LINES for old, line in self._steps[-2:-1]):
@@ -60,8 +92,8 @@ class Voice:
         return False
 
     def _goes_back(self, step: int | None, epoch: float | None) -> bool:
-        """Whether another attempt begins here, as the course of the file sees it."""
-        in_epochs = epoch is not None and epoch < self._epochs_done - _SAME
+        """Return True if another attempt begins here, by the rule that cuts a file into segments."""
+        in_epochs = epoch is not None and epoch < self._epochs_done - _SAME_EPOCH
         back = in_epochs or (step is not None and step < self._step and epoch is None)
         self._epochs_done = (epoch or 0.0) if back else max(self._epochs_done, epoch or 0.0)
         self._step = (step or 0) if back else max(self._step, step or 0)
@@ -79,17 +111,17 @@ class Voice:
         aggregation: Aggregation | None = None,
         certain: bool = True,
     ) -> Iterator[Event]:
-        """A training loss, or the sign that it is no number; then the trainer, which may belong to a new attempt."""
+        """Yield a training loss, or a sign that it is not a number; then the trainer of a new attempt."""
         loss = to_number(value)
         if not_a_number(value):
             self.has_trained = self.has_losses = True
             yield Sign(kind=SignKind.NOT_A_NUMBER, line=number, text=text.strip()[:_TEXT_LIMIT], step=step)
-        elif loss is None or abs(loss) > _HUGE:
+        elif loss is None or abs(loss) > _LARGEST_LOSS:
             return
         else:
             self.has_trained = self.has_losses = True
             if self._goes_back(step, epoch):
-                self._told.clear()
+                self._settings.clear()
             if step is not None:
                 self.last_step = (step, number)
             yield Observation(
@@ -106,18 +138,18 @@ class Voice:
             yield from self.once("trainer", trainer, number, certain=trainer != "generic")
 
     def at_step(self, step: int, line: int) -> Iterator[Event]:
-        """A step that was done, told once."""
+        """Yield a step that was done, once."""
         self.has_trained = self.has_trained or step > 0
-        if self._told.get("step") != (step, True):
-            self._told["step"] = (step, True)
+        if self._settings.get("step") != (step, True):
+            self._settings["step"] = (step, True)
             yield Observation(name="step", value=step, line=line, unit="steps", step=step)
 
     def eval_loss(
         self, value: object, number: int, *, step: int | None = None, epoch: float | None = None, certain: bool = True
     ) -> Iterator[Event]:
-        """A validation loss."""
+        """Yield a validation loss."""
         loss = to_number(value)
-        if loss is not None and abs(loss) <= _HUGE:
+        if loss is not None and abs(loss) <= _LARGEST_LOSS:
             yield Observation(
                 name="eval_loss", value=loss, line=number, unit="nats", step=step, epoch=epoch, certain=certain
             )
@@ -127,20 +159,20 @@ class Voice:
         name: ObservationName,
         value: float | None,
         number: int,
-        unit: str,
         *,
+        unit: str | None = None,
         step: int | None = None,
         aggregation: Aggregation | None = None,
         token_unit: TokenUnit | None = None,
         certain: bool = True,
     ) -> Iterator[Event]:
-        """A rate or a duration above zero."""
+        """Yield a rate, a count or a duration above zero."""
         if value is not None and value > 0:
             yield Observation(
                 name=name,
                 value=value,
                 line=number,
-                unit=unit,
+                unit=UNITS.get(name, "1") if unit is None else unit,
                 step=step,
                 aggregation=aggregation,
                 token_unit=token_unit,
@@ -158,7 +190,7 @@ class Voice:
         phase: Phase | None = None,
         certain: bool = True,
     ) -> Iterator[Event]:
-        """A peak of the GPU's memory; without a phase it is of the training once a loss was logged."""
+        """Yield a peak of the GPU's memory; without a phase, that of training once a loss was logged."""
         if value is None or value <= 0:
             return
         when: Phase = phase or ("step" if self.has_trained else "after_init")
@@ -175,17 +207,6 @@ class Voice:
         )
 
 
-def trained(text: str, number: int) -> Sign:
-    """The trainer's own word that the training is over."""
-    return Sign(kind=SignKind.TRAINED, line=number, text=text.strip()[:_TEXT_LIMIT])
-
-
-SIZES: dict[str, tuple[float, str]] = {
-    "gb": (1.0, "GB"),
-    "g": (1.0, "GB"),
-    "m": (1 / 1000, "GB"),
-    "gib": (1.0, "GiB"),
-    "mib": (1 / 1024, "GiB"),
-    "mb": (1 / 1000, "GB"),
-}
-"""Factor and unit of a printed size; nobody knows which bytes GB and MB are, so they stay GB."""
+def to_sign(kind: SignKind, text: str, number: int, step: int | None = None) -> Sign:
+    """Return the sign that a line gives."""
+    return Sign(kind=kind, line=number, text=text.strip()[:_TEXT_LIMIT], step=step)

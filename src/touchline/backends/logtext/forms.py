@@ -1,0 +1,243 @@
+"""Lines of a trainer as a table: a pattern for each form, and what its numbers measure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar, get_args
+
+from touchline.backends.logtext.emitter import UNITS, EventEmitter, to_sign
+from touchline.backends.logtext.numbers import NUMBER, not_a_number, to_number
+from touchline.core.observation import Event, ObservationName, SignKind
+from touchline.core.quantity import Aggregation, MemoryKind, Phase, TokenUnit
+
+VALUE = rf"(?:{NUMBER}|(?i:nan|-?inf))"
+"""Pattern of a number as a loop prints it."""
+_NAMES: frozenset[str] = frozenset(get_args(ObservationName))
+_SETTINGS: frozenset[ObservationName] = frozenset(
+    {
+        *("epochs", "steps_total", "micro_batch_size", "gradient_accumulation_steps", "global_batch_size"),
+        *("max_seq_len", "gpus", "train_examples", "trainable_parameters", "total_parameters", "learning_rate"),
+    }
+)
+_SECONDS = {"ms": 1e-3, "s": 1.0}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Figure:
+    """Number of a form, and what it measures."""
+
+    name: ObservationName
+    """Name of the observation."""
+    unit: str | None = None
+    """Unit; None for the usual one of the name."""
+    scale: float = 1.0
+    """Factor from the printed number to the unit."""
+    phase: Phase | None = None
+    """When memory was measured; None if that follows from the lines before."""
+    kind: MemoryKind | None = None
+    """Which memory."""
+    token_unit: TokenUnit | None = None
+    """Which tokens a rate counts."""
+    aggregation: Aggregation | None = None
+    """How many measurements became this one."""
+    certain: bool = True
+    """False if other trainers print the number with another meaning."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Form:
+    """Kind of line that a trainer prints.
+
+    A group of the pattern that is named like an observation gives that observation. `step` and `epoch` are the place of
+    the other numbers; a row without a loss gives its step alone.
+    """
+
+    hint: str
+    """Text that every such line holds; tested before the pattern."""
+    pattern: re.Pattern[str]
+    """Pattern that is searched in the line."""
+    after_prefix: bool = False
+    """Whether the pattern must match at the start of the line without its logger's prefix."""
+    figures: Mapping[str, Figure] = field(default_factory=dict)
+    """What other groups, and the names in `rest`, hold. Of several with one name and kind, the first found counts."""
+    pairs: re.Pattern[str] | None = None
+    """Pattern that finds each `name` and `value`, with `unit` if it has one, in the group `rest`."""
+    step_offset: int = 0
+    """Added to the printed step: 1 if the trainer counts from 0."""
+    sign: SignKind | None = None
+    """What the line says of the run's course."""
+    names_trainer: bool = False
+    """Whether the line is one of a training, and names the trainer, without a loss too."""
+    opens_block: bool = False
+    """Whether the step holds for the lines below."""
+    in_block: bool = False
+    """Whether the line counts only below one that opens a block."""
+    certain: bool = True
+    """False if other loops print the same form."""
+
+
+class FormReader:
+    """Reader of the forms of one trainer. Lines that other processes repeat are left out."""
+
+    trainer: ClassVar[str]
+    """Name of the trainer in readings."""
+    words: ClassVar[frozenset[str]]
+    """Words of the lines, as in `LogReader`."""
+    forms: ClassVar[tuple[Form, ...]]
+    """The forms, in the order in which they are tried."""
+
+    def __init__(self, emitter: EventEmitter) -> None:
+        """Start a file."""
+        self.emitter = emitter
+        self._block: int | None = None
+        self._rank: str | None = None
+
+    def line(self, text: str, rest: str, number: int) -> list[Event] | None:
+        """Return the events of a line, or None if no form matches.
+
+        Args:
+            text: the line.
+            rest: the line without its prefix.
+            number: its number.
+        """
+        for form in self.forms:
+            if form.hint not in text or (form.in_block and self._block is None):
+                continue
+            match = form.pattern.match(rest) if form.after_prefix else form.pattern.search(text)
+            if match is not None:
+                events = list(self.events(form, match, text, number))
+                return None if form.in_block and not events else events
+        return None
+
+    def events(self, form: Form, match: re.Match[str], text: str, number: int) -> Iterator[Event]:
+        """Yield the events of a line that matches a form."""
+        found = self.values(form, match)
+        groups = match.groupdict()
+        step = _step(groups.get("step") or _first(found, "step"), form.step_offset)
+        if self._is_of_another_rank(groups.get("rank")) or self._is_echo(found, step, number):
+            return
+        if form.opens_block:
+            self._block = step
+        if form.in_block:
+            step = self._block
+        signs = [] if form.sign is None else [to_sign(form.sign, text, number)]
+        if form.sign is SignKind.START:
+            yield from signs
+        epoch = to_number(groups.get("epoch"))
+        yield from self.row(form, found, text, number, step=step, epoch=epoch)
+        if form.sign is not SignKind.START:
+            yield from signs
+
+    def values(self, form: Form, match: re.Match[str]) -> list[tuple[Figure, str]]:
+        """Return the figures of a line with their text, the loss first."""
+        texts: dict[str, tuple[str, str]] = {}
+        for name, value in match.groupdict().items():
+            if value is not None:
+                texts[name] = (value, "")
+        if form.pairs is not None:
+            for pair in form.pairs.finditer(match.group("rest")):
+                texts.setdefault(pair["name"].strip(), (pair["value"], pair.groupdict().get("unit") or ""))
+        known = {key: form.figures[key] for key in form.figures if key in texts}
+        known |= {
+            key: Figure(name=key, certain=form.certain)  # type: ignore[arg-type]
+            for key in texts
+            if key in _NAMES and key not in ("step", "epoch") and key not in known
+        }
+        found: dict[tuple[str, str | None], tuple[Figure, str]] = {}
+        for key, figure in known.items():
+            found.setdefault((figure.name, figure.kind), (figure, "".join(texts[key])))
+        return sorted(found.values(), key=lambda each: each[0].name != "loss")
+
+    def row(
+        self,
+        form: Form,
+        found: list[tuple[Figure, str]],
+        text: str,
+        number: int,
+        *,
+        step: int | None,
+        epoch: float | None = None,
+    ) -> Iterator[Event]:
+        """Yield the events of a line's figures."""
+        names = {figure.name for figure, _ in found}
+        if form.names_trainer and "loss" not in names:
+            yield from self.emitter.once("trainer", self.trainer, number, certain=form.certain)
+        is_of_training = form.names_trainer or "eval_loss" not in names
+        if step and is_of_training and "loss" not in names and not form.in_block:
+            yield from self.emitter.at_step(step, number)
+        for figure, value in found:
+            if figure.name == "loss":
+                yield from self.emitter.loss(
+                    value,
+                    number,
+                    text,
+                    trainer=self.trainer,
+                    step=step,
+                    epoch=epoch,
+                    aggregation=figure.aggregation,
+                    certain=figure.certain,
+                )
+            else:
+                yield from self._figure(figure, value, number, step)
+
+    def _figure(self, figure: Figure, text: str, number: int, step: int | None) -> Iterator[Event]:
+        value = _to_value(figure, text)
+        name, unit = figure.name, figure.unit
+        if name == "eval_loss":
+            yield from self.emitter.eval_loss(text, number, step=step, certain=figure.certain)
+        elif value is None or value <= 0 or name == "step":
+            return
+        elif figure.kind is not None:
+            yield from self.emitter.memory(
+                value, number, unit or "GiB", figure.kind, step=step, phase=figure.phase, certain=figure.certain
+            )
+        elif name in _SETTINGS:
+            yield from self.emitter.once(name, value, number, unit=unit, certain=figure.certain)
+        elif step != 0:
+            yield from self.emitter.measured(
+                name,
+                value,
+                number,
+                unit=unit,
+                step=step,
+                aggregation=figure.aggregation,
+                token_unit=figure.token_unit,
+                certain=figure.certain,
+            )
+
+    def _is_of_another_rank(self, rank: str | None) -> bool:
+        """Return True for a row of another process than the first one that printed such a row."""
+        self._rank = self._rank or rank
+        return rank is not None and rank != self._rank
+
+    def _is_echo(self, found: list[tuple[Figure, str]], step: int | None, number: int) -> bool:
+        return _first(found, "loss") is not None and self.emitter.is_echo(step, number)
+
+
+def memory(kind: MemoryKind, unit: str, *, scale: float = 1.0, phase: Phase | None = "step") -> Figure:
+    """Return a figure of peak memory."""
+    return Figure(name="peak_memory", kind=kind, unit=unit, scale=scale, phase=phase)
+
+
+def _first(found: list[tuple[Figure, str]], name: ObservationName) -> str | None:
+    return next((text for figure, text in found if figure.name == name), None)
+
+
+def _step(text: str | None, offset: int) -> int | None:
+    value = to_number(text)
+    return None if value is None or value != int(value) else int(value) + offset
+
+
+def _to_value(figure: Figure, text: str) -> float | None:
+    """Return the number in the figure's unit; a time may carry its unit, a count of parameters its scale."""
+    unit = figure.unit or UNITS.get(figure.name)
+    if unit == "s" and text.endswith("s"):
+        text, scale = (text[:-2], "ms") if text.endswith("ms") else (text[:-1], "s")
+        value = to_number(text)
+        return None if value is None else value * _SECONDS[scale]
+    value = to_number(text.replace(" ", "")) if unit == "parameters" else to_number(text)
+    if value is None or not_a_number(text):
+        return None
+    return round(value) if unit == "parameters" else value * figure.scale

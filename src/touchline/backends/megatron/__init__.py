@@ -1,0 +1,1 @@
+"""Megatron-LM (NVIDIA), and what is built on it."""

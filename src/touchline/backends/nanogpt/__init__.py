@@ -1,0 +1,1 @@
+"""nanoGPT, and the speed runs and C programs that came from it."""
