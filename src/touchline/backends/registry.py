@@ -7,9 +7,11 @@ import functools
 import importlib
 import importlib.util
 import pkgutil
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
-from touchline.backends.logtext.reader import DocumentReader, LogReader
+from touchline.backends.logtext.forms import FormReader
+from touchline.backends.logtext.reader import DocumentReader, LoggedTrainer, LogReader
 from touchline.backends.memory import MemoryCoefficients
 from touchline.backends.protocol import Backend
 from touchline.core.errors import InputError
@@ -34,6 +36,12 @@ def backend_names() -> tuple[str, ...]:
     return _folders_with("backend")
 
 
+def _from_logs(name: str) -> tuple[Any, ...]:
+    """Return the members of a tuple that folders' `logs.py` may hold."""
+    modules = [importlib.import_module(f"{_package.__name__}.{folder}.logs") for folder in _folders_with("logs")]
+    return tuple(member for module in modules for member in getattr(module, name, ()))
+
+
 @functools.cache
 def log_readers() -> tuple[type[LogReader], ...]:
     """Return every backend's readers of log lines; make one instance of each for every file."""
@@ -41,9 +49,22 @@ def log_readers() -> tuple[type[LogReader], ...]:
 
 
 @functools.cache
+def form_readers() -> tuple[type[FormReader], ...]:
+    """Return every backend's tables of line forms; make one instance of each for every file, with one emitter."""
+    return _from_logs("FORMS")
+
+
+@functools.cache
 def document_readers() -> tuple[DocumentReader, ...]:
     """Return every backend's readers of state files and configs."""
     return _from_logs("DOCUMENTS")
+
+
+@functools.cache
+def logged_trainers() -> Mapping[str, LoggedTrainer]:
+    """Return the trainers of which more than the name is known, by their names in readings."""
+    found: tuple[LoggedTrainer, ...] = _from_logs("TRAINERS")
+    return {trainer.name: trainer for trainer in found}
 
 
 @functools.cache

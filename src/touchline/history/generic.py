@@ -9,10 +9,10 @@ import re
 from collections.abc import Iterable
 from typing import ClassVar
 
-from touchline.backends import form_readers
 from touchline.backends.logtext.emitter import EventEmitter
 from touchline.backends.logtext.prefixes import strip_decoration
 from touchline.backends.logtext.reader import LogReader, Row
+from touchline.backends.registry import form_readers
 from touchline.core.observation import Event
 from touchline.history import generic_dumps, generic_fact_names
 from touchline.history.generic_bars import LossBarReader

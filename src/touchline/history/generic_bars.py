@@ -8,10 +8,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from touchline.backends import logged_trainers
 from touchline.backends.logtext.emitter import EventEmitter
 from touchline.backends.logtext.prefixes import strip_decoration
 from touchline.backends.logtext.reader import LoggedTrainer
+from touchline.backends.registry import logged_trainers
 from touchline.core.observation import Event
 from touchline.history.generic_grammar import parse
 from touchline.history.generic_vocabulary import Concept, Split, meaning_of

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from touchline.backends import logged_trainers
+from touchline.backends.registry import logged_trainers
 from touchline.core.observation import Observation, ObservationName, Sign
 from touchline.core.quantity import Missing, Quantity
 from touchline.history.course import Part
