@@ -7,18 +7,22 @@ CORE   := .venv-core
 TRACK  := .venv-trackers
 TUNE   := .venv-torchtune
 FACT   := .venv-llamafactory
+LOW    := .venv-lowest
 BIN    := $(VENV)/bin
+
+# What the planning tests need beside the core dependencies; safetensors writes the tiny model.
+FOR_TESTS := pytest pytest-timeout pytest-xdist hypothesis safetensors
 
 # Where the demo's experiment is written; an empty or finished folder of it goes on where it stopped.
 DEMO ?= touchline-demo
 # More options for pytest: make test PYTEST_ARGS='-k packing -x'
 PYTEST_ARGS ?=
 # Two processes at once, each taking whole files; make test PYTEST_BESIDE= is one, whose output can be followed.
-PYTEST_BESIDE ?= -n 2 --dist loadfile
+PYTEST_BESIDE ?= -n 2 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help env core-env trackers-env torchtune-env demo check test test-main test-core test-trackers docs budgets bench clean-env
+.PHONY: help env core-env trackers-env torchtune-env demo check quick test test-main test-core test-trackers test-lowest docs budgets bench clean-env
 
 help: ## What can be made
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -41,7 +45,14 @@ core-env: $(CORE)/.complete ## Make .venv-core: core dependencies only, no torch
 
 $(CORE)/.complete: pyproject.toml constraints.txt
 	test -x $(CORE)/bin/python || $(PYTHON) -m venv $(CORE)
-	$(CORE)/bin/python -m pip install --quiet -c constraints.txt -e . pytest pytest-timeout hypothesis
+	$(CORE)/bin/python -m pip install --quiet -c constraints.txt -e . $(FOR_TESTS)
+	touch $@
+
+# Bounds that do not exist, or do not live beside each other, fail here.
+$(LOW)/.complete: pyproject.toml tools/lowest.py
+	test -x $(LOW)/bin/python || $(PYTHON) -m venv $(LOW)
+	$(LOW)/bin/python tools/lowest.py > $(LOW)/lowest.txt
+	$(LOW)/bin/python -m pip install --quiet -c $(LOW)/lowest.txt -e . $(FOR_TESTS)
 	touch $@
 
 trackers-env: $(TRACK)/.complete ## Make .venv-trackers: core dependencies and every tracker that `export` writes
@@ -49,7 +60,7 @@ trackers-env: $(TRACK)/.complete ## Make .venv-trackers: core dependencies and e
 # Nobody who trains or evaluates needs four trackers, so they live apart: a login node, with what an export takes.
 $(TRACK)/.complete: pyproject.toml constraints.txt
 	test -x $(TRACK)/bin/python || $(PYTHON) -m venv $(TRACK)
-	$(TRACK)/bin/python -m pip install --quiet -c constraints.txt -e '.[trackers]' pytest pytest-timeout hypothesis
+	$(TRACK)/bin/python -m pip install --quiet -c constraints.txt -e '.[trackers]' $(FOR_TESTS)
 	touch $@
 
 torchtune-env: $(TUNE)/.complete ## Make .venv-torchtune: peers that do not live beside the newest torchao
@@ -72,7 +83,7 @@ $(FACT)/.complete: $(VENV)/.complete benchmarks/peers-llamafactory.txt
 	touch $@
 
 clean-env: ## Remove all environments
-	rm -rf $(VENV) $(CORE) $(TRACK) $(TUNE) $(FACT)
+	rm -rf $(VENV) $(CORE) $(TRACK) $(TUNE) $(FACT) $(LOW)
 
 # ---- using it --------------------------------------------------------------------------------------------------------
 
@@ -88,7 +99,16 @@ check: $(VENV)/.complete ## Format, lint, types, layers, generated pages
 	$(BIN)/lint-imports
 	$(BIN)/python tools/docs.py --check
 
-# All tests; the planning tests once more where torch is not installed; those that read trackers back, where they are.
+# The planning tests that take no time, where torch is not installed; over three minutes is a failure.
+QUICK_LIMIT := 180
+quick: export OMP_NUM_THREADS := 1
+quick: export TOUCHLINE_CORE_ONLY := 1
+quick: $(CORE)/.complete ## The quick tests: no torch, no SLURM, under two minutes
+	@begun=$$(date +%s); \
+	timeout --foreground $(QUICK_LIMIT) $(CORE)/bin/pytest -q -m 'planning and not slow' $(PYTEST_BESIDE) $(PYTEST_ARGS); \
+	code=$$?; echo "make quick: $$(($$(date +%s) - begun)) s; the limit is $(QUICK_LIMIT) s"; exit $$code
+
+# All tests in .venv; a few more where torch is not installed; those that read trackers back, where they are.
 test: test-main ## All tests
 	@$(MAKE) --no-print-directory -j2 --output-sync=target test-core test-trackers
 
@@ -108,13 +128,18 @@ test-main: $(VENV)/.complete
 	test $$slurm -eq 0 -o $$slurm -eq 5 || exit $$slurm; \
 	test $$others -eq 0 -o \( $$others -eq 5 -a $$slurm -eq 0 \) || exit $$others
 
-# TOUCHLINE_CORE_ONLY lets tests/conftest.py leave the files unopened that import what is not installed here.
+# TOUCHLINE_CORE_ONLY refuses to run where torch is installed. `make quick` runs the planning tests there.
 test-core: $(CORE)/.complete
-	OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false TOUCHLINE_CORE_ONLY=1 $(CORE)/bin/pytest -m planning $(PYTEST_ARGS) tests/
+	OMP_NUM_THREADS=1 TOUCHLINE_CORE_ONLY=1 $(CORE)/bin/pytest $(PYTEST_ARGS) $(CORE_TESTS)
+CORE_TESTS := tests/house/test_core_planning.py tests/house/test_imports.py
 
 # TOUCHLINE_TRACKERS lets tests/conftest.py open the files that the other environments leave unopened.
 test-trackers: $(TRACK)/.complete
 	OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false TOUCHLINE_TRACKERS=1 $(TRACK)/bin/pytest -m trackers $(PYTEST_ARGS) tests/report
+
+# Not a part of `make test`: the bounds change seldom.
+test-lowest: $(LOW)/.complete ## The planning tests with the lowest versions that pyproject.toml allows
+	OMP_NUM_THREADS=1 TOUCHLINE_CORE_ONLY=1 $(LOW)/bin/pytest -m planning $(PYTEST_BESIDE) $(PYTEST_ARGS) tests/
 
 docs: $(VENV)/.complete ## Write the generated pages of docs/reference again
 	$(BIN)/python tools/docs.py --write

@@ -45,7 +45,7 @@ TIMES_TRL = 100
 OURS, COUNTS, TRL, HANDED_OVER = "ours", "ours, counts", "TRL, whole", "torchtune, our order"
 OPTIONAL = ("lightbinpack", "NeMo")
 INSTALL = {
-    "TRL": "install the extra 'train': pip install -e '.[train]'",
+    "TRL": "install the extra 'dev': pip install -e '.[dev]'",
     "torchtune": "install it in an environment of its own and give that with --torchtune-python or "
     "TOUCHLINE_TORCHTUNE_PYTHON (`make bench` makes .venv-torchtune): pip install torch==2.13.0, then "
     "pip install torchao==0.10.0 torchtune==0.6.1",

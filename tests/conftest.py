@@ -18,7 +18,7 @@ settings.register_profile("touchline", deadline=None, derandomize=os.environ.get
 settings.load_profile("touchline")
 
 CORE_ONLY = os.environ.get("TOUCHLINE_CORE_ONLY") == "1"
-"""Set by `make test-core`, which runs the planning tests with the core dependencies only."""
+"""Set by `make quick` and `make test-core`, which run where only the core dependencies are installed."""
 TRACKERS = os.environ.get("TOUCHLINE_TRACKERS") == "1"
 """Set by `make test-trackers`, which runs the tests that read exports back where every tracker is installed."""
 
@@ -40,6 +40,12 @@ def pytest_ignore_collect(collection_path: Path) -> bool | None:
     if CORE_ONLY:
         wanted = wanted and "mark.planning" in text
     return None if wanted else True
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put files with slow tests first: whole files go to the processes, and a long one must not begin last."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
 
 
 @pytest.fixture(scope="session")

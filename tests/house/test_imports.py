@@ -9,7 +9,10 @@ import pytest
 
 pytestmark = pytest.mark.planning
 
-HEAVY = ("torch", "transformers", "peft", "inspect_ai", "scipy", "numpy", "altair", "pydantic", "pyarrow", "jinja2")
+HEAVY = (
+    *("torch", "transformers", "peft", "inspect_ai", "pandas", "scipy", "numpy", "altair", "pydantic", "pyarrow"),
+    "jinja2",
+)
 """What neither importing the command nor its help may load; each costs a tenth of a second or more."""
 
 FRAMEWORKS = ("torch", "transformers", "peft", "accelerate", "trl", "inspect_ai")
@@ -57,6 +60,12 @@ def test_help_of_a_command_loads_only_what_typer_needs_for_its_options(command: 
     assert sorted(_loaded_after(COMMAND.format(arguments=[command, "--help"])) & set(HEAVY) - {"pydantic"}) == []
 
 
+@pytest.mark.parametrize("program", ["import touchline", "from touchline import *"])
+def test_importing_the_package_loads_nothing_heavy(program: str) -> None:
+    """A notebook that only wants to read results waits for neither tables nor frameworks."""
+    assert sorted(_loaded_after(program) & {*FRAMEWORKS, "pandas", "scipy", "altair", "pyarrow"}) == []
+
+
 def test_the_verbs_load_no_framework() -> None:
-    """`workflow` reaches every package but the trainer and the evaluator; none of them loads a framework."""
+    """`touchline.api` reaches every package but the trainer and the evaluator; none of them loads a framework."""
     assert sorted(_loaded_after("import touchline.api") & set(FRAMEWORKS)) == []
