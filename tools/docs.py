@@ -62,7 +62,7 @@ FORMATS = (
     Format(schema="check", type="lint.check:CheckReport", what="what `touchline check --json` prints"),
     Format(
         schema="estimate",
-        type="plan.estimate_answer:EstimateAnswer",
+        type="plan.estimate_result:EstimateAnswer",
         what="what `touchline estimate --json` prints",
     ),
     Format(
@@ -133,7 +133,7 @@ FORMATS = (
         many=True,
     ),
     Format(schema="lineage", type="train.lineage_record:Lineage", what="lineage.json, what a stage went on from"),
-    Format(schema="optimise", type="plan.optimised:Optimisation", what="what `touchline optimize --json` prints"),
+    Format(schema="optimise", type="plan.optimization:Optimization", what="what `touchline optimize --json` prints"),
     Format(schema="answer-plan", type="spec.plan:Plan", what="touchline plan --json", answer="plan"),
     Format(
         schema="answer-models",

@@ -13,7 +13,7 @@ from tools.tiny_model import write_tiny_model
 from touchline import api
 from touchline.core.errors import InputError, PlanDriftError
 from touchline.core.quantity import Quantity
-from touchline.data.settings import Settings
+from touchline.data.settings import UserConfig
 from touchline.spec.plan import Plan, PlannedRun
 
 pytestmark = pytest.mark.planning
@@ -22,13 +22,13 @@ EASY, HARD = "1M_rank4_easy", "1M_rank4_hard"
 
 
 @pytest.fixture(scope="module")
-def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+def settings(tmp_path_factory: pytest.TempPathFactory) -> UserConfig:
     base = tmp_path_factory.mktemp("here")
     write_tiny_model(base / "models" / "Tiny-1M-Instruct")
-    return Settings(models_dir=base / "models", cache_dir=base / "cache", history_dir=base / "history")
+    return UserConfig(models_dir=base / "models", cache_dir=base / "cache", history_dir=base / "history")
 
 
-def planned(folder: Path, settings: Settings, text: str = CHAIN, **options: bool) -> Plan:
+def planned(folder: Path, settings: UserConfig, text: str = CHAIN, **options: bool) -> Plan:
     """The plan of a chain."""
     make_chain(folder, text)
     return api.plan(folder, settings, **options).plan  # type: ignore[arg-type]
@@ -49,7 +49,7 @@ def begin(folder: Path, run: str) -> None:
     (folder / run / "metrics.jsonl").write_text("")
 
 
-def test_the_plan_tells_the_chain(tmp_path: Path, settings: Settings) -> None:
+def test_the_plan_tells_the_chain(tmp_path: Path, settings: UserConfig) -> None:
     """Parents first; who goes on from whom; counted as runs, and not as a factor."""
     plan = planned(tmp_path, settings)
     assert [run.name for run in plan.runs] == [EASY, HARD, "1M_base_easy", "1M_base_hard"]
@@ -58,7 +58,7 @@ def test_the_plan_tells_the_chain(tmp_path: Path, settings: Settings) -> None:
     assert "one condition; 2 fine-tuned in chains of 2 stages + 2 controls = 4 runs" in text
 
 
-def test_a_plan_survives_being_written_and_read(tmp_path: Path, settings: Settings) -> None:
+def test_a_plan_survives_being_written_and_read(tmp_path: Path, settings: UserConfig) -> None:
     """Planning again changes nothing."""
     first = planned(tmp_path, settings)
     written = (tmp_path / "plan.json").read_bytes()
@@ -79,7 +79,7 @@ def test_a_plan_survives_being_written_and_read(tmp_path: Path, settings: Settin
     ],
 )
 def test_a_changed_parent_changes_the_stage_and_never_the_other_way(
-    tmp_path: Path, settings: Settings, old: str, new: str, changed: set[str]
+    tmp_path: Path, settings: UserConfig, old: str, new: str, changed: set[str]
 ) -> None:
     """A digest holds the parent's, and how it is gone on from."""
     before = digests(planned(tmp_path / "one", settings))
@@ -87,7 +87,7 @@ def test_a_changed_parent_changes_the_stage_and_never_the_other_way(
     assert {name for name, digest in before.items() if after[name] != digest} == changed
 
 
-def test_runs_without_a_parent_have_the_digests_that_they_had(tmp_path: Path, settings: Settings) -> None:
+def test_runs_without_a_parent_have_the_digests_that_they_had(tmp_path: Path, settings: UserConfig) -> None:
     """A first stage is the training that it would be alone."""
     alone = CHAIN.split("stages:")[0].replace("data/hard.json", "data/easy.json")
     before = planned(tmp_path / "alone", settings, alone)
@@ -95,7 +95,7 @@ def test_runs_without_a_parent_have_the_digests_that_they_had(tmp_path: Path, se
     assert run_of(before, "1M_rank4").digest == run_of(after, EASY).digest
 
 
-def test_a_stage_that_has_started_is_not_turned_into_another_run(tmp_path: Path, settings: Settings) -> None:
+def test_a_stage_that_has_started_is_not_turned_into_another_run(tmp_path: Path, settings: UserConfig) -> None:
     """What drifted is its parent, and that is said; accepted, the results of both are moved aside."""
     planned(tmp_path, settings)
     api.prepare(tmp_path, settings)
@@ -108,7 +108,7 @@ def test_a_stage_that_has_started_is_not_turned_into_another_run(tmp_path: Path,
     assert not (tmp_path / HARD / "metrics.jsonl").exists()
 
 
-def test_an_accepted_edit_of_a_parent_plans_its_stages_again(tmp_path: Path, settings: Settings) -> None:
+def test_an_accepted_edit_of_a_parent_plans_its_stages_again(tmp_path: Path, settings: UserConfig) -> None:
     """The stage's finetune.yaml asks for the parent's new digest."""
     before = digests(planned(tmp_path, settings))
     api.prepare(tmp_path, settings)
@@ -122,7 +122,7 @@ def test_an_accepted_edit_of_a_parent_plans_its_stages_again(tmp_path: Path, set
     assert f'run_digest: "{after[EASY]}"' in (tmp_path / HARD / "finetune.yaml").read_text().split("parent:")[1]
 
 
-def test_an_edit_that_reshapes_a_parents_adapter_is_refused(tmp_path: Path, settings: Settings) -> None:
+def test_an_edit_that_reshapes_a_parents_adapter_is_refused(tmp_path: Path, settings: UserConfig) -> None:
     """The stage would train an adapter further that has another shape."""
     planned(tmp_path, settings)
     api.prepare(tmp_path, settings)
@@ -133,7 +133,7 @@ def test_an_edit_that_reshapes_a_parents_adapter_is_refused(tmp_path: Path, sett
     assert {finding.code for finding in caught.value.findings} == {"EX128"}
 
 
-def test_finetune_yaml_names_the_parent(tmp_path: Path, settings: Settings) -> None:
+def test_finetune_yaml_names_the_parent(tmp_path: Path, settings: UserConfig) -> None:
     """By folder and digest; a run that starts from the base model has no such key."""
     plan = planned(tmp_path, settings)
     api.prepare(tmp_path, settings)
@@ -148,7 +148,7 @@ def test_finetune_yaml_names_the_parent(tmp_path: Path, settings: Settings) -> N
     assert "parent" not in (tmp_path / EASY / "finetune.yaml").read_text()
 
 
-def test_faults_of_stages_stop_a_plan_all_at_once_whatever_is_allowed(tmp_path: Path, settings: Settings) -> None:
+def test_faults_of_stages_stop_a_plan_all_at_once_whatever_is_allowed(tmp_path: Path, settings: UserConfig) -> None:
     """Each with its line; nothing is planned from the base model instead."""
     broken = CHAIN.replace("parent: easy", "parent: esay") + "allow: [EX121, EX126]\n"
     broken = broken.replace("controls:", "  - {name: third, parent: hard}\ncontrols:")
@@ -159,7 +159,7 @@ def test_faults_of_stages_stop_a_plan_all_at_once_whatever_is_allowed(tmp_path: 
     assert not (tmp_path / "plan.json").exists()
 
 
-def test_a_level_that_a_stage_overrides_may_not_reshape_the_adapter(tmp_path: Path, settings: Settings) -> None:
+def test_a_level_that_a_stage_overrides_may_not_reshape_the_adapter(tmp_path: Path, settings: UserConfig) -> None:
     """Seen only when levels and stages come together."""
     text = CHAIN.replace("train: {learning_rate: 5e-3}", "train: {lora: {rank: 4}}")
     with pytest.raises(InputError) as caught:
@@ -168,7 +168,7 @@ def test_a_level_that_a_stage_overrides_may_not_reshape_the_adapter(tmp_path: Pa
     assert (finding.code, finding.where and finding.where.line) == ("EX128", 15)
 
 
-def test_the_whole_takes_no_less_than_its_longest_chain(tmp_path: Path, settings: Settings) -> None:
+def test_the_whole_takes_no_less_than_its_longest_chain(tmp_path: Path, settings: UserConfig) -> None:
     """However many devices there are, a stage waits for the one before it."""
     plan = planned(tmp_path, settings)
     chain = [run.train_seconds for run in plan.runs if run.train is not None]
@@ -177,7 +177,7 @@ def test_the_whole_takes_no_less_than_its_longest_chain(tmp_path: Path, settings
     assert plan.wall_seconds.value >= sum(each.value for each in chain if isinstance(each, Quantity))
 
 
-def test_a_checkpoint_after_a_merge_holds_both_adapters(tmp_path: Path, settings: Settings) -> None:
+def test_a_checkpoint_after_a_merge_holds_both_adapters(tmp_path: Path, settings: UserConfig) -> None:
     """Disk is planned for what is saved: the trained adapter by itself, and all of them together."""
     plan = planned(tmp_path, settings, CHAIN.replace("continue: adapter", "continue: merge"))
     easy, hard = (run_of(plan, name).disk for name in (EASY, HARD))
@@ -186,7 +186,7 @@ def test_a_checkpoint_after_a_merge_holds_both_adapters(tmp_path: Path, settings
     assert hard.value > easy.value
 
 
-def test_a_chain_is_checked_like_any_experiment(tmp_path: Path, settings: Settings) -> None:
+def test_a_chain_is_checked_like_any_experiment(tmp_path: Path, settings: UserConfig) -> None:
     """Every stage's data and training are looked at; nothing is wrong with this one."""
     make_chain(tmp_path)
     report, _ = api.check([tmp_path], settings)

@@ -14,7 +14,7 @@ from tests.api.folders import make_experiment
 from touchline import api
 from touchline.core.quantity import Missing, Quantity
 from touchline.data.metrics import AttemptRow, EndRow, MetricsRow, StepRow, ValidationRow
-from touchline.data.settings import Settings
+from touchline.data.settings import UserConfig
 from touchline.history.history import read_records
 from touchline.history.record import RunRecord
 
@@ -38,11 +38,11 @@ STEP = StepRow(
 
 
 @pytest.fixture
-def settings(tmp_path: Path, tiny_model: Path) -> Settings:
+def settings(tmp_path: Path, tiny_model: Path) -> UserConfig:
     models = tmp_path / "models"
     models.mkdir()
     (models / "Tiny-1M-Instruct").symlink_to(tiny_model)
-    return Settings(models_dir=models, cache_dir=tmp_path / "cache", history_dir=tmp_path / "history")
+    return UserConfig(models_dir=models, cache_dir=tmp_path / "cache", history_dir=tmp_path / "history")
 
 
 def status(folder: Path) -> dict[str, dict[str, object]]:
@@ -87,7 +87,7 @@ def train_by_hand(folder: Path, run: str, *, steps: int = 10, end: bool = True) 
     )
 
 
-def test_prepare_writes_settings_and_nulls(tmp_path: Path, settings: Settings) -> None:
+def test_prepare_writes_settings_and_nulls(tmp_path: Path, settings: UserConfig) -> None:
     folder = make_experiment(tmp_path / "exp")
     api.plan(folder, settings)
     api.prepare(folder, settings)
@@ -103,7 +103,7 @@ def test_prepare_writes_settings_and_nulls(tmp_path: Path, settings: Settings) -
     assert set(trained["missing"]) == set(metrics)  # type: ignore[arg-type]
 
 
-def test_collect_fills_in_what_was_measured_and_says_why_the_rest_is_not(tmp_path: Path, settings: Settings) -> None:
+def test_collect_fills_in_what_was_measured_and_says_why_the_rest_is_not(tmp_path: Path, settings: UserConfig) -> None:
     folder = make_experiment(tmp_path / "exp")
     planned = api.plan(folder, settings)
     api.prepare(folder, settings)
@@ -130,7 +130,7 @@ def test_collect_fills_in_what_was_measured_and_says_why_the_rest_is_not(tmp_pat
     assert whole["static_config"]["effective_batch_size"] == planned.plan.runs[0].batches.global_batch_size  # type: ignore[union-attr]
 
 
-def test_collecting_twice_changes_no_byte(tmp_path: Path, settings: Settings) -> None:
+def test_collecting_twice_changes_no_byte(tmp_path: Path, settings: UserConfig) -> None:
     folder = make_experiment(tmp_path / "exp")
     planned = api.plan(folder, settings)
     api.prepare(folder, settings)
@@ -143,7 +143,7 @@ def test_collecting_twice_changes_no_byte(tmp_path: Path, settings: Settings) ->
     assert sorted(path.name for path in settings.history_dir.rglob("*.json")) == records
 
 
-def test_a_run_enters_the_history_by_itself_with_what_the_plan_knows(tmp_path: Path, settings: Settings) -> None:
+def test_a_run_enters_the_history_by_itself_with_what_the_plan_knows(tmp_path: Path, settings: UserConfig) -> None:
     folder = make_experiment(tmp_path / "exp")
     planned = api.plan(folder, settings)
     api.prepare(folder, settings)
@@ -162,7 +162,7 @@ def test_a_run_enters_the_history_by_itself_with_what_the_plan_knows(tmp_path: P
 
 
 @pytest.mark.parametrize("cut", [1, 200, 900, -1, -150])
-def test_a_torn_metrics_file_is_collected_as_far_as_it_goes(tmp_path: Path, settings: Settings, cut: int) -> None:
+def test_a_torn_metrics_file_is_collected_as_far_as_it_goes(tmp_path: Path, settings: UserConfig, cut: int) -> None:
     folder = make_experiment(tmp_path / "exp")
     planned = api.plan(folder, settings)
     api.prepare(folder, settings)
@@ -174,7 +174,7 @@ def test_a_torn_metrics_file_is_collected_as_far_as_it_goes(tmp_path: Path, sett
     assert status(folder)[name]["status"] in ("failed", "interrupted")
 
 
-def test_a_history_that_cannot_be_written_fails_no_run(tmp_path: Path, settings: Settings) -> None:
+def test_a_history_that_cannot_be_written_fails_no_run(tmp_path: Path, settings: UserConfig) -> None:
     folder = make_experiment(tmp_path / "exp")
     planned = api.plan(folder, settings)
     api.prepare(folder, settings)
@@ -185,7 +185,7 @@ def test_a_history_that_cannot_be_written_fails_no_run(tmp_path: Path, settings:
     assert "is not in the history" in notes[0]
 
 
-def test_the_log_of_another_trainer_in_a_run_folder_is_read(tmp_path: Path, settings: Settings) -> None:
+def test_the_log_of_another_trainer_in_a_run_folder_is_read(tmp_path: Path, settings: UserConfig) -> None:
     folder = make_experiment(tmp_path / "exp")
     planned = api.plan(folder, settings)
     api.prepare(folder, settings)

@@ -13,7 +13,7 @@ from tests.tiny_model import write_tiny_words
 from tools.tiny_model import write_tiny_model
 from touchline import api
 from touchline.core.errors import InputError
-from touchline.data.settings import Settings
+from touchline.data.settings import UserConfig
 from touchline.plan.files import plan_from_json
 from touchline.run.scripts.experiment import wanted_checkpoints
 from touchline.spec.experiment import GeneralConfig
@@ -25,10 +25,10 @@ CONTROLLED = PLAIN.replace("controls: [base]", "controls: [base, noop, shuffled]
 
 
 @pytest.fixture(scope="module")
-def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+def settings(tmp_path_factory: pytest.TempPathFactory) -> UserConfig:
     base = tmp_path_factory.mktemp("here")
     write_tiny_model(base / "models" / "Tiny-1M-Instruct")
-    return Settings(models_dir=base / "models", cache_dir=base / "cache", history_dir=base / "history")
+    return UserConfig(models_dir=base / "models", cache_dir=base / "cache", history_dir=base / "history")
 
 
 def make(folder: Path, text: str, *, n_train: int = 40) -> Path:
@@ -39,7 +39,7 @@ def make(folder: Path, text: str, *, n_train: int = 40) -> Path:
     return folder
 
 
-def planned(folder: Path, settings: Settings, text: str = CONTROLLED) -> Plan:
+def planned(folder: Path, settings: UserConfig, text: str = CONTROLLED) -> Plan:
     make(folder, text)
     return api.plan(folder, settings).plan
 
@@ -51,7 +51,7 @@ def run_of(plan: Plan, name: str) -> PlannedRun:
 
 
 @pytest.mark.planning
-def test_controls_change_nothing_else_of_a_plan(tmp_path: Path, settings: Settings) -> None:
+def test_controls_change_nothing_else_of_a_plan(tmp_path: Path, settings: UserConfig) -> None:
     """Equal digests: adding a control later trains nothing again."""
     plain, controlled = planned(tmp_path / "a", settings, PLAIN), planned(tmp_path / "b", settings)
     before = {run.name: run.digest for run in plain.runs}
@@ -62,7 +62,7 @@ def test_controls_change_nothing_else_of_a_plan(tmp_path: Path, settings: Settin
 
 
 @pytest.mark.planning
-def test_a_shuffled_run_is_planned_like_the_run_that_it_controls(tmp_path: Path, settings: Settings) -> None:
+def test_a_shuffled_run_is_planned_like_the_run_that_it_controls(tmp_path: Path, settings: UserConfig) -> None:
     """The same training, order and tokens in all; only which answer stands behind which prompt differs."""
     plan = planned(tmp_path, settings)
     first, shuffled = run_of(plan, "1M_rank2"), run_of(plan, "1M_shuffled")
@@ -76,7 +76,7 @@ def test_a_shuffled_run_is_planned_like_the_run_that_it_controls(tmp_path: Path,
 
 
 @pytest.mark.planning
-def test_a_no_op_control_has_the_first_adapters_shape(tmp_path: Path, settings: Settings) -> None:
+def test_a_no_op_control_has_the_first_adapters_shape(tmp_path: Path, settings: UserConfig) -> None:
     """It trains nothing, and is evaluated at a checkpoint of its own."""
     plan = planned(tmp_path, settings)
     noop, base = run_of(plan, "1M_noop"), run_of(plan, "1M_base")
@@ -88,7 +88,7 @@ def test_a_no_op_control_has_the_first_adapters_shape(tmp_path: Path, settings: 
 
 
 @pytest.mark.planning
-def test_another_adapters_shape_is_another_no_op_control(tmp_path: Path, settings: Settings) -> None:
+def test_another_adapters_shape_is_another_no_op_control(tmp_path: Path, settings: UserConfig) -> None:
     """The base's digest does not hold it."""
     one = planned(tmp_path / "a", settings)
     other = planned(tmp_path / "b", settings, CONTROLLED.replace("[2, 4]", "[3, 4]"))
@@ -97,7 +97,7 @@ def test_another_adapters_shape_is_another_no_op_control(tmp_path: Path, setting
 
 
 @pytest.mark.planning
-def test_the_plan_says_what_each_control_is(tmp_path: Path, settings: Settings) -> None:
+def test_the_plan_says_what_each_control_is(tmp_path: Path, settings: UserConfig) -> None:
     """In the design, in the table of runs and in the README; counted apart from what is asked about."""
     planned(tmp_path, settings)
     text = (tmp_path / "runs_plan.md").read_text()
@@ -115,7 +115,7 @@ def test_the_plan_says_what_each_control_is(tmp_path: Path, settings: Settings) 
 
 
 @pytest.mark.planning
-def test_a_plan_of_before_is_read(tmp_path: Path, settings: Settings) -> None:
+def test_a_plan_of_before_is_read(tmp_path: Path, settings: UserConfig) -> None:
     """Without the new keys its base control is a control all the same, and planning again changes no run."""
     plan = planned(tmp_path, settings, PLAIN)
     data = json.loads((tmp_path / "plan.json").read_text())
@@ -130,7 +130,7 @@ def test_a_plan_of_before_is_read(tmp_path: Path, settings: Settings) -> None:
 
 
 @pytest.mark.planning
-def test_a_chain_of_shuffled_stages_goes_on_from_itself(tmp_path: Path, settings: Settings) -> None:
+def test_a_chain_of_shuffled_stages_goes_on_from_itself(tmp_path: Path, settings: UserConfig) -> None:
     """Its second stage's digest holds the shuffled first one."""
     make_chain(tmp_path, CHAIN.replace("controls: [base]", "controls: [base, shuffled]"))
     plan = api.plan(tmp_path, settings).plan
@@ -142,7 +142,7 @@ def test_a_chain_of_shuffled_stages_goes_on_from_itself(tmp_path: Path, settings
 
 
 @pytest.mark.planning
-def test_a_long_prompt_with_a_long_answer_is_told_before_anything_runs(tmp_path: Path, settings: Settings) -> None:
+def test_a_long_prompt_with_a_long_answer_is_told_before_anything_runs(tmp_path: Path, settings: UserConfig) -> None:
     """As they stand the rows fit; dealt out anew, one may not."""
     make(tmp_path, PLAIN)
     path = tmp_path / "data" / "words.json"
@@ -165,7 +165,7 @@ def test_a_long_prompt_with_a_long_answer_is_told_before_anything_runs(tmp_path:
 
 
 @pytest.mark.planning
-def test_general_ability_is_planned_and_its_tasks_looked_for(tmp_path: Path, settings: Settings) -> None:
+def test_general_ability_is_planned_and_its_tasks_looked_for(tmp_path: Path, settings: UserConfig) -> None:
     """The folder of task files must be there; the plan says what will be asked, and no digest changes."""
     text = PLAIN.replace(
         "max_new_tokens: 12}", "max_new_tokens: 12, general: {tasks: [sums, hellaswag], include_path: tasks, limit: 9}}"
@@ -187,7 +187,7 @@ def test_general_ability_is_planned_and_its_tasks_looked_for(tmp_path: Path, set
     assert "on sums, hellaswag, some from tasks, which may hold code of yours, the first 9 items" in words
 
 
-def test_controls_are_trained_evaluated_and_compared(tmp_path: Path, settings: Settings) -> None:
+def test_controls_are_trained_evaluated_and_compared(tmp_path: Path, settings: UserConfig) -> None:
     """The whole way, as a person types it; a second time nothing is left to do.
 
     Takes some thirty seconds: two trainings and an evaluation, each in a process that loads torch.

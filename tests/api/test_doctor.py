@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from touchline.cli.doctoring import doctor
 from touchline.core.quantity import Quantity
 from touchline.core.units import GIB
-from touchline.data.settings import Settings
+from touchline.data.settings import UserConfig
 from touchline.lint.rule_pages import all_pages
 from touchline.run import doctor as steps
 from touchline.run.doctor import run_doctor, trial_options
@@ -279,20 +279,20 @@ def test_another_interpreter_is_asked(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> UserConfig:
     """Settings on a machine without SLURM and without GPUs."""
     monkeypatch.setenv("PATH", os.defpath)
     monkeypatch.setattr(steps.shutil, "which", lambda name: None)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     (tmp_path / "models").mkdir()
-    return Settings(models_dir=tmp_path / "models", cache_dir=tmp_path / "cache", history_dir=tmp_path / "history")
+    return UserConfig(models_dir=tmp_path / "models", cache_dir=tmp_path / "cache", history_dir=tmp_path / "history")
 
 
 def by_name(report: DoctorReport) -> dict[str, DoctorCheck]:
     return {each.name: each for each in report.checks}
 
 
-def test_a_laptop_needs_no_cluster(settings: Settings, tmp_path: Path) -> None:
+def test_a_laptop_needs_no_cluster(settings: UserConfig, tmp_path: Path) -> None:
     report = run_doctor(settings, tmp_path, RealCommands())
     assert report.cluster is None
     assert report.errors == 0
@@ -303,7 +303,7 @@ def test_a_laptop_needs_no_cluster(settings: Settings, tmp_path: Path) -> None:
     assert TypeAdapter(DoctorReport).validate_python(data).checks == report.checks
 
 
-def test_what_will_not_do_here_is_told(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_will_not_do_here_is_told(settings: UserConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         steps, "python_here", lambda: PythonFacts(path="/p", version="3.11", packages={}, touchline="0.1")
     )
@@ -321,7 +321,7 @@ def test_what_will_not_do_here_is_told(settings: Settings, tmp_path: Path, monke
     assert {each.code for each in report.checks if each.code} <= set(all_pages())
 
 
-def test_locks_and_space_of_folders(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_locks_and_space_of_folders(settings: UserConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = inspect_folder("experiments", tmp_path, RealCommands())
     for changes, code in (
         ({"locks": False}, "US114"),
@@ -335,7 +335,7 @@ def test_locks_and_space_of_folders(settings: Settings, tmp_path: Path, monkeypa
     assert by_name(run_doctor(settings, tmp_path, RealCommands()))["experiments"].code == "US115"
 
 
-def test_gpus_that_torch_cannot_use(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gpus_that_torch_cannot_use(settings: UserConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
     monkeypatch.setattr(steps, "ask_driver", lambda fields: ["0, GPU-1, NVIDIA H200, 143771 MiB"])
     report = run_doctor(settings, tmp_path, RealCommands())
@@ -351,7 +351,7 @@ def test_gpus_that_torch_cannot_use(settings: Settings, tmp_path: Path, monkeypa
 @pytest.mark.parametrize("status", ["ok", "warning", "error"])
 @pytest.mark.parametrize("options", [[], ["--json"]])
 def test_errors_end_the_command_with_one(
-    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: str, options: list[str]
+    settings: UserConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: str, options: list[str]
 ) -> None:
     """The table, or the report as JSON, on stdout; how many, on stderr."""
     code = None if status == "ok" else "US121"

@@ -10,7 +10,7 @@ import pytest
 from tests.run.made_plans import GPU, made_plan
 
 from touchline.core.errors import InputError
-from touchline.plan.placement.types import Cluster, Verdict
+from touchline.plan.placement.types import Cluster, DeadlineVerdict
 from touchline.run.allocation import MEGA, SUBMIT, Placed, allocation_of, emit, place_experiment
 from touchline.run.folders import ExperimentFolder
 from touchline.run.planning import LoadedPlan
@@ -41,7 +41,7 @@ def _placed(planned: LoadedPlan, deadline: float | None = 360) -> Placed:
 def test_all_that_is_left_is_placed(planned: LoadedPlan) -> None:
     placed = _placed(planned)
     assert len(placed.placement.schedule) == 7
-    assert placed.placement.verdict is Verdict.FITS
+    assert placed.placement.verdict is DeadlineVerdict.FITS
     assert placed.placement.makespan_minutes == pytest.approx(130, abs=20)
 
 

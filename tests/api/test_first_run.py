@@ -18,7 +18,7 @@ from touchline import api
 from touchline.core.errors import HostError
 from touchline.core.estimate import MicroBatch
 from touchline.core.quantity import Missing, Quantity
-from touchline.data.settings import Settings
+from touchline.data.settings import UserConfig
 from touchline.history.history import contents, read_record
 from touchline.history.probe import ProbeAnswer, ProbeMachine, ProbeOutcome, ProbeTry
 from touchline.history.record import RunRecord
@@ -36,8 +36,8 @@ def site(tmp_path: Path, tiny_model: Path) -> dict[str, str]:
     return environment(tmp_path / "models", tmp_path / "cache") | {"TOUCHLINE_HISTORY_DIR": str(tmp_path / "history")}
 
 
-def settings_of(tmp_path: Path) -> Settings:
-    return Settings(models_dir=tmp_path / "models", cache_dir=tmp_path / "cache", history_dir=tmp_path / "history")
+def settings_of(tmp_path: Path) -> UserConfig:
+    return UserConfig(models_dir=tmp_path / "models", cache_dir=tmp_path / "cache", history_dir=tmp_path / "history")
 
 
 def records(tmp_path: Path) -> list[RunRecord]:

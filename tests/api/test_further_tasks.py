@@ -17,7 +17,7 @@ from touchline import api
 from touchline.core.errors import InputError, PlanDriftError
 from touchline.core.quantity import Missing
 from touchline.data.evaluations import read_evaluation_config
-from touchline.data.settings import Settings
+from touchline.data.settings import UserConfig
 from touchline.plan import times
 from touchline.plan.files import plan_from_json
 from touchline.results.collect import collect_results
@@ -44,10 +44,10 @@ TEXT = EXPERIMENT.format(ranks="[2, 4]")
 
 
 @pytest.fixture(scope="module")
-def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+def settings(tmp_path_factory: pytest.TempPathFactory) -> UserConfig:
     base = tmp_path_factory.mktemp("here")
     write_tiny_model(base / "models" / "Tiny-1M-Instruct")
-    return Settings(models_dir=base / "models", cache_dir=base / "cache", history_dir=base / "history")
+    return UserConfig(models_dir=base / "models", cache_dir=base / "cache", history_dir=base / "history")
 
 
 def make(folder: Path, evaluate: str = WITH_TASKS) -> Path:
@@ -63,7 +63,7 @@ def plan_of(folder: Path) -> Plan:
 
 
 @pytest.mark.planning
-def test_a_plan_shows_the_code_with_its_hash_and_runs_none_of_it(tmp_path: Path, settings: Settings) -> None:
+def test_a_plan_shows_the_code_with_its_hash_and_runs_none_of_it(tmp_path: Path, settings: UserConfig) -> None:
     """In plan.json, in runs_plan.md and in every eval.yaml; a training's digest does not depend on it."""
     plain = api.plan(make(tmp_path / "plain", EVALUATE), settings).plan
     folder = make(tmp_path / "tasks")
@@ -90,7 +90,7 @@ def test_a_plan_shows_the_code_with_its_hash_and_runs_none_of_it(tmp_path: Path,
 
 
 @pytest.mark.planning
-def test_a_column_of_clusters_is_looked_for_before_anything_is_trained(tmp_path: Path, settings: Settings) -> None:
+def test_a_column_of_clusters_is_looked_for_before_anything_is_trained(tmp_path: Path, settings: UserConfig) -> None:
     """With the columns that there are; one that is there changes no training and no score."""
     plain = api.plan(make(tmp_path / "plain", EVALUATE), settings).plan
     folder = make(tmp_path / "x", EVALUATE.replace("12}", "12, cluster: inptu}"))
@@ -117,7 +117,7 @@ def test_a_column_of_clusters_is_looked_for_before_anything_is_trained(tmp_path:
         ("[tasks/mine.py@wrods]", "has no task 'wrods'"),
     ],
 )
-def test_a_wrong_task_is_told_with_the_plan(tmp_path: Path, settings: Settings, tasks: str, words: str) -> None:
+def test_a_wrong_task_is_told_with_the_plan(tmp_path: Path, settings: UserConfig, tasks: str, words: str) -> None:
     """As a finding at its place, before anything is trained."""
     folder = make(tmp_path / "x", WITH_TASKS.replace("[tasks/mine.py, exact_match]", tasks))
     with pytest.raises(InputError) as caught:
@@ -130,7 +130,7 @@ def test_a_wrong_task_is_told_with_the_plan(tmp_path: Path, settings: Settings, 
 
 
 @pytest.mark.planning
-def test_a_task_that_changed_after_the_plan_is_refused_before_the_queue(tmp_path: Path, settings: Settings) -> None:
+def test_a_task_that_changed_after_the_plan_is_refused_before_the_queue(tmp_path: Path, settings: UserConfig) -> None:
     """And is the plan's again after planning anew."""
     folder = make(tmp_path / "x")
     planned = api.plan(folder, settings)
@@ -142,7 +142,7 @@ def test_a_task_that_changed_after_the_plan_is_refused_before_the_queue(tmp_path
 
 @pytest.mark.planning
 def test_evaluations_that_ask_more_are_planned_longer(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, settings: Settings
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, settings: UserConfig
 ) -> None:
     """Repeats and further tasks are answers to write."""
     counts: list[int] = []
@@ -158,7 +158,7 @@ def test_evaluations_that_ask_more_are_planned_longer(
     assert list(dict.fromkeys(counts)) == [12, 36, 150]
 
 
-def test_further_tasks_reach_the_results(tmp_path: Path, settings: Settings) -> None:
+def test_further_tasks_reach_the_results(tmp_path: Path, settings: UserConfig) -> None:
     """The control alone, evaluated as its script does it; what is missing of a run is said."""
     folder = make(tmp_path / "x")
     plan = api.plan(folder, settings).plan

@@ -11,7 +11,7 @@ from tools.tiny_model import write_tiny_model
 from touchline import api
 from touchline.core.errors import InputError, PolicyError
 from touchline.data.models import load_model
-from touchline.data.settings import Settings
+from touchline.data.settings import UserConfig
 from touchline.spec.read import read_experiment
 
 pytestmark = pytest.mark.planning
@@ -28,10 +28,10 @@ ODD = [{"the question: #1": f"what is {n}?", "no": f"it is {n * n}"} for n in ra
 
 
 @pytest.fixture
-def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> UserConfig:
     monkeypatch.chdir(tmp_path)
     write_tiny_model(tmp_path / "models" / "Tiny-1M-Instruct")
-    return Settings(models_dir=tmp_path / "models", cache_dir=tmp_path / "cache", history_dir=tmp_path / "history")
+    return UserConfig(models_dir=tmp_path / "models", cache_dir=tmp_path / "cache", history_dir=tmp_path / "history")
 
 
 def _write(path: Path, rows: list[dict[str, object]]) -> Path:
@@ -54,7 +54,7 @@ def test_what_it_writes_can_be_planned(
     options: dict[str, object],
     task: str,
     columns: tuple[object, str, str | None] | None,
-    settings: Settings,
+    settings: UserConfig,
     tmp_path: Path,
 ) -> None:
     """Columns, task, batch and length follow from the data, wherever it lies; the plan has no error."""
@@ -71,7 +71,7 @@ def test_what_it_writes_can_be_planned(
     assert all(run.batches is None or run.batches.longest_example_tokens <= run.train.max_seq_len for run in plan.runs)
 
 
-def test_a_row_beyond_the_models_context_is_a_warning(settings: Settings, tmp_path: Path) -> None:
+def test_a_row_beyond_the_models_context_is_a_warning(settings: UserConfig, tmp_path: Path) -> None:
     """No length is written that the model does not have."""
     rows = [{"question": f"{n} " * (2_000 if n % 3 else 2), "answer": f"yes {n}"} for n in range(60)]
     made = api.init(None, settings, data=_write(tmp_path / "long.jsonl", rows))  # type: ignore[arg-type]
@@ -81,7 +81,7 @@ def test_a_row_beyond_the_models_context_is_a_warning(settings: Settings, tmp_pa
     assert any(note.startswith("warning: the longest row") for note in made.notes)
 
 
-def test_nothing_is_replaced_and_nothing_is_left_after_a_fault(settings: Settings, tmp_path: Path) -> None:
+def test_nothing_is_replaced_and_nothing_is_left_after_a_fault(settings: UserConfig, tmp_path: Path) -> None:
     """An experiment that is there, data that is not, a column or a model that does not exist, several models."""
     data = _write(tmp_path / "reviews.jsonl", REVIEWS)
     api.init(tmp_path / "first", settings, data=data)
@@ -103,7 +103,7 @@ def test_nothing_is_replaced_and_nothing_is_left_after_a_fault(settings: Setting
     assert "Tiny-2M-Instruct" in (caught.value.expected or "")
 
 
-def test_columns_are_asked_for_only_where_they_are_not_found(settings: Settings, tmp_path: Path) -> None:
+def test_columns_are_asked_for_only_where_they_are_not_found(settings: UserConfig, tmp_path: Path) -> None:
     """A row that cannot be read, or a value that does not fit, is not mended by naming the columns."""
     for name, content, asked in (
         ("semicolons.csv", "text;label\n" + "".join(f"a{number};b\n" for number in range(9)), False),

@@ -20,7 +20,7 @@ from touchline import api
 from touchline.core.quantity import Missing, Quantity
 from touchline.core.status import JobState, RunStatus
 from touchline.data.metrics import EndRow
-from touchline.data.settings import Settings
+from touchline.data.settings import UserConfig
 from touchline.results import live_status as live_module
 from touchline.results.collect import collect_results
 from touchline.results.live import LiveRun
@@ -76,7 +76,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Load
     place = tmp_path_factory.mktemp("live")
     (place / "models").mkdir()
     (place / "models" / "Tiny-1M-Instruct").symlink_to(tiny_model)
-    settings = Settings(models_dir=place / "models", cache_dir=place / "cache", history_dir=place / "history")
+    settings = UserConfig(models_dir=place / "models", cache_dir=place / "cache", history_dir=place / "history")
     folder = make_experiment(place / "tiny")
     api.plan(folder, settings)
     return api.prepare(folder, settings)

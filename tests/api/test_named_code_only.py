@@ -10,7 +10,7 @@ import pytest
 from tests.api.folders import EXPERIMENT, environment, touchline
 
 from touchline import api
-from touchline.data.settings import Settings
+from touchline.data.settings import UserConfig
 
 pytestmark = pytest.mark.planning
 
@@ -33,8 +33,8 @@ def score(output, target):
 """
 
 
-def settings_of(folder: Path) -> Settings:
-    return Settings(models_dir=folder / "models", cache_dir=folder / "cache", history_dir=folder / "history")
+def settings_of(folder: Path) -> UserConfig:
+    return UserConfig(models_dir=folder / "models", cache_dir=folder / "cache", history_dir=folder / "history")
 
 
 def trap(path: Path, mark: Path) -> Path:

@@ -9,9 +9,9 @@ import pytest
 from tests.tiny_model import write_tiny_words
 
 from touchline.core.quantity import Quantity
-from touchline.data.settings import Settings
-from touchline.plan.optimised import Optimisation
-from touchline.plan.placement.types import Cluster, Placement, Verdict
+from touchline.data.settings import UserConfig
+from touchline.plan.optimization import Optimization
+from touchline.plan.placement.types import Cluster, DeadlineVerdict, Placement
 from touchline.run.folders import ExperimentFolder
 from touchline.run.optimising import Optimised, OptimiseRequest, apply, optimise
 from touchline.run.planning import commit_plan, resolve
@@ -42,8 +42,8 @@ CLUSTER = Cluster(gpus=2, cpus=32, memory_gb=240)
 
 
 @pytest.fixture
-def settings(tiny_model: Path, tmp_path: Path) -> Settings:
-    return Settings(models_dir=tiny_model.parent, cache_dir=tmp_path / "cache", history_dir=tmp_path / "history")
+def settings(tiny_model: Path, tmp_path: Path) -> UserConfig:
+    return UserConfig(models_dir=tiny_model.parent, cache_dir=tmp_path / "cache", history_dir=tmp_path / "history")
 
 
 def _folder(tmp_path: Path, text: str = SLOW) -> ExperimentFolder:
@@ -54,15 +54,15 @@ def _folder(tmp_path: Path, text: str = SLOW) -> ExperimentFolder:
     return ExperimentFolder(root)
 
 
-def _optimised(folder: ExperimentFolder, settings: Settings, **request: object) -> Optimised:
+def _optimised(folder: ExperimentFolder, settings: UserConfig, **request: object) -> Optimised:
     return optimise(folder, settings, replace(OptimiseRequest(cluster=CLUSTER), **request))  # type: ignore[arg-type]
 
 
-def _keys(answer: Optimisation) -> dict[str, tuple[str, str]]:
+def _keys(answer: Optimization) -> dict[str, tuple[str, str]]:
     return {each.key: (each.before, each.after) for each in answer.proposals}
 
 
-def test_a_larger_micro_batch_keeps_the_global_one(settings: Settings, tmp_path: Path) -> None:
+def test_a_larger_micro_batch_keeps_the_global_one(settings: UserConfig, tmp_path: Path) -> None:
     folder = _folder(tmp_path)
     answer = _optimised(folder, settings).answer
     assert _keys(answer)["train.micro_batch_size"] == ("1", "auto")
@@ -78,7 +78,7 @@ def test_a_larger_micro_batch_keeps_the_global_one(settings: Settings, tmp_path:
     assert answer.training_after.low is not None
 
 
-def test_proposals_are_what_planning_the_changed_file_gives(settings: Settings, tmp_path: Path) -> None:
+def test_proposals_are_what_planning_the_changed_file_gives(settings: UserConfig, tmp_path: Path) -> None:
     """Nothing is written until it is asked for; then the plan of the new file has the promised times."""
     folder = _folder(tmp_path)
     found = _optimised(folder, settings)
@@ -100,12 +100,12 @@ def test_proposals_are_what_planning_the_changed_file_gives(settings: Settings, 
     assert again.diff == ""
 
 
-def test_evaluations_are_part_of_the_deadline(settings: Settings, tmp_path: Path) -> None:
+def test_evaluations_are_part_of_the_deadline(settings: UserConfig, tmp_path: Path) -> None:
     """Three evaluations of two hours on two GPUs do not fit into three hours; predicted ones count as predicted."""
     folder = _folder(tmp_path)
     told = _optimised(folder, settings, evaluation_minutes=120.0, deadline_minutes=180.0).answer
     assert isinstance(told.placement_after, Placement)
-    assert told.placement_after.verdict is not Verdict.FITS
+    assert told.placement_after.verdict is not DeadlineVerdict.FITS
     assert told.placement_after.makespan_minutes > 180
     untold = _optimised(folder, settings, deadline_minutes=180.0).answer
     assert isinstance(untold.placement_after, Placement)
@@ -115,7 +115,7 @@ def test_evaluations_are_part_of_the_deadline(settings: Settings, tmp_path: Path
     assert untold.placement_after.makespan_minutes < told.placement_after.makespan_minutes
 
 
-def test_what_the_experiment_varies_is_left_alone(settings: Settings, tmp_path: Path) -> None:
+def test_what_the_experiment_varies_is_left_alone(settings: UserConfig, tmp_path: Path) -> None:
     text = SLOW.replace("  train.lora.rank: [2, 4]", "  train.micro_batch_size: [1, 2]").replace(
         "  micro_batch_size: 1     # as it was\n", ""
     )
@@ -124,7 +124,7 @@ def test_what_the_experiment_varies_is_left_alone(settings: Settings, tmp_path: 
     assert any(note.startswith("train.micro_batch_size is left") for note in answer.notes)
 
 
-def test_runs_that_have_started_stay_what_they_are(settings: Settings, tmp_path: Path) -> None:
+def test_runs_that_have_started_stay_what_they_are(settings: UserConfig, tmp_path: Path) -> None:
     folder = _folder(tmp_path)
     loaded = read_experiment(SLOW, "x")
     plan, notes = resolve(loaded, folder, settings, None, {})
@@ -140,7 +140,7 @@ def test_runs_that_have_started_stay_what_they_are(settings: Settings, tmp_path:
     assert other.after.micro_batch_size > 1
 
 
-def test_where_nothing_is_known_nothing_is_promised(settings: Settings, tmp_path: Path) -> None:
+def test_where_nothing_is_known_nothing_is_promised(settings: UserConfig, tmp_path: Path) -> None:
     """A GPU that nobody has timed: no time, so no proposal about it, and the reason is told."""
     folder = _folder(tmp_path)
     answer = _optimised(folder, settings).answer

@@ -11,7 +11,7 @@ from tests.api.folders import make_experiment
 from touchline import api
 from touchline.core.errors import RunsFailedError
 from touchline.core.status import JobState, RunStatus
-from touchline.data.settings import Settings, load_settings
+from touchline.data.settings import UserConfig, load_settings
 from touchline.run.folders import ExperimentFolder
 from touchline.run.ledger import read_ledger
 from touchline.run.statusfiles import read_attempts
@@ -20,7 +20,7 @@ OVERRIDES = ("train.micro_batch_size=8", "train.packed=false", "train.epochs=1",
 
 
 @pytest.fixture
-def settings(tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+def settings(tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> UserConfig:
     (tmp_path / "models").mkdir()
     (tmp_path / "models" / "Tiny-1M-Instruct").symlink_to(tiny_model)
     monkeypatch.setenv("TOUCHLINE_MODELS_DIR", str(tmp_path / "models"))
@@ -36,7 +36,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_out_of_memory_halves_the_micro_batch_and_the_siblings_learn_it(
-    tmp_path: Path, folder: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, folder: Path, settings: UserConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """8 and 4 do not fit, 2 does: the global batch stays, each change is a revision, the sibling never fails."""
     plant(tmp_path / "planted", monkeypatch, oom_above="2")
@@ -69,7 +69,7 @@ def test_out_of_memory_halves_the_micro_batch_and_the_siblings_learn_it(
 
 
 def test_an_error_is_tried_once_more_and_then_stopped_with_its_line(
-    tmp_path: Path, folder: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, folder: Path, settings: UserConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The other runs end well; a third call does not try again, unless it is told to."""
     plant(tmp_path / "planted", monkeypatch, raise_at="3")
@@ -94,7 +94,7 @@ def test_an_error_is_tried_once_more_and_then_stopped_with_its_line(
 
 
 def test_an_error_that_does_not_come_again_costs_one_attempt(
-    tmp_path: Path, folder: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, folder: Path, settings: UserConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Machines err."""
     plant(tmp_path / "planted", monkeypatch, raise_at="3", once=str(tmp_path / "once"))

@@ -11,7 +11,7 @@ import pytest
 from tools.tiny_model import write_tiny_model
 from touchline import api
 from touchline.core.errors import InputError
-from touchline.data.settings import Settings
+from touchline.data.settings import UserConfig
 from touchline.lint.local.audit import audit
 from touchline.plan.table import runs_plan_markdown
 from touchline.spec.plan import Plan
@@ -47,10 +47,10 @@ CHATS: dict[str, list[dict[str, object]]] = {
 
 
 @pytest.fixture(scope="module")
-def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+def settings(tmp_path_factory: pytest.TempPathFactory) -> UserConfig:
     base = tmp_path_factory.mktemp("here")
     write_tiny_model(base / "models" / "Tiny-1M-Instruct")
-    return Settings(models_dir=base / "models", cache_dir=base / "cache", history_dir=base / "history")
+    return UserConfig(models_dir=base / "models", cache_dir=base / "cache", history_dir=base / "history")
 
 
 def write(folder: Path, rows: list[dict[str, object]], data: str = "", task: str = "exact_match") -> Path:
@@ -63,17 +63,17 @@ def write(folder: Path, rows: list[dict[str, object]], data: str = "", task: str
     return folder
 
 
-def planned(folder: Path, settings: Settings) -> Plan:
+def planned(folder: Path, settings: UserConfig) -> Plan:
     return api.plan(folder, settings, dry_run=True).plan
 
 
-def errors_of(folder: Path, settings: Settings) -> list[tuple[str, str, str]]:
+def errors_of(folder: Path, settings: UserConfig) -> list[tuple[str, str, str]]:
     with pytest.raises(InputError) as caught:
         planned(folder, settings)
     return [(each.code, each.message, str(each.hint)) for each in caught.value.findings if each.severity == "error"]
 
 
-def test_plan_and_audit_take_the_same_columns(tmp_path: Path, settings: Settings) -> None:
+def test_plan_and_audit_take_the_same_columns(tmp_path: Path, settings: UserConfig) -> None:
     """An instruction must not vanish because a column is called input."""
     for name, (rows, prompts, answer, begins) in FORMS.items():
         folder = write(tmp_path / name, rows)
@@ -90,7 +90,7 @@ def test_plan_and_audit_take_the_same_columns(tmp_path: Path, settings: Settings
         assert set(example.columns_not_used) == {*rows[0]} - named, name
 
 
-def test_columns_that_are_joined_leave_out_what_is_empty(tmp_path: Path, settings: Settings) -> None:
+def test_columns_that_are_joined_leave_out_what_is_empty(tmp_path: Path, settings: UserConfig) -> None:
     """Half of Alpaca's rows have no input."""
     folder = write(tmp_path / "alpaca", ALPACA)
     api.plan(folder, settings)
@@ -110,7 +110,7 @@ def test_columns_that_are_joined_leave_out_what_is_empty(tmp_path: Path, setting
     assert all(turn.strip() == turn for turn in turns)
 
 
-def test_chats_are_recognised_by_the_column_and_the_turns(tmp_path: Path, settings: Settings) -> None:
+def test_chats_are_recognised_by_the_column_and_the_turns(tmp_path: Path, settings: UserConfig) -> None:
     """`messages` of roles, and ShareGPT's `conversations` of from and value."""
     for name, rows in CHATS.items():
         folder = write(tmp_path / name, rows)
@@ -120,7 +120,7 @@ def test_chats_are_recognised_by_the_column_and_the_turns(tmp_path: Path, settin
         assert plan.examples[0].label.startswith("a")
 
 
-def test_a_chat_under_another_name_is_one_error_with_the_fix(tmp_path: Path, settings: Settings) -> None:
+def test_a_chat_under_another_name_is_one_error_with_the_fix(tmp_path: Path, settings: UserConfig) -> None:
     """Not one for the prompt and one for the answer of each split."""
     rows = [{"thread": row["conversations"], "id": row["id"]} for row in CHATS["conversations"]]
     ((code, message, hint),) = errors_of(write(tmp_path / "t", rows), settings)
@@ -131,7 +131,7 @@ def test_a_chat_under_another_name_is_one_error_with_the_fix(tmp_path: Path, set
     assert planned(folder, settings).runs[0].data.messages == "thread"
 
 
-def test_what_is_written_is_never_replaced(tmp_path: Path, settings: Settings) -> None:
+def test_what_is_written_is_never_replaced(tmp_path: Path, settings: UserConfig) -> None:
     """Columns given in part, and prompts that name their columns."""
     rows = [{"instruction": f"i{i}", "input": f"x{i}", "output": f"o{i}", "label": f"l{i}"} for i in N]
     cases = {
@@ -147,13 +147,13 @@ def test_what_is_written_is_never_replaced(tmp_path: Path, settings: Settings) -
         assert (found.input, found.output) == wanted, data
 
 
-def test_a_task_prompt_shows_the_columns_that_were_found(tmp_path: Path, settings: Settings) -> None:
+def test_a_task_prompt_shows_the_columns_that_were_found(tmp_path: Path, settings: UserConfig) -> None:
     """The ready-made tasks ask with {input}, which is then all of the prompt's columns."""
     (example,) = planned(write(tmp_path / "a", ALPACA, task="number"), settings).examples
     assert "Add " in example.prompt
 
 
-def test_a_wrong_brace_is_explained_as_a_brace(tmp_path: Path, settings: Settings) -> None:
+def test_a_wrong_brace_is_explained_as_a_brace(tmp_path: Path, settings: UserConfig) -> None:
     """The data is right: no hint may ask to rename it."""
     rows = FORMS["label"][0]
     prompts = (
@@ -177,7 +177,7 @@ def test_a_wrong_brace_is_explained_as_a_brace(tmp_path: Path, settings: Setting
         assert "name them in data" not in found[0][2], prompt
 
 
-def test_braces_that_are_meant_stay(tmp_path: Path, settings: Settings) -> None:
+def test_braces_that_are_meant_stay(tmp_path: Path, settings: UserConfig) -> None:
     """An example of JSON, LaTeX, and a doubled pair, which is only noted."""
     rows = FORMS["label"][0]
     for number, prompt in enumerate(
@@ -189,7 +189,7 @@ def test_braces_that_are_meant_stay(tmp_path: Path, settings: Settings) -> None:
         assert any("one pair of braces" in note for note in made.notes) == ("{{" in prompt)
 
 
-def test_the_plan_shows_the_label_span(tmp_path: Path, settings: Settings) -> None:
+def test_the_plan_shows_the_label_span(tmp_path: Path, settings: UserConfig) -> None:
     """Prompt, marks around answer and stop token, and what is not used."""
     plan = planned(write(tmp_path / "a", FORMS["answer"][0]), settings)
     text = runs_plan_markdown(plan)
@@ -199,7 +199,7 @@ def test_the_plan_shows_the_label_span(tmp_path: Path, settings: Settings) -> No
     assert example.label_tokens < example.prompt_tokens
 
 
-def test_a_file_without_known_names_is_one_error(tmp_path: Path, settings: Settings) -> None:
+def test_a_file_without_known_names_is_one_error(tmp_path: Path, settings: UserConfig) -> None:
     """Also in CSV, where every value is text."""
     ((code, _, hint),) = errors_of(write(tmp_path / "a", [{"aaa": f"x{i}", "bbb": f"y{i}"} for i in N]), settings)
     assert (code, hint) == ("DA105", "columns here: aaa, bbb; name them in data: {input: ..., output: ...}")

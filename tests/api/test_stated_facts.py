@@ -14,7 +14,7 @@ from tests.tiny_model import write_tiny_words
 from touchline import api
 from touchline.core.errors import InputError
 from touchline.core.quantity import Missing, Quantity
-from touchline.data.settings import Settings
+from touchline.data.settings import UserConfig
 from touchline.estimate.learned import missing_facts
 from touchline.estimate.local.past_runs import points_of
 from touchline.history.padding import longest_of
@@ -77,8 +77,8 @@ def records(place: Path) -> list[RunRecord]:
     return [record for _, record in api.history_export(place / "history")]
 
 
-def settings(place: Path) -> Settings:
-    return Settings(models_dir=place / "models", cache_dir=place / "cache", history_dir=place / "history")
+def settings(place: Path) -> UserConfig:
+    return UserConfig(models_dir=place / "models", cache_dir=place / "cache", history_dir=place / "history")
 
 
 def add(place: Path, **facts: str) -> RunRecord:

@@ -27,7 +27,7 @@ from touchline import api
 from touchline.cli.watching import logs, status
 from touchline.core.errors import InputError
 from touchline.core.status import JobState, RunStatus
-from touchline.data.settings import Settings
+from touchline.data.settings import UserConfig
 from touchline.results.live import LiveRun
 from touchline.results.watching import Watcher
 from touchline.run.folders import ExperimentFolder
@@ -58,15 +58,15 @@ class Commands:
 
 
 @pytest.fixture
-def settings(tmp_path: Path, tiny_model: Path) -> Settings:
+def settings(tmp_path: Path, tiny_model: Path) -> UserConfig:
     models = tmp_path / "models"
     models.mkdir()
     (models / "Tiny-1M-Instruct").symlink_to(tiny_model)
-    return Settings(models_dir=models, cache_dir=tmp_path / "cache", history_dir=tmp_path / "history")
+    return UserConfig(models_dir=models, cache_dir=tmp_path / "cache", history_dir=tmp_path / "history")
 
 
 @pytest.fixture
-def folder(tmp_path: Path, settings: Settings) -> Path:
+def folder(tmp_path: Path, settings: UserConfig) -> Path:
     """A prepared experiment whose name needs quoting."""
     place = make_experiment(tmp_path / "it's 5 o'clock; $(ls)")
     api.plan(place, settings)
@@ -75,7 +75,7 @@ def folder(tmp_path: Path, settings: Settings) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def _settings(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+def _settings(settings: UserConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TOUCHLINE_MODELS_DIR", str(settings.models_dir))
     monkeypatch.setenv("TOUCHLINE_CACHE_DIR", str(settings.cache_dir))
     monkeypatch.setenv("COLUMNS", "200")
@@ -179,7 +179,7 @@ def test_without_a_plan_the_message_names_the_command(tmp_path: Path) -> None:
 
 
 def test_a_queue_that_does_not_answer_is_one_line_and_the_folders_are_shown(
-    folder: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
+    folder: Path, settings: UserConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     api.plan(folder, settings, ["compute.executor=slurm", "compute.gpu=cpu"])
     finish(folder)
@@ -194,7 +194,7 @@ def test_a_queue_that_does_not_answer_is_one_line_and_the_folders_are_shown(
     assert Watcher(folder, settings, look=False, commands=broken).now().note == ""
 
 
-def test_behind_a_queue_that_failed_nothing_else_is_waited_for(folder: Path, settings: Settings) -> None:
+def test_behind_a_queue_that_failed_nothing_else_is_waited_for(folder: Path, settings: UserConfig) -> None:
     api.plan(folder, settings, ["compute.executor=slurm", "compute.gpu=cpu"])
     made.begin(folder / "1M_rank2", job_id="76")
     commands = Commands(Answer(code=1, out="", err="slurm_load_jobs error: Unable to contact slurm controller"))
@@ -204,7 +204,7 @@ def test_behind_a_queue_that_failed_nothing_else_is_waited_for(folder: Path, set
 
 
 def test_a_job_that_ends_between_two_looks_is_not_called_incomplete(
-    folder: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
+    folder: Path, settings: UserConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     place = folder / plan_of(folder).runs[0].name
     made.begin(place)
@@ -221,7 +221,7 @@ def test_a_job_that_ends_between_two_looks_is_not_called_incomplete(
     assert (run.status, run.flags) == (RunStatus.COMPLETED, ())
 
 
-def test_a_finished_experiment_asks_nobody(folder: Path, settings: Settings) -> None:
+def test_a_finished_experiment_asks_nobody(folder: Path, settings: UserConfig) -> None:
     api.plan(folder, settings, ["compute.executor=slurm", "compute.gpu=cpu"])
     for number in range(3):
         finish(folder, number) if number < 2 else made.evaluate(
@@ -236,7 +236,7 @@ def test_a_finished_experiment_asks_nobody(folder: Path, settings: Settings) -> 
 # ---- runs_status.yaml -----------------------------------------------------------------------------------------------
 
 
-def test_runs_status_is_kept_current_and_what_it_holds_of_others_stays(folder: Path, settings: Settings) -> None:
+def test_runs_status_is_kept_current_and_what_it_holds_of_others_stays(folder: Path, settings: UserConfig) -> None:
     path = folder / "runs_status.yaml"
     before = YAML(typ="safe").load(path.read_text())["runs"]
     place = finish(folder)
@@ -308,7 +308,7 @@ def job(folder: Path) -> Iterator[subprocess.Popen[bytes]]:
 
 
 def test_ctrl_c_leaves_the_watch_and_stops_nothing(
-    folder: Path, settings: Settings, job: subprocess.Popen[bytes]
+    folder: Path, settings: UserConfig, job: subprocess.Popen[bytes]
 ) -> None:
     env = environment(settings.models_dir, settings.cache_dir)
     watch = subprocess.Popen(
@@ -326,7 +326,7 @@ def test_ctrl_c_leaves_the_watch_and_stops_nothing(
 
 
 def test_a_watch_ends_by_itself_and_says_how_it_ended(
-    folder: Path, settings: Settings, job: subprocess.Popen[bytes]
+    folder: Path, settings: UserConfig, job: subprocess.Popen[bytes]
 ) -> None:
     env = environment(settings.models_dir, settings.cache_dir)
     watch = subprocess.Popen(
@@ -354,7 +354,9 @@ def test_nothing_at_work_ends_a_watch_at_once(folder: Path) -> None:
     assert shown.stdout.splitlines()[-1] == "3 runs: 2 prepared · 1 completed"
 
 
-def test_a_terminal_gets_a_live_view_with_bars(folder: Path, settings: Settings, job: subprocess.Popen[bytes]) -> None:
+def test_a_terminal_gets_a_live_view_with_bars(
+    folder: Path, settings: UserConfig, job: subprocess.Popen[bytes]
+) -> None:
     controller, terminal = pty.openpty()
     env = environment(settings.models_dir, settings.cache_dir) | {"TERM": "xterm-256color", "LINES": "40"}
     watch = subprocess.Popen(
@@ -397,7 +399,7 @@ def test_the_newest_output_by_experiment_and_run_or_by_the_runs_folder(folder: P
     assert call("logs", str(place)).stdout == "old\n"
 
 
-def test_the_evaluations_output_here_and_on_a_cluster(folder: Path, settings: Settings) -> None:
+def test_the_evaluations_output_here_and_on_a_cluster(folder: Path, settings: UserConfig) -> None:
     plan = plan_of(folder)
     shared = ExperimentFolder(folder).evaluation(next(iter(plan.models)))
     (shared / "status").mkdir(parents=True)
@@ -417,7 +419,7 @@ def test_no_such_run_no_run_and_no_output_are_one_message_each(folder: Path, wro
 
 
 def test_a_log_is_followed_across_attempts_until_the_run_ends(
-    folder: Path, settings: Settings, job: subprocess.Popen[bytes]
+    folder: Path, settings: UserConfig, job: subprocess.Popen[bytes]
 ) -> None:
     plan = plan_of(folder)
     place = folder / plan.runs[0].name
@@ -462,7 +464,7 @@ def at_work_again(place: Path) -> subprocess.Popen[bytes]:
 # ---- speed, by its causes -------------------------------------------------------------------------------------------
 
 
-def test_status_loads_nothing_heavy_and_reads_no_whole_metrics(folder: Path, settings: Settings) -> None:
+def test_status_loads_nothing_heavy_and_reads_no_whole_metrics(folder: Path, settings: UserConfig) -> None:
     finish(folder)
     call("status", str(folder))
     code = (
@@ -477,7 +479,7 @@ def test_status_loads_nothing_heavy_and_reads_no_whole_metrics(folder: Path, set
     assert not heavy & set(loaded.split())
 
 
-def test_a_plan_that_was_made_again_is_read_again(folder: Path, settings: Settings) -> None:
+def test_a_plan_that_was_made_again_is_read_again(folder: Path, settings: UserConfig) -> None:
     watcher = Watcher(folder, settings)
     assert len(watcher.now().runs) == 3
     text = (folder / "experiment.yaml").read_text().replace("[2, 4]", "[2, 4, 8]")
@@ -486,7 +488,7 @@ def test_a_plan_that_was_made_again_is_read_again(folder: Path, settings: Settin
     assert len(watcher.now().runs) == 4
 
 
-def test_evaluation_settings_follow_a_new_plan(folder: Path, settings: Settings) -> None:
+def test_evaluation_settings_follow_a_new_plan(folder: Path, settings: UserConfig) -> None:
     finish(folder)
     assert Watcher(folder, settings).now().runs[0].status is RunStatus.COMPLETED
     text = (folder / "experiment.yaml").read_text().replace("max_new_tokens: 12", "max_new_tokens: 14")

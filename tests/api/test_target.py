@@ -16,7 +16,7 @@ from touchline.core.errors import InputError
 from touchline.core.machine import TargetMachine
 from touchline.core.quantity import Missing
 from touchline.data.machine import machine_here
-from touchline.data.settings import Settings
+from touchline.data.settings import UserConfig
 from touchline.estimate.gpus import gpu_names, similar_gpus
 from touchline.plan.local.target import device_findings, target_of, type_findings
 from touchline.slurm.local.commands import Answer
@@ -284,7 +284,9 @@ def test_evaluations_have_a_time_and_a_limit_before_anything_was_measured(site: 
 def test_a_plan_for_the_cpu_of_a_cluster_asks_for_no_gpu(tmp_path: Path, tiny_model: Path) -> None:
     (tmp_path / "models").mkdir()
     (tmp_path / "models" / "Tiny-1M-Instruct").symlink_to(tiny_model)
-    settings = Settings(models_dir=tmp_path / "models", cache_dir=tmp_path / "cache", history_dir=tmp_path / "history")
+    settings = UserConfig(
+        models_dir=tmp_path / "models", cache_dir=tmp_path / "cache", history_dir=tmp_path / "history"
+    )
     folder = make_experiment(tmp_path / "exp", n_train=32)
     planned = api.plan(folder, settings, ["compute={executor: slurm, gpu: cpu, cpus_per_run: 2}"])
     assert (planned.plan.gpus_per_run, planned.plan.machine.kind, planned.plan.machine.threads) == (0, "cpu", 2)

@@ -15,7 +15,7 @@ from touchline import api
 from touchline.cli import progress
 from touchline.core.quantity import Missing, Quantity
 from touchline.core.status import JobState
-from touchline.data.settings import Settings
+from touchline.data.settings import UserConfig
 from touchline.run.planning import read_planned
 from touchline.run.progress import JobProgress
 from touchline.run.protocol import Job
@@ -112,7 +112,9 @@ def test_the_total_counts_down_from_the_plan_as_jobs_end(tmp_path: Path) -> None
     """Missing trainings and evaluations, each with the plan's time and interval; what waits in a queue is counted."""
     write_tiny_model(tmp_path / "models" / "Tiny-1M-Instruct")
     root = make_experiment(tmp_path / "tiny")
-    settings = Settings(models_dir=tmp_path / "models", cache_dir=tmp_path / "cache", history_dir=tmp_path / "history")
+    settings = UserConfig(
+        models_dir=tmp_path / "models", cache_dir=tmp_path / "cache", history_dir=tmp_path / "history"
+    )
     api.plan(root, settings)
     planned = read_planned(root)
     heard = _Heard()

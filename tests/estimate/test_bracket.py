@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from touchline.estimate.bracket import BISECTIONS, KNEE_GAIN, Ended, Search, Trial, divisors, knee, search
+from touchline.estimate.bracket import BISECTIONS, KNEE_GAIN, Search, SearchStop, Trial, divisors, knee, search
 
 pytestmark = pytest.mark.planning
 
@@ -52,10 +52,10 @@ def test_the_answer_was_tried_and_fits(
 def test_where_the_search_says_so_no_larger_size_fits(sizes: list[int], predicted: int | None, limit: int) -> None:
     found = run(sizes, predicted, limit)
     truth = max((size for size in sizes if size <= limit), default=None)
-    if found.ended in (Ended.BRACKETED, Ended.ALL_FIT, Ended.NONE_FITS):
+    if found.ended in (SearchStop.BRACKETED, SearchStop.ALL_FIT, SearchStop.NONE_FITS):
         assert found.largest == truth
     else:
-        assert found.ended is Ended.TRIES
+        assert found.ended is SearchStop.TRIES
         assert len(found.trials) == 2 + BISECTIONS
 
 
@@ -65,7 +65,7 @@ def test_powers_of_two_and_a_prediction_within_a_factor_of_two_always_give_the_t
 ) -> None:
     sizes = list(divisors(2**power))
     found = run(sizes, round(limit * error), limit)
-    assert found.ended is not Ended.TRIES
+    assert found.ended is not SearchStop.TRIES
     assert found.largest == max(size for size in sizes if size <= limit)
 
 
@@ -91,7 +91,7 @@ def test_at_the_knee_it_ends_and_the_smaller_one_is_recommended() -> None:
     """From 256 to 512 rows the rate grows by less than 3 %, so 1024 is never tried."""
     found = run(list(divisors(1024)), 500, 2000, saturation=4.0)
     assert [trial.size for trial in found.trials] == [256, 512]
-    assert (found.ended, found.largest, found.recommended) == (Ended.KNEE, 512, 256)
+    assert (found.ended, found.largest, found.recommended) == (SearchStop.KNEE, 512, 256)
 
 
 @given(rates=st.lists(st.floats(1.0, 1e6), min_size=1, max_size=8))
@@ -124,7 +124,7 @@ def test_sizes_of_nearly_equal_tokens_are_compared_without_overflow(
 
 def test_what_was_not_timed_ends_no_search_and_is_no_knee() -> None:
     found = run(list(divisors(8)), 8, 8)
-    assert (found.largest, found.recommended, found.ended) == (8, 8, Ended.ALL_FIT)
+    assert (found.largest, found.recommended, found.ended) == (8, 8, SearchStop.ALL_FIT)
 
 
 @given(st.integers(1, 5000))

@@ -16,7 +16,7 @@ from touchline.core.estimate import Rung
 from touchline.core.quantity import Missing
 from touchline.core.shape import ModelShape
 from touchline.estimate.learned import point_of_record, points_of_records, setup_of_record, width_of_record
-from touchline.estimate.points import Spent, TimePoint, stack_of
+from touchline.estimate.points import CostSample, TimePoint, stack_of
 from touchline.estimate.terms import place
 from touchline.estimate.time import StepTime, seconds_per_step
 from touchline.history.reading import Word
@@ -154,10 +154,10 @@ def test_our_own_runs_tell_what_they_computed_and_what_else_took_time() -> None:
     assert found.machine == cpu_machine("AMD EPYC", 2).key
     assert (found.work.tokens, found.work.squares, found.work.label_tokens) == (1000, 120000, 100)
     assert found.steps == 9
-    assert found.validation == Spent(seconds=1.5, amount=400)
-    assert found.saving == Spent(seconds=0.5, amount=0.5 * 2**30)
-    assert found.evaluation == Spent(seconds=20, amount=200)
-    assert found.startup == Spent(seconds=3, amount=2.0 * LLAMA_1B.num_parameters)
+    assert found.validation == CostSample(seconds=1.5, amount=400)
+    assert found.saving == CostSample(seconds=0.5, amount=0.5 * 2**30)
+    assert found.evaluation == CostSample(seconds=20, amount=200)
+    assert found.startup == CostSample(seconds=3, amount=2.0 * LLAMA_1B.num_parameters)
 
 
 def test_widths_that_were_not_counted_come_from_the_micro_batch() -> None:

@@ -15,6 +15,7 @@ from touchline.backends.registry import memory_coefficients
 from touchline.core.estimate import MemoryEstimate, MicroBatch, Rung, TrainingSetup, Verdict
 from touchline.core.quantity import Missing, Quantity
 from touchline.core.shape import ModelShape
+from touchline.estimate.cpu_memory import processor_memory_estimate
 from touchline.estimate.evidence_memory import MeasuredPoint
 from touchline.estimate.gpus import Gpu, find_gpu, gpu_names
 from touchline.estimate.layers import role_of
@@ -26,7 +27,6 @@ from touchline.estimate.memory import (
     most_that_could_fit,
 )
 from touchline.estimate.parts import PARTS, after_init_bytes, peak_parts, vocab_bytes, weight_bytes
-from touchline.estimate.processor import processor_memory_estimate
 
 pytestmark = pytest.mark.planning
 

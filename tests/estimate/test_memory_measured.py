@@ -20,10 +20,10 @@ from touchline.core.estimate import MicroBatch, TrainingSetup, Verdict
 from touchline.core.quantity import Missing
 from touchline.core.shape import ModelShape
 from touchline.data.shapes import shape_of_config
+from touchline.estimate.cpu_memory import processor_memory_estimate
 from touchline.estimate.evidence_memory import MeasuredPoint
 from touchline.estimate.gpus import Gpu, find_gpu
 from touchline.estimate.memory import memory_estimate
-from touchline.estimate.processor import processor_memory_estimate
 
 pytestmark = pytest.mark.planning
 

@@ -12,7 +12,7 @@ from tests.estimate.time_rows import cpu_runs
 
 from touchline.core.estimate import Estimate, Rung
 from touchline.core.quantity import Missing
-from touchline.estimate.points import Spent
+from touchline.estimate.points import CostSample
 from touchline.estimate.run_time import (
     evaluation_seconds,
     gpu_hours,
@@ -138,9 +138,9 @@ def test_measured_parts_narrow_the_others() -> None:
         work=seen.work,
         seconds_per_step=0.3,
         steps=10,
-        startup=Spent(seconds=40, amount=2.5e9),
-        saving=Spent(seconds=33, amount=2.5e9),
-        evaluation=Spent(seconds=60, amount=200),
+        startup=CostSample(seconds=40, amount=2.5e9),
+        saving=CostSample(seconds=33, amount=2.5e9),
+        evaluation=CostSample(seconds=60, amount=200),
     )
     start = startup_seconds(setup, 2.5e9, machine=A100, points=[measured])
     assert start.rung is Rung.SAME_MODEL

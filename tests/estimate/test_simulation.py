@@ -114,7 +114,7 @@ def test_a_fault_of_the_simulation_is_told() -> None:
 def test_planning_does_not_load_torch() -> None:
     """Neither the estimates nor the start of a simulation."""
     code = (
-        "import sys, touchline.estimate.memory, touchline.estimate.disk, touchline.estimate.processor, "
+        "import sys, touchline.estimate.memory, touchline.estimate.disk, touchline.estimate.cpu_memory, "
         "touchline.estimate.local.simulating; print(sorted({'torch', 'transformers', 'scipy'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from touchline.estimate.regression import Fit, Rates, Row, fit, log_seconds
+from touchline.estimate.regression import Fit, Rates, RegressionSample, fit, log_seconds
 
 pytestmark = pytest.mark.planning
 
@@ -32,9 +32,9 @@ def rates(power: float = 1.0, **changes: float) -> Rates:
     return replace(base, **changes)  # type: ignore[arg-type]
 
 
-def row(launches: float, tokens: float, *, model: str = "a", setting: str = "") -> Row:
+def row(launches: float, tokens: float, *, model: str = "a", setting: str = "") -> RegressionSample:
     """One step."""
-    return Row(amounts=(1.0, launches, tokens), model=model, variant="v", setting=setting, noise=0.03)
+    return RegressionSample(amounts=(1.0, launches, tokens), model=model, variant="v", setting=setting, noise=0.03)
 
 
 def truth(launches: float, tokens: float) -> float:

@@ -19,7 +19,7 @@ from touchline.core.machine import TargetMachine
 from touchline.core.quantity import Missing
 from touchline.core.shape import ModelShape
 from touchline.data.shapes import shape_of_config
-from touchline.estimate.points import Spent, TimePoint
+from touchline.estimate.points import CostSample, TimePoint
 from touchline.estimate.work import StepWork, work_of
 from touchline.spec.experiment import LoraConfig
 
@@ -142,9 +142,9 @@ def _own(
         seconds_per_step=row[clock],
         steps=row["steps"],
         clock="processor" if clock == "cpu_seconds" else "wall",
-        startup=Spent(seconds=_startup(row), amount=4.0 * shape.num_parameters),
-        validation=Spent(seconds=row["validation_seconds"], amount=row["validation_tokens"]),
-        saving=Spent(seconds=sum(saves) / len(saves), amount=sum(row["save_bytes"]) / len(saves)),
+        startup=CostSample(seconds=_startup(row), amount=4.0 * shape.num_parameters),
+        validation=CostSample(seconds=row["validation_seconds"], amount=row["validation_tokens"]),
+        saving=CostSample(seconds=sum(saves) / len(saves), amount=sum(row["save_bytes"]) / len(saves)),
     )
 
 

@@ -11,7 +11,7 @@ from tests.examples.mega_readme import FOLDER, README, filled
 
 from touchline.plan.local.job_list import read_jobs
 from touchline.plan.placement.answer import place
-from touchline.plan.placement.types import Cluster, Minutes, PlaceJob, Placement, Verdict
+from touchline.plan.placement.types import Cluster, DeadlineVerdict, Minutes, PlaceJob, Placement
 
 pytestmark = pytest.mark.planning
 DEADLINE = 360.0
@@ -53,7 +53,7 @@ def test_the_durations_are_those_of_the_summary() -> None:
 
 def test_two_in_a_row_cannot_make_it() -> None:
     placed = _place(_jobs("jobs_pinned.json"))
-    assert placed.verdict is Verdict.IMPOSSIBLE
+    assert placed.verdict is DeadlineVerdict.IMPOSSIBLE
     assert placed.bounds[0].why.startswith("GPU 0 runs 4 jobs in a row")
     assert placed.makespan_minutes == pytest.approx(2 * 212.1 + 2 * 17, abs=0.1)
 
@@ -73,12 +73,12 @@ def test_no_other_placement_on_four_gpus_makes_it() -> None:
     placed = _place(jobs)
     assert least > DEADLINE
     assert placed.makespan_minutes == pytest.approx(least)
-    assert placed.verdict is not Verdict.FITS
+    assert placed.verdict is not DeadlineVerdict.FITS
 
 
 def test_one_more_gpu_makes_it() -> None:
     placed = _place(_jobs("jobs.json"), Cluster(gpus=5, cpus=40, memory_gb=300))
-    assert placed.verdict is Verdict.FITS
+    assert placed.verdict is DeadlineVerdict.FITS
 
 
 @pytest.mark.parametrize(("name", "enough"), [("jobs_pinned.json", 7.4), ("jobs.json", 6.15)])

@@ -20,7 +20,7 @@ from tests.faults.folders import parts_of
 from tools.tiny_model import write_tiny_model
 from touchline import api
 from touchline.core.finding import Finding, Severity
-from touchline.data.settings import Settings
+from touchline.data.settings import UserConfig
 from touchline.lint.rule import BROKEN_RULE
 from touchline.lint.rule_pages import RuleExample
 from touchline.lint.selection import CheckRequest
@@ -33,7 +33,7 @@ def check_files(files: Mapping[str, str], folder: Path, options: Mapping[str, An
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(text.encode("utf-8", errors="surrogateescape"))
-    places = Settings(models_dir=_models(root), cache_dir=folder / "cache", history_dir=folder / "history")
+    places = UserConfig(models_dir=_models(root), cache_dir=folder / "cache", history_dir=folder / "history")
     _, findings = api.check([root], places, CheckRequest(**(options or {})))
     assert [each for each in findings if each.message.startswith(BROKEN_RULE)] == []
     return findings

@@ -6,7 +6,7 @@ import pytest
 
 from touchline.core.quantity import Missing
 from touchline.plan.placement.answer import place
-from touchline.plan.placement.types import Cluster, Minutes, PlaceJob, Verdict
+from touchline.plan.placement.types import Cluster, DeadlineVerdict, Minutes, PlaceJob
 
 pytestmark = pytest.mark.planning
 
@@ -41,7 +41,7 @@ MACHINE = Cluster(gpus=4, cpus=32, memory_gb=240.0)
 
 def test_the_gpu_that_runs_two_experiments_in_a_row_is_named() -> None:
     found = place(mega_job(pinned=True), MACHINE, deadline_minutes=360.0)
-    assert found.verdict is Verdict.IMPOSSIBLE
+    assert found.verdict is DeadlineVerdict.IMPOSSIBLE
     assert "GPU 0 runs 2 jobs in a row: exp1, exp5 (6 h 40 min)" in found.verdict_reason
     assert "if every job took only its low end, 5 h would be the least" in found.verdict_reason
     assert found.lower_bound_minutes == 400
@@ -51,7 +51,7 @@ def test_the_gpu_that_runs_two_experiments_in_a_row_is_named() -> None:
 def test_without_pins_a_stage_moves_to_the_gpu_that_has_room() -> None:
     found = place(mega_job(pinned=False), MACHINE, deadline_minutes=360.0)
     assert found.makespan_minutes == found.lower_bound_minutes == 300
-    assert found.verdict in (Verdict.FITS, Verdict.TIGHT)
+    assert found.verdict in (DeadlineVerdict.FITS, DeadlineVerdict.TIGHT)
     assert isinstance(found.probability, float)
     assert 0.5 < found.probability < 1
 
@@ -91,15 +91,15 @@ def test_the_bound_that_decides_is_told(jobs: list[PlaceJob], cluster: Cluster, 
 
 def test_certain_durations_meet_a_deadline_or_do_not() -> None:
     jobs = [job("a", 60), job("b", 60)]
-    assert place(jobs, Cluster(gpus=1), deadline_minutes=120.0).verdict is Verdict.FITS
+    assert place(jobs, Cluster(gpus=1), deadline_minutes=120.0).verdict is DeadlineVerdict.FITS
     assert place(jobs, Cluster(gpus=1), deadline_minutes=120.0).probability == 1
-    assert place(jobs, Cluster(gpus=1), deadline_minutes=119.9).verdict is Verdict.IMPOSSIBLE
+    assert place(jobs, Cluster(gpus=1), deadline_minutes=119.9).verdict is DeadlineVerdict.IMPOSSIBLE
     assert place(jobs, Cluster(gpus=1), deadline_minutes=119.9).probability == 0
 
 
 def test_a_schedule_within_the_deadline_that_durations_may_break_is_tight() -> None:
     found = place([job("a", 60, low=40), job("b", 60, "a", low=40)], Cluster(gpus=2), deadline_minutes=122.0)
-    assert found.verdict is Verdict.TIGHT
+    assert found.verdict is DeadlineVerdict.TIGHT
     assert isinstance(found.probability, float)
     assert 0.4 < found.probability < 0.65
 

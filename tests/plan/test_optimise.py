@@ -11,11 +11,11 @@ from tests.run.made_plans import GPU, made_plan, made_run
 
 from touchline.core.estimate import Estimate, MemoryEstimate, Rung, Verdict
 from touchline.core.quantity import Missing, Quantity
-from touchline.plan.optimise import (
+from touchline.plan.optimize import (
     CHECKPOINTING,
     MICRO_BATCH,
     PACKED,
-    Way,
+    PlanVariant,
     best_way,
     compare,
     proposals,
@@ -23,7 +23,7 @@ from touchline.plan.optimise import (
     ways,
 )
 from touchline.plan.placement.types import Cluster
-from touchline.plan.upkeep import CPUS, EVERY, MEMORY, RESUME, saving_proposals, share_proposals
+from touchline.plan.save_interval import CPUS, EVERY, MEMORY, RESUME, saving_proposals, share_proposals
 from touchline.spec.experiment import CheckpointConfig, CheckpointInterval, ComputeConfig, TrainConfig
 from touchline.spec.plan import Plan, PlannedRun
 from touchline.spec.site import SlurmSite
@@ -59,9 +59,9 @@ def _run(
     )
 
 
-def _way(*runs: PlannedRun, **changes: object) -> Way:
+def _way(*runs: PlannedRun, **changes: object) -> PlanVariant:
     names = {"checkpointing": CHECKPOINTING, "micro": MICRO_BATCH, "packed": PACKED}
-    return Way(changes={names[key]: value for key, value in changes.items()}, plan=made_plan(*runs))
+    return PlanVariant(changes={names[key]: value for key, value in changes.items()}, plan=made_plan(*runs))
 
 
 def test_ways_never_touch_what_is_varied_or_what_is_learned() -> None:

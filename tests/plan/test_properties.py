@@ -13,7 +13,7 @@ from tests.plan.brute import broken_rules
 from tests.plan.instances import chains
 
 from touchline.plan.placement.answer import place
-from touchline.plan.placement.types import Cluster, Minutes, PlaceJob, Verdict
+from touchline.plan.placement.types import Cluster, DeadlineVerdict, Minutes, PlaceJob
 
 pytestmark = pytest.mark.planning
 
@@ -61,12 +61,14 @@ def test_every_placement_keeps_the_rules(problem: tuple[list[PlaceJob], Cluster]
     assert list(found.bounds) == sorted(found.bounds, key=lambda bound: -bound.minutes)
     assert all(slot.late_end_minutes is None or slot.late_end_minutes >= 0 for slot in found.schedule)
     if deadline is None:
-        assert found.verdict is Verdict.NO_DEADLINE
+        assert found.verdict is DeadlineVerdict.NO_DEADLINE
     else:
         assert isinstance(found.probability, float)
         assert 0 <= found.probability <= 1
-        assert (found.verdict is Verdict.IMPOSSIBLE) == (found.bounds[0].minutes > deadline)
-        assert found.verdict is not Verdict.FITS or (found.makespan_minutes <= deadline and found.probability >= 0.9)
+        assert (found.verdict is DeadlineVerdict.IMPOSSIBLE) == (found.bounds[0].minutes > deadline)
+        assert found.verdict is not DeadlineVerdict.FITS or (
+            found.makespan_minutes <= deadline and found.probability >= 0.9
+        )
     mixed = [replace(job, after=tuple(rng.sample(job.after, len(job.after)))) for job in rng.sample(jobs, len(jobs))]
     assert place(mixed, cluster, deadline_minutes=deadline) == found
 

@@ -7,8 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from touchline.core.status import EXIT_LINEAGE, EXIT_NO_PARENT, EXIT_OUT_OF_MEMORY, JobState
-from touchline.plan.causes import Diagnosis, Failure, Step
-from touchline.plan.recovery import FRUITLESS, decide, given_up, halved
+from touchline.plan.recovery import FRUITLESS, Diagnosis, Failure, RecoveryAction, decide, given_up, halved
 
 pytestmark = pytest.mark.planning
 
@@ -34,28 +33,28 @@ def failure(
 @pytest.mark.parametrize("state", [JobState.PREEMPTED, JobState.NODE_FAIL, JobState.BOOT_FAIL, JobState.UNKNOWN])
 def test_what_comes_from_outside_is_tried_again_while_it_gets_further(state: JobState) -> None:
     """However often it happens."""
-    assert decide([failure(state, None, progressed=True)] * 50, 8).step is Step.AGAIN
+    assert decide([failure(state, None, progressed=True)] * 50, 8).step is RecoveryAction.AGAIN
 
 
 @pytest.mark.parametrize("code", [137, 143, None])
 def test_a_kill_is_no_fault_of_the_work(code: int | None) -> None:
     """It goes on where it saved."""
-    assert decide([failure(code=code, progressed=True)], 8).step is Step.AGAIN
+    assert decide([failure(code=code, progressed=True)], 8).step is RecoveryAction.AGAIN
 
 
 def test_what_never_gets_further_is_stopped() -> None:
     """A node that kills every attempt at once would be fed for ever."""
     kills = [failure(JobState.NODE_FAIL, None)] * FRUITLESS
-    assert decide(kills[:-1], 8).step is Step.AGAIN
-    assert decide(kills, 8).step is Step.STOP
-    assert decide([*kills[:-1], failure(JobState.NODE_FAIL, None, progressed=True)], 8).step is Step.AGAIN
+    assert decide(kills[:-1], 8).step is RecoveryAction.AGAIN
+    assert decide(kills, 8).step is RecoveryAction.STOP
+    assert decide([*kills[:-1], failure(JobState.NODE_FAIL, None, progressed=True)], 8).step is RecoveryAction.AGAIN
 
 
 def test_a_time_limit_after_progress_goes_on_and_without_says_what_to_change() -> None:
     """Trying again with the same limit and nothing saved would end the same way."""
-    assert decide([failure(JobState.TIMEOUT, 75, progressed=True)], 8).step is Step.AGAIN
+    assert decide([failure(JobState.TIMEOUT, 75, progressed=True)], 8).step is RecoveryAction.AGAIN
     stopped = decide([failure(JobState.TIMEOUT, None)], 8)
-    assert stopped.step is Step.STOP
+    assert stopped.step is RecoveryAction.STOP
     assert "compute.time_limit" in stopped.why
 
 
@@ -70,30 +69,30 @@ def test_a_time_limit_after_progress_goes_on_and_without_says_what_to_change() -
 )
 def test_out_of_memory_is_made_smaller_down_to_one(last: Failure) -> None:
     """Whether the trainer, the scheduler or only the log says it."""
-    assert decide([last], 8).step is Step.SMALLER
-    assert decide([last], 1).step is Step.STOP
+    assert decide([last], 8).step is RecoveryAction.SMALLER
+    assert decide([last], 1).step is RecoveryAction.STOP
     assert "gradient_checkpointing" in decide([last], 1).why
 
 
 def test_a_cancelled_job_stays_cancelled_whatever_its_log_says() -> None:
     """A person's word counts."""
-    assert decide([failure(JobState.CANCELLED, 75, out_of_memory=True)], 8).step is Step.STOP
+    assert decide([failure(JobState.CANCELLED, 75, out_of_memory=True)], 8).step is RecoveryAction.STOP
 
 
 def test_the_same_fault_twice_is_the_last_time() -> None:
     """Machines err once; another fault is another first time."""
-    assert decide([failure()], 8).step is Step.AGAIN
+    assert decide([failure()], 8).step is RecoveryAction.AGAIN
     twice = decide([failure(), failure()], 8)
-    assert twice.step is Step.STOP
+    assert twice.step is RecoveryAction.STOP
     assert "RuntimeError: shapes" in twice.why
-    assert decide([failure(), failure(cause="another")], 8).step is Step.AGAIN
+    assert decide([failure(), failure(cause="another")], 8).step is RecoveryAction.AGAIN
 
 
 @pytest.mark.parametrize("code", [2, 3, 4, EXIT_NO_PARENT, EXIT_LINEAGE])
 def test_what_our_own_programs_refuse_is_not_tried_again(code: int) -> None:
     """They said what to change."""
     stopped = decide([failure(code=code, cause="the dataset changed")], 8)
-    assert stopped.step is Step.STOP
+    assert stopped.step is RecoveryAction.STOP
     assert "the dataset changed" in stopped.why
 
 

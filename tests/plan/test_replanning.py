@@ -16,8 +16,8 @@ from touchline import api
 from touchline.core.estimate import Verdict
 from touchline.core.levels import Level
 from touchline.core.quantity import Quantity
-from touchline.data.settings import Settings
-from touchline.plan.design_words import design_line
+from touchline.data.settings import UserConfig
+from touchline.plan.design_text import design_line
 from touchline.plan.sections import revision_text, sections
 from touchline.plan.table import runs_plan_markdown
 from touchline.run.planning import RunMark
@@ -58,7 +58,7 @@ def test_the_design_sentence_counts_what_is_crossed() -> None:
     assert design_line(_plan([{"rank": "4"}])).startswith("one condition; 1 fine-tuned")
 
 
-def test_memory_is_a_share_of_the_machine_and_jobs_have_time_limits(tiny: tuple[Path, Settings]) -> None:
+def test_memory_is_a_share_of_the_machine_and_jobs_have_time_limits(tiny: tuple[Path, UserConfig]) -> None:
     """In percent, and as sbatch will be asked."""
     folder, settings = tiny
     plan = api.plan(folder, settings, dry_run=True).plan
@@ -78,17 +78,17 @@ def test_memory_is_a_share_of_the_machine_and_jobs_have_time_limits(tiny: tuple[
 
 
 @pytest.fixture
-def tiny(tmp_path: Path) -> tuple[Path, Settings]:
+def tiny(tmp_path: Path) -> tuple[Path, UserConfig]:
     write_tiny_model(tmp_path / "models" / "Tiny-1M-Instruct")
     folder = tmp_path / "e"
     folder.mkdir()
     (folder / "experiment.yaml").write_text(EXPERIMENT.format(ranks="[2, 4]"))
     write_tiny_words(folder / "data" / "words.json", 40, 8, 12)
     base = tmp_path / "here"
-    return folder, Settings(models_dir=tmp_path / "models", cache_dir=base / "cache", history_dir=base / "history")
+    return folder, UserConfig(models_dir=tmp_path / "models", cache_dir=base / "cache", history_dir=base / "history")
 
 
-def test_planning_again_tells_done_new_and_removed(tiny: tuple[Path, Settings]) -> None:
+def test_planning_again_tells_done_new_and_removed(tiny: tuple[Path, UserConfig]) -> None:
     """The level that was added is new, the one that was taken out is gone and its folder is named."""
     folder, settings = tiny
     first = api.plan(folder, settings)

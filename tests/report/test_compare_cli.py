@@ -11,7 +11,7 @@ from tests.api.made_runs import evaluate, train
 
 from touchline import api
 from touchline.core.errors import InputError
-from touchline.data.settings import Settings
+from touchline.data.settings import UserConfig
 from touchline.report.local.comparing import compare_experiments
 
 pytestmark = pytest.mark.planning
@@ -24,7 +24,7 @@ def place(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
     models = folder / "models"
     models.mkdir()
     (models / "Tiny-1M-Instruct").symlink_to(tiny_model)
-    settings = Settings(models_dir=models, cache_dir=folder / "cache", history_dir=folder / "history")
+    settings = UserConfig(models_dir=models, cache_dir=folder / "cache", history_dir=folder / "history")
     for name, ranks, rate in (("one", "[2, 4]", "1e-2"), ("two", "[4, 8]", "2e-2")):
         experiment = make_experiment(folder / name, ranks=ranks)
         yaml = experiment / "experiment.yaml"

@@ -16,7 +16,7 @@ from tests.api.made_runs import START, evaluate, rows, steps, train
 
 from touchline import api
 from touchline.core.files import try_lock
-from touchline.data.settings import Settings
+from touchline.data.settings import UserConfig
 from touchline.report.trackers.protocol import TRACKERS
 from touchline.spec.plan import Plan
 
@@ -31,7 +31,7 @@ def experiment(tmp_path: Path, tiny_model: Path) -> tuple[Path, Plan]:
     models = tmp_path / "models"
     models.mkdir()
     (models / "Tiny-1M-Instruct").symlink_to(tiny_model)
-    settings = Settings(models_dir=models, cache_dir=tmp_path / "cache", history_dir=tmp_path / "history")
+    settings = UserConfig(models_dir=models, cache_dir=tmp_path / "cache", history_dir=tmp_path / "history")
     folder = make_experiment(tmp_path / "my exp")
     api.plan(folder, settings)
     plan = api.prepare(folder, settings).plan

@@ -17,7 +17,7 @@ from touchline import api
 from touchline.core.status import RunStatus
 from touchline.data.metrics import AttemptRow, EndRow, Metrics, MetricsRow
 from touchline.data.metrics_file import read_metrics
-from touchline.data.settings import Settings
+from touchline.data.settings import UserConfig
 from touchline.report.trackers.series import run_id, run_series
 from touchline.results.collect import collect_results
 from touchline.results.run_result import RunResult
@@ -34,7 +34,7 @@ def planned(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> tuple
     models = folder / "models"
     models.mkdir()
     (models / "Tiny-1M-Instruct").symlink_to(tiny_model)
-    settings = Settings(models_dir=models, cache_dir=folder / "cache", history_dir=folder / "history")
+    settings = UserConfig(models_dir=models, cache_dir=folder / "cache", history_dir=folder / "history")
     experiment = make_experiment(folder / "exp")
     api.plan(experiment, settings)
     plan = api.prepare(experiment, settings).plan

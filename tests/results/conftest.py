@@ -12,7 +12,7 @@ from tests.results.made_checkpoints import write_trained_run
 
 from tools.tiny_model import write_tiny_model
 from touchline import api
-from touchline.data.settings import Settings
+from touchline.data.settings import UserConfig
 from touchline.spec.plan import Plan
 
 
@@ -29,7 +29,7 @@ def make_trained(folder: Path) -> Trained:
     """Two runs of two epochs, each sound, and a control."""
     base = write_tiny_model(folder / "models" / "Tiny-1M-Instruct")
     root = make_experiment(folder / "tiny")
-    settings = Settings(models_dir=folder / "models", cache_dir=folder / "cache", history_dir=folder / "history")
+    settings = UserConfig(models_dir=folder / "models", cache_dir=folder / "cache", history_dir=folder / "history")
     plan = api.plan(root, settings).plan
     for number, run in enumerate(plan.runs):
         if run.train is not None:

@@ -18,7 +18,7 @@ import pytest
 from touchline.core.errors import HostError, InputError, RunsFailedError, TouchlineError
 from touchline.core.estimate import MicroBatch
 from touchline.core.units import GIB, MIB
-from touchline.estimate.bracket import Ended
+from touchline.estimate.bracket import SearchStop
 from touchline.history.probe import ProbedModel, ProbeOutcome, ProbeReport, ProbeRequest, ProbeTry
 from touchline.run.host_memory import free_host_bytes, free_of_groups
 from touchline.run.probe_try import run_try
@@ -119,7 +119,7 @@ def test_every_try_is_a_fresh_process_with_its_own_micro_batch(tmp_path: Path) -
     said: list[str] = []
     report = search(child, 1, 2, 4, 8, 16, 32, predicted=16, say=said.append, keep=kept.append)
     assert [one.micro_batch_size for one in report.tries] == [8, 16]
-    assert (report.largest, report.ended) == (8, Ended.BRACKETED.value)
+    assert (report.largest, report.ended) == (8, SearchStop.BRACKETED.value)
     assert (report.predicted, report.sizes) == (16, (1, 2, 4, 8, 16, 32))
     assert [(asked["rows"], asked["width"], asked["label_tokens"]) for asked in child.asked()] == [
         (8, 32, 24),
@@ -143,7 +143,7 @@ def test_at_the_knee_the_search_ends(tmp_path: Path) -> None:
     child = Child(tmp_path, "answer(seconds=(1.0, 0.01 * rows, 0.01 * rows))")
     report = search(child, 1, 2, 4, 8, 16, 32, 64, predicted=16)
     assert [one.micro_batch_size for one in report.tries] == [8, 16]
-    assert (report.largest, report.recommended, report.ended) == (16, 8, Ended.KNEE.value)
+    assert (report.largest, report.recommended, report.ended) == (16, 8, SearchStop.KNEE.value)
 
 
 # ---- what is believed ------------------------------------------------------------------------------------------------
@@ -166,7 +166,7 @@ def test_nothing_but_an_orderly_answer_is_a_fit(tmp_path: Path, behaviour: str) 
     report = search(Child(tmp_path, behaviour), 1, 2, predicted=2)
     assert {one.outcome for one in report.tries} == {ProbeOutcome.CRASHED}
     assert (report.largest, report.recommended) == (None, None)
-    assert report.ended == f"{Ended.NONE_FITS.value}; that was no lack of memory"
+    assert report.ended == f"{SearchStop.NONE_FITS.value}; that was no lack of memory"
     assert all(one.message for one in report.tries)
 
 
@@ -180,7 +180,7 @@ def test_the_last_words_of_a_crash_are_told(tmp_path: Path) -> None:
 def test_killed_from_outside_is_the_kernels_way_of_saying_that_memory_ran_out(tmp_path: Path) -> None:
     report = search(Child(tmp_path, "os.kill(os.getpid(), signal.SIGKILL)"), 1, predicted=1)
     assert report.tries[0].outcome is ProbeOutcome.HOST_OOM
-    assert report.ended == Ended.NONE_FITS.value
+    assert report.ended == SearchStop.NONE_FITS.value
 
 
 def test_a_peak_between_two_looks_counts(tmp_path: Path) -> None:

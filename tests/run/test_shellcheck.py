@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from touchline.core.finding import Severity
-from touchline.data.settings import Settings
+from touchline.data.settings import UserConfig
 from touchline.lint.local import checking
 from touchline.lint.local.bash_syntax import NOT_CHECKED, find_shellcheck, shell_findings
 from touchline.lint.selection import CheckRequest
@@ -83,7 +83,7 @@ def test_a_check_without_shellcheck_says_so_once(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(checking, "find_shellcheck", lambda: None)
     for name in ("a.slurm", "b.slurm"):
         (tmp_path / name).write_text(textwrap.dedent(JOB + "hostname\n"))
-    settings = Settings(models_dir=tmp_path, cache_dir=tmp_path / "cache", history_dir=tmp_path / "history")
+    settings = UserConfig(models_dir=tmp_path, cache_dir=tmp_path / "cache", history_dir=tmp_path / "history")
     messages: list[str] = []
     checking.check_paths([tmp_path], settings, CheckRequest(), messages.append)
     assert messages == [NOT_CHECKED]

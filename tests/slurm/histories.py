@@ -37,8 +37,7 @@ from touchline.core.errors import TouchlineError
 from touchline.core.files import try_lock
 from touchline.core.observation import Sign
 from touchline.core.status import EXIT_HELD
-from touchline.plan.causes import Step
-from touchline.plan.recovery import decide
+from touchline.plan.recovery import RecoveryAction, decide
 from touchline.run import diagnosis, statusfiles
 from touchline.run import ledger as ledger_module
 from touchline.run.ledger import Ledger
@@ -90,7 +89,7 @@ def _drive(history: History, executor: Executor, *, retry: bool) -> str:
             return ()
         decision = decide(failures_of(job, view), None)
         history.tell(f"{job.name} {view.job_id} {view.state} {view.exit_code}: {decision.step}: {decision.why}")
-        if decision.step is Step.STOP:
+        if decision.step is RecoveryAction.STOP:
             history.stopped[job.name] = decision.why
             return ()
         return (job,)

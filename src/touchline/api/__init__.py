@@ -49,7 +49,7 @@ from touchline.api.placement import optimize, place
 from touchline.core.errors import InputError, PolicyError
 from touchline.core.files import read_text_bounded, write_if_changed
 from touchline.data.create import create_capitalization
-from touchline.data.settings import Settings
+from touchline.data.settings import UserConfig
 from touchline.results import collecting
 from touchline.results.collect import collect_results
 from touchline.results.collected import RunMetrics
@@ -81,7 +81,7 @@ if TYPE_CHECKING:
     from touchline.lint.check import CheckReport
     from touchline.lint.local.fixing import Changes
     from touchline.lint.selection import CheckRequest
-    from touchline.plan.estimate_answer import EstimateAnswer
+    from touchline.plan.estimate_result import EstimateAnswer
     from touchline.plan.local.estimating import EstimateRequest
     from touchline.plan.placement.types import Placement
     from touchline.results.live import LiveRun
@@ -116,7 +116,7 @@ def silent(sentence: str) -> None:
 
 
 def check(
-    paths: Sequence[Path], settings: Settings, request: CheckRequest | None = None, tell: MessageCallback = silent
+    paths: Sequence[Path], settings: UserConfig, request: CheckRequest | None = None, tell: MessageCallback = silent
 ) -> tuple[CheckReport, list[Finding]]:
     """Find what is wrong with experiments, configs, scripts and data, all faults in one pass.
 
@@ -139,7 +139,7 @@ def check(
 
 
 def check_fix(
-    paths: Sequence[Path], settings: Settings, request: CheckRequest, tell: MessageCallback = silent, *, write: bool
+    paths: Sequence[Path], settings: UserConfig, request: CheckRequest, tell: MessageCallback = silent, *, write: bool
 ) -> Changes:
     """Make the changes that have one safe answer, or only tell what they would be.
 
@@ -155,7 +155,7 @@ def check_fix(
 
 def init(
     target: Path | None,
-    settings: Settings,
+    settings: UserConfig,
     *,
     data: Path,
     input_columns: Sequence[str] = (),
@@ -184,7 +184,7 @@ def init(
 
 def plan(
     source: Path,
-    settings: Settings,
+    settings: UserConfig,
     overrides: Sequence[str] = (),
     *,
     allow: Sequence[str] = (),
@@ -225,7 +225,7 @@ def plan(
     return commit_plan(folder, old, new, accept=accept, dry_run=dry_run, notes=notes)
 
 
-def prepare(source: Path, settings: Settings, *, run: str | None = None, accept: bool = False) -> LoadedPlan:
+def prepare(source: Path, settings: UserConfig, *, run: str | None = None, accept: bool = False) -> LoadedPlan:
     """Write the folders of the plan's runs; with `accept`, take over what was edited in one run's setup_finetune.yaml.
 
     Raises:
@@ -245,7 +245,7 @@ def prepare(source: Path, settings: Settings, *, run: str | None = None, accept:
 
 def run(
     source: Path,
-    settings: Settings,
+    settings: UserConfig,
     overrides: Sequence[str] = (),
     *,
     only: str | None = None,
@@ -275,7 +275,7 @@ def run(
 
 def submit(
     source: Path,
-    settings: Settings,
+    settings: UserConfig,
     *,
     only: str | None = None,
     retry: bool = False,
@@ -309,7 +309,7 @@ def submit(
 
 def resume(
     source: Path,
-    settings: Settings,
+    settings: UserConfig,
     *,
     only: str | None = None,
     retry: bool = False,
@@ -329,7 +329,7 @@ def resume(
 
 
 def status(
-    source: Path, settings: Settings, *, look: bool = True, say: Callable[[str], None] | None = None
+    source: Path, settings: UserConfig, *, look: bool = True, say: Callable[[str], None] | None = None
 ) -> list[LiveRun]:
     """How every run stands at this moment, from its folder and one look at the queue.
 
@@ -351,7 +351,7 @@ def status(
     return look_at(source, settings, look=look, say=say)
 
 
-def cancel(source: Path, settings: Settings, *, only: str | None = None) -> list[str]:
+def cancel(source: Path, settings: UserConfig, *, only: str | None = None) -> list[str]:
     """Ask the jobs of a run, or of all, to save and end, and take what waits out of the queue; give their names.
 
     Raises:
@@ -363,7 +363,7 @@ def cancel(source: Path, settings: Settings, *, only: str | None = None) -> list
 
 def evaluate(
     source: Path,
-    settings: Settings,
+    settings: UserConfig,
     *,
     only: str | None = None,
     epochs: str | None = None,
@@ -389,7 +389,7 @@ def evaluate(
 
 
 def place_experiment(
-    source: Path, settings: Settings, request: PlaceRequest, *, plot: Path | None = None
+    source: Path, settings: UserConfig, request: PlaceRequest, *, plot: Path | None = None
 ) -> tuple[Placement, list[Path], list[str]]:
     """Place what is left of an experiment, and write the scripts that carry it out when the request names a kind.
 
@@ -404,7 +404,7 @@ def place_experiment(
     return place_planned(prepare(source, settings), settings, request, plot=plot)
 
 
-def doctor(folder: Path, settings: Settings) -> DoctorReport:
+def doctor(folder: Path, settings: UserConfig) -> DoctorReport:
     """Look at Python, folders, GPUs and SLURM, and at what of the settings will not do there; nothing is changed."""
     from touchline.run.doctor import run_doctor
     from touchline.slurm.local.commands import RealCommands
@@ -439,7 +439,7 @@ def analyses(source: Path, found: Sequence[RunResult]) -> tuple[Analysis, ...]:
     return analyses_of(found, planned.plan.factors, {run.name: run.dataset for run in planned.plan.runs})
 
 
-def collect(source: Path, settings: Settings, *, out: Path | None = None) -> tuple[list[RunMetrics], list[str]]:
+def collect(source: Path, settings: UserConfig, *, out: Path | None = None) -> tuple[list[RunMetrics], list[str]]:
     """Write runs_status.yaml and each run's run_metrics.yaml, and keep what the runs taught; any time, again and again.
 
     Args:
@@ -468,7 +468,7 @@ def collect(source: Path, settings: Settings, *, out: Path | None = None) -> tup
 
 def demo(
     target: Path,
-    settings: Settings,
+    settings: UserConfig,
     *,
     probe: bool = True,
     say: ProgressCallback | None = None,
@@ -492,7 +492,7 @@ def demo(
     return target / "RESULTS.md", found
 
 
-def estimate(request: EstimateRequest, settings: Settings) -> EstimateAnswer:
+def estimate(request: EstimateRequest, settings: UserConfig) -> EstimateAnswer:
     """Memory, largest micro-batch and time of a training that nobody has planned yet.
 
     Raises:
@@ -505,7 +505,7 @@ def estimate(request: EstimateRequest, settings: Settings) -> EstimateAnswer:
 
 def probe(
     source: Path,
-    settings: Settings,
+    settings: UserConfig,
     *,
     run: str | None = None,
     limit_bytes: int | None = None,
@@ -532,7 +532,7 @@ def probe(
     return probe_run(planned, chosen, settings, limit_bytes=limit_bytes, say=say)
 
 
-def _prepared(planned: LoadedPlan, settings: Settings, *, only: str | None = None, accepted: bool) -> LoadedPlan:
+def _prepared(planned: LoadedPlan, settings: UserConfig, *, only: str | None = None, accepted: bool) -> LoadedPlan:
     """Write the runs' folders, and what is known of them."""
     runs = running.selected(planned.plan, only)
     for each in () if accepted else runs:
@@ -544,7 +544,7 @@ def _prepared(planned: LoadedPlan, settings: Settings, *, only: str | None = Non
 
 def _worked(
     planned: LoadedPlan,
-    settings: Settings,
+    settings: UserConfig,
     only: str | None,
     say: ProgressCallback | None,
     tell: MessageCallback,

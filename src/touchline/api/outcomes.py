@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from touchline.run.planning import read_planned
 
 if TYPE_CHECKING:
-    from touchline.data.settings import Settings
+    from touchline.data.settings import UserConfig
     from touchline.lint.audited import DataAudit
     from touchline.lint.local.audit import AuditRequest
     from touchline.report.compared import ComparedExperiments
@@ -83,7 +83,7 @@ def data_audit(path: Path, request: AuditRequest | None = None, *, plot: Path | 
 
 def logs(
     source: Path,
-    settings: Settings,
+    settings: UserConfig,
     *,
     run: str | None = None,
     evaluation: bool = False,

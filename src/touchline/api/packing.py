@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from touchline.data.settings import Settings
+from touchline.data.settings import UserConfig
 
 if TYPE_CHECKING:
     from touchline.core.packing import PackingSummary
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 def pack(
     request: PackRequest,
-    settings: Settings,
+    settings: UserConfig,
     *,
     plot: Path | None = None,
     say: Callable[[int, int], None] | None = None,
@@ -44,7 +44,7 @@ def pack(
 
 
 def pack_write(
-    request: PackRequest, to: Path, settings: Settings, *, say: Callable[[int, int], None] | None = None
+    request: PackRequest, to: Path, settings: UserConfig, *, say: Callable[[int, int], None] | None = None
 ) -> Handoff:
     """Write a dataset's training rows pack by pack, for trainers that pack by next-fit.
 
@@ -56,7 +56,7 @@ def pack_write(
     return write_in_packs(request, to, lengths_of(request, settings, say))
 
 
-def pack_check(model: str, settings: Settings) -> IsolationCheck:
+def pack_check(model: str, settings: UserConfig) -> IsolationCheck:
     """Whether documents that share a row see each other in a model's architecture.
 
     Raises:

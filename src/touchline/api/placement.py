@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from touchline.data.settings import Settings
+from touchline.data.settings import UserConfig
 from touchline.run.folders import ExperimentFolder
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def place(
 
 
 def place_planned(
-    planned: LoadedPlan, settings: Settings, request: PlaceRequest, *, plot: Path | None
+    planned: LoadedPlan, settings: UserConfig, request: PlaceRequest, *, plot: Path | None
 ) -> tuple[Placement, list[Path], list[str]]:
     """The same for what is left of a planned experiment: the placement, the files written, notes."""
     from touchline.run.allocation import carry_out
@@ -63,7 +63,7 @@ def _draw(found: Placement, jobs: Sequence[PlaceJob], cluster: Cluster, path: Pa
     write_picture(gantt_figure(found, jobs, cluster.gpus, cluster.gpus_per_node), path)
 
 
-def optimize(source: Path, settings: Settings, request: OptimiseRequest, *, apply: bool = False) -> Optimised:
+def optimize(source: Path, settings: UserConfig, request: OptimiseRequest, *, apply: bool = False) -> Optimised:
     """Propose what would make an experiment faster and leave alone what it learns; write it only with `apply`.
 
     Raises:

@@ -12,7 +12,7 @@ from touchline.cli.output import out, out_json, out_object, out_table, say
 if TYPE_CHECKING:
     from touchline.core.quantity import Measured
     from touchline.history.probe import ProbeReport
-    from touchline.plan.estimate_answer import EstimateAnswer
+    from touchline.plan.estimate_result import EstimateAnswer
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 
@@ -110,7 +110,7 @@ def estimate(
     from touchline import api
     from touchline.cli.stating import stated_pairs
     from touchline.data.settings import load_settings
-    from touchline.plan.estimate_answer import EstimateAnswer
+    from touchline.plan.estimate_result import EstimateAnswer
     from touchline.plan.local.estimating import EstimateRequest
 
     request = EstimateRequest(

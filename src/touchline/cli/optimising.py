@@ -10,7 +10,7 @@ import typer
 
 if TYPE_CHECKING:
     from touchline.core.quantity import Missing
-    from touchline.plan.optimised import Optimisation, Side
+    from touchline.plan.optimization import Optimization, RunOption
     from touchline.plan.placement.types import Placement
 
 IMPOSSIBLE = 1
@@ -47,8 +47,8 @@ def optimize(
     from touchline.cli.output import out_object, say
     from touchline.core.units import parse_duration, seconds_to_minutes
     from touchline.data.settings import load_settings
-    from touchline.plan.optimised import Optimisation
-    from touchline.plan.placement.types import Cluster, Placement, Verdict
+    from touchline.plan.optimization import Optimization
+    from touchline.plan.placement.types import Cluster, DeadlineVerdict, Placement
     from touchline.run.optimising import OptimiseRequest
 
     request = OptimiseRequest(
@@ -59,7 +59,7 @@ def optimize(
     found = api.optimize(source, load_settings(), request, apply=apply)
     answer = found.answer
     if json:
-        out_object(Optimisation, answer)
+        out_object(Optimization, answer)
     else:
         _show(answer, found.diff)
     if found.diff:
@@ -68,15 +68,15 @@ def optimize(
         else:
             say(f"nothing is written; --apply writes it, then: touchline plan {shlex.quote(str(source))}")
     placed = answer.placement_after
-    if isinstance(placed, Placement) and placed.verdict is Verdict.IMPOSSIBLE:
+    if isinstance(placed, Placement) and placed.verdict is DeadlineVerdict.IMPOSSIBLE:
         raise typer.Exit(IMPOSSIBLE)
 
 
-def _show(answer: Optimisation, diff: str) -> None:
+def _show(answer: Optimization, diff: str) -> None:
     from touchline.cli.output import out, out_table
     from touchline.core.markup import measured
     from touchline.core.quantity import Missing
-    from touchline.plan.optimise import gain
+    from touchline.plan.optimize import gain
 
     out(answer.experiment)
     if answer.proposals:
@@ -117,7 +117,7 @@ def _show(answer: Optimisation, diff: str) -> None:
         out(diff)
 
 
-def _cells(side: Side) -> tuple[str, ...]:
+def _cells(side: RunOption) -> tuple[str, ...]:
     from touchline.core.markup import measured
 
     memory = measured(side.peak_memory, 3)

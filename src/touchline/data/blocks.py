@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from touchline.core.shape import Linear
-from touchline.data.configs import LARGEST_CONTEXT, ModelConfigError, Values
+from touchline.data.configs import LARGEST_CONTEXT, ModelConfigError, ModelConfigReader
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,7 +61,7 @@ class Block:
     """Standard deviation of the logarithm of its parameter count, where the config does not determine it."""
 
 
-Builder = Callable[[Values, Widths], Block]
+Builder = Callable[[ModelConfigReader, Widths], Block]
 Bias = Literal["never", "always", "attention_bias", "qkv_bias", "use_qkv_bias"]
 """Whether queries, keys and values have a bias, or the key of config.json that says it."""
 HeadNorm = Literal["none", "shared", "whole"]
@@ -123,7 +123,7 @@ def llama_like(
         count_error: standard deviation of the logarithm of the parameter count.
     """
 
-    def build(values: Values, widths: Widths) -> Block:
+    def build(values: ModelConfigReader, widths: Widths) -> Block:
         keyed = inputs_bias not in ("never", "always")
         biased = values.flag(inputs_bias, inputs_bias_default) if keyed else inputs_bias == "always"
         layers = attention(
@@ -149,7 +149,7 @@ def llama_like(
     return build
 
 
-def phi3(values: Values, widths: Widths) -> Block:
+def phi3(values: ModelConfigReader, widths: Widths) -> Block:
     """Phi-3 and Phi-4: queries, keys and values in one layer, gate and input in another."""
     del values
     return Block(
@@ -165,7 +165,7 @@ def phi3(values: Values, widths: Widths) -> Block:
     )
 
 
-def phi(values: Values, widths: Widths) -> Block:
+def phi(values: ModelConfigReader, widths: Widths) -> Block:
     """Phi-1, 1.5 and 2: one LayerNorm, attention and feed-forward part beside each other, a bias everywhere."""
     normed = values.flag("qk_layernorm", False)
     return Block(
@@ -178,7 +178,7 @@ def phi(values: Values, widths: Widths) -> Block:
     )
 
 
-def stablelm(values: Values, widths: Widths) -> Block:
+def stablelm(values: ModelConfigReader, widths: Widths) -> Block:
     """StableLM 3B and 2: LayerNorms, and norms of every single head where they are wished."""
     norms = 1 if values.flag("use_parallel_residual", False) else 2
     normed = values.flag("qk_layernorm", False)
@@ -190,7 +190,7 @@ def stablelm(values: Values, widths: Widths) -> Block:
     )
 
 
-def cohere(values: Values, widths: Widths) -> Block:
+def cohere(values: ModelConfigReader, widths: Widths) -> Block:
     """Command R: one LayerNorm without bias, attention and feed-forward part beside each other."""
     biased = values.flag("attention_bias", False)
     normed = values.flag("use_qk_norm", False)
@@ -203,7 +203,7 @@ def cohere(values: Values, widths: Widths) -> Block:
     )
 
 
-def starcoder2(values: Values, widths: Widths) -> Block:
+def starcoder2(values: ModelConfigReader, widths: Widths) -> Block:
     """StarCoder 2: LayerNorms and a feed-forward part without a gate."""
     biased = values.flag("use_bias", True)
     return Block(
@@ -216,7 +216,7 @@ def starcoder2(values: Values, widths: Widths) -> Block:
     )
 
 
-def gpt2(values: Values, widths: Widths) -> Block:
+def gpt2(values: ModelConfigReader, widths: Widths) -> Block:
     """GPT-2: fused queries, keys and values, learned positions; `c_proj` is the name of two layers."""
     if values.flag("add_cross_attention", False):
         raise ModelConfigError("config.json: add_cross_attention is true, so it is no decoder by itself")
@@ -234,7 +234,7 @@ def gpt2(values: Values, widths: Widths) -> Block:
     )
 
 
-def gpt_neox(values: Values, widths: Widths) -> Block:
+def gpt_neox(values: ModelConfigReader, widths: Widths) -> Block:
     """GPT-NeoX, Pythia and StableLM Alpha: fused queries, keys and values, LayerNorms."""
     biased = values.flag("attention_bias", True)
     return Block(
@@ -250,7 +250,7 @@ def gpt_neox(values: Values, widths: Widths) -> Block:
     )
 
 
-def falcon(values: Values, widths: Widths) -> Block:
+def falcon(values: ModelConfigReader, widths: Widths) -> Block:
     """Falcon of all decoder architectures: multi-query, grouped, or one key a head."""
     biased = values.flag("bias", False)
     grouped = values.flag("new_decoder_architecture", False)
@@ -281,7 +281,7 @@ def experts(width_key: str, *, shared_key: str | None = None, like: Builder) -> 
         like: the architecture whose attention and norms it has.
     """
 
-    def build(values: Values, widths: Widths) -> Block:
+    def build(values: ModelConfigReader, widths: Widths) -> Block:
         if values.count("decoder_sparse_step", default=1) != 1 or not values.is_empty("mlp_only_layers"):
             raise ModelConfigError(
                 "config.json: decoder_sparse_step or mlp_only_layers makes its blocks unlike each other"
@@ -310,7 +310,7 @@ def experts(width_key: str, *, shared_key: str | None = None, like: Builder) -> 
     return build
 
 
-def latent_attention(values: Values, widths: Widths) -> tuple[Linear, ...]:
+def latent_attention(values: ModelConfigReader, widths: Widths) -> tuple[Linear, ...]:
     """Return the layers of multi-head latent attention (DeepSeek-V2 and V3, GLM-4.7 Flash)."""
     rotated, plain = values.count("qk_rope_head_dim"), values.count("qk_nope_head_dim")
     latent, value = values.count("kv_lora_rank"), values.count("v_head_dim")
@@ -338,7 +338,7 @@ def counted_from_keys(reason: str, count_error: float) -> Builder:
         count_error: standard deviation of the logarithm of the parameter count.
     """
 
-    def build(values: Values, widths: Widths) -> Block:
+    def build(values: ModelConfigReader, widths: Widths) -> Block:
         latent = "kv_lora_rank" in values
         biased = values.flag("attention_bias", False)
         mixing = latent_attention(values, widths) if latent else attention(widths, inputs_biased=biased)

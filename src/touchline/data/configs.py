@@ -19,7 +19,7 @@ class ModelConfigError(Exception):
     """A config.json that gives no shape; its text is the reason, and names the key."""
 
 
-class Values:
+class ModelConfigReader:
     """A config.json, or the part of one that describes the text model."""
 
     def __init__(self, config: Mapping[str, object]) -> None:

@@ -19,9 +19,9 @@ from touchline.core.errors import InputError, PlanDriftError
 from touchline.core.files import sha256_file
 from touchline.core.finding import Finding, Severity, Where
 from touchline.data.chats import Prompt, RowFault, brace_faults, chat, cluster_of, instruction, is_chat
-from touchline.data.known import keep_dataset, known_dataset
-from touchline.data.readers import FORMATS, WHOLE, RawDataset, Row, read_rows, separator_hint
-from touchline.data.tally import Tally
+from touchline.data.dataset_cache import keep_dataset, known_dataset
+from touchline.data.readers import FORMATS, WHOLE, RawDataset, SourceRow, read_rows, separator_hint
+from touchline.data.row_problems import Tally
 from touchline.data.words import count_words
 from touchline.spec.experiment import DataConfig
 from touchline.spec.tasks.capitalization import split_sizes
@@ -210,7 +210,9 @@ def _load(file: _File, data: DataConfig, cluster: str | None) -> _Loaded:
     return _Loaded(info=info, examples=examples, cluster_faults=tuple(clusters.findings()))
 
 
-def _splits(raw: RawDataset, data: DataConfig, path: Path, findings: list[Finding]) -> tuple[dict[str, list[Row]], str]:
+def _splits(
+    raw: RawDataset, data: DataConfig, path: Path, findings: list[Finding]
+) -> tuple[dict[str, list[SourceRow]], str]:
     """The file's own splits, train first, or random ones of the whole file by `split_seed`."""
     if WHOLE not in raw.splits:
         return {name: raw.splits[name] for name in SPLITS if name in raw.splits}, SPLITS_IN_FILE
@@ -230,7 +232,9 @@ def _splits(raw: RawDataset, data: DataConfig, path: Path, findings: list[Findin
     return made, f"random {train}/{validation}/{test} of the whole file, seed {data.split_seed}"
 
 
-def _examples(name: str, rows: Sequence[Row], data: DataConfig, prompt: Prompt, tally: Tally) -> tuple[Example, ...]:
+def _examples(
+    name: str, rows: Sequence[SourceRow], data: DataConfig, prompt: Prompt, tally: Tally
+) -> tuple[Example, ...]:
     """The rows as chats; what is wrong with the others is told to `tally`."""
     examples: list[Example] = []
     for number, row in enumerate(rows, 1):
@@ -244,7 +248,9 @@ def _examples(name: str, rows: Sequence[Row], data: DataConfig, prompt: Prompt, 
     return tuple(examples)
 
 
-def _clustered(examples: Sequence[Example], rows: Sequence[Row], column: str, tally: Tally) -> tuple[Example, ...]:
+def _clustered(
+    examples: Sequence[Example], rows: Sequence[SourceRow], column: str, tally: Tally
+) -> tuple[Example, ...]:
     """The test split's examples with what their rows belong to; what is wrong with it is told to `tally`."""
     clusters: dict[str, str | None] = {}
     for number, row in enumerate(rows, 1):
@@ -287,7 +293,7 @@ def _near(columns: Sequence[str], values: Mapping[str, object]) -> list[str]:
     return list(dict.fromkeys(name for near in found for name in near))
 
 
-def _split_faults(rows: Mapping[str, Sequence[Row]], path: Path) -> Iterable[Finding]:
+def _split_faults(rows: Mapping[str, Sequence[SourceRow]], path: Path) -> Iterable[Finding]:
     for name in ("train", "test"):
         if name not in rows:
             present = ", ".join(rows) or "none"
@@ -371,7 +377,7 @@ def _names(folder: Path) -> list[str]:
         return []
 
 
-def _hash(rows: Iterable[Row]) -> str:
+def _hash(rows: Iterable[SourceRow]) -> str:
     """Hash of rows in order, their columns sorted: equal for equal rows, whatever the format or the spacing."""
     encode = json.JSONEncoder(sort_keys=True, default=str).encode
     digest = hashlib.sha256()

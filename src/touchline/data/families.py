@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from touchline.data import blocks
 from touchline.data.blocks import Builder, Widths, llama_like
-from touchline.data.configs import LARGEST_CONTEXT, LARGEST_VOCABULARY, ModelConfigError, Values
+from touchline.data.configs import LARGEST_CONTEXT, LARGEST_VOCABULARY, ModelConfigError, ModelConfigReader
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -189,7 +189,9 @@ _OTHER_LAYERS = ("layers of another kind", 0.25)
 _EQUAL_LAYERS = frozenset({"full_attention", "sliding_attention", "chunked_attention"})
 
 
-def family_of(model_type: str, values: Values, keys: Mapping[str, object], *, is_part: bool = False) -> Family:
+def family_of(
+    model_type: str, values: ModelConfigReader, keys: Mapping[str, object], *, is_part: bool = False
+) -> Family:
     """The architecture of a config.json; an unknown one is counted by the keys that it shares with known ones, marked.
 
     Args:
@@ -244,7 +246,7 @@ def family_of(model_type: str, values: Values, keys: Mapping[str, object], *, is
     )
 
 
-def widths_of(values: Values, family: Family) -> Widths:
+def widths_of(values: ModelConfigReader, family: Family) -> Widths:
     """The sizes of a config.json, by any of the names that architectures have for them.
 
     Raises:
@@ -267,7 +269,7 @@ def widths_of(values: Values, family: Family) -> Widths:
     return Widths(hidden=hidden, inner=inner, heads=heads, kv_heads=kv_heads, head_dim=head_dim, vocab=vocab)
 
 
-def context_of(values: Values, family: Family) -> int:
+def context_of(values: ModelConfigReader, family: Family) -> int:
     """The context length of a config.json, in tokens.
 
     Raises:
@@ -288,7 +290,7 @@ def named(model_type: str) -> str:
     return f"model_type {model_type[:40]!r}" if model_type else "a config.json without model_type"
 
 
-def _head_dim(values: Values, family: Family, hidden: int, heads: int) -> int:
+def _head_dim(values: ModelConfigReader, family: Family, hidden: int, heads: int) -> int:
     if family.own_head_dim and "head_dim" in values:
         return values.count("head_dim")
     if family.head_dim is not None:
@@ -300,7 +302,7 @@ def _head_dim(values: Values, family: Family, hidden: int, heads: int) -> int:
     return hidden // heads
 
 
-def _kv_heads(values: Values, family: Family, heads: int) -> int:
+def _kv_heads(values: ModelConfigReader, family: Family, heads: int) -> int:
     if family.build is blocks.falcon:
         if values.flag("new_decoder_architecture", False):
             return values.count("num_kv_heads", "n_head_kv", default=heads)

@@ -298,7 +298,7 @@ class ExportMarker:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class KeptCheckpoint:
+class RetainedCheckpoint:
     """What training.json says of an export that is kept."""
 
     name: str
@@ -361,7 +361,7 @@ class TrainingMarker:
     """Exports that are kept, oldest first."""
     adapter_sha256: str
     """Hash of the last adapter's weights, whether it was exported alone or merged."""
-    kept: tuple[KeptCheckpoint, ...] = ()
+    kept: tuple[RetainedCheckpoint, ...] = ()
     """The same exports with their hashes and losses; none in files of older versions."""
     trainable_parameters: int | None = None
     """Parameters that were trained; none in files of older versions."""

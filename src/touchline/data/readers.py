@@ -15,7 +15,7 @@ from touchline.core.errors import HostError, InputError, install_hint, quoted
 from touchline.core.files import open_regular, read_bytes
 from touchline.core.finding import Finding, Severity, Where
 from touchline.core.json_text import has_half_characters, parse_json
-from touchline.data.tally import Tally
+from touchline.data.row_problems import Tally
 
 SIZE_LIMIT_BYTES = 1 << 30
 """More does not belong into one file that is read whole."""
@@ -35,7 +35,7 @@ WHOLE = "all"
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class SourceRow:
     """One row and its line in the file."""
 
     values: Mapping[str, object]
@@ -50,7 +50,7 @@ class RawDataset:
 
     format: str
     """`json`, `jsonl`, `csv` or `parquet`."""
-    splits: dict[str, list[Row]]
+    splits: dict[str, list[SourceRow]]
     """Rows by the split's name; the one entry `all` when the file has none."""
     about: dict[str, object]
     """What the file says of itself."""
@@ -109,8 +109,8 @@ def _json(path: Path) -> RawDataset:
     return RawDataset(format="json", splits=splits, about=about, findings=tuple(tally.findings()))
 
 
-def _json_splits(data: dict[str, object], path: Path, tally: Tally) -> dict[str, list[Row]]:
-    splits: dict[str, list[Row]] = {}
+def _json_splits(data: dict[str, object], path: Path, tally: Tally) -> dict[str, list[SourceRow]]:
+    splits: dict[str, list[SourceRow]] = {}
     for name, rows in data.items():
         split = WHOLE if name == WHOLE and len(data) == 1 else SPLIT_NAMES.get(name.lower())
         if split is None:
@@ -130,7 +130,7 @@ def _json_splits(data: dict[str, object], path: Path, tally: Tally) -> dict[str,
             splits[split] = []
             for number, row in enumerate(rows, 1):
                 if isinstance(row, dict) and _names_fit(row):
-                    splits[split].append(Row(row, None))
+                    splits[split].append(SourceRow(row, None))
                 elif isinstance(row, dict):
                     tally.add("DA102", path.name, f"{name}: {_HALF_NAME}", row=number)
                 else:
@@ -172,7 +172,7 @@ def _names_fit(row: dict[str, object]) -> bool:
     return not any(has_half_characters(name) for name in row)
 
 
-def _jsonl(path: Path, tally: Tally) -> Iterator[Row]:
+def _jsonl(path: Path, tally: Tally) -> Iterator[SourceRow]:
     for number, line in enumerate(_lines(path, tally), 1):
         if not line.strip():
             continue
@@ -185,7 +185,7 @@ def _jsonl(path: Path, tally: Tally) -> Iterator[Row]:
             tally.add("DA102", path.name, f"not JSON: {error}", line=number)
             continue
         if isinstance(row, dict) and _names_fit(row):
-            yield Row(row, number)
+            yield SourceRow(row, number)
         elif isinstance(row, dict):
             tally.add("DA102", path.name, _HALF_NAME, line=number)
         else:
@@ -199,8 +199,8 @@ def separator_hint(columns: Sequence[str]) -> str | None:
     return None if separator is None else f"the cells seem to be separated by {separator!r}; CSV here has commas"
 
 
-def _csv(path: Path, tally: Tally) -> list[Row]:
-    rows: list[Row] = []
+def _csv(path: Path, tally: Tally) -> list[SourceRow]:
+    rows: list[SourceRow] = []
     # A cell may hold a whole chat; the module's own limit of 128 KiB is for the whole process, so it is put back.
     usual = csv.field_size_limit(SIZE_LIMIT_BYTES)
     reader = csv.reader(_lines(path, tally), strict=True)
@@ -211,7 +211,7 @@ def _csv(path: Path, tally: Tally) -> list[Row]:
         begin = reader.line_num + 1
         for cells in reader:
             if len(cells) == len(header):
-                rows.append(Row(dict(zip(header, cells, strict=True)), begin))
+                rows.append(SourceRow(dict(zip(header, cells, strict=True)), begin))
             elif cells:
                 columns = "1 column" if len(header) == 1 else f"{len(header)} columns"
                 message = f"another number of cells than the {columns} of the first line"
@@ -227,7 +227,7 @@ def _csv(path: Path, tally: Tally) -> list[Row]:
     return rows
 
 
-def _parquet(path: Path) -> Iterator[Row]:
+def _parquet(path: Path) -> Iterator[SourceRow]:
     if importlib.util.find_spec("pyarrow") is None:
         raise HostError(
             f"reading {path.name} needs the package pyarrow, which is not installed",
@@ -244,20 +244,20 @@ def _parquet(path: Path) -> Iterator[Row]:
                 message = f"{path.name} unpacks to {unpacked:,} bytes, at most {SIZE_LIMIT_BYTES:,} are read"
                 raise _fault("DA107", path, message)
             for batch in file.iter_batches():
-                yield from (Row(values, None) for values in batch.to_pylist())
+                yield from (SourceRow(values, None) for values in batch.to_pylist())
     except PermissionError:
         raise
     except (pyarrow.ArrowException, OSError) as error:
         raise _fault("DA102", path, f"{path.name} is not parquet: {error}", "is the file whole?") from None
 
 
-def _grouped(rows: list[Row], path: Path, tally: Tally) -> dict[str, list[Row]]:
+def _grouped(rows: list[SourceRow], path: Path, tally: Tally) -> dict[str, list[SourceRow]]:
     """By the column `split`, where rows have one that names splits."""
     names = [str(row.values.get("split", "")) for row in rows]
     known = [SPLIT_NAMES.get(name.lower()) for name in names]
     if not any(known):
         return {WHOLE: rows}
-    splits: dict[str, list[Row]] = {}
+    splits: dict[str, list[SourceRow]] = {}
     for row, name, split in zip(rows, names, known, strict=True):
         if split is None:
             # To shuffle such a file anew would mix its test rows into the training.

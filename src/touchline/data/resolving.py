@@ -12,8 +12,8 @@ from touchline.core.errors import HostError, InputError
 from touchline.core.files import sha256_file
 from touchline.data.chats import Prompt
 from touchline.data.columns import column_counts, resolve_columns
+from touchline.data.dataset_cache import Columns, keep_columns, known_columns
 from touchline.data.datasets import load_examples, load_rows
-from touchline.data.known import Columns, keep_columns, known_columns
 from touchline.data.models import load_renderer
 from touchline.data.readers import read_rows
 from touchline.spec.experiment import DataConfig

@@ -30,7 +30,7 @@ CODE = "US101"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Settings:
+class UserConfig:
     """This user's settings on this machine."""
 
     models_dir: Path
@@ -49,7 +49,7 @@ def config_path() -> Path:
     return platformdirs.user_config_path("touchline") / "config.yaml"
 
 
-def load_settings() -> Settings:
+def load_settings() -> UserConfig:
     """The settings.
 
     Raises:
@@ -66,7 +66,7 @@ def load_settings() -> Settings:
     for key in _FOLDERS:
         if value := os.environ.get(f"TOUCHLINE_{key.upper()}"):
             found[key] = _folder(value, Path.cwd(), f"TOUCHLINE_{key.upper()}")
-    return Settings(
+    return UserConfig(
         models_dir=found["models_dir"], cache_dir=found["cache_dir"], history_dir=found["history_dir"], slurm=slurm
     )
 

@@ -10,7 +10,7 @@ from touchline.core.files import read_text_bounded
 from touchline.core.json_text import parse_json
 from touchline.core.quantity import Missing
 from touchline.core.shape import ModelShape
-from touchline.data.configs import LARGEST_MODEL, ModelConfigError, Values, shown
+from touchline.data.configs import LARGEST_MODEL, ModelConfigError, ModelConfigReader, shown
 from touchline.data.families import context_of, family_of, named, widths_of
 from touchline.data.public import known_name, near_names, public_model
 from touchline.data.towers import tower_of
@@ -136,7 +136,7 @@ def _shape(
         whole: the model that this is a part of, as a message says it; none: it is the whole.
         vision: values of the vision tower; none: there is none, or nothing is known of it.
     """
-    values = Values(config)
+    values = ModelConfigReader(config)
     model_type = values.text("model_type")
     family = family_of(model_type, values, config, is_part=whole is not None)
     widths = widths_of(values, family)

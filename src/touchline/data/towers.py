@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from touchline.core.shape import VisionTower
-from touchline.data.configs import LARGEST_CONTEXT, ModelConfigError, Values
+from touchline.data.configs import LARGEST_CONTEXT, ModelConfigError, ModelConfigReader
 
 _GATED = frozenset({"qwen2_5_vl", "pixtral"})
 """Towers with a gated feed-forward part."""
@@ -28,12 +28,12 @@ def tower_of(config: Mapping[str, object] | None, text_width: int) -> VisionTowe
     if config is None:
         return None
     try:
-        return _tower(Values(config), text_width)
+        return _tower(ModelConfigReader(config), text_width)
     except ModelConfigError:
         return None
 
 
-def _tower(values: Values, text_width: int) -> VisionTower:
+def _tower(values: ModelConfigReader, text_width: int) -> VisionTower:
     layers = values.count("depth", "num_hidden_layers", "num_layers")
     # Qwen2-VL calls the tower's width embed_dim, and the language model's hidden_size.
     width = values.count("embed_dim", "hidden_size")

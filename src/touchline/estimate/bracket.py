@@ -21,7 +21,7 @@ KNEE_GAIN = 0.03
 _HUGE = 100.0
 
 
-class Ended(StrEnum):
+class SearchStop(StrEnum):
     """Why a search ended."""
 
     BRACKETED = "the next larger one does not fit"
@@ -55,7 +55,7 @@ class Search:
     """The largest size that was seen to fit."""
     recommended: int | None
     """The smallest size that is as fast as every larger one that fits."""
-    ended: Ended
+    ended: SearchStop
     """Why it ended."""
 
 
@@ -95,14 +95,14 @@ def search(
             below = next((old for old in reversed(trials[:-1]) if old.fits), None)
             fit = place
             if below is not None and _gain(below, trial) < KNEE_GAIN:
-                return _found(trials, Ended.KNEE)
+                return _found(trials, SearchStop.KNEE)
         else:
             unfit = place
         ended = _end(fit, unfit, len(allowed))
         if ended is not None:
             return _found(trials, ended)
         if len(trials) >= 2 + bisections:
-            return _found(trials, Ended.TRIES)
+            return _found(trials, SearchStop.TRIES)
         if unfit < len(allowed):
             place = (fit + unfit) // 2
         elif fit < top:
@@ -118,15 +118,15 @@ def _at_most(allowed: Sequence[int], limit: float) -> int:
     return max(sum(size <= limit for size in allowed) - 1, 0)
 
 
-def _end(fit: int, unfit: int, count: int) -> Ended | None:
+def _end(fit: int, unfit: int, count: int) -> SearchStop | None:
     if unfit == 0:
-        return Ended.NONE_FITS
+        return SearchStop.NONE_FITS
     if fit == count - 1:
-        return Ended.ALL_FIT
-    return Ended.BRACKETED if unfit - fit == 1 else None
+        return SearchStop.ALL_FIT
+    return SearchStop.BRACKETED if unfit - fit == 1 else None
 
 
-def _found(trials: list[Trial], ended: Ended) -> Search:
+def _found(trials: list[Trial], ended: SearchStop) -> Search:
     fitting = [trial.size for trial in trials if trial.fits]
     return Search(trials=tuple(trials), largest=max(fitting, default=None), recommended=knee(trials), ended=ended)
 

@@ -17,7 +17,7 @@ from touchline.core.units import GIB, MIB
 from touchline.estimate.coefficients_memory import VARIANT_BYTES
 from touchline.estimate.gpus import similar_gpus
 from touchline.estimate.layers import size_of
-from touchline.estimate.points import Spent, TimePoint
+from touchline.estimate.points import CostSample, TimePoint
 from touchline.estimate.work import StepWork
 from touchline.history.reading import Said, Word
 from touchline.history.record import MachineFacts, RunRecord
@@ -243,9 +243,9 @@ def _rows(record: RunRecord) -> float:
     return max(1.0, _first(record.batching.micro_batch_size) or 1.0)
 
 
-def _spent(seconds: Measured, amount: float | None) -> Spent | None:
+def _spent(seconds: Measured, amount: float | None) -> CostSample | None:
     found = _first(seconds)
-    return Spent(seconds=found, amount=amount) if found and amount else None
+    return CostSample(seconds=found, amount=amount) if found and amount else None
 
 
 def _bytes(size: Measured) -> float | None:

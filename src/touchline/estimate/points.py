@@ -11,7 +11,7 @@ from touchline.estimate.work import StepWork
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Spent:
+class CostSample:
     """Seconds that something took, and how much of it there was."""
 
     seconds: float
@@ -38,15 +38,15 @@ class TimePoint:
     """Steps that the median is of."""
     clock: Literal["wall", "processor"] = "wall"
     """What was read: a clock, or the time that the process had a processor, which other users of it do not change."""
-    startup: Spent | None = None
+    startup: CostSample | None = None
     """From the process's start to the first step; with bytes of the weights."""
-    tokenising: Spent | None = None
+    tokenising: CostSample | None = None
     """Reading and tokenising the data; with tokens."""
-    validation: Spent | None = None
+    validation: CostSample | None = None
     """One validation; with its padded tokens."""
-    saving: Spent | None = None
+    saving: CostSample | None = None
     """One checkpoint; with its bytes."""
-    evaluation: Spent | None = None
+    evaluation: CostSample | None = None
     """The evaluation of one checkpoint; with its samples."""
 
     def __post_init__(self) -> None:

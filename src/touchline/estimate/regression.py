@@ -58,7 +58,7 @@ class Rates:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Row:
+class RegressionSample:
     """One time, measured or asked for."""
 
     amounts: tuple[float, ...]
@@ -79,7 +79,7 @@ class Fit:
 
     rates: Rates
     """The prior."""
-    rows: tuple[Row, ...]
+    rows: tuple[RegressionSample, ...]
     """The measured ones."""
     slopes: Floats
     """Share of each term in each row; shape [rows, terms]."""
@@ -94,7 +94,7 @@ class Fit:
     freedom: int
     """Degrees of freedom of that factor."""
 
-    def predict(self, row: Row) -> tuple[float, float]:
+    def predict(self, row: RegressionSample) -> tuple[float, float]:
         """Logarithm of the seconds, and its standard deviation for a new run.
 
         The rates are what the measured rows make of them; the time grows with every amount.
@@ -110,11 +110,11 @@ class Fit:
         # What noise a run has of its own never goes away; rounding must not make it less.
         return value, self.scale * float(np.sqrt(max(variance, row.noise**2)))
 
-    def shares(self, row: Row) -> tuple[float, ...]:
+    def shares(self, row: RegressionSample) -> tuple[float, ...]:
         """Share of each term in the prediction; they sum to 1."""
         return tuple(float(share) for share in log_seconds(self._moved(row), row.amounts, self.rates)[1])
 
-    def _moved(self, row: Row) -> Floats:
+    def _moved(self, row: RegressionSample) -> Floats:
         """The rates that hold for a row, as what was measured makes them; shape [terms]."""
         if not self.rows:
             return self.rates.means
@@ -153,7 +153,7 @@ def _log_seconds(log_rates: Floats, amounts: Floats, rates: Rates) -> tuple[Floa
     return np.log(total), parts * factors / total[:, None]
 
 
-def fit(rates: Rates, rows: Sequence[Row], logs: Sequence[float]) -> Fit:
+def fit(rates: Rates, rows: Sequence[RegressionSample], logs: Sequence[float]) -> Fit:
     """Fit the rates to measured times; without any the prior stands.
 
     Args:
@@ -190,7 +190,7 @@ class _Problem:
     """Measured rows, and the fit to them with each trusted more or less."""
 
     rates: Rates
-    rows: tuple[Row, ...]
+    rows: tuple[RegressionSample, ...]
     measured: Floats
     amounts: Floats
 
@@ -257,14 +257,16 @@ class _Problem:
         return inverse, inverse @ surprise, surprise
 
 
-def _same(ones: Sequence[Row], others: Sequence[Row], name: str) -> NDArray[np.bool_]:
+def _same(ones: Sequence[RegressionSample], others: Sequence[RegressionSample], name: str) -> NDArray[np.bool_]:
     left = np.array([getattr(row, name) for row in ones], dtype=object)
     right = np.array([getattr(row, name) for row in others], dtype=object)
     equal: NDArray[np.bool_] = np.asarray(left[:, None] == right[None, :], dtype=np.bool_)
     return equal
 
 
-def _shared(ones: Sequence[Row], others: Sequence[Row], rates: Rates) -> tuple[Floats, Floats]:
+def _shared(
+    ones: Sequence[RegressionSample], others: Sequence[RegressionSample], rates: Rates
+) -> tuple[Floats, Floats]:
     """Covariance of the rates of two rows: of each rate, shape [ones, others, terms], and of all, [ones, others]."""
     model = _same(ones, others, "model").astype(float)
     variant = _same(ones, others, "variant").astype(float)
@@ -278,13 +280,13 @@ def _covariance(slopes: Floats, shared: Floats, whole: Floats) -> Floats:
     return found
 
 
-def _noise(rows: Sequence[Row], rates: Rates) -> Floats:
+def _noise(rows: Sequence[RegressionSample], rates: Rates) -> Floats:
     peculiar = _same(rows, rows, "setting") * rates.setting_sigma**2
     own: Floats = np.diag([row.noise**2 for row in rows]) + peculiar
     return own
 
 
-def _own(slope: Floats, row: Row, rates: Rates) -> float:
+def _own(slope: Floats, row: RegressionSample, rates: Rates) -> float:
     """Variance of a row's logarithm before anything is measured, a new run's noise included."""
     each = rates.sigmas**2 + rates.rate_sigma**2
     whole = rates.model_sigma**2 + rates.variant_sigma**2 + rates.setting_sigma**2

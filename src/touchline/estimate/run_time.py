@@ -22,8 +22,8 @@ from touchline.estimate.coefficients_time import (
     VALIDATION_SIGMA,
 )
 from touchline.estimate.flops import forward_flops, step_flops
-from touchline.estimate.points import Spent, TimePoint, model_of
-from touchline.estimate.regression import Rates, Row, fit
+from touchline.estimate.points import CostSample, TimePoint, model_of
+from touchline.estimate.regression import Rates, RegressionSample, fit
 from touchline.estimate.residuals import half_width
 from touchline.estimate.terms import place
 from touchline.estimate.work import StepWork
@@ -230,12 +230,12 @@ def evaluation_seconds(
 
 def _observed(
     points: Sequence[TimePoint], setup: TrainingSetup, machine: TargetMachine, name: str
-) -> list[tuple[Spent, TimePoint]]:
+) -> list[tuple[CostSample, TimePoint]]:
     here = place(machine.key)
-    found: list[tuple[Spent, TimePoint]] = []
+    found: list[tuple[CostSample, TimePoint]] = []
     for point in points:
         spent = getattr(point, name)
-        if not isinstance(spent, Spent) or spent.seconds <= 0 or spent.amount <= 0:
+        if not isinstance(spent, CostSample) or spent.seconds <= 0 or spent.amount <= 0:
             continue
         if place(point.machine) == here and point.setup.backend == setup.backend:
             found.append((spent, point))
@@ -243,7 +243,7 @@ def _observed(
 
 
 def _part(
-    observed: Sequence[tuple[Spent, TimePoint]],
+    observed: Sequence[tuple[CostSample, TimePoint]],
     amount: float,
     prior: tuple[tuple[float, float], tuple[float, float]],
     setup: TrainingSetup,
@@ -275,9 +275,9 @@ def _part(
         weight=PART_WEIGHT,
     )
 
-    def row(size: float) -> Row:
+    def row(size: float) -> RegressionSample:
         amounts = (1.0, size) if len(terms) > 1 else (size,)
-        return Row(amounts=amounts, model="", variant="", setting="", noise=PART_NOISE)
+        return RegressionSample(amounts=amounts, model="", variant="", setting="", noise=PART_NOISE)
 
     found = fit(rates, [row(spent.amount) for spent, _ in observed], [math.log(spent.seconds) for spent, _ in observed])
     value, sigma = found.predict(row(amount))

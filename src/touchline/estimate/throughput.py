@@ -20,7 +20,7 @@ _MOST_ROWS = 1 << 14
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Knee:
+class SaturationPoint:
     """Where speed stops growing."""
 
     rows: int
@@ -40,7 +40,7 @@ def knee(
     points: Sequence[TimePoint] = (),
     most: int = _MOST_ROWS,
     global_rows: int | None = None,
-) -> Knee | Missing:
+) -> SaturationPoint | Missing:
     """The micro-batch beyond which the predicted throughput gains less than 3 % a doubling.
 
     Args:
@@ -66,8 +66,8 @@ def knee(
     for size in sorted(found):
         larger = found.get(size * 2)
         if larger is not None and larger / found[size] - 1 < KNEE_GAIN:
-            return Knee(rows=size, reached=True, tokens_per_second=found)
-    return Knee(rows=most, reached=False, tokens_per_second=found)
+            return SaturationPoint(rows=size, reached=True, tokens_per_second=found)
+    return SaturationPoint(rows=most, reached=False, tokens_per_second=found)
 
 
 def shows_the_knee(setup: TrainingSetup, machine: TargetMachine, points: Sequence[TimePoint]) -> bool:

@@ -27,7 +27,7 @@ from touchline.estimate.coefficients_time import (
 from touchline.estimate.flops import step_flops
 from touchline.estimate.ladder import Ladder, choose
 from touchline.estimate.points import TimePoint, model_of, stack_of, variant_of
-from touchline.estimate.regression import Fit, Rates, Row, fit, log_seconds
+from touchline.estimate.regression import Fit, Rates, RegressionSample, fit, log_seconds
 from touchline.estimate.residuals import ENOUGH, half_width, spread
 from touchline.estimate.terms import TERMS, amounts, peak_flops, place, rates_of, unknown_gpu
 from touchline.estimate.work import StepWork
@@ -76,7 +76,7 @@ class _Question:
     rates: Rates
     clock: str
 
-    def row(self, point: TimePoint | None = None, setting: str = "") -> Row:
+    def row(self, point: TimePoint | None = None, setting: str = "") -> RegressionSample:
         """The asked step, or a measured one, in the terms of the fit."""
         setup = self.setup if point is None else point.setup
         work = self.work if point is None else point.work
@@ -86,7 +86,7 @@ class _Question:
         clock = self.clock if point is None else point.clock
         device = PROCESSOR_TIME_SIGMA if clock == "processor" else RUN_SIGMA[self.kind]
         short = _SHORT_SIGMA if point is not None and point.steps < _FEW_STEPS and clock == "wall" else 0.0
-        return Row(
+        return RegressionSample(
             amounts=found,
             model=repr(model_of(setup.shape)),
             variant=repr(variant_of(setup)),
@@ -187,7 +187,9 @@ def seconds_of_work(
     question, near, _, _ = asked
     rows = [question.row(point, name) for point, name in zip(near, _settings(near), strict=True)]
     found = fit(question.rates, rows, [math.log(point.seconds_per_step) for point in near])
-    row = Row(amounts=amounts_, model=repr(model_of(setup.shape)), variant="", setting="other work", noise=0.0)
+    row = RegressionSample(
+        amounts=amounts_, model=repr(model_of(setup.shape)), variant="", setting="other work", noise=0.0
+    )
     value, sigma = found.predict(row)
     sigma, freedom = (sigma, found.freedom) if near else (math.hypot(sigma, COLD_SIGMA[machine.kind]), COLD_WEIGHT)
     return math.exp(value), sigma, freedom, tuple(point.name for point in near)

@@ -17,8 +17,8 @@ from touchline.core.errors import InputError
 from touchline.core.finding import Finding, Severity
 from touchline.core.quantity import NO_EVIDENCE, Missing
 from touchline.plan.assumptions import assumptions
-from touchline.plan.decisions import Decisions, Question
-from touchline.plan.outlook import Outlook
+from touchline.plan.context import PlanningContext
+from touchline.plan.decisions import RunRequest, RunResolver
 from touchline.plan.times import evaluation_limit
 from touchline.plan.totals import evidence_of, totals
 from touchline.spec.evaluation import EvaluationTask
@@ -57,7 +57,7 @@ class PlanInputs:
     """The version that plans."""
     given: frozenset[str]
     """Every dotted key that somebody wrote."""
-    outlook: Outlook
+    outlook: PlanningContext
     """The machine that is planned for, and what past runs have shown."""
     tasks: tuple[EvaluationTask, ...] = ()
     """The tasks of `evaluate.tasks`, and the experiment's own where it is a file, resolved."""
@@ -91,7 +91,7 @@ def build_plan(inputs: PlanInputs) -> Plan:
     """
     findings: list[Finding] = []
     runs: list[PlannedRun] = []
-    decisions = Decisions(inputs.outlook)
+    decisions = RunResolver(inputs.outlook)
     known: dict[str, PlannedRun] = {}
     for spec in inputs.specs:
         parent = None if spec.link is None else known.get(spec.link.parent)
@@ -141,7 +141,7 @@ def _left_open(experiment: Experiment) -> set[str]:
 
 
 def _planned(
-    spec: RunSpec, inputs: PlanInputs, decisions: Decisions, parent: PlannedRun | None
+    spec: RunSpec, inputs: PlanInputs, decisions: RunResolver, parent: PlannedRun | None
 ) -> tuple[PlannedRun | None, list[Finding]]:
     """A run, or what is wrong with it; `parent` is planned already, or could not be."""
     model, dataset = inputs.models[spec.model], inputs.datasets[spec.data.path]
@@ -205,9 +205,9 @@ def _lengths(spec: RunSpec, inputs: PlanInputs) -> Lengths:
     return replace(lengths, answer=lengths.answer[dealt])
 
 
-def _question(spec: RunSpec, inputs: PlanInputs, lengths: Lengths) -> Question:
+def _question(spec: RunSpec, inputs: PlanInputs, lengths: Lengths) -> RunRequest:
     shuffled = f" shuffled {spec.seed}" if spec.control is ControlKind.SHUFFLED else ""
-    return Question(
+    return RunRequest(
         train=spec.train,
         evaluate=spec.evaluate,
         model=inputs.models[spec.model],
@@ -217,7 +217,7 @@ def _question(spec: RunSpec, inputs: PlanInputs, lengths: Lengths) -> Question:
     )
 
 
-def _evaluated(run: PlannedRun, spec: RunSpec, inputs: PlanInputs, decisions: Decisions) -> PlannedRun:
+def _evaluated(run: PlannedRun, spec: RunSpec, inputs: PlanInputs, decisions: RunResolver) -> PlannedRun:
     """A control with what its evaluation takes: as long as that of a run of the same model."""
     lengths = inputs.lengths.get((spec.model, data_key(spec.data)))
     if lengths is None or _length_faults(spec, lengths):
@@ -249,7 +249,7 @@ def _as_decided(train: TrainConfig, started: PlannedRun) -> TrainConfig:
     return replace(train, micro_batch_size=micro, packed=packed)
 
 
-def _trained(run: PlannedRun, question: Question, decisions: Decisions, parent: PlannedRun | None) -> PlannedRun:
+def _trained(run: PlannedRun, question: RunRequest, decisions: RunResolver, parent: PlannedRun | None) -> PlannedRun:
     """A run with its batches, and with what it will take."""
     decided = decisions.decide(question, run.seed)
     run = replace(

@@ -2,20 +2,88 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from touchline.backends.protocol import Lengths
 from touchline.backends.registry import get_backend
 from touchline.core.catalog import DatasetInfo, ModelInfo
-from touchline.core.estimate import MemoryEstimate, TrainingSetup
+from touchline.core.estimate import MemoryEstimate, TrainingSetup, Verdict
 from touchline.core.packing import PackingSummary
-from touchline.core.quantity import Measured, Missing
-from touchline.data.packing.forecast import BatchForecast
-from touchline.plan.outlook import Outlook, choose_micro_batch, disk_of, memory_of
-from touchline.plan.packed import Foreseen, choose_packing
-from touchline.plan.times import Course, Times, evaluations_of, times_of, unknown_times
+from touchline.core.quantity import Measured, Missing, Quantity
+from touchline.core.units import format_seconds
+from touchline.data.packing.compare import compare
+from touchline.data.packing.forecast import BatchForecast, settings_of
+from touchline.plan.context import PlanningContext, choose_micro_batch, disk_of, memory_of
+from touchline.plan.times import NonStepWork, Times, evaluations_of, times_of, unknown_times
 from touchline.spec.experiment import EvaluateConfig, TrainConfig
 from touchline.spec.plan import BatchSummary
+
+_WORTH = 0.95
+"""Share of the other way's time below which packing is faster: less is within what a prediction is worth."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PackingOption:
+    """A training one way, and what it will take."""
+
+    train: TrainConfig
+    """The training, with `packed` decided."""
+    batches: BatchSummary | None
+    """Its batches."""
+    forecast: BatchForecast | None
+    """Its rows."""
+    memory: MemoryEstimate | Missing
+    """Peak memory of a step."""
+    times: Times
+    """What takes how long."""
+    disk: Measured
+    """What stays on disk."""
+
+
+def choose_packing(
+    train: TrainConfig, foresee: Callable[[bool], PackingOption], lengths: Lengths
+) -> tuple[PackingOption, str, PackingSummary | Missing]:
+    """The way to train, why, and both ways side by side.
+
+    Args:
+        train: the training; its micro-batch is decided.
+        foresee: what comes of a way.
+        lengths: token lengths of the examples.
+    """
+    packed, apart = foresee(True), foresee(False)
+    summary = _side_by_side(train, packed, apart, lengths)
+    if train.packed != "auto":
+        chosen = packed if train.packed else apart
+        return chosen, f"{'packed' if train.packed else 'not packed'}: as written", summary
+    return *_choose(packed, apart), summary
+
+
+def _choose(packed: PackingOption, apart: PackingOption) -> tuple[PackingOption, str]:
+    first, second = packed.times.training, apart.times.training
+    if not isinstance(first, Quantity) or not isinstance(second, Quantity):
+        why = first.missing if isinstance(first, Missing) else second.missing if isinstance(second, Missing) else ""
+        return apart, f"not packed: nobody can say which way is faster ({why})"
+    words = f"{format_seconds(first.value)} packed, {format_seconds(second.value)} not packed, as predicted"
+    if isinstance(packed.memory, Missing) or packed.memory.verdict in (Verdict.OOM, Verdict.UNCERTAIN):
+        fits = packed.memory.missing if isinstance(packed.memory, Missing) else packed.memory.verdict.value
+        return apart, f"not packed: packed rows may not fit ({fits}); {words}"
+    if first.value < _WORTH * second.value:
+        return packed, f"packed: {words}"
+    return apart, f"not packed: no faster, {words}"
+
+
+def _side_by_side(
+    train: TrainConfig, packed: PackingOption, apart: PackingOption, lengths: Lengths
+) -> PackingSummary | Missing:
+    if packed.forecast is None or apart.forecast is None or not isinstance(train.micro_batch_size, int):
+        return Missing(missing="not both ways can be predicted")
+    # Which of the two ways the settings name is not looked at.
+    settings = settings_of(train)
+    return compare(
+        lengths.total, settings, packed.forecast, apart.forecast, backend=train.backend, labels=lengths.answer
+    )
+
 
 ORDER_SEED = 1
 """Costs are predicted for one order of the examples: another order's differ by less than their intervals, and a sweep
@@ -23,7 +91,7 @@ over seeds need not be predicted seed by seed. Steps and batches are counted in 
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Question:
+class RunRequest:
     """A run, as far as its costs depend on it."""
 
     train: TrainConfig
@@ -43,7 +111,7 @@ class Question:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Decided:
+class ResolvedRun:
     """A training with nothing left open, and its predictions."""
 
     train: TrainConfig
@@ -64,19 +132,19 @@ class Decided:
     """What takes how long."""
 
 
-class Decisions:
+class RunResolver:
     """Decides run after run, and what does not differ between runs only once.
 
     Args:
         outlook: the machine, and what past runs have shown.
     """
 
-    def __init__(self, outlook: Outlook) -> None:
+    def __init__(self, outlook: PlanningContext) -> None:
         self._outlook = outlook
-        self._known: dict[tuple[object, ...], Decided] = {}
+        self._known: dict[tuple[object, ...], ResolvedRun] = {}
         self._forecasts: dict[tuple[object, ...], BatchForecast | Missing] = {}
 
-    def decide(self, question: Question, seed: int) -> Decided:
+    def decide(self, question: RunRequest, seed: int) -> ResolvedRun:
         """Decide what is `auto`, and predict.
 
         Args:
@@ -92,7 +160,7 @@ class Decisions:
         found = get_backend(train.backend).batches(train, question.lengths, seed)
         return replace(known, train=train, batches=found if isinstance(found, BatchSummary) else None)
 
-    def _predicted(self, question: Question) -> Decided:
+    def _predicted(self, question: RunRequest) -> ResolvedRun:
         train, lengths, outlook = question.train, question.lengths, self._outlook
         backend = get_backend(train.backend)
         shape = outlook.shapes.get(question.model.name, Missing(missing="its dimensions were not read"))
@@ -104,7 +172,7 @@ class Decisions:
         choice = choose_micro_batch(train, setup, lengths, outlook)
         train = replace(train, micro_batch_size=choice.size)
 
-        def foresee(packed: bool) -> Foreseen:
+        def foresee(packed: bool) -> PackingOption:
             return self._foresee(replace(train, packed=packed), question, setup)
 
         chosen, reason, packing = choose_packing(train, foresee, lengths)
@@ -114,7 +182,7 @@ class Decisions:
             largest = chosen.forecast.largest
             real = backend.setup(chosen.train, setup.shape, outlook.machine, largest.width)
             memory = memory_of(real, largest, outlook, with_what_ifs=True)
-        return Decided(
+        return ResolvedRun(
             train=chosen.train,
             batches=chosen.batches,
             micro_batch_reason=choice.reason,
@@ -125,7 +193,7 @@ class Decisions:
             times=chosen.times,
         )
 
-    def _foresee(self, train: TrainConfig, question: Question, setup: TrainingSetup | Missing) -> Foreseen:
+    def _foresee(self, train: TrainConfig, question: RunRequest, setup: TrainingSetup | Missing) -> PackingOption:
         """What comes of a training with nothing left open."""
         backend, lengths, machine = get_backend(train.backend), question.lengths, self._outlook.machine
         found = backend.batches(train, lengths, ORDER_SEED)
@@ -133,9 +201,11 @@ class Decisions:
         if isinstance(setup, Missing) or isinstance(found, Missing) or isinstance(rows, Missing):
             why = next(each for each in (setup, found, rows) if isinstance(each, Missing))
             batches = None if isinstance(found, Missing) else found
-            return Foreseen(train=train, batches=batches, forecast=None, memory=why, times=unknown_times(why), disk=why)
+            return PackingOption(
+                train=train, batches=batches, forecast=None, memory=why, times=unknown_times(why), disk=why
+            )
         real = backend.setup(train, setup.shape, machine, rows.largest.width)
-        return Foreseen(
+        return PackingOption(
             train=train,
             batches=found,
             forecast=rows,
@@ -160,7 +230,7 @@ class Decisions:
             ),
         )
 
-    def _forecast(self, train: TrainConfig, question: Question) -> BatchForecast | Missing:
+    def _forecast(self, train: TrainConfig, question: RunRequest) -> BatchForecast | Missing:
         """What goes through the model; ranks and intervals change nothing of it."""
         key = (
             *(train.backend, train.micro_batch_size, train.global_batch_size, train.epochs, train.max_seq_len),
@@ -184,11 +254,11 @@ def _costs_alike(train: TrainConfig) -> TrainConfig:
     )
 
 
-def _course(question: Question, batches: BatchSummary) -> Course:
+def _course(question: RunRequest, batches: BatchSummary) -> NonStepWork:
     sizes = {split.name: split.num_examples for split in question.dataset.splits}
     items, asked = sizes.get("test", 0), question.evaluate.samples
     answers = question.evaluate.repeats * (1 + len(question.evaluate.tasks))
-    return Course(
+    return NonStepWork(
         steps=batches.steps,
         steps_per_epoch=batches.steps_per_epoch,
         weight_bytes=question.model.weight_bytes,

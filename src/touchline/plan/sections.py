@@ -11,8 +11,7 @@ from touchline.core.markup import measured
 from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.core.units import format_bytes
 from touchline.plan import tasks
-from touchline.plan.control_words import about_controls, about_general, type_of
-from touchline.plan.design_words import design_line
+from touchline.plan.design_text import about_controls, about_general, design_line, type_of
 from touchline.plan.power import HEADER, power_lines, power_rows
 from touchline.plan.settings import HEADER as SETTING_HEADER
 from touchline.plan.settings import NARROW as SETTING_NARROW

@@ -10,8 +10,7 @@ from dataclasses import dataclass
 
 from touchline.backends.registry import backend_names, get_backend
 from touchline.core.levels import SEEDS, STAGE
-from touchline.plan.run_settings import flat_settings
-from touchline.plan.settings_table import Origin, RunSetting, Scalar
+from touchline.plan.settings_table import Origin, RunSetting, Scalar, flat_settings
 from touchline.spec.defaults import DEFAULTS
 from touchline.spec.plan import Plan, PlannedRun
 

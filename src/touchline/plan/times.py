@@ -52,7 +52,7 @@ class Times:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Course:
+class NonStepWork:
     """What happens in a run besides its steps."""
 
     steps: int
@@ -91,7 +91,7 @@ def times_of(
     train: TrainConfig,
     evaluate: EvaluateConfig,
     lengths: Lengths,
-    course: Course,
+    course: NonStepWork,
     *,
     machine: TargetMachine,
     points: Sequence[TimePoint],
@@ -157,7 +157,7 @@ def _parts(
     setup: TrainingSetup,
     train: TrainConfig,
     lengths: Lengths,
-    course: Course,
+    course: NonStepWork,
     step: Estimate,
     work: StepWork,
     machine: TargetMachine,
@@ -180,7 +180,7 @@ def _parts(
     return parts
 
 
-def validations(train: TrainConfig, course: Course) -> int:
+def validations(train: TrainConfig, course: NonStepWork) -> int:
     """How often the validation split is scored: before the first step, at every interval and at each epoch's end."""
     every = train.validate_every_steps
     if every is None:
@@ -205,7 +205,7 @@ def _evaluation(
     evaluate: EvaluateConfig,
     train: TrainConfig | None,
     lengths: Lengths,
-    course: Course,
+    course: NonStepWork,
     machine: TargetMachine,
     points: Sequence[TimePoint],
 ) -> Measured:

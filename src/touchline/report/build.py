@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from touchline.core.levels import STAGE
 from touchline.core.notes import NoteCode
 from touchline.core.quantity import Missing
-from touchline.plan.design_words import design_line
+from touchline.plan.design_text import design_line
 from touchline.report.analyses import analyses as analyses_of
 from touchline.report.appendix import commands
 from touchline.report.estimates import estimate_rows

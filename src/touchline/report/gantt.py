@@ -11,7 +11,7 @@ from typing import Any
 
 from touchline.core.quantity import Missing
 from touchline.core.units import minutes_to_seconds, seconds_to_hours
-from touchline.plan.placement.types import PlaceJob, Placement, Slot, Verdict
+from touchline.plan.placement.types import DeadlineVerdict, PlaceJob, Placement, ScheduledJob
 from touchline.plan.placement.verdict import in_words
 from touchline.report.figures import FIGURES_OFF, Figure
 
@@ -22,7 +22,11 @@ _HUES = (
     *("#c7e9a9", "#e2c6ff", "#ffd1b3", "#a9dbc0", "#d6d6d6"),
 )
 """Light enough for black letters on them."""
-_VERDICT_HUES = {Verdict.IMPOSSIBLE: "#c0392b", Verdict.TIGHT: "#b9770e", Verdict.FITS: "#1e8449"}
+_VERDICT_HUES = {
+    DeadlineVerdict.IMPOSSIBLE: "#c0392b",
+    DeadlineVerdict.TIGHT: "#b9770e",
+    DeadlineVerdict.FITS: "#1e8449",
+}
 _LETTER = 0.58
 """Width of a letter in units of its size, about."""
 _FEWEST_LETTERS = 5
@@ -139,7 +143,7 @@ def _title(placement: Placement) -> Any:
     known = any(slot.late_end_minutes is not None for slot in placement.schedule)
     spread = ["thin lines: nine times of ten a job has ended by there"] if known else []
     verdict = placement.verdict
-    head = "Schedule" if verdict is Verdict.NO_DEADLINE else verdict.value.capitalize()
+    head = "Schedule" if verdict is DeadlineVerdict.NO_DEADLINE else verdict.value.capitalize()
     return altair.Title(
         head,
         subtitleColor="#444444",
@@ -152,7 +156,7 @@ def _title(placement: Placement) -> Any:
 
 
 def _bars(
-    slot: Slot, chains: dict[str, int], unit: Any, across: float, row: int, size: int
+    slot: ScheduledJob, chains: dict[str, int], unit: Any, across: float, row: int, size: int
 ) -> Iterator[dict[str, object]]:
     """One bar for each run of neighbouring GPUs; the first carries the whisker, the tallest the name."""
     runs: list[list[int]] = []

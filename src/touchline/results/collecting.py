@@ -8,7 +8,7 @@ from pathlib import Path
 from touchline.core.errors import TouchlineError
 from touchline.core.files import write_if_changed
 from touchline.core.status import RunStatus
-from touchline.data.settings import Settings
+from touchline.data.settings import UserConfig
 from touchline.results.collected import RunMetrics
 from touchline.results.run_metrics import run_metrics
 from touchline.results.run_result import RunResult
@@ -37,7 +37,7 @@ def write_collected(planned: LoadedPlan, results: Sequence[RunResult]) -> list[R
     return found
 
 
-def learn(planned: LoadedPlan, results: Sequence[RunResult], settings: Settings) -> tuple[list[Path], list[str]]:
+def learn(planned: LoadedPlan, results: Sequence[RunResult], settings: UserConfig) -> tuple[list[Path], list[str]]:
     """Put the runs that are over into the history; give the records' files, and what could not be kept.
 
     A history that cannot be written fails no run: what was learned can be collected again.

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from touchline.core.errors import InputError, TouchlineError, quoted
 from touchline.core.status import TrainingOutcome
-from touchline.data.settings import Settings
+from touchline.data.settings import UserConfig
 from touchline.results.live_status import evaluation_job
 from touchline.results.run_folder import evaluation_settings, read_run_folder
 from touchline.results.watching import GRACE_SECONDS
@@ -57,7 +57,7 @@ class _Output:
 
 def logs(
     source: Path,
-    settings: Settings,
+    settings: UserConfig,
     *,
     run: str | None = None,
     evaluation: bool = False,
@@ -139,7 +139,7 @@ def _open(source: Path, run: str | None, evaluation: bool) -> _Output:
     )
 
 
-def _follow(output: _Output, follower: Follower | None, settings: Settings) -> Iterator[OutputLine]:
+def _follow(output: _Output, follower: Follower | None, settings: UserConfig) -> Iterator[OutputLine]:
     """What is added, file by file."""
     executor = executor_for(output.plan, output.folder, settings.slurm.poll_seconds, RealCommands())
     pause = 1.0 if output.plan.executor == "local" else settings.slurm.poll_seconds

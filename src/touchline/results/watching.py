@@ -13,7 +13,7 @@ from pathlib import Path
 
 from touchline.core.errors import TouchlineError
 from touchline.core.status import RunStatus, TrainingOutcome
-from touchline.data.settings import Settings
+from touchline.data.settings import UserConfig
 from touchline.results.live import LiveRun
 from touchline.results.live_status import glances, jobs_to_ask, live
 from touchline.results.run_folder import RunFolderState
@@ -89,7 +89,7 @@ class Watcher:
     """One experiment, looked at as often as one likes; it keeps what need not be read again."""
 
     def __init__(
-        self, source: Path, settings: Settings, *, look: bool = True, commands: Commands | None = None
+        self, source: Path, settings: UserConfig, *, look: bool = True, commands: Commands | None = None
     ) -> None:
         """Open the experiment.
 
@@ -196,7 +196,7 @@ class Watcher:
 
 
 def status(
-    source: Path, settings: Settings, *, look: bool = True, say: Callable[[str], None] | None = None
+    source: Path, settings: UserConfig, *, look: bool = True, say: Callable[[str], None] | None = None
 ) -> list[LiveRun]:
     """How every run stands at this moment.
 

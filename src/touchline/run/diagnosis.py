@@ -7,7 +7,7 @@ from pathlib import Path
 
 from touchline.core.files import open_regular
 from touchline.core.observation import Sign, SignKind
-from touchline.plan.causes import Diagnosis
+from touchline.plan.recovery import Diagnosis
 from touchline.slurm.patterns import JOB_ID
 
 _TAIL_BYTES = 1 << 20

@@ -14,7 +14,7 @@ from touchline.core.markup import measured
 from touchline.core.quantity import Quantity
 from touchline.data.gpus import ask_driver, visible_gpus
 from touchline.data.models import find_models
-from touchline.data.settings import Settings, config_path
+from touchline.data.settings import UserConfig, config_path
 from touchline.run.doctor_cluster import check_cluster
 from touchline.run.doctor_host import inspect_folder, python_here, python_there
 from touchline.run.scripts.header import asked_options
@@ -37,7 +37,7 @@ LITTLE_LEFT = 0.02
 NEEDED = ("torch", "transformers", "peft", "inspect_ai")
 
 
-def run_doctor(settings: Settings, experiments: Path, commands: Commands) -> DoctorReport:
+def run_doctor(settings: UserConfig, experiments: Path, commands: Commands) -> DoctorReport:
     """Look at everything; nothing is changed, and nothing that is slow to load is loaded.
 
     Args:

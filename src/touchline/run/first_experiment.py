@@ -20,7 +20,7 @@ from touchline.data.lengths import token_lengths
 from touchline.data.models import find_models, load_model
 from touchline.data.readers import read_rows
 from touchline.data.resolving import with_columns
-from touchline.data.settings import Settings
+from touchline.data.settings import UserConfig
 from touchline.spec.experiment import DataConfig
 from touchline.spec.read import read_experiment
 from touchline.spec.tasks.classification import LISTED_LABELS
@@ -48,7 +48,7 @@ class Start:
 
 def start(
     target: Path | None,
-    settings: Settings,
+    settings: UserConfig,
     *,
     data: Path,
     input_columns: Sequence[str],
@@ -123,7 +123,7 @@ def start(
     return Start(path=path, notes=tuple(notes))
 
 
-def _refuse_data(columns: DataConfig, settings: Settings) -> None:
+def _refuse_data(columns: DataConfig, settings: UserConfig) -> None:
     info = load_dataset(columns, Path(), settings.cache_dir)
     errors = [finding for finding in info.findings if finding.severity is Severity.ERROR]
     if errors:
@@ -143,7 +143,7 @@ def _has_columns(data: DataConfig) -> bool:
     return not any(len(row.values) > 1 and not row.values.keys() >= set(wanted) for row in rows)
 
 
-def _only_model(settings: Settings) -> ModelInfo:
+def _only_model(settings: UserConfig) -> ModelInfo:
     found = find_models(settings.models_dir)
     if len(found) == 1:
         return found[0]
@@ -155,7 +155,7 @@ def _only_model(settings: Settings) -> ModelInfo:
     )
 
 
-def _longest(model: ModelInfo, data: DataConfig, settings: Settings) -> int:
+def _longest(model: ModelInfo, data: DataConfig, settings: UserConfig) -> int:
     """Return the tokens of the longest training example."""
     lengths = token_lengths(model, data, "train", Path(), today(), settings.cache_dir)
     return int((lengths.prompt + lengths.answer).max())

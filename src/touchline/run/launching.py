@@ -18,7 +18,7 @@ from touchline.core.errors import (
 from touchline.core.files import try_lock
 from touchline.core.status import JobState
 from touchline.data.gpus import slots, visible_gpus
-from touchline.data.settings import Settings
+from touchline.data.settings import UserConfig
 from touchline.plan.local.target import refuse_elsewhere
 from touchline.run.executors import executor_for
 from touchline.run.jobs import (
@@ -52,14 +52,14 @@ class ExecutionResult:
     """The jobs that did not end well, and why."""
 
 
-def _executor(planned: LoadedPlan, settings: Settings, lock: int | None = None) -> Executor:
+def _executor(planned: LoadedPlan, settings: UserConfig, lock: int | None = None) -> Executor:
     return executor_for(planned.plan, planned.folder, settings.slurm.poll_seconds, RealCommands(), lock)
 
 
 def work(
     planned: LoadedPlan,
     runs: Sequence[PlannedRun],
-    settings: Settings,
+    settings: UserConfig,
     say: ProgressCallback | None,
     tell: MessageCallback,
     *,
@@ -140,7 +140,7 @@ def _evaluated_here(
 def submit(
     planned: LoadedPlan,
     runs: Sequence[PlannedRun],
-    settings: Settings,
+    settings: UserConfig,
     tell: MessageCallback,
     *,
     lock: int | None,
@@ -221,7 +221,7 @@ def _submitted(
     return Submitted(job=job.name, job_id=ids[job.name], word=word)
 
 
-def cancel(planned: LoadedPlan, runs: Sequence[PlannedRun], settings: Settings) -> list[str]:
+def cancel(planned: LoadedPlan, runs: Sequence[PlannedRun], settings: UserConfig) -> list[str]:
     """Ask what lives of these runs to save and end, and have what waits dropped; give the jobs' names.
 
     What waits in the queue of another touchline command on this machine is dropped by that command, which reads it in

@@ -10,13 +10,13 @@ from touchline.core.errors import HostError, InputError
 from touchline.core.finding import Severity
 from touchline.data.hub import how_to_get, is_hub_id
 from touchline.data.models import load_model
-from touchline.data.settings import Settings
+from touchline.data.settings import UserConfig
 
 EXPORTABLE = {"SmolLM2-135M-Instruct": "touchline.train.export_smollm2"}
 """Model to the module that writes it."""
 
 
-def get_model(name: str, settings: Settings) -> ModelInfo:
+def get_model(name: str, settings: UserConfig) -> ModelInfo:
     """The model under `models_dir`, written there first when it is missing or broken.
 
     Raises:

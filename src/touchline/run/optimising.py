@@ -10,13 +10,13 @@ from touchline.core.errors import InputError
 from touchline.core.files import read_text_bounded, write_atomic
 from touchline.core.quantity import Missing
 from touchline.core.units import parse_duration, seconds_to_minutes
-from touchline.data.settings import Settings
+from touchline.data.settings import UserConfig
 from touchline.plan.jobs import place_jobs
-from touchline.plan.optimise import Way, best_way, compare, proposals, training_seconds, ways
-from touchline.plan.optimised import Optimisation
+from touchline.plan.optimization import Optimization
+from touchline.plan.optimize import PlanVariant, best_way, compare, proposals, training_seconds, ways
 from touchline.plan.placement.answer import place
 from touchline.plan.placement.types import Cluster, Placement
-from touchline.plan.upkeep import saving_proposals, share_proposals
+from touchline.plan.save_interval import saving_proposals, share_proposals
 from touchline.run.folders import ExperimentFolder
 from touchline.run.jobs import evaluation_jobs, training_jobs
 from touchline.run.planning import LoadedPlan, resolve
@@ -52,7 +52,7 @@ class OptimiseRequest:
 class Optimised:
     """The answer, and what it would change in the file."""
 
-    answer: Optimisation
+    answer: Optimization
     """The answer."""
     folder: ExperimentFolder
     """The experiment."""
@@ -62,7 +62,7 @@ class Optimised:
     """The changed file."""
 
 
-def optimise(folder: ExperimentFolder, settings: Settings, request: OptimiseRequest) -> Optimised:
+def optimise(folder: ExperimentFolder, settings: UserConfig, request: OptimiseRequest) -> Optimised:
     """Look for ways to train faster that leave alone what is learned.
 
     Raises:
@@ -73,7 +73,7 @@ def optimise(folder: ExperimentFolder, settings: Settings, request: OptimiseRequ
     before = planner.plan({})
     started = {run.name for run in before.runs if planner.has_started(run.name)}
     fixed = planner.fixed
-    tried = [Way(changes=changes, plan=planner.plan(changes)) for changes in ways(planner.train, fixed)]
+    tried = [PlanVariant(changes=changes, plan=planner.plan(changes)) for changes in ways(planner.train, fixed)]
     way, notes = best_way(before, tried, started)
     found = [] if way is None else proposals(before, way, tried)
     saving, unknown = saving_proposals(before if way is None else way.plan, fixed)
@@ -94,7 +94,7 @@ def optimise(folder: ExperimentFolder, settings: Settings, request: OptimiseRequ
         for plan in (before, after)
     ]
     changed = with_values(text, str(folder.yaml), values)
-    answer = Optimisation(
+    answer = Optimization(
         experiment=before.experiment,
         proposals=tuple(found),
         runs=tuple(compare(before, after, dict.fromkeys(started, "it has started, and stays what it is"))),
@@ -119,7 +119,7 @@ def apply(optimised: Optimised) -> None:
 class _Planner:
     """Plans the experiment with some of its settings changed, as `touchline plan` would."""
 
-    def __init__(self, folder: ExperimentFolder, settings: Settings, text: str) -> None:
+    def __init__(self, folder: ExperimentFolder, settings: UserConfig, text: str) -> None:
         self._folder, self._settings, self._text = folder, settings, text
         self._old = folder.read_plan()
         self._overrides = () if self._old is None else self._old.overrides
@@ -167,7 +167,7 @@ def _parsed(value: str) -> object:
 
 
 def _placed(
-    planned: LoadedPlan, request: OptimiseRequest, settings: Settings, deadline_minutes: float | None
+    planned: LoadedPlan, request: OptimiseRequest, settings: UserConfig, deadline_minutes: float | None
 ) -> tuple[Placement | Missing, list[str]]:
     """What is left of the experiment, placed; evaluations of which nobody knows how long they take are named."""
     runs = planned.plan.runs

@@ -17,13 +17,13 @@ from touchline.core.files import read_text_bounded
 from touchline.core.finding import Finding, Severity
 from touchline.core.quantity import Quantity
 from touchline.data.evaluations import is_current, read_evaluations
-from touchline.data.settings import Settings
+from touchline.data.settings import UserConfig
 from touchline.lint.local.inputs import Seen, examples_of, lengths_of, see
 from touchline.plan.build import PlanInputs, build_plan
 from touchline.plan.drift import changed_runs, revise, why_changed
 from touchline.plan.local.context import free_space, look
 from touchline.plan.local.target import target_of
-from touchline.plan.run_settings import flat_settings
+from touchline.plan.settings_table import flat_settings
 from touchline.plan.table import runs_plan_markdown
 from touchline.run.folders import ExperimentFolder
 from touchline.run.scripts.folder import evaluation_config
@@ -98,7 +98,7 @@ def _left_behind(folder: ExperimentFolder, plan_: Plan) -> Iterator[str]:
 def resolve(
     loaded: LoadedExperiment,
     folder: ExperimentFolder,
-    settings: Settings,
+    settings: UserConfig,
     old: Plan | None,
     accepted: dict[str, dict[str, object]],
     say: Callable[[int, int], None] | None = None,
@@ -168,7 +168,7 @@ def _kept_evaluations(plan_: Plan, folder: ExperimentFolder) -> Iterator[str]:
         )
 
 
-def _launchable(seen: Seen, lengths: dict[tuple[str, str], Lengths], settings: Settings, date: str) -> list[Finding]:
+def _launchable(seen: Seen, lengths: dict[tuple[str, str], Lengths], settings: UserConfig, date: str) -> list[Finding]:
     """What `check` finds in an experiment, none of it an error.
 
     Raises:
@@ -188,7 +188,7 @@ def _launchable(seen: Seen, lengths: dict[tuple[str, str], Lengths], settings: S
     return found
 
 
-def refuse_findings(planned: LoadedPlan, settings: Settings) -> None:
+def refuse_findings(planned: LoadedPlan, settings: UserConfig) -> None:
     """Check a planned experiment once more: data and models may have changed since, and rules may know more.
 
     Raises:
@@ -208,7 +208,7 @@ def refuse_findings(planned: LoadedPlan, settings: Settings) -> None:
     _launchable(seen, lengths_of(seen, settings, plan_.date), settings, plan_.date)
 
 
-def refuse_other_machine(plan_: Plan, settings: Settings) -> None:
+def refuse_other_machine(plan_: Plan, settings: UserConfig) -> None:
     """Refuse a plan that an earlier version made for the CPU of a login node.
 
     Raises:
@@ -316,7 +316,7 @@ def commit_plan(
     return LoadedPlan(plan=plan_, folder=folder, changed=changed, notes=notes, marks=marks)
 
 
-def accept_edits(planned: LoadedPlan, settings: Settings, name: str) -> LoadedPlan:
+def accept_edits(planned: LoadedPlan, settings: UserConfig, name: str) -> LoadedPlan:
     """Plan one run again with the settings in its folder; only that run changes."""
     folder, old = planned.folder, planned.plan
     path = folder.run(name) / "setup_finetune.yaml"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from touchline.data.settings import Settings
+from touchline.data.settings import UserConfig
 from touchline.run.planning import LoadedPlan
 from touchline.run.scripts.experiment import experiment_files
 from touchline.run.scripts.folder import run_files
@@ -13,7 +13,7 @@ from touchline.spec.plan import PlannedRun
 from touchline.spec.site import Site
 
 
-def site_of(settings: Settings) -> Site:
+def site_of(settings: UserConfig) -> Site:
     """What the scripts must know of where they run, from this user's settings and this interpreter."""
     return Site(
         python=sys.executable,
@@ -23,7 +23,7 @@ def site_of(settings: Settings) -> Site:
     )
 
 
-def write_folders(planned: LoadedPlan, runs: Sequence[PlannedRun], settings: Settings) -> list[str]:
+def write_folders(planned: LoadedPlan, runs: Sequence[PlannedRun], settings: UserConfig) -> list[str]:
     """Write these runs' files and those of the whole experiment; give a note for each that was left as it is.
 
     Raises:

@@ -18,7 +18,7 @@ from touchline.core.units import GIB
 from touchline.data.lengths import token_lengths
 from touchline.data.machine import machine_here
 from touchline.data.packing.forecast import settings_of
-from touchline.data.settings import Settings
+from touchline.data.settings import UserConfig
 from touchline.data.shapes import shape_of_folder
 from touchline.estimate.bracket import divisors
 from touchline.estimate.local.past_runs import past_runs
@@ -28,8 +28,8 @@ from touchline.history.history import remember
 from touchline.history.probe import ProbedModel, ProbeOutcome, ProbeReport, ProbeRequest, ProbeTry
 from touchline.history.probes import probe_record
 from touchline.history.record import RunRecord
+from touchline.plan.context import PlanningContext, memory_of
 from touchline.plan.local.context import look_at
-from touchline.plan.outlook import Outlook, memory_of
 from touchline.run.folders import ExperimentFolder
 from touchline.run.host_memory import free_host_bytes
 from touchline.run.planning import LoadedPlan
@@ -59,7 +59,7 @@ def heaviest(plan: Plan) -> PlannedRun:
 
 
 def probe_run(
-    planned: LoadedPlan, run: PlannedRun, settings: Settings, *, limit_bytes: int | None, say: Say | None
+    planned: LoadedPlan, run: PlannedRun, settings: UserConfig, *, limit_bytes: int | None, say: Say | None
 ) -> ProbeReport:
     """Try micro-batches of a run; every try that says something of memory enters the history at once.
 
@@ -100,7 +100,7 @@ PATIENCE_SECONDS = 180.0
 """Time after which a quick probe is given up: it is no longer cheap."""
 
 
-def unmeasured(plan: Plan, runs: Sequence[PlannedRun], settings: Settings) -> list[PlannedRun]:
+def unmeasured(plan: Plan, runs: Sequence[PlannedRun], settings: UserConfig) -> list[PlannedRun]:
     """Return one run of each model of which nothing was measured on this machine, the one with the longest training.
 
     Args:
@@ -120,7 +120,7 @@ def unmeasured(plan: Plan, runs: Sequence[PlannedRun], settings: Settings) -> li
     return [run for run in found.values() if not _is_known(plan, run, past)]
 
 
-def measure_unknown(plan: Plan, folder: ExperimentFolder, settings: Settings, tell: Callable[[str], None]) -> bool:
+def measure_unknown(plan: Plan, folder: ExperimentFolder, settings: UserConfig, tell: Callable[[str], None]) -> bool:
     """Measure some steps of each model that is to be trained here and of which nothing is known on this machine.
 
     What goes wrong is told and does not stop anything: the plan then rests on formulas.
@@ -163,7 +163,7 @@ def busy_load(one: ProbeTry) -> float | None:
     return load if load > _BUSY * one.answer.machine.threads else None
 
 
-def quick_probe(plan: Plan, run: PlannedRun, root: Path, settings: Settings) -> ProbeTry:
+def quick_probe(plan: Plan, run: PlannedRun, root: Path, settings: UserConfig) -> ProbeTry:
     """Measure some steps of a run at its usual batch, in a process of its own, and keep them in the history.
 
     Args:
@@ -226,14 +226,14 @@ def _usual(run: PlannedRun, lengths: Lengths) -> MicroBatch:
     return MicroBatch(rows=rows, width=width, label_tokens=min(max(rows, round(rows * width * share)), rows * width))
 
 
-def _lengths(plan: Plan, run: PlannedRun, root: Path, settings: Settings) -> Lengths:
+def _lengths(plan: Plan, run: PlannedRun, root: Path, settings: UserConfig) -> Lengths:
     model = plan.models[run.model]
     found = token_lengths(model, run.data, "train", root, plan.date, settings.cache_dir)
     return Lengths(prompt=found.prompt, answer=found.answer, prefix=found.prefix)
 
 
 def _request(
-    plan: Plan, run: PlannedRun, settings: Settings, *, largest: bool = True
+    plan: Plan, run: PlannedRun, settings: UserConfig, *, largest: bool = True
 ) -> tuple[ProbeRequest, Callable[[ProbeTry], None]]:
     """Return what all tries of a run have in common, and what puts each of them into the history.
 
@@ -278,7 +278,7 @@ def _predicted(
     """The largest size that should fit by the formula; none where it has no dimensions to go by."""
     if isinstance(shape, Missing) or run.train is None:
         return None
-    outlook: Outlook = look_at(machine, {run.model: shape})
+    outlook: PlanningContext = look_at(machine, {run.model: shape})
     fitting = None
     for size, batch in sorted(batches.items()):
         setup = get_backend(run.train.backend).setup(run.train, shape, machine, batch.width)

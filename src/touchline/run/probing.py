@@ -14,7 +14,7 @@ from dataclasses import replace
 from touchline.core.errors import HostError, InputError, RunsFailedError, TouchlineError, install_hint
 from touchline.core.estimate import MicroBatch
 from touchline.core.units import format_bytes
-from touchline.estimate.bracket import Ended, Trial, search
+from touchline.estimate.bracket import SearchStop, Trial, search
 from touchline.history.probe import ProbeFault, ProbeOutcome, ProbeReport, ProbeRequest, ProbeTry
 from touchline.run.probe_try import gpu_in_use_bytes, run_try
 
@@ -98,7 +98,7 @@ def probe(
         )
 
     found = search(tuple(batches), predicted, try_one)
-    unproven = found.ended in (Ended.BRACKETED, Ended.NONE_FITS) and not _proven(tries)
+    unproven = found.ended in (SearchStop.BRACKETED, SearchStop.NONE_FITS) and not _proven(tries)
     return ProbeReport(
         request=request,
         predicted=predicted,

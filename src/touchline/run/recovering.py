@@ -9,9 +9,8 @@ from touchline.core.errors import SubmissionRejectedError, TouchlineError
 from touchline.core.status import EXIT_NO_PARENT, Attempt, JobState
 from touchline.data.metrics import AttemptRow
 from touchline.data.metrics_file import read_metrics
-from touchline.data.settings import Settings
-from touchline.plan.causes import Decision, Diagnosis, Failure, Step
-from touchline.plan.recovery import decide, given_up, halved
+from touchline.data.settings import UserConfig
+from touchline.plan.recovery import Decision, Diagnosis, Failure, RecoveryAction, decide, given_up, halved
 from touchline.run.diagnosis import diagnose, newest_output
 from touchline.run.jobs import is_training_complete, missing_evaluations
 from touchline.run.ledger import Ledger
@@ -42,7 +41,7 @@ class Recovery:
     def __init__(
         self,
         planned: LoadedPlan,
-        settings: Settings,
+        settings: UserConfig,
         executor: Executor,
         ledger: Ledger,
         tell: MessageCallback,
@@ -112,7 +111,7 @@ class Recovery:
             return (job,)
         if not view.job_id and view.source == "ledger" and view.state is JobState.FAILED:
             # Nothing was started, and the same words would come again.
-            self._ledger.record("decided", job.name, state=Step.STOP.value, reason=view.reason)
+            self._ledger.record("decided", job.name, state=RecoveryAction.STOP.value, reason=view.reason)
             self._stop(job, view.reason, ())
             return ()
         failures = failures_of(job, view)
@@ -123,10 +122,15 @@ class Recovery:
         run = self._run(job)
         micro = run.train.micro_batch_size if run is not None and run.train is not None else None
         decision = decide(failures, micro if isinstance(micro, int) else None)
-        if decision.step is Step.SMALLER and run is not None and run.train is not None and isinstance(micro, int):
+        if (
+            decision.step is RecoveryAction.SMALLER
+            and run is not None
+            and run.train is not None
+            and isinstance(micro, int)
+        ):
             decision = self._shrink(run, micro, run.train.global_batch_size, decision)
         self._ledger.record("decided", job.name, job_id=view.job_id, state=decision.step.value, reason=decision.why)
-        if decision.step is Step.STOP:
+        if decision.step is RecoveryAction.STOP:
             self._stop(job, decision.why, failures)
             return ()
         self._tell(f"{job.name}: {decision.why}")
@@ -148,7 +152,12 @@ class Recovery:
         found: dict[Shape, int] = {}
         for entry in self._ledger.entries():
             run = self.planned.plan.run(entry.job)
-            if entry.event != "decided" or entry.state != Step.SMALLER.value or run is None or run.train is None:
+            if (
+                entry.event != "decided"
+                or entry.state != RecoveryAction.SMALLER.value
+                or run is None
+                or run.train is None
+            ):
                 continue
             if isinstance(size := run.train.micro_batch_size, int):
                 found[_shape(run)] = min(size, found.get(_shape(run), size))
@@ -170,10 +179,12 @@ class Recovery:
         try:
             self._plan_smaller(run, size, f"{run.name}: {why}")
         except TouchlineError as fault:
-            return Decision(step=Step.STOP, why=f"{decision.why}, and it cannot be planned smaller: {fault.message}")
+            return Decision(
+                step=RecoveryAction.STOP, why=f"{decision.why}, and it cannot be planned smaller: {fault.message}"
+            )
         self._smaller[_shape(run)] = size
         self._call_back(run)
-        return Decision(step=Step.SMALLER, why=why)
+        return Decision(step=RecoveryAction.SMALLER, why=why)
 
     def _plan_smaller(self, run: PlannedRun, size: int, reason: str) -> None:
         self.planned = with_micro_batches(self.planned, self._settings, {run.name: size}, reason)

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from touchline.core.errors import PlanDriftError, quoted
 from touchline.core.files import read_text_bounded
-from touchline.data.settings import Settings
+from touchline.data.settings import UserConfig
 from touchline.run.planning import LoadedPlan, commit_plan, resolve
 from touchline.run.preparing import site_of
 from touchline.run.scripts.folder import run_files
@@ -15,7 +15,7 @@ from touchline.spec.bounds import SIZE_LIMIT_BYTES
 from touchline.spec.read import read_experiment
 
 
-def with_micro_batches(planned: LoadedPlan, settings: Settings, sizes: Mapping[str, int], reason: str) -> LoadedPlan:
+def with_micro_batches(planned: LoadedPlan, settings: UserConfig, sizes: Mapping[str, int], reason: str) -> LoadedPlan:
     """The plan with other micro-batches for some runs: a recorded revision, and their folders written anew.
 
     What these runs have made so far is moved aside; the global batch, and so the science, stays. Their trainings are

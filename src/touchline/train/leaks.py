@@ -28,7 +28,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 
 from touchline.core.errors import HostError, InputError, TouchlineError
 from touchline.core.json_text import parse_json
-from touchline.data.packing.isolation import IsolationCheck, WayOfPacking
+from touchline.data.packing.isolation import IsolationCheck, PackingMode
 
 LAYERS = 4
 """Hybrid models repeat a pattern of at most four kinds of layers."""
@@ -153,14 +153,14 @@ _WAYS = {
 
 
 @torch.no_grad()
-def _way(model: torch.nn.Module, name: str, used_by: str) -> WayOfPacking:
+def _way(model: torch.nn.Module, name: str, used_by: str) -> PackingMode:
     generator = torch.Generator().manual_seed(2)
     documents = [torch.randint(1, VOCABULARY, (length,), generator=generator) for length in LENGTHS]
     try:
         together = _row(model, documents, name)
     except (ValueError, RuntimeError, IndexError, TypeError, AttributeError) as error:
         refused = f"the model refuses it: {(str(error).splitlines() or [''])[0][:160]}"
-        return WayOfPacking(name=name, used_by=used_by, leak=None, difference=None, isolated=False, note=refused)
+        return PackingMode(name=name, used_by=used_by, leak=None, difference=None, isolated=False, note=refused)
     leak = 0.0
     for changed in range(len(documents)):
         others = list(documents)
@@ -172,7 +172,7 @@ def _way(model: torch.nn.Module, name: str, used_by: str) -> WayOfPacking:
     difference = max(float((a - b).abs().max()) for a, b in zip(together, alone, strict=True))
     # NaN compares false, so what is not finite proves nothing.
     isolated = leak <= TOLERANCE_NATS and difference <= TOLERANCE_NATS
-    return WayOfPacking(name=name, used_by=used_by, leak=leak, difference=difference, isolated=isolated)
+    return PackingMode(name=name, used_by=used_by, leak=leak, difference=difference, isolated=isolated)
 
 
 def _row(model: torch.nn.Module, documents: list[Tensor], name: str) -> list[Tensor]:

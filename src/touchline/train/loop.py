@@ -16,7 +16,7 @@ from touchline.core.files import write_atomic
 from touchline.data.metrics import (
     CheckpointRow,
     EndRow,
-    KeptCheckpoint,
+    RetainedCheckpoint,
     StepRow,
     TrainingMarker,
     ValidationRow,
@@ -338,7 +338,7 @@ class Training:
             checkpoints=tuple(path.name for path, _ in exports),
             adapter_sha256=exports[-1][1].adapter_sha256,
             kept=tuple(
-                KeptCheckpoint(
+                RetainedCheckpoint(
                     name=path.name,
                     step=each.step,
                     adapter_sha256=each.adapter_sha256,

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class WayOfPacking:
+class PackingMode:
     """One way of keeping documents apart, as trainers do it."""
 
     name: str
@@ -39,5 +39,5 @@ class IsolationCheck:
     """What rounding alone may do, in nats."""
     versions: dict[str, str]
     """Versions of torch and transformers."""
-    ways: tuple[WayOfPacking, ...]
+    ways: tuple[PackingMode, ...]
     """The ways, the safest first."""

@@ -9,7 +9,7 @@ from touchline.core.estimate import Estimate, Rung
 from touchline.core.machine import TargetMachine, split_key
 from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.data.machine import machine_here
-from touchline.data.settings import Settings
+from touchline.data.settings import UserConfig
 from touchline.estimate.calibration import (
     CalibrationMark,
     CalibrationRow,
@@ -43,7 +43,7 @@ class Calibration:
     """Runs that could not be scored, and why."""
 
 
-def calibrate(settings: Settings) -> Calibration:
+def calibrate(settings: UserConfig) -> Calibration:
     """Score a history.
 
     Raises:

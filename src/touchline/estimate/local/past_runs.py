@@ -10,7 +10,7 @@ from pathlib import Path
 from touchline.core.errors import HostError, InputError
 from touchline.core.quantity import Missing
 from touchline.core.shape import ModelShape
-from touchline.data.settings import Settings
+from touchline.data.settings import UserConfig
 from touchline.data.shapes import load_shape
 from touchline.estimate.evidence_memory import MeasuredPoint
 from touchline.estimate.learned import points_of_records
@@ -37,7 +37,7 @@ class PastRuns:
     """Records of these trainers that teach neither, and why not their time."""
 
 
-def past_runs(settings: Settings, trainers: Collection[str], models: Collection[str]) -> PastRuns:
+def past_runs(settings: UserConfig, trainers: Collection[str], models: Collection[str]) -> PastRuns:
     """The points of a history that these trainers' estimates can rest on.
 
     Args:
@@ -56,7 +56,7 @@ def past_runs(settings: Settings, trainers: Collection[str], models: Collection[
     return points_of([record for record in found if not isinstance(record, Broken)], settings)
 
 
-def points_of(records: list[RunRecord], settings: Settings) -> PastRuns:
+def points_of(records: list[RunRecord], settings: UserConfig) -> PastRuns:
     """What records teach."""
     shape_of = functools.cache(functools.partial(_shape, models_dir=settings.models_dir))
     time, refused = points_of_records(records, shape_of)

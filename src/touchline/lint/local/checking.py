@@ -16,7 +16,7 @@ from touchline.core.finding import Finding, Severity, Where
 from touchline.core.json_text import parse_json
 from touchline.core.quantity import Missing
 from touchline.data.readers import WHOLE
-from touchline.data.settings import Settings
+from touchline.data.settings import UserConfig
 from touchline.data.tree import PLANS, FoundFile, find_files
 from touchline.estimate.gpus import Gpu, find_gpu, similar_gpus
 from touchline.lint.check import CheckedConfig, CheckReport
@@ -87,7 +87,7 @@ class Checked:
 
 
 def check_paths(
-    paths: Sequence[Path], settings: Settings, request: CheckRequest, on_message: Callable[[str], None] = _ignore
+    paths: Sequence[Path], settings: UserConfig, request: CheckRequest, on_message: Callable[[str], None] = _ignore
 ) -> tuple[CheckReport, list[Finding]]:
     """Check files and folders. Only the code of a task file that is named itself is run.
 
@@ -142,7 +142,7 @@ class _Checker:
         request: what to check for.
     """
 
-    def __init__(self, settings: Settings, request: CheckRequest) -> None:
+    def __init__(self, settings: UserConfig, request: CheckRequest) -> None:
         self._settings = settings
         self._request = request
         self._around = surroundings(request.gpu, request.cpus)

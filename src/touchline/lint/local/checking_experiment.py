@@ -18,7 +18,7 @@ from touchline.core.finding import Finding, Severity, Where
 from touchline.core.levels import Level
 from touchline.core.quantity import Missing
 from touchline.data.datasets import load_rows
-from touchline.data.settings import Settings
+from touchline.data.settings import UserConfig
 from touchline.data.shapes import shape_of_folder
 from touchline.estimate.gpus import Gpu
 from touchline.lint.design import NO_DATASET, DatasetFacts, DesignView, dataset_facts, row_set_sha256
@@ -62,7 +62,7 @@ class CheckedExperiment:
     """What it names; none where the file itself has faults."""
 
 
-def check_experiment(yaml: Path, settings: Settings, gpu: str, date: str) -> CheckedExperiment:
+def check_experiment(yaml: Path, settings: UserConfig, gpu: str, date: str) -> CheckedExperiment:
     """Check an experiment's file and everything it names; what is not on this machine is told as not checked.
 
     Args:
@@ -114,7 +114,7 @@ def _backend_findings(seen: Seen) -> Iterator[Finding]:
 
 
 def checked_for_launch(
-    seen: Seen, lengths: dict[tuple[str, str], Lengths], settings: Settings, date: str
+    seen: Seen, lengths: dict[tuple[str, str], Lengths], settings: UserConfig, date: str
 ) -> list[Finding]:
     """What stands against launching an experiment that can be read, without what it allows."""
     experiment = seen.loaded.experiment
@@ -139,7 +139,7 @@ def launch_findings(
     seen: Seen,
     views: Sequence[TrainingView],
     lengths: dict[tuple[str, str], Lengths],
-    settings: Settings,
+    settings: UserConfig,
     date: str,
 ) -> Iterator[Finding]:
     """Everything that `plan` and `run` check as well: arithmetic, design, data, rendering, the task's scorer.
@@ -216,7 +216,7 @@ def _prompt_findings(seen: Seen) -> Iterator[Finding]:
     yield from told
 
 
-def _parity_findings(seen: Seen, settings: Settings, date: str) -> Iterator[Finding]:
+def _parity_findings(seen: Seen, settings: UserConfig, date: str) -> Iterator[Finding]:
     """Training's rendering against evaluation's, of every model with every data."""
     parity = Parity(settings.models_dir, date)
     told: set[tuple[str, str, str, int]] = set()

@@ -16,7 +16,7 @@ from touchline.data.label_sets import label_set
 from touchline.data.lengths import token_lengths
 from touchline.data.models import load_model
 from touchline.data.resolving import shown_example, with_columns
-from touchline.data.settings import Settings
+from touchline.data.settings import UserConfig
 from touchline.data.task_files import is_task_file, resolve_task
 from touchline.plan.build import data_key
 from touchline.plan.local.target import Target, device_findings, target_of, type_findings
@@ -77,7 +77,7 @@ class Seen:
 def see(
     loaded: LoadedExperiment,
     root: Path,
-    settings: Settings,
+    settings: UserConfig,
     accepted: dict[str, dict[str, object]],
     *,
     only_checked: bool = False,
@@ -134,7 +134,7 @@ def see(
     return seen
 
 
-def _see_target(seen: Seen, settings: Settings) -> None:
+def _see_target(seen: Seen, settings: UserConfig) -> None:
     """Find the machine that the runs will use, and what stands against it."""
     compute, document = seen.loaded.experiment.compute, seen.loaded.document
     try:
@@ -150,7 +150,7 @@ def _see_target(seen: Seen, settings: Settings) -> None:
 
 
 def _with_columns(
-    specs: tuple[RunSpec, ...], loaded: LoadedExperiment, root: Path, settings: Settings
+    specs: tuple[RunSpec, ...], loaded: LoadedExperiment, root: Path, settings: UserConfig
 ) -> tuple[RunSpec, ...]:
     """Return the runs with the columns of their datasets that nobody named."""
     known: dict[DataConfig, DataConfig] = {}
@@ -314,7 +314,7 @@ def _place_of_data(spec: RunSpec, loaded: LoadedExperiment) -> Where:
 
 
 def lengths_of(
-    seen: Seen, settings: Settings, date: str, say: Callable[[int, int], None] | None = None
+    seen: Seen, settings: UserConfig, date: str, say: Callable[[int, int], None] | None = None
 ) -> dict[tuple[str, str], Lengths]:
     """Token lengths of the training split for every model and data that are used together; cached on disk.
 

@@ -12,7 +12,7 @@ from touchline.core.finding import Finding
 from touchline.core.quantity import Missing
 from touchline.data.models import read_model
 from touchline.data.readers import read_rows
-from touchline.data.settings import Settings
+from touchline.data.settings import UserConfig
 from touchline.data.shapes import load_shape
 from touchline.estimate.gpus import Gpu
 from touchline.lint.sizes import size_of_name
@@ -36,7 +36,7 @@ class Lookup:
         settings: where models are.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: UserConfig) -> None:
         self._settings = settings
         self._models: dict[str, ModelFacts | Missing] = {}
         self._told: set[str] = set()

@@ -11,15 +11,17 @@ from touchline.core.catalog import ModelInfo
 from touchline.core.machine import TargetMachine
 from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.core.shape import ModelShape
-from touchline.data.settings import Settings
+from touchline.data.settings import UserConfig
 from touchline.data.shapes import shape_of_folder
 from touchline.estimate.gpus import find_gpu
 from touchline.estimate.local.past_runs import past_runs
+from touchline.plan.context import PlanningContext
 from touchline.plan.local.target import Target
-from touchline.plan.outlook import Outlook
 
 
-def look(target: Target, models: Iterable[ModelInfo], trainers: Collection[str], settings: Settings) -> Outlook:
+def look(
+    target: Target, models: Iterable[ModelInfo], trainers: Collection[str], settings: UserConfig
+) -> PlanningContext:
     """What the estimates of an experiment can rest on.
 
     Args:
@@ -30,15 +32,15 @@ def look(target: Target, models: Iterable[ModelInfo], trainers: Collection[str],
     """
     shapes = {model.name: _shape(model) for model in models}
     past = past_runs(settings, trainers, shapes)
-    return Outlook(
+    return PlanningContext(
         machine=target.machine, gpu=target.gpu, shapes=shapes, memory_points=past.memory, time_points=past.time
     )
 
 
-def look_at(machine: TargetMachine, shapes: Mapping[str, ModelShape | Missing]) -> Outlook:
+def look_at(machine: TargetMachine, shapes: Mapping[str, ModelShape | Missing]) -> PlanningContext:
     """What formulas alone say of a machine."""
     gpu = find_gpu(machine.name) if machine.kind == "gpu" else Missing(missing="no GPU here")
-    return Outlook(machine=machine, gpu=gpu, shapes=shapes)
+    return PlanningContext(machine=machine, gpu=gpu, shapes=shapes)
 
 
 def free_space(folder: Path) -> Measured:

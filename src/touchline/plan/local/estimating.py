@@ -28,9 +28,10 @@ from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.core.shape import ENDS, ModelShape
 from touchline.core.units import GIB
 from touchline.data.public import is_dynamic_4_bit, is_stored_in_4_bits
-from touchline.data.settings import Settings
+from touchline.data.settings import UserConfig
 from touchline.data.shapes import load_config, load_shape
 from touchline.estimate.coefficients_memory import VARIANT_BYTES
+from touchline.estimate.cpu_memory import processor_memory_estimate
 from touchline.estimate.disk import adapter_file_bytes
 from touchline.estimate.gpus import Gpu
 from touchline.estimate.learned import missing_facts
@@ -44,13 +45,12 @@ from touchline.estimate.memory import (
     most_that_could_fit,
 )
 from touchline.estimate.parts import after_init_bytes
-from touchline.estimate.processor import processor_memory_estimate
 from touchline.estimate.run_time import run_seconds
 from touchline.estimate.time import StepTime, seconds_per_step
 from touchline.estimate.work import StepWork
 from touchline.history.record import RunRecord
 from touchline.history.run_facts import FACTS
-from touchline.plan.estimate_answer import EstimateAnswer, MemoryAnswer
+from touchline.plan.estimate_result import EstimateAnswer, MemoryAnswer
 from touchline.plan.local.target import target_named
 from touchline.spec.experiment import TrainConfig
 
@@ -120,7 +120,7 @@ class EstimateRequest:
     """Whether the model's own code is run on tensors without content."""
 
 
-def estimate(request: EstimateRequest, settings: Settings) -> EstimateAnswer:
+def estimate(request: EstimateRequest, settings: UserConfig) -> EstimateAnswer:
     """The answer.
 
     Raises:
@@ -163,7 +163,7 @@ def estimate(request: EstimateRequest, settings: Settings) -> EstimateAnswer:
     )
 
 
-def _setup(request: EstimateRequest, settings: Settings, gpu: Gpu | None) -> tuple[TrainingSetup, MemoryCoefficients]:
+def _setup(request: EstimateRequest, settings: UserConfig, gpu: Gpu | None) -> tuple[TrainingSetup, MemoryCoefficients]:
     """The setup that the options mean; all that is wrong with them at once."""
     faults: list[Finding] = []
     dtype = request.base_dtype or ("float16" if gpu is not None and gpu.peak_tflops is None else "bfloat16")
@@ -349,7 +349,7 @@ def _simulated(
     setup: TrainingSetup,
     batch: MicroBatch,
     coefficients: MemoryCoefficients,
-    settings: Settings,
+    settings: UserConfig,
 ) -> Measured:
     if not request.simulate:
         return Missing(missing="not asked for: --simulate")
@@ -369,7 +369,7 @@ def _simulated(
     )
 
 
-def _past(request: EstimateRequest, setup: TrainingSetup, settings: Settings) -> PastRuns:
+def _past(request: EstimateRequest, setup: TrainingSetup, settings: UserConfig) -> PastRuns:
     """The history, and the logs that were named.
 
     Raises:

@@ -26,7 +26,7 @@ from touchline.data.packing.forecast import Batching, BatchSettings
 from touchline.data.packing.handoff import Handoff, hand_off
 from touchline.data.packing.ours import OurBatching
 from touchline.data.resolving import with_columns
-from touchline.data.settings import Settings
+from touchline.data.settings import UserConfig
 from touchline.spec.experiment import DataConfig
 
 OURS = "touchline"
@@ -68,7 +68,7 @@ class PackRequest:
     """Column of whole chats."""
 
 
-def lengths_of(request: PackRequest, settings: Settings, say: Callable[[int, int], None] | None) -> Lengths:
+def lengths_of(request: PackRequest, settings: UserConfig, say: Callable[[int, int], None] | None) -> Lengths:
     """Token lengths of the training split, or those of the file.
 
     Raises:

@@ -13,7 +13,7 @@ from touchline.core.errors import HostError, InputError
 from touchline.core.files import sha256_file
 from touchline.core.finding import Finding, Severity, Where
 from touchline.core.quantity import Missing
-from touchline.data.settings import Settings
+from touchline.data.settings import UserConfig
 from touchline.estimate.gpus import find_gpu, nearest_gpus
 from touchline.history import files
 from touchline.history.adding import readable
@@ -28,7 +28,7 @@ from touchline.plan.local.packing import PackRequest, lengths_of
 def read_stated(
     paths: Sequence[Path],
     facts: Mapping[str, str],
-    settings: Settings,
+    settings: UserConfig,
     say: Callable[[int, int, str], None] | None = None,
 ) -> Iterator[FoundRun | Refused]:
     """Yield the runs of files and folders, with what is stated of them.
@@ -87,7 +87,7 @@ def _fault(subject: str, message: str, where: str, hint: str | None) -> Finding:
     )
 
 
-def with_dataset(found: FoundRun | Refused, settings: Settings) -> FoundRun | Refused:
+def with_dataset(found: FoundRun | Refused, settings: UserConfig) -> FoundRun | Refused:
     """Return a run with the lengths of its stated dataset, or with a note why there are none."""
     if isinstance(found, Refused) or found.stated.dataset is None:
         return found
@@ -107,7 +107,7 @@ def with_dataset(found: FoundRun | Refused, settings: Settings) -> FoundRun | Re
     return replace(found, lengths=measured)
 
 
-def _lengths(path: Path, model: str, settings: Settings) -> Lengths:
+def _lengths(path: Path, model: str, settings: UserConfig) -> Lengths:
     """Return the lengths by the tokenizer of a model, named by its id or by the last part of it."""
     names = dict.fromkeys((model, model.rpartition("/")[2]))
     fault: InputError | None = None

@@ -14,8 +14,8 @@ from touchline.plan.placement.deadline import chance, draw_ticks, drawn_ends, sa
 from touchline.plan.placement.faults import deadline_faults, refuse
 from touchline.plan.placement.problem import Problem, as_minutes, as_ticks, compile_problem
 from touchline.plan.placement.schedule import makespan_of, name_gpus, ranks_of
-from touchline.plan.placement.search import Found, find_schedules
-from touchline.plan.placement.types import Bound, Cluster, PlaceJob, Placement, Slot, Verdict
+from touchline.plan.placement.search import CandidateSchedule, find_schedules
+from touchline.plan.placement.types import Bound, Cluster, DeadlineVerdict, PlaceJob, Placement, ScheduledJob
 from touchline.plan.placement.verdict import CONFIDENT, in_words, judge
 
 WORTH = 1.01
@@ -84,7 +84,9 @@ def _spreads(problem: Problem) -> bool:
     return any(job.minutes.low is not None or job.minutes.high is not None for job in problem.jobs)
 
 
-def _likeliest(problem: Problem, found: Sequence[Found], deadline: float, draws: Sequence[Sequence[float]]) -> Found:
+def _likeliest(
+    problem: Problem, found: Sequence[CandidateSchedule], deadline: float, draws: Sequence[Sequence[float]]
+) -> CandidateSchedule:
     """The shortest schedule, or one hardly longer that has the better chance."""
     shortest = found[0].table.makespan
     near = [each for each in found if each.table.makespan <= (shortest if found[0].proved else WORTH * shortest)]
@@ -96,12 +98,12 @@ def _likeliest(problem: Problem, found: Sequence[Found], deadline: float, draws:
     return near[max(range(len(near)), key=lambda k: (chances[k], -k))]
 
 
-def _slots(problem: Problem, found: Found, ends: NDArray[np.float64]) -> tuple[Slot, ...]:
+def _slots(problem: Problem, found: CandidateSchedule, ends: NDArray[np.float64]) -> tuple[ScheduledJob, ...]:
     ranks = ranks_of(found.order)
     held = name_gpus(problem, found.table, problem.ticks)
     late = np.quantile(ends, CONFIDENT, axis=0).tolist() if _spreads(problem) else None
     slots = (
-        Slot(
+        ScheduledJob(
             id=problem.jobs[j].id,
             start_minutes=as_minutes(start),
             end_minutes=as_minutes(start + problem.ticks[j]),
@@ -115,7 +117,9 @@ def _slots(problem: Problem, found: Found, ends: NDArray[np.float64]) -> tuple[S
     return tuple(sorted(slots, key=lambda slot: (slot.start_minutes, slot.id)))
 
 
-def _notes(problem: Problem, best: Found, verdict: Verdict, seed: int, correlation: float) -> Iterator[str]:
+def _notes(
+    problem: Problem, best: CandidateSchedule, verdict: DeadlineVerdict, seed: int, correlation: float
+) -> Iterator[str]:
     nodes = problem.nodes
     if len(nodes[-1].gpus) < len(nodes[0].gpus):
         yield f"the last of {len(nodes)} nodes has {len(nodes[-1].gpus)} GPUs, the others {len(nodes[0].gpus)}"
@@ -131,13 +135,13 @@ def _notes(problem: Problem, best: Found, verdict: Verdict, seed: int, correlati
         ends = in_words(as_minutes(started))
         yield f"started by priority, with durations as predicted, the last job ends after {ends}"
     certain = sum(job.minutes.low is None and job.minutes.high is None for job in problem.jobs)
-    if verdict is not Verdict.NO_DEADLINE:
+    if verdict is not DeadlineVerdict.NO_DEADLINE:
         if certain < problem.size:
             how = "each on its own" if not correlation else f"{100 * correlation:.0f} % of it in common within a chain"
             yield f"durations spread as their 90 % intervals say, {how}; {samples_for(problem)} draws"
         if certain:
             yield f"{certain} of {problem.size} jobs have no interval and count as certain"
-    if verdict is not Verdict.FITS and any(pin is not None for pin in problem.pins):
+    if verdict is not DeadlineVerdict.FITS and any(pin is not None for pin in problem.pins):
         yield _without_pins(problem, seed)
 
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from itertools import combinations
 
 from touchline.plan.placement.problem import Problem
-from touchline.plan.placement.schedule import Timetable
+from touchline.plan.placement.schedule import Schedule
 
 STEPS = 30_000
 """Steps of the search after which it gives up; eight jobs need fewer."""
@@ -50,7 +50,7 @@ class _State:
         return True
 
 
-def shortest(problem: Problem, order: Sequence[int], known: float, bound: float) -> Timetable | None:
+def shortest(problem: Problem, order: Sequence[int], known: float, bound: float) -> Schedule | None:
     """A schedule shorter than the known one; none where there is none.
 
     Args:
@@ -74,7 +74,7 @@ class _Search:
 
     def __init__(self, problem: Problem, order: Sequence[int], known: float, bound: float) -> None:
         self.problem, self.order, self.best, self.bound = problem, order, known, bound
-        self.table: Timetable | None = None
+        self.table: Schedule | None = None
         self.steps = 0
         self.now = 0.0
         self.left = frozenset(range(problem.size))
@@ -206,14 +206,14 @@ class _Search:
         self.cpus[node] += sign * self.problem.cpus[j]
         self.memory[node] += sign * self.problem.memory[j]
 
-    def _as_table(self, makespan: float) -> Timetable:
+    def _as_table(self, makespan: float) -> Schedule:
         """The schedule found, with GPUs by name where somebody is pinned."""
         problem = self.problem
         size = problem.size
         starts = tuple(self.placed[j][0] for j in range(size))
         nodes = tuple(self.placed[j][1][0] for j in range(size))
         if not any(pinned for _, pinned in self.whole):
-            return Timetable(makespan=makespan, starts=starts, nodes=nodes, gpus=None)
+            return Schedule(makespan=makespan, starts=starts, nodes=nodes, gpus=None)
         pinned = {pin for pin in problem.pins if pin is not None}
         free_at = {gpu: 0.0 for node in problem.nodes for gpu in node.gpus if gpu not in pinned}
         held: list[tuple[int, ...]] = [()] * size
@@ -222,7 +222,7 @@ class _Search:
             others = [gpu for gpu in problem.nodes[nodes[j]].gpus if free_at.get(gpu, makespan + 1) <= starts[j]]
             held[j] = (*taken, *others[: problem.gpus[j] - len(taken)])
             free_at.update({gpu: starts[j] + problem.ticks[j] for gpu in held[j] if gpu in free_at})
-        return Timetable(makespan=makespan, starts=starts, nodes=nodes, gpus=tuple(held))
+        return Schedule(makespan=makespan, starts=starts, nodes=nodes, gpus=tuple(held))
 
 
 def _alike(problem: Problem, order: Sequence[int]) -> dict[int, list[int]]:

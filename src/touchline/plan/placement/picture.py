@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from touchline.plan.placement.types import Placement, Slot
+from touchline.plan.placement.types import Placement, ScheduledJob
 from touchline.plan.placement.verdict import in_words
 
 
@@ -36,7 +36,7 @@ def _column(minutes: float, end: float, columns: int) -> int:
     return round(columns * minutes / end)
 
 
-def _draw(cells: list[str], slot: Slot, end: float, columns: int) -> None:
+def _draw(cells: list[str], slot: ScheduledJob, end: float, columns: int) -> None:
     first, last = _column(slot.start_minutes, end, columns), _column(slot.end_minutes, end, columns)
     if last <= first:
         return

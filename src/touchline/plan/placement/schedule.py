@@ -19,7 +19,7 @@ Ranks = Sequence[int]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Timetable:
+class Schedule:
     """When and where every job runs."""
 
     makespan: float
@@ -40,7 +40,7 @@ def ranks_of(order: Sequence[int]) -> list[int]:
     return ranks
 
 
-def dispatch(problem: Problem, ranks: Ranks, ticks: Sequence[float], kept: int | None) -> Timetable:
+def dispatch(problem: Problem, ranks: Ranks, ticks: Sequence[float], kept: int | None) -> Schedule:
     """Run the jobs by priority, with these durations.
 
     Args:
@@ -56,7 +56,7 @@ def dispatch(problem: Problem, ranks: Ranks, ticks: Sequence[float], kept: int |
     if not problem.pooled:
         return _on_nodes(problem, ranks, ticks, kept)
     run = _whatever_fits(problem, ranks, ticks) if kept is None else _keeping_places(problem, ranks, ticks, kept)
-    return Timetable(makespan=run[1], starts=tuple(run[0]), nodes=(0,) * problem.size, gpus=None)
+    return Schedule(makespan=run[1], starts=tuple(run[0]), nodes=(0,) * problem.size, gpus=None)
 
 
 def makespan_of(problem: Problem, ranks: Ranks, ticks: Sequence[float], kept: int | None) -> float:
@@ -198,7 +198,7 @@ def _not_in_the_way(
     return found
 
 
-class Room:
+class FreeGpus:
     """What is free on every node; a job goes where it leaves the fewest GPUs, on GPUs that nobody is pinned to."""
 
     def __init__(self, problem: Problem) -> None:
@@ -286,10 +286,10 @@ class Room:
             self.idle[node] = sorted([*self.idle[node], *taken], key=problem.pinned.__getitem__)
 
 
-def _on_nodes(problem: Problem, ranks: Ranks, ticks: Sequence[float], kept: int | None) -> Timetable:
+def _on_nodes(problem: Problem, ranks: Ranks, ticks: Sequence[float], kept: int | None) -> Schedule:
     """Nodes, CPUs, memory and pins count."""
     size = problem.size
-    room = Room(problem)
+    room = FreeGpus(problem)
     order = ranks_of(ranks)
     shapes = list(zip(problem.gpus, problem.cpus, problem.memory, problem.pins, strict=True))
     heaps: dict[tuple[int, int, int, int | None], list[int]] = {shape: [] for shape in shapes}
@@ -330,14 +330,14 @@ def _on_nodes(problem: Problem, ranks: Ranks, ticks: Sequence[float], kept: int 
                 if not waiting[child]:
                     heappush(heaps[shapes[child]], ranks[child])
     gpus = tuple(held) if room.pinned else None
-    return Timetable(makespan=now, starts=tuple(starts), nodes=tuple(places), gpus=gpus)
+    return Schedule(makespan=now, starts=tuple(starts), nodes=tuple(places), gpus=gpus)
 
 
-def _in_order(problem: Problem, ranks: Ranks, ticks: Sequence[float]) -> Timetable:
+def _in_order(problem: Problem, ranks: Ranks, ticks: Sequence[float]) -> Schedule:
     """No job starts before the one in front of it has started; in the order, parents come before their children."""
     size = problem.size
     order = sorted(range(size), key=ranks.__getitem__)
-    room = Room(problem)
+    room = FreeGpus(problem)
     starts, places, held = [0.0] * size, [0] * size, [()] * size  # type: list[float], list[int], list[tuple[int, ...]]
     events: list[tuple[float, int]] = []
     ended: set[int] = set()
@@ -359,10 +359,10 @@ def _in_order(problem: Problem, ranks: Ranks, ticks: Sequence[float]) -> Timetab
     while events:
         pass_time()
     gpus = tuple(held) if room.pinned else None
-    return Timetable(makespan=now, starts=tuple(starts), nodes=tuple(places), gpus=gpus)
+    return Schedule(makespan=now, starts=tuple(starts), nodes=tuple(places), gpus=gpus)
 
 
-def name_gpus(problem: Problem, table: Timetable, ticks: Sequence[float]) -> list[tuple[int, ...]]:
+def name_gpus(problem: Problem, table: Schedule, ticks: Sequence[float]) -> list[tuple[int, ...]]:
     """The GPUs that each job holds: those of its parent where they are free, so that a chain stays where it is."""
     if table.gpus is not None:
         return [tuple(sorted(held)) for held in table.gpus]

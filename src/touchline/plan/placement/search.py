@@ -6,7 +6,8 @@ plan on every machine.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,8 +15,66 @@ from numpy.typing import NDArray
 
 from touchline.plan.placement.exact import SearchLimitError, shortest
 from touchline.plan.placement.problem import Problem
-from touchline.plan.placement.rules import RULES, order_by, weights_of
-from touchline.plan.placement.schedule import Timetable, dispatch, makespan_of, ranks_of
+from touchline.plan.placement.schedule import Schedule, dispatch, makespan_of, ranks_of
+
+LONGEST_CHAIN = "longest remaining chain first"
+CHAIN_AND_WIDTH = "longest remaining chain x square root of GPUs first"
+CHAIN_AND_AREA = "longest remaining chain x GPU minutes first"
+WIDEST = "widest first, then longest remaining chain"
+LONGEST_JOB = "longest job first"
+FIRST_READY = "first ready first"
+
+Weights = list[float]
+"""One number a job; the greatest goes first."""
+
+
+def _longest_chain(problem: Problem, widths: Sequence[float]) -> Weights:
+    return list(problem.tails)
+
+
+def _chain_and_width(problem: Problem, widths: Sequence[float]) -> Weights:
+    return [tail * math.sqrt(width) for tail, width in zip(problem.tails, widths, strict=True)]
+
+
+def _chain_and_area(problem: Problem, widths: Sequence[float]) -> Weights:
+    areas = zip(problem.tails, problem.ticks, widths, strict=True)
+    return [tail * ticks * width for tail, ticks, width in areas]
+
+
+def _widest(problem: Problem, widths: Sequence[float]) -> Weights:
+    longest = max(problem.tails)
+    return [width * (longest + 1) + tail for tail, width in zip(problem.tails, widths, strict=True)]
+
+
+def _longest_job(problem: Problem, widths: Sequence[float]) -> Weights:
+    return list(problem.ticks)
+
+
+def _first_ready(problem: Problem, widths: Sequence[float]) -> Weights:
+    last = max(problem.heads)
+    return [last - head for head in problem.heads]
+
+
+RULES: dict[str, Callable[[Problem, Sequence[float]], Weights]] = {
+    LONGEST_CHAIN: _longest_chain,
+    CHAIN_AND_WIDTH: _chain_and_width,
+    CHAIN_AND_AREA: _chain_and_area,
+    WIDEST: _widest,
+    LONGEST_JOB: _longest_job,
+    FIRST_READY: _first_ready,
+}
+"""Every rule by its name."""
+
+
+def weights_of(problem: Problem, rule: str) -> Weights:
+    """The weights that a rule gives the jobs."""
+    return RULES[rule](problem, problem.widths())
+
+
+def order_by(weights: Sequence[float]) -> list[int]:
+    """The jobs, the greatest weight first; equal ones by name."""
+    return sorted(range(len(weights)), key=lambda j: (-weights[j], j))
+
 
 MOST_TRIES = 1500
 """Changed orders of a way of dispatching, at most."""
@@ -36,14 +95,14 @@ _FIRST = 4
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Found:
+class CandidateSchedule:
     """An order of the jobs, and what comes of it."""
 
     order: tuple[int, ...]
     """The jobs, the first in order first."""
     kept: int | None
     """How they are dispatched; see `schedule.dispatch`."""
-    table: Timetable
+    table: Schedule
     """When and where each runs."""
     rule: str
     """What found it."""
@@ -51,7 +110,7 @@ class Found:
     """No schedule is shorter."""
 
 
-def find_schedules(problem: Problem, bound: float, seed: int) -> list[Found]:
+def find_schedules(problem: Problem, bound: float, seed: int) -> list[CandidateSchedule]:
     """Good schedules, the shortest first: at most one for each way of dispatching.
 
     Args:
@@ -59,7 +118,7 @@ def find_schedules(problem: Problem, bound: float, seed: int) -> list[Found]:
         bound: no schedule is shorter, in ticks; where it is met, nothing more is tried.
         seed: seed of the changed orders.
     """
-    found: list[Found] = []
+    found: list[CandidateSchedule] = []
     few = problem.size <= EXACT_JOBS
     enough = bound if few else NEAR * bound
     for kept in _ways(problem):
@@ -80,7 +139,7 @@ def _ways(problem: Problem) -> Iterator[int | None]:
         yield from dict.fromkeys(wide[-1:] + wide[:1] if problem.pooled else wide[-1:])
 
 
-def _climb(problem: Problem, kept: int | None, enough: float, generator: np.random.Generator) -> Found:
+def _climb(problem: Problem, kept: int | None, enough: float, generator: np.random.Generator) -> CandidateSchedule:
     """From the best rules to the best order near them."""
     rules = []
     for number, rule in enumerate(RULES):
@@ -106,7 +165,7 @@ def _climb(problem: Problem, kept: int | None, enough: float, generator: np.rand
             if span < best:
                 name = f"{rules[0][2]}, then changed {tries:,} times"
             best, keys, order = span, changed, order_now
-    return Found(
+    return CandidateSchedule(
         order=tuple(order),
         kept=kept,
         table=dispatch(problem, ranks_of(order), problem.ticks, kept),
@@ -138,7 +197,7 @@ def _changed(keys: NDArray[np.float64], kind: int, generator: np.random.Generato
     return changed
 
 
-def _proved(problem: Problem, found: list[Found], bound: float) -> list[Found]:
+def _proved(problem: Problem, found: list[CandidateSchedule], bound: float) -> list[CandidateSchedule]:
     """The shortest schedule there is, where the search comes to an end."""
     best = found[0]
     try:
@@ -148,9 +207,11 @@ def _proved(problem: Problem, found: list[Found], bound: float) -> list[Found]:
     if shorter is None:
         return [_with(each, proved=each.table.makespan == best.table.makespan) for each in found]
     order = sorted(range(problem.size), key=lambda j: (shorter.starts[j], problem.order.index(j)))
-    exact = Found(order=tuple(order), kept=0, table=shorter, rule="every order of the jobs was tried", proved=True)
+    exact = CandidateSchedule(
+        order=tuple(order), kept=0, table=shorter, rule="every order of the jobs was tried", proved=True
+    )
     return [exact, *found]
 
 
-def _with(found: Found, *, proved: bool) -> Found:
-    return Found(order=found.order, kept=found.kept, table=found.table, rule=found.rule, proved=proved)
+def _with(found: CandidateSchedule, *, proved: bool) -> CandidateSchedule:
+    return CandidateSchedule(order=found.order, kept=found.kept, table=found.table, rule=found.rule, proved=proved)

@@ -64,7 +64,7 @@ class Cluster:
     """Host memory of one node, in GiB; none: not counted."""
 
 
-class Verdict(StrEnum):
+class DeadlineVerdict(StrEnum):
     """Whether a deadline can be met."""
 
     IMPOSSIBLE = "impossible"
@@ -84,7 +84,7 @@ class Bound:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Slot:
+class ScheduledJob:
     """Where and when one job runs, should every duration be as predicted."""
 
     id: str
@@ -109,7 +109,7 @@ class Placement:
 
     schema_version: int = PLACEMENT_SCHEMA_VERSION
     """Version of this form."""
-    verdict: Verdict
+    verdict: DeadlineVerdict
     """Whether the deadline can be met."""
     verdict_reason: str
     """Why, in a sentence."""
@@ -125,7 +125,7 @@ class Placement:
     """Chance to meet the deadline when jobs start by priority and durations spread as predicted, 0 to 1."""
     rule: str
     """The rule that found the order."""
-    schedule: tuple[Slot, ...]
+    schedule: tuple[ScheduledJob, ...]
     """The jobs by start, then by name."""
     kept_gpus: int | None = None
     """How jobs are started. None: whatever fits starts, by priority. A number: a waiting job of so many GPUs or more

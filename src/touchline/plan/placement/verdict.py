@@ -6,23 +6,23 @@ from dataclasses import dataclass, replace
 
 from touchline.plan.placement.bounds import lower_bounds
 from touchline.plan.placement.problem import Problem, compile_problem
-from touchline.plan.placement.types import Bound, Minutes, Verdict
+from touchline.plan.placement.types import Bound, DeadlineVerdict, Minutes
 
 CONFIDENT = 0.9
 """From this chance on a deadline fits: the share that an interval holds, too."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Judged:
+class DeadlineResult:
     """A verdict with its reason."""
 
-    verdict: Verdict
+    verdict: DeadlineVerdict
     reason: str
 
 
 def judge(
     problem: Problem, bound: Bound, makespan_minutes: float, deadline_minutes: float | None, chance: float | None
-) -> Judged:
+) -> DeadlineResult:
     """Whether the deadline can be met.
 
     Args:
@@ -34,18 +34,24 @@ def judge(
     """
     if deadline_minutes is None or chance is None:
         span = in_words(makespan_minutes)
-        return Judged(verdict=Verdict.NO_DEADLINE, reason=f"no deadline was given; the last job ends after {span}")
+        return DeadlineResult(
+            verdict=DeadlineVerdict.NO_DEADLINE, reason=f"no deadline was given; the last job ends after {span}"
+        )
     limit, span, least = in_words(deadline_minutes), in_words(makespan_minutes), in_words(bound.minutes)
     if bound.minutes > deadline_minutes:
         reason = f"no order of the jobs ends within {limit} as predicted: {bound.why} ({least})"
-        return Judged(verdict=Verdict.IMPOSSIBLE, reason=f"{reason}; {_low_ends(problem, deadline_minutes)}")
+        return DeadlineResult(
+            verdict=DeadlineVerdict.IMPOSSIBLE, reason=f"{reason}; {_low_ends(problem, deadline_minutes)}"
+        )
     if makespan_minutes > deadline_minutes:
         reason = f"the best schedule found ends after {span}, past {limit}; none is shorter than {least}: {bound.why}"
-        return Judged(verdict=Verdict.TIGHT, reason=reason)
+        return DeadlineResult(verdict=DeadlineVerdict.TIGHT, reason=reason)
     reason = f"ends after {span} as predicted, within {limit}; the chance to meet it is {100 * chance:.0f} %"
     if chance >= CONFIDENT:
-        return Judged(verdict=Verdict.FITS, reason=reason)
-    return Judged(verdict=Verdict.TIGHT, reason=f"{reason}, under {100 * CONFIDENT:.0f} %, because durations spread")
+        return DeadlineResult(verdict=DeadlineVerdict.FITS, reason=reason)
+    return DeadlineResult(
+        verdict=DeadlineVerdict.TIGHT, reason=f"{reason}, under {100 * CONFIDENT:.0f} %, because durations spread"
+    )
 
 
 def _low_ends(problem: Problem, deadline_minutes: float) -> str:

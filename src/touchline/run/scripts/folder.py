@@ -11,7 +11,7 @@ import jinja2
 
 from touchline.backends.registry import get_backend
 from touchline.core.markup import escape
-from touchline.plan.run_settings import nested_settings
+from touchline.plan.settings_table import nested_settings
 from touchline.run.scripts.header import evaluation_header, parent_name, training_header
 from touchline.run.scripts.shell import comment, docstring, quote, slurm_value
 from touchline.spec.anchors import from_run_folder

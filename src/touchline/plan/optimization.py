@@ -9,7 +9,7 @@ from touchline.core.estimate import Verdict
 from touchline.core.quantity import Measured, Missing
 from touchline.plan.placement.types import Placement
 
-OPTIMISED_SCHEMA_VERSION = 1
+OPTIMIZATION_SCHEMA_VERSION = 1
 
 Basis = Literal["measured", "assumed", "unknown"]
 """`measured`: the estimate rests on past runs; `assumed`: on formulas and published figures alone."""
@@ -34,7 +34,7 @@ class Proposal:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Side:
+class RunOption:
     """A run one way."""
 
     micro_batch_size: int
@@ -69,19 +69,19 @@ class RunChange:
     """Examples per optimizer step, before and after."""
     learning_rate: float
     """Before and after."""
-    before: Side
+    before: RunOption
     """As experiment.yaml is."""
-    after: Side
+    after: RunOption
     """With every proposal."""
     evaluate_seconds: Measured
     """Predicted wall time of its evaluation, which no proposal changes."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Optimisation:
+class Optimization:
     """The answer."""
 
-    schema_version: int = OPTIMISED_SCHEMA_VERSION
+    schema_version: int = OPTIMIZATION_SCHEMA_VERSION
     """Version of this form."""
     experiment: str
     """The experiment's name."""

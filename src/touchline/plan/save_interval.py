@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator
 
 from touchline.core.quantity import Missing, Quantity
 from touchline.core.units import format_seconds, minutes_to_seconds, seconds_to_minutes
-from touchline.plan.optimised import Proposal
+from touchline.plan.optimization import Proposal
 from touchline.plan.placement.types import Cluster
 from touchline.spec.experiment import CheckpointConfig
 from touchline.spec.plan import Plan, PlannedRun

@@ -13,19 +13,19 @@ from touchline.core.machine import TargetMachine
 from touchline.core.quantity import Measured, Missing
 from touchline.core.shape import ModelShape
 from touchline.data.packing.batches import largest_divisor
+from touchline.estimate.cpu_memory import processor_memory_estimate
 from touchline.estimate.disk import Save, disk_estimate
 from touchline.estimate.evidence_memory import MeasuredPoint
 from touchline.estimate.gpus import Gpu
 from touchline.estimate.memory import memory_estimate
 from touchline.estimate.points import TimePoint
-from touchline.estimate.processor import processor_memory_estimate
 from touchline.estimate.throughput import knee, shows_the_knee
 from touchline.spec import defaults
 from touchline.spec.experiment import TrainConfig
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Outlook:
+class PlanningContext:
     """What estimates rest on, besides the runs themselves."""
 
     machine: TargetMachine
@@ -64,7 +64,7 @@ def longest_batch(lengths: Lengths, rows: int, padded_tokens: int | None = None)
 
 
 def memory_of(
-    setup: TrainingSetup, batch: MicroBatch, outlook: Outlook, *, with_what_ifs: bool = False
+    setup: TrainingSetup, batch: MicroBatch, outlook: PlanningContext, *, with_what_ifs: bool = False
 ) -> MemoryEstimate | Missing:
     """Peak memory of a step, or why it cannot be said; changes of the settings are looked at when asked for."""
     coefficients = memory_coefficients(setup.backend)
@@ -87,7 +87,7 @@ def memory_of(
 
 
 def choose_micro_batch(
-    train: TrainConfig, setup: TrainingSetup | Missing, lengths: Lengths, outlook: Outlook
+    train: TrainConfig, setup: TrainingSetup | Missing, lengths: Lengths, outlook: PlanningContext
 ) -> MicroBatchChoice:
     """The largest divisor of the global batch that surely fits and that still gains speed."""
     if train.micro_batch_size != "auto":
@@ -108,7 +108,9 @@ def choose_micro_batch(
     return MicroBatchChoice(size=size, reason=f"micro-batch {size}: {gain}; {room}")
 
 
-def _fastest(train: TrainConfig, setup: TrainingSetup | Missing, lengths: Lengths, outlook: Outlook) -> tuple[int, str]:
+def _fastest(
+    train: TrainConfig, setup: TrainingSetup | Missing, lengths: Lengths, outlook: PlanningContext
+) -> tuple[int, str]:
     """The micro-batch beyond which a pass gains no more speed, and why: by past runs, else by a usual size."""
     longest, whole = int(lengths.total.max()), train.global_batch_size
     limit = defaults.MICRO_BATCH_TOKENS // longest

@@ -14,7 +14,7 @@ from touchline.core.estimate import Rung, Verdict
 from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.core.units import format_seconds
 from touchline.plan.jobs import unknown_words
-from touchline.plan.optimised import Basis, Proposal, RunChange, Side
+from touchline.plan.optimization import Basis, Proposal, RunChange, RunOption
 from touchline.plan.totals import added
 from touchline.spec.experiment import TrainConfig
 from touchline.spec.plan import Plan, PlannedRun
@@ -33,7 +33,7 @@ Changes = Mapping[str, object]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Way:
+class PlanVariant:
     """One way to train, planned."""
 
     changes: Changes
@@ -61,7 +61,9 @@ def ways(train: TrainConfig, fixed: Collection[str]) -> list[dict[str, object]]:
     return [each for each in found if each]
 
 
-def best_way(before: Plan, tried: Sequence[Way], started: Collection[str]) -> tuple[Way | None, list[str]]:
+def best_way(
+    before: Plan, tried: Sequence[PlanVariant], started: Collection[str]
+) -> tuple[PlanVariant | None, list[str]]:
     """The way to take, or none; and why others were not.
 
     Args:
@@ -72,7 +74,7 @@ def best_way(before: Plan, tried: Sequence[Way], started: Collection[str]) -> tu
     reason = _unpredictable(before)
     if reason is not None:
         return None, [f"no faster way can be told: {reason}"]
-    admissible: list[Way] = []
+    admissible: list[PlanVariant] = []
     refused: dict[str, list[str]] = {}
     for way in tried:
         why = _refused(before, way.plan, started)
@@ -93,7 +95,7 @@ def best_way(before: Plan, tried: Sequence[Way], started: Collection[str]) -> tu
     return None, [*notes, f"no other way is predicted to take less than {WORTH:.0%} of the time now"]
 
 
-def proposals(before: Plan, way: Way, tried: Sequence[Way]) -> list[Proposal]:
+def proposals(before: Plan, way: PlanVariant, tried: Sequence[PlanVariant]) -> list[Proposal]:
     """Return the way's changes one after the other, each with what they come to so far.
 
     The change that saves most comes first, so that no step is slower than the one before it; one that pays only
@@ -162,12 +164,12 @@ def compare(before: Plan, after: Plan, kept: Mapping[str, str]) -> list[RunChang
     return found
 
 
-def side(run: PlannedRun) -> Side | None:
+def side(run: PlannedRun) -> RunOption | None:
     """A run as it is planned; None for a control."""
     train, batches = run.train, run.batches
     if train is None or batches is None:
         return None
-    return Side(
+    return RunOption(
         micro_batch_size=batches.micro_batch_size,
         gradient_accumulation_steps=batches.gradient_accumulation_steps,
         gradient_checkpointing=train.gradient_checkpointing,
@@ -267,7 +269,7 @@ def _value(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _why(key: str, way: Way) -> str:
+def _why(key: str, way: PlanVariant) -> str:
     runs = list(_trained(way.plan))
     if key == CHECKPOINTING:
         if way.changes[key]:
