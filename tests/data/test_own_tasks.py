@@ -11,7 +11,7 @@ from touchline.core.errors import InputError
 from touchline.core.finding import Severity
 from touchline.data.label_sets import label_set
 from touchline.data.task_files import resolve_task
-from touchline.lint.task_prompts import prompt_findings
+from touchline.lint.task_files import prompt_findings
 from touchline.spec.evaluation import EvaluationTask
 from touchline.spec.experiment import DataConfig
 

@@ -13,9 +13,9 @@ from tests.lint.designs import merged
 
 from touchline.backends.registry import config_formats
 from touchline.core.finding import Finding, Where
+from touchline.lint.config_set import CheckpointOnDisk, DataFile, FolderView, Sibling, TextFile
 from touchline.lint.design import row_set_sha256
 from touchline.lint.rule import check_view
-from touchline.lint.siblings import DataFile, FolderView, KeptCheckpoint, Sibling, TextFile
 from touchline.spec.foreign import parse_foreign
 from touchline.spec.partial import StatedTraining
 
@@ -75,14 +75,14 @@ def _is_here(path: str, files: Mapping[str, str]) -> bool:
     return any(name.startswith(posixpath.normpath(path) + "/") for name in files)
 
 
-def _kept(output: str, files: Mapping[str, str]) -> tuple[KeptCheckpoint, ...]:
-    found: list[KeptCheckpoint] = []
+def _kept(output: str, files: Mapping[str, str]) -> tuple[CheckpointOnDisk, ...]:
+    found: list[CheckpointOnDisk] = []
     for name, text in files.items():
         path = PurePosixPath(name)
         if path.name == "adapter_config.json" and str(path.parent.parent) == posixpath.normpath(output):
             data = json.loads(text)
             found.append(
-                KeptCheckpoint(
+                CheckpointOnDisk(
                     step=int(path.parent.name.removeprefix("checkpoint-")),
                     base_model=data.get("base_model_name_or_path"),
                     rank=data.get("r"),

@@ -11,8 +11,8 @@ from tests.lint.trainings import found, model, named, severity, stated, view
 from touchline.core.finding import Severity
 from touchline.core.markup import measured
 from touchline.core.quantity import Missing, Quantity
+from touchline.lint.check import summary_of
 from touchline.lint.checkpoints import checkpoints_of, kept
-from touchline.lint.summary import summary_of
 
 pytestmark = pytest.mark.planning
 ERROR, WARNING, INFO = Severity.ERROR, Severity.WARNING, Severity.INFO

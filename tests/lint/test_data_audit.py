@@ -10,17 +10,19 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from touchline.api.outcomes import data_audit as audit
 from touchline.cli.auditing import audit as audit_command
 from touchline.core.errors import HostError, InputError
 from touchline.core.quantity import Missing, Quantity
 from touchline.data.candidates import candidates_of_prompt, chosen, nearest
 from touchline.lint.audited import DataAudit
-from touchline.lint.local.audit import AuditRequest, audit, config_findings, data_findings, tree_findings
+from touchline.lint.local.audit import AuditRequest, config_findings, data_findings, tree_findings
 from touchline.lint.local.dataset_files import DatasetFiles, group_splits, is_dataset
 from touchline.report.figures import FIGURES_OFF
 from touchline.spec.experiment import DataConfig
 
 pytestmark = pytest.mark.planning
+
 
 TURNS = {
     "chatml": {"messages": [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]},

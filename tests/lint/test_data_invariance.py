@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from touchline.core.finding import Where
 from touchline.core.quantity import Quantity
-from touchline.data.columns import Layout
+from touchline.data.columns import ColumnMapping
 from touchline.data.json_lines import JsonLines
 from touchline.data.text import mojibake, normal, repaired, short
 from touchline.lint.data_baselines import baselines
@@ -101,7 +101,7 @@ def test_an_overlap_is_found_exactly_when_there_is_one(train: list[str], test: l
 @settings(max_examples=60, deadline=None)
 def test_baselines_are_those_of_counting_every_pair(answers: list[str], name: str) -> None:
     rows = [({"input": f"q {n}", "output": answer}, n) for n, answer in enumerate(answers)]
-    layout = Layout(kind="columns", prompts=("input",), answer="output")
+    layout = ColumnMapping(kind="columns", prompts=("input",), answer="output")
     right = SCORERS[name]
     view = DataView(
         path="d",

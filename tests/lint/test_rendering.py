@@ -15,9 +15,9 @@ from touchline.core.catalog import Message
 from touchline.core.finding import Finding, Severity, Where
 from touchline.core.quantity import Missing
 from touchline.data.rendering.rows import Form, ShownRow, shown_row
-from touchline.lint.micro_batch import IGNORED, extreme_batch, micro_batch
 from touchline.lint.rendering import RenderingView, rendering_view, special_tokens_in
-from touchline.lint.rendering_difference import difference
+from touchline.lint.rendering_labels import IGNORED, extreme_batch, micro_batch
+from touchline.lint.rendering_parity import difference
 from touchline.lint.rule import check_view
 
 pytestmark = pytest.mark.planning

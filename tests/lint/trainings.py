@@ -13,7 +13,7 @@ from touchline.core.quantity import Missing
 from touchline.data.shapes import load_shape
 from touchline.estimate.gpus import Gpu, find_gpu
 from touchline.lint.rule import check_view
-from touchline.lint.views import DataFacts, ModelFacts, Surroundings, TrainingView
+from touchline.lint.views import DataFacts, ModelContext, Surroundings, TrainingView
 from touchline.spec.partial import Stated, StatedSource, StatedTraining
 
 WHERE = Where(path="config.yaml", line=1)
@@ -42,10 +42,10 @@ def stated(backend: str = "torchtune", **values: Any) -> StatedTraining:
 
 
 @functools.cache
-def model(name: str = "Llama-3.2-1B") -> ModelFacts:
+def model(name: str = "Llama-3.2-1B") -> ModelContext:
     """A model of the catalogue."""
     shape = load_shape(name, Path("/nowhere"))
-    return ModelFacts(
+    return ModelContext(
         name=name,
         num_parameters=shape.num_parameters,
         source="catalogue",
@@ -54,9 +54,9 @@ def model(name: str = "Llama-3.2-1B") -> ModelFacts:
     )
 
 
-def named(name: str, num_parameters: int | None) -> ModelFacts:
+def named(name: str, num_parameters: int | None) -> ModelContext:
     """A model of which nothing but a size is known."""
-    return ModelFacts(name=name, num_parameters=num_parameters, source="its name", shape=Missing(missing="no config"))
+    return ModelContext(name=name, num_parameters=num_parameters, source="its name", shape=Missing(missing="no config"))
 
 
 def gpu(name: str) -> Gpu:
@@ -74,7 +74,7 @@ def source(split: str) -> StatedSource:
 def view(
     training: StatedTraining,
     *,
-    base: ModelFacts | Missing | None = None,
+    base: ModelContext | Missing | None = None,
     rows: int | None = None,
     lengths: np.ndarray | None = None,
     validation: int | None = None,

@@ -11,7 +11,7 @@ import pytest
 from touchline.core.finding import Severity
 from touchline.data.settings import UserConfig
 from touchline.lint.local import checking
-from touchline.lint.local.bash_syntax import NOT_CHECKED, find_shellcheck, shell_findings
+from touchline.lint.local.shellcheck import NOT_CHECKED, find_shellcheck, shell_findings
 from touchline.lint.selection import CheckRequest
 from touchline.slurm.script import read_script
 

@@ -60,7 +60,7 @@ _ANSWERING = ("assistant", "function_call")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Layout:
+class ColumnMapping:
     """How rows are to be read."""
 
     kind: Kind
@@ -119,7 +119,7 @@ class Turns:
     """Why a chat is none."""
 
 
-def find_layout(counts: Mapping[str, int], kinds: Mapping[str, Counter[str]]) -> Layout | None:
+def find_layout(counts: Mapping[str, int], kinds: Mapping[str, Counter[str]]) -> ColumnMapping | None:
     """The layout that the names of columns tell; none when they tell none.
 
     Args:
@@ -133,13 +133,13 @@ def find_layout(counts: Mapping[str, int], kinds: Mapping[str, Counter[str]]) ->
     chosen = names.get("chosen") if "rejected" in names else None
     answer = chosen or _first(counts, ANSWERS)
     prompts = _prompts(counts, kinds, {answer})
-    layout: Layout | None = None
+    layout: ColumnMapping | None = None
     if chat is not None:
-        layout = Layout(kind="chat", chat=chat, answer=chosen)
+        layout = ColumnMapping(kind="chat", chat=chat, answer=chosen)
     elif prompts and answer is not None:
-        layout = Layout(kind="columns", prompts=prompts, answer=answer)
+        layout = ColumnMapping(kind="columns", prompts=prompts, answer=answer)
     elif (text := _first(counts, TEXTS)) is not None and kinds[text]["text"]:
-        layout = Layout(kind="text", answer=text)
+        layout = ColumnMapping(kind="text", answer=text)
     if layout is None:
         return None
     used = {*layout.prompts, layout.answer, layout.chat, candidates, *media}
@@ -218,7 +218,7 @@ def resolve_columns(
 
 def stated_layout(
     counts: Mapping[str, int], *, inputs: str | tuple[str, ...], output: str, messages: str | None, template: str
-) -> Layout:
+) -> ColumnMapping:
     """The layout that an experiment states, with media and allowed answers found by name."""
     joined = (inputs,) if isinstance(inputs, str) else inputs
     media = tuple(name for name in counts if _MEDIA.match(name.casefold()))
@@ -228,7 +228,7 @@ def stated_layout(
     ]
     prompts = tuple(dict.fromkeys(name for name in asked if name in counts or name in joined))
     used = {*prompts, output, messages, candidates, *media}
-    return Layout(
+    return ColumnMapping(
         kind="columns" if messages is None else "chat",
         prompts=prompts if messages is None else (),
         answer=output if messages is None else None,
@@ -297,7 +297,7 @@ def text_of(value: object) -> str | None:
         return None
 
 
-def turns_of(values: Values, layout: Layout) -> Turns:
+def turns_of(values: Values, layout: ColumnMapping) -> Turns:
     """A row by a layout."""
     if layout.kind == "chat":
         return _chat(values.get(layout.chat or ""), text_of(values.get(layout.answer)) if layout.answer else None)
@@ -375,7 +375,7 @@ def _content(turn: Values, media: list[str]) -> str:
     return "\n".join(text for text in texts if text)
 
 
-def media_of(values: Values, layout: Layout) -> tuple[str, ...]:
+def media_of(values: Values, layout: ColumnMapping) -> tuple[str, ...]:
     """Paths of the first column of media that has any."""
     for name in sorted(layout.media, key=lambda name: ("path" not in name, "name" in name, name)):
         value = values.get(name)
@@ -398,7 +398,7 @@ def media_path(value: object) -> str | None:
     return text
 
 
-def group_of(values: Values, layout: Layout, asked: str) -> str:
+def group_of(values: Values, layout: ColumnMapping, asked: str) -> str:
     """What kind of question a row asks: rows that differ in their input alone have the same."""
     if layout.template is not None and layout.question is None:
         return ""

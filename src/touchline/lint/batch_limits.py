@@ -39,7 +39,7 @@ _SMALL_SHARE: Final = 0.25
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Judgement:
+class BatchLimitResult:
     """What is to say of a micro-batch."""
 
     kind: Literal["over", "at"]
@@ -86,7 +86,7 @@ def _told(view: TrainingView, *, packed: bool, kind: Literal["over", "at"]) -> I
 
 
 @functools.lru_cache(maxsize=32)
-def judge(view: TrainingView) -> Judgement | None:
+def judge(view: TrainingView) -> BatchLimitResult | None:
     """What is to say of the micro-batch; nothing where it is below every limit, or where nothing is known."""
     stated, gpu = view.stated, view.around.gpu
     micro = stated.micro_batch_size
@@ -101,7 +101,7 @@ def judge(view: TrainingView) -> Judgement | None:
     return _by_table(view)
 
 
-def _by_estimate(view: TrainingView, found: Fitting) -> Judgement | None:
+def _by_estimate(view: TrainingView, found: Fitting) -> BatchLimitResult | None:
     gpu, width, rows = found.gpu, found.width, found.rows
     shared = sharing(view)
     limits = largest(view, gpu, width)
@@ -119,17 +119,17 @@ def _by_estimate(view: TrainingView, found: Fitting) -> Judgement | None:
         alone = shared == "one" or divisible < _SMALL_SHARE * gpu.capacity_gib
         sure = alone and not pages_out(view.stated) and (width.reached or _over_table(view))
         severity = Severity.ERROR if sure else Severity.WARNING
-        return Judgement(kind="over", severity=severity, message=f"{words}; {fits} surely fit", hint=hint)
+        return BatchLimitResult(kind="over", severity=severity, message=f"{words}; {fits} surely fit", hint=hint)
     if rows < 2 or rows < fits or not width.reached:
         return None
     if rows > fits:
         more = f"{fits} surely fit, {could} may"
     else:
         more, hint = "that is the most that surely fits", None
-    return Judgement(kind="at", severity=Severity.WARNING, message=f"{words}; {more}", hint=hint)
+    return BatchLimitResult(kind="at", severity=Severity.WARNING, message=f"{words}; {more}", hint=hint)
 
 
-def _by_table(view: TrainingView) -> Judgement | None:
+def _by_table(view: TrainingView) -> BatchLimitResult | None:
     stated, micro = view.stated, view.stated.micro_batch_size
     limit = _table(view)
     if limit is None or micro is None or stated.packed is None:
@@ -148,11 +148,11 @@ def _by_table(view: TrainingView) -> Judgement | None:
         severity = Severity.ERROR
         if view.around.gpu is not None or (not packed and _fits_the_tables_gpu(view, micro.value)):
             severity = Severity.WARNING
-        return Judgement(
+        return BatchLimitResult(
             kind="over", severity=severity, message=words, hint=f"{_hint(stated, limit)}{_instead(stated)}, {ask}"
         )
     if micro.value == limit and limit > 1:
-        return Judgement(
+        return BatchLimitResult(
             kind="at",
             severity=Severity.WARNING if packed else Severity.INFO,
             message=words,

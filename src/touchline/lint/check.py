@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
-from touchline.core.quantity import Measured
+from touchline.core.quantity import Measured, Missing, Quantity
+from touchline.lint.arithmetic import arithmetic
 from touchline.lint.checked import FindingRow
+from touchline.lint.sizes import size_label, size_of_name
+from touchline.lint.views import TrainingView
+from touchline.spec.partial import Stated, T
 
 CHECK_SCHEMA_VERSION = 1
 
@@ -56,3 +61,62 @@ class CheckReport:
     """Findings that stop a launch."""
     warnings: int
     """Findings that very probably are mistakes."""
+
+
+_NEAR: Final = 0.3
+"""How far the size that a name says may be from the real one: models sold as 1B have 1.24 billion parameters."""
+
+
+def summary_of(view: TrainingView) -> CheckedConfig:
+    """What is shown of a training; whether it passed is for the caller to say, who has all findings."""
+    stated = view.stated
+    return CheckedConfig(
+        path=stated.where.path,
+        subject=stated.subject,
+        backend=stated.backend,
+        model=_value(stated.model),
+        size=_size(view),
+        micro_batch_size=_value(stated.micro_batch_size),
+        packed=_value(stated.packed),
+        max_seq_len=_value(stated.max_seq_len),
+        gradient_accumulation_steps=_value(stated.gradient_accumulation_steps),
+        gradient_checkpointing=_value(stated.gradient_checkpointing),
+        effective_batch_examples=effective_batch(view),
+        passed=True,
+    )
+
+
+def effective_batch(view: TrainingView) -> Measured:
+    """Examples of an optimizer step; packed without known lengths at least its rows, and nobody knows how many more."""
+    numbers = arithmetic(view)
+    rows = numbers.rows_per_step
+    if isinstance(rows, Missing):
+        return rows
+    one = numbers.devices.high is None
+    devices = ", on one device" if one else ""
+    density = numbers.density
+    if density is None:
+        return Quantity(
+            value=rows.low,
+            unit="examples",
+            low=rows.low,
+            method=f"packed rows{devices}; a row holds several examples, how many the data's lengths would tell",
+        )
+    packed = view.stated.packed is not None and view.stated.packed.value and density != 1.0
+    method = f"{rows.low} packed rows × {density:.3g} examples a row" if packed else "micro-batch × accumulation"
+    return Quantity(
+        value=rows.low * density, unit="examples", method=f"{method} × devices" if not one else method + devices
+    )
+
+
+def _size(view: TrainingView) -> str | None:
+    if isinstance(view.model, Missing) or view.model.num_parameters is None:
+        return None
+    real = view.model.num_parameters
+    names = (view.model.name, "" if view.stated.model is None else view.stated.model.value)
+    sold = next((size for name in names if (size := size_of_name(name)) is not None), None)
+    return size_label(sold if sold is not None and abs(sold - real) <= _NEAR * real else real)
+
+
+def _value(stated: Stated[T] | None) -> T | None:
+    return None if stated is None else stated.value

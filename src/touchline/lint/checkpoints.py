@@ -35,7 +35,7 @@ _ELEMENT_BYTES: Final = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Kept:
+class CheckpointFootprint:
     """What a training leaves."""
 
     checkpoints: int
@@ -51,7 +51,7 @@ class Kept:
         return self.checkpoints * self.each
 
 
-def kept(view: TrainingView) -> Kept | Missing:
+def kept(view: TrainingView) -> CheckpointFootprint | Missing:
     """Checkpoints that a training leaves, and the bytes that each has at least."""
     stated = view.stated
     count = checkpoints_of(view)
@@ -71,7 +71,7 @@ def kept(view: TrainingView) -> Kept | Missing:
     )
     if full and with_states and not _small_states(stated):
         each += 2 * weights
-    return Kept(checkpoints=count, each=each, whole=whole)
+    return CheckpointFootprint(checkpoints=count, each=each, whole=whole)
 
 
 def checkpoints_of(view: TrainingView) -> int | Missing:

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from touchline.core.finding import Severity
 from touchline.core.json_text import parse_json
 from touchline.data.text import ends_whole, open_fence, open_thought, short
+from touchline.lint.data_messages import percent, violation_in_rows
 from touchline.lint.data_view import DataRow, DataView
-from touchline.lint.data_words import fault_of_rows, percent
 from touchline.lint.rule import Violation, rule
 
 _MARKER = re.compile(
@@ -42,7 +42,7 @@ def prompt_gives_answer(view: DataView) -> Iterator[Violation]:
         message = (
             f"the prompt ends with the answer, for example {short(told[0].asked[-60:])} with {short(told[0].label)}"
         )
-        yield fault_of_rows(view, told, message, hint="end the prompt before the answer")
+        yield violation_in_rows(view, told, message, hint="end the prompt before the answer")
 
 
 def _tells(row: DataRow) -> bool:
@@ -76,7 +76,7 @@ def answers_quoted_in_prompts(view: DataView) -> Iterator[Violation]:
         copied = sum(row.label == row.prompt.strip() for row in within)
         severity = Severity.WARNING if copied >= 0.9 * view.count else None
         hint = "fine where answers are taken from a passage"
-        yield fault_of_rows(view, within, message, hint=hint, severity=severity)
+        yield violation_in_rows(view, within, message, hint=hint, severity=severity)
 
 
 @rule("DA352", Severity.WARNING)
@@ -85,7 +85,7 @@ def answers_cut_at_one_length(view: DataView) -> Iterator[Violation]:
     found = _cut_at_the_greatest(view) or _cut_at_one(view)
     if found is not None:
         cut, message = found
-        yield fault_of_rows(view, cut, message, hint="make them again without the limit")
+        yield violation_in_rows(view, cut, message, hint="make them again without the limit")
 
 
 def _cut_at_the_greatest(view: DataView) -> tuple[list[DataRow], str] | None:
@@ -129,7 +129,7 @@ def answer_ends_mid_sentence(view: DataView) -> Iterator[Violation]:
         message = f"{percent(len(cut), len(long))} of the long answers stop within a sentence or a block of code"
         severity = Severity.WARNING if any(open_thought(row.label) for row in cut) else None
         example = f"for example {short(cut[0].label[-50:])}"
-        yield fault_of_rows(view, cut, f"{message}, {example}", severity=severity)
+        yield violation_in_rows(view, cut, f"{message}, {example}", severity=severity)
 
 
 @rule("DA354", Severity.WARNING)
@@ -142,7 +142,7 @@ def invalid_json_answer(view: DataView) -> Iterator[Violation]:
     broken = [row for row in shaped if not _reads(row.label)]
     if broken and len(broken) * 4 <= len(shaped):
         message = f"{percent(len(broken), len(shaped))} of the answers in JSON cannot be read as JSON"
-        yield fault_of_rows(view, broken, f"{message}, for example {short(broken[0].label[-50:])}")
+        yield violation_in_rows(view, broken, f"{message}, for example {short(broken[0].label[-50:])}")
 
 
 def _reads(text: str) -> bool:

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from touchline.core.finding import Severity
 from touchline.data.columns import Values
 from touchline.data.text import short
+from touchline.lint.data_messages import violation_in_rows
 from touchline.lint.data_view import DataRow, DataView
-from touchline.lint.data_words import fault_of_rows
 from touchline.lint.rule import Violation, rule
 
 Turn = Mapping[str, object]
@@ -73,7 +73,7 @@ def roles_not_alternating(view: DataView) -> Iterator[Violation]:
     if rows:
         severity = None if len(rows) <= _FEW * view.count or len(rows) == 1 else Severity.INFO
         what = _disorder(turns_in(rows[0].values, view.layout.chat))
-        yield fault_of_rows(view, rows, f"{what}", severity=severity)
+        yield violation_in_rows(view, rows, f"{what}", severity=severity)
 
 
 @rule("DA381", Severity.WARNING)
@@ -93,7 +93,7 @@ def unknown_role(view: DataView) -> Iterator[Violation]:
         # Where every chat has it, a mapping of roles in the config may know it.
         severity = Severity.INFO if len(rows) * 2 > view.count > 1 else None
         hint = f"write {role.casefold()!r}" if role.casefold() in _KNOWN else "write system, user, assistant or tool"
-        yield fault_of_rows(view, rows, f"a turn's role is {short(role)}", hint=hint, severity=severity)
+        yield violation_in_rows(view, rows, f"a turn's role is {short(role)}", hint=hint, severity=severity)
 
 
 @rule("DA382", Severity.WARNING)
@@ -104,7 +104,7 @@ def empty_turn(view: DataView) -> Iterator[Violation]:
         what = _silent(turns_in(rows[0].values, view.layout.chat))
         # A chat whose every system turn is empty was written by a program that always writes one.
         severity = Severity.INFO if len(rows) * 2 > view.count > 1 else None
-        yield fault_of_rows(view, rows, f"{what}", severity=severity)
+        yield violation_in_rows(view, rows, f"{what}", severity=severity)
 
 
 def _silent(turns: Sequence[Turn]) -> str | None:
@@ -141,7 +141,7 @@ def mixed_turn_formats(view: DataView) -> Iterator[Violation]:
         rare, usual = sorted((first, second), key=len)
         keys = ("role, content", "from, value") if rare is first else ("from, value", "role, content")
         message = f"turns are written {{{keys[0]}}} here and {{{keys[1]}}} in {len(usual):,} rows"
-        yield fault_of_rows(view, rare, message)
+        yield violation_in_rows(view, rare, message)
         return
     names = [{role for turn in turns_in(row.values, view.layout.chat) if (role := role_of(turn))} for row in view.rows]
     for usual_role, other in (("gpt", "assistant"), ("human", "user")):
@@ -150,7 +150,7 @@ def mixed_turn_formats(view: DataView) -> Iterator[Violation]:
             rare_role, common = ordered[0]
             rows = [row for row, each in zip(view.rows, names, strict=True) if rare_role in each]
             message = f"the role is {rare_role!r} here and {common!r} in {_having(names, common):,} rows"
-            yield fault_of_rows(view, rows, message)
+            yield violation_in_rows(view, rows, message)
             return
 
 

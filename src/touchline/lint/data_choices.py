@@ -9,8 +9,8 @@ from touchline.core.finding import Severity
 from touchline.data.candidates import Candidates, chosen, is_place, nearest
 from touchline.data.text import short, squeezed
 from touchline.lint.data_baselines import LISTS
+from touchline.lint.data_messages import at_file, percent, violation_in_rows
 from touchline.lint.data_view import DataRow, DataView
-from touchline.lint.data_words import at_file, fault_of_rows, percent
 from touchline.lint.rule import Violation, rule
 
 _LISTED = 3
@@ -66,7 +66,7 @@ def _outside(view: DataView, rows: list[DataRow], outside: list[DataRow]) -> Vio
         severity = Severity.INFO if severity is not None or not view.short else Severity.WARNING
     share = percent(len(outside), len(rows))
     message = f"{share} of the answers are not in their row's list of allowed answers: {named}"
-    return fault_of_rows(view, outside, message, hint="; ".join(hints) or None, severity=severity)
+    return violation_in_rows(view, outside, message, hint="; ".join(hints) or None, severity=severity)
 
 
 @rule("DA331", Severity.INFO)

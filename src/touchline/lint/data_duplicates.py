@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator
 
 from touchline.core.finding import Severity
 from touchline.data.text import normal, short
+from touchline.lint.data_messages import percent, violation_in_rows
 from touchline.lint.data_view import DataRow, DataView
-from touchline.lint.data_words import fault_of_rows, percent
 from touchline.lint.rule import Violation, rule
 
 _MANY = 0.02
@@ -40,7 +40,7 @@ def duplicate_rows(view: DataView) -> Iterator[Violation]:
             share = percent(len(again), len(rows))
             message = f"{split}: {share} of the rows repeat an earlier one, for example {short(again[0].asked)}"
             hint = "a random split of this file puts some on both sides" if split == "all" else None
-            yield fault_of_rows(view, again, message, severity=severity, hint=hint)
+            yield violation_in_rows(view, again, message, severity=severity, hint=hint)
 
 
 @rule("DA311", Severity.WARNING)
@@ -60,7 +60,7 @@ def conflicting_answers(view: DataView) -> Iterator[Violation]:
         return
     earlier = first[other[0].key]
     message = f"{short(other[0].asked)} has the answers {short(earlier.label)} and {short(other[0].label)}"
-    yield fault_of_rows(view, other, message, severity=None if view.short else Severity.INFO)
+    yield violation_in_rows(view, other, message, severity=None if view.short else Severity.INFO)
 
 
 @rule("DA312", Severity.WARNING)
@@ -75,7 +75,7 @@ def train_test_overlap(view: DataView) -> Iterator[Violation]:
         severity = Severity.ERROR if len(seen) >= _LEAKED * len(rows) else None
         share = percent(len(seen), len(rows))
         message = f"{share} of {name} is in {view.trained} too, for example {short(seen[0].asked or seen[0].label)}"
-        yield fault_of_rows(view, seen, message, severity=severity, hint=f"take these rows out of {name}")
+        yield violation_in_rows(view, seen, message, severity=severity, hint=f"take these rows out of {name}")
 
 
 @rule("DA313", Severity.INFO)
@@ -105,7 +105,7 @@ def near_train_test_overlap(view: DataView) -> Iterator[Violation]:
                 f"{share} of {name} is in {view.trained} too but for case, white space or punctuation, for example "
                 f"{short(rows[0].asked)}"
             )
-            yield fault_of_rows(view, rows, message, severity=severity, hint=f"take these rows out of {name}")
+            yield violation_in_rows(view, rows, message, severity=severity, hint=f"take these rows out of {name}")
 
 
 def _normal_keys(rows: Iterable[DataRow]) -> dict[int, list[DataRow]]:
@@ -131,4 +131,4 @@ def shared_media(view: DataView) -> Iterator[Violation]:
         shared = [row for row in rows if row.key not in known and any(path in trained for path in row.media)]
         if shared:
             message = f"{percent(len(shared), len(rows))} of {name} asks about pictures that {view.trained} shows too"
-            yield fault_of_rows(view, shared, message, hint="split by picture")
+            yield violation_in_rows(view, shared, message, hint="split by picture")

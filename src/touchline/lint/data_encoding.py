@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator
 from touchline.core.finding import Severity
 from touchline.data import text as data_text
 from touchline.data.text import short
+from touchline.lint.data_messages import violation_in_rows
 from touchline.lint.data_view import DataRow, DataView
-from touchline.lint.data_words import fault_of_rows
 from touchline.lint.rule import Violation, rule
 
 _RARE = 0.02
@@ -43,7 +43,7 @@ def mojibake(view: DataView) -> Iterator[Violation]:
         piece = data_text.mojibake(rows[0].prompt) or data_text.mojibake(rows[0].answer or "") or ""
         message = f"UTF-8 that was read as another encoding: {_around(rows[0], piece)}"
         hint = f"{short(piece)} was {short(data_text.repaired(piece))}; read the source as UTF-8"
-        yield fault_of_rows(view, rows, message, hint=hint, severity=_severity(view, rows))
+        yield violation_in_rows(view, rows, message, hint=hint, severity=_severity(view, rows))
 
 
 @rule("DA361", Severity.WARNING)
@@ -52,7 +52,7 @@ def replacement_characters(view: DataView) -> Iterator[Violation]:
     rows = _rows(view, data_text.replaced)
     if rows:
         message = f"lost characters (U+FFFD): {_around(rows[0], chr(0xFFFD))}"
-        yield fault_of_rows(view, rows, message, severity=_severity(view, rows))
+        yield violation_in_rows(view, rows, message, severity=_severity(view, rows))
 
 
 @rule("DA362", Severity.WARNING)
@@ -62,7 +62,7 @@ def control_characters(view: DataView) -> Iterator[Violation]:
     if rows:
         piece = data_text.control(rows[0].prompt) or data_text.control(rows[0].answer or "") or ""
         message = f"the control character U+{ord(piece):04X}: {_around(rows[0], piece)}"
-        yield fault_of_rows(view, rows, message, severity=_severity(view, rows))
+        yield violation_in_rows(view, rows, message, severity=_severity(view, rows))
 
 
 @rule("DA363", Severity.INFO)
@@ -73,7 +73,9 @@ def invisible_characters(view: DataView) -> Iterator[Violation]:
         piece = data_text.invisible(rows[0].prompt) or data_text.invisible(rows[0].answer or "") or ""
         scored = view.short and any(data_text.invisible(row.answer or "") for row in rows)
         message = f"the invisible character U+{ord(piece):04X}: {_around(rows[0], piece)}"
-        yield fault_of_rows(view, rows, message, severity=Severity.WARNING if scored or view.count <= _SMALL else None)
+        yield violation_in_rows(
+            view, rows, message, severity=Severity.WARNING if scored or view.count <= _SMALL else None
+        )
 
 
 @rule("DA364", Severity.ERROR)
@@ -81,7 +83,7 @@ def lone_surrogates(view: DataView) -> Iterator[Violation]:
     """Report text with surrogates that stand alone."""
     rows = _rows(view, data_text.surrogate)
     if rows:
-        yield fault_of_rows(view, rows, "half a character (a surrogate that stands alone), which is no text")
+        yield violation_in_rows(view, rows, "half a character (a surrogate that stands alone), which is no text")
 
 
 @rule("DA367", Severity.WARNING)
@@ -96,7 +98,7 @@ def chat_template_markers(view: DataView) -> Iterator[Violation]:
         if rows:
             found = _ALPACA.search(rows[0].answer or "") or _ALPACA.search(rows[0].prompt)
             piece = found.group() if found is not None else ""
-            yield fault_of_rows(view, rows, f"the heading {short(piece)} of a prompt's template in the text")
+            yield violation_in_rows(view, rows, f"the heading {short(piece)} of a prompt's template in the text")
         return
     if rows:
         piece = data_text.chat_mark(rows[0].prompt) or data_text.chat_mark(rows[0].answer or "") or ""
@@ -105,4 +107,4 @@ def chat_template_markers(view: DataView) -> Iterator[Violation]:
             view.layout.kind == "chat" or any(data_text.chat_mark(row.answer or "") for row in rows)
         )
         severity = None if answered or len(rows) * 2 >= view.count else Severity.INFO
-        yield fault_of_rows(view, rows, f"the chat template's mark {short(piece)} in the text", severity=severity)
+        yield violation_in_rows(view, rows, f"the chat template's mark {short(piece)} in the text", severity=severity)

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from touchline.core.finding import Severity
 from touchline.data.text import short
 from touchline.lint.data_baselines import most_frequent
+from touchline.lint.data_messages import at_file, percent, violation_in_rows
 from touchline.lint.data_view import DataView, entropy_bits
-from touchline.lint.data_words import at_file, fault_of_rows, percent
 from touchline.lint.rule import Violation, rule
 
 _CERTAIN_ROWS = 10
@@ -91,7 +91,9 @@ def inconsistent_label_spelling(view: DataView) -> Iterator[Violation]:
     )
     odd = [row for row in view.rows if row.label in rare]
     usual = next(iter(spellings.values()))[0]
-    yield fault_of_rows(view, odd, f"one label, several spellings: {listed}", hint=f"write {short(usual)} everywhere")
+    yield violation_in_rows(
+        view, odd, f"one label, several spellings: {listed}", hint=f"write {short(usual)} everywhere"
+    )
 
 
 @rule("DA324", Severity.WARNING)
@@ -107,7 +109,7 @@ def untrained_label(view: DataView) -> Iterator[Violation]:
             continue
         listed = ", ".join(f"{short(label)} ({count:,})" for label, count in sorted(new.items())[:5])
         severity = None if len(rows) >= len(view.splits[name]) / 100 else Severity.INFO
-        yield fault_of_rows(
+        yield violation_in_rows(
             view, rows, f"{name} has answers that {view.trained} never has: {listed}", severity=severity
         )
 

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 from touchline.core.finding import Severity
 from touchline.data.text import misspells, short
+from touchline.lint.data_messages import at_file, percent, violation_in_rows
 from touchline.lint.data_view import DataRow, DataView
-from touchline.lint.data_words import at_file, fault_of_rows, percent
 from touchline.lint.rule import Violation, rule
 
 _USUAL = 10
@@ -46,7 +46,7 @@ def unfilled_placeholder(view: DataView) -> Iterator[Violation]:
                 rows.append(row)
                 break
     if rows:
-        yield fault_of_rows(view, rows, f"the placeholder {short(first)} stands in the text", hint="fill it in")
+        yield violation_in_rows(view, rows, f"the placeholder {short(first)} stands in the text", hint="fill it in")
 
 
 @rule("DA388", Severity.WARNING)
@@ -64,7 +64,7 @@ def misspelled_label(view: DataView) -> Iterator[Violation]:
             message = (
                 f"the answer {short(label)} is probably {short(meant)}, which {view.all_labels[meant]:,} rows have"
             )
-            yield fault_of_rows(view, rows, message, hint=f"write {meant!r}")
+            yield violation_in_rows(view, rows, message, hint=f"write {meant!r}")
 
 
 @rule("DA389", Severity.WARNING)
@@ -81,13 +81,13 @@ def misplaced_cells(view: DataView) -> Iterator[Violation]:
         if len(row.values) > 1 and all(isinstance(value, str) and value == name for name, value in row.values.items())
     ]
     if rows:
-        yield fault_of_rows(view, rows, "the row is the heading: every cell is its column's name")
+        yield violation_in_rows(view, rows, "the row is the heading: every cell is its column's name")
     usual = {label for label, count in view.all_labels.items() if count >= _FREQUENT}
     if view.layout.kind == "columns" and sum(view.all_labels[label] for label in usual) >= _MOST * view.count:
         swapped = [row for row in view.rows if row.label and row.label not in usual and row.prompt.strip() in usual]
         if swapped:
             message = f"question and label are swapped: the prompt is {short(swapped[0].prompt)}"
-            yield fault_of_rows(view, swapped, message)
+            yield violation_in_rows(view, swapped, message)
 
 
 @rule("DA390", Severity.WARNING)
@@ -105,7 +105,7 @@ def uneven_white_space(view: DataView) -> Iterator[Violation]:
         message = f"the answer {short(rows[0].label)} has no white space around it, and the others have"
     else:
         message = f"white space around the answer {short(rows[0].answer or '')}"
-    yield fault_of_rows(view, rows, message, severity=None if usual else Severity.INFO)
+    yield violation_in_rows(view, rows, message, severity=None if usual else Severity.INFO)
 
 
 @rule("DA391", Severity.WARNING)
@@ -118,7 +118,7 @@ def validation_test_overlap(view: DataView) -> Iterator[Violation]:
     rows = [row for row in tested if row.key in seen]
     if rows and len({row.key for row in view.rows}) > 1:
         message = f"{percent(len(rows), len(tested))} of test is in validation too, for example {short(rows[0].asked)}"
-        yield fault_of_rows(view, rows, message, hint="take these rows out of one of the two")
+        yield violation_in_rows(view, rows, message, hint="take these rows out of one of the two")
 
 
 @rule("DA392", Severity.WARNING)
@@ -135,7 +135,7 @@ def prompt_contains_label(view: DataView) -> Iterator[Violation]:
     if len(telling) >= _TELLING * len(rows):
         share = percent(len(telling), len(rows))
         message = f"{share} of the prompts hold their own label and no other, for example {short(telling[0].asked)}"
-        yield fault_of_rows(view, telling, message, hint="take the label out of the prompt")
+        yield violation_in_rows(view, telling, message, hint="take the label out of the prompt")
 
 
 @rule("DA393", Severity.WARNING)
@@ -151,7 +151,7 @@ def repeated_long_answer(view: DataView) -> Iterator[Violation]:
     if len(most) >= _CANNED_LENGTH and " " in most and apart and count >= max(_CANNED_ROWS, _CANNED * total):
         rows = [row for row in view.rows if row.label == most]
         if len({row.key for row in rows}) >= _CANNED_ROWS:
-            yield fault_of_rows(view, rows, f"{percent(count, total)} of the answers are {short(most)}")
+            yield violation_in_rows(view, rows, f"{percent(count, total)} of the answers are {short(most)}")
 
 
 @rule("DA394", Severity.WARNING)
@@ -164,7 +164,7 @@ def invalid_media_file(view: DataView) -> Iterator[Violation]:
     rows = [row for row in view.rows if any(path in bad for path in row.media)]
     if rows:
         path = next(path for path in rows[0].media if path in bad)
-        yield fault_of_rows(view, rows, f"{path} cannot be read as a picture: {bad[path]}", severity=Severity.ERROR)
+        yield violation_in_rows(view, rows, f"{path} cannot be read as a picture: {bad[path]}", severity=Severity.ERROR)
 
 
 @rule("DA395", Severity.WARNING)
@@ -174,7 +174,7 @@ def incomplete_row(view: DataView) -> Iterator[Violation]:
     if layout.media:
         bare = [row for row in view.rows if not _has_media(view, row)]
         if bare and len(bare) * _ONE_IN <= view.count:
-            yield fault_of_rows(view, bare, "the row names no image, video or sound, and the others do")
+            yield violation_in_rows(view, bare, "the row names no image, video or sound, and the others do")
     if layout.candidates is not None:
         lists = [row for row in view.rows if isinstance(row.values.get(layout.candidates), list)]
         bare = [
@@ -184,11 +184,11 @@ def incomplete_row(view: DataView) -> Iterator[Violation]:
         ]
         if bare and len(bare) * _ONE_IN <= view.count:
             value = bare[0].values.get(layout.candidates)
-            yield fault_of_rows(view, bare, f"no list of allowed answers: {short(repr(value))}")
+            yield violation_in_rows(view, bare, f"no list of allowed answers: {short(repr(value))}")
         twice = [row for row in lists if row.candidates is not None and len({*row.candidates}) < len(row.candidates)]
         if twice:
             again = next(each for each in twice[0].candidates or () if (twice[0].candidates or ()).count(each) > 1)
-            yield fault_of_rows(view, twice, f"{short(again)} is allowed twice")
+            yield violation_in_rows(view, twice, f"{short(again)} is allowed twice")
 
 
 def _has_media(view: DataView, row: DataRow) -> bool:

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from touchline.core.finding import Severity
 from touchline.data.columns import kind_of, text_of
 from touchline.data.text import short
+from touchline.lint.data_messages import at_file, percent, violation_in_rows
 from touchline.lint.data_view import DataRow, DataView
-from touchline.lint.data_words import at_file, fault_of_rows, percent
 from touchline.lint.rule import Violation, rule
 
 _WRITTEN_NULLS = frozenset({"nan", "NaN", "NAN", "<NA>", "#N/A", "NULL", "null", "undefined"})
@@ -44,7 +44,7 @@ def missing_column_values(view: DataView) -> Iterator[Violation]:
         # Files put together of several sources: what lacks in most rows is probably not the column that is meant.
         certain = len(lacking) * 2 <= view.count or len(lacking) == view.count
         severity = None if certain else Severity.WARNING
-        yield fault_of_rows(view, lacking, f"there is no column {name!r}", hint=hint, severity=severity)
+        yield violation_in_rows(view, lacking, f"there is no column {name!r}", hint=hint, severity=severity)
 
 
 def _instead(view: DataView, name: str, lacking: list[DataRow]) -> str | None:
@@ -73,7 +73,7 @@ def mixed_column_types(view: DataView) -> Iterator[Violation]:
         ordered = sorted(found.items(), key=lambda item: (-len(item[1]), item[0] != "text", item[0]))
         listed = ", ".join(f"{kind} in {len(rows):,}" for kind, rows in ordered)
         odd = [row for _, rows in ordered[1:] for row in rows]
-        yield fault_of_rows(
+        yield violation_in_rows(
             view, odd, f"column {name!r} is of several kinds: {listed}", hint=f"write {name!r} as {ordered[0][0]}"
         )
 
@@ -87,7 +87,7 @@ def empty_prompt(view: DataView) -> Iterator[Violation]:
         blank = [row for row in view.rows if not row.prompt.strip() and not row.media and row.fault is None]
     if blank:
         severity = Severity.ERROR if len(blank) == view.count >= _ALL else None
-        yield fault_of_rows(view, blank, "the prompt is empty", severity=severity)
+        yield violation_in_rows(view, blank, "the prompt is empty", severity=severity)
 
 
 def _blank_input(view: DataView, row: DataRow) -> bool:
@@ -105,7 +105,7 @@ def empty_answer(view: DataView) -> Iterator[Violation]:
         if blank:
             severity = Severity.ERROR if len(blank) == len(rows) >= _ALL else None
             message = f"{split}: {'every' if len(blank) == len(rows) > 1 else 'the'} answer is empty"
-            yield fault_of_rows(view, blank, message, severity=severity)
+            yield violation_in_rows(view, blank, message, severity=severity)
 
 
 @rule("DA305", Severity.WARNING)
@@ -116,12 +116,12 @@ def null_as_text(view: DataView) -> Iterator[Violation]:
     if rare and (unfinished or not view.closed) and len(rare) * 20 <= view.count:
         severity = Severity.WARNING if unfinished else Severity.INFO
         rows = unfinished or rare
-        yield fault_of_rows(view, rows, f"the answer is {short(rows[0].label)}", severity=severity)
+        yield violation_in_rows(view, rows, f"the answer is {short(rows[0].label)}", severity=severity)
     nulls = [row for row in view.rows if row.label in _WRITTEN_NULLS and row.label not in (row.candidates or ())]
     # An answer in many rows of code or of a fixed list is meant.
     if nulls and len(nulls) * 2 <= view.count:
         total = view.count
-        yield fault_of_rows(
+        yield violation_in_rows(
             view, nulls, f"the answer is {short(nulls[0].label)}, in {percent(len(nulls), total)} of the rows"
         )
 
@@ -147,4 +147,4 @@ def uneven_extra_columns(view: DataView) -> Iterator[Violation]:
             for name in form - usual
         )
         severity = Severity.WARNING if misspelt else None
-        yield fault_of_rows(view, odd, f"columns that only a part of the rows has: {listed}", severity=severity)
+        yield violation_in_rows(view, odd, f"columns that only a part of the rows has: {listed}", severity=severity)

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 from touchline.core.finding import Severity
 from touchline.data.text import short
+from touchline.lint.data_messages import at_file, violation_in_rows
 from touchline.lint.data_view import DataView
-from touchline.lint.data_words import at_file, fault_of_rows
 from touchline.lint.rule import Violation, rule
 from touchline.statistics.proportion import wilson
 
@@ -72,7 +72,7 @@ def missing_media_files(view: DataView) -> Iterator[Violation]:
     what += [f"{len(media.empty):,} are empty"] if media.empty else []
     example = (*media.missing, *media.empty)[0]
     message = f"media files under {media.root}: {' and '.join(what)}, for example {short(example)}"
-    yield fault_of_rows(view, rows, message, severity=severity)
+    yield violation_in_rows(view, rows, message, severity=severity)
 
 
 @rule("DA374", Severity.WARNING)
@@ -87,7 +87,7 @@ def media_marker_mismatch(view: DataView) -> Iterator[Violation]:
     if odd and len(odd) * 2 <= len(counts):
         _, marks, media = odd[0]
         message = f"{marks} mark{'s' if marks != 1 else ''} for {media} media file{'s' if media != 1 else ''}"
-        yield fault_of_rows(view, [row for row, _, _ in odd], message, hint="write one mark for each")
+        yield violation_in_rows(view, [row for row, _, _ in odd], message, hint="write one mark for each")
 
 
 @rule("DA375", Severity.WARNING)
@@ -96,7 +96,7 @@ def chat_without_answer(view: DataView) -> Iterator[Violation]:
     rows = [row for row in view.rows if row.fault is not None and (view.layout.chat or "") in row.values]
     if rows:
         severity = Severity.ERROR if len(rows) == view.count >= _SOME_ROWS else None
-        yield fault_of_rows(view, rows, f"the chat {rows[0].fault}", severity=severity)
+        yield violation_in_rows(view, rows, f"the chat {rows[0].fault}", severity=severity)
 
 
 @rule("DA376", Severity.WARNING)

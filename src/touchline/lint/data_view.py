@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from touchline.core.finding import Where
 from touchline.data.candidates import Candidates, candidates_in, candidates_of_prompt
 from touchline.data.columns import (
-    Layout,
+    ColumnMapping,
     Turns,
     Values,
     column_counts,
@@ -104,7 +104,7 @@ class DataView:
     """Split to file."""
     splits: Mapping[str, Sequence[DataRow]]
     """Split to its rows."""
-    layout: Layout
+    layout: ColumnMapping
     """Which columns are what."""
     scorer: Scorer = USUAL_SCORER
     """What calls an answer right."""
@@ -218,14 +218,14 @@ def entropy_bits(counts: Counter[str]) -> float:
     return -sum(count / total * math.log2(count / total) for count in sorted(counts.values())) + 0.0 if total else 0.0
 
 
-def layout_of(splits: Mapping[str, Sequence[tuple[Values, int | None]]]) -> Layout | None:
+def layout_of(splits: Mapping[str, Sequence[tuple[Values, int | None]]]) -> ColumnMapping | None:
     """The layout that the names of columns tell; none when they tell none."""
     counts, kinds = column_counts(values for rows in splits.values() for values, _ in rows)
     return find_layout(counts, kinds)
 
 
 def data_rows(
-    splits: Mapping[str, Sequence[tuple[Values, int | None]]], layout: Layout
+    splits: Mapping[str, Sequence[tuple[Values, int | None]]], layout: ColumnMapping
 ) -> dict[str, tuple[DataRow, ...]]:
     """Rows by a layout.
 
@@ -247,7 +247,7 @@ def data_rows(
 
 
 def _row(
-    split: str, number: int, values: Values, line: int | None, turns: Turns, layout: Layout, alone: bool
+    split: str, number: int, values: Values, line: int | None, turns: Turns, layout: ColumnMapping, alone: bool
 ) -> DataRow:
     candidates = candidates_in(values, layout.candidates)
     if candidates is None and layout.kind != "text":

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 
 from touchline.core.finding import Severity, Where
+from touchline.core.quantity import Missing
 from touchline.lint.design import DesignView, place_of, swept
 from touchline.lint.design_confounds import known_datasets
 from touchline.lint.rule import Violation, rule
@@ -233,3 +234,65 @@ def _items_place(view: DesignView) -> Where:
     return (
         view.where("evaluate", "samples") if isinstance(written, dict) and "samples" in written else view.where("data")
     )
+
+
+_ZERO = re.compile(r"\s*0+(?:\.0*)?\s*[a-z]*\s*", re.IGNORECASE)
+
+
+@rule("EX183", Severity.WARNING)
+def no_validation_rows(view: DesignView) -> Iterator[Violation]:
+    """Report validation that is asked for without validation rows."""
+    told: set[str] = set()
+    for spec in view.runs:
+        facts = view.datasets.get(spec.data.path)
+        if spec.train.validate_every_steps is None or spec.data.path in told or facts is None:
+            continue
+        if not isinstance(facts, Missing) and facts.validation == 0:
+            told.add(spec.data.path)
+            yield Violation(
+                message=f"{spec.data.path} has no validation rows, and validation is asked for every "
+                f"{spec.train.validate_every_steps:,} steps",
+                at=view.document.where(["train", "validate_every_steps"]),
+                subject="train.validate_every_steps",
+                hint="a split named validation",
+            )
+
+
+@rule("EX185", Severity.ERROR)
+def non_positive_deadline(view: DesignView) -> Iterator[Violation]:
+    """Report a deadline that leaves no time."""
+    deadline = view.experiment.compute.deadline
+    if deadline is not None and _ZERO.fullmatch(deadline):
+        yield Violation(
+            message=f"deadline {deadline!r} leaves no time", at=view.document.where(["compute", "deadline"])
+        )
+
+
+_MANY_ERRORS = 0.1
+"""From this share on, errors alone can look like an effect of the training."""
+
+
+@rule("EV302", Severity.WARNING)
+def single_sampled_answer(view: DesignView) -> Iterator[Violation]:
+    """Report sampling with a temperature and one answer per item."""
+    if any(run.evaluate.temperature and run.evaluate.repeats == 1 for run in view.runs):
+        yield Violation(
+            message="answers are drawn with a temperature, one to each item: part of every difference is luck of the "
+            "draw",
+            at=view.where("evaluate", "temperature"),
+            subject="evaluate.temperature",
+            hint="evaluate: {repeats: 5}, or temperature: 0",
+        )
+
+
+@rule("EV303", Severity.WARNING)
+def high_error_rate(view: DesignView) -> Iterator[Violation]:
+    """Report a `max_error_rate` that lets a tenth of the answers fail."""
+    largest = max((run.evaluate.max_error_rate for run in view.runs), default=0.0)
+    if largest >= _MANY_ERRORS:
+        yield Violation(
+            message=f"up to {largest:.0%} of the answers may fail and count as wrong",
+            at=view.where("evaluate", "max_error_rate"),
+            subject="evaluate.max_error_rate",
+            hint="max_error_rate: 0.02",
+        )

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 
 from touchline.core.finding import Edit, Severity
 from touchline.lint.rule import Violation, rule
-from touchline.lint.script_view import ScriptView, at_option, replaced, shown
+from touchline.lint.script_view import ScriptView, at_option, replaced, said, shown
 from touchline.slurm.directives import Directive, DirectiveFault
-from touchline.slurm.options import OPTIONS, PLACEHOLDER, SHORT, is_slip, near, of_plugin, resolve
+from touchline.slurm.options import OPTIONS, PLACEHOLDER, SHORT, is_slip, near, of_plugin, refused, resolve
 
 
 @rule("SL003", Severity.ERROR)
@@ -153,3 +153,177 @@ def unparsable_directive(view: ScriptView) -> Iterator[Violation]:
                 )
             case _:
                 pass
+
+
+_EXPANDED = re.compile(r"\$[A-Za-z_{(]|`")
+_SIXTY = 60
+_PATHS = frozenset({"output", "error", "input", "chdir"})
+_REFUSED_WITH_A_VARIABLE = frozenset(
+    {
+        *("time", "nodes", "ntasks", "cpus-per-task", "mem", "mem-per-cpu", "mem-per-gpu", "gres", "gpus", "array"),
+        *("gpus-per-node", "ntasks-per-node", "partition", "gpus-per-task", "cpus-per-gpu"),
+    }
+)
+
+
+@rule("SL006", Severity.ERROR)
+def invalid_option_value(view: ScriptView) -> Iterator[Violation]:
+    """Report values that sbatch cannot read."""
+    for each in view.script.directives:
+        value = each.value
+        if each.option is None or each.fault is not None or value is None or _EXPANDED.search(value):
+            continue
+        if PLACEHOLDER.search(value):
+            yield Violation(
+                message=f"{each.written} is still the placeholder {value}; expected a value",
+                at=said(view, each),
+                severity=Severity.INFO,
+            )
+            continue
+        bare = len(each.written) == 2 and value.startswith("=")
+        wanted = refused(each.option, value)
+        if bare and (wanted is not None or each.option in ("partition", "gpus", "nodelist")):
+            yield Violation(
+                message=f"`{each.written}{value}`: a short option takes no `=`, so its value is `{value}`",
+                at=said(view, each),
+                hint=f"{each.written} {value[1:]}",
+                edits=replaced(view, each, f"{each.written}{value}", f"{each.written} {value[1:]}"),
+            )
+        elif wanted is not None:
+            yield Violation(
+                message=f"sbatch does not take {value!r} for --{each.option}; expected {wanted}",
+                at=said(view, each),
+                hint=_proposed(each.option, value),
+            )
+
+
+def _proposed(option: str, value: str) -> str | None:
+    """A value in SLURM's form, where it is clear what was meant."""
+    if option == "time":
+        match = re.fullmatch(
+            r"(?:(?P<d>\d+) ?d(?:ays?)?)? ?(?:(?P<h>\d+) ?h(?:(?:ou)?rs?)?)? ?(?:(?P<m>\d+) ?m(?:in(?:ute)?s?)?)?",
+            value.lower(),
+        )
+        if match is not None and match[0]:
+            days, hours, minutes = (int(match[name] or 0) for name in "dhm")
+            clock = f"{hours:02d}:{minutes:02d}:00"
+            return f"--time={days}-{clock}" if days else f"--time={clock}"
+    if option == "gres" and (swapped := re.fullmatch(r"gpu:(\d+):([A-Za-z][\w.-]*)", value)):
+        return f"--gres=gpu:{swapped[2]}:{swapped[1]}"
+    if option in ("mem", "mem-per-cpu", "mem-per-gpu") and (size := re.fullmatch(r"(\d+)\s*([KMGT])iB?", value)):
+        return f"--{option}={size[1]}{size[2]}"
+    return None
+
+
+@rule("SL008", Severity.ERROR)
+def variable_in_directive(view: ScriptView) -> Iterator[Violation]:
+    """Report shell variables and commands in `#SBATCH` lines."""
+    for each in view.script.directives:
+        value = each.value
+        if each.option is None or each.fault is not None or value is None or not _EXPANDED.search(value):
+            continue
+        folder = value.rpartition("/")[0] if each.option != "chdir" else value
+        if each.option in _PATHS and _EXPANDED.search(folder):
+            folder_name = next(part for part in folder.split("/") if _EXPANDED.search(part) or "$" in part)
+            what = f"a folder would be named `{folder_name}` literally, and the job would end before its first command"
+            severity = None
+        elif each.option in _REFUSED_WITH_A_VARIABLE:
+            what, severity = "sbatch refuses it", None
+        else:
+            what, severity = "it stays as it is written", Severity.WARNING
+        yield Violation(
+            message=f"--{each.option}={value}: nothing expands a variable in a directive, so {what}",
+            at=said(view, each),
+            hint=_pattern(each.option, value),
+            severity=severity,
+        )
+
+
+def _pattern(option: str, value: str) -> str:
+    """SLURM's own pattern for a variable, or how to give the value elsewhere."""
+    patterns = {"SLURM_JOB_ID": "%j", "SLURM_JOBID": "%j", "USER": "%u", "SLURM_JOB_NAME": "%x"}
+    patterns |= {"SLURM_ARRAY_JOB_ID": "%A", "SLURM_ARRAY_TASK_ID": "%a"}
+    changed = re.sub(r"\$\{?(\w+)\}?", lambda found: patterns.get(found[1], found[0]), value)
+    if option in ("output", "error", "input") and "$" not in changed and "`" not in changed:
+        return f"--{option}={changed}"
+    return f'write the value, or give it on the command line: sbatch --{option}="{value}" ...'
+
+
+@rule("SL009", Severity.ERROR)
+def tilde_in_directive(view: ScriptView) -> Iterator[Violation]:
+    """Report paths in `#SBATCH` lines that begin with `~`."""
+    for each in view.script.directives:
+        if each.option in _PATHS and each.value is not None and re.match(r"~\w*(?:/|$)", each.value):
+            yield Violation(
+                message=f"--{each.option}={each.value}: SLURM does not know `~`, so the job would end at once",
+                at=said(view, each),
+                hint=f"--{each.option}=/home/...{each.value.partition('/')[1]}{each.value.partition('/')[2]}",
+            )
+
+
+@rule("SL010", Severity.INFO)
+def ambiguous_time_limit(view: ScriptView) -> Iterator[Violation]:
+    """Report time limits that SLURM reads in another unit than they seem to have."""
+    limit = view.script.asked("time")
+    if limit is None or limit.value is None:
+        return
+    if match := re.fullmatch(r"(\d+):(\d\d?)", limit.value):
+        yield Violation(
+            message=f"--time={limit.value} is {int(match[1])} minutes and {int(match[2])} seconds",
+            at=said(view, limit),
+            hint=f"--time={limit.value}:00 where hours are meant",
+        )
+    elif re.fullmatch(r"\d\d?", limit.value) and 0 < int(limit.value) < _SIXTY and view.trainings:
+        yield Violation(
+            message=f"--time={limit.value} is {int(limit.value)} minutes", at=said(view, limit), hint="--time=HH:MM:SS"
+        )
+    elif (parts := re.fullmatch(r"(?:\d+-)?\d+:(\d+)(?::(\d+))?", limit.value)) and max(
+        int(each) for each in parts.groups() if each is not None
+    ) >= _SIXTY:
+        yield Violation(message=f"--time={limit.value} has more than 59 minutes or seconds", at=said(view, limit))
+    elif re.fullmatch(r"(?:0+-)?0+(?::0+){0,2}", limit.value):
+        yield Violation(
+            message=f"--time={limit.value} asks for no limit at all", at=said(view, limit), hint="--time=HH:MM:SS"
+        )
+
+
+@rule("SL011", Severity.INFO)
+def no_time_limit(view: ScriptView) -> Iterator[Violation]:
+    """Report jobs without a time limit."""
+    script = view.script
+    late = {each.option for each in script.late}
+    if not script.directives or script.asked("time") or "time" in late or not view.trainings or script.is_heterogeneous:
+        return
+    if "touchline.run" in script.text:  # written by touchline where nothing was known of the run's time
+        return
+    yield Violation(
+        message="no --time is asked for, so the partition's default ends the job",
+        at=script.where(script.directives[-1].line),
+        hint="#SBATCH --time=HH:MM:SS",
+        subject="time",
+    )
+
+
+@rule("SL012", Severity.ERROR)
+def exclusive_options(view: ScriptView) -> Iterator[Violation]:
+    """Report options that sbatch does not accept together."""
+    script = view.script
+    if script.is_heterogeneous:
+        return
+    memory = [found for name in ("mem", "mem-per-cpu", "mem-per-gpu") if (found := script.asked(name)) is not None]
+    if len(memory) > 1:
+        names = " and ".join(f"--{each.option}" for each in memory)
+        yield Violation(
+            message=f"{names} exclude each other, and sbatch refuses both together", at=said(view, memory[-1])
+        )
+    of_gpu, of_task = script.asked("cpus-per-gpu"), script.asked("cpus-per-task")
+    if of_gpu is not None and of_task is not None:
+        yield Violation(message="--cpus-per-gpu and --cpus-per-task exclude each other", at=said(view, of_gpu))
+    gpus_of_task = script.asked("gpus-per-task")
+    tasks = ("ntasks", "ntasks-per-node", "gpus", "nodes", "ntasks-per-gpu", "ntasks-per-socket", "ntasks-per-core")
+    if gpus_of_task is not None and not any(script.asked(name) for name in tasks):
+        yield Violation(
+            message="--gpus-per-task is not allowed without --ntasks or --gpus",
+            at=said(view, gpus_of_task),
+            hint="#SBATCH --ntasks=1",
+        )

@@ -10,7 +10,7 @@ from pathlib import PurePath
 from typing import Final
 
 from touchline.core.quantity import Missing
-from touchline.lint.siblings import FolderView, Sibling, runs_of, stays, together
+from touchline.lint.config_set import FolderView, Sibling, runs_of, stays, together
 
 _STAGE: Final = re.compile(
     r"(?<![a-z])(?<!zero[ _-])(?<!ds[ _-])(?<!deepspeed[ _-])(?:stage|phase)[ _-]?(\d{1,2})(?!\d)", re.I

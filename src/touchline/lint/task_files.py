@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Literal
 
-from touchline.core.finding import Severity, Where
+from touchline.core.finding import Finding, Severity, Where
 from touchline.lint.rule import Violation, rule
+from touchline.spec.evaluation import EvaluationTask
+from touchline.spec.experiment import DataConfig
+from touchline.spec.tasks.ready_made import get_task
 
 TaskFault = Literal["import", "no task", "no function", "columns", "data", "build"]
 """Where building a task failed: the file itself; nothing in it is a task, or the function that was named; a column
@@ -135,3 +138,50 @@ def _tree(view: TaskFileView) -> ast.AST | None:
 
 def _at(view: TaskFileView, line: int | None) -> Where:
     return Where(path=view.path, line=line)
+
+
+CODE = "EV305"
+
+
+def prompt_findings(
+    task: EvaluationTask, data: DataConfig, where: Where | None, *, is_own: bool, labels: Sequence[str] = ()
+) -> Iterator[Finding]:
+    """Find what a task asks otherwise than training, and say so where that cannot be known.
+
+    Args:
+        task: a further task, or the experiment's own in a file.
+        data: how training makes prompts.
+        where: where the task is named.
+        is_own: whether it is the experiment's own.
+        labels: the labels of the dataset, which stand in the prompt of a classification.
+    """
+
+    def finding(severity: Severity, message: str, hint: str | None = None) -> Finding:
+        subject = "task" if is_own else "evaluate.tasks"
+        return Finding(code=CODE, severity=severity, subject=subject, message=message, where=where, hint=hint)
+
+    if not task.is_file:
+        own = get_task(task.name, labels).prompt
+        if data.messages is None and data.prompt is not None and own != data.prompt:
+            yield finding(
+                Severity.INFO,
+                f"the task {task.name} asks {own!r}, training asks {data.prompt!r}",
+                f"data.prompt: {own!r}",
+            )
+        return
+    same = f"system_message({data.system!r})" if data.system and not task.takes_data else None
+    if changed := [call for call in dict.fromkeys(task.own_prompt) if call != same]:
+        system = f" and has the system turn {data.system!r}" if data.system else ""
+        trained = "chats" if data.messages is not None else repr(data.prompt or "{input}")
+        yield finding(
+            Severity.WARNING,
+            f"the task {task.name} changes the prompt by {', '.join(changed)}; training asks {trained}{system}, so the "
+            "models are asked otherwise than they were taught",
+            "data: {system: ..., prompt: ...} gives training the same turns",
+        )
+    elif not task.takes_data:
+        yield finding(
+            Severity.INFO,
+            f"whether {task.name} asks as training does cannot be known before it runs; the evaluation compares them, "
+            "and with an argument `data` the task gets training's prompts",
+        )

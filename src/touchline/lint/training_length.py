@@ -10,6 +10,7 @@ from touchline.core.quantity import Missing
 from touchline.lint.arithmetic import arithmetic
 from touchline.lint.rule import Violation, rule
 from touchline.lint.views import TrainingView
+from touchline.spec.partial import StatedTraining
 
 LEARNED_POSITIONS: Final = frozenset({"gpt2", "gpt_neo", "gpt_bigcode", "opt", "xglm", "biogpt", "openai-gpt"})
 """Families with a table of positions: there is nothing beyond its end."""
@@ -91,4 +92,86 @@ def excessive_max_seq_len(view: TrainingView) -> Iterator[Violation]:
         yield Violation(
             message=f"rows may have {limit.value:,} tokens, and the longest example has {longest:,}; nothing is packed",
             at=limit,
+        )
+
+
+SMALL_BATCH: Final = 4
+"""Rows of a micro-batch up to which packing is worth a thought."""
+WORTH_PACKING: Final = 1.5
+"""Examples a row from which packing saves something."""
+RECURRENT: Final = frozenset({"mamba", "mamba2", "falcon_mamba", "rwkv", "recurrent_gemma", "bamba", "qwen3_next"})
+"""Families that carry a state along the row, which no mask of attention resets."""
+
+
+@rule("PK005", Severity.INFO)
+def packing_not_used(view: TrainingView) -> Iterator[Violation]:
+    """Report a small micro-batch that packing might make faster."""
+    stated = view.stated
+    packed, micro = stated.packed, stated.micro_batch_size
+    if packed is None or packed.value or micro is None or not 1 <= micro.value <= SMALL_BATCH or not _can_pack(stated):
+        return
+    data, limit = view.data, stated.max_seq_len
+    density = ""
+    if not isinstance(data, Missing) and data.lengths is not None and len(data.lengths) and limit is not None:
+        each = limit.value / max(float(data.lengths.mean()), 1.0)
+        if each < WORTH_PACKING:
+            return
+        density = f", some {each:.1f} examples would share a row of {limit.value:,} tokens"
+    yield Violation(message=f"not packed with a micro-batch of {micro.value}{density}: consider packing", at=packed)
+
+
+def _can_pack(stated: StatedTraining) -> bool:
+    """Whether a setting makes this trainer pack: a user's own script has none, and rows with pictures stay apart."""
+    of_a_command = not stated.where.path.lower().endswith((".yaml", ".yml", ".json"))
+    return stated.backend != "qlora_stage" and stated.image_root is None and not of_a_command
+
+
+@rule("PK006", Severity.WARNING)
+def packed_examples_too_long(view: TrainingView) -> Iterator[Violation]:
+    """Report packed examples so long that packing gains nothing."""
+    stated, data = view.stated, view.data
+    packed, limit = stated.packed, stated.max_seq_len
+    if packed is None or not packed.value or isinstance(data, Missing) or data.lengths is None or limit is None:
+        return
+    if not len(data.lengths) or limit.value < 2:
+        return
+    share = float((data.lengths * 2 > limit.value).mean())
+    if share > 0.9:
+        yield Violation(
+            message=f"{share:.0%} of the examples take more than half a row of {limit.value:,} tokens: no gain",
+            at=packed,
+        )
+
+
+@rule("PK007", Severity.WARNING)
+def packed_attention_leak(view: TrainingView) -> Iterator[Violation]:
+    """Report packed examples that attend to each other."""
+    stated = view.stated
+    packed, attention = stated.packed, stated.attention
+    if packed is None or not packed.value:
+        return
+    shape = None if isinstance(view.model, Missing) else view.model.shape
+    if shape is not None and not isinstance(shape, Missing) and shape.model_type in RECURRENT:
+        yield Violation(
+            message=f"a {shape.model_type} model carries its state along the row, from one packed example to the next",
+            at=packed,
+            severity=Severity.INFO,
+        )
+    elif stated.backend == "axolotl" and attention is not None and attention.value.lower() == "eager":
+        yield Violation(
+            message=f"axolotl does not keep packed examples apart with {attention.value} attention",
+            at=attention if not attention.is_default else packed,
+            hint="attn_implementation: flash_attention_2, or sdpa",
+        )
+
+
+@rule("PK008", Severity.ERROR)
+def packed_without_length(view: TrainingView) -> Iterator[Violation]:
+    """Report packing without a sequence length."""
+    stated = view.stated
+    packed = stated.packed
+    if packed is not None and packed.value and stated.max_seq_len is None and stated.backend in ("torchtune", "trl"):
+        key = "tokenizer.max_seq_len" if stated.backend == "torchtune" else "max_length"
+        yield Violation(
+            message=f"packed, and {key} is not set: there is no length to fill", at=packed, hint=f"{key}: 2048"
         )

@@ -14,7 +14,7 @@ from touchline.spec.partial import StatedTraining
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ModelFacts:
+class ModelContext:
     """What is known of a base model."""
 
     name: str
@@ -67,7 +67,7 @@ class TrainingView:
 
     stated: StatedTraining
     """What its config states."""
-    model: ModelFacts | Missing
+    model: ModelContext | Missing
     """Its base."""
     data: DataFacts | Missing
     """Its data."""

@@ -14,15 +14,14 @@ from pydantic import TypeAdapter, ValidationError
 from touchline.core.errors import HostError, InputError
 from touchline.core.files import open_regular, read_text_bounded, sha256_file, write_atomic
 from touchline.core.finding import Finding, Severity, Where
-from touchline.data.columns import Layout, Values, column_counts, resolve_columns, stated_layout
+from touchline.data.columns import ColumnMapping, Values, column_counts, resolve_columns, stated_layout
 from touchline.data.json_lines import JsonLines
 from touchline.data.label_sets import LABELS_LIMIT
 from touchline.data.readers import FORMATS, WHOLE, read_rows, separator_hint
 from touchline.lint.audited import AuditedSplit, DataAudit, LabelCount, Lengths
 from touchline.lint.checked import row_of
-from touchline.lint.data_baselines import baselines
+from touchline.lint.data_baselines import baselines, scorer_findings
 from touchline.lint.data_scorers import USUAL_SCORER, Scorer, scorer_of
-from touchline.lint.data_scores import scorer_findings
 from touchline.lint.data_view import DataRow, DataView, MissingMedia, data_rows, entropy_bits, layout_of
 from touchline.lint.local.dataset_files import DatasetFiles, group_splits, is_dataset
 from touchline.lint.rule import check_view
@@ -293,9 +292,9 @@ def _read(files: DatasetFiles) -> tuple[Read, list[Finding], tuple[str, ...], di
     return ordered, findings, tuple(dict.fromkeys(forms)), origin
 
 
-def _layout(splits: Read, request: AuditRequest) -> Layout | None:
+def _layout(splits: Read, request: AuditRequest) -> ColumnMapping | None:
     if not any(splits.values()):
-        return Layout(kind="columns")
+        return ColumnMapping(kind="columns")
     data = request.data
     if data is None:
         return layout_of(splits)

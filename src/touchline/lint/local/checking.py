@@ -19,10 +19,10 @@ from touchline.data.readers import WHOLE
 from touchline.data.settings import UserConfig
 from touchline.data.tree import PLANS, FoundFile, find_files
 from touchline.estimate.gpus import Gpu, find_gpu, similar_gpus
-from touchline.lint.check import CheckedConfig, CheckReport
+from touchline.lint.check import CheckedConfig, CheckReport, summary_of
 from touchline.lint.checked import row_of
+from touchline.lint.config_set import FolderView, TextFile
 from touchline.lint.local.audit import data_findings, tree_findings
-from touchline.lint.local.bash_syntax import NOT_CHECKED, find_shellcheck, shell_findings
 from touchline.lint.local.checking_config_sets import Siblings
 from touchline.lint.local.checking_experiment import check_experiment
 from touchline.lint.local.checkpoint_folders import checkpoint_findings_of
@@ -33,12 +33,11 @@ from touchline.lint.local.lookup import Lookup, surroundings
 from touchline.lint.local.parity import Parity
 from touchline.lint.local.scorer_selftest import split_target
 from touchline.lint.local.scoring import file_findings, text_findings
+from touchline.lint.local.shellcheck import NOT_CHECKED, find_shellcheck, shell_findings
 from touchline.lint.local.validators import checkpoint_findings, validate_torchtune
 from touchline.lint.rule import check_view
 from touchline.lint.script_view import ScriptView
 from touchline.lint.selection import CheckRequest, chosen, in_order
-from touchline.lint.siblings import FolderView, TextFile
-from touchline.lint.summary import summary_of
 from touchline.lint.task_files import is_task_file
 from touchline.lint.views import Surroundings, TrainingView
 from touchline.slurm.resources import gpu_type, requested

@@ -12,9 +12,9 @@ from touchline.core.finding import Finding
 from touchline.core.json_text import parse_json
 from touchline.core.quantity import Missing
 from touchline.data.readers import read_rows
+from touchline.lint.config_set import CheckpointOnDisk, DataFile, Sibling
 from touchline.lint.design import row_set_sha256
 from touchline.lint.local.lookup import ROWS_LIMIT_BYTES, path_of
-from touchline.lint.siblings import DataFile, KeptCheckpoint, Sibling
 from touchline.lint.views import TrainingView
 from touchline.spec.foreign import ForeignDocument
 from touchline.spec.partial import StatedTraining
@@ -79,7 +79,7 @@ def _data_file(path: Path) -> DataFile | Missing:
         return Missing(missing=str(fault))
 
 
-def _kept(folder: Path | None) -> tuple[KeptCheckpoint, ...]:
+def _kept(folder: Path | None) -> tuple[CheckpointOnDisk, ...]:
     """The checkpoints of an output folder, as far as their own files tell of them."""
     if folder is None or not folder.is_dir():
         return ()
@@ -90,12 +90,12 @@ def _kept(folder: Path | None) -> tuple[KeptCheckpoint, ...]:
     return tuple(sorted((_checkpoint(int(match[1]), path) for match, path in steps), key=lambda each: each.step))
 
 
-def _checkpoint(step: int, path: Path) -> KeptCheckpoint:
+def _checkpoint(step: int, path: Path) -> CheckpointOnDisk:
     adapter, state = _json(path / "adapter_config.json"), _json(path / "trainer_state.json")
     modules = adapter.get("target_modules")
     base, rank = adapter.get("base_model_name_or_path"), adapter.get("r")
     batch, epochs = state.get("train_batch_size"), state.get("num_train_epochs")
-    return KeptCheckpoint(
+    return CheckpointOnDisk(
         step=step,
         base_model=base if isinstance(base, str) else None,
         rank=rank if isinstance(rank, int) else None,

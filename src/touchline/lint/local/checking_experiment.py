@@ -30,8 +30,8 @@ from touchline.lint.local.scoring import task_findings
 from touchline.lint.rule import check_view
 from touchline.lint.rule_pages import all_codes
 from touchline.lint.selection import CheckRequest, chosen, in_order
-from touchline.lint.task_prompts import prompt_findings
-from touchline.lint.views import DataFacts, ModelFacts, Surroundings, TrainingView
+from touchline.lint.task_files import prompt_findings
+from touchline.lint.views import DataFacts, ModelContext, Surroundings, TrainingView
 from touchline.plan.build import data_key
 from touchline.plan.local.context import free_space
 from touchline.spec.bounds import SIZE_LIMIT_BYTES
@@ -310,8 +310,8 @@ def _not_checked(finding: Finding, models_dir: Path) -> Finding:
     return replace(finding, severity=Severity.INFO, message=message)
 
 
-def _model_facts(model: ModelInfo) -> ModelFacts:
-    return ModelFacts(
+def _model_facts(model: ModelInfo) -> ModelContext:
+    return ModelContext(
         name=model.name,
         num_parameters=model.num_parameters or None,
         source=model.path,

@@ -16,7 +16,7 @@ from touchline.data.settings import UserConfig
 from touchline.data.shapes import load_shape
 from touchline.estimate.gpus import Gpu
 from touchline.lint.sizes import size_of_name
-from touchline.lint.views import DataFacts, ModelFacts, Surroundings
+from touchline.lint.views import DataFacts, ModelContext, Surroundings
 from touchline.plan.local.target import target_named
 from touchline.spec.partial import StatedSource, StatedTraining
 
@@ -38,11 +38,11 @@ class Lookup:
 
     def __init__(self, settings: UserConfig) -> None:
         self._settings = settings
-        self._models: dict[str, ModelFacts | Missing] = {}
+        self._models: dict[str, ModelContext | Missing] = {}
         self._told: set[str] = set()
         self._rows: dict[Path, dict[str, int] | Missing] = {}
 
-    def model(self, stated: StatedTraining, folder: Path) -> ModelFacts | Missing:
+    def model(self, stated: StatedTraining, folder: Path) -> ModelContext | Missing:
         """The base model that a config in `folder` names: of its folder, else of the catalogue, else of its name."""
         if stated.model is None:
             return Missing(missing="the config names no model")
@@ -55,7 +55,7 @@ class Lookup:
             self._models[key] = self._model(name, local)
         return self._models[key]
 
-    def _model(self, name: str, local: Path | None) -> ModelFacts | Missing:
+    def _model(self, name: str, local: Path | None) -> ModelContext | Missing:
         try:
             shape = load_shape(str(local) if local is not None else name, self._settings.models_dir)
         except TouchlineError as fault:
@@ -63,8 +63,8 @@ class Lookup:
             reason = Missing(missing=fault.message)
             if size is None:
                 return Missing(missing=f"the size of {name!r} is not known: {fault.message}")
-            return ModelFacts(name=name, num_parameters=size, source="its name", shape=reason)
-        return ModelFacts(
+            return ModelContext(name=name, num_parameters=size, source="its name", shape=reason)
+        return ModelContext(
             name=shape.name,
             num_parameters=shape.num_parameters,
             source=shape.source,

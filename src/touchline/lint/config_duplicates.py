@@ -9,8 +9,7 @@ from typing import TypeVar
 
 from touchline.core.finding import Severity
 from touchline.core.quantity import Missing
-from touchline.lint.rule import Violation, rule
-from touchline.lint.siblings import (
+from touchline.lint.config_set import (
     DataFile,
     FolderView,
     Sibling,
@@ -23,6 +22,7 @@ from touchline.lint.siblings import (
     together,
     work_of,
 )
+from touchline.lint.rule import Violation, rule
 
 T = TypeVar("T")
 

@@ -10,8 +10,8 @@ from typing import Final
 
 from touchline.core.finding import Severity
 from touchline.core.json_text import parse_json
+from touchline.lint.config_set import FolderView, TextFile
 from touchline.lint.rule import Violation, rule
-from touchline.lint.siblings import FolderView, TextFile
 from touchline.slurm.script import Script, read_script
 from touchline.slurm.scripts import time_limit_seconds
 

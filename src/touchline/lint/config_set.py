@@ -34,7 +34,7 @@ class DataFile:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class KeptCheckpoint:
+class CheckpointOnDisk:
     """A checkpoint that lies in an output folder, as its adapter_config.json and trainer_state.json tell."""
 
     step: int
@@ -75,7 +75,7 @@ class Sibling:
     """Keys that the backend silently overrides or ignores (BK019), each with what happens instead."""
     parent_is_here: bool = False
     """Whether the parent that it names is on this machine."""
-    kept: tuple[KeptCheckpoint, ...] = ()
+    kept: tuple[CheckpointOnDisk, ...] = ()
     """Checkpoints that lie in its output folder already."""
 
     @property

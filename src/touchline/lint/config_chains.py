@@ -10,8 +10,7 @@ from collections.abc import Iterator
 
 from touchline.core.finding import Severity
 from touchline.core.quantity import Missing
-from touchline.lint.rule import Violation, rule
-from touchline.lint.siblings import (
+from touchline.lint.config_set import (
     FolderView,
     Sibling,
     family_of,
@@ -20,6 +19,7 @@ from touchline.lint.siblings import (
     runs_of,
     stays,
 )
+from touchline.lint.rule import Violation, rule
 from touchline.lint.stage_names import (
     ancestors_of,
     goes_on,

@@ -11,7 +11,7 @@ from tests.lint.designs import merged
 from tests.lint.folders import findings_of, view_of
 
 from touchline.core.finding import Severity
-from touchline.lint.siblings import effective_settings
+from touchline.lint.config_set import effective_settings
 
 pytestmark = pytest.mark.planning
 

@@ -11,7 +11,7 @@ from touchline.lint.rule import Violation
 _SHOWN = 5
 
 
-def fault_of_rows(
+def violation_in_rows(
     view: DataView,
     rows: Sequence[DataRow],
     message: str,
