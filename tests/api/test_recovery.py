@@ -41,7 +41,7 @@ def test_out_of_memory_halves_the_micro_batch_and_the_siblings_learn_it(
     """8 and 4 do not fit, 2 does: the global batch stays, each change is a revision, the sibling never fails."""
     plant(tmp_path / "planted", monkeypatch, oom_above="2")
     said: list[str] = []
-    found = api.run(folder, settings, OVERRIDES, tell=said.append)
+    found = api.run(folder, settings, OVERRIDES, on_message=said.append)
     assert all(result.status is RunStatus.COMPLETED for result in found)
     plan = ExperimentFolder(folder).read_plan()
     assert plan is not None
@@ -75,7 +75,7 @@ def test_an_error_is_tried_once_more_and_then_stopped_with_its_line(
     plant(tmp_path / "planted", monkeypatch, raise_at="3")
     said: list[str] = []
     with pytest.raises(RunsFailedError):
-        api.run(folder, settings, OVERRIDES, only="1M_rank2", tell=said.append)
+        api.run(folder, settings, OVERRIDES, only="1M_rank2", on_message=said.append)
     status = folder / "1M_rank2" / "status"
     assert len(read_attempts(status)) == 2
     (stopped,) = (sentence for sentence in said if "stopped" in sentence)
@@ -84,7 +84,7 @@ def test_an_error_is_tried_once_more_and_then_stopped_with_its_line(
     decided = [(e.state, e.job) for e in read_ledger(folder / "ledger.jsonl") if e.event == "decided"]
     assert decided == [("again", "1M_rank2"), ("stop", "1M_rank2")]
     with pytest.raises(RunsFailedError):
-        api.resume(folder, settings, only="1M_rank2", tell=said.append)
+        api.resume(folder, settings, only="1M_rank2", on_message=said.append)
     assert len(read_attempts(status)) == 2
     assert "--retry" in said[-1]
     monkeypatch.delenv("FAULT_RAISE_AT")

@@ -74,7 +74,7 @@ def test_in_a_log_there_is_one_line_per_minute_for_everything(
     monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
     assert not sys.stderr.isatty()
     rows = [_row(f"run{number}") for number in range(12)]
-    with progress.Bars() as bars:
+    with progress.ProgressDisplay() as bars:
         for tick in range(1200):
             now[0] = 1000.0 + 0.5 * tick
             bars.update([*rows, TOTAL])

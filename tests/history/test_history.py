@@ -563,7 +563,7 @@ def test_progress_is_told_group_by_group(tmp_path: Path) -> None:
     """For a bar: from nothing to everything."""
     heard: list[tuple[int, int, str]] = []
     logs = [write_log(tmp_path, f"{name}.log", b"run\n") for name in "ab"]
-    add_groups(tmp_path / "h", groups_of(*logs), read_lines, say=lambda *now: heard.append(now))
+    add_groups(tmp_path / "h", groups_of(*logs), read_lines, on_progress=lambda *now: heard.append(now))
     assert heard == [(0, 2, "a"), (1, 2, "b"), (2, 2, "")]
 
 

@@ -108,5 +108,5 @@ def test_experiments_of_one_name_are_told_apart_by_their_folders(place: Path) ->
 
 def test_progress_is_told(place: Path) -> None:
     heard: list[tuple[int, int]] = []
-    compare_experiments([place / "one", place / "two"], say=lambda done, total: heard.append((done, total)))
+    compare_experiments([place / "one", place / "two"], on_progress=lambda done, total: heard.append((done, total)))
     assert heard == [(0, 2), (1, 2), (2, 2)]

@@ -61,7 +61,7 @@ def run_of(plan: Plan, name: str) -> PlannedRun:
 def test_what_was_saved_is_sound(trained_once: Trained, deep: bool) -> None:
     said: list[tuple[int, int]] = []
     found = verify_planned(
-        trained_once.plan, trained_once.root, deep=deep, say=lambda done, total: said.append((done, total))
+        trained_once.plan, trained_once.root, deep=deep, on_progress=lambda done, total: said.append((done, total))
     )
     assert not faults(found)
     assert found.missing == ()

@@ -117,7 +117,7 @@ def test_every_try_is_a_fresh_process_with_its_own_micro_batch(tmp_path: Path) -
     child = Child(tmp_path, 'answer("fits" if rows <= 10 else "gpu_oom", seconds=(9, 0.1 * rows ** 0.5) * 1)')
     kept: list[ProbeTry] = []
     said: list[str] = []
-    report = search(child, 1, 2, 4, 8, 16, 32, predicted=16, say=said.append, keep=kept.append)
+    report = search(child, 1, 2, 4, 8, 16, 32, predicted=16, on_message=said.append, keep=kept.append)
     assert [one.micro_batch_size for one in report.tries] == [8, 16]
     assert (report.largest, report.ended) == (8, SearchStop.BRACKETED.value)
     assert (report.predicted, report.sizes) == (16, (1, 2, 4, 8, 16, 32))

@@ -131,7 +131,7 @@ def test_what_is_not_taken_now_is_tried_later(
     """Nothing is lost, nothing is asked for ever and at once, and nobody waits without a word."""
     executor = Scripted({"b": [fault, fault]})
     said: list[str] = []
-    ended = ran(tmp_path, [job(tmp_path, name) for name in "abc"], executor, room=3, tell=said.append)
+    ended = ran(tmp_path, [job(tmp_path, name) for name in "abc"], executor, room=3, on_message=said.append)
     assert said == [f"{fault.message}; tried again later"]
     assert sorted(name for name, _ in executor.started) == ["a", "b", "c"]
     assert all(view.state is JobState.COMPLETED for view in ended.values())

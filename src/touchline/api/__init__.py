@@ -46,6 +46,7 @@ from touchline.api.history import (
 from touchline.api.outcomes import clean, compare, export, report
 from touchline.api.packing import pack, pack_check, pack_write
 from touchline.api.placement import optimize, place
+from touchline.core.callbacks import MessageCallback, ProgressCallback, ignore_message
 from touchline.core.errors import InputError, PolicyError
 from touchline.core.files import read_text_bounded, write_if_changed
 from touchline.data.create import create_capitalization
@@ -68,8 +69,7 @@ from touchline.run.planning import (
     resolve,
 )
 from touchline.run.preparing import write_folders
-from touchline.run.recovering import MessageCallback
-from touchline.run.selection import ProgressCallback
+from touchline.run.selection import JobProgressCallback
 from touchline.run.submitted import Submitted
 from touchline.spec.bounds import SIZE_LIMIT_BYTES
 from touchline.spec.read import read_experiment
@@ -110,13 +110,11 @@ __all__ = [
 ]
 
 
-def silent(sentence: str) -> None:
-    """For callers that need not hear."""
-    del sentence
-
-
 def check(
-    paths: Sequence[Path], settings: UserConfig, request: CheckRequest | None = None, tell: MessageCallback = silent
+    paths: Sequence[Path],
+    settings: UserConfig,
+    request: CheckRequest | None = None,
+    on_message: MessageCallback = ignore_message,
 ) -> tuple[CheckReport, list[Finding]]:
     """Find what is wrong with experiments, configs, scripts and data, all faults in one pass.
 
@@ -124,7 +122,7 @@ def check(
         paths: files and folders.
         settings: where models and caches are.
         request: the machine to check for, and which findings count; the machine here and all when None.
-        tell: receives a line before the code of a task file runs; only a file that is named itself is run.
+        on_message: receives a line before the code of a task file runs; only a file that is named itself is run.
 
     Returns:
         What was found, and the findings with the fixes that they have.
@@ -135,11 +133,16 @@ def check(
     from touchline.lint.local.checking import check_paths
     from touchline.lint.selection import CheckRequest
 
-    return check_paths(paths, settings, request or CheckRequest(), tell)
+    return check_paths(paths, settings, request or CheckRequest(), on_message)
 
 
 def check_fix(
-    paths: Sequence[Path], settings: UserConfig, request: CheckRequest, tell: MessageCallback = silent, *, write: bool
+    paths: Sequence[Path],
+    settings: UserConfig,
+    request: CheckRequest,
+    on_message: MessageCallback = ignore_message,
+    *,
+    write: bool,
 ) -> Changes:
     """Make the changes that have one safe answer, or only tell what they would be.
 
@@ -150,7 +153,7 @@ def check_fix(
     from touchline.lint.local.checking import check_paths
     from touchline.lint.local.fixing import fix
 
-    return fix(check_paths(paths, settings, request, tell)[1], write=write)
+    return fix(check_paths(paths, settings, request, on_message)[1], write=write)
 
 
 def init(
@@ -190,7 +193,7 @@ def plan(
     allow: Sequence[str] = (),
     accept: bool = False,
     dry_run: bool = False,
-    say: Callable[[int, int], None] | None = None,
+    on_progress: ProgressCallback | None = None,
     measure: Callable[[Plan, ExperimentFolder], bool] | None = None,
 ) -> LoadedPlan:
     """Resolve an experiment and write its plan.
@@ -202,7 +205,7 @@ def plan(
         allow: codes of checks whose errors do not stop it, besides those that the file allows.
         accept: plan again even where runs have started; what those have made is moved aside.
         dry_run: write nothing.
-        say: hears how many rows are tokenised, of how many, where their lengths are not known yet.
+        on_progress: receives how many rows are tokenised, of how many, where their lengths are not known yet.
         measure: gets the plan before it is written, and measures what is not known; True where it has to be made again.
 
     Raises:
@@ -219,9 +222,9 @@ def plan(
         others = (override for override in chosen if not override.startswith("allow="))
         loaded = read_experiment(text, str(folder.yaml), (*others, f"allow=[{codes}]"))
     accepted = {run.name: run.accepted for run in old.runs if run.accepted} if old is not None else {}
-    new, notes = resolve(loaded, folder, settings, old, accepted, say)
+    new, notes = resolve(loaded, folder, settings, old, accepted, on_progress)
     if measure is not None and measure(new, folder):
-        new, notes = resolve(loaded, folder, settings, old, accepted, say)
+        new, notes = resolve(loaded, folder, settings, old, accepted, on_progress)
     return commit_plan(folder, old, new, accept=accept, dry_run=dry_run, notes=notes)
 
 
@@ -252,8 +255,8 @@ def run(
     allow: Sequence[str] = (),
     retry: bool = False,
     probe: bool = True,
-    say: ProgressCallback | None = None,
-    tell: MessageCallback = silent,
+    on_progress: JobProgressCallback | None = None,
+    on_message: MessageCallback = ignore_message,
 ) -> list[RunResult]:
     """Plan, prepare, train what is not trained, evaluate what is not evaluated, report. Does nothing twice.
 
@@ -267,10 +270,10 @@ def run(
     from touchline.run.probe_run import measure_unknown
 
     with running.experiment_lock(ExperimentFolder(source)) as lock:
-        measure = partial(measure_unknown, settings=settings, tell=tell) if probe else None
+        measure = partial(measure_unknown, settings=settings, on_message=on_message) if probe else None
         plan(source, settings, overrides, allow=allow, measure=measure)
         planned = _prepared(read_planned(source), settings, accepted=False)
-        return _worked(planned, settings, only, say, tell, lock=lock, retry=retry)
+        return _worked(planned, settings, only, on_progress, on_message, lock=lock, retry=retry)
 
 
 def submit(
@@ -279,8 +282,8 @@ def submit(
     *,
     only: str | None = None,
     retry: bool = False,
-    say: Callable[[int, int], None] | None = None,
-    tell: MessageCallback = silent,
+    on_progress: ProgressCallback | None = None,
+    on_message: MessageCallback = ignore_message,
 ) -> list[Submitted]:
     """Hand to SLURM what is not trained or not evaluated and not in the queue, and come back; call it again any time.
 
@@ -289,8 +292,8 @@ def submit(
         settings: where models are, and what the cluster wants.
         only: one run; all when None.
         retry: also what failed twice the same way.
-        say: hears how many jobs are handed over, of how many.
-        tell: hears what is done about jobs that failed.
+        on_progress: receives how many jobs are handed over, of how many.
+        on_message: receives what is done about jobs that failed.
 
     Raises:
         PolicyError: the plan is for this machine, or another command is at work on this folder.
@@ -304,7 +307,7 @@ def submit(
                 hint=f"touchline plan {shlex.quote(str(source))} compute.executor=slurm",
             )
         runs = running.selected(planned.plan, only)
-        return launching.submit(planned, runs, settings, tell, lock=lock, retry=retry, heard=say)[1]
+        return launching.submit(planned, runs, settings, on_message, lock=lock, retry=retry, on_progress=on_progress)[1]
 
 
 def resume(
@@ -313,8 +316,8 @@ def resume(
     *,
     only: str | None = None,
     retry: bool = False,
-    say: ProgressCallback | None = None,
-    tell: MessageCallback = silent,
+    on_progress: JobProgressCallback | None = None,
+    on_message: MessageCallback = ignore_message,
 ) -> list[RunResult]:
     """Go on with the plan as it is after anything: a kill, a reboot, a closed terminal; nothing is done twice.
 
@@ -325,11 +328,11 @@ def resume(
     """
     with running.experiment_lock(ExperimentFolder(source)) as lock:
         planned = prepare(source, settings)
-        return _worked(planned, settings, only, say, tell, lock=lock, retry=retry)
+        return _worked(planned, settings, only, on_progress, on_message, lock=lock, retry=retry)
 
 
 def status(
-    source: Path, settings: UserConfig, *, look: bool = True, say: Callable[[str], None] | None = None
+    source: Path, settings: UserConfig, *, look: bool = True, on_message: MessageCallback | None = None
 ) -> list[LiveRun]:
     """How every run stands at this moment, from its folder and one look at the queue.
 
@@ -337,18 +340,18 @@ def status(
         source: experiment.yaml or its folder, planned.
         settings: what the cluster wants.
         look: ask the executor too.
-        say: hears why the queue could not be asked.
+        on_progress: receives why the queue could not be asked.
     """
     if not is_experiment(source):
         from touchline.report.local.foreign import snapshot
 
         found = snapshot(source)
-        if say is not None:
-            say(found.note)
+        if on_message is not None:
+            on_message(found.note)
         return list(found.runs)
     from touchline.results.watching import status as look_at
 
-    return look_at(source, settings, look=look, say=say)
+    return look_at(source, settings, look=look, on_message=on_message)
 
 
 def cancel(source: Path, settings: UserConfig, *, only: str | None = None) -> list[str]:
@@ -367,8 +370,8 @@ def evaluate(
     *,
     only: str | None = None,
     epochs: str | None = None,
-    say: ProgressCallback | None = None,
-    tell: MessageCallback = silent,
+    on_progress: JobProgressCallback | None = None,
+    on_message: MessageCallback = ignore_message,
 ) -> list[RunResult]:
     """Evaluate what is trained and not evaluated yet, now or later.
 
@@ -377,7 +380,7 @@ def evaluate(
         settings: where models and caches are.
         only: one run; all when None.
         epochs: `last`, `all` or numbers from 0, instead of what experiment.yaml says.
-        say: hears of progress.
+        on_progress: called as the work advances.
 
     Raises:
         PolicyError: another command is at work on this folder.
@@ -385,7 +388,7 @@ def evaluate(
     """
     with running.experiment_lock(ExperimentFolder(source)) as lock:
         planned = prepare(source, settings)
-        return _worked(planned, settings, only, say, tell, lock=lock, train=False, epochs=epochs)
+        return _worked(planned, settings, only, on_progress, on_message, lock=lock, train=False, epochs=epochs)
 
 
 def place_experiment(
@@ -471,8 +474,8 @@ def demo(
     settings: UserConfig,
     *,
     probe: bool = True,
-    say: ProgressCallback | None = None,
-    tell: MessageCallback = silent,
+    on_progress: JobProgressCallback | None = None,
+    on_message: MessageCallback = ignore_message,
 ) -> tuple[Path, list[RunResult]]:
     """The example `capitalization`, run in `target`; give the report's path and the results.
 
@@ -488,7 +491,7 @@ def demo(
         if model in EXPORTABLE:
             get_model(model, settings)
     create_capitalization(target / "data", word_length=8, num_words=2000, train_fraction=0.8, seed=14)
-    found = run(target, settings, probe=probe, say=say, tell=tell)
+    found = run(target, settings, probe=probe, on_progress=on_progress, on_message=on_message)
     return target / "RESULTS.md", found
 
 
@@ -509,7 +512,7 @@ def probe(
     *,
     run: str | None = None,
     limit_bytes: int | None = None,
-    say: Callable[[str], None] | None = None,
+    on_message: MessageCallback | None = None,
 ) -> ProbeReport:
     """Real steps of a run at its longest batch, on this machine: the largest micro-batch that fits, and its speed.
 
@@ -518,7 +521,7 @@ def probe(
         settings: where models, caches and the history are.
         run: which run; the one with the most memory when None.
         limit_bytes: what a try may take of the machine's memory; most of what is free when None.
-        say: hears of each try.
+        on_progress: receives of each try.
 
     Raises:
         InputError: no plan, no such run, or one that trains nothing.
@@ -529,7 +532,7 @@ def probe(
 
     planned = read_planned(source)
     chosen = running.selected(planned.plan, run)[0] if run is not None else heaviest(planned.plan)
-    return probe_run(planned, chosen, settings, limit_bytes=limit_bytes, say=say)
+    return probe_run(planned, chosen, settings, limit_bytes=limit_bytes, on_message=on_message)
 
 
 def _prepared(planned: LoadedPlan, settings: UserConfig, *, only: str | None = None, accepted: bool) -> LoadedPlan:
@@ -546,8 +549,8 @@ def _worked(
     planned: LoadedPlan,
     settings: UserConfig,
     only: str | None,
-    say: ProgressCallback | None,
-    tell: MessageCallback,
+    on_progress: JobProgressCallback | None,
+    on_message: MessageCallback,
     *,
     lock: int,
     retry: bool = False,
@@ -556,7 +559,9 @@ def _worked(
 ) -> list[RunResult]:
     """Do the work, report and collect; then say what did not end well."""
     runs = running.selected(planned.plan, only)
-    done = launching.work(planned, runs, settings, say, tell, lock=lock, retry=retry, train=train, epochs=epochs)
+    done = launching.work(
+        planned, runs, settings, on_progress, on_message, lock=lock, retry=retry, train=train, epochs=epochs
+    )
     source = planned.folder.yaml
     # The report names the files that collecting writes.
     collect(source, settings)

@@ -5,11 +5,12 @@ The readers of every trainer's logs load when a verb is called, and not before.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from touchline.core.callbacks import NamedProgressCallback
 from touchline.data.settings import load_settings
 
 if TYPE_CHECKING:
@@ -24,21 +25,21 @@ def history_read(
     paths: Sequence[Path],
     *,
     facts: Mapping[str, str] | None = None,
-    say: Callable[[int, int, str], None] | None = None,
+    on_progress: NamedProgressCallback | None = None,
 ) -> Iterator[FoundRun | Refused]:
     """What logs, state files and whole folders say of their runs; nothing is stored.
 
     Args:
         paths: files and folders; a log's other stream, states and configs beside it are read with it.
         facts: what is stated of them, by the keys of `history/run_facts.py`.
-        say: hears of progress: how many groups of files are done, how many there are, which one is next.
+        on_progress: called as the work advances: how many groups of files are done, how many there are, which one is next.
 
     Raises:
         InputError: some of the paths do not exist or may not be read, or a stated fact is wrong; all of them are named.
     """
     from touchline.plan.local.stating import read_stated
 
-    return read_stated(paths, facts or {}, load_settings(), say)
+    return read_stated(paths, facts or {}, load_settings(), on_progress)
 
 
 def history_add(
@@ -47,7 +48,7 @@ def history_add(
     *,
     facts: Mapping[str, str] | None = None,
     dry_run: bool = False,
-    say: Callable[[int, int, str], None] | None = None,
+    on_progress: NamedProgressCallback | None = None,
 ) -> Added:
     """Put the runs that logs and folders tell of into the history; files that are as they were are not opened.
 
@@ -56,7 +57,7 @@ def history_add(
         history_dir: the history; made when it is not there.
         facts: what is stated of them, by the keys of `history/run_facts.py`.
         dry_run: read, and write nothing.
-        say: hears of progress.
+        on_progress: called as the work advances.
 
     Raises:
         InputError: some of the paths do not exist or may not be read, a stated fact is wrong, or the history is no
@@ -80,7 +81,13 @@ def history_add(
         return [with_dataset(item, settings) for item in files.read_group(group, stating.of(group))]
 
     return add_groups(
-        history_dir, groups, read, dry_run=dry_run, again=stating.has_options, lacking=missing_facts, say=say
+        history_dir,
+        groups,
+        read,
+        dry_run=dry_run,
+        again=stating.has_options,
+        lacking=missing_facts,
+        on_progress=on_progress,
     )
 
 

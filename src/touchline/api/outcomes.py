@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from touchline.core.callbacks import ProgressCallback
 from touchline.run.planning import read_planned
 
 if TYPE_CHECKING:
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from touchline.report.trackers.exported import Export
     from touchline.results.cleaned import Cleaned
     from touchline.results.following import OutputLine
-    from touchline.results.verification import Counted
 
 
 def report(
@@ -31,7 +31,7 @@ def report(
     parquet: bool = False,
     cache: Path | None = None,
     refresh_seconds: int | None = None,
-    say: Counted | None = None,
+    on_progress: ProgressCallback | None = None,
 ) -> Written:
     """Write RESULTS.md, report.html, their figures and samples.jsonl from what is there.
 
@@ -42,7 +42,7 @@ def report(
         parquet: write the answers as samples.parquet too.
         cache: where what takes long to put together may be kept; none: nowhere.
         refresh_seconds: how often the page loads itself anew while runs are at work; none: never.
-        say: hears how many checkpoints are verified, of how many.
+        on_progress: receives how many checkpoints are verified, of how many.
 
     Raises:
         InputError: there is neither an experiment nor any run.
@@ -51,7 +51,13 @@ def report(
     from touchline.report.local.reporting import write_report
 
     return write_report(
-        source, out=out, deep=deep, parquet=parquet, cache=cache, refresh_seconds=refresh_seconds, say=say
+        source,
+        out=out,
+        deep=deep,
+        parquet=parquet,
+        cache=cache,
+        refresh_seconds=refresh_seconds,
+        on_progress=on_progress,
     )
 
 
@@ -114,7 +120,7 @@ def logs(
     return foreign_logs(source, run=run, lines=lines, follow=follow)
 
 
-def compare(sources: Sequence[Path], *, say: Counted | None = None) -> ComparedExperiments:
+def compare(sources: Sequence[Path], *, on_progress: ProgressCallback | None = None) -> ComparedExperiments:
     """Hold experiments against the first: settings that differ, the same conditions side by side, paired differences.
 
     Raises:
@@ -122,7 +128,7 @@ def compare(sources: Sequence[Path], *, say: Counted | None = None) -> ComparedE
     """
     from touchline.report.local.comparing import compare_experiments
 
-    return compare_experiments(sources, say=say)
+    return compare_experiments(sources, on_progress=on_progress)
 
 
 def export(
@@ -131,7 +137,7 @@ def export(
     *,
     directory: Path | None = None,
     only: str | None = None,
-    say: Counted | None = None,
+    on_progress: ProgressCallback | None = None,
 ) -> Export:
     """Hand to a tracker what it does not hold yet of the runs' metrics; without network, again and again.
 
@@ -142,17 +148,19 @@ def export(
     """
     from touchline.report.trackers.exporting import export_runs
 
-    return export_runs(read_planned(source), tracker, directory=directory, only=only, say=say)
+    return export_runs(read_planned(source), tracker, directory=directory, only=only, on_progress=on_progress)
 
 
-def clean(source: Path, *, perform: bool = False, deep: bool = False, say: Counted | None = None) -> Cleaned:
+def clean(
+    source: Path, *, perform: bool = False, deep: bool = False, on_progress: ProgressCallback | None = None
+) -> Cleaned:
     """Find what of an experiment may go without loss, and remove it when asked to.
 
     Args:
         source: experiment.yaml or its folder, planned, or a folder that another tool made.
         perform: remove it; else it is only shown. Nothing is removed of what another tool made.
         deep: read every value of every checkpoint before one is called sound.
-        say: hears how many checkpoints are verified, of how many.
+        on_progress: receives how many checkpoints are verified, of how many.
 
     Raises:
         InputError: there is no plan, and no run of another tool.
@@ -163,7 +171,7 @@ def clean(source: Path, *, perform: bool = False, deep: bool = False, say: Count
     if not is_experiment(source):
         from touchline.report.local import foreign
 
-        return foreign.clean(source, perform=perform, deep=deep, say=say)
+        return foreign.clean(source, perform=perform, deep=deep, on_progress=on_progress)
     from touchline.results.cleaning import clean as clean_up
 
-    return clean_up(source, perform=perform, deep=deep, say=say)
+    return clean_up(source, perform=perform, deep=deep, on_progress=on_progress)

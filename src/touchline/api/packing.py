@@ -5,10 +5,10 @@ What they need loads when one of them is called.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from touchline.core.callbacks import ProgressCallback
 from touchline.data.settings import UserConfig
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ def pack(
     settings: UserConfig,
     *,
     plot: Path | None = None,
-    say: Callable[[int, int], None] | None = None,
+    on_progress: ProgressCallback | None = None,
 ) -> PackingSummary:
     """How a dataset lies in rows, packed and not, by a trainer's own batching; `plot` is a picture of the lengths.
 
@@ -35,7 +35,7 @@ def pack(
     from touchline.report.lengths import length_figure
     from touchline.report.local.drawing import write_picture
 
-    lengths = lengths_of(request, settings, say)
+    lengths = lengths_of(request, settings, on_progress)
     summary = compare(request, lengths)
     if plot is not None:
         figure = length_figure(lengths.total, summary)
@@ -44,7 +44,7 @@ def pack(
 
 
 def pack_write(
-    request: PackRequest, to: Path, settings: UserConfig, *, say: Callable[[int, int], None] | None = None
+    request: PackRequest, to: Path, settings: UserConfig, *, on_progress: ProgressCallback | None = None
 ) -> Handoff:
     """Write a dataset's training rows pack by pack, for trainers that pack by next-fit.
 
@@ -53,7 +53,7 @@ def pack_write(
     """
     from touchline.plan.local.packing import lengths_of, write_in_packs
 
-    return write_in_packs(request, to, lengths_of(request, settings, say))
+    return write_in_packs(request, to, lengths_of(request, settings, on_progress))
 
 
 def pack_check(model: str, settings: UserConfig) -> IsolationCheck:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
-from touchline.cli.output import out, out_object, out_table, say
+from touchline.cli.output import print_object, print_output, print_status, print_table
 
 if TYPE_CHECKING:
     from touchline.lint.audited import Baseline, DataAudit
@@ -68,11 +68,11 @@ def audit(
     )
     found = run_audit(path, request, plot=plot)
     if json:
-        out_object(DataAudit, found)
+        print_object(DataAudit, found)
     else:
         _show(found)
     if plot is not None:
-        say(f"wrote {plot}")
+        print_status(f"wrote {plot}")
     if found.failed:
         raise typer.Exit(1)
 
@@ -85,7 +85,7 @@ def stated_columns(input_column: str | None, output_column: str | None) -> froze
 
 def _show(found: DataAudit) -> None:
     if found.splits:
-        out_table(
+        print_table(
             ("split", "rows", "answers", "prompt characters", "answer characters"),
             [
                 (
@@ -99,12 +99,12 @@ def _show(found: DataAudit) -> None:
             ],
             title=f"{found.path} ({found.format})",
         )
-        out(f"columns: {found.columns}")
-        out("characters: shortest, median, 95 %, longest")
+        print_output(f"columns: {found.columns}")
+        print_output("characters: shortest, median, 95 %, longest")
     if found.labels and found.distinct_answers * 2 <= sum(split.examples for split in found.splits):
         names = [split.name for split in found.splits]
-        out("")
-        out_table(
+        print_output("")
+        print_table(
             ("answer", *names, "share", ""),
             [
                 (
@@ -119,8 +119,8 @@ def _show(found: DataAudit) -> None:
         )
     if found.baselines is not None:
         each = found.baselines
-        out("")
-        out_table(
+        print_output("")
+        print_table(
             ("answers without a model", "right", "95 % interval", "rows"),
             [
                 ("always the most frequent" + _quoted(each.majority.answer), *_baseline(each.majority)),
@@ -169,8 +169,8 @@ def _show_findings(findings: Sequence[FindingRow]) -> None:
     """One line a finding, and its hint below, on stderr as all commands do."""
     for finding in findings:
         place = ":".join(str(part) for part in (finding.path, finding.line, finding.column) if part is not None)
-        say(f"{place + ': ' if place else ''}{finding.severity.value} {finding.code}: {finding.message}")
+        print_status(f"{place + ': ' if place else ''}{finding.severity.value} {finding.code}: {finding.message}")
         if finding.hint:
-            say(f"    hint: {finding.hint}")
+            print_status(f"    hint: {finding.hint}")
     counts = {name: sum(finding.severity.value == name for finding in findings) for name in ("error", "warning")}
-    say(", ".join(f"{count} {name}{'s' if count != 1 else ''}" for name, count in counts.items()))
+    print_status(", ".join(f"{count} {name}{'s' if count != 1 else ''}" for name, count in counts.items()))

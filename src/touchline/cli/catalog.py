@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 import typer
 
 from touchline.cli.auditing import audit
-from touchline.cli.output import out, out_json, out_table, say, show_findings
+from touchline.cli.output import print_json, print_output, print_status, print_table, show_findings, without_controls
 
 if TYPE_CHECKING:
     from touchline.spec.experiment import DataConfig
@@ -36,7 +36,7 @@ def models_list(json: Json = False) -> None:
     settings = load_settings()
     found = find_models(settings.models_dir)
     if json:
-        out_json(list[ModelInfo], found, "models")
+        print_json(list[ModelInfo], found, "models")
         return
     rows = [
         (
@@ -50,11 +50,11 @@ def models_list(json: Json = False) -> None:
         )
         for m in found
     ]
-    out_table(
+    print_table(
         ("model", "size", "architecture", "dtype", "weights", "context", "state"), rows, title=str(settings.models_dir)
     )
     if not found:
-        say("no models there; try: touchline models get SmolLM2-135M-Instruct")
+        print_status("no models there; try: touchline models get SmolLM2-135M-Instruct")
 
 
 @models_app.command("show")
@@ -104,7 +104,7 @@ def data_create_capitalization(
         words=words,
         force=force,
     )
-    out(str(path))
+    print_output(str(path))
 
 
 @data_app.command("show")
@@ -129,13 +129,13 @@ def data_show(
     data = with_columns(stated, stated_columns(input_column, output_column), Path(), None)
     info = load_dataset(data, Path())
     if json:
-        out_json(DatasetInfo, info, "dataset")
+        print_json(DatasetInfo, info, "dataset")
     else:
         rows = [(split.name, f"{split.num_examples:,}", split.sha256[:16]) for split in info.splits]
-        out_table(
+        print_table(
             ("split", "examples", "sha256"), rows, title=f"{info.path} ({info.format}, {format_bytes(info.size_bytes)})"
         )
-        out(f"splits: {info.split_origin}")
+        print_output(f"splits: {info.split_origin}")
         if not any(finding.severity == "error" for finding in info.findings):
             _show_row(data)
     show_findings(info.findings)
@@ -145,19 +145,18 @@ def data_show(
 
 def _show_row(data: DataConfig) -> None:
     """Print the first training row, turn by turn, and the columns that it is made of."""
-    from touchline.cli.output import clean
     from touchline.data.resolving import first_row
 
     found = first_row(data, Path())
     if found is None:
         return
     example, used, unused = found
-    out(f"columns used: {', '.join(used)}; not used: {', '.join(unused) or 'none'}")
-    out("first training row:")
+    print_output(f"columns used: {', '.join(used)}; not used: {', '.join(unused) or 'none'}")
+    print_output("first training row:")
     for turn in (*example.prompt, None):
         role, text = ("answer", example.answer) if turn is None else (turn.role, turn.content)
         shown = text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]} [...]"
-        out(f"  {role}: {clean(shown)}".replace("\n", "\n    "))
+        print_output(f"  {role}: {without_controls(shown)}".replace("\n", "\n    "))
 
 
 def _show_model(model: object, json: bool) -> None:
@@ -167,7 +166,7 @@ def _show_model(model: object, json: bool) -> None:
     if not isinstance(model, ModelInfo):
         raise TypeError(type(model).__name__)
     if json:
-        out_json(ModelInfo, model, "model")
+        print_json(ModelInfo, model, "model")
     else:
         rows = [
             ("folder", model.path),
@@ -180,7 +179,7 @@ def _show_model(model: object, json: bool) -> None:
             ("stop token", model.stop_token or "none"),
             ("state", _verdict(model.findings)),
         ]
-        out_table((model.name, ""), rows)
+        print_table((model.name, ""), rows)
     show_findings(model.findings)
     if any(finding.severity == "error" for finding in model.findings):
         raise typer.Exit(1)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
-from touchline.cli.output import out, out_object, out_table, say
+from touchline.cli.output import print_object, print_output, print_status, print_table
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -68,21 +68,21 @@ def check(
         raise InputError("nothing to check", expected="a file or a folder", hint="touchline check .")
     request = CheckRequest(gpu=gpu, cpus=cpus, select=_codes(select), ignore=_codes(ignore), allow=_codes(allow))
     if fix or diff:
-        changes = api.check_fix(paths, load_settings(), request, say, write=fix)
-        out(changes.text or "nothing has one safe answer")
+        changes = api.check_fix(paths, load_settings(), request, print_status, write=fix)
+        print_output(changes.text or "nothing has one safe answer")
         for note in changes.notes:
-            say(f"note: {note}")
+            print_status(f"note: {note}")
         if diff:
             return
-    report, findings = api.check(paths, load_settings(), request, say)
+    report, findings = api.check(paths, load_settings(), request, print_status)
     if sarif:
         from touchline.report.sarif import sarif_text
 
-        out(sarif_text(findings))
+        print_output(sarif_text(findings))
     elif json:
         from touchline.lint.check import CheckReport
 
-        out_object(CheckReport, report)
+        print_object(CheckReport, report)
     else:
         _show(report, findings)
     if report.errors:
@@ -102,20 +102,22 @@ def _show(report: CheckReport, findings: Sequence[Finding]) -> None:
             "checkpointing",
             "effective batch",
         )
-        out_table(header, [_row(config) for config in report.configs])
-        out("")
+        print_table(header, [_row(config) for config in report.configs])
+        print_output("")
     for finding in findings:
         place = "" if finding.where is None else f"{finding.where}: "
-        out(f"{place}{finding.severity.value} {finding.code}: {finding.message}")
+        print_output(f"{place}{finding.severity.value} {finding.code}: {finding.message}")
         if finding.hint:
-            out(f"    hint: {finding.hint}")
+            print_output(f"    hint: {finding.hint}")
     if report.configs:
         passed = sum(config.passed for config in report.configs)
-        out(f"{'' if not findings else chr(10)}configs: {passed} passed, {len(report.configs) - passed} failed")
+        print_output(
+            f"{'' if not findings else chr(10)}configs: {passed} passed, {len(report.configs) - passed} failed"
+        )
     others = len(findings) - report.errors - report.warnings
-    out(f"{report.files} files checked: {report.errors} errors, {report.warnings} warnings, {others} notes")
+    print_output(f"{report.files} files checked: {report.errors} errors, {report.warnings} warnings, {others} notes")
     if findings:
-        say(f"touchline check --explain {findings[0].code} explains a code")
+        print_status(f"touchline check --explain {findings[0].code} explains a code")
 
 
 def _row(config: CheckedConfig) -> tuple[str, ...]:
@@ -165,6 +167,6 @@ def _explain(code: str) -> None:
     (prefix, *_) = _codes([code])
     pages = [load_page(known) for known in all_codes() if known.startswith(prefix)]
     if len(pages) > 1:
-        out_table(("code", "severity", "reports"), [(p.code, p.severity.value, p.summary) for p in pages])
+        print_table(("code", "severity", "reports"), [(p.code, p.severity.value, p.summary) for p in pages])
         return
-    out(pages[0].text)
+    print_output(pages[0].text)

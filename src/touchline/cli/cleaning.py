@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from touchline.cli.output import out_object, out_table, say
+from touchline.cli.output import print_object, print_status, print_table
 
 
 def clean(
@@ -27,25 +27,25 @@ def clean(
     copy of anything.
     """
     from touchline import api
-    from touchline.cli.progress import counting
+    from touchline.cli.progress import progress_bar
     from touchline.core.units import format_bytes
     from touchline.results.cleaned import Cleaned
 
-    with counting("checkpoints") as hear:
-        found = api.clean(source, perform=perform, deep=deep, say=hear)
+    with progress_bar("checkpoints") as on_progress:
+        found = api.clean(source, perform=perform, deep=deep, on_progress=on_progress)
     if json:
-        out_object(Cleaned, found)
+        print_object(Cleaned, found)
     elif found.items:
         rows = [(item.path, format_bytes(item.size_bytes), item.why) for item in found.items]
-        out_table(("removed" if perform else "may go", "size", "why"), rows)
+        print_table(("removed" if perform else "may go", "size", "why"), rows)
     for kept in found.kept:
-        say(f"broken and kept: {kept.path} ({', '.join(kept.codes)}): {kept.why}")
+        print_status(f"broken and kept: {kept.path} ({', '.join(kept.codes)}): {kept.why}")
     read = "every value was read" if found.depth == "values" else "sizes and headers were read, values with --deep"
     if not found.items:
-        say(f"nothing may go without loss ({read})")
+        print_status(f"nothing may go without loss ({read})")
     elif perform:
-        say(f"{len(found.items)} removed, {format_bytes(found.size_bytes)} given back")
+        print_status(f"{len(found.items)} removed, {format_bytes(found.size_bytes)} given back")
     else:
         again = f"touchline clean {shlex.quote(str(source))}{' --deep' if deep else ''} --delete"
-        say(f"{len(found.items)} may go, {format_bytes(found.size_bytes)}; nothing was removed ({read})")
-        say(f"next: {again}")
+        print_status(f"{len(found.items)} may go, {format_bytes(found.size_bytes)}; nothing was removed ({read})")
+        print_status(f"next: {again}")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from touchline.cli.output import out, out_object, out_table, say
+from touchline.cli.output import print_object, print_output, print_status, print_table
 
 if TYPE_CHECKING:
     from touchline.report.compared import (
@@ -39,50 +39,50 @@ def compare(
     Scores are compared where both runs answered the same items; where they did not, it says why.
     """
     from touchline import api
-    from touchline.cli.progress import counting
+    from touchline.cli.progress import progress_bar
     from touchline.report.compared import ComparedExperiments
 
-    with counting("reading experiments") as hear:
-        found = api.compare(sources, say=hear)
+    with progress_bar("reading experiments") as on_progress:
+        found = api.compare(sources, on_progress=on_progress)
     if json:
-        out_object(ComparedExperiments, found)
+        print_object(ComparedExperiments, found)
         return
     _show(found)
 
 
 def _show(found: ComparedExperiments) -> None:
     labels = [side.label for side in found.experiments]
-    out_table(
+    print_table(
         ("experiment", "folder", "runs", "evaluated", "date", "origin"),
         [
             (each.label, each.root, str(each.runs), str(each.evaluated), each.date or "-", each.origin)
             for each in found.experiments
         ],
     )
-    out("")
+    print_output("")
     if found.settings:
-        out_table(("setting", *labels), [_setting(row) for row in found.settings], title="Settings that differ")
+        print_table(("setting", *labels), [_setting(row) for row in found.settings], title="Settings that differ")
     same = f"{found.same_settings} settings are the same"
     once = f"; {len(found.known_once)} are known of one experiment only" if found.known_once else ""
-    out(f"{same if found.settings else same.replace('are', 'are all')}{once}.\n")
+    print_output(f"{same if found.settings else same.replace('are', 'are all')}{once}.\n")
     rows = [row for condition in found.rows for row in _runs(condition.condition, condition.runs)]
     header = ("condition", "experiment", "run", "status", "score", "validation loss", "training", "memory")
-    out_table(header, rows, title="Runs side by side")
+    print_table(header, rows, title="Runs side by side")
     if found.pairs:
         columns = ("condition", "task", "difference", "95 % interval", "gained", "lost", "p (Holm)", "shown")
         for label in labels[1:]:
             pairs = [_pair(pair) for pair in found.pairs if pair.experiment == label]
             if pairs:
-                out("")
-                out_table(columns, pairs, title=f"{label} minus {labels[0]}, on the same items")
+                print_output("")
+                print_table(columns, pairs, title=f"{label} minus {labels[0]}, on the same items")
     for effect in found.effects:
-        out(f"\n{_effect(effect, labels[0])}")
+        print_output(f"\n{_effect(effect, labels[0])}")
     if found.refusals:
-        out("\nNot compared")
+        print_output("\nNot compared")
         for each in found.refusals:
-            out(f"- {each.experiment}, {each.condition}: {each.reason}")
+            print_output(f"- {each.experiment}, {each.condition}: {each.reason}")
     for note in (*_unlike(found), *found.notes):
-        say(f"note: {note}")
+        print_status(f"note: {note}")
 
 
 def _setting(row: SettingRow) -> tuple[str, ...]:

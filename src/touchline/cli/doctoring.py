@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from touchline.cli.output import out, out_object, out_table, say
+from touchline.cli.output import print_object, print_output, print_status, print_table
 
 
 def doctor(
@@ -23,18 +23,18 @@ def doctor(
 
     found = api.doctor(folder, load_settings())
     if json:
-        out_object(DoctorReport, found)
+        print_object(DoctorReport, found)
     else:
         rows = [(each.area, each.name, each.status, each.message) for each in found.checks]
-        out_table(("area", "what", "verdict", "found"), rows)
+        print_table(("area", "what", "verdict", "found"), rows)
         to_do = [each for each in found.checks if each.hint is not None]
         if to_do:
-            out("\nWhat to do:")
+            print_output("\nWhat to do:")
         for each in to_do:
-            out(f"- {each.name} ({each.status} {each.code}): {each.hint}")
+            print_output(f"- {each.name} ({each.status} {each.code}): {each.hint}")
         if not Path(found.config_file).exists():
-            say(f"no config file; it would be {found.config_file}")
+            print_status(f"no config file; it would be {found.config_file}")
     warnings = sum(each.status == "warning" for each in found.checks)
-    say(f"{found.errors} errors, {warnings} warnings")
+    print_status(f"{found.errors} errors, {warnings} warnings")
     if found.errors:
         raise typer.Exit(1)

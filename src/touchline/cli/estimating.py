@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
-from touchline.cli.output import out, out_json, out_object, out_table, say
+from touchline.cli.output import print_json, print_object, print_output, print_status, print_table
 
 if TYPE_CHECKING:
     from touchline.core.quantity import Measured
@@ -144,7 +144,7 @@ def estimate(
     )
     answer = api.estimate(request, load_settings())
     if json:
-        out_object(EstimateAnswer, answer)
+        print_object(EstimateAnswer, answer)
         return
     _show(answer)
 
@@ -155,8 +155,10 @@ def _parts(text: str | None) -> tuple[str, ...] | None:
 
 def _show(answer: EstimateAnswer) -> None:
     memory = answer.memory
-    out(f"{answer.model}: {answer.parameters:,} parameters, {answer.trained_parameters:,} trained ({answer.source})")
-    out("  ".join(f"{name} {value}" for name, value in answer.settings.items()))
+    print_output(
+        f"{answer.model}: {answer.parameters:,} parameters, {answer.trained_parameters:,} trained ({answer.source})"
+    )
+    print_output("  ".join(f"{name} {value}" for name, value in answer.settings.items()))
     rows = [
         ("verdict", f"{memory.verdict.value} on {_cell(memory.capacity_gib)}"),
         ("allocated", _cell(memory.allocated_gib)),
@@ -172,9 +174,9 @@ def _show(answer: EstimateAnswer) -> None:
         ("adapter on disk", _cell(answer.adapter_size)),
         ("simulated", _cell(answer.simulated_gib)),
     ]
-    out_table(("", f"{answer.padded_tokens:,} padded tokens a micro-batch"), rows)
+    print_table(("", f"{answer.padded_tokens:,} padded tokens a micro-batch"), rows)
     if memory.what_ifs:
-        out_table(
+        print_table(
             ("what if", "reserved", "time of a step"),
             [
                 (what.change, f"{what.reserved_gib:.2f} GiB", f"{100 * (what.step_time_factor - 1):+.0f} %")
@@ -182,7 +184,7 @@ def _show(answer: EstimateAnswer) -> None:
             ],
         )
     for note in answer.notes:
-        say(f"note: {note}")
+        print_status(f"note: {note}")
 
 
 def _cell(value: Measured) -> str:
@@ -214,9 +216,9 @@ def probe(
     from touchline.history.probe import ProbeReport
 
     limit_bytes = None if limit is None else int(limit * GIB)
-    report = api.probe(source, load_settings(), run=run, limit_bytes=limit_bytes, say=say)
+    report = api.probe(source, load_settings(), run=run, limit_bytes=limit_bytes, on_message=print_status)
     if json:
-        out_json(ProbeReport, report, "probe")
+        print_json(ProbeReport, report, "probe")
     else:
         _show_probe(report)
     if report.largest is None:
@@ -243,8 +245,10 @@ def _show_probe(report: ProbeReport) -> None:
             )
         )
     header = ("micro-batch", "rows x tokens", "outcome", "process memory", "step", "tokens/s", "")
-    out_table(header, rows, title=f"{report.request.model.name}: predicted {report.predicted or 'nothing'}")
-    out(f"largest that fits: {report.largest or 'none'}; as fast as any larger one: {report.recommended or 'none'}")
-    out(f"ended: {report.ended}")
+    print_table(header, rows, title=f"{report.request.model.name}: predicted {report.predicted or 'nothing'}")
+    print_output(
+        f"largest that fits: {report.largest or 'none'}; as fast as any larger one: {report.recommended or 'none'}"
+    )
+    print_output(f"ended: {report.ended}")
     if report.recommended is not None:
-        out(f"train.micro_batch_size: {report.recommended}")
+        print_output(f"train.micro_batch_size: {report.recommended}")

@@ -8,7 +8,7 @@ from typing import Annotated, Optional
 
 import typer
 
-from touchline.cli.output import out, out_object, out_table, say
+from touchline.cli.output import print_object, print_output, print_status, print_table
 
 
 class Target(StrEnum):
@@ -40,25 +40,27 @@ def export(
     Needs no network, and may be called while runs train, as often as you like; nothing is exported twice.
     """
     from touchline import api
-    from touchline.cli.progress import counting
+    from touchline.cli.progress import progress_bar
     from touchline.report.trackers.exported import Export
 
-    with counting(f"exporting to {to.value}") as hear:
-        done = api.export(source, to.value, directory=directory, only=run, say=hear)
+    with progress_bar(f"exporting to {to.value}") as on_progress:
+        done = api.export(source, to.value, directory=directory, only=run, on_progress=on_progress)
     if json:
-        out_object(Export, done)
+        print_object(Export, done)
     else:
         rows = [(each.run, str(each.added), str(each.total), each.where) for each in done.runs]
-        out_table(("run", "points added", "points in all", "where"), rows)
+        print_table(("run", "points added", "points in all", "where"), rows)
         for command in (each.command for each in done.runs):
             if command is not None:
-                out(command)
+                print_output(command)
     for each in done.runs:
         for note in each.notes:
-            say(f"note: {each.run}: {note}")
+            print_status(f"note: {each.run}: {note}")
     for reason in done.skipped:
-        say(f"note: left out {reason}")
+        print_status(f"note: left out {reason}")
     if done.view is not None:
-        say(f"to look at them: {done.view}")
+        print_status(f"to look at them: {done.view}")
     elif any(each.command for each in done.runs):
-        say("to look at them: type the lines above where there is a network; each brings one run to the server")
+        print_status(
+            "to look at them: type the lines above where there is a network; each brings one run to the server"
+        )

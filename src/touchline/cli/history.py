@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, Optional
@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Literal, Optional
 import typer
 
 from touchline.cli import stating
-from touchline.cli.output import clean, out, out_json, out_object, out_table, say
+from touchline.cli.output import print_json, print_object, print_output, print_status, print_table, without_controls
+from touchline.core.callbacks import NamedProgressCallback
 
 if TYPE_CHECKING:
     from touchline.core.quantity import Missing, Quantity
@@ -50,18 +51,18 @@ def history_read(
     from touchline.history.files import FoundRun
 
     runs = 0
-    with _heard("reading logs") as hear:
+    with _file_progress("reading logs") as on_progress:
         # Beside a bar nothing can be printed; without one each run is shown as soon as it is read.
-        found = api.history_read(paths, facts=stating.stated_pairs(facts or []), say=hear)
-        items = found if hear is None else list(found)
+        found = api.history_read(paths, facts=stating.stated_pairs(facts or []), on_progress=on_progress)
+        items = found if on_progress is None else list(found)
     for item in items:
         if isinstance(item, FoundRun):
             runs += 1
             _show_reading(item.reading, json, every)
         else:
-            say(_text(f"{item.path}: no run: {item.reason}"))
+            print_status(_text(f"{item.path}: no run: {item.reason}"))
     if not runs:
-        say("no run was found; a training log, a trainer_state.json or a metrics.jsonl would be one")
+        print_status("no run was found; a training log, a trainer_state.json or a metrics.jsonl would be one")
         raise typer.Exit(1)
 
 
@@ -98,10 +99,10 @@ def history_add(
         "precision": precision,
     }
     stated = {**stating.stated_pairs(facts or []), **{key: value for key, value in named.items() if value is not None}}
-    with _heard("reading logs") as hear:
-        added = api.history_add(paths, _folder(history), facts=stated, dry_run=dry_run, say=hear)
+    with _file_progress("reading logs") as on_progress:
+        added = api.history_add(paths, _folder(history), facts=stated, dry_run=dry_run, on_progress=on_progress)
     if json:
-        out_json(Added, added, "added")
+        print_json(Added, added, "added")
     else:
         _show_added(added, paths)
     if not added.learned and not added.unchanged_runs:
@@ -119,15 +120,15 @@ def history_list(history: History = None, every: Everything = False, json: Json 
     _say_broken(index)
     rows = index.rows(every=every)
     if json:
-        out_json(list[HistoryRow], rows, "history")
+        print_json(list[HistoryRow], rows, "history")
         return
     if not rows:
-        say(f"{folder}: no records yet; try: touchline history add FOLDER_WITH_LOGS")
+        print_status(f"{folder}: no records yet; try: touchline history add FOLDER_WITH_LOGS")
         return
     header = ("id", "run", "trainer", "model", "GPU", "steps", "s/step", "peak memory", "outcome")
-    out_table(header, [_row(row) for row in rows], title=_text(folder))
+    print_table(header, [_row(row) for row in rows], title=_text(folder))
     if index.newer and not every:
-        say(f"{len(index.newer)} older readings of the same runs are left out; --all shows them")
+        print_status(f"{len(index.newer)} older readings of the same runs are left out; --all shows them")
 
 
 @history_app.command("show")
@@ -144,7 +145,7 @@ def history_show(
 
     id_, record = api.history_show(_folder(history), wanted)
     if json:
-        out_json(RunRecord, record, "record")
+        print_json(RunRecord, record, "record")
         return
     whose = f"{record.experiment}, run {record.run}" if record.experiment else "imported"
     _show_facts(f"{record.name}  ({whose}; {id_})", facts(record), every)
@@ -153,7 +154,7 @@ def history_show(
     _show_lines("note", record.notes)
     _show_lines("source", (f"{s.name}  {s.size_bytes:,} bytes  sha256 {s.sha256}" for s in record.sources))
     unknown = f" (not known: {', '.join(record.fingerprint_unknown)})" if record.fingerprint_unknown else ""
-    out(_text(f"settings that compare: {record.fingerprint[:16]}{unknown}"))
+    print_output(_text(f"settings that compare: {record.fingerprint[:16]}{unknown}"))
 
 
 @history_app.command("calibration")
@@ -174,7 +175,7 @@ def history_calibration(
 
     found = api.history_calibration(_folder(history), plot=plot)
     if json:
-        out_object(Calibration, found)
+        print_object(Calibration, found)
     else:
         rows = [
             (
@@ -191,16 +192,16 @@ def history_calibration(
         ]
         header = ("estimate", "rests on", "runs", "held the truth", "promised", "median error", "median high/low")
         if rows:
-            out_table(header, rows)
+            print_table(header, rows)
         else:
-            say("no run of the history can be held against an estimate yet; touchline run and probe make some")
+            print_status("no run of the history can be held against an estimate yet; touchline run and probe make some")
         reasons: dict[str, int] = {}
         for reason in found.unused.values():
             reasons[reason] = reasons.get(reason, 0) + 1
         for reason, count in sorted(reasons.items(), key=lambda item: -item[1])[:_NOTES_SHOWN]:
-            say(_text(f"{count} not scored: {reason}"))
+            print_status(_text(f"{count} not scored: {reason}"))
     if plot is not None:
-        say(f"wrote {plot}")
+        print_status(f"wrote {plot}")
 
 
 @history_app.command("export")
@@ -227,10 +228,10 @@ def history_export(
     text = csv_text(records) if form == "csv" else jsonl_text(records)
     if target is None:
         if text:
-            out(text)
+            print_output(text)
     else:
         write_atomic(target, text)
-        say(f"wrote {target}")
+        print_status(f"wrote {target}")
 
 
 @history_app.command("rebuild")
@@ -241,7 +242,7 @@ def history_rebuild(history: History = None) -> None:
     folder = _folder(history)
     index = api.history_rebuild(folder)
     _say_broken(index)
-    out(
+    print_output(
         f"{folder}: {len(index.lines)} records, {len(index.newer)} of them superseded, {len(index.broken)} broken files"
     )
 
@@ -256,15 +257,15 @@ def _folder(history: Path | None) -> Path:
 
 
 @contextmanager
-def _heard(what: str) -> Iterator[Callable[[int, int, str], None] | None]:
+def _file_progress(what: str) -> Iterator[NamedProgressCallback | None]:
     """What hears of progress: a bar on a terminal, nothing elsewhere."""
     if not sys.stderr.isatty():
         yield None
         return
-    from touchline.cli.progress import Bars
+    from touchline.cli.progress import ProgressDisplay
     from touchline.run.progress import JobProgress
 
-    with Bars() as bars:
+    with ProgressDisplay() as bars:
         yield lambda done, total, text: bars.update([JobProgress(name=what, done=done, total=total, text=_text(text))])
 
 
@@ -272,12 +273,12 @@ def _show_reading(reading: RunReading, json: bool, every: bool) -> None:
     from touchline.history.flat import facts, line_of
 
     if json:
-        out(line_of(reading))
+        print_output(line_of(reading))
         return
     _show_facts(f"{reading.name}  ({', '.join(reading.files)})", facts(reading), every)
     _show_lines("proof", (f"{proof.where}: {proof.says}: {proof.text}" for proof in reading.proofs))
     _show_lines("note", reading.notes)
-    out("")
+    print_output("")
 
 
 def _show_facts(title: str, found: Iterable[tuple[str, Quantity | Word | Missing]], every: bool) -> None:
@@ -293,32 +294,32 @@ def _show_facts(title: str, found: Iterable[tuple[str, Quantity | Word | Missing
                 rows.append((name, _text(fact), ""))
         else:
             rows.append((name, _text(_fact(fact)), _text(fact.where or "")))
-    out_table(("field", "value", "where"), rows, title=_text(title))
+    print_table(("field", "value", "where"), rows, title=_text(title))
     if not every:
         _show_lines("missing", (f"{', '.join(names)} ({reason})" for reason, names in missing.items()))
 
 
 def _show_lines(what: str, texts: Iterable[str]) -> None:
     for text in texts:
-        out(f"{what}: {clean(_text(text))}")
+        print_output(f"{what}: {without_controls(_text(text))}")
 
 
 def _show_added(added: Added, paths: list[Path]) -> None:
     if added.learned:
         header = ("run", "trainer", "model", "steps", "s/step", "peak memory", "outcome", "where")
         title = f"would learn, in {added.history}" if added.dry_run else f"learned, in {added.history}"
-        out_table(header, [_learned(item) for item in added.learned], title=_text(title))
+        print_table(header, [_learned(item) for item in added.learned], title=_text(title))
         for item in added.learned[:_SHOWN]:
             for note in item.notes[:_NOTES_SHOWN]:
-                say(_text(f"note: {item.name}: {note}"))
+                print_status(_text(f"note: {item.name}: {note}"))
         _say_lacking(added, paths)
     if added.refused:
         shown = added.refused[:_SHOWN]
-        out_table(("refused", "why"), [(_text(item.path), _text(item.reason)) for item in shown])
+        print_table(("refused", "why"), [(_text(item.path), _text(item.reason)) for item in shown])
         if len(added.refused) > len(shown):
-            say(f"and {len(added.refused) - len(shown)} more; --json names all of them")
+            print_status(f"and {len(added.refused) - len(shown)} more; --json names all of them")
     new = sum(item.new for item in added.learned)
-    out(
+    print_output(
         f"{new} new records, {len(added.learned) - new} known already, {len(added.refused)} files refused; "
         f"{added.unchanged_files} unchanged files skipped, with {added.unchanged_runs} records"
         + (f" and {added.unchanged_refused} files without a run" if added.unchanged_refused else "")
@@ -337,9 +338,9 @@ def _say_lacking(added: Added, paths: list[Path]) -> None:
         shown = ", ".join(names[:_NOTES_SHOWN]) + (
             f" and {len(names) - _NOTES_SHOWN} more" if names[_NOTES_SHOWN:] else ""
         )
-        say(_text(f"{shown}: no estimate of time can use this run; missing: {', '.join(keys)}"))
+        print_status(_text(f"{shown}: no estimate of time can use this run; missing: {', '.join(keys)}"))
         files = " ".join(shlex.quote(str(path)) for path in paths)
-        say(_text(f"hint: touchline history add {files} {pasted(keys)}"))
+        print_status(_text(f"hint: touchline history add {files} {pasted(keys)}"))
 
 
 def _learned(item: Learned) -> tuple[str, ...]:
@@ -420,7 +421,7 @@ def _number(fact: Quantity) -> str:
 
 def _say_broken(index: Index) -> None:
     for item in index.broken:
-        say(_text(f"skipped {item.path}: {item.reason}"))
+        print_status(_text(f"skipped {item.path}: {item.reason}"))
 
 
 def _text(value: object) -> str:

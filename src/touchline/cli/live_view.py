@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from touchline.cli import status_text as text
-from touchline.cli.output import clean
+from touchline.cli.output import without_controls
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -63,7 +63,7 @@ def view(snapshot: Snapshot, height: int, width: int) -> RenderableType:
     for run, row in zip(chosen, rows, strict=True):
         cells = [_text(row[n], _style(text.HEADER[n], run)) for n in kept]
         table.add_row(*cells[:_BAR_AT], _bar(run, bar), *cells[_BAR_AT:])
-    head = Text(f"{clean(snapshot.experiment)}  ", style="bold")
+    head = Text(f"{without_controls(snapshot.experiment)}  ", style="bold")
     head.append(text.counts(snapshot.runs), style="not bold")
     head.append(f"   {time.strftime('%H:%M:%S')}", style="dim not bold")
     parts: list[RenderableType] = [head, table]
@@ -72,13 +72,13 @@ def view(snapshot: Snapshot, height: int, width: int) -> RenderableType:
     if told:
         parts.append(Text(""))
     for severity, sentence, hint in told:
-        parts.append(Text(clean(sentence), style=_SEVERITIES.get(severity, ""), overflow="fold"))
+        parts.append(Text(without_controls(sentence), style=_SEVERITIES.get(severity, ""), overflow="fold"))
         if hint:
-            parts.append(Text(f"    hint: {clean(hint)}", style="dim", overflow="fold"))
+            parts.append(Text(f"    hint: {without_controls(hint)}", style="dim", overflow="fold"))
     if len(flagged) > len(told):
         parts.append(Text(f"and {len(flagged) - len(told)} more: touchline status shows all", style="dim"))
     if snapshot.note:
-        parts.append(Text(clean(snapshot.note), style="yellow"))
+        parts.append(Text(without_controls(snapshot.note), style="yellow"))
     parts.append(Text("Ctrl-C leaves this view; nothing is stopped", style="dim"))
     return Group(*parts)
 
@@ -115,4 +115,4 @@ def _bar(run: LiveRun, width: int) -> RenderableType:
 def _text(value: str, style: str = "") -> RenderableType:
     from rich.text import Text
 
-    return Text(clean(value), style=style)
+    return Text(without_controls(value), style=style)

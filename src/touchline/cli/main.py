@@ -26,8 +26,16 @@ from touchline.cli.exporting import export
 from touchline.cli.grouping import CLUSTER, DATA_AND_MODELS, EVIDENCE, EXPERIMENT, LOOK, GroupedCommands
 from touchline.cli.history import history_app
 from touchline.cli.optimising import optimize
-from touchline.cli.output import clean as without_controls
-from touchline.cli.output import out, out_item, out_json, out_object, out_table, say, show_error
+from touchline.cli.output import (
+    print_item,
+    print_json,
+    print_object,
+    print_output,
+    print_status,
+    print_table,
+    show_error,
+    without_controls,
+)
 from touchline.cli.packing import pack_app
 from touchline.cli.placing import place
 from touchline.cli.renamed import with_old_names
@@ -51,7 +59,7 @@ app = typer.Typer(
 
 def _show_version(asked: bool) -> None:
     if asked:
-        out(f"touchline {__version__}")
+        print_output(f"touchline {__version__}")
         raise typer.Exit
 
 
@@ -108,7 +116,7 @@ def plan(
     """Check inputs, estimate costs and write the plan."""
     from touchline import api
     from touchline.api.history import add_evidence
-    from touchline.cli.progress import counting
+    from touchline.cli.progress import progress_bar
     from touchline.data.settings import load_settings
     from touchline.plan.sections import folder_lines, sections
     from touchline.plan.settings import settings_of
@@ -123,15 +131,21 @@ def plan(
             hint=f"touchline history add {' '.join(quoted(str(path)) for path in evidence)}",
         )
     if evidence:
-        say(add_evidence(evidence, settings.history_dir, stated_pairs(evidence_facts or [])))
-    with counting("tokenising") as hear:
+        print_status(add_evidence(evidence, settings.history_dir, stated_pairs(evidence_facts or [])))
+    with progress_bar("tokenising") as on_progress:
         planned = api.plan(
-            source, settings, overrides or (), allow=allow or (), accept=accept, dry_run=dry_run, say=hear
+            source,
+            settings,
+            overrides or (),
+            allow=allow or (),
+            accept=accept,
+            dry_run=dry_run,
+            on_progress=on_progress,
         )
     for note in planned.notes:
-        say(f"note: {note}")
+        print_status(f"note: {note}")
     if json:
-        out_json(
+        print_json(
             Plan,
             planned.plan,
             "plan",
@@ -139,29 +153,29 @@ def plan(
             marks=(dict[str, str], {**planned.marks}),
         )
         return
-    out(planned.plan.experiment)
+    print_output(planned.plan.experiment)
     for section in sections(planned.plan):
         if not section.is_empty:
-            out(f"\n{section.title}")
+            print_output(f"\n{section.title}")
         if section.rows:
             shown = section.narrow if section.narrow and sys.stdout.isatty() else tuple(range(len(section.header)))
             rows = [tuple(row[column] for column in shown) for row in section.rows]
-            out_table([section.header[column] for column in shown], rows)
+            print_table([section.header[column] for column in shown], rows)
         for sentence, text in section.blocks:
-            out_item(sentence)
-            out(indent(without_controls(text), "    "))
+            print_item(sentence)
+            print_output(indent(without_controls(text), "    "))
         for line in section.lines:
-            out_item(line)
+            print_item(line)
     if planned.marks:
-        out("\nSince the last plan")
+        print_output("\nSince the last plan")
         for mark in dict.fromkeys(planned.marks.values()):
             names = [name for name, own in planned.marks.items() if own == mark]
-            out(f"- {mark.value}: {', '.join(names)}")
-    out("\n" + "\n".join(folder_lines(planned.plan)))
+            print_output(f"- {mark.value}: {', '.join(names)}")
+    print_output("\n" + "\n".join(folder_lines(planned.plan)))
     if not dry_run:
-        say(f"{'wrote' if planned.changed else 'unchanged:'} {planned.folder.plan_json} and runs_plan.md")
+        print_status(f"{'wrote' if planned.changed else 'unchanged:'} {planned.folder.plan_json} and runs_plan.md")
         verb = "submit" if planned.plan.executor == "slurm" else "run"
-        say(f"next: touchline {verb} {shlex.quote(str(source))}")
+        print_status(f"next: touchline {verb} {shlex.quote(str(source))}")
 
 
 def prepare(
@@ -177,10 +191,10 @@ def prepare(
 
     planned = api.prepare(source, load_settings(), run=run, accept=accept)
     for note in planned.notes:
-        say(f"note: {note}")
+        print_status(f"note: {note}")
     for each in planned.plan.runs:
         if run in (None, each.name):
-            out(str(planned.folder.run(each.name)))
+            print_output(str(planned.folder.run(each.name)))
 
 
 def run(
@@ -194,10 +208,10 @@ def run(
 ) -> None:
     """Run all missing steps: plan, train, evaluate, report."""
     from touchline import api
-    from touchline.cli.progress import Bars
+    from touchline.cli.progress import ProgressDisplay
     from touchline.data.settings import load_settings
 
-    with Bars() as bars:
+    with ProgressDisplay() as bars:
         found = api.run(
             source,
             load_settings(),
@@ -206,8 +220,8 @@ def run(
             allow=allow or (),
             retry=retry,
             probe=probe,
-            say=bars.update,
-            tell=bars.tell,
+            on_progress=bars.update,
+            on_message=bars.print_note,
         )
     _show(found, json)
     _say_report(source)
@@ -216,25 +230,29 @@ def run(
 def submit(source: Source, run: Run = None, retry: Retry = False, json: Json = False) -> None:
     """Submit unfinished runs to SLURM and return."""
     from touchline import api
-    from touchline.cli.progress import counting
+    from touchline.cli.progress import progress_bar
     from touchline.data.settings import load_settings
     from touchline.run.submitted import Submitted
 
-    with counting("submitting") as hear:
-        found = api.submit(source, load_settings(), only=run, retry=retry, say=hear, tell=say)
+    with progress_bar("submitting") as on_progress:
+        found = api.submit(
+            source, load_settings(), only=run, retry=retry, on_progress=on_progress, on_message=print_status
+        )
     if json:
-        out_json(list[Submitted], found, "jobs")
+        print_json(list[Submitted], found, "jobs")
     else:
-        out_table(("job", "id", "", "why"), [(each.job, each.job_id or "-", each.word, each.reason) for each in found])
+        print_table(
+            ("job", "id", "", "why"), [(each.job, each.job_id or "-", each.word, each.reason) for each in found]
+        )
     if not found:
-        say("nothing is missing: every run is trained and evaluated")
+        print_status("nothing is missing: every run is trained and evaluated")
     later = sum(each.word == "later" for each in found)
     if later:
         again = f"touchline submit {shlex.quote(str(source))}"
         if any(each.word in ("refused", "unclear") for each in found):
-            say(f"{later} more are not submitted, for the reasons above; when those are mended: {again}")
+            print_status(f"{later} more are not submitted, for the reasons above; when those are mended: {again}")
         else:
-            say(f"{later} wait until others have ended: {again}, then")
+            print_status(f"{later} wait until others have ended: {again}, then")
     if any(each.word in ("refused", "unclear", "stopped") for each in found):
         raise typer.Exit(1)
 
@@ -242,11 +260,13 @@ def submit(source: Source, run: Run = None, retry: Retry = False, json: Json = F
 def resume(source: Source, run: Run = None, retry: Retry = False, json: Json = False) -> None:
     """Resume an interrupted experiment."""
     from touchline import api
-    from touchline.cli.progress import Bars
+    from touchline.cli.progress import ProgressDisplay
     from touchline.data.settings import load_settings
 
-    with Bars() as bars:
-        found = api.resume(source, load_settings(), only=run, retry=retry, say=bars.update, tell=bars.tell)
+    with ProgressDisplay() as bars:
+        found = api.resume(
+            source, load_settings(), only=run, retry=retry, on_progress=bars.update, on_message=bars.print_note
+        )
     _show(found, json)
     _say_report(source)
 
@@ -264,8 +284,8 @@ def cancel(
         raise InputError("which runs?", expected="--run RUN, or --all", hint=f"touchline status {quoted(str(source))}")
     names = api.cancel(source, load_settings(), only=run)
     for name in names:
-        out(name)
-    say(f"{len(names)} asked to end" if names else "nothing runs or waits")
+        print_output(name)
+    print_status(f"{len(names)} asked to end" if names else "nothing runs or waits")
 
 
 def evaluate(
@@ -279,11 +299,13 @@ def evaluate(
 ) -> None:
     """Evaluate trained checkpoints without current results."""
     from touchline import api
-    from touchline.cli.progress import Bars
+    from touchline.cli.progress import ProgressDisplay
     from touchline.data.settings import load_settings
 
-    with Bars() as bars:
-        found = api.evaluate(source, load_settings(), only=run, epochs=epochs, say=bars.update, tell=bars.tell)
+    with ProgressDisplay() as bars:
+        found = api.evaluate(
+            source, load_settings(), only=run, epochs=epochs, on_progress=bars.update, on_message=bars.print_note
+        )
     _show(found, json)
     _say_report(source)
 
@@ -304,9 +326,9 @@ def collect(
 
     found, notes = api.collect(source, load_settings(), out=target)
     for note in notes:
-        say(f"note: {note}")
+        print_status(f"note: {note}")
     if json:
-        out_json(list[RunMetrics], found, "collected")
+        print_json(list[RunMetrics], found, "collected")
         return
     header = ("run", "status", "minutes", "s/step", "tokens/s", "peak memory")
     rows: list[tuple[str, ...]] = []
@@ -325,7 +347,7 @@ def collect(
             for fact in facts
         ]
         rows.append((each.run_name, each.status, *figures))
-    out_table(header, rows)
+    print_table(header, rows)
 
 
 def results(source: Source, json: Json = False) -> None:
@@ -335,7 +357,7 @@ def results(source: Source, json: Json = False) -> None:
 
     found = api.results(source)
     if json:
-        out_object(ResultsAnswer, ResultsAnswer(runs=tuple(found), analyses=api.analyses(source, found)))
+        print_object(ResultsAnswer, ResultsAnswer(runs=tuple(found), analyses=api.analyses(source, found)))
         return
     _show(found, json)
 
@@ -348,14 +370,16 @@ def demo(
 
     SmolLM2-135M learns to capitalize words, in about ten minutes on a laptop."""
     from touchline import api
-    from touchline.cli.progress import Bars
+    from touchline.cli.progress import ProgressDisplay
     from touchline.data.settings import load_settings
 
-    say(f"experiment: {target / 'experiment.yaml'}; model and data are made on the first call")
-    with Bars() as bars:
-        path, found = api.demo(target, load_settings(), probe=probe, say=bars.update, tell=bars.tell)
+    print_status(f"experiment: {target / 'experiment.yaml'}; model and data are made on the first call")
+    with ProgressDisplay() as bars:
+        path, found = api.demo(
+            target, load_settings(), probe=probe, on_progress=bars.update, on_message=bars.print_note
+        )
     _show(found, False)
-    out(f"report: {path}")
+    print_output(f"report: {path}")
 
 
 def _show(found: list[object] | object, json: bool) -> None:
@@ -365,7 +389,7 @@ def _show(found: list[object] | object, json: bool) -> None:
 
     runs: list[RunResult] = found  # type: ignore[assignment]
     if json:
-        out_json(list[RunResult], runs, "runs")
+        print_json(list[RunResult], runs, "runs")
         return
     rows = []
     metric = next((r.metric for r in runs if r.metric is not None), "score")
@@ -383,12 +407,12 @@ def _show(found: list[object] | object, json: bool) -> None:
                 measured(r.evaluate_seconds),
             )
         )
-    out_table(("run", "status", f"{metric} (95 %)", "train loss", "val loss", "training", "evaluation"), rows)
+    print_table(("run", "status", f"{metric} (95 %)", "train loss", "val loss", "training", "evaluation"), rows)
 
 
 def _say_report(source: Path) -> None:
     folder = source if source.is_dir() else source.parent
-    out(f"report: {folder / 'RESULTS.md'}")
+    print_output(f"report: {folder / 'RESULTS.md'}")
 
 
 _COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
@@ -423,7 +447,7 @@ def main() -> None:
         show_error(error)
         code = error.exit_code
     except (KeyboardInterrupt, typer.Abort):
-        say("interrupted; rerun the same command to resume")
+        print_status("interrupted; rerun the same command to resume")
         code = INTERRUPTED
     except BrokenPipeError:
         # Whoever read stdout has gone; nothing is left to say to it.
@@ -441,12 +465,12 @@ def _unexpected(error: Exception) -> int:
         show()
         return int(getattr(error, "exit_code", 2))
     if isinstance(error, OSError):
-        say(f"error: {error.strerror or error}: {error.filename or ''}")
+        print_status(f"error: {error.strerror or error}: {error.filename or ''}")
         return 4
     with tempfile.NamedTemporaryFile("w", prefix="touchline-", suffix=".txt", delete=False) as stream:
         traceback.print_exc(file=stream)
-    say(f"internal error: {type(error).__name__}: {error}")
-    say(f"  hint: please report it with {stream.name}")
+    print_status(f"internal error: {type(error).__name__}: {error}")
+    print_status(f"  hint: please report it with {stream.name}")
     return 4
 
 

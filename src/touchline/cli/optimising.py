@@ -44,7 +44,7 @@ def optimize(
 ) -> None:
     """Suggest faster settings with equivalent results."""
     from touchline import api
-    from touchline.cli.output import out_object, say
+    from touchline.cli.output import print_object, print_status
     from touchline.core.units import parse_duration, seconds_to_minutes
     from touchline.data.settings import load_settings
     from touchline.plan.optimization import Optimization
@@ -59,26 +59,26 @@ def optimize(
     found = api.optimize(source, load_settings(), request, apply=apply)
     answer = found.answer
     if json:
-        out_object(Optimization, answer)
+        print_object(Optimization, answer)
     else:
         _show(answer, found.diff)
     if found.diff:
         if apply:
-            say(f"wrote {found.folder.yaml}; next: touchline plan {shlex.quote(str(source))}")
+            print_status(f"wrote {found.folder.yaml}; next: touchline plan {shlex.quote(str(source))}")
         else:
-            say(f"nothing is written; --apply writes it, then: touchline plan {shlex.quote(str(source))}")
+            print_status(f"nothing is written; --apply writes it, then: touchline plan {shlex.quote(str(source))}")
     placed = answer.placement_after
     if isinstance(placed, Placement) and placed.verdict is DeadlineVerdict.IMPOSSIBLE:
         raise typer.Exit(IMPOSSIBLE)
 
 
 def _show(answer: Optimization, diff: str) -> None:
-    from touchline.cli.output import out, out_table
+    from touchline.cli.output import print_output, print_table
     from touchline.core.markup import measured
     from touchline.core.quantity import Missing
     from touchline.plan.optimize import gain
 
-    out(answer.experiment)
+    print_output(answer.experiment)
     if answer.proposals:
         header = ("setting", "now", "proposed", "all trainings then", "why", "effect on results")
         rows = [
@@ -92,9 +92,9 @@ def _show(answer: Optimization, diff: str) -> None:
             )
             for each in answer.proposals
         ]
-        out_table(header, rows, title="Proposals")
+        print_table(header, rows, title="Proposals")
     else:
-        out("Nothing to propose.")
+        print_output("Nothing to propose.")
     sides: list[tuple[str, ...]] = []
     for run in answer.runs:
         for name, side in ((run.name, run.before), ("", run.after)):
@@ -103,18 +103,18 @@ def _show(answer: Optimization, diff: str) -> None:
             label = name if name else f"  {run.kept or 'proposed'}"
             sides.append((label, *_cells(side), measured(run.evaluate_seconds) if name else ""))
     columns = ("run", "micro x accumulation", "checkpointing", "packed", "memory", "fits", "training", "evaluation")
-    out_table(columns, sides, title="Runs, now and as proposed")
-    out(f"All trainings, one after the other: {measured(answer.training_before)}")
+    print_table(columns, sides, title="Runs, now and as proposed")
+    print_output(f"All trainings, one after the other: {measured(answer.training_before)}")
     if answer.proposals:
         told = gain(answer.training_before, answer.training_after)
-        out(f"With the proposals: {measured(answer.training_after)}{f' ({told})' if told else ''}")
-    out(f"Now: {_placed(answer.placement_before)}")
+        print_output(f"With the proposals: {measured(answer.training_after)}{f' ({told})' if told else ''}")
+    print_output(f"Now: {_placed(answer.placement_before)}")
     if answer.proposals:
-        out(f"With the proposals: {_placed(answer.placement_after)}")
+        print_output(f"With the proposals: {_placed(answer.placement_after)}")
     for note in answer.notes:
-        out(f"- {note}")
+        print_output(f"- {note}")
     if diff:
-        out(diff)
+        print_output(diff)
 
 
 def _cells(side: RunOption) -> tuple[str, ...]:

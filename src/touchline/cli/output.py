@@ -22,31 +22,31 @@ RICH_LIMIT_ROWS = 100
 _CONTROL = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
-def clean(text: str) -> str:
+def without_controls(text: str) -> str:
     """Foreign text without escape sequences and control characters; tabs and newlines stay."""
     return _CONTROL.sub("", text)
 
 
-def say(text: str) -> None:
+def print_status(text: str) -> None:
     """Talk to the person, on stderr."""
-    sys.stderr.write(clean(text) + "\n")
+    sys.stderr.write(without_controls(text) + "\n")
     sys.stderr.flush()
 
 
-def out(text: str) -> None:
+def print_output(text: str) -> None:
     """Data for whoever reads stdout."""
     sys.stdout.write(text if text.endswith("\n") else text + "\n")
 
 
-def out_item(text: str) -> None:
+def print_item(text: str) -> None:
     """Print an item of a list on stdout; a terminal gets it broken between words."""
     if not sys.stdout.isatty():
-        out(f"- {text}")
+        print_output(f"- {text}")
         return
     width = shutil.get_terminal_size().columns
-    out(
+    print_output(
         textwrap.fill(
-            clean(text),
+            without_controls(text),
             width,
             initial_indent="- ",
             subsequent_indent="  ",
@@ -56,7 +56,7 @@ def out_item(text: str) -> None:
     )
 
 
-def out_json(kind: Any, value: object, key: str, **beside: tuple[Any, object]) -> None:
+def print_json(kind: Any, value: object, key: str, **beside: tuple[Any, object]) -> None:
     """Print `{"schema_version": 1, key: value}`; the values as their dataclasses say.
 
     Args:
@@ -69,14 +69,14 @@ def out_json(kind: Any, value: object, key: str, **beside: tuple[Any, object]) -
 
     parts = {name: TypeAdapter(of).dump_python(each, mode="json") for name, (of, each) in beside.items()}
     data = TypeAdapter(kind).dump_python(value, mode="json")
-    out(_json({"schema_version": SCHEMA_VERSION, key: data, **parts}))
+    print_output(_json({"schema_version": SCHEMA_VERSION, key: data, **parts}))
 
 
-def out_object(kind: Any, value: object) -> None:
+def print_object(kind: Any, value: object) -> None:
     """A dataclass that carries its own `schema_version`, as one JSON object."""
     from pydantic import TypeAdapter
 
-    out(_json(TypeAdapter(kind).dump_python(value, mode="json")))
+    print_output(_json(TypeAdapter(kind).dump_python(value, mode="json")))
 
 
 def _json(data: object) -> str:
@@ -95,50 +95,52 @@ def _finite(data: object) -> object:
     return [_finite(value) for value in data] if isinstance(data, list) else data
 
 
-def out_table(header: Sequence[str], rows: Sequence[Sequence[str]], title: str | None = None) -> None:
+def print_table(header: Sequence[str], rows: Sequence[Sequence[str]], title: str | None = None) -> None:
     """A table on stdout: as wide as it needs to be when nobody looks, folded to the terminal when somebody does."""
     if not sys.stdout.isatty() or len(rows) > RICH_LIMIT_ROWS:
-        out(_plain_table(header, rows, title))
+        print_output(_plain_table(header, rows, title))
         return
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=None if title is None else Text(clean(title)), title_justify="left", title_style="bold")
+    table = Table(
+        title=None if title is None else Text(without_controls(title)), title_justify="left", title_style="bold"
+    )
     for name in header:
         table.add_column(Text(name), overflow="fold")
     for row in rows:
-        table.add_row(*(Text(clean(cell)) for cell in row))
+        table.add_row(*(Text(without_controls(cell)) for cell in row))
     Console(file=sys.stdout).print(table)
 
 
-def out_plain_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+def print_plain_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print a table on stdout, one line per row, without frames."""
-    out(_plain_table(header, rows, None))
+    print_output(_plain_table(header, rows, None))
 
 
 def _plain_table(header: Sequence[str], rows: Sequence[Sequence[str]], title: str | None) -> str:
     """Columns side by side, two spaces between: for pipes, logs and long tables."""
-    cells = [[clean(cell) for cell in row] for row in (header, *rows)]
+    cells = [[without_controls(cell) for cell in row] for row in (header, *rows)]
     widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells]
-    return "\n".join([*([clean(title)] if title else []), *lines])
+    return "\n".join([*([without_controls(title)] if title else []), *lines])
 
 
 def show_findings(findings: Sequence[Finding]) -> None:
     """One line a finding, and its hint below."""
     for finding in findings:
         place = "" if finding.where is None else f"{finding.where}: "
-        say(f"{place}{finding.severity.value} {finding.code}: {finding.message}")
+        print_status(f"{place}{finding.severity.value} {finding.code}: {finding.message}")
         if finding.hint:
-            say(f"    hint: {finding.hint}")
+            print_status(f"    hint: {finding.hint}")
 
 
 def show_error(error: TouchlineError) -> None:
     """What, where, what was expected, what to do."""
     show_findings(error.findings)
-    say(f"error: {error.message}")
+    print_status(f"error: {error.message}")
     if error.expected:
-        say(f"  expected: {error.expected}")
+        print_status(f"  expected: {error.expected}")
     if error.hint:
-        say(f"  hint: {error.hint}")
+        print_status(f"  hint: {error.hint}")

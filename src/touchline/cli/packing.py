@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 import typer
 from typer.core import TyperGroup
 
-from touchline.cli.output import out, out_json, out_object, out_table, say
+from touchline.cli.output import print_json, print_object, print_output, print_status, print_table
 
 if TYPE_CHECKING:
     from touchline.core.packing import PackingSummary
@@ -77,7 +77,7 @@ def pack_compare(
 ) -> None:
     """Compare packed and unpacked batching of a dataset."""
     from touchline import api
-    from touchline.cli.progress import counting
+    from touchline.cli.progress import progress_bar
     from touchline.core.packing import PackingSummary
     from touchline.data.settings import load_settings
     from touchline.plan.local.packing import PackRequest
@@ -98,14 +98,14 @@ def pack_compare(
         output_column=output_column,
         messages=messages,
     )
-    with counting("tokenising") as hear:
-        summary = api.pack(request, load_settings(), plot=plot, say=hear)
+    with progress_bar("tokenising") as on_progress:
+        summary = api.pack(request, load_settings(), plot=plot, on_progress=on_progress)
     if json:
-        out_object(PackingSummary, summary)
+        print_object(PackingSummary, summary)
     else:
         _show(summary)
     if plot is not None:
-        say(f"wrote {plot}")
+        print_status(f"wrote {plot}")
 
 
 @pack_app.command("write")
@@ -126,7 +126,7 @@ def pack_write(
     A trainer that packs by next-fit (torchtune) then makes these packs.
     """
     from touchline import api
-    from touchline.cli.progress import counting
+    from touchline.cli.progress import progress_bar
     from touchline.data.settings import load_settings
     from touchline.plan.local.packing import PackRequest
 
@@ -141,12 +141,14 @@ def pack_write(
         output_column=output_column,
         messages=messages,
     )
-    with counting("tokenising") as hear:
-        found = api.pack_write(request, to, load_settings(), say=hear)
+    with progress_bar("tokenising") as on_progress:
+        found = api.pack_write(request, to, load_settings(), on_progress=on_progress)
     exact = "the same packs" if found.exact else f"{found.difference:+d} packs"
-    out(str(to))
-    say(f"{found.planned_packs:,} packs planned; next-fit in this order makes {found.next_fit_packs:,}: {exact}")
-    say("keep the order: no shuffling before packing (shuffling the packs afterwards is fine)")
+    print_output(str(to))
+    print_status(
+        f"{found.planned_packs:,} packs planned; next-fit in this order makes {found.next_fit_packs:,}: {exact}"
+    )
+    print_status("keep the order: no shuffling before packing (shuffling the packs afterwards is fine)")
 
 
 @pack_app.command("check")
@@ -164,7 +166,7 @@ def pack_check(
 
     found = api.pack_check(model, load_settings())
     if json:
-        out_json(IsolationCheck, found, "isolation")
+        print_json(IsolationCheck, found, "isolation")
     else:
         rows = [
             (
@@ -177,9 +179,9 @@ def pack_check(
             for way in found.ways
         ]
         header = ("given to the model", "verdict", "leak, nats", "off from alone, nats", "who does it so")
-        out_table(header, rows, title=f"{found.model_type}, {found.layers} layers, {found.attention} attention")
+        print_table(header, rows, title=f"{found.model_type}, {found.layers} layers, {found.attention} attention")
     if not found.ways[0].isolated:
-        say(f"packing is not safe for {found.model_type}: even a block mask does not keep documents apart")
+        print_status(f"packing is not safe for {found.model_type}: even a block mask does not keep documents apart")
         raise typer.Exit(1)
 
 
@@ -198,10 +200,10 @@ def _show(summary: PackingSummary) -> None:
         ("dropped", *(f"{side.dropped:,}" for side in sides)),
     ]
     title = f"{summary.examples:,} examples, max_seq_len {summary.max_seq_len}, batching of {summary.backend}"
-    out_table(("", "packed", "unpacked"), rows, title=title)
+    print_table(("", "packed", "unpacked"), rows, title=title)
     notes = dict.fromkeys((*summary.packed.notes, *summary.unpacked.notes, *summary.advice))
     for line in notes:
-        out(f"- {line}")
+        print_output(f"- {line}")
 
 
 def _range(low: int, high: int) -> str:

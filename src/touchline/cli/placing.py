@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
-from touchline.cli.output import out, out_object, out_table, say
+from touchline.cli.output import print_object, print_output, print_status, print_table
 from touchline.core.errors import InputError
 
 if TYPE_CHECKING:
@@ -89,13 +89,13 @@ def place(
             raise InputError("--emit is for an experiment", expected="its folder, or its experiment.yaml")
         found = api.place(jobs, cluster, deadline, seed=seed, correlation=correlation, plot=plot)
     if json:
-        out_object(Placement, found)
+        print_object(Placement, found)
     else:
         _show(found, cluster.gpus)
     for note in notes:
-        say(f"note: {note}")
+        print_status(f"note: {note}")
     for path in (*files, *([] if plot is None else [plot])):
-        say(f"wrote {path}")
+        print_status(f"wrote {path}")
 
 
 def _show(found: Placement, gpus: int) -> None:
@@ -104,8 +104,8 @@ def _show(found: Placement, gpus: int) -> None:
     from touchline.plan.placement.verdict import in_words
 
     chance = str(found.probability) if isinstance(found.probability, Missing) else f"{100 * found.probability:.0f} %"
-    out(f"{found.verdict.value}: {found.verdict_reason}")
-    out_table(
+    print_output(f"{found.verdict.value}: {found.verdict_reason}")
+    print_table(
         ("", "placement"),
         [
             ("the last job ends after", in_words(found.makespan_minutes)),
@@ -125,8 +125,8 @@ def _show(found: Placement, gpus: int) -> None:
         )
         for slot in found.schedule
     ]
-    out_table(("priority", "job", "starts", "ends", "GPUs", "node"), rows)
+    print_table(("priority", "job", "starts", "ends", "GPUs", "node"), rows)
     if gpus <= _PICTURE_ROWS:
-        out("\n" + "\n".join(text_gantt(found, gpus, _PICTURE_COLUMNS)))
+        print_output("\n" + "\n".join(text_gantt(found, gpus, _PICTURE_COLUMNS)))
     for note in found.notes:
-        out(f"- {note}")
+        print_output(f"- {note}")

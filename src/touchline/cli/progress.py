@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from touchline.cli.output import clean, say
+from touchline.cli.output import print_status, without_controls
 from touchline.cli.status_text import with_interval
+from touchline.core.callbacks import ProgressCallback
 
 if TYPE_CHECKING:
     from rich.live import Live
@@ -25,18 +26,18 @@ NAME_COLUMNS = 28
 
 
 @contextmanager
-def counting(what: str) -> Iterator[Callable[[int, int], None] | None]:
+def progress_bar(what: str) -> Iterator[ProgressCallback | None]:
     """Give a callback for (done, total): it draws a bar on a terminal; None elsewhere."""
     if not sys.stderr.isatty():
         yield None
         return
     from touchline.run.progress import JobProgress
 
-    with Bars() as bars:
+    with ProgressDisplay() as bars:
         yield lambda done, total: bars.update([JobProgress(name=what, done=done, total=total, text="")])
 
 
-class Bars:
+class ProgressDisplay:
     """Context that shows progress; `update` receives the rows, `tell` a sentence."""
 
     def __init__(self) -> None:
@@ -46,7 +47,7 @@ class Bars:
         self._said = time.monotonic()
         self._live: Live | None = None
 
-    def __enter__(self) -> Bars:
+    def __enter__(self) -> ProgressDisplay:
         if sys.stderr.isatty():
             from rich.console import Console
             from rich.live import Live
@@ -77,22 +78,22 @@ class Bars:
             self._live.update(Text("\n".join(lines(list(rows.values()), self._total, width, height))))
             return
         for row in begun:
-            say(f"{row.name}: started")
+            print_status(f"{row.name}: started")
         if time.monotonic() - self._said >= PLAIN_SECONDS:
             self._said = time.monotonic()
-            say(plain_line(list(rows.values()), self._total, time.monotonic() - self._started))
+            print_status(plain_line(list(rows.values()), self._total, time.monotonic() - self._started))
 
-    def tell(self, sentence: str) -> None:
+    def print_note(self, sentence: str) -> None:
         """Print a sentence above the bars."""
         self._print(f"note: {sentence}")
 
     def _print(self, line: str) -> None:
         if self._live is None:
-            say(line)
+            print_status(line)
             return
         from rich.text import Text
 
-        self._live.console.print(Text(clean(line)))
+        self._live.console.print(Text(without_controls(line)))
 
     def _last_line(self, row: JobProgress) -> str:
         from touchline.core.units import format_seconds
@@ -113,7 +114,7 @@ def lines(rows: Sequence[JobProgress], total: JobProgress | None, width: int, he
     """
     room = max(height - 3, 1)
     shown = list(rows) if len(rows) <= room else list(rows[: room - 1])
-    names = [clean(row.name) for row in (*shown, *([total] if total is not None else []))]
+    names = [without_controls(row.name) for row in (*shown, *([total] if total is not None else []))]
     column = min(max((len(name) for name in names), default=0), max(NAME_COLUMNS, width - 60))
     found = [_line(row, column, width) for row in shown]
     if len(shown) < len(rows):
@@ -132,19 +133,22 @@ def plain_line(rows: Sequence[JobProgress], total: JobProgress | None, elapsed_s
         queued = f", {total.text}" if total.text else ""
         parts.append(f"{total.done}/{total.total} jobs done, {len(rows)} active{queued}")
         parts += [text] if (text := with_interval(total.left, "left")) else []
-    parts += [" ".join(filter(None, (clean(row.name), _count(row), clean(row.text)))) for row in rows[:4]]
+    parts += [
+        " ".join(filter(None, (without_controls(row.name), _count(row), without_controls(row.text))))
+        for row in rows[:4]
+    ]
     parts += [f"and {len(rows) - 4} more"] if len(rows) > 4 else []
     return "; ".join(parts)
 
 
 def _line(row: JobProgress, column: int, width: int) -> str:
-    name = clean(row.name)
+    name = without_controls(row.name)
     if len(name) > column:
         # The beginnings of names are alike; their ends tell runs apart.
         name = f"{name[: column // 2 - 1]}…{name[-(column - column // 2) :]}"
     filled = min(BAR_COLUMNS * row.done // row.total, BAR_COLUMNS) if row.total else 0
     bar = "━" * filled + "╌" * (BAR_COLUMNS - filled)
-    parts = [name.ljust(column), bar, _count(row).rjust(9), with_interval(row.left, "left"), clean(row.text)]
+    parts = [name.ljust(column), bar, _count(row).rjust(9), with_interval(row.left, "left"), without_controls(row.text)]
     text = " ".join(part for part in parts if part)
     return text if len(text) <= width else f"{text[: width - 1]}…"
 

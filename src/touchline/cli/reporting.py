@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
-from touchline.cli.output import out, out_json, say
+from touchline.cli.output import print_json, print_output, print_status
 
 if TYPE_CHECKING:
     from touchline.report.local.reporting import Written
@@ -52,7 +52,7 @@ def report(
         return
     written = _write(source, target, deep=deep, parquet=parquet)
     if json:
-        out_json(Report, written.report, "report")
+        print_json(Report, written.report, "report")
         return
     _tell(written)
 
@@ -61,23 +61,29 @@ def _write(
     source: Path, target: Path | None, *, deep: bool, parquet: bool = False, every: float | None = None
 ) -> Written:
     from touchline import api
-    from touchline.cli.progress import counting
+    from touchline.cli.progress import progress_bar
     from touchline.data.settings import load_settings
 
     cache, refresh = load_settings().cache_dir, None if every is None else round(every)
-    with counting("verifying checkpoints") as hear:
+    with progress_bar("verifying checkpoints") as on_progress:
         return api.report(
-            source, out=target, deep=deep, parquet=parquet, cache=cache, refresh_seconds=refresh, say=hear
+            source,
+            out=target,
+            deep=deep,
+            parquet=parquet,
+            cache=cache,
+            refresh_seconds=refresh,
+            on_progress=on_progress,
         )
 
 
 def _tell(written: Written) -> None:
     for statement in written.report.headline:
-        out(f"- {statement.text}")
+        print_output(f"- {statement.text}")
     if written.note:
-        say(f"note: {written.note}")
-    out(f"report: {written.markdown}")
-    out(f"page: {written.page}")
+        print_status(f"note: {written.note}")
+    print_output(f"report: {written.markdown}")
+    print_output(f"page: {written.page}")
 
 
 def _watch(source: Path, target: Path | None, *, deep: bool, every: float) -> None:
@@ -88,11 +94,11 @@ def _watch(source: Path, target: Path | None, *, deep: bool, every: float) -> No
         while True:
             written = _write(source, target, deep=deep, every=every)
             complete = f"{written.report.completed} of {len(written.report.runs)} runs complete"
-            say(f"{time.strftime('%H:%M:%S')} wrote {written.page}: {complete}")
+            print_status(f"{time.strftime('%H:%M:%S')} wrote {written.page}: {complete}")
             if not is_at_work(source, written.report):
                 break
             time.sleep(every)
     except KeyboardInterrupt:
-        say("left; nothing was stopped")
+        print_status("left; nothing was stopped")
         return
     _tell(written)

@@ -8,7 +8,7 @@ from typing import Annotated, Optional
 
 import typer
 
-from touchline.cli.output import out, say
+from touchline.cli.output import print_output, print_status
 
 
 def init(
@@ -48,6 +48,6 @@ def init(
         name=name,
     )
     for note in made.notes:
-        say(note)
-    out(str(made.path))
-    say(f"next: touchline plan {shlex.quote(str(made.path.parent))}")
+        print_status(note)
+    print_output(str(made.path))
+    print_status(f"next: touchline plan {shlex.quote(str(made.path.parent))}")

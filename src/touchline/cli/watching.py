@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
-from touchline.cli.output import clean, out, out_json, out_plain_table, say
+from touchline.cli.output import print_json, print_output, print_plain_table, print_status, without_controls
 
 if TYPE_CHECKING:
     from touchline.results.live import LiveRun
@@ -59,11 +59,11 @@ def status(
 
             snapshot = foreign_snapshot(source)
     if snapshot.note:
-        say(snapshot.note)
+        print_status(snapshot.note)
     if json:
         from touchline.results.live import LiveRun
 
-        out_json(tuple[LiveRun, ...], snapshot.runs, "runs")
+        print_json(tuple[LiveRun, ...], snapshot.runs, "runs")
         return
     _table(snapshot)
 
@@ -94,19 +94,19 @@ def logs(
     try:
         for said in spoken(source, load_settings(), run=run, evaluation=evaluation, lines=lines, follow=follow):
             if said.file is not None:
-                say(f"==> {said.file}")
+                print_status(f"==> {said.file}")
             if said.line is not None:
-                _show(f"\r\x1b[K{clean(said.line)}" if drawn else clean(said.line), "\n")
+                _show(f"\r\x1b[K{without_controls(said.line)}" if drawn else without_controls(said.line), "\n")
                 drawn = False
             elif said.unfinished is not None and terminal:
-                _show(f"\r\x1b[K{clean(said.unfinished)}", "")
+                _show(f"\r\x1b[K{without_controls(said.unfinished)}", "")
                 drawn = True
             elif said.unfinished is not None and time.monotonic() - shown_at >= BAR_SECONDS:
                 shown_at = time.monotonic()
-                _show(clean(said.unfinished), "\n")
+                _show(without_controls(said.unfinished), "\n")
     except KeyboardInterrupt:
         _show("\n" if drawn else "", "")
-        say("left; nothing was stopped")
+        print_status("left; nothing was stopped")
 
 
 @contextmanager
@@ -134,12 +134,12 @@ def _table(snapshot: Snapshot) -> None:
     if sys.stdout.isatty():
         kept = text.fitting_columns(rows, shutil.get_terminal_size().columns)
     # In lines of its own a table of many runs stays one line per run; frames and folded cells make it three.
-    out_plain_table([text.HEADER[n] for n in kept], [[row[n] for n in kept] for row in rows])
+    print_plain_table([text.HEADER[n] for n in kept], [[row[n] for n in kept] for row in rows])
     for _, sentence, hint in text.flag_lines(snapshot.runs):
-        out(clean(sentence))
+        print_output(without_controls(sentence))
         if hint:
-            out(clean(f"    hint: {hint}"))
-    say(text.counts(snapshot.runs))
+            print_output(without_controls(f"    hint: {hint}"))
+    print_status(text.counts(snapshot.runs))
 
 
 def _watch(watcher: Watcher) -> None:
@@ -150,7 +150,7 @@ def _watch(watcher: Watcher) -> None:
         else:
             _repeat(watcher)
     except KeyboardInterrupt:
-        say("left; nothing was stopped")
+        print_status("left; nothing was stopped")
 
 
 def _draw(watcher: Watcher) -> None:
@@ -176,20 +176,20 @@ def _repeat(watcher: Watcher) -> None:
     for snapshot in _snapshots(watcher):
         ended = text.counts(snapshot.runs)
         if snapshot.note and snapshot.note != note:
-            say(snapshot.note)
+            print_status(snapshot.note)
         note = snapshot.note
         for run in snapshot.runs:
             when, status = said.get(run.name, (float("-inf"), ""))
             changed = status != _standing(run)
             if changed or (run.status.value == "running" and time.monotonic() - when >= PLAIN_SECONDS):
                 said[run.name] = (time.monotonic(), _standing(run))
-                _show(clean(f"{time.strftime('%H:%M:%S')}  {text.line(run)}"), "\n")
+                _show(without_controls(f"{time.strftime('%H:%M:%S')}  {text.line(run)}"), "\n")
         for _, sentence, hint in text.flag_lines(snapshot.runs):
             # Figures in a sentence change from look to look; the run and the code are what was told.
             told = ":".join(sentence.split(":")[:2])
             if told not in flagged:
                 flagged.add(told)
-                _show(clean(f"{sentence}  (hint: {hint})" if hint else sentence), "\n")
+                _show(without_controls(f"{sentence}  (hint: {hint})" if hint else sentence), "\n")
     _show(ended, "\n")
 
 

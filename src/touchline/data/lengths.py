@@ -10,7 +10,6 @@ import io
 import json
 import zipfile
 import zlib
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
+from touchline.core.callbacks import ProgressCallback
 from touchline.core.catalog import ModelInfo
 from touchline.core.errors import HostError
 from touchline.core.files import read_bytes, write_atomic
@@ -53,7 +53,7 @@ def token_lengths(
     base: Path,
     date: str,
     cache_dir: Path,
-    say: Callable[[int, int], None] | None = None,
+    on_progress: ProgressCallback | None = None,
 ) -> TokenLengths:
     """Lengths of one split.
 
@@ -64,7 +64,7 @@ def token_lengths(
         base: folder that the dataset's path is relative to.
         date: ISO date frozen in the plan.
         cache_dir: where they are kept.
-        say: hears of progress while rows are tokenised: how many are done, how many there are.
+        on_progress: called as the work advances while rows are tokenised: how many are done, how many there are.
 
     Raises:
         InputError: dataset, tokenizer or chat template cannot be used.
@@ -84,8 +84,8 @@ def token_lengths(
         counts[:, number] = len(rendered.prompt_ids), len(rendered.answer_ids)
         # What the first and the last in order begin with, all between them do.
         ends = [min(*ends, rendered.prompt_ids), max(*ends, rendered.prompt_ids)] if ends else [rendered.prompt_ids] * 2
-        if say is not None and number % _SAY_EVERY == 0:
-            say(number, len(examples))
+        if on_progress is not None and number % _SAY_EVERY == 0:
+            on_progress(number, len(examples))
     prefix = min(common_prefix(ends), int(counts[0].min()) - 1) if len(examples) > 1 else 0
     lengths = TokenLengths(prompt=counts[0].copy(), answer=counts[1].copy(), prefix=prefix)
     _write(path, lengths)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
+from touchline.core.callbacks import NamedProgressCallback
 from touchline.core.errors import InputError
 from touchline.core.files import open_regular
 from touchline.core.quantity import Measured, Missing, Quantity
@@ -25,8 +26,6 @@ from touchline.history.record import RunRecord, Source
 from touchline.history.records import record_of, source_names
 from touchline.history.seen import Seen, SeenFiles, state_of
 
-Hear = Callable[[int, int, str], None]
-"""Hears how many groups of files are done, how many there are, and which one is next."""
 _CHUNK_BYTES = 1 << 20
 Fact = TypeVar("Fact", bound=Quantity | Word | Missing)
 
@@ -137,7 +136,7 @@ def add_groups(
     dry_run: bool = False,
     again: bool = False,
     lacking: Callable[[RunRecord], tuple[str, ...]] = lambda record: (),
-    say: Hear | None = None,
+    on_progress: NamedProgressCallback | None = None,
 ) -> Added:
     """Read the groups of files that have changed, and put their runs into the history.
 
@@ -151,7 +150,7 @@ def add_groups(
         dry_run: write nothing.
         again: read unchanged files too, because something is stated of them.
         lacking: gives the facts without which no estimate can rest on a record.
-        say: hears of progress.
+        on_progress: called as the work advances.
 
     Raises:
         InputError: the history is no folder.
@@ -162,8 +161,8 @@ def add_groups(
     tally = _Tally()
     try:
         for number, group in enumerate(groups):
-            if say is not None:
-                say(number, len(groups), group.key)
+            if on_progress is not None:
+                on_progress(number, len(groups), group.key)
             files = (*group.files, *group.facts)
             state = state_of(files)
             before = seen.get(group.files, state) if state is not None and not again else None
@@ -176,8 +175,8 @@ def add_groups(
             # A file that has grown meanwhile is read again next time.
             if state is not None and state == state_of(files):
                 seen.put(group.files, Seen(state=state, records=tuple(records), refused=refused))
-        if say is not None and groups:
-            say(len(groups), len(groups), "")
+        if on_progress is not None and groups:
+            on_progress(len(groups), len(groups), "")
     finally:
         if not dry_run:
             seen.save()

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from touchline.core.callbacks import NamedProgressCallback
 from touchline.core.errors import InputError
 from touchline.core.files import open_regular, read_head
 from touchline.core.json_text import parse_json
@@ -67,14 +68,14 @@ class Refused:
 
 def find_runs(
     paths: Sequence[Path],
-    say: Callable[[int, int, str], None] | None = None,
+    on_progress: NamedProgressCallback | None = None,
     stating: Stating | None = None,
 ) -> Iterator[FoundRun | Refused]:
     """The runs in files and folders; logs are paired with each other, with state files and configs.
 
     Args:
         paths: files and folders; a named file brings those of its own run along that lie beside it.
-        say: hears of progress: groups done, groups in all, the group's name.
+        on_progress: called as the work advances: groups done, groups in all, the group's name.
         stating: what options state of them; files of facts beside them are read in any case.
 
     Raises:
@@ -84,11 +85,11 @@ def find_runs(
     stating = stating or Stating()
     stating.load(groups)
     for number, group in enumerate(groups):
-        if say is not None:
-            say(number, len(groups), group.key)
+        if on_progress is not None:
+            on_progress(number, len(groups), group.key)
         yield from read_group(group, stating.of(group))
-    if say is not None:
-        say(len(groups), len(groups), "")
+    if on_progress is not None:
+        on_progress(len(groups), len(groups), "")
 
 
 def read_group(group: Group, stated: StatedFacts = NOTHING_STATED) -> list[FoundRun | Refused]:

@@ -96,7 +96,7 @@ class Scan:
         self._waiting: dict[bytes, tuple[int, bytes]] = {}
         self._endings: dict[bytes, int] = {}
 
-    def run(self, say: Callable[[int], None] | None = None) -> Course:
+    def run(self, on_progress: Callable[[int], None] | None = None) -> Course:
         """Read the whole file and give its course.
 
         Raises:
@@ -112,8 +112,8 @@ class Scan:
                 self._lines(held[0], [held[1]])
             held = (first + len(lines) - 1, lines[-1])
             self._lines(first, lines[:-1])
-            if say is not None:
-                say(self.file.bytes_read)
+            if on_progress is not None:
+                on_progress(self.file.bytes_read)
         if held is not None:
             self._last(*held)
         self._catch_up()

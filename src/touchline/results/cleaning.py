@@ -11,11 +11,12 @@ import shutil
 import time
 from pathlib import Path, PurePath
 
+from touchline.core.callbacks import ProgressCallback
 from touchline.core.errors import InputError, PolicyError, quoted
 from touchline.core.files import disk_faults
 from touchline.results.cleaned import Cleaned, KeptBroken
 from touchline.results.deletable import is_lost
-from touchline.results.verification import Counted, verify_planned
+from touchline.results.verification import verify_planned
 from touchline.results.verification_types import Deletable, Verification
 from touchline.results.verifying.missing import LEFTOVER
 from touchline.run.folders import ExperimentFolder
@@ -27,14 +28,16 @@ from touchline.spec.plan import Plan
 _SHOWN = 5
 
 
-def clean(source: Path, *, perform: bool = False, deep: bool = False, say: Counted | None = None) -> Cleaned:
+def clean(
+    source: Path, *, perform: bool = False, deep: bool = False, on_progress: ProgressCallback | None = None
+) -> Cleaned:
     """Find what may go without loss, and remove it when asked to.
 
     Args:
         source: experiment.yaml or its folder, planned.
         perform: remove it; else it is only shown.
         deep: read every value of every checkpoint before one is called sound.
-        say: hears how many checkpoints are verified, of how many.
+        on_progress: receives how many checkpoints are verified, of how many.
 
     Raises:
         InputError: there is no plan.
@@ -49,10 +52,10 @@ def clean(source: Path, *, perform: bool = False, deep: bool = False, say: Count
             hint=f"touchline plan {quoted(str(folder.yaml))}",
         )
     if not perform:
-        return _answer(plan, verify_planned(plan, folder.root, deep=deep, say=say), performed=False)
+        return _answer(plan, verify_planned(plan, folder.root, deep=deep, on_progress=on_progress), performed=False)
     with experiment_lock(folder):
         _refuse_at_work(plan, folder)
-        found = verify_planned(plan, folder.root, deep=deep, say=say)
+        found = verify_planned(plan, folder.root, deep=deep, on_progress=on_progress)
         # All of them before the first is touched: a list with a strange path in it is not to be trusted at all.
         paths = [_inside(folder.root, item) for item in found.storage.deletable]
         for path in paths:

@@ -10,10 +10,11 @@ compares every hash. Nothing is ever unpickled, and whatever lies in a folder, t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from touchline.core.callbacks import ProgressCallback
 from touchline.core.files import sha256_file
 from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.data.checkpoints import training_complete
@@ -33,23 +34,24 @@ from touchline.spec.plan import Plan, PlannedRun
 from touchline.spec.runs import ControlKind, RunKind
 
 _NOTHING_PLANNED = Missing(missing="nothing was planned")
-Counted = Callable[[int, int], None]
 
 
-def verify_planned(plan: Plan, root: Path, *, deep: bool = False, say: Counted | None = None) -> Verification:
+def verify_planned(
+    plan: Plan, root: Path, *, deep: bool = False, on_progress: ProgressCallback | None = None
+) -> Verification:
     """Verify the checkpoints of every run of a plan.
 
     Args:
         plan: the plan.
         root: the experiment's folder.
         deep: read every value and compare every hash too, not only sizes and headers.
-        say: hears how many checkpoints are done, of how many.
+        on_progress: receives how many checkpoints are done, of how many.
     """
     bases = {name: planned_base(model) for name, model in plan.models.items()}
     work = [
         (path, _expected(run, bases[run.model])) for run in plan.runs for path in checkpoint_folders(root / run.name)
     ]
-    checkpoints = _verify(work, deep=deep, say=say)
+    checkpoints = _verify(work, deep=deep, on_progress=on_progress)
     names = {run.name: {item.name for item in checkpoints if item.run == run.name} for run in plan.runs}
     places = [_planned_place(run, root / run.name, bases[run.model]) for run in plan.runs]
     return Verification(
@@ -65,7 +67,7 @@ def verify_planned(plan: Plan, root: Path, *, deep: bool = False, say: Counted |
 
 
 def verify_folders(
-    root: Path, runs: Mapping[str, Path], *, deep: bool = False, say: Counted | None = None
+    root: Path, runs: Mapping[str, Path], *, deep: bool = False, on_progress: ProgressCallback | None = None
 ) -> Verification:
     """Verify checkpoints in run folders that touchline did not make.
 
@@ -76,7 +78,7 @@ def verify_folders(
         root: the folder that holds them; paths in the answer are relative to it.
         runs: folders by the names of the runs.
         deep: read every value too.
-        say: hears how many checkpoints are done, of how many.
+        on_progress: receives how many checkpoints are done, of how many.
     """
     bases = {name: _found_base(folder) for name, folder in runs.items()}
     work = [
@@ -84,7 +86,7 @@ def verify_folders(
         for name, folder in runs.items()
         for path in checkpoint_folders(folder)
     ]
-    checkpoints = _beside(_verify(work, deep=deep, say=say))
+    checkpoints = _beside(_verify(work, deep=deep, on_progress=on_progress))
     names = {name: {item.name for item in checkpoints if item.run == name} for name in runs}
     places = [
         RunLocation(
@@ -125,14 +127,14 @@ def checkpoint_folders(folder: Path) -> list[Path]:
 
 
 def _verify(
-    work: Sequence[tuple[Path, Expected]], *, deep: bool, say: Counted | None
+    work: Sequence[tuple[Path, Expected]], *, deep: bool, on_progress: ProgressCallback | None
 ) -> tuple[VerifiedCheckpoint, ...]:
     """Each of them, and then each run's against each other."""
     found: list[VerifiedCheckpoint] = []
     seen: dict[tuple[str, str], VerifiedCheckpoint] = {}
     for done, (path, expected) in enumerate(work):
-        if say is not None:
-            say(done, len(work))
+        if on_progress is not None:
+            on_progress(done, len(work))
         item = verify_folder(path, expected, deep=deep)
         digest = _weights_digest(path, deep=deep)
         earlier = None if digest is None else seen.setdefault((expected.run, digest), item)
@@ -140,8 +142,8 @@ def _verify(
             message = f"the very weights of {earlier.name}: nothing was learned in between, or another file was saved"
             item = _with(item, CheckpointFault(code="same-weights", file=None, message=message))
         found.append(item)
-    if say is not None and work:
-        say(len(work), len(work))
+    if on_progress is not None and work:
+        on_progress(len(work), len(work))
     return tuple(found)
 
 

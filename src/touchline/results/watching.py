@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from touchline.core.callbacks import MessageCallback
 from touchline.core.errors import TouchlineError
 from touchline.core.status import RunStatus, TrainingOutcome
 from touchline.data.settings import UserConfig
@@ -196,7 +197,7 @@ class Watcher:
 
 
 def status(
-    source: Path, settings: UserConfig, *, look: bool = True, say: Callable[[str], None] | None = None
+    source: Path, settings: UserConfig, *, look: bool = True, on_message: MessageCallback | None = None
 ) -> list[LiveRun]:
     """How every run stands at this moment.
 
@@ -204,12 +205,12 @@ def status(
         source: experiment.yaml or its folder.
         settings: the user's settings.
         look: whether to ask the executor; else the folders alone tell.
-        say: hears why the queue could not be asked.
+        on_message: receives why the queue could not be asked.
 
     Raises:
         InputError: there is no experiment, or no plan.
     """
     snapshot = Watcher(source, settings, look=look).now()
-    if snapshot.note and say is not None:
-        say(snapshot.note)
+    if snapshot.note and on_message is not None:
+        on_message(snapshot.note)
     return list(snapshot.runs)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from touchline.core.callbacks import MessageCallback, ProgressCallback
 from touchline.core.errors import (
     HostError,
     InputError,
@@ -32,9 +33,9 @@ from touchline.run.ledger import Ledger, close_ended
 from touchline.run.planning import LoadedPlan
 from touchline.run.protocol import Executor, Job
 from touchline.run.queue import Watch, run_jobs
-from touchline.run.recovering import MessageCallback, Recovery
+from touchline.run.recovering import Recovery
 from touchline.run.remaining import Progress
-from touchline.run.selection import ProgressCallback, require_training
+from touchline.run.selection import JobProgressCallback, require_training
 from touchline.run.submission import begin
 from touchline.run.submitted import Submitted
 from touchline.slurm.job_view import JobName
@@ -60,8 +61,8 @@ def work(
     planned: LoadedPlan,
     runs: Sequence[PlannedRun],
     settings: UserConfig,
-    say: ProgressCallback | None,
-    tell: MessageCallback,
+    on_progress: JobProgressCallback | None,
+    on_message: MessageCallback,
     *,
     lock: int | None = None,
     retry: bool = False,
@@ -77,8 +78,8 @@ def work(
         planned: the plan, its folders written.
         runs: the runs to work on.
         settings: where models and the history are, and what the cluster wants.
-        say: hears how far jobs are.
-        tell: hears what is done after a failure.
+        on_progress: receives how far jobs are.
+        on_message: receives what is done after a failure.
         lock: the experiment's lock.
         retry: start also what failed twice the same way.
         train: train at all; otherwise only what is trained is evaluated.
@@ -86,7 +87,7 @@ def work(
     """
     executor = _executor(planned, settings, lock)
     ledger = Ledger(planned.folder.ledger, planned.plan.executor)
-    recovery = Recovery(planned, settings, executor, ledger, tell, retry=retry)
+    recovery = Recovery(planned, settings, executor, ledger, on_message, retry=retry)
     first = training_jobs(planned, runs) if train else []
     room = slots(visible_gpus(), planned.plan.gpus_per_run)
     if planned.plan.executor == "slurm":
@@ -96,16 +97,23 @@ def work(
         # What nobody waited for is over too, and may be planned anew.
         close_ended(ledger, executor.look(jobs))
         most = settings.slurm.max_submitted or len(jobs)
-        watch = _watching(planned, runs, say, at_once=most, train=train)
+        watch = _watching(planned, runs, on_progress, at_once=most, train=train)
         try:
             run_jobs(
-                jobs, executor, ledger, [()] * most, watch, before=recovery.before, after=recovery.after, tell=tell
+                jobs,
+                executor,
+                ledger,
+                [()] * most,
+                watch,
+                before=recovery.before,
+                after=recovery.after,
+                on_message=on_message,
             )
         except KeyboardInterrupt:
-            tell("the jobs stay in the queue; `touchline resume` goes on, `touchline cancel --all` ends them")
+            on_message("the jobs stay in the queue; `touchline resume` goes on, `touchline cancel --all` ends them")
             raise
         return ExecutionResult(planned=recovery.planned, stopped=recovery.stopped)
-    watch = _watching(planned, runs, say, at_once=len(room), train=train, epochs=epochs)
+    watch = _watching(planned, runs, on_progress, at_once=len(room), train=train, epochs=epochs)
     if first:
         refuse_elsewhere(planned.plan)
         require_training()
@@ -141,11 +149,11 @@ def submit(
     planned: LoadedPlan,
     runs: Sequence[PlannedRun],
     settings: UserConfig,
-    tell: MessageCallback,
+    on_message: MessageCallback,
     *,
     lock: int | None,
     retry: bool = False,
-    heard: Callable[[int, int], None] | None = None,
+    on_progress: ProgressCallback | None = None,
 ) -> tuple[LoadedPlan, list[Submitted]]:
     """Hand everything that is missing to the scheduler and come back; `heard` hears how many jobs are done.
 
@@ -154,7 +162,7 @@ def submit(
     """
     executor = _executor(planned, settings, lock)
     ledger = Ledger(planned.folder.ledger, planned.plan.executor)
-    recovery = Recovery(planned, settings, executor, ledger, tell, retry=retry)
+    recovery = Recovery(planned, settings, executor, ledger, on_message, retry=retry)
     jobs = [*training_jobs(planned, runs), *evaluation_jobs(planned, runs)]
     jobs = _settled(recovery, recovery.admit(jobs), executor, ledger)
     found = [Submitted(job=name, job_id="", word="stopped", reason=why) for name, why in recovery.stopped.items()]
@@ -177,8 +185,8 @@ def submit(
         if told is not None:
             found.append(told)
             living += told.word == "submitted"
-        if heard is not None:
-            heard(number + 1, len(jobs))
+        if on_progress is not None:
+            on_progress(number + 1, len(jobs))
     return recovery.planned, found
 
 
@@ -262,15 +270,15 @@ def _jobs_of(planned: LoadedPlan, runs: Sequence[PlannedRun]) -> list[Job]:
 def _watching(
     planned: LoadedPlan,
     runs: Sequence[PlannedRun],
-    say: ProgressCallback | None,
+    on_progress: JobProgressCallback | None,
     *,
     at_once: int,
     train: bool,
     epochs: str | None = None,
 ) -> Watch:
-    if say is None:
+    if on_progress is None:
         return lambda jobs, seen: None
-    return Progress(planned, runs, say, at_once=at_once, train=train, epochs=epochs).watch
+    return Progress(planned, runs, on_progress, at_once=at_once, train=train, epochs=epochs).watch
 
 
 def failure_of(done: ExecutionResult) -> RunsFailedError:

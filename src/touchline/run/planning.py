@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 
 from touchline import __version__
 from touchline.backends.protocol import Lengths
+from touchline.core.callbacks import ProgressCallback
 from touchline.core.catalog import ModelInfo
 from touchline.core.clock import today
 from touchline.core.errors import InputError, PlanDriftError, quoted
@@ -101,7 +102,7 @@ def resolve(
     settings: UserConfig,
     old: Plan | None,
     accepted: dict[str, dict[str, object]],
-    say: Callable[[int, int], None] | None = None,
+    on_progress: ProgressCallback | None = None,
     *,
     pinned: Collection[str] = (),
 ) -> tuple[Plan, tuple[str, ...]]:
@@ -116,7 +117,7 @@ def resolve(
         raise InputError(
             f"{loaded.document.path}: {len(errors)} fault{'s' if len(errors) > 1 else ''}", findings=seen.findings
         )
-    lengths = lengths_of(seen, settings, date, say)
+    lengths = lengths_of(seen, settings, date, on_progress)
     found = _launchable(seen, lengths, settings, date)
     there = {path.name for path in folder.root.iterdir()} if folder.root.is_dir() else set()
     kept = {*pinned, *folder.queued()}

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from touchline.backends.protocol import Lengths
 from touchline.backends.registry import batching_of, get_backend
+from touchline.core.callbacks import MessageCallback
 from touchline.core.errors import InputError, TouchlineError
 from touchline.core.estimate import MicroBatch
 from touchline.core.machine import TargetMachine
@@ -33,7 +34,7 @@ from touchline.plan.local.context import look_at
 from touchline.run.folders import ExperimentFolder
 from touchline.run.host_memory import free_host_bytes
 from touchline.run.planning import LoadedPlan
-from touchline.run.probing import Say, describe, probe
+from touchline.run.probing import describe, probe
 from touchline.spec.plan import Plan, PlannedRun
 
 PROBED = "peft"
@@ -59,7 +60,12 @@ def heaviest(plan: Plan) -> PlannedRun:
 
 
 def probe_run(
-    planned: LoadedPlan, run: PlannedRun, settings: UserConfig, *, limit_bytes: int | None, say: Say | None
+    planned: LoadedPlan,
+    run: PlannedRun,
+    settings: UserConfig,
+    *,
+    limit_bytes: int | None,
+    on_message: MessageCallback | None,
 ) -> ProbeReport:
     """Try micro-batches of a run; every try that says something of memory enters the history at once.
 
@@ -68,7 +74,7 @@ def probe_run(
         run: the run.
         settings: where models, caches and the history are.
         limit_bytes: what a try may take of the machine's memory; none: most of what is free.
-        say: hears of progress.
+        on_message: called as the work advances.
 
     Raises:
         InputError: the run trains nothing, or not with our trainer.
@@ -86,7 +92,7 @@ def probe_run(
     limit = free_host_bytes() if limit_bytes is None else limit_bytes
     request, keep = _request(planned.plan, run, settings)
     predicted = _predicted(run, shape, batches, machine, limit)
-    return probe(request, batches, predicted=predicted, host_limit_bytes=limit, say=say, keep=keep)
+    return probe(request, batches, predicted=predicted, host_limit_bytes=limit, on_message=on_message, keep=keep)
 
 
 _NO_MEMORY = Missing(missing="a batch of the mean size was tried, not the largest one")
@@ -120,7 +126,7 @@ def unmeasured(plan: Plan, runs: Sequence[PlannedRun], settings: UserConfig) -> 
     return [run for run in found.values() if not _is_known(plan, run, past)]
 
 
-def measure_unknown(plan: Plan, folder: ExperimentFolder, settings: UserConfig, tell: Callable[[str], None]) -> bool:
+def measure_unknown(plan: Plan, folder: ExperimentFolder, settings: UserConfig, on_message: MessageCallback) -> bool:
     """Measure some steps of each model that is to be trained here and of which nothing is known on this machine.
 
     What goes wrong is told and does not stop anything: the plan then rests on formulas.
@@ -129,26 +135,26 @@ def measure_unknown(plan: Plan, folder: ExperimentFolder, settings: UserConfig, 
         plan: the plan, before it is written.
         folder: its experiment.
         settings: where models, caches and the history are.
-        tell: hears what is tried and what came of it.
+        on_message: receives what is tried and what came of it.
 
     Returns:
         Whether something was learned, so that the plan is to be made again.
     """
     learned = False
     for run in unmeasured(plan, [run for run in plan.runs if not folder.has_started(run.name)], settings):
-        tell(
+        on_message(
             f"nothing was measured of {run.model} on this machine: trying some of its training steps for a few seconds "
             "(--no-probe leaves that out)"
         )
         try:
             one = quick_probe(plan, run, folder.root, settings)
         except TouchlineError as fault:
-            tell(f"the probe gave nothing ({fault.message}): the plan rests on formulas")
+            on_message(f"the probe gave nothing ({fault.message}): the plan rests on formulas")
             continue
         kept = one.outcome is ProbeOutcome.FITS or one.outcome.out_of_memory
-        tell(f"probe: {describe(one)}" + ("; kept in the history" if kept else ": the plan rests on formulas"))
+        on_message(f"probe: {describe(one)}" + ("; kept in the history" if kept else ": the plan rests on formulas"))
         if kept and (load := busy_load(one)) is not None:
-            tell(
+            on_message(
                 f"the machine was busy (load {load:.1f}): the times of this plan are those of a machine as busy as that"
             )
         learned = learned or kept

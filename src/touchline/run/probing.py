@@ -11,6 +11,7 @@ import importlib.util
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
+from touchline.core.callbacks import MessageCallback
 from touchline.core.errors import HostError, InputError, RunsFailedError, TouchlineError, install_hint
 from touchline.core.estimate import MicroBatch
 from touchline.core.units import format_bytes
@@ -18,8 +19,6 @@ from touchline.estimate.bracket import SearchStop, Trial, search
 from touchline.history.probe import ProbeFault, ProbeOutcome, ProbeReport, ProbeRequest, ProbeTry
 from touchline.run.probe_try import gpu_in_use_bytes, run_try
 
-Say = Callable[[str], None]
-"""Hears a line about each try."""
 Keep = Callable[[ProbeTry], None]
 """Gets each try as soon as it has ended, so that a later Ctrl-C loses none."""
 
@@ -35,7 +34,7 @@ def probe(
     predicted: int | None,
     host_limit_bytes: int,
     timeout_seconds: float = TIMEOUT_SECONDS,
-    say: Say | None = None,
+    on_message: MessageCallback | None = None,
     keep: Keep | None = None,
     command: Sequence[str] | None = None,
 ) -> ProbeReport:
@@ -48,7 +47,7 @@ def probe(
         host_limit_bytes: what a try may take of the machine's memory; `host_memory.free_host_bytes()` where nobody
             says otherwise.
         timeout_seconds: how long a try may take.
-        say: hears how it goes.
+        on_message: receives how it goes.
         keep: gets each try as soon as it has ended.
         command: the program that tries; the trainer's own where none is given.
 
@@ -70,8 +69,8 @@ def probe(
             label_tokens=batch.label_tokens,
             gpu_in_use_before_bytes=gpu_in_use_bytes(),
         )
-        if say is not None:
-            say(f"try {len(tries) + 1}: micro-batch {size}, {batch.rows} × {batch.width:,} tokens")
+        if on_message is not None:
+            on_message(f"try {len(tries) + 1}: micro-batch {size}, {batch.rows} × {batch.width:,} tokens")
         ended = run_try(wanted, host_limit_bytes, timeout_seconds, command)
         if ended.fault is not None and not any(one.answer for one in tries):
             raise _error(ended.fault)
@@ -86,8 +85,8 @@ def probe(
             message=ended.message,
         )
         tries.append(one)
-        if say is not None:
-            say(f"  {describe(one)}")
+        if on_message is not None:
+            on_message(f"  {describe(one)}")
         if keep is not None:
             keep(one)
         return Trial(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
+from touchline.core.callbacks import MessageCallback
 from touchline.core.clock import Clock, RealClock
 from touchline.core.errors import SubmissionLimitError, SubmissionRejectedError, SubmissionUnknownError
 from touchline.core.status import JobState
@@ -44,7 +45,7 @@ def run_jobs(
     *,
     before: Before = as_it_is,
     after: After = nothing_more,
-    tell: Callable[[str], None] | None = None,
+    on_message: MessageCallback | None = None,
     clock: Clock | None = None,
 ) -> dict[str, JobView]:
     """Run every job to its end and give how each one ended.
@@ -60,13 +61,13 @@ def run_jobs(
         watch: called on every turn with the jobs that were started and how they stand.
         before: called with each job before it starts; False when it is done by now, by whomever.
         after: called with each job that has ended; the jobs that it gives are started too, itself perhaps again.
-        tell: hears why nothing can be started or told at the moment, each reason once.
+        on_message: receives why nothing can be started or told at the moment, each reason once.
         clock: what tells the time and waits.
 
     Raises:
         KeyboardInterrupt: here after every running job was asked to save and has ended; a scheduler's jobs go on.
     """
-    queue = _Queue(jobs, executor, ledger, slots, before, clock or RealClock(), tell)
+    queue = _Queue(jobs, executor, ledger, slots, before, clock or RealClock(), on_message)
     try:
         while queue.waiting or queue.running:
             queue.start()
@@ -94,7 +95,7 @@ class _Queue:
         slots: Sequence[Slot],
         before: Before,
         clock: Clock,
-        tell: Callable[[str], None] | None,
+        on_message: MessageCallback | None,
     ) -> None:
         self.waiting = list(jobs)
         self.running: dict[str, tuple[Job, Slot]] = {}
@@ -104,7 +105,7 @@ class _Queue:
         self._over: list[tuple[Job, JobView]] = []
         self._free = list(slots)
         self._executor, self._ledger, self._clock = executor, ledger, clock
-        self._before, self._tell = before, tell
+        self._before, self._on_message = before, on_message
         self._told: set[str] = set()
         self._not_before = clock.monotonic()
         self._events = len(ledger.entries())
@@ -201,9 +202,9 @@ class _Queue:
         return True
 
     def _say(self, sentence: str) -> None:
-        if self._tell is not None and sentence not in self._told:
+        if self._on_message is not None and sentence not in self._told:
             self._told.add(sentence)
-            self._tell(sentence)
+            self._on_message(sentence)
 
     def _drop(self, job: Job, state: JobState, reason: str) -> None:
         """A job that ended before it began."""

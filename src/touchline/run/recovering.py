@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
+from touchline.core.callbacks import MessageCallback
 from touchline.core.errors import SubmissionRejectedError, TouchlineError
 from touchline.core.status import EXIT_NO_PARENT, Attempt, JobState
 from touchline.data.metrics import AttemptRow
@@ -22,7 +23,6 @@ from touchline.run.statusfiles import read_attempts
 from touchline.slurm.job_view import JobKind, JobName, JobView
 from touchline.spec.plan import PlannedRun
 
-MessageCallback = Callable[[str], None]
 Shape = tuple[object, ...]
 
 
@@ -34,7 +34,7 @@ class Recovery:
         settings: where models and the history are.
         executor: takes siblings out of its queue that would fail the same way.
         ledger: where every decision is recorded.
-        tell: hears of every decision, in a sentence.
+        on_message: receives of every decision, in a sentence.
         retry: start also what failed twice the same way.
     """
 
@@ -44,13 +44,13 @@ class Recovery:
         settings: UserConfig,
         executor: Executor,
         ledger: Ledger,
-        tell: MessageCallback,
+        on_message: MessageCallback,
         *,
         retry: bool = False,
     ) -> None:
         self.planned = planned
         self.stopped: dict[str, str] = {}
-        self._settings, self._executor, self._ledger, self._tell = settings, executor, ledger, tell
+        self._settings, self._executor, self._ledger, self._on_message = settings, executor, ledger, on_message
         self._retry = retry
         self._playing: dict[str, Job] = {}
         self._smaller = self._learned()
@@ -133,7 +133,7 @@ class Recovery:
         if decision.step is RecoveryAction.STOP:
             self._stop(job, decision.why, failures)
             return ()
-        self._tell(f"{job.name}: {decision.why}")
+        self._on_message(f"{job.name}: {decision.why}")
         return (job,)
 
     def _is_done(self, job: Job) -> bool:
@@ -170,7 +170,7 @@ class Recovery:
         self._playing.pop(job.name, None)
         lines = failures[-1].diagnosis.lines if failures else ()
         self.stopped[job.name] = "\n    ".join([why, *lines])
-        self._tell(f"{job.name}: stopped: {self.stopped[job.name]}")
+        self._on_message(f"{job.name}: stopped: {self.stopped[job.name]}")
 
     def _shrink(self, run: PlannedRun, micro: int, global_batch: int, decision: Decision) -> Decision:
         """Plan a run with a smaller micro-batch, and call back the siblings that wait in the scheduler's queue."""

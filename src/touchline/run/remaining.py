@@ -15,7 +15,7 @@ from touchline.run.planning import LoadedPlan
 from touchline.run.progress import JobProgress, evaluation_progress
 from touchline.run.protocol import Job
 from touchline.run.recent import ACTIVE_TAIL_BYTES, read_recent
-from touchline.run.selection import ProgressCallback
+from touchline.run.selection import JobProgressCallback
 from touchline.slurm.job_view import JobKind, JobName, JobView, evaluation_name
 from touchline.spec.plan import PlannedRun
 
@@ -30,7 +30,7 @@ class Progress:
         self,
         planned: LoadedPlan,
         runs: Sequence[PlannedRun],
-        say: ProgressCallback,
+        on_progress: JobProgressCallback,
         *,
         at_once: int,
         train: bool,
@@ -41,13 +41,13 @@ class Progress:
         Args:
             planned: the plan, its folders written.
             runs: the runs to work on.
-            say: receives the rows.
+            on_progress: receives the rows.
             at_once: jobs that run at the same time, as far as that is known.
             train: whether missing trainings are done.
             epochs: checkpoints to evaluate, instead of those of experiment.yaml.
         """
         self._runs = {run.name: run for run in runs}
-        self._say = say
+        self._on_progress = on_progress
         self._at_once = max(at_once, 1)
         self._shared = planned.plan.executor != "slurm"
         self._left: dict[str, Measured] = {}
@@ -71,7 +71,7 @@ class Progress:
         for name in self._active - names:
             self._left.pop(name, None)
         self._active = names
-        self._say([*(row for row in rows if not row.waits), self._total(rows)])
+        self._on_progress([*(row for row in rows if not row.waits), self._total(rows)])
 
     def _row(self, job: Job, view: JobView | None) -> JobProgress:
         if view is not None and view.state is JobState.PENDING:

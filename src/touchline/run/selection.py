@@ -14,7 +14,7 @@ from touchline.run.folders import ExperimentFolder
 from touchline.run.progress import JobProgress
 from touchline.spec.plan import Plan, PlannedRun
 
-ProgressCallback = Callable[[Sequence[JobProgress]], None]
+JobProgressCallback = Callable[[Sequence[JobProgress]], None]
 
 
 @contextmanager

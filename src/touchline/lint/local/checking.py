@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from touchline.backends.formats import ConfigFormat
 from touchline.backends.registry import config_formats
 from touchline.backends.trl.commands import read_command
+from touchline.core.callbacks import MessageCallback, ignore_message
 from touchline.core.clock import today
 from touchline.core.errors import HostError, InputError
 from touchline.core.files import read_text_bounded
@@ -69,10 +70,6 @@ TORCHTUNE = "torchtune"
 _CONFIG_ENDINGS = frozenset({".yaml", ".yml", ".json"})
 
 
-def _ignore(message: str) -> None:
-    del message
-
-
 @dataclass(slots=True)
 class Checked:
     """What was found so far."""
@@ -86,7 +83,7 @@ class Checked:
 
 
 def check_paths(
-    paths: Sequence[Path], settings: UserConfig, request: CheckRequest, on_message: Callable[[str], None] = _ignore
+    paths: Sequence[Path], settings: UserConfig, request: CheckRequest, on_message: MessageCallback = ignore_message
 ) -> tuple[CheckReport, list[Finding]]:
     """Check files and folders. Only the code of a task file that is named itself is run.
 

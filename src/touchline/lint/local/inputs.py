@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from touchline.backends.protocol import Lengths
+from touchline.core.callbacks import ProgressCallback
 from touchline.core.catalog import DatasetInfo, ModelInfo
 from touchline.core.errors import InputError, TouchlineError
 from touchline.core.finding import Finding, Severity, Where
@@ -314,7 +315,7 @@ def _place_of_data(spec: RunSpec, loaded: LoadedExperiment) -> Where:
 
 
 def lengths_of(
-    seen: Seen, settings: UserConfig, date: str, say: Callable[[int, int], None] | None = None
+    seen: Seen, settings: UserConfig, date: str, on_progress: ProgressCallback | None = None
 ) -> dict[tuple[str, str], Lengths]:
     """Token lengths of the training split for every model and data that are used together; cached on disk.
 
@@ -322,14 +323,14 @@ def lengths_of(
         seen: the experiment; its models and datasets must be sound.
         settings: where the cache is.
         date: ISO date for templates that print one.
-        say: hears how many rows are tokenised, of how many.
+        on_progress: receives how many rows are tokenised, of how many.
     """
     found: dict[tuple[str, str], Lengths] = {}
     for spec in seen.specs:
         key = (spec.model, data_key(spec.data))
         if key not in found:
             model = seen.models[spec.model]
-            tokens = token_lengths(model, spec.data, "train", seen.root, date, settings.cache_dir, say)
+            tokens = token_lengths(model, spec.data, "train", seen.root, date, settings.cache_dir, on_progress)
             found[key] = Lengths(prompt=tokens.prompt, answer=tokens.answer, prefix=tokens.prefix)
     return found
 

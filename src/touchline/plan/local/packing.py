@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import numpy as np
 
 from touchline.backends.protocol import Lengths
 from touchline.backends.registry import batching_of
+from touchline.core.callbacks import ProgressCallback
 from touchline.core.clock import today
 from touchline.core.errors import InputError
 from touchline.core.files import write_atomic
@@ -68,7 +68,7 @@ class PackRequest:
     """Column of whole chats."""
 
 
-def lengths_of(request: PackRequest, settings: UserConfig, say: Callable[[int, int], None] | None) -> Lengths:
+def lengths_of(request: PackRequest, settings: UserConfig, on_progress: ProgressCallback | None) -> Lengths:
     """Token lengths of the training split, or those of the file.
 
     Raises:
@@ -85,7 +85,7 @@ def lengths_of(request: PackRequest, settings: UserConfig, say: Callable[[int, i
             hint=f"touchline pack {named} --tokenizer SmolLM2-135M-Instruct --max-seq-len {request.max_seq_len}",
         )
     model = load_model(request.tokenizer, settings.models_dir)
-    found = token_lengths(model, data_of(request), _TRAIN, Path(), today(), settings.cache_dir, say)
+    found = token_lengths(model, data_of(request), _TRAIN, Path(), today(), settings.cache_dir, on_progress)
     if not len(found.prompt):
         raise InputError(f"{str(request.dataset)!r} has no training rows")
     return Lengths(prompt=found.prompt, answer=found.answer, prefix=found.prefix)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from touchline.backends.protocol import Lengths
+from touchline.core.callbacks import NamedProgressCallback
 from touchline.core.errors import HostError, InputError
 from touchline.core.files import sha256_file
 from touchline.core.finding import Finding, Severity, Where
@@ -29,7 +30,7 @@ def read_stated(
     paths: Sequence[Path],
     facts: Mapping[str, str],
     settings: UserConfig,
-    say: Callable[[int, int, str], None] | None = None,
+    on_progress: NamedProgressCallback | None = None,
 ) -> Iterator[FoundRun | Refused]:
     """Yield the runs of files and folders, with what is stated of them.
 
@@ -37,7 +38,7 @@ def read_stated(
         paths: files and folders.
         facts: values by key of `history/run_facts.py`; files of facts beside the logs are read in any case.
         settings: where the models are.
-        say: hears of progress.
+        on_progress: called as the work advances.
 
     Raises:
         InputError: a path or a stated fact is wrong.
@@ -45,11 +46,11 @@ def read_stated(
     groups = group_files(readable(paths))
     stating = load_stating(groups, facts)
     for number, group in enumerate(groups):
-        if say is not None:
-            say(number, len(groups), group.key)
+        if on_progress is not None:
+            on_progress(number, len(groups), group.key)
         yield from (with_dataset(item, settings) for item in files.read_group(group, stating.of(group)))
-    if say is not None:
-        say(len(groups), len(groups), "")
+    if on_progress is not None:
+        on_progress(len(groups), len(groups), "")
 
 
 def load_stating(groups: Sequence[Group], facts: Mapping[str, str]) -> Stating:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
+from touchline.core.callbacks import ProgressCallback
 from touchline.core.errors import InputError
 from touchline.data.metrics_file import read_metrics
 from touchline.report.compared import ComparedExperiments, Side
@@ -18,14 +19,12 @@ from touchline.spec.plan import Plan, PlannedRun
 FEWEST = 2
 
 
-def compare_experiments(
-    sources: Sequence[Path], *, say: Callable[[int, int], None] | None = None
-) -> ComparedExperiments:
+def compare_experiments(sources: Sequence[Path], *, on_progress: ProgressCallback | None = None) -> ComparedExperiments:
     """Read experiments and hold them against the first.
 
     Args:
         sources: two or more: experiment.yaml, its folder, or a folder with runs that touchline did not make.
-        say: hears how many experiments are read, of how many.
+        on_progress: receives how many experiments are read, of how many.
 
     Raises:
         InputError: fewer than two, one of them twice, one without a plan, or a folder without any run.
@@ -33,11 +32,11 @@ def compare_experiments(
     _refuse(sources)
     sides: list[Side] = []
     for done, source in enumerate(sources):
-        if say is not None:
-            say(done, len(sources))
+        if on_progress is not None:
+            on_progress(done, len(sources))
         sides.append(_read(source))
-    if say is not None:
-        say(len(sources), len(sources))
+    if on_progress is not None:
+        on_progress(len(sources), len(sources))
     return compare(_labelled(sides))
 
 

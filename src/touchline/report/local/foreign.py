@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from touchline.core.callbacks import ProgressCallback
 from touchline.core.errors import InputError, PolicyError, quoted
 from touchline.core.files import disk_faults, write_if_changed
 from touchline.core.quantity import Missing
@@ -20,7 +21,6 @@ from touchline.results.live import LiveRun
 from touchline.results.report_inputs import ReportInputs
 from touchline.results.run_result import RunResult
 from touchline.results.runs_status import run_metrics_text, runs_status_text
-from touchline.results.verification import Counted
 from touchline.results.watching import Snapshot
 from touchline.run.tails import Follower, last_lines
 
@@ -92,7 +92,7 @@ def collect(source: Path, out: Path | None) -> tuple[list[RunMetrics], list[str]
     return metrics, [f"written: {quoted(str(out / 'runs_status.yaml'))}"]
 
 
-def clean(source: Path, *, perform: bool, deep: bool, say: Counted | None) -> Cleaned:
+def clean(source: Path, *, perform: bool, deep: bool, on_progress: ProgressCallback | None) -> Cleaned:
     """Return what could be deleted of the checkpoints.
 
     Raises:
@@ -105,7 +105,7 @@ def clean(source: Path, *, perform: bool, deep: bool, say: Counted | None) -> Cl
             expected="the list without --delete; delete by hand what you do not need",
             hint=f"touchline clean {quoted(str(source))}",
         )
-    found = gather(source, deep=deep, say=say)
+    found = gather(source, deep=deep, on_progress=on_progress)
     items = found.verification.storage.deletable
     going = {item.path for item in items}
     kept = tuple(

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from touchline.core.callbacks import ProgressCallback
 from touchline.core.errors import TouchlineError
 from touchline.core.files import read_text_bounded
 from touchline.core.units import format_bytes
@@ -19,26 +20,26 @@ from touchline.results.folder_issues import folder_issues
 from touchline.results.general import read_general
 from touchline.results.report_inputs import ReportInput, ReportInputs
 from touchline.results.run_metrics import run_metrics
-from touchline.results.verification import Counted, verify_planned
+from touchline.results.verification import verify_planned
 from touchline.run.folders import ExperimentFolder, is_experiment
 from touchline.spec.plan import Plan, PlannedRun
 
 _DEFINITION_LIMIT_BYTES = 1 << 20
 
 
-def gather(source: Path, *, deep: bool = False, say: Counted | None = None) -> ReportInputs:
+def gather(source: Path, *, deep: bool = False, on_progress: ProgressCallback | None = None) -> ReportInputs:
     """Read everything that a report is made from.
 
     Args:
         source: experiment.yaml or its folder, or a folder with runs that touchline did not make.
         deep: read every value of every checkpoint, not only headers.
-        say: hears how many checkpoints are verified, of how many.
+        on_progress: receives how many checkpoints are verified, of how many.
 
     Raises:
         InputError: there is neither an experiment nor any run.
     """
     if not is_experiment(source):
-        return _found(source, deep=deep, say=say)
+        return _found(source, deep=deep, on_progress=on_progress)
     folder = ExperimentFolder(source)
     plan = folder.planned()
     rows: dict[str, Metrics] = {}
@@ -54,7 +55,7 @@ def gather(source: Path, *, deep: bool = False, say: Counted | None = None) -> R
         metrics=tuple(run_metrics(planned[run.name], run, folder.run(run.name), rows.pop(run.name)) for run in runs),
         factors=dict(plan.factors),
         datasets={run.name: run.dataset for run in plan.runs},
-        verification=verify_planned(plan, folder.root, deep=deep, say=say),
+        verification=verify_planned(plan, folder.root, deep=deep, on_progress=on_progress),
         general=read_general(folder.root, runs),
         files={run.name: tuple(_files(folder.root, run)) for run in plan.runs},
         issues=(*folder_issues(folder.root, runs), *no_op_issues(runs)),
@@ -72,15 +73,15 @@ def _definition(folder: ExperimentFolder) -> str:
         return ""
 
 
-def _found(source: Path, *, deep: bool, say: Counted | None) -> ReportInputs:
+def _found(source: Path, *, deep: bool, on_progress: ProgressCallback | None) -> ReportInputs:
     from touchline.results.imported import find
 
     def hear(done: int, total: int, what: str) -> None:
         del what
-        if say is not None:
-            say(done, total)
+        if on_progress is not None:
+            on_progress(done, total)
 
-    return find(source, deep=deep, say=hear)
+    return find(source, deep=deep, on_progress=hear)
 
 
 def _files(root: Path, run: PlannedRun) -> Iterator[tuple[str, str]]:

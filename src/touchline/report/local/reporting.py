@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import TypeAdapter
 
+from touchline.core.callbacks import ProgressCallback
 from touchline.core.errors import HostError, PolicyError, TouchlineError, install_hint, quoted
 from touchline.core.files import (
     disk_faults,
@@ -30,7 +31,6 @@ from touchline.core.json_text import parse_json
 from touchline.core.status import RunStatus
 from touchline.report.local.gathering import gather
 from touchline.report.report import Report
-from touchline.results.verification import Counted
 from touchline.run.folders import ExperimentFolder, is_experiment
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def write_report(
     parquet: bool = False,
     cache: Path | None = None,
     refresh_seconds: int | None = None,
-    say: Counted | None = None,
+    on_progress: ProgressCallback | None = None,
 ) -> Written:
     """Write the report's files beside the experiment, or into another folder.
 
@@ -95,7 +95,7 @@ def write_report(
         parquet: write the answers as samples.parquet too.
         cache: where the page's drawing program may be kept, which takes seconds to put together; none: nowhere.
         refresh_seconds: how often the page loads itself anew while runs are at work; none: never.
-        say: hears how many checkpoints are verified, of how many.
+        on_progress: receives how many checkpoints are verified, of how many.
 
     Raises:
         InputError: there is neither an experiment nor any run.
@@ -111,7 +111,7 @@ def write_report(
     from touchline.report.pictures import figures_off
     from touchline.results.sample_table import can_write_parquet
 
-    gathered = gather(source, deep=deep, say=say)
+    gathered = gather(source, deep=deep, on_progress=on_progress)
     home = source if source.is_dir() else source.parent
     target = home if out is None else out
     base = "." if out is None else os.path.relpath(home.resolve(), out.resolve())

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from touchline.core.callbacks import ProgressCallback
 from touchline.core.errors import PolicyError
 from touchline.core.files import try_lock
 from touchline.data.metrics_file import read_metrics
@@ -28,7 +29,7 @@ def export_runs(
     *,
     directory: Path | None = None,
     only: str | None = None,
-    say: Callable[[int, int], None] | None = None,
+    on_progress: ProgressCallback | None = None,
 ) -> Export:
     """Hand to a tracker what it does not hold yet.
 
@@ -37,7 +38,7 @@ def export_runs(
         tracker: `tensorboard`, `wandb`, `trackio` or `mlflow`.
         directory: where to; as the tracker's own variable says, or into the experiment's folder, when None.
         only: one run; all when None.
-        say: hears how many runs are exported, of how many.
+        on_progress: receives how many runs are exported, of how many.
 
     Raises:
         InputError: no such run or tracker.
@@ -45,12 +46,12 @@ def export_runs(
         HostError: the tracker's package is not installed, or its place cannot be written.
     """
     runs = selected(planned.plan, only)
-    if say is not None:
+    if on_progress is not None:
         # Loading a tracker takes seconds, making MLflow's database many.
-        say(0, len(runs))
+        on_progress(0, len(runs))
     with _alone(planned, tracker):
         opened = open_tracker(tracker, directory, planned.folder.root / EXPORTS / tracker)
-        return _exported(planned, tracker, opened, runs, say)
+        return _exported(planned, tracker, opened, runs, on_progress)
 
 
 @contextmanager
@@ -77,22 +78,22 @@ def _exported(
     tracker: str,
     opened: Tracker,
     runs: Sequence[PlannedRun],
-    say: Callable[[int, int], None] | None,
+    on_progress: ProgressCallback | None,
 ) -> Export:
     results = {result.name: result for result in collect_results(planned.plan, planned.folder.root)}
     exported: list[Exported] = []
     skipped: list[str] = []
     for done, run in enumerate(runs):
-        if say is not None:
-            say(done, len(runs))
+        if on_progress is not None:
+            on_progress(done, len(runs))
         metrics = read_metrics(planned.folder.run(run.name) / "metrics.jsonl")
         series = run_series(planned.plan, run, results[run.name], metrics)
         if not series.training and not series.evaluations:
             skipped.append(f"{run.name}: no step and no evaluation yet ({results[run.name].status.value})")
             continue
         exported.append(opened.export(series))
-    if say is not None:
-        say(len(runs), len(runs))
+    if on_progress is not None:
+        on_progress(len(runs), len(runs))
     return Export(
         experiment=planned.plan.experiment,
         tracker=tracker,

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from touchline.core.callbacks import NamedProgressCallback
 from touchline.core.errors import HostError, InputError
 from touchline.core.finding import Severity
 from touchline.core.notes import Note
@@ -50,13 +51,13 @@ class _Read:
     issues: tuple[Issue, ...]
 
 
-def find(root: Path, *, deep: bool = False, say: Callable[[int, int, str], None] | None = None) -> ReportInputs:
+def find(root: Path, *, deep: bool = False, on_progress: NamedProgressCallback | None = None) -> ReportInputs:
     """Everything that the run folders under `root` tell.
 
     Args:
         root: a folder of run folders, or one run folder.
         deep: read the values of the checkpoints, not only their headers.
-        say: hears of progress: runs read, runs in all, the name of the next one.
+        on_progress: called as the work advances: runs read, runs in all, the name of the next one.
 
     Raises:
         InputError: there is no such folder, or nothing under it is a run.
@@ -69,11 +70,11 @@ def find(root: Path, *, deep: bool = False, say: Callable[[int, int, str], None]
     issues = [*seen.issues, *issues, *unusable]
     read: list[_Read] = []
     for number, folder in enumerate(folders):
-        if say is not None:
-            say(number, len(folders), folder.name)
+        if on_progress is not None:
+            on_progress(number, len(folders), folder.name)
         read += _apart(root, _read(root, folder, evaluations_of(folder, folders, loose)))
-    if say is not None:
-        say(len(folders), len(folders), "")
+    if on_progress is not None:
+        on_progress(len(folders), len(folders), "")
     read = [each for each in read if _is_run(each)]
     if not read:
         raise InputError(
