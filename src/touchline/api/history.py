@@ -32,7 +32,7 @@ def history_read(
     Args:
         paths: files and folders; a log's other stream, states and configs beside it are read with it.
         facts: what is stated of them, by the keys of `history/run_facts.py`.
-        on_progress: called as the work advances: how many groups of files are done, how many there are, which one is next.
+        on_progress: receives the number of file groups done, their total and the next group.
 
     Raises:
         InputError: some of the paths do not exist or may not be read, or a stated fact is wrong; all of them are named.
