@@ -353,7 +353,6 @@ def test_other_output_files_are_left_alone(pattern: str) -> None:
         (['cd "${SLURM_SUBMIT_DIR:-$(dirname "$0")}"'], {}),
         (['DIR="${DIR:-$(dirname "$0")}"'], {}),
         (['echo "usage: $0 config"'], {}),
-        (["conda activate llm"], {"SL044": Severity.INFO}),
         (['eval "$(conda shell.bash hook)"', "conda activate llm"], {}),
         (["module load anaconda3", "conda activate llm"], {}),
         (["#SBATCH --requeue", "python train.py"], {"SL045": Severity.INFO}),

@@ -110,11 +110,6 @@ def test_rows_that_are_cut() -> None:
     assert severity(view(stated("trl", max_seq_len=700), lengths=lengths), "TR041") is None
 
 
-def test_rows_far_shorter() -> None:
-    assert severity(view(stated("trl", max_seq_len=2048), lengths=np.full(50, 45)), "TR042") is INFO
-    assert severity(view(stated("trl", max_seq_len=400), lengths=np.full(50, 45)), "TR042") is None
-
-
 @pytest.mark.parametrize(
     ("backend", "values", "around", "code", "expected"),
     [

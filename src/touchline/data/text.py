@@ -22,12 +22,10 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 # Joiners and direction marks belong to Persian, Indic scripts, Hebrew, Arabic and emoji; these belong to none.
 _INVISIBLE = re.compile("[\u200b\u2060\ufeff\u00ad\u202a-\u202e\u2066-\u2069]")
 _SURROGATE = re.compile("[\ud800-\udfff]")
-_ENTITY = re.compile(r"&(?:nbsp|amp|lt|gt|quot|apos|#39|#x27|#\d{2,5});")
 _CHAT_MARK = re.compile(
     r"<\|(?:im_start|im_end|eot_id|begin_of_text|end_of_text|start_header_id|end_header_id|endoftext|eom_id|end|user"
     r"|assistant|system)\|>|\[/?INST\]|<<SYS>>|<(?:start|end)_of_turn>|^<s>|</s>\s*$"
 )
-_TAG = re.compile(r"</?(?:p|br|div|span|b|i|strong|em|li|ul|ol|h[1-6])\s*/?>", re.IGNORECASE)
 _FENCE = re.compile(r"^ {0,3}```", re.MULTILINE)
 
 
@@ -110,9 +108,9 @@ def _byte(character: str) -> bytes:
     return character.encode("latin-1") if ord(character) < 256 else character.encode("cp1252")
 
 
-def replaced(text: str) -> bool:
-    """Whether characters were lost: U+FFFD stands where bytes could not be read."""
-    return "\ufffd" in text
+def replaced(text: str) -> str | None:
+    """Return U+FFFD if the text has it: the mark of bytes that could not be read. None if not."""
+    return "\ufffd" if "\ufffd" in text else None
 
 
 def control(text: str) -> str | None:
@@ -135,18 +133,6 @@ def invisible(text: str) -> str | None:
 def surrogate(text: str) -> bool:
     """Whether half a character stands alone, which UTF-8 cannot hold."""
     return not text.isascii() and _SURROGATE.search(text) is not None
-
-
-def entity(text: str) -> str | None:
-    """The first HTML entity."""
-    match = _ENTITY.search(text) if "&" in text else None
-    return None if match is None else match.group()
-
-
-def tag(text: str) -> str | None:
-    """The first HTML tag of running text, outside of code."""
-    match = _TAG.search(text) if "<" in text and "```" not in text else None
-    return None if match is None else match.group()
 
 
 def chat_mark(text: str) -> str | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import PurePath
 from typing import TypeVar
@@ -13,8 +12,6 @@ from touchline.lint.config_set import (
     DataFile,
     FolderView,
     Sibling,
-    contents_of,
-    effective_settings,
     families,
     run_name,
     runs_of,
@@ -28,7 +25,6 @@ T = TypeVar("T")
 
 _SHOWN = 4
 _LAST_PARTS = 2
-_FEW = 8
 
 
 _PAIR = 4
@@ -140,28 +136,6 @@ def _sharing(first: Sibling, others: list[Sibling], severity: Severity) -> Itera
     )
 
 
-@rule("EX154", Severity.INFO)
-def several_settings_differ(view: FolderView) -> Iterator[Violation]:
-    """Report configs of which every two differ in more than one setting."""
-    if view.plans:
-        return
-    for family in _partition(runs_of(view), lambda each: families(view)[each]).values():
-        if not 2 <= len(family) <= _FEW or any(each.stated.parent is not None for each in family):
-            continue
-        settings = [_compared(each) for each in family]
-        differing = [_different(one, other) for one, other in itertools.combinations(settings, 2)]
-        if all(len(names) > 1 for names in differing):
-            fewest = min(differing, key=len)
-            yield Violation(
-                message=f"no two of {', '.join(run_name(each) for each in family[:_SHOWN])}"
-                f"{', ...' if len(family) > _SHOWN else ''} differ in one setting alone; the nearest two differ in "
-                f"{', '.join(fewest)}",
-                at=family[0].stated.where,
-                subject=run_name(family[0]),
-                hint="change one setting at a time, or write the design down as experiment.yaml",
-            )
-
-
 @rule("EX155", Severity.WARNING)
 def sweep_without_effect(view: FolderView) -> Iterator[Violation]:
     """Report configs that differ only in a setting that the trainer ignores."""
@@ -191,14 +165,6 @@ def _by_last_parts(each: Sibling) -> str:
     shortened = {path: DataFile(rows=0, sha256="/".join(PurePath(path).parts[-_LAST_PARTS:])) for path in paths}
     stand_in = Sibling(stated=each.stated, raw=each.raw, data=shortened)
     return work_of(stand_in)
-
-
-def _compared(each: Sibling) -> Mapping[str, object]:
-    return effective_settings(each.stated, contents_of(each))
-
-
-def _different(one: Mapping[str, object], other: Mapping[str, object]) -> list[str]:
-    return [name for name in one if one[name] != other.get(name)]
 
 
 def _raw(each: Sibling, key: str) -> object:

@@ -23,7 +23,15 @@ _LONG = 50
 _CUT_ROWS = 3
 _CUT_WORDS = 4
 _CUT_LENGTH = 36
-_EXTRACT_LENGTH = 15
+_LABELS = 60
+_CANNED_LENGTH = 15
+_CANNED_ROWS = 4
+_CANNED = 0.04
+_TELLING = 0.95
+_TOLD_ROWS = 20
+_MOST = 0.9
+_SLOT = re.compile(r"\{\{\s*(\w+)\s*\}\}|\{(\w+)\}")
+_SLOTS = frozenset({"input", "text", "question", "context", "instruction", "answer", "prompt", "output", "sentence"})
 
 
 @rule("DA350", Severity.WARNING)
@@ -62,21 +70,6 @@ def _offers(row: DataRow, labels: tuple[str, ...]) -> bool:
     if row.candidates:
         return True
     return any(label != row.label and label not in row.label and label in row.asked for label in labels)
-
-
-@rule("DA351", Severity.INFO)
-def answers_quoted_in_prompts(view: DataView) -> Iterator[Violation]:
-    """Report data whose answers nearly all occur word for word in their prompts."""
-    if view.layout.kind == "text":
-        return
-    long = [row for row in view.rows if len(row.label) >= _EXTRACT_LENGTH and not row.candidates]
-    within = [row for row in long if row.label in row.prompt]
-    if len(long) >= _LEAK_ROWS and len(long) * 2 >= view.count and len(within) >= 0.9 * len(long):
-        message = f"{percent(len(within), len(long))} of the longer answers stand word for word in their prompts"
-        copied = sum(row.label == row.prompt.strip() for row in within)
-        severity = Severity.WARNING if copied >= 0.9 * view.count else None
-        hint = "fine where answers are taken from a passage"
-        yield violation_in_rows(view, within, message, hint=hint, severity=severity)
 
 
 @rule("DA352", Severity.WARNING)
@@ -151,3 +144,73 @@ def _reads(text: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+@rule("DA387", Severity.WARNING)
+def unfilled_placeholder(view: DataView) -> Iterator[Violation]:
+    """Report prompts with a template's placeholder not filled in."""
+    if view.layout.kind == "text":
+        return
+    columns = {*_SLOTS, *view.layout.prompts, view.layout.answer or "input"}
+    rows: list[DataRow] = []
+    first = ""
+    for row in view.rows:
+        for text in (row.asked, row.label):
+            slot = next((m for m in _SLOT.finditer(text) if (m.group(1) or m.group(2)) in columns), None)
+            if slot is not None:
+                first = first or slot.group()
+                rows.append(row)
+                break
+    if rows:
+        yield violation_in_rows(view, rows, f"the placeholder {short(first)} stands in the text", hint="fill it in")
+
+
+@rule("DA390", Severity.WARNING)
+def uneven_white_space(view: DataView) -> Iterator[Violation]:
+    """Report answers of which only some begin or end with white space."""
+    answered = [row for row in view.rows if row.label and row.answer is not None]
+    if not answered or view.layout.kind == "text":
+        return
+    rows = [row for row in answered if row.answer != row.label]
+    if not rows or len(rows) == len(answered):
+        return
+    usual = view.closed or view.short
+    if len(rows) * 2 > len(answered):
+        rows = [row for row in answered if row.answer == row.label]
+        message = f"the answer {short(rows[0].label)} has no white space around it, and the others have"
+    else:
+        message = f"white space around the answer {short(rows[0].answer or '')}"
+    yield violation_in_rows(view, rows, message, severity=None if usual else Severity.INFO)
+
+
+@rule("DA392", Severity.WARNING)
+def prompt_contains_label(view: DataView) -> Iterator[Violation]:
+    """Report data whose prompts nearly all contain their own label and no other."""
+    labels = list(view.all_labels)
+    rows = [row for row in view.rows if row.label and row.candidates is None]
+    if not view.closed or not 2 <= len(labels) <= _LABELS or len(rows) < _TOLD_ROWS:
+        return
+    if min(map(len, labels)) < 3 or not all(label.replace(" ", "").isalpha() for label in labels):
+        return
+    anywhere = re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, sorted(labels, key=len, reverse=True)))})(?!\w)")
+    telling = [row for row in rows if set(anywhere.findall(row.asked)) == {row.label}]
+    if len(telling) >= _TELLING * len(rows):
+        share = percent(len(telling), len(rows))
+        message = f"{share} of the prompts hold their own label and no other, for example {short(telling[0].asked)}"
+        yield violation_in_rows(view, telling, message, hint="take the label out of the prompt")
+
+
+@rule("DA393", Severity.WARNING)
+def repeated_long_answer(view: DataView) -> Iterator[Violation]:
+    """Report one long answer that many rows share while all others differ."""
+    labels = view.all_labels
+    total = sum(labels.values())
+    if view.closed or view.layout.kind == "text" or total < 2 * _CANNED_ROWS:
+        return
+    ((most, count),) = labels.most_common(1)
+    others = Counter({label: n for label, n in labels.items() if label != most})
+    apart = sum(1 for n in others.values() if n == 1) >= _MOST * sum(others.values()) > 0
+    if len(most) >= _CANNED_LENGTH and " " in most and apart and count >= max(_CANNED_ROWS, _CANNED * total):
+        rows = [row for row in view.rows if row.label == most]
+        if len({row.key for row in rows}) >= _CANNED_ROWS:
+            yield violation_in_rows(view, rows, f"{percent(count, total)} of the answers are {short(most)}")

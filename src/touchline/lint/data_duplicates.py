@@ -132,3 +132,16 @@ def shared_media(view: DataView) -> Iterator[Violation]:
         if shared:
             message = f"{percent(len(shared), len(rows))} of {name} asks about pictures that {view.trained} shows too"
             yield violation_in_rows(view, shared, message, hint="split by picture")
+
+
+@rule("DA391", Severity.WARNING)
+def validation_test_overlap(view: DataView) -> Iterator[Violation]:
+    """Report questions that are in both the validation and the test split."""
+    if view.trained in ("validation", "test") or view.layout.kind == "text":
+        return
+    seen = {row.key for row in view.splits.get("validation", ())}
+    tested = view.splits.get("test", ())
+    rows = [row for row in tested if row.key in seen]
+    if rows and len({row.key for row in view.rows}) > 1:
+        message = f"{percent(len(rows), len(tested))} of test is in validation too, for example {short(rows[0].asked)}"
+        yield violation_in_rows(view, rows, message, hint="take these rows out of one of the two")

@@ -46,36 +46,37 @@ def mojibake(view: DataView) -> Iterator[Violation]:
         yield violation_in_rows(view, rows, message, hint=hint, severity=_severity(view, rows))
 
 
+def _characters(view: DataView, find: Callable[[str], str | None], words: str) -> tuple[list[DataRow], str]:
+    """Return the rows with such a character and a message with the first one."""
+    rows = _rows(view, find)
+    piece = (find(rows[0].prompt) or find(rows[0].answer or "") or "") if rows else ""
+    return rows, f"{words} U+{ord(piece):04X}: {_around(rows[0], piece)}" if rows else ""
+
+
 @rule("DA361", Severity.WARNING)
 def replacement_characters(view: DataView) -> Iterator[Violation]:
     """Report text with U+FFFD, the mark of lost characters."""
-    rows = _rows(view, data_text.replaced)
+    rows, message = _characters(view, data_text.replaced, "lost characters")
     if rows:
-        message = f"lost characters (U+FFFD): {_around(rows[0], chr(0xFFFD))}"
         yield violation_in_rows(view, rows, message, severity=_severity(view, rows))
 
 
 @rule("DA362", Severity.WARNING)
 def control_characters(view: DataView) -> Iterator[Violation]:
     """Report text with control characters other than tab and newline."""
-    rows = _rows(view, data_text.control)
+    rows, message = _characters(view, data_text.control, "control character")
     if rows:
-        piece = data_text.control(rows[0].prompt) or data_text.control(rows[0].answer or "") or ""
-        message = f"the control character U+{ord(piece):04X}: {_around(rows[0], piece)}"
         yield violation_in_rows(view, rows, message, severity=_severity(view, rows))
 
 
 @rule("DA363", Severity.INFO)
 def invisible_characters(view: DataView) -> Iterator[Violation]:
     """Report text with zero-width or direction-changing characters."""
-    rows = _rows(view, data_text.invisible)
+    rows, message = _characters(view, data_text.invisible, "invisible character")
     if rows:
-        piece = data_text.invisible(rows[0].prompt) or data_text.invisible(rows[0].answer or "") or ""
         scored = view.short and any(data_text.invisible(row.answer or "") for row in rows)
-        message = f"the invisible character U+{ord(piece):04X}: {_around(rows[0], piece)}"
-        yield violation_in_rows(
-            view, rows, message, severity=Severity.WARNING if scored or view.count <= _SMALL else None
-        )
+        severity = Severity.WARNING if scored or view.count <= _SMALL else None
+        yield violation_in_rows(view, rows, message, severity=severity)
 
 
 @rule("DA364", Severity.ERROR)
@@ -83,7 +84,7 @@ def lone_surrogates(view: DataView) -> Iterator[Violation]:
     """Report text with surrogates that stand alone."""
     rows = _rows(view, data_text.surrogate)
     if rows:
-        yield violation_in_rows(view, rows, "half a character (a surrogate that stands alone), which is no text")
+        yield violation_in_rows(view, rows, "lone surrogate: half a character, which UTF-8 cannot encode")
 
 
 @rule("DA367", Severity.WARNING)

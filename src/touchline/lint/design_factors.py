@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 from collections.abc import Iterator
 from dataclasses import replace
@@ -95,19 +94,6 @@ def inert_row_order(view: DesignView) -> Iterator[Violation]:
             )
 
 
-@rule("EX112", Severity.INFO)
-def single_level_factor(view: DesignView) -> Iterator[Violation]:
-    """Report factors with a single level."""
-    for key, levels in view.experiment.factors.items():
-        if len(levels) == 1:
-            yield Violation(
-                message=f"{key} has one level, {level_text(levels[0])}: nothing is compared",
-                at=view.where("factors", key),
-                subject=key,
-                hint=f"{key.rpartition('.')[0]}: {{{key.rpartition('.')[2]}: {level_text(levels[0])}}}",
-            )
-
-
 @rule("EX113", Severity.ERROR)
 def equal_levels(view: DesignView) -> Iterator[Violation]:
     """Report levels that are one value in two spellings."""
@@ -130,32 +116,6 @@ def factor_overridden_by_pairs(view: DesignView) -> Iterator[Violation]:
             at=view.where("factors", key),
             subject=key,
             hint=f"take {key} out of factors, or out of pairs",
-        )
-
-
-@rule("EX111", Severity.INFO)
-def unbalanced_exclude(view: DesignView) -> Iterator[Violation]:
-    """Report factors that `exclude` leaves no longer crossed."""
-    if not view.experiment.exclude:
-        return
-    levels = [{level.factor: level.value for level in run.levels} for run in view.trained]
-    factors = [key for key in dict.fromkeys(k for run in levels for k in run) if len({r.get(key) for r in levels}) > 1]
-    for one, other in itertools.combinations(factors, 2):
-        if one in _pair_keys(view) and other in _pair_keys(view):
-            continue
-        there = {(str(run.get(one)), str(run.get(other))) for run in levels}
-        firsts, seconds = {pair[0] for pair in there}, {pair[1] for pair in there}
-        if len(there) == len(firsts) * len(seconds):
-            continue
-        absent = sorted(set(itertools.product(firsts, seconds)) - there)
-        alone = _alone(there, one, other) or _alone({(b, a) for a, b in there}, other, one)
-        shown = "; ".join(f"{one} {a} with {other} {b}" for a, b in absent[:_SHOWN])
-        yield Violation(
-            message=f"{one} and {other} are not crossed: there is no run of {shown}" + (f"; {alone}" if alone else ""),
-            at=view.where("exclude"),
-            subject="exclude",
-            hint="compare runs that differ in one factor only, not the means of levels",
-            severity=Severity.WARNING if alone and len(firsts) * len(seconds) > 4 else None,
         )
 
 
@@ -249,12 +209,3 @@ def _differing(group: list[RunSpec]) -> tuple[str, ...]:
     return tuple(
         key for key in dict.fromkeys(key for run in levels for key in run) if len({run.get(key) for run in levels}) > 1
     )
-
-
-def _alone(pairs: set[tuple[str, str]], one: str, other: str) -> str | None:
-    """A level of the first factor that is there with a single level of the second, in words."""
-    with_: dict[str, set[str]] = {}
-    for a, b in pairs:
-        with_.setdefault(a, set()).add(b)
-    found = next((a for a, others in sorted(with_.items()) if len(others) == 1), None)
-    return None if found is None else f"{one} {found} is there only with {other} {min(with_[found])}"

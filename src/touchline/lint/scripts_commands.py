@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from touchline.core.finding import Severity
 from touchline.lint.rule import Violation, rule
 from touchline.lint.script_view import ScriptView
-from touchline.lint.scripts_endings import stops_at_errors
 from touchline.slurm.script import Script
 from touchline.slurm.shell import Simple, Step
 
@@ -46,35 +45,6 @@ def _names_beside(script: Script) -> bool:
     """Whether a program that it starts is named by a relative path."""
     programs = [launch.program.text for launch in script.launches if launch.program is not None]
     return any(name.endswith(".py") and not name.startswith(("/", "~", "$")) for name in programs)
-
-
-@rule("SL044", Severity.INFO)
-def conda_without_setup(view: ScriptView) -> Iterator[Violation]:
-    """Report `conda activate` in a script that does not set conda up."""
-    script = view.script
-    if not script.directives or re.match(r"#!.*(?:\s-\w*[li]|--login)", script.lines[0]):
-        return
-    ready = False
-    for step in script.steps:
-        command = step.command
-        text = command.text
-        if re.search(
-            r"conda\.sh|mamba\.sh|shell\.(?:bash|zsh|posix)|shell hook|bashrc|bash_profile|\.profile|zshrc", text
-        ):
-            ready = True
-        if command.name in ("module", "ml", "source", ".", "eval", "spack", "use") or "conda init" in text:
-            ready = True
-        if command.name in ("conda", "mamba", "micromamba") and [each.text for each in command.words[1:2]] == [
-            "activate"
-        ]:
-            if not ready and not stops_at_errors(script):
-                yield Violation(
-                    message=f"nothing before this sets {command.name} up for a shell that is not interactive",
-                    at=script.where(command.line, command.column),
-                    hint='eval "$(conda shell.bash hook)"',
-                    subject="conda activate",
-                )
-            return
 
 
 @rule("SL045", Severity.INFO)

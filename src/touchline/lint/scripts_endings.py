@@ -292,3 +292,16 @@ def trap_during_foreground_command(view: ScriptView) -> Iterator[Violation]:
             hint='python ... & pid=$!; wait "$pid"',
             subject="trap",
         )
+
+
+@rule("SL056", Severity.WARNING)
+def ignored_exit_status(view: ScriptView) -> Iterator[Violation]:
+    """Report `|| true` after a training."""
+    lines = {launch.step.command.line for launch in view.trainings if launch.is_training}
+    for step in view.script.steps:
+        if step.command.name in ("true", ":") and step.command.line in lines:
+            line = view.script.lines[step.command.line - 1]
+            if re.search(r"\|\|\s*(?:true\b|:)", line):
+                yield Violation(
+                    message="`|| true` throws the training's failure away", at=view.script.where(step.command.line)
+                )

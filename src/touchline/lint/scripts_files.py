@@ -10,11 +10,12 @@ from touchline.core.finding import Severity
 from touchline.lint.rule import Violation, rule
 from touchline.lint.script_view import ScriptView, said
 from touchline.lint.scripts_endings import stops_at_errors
-from touchline.slurm.script import Script
+from touchline.slurm.script import Script, plain_path, submitted
 from touchline.slurm.shell import Simple, Step
 
 _LOOKED_AT = 40
 """Commands of one kind that are looked at, each of which is compared with the whole script."""
+_JOB_ENDINGS = (".slurm", ".sbatch")
 
 
 @rule("SL040", Severity.WARNING)
@@ -160,3 +161,21 @@ def sbatch_without_parsable(view: ScriptView) -> Iterator[Violation]:
                     subject=used[1],
                 )
                 plain.pop(used[1])
+
+
+@rule("SL061", Severity.WARNING)
+def missing_submitted_script(view: ScriptView) -> Iterator[Violation]:
+    """Report submitted scripts that do not exist beside others that do."""
+    words = submitted(view.script)
+    if view.siblings is None or any(step.command.name in ("cd", "pushd") for step in view.script.steps):
+        return
+    there = [word for word in words if view.is_there(plain_path(word.text))]
+    # `$(sbatch --parsable a.slurm)` names one too.
+    asked = {part.rstrip(")\"'`") for line in view.script.lines if "$(sbatch" in line for part in line.split()}
+    named = [word.text for word in there] or sorted(
+        name for name in asked & view.siblings if name.endswith(_JOB_ENDINGS)
+    )
+    for word in words if named else ():
+        if word not in there:
+            message = f"{word.text} is not there, and {named[0]} is"
+            yield Violation(message=message, at=view.script.where(word.line, word.column), subject="sbatch")

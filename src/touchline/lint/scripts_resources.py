@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Iterator
 
@@ -16,6 +17,16 @@ _ON_GPU = re.compile(
     r"\bCUDA_VISIBLE_DEVICES=[\"']?\d|--device[= ]cuda|\bnvidia-smi\b|module\s+(?:load|add)\s+[^\n#]*\bcuda", re.I
 )
 _VISIBLE = re.compile(r"\d+(?:,\d+)*")
+_SPREADS = re.compile(
+    r"\b(?:srun|mpirun|mpiexec|pdsh|ssh|torchrun|accelerate|deepspeed|ray|parallel|nnodes|horovodrun|clush|dask)\b"
+    r"|SLURM_(?:NODELIST|JOB_NODELIST|NNODES)|torch\.distributed"
+)
+_MEGABYTES = re.compile(r"(\d{1,3})M?")
+_NO_RESOURCE = 0.6
+_FEW = 512
+"""Megabytes in which no training starts."""
+_NEARLY_GPU = (sorted("gpu"), sorted("gpus"), sorted("gppu"))
+_NODES = ("nnodes", "num_machines", "num_nodes")
 
 
 def _number(view: ScriptView, launch: Launch) -> int | None:
@@ -304,3 +315,86 @@ def _too_many(view: ScriptView, launch: Launch, what: str, total: int, cores: in
         hint=f"at most {cores} in all, or more --cpus-per-task",
         subject="data workers",
     )
+
+
+@rule("SL057", Severity.WARNING)
+def unused_nodes(view: ScriptView) -> Iterator[Violation]:
+    """Report several nodes of which every command uses the first alone."""
+    nodes = view.script.asked("nodes")
+    launches = view.script.launches
+    if nodes is None or nodes.value is None or not nodes.value.isdecimal() or int(nodes.value[:6]) < 2 or not launches:
+        return
+    plain = all(launch.program is not None and launch.program.text.endswith(".py") for launch in launches)
+    if plain and view.trainings and not _SPREADS.search(view.script.text):
+        message = f"{nodes.value} nodes are asked for, and nothing in the script starts on any but the first"
+        yield Violation(message=message, at=said(view, nodes), hint="#SBATCH --nodes=1")
+
+
+@rule("SL058", Severity.ERROR)
+def memory_in_megabytes(view: ScriptView) -> Iterator[Violation]:
+    """Report a memory request whose unit was probably forgotten."""
+    for option in ("mem", "mem-per-gpu", "mem-per-cpu"):
+        asked = view.script.asked(option)
+        match = _MEGABYTES.fullmatch(asked.value or "") if asked is not None else None
+        if asked is not None and match is not None and 0 < int(match[1]) < _FEW and view.trainings:
+            message = f"--{option}={asked.value} is {int(match[1])} megabytes"
+            severity = None if option == "mem" else Severity.WARNING
+            yield Violation(message=message, at=said(view, asked), hint=f"--{option}={match[1]}G", severity=severity)
+
+
+@rule("SL059", Severity.ERROR)
+def misspelled_gres(view: ScriptView) -> Iterator[Violation]:
+    """Report a `--gres` resource that is nearly `gpu`."""
+    asked = view.script.asked("gres")
+    if asked is None or asked.value is None:
+        return
+    for part in asked.value.split(","):
+        name = part.partition(":")[0].strip()
+        if name.isalpha() and name != "gpu" and sorted(name.casefold()) in _NEARLY_GPU:
+            near = difflib.SequenceMatcher(None, name, "gpu").ratio() >= _NO_RESOURCE
+            if near:
+                yield Violation(
+                    message=f"--gres={part}: expected gpu", at=said(view, asked), hint=f"--gres=gpu{part[3:]}"
+                )
+
+
+@rule("SL060", Severity.WARNING)
+def more_visible_gpus_than_requested(view: ScriptView) -> Iterator[Violation]:
+    """Report `CUDA_VISIBLE_DEVICES` with GPUs that the job does not have."""
+    asked = view.requested
+    if asked.gpu_directive is None or not asked.gpus_per_node or asked.has_whole_nodes or view.script.is_heterogeneous:
+        return
+    counts = [view.script.resolved(launch.nproc) or "" for launch in view.trainings]
+    if any(count.isdecimal() and int(count[:6]) > asked.gpus_per_node for count in counts):
+        # Then it is said of the processes already.
+        return
+    for step in view.script.steps:
+        for word in (*(word for _, word in step.command.assignments), *step.command.words[1:]):
+            value = word.text.partition("CUDA_VISIBLE_DEVICES=")[2]
+            numbers = [int(each) for each in value.split(",")] if re.fullmatch(r"\d{1,3}(?:,\d{1,3})*", value) else []
+            if numbers and word.text.startswith("CUDA_VISIBLE_DEVICES=") and max(numbers) >= asked.gpus_per_node:
+                yield Violation(
+                    message=f"CUDA_VISIBLE_DEVICES={value}, and the job has {asked.gpus_per_node}"
+                    f" GPU{'s' * (asked.gpus_per_node > 1)}, counted from 0",
+                    at=view.script.where(word.line, word.column),
+                    hint="leave CUDA_VISIBLE_DEVICES to SLURM",
+                )
+                return
+
+
+@rule("SL062", Severity.ERROR)
+def node_count_mismatch(view: ScriptView) -> Iterator[Violation]:
+    """Report a launcher that waits for another number of nodes than the job has."""
+    nodes = view.requested.nodes
+    if nodes is None or view.script.is_heterogeneous or view.script.asked("nodes") is None:
+        return
+    for launch in view.trainings:
+        word = next((found for name in _NODES if (found := launch.options.get(name)) is not None), None)
+        text = view.script.resolved(word)
+        if word is not None and text is not None and text.isdecimal() and int(text[:6]) > nodes:
+            yield Violation(
+                message=f"{launch.launcher} waits for {text} nodes, and the job has {nodes}",
+                at=view.script.where(word.line, word.column),
+                hint="--nnodes=$SLURM_NNODES",
+                subject="nnodes",
+            )

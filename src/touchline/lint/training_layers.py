@@ -46,7 +46,6 @@ _NAMED: Final = (
 )
 """How models' names tell their architecture, where config.json is not here."""
 _PLAIN: Final = re.compile(r"[\w.]+")
-_MANY_WARMUP: Final = 10_000
 _ALIKE: Final = 1.5
 """Names round: the same model is sold as 7B and as 8B."""
 
@@ -103,14 +102,6 @@ def _own_layers(view: TrainingView) -> frozenset[str] | None:
             return frozenset(linear.name.rpartition(".")[2] for linear in shape.linears)
     name = "" if view.stated.model is None else view.stated.model.value.rpartition("/")[2].lower()
     return next((layers for pattern, layers in _NAMED if pattern.search(name)), None)
-
-
-@rule("TR061", Severity.WARNING)
-def pretraining_warmup(view: TrainingView) -> Iterator[Violation]:
-    """Report warmup of ten thousand steps or more."""
-    warmup, steps = view.stated.warmup_steps, view.stated.max_steps
-    if warmup is not None and warmup.value >= _MANY_WARMUP and steps is None and isinstance(view.data, Missing):
-        yield Violation(message=f"{warmup.value:,} warm-up steps are more than most trainings have in all", at=warmup)
 
 
 @rule("TR063", Severity.WARNING)

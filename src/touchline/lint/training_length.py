@@ -16,8 +16,6 @@ LEARNED_POSITIONS: Final = frozenset({"gpt2", "gpt_neo", "gpt_bigcode", "opt", "
 """Families with a table of positions: there is nothing beyond its end."""
 MANY: Final = 0.1
 """Share of the rows from which cutting them is more than the odd outlier."""
-ROOM: Final = 10
-"""How much longer than the longest row a limit may be before it is worth a word."""
 _CUTS: Final = {
     "axolotl": "leaves them out",
     "peft": "refuses to start",
@@ -79,20 +77,6 @@ def many_truncated_examples(view: TrainingView) -> Iterator[Violation]:
         hint=f"{limit.key.rpartition('.')[2]}: {longest}",
         severity=severity,
     )
-
-
-@rule("TR042", Severity.INFO)
-def excessive_max_seq_len(view: TrainingView) -> Iterator[Violation]:
-    """Report a longest example below a tenth of max_seq_len, unpacked."""
-    stated, longest = view.stated, arithmetic(view).longest_row
-    limit, packed = stated.max_seq_len, stated.packed
-    if limit is None or limit.is_default or longest is None or (packed is not None and packed.value):
-        return
-    if limit.value > ROOM * longest:
-        yield Violation(
-            message=f"rows may have {limit.value:,} tokens, and the longest example has {longest:,}; nothing is packed",
-            at=limit,
-        )
 
 
 SMALL_BATCH: Final = 4
