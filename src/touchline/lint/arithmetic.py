@@ -84,7 +84,7 @@ class Arithmetic:
         return None if rows is None or self.density is None else rows * self.density
 
     def interval(self, every: Stated[float] | None) -> int | None:
-        """Steps of an interval that may be written as a share of all steps; none where that is not known."""
+        """Return the steps of an interval, which may be a share of all steps. None if not known."""
         if every is None or every.value <= 0:
             return None
         if every.value >= 1:
@@ -95,7 +95,7 @@ class Arithmetic:
 
 @functools.lru_cache(maxsize=32)
 def arithmetic(view: TrainingView) -> Arithmetic:
-    """The numbers of a training; views are compared by identity, so every rule asks for the same ones."""
+    """Return the numbers of a training, cached by the view's identity."""
     stated = view.stated
     devices = _devices(view)
     per_step = _rows_per_step(stated, devices)
@@ -119,12 +119,12 @@ def arithmetic(view: TrainingView) -> Arithmetic:
 
 
 def most(span: Span | Missing) -> int | None:
-    """The most that a number can be; none where no bound is known."""
+    """Return the upper bound of a number. None if it has none."""
     return None if isinstance(span, Missing) else span.high
 
 
 def rows_of_split(split: str) -> int | None:
-    """The most rows that a slice leaves, `train[:500]` or `train[100:600]`; none where it is open or in percent."""
+    """Return the most rows of a slice, `train[:500]` or `train[100:600]`. None if it is open or in percent."""
     match = _SLICE.search(split)
     if match is None:
         return None
@@ -199,7 +199,7 @@ def _limit(stated: StatedTraining) -> int | None:
 
 
 def _forecast(view: TrainingView, devices: Span) -> BatchForecast | None:
-    """The trainer's own batching of these lengths, of one epoch; none where there are too many rows."""
+    """Batch one epoch of these lengths as the trainer does. None if there are too many rows."""
     stated, data = view.stated, view.data
     name = "trl" if stated.backend == "qlora_stage" else stated.backend
     if isinstance(data, Missing) or data.lengths is None or not len(data.lengths):
@@ -295,7 +295,7 @@ def _steps(stated: StatedTraining, per_epoch: Span | Missing) -> Span | Missing:
 
 
 def _warmup(stated: StatedTraining, steps: Span | Missing) -> Span | Missing:
-    """Steps win over a share, as in transformers' Trainer."""
+    """Resolve warmup steps; steps win over a share, as in transformers' Trainer."""
     fixed, share = stated.warmup_steps, stated.warmup_fraction
     if fixed is not None and (fixed.value > 0 or share is None):
         return Span(low=fixed.value, high=fixed.value)

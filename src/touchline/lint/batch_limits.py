@@ -87,7 +87,7 @@ def _told(view: TrainingView, *, packed: bool, kind: Literal["over", "at"]) -> I
 
 @functools.lru_cache(maxsize=32)
 def judge(view: TrainingView) -> BatchLimitResult | None:
-    """What is to say of the micro-batch; nothing where it is below every limit, or where nothing is known."""
+    """Compare the micro-batch with the limits. None if it is below all limits, or nothing is known."""
     stated, gpu = view.stated, view.around.gpu
     micro = stated.micro_batch_size
     if micro is None or micro.value < 1 or stated.packed is None or on_processor(stated):
@@ -162,7 +162,7 @@ def _by_table(view: TrainingView) -> BatchLimitResult | None:
 
 
 def _table(view: TrainingView) -> int | None:
-    """The table's limit; none where it does not speak of such a training."""
+    """Return the table's limit. None if the table does not cover such a training."""
     stated = view.stated
     checkpointing = stated.gradient_checkpointing
     if checkpointing is None or checkpointing.value or isinstance(view.model, Missing) or stated.packed is None:

@@ -68,7 +68,7 @@ _NEAR: Final = 0.3
 
 
 def summary_of(view: TrainingView) -> CheckedConfig:
-    """What is shown of a training; whether it passed is for the caller to say, who has all findings."""
+    """Summarize a training. `passed` is set by the caller, who has all findings."""
     stated = view.stated
     return CheckedConfig(
         path=stated.where.path,

@@ -28,7 +28,7 @@ class FindingRow:
 
 
 def row_of(finding: Finding) -> FindingRow:
-    """A finding as a row."""
+    """Convert a finding to a row."""
     where = finding.where
     return FindingRow(
         code=finding.code,

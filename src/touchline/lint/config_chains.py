@@ -207,12 +207,12 @@ def _same_model(one: Sibling, other: Sibling) -> bool:
 
 
 def _last(name: str) -> str:
-    """The last part of a path or of a hub's name; a folder of a hub's model is called the same."""
+    """Return the last part of a path or a hub name."""
     return posixpath.basename(posixpath.normpath(name)).casefold()
 
 
 def _steps(sibling: Sibling) -> tuple[int, int] | None:
-    """The fewest and the most optimizer steps that a training has; trainers round the last one either way."""
+    """Return the fewest and the most optimizer steps of a training; trainers round the last one either way."""
     stated, batch = sibling.stated, global_batch_size(sibling.stated)
     rows = [sibling.data.get(source.name.value) for source in stated.sources if source.role == "train"]
     if stated.max_steps is not None and stated.max_steps.value > 0:

@@ -135,7 +135,7 @@ class _Said:
 
 
 def _file_of(source: StatedSource, each: Sibling) -> tuple[str, ...]:
-    """What tells a source apart: its content where it is known, else its path; and the split."""
+    """Return a source's identity: its content if known, else its path; and the split."""
     known = each.data.get(source.name.value)
     content = known.sha256 if known is not None and isinstance(known.sha256, str) else None
     split = "" if source.split is None else source.split.value
@@ -144,7 +144,7 @@ def _file_of(source: StatedSource, each: Sibling) -> tuple[str, ...]:
 
 
 def _plan_of(view: FolderView, each: Sibling) -> TextFile | None:
-    """The nearest plan above a config; plan.json before runs_plan.md, being exact."""
+    """Find the nearest plan above a config; plan.json before runs_plan.md."""
     here = PurePath(each.path).parent
     above = [plan for plan in view.plans if here.is_relative_to(PurePath(plan.path).parent)]
     order = sorted(above, key=lambda plan: (-len(PurePath(plan.path).parts), not plan.path.endswith(".json")))
@@ -164,7 +164,7 @@ def _said_of(plan: TextFile, each: Sibling, names: frozenset[str]) -> _Said | No
 
 @functools.lru_cache(maxsize=8)
 def _said_in_json(text: str) -> Mapping[str, _Said]:
-    """What plan.json says of each run."""
+    """Read each run of plan.json."""
     try:
         data = parse_json(text)
     except (ValueError, RecursionError):

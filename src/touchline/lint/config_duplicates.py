@@ -160,7 +160,7 @@ def _unread(known: DataFile) -> bool:
 
 
 def _by_last_parts(each: Sibling) -> str:
-    """The training with the last parts of its data's paths instead of the whole paths."""
+    """Return the training with the last parts of its data's paths."""
     paths = {source.name.value for source in each.stated.sources if source.kind == "file"}
     shortened = {path: DataFile(rows=0, sha256="/".join(PurePath(path).parts[-_LAST_PARTS:])) for path in paths}
     stand_in = Sibling(stated=each.stated, raw=each.raw, data=shortened)

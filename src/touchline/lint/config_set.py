@@ -123,7 +123,7 @@ _SHARED_PARTS: Final = 3
 
 
 def effective_settings(stated: StatedTraining, contents: Mapping[str, str]) -> dict[str, object]:
-    """What the weights depend on, by field: values in one spelling; a micro-batch counts only in the global batch."""
+    """Collect the settings that the weights depend on; a micro-batch counts only in the global batch."""
     best = stated.load_best is not None and stated.load_best.value
     found = {name: _value(stated, name) for name in (*EFFECTIVE, *(_ONLY_FOR_BEST if best else ()))}
     for name in ("model", "parent"):
@@ -154,7 +154,7 @@ def contents_of(sibling: Sibling) -> dict[str, str]:
 def work_of(
     sibling: Sibling, without: frozenset[str] = frozenset(), data: Callable[[DataFile], str | Missing] | None = None
 ) -> str:
-    """A digest of the stated settings and of all else that stands in the file, but names, outputs and logging.
+    """Hash the stated settings and everything else in the file except names, outputs and logging.
 
     Args:
         sibling: the training.
@@ -183,14 +183,14 @@ def stays(sibling: Sibling) -> str:
 
 
 def run_name(sibling: Sibling) -> str:
-    """What people call it: the folder of a run, else the config's name."""
+    """Return the run folder's name, else the config's name."""
     path = PurePath(sibling.path)
     return path.parent.name if path.name in _RUN_FILES and path.parent.name else path.stem
 
 
 @functools.lru_cache(maxsize=2)
 def runs_of(view: FolderView) -> tuple[Sibling, ...]:
-    """The trainings, each once: of a run's folder with both files, the one that the trainer reads."""
+    """Return each training once: of a run's folder with both files, the one that the trainer reads."""
     folders = {str(PurePath(each.path).parent) for each in view.siblings if PurePath(each.path).name == "finetune.yaml"}
     return tuple(
         each
@@ -248,7 +248,7 @@ def together(view: FolderView, one: Sibling, *others: Sibling) -> bool:
 
 
 def family_of(view: FolderView, one: Sibling) -> Iterator[Sibling]:
-    """The other trainings of its project."""
+    """Return the other trainings of its project."""
     family = families(view)
     yield from (each for each in runs_of(view) if each is not one and family[each] == family[one])
 
@@ -273,7 +273,7 @@ def _source(source: StatedSource, contents: Mapping[str, str]) -> list[object]:
 def _other_settings(
     sibling: Sibling, contents: Mapping[str, str], without: frozenset[str]
 ) -> Iterator[tuple[str, object]]:
-    """What stands in the file besides names, outputs, logging and the fields that are compared by themselves."""
+    """Collect the file's other settings, without names, outputs, logging and the fields compared by themselves."""
     if isinstance(sibling.raw, Missing):
         return
     stated = sibling.stated

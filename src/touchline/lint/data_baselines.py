@@ -46,7 +46,7 @@ def baselines(view: DataView) -> Baselines:
 
 
 def most_frequent(counts: Counter[str]) -> str | None:
-    """The most frequent text, of several the first in the alphabet; none of nothing."""
+    """Return the most frequent text, the alphabetically first of several. None if there is none."""
     return min(counts, key=lambda text: (-counts[text], text), default=None)
 
 
@@ -73,7 +73,7 @@ def _per_question(view: DataView) -> Baseline:
 
 
 def _shuffled(targets: Counter[str], scorer: Scorer) -> Baseline:
-    """Expected share under a random order of the answers: exact for few distinct ones, else over even pairs."""
+    """Compute the expected share under a random order of answers: exact for few distinct ones, else over even pairs."""
     total = sum(targets.values())
     if total < 2:
         return Baseline(score=Missing(missing="fewer than two answers"))
@@ -124,7 +124,7 @@ _HINT = "score by equality of the whole answer"
 
 
 def scorer_findings(view: DataView) -> Iterator[Finding]:
-    """What is wrong with the scorer on this data; nothing for whole texts."""
+    """Check the scorer on this data; whole texts are skipped."""
     targets = Counter(row.label for row in view.splits.get(view.scored, ()) if row.label)
     if view.layout.kind == "text" or not targets:
         return

@@ -28,7 +28,7 @@ _INSTEAD = ("tool_calls", "function_call", "reasoning_content", "thinking", "aud
 
 
 def turns_in(values: Values, column: str | None) -> Sequence[Turn]:
-    """The turns of a row's chat; none where it is no list of mappings."""
+    """Return the turns of a row's chat; none if it is not a list of mappings."""
     turns = values.get(column or "")
     if not isinstance(turns, list) or not all(isinstance(turn, Mapping) for turn in turns):
         return ()
@@ -36,7 +36,7 @@ def turns_in(values: Values, column: str | None) -> Sequence[Turn]:
 
 
 def role_of(turn: Turn) -> str | None:
-    """The role as it is written; none where there is none."""
+    """Return the role as written. None if there is none."""
     role = turn.get("role", turn.get("from"))
     return role if isinstance(role, str) else None
 
@@ -48,7 +48,7 @@ def _rows(view: DataView, odd: Callable[[Sequence[Turn]], object]) -> list[DataR
 
 
 def _disorder(turns: Sequence[Turn]) -> str | None:
-    """What is wrong with the order of roles; chats with tools have an order of their own."""
+    """Describe a wrong order of roles. None if it is right, or tools are used."""
     roles = [(role_of(turn) or "").casefold() for turn in turns]
     if any(role in _TOOLS for role in roles) or any("tool_calls" in turn for turn in turns):
         return None

@@ -245,7 +245,7 @@ _EQUAL = "score by equality, or by whole words"
 
 
 def _lists(view: DataView) -> dict[Candidates, set[str]]:
-    """The distinct lists with the answers that were taken from them; of labels without lists all labels, if few."""
+    """Return the distinct lists with the answers taken from them; without lists, all labels if they are few."""
     found: defaultdict[Candidates, set[str]] = defaultdict(set)
     for row in view.rows:
         if row.candidates and row.label in row.candidates:

@@ -19,7 +19,7 @@ def violation_in_rows(
     hint: str | None = None,
     severity: Severity | None = None,
 ) -> Violation:
-    """A fault of rows, at the first; of several the count and the first few lines are put to the message."""
+    """Return a violation at the first of some rows, with their count and first lines in the message."""
     first = rows[0]
     at = view.where(first)
     if len(rows) > 1:
@@ -39,13 +39,13 @@ def places(view: DataView, rows: Sequence[DataRow]) -> str:
 
 
 def at_file(view: DataView, split: str | None = None) -> Where:
-    """The file of a split, or of the first one."""
+    """Return the location of a split's file, or of the first file."""
     files = view.files
     return Where(path=files.get(split or view.trained, next(iter(files.values()), view.path)))
 
 
 def percent(count: int, total: int) -> str:
-    """A share in per cent, never rounded to 0 or 100 when it is neither."""
+    """Format a share in percent, never rounded to 0 or 100 unless it is exactly that."""
     share = 100 * count / total if total else 0.0
     if 0 < count < total:
         share = min(max(share, 0.01), 99.99)

@@ -55,7 +55,7 @@ def missing_column_values(view: DataView) -> Iterator[Violation]:
 
 
 def _instead(view: DataView, name: str, lacking: list[DataRow]) -> str | None:
-    """The column that the rows without `name` have and the others have not."""
+    """Suggest the column that the rows without `name` have and the others do not."""
     usual = {key for row in view.rows if name in row.values for key in row.values}
     other = sorted({key for row in lacking for key in row.values} - usual)
     if not usual:

@@ -114,7 +114,7 @@ class DataView:
     """Finds lines in formats that do not tell them at once."""
 
     def where(self, row: DataRow) -> Where:
-        """The row's place."""
+        """Return the row's location."""
         line = row.line
         if line is None and self.locate is not None:
             line = self.locate(row.split, row.number)
@@ -219,7 +219,7 @@ def entropy_bits(counts: Counter[str]) -> float:
 
 
 def layout_of(splits: Mapping[str, Sequence[tuple[Values, int | None]]]) -> ColumnMapping | None:
-    """The layout that the names of columns tell; none when they tell none."""
+    """Derive a layout from column names. None if they do not determine one."""
     counts, kinds = column_counts(values for rows in splits.values() for values, _ in rows)
     return find_layout(counts, kinds)
 

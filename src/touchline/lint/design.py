@@ -63,7 +63,7 @@ class DesignView:
     """The runs that the stages are; none where the stages are no chain."""
 
     def where(self, *path: str | int) -> Where:
-        """The place of a key."""
+        """Return the location of a key."""
         return self.document.where(path)
 
     @property
@@ -72,7 +72,7 @@ class DesignView:
         return tuple(run for run in self.runs if run.kind is RunKind.FINE_TUNED and run.control is None)
 
     def dataset(self, path: str) -> DatasetFacts | None:
-        """What is known of a dataset; None for nothing."""
+        """Return the facts of a dataset. None if it was not read."""
         found = self.datasets.get(path, NO_DATASET)
         return None if isinstance(found, Missing) else found
 
@@ -88,7 +88,7 @@ class SweptLevel:
 
 
 def dataset_facts(info: DatasetInfo, row_set: str | Missing = NO_DATASET) -> DatasetFacts:
-    """What a design must know of a dataset that was read."""
+    """Collect the facts of a dataset that rules on designs need."""
     splits = {split.name: split for split in info.splits}
     sizes = {name: split.num_examples for name, split in splits.items()}
     return DatasetFacts(
@@ -103,13 +103,13 @@ def dataset_facts(info: DatasetInfo, row_set: str | Missing = NO_DATASET) -> Dat
 
 
 def row_set_sha256(rows: Iterable[Mapping[str, object]]) -> str:
-    """A hash of rows that is the same in every order of them; a doubled row counts twice."""
+    """Hash rows so that their order does not matter; a doubled row counts twice."""
     each = sorted(hashlib.sha256(json.dumps(row, sort_keys=True, default=str).encode()).digest() for row in rows)
     return hashlib.sha256(b"".join(each)).hexdigest()
 
 
 def swept(view: DesignView) -> dict[str, tuple[SweptLevel, ...]]:
-    """What `factors` and `pairs` vary, with every level once, as it first stands."""
+    """Collect what `factors` and `pairs` vary, each level once, in order of appearance."""
     found: dict[str, list[SweptLevel]] = {}
 
     def add(key: str, value: object, place: Path) -> None:
@@ -127,7 +127,7 @@ def swept(view: DesignView) -> dict[str, tuple[SweptLevel, ...]]:
 
 
 def model_of(value: object) -> object:
-    """The model of an entry of pairs, which may be written as a list of one."""
+    """Return the model of an entry of pairs, which may be a list of one."""
     return value[0] if isinstance(value, list) and len(value) == 1 else value
 
 
@@ -140,7 +140,7 @@ def place_of(view: DesignView, key: str) -> Where:
 
 
 def no_effect_on_weights(view: DesignView, key: str) -> str | None:
-    """What a swept key changes instead of the weights, when that is so in the backend of every run."""
+    """Describe what a swept key changes instead of the weights, if so in every run's backend."""
     if key.startswith("evaluate."):
         return "only the evaluation"
     effects = {neutral_settings(run.train.backend).effect(key) for run in view.trained}
@@ -148,7 +148,7 @@ def no_effect_on_weights(view: DesignView, key: str) -> str | None:
 
 
 def setting_of(run: RunSpec, key: str) -> object:
-    """A run's value of a dotted key."""
+    """Return a run's value of a dotted key."""
     if key == MODEL:
         return run.model
     node: object = run
@@ -158,7 +158,7 @@ def setting_of(run: RunSpec, key: str) -> object:
 
 
 def same_path(path: str) -> str:
-    """A path in one spelling."""
+    """Normalize a path."""
     return posixpath.normpath(path)
 
 

@@ -183,6 +183,6 @@ def _scale(run: RunSpec) -> float:
 
 
 def known_datasets(view: DesignView) -> Sequence[DatasetFacts]:
-    """What is known of the datasets that are evaluated on."""
+    """Collect the facts of the datasets used for evaluation."""
     found = [view.dataset(path) for path in dict.fromkeys(run.data.path for run in view.runs)]
     return [facts for facts in found if facts is not None]

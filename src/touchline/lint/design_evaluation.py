@@ -202,7 +202,7 @@ def more_samples_than_items(view: DesignView) -> Iterator[Violation]:
 
 
 def stated_effect(question: str) -> float | None:
-    """The effect that a question names, as a share: 0.05 of `improve accuracy by 5 points`; None where there is none.
+    """Parse the effect that a question names, as a share: 0.05 of `improve accuracy by 5 points`. None if none.
 
     A number counts only beside a word of change, and not where it is a level (`to 90 %`) or a part (`5 % of the data`).
     """

@@ -78,7 +78,7 @@ class Fitting:
 
 @functools.lru_cache(maxsize=32)
 def setup_of(view: TrainingView) -> TrainingSetup | Missing:
-    """What memory depends on besides the batch; where the config leaves something open, what takes least."""
+    """Collect what memory depends on besides the batch; open settings take the cheapest value."""
     stated = view.stated
     if isinstance(view.model, Missing):
         return view.model
@@ -116,7 +116,7 @@ def setup_of(view: TrainingView) -> TrainingSetup | Missing:
 
 
 def adapted(shape: ModelShape, targets: tuple[str, ...] | None) -> tuple[str, ...]:
-    """The model's own names of the layers that get an adapter; all of them where that is open."""
+    """Return the model's own names of the adapted layers; all layers if the config leaves them open."""
     own = [linear.name for linear in shape.linears]
     if not targets or _ALL_LINEAR & set(targets):
         return tuple(own)
@@ -155,7 +155,7 @@ def sharing(view: TrainingView) -> Sharing:
 
 
 def fitting(view: TrainingView, gpu: Gpu, rows: int, width: Width) -> Fitting | Missing:
-    """What the estimate says of `rows` rows of that width."""
+    """Estimate the memory of `rows` rows of that width."""
     setup = setup_of(view)
     if isinstance(setup, Missing):
         return setup
@@ -206,7 +206,7 @@ def table_limit(num_parameters: int, *, packed: bool, max_seq_len: int | None) -
 
 
 def table_gpu() -> Gpu:
-    """The GPU that the table speaks of."""
+    """Return the GPU that the table was written for."""
     found = find_gpu(TABLE_GPU)
     assert isinstance(found, Gpu)
     return found

@@ -163,7 +163,7 @@ def rendering_view(
 
 
 def special_tokens_in(text: ModelText, rows: Sequence[ShownRow]) -> tuple[SpecialInData, ...]:
-    """Special tokens in the rows' own texts, each with the first row that has it."""
+    """Find special tokens in the rows' own texts, each with the first row that has it."""
     harmful = sorted((token for token in text.special if _ends_or_begins(token)), key=len, reverse=True)
     if not harmful:
         return ()
@@ -181,7 +181,7 @@ def special_tokens_in(text: ModelText, rows: Sequence[ShownRow]) -> tuple[Specia
 
 
 def short(text: str, limit: int = SHOWN_CHARACTERS) -> str:
-    """A text for a message: quoted, its middle left out when it is long."""
+    """Quote a text for a message; the middle of a long one is left out."""
     if len(text) > limit:
         half = (limit - 5) // 2
         text = f"{text[:half]} ... {text[-half:]}"

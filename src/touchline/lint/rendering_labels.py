@@ -176,7 +176,7 @@ def _cut(trained: TrainedRow) -> bool:
 
 
 def _other_end(view: RenderingView, trained: TrainedRow) -> str | None:
-    """A special token after the answer that is none of those at which evaluation stops."""
+    """Return a special token after the answer at which evaluation does not stop."""
     tail = trained.trained_ids[-_TAIL:]
     if view.text.stop_ids & set(tail):
         return None
@@ -234,7 +234,7 @@ def micro_batch(rows: Sequence[TrainedRow], pad_id: int) -> PaddedBatch:
 
 
 def extreme_batch(view: RenderingView) -> PaddedBatch:
-    """The shortest and the longest row that this trainer takes, in one micro-batch."""
+    """Batch the shortest and the longest row that this trainer takes."""
     rows = [row.trained for row in view.rows if not isinstance(row.trained, Missing)]
     taken = [row for row in rows if not row.left_out and not row.refused] or rows
     chosen = [taken[0], taken[-1]] if len(taken) > 1 else taken

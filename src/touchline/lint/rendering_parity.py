@@ -183,7 +183,7 @@ def _told(view: RenderingView, kind: Kind, what: str, hint: str) -> Iterator[Vio
 
 
 def _header_without_prompt(view: RenderingView) -> str | None:
-    """What the model's own template writes before an answer and leaves out of a prompt; None where nothing."""
+    """Return what the model's template writes before an answer and leaves out of a prompt. None if nothing."""
     if view.text.template is None or view.asks_own_way or (view.rows and view.backend == "torchtune"):
         return None
     asked = Message(role="user", content="\u2756")
@@ -201,7 +201,7 @@ def _header_without_prompt(view: RenderingView) -> str | None:
 
 
 def _thoughts_of_template(view: RenderingView) -> str | None:
-    """A block of thoughts that the model's own template puts between the prompt and an answer."""
+    """Return the thinking block that the model's template puts between the prompt and an answer."""
     asked = Message(role="user", content="\u2756")
     answer = Message(role="assistant", content="\u2766")
     try:
@@ -257,7 +257,7 @@ def difference(view: RenderingView, row: RowView) -> PromptMismatch | None:
 
 
 def answer_parts(row: RowView) -> tuple[str, str] | None:
-    """What training writes between the user's text and the answer, and what evaluation writes after that text."""
+    """Return what training writes between the user's text and the answer, and what evaluation writes there."""
     asked = row.row.example.prompt[-1].content.strip()
     at_training, at_evaluation = row.trained_text.find(asked), row.prompt_text.find(asked)
     if not asked or min(at_training, at_evaluation) < 0:

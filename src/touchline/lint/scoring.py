@@ -87,7 +87,7 @@ class ScoringView:
     """The run's data."""
 
     def of(self, *kinds: ProbeKind) -> list[Probe]:
-        """The probes of some kinds that have a score."""
+        """Return the probes of some kinds that have a score."""
         return [probe for probe in self.probes if probe.kind in kinds and probe.score is not None]
 
     def mean(self, *kinds: ProbeKind) -> float | None:
@@ -103,7 +103,7 @@ class ScoringView:
 
 
 def made_up_outputs(targets: Sequence[str]) -> list[MadeUp]:
-    """Outputs for items with these targets, always the same ones."""
+    """Make up outputs for items with these targets, always the same ones."""
     outputs: list[MadeUp] = []
     common = [target for target, _ in Counter(targets).most_common(CONSTANTS)]
     for item, target in enumerate(targets):
@@ -131,7 +131,7 @@ def made_up_outputs(targets: Sequence[str]) -> list[MadeUp]:
 
 
 def probes_of(task: Task, targets: Sequence[str], *, items: int | None = None) -> list[ScoringView]:
-    """A ready-made task's scorers, tried on made-up outputs for these targets: one view a score.
+    """Try a ready-made task's scorers on made-up outputs: one view per score.
 
     Args:
         task: the task.
@@ -151,12 +151,12 @@ def probes_of(task: Task, targets: Sequence[str], *, items: int | None = None) -
 
 
 def tried(score: Callable[[str, str], float], targets: Sequence[str]) -> tuple[Probe, ...]:
-    """A function of (output, target) on made-up outputs; what it raises is kept."""
+    """Try a function of (output, target) on made-up outputs; exceptions are kept."""
     return tuple(_tried(score, made, targets[made.item]) for made in made_up_outputs(targets[:PROBED_ITEMS]))
 
 
 def plain(text: str) -> str:
-    """A text without case, white space, punctuation and signs, to tell whether two answers are the same.
+    """Normalize a text without case, white space, punctuation and signs, to compare answers.
 
     Coarser than scorers are: what is the same here is never called another answer.
     """
@@ -164,7 +164,7 @@ def plain(text: str) -> str:
 
 
 def first_half(target: str) -> str | None:
-    """The first half of an answer, by words or characters; None where too little would be left or missing."""
+    """Return the first half of an answer, by words or characters. None if too little would be left or missing."""
     words, bare = target.split(), target.strip()
     if len(words) > 2:
         half = " ".join(words[: len(words) // 2])
@@ -176,12 +176,12 @@ def first_half(target: str) -> str | None:
 
 
 def shown(probe: Probe) -> str:
-    """A probe for a message."""
+    """Describe a probe for a message."""
     return f"{probe.output[:60]!r} for {probe.target[:60]!r}"
 
 
 def each_kind(view: ScoringView, kind: ProbeKind) -> Iterator[Probe]:
-    """The probes of a kind with full marks."""
+    """Return the probes of a kind with full marks."""
     return (probe for probe in view.of(kind) if probe.score is not None and probe.score >= FULL)
 
 

@@ -51,7 +51,7 @@ class ScriptView:
 
 
 def said(view: ScriptView, directive: Directive) -> Stated[str]:
-    """A directive as a setting with its place."""
+    """Convert a directive to a setting with its location."""
     key = directive.option or directive.written
     where = view.script.where(directive.line, directive.value_column)
     return Stated(directive.value or "", key, where)
@@ -63,7 +63,7 @@ def at_option(view: ScriptView, directive: Directive) -> Where:
 
 
 def shown(directive: Directive) -> str:
-    """A directive as a person would write it."""
+    """Format a directive as a user would write it."""
     if directive.value is None:
         return directive.written
     joint = "=" if directive.written.startswith("--") else " "
@@ -71,7 +71,7 @@ def shown(directive: Directive) -> str:
 
 
 def replaced(view: ScriptView, directive: Directive, old: str, new: str) -> tuple[Edit, ...]:
-    """The edit that changes one part of a directive's line; none where that part is there more than once."""
+    """Return the edit that changes one part of a directive's line; none if that part occurs more than once."""
     line = view.script.lines[directive.line - 1]
     if line.count(old) != 1:
         return ()

@@ -200,7 +200,7 @@ def invalid_option_value(view: ScriptView) -> Iterator[Violation]:
 
 
 def _proposed(option: str, value: str) -> str | None:
-    """A value in SLURM's form, where it is clear what was meant."""
+    """Return a value in SLURM's form, if the intent is clear."""
     if option == "time":
         match = re.fullmatch(
             r"(?:(?P<d>\d+) ?d(?:ays?)?)? ?(?:(?P<h>\d+) ?h(?:(?:ou)?rs?)?)? ?(?:(?P<m>\d+) ?m(?:in(?:ute)?s?)?)?",

@@ -42,7 +42,7 @@ def _sets(command: Simple, name: str, letter: str) -> bool:
 
 
 def _last_loud(script: Script) -> int:
-    """The index of the last step that tells something of how the job went; -1 where there is none."""
+    """Return the index of the last step that determines how the job went; -1 if there is none."""
     quiet = _QUIET | {"wait", ""}
     loud = (
         index
@@ -217,7 +217,7 @@ def _plain(path: str) -> str:
 
 
 def _folder(path: str) -> str | None:
-    """The folder of a plain path; a folder that is moved has none to speak of."""
+    """Return the folder of a plain path. None for a folder that is moved."""
     if path.endswith("/") or path in (".", ".."):
         return None
     folder, slash, _ = path.rpartition("/")
@@ -266,7 +266,7 @@ def unhandled_signal(view: ScriptView) -> Iterator[Violation]:
 
 
 def _signal(value: str | None) -> str | None:
-    """The signal's name where it goes to the batch shell."""
+    """Return the signal's name if it goes to the batch shell."""
     match = re.fullmatch(r"R?BR?:(?:SIG)?(\w+)(?:@\d+)?", value or "", re.IGNORECASE)
     return None if match is None else match[1].upper()
 

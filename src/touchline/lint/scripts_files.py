@@ -86,7 +86,7 @@ def submission_changes_folder(view: ScriptView) -> Iterator[Violation]:
 
 
 def _chains(script: Script) -> Iterator[Step]:
-    """The sbatch of every `cd X && sbatch Y && cd ..` that is no subshell of its own."""
+    """Find the sbatch of every `cd X && sbatch Y && cd ..` outside of a subshell."""
     steps = [step for step in script.steps if not step.kinds or step.kinds[-1] != "("]
     for before, step, after in zip(steps, steps[1:], steps[2:], strict=False):
         names = [each.command.name for each in (before, step, after)]
@@ -126,7 +126,7 @@ def missing_config(view: ScriptView) -> Iterator[Violation]:
 
 
 def _first_move(script: Script) -> int:
-    """The line from which on relative paths are not those of the folder that the job was submitted from."""
+    """Return the line from which relative paths no longer start at the submission folder."""
     for step in script.steps:
         if step.command.name not in ("cd", "pushd"):
             continue

@@ -30,7 +30,7 @@ _NODES = ("nnodes", "num_machines", "num_nodes")
 
 
 def _number(view: ScriptView, launch: Launch) -> int | None:
-    """Processes that a launch starts on each node, where it says a number."""
+    """Return the processes that a launch starts per node, if it states a number."""
     text = view.script.resolved(launch.nproc)
     return int(text) if text is not None and re.fullmatch(r"[1-9]\d{0,3}", text) else None
 
@@ -287,7 +287,7 @@ def more_data_workers_than_cores(view: ScriptView) -> Iterator[Violation]:
 
 
 def _chain(launch: Launch) -> int | None:
-    """The line of the background job that a launch belongs to; None where the script waits for it."""
+    """Return the line of the background job that a launch belongs to. None if the script waits for it."""
     for pipeline in (*(pipeline for pipeline, _ in launch.step.parents), launch.step.pipeline):
         if pipeline.is_background:
             return pipeline.line

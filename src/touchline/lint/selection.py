@@ -25,7 +25,7 @@ class CheckRequest:
 
 
 def chosen(findings: Iterable[Finding], request: CheckRequest) -> Iterator[Finding]:
-    """The findings that count, allowed ones as information; each once."""
+    """Return each selected finding once, allowed ones as information."""
     seen: set[tuple[str, str, str]] = set()
     for finding in findings:
         key = (finding.code, str(finding.where), finding.message)

@@ -52,7 +52,7 @@ def size_class(num_parameters: int) -> str:
 
 
 def size_label(num_parameters: int) -> str:
-    """The size as one would say it: `135M`, `1.2B`, `70.6B`."""
+    """Format a size: `135M`, `1.2B`, `70.6B`."""
     billions = num_parameters / BILLION
     if billions < 0.95:
         return f"{num_parameters / 1_000_000:.0f}M"

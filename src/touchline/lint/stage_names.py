@@ -24,7 +24,7 @@ _PARTS: Final = 3
 
 
 def own_texts(sibling: Sibling) -> tuple[str, ...]:
-    """What names a training, the most telling first: its file, its folder, its output, its own name."""
+    """Return a training's names, the most specific first: its file, its folder, its output, its own name."""
     path = PurePath(sibling.path)
     raw = {} if isinstance(sibling.raw, Missing) else sibling.raw
     names = [str(raw[key]) for key in _NAME_KEYS if isinstance(raw.get(key), str)]
@@ -32,13 +32,13 @@ def own_texts(sibling: Sibling) -> tuple[str, ...]:
 
 
 def stage_of(sibling: Sibling) -> int | None:
-    """The number of the stage that its names say; None where none does, or a name says two."""
+    """Return the stage number in its names. None if there is none, or a name has two."""
     pattern = (_STAGE, _SHORT_STAGE) if goes_on(sibling) else (_STAGE,)
     return next((number for text in own_texts(sibling) if (number := _only(text, *pattern)) is not None), None)
 
 
 def experiment_of(sibling: Sibling) -> int | None:
-    """The number of the experiment that its names say."""
+    """Return the experiment number in its names."""
     return next((number for text in own_texts(sibling) if (number := _only(text, _EXPERIMENT)) is not None), None)
 
 
@@ -64,7 +64,7 @@ def stands_alone(sibling: Sibling) -> bool:
 
 
 def stage_before(view: FolderView, sibling: Sibling) -> Sibling | None:
-    """The config of the same experiment that is the stage before this one."""
+    """Find the config of the same experiment that is the previous stage."""
     number = stage_of(sibling)
     for other in runs_of(view):
         near = together(view, sibling, other) or PurePath(other.path).parent == PurePath(sibling.path).parent
@@ -75,7 +75,7 @@ def stage_before(view: FolderView, sibling: Sibling) -> Sibling | None:
 
 
 def parent_of(view: FolderView, sibling: Sibling) -> Sibling | None:
-    """The training whose output a training goes on from, by its adapter or by its model."""
+    """Find the training whose output a training continues, by its adapter or its model."""
     outputs = _by_output(view)
     for named in (sibling.stated.parent, sibling.stated.model):
         path = "" if named is None else posixpath.normpath(named.value)
@@ -112,7 +112,7 @@ def _only(text: str, *patterns: re.Pattern[str]) -> int | None:
 
 
 def _without_stage(sibling: Sibling) -> tuple[str, int | None]:
-    """The config's name with its stage taken out, and its experiment's number."""
+    """Return the config's name without its stage, and its experiment's number."""
     path = PurePath(sibling.path)
     name = f"{path.parent.name}/{path.stem}" if _STAGE.search(path.parent.name) else path.stem
     return _SHORT_STAGE.sub("#", _STAGE.sub("#", name)), experiment_of(sibling)

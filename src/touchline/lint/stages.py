@@ -185,7 +185,7 @@ def _rings(stages: tuple[StageConfig, ...]) -> list[tuple[str, ...]]:
 
 
 def _told(view: DesignView, stage: StageConfig) -> str:
-    """What a stage trains on and how, as far as stages differ in it."""
+    """Collect a stage's data and settings, as far as stages differ in them."""
     own = stage_settings(stage)
     path = own.get("data.path", view.experiment.data.path)
     facts = view.dataset(str(path))
@@ -242,7 +242,7 @@ def parent_saves_no_adapter(view: DesignView) -> Iterator[Violation]:
 
 
 def _linked(view: DesignView) -> Iterator[tuple[RunSpec, Link, RunSpec]]:
-    """Runs that go on from another one, with it; of those that differ in factors alone, all."""
+    """Return runs that continue another one, with their parent."""
     runs = {run.name: run for run in view.chained}
     for run in view.chained:
         if run.link is not None:
@@ -254,7 +254,7 @@ def _index(view: DesignView, stage: str) -> int:
 
 
 def _reshaped_in_runs(view: DesignView, told: set[str]) -> Iterator[Violation]:
-    """The same of the runs: a level of a factor that a stage overrides, or an edit that was accepted for one run."""
+    """Return the same for runs: a factor's level that a stage overrides, or an accepted edit of one run."""
     for run, link, parent in _linked(view):
         if link.continue_ != "adapter" or link.stage in told:
             continue
@@ -290,7 +290,7 @@ def _shape_of_run(run: RunSpec) -> Mapping[str, object]:
 
 
 def _shape(view: DesignView, stage: StageConfig) -> Mapping[str, object]:
-    """The adapter's shape in a stage; alpha as it is resolved."""
+    """Return the adapter's shape in a stage, with alpha resolved."""
     own = stage_settings(stage)
     found = {key: own.get(key, setting(view.experiment, key)) for key in _ADAPTER_SHAPE}
     rank, alpha = found["train.lora.rank"], found["train.lora.alpha"]

@@ -80,7 +80,7 @@ def output_over_base_model(view: TrainingView) -> Iterator[Violation]:
 
 
 def _plain(path: str) -> str:
-    """A path in one spelling: no doubled slashes, no `.` and `..`, no slash at its end, a home written as `~`."""
+    """Normalize a path: no doubled slashes, `.`, `..` or slash at its end; home written as `~`."""
     text = path.strip().removeprefix("file://")
     text = re.sub(r"^(?:\$\{?HOME\}?)(?=/|$)", "~", text)
     plain = posixpath.normpath(text)

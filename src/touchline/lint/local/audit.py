@@ -103,7 +103,7 @@ def audit(path: Path, request: AuditRequest | None = None) -> tuple[DataAudit, D
 
 
 def audit_of(seen: Seen, path: Path) -> DataAudit:
-    """What was seen, in the form that is given out."""
+    """Convert the loaded inputs to a report."""
     view = seen.view
     findings = tuple(row_of(finding) for finding in seen.findings)
     if view is None:
@@ -147,7 +147,7 @@ def audit_of(seen: Seen, path: Path) -> DataAudit:
 def data_findings(
     files: DatasetFiles, request: AuditRequest | None = None, cache_dir: Path | None = None
 ) -> tuple[Finding, ...]:
-    """What is wrong with a dataset, for `check`, `plan` and `run`; of files that are not small it is kept.
+    """Check a dataset for `check`, `plan` and `run`; results of large files are cached.
 
     Files that cannot be read at all are findings too, and nothing is raised for them.
 
@@ -181,7 +181,7 @@ def data_findings(
 
 
 def tree_findings(paths: Iterable[Path], cache_dir: Path | None = None) -> tuple[Finding, ...]:
-    """What is wrong with the datasets among some files; files that are no datasets are passed over."""
+    """Check the datasets among some files; other files are skipped."""
     groups = group_splits(path for path in paths if is_dataset(path))
     found = (finding for files in groups for finding in data_findings(files, cache_dir=cache_dir))
     # A table that nobody named as a dataset may be anything.
@@ -191,7 +191,7 @@ def tree_findings(paths: Iterable[Path], cache_dir: Path | None = None) -> tuple
 def config_findings(
     data: DataConfig, base: Path, task: str | None = None, cache_dir: Path | None = None
 ) -> tuple[Finding, ...]:
-    """What the loader of experiments does not already say of an experiment's dataset; nothing of a missing file."""
+    """Check an experiment's dataset for what its loader does not report; a missing file is skipped."""
     path = base / data.path
     if not path.is_file():
         return ()
@@ -267,7 +267,7 @@ def _unknown(splits: Read, where: Where) -> Finding:
 
 
 def _within(files: DatasetFiles, split: str) -> str:
-    """A split's name within its own file: `all` where the file is one split of the dataset."""
+    """Return a split's name within its own file: `all` if the file is one split of the dataset."""
     return WHOLE if split in files.files and split != WHOLE else split
 
 
@@ -370,7 +370,7 @@ def _size(folder: Path, path: str) -> int | None:
 
 
 def _source(path: Path, request: AuditRequest) -> tuple[DatasetFiles, AuditRequest]:
-    """The dataset that a path means, and what an experiment says of it."""
+    """Resolve a path to a dataset and the experiment's settings for it."""
     if not path.exists():
         raise InputError(
             f"{str(path)!r} does not exist", expected="a data file, a folder of them, or an experiment.yaml"

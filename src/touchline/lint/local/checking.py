@@ -119,7 +119,7 @@ def check_paths(
 
 
 def report_of(told: Sequence[Finding], found: Checked) -> CheckReport:
-    """The findings in the form that is given out."""
+    """Convert findings to a report."""
     broken = {finding.where.path for finding in told if finding.severity is Severity.ERROR and finding.where}
     return CheckReport(
         findings=tuple(row_of(finding) for finding in told),
@@ -183,7 +183,7 @@ class _Checker:
             self._tell("EX012", path, f"not checked ({fault.message})", Severity.WARNING, fault.hint)
 
     def _python(self, file: FoundFile) -> None:
-        """A task that lies in the tree: nobody named it, so it is read and not run."""
+        """Check a task file of the tree by reading it, without running it."""
         text = self._text(file) if file.path.stat().st_size <= SIZE_LIMIT_BYTES else None
         if text is None or not is_task_file(text):
             self.found.files -= 1
@@ -215,7 +215,7 @@ class _Checker:
     # ---- configs
 
     def _validated(self) -> Iterator[Finding]:
-        """What torchtune's own validator says; it takes seconds a file, so of a tree only a few are put to it."""
+        """Run torchtune's own validator on a few configs; it takes seconds per file."""
         few = len(self._torchtune) <= _VALIDATED
         absent: Missing | None = None
         for document, named in self._torchtune:
@@ -268,7 +268,7 @@ class _Checker:
             self.found.findings += self._parity.findings(training, file.path.parent)
 
     def _around_of(self, config: Path) -> Surroundings:
-        """The machine of the one job script that names a config; what was asked for on the command line holds."""
+        """Return the machine of the one job script that names a config; command-line options win."""
         named = [script for script, place in self._scripts if _same(str(config), _configs_of(script, place))]
         if len(named) != 1:
             return self._around
@@ -306,7 +306,7 @@ class _Checker:
         )
 
     def _no_config(self, file: FoundFile, document: ForeignDocument) -> None:
-        """A file that no trainer's format claims: our own experiment, data, or none of our business."""
+        """Check a file of no trainer's format: our own experiment, data, or something else."""
         if file.path.name == EXPERIMENT or len(_OURS & document.data.keys()) >= _ENOUGH_KEYS:
             self._experiment(file.path)
         elif file.kind == "json" and is_dataset(file.path):
@@ -319,7 +319,7 @@ class _Checker:
             self.found.files -= 1
 
     def _add_rows(self, file: FoundFile) -> None:
-        """Data; of a file that was named it is also told when it has no columns that are known."""
+        """Check data; for a named file also report that no columns are known."""
         if file.named:
             files = DatasetFiles(path=file.path, files={WHOLE: file.path})
             self.found.findings += data_findings(files, cache_dir=self._settings.cache_dir)
@@ -349,7 +349,7 @@ class _Checker:
             self.found.files -= 1
 
     def _command(self, script: Script, command: Simple, folder: Path) -> None:
-        """A training whose settings stand in a command; with variables in it nobody knows what it will be told."""
+        """Check a training whose settings are in a command; variables make it unknown."""
         words = [script.resolved(word) for word in command.words]
         told = [word for word in words if word is not None]
         if len(told) < len(words):
@@ -374,7 +374,7 @@ class _Checker:
             yield from shell_findings(script, self._shellcheck)
 
     def _text(self, file: FoundFile) -> str | None:
-        """The file as text; what is no text, or too much of it, is told and left."""
+        """Read a file as text. None, with a finding, if it is not text or too large."""
         if file.path.stat().st_size > SIZE_LIMIT_BYTES:
             if file.kind == "json":
                 self._add_rows(file)
@@ -420,7 +420,7 @@ def means_config(text: str) -> bool:
 
 
 def format_of(document: ForeignDocument, name: str) -> ConfigFormat | None:
-    """The format that claims a file; None: none does."""
+    """Return the format that a file has. None if it has none."""
     return next((each for each in config_formats() if each.claims(document.data, name)), None)
 
 
@@ -434,7 +434,7 @@ def is_task_target(path: Path) -> bool:
 
 
 def _asked(training: StatedTraining) -> tuple[object, ...]:
-    """What an experiment and its runs' configs state alike; what is `auto` in the one is decided in the other."""
+    """Merge settings of an experiment with those of its runs' configs; `auto` is resolved by the config."""
     settings = (getattr(training, name) for name in _STATED_ALIKE)
     return tuple(None if setting is None else setting.value for setting in settings)
 

@@ -80,7 +80,7 @@ def _data_file(path: Path) -> DataFile | Missing:
 
 
 def _kept(folder: Path | None) -> tuple[CheckpointOnDisk, ...]:
-    """The checkpoints of an output folder, as far as their own files tell of them."""
+    """Collect the checkpoints of an output folder from their own files."""
     if folder is None or not folder.is_dir():
         return ()
     try:

@@ -100,7 +100,7 @@ def check_experiment(yaml: Path, settings: UserConfig, gpu: str, date: str) -> C
 
 
 def _backend_findings(seen: Seen) -> Iterator[Finding]:
-    """What the backends cannot do of what is asked; a plan is told by its backend when it is built."""
+    """Check what the backends do not support."""
     for spec in _distinct(seen.specs):
         model = seen.models.get(spec.model)
         if model is None:
@@ -116,7 +116,7 @@ def _backend_findings(seen: Seen) -> Iterator[Finding]:
 def checked_for_launch(
     seen: Seen, lengths: dict[tuple[str, str], Lengths], settings: UserConfig, date: str
 ) -> list[Finding]:
-    """What stands against launching an experiment that can be read, without what it allows."""
+    """Collect findings against launching a readable experiment, without those it allows."""
     experiment = seen.loaded.experiment
     views = list(training_views(seen, lengths, surroundings_of(seen)))
     found = [*unknown_codes(seen), *launch_findings(seen, views, lengths, settings, date)]
@@ -173,7 +173,7 @@ def launch_findings(
 
 
 def _dataset_facts(seen: Seen) -> dict[str, DatasetFacts | Missing]:
-    """What the design must know of each dataset; where files are compared, also their rows whatever their order."""
+    """Collect each dataset's facts; where files are compared, also a hash of their rows in any order."""
     experiment = seen.loaded.experiment
     compared = "data.path" in experiment.factors or any("data.path" in pair for pair in experiment.pairs)
     configs = {spec.data.path: spec.data for spec in seen.specs}
@@ -186,7 +186,7 @@ def _dataset_facts(seen: Seen) -> dict[str, DatasetFacts | Missing]:
 
 
 def _scorer_findings(seen: Seen) -> Iterator[Finding]:
-    """The task's scorers on made-up answers to the first test items of each dataset."""
+    """Try the task's scorers on made-up answers to the first test items of each dataset."""
     experiment, told = seen.loaded.experiment, set[str]()
     if experiment.task not in TASKS and experiment.task not in seen.tasks:
         # That there is no such task has been found where it was looked up.
@@ -249,7 +249,7 @@ def training_views(seen: Seen, lengths: dict[tuple[str, str], Lengths], around: 
 
 
 def _distinct(specs: Iterable[RunSpec]) -> list[RunSpec]:
-    """The runs that train, one of those that differ in their seed alone."""
+    """Return the runs that train, one of those that differ in their seed only."""
     found: dict[tuple[str, str, TrainConfig], RunSpec] = {}
     for spec in specs:
         if spec.kind is RunKind.FINE_TUNED:
@@ -275,13 +275,13 @@ def covering(specs: Sequence[RunSpec]) -> list[RunSpec]:
 
 
 def training_findings(views: Iterable[TrainingView]) -> Iterator[Finding]:
-    """What the rules for trainings say; the same of many runs, until `chosen` keeps one."""
+    """Apply the rules for trainings; `chosen` removes what several runs share."""
     for view in views:
         yield from check_view(view, view.stated.where, view.stated.subject)
 
 
 def surroundings_of(seen: Seen) -> Surroundings:
-    """The machine that an experiment is for; one that nothing names is not known."""
+    """Return the machine that an experiment is for; unknown if nothing names it."""
     if seen.target is None:
         return Surroundings()
     machine, found = seen.target.machine, seen.target.gpu
@@ -296,7 +296,7 @@ def surroundings_of(seen: Seen) -> Surroundings:
 
 
 def _not_checked(finding: Finding, models_dir: Path) -> Finding:
-    """What is not here is for another machine, unless a model of nearly that name is."""
+    """Report a model that is not here as one for another machine, unless a model with a similar name is here."""
     name = finding.subject
     try:
         here = [each.name for each in models_dir.iterdir() if each.is_dir()]

@@ -55,7 +55,7 @@ def _adapter(stated: StatedTraining, named: Stated[str], place: Path) -> Iterato
 
 
 def _other(stated: StatedTraining, named: Stated[str], values: Mapping[str, object]) -> Iterator[Finding]:
-    """The adapter is of another base, or of another rank than the config states."""
+    """Compare the adapter's base and rank with the config."""
     base, model = values.get("base_model_name_or_path"), stated.model
     if isinstance(base, str) and model is not None:
         of, on = size_of_name(base), size_of_name(model.value)
@@ -70,7 +70,7 @@ def _other(stated: StatedTraining, named: Stated[str], values: Mapping[str, obje
 
 
 def _state(stated: StatedTraining, named: Stated[str], place: Path) -> Iterator[Finding]:
-    """What the Trainer reads to go on: without it, it begins again and says nothing."""
+    """Check that the Trainer's state for resuming is there; without it, it silently starts from step 0."""
     config, weights = (place / _CONFIG).is_file(), any(any(place.glob(each)) for each in _WHOLE)
     if not config and not weights:
         return

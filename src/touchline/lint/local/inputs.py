@@ -172,7 +172,7 @@ def examples_of(seen: Seen, date: str) -> tuple[ShownExample, ...]:
 
 
 def _see_tasks(seen: Seen) -> None:
-    """The further tasks that the runs are evaluated on; files are read, and not run."""
+    """Resolve the further tasks of the evaluation; files are read, not run."""
     document = seen.loaded.document
     for name in dict.fromkeys(name for spec in seen.specs for name in spec.evaluate.tasks):
         where = document.where(["evaluate", "tasks"])
@@ -265,7 +265,7 @@ def _general_findings(seen: Seen) -> list[Finding]:
 
 
 def _design(loaded: LoadedExperiment, labels: dict[str, ModelLabel]) -> tuple[RunSpec, ...]:
-    """The runs without stages, on the data of the last stage: what is evaluated in the end."""
+    """Return the runs without stages, on the data of the last stage, as they are evaluated."""
     experiment = loaded.experiment
     if experiment.stages:
         # A stage that is impossible was told when the file was read.
@@ -289,7 +289,7 @@ def _is_chain(seen: Seen, only_checked: bool) -> bool:
 
 
 def _refuse_broken_stages(seen: Seen, chained: tuple[RunSpec, ...]) -> None:
-    """What the rules say of stages that cannot be trained; nobody can allow that.
+    """Apply the rules on stages that cannot be trained; they cannot be allowed.
 
     Raises:
         InputError: with all of it.
@@ -336,7 +336,7 @@ def lengths_of(
 
 
 def as_findings(fault: InputError, code: str, where: Where | None, subject: str = "") -> list[Finding]:
-    """A fault's findings, or the fault itself as one; with the place in experiment.yaml where it has no other."""
+    """Return an error's findings, or the error as one, located in experiment.yaml if it has no location."""
     if fault.findings:
         return [replace(finding, where=finding.where or where) for finding in fault.findings]
     message = fault.message if fault.expected is None else f"{fault.message}; expected {fault.expected}"

@@ -88,7 +88,7 @@ def _named(stated: StatedTraining) -> Iterator[Stated[str]]:
 
 
 def _siblings(name: str, folder: Path) -> Path | None:
-    """The folder of a checkpoint, where other checkpoints are in it."""
+    """Return the folder of a checkpoint if it holds other checkpoints."""
     here = (folder / Path(name).expanduser()).parent
     try:
         there = here.is_dir() and any(_NUMBERED.search(each.name) for each in here.iterdir())
@@ -98,7 +98,7 @@ def _siblings(name: str, folder: Path) -> Path | None:
 
 
 def _holder(name: str, folder: Path) -> Path | None:
-    """The folder in which a relative path's last part should be, where that is one of data beside the config."""
+    """Return the folder where a relative path's last part should be, if it holds data beside the config."""
     path = Path(name)
     parts = [part for part in path.parts[:-1] if part != "."]
     if path.is_absolute() or name.startswith("~") or ".." in parts:

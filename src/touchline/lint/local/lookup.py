@@ -43,7 +43,7 @@ class Lookup:
         self._rows: dict[Path, dict[str, int] | Missing] = {}
 
     def model(self, stated: StatedTraining, folder: Path) -> ModelContext | Missing:
-        """The base model that a config in `folder` names: of its folder, else of the catalogue, else of its name."""
+        """Resolve the base model that a config in `folder` names: from its folder, the catalogue, or its name."""
         if stated.model is None:
             return Missing(missing="the config names no model")
         name = stated.model.value
@@ -74,7 +74,7 @@ class Lookup:
         )
 
     def model_findings(self, stated: StatedTraining, folder: Path) -> tuple[Finding, ...]:
-        """What is wrong with the folder of a config's model, where it is here: its config, its weights; told once."""
+        """Check the config and weights of a local model folder, once."""
         facts = self.model(stated, folder)
         found = None if isinstance(facts, Missing) else facts.path
         place = _models_folder(stated, folder) if found is None else Path(found)
@@ -128,7 +128,7 @@ class Lookup:
 
 
 def _models_folder(stated: StatedTraining, folder: Path) -> Path | None:
-    """The folder that a config takes for its model, where weights or a config lie in it that cannot be used."""
+    """Return the model folder of a config whose weights or config cannot be used."""
     if stated.model is None:
         return None
     place = path_of(stated.model.value if stated.model_path is None else stated.model_path.value, folder)
@@ -138,7 +138,7 @@ def _models_folder(stated: StatedTraining, folder: Path) -> Path | None:
 
 
 def path_of(name: str, folder: Path) -> Path | None:
-    """The existing path that a config in `folder` means: from its own folder, or from where the command was called."""
+    """Return the existing path that a config in `folder` means, relative to it or to the working directory."""
     for base in (folder, Path()):
         try:
             path = base / Path(name).expanduser()
@@ -150,7 +150,7 @@ def path_of(name: str, folder: Path) -> Path | None:
 
 
 def _training_file(folder: Path) -> Path | None:
-    """The one file of a folder that load_dataset takes for the training split, by its name."""
+    """Return the one file of a folder that load_dataset uses for the training split, by its name."""
     try:
         found = [each for each in folder.iterdir() if each.suffix.lower() in _ROWS and each.stem.lower() == "train"]
     except OSError:
@@ -159,7 +159,7 @@ def _training_file(folder: Path) -> Path | None:
 
 
 def surroundings(gpu: str, cpus: int | None) -> Surroundings:
-    """The machine to check for: a GPU by name, or what is here; without one it is not known what the runs will use.
+    """Return the machine to check for: a named GPU, or this machine; without a GPU it is unknown.
 
     Raises:
         InputError: a GPU of that name is not known.

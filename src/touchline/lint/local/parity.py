@@ -60,7 +60,7 @@ class Parity:
         self._told: set[Path] = set()
 
     def findings(self, stated: StatedTraining, folder: Path, data: DataConfig | None = None) -> Iterator[Finding]:
-        """What is wrong with the tokenizer and with the rendering of one training; nothing where its model is not here.
+        """Check the tokenizer and the rendering of one training; nothing if its model is not here.
 
         Args:
             stated: the training.
@@ -181,7 +181,7 @@ def parity_views(
 
 
 def extremes(rows: Sequence[ShownRow]) -> list[tuple[str, ShownRow]]:
-    """The shortest row, a middle one and the longest, by characters; fewer where there are fewer."""
+    """Return the shortest, a middle and the longest row, by characters."""
     ordered = sorted(rows, key=_length)
     if len(ordered) < 3:
         return list(zip(("shortest", "longest"), ordered, strict=False))
@@ -189,7 +189,7 @@ def extremes(rows: Sequence[ShownRow]) -> list[tuple[str, ShownRow]]:
 
 
 def settings_of(stated: StatedTraining) -> RowSettings:
-    """What a config says of rendering."""
+    """Collect a config's settings for rendering."""
 
     def value(setting: Stated[str] | None) -> str:
         return "" if setting is None else setting.value
@@ -234,7 +234,7 @@ def _read(path: Path, split: str) -> _Data | Missing:
 
 
 def _source_path(source: StatedSource, folder: Path) -> Path | None:
-    """The file of a source, also of one that a dataset_info.json near the config registers."""
+    """Return the file of a source, also of one that a dataset_info.json near the config registers."""
     name = source.name.value
     try:
         for base in (folder, Path()):
@@ -259,7 +259,7 @@ def _registered(registry: Path, name: str) -> Path | None:
 
 
 def _own_data(stated: StatedTraining) -> tuple[DataConfig | None, Path]:
-    """The data of a finetune.yaml of ours, which says how rows become chats."""
+    """Return the data settings of a finetune.yaml of ours, which define how rows become chats."""
     place = Path(stated.where.path)
     if stated.backend != "peft" or not place.is_file():
         return None, place.parent

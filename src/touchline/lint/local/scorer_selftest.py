@@ -99,7 +99,7 @@ def self_test(
 
 
 def _started(target: str, request: str, timeout: float) -> dict[str, Any] | str:
-    """The program's answer, or why there is none."""
+    """Parse the program's answer, or the reason why there is none."""
     # -P: the folder that this is called from must not hide modules, and folders of tasks may have an inspect.py.
     command = [sys.executable, "-P", "-m", _PROGRAM, target]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONWARNINGS": "ignore"}

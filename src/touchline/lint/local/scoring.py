@@ -66,7 +66,7 @@ def _not_run(target: str, where: Where | None) -> Finding:
 
 
 def file_findings(target: str, data: DataConfig | None = None, base: Path | None = None) -> Iterator[Finding]:
-    """What is wrong with a task file and its scorers; the file is run, in a process of its own.
+    """Check a task file and its scorers; the file is run in its own process.
 
     Args:
         target: `FILE.py`, `FILE.py@task` or `FILE.py:function`.
@@ -87,7 +87,7 @@ def file_findings(target: str, data: DataConfig | None = None, base: Path | None
 
 
 def text_findings(path: Path) -> Iterator[Finding]:
-    """What shows in a task file's text alone; nothing is run.
+    """Check a task file's text without running it.
 
     Raises:
         InputError: it is no text, or too large.
@@ -98,12 +98,12 @@ def text_findings(path: Path) -> Iterator[Finding]:
 
 
 def _each_once(findings: Iterable[Finding]) -> Iterator[Finding]:
-    """What is said of a task's items is the same for each of its scorers."""
+    """Keep findings about a task's items once, although each scorer reports them."""
     return iter({(finding.code, finding.message): finding for finding in findings}.values())
 
 
 def _rows(data: DataConfig, base: Path) -> Rows | None:
-    """What is asked and what is right, by split; none where the data cannot be read."""
+    """Return questions and right answers by split. None if the data cannot be read."""
     try:
         return {
             split: [(example.prompt[-1].content, example.answer) for example in load_examples(data, split, base)]

@@ -51,7 +51,7 @@ def tune_program() -> Path | None:
 
 
 def validate_torchtune(document: ForeignDocument, *, timeout: float = TIMEOUT) -> tuple[Finding, ...] | Missing:
-    """What `tune validate` says of a config, as BK030; missing where it cannot be asked.
+    """Run `tune validate` on a config and report its errors as BK030; Missing if it cannot run.
 
     Args:
         document: the config; `document.path` is its file.
@@ -190,7 +190,7 @@ def _is_plain(name: str) -> bool:
 
 
 def _fault(path: Path) -> str | None:
-    """What is wrong with one file; None where nothing is."""
+    """Check one checkpoint file. None if it is valid."""
     try:
         if path.suffix != _SAFE_SUFFIX:
             return f"{path.name} is empty" if path.stat().st_size == 0 else None
