@@ -39,7 +39,7 @@ from tests.estimate.time_rows import cpu_runs, gpu_machine, public_rows  # noqa:
 from touchline.core.estimate import Estimate, MemoryEstimate, MicroBatch, TrainingSetup, Verdict  # noqa: E402
 from touchline.core.machine import TargetMachine  # noqa: E402
 from touchline.core.quantity import Missing  # noqa: E402
-from touchline.estimate.calibration import Scored, calibration, leave_one_out, score_step  # noqa: E402
+from touchline.estimate.calibration import ScoredEstimate, calibration, leave_one_out, score_step  # noqa: E402
 from touchline.estimate.gpus import find_gpu  # noqa: E402
 from touchline.estimate.memory import memory_estimate  # noqa: E402
 from touchline.estimate.points import TimePoint  # noqa: E402
@@ -98,7 +98,7 @@ def median_error(pairs: Iterable[tuple[float | None, float]]) -> float:
     return statistics.median(errors) if errors else math.nan
 
 
-def line(label: str, scored: Sequence[Scored], rules: Sequence[float]) -> None:
+def line(label: str, scored: Sequence[ScoredEstimate], rules: Sequence[float]) -> None:
     """One line of the table."""
     held = sum(each.held for each in scored)
     low, high = wilson(held, len(scored))
@@ -124,9 +124,9 @@ Pick = Callable[[TimePoint], Sequence[TimePoint]]
 
 def table(
     label: str, asked: Sequence[TimePoint], pick: Pick, machine: TargetMachine, chooser: random.Random
-) -> list[Scored]:
+) -> list[ScoredEstimate]:
     """Ask for each run from what `pick` gives for it; a line of the table."""
-    scored: list[Scored] = []
+    scored: list[ScoredEstimate] = []
     speed: list[tuple[float | None, float]] = []
     scaled: list[tuple[float | None, float]] = []
     for point in asked:
@@ -138,9 +138,9 @@ def table(
     return scored
 
 
-def halves(points: Sequence[TimePoint], machine: TargetMachine) -> list[Scored]:
+def halves(points: Sequence[TimePoint], machine: TargetMachine) -> list[ScoredEstimate]:
     """Half of the runs predict the other half, over many splits."""
-    scored: list[Scored] = []
+    scored: list[ScoredEstimate] = []
     speed: list[tuple[float | None, float]] = []
     scaled: list[tuple[float | None, float]] = []
     for seed in range(SPLITS):
@@ -164,13 +164,13 @@ def own_runs(path: Path, clock: str, *, verbose: bool) -> list[Goal]:
     head(f"{len(points)} short runs, {machine.key}, {clock}: error, coverage of 90 % intervals, error of the rules")
     table("nothing measured", points, lambda point: (), machine, chooser)
     half = halves(points, machine)
-    unseen: list[Scored] = []
+    unseen: list[ScoredEstimate] = []
     for model in models:
         known = [point for point in points if point.setup.shape.name != model]
         asked = [point for point in points if point.setup.shape.name == model]
         unseen += table(f"unseen size {model}", asked, lambda point, known=known: known, machine, chooser)  # type: ignore[misc]
     for count in (1, 2):
-        scored: list[Scored] = []
+        scored: list[ScoredEstimate] = []
         for model in models:
             own = [point for point in points if point.setup.shape.name == model]
             for _ in range(SPLITS // 4):
@@ -209,7 +209,7 @@ def a100() -> list[Goal]:
         table(f"nothing measured, {source} {method}", points, lambda point: (), machine, chooser)
     for method in ("lora", "qlora"):
         points = [row.point for row in rows if row.source == "qwen" and row.point.setup.method == method]
-        two: list[Scored] = []
+        two: list[ScoredEstimate] = []
         speed: list[tuple[float | None, float]] = []
         for model in dict.fromkeys(point.setup.shape.name for point in points):
             own = [point for point in points if point.setup.shape.name == model]
@@ -244,7 +244,9 @@ def memory() -> list[Goal]:
             false_fits += sum(not row.ran and peak(row).verdict is Verdict.FITS for row in of_file)
             for kind in ("allocated", "reserved", "process"):
                 scored = [
-                    Scored(quantity=kind, name=row.name, estimate=getattr(peak(row), kind), actual=row.gib[kind])
+                    ScoredEstimate(
+                        quantity=kind, name=row.name, estimate=getattr(peak(row), kind), actual=row.gib[kind]
+                    )
                     for row in of_file
                     if kind in row.gib
                 ]
@@ -324,15 +326,15 @@ def litgpt(path: Path) -> None:
     table("each from all others", points, lambda point: [p for p in points if p is not point], machine, chooser)
 
 
-def _error(scored: Sequence[Scored]) -> float:
+def _error(scored: Sequence[ScoredEstimate]) -> float:
     return statistics.median(abs(each.error) for each in scored)
 
 
-def _coverage(scored: Sequence[Scored]) -> float:
+def _coverage(scored: Sequence[ScoredEstimate]) -> float:
     return sum(each.held for each in scored) / len(scored)
 
 
-def _ratio(scored: Sequence[Scored]) -> float:
+def _ratio(scored: Sequence[ScoredEstimate]) -> float:
     return statistics.median(each.estimate.high / each.estimate.low for each in scored)
 
 

@@ -35,7 +35,7 @@ sys.path.insert(0, str(ROOT))
 from tests.train.tiny_run import make_config, write_config  # noqa: E402
 
 from tools.tiny_model import write_tiny_model  # noqa: E402
-from touchline.data.hardware import processor_name  # noqa: E402
+from touchline.data.machine import cpu_name  # noqa: E402
 from touchline.spec.experiment import LoraConfig, TrainConfig  # noqa: E402
 
 RANK = 8
@@ -240,7 +240,7 @@ def make(folder: Path, *, quick: bool, threads: int) -> dict[str, object]:
         sys.stderr.write(f"{rows[-1]['name']}: {rows[-1]['cpu_seconds']} s a step\n")
     return {
         "made_by": "benchmarks/short_runs.py",
-        "processor": processor_name(),
+        "processor": cpu_name(),
         "threads": threads,
         "rank": RANK,
         "base_dtype": "float32",

@@ -48,8 +48,8 @@ from transformers import (  # noqa: E402
 from trl import SFTConfig, SFTTrainer  # noqa: E402
 
 from touchline.backends.peft.layout import arrange  # noqa: E402
-from touchline.data.hardware import choose_base_dtype  # noqa: E402
-from touchline.data.settings import load_settings  # noqa: E402
+from touchline.data.machine import choose_base_dtype  # noqa: E402
+from touchline.data.user_config import load_settings  # noqa: E402
 from touchline.data.words import load_words  # noqa: E402
 from touchline.spec.experiment import LoraConfig, TrainConfig  # noqa: E402
 from touchline.train.inputs import Inputs, load_inputs  # noqa: E402

@@ -36,7 +36,7 @@ stages:
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """The environment of a command: two threads, the real model from where `touchline models get` puts it."""
-    from touchline.data.settings import load_settings
+    from touchline.data.user_config import load_settings
     from touchline.run.model_download import get_model
 
     settings = load_settings()

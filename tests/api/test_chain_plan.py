@@ -13,7 +13,7 @@ from tools.tiny_model import write_tiny_model
 from touchline import api
 from touchline.core.errors import InputError, PlanDriftError
 from touchline.core.quantity import Quantity
-from touchline.data.settings import UserConfig
+from touchline.data.user_config import UserConfig
 from touchline.spec.plan import Plan, PlannedRun
 
 pytestmark = pytest.mark.planning

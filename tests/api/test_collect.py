@@ -14,7 +14,7 @@ from tests.api.folders import make_experiment
 from touchline import api
 from touchline.core.quantity import Missing, Quantity
 from touchline.data.metrics import AttemptRow, EndRow, MetricsRow, StepRow, ValidationRow
-from touchline.data.settings import UserConfig
+from touchline.data.user_config import UserConfig
 from touchline.history.history import read_records
 from touchline.history.record import RunRecord
 

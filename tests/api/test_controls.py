@@ -13,7 +13,7 @@ from tests.tiny_model import write_tiny_words
 from tools.tiny_model import write_tiny_model
 from touchline import api
 from touchline.core.errors import InputError
-from touchline.data.settings import UserConfig
+from touchline.data.user_config import UserConfig
 from touchline.plan.files import plan_from_json
 from touchline.run.scripts.experiment import wanted_checkpoints
 from touchline.spec.experiment import GeneralConfig

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from touchline.cli.doctoring import doctor
 from touchline.core.quantity import Quantity
 from touchline.core.units import GIB
-from touchline.data.settings import UserConfig
+from touchline.data.user_config import UserConfig
 from touchline.lint.rule_pages import all_pages
 from touchline.run import doctor as steps
 from touchline.run.doctor import run_doctor, trial_options

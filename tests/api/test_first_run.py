@@ -18,7 +18,7 @@ from touchline import api
 from touchline.core.errors import HostError
 from touchline.core.estimate import MicroBatch
 from touchline.core.quantity import Missing, Quantity
-from touchline.data.settings import UserConfig
+from touchline.data.user_config import UserConfig
 from touchline.history.history import contents, read_record
 from touchline.history.probe import ProbeAnswer, ProbeMachine, ProbeOutcome, ProbeTry
 from touchline.history.record import RunRecord

@@ -17,7 +17,7 @@ from touchline import api
 from touchline.core.errors import InputError, PlanDriftError
 from touchline.core.quantity import Missing
 from touchline.data.evaluations import read_evaluation_config
-from touchline.data.settings import UserConfig
+from touchline.data.user_config import UserConfig
 from touchline.plan import times
 from touchline.plan.files import plan_from_json
 from touchline.results.collect import collect_results

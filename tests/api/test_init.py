@@ -11,7 +11,7 @@ from tools.tiny_model import write_tiny_model
 from touchline import api
 from touchline.core.errors import InputError, PolicyError
 from touchline.data.models import load_model
-from touchline.data.settings import UserConfig
+from touchline.data.user_config import UserConfig
 from touchline.spec.read import read_experiment
 
 pytestmark = pytest.mark.planning

@@ -20,7 +20,7 @@ from touchline import api
 from touchline.core.quantity import Missing, Quantity
 from touchline.core.status import JobState, RunStatus
 from touchline.data.metrics import EndRow
-from touchline.data.settings import UserConfig
+from touchline.data.user_config import UserConfig
 from touchline.results import live_status as live_module
 from touchline.results.collect import collect_results
 from touchline.results.live import LiveRun

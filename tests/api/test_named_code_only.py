@@ -10,7 +10,7 @@ import pytest
 from tests.api.folders import EXPERIMENT, environment, touchline
 
 from touchline import api
-from touchline.data.settings import UserConfig
+from touchline.data.user_config import UserConfig
 
 pytestmark = pytest.mark.planning
 

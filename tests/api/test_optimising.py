@@ -9,7 +9,7 @@ import pytest
 from tests.tiny_model import write_tiny_words
 
 from touchline.core.quantity import Quantity
-from touchline.data.settings import UserConfig
+from touchline.data.user_config import UserConfig
 from touchline.plan.optimization import Optimization
 from touchline.plan.placement.types import Cluster, DeadlineVerdict, Placement
 from touchline.run.folders import ExperimentFolder

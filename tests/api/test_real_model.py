@@ -37,7 +37,7 @@ controls: [base]
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A models_dir with the real model, taken from where `touchline models get` puts it."""
-    from touchline.data.settings import load_settings
+    from touchline.data.user_config import load_settings
     from touchline.run.model_download import get_model
 
     settings = load_settings()

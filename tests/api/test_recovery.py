@@ -11,7 +11,7 @@ from tests.api.folders import make_experiment
 from touchline import api
 from touchline.core.errors import RunsFailedError
 from touchline.core.status import JobState, RunStatus
-from touchline.data.settings import UserConfig, load_settings
+from touchline.data.user_config import UserConfig, load_settings
 from touchline.run.folders import ExperimentFolder
 from touchline.run.ledger import read_ledger
 from touchline.run.statusfiles import read_attempts

@@ -11,7 +11,7 @@ import pytest
 from tools.tiny_model import write_tiny_model
 from touchline import api
 from touchline.core.errors import InputError
-from touchline.data.settings import UserConfig
+from touchline.data.user_config import UserConfig
 from touchline.lint.local.audit import audit
 from touchline.plan.table import runs_plan_markdown
 from touchline.spec.plan import Plan

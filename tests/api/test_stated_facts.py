@@ -14,8 +14,8 @@ from tests.tiny_model import write_tiny_words
 from touchline import api
 from touchline.core.errors import InputError
 from touchline.core.quantity import Missing, Quantity
-from touchline.data.settings import UserConfig
-from touchline.estimate.learned import missing_facts
+from touchline.data.user_config import UserConfig
+from touchline.estimate.history_points import missing_facts
 from touchline.estimate.local.past_runs import points_of
 from touchline.history.padding import longest_of
 from touchline.history.reading import Word

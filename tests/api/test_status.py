@@ -27,7 +27,7 @@ from touchline import api
 from touchline.cli.watching import logs, status
 from touchline.core.errors import InputError
 from touchline.core.status import JobState, RunStatus
-from touchline.data.settings import UserConfig
+from touchline.data.user_config import UserConfig
 from touchline.results.live import LiveRun
 from touchline.results.watching import Watcher
 from touchline.run.folders import ExperimentFolder
@@ -468,7 +468,7 @@ def test_status_loads_nothing_heavy_and_reads_no_whole_metrics(folder: Path, set
     finish(folder)
     call("status", str(folder))
     code = (
-        "import sys; from pathlib import Path; from touchline.data.settings import load_settings\n"
+        "import sys; from pathlib import Path; from touchline.data.user_config import load_settings\n"
         "from touchline.results.watching import Watcher\n"
         f"Watcher(Path({str(folder)!r}), load_settings()).now()\n"
         "print(*sys.modules)"

@@ -16,9 +16,9 @@ from touchline.core.errors import InputError
 from touchline.core.machine import TargetMachine
 from touchline.core.quantity import Missing
 from touchline.data.machine import machine_here
-from touchline.data.settings import UserConfig
+from touchline.data.user_config import UserConfig
 from touchline.estimate.gpus import gpu_names, similar_gpus
-from touchline.plan.local.target import device_findings, target_of, type_findings
+from touchline.plan.local.target import device_findings, resolve_target, type_findings
 from touchline.slurm.local.commands import Answer
 from touchline.spec.experiment import ComputeConfig
 from touchline.spec.site import SlurmSite
@@ -46,7 +46,7 @@ class Cluster:
 def refused(said: str | Answer, compute: ComputeConfig = ON_SLURM, site: SlurmSite | None = None) -> str:
     """Everything that the one error of a target says."""
     with pytest.raises(InputError) as caught:
-        target_of(compute, site or SlurmSite(), Cluster(said))
+        resolve_target(compute, site or SlurmSite(), Cluster(said))
     (found,) = caught.value.findings
     assert found.code == "US133"
     assert found.subject == "compute.gpu"
@@ -97,7 +97,7 @@ def test_a_type_in_the_config_file_names_the_gpu_as_far_as_it_is_one() -> None:
         ("a100", "intel&40gb", "A100-40GB"),
         ("l40s", "80gb", "L40S"),
     ):
-        found = target_of(ON_SLURM, SlurmSite(gpu_type=kind, constraint=constraint), silent)
+        found = resolve_target(ON_SLURM, SlurmSite(gpu_type=kind, constraint=constraint), silent)
         assert (found.machine.name, found.machine.source) == (name, "slurm.gpu_type"), kind
     assert not silent.asked
     assert "A100-40GB and A100-80GB" in refused("", ON_SLURM, SlurmSite(gpu_type="a100"))
@@ -109,7 +109,9 @@ def test_jobs_that_ask_for_another_type_than_is_planned_for_are_refused() -> Non
     told = refused("", ComputeConfig(executor="slurm", gpu="H100"), SlurmSite(gpu_type="a100"))
     assert "plans for H100, and the jobs ask for 'a100'" in told
     for kind in ("h100", "h100_80gb", "mystery"):
-        assert target_of(ComputeConfig(executor="slurm", gpu="H100"), SlurmSite(gpu_type=kind)).machine.name == "H100"
+        assert (
+            resolve_target(ComputeConfig(executor="slurm", gpu="H100"), SlurmSite(gpu_type=kind)).machine.name == "H100"
+        )
 
 
 def test_a_cpu_is_planned_for_only_on_purpose() -> None:
@@ -118,20 +120,20 @@ def test_a_cpu_is_planned_for_only_on_purpose() -> None:
         ComputeConfig(executor="slurm", gpu="CPU", gpus_per_run=4, cpus_per_run=6),
         ComputeConfig(executor="slurm", gpus_per_run=0, cpus_per_run=6),
     ):
-        machine = target_of(compute, SlurmSite(), Cluster("")).machine
+        machine = resolve_target(compute, SlurmSite(), Cluster("")).machine
         assert (machine.kind, machine.threads) == ("cpu", 6)
         assert compute.gpus == 0
         assert "in place of the nodes'" in machine.source
-    assert target_of(ComputeConfig(gpu="cpu"), SlurmSite()).machine.kind == "cpu"
+    assert resolve_target(ComputeConfig(gpu="cpu"), SlurmSite()).machine.kind == "cpu"
 
 
 def test_an_unknown_gpu_gets_the_list_and_what_it_may_mean() -> None:
     for name, meant in (("H1OO", "H100"), ("A100", "A100-80GB"), ("a100-90gb", "A100-80GB"), ("L4OS", "L40S")):
         with pytest.raises(InputError) as caught:
-            target_of(ComputeConfig(gpu=name), SlurmSite())
+            resolve_target(ComputeConfig(gpu=name), SlurmSite())
         assert meant in str(caught.value.hint), name
     with pytest.raises(InputError) as caught:
-        target_of(ComputeConfig(gpu="abacus"), SlurmSite())
+        resolve_target(ComputeConfig(gpu="abacus"), SlurmSite())
     assert all(known in caught.value.message for known in gpu_names())
     # A type is never taken for a GPU that merely begins alike.
     assert [similar_gpus(kind) for kind in ("a100_1g.5gb", "1g.10gb", "2080ti", "b300", "")] == [()] * 5
@@ -141,7 +143,7 @@ def test_an_unknown_gpu_gets_the_list_and_what_it_may_mean() -> None:
 def test_jobs_that_may_get_another_gpu_than_is_planned_for() -> None:
     def found(said: str, site: SlurmSite | None = None, gpu: str = "A100-80GB") -> list[tuple[str, str]]:
         compute, site = ComputeConfig(executor="slurm", gpu=gpu), site or SlurmSite()
-        target = target_of(compute, site, Cluster(said))
+        target = resolve_target(compute, site, Cluster(said))
         return [(each.code, str(each.hint)) for each in type_findings(target, compute, site, None, Cluster(said))]
 
     mixed = ROW.format(name="gpu*", gres="gpu:a100:4,gpu:v100:2")

@@ -15,7 +15,7 @@ from touchline import api
 from touchline.cli import progress
 from touchline.core.quantity import Missing, Quantity
 from touchline.core.status import JobState
-from touchline.data.settings import UserConfig
+from touchline.data.user_config import UserConfig
 from touchline.run.planning import read_planned
 from touchline.run.progress import JobProgress
 from touchline.run.protocol import Job

@@ -20,8 +20,8 @@ from touchline.data.create import create_capitalization
 from touchline.data.datasets import cluster_faults, load_clusters, load_dataset, load_examples
 from touchline.data.lengths import token_lengths
 from touchline.data.models import find_models, load_model
-from touchline.data.settings import load_settings
 from touchline.data.shards import ShardHeaderError, read_shard
+from touchline.data.user_config import load_settings
 from touchline.spec.experiment import DataConfig
 
 pytestmark = pytest.mark.planning
@@ -321,7 +321,7 @@ def test_lengths_are_exact_and_computed_once(model: Path, tmp_path: Path, monkey
 def test_settings_come_from_the_environment_before_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """And an unknown key in the file is told."""
     config = tmp_path / "config.yaml"
-    monkeypatch.setattr("touchline.data.settings.config_path", lambda: config)
+    monkeypatch.setattr("touchline.data.user_config.config_path", lambda: config)
     monkeypatch.setenv("TOUCHLINE_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.delenv("TOUCHLINE_MODELS_DIR", raising=False)
     config.write_text("models_dir: /models\ncache_dir: /elsewhere\n")

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from touchline.core.errors import InputError
-from touchline.data.length_files import read_lengths
+from touchline.data.lengths import read_lengths
 
 pytestmark = pytest.mark.planning
 

@@ -13,7 +13,7 @@ from tests.estimate.time_rows import cpu_machine, gpu_machine
 from touchline.core.estimate import Estimate, Rung, TrainingSetup
 from touchline.core.machine import TargetMachine
 from touchline.core.quantity import Missing
-from touchline.estimate.answers import Answers, amounts_of_answers, answering_seconds, answers_of
+from touchline.estimate.answers import Answers, amounts_of_answers, answering_seconds, expected_answers
 from touchline.estimate.points import TimePoint
 
 pytestmark = pytest.mark.planning
@@ -24,7 +24,9 @@ WORDS = np.array([3, 4, 4, 5, 6] * 240, dtype=np.uint32)
 
 
 def answers(*, trained: bool = True, samples: int = 300, batch: int = 64, limit: int = 24, prefix: int = 38) -> Answers:
-    return answers_of(PROMPTS, WORDS, prefix, samples=samples, batch_size=batch, max_new_tokens=limit, trained=trained)
+    return expected_answers(
+        PROMPTS, WORDS, prefix, samples=samples, batch_size=batch, max_new_tokens=limit, trained=trained
+    )
 
 
 def seconds(
@@ -102,7 +104,7 @@ def test_intervals_hold_their_value_for_every_size() -> None:
         answer = rng.integers(1, 2000, size=50).astype(np.uint32)
         prefix = int(rng.integers(0, int(prompt.min())))
         for trained in (True, False):
-            what = answers_of(
+            what = expected_answers(
                 prompt, answer, prefix, samples=samples, batch_size=batch, max_new_tokens=limit, trained=trained
             )
             found = seconds(what)

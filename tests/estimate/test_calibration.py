@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tests.estimate.time_rows import cpu_runs
 
 from touchline.core.estimate import Estimate, Rung
-from touchline.estimate.calibration import Scored, calibration, leave_one_out, marks
+from touchline.estimate.calibration import ScoredEstimate, calibration, calibration_marks, leave_one_out
 from touchline.statistics.proportion import wilson
 
 pytestmark = pytest.mark.planning
@@ -18,10 +18,10 @@ pytestmark = pytest.mark.planning
 
 def scored(
     actual: float, *, value: float = 10.0, factor: float = 2.0, rung: Rung = Rung.SAME_MODEL, name: str = "run"
-) -> Scored:
+) -> ScoredEstimate:
     """An estimate beside what happened."""
     estimate = Estimate(value=value, unit="s", low=value / factor, high=value * factor, method="made", rung=rung)
-    return Scored(quantity="seconds per step", name=name, estimate=estimate, actual=actual)
+    return ScoredEstimate(quantity="seconds per step", name=name, estimate=estimate, actual=actual)
 
 
 def test_coverage_error_and_ratio() -> None:
@@ -38,7 +38,7 @@ def test_coverage_error_and_ratio() -> None:
 
 def test_rungs_and_quantities_are_told_apart() -> None:
     one = scored(10, rung=Rung.NOTHING)
-    other = Scored(quantity="peak memory", name="m", estimate=one.estimate, actual=3)
+    other = ScoredEstimate(quantity="peak memory", name="m", estimate=one.estimate, actual=3)
     rows = calibration([one, scored(10), other])
     assert [(row.quantity, row.rung, row.count) for row in rows] == [
         ("seconds per step", Rung.SAME_MODEL, 1),
@@ -53,7 +53,7 @@ def test_nothing_scored_is_no_row_and_what_has_no_ratio_is_left_out() -> None:
     assert calibration([]) == ()
     assert calibration([scored(0)]) == ()
     zero = Estimate(value=1, unit="s", low=0, high=2, method="made", rung=Rung.NOTHING)
-    (row, _) = calibration([Scored(quantity="q", name="n", estimate=zero, actual=1)])
+    (row, _) = calibration([ScoredEstimate(quantity="q", name="n", estimate=zero, actual=1)])
     assert row.median_ratio == math.inf
 
 
@@ -64,11 +64,11 @@ def test_counts_add_up(actuals: list[float]) -> None:
     assert row.held + row.too_low + row.too_high == row.count == len(actuals)
     assert everything.held == row.held
     assert row.coverage_interval.low <= row.coverage <= row.coverage_interval.high
-    assert sum(mark.outside for mark in marks(found)) == row.count - row.held
+    assert sum(mark.outside for mark in calibration_marks(found)) == row.count - row.held
 
 
 def test_the_picture_has_one_mark_a_run() -> None:
-    (mark,) = marks([scored(25, name="late")])
+    (mark,) = calibration_marks([scored(25, name="late")])
     assert (mark.name, mark.measured, mark.predicted, mark.low, mark.high) == ("late", 25, 10, 5, 20)
     assert mark.outside
     assert mark.unit == "s"

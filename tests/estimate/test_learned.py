@@ -15,8 +15,8 @@ from tests.history.made import READINGS, make_record, number
 from touchline.core.estimate import Rung
 from touchline.core.quantity import Missing
 from touchline.core.shape import ModelShape
-from touchline.estimate.learned import point_of_record, points_of_records, setup_of_record, width_of_record
-from touchline.estimate.points import CostSample, TimePoint, stack_of
+from touchline.estimate.history_points import collect_time_points, sequence_width, to_time_point, to_training_setup
+from touchline.estimate.points import CostSample, TimePoint, stack_key
 from touchline.estimate.terms import place
 from touchline.estimate.time import StepTime, seconds_per_step
 from touchline.history.reading import Word
@@ -54,7 +54,7 @@ def said(**changes: object) -> RunRecord:
 
 def point(record: RunRecord) -> TimePoint:
     """Its point, which must be there."""
-    found = point_of_record(record, shape_of)
+    found = to_time_point(record, shape_of)
     assert isinstance(found, TimePoint), found
     return found
 
@@ -97,10 +97,10 @@ def test_it_is_evidence_for_its_model_on_its_machine() -> None:
     ],
 )
 def test_what_cannot_be_used_says_why(changes: dict[str, object], reason: str) -> None:
-    found = point_of_record(said(**changes), shape_of)
+    found = to_time_point(said(**changes), shape_of)
     assert isinstance(found, Missing)
     assert reason in found.missing
-    points, refused = points_of_records([said(), said(**changes)], shape_of)
+    points, refused = collect_time_points([said(), said(**changes)], shape_of)
     assert len(points) == 1
     assert [name for name, _ in refused] == ["night_shift"]
 
@@ -116,13 +116,13 @@ def test_the_width_of_padded_batches_is_taken_only_where_lengths_hardly_differ()
     near = replace(
         record, batching=replace(record.batching, mean_tokens=number(50, "tokens"), longest_tokens=number(60, "tokens"))
     )
-    width = width_of_record(near)
+    width = sequence_width(near)
     assert isinstance(width, float)
     assert 50 < width < 60
     far = replace(near, batching=replace(near.batching, longest_tokens=number(500, "tokens")))
-    assert isinstance(width_of_record(far), Missing)
+    assert isinstance(sequence_width(far), Missing)
     alone = replace(far, batching=replace(far.batching, micro_batch_size=number(1)))
-    assert width_of_record(alone) == 50
+    assert sequence_width(alone) == 50
 
 
 def own(**work: Any) -> RunRecord:
@@ -167,7 +167,7 @@ def test_widths_that_were_not_counted_come_from_the_micro_batch() -> None:
 
 
 def test_the_settings_of_a_record_are_those_of_its_log() -> None:
-    setup = setup_of_record(said(), shape_of)
+    setup = to_training_setup(said(), shape_of)
     assert not isinstance(setup, Missing)
     assert (setup.backend, setup.method, setup.rank) == ("torchtune", "lora", 64)
     assert not setup.gradient_checkpointing
@@ -177,7 +177,7 @@ def test_the_settings_of_a_record_are_those_of_its_log() -> None:
 @given(reading=READINGS, known=st.booleans())
 def test_whatever_a_record_holds_there_is_a_point_or_a_reason(reading: Any, known: bool) -> None:
     record = record_of(reading, {}, reader_version=1)
-    found = point_of_record(record, lambda name: LLAMA_1B if known else Missing(missing=name))
+    found = to_time_point(record, lambda name: LLAMA_1B if known else Missing(missing=name))
     assert isinstance(found, TimePoint | Missing)
 
 
@@ -186,7 +186,7 @@ def test_whatever_a_record_holds_there_is_a_point_or_a_reason(reading: Any, know
 )
 def test_figures_of_no_run_are_refused_in_words(work: dict[str, Any]) -> None:
     """A record that was edited by hand must not end a plan."""
-    points, refused = points_of_records([own(**work)], shape_of)
+    points, refused = collect_time_points([own(**work)], shape_of)
     assert points == ()
     assert len(refused) == 1
     assert refused[0][1].missing
@@ -196,7 +196,7 @@ def test_a_kind_of_adapter_is_a_stack_of_its_own() -> None:
     """A DoRA log tells of DoRA alone; of a kind that nothing is known of, the reason is given."""
     dora, lora = point(said(method=Word(value="DoRA"))), point(said())
     assert (dora.setup.method, dora.setup.variant) == ("lora", "dora")
-    assert stack_of(dora.setup) != stack_of(lora.setup)
-    unknown = point_of_record(said(method=Word(value="mystery")), shape_of)
+    assert stack_key(dora.setup) != stack_key(lora.setup)
+    unknown = to_time_point(said(method=Word(value="mystery")), shape_of)
     assert isinstance(unknown, Missing)
     assert "'mystery'" in unknown.missing

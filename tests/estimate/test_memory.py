@@ -15,7 +15,7 @@ from touchline.backends.registry import memory_coefficients
 from touchline.core.estimate import MemoryEstimate, MicroBatch, Rung, TrainingSetup, Verdict
 from touchline.core.quantity import Missing, Quantity
 from touchline.core.shape import ModelShape
-from touchline.estimate.cpu_memory import processor_memory_estimate
+from touchline.estimate.cpu_memory import cpu_memory_estimate
 from touchline.estimate.evidence_memory import MeasuredPoint
 from touchline.estimate.gpus import Gpu, find_gpu, gpu_names
 from touchline.estimate.layers import role_of
@@ -577,7 +577,7 @@ SMALL = TrainingSetup(
 )
 def test_processes_on_a_processor(rank: int, tokens: int, labels: int, gib: float) -> None:
     """Peak resident sets of our own runs of SmolLM2-135M-Instruct, bfloat16, two threads: inside the interval."""
-    found = processor_memory_estimate(
+    found = cpu_memory_estimate(
         dataclasses.replace(SMALL, rank=rank),
         batch(1, tokens, labels),
         coefficients=coefficients_of("peft"),
@@ -590,7 +590,7 @@ def test_processes_on_a_processor(rank: int, tokens: int, labels: int, gib: floa
 
 def test_a_run_on_the_processor_narrows_the_next() -> None:
     measured = MeasuredPoint(setup=SMALL, batch=batch(1, 127, 35), kind="process", peak_gib=1.322, name="first")
-    found = processor_memory_estimate(
+    found = cpu_memory_estimate(
         SMALL,
         batch(1, 214, 35),
         coefficients=coefficients_of("peft"),

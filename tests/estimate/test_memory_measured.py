@@ -20,7 +20,7 @@ from touchline.core.estimate import MicroBatch, TrainingSetup, Verdict
 from touchline.core.quantity import Missing
 from touchline.core.shape import ModelShape
 from touchline.data.shapes import shape_of_config
-from touchline.estimate.cpu_memory import processor_memory_estimate
+from touchline.estimate.cpu_memory import cpu_memory_estimate
 from touchline.estimate.evidence_memory import MeasuredPoint
 from touchline.estimate.gpus import Gpu, find_gpu
 from touchline.estimate.memory import memory_estimate
@@ -288,7 +288,7 @@ def test_processes_of_small_models_lie_in_their_intervals_with_and_without_a_pas
     held, errors, widths = [], [], []
     for point in points:
         for known in ((), *((other,) for other in points if other is not point)):
-            found = processor_memory_estimate(
+            found = cpu_memory_estimate(
                 point.setup,
                 point.batch,
                 coefficients=trainer,

@@ -11,7 +11,7 @@ from tests.estimate.time_rows import cpu_runs, gpu_machine, public_rows
 
 from touchline.core.estimate import Estimate, Rung
 from touchline.core.machine import TargetMachine
-from touchline.estimate.calibration import Scored, calibration, leave_one_out, score_step
+from touchline.estimate.calibration import ScoredEstimate, calibration, leave_one_out, score_step
 from touchline.estimate.points import TimePoint
 from touchline.estimate.time import StepTime, seconds_per_step
 
@@ -31,7 +31,7 @@ def ask(point: TimePoint, machine: TargetMachine, points: list[TimePoint]) -> Es
     return found.estimate
 
 
-def error(scored: list[Scored]) -> float:
+def error(scored: list[ScoredEstimate]) -> float:
     """Median of the errors' sizes."""
     return statistics.median(abs(each.error) for each in scored)
 
@@ -49,7 +49,7 @@ def test_without_any_run_public_times_lie_in_the_interval() -> None:
 
 
 def test_two_lengths_predict_the_other_four() -> None:
-    scored: list[Scored] = []
+    scored: list[ScoredEstimate] = []
     for model in sorted({point.setup.shape.name for point in QWEN}):
         own = [point for point in QWEN if point.setup.shape.name == model]
         assert len(own) == 6
@@ -85,7 +85,7 @@ def test_there_are_enough_runs_of_several_sizes_lengths_and_batches() -> None:
 
 
 def test_half_of_the_runs_predict_the_other_half() -> None:
-    scored: list[Scored] = []
+    scored: list[ScoredEstimate] = []
     for seed in range(8):
         known = random.Random(seed).sample(list(RUNS.points), len(RUNS.points) // 2)
         scored += [score_step(point, ask(point, RUNS.machine, known)) for point in RUNS.points if point not in known]

@@ -23,8 +23,8 @@ from tests.evaluate.tiny_evaluation import ALL_JOBS, make_adapter, make_experime
 from touchline.core.errors import HostError, RunsFailedError
 from touchline.core.files import sha256_file
 from touchline.core.status import EXIT_STOPPED
+from touchline.data.benchmarks import read_general_marker
 from touchline.data.evaluations import read_evaluation_config
-from touchline.data.general import read_general_marker
 from touchline.evaluate.general import LM_EVAL_PYTHON
 from touchline.evaluate.process import EvaluationRequest, RequestedJob, evaluate
 from touchline.evaluate.wanted import find_pending_evaluations

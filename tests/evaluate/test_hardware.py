@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from touchline.data.hardware import choose_base_dtype, processor_flags
+from touchline.data.machine import choose_base_dtype, cpu_flags
 
 X86 = "processor\t: 0\nmodel name\t: some\nflags\t\t: fpu sse avx512f avx512_bf16\n\nprocessor\t: 1\nflags\t\t: fpu\n"
 ARM = "processor\t: 0\nFeatures\t: fp asimd bf16 i8mm\n"
@@ -17,12 +17,12 @@ def test_the_kernels_list_of_flags_is_read(tmp_path: Path, text: str, found: str
     """x86 calls them flags, Arm features."""
     path = tmp_path / "cpuinfo"
     path.write_text(text)
-    assert found in processor_flags(path)
+    assert found in cpu_flags(path)
 
 
 def test_no_list_means_no_flags(tmp_path: Path) -> None:
     """A machine without /proc is taken as slow at bfloat16."""
-    assert processor_flags(tmp_path / "absent") == frozenset()
+    assert cpu_flags(tmp_path / "absent") == frozenset()
     assert choose_base_dtype("auto", cuda_capability=None, flags=frozenset()).dtype == "float32"
 
 

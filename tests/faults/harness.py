@@ -20,7 +20,7 @@ from tests.faults.folders import parts_of
 from tools.tiny_model import write_tiny_model
 from touchline import api
 from touchline.core.finding import Finding, Severity
-from touchline.data.settings import UserConfig
+from touchline.data.user_config import UserConfig
 from touchline.lint.rule import BROKEN_RULE
 from touchline.lint.rule_pages import RuleExample
 from touchline.lint.selection import CheckRequest

@@ -297,8 +297,7 @@ def comparison(**train: object) -> dict[str, Any]:
 
 def test_a_result_of_the_comparison_is_evidence(tmp_path: Path) -> None:
     from touchline.data.shapes import load_shape
-    from touchline.estimate.learned import missing_facts, point_of_record
-    from touchline.estimate.learned_memory import memory_points_of_record
+    from touchline.estimate.history_points import missing_facts, to_memory_points, to_time_point
     from touchline.history.record import RunRecord
 
     path = tmp_path / "lora--llama-3.2-3B-rank32.json"
@@ -319,7 +318,7 @@ def test_a_result_of_the_comparison_is_evidence(tmp_path: Path) -> None:
     def shape(name: str) -> Any:
         return load_shape(name, tmp_path)
 
-    time, memory = point_of_record(record, shape), memory_points_of_record(record, shape)
+    time, memory = to_time_point(record, shape), to_memory_points(record, shape)
     assert not isinstance(time, Missing)
     assert not isinstance(memory, Missing)
     assert time.work.tokens == pytest.approx(4 * 210)

@@ -9,10 +9,9 @@ from hypothesis import strategies as st
 from tests.packing.cases import CASES
 from tests.packing.drawn import problems
 
-from touchline.data.packing.assign import PackOrder, PackPlan, pack
+from touchline.data.packing.assign import PackOrder, PackPlan, length_spread, pack
 from touchline.data.packing.histogram import pack_histogram
 from touchline.data.packing.lengths import count_lengths
-from touchline.data.packing.spread import length_spread
 
 pytestmark = pytest.mark.planning
 

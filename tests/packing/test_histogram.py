@@ -14,8 +14,7 @@ from tests.packing.cases import CASES, LARGE_CASES, MILLION_CASES, PackingCase
 from tests.packing.drawn import problems
 
 from touchline.data.packing.exact_fill import ExactFill
-from touchline.data.packing.filling import Filler, fill
-from touchline.data.packing.groups import Pattern, best_fit_groups, first_fit_groups
+from touchline.data.packing.groups import Filler, Pattern, best_fit_groups, fill, first_fit_groups
 from touchline.data.packing.histogram import pack_histogram
 from touchline.data.packing.lengths import Histogram, count_lengths
 from touchline.data.packing.subset_fill import SubsetFill

@@ -16,11 +16,11 @@ from touchline.plan.optimize import (
     MICRO_BATCH,
     PACKED,
     PlanVariant,
-    best_way,
+    choose_variant,
     compare,
+    list_variants,
     proposals,
-    side,
-    ways,
+    to_run_option,
 )
 from touchline.plan.placement.types import Cluster
 from touchline.plan.save_interval import CPUS, EVERY, MEMORY, RESUME, saving_proposals, share_proposals
@@ -66,12 +66,12 @@ def _way(*runs: PlannedRun, **changes: object) -> PlanVariant:
 
 def test_ways_never_touch_what_is_varied_or_what_is_learned() -> None:
     train = TrainConfig(micro_batch_size=1, packed=False, gradient_checkpointing=True)
-    every = ways(train, ())
+    every = list_variants(train, ())
     assert len(every) == 7
     assert {key for way in every for key in way} == {CHECKPOINTING, MICRO_BATCH, PACKED}
     assert every[-1] == {CHECKPOINTING: False, MICRO_BATCH: "auto", PACKED: "auto"}
-    assert {key for way in ways(train, {MICRO_BATCH}) for key in way} == {CHECKPOINTING, PACKED}
-    assert ways(TrainConfig(), ()) == [{CHECKPOINTING: True}]
+    assert {key for way in list_variants(train, {MICRO_BATCH}) for key in way} == {CHECKPOINTING, PACKED}
+    assert list_variants(TrainConfig(), ()) == [{CHECKPOINTING: True}]
 
 
 def test_the_fastest_way_that_surely_fits_is_taken() -> None:
@@ -81,7 +81,7 @@ def test_the_fastest_way_that_surely_fits_is_taken() -> None:
         _way(_run(seconds=50, digest="3"), micro="auto"),
         _way(_run(seconds=80, digest="4"), checkpointing=False),
     ]
-    way, notes = best_way(before, tried, ())
+    way, notes = choose_variant(before, tried, ())
     assert way is tried[1]
     assert any("not sure to fit: UNCERTAIN" in note for note in notes)
 
@@ -92,11 +92,11 @@ def test_of_ways_that_are_as_good_the_one_with_fewer_changes_is_taken() -> None:
         _way(_run(seconds=49.8, digest="2"), micro="auto", packed="auto"),
         _way(_run(seconds=50, digest="3"), micro="auto"),
     ]
-    assert best_way(before, tried, ())[0] is tried[1]
+    assert choose_variant(before, tried, ())[0] is tried[1]
 
 
 def test_what_gains_less_than_a_prediction_is_worth_is_left() -> None:
-    way, notes = best_way(made_plan(_run(seconds=100)), [_way(_run(seconds=97, digest="2"), micro="auto")], ())
+    way, notes = choose_variant(made_plan(_run(seconds=100)), [_way(_run(seconds=97, digest="2"), micro="auto")], ())
     assert way is None
     assert "95%" in notes[-1]
 
@@ -105,24 +105,24 @@ def test_a_run_that_has_started_stays_what_it_is() -> None:
     before = made_plan(_run("a"), _run("b"))
     changed = _way(_run("a", 10, digest="2"), _run("b", 10, digest="2"), checkpointing=False)
     kept = _way(_run("a"), _run("b", 50, digest="2"), micro="auto")
-    assert best_way(before, [changed, kept], {"a"})[0] is kept
-    assert best_way(before, [changed, kept], ())[0] is changed
+    assert choose_variant(before, [changed, kept], {"a"})[0] is kept
+    assert choose_variant(before, [changed, kept], ())[0] is changed
 
 
 def test_a_way_that_fits_goes_before_one_that_may_not() -> None:
     """An experiment that is planned to fail for memory is slowed down if that makes it fit."""
     before = made_plan(_run(seconds=50, verdict=Verdict.OOM, gib=100))
-    way, _ = best_way(before, [_way(_run(seconds=70, digest="2", gib=30), checkpointing=True)], ())
+    way, _ = choose_variant(before, [_way(_run(seconds=70, digest="2", gib=30), checkpointing=True)], ())
     assert way is not None
 
 
 def test_without_an_estimate_nothing_is_proposed_and_the_reason_is_told() -> None:
     unknown = replace(_run(), train_seconds=Missing(missing="no GPU like it is known"))
-    way, notes = best_way(made_plan(unknown), [_way(_run(seconds=1, digest="2"), micro="auto")], ())
+    way, notes = choose_variant(made_plan(unknown), [_way(_run(seconds=1, digest="2"), micro="auto")], ())
     assert way is None
     assert notes == ["no faster way can be told: a (no GPU like it is known)"]
     blind = replace(_run(seconds=1, digest="2"), memory=Missing(missing="no coefficients"))
-    way, notes = best_way(made_plan(_run()), [_way(blind, micro="auto")], ())
+    way, notes = choose_variant(made_plan(_run()), [_way(blind, micro="auto")], ())
     assert way is None
     assert "its memory cannot be told" in notes[0]
 
@@ -151,14 +151,14 @@ def test_before_and_after_stand_side_by_side_with_what_they_rest_on() -> None:
     assert (row.before.time_basis, row.before.memory_basis) == ("assumed", "assumed")
     assert (row.after.time_basis, row.after.memory_basis) == ("measured", "measured")
     assert (row.kept, row.global_batch_size, row.learning_rate) == ("it has started", 8, run.train.learning_rate)  # type: ignore[union-attr]
-    assert side(replace(run, train=None)) is None
+    assert to_run_option(replace(run, train=None)) is None
 
 
 @given(seconds=st.lists(st.floats(1, 1e6), min_size=1, max_size=7))
 def test_what_is_proposed_is_never_slower(seconds: list[float]) -> None:
     before = made_plan(_run(seconds=1000))
     tried = [_way(_run(seconds=each, digest=str(number)), micro="auto") for number, each in enumerate(seconds, 2)]
-    way, _ = best_way(before, tried, ())
+    way, _ = choose_variant(before, tried, ())
     if min(seconds) < 950:
         assert way is not None
         [run] = way.plan.runs

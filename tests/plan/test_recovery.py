@@ -7,7 +7,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from touchline.core.status import EXIT_LINEAGE, EXIT_NO_PARENT, EXIT_OUT_OF_MEMORY, JobState
-from touchline.plan.recovery import FRUITLESS, Diagnosis, Failure, RecoveryAction, decide, given_up, halved
+from touchline.plan.recovery import (
+    FRUITLESS,
+    Diagnosis,
+    Failure,
+    RecoveryAction,
+    decide,
+    halve_micro_batch,
+    repeated_failure_decision,
+)
 
 pytestmark = pytest.mark.planning
 
@@ -99,16 +107,16 @@ def test_what_our_own_programs_refuse_is_not_tried_again(code: int) -> None:
 @given(micro=st.integers(2, 512), accumulation=st.integers(1, 64))
 def test_a_smaller_micro_batch_keeps_the_global_batch(micro: int, accumulation: int) -> None:
     """It divides it, is smaller, and never below one."""
-    size = halved(micro, micro * accumulation)
+    size = halve_micro_batch(micro, micro * accumulation)
     assert 1 <= size <= micro // 2
     assert (micro * accumulation) % size == 0
 
 
 def test_what_was_killed_from_outside_starts_again_with_every_new_command() -> None:
     """A person who types the command again must not be told that their own kills were a fault of the run."""
-    assert given_up([failure(code=137)] * 9) is None
-    assert given_up([failure(JobState.UNKNOWN, None)] * 9) is None
-    assert given_up([]) is None
-    assert given_up([failure()]) is None
-    assert given_up([failure(), failure()]) is not None
-    assert given_up([failure(), failure(code=137)]) is None
+    assert repeated_failure_decision([failure(code=137)] * 9) is None
+    assert repeated_failure_decision([failure(JobState.UNKNOWN, None)] * 9) is None
+    assert repeated_failure_decision([]) is None
+    assert repeated_failure_decision([failure()]) is None
+    assert repeated_failure_decision([failure(), failure()]) is not None
+    assert repeated_failure_decision([failure(), failure(code=137)]) is None

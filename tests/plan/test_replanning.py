@@ -16,7 +16,7 @@ from touchline import api
 from touchline.core.estimate import Verdict
 from touchline.core.levels import Level
 from touchline.core.quantity import Quantity
-from touchline.data.settings import UserConfig
+from touchline.data.user_config import UserConfig
 from touchline.plan.design_text import design_line
 from touchline.plan.sections import revision_text, sections
 from touchline.plan.table import runs_plan_markdown

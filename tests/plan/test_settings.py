@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 from tests.run.made_plans import SITE, made_control, made_plan, made_run
 
-from touchline.plan.settings import cell, leading_text, setting_cells, setting_text, settings_of
+from touchline.plan.settings import collect_settings, leading_text, setting_cell, setting_cells, setting_text
 from touchline.plan.settings_table import Origin, RunSetting
 from touchline.plan.table import runs_plan_markdown
 from touchline.run.scripts.experiment import readme_text
@@ -32,7 +32,7 @@ def _plan(*runs: PlannedRun, not_given: tuple[str, ...] = ()) -> Plan:
 
 
 def _by_key(plan: Plan) -> dict[str, RunSetting]:
-    return {each.key: each for each in settings_of(plan)}
+    return {each.key: each for each in collect_settings(plan)}
 
 
 def test_every_key_of_a_run_is_in_the_table_and_every_optional_one_has_a_default_with_a_reason() -> None:
@@ -64,7 +64,7 @@ def _general() -> type:
 
 def test_the_table_begins_with_what_a_reader_asks_for_first() -> None:
     """Learning rate, epochs, batch, length, rank and alpha."""
-    keys = [each.key for each in settings_of(made_plan())]
+    keys = [each.key for each in collect_settings(made_plan())]
     wanted = [
         *("train.learning_rate", "train.epochs", "train.global_batch_size", "train.micro_batch_size"),
         *("train.gradient_accumulation_steps", "compute.gpus_per_run", "train.max_seq_len", "train.packed"),
@@ -99,8 +99,8 @@ def test_what_varies_has_a_value_of_each_run_in_the_order_of_numbers() -> None:
     rank = _by_key(plan)["train.lora.rank"]
     assert rank.varies
     assert setting_text(rank) == "4, 16 (varies)"
-    assert [cell(rank, run.name) for run in plan.runs] == ["16", "4", "-"]
-    assert leading_text(settings_of(plan), "r16").endswith("LoRA rank 16, LoRA alpha 32")
+    assert [setting_cell(rank, run.name) for run in plan.runs] == ["16", "4", "-"]
+    assert leading_text(collect_settings(plan), "r16").endswith("LoRA rank 16, LoRA alpha 32")
     same = _by_key(_plan(_run("a", 4), _run("b", 4)))["train.lora.rank"]
     assert (same.varies, same.value, same.values) == (False, 4, {})
 
@@ -119,7 +119,7 @@ def test_plan_and_readme_have_the_whole_table() -> None:
     """Each row of it, with the key to change it by."""
     plan = _plan(_run("r16", 16), _run("r4", 4))
     texts = (runs_plan_markdown(plan), readme_text(plan, SITE))
-    for name, *_, key in setting_cells(settings_of(plan)):
+    for name, *_, key in setting_cells(collect_settings(plan)):
         for text in texts:
             assert any(line.startswith(f"| {name} ") and line.endswith(f" {key} |") for line in text.splitlines()), key
     assert all("| r16 | 16 | 32 |" in text for text in texts)

@@ -11,7 +11,7 @@ from tests.api.made_runs import evaluate, train
 
 from touchline import api
 from touchline.core.errors import InputError
-from touchline.data.settings import UserConfig
+from touchline.data.user_config import UserConfig
 from touchline.report.local.comparing import compare_experiments
 
 pytestmark = pytest.mark.planning

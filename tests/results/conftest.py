@@ -12,7 +12,7 @@ from tests.results.made_checkpoints import write_trained_run
 
 from tools.tiny_model import write_tiny_model
 from touchline import api
-from touchline.data.settings import UserConfig
+from touchline.data.user_config import UserConfig
 from touchline.spec.plan import Plan
 
 

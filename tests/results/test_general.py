@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from touchline.core.errors import InputError
 from touchline.core.quantity import Missing, Quantity
 from touchline.core.status import RunStatus, TrainingOutcome
-from touchline.data.general import (
+from touchline.data.benchmarks import (
     finished_general,
     general_settings_sha256,
     read_general_marker,

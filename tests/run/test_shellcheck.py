@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from touchline.core.finding import Severity
-from touchline.data.settings import UserConfig
+from touchline.data.user_config import UserConfig
 from touchline.lint.local import checking
 from touchline.lint.local.shellcheck import NOT_CHECKED, find_shellcheck, shell_findings
 from touchline.lint.selection import CheckRequest

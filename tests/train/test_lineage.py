@@ -33,7 +33,7 @@ from touchline.backends.peft.config import TrainerConfig
 from touchline.backends.peft.layout import Rows
 from touchline.core.errors import LineageError, ParentNotReadyError
 from touchline.core.status import EXIT_LINEAGE, EXIT_NO_PARENT
-from touchline.data.hardware import DtypeChoice
+from touchline.data.machine import DtypeChoice
 from touchline.evaluate.weights import ActiveAdapter, Weights
 from touchline.spec.experiment import CheckpointConfig, CheckpointInterval, LoraConfig
 from touchline.train import lineage

@@ -50,7 +50,7 @@ from touchline.core.callbacks import MessageCallback, ProgressCallback, ignore_m
 from touchline.core.errors import InputError, PolicyError
 from touchline.core.files import read_text_bounded, write_if_changed
 from touchline.data.create import create_capitalization
-from touchline.data.settings import UserConfig
+from touchline.data.user_config import UserConfig
 from touchline.results import collecting
 from touchline.results.collect import collect_results
 from touchline.results.collected import RunMetrics

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from touchline.core.callbacks import NamedProgressCallback
-from touchline.data.settings import load_settings
+from touchline.data.user_config import load_settings
 
 if TYPE_CHECKING:
     from touchline.estimate.local.calibration import Calibration
@@ -64,7 +64,7 @@ def history_add(
             folder.
         HostError: no space, or no permission to write.
     """
-    from touchline.estimate.learned import missing_facts
+    from touchline.estimate.history_points import missing_facts
     from touchline.history import files
     from touchline.history.adding import add_groups, readable
     from touchline.history.run_facts import FACTS_FILE

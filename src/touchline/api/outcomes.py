@@ -13,7 +13,7 @@ from touchline.core.callbacks import ProgressCallback
 from touchline.run.planning import read_planned
 
 if TYPE_CHECKING:
-    from touchline.data.settings import UserConfig
+    from touchline.data.user_config import UserConfig
     from touchline.lint.audited import DataAudit
     from touchline.lint.local.audit import AuditRequest
     from touchline.report.compared import ComparedExperiments

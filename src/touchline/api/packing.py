@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from touchline.core.callbacks import ProgressCallback
-from touchline.data.settings import UserConfig
+from touchline.data.user_config import UserConfig
 
 if TYPE_CHECKING:
     from touchline.core.packing import PackingSummary
@@ -31,11 +31,11 @@ def pack(
         InputError: nothing tells the lengths, or they cannot be used.
         HostError: a picture was asked for, and what draws it is not installed.
     """
-    from touchline.plan.local.packing import compare, lengths_of
+    from touchline.plan.local.packing import compare, load_lengths
     from touchline.report.lengths import length_figure
     from touchline.report.local.drawing import write_picture
 
-    lengths = lengths_of(request, settings, on_progress)
+    lengths = load_lengths(request, settings, on_progress)
     summary = compare(request, lengths)
     if plot is not None:
         figure = length_figure(lengths.total, summary)
@@ -51,9 +51,9 @@ def pack_write(
     Raises:
         InputError: the lengths cannot be used, or an example is longer than a row.
     """
-    from touchline.plan.local.packing import lengths_of, write_in_packs
+    from touchline.plan.local.packing import load_lengths, write_in_packs
 
-    return write_in_packs(request, to, lengths_of(request, settings, on_progress))
+    return write_in_packs(request, to, load_lengths(request, settings, on_progress))
 
 
 def pack_check(model: str, settings: UserConfig) -> IsolationCheck:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from touchline.data.settings import UserConfig
+from touchline.data.user_config import UserConfig
 from touchline.run.folders import ExperimentFolder
 
 if TYPE_CHECKING:
@@ -34,11 +34,11 @@ def place(
         InputError: with every fault of the file, the jobs, the cluster or the deadline.
         HostError: a picture was asked for, and what draws it is not installed.
     """
-    from touchline.plan.local.job_list import minutes_of, read_jobs
+    from touchline.plan.local.job_list import parse_deadline, read_jobs
     from touchline.plan.placement.answer import place as placed
 
     read = read_jobs(jobs)
-    found = placed(read, cluster, deadline_minutes=minutes_of(deadline), seed=seed, correlation=correlation)
+    found = placed(read, cluster, deadline_minutes=parse_deadline(deadline), seed=seed, correlation=correlation)
     if plot is not None:
         _draw(found, read, cluster, plot)
     return found

@@ -31,7 +31,7 @@ def models_list(json: Json = False) -> None:
     from touchline.core.catalog import ModelInfo
     from touchline.core.units import format_bytes
     from touchline.data.models import find_models
-    from touchline.data.settings import load_settings
+    from touchline.data.user_config import load_settings
 
     settings = load_settings()
     found = find_models(settings.models_dir)
@@ -63,7 +63,7 @@ def models_show(
 ) -> None:
     """Show one model, and what is wrong with it."""
     from touchline.data.models import load_model
-    from touchline.data.settings import load_settings
+    from touchline.data.user_config import load_settings
 
     _show_model(load_model(model, load_settings().models_dir), json)
 
@@ -73,7 +73,7 @@ def models_get(
     model: Annotated[str, typer.Argument(help="For example SmolLM2-135M-Instruct.")], json: Json = False
 ) -> None:
     """Put a model under models_dir, or show how to get it."""
-    from touchline.data.settings import load_settings
+    from touchline.data.user_config import load_settings
     from touchline.run.model_download import get_model
 
     _show_model(get_model(model, load_settings()), json)

@@ -58,7 +58,7 @@ def check(
     """
     from touchline import api
     from touchline.core.errors import InputError
-    from touchline.data.settings import load_settings
+    from touchline.data.user_config import load_settings
     from touchline.lint.selection import CheckRequest
 
     if explain is not None:

@@ -18,7 +18,7 @@ def doctor(
 ) -> None:
     """Check Python, folders, GPUs, SLURM and your config."""
     from touchline import api
-    from touchline.data.settings import load_settings
+    from touchline.data.user_config import load_settings
     from touchline.slurm.doctor import DoctorReport
 
     found = api.doctor(folder, load_settings())

@@ -109,7 +109,7 @@ def estimate(
     """Estimate memory, largest micro-batch and step time."""
     from touchline import api
     from touchline.cli.stating import stated_pairs
-    from touchline.data.settings import load_settings
+    from touchline.data.user_config import load_settings
     from touchline.plan.estimate_result import EstimateAnswer
     from touchline.plan.local.estimating import EstimateRequest
 
@@ -212,7 +212,7 @@ def probe(
     """Run a few real steps to measure memory and speed."""
     from touchline import api
     from touchline.core.units import GIB
-    from touchline.data.settings import load_settings
+    from touchline.data.user_config import load_settings
     from touchline.history.probe import ProbeReport
 
     limit_bytes = None if limit is None else int(limit * GIB)

@@ -251,7 +251,7 @@ def history_rebuild(history: History = None) -> None:
 
 
 def _folder(history: Path | None) -> Path:
-    from touchline.data.settings import load_settings
+    from touchline.data.user_config import load_settings
 
     return history if history is not None else load_settings().history_dir
 

@@ -117,9 +117,9 @@ def plan(
     from touchline import api
     from touchline.api.history import add_evidence
     from touchline.cli.progress import progress_bar
-    from touchline.data.settings import load_settings
+    from touchline.data.user_config import load_settings
     from touchline.plan.sections import folder_lines, sections
-    from touchline.plan.settings import settings_of
+    from touchline.plan.settings import collect_settings
     from touchline.plan.settings_table import RunSetting
     from touchline.spec.plan import Plan
 
@@ -149,7 +149,7 @@ def plan(
             Plan,
             planned.plan,
             "plan",
-            settings=(tuple[RunSetting, ...], settings_of(planned.plan)),
+            settings=(tuple[RunSetting, ...], collect_settings(planned.plan)),
             marks=(dict[str, str], {**planned.marks}),
         )
         return
@@ -187,7 +187,7 @@ def prepare(
 ) -> None:
     """Write run folders with configs and job scripts."""
     from touchline import api
-    from touchline.data.settings import load_settings
+    from touchline.data.user_config import load_settings
 
     planned = api.prepare(source, load_settings(), run=run, accept=accept)
     for note in planned.notes:
@@ -209,7 +209,7 @@ def run(
     """Run all missing steps: plan, train, evaluate, report."""
     from touchline import api
     from touchline.cli.progress import ProgressDisplay
-    from touchline.data.settings import load_settings
+    from touchline.data.user_config import load_settings
 
     with ProgressDisplay() as bars:
         found = api.run(
@@ -231,7 +231,7 @@ def submit(source: Source, run: Run = None, retry: Retry = False, json: Json = F
     """Submit unfinished runs to SLURM and return."""
     from touchline import api
     from touchline.cli.progress import progress_bar
-    from touchline.data.settings import load_settings
+    from touchline.data.user_config import load_settings
     from touchline.run.submitted import Submitted
 
     with progress_bar("submitting") as on_progress:
@@ -261,7 +261,7 @@ def resume(source: Source, run: Run = None, retry: Retry = False, json: Json = F
     """Resume an interrupted experiment."""
     from touchline import api
     from touchline.cli.progress import ProgressDisplay
-    from touchline.data.settings import load_settings
+    from touchline.data.user_config import load_settings
 
     with ProgressDisplay() as bars:
         found = api.resume(
@@ -278,7 +278,7 @@ def cancel(
 ) -> None:
     """Cancel runs; running jobs save their state first."""
     from touchline import api
-    from touchline.data.settings import load_settings
+    from touchline.data.user_config import load_settings
 
     if (run is None) != every:
         raise InputError("which runs?", expected="--run RUN, or --all", hint=f"touchline status {quoted(str(source))}")
@@ -300,7 +300,7 @@ def evaluate(
     """Evaluate trained checkpoints without current results."""
     from touchline import api
     from touchline.cli.progress import ProgressDisplay
-    from touchline.data.settings import load_settings
+    from touchline.data.user_config import load_settings
 
     with ProgressDisplay() as bars:
         found = api.evaluate(
@@ -321,7 +321,7 @@ def collect(
     """Update status files; add finished runs to the history."""
     from touchline import api
     from touchline.core.quantity import Quantity
-    from touchline.data.settings import load_settings
+    from touchline.data.user_config import load_settings
     from touchline.results.collected import RunMetrics
 
     found, notes = api.collect(source, load_settings(), out=target)
@@ -371,7 +371,7 @@ def demo(
     SmolLM2-135M learns to capitalize words, in about ten minutes on a laptop."""
     from touchline import api
     from touchline.cli.progress import ProgressDisplay
-    from touchline.data.settings import load_settings
+    from touchline.data.user_config import load_settings
 
     print_status(f"experiment: {target / 'experiment.yaml'}; model and data are made on the first call")
     with ProgressDisplay() as bars:

@@ -46,7 +46,7 @@ def optimize(
     from touchline import api
     from touchline.cli.output import print_object, print_status
     from touchline.core.units import parse_duration, seconds_to_minutes
-    from touchline.data.settings import load_settings
+    from touchline.data.user_config import load_settings
     from touchline.plan.optimization import Optimization
     from touchline.plan.placement.types import Cluster, DeadlineVerdict, Placement
     from touchline.run.optimising import OptimiseRequest
@@ -76,7 +76,7 @@ def _show(answer: Optimization, diff: str) -> None:
     from touchline.cli.output import print_output, print_table
     from touchline.core.markup import measured
     from touchline.core.quantity import Missing
-    from touchline.plan.optimize import gain
+    from touchline.plan.optimize import speedup_text
 
     print_output(answer.experiment)
     if answer.proposals:
@@ -106,7 +106,7 @@ def _show(answer: Optimization, diff: str) -> None:
     print_table(columns, sides, title="Runs, now and as proposed")
     print_output(f"All trainings, one after the other: {measured(answer.training_before)}")
     if answer.proposals:
-        told = gain(answer.training_before, answer.training_after)
+        told = speedup_text(answer.training_before, answer.training_after)
         print_output(f"With the proposals: {measured(answer.training_after)}{f' ({told})' if told else ''}")
     print_output(f"Now: {_placed(answer.placement_before)}")
     if answer.proposals:

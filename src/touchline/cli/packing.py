@@ -79,7 +79,7 @@ def pack_compare(
     from touchline import api
     from touchline.cli.progress import progress_bar
     from touchline.core.packing import PackingSummary
-    from touchline.data.settings import load_settings
+    from touchline.data.user_config import load_settings
     from touchline.plan.local.packing import PackRequest
 
     request = PackRequest(
@@ -127,7 +127,7 @@ def pack_write(
     """
     from touchline import api
     from touchline.cli.progress import progress_bar
-    from touchline.data.settings import load_settings
+    from touchline.data.user_config import load_settings
     from touchline.plan.local.packing import PackRequest
 
     request = PackRequest(
@@ -162,7 +162,7 @@ def pack_check(
     """
     from touchline import api
     from touchline.data.packing.isolation import IsolationCheck
-    from touchline.data.settings import load_settings
+    from touchline.data.user_config import load_settings
 
     found = api.pack_check(model, load_settings())
     if json:

@@ -79,7 +79,7 @@ def place(
     notes: list[str] = []
     files: list[Path] = []
     if jobs.is_dir() or jobs.suffix in (".yaml", ".yml"):
-        from touchline.data.settings import load_settings
+        from touchline.data.user_config import load_settings
         from touchline.run.allocation import request_of
 
         request = request_of(cluster, deadline, evaluation_minutes, seed, emit, time, max_array_size)
@@ -101,15 +101,15 @@ def place(
 def _show(found: Placement, gpus: int) -> None:
     from touchline.core.quantity import Missing
     from touchline.plan.placement.picture import text_gantt
-    from touchline.plan.placement.verdict import in_words
+    from touchline.plan.placement.verdict import duration_text
 
     chance = str(found.probability) if isinstance(found.probability, Missing) else f"{100 * found.probability:.0f} %"
     print_output(f"{found.verdict.value}: {found.verdict_reason}")
     print_table(
         ("", "placement"),
         [
-            ("the last job ends after", in_words(found.makespan_minutes)),
-            ("no order ends before", f"{in_words(found.lower_bound_minutes)} ({found.bounds[0].why})"),
+            ("the last job ends after", duration_text(found.makespan_minutes)),
+            ("no order ends before", f"{duration_text(found.lower_bound_minutes)} ({found.bounds[0].why})"),
             ("chance to meet the deadline", chance),
             ("found by", found.rule),
         ],
@@ -118,8 +118,8 @@ def _show(found: Placement, gpus: int) -> None:
         (
             str(slot.priority + 1),
             slot.id,
-            in_words(slot.start_minutes),
-            in_words(slot.end_minutes),
+            duration_text(slot.start_minutes),
+            duration_text(slot.end_minutes),
             ", ".join(map(str, slot.gpus)) or "-",
             str(slot.node),
         )

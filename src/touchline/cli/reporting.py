@@ -62,7 +62,7 @@ def _write(
 ) -> Written:
     from touchline import api
     from touchline.cli.progress import progress_bar
-    from touchline.data.settings import load_settings
+    from touchline.data.user_config import load_settings
 
     cache, refresh = load_settings().cache_dir, None if every is None else round(every)
     with progress_bar("verifying checkpoints") as on_progress:

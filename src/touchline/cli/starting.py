@@ -36,7 +36,7 @@ def init(
 ) -> None:
     """Write a commented experiment.yaml for your own dataset."""
     from touchline import api
-    from touchline.data.settings import load_settings
+    from touchline.data.user_config import load_settings
 
     made = api.init(
         target,

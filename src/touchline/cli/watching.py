@@ -38,7 +38,7 @@ def status(
     Codes in the column `flags` are explained below the table. Leaving --watch with Ctrl-C stops no run.
     """
     from touchline.core.errors import InputError
-    from touchline.data.settings import load_settings
+    from touchline.data.user_config import load_settings
 
     # Not by way of the module of all verbs: what the others load takes longer than the answer for a thousand runs.
     from touchline.results.watching import Watcher
@@ -87,7 +87,7 @@ def logs(
     Leaving with Ctrl-C stops no run.
     """
     from touchline.api.outcomes import logs as spoken
-    from touchline.data.settings import load_settings
+    from touchline.data.user_config import load_settings
 
     terminal = sys.stdout.isatty()
     drawn, shown_at = False, float("-inf")

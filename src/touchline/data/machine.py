@@ -3,14 +3,132 @@
 from __future__ import annotations
 
 import os
+import platform
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
 
 import psutil
 
+from touchline.core.errors import HostError
 from touchline.core.machine import TargetMachine
 from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.core.units import GIB, MIB_PER_GIB
-from touchline.data.gpus import ask_driver, visible_gpus
-from touchline.data.hardware import BFLOAT16_CAPABILITY, choose_base_dtype, processor_name
+
+CPUINFO = Path("/proc/cpuinfo")
+CPUINFO_LIMIT_BYTES = 64 * 1024
+"""The first processor's entry is a few kilobytes; all are alike."""
+
+BFLOAT16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
+"""The kernel's names of the instruction sets that multiply in bfloat16 (x86 and Arm)."""
+BFLOAT16_CAPABILITY = (8, 0)
+"""The first CUDA compute capability whose tensor cores take bfloat16."""
+
+BaseDtype = Literal["float32", "bfloat16"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DtypeChoice:
+    """An element type, and why."""
+
+    dtype: BaseDtype
+    """The element type of the frozen base."""
+    reason: str
+    """Why, in words for a log: `the processor has avx512_bf16`."""
+
+
+def cpu_name(cpuinfo: Path = CPUINFO) -> str:
+    """The processor's name as the kernel gives it, else as the platform does."""
+    try:
+        with cpuinfo.open(encoding="utf-8", errors="replace") as file:
+            lines = file.read(CPUINFO_LIMIT_BYTES).splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def cpu_flags(cpuinfo: Path = CPUINFO) -> frozenset[str]:
+    """The first processor's flags as the kernel lists them; empty where there is no such list."""
+    try:
+        with cpuinfo.open(encoding="utf-8", errors="replace") as file:
+            text = file.read(CPUINFO_LIMIT_BYTES)
+    except OSError:
+        return frozenset()
+    for line in text.splitlines():
+        key, _, value = line.partition(":")
+        if key.strip().lower() in {"flags", "features"}:
+            return frozenset(value.split())
+    return frozenset()
+
+
+def choose_base_dtype(
+    wanted: Literal["auto", "float32", "bfloat16"],
+    *,
+    cuda_capability: tuple[int, int] | None,
+    flags: frozenset[str] | None = None,
+) -> DtypeChoice:
+    """The element type to hold and compute the frozen base in.
+
+    `cuda_capability` is `torch.cuda.get_device_capability()` of the GPU in use, or None for the processor; `flags`
+    are the processor's, read from the kernel when not given.
+    """
+    if wanted != "auto":
+        return DtypeChoice(dtype=wanted, reason="asked for")
+    if cuda_capability is not None:
+        name = f"compute capability {cuda_capability[0]}.{cuda_capability[1]}"
+        if cuda_capability >= BFLOAT16_CAPABILITY:
+            return DtypeChoice(dtype="bfloat16", reason=f"the GPU has {name}")
+        return DtypeChoice(dtype="float32", reason=f"the GPU has only {name}")
+    found = sorted(BFLOAT16_FLAGS & (cpu_flags() if flags is None else flags))
+    if found:
+        return DtypeChoice(dtype="bfloat16", reason=f"the processor has {', '.join(found)}")
+    return DtypeChoice(dtype="float32", reason="the processor does not multiply in bfloat16")
+
+
+def visible_gpus() -> tuple[str, ...]:
+    """Ids of the GPUs that may be used here; empty on a machine without any."""
+    allowed = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if allowed is not None:
+        return tuple(part.strip() for part in allowed.split(",") if part.strip() and part.strip() != "-1")
+    return tuple(line.strip() for line in query_nvidia_smi("index") if line.strip().isdigit())
+
+
+def query_nvidia_smi(fields: str) -> list[str]:
+    """One line a GPU with these fields of nvidia-smi, `index,name`; empty where there is no such program or GPU."""
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return []
+    try:
+        listed = subprocess.run(  # noqa: S603 (a fixed command)
+            [program, f"--query-gpu={fields}", "--format=csv,noheader"],
+            capture_output=True,
+            text=True,
+            timeout=20,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return []
+    return listed.stdout.splitlines() if listed.returncode == 0 else []
+
+
+def slots(gpus: tuple[str, ...], gpus_per_run: int) -> list[tuple[str, ...]]:
+    """Groups of GPUs, one for each run at a time; one empty group where runs use the processor.
+
+    Raises:
+        HostError: a run wants more GPUs than there are.
+    """
+    if not gpus or gpus_per_run == 0:
+        return [()]
+    groups = [gpus[i : i + gpus_per_run] for i in range(0, len(gpus) - gpus_per_run + 1, gpus_per_run)]
+    if not groups:
+        raise HostError(
+            f"a run wants {gpus_per_run} GPUs and this machine has {len(gpus)}",
+            hint=f"compute.gpus_per_run={len(gpus)}",
+        )
+    return groups
 
 
 def machine_here(gpus_per_run: int) -> TargetMachine:
@@ -43,7 +161,7 @@ def _processor() -> TargetMachine:
     total = psutil.virtual_memory().total / GIB
     return TargetMachine(
         kind="cpu",
-        name=processor_name(),
+        name=cpu_name(),
         memory=Quantity(value=total, unit="GiB", kind="process", where="/proc/meminfo"),
         count=1,
         threads=computing_threads(),
@@ -53,7 +171,7 @@ def _processor() -> TargetMachine:
 
 
 def _first_gpu(gpu: str) -> tuple[str, Measured, tuple[int, int]]:
-    for line in ask_driver("index,uuid,compute_cap,memory.total,name"):
+    for line in query_nvidia_smi("index,uuid,compute_cap,memory.total,name"):
         index, uuid, capability, memory, name = (part.strip() for part in line.split(",", 4))
         major, _, minor = capability.partition(".")
         if gpu in (index, uuid) and memory.split()[0].isdigit() and major.isdigit() and minor.isdigit():

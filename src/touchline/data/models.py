@@ -18,10 +18,10 @@ from touchline.core.json_text import parse_json
 from touchline.data.agreement import disagreements
 from touchline.data.hub import cached_snapshot, how_to_get, is_hub_id
 from touchline.data.rendering.chat import ChatRenderer
-from touchline.data.settings import load_settings
 from touchline.data.shards import Shard
 from touchline.data.templates import IsolatedTemplate
 from touchline.data.tokenizer import read_tokenizer
+from touchline.data.user_config import load_settings
 from touchline.data.weights import model_fault, read_shards
 from touchline.spec.names import label_of
 

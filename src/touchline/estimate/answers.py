@@ -88,7 +88,7 @@ class Answers:
     """Some answer of each batch goes on to the limit."""
 
 
-def answers_of(
+def expected_answers(
     prompt: NDArray[np.uint32],
     answer: NDArray[np.uint32],
     prefix: int,

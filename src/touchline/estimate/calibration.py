@@ -20,7 +20,7 @@ from touchline.statistics.proportion import Interval, wilson
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Scored:
+class ScoredEstimate:
     """One estimate beside what happened."""
 
     quantity: str
@@ -95,7 +95,7 @@ class CalibrationMark:
     """Whether the interval missed it."""
 
 
-def calibration(scored: Sequence[Scored]) -> tuple[CalibrationRow, ...]:
+def calibration(scored: Sequence[ScoredEstimate]) -> tuple[CalibrationRow, ...]:
     """One row a quantity and rung, then one a quantity over all rungs; nothing where nothing was scored.
 
     Estimates or truths that are not above zero have no ratio and are left out.
@@ -110,7 +110,7 @@ def calibration(scored: Sequence[Scored]) -> tuple[CalibrationRow, ...]:
     return tuple(rows)
 
 
-def marks(scored: Sequence[Scored]) -> tuple[CalibrationMark, ...]:
+def calibration_marks(scored: Sequence[ScoredEstimate]) -> tuple[CalibrationMark, ...]:
     """What a picture of predicted against measured shows, in the order given."""
     return tuple(
         CalibrationMark(
@@ -128,14 +128,14 @@ def marks(scored: Sequence[Scored]) -> tuple[CalibrationMark, ...]:
     )
 
 
-def leave_one_out(points: Sequence[TimePoint], machine: TargetMachine) -> tuple[Scored, ...]:
+def leave_one_out(points: Sequence[TimePoint], machine: TargetMachine) -> tuple[ScoredEstimate, ...]:
     """Every measured run estimated from all others.
 
     Args:
         points: the runs.
         machine: where they ran.
     """
-    found: list[Scored] = []
+    found: list[ScoredEstimate] = []
     for index, point in enumerate(points):
         others = [*points[:index], *points[index + 1 :]]
         answer = seconds_per_step(point.setup, point.work, machine=machine, points=others)
@@ -144,12 +144,14 @@ def leave_one_out(points: Sequence[TimePoint], machine: TargetMachine) -> tuple[
     return tuple(found)
 
 
-def score_step(point: TimePoint, estimate: Estimate) -> Scored:
+def score_step(point: TimePoint, estimate: Estimate) -> ScoredEstimate:
     """A measured run beside an estimate of its step."""
-    return Scored(quantity="seconds per step", name=point.name, estimate=estimate, actual=point.seconds_per_step)
+    return ScoredEstimate(
+        quantity="seconds per step", name=point.name, estimate=estimate, actual=point.seconds_per_step
+    )
 
 
-def _row(quantity: str, rung: Rung | None, scored: Sequence[Scored]) -> CalibrationRow:
+def _row(quantity: str, rung: Rung | None, scored: Sequence[ScoredEstimate]) -> CalibrationRow:
     held = sum(each.held for each in scored)
     ratios = [each.estimate.high / each.estimate.low if each.estimate.low > 0 else math.inf for each in scored]
     return CalibrationRow(

@@ -22,7 +22,7 @@ from touchline.estimate.spreads import NORMAL_95, Range, allocated_range
 from touchline.estimate.what_if import what_ifs
 
 
-def processor_memory_estimate(
+def cpu_memory_estimate(
     setup: TrainingSetup,
     batch: MicroBatch,
     *,

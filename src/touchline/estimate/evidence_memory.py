@@ -204,7 +204,7 @@ def _computed(
     )
 
 
-def stack_of(setup: TrainingSetup) -> tuple[object, ...]:
+def stack_key(setup: TrainingSetup) -> tuple[object, ...]:
     """What must be the same for runs of different models to tell of each other."""
     return (
         setup.backend,
@@ -226,7 +226,7 @@ def stack_of(setup: TrainingSetup) -> tuple[object, ...]:
 
 
 def _same_stack(one: TrainingSetup, other: TrainingSetup) -> bool:
-    return stack_of(one) == stack_of(other)
+    return stack_key(one) == stack_key(other)
 
 
 def _same_model(one: TrainingSetup, other: TrainingSetup) -> bool:

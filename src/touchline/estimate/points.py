@@ -54,12 +54,12 @@ class TimePoint:
             raise ValueError(f"{self.name}: a step takes time: {self.seconds_per_step} s over {self.steps} steps")
 
 
-def stack_of(setup: TrainingSetup) -> tuple[object, ...]:
+def stack_key(setup: TrainingSetup) -> tuple[object, ...]:
     """What must be the same for runs to share the rates of a machine."""
     return setup.backend, setup.method, setup.base_dtype, setup.compiled, setup.loss, setup.variant
 
 
-def variant_of(setup: TrainingSetup) -> tuple[object, ...]:
+def variant_key(setup: TrainingSetup) -> tuple[object, ...]:
     """What may differ within a stack and shifts the time beyond the operations it adds.
 
     Neither rank nor optimizer is among it: both change little that the operations do not show, and logs spell an
@@ -74,7 +74,7 @@ def variant_of(setup: TrainingSetup) -> tuple[object, ...]:
     )
 
 
-def model_of(shape: ModelShape) -> tuple[object, ...]:
+def model_key(shape: ModelShape) -> tuple[object, ...]:
     """What must be the same for runs to be of one model: its dimensions; names differ by tuning and by who tells."""
     return (
         shape.num_layers,

@@ -22,7 +22,7 @@ from touchline.estimate.coefficients_time import (
     VALIDATION_SIGMA,
 )
 from touchline.estimate.flops import forward_flops, step_flops
-from touchline.estimate.points import CostSample, TimePoint, model_of
+from touchline.estimate.points import CostSample, TimePoint, model_key
 from touchline.estimate.regression import Rates, RegressionSample, fit
 from touchline.estimate.residuals import half_width
 from touchline.estimate.terms import place
@@ -192,7 +192,7 @@ def validation_seconds(
     own = [
         (spent, point)
         for spent, point in _observed(points, setup, machine, "validation")
-        if model_of(point.setup.shape) == model_of(setup.shape)
+        if model_key(point.setup.shape) == model_key(setup.shape)
     ]
     share = forward_flops(setup, validation) / step_flops(setup, work).total
     typical = step.value * share
@@ -219,7 +219,7 @@ def evaluation_seconds(
     own = [
         (spent, point)
         for spent, point in _observed(points, setup, machine, "evaluation")
-        if model_of(point.setup.shape) == model_of(setup.shape)
+        if model_key(point.setup.shape) == model_key(setup.shape)
     ]
     if not own:
         return Missing(missing="no evaluation of this model was measured on this machine")
@@ -282,7 +282,7 @@ def _part(
     found = fit(rates, [row(spent.amount) for spent, _ in observed], [math.log(spent.seconds) for spent, _ in observed])
     value, sigma = found.predict(row(amount))
     half = half_width(sigma, found.freedom)
-    same = [point for _, point in observed if model_of(point.setup.shape) == model_of(setup.shape)]
+    same = [point for _, point in observed if model_key(point.setup.shape) == model_key(setup.shape)]
     rung = Rung.SAME_MODEL if same else Rung.SAME_STACK if observed else Rung.NOTHING
     count = f"fitted to {len(observed)} run{'s' if len(observed) > 1 else ''}"
     return Estimate(

@@ -9,7 +9,7 @@ from touchline.core.estimate import MicroBatch, TrainingSetup
 from touchline.core.machine import TargetMachine
 from touchline.core.quantity import Missing
 from touchline.estimate.bracket import KNEE_GAIN
-from touchline.estimate.points import TimePoint, model_of
+from touchline.estimate.points import TimePoint, model_key
 from touchline.estimate.terms import place
 from touchline.estimate.time import step_curve
 from touchline.estimate.work import StepWork, work_of
@@ -78,7 +78,7 @@ def shows_the_knee(setup: TrainingSetup, machine: TargetMachine, points: Sequenc
     sizes = [
         point.work.tokens_per_micro_batch
         for point in points
-        if model_of(point.setup.shape) == model_of(setup.shape) and place(point.machine) == place(machine.key)
+        if model_key(point.setup.shape) == model_key(setup.shape) and place(point.machine) == place(machine.key)
     ]
     return bool(sizes) and max(sizes) >= _APART * min(sizes)
 

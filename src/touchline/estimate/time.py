@@ -26,7 +26,7 @@ from touchline.estimate.coefficients_time import (
 )
 from touchline.estimate.flops import step_flops
 from touchline.estimate.ladder import Ladder, choose
-from touchline.estimate.points import TimePoint, model_of, stack_of, variant_of
+from touchline.estimate.points import TimePoint, model_key, stack_key, variant_key
 from touchline.estimate.regression import Fit, Rates, RegressionSample, fit, log_seconds
 from touchline.estimate.residuals import ENOUGH, half_width, spread
 from touchline.estimate.terms import TERMS, amounts, peak_flops, place, rates_of, unknown_gpu
@@ -88,8 +88,8 @@ class _Question:
         short = _SHORT_SIGMA if point is not None and point.steps < _FEW_STEPS and clock == "wall" else 0.0
         return RegressionSample(
             amounts=found,
-            model=repr(model_of(setup.shape)),
-            variant=repr(variant_of(setup)),
+            model=repr(model_key(setup.shape)),
+            variant=repr(variant_key(setup)),
             setting=setting,
             noise=math.hypot(device, LAUNCH_RUN_SIGMA * on_host, short),
         )
@@ -188,7 +188,7 @@ def seconds_of_work(
     rows = [question.row(point, name) for point, name in zip(near, _settings(near), strict=True)]
     found = fit(question.rates, rows, [math.log(point.seconds_per_step) for point in near])
     row = RegressionSample(
-        amounts=amounts_, model=repr(model_of(setup.shape)), variant="", setting="other work", noise=0.0
+        amounts=amounts_, model=repr(model_key(setup.shape)), variant="", setting="other work", noise=0.0
     )
     value, sigma = found.predict(row)
     sigma, freedom = (sigma, found.freedom) if near else (math.hypot(sigma, COLD_SIGMA[machine.kind]), COLD_WEIGHT)
@@ -203,7 +203,7 @@ def _ask(
 ) -> tuple[_Question, list[TimePoint], tuple[str, ...], bool] | Missing:
     """The question, the points that count, why others do not, and whether the machine's figures are published."""
     here = place(machine.key)
-    near = [point for point in points if place(point.machine) == here and stack_of(point.setup) == stack_of(setup)]
+    near = [point for point in points if place(point.machine) == here and stack_key(point.setup) == stack_key(setup)]
     clocks = {point.clock for point in near}
     published = rates_of(setup, machine)
     known = not isinstance(published, Missing)
@@ -221,7 +221,7 @@ def _ask(
 
 
 def _same_model(point: TimePoint, setup: TrainingSetup) -> bool:
-    return model_of(point.setup.shape) == model_of(setup.shape)
+    return model_key(point.setup.shape) == model_key(setup.shape)
 
 
 def _alike(one: StepWork, other: StepWork) -> bool:
@@ -234,7 +234,7 @@ def _alike(one: StepWork, other: StepWork) -> bool:
 
 
 def _repeats(point: TimePoint, setup: TrainingSetup, work: StepWork) -> bool:
-    return _same_model(point, setup) and variant_of(point.setup) == variant_of(setup) and _alike(point.work, work)
+    return _same_model(point, setup) and variant_key(point.setup) == variant_key(setup) and _alike(point.work, work)
 
 
 def _believable(

@@ -20,7 +20,7 @@ from touchline.core.finding import Severity
 from touchline.core.json_text import parse_json
 from touchline.data.metrics import ExportMarker
 from touchline.data.models import load_model, locate_model
-from touchline.data.settings import load_settings
+from touchline.data.user_config import load_settings
 
 MARKER_NAME = "touchline.json"
 ADAPTER_CONFIG = "adapter_config.json"

@@ -16,10 +16,10 @@ from pathlib import Path
 
 from touchline.core.errors import HostError, RunsFailedError
 from touchline.core.files import disk_faults, inside, open_regular, write_atomic
-from touchline.data.benchmarks import GeneralMarker
-from touchline.data.general import (
+from touchline.data.benchmarks import (
     GENERAL_FOLDER,
     MARKER_SUFFIX,
+    GeneralMarker,
     finished_general,
     general_marker_text,
     general_settings_sha256,

@@ -14,9 +14,9 @@ from pydantic import TypeAdapter, ValidationError
 
 from touchline.core.files import inside, open_regular
 from touchline.core.status import AttemptExit
+from touchline.data.benchmarks import is_evaluated
 from touchline.data.checkpoints import export_state, read_checkpoints, read_training_marker
 from touchline.data.evaluations import EVALUATION_FILE, read_evaluation_config
-from touchline.data.general import is_evaluated
 from touchline.data.scores import CheckpointInfo
 from touchline.spec.evaluation import EvaluationConfig, asked_epochs
 

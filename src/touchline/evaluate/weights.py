@@ -26,7 +26,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
 from touchline.core.errors import InputError
-from touchline.data.hardware import DtypeChoice, choose_base_dtype
+from touchline.data.machine import DtypeChoice, choose_base_dtype
 
 LOADED_ADAPTERS = 4
 """Adapters kept in memory; the one used longest ago is dropped for the next."""

@@ -20,7 +20,7 @@ from touchline.plan.assumptions import assumptions
 from touchline.plan.context import PlanningContext
 from touchline.plan.decisions import RunRequest, RunResolver
 from touchline.plan.times import evaluation_limit
-from touchline.plan.totals import evidence_of, totals
+from touchline.plan.totals import collect_evidence, totals
 from touchline.spec.evaluation import EvaluationTask
 from touchline.spec.experiment import DataConfig, Experiment, LoraConfig, TrainConfig
 from touchline.spec.labels import LabelSet
@@ -129,7 +129,7 @@ def build_plan(inputs: PlanInputs) -> Plan:
             splits_made=any(not info.has_own_splits for info in inputs.datasets.values()),
         ),
         **totals(runs, inputs.outlook.machine, experiment.compute.gpus, shared=experiment.compute.executor == "local"),
-        evidence=evidence_of(runs),
+        evidence=collect_evidence(runs),
         revisions=(),
     )
 

@@ -13,7 +13,7 @@ from touchline.core.machine import TargetMachine
 from touchline.core.quantity import Measured, Missing
 from touchline.core.shape import ModelShape
 from touchline.data.packing.batches import largest_divisor
-from touchline.estimate.cpu_memory import processor_memory_estimate
+from touchline.estimate.cpu_memory import cpu_memory_estimate
 from touchline.estimate.disk import Save, disk_estimate
 from touchline.estimate.evidence_memory import MeasuredPoint
 from touchline.estimate.gpus import Gpu
@@ -63,7 +63,7 @@ def longest_batch(lengths: Lengths, rows: int, padded_tokens: int | None = None)
     return MicroBatch(rows=rows, width=width, label_tokens=min(rows * answers, rows * width))
 
 
-def memory_of(
+def estimate_memory(
     setup: TrainingSetup, batch: MicroBatch, outlook: PlanningContext, *, with_what_ifs: bool = False
 ) -> MemoryEstimate | Missing:
     """Peak memory of a step, or why it cannot be said; changes of the settings are looked at when asked for."""
@@ -72,7 +72,7 @@ def memory_of(
         return coefficients
     points = outlook.memory_points
     if outlook.machine.kind == "cpu":
-        return processor_memory_estimate(
+        return cpu_memory_estimate(
             setup,
             batch,
             coefficients=coefficients,
@@ -97,7 +97,7 @@ def choose_micro_batch(
     if isinstance(setup, Missing):
         return MicroBatchChoice(size=size, reason=f"micro-batch {size}: {gain}; memory not known ({setup.missing})")
     while True:
-        found = memory_of(setup, longest_batch(lengths, size), outlook)
+        found = estimate_memory(setup, longest_batch(lengths, size), outlook)
         if isinstance(found, Missing):
             return MicroBatchChoice(size=size, reason=f"micro-batch {size}: {gain}; memory not known ({found.missing})")
         if found.verdict in (Verdict.FITS, Verdict.UNKNOWN) or size == 1:
@@ -135,7 +135,7 @@ def _fastest(
 _DTYPES: dict[str, Dtype] = {"float32": "float32", "bfloat16": "bfloat16", "float16": "float16"}
 
 
-def disk_of(
+def estimate_disk(
     setup: TrainingSetup, train: TrainConfig, steps: int, *, model: ModelInfo, evaluations: int, answers: int
 ) -> Measured:
     """What a run leaves on disk; the state to go on from is removed when its training is complete.

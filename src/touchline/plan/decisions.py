@@ -14,8 +14,8 @@ from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.core.units import format_seconds
 from touchline.data.packing.compare import compare
 from touchline.data.packing.forecast import BatchForecast, settings_of
-from touchline.plan.context import PlanningContext, choose_micro_batch, disk_of, memory_of
-from touchline.plan.times import NonStepWork, Times, evaluations_of, times_of, unknown_times
+from touchline.plan.context import PlanningContext, choose_micro_batch, estimate_disk, estimate_memory
+from touchline.plan.times import NonStepWork, Times, count_evaluations, estimate_times, unknown_times
 from touchline.spec.experiment import EvaluateConfig, TrainConfig
 from touchline.spec.plan import BatchSummary
 
@@ -181,7 +181,7 @@ class RunResolver:
             # Once more, now with what would change it: of the other way nobody asks that.
             largest = chosen.forecast.largest
             real = backend.setup(chosen.train, setup.shape, outlook.machine, largest.width)
-            memory = memory_of(real, largest, outlook, with_what_ifs=True)
+            memory = estimate_memory(real, largest, outlook, with_what_ifs=True)
         return ResolvedRun(
             train=chosen.train,
             batches=chosen.batches,
@@ -209,8 +209,8 @@ class RunResolver:
             train=train,
             batches=found,
             forecast=rows,
-            memory=memory_of(real, rows.largest, self._outlook),
-            times=times_of(
+            memory=estimate_memory(real, rows.largest, self._outlook),
+            times=estimate_times(
                 real,
                 rows,
                 train,
@@ -220,12 +220,12 @@ class RunResolver:
                 machine=machine,
                 points=self._outlook.time_points,
             ),
-            disk=disk_of(
+            disk=estimate_disk(
                 replace(real, rank=question.saved_rank or real.rank),
                 train,
                 found.steps,
                 model=question.model,
-                evaluations=evaluations_of(question.evaluate, train),
+                evaluations=count_evaluations(question.evaluate, train),
                 answers=_course(question, found).evaluated_samples,
             ),
         )

@@ -79,24 +79,24 @@ _ABOUT = {
 _TYPES = {ControlKind.NO_OP: "control (no-op)", ControlKind.SHUFFLED: "control (shuffled)"}
 
 
-def control_of(run: PlannedRun) -> ControlKind | None:
+def control_kind(run: PlannedRun) -> ControlKind | None:
     """Which control a run is; plans of before do not say it of the base."""
     return ControlKind.BASE if run.control is None and run.kind is RunKind.CONTROL else run.control
 
 
-def type_of(run: PlannedRun) -> str:
+def run_type(run: PlannedRun) -> str:
     """`fine-tuned`, `control`, `control (shuffled)`."""
-    control = control_of(run)
+    control = control_kind(run)
     return run.kind.value if control is None else _TYPES.get(control, RunKind.CONTROL.value)
 
 
-def about_controls(plan: Plan) -> Iterator[str]:
+def control_notes(plan: Plan) -> Iterator[str]:
     """A sentence for each kind of control that is there."""
-    there = {control_of(run) for run in plan.runs}
+    there = {control_kind(run) for run in plan.runs}
     yield from (text for kind, text in _ABOUT.items() if kind in there)
 
 
-def about_general(plan: Plan) -> Iterator[str]:
+def general_ability_notes(plan: Plan) -> Iterator[str]:
     """What the harness is asked for; nothing where it is not asked."""
     asked: dict[GeneralConfig, None] = {}
     for run in plan.runs:

@@ -13,7 +13,7 @@ def changed_runs(old: Plan, new: Plan) -> tuple[str, ...]:
     return tuple(run.name for run in old.runs if digests.get(run.name) != run.digest)
 
 
-def why_changed(old: Plan, new: Plan, run: str) -> str:
+def describe_change(old: Plan, new: Plan, run: str) -> str:
     """In words, what is different about a run."""
     before, after = old.run(run), new.run(run)
     if before is None or after is None:

@@ -9,7 +9,7 @@ from touchline.core.errors import InputError
 from touchline.core.quantity import Measured, Missing
 from touchline.core.units import parse_duration, seconds_to_minutes
 from touchline.plan.placement.types import Minutes, PlaceJob
-from touchline.plan.totals import added
+from touchline.plan.totals import sum_quantities
 from touchline.slurm.job_view import evaluation_name
 from touchline.spec.plan import Plan, PlannedRun
 from touchline.spec.site import SlurmSite
@@ -46,12 +46,12 @@ def place_jobs(
         if _among(run, evaluations):
             after = (run.name,) if run.name in wanted else ()
             told = evaluation_minutes
-            found = minutes_of(evaluation_seconds(run)) if told is None else Minutes(value=told)
+            found = to_minutes(evaluation_seconds(run)) if told is None else Minutes(value=told)
             gpus = min(plan.gpus_per_run, 1)
             _place(jobs, unknown, _job(plan, site, run, evaluation_name(run.name), after, gpus), found)
     if unknown:
         raise InputError(
-            f"{plan.experiment}: nobody can say how long some jobs take: {unknown_words(unknown)}",
+            f"{plan.experiment}: nobody can say how long some jobs take: {group_by_reason(unknown)}",
             expected="an estimate of each, from past runs or from a known GPU (compute.gpu)",
             hint="touchline probe DIR measures a run's steps; --evaluation-minutes N says how long an evaluation takes",
         )
@@ -60,7 +60,7 @@ def place_jobs(
 
 def training_minutes(plan: Plan, run: PlannedRun) -> Minutes | Missing:
     """How long a training takes: as predicted, or its limit where the experiment gives one and nothing is predicted."""
-    found = minutes_of(run.train_seconds)
+    found = to_minutes(run.train_seconds)
     if isinstance(found, Missing) and plan.compute.time_limit is not None:
         return Minutes(value=seconds_to_minutes(parse_duration(plan.compute.time_limit)))
     return found
@@ -70,10 +70,10 @@ def evaluation_seconds(run: PlannedRun) -> Measured:
     """How long the job of a run's evaluation takes, with the start of its process where that was predicted."""
     if isinstance(run.evaluate_seconds, Missing) or isinstance(run.evaluate_startup_seconds, Missing):
         return run.evaluate_seconds
-    return added([run.evaluate_seconds, run.evaluate_startup_seconds], "s")
+    return sum_quantities([run.evaluate_seconds, run.evaluate_startup_seconds], "s")
 
 
-def minutes_of(seconds: Measured) -> Minutes | Missing:
+def to_minutes(seconds: Measured) -> Minutes | Missing:
     """A predicted time with its interval, in minutes."""
     if isinstance(seconds, Missing):
         return seconds
@@ -96,13 +96,13 @@ def _job(plan: Plan, site: SlurmSite, run: PlannedRun, name: str, after: Sequenc
         id=name,
         after=tuple(after),
         gpus=gpus,
-        cpus=cpus_of(plan, site),
+        cpus=cpus_per_job(plan, site),
         memory_gb=_memory_of(plan, site, run, name),
         minutes=Minutes(value=0),
     )
 
 
-def cpus_of(plan: Plan, site: SlurmSite) -> int:
+def cpus_per_job(plan: Plan, site: SlurmSite) -> int:
     """CPUs of one job: as its script asks for; 0 where it leaves that to the cluster."""
     cpus = plan.compute.cpus_per_run or site.cpus_per_run
     if cpus is None and plan.machine.kind == "cpu" and not plan.gpus_per_run:
@@ -124,7 +124,7 @@ def _place(jobs: list[PlaceJob], unknown: dict[str, list[str]], job: PlaceJob, m
         jobs.append(replace(job, minutes=minutes))
 
 
-def unknown_words(unknown: Mapping[str, Sequence[str]]) -> str:
+def group_by_reason(unknown: Mapping[str, Sequence[str]]) -> str:
     """Names by what they have in common: `a and 3 more (no evidence); b (...)`."""
     return "; ".join(
         f"{names[0]}{f' and {len(names) - 1} more' if len(names) > 1 else ''} ({why})" for why, names in unknown.items()

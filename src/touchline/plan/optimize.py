@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from touchline.core.estimate import Rung, Verdict
 from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.core.units import format_seconds
-from touchline.plan.jobs import unknown_words
+from touchline.plan.jobs import group_by_reason
 from touchline.plan.optimization import Basis, Proposal, RunChange, RunOption
-from touchline.plan.totals import added
+from touchline.plan.totals import sum_quantities
 from touchline.spec.experiment import TrainConfig
 from touchline.spec.plan import Plan, PlannedRun
 
@@ -42,7 +42,7 @@ class PlanVariant:
     """The plan with it."""
 
 
-def ways(train: TrainConfig, fixed: Collection[str]) -> list[dict[str, object]]:
+def list_variants(train: TrainConfig, fixed: Collection[str]) -> list[dict[str, object]]:
     """Every combination of changes worth planning.
 
     Args:
@@ -61,7 +61,7 @@ def ways(train: TrainConfig, fixed: Collection[str]) -> list[dict[str, object]]:
     return [each for each in found if each]
 
 
-def best_way(
+def choose_variant(
     before: Plan, tried: Sequence[PlanVariant], started: Collection[str]
 ) -> tuple[PlanVariant | None, list[str]]:
     """The way to take, or none; and why others were not.
@@ -81,7 +81,7 @@ def best_way(
         if why is None:
             admissible.append(way)
         else:
-            refused.setdefault(why, []).append(words(way.changes))
+            refused.setdefault(why, []).append(changes_text(way.changes))
     notes = [f"not proposed: {' / '.join(dict.fromkeys(names))} ({why})" for why, names in refused.items()]
     if not admissible:
         return None, notes
@@ -147,7 +147,7 @@ def compare(before: Plan, after: Plan, kept: Mapping[str, str]) -> list[RunChang
     found: list[RunChange] = []
     for run in before.runs:
         other = after.run(run.name)
-        first, second = side(run), None if other is None else side(other)
+        first, second = to_run_option(run), None if other is None else to_run_option(other)
         if first is None or second is None or run.train is None:
             continue
         found.append(
@@ -164,7 +164,7 @@ def compare(before: Plan, after: Plan, kept: Mapping[str, str]) -> list[RunChang
     return found
 
 
-def side(run: PlannedRun) -> RunOption | None:
+def to_run_option(run: PlannedRun) -> RunOption | None:
     """A run as it is planned; None for a control."""
     train, batches = run.train, run.batches
     if train is None or batches is None:
@@ -184,10 +184,10 @@ def side(run: PlannedRun) -> RunOption | None:
 
 def training_seconds(plan: Plan) -> Measured:
     """All trainings of a plan, one after the other."""
-    return added([run.train_seconds for run in plan.runs if run.train is not None], "s")
+    return sum_quantities([run.train_seconds for run in plan.runs if run.train is not None], "s")
 
 
-def words(changes: Changes) -> str:
+def changes_text(changes: Changes) -> str:
     """`train.packed: auto, ...`."""
     return ", ".join(f"{key}: {_value(value)}" for key, value in changes.items())
 
@@ -205,7 +205,7 @@ def _unpredictable(plan: Plan) -> str | None:
     for run in _trained(plan):
         if isinstance(run.train_seconds, Missing):
             unknown.setdefault(run.train_seconds.missing, []).append(run.name)
-    return unknown_words(unknown) if unknown else None
+    return group_by_reason(unknown) if unknown else None
 
 
 def _refused(before: Plan, after: Plan, started: Collection[str]) -> str | None:
@@ -301,7 +301,7 @@ def _effect(key: str, plan: Plan) -> str:
     return f"{rounding}; with dropout, other masks are drawn" if drops else rounding
 
 
-def gain(before: Measured, after: Measured) -> str:
+def speedup_text(before: Measured, after: Measured) -> str:
     """`20:00:00 to 4:00:00, 5.0 times as fast`; empty where either is missing."""
     if isinstance(before, Missing) or isinstance(after, Missing) or after.value <= 0:
         return ""

@@ -101,7 +101,7 @@ def decide(failures: Sequence[Failure], micro_batch_size: int | None) -> Decisio
     return _inside(failures)
 
 
-def given_up(failures: Sequence[Failure]) -> Decision | None:
+def repeated_failure_decision(failures: Sequence[Failure]) -> Decision | None:
     """Why a person must ask for it before work is started once more: it failed twice the same way by itself.
 
     What was killed from outside, however often, starts again with every new command.
@@ -114,7 +114,7 @@ def given_up(failures: Sequence[Failure]) -> Decision | None:
     return decision if decision.step is RecoveryAction.STOP else None
 
 
-def halved(micro_batch_size: int, global_batch_size: int) -> int:
+def halve_micro_batch(micro_batch_size: int, global_batch_size: int) -> int:
     """The next smaller micro-batch that divides the global batch: accumulation makes up for it exactly."""
     wanted = micro_batch_size // 2
     return next(size for size in range(max(wanted, 1), 0, -1) if global_batch_size % size == 0)

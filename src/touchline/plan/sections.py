@@ -11,11 +11,11 @@ from touchline.core.markup import measured
 from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.core.units import format_bytes
 from touchline.plan import tasks
-from touchline.plan.design_text import about_controls, about_general, design_line, type_of
+from touchline.plan.design_text import control_notes, design_line, general_ability_notes, run_type
 from touchline.plan.power import HEADER, power_lines, power_rows
 from touchline.plan.settings import HEADER as SETTING_HEADER
 from touchline.plan.settings import NARROW as SETTING_NARROW
-from touchline.plan.settings import setting_cells, settings_of, varying_table
+from touchline.plan.settings import collect_settings, setting_cells, varying_table
 from touchline.spec.plan import Plan, PlannedRun, Revision
 
 
@@ -77,8 +77,8 @@ def sections(plan: Plan) -> list[Section]:
         Section(
             title="Tasks",
             header=tasks.HEADER,
-            rows=tuple(tasks.rows(plan)),
-            lines=tuple(tasks.about(plan)),
+            rows=tuple(tasks.task_rows(plan)),
+            lines=tuple(tasks.task_notes(plan)),
             right=(3,),
         ),
         Section(
@@ -104,7 +104,7 @@ def sections(plan: Plan) -> list[Section]:
 
 def setting_sections(plan: Plan) -> Iterator[Section]:
     """Yield the complete table of settings, and the table of those that vary by run."""
-    settings = settings_of(plan)
+    settings = collect_settings(plan)
     yield Section(
         title="Settings",
         lines=("given: written by you; default, decided: not written; fixed: not a setting of experiment.yaml.",),
@@ -168,7 +168,7 @@ def run_rows(plan: Plan) -> Iterator[tuple[str, ...]]:
         steps = "-" if run.batches is None else str(run.batches.steps)
         time = f"eval only: {measured(run.evaluate_seconds)}" if run.train is None else measured(run.train_seconds)
         memory = "-" if run.train is None else _memory_cell(run, plan)
-        yield (str(number), run.name, run.model, rank, type_of(run), steps, time, memory, measured(run.disk))
+        yield (str(number), run.name, run.model, rank, run_type(run), steps, time, memory, measured(run.disk))
 
 
 def _newest(plan: Plan) -> Iterator[str]:
@@ -209,8 +209,8 @@ def _design(plan: Plan) -> Iterator[str]:
     devices = f"{plan.gpus_per_run} GPU{'s' if plan.gpus_per_run != 1 else ''} a run" if machine.kind == "gpu" else ""
     yield f"Planned for: {machine.key}, {_gib(machine.memory)} ({machine.source}){', ' + devices if devices else ''}"
     yield f"Executor: {plan.executor}"
-    yield from about_controls(plan)
-    yield from about_general(plan)
+    yield from control_notes(plan)
+    yield from general_ability_notes(plan)
     names = ", ".join(run.name for run in plan.runs[:6])
     yield (
         f"Names of runs and folders: {names}{', ...' if len(plan.runs) > 6 else ''}; other ones, before the first run: "

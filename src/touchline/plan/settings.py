@@ -113,7 +113,7 @@ LEADING = (
 """Keys of the settings that a reader asks for first."""
 
 
-def settings_of(plan: Plan) -> tuple[RunSetting, ...]:
+def collect_settings(plan: Plan) -> tuple[RunSetting, ...]:
     """Return the settings of all runs of a plan in their declared order, defaults and fixed ones included."""
     reasons = {row.key: row.reason for row in DEFAULTS}
     not_given = {each.key for each in plan.assumptions}
@@ -199,10 +199,10 @@ def varying_table(
     if not varying:
         return (), ()
     header = ("run", *(each.name for each in varying))
-    return header, tuple((run, *(cell(each, run) for each in varying)) for run in runs)
+    return header, tuple((run, *(setting_cell(each, run) for each in varying)) for run in runs)
 
 
-def cell(setting: RunSetting, run: str) -> str:
+def setting_cell(setting: RunSetting, run: str) -> str:
     """Return the value of a run as text; `-` where it has no such setting."""
     if not setting.varies:
         return _with_unset(setting, setting.value)
@@ -219,7 +219,7 @@ def setting_text(setting: RunSetting) -> str:
     if len(texts) > _SHOWN_VALUES or len(shown) < len(texts):
         return f"{len(texts)} values, see the table of runs"
     # A list of values that hold commas reads as one longer list.
-    joined = (" | " if any("," in text for text in texts) else ", ").join(natural(texts))
+    joined = (" | " if any("," in text for text in texts) else ", ").join(sort_naturally(texts))
     return f"{joined}{f' {setting.unit}' if setting.unit else ''} (varies)"
 
 
@@ -233,13 +233,13 @@ def leading_text(settings: Sequence[RunSetting], run: str | None = None) -> str:
     told = []
     for key in LEADING:
         each = by_key.get(key)
-        text = "-" if each is None else setting_text(each) if run is None else cell(each, run)
+        text = "-" if each is None else setting_text(each) if run is None else setting_cell(each, run)
         if each is not None and text != "-":
             told.append(f"{each.name} {text}")
     return ", ".join(told)
 
 
-def natural(texts: Sequence[str] | Mapping[str, object]) -> list[str]:
+def sort_naturally(texts: Sequence[str] | Mapping[str, object]) -> list[str]:
     """Return texts in a reader's order: by number where all are numbers, as they come otherwise."""
     found = list(texts)
     try:

@@ -13,7 +13,7 @@ HEADER = ("task", "from", "scores, the primary one first", "items", "sha256")
 _LABELS_SHOWN = 20
 
 
-def rows(plan: Plan) -> Iterator[tuple[str, ...]]:
+def task_rows(plan: Plan) -> Iterator[tuple[str, ...]]:
     """Give a row for the experiment's own task, for each further one, and for each module that a file imports."""
     own = plan.own_task or EvaluationTask(name=plan.task)
     metrics = {run.evaluate.metric for run in plan.runs}
@@ -25,7 +25,7 @@ def rows(plan: Plan) -> Iterator[tuple[str, ...]]:
             yield task.name, f"imports {module}", "-", "-", _sha(sha256)
 
 
-def about(plan: Plan) -> Iterator[str]:
+def task_notes(plan: Plan) -> Iterator[str]:
     """Tell what to know before such a plan is accepted: prompts, labels, code, evaluations that stay."""
     yield from _prompts(plan)
     yield from _labels(plan)

@@ -11,7 +11,7 @@ from touchline.core.machine import TargetMachine
 from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.core.units import minutes_to_seconds
 from touchline.data.packing.forecast import BatchForecast, settings_of
-from touchline.estimate.answers import answering_seconds, answers_of
+from touchline.estimate.answers import answering_seconds, expected_answers
 from touchline.estimate.disk import adapter_file_bytes, model_bytes, resume_bytes
 from touchline.estimate.points import TimePoint
 from touchline.estimate.run_time import (
@@ -27,7 +27,7 @@ from touchline.estimate.run_time import (
 )
 from touchline.estimate.time import seconds_per_step
 from touchline.estimate.work import StepWork, work_of_forecast
-from touchline.plan.totals import added
+from touchline.plan.totals import sum_quantities
 from touchline.spec.experiment import EvaluateConfig, TrainConfig
 
 
@@ -80,12 +80,12 @@ def unknown_times(missing: Missing) -> Times:
     )
 
 
-def work_of(forecast: BatchForecast, train: TrainConfig) -> StepWork:
+def step_work(forecast: BatchForecast, train: TrainConfig) -> StepWork:
     """The mean step of a run, in the terms of the estimates."""
     return work_of_forecast(forecast, settings_of(train))
 
 
-def times_of(
+def estimate_times(
     setup: TrainingSetup,
     forecast: BatchForecast,
     train: TrainConfig,
@@ -108,7 +108,7 @@ def times_of(
         machine: where it will run.
         points: measured runs.
     """
-    work = work_of(forecast, train)
+    work = step_work(forecast, train)
     answered = seconds_per_step(setup, work, machine=machine, points=points)
     evaluation = _evaluation(setup, evaluate, train, lengths, course, machine, points)
     base = _evaluation(setup, evaluate, None, lengths, course, machine, points)
@@ -133,16 +133,16 @@ def times_of(
         evaluation=evaluation,
         base_evaluation=base,
         evaluation_startup=startup,
-        limit=limit_of(found.total.quantity()),
+        limit=time_limit(found.total.quantity()),
     )
 
 
 def evaluation_limit(seconds: Measured, startup: Measured) -> Measured:
     """What to ask a scheduler for, for evaluations and the start of their process."""
-    return limit_of(added([seconds, startup], "s"))
+    return time_limit(sum_quantities([seconds, startup], "s"))
 
 
-def limit_of(seconds: Measured) -> Measured:
+def time_limit(seconds: Measured) -> Measured:
     """What to ask a scheduler for, from a predicted time with its interval."""
     if isinstance(seconds, Missing):
         return seconds
@@ -169,7 +169,7 @@ def _parts(
         "tokenising": tokenising_seconds(setup, tokens, machine=machine, points=points),
     }
     if course.validation_examples:
-        count = validations(train, course)
+        count = count_validations(train, course)
         share = course.validation_examples * course.steps_per_epoch / len(lengths.total)
         parts["validation"] = validation_seconds(
             setup, work.times(share), count, step=step, work=work, machine=machine, points=points
@@ -180,7 +180,7 @@ def _parts(
     return parts
 
 
-def validations(train: TrainConfig, course: NonStepWork) -> int:
+def count_validations(train: TrainConfig, course: NonStepWork) -> int:
     """How often the validation split is scored: before the first step, at every interval and at each epoch's end."""
     every = train.validate_every_steps
     if every is None:
@@ -189,7 +189,7 @@ def validations(train: TrainConfig, course: NonStepWork) -> int:
     return 1 + train.epochs + inside
 
 
-def evaluations_of(evaluate: EvaluateConfig, train: TrainConfig) -> int:
+def count_evaluations(evaluate: EvaluateConfig, train: TrainConfig) -> int:
     """How many checkpoints of a run are evaluated."""
     return 1 if evaluate.epochs == "last" else train.epochs if evaluate.epochs == "all" else len(evaluate.epochs)
 
@@ -210,13 +210,13 @@ def _evaluation(
     points: Sequence[TimePoint],
 ) -> Measured:
     """All evaluations of a run: as measured of this model, else by formulas; without a training, that of the base."""
-    count = 1 if train is None else evaluations_of(evaluate, train)
+    count = 1 if train is None else count_evaluations(evaluate, train)
     if not course.evaluated_samples:
         return Missing(missing="there is nothing to evaluate on")
     found = evaluation_seconds(setup, course.evaluated_samples, count, machine=machine, points=points)
     if not isinstance(found, Missing):
         return found.quantity()
-    answers = answers_of(
+    answers = expected_answers(
         lengths.prompt,
         lengths.answer,
         lengths.prefix,

@@ -38,16 +38,16 @@ def totals(runs: Sequence[PlannedRun], machine: TargetMachine, gpus_per_run: int
     known = [value for value in (*evaluations, *starts.values()) if isinstance(value, Quantity)]
     unknown = dict.fromkeys(value.missing for value in evaluations if isinstance(value, Missing))
     devices = devices_of(machine, gpus_per_run)
-    seconds, on_devices = added([*training, *known], "s"), added([*training * devices, *known], "s")
+    seconds, on_devices = sum_quantities([*training, *known], "s"), sum_quantities([*training * devices, *known], "s")
     if unknown:
         count = sum(isinstance(value, Missing) for value in evaluations)
         note = f"{count} evaluations not counted: {'; '.join(unknown)}"
         seconds, on_devices = _noted(seconds, note), _noted(on_devices, note)
     at_once = max(machine.count // devices, 1)
     return Totals(
-        gpu_hours=scaled(on_devices, seconds_to_hours(1), "h"),
-        wall_seconds=_no_less(scaled(seconds, 1 / min(at_once, max(len(runs), 1)), "s"), _longest_chain(runs)),
-        disk=added([run.disk for run in runs if run.train is not None], "MB"),
+        gpu_hours=scale_quantity(on_devices, seconds_to_hours(1), "h"),
+        wall_seconds=_no_less(scale_quantity(seconds, 1 / min(at_once, max(len(runs), 1)), "s"), _longest_chain(runs)),
+        disk=sum_quantities([run.disk for run in runs if run.train is not None], "MB"),
     )
 
 
@@ -55,7 +55,7 @@ def _noted(value: Measured, note: str) -> Measured:
     return value if isinstance(value, Missing) else replace(value, method=note)
 
 
-def added(parts: Iterable[Measured], unit: str) -> Measured:
+def sum_quantities(parts: Iterable[Measured], unit: str) -> Measured:
     """The sum; missing as soon as a part is."""
     found: list[Quantity] = []
     for part in parts:
@@ -83,10 +83,10 @@ def _longest_chain(runs: Sequence[PlannedRun]) -> Quantity | None:
         if run.train is None:
             continue
         before = [] if run.link is None else [until[run.link.parent]]
-        until[run.name] = added([*before, run.train_seconds], "s")
+        until[run.name] = sum_quantities([*before, run.train_seconds], "s")
         # An evaluation whose time is not known is left out here as it is in the sum.
         known = [run.evaluate_seconds] if isinstance(run.evaluate_seconds, Quantity) else []
-        ended = added([until[run.name], *known], "s")
+        ended = sum_quantities([until[run.name], *known], "s")
         if run.link is not None and isinstance(ended, Quantity):
             longest = ended if longest is None else _larger(longest, ended)
     return longest
@@ -106,7 +106,7 @@ def _larger(one: Quantity, other: Quantity) -> Quantity:
     return replace(first, low=ends[0], high=ends[1])
 
 
-def evidence_of(runs: Iterable[PlannedRun]) -> tuple[str, ...]:
+def collect_evidence(runs: Iterable[PlannedRun]) -> tuple[str, ...]:
     """The past runs that estimates rest on."""
     named: dict[str, None] = {}
     for run in runs:
@@ -116,7 +116,7 @@ def evidence_of(runs: Iterable[PlannedRun]) -> tuple[str, ...]:
     return tuple(named)
 
 
-def scaled(value: Measured, factor: float, unit: str) -> Measured:
+def scale_quantity(value: Measured, factor: float, unit: str) -> Measured:
     """Return a value and its interval times a factor, in another unit; a missing value stays missing."""
     if isinstance(value, Missing):
         return value

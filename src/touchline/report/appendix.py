@@ -8,7 +8,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator, Sequence
 
-from touchline.plan.settings import leading_text, settings_of
+from touchline.plan.settings import collect_settings, leading_text
 from touchline.report.facts import is_asked_about
 from touchline.report.report import Command
 from touchline.results.report_inputs import ReportInputs
@@ -54,7 +54,7 @@ def _planned(gathered: ReportInputs, plan: Plan, runs: Sequence[RunResult]) -> I
             f"cd {folder} && inspect eval eval.py --model {shlex.quote(f'touchline/{last}')}",
         )
     yield _command(RETRAIN, "what is missing, here or on the cluster; nothing twice", "touchline run .")
-    own = leading_text(settings_of(plan), example)
+    own = leading_text(collect_settings(plan), example)
     with_settings = f" ({example}: {own})" if own else ""
     yield _command(
         RETRAIN, f"one training on this machine, by hand{with_settings}", f"cd {folder} && bash finetune.slurm"

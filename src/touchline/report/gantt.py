@@ -12,7 +12,7 @@ from typing import Any
 from touchline.core.quantity import Missing
 from touchline.core.units import minutes_to_seconds, seconds_to_hours
 from touchline.plan.placement.types import DeadlineVerdict, PlaceJob, Placement, ScheduledJob
-from touchline.plan.placement.verdict import in_words
+from touchline.plan.placement.verdict import duration_text
 from touchline.report.figures import FIGURES_OFF, Figure
 
 WIDTH = 900
@@ -121,7 +121,7 @@ def _deadline(placement: Placement, end: float, unit: Any) -> Iterator[Any]:
     import altair
 
     shown = placement.deadline_minutes <= end
-    words = f"deadline {in_words(placement.deadline_minutes)}{'' if shown else ' →'}"
+    words = f"deadline {duration_text(placement.deadline_minutes)}{'' if shown else ' →'}"
     at = min(placement.deadline_minutes, end)
     base = altair.Chart(altair.InlineData(values=[{"at": unit(at), "what": words}]))
     if shown:
@@ -134,12 +134,12 @@ def _deadline(placement: Placement, end: float, unit: Any) -> Iterator[Any]:
 def _title(placement: Placement) -> Any:
     import altair
 
-    parts = [f"the last job ends after {in_words(placement.makespan_minutes)} as predicted"]
+    parts = [f"the last job ends after {duration_text(placement.makespan_minutes)} as predicted"]
     if not isinstance(placement.probability, Missing) and placement.deadline_minutes is not None:
-        limit = in_words(placement.deadline_minutes)
+        limit = duration_text(placement.deadline_minutes)
         parts.append(f"{100 * placement.probability:.0f} % chance to meet the deadline of {limit}")
     bound = placement.bounds[0]
-    parts.append(f"no order ends before {in_words(placement.lower_bound_minutes)}: {_clipped(bound.why, 70)}")
+    parts.append(f"no order ends before {duration_text(placement.lower_bound_minutes)}: {_clipped(bound.why, 70)}")
     known = any(slot.late_end_minutes is not None for slot in placement.schedule)
     spread = ["thin lines: nine times of ten a job has ended by there"] if known else []
     verdict = placement.verdict

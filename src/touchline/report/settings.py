@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 
-from touchline.plan.settings import setting_rows, settings_of
+from touchline.plan.settings import collect_settings, setting_rows
 from touchline.plan.settings_table import Origin, RunSetting, Scalar
 from touchline.report.comparing.settings import COLLECTED
 from touchline.results.collected import RunMetrics
@@ -15,7 +15,7 @@ from touchline.results.report_inputs import ReportInputs
 def report_settings(gathered: ReportInputs) -> tuple[RunSetting, ...]:
     """Return the settings of every run, as planned or as logged."""
     if gathered.plan is not None:
-        return settings_of(gathered.plan)
+        return collect_settings(gathered.plan)
     return setting_rows({each.run_name: dict(_logged(each)) for each in gathered.metrics}, _is_logged)
 
 

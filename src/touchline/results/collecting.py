@@ -8,7 +8,7 @@ from pathlib import Path
 from touchline.core.errors import TouchlineError
 from touchline.core.files import write_if_changed
 from touchline.core.status import RunStatus
-from touchline.data.settings import UserConfig
+from touchline.data.user_config import UserConfig
 from touchline.results.collected import RunMetrics
 from touchline.results.run_metrics import run_metrics
 from touchline.results.run_result import RunResult

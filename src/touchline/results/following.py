@@ -9,7 +9,7 @@ from pathlib import Path
 
 from touchline.core.errors import InputError, TouchlineError, quoted
 from touchline.core.status import TrainingOutcome
-from touchline.data.settings import UserConfig
+from touchline.data.user_config import UserConfig
 from touchline.results.live_status import evaluation_job
 from touchline.results.run_folder import evaluation_settings, read_run_folder
 from touchline.results.watching import GRACE_SECONDS

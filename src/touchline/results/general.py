@@ -13,8 +13,14 @@ from pathlib import Path
 
 from touchline.core.errors import TouchlineError
 from touchline.core.quantity import Measured, Missing, Quantity
-from touchline.data.benchmarks import GeneralMarker, HarnessResults, HarnessScore
-from touchline.data.general import GENERAL_FOLDER, MARKER_SUFFIX, read_general_marker
+from touchline.data.benchmarks import (
+    GENERAL_FOLDER,
+    MARKER_SUFFIX,
+    GeneralMarker,
+    HarnessResults,
+    HarnessScore,
+    read_general_marker,
+)
 from touchline.results.harness import Items, read_items, read_results
 from touchline.results.report_inputs import GeneralScore
 from touchline.results.run_result import RunResult

@@ -14,7 +14,7 @@ from pathlib import Path
 from touchline.core.callbacks import MessageCallback
 from touchline.core.errors import TouchlineError
 from touchline.core.status import RunStatus, TrainingOutcome
-from touchline.data.settings import UserConfig
+from touchline.data.user_config import UserConfig
 from touchline.results.live import LiveRun
 from touchline.results.live_status import glances, jobs_to_ask, live
 from touchline.results.run_folder import RunFolderState

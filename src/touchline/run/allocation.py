@@ -10,7 +10,7 @@ from typing import Literal, cast, get_args
 from touchline.core.errors import InputError, quoted
 from touchline.core.units import minutes_to_seconds, parse_duration, seconds_to_minutes
 from touchline.plan.jobs import place_jobs, upper_minutes
-from touchline.plan.local.job_list import minutes_of
+from touchline.plan.local.job_list import parse_deadline
 from touchline.plan.placement.answer import place
 from touchline.plan.placement.problem import compile_problem
 from touchline.plan.placement.types import Cluster, PlaceJob, Placement
@@ -103,11 +103,11 @@ def request_of(
         raise InputError(f"--emit {emit}", expected=f"one of {', '.join(kinds)}")
     return PlaceRequest(
         cluster=cluster,
-        deadline_minutes=minutes_of(deadline),
+        deadline_minutes=parse_deadline(deadline),
         evaluation_minutes=evaluation_minutes,
         seed=seed,
         emit=cast("Emit | None", emit),
-        time_minutes=minutes_of(time),
+        time_minutes=parse_deadline(time),
         max_array_size=max_array_size,
     )
 

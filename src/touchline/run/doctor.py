@@ -12,9 +12,9 @@ import touchline
 from touchline.core.errors import TouchlineError, install_hint
 from touchline.core.markup import measured
 from touchline.core.quantity import Quantity
-from touchline.data.gpus import ask_driver, visible_gpus
+from touchline.data.machine import query_nvidia_smi, visible_gpus
 from touchline.data.models import find_models
-from touchline.data.settings import UserConfig, config_path
+from touchline.data.user_config import UserConfig, config_path
 from touchline.run.doctor_cluster import check_cluster
 from touchline.run.doctor_host import inspect_folder, python_here, python_there
 from touchline.run.scripts.header import asked_options
@@ -177,7 +177,7 @@ def _gpus_here() -> tuple[str, ...]:
     if not visible:
         return ()
     told: dict[str, str] = {}
-    for line in ask_driver("index,uuid,name,memory.total"):
+    for line in query_nvidia_smi("index,uuid,name,memory.total"):
         index, uuid, name, memory = (part.strip() for part in line.split(",", 3))
         told |= {index: f"{name}, {memory}", uuid: f"{name}, {memory}"}
     return tuple(told.get(gpu, f"GPU {gpu}") for gpu in visible)

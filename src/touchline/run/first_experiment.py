@@ -20,7 +20,7 @@ from touchline.data.lengths import token_lengths
 from touchline.data.models import find_models, load_model
 from touchline.data.readers import read_rows
 from touchline.data.resolving import with_columns
-from touchline.data.settings import UserConfig
+from touchline.data.user_config import UserConfig
 from touchline.spec.experiment import DataConfig
 from touchline.spec.read import read_experiment
 from touchline.spec.tasks.classification import LISTED_LABELS

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from touchline.core.errors import InputError
 from touchline.core.units import parse_duration
+from touchline.data.benchmarks import is_evaluated
 from touchline.data.checkpoints import export_state, read_checkpoints, training_complete
-from touchline.data.general import is_evaluated
 from touchline.data.scores import CheckpointInfo
 from touchline.run.folders import ExperimentFolder
 from touchline.run.planning import LoadedPlan

@@ -18,8 +18,8 @@ from touchline.core.errors import (
 )
 from touchline.core.files import try_lock
 from touchline.core.status import JobState
-from touchline.data.gpus import slots, visible_gpus
-from touchline.data.settings import UserConfig
+from touchline.data.machine import slots, visible_gpus
+from touchline.data.user_config import UserConfig
 from touchline.plan.local.target import refuse_elsewhere
 from touchline.run.executors import executor_for
 from touchline.run.jobs import (

@@ -10,7 +10,7 @@ from touchline.core.errors import HostError, InputError
 from touchline.core.finding import Severity
 from touchline.data.hub import how_to_get, is_hub_id
 from touchline.data.models import load_model
-from touchline.data.settings import UserConfig
+from touchline.data.user_config import UserConfig
 
 EXPORTABLE = {"SmolLM2-135M-Instruct": "touchline.train.export_smollm2"}
 """Model to the module that writes it."""

@@ -10,10 +10,10 @@ from touchline.core.errors import InputError
 from touchline.core.files import read_text_bounded, write_atomic
 from touchline.core.quantity import Missing
 from touchline.core.units import parse_duration, seconds_to_minutes
-from touchline.data.settings import UserConfig
+from touchline.data.user_config import UserConfig
 from touchline.plan.jobs import place_jobs
 from touchline.plan.optimization import Optimization
-from touchline.plan.optimize import PlanVariant, best_way, compare, proposals, training_seconds, ways
+from touchline.plan.optimize import PlanVariant, choose_variant, compare, list_variants, proposals, training_seconds
 from touchline.plan.placement.answer import place
 from touchline.plan.placement.types import Cluster, Placement
 from touchline.plan.save_interval import saving_proposals, share_proposals
@@ -73,8 +73,10 @@ def optimise(folder: ExperimentFolder, settings: UserConfig, request: OptimiseRe
     before = planner.plan({})
     started = {run.name for run in before.runs if planner.has_started(run.name)}
     fixed = planner.fixed
-    tried = [PlanVariant(changes=changes, plan=planner.plan(changes)) for changes in ways(planner.train, fixed)]
-    way, notes = best_way(before, tried, started)
+    tried = [
+        PlanVariant(changes=changes, plan=planner.plan(changes)) for changes in list_variants(planner.train, fixed)
+    ]
+    way, notes = choose_variant(before, tried, started)
     found = [] if way is None else proposals(before, way, tried)
     saving, unknown = saving_proposals(before if way is None else way.plan, fixed)
     if started and saving:

@@ -18,12 +18,12 @@ from touchline.core.files import read_text_bounded
 from touchline.core.finding import Finding, Severity
 from touchline.core.quantity import Quantity
 from touchline.data.evaluations import is_current, read_evaluations
-from touchline.data.settings import UserConfig
+from touchline.data.user_config import UserConfig
 from touchline.lint.local.inputs import Seen, examples_of, lengths_of, see
 from touchline.plan.build import PlanInputs, build_plan
-from touchline.plan.drift import changed_runs, revise, why_changed
-from touchline.plan.local.context import free_space, look
-from touchline.plan.local.target import target_of
+from touchline.plan.drift import changed_runs, describe_change, revise
+from touchline.plan.local.context import build_planning_context, free_space
+from touchline.plan.local.target import resolve_target
 from touchline.plan.settings_table import flat_settings
 from touchline.plan.table import runs_plan_markdown
 from touchline.run.folders import ExperimentFolder
@@ -134,7 +134,9 @@ def resolve(
         given=loaded.given,
         tasks=tuple(seen.tasks.values()),
         labels=tuple(seen.labels),
-        outlook=look(seen.target, seen.models.values(), {spec.train.backend for spec in seen.specs}, settings),
+        outlook=build_planning_context(
+            seen.target, seen.models.values(), {spec.train.backend for spec in seen.specs}, settings
+        ),
         examples=examples_of(seen, date),
         accepted=accepted,
         started={
@@ -216,7 +218,7 @@ def refuse_other_machine(plan_: Plan, settings: UserConfig) -> None:
         InputError: the plan's jobs run on a cluster, and nothing says which GPU its nodes have.
     """
     if plan_.executor == "slurm" and plan_.machine.kind == "cpu" and plan_.compute.gpus:
-        target_of(plan_.compute, settings.slurm)
+        resolve_target(plan_.compute, settings.slurm)
         raise PlanDriftError(
             "the plan is for the CPU of the machine that planned it, and its jobs ask for a GPU",
             expected="a plan for the GPU of the nodes",
@@ -299,7 +301,7 @@ def commit_plan(
             f"touchline status {quoted(str(folder.root))} then writes down that they have ended",
         )
     if drifted and old is not None and not accept:
-        what = "; ".join(f"{name}: {why_changed(old, new, name)}" for name in drifted)
+        what = "; ".join(f"{name}: {describe_change(old, new, name)}" for name in drifted)
         raise PlanDriftError(
             f"runs that have started would become other runs: {what}",
             expected="the things that the plan was made from, unchanged",

@@ -19,18 +19,18 @@ from touchline.core.units import GIB
 from touchline.data.lengths import token_lengths
 from touchline.data.machine import machine_here
 from touchline.data.packing.forecast import settings_of
-from touchline.data.settings import UserConfig
 from touchline.data.shapes import shape_of_folder
+from touchline.data.user_config import UserConfig
 from touchline.estimate.bracket import divisors
 from touchline.estimate.local.past_runs import past_runs
-from touchline.estimate.points import TimePoint, model_of, stack_of
+from touchline.estimate.points import TimePoint, model_key, stack_key
 from touchline.estimate.terms import place
 from touchline.history.history import remember
 from touchline.history.probe import ProbedModel, ProbeOutcome, ProbeReport, ProbeRequest, ProbeTry
 from touchline.history.probes import probe_record
 from touchline.history.record import RunRecord
-from touchline.plan.context import PlanningContext, memory_of
-from touchline.plan.local.context import look_at
+from touchline.plan.context import PlanningContext, estimate_memory
+from touchline.plan.local.context import formula_context
 from touchline.run.folders import ExperimentFolder
 from touchline.run.host_memory import free_host_bytes
 from touchline.run.planning import LoadedPlan
@@ -208,9 +208,9 @@ def _is_known(plan: Plan, run: PlannedRun, past: Sequence[TimePoint]) -> bool:
         return True
     setup = get_backend(run.train.backend).setup(run.train, shape, plan.machine, 1)
     return any(
-        model_of(point.setup.shape) == model_of(shape)
+        model_key(point.setup.shape) == model_key(shape)
         and place(point.machine) == place(plan.machine.key)
-        and stack_of(point.setup) == stack_of(setup)
+        and stack_key(point.setup) == stack_key(setup)
         for point in past
     )
 
@@ -284,11 +284,11 @@ def _predicted(
     """The largest size that should fit by the formula; none where it has no dimensions to go by."""
     if isinstance(shape, Missing) or run.train is None:
         return None
-    outlook: PlanningContext = look_at(machine, {run.model: shape})
+    outlook: PlanningContext = formula_context(machine, {run.model: shape})
     fitting = None
     for size, batch in sorted(batches.items()):
         setup = get_backend(run.train.backend).setup(run.train, shape, machine, batch.width)
-        found = memory_of(setup, batch, outlook)
+        found = estimate_memory(setup, batch, outlook)
         if isinstance(found, Missing):
             return None
         room = limit_bytes / GIB if machine.kind == "cpu" else getattr(found.capacity_gib, "value", None)

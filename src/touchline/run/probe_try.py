@@ -16,7 +16,7 @@ import psutil
 from pydantic import TypeAdapter, ValidationError
 
 from touchline.core.units import MIB, format_bytes, format_seconds
-from touchline.data.gpus import ask_driver, visible_gpus
+from touchline.data.machine import query_nvidia_smi, visible_gpus
 from touchline.data.worker import told_faults
 from touchline.history.probe import ProbeAnswer, ProbeFault, ProbeOutcome, ProbeReply, ProbeRequest
 
@@ -173,7 +173,7 @@ def _tail(stream: IO[bytes]) -> str:
 def gpu_in_use_bytes() -> int | None:
     """What is held of the first visible GPU, as its driver says; none without a GPU. Not verified on a GPU."""
     visible = visible_gpus()
-    for line in ask_driver("index,uuid,memory.used") if visible else []:
+    for line in query_nvidia_smi("index,uuid,memory.used") if visible else []:
         index, uuid, used = (part.strip() for part in line.split(",", 2))
         if visible[0] in (index, uuid) and used.split()[:1] and used.split()[0].isdigit():
             return int(used.split()[0]) * MIB

@@ -10,8 +10,16 @@ from touchline.core.errors import SubmissionRejectedError, TouchlineError
 from touchline.core.status import EXIT_NO_PARENT, Attempt, JobState
 from touchline.data.metrics import AttemptRow
 from touchline.data.metrics_file import read_metrics
-from touchline.data.settings import UserConfig
-from touchline.plan.recovery import Decision, Diagnosis, Failure, RecoveryAction, decide, given_up, halved
+from touchline.data.user_config import UserConfig
+from touchline.plan.recovery import (
+    Decision,
+    Diagnosis,
+    Failure,
+    RecoveryAction,
+    decide,
+    halve_micro_batch,
+    repeated_failure_decision,
+)
 from touchline.run.diagnosis import diagnose, newest_output
 from touchline.run.jobs import is_training_complete, missing_evaluations
 from touchline.run.ledger import Ledger
@@ -67,7 +75,7 @@ class Recovery:
         admitted: list[Job] = []
         for job in jobs:
             failures = [] if self._retry or _of_evaluation(job) else failures_of(job, None)
-            if (decision := given_up(failures)) is not None:
+            if (decision := repeated_failure_decision(failures)) is not None:
                 self._stop(job, f"{decision.why}; `--retry` starts it all the same", failures)
                 continue
             if (parent := self._stopped_parent(job)) is not None:
@@ -174,7 +182,7 @@ class Recovery:
 
     def _shrink(self, run: PlannedRun, micro: int, global_batch: int, decision: Decision) -> Decision:
         """Plan a run with a smaller micro-batch, and call back the siblings that wait in the scheduler's queue."""
-        size = halved(micro, global_batch)
+        size = halve_micro_batch(micro, global_batch)
         why = f"{decision.why}: now {size}, and {-(-global_batch // size)} accumulated to the same global batch"
         try:
             self._plan_smaller(run, size, f"{run.name}: {why}")

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from touchline.core.quantity import Measured
 from touchline.core.status import JobState
-from touchline.plan.totals import added, scaled
+from touchline.plan.totals import scale_quantity, sum_quantities
 from touchline.run.jobs import is_training_complete, missing_evaluations
 from touchline.run.pace import seconds_left
 from touchline.run.planning import LoadedPlan
@@ -61,7 +61,7 @@ class Progress:
             if trains or missing_evaluations(planned, run, epochs):
                 own = [] if self._shared and run.model in started else [run.evaluate_startup_seconds]
                 started.add(run.model)
-                self._left[evaluation_name(run.name)] = added([run.evaluate_seconds, *own], "s")
+                self._left[evaluation_name(run.name)] = sum_quantities([run.evaluate_seconds, *own], "s")
         self._all = len(self._left)
 
     def watch(self, jobs: Sequence[Job], seen: Mapping[str, JobView]) -> None:
@@ -102,8 +102,8 @@ class Progress:
         if run is not None and current in parts and row.total:
             for name in parts[: parts.index(current)]:
                 self._left.pop(name, None)
-            self._left[current] = scaled(self._runs[run].evaluate_seconds, 1 - row.done / row.total, "s")
-        return replace(row, left=added([self._left[name] for name in parts if name in self._left], "s"))
+            self._left[current] = scale_quantity(self._runs[run].evaluate_seconds, 1 - row.done / row.total, "s")
+        return replace(row, left=sum_quantities([self._left[name] for name in parts if name in self._left], "s"))
 
     def _parts(self, name: str) -> list[str]:
         """Return the pieces of work that a job does: itself, or the evaluations of all runs of a base model."""
@@ -114,7 +114,9 @@ class Progress:
 
     def _total(self, rows: Collection[JobProgress]) -> JobProgress:
         waiting = sum(row.waits for row in rows)
-        left = scaled(added(self._left.values(), "s"), 1 / min(self._at_once, max(len(self._left), 1)), "s")
+        left = scale_quantity(
+            sum_quantities(self._left.values(), "s"), 1 / min(self._at_once, max(len(self._left), 1)), "s"
+        )
         return JobProgress(
             name=TOTAL,
             done=self._all - len(self._left),

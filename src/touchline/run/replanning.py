@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from touchline.core.errors import PlanDriftError, quoted
 from touchline.core.files import read_text_bounded
-from touchline.data.settings import UserConfig
+from touchline.data.user_config import UserConfig
 from touchline.run.planning import LoadedPlan, commit_plan, resolve
 from touchline.run.preparing import site_of
 from touchline.run.scripts.folder import run_files

@@ -14,7 +14,7 @@ import psutil
 import torch
 
 from touchline.core.quantity import Measured, MemoryKind, Missing, Quantity
-from touchline.data.hardware import DtypeChoice, choose_base_dtype, processor_name
+from touchline.data.machine import DtypeChoice, choose_base_dtype, cpu_name
 from touchline.data.versions import stack_versions
 
 SAMPLE_SECONDS = 0.1
@@ -50,7 +50,7 @@ def select_device(wanted: Literal["auto", "float32", "bfloat16"]) -> Machine:
     choice = choose_base_dtype(wanted, cuda_capability=torch.cuda.get_device_capability() if cuda else None)
     return Machine(
         device=torch.device("cuda", torch.cuda.current_device()) if cuda else torch.device("cpu"),
-        device_name=torch.cuda.get_device_name() if cuda else processor_name(),
+        device_name=torch.cuda.get_device_name() if cuda else cpu_name(),
         base_dtype=_DTYPES[choice.dtype],
         choice=choice,
         threads=torch.get_num_threads(),

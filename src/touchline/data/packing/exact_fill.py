@@ -14,8 +14,7 @@ import bisect
 import numpy as np
 from numpy.typing import NDArray
 
-from touchline.data.packing.filling import CALL_OPERATIONS
-from touchline.data.packing.groups import Parts, Pattern, longest_first
+from touchline.data.packing.groups import CALL_OPERATIONS, Parts, Pattern, longest_first
 from touchline.data.packing.lengths import Histogram
 
 _BACKTRACKS = 4

@@ -14,8 +14,7 @@ from functools import partial
 
 from touchline.data.packing.bounds import lower_bound
 from touchline.data.packing.exact_fill import ExactFill
-from touchline.data.packing.filling import CALL_OPERATIONS, Filler, fill
-from touchline.data.packing.groups import Pattern, best_fit_groups, first_fit_groups
+from touchline.data.packing.groups import CALL_OPERATIONS, Filler, Pattern, best_fit_groups, fill, first_fit_groups
 from touchline.data.packing.lengths import Histogram
 from touchline.data.packing.subset_fill import SubsetFill
 

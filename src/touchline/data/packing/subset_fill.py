@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import bisect
 
-from touchline.data.packing.filling import CALL_OPERATIONS
-from touchline.data.packing.groups import Parts, Pattern
+from touchline.data.packing.groups import CALL_OPERATIONS, Parts, Pattern
 from touchline.data.packing.lengths import Histogram
 
 _WINDOW = 48

@@ -9,14 +9,14 @@ from touchline.core.estimate import Estimate, Rung
 from touchline.core.machine import TargetMachine, split_key
 from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.data.machine import machine_here
-from touchline.data.settings import UserConfig
+from touchline.data.user_config import UserConfig
 from touchline.estimate.calibration import (
     CalibrationMark,
     CalibrationRow,
-    Scored,
+    ScoredEstimate,
     calibration,
+    calibration_marks,
     leave_one_out,
-    marks,
 )
 from touchline.estimate.local.past_runs import points_of
 from touchline.estimate.points import TimePoint
@@ -58,7 +58,7 @@ def calibrate(settings: UserConfig) -> Calibration:
     return Calibration(
         left_out=calibration(left),
         planned=tuple(row for row in calibration(planned) if row.rung is None),
-        marks=marks([*left, *planned]),
+        marks=calibration_marks([*left, *planned]),
         unused={name: reason.missing for name, reason in past.refused},
     )
 
@@ -88,7 +88,7 @@ def _by_machine(points: Iterable[TimePoint]) -> Iterator[tuple[TargetMachine, li
         )
 
 
-def _planned(record: RunRecord) -> Iterator[Scored]:
+def _planned(record: RunRecord) -> Iterator[ScoredEstimate]:
     """What a plan said of a run before it began, beside what came."""
     costs, said = record.costs, record.predicted
     peaks = () if isinstance(costs.peak_memory, Missing) else costs.peak_memory
@@ -100,7 +100,7 @@ def _planned(record: RunRecord) -> Iterator[Scored]:
     )
     for quantity, before, after in pairs:
         if isinstance(before, Quantity) and isinstance(after, Quantity) and after.unit == before.unit:
-            yield Scored(quantity=quantity, name=record.name, estimate=_estimate(before), actual=after.value)
+            yield ScoredEstimate(quantity=quantity, name=record.name, estimate=_estimate(before), actual=after.value)
 
 
 def _estimate(said: Quantity) -> Estimate:

@@ -10,11 +10,10 @@ from pathlib import Path
 from touchline.core.errors import HostError, InputError
 from touchline.core.quantity import Missing
 from touchline.core.shape import ModelShape
-from touchline.data.settings import UserConfig
 from touchline.data.shapes import load_shape
+from touchline.data.user_config import UserConfig
 from touchline.estimate.evidence_memory import MeasuredPoint
-from touchline.estimate.learned import points_of_records
-from touchline.estimate.learned_memory import memory_points_of_records
+from touchline.estimate.history_points import collect_memory_points, collect_time_points
 from touchline.estimate.points import TimePoint
 from touchline.history.history import Broken, read_record, record_path
 from touchline.history.index import HistoryRow, load_index
@@ -59,8 +58,8 @@ def past_runs(settings: UserConfig, trainers: Collection[str], models: Collectio
 def points_of(records: list[RunRecord], settings: UserConfig) -> PastRuns:
     """What records teach."""
     shape_of = functools.cache(functools.partial(_shape, models_dir=settings.models_dir))
-    time, refused = points_of_records(records, shape_of)
-    memory, no_memory = memory_points_of_records(records, shape_of)
+    time, refused = collect_time_points(records, shape_of)
+    memory, no_memory = collect_memory_points(records, shape_of)
     neither = {name for name, _ in no_memory}
     return PastRuns(time=time, memory=memory, refused=tuple(each for each in refused if each[0] in neither))
 

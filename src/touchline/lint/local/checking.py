@@ -17,8 +17,8 @@ from touchline.core.finding import Finding, Severity, Where
 from touchline.core.json_text import parse_json
 from touchline.core.quantity import Missing
 from touchline.data.readers import WHOLE
-from touchline.data.settings import UserConfig
 from touchline.data.tree import PLANS, FoundFile, find_files
+from touchline.data.user_config import UserConfig
 from touchline.estimate.gpus import Gpu, find_gpu, similar_gpus
 from touchline.lint.check import CheckedConfig, CheckReport, summary_of
 from touchline.lint.checked import row_of

@@ -18,8 +18,8 @@ from touchline.core.finding import Finding, Severity, Where
 from touchline.core.levels import Level
 from touchline.core.quantity import Missing
 from touchline.data.datasets import load_rows
-from touchline.data.settings import UserConfig
 from touchline.data.shapes import shape_of_folder
+from touchline.data.user_config import UserConfig
 from touchline.estimate.gpus import Gpu
 from touchline.lint.design import NO_DATASET, DatasetFacts, DesignView, dataset_facts, row_set_sha256
 from touchline.lint.local.audit import config_findings

@@ -17,10 +17,10 @@ from touchline.data.label_sets import label_set
 from touchline.data.lengths import token_lengths
 from touchline.data.models import load_model
 from touchline.data.resolving import shown_example, with_columns
-from touchline.data.settings import UserConfig
 from touchline.data.task_files import is_task_file, resolve_task
+from touchline.data.user_config import UserConfig
 from touchline.plan.build import data_key
-from touchline.plan.local.target import Target, device_findings, target_of, type_findings
+from touchline.plan.local.target import Target, device_findings, resolve_target, type_findings
 from touchline.spec.anchors import portable_path
 from touchline.spec.document import error
 from touchline.spec.evaluation import EvaluationTask
@@ -139,7 +139,7 @@ def _see_target(seen: Seen, settings: UserConfig) -> None:
     """Find the machine that the runs will use, and what stands against it."""
     compute, document = seen.loaded.experiment.compute, seen.loaded.document
     try:
-        seen.target = target_of(compute, settings.slurm)
+        seen.target = resolve_target(compute, settings.slurm)
     except InputError as fault:
         key = "gpu" if compute.gpu.lower() != "auto" else "executor"
         seen.findings += as_findings(fault, "EX003", document.where(["compute", key]))

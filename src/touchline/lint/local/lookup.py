@@ -12,8 +12,8 @@ from touchline.core.finding import Finding
 from touchline.core.quantity import Missing
 from touchline.data.models import read_model
 from touchline.data.readers import read_rows
-from touchline.data.settings import UserConfig
 from touchline.data.shapes import load_shape
+from touchline.data.user_config import UserConfig
 from touchline.estimate.gpus import Gpu
 from touchline.lint.sizes import size_of_name
 from touchline.lint.views import DataFacts, ModelContext, Surroundings

@@ -11,15 +11,15 @@ from touchline.core.catalog import ModelInfo
 from touchline.core.machine import TargetMachine
 from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.core.shape import ModelShape
-from touchline.data.settings import UserConfig
 from touchline.data.shapes import shape_of_folder
+from touchline.data.user_config import UserConfig
 from touchline.estimate.gpus import find_gpu
 from touchline.estimate.local.past_runs import past_runs
 from touchline.plan.context import PlanningContext
 from touchline.plan.local.target import Target
 
 
-def look(
+def build_planning_context(
     target: Target, models: Iterable[ModelInfo], trainers: Collection[str], settings: UserConfig
 ) -> PlanningContext:
     """What the estimates of an experiment can rest on.
@@ -37,7 +37,7 @@ def look(
     )
 
 
-def look_at(machine: TargetMachine, shapes: Mapping[str, ModelShape | Missing]) -> PlanningContext:
+def formula_context(machine: TargetMachine, shapes: Mapping[str, ModelShape | Missing]) -> PlanningContext:
     """What formulas alone say of a machine."""
     gpu = find_gpu(machine.name) if machine.kind == "gpu" else Missing(missing="no GPU here")
     return PlanningContext(machine=machine, gpu=gpu, shapes=shapes)

@@ -28,13 +28,13 @@ from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.core.shape import ENDS, ModelShape
 from touchline.core.units import GIB
 from touchline.data.public import is_dynamic_4_bit, is_stored_in_4_bits
-from touchline.data.settings import UserConfig
 from touchline.data.shapes import load_config, load_shape
+from touchline.data.user_config import UserConfig
 from touchline.estimate.coefficients_memory import VARIANT_BYTES
-from touchline.estimate.cpu_memory import processor_memory_estimate
+from touchline.estimate.cpu_memory import cpu_memory_estimate
 from touchline.estimate.disk import adapter_file_bytes
 from touchline.estimate.gpus import Gpu
-from touchline.estimate.learned import missing_facts
+from touchline.estimate.history_points import missing_facts
 from touchline.estimate.local.past_runs import PastRuns, past_runs, points_of
 from touchline.estimate.local.simulating import request_for, simulate
 from touchline.estimate.memory import (
@@ -276,7 +276,7 @@ def _memory(
     past: PastRuns,
 ) -> MemoryEstimate:
     if machine.kind == "cpu":
-        return processor_memory_estimate(
+        return cpu_memory_estimate(
             setup, batch, coefficients=coefficients, capacity_gib=machine.memory, evidence=past.memory
         )
     return memory_estimate(setup, batch, coefficients=coefficients, gpu=gpu, evidence=past.memory)

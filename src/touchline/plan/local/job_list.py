@@ -66,7 +66,7 @@ def read_jobs(path: Path) -> list[PlaceJob]:
     return jobs
 
 
-def minutes_of(deadline: str | None) -> float | None:
+def parse_deadline(deadline: str | None) -> float | None:
     """Minutes of `6h`.
 
     Raises:

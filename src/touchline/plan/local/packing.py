@@ -17,8 +17,7 @@ from touchline.core.errors import InputError
 from touchline.core.files import write_atomic
 from touchline.core.packing import PackingSummary
 from touchline.data.datasets import load_rows
-from touchline.data.length_files import read_lengths
-from touchline.data.lengths import token_lengths
+from touchline.data.lengths import read_lengths, token_lengths
 from touchline.data.models import load_model
 from touchline.data.packing.assign import pack
 from touchline.data.packing.compare import compare as side_by_side
@@ -26,7 +25,7 @@ from touchline.data.packing.forecast import Batching, BatchSettings
 from touchline.data.packing.handoff import Handoff, hand_off
 from touchline.data.packing.ours import OurBatching
 from touchline.data.resolving import with_columns
-from touchline.data.settings import UserConfig
+from touchline.data.user_config import UserConfig
 from touchline.spec.experiment import DataConfig
 
 OURS = "touchline"
@@ -68,7 +67,7 @@ class PackRequest:
     """Column of whole chats."""
 
 
-def lengths_of(request: PackRequest, settings: UserConfig, on_progress: ProgressCallback | None) -> Lengths:
+def load_lengths(request: PackRequest, settings: UserConfig, on_progress: ProgressCallback | None) -> Lengths:
     """Token lengths of the training split, or those of the file.
 
     Raises:
@@ -85,7 +84,7 @@ def lengths_of(request: PackRequest, settings: UserConfig, on_progress: Progress
             hint=f"touchline pack {named} --tokenizer SmolLM2-135M-Instruct --max-seq-len {request.max_seq_len}",
         )
     model = load_model(request.tokenizer, settings.models_dir)
-    found = token_lengths(model, data_of(request), _TRAIN, Path(), today(), settings.cache_dir, on_progress)
+    found = token_lengths(model, data_config(request), _TRAIN, Path(), today(), settings.cache_dir, on_progress)
     if not len(found.prompt):
         raise InputError(f"{str(request.dataset)!r} has no training rows")
     return Lengths(prompt=found.prompt, answer=found.answer, prefix=found.prefix)
@@ -127,7 +126,7 @@ def write_in_packs(request: PackRequest, to: Path, lengths: Lengths) -> Handoff:
             f"first is row {int(too_long[0])} with {int(total[too_long[0]])}",
             hint=f"--max-seq-len {int(total.max())}, or shorter examples",
         )
-    rows = load_rows(data_of(request), _TRAIN, Path())
+    rows = load_rows(data_config(request), _TRAIN, Path())
     if len(rows) != len(total):
         raise InputError(f"{len(total):,} lengths for {len(rows):,} training rows", expected="one length a row")
     plan = pack(total, request.max_seq_len, seed=request.seed)
@@ -137,7 +136,7 @@ def write_in_packs(request: PackRequest, to: Path, lengths: Lengths) -> Handoff:
     return found
 
 
-def data_of(request: PackRequest) -> DataConfig:
+def data_config(request: PackRequest) -> DataConfig:
     """Return the dataset as experiment.yaml would name it; columns that were not given are found by name."""
     stated = DataConfig(
         path=str(request.dataset),

@@ -14,7 +14,7 @@ from touchline.core.errors import HostError, InputError
 from touchline.core.files import sha256_file
 from touchline.core.finding import Finding, Severity, Where
 from touchline.core.quantity import Missing
-from touchline.data.settings import UserConfig
+from touchline.data.user_config import UserConfig
 from touchline.estimate.gpus import find_gpu, nearest_gpus
 from touchline.history import files
 from touchline.history.adding import readable
@@ -23,7 +23,7 @@ from touchline.history.padding import DatasetLengths
 from touchline.history.reading import Word
 from touchline.history.records import model_name
 from touchline.history.stating import CODE, Stating
-from touchline.plan.local.packing import PackRequest, lengths_of
+from touchline.plan.local.packing import PackRequest, load_lengths
 
 
 def read_stated(
@@ -114,7 +114,7 @@ def _lengths(path: Path, model: str, settings: UserConfig) -> Lengths:
     fault: InputError | None = None
     for name in names:
         try:
-            return lengths_of(PackRequest(dataset=path, tokenizer=name, max_seq_len=1), settings, None)
+            return load_lengths(PackRequest(dataset=path, tokenizer=name, max_seq_len=1), settings, None)
         except InputError as error:
             fault = fault or error
     assert fault is not None

@@ -46,7 +46,7 @@ class Target:
     """Its kind of GPU; missing for a CPU, and for a GPU that is not known."""
 
 
-def target_of(compute: ComputeConfig, site: SlurmSite, commands: Commands | None = None) -> Target:
+def resolve_target(compute: ComputeConfig, site: SlurmSite, commands: Commands | None = None) -> Target:
     """Return the machine that an experiment's runs will use.
 
     Args:
@@ -60,11 +60,11 @@ def target_of(compute: ComputeConfig, site: SlurmSite, commands: Commands | None
     if not compute.gpus or compute.gpu.lower() == CPU:
         return _on_cpu(compute, site)
     if compute.gpu.lower() != AUTO:
-        found = named(compute.gpu, compute.gpus)
+        found = gpu_target(compute.gpu, compute.gpus)
         _refuse_other_type(found, compute, site)
         return found
     if compute.executor != "slurm":
-        return here(compute.gpus)
+        return local_target(compute.gpus)
     if site.gpu_type is not None:
         return _of_type(site.gpu_type, compute, site)
     partition = compute.partition or site.partition
@@ -94,10 +94,10 @@ def target_named(name: str, where: str) -> Target:
     Raises:
         InputError: the name is not known.
     """
-    return here(1) if name.lower() == AUTO else named(name, 1, where)
+    return local_target(1) if name.lower() == AUTO else gpu_target(name, 1, where)
 
 
-def named(name: str, gpus: int, where: str = SETTING) -> Target:
+def gpu_target(name: str, gpus: int, where: str = SETTING) -> Target:
     """Return the machine with the GPU of that name, or with its CPU alone.
 
     Raises:
@@ -117,7 +117,7 @@ def named(name: str, gpus: int, where: str = SETTING) -> Target:
     return Target(machine=_machine(found, gpus, where), gpu=found)
 
 
-def here(gpus: int) -> Target:
+def local_target(gpus: int) -> Target:
     """Return the machine at hand."""
     machine = machine_here(gpus)
     if machine.kind == "cpu":
@@ -300,7 +300,7 @@ def _offer(kind: str, places: Mapping[str, int]) -> str:
     near = similar_gpus(kind)
     meant = f" ({' or '.join(near)})" if near and (kind,) != near else ""
     nodes = ", ".join(f"{count} per node in {name}" for name, count in places.items())
-    return f"{kind or 'GPUs of no named type'}{meant}: {nodes}"
+    return f"{kind or 'GPUs of no gpu_target type'}{meant}: {nodes}"
 
 
 def _not_named(offer: str, hint: str) -> InputError:

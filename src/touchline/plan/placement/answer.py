@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 from touchline.core.quantity import Missing
 from touchline.plan.placement.bounds import lower_bounds
 from touchline.plan.placement.deadline import chance, draw_ticks, drawn_ends, samples_for
-from touchline.plan.placement.faults import deadline_faults, refuse
-from touchline.plan.placement.problem import Problem, as_minutes, as_ticks, compile_problem
-from touchline.plan.placement.schedule import makespan_of, name_gpus, ranks_of
+from touchline.plan.placement.problem import Problem, compile_problem, minutes_to_ticks, ticks_to_minutes
+from touchline.plan.placement.schedule import makespan_of, name_gpus, ranks_from_order
 from touchline.plan.placement.search import CandidateSchedule, find_schedules
 from touchline.plan.placement.types import Bound, Cluster, DeadlineVerdict, PlaceJob, Placement, ScheduledJob
-from touchline.plan.placement.verdict import CONFIDENT, in_words, judge
+from touchline.plan.placement.validation import deadline_findings, raise_findings
+from touchline.plan.placement.verdict import CONFIDENT, duration_text, judge
 
 WORTH = 1.01
 """A better chance is worth a schedule that is longer by one percent; the shortest proved one is kept."""
@@ -45,14 +45,18 @@ def place(
         InputError: with every fault of the jobs, the cluster and the deadline.
     """
     problem = compile_problem(jobs, cluster)
-    refuse(deadline_faults(deadline_minutes, correlation), "the deadline")
+    raise_findings(deadline_findings(deadline_minutes, correlation), "the deadline")
     bounds = lower_bounds(problem)
-    found = find_schedules(problem, as_ticks(bounds[0].minutes), seed)
+    found = find_schedules(problem, minutes_to_ticks(bounds[0].minutes), seed)
     draws = _draws(problem, seed, correlation)
-    best = found[0] if deadline_minutes is None else _likeliest(problem, found, as_ticks(deadline_minutes), draws)
-    ends = drawn_ends(problem, ranks_of(best.order), best.kept, draws)
-    probability = None if deadline_minutes is None else float((ends.max(axis=1) <= as_ticks(deadline_minutes)).mean())
-    makespan = as_minutes(best.table.makespan)
+    best = (
+        found[0] if deadline_minutes is None else _likeliest(problem, found, minutes_to_ticks(deadline_minutes), draws)
+    )
+    ends = drawn_ends(problem, ranks_from_order(best.order), best.kept, draws)
+    probability = (
+        None if deadline_minutes is None else float((ends.max(axis=1) <= minutes_to_ticks(deadline_minutes)).mean())
+    )
+    makespan = ticks_to_minutes(best.table.makespan)
     if best.proved and makespan > bounds[0].minutes:
         bounds = (Bound(minutes=makespan, why=f"every order of the {problem.size} jobs was tried"), *bounds)
     judged = judge(problem, bounds[0], makespan, deadline_minutes, probability)
@@ -94,23 +98,23 @@ def _likeliest(
         return near[0]
     # A part of the draws tells which is better.
     some = draws[: max(len(draws) // _PART, 1)]
-    chances = [chance(problem, ranks_of(each.order), each.kept, deadline, some) for each in near]
+    chances = [chance(problem, ranks_from_order(each.order), each.kept, deadline, some) for each in near]
     return near[max(range(len(near)), key=lambda k: (chances[k], -k))]
 
 
 def _slots(problem: Problem, found: CandidateSchedule, ends: NDArray[np.float64]) -> tuple[ScheduledJob, ...]:
-    ranks = ranks_of(found.order)
+    ranks = ranks_from_order(found.order)
     held = name_gpus(problem, found.table, problem.ticks)
     late = np.quantile(ends, CONFIDENT, axis=0).tolist() if _spreads(problem) else None
     slots = (
         ScheduledJob(
             id=problem.jobs[j].id,
-            start_minutes=as_minutes(start),
-            end_minutes=as_minutes(start + problem.ticks[j]),
+            start_minutes=ticks_to_minutes(start),
+            end_minutes=ticks_to_minutes(start + problem.ticks[j]),
             gpus=held[j],
             node=found.table.nodes[j],
             priority=ranks[j],
-            late_end_minutes=None if late is None else as_minutes(late[j]),
+            late_end_minutes=None if late is None else ticks_to_minutes(late[j]),
         )
         for j, start in enumerate(found.table.starts)
     )
@@ -130,9 +134,9 @@ def _notes(
             f"a waiting job of {best.kept} GPUs or more keeps its place: what is behind it starts only where, "
             "as predicted, it does not delay it"
         )
-    started = makespan_of(problem, ranks_of(best.order), problem.ticks, best.kept)
+    started = makespan_of(problem, ranks_from_order(best.order), problem.ticks, best.kept)
     if started > best.table.makespan:
-        ends = in_words(as_minutes(started))
+        ends = duration_text(ticks_to_minutes(started))
         yield f"started by priority, with durations as predicted, the last job ends after {ends}"
     certain = sum(job.minutes.low is None and job.minutes.high is None for job in problem.jobs)
     if verdict is not DeadlineVerdict.NO_DEADLINE:
@@ -148,8 +152,10 @@ def _notes(
 def _without_pins(problem: Problem, seed: int) -> str:
     free = problem.unpinned()
     bounds = lower_bounds(free)
-    found = find_schedules(free, as_ticks(bounds[0].minutes), seed)[0]
-    makespan = as_minutes(found.table.makespan)
+    found = find_schedules(free, minutes_to_ticks(bounds[0].minutes), seed)[0]
+    makespan = ticks_to_minutes(found.table.makespan)
     least = makespan if found.proved else min(bounds[0].minutes, makespan)
-    shortest = "and none is shorter" if math.isclose(least, makespan) else f"and none is shorter than {in_words(least)}"
-    return f"placed freely, without pins, the last job ends after {in_words(makespan)}, {shortest}"
+    shortest = (
+        "and none is shorter" if math.isclose(least, makespan) else f"and none is shorter than {duration_text(least)}"
+    )
+    return f"placed freely, without pins, the last job ends after {duration_text(makespan)}, {shortest}"

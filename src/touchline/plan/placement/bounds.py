@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from heapq import heappop, heappush
 
-from touchline.plan.placement.problem import Problem, as_minutes
+from touchline.plan.placement.problem import Problem, ticks_to_minutes
 from touchline.plan.placement.types import Bound
 
 _NAMED = 6
@@ -16,7 +16,7 @@ _TOGETHER = 8
 
 def lower_bounds(problem: Problem) -> tuple[Bound, ...]:
     """Every bound, the greatest first."""
-    found = [Bound(minutes=as_minutes(ticks), why=why) for ticks, why in _all(problem)]
+    found = [Bound(minutes=ticks_to_minutes(ticks), why=why) for ticks, why in _all(problem)]
     return tuple(sorted(found, key=lambda bound: -bound.minutes))
 
 

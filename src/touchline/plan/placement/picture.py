@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from touchline.plan.placement.types import Placement, ScheduledJob
-from touchline.plan.placement.verdict import in_words
+from touchline.plan.placement.verdict import duration_text
 
 
 def text_gantt(placement: Placement, gpus: int, columns: int) -> list[str]:
@@ -28,8 +28,10 @@ def text_gantt(placement: Placement, gpus: int, columns: int) -> list[str]:
         if mark is not None:
             cells[mark] = "!"
         lines.append(f"GPU {gpu:<3} {''.join(cells)}".rstrip())
-    axis = f"        0{in_words(end):>{columns}}"
-    return [*lines, axis] if deadline is None else [*lines, axis, f"        ! is the deadline, {in_words(deadline)}"]
+    axis = f"        0{duration_text(end):>{columns}}"
+    return (
+        [*lines, axis] if deadline is None else [*lines, axis, f"        ! is the deadline, {duration_text(deadline)}"]
+    )
 
 
 def _column(minutes: float, end: float, columns: int) -> int:

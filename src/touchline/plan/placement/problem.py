@@ -12,8 +12,8 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from touchline.plan.placement.faults import refuse_faults
 from touchline.plan.placement.types import Cluster, PlaceJob
+from touchline.plan.placement.validation import check_placement_input
 
 TICKS = 10**9
 """Of a minute: fine enough for the last digit of any duration; a float holds them exactly for seventeen years."""
@@ -95,7 +95,7 @@ def compile_problem(jobs: Sequence[PlaceJob], cluster: Cluster) -> Problem:
     Raises:
         InputError: with every fault of the jobs and of the cluster.
     """
-    refuse_faults(jobs, cluster)
+    check_placement_input(jobs, cluster)
     ordered = tuple(sorted(jobs, key=lambda job: job.id))
     number = {job.id: j for j, job in enumerate(ordered)}
     parents = tuple(tuple(sorted({number[parent] for parent in job.after})) for job in ordered)
@@ -183,11 +183,11 @@ def _heads_and_tails(
     return tuple(heads), tuple(tails)
 
 
-def as_minutes(ticks: float) -> float:
+def ticks_to_minutes(ticks: float) -> float:
     """Ticks in minutes."""
     return ticks / TICKS
 
 
-def as_ticks(minutes: float) -> float:
+def minutes_to_ticks(minutes: float) -> float:
     """Minutes in ticks; without end where they are."""
     return float(round(minutes * TICKS)) if math.isfinite(minutes) else minutes

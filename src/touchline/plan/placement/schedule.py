@@ -32,7 +32,7 @@ class Schedule:
     """The GPUs that each holds, where that was decided; none: any that are free on its node."""
 
 
-def ranks_of(order: Sequence[int]) -> list[int]:
+def ranks_from_order(order: Sequence[int]) -> list[int]:
     """The place of each job in an order."""
     ranks = [0] * len(order)
     for place, j in enumerate(order):
@@ -109,7 +109,7 @@ def _whatever_fits(problem: Problem, ranks: Ranks, ticks: Sequence[float]) -> tu
 
 def _queues(problem: Problem, ranks: Ranks) -> tuple[list[int], list[int], dict[int, list[int]]]:
     """The job at each place, how many parents each waits for, and those that wait for none, by their GPUs."""
-    by_rank = ranks_of(ranks)
+    by_rank = ranks_from_order(ranks)
     waiting = [len(above) for above in problem.parents]
     heaps: dict[int, list[int]] = {width: [] for width in problem.gpus}
     for rank, j in enumerate(by_rank):
@@ -290,7 +290,7 @@ def _on_nodes(problem: Problem, ranks: Ranks, ticks: Sequence[float], kept: int 
     """Nodes, CPUs, memory and pins count."""
     size = problem.size
     room = FreeGpus(problem)
-    order = ranks_of(ranks)
+    order = ranks_from_order(ranks)
     shapes = list(zip(problem.gpus, problem.cpus, problem.memory, problem.pins, strict=True))
     heaps: dict[tuple[int, int, int, int | None], list[int]] = {shape: [] for shape in shapes}
     waiting = [len(above) for above in problem.parents]

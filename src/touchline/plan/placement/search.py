@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from touchline.plan.placement.exact import SearchLimitError, shortest
 from touchline.plan.placement.problem import Problem
-from touchline.plan.placement.schedule import Schedule, dispatch, makespan_of, ranks_of
+from touchline.plan.placement.schedule import Schedule, dispatch, makespan_of, ranks_from_order
 
 LONGEST_CHAIN = "longest remaining chain first"
 CHAIN_AND_WIDTH = "longest remaining chain x square root of GPUs first"
@@ -66,7 +66,7 @@ RULES: dict[str, Callable[[Problem, Sequence[float]], Weights]] = {
 """Every rule by its name."""
 
 
-def weights_of(problem: Problem, rule: str) -> Weights:
+def job_weights(problem: Problem, rule: str) -> Weights:
     """The weights that a rule gives the jobs."""
     return RULES[rule](problem, problem.widths())
 
@@ -143,8 +143,8 @@ def _climb(problem: Problem, kept: int | None, enough: float, generator: np.rand
     """From the best rules to the best order near them."""
     rules = []
     for number, rule in enumerate(RULES):
-        order = order_by(weights_of(problem, rule))
-        rules.append((makespan_of(problem, ranks_of(order), problem.ticks, kept), number, rule, order))
+        order = order_by(job_weights(problem, rule))
+        rules.append((makespan_of(problem, ranks_from_order(order), problem.ticks, kept), number, rule, order))
     rules.sort()
     best, _, rule, order = rules[0]
     starts = STARTS if kept is None and problem.pooled else STARTS_KEEPING_PLACES
@@ -160,7 +160,7 @@ def _climb(problem: Problem, kept: int | None, enough: float, generator: np.rand
         else:
             changed = _changed(keys, number % 6, generator)
         order_now = np.argsort(changed, kind="stable").tolist()
-        span = makespan_of(problem, ranks_of(order_now), problem.ticks, kept)
+        span = makespan_of(problem, ranks_from_order(order_now), problem.ticks, kept)
         if span <= best:
             if span < best:
                 name = f"{rules[0][2]}, then changed {tries:,} times"
@@ -168,7 +168,7 @@ def _climb(problem: Problem, kept: int | None, enough: float, generator: np.rand
     return CandidateSchedule(
         order=tuple(order),
         kept=kept,
-        table=dispatch(problem, ranks_of(order), problem.ticks, kept),
+        table=dispatch(problem, ranks_from_order(order), problem.ticks, kept),
         rule=name,
     )
 

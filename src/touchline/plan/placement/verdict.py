@@ -33,11 +33,11 @@ def judge(
         chance: to meet it.
     """
     if deadline_minutes is None or chance is None:
-        span = in_words(makespan_minutes)
+        span = duration_text(makespan_minutes)
         return DeadlineResult(
             verdict=DeadlineVerdict.NO_DEADLINE, reason=f"no deadline was given; the last job ends after {span}"
         )
-    limit, span, least = in_words(deadline_minutes), in_words(makespan_minutes), in_words(bound.minutes)
+    limit, span, least = duration_text(deadline_minutes), duration_text(makespan_minutes), duration_text(bound.minutes)
     if bound.minutes > deadline_minutes:
         reason = f"no order of the jobs ends within {limit} as predicted: {bound.why} ({least})"
         return DeadlineResult(
@@ -63,11 +63,11 @@ def _low_ends(problem: Problem, deadline_minutes: float) -> str:
     ]
     low = lower_bounds(compile_problem(jobs, problem.cluster))[0]
     if low.minutes > deadline_minutes:
-        return f"nor would it if every job took only its low end: {low.why} ({in_words(low.minutes)})"
-    return f"if every job took only its low end, {in_words(low.minutes)} would be the least"
+        return f"nor would it if every job took only its low end: {low.why} ({duration_text(low.minutes)})"
+    return f"if every job took only its low end, {duration_text(low.minutes)} would be the least"
 
 
-def in_words(minutes: float) -> str:
+def duration_text(minutes: float) -> str:
     """`6 h 40 min`, `12 min`, `0.4 min`."""
     whole = round(minutes)
     if whole < 1:

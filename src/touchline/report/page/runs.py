@@ -9,8 +9,7 @@ from touchline.core.finding import Severity
 from touchline.core.levels import SEEDS
 from touchline.core.quantity import Missing
 from touchline.core.status import RunStatus
-from touchline.plan.settings import LEADING
-from touchline.plan.settings import cell as setting_cell
+from touchline.plan.settings import LEADING, setting_cell
 from touchline.plan.settings_table import RunSetting
 from touchline.report.facts import generalization_gap, is_asked_about, seeds_of
 from touchline.report.inks import Ink

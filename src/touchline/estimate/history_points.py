@@ -6,15 +6,17 @@ A run that cannot be used is not guessed at: it comes back with the reason. Our 
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterable
 from typing import Final, TypeVar, cast
 
-from touchline.core.estimate import Dtype, Method, TrainingSetup
-from touchline.core.quantity import Measured, Missing
+from touchline.core.estimate import Dtype, Method, MicroBatch, TrainingSetup
+from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.core.shape import ModelShape
-from touchline.core.units import GIB, MIB
+from touchline.core.units import GIB, GIB_IN, MIB
 from touchline.estimate.coefficients_memory import VARIANT_BYTES
+from touchline.estimate.evidence_memory import MeasuredPoint
 from touchline.estimate.gpus import similar_gpus
 from touchline.estimate.layers import size_of
 from touchline.estimate.points import CostSample, TimePoint
@@ -42,7 +44,7 @@ _NARROW = 1.3
 """Longest over mean length up to which the width of a padded batch lies within some per cent of either."""
 
 
-def believable(
+def read_or_missing(
     read: Callable[[RunRecord, Callable[[str], ModelShape | Missing]], T | Missing],
     record: RunRecord,
     shape_of: Callable[[str], ModelShape | Missing],
@@ -54,7 +56,7 @@ def believable(
         return Missing(missing=f"its figures are of no run: {error}")
 
 
-def points_of_records(
+def collect_time_points(
     records: Iterable[RunRecord], shape_of: Callable[[str], ModelShape | Missing]
 ) -> tuple[tuple[TimePoint, ...], tuple[tuple[str, Missing], ...]]:
     """What the history teaches of time, and what of it cannot be used.
@@ -69,7 +71,7 @@ def points_of_records(
     points: list[TimePoint] = []
     refused: list[tuple[str, Missing]] = []
     for record in records:
-        found = believable(point_of_record, record, shape_of)
+        found = read_or_missing(to_time_point, record, shape_of)
         if isinstance(found, Missing):
             refused.append((record.name, found))
         else:
@@ -77,7 +79,7 @@ def points_of_records(
     return tuple(points), tuple(refused)
 
 
-def point_of_record(record: RunRecord, shape_of: Callable[[str], ModelShape | Missing]) -> TimePoint | Missing:
+def to_time_point(record: RunRecord, shape_of: Callable[[str], ModelShape | Missing]) -> TimePoint | Missing:
     """What one record teaches of time, or why it teaches nothing."""
     seconds = _first(record.costs.seconds_per_step_without_pauses, record.costs.seconds_per_step)
     if seconds is None or seconds <= 0:
@@ -88,8 +90,8 @@ def point_of_record(record: RunRecord, shape_of: Callable[[str], ModelShape | Mi
         return Missing(missing=f"{devices:.0f} devices: what they tell each other takes time that is not counted")
     lacking = missing_facts(record)
     if lacking or machine is None:
-        return unstated(lacking)
-    setup = setup_of_record(record, shape_of)
+        return missing_facts_reason(lacking)
+    setup = to_training_setup(record, shape_of)
     if isinstance(setup, Missing):
         return setup
     work = _work_of_record(record)
@@ -126,7 +128,7 @@ def missing_facts(record: RunRecord) -> tuple[str, ...]:
     return (*machine, *_missing_settings(record), *_missing_batches(record))
 
 
-def unstated(keys: tuple[str, ...]) -> Missing:
+def missing_facts_reason(keys: tuple[str, ...]) -> Missing:
     """Return why a record teaches nothing that lacks these facts, with the options that state them."""
     return Missing(missing="; ".join(f"{_LACKING[key]} (history add {flag_of(key)})" for key in keys))
 
@@ -159,16 +161,16 @@ def _missing_batches(record: RunRecord) -> tuple[str, ...]:
         is not None,
     }
     keys = [key for key, is_known in known.items() if not is_known]
-    if isinstance(width_of_record(record), Missing):
+    if isinstance(sequence_width(record), Missing):
         keys.append("max_seq_len" if _word(record.packing.packed) == "true" else "dataset")
     return tuple(keys)
 
 
-def setup_of_record(record: RunRecord, shape_of: Callable[[str], ModelShape | Missing]) -> TrainingSetup | Missing:
+def to_training_setup(record: RunRecord, shape_of: Callable[[str], ModelShape | Missing]) -> TrainingSetup | Missing:
     """The settings of a recorded run, or which of them nobody told."""
     lacking = _missing_settings(record)
     if lacking or not isinstance(record.model.name, Word):
-        return unstated(lacking)
+        return missing_facts_reason(lacking)
     shape = shape_of(record.model.name.value)
     if isinstance(shape, Missing):
         return shape
@@ -198,21 +200,21 @@ def setup_of_record(record: RunRecord, shape_of: Callable[[str], ModelShape | Mi
     )
 
 
-def width_of_record(record: RunRecord) -> float | Missing:
+def sequence_width(record: RunRecord) -> float | Missing:
     """Tokens of a row, padding included, on average over a run whose settings are all that is known."""
     limit, mean, longest = (
         _first(each)
         for each in (record.batching.max_seq_len, record.batching.mean_tokens, record.batching.longest_tokens)
     )
     if _word(record.packing.packed) == "true":
-        return limit or unstated(("max_seq_len",))
+        return limit or missing_facts_reason(("max_seq_len",))
     rows = _first(record.batching.micro_batch_size)
     if mean and (rows == 1 or _word(record.batching.grouped_by_length) == "true"):
         return mean
     if mean and longest and rows and longest <= _NARROW * mean:
         # The longest of so many equally likely lengths lies this far up.
         return mean + (longest - mean) * (1 - 1 / rows)
-    return unstated(("dataset",))
+    return missing_facts_reason(("dataset",))
 
 
 def _work_of_record(record: RunRecord) -> StepWork | Missing:
@@ -227,12 +229,12 @@ def _work_of_record(record: RunRecord) -> StepWork | Missing:
         for each in (batching.micro_batch_size, batching.gradient_accumulation_steps, batching.global_batch_size)
     )
     if rows is None or rows < 1:
-        return unstated(("micro_batch_size",))
+        return missing_facts_reason(("micro_batch_size",))
     if passes is None and whole is not None:
         passes = whole / rows
     if passes is None or passes < 1:
-        return unstated(("gradient_accumulation_steps",))
-    width = width_of_record(record)
+        return missing_facts_reason(("gradient_accumulation_steps",))
+    width = sequence_width(record)
     if isinstance(width, Missing):
         return width
     tokens = rows * width * passes
@@ -271,3 +273,64 @@ def _first(*measured: Measured) -> float | None:
 
 def _word(said: Said) -> str | None:
     return said.value if isinstance(said, Word) else None
+
+
+def collect_memory_points(
+    records: Iterable[RunRecord], shape_of: Callable[[str], ModelShape | Missing]
+) -> tuple[tuple[MeasuredPoint, ...], tuple[tuple[str, Missing], ...]]:
+    """What the history teaches of memory, and what of it cannot be used.
+
+    Args:
+        records: imported runs and our own.
+        shape_of: the dimensions of a model by the name that a log gives it.
+    """
+    points: list[MeasuredPoint] = []
+    refused: list[tuple[str, Missing]] = []
+    for record in records:
+        found = read_or_missing(to_memory_points, record, shape_of)
+        if isinstance(found, Missing):
+            refused.append((record.name, found))
+        else:
+            points += found
+    return tuple(points), tuple(refused)
+
+
+def to_memory_points(
+    record: RunRecord, shape_of: Callable[[str], ModelShape | Missing]
+) -> tuple[MeasuredPoint, ...] | Missing:
+    """One point a kind of memory, or why there is none."""
+    if isinstance(record.costs.peak_memory, Missing):
+        return record.costs.peak_memory
+    setup = to_training_setup(record, shape_of)
+    if isinstance(setup, Missing):
+        return setup
+    batch = _largest(record)
+    if isinstance(batch, Missing):
+        return batch
+    if batch.rows < 1 or batch.width < 1:
+        return Missing(missing="its largest micro-batch is empty")
+    name = record.run or record.name
+    points = tuple(
+        MeasuredPoint(setup=setup, batch=batch, kind=peak.kind, peak_gib=peak.value * GIB_IN[peak.unit], name=name)
+        for peak in record.costs.peak_memory
+        if peak.kind is not None and peak.phase == "step" and peak.unit in GIB_IN and peak.value > 0
+    )
+    return points or Missing(missing="no peak that was taken while it trained")
+
+
+def _largest(record: RunRecord) -> MicroBatch | Missing:
+    """The largest micro-batch: as our own runs tell it, or rows times the longest that a row can be."""
+    work = record.work
+    facts = (work.largest_rows, work.largest_width, work.largest_label_tokens)
+    if all(isinstance(fact, Quantity) for fact in facts):
+        rows, width, labels = (math.ceil(fact.value) for fact in facts if isinstance(fact, Quantity))
+        return MicroBatch(rows=rows, width=width, label_tokens=min(labels, rows * width))
+    micro = record.batching.micro_batch_size
+    if not isinstance(micro, Quantity) or micro.value < 1:
+        return missing_facts_reason(("micro_batch_size",))
+    longest = record.batching.longest_tokens
+    width_or_none = math.ceil(longest.value) if isinstance(longest, Quantity) else sequence_width(record)
+    if isinstance(width_or_none, Missing):
+        return width_or_none
+    rows, width = int(micro.value), math.ceil(width_or_none)
+    return MicroBatch(rows=rows, width=width, label_tokens=rows * width)

@@ -20,16 +20,16 @@ _LARGEST = 1e9
 _EXPECTED = f"expected 0 to {_LARGEST:,.0f}"
 
 
-def refuse_faults(jobs: Sequence[PlaceJob], cluster: Cluster) -> None:
+def check_placement_input(jobs: Sequence[PlaceJob], cluster: Cluster) -> None:
     """Refuse what cannot be placed.
 
     Raises:
         InputError: with every fault.
     """
-    refuse(list(job_faults(jobs, cluster)), "the jobs")
+    raise_findings(list(job_findings(jobs, cluster)), "the jobs")
 
 
-def refuse(findings: Sequence[Finding], what: str) -> None:
+def raise_findings(findings: Sequence[Finding], what: str) -> None:
     """Raise where there is a fault.
 
     Raises:
@@ -44,15 +44,17 @@ def refuse(findings: Sequence[Finding], what: str) -> None:
         )
 
 
-def job_faults(jobs: Sequence[PlaceJob], cluster: Cluster) -> Iterator[Finding]:
+def job_findings(jobs: Sequence[PlaceJob], cluster: Cluster) -> Iterator[Finding]:
     """Every fault of the jobs and of the cluster."""
     wrong = list(_cluster_faults(cluster))
     yield from wrong
     if not jobs:
-        yield fault("PL110", "jobs", "there are no jobs", hint='a job is {"id": "a", "minutes": {"value": 60}}')
+        yield error_finding("PL110", "jobs", "there are no jobs", hint='a job is {"id": "a", "minutes": {"value": 60}}')
     for name, count in Counter(job.id for job in jobs).items():
         if count > 1:
-            yield fault("PL104", f"job {name!r}", f"{name!r} is given {count} times", hint="give each job its own id")
+            yield error_finding(
+                "PL104", f"job {name!r}", f"{name!r} is given {count} times", hint="give each job its own id"
+            )
     known = list(dict.fromkeys(job.id for job in jobs))
     names = set(known)
     for job in jobs:
@@ -62,13 +64,15 @@ def job_faults(jobs: Sequence[PlaceJob], cluster: Cluster) -> Iterator[Finding]:
             if parent not in names:
                 near = difflib.get_close_matches(parent, known, n=1)
                 hint = f"did you mean {near[0]!r}?" if near else None
-                yield fault("PL105", subject, f"{job.id!r} comes after {parent!r}, which is no job here", hint=hint)
+                yield error_finding(
+                    "PL105", subject, f"{job.id!r} comes after {parent!r}, which is no job here", hint=hint
+                )
         if not wrong and _sensible(job.gpus) and _sensible(job.cpus):
             yield from _fit_faults(job, subject, cluster)
     circle = _circle(jobs)
     if circle:
         shown = [*circle[:_SHOWN], *(["..."] if len(circle) > _SHOWN else []), circle[0]]
-        yield fault(
+        yield error_finding(
             "PL106",
             f"job {circle[0]!r}",
             f"{f'{len(circle)} jobs wait for one another' if len(circle) > 1 else '1 job waits for itself'} "
@@ -77,19 +81,19 @@ def job_faults(jobs: Sequence[PlaceJob], cluster: Cluster) -> Iterator[Finding]:
         )
 
 
-def fault(code: str, subject: str, message: str, hint: str | None = None) -> Finding:
+def error_finding(code: str, subject: str, message: str, hint: str | None = None) -> Finding:
     """One fault that stops the placement."""
     return Finding(code=code, severity=Severity.ERROR, subject=subject, message=message, hint=hint)
 
 
-def deadline_faults(deadline_minutes: float | None, correlation: float) -> list[Finding]:
+def deadline_findings(deadline_minutes: float | None, correlation: float) -> list[Finding]:
     """What is wrong with a deadline, and with the share of spread that jobs have in common."""
     found = []
     if deadline_minutes is not None and not (math.isfinite(deadline_minutes) and deadline_minutes > 0):
         hint = "for example --deadline 6h"
-        found.append(fault("PL111", "deadline", f"a deadline of {deadline_minutes:g} minutes", hint=hint))
+        found.append(error_finding("PL111", "deadline", f"a deadline of {deadline_minutes:g} minutes", hint=hint))
     if not 0 <= correlation <= 1:
-        found.append(fault("PL111", "correlation", f"a correlation of {correlation:g}; expected 0 to 1"))
+        found.append(error_finding("PL111", "correlation", f"a correlation of {correlation:g}; expected 0 to 1"))
     return found
 
 
@@ -109,10 +113,12 @@ def _cluster_faults(cluster: Cluster) -> Iterator[Finding]:
         ("memory_gb", cluster.memory_gb),
     ):
         if value is not None and not (_sensible(value) and value > 0):
-            yield fault("PL111", f"cluster {name}", f"a cluster with {name} {_number(value)}", hint="more than 0")
+            yield error_finding(
+                "PL111", f"cluster {name}", f"a cluster with {name} {_number(value)}", hint="more than 0"
+            )
     if _sensible(cluster.gpus) and cluster.gpus > MOST_GPUS:
         message = f"a cluster with {cluster.gpus:,} GPUs; at most {MOST_GPUS:,} are placed on"
-        yield fault("PL111", "cluster gpus", message)
+        yield error_finding("PL111", "cluster gpus", message)
 
 
 def _value_faults(job: PlaceJob, subject: str) -> Iterator[Finding]:
@@ -127,11 +133,11 @@ def _value_faults(job: PlaceJob, subject: str) -> Iterator[Finding]:
     bad = {name for name, value in amounts.items() if value is not None and not (_sensible(value) and value >= 0)}
     for name in amounts:
         if name in bad:
-            yield fault("PL103", subject, f"{job.id!r}: {name} is {_number(amounts[name])}; {_EXPECTED}")
+            yield error_finding("PL103", subject, f"{job.id!r}: {name} is {_number(amounts[name])}; {_EXPECTED}")
     value, low, high = job.minutes.value, job.minutes.low, job.minutes.high
     if not bad and ((low is not None and low > value) or (high is not None and high < value)):
         ends = f"{'?' if low is None else format(low, 'g')} to {'?' if high is None else format(high, 'g')}"
-        yield fault(
+        yield error_finding(
             "PL108",
             subject,
             f"{job.id!r}: its interval, {ends} minutes, does not hold its value, {value:g}",
@@ -145,9 +151,11 @@ def _fit_faults(job: PlaceJob, subject: str, cluster: Cluster) -> Iterator[Findi
     if job.pin is not None:
         if not 0 <= job.pin < cluster.gpus:
             there = f"there are GPUs 0 to {cluster.gpus - 1}"
-            yield fault("PL109", subject, f"{job.id!r} is pinned to GPU {_number(job.pin)}; {there}")
+            yield error_finding("PL109", subject, f"{job.id!r} is pinned to GPU {_number(job.pin)}; {there}")
         elif job.gpus == 0:
-            yield fault("PL109", subject, f"{job.id!r} is pinned to GPU {job.pin} and holds no GPU", hint="gpus: 1")
+            yield error_finding(
+                "PL109", subject, f"{job.id!r} is pinned to GPU {job.pin} and holds no GPU", hint="gpus: 1"
+            )
         else:
             # The last node may be smaller than the others.
             node = min(node, cluster.gpus - job.pin // node * node)
@@ -157,7 +165,7 @@ def _fit_faults(job: PlaceJob, subject: str, cluster: Cluster) -> Iterator[Findi
         ("memory", job.memory_gb, cluster.memory_gb, " GiB"),
     ):
         if most is not None and asked > most:
-            yield fault(
+            yield error_finding(
                 "PL107",
                 subject,
                 f"{job.id!r} asks for {asked:g}{unit}{'' if unit else ' ' + name}; {place} has {most:g}{unit}"
