@@ -120,17 +120,17 @@ def test_a_stage_that_failed_in_its_last_line_has_trained(tmp_path: Path) -> Non
 
 def test_a_stage_starts_only_if_its_upper_end_fits_the_time_left(tmp_path: Path) -> None:
     """80 s are kept for saving; what does not fit is left with what builds on it, and a later call does it."""
-    root, stand_in = tmp_path / "exp", StandIn(tmp_path, {"n1": 2}, seconds=100)
+    root, stand_in = tmp_path / "exp", StandIn(tmp_path, {"n1": 2}, seconds=300)
     for name in ("long", "child", "short"):
         make_run(root, name)
-    stages = [stage("long", upper=200), stage("child", ("long",)), stage("short", upper=10)]
-    _write(root, stages, seconds=300.0)
+    stages = [stage("long", upper=400), stage("child", ("long",)), stage("short", upper=10)]
+    _write(root, stages)
     done = stand_in.run(root)
     assert done.returncode == 75
     assert _started(done.stdout) == ["short"]
     assert _states(done.stdout) == {"long": "left", "child": "left", "short": "done"}
     assert "sbatch mega_job.slurm goes on" in done.stdout
-    stand_in.seconds = 300
+    stand_in.seconds = 600
     again = stand_in.run(root)
     assert again.returncode == 0
     assert _started(again.stdout) == ["long", "child"]
@@ -218,15 +218,14 @@ def test_a_wide_stage_keeps_its_place_from_those_that_would_delay_it(tmp_path: P
 
 @pytest.mark.parametrize("kept", [2, None])
 def test_on_several_nodes_a_node_is_kept_for_a_wide_stage(tmp_path: Path, kept: int | None) -> None:
-    """`b` is predicted to end first, so its node is kept; the other one is free for what is behind the wide stage."""
+    """`b` is predicted to end first, and does, so its node is kept; what is behind the wide stage gets the other one."""
     root, stand_in = tmp_path / "exp", StandIn(tmp_path, {"n1": 2, "n2": 2})
     predicted = {"b": 60.0, "a": 300.0, "wide": 60.0, "long": 120.0, "short": 1.0}
-    takes = {"b": 1.0, "a": 2.0}
     # Two stages of five of a node's eight CPUs are never on one node.
     cpus = {"b": 5, "a": 5, "short": 2}
     stages = []
     for name, seconds in predicted.items():
-        make_run(root, name, seconds=takes.get(name, 0.2))
+        make_run(root, name, until="../wide/began" if name == "a" else ".")
         one = stage(name, gpus=2 if name == "wide" else 1, cpus=cpus.get(name, 1), upper=400)
         stages.append(replace(one, predicted_seconds=seconds))
     _write(root, stages, kept=kept, nodes=2)
@@ -241,10 +240,15 @@ def test_on_several_nodes_a_node_is_kept_for_a_wide_stage(tmp_path: Path, kept: 
         assert (node["long"], node["short"], node["wide"]) == (node["a"], node["b"], node["b"])
 
 
+def _make_two_together_and_one(root: Path) -> None:
+    """Of `a` and `b`, neither ends before the other has begun."""
+    for name, until in (("a", "../b/began"), ("b", "../a/began"), ("c", ".")):
+        make_run(root, name, until=until)
+
+
 def test_without_gpus_the_cpus_decide(tmp_path: Path) -> None:
     root, stand_in = tmp_path / "exp", StandIn(tmp_path, {"n1": 0})
-    for name in ("a", "b", "c"):
-        make_run(root, name, seconds=0.4)
+    _make_two_together_and_one(root)
     stages = [stage(name, gpus=0, cpus=2) for name in ("a", "b", "c")]
     _write(root, stages, gpus_per_node=0, cpus_per_node=4)
     done = stand_in.run(root)
@@ -259,8 +263,7 @@ def test_without_gpus_the_cpus_decide(tmp_path: Path) -> None:
 
 def test_memory_is_counted_where_it_is_told(tmp_path: Path) -> None:
     root, stand_in = tmp_path / "exp", StandIn(tmp_path, {"n1": 4})
-    for name in ("a", "b", "c"):
-        make_run(root, name, seconds=0.3)
+    _make_two_together_and_one(root)
     stages = [replace(stage(name), memory_gb=1.5) for name in ("a", "b", "c")]
     _write(root, stages, gpus_per_node=4, memory_gb_per_node=4.0)
     assert stand_in.run(root).returncode == 0
