@@ -218,7 +218,7 @@ def test_a_wide_stage_keeps_its_place_from_those_that_would_delay_it(tmp_path: P
 
 @pytest.mark.parametrize("kept", [2, None])
 def test_on_several_nodes_a_node_is_kept_for_a_wide_stage(tmp_path: Path, kept: int | None) -> None:
-    """`b` is predicted to end first, and does, so its node is kept; what is behind the wide stage gets the other one."""
+    """`b` is predicted to end first, and does: its node is kept for the wide stage, the other is for what is behind."""
     root, stand_in = tmp_path / "exp", StandIn(tmp_path, {"n1": 2, "n2": 2})
     predicted = {"b": 60.0, "a": 300.0, "wide": 60.0, "long": 120.0, "short": 1.0}
     # Two stages of five of a node's eight CPUs are never on one node.
