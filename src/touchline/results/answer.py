@@ -1,4 +1,4 @@
-"""Answer of `touchline results --json`."""
+"""Document printed by `touchline results --json`."""
 
 from __future__ import annotations
 
@@ -12,11 +12,10 @@ RESULTS_SCHEMA_VERSION = 1
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ResultsAnswer:
-    """The results of an experiment, and the tests that were made of them."""
+    """Results of an experiment with their statistical tests."""
 
     schema_version: int = RESULTS_SCHEMA_VERSION
-    """Version of this form."""
+    """Format version."""
     runs: tuple[RunResult, ...]
-    """Every run."""
     analyses: tuple[Analysis, ...]
-    """One for each task and score, the experiment's own first; those of the report."""
+    """Analyses of the report: one per task and score, the experiment's own first."""

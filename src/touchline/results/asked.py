@@ -1,4 +1,4 @@
-"""Test items as they were asked: their question, and the full prompt that the model saw."""
+"""Test items as prompted: question and full prompt."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from touchline.results.run_result import RunResult
 
 
 def asked_items(root: Path, runs: Sequence[RunResult]) -> dict[str, dict[str, AskedItem]]:
-    """Read the items of every evaluation as asked, by id, by `EvaluationRecord.asked_key`.
+    """Read the prompted items of every evaluation, by `EvaluationRecord.asked_key` and item id.
 
-    Evaluations with the same data and settings ask the same, so that one file of each is read. Scores files written
+    Evaluations with the same data and settings have the same prompts, so one file of each is read. Scores files written
     before 0.2 do not hold the items: their questions are read from the .eval log.
 
     Args:
-        root: the experiment's folder.
-        runs: its results.
+        root: experiment folder.
+        runs: results of its runs.
     """
     from touchline.results.imported.evaluations import read_asked as read_from_log
 

@@ -1,4 +1,4 @@
-"""Attempts at a training, each as a row: how it ended and how long it lasted, those before a new plan included."""
+"""Attempts at a training as rows, those before a re-plan included."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from touchline.run.statusfiles import read_attempts
 
 
 def attempt_results(folder: Path, attempts: Sequence[Attempt]) -> tuple[AttemptResult, ...]:
-    """Every attempt at a run's training that did something, oldest first.
+    """Return every attempt at a run's training that reached its own process, oldest first.
 
     Args:
-        folder: the run's folder, for the attempts before it was planned again.
-        attempts: those since.
+        folder: run folder, searched for attempts before a re-plan.
+        attempts: attempts since then.
     """
     earlier = [path for path in folder.glob("superseded/*/status") if path.parent.name.isdigit()]
     before = [

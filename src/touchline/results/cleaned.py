@@ -1,4 +1,4 @@
-"""What `touchline clean` found and did."""
+"""Result of `touchline clean`."""
 
 from __future__ import annotations
 
@@ -11,33 +11,31 @@ CLEAN_SCHEMA_VERSION = 1
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class KeptBroken:
-    """A checkpoint that is not sound, and stays all the same."""
+    """Invalid checkpoint that is kept."""
 
     run: str
-    """The run."""
     path: str
-    """Relative to the experiment's folder."""
+    """Path relative to the experiment folder."""
     codes: tuple[str, ...]
-    """What is wrong with it."""
+    """Codes of the problems found."""
     why: str
-    """Why it stays."""
+    """Reason for keeping it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Cleaned:
-    """The answer."""
+    """Files that are safe to delete, or were deleted."""
 
     schema_version: int = CLEAN_SCHEMA_VERSION
-    """Version of this form."""
+    """Format version."""
     experiment: str
-    """The experiment."""
     depth: Depth
-    """How far the checkpoints were read before anything was called sound or broken."""
+    """Verification depth of the checkpoints."""
     performed: bool
-    """Whether it was removed, or only shown."""
+    """Whether the files were deleted; False for a dry run."""
     items: tuple[Deletable, ...]
-    """What may go, or has gone."""
+    """Files and folders that are safe to delete."""
     size_bytes: int
-    """What that gives back."""
+    """Their total size."""
     kept: tuple[KeptBroken, ...]
-    """Broken checkpoints that stay."""
+    """Invalid checkpoints that are kept."""

@@ -1,7 +1,7 @@
-"""Cleaning up: what may go without loss is shown, and removed only when that is asked for.
+"""Deletion of files that are no longer needed; a dry run unless requested.
 
-Nothing is removed while a run is at work, nothing outside the experiment's folder, and nothing through a link. What is
-removed is renamed first: a kill leaves no half of it under its name.
+Nothing is deleted while a run is active, outside the experiment folder, or through a symbolic link. A folder is renamed
+before its deletion, so an interrupted deletion leaves no partial folder under the original name.
 """
 
 from __future__ import annotations
@@ -28,21 +28,19 @@ from touchline.spec.plan import Plan
 _SHOWN = 5
 
 
-def clean(
-    source: Path, *, perform: bool = False, deep: bool = False, on_progress: ProgressCallback | None = None
-) -> Cleaned:
-    """Find what may go without loss, and remove it when asked to.
+def clean(source: Path, *, perform: bool = False, deep: bool = False, say: Counted | None = None) -> Cleaned:
+    """Find files that are safe to delete, and delete them if requested.
 
     Args:
         source: experiment.yaml or its folder, planned.
-        perform: remove it; else it is only shown.
-        deep: read every value of every checkpoint before one is called sound.
-        on_progress: receives how many checkpoints are verified, of how many.
+        perform: delete the files; otherwise a dry run.
+        deep: read every tensor value before a checkpoint counts as valid.
+        say: called with the number of verified checkpoints and their total.
 
     Raises:
         InputError: there is no plan.
-        PolicyError: runs are at work, or another command is.
-        HostError: something may not be removed.
+        PolicyError: runs are active, or another command is.
+        HostError: a file cannot be deleted.
     """
     folder = ExperimentFolder(source)
     plan = folder.read_plan()
@@ -87,7 +85,7 @@ def _answer(plan: Plan, found: Verification, *, performed: bool) -> Cleaned:
 
 
 def _refuse_at_work(plan: Plan, folder: ExperimentFolder) -> None:
-    """Refuse while a job of any run works or waits: what looks left over may be what it goes on from."""
+    """Refuse if a job of any run is active or queued: apparent leftovers may be its training state."""
     queued = folder.queued()
     busy = [run.name for run in plan.runs if run.name in queued or _works(folder.root / run.name)]
     if busy:
@@ -100,7 +98,7 @@ def _refuse_at_work(plan: Plan, folder: ExperimentFolder) -> None:
 
 
 def _works(run: Path) -> bool:
-    """Whether an attempt at the training or the evaluation of a run is alive, by its own signs of life."""
+    """Return True if an attempt at the training or evaluation of a run has a fresh heartbeat."""
     views = (
         job_view_from_files(drop_lock_conflicts(read_attempts(run / status)), time.time())
         for status in ("status", "eval/status")
@@ -109,10 +107,10 @@ def _works(run: Path) -> bool:
 
 
 def _inside(root: Path, item: Deletable) -> Path:
-    """The path of something to remove.
+    """Return the path of an item to delete.
 
     Raises:
-        PolicyError: it is not under the experiment's folder, or a link is on the way.
+        PolicyError: it is not under the experiment folder, or a symbolic link is on the way.
     """
     relative = PurePath(item.path)
     steps = relative.parts
@@ -131,7 +129,7 @@ def _inside(root: Path, item: Deletable) -> Path:
 
 
 def _remove(path: Path) -> None:
-    """Remove a file, or a folder with everything in it; links in it are removed and not followed."""
+    """Delete a file or a folder tree without following symbolic links."""
     with disk_faults("folder" if path.is_dir() else "file", path):
         if not path.is_dir():
             path.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Which test items belong together, as the experiment says now: it may say so after everything is evaluated."""
+"""Clusters of test items, read again under the current experiment definition."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from touchline.spec.evaluation import EvaluationConfig
 def with_clusters(
     records: Sequence[EvaluationRecord], config: EvaluationConfig, folder: Path
 ) -> tuple[tuple[EvaluationRecord, ...], str | None]:
-    """The records with each item's cluster as `evaluate.cluster` has it, and what a reader must know.
+    """Return the records with each item's cluster from `evaluate.cluster`, and a note for the reader.
 
-    The scores file has the clusters of the day when it was written. Clusters change no score, so that the column may be
-    named, changed or taken back afterwards: they are read from the dataset again. Where that cannot be, those of the
-    scores file stay, and it is said. Items of a task of the user's own say it themselves.
+    The scores file holds the clusters from the time of writing. Clusters change no score, so the column may be set,
+    changed or removed later: they are read from the dataset again. If that fails, the clusters of the scores file stay
+    and the note says so. Custom tasks set the clusters of their items themselves.
 
     Args:
-        records: evaluations that are current by `config`.
-        config: the run's evaluation as it is planned now.
-        folder: the run's folder, to which the dataset's path is relative.
+        records: evaluations that are current under `config`.
+        config: planned evaluation of the run.
+        folder: run folder; the dataset path is relative to it.
     """
     column = config.evaluate.cluster
     asked = [record for record in records if _is_of_the_dataset(record, config)]

@@ -1,8 +1,7 @@
-"""What `collect` writes: runs_status.yaml of an experiment, and run_metrics.yaml of each run.
+"""Files written by `collect`: runs_status.yaml per experiment and run_metrics.yaml per run.
 
-Both are derived from the plan and the run folders, which alone are the truth. The keys are those that users of earlier
-tools know; where such a key would say something untrue (GPU memory of a run on a processor), it stays empty, says why,
-and what was measured stands under a key of its own.
+Both are derived from the plan and the run folders. The keys are those of earlier tools. A key that does not apply (GPU
+memory of a run on a CPU) stays empty with a reason, and the measured value has a key of its own.
 """
 
 from __future__ import annotations
@@ -12,54 +11,52 @@ from dataclasses import dataclass, field
 from touchline.core.quantity import NO_EVIDENCE, Measured
 
 Setting = str | int | float | bool | None
-"""One setting of a run."""
+"""Value of a run setting."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EpochMetrics:
-    """One epoch of a training."""
+    """Measurements of one epoch."""
 
     epoch: int
-    """Counts from 0."""
+    """Epoch, counted from 0."""
     training_time_minutes: float
-    """Wall time of its steps."""
+    """Wall-clock time of its steps."""
     mean_train_loss: float
     """Mean over its steps, in nats."""
     validation_loss: float | None
-    """The last one of the epoch, in nats; none when none was taken."""
+    """Last validation loss of the epoch, in nats; None if there was no validation."""
     peak_memory: Measured = NO_EVIDENCE
-    """Peak from the first step of the attempt to the end of the epoch, in GiB; its kind is that of the steps' rows."""
+    """Peak from the first step of the attempt to the end of the epoch, in GiB; its kind is that of the step rows."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunMetrics:
-    """One run: its settings and what was measured, under the keys of the YAML files."""
+    """Settings and measurements of one run, under the keys of the YAML files."""
 
     schema_version: int = 1
-    """Version of this form."""
+    """Format version."""
     run_name: str
-    """The run."""
     status: str
-    """How it stands, a `RunStatus`."""
+    """A `RunStatus`."""
     job_id: str | None
-    """Its last job; none before one was started."""
+    """Last job; None if none was started."""
     started: str | None
-    """When its first attempt began, ISO 8601 in UTC."""
+    """Start of the first attempt, ISO 8601 in UTC."""
     completed: str | None
-    """When its last attempt ended well, ISO 8601 in UTC."""
+    """End of the last successful attempt, ISO 8601 in UTC."""
     static_config: dict[str, Setting]
-    """What was known before it ran."""
+    """Planned settings."""
     packing_metrics: dict[str, Measured]
     """total_examples, total_sequences, packing_density, packing_efficiency."""
     resource_metrics: dict[str, Measured]
-    """Memory by kind, utilisation, duration."""
+    """Memory by kind, utilization, duration."""
     performance_metrics: dict[str, Measured]
     """Rates and losses."""
     per_epoch_metrics: tuple[EpochMetrics, ...]
-    """Epoch by epoch."""
+    """Measurements per epoch."""
     dataset_path: str
-    """Its dataset."""
     versions: dict[str, str] = field(default_factory=dict)
-    """Versions of Python and of the libraries that trained it; empty where none were recorded."""
+    """Versions of Python and of the training libraries; empty if none were recorded."""
     notes: tuple[str, ...]
-    """What a reader must know."""
+    """Limitations a reader must know."""

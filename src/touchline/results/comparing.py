@@ -1,4 +1,4 @@
-"""Each run against its own control, on the same items: the comparisons of the report, as figures of the runs."""
+"""Comparison of each run with its own control on the same items."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from touchline.statistics.conclusions import RunScore
 
 
 def compared(plan: Plan, results: list[RunResult]) -> list[RunResult]:
-    """The results with each run's difference to the control of its base model, on the experiment's own task.
+    """Return the results with each run's difference from the control of its base model, on the experiment's own task.
 
-    What cannot be compared says why among its notes.
+    A run that cannot be compared gets a note with the reason.
     """
     # Only who has results to compare waits for numpy.
     from numpy.random import PCG64, Generator

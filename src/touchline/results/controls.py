@@ -1,4 +1,4 @@
-"""Whether a no-op control answered as the base did: the one thing that every other comparison rests on."""
+"""Check of no-op controls: their answers must equal those of the base model."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ _SHOWN = 3
 
 
 def no_op_issues(runs: Sequence[RunResult]) -> tuple[Issue, ...]:
-    """What is wrong with the no-op controls: answers that differ from the base's, though the adapter changes nothing.
+    """Return issues of no-op controls whose answers differ from the base model's.
 
-    Whole answers are compared and not their scores: two wrong answers may differ too.
+    Whole answers are compared and not scores, because two wrong answers may differ too.
     """
     return tuple(issue for run in runs if run.control is ControlKind.NO_OP for issue in _issues(run, runs))
 
@@ -38,7 +38,7 @@ def _issues(run: RunResult, runs: Sequence[RunResult]) -> Iterator[Issue]:
 
 
 def _differing(one: EvaluationRecord, other: EvaluationRecord) -> list[tuple[str, str, str]]:
-    """(item, answer, the base's answer) of every item that was answered otherwise."""
+    """Return (item, answer, base answer) of every item answered differently."""
     there = {(sample.id, sample.repeat): sample.output for sample in other.samples}
     return [
         (sample.id, sample.output, there[sample.id, sample.repeat])

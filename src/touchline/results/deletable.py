@@ -1,8 +1,8 @@
-"""What of an experiment may go without loss; the only good copy of anything is never in the list.
+"""Selection of files that are safe to delete; the only good copy of anything is never selected.
 
-A broken checkpoint may go where its weights are lost and a sound one of the same or a later step is there; the state to
-go on from, where the training is complete and its last checkpoint is sound; what a killed attempt left half-written,
-where what it was to become is there. Everything else stays, however useless it looks.
+Safe to delete are: an invalid checkpoint whose weights are lost, if a valid one of the same or a later step exists; the
+training state, if the training is complete and its last checkpoint is valid; partial files of a killed attempt, if the
+complete file exists. Everything else is kept.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ _LOST = frozenset(
         *("nan", "infinite", "all-zero", "missing-tensor", "not-a-zip", "bad-archive", "wrong-size"),
     }
 )
-"""Faults of a file of weights after which they cannot be brought back."""
+"""Problems of a weights file that cannot be repaired."""
 
 
 def deletable_of(
     places: Sequence[RunLocation], checkpoints: Sequence[VerifiedCheckpoint], root: Path
 ) -> tuple[Deletable, ...]:
-    """What may go, run by run.
+    """Return what is safe to delete, run by run.
 
     Args:
-        places: the runs.
-        checkpoints: all of theirs, verified.
-        root: the experiment's folder; paths in the answer are relative to it.
+        places: runs and their folders.
+        checkpoints: all their checkpoints, verified.
+        root: experiment folder; returned paths are relative to it.
     """
     found: list[Deletable] = []
     for place in places:
@@ -70,7 +70,7 @@ def _in_run(place: RunLocation, own: Sequence[VerifiedCheckpoint], root: Path) -
 
 
 def _leftovers(place: RunLocation, own: Sequence[VerifiedCheckpoint], root: Path) -> Iterator[Deletable]:
-    """What killed attempts left beside the checkpoints."""
+    """Yield files that killed attempts left beside the checkpoints."""
     sound = {item.name for item in own if item.sound}
     for path in sorted(place.folder.iterdir()):
         if path.is_symlink():
@@ -101,7 +101,7 @@ def _leftovers(place: RunLocation, own: Sequence[VerifiedCheckpoint], root: Path
 def _trainer_states(
     place: RunLocation, own: Sequence[VerifiedCheckpoint], last: VerifiedCheckpoint, root: Path
 ) -> Iterator[Deletable]:
-    """Optimizer states that the Trainer of transformers leaves in every checkpoint, of a training that is complete."""
+    """Yield optimizer states that the transformers Trainer leaves in every checkpoint of a complete training."""
     state = read_object(place.folder / last.name / STATE)
     done, most = (None, None) if state is None else (state.get("global_step"), state.get("max_steps"))
     if not isinstance(done, int) or not isinstance(most, int) or not 0 < most <= done:
@@ -115,7 +115,7 @@ def _trainer_states(
 
 
 def is_lost(item: VerifiedCheckpoint) -> bool:
-    """Whether a broken checkpoint's weights themselves are lost, so that nothing in it can be of use."""
+    """Return True if an invalid checkpoint's weights themselves are lost, so that nothing in it is usable."""
     roles = {file.name: file.role for file in item.files}
     return any(
         fault.code in _LOST
@@ -125,14 +125,14 @@ def is_lost(item: VerifiedCheckpoint) -> bool:
 
 
 def _last_sound(own: Sequence[VerifiedCheckpoint]) -> VerifiedCheckpoint | None:
-    """The last checkpoint of a run if it is sound; None where it is broken, whatever is sound before it."""
+    """Return the last checkpoint of a run if it is valid; None if it is not, even if earlier ones are."""
     ordered = [item for item in own if _at(item.name, item.step) is not None]
     last = max(ordered, key=lambda item: _at(item.name, item.step) or (0, 0), default=None)
     return last if last is not None and last.sound else None
 
 
 def _at_least(name: str, step: int | None, own: Sequence[VerifiedCheckpoint]) -> VerifiedCheckpoint | None:
-    """A sound checkpoint that has come as far as the one of that name, or farther."""
+    """Return a valid checkpoint of the same or a later step than the named one."""
     match = numbered(name)
     for item in own:
         if not item.sound:
@@ -146,7 +146,7 @@ def _at_least(name: str, step: int | None, own: Sequence[VerifiedCheckpoint]) ->
 
 
 def _at(name: str, step: int | None) -> tuple[int, int] | None:
-    """What to order checkpoints by: steps where they are known."""
+    """Return the sort key of a checkpoint: its step if known, else its number."""
     match = numbered(name)
     if step is not None:
         return 1, step

@@ -1,7 +1,7 @@
-"""What a person should look at in a run that waits, runs or has just ended: each with what to do.
+"""Warnings about queued, running and recently ended runs, each with an action.
 
-Clocks of different machines differ and jump, so an age is only believed when two clocks agree on it: the one of the
-machine that wrote, and the one of the disk that it wrote to.
+Clocks of different machines differ, so an age counts only if two clocks agree: that of the writing machine and that of
+the disk.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from touchline.slurm.job_view import JobView
 from touchline.spec.plan import PlannedRun
 
 STALL_STEPS = 10
-"""So many times the usual step without a new one is a stall."""
+"""Multiple of the usual step time without a new step that counts as a stall."""
 STALL_LEAST_SECONDS = 120.0
-"""And never sooner than this: short steps are held up by much."""
+"""Shortest stall in seconds, because short steps are easily delayed."""
 START_LEAST_SECONDS = 900.0
-"""How long data, libraries and weights may take before the first step is missed, where the plan says less."""
+"""Seconds allowed for data, libraries and weights before the first step, unless the plan predicts more."""
 SLOW_FACTOR = 1.5
-"""So many times the upper end of the plan's interval is far slower than planned."""
+"""Multiple of the upper end of the planned interval that counts as far slower than planned."""
 ZERO_STEPS = 3
-"""So many steps in a row with a loss of exactly zero are no accident."""
+"""Number of consecutive steps with a loss of exactly zero that is reported."""
 HELD_REASONS = frozenset(
     {
         *("JobHeldUser", "JobHeldAdmin", "launch failed requeued held", "JobHoldMaxRequeue", "BadConstraints"),
@@ -40,47 +40,46 @@ HELD_REASONS = frozenset(
         *("AssocMaxWallDurationPerJobLimit", "QOSMaxWallDurationPerJobLimit", "ReqNodeNotAvail"),
     }
 )
-"""Reasons that do not go away by waiting, or that only a person with other rights can take away."""
+"""Pending reasons that do not resolve by waiting, or need an administrator."""
 NEVER = "DependencyNeverSatisfied"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FlagInputs:
-    """What the flags of one run are told from."""
+    """Inputs from which the flags of one run are derived."""
 
     experiment: Path
-    """The experiment's folder, for the commands that hints name."""
+    """Experiment folder, for commands in hints."""
     run: PlannedRun
-    """As planned."""
+    """Planned run."""
     glance: RunFolderState
-    """Its folder."""
+    """State of its folder."""
     status: RunStatus
-    """How it stands."""
     job: JobView | None
-    """Its training job."""
+    """Training job."""
     evaluation: JobView | None
-    """Its evaluation job."""
+    """Evaluation job."""
     left: Measured
-    """Seconds until its training ends."""
+    """Predicted seconds until the training ends."""
     limit_seconds: float | None
-    """Its job's time limit; none where there is none."""
+    """Time limit of its job; None if there is none."""
     disk_needed_bytes: float | None
-    """What all unfinished runs together still write; none where nobody knows."""
+    """Predicted bytes that all unfinished runs still write; None if unknown."""
     disk_free_bytes: float | None
-    """What is free where they write."""
+    """Free bytes on their disk."""
     now_unix: float
-    """This machine's time."""
+    """Current time of this machine."""
 
 
 def flags(seen: FlagInputs) -> tuple[FindingRow, ...]:
-    """Everything that a person should look at, errors first."""
+    """Return all flags of a run, errors first."""
     found = [*_queue(seen), *_losses(seen), *_progress(seen), *_limits(seen), *_ends(seen)]
     order = {Severity.ERROR: 0, Severity.WARNING: 1, Severity.INFO: 2}
     return tuple(sorted(found, key=lambda row: (order[row.severity], row.code)))
 
 
 def _queue(seen: FlagInputs) -> Iterator[FindingRow]:
-    """Jobs that wait for what never comes."""
+    """Yield flags of queued jobs that cannot start."""
     for job, what in ((seen.job, "its training"), (seen.evaluation, "its evaluation")):
         if job is None or not job.active or job.state is JobState.RUNNING:
             continue
@@ -93,12 +92,12 @@ def _queue(seen: FlagInputs) -> Iterator[FindingRow]:
 
 
 def _word(reason: str) -> str:
-    """`ReqNodeNotAvail` of `ReqNodeNotAvail, UnavailableNodes:n1`."""
+    """Return `ReqNodeNotAvail` for `ReqNodeNotAvail, UnavailableNodes:n1`."""
     return reason.partition(",")[0].strip("() ")
 
 
 def _losses(seen: FlagInputs) -> Iterator[FindingRow]:
-    """A training that learns nothing."""
+    """Yield flags of a training that learns nothing."""
     steps = seen.glance.recent.steps
     broken = [step.step for step in steps if step.loss is None]
     if broken:
@@ -113,7 +112,7 @@ def _losses(seen: FlagInputs) -> Iterator[FindingRow]:
 
 
 def _progress(seen: FlagInputs) -> Iterator[FindingRow]:
-    """A job that runs and does not get on, or more slowly than planned."""
+    """Yield flags of a running job without progress, or far slower than planned."""
     if seen.status is not RunStatus.RUNNING or seen.job is None or not seen.job.active:
         return
     attempt = seen.glance.attempts[-1] if seen.glance.attempts else None
@@ -140,7 +139,7 @@ def _progress(seen: FlagInputs) -> Iterator[FindingRow]:
 
 
 def _stall(seen: FlagInputs, attempt: Attempt) -> Iterator[FindingRow]:
-    """Alive, and nothing new for many times as long as a step usually takes."""
+    """Yield a flag if the process is alive but has produced no step for many times the usual step time."""
     recent, beat = seen.glance.recent, attempt.heartbeat_unix
     if beat is None:
         return
@@ -167,7 +166,7 @@ def _stall(seen: FlagInputs, attempt: Attempt) -> Iterator[FindingRow]:
 
 
 def _limits(seen: FlagInputs) -> Iterator[FindingRow]:
-    """Time or disk that will not do."""
+    """Yield flags of insufficient time limit or disk space."""
     active = seen.job is not None and seen.job.active
     started = seen.job.started_unix if seen.job is not None else None
     if started is None and seen.glance.attempts:
@@ -200,7 +199,7 @@ def _limits(seen: FlagInputs) -> Iterator[FindingRow]:
 
 
 def _ends(seen: FlagInputs) -> Iterator[FindingRow]:
-    """Jobs that are over, and their work is not; or the other way round."""
+    """Yield flags of ended jobs whose exit does not match the state of the training."""
     yield from _evaluation_ends(seen)
     job, outcome = seen.job, seen.glance.outcome
     if job is None or job.active or seen.run.batches is None:
@@ -238,7 +237,7 @@ def _evaluation_ends(seen: FlagInputs) -> Iterator[FindingRow]:
 
 
 def heartbeat_age(glance: RunFolderState, attempt: Attempt, now_unix: float) -> float | None:
-    """Seconds since the last sign of life, by whichever clock makes it younger; none where there was none."""
+    """Return seconds since the last heartbeat, by the clock that makes it younger; None if there was none."""
     if attempt.heartbeat_unix is None:
         return None
     told = now_unix - attempt.heartbeat_unix
@@ -247,7 +246,7 @@ def heartbeat_age(glance: RunFolderState, attempt: Attempt, now_unix: float) -> 
 
 
 def _since_written(seen: FlagInputs, *parts: str) -> float:
-    """How old a file is, by the disk's clock."""
+    """Return the age of a file in seconds, by the disk's clock."""
     return _age(seen.glance.folder.joinpath(*parts), seen.now_unix) or 0.0
 
 
@@ -263,7 +262,7 @@ def _name(attempt: Attempt) -> str:
 
 
 def _most(run: PlannedRun, parts: tuple[str, ...]) -> float:
-    """Upper end of some parts of the plan's time, in seconds."""
+    """Return the upper end of some parts of the planned time, in seconds."""
     found = [run.time_parts.get(part) for part in parts]
     return sum((part.high or part.value) for part in found if isinstance(part, Quantity))
 

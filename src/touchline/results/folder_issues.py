@@ -1,4 +1,4 @@
-"""What in the folders of planned runs cannot be read, or is not what it should be: a report tells it and goes on."""
+"""Issues found in the folders of planned runs: files that cannot be read or are not as expected."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ _BADLY = frozenset({JobState.FAILED, JobState.OUT_OF_MEMORY, JobState.NODE_FAIL}
 
 
 def folder_issues(root: Path, runs: Sequence[RunResult]) -> tuple[Issue, ...]:
-    """Issues that only who opens the files can tell.
+    """Find issues that require opening the run's files.
 
     Args:
-        root: the experiment's folder.
-        runs: its results, whose folders are looked into.
+        root: experiment folder.
+        runs: results whose folders are searched.
     """
     return tuple(issue for run in runs for issue in _of_run(root, run))
 
@@ -58,7 +58,7 @@ def _matters(name: str) -> bool:
 
 
 def _evaluations(root: Path, run: RunResult, folder: Path) -> Iterator[Issue]:
-    """Logs that are cut, and scores that cannot be read: an evaluation with one of them is not in the report."""
+    """Yield evaluation logs that are truncated and scores that cannot be read; the report leaves them out."""
     try:
         names = sorted(path.name for path in folder.iterdir())
     except FileNotFoundError:

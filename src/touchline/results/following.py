@@ -1,4 +1,4 @@
-"""`logs`: the newest output of a run, and what is added to it, across new attempts, until the run ends."""
+"""Command `logs`: newest output of a run, optionally followed across attempts until the run ends."""
 
 from __future__ import annotations
 
@@ -25,25 +25,25 @@ from touchline.spec.plan import Plan, PlannedRun
 from touchline.spec.runs import RunKind
 
 FOLLOW_SECONDS = 0.5
-"""Between two looks at a file that is followed."""
+"""Seconds between two reads of a followed file."""
 _EVALUATIONS = "slurm-eval-"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OutputLine:
-    """One thing to show."""
+    """Element of the output: a file header, a line or an unfinished line."""
 
     file: Path | None = None
-    """A file begins; what follows is out of it."""
+    """File that the following lines come from."""
     line: str | None = None
-    """A whole line, as a terminal would show it."""
+    """Whole line, as a terminal shows it."""
     unfinished: str | None = None
-    """The line that is being written, a progress bar most often; the next one takes its place."""
+    """Line still being written, mostly a progress bar; the next one replaces it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Output:
-    """Whose output is shown."""
+    """Output to show and its job."""
 
     plan: Plan
     folder: ExperimentFolder
@@ -64,18 +64,18 @@ def logs(
     lines: int = 50,
     follow: bool = False,
 ) -> Iterator[OutputLine]:
-    """The last lines of a run's newest output, and then what is added.
+    """Yield the last lines of a run's newest output, then added lines.
 
     Args:
-        source: experiment.yaml, its folder, or a run's folder.
-        settings: how often a queue may be asked.
-        run: the run, where `source` is not its folder.
-        evaluation: the evaluation's output instead of the training's; a control has no other.
-        lines: how many to begin with.
-        follow: go on until the run ends.
+        source: experiment.yaml, its folder, or a run folder.
+        settings: user config with the queue polling interval.
+        run: run name, if `source` is not a run folder.
+        evaluation: show the evaluation's output instead of the training's; a control has no other.
+        lines: number of initial lines.
+        follow: continue until the run ends.
 
     Raises:
-        InputError: no plan, no such run, or there is no output and none to wait for.
+        InputError: there is no plan, no such run, or no output.
     """
     output = _open(source, run, evaluation)
     path = newest(output)
@@ -94,7 +94,7 @@ def logs(
 
 
 def newest(output: _Output) -> Path | None:
-    """The output of the attempt that runs; else the one that was written last."""
+    """Return the output of the running attempt, else the file written last."""
     place = output.job.folder
     if output.is_evaluation:
         pattern = f"{_EVALUATIONS}*.out" if output.job.script is not None else "*.out"
@@ -139,8 +139,8 @@ def _open(source: Path, run: str | None, evaluation: bool) -> _Output:
     )
 
 
-def _follow(output: _Output, follower: Follower | None, settings: UserConfig) -> Iterator[OutputLine]:
-    """What is added, file by file."""
+def _follow(output: _Output, follower: Follower | None, settings: Settings) -> Iterator[OutputLine]:
+    """Yield added output, file by file."""
     executor = executor_for(output.plan, output.folder, settings.slurm.poll_seconds, RealCommands())
     pause = 1.0 if output.plan.executor == "local" else settings.slurm.poll_seconds
     asked, quiet_since, active, last = float("-inf"), time.monotonic(), True, ""
@@ -171,7 +171,7 @@ def _follow(output: _Output, follower: Follower | None, settings: UserConfig) ->
 
 
 def _drain(follower: Follower) -> list[str]:
-    """All that is left of a file, its last line too."""
+    """Return the rest of a file, its last line included."""
     lines: list[str] = []
     unfinished = ""
     while True:
@@ -183,7 +183,7 @@ def _drain(follower: Follower) -> list[str]:
 
 
 def _is_active(executor: Executor, job: Job) -> bool:
-    """Whether the job may still say something; while nobody can be asked, it may."""
+    """Return True if the job may still produce output, also if the executor cannot be queried."""
     try:
         view = executor.look([job]).get(job.name)
     except TouchlineError:
@@ -192,7 +192,7 @@ def _is_active(executor: Executor, job: Job) -> bool:
 
 
 def _is_over(output: _Output) -> bool:
-    """Whether there is nothing left to do, so that no other attempt follows."""
+    """Return True if the work is complete, so that no other attempt follows."""
     settings = evaluation_settings(output.plan, output.folder.plan_json, output.folder.internal)
     found = read_run_folder(output.plan, output.run, output.folder.run(output.run.name), settings)
     return found.evaluated if output.is_evaluation else found.outcome is TrainingOutcome.COMPLETE

@@ -1,7 +1,7 @@
-"""Did general ability suffer? Scores of lm-evaluation-harness, each with its change against the run's control.
+"""Scores of lm-evaluation-harness per run, each with its change from the run's control.
 
-They are read from `general/` in a run's folder: what `touchline evaluate` let the harness write, of weights that the
-run still has, and whatever results files a person has put there.
+They are read from `general/` in a run folder: written by `touchline evaluate` for weights that the run still has, or
+put there by the user.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ _COVERAGE = 0.95
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Scored:
-    """One metric of a run, and where it is from."""
+    """One metric of a run with its source."""
 
     score: HarnessScore
     results: HarnessResults
     path: Path
     verified: bool
-    """Whether the weights that were scored are known to be the run's."""
+    """Whether the scored weights are proved to be the run's."""
     items: Items | None = None
-    """Score of each item, where they were kept."""
+    """Score per item, if kept."""
 
     @property
     def key(self) -> tuple[str, str]:
@@ -50,11 +50,11 @@ class _Scored:
 
 
 def read_general(root: Path, runs: Sequence[RunResult]) -> tuple[GeneralScore, ...]:
-    """The scores of every run that has some; a file that cannot be read is a row that says why.
+    """Return the scores of every scored run; a file that cannot be read becomes a row with the reason.
 
     Args:
-        root: the experiment's folder.
-        runs: its runs, in the order of the rows.
+        root: experiment folder.
+        runs: runs in the order of the rows.
     """
     broken: dict[str, list[tuple[str, str]]] = {}
     found = {run.name: _of_run(root / run.name / GENERAL_FOLDER, run, broken) for run in runs}
@@ -82,7 +82,7 @@ def read_general(root: Path, runs: Sequence[RunResult]) -> tuple[GeneralScore, .
 
 
 def _of_run(folder: Path, run: RunResult, broken: dict[str, list[tuple[str, str]]]) -> dict[tuple[str, str], _Scored]:
-    """Newest score of each task and metric."""
+    """Return the newest score of each task and metric."""
     newest: dict[tuple[str, str], _Scored] = {}
     weights = {item.name: item.adapter_sha256 for item in run.checkpoints}
     for path in _files(folder):
@@ -104,7 +104,7 @@ def _of_run(folder: Path, run: RunResult, broken: dict[str, list[tuple[str, str]
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    """Results files that lie in `general/`, or in a folder of it, as the harness lays them out."""
+    """Yield results files in `general/` or in a folder of it, the harness's own layout."""
     for path in _listed(folder):
         if path.is_dir():
             yield from (inner for inner in _listed(path) if inner.name.startswith("results") and _is_json(inner))
@@ -113,7 +113,7 @@ def _files(folder: Path) -> Iterator[Path]:
 
 
 def _listed(folder: Path) -> list[Path]:
-    """What lies in a folder, links left out; nothing where it may not be read."""
+    """Return the entries of a folder without symbolic links; empty if it cannot be read."""
     try:
         return sorted(path for path in folder.iterdir() if not path.is_symlink())
     except OSError:
@@ -125,7 +125,7 @@ def _is_json(path: Path) -> bool:
 
 
 def _marker(folder: Path, results: Path) -> GeneralMarker | None:
-    """Whose scores a file of ours holds; None for one that somebody put there."""
+    """Return the marker of a results file that touchline let the harness write; None for other files."""
     if results.parent == folder:
         return None
     marker = read_general_marker(folder / f"{results.parent.name}{MARKER_SUFFIX}")
@@ -135,7 +135,7 @@ def _marker(folder: Path, results: Path) -> GeneralMarker | None:
 def _control(
     run: RunResult, runs: Sequence[RunResult], found: Mapping[str, Mapping[tuple[str, str], _Scored]]
 ) -> str | None:
-    """The base model's own row; plans of before do not say which control a run is."""
+    """Return the control of a run: a base model's own row. Plans of 0.1.0 do not name the control kind."""
     bases = [
         other.name
         for other in runs
@@ -148,7 +148,7 @@ def _control(
 
 
 def _own(scored: _Scored, root: Path) -> Measured:
-    """The score with its interval: Wilson's where every item is right or wrong, else the harness's standard error."""
+    """Return the score with its interval: Wilson for binary items, else from the harness's standard error."""
     score, task = scored.score, scored.results.tasks[scored.score.task]
     items = scored.items
     low = high = None
@@ -178,7 +178,7 @@ def _own(scored: _Scored, root: Path) -> Measured:
 
 
 def _change(run: _Scored, control: _Scored | None, name: str, root: Path) -> Measured:
-    """Score minus the control's, on the same items where both kept them."""
+    """Return the score minus the control's, paired on the same items if both kept them."""
     if control is None:
         return Missing(missing=f"{name} has no such score")
     here, there = run.results.tasks[run.score.task], control.results.tasks[control.score.task]

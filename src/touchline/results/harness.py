@@ -1,7 +1,6 @@
-"""What lm-evaluation-harness writes: `results_<date>.json`, and `samples_<task>_<date>.jsonl` beside it.
+"""Reader of lm-evaluation-harness output: `results_<date>.json` and `samples_<task>_<date>.jsonl` beside it.
 
-Both are read as strangers' files: bounded, nothing in them is trusted to be of the kind that it should be. Their form
-was taken from files that version 0.4.13 wrote.
+Both are untrusted: reads are bounded and every type is checked. The format is that of version 0.4.13.
 """
 
 from __future__ import annotations
@@ -27,14 +26,14 @@ _LARGE = ("doc", "arguments", "resps", "filtered_resps", "target")
 _FILE_NAME = re.compile(r"[^/\0]{1,255}")
 
 Items = dict[str, float]
-"""Score of each item, by its number and hash."""
+"""Score per item, by its number and hash."""
 
 
 def read_results(path: Path) -> HarnessResults:
-    """A results file.
+    """Read a results file.
 
     Raises:
-        InputError: it cannot be read, or is not such a file.
+        InputError: it cannot be read, or is not a results file.
     """
     try:
         data = parse_json(read_text_bounded(path, _LIMIT_BYTES))
@@ -62,11 +61,11 @@ def read_results(path: Path) -> HarnessResults:
 
 
 def read_items(results: Path, score: HarnessScore) -> Items | None:
-    """Score of each item behind one metric; None where they were not kept, or their mean is not the metric.
+    """Return the score per item behind one metric; None if not kept, or if their mean is not the metric.
 
     Args:
-        results: the results file, beside which the samples lie.
-        score: the metric.
+        results: results file; the samples lie beside it.
+        score: metric.
     """
     name = f"samples_{score.task}{results.stem.removeprefix(_PREFIX)}.jsonl"
     if not _FILE_NAME.fullmatch(name):
@@ -121,7 +120,7 @@ def _mapping(data: Mapping[str, object], key: str) -> Mapping[str, object]:
 
 
 def _number(value: object) -> float | None:
-    """A finite number; the harness writes `N/A` where it has no standard error."""
+    """Return a finite number, else None; the harness writes `N/A` for an unknown standard error."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
     try:
@@ -132,7 +131,7 @@ def _number(value: object) -> float | None:
 
 
 def _rows(path: Path) -> Sequence[Mapping[str, object]]:
-    """The lines of a file of samples; nothing where it cannot be read."""
+    """Return the lines of a samples file; empty if it cannot be read."""
     try:
         found = path.stat()
     except (OSError, ValueError):

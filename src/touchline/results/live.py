@@ -1,4 +1,4 @@
-"""A run at this moment: what `touchline status` shows of it."""
+"""Live state of a run, as shown by `touchline status`."""
 
 from __future__ import annotations
 
@@ -13,40 +13,38 @@ from touchline.spec.runs import RunKind
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LiveRun:
-    """One run, read from its folder and from one look at the queue."""
+    """One run, from its folder and one queue query."""
 
     name: str
-    """The run."""
     kind: RunKind
-    """Fine-tuned, or a control."""
+    """Fine-tuned or control."""
     status: RunStatus
-    """How it stands: from the artefacts and the jobs, never edited by hand."""
+    """Derived from files and jobs."""
     job_state: JobState | None
-    """State of its last job, of whichever kind; none when there was none."""
+    """State of its last job of any kind; None if there was none."""
     job: JobView | None
-    """Its training job; none when there was none."""
+    """Training job; None if there was none."""
     evaluation: JobView | None
-    """Its evaluation job; none when there was none, or when it shares one process with other runs."""
+    """Evaluation job; None if there was none or if it shares a process with other runs."""
     attempts: int
-    """How often its training was started."""
+    """Number of training attempts."""
     steps_done: int | None
-    """Optimizer steps done; none for a control."""
+    """Optimizer steps done; None for a control."""
     steps_planned: int | None
-    """Optimizer steps planned; none for a control."""
+    """Optimizer steps planned; None for a control."""
     loss: Measured
     """Last training loss."""
     tokens_per_second: Measured
-    """Real tokens a second over the last steps."""
+    """Non-padding tokens per second over the last steps."""
     memory: Measured
     """Peak memory so far."""
     seconds_left: Measured
-    """Until the training ends, with an interval."""
+    """Predicted seconds until the training ends, with an interval."""
     queue_reason: str
-    """Why it waits, in the scheduler's word; empty when it does not."""
+    """Pending reason of the scheduler; empty if not queued."""
     flags: tuple[FindingRow, ...]
-    """What a person should look at: NaN, a loss of zero, no progress, far slower than planned, a limit or a disk that
-    will not do."""
+    """Warnings: NaN, zero loss, stall, far slower than planned, insufficient time limit or disk space."""
     items_done: int | None = None
-    """Test items that the evaluation at work has answered; none while none is at work."""
+    """Test items answered by the active evaluation; None if none is active."""
     items_planned: int | None = None
-    """Test items that it has to answer."""
+    """Test items of the active evaluation."""

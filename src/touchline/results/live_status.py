@@ -1,4 +1,4 @@
-"""Every run at this moment, from its folder and one look at the queue; fast, because people ask again and again."""
+"""Live state of every run, from its folder and one queue query; fast, because it is polled."""
 
 from __future__ import annotations
 
@@ -38,33 +38,29 @@ _BYTES_IN = {unit: gib * 2**30 for unit, gib in GIB_IN.items()}
 
 
 class Opened(Protocol):
-    """A plan and where it lies; `Planned` is one."""
+    """Plan with its folder; implemented by `LoadedPlan`."""
 
     @property
-    def plan(self) -> Plan:
-        """The plan."""
-        ...
+    def plan(self) -> Plan: ...
 
     @property
-    def folder(self) -> ExperimentFolder:
-        """Its experiment."""
-        ...
+    def folder(self) -> ExperimentFolder: ...
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Evaluating:
-    """An evaluation process that several runs share."""
+    """Evaluation process shared by several runs."""
 
     view: JobView
     """Its job."""
     runs: frozenset[str]
-    """The runs that it was asked to evaluate."""
+    """Requested runs."""
     output: bytes
-    """The end of what it says."""
+    """End of its output."""
 
 
 def glances(opened: Opened, known: Mapping[str, RunFolderState] | None = None) -> dict[str, RunFolderState]:
-    """Every run's folder at a glance, by run; those that are `known` are not looked at again."""
+    """Read every run folder, by run; `known` ones are not read again."""
     plan, folder = opened.plan, opened.folder
     settings = evaluation_settings(plan, folder.plan_json, folder.internal)
     kept = known or {}
@@ -75,10 +71,10 @@ def glances(opened: Opened, known: Mapping[str, RunFolderState] | None = None) -
 
 
 def jobs_to_ask(opened: Opened, seen: Mapping[str, RunFolderState]) -> list[Job]:
-    """The jobs that only the executor can tell of.
+    """Return the jobs whose state only the executor knows.
 
-    A run that is trained and evaluated has none. On this machine a job that is at work, or that died, has left a start
-    file; on a cluster one that waits has left nothing.
+    A trained and evaluated run has none. A local job that is active or was killed has left a start file; a queued SLURM
+    job has left nothing.
     """
     local = opened.plan.executor == "local"
     jobs: list[Job] = []
@@ -97,7 +93,7 @@ def jobs_to_ask(opened: Opened, seen: Mapping[str, RunFolderState]) -> list[Job]
 
 
 def evaluation_job(plan: Plan, folder: ExperimentFolder, run: PlannedRun) -> Job:
-    """The job that evaluates a run, to ask after: its own on a cluster, the base model's on this machine."""
+    """Return the job that evaluates a run: its own on a cluster, that of the base model locally."""
     if plan.executor == "local" and (shared := _shared(folder, run.model)) is not None:
         return shared
     return run_evaluation(folder, run.name)
@@ -109,14 +105,14 @@ def live(
     seen: Mapping[str, RunFolderState] | None = None,
     now_unix: float | None = None,
 ) -> list[LiveRun]:
-    """Every run of the plan, in its order.
+    """Return every run of the plan, in its order.
 
     Args:
-        opened: the plan and its folder.
-        executor_look: how jobs stand by name, of runs and of evaluations (`evaluate 135M_rank4`); those that are not in
-            it are told by their folders.
-        seen: the folders, where somebody has looked already.
-        now_unix: the time; this machine's when None.
+        opened: plan with its folder.
+        executor_look: job states by name, of runs and evaluations (`evaluate 135M_rank4`); others are derived from
+            files.
+        seen: run folders, if already read.
+        now_unix: current time; that of this machine if None.
     """
     now = time.time() if now_unix is None else now_unix
     found = glances(opened) if seen is None else seen
@@ -199,14 +195,14 @@ def _live(
 
 
 def _known(view: JobView | None, files: JobView | None) -> JobView | None:
-    """The executor's word. Where it has none, or only that it does not know, a fresh heartbeat is one."""
+    """Return the executor's view; if it is absent or unknown, an active view from files replaces it."""
     if view is None or (view.state is JobState.UNKNOWN and files is not None and files.active):
         return files
     return view
 
 
 def _shared(folder: ExperimentFolder, model: str) -> Job | None:
-    """The evaluation process of a base model on this machine; None where there never was one."""
+    """Return the local evaluation process of a base model; None if there never was one."""
     try:
         place = folder.evaluation(model)
     except TouchlineError:
@@ -217,7 +213,7 @@ def _shared(folder: ExperimentFolder, model: str) -> Job | None:
 
 
 def _evaluating(folder: ExperimentFolder, model: str, views: Mapping[str, JobView]) -> _Evaluating | None:
-    """The shared process of a model, if it is at work."""
+    """Return the shared process of a model if it is active."""
     view, job = views.get(evaluation_name(model)), _shared(folder, model)
     if view is None or job is None or not view.active:
         return None
@@ -234,7 +230,7 @@ def _evaluating(folder: ExperimentFolder, model: str, views: Mapping[str, JobVie
 def _items(
     found: RunFolderState, evaluation: JobView | None, shared: _Evaluating | None, run: PlannedRun
 ) -> tuple[int | None, int | None]:
-    """(items answered, items to answer) of the evaluation that is at work on this run."""
+    """Return (items answered, items to answer) of the active evaluation of this run."""
     output = b"" if shared is None else shared.output
     if evaluation is not None and evaluation.active and evaluation.job_id:
         output, _ = read_tail(found.folder / f"slurm-eval-{evaluation.job_id}.out", _OUTPUT_TAIL_BYTES)
@@ -262,7 +258,7 @@ def _loss(run: PlannedRun, found: RunFolderState) -> Measured:
 
 
 def _memory(found: RunFolderState) -> Measured:
-    """As the trainer tells it; else what the sampler saw from outside, of the GPU before the processes."""
+    """Return the trainer's peak memory, else the sampler's: GPU before process tree."""
     own = found.recent.peak_memory
     if isinstance(own, Quantity) or not found.attempts:
         return own
@@ -272,7 +268,7 @@ def _memory(found: RunFolderState) -> Measured:
 
 
 def _reason(job: JobView | None, evaluation: JobView | None) -> str:
-    """Why the job that is next waits; `None` is SLURM's word for none."""
+    """Return the pending reason of the next job; SLURM's `None` becomes empty."""
     following = next((each for each in (job, evaluation) if each is not None and each.active), None)
     if following is None or following.state in (JobState.RUNNING, JobState.UNKNOWN) or following.reason == "None":
         return ""
@@ -280,7 +276,7 @@ def _reason(job: JobView | None, evaluation: JobView | None) -> str:
 
 
 def _limit(plan: Plan, run: PlannedRun, job: JobView | None) -> float | None:
-    """The time limit of a run's job: the scheduler's word, else what the plan asks for; here only what was written."""
+    """Return the time limit of a run's job: the scheduler's value, else the planned one."""
     if job is not None and job.time_limit_seconds is not None:
         return job.time_limit_seconds
     if plan.compute.time_limit is not None:
@@ -300,7 +296,7 @@ def _free_bytes(root: Path) -> float | None:
 
 
 def _needed_bytes(runs: Sequence[PlannedRun], seen: Mapping[str, RunFolderState]) -> float | None:
-    """What the unfinished runs still write, by the plan; what is written of a run grows with its steps."""
+    """Return the bytes that the unfinished runs still write, by plan and completed steps; None if unknown."""
     needed, known = 0.0, False
     for run in runs:
         found = seen[run.name]

@@ -1,4 +1,4 @@
-"""The primary metric of an evaluation, as the experiment names it now: naming another one evaluates nothing again."""
+"""Primary metric of an evaluation; changing it needs no new evaluation."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from touchline.statistics.labels import LabelReport, label_report
 def with_metric(
     records: Sequence[EvaluationRecord], config: EvaluationConfig
 ) -> tuple[tuple[EvaluationRecord, ...], str | None]:
-    """Return the records with `evaluate.metric` as the score of the experiment's own task, and what a reader must know.
+    """Return the records with `evaluate.metric` as score of the experiment's own task, and a note for the reader.
 
     Args:
-        records: evaluations that are current by `config`.
-        config: the run's evaluation as it is planned now.
+        records: evaluations that are current under `config`.
+        config: planned evaluation of the run.
     """
     own = [record for record in records if record.task == config.task]
     if config.evaluate.metric is None or not own:
@@ -40,7 +40,7 @@ def with_metric(
 
 
 def labels_of_record(record: EvaluationRecord) -> LabelReport | None:
-    """Return what a classification shows label by label; None for another task."""
+    """Return the per-label report of a classification; None for another task."""
     if not record.labels:
         return None
     answers = [(canonical_label(sample.target, record.labels), sample.label) for sample in record.samples]
@@ -48,7 +48,7 @@ def labels_of_record(record: EvaluationRecord) -> LabelReport | None:
 
 
 def _chosen(record: EvaluationRecord, config: EvaluationConfig, metric: str) -> EvaluationRecord | None:
-    """Return the record with another score; None if it has none of that name."""
+    """Return the record with another score; None if it has no such score."""
     if config.own is None:
         try:
             name, field = get_task(config.task).metric(metric)

@@ -1,4 +1,4 @@
-"""A run of our own becomes a record of the history: its files are read as any log, and the plan knows the rest."""
+"""Builder of history records from our own runs, from their files and the plan."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ _PLANNED = "as planned"
 
 
 def record_of_own(plan: Plan, run: PlannedRun, folder: Path, result: RunResult | None = None) -> RunRecord | Missing:
-    """What a run of ours teaches; a run that failed teaches how.
+    """Build the record of a run; a failed run yields a record of its failure.
 
     Args:
-        plan: the experiment's plan.
-        run: the run.
-        folder: its folder.
-        result: how it stands; with it the record holds how long its evaluation took.
+        plan: plan of the experiment.
+        run: planned run.
+        folder: run folder.
+        result: result of the run, which adds the evaluation time.
     """
     if run.train is None or run.batches is None:
         return Missing(missing="a control trains nothing")
@@ -44,7 +44,7 @@ def record_of_own(plan: Plan, run: PlannedRun, folder: Path, result: RunResult |
 
 
 def _evaluated(record: RunRecord, result: RunResult) -> RunRecord:
-    """The record with the evaluation of its last checkpoint."""
+    """Add the evaluation of the last checkpoint."""
     if isinstance(result.evaluate_seconds, Missing) or not result.evaluations:
         return record
     samples = Quantity(value=len(result.evaluations[-1].samples), unit="items", where="eval/")
@@ -53,7 +53,7 @@ def _evaluated(record: RunRecord, result: RunResult) -> RunRecord:
 
 
 def _measured(record: RunRecord, run: PlannedRun, metrics: Metrics) -> RunRecord:
-    """The record with what every row shows, and with what was predicted before the run."""
+    """Add measurements of all rows and the predictions made before the run."""
     predicted = PredictedFacts(
         seconds_per_step=run.seconds_per_step,
         # Of the steps alone, as the rows measure it.
@@ -90,7 +90,7 @@ def _measured(record: RunRecord, run: PlannedRun, metrics: Metrics) -> RunRecord
 
 
 def _completed(record: RunRecord, plan: Plan, run: PlannedRun) -> RunRecord:
-    """The record with what the plan knows and no log says."""
+    """Add planned values that no log contains."""
     assert run.train is not None
     assert run.batches is not None
     model, batches, config = plan.models[run.model], run.batches, static_config(run)

@@ -1,4 +1,4 @@
-"""Everything a report is built from."""
+"""Inputs of a report, before any conclusion."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ class IssueRole(StrEnum):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Issue:
-    """Something that went wrong, is missing, or is not as planned."""
+    """Something that failed, is missing, or is not as planned."""
 
     weight: Severity
-    """How much it matters."""
+    """Severity."""
     subject: str
-    """The run, or `experiment`."""
+    """Run name, or `experiment`."""
     title: str
-    """In a few words: `failed exit, complete training`, `attempt ended by TIMEOUT`, `no evaluation`."""
+    """Short title: `failed exit, complete training`, `attempt ended by TIMEOUT`, `no evaluation`."""
     text: str
-    """What happened, its cause where it is known, what it means for the results."""
+    """Event, its cause if known, and its consequence for the results."""
     lines: tuple[str, ...] = ()
-    """Lines of logs that prove it."""
+    """Log lines as evidence."""
     where: str | None = None
     """`file:line`."""
     role: IssueRole | None = None
@@ -45,30 +45,28 @@ class Issue:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ReportInput:
-    """A dataset or model that the results rest on."""
+    """Dataset or model used by the runs."""
 
     kind: str
     """`dataset` or `base model`."""
     name: str
-    """Its name or path."""
+    """Name or path."""
     facts: tuple[tuple[str, str], ...]
-    """(what, value): splits and sizes, dtype, hash."""
+    """(label, value): splits and sizes, dtype, hash."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GeneralScore:
-    """A score that tells whether general ability suffered, from lm-evaluation-harness."""
+    """Score of lm-evaluation-harness, a measure of general ability."""
 
     run: str
-    """The run."""
     task: str
-    """The harness's task."""
+    """Task of the harness."""
     metric: str
-    """Its metric."""
     score: Measured
-    """With the harness's standard error as an interval."""
+    """Score with an interval from the harness's standard error."""
     change: Measured
-    """Against the run's control."""
+    """Change from the run's control."""
     higher_is_better: bool | None = None
     """Which way it counts; none where the harness does not tell."""
 

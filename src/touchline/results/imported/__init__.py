@@ -1,4 +1,4 @@
-"""Folders with trainings that touchline did not make: their runs, read from logs, configs and checkpoints."""
+"""Import of run folders that touchline did not make, from their logs, configs and checkpoints."""
 
 from touchline.results.imported.find import find
 

@@ -1,4 +1,4 @@
-"""sacct's answers that somebody kept in a file: `sacct -j 76,77 --format=JobID,State,ExitCode > sacct.txt`."""
+"""Saved sacct output: `sacct -j 76,77 --format=JobID,State,ExitCode > sacct.txt`."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ _MOST_FILES = 20
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SavedSacctJob:
-    """What the accounting says of a job."""
+    """Accounting entry of a job."""
 
     state: JobState
-    """How it ended."""
+    """Final state."""
     exit_code: ExitCode | None
-    """Its exit code."""
+    """Exit code."""
     line: str
-    """The line."""
+    """Line of the file."""
     where: str
     """`file:line`."""
 
 
 def accounting_of(root: Path) -> dict[str, SavedSacctJob]:
-    """The jobs in the folder's own files of sacct's answers, by their id; of a job that comes twice the last counts."""
+    """Return the jobs in the folder's saved sacct files, by id; the last entry of a job counts."""
     found: dict[str, SavedSacctJob] = {}
     try:
         paths = sorted(path for path in root.iterdir() if SAVED_SACCT.fullmatch(path.name) and not path.is_symlink())

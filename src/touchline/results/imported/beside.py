@@ -1,4 +1,4 @@
-"""Logs and evaluations that lie beside several run folders, and which run each of them is of: their text tells."""
+"""Logs and evaluations beside several run folders, assigned to runs by their text."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _LOOSE_LIMIT_BYTES = 4 << 20
 
 
 def read_evaluations(root: Path, paths: Sequence[Path], subject: str) -> tuple[list[FoundEvaluation], list[Issue]]:
-    """Scores of Inspect's logs, and an issue for each log that gives none."""
+    """Read the scores of Inspect logs; return them with an issue for each log without scores."""
     found: list[FoundEvaluation] = []
     issues: list[Issue] = []
     for path in paths:
@@ -40,13 +40,13 @@ def read_evaluations(root: Path, paths: Sequence[Path], subject: str) -> tuple[l
 def evaluations_of(
     folder: RunFolder, folders: Sequence[RunFolder], loose: Sequence[FoundEvaluation]
 ) -> list[FoundEvaluation]:
-    """The evaluations beside the runs that name this one's folder in their model."""
+    """Return the loose evaluations whose model names this run's folder."""
     names = [each.name for each in folders]
     return [each for each in loose if _told(each.model, names) == folder.name]
 
 
 def _told(text: str, names: Sequence[str]) -> str | None:
-    """The run whose name a text holds most often, as part of a path or as a word; None where none or two tie."""
+    """Return the run name that a text contains most often, as a path part or word; None if none or two tie."""
     counts = Counter(
         {name: len(re.findall(rf"(?<![\w.-]){re.escape(name.rpartition('/')[2])}(?![\w.-])", text)) for name in names}
     )
@@ -57,7 +57,7 @@ def _told(text: str, names: Sequence[str]) -> str | None:
 
 
 def with_loose(seen: Walk) -> tuple[list[RunFolder], list[Issue]]:
-    """Runs with the logs that lie beside their folders, by the names in the logs' text."""
+    """Return the runs with the logs beside their folders, assigned by the run names in their text."""
     runs = {run.name: run for run in _distinct(seen.runs)}
     issues: list[Issue] = []
     for logs, names in seen.loose:
@@ -79,7 +79,7 @@ def with_loose(seen: Walk) -> tuple[list[RunFolder], list[Issue]]:
 
 
 def _distinct(runs: Iterable[RunFolder]) -> Iterator[RunFolder]:
-    """Runs whose names are told apart: bytes that are no text may make two of them one."""
+    """Yield runs with distinct names; undecodable bytes may make two names equal."""
     taken: Counter[str] = Counter()
     for run in runs:
         taken[run.name] += 1

@@ -1,7 +1,7 @@
-"""What people have written of the runs, in a README or an earlier report, held against the files.
+"""Check of claims in READMEs and earlier reports against the files.
 
-Only what can be recomputed is looked at: examples against steps and batch, sizes against the files, losses, steps and
-rates against the logs. A sentence of cause or speed is quoted with what these runs can say of it.
+Only recomputable claims are checked: examples against steps and batch size, sizes against files, losses, steps and
+rates against logs. A sentence on cause or speed is quoted with what the runs can show.
 """
 
 from __future__ import annotations
@@ -39,26 +39,26 @@ _SPEED = re.compile(
 _NUMBER = re.compile(r"^~?\s*(?P<value>\d[\d,]*(?:\.\d+)?)\s*(?P<unit>[KMGT]i?B)?\b")
 _UNITS = {"K": 1, "M": 2, "G": 3, "T": 4}
 _SIZE_SLACK = 1.01
-"""`ls -h` and `du -h` round upwards, so a size may be said one unit of its last digit too large."""
+"""`ls -h` and `du -h` round up, so a claimed size may be one unit of its last digit too large."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CheckedRun:
-    """One run with what its claims are held against."""
+    """Run with the data its claims are compared with."""
 
     run: ImportedRun
-    """What was read."""
+    """Imported run."""
     result: RunResult
     """Its result."""
 
 
 def claims_of(root: Path, held: Sequence[CheckedRun], design: Design) -> list[Issue]:
-    """Issues about what was written of the runs.
+    """Return issues about claims in the texts of a folder.
 
     Args:
-        root: the folder, whose own texts are read.
-        held: the runs.
-        design: what varied.
+        root: folder whose texts are read.
+        held: runs.
+        design: factors and levels.
     """
     texts = list(_texts(root))
     issues = [*_copies(held), *_samples(texts, held, root)]
@@ -69,7 +69,7 @@ def claims_of(root: Path, held: Sequence[CheckedRun], design: Design) -> list[Is
 
 
 def _texts(root: Path) -> Iterator[tuple[Path, list[str]]]:
-    """READMEs and earlier reports of the folder; ours are derived, and claim nothing."""
+    """Yield READMEs and earlier reports of the folder; our own reports are skipped."""
     try:
         paths = sorted(path for path in root.iterdir() if _TEXTS.fullmatch(path.name) and not path.is_symlink())
     except OSError:
@@ -84,7 +84,9 @@ def _texts(root: Path) -> Iterator[tuple[Path, list[str]]]:
 
 
 def examples_of(held: CheckedRun) -> tuple[int, int, str] | None:
-    """(fewest, most, how) training examples of an epoch, by steps, batch and epochs; None where they do not tell."""
+    """Return (fewest, most, calculation) of training examples per epoch from steps, batch size and epochs, or None if
+    unknown.
+    """
     values = held.run.settings.values
     steps, epochs, batch = held.result.steps_planned, values.get("epochs"), values.get("effective_batch_size")
     if steps is None or not isinstance(epochs, int) or not isinstance(batch, int) or values.get("packed") is True:
@@ -97,7 +99,7 @@ def examples_of(held: CheckedRun) -> tuple[int, int, str] | None:
 
 
 def _samples(texts: Sequence[tuple[Path, Sequence[str]]], held: Sequence[CheckedRun], root: Path) -> Iterator[Issue]:
-    """A number of training examples that steps and batch contradict."""
+    """Yield an issue if a claimed number of training examples contradicts steps and batch size."""
     known = [(each, found) for each in held if (found := examples_of(each)) is not None]
     if not known:
         return
@@ -139,16 +141,16 @@ def _samples(texts: Sequence[tuple[Path, Sequence[str]]], held: Sequence[Checked
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sizes:
-    """What a run's checkpoints take, in bytes."""
+    """Sizes of a run's checkpoints, in bytes."""
 
     count: int
-    """Checkpoints."""
+    """Number of checkpoints."""
     models: int
     """Full models."""
     adapters: int
-    """Adapters, one file of each checkpoint."""
+    """Adapters, one file per checkpoint."""
     copies: int
-    """Further files with an adapter's weights again."""
+    """Further files with the same adapter weights."""
 
     @property
     def once(self) -> int:
@@ -157,12 +159,12 @@ class Sizes:
 
     @property
     def twice(self) -> int:
-        """With the copies."""
+        """Total with copies."""
         return self.once + self.copies
 
 
 def sizes_of(checkpoints: Sequence[VerifiedCheckpoint]) -> Sizes:
-    """Sizes by the files, whatever is in them."""
+    """Return the sizes by file names, not by content."""
     models = adapters = copies = 0
     for each in checkpoints:
         models += sum(file.size_bytes for file in each.files if file.role == "model")
@@ -176,7 +178,7 @@ def sizes_of(checkpoints: Sequence[VerifiedCheckpoint]) -> Sizes:
 
 
 def _copies(held: Sequence[CheckedRun]) -> Iterator[Issue]:
-    """Adapters that lie twice in every checkpoint."""
+    """Yield an issue if adapters are saved twice in every checkpoint."""
     sizes = {each.result.name: sizes_of(each.run.checkpoints) for each in held}
     double = {name: size for name, size in sizes.items() if size.copies and size.models}
     if not double:
@@ -193,7 +195,7 @@ def _copies(held: Sequence[CheckedRun]) -> Iterator[Issue]:
 
 
 def _sum(size: Sizes) -> str:
-    """`3 x 6.1 GiB + 3 x 172 MiB = 18.8 GiB (19.3 GiB with the copies)`."""
+    """Format sizes: `3 x 6.1 GiB + 3 x 172 MiB = 18.8 GiB (19.3 GiB with the copies)`."""
     n = size.count
     return (
         f"{n} x {format_bytes(size.models / n)} + {n} x {format_bytes(size.adapters / n)} = {format_bytes(size.once)} "
@@ -205,7 +207,7 @@ def _sum(size: Sizes) -> str:
 
 
 def _tables(path: Path, lines: Sequence[str], held: Sequence[CheckedRun], root: Path) -> Iterator[Issue]:
-    """Rows about our runs whose numbers are not those of the files."""
+    """Yield issues for table rows about imported runs whose numbers differ from the files."""
     names = {_plain(each.result.name): each for each in held}
     header: list[str] = []
     for number, line in enumerate(lines, 1):
@@ -233,7 +235,7 @@ def _tables(path: Path, lines: Sequence[str], held: Sequence[CheckedRun], root: 
 
 
 def _plain(name: str) -> str:
-    """A name as people write it in a table: without markup; `rank` and `r` are one."""
+    """Normalize a run name from a table: remove markup, and unify `rank` and `r`."""
     return re.sub(r"rank[_-]?", "r", re.sub(r"[`*\s]", "", name).casefold())
 
 
@@ -242,7 +244,7 @@ def _short(text: str) -> str:
 
 
 def _held_against(title: str, cell: str, each: CheckedRun, held: Sequence[CheckedRun]) -> str | None:
-    """What is wrong with a cell; None where it agrees, or says nothing that can be held against a file."""
+    """Return the problem of a cell; None if it agrees or cannot be checked."""
     match = _NUMBER.match(cell)
     if match is None:
         return None
@@ -265,7 +267,7 @@ def _held_against(title: str, cell: str, each: CheckedRun, held: Sequence[Checke
 
 
 def _half(digits: int, value: float) -> float:
-    """Half a unit of the last digit, and what a float may lose."""
+    """Return half a unit of the last digit plus float tolerance."""
     return 0.5 * 10.0**-digits + 1e-9 * abs(value)
 
 
@@ -305,7 +307,7 @@ def _size(title: str, value: float, digits: int, unit: str, each: CheckedRun, he
 def _speeds(
     path: Path, lines: Sequence[str], held: Sequence[CheckedRun], root: Path, design: Design
 ) -> Iterator[Issue]:
-    """Claims that something trains faster: what these runs can say of it."""
+    """Yield an issue for claims about training speed that these runs cannot support."""
     said = [
         (number, clean_line(line.strip())) for number, line in enumerate(lines, 1) if _SPEED.search(line) is not None
     ]

@@ -1,4 +1,4 @@
-"""Losses by step out of a log or a state file, thinned so that any run's fit into memory; and the signs of its end."""
+"""Loss curves of a log or state file, thinned to bounded memory, and signs of the job's end."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ _MOST_SIGNS = 2_000
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class JobEndSign:
-    """A sign in a log of how its job went."""
+    """Log line that shows the course or end of a job."""
 
     kind: SignKind
-    """What it tells."""
+    """Kind of sign."""
     line: int
-    """Line of the log."""
+    """Line number in the log."""
     text: str
     """The line."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Curves:
-    """Losses by step, as far as a log has them."""
+    """Losses by step."""
 
     train: tuple[LossPoint, ...]
     """Training losses."""
@@ -36,7 +36,7 @@ class Curves:
 
 
 class Curve(Course):
-    """A course that keeps the losses, thinned."""
+    """Event collector that also keeps thinned losses."""
 
     def __init__(self, file: str) -> None:
         super().__init__(file)
@@ -48,7 +48,6 @@ class Curve(Course):
         self._losses_seen = 0
 
     def feed(self, event: Event) -> None:
-        """Take the next event."""
         parts = len(self.parts)
         super().feed(event)
         if len(self.parts) > parts and self.part.began != "resumed":
@@ -84,7 +83,7 @@ class Curve(Course):
 
     @property
     def curves(self) -> Curves:
-        """The losses in order."""
+        """Losses in step order."""
         return Curves(train=_points(self.train), validation=_points(self.validation))
 
 

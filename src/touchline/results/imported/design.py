@@ -1,4 +1,4 @@
-"""What varied among found runs, and what varied together with it and so cannot be told from it."""
+"""Factors of imported runs and the settings confounded with them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _FACTORS = (
     ("gradient_accumulation_steps", "train.gradient_accumulation_steps", "gradient accumulation"),
     ("gpus", "compute.gpus_per_run", "number of GPUs"),
 )
-"""Settings that may be factors: their key in run_metrics.yaml, in experiment.yaml, and in words."""
+"""Settings that may be factors: key in run_metrics.yaml, key in experiment.yaml, label."""
 _WORDS = {MODELS: "base model", "data.path": "dataset"} | {dotted: words for _, dotted, words in _FACTORS}
 _AS_USUAL = "train.lora.alpha"
 _PART_OF = {"train.micro_batch_size": "train.global_batch_size"}
@@ -31,43 +31,43 @@ _COSTS = frozenset(
     {"train.global_batch_size", "train.micro_batch_size", "train.gradient_accumulation_steps", "compute.gpus_per_run"}
     | {"train.max_seq_len", "train.packed"}
 )
-"""Settings that decide on the pace of a training."""
+"""Settings that affect training speed."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Together:
-    """A setting that varies, and always with a factor."""
+    """Setting that always changes together with a factor."""
 
     setting: str
-    """Its dotted key."""
+    """Dotted key of the setting."""
     factor: str
-    """The factor's."""
+    """Dotted key of the factor."""
     pairs: tuple[tuple[str, str], ...]
     """(level of the factor, value of the setting)."""
 
     @property
     def costs(self) -> bool:
-        """Whether the setting decides on the pace of a training."""
+        """Whether the setting affects training speed."""
         return self.setting in _COSTS
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Design:
-    """What varied."""
+    """Factors, levels and confounders of the runs."""
 
     factors: dict[str, tuple[str, ...]]
     """Dotted keys and their levels."""
     levels: dict[str, tuple[Level, ...]]
-    """Each run's levels."""
+    """Levels per run."""
     together: tuple[Together, ...]
-    """What varied with a factor."""
+    """Settings confounded with a factor."""
 
 
 def design_of(settings: Mapping[str, ImportedSettings]) -> Design:
-    """Factors are settings that differ between runs and do not follow from a factor before them.
+    """Return the design: factors are settings that differ between runs and do not follow from an earlier factor.
 
     Args:
-        settings: those of each fine-tuned run, by name; controls have none.
+        settings: settings of each fine-tuned run, by name; controls have none.
     """
     columns = {MODELS: {run: each.model for run, each in settings.items()}}
     columns["data.path"] = {run: each.dataset for run, each in settings.items()}
@@ -94,7 +94,7 @@ def design_of(settings: Mapping[str, ImportedSettings]) -> Design:
 
 
 def together_issues(design: Design) -> list[Issue]:
-    """What the report must say of settings that changed with a factor."""
+    """Return issues about settings confounded with a factor."""
     found = {each.setting for each in design.together}
     issues = []
     for each in design.together:
@@ -118,12 +118,12 @@ def together_issues(design: Design) -> list[Issue]:
 
 
 def words_of(dotted: str) -> str:
-    """A setting's name in words."""
+    """Return the label of a setting."""
     return _WORDS.get(dotted, dotted)
 
 
 def _follows(column: Mapping[str, str | None], factor: Mapping[str, str | None]) -> bool:
-    """Whether the factor's level decides on the setting's value, over more than one run a level or not."""
+    """Return True if the factor's level determines the setting's value in all runs."""
     decided: dict[str | None, str | None] = {}
     return all(decided.setdefault(factor[run], value) == value for run, value in column.items())
 

@@ -1,4 +1,4 @@
-"""Configs, state files and job scripts beside a run's logs: each read once, as data and as what it says of the run."""
+"""Configs, state files and job scripts beside a run's logs, each read once."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ class SideFile:
     """One file beside the logs."""
 
     path: Path
-    """The file."""
+    """Its path."""
     data: dict[str, object]
-    """What it holds; empty for a script."""
+    """Parsed content; empty for a script."""
     curve: Curve
-    """What it says of the run."""
+    """Events that it reports of the run."""
 
 
 def read_documents(paths: Sequence[Path]) -> tuple[list[SideFile], list[tuple[Path, str]]]:
-    """The files that can be read, and those that cannot with the reason; of a trainer's states only the newest."""
+    """Read side files; return those read, and (path, reason) of the others. Only the newest trainer state is read."""
     states = [path for path in paths if path.name == _STATE]
     own = [path for path in states if CHECKPOINT.fullmatch(path.parent.name) is None]
     kept = set((own or states)[-1:])

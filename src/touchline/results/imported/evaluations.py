@@ -1,7 +1,7 @@
-"""Inspect's .eval logs of runs that touchline did not make, read without Inspect: a zip of JSON files.
+"""Reader of Inspect .eval logs without Inspect: a zip of JSON files.
 
-A log that is cut, or of an evaluation that did not come to its end, gives no score, and the report says why. Members
-are read by their known names and up to a limit; nothing is unpacked.
+A truncated log or one of an unfinished evaluation gives no score, and the report names the reason. Members are read by
+known names with a size limit; nothing is unpacked.
 """
 
 from __future__ import annotations
@@ -30,34 +30,34 @@ _RIGHT = {"C": 1.0, "I": 0.0, "P": 0.5, "N": 0.0}
 """Inspect's letters: correct, incorrect, partially correct, no answer."""
 _OUTPUT_LIMIT = 2_000
 _ZSTANDARD = 93
-"""The zip format's number for zstd."""
+"""Zip compression number of zstd."""
 _LOCAL_HEAD_BYTES = 30
 _WINDOW_BYTES = 1 << 27
 
 
-class EvalLogError(Exception):
-    """An .eval log that gives no score; its text is the reason."""
+class Unusable(Exception):
+    """.eval log without a usable score; the text is the reason."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FoundEvaluation:
-    """One .eval log, read."""
+    """One .eval log."""
 
     path: Path
-    """The log."""
+    """Path of the log."""
     record: EvaluationScores
-    """Its scores; the run is not known yet."""
+    """Its scores; the run is still unknown."""
     model: str
-    """The model as the log names it, with its path where it has one: it tells which run's checkpoint this is."""
+    """Model as named in the log, with its path if any; it identifies the run."""
     dataset: str
-    """The dataset as the log names it."""
+    """Dataset as named in the log."""
 
 
 def read_eval_log(path: Path) -> FoundEvaluation:
-    """Scores of one log.
+    """Read the scores of one log.
 
     Raises:
-        EvalLogError: it is cut, no log of Inspect's, of an evaluation that did not end, or without scores.
+        Unusable: it is truncated, not an Inspect log, unfinished, or has no scores.
     """
     try:
         with open_regular(path) as stream, zipfile.ZipFile(stream) as archive:
@@ -89,7 +89,7 @@ def read_asked(path: Path) -> dict[str, AskedItem]:
 
 
 def _asked(summaries: Sequence[dict[str, object]]) -> dict[str, AskedItem]:
-    """Return each item's question; the prompt as the model saw it does not stand in a log of Inspect's."""
+    """Return each item's question; an Inspect log does not contain the rendered prompt."""
     items: dict[str, AskedItem] = {}
     for each in summaries:
         question = _question(each.get("input"))
@@ -135,7 +135,7 @@ def _member(archive: zipfile.ZipFile, name: str, limit: int) -> object:
 
 
 def _zstandard(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, limit: int) -> bytes:
-    """The first bytes of a member as Inspect compresses them today; Python reads that itself from 3.14 on."""
+    """Return the first bytes of a zstd member; Python reads zstd itself only from 3.14."""
     try:
         import zstandard
     except ImportError:
@@ -229,7 +229,7 @@ def _found(
 
 
 def _scorer(header: Mapping[str, object], summaries: Sequence[dict[str, object]]) -> str:
-    """The score that counts: the first that the log's results name."""
+    """Return the name of the primary score: the first in the log's results."""
     scores = _dict(header.get("results")).get("scores")
     if isinstance(scores, list) and scores and isinstance(scores[0], dict):
         return clean_text(str(scores[0].get("name") or scores[0].get("scorer") or "score"))[:100]

@@ -1,4 +1,4 @@
-"""Run folders that touchline did not make: what their logs, configs and checkpoints say, gathered for a report."""
+"""Report inputs from run folders that touchline did not make."""
 
 from __future__ import annotations
 
@@ -40,28 +40,28 @@ _ORDER = (Severity.ERROR, Severity.WARNING, Severity.INFO)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Read:
-    """One run before its checkpoints are verified."""
+    """One run before checkpoint verification."""
 
     folder: RunFolder
     jobs: tuple[JobLog, ...]
     settings: ImportedSettings
     evaluations: tuple[EvaluationScores, ...]
     evaluated: str
-    """The models of its evaluations, as their logs name them."""
+    """Models of its evaluations, as named in their logs."""
     issues: tuple[Issue, ...]
 
 
-def find(root: Path, *, deep: bool = False, on_progress: NamedProgressCallback | None = None) -> ReportInputs:
-    """Everything that the run folders under `root` tell.
+def find(root: Path, *, deep: bool = False, say: Callable[[int, int, str], None] | None = None) -> ReportInputs:
+    """Collect report inputs from all run folders under `root`.
 
     Args:
-        root: a folder of run folders, or one run folder.
-        deep: read the values of the checkpoints, not only their headers.
-        on_progress: called as the work advances: runs read, runs in all, the name of the next one.
+        root: folder of run folders, or one run folder.
+        deep: read the tensor values of the checkpoints, not only their headers.
+        say: called with runs read, runs in total and the name of the next run.
 
     Raises:
-        InputError: there is no such folder, or nothing under it is a run.
-        HostError: the folder may not be read.
+        InputError: there is no such folder, or it contains no run.
+        HostError: the folder cannot be read.
     """
     _readable(root)
     seen = walk(root)
@@ -173,9 +173,9 @@ def _read(root: Path, folder: RunFolder, loose: Sequence[FoundEvaluation]) -> _R
 
 
 def _apart(root: Path, read: _Read) -> list[_Read]:
-    """Return the runs of a folder of nothing but logs: one of each log, unless they are attempts at one run.
+    """Return the runs of a folder that holds only logs: one per log, unless they are attempts at one run.
 
-    Attempts have the settings of the first, and all but the last of them do not finish.
+    Attempts have the settings of the first, and only the last of them finishes.
     """
     folder = read.folder
     paths = [job.path for job in read.jobs]
@@ -206,7 +206,7 @@ def _apart(root: Path, read: _Read) -> list[_Read]:
 
 
 def _by_weight(documents: Sequence[Path]) -> list[Path]:
-    """Configs that a person or a tool wrote before the job, then what a trainer left."""
+    """Sort configs written before the job first, then files of the trainer."""
     first = ("finetune.yaml", "setup_finetune.yaml", "adapter_config.json")
     return sorted(documents, key=lambda path: (first.index(path.name) if path.name in first else len(first), str(path)))
 
@@ -217,7 +217,7 @@ def _named(record: EvaluationScores, folder: RunFolder, *, control: bool) -> Eva
 
 
 def _latest(records: Sequence[EvaluationScores]) -> list[EvaluationScores]:
-    """One a task and checkpoint: the last by its log's name, which begins with its time."""
+    """Return one record per task and checkpoint: the last by log name, which begins with its time."""
     kept = {(record.task, record.checkpoint): record for record in records}
     return list(kept.values())
 
@@ -228,7 +228,7 @@ def _step(checkpoint: str) -> int:
 
 
 def _is_run(read: _Read) -> bool:
-    """A folder with logs of something else is no run."""
+    """Return True if the folder holds a run and not only unrelated logs."""
     return bool(read.jobs or read.folder.checkpoints or read.evaluations or read.folder.documents or read.issues)
 
 
@@ -247,9 +247,9 @@ def _run(
 
 
 def _with_bases(read: Sequence[_Read]) -> list[_Read]:
-    """Runs of which only a size or an evaluation tells the base model, with the one among the others that fits.
+    """Fill in the base model of runs known only by size or evaluation, if exactly one of the others fits.
 
-    A control was trained on nothing: its dataset is that of the runs of its base, when they have one.
+    A control has no training data: it gets the dataset of the runs of its base, if they have one.
     """
     told = [each for each in read if each.settings.model is not None and each.settings.model_where != NAMED]
     models = sorted({each.settings.model or "" for each in told})
@@ -284,7 +284,7 @@ def _unread(root: Path, folder: RunFolder, path: Path, why: str) -> Issue:
 
 
 def _with_missing(verification: Verification, runs: Sequence[ImportedRun]) -> Verification:
-    """Epochs that a run trained and that have no checkpoint."""
+    """Add epochs that a run trained without a checkpoint."""
     known = {(each.run, each.name) for each in verification.missing}
     known |= {(each.run, each.name) for each in verification.checkpoints}
     missing = list(verification.missing)
@@ -307,7 +307,7 @@ def _with_missing(verification: Verification, runs: Sequence[ImportedRun]) -> Ve
 
 
 def _counted_once(verification: Verification) -> Verification:
-    """Sizes as full models and as adapters hold every adapter once, also where a trainer saved it in two files."""
+    """Count every adapter once in the storage sizes, also if a trainer saved it in two files."""
     runs = []
     for each in verification.storage.runs:
         sizes = sizes_of([item for item in verification.checkpoints if item.run == each.run])

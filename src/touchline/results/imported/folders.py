@@ -1,8 +1,8 @@
-"""Which folders are run folders, by the names of what lies in them; nothing is opened.
+"""Search for run folders by file names; no file is opened.
 
-A run's folder holds checkpoints (`epoch_0`, `checkpoint-500`), a job's output (`slurm-12.out`), a trainer's state or a
-trainer's config. Job output beside several such folders belongs to one of them; which one, its text tells. No link is
-followed: what it leads to may be another run, or no end at all.
+A run folder holds checkpoints (`epoch_0`, `checkpoint-500`), job output (`slurm-12.out`), a trainer state or a trainer
+config. Job output beside several such folders belongs to one of them, identified by its text. Symbolic links are not
+followed: they may lead to another run or form a cycle.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from touchline.results.imported.text import clean_text
 from touchline.results.report_inputs import Issue
 
 DEEPEST = 8
-"""Levels below the folder that was asked for."""
+"""Maximum depth below the given folder."""
 MOST_FOLDERS = 50_000
-"""More folders are not looked into, and the report says so."""
+"""Maximum number of folders; the report mentions when it is reached."""
 CHECKPOINT = re.compile(r"(?:epoch|step|checkpoint|ckpt)[_-](\d{1,12})")
 SLURM_LOG = re.compile(r"slurm-(?P<job>\d{1,10}(?:_\d{1,10})?)(?:[.-][\w.-]*)?\.(?:out|err)")
 _LOG_SUFFIXES = (".out", ".err", ".log")
@@ -32,36 +32,36 @@ _WEIGHTS = re.compile(r"adapter_model(?:\.[\w-]+)?\.(?:safetensors|pt|bin)|adapt
 _OF_A_RUN = frozenset(
     {"logs", "log", "eval", "evals", "evaluation", "wandb", "status", "runs", "tensorboard", "general"}
 )
-"""Folders inside a run's own."""
+"""Folders inside a run folder."""
 _NEVER = SKIPPED_FOLDERS | {"figures"}
 _OURS = frozenset({"samples.jsonl", "metrics.jsonl"})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunFolder:
-    """One run's files, before any of them is opened."""
+    """Files of one run, unopened."""
 
     name: str
-    """The run: its folder's path below the root, or the log's name where a folder holds logs of several."""
+    """Run name: its folder's path below the root, or the log's name if a folder holds logs of several runs."""
     path: Path
-    """Its folder."""
+    """Run folder."""
     weights: Path
-    """The folder that holds its checkpoints: mostly its own."""
+    """Folder with its checkpoints, mostly the same."""
     logs: tuple[Path, ...]
-    """Job output and trainers' logs, the newest first."""
+    """Job output and trainer logs, newest first."""
     documents: tuple[Path, ...]
     """State files, configs, job scripts."""
     evaluations: tuple[Path, ...]
-    """Inspect's logs."""
+    """Inspect logs."""
     checkpoints: tuple[Path, ...]
-    """Its checkpoint folders, in order."""
+    """Checkpoint folders, in order."""
     wandb: tuple[Path, ...]
-    """Offline runs of W&B, in order."""
+    """Offline W&B runs, in order."""
 
 
 @dataclass(kw_only=True, slots=True)
 class _Seen:
-    """One folder's entries by what they are, and the runs below it."""
+    """Entries of one folder by kind, and the folders below it."""
 
     path: Path
     logs: list[Path] = field(default_factory=list)
@@ -75,32 +75,32 @@ class _Seen:
 
     @property
     def is_run(self) -> bool:
-        """Whether something here is a run's own."""
+        """Whether the folder holds a run's own files."""
         return bool(self.checkpoints or self.has_config or self.has_weights or self.evaluations)
 
 
 @dataclass(kw_only=True, slots=True)
 class Walk:
-    """What was found under a folder."""
+    """Result of the search."""
 
     root: Path
-    """The folder."""
+    """Root folder."""
     runs: list[RunFolder] = field(default_factory=list)
-    """Runs, by name."""
+    """Runs by name."""
     loose: list[tuple[tuple[Path, ...], tuple[str, ...]]] = field(default_factory=list)
-    """Logs beside several runs' folders, and the names of these runs."""
+    """Logs beside several run folders, and the names of these runs."""
     loose_evaluations: list[Path] = field(default_factory=list)
-    """Inspect's logs beside several runs' folders."""
+    """Inspect logs beside several run folders."""
     issues: list[Issue] = field(default_factory=list)
-    """What could not be looked at."""
+    """Folders that could not be read."""
     folders: int = 0
-    """Folders that were looked into."""
+    """Number of folders searched."""
     links: list[Path] = field(default_factory=list)
-    """Links that were not followed."""
+    """Symbolic links not followed."""
 
 
 def walk(root: Path) -> Walk:
-    """Every run folder under `root`, itself included."""
+    """Return every run folder under `root`, itself included."""
     found = Walk(root=root)
     seen = _look(found, root, 0)
     for run in _runs(found, seen):
@@ -121,18 +121,18 @@ def walk(root: Path) -> Walk:
 
 
 def newest_first(logs: Iterable[Path]) -> tuple[Path, ...]:
-    """Logs by SLURM's job id, which only grows; others by the time of their last change, and after those with an id."""
+    """Sort logs by SLURM job id, newest first; others follow by modification time."""
     return tuple(sorted(logs, key=lambda path: (job_number(path) or (-1, 0), _changed(path), path.name), reverse=True))
 
 
 def job_id(path: Path) -> str | None:
-    """The job whose output a file is, by its name; None for other names."""
+    """Return the job id in an output file's name; None for other names."""
     match = SLURM_LOG.fullmatch(path.name)
     return None if match is None else match["job"]
 
 
 def job_number(path: Path) -> tuple[int, int] | None:
-    """The job's number and its task's, for sorting."""
+    """Return the job and task numbers as a sort key."""
     found = job_id(path)
     if found is None:
         return None
@@ -148,13 +148,13 @@ def _changed(path: Path) -> float:
 
 
 def _natural(name: str) -> tuple[tuple[int, int, str], ...]:
-    """`rank4` before `rank64`."""
+    """Return a natural sort key: `rank4` before `rank64`."""
     parts = re.split(r"(\d{1,18})", name)
     return tuple((1, int(part), "") if part.isdecimal() else (0, 0, part) for part in parts)
 
 
 def _look(found: Walk, folder: Path, depth: int) -> _Seen:
-    """Sort a folder's entries, and look into the folders below."""
+    """Classify a folder's entries and descend into its folders."""
     seen = _Seen(path=folder)
     found.folders += 1
     if found.folders > MOST_FOLDERS or depth > DEEPEST:
@@ -217,7 +217,7 @@ def _is_file(path: Path) -> bool:
 
 
 def _runs(found: Walk, seen: _Seen) -> list[RunFolder]:
-    """The runs in a folder and below it."""
+    """Return the runs in a folder and below it."""
     own = _Seen(path=seen.path)
     inner: list[RunFolder] = []
     parts = [(each, _runs(found, each)) for each in seen.below if each.path.name not in _OF_A_RUN]
@@ -246,7 +246,7 @@ def _runs(found: Walk, seen: _Seen) -> list[RunFolder]:
 
 
 def _flat(seen: _Seen) -> _Seen:
-    """A folder and all below it as one."""
+    """Merge a folder with all folders below it."""
     for each in seen.below:
         _take(seen, _flat(each))
     return seen

@@ -1,4 +1,4 @@
-"""What went wrong in found runs, with the lines that prove it."""
+"""Issues of imported runs, with the log lines that show them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _PLACE_OF_A_NAME = {"lora_rank": "rank", "seed": "seed"}
 
 
 def issues_of(run: ImportedRun, root: Path) -> Iterator[Issue]:
-    """The issues of one run."""
+    """Yield the issues of one run."""
     yield from _exit(run, root)
     yield from _jobs(run, root)
     yield from _checkpoints(run)
@@ -29,7 +29,7 @@ def issues_of(run: ImportedRun, root: Path) -> Iterator[Issue]:
 
 
 def _exit(run: ImportedRun, root: Path) -> Iterator[Issue]:
-    """A job that failed though its training is complete, or a training that is not."""
+    """Yield an issue for a failed job with complete training, or for incomplete training."""
     job = run.job
     if job is None:
         return
@@ -79,7 +79,7 @@ def _failed_exit(run: ImportedRun, job: JobLog, lines: tuple[str, ...]) -> str:
 
 
 def onto_itself(runs: Sequence[ImportedRun]) -> Iterator[Issue]:
-    """The one cause of failed exits that is known by its words, told once for all runs that have it."""
+    """Yield one issue for all runs whose script moved job output onto itself."""
     hit = [run for run in runs if run.job is not None and any(_SAME_FILE.search(sign.text) for sign in run.job.signs)]
     if hit:
         done = sum(run.outcome is TrainingOutcome.COMPLETE for run in hit)
@@ -110,7 +110,7 @@ def _progress(job: JobLog) -> str:
 
 
 def _jobs(run: ImportedRun, root: Path) -> Iterator[Issue]:
-    """Older attempts, and logs of which only a part could be read."""
+    """Yield issues of older attempts and of logs read only in part."""
     if run.job is not None:
         order = run.folder.logs
         newer = [each for each in run.jobs[1:] if each.path in order and order.index(each.path) < _at(order, run.job)]
@@ -158,7 +158,7 @@ def _at(order: Sequence[Path], job: JobLog) -> int:
 
 
 def _checkpoints(run: ImportedRun) -> Iterator[Issue]:
-    """Checkpoints that should be there by the run's own count of epochs."""
+    """Yield an issue for checkpoints missing by the run's own number of epochs."""
     epochs = run.settings.values.get("epochs")
     if run.outcome is not TrainingOutcome.COMPLETE or not isinstance(epochs, int) or not run.checkpoints:
         return
@@ -176,7 +176,7 @@ def _checkpoints(run: ImportedRun) -> Iterator[Issue]:
 
 
 def _names(run: ImportedRun) -> Iterator[Issue]:
-    """A name that says something else than the run's own files."""
+    """Yield issues for names that contradict the run's files."""
     told = [(_PLACE_OF_A_NAME[key], inside, said) for key, inside, said in run.settings.contradictions]
     size, model = size_of(run.folder.name), run.settings.model
     if size is not None and model is not None and (own := size_of(model)) is not None and own != size:

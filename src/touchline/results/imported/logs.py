@@ -1,4 +1,4 @@
-"""What a run's logs say: its figures, its loss curves, how each job ended, and the lines that prove it."""
+"""Readings of a run's logs: measurements, loss curves, job end and its evidence lines."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _SUMMARY_LIMIT_BYTES = 64 << 20
 _SUMMARY = re.compile(r"^(?:wandb:)? +Run summary:\s*$", re.MULTILINE)
 _ENTRY = re.compile(r"^(?:wandb:)? +(?P<key>[\w./-]+) +(?P<value>-?\d[\d.eE+-]*)\s*$")
 _ROUNDED_TO = 5e-6
-"""W&B prints five decimals, so a value lies within half a unit of the fifth."""
+"""Half a unit of the fifth decimal, to which W&B rounds."""
 _STATES = {
     Outcome.TIMEOUT: JobState.TIMEOUT,
     Outcome.CANCELLED: JobState.CANCELLED,
@@ -37,31 +37,31 @@ _FATAL = frozenset(SignKind) - {
     *(SignKind.EXPORTING, SignKind.DONE),
 }
 _LAST_LINES = 5
-"""A command that fails on one of so many last lines is taken as the script's last."""
+"""A failed command within this many last lines counts as the script's last command."""
 _OVER = (Outcome.COMPLETED, Outcome.CRASH_EVAL, Outcome.CRASH_EXPORT)
-"""Ends of a job whose training was complete before."""
+"""Outcomes that follow a complete training."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class JobLog:
-    """One job's output, read."""
+    """Parsed output of one job."""
 
     path: Path
     """The file."""
     job: str | None
-    """Its job, by its name."""
+    """Job id from the file name."""
     reading: RunReading
-    """What it says of the training."""
+    """Measurements of the training."""
     signs: tuple[JobEndSign, ...]
-    """Signs of how it went, in order."""
+    """Signs of its course, in order."""
     curves: Curves
-    """Its losses."""
+    """Losses."""
     started_unix: float | None
-    """The first time on its lines, read as UTC."""
+    """First timestamp, read as UTC."""
     ended_unix: float | None
-    """The last one."""
+    """Last timestamp."""
     lines: int
-    """How many lines it has."""
+    """Number of lines."""
 
     @property
     def has_step(self) -> bool:
@@ -71,12 +71,12 @@ class JobLog:
 
     @property
     def is_training(self) -> bool:
-        """Whether it is of a training at all, and not of an evaluation or of anything else."""
+        """Whether it is the log of a training."""
         return self.has_step or isinstance(self.reading.trainer, Word) or isinstance(self.reading.steps_total, Quantity)
 
     @property
     def is_complete(self) -> bool:
-        """Whether it shows a training that came to its end."""
+        """Whether it shows a complete training."""
         done, total = self.reading.steps_done, self.reading.steps_total
         if isinstance(done, Quantity) and isinstance(total, Quantity) and total.value > 0:
             return done.value >= total.value
@@ -84,12 +84,12 @@ class JobLog:
 
     @property
     def failed_commands(self) -> tuple[JobEndSign, ...]:
-        """Commands of the job's script that failed."""
+        """Failed commands of the job script."""
         return tuple(sign for sign in self.signs if sign.kind is SignKind.FAILED_COMMAND)
 
     @property
     def _went_on(self) -> bool:
-        """Whether the script went on after the command that failed: its own exit code is then that of another one."""
+        """Whether the script continued after the failed command, so that its exit code is that of another command."""
         fatal = [sign for sign in self.signs if sign.kind in _FATAL]
         return (
             bool(fatal)
@@ -99,7 +99,7 @@ class JobLog:
 
     @property
     def state(self) -> JobState | None:
-        """How the scheduler will have put it down, by the lines; None where none of them tells."""
+        """Job state inferred from the lines; None if unknown."""
         told = self.reading.exit
         if not isinstance(told, Missing) and exit_code(told) is None and self._went_on:
             return None
@@ -112,10 +112,10 @@ class JobLog:
 
 
 def read_job(log: Path | None, beside: Sequence[SideFile]) -> JobLog | None:
-    """One job's output with the files beside it; where there is no output, the files alone.
+    """Read one job's output with the files beside it, or the files alone.
 
     Args:
-        log: the output; None where only a trainer's state tells of the training.
+        log: output; None if only a trainer state describes the training.
         beside: state files, configs and scripts of its run.
 
     Returns:
@@ -173,18 +173,18 @@ def _scan(path: Path, notes: list[str]) -> tuple[Curve, int]:
 
 
 def _tells_course(parts: Sequence[Part]) -> bool:
-    """Whether a document is of a run's course, and not only of its settings."""
+    """Return True if a document describes a run's course, not only its settings."""
     return any(part.has_progress or part.get("train_seconds") or part.get("step") for part in parts)
 
 
 def _is_run(stretch: Stretch) -> bool:
-    """Whether a segment tells anything that a run would."""
+    """Return True if a segment describes a run."""
     told = any(part.has_progress or part.signs.count or len(part.seen) > 1 for part in stretch.parts)
     return told or (bool(stretch.all("trainer")) and bool(stretch.training_tracks(None)))
 
 
 def _with_summary(reading: RunReading, log: Path) -> RunReading:
-    """The last loss of W&B's summary where nothing else tells one, with what its five decimals leave open."""
+    """Fill a missing last loss from the W&B summary, with its rounding interval."""
     if not isinstance(reading.last_loss, Missing) or reading.last_loss == LOSS_NOT_A_NUMBER:
         return reading
     text = bounded(log, _SUMMARY_LIMIT_BYTES) or ""

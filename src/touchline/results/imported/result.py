@@ -1,4 +1,4 @@
-"""One found run as a result and as metrics: the same objects that planned runs give, with what is unknown missing."""
+"""Imported runs as RunResult and RunMetrics, with unknown values missing."""
 
 from __future__ import annotations
 
@@ -49,26 +49,26 @@ _WORDS = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ImportedRun:
-    """Everything that was read of one run."""
+    """Everything read of one run."""
 
     folder: RunFolder
     """Its files."""
     jobs: tuple[JobLog, ...]
-    """Its trainings' logs, the one that counts first, then the newest first."""
+    """Training logs: the decisive one first, then newest first."""
     settings: ImportedSettings
-    """What it was."""
+    """Its settings."""
     evaluations: tuple[EvaluationRecord, ...]
-    """Its evaluations, by checkpoint."""
+    """Evaluations by checkpoint."""
     checkpoints: tuple[VerifiedCheckpoint, ...]
-    """Its checkpoints, verified, in order."""
+    """Verified checkpoints, in order."""
     levels: tuple[Level, ...]
-    """Its levels of what varies."""
+    """Levels of the factors."""
     accounted: Mapping[str, SavedSacctJob] = field(default_factory=dict)
-    """What SLURM's accounting says of jobs, where somebody kept it."""
+    """Saved SLURM accounting by job id."""
 
     @property
     def job(self) -> JobLog | None:
-        """The training that counts."""
+        """Decisive training log."""
         return self.jobs[0] if self.jobs else None
 
     @property
@@ -78,7 +78,7 @@ class ImportedRun:
 
     @property
     def outcome(self) -> TrainingOutcome:
-        """What the log and the checkpoints say of the training, whatever its job's exit was."""
+        """Training outcome by log and checkpoints, whatever the exit code of its job."""
         if self.is_control:
             return TrainingOutcome.NOT_STARTED
         epochs, steps = (
@@ -95,17 +95,17 @@ class ImportedRun:
 
     @property
     def state(self) -> JobState | None:
-        """How its job ended: by the accounting where it was kept, else as far as its output tells."""
+        """Final job state from the accounting, else from the output."""
         return None if self.job is None else self.state_of(self.job)
 
     def state_of(self, job: JobLog) -> JobState | None:
-        """How one of its jobs ended."""
+        """Return the final state of one of its jobs."""
         known = self.accounted.get(job.job or "")
         return job.state if known is None else known.state
 
     @property
     def status(self) -> RunStatus:
-        """How it stands."""
+        """Run status."""
         failed = self.state not in (None, JobState.COMPLETED)
         if self.is_control:
             return RunStatus.COMPLETED if self.evaluations else RunStatus.PREPARED
@@ -123,13 +123,13 @@ def _partial(begun: bool) -> TrainingOutcome:
 
 
 def result_of(run: ImportedRun, root: Path, task: str | None, notes: Sequence[Note]) -> RunResult:
-    """The run's result.
+    """Return the run's result.
 
     Args:
-        run: what was read of it.
-        root: the folder that its files are named from.
-        task: the task that most runs were evaluated on; other evaluations stand apart.
-        notes: what a reader must know of it.
+        run: imported run.
+        root: folder that paths are relative to.
+        task: task most runs were evaluated on; other evaluations are listed separately.
+        notes: limitations a reader must know.
     """
     reading = None if run.job is None else run.job.reading
     own = tuple(each for each in run.evaluations if each.task == task)
@@ -170,7 +170,7 @@ def result_of(run: ImportedRun, root: Path, task: str | None, notes: Sequence[No
 
 
 def metrics_of(run: ImportedRun, result: RunResult, root: Path) -> RunMetrics:
-    """The same run under the keys of run_metrics.yaml."""
+    """Return the run under the keys of run_metrics.yaml."""
     none = _NOTHING if run.is_control else _NO_LOG
 
     def told(name: str) -> Measured:
@@ -215,7 +215,7 @@ def metrics_of(run: ImportedRun, result: RunResult, root: Path) -> RunMetrics:
 
 
 def attempts_of(run: ImportedRun) -> list[AttemptResult]:
-    """Every training that was begun, oldest first; a job that was requeued has several in one log."""
+    """Return every started training, oldest first; a requeued job has several in one log."""
     rows: list[AttemptResult] = []
     for job in sorted(run.jobs, key=lambda each: (each is run.job, -run.jobs.index(each))):
         began = job.started_unix if job.started_unix is not None else _changed(job.path)
@@ -247,7 +247,7 @@ def attempts_of(run: ImportedRun) -> list[AttemptResult]:
 
 
 def reason_of(job: JobLog) -> str:
-    """How a job ended, in words."""
+    """Return the end of a job in words."""
     words = _WORDS[Outcome(job.reading.outcome.value)]
     if job.is_complete:
         words = _WORDS[Outcome.COMPLETED]
@@ -262,7 +262,7 @@ def _exit_words(told: Word) -> str:
 
 
 def relocated(job: JobLog, root: Path, where: str | None) -> str | None:
-    """`slurm-1.out:12` as a path from the root: files beside the log are named from its folder."""
+    """Return `slurm-1.out:12` as a path from the root."""
     if where is None:
         return None
     name, colon, line = where.partition(":")
@@ -280,7 +280,7 @@ def _told(run: ImportedRun, root: Path, name: str) -> Measured:
 
 
 def _placed(value: Measured, job: JobLog, base: Path | None = None) -> Measured:
-    """The figure with its file named from the run's folder, as those of planned runs are."""
+    """Return the measurement with its file path relative to the run folder, as for planned runs."""
     if isinstance(value, Missing) or value.where is None:
         return value
     return replace(value, where=relocated(job, base or job.path.parent, value.where))
@@ -319,7 +319,7 @@ def _evaluate_seconds(last: EvaluationRecord | None) -> Measured:
 
 
 def _share(record: EvaluationRecord | None) -> Proportion | None:
-    """k of n, where every answer is right or wrong and each item was asked once."""
+    """Return k of n if every answer is right or wrong and each item was asked once."""
     if record is None or record.repeats > 1 or any(sample.value is not None for sample in record.samples):
         return None
     return proportion(record, [sample.exact and sample.error is None for sample in record.samples])
@@ -359,7 +359,7 @@ def _changed(path: Path) -> float:
 
 
 def _iso(unix: float | None) -> str | None:
-    """A log's clock has no zone: the time is given without one."""
+    """Format a log's time, without a zone because a log states none."""
     return (
         None if unix is None else datetime.datetime.fromtimestamp(int(unix), datetime.UTC).strftime("%Y-%m-%dT%H:%M:%S")
     )

@@ -1,7 +1,6 @@
-"""What a found run was: its model, rank, batches, dataset, from its log first, then its configs, then its names.
+"""Settings of an imported run: from its log first, then its configs, then its name.
 
-A name is the weakest witness: it tells only what nothing else does, and where it contradicts a config the report says
-so. Nothing is guessed: what no file tells stays unknown.
+A name counts only if nothing else states the value, and a contradiction with a config is reported. Nothing is guessed.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from touchline.results.imported.documents import SideFile
 from touchline.results.imported.text import clean_text
 
 NAMED = "the run's name"
-"""Where a model's name is from that nothing but its run's name tells."""
+"""Source of a model name known only from the run's name."""
 _SIZE = re.compile(r"(?<![A-Za-z0-9.])(\d{1,4}(?:[._]\d{1,3})?)([BM])(?![A-Za-z0-9])", re.IGNORECASE)
 _RANK = re.compile(r"(?<![A-Za-z])(?:lora[_-]?)?(?:rank|r)[_-]?(\d{1,5})(?![A-Za-z0-9.])", re.IGNORECASE)
 _SEED = re.compile(r"(?<![A-Za-z])seed[_-]?(\d{1,9})(?![A-Za-z0-9])", re.IGNORECASE)
@@ -47,36 +46,36 @@ _SAME: Mapping[str, str] = {
     "run_val_every_n_steps": "validate_every_steps",
     "task": "task",
 }
-"""Settings at a config's top, whoever's config it is, and what they are called here."""
+"""Top-level config keys of any trainer, and their names here."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ImportedSettings:
-    """What a run was, as far as its files tell."""
+    """Settings of a run, as far as its files state them."""
 
     model: str | None
-    """Its base model's name."""
+    """Base model name."""
     model_where: str | None
-    """Where that was read."""
+    """Source of the model name."""
     dataset: str | None
-    """Its dataset, as it was written."""
+    """Dataset as written."""
     is_control: bool
-    """Whether its name says that it is the base, and nothing says that it was trained."""
+    """Whether its name says base model and no file shows a training."""
     values: dict[str, Setting]
     """Settings under the keys of run_metrics.yaml, plus `gpus`."""
     contradictions: tuple[tuple[str, str, str], ...]
-    """(setting, what the files say, what the name says)."""
+    """(setting, value in files, value in the name)."""
     trainable: float | None
-    """Parameters with a gradient."""
+    """Number of trainable parameters."""
 
 
 def settings_of(name: str, readings: Sequence[RunReading], documents: Sequence[SideFile]) -> ImportedSettings:
-    """The settings of one run.
+    """Return the settings of one run.
 
     Args:
-        name: the run's name.
-        readings: what its logs say, the one that counts first.
-        documents: its configs.
+        name: run name.
+        readings: readings of its logs, the decisive one first.
+        documents: configs.
     """
     configs = [(each.path, each.data) for each in documents if each.data]
     values: dict[str, Setting] = {}
@@ -105,7 +104,7 @@ def settings_of(name: str, readings: Sequence[RunReading], documents: Sequence[S
 
 
 def size_of(text: str) -> str | None:
-    """The size in a model's or a run's name: `1B`, `0.5B`, `135M`; None where there is none."""
+    """Return the size in a model or run name (`1B`, `0.5B`, `135M`); None if there is none."""
     match = _SIZE.search(text)
     return None if match is None else f"{match[1].replace('_', '.')}{match[2].upper()}"
 
@@ -135,7 +134,7 @@ def _of_reading(reading: RunReading) -> Iterator[tuple[str, Setting]]:
 
 
 def _of_config(data: Mapping[str, object]) -> Iterator[tuple[str, Setting]]:
-    """Settings at the top, those of torchtune's sections, and those of PEFT's adapter_config.json."""
+    """Yield top-level settings, those of torchtune sections, and those of PEFT's adapter_config.json."""
     for key, value in data.items():
         if key in _SAME and (found := _scalar(_SAME[key], value)) is not None:
             yield _SAME[key], found
@@ -161,7 +160,7 @@ def _of_name(name: str) -> Iterator[tuple[str, Setting]]:
 def _model(
     name: str, readings: Sequence[RunReading], configs: Sequence[tuple[Path, Mapping[str, object]]]
 ) -> tuple[str | None, str | None]:
-    """The base model's name and where it stands: a name that a person chose before a builder's."""
+    """Return the base model name and its source; a user-chosen name comes before a model builder."""
     for path, data in configs:
         checkpointer = data.get("checkpointer")
         folder = checkpointer.get("checkpoint_dir") if isinstance(checkpointer, Mapping) else None
@@ -183,7 +182,7 @@ def _model(
 
 
 def _last(path: str) -> str:
-    """The last part of a model's path or id; a folder of an earlier run's checkpoint keeps its run's name."""
+    """Return the last part of a model path or id; a checkpoint folder of another run keeps its run name."""
     parts = [part for part in PurePosixPath(path.strip().replace("\\", "/")).parts if part not in ("/", ".", "..")]
     if not parts:
         return ""
@@ -194,7 +193,7 @@ def _last(path: str) -> str:
 
 
 def _dataset(data: Mapping[str, object]) -> str | None:
-    """The training data, as a config names it."""
+    """Return the training data as named in a config."""
     section = data.get("dataset")
     if isinstance(section, Mapping):
         for key in ("data_files", "data_dir", "path", "source"):
@@ -214,7 +213,7 @@ def _dataset(data: Mapping[str, object]) -> str | None:
 
 
 def _completed(values: dict[str, Setting]) -> dict[str, Setting]:
-    """The examples of an optimizer step, where all of its factors are known."""
+    """Add the effective batch size if all its factors are known."""
     micro, accumulation, gpus = (values.get(key) for key in ("batch_size", "gradient_accumulation_steps", "gpus"))
     if "effective_batch_size" not in values and isinstance(micro, int) and isinstance(accumulation, int):
         values["effective_batch_size"] = micro * accumulation * (gpus if isinstance(gpus, int) else 1)

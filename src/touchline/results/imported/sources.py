@@ -1,4 +1,4 @@
-"""When found runs were made, from which data and models, and where their numbers can be looked up."""
+"""Dates, data, models and files of imported runs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _EVALUATION_SCRIPTS = ("eval.py", "inspect_task.py", "inspect.slurm", "eval.slur
 
 
 def date_of(root: Path, runs: Sequence[ImportedRun]) -> str:
-    """The day of the first log, by the clock in it; else the day in the folder's name or in those of W&B's runs."""
+    """Return the day of the first log by its timestamps, else from the name of the folder or of W&B runs."""
     begun = [job.started_unix for run in runs for job in run.jobs if job.started_unix is not None]
     if begun:
         return datetime.datetime.fromtimestamp(min(begun), datetime.UTC).date().isoformat()
@@ -31,7 +31,7 @@ def date_of(root: Path, runs: Sequence[ImportedRun]) -> str:
 
 
 def files_of(root: Path, run: ImportedRun) -> Iterator[tuple[str, str]]:
-    """Where a run's numbers can be looked up; of its logs the one that counts stands last, as the newest does."""
+    """Yield (kind, path) of a run's files; the decisive log comes last."""
     kinds = {"finetune.yaml": "settings", "setup_finetune.yaml": "settings", "adapter_config.json": "adapter settings"}
     counts = None if run.job is None else run.job.path
     for path in sorted(reversed(run.folder.logs), key=lambda each: each == counts):
@@ -49,9 +49,10 @@ def files_of(root: Path, run: ImportedRun) -> Iterator[tuple[str, str]]:
 
 
 def description_of(root: Path) -> str:
-    """Quote the README of a folder: `README.md: "Capitalize words of 8 letters; 10,000 samples."`; empty if none.
+    """Return a quote from the README of a folder: `README.md: "Capitalize words of 8 letters; 10,000 samples."`; empty
+    if none.
 
-    Of its text the first paragraph, or the title where it has none.
+    The quote is the first paragraph, or the title if there is none.
     """
     readmes = sorted(path for path in root.iterdir() if path.name.lower() in _READMES and not path.is_symlink())
     for path in readmes:
@@ -73,7 +74,7 @@ def description_of(root: Path) -> str:
 
 
 def sources_of(runs: Sequence[ImportedRun]) -> Iterator[ReportInput]:
-    """Datasets and base models, as far as the runs' files name them."""
+    """Yield datasets and base models named by the runs' files."""
     datasets, models = Counter(run.settings.dataset for run in runs), Counter(run.settings.model for run in runs)
     for name, used in datasets.items():
         if name is not None:

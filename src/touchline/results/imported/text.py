@@ -1,4 +1,4 @@
-"""Text of foreign files and folders, made fit for a report: bounded, on one line, without secrets."""
+"""Text of foreign files made safe for a report: bounded, single-line, redacted."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ LINE_LIMIT = 300
 
 
 def clean_text(text: str) -> str:
-    """A name or a word as text that can be written anywhere: what is no text becomes a mark."""
+    """Return text with control and undecodable characters replaced."""
     return _CONTROL.sub("\ufffd", text.encode("utf-8", "replace").decode())
 
 
 def clean_line(text: str) -> str:
-    """A copied line: at most 300 characters, secrets redacted."""
+    """Return a copied line of at most 300 characters, secrets redacted."""
     return redact(clean_text(text.replace("\t", " ")))[:LINE_LIMIT]
 
 
 def below(root: Path, path: Path) -> str:
-    """A path as the report names it, relative to `root`; what lies beside it begins with `..`."""
+    """Return a path relative to `root`; paths beside it begin with `..`."""
     return clean_text(Path(os.path.relpath(path, root)).as_posix())
 
 
 def bounded(path: Path, limit_bytes: int) -> str | None:
-    """The beginning of a text file; None where it cannot be read. A pipe or a device is not opened: it may not end."""
+    """Return the beginning of a text file; None if it cannot be read. Pipes and devices are not opened."""
     try:
         return read_head(path, limit_bytes).decode("utf-8-sig", "replace")
     except OSError:
