@@ -41,10 +41,14 @@ class Opened(Protocol):
     """Plan with its folder; implemented by `LoadedPlan`."""
 
     @property
-    def plan(self) -> Plan: ...
+    def plan(self) -> Plan:
+        """Plan of the experiment."""
+        ...
 
     @property
-    def folder(self) -> ExperimentFolder: ...
+    def folder(self) -> ExperimentFolder:
+        """Experiment folder."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -68,44 +68,44 @@ class GeneralScore:
     change: Measured
     """Change from the run's control."""
     higher_is_better: bool | None = None
-    """Which way it counts; none where the harness does not tell."""
+    """Whether larger values are better; None if the harness does not state it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ReportInputs:
-    """What a report is made from: everything that was read, before anything is concluded."""
+    """Inputs of a report, before any conclusion."""
 
     experiment: str
-    """Its name."""
+    """Experiment name."""
     origin: str
     """`planned by touchline 0.1.0`, or `found: run folders that touchline did not make`."""
     date: str
-    """ISO date of the plan, or of the first log; empty when unknown."""
+    """ISO date of the plan or of the first log; empty if unknown."""
     root: str
-    """The folder as the user gave it, for commands."""
+    """Folder as the user gave it, for commands."""
     plan: Plan | None
-    """The plan; none for run folders that touchline did not make."""
+    """Plan; None for imported runs."""
     runs: tuple[RunResult, ...]
-    """The results."""
+    """Results of the runs."""
     metrics: tuple[RunMetrics, ...]
-    """What `collect` writes of each, in the same order."""
+    """Metrics of the runs, in the same order."""
     factors: dict[str, tuple[str, ...]]
-    """What varies, and its levels: from the plan, or from what was found in configs and names."""
+    """Factors and levels, from the plan or from configs and names."""
     datasets: dict[str, str]
-    """Dataset of each run, by its name."""
+    """Dataset per run name."""
     verification: Verification
-    """The checkpoints."""
+    """Verified checkpoints."""
     general: tuple[GeneralScore, ...]
-    """Empty where general ability was not looked at."""
+    """Empty if general ability was not measured."""
     files: dict[str, tuple[tuple[str, str], ...]]
-    """By run: (what, path relative to the folder)."""
+    """(label, path relative to the folder) per run."""
     issues: tuple[Issue, ...]
-    """What only who read the files can tell: lines of logs, exits, files that could not be read."""
+    """Issues that require opening files: log lines, exits, unreadable files."""
     sources: tuple[ReportInput, ...]
-    """Datasets and models, as far as they are known."""
+    """Datasets and models, if known."""
     definition: str = ""
-    """experiment.yaml as it was written; empty for runs that touchline did not plan."""
+    """Text of experiment.yaml; empty for imported runs."""
     description: str = ""
-    """What a README says of runs that touchline did not plan, as a quote; empty where there is none."""
+    """Quote from the README of imported runs; empty if there is none."""
     asked: dict[str, dict[str, AskedItem]] = field(default_factory=dict)
-    """Items as asked, by id, by `EvaluationRecord.asked_key`."""
+    """Prompted items by `EvaluationRecord.asked_key` and item id."""

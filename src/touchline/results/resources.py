@@ -1,4 +1,4 @@
-"""What the samplers of a run's attempts wrote, as one answer for the run."""
+"""Resource samples of a run's attempts, combined for the run."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _LIMIT_BYTES = 1 << 20
 
 @functools.cache
 def _adapter() -> TypeAdapter[ResourceSummary]:
-    """Made when there is something to read: `status` of runs that are over has no use for it."""
+    """Return the adapter, built on first use because `status` of finished runs does not need it."""
     return TypeAdapter(ResourceSummary)
 
 
 def read_resources(status: Path) -> tuple[ResourceSummary, ...]:
-    """The summaries in a status folder, oldest first; a torn or foreign file is none."""
+    """Return the summaries in a status folder, oldest first; corrupt and foreign files are skipped."""
     found: list[ResourceSummary] = []
     for path in status.glob("resources.*.json"):
         try:
@@ -34,9 +34,9 @@ def read_resources(status: Path) -> tuple[ResourceSummary, ...]:
 
 
 def resource_figures(found: Sequence[ResourceSummary]) -> dict[str, Measured]:
-    """Figures of a run over all its attempts: the largest peak, and means weighed by how long each was looked at.
+    """Return figures of a run over all its attempts: largest peaks, and means weighted by sampled time.
 
-    Of several GPUs, peak is that of the fullest one and mean is over all of them.
+    With several GPUs, the peak is that of the fullest and the mean is over all of them.
     """
     nothing = Missing(missing="no sampler was at work")
     if not found:

@@ -1,6 +1,6 @@
-"""What a run's folder tells at a glance: enough for its status, and little enough for a thousand runs in a second.
+"""State of a run folder, fast enough for a thousand runs in a second.
 
-Nothing large is read: names, small marker files, the heads of score files, the end of metrics.jsonl.
+Nothing large is read: file names, small markers, heads of score files, the end of metrics.jsonl.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from touchline.spec.runs import RunKind
 
 _SCORES = ".scores.json"
 _HEAD_BYTES = 4096
-"""The head of a score file, everything before its items, takes about one kilobyte."""
+"""Bytes of a score file that hold everything before its items (about one kilobyte)."""
 _ITEMS = b'"samples":'
 _LIMIT_BYTES = 1 << 28
 _KEYS = {"log", "checkpoint", "settings_sha256", "base_sha256", "adapter_sha256"}
@@ -38,34 +38,33 @@ _CACHE = "evaluation_settings.json"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunFolderState:
-    """One run's folder."""
+    """State of one run folder."""
 
     folder: Path
-    """The folder."""
     prepared: bool
-    """Whether it is written."""
+    """Whether it has been written."""
     attempts: tuple[Attempt, ...]
     """Attempts at its training, oldest first."""
     superseded_attempts: int
-    """Attempts at what was planned before, moved aside since."""
+    """Number of attempts before a re-plan."""
     evaluation_attempts: tuple[Attempt, ...]
-    """Attempts at its own evaluation, where it has a job of its own."""
+    """Attempts at its own evaluation, if that is a separate job."""
     outcome: TrainingOutcome
-    """What the artefacts say."""
+    """Training outcome from the files."""
     evaluated: bool
-    """Whether an evaluation of these weights with these settings is there."""
+    """Whether an evaluation of these weights with these settings exists."""
     recent: Recent
-    """The end of its metrics."""
+    """End of its metrics."""
 
 
 def read_run_folder(plan: Plan, run: PlannedRun, folder: Path, settings_sha256: Mapping[str, str]) -> RunFolderState:
-    """Look at a run's folder; one that is not there is one where nothing has happened.
+    """Read the state of a run folder; a missing folder yields an empty state.
 
     Args:
-        plan: the plan.
-        run: the run.
-        folder: its folder.
-        settings_sha256: what every run's evaluation must have been made with, by run; see `evaluation_settings`.
+        plan: plan of the experiment.
+        run: planned run.
+        folder: run folder.
+        settings_sha256: required evaluation settings hash per run; see `evaluation_settings`.
     """
     names = _names(folder)
     attempts = drop_lock_conflicts(read_attempts(folder / "status")) if "status" in names else ()
@@ -103,10 +102,9 @@ def read_run_folder(plan: Plan, run: PlannedRun, folder: Path, settings_sha256: 
 
 
 def evaluation_settings(plan: Plan, plan_file: Path, internal: Path) -> dict[str, str]:
-    """Hash of the settings that each run's evaluation must have been made with.
+    """Return the required hash of the evaluation settings per run.
 
-    It follows from plan.json alone and takes libraries to compute, so it is kept beside the plan for as long as that is
-    the same file.
+    It depends only on plan.json and is slow to compute, so it is cached beside the plan until the file changes.
     """
     found = plan_file.stat()
     key = f"{__version__} {found.st_mtime_ns} {found.st_size}"
@@ -147,12 +145,12 @@ def _names(folder: Path) -> frozenset[str]:
 
 
 def superseded_attempts(folder: Path) -> int:
-    """Attempts at what a run was before it was planned again."""
+    """Return the number of attempts before a re-plan."""
     return sum(1 for _ in folder.glob("superseded/*/status/start.*.json"))
 
 
 def _finished(recent: Recent, marker: TrainingMarker | None) -> Recent:
-    """Rows may be lost with a full disk; a complete training's marker knows how many steps there were."""
+    """Complete the steps from the marker of a complete training, because a full disk may lose rows."""
     if marker is None or recent.steps_done >= marker.steps:
         return recent
     return replace(recent, resumed_from=marker.steps, steps=())
@@ -166,7 +164,7 @@ def _evaluated(
     weights: dict[str, str | None],
     settings_sha256: Mapping[str, str],
 ) -> bool:
-    """Whether one of the score files is of these weights and these settings."""
+    """Return True if a score file matches these weights and settings."""
     model = plan.models.get(run.model)
     for name in sorted(name for name in names if name.endswith(_SCORES)):
         head = _head(folder / "eval" / name)
@@ -185,7 +183,7 @@ def _evaluated(
 
 
 def _head(path: Path) -> dict[str, object] | None:
-    """A score file without its items; None where it is broken."""
+    """Return a score file without its items; None if it is corrupt."""
     try:
         with open_regular(path) as stream:
             data = stream.read(_HEAD_BYTES)

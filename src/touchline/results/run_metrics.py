@@ -1,4 +1,4 @@
-"""A run's folder to its metrics: from metrics.jsonl of our own trainer, else from whatever log lies there."""
+"""Metrics of a run: from metrics.jsonl of our trainer, else from its logs."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ from touchline.run.statusfiles import read_attempts
 from touchline.spec.plan import PlannedRun
 
 WARM_UP_STEPS = 3
-"""First steps of each attempt that no pace is taken from, when enough others are there."""
+"""First steps of each attempt excluded from speeds if enough others remain."""
 GB = 1e9
 ON_PROCESSOR = Missing(missing="trained on a processor")
 _ENDED = (RunStatus.TRAINED, RunStatus.COMPLETED, RunStatus.COMPLETED_FAILED_EXIT)
 
 
 def run_metrics(run: PlannedRun, result: RunResult, folder: Path, metrics: Metrics | None = None) -> RunMetrics:
-    """Everything that is known of one run.
+    """Return all metrics of one run.
 
     Args:
-        run: as planned.
-        result: how it stands.
-        folder: its folder.
-        metrics: what its metrics.jsonl holds, where the caller has read it.
+        run: planned run.
+        result: its result.
+        folder: run folder.
+        metrics: content of its metrics.jsonl, if already read.
     """
     metrics = metrics or read_metrics(folder / "metrics.jsonl")
     attempts = read_attempts(folder / "status")
@@ -67,7 +67,7 @@ def run_metrics(run: PlannedRun, result: RunResult, folder: Path, metrics: Metri
 
 
 def _versions(metrics: Metrics) -> dict[str, str]:
-    """Return the versions of all attempts; `2.12.0, then 2.13.0` of what changed between them."""
+    """Return the versions of all attempts; `2.12.0, then 2.13.0` for a change between them."""
     names = dict.fromkeys(name for row in metrics.attempts for name in row.versions)
     return {
         name: ", then ".join(dict.fromkeys(row.versions[name] for row in metrics.attempts if name in row.versions))
@@ -76,13 +76,13 @@ def _versions(metrics: Metrics) -> dict[str, str]:
 
 
 def printed_versions(reading: RunReading) -> dict[str, str]:
-    """Return the versions that a log of another trainer printed."""
+    """Return the versions printed in a log of another trainer."""
     pairs = (each.partition("=") for each in reading.versions)
     return {name.strip(): version.strip() for name, _, version in pairs if version.strip()}
 
 
 def static_config(run: PlannedRun) -> dict[str, Setting]:
-    """The settings of a run that decide on its cost; of a control only its model."""
+    """Return the settings of a run that affect its cost; of a control only the model and seed."""
     config: dict[str, Setting] = {"model": run.model, "seed": run.seed}
     if run.train is None or run.batches is None:
         return config
@@ -102,7 +102,7 @@ def static_config(run: PlannedRun) -> dict[str, Setting]:
 
 
 def _from_logs(folder: Path) -> RunReading | None:
-    """The newest run in the job's output, where another trainer than ours was at work."""
+    """Return the newest run in the job output of another trainer."""
     # The readers of every trainer's logs are loaded only where another trainer was at work.
     from touchline.history.files import FoundRun, find_runs
 
@@ -192,7 +192,7 @@ def _is_on_cpu(metrics: Metrics) -> bool:
 
 
 def _with_samples(resources: dict[str, Measured], sampled: dict[str, Measured], *, on_cpu: bool) -> dict[str, Measured]:
-    """Return the trainer's own figures, with those of the sampler beside them or in place of missing ones."""
+    """Add the sampler's figures, or fill missing figures of the trainer with them."""
     gpu_peak, gpu_mean = _in(sampled["gpu_peak"], GB, "GB"), _in(sampled["gpu_mean"], GB, "GB")
     own = {
         "peak_gpu_memory_gb": gpu_peak,
@@ -216,7 +216,7 @@ def _with_samples(resources: dict[str, Measured], sampled: dict[str, Measured], 
 
 
 def _in(fact: Measured, divisor: float, unit: str) -> Measured:
-    """Bytes in another unit."""
+    """Convert bytes to another unit."""
     if isinstance(fact, Missing):
         return fact
     return replace(fact, value=fact.value / divisor, unit=unit)
@@ -241,7 +241,7 @@ def _saving(metrics: Metrics, nothing: Missing) -> Measured:
 
 
 def steady_steps(metrics: Metrics) -> list[StepRow]:
-    """Steps after the warm-up of each attempt; all of them where that leaves too few."""
+    """Return the steps after the warm-up of each attempt, or all steps if too few remain."""
     first: dict[int, int] = {}
     for row in metrics.steps:
         first.setdefault(row.attempt, row.step)
@@ -288,7 +288,7 @@ def _epochs(metrics: Metrics) -> tuple[EpochMetrics, ...]:
 
 
 def _peak(peaks: Sequence[Measured]) -> Measured:
-    """Return the largest of the peaks in GiB."""
+    """Return the largest peak in GiB."""
     known = [peak for peak in peaks if isinstance(peak, Quantity)]
     if not known:
         return Missing(missing="no step logged its memory")

@@ -21,12 +21,12 @@ NOT_EVALUATED = Missing(missing="not evaluated")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LossPoint:
-    """A loss at a step."""
+    """Loss at one step."""
 
     step: int
     """Optimizer step, from 1; 0 is before the first."""
     loss: float
-    """Mean over the target tokens, in nats."""
+    """Mean over label tokens, in nats."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,97 +48,94 @@ class AttemptResult:
     """One attempt at a training."""
 
     job_id: str
-    """Its job."""
     restart: int
-    """How often that job had been started before."""
+    """Number of earlier starts of that job."""
     state: JobState
-    """How it ended, or RUNNING."""
+    """Final state, or RUNNING."""
     reason: str
-    """How, in words."""
+    """Reason of the end in words."""
     started_unix: float
-    """When it began, in seconds since 1970."""
+    """Start, in seconds since 1970."""
     seconds: Measured
-    """How long it lasted."""
+    """Duration."""
     superseded: bool
-    """Whether the run has been planned again since, so that what it made was moved aside."""
+    """Whether the run has been re-planned since, which moved the attempt's files aside."""
 
 
 NO_CURVES = Missing(missing="its log is not read for them")
-"""Instead of curves, of a run that another tool trained."""
+"""Reason for missing curves of a run trained by another tool."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunResult:
-    """Everything that is known of a run."""
+    """All results of a run."""
 
     name: str
-    """The run."""
     kind: RunKind
-    """Fine-tuned, or a control."""
+    """Fine-tuned or control."""
     model: str
-    """Its base model."""
+    """Base model."""
     levels: tuple[Level, ...]
-    """Its level of each factor."""
+    """Level of each factor."""
     seed: int
-    """Its seed."""
     status: RunStatus
-    """How it stands."""
     job_state: JobState | None
-    """The executor's word; none when nothing was started."""
+    """Job state from the executor; None if nothing was started."""
     outcome: TrainingOutcome
-    """What the artefacts say."""
+    """Training outcome from the files."""
     attempts: int
-    """How often it was started."""
+    """Number of attempts."""
     attempt_list: tuple[AttemptResult, ...] = ()
-    """Each of them, oldest first."""
+    """Attempts, oldest first."""
     steps_done: int | None
-    """Optimizer steps done; none for a control."""
+    """Optimizer steps done; None for a control."""
     steps_planned: int | None
-    """Optimizer steps planned; none for a control."""
+    """Optimizer steps planned; None for a control."""
     exact_match: Proportion | None
-    """Share of the test items that are exactly right; none where the task is a file."""
+    """Share of exactly correct test items; None for a custom task."""
     match: Proportion | None
-    """Share that is right after normalisation; none where the task is a file."""
+    """Share correct after normalization; None for a custom task."""
     difference: Difference | None
-    """Against its control, on the primary metric."""
+    """Difference from its control on the primary metric."""
     train_seconds: Measured
-    """Wall time of all steps of the training."""
+    """Wall-clock time of all training steps."""
     validation_seconds: Measured
-    """Wall time of the validations in between."""
+    """Wall-clock time of the validations."""
     evaluate_seconds: Measured
-    """Wall time of the evaluation."""
+    """Wall-clock time of the evaluation."""
     final_train_loss: Measured
     """Training loss over the last steps."""
     final_val_loss: Measured
     """Last validation loss."""
     tokens_per_second: Measured
-    """Real tokens per second of training."""
+    """Non-padding tokens per second of training."""
     peak_memory: Measured
-    """Peak memory while steps ran."""
+    """Peak memory during steps."""
     adapter_size: Measured
     """Size of the last adapter on disk."""
     checkpoints: tuple[CheckpointInfo, ...]
-    """Its exports."""
+    """Checkpoints."""
     train_losses: tuple[LossPoint, ...]
     """Training loss by step."""
     validation_losses: tuple[LossPoint, ...]
     """Validation loss by step."""
     curves: StepCurves | Missing = NO_CURVES
-    """Learning rate, gradient norm and speed by step, or why they are not there."""
+    """Learning rate, gradient norm and speed by step, or the reason why they are missing."""
     evaluations: tuple[EvaluationRecord, ...]
-    """Its evaluations on the experiment's own task, oldest epoch first."""
+    """Evaluations on the experiment's own task, oldest epoch first."""
     other_evaluations: tuple[EvaluationRecord, ...] = ()
-    """Its evaluations on further tasks."""
+    """Evaluations on further tasks."""
     earlier_evaluations: tuple[EvaluationRecord, ...] = ()
-    """Evaluations of the same weights by other settings: other decoding, other items, another task. They are kept, and
-    no comparison uses them."""
+    """Evaluations of the same weights under other settings (decoding, items, task). They are kept, and no comparison
+    uses them.
+    """
     metric: str | None = None
-    """The primary metric, `exact match`, `accuracy` or a score of the task's file; none where nothing is evaluated."""
+    """Primary metric: `exact match`, `accuracy` or a score of a custom task; None if not evaluated."""
     score: Measured = NOT_EVALUATED
-    """The primary metric's mean over the test items at the last checkpoint, with its interval."""
+    """Mean of the primary metric over the test items at the last checkpoint, with its interval."""
     labels: LabelReport | None = None
-    """Of a classification: precision and recall of each label, and what was taken for what."""
+    """Precision, recall and confusions per label of a classification."""
     control: ControlKind | None = None
-    """Which control it is; none for what the experiment asks about."""
+    """Kind of control; None for other runs."""
     notes: tuple[Note, ...]
     """Failures, refusals and omissions; strings in JSON."""

@@ -1,4 +1,4 @@
-"""runs_status.yaml and run_metrics.yaml: what runs are and measured, for people and for scripts of their own."""
+"""Text of runs_status.yaml and run_metrics.yaml."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _METRICS_HEADER = """\
 
 
 def runs_status_text(experiment: str, runs: Sequence[RunMetrics]) -> str:
-    """The text of runs_status.yaml."""
+    """Return the text of runs_status.yaml."""
     return _STATUS_HEADER + to_yaml(
         {
             "schema_version": STATUS_SCHEMA_VERSION,
@@ -45,12 +45,12 @@ def _status(run: RunMetrics) -> dict[str, object]:
 
 
 def run_part(run: RunMetrics) -> str:
-    """One run's part of runs_status.yaml, behind `- name: `."""
+    """Return the part of one run in runs_status.yaml, after `- name: `."""
     return runs_status_text("", [run]).partition("  - name: ")[2]
 
 
 def run_metrics_text(run: RunMetrics) -> str:
-    """The text of a run's run_metrics.yaml."""
+    """Return the text of run_metrics.yaml."""
     sections = {**run.packing_metrics, **run.resource_metrics, **run.performance_metrics}
     return _METRICS_HEADER + to_yaml(
         {
@@ -84,7 +84,7 @@ def run_metrics_text(run: RunMetrics) -> str:
 
 
 def _values(facts: Mapping[str, Measured]) -> dict[str, object]:
-    """The numbers alone; a rate of tokens says beside it which tokens."""
+    """Return plain numbers; a token rate gets its token unit as a further key."""
     values: dict[str, object] = {}
     for name, fact in facts.items():
         values[name] = _rounded(fact.value) if isinstance(fact, Quantity) else None
@@ -98,7 +98,7 @@ def _reasons(facts: Mapping[str, Measured]) -> dict[str, object]:
 
 
 def _how(fact: Measured) -> str:
-    """What must be known to use a number, in words."""
+    """Return unit, aggregation, phase, kind and method of a number in words."""
     if isinstance(fact, Missing):
         return ""
     parts = (fact.unit, fact.aggregation, fact.phase, fact.kind, fact.token_unit, fact.method, fact.where)
@@ -106,6 +106,6 @@ def _how(fact: Measured) -> str:
 
 
 def _rounded(value: float) -> float | int:
-    """Six significant digits: more is noise, and differs from machine to machine."""
+    """Round to six significant digits: more is noise and differs between machines."""
     short = float(f"{value:.6g}")
     return int(short) if short.is_integer() and abs(short) < 1e15 else short

@@ -1,7 +1,6 @@
-"""Every answer as a table: samples.jsonl, and samples.parquet where pyarrow is installed; written piece by piece.
+"""Tables of all answers: samples.jsonl, and samples.parquet if pyarrow is installed.
 
-A thousand runs of a thousand items are a million rows: they are never all in memory, and a file appears when it is
-whole.
+Rows are streamed because a thousand runs of a thousand items are a million rows. A file appears only when complete.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from typing import Any
 from touchline.core.files import disk_faults
 
 Row = Mapping[str, object]
-"""One answer, as `touchline.report.samples` gives it."""
+"""One answer, as returned by `touchline.report.samples`."""
 
 _ROWS_AT_ONCE = 10_000
 _TYPES = {
@@ -31,11 +30,11 @@ _TYPES = {
     "parsed": "bool",
     "levels": "levels",
 }
-"""Types of the columns that are no text."""
+"""Types of non-text columns."""
 
 
 def write_lines(rows: Iterable[Row], path: Path) -> int:
-    """Write JSON lines, replacing what is there in one step, and give how many."""
+    """Write JSON lines atomically. Return the number of rows."""
     count = 0
     with _replacing(path) as temporary, temporary.open("x", encoding="utf-8", errors="backslashreplace") as stream:
         for row in rows:
@@ -47,15 +46,15 @@ def write_lines(rows: Iterable[Row], path: Path) -> int:
 
 
 def can_write_parquet() -> bool:
-    """Whether pyarrow is installed."""
+    """Return True if pyarrow is installed."""
     return importlib.util.find_spec("pyarrow") is not None
 
 
 def write_parquet(rows: Iterable[Row], path: Path) -> int:
-    """Write a Parquet table, replacing what is there in one step, and give how many rows; needs pyarrow.
+    """Write a Parquet table atomically; needs pyarrow. Return the number of rows.
 
-    Each column has the same type whatever it holds: a table of runs without errors can be read together with others.
-    `levels` is a map of texts.
+    Column types do not depend on content, so tables of runs with and without errors can be concatenated. `levels` is a
+    map of strings.
     """
     import pyarrow.parquet
 
@@ -89,7 +88,7 @@ def _pieces(rows: Iterable[Row]) -> Iterator[list[Row]]:
 
 
 def _plain(row: Row) -> dict[str, object]:
-    """A row as Arrow takes it: maps as pairs, texts that are valid Unicode."""
+    """Return a row in Arrow types: maps as pairs, text as valid Unicode."""
     return {name: _cell(value) for name, value in row.items()}
 
 
@@ -103,7 +102,7 @@ def _cell(value: object) -> object:
 
 @contextmanager
 def _replacing(path: Path) -> Iterator[Path]:
-    """A file to write, which takes the other's place when the block ends well."""
+    """Yield a temporary file that replaces `path` if the block succeeds."""
     temporary = path.parent / f".{path.name[:40]}.{secrets.token_hex(4)}.tmp"
     with disk_faults("file", path):
         path.parent.mkdir(parents=True, exist_ok=True)

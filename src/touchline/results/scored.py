@@ -1,4 +1,4 @@
-"""Results of runs as statistics need them: which evaluation counts, and what makes two comparable."""
+"""Run results as input of the statistics: decisive evaluation and comparability."""
 
 from __future__ import annotations
 
@@ -15,29 +15,28 @@ from touchline.spec.runs import ControlKind, RunKind
 from touchline.statistics.conclusions import ScoredRun
 
 SEED: Final = 7
-"""Seed of bootstrap and drawn signs: the same results give the same report."""
+"""Seed of bootstrap and permutation signs, so equal results give equal reports."""
 _NUMBER: Final = re.compile(r"(\d+)")
 
 
 def last_of_each(records: Sequence[EvaluationRecord]) -> dict[tuple[str, str], EvaluationRecord]:
-    """The last checkpoint's evaluation for each (task, score).
+    """Return the evaluation of the last checkpoint for each (task, score).
 
-    The last one is settled before anything is looked at: a checkpoint that was picked for its score on these items
-    would score too well on them.
+    The last checkpoint is fixed in advance: a checkpoint chosen for its score on these items would have a biased score.
     """
     ordered = sorted((record for record in records if record.samples), key=lambda record: _in_order(record.checkpoint))
     return {(record.task, record.score): record for record in ordered}
 
 
 def scored_run(result: RunResult, record: EvaluationRecord, dataset: str) -> ScoredRun:
-    """A run with one evaluation: repeats of an item become their mean, an item that failed counts as wrong.
+    """Return a run with one evaluation: repeats of an item are averaged, failed items count as wrong.
 
-    Items are in the order of their ids, whatever order they were answered in.
+    Items are sorted by id.
 
     Args:
-        result: the run.
-        record: its evaluation, with at least one sample.
-        dataset: its dataset's path or name.
+        result: result of the run.
+        record: evaluation with at least one sample.
+        dataset: dataset path or name.
     """
     items: dict[str, list[SampleScore]] = {}
     for sample in sorted(record.samples, key=lambda sample: sample.id):
@@ -60,7 +59,7 @@ def scored_run(result: RunResult, record: EvaluationRecord, dataset: str) -> Sco
 
 
 def clusters_of(items: Mapping[str, Sequence[SampleScore]]) -> tuple[str, ...] | None:
-    """What each item belongs to; one without a cluster is a cluster of its own. None where all stand alone."""
+    """Return the cluster of each item, singletons for items without one; None if all are singletons."""
     named = {name: samples[0].cluster for name, samples in items.items()}
     if len(set(named.values()) - {None}) == 0 or len(set(named.values())) == len(named):
         return None
@@ -68,12 +67,12 @@ def clusters_of(items: Mapping[str, Sequence[SampleScore]]) -> tuple[str, ...] |
 
 
 def _finite(score: float) -> float:
-    """A score that is no number is none: it counts as wrong, as an answer does that could not be generated."""
+    """Return 0 for a score that is not finite, like an answer that could not be generated."""
     return score if math.isfinite(score) else 0.0
 
 
 def _in_order(checkpoint: str) -> tuple[tuple[int, str], ...]:
-    """epoch_10 comes after epoch_9."""
+    """Return a natural sort key: epoch_10 after epoch_9."""
     return tuple((int(part), "") if part.isdigit() else (-1, part) for part in _NUMBER.split(checkpoint) if part)
 
 

@@ -1,4 +1,4 @@
-"""Share of an evaluation's answers that are right, with an interval for what is independent: items, or clusters."""
+"""Share of correct answers with an interval over independent units: items or clusters."""
 
 from __future__ import annotations
 
@@ -15,15 +15,14 @@ from touchline.statistics.proportion import wilson, wilson_of_share
 
 
 def proportion(record: EvaluationRecord, right: Sequence[bool]) -> Proportion | None:
-    """Share of the answers that are right; None where there are none.
+    """Return the share of correct answers; None if there are none.
 
-    Several answers to an item say less than as many items: each item then counts as one observation, with its mean,
-    which makes the interval too wide rather than too narrow. Items that belong together say less than as many that
-    stand alone: the interval is that of their clusters; of a single cluster nothing is known, and it is 0 to 1.
+    Repeated answers count as one observation per item, with their mean; this makes the interval conservative. With
+    clusters the interval is over clusters; a single cluster gives the interval 0 to 1.
 
     Args:
-        record: the evaluation.
-        right: whether each of its answers is right, in its order.
+        record: evaluation.
+        right: correctness of each answer, in its order.
     """
     if not right:
         return None

@@ -1,6 +1,6 @@
-"""runs_status.yaml kept current by whoever looks: statuses always, measurements of a few runs that have just ended.
+"""Incremental update of runs_status.yaml: every status, and the measurements of a few newly ended runs.
 
-Its text is taken apart run by run and only what differs is written anew, so that a thousand finished runs cost nothing.
+The text is split by run and only changed parts are rewritten, so a thousand finished runs cost nothing.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from touchline.results.run_folder import RunFolderState
 from touchline.spec.plan import PlannedRun
 
 AT_ONCE = 8
-"""Runs whose measurements are collected by one look; each takes some ten milliseconds. The others are the next ones."""
+"""Maximum number of runs whose measurements are collected per call, about ten milliseconds each."""
 _ENDED = frozenset({RunStatus.TRAINED, RunStatus.COMPLETED, RunStatus.COMPLETED_FAILED_EXIT})
 _LIMIT_BYTES = 1 << 28
 _HEADER = "# How every run of this experiment stands"
@@ -32,10 +32,10 @@ _STANDING = re.compile(r"^    (status|slurm_job_id|started|completed): .*$", re.
 
 
 def keep_current(opened: Opened, runs: Sequence[LiveRun], seen: Mapping[str, RunFolderState]) -> bool:
-    """Bring runs_status.yaml up to date, and say whether anything was written.
+    """Update runs_status.yaml. Return True if it was written.
 
-    A file that is not there, or not of this plan's runs, is left to `prepare` and `collect`; so is one that this user
-    may not write.
+    A file that is missing or holds other runs is left to `prepare` and `collect`; so is one that this user may not
+    write.
     """
     path = opened.folder.root / "runs_status.yaml"
     with contextlib.suppress(OSError, TouchlineError, UnicodeDecodeError):
@@ -66,7 +66,7 @@ def _current(part: str, run: LiveRun, found: RunFolderState) -> str:
 
 
 def _collected(opened: Opened, runs: Sequence[LiveRun], seen: Mapping[str, RunFolderState]) -> dict[str, str]:
-    """The parts of runs that have ended since they were last collected, with their run_metrics.yaml written."""
+    """Return the parts of runs that ended since their last collection, and write their run_metrics.yaml."""
     due: list[PlannedRun] = []
     for run in runs:
         planned = opened.plan.run(run.name) if len(due) < AT_ONCE and run.status in _ENDED else None
@@ -90,7 +90,7 @@ def _collected(opened: Opened, runs: Sequence[LiveRun], seen: Mapping[str, RunFo
 
 
 def _is_due(folder: Path) -> bool:
-    """Whether a run's measurements are older than what it measured."""
+    """Return True if a run's measurements are older than its files."""
     try:
         measured = max((folder / name).stat().st_mtime_ns for name in ("metrics.jsonl", "training.json"))
     except OSError:
@@ -109,7 +109,7 @@ def _iso(unix: float) -> str | None:
 
 
 def split_status(text: str) -> tuple[str, dict[str, str]] | None:
-    """(what stands before the runs, each run's part by name) of a runs_status.yaml that was written here; else None."""
+    """Split a generated runs_status.yaml into its head and each run's part by name; None for other text."""
     head, *parts = _PART.split(text)
     if not head.startswith(_HEADER) or not parts:
         return None
@@ -123,12 +123,12 @@ def split_status(text: str) -> tuple[str, dict[str, str]] | None:
 
 
 def joined_status(head: str, parts: Mapping[str, str]) -> str:
-    """The text again."""
+    """Return the joined text."""
     return head + "".join(f"  - name: {part}" for part in parts.values())
 
 
 def with_standing(part: str, *, status: str, job_id: str | None, started: str | None, completed: str | None) -> str:
-    """A run's part with another standing; what it measured stays as it was collected."""
+    """Return a run's part with another status; its measurements stay unchanged."""
     values = {"status": status, "slurm_job_id": job_id, "started": started, "completed": completed}
     lines = {key: f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in values.items()}
     return _STANDING.sub(lambda match: f"    {lines.pop(match[1])}" if match[1] in lines else match[0], part)

@@ -1,4 +1,4 @@
-"""Where the bytes of an experiment are: bases, adapters by rank, runs as they are and as they could be kept."""
+"""Disk usage of an experiment: bases, adapters by rank, and runs."""
 
 from __future__ import annotations
 
@@ -24,20 +24,19 @@ _BYTES = {"B": 1.0, "MB": 1e6}
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunLocation:
-    """A run and where it lies."""
+    """Run with its folder and sizes."""
 
     run: str
-    """The run."""
     folder: Path
-    """Its folder."""
+    """Run folder."""
     model: str
-    """Its base model."""
+    """Base model name."""
     base: BaseTensors | None
-    """What is known of the base."""
+    """Base model tensors, if known."""
     forecast: Measured
-    """What the plan said that it leaves."""
+    """Disk usage predicted by the plan."""
     adapter_bytes: Measured
-    """Size of one of its adapters by its dimensions, for checkpoints in which it is merged (unit B)."""
+    """Size of one adapter by its dimensions, for merged checkpoints (unit B)."""
     finished: bool
     """Whether its training is complete."""
 
@@ -48,13 +47,13 @@ def summarise(
     forecast: Measured,
     deletable: Sequence[Deletable],
 ) -> StorageSummary:
-    """Add up what the runs take.
+    """Sum up the disk usage of the runs.
 
     Args:
-        places: the runs, in order.
-        checkpoints: all of theirs, verified.
-        forecast: what the plan said for all of them.
-        deletable: what may go without loss.
+        places: runs, in order.
+        checkpoints: all their checkpoints, verified.
+        forecast: predicted usage of all runs.
+        deletable: items that are safe to delete.
     """
     of_run = {place.run: [item for item in checkpoints if item.run == place.run] for place in places}
     bases: dict[str, Measured] = {}
@@ -74,7 +73,7 @@ def summarise(
 
 
 def in_bytes(value: Measured) -> Measured:
-    """A size in bytes, whatever unit a plan has it in."""
+    """Convert a size of a plan to bytes."""
     if isinstance(value, Missing):
         return value
     factor = _BYTES[value.unit]
@@ -91,7 +90,7 @@ def in_bytes(value: Measured) -> Measured:
 
 
 def _of_all(places: Sequence[RunLocation], forecast: Measured) -> Measured:
-    """The forecast for all runs, and for how many of them there is none: a control only writes its evaluation."""
+    """Return the prediction for all runs, noting how many runs it leaves out; a control only writes its evaluation."""
     found = in_bytes(forecast)
     without = sum(isinstance(place.forecast, Missing) for place in places)
     if isinstance(found, Quantity) and without:
@@ -100,7 +99,7 @@ def _of_all(places: Sequence[RunLocation], forecast: Measured) -> Measured:
 
 
 def _base_bytes(place: RunLocation, checkpoints: Sequence[VerifiedCheckpoint]) -> Measured:
-    """Size of a base: of its own weights, or of the whole model in a checkpoint, which has the same tensors."""
+    """Return the size of a base: of its own weights, or of the whole model in a checkpoint."""
     if place.base is not None and isinstance(place.base.size, Quantity):
         return place.base.size
     for item in checkpoints:
@@ -141,7 +140,7 @@ def _run(place: RunLocation, checkpoints: Sequence[VerifiedCheckpoint], base: Me
 
 
 def _as_full_models(checkpoints: Sequence[VerifiedCheckpoint], base: Measured) -> Measured:
-    """What the checkpoints take as whole models: those that are, with the adapter beside it; the others as the base."""
+    """Return the size of the checkpoints as full models; existing ones with their adapter, others like the base."""
     if not checkpoints:
         return Missing(missing="no checkpoint")
     whole = [item for item in checkpoints if item.model_bytes is not None]
@@ -156,7 +155,7 @@ def _as_full_models(checkpoints: Sequence[VerifiedCheckpoint], base: Measured) -
 
 
 def _as_adapters(checkpoints: Sequence[VerifiedCheckpoint], merged: Measured) -> Measured:
-    """What the checkpoints take as adapters alone; of merged models, by the adapter's dimensions."""
+    """Return the size of the checkpoints as adapters only; of merged models by the adapter's dimensions."""
     if not checkpoints:
         return Missing(missing="no checkpoint")
     alone = [item.adapter_bytes for item in checkpoints if item.adapter_bytes is not None]

@@ -1,11 +1,8 @@
-"""Every checkpoint of an experiment, verified by reading it: what is there, wrong or missing, and what it takes.
+"""Verification of every checkpoint of an experiment: contents, problems, missing checkpoints, disk usage.
 
-    verifying.folder     one checkpoint's folder, by the checks of the modules beside it
-    verifying.missing    what a plan asks for and is not there
-    storage, deletable   where the bytes are, and which of them may go
-
-By default file sizes, headers and small text files are read, a thousand adapters a minute; `deep` reads every value and
-compares every hash. Nothing is ever unpickled, and whatever lies in a folder, the answer says so and nothing is raised.
+`verifying.folder` verifies one checkpoint, `verifying.missing` compares with the plan, `storage` and `deletable` cover
+disk usage. By default file sizes, headers and small text files are read, about a thousand adapters per minute; `deep`
+reads every value and compares every hash. Nothing is unpickled, and problems are returned, not raised.
 """
 
 from __future__ import annotations
@@ -42,10 +39,10 @@ def verify_planned(
     """Verify the checkpoints of every run of a plan.
 
     Args:
-        plan: the plan.
-        root: the experiment's folder.
-        deep: read every value and compare every hash too, not only sizes and headers.
-        on_progress: receives how many checkpoints are done, of how many.
+        plan: plan of the experiment.
+        root: experiment folder.
+        deep: read every value and compare every hash too.
+        say: called with the number of verified checkpoints and their total.
     """
     bases = {name: planned_base(model) for name, model in plan.models.items()}
     work = [
@@ -71,14 +68,14 @@ def verify_folders(
 ) -> Verification:
     """Verify checkpoints in run folders that touchline did not make.
 
-    Of what should be there nothing is planned: a checkpoint is measured against its own configuration, its base where
-    that is on this disk, and the files that the other checkpoints of its run have.
+    Without a plan, a checkpoint is compared with its own configuration, its base if that is on this disk, and the files
+    of the run's other checkpoints.
 
     Args:
-        root: the folder that holds them; paths in the answer are relative to it.
-        runs: folders by the names of the runs.
+        root: parent folder; returned paths are relative to it.
+        runs: run folders by run name.
         deep: read every value too.
-        on_progress: receives how many checkpoints are done, of how many.
+        say: called with the number of verified checkpoints and their total.
     """
     bases = {name: _found_base(folder) for name, folder in runs.items()}
     work = [
@@ -109,7 +106,7 @@ def verify_folders(
 
 
 def checkpoint_folders(folder: Path) -> list[Path]:
-    """The checkpoints in a run's folder, or under its `output/` and `checkpoints/`, those of the epochs first."""
+    """Return the checkpoints in a run folder or its `output/` and `checkpoints/`, epochs first."""
     found: list[tuple[str, int, Path]] = []
     for place in (folder, folder / "output", folder / "outputs", folder / "checkpoints"):
         try:
@@ -129,7 +126,7 @@ def checkpoint_folders(folder: Path) -> list[Path]:
 def _verify(
     work: Sequence[tuple[Path, Expected]], *, deep: bool, on_progress: ProgressCallback | None
 ) -> tuple[VerifiedCheckpoint, ...]:
-    """Each of them, and then each run's against each other."""
+    """Verify each checkpoint, then compare those of one run with each other."""
     found: list[VerifiedCheckpoint] = []
     seen: dict[tuple[str, str], VerifiedCheckpoint] = {}
     for done, (path, expected) in enumerate(work):
@@ -148,7 +145,7 @@ def _verify(
 
 
 def _weights_digest(path: Path, *, deep: bool) -> str | None:
-    """What tells two checkpoints' weights apart: as it was recorded, else of the file where all is read."""
+    """Return a digest of a checkpoint's weights: the recorded one, else that of the file in deep mode."""
     marker = named_by(path).marker
     if marker is not None:
         return marker.adapter_sha256
@@ -163,7 +160,7 @@ def _with(item: VerifiedCheckpoint, fault: CheckpointFault) -> VerifiedCheckpoin
 
 
 def _beside(checkpoints: Sequence[VerifiedCheckpoint]) -> tuple[VerifiedCheckpoint, ...]:
-    """Add what every other checkpoint of the run has and one has not: tokenizer and configuration are copied alike."""
+    """Add problems for files that every other checkpoint of the run has."""
     found: list[VerifiedCheckpoint] = []
     for item in checkpoints:
         others = [each for each in checkpoints if each.run == item.run and each.name != item.name]
@@ -232,7 +229,7 @@ def _adapter_bytes(run: PlannedRun, base: BaseTensors) -> Measured:
 
 
 def _found_base(folder: Path) -> BaseTensors:
-    """The base of a run that nobody planned, as far as its checkpoints name it."""
+    """Return the base of an imported run, if its checkpoints name it."""
     name = "n/a (no checkpoint names its base)"
     for path in checkpoint_folders(folder):
         config, model = read_object(path / ADAPTER_CONFIG) or {}, read_object(path / CONFIG_FILE) or {}

@@ -1,4 +1,4 @@
-"""What checkpoints on disk really are, found by reading them, and what they take."""
+"""Data types of checkpoint verification and disk usage."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from touchline.core.quantity import Measured
 
 
 class CheckpointKind(StrEnum):
-    """What a checkpoint folder holds."""
+    """Content of a checkpoint folder."""
 
     ADAPTER = "adapter"
     FULL = "full model"
@@ -19,24 +19,25 @@ class CheckpointKind(StrEnum):
 
 
 Depth = Literal["headers", "values"]
-"""How far a checkpoint was read: file sizes and headers, or every value too."""
+"""Verification depth: file sizes and headers, or every value too."""
 
 _BESIDE = (".json", ".jinja", ".model", ".txt")
-"""Endings of the files beside the weights: configs and tokenizer."""
+"""Suffixes of configs and tokenizer files."""
 _INDEX = ".index.json"
-"""Ending of the file that tells which shard holds which weights."""
+"""Suffix of the shard index."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CheckpointFault:
-    """One thing that is wrong with a checkpoint."""
+    """One problem of a checkpoint."""
 
     code: str
-    """`truncated`, `zero-byte`, `missing-file`, `wrong-shape`, `other-base`, `nan` ...; one word or two, hyphenated."""
+    """`truncated`, `zero-byte`, `missing-file`, `wrong-shape`, `other-base`, `nan` ...; one or two words, hyphenated.
+    """
     file: str | None
-    """The file, relative to the checkpoint."""
+    """File name relative to the checkpoint."""
     message: str
-    """What is wrong, what was expected."""
+    """Problem and expected value."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,11 +45,10 @@ class CheckpointFile:
     """One file of a checkpoint."""
 
     name: str
-    """Relative to the checkpoint."""
+    """Name relative to the checkpoint."""
     size_bytes: int
-    """Its size."""
     role: Literal["adapter", "model", "index", "config", "tokenizer", "optimizer", "marker", "other"]
-    """What it is for."""
+    """Role of the file."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,41 +56,38 @@ class VerifiedCheckpoint:
     """One checkpoint folder of a run."""
 
     run: str
-    """The run."""
     name: str
-    """Its folder's name, `epoch_0`."""
+    """Folder name, `epoch_0`."""
     epoch: int | None
-    """The epoch that it ends; none for one in between."""
+    """Epoch it ends; None for an intermediate one."""
     step: int | None
-    """Optimizer steps done; none when nothing says so."""
+    """Optimizer steps done; None if unknown."""
     kind: CheckpointKind
-    """What it holds."""
     depth: Depth
-    """How far it was read."""
     sound: bool
-    """Whether nothing is wrong with it."""
+    """Whether it has no problems."""
     faults: tuple[CheckpointFault, ...]
-    """What is wrong with it."""
+    """Problems found."""
     files: tuple[CheckpointFile, ...]
-    """What is in it."""
+    """Files of the folder."""
     size_bytes: int
-    """Everything in it."""
+    """Total size of the folder."""
     adapter_bytes: int | None
-    """The adapter's weights; none when there is no adapter."""
+    """Size of the adapter weights; None without an adapter."""
     model_bytes: int | None
-    """The full model's weights; none when there are none."""
+    """Size of the full model weights; None without a model."""
     tensors: int | None
-    """Tensors in its weights; none when no header could be read."""
+    """Number of tensors; None if no header could be read."""
     dtype: str | None
-    """Their element type, or several joined by `, `."""
+    """Dtype of the tensors, several joined by `, `."""
     rank: int | None
-    """Rank of the adapter, as its tensors have it."""
+    """Adapter rank, from its tensors."""
     validation_loss: float | None
-    """Recorded when it was saved."""
+    """Validation loss recorded at saving."""
 
     @property
     def weights_sound(self) -> bool:
-        """Whether its weights are sound: nothing is wrong but with files that can be written again without training."""
+        """Whether its weights are valid: all problems are in files that can be rewritten without training."""
         return self.kind is not CheckpointKind.UNKNOWN and all(
             fault.file is not None and fault.file.endswith(_BESIDE) and not fault.file.endswith(_INDEX)
             for fault in self.faults
@@ -99,12 +96,11 @@ class VerifiedCheckpoint:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MissingCheckpoint:
-    """A checkpoint that should be there and is not."""
+    """Checkpoint that should exist and does not."""
 
     run: str
-    """The run."""
     name: str
-    """What it would be called."""
+    """Planned name."""
     reason: str
     """`the training has not come so far`, `keep: best`, `not there although the training is complete`."""
     expected: bool
@@ -113,83 +109,81 @@ class MissingCheckpoint:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Deletable:
-    """Something that may go without loss."""
+    """File or folder that is safe to delete."""
 
     run: str
-    """The run."""
     path: str
-    """Relative to the experiment's folder."""
+    """Path relative to the experiment folder."""
     size_bytes: int
-    """What it gives back."""
+    """Size in bytes."""
     why: str
-    """Why nothing is lost: `broken; epoch_1 is sound`, `resume state of a finished training`."""
+    """Reason: `broken; epoch_1 is sound`, `resume state of a finished training`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AdapterSize:
-    """What one adapter takes."""
+    """Size of one kind of adapter."""
 
     model: str
     """Base model."""
     rank: int | None
-    """Its rank."""
+    """Rank."""
     dtype: str | None
-    """Element type."""
+    """Dtype."""
     size_bytes: int
     """Size of its weights."""
     run: str
-    """A run that has one."""
+    """Example run."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunStorage:
-    """What one run takes."""
+    """Disk usage of one run."""
 
     run: str
-    """The run."""
     checkpoints: int
-    """Checkpoint folders."""
+    """Number of checkpoint folders."""
     total_bytes: int
-    """Its folder, everything in it."""
+    """Total of its folder."""
     checkpoint_bytes: int
-    """Of it, checkpoints."""
+    """Total of its checkpoints."""
     adapter_bytes: int
-    """Of these, adapters' weights."""
+    """Total of its adapter weights."""
     full_model_bytes: Measured
-    """What the same checkpoints take, or would take, as full models each (unit B)."""
+    """Actual or hypothetical size of the checkpoints as full models (unit B)."""
     adapter_only_bytes: Measured
-    """What they take, or would take, as adapters alone (unit B)."""
+    """Actual or hypothetical size of the checkpoints as adapters only (unit B)."""
     forecast: Measured
-    """What the plan said (unit B)."""
+    """Predicted size (unit B)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StorageSummary:
-    """Where the bytes are."""
+    """Disk usage of an experiment."""
 
     bases: dict[str, Measured]
     """Size of each base model's weights (unit B)."""
     adapters: tuple[AdapterSize, ...]
-    """By base model and rank."""
+    """Adapters by base model and rank."""
     runs: tuple[RunStorage, ...]
-    """By run."""
+    """Usage per run."""
     total_bytes: int
-    """All runs together."""
+    """Total of all runs."""
     forecast: Measured
-    """What the plan said for all of them (unit B)."""
+    """Predicted total (unit B)."""
     deletable: tuple[Deletable, ...]
-    """What may go without loss."""
+    """Items that are safe to delete."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Verification:
-    """Every checkpoint of an experiment, verified."""
+    """Verification result of an experiment."""
 
     depth: Depth
-    """How far they were read."""
+    """Verification depth."""
     checkpoints: tuple[VerifiedCheckpoint, ...]
-    """In the order of runs and epochs."""
+    """Checkpoints in the order of runs and epochs."""
     missing: tuple[MissingCheckpoint, ...]
-    """What should be there and is not."""
+    """Missing checkpoints."""
     storage: StorageSummary
-    """What they take."""
+    """Disk usage."""

@@ -1,6 +1,6 @@
-"""`status` and `status --watch`: the folders and the queue, looked at once, or again and again while a job is at work.
+"""Commands `status` and `status --watch`: one or repeated reads of folders and queue.
 
-Nothing heavy is loaded here, because the answer for a thousand runs is expected within a second.
+Imports are light because a thousand runs should be shown within a second.
 """
 
 from __future__ import annotations
@@ -28,28 +28,28 @@ from touchline.slurm.local.commands import Answer, Commands, RealCommands
 from touchline.spec.plan import Plan
 
 FILES_SECONDS = 2.0
-"""Between two looks at the folders."""
+"""Seconds between two reads of the folders."""
 FULL_SECONDS = 30.0
-"""Between two looks at the folders of runs that are finished."""
+"""Seconds between two reads of finished run folders."""
 GRACE_SECONDS = 10.0
-"""How long nothing must be at work before a watch ends: the next job may be about to start."""
+"""Seconds without an active job after which watching ends; the next job may be about to start."""
 PATIENCE_SECONDS = 20.0
-"""How long somebody who looks waits for one of SLURM's commands."""
+"""Timeout of a SLURM query in seconds."""
 _TO_DO = frozenset({RunStatus.PREPARED, RunStatus.TRAINED, RunStatus.INTERRUPTED})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Snapshot:
-    """All runs at one moment."""
+    """State of all runs at one moment."""
 
     experiment: str
-    """The experiment's name."""
+    """Experiment name."""
     runs: tuple[LiveRun, ...]
-    """The runs, in the plan's order."""
+    """Runs, in plan order."""
     note: str
-    """Why the queue could not be asked; empty when it was, or need not be."""
+    """Reason why the queue could not be queried; empty otherwise."""
     active: bool
-    """Whether any job may still do something."""
+    """Whether any job is active."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,7 +59,7 @@ class _Opened:
 
 
 class _Heard:
-    """The real commands, and what went wrong with the last question."""
+    """Commands wrapper that remembers the error of the last query."""
 
     def __init__(self, commands: Commands) -> None:
         self._commands = commands
@@ -74,7 +74,7 @@ class _Heard:
         environment: dict[str, str] | None = None,
         keep: Sequence[int] = (),
     ) -> Answer:
-        """Run one command. Behind a squeue that failed nothing is asked: it would be waited for in vain."""
+        """Run one command. Skip further queries after a failed squeue, because they would fail too."""
         program = Path(words[0]).name if words else ""
         if program != "squeue" and self.trouble:
             return Answer(code=None, out="", err=self.trouble)
@@ -87,7 +87,7 @@ class _Heard:
 
 
 class Watcher:
-    """One experiment, looked at as often as one likes; it keeps what need not be read again."""
+    """Repeated reads of one experiment with caching."""
 
     def __init__(
         self, source: Path, settings: UserConfig, *, look: bool = True, commands: Commands | None = None
@@ -96,9 +96,9 @@ class Watcher:
 
         Args:
             source: experiment.yaml or its folder.
-            settings: how often a queue may be asked.
-            look: whether to ask the executor at all.
-            commands: what runs SLURM's commands; those on PATH when None.
+            settings: user config with the queue polling interval.
+            look: query the executor.
+            commands: runner of SLURM commands; those on PATH if None.
 
         Raises:
             InputError: there is no experiment, or no plan.
@@ -115,7 +115,7 @@ class Watcher:
         self._asked = self._read_all = float("-inf")
 
     def now(self) -> Snapshot:
-        """Look at the folders, and at the queue where it is time to."""
+        """Read the folders, and the queue if its polling interval has passed."""
         opened = _Opened(plan=self._current_plan(), folder=self.folder)
         seen = self._glances(opened)
         note = self._ask(jobs_to_ask(opened, seen)) if self._look else ""
@@ -131,11 +131,11 @@ class Watcher:
         )
 
     def is_anything_left(self, snapshot: Snapshot) -> bool:
-        """Whether somebody may be about to start another job."""
+        """Return True if another command may be about to start a job."""
         return any(run.status in _TO_DO for run in snapshot.runs)
 
     def _glances(self, opened: _Opened) -> dict[str, RunFolderState]:
-        """All folders; those of finished runs now and then."""
+        """Read all folders, those of finished runs less often."""
         if time.monotonic() - self._read_all >= FULL_SECONDS:
             self._finished, self._read_all = {}, time.monotonic()
         seen = glances(opened, self._finished)
@@ -148,13 +148,13 @@ class Watcher:
         return seen
 
     def _ended_meanwhile(self, opened: _Opened, seen: Mapping[str, RunFolderState]) -> dict[str, RunFolderState]:
-        """Runs whose jobs are over, and were perhaps not when their folders were read: these are read again."""
+        """Re-read the folders of runs whose jobs have ended, perhaps since the folders were read."""
         over = {JobName.parse(name).subject for name, view in self._views.items() if not view.active}
         known = {name: found for name, found in seen.items() if name not in over}
         return glances(opened, known) if len(known) < len(seen) else {}
 
     def _ask(self, jobs: Sequence[Job]) -> str:
-        """Ask the executor about jobs, not more often than it may be asked."""
+        """Query the executor about jobs, respecting the polling interval."""
         here = self._plan.executor == "local"
         if not jobs:
             self._views = {}
@@ -183,7 +183,7 @@ class Watcher:
         return self._executor
 
     def _current_plan(self) -> Plan:
-        """The plan, read again when somebody has planned again."""
+        """Return the plan, read again if it has changed."""
         found = self.folder.plan_json.stat()
         if (found.st_mtime_ns, found.st_size) != self._stamp:
             self._plan, self._finished = self._read(), {}
@@ -199,13 +199,13 @@ class Watcher:
 def status(
     source: Path, settings: UserConfig, *, look: bool = True, on_message: MessageCallback | None = None
 ) -> list[LiveRun]:
-    """How every run stands at this moment.
+    """Return the current state of every run.
 
     Args:
         source: experiment.yaml or its folder.
-        settings: the user's settings.
-        look: whether to ask the executor; else the folders alone tell.
-        on_message: receives why the queue could not be asked.
+        settings: user config.
+        look: query the executor; otherwise only files are read.
+        say: called with the reason why the queue could not be queried.
 
     Raises:
         InputError: there is no experiment, or no plan.

@@ -1,4 +1,4 @@
-"""What a run of our own computed and how long each part took, from every row of its metrics.jsonl."""
+"""Workload and timings of our own runs from their metrics.jsonl."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from touchline.spec.plan import PlannedRun
 
 _ROWS = "metrics.jsonl"
 _FEW = 2
-"""Steps after the first of an attempt that a median needs."""
+"""Minimum number of steps after the first of an attempt for a median."""
 
 
 def work_facts(run: PlannedRun, metrics: Metrics) -> WorkFacts:
-    """The mean step, the largest micro-batch, start-up, validation and saving.
+    """Return the mean step, the largest micro-batch, and start-up, validation and saving times.
 
     Args:
-        run: as planned.
-        metrics: the rows that count.
+        run: planned run.
+        metrics: rows of metrics.jsonl.
     """
     steps = steady_steps(metrics)
     if not steps:
@@ -45,7 +45,7 @@ def work_facts(run: PlannedRun, metrics: Metrics) -> WorkFacts:
 
 
 def steady_steps(metrics: Metrics) -> list[StepRow]:
-    """The steps that a pace is taken from: not the first of an attempt, and none that held fewer examples."""
+    """Return the steps used for speeds: not the first of an attempt, only those with the usual number of examples."""
     firsts: set[int] = set()
     for attempt in {row.attempt for row in metrics.steps}:
         firsts.add(min(row.step for row in metrics.steps if row.attempt == attempt))
@@ -57,12 +57,12 @@ def steady_steps(metrics: Metrics) -> list[StepRow]:
 
 
 def last_attempt(metrics: Metrics) -> AttemptRow | None:
-    """The attempt that ended the run."""
+    """Return the last attempt."""
     return metrics.attempts[-1] if metrics.attempts else None
 
 
 def _largest(run: PlannedRun, metrics: Metrics) -> tuple[Measured, Measured]:
-    """Rows and width of the largest micro-batch: of rows that are all as wide, W is the squares over the tokens."""
+    """Return rows and width of the largest micro-batch; with equal widths the width is squares over tokens."""
     counted = [row for row in metrics.steps if row.squared_widths]
     if not counted:
         # Older rows: examples side by side, as planned.

@@ -48,6 +48,7 @@ class Curve(Course):
         self._losses_seen = 0
 
     def feed(self, event: Event) -> None:
+        """Process the next event."""
         parts = len(self.parts)
         super().feed(event)
         if len(self.parts) > parts and self.part.began != "resumed":

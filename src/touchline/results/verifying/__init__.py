@@ -1,1 +1,1 @@
-"""The parts of `results.verification`: one look at a checkpoint each."""
+"""Checks of a single checkpoint, used by `results.verification`."""

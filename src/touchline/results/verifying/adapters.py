@@ -1,7 +1,7 @@
-"""A LoRA adapter: its tensors against its own configuration, against its base, and against what was planned.
+"""Check of a LoRA adapter: its tensors against its configuration, its base, and the plan.
 
-What is compared is only what a sound adapter always fulfils. Other kinds of adapters (DoRA, embeddings, layers saved
-whole) are let through where these rules do not speak of them.
+Only properties that every valid adapter has are checked. Other kinds (DoRA, embeddings, fully saved layers) pass where
+these rules do not apply.
 """
 
 from __future__ import annotations
@@ -20,33 +20,33 @@ from touchline.results.verifying.values import listed
 ADAPTER_FILE: Final = "adapter_model.safetensors"
 ADAPTER_CONFIG: Final = "adapter_config.json"
 _PREFIX = "base_model.model."
-"""What PEFT puts before a base's own names."""
+"""Prefix that PEFT puts before a base's tensor names."""
 _PART = re.compile(r"(.+)\.lora_(A|B)(?:\.[A-Za-z0-9_]+)?\.weight")
 _PLAIN = re.compile(r"[\w.-]+")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ExpectedAdapter:
-    """The adapter that was planned."""
+    """Planned adapter."""
 
     rank: int
-    """Its rank."""
+    """Rank."""
     alpha: float
     """Numerator of its scale."""
     target_modules: frozenset[str]
-    """The layers that have one."""
+    """Adapted layers."""
     dtype: str
-    """Its element type."""
+    """Dtype."""
 
 
 def is_b(name: str) -> bool:
-    """Whether a tensor is a factor B, which is zero before the first step."""
+    """Return True if a tensor is a factor B, which is zero before the first step."""
     match = _PART.fullmatch(name)
     return match is not None and match[2] == "B"
 
 
 def pairs_of(tensors: Mapping[str, Tensor]) -> dict[str, LoraFactors]:
-    """The factors by the layer's name, without PEFT's prefix."""
+    """Return the factors by layer name, without PEFT's prefix."""
     found: dict[str, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         if match := _PART.fullmatch(name):
@@ -55,7 +55,7 @@ def pairs_of(tensors: Mapping[str, Tensor]) -> dict[str, LoraFactors]:
 
 
 def rank_of(tensors: Mapping[str, Tensor]) -> int | None:
-    """The largest rank that an adapter's tensors have."""
+    """Return the largest rank in an adapter's tensors."""
     ranks = [pair.a.shape[0] for pair in pairs_of(tensors).values() if pair.a is not None and pair.a.shape]
     return max(ranks, default=None)
 
@@ -67,14 +67,14 @@ def adapter_faults(
     wanted: ExpectedAdapter | None,
     file: str = ADAPTER_FILE,
 ) -> Iterator[CheckpointFault]:
-    """What is wrong with an adapter whose header could be read.
+    """Yield the problems of an adapter with a readable header.
 
     Args:
-        tensors: its tensors by name.
-        config: adapter_config.json; none when it is missing or broken, which is a fault of its own.
-        base: its base; none when nothing is known of it.
-        wanted: what was planned; none where nothing was.
-        file: the file of its weights.
+        tensors: tensors by name.
+        config: adapter_config.json; None if missing or corrupt, which is a separate problem.
+        base: base model; None if unknown.
+        wanted: planned adapter; None without a plan.
+        file: weights file.
     """
     pairs = pairs_of(tensors)
     if not pairs:
@@ -106,7 +106,7 @@ def _halves(pairs: Mapping[str, LoraFactors], file: str) -> Iterator[CheckpointF
 
 
 def _inner(flat: Mapping[str, tuple[Tensor, Tensor]], file: str) -> Iterator[CheckpointFault]:
-    """The inner dimension of B A is one number."""
+    """Yield a problem if the inner dimensions of B A differ."""
     for layer, (a, b) in sorted(flat.items()):
         if a.shape[0] != b.shape[1]:
             message = f"{layer}: A is {list(a.shape)} and B is {list(b.shape)}, which cannot be multiplied"
@@ -115,7 +115,7 @@ def _inner(flat: Mapping[str, tuple[Tensor, Tensor]], file: str) -> Iterator[Che
 
 
 def _types(pairs: Mapping[str, LoraFactors], wanted: ExpectedAdapter | None, file: str) -> Iterator[CheckpointFault]:
-    """One floating type for all factors, the planned one."""
+    """Yield a problem unless all factors have the same, planned floating-point dtype."""
     types = sorted({part.dtype for pair in pairs.values() for part in (pair.a, pair.b) if part is not None})
     if not all("float" in name for name in types):
         message = f"its factors are {', '.join(types)}, and a layer adds floating-point numbers"
@@ -131,7 +131,7 @@ def _types(pairs: Mapping[str, LoraFactors], wanted: ExpectedAdapter | None, fil
 def _configured(
     flat: Mapping[str, tuple[Tensor, Tensor]], config: Mapping[str, object], wanted: ExpectedAdapter | None
 ) -> Iterator[CheckpointFault]:
-    """The configuration says how the factors are put on: another rank or scale makes another model of them."""
+    """Yield problems of the configuration: another rank or scale changes the model."""
     if config.get("peft_type", "LORA") != "LORA":
         message = f"its factors are those of LoRA, and peft_type is {str(config.get('peft_type'))[:40]}"
         yield CheckpointFault(code="wrong-config", file=ADAPTER_CONFIG, message=message)
@@ -166,7 +166,7 @@ def _as_wanted(flat: Mapping[str, tuple[Tensor, Tensor]], wanted: ExpectedAdapte
 
 
 def _targeted(flat: Mapping[str, tuple[Tensor, Tensor]], config: Mapping[str, object]) -> Iterator[CheckpointFault]:
-    """What the configuration lists has factors, and only that; a library leaves out the others without a word."""
+    """Yield problems of target modules that do not match the factors; libraries ignore the others silently."""
     targets = config.get("target_modules")
     if not isinstance(targets, list) or not all(isinstance(name, str) for name in targets):
         return
@@ -182,7 +182,7 @@ def _targeted(flat: Mapping[str, tuple[Tensor, Tensor]], config: Mapping[str, ob
 
 
 def _rank_by_config(layer: str, config: Mapping[str, object]) -> int | None:
-    """Rank of a layer by `r` and `rank_pattern`; None where it takes a regular expression to know."""
+    """Return a layer's rank by `r` and `rank_pattern`; None if that needs a regular expression."""
     pattern = config.get("rank_pattern")
     if isinstance(pattern, Mapping):
         for name, rank in pattern.items():

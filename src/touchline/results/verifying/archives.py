@@ -1,7 +1,7 @@
-"""Files of torch.save (`.pt`, `.pth`, `.bin`) by their zip directory: the pickle in them is never loaded.
+"""Check of torch.save files (`.pt`, `.pth`, `.bin`) by their zip directory; the pickle is never loaded.
 
-Such a file is a zip archive of stored entries: `<name>/data.pkl` says what the tensors are, `<name>/data/<n>` holds the
-bytes of the n-th storage. The directory lies at the end, so a file that was cut off has none.
+Such a file is a zip archive of stored entries: `<name>/data.pkl` describes the tensors, `<name>/data/<n>` holds the
+bytes of storage n. The directory lies at the end, so a truncated file has none.
 """
 
 from __future__ import annotations
@@ -23,25 +23,24 @@ _CHUNK_BYTES = 1 << 22
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Archive:
-    """What the directory of an archive tells."""
+    """Directory of an archive."""
 
     path: Path
-    """The file."""
     size_bytes: int
     """Size on disk."""
     storages: tuple[int, ...] = ()
-    """Bytes of its storages, in their order; a tensor of an adapter has one each."""
+    """Sizes of its storages, in order; a tensor of an adapter has one each."""
     faults: tuple[CheckpointFault, ...] = field(default=())
-    """What is wrong with it."""
+    """Problems found."""
 
 
 def read_archive(path: Path, *, deep: bool = False, dtype: str | None = None) -> Archive:
     """Read the directory of an archive; no pickle is loaded.
 
     Args:
-        path: the file.
-        deep: read every entry and compare it with its checksum.
-        dtype: element type of all its storages where it is known, to look at their values too.
+        path: archive.
+        deep: read every entry and compare its checksum.
+        dtype: dtype of all storages if known, to check values too.
     """
     name, size = path.name, 0
     try:
@@ -75,7 +74,7 @@ def read_archive(path: Path, *, deep: bool = False, dtype: str | None = None) ->
 
 
 def _storages(entries: Sequence[zipfile.ZipInfo]) -> list[zipfile.ZipInfo]:
-    """The entries `<name>/data/<n>`, by number."""
+    """Return the entries `<name>/data/<n>`, by number."""
     found = [(entry.filename.split("/"), entry) for entry in entries]
     numbered = [
         (int(parts[2]), entry)
@@ -86,7 +85,7 @@ def _storages(entries: Sequence[zipfile.ZipInfo]) -> list[zipfile.ZipInfo]:
 
 
 def _directory(archive: zipfile.ZipFile, entries: Sequence[zipfile.ZipInfo], name: str) -> Iterator[CheckpointFault]:
-    """Every entry lies where the directory says, stored as it is."""
+    """Yield a problem if an entry is compressed or not at its listed position."""
     for entry in entries:
         if entry.compress_type != zipfile.ZIP_STORED or entry.compress_size != entry.file_size:
             message = f"{entry.filename} is compressed, which torch.save never does"
@@ -102,7 +101,7 @@ def _directory(archive: zipfile.ZipFile, entries: Sequence[zipfile.ZipInfo], nam
 
 
 def _numbering(entries: Sequence[zipfile.ZipInfo], name: str) -> Iterator[CheckpointFault]:
-    """There is a description, and the storages are numbered without gaps."""
+    """Yield problems of a missing description or missing storages."""
     names = [entry.filename for entry in entries]
     described = [each for each in names if each.count("/") == 1 and each.endswith("/data.pkl")]
     if len(described) != 1 or len(set(names)) != len(names):
@@ -122,7 +121,7 @@ def _numbering(entries: Sequence[zipfile.ZipInfo], name: str) -> Iterator[Checkp
 def _contents(
     archive: zipfile.ZipFile, entries: Sequence[zipfile.ZipInfo], name: str, dtype: str | None
 ) -> Iterator[CheckpointFault]:
-    """Every byte has its checksum, and where their type is known, the values are numbers."""
+    """Yield problems of wrong checksums, and of values that are not finite if the dtype is known."""
     torn: list[str] = []
     strange: list[str] = []
     storages = {entry.filename for entry in _storages(entries)}

@@ -1,4 +1,4 @@
-"""What a base model's tensors are called and how large they are: what a checkpoint on it must fit."""
+"""Tensors and dimensions of base models, with which checkpoints are compared."""
 
 from __future__ import annotations
 
@@ -25,28 +25,27 @@ NOT_HERE = Missing(missing="the base is not on this disk")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BaseTensors:
-    """A base model, as far as it is known here."""
+    """Known facts of a base model."""
 
     name: str
-    """Its name."""
     path: str | None = None
-    """Its folder, where it was found."""
+    """Folder, if found."""
     tensors: Mapping[str, Tensor] | None = None
-    """Its tensors by name; none when its weights are not here, or are of another version than was planned."""
+    """Tensors by name; None if the weights are not here or not of the planned version."""
     layers: int | None = None
-    """Its blocks."""
+    """Number of blocks."""
     shape: ModelShape | None = None
-    """Its dimensions, by a config.json; none when there is none that tells them."""
+    """Dimensions from config.json; None if not stated."""
     weights_sha256: str | None = None
-    """`ModelInfo.weights_sha256` as planned; none where nothing was planned."""
+    """Planned `ModelInfo.weights_sha256`; None without a plan."""
     files: frozenset[str] = frozenset()
-    """Names of the files in its folder."""
+    """File names in its folder."""
     size: Measured = NOT_HERE
     """Size of its weights (unit B)."""
 
 
 def planned_base(model: ModelInfo) -> BaseTensors:
-    """The base of a plan: its tensors as they are on disk, where these are still the planned ones."""
+    """Return a planned base, with tensors if those on disk are still the planned ones."""
     folder = Path(model.path)
     read = read_base(folder, model.name)
     same = read is not None and read.size == Quantity(value=model.weight_bytes, unit="B", where=model.path)
@@ -63,7 +62,7 @@ def planned_base(model: ModelInfo) -> BaseTensors:
 
 
 def read_base(folder: Path, name: str | None = None) -> BaseTensors | None:
-    """A model folder; None where there is none with readable weights."""
+    """Read a model folder; None if it has no readable weights."""
     findings: list[Finding] = []
     try:
         if not folder.is_dir():
@@ -87,7 +86,7 @@ def read_base(folder: Path, name: str | None = None) -> BaseTensors | None:
 
 
 def read_shape(folder: Path) -> ModelShape | None:
-    """Dimensions by the config.json of a folder; None where it tells none."""
+    """Read dimensions from a folder's config.json; None if not stated."""
     config = read_object(folder / CONFIG_FILE)
     if config is None:
         return None
@@ -96,7 +95,7 @@ def read_shape(folder: Path) -> ModelShape | None:
 
 
 def read_object(path: Path) -> dict[str, object] | None:
-    """A JSON object of a bounded file; None where it is missing or no such thing."""
+    """Read a JSON object from a bounded file; None if missing or not an object."""
     try:
         # A pipe in its place would keep a reader waiting for ever.
         data = parse_json(read_text_bounded(path, _CONFIG_LIMIT_BYTES)) if path.is_file() else None
@@ -106,7 +105,7 @@ def read_object(path: Path) -> dict[str, object] | None:
 
 
 def finite(value: object) -> float | None:
-    """A JSON number as a float; None for what is no number, not finite, or too large for one."""
+    """Return a JSON number as a finite float; None if it is none."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     try:

@@ -1,4 +1,4 @@
-"""What a checkpoint is measured against."""
+"""Expected properties of a checkpoint."""
 
 from __future__ import annotations
 
@@ -11,23 +11,22 @@ from touchline.results.verifying.bases import BaseTensors
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Expected:
-    """What a checkpoint is measured against; what is none is not known, and not compared."""
+    """Expected properties of a checkpoint; None fields are unknown and not compared."""
 
     run: str
-    """The run."""
     planned: bool = False
-    """Whether touchline made it: then its marker must be there."""
+    """Whether touchline made it, so that its marker is required."""
     digest: str | None = None
     """Digest of the planned run."""
     base: BaseTensors | None = None
-    """Its base."""
+    """Base model."""
     wanted: ExpectedAdapter | None = None
-    """Its adapter, as planned."""
+    """Planned adapter."""
     saves: Literal["adapter", "merged"] | None = None
-    """What was to be saved."""
+    """Planned form."""
     steps: int | None = None
     """Optimizer steps of the whole training."""
     steps_per_epoch: int | None = None
-    """Optimizer steps of an epoch."""
+    """Optimizer steps per epoch."""
     untrained: bool = False
-    """Whether its adapter changes nothing by intention, as that of a no-op control."""
+    """Whether its adapter is untrained by intention, as in a no-op control."""

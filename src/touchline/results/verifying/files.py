@@ -1,4 +1,4 @@
-"""The files of a checkpoint's folder: what each is for, and whether those that are text are whole."""
+"""Files of a checkpoint folder: their roles, and validity of the text files."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from touchline.results.verifying.weights import unreadable
 
 Role = Literal["adapter", "model", "index", "config", "tokenizer", "optimizer", "marker", "other"]
 _OWN_MARKER = "touchline.json"
-"""Read against its schema by who compares it; that it is no JSON would be said twice."""
+"""Validated against its schema elsewhere, so not checked here as JSON."""
 _PATTERNS: tuple[tuple[str, Role], ...] = (
     (r"touchline\.json|trainer_state\.json", "marker"),
     (r"adapter_config\.json|config\.json|generation_config\.json|params\.json", "config"),
@@ -31,7 +31,7 @@ _PATTERNS: tuple[tuple[str, Role], ...] = (
 )
 _ROLES = tuple((re.compile(pattern), role) for pattern, role in _PATTERNS)
 _SMALL_BYTES = 256 << 10
-"""Larger JSON files, vocabularies, are only looked at from both ends unless all values are read."""
+"""Size above which JSON files are only checked at both ends, unless in deep mode."""
 _DEEP_BYTES = 256 << 20
 _ENDS_BYTES = 64
 
@@ -41,21 +41,19 @@ class Entry:
     """One entry of a folder."""
 
     path: Path
-    """Where it is."""
     file: CheckpointFile
-    """What a report says of it."""
+    """Reported properties."""
 
 
 def role_of(name: str) -> Role:
-    """What a file is for, by its name."""
+    """Return the role of a file by its name."""
     return next((role for pattern, role in _ROLES if pattern.fullmatch(name)), "other")
 
 
 def list_folder(folder: Path) -> tuple[list[Entry], list[CheckpointFault]]:
-    """The files of a checkpoint's folder by name, and what is wrong with its entries.
+    """Return the files of a checkpoint folder by name, and problems of its entries.
 
-    Links are followed to read what they lead to; a folder inside is no file of a checkpoint, but its bytes count in
-    `tree_bytes`.
+    Links are followed to read their targets. Subfolders are not files of a checkpoint, but count in `tree_bytes`.
     """
     entries: list[Entry] = []
     faults: list[CheckpointFault] = []
@@ -84,10 +82,10 @@ def list_folder(folder: Path) -> tuple[list[Entry], list[CheckpointFault]]:
 
 
 def text_faults(entries: Sequence[Entry], *, deep: bool) -> Iterator[CheckpointFault]:
-    """`zero-byte` and `broken-json` of everything that is not weights.
+    """Yield `zero-byte` and `broken-json` problems of all files except weights.
 
     Args:
-        entries: the folder's files.
+        entries: files of the folder.
         deep: parse large vocabularies too.
     """
     for entry in entries:
@@ -122,7 +120,7 @@ def _json_fault(entry: Entry, *, deep: bool) -> str | None:
 
 
 def tree_bytes(folder: Path) -> int:
-    """Bytes of everything under a folder; links are counted as links and not followed, as `du` does it."""
+    """Return the size of a folder tree without following links, as `du` does."""
     total = 0
     pending = [str(folder)]
     while pending:

@@ -1,4 +1,4 @@
-"""Whether an adapter's factors fit the layers of its base: that they exist, have these sizes, and are all there."""
+"""Check of adapter factors against the layers of their base: existence, sizes, completeness."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from touchline.results.verifying.values import listed
 
 _LAYER = re.compile(r"\.(?:layers|h|blocks|block)\.(\d{1,6})\.")
 _LAYERS_LIMIT = 1000
-"""The most blocks that are gone through, whatever a config.json says."""
+"""Maximum number of blocks visited, whatever a config.json states."""
 
 
 @dataclass(frozen=True, slots=True)
 class LoraFactors:
-    """The two factors on one layer."""
+    """The two LoRA factors of one layer."""
 
     a: Tensor | None
     """Shape [rank, inputs]."""
@@ -27,7 +27,7 @@ class LoraFactors:
 
 
 def is_layer(layer: str, name: str) -> bool:
-    """Whether an entry of `target_modules` means a layer."""
+    """Return True if an entry of `target_modules` matches a layer."""
     return layer == name or layer.endswith(f".{name}")
 
 
@@ -38,16 +38,16 @@ def fit_faults(
     base: BaseTensors,
     file: str,
 ) -> Iterator[CheckpointFault]:
-    """What of an adapter does not fit its base.
+    """Yield the mismatches between an adapter and its base.
 
-    Names are compared from the block's number on: libraries put different names before it for models of several parts.
+    Names are compared from the block number on, because libraries put different prefixes before it.
 
     Args:
         flat: (A, B) of the layers whose factors are matrices.
-        pairs: the factors of all layers.
+        pairs: factors of all layers.
         config: adapter_config.json.
-        base: what is known of the base.
-        file: the file of the adapter's weights.
+        base: known facts of the base.
+        file: weights file of the adapter.
     """
     beyond = sorted({number for layer in pairs if (number := _number(layer)) is not None and _outside(number, base)})
     if beyond:
@@ -74,7 +74,7 @@ def fit_faults(
 def _coverage(
     pairs: Mapping[str, LoraFactors], config: Mapping[str, object], base: BaseTensors, file: str
 ) -> Iterator[CheckpointFault]:
-    """Every layer of the base that the configuration means has factors, where it means all of a kind."""
+    """Yield a problem if a targeted layer of the base has no factors."""
     targets = config.get("target_modules")
     chosen = any(config.get(key) for key in ("layers_to_transform", "layers_pattern", "exclude_modules"))
     if not isinstance(targets, list) or chosen:
@@ -94,7 +94,7 @@ def _coverage(
 
 
 def _by_tail(base: BaseTensors) -> dict[str, list[Tensor]]:
-    """The base's weights by their name from the block's number on; empty where they are not known."""
+    """Return the base's weights by name from the block number on; empty if unknown."""
     found: dict[str, list[Tensor]] = {}
     for name, tensor in (base.tensors or {}).items():
         if name.endswith(".weight"):
@@ -103,7 +103,7 @@ def _by_tail(base: BaseTensors) -> dict[str, list[Tensor]]:
 
 
 def _tail(layer: str) -> str:
-    """`layers.3.mlp.up_proj`; a name without a block as it is."""
+    """Return `layers.3.mlp.up_proj`; a name without a block stays unchanged."""
     match = _LAYER.search(f".{layer}")
     return layer if match is None else layer[match.start() :]
 
@@ -114,7 +114,7 @@ def _number(layer: str) -> int | None:
 
 
 def _at(layer: str, number: int) -> str:
-    """The same layer in another block."""
+    """Return the same layer in another block."""
     match = _LAYER.search(f".{layer}")
     return layer if match is None else f"{layer[: match.start(1) - 1]}{number}{layer[match.end(1) - 1 :]}"
 
@@ -124,7 +124,7 @@ def _outside(number: int, base: BaseTensors) -> bool:
 
 
 def _size(layer: str, base: BaseTensors, known: Mapping[str, list[Tensor]]) -> tuple[int, int] | None:
-    """(outputs, inputs) of a base's layer; None where nobody knows, as of weights that are packed or named twice."""
+    """Return (outputs, inputs) of a base layer; None if unknown, for example quantized or ambiguous."""
     if known:
         exact = (base.tensors or {}).get(f"{layer}.weight")
         named = [exact] if exact is not None else known.get(_tail(layer), [])

@@ -1,4 +1,4 @@
-"""One checkpoint folder, verified: every check that applies to what lies in it."""
+"""Verification of one checkpoint folder by all applicable checks."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ from touchline.results.verifying.values import value_faults
 from touchline.results.verifying.weights import read_weights
 
 STAGE_FILE = "stage_adapter.safetensors"
-"""What a stage of a chain has trained, where others were merged into the base before it."""
+"""Adapter of one stage, if earlier stages were merged into the base."""
 _UNTOUCHED = (".experts", "visual", "vision")
-"""Parts that a training may leave as they were, since no token of its data reached them."""
+"""Parts that may stay untrained because no token of the data reaches them."""
 
 
 def verify_folder(path: Path, expected: Expected, *, deep: bool = False) -> VerifiedCheckpoint:
-    """Verify one folder; whatever is in it, the answer says so and nothing is raised.
+    """Verify one folder; problems are returned, not raised.
 
     Args:
-        path: the checkpoint's folder.
-        expected: what is known of what it should be.
+        path: checkpoint folder.
+        expected: expected properties.
         deep: read every value and compare every hash too.
     """
     listed, faults = list_folder(path)
@@ -57,7 +57,7 @@ def verify_folder(path: Path, expected: Expected, *, deep: bool = False) -> Veri
 
 
 def _completeness(read: Read, expected: Expected) -> Iterator[CheckpointFault]:
-    """What must lie beside what is there."""
+    """Yield problems of missing or unplanned files."""
     names = set(read.entries)
     adapters = {name for name in names if read.entries[name].file.role == "adapter"}
     models = {name for name in names if read.entries[name].file.role == "model"}
@@ -85,7 +85,7 @@ def _completeness(read: Read, expected: Expected) -> Iterator[CheckpointFault]:
 
 
 def _contents(path: Path, read: Read, expected: Expected) -> Iterator[CheckpointFault]:
-    """Tensors against configuration, plan and base."""
+    """Yield problems of tensors against configuration, plan and base."""
     base = expected.base or _own_base(path, read)
     yield from shard_faults(read.models, path)
     if read.models and all(file.usable for file in read.models.values()):
@@ -107,12 +107,12 @@ def _contents(path: Path, read: Read, expected: Expected) -> Iterator[Checkpoint
 
 
 def _incomplete(read: Read, path: Path) -> bool:
-    """Whether shards are missing, which is told already: that their tensors are missing too says nothing new."""
+    """Return True if shards are missing, which makes missing tensors redundant."""
     return any(fault.code in ("missing-file", "stale-index") for fault in shard_faults(read.models, path))
 
 
 def _own_base(path: Path, read: Read) -> BaseTensors | None:
-    """What a checkpoint tells of its base by itself: the whole model in it, or its config.json."""
+    """Return the base described by the checkpoint itself: its whole model, or its config.json."""
     shape = read_shape(path) if CONFIG_FILE in read.entries else None
     whole = bool(read.models) and all(file.usable for file in read.models.values()) and not _incomplete(read, path)
     if not whole and shape is None:
@@ -142,7 +142,7 @@ def _values(read: Read, expected: Expected) -> Iterator[CheckpointFault]:
 
 
 def _was_zero(vectors: Set[str], base: BaseTensors | None, homes: Mapping[str, Path], name: str) -> bool:
-    """Whether zeros are as they should be: in a bias, or where the base has them too."""
+    """Return True if zeros are expected: in a bias, or where the base has them too."""
     return name in vectors or is_zero_in(base, name, homes)
 
 
@@ -181,14 +181,14 @@ def _verified(
 
 
 def _weights_bytes(read: Read, role: str) -> int | None:
-    """Bytes of weights in one form: torchtune writes an adapter as safetensors and once more as a file of torch."""
+    """Return the size of the weights in one format; torchtune saves an adapter in two formats."""
     sizes = {name: entry.file.size_bytes for name, entry in read.entries.items() if entry.file.role == role}
     form = [size for name, size in sizes.items() if name.endswith(".safetensors")]
     return sum(form or sizes.values()) if sizes else None
 
 
 def _once(faults: Sequence[CheckpointFault]) -> tuple[CheckpointFault, ...]:
-    """One fault for each file and code: the first says most."""
+    """Keep the first problem per file and code, which is the most specific."""
     found: dict[tuple[str, str | None], CheckpointFault] = {}
     for fault in faults:
         found.setdefault((fault.code, fault.file), fault)

@@ -1,4 +1,4 @@
-"""What is written beside weights when they are saved: touchline.json, or the Trainer's trainer_state.json."""
+"""Metadata beside weights: touchline.json, or the Trainer's trainer_state.json."""
 
 from __future__ import annotations
 
@@ -23,26 +23,26 @@ _WHOLE = 1e-6
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Named:
-    """What a checkpoint says of itself."""
+    """Metadata of a checkpoint."""
 
     marker: ExportMarker | None = None
-    """touchline.json; none when it is missing or broken."""
+    """touchline.json; None if missing or corrupt."""
     epoch: int | None = None
-    """The epoch that it ends, from 0."""
+    """Epoch it ends, from 0."""
     step: int | None = None
     """Optimizer steps done."""
     validation_loss: float | None = None
-    """Validation loss when it was saved."""
+    """Validation loss at saving."""
 
 
 def numbered(name: str) -> tuple[str, int] | None:
-    """(`epoch`, `step` or `checkpoint`, number) of a checkpoint's folder; None of any other."""
+    """Return (`epoch`, `step` or `checkpoint`, number) of a checkpoint folder name; None for others."""
     match = _NAME.fullmatch(name)
     return None if match is None else (match[1], int(match[2]))
 
 
 def named_by(path: Path) -> Named:
-    """What is said of a checkpoint by touchline.json, else by trainer_state.json, else by its name."""
+    """Return the metadata from touchline.json, else from trainer_state.json, else from the name."""
     marker = read_export_marker(path) if (path / MARKER).is_file() else None
     if marker is not None:
         return Named(marker=marker, epoch=marker.epoch, step=marker.step, validation_loss=marker.validation_loss)
@@ -64,13 +64,13 @@ def named_by(path: Path) -> Named:
 def marker_faults(
     path: Path, named: Named, expected: Expected, entries: Mapping[str, Entry], *, deep: bool
 ) -> Iterator[CheckpointFault]:
-    """What in a checkpoint is not as its marker, its name and the plan say.
+    """Yield contradictions between a checkpoint and its marker, name and plan.
 
     Args:
-        path: its folder.
-        named: what it says of itself.
-        expected: what is known of what it should be.
-        entries: its files by name.
+        path: checkpoint folder.
+        named: its metadata.
+        expected: expected properties.
+        entries: files by name.
         deep: compare hashes too.
     """
     marker = named.marker
@@ -108,7 +108,7 @@ def marker_faults(
 
 
 def _identity(marker: ExportMarker, expected: Expected) -> Iterator[CheckpointFault]:
-    """It is of this run and of this base."""
+    """Yield problems if the marker is of another run, base or kind."""
     if marker.run != expected.run and expected.planned:
         yield CheckpointFault(code="other-run", file=MARKER, message=f"it was saved by the run {marker.run}")
     elif expected.digest is not None and marker.run_digest != expected.digest:
@@ -131,7 +131,7 @@ def _identity(marker: ExportMarker, expected: Expected) -> Iterator[CheckpointFa
 
 
 def _place(path: Path, marker: ExportMarker, expected: Expected) -> Iterator[CheckpointFault]:
-    """Its name, epoch and step go together."""
+    """Yield a problem if name, epoch and step disagree."""
     match = numbered(path.name)
     if match is not None:
         kind, number = match
@@ -157,7 +157,7 @@ def _state_faults(path: Path, named: Named) -> Iterator[CheckpointFault]:
 
 
 def _evaluated(state: Mapping[str, object], step: object) -> float | None:
-    """Validation loss that the Trainer logged at a step."""
+    """Return the validation loss that the Trainer logged at a step."""
     rows = state.get("log_history")
     for row in reversed(rows if isinstance(rows, list) else []):
         if isinstance(row, dict) and row.get("step") == step and finite(row.get("eval_loss")) is not None:

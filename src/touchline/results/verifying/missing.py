@@ -1,4 +1,4 @@
-"""Checkpoints that a plan asks for and that are not there, each with the reason and whether it is as planned."""
+"""Missing checkpoints with the reason, and whether their absence is as planned."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from touchline.spec.plan import PlannedRun
 from touchline.spec.runs import RunKind
 
 LEFTOVER = re.compile(r"\.(?:saving|replaced)-(.+)-[0-9a-f]{8}")
-"""Folders that a killed attempt left: half-written, or about to be replaced; the group is the checkpoint's name."""
+"""Temporary folders of killed attempts; the group is the checkpoint name."""
 _MOST = 1000
-"""Epochs of one run that are told, whatever the folders are called."""
+"""Maximum number of reported epochs per run, whatever the folders are called."""
 
 
 def missing_of(run: PlannedRun, folder: Path, present: Set[str], *, is_no_op: bool) -> Iterator[MissingCheckpoint]:
-    """What of a run's checkpoints is absent.
+    """Yield the missing checkpoints of a run.
 
     Args:
-        run: the planned run.
-        folder: its folder.
-        present: names of the checkpoints that are there.
-        is_no_op: whether it is a control that is evaluated through an adapter of its own.
+        run: planned run.
+        folder: run folder.
+        present: names of existing checkpoints.
+        is_no_op: whether it is a no-op control, evaluated with its own adapter.
     """
     if run.kind is RunKind.CONTROL or run.train is None or run.batches is None:
         if is_no_op and NO_OP_CHECKPOINT not in present:
@@ -50,10 +50,10 @@ def missing_of(run: PlannedRun, folder: Path, present: Set[str], *, is_no_op: bo
 
 
 def missing_of_found(present: Mapping[str, Set[str]]) -> Iterator[MissingCheckpoint]:
-    """Epochs of runs that nobody planned: what is between two others, or what another run has.
+    """Yield missing epochs of imported runs: gaps, and epochs that other runs have.
 
     Args:
-        present: names of the checkpoints that are there, by run.
+        present: names of existing checkpoints, by run.
     """
     epochs = {run: set(_epochs(names)) for run, names in present.items()}
     everywhere = {number for own in epochs.values() for number in own}
@@ -97,7 +97,7 @@ def _of_unfinished(run: PlannedRun, folder: Path, absent: list[str]) -> Iterator
 
 
 def _so_far(folder: Path) -> tuple[int, dict[str, int], set[str]]:
-    """(steps done, step by the name of what was saved, names of what was being written) of a run."""
+    """Return (steps done, step by saved checkpoint, names of partial checkpoints) of a run."""
     try:
         metrics = read_metrics(folder / "metrics.jsonl")
         half = {match[1] for path in folder.iterdir() if (match := LEFTOVER.fullmatch(path.name))}

@@ -1,4 +1,4 @@
-"""A whole model in a checkpoint: its shards against their index, and its tensors against those of the base."""
+"""Check of a whole model in a checkpoint: shards against index, tensors against the base."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 _NUMBERED = re.compile(r"(.+)-(\d{1,5})-of-(\d{1,5})\.safetensors")
 _OPTIONAL = re.compile(r"lm_head\.weight|.*\.(?:inv_freq|masked_bias|attn\.bias)")
-"""Tied to the embedding, or computed: some libraries write them and others do not."""
+"""Tied to the embedding or computed; not all libraries save them."""
 
 
 def shard_faults(files: Mapping[str, WeightFile], folder: Path) -> Iterator[CheckpointFault]:
-    """What is wrong between the shards of a model and the index by which they are found.
+    """Yield problems between the shards of a model and their index.
 
     Args:
-        files: the model's safetensors files by name.
-        folder: the checkpoint.
+        files: safetensors files of the model by name.
+        folder: checkpoint folder.
     """
     yield from _twice(files)
     index = folder / INDEX
@@ -36,17 +36,17 @@ def shard_faults(files: Mapping[str, WeightFile], folder: Path) -> Iterator[Chec
 
 
 def model_tensors(files: Mapping[str, WeightFile]) -> dict[str, Tensor]:
-    """The tensors of all shards."""
+    """Return the tensors of all shards."""
     return {name: tensor for file in files.values() for name, tensor in file.tensors.items()}
 
 
 def tensor_faults(tensors: Mapping[str, Tensor], base: BaseTensors, file: str | None) -> Iterator[CheckpointFault]:
-    """What of a model's tensors is not as in the base that it was trained from.
+    """Yield differences between a model's tensors and those of its base.
 
     Args:
-        tensors: of all shards, which could all be read.
-        base: with its tensors, or only its dimensions.
-        file: the file to name; none where there are several.
+        tensors: tensors of all shards.
+        base: base with its tensors, or only its dimensions.
+        file: file to report; None if there are several.
     """
     if base.tensors is None:
         yield from _by_count(tensors, base, file)
@@ -75,12 +75,12 @@ def tensor_faults(tensors: Mapping[str, Tensor], base: BaseTensors, file: str | 
 
 
 def type_faults(tensors: Mapping[str, Tensor], base: BaseTensors, file: str | None) -> Iterator[CheckpointFault]:
-    """What has one type in the base has one type here: a model saved in parts at several types is not of one save.
+    """Yield problems if matrices of one dtype in the base have several dtypes here.
 
     Args:
-        tensors: of all shards.
-        base: the base; nothing is found where its tensors are not known.
-        file: the file to name; none where there are several.
+        tensors: tensors of all shards.
+        base: base model; no problems without its tensors.
+        file: file to report; None if there are several.
     """
     became: dict[str, set[str]] = {}
     for name, tensor in tensors.items():
@@ -94,12 +94,12 @@ def type_faults(tensors: Mapping[str, Tensor], base: BaseTensors, file: str | No
 
 
 def is_zero_in(base: BaseTensors | None, name: str, files: Mapping[str, Path]) -> bool:
-    """Whether a tensor is all zeros in the base already; asked only of the few that are in the checkpoint.
+    """Return True if a tensor is all zeros in the base.
 
     Args:
-        base: the base.
-        name: the tensor.
-        files: the base's file that holds each of its tensors.
+        base: base model.
+        name: tensor name.
+        files: file of the base per tensor.
     """
     tensor = None if base is None or base.tensors is None else base.tensors.get(name)
     if tensor is None or name not in files:
@@ -156,7 +156,7 @@ def _indexed(files: Mapping[str, WeightFile], path: Path) -> Iterator[Checkpoint
 
 
 def _numbered(files: Mapping[str, WeightFile]) -> Iterator[CheckpointFault]:
-    """Shards without an index: their names tell how many there should be."""
+    """Yield problems of shards without an index; their names state their number."""
     matches = [match for name in files if (match := _NUMBERED.fullmatch(name))]
     if not matches:
         return
@@ -171,7 +171,7 @@ def _numbered(files: Mapping[str, WeightFile]) -> Iterator[CheckpointFault]:
 
 
 def _by_count(tensors: Mapping[str, Tensor], base: BaseTensors, file: str | None) -> Iterator[CheckpointFault]:
-    """By the dimensions alone: a model without a part of its blocks has too few parameters."""
+    """Yield a problem if the number of parameters does not match the dimensions."""
     shape = base.shape
     if shape is None or shape.extrapolated is not None or any("float" not in t.dtype for t in tensors.values()):
         return
@@ -184,7 +184,7 @@ def _by_count(tensors: Mapping[str, Tensor], base: BaseTensors, file: str | None
 
 
 def files_of(base: BaseTensors | None) -> Sequence[Path]:
-    """The base's safetensors files."""
+    """Return the base's safetensors files."""
     if base is None or base.path is None:
         return ()
     return [Path(base.path) / name for name in sorted(base.files) if name.endswith(".safetensors")]

@@ -1,4 +1,4 @@
-"""What is read of a checkpoint before anything is compared: headers of its weights, its configuration, its markers."""
+"""Data read from a checkpoint before any check: weight headers, configuration, markers."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ _ARCHIVES = (".pt", ".pth", ".bin")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Read:
-    """What was read of a checkpoint's weights."""
+    """Weights and metadata of a checkpoint."""
 
     entries: Mapping[str, Entry]
-    """Its files by name."""
+    """Files by name."""
     adapters: Mapping[str, WeightFile]
     """Safetensors files of adapters."""
     models: Mapping[str, WeightFile]
     """Safetensors files of a whole model."""
     archives: Mapping[str, Archive]
-    """Files of torch.save."""
+    """torch.save files."""
     config: dict[str, object] | None
     """adapter_config.json."""
     named: Named
@@ -36,12 +36,12 @@ class Read:
 
 
 def read_checkpoint(path: Path, listed: Sequence[Entry], *, deep: bool) -> Read:
-    """Read the headers of a checkpoint's weights, and with `deep` the bytes of its archives.
+    """Read the headers of a checkpoint's weights; in deep mode also the bytes of its archives.
 
     Args:
-        path: its folder.
-        listed: its files.
-        deep: read every byte of files of torch.save.
+        path: checkpoint folder.
+        listed: files of the folder.
+        deep: read every byte of torch.save files.
     """
     entries = {entry.file.name: entry for entry in listed}
     weights = {
@@ -72,7 +72,7 @@ def read_checkpoint(path: Path, listed: Sequence[Entry], *, deep: bool) -> Read:
 
 
 def weight_faults(read: Read) -> list[CheckpointFault]:
-    """What is wrong with each file of weights by itself, and between the two forms of one adapter."""
+    """Return the problems of each weights file, and between the two formats of one adapter."""
     faults = [
         fault for files in (read.adapters, read.models, read.archives) for f in files.values() for fault in f.faults
     ]

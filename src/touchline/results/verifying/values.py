@@ -1,4 +1,4 @@
-"""The values of a safetensors file, read with numpy: numbers that are none, and tensors in which nothing is left."""
+"""Check of the values of a safetensors file with numpy: not finite, or all zero."""
 
 from __future__ import annotations
 
@@ -16,30 +16,30 @@ from touchline.results.verifying.weights import ELEMENT_BYTES, WeightFile, unrea
 
 _CHUNK_BYTES = 32 << 20
 _SHOWN = 3
-"""Tensors that a message names before it counts the others."""
+"""Maximum number of names in a message."""
 _FLOATS = frozenset({"float64", "float32", "float16", "bfloat16", "float8_e4m3", "float8_e5m2"})
 Bits = NDArray[np.uint8] | NDArray[np.uint16] | NDArray[np.uint32] | NDArray[np.uint64]
 
 
 @dataclass(frozen=True, slots=True)
 class TensorValueSummary:
-    """What the elements of one tensor are."""
+    """Summary of the elements of one tensor."""
 
     nan: int
-    """Elements that are not a number."""
+    """Number of NaN elements."""
     infinite: int
-    """Elements that are infinite."""
+    """Number of infinite elements."""
     zero: bool
-    """Whether all are zero; a tensor without elements is not."""
+    """Whether all are zero; False for an empty tensor."""
 
 
 def value_faults(weights: WeightFile, name: str, may_be_zero: Callable[[str], bool]) -> Iterator[CheckpointFault]:
-    """`nan`, `infinite` and `all-zero` of a file whose header describes it; the first tensors of each by name.
+    """Yield `nan`, `infinite` and `all-zero` problems of a file, with the first tensor names.
 
     Args:
-        weights: the file; one that is not usable has no values to read.
-        name: what to call it in faults.
-        may_be_zero: whether a tensor may be all zeros.
+        weights: weights file; skipped if not usable.
+        name: reported file name.
+        may_be_zero: predicate for tensors that may be all zero.
     """
     if not weights.usable:
         return
@@ -65,10 +65,10 @@ def value_faults(weights: WeightFile, name: str, may_be_zero: Callable[[str], bo
 
 
 def read_values(stream: BinaryIO, header_bytes: int, tensor: Tensor) -> TensorValueSummary | None:
-    """Look at every element of a tensor, some millions at a time; None for types without special numbers.
+    """Read every element of a tensor in chunks. Return None for dtypes without special values.
 
     Raises:
-        OSError: the file ends or cannot be read.
+        OSError: the file ends early or cannot be read.
     """
     if tensor.dtype not in _FLOATS or not tensor.elements:
         return None
@@ -86,7 +86,7 @@ def read_values(stream: BinaryIO, header_bytes: int, tensor: Tensor) -> TensorVa
 
 
 def classify_values(data: bytes, dtype: str) -> TensorValueSummary:
-    """What the elements in some bytes are, by the bits of their exponents, so that types unknown to numpy work too."""
+    """Summarize elements by their exponent bits, which also works for dtypes unknown to numpy."""
     width = ELEMENT_BYTES[dtype]
     bits: Bits = np.frombuffer(data, dtype=f"<u{width}")
     sign = 1 << (8 * width - 1)
@@ -106,10 +106,10 @@ _INFINITY = {
     "bfloat16": 0x7F80,
     "float8_e5m2": 0x7C,
 }
-"""Bits of infinity; what is larger is not a number."""
+"""Bits of infinity; larger magnitudes are NaN."""
 
 
 def listed(names: list[str]) -> str:
-    """The first names, and how many more."""
+    """Join the first names and the number of the others."""
     more = f" and {len(names) - _SHOWN:,} more" if len(names) > _SHOWN else ""
     return ", ".join(names[:_SHOWN]) + more

@@ -1,4 +1,4 @@
-"""One safetensors file: whether its header can be read and describes exactly the bytes that follow it."""
+"""Check of one safetensors file: its header must be readable and match the data."""
 
 from __future__ import annotations
 
@@ -23,38 +23,37 @@ ELEMENT_BYTES: Mapping[str, int] = {
     "uint8": 1,
     "bool": 1,
 }
-"""Bytes of an element; of other types a header's sizes cannot be checked."""
+"""Bytes per element; sizes of other dtypes cannot be checked."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WeightFile:
-    """What the header of a file tells."""
+    """Header of a safetensors file."""
 
     path: Path
-    """The file."""
     size_bytes: int
-    """Size on disk; 0 where it cannot be looked at."""
+    """Size on disk; 0 if unreadable."""
     tensors: Mapping[str, Tensor] = field(default_factory=dict)
-    """Its tensors; none where the header cannot be read."""
+    """Tensors by name; empty if the header is unreadable."""
     header_bytes: int = 0
     """Bytes before the data."""
     readable: bool
-    """Whether the header could be read."""
+    """Whether the header is readable."""
     faults: tuple[CheckpointFault, ...] = ()
-    """What is wrong with it."""
+    """Problems found."""
 
     @property
     def usable(self) -> bool:
-        """Whether every tensor lies in the file where its header says."""
+        """Whether every tensor lies in the file where its header states."""
         return self.readable and not self.faults
 
 
 def read_weights(path: Path, name: str | None = None) -> WeightFile:
-    """Read a file's header and compare it with the file's size; no value is read.
+    """Read a file's header and compare it with the file size; no value is read.
 
     Args:
-        path: the file.
-        name: what to call it in faults; its own name when None.
+        path: weights file.
+        name: reported file name; its own name if None.
     """
     called, size = name or path.name, 0
     try:
@@ -79,13 +78,13 @@ def read_weights(path: Path, name: str | None = None) -> WeightFile:
 
 
 def unreadable(name: str, error: OSError) -> CheckpointFault:
-    """The fault of a file that the system does not give."""
+    """Return the problem of a file that the OS cannot read."""
     reason = error.strerror or type(error).__name__
     return CheckpointFault(code="unreadable", file=name, message=f"it cannot be read: {reason}")
 
 
 def dtypes_of(tensors: Mapping[str, Tensor]) -> str | None:
-    """The element types of tensors, joined; none where there are none."""
+    """Return the dtypes of tensors, joined; None if there are none."""
     return ", ".join(sorted({tensor.dtype for tensor in tensors.values()})) or None
 
 
@@ -94,9 +93,9 @@ def _unreadable(path: Path, size: int, fault: CheckpointFault) -> WeightFile:
 
 
 def _layout(shard: Shard, name: str) -> Iterator[CheckpointFault]:
-    """The data as the header describes it: as long as the file, without gaps, overlaps or impossible shapes.
+    """Yield problems of the data layout: wrong length, gaps, overlaps, impossible shapes.
 
-    Loaders refuse a file with any of these, since a tensor would be read from bytes of another.
+    Loaders reject such files, because a tensor would be read from another's bytes.
     """
     if shard.size_bytes != shard.expected_bytes:
         cut = shard.size_bytes < shard.expected_bytes
