@@ -17,5 +17,6 @@ class ResultsAnswer:
     schema_version: int = RESULTS_SCHEMA_VERSION
     """Format version."""
     runs: tuple[RunResult, ...]
+    """Runs, in plan order."""
     analyses: tuple[Analysis, ...]
     """Analyses of the report: one per task and score, the experiment's own first."""

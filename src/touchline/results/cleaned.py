@@ -14,6 +14,7 @@ class KeptBroken:
     """Invalid checkpoint that is kept."""
 
     run: str
+    """Run name."""
     path: str
     """Path relative to the experiment folder."""
     codes: tuple[str, ...]
@@ -29,6 +30,7 @@ class Cleaned:
     schema_version: int = CLEAN_SCHEMA_VERSION
     """Format version."""
     experiment: str
+    """Experiment name."""
     depth: Depth
     """Verification depth of the checkpoints."""
     performed: bool

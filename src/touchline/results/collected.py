@@ -37,6 +37,7 @@ class RunMetrics:
     schema_version: int = 1
     """Format version."""
     run_name: str
+    """Run name."""
     status: str
     """A `RunStatus`."""
     job_id: str | None
@@ -56,6 +57,7 @@ class RunMetrics:
     per_epoch_metrics: tuple[EpochMetrics, ...]
     """Measurements per epoch."""
     dataset_path: str
+    """Dataset path."""
     versions: dict[str, str] = field(default_factory=dict)
     """Versions of Python and of the training libraries; empty if none were recorded."""
     notes: tuple[str, ...]

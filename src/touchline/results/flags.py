@@ -55,6 +55,7 @@ class FlagInputs:
     glance: RunFolderState
     """State of its folder."""
     status: RunStatus
+    """Run status."""
     job: JobView | None
     """Training job."""
     evaluation: JobView | None

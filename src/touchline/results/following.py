@@ -139,7 +139,7 @@ def _open(source: Path, run: str | None, evaluation: bool) -> _Output:
     )
 
 
-def _follow(output: _Output, follower: Follower | None, settings: Settings) -> Iterator[OutputLine]:
+def _follow(output: _Output, follower: Follower | None, settings: UserConfig) -> Iterator[OutputLine]:
     """Yield added output, file by file."""
     executor = executor_for(output.plan, output.folder, settings.slurm.poll_seconds, RealCommands())
     pause = 1.0 if output.plan.executor == "local" else settings.slurm.poll_seconds

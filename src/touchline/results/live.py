@@ -16,6 +16,7 @@ class LiveRun:
     """One run, from its folder and one queue query."""
 
     name: str
+    """Run name."""
     kind: RunKind
     """Fine-tuned or control."""
     status: RunStatus

@@ -60,9 +60,11 @@ class GeneralScore:
     """Score of lm-evaluation-harness, a measure of general ability."""
 
     run: str
+    """Run name."""
     task: str
     """Task of the harness."""
     metric: str
+    """Metric of the harness."""
     score: Measured
     """Score with an interval from the harness's standard error."""
     change: Measured

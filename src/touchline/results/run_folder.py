@@ -41,6 +41,7 @@ class RunFolderState:
     """State of one run folder."""
 
     folder: Path
+    """Run folder."""
     prepared: bool
     """Whether it has been written."""
     attempts: tuple[Attempt, ...]

@@ -48,6 +48,7 @@ class AttemptResult:
     """One attempt at a training."""
 
     job_id: str
+    """Job id."""
     restart: int
     """Number of earlier starts of that job."""
     state: JobState
@@ -71,6 +72,7 @@ class RunResult:
     """All results of a run."""
 
     name: str
+    """Run name."""
     kind: RunKind
     """Fine-tuned or control."""
     model: str
@@ -78,7 +80,9 @@ class RunResult:
     levels: tuple[Level, ...]
     """Level of each factor."""
     seed: int
+    """Seed."""
     status: RunStatus
+    """Run status."""
     job_state: JobState | None
     """Job state from the executor; None if nothing was started."""
     outcome: TrainingOutcome

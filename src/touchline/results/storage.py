@@ -27,6 +27,7 @@ class RunLocation:
     """Run with its folder and sizes."""
 
     run: str
+    """Run name."""
     folder: Path
     """Run folder."""
     model: str

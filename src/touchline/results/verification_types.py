@@ -47,6 +47,7 @@ class CheckpointFile:
     name: str
     """Name relative to the checkpoint."""
     size_bytes: int
+    """File size."""
     role: Literal["adapter", "model", "index", "config", "tokenizer", "optimizer", "marker", "other"]
     """Role of the file."""
 
@@ -56,6 +57,7 @@ class VerifiedCheckpoint:
     """One checkpoint folder of a run."""
 
     run: str
+    """Run name."""
     name: str
     """Folder name, `epoch_0`."""
     epoch: int | None
@@ -63,7 +65,9 @@ class VerifiedCheckpoint:
     step: int | None
     """Optimizer steps done; None if unknown."""
     kind: CheckpointKind
+    """Content of the folder."""
     depth: Depth
+    """Verification depth."""
     sound: bool
     """Whether it has no problems."""
     faults: tuple[CheckpointFault, ...]
@@ -99,6 +103,7 @@ class MissingCheckpoint:
     """Checkpoint that should exist and does not."""
 
     run: str
+    """Run name."""
     name: str
     """Planned name."""
     reason: str
@@ -112,6 +117,7 @@ class Deletable:
     """File or folder that is safe to delete."""
 
     run: str
+    """Run name."""
     path: str
     """Path relative to the experiment folder."""
     size_bytes: int
@@ -141,6 +147,7 @@ class RunStorage:
     """Disk usage of one run."""
 
     run: str
+    """Run name."""
     checkpoints: int
     """Number of checkpoint folders."""
     total_bytes: int

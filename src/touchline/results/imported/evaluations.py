@@ -35,7 +35,7 @@ _LOCAL_HEAD_BYTES = 30
 _WINDOW_BYTES = 1 << 27
 
 
-class Unusable(Exception):
+class EvalLogError(Exception):
     """.eval log without a usable score; the text is the reason."""
 
 
@@ -57,7 +57,7 @@ def read_eval_log(path: Path) -> FoundEvaluation:
     """Read the scores of one log.
 
     Raises:
-        Unusable: it is truncated, not an Inspect log, unfinished, or has no scores.
+        EvalLogError: it is truncated, not an Inspect log, unfinished, or has no scores.
     """
     try:
         with open_regular(path) as stream, zipfile.ZipFile(stream) as archive:

@@ -26,6 +26,7 @@ class Archive:
     """Directory of an archive."""
 
     path: Path
+    """File path."""
     size_bytes: int
     """Size on disk."""
     storages: tuple[int, ...] = ()

@@ -28,6 +28,7 @@ class BaseTensors:
     """Known facts of a base model."""
 
     name: str
+    """Run name."""
     path: str | None = None
     """Folder, if found."""
     tensors: Mapping[str, Tensor] | None = None

@@ -14,6 +14,7 @@ class Expected:
     """Expected properties of a checkpoint; None fields are unknown and not compared."""
 
     run: str
+    """Run name."""
     planned: bool = False
     """Whether touchline made it, so that its marker is required."""
     digest: str | None = None

@@ -41,6 +41,7 @@ class Entry:
     """One entry of a folder."""
 
     path: Path
+    """File path."""
     file: CheckpointFile
     """Reported properties."""
 

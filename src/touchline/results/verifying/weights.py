@@ -31,6 +31,7 @@ class WeightFile:
     """Header of a safetensors file."""
 
     path: Path
+    """File path."""
     size_bytes: int
     """Size on disk; 0 if unreadable."""
     tensors: Mapping[str, Tensor] = field(default_factory=dict)
