@@ -28,14 +28,16 @@ from touchline.spec.plan import Plan
 _SHOWN = 5
 
 
-def clean(source: Path, *, perform: bool = False, deep: bool = False, say: Counted | None = None) -> Cleaned:
+def clean(
+    source: Path, *, perform: bool = False, deep: bool = False, on_progress: ProgressCallback | None = None
+) -> Cleaned:
     """Find files that are safe to delete, and delete them if requested.
 
     Args:
         source: experiment.yaml or its folder, planned.
         perform: delete the files; otherwise a dry run.
         deep: read every tensor value before a checkpoint counts as valid.
-        say: called with the number of verified checkpoints and their total.
+        on_progress: called with the number of verified checkpoints and their total.
 
     Raises:
         InputError: there is no plan.

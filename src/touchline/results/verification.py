@@ -42,7 +42,7 @@ def verify_planned(
         plan: plan of the experiment.
         root: experiment folder.
         deep: read every value and compare every hash too.
-        say: called with the number of verified checkpoints and their total.
+        on_progress: called with the number of verified checkpoints and their total.
     """
     bases = {name: planned_base(model) for name, model in plan.models.items()}
     work = [
@@ -75,7 +75,7 @@ def verify_folders(
         root: parent folder; returned paths are relative to it.
         runs: run folders by run name.
         deep: read every value too.
-        say: called with the number of verified checkpoints and their total.
+        on_progress: called with the number of verified checkpoints and their total.
     """
     bases = {name: _found_base(folder) for name, folder in runs.items()}
     work = [

@@ -205,7 +205,7 @@ def status(
         source: experiment.yaml or its folder.
         settings: user config.
         look: query the executor; otherwise only files are read.
-        say: called with the reason why the queue could not be queried.
+        on_message: called with the reason why the queue could not be queried.
 
     Raises:
         InputError: there is no experiment, or no plan.

@@ -51,13 +51,13 @@ class _Read:
     issues: tuple[Issue, ...]
 
 
-def find(root: Path, *, deep: bool = False, say: Callable[[int, int, str], None] | None = None) -> ReportInputs:
+def find(root: Path, *, deep: bool = False, on_progress: NamedProgressCallback | None = None) -> ReportInputs:
     """Collect report inputs from all run folders under `root`.
 
     Args:
         root: folder of run folders, or one run folder.
         deep: read the tensor values of the checkpoints, not only their headers.
-        say: called with runs read, runs in total and the name of the next run.
+        on_progress: called with runs read, runs in total and the name of the next run.
 
     Raises:
         InputError: there is no such folder, or it contains no run.
