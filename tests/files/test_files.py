@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from touchline.core.errors import HostError, InputError
 from touchline.core.files import (
+    FileCache,
     append_line,
     inside,
     read_text_bounded,
@@ -110,3 +111,32 @@ def test_durations(text: str, seconds: float) -> None:
 def test_seconds_read_at_a_glance() -> None:
     """Minutes and hours as on a clock."""
     assert [format_seconds(s) for s in (4.25, 281, 3723)] == ["4.2 s", "4:41", "1:02:03"]
+
+
+def test_a_parsed_file_is_read_again_only_after_it_changed(tmp_path: Path) -> None:
+    """Appended, replaced or removed: the next call reads again; unchanged: it does not. Old content goes first."""
+    reads: list[str] = []
+
+    def parse(path: Path) -> str:
+        reads.append(path.name)
+        return path.read_text()
+
+    read = FileCache(parse, limit_bytes=10)
+    one, two = tmp_path / "one", tmp_path / "two"
+    one.write_text("abcd")
+    os.utime(one, ns=(10**18, 10**18))
+    assert [read(one), read(one)] == ["abcd", "abcd"]
+    assert reads == ["one"]
+    with one.open("a") as stream:
+        stream.write("e")
+    os.utime(one, ns=(10**18 + 10**9, 10**18 + 10**9))
+    assert [read(one), read(one), len(reads)] == ["abcde", "abcde", 2]
+    two.write_text("1234567")
+    os.utime(two, ns=(10**18, 10**18))
+    assert [read(two), read(two), len(reads)] == ["1234567", "1234567", 3]
+    assert [read(one), len(reads)] == ["abcde", 4], "both do not fit, so the older one went"
+    one.unlink()
+    with pytest.raises(FileNotFoundError):
+        read(one)
+    read.keep(two, "as written")
+    assert [read(two), len(reads)] == ["as written", 5]

@@ -14,9 +14,12 @@ import hashlib
 import os
 import secrets
 import stat
-from collections.abc import Iterator
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
 from io import BufferedReader
 from pathlib import Path
+from typing import Generic, TypeVar
 
 from touchline.core.errors import FileLocksUnsupportedError, HostError, InputError, quoted
 
@@ -29,6 +32,14 @@ _KINDS = (
     (stat.S_ISCHR, "device"),
     (stat.S_ISBLK, "device"),
 )
+
+
+RECORD_LIMIT_BYTES = 16 << 20
+"""Size of the files that `read_record` is for: markers, configs, what an attempt left."""
+_RACY_NS = 20_000_000
+"""A file that was read so soon after its last change may change again without another time stamp."""
+
+Parsed = TypeVar("Parsed")
 
 
 class UnreadableFileError(InputError, OSError):
@@ -105,6 +116,64 @@ def _read_up_to(stream: BufferedReader, limit_bytes: int) -> bytes:
         pieces.append(piece)
         limit_bytes -= len(piece)
     return b"".join(pieces)
+
+
+class FileCache(Generic[Parsed]):
+    """Parsed files of one format: a file is parsed again only after it changed.
+
+    A change is seen by inode, size and time stamps, so that a file that is appended to or replaced is read again. What
+    was used least recently goes first where the files exceed the limit.
+    """
+
+    def __init__(self, parse: Callable[[Path], Parsed], limit_bytes: int) -> None:
+        """Take the parser, and how many bytes of files are kept in parsed form."""
+        self._parse = parse
+        self._limit_bytes = limit_bytes
+        self._kept: OrderedDict[str, tuple[tuple[int, ...], Parsed]] = OrderedDict()
+        self._bytes = 0
+
+    def __call__(self, path: Path) -> Parsed:
+        """Return the parsed content of a file; raises what the parser raises."""
+        key, before = os.path.abspath(path), _stamp(path)  # noqa: PTH100 (a link in the path is no other file)
+        kept = self._kept.get(key)
+        if kept is not None and kept[0] == before:
+            self._kept.move_to_end(key)
+            return kept[1]
+        value = self._parse(path)
+        if before and _stamp(path) == before and time.time_ns() - before[3] > _RACY_NS:
+            self.keep(path, value)
+        return value
+
+    def keep(self, path: Path, value: Parsed) -> None:
+        """Take the parsed content of a file that was just read or written."""
+        key, stamp = os.path.abspath(path), _stamp(path)  # noqa: PTH100
+        if (old := self._kept.pop(key, None)) is not None:
+            self._bytes -= old[0][2]
+        if not stamp:
+            return
+        self._kept[key] = (stamp, value)
+        self._bytes += stamp[2]
+        while self._bytes > self._limit_bytes:
+            _, (dropped, _) = self._kept.popitem(last=False)
+            self._bytes -= dropped[2]
+
+
+def _read_record(path: Path) -> bytes:
+    with open_regular(path) as stream:
+        return _read_up_to(stream, RECORD_LIMIT_BYTES + 1)
+
+
+read_record = FileCache(_read_record, 64 << 20)
+"""Return the bytes of a small file, at most `RECORD_LIMIT_BYTES` and one more; raises what `open_regular` raises."""
+
+
+def _stamp(path: Path) -> tuple[int, ...]:
+    """Return device, inode, size and the times of the last changes; empty where there is no such file."""
+    try:
+        found = path.stat()
+    except OSError:
+        return ()
+    return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
 
 
 def open_append(path: Path) -> int:

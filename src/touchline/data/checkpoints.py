@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from touchline.core.files import open_regular, sha256_file
+from touchline.core.files import read_record, sha256_file
 from touchline.data.metrics import ExportMarker, TrainingMarker
 from touchline.data.scores import CheckpointInfo
 from touchline.spec.evaluation import NO_OP_CHECKPOINT
@@ -24,7 +24,6 @@ _EXPORT = TypeAdapter(ExportMarker)
 _TRAINING = TypeAdapter(TrainingMarker)
 T = TypeVar("T", ExportMarker, TrainingMarker)
 _NAME = re.compile(rf"(epoch|step)_(\d+)|{NO_OP_CHECKPOINT}")
-_MARKER_LIMIT_BYTES = 1 << 20
 
 
 def read_checkpoints(folder: Path, *, hashes: bool = False) -> tuple[CheckpointInfo, ...]:
@@ -105,7 +104,6 @@ def _problems(path: Path, marker: ExportMarker, *, hashes: bool) -> list[str]:
 
 def _marker(adapter: TypeAdapter[T], path: Path) -> T | None:
     try:
-        with open_regular(path) as stream:
-            return adapter.validate_json(stream.read(_MARKER_LIMIT_BYTES))
+        return adapter.validate_json(read_record(path))
     except (OSError, ValidationError):
         return None

@@ -10,13 +10,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
 from touchline.core.errors import InputError, TouchlineError
-from touchline.core.files import read_text_bounded
+from touchline.core.files import FileCache, read_text_bounded
 from touchline.data.models import locate_model
 from touchline.data.scores import AskedItem, EvaluationRecord, EvaluationScores
 from touchline.spec.document import parse
@@ -33,7 +33,8 @@ LOG_SUFFIX = ".eval"
 _CONFIG_LIMIT_BYTES = 1 << 20
 _SCORES_LIMIT_BYTES = 1 << 30
 """Holds the full prompt of every item."""
-_RECORD: TypeAdapter[EvaluationRecord] = TypeAdapter(EvaluationRecord)
+_KEPT_BYTES = 256 << 20
+"""Scores files that stay in memory in parsed form."""
 _SCORES: TypeAdapter[EvaluationScores] = TypeAdapter(EvaluationScores)
 
 
@@ -146,11 +147,8 @@ def question_of(turns: Sequence[tuple[str, str]]) -> str:
 
 def read_asked(run_folder: Path, record: EvaluationRecord) -> dict[str, AskedItem]:
     """Read the items of an evaluation as they were asked, by id. Empty if its scores file does not hold them."""
-    try:
-        text = read_text_bounded(run_folder / scores_path(record), _SCORES_LIMIT_BYTES)
-        return _SCORES.validate_json(text, strict=True).asked
-    except (TouchlineError, ValidationError):
-        return {}
+    found = _read_scores(run_folder / scores_path(record))
+    return {} if found is None else found[1]
 
 
 def scores_json(scores: EvaluationScores) -> bytes:
@@ -213,7 +211,18 @@ def read_evaluation(path: Path) -> EvaluationRecord | None:
 
 def read_scores(path: Path) -> EvaluationRecord | None:
     """Read one scores file, whether its log is there or not; None if it is broken."""
+    found = _read_scores(path)
+    return None if found is None else found[0]
+
+
+def _parse_scores(path: Path) -> tuple[EvaluationRecord, dict[str, AskedItem]] | None:
+    """Return the record of a scores file and its items as asked; None if it is broken."""
     try:
-        return _RECORD.validate_json(read_text_bounded(path, _SCORES_LIMIT_BYTES), strict=True)
+        scores = _SCORES.validate_json(read_text_bounded(path, _SCORES_LIMIT_BYTES), strict=True)
     except (TouchlineError, ValidationError):
         return None
+    members = {field.name: getattr(scores, field.name) for field in fields(EvaluationRecord)}
+    return EvaluationRecord(**members), scores.asked
+
+
+_read_scores = FileCache(_parse_scores, _KEPT_BYTES)

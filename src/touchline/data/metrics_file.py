@@ -1,13 +1,16 @@
-"""Read metrics.jsonl, whatever a kill has done to it."""
+"""Reader of metrics.jsonl, the only one: strict rows, whatever a kill has done to the file."""
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field, TypeAdapter, ValidationError
 
-from touchline.core.files import open_regular
+from touchline.core.files import FileCache, open_regular
 from touchline.data.metrics import (
     AttemptRow,
     CheckpointRow,
@@ -18,30 +21,80 @@ from touchline.data.metrics import (
     ValidationRow,
 )
 
+METRICS = "metrics.jsonl"
+OWN_MARK = b'"run_digest"'
+"""Member of the first row that no other program writes."""
+HEAD_BYTES = 1 << 20
+"""Bytes of a file's beginning that `MetricsFile.head` holds."""
 _ROW: TypeAdapter[MetricsRow] = TypeAdapter(Annotated[MetricsRow, Field(discriminator="event")])
 _LINE_LIMIT_BYTES = 1 << 20
-"""A row takes about one kilobyte; a longer line is none of ours."""
+"""A row takes about one kilobyte; a longer line is not a row."""
+_KEPT_BYTES = 256 << 20
+"""Size of the files that stay in memory in parsed form."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MetricsFile:
+    """A metrics.jsonl as it is on disk."""
+
+    metrics: Metrics
+    """The rows that count."""
+    rows: tuple[tuple[int, MetricsRow], ...]
+    """Every row with its line number from 1, superseded ones included."""
+    size_bytes: int
+    """Size of the file."""
+    sha256: str
+    """Hash of the file."""
+    head: bytes
+    """The first `HEAD_BYTES` of the file."""
 
 
 def read_metrics(path: Path) -> Metrics:
-    """The rows that count; a file that is not there has none, and so has one that cannot be read.
+    """Return the rows that count; a file that is missing or cannot be read has none.
 
-    A line that is no row was cut off by a kill: it is counted and skipped. Rows of steps that a later attempt did again
-    are left out.
+    A line that is not a row was cut off by a kill: it is counted and skipped. Rows of steps that a later attempt did
+    again are left out.
     """
+    return read_metrics_file(path).metrics
+
+
+def _parse(path: Path) -> MetricsFile:
+    rows: list[tuple[int, MetricsRow]] = []
+    torn = number = size = 0
+    digest, head, unread = hashlib.sha256(), bytearray(), None
+    try:
+        with open_regular(path) as stream:
+            while line := stream.readline(_LINE_LIMIT_BYTES):
+                digest.update(line)
+                size += len(line)
+                head += line[: HEAD_BYTES - len(head)]
+                number += 1
+                if line.strip():
+                    try:
+                        rows.append((number, _ROW.validate_json(line)))
+                    except ValidationError:
+                        torn += 1
+    except FileNotFoundError:
+        pass
+    except OSError as fault:
+        unread = fault.strerror or type(fault).__name__
+    metrics = _merged([row for _, row in rows], torn, unread)
+    return MetricsFile(metrics=metrics, rows=tuple(rows), size_bytes=size, sha256=digest.hexdigest(), head=bytes(head))
+
+
+read_metrics_file = FileCache(_parse, _KEPT_BYTES)
+"""Read a metrics.jsonl; one that did not change since the last call is not opened."""
+
+
+def _merged(rows: Sequence[MetricsRow], torn: int, unread: str | None) -> Metrics:
+    """Return the rows of all attempts without those that a later attempt superseded."""
     attempts: list[AttemptRow] = []
     steps: list[StepRow] = []
     validations: dict[int, ValidationRow] = {}
     checkpoints: dict[str, CheckpointRow] = {}
     end: EndRow | None = None
-    superseded = torn = 0
-    lines, unread = _lines(path)
-    for line in lines:
-        try:
-            row = _ROW.validate_json(line)
-        except ValidationError:
-            torn += 1
-            continue
+    superseded = 0
+    for row in rows:
         match row:
             case AttemptRow():
                 attempts.append(row)
@@ -72,18 +125,3 @@ def read_metrics(path: Path) -> Metrics:
         torn_lines=torn,
         unread=unread,
     )
-
-
-def _lines(path: Path) -> tuple[list[bytes], str | None]:
-    """The lines that hold something, and why there are no more of them."""
-    lines: list[bytes] = []
-    try:
-        with open_regular(path) as stream:
-            while line := stream.readline(_LINE_LIMIT_BYTES):
-                if line.strip():
-                    lines.append(line)
-    except FileNotFoundError:
-        return lines, None
-    except OSError as fault:
-        return lines, fault.strerror or type(fault).__name__
-    return lines, None

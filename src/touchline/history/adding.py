@@ -15,6 +15,7 @@ from touchline.core.callbacks import NamedProgressCallback
 from touchline.core.errors import InputError
 from touchline.core.files import open_regular
 from touchline.core.quantity import Measured, Missing, Quantity
+from touchline.data.metrics_file import METRICS, read_metrics_file
 from touchline.history.files import FoundRun, Group, Refused
 from touchline.history.growth import DOCUMENT_LIMIT_BYTES, HEAD_BYTES, growth, is_document
 from touchline.history.history import contents, record_id, remember
@@ -277,6 +278,8 @@ def source_of(path: Path, name: str) -> Source:
     Raises:
         OSError: it cannot be read.
     """
+    if path.name == METRICS and (own := read_metrics_file(path)).rows:
+        return Source(name=name, size_bytes=own.size_bytes, sha256=own.sha256, growth=growth(path.name, own.head))
     wanted = DOCUMENT_LIMIT_BYTES + 1 if is_document(path.name) else HEAD_BYTES
     head = bytearray()
     digest = hashlib.sha256()

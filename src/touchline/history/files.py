@@ -11,11 +11,13 @@ from touchline.core.errors import InputError
 from touchline.core.files import open_regular, read_head
 from touchline.core.json_text import parse_json
 from touchline.core.observation import Event, Observation, SignKind
+from touchline.data.metrics_file import METRICS, OWN_MARK, read_metrics_file
 from touchline.history.course import Course, Part
 from touchline.history.fields import reading_of
 from touchline.history.grouping import Group, group_files, role_of
 from touchline.history.lines import NotTextError
 from touchline.history.notebooks import arguments, is_notebook, printed_text
+from touchline.history.own_metrics import own_course
 from touchline.history.padding import DatasetLengths
 from touchline.history.readers import documents
 from touchline.history.reading import RunReading
@@ -100,9 +102,12 @@ def read_group(group: Group, stated: StatedFacts = NOTHING_STATED) -> list[Found
     beside: list[list[Part]] = []
     for path in group.files:
         try:
-            role = "table" if _is_table(path) else role_of(path)
+            own = _own(path, notes)
+            role = "log" if own is not None else "table" if _is_table(path) else role_of(path)
             given: list[Part] = []
-            if role == "notebook":
+            if own is not None:
+                course = own
+            elif role == "notebook":
                 course, given = _notebook(path, notes)
             else:
                 course = _scan(path, notes) if role == "log" else _document(path, role, group)
@@ -156,6 +161,18 @@ def _notebook(path: Path, notes: list[str]) -> tuple[Course, list[Part]]:
         given.feed(replace(event, certain=False) if isinstance(event, Observation) else event)
     given.close()
     return course, given.parts
+
+
+def _own(path: Path, notes: list[str]) -> Course | None:
+    """Return the course of touchline's own metrics.jsonl; None for every other file."""
+    if path.name != METRICS and (path.suffix != ".jsonl" or OWN_MARK not in read_head(path, _HEADER_BYTES)):
+        return None
+    found = read_metrics_file(path)
+    if not found.metrics.attempts:
+        return None
+    if found.metrics.torn_lines:
+        notes.append(f"{path.name}: {found.metrics.torn_lines} lines were cut off and are not counted")
+    return own_course(path.name, found.rows)
 
 
 def _scan(path: Path, notes: list[str], content: bytes | None = None) -> Course:

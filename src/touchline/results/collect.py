@@ -15,7 +15,7 @@ from touchline.core.status import Attempt, JobState, TrainingOutcome
 from touchline.data.checkpoints import read_checkpoints, read_training_marker
 from touchline.data.evaluations import is_current, is_earlier, read_evaluations, scores_path
 from touchline.data.metrics import Metrics, StepRow, TrainingMarker
-from touchline.data.metrics_file import read_metrics
+from touchline.data.metrics_file import METRICS, read_metrics
 from touchline.data.scores import CheckpointInfo, EvaluationRecord
 from touchline.results.attempts import attempt_results
 from touchline.results.clusters import with_clusters
@@ -35,8 +35,6 @@ from touchline.run.statusfiles import read_attempts
 from touchline.slurm.job_view import JobView
 from touchline.spec.plan import Plan, PlannedRun
 from touchline.spec.runs import RunKind
-
-METRICS = "metrics.jsonl"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

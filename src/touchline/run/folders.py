@@ -15,6 +15,7 @@ from pathlib import Path
 
 from touchline.core.errors import InputError, PlanDriftError, quoted
 from touchline.core.files import (
+    FileCache,
     disk_faults,
     inside,
     read_bytes,
@@ -39,6 +40,13 @@ GENERATED_FROM_PLAN = frozenset({"finetune.yaml", "eval.yaml"})
 WHOLE = "."
 """Where prepared.json keeps the files of the whole experiment; no run can be called that."""
 _SCRIPTS = (".slurm", ".sh")
+
+
+def _parse_plan(path: Path) -> Plan:
+    return plan_from_json(read_text_bounded(path, _PLAN_LIMIT_BYTES), str(path))
+
+
+_read_plan = FileCache(_parse_plan, _PLAN_LIMIT_BYTES)
 
 
 def is_experiment(source: Path) -> bool:
@@ -90,7 +98,7 @@ class ExperimentFolder:
         """
         if not self.plan_json.exists():
             return None
-        return plan_from_json(read_text_bounded(self.plan_json, _PLAN_LIMIT_BYTES), str(self.plan_json))
+        return _read_plan(self.plan_json)
 
     def planned(self) -> Plan:
         """The plan on disk, for what cannot go on without one.
@@ -106,7 +114,9 @@ class ExperimentFolder:
     def write_plan(self, plan: Plan, markdown: str) -> bool:
         """Write runs_plan.md and then plan.json, where they differ; say whether anything changed."""
         changed = write_if_changed(self.runs_plan, markdown)
-        return write_if_changed(self.plan_json, plan_to_json(plan)) or changed
+        written = write_if_changed(self.plan_json, plan_to_json(plan))
+        _read_plan.keep(self.plan_json, plan)
+        return written or changed
 
     def has_started(self, name: str) -> bool:
         """Whether anything of a run's training is there: an attempt, a saved state, a checkpoint."""

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
-from touchline.core.files import is_other_folder, open_regular, write_atomic
+from touchline.core.files import is_other_folder, open_regular, read_record, write_atomic
 from touchline.core.json_text import parse_json
 from touchline.core.status import Attempt, AttemptExit, AttemptStart
 from touchline.run.processes import ProcessIdentity, is_alive
@@ -55,7 +55,7 @@ def read_attempts(status: Path) -> tuple[Attempt, ...]:
         if not (file.startswith("start.") and file.endswith(".json")):
             continue
         try:
-            start = _START.validate_json(_read(status / file))
+            start = _START.validate_json(read_record(status / file))
         except (OSError, ValidationError):
             continue
         name = f"{start.job_id}.{start.restart}"
@@ -122,7 +122,7 @@ def _identity(data: dict[str, object] | None) -> ProcessIdentity | None:
 
 def _exit(path: Path) -> AttemptExit | None:
     try:
-        return _EXIT.validate_json(_read(path))
+        return _EXIT.validate_json(read_record(path))
     except (OSError, ValidationError):
         return None
 

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from touchline.core.catalog import ModelInfo
-from touchline.core.errors import HostError, InputError
-from touchline.core.files import read_text_bounded
+from touchline.core.files import RECORD_LIMIT_BYTES, read_record
 from touchline.core.finding import Finding
 from touchline.core.json_text import parse_json
 from touchline.core.quantity import Measured, Missing, Quantity
@@ -19,7 +18,6 @@ from touchline.data.shards import Tensor
 from touchline.data.weights import read_shards
 
 CONFIG_FILE = "config.json"
-_CONFIG_LIMIT_BYTES = 16 << 20
 NOT_HERE = Missing(missing="the base is not on this disk")
 
 
@@ -98,9 +96,9 @@ def read_shape(folder: Path) -> ModelShape | None:
 def read_object(path: Path) -> dict[str, object] | None:
     """Read a JSON object from a bounded file; None if missing or not an object."""
     try:
-        # A pipe in its place would keep a reader waiting for ever.
-        data = parse_json(read_text_bounded(path, _CONFIG_LIMIT_BYTES)) if path.is_file() else None
-    except (OSError, InputError, HostError, ValueError, RecursionError):
+        content = read_record(path)
+        data = parse_json(content.decode("utf-8-sig")) if len(content) <= RECORD_LIMIT_BYTES else None
+    except (OSError, ValueError, RecursionError):
         return None
     return data if isinstance(data, dict) else None
 

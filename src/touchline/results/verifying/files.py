@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from touchline.core.files import open_regular, read_bytes
+from touchline.core.files import open_regular, read_bytes, read_record
 from touchline.core.json_text import parse_json
 from touchline.results.verification_types import CheckpointFault, CheckpointFile
 from touchline.results.verifying.weights import unreadable
@@ -114,7 +114,8 @@ def _json_fault(entry: Entry, *, deep: bool) -> str | None:
             last = stream.read().rstrip(b" \t\r\n")[-1:]
         return None if (first, last) == (b"{", b"}") else "it does not end as it begins: cut off or written over"
     try:
-        found = parse_json(read_bytes(entry.path).decode("utf-8-sig"))
+        content = read_record(entry.path) if size <= _SMALL_BYTES else read_bytes(entry.path)
+        found = parse_json(content.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
         return f"it is not JSON: {error}"
     return None if isinstance(found, dict) else "it holds no object"
