@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from touchline.backends.argument_tables import Argument, argument_table, expected_instead, nearest, slips
+from touchline.backends.argument_tables import Argument, argument_table, expected_instead
+from touchline.core.near import nearest, slips
 
 pytestmark = pytest.mark.planning
 WORDS = st.text(alphabet="abc_", max_size=7)

@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 from tests.faults.case import base, changed
 
 from touchline.backends.fields import pointed
-from touchline.backends.near import nearest
 from touchline.backends.registry import config_formats
 from touchline.backends.torchtune.components import component, nearest_component, recipe_keys
 from touchline.backends.torchtune.format import TorchtuneFormat
 from touchline.backends.torchtune.interpolation import resolve
 from touchline.core.finding import Finding, Severity
+from touchline.core.near import misspelled
 from touchline.spec.foreign import ForeignDocument, parse_foreign
 from touchline.spec.partial import StatedTraining
 
@@ -332,11 +332,11 @@ def test_the_table_knows_the_last_release() -> None:
 
 
 def test_a_name_is_near_by_letters_and_never_by_numbers() -> None:
-    assert nearest("bacth_size", ["batch_size", "epochs"]) == "batch_size"
-    assert nearest("epoch", ["epochs"]) == "epochs"
-    assert nearest("llama3_2_3b", ["llama3_2_1b"]) is None
-    assert nearest("top_p", ["top_k"]) is None
-    assert nearest("batchsize", ["batch_size"], taken=["batch_size"]) is None
+    assert misspelled("bacth_size", ["batch_size", "epochs"]) == "batch_size"
+    assert misspelled("epoch", ["epochs"]) == "epochs"
+    assert misspelled("llama3_2_3b", ["llama3_2_1b"]) is None
+    assert misspelled("top_p", ["top_k"]) is None
+    assert misspelled("batchsize", ["batch_size"], taken=["batch_size"]) is None
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from touchline.data.public import (
     PublicModel,
     is_stored_in_4_bits,
     known_name,
-    near_names,
+    near_models,
     public_model,
     public_models,
 )
@@ -153,7 +153,7 @@ def test_an_unknown_name_is_a_fault_with_near_names_and_never_a_guess(written: s
 
 @pytest.mark.parametrize("name", ["", "7B", "no/such/model", "a\0b", "x" * 5000, "zzzzzzzz"])
 def test_a_name_that_looks_like_nothing_is_a_fault_without_a_hint(name: str, tmp_path: Path) -> None:
-    assert near_names(name) == []
+    assert near_models(name) == []
     with pytest.raises(InputError) as caught:
         load_shape(name, tmp_path)
     assert caught.value.hint is None

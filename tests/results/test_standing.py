@@ -6,14 +6,16 @@ import itertools
 
 import pytest
 
-from touchline.core.status import Attempt, AttemptExit, AttemptStart, JobState, RunStatus, TrainingOutcome
-from touchline.run.run_status import (
+from touchline.core.status import (
     HEARTBEAT_STALE_SECONDS,
-    StatusInputs,
-    drop_lock_conflicts,
-    job_view_from_files,
-    run_status,
+    Attempt,
+    AttemptExit,
+    AttemptStart,
+    JobState,
+    RunStatus,
+    TrainingOutcome,
 )
+from touchline.run.run_status import StatusInputs, drop_lock_conflicts, job_view_from_files, run_status
 from touchline.slurm.job_view import JobView
 from touchline.spec.runs import RunKind
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from touchline.core.status import AttemptExit, AttemptStart
-from touchline.run.claim_file import CLAIM, STALE_SECONDS, drop_claim, take_claim
+from touchline.core.status import HEARTBEAT_STALE_SECONDS, AttemptExit, AttemptStart
+from touchline.run.claim_file import CLAIM, drop_claim, take_claim
 from touchline.run.processes import identify
 from touchline.run.statusfiles import write_exit, write_heartbeat, write_start
 
@@ -74,7 +74,7 @@ def test_another_node_holds_it_as_long_as_its_heart_beats(status: Path) -> None:
     write_start(status, other)
     write_heartbeat(status, other, now_unix=0.0)
     assert not take_claim(status, start("2"))
-    old = time.time() - STALE_SECONDS - 5
+    old = time.time() - HEARTBEAT_STALE_SECONDS - 5
     for path in status.iterdir():
         os.utime(path, (old, old))
     assert take_claim(status, start("2"))

@@ -20,9 +20,15 @@ from tests.slurm.fake_cluster import FakeCluster
 from tests.slurm.fake_jobs import NEVER, End, FakeJob, SimClock, Work
 
 from touchline.core.errors import TouchlineError
-from touchline.core.status import EXIT_HELD, EXIT_OUT_OF_MEMORY, EXIT_STOPPED, AttemptExit, AttemptStart
+from touchline.core.status import (
+    EXIT_HELD,
+    EXIT_OUT_OF_MEMORY,
+    EXIT_STOPPED,
+    HEARTBEAT_STALE_SECONDS,
+    AttemptExit,
+    AttemptStart,
+)
 from touchline.data.metrics import AttemptRow, ExportMarker, SavedFile, TrainingMarker
-from touchline.run.claim_file import STALE_SECONDS
 from touchline.run.statusfiles import write_exit, write_heartbeat, write_start
 
 DIGEST = "d" * 64
@@ -225,7 +231,7 @@ class Training:
         node = self._job.life.node
         # A node knows of its own processes whether they live; of another node's only the age of a heartbeat tells.
         stranger = claim is not None and claim[0] != self._job.shown and claim[1] != node
-        stranger = stranger and claim is not None and now - claim[2] <= STALE_SECONDS
+        stranger = stranger and claim is not None and now - claim[2] <= HEARTBEAT_STALE_SECONDS
         if other is not None or stranger:
             machines.held.append(f"{self._job.shown}.{self._job.restarts}")
             self._over = True

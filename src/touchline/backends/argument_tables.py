@@ -6,15 +6,14 @@ the newest release decides kinds and choices, older ones add the names that they
 
 from __future__ import annotations
 
-import difflib
 import functools
 import pkgutil
-import re
-from collections.abc import Container, Iterable
+from collections.abc import Container
 from dataclasses import dataclass
 from typing import Literal
 
 from touchline.core.json_text import parse_json
+from touchline.core.near import nearest
 
 Loader = Literal["plain", "argparse", "pydantic"]
 """What becomes of a value after the file is read: taken as it is, put through argparse, coerced by pydantic."""
@@ -73,65 +72,6 @@ def argument_table(backend: str) -> ArgumentTable:
         for name, row in read["arguments"].items()
     }
     return ArgumentTable(read["source"], arguments)
-
-
-def nearest(name: str, known: Iterable[str], slips_at_least: int = 0) -> tuple[str, ...]:
-    """The known names that are the same but for case and punctuation, else those that are fewest slips away.
-
-    Args:
-        name: a name that is not known.
-        known: those that are.
-        slips_at_least: how many slips even a short name may have.
-    """
-    bare, allowed = _bare(name), max(slips_at_least, slips_allowed(name))
-    best: list[str] = []
-    for other in known:
-        if _bare(other) == bare:
-            return (other,)
-        if abs(len(other) - len(name)) > allowed or (other[:1] != name[:1] and other[-3:] != name[-3:]):
-            continue
-        away = slips(name, other, allowed)
-        if away < allowed or (away == allowed and not best):
-            best = [] if away < allowed else best
-            allowed = away
-            best.append(other)
-        elif away == allowed:
-            best.append(other)
-    return tuple(best)
-
-
-def slips_allowed(name: str) -> int:
-    """How many slips a name of that length may have and still be known again."""
-    return 0 if len(name) < 5 else 1 if len(name) < 9 else 2
-
-
-def slips(one: str, other: str, limit: int) -> int:
-    """Letters to add, drop, replace or swap with a neighbour (Damerau-Levenshtein); limit + 1: there are more."""
-    before_last: list[int] = []
-    last = list(range(len(other) + 1))
-    for row, letter in enumerate(one, start=1):
-        here = [row]
-        for column, against in enumerate(other, start=1):
-            cost = min(last[column] + 1, here[column - 1] + 1, last[column - 1] + (letter != against))
-            if before_last and column > 1 and letter == other[column - 2] and one[row - 2] == against:
-                cost = min(cost, before_last[column - 2] + 1)
-            here.append(cost)
-        if min(here) > limit:
-            return limit + 1
-        before_last, last = last, here
-    return last[-1]
-
-
-def _bare(name: str) -> str:
-    return re.sub(r"[-_. ]", "", name).casefold()
-
-
-def near_choice(value: str, choices: Iterable[str]) -> str | None:
-    """The allowed word that is closest to another."""
-    words = list(choices)
-    return next(iter(nearest(value, words)), None) or next(
-        iter(difflib.get_close_matches(value, words, n=1, cutoff=0.75)), None
-    )
 
 
 def number_of(value: object) -> float | None:

@@ -12,15 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Literal, TypeVar
 
-from touchline.backends.argument_tables import (
-    ArgumentTable,
-    Loader,
-    expected_instead,
-    flag_of,
-    near_choice,
-    number_of,
-)
+from touchline.backends.argument_tables import ArgumentTable, Loader, expected_instead, flag_of, number_of
 from touchline.core.finding import Edit, Finding, Severity, Where
+from touchline.core.near import near_choice
 from touchline.spec.document import Key
 from touchline.spec.foreign import ForeignDocument
 from touchline.spec.partial import Stated

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 import importlib
 import importlib.util
@@ -15,6 +14,7 @@ from touchline.backends.logtext.reader import DocumentReader, LoggedTrainer, Log
 from touchline.backends.memory import MemoryCoefficients
 from touchline.backends.protocol import Backend
 from touchline.core.errors import InputError
+from touchline.core.near import near_names
 from touchline.core.quantity import Missing
 from touchline.data.packing.forecast import Batching
 
@@ -81,7 +81,7 @@ def get_backend(name: str) -> Backend:
         InputError: there is none.
     """
     if name not in backend_names():
-        near = difflib.get_close_matches(name, backend_names(), n=1)
+        near = near_names(name, backend_names(), most=1)
         raise InputError(
             f"there is no backend {name!r}",
             expected=f"one of {', '.join(backend_names())}",
@@ -117,7 +117,7 @@ def batching_of(name: str) -> Batching:
         InputError: nobody has written it.
     """
     if name not in batching_names():
-        near = difflib.get_close_matches(name, batching_names(), n=1)
+        near = near_names(name, batching_names(), most=1)
         raise InputError(
             f"the batching of {name!r} is not known",
             expected=f"one of {', '.join(batching_names())}",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 import typer
 
 from touchline.cli.output import print_object, print_output, print_status, print_table
+from touchline.core.text import shorten
 
 if TYPE_CHECKING:
     from touchline.lint.audited import Baseline, DataAudit
@@ -148,8 +149,7 @@ def _lengths(lengths: object) -> str:
 
 
 def _cut(text: str) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= _LABEL_CHARACTERS else line[: _LABEL_CHARACTERS - 1] + "…"
+    return shorten(" ".join(text.split()), _LABEL_CHARACTERS)
 
 
 def _quoted(answer: str | None) -> str:

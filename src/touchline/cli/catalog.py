@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Optional
 import typer
 
 from touchline.cli.auditing import audit
-from touchline.cli.output import print_json, print_output, print_status, print_table, show_findings, without_controls
+from touchline.cli.output import print_json, print_output, print_status, print_table, show_findings
+from touchline.core.text import without_controls
 
 if TYPE_CHECKING:
     from touchline.spec.experiment import DataConfig

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 import typer
 
 from touchline.cli.output import print_object, print_output, print_status, print_table
+from touchline.core.near import near_names
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -148,7 +149,6 @@ def _codes(given: list[str] | None) -> tuple[str, ...]:
     Raises:
         InputError: no code begins like that; with those that come near.
     """
-    import difflib
 
     from touchline.core.errors import InputError
     from touchline.lint.rule_pages import all_codes
@@ -156,7 +156,7 @@ def _codes(given: list[str] | None) -> tuple[str, ...]:
     codes = tuple(code.strip().upper() for text in given or () for code in text.split(",") if code.strip())
     for code in codes:
         if not any(known.startswith(code) for known in all_codes()):
-            near = difflib.get_close_matches(code, all_codes(), n=3, cutoff=0.4)
+            near = near_names(code, all_codes(), most=3, cutoff=0.4)
             raise InputError(f"unknown code {code!r}", hint=f"did you mean {', '.join(near)}?" if near else None)
     return codes
 

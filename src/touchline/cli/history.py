@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Literal, Optional
 import typer
 
 from touchline.cli import stating
-from touchline.cli.output import print_json, print_object, print_output, print_status, print_table, without_controls
+from touchline.cli.output import print_json, print_object, print_output, print_status, print_table
 from touchline.core.callbacks import NamedProgressCallback
+from touchline.core.text import without_controls
 
 if TYPE_CHECKING:
     from touchline.core.quantity import Missing, Quantity

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from touchline.cli import status_text as text
-from touchline.cli.output import without_controls
+from touchline.core.text import without_controls
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

@@ -34,7 +34,6 @@ from touchline.cli.output import (
     print_status,
     print_table,
     show_error,
-    without_controls,
 )
 from touchline.cli.packing import pack_app
 from touchline.cli.placing import place
@@ -44,6 +43,7 @@ from touchline.cli.starting import init
 from touchline.cli.stating import stated_pairs
 from touchline.cli.watching import logs, status
 from touchline.core.errors import InputError, TouchlineError, quoted
+from touchline.core.text import without_controls
 
 app = typer.Typer(
     name="touchline",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 import shutil
 import sys
 import textwrap
@@ -12,6 +11,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from touchline.core.errors import TouchlineError
+from touchline.core.text import without_controls
 
 if TYPE_CHECKING:
     from touchline.core.finding import Finding
@@ -19,12 +19,6 @@ if TYPE_CHECKING:
 SCHEMA_VERSION = 1
 RICH_LIMIT_ROWS = 100
 """Longer tables are plain: nobody looks at frames there, and drawing them takes seconds."""
-_CONTROL = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|[\x00-\x08\x0b-\x1f\x7f-\x9f]")
-
-
-def without_controls(text: str) -> str:
-    """Foreign text without escape sequences and control characters; tabs and newlines stay."""
-    return _CONTROL.sub("", text)
 
 
 def print_status(text: str) -> None:

@@ -9,9 +9,10 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from touchline.cli.output import print_status, without_controls
+from touchline.cli.output import print_status
 from touchline.cli.status_text import with_interval
 from touchline.core.callbacks import ProgressCallback
+from touchline.core.text import shorten, without_controls
 
 if TYPE_CHECKING:
     from rich.live import Live
@@ -150,7 +151,7 @@ def _line(row: JobProgress, column: int, width: int) -> str:
     bar = "━" * filled + "╌" * (BAR_COLUMNS - filled)
     parts = [name.ljust(column), bar, _count(row).rjust(9), with_interval(row.left, "left"), without_controls(row.text)]
     text = " ".join(part for part in parts if part)
-    return text if len(text) <= width else f"{text[: width - 1]}…"
+    return shorten(text, width)
 
 
 def _count(row: JobProgress) -> str:

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
-from touchline.cli.output import print_json, print_output, print_plain_table, print_status, without_controls
+from touchline.cli.output import print_json, print_output, print_plain_table, print_status
+from touchline.core.text import without_controls
 
 if TYPE_CHECKING:
     from touchline.results.live import LiveRun

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from touchline.core.quantity import Measured, Missing
+from touchline.core.text import one_line, without_controls
 from touchline.core.units import format_bytes, format_seconds
 
 # An underscore inside a word is no markup; run names are full of them.
@@ -13,20 +14,16 @@ _SPECIAL = re.compile(r"([\\`*{}\[\]<>|#!~]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9]))"
 _IN_WORDS = {"s": format_seconds, "B": format_bytes}
 """Units whose figures people read in larger ones."""
 _TICKS = re.compile(r"`+")
-_CONTROL_IN_CODE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
 def escape(text: str) -> str:
     """Foreign text as plain Markdown text on one line."""
-    return (
-        _SPECIAL.sub(r"\\\1", _CONTROL.sub(" ", text)).replace("http://", "http\\://").replace("https://", "https\\://")
-    )
+    return _SPECIAL.sub(r"\\\1", one_line(text)).replace("http://", "http\\://").replace("https://", "https\\://")
 
 
 def code(text: str) -> str:
     """Foreign text as a code span; backticks inside are dropped, since a span cannot hold them safely in a table."""
-    return "`" + _CONTROL.sub(" ", text).replace("`", "'").replace("|", "\\|") + "`"
+    return "`" + one_line(text).replace("`", "'").replace("|", "\\|") + "`"
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> str:
@@ -38,7 +35,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[
 
 def fence(lines: Iterable[str], language: str = "text") -> str:
     """A block of code that nothing inside can end."""
-    body = [_CONTROL_IN_CODE.sub(" ", line.replace("\r", "")) for text in lines for line in text.split("\n")]
+    body = [without_controls(line.replace("\r", ""), " ") for text in lines for line in text.split("\n")]
     longest = max((len(run) for line in body for run in _TICKS.findall(line)), default=0)
     ticks = "`" * max(3, longest + 1)
     return "\n".join([f"{ticks}{language}", *body, ticks]) + "\n"

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import ast
-import difflib
 import re
 from collections.abc import Mapping
 
+from touchline.core.near import near_names
 from touchline.data.text import squeezed
 
 COLUMNS = ("candidates", "candidate_answers", "options", "choices", "answer_choices", "endings", "answer_options")
@@ -125,5 +125,5 @@ def nearest(answer: str, candidates: Candidates) -> str | None:
     within = [each for each in candidates if bare and (bare in squeezed(each) or (squeezed(each) or "\0") in bare)]
     if len(within) == 1:
         return within[0]
-    near = difflib.get_close_matches(answer[:_CLIPPED], [each[:_CLIPPED] for each in candidates[:200]], 1, _NEAR)
+    near = near_names(answer[:_CLIPPED], [each[:_CLIPPED] for each in candidates[:200]], cutoff=_NEAR)
     return near[0] if near else None

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from touchline.core.text import shorten
+
 LARGEST_WIDTH = 1 << 20
 """Past it a width, a number of heads or layers is a mistake in the file: the largest public model has 53,248."""
 LARGEST_VOCABULARY = 1 << 27
@@ -92,5 +94,4 @@ def shown(value: object) -> str:
         return f"an integer of {value.bit_length()} bits"
     if isinstance(value, (dict, list)):
         return f"a {type(value).__name__} of {len(value)}"
-    text = repr(value)
-    return text if len(text) <= 40 else text[:37] + "..."
+    return shorten(repr(value), 40)

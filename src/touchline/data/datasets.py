@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 import hashlib
 import json
@@ -18,6 +17,8 @@ from touchline.core.catalog import SPLITS_IN_FILE, DatasetInfo, Example, Message
 from touchline.core.errors import InputError, PlanDriftError
 from touchline.core.files import sha256_file
 from touchline.core.finding import Finding, Severity, Where
+from touchline.core.near import near_names
+from touchline.core.text import shorten
 from touchline.data.chats import Prompt, RowFault, brace_faults, chat, cluster_of, instruction, is_chat
 from touchline.data.dataset_cache import keep_dataset, known_dataset
 from touchline.data.readers import FORMATS, WHOLE, RawDataset, SourceRow, read_rows, separator_hint
@@ -28,6 +29,8 @@ from touchline.spec.tasks.capitalization import split_sizes
 
 SPLITS = ("train", "validation", "test")
 _GENERATED = re.compile(r"words_(\d+)L_(\d+(?:\.\d+)?)P_(\d+)\.json")
+_QUOTED = 60
+"""Characters of a text that a message shows."""
 _SHOWN = 3
 _COLUMNS_SHOWN = 20
 
@@ -289,7 +292,7 @@ def _column_hint(
 
 def _near(columns: Sequence[str], values: Mapping[str, object]) -> list[str]:
     """Return the columns of a row that are called nearly like those that are not there."""
-    found = [difflib.get_close_matches(column, list(values), n=1, cutoff=0.5) for column in columns]
+    found = [near_names(column, list(values), most=1, cutoff=0.5) for column in columns]
     return list(dict.fromkeys(name for near in found for name in near))
 
 
@@ -310,10 +313,13 @@ def _prompt_faults(data: DataConfig, prompt: Prompt, path: Path, columns: Iterab
     braces = list(brace_faults(data.prompt or "", ("input", *columns)))
     for message, hint, severity in braces:
         yield replace(
-            _error("DA108", path, f"data.prompt {_short(data.prompt or '')!r}: {message}", hint), severity=severity
+            _error("DA108", path, f"data.prompt {shorten(data.prompt or '', _QUOTED)!r}: {message}", hint),
+            severity=severity,
         )
     if not prompt.columns and not braces:
-        message = f"data.prompt {_short(data.prompt or '')!r} shows no column, so all rows would be asked the same"
+        message = (
+            f"data.prompt {shorten(data.prompt or '', _QUOTED)!r} shows no column, so all rows would be asked the same"
+        )
         yield _error("DA108", path, message, "write {input} where the row's input belongs")
     if data.output in prompt.columns:
         message = f"the prompt shows the answer, column {data.output!r}; a model would only learn to copy it"
@@ -328,7 +334,7 @@ def _overlaps(examples: Mapping[str, Sequence[Example]], path: Path, *, made_her
     for first, second in (("train", "validation"), ("train", "test"), ("validation", "test")):
         shared = [prompt for prompt in prompts.get(second, {}) if prompt in prompts.get(first, {})]
         if shared:
-            shown = ", ".join(repr(_short(_last(prompt))) for prompt in shared[:_SHOWN])
+            shown = ", ".join(repr(shorten(_last(prompt), _QUOTED)) for prompt in shared[:_SHOWN])
             count = f"{len(shared):,} prompt{' is' if len(shared) == 1 else 's are'}"
             hint = f"take them out of {second}; a model that has seen the question is not tested by it"
             if made_here:
@@ -358,7 +364,7 @@ def _missing(data: DataConfig, base: Path) -> InputError:
             hint = f"only {int(count):,} words of {length} letters come with touchline: {hint}, or --words FILE"
         if not there:
             hint = "no word of that length comes with touchline: touchline data create capitalization --words FILE"
-    elif near := difflib.get_close_matches(path.name, _names(path.parent), n=3, cutoff=0.5):
+    elif near := near_names(path.name, _names(path.parent), most=3, cutoff=0.5):
         hint = f"near names there: {', '.join(near)}"
     finding = Finding(
         code="DA101",
@@ -384,10 +390,6 @@ def _hash(rows: Iterable[SourceRow]) -> str:
     for row in rows:
         digest.update(encode(row.values).encode() + b"\n")
     return digest.hexdigest()
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def _error(code: str, path: Path, message: str, hint: str | None = None) -> Finding:

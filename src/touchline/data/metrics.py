@@ -6,8 +6,9 @@ the earlier attempts wrote of later steps is superseded. A row `start` supersede
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol, TypeVar
 
 from touchline.core.quantity import Measured
 
@@ -367,3 +368,35 @@ class TrainingMarker:
     """Parameters that were trained; none in files of older versions."""
     scoring: ScoringSetup | None = None
     """How it was validated; none in files of older versions."""
+
+
+class AttemptStep(Protocol):
+    """An optimizer step of an attempt."""
+
+    @property
+    def attempt(self) -> int:
+        """Number of the attempt."""
+        ...
+
+    @property
+    def step(self) -> int:
+        """Number of the step."""
+        ...
+
+
+_Step = TypeVar("_Step", bound=AttemptStep)
+
+
+def after_warm_up(steps: Sequence[_Step], *, is_cut: bool = False) -> list[_Step]:
+    """Return the steps that speeds are computed from: all but the first of each attempt, which warms up.
+
+    Args:
+        steps: in their order.
+        is_cut: True if earlier steps are not among them; the first one is no warm-up then.
+    """
+    firsts: dict[int, int] = {}
+    for step in steps:
+        firsts.setdefault(step.attempt, step.step)
+    if is_cut and steps:
+        firsts.pop(steps[0].attempt, None)
+    return [step for step in steps if firsts.get(step.attempt) != step.step]

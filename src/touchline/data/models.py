@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import hashlib
 import json
 from collections import Counter
@@ -15,6 +14,7 @@ from touchline.core.errors import HostError, InputError
 from touchline.core.files import read_text_bounded
 from touchline.core.finding import Finding, Severity, Where
 from touchline.core.json_text import parse_json
+from touchline.core.near import near_names
 from touchline.data.agreement import disagreements
 from touchline.data.hub import cached_snapshot, how_to_get, is_hub_id
 from touchline.data.rendering.chat import ChatRenderer
@@ -171,7 +171,7 @@ def _unknown(name_or_path: str, models_dir: Path) -> InputError:
         said = f"{str(models_dir / name)!r} has no config.json; a download that was cut off perhaps"
         return _not_here(name_or_path, said, get)
     folded = {entry.casefold(): entry for entry in present}
-    near = [folded[match] for match in difflib.get_close_matches(name.casefold(), folded, n=3, cutoff=0.7)]
+    near = [folded[match] for match in near_names(name.casefold(), folded, most=3, cutoff=0.7)]
     listed = f"near names there: {', '.join(near)}" if near else f"there: {', '.join(present) or 'nothing'}"
     guess = f"did you mean {near[0]!r}? Otherwise: {get}" if near else get
     if not is_hub_id(name_or_path):

@@ -6,7 +6,6 @@ count again from the values.
 
 from __future__ import annotations
 
-import difflib
 import functools
 import re
 from collections.abc import Mapping
@@ -14,6 +13,7 @@ from dataclasses import dataclass
 from importlib import resources
 
 from touchline.core.json_text import parse_json
+from touchline.core.near import near_names
 
 _FILE = "public_models.json"
 _WITHOUT = frozenset({"instruct", "base", "chat", "it", "pt", "hf"})
@@ -103,12 +103,10 @@ def known_name(builder: str) -> str | None:
     return _by_builder().get(found[1]) if found else None
 
 
-def near_names(name: str) -> list[str]:
+def near_models(name: str) -> list[str]:
     """Up to three names of the catalogue that look like a name, best first."""
     names = _by_name()
-    return list(
-        dict.fromkeys(names[match].name for match in difflib.get_close_matches(_folded(name), names, n=3, cutoff=0.6))
-    )
+    return list(dict.fromkeys(names[match].name for match in near_names(_folded(name), names, most=3, cutoff=0.6)))
 
 
 @functools.cache

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import difflib
 import importlib.util
 import json
 import shlex
@@ -15,6 +14,7 @@ from touchline.core.errors import HostError, InputError, install_hint, quoted
 from touchline.core.files import open_regular, read_bytes
 from touchline.core.finding import Finding, Severity, Where
 from touchline.core.json_text import has_half_characters, parse_json
+from touchline.core.near import did_you_mean, near_names
 from touchline.data.row_problems import Tally
 
 SIZE_LIMIT_BYTES = 1 << 30
@@ -114,11 +114,9 @@ def _json_splits(data: dict[str, object], path: Path, tally: Tally) -> dict[str,
     for name, rows in data.items():
         split = WHOLE if name == WHOLE and len(data) == 1 else SPLIT_NAMES.get(name.lower())
         if split is None:
-            near = difflib.get_close_matches(name.lower(), SPLIT_NAMES, n=1)
+            near = near_names(name.lower(), SPLIT_NAMES, most=1)
             if isinstance(rows, list):
-                hint = (
-                    f"did you mean {near[0]!r}?" if near else "a file without splits is the list of rows alone: [...]"
-                )
+                hint = did_you_mean(near, "a file without splits is the list of rows alone: [...]")
             else:
                 hint = "write one object per row, {column: value}, in a list"
             tally.add("DA103", path.name, f"{name!r} names no split, expected train, validation or test", hint=hint)

@@ -12,7 +12,7 @@ from touchline.core.quantity import Missing
 from touchline.core.shape import ModelShape, VisionTower
 from touchline.data.configs import LARGEST_CONTEXT, LARGEST_MODEL, ModelConfigError, ModelConfigReader, shown
 from touchline.data.families import context_of, family_of, named, widths_of
-from touchline.data.public import known_name, near_names, public_model
+from touchline.data.public import known_name, near_models, public_model
 
 _GATED = frozenset({"qwen2_5_vl", "pixtral"})
 """Towers with a gated feed-forward part."""
@@ -246,7 +246,7 @@ def _is_file(path: Path) -> bool:
 
 
 def _unknown(name_or_path: str, models_dir: Path) -> InputError:
-    near = near_names(name_or_path)
+    near = near_models(name_or_path)
     return InputError(
         f"model {shown(name_or_path)}: neither a folder with a config.json, here or under {str(models_dir)!r}, "
         "nor a model of the built-in catalogue",

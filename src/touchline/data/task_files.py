@@ -8,7 +8,6 @@ argument that nothing gives, a data file that is missing.
 from __future__ import annotations
 
 import ast
-import difflib
 import hashlib
 import sys
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ from pathlib import Path
 
 from touchline.core.errors import InputError
 from touchline.core.files import read_bytes, read_text_bounded, sha256_file
+from touchline.core.near import near_names
 from touchline.spec.evaluation import EvaluationTask
 from touchline.spec.tasks.ready_made import TASKS, get_task
 
@@ -56,7 +56,7 @@ def resolve_task(name: str, root: Path) -> EvaluationTask:
     if path.suffix != ".py":
         raise InputError(f"the task {name!r} is not a Python file", expected="tasks/mine.py, or tasks/mine.py@name")
     if not path.is_file():
-        near = difflib.get_close_matches(path.name, [each.name for each in path.parent.glob("*.py")], n=1)
+        near = near_names(path.name, [each.name for each in path.parent.glob("*.py")], most=1)
         hint = None if not near else f"task: {Path(written).with_name(near[0])}{'@' if function else ''}{function}"
         raise InputError(f"the task {name!r}: {str(path)!r} does not exist", expected="a Python file", hint=hint)
     text = read_text_bounded(path, _LIMIT_BYTES)
@@ -127,7 +127,7 @@ def _refuse_without_task(path: Path, tree: ast.Module, written: str, function: s
     if not found:
         raise InputError(f"{str(path)!r} has no Inspect task", expected="a function with @task that returns a Task")
     if function and function not in found:
-        near = difflib.get_close_matches(function, found, n=1) or found[:1]
+        near = near_names(function, found, most=1) or found[:1]
         raise InputError(
             f"{str(path)!r} has no task {function!r}",
             expected=f"one of {', '.join(found)}",
@@ -181,7 +181,7 @@ def _refuse_missing_data(path: Path, tree: ast.Module) -> None:
         # A task runs in its own folder.
         place = path.parent / Path(name.value).expanduser()
         if not place.exists():
-            near = difflib.get_close_matches(place.name, [each.name for each in path.parent.iterdir()], n=1)
+            near = near_names(place.name, [each.name for each in path.parent.iterdir()], most=1)
             raise InputError(
                 f"{str(path)!r}, line {node.lineno}: there is no data {name.value!r} (looked for {str(place)!r})",
                 expected="a file, relative to the task's own folder",

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from touchline.core.text import shorten
+
 _SHOWN = 60
 _TOLD_LETTERS = 3
 _LONG_LABEL = 6
@@ -75,8 +77,7 @@ def template_of(prompt: str) -> str:
 
 def short(text: str) -> str:
     """A text as a message shows it: quoted, at most 60 characters, nothing invisible or of another direction in it."""
-    clipped = text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "..."
-    return repr(clipped)
+    return repr(shorten(text, _SHOWN))
 
 
 def mojibake(text: str) -> str | None:

@@ -6,7 +6,6 @@ cluster's settings from the key `slurm` of that file alone.
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -18,6 +17,7 @@ import platformdirs
 from touchline.core.errors import InputError
 from touchline.core.files import read_text_bounded
 from touchline.core.finding import Finding, Severity, Where
+from touchline.core.near import did_you_mean, near_names
 from touchline.spec.site import SlurmSite
 
 if TYPE_CHECKING:
@@ -87,8 +87,8 @@ def _from_file(path: Path) -> tuple[dict[str, Path], SlurmSite]:
     for key, value in document.data.items():
         where = document.where([key])
         if key not in _KEYS:
-            near = difflib.get_close_matches(str(key), _KEYS, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else None
+            near = near_names(str(key), _KEYS, most=1)
+            hint = did_you_mean(near)
             faults.append(_fault(key, f"unknown key {key!r}, expected one of {', '.join(_KEYS)}", where, hint))
         elif key == "slurm":
             slurm, wrong = _slurm(value, document)

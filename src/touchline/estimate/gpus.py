@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 import re
 from dataclasses import dataclass
 
+from touchline.core.near import near_names
 from touchline.core.quantity import Missing, Quantity
 from touchline.estimate.coefficients_gpus import ALIASES, GPUS
 
@@ -92,7 +92,7 @@ def nearest_gpus(name: str) -> tuple[str, ...]:
         return similar
     plain, names = _plain(name), {_plain(known): known for known in GPUS}
     longer = tuple(known for its, known in names.items() if len(plain) > 1 and its.startswith(plain))
-    near = difflib.get_close_matches(plain, list(names), n=1, cutoff=0.6)
+    near = near_names(plain, list(names), most=1, cutoff=0.6)
     return tuple(dict.fromkeys((*similar, *(longer or (names[each] for each in near)))))
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from inspect_ai.log import EvalSample
 
 from touchline.core.catalog import Message
+from touchline.core.text import shorten
 from touchline.data.datasets import load_examples
 from touchline.spec.evaluation import EvaluationConfig
 
@@ -142,4 +143,4 @@ def _count(turns: int) -> str:
 
 
 def _quoted(text: str) -> str:
-    return repr(text if len(text) <= _QUOTED else f"{text[: _QUOTED - 3]}...") if text else "none"
+    return repr(shorten(text, _QUOTED)) if text else "none"

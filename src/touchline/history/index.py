@@ -7,7 +7,6 @@ gone are dropped, records without a line are read. A line that cannot be read, a
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,7 +16,9 @@ from pydantic import TypeAdapter, ValidationError
 
 from touchline.core.errors import HostError, InputError
 from touchline.core.files import open_regular, write_atomic
+from touchline.core.near import did_you_mean, near_names
 from touchline.core.quantity import Measured
+from touchline.core.text import first_of
 from touchline.history.flat import known
 from touchline.history.growth import superseded
 from touchline.history.history import Broken, contents, read_record, record_path
@@ -190,7 +191,7 @@ def find_record(history_dir: Path, index: Index, wanted: str) -> tuple[str, RunR
     if len(ids) > 1:
         raise InputError(
             f"{wanted!r} names {len(ids)} records",
-            expected="one of " + ", ".join(id_[:12] for id_ in ids[:10]) + (", ..." if len(ids) > 10 else ""),
+            expected="one of " + first_of((id_[:12] for id_ in ids), 10),
             hint=f"touchline history show {ids[0][:12]}",
         )
     record = read_record(record_path(history_dir, ids[0]))
@@ -205,8 +206,8 @@ def find_record(history_dir: Path, index: Index, wanted: str) -> tuple[str, RunR
 
 def _near(index: Index, wanted: str) -> str:
     names = {line.row.name for line in index.lines.values()} | {id_[:12] for id_ in index.lines}
-    near = difflib.get_close_matches(wanted, sorted(names), n=3)
-    return f"did you mean {' or '.join(repr(name) for name in near)}?" if near else "touchline history list"
+    near = near_names(wanted, sorted(names), most=3)
+    return did_you_mean(near, "touchline history list")
 
 
 def _read(path: Path) -> tuple[dict[str, IndexLine], bool]:

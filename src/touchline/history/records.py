@@ -21,6 +21,7 @@ from touchline.backends.logtext.redact import redact
 from touchline.core.errors import InputError
 from touchline.core.json_text import parse_json
 from touchline.core.quantity import Measured, Missing, Quantity
+from touchline.core.text import without_controls
 from touchline.history.reading import RunReading, Said, Word
 from touchline.history.record import (
     RECORD_SCHEMA_VERSION,
@@ -47,7 +48,6 @@ _ABSOLUTE = re.compile(
 )
 _QUOTED = re.compile(r"(['\"`])(?:~[\w.-]*)?/[^'\"`\n]*/([^'\"`\n/]*)/?\1")
 _HUB = re.compile(r"models--([^/\\]+?)--([^/\\]+)")
-_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\ud800-\udfff]")
 _ROOT_PARTS = 3
 """`/home/name` has so many: a folder above that is no run's own, and its children may be people."""
 
@@ -214,7 +214,7 @@ def model_name(model: Said) -> Said:
 
 def without_people(text: str) -> str:
     """A copied line without absolute paths and control characters: `…/last_part` stays of a path."""
-    text = _QUOTED.sub(r"\1…/\2\1", _CONTROL.sub("", text))
+    text = _QUOTED.sub(r"\1…/\2\1", without_controls(text).replace("\n", "").encode("utf-8", "ignore").decode())
     return _ABSOLUTE.sub(lambda match: "…/" + re.split(r"[/\\]", match[0].rstrip("/\\"))[-1], text)
 
 

@@ -17,6 +17,7 @@ from touchline.backends.logtext.dicts import read_row
 from touchline.backends.logtext.reader import LogReader
 from touchline.backends.logtext.stamps import read_stamp
 from touchline.core.observation import Event, Sign, SignKind, Stamp
+from touchline.core.text import without_controls
 from touchline.history.course import Course
 from touchline.history.lines import LineFile
 from touchline.history.readers import line_readers
@@ -272,5 +273,5 @@ def clean(raw: bytes) -> str:
     """A line's text without escape sequences, colours that lost their escape character, and control characters."""
     text = raw[:_TEXT_LIMIT].decode("utf-8", "replace")
     if not text.isprintable():
-        text = _ESCAPES.sub("", text)
+        text = without_controls(text)
     return _BARE_COLOURS.sub("", text) if "m" in text and "[" in text else text

@@ -11,7 +11,6 @@ log's own folder more than one above it, and what is written under `logs` more t
 
 from __future__ import annotations
 
-import difflib
 import fnmatch
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from touchline.backends.logtext.numbers import to_count, to_number
 from touchline.core.errors import InputError
 from touchline.core.files import read_text_bounded
 from touchline.core.finding import Finding, Severity, Where
+from touchline.core.near import did_you_mean, near_names
 from touchline.core.observation import Observation, ObservationName
 from touchline.history.course import Kept, Part
 from touchline.history.grouping import Group
@@ -195,8 +195,8 @@ def _value_of(key: str, raw: object, shown: str, where: Where | None, findings: 
     """The value that a fact's text or YAML value stands for; None where it is wrong, with a finding."""
     fact = FACTS.get(key)
     if fact is None:
-        near = difflib.get_close_matches(key, [*FACTS, _LOGS], n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(FACTS)}"
+        near = near_names(key, [*FACTS, _LOGS], most=1)
+        hint = did_you_mean(near, f"known here: {', '.join(FACTS)}")
         findings.append(_finding(shown, f"{shown} is not a fact that can be stated", hint, where))
         return None
     value = _typed(fact, raw)

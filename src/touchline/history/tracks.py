@@ -92,7 +92,7 @@ class Track:
         points = _rising([*self.points, self.last])
         if len(points) < 3:
             return None
-        warm = points[0][0] + max(1, min(10, (points[-1][0] - points[0][0]) // 10))
+        warm = _end_of_warm_up(points[0][0], points[-1][0])
         points = [point for point in points if point[0] >= warm]
         if len(points) < 2 or points[-1][1] - points[0][1] < 2 or points[-1][0] - points[0][0] < 2:
             return None
@@ -113,7 +113,7 @@ class Track:
         if len(points) < 2:
             return None
         begin = self.skipped_until() or points[0][0]
-        warm = begin + max(1, min(10, (points[-1][0] - begin) // 10))
+        warm = _end_of_warm_up(begin, points[-1][0])
         points = [point for point in points if point[0] >= warm]
         if len(points) < 2 or points[-1][1] - points[0][1] < 2:
             return None
@@ -167,3 +167,8 @@ def _at_share(rates: list[tuple[float, int]], share: float) -> float:
         if counted >= wanted:
             return rate
     return ordered[-1][0]
+
+
+def _end_of_warm_up(first: int, last: int) -> int:
+    """Return the step after which a bar's speed counts: a tenth of the steps in, at least one and at most ten."""
+    return first + max(1, min(10, (last - first) // 10))

@@ -13,6 +13,7 @@ from typing import Final, Literal
 
 from touchline.core.estimate import Verdict
 from touchline.core.finding import Severity
+from touchline.core.model_size import size_class
 from touchline.core.quantity import Missing
 from touchline.data.packing.batches import largest_divisor
 from touchline.lint.limits import (
@@ -30,7 +31,6 @@ from touchline.lint.limits import (
     width_of,
 )
 from touchline.lint.rule import Violation, rule
-from touchline.lint.sizes import size_class
 from touchline.lint.views import TrainingView
 from touchline.spec.partial import StatedTraining
 

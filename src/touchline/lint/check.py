@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from touchline.core.model_size import size_label, size_of_name
 from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.lint.arithmetic import arithmetic
 from touchline.lint.checked import FindingRow
-from touchline.lint.sizes import size_label, size_of_name
 from touchline.lint.views import TrainingView
 from touchline.spec.partial import Stated, T
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import posixpath
 import re
 from collections.abc import Iterator
 
 from touchline.core.finding import Severity
+from touchline.core.near import near_names
 from touchline.core.quantity import Missing
 from touchline.lint.config_set import (
     FolderView,
@@ -104,7 +104,7 @@ def unknown_parent_output(view: FolderView) -> Iterator[Violation]:
             continue
         named = posixpath.normpath(_CHECKPOINT.sub("", parent.value))
         outputs = [output for other in family_of(view, each) if (output := stays(other))]
-        near = difflib.get_close_matches(named, [path for path in outputs if path != stays(each)], n=1, cutoff=_LIKE)
+        near = near_names(named, [path for path in outputs if path != stays(each)], most=1, cutoff=_LIKE)
         if near and named != stays(each):
             yield Violation(
                 message=f"{run_name(each)} goes on from {parent.value}, which is not here and which no config writes",

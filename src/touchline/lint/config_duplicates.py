@@ -8,6 +8,7 @@ from typing import TypeVar
 
 from touchline.core.finding import Severity
 from touchline.core.quantity import Missing
+from touchline.core.text import first_of
 from touchline.lint.config_set import (
     DataFile,
     FolderView,
@@ -37,7 +38,7 @@ def duplicate_configs(view: FolderView) -> Iterator[Violation]:
     # Runs of touchline's own experiments are compared within their experiment, by EX100.
     for group in _groups((each for each in runs_of(view) if each.stated.backend != "peft"), work_of):
         first, *others = group
-        names = ", ".join(run_name(each) for each in others[:_SHOWN]) + (", ..." if len(others) > _SHOWN else "")
+        names = first_of(map(run_name, others), _SHOWN)
         yield Violation(
             message=f"{run_name(first)} is the same training as {names}: same model, data, settings and seed",
             at=first.stated.where,
@@ -125,7 +126,7 @@ def _of(each: Sibling) -> tuple[str, object, object, tuple[str, ...]]:
 
 
 def _sharing(first: Sibling, others: list[Sibling], severity: Severity) -> Iterator[Violation]:
-    names = ", ".join(run_name(each) for each in others[:_SHOWN]) + (", ..." if len(others) > _SHOWN else "")
+    names = first_of(map(run_name, others), _SHOWN)
     output = others[0].stated.output_dir
     yield Violation(
         message=f"{run_name(first)} and {names} write into the same folder, {stays(first)}",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from touchline.core.finding import Severity, Where
+from touchline.core.text import first_of
 from touchline.lint.data_view import DataRow, DataView
 from touchline.lint.rule import Violation
 
@@ -32,10 +33,10 @@ def violation_in_rows(
 def places(view: DataView, rows: Sequence[DataRow]) -> str:
     """`lines 3, 7, ...`, or `train rows 3, 7` in formats without lines."""
     lines = [view.where(row).line for row in rows[:_SHOWN]]
-    more = ", ..." if len(rows) > _SHOWN else ""
     if all(line is not None for line in lines):
-        return f"line{'s' if len(lines) > 1 else ''} {', '.join(map(str, lines))}{more}"
-    return f"row{'s' if len(lines) > 1 else ''} {', '.join(str(row.number) for row in rows[:_SHOWN])}{more}"
+        numbers = [view.where(row).line for row in rows[: _SHOWN + 1]]
+        return f"line{'s' if len(lines) > 1 else ''} {first_of(map(str, numbers), _SHOWN)}"
+    return f"row{'s' if len(lines) > 1 else ''} {first_of((str(row.number) for row in rows), _SHOWN)}"
 
 
 def at_file(view: DataView, split: str | None = None) -> Where:

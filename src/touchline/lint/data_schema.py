@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 
 from touchline.core.finding import Severity
+from touchline.core.near import near_names
+from touchline.core.text import first_of
 from touchline.data.columns import kind_of, text_of
 from touchline.data.text import short
 from touchline.lint.data_messages import at_file, percent, violation_in_rows
@@ -60,7 +61,7 @@ def _instead(view: DataView, name: str, lacking: list[DataRow]) -> str | None:
     other = sorted({key for row in lacking for key in row.values} - usual)
     if not usual:
         return f"columns here: {', '.join(other[:10])}"
-    near = difflib.get_close_matches(name, other, n=1, cutoff=0.5) or other[:1]
+    near = near_names(name, other, most=1, cutoff=0.5) or other[:1]
     return f"these rows have {near[0]!r} instead" if near else None
 
 
@@ -143,12 +144,12 @@ def uneven_extra_columns(view: DataView) -> Iterator[Violation]:
     used = {*view.layout.prompts[:1], view.layout.answer, view.layout.chat}
     partly = sorted(frozenset.union(*forms) - everywhere - used)
     if partly:
-        listed = ", ".join(map(repr, partly[:5])) + (", ..." if len(partly) > 5 else "")
+        listed = first_of(map(repr, partly), 5)
         usual = min(forms, key=lambda form: (-forms[form], sorted(form)))
         odd = [row for row in view.rows if frozenset(row.values) != usual]
         # A misspelt name: a few rows have it, and lack the name that it resembles.
         misspelt = len(odd) * 20 <= view.count and any(
-            difflib.get_close_matches(name, usual - form, cutoff=_ALIKE)
+            near_names(name, usual - form, cutoff=_ALIKE)
             for form in forms
             if len(form) == len(usual)
             for name in form - usual

@@ -10,6 +10,7 @@ from touchline.backends.neutral import neutral_settings
 from touchline.core.errors import InputError
 from touchline.core.finding import Severity
 from touchline.core.quantity import Missing
+from touchline.core.text import first_of
 from touchline.lint.design import (
     MODEL,
     DesignView,
@@ -46,7 +47,7 @@ def duplicate_runs(view: DesignView) -> Iterator[Violation]:
         if set(differing) & told or differing in seen:
             continue
         seen.add(differing)
-        names = ", ".join(run.name for run in group[:_SHOWN]) + (", ..." if len(group) > _SHOWN else "")
+        names = first_of((run.name for run in group), _SHOWN)
         by = f"; they differ only in the name of {', '.join(differing)}" if differing else ""
         yield Violation(
             message=f"{len(group)} runs train the same weights: {names}{by}",

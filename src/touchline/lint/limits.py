@@ -13,12 +13,12 @@ from typing import Final, Literal, cast
 from touchline.backends.memory import MemoryCoefficients
 from touchline.backends.registry import memory_coefficients
 from touchline.core.estimate import Dtype, MemoryEstimate, TrainingSetup, Verdict
+from touchline.core.model_size import BILLION, size_class
 from touchline.core.quantity import Missing
 from touchline.core.shape import ModelShape
 from touchline.estimate.gpus import Gpu, find_gpu
 from touchline.estimate.memory import batch_of, largest_micro_batch, memory_estimate, most_that_could_fit
 from touchline.lint.arithmetic import arithmetic
-from touchline.lint.sizes import BILLION, size_class
 from touchline.lint.views import TrainingView
 from touchline.spec.partial import StatedTraining
 

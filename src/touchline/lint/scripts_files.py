@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterator
 
 from touchline.core.finding import Severity
+from touchline.core.near import near_names
 from touchline.lint.rule import Violation, rule
 from touchline.lint.script_view import ScriptView, said
 from touchline.lint.scripts_endings import stops_at_errors
@@ -115,7 +115,7 @@ def missing_config(view: ScriptView) -> Iterator[Violation]:
                 r"\b(?:git|wget|curl|tune cp|ln|cp)\s", script.text
             ):
                 continue  # made by the script itself, as it seems
-            close = difflib.get_close_matches(path, sorted(view.siblings), n=1, cutoff=0.8)
+            close = near_names(path, sorted(view.siblings), most=1, cutoff=0.8)
             yield Violation(
                 message=f"there is no {path} beside the script",
                 at=script.where(reference.line, reference.column),

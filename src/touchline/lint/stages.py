@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections.abc import Iterator, Mapping
 from typing import Final
 
 from touchline.core.finding import Severity
+from touchline.core.near import did_you_mean, near_names
 from touchline.lint.design import DesignView, model_of, same_path
 from touchline.lint.rule import Violation, rule
 from touchline.spec import defaults
@@ -24,12 +24,12 @@ def unknown_parent(view: DesignView) -> Iterator[Violation]:
     for index, stage in enumerate(view.experiment.stages):
         if stage.parent is not None and stage.parent not in names:
             others = [name for name in names if name != stage.name]
-            near = difflib.get_close_matches(stage.parent, others, n=1, cutoff=0.5)
+            near = near_names(stage.parent, others, most=1, cutoff=0.5)
             yield Violation(
                 message=f"stage {stage.name}: its parent {stage.parent!r} is no stage; stages are {', '.join(names)}",
                 at=view.where("stages", index, "parent"),
                 subject="stages.parent",
-                hint=f"did you mean {near[0]!r}?" if near else None,
+                hint=did_you_mean(near),
             )
 
 

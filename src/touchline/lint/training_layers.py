@@ -6,11 +6,11 @@ import re
 from collections.abc import Iterator
 from typing import Final
 
-from touchline.backends.near import nearest
 from touchline.core.finding import Severity
+from touchline.core.model_size import size_of_name
+from touchline.core.near import misspelled
 from touchline.core.quantity import Missing
 from touchline.lint.rule import Violation, rule
-from touchline.lint.sizes import size_of_name
 from touchline.lint.views import TrainingView
 
 _LLAMA: Final = frozenset({"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"})
@@ -89,7 +89,7 @@ def misspelled_target_module(view: TrainingView) -> Iterator[Violation]:
     if own is None and not names & usual:
         return
     for each in sorted(names - _LAYERS - usual):
-        near = nearest(each, usual, names)
+        near = misspelled(each, usual, names)
         if near is not None and "_" in near:
             yield Violation(message=f"{each} is no layer; did you mean {near}?", at=targets, hint=near)
 

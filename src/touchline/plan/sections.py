@@ -9,6 +9,7 @@ from touchline.core.estimate import MemoryEstimate
 from touchline.core.levels import STAGE
 from touchline.core.markup import measured
 from touchline.core.quantity import Measured, Missing, Quantity
+from touchline.core.text import first_of
 from touchline.core.units import format_bytes
 from touchline.plan import tasks
 from touchline.plan.design_text import control_notes, design_line, general_ability_notes, run_type
@@ -405,8 +406,7 @@ def _what_if(plan: Plan) -> Iterator[str]:
 
 def _evidence(plan: Plan) -> Iterator[str]:
     if plan.evidence:
-        more = ", ..." if len(plan.evidence) > _SHOWN else ""
-        yield f"The estimates rest on {len(plan.evidence)} past runs: {', '.join(plan.evidence[:_SHOWN])}{more}"
+        yield f"The estimates rest on {len(plan.evidence)} past runs: {first_of(plan.evidence, _SHOWN)}"
     else:
         yield (
             "No past run is known: the intervals are those of formulas and published figures. `touchline run` measures "

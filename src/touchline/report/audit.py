@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from touchline.core.text import shorten
 from touchline.lint.data_view import DataView
 from touchline.report.figures import FIGURES_OFF, Figure
 
@@ -101,7 +102,7 @@ def _labels(view: DataView) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     for place, (label, _) in enumerate(most):
         text = " ".join(label.split())
-        cut = text if len(text) <= _LABEL_CHARACTERS else text[: _LABEL_CHARACTERS - 1] + "…"
+        cut = shorten(text, _LABEL_CHARACTERS)
         # Two long answers may begin alike; each has its own bar.
         name = cut if cut == text else f"{cut} [{place + 1}]"
         for split, counts in view.labels.items():

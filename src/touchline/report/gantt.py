@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from touchline.core.quantity import Missing
+from touchline.core.text import one_line, shorten
 from touchline.core.units import minutes_to_seconds, seconds_to_hours
 from touchline.plan.placement.types import DeadlineVerdict, PlaceJob, Placement, ScheduledJob
 from touchline.plan.placement.verdict import duration_text
@@ -196,8 +197,7 @@ def _label(name: str, across: float, down: float, size: int) -> tuple[str, int]:
 
 def _clipped(text: str, letters: int) -> str:
     """A text of so many letters at most, without control characters: one of these would end the drawing program."""
-    shown = "".join(letter if letter.isprintable() else "?" for letter in text)
-    return shown if len(shown) <= letters else shown[: letters - 1] + "…"
+    return shorten(one_line(text, "?"), letters)
 
 
 def _chains(jobs: Sequence[PlaceJob]) -> dict[str, int]:

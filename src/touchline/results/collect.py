@@ -14,7 +14,7 @@ from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.core.status import Attempt, JobState, TrainingOutcome
 from touchline.data.checkpoints import read_checkpoints, read_training_marker
 from touchline.data.evaluations import is_current, is_earlier, read_evaluations, scores_path
-from touchline.data.metrics import Metrics, StepRow, TrainingMarker
+from touchline.data.metrics import Metrics, StepRow, TrainingMarker, after_warm_up
 from touchline.data.metrics_file import METRICS, read_metrics
 from touchline.data.scores import CheckpointInfo, EvaluationRecord
 from touchline.results.attempts import attempt_results
@@ -238,11 +238,8 @@ def _final_val_loss(seen: _Evidence, nothing: Missing) -> Measured:
 
 
 def _tokens_per_second(metrics: Metrics, nothing: Missing) -> Measured:
-    """Real tokens of the steps over their wall time; the first step of each attempt warms up and is left out."""
-    first: dict[int, int] = {}
-    for row in metrics.steps:
-        first.setdefault(row.attempt, row.step)
-    steps = [row for row in metrics.steps if row.step != first[row.attempt]] or list(metrics.steps)
+    """Return the data tokens of the steps after warm-up over their wall time."""
+    steps = after_warm_up(metrics.steps) or list(metrics.steps)
     seconds = sum(row.seconds for row in steps)
     if not steps or seconds <= 0:
         return nothing

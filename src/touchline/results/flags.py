@@ -13,12 +13,19 @@ from pathlib import Path
 
 from touchline.core.finding import Severity
 from touchline.core.quantity import Measured, Missing, Quantity
-from touchline.core.status import EXIT_STOPPED, Attempt, EndReason, JobState, RunStatus, TrainingOutcome
+from touchline.core.status import (
+    EXIT_STOPPED,
+    HEARTBEAT_STALE_SECONDS,
+    Attempt,
+    EndReason,
+    JobState,
+    RunStatus,
+    TrainingOutcome,
+)
 from touchline.core.units import format_bytes, format_seconds
 from touchline.lint.checked import FindingRow
 from touchline.results.run_folder import RunFolderState
 from touchline.run.pace import ENOUGH_STEPS, measured_pace, steady
-from touchline.run.run_status import HEARTBEAT_STALE_SECONDS
 from touchline.slurm.job_view import JobView
 from touchline.spec.plan import PlannedRun
 

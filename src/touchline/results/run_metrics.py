@@ -11,7 +11,7 @@ from pathlib import Path
 from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.core.status import Attempt, JobState, RunStatus
 from touchline.core.units import GIB
-from touchline.data.metrics import Metrics, StepRow
+from touchline.data.metrics import Metrics, StepRow, after_warm_up
 from touchline.data.metrics_file import read_metrics
 from touchline.history.reading import RunReading
 from touchline.results.collected import EpochMetrics, RunMetrics, Setting
@@ -20,8 +20,6 @@ from touchline.results.run_result import RunResult
 from touchline.run.statusfiles import read_attempts
 from touchline.spec.plan import PlannedRun
 
-WARM_UP_STEPS = 3
-"""First steps of each attempt excluded from speeds if enough others remain."""
 GB = 1e9
 ON_PROCESSOR = Missing(missing="trained on a processor")
 _ENDED = (RunStatus.TRAINED, RunStatus.COMPLETED, RunStatus.COMPLETED_FAILED_EXIT)
@@ -240,17 +238,8 @@ def _saving(metrics: Metrics, nothing: Missing) -> Measured:
     return Quantity(value=sum(row.seconds for row in metrics.checkpoints) / 60, unit="min", aggregation="sum")
 
 
-def steady_steps(metrics: Metrics) -> list[StepRow]:
-    """Return the steps after the warm-up of each attempt, or all steps if too few remain."""
-    first: dict[int, int] = {}
-    for row in metrics.steps:
-        first.setdefault(row.attempt, row.step)
-    steady = [row for row in metrics.steps if row.step >= first[row.attempt] + WARM_UP_STEPS]
-    return steady if len(steady) > WARM_UP_STEPS else list(metrics.steps)
-
-
 def _performance(metrics: Metrics, result: RunResult, nothing: Missing) -> dict[str, Measured]:
-    steps = steady_steps(metrics)
+    steps = after_warm_up(metrics.steps) or list(metrics.steps)
     seconds = sum(row.seconds for row in steps)
     pace: Measured = nothing
     examples: Measured = nothing

@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Sequence
 
 from touchline.core.quantity import Aggregation, Measured, Missing, Quantity
-from touchline.data.metrics import AttemptRow, Metrics, StepRow
+from touchline.data.metrics import AttemptRow, Metrics, StepRow, after_warm_up
 from touchline.history.record import WorkFacts
 from touchline.spec.plan import PlannedRun
 
@@ -45,11 +45,8 @@ def work_facts(run: PlannedRun, metrics: Metrics) -> WorkFacts:
 
 
 def steady_steps(metrics: Metrics) -> list[StepRow]:
-    """Return the steps used for speeds: not the first of an attempt, only those with the usual number of examples."""
-    firsts: set[int] = set()
-    for attempt in {row.attempt for row in metrics.steps}:
-        firsts.add(min(row.step for row in metrics.steps if row.attempt == attempt))
-    steps = [row for row in metrics.steps if row.step not in firsts]
+    """Return the steps after warm-up that hold as many examples as the largest. Empty where there are too few."""
+    steps = after_warm_up(metrics.steps)
     if len(steps) < _FEW:
         return []
     usual = max(row.examples for row in steps)

@@ -17,15 +17,13 @@ from pathlib import Path
 
 from touchline.core.files import disk_faults, read_head
 from touchline.core.json_text import parse_json
-from touchline.core.status import AttemptStart
+from touchline.core.status import HEARTBEAT_STALE_SECONDS, AttemptStart
 from touchline.run.processes import ProcessIdentity, is_alive
 
 CLAIM = "claim.json"
 FRESH_SECONDS = 20.0
 """A holder whose last heartbeat is younger than this is alive."""
 _PAUSE_SECONDS = 2.0
-STALE_SECONDS = 90.0
-"""A holder on another node whose last heartbeat is older than this is taken to be dead; heartbeats come every 5 s."""
 _LIMIT_BYTES = 1 << 16
 
 
@@ -85,7 +83,7 @@ def _replace(path: Path, held: bytes, start: AttemptStart) -> bool:
     right = path.with_name(f"claim.{hashlib.sha256(held).hexdigest()[:16]}.next")
     if not _write_new(right, b""):
         with contextlib.suppress(FileNotFoundError):
-            if _age_seconds(path, (right,)) > STALE_SECONDS:
+            if _age_seconds(path, (right,)) > HEARTBEAT_STALE_SECONDS:
                 right.unlink()
         return False
     try:
@@ -154,7 +152,7 @@ def _is_free(path: Path, held: bytes, start: AttemptStart) -> bool | None:
 def _by_age(seconds: float) -> bool | None:
     if seconds <= FRESH_SECONDS:
         return False
-    return True if seconds > STALE_SECONDS else None
+    return True if seconds > HEARTBEAT_STALE_SECONDS else None
 
 
 def _age_seconds(path: Path, signs: Sequence[Path]) -> float:

@@ -6,10 +6,10 @@ tell what it takes in silence and what then goes wrong hours later.
 
 from __future__ import annotations
 
-import difflib
 import shlex
 from collections.abc import Iterator, Sequence
 
+from touchline.core.near import did_you_mean, near_names
 from touchline.core.units import GIB, MIB, format_bytes, format_seconds
 from touchline.estimate.gpus import similar_gpus
 from touchline.slurm.doctor import (
@@ -86,13 +86,13 @@ def _partition(facts: ClusterFacts, site: SlurmSite) -> Iterator[DoctorCheck]:
     for name in site.partition.split(","):
         part = next((part for part in facts.partitions if part.name == name), None)
         if part is None:
-            near = difflib.get_close_matches(name, names, n=1)
+            near = near_names(name, names, most=1)
             yield _found(
                 "partition",
                 "error",
                 f"there is no partition {name!r}",
                 "US121",
-                f"did you mean {near[0]!r}?" if near else f"slurm.partition {CONFIG}, one of {', '.join(names)}",
+                did_you_mean(near, f"slurm.partition {CONFIG}, one of {', '.join(names)}"),
             )
         else:
             yield from _usable(part, "slurm.partition")
@@ -122,8 +122,8 @@ def _gpus(chosen: Sequence[PartitionFacts], site: SlurmSite, gpus_here: int) -> 
         return
     offered = ", ".join(f"{count} {kind} GPUs".replace("  ", " ") for kind, count in kinds.items())
     if site.gpu_type is not None and site.gpu_type not in kinds:
-        near = difflib.get_close_matches(site.gpu_type, [kind for kind in kinds if kind], n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"slurm.gpu_type {CONFIG}, or leave it out"
+        near = near_names(site.gpu_type, [kind for kind in kinds if kind], most=1)
+        hint = did_you_mean(near, f"slurm.gpu_type {CONFIG}, or leave it out")
         message = f"{names} has no GPUs of type {site.gpu_type!r}; a node there has {offered}"
         yield _found("GPUs", "error", message, "US122", hint)
         return
@@ -155,8 +155,8 @@ def _account(facts: ClusterFacts, site: SlurmSite) -> Iterator[DoctorCheck]:
     elif site.account.lower() in accounts or site.account in accounts:
         yield _ok("account", site.account)
     else:
-        near = difflib.get_close_matches(site.account, accounts, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"slurm.account {CONFIG}, one of {', '.join(accounts)}"
+        near = near_names(site.account, accounts, most=1)
+        hint = did_you_mean(near, f"slurm.account {CONFIG}, one of {', '.join(accounts)}")
         message = f"user {facts.user} may not use account {site.account!r}"
         yield _found("account", status, message, "US123", hint)
 
@@ -171,7 +171,7 @@ def _qos(facts: ClusterFacts, site: SlurmSite) -> Iterator[DoctorCheck]:
         return
     # Without enforced limits sbatch takes any that exists.
     strict = "qos" in _enforced(facts) or site.qos not in known
-    near = difflib.get_close_matches(site.qos, allowed, n=1)
+    near = near_names(site.qos, allowed, most=1)
     yield _found(
         "qos",
         "error" if strict else "warning",
@@ -179,7 +179,7 @@ def _qos(facts: ClusterFacts, site: SlurmSite) -> Iterator[DoctorCheck]:
         if site.qos not in known
         else f"user {facts.user} may not use {site.qos!r}",
         "US124",
-        f"did you mean {near[0]!r}?" if near else f"slurm.qos {CONFIG}, one of {', '.join(allowed)}",
+        did_you_mean(near, f"slurm.qos {CONFIG}, one of {', '.join(allowed)}"),
     )
 
 

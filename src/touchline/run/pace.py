@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from touchline.core.estimate import COVERAGE
 from touchline.core.quantity import Measured, Missing, Quantity
+from touchline.data.metrics import after_warm_up
 from touchline.run.recent import NOT_MEASURED, Recent, RecentStep
 from touchline.spec.plan import PlannedRun
 
@@ -53,14 +54,8 @@ class Pace:
 
 
 def steady(recent: Recent) -> list[RecentStep]:
-    """The steps that a pace is taken from: none that warmed an attempt up, where there are others."""
-    firsts: dict[int, int] = {}
-    for step in recent.steps:
-        firsts.setdefault(step.attempt, step.step)
-    if recent.steps and not recent.whole:
-        # The file goes back further than what was read, so the first row in sight is no first step.
-        firsts.pop(recent.steps[0].attempt, None)
-    kept = [step for step in recent.steps if step.seconds > 0 and firsts.get(step.attempt) != step.step]
+    """Return the steps after warm-up, or all where there are no others."""
+    kept = [step for step in after_warm_up(recent.steps, is_cut=not recent.whole) if step.seconds > 0]
     return kept or [step for step in recent.steps if step.seconds > 0]
 
 

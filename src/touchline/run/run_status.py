@@ -5,13 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from touchline.core.status import EXIT_HELD, Attempt, JobState, RunStatus, TrainingOutcome
+from touchline.core.status import EXIT_HELD, Attempt, JobState, RunStatus, TrainingOutcome, is_fresh
 from touchline.slurm.job_view import JobView
 from touchline.spec.runs import RunKind
 
-HEARTBEAT_STALE_SECONDS = 120.0
-"""An attempt that has shown no sign of life for so long may be dead; it writes one every five seconds, but a network
-file system shows it late."""
 _WAITING = frozenset({JobState.PENDING, JobState.CONFIGURING, JobState.REQUEUED})
 _ENDED_BY_ITSELF = frozenset({JobState.FAILED, JobState.OUT_OF_MEMORY})
 _FROM_OUTSIDE = frozenset(
@@ -108,8 +105,7 @@ def job_view_from_files(attempts: Sequence[Attempt], now_unix: float) -> JobView
     last = attempts[-1]
     end, start = last.exit, last.start
     if end is None and last.alive is None:
-        fresh = last.heartbeat_unix is not None and now_unix - last.heartbeat_unix < HEARTBEAT_STALE_SECONDS
-        state = JobState.RUNNING if fresh else JobState.UNKNOWN
+        state = JobState.RUNNING if is_fresh(last.heartbeat_unix, now_unix) else JobState.UNKNOWN
     else:
         state = last.state
     return JobView(

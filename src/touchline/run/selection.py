@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib.util
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -10,6 +9,7 @@ from contextlib import contextmanager
 
 from touchline.core.errors import HostError, InputError, PolicyError, install_hint, quoted
 from touchline.core.files import try_lock
+from touchline.core.near import near_names
 from touchline.run.folders import ExperimentFolder
 from touchline.run.progress import JobProgress
 from touchline.spec.plan import Plan, PlannedRun
@@ -55,7 +55,7 @@ def selected(plan: Plan, only: str | None) -> list[PlannedRun]:
 def no_such_run(name: str, plan: Plan) -> InputError:
     """The fault for a run that the plan does not have."""
     names = [run.name for run in plan.runs]
-    near = difflib.get_close_matches(name, names, n=1)
+    near = near_names(name, names, most=1)
     return InputError(
         f"the plan has no run {name!r}",
         expected=f"one of {', '.join(names)}",

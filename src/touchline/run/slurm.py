@@ -21,14 +21,13 @@ from touchline.core.errors import (
     TouchlineError,
 )
 from touchline.core.files import open_regular
-from touchline.core.status import Attempt, JobState
+from touchline.core.status import HEARTBEAT_STALE_SECONDS, Attempt, JobState
 from touchline.core.units import format_seconds
 from touchline.run.ledger import Ledger, LedgerReader
 from touchline.run.protocol import Job
 from touchline.run.slurm_jobs import JobMatches, candidates
 from touchline.run.slurm_queries import SlurmQueries
 from touchline.run.slurm_views import (
-    HEARTBEAT_STALE_SECONDS,
     Known,
     ended_itself,
     is_alive,

@@ -15,14 +15,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from touchline.core.status import EXIT_HELD, EXIT_OUT_OF_MEMORY, Attempt, AttemptExit, JobState
+from touchline.core.status import EXIT_HELD, EXIT_OUT_OF_MEMORY, Attempt, AttemptExit, JobState, is_fresh
 from touchline.run.slurm_queries import SacctJob
 from touchline.slurm.job_view import JobView, Source
 from touchline.slurm.proofs import out_of_memory_line
 from touchline.slurm.queue import QueueRow
 
-HEARTBEAT_STALE_SECONDS = 90.0
-"""Heartbeats come every 5 s; an older one, or one from the future, is no sign of life."""
 _CLOCKS_APART_SECONDS = 15.0
 """More than the clocks of one cluster differ, which munge sees to, and three heartbeats."""
 _SIGKILL = 9
@@ -141,12 +139,7 @@ def is_alive(attempt: Attempt | None, now_unix: float, *, beats: bool) -> bool:
     """Whether there is a sign of life of an attempt that has not ended."""
     if attempt is None or attempt.exit is not None or attempt.alive is False:
         return False
-    heartbeat = attempt.heartbeat_unix
-    return bool(attempt.alive) or beats or (heartbeat is not None and _is_fresh(heartbeat, now_unix))
-
-
-def _is_fresh(heartbeat_unix: float, now_unix: float) -> bool:
-    return abs(now_unix - heartbeat_unix) <= HEARTBEAT_STALE_SECONDS
+    return bool(attempt.alive) or beats or is_fresh(attempt.heartbeat_unix, now_unix)
 
 
 def _state(known: Known, now_unix: float) -> JobView:

@@ -11,6 +11,8 @@ import difflib
 import re
 from enum import StrEnum
 
+from touchline.core.near import near_names
+
 
 class Kind(StrEnum):
     """What follows an option."""
@@ -90,7 +92,7 @@ def near(name: str) -> str | None:
     if plain in _RENAMED:
         return _RENAMED[plain]
     swapped = [option for option in OPTIONS if sorted(option) == sorted(plain)]
-    close = swapped or difflib.get_close_matches(plain, OPTIONS, n=1, cutoff=0.8)
+    close = swapped or near_names(plain, OPTIONS, most=1, cutoff=0.8)
     return close[0] if close else None
 
 

@@ -5,8 +5,7 @@ An option that a site's own plugin brings is let through; sbatch alone knows tho
 
 from __future__ import annotations
 
-import re
-
+from touchline.core.text import has_control
 from touchline.slurm.directives import Directive, DirectiveFault, read_line
 from touchline.slurm.options import near, of_plugin, refused
 
@@ -40,12 +39,11 @@ OURS = {
     "ntasks": "a run is one process on one node",
 }
 """Options that touchline sets itself, and why."""
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 def value_fault(value: str) -> str | None:
     """What is wrong with a value that is to stand on one line; None where nothing is."""
-    return f"expected one line of text, got {value!r}" if _CONTROL.search(value) else None
+    return f"expected one line of text, got {value!r}" if has_control(value) else None
 
 
 def option_fault(text: str) -> tuple[str, str | None] | None:

@@ -14,12 +14,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from touchline.core.errors import InputError
+from touchline.core.model_size import split_name
 from touchline.spec.document import Document, error
 from touchline.spec.experiment import Experiment
 from touchline.spec.runs import RUN_NAME, RunSpec
 
 _SHORT = {"learning_rate": "lr", "global_batch_size": "batch", "micro_batch_size": "micro", "max_seq_len": "len"}
-_SIZE = re.compile(r"(?:^|[-_. ])((?:\d+x)?\d+(?:\.\d+)?[MBT])(?=$|[-_. ])", re.IGNORECASE)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,12 +51,8 @@ class Condition:
 def label_of(model: str) -> ModelLabel:
     """What the name alone tells, for a model that is not on this machine."""
     name = model.rstrip("/").rsplit("/", 1)[-1] or model
-    found = _SIZE.search(name)
-    if found is None:
-        return ModelLabel(name=name, size=name, family=name)
-    return ModelLabel(
-        name=name, size=found[1].upper().replace("X", "x"), family=name[: found.start()].strip("-_. ") or name
-    )
+    size, family = split_name(name)
+    return ModelLabel(name=name, size=size, family=family)
 
 
 def run_names(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 import json
 import types
@@ -14,6 +13,8 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
 from touchline.core.finding import Finding
+from touchline.core.near import did_you_mean, near_names
+from touchline.core.text import shorten
 from touchline.spec.document import Document, Key, error
 from touchline.spec.experiment import as_written
 
@@ -93,9 +94,9 @@ def unknown_key(subject: str, key: str, known: Sequence[str], where: Any, elsewh
         where: that place.
         elsewhere: keys of other places, where one of the same name may be meant.
     """
-    near = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
+    near = near_names(key, known, most=1, cutoff=0.6)
     near = near or [each for each in (*known, *elsewhere) if each.endswith(f".{key}")][:1]
-    hint = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(known)}"
+    hint = did_you_mean(near, f"known here: {', '.join(known)}")
     return error("EX002", subject, f"unknown key {subject!r}", where, hint)
 
 
@@ -144,8 +145,7 @@ def _expected(detail: ErrorDetails) -> str:
 
 
 def _show(value: object) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 60 else text[:57] + "..."
+    return shorten(json.dumps(value, ensure_ascii=False), 60)
 
 
 @functools.cache

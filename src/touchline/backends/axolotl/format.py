@@ -9,13 +9,14 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from touchline.backends.argument_tables import argument_table, near_choice, nearest
+from touchline.backends.argument_tables import argument_table
 from touchline.backends.axolotl.conflicts import check_conflicts
 from touchline.backends.axolotl.habits import check_habits
 from touchline.backends.axolotl.stated import state_training
 from touchline.backends.config_reading import Settings
 from touchline.backends.formats import ConfigFormat, ConfigReading
 from touchline.core.finding import Edit, Severity
+from touchline.core.near import near_choice, nearest
 from touchline.spec.foreign import Dialect, ForeignDocument
 
 _OURS = frozenset(

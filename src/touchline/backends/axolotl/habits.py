@@ -9,11 +9,12 @@ import functools
 import pkgutil
 from typing import Final
 
-from touchline.backends.argument_tables import argument_table, near_choice, number_of
+from touchline.backends.argument_tables import argument_table, number_of
 from touchline.backends.config_reading import Settings
 from touchline.backends.trl.habits import check_counts, check_meant
 from touchline.core.finding import Severity
 from touchline.core.json_text import parse_json
+from touchline.core.near import near_choice
 
 MEANT: Final = {
     **dict.fromkeys(

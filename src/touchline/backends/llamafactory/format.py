@@ -11,7 +11,7 @@ import pkgutil
 import re
 from collections.abc import Mapping
 
-from touchline.backends.argument_tables import argument_table, nearest
+from touchline.backends.argument_tables import argument_table
 from touchline.backends.config_reading import Settings
 from touchline.backends.formats import ConfigFormat, ConfigReading
 from touchline.backends.llamafactory import habits
@@ -23,6 +23,7 @@ from touchline.backends.trl.habits import check_habits
 from touchline.backends.trl.trainer import check_trainer
 from touchline.core.finding import Edit, Severity
 from touchline.core.json_text import parse_json
+from touchline.core.near import nearest
 from touchline.spec.foreign import Dialect, ForeignDocument
 
 _STAGES = frozenset({"pt", "sft", "rm", "ppo", "dpo", "kto", "orpo"})

@@ -8,9 +8,9 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from touchline.backends.argument_tables import near_choice
 from touchline.backends.config_reading import Settings
 from touchline.core.finding import Severity
+from touchline.core.near import near_choice
 
 _METHODS: Final = ("bnb", "bitsandbytes", "gptq", "awq", "aqlm", "quanto", "eetq", "hqq", "mxfp4", "fp8")
 _KERNELS: Final = ("auto", "disabled", "sdpa", "fa2", "fa3", "flash_attention_2", "flash_attention_3", "off", "on")

@@ -5,7 +5,6 @@ Both are read by the code that reads them when a run is launched; what that refu
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
@@ -16,6 +15,7 @@ from touchline.backends.peft.config import TrainerConfig
 from touchline.backends.registry import backend_names
 from touchline.core.errors import InputError
 from touchline.core.finding import Finding, Severity, Where
+from touchline.core.near import near_names
 from touchline.spec.experiment import DataConfig, TrainConfig
 from touchline.spec.foreign import Dialect, ForeignDocument
 from touchline.spec.partial import Stated, StatedTraining
@@ -121,7 +121,7 @@ def _known_backend(document: ForeignDocument) -> None:
     """Raises InputError where the trainer that the file names does not exist."""
     name = document.get("train", "backend")
     if isinstance(name, str) and name not in backend_names():
-        near = difflib.get_close_matches(name, backend_names(), n=1)
+        near = near_names(name, backend_names(), most=1)
         fault = Finding(
             code="BK002",
             severity=Severity.ERROR,

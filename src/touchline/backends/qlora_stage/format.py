@@ -13,8 +13,8 @@ from typing import Any, TypeVar, cast
 from touchline.backends.config_reading import subject_of
 from touchline.backends.fields import TEXT, TRUTH, Kind, dotted, new_key, number, typed, whole, wrong_value
 from touchline.backends.formats import ConfigFormat, ConfigReading
-from touchline.backends.near import nearest
 from touchline.core.finding import Finding, Severity, Where
+from touchline.core.near import misspelled
 from touchline.spec.document import Key
 from touchline.spec.foreign import Dialect, ForeignDocument
 from touchline.spec.partial import Cadence, Stated, StatedSource, StatedTraining
@@ -149,7 +149,7 @@ def _unknown(document: ForeignDocument) -> Iterator[Finding]:
             continue
         for name in found.keys() - set(names):
             path = (*group, name)
-            near = nearest(name, names, found)
+            near = misspelled(name, names, found)
             yield Finding(
                 code="BK011",
                 severity=Severity.ERROR if near else Severity.INFO,

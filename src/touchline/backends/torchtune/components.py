@@ -10,8 +10,8 @@ import functools
 import pkgutil
 from dataclasses import dataclass
 
-from touchline.backends.near import nearest
 from touchline.core.json_text import parse_json
+from touchline.core.near import misspelled
 
 RELEASED = "0.6.1"
 """The last release."""
@@ -107,10 +107,10 @@ def nearest_component(path: str) -> str | None:
     """The component that a misspelt dotted name was meant to be; of the last release or later."""
     module, _, name = path.rpartition(".")
     if module not in _modules():
-        near = nearest(module, _modules())
+        near = misspelled(module, _modules())
         return f"{near}.{name}" if near is not None and name in _modules()[near] else None
     names = {other for other in _modules()[module] if not (component(f"{module}.{other}") or _NONE).is_gone}
-    near = nearest(name, names)
+    near = misspelled(name, names)
     return None if near is None else f"{module}.{near}"
 
 

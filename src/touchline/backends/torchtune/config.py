@@ -13,6 +13,7 @@ from typing import Literal
 
 from touchline.backends.logtext.numbers import to_count, to_number
 from touchline.backends.logtext.reader import Row
+from touchline.core.model_size import states_size
 from touchline.core.observation import Event, Observation, ObservationName
 
 COMPONENT = "_component_"
@@ -20,7 +21,6 @@ Section = Literal["model", "tokenizer", "dataset", "optimizer"]
 """The parts of a config that say something of the training, by what their component is."""
 
 _ADAPTER = re.compile(r"(q?lora)_")
-_SIZE = re.compile(r"(?:^|_)\d+(?:_\d+)?[bm](?:_|$)")
 _INTERPOLATION = "${"
 _NOTHING = frozenset({"", "null", "~", "none"})
 _DTYPES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32", "fp64": "float64"}
@@ -70,7 +70,7 @@ def component_facts(component: str, section: Section, line: int, *, adapter: boo
     match = _ADAPTER.match(last)
     name = last[match.end() :] if match else last
     # A builder without a size is filled with the dimensions of any model.
-    yield Observation(name="model", value=name, line=line, certain=_SIZE.search(name) is not None)
+    yield Observation(name="model", value=name, line=line, certain=states_size(name))
     if match is not None:
         yield Observation(name="method", value=match.group(1), line=line)
         if match.group(1).startswith("q"):

@@ -9,8 +9,8 @@ import re
 from dataclasses import dataclass
 
 from touchline.backends.fields import dotted
-from touchline.backends.near import nearest
 from touchline.core.finding import Finding, Severity
+from touchline.core.near import misspelled
 from touchline.spec.document import Key
 from touchline.spec.foreign import ForeignDocument
 
@@ -112,7 +112,7 @@ def _fault(document: ForeignDocument, path: tuple[Key, ...], reference: str | No
     if reference is None:
         message, hint = f"{key}: the reference leads back to itself", None
     else:
-        near = nearest(reference, {dotted(place) for place in document.places})
+        near = misspelled(reference, {dotted(place) for place in document.places})
         message = f"{key}: {reference!r} is not in this file, so nothing can be put in its place"
         hint = f"did you mean ${{{near}}}?" if near else f"write `{reference}: ...`, or give it on the command line"
         if _SHELLS_NAME.fullmatch(reference) and (near is None or not near.isupper()):

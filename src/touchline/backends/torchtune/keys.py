@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from touchline.backends.fields import dotted, new_key, new_value, shown
-from touchline.backends.near import nearest
 from touchline.backends.torchtune.components import (
     OTHERS,
     RELEASED,
@@ -24,6 +23,7 @@ from touchline.backends.torchtune.config import COMPONENT
 from touchline.backends.torchtune.interpolation import is_known
 from touchline.backends.torchtune.reading import Config, Path
 from touchline.core.finding import Finding, Severity
+from touchline.core.near import misspelled
 
 NEEDED = (
     "output_dir",
@@ -77,7 +77,7 @@ def key_findings(config: Config) -> Iterator[Finding]:
     known = recipe_keys() | {*NEEDED, *_OPTIONAL}
     meant: set[str] = set()
     for key in present - known:
-        near = nearest(key, known, present)
+        near = misspelled(key, known, present)
         if near is not None:
             meant.add(near)
             yield config.finding(
@@ -169,7 +169,7 @@ def _arguments(config: Config, path: Path, section: Mapping[str, object], found:
     loads = found.path.startswith("torchtune.datasets.") and found.takes_others
     known = (found.arguments - {OTHERS}) | (LOADING if loads else frozenset())
     for name in section.keys() - known - {COMPONENT}:
-        near = nearest(name, known, section.keys())
+        near = misspelled(name, known, section.keys())
         place = (*path, name)
         if near is None and found.takes_others:
             continue
@@ -190,7 +190,7 @@ def _adapter(config: Config) -> Iterator[Finding]:
     section = config.get("model")
     written = section.keys() if isinstance(section, dict) else ()
     for key in _ADAPTER_NEEDS:
-        if key not in written and not any(nearest(other, [key]) for other in written):
+        if key not in written and not any(misspelled(other, [key]) for other in written):
             yield config.finding(
                 "BK013",
                 ("model", key),

@@ -10,12 +10,12 @@ import re
 from collections.abc import Iterator
 from typing import Final
 
-from touchline.backends.near import nearest
 from touchline.backends.torchtune.components import component
 from touchline.backends.torchtune.config import COMPONENT
 from touchline.backends.torchtune.keys import is_reinforcement, is_training
 from touchline.backends.torchtune.reading import Config
 from touchline.core.finding import Finding, Severity
+from touchline.core.near import misspelled
 
 _MODELS: Final = "torchtune.models."
 _VOCABULARY: Final = {
@@ -114,7 +114,7 @@ def _optimizer(config: Config) -> Iterator[Finding]:
     known = {"torch.optim": _OPTIMIZERS, "bitsandbytes.optim": _BITS_AND_BYTES}.get(module)
     if known is None:
         return
-    near = nearest(name, known) if name not in known else None
+    near = misspelled(name, known) if name not in known else None
     if near is None and name not in known:
         near = next((each for each in known if each.casefold() == name.casefold()), None)
     if near is not None:
@@ -135,7 +135,7 @@ def _tokenizer(config: Config, folder: str | None) -> Iterator[Finding]:
         return
     section = config.get("tokenizer")
     for key in _NEEDED.get(kind, ()):
-        if isinstance(section, dict) and key not in section and not any(nearest(other, [key]) for other in section):
+        if isinstance(section, dict) and key not in section and not any(misspelled(other, [key]) for other in section):
             message = f"tokenizer.{key} is missing; {named} has no default for it"
             yield config.finding("BK013", ("tokenizer", key), message, f"write `{key}: ...` under tokenizer")
     model, tokens = _VOCABULARY.get(folder or ""), _VOCABULARY.get(own)
@@ -161,7 +161,7 @@ def _model_type(config: Config, folder: str | None) -> Iterator[Finding]:
         return
     place, word = ("checkpointer", "model_type"), stated.upper().rpartition(".")[2]
     if word not in _CONVERSIONS:
-        near = nearest(word, _CONVERSIONS)
+        near = misspelled(word, _CONVERSIONS)
         sure = near is not None or word not in _OTHER_TYPES
         if sure:
             known = ", ".join(_CONVERSIONS)

@@ -18,6 +18,7 @@ from touchline.backends.torchtune.keys import is_reinforcement
 from touchline.backends.torchtune.reading import Config
 from touchline.backends.torchtune.sources import sources
 from touchline.core.finding import Where
+from touchline.core.model_size import states_size
 from touchline.spec.document import Key
 from touchline.spec.partial import Cadence, Stated, StatedTraining
 
@@ -25,7 +26,6 @@ Method = Literal["lora", "qlora", "full"]
 Dtype = Literal["bfloat16", "float16", "float32"]
 _DTYPES: dict[object, Dtype] = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
 _BUILDER = re.compile(r"(q?lora)_")
-_SIZE = re.compile(r"(?:^|_)\d+(?:_\d+)?[bm](?:_|$)|mini")
 _COUNT, _ANY_NUMBER, _POSITIVE = whole(1), number(), number(above=0)
 _CLIP = Kind("", lambda value: value == "inf" or is_number(value))
 _QUANTIZED_BITS = 4
@@ -147,7 +147,7 @@ def _model(config: Config) -> Stated[str] | None:
     name = config.last(section)
     known = (config.component(section) or "").startswith("torchtune.models.")
     folder = _text(config, "checkpointer", "checkpoint_dir")
-    if name and known and (_SIZE.search(name) or folder is None):
+    if name and known and (states_size(name) or "mini" in name or folder is None):
         return Stated(name, f"{section}.{COMPONENT}", config.where(section, COMPONENT))
     return folder
 

@@ -11,7 +11,7 @@ import re
 from collections.abc import Container, Iterable, Mapping
 from typing import Any
 
-from touchline.backends.argument_tables import ArgumentTable, argument_table, nearest
+from touchline.backends.argument_tables import ArgumentTable, argument_table
 from touchline.backends.config_reading import Settings
 from touchline.backends.formats import ConfigFormat, ConfigReading
 from touchline.backends.trl.conflicts import check_trl
@@ -25,6 +25,7 @@ from touchline.backends.trl.habits import (
 from touchline.backends.trl.stated import state_training
 from touchline.backends.trl.trainer import RENAMED, check_trainer
 from touchline.core.finding import Severity
+from touchline.core.near import nearest
 from touchline.spec.foreign import Dialect, ForeignDocument
 from touchline.spec.partial import StatedTraining
 

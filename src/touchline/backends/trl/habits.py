@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from touchline.backends.argument_tables import Argument, near_choice
+from touchline.backends.argument_tables import Argument
 from touchline.backends.config_reading import Settings
 from touchline.core.finding import Severity
+from touchline.core.near import near_choice
 
 _REPORTS: Final = frozenset(
     {

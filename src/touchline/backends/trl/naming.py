@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from touchline.core.model_size import states_size
 from touchline.core.observation import Observation
 
 _CONFIG = re.compile(r"Model config \w+ \{\s*$")
@@ -60,11 +61,7 @@ _FAMILY = re.compile(
     r"|(?<![a-z])vit(?![a-z])|bart(?![a-z])|solar|openchat|hermes|kimi|exaone|jamba|mamba|rwkv|lfm",
     re.IGNORECASE,
 )
-_SIZE = re.compile(
-    r"(?<![a-z0-9.])(?:\d{1,2}x)?\d{1,4}(?:\.\d{1,2})?[bm](?![a-z0-9])"
-    r"|(?<![a-z])(?:tiny|mini|small|base|large|xl)(?![a-z])",
-    re.IGNORECASE,
-)
+_SIZE_WORD = re.compile(r"(?<![a-z])(?:tiny|mini|small|base|large|xl)(?![a-z])", re.IGNORECASE)
 _FILES = re.compile(
     r"\.(?:jsonl?|ya?ml|csv|tsv|txt|py|sh|log|parquet|md|toml|out|err|arrow|zip|gz|pdf|bin|pt|safetensors|pth)$",
     re.IGNORECASE,
@@ -181,7 +178,7 @@ def is_model(name: str) -> bool:
     last = parts[-1]
     if len(last) < 3 or _FILES.search(name) or _OWN_WORK.search(name) or "//" in name:
         return False
-    family, size = bool(_FAMILY.search(name)), bool(_SIZE.search(last))
+    family, size = bool(_FAMILY.search(name)), states_size(last) or bool(_SIZE_WORD.search(last))
     if len(parts) == 2 and parts[0] and parts[0][0] not in ".~":
         return family or size
     return family and (size or bool(re.search(r"\d", last)))

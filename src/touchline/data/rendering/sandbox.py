@@ -19,6 +19,7 @@ from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from touchline.core.errors import InputError
+from touchline.core.text import shorten
 
 TEMPLATE_LIMIT_CHARACTERS = 1 << 20
 OUTPUT_LIMIT_CHARACTERS = 16 << 20
@@ -189,5 +190,4 @@ def _said(error: Exception) -> str:
 
 def _short(text: str) -> str:
     """A template's own words, as they can be printed."""
-    printable = text.encode(errors="backslashreplace").decode()
-    return printable if len(printable) <= _SAID_CHARACTERS else printable[:_SAID_CHARACTERS] + "..."
+    return shorten(text.encode(errors="backslashreplace").decode(), _SAID_CHARACTERS)

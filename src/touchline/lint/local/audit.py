@@ -14,6 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 from touchline.core.errors import HostError, InputError
 from touchline.core.files import open_regular, read_text_bounded, sha256_file, write_atomic
 from touchline.core.finding import Finding, Severity, Where
+from touchline.core.text import first_of
 from touchline.data.columns import ColumnMapping, Values, column_counts, resolve_columns, stated_layout
 from touchline.data.json_lines import JsonLines
 from touchline.data.label_sets import LABELS_LIMIT
@@ -253,7 +254,7 @@ def _nothing(files: DatasetFiles) -> Finding:
 
 def _unknown(splits: Read, where: Where) -> Finding:
     columns = sorted(column_counts(values for rows in splits.values() for values, _ in rows)[0])
-    listed = ", ".join(map(repr, columns[:10])) + (", ..." if len(columns) > 10 else "")
+    listed = first_of(map(repr, columns), 10)
     separated = separator_hint(columns)
     hint = separated or "name them: --input and --output"
     return Finding(

@@ -16,6 +16,7 @@ from touchline.core.files import read_text_bounded
 from touchline.core.finding import Finding, Severity, Where
 from touchline.core.json_text import parse_json
 from touchline.core.quantity import Missing
+from touchline.core.text import first_of
 from touchline.data.readers import WHOLE
 from touchline.data.tree import PLANS, FoundFile, find_files
 from touchline.data.user_config import UserConfig
@@ -460,8 +461,7 @@ def _same(name: str, others: Sequence[str]) -> bool:
 
 
 def _some(data: dict[str, object]) -> str:
-    keys = list(data)
-    return ", ".join(keys[:8]) + (", ..." if len(keys) > 8 else "")
+    return first_of(data, 8)
 
 
 def _config(view: TrainingView, broken: set[str]) -> CheckedConfig:

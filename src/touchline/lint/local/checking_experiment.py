@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import itertools
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,6 +15,7 @@ from touchline.core.errors import InputError, TouchlineError
 from touchline.core.files import read_text_bounded
 from touchline.core.finding import Finding, Severity, Where
 from touchline.core.levels import Level
+from touchline.core.near import near_names
 from touchline.core.quantity import Missing
 from touchline.data.datasets import load_rows
 from touchline.data.shapes import shape_of_folder
@@ -302,7 +302,7 @@ def _not_checked(finding: Finding, models_dir: Path) -> Finding:
         here = [each.name for each in models_dir.iterdir() if each.is_dir()]
     except OSError:
         here = []
-    near = difflib.get_close_matches(name, here, n=1, cutoff=_NEAR_NAME)
+    near = near_names(name, here, most=1, cutoff=_NEAR_NAME)
     same = bool(near) and _DIGITS.findall(near[0]) == _DIGITS.findall(name)
     message = f"not checked ({finding.message})"
     if same:

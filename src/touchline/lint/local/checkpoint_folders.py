@@ -8,9 +8,9 @@ from pathlib import Path
 from touchline.core.files import read_bytes
 from touchline.core.finding import Finding, Severity
 from touchline.core.json_text import parse_json
+from touchline.core.model_size import size_of_name
 from touchline.data.shards import ShardHeaderError, read_shard
 from touchline.lint.local.lookup import path_of
-from touchline.lint.sizes import size_of_name
 from touchline.spec.partial import Stated, StatedTraining
 
 _CONFIG = "adapter_config.json"

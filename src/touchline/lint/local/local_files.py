@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import difflib
 import itertools
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
 from touchline.backends.config_reading import source_kind
-from touchline.backends.near import nearest
 from touchline.core.finding import Finding, Severity
+from touchline.core.near import misspelled, near_names
 from touchline.lint.local.lookup import path_of
 from touchline.spec.partial import Stated, StatedTraining
 
@@ -36,7 +35,7 @@ def absent_files(stated: StatedTraining, folder: Path) -> Iterator[Finding]:
         here = _siblings(name, folder) if _NUMBERED.search(name) else _holder(name, folder)
         if here is None:
             continue
-        near = difflib.get_close_matches(Path(name).name, [each.name for each in here.iterdir()], n=1, cutoff=_CLOSE)
+        near = near_names(Path(name).name, [each.name for each in here.iterdir()], most=1, cutoff=_CLOSE)
         if not near and here == folder:
             # Beside a config lies what it names, or nothing of it.
             continue
@@ -60,7 +59,7 @@ def absent_model(stated: StatedTraining, folder: Path) -> Iterator[Finding]:
         if path_of(named.value, folder) is not None or not path.parent.is_dir():
             return
         beside = [each.name for each in itertools.islice(path.parent.iterdir(), _MOST_BESIDE + 1)]
-        near = nearest(path.name, beside) if len(beside) <= _MOST_BESIDE else None
+        near = misspelled(path.name, beside) if len(beside) <= _MOST_BESIDE else None
         is_model = near is not None and (path.parent / near / "config.json").is_file()
     except (OSError, ValueError):
         return

@@ -9,13 +9,13 @@ import psutil
 
 from touchline.core.errors import TouchlineError
 from touchline.core.finding import Finding
+from touchline.core.model_size import size_of_name
 from touchline.core.quantity import Missing
 from touchline.data.models import read_model
 from touchline.data.readers import read_rows
 from touchline.data.shapes import load_shape
 from touchline.data.user_config import UserConfig
 from touchline.estimate.gpus import Gpu
-from touchline.lint.sizes import size_of_name
 from touchline.lint.views import DataFacts, ModelContext, Surroundings
 from touchline.plan.local.target import target_named
 from touchline.spec.partial import StatedSource, StatedTraining

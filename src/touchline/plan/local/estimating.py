@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -24,6 +23,7 @@ from touchline.core.estimate import (
 )
 from touchline.core.finding import Finding, Severity
 from touchline.core.machine import TargetMachine
+from touchline.core.near import near_names
 from touchline.core.quantity import Measured, Missing, Quantity
 from touchline.core.shape import ENDS, ModelShape
 from touchline.core.units import GIB
@@ -449,7 +449,7 @@ def _notes(request: EstimateRequest, setup: TrainingSetup, past: PastRuns) -> It
 
 
 def _wrong(option: str, value: str, allowed: tuple[str, ...]) -> Finding:
-    near = difflib.get_close_matches(value, allowed, n=1)
+    near = near_names(value, allowed, most=1)
     message = f"{option} is {value!r}, expected one of {', '.join(allowed)}"
     return _fault(option, message, f"did you mean {near[0]}?" if near else None)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
@@ -16,6 +15,8 @@ from touchline.core.errors import InputError
 from touchline.core.files import read_text_bounded
 from touchline.core.finding import Finding, Severity, Where
 from touchline.core.json_text import parse_json
+from touchline.core.near import did_you_mean, near_names
+from touchline.core.text import shorten
 from touchline.core.units import parse_duration, seconds_to_minutes
 from touchline.plan.placement.types import Minutes, PlaceJob
 
@@ -138,8 +139,8 @@ def _faults(path: Path, number: int, entry: Any, details: Sequence[ErrorDetails]
         kind, key = detail["type"], str(loc[-1]) if loc else ""
         if kind == "unexpected_keyword_argument":
             known = _MINUTES_KEYS if len(loc) > 1 else _JOB_KEYS
-            near = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
-            hint = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(known)}"
+            near = near_names(key, known, most=1, cutoff=0.6)
+            hint = did_you_mean(near, f"known here: {', '.join(known)}")
             yield _finding("PL101", path, number, entry, place, f"unknown key {key!r}", hint)
         elif kind in ("missing", "missing_argument"):
             yield _finding("PL102", path, number, entry, place, f"{place[1:]} is missing")
@@ -192,5 +193,4 @@ def _value(entry: Any, loc: Sequence[int | str]) -> Any:
 
 
 def _show(value: object) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "..."
+    return shorten(json.dumps(value, ensure_ascii=False), _SHOWN)

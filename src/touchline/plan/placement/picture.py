@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from touchline.core.text import one_line, shorten
 from touchline.plan.placement.types import Placement, ScheduledJob
 from touchline.plan.placement.verdict import duration_text
 
@@ -43,6 +44,5 @@ def _draw(cells: list[str], slot: ScheduledJob, end: float, columns: int) -> Non
     if last <= first:
         return
     room = last - first - 1
-    name = "".join(letter if letter.isprintable() else "?" for letter in slot.id)
-    text = "|" + (name if len(name) <= room else name[: max(room - 1, 0)] + "…" if room > 1 else "").ljust(room, "─")
+    text = "|" + (shorten(one_line(slot.id, "?"), room) if room > 1 else "").ljust(room, "─")
     cells[first:last] = list(text[: last - first])

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from touchline.core.errors import InputError
 from touchline.core.finding import Finding, Severity
+from touchline.core.near import did_you_mean, near_names
 from touchline.plan.placement.types import Cluster, PlaceJob
 
 MOST_GPUS = 100_000
@@ -62,8 +62,8 @@ def job_findings(jobs: Sequence[PlaceJob], cluster: Cluster) -> Iterator[Finding
         yield from _value_faults(job, subject)
         for parent in dict.fromkeys(job.after):
             if parent not in names:
-                near = difflib.get_close_matches(parent, known, n=1)
-                hint = f"did you mean {near[0]!r}?" if near else None
+                near = near_names(parent, known, most=1)
+                hint = did_you_mean(near)
                 yield error_finding(
                     "PL105", subject, f"{job.id!r} comes after {parent!r}, which is no job here", hint=hint
                 )

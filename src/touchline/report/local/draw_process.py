@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import IO
 
 from touchline.core.json_text import parse_json
+from touchline.core.text import one_line
 
 SILENCE_SECONDS = 60.0
 """Time without a finished figure after which the process is killed; one takes about a second."""
@@ -125,5 +126,5 @@ def _ending(code: int | None, said: str) -> str:
             return f"was killed by {name}; memory is short, or limited (ulimit -v, --mem)"
         return f"was killed by signal {-code}; memory is short, or limited (ulimit -v, --mem)"
     last = next((line.strip() for line in reversed(said.splitlines()) if line.strip()), "")
-    told = "".join(letter if letter.isprintable() else " " for letter in last)[:_TOLD_CHARACTERS]
+    told = one_line(last)[:_TOLD_CHARACTERS]
     return f"ended with exit code {code}{f' ({told})' if told else ''}"

@@ -11,6 +11,7 @@ from pathlib import Path
 from touchline.core.callbacks import NamedProgressCallback
 from touchline.core.errors import HostError, InputError
 from touchline.core.finding import Severity
+from touchline.core.model_size import size_text
 from touchline.core.notes import Note
 from touchline.core.quantity import Missing, Quantity
 from touchline.data.scores import EvaluationScores
@@ -27,7 +28,7 @@ from touchline.results.imported.folders import RunFolder, walk
 from touchline.results.imported.issues import issues_of, onto_itself
 from touchline.results.imported.logs import JobLog, read_job
 from touchline.results.imported.result import ImportedRun, metrics_of, result_of
-from touchline.results.imported.settings import NAMED, ImportedSettings, settings_of, size_of
+from touchline.results.imported.settings import NAMED, ImportedSettings, settings_of
 from touchline.results.imported.sources import date_of, description_of, files_of, sources_of
 from touchline.results.imported.text import below, clean_text
 from touchline.results.report_inputs import Issue, ReportInputs
@@ -257,9 +258,9 @@ def _with_bases(read: Sequence[_Read]) -> list[_Read]:
     for each in read:
         settings = each.settings
         if settings.model is None or settings.model_where == NAMED:
-            size = size_of(settings.model or each.folder.name)
+            size = size_text(settings.model or each.folder.name)
             fits = [name for name in models if name in each.evaluated] or [
-                name for name in models if size is not None and size_of(name) == size
+                name for name in models if size is not None and size_text(name) == size
             ]
             if len(fits) == 1:
                 settings = replace(settings, model=fits[0], model_where="its size, and the other runs' base models")

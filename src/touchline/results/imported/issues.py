@@ -7,12 +7,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from touchline.core.finding import Severity
+from touchline.core.model_size import size_text
 from touchline.core.quantity import Missing, Quantity
 from touchline.core.status import JobState, TrainingOutcome
 from touchline.history.reading import Outcome
 from touchline.results.imported.logs import JobLog
 from touchline.results.imported.result import ImportedRun, reason_of, relocated
-from touchline.results.imported.settings import size_of
 from touchline.results.imported.text import below, clean_line
 from touchline.results.report_inputs import Issue, IssueRole
 
@@ -178,8 +178,8 @@ def _checkpoints(run: ImportedRun) -> Iterator[Issue]:
 def _names(run: ImportedRun) -> Iterator[Issue]:
     """Yield issues for names that contradict the run's files."""
     told = [(_PLACE_OF_A_NAME[key], inside, said) for key, inside, said in run.settings.contradictions]
-    size, model = size_of(run.folder.name), run.settings.model
-    if size is not None and model is not None and (own := size_of(model)) is not None and own != size:
+    size, model = size_text(run.folder.name), run.settings.model
+    if size is not None and model is not None and (own := size_text(model)) is not None and own != size:
         told.append(("model size", own, size))
     for what, inside, said in told:
         yield Issue(

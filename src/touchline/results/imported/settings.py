@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from touchline.core.model_size import size_text
 from touchline.core.quantity import Measured, Missing
 from touchline.history.reading import RunReading, Said, Word
 from touchline.results.collected import Setting
@@ -18,7 +19,6 @@ from touchline.results.imported.text import clean_text
 
 NAMED = "the run's name"
 """Source of a model name known only from the run's name."""
-_SIZE = re.compile(r"(?<![A-Za-z0-9.])(\d{1,4}(?:[._]\d{1,3})?)([BM])(?![A-Za-z0-9])", re.IGNORECASE)
 _RANK = re.compile(r"(?<![A-Za-z])(?:lora[_-]?)?(?:rank|r)[_-]?(\d{1,5})(?![A-Za-z0-9.])", re.IGNORECASE)
 _SEED = re.compile(r"(?<![A-Za-z])seed[_-]?(\d{1,9})(?![A-Za-z0-9])", re.IGNORECASE)
 _BASE = re.compile(r"(?:^|[/_.-])(?:base|control|baseline|untrained)(?:$|[_.-])", re.IGNORECASE)
@@ -103,12 +103,6 @@ def settings_of(name: str, readings: Sequence[RunReading], documents: Sequence[S
     )
 
 
-def size_of(text: str) -> str | None:
-    """Return the size in a model or run name (`1B`, `0.5B`, `135M`); None if there is none."""
-    match = _SIZE.search(text)
-    return None if match is None else f"{match[1].replace('_', '.')}{match[2].upper()}"
-
-
 # ---- one source each -------------------------------------------------------------------------------------------------
 
 
@@ -177,7 +171,7 @@ def _model(
         said: Said = reading.model
         if isinstance(said, Word) and (last := _last(said.value)):
             return last, said.where
-    size = size_of(name)
+    size = size_text(name)
     return (size, NAMED) if size is not None else (None, None)
 
 

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import os
-import re
 from pathlib import Path
 
 from touchline.backends.logtext.redact import redact
 from touchline.core.files import read_head
+from touchline.core.text import one_line
 
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 LINE_LIMIT = 300
 
 
 def clean_text(text: str) -> str:
     """Return text with control and undecodable characters replaced."""
-    return _CONTROL.sub("\ufffd", text.encode("utf-8", "replace").decode())
+    return one_line(text.encode("utf-8", "replace").decode(), "\ufffd")
 
 
 def clean_line(text: str) -> str:

@@ -6,8 +6,8 @@ import re
 import shlex
 
 from touchline.core.errors import InputError
+from touchline.core.text import has_control, one_line
 
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _PLAIN = re.compile(r"[A-Za-z0-9_./:@%+=,-]+")
 
 
@@ -49,17 +49,12 @@ def slurm_line(option: str) -> str:
 
 def comment(value: str) -> str:
     """A value as it may stand in a comment: on one line."""
-    return _CONTROL.sub(" ", value)
+    return one_line(value)
 
 
 def docstring(value: str) -> str:
     """A value as it may stand in a Python docstring."""
     return comment(value).replace("\\", "\\\\").replace('"', '\\"')
-
-
-def has_control(value: str) -> bool:
-    """Whether a text holds a newline or another control character."""
-    return _CONTROL.search(value) is not None
 
 
 def _refuse_control(value: str) -> None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 
 from touchline.core.errors import InputError
+from touchline.core.near import near_names
 from touchline.spec.tasks.capitalization import CAPITALIZATION
 from touchline.spec.tasks.choice import CHOICE
 from touchline.spec.tasks.classification import CLASSIFICATION
@@ -27,7 +27,7 @@ def get_task(name: str, labels: Sequence[str] = ()) -> Task:
         InputError: there is none.
     """
     if name not in TASKS:
-        near = difflib.get_close_matches(name, TASKS, n=1)
+        near = near_names(name, TASKS, most=1)
         raise InputError(
             f"there is no task {name!r}",
             expected=f"one of {', '.join(TASKS)}; or a file, tasks/mine.py@name",

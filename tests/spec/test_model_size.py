@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from touchline.core.model_size import size_class, size_label, size_of_name
 from touchline.data.public import public_models
-from touchline.lint.sizes import size_class, size_label, size_of_name
 
 pytestmark = pytest.mark.planning
 

@@ -1,0 +1,43 @@
+"""Text for one line: without control characters, shortened, lists of names.
+
+Control characters are refused in one form (`has_control`) and replaced in two: `one_line` for foreign text that is to
+stand on a line, `without_controls` for text of several lines on a terminal.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+"""Control characters, line separators, and marks that turn the direction of writing."""
+_TERMINAL = re.compile(
+    r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|\x1b[@-Z\\-_]|[\x00-\x08\x0b-\x1f\x7f-\x9f]"
+)
+"""Sequences by which a program colors and moves on a terminal, and control characters but tab and newline."""
+
+
+def has_control(text: str) -> bool:
+    """Return True if a text cannot stand on one line as it is."""
+    return _CONTROL.search(text) is not None
+
+
+def one_line(text: str, mark: str = " ") -> str:
+    """Return a text for one line, with a mark in place of every control character."""
+    return _CONTROL.sub(mark, text)
+
+
+def without_controls(text: str, mark: str = "") -> str:
+    """Return a text without escape sequences and control characters; tabs and newlines stay."""
+    return _TERMINAL.sub(mark, text)
+
+
+def shorten(text: str, most: int) -> str:
+    """Return a text of at most so many characters, with an ellipsis where it was cut."""
+    return text if len(text) <= most else text[: max(most - 1, 0)] + "…"
+
+
+def first_of(names: Iterable[str], most: int) -> str:
+    """Return `a, b, ...`: the first names of a list."""
+    listed = list(names)
+    return ", ".join(listed[:most]) + (", ..." if len(listed) > most else "")
